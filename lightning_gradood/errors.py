@@ -1,0 +1,12 @@
+"""The one exception for what a user asked and cannot have."""
+
+
+class Refusal(ValueError):
+    """An input is refused; the message is all that the user reads.
+
+    Its grammar is the same everywhere: what was expected, what was got, how to fix it::
+
+        raise Refusal("`split` should be three fractions that sum to 1. Got `split = [0.5, 0.5]`. Write e.g. [0.4, 0.4, 0.2].")
+
+    The command line prints the message without a traceback and exits with code 2; in Python it is a `ValueError`.
+    """
