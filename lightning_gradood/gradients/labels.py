@@ -1,0 +1,136 @@
+"""Label designs: which confounding label, under which loss, as the closed form of the loss's gradient in the logits.
+
+Every seed is written so that nothing is lost at any logit: a probability near 1 never meets a subtraction from 1.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from typing_extensions import override  # comes with torch; typing has it from Python 3.12 on
+
+from lightning_gradood.errors import Refusal
+
+
+class LabelDesign(ABC):
+    """A confounding label and its loss; what backpropagation needs of the two is `seed`."""
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """Short name for columns and flags, e.g. ``"all_ones"``."""
+
+    @abstractmethod
+    def seed(self, logits: Tensor) -> Tensor:
+        """Return the gradient of each image's own loss with respect to its logits.
+
+        Args:
+            logits: float64 [N, C], finite.
+
+        Returns:
+            float64 [N, C]; row n belongs to image n alone (no mean over the batch).
+        """
+
+
+@dataclass(frozen=True)
+class AllOnes(LabelDesign):
+    """The paper's label: all C classes at once, binary cross entropy on raw logits, mean over classes.
+
+    Reference: Lee and AlRegib, Eq. 1: seed −σ(−z) / C.
+    """
+
+    @property
+    @override
+    def name(self) -> str:
+        return "all_ones"
+
+    @override
+    def seed(self, logits: Tensor) -> Tensor:
+        return -torch.sigmoid(-logits) / logits.shape[1]
+
+
+@dataclass(frozen=True)
+class AllZeros(LabelDesign):
+    """No class at all, binary cross entropy on raw logits, mean over classes: seed σ(z) / C."""
+
+    @property
+    @override
+    def name(self) -> str:
+        return "all_zeros"
+
+    @override
+    def seed(self, logits: Tensor) -> Tensor:
+        return torch.sigmoid(logits) / logits.shape[1]
+
+
+@dataclass(frozen=True)
+class KHot(LabelDesign):
+    """Ones at `classes`, zeros elsewhere, binary cross entropy on raw logits, mean over classes.
+
+    Args:
+        classes: distinct class indices, each in [0, C).
+    """
+
+    classes: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "classes", tuple(self.classes))  # a list from YAML would not hash
+        if not self.classes or len(set(self.classes)) < len(self.classes) or min(self.classes) < 0:
+            raise Refusal(
+                "`classes` should be one or more distinct class indices, none negative. "
+                f"Got `classes = {list(self.classes)}`. Write e.g. [0, 3], or use AllZeros for no class at all."
+            )
+
+    @property
+    @override
+    def name(self) -> str:
+        return "k_hot_" + "_".join(str(index) for index in self.classes)
+
+    @override
+    def seed(self, logits: Tensor) -> Tensor:
+        number = logits.shape[1]
+        if max(self.classes) >= number:
+            raise Refusal(
+                f"`classes` should be below the network's number of classes, {number}. "
+                f"Got `classes = {list(self.classes)}`. Choose from 0 to {number - 1}."
+            )
+        seed = torch.sigmoid(logits)
+        hot = list(self.classes)
+        seed[:, hot] = -torch.sigmoid(-logits[:, hot])
+        return seed / number
+
+
+@dataclass(frozen=True)
+class Predicted(LabelDesign):
+    """The predicted class, softmax cross entropy; the first one where logits tie.
+
+    The seed is p_j for the other classes and minus their sum for the predicted one, so that p − 1 is never computed.
+    """
+
+    @property
+    @override
+    def name(self) -> str:
+        return "predicted"
+
+    @override
+    def seed(self, logits: Tensor) -> Tensor:
+        predicted = logits.argmax(1, keepdim=True)
+        others = torch.log_softmax(logits, 1).exp().scatter(1, predicted, 0.0)
+        return others.scatter(1, predicted, -others.sum(1, keepdim=True))
+
+
+@dataclass(frozen=True)
+class Uniform(LabelDesign):
+    """All classes equally likely, softmax cross entropy: seed p − 1/C."""
+
+    @property
+    @override
+    def name(self) -> str:
+        return "uniform"
+
+    @override
+    def seed(self, logits: Tensor) -> Tensor:
+        number = logits.shape[1]
+        return torch.expm1(torch.log_softmax(logits, 1) + math.log(number)) / number

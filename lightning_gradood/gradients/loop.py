@@ -1,0 +1,60 @@
+"""The slow truth: one image at a time through plain autograd. Exact for any network that treats images one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from lightning_gradood.gradients.checks import check_logits
+from lightning_gradood.gradients.labels import LabelDesign
+from lightning_gradood.gradients.seeds import scaled_seed
+from lightning_gradood.gradients.state import requiring_grad
+
+
+def loop_norms(
+    network: nn.Module, images: Tensor, label_designs: Sequence[LabelDesign], parameters: Sequence[nn.Parameter]
+) -> tuple[Tensor, Tensor]:
+    """Return squared gradient norms and logits, one forward and K backward passes per image.
+
+    Args:
+        network: in eval mode.
+        images: [N, ...], ordinary tensors of the network's dtype.
+        label_designs: K designs.
+        parameters: the L parameters to read.
+
+    Returns:
+        float64 [N, K, L] and the logits [N, C] in the dtype of the network's output.
+    """
+    with requiring_grad(parameters, True):
+        rows = [_one_image(network, images, row, label_designs, parameters) for row in range(images.shape[0])]
+    return torch.stack([norms for norms, _ in rows]), torch.cat([logits for _, logits in rows])
+
+
+def _one_image(
+    network: nn.Module,
+    images: Tensor,
+    row: int,
+    label_designs: Sequence[LabelDesign],
+    parameters: Sequence[nn.Parameter],
+) -> tuple[Tensor, Tensor]:
+    image = images[row : row + 1]
+    logits = network(image)
+    check_logits(logits, image, row)
+    norms = []
+    for number, design in enumerate(label_designs, start=1):
+        seed, scale = scaled_seed(design, logits)
+        gradients = torch.autograd.grad(
+            logits, parameters, seed, allow_unused=True, retain_graph=number < len(label_designs)
+        )
+        norms.append(torch.stack([_squared(gradient, logits) for gradient in gradients]) * scale.square())
+    return torch.stack(norms), logits.detach()
+
+
+def _squared(gradient: Tensor | None, like: Tensor) -> Tensor:
+    """Squared L2 norm, summed in float64: float32 squares underflow below 1e-19; an unused parameter has norm 0."""
+    if gradient is None:
+        return like.new_zeros((), dtype=torch.float64)
+    norm: Tensor = torch.linalg.vector_norm(gradient, dtype=torch.float64)
+    return norm.square()

@@ -1,0 +1,86 @@
+"""The room's two functions: squared gradient norms of a batch, with or without the logits of the same pass."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from lightning_gradood.errors import Refusal
+from lightning_gradood.gradients.checks import check_finite_rows, check_images, check_network
+from lightning_gradood.gradients.labels import AllOnes, LabelDesign
+from lightning_gradood.gradients.loop import loop_norms
+from lightning_gradood.gradients.state import exact_arithmetic, probing
+
+
+def parameter_names(network: nn.Module) -> list[str]:
+    """Return the names of the L parameter tensors in the order of the norms' columns.
+
+    Args:
+        network: any module; a tensor that several modules share is listed once, under its first name.
+    """
+    return [name for name, _ in network.named_parameters()]
+
+
+def squared_gradient_norms(
+    network: nn.Module,
+    images: Tensor,
+    label_design: LabelDesign | Sequence[LabelDesign] = AllOnes(),  # noqa: B008 - frozen, so sharing it is harmless
+) -> Tensor:
+    """Return the squared L2 norm of each image's own gradient, for every parameter tensor.
+
+    Row n equals what backpropagating image n alone would give: nothing is averaged over the batch. The network runs in
+    eval mode, in its own dtype, frozen parameters included; afterwards its state is what it was. It may be called
+    under `torch.inference_mode()`, autocast or no_grad: all are lifted inside.
+
+    Args:
+        network: any classifier, images in, logits [N, C] out, that treats the images of a batch independently.
+        images: floating point [N, ...], cast to the dtype of the network's parameters.
+        label_design: a confounding label with its loss, or K of them, which share one forward pass.
+
+    Returns:
+        float64 [N, L], columns in the order of `parameter_names(network)`; for K designs [N, K·L], design after design.
+        An unused parameter has norm 0.
+
+    Raises:
+        Refusal: if an input, the network or its output admits no such number; the sentence says why and what to do.
+
+    Reference:
+        Lee and AlRegib, Eq. 1 and 2.
+
+    Example:
+        >>> import torch
+        >>> squared_gradient_norms(torch.nn.Linear(3, 2), torch.zeros(5, 3)).shape
+        torch.Size([5, 2])
+    """
+    designs = [label_design] if isinstance(label_design, LabelDesign) else list(label_design)
+    return probe_gradients(network, images, designs)[0]
+
+
+def probe_gradients(network: nn.Module, images: Tensor, label_designs: Sequence[LabelDesign]) -> tuple[Tensor, Tensor]:
+    """Return `squared_gradient_norms` together with the logits of the same forward pass.
+
+    Args:
+        network: as for `squared_gradient_norms`.
+        images: as for `squared_gradient_norms`.
+        label_designs: K designs.
+
+    Returns:
+        The norms, float64 [N, K·L], and the logits [N, C], detached, in the dtype of the network's output.
+
+    Raises:
+        Refusal: as `squared_gradient_norms`.
+    """
+    if not label_designs:
+        raise Refusal(
+            "`label_designs` should name at least one label design. Got `label_designs = []`. Write e.g. [AllOnes()]."
+        )
+    check_network(network)
+    check_images(images, network)
+    parameters = list(network.parameters())
+    with exact_arithmetic(), probing(network):
+        # a clone, because a tensor made in inference mode cannot be saved for backward
+        images = (images.clone() if images.is_inference() else images.detach()).to(parameters[0].dtype)
+        norms, logits = loop_norms(network, images, label_designs, parameters)
+        check_finite_rows(norms, "squared gradient norms")
+    return norms.flatten(1), logits

@@ -1,0 +1,113 @@
+"""Context managers that make a pass exact and leave no trace: arithmetic, train/eval mode, requires_grad.
+
+Each undoes what it did in `finally`, also when the network raises half way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+@contextmanager
+def exact_arithmetic() -> Iterator[None]:
+    """Record gradients in full precision: no inference mode, no autocast, no TF32, gradients enabled.
+
+    Works inside `torch.inference_mode()`, where Lightning's predict hooks run; what the caller had set is restored.
+
+    Example:
+        >>> with torch.inference_mode(), exact_arithmetic():
+        ...     torch.is_grad_enabled()
+        True
+    """
+    with ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.enable_grad())
+        for device in {"cpu", "cuda", _accelerator()}:
+            stack.enter_context(torch.autocast(device, enabled=False))
+        stack.enter_context(_full_float32())
+        yield
+
+
+@contextmanager
+def probing(network: nn.Module) -> Iterator[None]:
+    """Put `network` in eval mode with frozen parameters, as attacks and probes need it; restore both on leaving.
+
+    Args:
+        network: every module's `training` flag and every parameter's `requires_grad` is restored, one by one.
+    """
+    modes = [(module, module.training) for module in network.modules()]
+    with requiring_grad(network.parameters(), False):
+        try:
+            network.eval()
+            yield
+        finally:
+            for module, training in modes:
+                module.training = training
+
+
+@contextmanager
+def requiring_grad(tensors: Iterable[Tensor], flag: bool) -> Iterator[None]:
+    """Set `requires_grad` of each tensor to `flag` and give each its own value back on leaving."""
+    before = [(tensor, tensor.requires_grad) for tensor in tensors]
+    try:
+        for tensor, _ in before:
+            tensor.requires_grad_(flag)
+        yield
+    finally:
+        for tensor, value in before:
+            tensor.requires_grad_(value)
+
+
+def _accelerator() -> str:
+    if not torch.accelerator.is_available():
+        return "cpu"
+    device = torch.accelerator.current_accelerator()
+    return "cpu" if device is None else device.type
+
+
+@contextmanager
+def _full_float32() -> Iterator[None]:
+    """Forbid the short mantissas (TF32, bfloat16) that float32 products may otherwise be computed with.
+
+    torch keeps two descriptions of this, the older switches and `fp32_precision` per backend (from 2.9 on), and raises
+    when they contradict each other; so both are set, and the older ones are restored only where they could be read.
+    """
+    backends = torch.backends
+    leaves = [backends.cuda.matmul, *(
+        leaf
+        for backend in (backends.cudnn, backends.mkldnn)
+        for leaf in (getattr(backend, name, None) for name in ("matmul", "conv", "rnn"))
+        if leaf is not None
+    )]  # fmt: skip
+    values = [getattr(leaf, "fp32_precision", None) for leaf in leaves]
+    matmul = _readable(torch.get_float32_matmul_precision)
+    cudnn = _readable(lambda: backends.cudnn.allow_tf32)
+    try:
+        torch.set_float32_matmul_precision("highest")
+        backends.cudnn.allow_tf32 = False
+        _set_precisions(leaves, ["ieee" if value is not None else None for value in values])
+        yield
+    finally:
+        if matmul is not None:
+            torch.set_float32_matmul_precision(matmul)
+        if cudnn is not None:
+            backends.cudnn.allow_tf32 = cudnn
+        _set_precisions(leaves, values)
+
+
+def _readable(read: Callable[[], Any]) -> Any:
+    try:
+        return read()
+    except RuntimeError:  # "mix of the legacy and new APIs": the caller set `fp32_precision` alone
+        return None
+
+
+def _set_precisions(leaves: Sequence[Any], values: Sequence[str | None]) -> None:
+    for leaf, value in zip(leaves, values, strict=True):
+        if value is not None:
+            leaf.fp32_precision = value

@@ -1,0 +1,81 @@
+"""Label designs: seeds equal autograd's through torch's losses, keep their digits at extreme logits, and refuse."""
+
+import dataclasses
+
+import pytest
+import torch
+from torch import Tensor
+
+from lightning_gradood.errors import Refusal
+from lightning_gradood.gradients import AllOnes, AllZeros, KHot, LabelDesign, Predicted, Uniform
+
+from . import truth
+
+LOSSES = {
+    AllOnes(): truth.all_ones,
+    AllZeros(): truth.all_zeros,
+    KHot((1,)): truth.k_hot(1),
+    KHot((0, 2)): truth.k_hot(0, 2),
+    Predicted(): truth.predicted,
+    Uniform(): truth.uniform,
+}
+
+
+def _autograd(loss: truth.Loss, logits: Tensor) -> Tensor:
+    rows = []
+    for row in logits:
+        leaf = row[None].clone().requires_grad_()
+        rows.append(torch.autograd.grad(loss(leaf), leaf)[0][0])
+    return torch.stack(rows)
+
+
+@pytest.mark.parametrize("design", LOSSES, ids=lambda design: design.name)
+def test_seed_is_the_gradient_of_the_loss(design: LabelDesign) -> None:
+    logits = torch.randn(6, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * 3
+    torch.testing.assert_close(design.seed(logits), _autograd(LOSSES[design], logits), rtol=1e-12, atol=1e-15)
+
+
+def test_names_are_distinct_and_say_the_classes() -> None:
+    names = [design.name for design in LOSSES]
+    assert names == ["all_ones", "all_zeros", "k_hot_1", "k_hot_0_2", "predicted", "uniform"]
+
+
+@pytest.mark.parametrize("logit", [15.0, 18.0, 40.0, 300.0])
+def test_sigmoid_seeds_keep_their_digits(logit: float) -> None:
+    """BCE-with-logits itself computes σ(z) − 1 and has nothing left at z = 40."""
+    logits = torch.tensor([[logit, -logit]], dtype=torch.float64)
+    tail = torch.tensor(-logit, dtype=torch.float64).exp() / 2  # σ(−z) → exp(−z)
+    torch.testing.assert_close(AllOnes().seed(logits)[0, 0], -tail, rtol=1e-6, atol=0)
+    torch.testing.assert_close(AllZeros().seed(logits)[0, 1], tail, rtol=1e-6, atol=0)
+    torch.testing.assert_close(KHot((0,)).seed(logits)[0], torch.stack([-tail, tail]), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("margin", [20.0, 40.0, 300.0])
+def test_predicted_seed_keeps_its_digits(margin: float) -> None:
+    logits = torch.tensor([[0.0, margin, 0.0]], dtype=torch.float64)
+    tail = torch.tensor(-margin, dtype=torch.float64).exp()
+    torch.testing.assert_close(Predicted().seed(logits)[0], torch.stack([tail, -2 * tail, tail]), rtol=1e-8, atol=0)
+
+
+@pytest.mark.parametrize("design", LOSSES, ids=lambda design: design.name)
+def test_seeds_are_finite_at_any_logit(design: LabelDesign) -> None:
+    logits = torch.tensor([[1e4, -1e4, 0.0, 709.9], [-1e300, 1e300, 0.0, 1.0]], dtype=torch.float64)
+    assert torch.isfinite(design.seed(logits)).all()
+
+
+def test_designs_are_frozen_equal_and_hashable() -> None:
+    assert KHot([0, 1]) == KHot((0, 1))  # type: ignore[arg-type]
+    assert len({AllOnes(), AllOnes(), KHot((0,)), KHot((0,))}) == 2
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        KHot((0,)).classes = (1,)  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("classes", [(), (1, 1), (-1,)])
+def test_k_hot_refuses_classes_that_are_none(classes: tuple[int, ...]) -> None:
+    with pytest.raises(Refusal, match=r"`classes` should be one or more distinct class indices.*Got `classes = \["):
+        KHot(classes)
+
+
+def test_k_hot_refuses_a_class_the_network_lacks() -> None:
+    with pytest.raises(Refusal, match=r"`classes` should be below .* 4\. Got `classes = \[4\]`\. Choose from 0 to 3"):
+        KHot((4,)).seed(torch.zeros(1, 4, dtype=torch.float64))

@@ -1,0 +1,61 @@
+"""The independent judge: torch's own losses, one image at a time, plain backward; nothing of the package's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Loss = Callable[[Tensor], Tensor]
+
+
+def all_ones(logits: Tensor) -> Tensor:
+    return F.binary_cross_entropy_with_logits(logits, torch.ones_like(logits))
+
+
+def all_zeros(logits: Tensor) -> Tensor:
+    return F.binary_cross_entropy_with_logits(logits, torch.zeros_like(logits))
+
+
+def k_hot(*classes: int) -> Loss:
+    def loss(logits: Tensor) -> Tensor:
+        label = torch.zeros_like(logits)
+        label[:, list(classes)] = 1
+        return F.binary_cross_entropy_with_logits(logits, label)
+
+    return loss
+
+
+def predicted(logits: Tensor) -> Tensor:
+    return F.cross_entropy(logits, logits.argmax(1))
+
+
+def uniform(logits: Tensor) -> Tensor:
+    return F.cross_entropy(logits, torch.full_like(logits, 1 / logits.shape[1]))
+
+
+def true_norms(network: nn.Module, images: Tensor, loss: Loss = all_ones) -> Tensor:
+    """float64 [N, L], by `loss.backward()` on each image alone."""
+    rows = []
+    flags = [parameter.requires_grad for parameter in network.parameters()]
+    network.requires_grad_(True)
+    for image in images:
+        network.zero_grad()
+        loss(network(image[None])).backward()
+        norms = [0.0 if p.grad is None else float(p.grad.double().square().sum()) for p in network.parameters()]
+        rows.append(norms)
+    network.zero_grad()
+    for parameter, flag in zip(network.parameters(), flags, strict=True):
+        parameter.requires_grad_(flag)
+    return torch.tensor(rows, dtype=torch.float64)
+
+
+def assert_exact(found: Tensor, truth: Tensor) -> None:
+    """|a − b| ≤ 1e-10·b + 1e-20·max b for every entry: the float64 contract of `squared_gradient_norms`."""
+    assert found.dtype == torch.float64
+    assert found.shape == truth.shape
+    excess = (found - truth).abs() - (1e-10 * truth + 1e-20 * truth.max())
+    worst = int(excess.argmax())
+    assert excess.flatten()[worst] <= 0, f"entry {worst}: {found.flatten()[worst]} for {truth.flatten()[worst]}"
