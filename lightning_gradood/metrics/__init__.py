@@ -1,0 +1,35 @@
+"""How well scores tell anomalous images from normal ones: exact, on scores of any range, each with its one definition.
+
+Scores are float64 and used as given: higher is more anomalous, always; labels are 0 (normal) and 1 (anomalous), always.
+Nothing squashes, rounds or interpolates; ties count half for AUROC and stand together for every threshold. What has no
+number (a single class, NaN, an empty set) is refused with counts, never returned as 0 or NaN. All are pure functions of
+NumPy arrays; `RawBinaryAUROC` is the same AUROC as a torchmetrics object, for training loops::
+
+    >>> from lightning_gradood.metrics import bootstrap_auroc, detection_metrics
+    >>> scores, labels = [-3.0, 0.5, 0.5, 1e9], [0, 0, 1, 1]
+    >>> detection_metrics(scores, labels)["auroc"]
+    0.875
+    >>> bootstrap_auroc(scores, labels, origin_ids=["a", "b", "c", "d"], seed=0)
+    (0.5, 1.0)
+
+`best_balanced_threshold` and `accuracy_at` give the accuracy at a threshold that was chosen on other images;
+`roc_curve` and `precision_recall_curve` are for figures.
+"""
+
+from lightning_gradood.metrics.bootstrap import bootstrap_auroc
+from lightning_gradood.metrics.curves import precision_recall_curve, roc_curve
+from lightning_gradood.metrics.detection import auroc, detection_accuracy, detection_metrics
+from lightning_gradood.metrics.raw_auroc import RawBinaryAUROC
+from lightning_gradood.metrics.thresholds import accuracy_at, best_balanced_threshold
+
+__all__ = [
+    "RawBinaryAUROC",
+    "accuracy_at",
+    "auroc",
+    "best_balanced_threshold",
+    "bootstrap_auroc",
+    "detection_accuracy",
+    "detection_metrics",
+    "precision_recall_curve",
+    "roc_curve",
+]

@@ -1,0 +1,135 @@
+"""Bootstrap interval of the AUROC, resampling clean images together with all that was made from them."""
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from lightning_gradood.errors import Refusal
+from lightning_gradood.metrics.checked import Floats, Integers, checked
+
+
+def bootstrap_auroc(
+    scores: ArrayLike,
+    labels: ArrayLike,
+    origin_ids: Sequence[Hashable] | NDArray[np.generic],
+    resamples: int = 1000,
+    seed: int = 0,
+    confidence: float = 0.95,
+) -> tuple[float, float]:
+    """Return the percentile bootstrap interval of the AUROC.
+
+    An origin (a clean image) is drawn as one unit: with it come all its records, so a clean image and its attacked twin
+    are both in a resample or both absent. Origins are drawn with replacement within three strata, those with normal
+    records only, with anomalous ones only, and with both, each as often as it has origins; so every resample holds both
+    classes. The result does not depend on the order of the records.
+
+    Args:
+        scores: Finite real numbers `[n]`, higher = more anomalous.
+        labels: 0 (normal) or 1 (anomalous), `[n]`.
+        origin_ids: The id of the clean image that each record comes from, `[n]`; strings or integers.
+        resamples: Number of resamples, at least 1.
+        seed: Seed of NumPy's default generator.
+        confidence: Share of the resampled AUROCs inside the interval, between 0 and 1.
+
+    Returns:
+        `(low, high)`: the (1 − confidence)/2 and (1 + confidence)/2 quantiles of the resampled AUROCs.
+
+    Raises:
+        Refusal: As `detection_metrics`, or if `origin_ids` has another length, `resamples` is below 1, or `confidence`
+            is not between 0 and 1.
+
+    Reference:
+        Efron & Tibshirani, An Introduction to the Bootstrap, 1993, sections 8.3 (strata) and 13.3 (percentiles).
+
+    Example:
+        >>> bootstrap_auroc([0.0, 1.0], [0, 1], origin_ids=["cat.png", "noise.png"])
+        (1.0, 1.0)
+    """
+    values, classes = checked(scores, labels)
+    _check_settings(len(values), len(origin_ids), resamples, confidence)
+    plan = _plan(values, classes, origin_ids.tolist() if isinstance(origin_ids, np.ndarray) else list(origin_ids))
+    generator = np.random.default_rng(seed)
+    areas = [_auroc(plan, _multiplicities(plan.strata, generator)) for _ in range(resamples)]
+    low, high = np.quantile(areas, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return float(low), float(high)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """Records sorted once by score, so that the AUROC of a resample is a sum over multiplicities.
+
+    Attributes:
+        strata: Number of origins in each stratum; origins are numbered stratum by stratum.
+        normal: Origin of each normal record, by ascending score.
+        anomalous: Origin of each anomalous record, by ascending score.
+        below: For each anomalous record the number of normal records with a lower score.
+        not_above: For each anomalous record the number of normal records with a lower score or the same.
+    """
+
+    strata: list[int]
+    normal: Integers
+    anomalous: Integers
+    below: Integers
+    not_above: Integers
+
+
+def _plan(values: Floats, classes: Integers, ids: list[Hashable]) -> _Plan:
+    names = _numbered(ids)
+    order = np.lexsort((names, values))
+    values, classes, names = values[order], classes[order], names[order]
+    origins, strata = _origins_by_stratum(classes, names)
+    normal = values[classes == 0]
+    anomalous = values[classes == 1]
+    return _Plan(
+        strata=strata,
+        normal=origins[classes == 0],
+        anomalous=origins[classes == 1],
+        below=np.searchsorted(normal, anomalous, side="left"),
+        not_above=np.searchsorted(normal, anomalous, side="right"),
+    )
+
+
+def _numbered(ids: list[Hashable]) -> Integers:
+    numbers = {name: number for number, name in enumerate(sorted(set(ids)))}  # type: ignore[type-var]
+    return np.fromiter((numbers[name] for name in ids), dtype=np.int64, count=len(ids))
+
+
+def _origins_by_stratum(classes: Integers, names: Integers) -> tuple[Integers, list[int]]:
+    """Renumber origins stratum by stratum, within one by first appearance, so that memory is read in order."""
+    count = int(names.max()) + 1
+    kinds = np.zeros(count, dtype=np.int64)  # 1: normal records only, 2: anomalous only, 3: both
+    kinds[names[classes == 0]] |= 1
+    kinds[names[classes == 1]] |= 2
+    first = np.full(count, len(names))
+    np.minimum.at(first, names, np.arange(len(names)))
+    numbers = np.empty(count, dtype=np.int64)
+    numbers[np.lexsort((first, kinds))] = np.arange(count)
+    return numbers[names], np.bincount(kinds, minlength=4)[1:].tolist()
+
+
+def _multiplicities(strata: list[int], generator: np.random.Generator) -> Integers:
+    """Draw how often each origin is in a resample."""
+    draws = [np.bincount(generator.integers(size, size=size), minlength=size) for size in strata if size]
+    return np.concatenate(draws)
+
+
+def _auroc(plan: _Plan, multiplicities: Integers) -> float:
+    """Return the AUROC of a resample: the Mann-Whitney statistic with multiplicities as weights, ties counting half."""
+    normal, anomalous = multiplicities[plan.normal], multiplicities[plan.anomalous]
+    lowest = np.concatenate([[0], np.cumsum(normal)])  # normal images among the lowest i
+    wins = lowest[plan.below] + lowest[plan.not_above]
+    return float(anomalous @ wins) / (2 * int(anomalous.sum()) * int(lowest[-1]))
+
+
+def _check_settings(records: int, ids: int, resamples: int, confidence: float) -> None:
+    if ids != records:
+        raise Refusal(
+            "`origin_ids` should hold one id for each score. "
+            f"Got {ids} ids and {records} scores. Give both for the same images, in the same order."
+        )
+    if resamples < 1:
+        raise Refusal(f"`resamples` should be at least 1. Got `resamples = {resamples}`. 1000 is usual.")
+    if not 0 < confidence < 1:
+        raise Refusal(f"`confidence` should be between 0 and 1. Got `confidence = {confidence}`. 0.95 is usual.")

@@ -1,0 +1,111 @@
+"""Metrics that need no threshold: AUROC, AUPR, FPR95 and the best accuracy that any threshold could reach."""
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from lightning_gradood.metrics.sweep import Sweep, sweep
+
+
+def detection_metrics(scores: ArrayLike, labels: ArrayLike) -> dict[str, float]:
+    """Measure how well `scores` separate anomalous from normal images, in every convention that tables use.
+
+    Args:
+        scores: Finite real numbers `[n]`, higher = more anomalous; used as given, in float64.
+        labels: 0 (normal) or 1 (anomalous), `[n]`.
+
+    Returns:
+        Six fractions in [0, 1]:
+
+        - `auroc`: probability that an anomalous image scores above a normal one, ties counting half.
+        - `aupr_out`: average precision with anomalous images as the positives.
+        - `aupr_in`: average precision with normal images as the positives, scores negated.
+        - `fpr95_out`: smallest false positive rate at which at least 95 % of the anomalous images are found.
+        - `fpr95_in`: the same with normal images as the positives, scores negated.
+        - `detection_accuracy`: maximum over thresholds of (TPR + 1 − FPR) / 2; an oracle chooses the threshold.
+
+    Raises:
+        Refusal: If scores are NaN or infinite, labels are not 0 and 1, a class is absent, or lengths differ.
+
+    Reference:
+        scikit-learn's `roc_auc_score` and `average_precision_score`; Lee et al.'s deep_Mahalanobis, `calculate_log.py`,
+        for the detection accuracy (1 − ODIN's minimum error).
+
+    Example:
+        >>> detection_metrics([0.1, 0.4, 0.35, 0.8], [0, 0, 1, 1])["auroc"]
+        0.75
+    """
+    counts = sweep(scores, labels)
+    return {
+        "auroc": _auroc(counts),
+        "aupr_out": _average_precision(counts),
+        "aupr_in": _average_precision(counts.mirrored()),
+        "fpr95_out": _fpr95(counts),
+        "fpr95_in": _fpr95(counts.mirrored()),
+        "detection_accuracy": _detection_accuracy(counts),
+    }
+
+
+def auroc(scores: ArrayLike, labels: ArrayLike) -> float:
+    """Return the area under the ROC curve: the probability that an anomalous image scores above a normal one.
+
+    Args:
+        scores: Finite real numbers `[n]`, higher = more anomalous.
+        labels: 0 (normal) or 1 (anomalous), `[n]`.
+
+    Returns:
+        A fraction in [0, 1], ties counting half; exact up to its last division.
+
+    Raises:
+        Refusal: As `detection_metrics`.
+
+    Example:
+        >>> auroc([7.0, 7.0], [0, 1])
+        0.5
+    """
+    return _auroc(sweep(scores, labels))
+
+
+def detection_accuracy(scores: ArrayLike, labels: ArrayLike) -> float:
+    """Return the balanced accuracy at the threshold that is best on these very images, an oracle's.
+
+    Args:
+        scores: Finite real numbers `[n]`, higher = more anomalous.
+        labels: 0 (normal) or 1 (anomalous), `[n]`.
+
+    Returns:
+        Maximum over thresholds of (TPR + 1 − FPR) / 2, in [0.5, 1].
+
+    Raises:
+        Refusal: As `detection_metrics`.
+
+    Reference:
+        Lee et al.'s deep_Mahalanobis, `calculate_log.py`.
+
+    Example:
+        >>> detection_accuracy([0.1, 0.4, 0.35, 0.8], [0, 0, 1, 1])
+        0.75
+    """
+    return _detection_accuracy(sweep(scores, labels))
+
+
+def _auroc(counts: Sweep) -> float:
+    # Twice the Mann-Whitney statistic, in integers: 2 for each normal image below an anomalous one, 1 for each tie.
+    anomalous_at = -np.diff(counts.true_positives)
+    not_above = counts.normal - counts.false_positives[1:]
+    below = counts.normal - counts.false_positives[:-1]
+    return int((anomalous_at * (below + not_above)).sum()) / (2 * counts.anomalous * counts.normal)
+
+
+def _average_precision(counts: Sweep) -> float:
+    found_at = -np.diff(counts.true_positives)
+    precision = counts.true_positives[:-1] / (counts.true_positives + counts.false_positives)[:-1]
+    return float((found_at * precision).sum() / counts.anomalous)
+
+
+def _fpr95(counts: Sweep) -> float:
+    enough = 20 * counts.true_positives >= 19 * counts.anomalous  # TPR ≥ .95 in integers
+    return float(counts.false_positives[enough].min() / counts.normal)
+
+
+def _detection_accuracy(counts: Sweep) -> float:
+    return 0.5 + int(counts.advantage.max()) / (2 * counts.anomalous * counts.normal)
