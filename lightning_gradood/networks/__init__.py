@@ -1,0 +1,37 @@
+"""Classifiers for 32×32 images, the wrapper that takes pixels in [0, 1], and the safe reading of weights.
+
+The networks are the paper's: torchvision's ResNet with a stem for small images, DenseNet-BC-100-12, and the small
+ResNet-20 of He et al. Any other `nn.Module` serves as well: nothing in the package asks for these. `Normalized` puts a
+network's own pixel statistics inside it, so that attacks, probes and users speak of pixels in [0, 1] and nothing else.
+Weights are read without ever executing code, and fit completely or are refused with the first names that differ::
+
+    >>> import torch
+    >>> from lightning_gradood.networks import Normalized, resnet20
+    >>> network = Normalized(resnet20(num_classes=10), mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, 0.225])
+    >>> network(torch.rand(2, 3, 32, 32)).shape
+    torch.Size([2, 10])
+
+`load_weights(network, "cifar10_resnet20.pt")` then fills it in place. `state_digest` and `architecture` say together
+what a network computes; the cache of records is keyed by them.
+"""
+
+from lightning_gradood.networks.densenet import densenet_bc_100_12
+from lightning_gradood.networks.identity import architecture, state_digest
+from lightning_gradood.networks.normalized import Normalized
+from lightning_gradood.networks.resnet import resnet18, resnet34
+from lightning_gradood.networks.resnet20 import CifarResNet, resnet20
+from lightning_gradood.networks.state_dict import read_state_dict
+from lightning_gradood.networks.weights import load_weights
+
+__all__ = [
+    "CifarResNet",
+    "Normalized",
+    "architecture",
+    "densenet_bc_100_12",
+    "load_weights",
+    "read_state_dict",
+    "resnet18",
+    "resnet20",
+    "resnet34",
+    "state_digest",
+]

@@ -1,0 +1,88 @@
+"""A network with its pixel statistics inside: pixels in [0, 1] in, logits out."""
+
+import torch
+from torch import Tensor, nn
+
+from lightning_gradood.errors import Refusal
+
+
+class Normalized(nn.Module):
+    """Normalise pixels in [0, 1] by `mean` and `std`, then apply `network`.
+
+    The statistics are configuration, not weights: they are buffers that follow the device and the dtype but are not
+    part of the state dict, so that plain weights of `network` need no extra keys.
+
+    Args:
+        network: Any classifier of normalised images `[N, C, H, W]`.
+        mean: Mean of each channel, in pixels of [0, 1]; C values.
+        std: Standard deviation of each channel, in pixels of [0, 1]; C values, each above zero.
+
+    Raises:
+        Refusal: If `mean` and `std` differ in length, are empty or not finite, or if a `std` is not above zero.
+
+    Example:
+        >>> network = Normalized(nn.Sequential(nn.Flatten(), nn.Linear(12, 2)), mean=[0.5] * 3, std=[0.25] * 3)
+        >>> network(torch.rand(5, 3, 2, 2)).shape
+        torch.Size([5, 2])
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, network: nn.Module, mean: list[float], std: list[float]) -> None:
+        super().__init__()
+        _check_statistics(mean, std)
+        self.network = network
+        self.register_buffer("mean", _per_channel(mean), persistent=False)
+        self.register_buffer("std", _per_channel(std), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the logits `[N, num_classes]` of `images`.
+
+        Args:
+            images: Float `[N, C, H, W]`, pixels in [0, 1].
+
+        Returns:
+            Logits `[N, num_classes]`.
+
+        Raises:
+            Refusal: If `images` are not floating point, not four-dimensional, or have another number of channels.
+        """
+        self._check(images)
+        logits: Tensor = self.network((images - self.mean) / self.std)
+        return logits
+
+    def _check(self, images: Tensor) -> None:
+        channels = len(self.mean)
+        if images.ndim != 4 or images.shape[1] != channels:
+            raise Refusal(
+                f"`images` should be [N, {channels}, H, W], one channel for each of the {channels} values of `mean`. "
+                f"Got `images.shape = {list(images.shape)}`. Convert the images (RGB or greyscale), or give `mean` and "
+                "`std` one value per channel."
+            )
+        if not images.is_floating_point():
+            raise Refusal(
+                f"`images` should be floating point with pixels in [0, 1]. Got `images.dtype = {images.dtype}`. "
+                "Divide 8-bit pixels by 255."
+            )
+
+
+def _check_statistics(mean: list[float], std: list[float]) -> None:
+    if not mean or len(mean) != len(std):
+        raise Refusal(
+            "`mean` and `std` should hold one value for each image channel. "
+            f"Got `mean = {mean}` and `std = {std}`. Give both the same number of values, three for RGB."
+        )
+    if not _per_channel(mean).isfinite().all():
+        raise Refusal(
+            f"`mean` should be finite. Got `mean = {mean}`. Give the training images' mean in pixels of [0, 1]."
+        )
+    if not (_per_channel(std).isfinite() & (_per_channel(std) > 0)).all():  # as stored: 1e-50 would be zero
+        raise Refusal(
+            f"`std` should be above zero in every channel. Got `std = {std}`. Give the training images' standard "
+            "deviation in pixels of [0, 1], or 1.0 for a channel that should only be shifted."
+        )
+
+
+def _per_channel(values: list[float]) -> Tensor:
+    return torch.tensor(values, dtype=torch.get_default_dtype()).view(-1, 1, 1)
