@@ -59,13 +59,12 @@ def check_images(images: Tensor, network: nn.Module) -> None:
         )
 
 
-def check_logits(logits: Tensor, images: Tensor, first_row: int = 0) -> None:
-    """Refuse an output that is not one finite row of logits, with a graph behind it, for each image.
+def check_logits(logits: Tensor, images: Tensor) -> None:
+    """Refuse an output that is not one row of logits, with a graph behind it, for each image.
 
     Args:
         logits: what the network returned for `images`.
-        images: the part of the caller's batch that starts at `first_row`; the refusal counts rows in the whole batch.
-        first_row: see `images`.
+        images: the batch that it was given.
     """
     if not isinstance(logits, Tensor) or logits.ndim != 2 or logits.shape[0] != images.shape[0] or not logits.numel():
         got = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
@@ -83,14 +82,13 @@ def check_logits(logits: Tensor, images: Tensor, first_row: int = 0) -> None:
             "the network's output should depend on its parameters through autograd. "
             "Got an output without a graph. Remove torch.no_grad, detach or .data from its forward."
         )
-    check_finite_rows(logits, "the network's logits", first_row)
 
 
-def check_finite_rows(values: Tensor, what: str, first_row: int = 0) -> None:
+def check_finite_rows(values: Tensor, what: str) -> None:
     """Refuse values [N, ...] with a NaN or an infinity, and say in which rows."""
     bad = (~torch.isfinite(values.detach().flatten(1)).all(1)).nonzero().flatten().tolist()
     if bad:
-        rows = ", ".join(str(first_row + row) for row in bad[:_SHOWN]) + (", ..." if len(bad) > _SHOWN else "")
+        rows = ", ".join(str(row) for row in bad[:_SHOWN]) + (", ..." if len(bad) > _SHOWN else "")
         raise Refusal(
             f"{what} should be finite. Got NaN or infinity in {len(bad)} of {values.shape[0]} rows: {rows}. "
             "Look at these images and at the network's weights."

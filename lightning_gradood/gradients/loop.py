@@ -14,7 +14,10 @@ from lightning_gradood.gradients.state import requiring_grad
 
 
 def loop_norms(
-    network: nn.Module, images: Tensor, label_designs: Sequence[LabelDesign], parameters: Sequence[nn.Parameter]
+    network: nn.Module,
+    images: Tensor,
+    label_designs: Sequence[LabelDesign],
+    parameters: Sequence[nn.Parameter],
 ) -> tuple[Tensor, Tensor]:
     """Return squared gradient norms and logits, one forward and K backward passes per image.
 
@@ -28,20 +31,18 @@ def loop_norms(
         float64 [N, K, L] and the logits [N, C] in the dtype of the network's output.
     """
     with requiring_grad(parameters, True):
-        rows = [_one_image(network, images, row, label_designs, parameters) for row in range(images.shape[0])]
+        rows = [_one_image(network, image, label_designs, parameters) for image in torch.split(images, 1)]
     return torch.stack([norms for norms, _ in rows]), torch.cat([logits for _, logits in rows])
 
 
 def _one_image(
     network: nn.Module,
-    images: Tensor,
-    row: int,
+    image: Tensor,
     label_designs: Sequence[LabelDesign],
     parameters: Sequence[nn.Parameter],
 ) -> tuple[Tensor, Tensor]:
-    image = images[row : row + 1]
     logits = network(image)
-    check_logits(logits, image, row)
+    check_logits(logits, image)
     norms = []
     for number, design in enumerate(label_designs, start=1):
         seed, scale = scaled_seed(design, logits)

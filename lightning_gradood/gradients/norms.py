@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from lightning_gradood.errors import Refusal
+from lightning_gradood.gradients.batches import batched_norms
 from lightning_gradood.gradients.checks import check_finite_rows, check_images, check_network
+from lightning_gradood.gradients.coupling import check_statistics
 from lightning_gradood.gradients.labels import AllOnes, LabelDesign
 from lightning_gradood.gradients.loop import loop_norms
 from lightning_gradood.gradients.state import exact_arithmetic, probing
@@ -76,11 +78,16 @@ def probe_gradients(network: nn.Module, images: Tensor, label_designs: Sequence[
             "`label_designs` should name at least one label design. Got `label_designs = []`. Write e.g. [AllOnes()]."
         )
     check_network(network)
+    check_statistics(network)
     check_images(images, network)
     parameters = list(network.parameters())
     with exact_arithmetic(), probing(network):
         # a clone, because a tensor made in inference mode cannot be saved for backward
         images = (images.clone() if images.is_inference() else images.detach()).to(parameters[0].dtype)
-        norms, logits = loop_norms(network, images, label_designs, parameters)
+        if images.shape[0] == 1:
+            norms, logits = loop_norms(network, images, label_designs, parameters)
+        else:
+            norms, logits = batched_norms(network, images, label_designs, parameters)
+        check_finite_rows(logits, "the network's logits")
         check_finite_rows(norms, "squared gradient norms")
     return norms.flatten(1), logits

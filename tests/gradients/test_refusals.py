@@ -50,7 +50,7 @@ def test_output_without_a_graph() -> None:
 def test_logits_that_are_not_finite_name_their_rows() -> None:
     images = pictures(40)
     images[[2, 37]] = torch.nan
-    with pytest.raises(Refusal, match=r"logits should be finite\. Got NaN or infinity in .* rows: .*(2|37)"):
+    with pytest.raises(Refusal, match=r"logits should be finite\. Got NaN or infinity in 2 of 40 rows: 2, 37\."):
         squared_gradient_norms(make("linear"), images)
 
 

@@ -1,0 +1,66 @@
+"""Which closed form is cheapest: a small table of measured constants, in multiplications of the fastest kernel.
+
+The CPU's constants were measured with oneDNN on AVX-512, one thread; `benchmarks/measure_costs.py` measures them again.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Time per multiplication of each form, relative to the grouped convolution's, and per element that it moves."""
+
+    product: float = 2.3  # batched matrix products
+    moved: float = 50.0  # an element copied into blocks for the grouped convolution
+    weight: float = 100.0  # an entry of dW written by the grouped convolution
+    weight_product: float = 30.0  # an entry of dW written by a matrix product
+    unfolded: float = 115.0  # an element of the unfolded input
+    pair: float = 30.0  # an entry of a Gram matrix
+    diagonal: float = 150.0  # an entry of a Gram matrix summed along its diagonals
+
+
+CPU = Costs()
+
+
+@dataclass(frozen=True)
+class Size:
+    """C·k² → D convolution from `pixels` to T `positions`."""
+
+    C: int
+    D: int
+    taps: int
+    pixels: int
+    positions: int
+    groups: int
+
+
+def materialised(size: Size, costs: Costs) -> float:
+    """Cost of one image's dW by grouped convolution."""
+    C, D = size.C, size.D
+    if size.taps > 1 and C >= 12 and D >= 8:
+        C, D = math.ceil(C / 16) * 16, math.ceil(D / 16) * 16
+    products = size.positions * C * D * size.taps // size.groups
+    written = costs.weight * size.C * size.D * size.taps // size.groups
+    return products + written + costs.moved * (size.C * size.pixels + size.D * size.positions)
+
+
+def pointwise(size: Size, costs: Costs) -> float:
+    """Cost of one image's dW by a matrix product."""
+    copied = costs.moved * size.C * size.positions if size.pixels != size.positions else 0
+    return costs.product * size.positions * size.C * size.D + costs.weight_product * size.C * size.D + copied
+
+
+def gram(size: Size, costs: Costs) -> float:
+    """Cost of ⟨AᵀA, BᵀB⟩ on the unfolded input."""
+    unfolded = costs.unfolded * size.C * size.taps * size.positions if size.taps > 1 else 0
+    pairs = size.positions**2
+    return costs.product * pairs * (size.C * size.taps + size.D) + costs.pair * pairs + unfolded
+
+
+def pixel_gram(size: Size, costs: Costs) -> float:
+    """Cost of ⟨AᵀA, BᵀB⟩ without unfolding."""
+    pairs = size.positions**2
+    return costs.product * pairs * (size.C + size.D) + (costs.diagonal if size.taps > 1 else costs.pair) * pairs

@@ -1,0 +1,45 @@
+"""One micro-batch through the fast way: an intercepted forward pass, then one backward pass per label design."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from lightning_gradood.gradients.interception import Interception
+from lightning_gradood.gradients.labels import LabelDesign
+from lightning_gradood.gradients.seeds import scaled_seed
+from lightning_gradood.gradients.tally import Tally
+
+
+@dataclass(frozen=True)
+class Forward:
+    """An intercepted forward pass: the network's output, how it came about, and where its norms will be told."""
+
+    output: Tensor
+    watch: Interception
+    tally: Tally
+
+
+def forward(network: nn.Module, images: Tensor, parameters: Sequence[nn.Parameter], passes: int) -> Forward:
+    """Run the network, its parameters frozen, with closed forms in place of the operations that use them."""
+    tally = Tally(parameters, images.shape[0], passes)
+    with Interception(tally, images.device) as watch:
+        output = network(images)
+    return Forward(output, watch, tally)
+
+
+def backward(pass_: Forward, label_designs: Sequence[LabelDesign]) -> Tensor:
+    """Return the squared norms, float64 [N, K, L], for K designs over one forward pass."""
+    norms = []
+    for number, design in enumerate(label_designs, start=1):
+        pass_.tally.start()
+        seed, scale = scaled_seed(design, pass_.output)
+        # the anchor is what every closed form hangs on; asking for it alone leaves every `.grad` untouched
+        torch.autograd.grad(
+            pass_.output, pass_.watch.anchor, seed, allow_unused=True, retain_graph=number < len(label_designs)
+        )
+        norms.append(pass_.tally.result() * scale.square()[:, None])
+    return torch.stack(norms, 1)

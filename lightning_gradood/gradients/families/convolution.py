@@ -1,0 +1,141 @@
+"""Convolutions in 1, 2 and 3 dimensions, transposed ones too: ‖dW‖² by the cheapest of four forms, db = Σ_t b."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from typing_extensions import override
+
+from lightning_gradood.gradients import costs
+from lightning_gradood.gradients.families import convolution_forms as forms
+from lightning_gradood.gradients.families.convolution_forms import Geometry
+from lightning_gradood.gradients.layer import Call, Layer, Match
+from lightning_gradood.gradients.tally import Tally
+
+Form = Callable[[Tensor, Tensor, Geometry], Tensor]
+
+_CHUNK = 1 << 19  # elements of intermediate results that a core's second cache still holds
+
+
+class Convolution(Layer):
+    """y = x ∗ W + b, or its transpose."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> None:
+        self.weight, self.bias, self.geometry = weight, bias, geometry
+        self.parameters = (weight, bias)
+
+    @override
+    def output(self, x: Tensor) -> Tensor:
+        g = self.geometry
+        return torch.convolution(
+            x, self.weight, self.bias, g.stride, g.padding, g.dilation, g.transposed, g.output_padding, g.groups
+        )
+
+    @override
+    def backward(self, x: Tensor, gradient: Tensor, needs_input: bool, tally: Tally) -> Tensor | None:
+        gradient, inputs, g = gradient.contiguous(), None, self.geometry
+        if needs_input:
+            inputs = torch.ops.aten.convolution_backward(
+                gradient, x, self.weight, None, g.stride, g.padding, g.dilation, g.transposed, g.output_padding,
+                g.groups, [True, False, False],
+            )[0]  # fmt: skip
+        tally.record(self.weight, lambda: forms.weight_gradients(x, gradient, g), lambda: weight_norms(x, gradient, g))
+        tally.record(self.bias, lambda: gradient.flatten(2).sum(2))
+        return inputs
+
+
+def weight_norms(a: Tensor, b: Tensor, geometry: Geometry) -> Tensor:
+    """Squared norms of every image's dW, float64 [N], by the cheapest form, in chunks that stay in cache."""
+    size = costs.Size(
+        a.shape[1], b.shape[1], math.prod(geometry.kernel), a[0, 0].numel(), b[0, 0].numel(), geometry.groups
+    )
+    form, elements = cheapest(size, geometry)
+    step = max(2, _CHUNK // elements)
+    if step >= a.shape[0]:
+        return form(a, b, geometry)
+    parts = zip(torch.split(a, step), torch.split(b, step), strict=True)
+    return torch.cat([form(x, y, geometry) for x, y in parts])
+
+
+@lru_cache(maxsize=4096)
+def cheapest(size: costs.Size, geometry: Geometry) -> tuple[Form, int]:
+    """Return the form for a shape, and how many elements it holds per image."""
+    C, D, T, table = size.C, size.D, size.positions, costs.CPU
+    weights = C * D * size.taps // size.groups
+    choices: list[tuple[float, Form, int]] = [
+        (costs.materialised(size, table), forms.materialised, weights + C * size.pixels + D * T)
+    ]
+    if geometry.is_pointwise():
+        choices.append((costs.pointwise(size, table), forms.pointwise, C * D))
+    if geometry.keeps_size():
+        choices.append((costs.pixel_gram(size, table), forms.pixel_gram, 2 * T * T))
+    if geometry.is_pointwise() or (len(geometry.kernel) == 2 and geometry.groups == 1 and not geometry.transposed):
+        choices.append((costs.gram(size, table), forms.gram, 2 * T * T + C * size.taps * T))
+    _, form, elements = min(choices, key=lambda choice: choice[0])
+    return form, elements
+
+
+def _match(dimensions: int) -> Match:
+    names = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
+
+    def match(call: Call) -> tuple[Layer, Tensor] | None:
+        bound = call.bind(names, (None, None, None, 1, 0, 1, 1))
+        if bound is None:
+            return None
+        x, weight, bias, stride, padding, dilation, groups = bound
+        if not _fits(call, x, weight, bias, dimensions):
+            return None
+        kernel, steps = tuple(weight.shape[2:]), _each(dilation, dimensions)
+        if isinstance(padding, str):
+            total = [d * (k - 1) if padding == "same" else 0 for d, k in zip(steps, kernel, strict=True)]
+            if any(size % 2 for size in total):
+                x = F.pad(x, [side for size in reversed(total) for side in (size // 2, size - size // 2)])
+                total = [0] * dimensions
+            padding = [size // 2 for size in total]
+        pads, strides = _each(padding, dimensions), _each(stride, dimensions)
+        return Convolution(weight, bias, Geometry(kernel, strides, pads, steps, groups, False, (0,) * dimensions)), x
+
+    return match
+
+
+def _match_transposed(dimensions: int) -> Match:
+    names = ("input", "weight", "bias", "stride", "padding", "output_padding", "groups", "dilation")
+
+    def match(call: Call) -> tuple[Layer, Tensor] | None:
+        bound = call.bind(names, (None, None, None, 1, 0, 0, 1, 1))
+        if bound is None:
+            return None
+        x, weight, bias, stride, padding, output_padding, groups, dilation = bound
+        if not _fits(call, x, weight, bias, dimensions):
+            return None
+        strides, pads, steps, extra = (_each(v, dimensions) for v in (stride, padding, dilation, output_padding))
+        geometry = Geometry(tuple(weight.shape[2:]), strides, pads, steps, groups, True, extra)
+        return Convolution(weight, bias, geometry), x
+
+    return match
+
+
+def _fits(call: Call, x: Any, weight: Any, bias: Any, dimensions: int) -> bool:
+    return call.is_batch(x) and x.ndim == dimensions + 2 and call.is_constant(weight, bias) and weight is not None
+
+
+def _each(value: int | Sequence[int], dimensions: int) -> tuple[int, ...]:
+    """One number per dimension: torch takes a single one, or a sequence of one, for all."""
+    values = (value,) if isinstance(value, int) else tuple(value)
+    return values * dimensions if len(values) == 1 else values
+
+
+MATCHES: dict[Callable[..., Any], Match] = {
+    torch.conv1d: _match(1),
+    torch.conv2d: _match(2),
+    torch.conv3d: _match(3),
+    torch.conv_transpose1d: _match_transposed(1),
+    torch.conv_transpose2d: _match_transposed(2),
+    torch.conv_transpose3d: _match_transposed(3),
+}

@@ -1,0 +1,94 @@
+"""The contract of a closed form: one operation on parameters, its output, its input gradient, its per-sample norms."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_gradood.gradients.tally import Tally
+
+
+class Layer(ABC):
+    """One call of an operation in the forward pass, with the parameters it used.
+
+    Attributes:
+        parameters: the tensors among its arguments whose gradients it accounts for; None where an argument is absent.
+    """
+
+    parameters: Sequence[Tensor | None]
+
+    @abstractmethod
+    def output(self, x: Tensor) -> Tensor:
+        """What the operation returns for its input, [N, ...]."""
+
+    @abstractmethod
+    def backward(self, x: Tensor, gradient: Tensor, needs_input: bool, tally: Tally) -> Tensor | None:
+        """Record the parameters' norms in `tally` and return the gradient of the input if it is needed.
+
+        Args:
+            x: the input of the forward pass, [N, ...].
+            gradient: d loss / d output; image n's loss fills row n alone.
+            needs_input: whether anything before the operation has parameters.
+            tally: where the norms go.
+        """
+
+
+@dataclass(frozen=True)
+class Call:
+    """A call to a torch function with a parameter among its arguments, as a closed form's `match` sees it."""
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    tally: Tally
+
+    def bind(self, names: Sequence[str], defaults: Sequence[Any]) -> list[Any] | None:
+        """Return the arguments in the order of `names`; None if the call has others, which no formula covers."""
+        if len(self.args) > len(names) or set(self.kwargs) - set(names):
+            return None
+        values = [*self.args, *([None] * (len(names) - len(self.args)))]
+        for place in range(len(self.args), len(names)):
+            values[place] = self.kwargs.get(names[place], defaults[place])
+        return values
+
+    def is_batch(self, tensor: object) -> bool:
+        """Whether `tensor` is an activation with one leading row for each image."""
+        return (
+            isinstance(tensor, Tensor)
+            and not self.tally.knows(tensor)
+            and tensor.ndim >= 2
+            and tensor.shape[0] == self.tally.batch
+            and tensor.is_floating_point()
+        )
+
+    def is_constant(self, *tensors: object) -> bool:
+        """Whether each is absent, a parameter, or a tensor that no gradient flows through."""
+        return all(
+            tensor is None or self.tally.knows(tensor) or (isinstance(tensor, Tensor) and not tensor.requires_grad)
+            for tensor in tensors
+        )
+
+
+Match = Callable[[Call], tuple[Layer, Tensor] | None]
+"""Turns a call into its layer and the layer's input, or declines with None."""
+
+
+class Recorded(torch.autograd.Function):
+    """Puts a `Layer` into the autograd graph."""
+
+    @staticmethod
+    def forward(ctx: Any, anchor: Tensor, layer: Layer, tally: Tally, x: Tensor) -> Tensor:
+        """Compute the output; `anchor` requires grad, so that backward runs even when `x` does not."""
+        ctx.layer, ctx.tally = layer, tally
+        ctx.save_for_backward(x)
+        return layer.output(x)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[None, None, None, Tensor | None]:
+        """Record norms and hand the input's gradient on."""
+        (x,) = ctx.saved_tensors
+        return None, None, None, ctx.layer.backward(x, gradient, ctx.needs_input_grad[3], ctx.tally)
