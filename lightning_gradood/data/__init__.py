@@ -1,0 +1,51 @@
+"""Where images come from, which split each is in, and how they reach the network.
+
+A *source* (`FolderSource`, `DatasetSource`, `DigitsSource`, `PhotoPatches`) is pure configuration; opening it lists its
+images under keys that are the same on every machine. `ImageDataModule` mixes one normal source with named anomalous
+ones, applies one deterministic transform once to every image, keeps small images decoded as uint8, and hands Lightning
+batches of `ImageBatch` whose rows name the images. Its `manifest` puts every image into the detectors' train, val or
+test split, stratified and seeded, 40/40/20.
+
+Example:
+    >>> from lightning_gradood.data import DigitsSource, ImageDataModule, PhotoPatches
+    >>> digits = list(range(9))
+    >>> data = ImageDataModule(
+    ...     train=DigitsSource(digits, part="train"),
+    ...     normal=DigitsSource(digits, part="test"),
+    ...     anomalies={"nine": DigitsSource([9]), "photographs": PhotoPatches()},
+    ... )
+    >>> data.manifest.counts["photographs"]
+    {'train': 208, 'val': 208, 'test': 104}
+    >>> data.detection_sources["nine"].shape
+    (3, 32, 32)
+"""
+
+from lightning_gradood.data.augment import RandomCropFlip
+from lightning_gradood.data.batch import ImageBatch
+from lightning_gradood.data.bundled import DigitsSource, PhotoPatches
+from lightning_gradood.data.datamodule import ImageDataModule
+from lightning_gradood.data.dataset import DatasetSource
+from lightning_gradood.data.folder import FolderSource
+from lightning_gradood.data.loaded import LoadedSource
+from lightning_gradood.data.manifest import SPLITS, Manifest, make_manifest
+from lightning_gradood.data.settings import NORMAL
+from lightning_gradood.data.source import Listing, Source
+from lightning_gradood.data.splits import split_rows
+
+__all__ = [
+    "NORMAL",
+    "SPLITS",
+    "DatasetSource",
+    "DigitsSource",
+    "FolderSource",
+    "ImageBatch",
+    "ImageDataModule",
+    "Listing",
+    "LoadedSource",
+    "Manifest",
+    "PhotoPatches",
+    "RandomCropFlip",
+    "Source",
+    "make_manifest",
+    "split_rows",
+]

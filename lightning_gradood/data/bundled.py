@@ -1,0 +1,125 @@
+"""Real images that come with scikit-learn, so that the first command needs no download."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from lightning_gradood.data.source import Listing, Source, row_keys
+from lightning_gradood.data.splits import split_rows
+from lightning_gradood.errors import Refusal
+
+TRAIN_FRACTION = 0.6  # leaves 647 unseen images of the digits 0-8 for the detectors to share
+
+
+class DigitsSource(Source):
+    """Handwritten digits: scikit-learn's 1,797 scans of 8×8 pixels, enlarged to 32×32 RGB.
+
+    Args:
+        digits: Which digits, each 0 … 9 once; the label of an image is its digit's place in this list.
+        part: Every scan, or the fixed 60 % ("train") or 40 % ("test") of each digit.
+
+    Raises:
+        Refusal: `digits` is empty, repeats a digit or names none.
+
+    Reference:
+        Alpaydin and Kaynak, Optical Recognition of Handwritten Digits, UCI Machine Learning Repository, 1998.
+    """
+
+    def __init__(self, digits: list[int], part: Literal["all", "train", "test"] = "all") -> None:
+        if not digits or len(set(digits)) < len(digits) or not set(digits) <= set(range(10)):
+            raise Refusal(
+                f"`digits` should be one or more of 0 … 9, each once. Got `digits = {digits}`. Write e.g. [0, 1]."
+            )
+        self.digits = digits
+        self.part = part
+
+    def open(self) -> Listing:
+        """Enlarge the chosen scans; keys are their row numbers among all 1,797."""
+        from sklearn.datasets import load_digits  # takes a second, and only this source needs it
+
+        found = load_digits()
+        train, test = split_rows(found.target, [TRAIN_FRACTION, 1 - TRAIN_FRACTION], seed=0)
+        part = {"all": np.arange(len(found.target)), "train": train, "test": test}[self.part]
+        rows = part[np.isin(found.target[part], self.digits)]
+        keys = row_keys(len(found.target))
+        return PixelListing(
+            keys=[keys[row] for row in rows],
+            labels=[self.digits.index(digit) for digit in found.target[rows]],
+            classes=[str(digit) for digit in self.digits],
+            pixels=np.stack([_enlarged(scan) for scan in found.images[rows]]),
+        )
+
+
+class PhotoPatches(Source):
+    """Patches of scikit-learn's two bundled photographs, a temple and a flower, as a class each.
+
+    Patches never overlap, so that no pixel is on two sides of a split; the defaults give 520.
+
+    Args:
+        size: Height and width of a patch in pixels.
+        scale: The photographs (427×640) are resized by this factor first; smaller gives fewer patches that show more.
+
+    Raises:
+        Refusal: `size` is not positive, or the resized photographs are smaller than one patch.
+    """
+
+    def __init__(self, size: int = 32, scale: float = 1.0) -> None:
+        if size < 1 or scale <= 0 or size > 427 * scale:
+            raise Refusal(
+                "`size` should be between 1 and the resized photographs' height, 427 · `scale`. "
+                f"Got `size = {size}, scale = {scale}`. Choose e.g. size 32 and scale 1.0."
+            )
+        self.size = size
+        self.scale = scale
+
+    def open(self) -> Listing:
+        """Cut the photographs; keys are `<photograph>/<row>-<column>` of the patch."""
+        from sklearn.datasets import load_sample_image  # takes a second, and only this source needs it
+
+        keys, labels, patches = [], [], []
+        classes = ["china", "flower"]
+        for label, name in enumerate(classes):
+            grid = _grid(_resized(load_sample_image(f"{name}.jpg"), self.scale), self.size)
+            keys += [f"{name}/{row:03d}-{column:03d}" for row, column in np.ndindex(grid.shape[:2])]
+            labels += [label] * (grid.shape[0] * grid.shape[1])
+            patches.append(grid.reshape(-1, self.size, self.size, 3))
+        return PixelListing(keys, labels, classes, np.concatenate(patches))
+
+
+@dataclass(frozen=True)
+class PixelListing(Listing):
+    """Images held in memory: `pixels` is uint8 [N, H, W, 3]."""
+
+    pixels: NDArray[np.uint8]
+
+    def read(self, row: int) -> Image.Image:
+        """Return one image."""
+        return Image.fromarray(self.pixels[row])
+
+    def fingerprint(self, row: int) -> bytes:
+        """Return the pixels themselves."""
+        return bytes(self.pixels[row].tobytes())
+
+
+def _enlarged(scan: NDArray[Any]) -> NDArray[np.uint8]:
+    """Bring a scan [8, 8] of values 0 … 16 to uint8 [32, 32, 3]."""
+    grey = Image.fromarray(np.round(scan * (255 / 16)).astype(np.uint8))
+    return np.asarray(grey.resize((32, 32), Image.Resampling.BICUBIC).convert("RGB"))
+
+
+def _resized(photograph: NDArray[np.uint8], scale: float) -> NDArray[np.uint8]:
+    height, width, _ = photograph.shape
+    image = Image.fromarray(photograph).resize((round(width * scale), round(height * scale)), Image.Resampling.LANCZOS)
+    return np.asarray(image)
+
+
+def _grid(photograph: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+    """Cut [H, W, 3] into [rows, columns, size, size, 3]; what is left at the right and lower edges is dropped."""
+    shape: Sequence[int] = photograph.shape
+    rows, columns = shape[0] // size, shape[1] // size
+    whole = photograph[: rows * size, : columns * size]
+    return whole.reshape(rows, size, columns, size, 3).transpose(0, 2, 1, 3, 4)

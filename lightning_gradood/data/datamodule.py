@@ -1,0 +1,215 @@
+"""Lightning's view of the sources: which images each stage of an experiment sees, and how they are batched."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningDataModule
+from lightning.pytorch.trainer.states import TrainerFn
+from torch import nn
+from torch.utils.data import DataLoader
+
+from lightning_gradood.data.batch import ImageBatch
+from lightning_gradood.data.loaded import LoadedSource
+from lightning_gradood.data.loaders import enough_for_processes, labelled, make_loader, training_parts
+from lightning_gradood.data.manifest import Manifest, make_manifest
+from lightning_gradood.data.opening import Opening, refuse_other_shape
+from lightning_gradood.data.settings import NORMAL, refuse_below, refuse_names, refuse_validation_fraction
+from lightning_gradood.data.source import Source
+from lightning_gradood.data.splits import Rows, named_seed, smallest_count
+from lightning_gradood.errors import Refusal
+
+
+class ImageDataModule(LightningDataModule):
+    """The images of an experiment: a classifier's training set, its normal test set, and anomalous sources.
+
+    `fit` and `validate` see `train`, of which a stratified part is held out for validation; `test` sees `normal`;
+    `predict` sees one loader per detection source, `normal` first. A folder's path may stand in place of a source.
+
+    Args:
+        normal: Images like those the classifier was trained on, but unseen by it.
+        anomalies: Images it should be suspicious of, by name.
+        train: The classifier's training images; None where it is trained already.
+        transform: Deterministic; applied once to every image of every source. Pixels stay in [0, 1].
+        augment: Maps float training batches [N, C, H, W], on their device, to others; None for no augmentation.
+        validation_fraction: The part of `train` that selects the classifier's checkpoint.
+        split: The parts of each detection source that fit, select and report a detector.
+        split_seed: Seeds these splits, `limit` and the validation part.
+        batch_size: Images per training, validation and test batch, on each process.
+        probe_batch_size: Images per predict batch, on each process.
+        num_workers: Processes that decode sources too large for memory; others need none.
+        limit: The most images to take of each detection source, stratified by class; None for all.
+        memory_limit_gib: Sources with at most this many GiB of pixels are decoded once and kept.
+
+    Raises:
+        Refusal: A setting is out of its range.
+
+    Example:
+        >>> ImageDataModule(normal="photos/test", anomalies={"noise": "photos/noise"}, train="photos/train").batch_size
+        128
+    """
+
+    def __init__(
+        self,
+        normal: Source | str,
+        anomalies: dict[str, Source | str],
+        train: Source | str | None = None,
+        transform: Callable[[Any], Any] | None = None,
+        augment: nn.Module | None = None,
+        validation_fraction: float = 0.1,
+        split: tuple[float, float, float] = (0.4, 0.4, 0.2),
+        split_seed: int = 0,
+        batch_size: int = 128,
+        probe_batch_size: int = 64,
+        num_workers: int = 0,
+        limit: int | None = None,
+        memory_limit_gib: float = 2.0,
+    ) -> None:
+        super().__init__()
+        refuse_names(anomalies)
+        refuse_below(0, num_workers=num_workers, memory_limit_gib=memory_limit_gib)
+        refuse_below(1, batch_size=batch_size, probe_batch_size=probe_batch_size, limit=1 if limit is None else limit)
+        refuse_validation_fraction(validation_fraction)
+        smallest_count(split)  # refuses fractions that cannot be a split
+        self.normal, self.anomalies, self.train = normal, anomalies, train
+        self.augment = augment
+        self.validation_fraction = validation_fraction
+        self.split, self.split_seed = split, split_seed
+        self.batch_size, self.probe_batch_size, self.num_workers = batch_size, probe_batch_size, num_workers
+        self.limit = limit
+        self._opening = Opening(transform, memory_limit_gib, split_seed)
+        self._only: Mapping[str, Sequence[int]] | None = None
+
+    # What the layers above ask.
+
+    @cached_property
+    def train_source(self) -> LoadedSource:
+        """The classifier's training images.
+
+        Raises:
+            Refusal: None are configured, or some have no class.
+        """
+        if self.train is None:
+            raise Refusal(
+                "`data.train` should name the classifier's training images. Got `data.train = None`. "
+                "Give `data.train`, or give trained weights and use `detect` in place of `fit`."
+            )
+        return labelled(self._opening.load("train", self.train))
+
+    @cached_property
+    def normal_source(self) -> LoadedSource:
+        """The normal source; labels are indices into the training images' classes where both have names."""
+        classes = None if self.train is None else self.train_source.classes
+        normal = self._opening.load(NORMAL, self.normal, self.limit, classes)
+        if self.train is not None:
+            refuse_other_shape(self.train_source, normal)
+        return normal
+
+    @cached_property
+    def detection_sources(self) -> dict[str, LoadedSource]:
+        """Every source a detector sees, `normal` first; opened at first use.
+
+        Raises:
+            Refusal: A source cannot be opened, or its images have another shape than the normal ones.
+        """
+        sources = {NORMAL: self.normal_source}
+        for name, anomaly in self.anomalies.items():
+            sources[name] = self._opening.load(name, anomaly, self.limit)
+            refuse_other_shape(sources[name], self.normal_source)
+        return sources
+
+    @cached_property
+    def manifest(self) -> Manifest:
+        """The split of every detection source's images.
+
+        Raises:
+            Refusal: A source has too few images to fill every split.
+        """
+        sources = self.detection_sources.items()
+        ids, labels = {name: source.ids for name, source in sources}, {name: source.labels for name, source in sources}
+        return make_manifest(ids, labels, self.split, self.split_seed)
+
+    @property
+    def num_classes(self) -> int | None:
+        """The number of classes of `train`, or else of `normal`; None where they have no labels."""
+        return (self.normal_source if self.train is None else self.train_source).num_classes
+
+    @property
+    def predict_sources(self) -> list[str]:
+        """The names of the predict loaders, in their order."""
+        return [name for name in self.detection_sources if self._only is None or len(self._only.get(name, ())) > 0]
+
+    @contextmanager
+    def only(self, rows: Mapping[str, Sequence[int]]) -> Iterator[None]:
+        """Restrict the predict loaders to some rows of some sources; sources not named are left out.
+
+        Raises:
+            Refusal: A name is not a detection source's.
+        """
+        unknown = set(rows) - set(self.detection_sources)
+        if unknown:
+            raise Refusal(
+                f"`rows` should name detection sources. Got `rows` with {sorted(unknown)}. "
+                f"Choose among {list(self.detection_sources)}."
+            )
+        before, self._only = self._only, rows
+        try:
+            yield
+        finally:
+            self._only = before
+
+    # What Lightning asks.
+
+    def prepare_data(self) -> None:
+        """Open what the running stage needs, so that one process alone downloads what is allowed to be downloaded."""
+        stage = None if self.trainer is None else self.trainer.state.fn
+        if stage in (TrainerFn.FITTING, TrainerFn.VALIDATING):
+            _ = self.train_source
+        elif stage == TrainerFn.TESTING:
+            _ = self.normal_source
+        else:
+            _ = self.detection_sources
+
+    def train_dataloader(self) -> DataLoader[ImageBatch]:
+        """Load the training images but for the validation part, shuffled."""
+        return make_loader(self.train_source, self._train_rows[0], self.batch_size, self.num_workers, shuffle=True)
+
+    def val_dataloader(self) -> DataLoader[ImageBatch]:
+        """Load the validation part of the training images."""
+        return make_loader(self.train_source, self._train_rows[1], self.batch_size, self.num_workers)
+
+    def test_dataloader(self) -> DataLoader[ImageBatch]:
+        """Load the normal source, which must have labels."""
+        source = labelled(self.normal_source)
+        return make_loader(source, range(len(source)), self.batch_size, self.num_workers)
+
+    def predict_dataloader(self) -> list[DataLoader[ImageBatch]]:
+        """Load the detection sources, one loader for each of `predict_sources`."""
+        return [self._predict_loader(self.detection_sources[name]) for name in self.predict_sources]
+
+    def on_after_batch_transfer(self, batch: ImageBatch, dataloader_idx: int) -> ImageBatch:
+        """Bring pixels to float32 in [0, 1] on the device, or to the Trainer's own precision; augment when training."""
+        trainer = self.trainer
+        images = batch.images
+        if images.dtype == torch.uint8:
+            images = images.float() / 255
+        if trainer is not None and trainer.training and self.augment is not None:
+            images = self.augment.to(images.device)(images)
+        return batch._replace(images=images if trainer is None else trainer.precision_plugin.convert_input(images))
+
+    def on_exception(self, exception: BaseException) -> None:
+        """Leave of a refusal from a loader's worker only its own words; torch wraps them in the worker's traceback."""
+        if isinstance(exception, Refusal):
+            exception.args = (str(exception).rpartition("errors.Refusal: ")[2].strip(),)
+
+    @cached_property
+    def _train_rows(self) -> tuple[Rows, Rows]:
+        return training_parts(self.train_source, self.validation_fraction, named_seed(self.split_seed, "train"))
+
+    def _predict_loader(self, source: LoadedSource) -> DataLoader[ImageBatch]:
+        rows = range(len(source)) if self._only is None else self._only[source.name]
+        processes = 1 if self.trainer is None else self.trainer.world_size
+        rows = enough_for_processes(source, rows, processes)
+        return make_loader(source, rows, self.probe_batch_size, self.num_workers)

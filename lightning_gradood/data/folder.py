@@ -1,0 +1,117 @@
+"""Folders of image files as a source."""
+
+import hashlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+from torchvision.datasets.folder import IMG_EXTENSIONS  # type: ignore[import-untyped]  # ships no type information
+
+from lightning_gradood.data.source import Listing, Source
+from lightning_gradood.errors import Refusal
+
+LAYOUTS = "either one sub-folder per class (`root/<class>/image.png`) or the images themselves"
+
+
+class FolderSource(Source):
+    """Image files below a folder: one sub-folder per class, as torchvision's `ImageFolder` reads them, or no classes.
+
+    Classes are the names of the sub-folders, sorted; files may lie at any depth below them. A flat folder gives images
+    of unknown class (-1). Files and folders whose name starts with a dot are passed over: systems leave their own notes
+    there. Every image is converted to RGB.
+
+    Args:
+        root: The folder, absolute or relative to the working directory; `~` is expanded.
+
+    Example:
+        >>> FolderSource("photos").root
+        'photos'
+    """
+
+    def __init__(self, root: str) -> None:
+        self.root = root
+
+    def open(self) -> Listing:
+        """List the image files.
+
+        Raises:
+            Refusal: The folder is missing, holds no images, mixes both layouts, or has a class without images.
+        """
+        root = Path(self.root).expanduser()
+        if not root.is_dir():
+            what = "is not a folder" if root.exists() else "does not exist"
+            raise Refusal(
+                f"`root` should be a folder of images. Got `root = {self.root}`, which {what} "
+                f"(looked at {root.absolute()}). Correct the path, or put images there: {LAYOUTS}."
+            )
+        flat = _image_names(root)
+        by_class = {folder.name: sorted(_image_files(folder)) for folder in _folders(root)}
+        if flat and any(by_class.values()):
+            raise Refusal(
+                f"`root` should hold {LAYOUTS}. Got `root = {self.root}` with both, e.g. `{flat[0]}` "
+                "beside class folders. Move the loose images into a class folder or elsewhere."
+            )
+        if flat:
+            return FolderListing(keys=flat, labels=[-1] * len(flat), classes=[], root=root)
+        return self._classed(root, by_class)
+
+    def _classed(self, root: Path, by_class: dict[str, list[Path]]) -> Listing:
+        if not any(by_class.values()):
+            raise Refusal(
+                f"`root` should hold images ({', '.join(IMG_EXTENSIONS)}). Got `root = {self.root}` with none "
+                f"(looked at {root.absolute()}). Put images there: {LAYOUTS}."
+            )
+        empty = [name for name, files in by_class.items() if not files]
+        if empty:
+            raise Refusal(
+                f"`root` should hold images for every class. Got `root = {self.root}` whose folder "
+                f"`{empty[0]}` has none. Remove that folder or fill it."
+            )
+        pairs = [(path.relative_to(root).as_posix(), n) for n, files in enumerate(by_class.values()) for path in files]
+        return FolderListing([key for key, _ in pairs], [label for _, label in pairs], list(by_class), root)
+
+
+@dataclass(frozen=True)
+class FolderListing(Listing):
+    """Image files below `root`; keys are their relative paths."""
+
+    root: Path
+
+    def read(self, row: int) -> Image.Image:
+        """Decode one file to RGB."""
+        path = self.root / self.keys[row]
+        try:
+            with Image.open(path) as image:
+                return image.convert("RGB")
+        except (
+            OSError,
+            SyntaxError,
+            ValueError,
+            Image.DecompressionBombError,
+        ) as error:  # what Pillow's decoders raise
+            raise Refusal(
+                f"`root` should hold readable images. Got `{path}`: {error}. "
+                "Remove that file or replace it by a whole one."
+            ) from error
+
+    def fingerprint(self, row: int) -> bytes:
+        """Return the SHA-256 of the file's bytes."""
+        with open(self.root / self.keys[row], "rb") as file:
+            return hashlib.file_digest(file, "sha256").digest()
+
+
+def _folders(root: Path) -> list[Path]:
+    return sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+
+
+def _image_names(folder: Path | str) -> list[str]:
+    names = (entry.name for entry in os.scandir(folder) if entry.is_file())
+    return sorted(name for name in names if not name.startswith(".") and name.lower().endswith(IMG_EXTENSIONS))
+
+
+def _image_files(folder: Path) -> Iterator[Path]:
+    for parent, folders, _ in os.walk(folder, followlinks=True):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        yield from (Path(parent, name) for name in _image_names(parent))

@@ -1,0 +1,93 @@
+"""Data loaders over loaded sources: what Lightning batches, shuffles and spreads over processes."""
+
+import warnings
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from lightning.fabric.utilities.warnings import PossibleUserWarning
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader
+
+from lightning_gradood.data.batch import ImageBatch, as_it_is
+from lightning_gradood.data.loaded import LoadedSource, SourceRows
+from lightning_gradood.data.splits import Rows, split_rows
+from lightning_gradood.errors import Refusal
+
+
+def make_loader(
+    source: LoadedSource,
+    rows: Sequence[int] | NDArray[np.int64],
+    batch_size: int,
+    num_workers: int = 0,
+    shuffle: bool = False,
+) -> DataLoader[ImageBatch]:
+    """Load some rows of a source in batches of `ImageBatch`.
+
+    Args:
+        source: The source.
+        rows: Its rows, in the order they come unless shuffled.
+        batch_size: Images per batch; the last batch may be smaller.
+        num_workers: Processes that decode; none are used for a source in memory, where they would only copy.
+        shuffle: Reorder each epoch, by torch's global generator.
+    """
+    if source.in_memory:
+        num_workers = 0
+        # Lightning's advice would slow these loaders down: there is nothing left to decode.
+        warnings.filterwarnings("ignore", ".*does not have many workers", PossibleUserWarning)
+    return DataLoader(
+        SourceRows(source, rows),
+        batch_size=batch_size,
+        shuffle=shuffle,
+        num_workers=num_workers,
+        collate_fn=as_it_is,
+        pin_memory=torch.cuda.is_available(),
+        persistent_workers=num_workers > 0,
+    )
+
+
+def training_parts(source: LoadedSource, validation_fraction: float, seed: int) -> tuple[Rows, Rows]:
+    """Split the training images into those trained on and those that select the checkpoint, stratified by class.
+
+    Raises:
+        Refusal: One of the two would be empty.
+    """
+    train, val = split_rows(source.labels, [1 - validation_fraction, validation_fraction], seed)
+    if len(train) == 0 or len(val) == 0:
+        raise Refusal(
+            "`train` should have enough images for a validation part. "
+            f"Got `train` with {len(source)} and `validation_fraction = {validation_fraction}`. "
+            "Add images, or move the fraction towards 0.5."
+        )
+    return train, val
+
+
+def labelled(source: LoadedSource) -> LoadedSource:
+    """Return the source if every image has a class.
+
+    Raises:
+        Refusal: Some have none.
+    """
+    unknown = int((source.labels < 0).sum())
+    if unknown:
+        raise Refusal(
+            f"`{source.name}` should have a class for every image, to train or test a classifier. "
+            f"Got `{source.name}` with {unknown} of {len(source)} without. "
+            "Put the images into one folder per class, or name a data set with labels."
+        )
+    return source
+
+
+def enough_for_processes(source: LoadedSource, rows: Sequence[int], processes: int) -> Sequence[int]:
+    """Return the rows if every process gets one; Lightning would stop on a bare assertion otherwise.
+
+    Raises:
+        Refusal: There are fewer rows than processes.
+    """
+    if len(rows) < processes:
+        raise Refusal(
+            f"`{source.name}` should have at least one image for each process. "
+            f"Got `{source.name}` with {len(rows)} to probe and {processes} processes. "
+            f"Use at most {len(rows)}, with `--trainer.devices {len(rows)}`."
+        )
+    return rows

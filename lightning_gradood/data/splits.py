@@ -1,0 +1,116 @@
+"""Stratified, grouped, seeded splits of exact size, as a pure function.
+
+Sizes follow the largest remainder, for the whole first and then for the classes: 26,032 images at 40/40/20 give
+10,413/10,413/5,206 whatever their classes, and every class has within one image of its share in every split.
+"""
+
+import hashlib
+import math
+from collections.abc import Sequence
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lightning_gradood.errors import Refusal
+
+Rows = NDArray[np.int64]
+
+
+def split_rows(
+    labels: Sequence[int] | NDArray[Any],
+    fractions: Sequence[float],
+    seed: int,
+    groups: Sequence[str] | NDArray[Any] | None = None,
+) -> list[Rows]:
+    """Split rows at random into parts of exact size, each class and each group in proportion.
+
+    Args:
+        labels: The class of each row, [N]; any integers, -1 being a class like any other.
+        fractions: The share of each part; positive, with sum 1.
+        seed: Seeds the shuffle within the classes.
+        groups: The origin of each row, [N]; rows of one origin stay together. Shares are then counted in origins, and
+            an origin has the class of its first row. None: every row is its own origin.
+
+    Returns:
+        The rows of each part, ascending: int64 arrays that are disjoint and together all rows.
+
+    Raises:
+        Refusal: The fractions are not positive or do not sum to 1.
+
+    Example:
+        >>> [len(part) for part in split_rows([0, 0, 0, 1, 1], [0.4, 0.4, 0.2], seed=0)]
+        [2, 2, 1]
+    """
+    shares = _shares(fractions)
+    labels = np.asarray(labels, dtype=np.int64)
+    origins = np.arange(len(labels)) if groups is None else np.asarray(groups)
+    _, first, origin_of = np.unique(origins, return_index=True, return_inverse=True)
+    classes, counts = np.unique(labels[first], return_counts=True)
+    part_of = np.empty(len(first), dtype=np.int64)
+    shuffle = np.random.default_rng(seed)
+    for label, seats in zip(classes, allocate(counts.tolist(), shares), strict=True):
+        part_of[shuffle.permutation(np.flatnonzero(labels[first] == label))] = np.repeat(np.arange(len(shares)), seats)
+    return [np.flatnonzero(part_of[origin_of] == part) for part in range(len(shares))]
+
+
+def named_seed(seed: int, name: str) -> int:
+    """Combine a seed with a name, so that each source has its own randomness whatever others are listed beside it."""
+    return int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:8], "big")
+
+
+def smallest_count(fractions: Sequence[float]) -> int:
+    """Return the fewest images from which on every part gets one."""
+    shares = _shares(fractions)
+    enough = math.ceil(1 / min(shares))  # from here on every part has a whole seat of its own
+    too_few = [count for count in range(enough) if min(_largest_remainder(count, shares)) == 0]
+    return max(too_few) + 1
+
+
+def allocate(counts: Sequence[int], shares: Sequence[Fraction]) -> list[list[int]]:
+    """Give each class its seats in each part, so that parts have the size of the largest remainder of the whole.
+
+    Every class first gets the whole seats of its share. Those left are given out class by class, the classes with most
+    seats left first, to the parts that lack most, which is how Gale and Ryser find a matrix with given margins.
+
+    Args:
+        counts: Images in each class, [K].
+        shares: The share of each part, [P], with sum 1.
+
+    Returns:
+        Seats [K][P]: row sums are `counts`; entries are within one of `count * share`.
+    """
+    seats = [[int(count * share) for share in shares] for count in counts]
+    totals = _largest_remainder(sum(counts), shares)
+    lacking = [total - sum(column) for total, column in zip(totals, zip(*seats, strict=True), strict=True)]
+    left = [count - sum(row) for count, row in zip(counts, seats, strict=True)]
+    for k in sorted(range(len(counts)), key=lambda k: -left[k]):
+        due = [counts[k] * share for share in shares]
+        for _ in range(left[k]):
+            part = min(
+                range(len(shares)),
+                key=lambda p: (lacking[p] <= 0, seats[k][p] >= due[p], -lacking[p], seats[k][p] - due[p]),
+            )
+            seats[k][part] += 1
+            lacking[part] -= 1
+    return seats
+
+
+def _shares(fractions: Sequence[float]) -> list[Fraction]:
+    """Return the fractions as exact ratios, so that 0.4 of 10,000 is 4,000 and not a hair more."""
+    ratios = [Fraction(fraction).limit_denominator(10**6) for fraction in fractions]
+    if not ratios or min(ratios) <= 0 or abs(float(sum(ratios)) - 1) > 1e-5:
+        raise Refusal(
+            "`split` should be positive fractions that sum to 1. "
+            f"Got `split = {list(fractions)}`. Write e.g. [0.4, 0.4, 0.2]."
+        )
+    return [ratio / sum(ratios) for ratio in ratios]
+
+
+def _largest_remainder(count: int, shares: Sequence[Fraction]) -> list[int]:
+    seats = [int(count * share) for share in shares]
+    order = sorted(range(len(shares)), key=lambda part: seats[part] - count * shares[part])  # stable: ties to the first
+    for part in order[: count - sum(seats)]:
+        seats[part] += 1
+    return seats
