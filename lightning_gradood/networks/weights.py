@@ -56,7 +56,7 @@ def load_weights(network: nn.Module, path: str | os.PathLike[str]) -> None:
 class _Fit:
     """One reading of the stored names, and how it differs from the network's."""
 
-    found: dict[str, Tensor]
+    found: dict[str, Tensor]  # under the network's names, as are `missing` and `reshaped`; `unexpected` as in the file
     missing: list[str]
     unexpected: list[str]
     reshaped: list[str]
@@ -69,11 +69,12 @@ class _Fit:
 def _compare(expected: dict[str, Tensor], stored: dict[str, Tensor], prefix: str) -> _Fit:
     """Read the stored names under `prefix`, exchanged for the prefix that all the network's own names share."""
     own = _shared_prefix(expected)
-    found = {own + key[len(prefix) :]: value for key, value in stored.items() if key.startswith(prefix)}
+    names = {key: own + key[len(prefix) :] for key in stored if key.startswith(prefix)}
+    found = {name: stored[key] for key, name in names.items()}
     return _Fit(
         found=found,
         missing=[key for key in expected if key not in found and not key.endswith(_COUNTER)],
-        unexpected=[key for key in found if key not in expected],
+        unexpected=[key for key, name in names.items() if name not in expected],
         reshaped=[key for key, value in expected.items() if key in found and found[key].shape != value.shape],
     )
 

@@ -1,0 +1,171 @@
+"""The classifiers have the paper's sizes, compute what their definitions say, and are as accurate as their weights."""
+
+import io
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from jsonargparse import ArgumentParser
+from PIL import Image
+from torch import nn
+
+from lightning_gradood.networks import (
+    CifarResNet,
+    Normalized,
+    densenet_bc_100_12,
+    load_weights,
+    resnet18,
+    resnet20,
+    resnet34,
+)
+
+SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
+MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+BUILDERS = [resnet18, resnet34, resnet20, densenet_bc_100_12]
+
+
+@pytest.mark.parametrize(
+    ("build", "tensors", "parameters"),
+    [
+        (resnet18, 62, 11_173_962),
+        (resnet34, 110, 21_282_122),
+        (resnet20, 59, 269_722),
+        (densenet_bc_100_12, 299, 769_162),
+    ],
+)
+def test_sizes_are_those_of_the_literature(build, tensors, parameters):
+    shapes = [parameter.numel() for parameter in build(num_classes=10).parameters()]
+    assert (len(shapes), sum(shapes)) == (tensors, parameters)
+
+
+def test_depths_count_to_their_names():
+    assert sum(isinstance(module, nn.Conv2d | nn.Linear) for module in densenet_bc_100_12().modules()) == 100
+    assert sum(isinstance(module, nn.Conv2d | nn.Linear) for module in resnet20().modules()) == 20
+    assert sum(isinstance(module, nn.Conv2d | nn.Linear) for module in CifarResNet(9).modules()) == 56
+
+
+@pytest.mark.parametrize("build", BUILDERS)
+@pytest.mark.parametrize(("num_classes", "channels", "size"), [(10, 3, 32), (4, 1, 28), (100, 5, 64)])
+def test_classes_and_channels_are_free(build, num_classes, channels, size):
+    network = build(num_classes, channels).eval()
+    with torch.no_grad():
+        logits = network(torch.rand(2, channels, size, size))
+    assert logits.shape == (2, num_classes)
+    assert logits.isfinite().all()
+
+
+@pytest.mark.parametrize("build", BUILDERS)
+def test_stem_keeps_the_resolution(build):
+    shapes = []
+    network = build().eval()
+    stem = next(module for module in network.modules() if isinstance(module, nn.Conv2d))
+    stem.register_forward_hook(lambda module, arguments, output: shapes.append(output.shape[2:]))
+    with torch.no_grad():
+        network(torch.rand(1, 3, 32, 32))
+    assert shapes == [(32, 32)]
+
+
+@pytest.mark.parametrize("build", BUILDERS)
+def test_initial_stem_keeps_the_variance(build):
+    torch.manual_seed(0)
+    stem = next(module for module in build().modules() if isinstance(module, nn.Conv2d))
+    fan = 9 * (3 if build is densenet_bc_100_12 else stem.out_channels)  # torchvision: fan-in there, fan-out in ResNet
+    # Kaiming's for ReLU; a sample of at least 432 weights is within six standard errors.
+    assert stem.weight.std().item() == pytest.approx(math.sqrt(2 / fan), rel=6 / math.sqrt(2 * stem.weight.numel()))
+
+
+@pytest.mark.parametrize("build", BUILDERS)
+def test_the_command_line_names_them_by_class_path(build):
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--network", type=nn.Module)
+    arguments = [f"--network=lightning_gradood.networks.{build.__name__}", "--network.num_classes=7"]
+    network = parser.parse_args(arguments).network
+    assert network.class_path == f"lightning_gradood.networks.{build.__name__}"
+    assert network.init_args.as_dict() == {"num_classes": 7, "channels": 3}
+
+
+def test_resnet20_is_the_plain_formula():
+    """He et al.'s network written out with the weights alone."""
+    network = _with_lively_batch_norm(resnet20())
+    weights = network.state_dict()
+
+    def normed(features, name):
+        moments = weights[f"{name}.running_mean"], weights[f"{name}.running_var"]
+        return F.batch_norm(features, *moments, weights[f"{name}.weight"], weights[f"{name}.bias"])
+
+    images = torch.rand(3, 3, 32, 32, dtype=torch.float64)
+    features = normed(F.conv2d(images, weights["conv1.weight"], padding=1), "bn1").relu()
+    for stage in (1, 2, 3):
+        for block in range(3):
+            name, stride = f"layer{stage}.{block}", 2 if stage > 1 and block == 0 else 1
+            out = normed(F.conv2d(features, weights[f"{name}.conv1.weight"], None, stride, 1), f"{name}.bn1").relu()
+            out = normed(F.conv2d(out, weights[f"{name}.conv2.weight"], padding=1), f"{name}.bn2")
+            shortcut = torch.zeros_like(out)
+            start = (out.shape[1] - features.shape[1]) // 2
+            shortcut[:, start : start + features.shape[1]] = features[:, :, ::stride, ::stride]
+            features = (out + shortcut).relu()
+    expected = features.mean((2, 3)) @ weights["linear.weight"].T + weights["linear.bias"]
+    torch.testing.assert_close(network(images), expected)
+
+
+def test_densenet_is_the_plain_formula():
+    """Huang et al.'s network written out with the weights alone, in the order of the parameters."""
+    network = _with_lively_batch_norm(densenet_bc_100_12())
+    tensors = iter([value for key, value in network.state_dict().items() if not key.endswith("num_batches_tracked")])
+
+    def normed(features):
+        weight, bias, mean, variance = (next(tensors) for _ in range(4))
+        return F.batch_norm(features, mean, variance, weight, bias).relu()
+
+    images = torch.rand(2, 3, 32, 32, dtype=torch.float64)
+    features = F.conv2d(images, next(tensors), padding=1)
+    for block in range(3):
+        for _ in range(16):
+            new = F.conv2d(normed(features), next(tensors))
+            new = F.conv2d(normed(new), next(tensors), padding=1)
+            features = torch.cat([features, new], 1)
+        if block < 2:
+            features = F.avg_pool2d(F.conv2d(normed(features), next(tensors)), 2)
+    expected = F.linear(F.avg_pool2d(normed(features), 8).flatten(1), next(tensors), next(tensors))
+    assert next(tensors, None) is None
+    torch.testing.assert_close(network(images), expected)
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="needs shared/data beside the repository")
+@pytest.mark.parametrize(
+    ("build", "file", "accuracy"),
+    [(resnet18, "cifar10_resnet18.pt", 0.877), (resnet20, "cifar10_resnet20.pt", 0.883)],
+)
+def test_trained_weights_classify_real_images(build, file, accuracy):
+    network = Normalized(build(num_classes=10), MEAN, STD).eval()
+    load_weights(network, SHARED / file)
+    images, labels = _cifar10_test_images(count=300)
+    with torch.no_grad():
+        predictions = torch.cat([network(batch).argmax(1) for batch in images.split(100)])
+    # Three binomial standard deviations of 300 images are 0.057.
+    assert (predictions == labels).double().mean().item() == pytest.approx(accuracy, abs=0.057)
+
+
+def _cifar10_test_images(count):
+    archive = np.load(SHARED / "cifar10_test.npz", allow_pickle=False)
+    chosen = np.random.default_rng(0).permutation(len(archive["labels"]))[:count]
+    flat, offsets = archive["jpeg"], archive["offsets"]
+    files = [io.BytesIO(flat[offsets[row] : offsets[row + 1]].tobytes()) for row in chosen]
+    pictures = [Image.open(file).convert("RGB") for file in files]
+    pixels = torch.from_numpy(np.stack([np.asarray(picture) for picture in pictures]))
+    return pixels.permute(0, 3, 1, 2).float() / 255, torch.from_numpy(archive["labels"][chosen].astype(np.int64))
+
+
+def _with_lively_batch_norm(network):
+    """Give BatchNorm statistics that matter, and float64 for an exact comparison."""
+    torch.manual_seed(0)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            for tensor in (module.weight.data, module.running_var):
+                tensor.uniform_(0.5, 1.5)
+            for tensor in (module.bias.data, module.running_mean):
+                tensor.normal_(0, 0.2)
+    return network.double().eval()

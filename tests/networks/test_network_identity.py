@@ -1,0 +1,145 @@
+"""The digest sees every bit of the weights and nothing else; the description sees every plain attribute."""
+
+import json
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from lightning_gradood.networks import Normalized, architecture, densenet_bc_100_12, resnet18, resnet20, state_digest
+
+
+class Scaled(nn.Module):
+    """A network whose attributes change what it computes."""
+
+    def __init__(self, **attributes):
+        super().__init__()
+        self.layer = nn.Linear(2, 2)
+        self.scale = 1
+        for name, value in attributes.items():
+            setattr(self, name, value)
+
+
+def _seeded(build):
+    torch.manual_seed(0)
+    return build()
+
+
+def test_digest_is_a_function_of_the_weights():
+    digest = state_digest(_seeded(resnet20))
+    assert len(bytes.fromhex(digest)) == 32
+    assert state_digest(_seeded(resnet20)) == digest
+    torch.manual_seed(1)
+    assert state_digest(resnet20()) != digest
+
+
+def test_digest_is_stable_between_versions():
+    """Cached records outlive a process; if this changes, every cache is read in vain."""
+    layer = nn.Linear(2, 1)
+    nn.init.constant_(layer.weight, 0.5)
+    nn.init.constant_(layer.bias, -1.0)
+    assert state_digest(layer) == "e97dd5d889532e4dabbc0661e4891b82a340a5be8ae590d12a2f25c3e50be1af"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda n: n.get_parameter("conv1.weight").data.view(-1)[0].mul_(1 + 1e-6),
+        lambda n: n.get_buffer("bn1.running_var").view(-1)[0].add_(1e-6),
+        lambda n: n.get_buffer("bn1.num_batches_tracked").add_(1),
+        lambda n: n.double(),
+        lambda n: setattr(n, "linear", nn.Sequential(n.linear)),
+        lambda n: setattr(n.linear.weight, "data", n.linear.weight.data.view(5, 128)),
+        lambda n: n.get_parameter("linear.bias").data.copy_(n.get_parameter("linear.bias").data.flip(0)),
+    ],
+    ids=["weight", "buffer", "counter", "dtype", "name", "shape", "order"],
+)
+def test_digest_sees_every_change(change):
+    network = _seeded(resnet20)
+    digest = state_digest(network)
+    change(network)
+    assert state_digest(network) != digest
+
+
+def test_digest_sees_buffers_outside_the_state_dict():
+    one, other = (Normalized(_seeded(resnet20), mean=[mean] * 3, std=[0.5] * 3) for mean in (0.5, 0.4))
+    assert state_digest(one) != state_digest(other)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [lambda n: n.eval(), lambda n: n.requires_grad_(False), lambda n: n.to(memory_format=torch.channels_last)],
+    ids=["mode", "requires_grad", "memory format"],
+)
+def test_digest_and_description_ignore_how_the_network_is_used(change):
+    network = _seeded(resnet20)
+    before = state_digest(network), architecture(network)
+    change(network)
+    network.conv1.register_forward_hook(lambda *arguments: None)
+    assert (state_digest(network), architecture(network)) == before
+
+
+@pytest.mark.parametrize(
+    "dtype", [torch.bfloat16, torch.float16, torch.float64, torch.bool, torch.complex64, torch.int8]
+)
+def test_digest_takes_every_dtype(dtype):
+    network = nn.Module()
+    network.register_buffer("values", torch.tensor([0, 1]).to(dtype))
+    network.register_buffer("scalar", torch.tensor(1).to(dtype))
+    network.register_buffer("nothing", torch.empty(0, dtype=dtype))
+    digest = state_digest(network)
+    network.values[0] = 1
+    assert state_digest(network) != digest
+
+
+@pytest.mark.parametrize(
+    "attributes",
+    [
+        {"scale": 2},
+        {"scale": 1.5},
+        {"scale": True},
+        {"scale": "1"},
+        {"scale": None},
+        {"scale": (1, 2)},
+        {"scale": [(1, (2,))]},
+        {"scale": {"a": 1}},
+        {"scale": torch.tensor([1.0])},
+        {"activation": F.relu},
+        {"activation": torch.tanh},
+        {"activation": nn.ReLU},
+        {"_private": 1},
+    ],
+    ids=str,
+)
+def test_description_sees_plain_attributes(attributes):
+    descriptions = [json.dumps(architecture(network)) for network in (Scaled(), Scaled(**attributes))]
+    assert descriptions[0] != descriptions[1]
+
+
+def test_description_tells_values_of_one_attribute_apart():
+    plain = [1, 2, 1.5, True, "1", None, (1, 2), (2, 1), {"a": 1}, {"a": 2}]
+    values = [*plain, torch.zeros(2), torch.ones(2), F.relu, F.gelu, torch.tanh, nn.ReLU]
+    assert len({json.dumps(architecture(Scaled(scale=value))) for value in values}) == len(values)
+
+
+def test_description_sees_classes_and_their_settings():
+    modules = [nn.ReLU(), nn.ReLU(inplace=True), nn.GELU(), nn.LeakyReLU(0.1), nn.LeakyReLU(0.2), nn.MaxPool2d(2)]
+    assert len({json.dumps(architecture(nn.Sequential(module))) for module in modules}) == len(modules)
+
+
+def test_description_is_the_same_for_every_object_of_one_structure():
+    assert architecture(Scaled(other=object())) == architecture(Scaled(other=object()))
+    for build in (resnet18, densenet_bc_100_12):
+        assert json.dumps(architecture(build())) == json.dumps(architecture(build()))
+
+
+def test_description_names_every_submodule():
+    network = Normalized(resnet20(), mean=[0.5] * 3, std=[0.5] * 3)
+    described = architecture(network)
+    assert [entry["name"] for entry in described] == [name for name, _ in network.named_modules()]
+    assert described[0]["class"] == "lightning_gradood.networks.normalized.Normalized"
+    by_name = {entry["name"]: entry for entry in described}
+    assert by_name["network.layer2.0"]["attributes"] == {"new_channels": 16, "stride": 2}
+    assert by_name["network.conv1"]["attributes"]["kernel_size"] == [3, 3]
+    assert json.loads(json.dumps(described)) == described
