@@ -21,7 +21,7 @@ Example:
 """
 
 from lightning_gradood.data.augment import RandomCropFlip
-from lightning_gradood.data.batch import ImageBatch
+from lightning_gradood.data.batch import ImageBatch, as_float
 from lightning_gradood.data.bundled import DigitsSource, PhotoPatches
 from lightning_gradood.data.datamodule import ImageDataModule
 from lightning_gradood.data.dataset import DatasetSource
@@ -46,6 +46,7 @@ __all__ = [
     "PhotoPatches",
     "RandomCropFlip",
     "Source",
+    "as_float",
     "make_manifest",
     "split_rows",
 ]

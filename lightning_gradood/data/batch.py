@@ -2,6 +2,7 @@
 
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 
@@ -17,6 +18,11 @@ class ImageBatch(NamedTuple):
     images: Tensor
     labels: Tensor
     rows: Tensor
+
+
+def as_float(images: Tensor) -> Tensor:
+    """Bring uint8 images to float32 in [0, 1]; float ones, which are there already, stay as they are."""
+    return images.float() / 255 if images.dtype == torch.uint8 else images
 
 
 def as_it_is(batch: Any) -> Any:

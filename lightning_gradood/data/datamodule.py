@@ -5,20 +5,19 @@ from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
 
-import torch
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import nn
 from torch.utils.data import DataLoader
 
-from lightning_gradood.data.batch import ImageBatch
+from lightning_gradood.data.batch import ImageBatch, as_float
 from lightning_gradood.data.loaded import LoadedSource
-from lightning_gradood.data.loaders import enough_for_processes, labelled, make_loader, training_parts
+from lightning_gradood.data.loaders import labelled, make_loader, refuse_fewer_than_processes, training_parts
 from lightning_gradood.data.manifest import Manifest, make_manifest
 from lightning_gradood.data.opening import Opening, refuse_other_shape
-from lightning_gradood.data.settings import NORMAL, refuse_below, refuse_names, refuse_validation_fraction
+from lightning_gradood.data.settings import NORMAL, given_train, refuse_below, refuse_settings, refuse_unknown
 from lightning_gradood.data.source import Source
-from lightning_gradood.data.splits import Rows, named_seed, smallest_count
+from lightning_gradood.data.splits import Rows, named_seed
 from lightning_gradood.errors import Refusal
 
 
@@ -45,10 +44,6 @@ class ImageDataModule(LightningDataModule):
 
     Raises:
         Refusal: A setting is out of its range.
-
-    Example:
-        >>> ImageDataModule(normal="photos/test", anomalies={"noise": "photos/noise"}, train="photos/train").batch_size
-        128
     """
 
     def __init__(
@@ -68,21 +63,16 @@ class ImageDataModule(LightningDataModule):
         memory_limit_gib: float = 2.0,
     ) -> None:
         super().__init__()
-        refuse_names(anomalies)
+        refuse_settings(anomalies, split, validation_fraction)
         refuse_below(0, num_workers=num_workers, memory_limit_gib=memory_limit_gib)
         refuse_below(1, batch_size=batch_size, probe_batch_size=probe_batch_size, limit=1 if limit is None else limit)
-        refuse_validation_fraction(validation_fraction)
-        smallest_count(split)  # refuses fractions that cannot be a split
         self.normal, self.anomalies, self.train = normal, anomalies, train
-        self.augment = augment
-        self.validation_fraction = validation_fraction
+        self.augment, self.validation_fraction = augment, validation_fraction
         self.split, self.split_seed = split, split_seed
         self.batch_size, self.probe_batch_size, self.num_workers = batch_size, probe_batch_size, num_workers
         self.limit = limit
         self._opening = Opening(transform, memory_limit_gib, split_seed)
         self._only: Mapping[str, Sequence[int]] | None = None
-
-    # What the layers above ask.
 
     @cached_property
     def train_source(self) -> LoadedSource:
@@ -91,12 +81,7 @@ class ImageDataModule(LightningDataModule):
         Raises:
             Refusal: None are configured, or some have no class.
         """
-        if self.train is None:
-            raise Refusal(
-                "`data.train` should name the classifier's training images. Got `data.train = None`. "
-                "Give `data.train`, or give trained weights and use `detect` in place of `fit`."
-            )
-        return labelled(self._opening.load("train", self.train))
+        return labelled(self._opening.load("train", given_train(self.train)))
 
     @cached_property
     def normal_source(self) -> LoadedSource:
@@ -127,8 +112,8 @@ class ImageDataModule(LightningDataModule):
         Raises:
             Refusal: A source has too few images to fill every split.
         """
-        sources = self.detection_sources.items()
-        ids, labels = {name: source.ids for name, source in sources}, {name: source.labels for name, source in sources}
+        ids = {name: source.ids for name, source in self.detection_sources.items()}
+        labels = {name: source.labels for name, source in self.detection_sources.items()}
         return make_manifest(ids, labels, self.split, self.split_seed)
 
     @property
@@ -148,19 +133,12 @@ class ImageDataModule(LightningDataModule):
         Raises:
             Refusal: A name is not a detection source's.
         """
-        unknown = set(rows) - set(self.detection_sources)
-        if unknown:
-            raise Refusal(
-                f"`rows` should name detection sources. Got `rows` with {sorted(unknown)}. "
-                f"Choose among {list(self.detection_sources)}."
-            )
+        refuse_unknown(rows, self.detection_sources)
         before, self._only = self._only, rows
         try:
             yield
         finally:
             self._only = before
-
-    # What Lightning asks.
 
     def prepare_data(self) -> None:
         """Open what the running stage needs, so that one process alone downloads what is allowed to be downloaded."""
@@ -186,18 +164,28 @@ class ImageDataModule(LightningDataModule):
         return make_loader(source, range(len(source)), self.batch_size, self.num_workers)
 
     def predict_dataloader(self) -> list[DataLoader[ImageBatch]]:
-        """Load the detection sources, one loader for each of `predict_sources`."""
-        return [self._predict_loader(self.detection_sources[name]) for name in self.predict_sources]
+        """Load the detection sources, one loader for each of `predict_sources`.
+
+        Raises:
+            Refusal: A source has fewer images to probe than there are processes.
+        """
+        processes = 1 if self.trainer is None else self.trainer.world_size
+        loaders = []
+        for name in self.predict_sources:
+            source = self.detection_sources[name]
+            rows = range(len(source)) if self._only is None else self._only[name]
+            refuse_fewer_than_processes(source, rows, processes)
+            loaders.append(make_loader(source, rows, self.probe_batch_size, self.num_workers))
+        return loaders
 
     def on_after_batch_transfer(self, batch: ImageBatch, dataloader_idx: int) -> ImageBatch:
         """Bring pixels to float32 in [0, 1] on the device, or to the Trainer's own precision; augment when training."""
-        trainer = self.trainer
-        images = batch.images
-        if images.dtype == torch.uint8:
-            images = images.float() / 255
-        if trainer is not None and trainer.training and self.augment is not None:
+        images = as_float(batch.images)
+        if self.trainer is None:
+            return batch._replace(images=images)
+        if self.trainer.training and self.augment is not None:
             images = self.augment.to(images.device)(images)
-        return batch._replace(images=images if trainer is None else trainer.precision_plugin.convert_input(images))
+        return batch._replace(images=self.trainer.precision_plugin.convert_input(images))
 
     def on_exception(self, exception: BaseException) -> None:
         """Leave of a refusal from a loader's worker only its own words; torch wraps them in the worker's traceback."""
@@ -207,9 +195,3 @@ class ImageDataModule(LightningDataModule):
     @cached_property
     def _train_rows(self) -> tuple[Rows, Rows]:
         return training_parts(self.train_source, self.validation_fraction, named_seed(self.split_seed, "train"))
-
-    def _predict_loader(self, source: LoadedSource) -> DataLoader[ImageBatch]:
-        rows = range(len(source)) if self._only is None else self._only[source.name]
-        processes = 1 if self.trainer is None else self.trainer.world_size
-        rows = enough_for_processes(source, rows, processes)
-        return make_loader(source, rows, self.probe_batch_size, self.num_workers)

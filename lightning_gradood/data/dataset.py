@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from lightning_gradood.data.pixels import eight_bit
 from lightning_gradood.data.source import Listing, Picture, Source, row_keys
 from lightning_gradood.errors import Refusal
 
@@ -99,6 +100,7 @@ class DatasetListing(Listing):
         item = self._item(row)
         image = item[0] if isinstance(item, (tuple, list)) else item
         if isinstance(image, Image.Image):
+            image = eight_bit(image, f"{type(self.dataset).__name__}[{row}]")
             return image if image.mode in ("L", "RGB") else image.convert("RGB")
         if isinstance(image, Tensor):
             return image

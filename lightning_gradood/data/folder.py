@@ -9,10 +9,13 @@ from pathlib import Path
 from PIL import Image
 from torchvision.datasets.folder import IMG_EXTENSIONS  # type: ignore[import-untyped]  # ships no type information
 
+from lightning_gradood.data.pixels import eight_bit
 from lightning_gradood.data.source import Listing, Source
 from lightning_gradood.errors import Refusal
 
 LAYOUTS = "either one sub-folder per class (`root/<class>/image.png`) or the images themselves"
+UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+"""What Pillow's decoders raise for files that are empty, cut short, of another kind, or too large to be true."""
 
 
 class FolderSource(Source):
@@ -84,17 +87,13 @@ class FolderListing(Listing):
         path = self.root / self.keys[row]
         try:
             with Image.open(path) as image:
-                return image.convert("RGB")
-        except (
-            OSError,
-            SyntaxError,
-            ValueError,
-            Image.DecompressionBombError,
-        ) as error:  # what Pillow's decoders raise
+                image.load()
+        except UNREADABLE as error:
             raise Refusal(
                 f"`root` should hold readable images. Got `{path}`: {error}. "
                 "Remove that file or replace it by a whole one."
             ) from error
+        return eight_bit(image, str(path)).convert("RGB")
 
     def fingerprint(self, row: int) -> bytes:
         """Return the SHA-256 of the file's bytes."""

@@ -78,8 +78,8 @@ def labelled(source: LoadedSource) -> LoadedSource:
     return source
 
 
-def enough_for_processes(source: LoadedSource, rows: Sequence[int], processes: int) -> Sequence[int]:
-    """Return the rows if every process gets one; Lightning would stop on a bare assertion otherwise.
+def refuse_fewer_than_processes(source: LoadedSource, rows: Sequence[int], processes: int) -> None:
+    """Refuse to spread rows over more processes than rows; Lightning would stop on a bare assertion.
 
     Raises:
         Refusal: There are fewer rows than processes.
@@ -90,4 +90,3 @@ def enough_for_processes(source: LoadedSource, rows: Sequence[int], processes: i
             f"Got `{source.name}` with {len(rows)} to probe and {processes} processes. "
             f"Use at most {len(rows)}, with `--trainer.devices {len(rows)}`."
         )
-    return rows

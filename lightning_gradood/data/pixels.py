@@ -55,6 +55,20 @@ def to_pixels(image: Picture, transform: Transform | None, name: str) -> Tensor:
     return pixels.float()
 
 
+def eight_bit(image: Image.Image, name: str) -> Image.Image:
+    """Return an image of at most eight bits a channel; Pillow would clip deeper ones to white without a word.
+
+    Raises:
+        Refusal: Its pixels are integers or floats of more bits.
+    """
+    if image.mode[0] in "IF":
+        raise Refusal(
+            f"`{name}` should be an image with 8 bits a channel. "
+            f"Got `{name}` of Pillow's mode {image.mode}, which has more. Scale it to 0 … 255 and save it anew."
+        )
+    return image
+
+
 def check_deterministic(read: Callable[[], Tensor], transform: Transform | None) -> None:
     """Refuse a transform that gives one image several ways.
 

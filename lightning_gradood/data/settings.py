@@ -1,25 +1,38 @@
 """What the settings of a datamodule must be, checked before anything is opened."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
 
+from lightning_gradood.data.source import Source
+from lightning_gradood.data.splits import exact_shares
 from lightning_gradood.errors import Refusal
 
 NORMAL = "normal"
 """The reserved name of the normal source, in ids, manifests and records."""
 
 
-def refuse_names(anomalies: Iterable[str]) -> None:
-    """Refuse names of anomalous sources that would make ids ambiguous.
+def refuse_settings(anomalies: Iterable[str], split: Sequence[float], validation_fraction: float) -> None:
+    """Refuse names that would make ids ambiguous, and fractions that are no fractions.
+
+    Args:
+        anomalies: The names of the anomalous sources.
+        split: The shares of train, val and test.
+        validation_fraction: The part of the training images held out.
 
     Raises:
-        Refusal: A name is empty, reserved, or holds a slash.
+        Refusal: A name is empty, reserved or holds a slash; shares do not sum to 1; the part is nothing or everything.
     """
     for name in anomalies:
         if name in ("", NORMAL) or "/" in name:
             raise Refusal(
-                f"`anomalies` should have names without a slash, other than `{NORMAL}`. Got `anomalies` with the name "
-                f"`{name}`. Rename that source."
+                f"`anomalies` should have names without a slash, other than `{NORMAL}`. "
+                f"Got `anomalies` with the name `{name}`. Rename that source."
             )
+    if not 0 < validation_fraction < 1:
+        raise Refusal(
+            "`validation_fraction` should be between 0 and 1. "
+            f"Got `validation_fraction = {validation_fraction}`. Write e.g. 0.1."
+        )
+    exact_shares(split)
 
 
 def refuse_below(least: int, **settings: float) -> None:
@@ -33,13 +46,26 @@ def refuse_below(least: int, **settings: float) -> None:
             raise Refusal(f"`{name}` should be at least {least}. Got `{name} = {value}`. Raise it.")
 
 
-def refuse_validation_fraction(fraction: float) -> None:
-    """Refuse a validation part that is nothing or everything.
+def refuse_unknown(names: Iterable[str], known: Collection[str]) -> None:
+    """Refuse names that are no detection source's.
 
     Raises:
-        Refusal: The fraction is not strictly between 0 and 1.
+        Refusal: A name is not among the known ones.
     """
-    if not 0 < fraction < 1:
+    unknown = sorted(set(names) - set(known))
+    if unknown:
+        raise Refusal(f"`rows` should name detection sources. Got `rows` with {unknown}. Choose among {list(known)}.")
+
+
+def given_train(train: Source | str | None) -> Source | str:
+    """Return the classifier's training source if there is one.
+
+    Raises:
+        Refusal: There is none.
+    """
+    if train is None:
         raise Refusal(
-            f"`validation_fraction` should be between 0 and 1. Got `validation_fraction = {fraction}`. Write e.g. 0.1."
+            "`data.train` should name the classifier's training images. Got `data.train = None`. "
+            "Give `data.train`, or give trained weights and use `detect` in place of `fit`."
         )
+    return train

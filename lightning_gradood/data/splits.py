@@ -43,7 +43,7 @@ def split_rows(
         >>> [len(part) for part in split_rows([0, 0, 0, 1, 1], [0.4, 0.4, 0.2], seed=0)]
         [2, 2, 1]
     """
-    shares = _shares(fractions)
+    shares = exact_shares(fractions)
     labels = np.asarray(labels, dtype=np.int64)
     origins = np.arange(len(labels)) if groups is None else np.asarray(groups)
     _, first, origin_of = np.unique(origins, return_index=True, return_inverse=True)
@@ -62,7 +62,7 @@ def named_seed(seed: int, name: str) -> int:
 
 def smallest_count(fractions: Sequence[float]) -> int:
     """Return the fewest images from which on every part gets one."""
-    shares = _shares(fractions)
+    shares = exact_shares(fractions)
     enough = math.ceil(1 / min(shares))  # from here on every part has a whole seat of its own
     too_few = [count for count in range(enough) if min(_largest_remainder(count, shares)) == 0]
     return max(too_few) + 1
@@ -97,8 +97,12 @@ def allocate(counts: Sequence[int], shares: Sequence[Fraction]) -> list[list[int
     return seats
 
 
-def _shares(fractions: Sequence[float]) -> list[Fraction]:
-    """Return the fractions as exact ratios, so that 0.4 of 10,000 is 4,000 and not a hair more."""
+def exact_shares(fractions: Sequence[float]) -> list[Fraction]:
+    """Return the fractions as exact ratios, so that 0.4 of 10,000 is 4,000 and not a hair more.
+
+    Raises:
+        Refusal: They are not positive, or do not sum to 1.
+    """
     ratios = [Fraction(fraction).limit_denominator(10**6) for fraction in fractions]
     if not ratios or min(ratios) <= 0 or abs(float(sum(ratios)) - 1) > 1e-5:
         raise Refusal(

@@ -8,7 +8,7 @@ from PIL import Image
 from torch import nn
 
 from lightning_gradood.data import DigitsSource, ImageBatch, ImageDataModule
-from lightning_gradood.data.loaders import enough_for_processes
+from lightning_gradood.data.loaders import refuse_fewer_than_processes
 from lightning_gradood.errors import Refusal
 
 # Lightning 2.6 asks torch 2.15's pytree in a way that is on its way out.
@@ -259,12 +259,12 @@ def test_a_source_too_small_to_split_is_refused(settings, image_folder):
 
 def test_fewer_images_than_processes_are_refused(settings):
     source = ImageDataModule(**settings).detection_sources["near"]
-    assert enough_for_processes(source, [1, 2], 2) == [1, 2]
+    refuse_fewer_than_processes(source, [1, 2], 2)
     with pytest.raises(
         Refusal,
         match=r"`near` should have at least one image for each process\. Got `near` with 2 to probe and 3 processes\.",
     ):
-        enough_for_processes(source, [1, 2], 3)
+        refuse_fewer_than_processes(source, [1, 2], 3)
 
 
 @pytest.mark.parametrize("name", ["normal", "a/b", ""])

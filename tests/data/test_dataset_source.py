@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scipy.io import savemat
 from torch.utils.data import Dataset, IterableDataset
 from torchvision.datasets import CIFAR10, SVHN
 
@@ -158,6 +159,21 @@ def test_an_item_that_is_no_image_is_refused_with_its_row():
     listing = DatasetSource(lambda: Items([COLOUR, {"image": COLOUR}])).open()
     with pytest.raises(Refusal, match=r"PIL images or tensors.*Got `dict` in row 1 of `Items`"):
         listing.read(1)
+
+
+def test_deeper_images_than_eight_bits_are_refused():
+    listing = DatasetSource(lambda: Items([Image.new("F", (4, 4))])).open()
+    with pytest.raises(Refusal, match=r"`Items\[0\]` should be an image with 8 bits a channel"):
+        listing.read(0)
+
+
+def test_svhn_in_place_is_read(tmp_path, monkeypatch):
+    pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 3, 12), dtype=np.uint8)
+    savemat(tmp_path / "test_32x32.mat", {"X": pixels, "y": np.array([[10, 1, 2] * 4]).T})
+    monkeypatch.setitem(SVHN.split_list, "test", [None, "test_32x32.mat", None])
+    listing = DatasetSource(functools.partial(SVHN, root=str(tmp_path), split="test")).open()
+    assert listing.labels == [0, 1, 2] * 4
+    assert np.array_equal(np.asarray(listing.read(7)), pixels[..., 7])
 
 
 def test_an_item_that_cannot_be_read_is_refused_with_its_row():

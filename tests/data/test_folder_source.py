@@ -80,6 +80,14 @@ def test_both_layouts_at_once_are_refused(image_folder):
         FolderSource(root).open()
 
 
+def test_deeper_images_than_eight_bits_are_refused(tmp_path):
+    Image.new("I;16", (4, 4), 40000).save(tmp_path / "deep.png")
+    with pytest.raises(
+        Refusal, match=r"deep\.png` should be an image with 8 bits a channel\. Got .* mode I;16, .*Scale it"
+    ):
+        FolderSource(str(tmp_path)).open().read(0)
+
+
 @pytest.mark.parametrize("content", [b"", b"not an image", None], ids=["empty", "text", "truncated"])
 def test_an_unreadable_image_is_refused_by_name(image_folder, content):
     path = Path(image_folder("photos", {"a": 1}, size=64)) / "a" / "000.png"
