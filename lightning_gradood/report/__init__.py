@@ -1,0 +1,46 @@
+"""What a run found, for people and for programs: a table, files, figures, loggers.
+
+Everything starts from one `DetectionReport`: the outcomes of the detectors, the gradient norms per layer, a few images
+and where all of it comes from. From it come the console table, `results.json` and `results.csv`, the figures, and the
+numbers in every Lightning logger. All numbers are shares in [0, 1] under the same names everywhere; only the console
+table and the figures speak in percent. W&B is imported here and nowhere else, and only when a run uses it.
+
+Example:
+    >>> import numpy as np
+    >>> from lightning_gradood.detectors.evaluate import Outcome, SplitScores
+    >>> rng = np.random.default_rng(0)
+    >>> labels = np.repeat([0, 1], 50)
+    >>> test = SplitScores([str(i) for i in range(100)], labels, rng.normal(2.0 * labels))
+    >>> counts = {"test": {"normal": 50, "anomalous": 50}}
+    >>> outcome = Outcome("svhn", "mlp", counts, {"test": {"auroc": 0.92}}, (0.86, 0.97), 1.0, {"test": test}, [], 0.1)
+    >>> report = DetectionReport("digits", [outcome])
+    >>> print(console_table(report.outcomes).splitlines()[2].split()[:7])
+    ['svhn', 'mlp', '-', '-', '50+50', '92.00', '[86.00,']
+"""
+
+from lightning_gradood.report.bundle import DetectionReport
+from lightning_gradood.report.curves import precision_recall_curves, roc_curves
+from lightning_gradood.report.figures import draw_figures, write_figures
+from lightning_gradood.report.histograms import score_histograms
+from lightning_gradood.report.layers import layer_norms
+from lightning_gradood.report.loggers import log_report
+from lightning_gradood.report.results import results_rows, write_results
+from lightning_gradood.report.samples import sample_sheet
+from lightning_gradood.report.tables import console_table
+from lightning_gradood.report.wandb_mode import offline_without_account
+
+__all__ = [
+    "DetectionReport",
+    "console_table",
+    "draw_figures",
+    "layer_norms",
+    "log_report",
+    "offline_without_account",
+    "precision_recall_curves",
+    "results_rows",
+    "roc_curves",
+    "sample_sheet",
+    "score_histograms",
+    "write_figures",
+    "write_results",
+]

@@ -1,0 +1,210 @@
+import io
+
+import matplotlib as mpl
+import matplotlib.colors
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn import metrics as sklearn_metrics
+
+from lightning_gradood.report import (
+    draw_figures,
+    layer_norms,
+    precision_recall_curves,
+    roc_curves,
+    sample_sheet,
+    score_histograms,
+    write_figures,
+)
+from lightning_gradood.report.layers import representative_layers
+from lightning_gradood.report.palette import line_styles
+
+from .examples import LAYERS, outcome, report
+
+
+def _legend(axes):
+    return [text.get_text() for text in axes.get_legend().get_texts()]
+
+
+def _render(figure):
+    figure.savefig(io.BytesIO(), format="png", dpi=40)
+
+
+def test_roc_lines_enclose_the_auroc_of_scikit_learn():
+    outcomes = report().outcomes[:2]
+    (axes,) = roc_curves(outcomes).axes
+    lines = [line for line in axes.lines if not line.get_label().startswith("_")]
+    assert len(lines) == 2
+    for line, label, expected in zip(lines, _legend(axes), outcomes, strict=True):
+        test = expected.scores["test"]
+        auroc = sklearn_metrics.roc_auc_score(test.labels, test.scores)
+        assert np.trapezoid(line.get_ydata(), line.get_xdata()) == pytest.approx(auroc)
+        low, high = expected.auroc_interval
+        assert label == f"{expected.source}  {100 * auroc:.2f} [{100 * low:.2f}, {100 * high:.2f}]"
+
+
+def test_precision_recall_steps_enclose_the_average_precision_of_scikit_learn():
+    outcomes = report().outcomes[:2]
+    (axes,) = precision_recall_curves(outcomes).axes
+    for line, label, expected in zip(axes.lines, _legend(axes), outcomes, strict=True):
+        test = expected.scores["test"]
+        area = sklearn_metrics.average_precision_score(test.labels, test.scores)
+        recall, precision = line.get_xdata(), line.get_ydata()
+        assert line.get_drawstyle() == "steps-post"
+        assert -np.sum(np.diff(recall) * precision[:-1]) == pytest.approx(area)
+        assert label == f"{expected.source}  {100 * area:.2f} (33)"
+
+
+def test_histograms_hold_every_image_of_both_classes():
+    outcomes = report().outcomes[:2]
+    figure = score_histograms(outcomes)
+    assert len(figure.axes) == 2
+    for axes, expected in zip(figure.axes, outcomes, strict=True):
+        normal, anomalous = axes.containers
+        assert sum(bar.get_height() for bar in normal) == pytest.approx(100)
+        assert sum(bar.get_height() for bar in anomalous) == pytest.approx(100)
+        assert _legend(axes) == ["normal (60)", f"{expected.source} (30)", "threshold"]
+        (threshold,) = axes.lines
+        assert set(threshold.get_xdata()) == {expected.threshold}
+        assert expected.source in axes.get_title()
+
+
+@pytest.mark.parametrize(
+    ("scores", "scale"),
+    [
+        (np.linspace(-3, 3, 90), "linear"),
+        (np.exp(np.linspace(0, 30, 90)), "log"),
+        (-np.exp(np.linspace(0, 30, 90)), "asinh"),
+        (np.append(np.linspace(-1, 1, 89), 1e9), "asinh"),
+        (np.append(np.zeros(88), [1.0, 2.0]), "linear"),
+        (np.zeros(90), "linear"),
+    ],
+)
+def test_histograms_take_any_scores(scores, scale):
+    strange = outcome()
+    strange.scores["test"].scores[:] = scores
+    figure = score_histograms([strange])
+    (axes,) = figure.axes
+    assert axes.get_xscale() == scale
+    assert [sum(bar.get_height() for bar in bars) for bars in axes.containers] == pytest.approx([100, 100])
+    _render(figure)
+
+
+def test_histograms_survive_a_threshold_that_a_logarithmic_axis_cannot_show():
+    strange = outcome()
+    strange.scores["test"].scores[:] = np.exp(np.linspace(0, 30, 90))
+    object.__setattr__(strange, "threshold", -1.0)
+    _render(score_histograms([strange]))
+
+
+def test_histograms_survive_a_threshold_that_lies_nowhere():
+    nowhere = outcome()
+    object.__setattr__(nowhere, "threshold", float("inf"))
+    (axes,) = score_histograms([nowhere]).axes
+    assert not axes.lines
+
+
+def test_boxes_are_the_quartiles_of_log10():
+    example = report()
+    figure = layer_norms(example.norms, LAYERS)
+    (axes,) = figure.axes
+    columns = representative_layers(LAYERS)
+    assert len(axes.patches) == 3 * len(columns)
+    first = axes.patches[0].get_path().vertices[:, 1]
+    values = np.log10(example.norms["normal"][:, columns[0]])
+    assert [first.min(), first.max()] == pytest.approx(np.percentile(values, [25, 75]))
+    assert [label.get_text() for label in axes.get_xticklabels()][:2] == ["conv1", "layer1.0.conv2"]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == [f"{name} (40)" for name in example.norms]
+
+
+def test_boxes_take_norms_that_are_zero():
+    figure = layer_norms({"normal": np.zeros((5, len(LAYERS)))}, LAYERS)
+    _render(figure)
+    assert figure.axes[0].patches[0].get_path().vertices[:, 1].max() == pytest.approx(-30)
+
+
+def test_layers_are_chosen_evenly_and_end_with_the_last():
+    chosen = [LAYERS[column] for column in representative_layers(LAYERS)]
+    assert len(chosen) == 12
+    assert chosen[0] == "network.conv1.weight"
+    assert chosen[-1] == "network.fc.weight"
+    assert all("conv" in name for name in chosen[:-1])
+    stages = [sum(f"layer{stage}." in name for name in chosen) for stage in (1, 2, 3, 4)]
+    assert max(stages) - min(stages) <= 1
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (["0.weight", "0.bias", "1.weight", "1.bias"], [0, 2]),
+        (["fc.weight", "fc.bias"], [0]),
+        (["scale"], [0]),
+        (["net.conv.weight", "net.conv.bias"], [0]),
+    ],
+)
+def test_layers_of_small_networks(names, expected):
+    assert representative_layers(names) == expected
+    _render(layer_norms({"normal": np.ones((3, len(names)))}, names))
+
+
+def test_the_sheet_shows_the_pixels():
+    samples = report().samples
+    figure = sample_sheet(samples)
+    assert [axes.get_ylabel() for axes in figure.axes] == list(samples)
+    for axes, images in zip(figure.axes, samples.values(), strict=True):
+        (shown,) = axes.images
+        assert shown.get_interpolation() == "nearest"
+        assert np.array_equal(shown.get_array()[:, 34:66], images[1])  # 32 pixels and a gap of 2 before it
+
+
+def test_the_sheet_takes_grey_images_and_rows_of_different_length():
+    grey = np.full((2, 8, 8, 1), 100, dtype=np.uint8)
+    figure = sample_sheet({"normal": grey, "noise": np.zeros((5, 8, 8, 3), dtype=np.uint8)})
+    shown = figure.axes[0].images[0]
+    assert shown.get_array().shape == (8, 5 * 10 - 2)
+    assert shown.get_clim() == (0, 255)
+    _render(figure)
+
+
+def test_names_of_rows_stay_inside_the_sheet():
+    images = np.zeros((2, 8, 8, 3), dtype=np.uint8)
+    figure = sample_sheet({"normal": images, "WWWWWWWWWWWWWWWWWWWWWW": images})
+    figure.canvas.draw()
+    left = min(axes.yaxis.label.get_window_extent().x0 for axes in figure.axes)
+    assert left >= 0
+
+
+def test_colours_are_distinct_and_the_same_in_every_figure():
+    sources = [f"source {i}" for i in range(20)]
+    styles = line_styles(["normal", *sources])
+    assert len(set(styles.values())) == 21
+    assert line_styles(sources) == styles
+    (axes,) = layer_norms({"normal": np.ones((3, 2)), "svhn": np.ones((3, 2))}, ["a.weight", "b.weight"]).axes
+    box = axes.patches[-1].get_facecolor()
+    (roc,) = roc_curves([outcome()]).axes
+    assert matplotlib.colors.same_color(box, roc.lines[-1].get_color())
+
+
+def test_files_are_readable_pictures_that_are_not_blank(tmp_path):
+    paths = write_figures(report(), tmp_path)
+    expected = [f"{kind}_{name}" for name in ("mlp", "energy") for kind in ("roc", "precision_recall", "scores")]
+    assert [path.stem for path in paths] == [*expected, "layer_norms", "samples"]
+    assert all(path.parent == tmp_path / "figures" for path in paths)
+    for path in paths:
+        with Image.open(path) as picture:
+            pixels = np.asarray(picture.convert("L"))
+        assert min(pixels.shape) > 200
+        assert len(np.unique(pixels)) > 10
+
+
+def test_a_report_without_norms_and_images_has_no_such_figures():
+    names = draw_figures(type(report())("x", [outcome("svhn", "a/b c")]))
+    assert list(names) == ["roc_a_b_c", "precision_recall_a_b_c", "scores_a_b_c"]
+
+
+def test_nothing_global_is_touched():
+    settings = dict(mpl.rcParams)
+    draw_figures(report())
+    assert plt.get_fignums() == []
+    assert dict(mpl.rcParams) == settings

@@ -1,0 +1,95 @@
+"""Read an offline W&B run back: wandb writes `run-*.wandb` files but has no public reader for them.
+
+The file is a LevelDB log: a 7-byte header, then blocks of 32 KiB of chunks, each with a 7-byte header (CRC32 uint32,
+length uint16, type uint8: 1 full, 2 first, 3 middle, 4 last) and never across a block's end. A record is the chunks
+from `first` to `last`; it is a `wandb.proto.wandb_internal_pb2.Record`.
+"""
+
+import json
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from wandb.proto import wandb_internal_pb2
+
+_HEADER = 7
+_BLOCK = 32 * 1024
+_FULL, _FIRST, _LAST = 1, 2, 4
+
+
+@dataclass
+class WandbRun:
+    """What an offline run recorded.
+
+    `history` is one dict per logged row, `summary` and `config` are the final values, `steps` maps each metric with a
+    defined x axis to it; `files` is the folder that media paths in `history` are relative to.
+    """
+
+    files: Path
+    history: list[dict[str, Any]] = field(default_factory=list)
+    summary: dict[str, Any] = field(default_factory=dict)
+    config: dict[str, Any] = field(default_factory=dict)
+    steps: dict[str, str] = field(default_factory=dict)
+
+    def values(self, key: str) -> list[Any]:
+        """Every value logged under `key`, in order."""
+        return [row[key] for row in self.history if key in row]
+
+
+def read_offline_run(save_dir: Path) -> WandbRun:
+    """Read the only offline run below `<save_dir>/wandb`."""
+    (path,) = sorted(save_dir.glob("wandb/offline-run-*/run-*.wandb"))
+    run = WandbRun(files=path.parent / "files")
+    for record in _records(path.read_bytes()):
+        _take(record, run)
+    return run
+
+
+def _take(record: Any, run: WandbRun) -> None:
+    kind = record.WhichOneof("record_type")
+    if kind == "history":
+        run.history.append(_items(record.history.item))
+    elif kind == "summary":
+        run.summary.update(_items(record.summary.update))
+    elif kind == "run":
+        run.config.update(_items(record.run.config.update))
+    elif kind == "config":
+        run.config.update(_items(record.config.update))
+    elif kind == "metric" and record.metric.step_metric:
+        run.steps[record.metric.name or record.metric.glob_name] = record.metric.step_metric
+
+
+def _items(items: Any) -> dict[str, Any]:
+    """Key to value; the parts of a nested key, such as those of an image, become a nested dict."""
+    values: dict[str, Any] = {}
+    for item in items:
+        *path, last = list(item.nested_key) or [item.key]
+        place = values
+        for part in path:
+            place = place.setdefault(part, {})
+        place[last] = json.loads(item.value_json)
+    return values
+
+
+def _records(data: bytes) -> Iterator[Any]:
+    body = b""
+    for kind, chunk in _chunks(data):
+        body = chunk if kind in (_FULL, _FIRST) else body + chunk
+        if kind in (_FULL, _LAST):
+            record = wandb_internal_pb2.Record()
+            record.ParseFromString(body)
+            yield record
+
+
+def _chunks(data: bytes) -> Iterator[tuple[int, bytes]]:
+    place = _HEADER
+    while place + _HEADER <= len(data):
+        left = _BLOCK - place % _BLOCK
+        _, length, kind = struct.unpack_from("<IHB", data, place)
+        if left < _HEADER or kind == 0:  # the padding at a block's end
+            place += left
+            continue
+        yield kind, data[place + _HEADER : place + _HEADER + length]
+        place += _HEADER + length
