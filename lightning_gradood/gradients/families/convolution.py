@@ -18,7 +18,7 @@ from lightning_gradood.gradients.families.convolution_forms import Geometry
 from lightning_gradood.gradients.layer import Call, Layer, Match
 from lightning_gradood.gradients.tally import Tally
 
-Form = Callable[[Tensor, Tensor, Geometry], Tensor]
+Form = Callable[..., Tensor]
 
 _CHUNK = 1 << 19  # elements of intermediate results that a core's second cache still holds
 
@@ -29,6 +29,7 @@ class Convolution(Layer):
     def __init__(self, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> None:
         self.weight, self.bias, self.geometry = weight, bias, geometry
         self.parameters = (weight, bias)
+        self._products: dict[int, Tensor] = {}  # AᵀA of each chunk, where several label designs share it
 
     @override
     def output(self, x: Tensor) -> Tensor:
@@ -45,22 +46,33 @@ class Convolution(Layer):
                 gradient, x, self.weight, None, g.stride, g.padding, g.dilation, g.transposed, g.output_padding,
                 g.groups, [True, False, False],
             )[0]  # fmt: skip
-        tally.record(self.weight, lambda: forms.weight_gradients(x, gradient, g), lambda: weight_norms(x, gradient, g))
+        tally.record(
+            self.weight, lambda: forms.weight_gradients(x, gradient, g), lambda: self._norms(x, gradient, tally)
+        )
         tally.record(self.bias, lambda: gradient.flatten(2).sum(2))
         return inputs
 
+    def _norms(self, a: Tensor, b: Tensor, tally: Tally) -> Tensor:
+        """Squared norms of every image's dW, float64 [N], by the cheapest form, in chunks that stay in cache."""
+        form, elements = cheapest(_size(a, b, self.geometry), self.geometry)
+        step = max(2, _CHUNK // elements)
+        chunks = zip(torch.split(a, step), torch.split(b, step), strict=True)
+        return torch.cat([self._chunk(form, part, x, y, tally) for part, (x, y) in enumerate(chunks)])
 
-def weight_norms(a: Tensor, b: Tensor, geometry: Geometry) -> Tensor:
-    """Squared norms of every image's dW, float64 [N], by the cheapest form, in chunks that stay in cache."""
-    size = costs.Size(
-        a.shape[1], b.shape[1], math.prod(geometry.kernel), a[0, 0].numel(), b[0, 0].numel(), geometry.groups
-    )
-    form, elements = cheapest(size, geometry)
-    step = max(2, _CHUNK // elements)
-    if step >= a.shape[0]:
-        return form(a, b, geometry)
-    parts = zip(torch.split(a, step), torch.split(b, step), strict=True)
-    return torch.cat([form(x, y, geometry) for x, y in parts])
+    def _chunk(self, form: Form, part: int, a: Tensor, b: Tensor, tally: Tally) -> Tensor:
+        if form in (forms.materialised, forms.pointwise):
+            return form(a, b, self.geometry)
+        products = self._products.get(part)
+        if products is None:
+            products = form(a, self.geometry)
+            if tally.passes > 1:
+                self._products[part] = products
+        return forms.from_products(products, a, b, self.geometry)
+
+
+def _size(a: Tensor, b: Tensor, geometry: Geometry) -> costs.Size:
+    taps = math.prod(geometry.kernel)
+    return costs.Size(a.shape[1], b.shape[1], taps, a[0, 0].numel(), b[0, 0].numel(), geometry.groups)
 
 
 @lru_cache(maxsize=4096)
@@ -74,9 +86,9 @@ def cheapest(size: costs.Size, geometry: Geometry) -> tuple[Form, int]:
     if geometry.is_pointwise():
         choices.append((costs.pointwise(size, table), forms.pointwise, C * D))
     if geometry.keeps_size():
-        choices.append((costs.pixel_gram(size, table), forms.pixel_gram, 2 * T * T))
+        choices.append((costs.pixel_gram(size, table), forms.pixel_products, 2 * T * T))
     if geometry.is_pointwise() or (len(geometry.kernel) == 2 and geometry.groups == 1 and not geometry.transposed):
-        choices.append((costs.gram(size, table), forms.gram, 2 * T * T + C * size.taps * T))
+        choices.append((costs.gram(size, table), forms.products, 2 * T * T + C * size.taps * T))
     _, form, elements = min(choices, key=lambda choice: choice[0])
     return form, elements
 

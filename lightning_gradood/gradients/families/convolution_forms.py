@@ -1,7 +1,8 @@
 """Per-sample squared norms of a convolution's weight gradient, four exact ways; pure functions.
 
 With A [C·k², T] the unfolded input and B [D, T] the output gradient of one image, dW = B Aᵀ, T output positions.
-`costs` says which way is cheapest for a shape.
+`materialised` and `pointwise` form dW; `products` and `pixel_products` lead to ‖dW‖² = ⟨AᵀA, BᵀB⟩, and AᵀA is the
+same for every label design. `costs` says which way is cheapest for a shape.
 """
 
 from __future__ import annotations
@@ -79,33 +80,32 @@ def pointwise(a: Tensor, b: Tensor, geometry: Geometry) -> Tensor:
     return squared_rows(torch.bmm(b.flatten(2), _sampled(a, geometry).transpose(1, 2)))
 
 
-def gram(a: Tensor, b: Tensor, geometry: Geometry) -> Tensor:
-    """Squared norms [n] as ⟨AᵀA, BᵀB⟩ on the unfolded input ("ghost norm"): T²·(C·k² + D) multiplications.
+def products(a: Tensor, geometry: Geometry) -> Tensor:
+    """AᵀA [n, T, T] of the unfolded input: T²·C·k² multiplications.
 
-    Reference: Rochette et al. 2019; Bu et al. 2022.
+    Reference: Rochette et al. 2019; Bu et al. 2022 ("ghost norm").
     """
     if geometry.is_pointwise():
         unfolded = _sampled(a, geometry)
     else:
         unfolded = F.unfold(a, geometry.kernel, geometry.dilation, geometry.padding, geometry.stride)
-    return _guarded(torch.bmm(unfolded.transpose(1, 2), unfolded), a, b, geometry)
+    return torch.bmm(unfolded.transpose(1, 2), unfolded)
 
 
-def pixel_gram(a: Tensor, b: Tensor, geometry: Geometry) -> Tensor:
-    """Squared norms [n] as ⟨AᵀA, BᵀB⟩ without unfolding: T²·(C + D) multiplications.
+def pixel_products(a: Tensor, geometry: Geometry) -> Tensor:
+    """AᵀA [n, T, T] without unfolding: T²·C multiplications.
 
     Where the convolution keeps the size, AᵀA[s, t] = Σ_taps P[s + tap, t + tap] with P = aᵀa over pixels: sums along
     joint diagonals of P, which a kernel's rows and columns allow one after the other.
     """
     pixels = a.flatten(2)
-    products = torch.bmm(pixels.transpose(1, 2), pixels)
-    return _guarded(diagonal_sums(products, a.shape[2:], geometry), a, b, geometry)
+    return diagonal_sums(torch.bmm(pixels.transpose(1, 2), pixels), a.shape[2:], geometry)
 
 
-def diagonal_sums(products: Tensor, size: torch.Size, geometry: Geometry) -> Tensor:
-    """Sum P [n, T, T] over a kernel's taps, P[s + tap, t + tap], zero outside the image."""
+def diagonal_sums(pixels: Tensor, size: torch.Size, geometry: Geometry) -> Tensor:
+    """Sum P = `pixels` [n, T, T] over a kernel's taps, P[s + tap, t + tap], zero outside the image."""
     axes = len(size)
-    summed = products.view(-1, *size, *size)
+    summed = pixels.view(-1, *size, *size)
     for axis, (taps, step) in enumerate(zip(geometry.kernel, geometry.dilation, strict=True)):
         one, other, length = 1 + axis, 1 + axes + axis, size[axis]
         source, summed = summed, summed.clone() if taps > 1 else summed
@@ -113,10 +113,11 @@ def diagonal_sums(products: Tensor, size: torch.Size, geometry: Geometry) -> Ten
             for to, origin in ((0, shift), (shift, 0)):
                 part = source.narrow(one, origin, length - shift).narrow(other, origin, length - shift)
                 summed.narrow(one, to, length - shift).narrow(other, to, length - shift).add_(part)
-    return summed.view_as(products)
+    return summed.view_as(pixels)
 
 
-def _guarded(gram_a: Tensor, a: Tensor, b: Tensor, geometry: Geometry) -> Tensor:
+def from_products(gram_a: Tensor, a: Tensor, b: Tensor, geometry: Geometry) -> Tensor:
+    """Squared norms [n] as ⟨AᵀA, BᵀB⟩: T²·D multiplications; rows in which it cancels through dW."""
     errors = b.flatten(2)
     inner, traces = paired(gram_a, torch.bmm(errors.transpose(1, 2), errors))
     return guarded(inner, traces, lambda rows: materialised(a[rows], b[rows], geometry))
