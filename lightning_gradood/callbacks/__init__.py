@@ -1,0 +1,15 @@
+"""Callbacks: what happens while Lightning's loops run.
+
+`ProbeCallback` reads the probes in the predict loop, on every process, and writes records to the cache. `ReportCallback`
+writes and logs what `Trainer.detect` found. `ImageProgressBar` is Lightning's bar with the source's name and images/s.
+
+    >>> from lightning_gradood.callbacks import ImageProgressBar, ReportCallback
+    >>> callbacks = [ImageProgressBar(), ReportCallback()]
+"""
+
+from lightning_gradood.callbacks.entries import Entry, entries_of
+from lightning_gradood.callbacks.probing import ProbeCallback
+from lightning_gradood.callbacks.progress import ImageProgressBar
+from lightning_gradood.callbacks.reporting import ReportCallback
+
+__all__ = ["Entry", "ImageProgressBar", "ProbeCallback", "ReportCallback", "entries_of"]

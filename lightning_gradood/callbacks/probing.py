@@ -1,0 +1,125 @@
+"""Read the probes in the predict loop and write records."""
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+from lightning.pytorch.callbacks import Callback
+from torch import Tensor
+
+from lightning_gradood.callbacks.entries import Entry, entries_of
+from lightning_gradood.data import ImageDataModule
+from lightning_gradood.errors import Refusal
+from lightning_gradood.probes import Probe, Reading, read_together
+from lightning_gradood.records import RecordCache, Records
+
+_SHARD = 4096  # records kept in memory before they are written
+
+
+class ProbeCallback(Callback):
+    """Probe every image of the predict loop that the cache does not hold yet.
+
+    Rank zero decides what is missing, so that all processes agree; each process writes the records it computed, keyed by
+    image id; the entries become visible when all have finished. Probes run on the bare network in float32 and without
+    collectives, whatever the trainer's precision and strategy.
+
+    Args:
+        probes: what to read.
+        cache: where the records go.
+    """
+
+    def __init__(self, probes: Sequence[Probe], cache: RecordCache) -> None:
+        self.probes = list(probes)
+        self.cache = cache
+        self.entries: list[Entry] = []
+        self.missing: list[Entry] = []
+        self._buffer: dict[str, list[Records]] = {}
+        self._restriction = ExitStack()
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Find out which entries and which rows of each source are missing."""
+        data = _datamodule(trainer)
+        entries = entries_of(pl_module.network, data, self.probes) if trainer.is_global_zero else []  # type: ignore[arg-type]
+        rows = {entry.key: self._rows_to_do(entry, data) for entry in entries if not self.cache.has(entry.key)}
+        self.entries, rows = trainer.strategy.broadcast((entries, rows))
+        self.missing = [entry for entry in self.entries if entry.key in rows]
+        todo: dict[str, set[int]] = {}
+        for entry in self.missing:
+            todo.setdefault(entry.source, set()).update(rows[entry.key])
+        self._restriction.enter_context(data.only({source: sorted(rows) for source, rows in todo.items() if rows}))
+
+    def on_predict_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Probe the batch."""
+        data = _datamodule(trainer)
+        source = data.predict_sources[dataloader_idx]
+        images, labels, rows = batch
+        ids = [data.detection_sources[source].ids[row] for row in rows.tolist()]
+        wanted = {entry.probe: entry.key for entry in self.missing if entry.source == source}
+        probes = [probe for probe in self.probes if probe.name in wanted]
+        reading = self._read(probes, pl_module, images, ids)
+        predictions = reading.logits.argmax(dim=1).tolist()
+        for probe in probes:
+            record = Records.build(
+                ids,
+                source=source,
+                values={probe.name: _array(reading.values[probe.name])},
+                names={probe.name: probe.names(pl_module.network)},  # type: ignore[arg-type]
+                label=labels.tolist(),
+                prediction=predictions,
+            )
+            self._keep(wanted[probe.name], record)
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Write what is left; once every process has, make the entries visible."""
+        self._restriction.close()
+        for key in list(self._buffer):
+            self._write(key)
+        trainer.strategy.barrier("records written")
+        if trainer.is_global_zero:
+            sources = _datamodule(trainer).detection_sources
+            for entry in self.missing:
+                self.cache.commit(entry.key, sources[entry.source].ids, entry.description)
+        trainer.strategy.barrier("records visible")
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Leave the data as they were; what is already on disk serves the next run."""
+        self._restriction.close()
+
+    def _rows_to_do(self, entry: Entry, data: ImageDataModule) -> list[int]:
+        done = self.cache.done(entry.key)
+        return [row for row, name in enumerate(data.detection_sources[entry.source].ids) if name not in done]
+
+    def _read(self, probes: list[Probe], task: pl.LightningModule, images: Tensor, ids: list[str]) -> Reading:
+        try:
+            return read_together(probes, task.network, images)  # type: ignore[arg-type]
+        except Refusal as refusal:
+            raise Refusal(f"{refusal} The batch holds {ids[0]} to {ids[-1]}.") from refusal
+
+    def _keep(self, key: str, records: Records) -> None:
+        self._buffer.setdefault(key, []).append(records)
+        if sum(map(len, self._buffer[key])) >= _SHARD:
+            self._write(key)
+
+    def _write(self, key: str) -> None:
+        self.cache.write_shard(key, Records.concatenate(self._buffer.pop(key)))
+
+
+def _datamodule(trainer: pl.Trainer) -> ImageDataModule:
+    data = trainer.datamodule  # type: ignore[attr-defined]  # set by the data connector
+    if not isinstance(data, ImageDataModule):
+        raise Refusal(f"`datamodule` should be an ImageDataModule. Got `datamodule = {type(data).__name__}`.")
+    return data
+
+
+def _array(values: Tensor) -> np.ndarray:
+    return np.asarray(values.detach().double().cpu().numpy())

@@ -1,0 +1,72 @@
+"""Lightning's progress bar with the name of the source and images per second."""
+
+import time
+from typing import Any
+
+import lightning.pytorch as pl
+from lightning.pytorch.callbacks import TQDMProgressBar
+
+from lightning_gradood.data import ImageDataModule
+
+
+class ImageProgressBar(TQDMProgressBar):
+    """Show images per second, and in the predict loop which source is being probed.
+
+    Args:
+        refresh_rate: batches between two updates; 0 switches the bar off.
+    """
+
+    def __init__(self, refresh_rate: int = 1) -> None:
+        super().__init__(refresh_rate=refresh_rate)
+        self._images = 0
+        self._start = 0.0
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, *args: Any) -> None:
+        """Start counting."""
+        super().on_train_epoch_start(trainer, *args)
+        self._restart()
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, *args: Any
+    ) -> None:
+        """Count the batch."""
+        self._images += len(batch[0]) * trainer.world_size
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, *args)
+
+    def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
+        """Add images/s, and leave out Lightning's version number of the run."""
+        metrics = dict(super().get_metrics(trainer, pl_module))
+        metrics.pop("v_num", None)
+        return metrics | {"images/s": self._rate()}
+
+    def on_predict_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Say which source it is."""
+        super().on_predict_batch_start(trainer, pl_module, batch, batch_idx, dataloader_idx)
+        if batch_idx == 0:
+            self._restart()
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        if isinstance(data, ImageDataModule) and not self.is_disabled:
+            self.predict_progress_bar.set_description(data.predict_sources[dataloader_idx])
+
+    def on_predict_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Count the batch."""
+        self._images += len(batch[0]) * trainer.world_size
+        if not self.is_disabled:
+            self.predict_progress_bar.set_postfix_str(f"{self._rate()} images/s", refresh=False)
+        super().on_predict_batch_end(trainer, pl_module, outputs, batch, batch_idx, dataloader_idx)
+
+    def _restart(self) -> None:
+        self._images, self._start = 0, time.perf_counter()
+
+    def _rate(self) -> str:
+        return f"{self._images / max(time.perf_counter() - self._start, 1e-9):.0f}"

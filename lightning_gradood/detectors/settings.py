@@ -1,0 +1,42 @@
+"""Stage two in one typed object: what `--detection.*` sets."""
+
+from dataclasses import dataclass, field
+
+from lightning_gradood.detectors.detector import Detector
+from lightning_gradood.detectors.mlp import MLP
+from lightning_gradood.errors import Refusal
+from lightning_gradood.gradients import AllOnes, LabelDesign
+from lightning_gradood.tasks import MLPSettings
+
+
+@dataclass
+class DetectionSettings:
+    """What is read from the classifier and which detectors are fitted on it.
+
+    Args:
+        label_designs: confounding labels, e.g. [AllOnes]; several together make one longer representation.
+        mlp: the paper's detector, a 2-layer MLP.
+        detectors: further detectors by class path.
+        resamples: bootstrap resamples for the 95 % interval of the AUROC.
+        seed: of the detectors and the bootstrap; the splits have theirs in `data.split_seed`.
+    """
+
+    label_designs: list[LabelDesign] = field(default_factory=lambda: [AllOnes()])
+    mlp: MLPSettings = field(default_factory=MLPSettings)
+    detectors: list[Detector] = field(default_factory=list)
+    resamples: int = 1000
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.label_designs:
+            raise Refusal("`detection.label_designs` should name at least one label design. Got none. Try [AllOnes].")
+        if self.resamples < 1:
+            raise Refusal(f"`detection.resamples` should be at least 1. Got `resamples = {self.resamples}`.")
+
+    def build(self) -> list[Detector]:
+        """All detectors, the paper's MLP first."""
+        detectors: list[Detector] = [MLP(self.label_designs, self.mlp), *self.detectors]
+        names = [detector.name for detector in detectors]
+        if len(set(names)) < len(names):
+            raise Refusal(f"`detection.detectors` should have different names. Got {names}. Remove one.")
+        return detectors

@@ -1,0 +1,20 @@
+"""Probes: what is read from the network for each image.
+
+A `Probe` is called with a network and a batch and returns one row of numbers an image. Each probe is one column of the
+records and is cached on its own; `read_together` reads several in one pass, so that label designs share their forward.
+
+    >>> import torch
+    >>> from lightning_gradood.gradients import AllOnes
+    >>> from lightning_gradood.probes import GradientProbe, LogitsProbe, read_together
+    >>> network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 3))
+    >>> reading = read_together([GradientProbe(AllOnes()), LogitsProbe()], network, torch.rand(2, 3, 2, 2))
+    >>> {name: tuple(values.shape) for name, values in reading.values.items()}
+    {'gradients/all_ones': (2, 2), 'logits': (2, 3)}
+"""
+
+from lightning_gradood.probes.gradients import GradientProbe
+from lightning_gradood.probes.logits import LogitsProbe
+from lightning_gradood.probes.probe import Probe
+from lightning_gradood.probes.together import Reading, read_together
+
+__all__ = ["GradientProbe", "LogitsProbe", "Probe", "Reading", "read_together"]

@@ -1,0 +1,45 @@
+"""Several probes in one pass over a batch."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from lightning_gradood.gradients import probe_gradients
+from lightning_gradood.probes.gradients import GradientProbe
+from lightning_gradood.probes.logits import LogitsProbe
+from lightning_gradood.probes.probe import Probe
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Values by probe name, [N, width] each, and the logits [N, classes] that every reading needs for its predictions."""
+
+    values: dict[str, Tensor]
+    logits: Tensor
+
+
+def read_together(probes: Sequence[Probe], network: nn.Module, images: Tensor) -> Reading:
+    """Read probes that can share work together, the others one after the other.
+
+    Gradient probes share one forward pass, whose logits also serve the logits probe.
+
+    Args:
+        probes: what to read.
+        network: pixels in, logits out; left as it was found.
+        images: pixels in [0, 1], [N, C, H, W].
+    """
+    gradient_probes = [probe for probe in probes if isinstance(probe, GradientProbe)]
+    values: dict[str, Tensor] = {}
+    if gradient_probes:
+        norms, logits = probe_gradients(network, images, [probe.label_design for probe in gradient_probes])
+        parts = norms.chunk(len(gradient_probes), dim=1)
+        values.update({probe.name: part for probe, part in zip(gradient_probes, parts, strict=True)})
+    else:
+        logits = LogitsProbe()(network, images)
+    for probe in probes:
+        if isinstance(probe, LogitsProbe):
+            values[probe.name] = logits
+        elif not isinstance(probe, GradientProbe):
+            values[probe.name] = probe(network, images)
+    return Reading({probe.name: values[probe.name] for probe in probes}, logits)

@@ -1,0 +1,19 @@
+"""Records: what the probes read from the network, one row an image, in memory and on disk.
+
+`Records` is a table (Arrow underneath) of one source's or many sources' images: `id`, `origin_id` (the clean image it
+comes from), `source`, `attack` (empty when clean), `label`, `prediction`, `success`, `l2`, `linf`, and one fixed-size
+list of float64 per probe. `RecordCache` keeps them on disk as Parquet shards under a key that names everything they
+depend on (`entry_key`); a run refers to keys, so a second run with the same weights and images reads instead of probing.
+
+    >>> import numpy as np
+    >>> from lightning_gradood.records import Records
+    >>> records = Records.build(["a/0", "a/1"], source="a", values={"logits": np.eye(2)})
+    >>> records.probe("logits").shape, records.anomalous.tolist()
+    ((2, 2), [1, 1])
+"""
+
+from lightning_gradood.records.cache import RecordCache
+from lightning_gradood.records.key import entry_key
+from lightning_gradood.records.table import NORMAL, SPLITS, Records
+
+__all__ = ["NORMAL", "SPLITS", "RecordCache", "Records", "entry_key"]

@@ -1,0 +1,139 @@
+"""Records on disk: Parquet shards that appear whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from lightning_gradood.errors import Refusal
+from lightning_gradood.records.table import Records
+
+_ENTRY = "entry.json"
+
+
+class RecordCache:
+    """Entries of records by key: `<folder>/<key>/`, holding Parquet shards and `entry.json`.
+
+    While an entry is written its shards lie in `<key>.partial/`; each shard appears by a rename, and the whole entry by
+    another, so a reader never sees half of one. A run that was killed finds its shards again (`shards`) and
+    probes only the images that are still missing. Several processes and several runs may write the same entry: rows that
+    were written twice are equal and are read once.
+
+    Args:
+        folder: where entries lie; made when first written to.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+
+    def has(self, key: str) -> bool:
+        """Whether the entry is complete."""
+        return (self.folder / key / _ENTRY).is_file()
+
+    def read(self, key: str) -> Records:
+        """Read a complete entry, sorted by id.
+
+        Raises:
+            Refusal: if the entry is missing or its files were damaged.
+        """
+        if not self.has(key):
+            raise Refusal(
+                f"`key` should name a complete entry of {self.folder}. Got `key = {key}`. Run `extract` first."
+            )
+        return Records.concatenate([Records(_read_shard(path)) for path in self._shards(self.folder / key)]).by_id()
+
+    def describe(self, key: str) -> dict[str, object]:
+        """What a complete entry was computed from, as given to `commit`."""
+        return dict(json.loads((self.folder / key / _ENTRY).read_text()))
+
+    def done(self, key: str) -> set[str]:
+        """Ids that an earlier, interrupted run has already written for this entry."""
+        ids: set[str] = set()
+        for path in self._shards(self._partial(key)):
+            ids.update(_read_shard(path, columns=["id"])["id"].to_pylist())
+        return ids
+
+    def write_shard(self, key: str, records: Records) -> None:
+        """Add records to an entry that is being written.
+
+        Raises:
+            Refusal: if the disk is full; what was written before stays and is used by the next run.
+        """
+        name = uuid.uuid4().hex
+        folder = self._partial(key)
+        temporary = folder / f"{name}.tmp"
+        with _disk_full_refused(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            try:
+                pq.write_table(records.table, temporary)
+                os.replace(temporary, folder / f"{name}.parquet")
+            finally:
+                temporary.unlink(missing_ok=True)
+
+    def commit(self, key: str, ids: Sequence[str], description: Mapping[str, object]) -> None:
+        """Make the entry visible; called by one process once all have written their shards.
+
+        Args:
+            key: the entry.
+            ids: the images it must hold; a missing one is refused.
+            description: JSON-able text of what the entry was computed from.
+        """
+        partial = self._partial(key)
+        if self.has(key):  # another run finished the same entry meanwhile: its rows are the same
+            shutil.rmtree(partial, ignore_errors=True)
+            return
+        missing = set(ids) - self.done(key)
+        if missing:
+            raise Refusal(
+                f"The records in {partial} should hold all {len(ids)} images. Got none for {len(missing)} of them, "
+                f"such as {min(missing)}. Run the same command again: it probes only those."
+            )
+        with _disk_full_refused(partial):
+            (partial / f"{_ENTRY}.tmp").write_text(json.dumps(dict(description), indent=1, sort_keys=True))
+            os.replace(partial / f"{_ENTRY}.tmp", partial / _ENTRY)
+            try:
+                os.replace(partial, self.folder / key)
+            except OSError:
+                if not self.has(key):  # it exists only if another run was quicker by a moment
+                    raise
+                shutil.rmtree(partial, ignore_errors=True)
+
+    def _partial(self, key: str) -> Path:
+        return self.folder / f"{key}.partial"
+
+    @staticmethod
+    def _shards(folder: Path) -> list[Path]:
+        return sorted(folder.glob("*.parquet"))
+
+
+def _read_shard(path: Path, columns: list[str] | None = None) -> pa.Table:
+    try:
+        return pq.read_table(path, columns=columns, partitioning=None)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise Refusal(
+            f"{path} should be a readable Parquet file. Got: {error}. Delete the folder {path.parent}; its images will "
+            "be probed again."
+        ) from error
+
+
+@contextmanager
+def _disk_full_refused(folder: Path) -> Iterator[None]:
+    """Turn 'no space left' into a sentence; other failures of the disk pass."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise Refusal(
+            f"The disk of {folder.parent} should have room for the records. Got: {error.strerror}. Free some space or name "
+            "another place with --cache_dir, and run the same command again: what is already written is kept."
+        ) from error

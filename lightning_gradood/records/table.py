@@ -1,0 +1,158 @@
+"""The table of records in memory."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from lightning_gradood.errors import Refusal
+
+NORMAL = "normal"  # the name of the one source whose clean images are the normal side
+SPLITS = ("train", "val", "test")
+
+_COLUMNS: dict[str, pa.DataType] = {
+    "id": pa.string(),
+    "origin_id": pa.string(),
+    "source": pa.string(),
+    "attack": pa.string(),
+    "label": pa.int64(),
+    "prediction": pa.int64(),
+    "success": pa.bool_(),
+    "l2": pa.float64(),
+    "linf": pa.float64(),
+}
+_NAMES = "names"  # metadata key of a probe's column names
+_DEFAULTS: dict[str, Any] = {"attack": "", "label": -1, "prediction": -1, "success": None, "l2": 0.0, "linf": 0.0}
+
+
+class Records:
+    """Probe values of images with their ids, immutable.
+
+    Args:
+        table: Arrow table with the columns of the front door's list; every other column is a probe (fixed-size list of
+            float64), except `split`, which `with_splits` adds.
+    """
+
+    def __init__(self, table: pa.Table) -> None:
+        missing = [name for name in _COLUMNS if name not in table.column_names]
+        if missing:
+            raise Refusal(
+                f"`table` should have the columns {list(_COLUMNS)}. Got a table without {missing}. "
+                "Was it written by another program or version? Delete it, it will be probed anew."
+            )
+        self.table = table
+
+    @classmethod
+    def build(
+        cls,
+        ids: Sequence[str],
+        *,
+        source: str,
+        values: Mapping[str, np.ndarray],
+        names: Mapping[str, Sequence[str]] | None = None,
+        **columns: Sequence[Any],
+    ) -> Records:
+        """Make records of one source from arrays.
+
+        Args:
+            ids: ids of n images.
+            source: their source.
+            values: probe name to array [n, width], kept as float64.
+            names: probe name to what its columns are (parameter or layer names); kept in the file's metadata.
+            **columns: any of `origin_id` (default: the ids), `attack`, `label`, `prediction`, `success`, `l2`, `linf`.
+        """
+        given = {"id": list(ids), "origin_id": list(ids), "source": [source] * len(ids)}
+        given |= {name: [default] * len(ids) for name, default in _DEFAULTS.items()}
+        given |= {name: list(column) for name, column in columns.items()}
+        table = pa.table({name: pa.array(given[name], type=kind) for name, kind in _COLUMNS.items()})
+        for name, array in values.items():
+            lists = _fixed_size_lists(array)
+            about = {_NAMES: json.dumps(list((names or {}).get(name, [])))}
+            table = table.append_column(pa.field(name, lists.type, metadata=about), lists)
+        return cls(table)
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[Records]) -> Records:
+        """Put records with the same columns one after the other."""
+        return cls(pa.concat_tables([part.table for part in parts]).combine_chunks())
+
+    def __len__(self) -> int:
+        return int(self.table.num_rows)
+
+    @property
+    def ids(self) -> list[str]:
+        """Ids, in row order."""
+        return [str(name) for name in self.column("id")]
+
+    @property
+    def anomalous(self) -> np.ndarray:
+        """0 for clean images of the normal source, 1 for all others; int64 [n]."""
+        anomalous = (self.column("source") != NORMAL) | (self.column("attack") != "")
+        return np.asarray(anomalous, dtype=np.int64)
+
+    @property
+    def probes(self) -> list[str]:
+        """Names of the probe columns."""
+        return [name for name in self.table.column_names if name not in _COLUMNS and name != "split"]
+
+    def column(self, name: str) -> np.ndarray:
+        """One plain column as an array [n]."""
+        return np.asarray(self.table[name].to_numpy(zero_copy_only=False))
+
+    def probe(self, name: str) -> np.ndarray:
+        """One probe's values, float64 [n, width].
+
+        Raises:
+            Refusal: if these records do not hold that probe; the message lists those they hold.
+        """
+        if name not in self.probes:
+            raise Refusal(f"`name` should be a probe of these records. Got `name = {name!r}`; they hold {self.probes}.")
+        column = self.table[name].combine_chunks()
+        return np.asarray(column.flatten().to_numpy()).reshape(len(self), column.type.list_size)
+
+    def names(self, probe: str) -> list[str]:
+        """What the columns of a probe are, such as parameter names; empty where it was not said."""
+        metadata = self.table.schema.field(probe).metadata or {}
+        return list(json.loads(metadata.get(_NAMES.encode(), b"[]")))
+
+    def join(self, other: Records) -> Records:
+        """Add the probes of `other`, which must hold the same images."""
+        if set(self.ids) != set(other.ids):
+            raise Refusal(
+                f"`other` should hold the same {len(self)} images. Got {len(other)} images, "
+                f"{len(set(self.ids) ^ set(other.ids))} of them in one table only."
+            )
+        mine, theirs = self.by_id().table, other.by_id().table
+        for name in other.probes:
+            if name not in self.probes:
+                mine = mine.append_column(theirs.schema.field(name), theirs[name])
+        return Records(mine)
+
+    def by_id(self) -> Records:
+        """Sort by id and keep the first record of each: the same table whoever wrote it, in whatever order."""
+        ids, first = np.unique(self.column("id").astype(str), return_index=True)
+        return Records(self.table.take(pa.array(first))) if len(ids) else self
+
+    def with_splits(self, split_of: Mapping[str, str]) -> Records:
+        """Join the manifest: adds the column `split`, by the image an id comes from, and drops ids without a split."""
+        splits = pa.array([split_of.get(origin) for origin in self.column("origin_id")], type=pa.string())
+        table = self.table.drop_columns(["split"]) if "split" in self.table.column_names else self.table
+        table = table.append_column("split", splits)
+        return Records(table.filter(pc.is_valid(table["split"])))
+
+    def where(self, **equal: str) -> Records:
+        """Keep the rows whose columns have the given values, e.g. `where(source="normal", split="train")`."""
+        table = self.table
+        for name, value in equal.items():
+            table = table.filter(pc.equal(table[name], value))
+        return Records(table)
+
+
+def _fixed_size_lists(array: np.ndarray) -> pa.Array:
+    flat = np.ascontiguousarray(array, dtype=np.float64)
+    return pa.FixedSizeListArray.from_arrays(pa.array(flat.reshape(-1)), flat.shape[1])

@@ -1,0 +1,97 @@
+"""Run folders: where one experiment keeps its results, and to which experiment a folder belongs."""
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lightning_gradood.errors import Refusal
+
+CONFIG = "config.yaml"
+CHECKPOINTS = "checkpoints"
+_CHOSEN = "LIGHTNING_GRADOOD_RUN_DIR"  # how the first process tells those it launches where the run lies
+
+
+@contextmanager
+def new_run_folder(parent: Path) -> Iterator[Path]:
+    """Make a folder named by the moment, e.g. `runs/digits/2026-11-22_14-05-09`, for this process and its children.
+
+    Lightning starts the other processes of a run with the same command line; they get the folder of the first. The folder is
+    removed again if nothing was put into it.
+
+    Raises:
+        Refusal: if another launcher started several processes, which cannot agree on a new name.
+    """
+    if _CHOSEN in os.environ:
+        yield Path(os.environ[_CHOSEN])
+        return
+    if int(os.environ.get("WORLD_SIZE", os.environ.get("SLURM_NTASKS", "1"))) > 1:
+        raise Refusal(
+            "`run_dir` should be given where torchrun or a cluster starts the processes, so that all use the same. "
+            "Got none. Add e.g. --run_dir runs/first."
+        )
+    folder = _make_new(parent)
+    os.environ[_CHOSEN] = str(folder)
+    try:
+        yield folder
+    finally:
+        del os.environ[_CHOSEN]
+        if not any(folder.iterdir()):
+            folder.rmdir()
+
+
+def claim(folder: Path, config: Mapping[str, Any], identity: tuple[str, ...]) -> None:
+    """Write the configuration into a folder, or refuse one that belongs to something else.
+
+    Args:
+        folder: new, empty, or one that the same experiment used before.
+        config: the resolved configuration.
+        identity: its top-level keys that make an experiment what it is.
+
+    Raises:
+        Refusal: if the folder holds other files, or the results of an experiment that differs in `identity`.
+    """
+    path = folder / CONFIG
+    if path.is_file():
+        theirs = yaml.safe_load(path.read_text()) or {}
+        different = [name for key in identity for name in _differences(key, theirs.get(key), config.get(key))]
+        if different:
+            raise Refusal(
+                f"`run_dir` should name a new folder or one of the same experiment. Got `run_dir = {folder}`, whose "
+                f"{CONFIG} differs in {', '.join(different[:5])}. Name another folder, or none for a new one."
+            )
+        return
+    if folder.is_dir() and any(folder.iterdir()):
+        raise Refusal(
+            f"`run_dir` should name a new folder or an earlier run's. Got `run_dir = {folder}`, which holds other files "
+            f"and no {CONFIG}. Name another folder, or none for a new one."
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = folder / f".{CONFIG}.{os.getpid()}"
+    temporary.write_text(yaml.safe_dump(dict(config), sort_keys=False))
+    os.replace(temporary, path)
+
+
+def _make_new(parent: Path) -> Path:
+    name = f"{datetime.now():%Y-%m-%d_%H-%M-%S}"
+    number = 1
+    while True:
+        folder = parent / (name if number == 1 else f"{name}_{number}")
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            number += 1
+        else:
+            return folder
+
+
+def _differences(name: str, theirs: Any, mine: Any) -> list[str]:
+    """Dotted names of the values in which two configurations differ."""
+    if isinstance(theirs, Mapping) and isinstance(mine, Mapping):
+        keys = dict.fromkeys([*theirs, *mine])
+        return [found for key in keys for found in _differences(f"{name}.{key}", theirs.get(key), mine.get(key))]
+    return [] if theirs == mine else [name]

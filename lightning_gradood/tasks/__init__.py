@@ -1,0 +1,15 @@
+"""Tasks: the two LightningModules. `ClassificationTask` trains the classifier, `DetectionTask` the paper's MLP detector.
+
+>>> import torch
+>>> from lightning_gradood.tasks import ClassificationTask
+>>> task = ClassificationTask(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 3)))
+>>> task(torch.rand(2, 3, 2, 2)).shape
+torch.Size([2, 3])
+"""
+
+from lightning_gradood.tasks.checks import check_network
+from lightning_gradood.tasks.classification import ClassificationTask, Normalization
+from lightning_gradood.tasks.detection import DetectionTask, MLPSettings
+from lightning_gradood.tasks.schedules import Cosine, OneCycle
+
+__all__ = ["ClassificationTask", "Cosine", "DetectionTask", "MLPSettings", "Normalization", "OneCycle", "check_network"]

@@ -1,0 +1,128 @@
+"""The task that trains and evaluates the classifier."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, cast
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.cli import OptimizerCallable
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+from torchmetrics.classification import MulticlassAccuracy
+
+from lightning_gradood.networks import Normalized, load_weights
+
+_STAGES = ("train", "val", "test")
+Batch = tuple[Tensor, ...]  # images [N, C, H, W] in [0, 1], labels int64 [N], then whatever the data adds
+
+
+@dataclass
+class Normalization:
+    """Per-channel statistics of the training images, subtracted and divided inside the network.
+
+    Args:
+        mean: mean of each channel, pixels in [0, 1].
+        std: standard deviation of each channel.
+    """
+
+    mean: list[float]
+    std: list[float]
+
+
+def sgd(parameters: Any) -> Optimizer:
+    """SGD with Nesterov momentum .9, learning rate .1 and weight decay 5e-4."""
+    return torch.optim.SGD(parameters, lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4)
+
+
+class ClassificationTask(LightningModule):
+    """Train and evaluate a classifier: cross entropy, accuracy, any optimizer.
+
+    Logs `train/loss`, `train/accuracy`, `val/loss`, `val/accuracy`, `test/loss` and `test/accuracy`, means over images.
+
+    Args:
+        network: images in, logits [N, classes] out; any `nn.Module` or a function that returns one.
+        normalize: channel statistics applied inside the network, or null for a network that normalises by itself.
+        weights: file with initial weights of the plain network (state dict, Lightning checkpoint or safetensors).
+        optimizer: factory from parameters to the optimizer; SGD with Nesterov momentum by default.
+        scheduler: factory from (optimizer, total steps) to a schedule that is advanced after each step, such as
+            `OneCycle` or `Cosine`.
+        label_smoothing: as in `torch.nn.functional.cross_entropy`.
+        channels_last: keep the network's weights and images in the memory format that is fastest on GPUs.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        normalize: Normalization | None = None,
+        weights: str | None = None,
+        optimizer: OptimizerCallable = sgd,
+        scheduler: Callable[[Optimizer, int], LRScheduler] | None = None,
+        label_smoothing: float = 0.0,
+        channels_last: bool = False,
+    ) -> None:
+        super().__init__()
+        self.network = Normalized(network, normalize.mean, normalize.std) if normalize else network
+        self.weights = weights
+        self._initialised = False
+        self.optimizer_factory = optimizer
+        self.scheduler_factory = scheduler
+        self.label_smoothing = label_smoothing
+        self.channels_last = channels_last
+        self.accuracy = nn.ModuleDict(
+            {f"{stage}_": MulticlassAccuracy(average="micro") for stage in _STAGES}
+        )  # "train" is a method
+
+    def load_initial_weights(self) -> None:
+        """Read the file named by `weights`, once: later calls leave trained weights alone."""
+        if self.weights is not None and not self._initialised:
+            load_weights(self.network, self.weights)
+        self._initialised = True
+
+    def setup(self, stage: str) -> None:
+        """Called by Lightning before every loop, before a checkpoint is restored."""
+        self.load_initial_weights()
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits [N, classes] of images [N, C, H, W] in [0, 1]."""
+        if self.channels_last:
+            images = images.contiguous(memory_format=torch.channels_last)
+        logits: Tensor = self.network(images)
+        return logits
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Mean cross entropy of a batch."""
+        return self._step(batch, "train")
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Log loss and accuracy."""
+        self._step(batch, "val")
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Log loss and accuracy."""
+        self._step(batch, "test")
+
+    def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
+        """Logits [N, classes]."""
+        return self(batch[0])  # type: ignore[no-any-return]  # LightningModule.__call__ is untyped
+
+    def configure_optimizers(self) -> Any:
+        """One optimizer, and a schedule advanced after each step where one is given."""
+        optimizer = self.optimizer_factory(self.parameters())
+        if self.scheduler_factory is None:
+            return optimizer
+        scheduler = self.scheduler_factory(optimizer, int(self.trainer.estimated_stepping_batches))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def _step(self, batch: Batch, stage: str) -> Tensor:
+        images, labels, *_ = batch
+        logits = self(images)
+        loss = nn.functional.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
+        accuracy = cast(MulticlassAccuracy, self.accuracy[f"{stage}_"])
+        accuracy(logits.detach(), labels)
+        means = partial(self.log, on_step=False, on_epoch=True, batch_size=len(labels))
+        means(f"{stage}/loss", loss, sync_dist=stage != "train")
+        means(f"{stage}/accuracy", accuracy, prog_bar=True)
+        return loss

@@ -1,0 +1,104 @@
+"""The task that trains the paper's detector, an MLP on gradient representations."""
+
+from dataclasses import dataclass
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+from lightning_gradood.errors import Refusal
+from lightning_gradood.metrics import RawBinaryAUROC
+
+_SMALLEST = 1e-30  # added before the logarithm: squared norms of confident images underflow to zero
+
+
+@dataclass
+class MLPSettings:
+    """Settings of the paper's detector; it leaves them open, these were chosen on validation data.
+
+    Args:
+        width: hidden units.
+        learning_rate: of Adam.
+        weight_decay: decoupled, of AdamW.
+        max_epochs: passes over the training split at most.
+        patience: epochs without a lower validation loss after which training stops.
+        batch_size: records per step.
+        log_values: feed log(value + 1e-30) rather than the values, which span many decades.
+    """
+
+    width: int = 128
+    learning_rate: float = 2e-3
+    weight_decay: float = 1e-4
+    max_epochs: int = 100
+    patience: int = 10
+    batch_size: int = 128
+    log_values: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("width", "learning_rate", "max_epochs", "patience", "batch_size"):
+            if getattr(self, name) <= 0:
+                raise Refusal(f"`mlp.{name}` should be positive. Got `mlp.{name} = {getattr(self, name)}`.")
+        if self.weight_decay < 0:
+            raise Refusal(f"`mlp.weight_decay` should not be negative. Got `mlp.weight_decay = {self.weight_decay}`.")
+
+
+class DetectionTask(LightningModule):
+    """Train a 2-layer MLP to tell normal (0) from anomalous (1) representations with binary cross entropy.
+
+    Inputs are log-transformed, then standardised with the statistics of the training split, which are saved with the
+    weights. Logs `train/loss`, `val/loss` (means over records) and `val/auroc`.
+
+    Args:
+        representations: those of the training split, float64 [n, L]; give the statistics and the input width.
+        settings: width, optimizer and stopping.
+
+    Reference:
+        Lee, Prabhushankar, AlRegib 2022, section 3.2.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, representations: Tensor, settings: MLPSettings) -> None:
+        super().__init__()
+        self.settings = settings
+        values = self._transformed(representations)
+        spread = values.std(dim=0, correction=0)
+        self.register_buffer("mean", values.mean(dim=0))
+        self.register_buffer("std", torch.where(spread > 0, spread, 1.0))  # a constant column says nothing
+        width = settings.width
+        self.network = nn.Sequential(nn.Linear(values.shape[1], width), nn.ReLU(), nn.Linear(width, 1))
+        self.auroc = RawBinaryAUROC(sync_on_compute=False)  # each process trains detectors of its own
+
+    def forward(self, representations: Tensor) -> Tensor:
+        """Logits [n] of representations float64 [n, L]; higher = more anomalous."""
+        standardised = (self._transformed(representations) - self.mean) / self.std
+        logits: Tensor = self.network(standardised.float())
+        return logits.squeeze(1)
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        """Mean loss of a batch of (representations, 0/1)."""
+        representations, anomalous = batch
+        loss = binary_cross_entropy_with_logits(self(representations), anomalous.float())
+        self.log("train/loss", loss, on_step=False, on_epoch=True, batch_size=len(anomalous))
+        return loss
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        """Log loss and AUROC."""
+        representations, anomalous = batch
+        logits = self(representations)
+        loss = binary_cross_entropy_with_logits(logits, anomalous.float())
+        self.auroc.update(logits, anomalous)
+        self.log("val/loss", loss, on_step=False, on_epoch=True, batch_size=len(anomalous))
+        self.log("val/auroc", self.auroc, on_step=False, on_epoch=True)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """AdamW on all weights."""
+        return torch.optim.AdamW(
+            self.parameters(), lr=self.settings.learning_rate, weight_decay=self.settings.weight_decay
+        )
+
+    def _transformed(self, representations: Tensor) -> Tensor:
+        values = representations.double()
+        return torch.log(values + _SMALLEST) if self.settings.log_values else values

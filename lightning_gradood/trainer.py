@@ -1,0 +1,176 @@
+"""Lightning's Trainer with two more verbs: `extract` probes every source, `detect` also fits and reports detectors."""
+
+import copy
+import time
+import warnings
+from pathlib import Path
+
+import lightning.pytorch as pl
+import torch.distributed as dist
+from lightning.pytorch.utilities import rank_zero_warn
+from safetensors.torch import save_file
+from tqdm.auto import tqdm
+
+from lightning_gradood.callbacks import Entry, ProbeCallback, ReportCallback
+from lightning_gradood.data import ImageDataModule, as_float
+from lightning_gradood.detectors import DetectionSettings, Detector, Outcome, evaluate
+from lightning_gradood.errors import Refusal
+from lightning_gradood.networks import load_weights
+from lightning_gradood.probes import LogitsProbe, Probe
+from lightning_gradood.provenance import make_report
+from lightning_gradood.records import NORMAL, RecordCache, Records
+from lightning_gradood.tasks import ClassificationTask, check_network
+
+DEFAULT_CACHE = "runs/.records"
+
+
+class Trainer(pl.Trainer):
+    """Lightning's Trainer; `default_root_dir` is the run folder, which `detect` fills."""
+
+    def extract(
+        self,
+        model: ClassificationTask,
+        datamodule: ImageDataModule,
+        ckpt_path: str | None = None,
+        settings: DetectionSettings | None = None,
+        cache_dir: str = DEFAULT_CACHE,
+    ) -> list[Entry]:
+        """Probe every source on all processes and keep the records.
+
+        Args:
+            model: the task that holds the classifier.
+            datamodule: sources and splits.
+            ckpt_path: checkpoint of the classifier, or `best` for the best one of this Trainer's `fit`; by default the
+                network as it is, with the initial weights that the task names.
+            settings: label designs and detectors; they decide what is read.
+            cache_dir: where records are kept and found again.
+
+        Returns:
+            The cache entries that hold the records, known on every process.
+        """
+        if self.limit_predict_batches != 1.0 or self.fast_dev_run:  # type: ignore[attr-defined]
+            raise Refusal(
+                "`trainer.limit_predict_batches` should be 1.0 without `fast_dev_run`, as every image needs its record. "
+                f"Got {self.limit_predict_batches}. Use `data.init_args.limit` to take fewer images."
+            )
+        self.load(model, ckpt_path)
+        self.check(model, datamodule)
+        probing = ProbeCallback(_probes(settings or DetectionSettings()), RecordCache(cache_dir))
+        self.callbacks.append(probing)  # type: ignore[attr-defined]
+        try:
+            with warnings.catch_warnings():  # where every record is there already, an empty loop is what is meant
+                warnings.filterwarnings("ignore", "Total length of .* across ranks is zero")
+                self.predict(model, datamodule=datamodule, return_predictions=False)
+        finally:
+            self.callbacks.remove(probing)  # type: ignore[attr-defined]
+        return probing.entries
+
+    def detect(
+        self,
+        model: ClassificationTask,
+        datamodule: ImageDataModule,
+        ckpt_path: str | None = None,
+        settings: DetectionSettings | None = None,
+        cache_dir: str = DEFAULT_CACHE,
+    ) -> list[Outcome]:
+        """Probe what is missing, fit every detector on every source, report.
+
+        Args:
+            model: as for `extract`.
+            datamodule: as for `extract`.
+            ckpt_path: as for `extract`.
+            settings: label designs and detectors.
+            cache_dir: where records are kept and found again.
+
+        Returns:
+            One outcome per anomaly source and detector, on every process.
+        """
+        started = time.perf_counter()
+        settings = settings or DetectionSettings()
+        split_of = datamodule.manifest.split_of  # refuses sources that are too small before anything slow happens
+        entries = self.extract(model, datamodule, ckpt_path, settings, cache_dir)
+        cache = RecordCache(cache_dir)
+        records = {source: _read(cache, entries, source) for source in datamodule.detection_sources}
+        joined = {source: table.with_splits(split_of) for source, table in records.items()}
+        outcomes = self._fit_detectors(settings, joined)
+        if self.is_global_zero:
+            datamodule.manifest.write(Path(self.default_root_dir) / "splits.json")
+            report = make_report(Path(self.default_root_dir).parent.name, model, datamodule, entries, records, outcomes)
+            report.provenance["seconds"] = round(time.perf_counter() - started, 1)
+            report.provenance["checkpoint"] = ckpt_path or model.weights
+            for callback in self.callbacks:  # type: ignore[attr-defined]
+                if isinstance(callback, ReportCallback):
+                    callback.on_detect_end(self, report)
+        self.strategy.barrier("reported")
+        return outcomes
+
+    def check(self, model: ClassificationTask, datamodule: ImageDataModule, training: bool = False) -> None:
+        """Refuse a network that does not fit the images, before any long work.
+
+        Args:
+            model: the task that holds the classifier.
+            datamodule: its images.
+            training: look at the training images rather than at the normal source's.
+        """
+        source = datamodule.train_source if training else datamodule.normal_source
+        images = as_float(source.images(range(min(2, len(source)))))
+        check_network(model.network, images.to(model.device), datamodule.num_classes)
+
+    def load(self, model: ClassificationTask, ckpt_path: str | None) -> None:
+        """Load a classifier's weights, never executing code.
+
+        Args:
+            model: the task that holds the classifier.
+            ckpt_path: a checkpoint, state dict or safetensors file; `best` for the best one of this Trainer's `fit`; by
+                default the initial weights that the task names, if it names any.
+        """
+        if ckpt_path is None:
+            if model.weights is None and self.state.fn is None:
+                rank_zero_warn("No checkpoint and no initial weights are named: the network is probed as it was built.")
+            model.load_initial_weights()
+            return
+        if ckpt_path == "best":
+            ckpt_path = getattr(self.checkpoint_callback, "best_model_path", "")
+            if not ckpt_path:
+                raise Refusal("`ckpt_path` should be `best` only after a `fit` that kept checkpoints. Name a file.")
+        load_weights(model.network, ckpt_path)
+
+    def _fit_detectors(self, settings: DetectionSettings, records: dict[str, Records]) -> list[Outcome]:
+        """Fit on the anomaly sources that fall to this process; every process gets all outcomes."""
+        anomalies = [source for source in records if source != NORMAL]
+        mine = anomalies[self.global_rank :: self.world_size]
+        outcomes = []
+        pairs = [(source, detector) for source in mine for detector in settings.build()]
+        for source, detector in tqdm(pairs, desc="fitting detectors", disable=not self.is_global_zero):
+            detector = copy.deepcopy(detector)
+            pool = Records.concatenate([records[NORMAL], records[source]])
+            outcomes.append(evaluate(detector, pool, source=source, seed=settings.seed, resamples=settings.resamples))
+            self._save(detector, source)
+        return sorted(_from_all(outcomes), key=lambda outcome: anomalies.index(outcome.source))
+
+    def _save(self, detector: Detector, source: str) -> None:
+        path = Path(self.default_root_dir) / "detectors" / source / f"{detector.name}.safetensors"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file({name: tensor.contiguous() for name, tensor in detector.state().items()}, path)
+
+
+def _probes(settings: DetectionSettings) -> list[Probe]:
+    """What all detectors read, each probe once; logits come with the pass at no cost and give the predictions."""
+    probes = [probe for detector in settings.build() for probe in detector.probes]
+    return list({probe.name: probe for probe in [*probes, LogitsProbe()]}.values())
+
+
+def _read(cache: RecordCache, entries: list[Entry], source: str) -> Records:
+    first, *others = [cache.read(entry.key) for entry in entries if entry.source == source]
+    for other in others:
+        first = first.join(other)
+    return first
+
+
+def _from_all(outcomes: list[Outcome]) -> list[Outcome]:
+    """The outcomes of all processes, in order of their ranks."""
+    if not dist.is_initialized():
+        return outcomes
+    gathered: list[list[Outcome]] = [[] for _ in range(dist.get_world_size())]
+    dist.all_gather_object(gathered, outcomes)  # a few scores an image; only our own processes take part
+    return [outcome for part in gathered for outcome in part]
