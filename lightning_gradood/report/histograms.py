@@ -14,7 +14,7 @@ from lightning_gradood.report.tables import percent
 if TYPE_CHECKING:
     from lightning_gradood.detectors.evaluate import Outcome
 
-_BINS = 50
+_FEWEST_BINS, _MOST_BINS = 12, 50
 _MOST_COLUMNS = 3
 # Distances have tails that would press everything else into one bin: if all scores span this many times what the middle
 # half spans (a normal distribution: 6), the axis is logarithmic, or linear around zero and logarithmic outside.
@@ -46,7 +46,7 @@ def score_histograms(outcomes: "Sequence[Outcome]") -> Figure:
 
 def _draw(axes: Axes, outcome: "Outcome", colour: str) -> None:
     test = outcome.scores["test"]
-    edges = _scaled_edges(axes, test.scores)
+    edges = _scaled_edges(axes, test.scores, _bins(test.labels))
     highest = 0.0
     for name, label, shade in (("normal", 0, NORMAL_COLOUR), (outcome.source, 1, colour)):
         scores = test.scores[test.labels == label]
@@ -63,20 +63,26 @@ def _draw(axes: Axes, outcome: "Outcome", colour: str) -> None:
     tidy(axes)
 
 
-def _scaled_edges(axes: Axes, scores: np.ndarray) -> np.ndarray:
+def _bins(labels: np.ndarray) -> int:
+    """Choose so many bins that those of the smaller class are seldom empty where it lies."""
+    smaller = min(int(np.sum(labels == 0)), int(np.sum(labels == 1)))
+    return int(np.clip(3 * math.sqrt(smaller), _FEWEST_BINS, _MOST_BINS))
+
+
+def _scaled_edges(axes: Axes, scores: np.ndarray, bins: int) -> np.ndarray:
     """Choose the axis' scale and bins of equal width on it, float64 [bins + 1]."""
     low, high = float(scores.min()), float(scores.max())
     if low == high:
-        return np.linspace(low - 0.5, high + 0.5, _BINS + 1)
+        return np.linspace(low - 0.5, high + 0.5, bins + 1)
     quarter, three_quarters = np.percentile(scores, (25, 75))
     middle = float(three_quarters - quarter)
     if middle == 0 or high - low < _HEAVY_TAIL * middle:
-        return np.linspace(low, high, _BINS + 1)
+        return np.linspace(low, high, bins + 1)
     if low > 0:
         axes.set_xscale("log")
-        edges = np.geomspace(low, high, _BINS + 1)
+        edges = np.geomspace(low, high, bins + 1)
     else:
         axes.set_xscale("asinh", linear_width=middle)
-        edges = middle * np.sinh(np.linspace(np.arcsinh(low / middle), np.arcsinh(high / middle), _BINS + 1))
+        edges = middle * np.sinh(np.linspace(np.arcsinh(low / middle), np.arcsinh(high / middle), bins + 1))
     edges[[0, -1]] = low, high  # rounding must not push the extremes out
     return edges

@@ -8,7 +8,7 @@ from matplotlib.textpath import TextPath
 
 from lightning_gradood.report.palette import new_figure
 
-_GAP = 2  # white pixels between images
+_GAP = 16  # images are this many times as wide as the white between them
 _MOST_IMAGES = 12
 _SIDE, _BETWEEN, _MARGIN = 0.8, 0.08, 0.2  # inches
 _LETTERS = 10  # points, 72 to an inch
@@ -49,8 +49,9 @@ def sample_sheet(samples: Mapping[str, np.ndarray]) -> Figure:
 def _strip(images: np.ndarray, count: int) -> np.ndarray:
     """Put images side by side on white, uint8 [H, count·(W + gap) − gap, 3] or without the last axis if grey."""
     _, height, width, channels = images.shape
-    strip = np.full((height, count * (width + _GAP) - _GAP, channels), 255, dtype=np.uint8)
+    gap = max(width // _GAP, 1)
+    strip = np.full((height, count * (width + gap) - gap, channels), 255, dtype=np.uint8)
     for place, image in enumerate(images):
-        left = place * (width + _GAP)
+        left = place * (width + gap)
         strip[:, left : left + width] = image
     return strip[:, :, 0] if channels == 1 else strip

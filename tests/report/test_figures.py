@@ -162,7 +162,7 @@ def test_the_sheet_takes_grey_images_and_rows_of_different_length():
     grey = np.full((2, 8, 8, 1), 100, dtype=np.uint8)
     figure = sample_sheet({"normal": grey, "noise": np.zeros((5, 8, 8, 3), dtype=np.uint8)})
     shown = figure.axes[0].images[0]
-    assert shown.get_array().shape == (8, 5 * 10 - 2)
+    assert shown.get_array().shape == (8, 5 * 9 - 1)
     assert shown.get_clim() == (0, 255)
     _render(figure)
 
