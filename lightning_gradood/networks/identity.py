@@ -88,7 +88,7 @@ def _plain(value: Any) -> Json:
 
 
 def _update(digest: "hashlib._Hash", name: str, tensor: Tensor) -> None:
-    values = tensor.detach().cpu().contiguous().reshape(-1)
+    values = tensor.detach().cpu().reshape(-1)
     digest.update(repr((name, str(tensor.dtype), tuple(tensor.shape))).encode())
     digest.update(values.view(torch.uint8).numpy().data)
 

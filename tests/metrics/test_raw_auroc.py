@@ -58,7 +58,7 @@ def test_reset_forgets():
 
 def test_keeps_no_graph():
     metric = RawBinaryAUROC()
-    metric.update(torch.tensor([0.0, 1.0], requires_grad=True) * 2, torch.tensor([0, 1]))
+    metric.update(torch.tensor([0.0, 1.0], dtype=torch.float64, requires_grad=True) * 2, torch.tensor([0, 1]))
     assert not metric.scores[0].requires_grad
     assert metric.compute() == 1
 

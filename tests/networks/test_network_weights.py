@@ -184,6 +184,13 @@ def test_a_plain_pickle_executes_nothing_either(tmp_path, protocol):
     assert not (tmp_path / "executed").exists()
 
 
+def test_the_readers_warnings_are_not_shown_beside_a_refusal(tmp_path, recwarn):
+    path = _written(tmp_path / "a.pt", pickle.dumps({"a": 1}, protocol=4))
+    with pytest.raises(Refusal, match="cannot be read"):
+        read_state_dict(path)
+    assert not recwarn.list
+
+
 def test_a_whole_pickled_network_is_refused_with_the_fix(tmp_path):
     with pytest.raises(Refusal, match=r"which asks for Python's \S*Net\b.*; .* save only `network\.state_dict\(\)`"):
         read_state_dict(_saved(Net(), tmp_path / "network.pt"))
