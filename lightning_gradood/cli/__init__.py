@@ -8,6 +8,6 @@ that is resolved after all files and flags, and refusals in one sentence with ex
     >>> main(["fit", "--config", "configs/digits.yaml"])  # doctest: +SKIP
 """
 
-from lightning_gradood.cli.command import main
+from lightning_gradood.cli.main import main
 
 __all__ = ["main"]

@@ -1,21 +1,19 @@
 """Lightning's command line with run folders, stage two's settings and two more verbs."""
 
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import yaml
 from jsonargparse import Namespace
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, ProgressBar
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities import rank_zero_info
 
 from lightning_gradood.callbacks import ImageProgressBar, ReportCallback
-from lightning_gradood.cli.interpolation import interpolation
-from lightning_gradood.cli.sentences import one_sentence
+from lightning_gradood.cli.parsing import LogConfig, Parser
 from lightning_gradood.data import ImageDataModule
 from lightning_gradood.detectors import DetectionSettings
 from lightning_gradood.errors import Refusal
@@ -32,42 +30,6 @@ _HELP = {
     "run_dir": "Folder of the run: a new one below runs/ by default; an earlier one of the same experiment is continued.",
     "cache_dir": "Where records are kept and found again by later runs.",
 }
-
-
-def main(args: Sequence[str] | None = None) -> None:
-    """Run one verb, e.g. `main(["fit", "--config", "configs/digits.yaml"])`.
-
-    Args:
-        args: words of the command line; those of the process by default.
-
-    Raises:
-        SystemExit: with code 2 after one sentence on standard error, where the input is refused.
-    """
-    with ExitStack() as leaving:
-        try:
-            with interpolation():
-                Command(leaving, None if args is None else list(args))
-        except Refusal as refusal:
-            sys.stderr.write(f"error: {refusal}\n")
-            sys.exit(2)
-
-
-class Parser(LightningArgumentParser):
-    """Refuses in one sentence where argparse would print its usage first."""
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Raise the refusal that `main` prints."""
-        raise Refusal(one_sentence(message)) from ex
-
-
-class LogConfig(SaveConfigCallback):
-    """Send the resolved configuration to every logger; the run folder has it already."""
-
-    def save_config(self, trainer: Any, pl_module: Any, stage: str) -> None:
-        """Called by Lightning on rank zero when the first loop starts."""
-        config = yaml.safe_load(self.parser.dump(self.config, skip_none=False))
-        for logger in trainer.loggers:
-            logger.log_hyperparams(config)
 
 
 class Command(LightningCLI):

@@ -1,7 +1,9 @@
 """The paper's detector: a 2-layer MLP on gradient representations."""
 
 import copy
+import logging
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import lightning.pytorch as pl
 import numpy as np
@@ -52,11 +54,12 @@ class MLP(Detector):
             self.task = DetectionTask(train[0], self.settings)
             keeper = _BestEpoch()
             stopper = EarlyStopping("val/loss", patience=self.settings.patience, verbose=False)
-            _trainer(self.settings.max_epochs, [keeper, stopper]).fit(
-                self.task,
-                _Batches(*train, size=self.settings.batch_size, shuffle=True),
-                _Batches(*val, size=4096, shuffle=False),
-            )
+            with _quietly():
+                _trainer(self.settings.max_epochs, [keeper, stopper]).fit(
+                    self.task,
+                    _Batches(*train, size=self.settings.batch_size, shuffle=True),
+                    _Batches(*val, size=4096, shuffle=False),
+                )
         self.task.load_state_dict(keeper.weights)
         return keeper.curves
 
@@ -128,3 +131,15 @@ def _trainer(max_epochs: int, callbacks: list[Callback]) -> pl.Trainer:
         num_sanity_val_steps=0,
         inference_mode=False,
     )
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Keep Lightning from naming the machine's devices again for every detector."""
+    logger = logging.getLogger("lightning.pytorch")
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
