@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image
-from torchvision.datasets.folder import IMG_EXTENSIONS  # type: ignore[import-untyped]  # ships no type information
+from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from lightning_gradood.data.pixels import eight_bit
 from lightning_gradood.data.source import Listing, Source

@@ -11,7 +11,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
-from tqdm.auto import tqdm  # type: ignore[import-untyped]  # ships no type information
+from tqdm.auto import tqdm
 
 from lightning_gradood.data.batch import ImageBatch
 from lightning_gradood.data.pixels import Transform, check_deterministic, to_pixels

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from PIL import Image
 from torch import Tensor
-from torchvision.transforms.functional import pil_to_tensor  # type: ignore[import-untyped]  # ships no type information
+from torchvision.transforms.functional import pil_to_tensor
 
 from lightning_gradood.data.source import Picture
 from lightning_gradood.errors import Refusal

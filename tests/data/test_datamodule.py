@@ -158,6 +158,13 @@ def test_sources_too_large_for_memory_are_decoded_by_workers(settings):
     assert torch.equal(module.seen[1][0].images, data.detection_sources["near"].images(range(4)) / 255)
 
 
+def test_sources_in_memory_need_no_workers_nor_lightnings_advice_to_add_some(settings, monkeypatch):
+    monkeypatch.setattr("lightning.pytorch.trainer.connectors.data_connector.suggested_max_num_workers", lambda _: 8)
+    data = ImageDataModule(**settings, num_workers=2)
+    trainer().predict(Watcher(), data)  # a warning would be an error here
+    assert data.val_dataloader().num_workers == 0
+
+
 def test_a_refusal_from_a_worker_keeps_its_own_words_only(settings, tmp_path):
     Image.new("RGB", (9, 9)).save(tmp_path / "near" / "005.png")
     data = ImageDataModule(**settings, memory_limit_gib=0, num_workers=2)

@@ -108,6 +108,16 @@ def test_the_digest_follows_keys_labels_pixels_and_transform_but_not_the_name(ro
     assert len(set(digests)) == 7
 
 
+def test_the_digest_follows_labels_alone():
+    digests = [Opening().load("x", Fixed(["a", "b"], labels)).digest() for labels in ([0, 1], [1, 0], [0, 1])]
+    assert digests[0] == digests[2] != digests[1]
+
+
+def test_the_digest_follows_the_transform_where_its_results_are_not_kept(root):
+    nearest = v2.Resize([4, 4], v2.InterpolationMode.NEAREST)
+    assert load(root, v2.Resize([4, 4]), in_memory=False).digest() != load(root, nearest, in_memory=False).digest()
+
+
 def test_a_transform_without_a_stable_repr_is_refused_only_where_its_results_are_not_kept(root):
     class Nameless:
         def __call__(self, image):
