@@ -76,6 +76,10 @@ class RecordCache:
             try:
                 pq.write_table(records.table, temporary)
                 os.replace(temporary, folder / f"{name}.parquet")
+            except FileNotFoundError:  # the folder was renamed: another run finished the entry, these rows included
+                if not self.has(key):
+                    raise
+                (self.folder / key / temporary.name).unlink(missing_ok=True)
             finally:
                 temporary.unlink(missing_ok=True)
 
@@ -87,10 +91,16 @@ class RecordCache:
             ids: the images it must hold; a missing one is refused.
             description: JSON-able text of what the entry was computed from.
         """
-        partial = self._partial(key)
-        if self.has(key):  # another run finished the same entry meanwhile: its rows are the same
-            shutil.rmtree(partial, ignore_errors=True)
-            return
+        if not self.has(key):
+            try:
+                self._publish(key, ids, description)
+            except (Refusal, OSError):
+                if not self.has(key):  # else another run was quicker by a moment; its rows are the same
+                    raise
+        shutil.rmtree(self._partial(key), ignore_errors=True)
+
+    def _publish(self, key: str, ids: Sequence[str], description: Mapping[str, object]) -> None:
+        partial, entry = self._partial(key), self.folder / key
         missing = set(ids) - self.done(key)
         if missing:
             raise Refusal(
@@ -98,14 +108,14 @@ class RecordCache:
                 f"such as {min(missing)}. Run the same command again: it probes only those."
             )
         with _disk_full_refused(partial):
-            (partial / f"{_ENTRY}.tmp").write_text(json.dumps(dict(description), indent=1, sort_keys=True))
-            os.replace(partial / f"{_ENTRY}.tmp", partial / _ENTRY)
+            _write_whole(partial / _ENTRY, json.dumps(dict(description), indent=1, sort_keys=True))
             try:
-                os.replace(partial, self.folder / key)
+                os.replace(partial, entry)
             except OSError:
-                if not self.has(key):  # it exists only if another run was quicker by a moment
+                if self.has(key):
                     raise
-                shutil.rmtree(partial, ignore_errors=True)
+                shutil.rmtree(entry, ignore_errors=True)  # what a deletion left that was interrupted
+                os.replace(partial, entry)
 
     def _partial(self, key: str) -> Path:
         return self.folder / f"{key}.partial"
@@ -113,6 +123,15 @@ class RecordCache:
     @staticmethod
     def _shards(folder: Path) -> list[Path]:
         return sorted(folder.glob("*.parquet"))
+
+
+def _write_whole(path: Path, text: str) -> None:
+    temporary = path.with_name(f"{uuid.uuid4().hex}.tmp")
+    try:
+        temporary.write_text(text)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _read_shard(path: Path, columns: list[str] | None = None) -> pa.Table:
