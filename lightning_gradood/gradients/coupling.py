@@ -63,6 +63,8 @@ def _jacobian_crosses(network: nn.Module, probes: Tensor) -> bool:
     """Whether ∂z₀/∂x₁ or ∂z₀/∂x₂ is anything but exactly zero."""
     leaves = probes.detach().clone().requires_grad_()
     logits = network(leaves)
+    if not logits.requires_grad:  # no gradient reaches the images at all, e.g. through an embedding
+        return False
     (gradient,) = torch.autograd.grad(logits[0].sum(), leaves, allow_unused=True)
     return gradient is not None and bool(gradient[1:].nan_to_num(0.0).count_nonzero())
 

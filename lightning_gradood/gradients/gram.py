@@ -20,11 +20,11 @@ def paired(gram_a: Tensor, gram_b: Tensor) -> tuple[Tensor, Tensor]:
 
     Where a matrix is near the smallest numbers of its dtype the traces are infinite: `guarded` then distrusts the row.
     """
-    inner = torch.linalg.vecdot(gram_a.flatten(1), gram_b.flatten(1))
+    inner = (gram_a * gram_b).flatten(1).sum(1, dtype=torch.float64)  # a dot product in float32 loses another digit
     trace_a, trace_b = _trace(gram_a), _trace(gram_b)
     info = torch.finfo(gram_a.dtype)
     vanishing = torch.minimum(trace_a, trace_b) < gram_a.shape[1] * info.tiny / info.eps
-    return inner.double(), (trace_a * trace_b).masked_fill(vanishing, torch.inf)
+    return inner, (trace_a * trace_b).masked_fill(vanishing, torch.inf)
 
 
 def guarded(inner: Tensor, traces: Tensor, again: Callable[[Tensor], Tensor]) -> Tensor:

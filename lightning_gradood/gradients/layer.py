@@ -65,6 +65,17 @@ class Call:
             and tensor.is_floating_point()
         )
 
+    def has_rows(self, tensor: object) -> bool:
+        """Whether `tensor` is an activation [N·m, ...] with m leading rows for each image in turn."""
+        return (
+            isinstance(tensor, Tensor)
+            and not self.tally.knows(tensor)
+            and tensor.ndim >= 2
+            and tensor.shape[0] > 0
+            and tensor.shape[0] % self.tally.batch == 0
+            and tensor.is_floating_point()
+        )
+
     def is_constant(self, *tensors: object) -> bool:
         """Whether each is absent, a parameter, or a tensor that no gradient flows through."""
         return all(
@@ -75,6 +86,9 @@ class Call:
 
 Match = Callable[[Call], tuple[Layer, Tensor] | None]
 """Turns a call into its layer and the layer's input, or declines with None."""
+
+Rewrite = Callable[[Call], Callable[[], Any] | None]
+"""Spells a call out in simpler ones, to be made when asked, or declines with None."""
 
 
 class Recorded(torch.autograd.Function):
@@ -91,4 +105,4 @@ class Recorded(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[None, None, None, Tensor | None]:
         """Record norms and hand the input's gradient on."""
         (x,) = ctx.saved_tensors
-        return None, None, None, ctx.layer.backward(x, gradient, ctx.needs_input_grad[3], ctx.tally)
+        return (None, None, None, ctx.layer.backward(x, gradient, ctx.needs_input_grad[3], ctx.tally))

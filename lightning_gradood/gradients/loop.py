@@ -14,10 +14,7 @@ from lightning_gradood.gradients.state import requiring_grad
 
 
 def loop_norms(
-    network: nn.Module,
-    images: Tensor,
-    label_designs: Sequence[LabelDesign],
-    parameters: Sequence[nn.Parameter],
+    network: nn.Module, images: Tensor, label_designs: Sequence[LabelDesign], parameters: Sequence[nn.Parameter]
 ) -> tuple[Tensor, Tensor]:
     """Return squared gradient norms and logits, one forward and K backward passes per image.
 
@@ -36,10 +33,7 @@ def loop_norms(
 
 
 def _one_image(
-    network: nn.Module,
-    image: Tensor,
-    label_designs: Sequence[LabelDesign],
-    parameters: Sequence[nn.Parameter],
+    network: nn.Module, image: Tensor, label_designs: Sequence[LabelDesign], parameters: Sequence[nn.Parameter]
 ) -> tuple[Tensor, Tensor]:
     logits = network(image)
     check_logits(logits, image)

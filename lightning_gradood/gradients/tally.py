@@ -7,21 +7,28 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from lightning_gradood.gradients.derived import Derived
+
 
 class Tally:
     """Collects the contributions of all uses of each parameter during one backward pass.
 
     A parameter that is used once gives its norms at once, by whichever closed form is cheapest. One that is used
-    several times needs its per-sample gradients added up first: a norm of a sum is not the sum of norms.
+    several times, or through a derived tensor, needs its per-sample gradients added up first: a norm of a sum is not
+    the sum of norms.
 
     Args:
         parameters: the L tensors, in the order of the columns.
         batch: number of images N.
         passes: number of backward passes that will follow one forward pass (label designs).
+
+    Attributes:
+        derived: tensors that the forward pass computed from parameters alone.
     """
 
     def __init__(self, parameters: Sequence[Tensor], batch: int, passes: int = 1) -> None:
         self.batch, self.passes = batch, passes
+        self.derived = Derived()
         self._parameters = parameters  # keeps the ids below valid
         self._column = {id(parameter): column for column, parameter in enumerate(parameters)}
         self._uses = [0] * len(parameters)
@@ -29,55 +36,70 @@ class Tally:
 
     def start(self) -> None:
         """Begin a backward pass: forget the contributions of the one before."""
-        self._norms: dict[int, Tensor] = {}
-        self._sums: dict[int, Tensor] = {}
+        self._norms: dict[int, Tensor] = {}  # by column
+        self._sums: dict[int, Tensor] = {}  # by id, of parameters and of derived tensors
 
-    def knows(self, tensor: object) -> bool:
-        """Whether `tensor` is one of the parameters."""
+    def is_parameter(self, tensor: object) -> bool:
+        """Whether `tensor` is one of the L parameters."""
         return id(tensor) in self._column
 
-    def column(self, parameter: Tensor) -> int:
-        """The parameter's place in the result."""
-        return self._column[id(parameter)]
+    def knows(self, tensor: object) -> bool:
+        """Whether `tensor` is a parameter or derived from parameters alone."""
+        return id(tensor) in self._column or self.derived.knows(tensor)
 
-    def use(self, parameter: Tensor) -> None:
+    def column(self, tensor: Tensor) -> int:
+        """A parameter's place in the result; -1 for a derived tensor."""
+        return self._column.get(id(tensor), -1)
+
+    def use(self, tensor: Tensor | None) -> None:
         """Count one use in the forward pass."""
-        self._uses[self.column(parameter)] += 1
+        if id(tensor) in self._column:
+            self._uses[self._column[id(tensor)]] += 1
 
-    def shared_elements(self) -> int:
-        """Number of gradient entries per image that have to be kept because a parameter is used several times."""
-        return sum(p.numel() for p, uses in zip(self._parameters, self._uses, strict=True) if uses > 1)
+    def summed_elements(self) -> int:
+        """Number of gradient entries per image that have to be held until the end of a backward pass."""
+        shared = sum(p.numel() for p, uses in zip(self._parameters, self._uses, strict=True) if uses > 1)
+        return shared + self.derived.elements()
 
     def record(
-        self, parameter: Tensor | None, gradients: Callable[[], Tensor], norms: Callable[[], Tensor] | None = None
+        self, tensor: Tensor | None, gradients: Callable[[], Tensor], norms: Callable[[], Tensor] | None = None
     ) -> None:
-        """Add one use's contribution, whichever of the two forms is needed; nothing for a tensor that is no parameter.
+        """Add one use's contribution, whichever of the two forms is needed; nothing for a tensor that is not known.
 
         Args:
-            parameter: the tensor that was used, or None.
+            tensor: the parameter or derived tensor that was used, or None.
             gradients: computes its per-sample gradients [N, *shape].
             norms: computes their squared norms [N], where there is a cheaper way than through the gradients.
         """
-        if parameter is None or not self.knows(parameter):
+        if tensor is None or not self.knows(tensor):
             return
-        column = self.column(parameter)
-        if self._uses[column] > 1:
-            gradient = gradients()
-            self._sums[column] = self._sums[column] + gradient if column in self._sums else gradient
+        if self._is_summed(tensor):
+            self._add(tensor, gradients())
         else:
-            self._norms[column] = squared_rows(gradients()) if norms is None else norms().double()
+            self._norms[self.column(tensor)] = squared_rows(gradients()) if norms is None else norms().double()
 
     def result(self) -> Tensor:
         """The pass's squared norms, float64 [N, L]; a parameter without any contribution has 0."""
+        ways_back = {key: gradient for key, gradient in self._sums.items() if key not in self._column}
+        for parameter, gradient in self.derived.pull_back(ways_back):
+            self._add(parameter, gradient)
         rows = torch.zeros(len(self._uses), self.batch, dtype=torch.float64, device=self._parameters[0].device)
         for column, norms in self._norms.items():
             rows[column] = norms
-        for column, gradient in self._sums.items():
-            rows[column] = squared_rows(gradient)
+        for key, gradient in self._sums.items():
+            if key in self._column:
+                rows[self._column[key]] = squared_rows(gradient)
         return rows.T
+
+    def _is_summed(self, tensor: Tensor) -> bool:
+        column = self.column(tensor)
+        return column < 0 or self._uses[column] > 1 or self.derived.has_leaf(tensor)
+
+    def _add(self, tensor: Tensor, gradient: Tensor) -> None:
+        self._sums[id(tensor)] = self._sums[id(tensor)] + gradient if id(tensor) in self._sums else gradient
 
 
 def squared_rows(gradients: Tensor) -> Tensor:
     """Squared L2 norm of every row, [N, ...] -> float64 [N]; the root keeps float32 away from its smallest numbers."""
-    norms: Tensor = torch.linalg.vector_norm(gradients.flatten(1), dim=1)
+    norms: Tensor = torch.linalg.vector_norm(gradients.reshape(gradients.shape[0], -1), dim=1)
     return norms.double().square()

@@ -93,6 +93,36 @@ class Transformer(nn.Module):
         return self.head(self.norm(x)[:, 0])
 
 
+class Tokens(nn.Module):
+    """Pixels as words of a small vocabulary."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.mix, self.head = nn.Embedding(6, 4, padding_idx=2), nn.Linear(4, 4), nn.Linear(4, 5)
+        self.scale = nn.Parameter(torch.rand(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        words = self.table((x[:, 0] * 6).long().flatten(1))
+        return self.head((words - self.scale * self.mix(words)).mean(1))
+
+
+class Windows(nn.Module):
+    """Attention in windows with a relative position bias, as Swin has it: [N·windows, tokens, channels]."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.qkv = nn.Conv2d(3, 6, 2, 2), nn.Linear(6, 18)
+        self.bias, self.head = nn.Parameter(torch.randn(9, 2)), nn.Linear(6, 5)
+        self.register_buffer("index", torch.arange(16).view(4, 4) % 9)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(x).unflatten(2, (2, 2)).unflatten(4, (2, 2)).permute(0, 2, 4, 3, 5, 1).reshape(-1, 4, 6)
+        q, k, v = self.qkv(x).view(-1, 4, 3, 2, 3).permute(2, 0, 3, 1, 4)
+        weights = q @ k.transpose(-2, -1) + self.bias[self.index].permute(2, 0, 1).unsqueeze(0)
+        x = (weights.softmax(-1) @ v).transpose(1, 2).reshape(-1, 16, 6)
+        return self.head(x.mean(1))
+
+
 class Recurrent(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -148,6 +178,11 @@ TOYS: dict[str, Callable[[], nn.Module]] = {
     "unused": Unused,
     "transformer": Transformer,
     "sequence_first": lambda: Transformer(batch_first=False),
+    "tokens": Tokens,
+    "windows": Windows,
+    "spectral_norm": lambda: nn.Sequential(
+        nn.Flatten(), torch.nn.utils.parametrizations.spectral_norm(nn.Linear(192, 7)), nn.Tanh(), nn.Linear(7, 5)
+    ),
     "recurrent": Recurrent,
     "checkpointed": Checkpointed,
 }  # fmt: skip

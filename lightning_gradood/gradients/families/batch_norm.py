@@ -24,7 +24,7 @@ class BatchNorm(Layer):
     def __init__(
         self, mean: Tensor, variance: Tensor, weight: Tensor | None, bias: Tensor | None, epsilon: float
     ) -> None:
-        self.mean, self.variance, self.weight, self.bias, self.epsilon = mean, variance, weight, bias, epsilon
+        self.mean, self.variance, self.weight, self.bias, self.epsilon = (mean, variance, weight, bias, epsilon)
         self.parameters = (weight, bias)
 
     @override

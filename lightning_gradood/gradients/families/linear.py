@@ -1,4 +1,4 @@
-"""Linear layers, on vectors [N, C] and on tokens [N, ..., C].
+"""Linear layers and products with a matrix, on vectors [N, C] and on tokens [N, ..., C] or [N·m, ..., C].
 
 With a_t the input and b_t the output gradient at token t, dW = Σ_t b_t a_tᵀ. For one vector ‖dW‖² = ‖a‖²‖b‖²; for T
 tokens either dW is formed, T·C·D multiplications, or ‖dW‖² = ⟨A Aᵀ, B Bᵀ⟩ over pairs of tokens, T²·(C + D).
@@ -34,10 +34,28 @@ class Linear(Layer):
 
     @override
     def backward(self, x: Tensor, gradient: Tensor, needs_input: bool, tally: Tally) -> Tensor | None:
-        a, b = x.reshape(x.shape[0], -1, x.shape[-1]), gradient.reshape(gradient.shape[0], -1, gradient.shape[-1])
+        a, b = (tensor.reshape(tally.batch, -1, tensor.shape[-1]) for tensor in (x, gradient))
         tally.record(self.weight, lambda: weight_gradients(a, b), lambda: weight_norms(a, b))
         tally.record(self.bias, lambda: b.sum(1))
         return gradient @ self.weight if needs_input else None
+
+
+class MatrixProduct(Layer):
+    """y = x W, the weight the other way round."""
+
+    def __init__(self, weight: Tensor) -> None:
+        self.weight = weight
+        self.parameters = (weight,)
+
+    @override
+    def output(self, x: Tensor) -> Tensor:
+        return x @ self.weight
+
+    @override
+    def backward(self, x: Tensor, gradient: Tensor, needs_input: bool, tally: Tally) -> Tensor | None:
+        a, b = (tensor.reshape(tally.batch, -1, tensor.shape[-1]) for tensor in (x, gradient))
+        tally.record(self.weight, lambda: weight_gradients(b, a), lambda: weight_norms(a, b))
+        return gradient @ self.weight.T if needs_input else None
 
 
 def weight_gradients(a: Tensor, b: Tensor) -> Tensor:
@@ -61,9 +79,21 @@ def _match(call: Call) -> tuple[Layer, Tensor] | None:
     if bound is None:
         return None
     x, weight, bias = bound
-    if not call.is_batch(x) or not call.is_constant(weight, bias) or weight.ndim != 2:
+    if not call.has_rows(x) or not call.is_constant(weight, bias) or weight.ndim != 2:
         return None
     return Linear(weight, bias), x
 
 
-MATCHES: dict[Callable[..., Any], Match] = {F.linear: _match}
+def _match_product(call: Call) -> tuple[Layer, Tensor] | None:
+    if len(call.args) != 2 or call.kwargs:
+        return None
+    x, weight = call.args
+    if not call.has_rows(x) or not call.tally.knows(weight) or weight.ndim != 2:
+        return None
+    return MatrixProduct(weight), x
+
+
+MATCHES: dict[Callable[..., Any], Match] = {
+    F.linear: _match,
+    **dict.fromkeys((torch.matmul, torch.mm, Tensor.matmul, Tensor.mm, Tensor.__matmul__), _match_product),
+}

@@ -1,0 +1,55 @@
+"""Multi-head self-attention, spelt out as two linear layers around torch's scaled dot product."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from lightning_gradood.gradients.layer import Call, Rewrite
+
+_NAMES = (
+    "query", "key", "value", "embed_dim_to_check", "num_heads", "in_proj_weight", "in_proj_bias", "bias_k", "bias_v",
+    "add_zero_attn", "dropout_p", "out_proj_weight", "out_proj_bias", "training", "key_padding_mask", "need_weights",
+    "attn_mask", "use_separate_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight", "static_k", "static_v",
+    "average_attn_weights", "is_causal",
+)  # fmt: skip
+_FLAGS = {"training": True, "need_weights": True, "use_separate_proj_weight": False, "average_attn_weights": True}
+_DEFAULTS = tuple(_FLAGS.get(name, False if name == "is_causal" else None) for name in _NAMES)
+_UNUSUAL = (
+    "bias_k", "bias_v", "add_zero_attn", "key_padding_mask", "attn_mask", "need_weights", "use_separate_proj_weight",
+    "static_k", "static_v", "is_causal",
+)  # fmt: skip
+
+
+def _rewrite(call: Call) -> Callable[[], tuple[Tensor, None]] | None:
+    bound = call.bind(_NAMES, _DEFAULTS)
+    if bound is None:
+        return None
+    given = dict(zip(_NAMES, bound, strict=True))
+    x = given["query"]
+    if given["key"] is not x or given["value"] is not x or x.ndim != 3 or x.shape[1] != call.tally.batch:
+        return None
+    if (given["training"] and given["dropout_p"]) or any(_is_set(given[name]) for name in _UNUSUAL):
+        return None
+    return lambda: (_self_attention(given), None)
+
+
+def _is_set(value: Any) -> bool:
+    return value is not None and value is not False
+
+
+def _self_attention(given: dict[str, Any]) -> Tensor:
+    """[tokens, N, E] -> [tokens, N, E]; the linear layers see the batch first."""
+    x = given["query"].transpose(0, 1)
+    N, T, E = x.shape
+    projected = F.linear(x, given["in_proj_weight"], given["in_proj_bias"])
+    heads = projected.view(N, T, 3, given["num_heads"], E // given["num_heads"]).permute(2, 0, 3, 1, 4)
+    mixed = F.scaled_dot_product_attention(heads[0], heads[1], heads[2])
+    mixed = mixed.transpose(1, 2).reshape(N, T, E)
+    return F.linear(mixed, given["out_proj_weight"], given["out_proj_bias"]).transpose(0, 1)
+
+
+REWRITES: dict[Callable[..., Any], Rewrite] = {F.multi_head_attention_forward: _rewrite}
