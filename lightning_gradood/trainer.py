@@ -53,6 +53,11 @@ class Trainer(pl.Trainer):
                 "`trainer.limit_predict_batches` should be 1.0 without `fast_dev_run`, as every image needs its record. "
                 f"Got {self.limit_predict_batches}. Use `data.init_args.limit` to take fewer images."
             )
+        if self.precision in ("16-true", "bf16-true", "transformer-engine", "transformer-engine-float16"):
+            raise Refusal(
+                f"`trainer.precision` should leave the weights in float32, as squared norms overflow in half precision. "
+                f"Got `precision = {self.precision}`. Use 32-true or a mixed precision."
+            )
         self.load(model, ckpt_path)
         self.check(model, datamodule)
         probing = ProbeCallback(_probes(settings or DetectionSettings()), RecordCache(cache_dir))
@@ -87,9 +92,10 @@ class Trainer(pl.Trainer):
         """
         started = time.perf_counter()
         settings = settings or DetectionSettings()
-        split_of = datamodule.manifest.split_of  # refuses sources that are too small before anything slow happens
+        if self.is_global_zero:
+            _ = datamodule.manifest  # refuses sources that are too small before anything slow happens
         entries = self.extract(model, datamodule, ckpt_path, settings, cache_dir)
-        cache = RecordCache(cache_dir)
+        cache, split_of = RecordCache(cache_dir), datamodule.manifest.split_of
         records = {source: _read(cache, entries, source) for source in datamodule.detection_sources}
         joined = {source: table.with_splits(split_of) for source, table in records.items()}
         outcomes = self._fit_detectors(settings, joined)
@@ -107,11 +113,15 @@ class Trainer(pl.Trainer):
     def check(self, model: ClassificationTask, datamodule: ImageDataModule, training: bool = False) -> None:
         """Refuse a network that does not fit the images, before any long work.
 
+        Only the first process looks: it may have to download the images, and the others wait for it in `prepare_data`.
+
         Args:
             model: the task that holds the classifier.
             datamodule: its images.
             training: look at the training images rather than at the normal source's.
         """
+        if not self.is_global_zero:
+            return
         source = datamodule.train_source if training else datamodule.normal_source
         images = as_float(source.images(range(min(2, len(source)))))
         check_network(model.network, images.to(model.device), datamodule.num_classes)

@@ -1,5 +1,6 @@
 """Read the probes in the predict loop and write records."""
 
+import itertools
 from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any
@@ -48,7 +49,8 @@ class ProbeCallback(Callback):
         todo: dict[str, set[int]] = {}
         for entry in self.missing:
             todo.setdefault(entry.source, set()).update(rows[entry.key])
-        self._restriction.enter_context(data.only({source: sorted(rows) for source, rows in todo.items() if rows}))
+        restriction = {source: self._enough(rows, source, trainer) for source, rows in todo.items() if rows}
+        self._restriction.enter_context(data.only(restriction))
 
     def on_predict_batch_end(
         self,
@@ -94,6 +96,12 @@ class ProbeCallback(Callback):
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Leave the data as they were; what is already on disk serves the next run."""
         self._restriction.close()
+
+    def _enough(self, rows: set[int], source: str, trainer: pl.Trainer) -> list[int]:
+        """Add rows that are done already until every process has one; rows that are written twice are read once."""
+        done = (row for row in range(len(_datamodule(trainer).detection_sources[source])) if row not in rows)
+        extra = itertools.islice(done, max(trainer.world_size - len(rows), 0))
+        return sorted([*rows, *extra])
 
     def _rows_to_do(self, entry: Entry, data: ImageDataModule) -> list[int]:
         done = self.cache.done(entry.key)

@@ -111,7 +111,7 @@ class Command(LightningCLI):
     def before_fit(self) -> None:
         """Look at everything that can be refused before the first step is taken."""
         self.trainer.check(self.model, self.datamodule, training=True)
-        if self.detection is not None:
+        if self.detection is not None and self.trainer.is_global_zero:
             _ = self.datamodule.manifest  # opens and splits every source
         self._claim_folder()
 
@@ -126,7 +126,8 @@ class Command(LightningCLI):
 
     def before_detect(self) -> None:
         """Refuse sources that cannot be split before the folder is claimed."""
-        _ = self.datamodule.manifest
+        if self.trainer.is_global_zero:
+            _ = self.datamodule.manifest
         self._claim_folder()
 
     def detect(self, model: ClassificationTask, datamodule: ImageDataModule, ckpt_path: str | None) -> None:

@@ -84,6 +84,8 @@ class ClassificationTask(LightningModule):
     def setup(self, stage: str) -> None:
         """Called by Lightning before every loop, before a checkpoint is restored."""
         self.load_initial_weights()
+        if self.channels_last:
+            self.network.to(memory_format=torch.channels_last)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits [N, classes] of images [N, C, H, W] in [0, 1]."""
