@@ -1,7 +1,11 @@
 """The paper's probe: squared norms of the gradients that a confounding label asks for."""
 
+import json
+from typing import Any
+
 from torch import Tensor, nn
 
+from lightning_gradood.errors import Refusal
 from lightning_gradood.gradients import LabelDesign, parameter_names, squared_gradient_norms
 from lightning_gradood.probes.probe import Probe
 
@@ -31,3 +35,24 @@ class GradientProbe(Probe):
     def __call__(self, network: nn.Module, images: Tensor) -> Tensor:
         """Squared norms, float64 [N, L]."""
         return squared_gradient_norms(network, images, self.label_design)
+
+    def describe(self) -> dict[str, object]:
+        """Add the design's class and settings, as designs of different users may share a name.
+
+        Raises:
+            Refusal: if a setting is neither plain data nor a tensor, so that a change of it could go unseen.
+        """
+        kind = type(self.label_design)
+        design = {"class": f"{kind.__module__}.{kind.__qualname__}", "settings": self._settings()}
+        return super().describe() | {"label_design": design}
+
+    def _settings(self) -> object:
+        return json.loads(json.dumps(vars(self.label_design), default=self._tensor_as_list))
+
+    def _tensor_as_list(self, value: Any) -> object:
+        if isinstance(value, Tensor):
+            return value.tolist()
+        raise Refusal(
+            "`label_design` should hold plain numbers, text, lists or tensors, so that its records can be found again. "
+            f"Got `label_design = {self.label_design.name}` with a {type(value).__name__}. Keep what it is made from."
+        )

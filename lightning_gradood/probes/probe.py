@@ -34,4 +34,5 @@ class Probe(ABC):
 
     def describe(self) -> dict[str, object]:
         """JSON-able text of all settings that change the numbers; part of the cache key."""
-        return {"probe": type(self).__qualname__, "name": self.name, "version": self.version}
+        kind = type(self)
+        return {"probe": f"{kind.__module__}.{kind.__qualname__}", "name": self.name, "version": self.version}
