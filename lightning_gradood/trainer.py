@@ -15,7 +15,6 @@ from lightning_gradood.callbacks import Entry, ProbeCallback, ReportCallback
 from lightning_gradood.data import ImageDataModule, as_float
 from lightning_gradood.detectors import DetectionSettings, Detector, Outcome, evaluate
 from lightning_gradood.errors import Refusal
-from lightning_gradood.networks import load_weights
 from lightning_gradood.probes import LogitsProbe, Probe
 from lightning_gradood.provenance import make_report
 from lightning_gradood.records import NORMAL, RecordCache, Records
@@ -143,7 +142,7 @@ class Trainer(pl.Trainer):
             ckpt_path = getattr(self.checkpoint_callback, "best_model_path", "")
             if not ckpt_path:
                 raise Refusal("`ckpt_path` should be `best` only after a `fit` that kept checkpoints. Name a file.")
-        load_weights(model.network, ckpt_path)
+        model.load_trained_weights(ckpt_path)
 
     def _fit_detectors(self, settings: DetectionSettings, records: dict[str, Records]) -> list[Outcome]:
         """Fit on the anomaly sources that fall to this process; every process gets all outcomes."""

@@ -15,6 +15,7 @@ from lightning_gradood.data import ImageDataModule
 from lightning_gradood.errors import Refusal
 from lightning_gradood.probes import Probe, Reading, read_together
 from lightning_gradood.records import RecordCache, Records
+from lightning_gradood.tasks import ClassificationTask
 
 _SHARD = 4096  # records kept in memory before they are written
 
@@ -37,7 +38,7 @@ class ProbeCallback(Callback):
         self.entries: list[Entry] = []
         self.missing: list[Entry] = []
         self._buffer: dict[str, list[Records]] = {}
-        self._restriction = ExitStack()
+        self._leaving = ExitStack()  # what to undo at the end
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Find out which entries and which rows of each source are missing."""
@@ -50,7 +51,9 @@ class ProbeCallback(Callback):
         for entry in self.missing:
             todo.setdefault(entry.source, set()).update(rows[entry.key])
         restriction = {source: self._enough(rows, source, trainer) for source, rows in todo.items() if rows}
-        self._restriction.enter_context(data.only(restriction))
+        self._leaving.enter_context(data.only(restriction))
+        if isinstance(pl_module, ClassificationTask):
+            self._leaving.enter_context(pl_module.without_logits())  # the probes' own forward gives them
 
     def on_predict_batch_end(
         self,
@@ -83,7 +86,7 @@ class ProbeCallback(Callback):
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Write what is left; once every process has, make the entries visible."""
-        self._restriction.close()
+        self._leaving.close()
         for key in list(self._buffer):
             self._write(key)
         trainer.strategy.barrier("records written")
@@ -95,7 +98,7 @@ class ProbeCallback(Callback):
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Leave the data as they were; what is already on disk serves the next run."""
-        self._restriction.close()
+        self._leaving.close()
 
     def _enough(self, rows: set[int], source: str, trainer: pl.Trainer) -> list[int]:
         """Add rows that are done already until every process has one; rows that are written twice are read once."""

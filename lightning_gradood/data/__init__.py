@@ -27,14 +27,11 @@ from lightning_gradood.data.datamodule import ImageDataModule
 from lightning_gradood.data.dataset import DatasetSource
 from lightning_gradood.data.folder import FolderSource
 from lightning_gradood.data.loaded import LoadedSource
-from lightning_gradood.data.manifest import SPLITS, Manifest, make_manifest
-from lightning_gradood.data.settings import NORMAL
+from lightning_gradood.data.manifest import Manifest, make_manifest
 from lightning_gradood.data.source import Listing, Source
 from lightning_gradood.data.splits import split_rows
 
 __all__ = [
-    "NORMAL",
-    "SPLITS",
     "DatasetSource",
     "DigitsSource",
     "FolderSource",

@@ -15,10 +15,11 @@ from lightning_gradood.data.loaded import LoadedSource
 from lightning_gradood.data.loaders import labelled, make_loader, refuse_fewer_than_processes, training_parts
 from lightning_gradood.data.manifest import Manifest, make_manifest
 from lightning_gradood.data.opening import Opening, refuse_other_shape
-from lightning_gradood.data.settings import NORMAL, given_train, refuse_below, refuse_settings, refuse_unknown
+from lightning_gradood.data.settings import given_train, refuse_below, refuse_settings, refuse_unknown
 from lightning_gradood.data.source import Source
 from lightning_gradood.data.splits import Rows, named_seed
 from lightning_gradood.errors import Refusal
+from lightning_gradood.records import NORMAL
 
 
 class ImageDataModule(LightningDataModule):

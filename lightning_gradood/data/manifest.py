@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 
 from lightning_gradood.data.splits import named_seed, smallest_count, split_rows
 from lightning_gradood.errors import Refusal
-
-SPLITS = ("train", "val", "test")
+from lightning_gradood.records import SPLITS
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,7 @@ from collections.abc import Collection, Iterable, Sequence
 from lightning_gradood.data.source import Source
 from lightning_gradood.data.splits import exact_shares
 from lightning_gradood.errors import Refusal
-
-NORMAL = "normal"
-"""The reserved name of the normal source, in ids, manifests and records."""
+from lightning_gradood.records import NORMAL
 
 
 def refuse_settings(anomalies: Iterable[str], split: Sequence[float], validation_fraction: float) -> None:

@@ -13,9 +13,6 @@ if TYPE_CHECKING:
 MEAN = "mean"
 """The word that stands where a source's name stands when a number is the mean over sources."""
 
-NORMAL = "normal"
-"""The name of the normal images wherever sources are listed."""
-
 
 @dataclass(frozen=True)
 class DetectionReport:

@@ -6,7 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from lightning_gradood.report.bundle import NORMAL
+from lightning_gradood.records import NORMAL
 
 # Okabe & Ito (2008), the palette that readers with any common colour blindness can tell apart, without its yellow (too
 # pale for lines on white) and its black (normal images are dark grey).

@@ -1,6 +1,7 @@
 """The task that trains and evaluates the classifier."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
@@ -13,6 +14,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics.classification import MulticlassAccuracy
 
+from lightning_gradood.errors import Refusal
 from lightning_gradood.networks import Normalized, load_weights
 
 _STAGES = ("train", "val", "test")
@@ -67,6 +69,7 @@ class ClassificationTask(LightningModule):
         self.network = Normalized(network, normalize.mean, normalize.std) if normalize else network
         self.weights = weights
         self._initialised = False
+        self._predicts = True
         self.optimizer_factory = optimizer
         self.scheduler_factory = scheduler
         self.label_smoothing = label_smoothing
@@ -81,9 +84,20 @@ class ClassificationTask(LightningModule):
             load_weights(self.network, self.weights)
         self._initialised = True
 
+    def load_trained_weights(self, path: str) -> None:
+        """Read weights that take the place of the initial ones, which are not loaded any more.
+
+        Args:
+            path: as for `weights`.
+        """
+        load_weights(self.network, path)
+        self._initialised = True
+
     def setup(self, stage: str) -> None:
         """Called by Lightning before every loop, before a checkpoint is restored."""
         self.load_initial_weights()
+        if self.channels_last:
+            self.network.to(memory_format=torch.channels_last)
         if self.channels_last:
             self.network.to(memory_format=torch.channels_last)
 
@@ -107,15 +121,32 @@ class ClassificationTask(LightningModule):
         self._step(batch, "test")
 
     def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
-        """Logits [N, classes]."""
+        """Logits [N, classes], or nothing [0] within `without_logits`."""
+        if not self._predicts:
+            return batch[0].new_empty(0)
         return self(batch[0])  # type: ignore[no-any-return]  # LightningModule.__call__ is untyped
+
+    @contextmanager
+    def without_logits(self) -> Iterator[None]:
+        """Skip the forward pass of `predict_step`, for a callback that makes its own and has the logits from there."""
+        self._predicts = False
+        try:
+            yield
+        finally:
+            self._predicts = True
 
     def configure_optimizers(self) -> Any:
         """One optimizer, and a schedule advanced after each step where one is given."""
         optimizer = self.optimizer_factory(self.parameters())
         if self.scheduler_factory is None:
             return optimizer
-        scheduler = self.scheduler_factory(optimizer, int(self.trainer.estimated_stepping_batches))
+        steps = self.trainer.estimated_stepping_batches
+        if steps == float("inf"):
+            raise Refusal(
+                "`trainer.max_epochs` should be a number of epochs where `scheduler` is given, which needs to know the end. "
+                f"Got `trainer.max_epochs = {self.trainer.max_epochs}`. Write e.g. 40, or `scheduler: null`."
+            )
+        scheduler = self.scheduler_factory(optimizer, int(steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def _step(self, batch: Batch, stage: str) -> Tensor:
