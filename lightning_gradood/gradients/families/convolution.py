@@ -20,7 +20,7 @@ from lightning_gradood.gradients.tally import Tally
 
 Form = Callable[..., Tensor]
 
-_CHUNK = 1 << 19  # elements of intermediate results that a core's second cache still holds
+_CHUNK = 1 << 20  # elements of intermediate results that a core's second cache still holds
 
 
 class Convolution(Layer):

@@ -1,0 +1,52 @@
+"""Time and memory of one call: CPU seconds of this process, or CUDA events; peak bytes above what was there before."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+
+def seconds(work: Callable[[], object], device: str) -> float:
+    """Time one call; on a CPU in CPU time, which a neighbour on a shared machine distorts least."""
+    if device == "cpu":
+        start = time.process_time()
+        work()
+        return time.process_time() - start
+    start_event, end_event = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    torch.cuda.synchronize()
+    start_event.record()
+    work()
+    end_event.record()
+    torch.cuda.synchronize()
+    return start_event.elapsed_time(end_event) / 1000
+
+
+def interleaved(works: dict[str, Callable[[], object]], rounds: int, device: str) -> dict[str, float]:
+    """Median seconds of each work; rounds go through all of them, so that drift of the machine hits all alike."""
+    times: dict[str, list[float]] = {name: [] for name in works}
+    for _ in range(rounds):
+        for name, work in works.items():
+            times[name].append(seconds(work, device))
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def peak_bytes(work: Callable[[], object], device: str) -> int:
+    """Peak memory during a call above that before it; on a CPU (Linux only) the first call of a fresh process."""
+    if device != "cpu":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        work()
+        return torch.cuda.max_memory_allocated() - before
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts from what is resident now
+    before = _resident_peak()
+    work()
+    return _resident_peak() - before
+
+
+def _resident_peak() -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
