@@ -69,10 +69,8 @@ class Interception(TorchFunctionMode):
         used: list[Tensor],
     ) -> Any:
         constant = all(self._tally.knows(tensor) or not tensor.requires_grad for tensor in given)
-        if constant:
-            result = self._tally.derived.apply(func, args, kwargs, self._tally.is_parameter)
-        else:
-            result = func(*args, **kwargs)
+        derived, is_parameter = self._tally.derived, self._tally.is_parameter
+        result = derived.apply(func, args, kwargs, is_parameter) if constant else func(*args, **kwargs)
         if not any(True for _ in tensors_in(result)):
             return func(*args, **kwargs)  # a shape or a dtype carries no gradient; ask the parameter itself
         self._note(func, used)

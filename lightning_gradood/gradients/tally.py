@@ -100,6 +100,11 @@ class Tally:
 
 
 def squared_rows(gradients: Tensor) -> Tensor:
-    """Squared L2 norm of every row, [N, ...] -> float64 [N]; the root keeps float32 away from its smallest numbers."""
-    norms: Tensor = torch.linalg.vector_norm(gradients.reshape(gradients.shape[0], -1), dim=1)
-    return norms.double().square()
+    """Squared L2 norm of every row, [N, ...] -> float64 [N]; near underflow summed in float64."""
+    rows = gradients.reshape(gradients.shape[0], -1)
+    norms: Tensor = torch.linalg.vector_norm(rows, dim=1).double()
+    info = torch.finfo(rows.dtype)
+    small = (norms < info.tiny**0.5 / info.eps).nonzero().flatten()
+    if small.numel():
+        norms[small] = torch.linalg.vector_norm(rows[small], dim=1, dtype=torch.float64)
+    return norms.square()

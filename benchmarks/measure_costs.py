@@ -1,0 +1,106 @@
+"""Measure the constants of `lightning_gradood/gradients/costs.py` on this machine, and how good the choices are.
+
+    OMP_NUM_THREADS=1 python -m benchmarks.measure_costs
+
+Every form is timed on the shapes of residual, dense and wide networks. A form's cost is linear in the constants, so one
+non-negative least-squares fit over all timings gives them. The regret is the time of the chosen forms over that of the
+fastest ones.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable
+
+import numpy as np
+import scipy.optimize
+import torch
+from torch import Tensor
+
+from lightning_gradood.gradients import costs
+from lightning_gradood.gradients.families import convolution_forms as forms
+from lightning_gradood.gradients.families.convolution import cheapest
+from lightning_gradood.gradients.families.convolution_forms import Geometry
+
+# channels in, channels out, image size, kernel, stride
+SHAPES = [
+    (64, 64, 32, 3, 1), (64, 128, 32, 3, 2), (128, 128, 16, 3, 1), (256, 256, 8, 3, 1), (512, 512, 4, 3, 1),
+    (128, 256, 16, 3, 2), (256, 512, 8, 3, 2), (64, 128, 32, 1, 2), (256, 512, 8, 1, 2), (16, 16, 32, 3, 1),
+    (32, 32, 16, 3, 1), (64, 64, 8, 3, 1), (24, 48, 32, 1, 1), (48, 12, 32, 3, 1), (168, 48, 16, 1, 1),
+    (48, 12, 16, 3, 1), (200, 48, 8, 1, 1), (48, 12, 8, 3, 1), (256, 64, 56, 1, 1), (64, 64, 56, 3, 1),
+    (512, 128, 28, 1, 1), (128, 128, 28, 3, 1), (1024, 256, 14, 1, 1), (256, 256, 14, 3, 1), (2048, 512, 7, 1, 1),
+]  # fmt: skip
+IMAGES = 8
+NAMES = [field.name for field in dataclasses.fields(costs.Costs)]
+COST: dict[Callable[..., Tensor], Callable[[costs.Size, costs.Costs], float]] = {
+    forms.materialised: costs.materialised,
+    forms.pointwise: costs.pointwise,
+    forms.products: costs.gram,
+    forms.pixel_products: costs.pixel_gram,
+}
+
+
+def main() -> None:
+    """Time, fit, print the constants and the regret."""
+    rows, seconds, regret = [], [], [0.0, 0.0]
+    for shape in SHAPES:
+        size, geometry = _described(*shape)
+        times = {form: _time(form, shape, geometry) for form in _possible(size, geometry)}
+        rows += [_coefficients(COST[form], size) for form in times]
+        seconds += list(times.values())
+        regret[0] += times[cheapest(size, geometry)[0]]
+        regret[1] += min(times.values())
+        print(shape, {form.__name__: f"{1e3 * value:.3f} ms" for form, value in times.items()}, flush=True)
+    matrix, target = np.array(rows), np.array(seconds)
+    fitted, _ = scipy.optimize.nnls(matrix / target[:, None], np.ones(len(target)))  # relative errors count alike
+    print(f"one multiplication of the grouped convolution: {1e12 * fitted[0]:.1f} ps")
+    for name, value in zip(NAMES, fitted[1:] / fitted[0], strict=True):
+        print(f"    {name}: float = {value:.1f}   # now {getattr(costs.CPU, name):g}")
+    print(f"regret of the constants in use: {regret[0] / regret[1]:.3f}")
+
+
+def _coefficients(cost: Callable[[costs.Size, costs.Costs], float], size: costs.Size) -> list[float]:
+    """How a form's cost depends on: one (the grouped convolution's own products), then each constant."""
+    zero = costs.Costs(**dict.fromkeys(NAMES, 0.0))
+    own = cost(size, zero)
+    return [own] + [cost(size, dataclasses.replace(zero, **{name: 1.0})) - own for name in NAMES]
+
+
+def _described(C: int, D: int, side: int, kernel: int, stride: int) -> tuple[costs.Size, Geometry]:
+    geometry = Geometry((kernel,) * 2, (stride,) * 2, (kernel // 2,) * 2, (1, 1), 1, False, (0, 0))
+    return costs.Size(C, D, kernel**2, side**2, math.ceil(side / stride) ** 2, 1), geometry
+
+
+def _possible(size: costs.Size, geometry: Geometry) -> list[Callable[..., Tensor]]:
+    found: list[Callable[..., Tensor]] = [forms.materialised]
+    if geometry.is_pointwise():
+        found.append(forms.pointwise)
+    if size.positions <= 1024:  # beyond, a Gram matrix of an image is far from paying
+        found.append(forms.products)
+        if geometry.keeps_size():
+            found.append(forms.pixel_products)
+    return found
+
+
+def _time(form: Callable[..., Tensor], shape: tuple[int, int, int, int, int], geometry: Geometry) -> float:
+    """Least CPU seconds per image in five runs."""
+    C, D, side, _, stride = shape
+    a, b = torch.rand(IMAGES, C, side, side), torch.randn(IMAGES, D, math.ceil(side / stride), math.ceil(side / stride))
+    gram = form in (forms.products, forms.pixel_products)
+    best = math.inf
+    for _ in range(6):  # the first warms up
+        start = time.process_time()
+        for x, y in zip(a.split(4), b.split(4), strict=True):
+            if gram:
+                forms.from_products(form(x, geometry), x, y, geometry)
+            else:
+                form(x, y, geometry)
+        best = min(best, time.process_time() - start)
+    return best / IMAGES
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    main()

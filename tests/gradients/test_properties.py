@@ -1,0 +1,125 @@
+"""What must hold for any network, whichever way its norms are computed."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lightning_gradood.gradients import AllOnes, LabelDesign, squared_gradient_norms
+from lightning_gradood.gradients.engine import backward, forward
+from lightning_gradood.gradients.plan import Plan, plan_for
+from lightning_gradood.gradients.state import exact_arithmetic, probing
+
+from . import truth
+from .toys import TOYS, make, pictures
+
+FAST = sorted(set(TOYS) - {"sequence_first", "recurrent", "checkpointed"})
+SOME = ["residual", "twice", "grouped", "transformer", "windows", "weight_norm"]
+
+
+class Scaled(LabelDesign):
+    """Another design's loss times a constant."""
+
+    def __init__(self, design: LabelDesign, factor: float) -> None:
+        self.design, self.factor = design, factor
+
+    @property
+    def name(self) -> str:
+        return f"{self.factor}_{self.design.name}"
+
+    def seed(self, logits: Tensor) -> Tensor:
+        return self.factor * self.design.seed(logits)
+
+
+@pytest.mark.parametrize("name", SOME)
+def test_batch_size_does_not_matter(name: str) -> None:
+    network, images = make(name), pictures(70)
+    whole = squared_gradient_norms(network, images)
+    for size in (1, 2, 33):
+        parts = [squared_gradient_norms(network, part) for part in images.split(size)[:2]]
+        truth.assert_exact(torch.cat(parts), whole[: 2 * size])
+
+
+@pytest.mark.parametrize("name", SOME)
+def test_other_rows_do_not_matter_and_order_follows(name: str) -> None:
+    network, images = make(name), pictures(6)
+    order = torch.tensor([3, 0, 5, 1, 4, 2])
+    norms = squared_gradient_norms(network, images)
+    truth.assert_exact(squared_gradient_norms(network, images[order]), norms[order])
+    mixed = torch.cat([images[:2], pictures(4, seed=9) * 3 - 1])
+    truth.assert_exact(squared_gradient_norms(network, mixed)[:2], norms[:2])
+
+
+@pytest.mark.parametrize("factor", [1e-200, 0.3, 1e150])
+def test_scaling_the_loss_scales_the_norms_by_its_square(factor: float) -> None:
+    network, images = make("residual"), pictures(3)
+    norms = squared_gradient_norms(network, images, Scaled(AllOnes(), factor**0.5))
+    truth.assert_exact(norms / factor, squared_gradient_norms(network, images))
+
+
+@pytest.mark.parametrize("name", FAST)
+def test_gradients_rebuilt_from_single_images_sum_to_the_ordinary_one(name: str) -> None:
+    """‖Σ g_n‖² over a batch that repeats one image n times is n²·‖g‖²; and the parallelogram law for two images."""
+    network = make(name)
+    parameters = list(network.parameters())
+    one, two = pictures(2).split(1)
+    first, second = (_ordinary(network, image, parameters) for image in (one, two))
+    both = _ordinary(network, torch.cat([one, two]), parameters)
+    norms = squared_gradient_norms(network, torch.cat([one, two, one]))
+    for column, (g1, g2, g) in enumerate(zip(first, second, both, strict=True)):
+        cross = 2 * float((g1 * g2).sum())
+        found = float(norms[0, column] + norms[1, column]) + cross
+        assert found == pytest.approx(float(g.square().sum()), rel=1e-9, abs=1e-18)
+    assert torch.equal(norms[0] > 0, norms[2] > 0)
+
+
+def _ordinary(network: nn.Module, images: Tensor, parameters: list[nn.Parameter]) -> list[Tensor]:
+    flags = [parameter.requires_grad for parameter in parameters]
+    network.requires_grad_(True)
+    logits = network(images)
+    loss = F.binary_cross_entropy_with_logits(logits, torch.ones_like(logits), reduction="none").mean(1).sum()
+    found = torch.autograd.grad(loss, parameters, allow_unused=True)
+    for parameter, flag in zip(parameters, flags, strict=True):
+        parameter.requires_grad_(flag)
+    return [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, found, strict=True)]
+
+
+def test_channels_last_is_exact() -> None:
+    network, images = make("residual"), pictures(4)
+    expected = truth.true_norms(network, images)
+    network.to(memory_format=torch.channels_last)
+    truth.assert_exact(squared_gradient_norms(network, images.to(memory_format=torch.channels_last)), expected)
+
+
+def test_designs_over_one_forward_equal_designs_alone() -> None:
+    """The input's Gram matrices are shared between designs; they must not be shared between chunks or layers."""
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.Conv2d(3, 40, 3, padding=1), nn.Tanh(), nn.Conv2d(40, 40, 3, padding=1), nn.Tanh(), nn.Flatten(),
+        nn.Linear(2560, 5),
+    ).double()  # fmt: skip
+    images, parameters = pictures(32), list(network.parameters())
+    designs = [AllOnes(), Scaled(AllOnes(), -2.0), Scaled(AllOnes(), 0.5)]
+    with exact_arithmetic(), probing(network):
+        together = backward(forward(network, images, parameters, 3), designs)
+    alone = squared_gradient_norms(network, images)
+    for column, factor in enumerate((1.0, 4.0, 0.25)):
+        truth.assert_exact(together[:, column], factor * alone)
+
+
+def test_plan_is_made_once_per_network_and_shape() -> None:
+    network = make("residual")
+    parameters = list(network.parameters())
+    with exact_arithmetic(), probing(network):
+        plan = plan_for(network, pictures(4), parameters)
+        assert plan_for(network, pictures(9, seed=3), parameters) is plan
+        other: Plan = plan_for(network, pictures(4)[:, :, :6], parameters)
+    assert other is not plan
+
+
+def test_half_precision_takes_the_loop() -> None:
+    network = make("linear", torch.bfloat16)
+    with exact_arithmetic(), probing(network):
+        plan = plan_for(network, pictures(2, torch.float32).bfloat16(), list(network.parameters()))
+    assert plan.trace is None
+    assert "bfloat16" in plan.reason
