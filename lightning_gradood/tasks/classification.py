@@ -98,8 +98,6 @@ class ClassificationTask(LightningModule):
         self.load_initial_weights()
         if self.channels_last:
             self.network.to(memory_format=torch.channels_last)
-        if self.channels_last:
-            self.network.to(memory_format=torch.channels_last)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits [N, classes] of images [N, C, H, W] in [0, 1]."""

@@ -11,6 +11,7 @@ from lightning_gradood.errors import Refusal
 from lightning_gradood.metrics import RawBinaryAUROC
 
 _SMALLEST = 1e-30  # added before the logarithm: squared norms of confident images underflow to zero
+_ROUNDING = 1e-12  # relative error of a float64 mean of thousands of equal numbers, with room to spare
 
 
 @dataclass
@@ -64,9 +65,10 @@ class DetectionTask(LightningModule):
         super().__init__()
         self.settings = settings
         values = self._transformed(representations)
-        spread = values.std(dim=0, correction=0)
-        self.register_buffer("mean", values.mean(dim=0))
-        self.register_buffer("std", torch.where(spread > 0, spread, 1.0))  # a constant column says nothing
+        mean, spread = values.mean(dim=0), values.std(dim=0, correction=0)
+        varies = spread > _ROUNDING * mean.abs()  # a constant column says nothing, and must not become huge elsewhere
+        self.register_buffer("mean", mean)
+        self.register_buffer("std", torch.where(varies, spread, 1.0))
         width = settings.width
         self.network = nn.Sequential(nn.Linear(values.shape[1], width), nn.ReLU(), nn.Linear(width, 1))
         self.auroc = RawBinaryAUROC(sync_on_compute=False)  # each process trains detectors of its own

@@ -1,0 +1,116 @@
+"""The paper's detector as a task: standardised inputs, binary cross entropy, settings that are checked."""
+
+import re
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import roc_auc_score
+from toy_images import Loader, trainer
+
+from lightning_gradood.errors import Refusal
+from lightning_gradood.tasks import DetectionTask, MLPSettings
+
+
+@pytest.fixture
+def representations():
+    """Squared norms over many decades, one column constant, one with zeros; float64 [40, 4]."""
+    rng = np.random.default_rng(0)
+    values = 10 ** rng.normal(-8, 4, size=(40, 4))
+    values[:, 1] = 3e-7
+    values[::5, 2] = 0
+    return torch.from_numpy(values)
+
+
+def into_network(task, values):
+    """Return what the MLP is given for representations."""
+    seen = []
+    hook = task.network.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    task(values)
+    hook.remove()
+    return seen[0]
+
+
+@pytest.mark.parametrize("log_values", [True, False])
+def test_inputs_are_standardised_with_the_statistics_of_the_training_split(representations, log_values):
+    task = DetectionTask(representations, MLPSettings(log_values=log_values))
+    values = np.log(representations.numpy() + 1e-30) if log_values else representations.numpy()
+    constant = values.std(axis=0) < 1e-12 * abs(values.mean(axis=0))
+    assert constant.tolist() == [False, True, False, False]
+    expected = (values - values.mean(axis=0)) / np.where(constant, 1.0, values.std(axis=0))
+    found = into_network(task, representations)
+    assert found.dtype == torch.float32
+    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-4, atol=1e-6)
+    # other records are moved by the same statistics, not by their own
+    np.testing.assert_allclose(into_network(task, representations[3:5]).numpy(), expected[3:5], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("constant", [0.0, 0.1, 1 / 3, 1e-20, 7e5])
+@pytest.mark.parametrize("log_values", [True, False])
+def test_a_constant_column_is_not_blown_up_by_rounding(constant, log_values):
+    """The mean of n equal numbers may round, and their spread with it, to something that is not quite zero."""
+    train = torch.full((1001, 1), constant, dtype=torch.float64)
+    task = DetectionTask(train, MLPSettings(log_values=log_values))
+    assert into_network(task, train[:3]).abs().max() < 1e-6
+    elsewhere = into_network(task, train[:3] * 1.01 + 1e-25)
+    assert elsewhere.abs().max() < 1e4
+
+
+def test_standardisation_does_not_lose_what_float32_cannot_hold():
+    """Columns that differ in the ninth digit, or below float32's smallest number, still tell records apart."""
+    train = torch.tensor([[1 + 1e-9, 1e-50], [1 + 2e-9, 2e-50], [1 + 3e-9, 3e-50]], dtype=torch.float64)
+    found = into_network(DetectionTask(train, MLPSettings(log_values=False)), train)
+    expected = [-(1.5**0.5), 0, 1.5**0.5]
+    np.testing.assert_allclose(found.numpy(), np.stack([expected, expected], axis=1), atol=1e-5)
+
+
+def test_logits_are_one_number_per_record(representations):
+    task = DetectionTask(representations, MLPSettings(width=7))
+    assert task(representations).shape == (40,)
+    assert task(representations[:1]).shape == (1,)
+    assert [tuple(parameter.shape) for parameter in task.network.parameters()] == [(7, 4), (7,), (1, 7), (1,)]
+
+
+def test_statistics_are_saved_with_the_weights(representations):
+    task = DetectionTask(representations, MLPSettings())
+    other = DetectionTask(representations * 100, MLPSettings())
+    other.load_state_dict(task.state_dict())
+    torch.testing.assert_close(other(representations), task(representations), rtol=0, atol=0)
+
+
+def test_metrics_are_means_over_records_and_the_auroc_of_all(representations):
+    torch.manual_seed(0)
+    task = DetectionTask(representations, MLPSettings())
+    labels = (torch.arange(40) % 3 == 0).long()
+    parts = [slice(0, 16), slice(16, 32), slice(32, 40)]
+    validating = trainer()
+    logged = validating.validate(
+        task, Loader([(representations[part], labels[part]) for part in parts]), verbose=False
+    )[0]
+    with torch.no_grad():
+        logits = task(representations)
+    assert logged["val/auroc"] == pytest.approx(roc_auc_score(labels, logits.double()), abs=1e-6)
+    loss = torch.nn.functional.binary_cross_entropy_with_logits(logits, labels.float())
+    assert logged["val/loss"] == pytest.approx(float(loss))
+
+
+def test_training_uses_the_settings(representations):
+    task = DetectionTask(representations, MLPSettings(learning_rate=0.03, weight_decay=0.2))
+    group = task.configure_optimizers().param_groups[0]
+    assert (group["lr"], group["weight_decay"]) == (0.03, 0.2)
+    assert {id(p) for p in group["params"]} == {id(p) for p in task.network.parameters()}
+
+
+@pytest.mark.parametrize(
+    "setting", [{"width": 0}, {"learning_rate": 0.0}, {"max_epochs": -1}, {"patience": 0}, {"batch_size": 0}]
+)
+def test_settings_that_must_be_positive(setting):
+    ((name, value),) = setting.items()
+    with pytest.raises(Refusal, match=re.escape(f"`mlp.{name}` should be positive. Got `mlp.{name} = {value}`.")):
+        MLPSettings(**setting)
+
+
+def test_a_negative_weight_decay_is_refused_and_none_at_all_is_not():
+    with pytest.raises(Refusal, match=re.escape("should not be negative. Got `mlp.weight_decay = -0.1`.")):
+        MLPSettings(weight_decay=-0.1)
+    assert MLPSettings(weight_decay=0).weight_decay == 0

@@ -1,0 +1,59 @@
+"""Toy images and networks for the tests of the tasks."""
+
+from collections.abc import Iterator
+
+import torch
+from lightning.pytorch import Trainer
+from torch import Tensor, nn
+
+Batch = tuple[Tensor, Tensor, Tensor]
+
+
+class Loader:
+    """Batches as one loader; Lightning would take a list for one loader each."""
+
+    def __init__(self, batches: list[Batch]) -> None:
+        self.batches = batches
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[Batch]:
+        return iter(self.batches)
+
+
+def loader(number: int = 4, **settings: int) -> Loader:
+    """A loader of so many batches."""
+    return Loader(batches(number, **settings))
+
+
+def batches(number: int = 4, size: int = 16, seed: int = 0, classes: int = 3) -> list[Batch]:
+    """Batches of images whose brightest channel is their class, with labels and something a task ignores."""
+    generator = torch.Generator().manual_seed(seed)
+    made = []
+    for _ in range(number):
+        labels = torch.randint(classes, (size,), generator=generator)
+        images = 0.6 * torch.rand(size, classes, 4, 4, generator=generator)
+        images[torch.arange(size), labels] += 0.2
+        made.append((images, labels, torch.arange(size)))
+    return made
+
+
+def network(seed: int = 0, classes: int = 3) -> nn.Module:
+    """A small convolutional network with batch norm."""
+    torch.manual_seed(seed)
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(8, classes),
+    )
+
+
+def trainer(**settings: object) -> Trainer:
+    """A Trainer that writes and prints nothing."""
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    quiet |= {"enable_model_summary": False, "accelerator": "cpu", "devices": 1, "log_every_n_steps": 1}
+    return Trainer(**(quiet | {"max_epochs": 1, "num_sanity_val_steps": 0} | settings))
