@@ -44,8 +44,8 @@ def new_run_folder(parent: Path) -> Iterator[Path]:
             folder.rmdir()
 
 
-def claim(folder: Path, config: Mapping[str, Any], identity: tuple[str, ...]) -> None:
-    """Write the configuration into a folder, or refuse one that belongs to something else.
+def refuse_foreign(folder: Path, config: Mapping[str, Any], identity: tuple[str, ...]) -> None:
+    """Refuse a folder that belongs to something else; nothing is written.
 
     Args:
         folder: new, empty, or one that the same experiment used before.
@@ -53,7 +53,7 @@ def claim(folder: Path, config: Mapping[str, Any], identity: tuple[str, ...]) ->
         identity: its top-level keys that make an experiment what it is.
 
     Raises:
-        Refusal: if the folder holds other files, or the results of an experiment that differs in `identity`.
+        Refusal: if it holds other files, or the results of an experiment that differs in `identity`.
     """
     path = folder / CONFIG
     if path.is_file():
@@ -64,13 +64,34 @@ def claim(folder: Path, config: Mapping[str, Any], identity: tuple[str, ...]) ->
                 f"`run_dir` should name a new folder or one of the same experiment. Got `run_dir = {folder}`, whose "
                 f"{CONFIG} differs in {', '.join(different[:5])}. Name another folder, or none for a new one."
             )
-        return
-    if folder.is_dir() and any(folder.iterdir()):
+    elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise Refusal(
-            f"`run_dir` should name a new folder or an earlier run's. Got `run_dir = {folder}`, which holds other files "
-            f"and no {CONFIG}. Name another folder, or none for a new one."
+            f"`run_dir` should name a new folder or an earlier run's. Got `run_dir = {folder}`, which is no folder or "
+            f"holds other files and no {CONFIG}. Name another folder, or none for a new one."
         )
-    folder.mkdir(parents=True, exist_ok=True)
+
+
+def claim(folder: Path, config: Mapping[str, Any], identity: tuple[str, ...]) -> None:
+    """Write the configuration into a folder, unless an earlier run of the same experiment did.
+
+    Args:
+        folder: as for `refuse_foreign`.
+        config: as for `refuse_foreign`.
+        identity: as for `refuse_foreign`.
+
+    Raises:
+        Refusal: if the folder belongs to something else or cannot be made.
+    """
+    refuse_foreign(folder, config, identity)
+    path = folder / CONFIG
+    if path.is_file():
+        return
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:  # a file in its path, or no right to write there
+        raise Refusal(
+            f"`run_dir` should be a folder that can be made. Got `run_dir = {folder}`: {error.strerror}. Name another."
+        ) from error
     temporary = folder / f".{CONFIG}.{os.getpid()}"
     temporary.write_text(yaml.safe_dump(dict(config), sort_keys=False))
     os.replace(temporary, path)

@@ -47,16 +47,7 @@ class Trainer(pl.Trainer):
         Returns:
             The cache entries that hold the records, known on every process.
         """
-        if self.limit_predict_batches != 1.0 or self.fast_dev_run:  # type: ignore[attr-defined]
-            raise Refusal(
-                "`trainer.limit_predict_batches` should be 1.0 without `fast_dev_run`, as every image needs its record. "
-                f"Got {self.limit_predict_batches}. Use `data.init_args.limit` to take fewer images."
-            )
-        if self.precision in ("16-true", "bf16-true", "transformer-engine", "transformer-engine-float16"):
-            raise Refusal(
-                f"`trainer.precision` should leave the weights in float32, as squared norms overflow in half precision. "
-                f"Got `precision = {self.precision}`. Use 32-true or a mixed precision."
-            )
+        self._refuse_unfit_settings()
         self.load(model, ckpt_path)
         self.check(model, datamodule)
         probing = ProbeCallback(_probes(settings or DetectionSettings()), RecordCache(cache_dir))
@@ -91,8 +82,7 @@ class Trainer(pl.Trainer):
         """
         started = time.perf_counter()
         settings = settings or DetectionSettings()
-        if self.is_global_zero:
-            _ = datamodule.manifest  # refuses sources that are too small before anything slow happens
+        self.check_stage_two(datamodule)
         entries = self.extract(model, datamodule, ckpt_path, settings, cache_dir)
         cache, split_of = RecordCache(cache_dir), datamodule.manifest.split_of
         records = {source: _read(cache, entries, source) for source in datamodule.detection_sources}
@@ -125,6 +115,17 @@ class Trainer(pl.Trainer):
         images = as_float(source.images(range(min(2, len(source)))))
         check_network(model.network, images.to(model.device), datamodule.num_classes)
 
+    def check_stage_two(self, datamodule: ImageDataModule) -> None:
+        """Refuse settings and sources on which `detect` would fail; the first process opens and splits the sources."""
+        self._refuse_unfit_settings()
+        if not datamodule.anomalies:
+            raise Refusal(
+                "`data.anomalies` should name at least one source of anomalous images. Got none. Add one, e.g. "
+                "--data.anomalies.smoke photos/smoke, or stop after the classifier with --detection null."
+            )
+        if self.is_global_zero:
+            _ = datamodule.manifest
+
     def load(self, model: ClassificationTask, ckpt_path: str | None) -> None:
         """Load a classifier's weights, never executing code.
 
@@ -143,6 +144,18 @@ class Trainer(pl.Trainer):
             if not ckpt_path:
                 raise Refusal("`ckpt_path` should be `best` only after a `fit` that kept checkpoints. Name a file.")
         model.load_trained_weights(ckpt_path)
+
+    def _refuse_unfit_settings(self) -> None:
+        if self.limit_predict_batches != 1.0 or self.fast_dev_run:  # type: ignore[attr-defined]
+            raise Refusal(
+                "`trainer.limit_predict_batches` should be 1.0 without `fast_dev_run`, as every image needs its record. "
+                f"Got {self.limit_predict_batches}. Use `data.init_args.limit` to take fewer images."
+            )
+        if self.precision in ("16-true", "bf16-true", "transformer-engine", "transformer-engine-float16"):
+            raise Refusal(
+                f"`trainer.precision` should leave the weights in float32, as squared norms overflow in half precision. "
+                f"Got `precision = {self.precision}`. Use 32-true or a mixed precision."
+            )
 
     def _fit_detectors(self, settings: DetectionSettings, records: dict[str, Records]) -> list[Outcome]:
         """Fit on the anomaly sources that fall to this process; every process gets all outcomes."""

@@ -6,30 +6,23 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from jsonargparse import Namespace
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint, ProgressBar
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger
-from lightning.pytorch.utilities import rank_zero_info
 
-from lightning_gradood.callbacks import ImageProgressBar, ReportCallback
-from lightning_gradood.cli.parsing import LogConfig, Parser
+from lightning_gradood.cli.checks import check_checkpointing, check_resumable
+from lightning_gradood.cli.help import ABOUT, VERBS
+from lightning_gradood.cli.parsing import LogConfig, Parser, add_own_arguments, refusal_behind
+from lightning_gradood.cli.standard import place_loggers, with_standard
 from lightning_gradood.data import ImageDataModule
 from lightning_gradood.detectors import DetectionSettings
 from lightning_gradood.errors import Refusal
-from lightning_gradood.networks import read_state_dict
-from lightning_gradood.report import offline_without_account
-from lightning_gradood.runs import CHECKPOINTS, claim, new_run_folder
+from lightning_gradood.runs import CHECKPOINTS, claim, new_run_folder, refuse_foreign
 from lightning_gradood.tasks import ClassificationTask
-from lightning_gradood.trainer import DEFAULT_CACHE, Trainer
+from lightning_gradood.trainer import Trainer
 
 _IDENTITY = ("seed_everything", "model", "data", "detection")  # what makes an experiment this one and no other
 _WITH_RESULTS = ("fit", "detect")  # verbs that get a run folder of their own
-_HELP = {
-    "detection": "Stage two: what is read from the classifier and which detectors are fitted; null stops `fit` before it.",
-    "run_dir": "Folder of the run: a new one below runs/ by default; an earlier one of the same experiment is continued.",
-    "cache_dir": "Where records are kept and found again by later runs.",
-}
 
 
 class Command(LightningCLI):
@@ -47,7 +40,8 @@ class Command(LightningCLI):
     def __init__(self, leaving: ExitStack, args: list[str] | None) -> None:
         self.leaving = leaving
         self.folder: Path | None = None
-        mode = {"parser_mode": "omegaconf+"}
+        mode = {"parser_mode": "omegaconf+", "allow_abbrev": False}
+        verbs = {verb: {**mode, "description": VERBS[verb]} for verb in self.subcommands()}
         super().__init__(
             ClassificationTask,
             ImageDataModule,
@@ -56,7 +50,7 @@ class Command(LightningCLI):
             trainer_class=Trainer,
             seed_everything_default=0,
             parser_class=Parser,
-            parser_kwargs={**mode, **{verb: {**mode, "allow_abbrev": False} for verb in self.subcommands()}},
+            parser_kwargs={**mode, "description": ABOUT, **verbs},
             subclass_mode_model=True,
             subclass_mode_data=True,
             args=args,
@@ -72,10 +66,7 @@ class Command(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Keys that every verb knows, so that one file serves all."""
-        settings = DetectionSettings()
-        parser.add_argument("--detection", type=DetectionSettings | None, default=settings, help=_HELP["detection"])
-        parser.add_argument("--run_dir", type=str | None, default=None, help=_HELP["run_dir"])
-        parser.add_argument("--cache_dir", type=str, default=DEFAULT_CACHE, help=_HELP["cache_dir"])
+        add_own_arguments(parser)
 
     def _parse_ckpt_path(self) -> None:
         """Leave hyper-parameters in checkpoints alone: Lightning lets them beat the command line without a word."""
@@ -83,60 +74,67 @@ class Command(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Find the run's folder and point the loggers at it."""
         self.folder = self._choose_folder()
-        loggers = self._setting("trainer").logger
-        for logger in loggers if isinstance(loggers, list) else [loggers]:
-            if not isinstance(logger, Namespace):
-                continue
-            if logger.init_args.get("save_dir") in (None, "."):
-                logger.init_args.save_dir = str(self.folder or "runs")
-            if logger.class_path.endswith("WandbLogger") and (
-                line := offline_without_account(logger.init_args.save_dir)
-            ):
-                rank_zero_info(line)
+        place_loggers(self._setting("trainer").logger, self.folder)
+
+    def instantiate_classes(self) -> None:
+        """Build everything; a constructor's refusal comes back as it was raised, without the parser's wrapping."""
+        try:
+            super().instantiate_classes()
+        except Exception as error:
+            refusal = refusal_behind(error)
+            if refusal is None:
+                raise
+            raise refusal from error
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Add the callbacks and the logger that every run has, unless the user names their own."""
         config = self._get(self.config_init, "trainer")
-        given = config.callbacks if isinstance(config.callbacks, list) else [config.callbacks] * bool(config.callbacks)
-        ours = [
-            callback for kind, callback in self._standard_callbacks() if not any(isinstance(g, kind) for g in given)
-        ]
-        config.callbacks = [*given, *ours]
+        config.callbacks = with_standard(config, self.folder if self.subcommand == "fit" else None)
         config.default_root_dir = str(self.folder or "runs")
         if config.logger is None:
             config.logger = CSVLogger(self.folder, name="logs") if self.folder else False
-        trainer: Trainer = super().instantiate_trainer(**kwargs)  # type: ignore[assignment]  # trainer_class is ours
+        try:
+            trainer: Trainer = super().instantiate_trainer(**kwargs)  # type: ignore[assignment]  # trainer_class is ours
+        except (MisconfigurationException, ValueError) as error:
+            raise Refusal(f"`trainer` should hold settings that work on this machine. Got: {error}") from error
         return trainer
 
     def before_fit(self) -> None:
-        """Look at everything that can be refused before the first step is taken."""
+        """Look at everything that can be refused before the first step is taken, and before a folder is claimed."""
+        self._on_folder(refuse_foreign)
+        if checkpoint := self._resumed():
+            check_resumable(checkpoint, self.model)
+        self.model.load_initial_weights()
         self.trainer.check(self.model, self.datamodule, training=True)
-        if self.detection is not None and self.trainer.is_global_zero:
-            _ = self.datamodule.manifest  # opens and splits every source
-        self._claim_folder()
+        if self._detects_after_fit():
+            check_checkpointing(self.trainer)
+            self.trainer.check_stage_two(self.datamodule)
+        self._on_folder(claim)
 
     def fit(self, model: ClassificationTask, datamodule: ImageDataModule, **kwargs: Any) -> None:
         """Train the classifier, going on from the folder's last checkpoint, then run stage two."""
-        kwargs["ckpt_path"] = kwargs["ckpt_path"] or self._checkpoint("last.ckpt")
-        if kwargs["ckpt_path"] is not None:
-            read_state_dict(kwargs["ckpt_path"])  # refuses files that are no checkpoint or would execute code
-        self.trainer.fit(model, datamodule=datamodule, **{**kwargs, "weights_only": True})
-        if self.detection is not None and not self._setting("trainer").fast_dev_run:
+        self.trainer.fit(model, datamodule=datamodule, ckpt_path=self._resumed(), weights_only=True)
+        if self._detects_after_fit():
             self.trainer.detect(model, datamodule, "best", self.detection, self._setting("cache_dir"))
 
     def before_detect(self) -> None:
-        """Refuse sources that cannot be split before the folder is claimed."""
-        if self.trainer.is_global_zero:
-            _ = self.datamodule.manifest
-        self._claim_folder()
+        """Look at everything that can be refused before the folder is claimed."""
+        self._on_folder(refuse_foreign)
+        self._check_probing()
+        self.trainer.check_stage_two(self.datamodule)
+        self._on_folder(claim)
+
+    def before_extract(self) -> None:
+        """Look at everything that can be refused."""
+        self._check_probing()
 
     def detect(self, model: ClassificationTask, datamodule: ImageDataModule, ckpt_path: str | None) -> None:
         """Stage two alone."""
-        self._stage_two(self.trainer.detect, ckpt_path)
+        self.trainer.detect(model, datamodule, self._classifier(), self.detection, self._setting("cache_dir"))
 
     def extract(self, model: ClassificationTask, datamodule: ImageDataModule, ckpt_path: str | None) -> None:
         """Stage two's first half."""
-        self._stage_two(self.trainer.extract, ckpt_path)
+        self.trainer.extract(model, datamodule, self._classifier(), self.detection, self._setting("cache_dir"))
 
     def validate(self, **kwargs: Any) -> None:
         """Lightning's, with any file of weights."""
@@ -157,30 +155,28 @@ class Command(LightningCLI):
         return settings
 
     def _with_weights(self, verb: Callable[..., Any], ckpt_path: str | None, **kwargs: Any) -> None:
-        self.trainer.load(self.model, ckpt_path or self._checkpoint("best.ckpt"))
+        self.trainer.load(self.model, self._classifier())
         self.trainer.check(self.model, self.datamodule)
         verb(**{**kwargs, "weights_only": True})
 
-    def _stage_two(self, verb: Callable[..., Any], ckpt_path: str | None) -> None:
+    def _check_probing(self) -> None:
         if self.detection is None:
             raise Refusal(
                 f"`detection` should hold settings for `{self.subcommand}`. Got null. Remove --detection null."
             )
-        ckpt_path = ckpt_path or self._checkpoint("best.ckpt")
-        verb(self.model, self.datamodule, ckpt_path, self.detection, self._setting("cache_dir"))
+        self.trainer.load(self.model, self._classifier())
+        self.trainer.check(self.model, self.datamodule)
 
-    def _standard_callbacks(self) -> list[tuple[type[Callback], Callback]]:
-        config = self._setting("trainer")
-        callbacks: list[tuple[type[Callback], Callback]] = [(ReportCallback, ReportCallback())]
-        if config.enable_progress_bar is not False:
-            callbacks.append((ProgressBar, ImageProgressBar()))
-        if self.subcommand == "fit" and self.folder and config.enable_checkpointing is not False:
-            folder = self.folder / CHECKPOINTS
-            best = ModelCheckpoint(
-                folder, "best", "val/accuracy", mode="max", save_last=True, enable_version_counter=False
-            )
-            callbacks.append((ModelCheckpoint, best))
-        return callbacks
+    def _detects_after_fit(self) -> bool:
+        return self.detection is not None and not self._setting("trainer").fast_dev_run
+
+    def _classifier(self) -> str | None:
+        """The weights that are named, or else the best of the run."""
+        return self._setting("ckpt_path") or self._checkpoint("best.ckpt")
+
+    def _resumed(self) -> str | None:
+        """The checkpoint from which `fit` goes on."""
+        return self._setting("ckpt_path") or self._checkpoint("last.ckpt")
 
     def _checkpoint(self, name: str) -> str | None:
         path = self.folder / CHECKPOINTS / name if self.folder else None
@@ -195,10 +191,10 @@ class Command(LightningCLI):
         files = self._setting("config") or ["run"]
         return self.leaving.enter_context(new_run_folder(Path("runs") / Path(str(files[0])).stem))
 
-    def _claim_folder(self) -> None:
+    def _on_folder(self, action: Callable[..., None]) -> None:
         if self.folder and self.trainer.is_global_zero:
             text = self._parser(self.subcommand).dump(self.config[str(self.subcommand)], skip_none=False)
-            claim(self.folder, yaml.safe_load(text), _IDENTITY)
+            action(self.folder, yaml.safe_load(text), _IDENTITY)
 
     def _setting(self, key: str) -> Any:
         return self._get(self.config, key)

@@ -30,7 +30,7 @@ def interpolation() -> Iterator[None]:
         ) from error
 
 
-def _div(numerator: float, denominator: float) -> float:
+def _div(numerator: int | float, denominator: int | float) -> float:  # OmegaConf warns of an int given for a float
     return numerator / denominator
 
 
