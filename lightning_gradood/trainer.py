@@ -83,6 +83,7 @@ class Trainer(pl.Trainer):
         started = time.perf_counter()
         settings = settings or DetectionSettings()
         self.check_stage_two(datamodule)
+        ckpt_path = ckpt_path and self._file(ckpt_path)
         entries = self.extract(model, datamodule, ckpt_path, settings, cache_dir)
         cache, split_of = RecordCache(cache_dir), datamodule.manifest.split_of
         records = {source: _read(cache, entries, source) for source in datamodule.detection_sources}
@@ -120,8 +121,7 @@ class Trainer(pl.Trainer):
         self._refuse_unfit_settings()
         if not datamodule.anomalies:
             raise Refusal(
-                "`data.anomalies` should name at least one source of anomalous images. Got none. Add one, e.g. "
-                "--data.anomalies.smoke photos/smoke, or stop after the classifier with --detection null."
+                "`data.anomalies` should name at least one source. Got none. Add e.g. --data.anomalies.smoke photos/smoke."
             )
         if self.is_global_zero:
             _ = datamodule.manifest
@@ -139,11 +139,13 @@ class Trainer(pl.Trainer):
                 rank_zero_warn("No checkpoint and no initial weights are named: the network is probed as it was built.")
             model.load_initial_weights()
             return
-        if ckpt_path == "best":
-            ckpt_path = getattr(self.checkpoint_callback, "best_model_path", "")
-            if not ckpt_path:
-                raise Refusal("`ckpt_path` should be `best` only after a `fit` that kept checkpoints. Name a file.")
-        model.load_trained_weights(ckpt_path)
+        model.load_trained_weights(self._file(ckpt_path))
+
+    def _file(self, ckpt_path: str) -> str:
+        path = getattr(self.checkpoint_callback, "best_model_path", "") if ckpt_path == "best" else ckpt_path
+        if not path:
+            raise Refusal("`ckpt_path` should be `best` only after a `fit` that kept checkpoints. Name a file.")
+        return str(path)
 
     def _refuse_unfit_settings(self) -> None:
         if self.limit_predict_batches != 1.0 or self.fast_dev_run:  # type: ignore[attr-defined]

@@ -193,7 +193,7 @@ class Command(LightningCLI):
 
     def _on_folder(self, action: Callable[..., None]) -> None:
         if self.folder and self.trainer.is_global_zero:
-            text = self._parser(self.subcommand).dump(self.config[str(self.subcommand)], skip_none=False)
+            text = self._parser(self.subcommand).dump(self.config[str(self.subcommand)], skip_unset=False)
             action(self.folder, yaml.safe_load(text), _IDENTITY)
 
     def _setting(self, key: str) -> Any:

@@ -23,6 +23,8 @@ def main(args: Sequence[str] | None = None) -> None:
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_no_advertisement)
     # Lightning 2.6 meets torch 2.15 with this one; users can do nothing about it
     warnings.filterwarnings("ignore", ".*LeafSpec.*is deprecated")
+    # a run that is continued finds its own checkpoints; whose they are was looked at before
+    warnings.filterwarnings("ignore", "Checkpoint directory .* exists and is not empty")
     with ExitStack() as leaving:
         try:
             with interpolation():

@@ -8,8 +8,8 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint, ProgressBar
 from lightning.pytorch.utilities import rank_zero_info
 
 from lightning_gradood.callbacks import ImageProgressBar, ReportCallback
+from lightning_gradood.cli.checkpointing import RunCheckpoint
 from lightning_gradood.report import offline_without_account
-from lightning_gradood.runs import CHECKPOINTS
 
 
 def with_standard(trainer: Any, folder: Path | None) -> list[Callback]:
@@ -24,10 +24,7 @@ def with_standard(trainer: Any, folder: Path | None) -> list[Callback]:
     if trainer.enable_progress_bar is not False:
         standard.append((ProgressBar, ImageProgressBar()))
     if folder and trainer.enable_checkpointing is not False:
-        best = ModelCheckpoint(
-            folder / CHECKPOINTS, "best", "val/accuracy", mode="max", save_last=True, enable_version_counter=False
-        )
-        standard.append((ModelCheckpoint, best))
+        standard.append((ModelCheckpoint, RunCheckpoint(folder)))
     return [*given, *(ours for kind, ours in standard if not any(isinstance(one, kind) for one in given))]
 
 

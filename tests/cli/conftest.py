@@ -1,0 +1,58 @@
+"""A workplace for each test, and one run that several start from."""
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import tiny
+
+from lightning_gradood.cli import main
+
+
+@pytest.fixture(autouse=True)
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working directory with the tiny experiment file."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["lightning_gradood"])  # Lightning warns where pytest's arguments stand
+    for name in ("DATA_DIR", "LIGHTNING_GRADOOD_RUN_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    Path("tiny.yaml").write_text(tiny.CONFIG)
+    return tmp_path
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A workplace in which `fit` has run once; tests copy it."""
+    folder, before = tmp_path_factory.mktemp("finished"), Path.cwd()
+    os.chdir(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.argv", ["lightning_gradood"])
+        Path("tiny.yaml").write_text(tiny.CONFIG)
+        try:
+            main(["fit", *tiny.FILE])
+        finally:
+            os.chdir(before)
+    return folder
+
+
+@pytest.fixture
+def run(finished: Path, workplace: Path) -> Path:
+    """The finished run, copied into the working directory with its records; its folder, relative."""
+    return tiny.copy_run(finished, workplace).relative_to(workplace)
+
+
+@pytest.fixture
+def probed(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+    """The number of images in each batch that is probed."""
+    counts: list[int] = []
+    import lightning_gradood.callbacks.probing as probing
+
+    read: Callable[..., object] = probing.read_together
+
+    def counting(probes, network, images, *more):
+        counts.append(len(images))
+        return read(probes, network, images, *more)
+
+    monkeypatch.setattr(probing, "read_together", counting)
+    return counts
