@@ -40,8 +40,7 @@ class Derived:
                 self._leaves[id(tensor)] = (tensor, tensor.detach().requires_grad_())
             return self._leaves[id(tensor)][1]
 
-        with torch.enable_grad():
-            result = func(*_mapped(args, alias), **_mapped(kwargs, alias))
+        result = func(*_mapped(args, alias), **_mapped(kwargs, alias))
         for tensor in tensors_in(result):
             if tensor.requires_grad:  # otherwise no gradient goes through it, as after detach()
                 self._tensors[id(tensor)] = tensor

@@ -14,6 +14,9 @@ from lightning_gradood.gradients.families import MATCHES, REWRITES
 from lightning_gradood.gradients.layer import Call, Recorded
 from lightning_gradood.gradients.tally import Tally
 
+Step = tuple[str, str, tuple[int, ...]]
+"""A function's name, the closed form that replaced it ("derived" or "unknown" if none), its parameters' columns."""
+
 
 class Interception(TorchFunctionMode):
     """While active, calls with a parameter among their arguments are replaced.
@@ -27,14 +30,14 @@ class Interception(TorchFunctionMode):
     4. is unknown.
 
     Attributes:
-        trace: for each intercepted call its function's name and its parameters' columns: equal traces mean that the
-            network did the same with the same parameters.
+        trace: for each intercepted call its function's name, what became of it and its parameters' columns: equal
+            traces mean that the network did the same with the same parameters, and that it was understood alike.
         unknown: names of functions that no closed form covers; then the pass is of no use.
     """
 
     def __init__(self, tally: Tally, device: torch.device) -> None:
         super().__init__()
-        self.trace: list[tuple[str, tuple[int, ...]]] = []
+        self.trace: list[Step] = []
         self.unknown: list[str] = []
         self.anchor = torch.zeros((), device=device, requires_grad=True)
         self._tally = tally
@@ -51,7 +54,7 @@ class Interception(TorchFunctionMode):
         call = Call(args, kwargs, self._tally)
         if func in MATCHES and (found := MATCHES[func](call)) is not None:
             layer, x = found
-            self._note(func, used)
+            self._note(func, type(layer).__name__, used)
             for tensor in layer.parameters:
                 self._tally.use(tensor)
             return Recorded.apply(self.anchor, layer, self._tally, x)
@@ -73,11 +76,11 @@ class Interception(TorchFunctionMode):
         result = derived.apply(func, args, kwargs, is_parameter) if constant else func(*args, **kwargs)
         if not any(True for _ in tensors_in(result)):
             return func(*args, **kwargs)  # a shape or a dtype carries no gradient; ask the parameter itself
-        self._note(func, used)
+        self._note(func, "derived" if constant else "unknown", used)
         if not constant:
             self.unknown.append(getattr(func, "__name__", str(func)))
         return result
 
-    def _note(self, func: Callable[..., Any], used: list[Tensor]) -> None:
+    def _note(self, func: Callable[..., Any], became: str, used: list[Tensor]) -> None:
         columns = tuple(self._tally.column(tensor) for tensor in used)
-        self.trace.append((getattr(func, "__name__", str(func)), columns))
+        self.trace.append((getattr(func, "__name__", str(func)), became, columns))

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from lightning_gradood.gradients import engine
 from lightning_gradood.gradients.coupling import check_independent
+from lightning_gradood.gradients.interception import Step
 from lightning_gradood.gradients.labels import AllOnes
 from lightning_gradood.gradients.loop import loop_norms
 
@@ -41,7 +42,7 @@ class Plan:
         reason: why the fast way is not taken, for whoever wonders about the speed; empty where it is.
     """
 
-    trace: tuple[tuple[str, tuple[int, ...]], ...] | None
+    trace: tuple[Step, ...] | None
     micro_batch: int
     reason: str = ""
 
@@ -119,7 +120,7 @@ def probe_images(images: Tensor) -> Tensor:
 
 def _try(
     network: nn.Module, images: Tensor, parameters: Sequence[nn.Parameter], truth: Tensor
-) -> tuple[tuple[tuple[str, tuple[int, ...]], ...], int] | str:
+) -> tuple[tuple[Step, ...], int] | str:
     """Run the fast way on a probe batch: its trace and the bytes it keeps per image, or why it is not to be used."""
     kept: dict[int, int] = {}
 

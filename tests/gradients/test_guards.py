@@ -10,7 +10,6 @@ from lightning_gradood.gradients import squared_gradient_norms
 from lightning_gradood.gradients.plan import plan_for
 from lightning_gradood.gradients.state import exact_arithmetic, probing
 
-from . import truth
 from .toys import TOYS, make, pictures
 
 
@@ -76,105 +75,6 @@ def test_random_forward_is_refused_by_name() -> None:
         Refusal, match=r"same logits for the same image\. .*first seen at `1` \(Noise\)\. Make it deterministic"
     ):
         squared_gradient_norms(network, pictures(4))
-
-
-UNCOUPLED = {
-    "half batches": lambda x: torch.cat([part * 2 for part in x.split(2)]),
-    "sorted and back": lambda x: x[x[:, 0].argsort()][x[:, 0].argsort().argsort()],
-}
-
-
-@pytest.mark.parametrize("between", UNCOUPLED)
-def test_odd_forwards_are_exact(between: str) -> None:
-    network = Between(UNCOUPLED[between])
-    truth.assert_exact(squared_gradient_norms(network, pictures(6)), truth.true_norms(network, pictures(6)))
-
-
-class Routed(nn.Module):
-    """Sorts the images before a layer and puts them back after it: row n of the layer is not image n."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.linear = nn.Linear(192, 5).double()
-
-    def forward(self, x: Tensor) -> Tensor:
-        order = x.flatten(1).sum(1).argsort(descending=True)
-        return self.linear(x.flatten(1)[order])[order.argsort()]
-
-
-class Experts(nn.Module):
-    """Sends each image to one of two layers: which operations run depends on the data."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.experts = nn.ModuleList([nn.Linear(192, 5), nn.Linear(192, 5)]).double()
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = x.flatten(1)
-        first = x.mean(1) > 0.5
-        result = x.new_zeros(len(x), 5)
-        for chosen, expert in ((first, self.experts[0]), (~first, self.experts[1])):
-            if chosen.any():
-                result = result.index_put((chosen.nonzero().flatten(),), expert(x[chosen]))
-        return result
-
-
-@pytest.mark.parametrize("network", [Routed, Experts])
-def test_networks_that_reorder_the_batch_are_exact(network: type[nn.Module]) -> None:
-    built = network()
-    for seed in range(3):
-        images = pictures(5, seed=seed)
-        truth.assert_exact(squared_gradient_norms(built, images), truth.true_norms(built, images))
-
-
-def test_tokens_as_many_as_images_are_exact() -> None:
-    """Sequence-first activations [tokens, N, C]: with N tokens the leading dimension looks like the batch."""
-    network = make("sequence_first")
-    for number in (2, 3, 5):  # five tokens
-        truth.assert_exact(
-            squared_gradient_norms(network, pictures(number)), truth.true_norms(network, pictures(number))
-        )
-
-
-def test_a_layer_exchanged_between_calls_is_noticed() -> None:
-    network = nn.Sequential(nn.Flatten(), nn.Linear(192, 7), nn.Linear(7, 5)).double()
-    squared_gradient_norms(network, pictures(3))
-    network[1].forward = lambda x: x @ network[1].weight.T * 3 + network[1].bias
-    truth.assert_exact(squared_gradient_norms(network, pictures(3)), truth.true_norms(network, pictures(3)))
-
-
-def test_custom_function_with_a_parameter_is_exact() -> None:
-    class Scale(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx, x, weight):
-            ctx.save_for_backward(x, weight)
-            return x * weight
-
-        @staticmethod
-        def backward(ctx, gradient):
-            x, weight = ctx.saved_tensors
-            return gradient * weight, (gradient * x).sum(0)
-
-    class Custom(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.weight, self.linear = nn.Parameter(torch.rand(192)), nn.Linear(192, 5)
-
-        def forward(self, x: Tensor) -> Tensor:
-            return self.linear(Scale.apply(x.flatten(1), self.weight))
-
-    network = Custom().double()
-    truth.assert_exact(squared_gradient_norms(network, pictures(3)), truth.true_norms(network, pictures(3)))
-
-
-def test_inference_tensors_and_constant_first_batch() -> None:
-    network = make("residual")
-    with torch.inference_mode():
-        images = torch.zeros(4, 3, 8, 8, dtype=torch.float64)
-        found = squared_gradient_norms(network, images)
-    truth.assert_exact(found, truth.true_norms(network, torch.zeros(4, 3, 8, 8, dtype=torch.float64)))
 
 
 SLOW = {"sequence_first", "recurrent", "checkpointed"}  # exact through the loop

@@ -1,4 +1,4 @@
-"""Multi-head self-attention, spelt out as two linear layers around torch's scaled dot product."""
+"""Multi-head self-attention, spelt out as two linear layers around scaled dot products, which have no parameters."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _NAMES = (
 _FLAGS = {"training": True, "need_weights": True, "use_separate_proj_weight": False, "average_attn_weights": True}
 _DEFAULTS = tuple(_FLAGS.get(name, False if name == "is_causal" else None) for name in _NAMES)
 _UNUSUAL = (
-    "bias_k", "bias_v", "add_zero_attn", "key_padding_mask", "attn_mask", "need_weights", "use_separate_proj_weight",
+    "bias_k", "bias_v", "add_zero_attn", "key_padding_mask", "attn_mask", "use_separate_proj_weight",
     "static_k", "static_v", "is_causal",
 )  # fmt: skip
 
 
-def _rewrite(call: Call) -> Callable[[], tuple[Tensor, None]] | None:
+def _rewrite(call: Call) -> Callable[[], tuple[Tensor, Tensor | None]] | None:
     bound = call.bind(_NAMES, _DEFAULTS)
     if bound is None:
         return None
@@ -34,22 +34,27 @@ def _rewrite(call: Call) -> Callable[[], tuple[Tensor, None]] | None:
         return None
     if (given["training"] and given["dropout_p"]) or any(_is_set(given[name]) for name in _UNUSUAL):
         return None
-    return lambda: (_self_attention(given), None)
+    return lambda: _self_attention(given)
 
 
 def _is_set(value: Any) -> bool:
     return value is not None and value is not False
 
 
-def _self_attention(given: dict[str, Any]) -> Tensor:
-    """[tokens, N, E] -> [tokens, N, E]; the linear layers see the batch first."""
+def _self_attention(given: dict[str, Any]) -> tuple[Tensor, Tensor | None]:
+    """[tokens, N, E] -> [tokens, N, E] and the attention weights if they are asked for; linear layers see [N, ...]."""
     x = given["query"].transpose(0, 1)
     N, T, E = x.shape
     projected = F.linear(x, given["in_proj_weight"], given["in_proj_bias"])
     heads = projected.view(N, T, 3, given["num_heads"], E // given["num_heads"]).permute(2, 0, 3, 1, 4)
-    mixed = F.scaled_dot_product_attention(heads[0], heads[1], heads[2])
+    if given["need_weights"]:
+        weights = (heads[0] / heads.shape[-1] ** 0.5 @ heads[1].transpose(-2, -1)).softmax(-1)
+        mixed = weights @ heads[2]
+        weights = weights.mean(1) if given["average_attn_weights"] else weights
+    else:
+        weights, mixed = None, F.scaled_dot_product_attention(heads[0], heads[1], heads[2])
     mixed = mixed.transpose(1, 2).reshape(N, T, E)
-    return F.linear(mixed, given["out_proj_weight"], given["out_proj_bias"]).transpose(0, 1)
+    return F.linear(mixed, given["out_proj_weight"], given["out_proj_bias"]).transpose(0, 1), weights
 
 
 REWRITES: dict[Callable[..., Any], Rewrite] = {F.multi_head_attention_forward: _rewrite}

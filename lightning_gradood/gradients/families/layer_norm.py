@@ -1,6 +1,6 @@
-"""Layer, group and instance norm: with x̂ the normalised input, dγ = Σ_t b·x̂ and dβ = Σ_t b over an image's positions.
+"""Layer, group, instance and RMS norm: with x̂ the normalised input, dγ = Σ_t b·x̂ and dβ = Σ_t b over an image's positions.
 
-Group and instance norm are spelt out as the norm without parameters, a product and a sum.
+All but layer norm are spelt out as the norm without parameters, a product and a sum.
 """
 
 from __future__ import annotations
@@ -75,6 +75,14 @@ def _rewrite_instance_norm(call: Call) -> Callable[[], Tensor] | None:
     )
 
 
+def _rewrite_rms_norm(call: Call) -> Callable[[], Tensor] | None:
+    bound = call.bind(("input", "normalized_shape", "weight", "eps"), (None, None, None, None))
+    if bound is None or not call.has_rows(bound[0]) or not call.tally.knows(bound[2]):
+        return None
+    x, shape, weight, epsilon = bound
+    return lambda: F.rms_norm(x, shape, None, epsilon) * weight
+
+
 def _affine(normal: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
     """γ and β have one entry per channel; as derived tensors they gain the spatial dimensions."""
     ones = (1,) * (normal.ndim - 2)
@@ -87,4 +95,5 @@ MATCHES: dict[Callable[..., Any], Match] = {F.layer_norm: _match}
 REWRITES: dict[Callable[..., Any], Rewrite] = {
     F.group_norm: _rewrite_group_norm,
     F.instance_norm: _rewrite_instance_norm,
+    F.rms_norm: _rewrite_rms_norm,
 }
