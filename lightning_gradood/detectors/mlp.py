@@ -50,7 +50,7 @@ class MLP(Detector):
         """Train on `train`, stop on `val`; see `Detector.fit`."""
         train, val = (self._tensors(records.where(split=split)) for split in ("train", "val"))
         with torch.random.fork_rng(devices=[]):  # the caller's random numbers stay as they were
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)  # of the CPU alone; torch.manual_seed sets those of GPUs too
             self.task = DetectionTask(train[0], self.settings)
             keeper = _BestEpoch()
             stopper = EarlyStopping("val/loss", patience=self.settings.patience, verbose=False)
