@@ -13,7 +13,26 @@ L2 norm for each image and tensor. The result is exact: equal to backpropagating
     >>> squared_gradient_norms(network, images, [AllOnes(), Predicted()]).shape
     torch.Size([4, 4])
 
-Only torch is imported here. To follow one image, read `norms` (the front door), `seeds`, then `loop` (the slow truth).
+Only torch is imported here. It costs less than an ordinary training step, about as much for any batch size, and memory
+does not grow with the batch.
+
+To follow one image through the room:
+
+1. `norms` is the front door: it refuses what has no answer (`checks`), freezes the network and lifts autocast, inference
+   mode and TF32 (`state`), and takes a single image to the `loop`, one-image-at-a-time autograd, the slow truth.
+2. More images go to `batches`, which asks `plan` how. On a network's first batch the plan is made: three probe images
+   go through the loop and through the fast way, in two batches of different size and order; the two must agree, the
+   images must not influence each other (`coupling`), and what was done with which parameter is kept as a trace. Where
+   anything speaks against the fast way, the loop is the plan.
+3. `engine` runs a micro-batch forward under `interception`, which sees every torch call that takes a parameter. A closed
+   form (`families`, one file per kind of layer, all of the shape described in `layer`) takes the call's place in the
+   autograd graph. Weights that are computed from parameters first are `derived`.
+4. The logits' gradient (`labels`, brought to a safe scale by `seeds`) goes backward once for each label design. Each
+   closed form returns the input's gradient and records its parameters' norms in the `tally`. A convolution chooses
+   between four forms by `costs`; forms that could cancel are guarded (`gram`).
+5. The tally's columns, times the squared scale, are the result.
+
+A new kind of layer is one file in `families` and one line in its table; until then networks that have it take the loop.
 """
 
 from lightning_gradood.gradients.labels import AllOnes, AllZeros, KHot, LabelDesign, Predicted, Uniform

@@ -15,21 +15,19 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
-from lightning_gradood.gradients import engine
+from lightning_gradood.gradients import costs, engine
 from lightning_gradood.gradients.coupling import check_independent
 from lightning_gradood.gradients.interception import Step
 from lightning_gradood.gradients.labels import AllOnes
 from lightning_gradood.gradients.loop import loop_norms
 
 _MISMATCH = "closed forms do not give the loop's numbers"
-_MICRO_BATCH = 32  # larger ones are no faster on a CPU
-_ACTIVATION_BYTES = 2**30
 
 
 @dataclass(frozen=True)
@@ -38,7 +36,7 @@ class Plan:
 
     Attributes:
         trace: what a fast pass has to do to be trusted; None where only the loop is right.
-        micro_batch: images in one pass, so that activations stay near 1 GiB.
+        micro_batch: images in one pass, so that activations stay within `costs.limits`.
         reason: why the fast way is not taken, for whoever wonders about the speed; empty where it is.
     """
 
@@ -98,7 +96,8 @@ def _proved(network: nn.Module, probes: Tensor, parameters: Sequence[nn.Paramete
     (trace, size), (other, _) = tried
     if trace != other:
         return Plan(None, 1, "the network's operations depend on its input")
-    return Plan(trace, max(1, min(_MICRO_BATCH, _ACTIVATION_BYTES // max(1, size))))
+    limits = costs.limits(probes.device)
+    return Plan(trace, max(1, min(limits.micro_batch, limits.activation_bytes // max(1, size))))
 
 
 def _proved_in_double(network: nn.Module, probes: Tensor, failed: Plan) -> Plan:
@@ -108,8 +107,7 @@ def _proved_in_double(network: nn.Module, probes: Tensor, failed: Plan) -> Plan:
         truth, _ = loop_norms(twin, probes.double(), [AllOnes()], list(twin.parameters()))
     except Exception:  # a network that cannot be copied, or insists on float32, keeps the loop
         return failed
-    plan = _proved(twin, probes.double(), list(twin.parameters()), truth)
-    return replace(plan, micro_batch=min(_MICRO_BATCH, 2 * plan.micro_batch)) if plan.trace else plan
+    return _proved(twin, probes.double(), list(twin.parameters()), truth)
 
 
 def probe_images(images: Tensor) -> Tensor:

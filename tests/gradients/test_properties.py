@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lightning_gradood.gradients import AllOnes, LabelDesign, squared_gradient_norms
+from lightning_gradood.gradients import AllOnes, LabelDesign, costs, squared_gradient_norms
 from lightning_gradood.gradients.engine import backward, forward
 from lightning_gradood.gradients.plan import Plan, plan_for
 from lightning_gradood.gradients.state import exact_arithmetic, probing
@@ -123,3 +123,36 @@ def test_half_precision_takes_the_loop() -> None:
         plan = plan_for(network, pictures(2, torch.float32).bfloat16(), list(network.parameters()))
     assert plan.trace is None
     assert "bfloat16" in plan.reason
+
+
+class Counting(nn.Module):
+    """Remembers how many images each forward pass had."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear, self.sizes = nn.Linear(192, 5), []
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.sizes.append(len(x))
+        return self.linear(x.flatten(1))
+
+
+def test_memory_is_bounded_and_checks_are_few() -> None:
+    network = Counting()
+    squared_gradient_norms(network, pictures(500))
+    checks = sum(network.sizes) - 500
+    assert max(network.sizes) <= 32
+    assert checks <= 30  # images; of a run over 10,000 less than 5 % even at five times the price
+    network.sizes.clear()
+    squared_gradient_norms(network, pictures(500))
+    assert sum(network.sizes) == 500
+
+
+def test_large_activations_make_small_micro_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(costs, "limits", lambda device: costs.Limits(activation_bytes=20_000))
+    network, images = make("residual"), pictures(20)
+    parameters = list(network.parameters())
+    with exact_arithmetic(), probing(network):
+        plan = plan_for(network, images, parameters)
+    assert 1 <= plan.micro_batch < 5
+    truth.assert_exact(squared_gradient_norms(network, images), truth.true_norms(network, images))

@@ -20,8 +20,6 @@ from lightning_gradood.gradients.tally import Tally
 
 Form = Callable[..., Tensor]
 
-_CHUNK = 1 << 20  # elements of intermediate results that a core's second cache still holds
-
 
 class Convolution(Layer):
     """y = x ∗ W + b, or its transpose."""
@@ -55,7 +53,7 @@ class Convolution(Layer):
     def _norms(self, a: Tensor, b: Tensor, tally: Tally) -> Tensor:
         """Squared norms of every image's dW, float64 [N], by the cheapest form, in chunks that stay in cache."""
         form, elements = cheapest(_size(a, b, self.geometry), self.geometry)
-        step = max(2, _CHUNK // elements)
+        step = max(2, costs.limits(a.device).chunk // elements)
         chunks = zip(torch.split(a, step), torch.split(b, step), strict=True)
         return torch.cat([self._chunk(form, part, x, y, tally) for part, (x, y) in enumerate(chunks)])
 
