@@ -49,7 +49,8 @@ class Interception(TorchFunctionMode):
         kwargs = kwargs or {}
         given = list(tensors_in((args, kwargs)))
         used = [tensor for tensor in given if self._tally.knows(tensor)]
-        if not used:
+        # no gradient goes through what happens under no_grad, inside a custom autograd function for one
+        if not used or not torch.is_grad_enabled():
             return func(*args, **kwargs)
         call = Call(args, kwargs, self._tally)
         if func in MATCHES and (found := MATCHES[func](call)) is not None:

@@ -5,7 +5,7 @@ different, in two batches of different size and order:
 
 1. Does an image's output depend on the other images? Then it has no gradient of its own: refused, naming the layer.
 2. Does the same image give the same output twice? If not (dropout left on): refused, likewise.
-3. Do closed forms cover every use of every parameter, and give the loop's numbers? If not: the loop.
+3. Do closed forms cover every way on which autograd reaches a parameter, and give the loop's numbers? If not: the loop.
 
 What the network did is kept as a trace of its operations on parameters. A later batch that leaves another trace
 (control flow that depends on the data, a layer exchanged in between) is computed by the loop.
@@ -14,6 +14,7 @@ What the network did is kept as a trace of its operations on parameters. A later
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from weakref import WeakKeyDictionary
@@ -26,6 +27,7 @@ from lightning_gradood.gradients.coupling import check_independent
 from lightning_gradood.gradients.interception import Step
 from lightning_gradood.gradients.labels import AllOnes
 from lightning_gradood.gradients.loop import loop_norms
+from lightning_gradood.gradients.state import requiring_grad
 
 _MISMATCH = "closed forms do not give the loop's numbers"
 
@@ -81,8 +83,31 @@ def _make(
         return Plan(None, 1, "parameters have several dtypes")
     plan = _proved(network, probes, parameters, truth)
     if plan.reason == _MISMATCH and probes.dtype == torch.float32:
-        return _proved_in_double(network, probes, plan)
+        plan = _proved_in_double(network, probes, plan)
+    if plan.trace is not None:
+        seen = Counter(column for step in plan.trace for column in step[2])
+        if any(uses > seen[column] for column, uses in _uses(network, probes[:1], parameters).items()):
+            return Plan(
+                None, 1, "parameters are used where no torch function shows, e.g. in a custom autograd function"
+            )
     return plan
+
+
+def _uses(network: nn.Module, image: Tensor, parameters: Sequence[nn.Parameter]) -> Counter[int]:
+    """How often autograd's graph leads to each parameter, by column, whether or not a gradient flows there now."""
+    columns = {id(parameter): column for column, parameter in enumerate(parameters)}
+    uses: Counter[int] = Counter()
+    with requiring_grad(parameters, True):
+        waiting = [network(image).grad_fn]
+        met = set(waiting)
+        while waiting:
+            for node, _ in waiting.pop().next_functions:
+                if id(getattr(node, "variable", None)) in columns:
+                    uses[columns[id(node.variable)]] += 1
+                elif node is not None and node not in met:
+                    met.add(node)
+                    waiting.append(node)
+    return uses
 
 
 def _proved(network: nn.Module, probes: Tensor, parameters: Sequence[nn.Parameter], truth: Tensor) -> Plan:

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightning_gradood.gradients import squared_gradient_norms
@@ -99,28 +100,41 @@ def test_a_layer_exchanged_between_calls_is_noticed() -> None:
     truth.assert_exact(squared_gradient_norms(network, pictures(3)), truth.true_norms(network, pictures(3)))
 
 
-def test_custom_function_with_a_parameter_is_exact() -> None:
-    class Scale(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx, x, weight):
-            ctx.save_for_backward(x, weight)
-            return x * weight
+class Scale(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, weight):
+        ctx.save_for_backward(x, weight)
+        return x * weight
 
-        @staticmethod
-        def backward(ctx, gradient):
-            x, weight = ctx.saved_tensors
-            return gradient * weight, (gradient * x).sum(0)
+    @staticmethod
+    def backward(ctx, gradient):
+        x, weight = ctx.saved_tensors
+        return gradient * weight, (gradient * x).sum(0)
 
-    class Custom(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.weight, self.linear = nn.Parameter(torch.rand(192)), nn.Linear(192, 5)
 
-        def forward(self, x: Tensor) -> Tensor:
-            return self.linear(Scale.apply(x.flatten(1), self.weight))
+class Custom(nn.Module):
+    """A parameter in a custom autograd function, which no torch function mode sees; `gate` may close it."""
 
-    network = Custom().double()
-    truth.assert_exact(squared_gradient_norms(network, pictures(3)), truth.true_norms(network, pictures(3)))
+    def __init__(self, gate: float, twice: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.twice = twice
+        self.weight, self.linear, self.gate = nn.Parameter(torch.rand(192)), nn.Linear(192, 5), gate
+        self.double()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.flatten(1)
+        x = x * self.weight if self.twice else x
+        return self.linear(x + F.relu(x.sum(1, keepdim=True) - self.gate) * Scale.apply(x, self.weight))
+
+
+@pytest.mark.parametrize("twice", [False, True])
+@pytest.mark.parametrize("gate", [0.0, 150.0])
+def test_custom_function_with_a_parameter_is_exact(gate: float, twice: bool) -> None:
+    """With the gate at 150 the first batch, whose pixels add up to 96, has gradient 0 there, and the second has not."""
+    network = Custom(gate, twice)
+    for images in (pictures(3), pictures(3) + 1):
+        truth.assert_exact(squared_gradient_norms(network, images), truth.true_norms(network, images))
 
 
 def test_inference_tensors_and_constant_first_batch() -> None:
