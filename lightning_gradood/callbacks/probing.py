@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Any
 
 import lightning.pytorch as pl
@@ -13,6 +13,7 @@ from torch import Tensor
 from lightning_gradood.callbacks.entries import Entry, entries_of
 from lightning_gradood.data import ImageDataModule
 from lightning_gradood.errors import Refusal
+from lightning_gradood.networks import state_digest
 from lightning_gradood.probes import Probe, Reading, read_together
 from lightning_gradood.records import RecordCache, Records
 from lightning_gradood.tasks import ClassificationTask
@@ -43,6 +44,8 @@ class ProbeCallback(Callback):
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Find out which entries and which rows of each source are missing."""
         data = _datamodule(trainer)
+        if isinstance(pl_module, ClassificationTask):
+            pl_module.load_initial_weights()  # Lightning sets callbacks up first, and the keys name the weights
         entries = entries_of(pl_module.network, data, self.probes) if trainer.is_global_zero else []  # type: ignore[arg-type]
         rows = {entry.key: self._rows_to_do(entry, data) for entry in entries if not self.cache.has(entry.key)}
         self.entries, rows = trainer.strategy.broadcast((entries, rows))
@@ -54,6 +57,20 @@ class ProbeCallback(Callback):
         self._leaving.enter_context(data.only(restriction))
         if isinstance(pl_module, ClassificationTask):
             self._leaving.enter_context(pl_module.without_logits())  # the probes' own forward gives them
+
+    def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Refuse weights other than those that the keys name.
+
+        Raises:
+            Refusal: if they were loaded or converted after `setup`.
+        """
+        weights = {entry.description["weights"] for entry in self.entries}
+        if weights - {state_digest(pl_module.network)}:  # type: ignore[arg-type]
+            raise Refusal(
+                "The network should keep its weights once `predict` has begun. Got others, read from its `ckpt_path` or "
+                f"converted to `precision = {trainer.precision}`. Load them before, as `Trainer.extract` does, and use "
+                "32-true or a mixed precision."
+            )
 
     def on_predict_batch_end(
         self,
@@ -97,8 +114,12 @@ class ProbeCallback(Callback):
         trainer.strategy.barrier("records visible")
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Leave the data as they were; what is already on disk serves the next run."""
+        """Leave the data as they were, and what was read so far on disk for the next run."""
         self._leaving.close()
+        with suppress(Refusal, OSError):  # a full disk may be the exception itself
+            for key in list(self._buffer):
+                self._write(key)
+        self._buffer.clear()
 
     def _enough(self, rows: set[int], source: str, trainer: pl.Trainer) -> list[int]:
         """Add rows that are done already until every process has one; rows that are written twice are read once."""

@@ -43,9 +43,10 @@ class ImageProgressBar(TQDMProgressBar):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         """Say which source it is."""
-        super().on_predict_batch_start(trainer, pl_module, batch, batch_idx, dataloader_idx)
         if batch_idx == 0:
             self._restart()
+            self._show_rate("")  # not the last source's
+        super().on_predict_batch_start(trainer, pl_module, batch, batch_idx, dataloader_idx)
         data = trainer.datamodule  # type: ignore[attr-defined]
         if isinstance(data, ImageDataModule) and not self.is_disabled:
             self.predict_progress_bar.set_description(data.predict_sources[dataloader_idx])
@@ -61,9 +62,12 @@ class ImageProgressBar(TQDMProgressBar):
     ) -> None:
         """Count the batch."""
         self._images += len(batch[0]) * trainer.world_size
-        if not self.is_disabled:
-            self.predict_progress_bar.set_postfix_str(f"{self._rate()} images/s", refresh=False)
+        self._show_rate(f"{self._rate()} images/s")
         super().on_predict_batch_end(trainer, pl_module, outputs, batch, batch_idx, dataloader_idx)
+
+    def _show_rate(self, text: str) -> None:
+        if not self.is_disabled:
+            self.predict_progress_bar.set_postfix_str(text, refresh=False)
 
     def _restart(self) -> None:
         self._images, self._start = 0, time.perf_counter()
