@@ -21,7 +21,7 @@ _SECTIONS = {"seed_everything", "trainer", "model", "data", "detection", "run_di
 # Lines that say how the parser works rather than what is wrong, and the ends of Unions that nobody meant.
 _NOISE = re.compile(
     r"Does not validate against|Subtypes:|Errors:|Given value|Expected a path but|Problem with given class_path"
-    r"|Not a valid subclass of|Subclass types expect one of|- a (class path|dict) "
+    r"|Not a valid subclass of|Subclass types expect one of|^a (class path|dict) "
     r"|Expected a <class '(NoneType|collections.abc.Iterable)'>"
 )
 _OTHER_TYPE = re.compile(r"Expected an? [\w.]+$")

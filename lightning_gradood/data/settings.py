@@ -7,6 +7,8 @@ from lightning_gradood.data.splits import exact_shares
 from lightning_gradood.errors import Refusal
 from lightning_gradood.records import NORMAL
 
+_MEAN = "mean"  # stands for the mean over sources wherever a source's name stands in results
+
 
 def refuse_settings(anomalies: Iterable[str], split: Sequence[float], validation_fraction: float) -> None:
     """Refuse names that would make ids ambiguous, and fractions that are no fractions.
@@ -20,9 +22,9 @@ def refuse_settings(anomalies: Iterable[str], split: Sequence[float], validation
         Refusal: A name is empty, reserved or holds a slash; shares do not sum to 1; the part is nothing or everything.
     """
     for name in anomalies:
-        if name in ("", NORMAL) or "/" in name:
+        if name in ("", NORMAL, _MEAN) or "/" in name:
             raise Refusal(
-                f"`anomalies` should have names without a slash, other than `{NORMAL}`. "
+                f"`anomalies` should have names without a slash, other than `{NORMAL}` and `{_MEAN}`. "
                 f"Got `anomalies` with the name `{name}`. Rename that source."
             )
     if not 0 < validation_fraction < 1:

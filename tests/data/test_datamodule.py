@@ -274,10 +274,11 @@ def test_fewer_images_than_processes_are_refused(settings):
         refuse_fewer_than_processes(source, [1, 2], 3)
 
 
-@pytest.mark.parametrize("name", ["normal", "a/b", ""])
+@pytest.mark.parametrize("name", ["normal", "mean", "a/b", ""])
 def test_ambiguous_names_are_refused(name):
     with pytest.raises(
-        Refusal, match=rf"names without a slash, other than `normal`\. Got `anomalies` with the name `{name}`"
+        Refusal,
+        match=rf"names without a slash, other than `normal` and `mean`\. Got `anomalies` with the name `{name}`",
     ):
         ImageDataModule("here", {name: "there"})
 
