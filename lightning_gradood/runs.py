@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,8 @@ def new_run_folder(parent: Path) -> Iterator[Path]:
     removed again if nothing was put into it.
 
     Raises:
-        Refusal: if another launcher started several processes, which cannot agree on a new name.
+        Refusal: if another launcher started several processes, which cannot agree on a new name, or if no folder can be
+            made there.
     """
     if _CHOSEN in os.environ:
         yield Path(os.environ[_CHOSEN])
@@ -40,7 +41,7 @@ def new_run_folder(parent: Path) -> Iterator[Path]:
         yield folder
     finally:
         del os.environ[_CHOSEN]
-        if not any(folder.iterdir()):
+        with suppress(OSError):  # it holds something, or someone else has removed it
             folder.rmdir()
 
 
@@ -57,7 +58,7 @@ def refuse_foreign(folder: Path, config: Mapping[str, Any], identity: tuple[str,
     """
     path = folder / CONFIG
     if path.is_file():
-        theirs = yaml.safe_load(path.read_text()) or {}
+        theirs = _read(path)
         different = [name for key in identity for name in _differences(key, theirs.get(key), config.get(key))]
         if different:
             raise Refusal(
@@ -88,10 +89,8 @@ def claim(folder: Path, config: Mapping[str, Any], identity: tuple[str, ...]) ->
         return
     try:
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:  # a file in its path, or no right to write there
-        raise Refusal(
-            f"`run_dir` should be a folder that can be made. Got `run_dir = {folder}`: {error.strerror}. Name another."
-        ) from error
+    except OSError as error:
+        raise _cannot_be_made(folder, error) from error
     temporary = folder / f".{CONFIG}.{os.getpid()}"
     temporary.write_text(yaml.safe_dump(dict(config), sort_keys=False))
     os.replace(temporary, path)
@@ -106,8 +105,26 @@ def _make_new(parent: Path) -> Path:
             folder.mkdir(parents=True)
         except FileExistsError:
             number += 1
+        except OSError as error:
+            raise _cannot_be_made(folder, error) from error
         else:
             return folder
+
+
+def _cannot_be_made(folder: Path, error: OSError) -> Refusal:
+    """A file is in its path, or there is no right to write there."""
+    return Refusal(
+        f"`run_dir` should be a folder that can be made. Got `run_dir = {folder}`: {error.strerror}. Name another."
+    )
+
+
+def _read(path: Path) -> Mapping[str, Any]:
+    """A configuration; empty, so that it is no experiment's, if the file holds something else."""
+    try:
+        content = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, ValueError):
+        return {}
+    return content if isinstance(content, Mapping) else {}
 
 
 def _differences(name: str, theirs: Any, mine: Any) -> list[str]:
