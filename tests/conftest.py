@@ -1,6 +1,13 @@
-"""What all tests share: which warnings of others are let through."""
+"""What all tests share: one thread, and which warnings of others are let through."""
+
+import os
 
 import pytest
+import torch
+
+# toy networks run slower on several threads than on one, and processes started by tests would fight over the cores
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+torch.set_num_threads(1)
 
 
 def pytest_collection_modifyitems(config, items):

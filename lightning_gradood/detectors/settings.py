@@ -32,7 +32,9 @@ class DetectionSettings:
             raise Refusal("`detection.label_designs` should name at least one label design. Got none. Try [AllOnes].")
         designs = [design.name for design in self.label_designs]
         if len(set(designs)) < len(designs):
-            raise Refusal(f"`detection.label_designs` should have different names. Got {designs}. Remove or rename one.")
+            raise Refusal(
+                f"`detection.label_designs` should have different names. Got {designs}. Remove or rename one."
+            )
         if self.resamples < 1:
             raise Refusal(f"`detection.resamples` should be at least 1. Got `resamples = {self.resamples}`.")
 
