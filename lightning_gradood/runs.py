@@ -72,6 +72,25 @@ def refuse_foreign(folder: Path, config: Mapping[str, Any], identity: tuple[str,
         )
 
 
+def refuse_unclaimed(folder: Path, config: Mapping[str, Any], identity: tuple[str, ...]) -> None:
+    """Refuse a folder that is not an earlier run's of the same experiment; nothing is written.
+
+    Args:
+        folder: as for `refuse_foreign`.
+        config: as for `refuse_foreign`.
+        identity: as for `refuse_foreign`.
+
+    Raises:
+        Refusal: if it is new, or belongs to something else.
+    """
+    refuse_foreign(folder, config, identity)
+    if not (folder / CONFIG).is_file():
+        raise Refusal(
+            f"`run_dir` should be an earlier run's folder for this verb. Got `run_dir = {folder}`, which holds no {CONFIG}. "
+            "Name a folder that `fit` or `detect` has filled, or leave it out and give --ckpt_path."
+        )
+
+
 def claim(folder: Path, config: Mapping[str, Any], identity: tuple[str, ...]) -> None:
     """Write the configuration into a folder, unless an earlier run of the same experiment did.
 

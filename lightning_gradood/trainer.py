@@ -73,7 +73,7 @@ class Trainer(pl.Trainer):
         Args:
             model: as for `extract`.
             datamodule: as for `extract`.
-            ckpt_path: as for `extract`.
+            ckpt_path: checkpoint of the classifier, as for `extract`.
             settings: label designs and detectors.
             cache_dir: where records are kept and found again.
 

@@ -17,7 +17,7 @@ from lightning_gradood.cli.standard import place_loggers, with_standard
 from lightning_gradood.data import ImageDataModule
 from lightning_gradood.detectors import DetectionSettings
 from lightning_gradood.errors import Refusal
-from lightning_gradood.runs import CHECKPOINTS, claim, new_run_folder, refuse_foreign
+from lightning_gradood.runs import CHECKPOINTS, claim, new_run_folder, refuse_foreign, refuse_unclaimed
 from lightning_gradood.tasks import ClassificationTask
 from lightning_gradood.trainer import Trainer
 
@@ -106,7 +106,7 @@ class Command(LightningCLI):
             check_resumable(checkpoint, self.model)
         self.model.load_initial_weights()
         self.trainer.check(self.model, self.datamodule, training=True)
-        if self._detects_after_fit():
+        if self.detection is not None and not self._setting("trainer").fast_dev_run:
             check_checkpointing(self.trainer)
             self.trainer.check_stage_two(self.datamodule)
         self._on_folder(claim)
@@ -114,7 +114,7 @@ class Command(LightningCLI):
     def fit(self, model: ClassificationTask, datamodule: ImageDataModule, **kwargs: Any) -> None:
         """Train the classifier, going on from the folder's last checkpoint, then run stage two."""
         self.trainer.fit(model, datamodule=datamodule, ckpt_path=self._resumed(), weights_only=True)
-        if self._detects_after_fit():
+        if self.detection is not None and not self._setting("trainer").fast_dev_run:
             self.trainer.detect(model, datamodule, "best", self.detection, self._setting("cache_dir"))
 
     def before_detect(self) -> None:
@@ -126,6 +126,7 @@ class Command(LightningCLI):
 
     def before_extract(self) -> None:
         """Look at everything that can be refused."""
+        self._on_folder(refuse_unclaimed)
         self._check_probing()
 
     def detect(self, model: ClassificationTask, datamodule: ImageDataModule, ckpt_path: str | None) -> None:
@@ -155,8 +156,9 @@ class Command(LightningCLI):
         return settings
 
     def _with_weights(self, verb: Callable[..., Any], ckpt_path: str | None, **kwargs: Any) -> None:
+        self._on_folder(refuse_unclaimed)
         self.trainer.load(self.model, self._classifier())
-        self.trainer.check(self.model, self.datamodule)
+        self.trainer.check(self.model, self.datamodule, training=self.subcommand == "validate")
         verb(**{**kwargs, "weights_only": True})
 
     def _check_probing(self) -> None:
@@ -166,9 +168,6 @@ class Command(LightningCLI):
             )
         self.trainer.load(self.model, self._classifier())
         self.trainer.check(self.model, self.datamodule)
-
-    def _detects_after_fit(self) -> bool:
-        return self.detection is not None and not self._setting("trainer").fast_dev_run
 
     def _classifier(self) -> str | None:
         """The weights that are named, or else the best of the run."""

@@ -13,7 +13,7 @@ VERBS = {
 }
 _KNOWN = re.compile(r"known\s+subclasses:\s+([^()]+)\)")
 _MANY = 40  # Lightning's callbacks are fewer; there are hundreds of modules
-_INDENT = ",\n" + " " * 24
+_LINE = "\n" + " " * 24
 
 
 def shortened(text: str) -> str:
@@ -30,4 +30,4 @@ def _cut(match: re.Match[str]) -> str:
     if len(names) <= _MANY:
         return match.group()
     ours = [name for name in names if name.startswith("lightning_gradood.")]
-    return f"known subclasses: {_INDENT.join([*ours, f'and {len(names) - len(ours)} others'])})"
+    return f"known subclasses:{_LINE}{f',{_LINE}'.join([*ours, f'and {len(names) - len(ours)} others'])})"
