@@ -13,8 +13,8 @@ L2 norm for each image and tensor. The result is exact: equal to backpropagating
     >>> squared_gradient_norms(network, images, [AllOnes(), Predicted()]).shape
     torch.Size([4, 4])
 
-Only torch is imported here. It costs less than an ordinary training step, about as much for any batch size, and memory
-does not grow with the batch.
+Only torch is imported here. It costs about as much as an ordinary training step (benchmarks/README.md), and memory does
+not grow with the batch.
 
 To follow one image through the room:
 
