@@ -206,7 +206,6 @@ def test_an_error_half_way_loses_nothing_and_the_next_run_probes_only_the_rest(t
     sources = data()
     with pytest.raises(ZeroDivisionError):
         probe(tmp_path, task(), sources)
-    assert sources.predict_sources == ["normal", "nine"]  # the restriction ended with the loop
     mend()
     before = flat(probed_ids[:4])
     probed_ids.clear()
@@ -217,6 +216,27 @@ def test_an_error_half_way_loses_nothing_and_the_next_run_probes_only_the_rest(t
     for key, records in tables(resumed).items():
         assert records.ids == whole[key].ids
         assert records.probe(key[1]) == pytest.approx(whole[key].probe(key[1]), rel=1e-6)
+
+
+def test_an_error_leaves_the_data_and_the_task_as_they_were(tmp_path, monkeypatch):
+    model, sources = task(), data()
+    for batches in (4, 0):  # the second run would only have probed the nines
+        mend = failing_after(monkeypatch, batches, ZeroDivisionError())
+        with pytest.raises(ZeroDivisionError):
+            probe(tmp_path, model, sources)
+        mend()
+    assert sources.predict_sources == ["normal", "nine"]
+    assert model.predict_step([torch.rand(2, 3, 32, 32)], 0).shape == (2, 2)
+
+
+def test_a_disk_that_is_full_as_well_does_not_hide_the_error(tmp_path, monkeypatch):
+    def write_shard(self, key, records):
+        raise Refusal("The disk is full.")
+
+    failing_after(monkeypatch, 2, ZeroDivisionError())
+    monkeypatch.setattr(RecordCache, "write_shard", write_shard)
+    with pytest.raises(ZeroDivisionError):
+        probe(tmp_path, task(), data())
 
 
 def test_a_kill_loses_at_most_the_shard_in_memory(tmp_path, monkeypatch, probed_ids):
