@@ -1,5 +1,6 @@
 """Lightning's command line with run folders, stage two's settings and two more verbs."""
 
+import sys
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -12,7 +13,7 @@ from lightning.pytorch.loggers import CSVLogger
 
 from lightning_gradood.cli.checks import check_checkpointing, check_resumable
 from lightning_gradood.cli.help import ABOUT, VERBS
-from lightning_gradood.cli.parsing import LogConfig, Parser, add_own_arguments, refusal_behind
+from lightning_gradood.cli.parsing import LogConfig, Parser, add_own_arguments, experiment_name, refusal_behind
 from lightning_gradood.cli.standard import place_loggers, with_standard
 from lightning_gradood.data import ImageDataModule
 from lightning_gradood.detectors import DetectionSettings
@@ -39,6 +40,7 @@ class Command(LightningCLI):
 
     def __init__(self, leaving: ExitStack, args: list[str] | None) -> None:
         self.leaving = leaving
+        self.words = sys.argv[1:] if args is None else args
         self.folder: Path | None = None
         mode = {"parser_mode": "omegaconf+", "allow_abbrev": False}
         verbs = {verb: {**mode, "description": VERBS[verb]} for verb in self.subcommands()}
@@ -187,8 +189,7 @@ class Command(LightningCLI):
             return Path(named)
         if self.subcommand not in _WITH_RESULTS:
             return None
-        files = self._setting("config") or ["run"]
-        return self.leaving.enter_context(new_run_folder(Path("runs") / Path(str(files[0])).stem))
+        return self.leaving.enter_context(new_run_folder(Path("runs", experiment_name(self.words))))
 
     def _on_folder(self, action: Callable[..., None]) -> None:
         if self.folder and self.trainer.is_global_zero:

@@ -25,6 +25,8 @@ def main(args: Sequence[str] | None = None) -> None:
     warnings.filterwarnings("ignore", ".*LeafSpec.*is deprecated")
     # a run that is continued finds its own checkpoints; whose they are was looked at before
     warnings.filterwarnings("ignore", "Checkpoint directory .* exists and is not empty")
+    # the summary's estimate of megabytes under mixed precision, which nobody asked for
+    warnings.filterwarnings("ignore", "Precision .* is not supported by the model summary")
     with ExitStack() as leaving:
         try:
             with interpolation():

@@ -1,5 +1,8 @@
 """How the command line is parsed, and what becomes of the parsed configuration."""
 
+import itertools
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 import yaml
@@ -63,6 +66,18 @@ def add_own_arguments(parser: LightningArgumentParser) -> None:
     parser.add_argument("--detection", type=DetectionSettings | None, default=settings, help=_HELP["detection"])
     parser.add_argument("--run_dir", type=str | None, default=None, help=_HELP["run_dir"])
     parser.add_argument("--cache_dir", type=str, default=DEFAULT_CACHE, help=_HELP["cache_dir"])
+
+
+def experiment_name(words: Sequence[str]) -> str:
+    """Name an experiment by its first file; the parsed configuration forgets it where something is interpolated.
+
+    Args:
+        words: of the command line.
+    """
+    for option, value in itertools.pairwise(part for word in words for part in word.split("=", 1)):
+        if option in ("-c", "--config"):
+            return Path(value).stem
+    return "run"
 
 
 def refusal_behind(error: BaseException | None) -> Refusal | None:

@@ -56,3 +56,21 @@ def probed(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
 
     monkeypatch.setattr(probing, "read_together", counting)
     return counts
+
+
+@pytest.fixture
+def no_account(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No W&B setting anywhere, a network that fails at once, and W&B as if just started: it reads its settings once."""
+    import wandb
+
+    for name in [name for name in os.environ if name.startswith("WANDB_") or name == "NETRC"]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("WANDB_MODE", "")
+    monkeypatch.delenv("WANDB_MODE")  # what the program sets is undone, as it was registered
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    wandb.teardown()
+    yield
+    wandb.finish()  # a process does so when it exits
+    wandb.teardown()

@@ -1,0 +1,142 @@
+"""Every experiment file that we ship: it parses, builds up to the download, says what is missing, and runs."""
+
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+import wandb
+import yaml
+from report.wandb_reader import read_offline_run
+from test_verbs import VERBS, resolved
+from tiny import only_run, refused, results, table
+from tiny_archives import accept_any_checksum, place_cifar10, place_everything, place_odin, place_svhn
+
+from lightning_gradood.cli import main
+
+CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
+PAPER = [path for path in CONFIGS if path.stem.partition("_")[0] in ("cifar", "svhn")]
+TINY_NETWORK = ["--model.network", "lightning_gradood.networks.CifarResNet", "--model.network.blocks_per_stage", "1"]
+QUIET = ["--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false", "--trainer.log_every_n_steps=1"]
+TINY = [*TINY_NETWORK, *QUIET, "--trainer.max_epochs=1"]
+
+
+@pytest.fixture
+def unreachable(monkeypatch):
+    """A machine without network, whatever this one has."""
+
+    def refuse(*_, **__):
+        raise urllib.error.URLError("no network here")
+
+    monkeypatch.setattr(urllib.request, "urlopen", refuse)
+
+
+def test_the_files_are_there():
+    assert [path.stem for path in CONFIGS] == [
+        *("cifar_densenet", "cifar_resnet", "digits", "folders", "svhn_densenet", "svhn_resnet"),
+    ]
+    assert len(PAPER) == 4
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
+def test_each_file_parses_for_every_verb(config, capsys):
+    written = yaml.safe_load(config.read_text())
+    for verb in VERBS:
+        found = resolved([verb, "--config", str(config)], capsys)
+        assert set(written) <= set(found)
+        assert found["model"]["init_args"]["network"]["class_path"].startswith("lightning_gradood.networks.")
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
+def test_each_file_starts_with_the_command_that_runs_it(config):
+    verb = "detect" if config.stem == "folders" else "fit"
+    assert f"#   python -m lightning_gradood {verb} --config configs/{config.name}" in config.read_text()
+
+
+@pytest.mark.parametrize("config", PAPER, ids=lambda path: path.stem)
+def test_without_network_the_sentence_says_what_where_and_how(config, unreachable, no_account, capsys, workplace):
+    message = refused(["fit", "--config", str(config), "--trainer.accelerator", "cpu"], capsys)
+    name, where, how = {
+        "cifar": ("CIFAR10", "data", "Unpack `cifar-10-python.tar.gz` there"),
+        "svhn": ("SVHN", "data/svhn", "Put `train_32x32.mat` and `test_32x32.mat` there"),
+    }[config.stem.partition("_")[0]]
+    assert message.startswith(f"`dataset` should find its files in `{workplace / where}`. Got `dataset = {name}(")
+    assert "no network here" in message
+    assert how in message
+    assert message.endswith("`configs/digits.yaml` needs no download.")
+    assert not list(Path("runs").rglob("*.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("missing", "words"),
+    [
+        ("svhn", "`train_32x32.mat` and `test_32x32.mat`"),
+        ("Imagenet_resize", "Put ODIN's `Imagenet_resize.tar.gz` there and unpack it beside itself"),
+        ("LSUN_resize", "Put ODIN's `LSUN_resize.tar.gz` there and unpack it beside itself"),
+    ],
+)
+def test_an_anomaly_source_that_is_missing_is_named_before_training(
+    missing, words, unreachable, no_account, capsys, monkeypatch, workplace
+):
+    accept_any_checksum(monkeypatch)
+    monkeypatch.setenv("DATA_DIR", "mine")
+    place_cifar10(Path("mine"))
+    if missing != "svhn":
+        place_svhn(Path("mine/svhn"))
+    for name in ("Imagenet_resize", "LSUN_resize"):
+        place_odin(Path("mine/odin"), name, unpacked=name != missing)  # placed, but left packed
+    message = refused(["fit", "--config", str(PAPER[1]), *TINY], capsys)
+    assert f"`{workplace / 'mine'}" in message
+    assert words in message
+    assert not list(Path("runs").rglob("*.ckpt"))
+
+
+def test_the_paper_s_experiment_runs_where_the_data_are_in_place(unreachable, no_account, capsys, monkeypatch):
+    accept_any_checksum(monkeypatch)
+    place_everything(Path("data"))
+    main(["fit", "--config", str(PAPER[1]), *TINY, "--data.limit", "12", "--data.batch_size", "32"])
+    printed = table(capsys.readouterr().out)
+    sources = ["svhn", "tiny_imagenet_resize", "lsun_resize"]
+    assert [line.split()[0] for line in printed.splitlines()[2:5]] == sources
+    folder = only_run("cifar_resnet")
+    assert [outcome["source"] for outcome in results(folder)["outcomes"]] == sources
+    assert len(list((folder / "figures").glob("*.png"))) == 5
+    wandb.finish()
+    assert read_offline_run(folder).summary["detection/svhn/mlp/test/n_normal"] == 2
+
+
+@pytest.mark.parametrize("config", [PAPER[0], *PAPER[2:]], ids=lambda path: path.stem)
+def test_the_other_three_find_the_same_data(config, unreachable, capsys, monkeypatch):
+    accept_any_checksum(monkeypatch)
+    place_everything(Path("data"))
+    checked = [*TINY, "--trainer.logger", "false", "--data.limit", "12", "--detection.mlp.max_epochs", "1"]
+    quiet = ["--trainer.callbacks", "[{class_path: ReportCallback, init_args: {figures: false}}]"]
+    main(["fit", "--config", str(config), *checked, *quiet])
+    assert len(table(capsys.readouterr().out).splitlines()) == 10
+    assert len(results(only_run(config.stem))["outcomes"]) == 3
+
+
+def test_a_users_own_folders_run_by_the_flags_that_the_file_names(capsys):
+    import torch
+    from bad_inputs import write_images
+
+    from lightning_gradood.networks import CifarResNet
+
+    (config,) = [path for path in CONFIGS if path.stem == "folders"]
+    for seed, name in enumerate(("normal/cat", "normal/dog", "smoke", "rain")):
+        write_images(Path("photos") / name, 8, seed)
+    torch.save(CifarResNet(1, 2).state_dict(), "mine.pt")
+    folders = ["--data.normal", "photos/normal", "--data.anomalies.smoke", "photos/smoke"]
+    network = [
+        *TINY_NETWORK,
+        "--model.network.num_classes",
+        "2",
+        "--model.weights",
+        "mine.pt",
+        "--model.normalize",
+        "null",
+    ]
+    size = ["--data.transform.size", "[8, 8]", "--trainer.accelerator", "cpu"]
+    main(["detect", "--config", str(config), *folders, "--data.anomalies.rain", "photos/rain", *network, *size])
+    assert [line.split()[0] for line in table(capsys.readouterr().out).splitlines()[2:4]] == ["smoke", "rain"]
+    assert results(only_run("folders"))["provenance"]["checkpoint"] == "mine.pt"
