@@ -21,6 +21,7 @@ from lightning_gradood.records import NORMAL, RecordCache, Records
 from lightning_gradood.tasks import ClassificationTask, check_network
 
 DEFAULT_CACHE = "runs/.records"
+_FLOAT32_WEIGHTS = ("32-true", "16-mixed", "bf16-mixed")
 
 
 class Trainer(pl.Trainer):
@@ -51,7 +52,7 @@ class Trainer(pl.Trainer):
         self.load(model, ckpt_path)
         self.check(model, datamodule)
         probing = ProbeCallback(_probes(settings or DetectionSettings()), RecordCache(cache_dir))
-        self.callbacks.append(probing)  # type: ignore[attr-defined]
+        self.callbacks.insert(0, probing)  # type: ignore[attr-defined]  # before the bar counts the batch as done
         try:
             with warnings.catch_warnings():  # where every record is there already, an empty loop is what is meant
                 warnings.filterwarnings("ignore", "Total length of .* across ranks is zero")
@@ -71,8 +72,7 @@ class Trainer(pl.Trainer):
         """Probe what is missing, fit every detector on every source, report.
 
         Args:
-            model: as for `extract`.
-            datamodule: as for `extract`.
+            model, datamodule: as for `extract`.
             ckpt_path: checkpoint of the classifier, as for `extract`.
             settings: label designs and detectors.
             cache_dir: where records are kept and found again.
@@ -153,10 +153,10 @@ class Trainer(pl.Trainer):
                 "`trainer.limit_predict_batches` should be 1.0 without `fast_dev_run`, as every image needs its record. "
                 f"Got {self.limit_predict_batches}. Use `data.init_args.limit` to take fewer images."
             )
-        if self.precision in ("16-true", "bf16-true", "transformer-engine", "transformer-engine-float16"):
+        if self.precision not in _FLOAT32_WEIGHTS:
             raise Refusal(
-                f"`trainer.precision` should leave the weights in float32, as squared norms overflow in half precision. "
-                f"Got `precision = {self.precision}`. Use 32-true or a mixed precision."
+                "`trainer.precision` should leave the weights in float32, in which every image is probed. "
+                f"Got `precision = {self.precision}`. Use one of {', '.join(_FLOAT32_WEIGHTS)}."
             )
 
     def _fit_detectors(self, settings: DetectionSettings, records: dict[str, Records]) -> list[Outcome]:

@@ -70,13 +70,6 @@ def imports_of(path):
     return found
 
 
-def for_type_checkers(path):
-    """The modules among these that are never imported when the program runs."""
-    guarded = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.If)]
-    guarded = [node for node in guarded if isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"]
-    return {inner.module for node in guarded for inner in ast.walk(node) if isinstance(inner, ast.ImportFrom)}
-
-
 def test_every_room_has_a_level():
     assert {room_of(path) for path in FILES} - {"__init__"} == set(LEVEL)
 
@@ -101,8 +94,7 @@ def test_imports_go_down_only_and_through_front_doors(path):
         if room == "__init__" or other == "__version__":
             continue
         assert other in allowed(room), f"{room} imports {other}"
-        if module not in for_type_checkers(path):  # which need not wait for all that a front door brings along
-            assert other == room or not inner, f"{room} enters {other} by {'.'.join(inner)}, not by its front door"
+        assert other == room or not inner, f"{room} enters {other} by {'.'.join(inner)}, not by its front door"
 
 
 def test_data_and_tasks_never_import_each_other():

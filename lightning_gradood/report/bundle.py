@@ -1,14 +1,12 @@
 """Everything a detection report is made from, in one object."""
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from lightning_gradood.detectors import Outcome
 from lightning_gradood.errors import Refusal
-
-if TYPE_CHECKING:
-    from lightning_gradood.detectors.evaluate import Outcome
 
 MEAN = "mean"
 """The word that stands where a source's name stands when a number is the mean over sources."""
@@ -34,7 +32,7 @@ class DetectionReport:
     """
 
     experiment: str
-    outcomes: "list[Outcome]"
+    outcomes: list[Outcome]
     norms: dict[str, np.ndarray] = field(default_factory=dict)
     layer_names: list[str] = field(default_factory=list)
     samples: dict[str, np.ndarray] = field(default_factory=dict)
@@ -47,7 +45,7 @@ class DetectionReport:
         _check_samples(self.samples)
 
 
-def by_detector(outcomes: "list[Outcome]") -> "dict[str, list[Outcome]]":
+def by_detector(outcomes: list[Outcome]) -> dict[str, list[Outcome]]:
     """Group outcomes by detector, both in order of first appearance."""
     groups: dict[str, list[Outcome]] = {}
     for outcome in outcomes:
@@ -55,7 +53,7 @@ def by_detector(outcomes: "list[Outcome]") -> "dict[str, list[Outcome]]":
     return groups
 
 
-def _check_outcomes(outcomes: "list[Outcome]") -> None:
+def _check_outcomes(outcomes: list[Outcome]) -> None:
     pairs = [(outcome.source, outcome.detector) for outcome in outcomes]
     for source, detector in pairs:
         if source == MEAN:

@@ -1,17 +1,14 @@
 """ROC and precision-recall curves, all sources of one detector in one picture."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from lightning_gradood.detectors import Outcome
 from lightning_gradood.metrics import precision_recall_curve, roc_curve
 from lightning_gradood.report.palette import NORMAL_COLOUR, line_styles, new_figure, tidy
 from lightning_gradood.report.tables import percent
-
-if TYPE_CHECKING:
-    from lightning_gradood.detectors.evaluate import Outcome
 
 
 def roc_curves(outcomes: "Sequence[Outcome]") -> Figure:

@@ -2,17 +2,14 @@
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from lightning_gradood.detectors import Outcome
 from lightning_gradood.report.palette import NORMAL_COLOUR, line_styles, new_figure, tidy
 from lightning_gradood.report.tables import percent
-
-if TYPE_CHECKING:
-    from lightning_gradood.detectors.evaluate import Outcome
 
 _FEWEST_BINS, _MOST_BINS = 12, 50
 _MOST_COLUMNS = 3
@@ -44,7 +41,7 @@ def score_histograms(outcomes: "Sequence[Outcome]") -> Figure:
     return figure
 
 
-def _draw(axes: Axes, outcome: "Outcome", colour: str) -> None:
+def _draw(axes: Axes, outcome: Outcome, colour: str) -> None:
     test = outcome.scores["test"]
     edges = _scaled_edges(axes, test.scores, _bins(test.labels))
     highest = 0.0

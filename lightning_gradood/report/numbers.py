@@ -1,18 +1,15 @@
 """The numbers of a report under their names: one list that files, tables and loggers share."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
+from lightning_gradood.detectors import Outcome
 from lightning_gradood.report.bundle import MEAN, by_detector
-
-if TYPE_CHECKING:
-    from lightning_gradood.detectors.evaluate import Outcome
 
 Numbers = dict[str, dict[str, float]]
 """Split to metric to value."""
 
 
-def outcome_numbers(outcome: "Outcome") -> Numbers:
+def outcome_numbers(outcome: Outcome) -> Numbers:
     """Collect the numbers of one outcome.
 
     Args:
@@ -54,7 +51,7 @@ def mean_numbers(outcomes: "Sequence[Outcome]") -> Numbers:
     return means
 
 
-def detection_scalars(outcomes: "list[Outcome]") -> dict[str, float]:
+def detection_scalars(outcomes: list[Outcome]) -> dict[str, float]:
     """Name every final number as loggers and sweeps know it.
 
     Args:
@@ -72,7 +69,7 @@ def detection_scalars(outcomes: "list[Outcome]") -> dict[str, float]:
     return scalars
 
 
-def curve_rows(outcomes: "list[Outcome]") -> list[tuple[int, dict[str, float]]]:
+def curve_rows(outcomes: list[Outcome]) -> list[tuple[int, dict[str, float]]]:
     """Line up the training curves of all detectors by epoch.
 
     Args:

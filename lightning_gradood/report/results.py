@@ -6,16 +6,14 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from lightning_gradood.detectors import Outcome
 from lightning_gradood.report.atomic import replacing
 from lightning_gradood.report.bundle import MEAN, DetectionReport, by_detector
 from lightning_gradood.report.numbers import mean_numbers, outcome_numbers
-
-if TYPE_CHECKING:
-    from lightning_gradood.detectors.evaluate import Outcome
 
 _COLUMNS = ("experiment", "source", "detector", "split", "metric", "value")
 
@@ -92,7 +90,7 @@ def plain(value: Any) -> Any:
     return value if value is None or isinstance(value, (bool, int, str)) else str(value)
 
 
-def _outcome_document(outcome: "Outcome") -> dict[str, Any]:
+def _outcome_document(outcome: Outcome) -> dict[str, Any]:
     low, high = outcome.auroc_interval
     return {
         "source": outcome.source,

@@ -2,13 +2,10 @@
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
+from lightning_gradood.detectors import Outcome
 from lightning_gradood.report.bundle import MEAN, by_detector
 from lightning_gradood.report.numbers import mean_numbers, outcome_numbers
-
-if TYPE_CHECKING:
-    from lightning_gradood.detectors.evaluate import Outcome
 
 _METRICS = {
     "AUPR-in": "aupr_in",
@@ -28,7 +25,7 @@ _NOTE = (
 )
 
 
-def console_table(outcomes: "list[Outcome]") -> str:
+def console_table(outcomes: list[Outcome]) -> str:
     """Lay the test results out as plain text, one row per source and detector.
 
     Args:
@@ -49,7 +46,7 @@ def console_table(outcomes: "list[Outcome]") -> str:
     return "\n".join([*lines, _NOTE])
 
 
-def number_table(outcomes: "list[Outcome]") -> tuple[list[str], list[list[str | float | None]]]:
+def number_table(outcomes: list[Outcome]) -> tuple[list[str], list[list[str | float | None]]]:
     """Tabulate every number, one row per source, detector and split, for loggers that show tables.
 
     Args:
@@ -74,7 +71,7 @@ def percent(value: float | None) -> str:
     return _ABSENT if value is None or math.isnan(value) else f"{100 * value:.2f}"
 
 
-def _row(outcome: "Outcome") -> list[str]:
+def _row(outcome: Outcome) -> list[str]:
     low, high = (percent(bound) for bound in outcome.auroc_interval)
     counts = [_count(outcome.counts.get(split)) for split in _SPLITS]
     return [outcome.source, outcome.detector, *counts, *_rates(outcome.metrics["test"], f"[{low}, {high}]")]
