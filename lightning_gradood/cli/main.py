@@ -1,14 +1,23 @@
 """The program's entry: run a verb, or say in one sentence why not."""
 
 import logging
+import re
 import sys
 import warnings
 from collections.abc import Sequence
 from contextlib import ExitStack
+from typing import NoReturn
 
 from lightning_gradood.cli.command import Command
 from lightning_gradood.cli.interpolation import interpolation
 from lightning_gradood.errors import Refusal
+
+_NOISE = (
+    ".*LeafSpec.*is deprecated",  # Lightning 2.6 meets torch 2.15
+    "Checkpoint directory .* exists and is not empty",  # that of a run which goes on; whose it is was looked at before
+    "Precision .* is not supported by the model summary",  # its estimate of megabytes under mixed precision
+)
+_LEFT_ALONE = re.compile("Connection (closed|reset) by peer|Broken pipe")  # gloo's words where the other process ended
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -20,20 +29,29 @@ def main(args: Sequence[str] | None = None) -> None:
     Raises:
         SystemExit: with code 2 after one sentence on standard error, where the input is refused.
     """
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_no_advertisement)
-    # Lightning 2.6 meets torch 2.15 with this one; users can do nothing about it
-    warnings.filterwarnings("ignore", ".*LeafSpec.*is deprecated")
-    # a run that is continued finds its own checkpoints; whose they are was looked at before
-    warnings.filterwarnings("ignore", "Checkpoint directory .* exists and is not empty")
-    # the summary's estimate of megabytes under mixed precision, which nobody asked for
-    warnings.filterwarnings("ignore", "Precision .* is not supported by the model summary")
+    _quieten()
     with ExitStack() as leaving:
         try:
             with interpolation():
                 Command(leaving, None if args is None else list(args))
         except Refusal as refusal:
-            sys.stderr.write(f"error: {refusal}\n")
-            sys.exit(2)
+            _end(str(refusal))
+        except RuntimeError as error:
+            if not _LEFT_ALONE.search(str(error)):
+                raise
+            _end("another process of this run has ended; what it wrote says why.")
+
+
+def _end(sentence: str) -> NoReturn:
+    sys.stderr.write(f"error: {sentence}\n")
+    sys.exit(2)
+
+
+def _quieten() -> None:
+    """Leave out what others say at every start and no user can do anything about."""
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_no_advertisement)
+    for message in _NOISE:
+        warnings.filterwarnings("ignore", message)
 
 
 def _no_advertisement(record: logging.LogRecord) -> bool:

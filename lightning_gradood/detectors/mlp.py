@@ -2,6 +2,7 @@
 
 import copy
 import logging
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -135,11 +136,13 @@ def _trainer(max_epochs: int, callbacks: list[Callback]) -> pl.Trainer:
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """Keep Lightning from naming the machine's devices again for every detector."""
+    """Keep Lightning from naming the machine's devices again for every detector, and from advising on processes."""
     logger = logging.getLogger("lightning.pytorch")
     level = logger.level
     logger.setLevel(logging.WARNING)
     try:
-        yield
+        with warnings.catch_warnings():  # the process group it sees is that of the classifier's Trainer
+            warnings.filterwarnings("ignore", "It is recommended to use .*sync_dist=True")
+            yield
     finally:
         logger.setLevel(level)

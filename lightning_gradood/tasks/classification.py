@@ -154,6 +154,6 @@ class ClassificationTask(LightningModule):
         accuracy = cast(MulticlassAccuracy, self.accuracy[f"{stage}_"])
         accuracy(logits.detach(), labels)
         means = partial(self.log, on_step=False, on_epoch=True, batch_size=len(labels))
-        means(f"{stage}/loss", loss, sync_dist=stage != "train")
+        means(f"{stage}/loss", loss, sync_dist=True)
         means(f"{stage}/accuracy", accuracy, prog_bar=True)
         return loss
