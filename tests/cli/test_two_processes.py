@@ -7,10 +7,10 @@ from collections import Counter
 from pathlib import Path
 
 import pyarrow.parquet as pq
-import pytest
 import torch
 from tiny import FILE, IMAGES, numbers, only_run, results, table
 
+from lightning_gradood.cli import main
 from lightning_gradood.networks import CifarResNet
 
 TWO = ["--trainer.strategy", "ddp", "--trainer.accelerator", "cpu", "--trainer.devices", "2"]
@@ -27,20 +27,37 @@ def launched(arguments, code=0):
     return ended
 
 
-def test_fit_leaves_one_folder_one_table_and_each_image_once():
+def test_fit_leaves_one_folder_one_table_and_each_image_once_and_one_process_gets_its_numbers(probed):
     ended = launched(["fit", *FILE, *TWO, "--trainer.max_epochs", "1"])
     assert "Starting with 2 processes" in ended.stderr
     folder = only_run()
+    _holds_everything_once(folder)
+    _says_everything_once(ended.stdout)
+    _has_records_of_each_image_once(set(results(folder)["provenance"]["records"].values()))
+    checkpoint = ["--ckpt_path", str(folder / "checkpoints/best.ckpt")]
+    main(["detect", *FILE, *checkpoint, "--run_dir", "one"])
+    assert not probed
+    main(["detect", *FILE, *checkpoint, "--run_dir", "anew", "--cache_dir", "new"])
+    assert sum(probed) == IMAGES
+    assert numbers(folder) == numbers(Path("one")) == numbers(Path("anew"))
+
+
+def _holds_everything_once(folder):
     assert {path.name for path in folder.iterdir()} == {
         *("config.yaml", "splits.json", "results.json", "results.csv", "checkpoints", "detectors", "logs"),
     }
     assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == ["best.ckpt", "last.ckpt"]
     assert len(list((folder / "logs").iterdir())) == 1
-    assert ended.stdout.count("Results and figures: ") == 1
-    assert [line.split()[0] for line in table(ended.stdout).splitlines()[2:4]] == ["nine", "photographs"]
     assert {path.parent.name for path in (folder / "detectors").rglob("*.safetensors")} == {"nine", "photographs"}
-    entries = {path.parent.name for path in Path("runs/.records").glob("*/entry.json")}
-    assert entries == set(results(folder)["provenance"]["records"].values())
+
+
+def _says_everything_once(printed):
+    assert printed.count("Results and figures: ") == 1
+    assert [line.split()[0] for line in table(printed).splitlines()[2:4]] == ["nine", "photographs"]
+
+
+def _has_records_of_each_image_once(entries):
+    assert entries == {path.parent.name for path in Path("runs/.records").glob("*/entry.json")}
     shards = {entry: list(Path("runs/.records", entry).glob("*.parquet")) for entry in entries}
     assert {len(files) for files in shards.values()} == {2}, "each process writes the records it computed"
     ids = {entry: Counter(name for file in files for name in _ids(file)) for entry, files in shards.items()}
@@ -48,33 +65,21 @@ def test_fit_leaves_one_folder_one_table_and_each_image_once():
     assert sum(map(len, ids.values())) == 2 * IMAGES  # gradients and logits
 
 
-def test_detect_gives_the_numbers_of_one_process(run):
+def test_detect_reads_the_records_of_one_process_and_gives_its_numbers(run):
     before = numbers(run)
     modified = {path: path.stat().st_mtime_ns for path in Path("runs/.records").rglob("*")}
-    checkpoint = ["--ckpt_path", str(run / "checkpoints/best.ckpt")]
-    ended = launched(["detect", *FILE, *TWO, *checkpoint, "--run_dir", "two"])
-    assert numbers(Path("two")) == before
+    ended = launched(["detect", *FILE, *TWO, "--run_dir", str(run)])
+    assert numbers(run) == before
     assert {path: path.stat().st_mtime_ns for path in Path("runs/.records").rglob("*")} == modified
-    assert ended.stdout.count("Results and figures: ") == 1
-    again = launched(["detect", *FILE, *TWO, *checkpoint, "--run_dir", "probed", "--cache_dir", "new"])
-    assert numbers(Path("probed")) == before
-    assert table(again.stdout) == table(ended.stdout)
+    _says_everything_once(ended.stdout)
 
 
-@pytest.mark.parametrize(
-    ("flags", "words"),
-    [
-        (["--data.anomalies.nine", "nowhere", "--ckpt_path", "broken.pt"], "Got `root = nowhere`"),
-        (["--ckpt_path", "broken.pt"], "logits should be finite"),
-    ],
-    ids=["before the second process is there", "while both are probing"],
-)
-def test_a_refusal_ends_both_processes_with_the_sentence(flags, words):
+def test_a_refusal_while_both_are_probing_ends_both_with_the_sentence():
     network = CifarResNet(blocks_per_stage=1, num_classes=3)
     network.linear.bias.data[0] = torch.nan
     torch.save(network.state_dict(), "broken.pt")
-    ended = launched(["detect", *FILE, *TWO, *flags], code=2)
-    assert words in ended.stderr
+    ended = launched(["detect", *FILE, *TWO, "--ckpt_path", "broken.pt"], code=2)
+    assert "logits should be finite" in ended.stderr
     assert ended.stdout == ""
 
 
