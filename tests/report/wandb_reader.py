@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import wandb
 from wandb.proto import wandb_internal_pb2
 
 _HEADER = 7
@@ -39,7 +40,11 @@ class WandbRun:
 
 
 def read_offline_run(save_dir: Path) -> WandbRun:
-    """Read the only offline run below `<save_dir>/wandb`."""
+    """Read the only offline run below `<save_dir>/wandb`, which must have been finished.
+
+    W&B's service may write the file a moment after `finish` has returned; it is whole once the service has ended.
+    """
+    wandb.teardown()
     (path,) = sorted(save_dir.glob("wandb/offline-run-*/run-*.wandb"))
     run = WandbRun(files=path.parent / "files")
     for record in _records(path.read_bytes()):
