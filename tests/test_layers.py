@@ -19,6 +19,7 @@ LEVELS = [
         "errors": set(),
         "runs": {"errors"},
         **{room: {"errors"} for room in ("gradients", "networks", "metrics", "records")},
+        "attacks": {"errors", "gradients"},
     },
     {
         "probes": {"errors", "gradients"},
@@ -42,6 +43,7 @@ OUTSIDE = {
     "omegaconf": {"cli"},
     "torchmetrics": {"metrics", "tasks"},
     "pytorch_ood": {"data"},
+    "advertorch": {"attacks"},
 }
 
 
