@@ -5,19 +5,47 @@ typed settings; `craft` makes the images, `perturb` also says with one more forw
 network may be any `nn.Module`; it is left as it was found::
 
     >>> import torch
-    >>> from lightning_gradood.attacks import Attack
-    >>> class Darker(Attack):
-    ...     passes = 0
-    ...     def _craft(self, network, images, labels, ids):
-    ...         return images / 2, None
+    >>> from lightning_gradood.attacks import PGD, preset
     >>> network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 10))
-    >>> found = Darker().perturb(network, torch.rand(4, 3, 2, 2), labels=torch.tensor([3, 1, 4, 1]))
-    >>> found.images.shape, found.success.dtype, bool((found.linf <= 0.5).all())
+    >>> images, labels = torch.rand(4, 3, 2, 2), torch.tensor([3, 1, 4, 1])
+    >>> found = PGD(eps=8 / 255, step=2 / 255, steps=5).perturb(network, images, labels, ids=["a", "b", "c", "d"])
+    >>> found.images.shape, found.success.dtype, bool((found.linf <= 8 / 255 + 1e-6).all())
     (torch.Size([4, 3, 2, 2]), torch.bool, True)
+    >>> {name: attack.passes for name, attack in preset("lee2018").items()}
+    {'fgsm': 1, 'bim': 6, 'pgd': 10, 'cw': 100, 'iterll': 10, 'semantic': 0}
+
+What is random about an image follows from the seed and its id alone, so that neither order nor number of processes
+matters. `AdvertorchAttack` takes any class of advertorch and `FunctionAttack` any function, by import path; a class of your
+own derives from `Attack` and writes `_craft`. advertorch does the arithmetic of the gradient attacks.
 """
 
+from lightning_gradood.attacks.advertorch_attack import AdvertorchAttack
 from lightning_gradood.attacks.attack import Attack
+from lightning_gradood.attacks.bim import BIM
+from lightning_gradood.attacks.carlini_wagner import CarliniWagner
 from lightning_gradood.attacks.crafted import Crafted, Perturbed
+from lightning_gradood.attacks.fgsm import FGSM
+from lightning_gradood.attacks.function_attack import FunctionAttack
+from lightning_gradood.attacks.iterative_least_likely import IterLL
+from lightning_gradood.attacks.noise import noise_like
+from lightning_gradood.attacks.pgd import PGD
+from lightning_gradood.attacks.presets import preset
 from lightning_gradood.attacks.randomness import image_generator
+from lightning_gradood.attacks.semantic import Semantic
 
-__all__ = ["Attack", "Crafted", "Perturbed", "image_generator"]
+__all__ = [
+    "BIM",
+    "FGSM",
+    "PGD",
+    "AdvertorchAttack",
+    "Attack",
+    "CarliniWagner",
+    "Crafted",
+    "FunctionAttack",
+    "IterLL",
+    "Perturbed",
+    "Semantic",
+    "image_generator",
+    "noise_like",
+    "preset",
+]

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from lightning_gradood.attacks.checks import check_ids, check_images, check_labels, check_network, check_result
 from lightning_gradood.attacks.crafted import Crafted, Perturbed
+from lightning_gradood.attacks.logits import Logits
 from lightning_gradood.gradients import exact_arithmetic, probing
 
 
@@ -55,7 +56,10 @@ class Attack(ABC):
         with exact_arithmetic(), probing(network):
             clean = images.detach()
             kept = _resolved(network, clean, labels)
-            crafted, targets = self._craft(network, clean.clone(), kept, names)  # clones are no inference tensors
+            start = clean.clone(
+                memory_format=torch.contiguous_format
+            )  # advertorch calls view; no inference tensor either
+            crafted, targets = self._craft(network, start, kept, names)
             check_result(crafted, clean, self.eps, type(self).__name__)
             return Crafted(crafted.detach(), clean, kept, targets)
 
@@ -75,7 +79,7 @@ class Attack(ABC):
         """
         crafted = self.craft(network, images, labels, ids)
         with exact_arithmetic(), probing(network), torch.no_grad():
-            return crafted.judge(network(crafted.images))
+            return crafted.judge(Logits(network, crafted.labels)(crafted.images))
 
     @property
     @abstractmethod
@@ -108,5 +112,5 @@ def _resolved(network: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
     unknown = labels < 0
     if unknown.any():
         with torch.no_grad():
-            labels[unknown] = network(images[unknown]).argmax(1)
+            labels[unknown] = Logits(network, labels)(images[unknown]).argmax(1)
     return labels

@@ -1,0 +1,96 @@
+"""Any other attack of advertorch, by its import path."""
+
+import inspect
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from lightning_gradood.attacks.attack import Attack
+from lightning_gradood.attacks.compatibility import advertorch_class
+from lightning_gradood.attacks.goals import TargetChoice, choose_targets
+from lightning_gradood.attacks.logits import Logits
+from lightning_gradood.attacks.randomness import craft_apart
+from lightning_gradood.attacks.settings import check_distance
+from lightning_gradood.errors import Refusal
+
+
+class AdvertorchAttack(Attack):
+    """An attack class of advertorch with its own settings; the number of classes is filled in where it wants one.
+
+    Args:
+        attack: Import path of the class, such as "advertorch.attacks.MomentumIterativeAttack".
+        settings: What its constructor takes beside the network, except `targeted`. Advertorch's own defaults count for
+            the rest; some are impractical, and an early abort (`abort_early`) may look at the whole batch.
+        eps: If given, results that change a pixel by more than this are refused; advertorch's `eps` goes into `settings`.
+        targeted: Class to move towards; None moves away from the label.
+        one_at_a_time: Whether to craft each image alone, as attacks that draw random numbers need it.
+        seed: For what is drawn.
+
+    Raises:
+        Refusal: There is no such class, it does not take these settings, or they are no plain data.
+
+    Example:
+        >>> momentum = AdvertorchAttack("advertorch.attacks.MomentumIterativeAttack", {"eps": 8 / 255, "nb_iter": 10})
+    """
+
+    def __init__(
+        self,
+        attack: str,
+        settings: dict[str, Any] | None = None,
+        eps: float | None = None,
+        targeted: TargetChoice | None = None,
+        one_at_a_time: bool = False,
+        seed: int = 0,
+    ) -> None:
+        if eps is not None:
+            check_distance("eps", eps)
+        self._class = advertorch_class(attack)
+        self.attack = attack
+        self.settings = settings or {}
+        self.eps = eps
+        self.targeted = targeted
+        self.one_at_a_time = one_at_a_time
+        self.seed = seed
+        self._check_settings()
+
+    @property
+    def passes(self) -> int:
+        """Zero, for unknown."""
+        return 0
+
+    def _craft(
+        self, network: nn.Module, images: Tensor, labels: Tensor, ids: Sequence[str]
+    ) -> tuple[Tensor, Tensor | None]:
+        predict = Logits(network, labels)
+        targets = choose_targets(self.targeted, predict, images, labels, self.seed, ids)
+        attack = self._class(predict, **self._arguments(predict.classes(images)))
+        classes = labels if targets is None else targets
+        return craft_apart(attack.perturb, images, classes, ids, self.seed, self.one_at_a_time), targets
+
+    def _arguments(self, classes: int) -> dict[str, Any]:
+        arguments = {
+            name: float(value) if name in ("eps", "eps_iter") and isinstance(value, int) else value
+            for name, value in self.settings.items()
+        }  # advertorch refuses integers there by an assertion
+        if "num_classes" in inspect.signature(self._class).parameters:
+            arguments.setdefault("num_classes", classes)
+        return arguments if self.targeted is None else arguments | {"targeted": True}
+
+    def _check_settings(self) -> None:
+        known = inspect.signature(self._class).parameters
+        if "targeted" in self.settings or (self.targeted is not None and "targeted" not in known):
+            raise Refusal(
+                "`targeted` should be left out of `settings` and be given beside them, for attacks that have targets. "
+                f"Got `targeted = {self.targeted!r}` and `settings = {self.settings}` for {self.attack}. "
+                "Choose least_likely, next or random, or leave both out."
+            )
+        try:
+            json.dumps(self.settings)
+            inspect.signature(self._class).bind(None, **self._arguments(classes=2))
+        except TypeError as error:
+            raise Refusal(
+                f"`settings` should be plain data that {self.attack} takes. Got `settings = {self.settings}`: {error}. "
+                f"Choose from {', '.join(name for name in known if name not in ('predict', 'targeted'))}."
+            ) from None

@@ -1,0 +1,94 @@
+"""C&W: the smallest change, in L2, that an optimiser finds."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from lightning_gradood.attacks.attack import Attack
+from lightning_gradood.attacks.compatibility import CarliniWagnerL2Attack
+from lightning_gradood.attacks.goals import TargetChoice, choose_targets
+from lightning_gradood.attacks.logits import Logits
+from lightning_gradood.attacks.settings import check_above_zero, check_at_least, check_count
+
+
+class CarliniWagner(Attack):
+    """Carlini and Wagner's L2 attack: Adam on ‖x' − x‖² + c · max(margin + κ, 0); the smallest success of all steps.
+
+    An image that no step changes far enough is returned as it was. Images do not influence each other: advertorch's
+    early abort, which looks at the batch's summed loss, is off.
+
+    Args:
+        confidence: κ, the margin between logits that an adversarial image must have.
+        c: Weight of the margin against the distance, in the first search.
+        learning_rate: Adam's.
+        steps: Optimisation steps in each search.
+        searches: Searches for the best c, by bisection for each image; 1 keeps it as it is.
+        targeted: Class to move towards; None moves away from the label.
+        seed: For `targeted = "random"`.
+
+    Raises:
+        Refusal: `steps` or `searches` is no positive integer, `confidence` negative, or `c` or `learning_rate` not above 0.
+
+    Reference:
+        Carlini and Wagner 2017, Towards Evaluating the Robustness of Neural Networks; advertorch's
+        CarliniWagnerL2Attack.
+
+    Example:
+        >>> CarliniWagner(searches=5, steps=100).passes
+        500
+    """
+
+    def __init__(
+        self,
+        confidence: float = 0.0,
+        c: float = 1.0,
+        learning_rate: float = 0.01,
+        steps: int = 100,
+        searches: int = 1,
+        targeted: TargetChoice | None = None,
+        seed: int = 0,
+    ) -> None:
+        check_at_least("confidence", confidence, 0.0, example=0.0)
+        check_above_zero("c", c, example=1.0)
+        check_above_zero("learning_rate", learning_rate, example=0.01)
+        check_count("steps", steps)
+        check_count("searches", searches)
+        self.confidence = confidence
+        self.c = c
+        self.learning_rate = learning_rate
+        self.steps = steps
+        self.searches = searches
+        self.targeted = targeted
+        self.seed = seed
+
+    @property
+    def passes(self) -> int:
+        """One each step of each search."""
+        return self.searches * self.steps
+
+    def _craft(
+        self, network: nn.Module, images: Tensor, labels: Tensor, ids: Sequence[str]
+    ) -> tuple[Tensor, Tensor | None]:
+        predict = Logits(network, labels)
+        targets = choose_targets(self.targeted, predict, images, labels, self.seed, ids)
+        attack = _AnyPrecision(
+            predict,
+            predict.classes(images),
+            confidence=self.confidence,
+            targeted=targets is not None,
+            learning_rate=self.learning_rate,
+            binary_search_steps=self.searches,
+            max_iterations=self.steps,
+            abort_early=False,
+            initial_const=self.c,
+        )
+        return attack.perturb(images, labels if targets is None else targets), targets
+
+
+class _AnyPrecision(CarliniWagnerL2Attack):  # type: ignore[misc]
+    """advertorch keeps the best distances in float32 and cannot store those of float64 images among them."""
+
+    def _forward_and_update_delta(self, *state: Any) -> tuple[float, Tensor, Tensor, Tensor]:
+        loss, distances, logits, images = super()._forward_and_update_delta(*state)
+        return loss, distances.float(), logits, images

@@ -1,0 +1,66 @@
+"""What an attack is after: to leave each image's own class, or to reach another one."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lightning_gradood.attacks.logits import Logits
+from lightning_gradood.attacks.randomness import image_generator
+
+TargetChoice = Literal["least_likely", "next", "random"]
+"""The class to reach: of the smallest logit when clean, the label's successor, or any other, drawn for each image."""
+
+
+def choose_targets(
+    choice: TargetChoice | None, predict: Logits, images: Tensor, labels: Tensor, seed: int, ids: Sequence[str]
+) -> Tensor | None:
+    """Choose the class that each image should be driven to.
+
+    Args:
+        choice: None for an untargeted attack.
+        predict: The network.
+        images: [N, ...], clean.
+        labels: int64 [N].
+        seed: Of the attack; with an image's id it decides "random".
+        ids: N names.
+
+    Returns:
+        int64 [N], or None without a choice. "next" and "random" never give the label itself.
+    """
+    if choice is None:
+        return None
+    if choice == "least_likely":
+        with torch.no_grad():
+            return predict(images).argmin(1)
+    classes = predict.classes(images)
+    if choice == "next":
+        return (labels + 1) % classes
+    steps = [int(torch.randint(1, classes, (), generator=image_generator(seed, f"{name}/target"))) for name in ids]
+    return (labels + torch.tensor(steps, device=labels.device)) % classes
+
+
+class Goal:
+    """Classes to leave or to reach, as a loss of the logits; remembers which images are there.
+
+    Args:
+        classes: int64 [N], one for each image of the full batch; if None, the least likely by the first logits seen,
+            which must be those of the full batch of clean images. That spares a forward pass.
+        targeted: Whether the classes are to be reached rather than left.
+    """
+
+    def __init__(self, classes: Tensor | None, targeted: bool) -> None:
+        self.classes = classes
+        self.targeted = targeted
+        self.achieved = torch.empty(0, dtype=torch.bool)
+        """Bool [n], whether each image of the logits seen last is where it should be."""
+
+    def loss(self, logits: Tensor, rows: Tensor) -> Tensor:
+        """Sum the cross entropy of images with these `rows` in the full batch; a sum, so that images do not share it."""
+        if self.classes is None:
+            self.classes = logits.detach().argmin(1)
+        classes = self.classes[rows]
+        self.achieved = (logits.detach().argmax(1) == classes) == self.targeted
+        return F.cross_entropy(logits, classes, reduction="sum")

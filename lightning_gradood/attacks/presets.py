@@ -1,0 +1,71 @@
+"""Named sets of attacks: the paper's most probable settings, today's usual ones, and the pilot's."""
+
+from collections.abc import Callable
+
+from lightning_gradood.attacks.attack import Attack
+from lightning_gradood.attacks.bim import BIM
+from lightning_gradood.attacks.carlini_wagner import CarliniWagner
+from lightning_gradood.attacks.fgsm import FGSM
+from lightning_gradood.attacks.iterative_least_likely import IterLL
+from lightning_gradood.attacks.pgd import PGD
+from lightning_gradood.attacks.semantic import Semantic
+from lightning_gradood.errors import Refusal
+
+
+def preset(name: str) -> dict[str, Attack]:
+    """Make the attacks of a named set.
+
+    Args:
+        name: "lee2018" (deep_Mahalanobis' settings, most probably the paper's), "modern" (those of today's robustness
+            papers, ε = 8/255) or "pilot" (those of this package's first check).
+
+    Returns:
+        Attacks by their short names: fgsm, bim, pgd, cw, iterll, semantic; in "pilot" also fgsm_05, with ε = .05.
+
+    Raises:
+        Refusal: There is no such set.
+
+    Example:
+        >>> list(preset("lee2018"))
+        ['fgsm', 'bim', 'pgd', 'cw', 'iterll', 'semantic']
+    """
+    if name not in _PRESETS:
+        raise Refusal(f"`preset` should be one of {', '.join(_PRESETS)}. Got `preset = {name!r}`. Choose one of these.")
+    return _PRESETS[name]()
+
+
+def _lee2018() -> dict[str, Attack]:
+    return {
+        "fgsm": FGSM(eps=0.05),
+        "bim": BIM(eps=0.05, step=0.01, steps=6),
+        "pgd": PGD(eps=0.05, step=0.01, steps=10),
+        "cw": CarliniWagner(c=1.0, learning_rate=0.01, steps=100, searches=1),
+        "iterll": IterLL(eps=8 / 255, step=1 / 255, steps=10),
+        "semantic": Semantic(),
+    }
+
+
+def _modern() -> dict[str, Attack]:
+    return {
+        "fgsm": FGSM(eps=8 / 255),
+        "bim": BIM(eps=8 / 255, step=2 / 255, steps=10),
+        "pgd": PGD(eps=8 / 255, step=2 / 255, steps=40),
+        "cw": CarliniWagner(c=1.0, learning_rate=0.01, steps=100, searches=5),
+        "iterll": IterLL(eps=8 / 255, step=1 / 255, steps=10),
+        "semantic": Semantic(),
+    }
+
+
+def _pilot() -> dict[str, Attack]:
+    return {
+        "fgsm": FGSM(eps=8 / 255),
+        "fgsm_05": FGSM(eps=0.05),
+        "bim": BIM(eps=0.05, step=0.01, steps=6),
+        "pgd": PGD(eps=8 / 255, step=2 / 255, steps=20),
+        "cw": CarliniWagner(c=1.0, learning_rate=0.01, steps=100, searches=1),
+        "iterll": IterLL(eps=8 / 255, step=1 / 255, steps=12),
+        "semantic": Semantic(),
+    }
+
+
+_PRESETS: dict[str, Callable[[], dict[str, Attack]]] = {"lee2018": _lee2018, "modern": _modern, "pilot": _pilot}
