@@ -20,10 +20,11 @@ LEVELS = [
         "runs": {"errors"},
         **{room: {"errors"} for room in ("gradients", "networks", "metrics", "records")},
         "attacks": {"errors", "gradients"},
+        "corruptions": {"errors", "attacks"},
     },
     {
         "probes": {"errors", "gradients"},
-        "data": {"errors", "records"},
+        "data": {"errors", "records", "attacks", "corruptions"},
         "tasks": {"errors", "metrics", "networks", "gradients"},
         "detectors": {"errors", "records", "metrics", "tasks", "probes", "gradients"},
     },

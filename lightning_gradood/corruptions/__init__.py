@@ -1,0 +1,25 @@
+"""Corruptions: the same image in noise, out of focus, in bad weather or badly stored, at five severities.
+
+These are the 15 kinds of ImageNet-C and CIFAR-10-C, with the published parameters for the size of the image, made here
+with scipy and Pillow alone, so that any image can be corrupted and not only those of a downloaded set. `corrupt` takes
+one 8-bit image and a generator; `Corruption` is an `attacks.Attack`, so that corrupted twins of normal images serve as
+anomalous ones just as adversarial twins do::
+
+    >>> import torch
+    >>> from lightning_gradood.corruptions import Corruption, corruptions_at
+    >>> network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3072, 10))
+    >>> images, labels = torch.rand(4, 3, 32, 32), torch.tensor([3, 1, 4, 1])
+    >>> snowy = Corruption("snow", severity=2).perturb(network, images, labels, ids=["a", "b", "c", "d"])
+    >>> snowy.images.shape, bool((snowy.l2 > 0).all())
+    (torch.Size([4, 3, 32, 32]), True)
+    >>> len(corruptions_at(severity=5))
+    15
+
+One kind differs from what was published: frost blends in a drawn texture, since the photographs are not ours to ship.
+"""
+
+from lightning_gradood.corruptions.corrupt import corrupt
+from lightning_gradood.corruptions.corruption import Corruption, corruptions_at
+from lightning_gradood.corruptions.severities import KINDS, Kind, parameters_for
+
+__all__ = ["KINDS", "Corruption", "Kind", "corrupt", "corruptions_at", "parameters_for"]

@@ -1,0 +1,131 @@
+"""Blur by a lens out of focus, frosted glass, motion and zooming."""
+
+import math
+
+import numpy as np
+from scipy.ndimage import gaussian_filter
+from scipy.signal import fftconvolve
+
+from lightning_gradood.corruptions.noise import Image
+from lightning_gradood.corruptions.shuffling import shuffled
+from lightning_gradood.corruptions.zooming import zoomed
+
+
+def defocus_kernel(radius: float, alias: float) -> Image:
+    """Return the disc that a point becomes, its edge softened by a small Gaussian.
+
+    Args:
+        radius: In pixels; below 1 the disc is the centre alone.
+        alias: Standard deviation, in pixels, of the Gaussian, which is 3 pixels wide, 5 for a radius above 8.
+
+    Returns:
+        [2R + 1, 2R + 1], sums to 1.
+    """
+    margin = 2 if radius > 8 else 1
+    offsets = np.arange(-math.floor(radius) - margin, math.floor(radius) + margin + 1)
+    disc = (offsets[:, None] ** 2 + offsets**2 <= radius**2).astype(np.float64)
+    softened: Image = gaussian_filter(disc, alias, mode="constant", radius=margin)
+    return softened / float(softened.sum())
+
+
+def defocus_blur(image: Image, generator: np.random.Generator, radius: float, alias: float) -> Image:
+    """Convolve with a softened disc; the image is mirrored at its borders.
+
+    Args:
+        image: [H, W, 3] in [0, 1].
+        generator: Not used.
+        radius: Of the disc, in pixels.
+        alias: As in `defocus_kernel`.
+
+    Returns:
+        [H, W, 3].
+    """
+    kernel = defocus_kernel(radius, alias)
+    reach = len(kernel) // 2
+    padded = np.pad(image, ((reach, reach), (reach, reach), (0, 0)), mode="reflect")
+    blurred: Image = fftconvolve(padded, kernel[..., None], mode="valid", axes=(0, 1))
+    return blurred
+
+
+def glass_blur(image: Image, generator: np.random.Generator, deviation: float, reach: float, times: float) -> Image:
+    """Blur a little, let pixels take the place of their neighbours, and blur again.
+
+    Args:
+        image: [H, W, 3] in [0, 1].
+        generator: Draws whose place each pixel takes.
+        deviation: Of the Gaussian blur before and after, in pixels.
+        reach: How far a neighbour is, in pixels; a whole number.
+        times: How often the pixels are shuffled; a whole number.
+
+    Returns:
+        [H, W, 3].
+    """
+    mixed: Image = gaussian_filter(image, deviation, axes=(0, 1), mode="nearest")
+    for _ in range(int(times)):
+        mixed = shuffled(mixed, generator, int(reach))
+    blurred: Image = gaussian_filter(mixed, deviation, axes=(0, 1), mode="nearest")
+    return blurred
+
+
+def streaked(image: Image, radius: float, deviation: float, degrees: float) -> Image:
+    """Trail every point in one direction, fading as half a Gaussian: a motion blur.
+
+    Args:
+        image: [H, W] or [H, W, C].
+        radius: The trail has 2 · `radius` + 1 points one pixel apart.
+        deviation: Of the half Gaussian, in pixels.
+        degrees: The direction from which a pixel gathers: 0 is the right, 90 is down.
+
+    Returns:
+        As `image`; pixels outside it count as the nearest one inside.
+
+    Reference:
+        ImageMagick's MotionBlurImage, which made the published images.
+    """
+    steps = np.arange(2 * int(radius) + 1)
+    weights = np.exp(-(steps**2) / (2 * deviation**2))
+    angle = math.radians(degrees)
+    down = np.ceil(steps * math.sin(angle) - 0.5).astype(int)
+    right = np.ceil(steps * math.cos(angle) - 0.5).astype(int)
+    reach = len(steps)
+    padded = np.pad(image, [(reach, reach), (reach, reach), (0, 0)][: image.ndim], mode="edge")
+    height, width = image.shape[:2]
+    trail = np.zeros_like(image)
+    for weight, row, column in zip(weights / weights.sum(), reach + down, reach + right, strict=True):
+        trail += weight * padded[row : row + height, column : column + width]
+    return trail
+
+
+def motion_blur(image: Image, generator: np.random.Generator, radius: float, deviation: float) -> Image:
+    """Move the camera quickly to the side, at up to 45 degrees from the horizontal.
+
+    Args:
+        image: [H, W, 3] in [0, 1].
+        generator: Draws the angle.
+        radius: As in `streaked`.
+        deviation: As in `streaked`.
+
+    Returns:
+        [H, W, 3].
+    """
+    return streaked(image, radius, deviation, generator.uniform(-45, 45))
+
+
+def zoom_blur(image: Image, generator: np.random.Generator, largest: float, step: float) -> Image:
+    """Move the camera quickly forward: the mean of the image and its enlargements.
+
+    Args:
+        image: [H, W, 3] in [0, 1].
+        generator: Not used.
+        largest: End of the range of factors, which starts at 1. It belongs to the range or not as
+            ``numpy.arange(1, largest, step)`` rounds, so that the factors are the published ones.
+        step: Between factors.
+
+    Returns:
+        [H, W, 3].
+    """
+    factors = np.arange(1, largest, step)
+    enlarged = sum(
+        (zoomed(image, float(factor)) for factor in factors), start=image
+    )  # the image itself counts once more
+    return enlarged / (len(factors) + 1)
