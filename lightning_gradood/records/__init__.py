@@ -1,8 +1,8 @@
 """Records: what the probes read from the network, one row an image, in memory and on disk.
 
 `Records` is a table (Arrow underneath) of one source's or many sources' images: `id`, `origin_id` (the clean image it
-comes from), `source`, `attack` (empty when clean), `label`, `prediction`, `success`, `l2`, `linf`, and one fixed-size
-list of float64 per probe. `RecordCache` keeps them on disk as Parquet shards under a key that names everything they
+comes from), `source`, `attack` (empty when clean), `label`, `prediction`, `success`, `target_hit`, `l2`, `linf`, and one
+fixed-size list of numbers per probe. `RecordCache` keeps them on disk as Parquet shards under a key that names everything they
 depend on (`entry_key`); a run refers to keys, so a second run with the same weights and images reads instead of probing.
 
     >>> import numpy as np

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,11 +23,21 @@ _COLUMNS: dict[str, pa.DataType] = {
     "label": pa.int64(),
     "prediction": pa.int64(),
     "success": pa.bool_(),
+    "target_hit": pa.bool_(),
     "l2": pa.float64(),
     "linf": pa.float64(),
 }
 _NAMES = "names"  # metadata key of a probe's column names
-_DEFAULTS: dict[str, Any] = {"attack": "", "label": -1, "prediction": -1, "success": None, "l2": 0.0, "linf": 0.0}
+_SHORT = (np.uint8, np.float16)  # what pixels are kept in
+_DEFAULTS: dict[str, Any] = {
+    "attack": "",
+    "label": -1,
+    "prediction": -1,
+    "success": None,
+    "target_hit": None,
+    "l2": 0.0,
+    "linf": 0.0,
+}
 
 
 class Records:
@@ -62,9 +72,10 @@ class Records:
         Args:
             ids: ids of n images.
             source: their source.
-            values: probe name to array [n, width], kept as float64.
+            values: probe name to array [n, width]; uint8 and float16 are kept as they are, all else as float64.
             names: probe name to what its columns are (parameter or layer names); kept in the file's metadata.
-            **columns: any of `origin_id` (default: the ids), `attack`, `label`, `prediction`, `success`, `l2`, `linf`.
+            **columns: any of `origin_id` (default: the ids), `attack`, `label`, `prediction`, `success`,
+                `target_hit`, `l2`, `linf`.
         """
         given = {"id": list(ids), "origin_id": list(ids), "source": [source] * len(ids)}
         given |= {name: [default] * len(ids) for name, default in _DEFAULTS.items()}
@@ -105,7 +116,7 @@ class Records:
         return np.asarray(self.table[name].to_numpy(zero_copy_only=False))
 
     def probe(self, name: str) -> np.ndarray:
-        """One probe's values, float64 [n, width].
+        """One probe's values [n, width], float64 unless they were kept shorter.
 
         Raises:
             Refusal: if these records do not hold that probe; the message lists those they hold.
@@ -145,6 +156,10 @@ class Records:
         table = table.append_column("split", splits)
         return Records(table.filter(pc.is_valid(table["split"])))
 
+    def from_origins(self, origins: Collection[str]) -> Records:
+        """Keep the rows whose clean image is one of these."""
+        return Records(self.table.filter(pc.is_in(self.table["origin_id"], pa.array(sorted(origins), pa.string()))))
+
     def where(self, **equal: str) -> Records:
         """Keep the rows whose columns have the given values, e.g. `where(source="normal", split="train")`."""
         table = self.table
@@ -154,5 +169,5 @@ class Records:
 
 
 def _fixed_size_lists(array: np.ndarray) -> pa.Array:
-    flat = np.ascontiguousarray(array, dtype=np.float64)
+    flat = np.ascontiguousarray(array, dtype=array.dtype if array.dtype in _SHORT else np.float64)
     return pa.FixedSizeListArray.from_arrays(pa.array(flat.reshape(-1)), flat.shape[1])

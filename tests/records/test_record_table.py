@@ -49,7 +49,7 @@ def test_columns_left_out_get_their_defaults():
     row = Records.build(["a/0"], source="a", values={}).table.to_pylist()[0]
     assert row == {
         "id": "a/0", "origin_id": "a/0", "source": "a", "attack": "", "label": -1, "prediction": -1,
-        "success": None, "l2": 0.0, "linf": 0.0,
+        "success": None, "target_hit": None, "l2": 0.0, "linf": 0.0,
     }  # fmt: skip
 
 
