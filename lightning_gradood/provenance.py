@@ -10,8 +10,8 @@ import torch
 
 import lightning_gradood
 from lightning_gradood.callbacks import Entry
-from lightning_gradood.data import ImageDataModule, LoadedSource, as_float
-from lightning_gradood.detectors import Outcome
+from lightning_gradood.data import ImageDataModule, as_float
+from lightning_gradood.detectors import Outcome, attack_numbers
 from lightning_gradood.records import NORMAL, Records
 from lightning_gradood.report import DetectionReport
 from lightning_gradood.tasks import ClassificationTask
@@ -39,16 +39,21 @@ def make_report(
         outcomes: one per anomaly source and detector.
     """
     column = next((name for name in records[NORMAL].probes if name.startswith("gradients/")), None)
-    sources = datamodule.detection_sources
+    drawn = {source: records[source] for source in [NORMAL, *datamodule.anomaly_names]}
+    samples = {source: _samples(source, datamodule, table) for source, table in drawn.items()}
     return DetectionReport(
         experiment=experiment,
         outcomes=outcomes,
-        norms={source: table.probe(column) for source, table in records.items()} if column else {},
+        norms={source: table.probe(column) for source, table in drawn.items()} if column else {},
         layer_names=records[NORMAL].names(column) if column else [],
-        samples={name: _pixels(source) for name, source in sources.items()},
+        samples={source: images for source, images in samples.items() if images is not None},
         manifest=datamodule.manifest.counts,
         provenance={
             "classifier": classifier_accuracy(records[NORMAL]),
+            "perturbations": {
+                name: {**twins.attack.describe(), "images": len(twins.ids), **attack_numbers(records[name])}
+                for name, twins in datamodule.twins.items()
+            },
             "records": {f"{entry.source}/{entry.probe}": entry.key for entry in entries},
             "command": " ".join(sys.argv),
             "versions": _versions(),
@@ -70,8 +75,17 @@ def _versions() -> dict[str, str]:
     return own | {package: version(package) for package in _PACKAGES}
 
 
-def _pixels(source: LoadedSource) -> np.ndarray:
-    """A few images spread over the source, uint8 [k, H, W, C]."""
-    rows = np.unique(np.linspace(0, len(source) - 1, _SAMPLES).astype(int))
-    images = (as_float(source.images(rows.tolist())) * 255).round().to(torch.uint8)
-    return np.asarray(images.permute(0, 2, 3, 1).numpy())
+def _samples(source: str, datamodule: ImageDataModule, records: Records) -> np.ndarray | None:
+    """A few images spread over the source, uint8 [k, H, W, C]; None for those made while probing and not kept."""
+    loaded = datamodule.detection_sources.get(source)
+    rows = np.unique(np.linspace(0, len(records) - 1, _SAMPLES).astype(int))
+    if loaded is not None:
+        images = (as_float(loaded.images(rows.tolist())) * 255).round().to(torch.uint8).numpy()
+    elif datamodule.keep_pixels:
+        kept = records.probe(f"pixels/{datamodule.keep_pixels}")[rows].reshape(
+            len(rows), *datamodule.normal_source.shape
+        )
+        images = kept if kept.dtype == np.uint8 else np.round(kept.astype(np.float32) * 255).astype(np.uint8)
+    else:
+        return None
+    return np.asarray(images.transpose(0, 2, 3, 1))

@@ -13,11 +13,11 @@ from tqdm.auto import tqdm
 
 from lightning_gradood.callbacks import Entry, ProbeCallback, ReportCallback
 from lightning_gradood.data import ImageDataModule, as_float
-from lightning_gradood.detectors import DetectionSettings, Detector, Outcome, evaluate
+from lightning_gradood.detectors import DetectionSettings, Detector, Outcome, evaluate, pool_of
 from lightning_gradood.errors import Refusal
-from lightning_gradood.probes import LogitsProbe, Probe
+from lightning_gradood.probes import PixelProbe
 from lightning_gradood.provenance import make_report
-from lightning_gradood.records import NORMAL, RecordCache, Records
+from lightning_gradood.records import RecordCache, Records
 from lightning_gradood.tasks import ClassificationTask, check_network
 
 DEFAULT_CACHE = "runs/.records"
@@ -51,7 +51,9 @@ class Trainer(pl.Trainer):
         self._refuse_unfit_settings()
         self.load(model, ckpt_path)
         self.check(model, datamodule)
-        probing = ProbeCallback(_probes(settings or DetectionSettings()), RecordCache(cache_dir))
+        probes = (settings or DetectionSettings()).probes
+        pixels = [PixelProbe(datamodule.keep_pixels)] if datamodule.keep_pixels else []
+        probing = ProbeCallback([*probes, *pixels], RecordCache(cache_dir))
         self.callbacks.insert(0, probing)  # type: ignore[attr-defined]  # before the bar counts the batch as done
         try:
             with warnings.catch_warnings():  # where every record is there already, an empty loop is what is meant
@@ -86,9 +88,9 @@ class Trainer(pl.Trainer):
         ckpt_path = ckpt_path and self._file(ckpt_path)
         entries = self.extract(model, datamodule, ckpt_path, settings, cache_dir)
         cache, split_of = RecordCache(cache_dir), datamodule.manifest.split_of
-        records = {source: _read(cache, entries, source) for source in datamodule.detection_sources}
-        joined = {source: table.with_splits(split_of) for source, table in records.items()}
-        outcomes = self._fit_detectors(settings, joined)
+        sources = dict.fromkeys(entry.source for entry in entries)
+        records = {source: _read(cache, entries, source).with_splits(split_of) for source in sources}
+        outcomes = self._fit_detectors(settings, records, datamodule)
         if self.is_global_zero:
             datamodule.manifest.write(Path(self.default_root_dir) / "splits.json")
             report = make_report(Path(self.default_root_dir).parent.name, model, datamodule, entries, records, outcomes)
@@ -119,9 +121,10 @@ class Trainer(pl.Trainer):
     def check_stage_two(self, datamodule: ImageDataModule) -> None:
         """Refuse settings and sources on which `detect` would fail; the first process opens and splits the sources."""
         self._refuse_unfit_settings()
-        if not datamodule.anomalies:
+        if not datamodule.anomaly_names:
             raise Refusal(
-                "`data.anomalies` should name at least one source. Got none. Add e.g. --data.anomalies.smoke photos/smoke."
+                "`data.anomalies` or `data.attacks` should name at least one source. Got none. "
+                "Add e.g. --data.anomalies.smoke photos/smoke."
             )
         if self.is_global_zero:
             _ = datamodule.manifest
@@ -159,15 +162,17 @@ class Trainer(pl.Trainer):
                 f"Got `precision = {self.precision}`. Use one of {', '.join(_FLOAT32_WEIGHTS)}."
             )
 
-    def _fit_detectors(self, settings: DetectionSettings, records: dict[str, Records]) -> list[Outcome]:
+    def _fit_detectors(
+        self, settings: DetectionSettings, records: dict[str, Records], datamodule: ImageDataModule
+    ) -> list[Outcome]:
         """Fit on the anomaly sources that fall to this process; every process gets all outcomes."""
-        anomalies = [source for source in records if source != NORMAL]
+        anomalies = datamodule.anomaly_names
         mine = anomalies[self.global_rank :: self.world_size]
         outcomes = []
         pairs = [(source, detector) for source in mine for detector in settings.build()]
         for source, detector in tqdm(pairs, desc="fitting detectors", disable=not self.is_global_zero):
             detector = copy.deepcopy(detector)
-            pool = Records.concatenate([records[NORMAL], records[source]])
+            pool = pool_of(records, source, datamodule.noise_of(source), datamodule.keep_of(source))
             outcomes.append(evaluate(detector, pool, source=source, seed=settings.seed, resamples=settings.resamples))
             self._save(detector, source)
         return sorted(_from_all(outcomes), key=lambda outcome: anomalies.index(outcome.source))
@@ -176,12 +181,6 @@ class Trainer(pl.Trainer):
         path = Path(self.default_root_dir) / "detectors" / source / f"{detector.name}.safetensors"
         path.parent.mkdir(parents=True, exist_ok=True)
         save_file({name: tensor.contiguous() for name, tensor in detector.state().items()}, path)
-
-
-def _probes(settings: DetectionSettings) -> list[Probe]:
-    """What all detectors read, each probe once; logits come with the pass at no cost and give the predictions."""
-    probes = [probe for detector in settings.build() for probe in detector.probes]
-    return list({probe.name: probe for probe in [*probes, LogitsProbe()]}.values())
 
 
 def _read(cache: RecordCache, entries: list[Entry], source: str) -> Records:

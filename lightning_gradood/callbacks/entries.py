@@ -1,6 +1,6 @@
 """Which cache entries an experiment needs, and what each depends on."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from torch import nn
@@ -8,7 +8,7 @@ from torch import nn
 from lightning_gradood.data import ImageDataModule
 from lightning_gradood.networks import architecture, state_digest
 from lightning_gradood.probes import Probe
-from lightning_gradood.records import entry_key
+from lightning_gradood.records import NORMAL, entry_key
 
 
 @dataclass(frozen=True)
@@ -17,12 +17,14 @@ class Entry:
 
     Args:
         source: the source's name.
+        origin: the source whose images are loaded: itself, or that which an attack or corruption is made of.
         probe: the probe's name.
         key: digest of the description.
         description: JSON-able text of everything the entry depends on.
     """
 
     source: str
+    origin: str
     probe: str
     key: str
     description: dict[str, object]
@@ -32,20 +34,41 @@ def entries_of(network: nn.Module, datamodule: ImageDataModule, probes: Sequence
     """Name the entries of every source and probe.
 
     The key covers the weights and buffers, the network's structure and plain settings, the images as the
-    network sees them with their ids, the attack, the probe with its version and settings, and the dtype.
+    network sees them with their ids, the attack with its settings, the probe with its version and settings, and the dtype.
     """
     weights, structure = state_digest(network), architecture(network)
     entries = []
-    for name, source in datamodule.detection_sources.items():
+    for source, origin, perturbation in _sources(datamodule):
         for probe in probes:
             description: dict[str, object] = {
-                "source": name,
-                "images": source.digest(),
-                "attack": None,
+                "source": source,
+                "images": datamodule.detection_sources[origin].digest(),
+                "attack": perturbation,
                 "probe": probe.describe(),
                 "weights": weights,
                 "network": structure,
                 "dtype": "float32",
+                "columns": 2,  # raised when the columns of a record change
             }
-            entries.append(Entry(name, probe.name, entry_key(description), description))
+            entries.append(Entry(source, origin, probe.name, entry_key(description), description))
     return entries
+
+
+def ids_of(datamodule: ImageDataModule, source: str) -> list[str]:
+    """The ids of a source's records, whether its images are loaded or made."""
+    twins = datamodule.twins.get(source)
+    return datamodule.detection_sources[source].ids if twins is None else twins.ids
+
+
+def rows_of(datamodule: ImageDataModule, source: str) -> list[int]:
+    """For each of these ids the row of the loaded image."""
+    twins = datamodule.twins.get(source)
+    return list(range(len(datamodule.detection_sources[source]))) if twins is None else twins.rows
+
+
+def _sources(datamodule: ImageDataModule) -> Iterator[tuple[str, str, dict[str, object] | None]]:
+    """Name, origin and perturbation of every source."""
+    for name in datamodule.detection_sources:
+        yield name, name, None
+    for name, twins in datamodule.twins.items():
+        yield name, NORMAL, twins.describe() | {"eight_bit": datamodule.eight_bit}

@@ -10,12 +10,13 @@ import numpy as np
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
-from lightning_gradood.callbacks.entries import Entry, entries_of
-from lightning_gradood.data import ImageDataModule
+from lightning_gradood.callbacks.entries import Entry, entries_of, ids_of, rows_of
+from lightning_gradood.callbacks.versions import Version, versions
+from lightning_gradood.data import ImageBatch, ImageDataModule
 from lightning_gradood.errors import Refusal
 from lightning_gradood.networks import state_digest
 from lightning_gradood.probes import Probe, Reading, read_together
-from lightning_gradood.records import RecordCache, Records
+from lightning_gradood.records import NORMAL, RecordCache, Records
 from lightning_gradood.tasks import ClassificationTask
 
 _SHARD = 4096  # records kept in memory before they are written
@@ -38,6 +39,7 @@ class ProbeCallback(Callback):
         self.cache = cache
         self.entries: list[Entry] = []
         self.missing: list[Entry] = []
+        self._todo: dict[str, set[int]] = {}  # rows of the loaded source, by the name of the source that is probed
         self._buffer: dict[str, list[Records]] = {}
         self._leaving = ExitStack()  # what to undo at the end
 
@@ -50,10 +52,12 @@ class ProbeCallback(Callback):
         rows = {entry.key: self._rows_to_do(entry, data) for entry in entries if not self.cache.has(entry.key)}
         self.entries, rows = trainer.strategy.broadcast((entries, rows))
         self.missing = [entry for entry in self.entries if entry.key in rows]
-        todo: dict[str, set[int]] = {}
+        self._todo = {}
+        loaded: dict[str, set[int]] = {}
         for entry in self.missing:
-            todo.setdefault(entry.source, set()).update(rows[entry.key])
-        restriction = {source: self._enough(rows, source, trainer) for source, rows in todo.items() if rows}
+            for asked in (self._todo.setdefault(entry.source, set()), loaded.setdefault(entry.origin, set())):
+                asked.update(rows[entry.key])
+        restriction = {source: self._enough(rows, source, trainer) for source, rows in loaded.items() if rows}
         self._leaving.enter_context(data.only(restriction))
         if isinstance(pl_module, ClassificationTask):
             self._leaving.enter_context(pl_module.without_logits())  # the probes' own forward gives them
@@ -81,23 +85,24 @@ class ProbeCallback(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Probe the batch."""
+        """Probe the batch and what attacks and corruptions make of it."""
         data = _datamodule(trainer)
         source = data.predict_sources[dataloader_idx]
-        images, labels, rows = batch
-        ids = [data.detection_sources[source].ids[row] for row in rows.tolist()]
-        wanted = {entry.probe: entry.key for entry in self.missing if entry.source == source}
+        for version in versions(data, pl_module.network, source, ImageBatch(*batch), self._todo):  # type: ignore[arg-type]
+            self._probe(version, pl_module)
+
+    def _probe(self, version: Version, task: pl.LightningModule) -> None:
+        wanted = {entry.probe: entry.key for entry in self.missing if entry.source == version.source}
         probes = [probe for probe in self.probes if probe.name in wanted]
-        reading = self._read(probes, pl_module, images, ids)
-        predictions = reading.logits.argmax(dim=1).tolist()
+        reading = self._read(probes, task, version.images, version.ids)
+        columns = version.columns(reading.logits)
         for probe in probes:
             record = Records.build(
-                ids,
-                source=source,
+                version.ids,
+                source=version.source if version.twins is None else NORMAL,
                 values={probe.name: _array(reading.values[probe.name])},
-                names={probe.name: probe.names(pl_module.network)},  # type: ignore[arg-type]
-                label=labels.tolist(),
-                prediction=predictions,
+                names={probe.name: probe.names(task.network)},  # type: ignore[arg-type]
+                **columns,
             )
             self._keep(wanted[probe.name], record)
 
@@ -108,9 +113,8 @@ class ProbeCallback(Callback):
             self._write(key)
         trainer.strategy.barrier("records written")
         if trainer.is_global_zero:
-            sources = _datamodule(trainer).detection_sources
             for entry in self.missing:
-                self.cache.commit(entry.key, sources[entry.source].ids, entry.description)
+                self.cache.commit(entry.key, ids_of(_datamodule(trainer), entry.source), entry.description)
         trainer.strategy.barrier("records visible")
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
@@ -129,7 +133,8 @@ class ProbeCallback(Callback):
 
     def _rows_to_do(self, entry: Entry, data: ImageDataModule) -> list[int]:
         done = self.cache.done(entry.key)
-        return [row for row, name in enumerate(data.detection_sources[entry.source].ids) if name not in done]
+        ids, rows = ids_of(data, entry.source), rows_of(data, entry.source)
+        return [row for row, name in zip(rows, ids, strict=True) if name not in done]
 
     def _read(self, probes: list[Probe], task: pl.LightningModule, images: Tensor, ids: list[str]) -> Reading:
         try:
@@ -154,4 +159,4 @@ def _datamodule(trainer: pl.Trainer) -> ImageDataModule:
 
 
 def _array(values: Tensor) -> np.ndarray:
-    return np.asarray(values.detach().double().cpu().numpy())
+    return np.asarray(values.detach().cpu().numpy())

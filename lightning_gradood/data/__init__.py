@@ -28,6 +28,7 @@ from lightning_gradood.data.dataset import DatasetSource
 from lightning_gradood.data.folder import FolderSource
 from lightning_gradood.data.loaded import LoadedSource
 from lightning_gradood.data.manifest import Manifest, make_manifest
+from lightning_gradood.data.perturbations import Twins
 from lightning_gradood.data.source import Listing, Source
 from lightning_gradood.data.splits import split_rows
 
@@ -43,6 +44,7 @@ __all__ = [
     "PhotoPatches",
     "RandomCropFlip",
     "Source",
+    "Twins",
     "as_float",
     "make_manifest",
     "split_rows",

@@ -3,35 +3,43 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import nn
 from torch.utils.data import DataLoader
 
+from lightning_gradood.attacks import Attack
 from lightning_gradood.data.batch import ImageBatch, as_float
-from lightning_gradood.data.loaded import LoadedSource
+from lightning_gradood.data.experiment import ExperimentSources
 from lightning_gradood.data.loaders import labelled, make_loader, refuse_fewer_than_processes, training_parts
-from lightning_gradood.data.manifest import Manifest, make_manifest
-from lightning_gradood.data.opening import Opening, refuse_other_shape
-from lightning_gradood.data.settings import given_train, refuse_below, refuse_settings, refuse_unknown
+from lightning_gradood.data.opening import Opening
+from lightning_gradood.data.perturbations import Perturbations
+from lightning_gradood.data.settings import refuse_below, refuse_settings, refuse_unknown
 from lightning_gradood.data.source import Source
 from lightning_gradood.data.splits import Rows, named_seed
 from lightning_gradood.errors import Refusal
-from lightning_gradood.records import NORMAL
 
 
-class ImageDataModule(LightningDataModule):
+class ImageDataModule(ExperimentSources, LightningDataModule):
     """The images of an experiment: a classifier's training set, its normal test set, and anomalous sources.
 
     `fit` and `validate` see `train`, of which a stratified part is held out for validation; `test` sees `normal`;
-    `predict` sees one loader per detection source, `normal` first. A folder's path may stand in place of a source.
+    `predict` sees one loader per detection source, `normal` first. A folder's path may stand in place of a source. What
+    attacks and corruptions make of the normal images are further sources, whose images are made while they are probed.
 
     Args:
         normal: Images like those the classifier was trained on, but unseen by it.
         anomalies: Images it should be suspicious of, by name.
         train: The classifier's training images; None where it is trained already.
+        attacks: Attacks on the normal images by name, or the name of a preset: `lee2018`, `modern` or `pilot`.
+        corruptions: Corruptions of the normal images by name, or a severity 1 … 5 at which all fifteen are taken.
+        keep: Which attacked images are detected: `all`, or only the `successful` ones, whose image was classified
+            correctly before; then the normal side is those images too (Lee et al. 2018).
+        noise_control: Put a copy of each attacked image with Gaussian noise of the attack's L2 norm on the normal side.
+        eight_bit: Round attacked and corrupted images to 8 bits a channel, as a file would.
+        keep_pixels: Keep the images themselves as records, for other tools, in this type.
         transform: Deterministic; applied once to every image of every source. Pixels stay in [0, 1].
         augment: Maps float training batches [N, C, H, W], on their device, to others; None for no augmentation.
         validation_fraction: The part of `train` that selects the classifier's checkpoint.
@@ -41,6 +49,7 @@ class ImageDataModule(LightningDataModule):
         probe_batch_size: Images per predict batch, on each process.
         num_workers: Processes that decode sources too large for memory; others need none.
         limit: The most images to take of each detection source, stratified by class; None for all.
+        limits: The most images of single attacks and corruptions, by name.
         memory_limit_gib: Sources with at most this many GiB of pixels are decoded once and kept.
 
     Raises:
@@ -50,8 +59,14 @@ class ImageDataModule(LightningDataModule):
     def __init__(
         self,
         normal: Source | str,
-        anomalies: dict[str, Source | str],
+        anomalies: dict[str, Source | str] | None = None,
         train: Source | str | None = None,
+        attacks: dict[str, Attack] | str | None = None,
+        corruptions: dict[str, Attack] | int | None = None,
+        keep: Literal["all", "successful"] = "all",
+        noise_control: bool = False,
+        eight_bit: bool = False,
+        keep_pixels: Literal["uint8", "float16"] | None = None,
         transform: Callable[[Any], Any] | None = None,
         augment: nn.Module | None = None,
         validation_fraction: float = 0.1,
@@ -61,66 +76,26 @@ class ImageDataModule(LightningDataModule):
         probe_batch_size: int = 64,
         num_workers: int = 0,
         limit: int | None = None,
+        limits: dict[str, int] | None = None,
         memory_limit_gib: float = 2.0,
     ) -> None:
         super().__init__()
-        refuse_settings(anomalies, split, validation_fraction)
+        self.perturbations = Perturbations.named(attacks, corruptions, noise_control, limits or {}, split_seed)
+        anomalies = anomalies or {}
+        refuse_settings(
+            [*anomalies, *self.perturbations.names, *self.perturbations.noise_names.values()],
+            split,
+            validation_fraction,
+        )
         refuse_below(0, num_workers=num_workers, memory_limit_gib=memory_limit_gib)
         refuse_below(1, batch_size=batch_size, probe_batch_size=probe_batch_size, limit=1 if limit is None else limit)
         self.normal, self.anomalies, self.train = normal, anomalies, train
         self.augment, self.validation_fraction = augment, validation_fraction
         self.split, self.split_seed = split, split_seed
         self.batch_size, self.probe_batch_size, self.num_workers = batch_size, probe_batch_size, num_workers
-        self.limit = limit
-        self._opening = Opening(transform, memory_limit_gib, split_seed)
+        self.limit, self.keep, self.eight_bit, self.keep_pixels = limit, keep, eight_bit, keep_pixels
+        self.opening = Opening(transform, memory_limit_gib, split_seed)
         self._only: Mapping[str, Sequence[int]] | None = None
-
-    @cached_property
-    def train_source(self) -> LoadedSource:
-        """The classifier's training images.
-
-        Raises:
-            Refusal: None are configured, or some have no class.
-        """
-        return labelled(self._opening.load("train", given_train(self.train)))
-
-    @cached_property
-    def normal_source(self) -> LoadedSource:
-        """The normal source; labels are indices into the training images' classes where both have names."""
-        classes = None if self.train is None else self.train_source.classes
-        normal = self._opening.load(NORMAL, self.normal, self.limit, classes)
-        if self.train is not None:
-            refuse_other_shape(self.train_source, normal)
-        return normal
-
-    @cached_property
-    def detection_sources(self) -> dict[str, LoadedSource]:
-        """Every source a detector sees, `normal` first; opened at first use.
-
-        Raises:
-            Refusal: A source cannot be opened, or its images have another shape than the normal ones.
-        """
-        sources = {NORMAL: self.normal_source}
-        for name, anomaly in self.anomalies.items():
-            sources[name] = self._opening.load(name, anomaly, self.limit)
-            refuse_other_shape(sources[name], self.normal_source)
-        return sources
-
-    @cached_property
-    def manifest(self) -> Manifest:
-        """The split of every detection source's images.
-
-        Raises:
-            Refusal: A source has too few images to fill every split.
-        """
-        ids = {name: source.ids for name, source in self.detection_sources.items()}
-        labels = {name: source.labels for name, source in self.detection_sources.items()}
-        return make_manifest(ids, labels, self.split, self.split_seed)
-
-    @property
-    def num_classes(self) -> int | None:
-        """The number of classes of `train`, or else of `normal`; None where they have no labels."""
-        return (self.normal_source if self.train is None else self.train_source).num_classes
 
     @property
     def predict_sources(self) -> list[str]:

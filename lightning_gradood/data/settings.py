@@ -14,19 +14,27 @@ def refuse_settings(anomalies: Iterable[str], split: Sequence[float], validation
     """Refuse names that would make ids ambiguous, and fractions that are no fractions.
 
     Args:
-        anomalies: The names of the anomalous sources.
+        anomalies: The names of the anomalous sources, those of attacks and corruptions among them.
         split: The shares of train, val and test.
         validation_fraction: The part of the training images held out.
 
     Raises:
-        Refusal: A name is empty, reserved or holds a slash; shares do not sum to 1; the part is nothing or everything.
+        Refusal: A name is empty, reserved, there twice or holds a slash; shares do not sum to 1; the part is nothing or
+            everything.
     """
+    anomalies = list(anomalies)
     for name in anomalies:
         if name in ("", NORMAL, _MEAN) or "/" in name:
             raise Refusal(
                 f"`anomalies` should have names without a slash, other than `{NORMAL}` and `{_MEAN}`. "
                 f"Got `anomalies` with the name `{name}`. Rename that source."
             )
+    repeated = sorted({name for name in anomalies if anomalies.count(name) > 1})
+    if repeated:
+        raise Refusal(
+            "`anomalies`, `attacks` and `corruptions` should have different names. "
+            f"Got {repeated} more than once. Rename one of them."
+        )
     if not 0 < validation_fraction < 1:
         raise Refusal(
             "`validation_fraction` should be between 0 and 1. "

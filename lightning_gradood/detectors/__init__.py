@@ -20,8 +20,9 @@ every number of one detector on one anomaly source.
 """
 
 from lightning_gradood.detectors.detector import Detector
-from lightning_gradood.detectors.evaluate import Outcome, SplitScores, evaluate
+from lightning_gradood.detectors.evaluate import Outcome, SplitScores, attack_numbers, evaluate
 from lightning_gradood.detectors.mlp import MLP
+from lightning_gradood.detectors.pool import pool_of
 from lightning_gradood.detectors.settings import DetectionSettings
 
-__all__ = ["MLP", "DetectionSettings", "Detector", "Outcome", "SplitScores", "evaluate"]
+__all__ = ["MLP", "DetectionSettings", "Detector", "Outcome", "SplitScores", "attack_numbers", "evaluate", "pool_of"]

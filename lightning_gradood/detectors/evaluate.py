@@ -34,7 +34,7 @@ class Outcome:
         source: the anomaly source.
         detector: the detector's name.
         counts: split to `normal` and `anomalous` to number of records.
-        metrics: `val` and `test` to metric to value, in [0, 1].
+        metrics: `val` and `test` to metric to value, in [0, 1] but for norms of perturbations.
         auroc_interval: bootstrap 95 % interval of the test AUROC.
         threshold: chosen on `val`; anomalous iff score > threshold.
         scores: `val` and `test` to their scores.
@@ -81,7 +81,10 @@ def evaluate(detector: Detector, records: Records, *, source: str, seed: int, re
         source=source,
         detector=detector.name,
         counts={split: _counts(part) for split, part in parts.items()},
-        metrics={split: _metrics(part, threshold, detector.zero_is_even_odds) for split, part in scores.items()},
+        metrics={
+            split: _metrics(part, threshold, detector.zero_is_even_odds) | attack_numbers(parts[split])
+            for split, part in scores.items()
+        },
         auroc_interval=bootstrap_auroc(
             test.scores, test.labels, parts["test"].column("origin_id"), resamples=resamples, seed=seed
         ),
@@ -90,6 +93,21 @@ def evaluate(detector: Detector, records: Records, *, source: str, seed: int, re
         curves=curves,
         seconds=seconds,
     )
+
+
+def attack_numbers(records: Records) -> dict[str, float]:
+    """What was done to the attacked or corrupted ones of these records; empty if there are none.
+
+    Returns:
+        `attack_success` (share of images whose prediction is not their class), `attack_target_hit` for targeted attacks,
+        and the mean norms of the perturbations, `attack_l2` and `attack_linf`, pixels in [0, 1].
+    """
+    rows = records.column("attack") != ""
+    if not rows.any():
+        return {}
+    columns = {name: records.column(name)[rows] for name in ("success", "target_hit", "l2", "linf")}
+    known = {name: column for name, column in columns.items() if not any(value is None for value in column)}
+    return {f"attack_{name}": float(np.mean(column.astype(np.float64))) for name, column in known.items()}
 
 
 def _seed_of(seed: int, source: str) -> int:

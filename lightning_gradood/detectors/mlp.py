@@ -25,6 +25,7 @@ class MLP(Detector):
     Args:
         label_designs: the representation is their norms side by side.
         settings: width, optimizer and stopping.
+        name: in tables, files and W&B keys.
 
     Reference:
         Lee, Prabhushankar, AlRegib 2022, section 3.2.
@@ -32,15 +33,16 @@ class MLP(Detector):
 
     zero_is_even_odds = True
 
-    def __init__(self, label_designs: Sequence[LabelDesign], settings: MLPSettings) -> None:
+    def __init__(self, label_designs: Sequence[LabelDesign], settings: MLPSettings, name: str = "mlp") -> None:
         self.label_designs = list(label_designs)
         self.settings = settings
+        self._name = name
         self.task: DetectionTask | None = None
 
     @property
     def name(self) -> str:
-        """`mlp`."""
-        return "mlp"
+        """`mlp`, unless it was given another."""
+        return self._name
 
     @property
     def probes(self) -> Sequence[Probe]:

@@ -6,6 +6,7 @@ from lightning_gradood.detectors.detector import Detector
 from lightning_gradood.detectors.mlp import MLP
 from lightning_gradood.errors import Refusal
 from lightning_gradood.gradients import AllOnes, LabelDesign
+from lightning_gradood.probes import LogitsProbe, Probe
 from lightning_gradood.tasks import MLPSettings
 
 
@@ -14,7 +15,8 @@ class DetectionSettings:
     """What is read from the classifier and which detectors are fitted on it.
 
     Args:
-        label_designs: confounding labels, e.g. [AllOnes]; several together make one longer representation.
+        label_designs: confounding labels, e.g. [AllOnes]; several together make one longer representation, and the
+            paper's all-ones label, if it is one of several, is then reported alone too, as `paper`.
         mlp: the paper's detector, a 2-layer MLP.
         detectors: further detectors by class path.
         resamples: bootstrap resamples for the 95 % interval of the AUROC.
@@ -38,9 +40,17 @@ class DetectionSettings:
         if self.resamples < 1:
             raise Refusal(f"`detection.resamples` should be at least 1. Got `resamples = {self.resamples}`.")
 
+    @property
+    def probes(self) -> list[Probe]:
+        """What all detectors read, each probe once; logits come with the pass at no cost and give the predictions."""
+        probes = [probe for detector in self.build() for probe in detector.probes]
+        return list({probe.name: probe for probe in [*probes, LogitsProbe()]}.values())
+
     def build(self) -> list[Detector]:
-        """All detectors, the paper's MLP first."""
-        detectors: list[Detector] = [MLP(self.label_designs, self.mlp), *self.detectors]
+        """All detectors, the MLPs first."""
+        paper = [design for design in self.label_designs if design == AllOnes()]
+        alone: list[Detector] = [MLP(paper, self.mlp, name="paper")] if paper and len(self.label_designs) > 1 else []
+        detectors: list[Detector] = [*alone, MLP(self.label_designs, self.mlp), *self.detectors]
         names = [detector.name for detector in detectors]
         if len(set(names)) < len(names):
             raise Refusal(f"`detection.detectors` should have different names. Got {names}. Remove one.")

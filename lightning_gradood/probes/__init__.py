@@ -14,7 +14,8 @@ records and is cached on its own; `read_together` reads several in one pass, so 
 
 from lightning_gradood.probes.gradients import GradientProbe
 from lightning_gradood.probes.logits import LogitsProbe
+from lightning_gradood.probes.pixels import PixelProbe
 from lightning_gradood.probes.probe import Probe
 from lightning_gradood.probes.together import Reading, read_together
 
-__all__ = ["GradientProbe", "LogitsProbe", "Probe", "Reading", "read_together"]
+__all__ = ["GradientProbe", "LogitsProbe", "PixelProbe", "Probe", "Reading", "read_together"]

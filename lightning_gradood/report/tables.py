@@ -16,9 +16,11 @@ _METRICS = {
     "acc(val)": "accuracy_at_val_threshold",
 }
 _SPLITS = ("train", "val", "test")
-_HEADER = ["source", "detector", *(f"n {split}" for split in _SPLITS), "AUROC", "95 % interval", *_METRICS]
+_HEADER = ["source", "detector", *(f"n {split}" for split in _SPLITS), "success", "AUROC", "95 % interval", *_METRICS]
+_SUCCESS = _HEADER.index("success")  # a column that is there if anything was attacked
 _TEXT_COLUMNS = 2
 _ABSENT = "-"
+_SUCCESS_NOTE = "success = share of attacked or corrupted images that the classifier no longer gives their class.\n"
 _NOTE = (
     "In % on the test split; n = normal+anomalous images. AUPR-in, FPR95: normal is positive; AUPR-out: anomalous is.\n"
     "Accuracies: oracle = best balanced accuracy of any threshold; 0.5 = the MLP's own; val = threshold chosen on val."
@@ -38,12 +40,17 @@ def console_table(outcomes: list[Outcome]) -> str:
     groups = by_detector(outcomes)
     body = [_row(outcome) for group in groups.values() for outcome in group]
     means = [_mean_row(detector, group) for detector, group in groups.items() if len(group) > 1]
-    widths = [max(len(cell) for cell in column) for column in zip(_HEADER, *body, *means, strict=True)]
+    header, note = list(_HEADER), _SUCCESS_NOTE + _NOTE
+    if all(row[_SUCCESS] == _ABSENT for row in body):
+        note = _NOTE
+        for row in (header, *body, *means):
+            del row[_SUCCESS]
+    widths = [max(len(cell) for cell in column) for column in zip(header, *body, *means, strict=True)]
     rule = "-" * (sum(widths) + 2 * (len(widths) - 1))
-    lines = [_aligned(_HEADER, widths), rule, *(_aligned(row, widths) for row in body), rule]
+    lines = [_aligned(header, widths), rule, *(_aligned(row, widths) for row in body), rule]
     if means:
         lines += [*(_aligned(row, widths) for row in means), rule]
-    return "\n".join([*lines, _NOTE])
+    return "\n".join([*lines, note])
 
 
 def number_table(outcomes: list[Outcome]) -> tuple[list[str], list[list[str | float | None]]]:
@@ -74,11 +81,12 @@ def percent(value: float | None) -> str:
 def _row(outcome: Outcome) -> list[str]:
     low, high = (percent(bound) for bound in outcome.auroc_interval)
     counts = [_count(outcome.counts.get(split)) for split in _SPLITS]
-    return [outcome.source, outcome.detector, *counts, *_rates(outcome.metrics["test"], f"[{low}, {high}]")]
+    success = percent(outcome.metrics["test"].get("attack_success"))
+    return [outcome.source, outcome.detector, *counts, success, *_rates(outcome.metrics["test"], f"[{low}, {high}]")]
 
 
 def _mean_row(detector: str, outcomes: "Sequence[Outcome]") -> list[str]:
-    return [MEAN, detector, *[_ABSENT] * len(_SPLITS), *_rates(mean_numbers(outcomes)["test"], _ABSENT)]
+    return [MEAN, detector, *[_ABSENT] * (len(_SPLITS) + 1), *_rates(mean_numbers(outcomes)["test"], _ABSENT)]
 
 
 def _rates(metrics: dict[str, float], interval: str) -> list[str]:

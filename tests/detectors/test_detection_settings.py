@@ -6,7 +6,7 @@ import pytest
 
 from lightning_gradood.detectors import MLP, DetectionSettings
 from lightning_gradood.errors import Refusal
-from lightning_gradood.gradients import AllOnes, AllZeros
+from lightning_gradood.gradients import AllOnes, AllZeros, Uniform
 from lightning_gradood.tasks import MLPSettings
 
 
@@ -19,9 +19,21 @@ def test_the_default_is_the_paper_s_detector():
 
 def test_settings_reach_the_detector():
     settings = DetectionSettings(label_designs=[AllOnes(), AllZeros()], mlp=MLPSettings(width=7))
-    detector = settings.build()[0]
-    assert detector.settings.width == 7
+    paper, detector = settings.build()
+    assert (paper.name, detector.name) == ("paper", "mlp")
+    assert [probe.name for probe in paper.probes] == ["gradients/all_ones"]
+    assert paper.settings.width == detector.settings.width == 7
     assert [probe.name for probe in detector.probes] == ["gradients/all_ones", "gradients/all_zeros"]
+
+
+def test_the_paper_s_label_is_not_reported_where_it_was_not_asked_for():
+    settings = DetectionSettings(label_designs=[AllZeros(), Uniform()])
+    assert [detector.name for detector in settings.build()] == ["mlp"]
+
+
+def test_each_probe_is_read_once_and_the_logits_always():
+    settings = DetectionSettings(label_designs=[AllOnes(), Uniform()])
+    assert [probe.name for probe in settings.probes] == ["gradients/all_ones", "gradients/uniform", "logits"]
 
 
 def test_two_settings_share_nothing():

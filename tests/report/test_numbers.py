@@ -41,6 +41,16 @@ def test_console_table_shows_the_numbers_of_the_outcomes():
         assert row["acc(0.5)"] == (percent(test["accuracy_at_0.5"]) if expected.detector == "mlp" else "-")
 
 
+def test_console_table_shows_the_success_of_attacks_where_there_were_any():
+    clean, attacked = outcome("svhn"), outcome("bim", seed=1)
+    attacked.metrics["test"]["attack_success"] = 0.875
+    header, _, *lines = console_table([clean, attacked]).splitlines()
+    found = [dict(zip(_cells(header), _cells(line), strict=True))["success"] for line in lines[:2]]
+    assert found == ["-", "87.50"]
+    assert "success = share of attacked" in console_table([clean, attacked])
+    assert "success" not in console_table([clean])
+
+
 def test_console_table_averages_each_detector_over_its_sources():
     outcomes = report().outcomes
     lines = console_table(outcomes).splitlines()

@@ -1,0 +1,96 @@
+"""One batch of clean images, and what attacks and corruptions make of it: one version for each source."""
+
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lightning_gradood.attacks import Crafted, noise_like
+from lightning_gradood.data import ImageBatch, ImageDataModule, Twins
+from lightning_gradood.records import NORMAL
+
+
+@dataclass(frozen=True)
+class Version:
+    """Images of one batch as one source holds them.
+
+    Args:
+        source: the source.
+        images: float [n, C, H, W].
+        labels: class indices, -1 where unknown.
+        ids: of their records.
+        origins: ids of the clean images.
+        twins: what was done to them; None if nothing was.
+        crafted: the images beside the clean ones, for what is measured on them.
+    """
+
+    source: str
+    images: Tensor
+    labels: list[int]
+    ids: list[str]
+    origins: list[str]
+    twins: Twins | None = None
+    crafted: Crafted | None = None
+
+    def columns(self, logits: Tensor) -> dict[str, list[Any]]:
+        """What a record says beside its probes, given the network's logits on the images."""
+        columns: dict[str, list[Any]] = {
+            "origin_id": self.origins,
+            "label": self.labels,
+            "prediction": logits.argmax(dim=1).tolist(),
+        }
+        if self.twins is None or self.crafted is None:
+            return columns
+        perturbed = self.crafted.judge(logits)
+        columns |= {"l2": perturbed.l2.tolist(), "linf": perturbed.linf.tolist()}
+        if not self.twins.noise:  # noise is on the normal side: no attack, and nothing to succeed in
+            columns |= {"attack": [self.source] * len(self.ids), "success": perturbed.success.tolist()}
+            if perturbed.target_hit is not None:
+                columns["target_hit"] = perturbed.target_hit.tolist()
+        return columns
+
+
+def versions(
+    data: ImageDataModule, network: nn.Module, source: str, batch: ImageBatch, todo: Mapping[str, Collection[int]]
+) -> Iterator[Version]:
+    """Yield the versions of a batch that are asked for, each made when its turn comes.
+
+    Args:
+        data: knows the sources.
+        network: what attacks are aimed at.
+        source: whose images the batch holds.
+        batch: images, labels and rows of that source.
+        todo: the rows asked for, by name of the version's source.
+    """
+    ids = data.detection_sources[source].ids
+    part = _chosen(batch, todo.get(source, ()))
+    if part:
+        names = [ids[row] for row in part.rows.tolist()]
+        yield Version(source, part.images, part.labels.tolist(), names, names)
+    for name, twins in data.twins.items() if source == NORMAL else ():
+        part = _chosen(batch, todo.get(name, ()))
+        if part:
+            yield _crafted_version(name, twins, network, part, data)
+
+
+def _crafted_version(name: str, twins: Twins, network: nn.Module, batch: ImageBatch, data: ImageDataModule) -> Version:
+    place = {row: index for index, row in enumerate(twins.rows)}
+    places = [place[row] for row in batch.rows.tolist()]
+    ids, origins = [twins.ids[index] for index in places], [twins.origins[index] for index in places]
+    crafted = twins.attack.craft(network, batch.images, batch.labels, origins)
+    if twins.noise:
+        crafted = noise_like(crafted, origins)
+    if data.eight_bit:
+        crafted = crafted.eight_bit()
+    return Version(name, crafted.images, batch.labels.tolist(), ids, origins, twins, crafted)
+
+
+def _chosen(batch: ImageBatch, rows: Collection[int]) -> ImageBatch | None:
+    """The part of a batch that lies in `rows`; None if there is none."""
+    index = [place for place, row in enumerate(batch.rows.tolist()) if row in rows]
+    if len(index) == len(batch.rows):
+        return batch
+    where = torch.tensor(index, dtype=torch.int64, device=batch.images.device)
+    return ImageBatch(*(column[where.to(column.device)] for column in batch)) if index else None

@@ -1,0 +1,87 @@
+"""Twins of the normal images: their names, ids and limits, and that none leaves its origin's split."""
+
+import re
+from collections import Counter
+
+import pytest
+
+from lightning_gradood.attacks import FGSM, Semantic
+from lightning_gradood.corruptions import Corruption
+from lightning_gradood.data import DigitsSource, ImageDataModule, PhotoPatches
+from lightning_gradood.errors import Refusal
+
+
+def data(**settings):
+    defaults = {"normal": DigitsSource([0, 1, 2], "test"), "anomalies": {"photographs": PhotoPatches()}, "limit": 50}
+    return ImageDataModule(**(defaults | settings))
+
+
+@pytest.mark.parametrize("name", ["lee2018", "modern"])
+def test_a_preset_s_name_stands_for_its_six_attacks(name):
+    sources = data(attacks=name)
+    assert sources.anomaly_names == ["photographs", "fgsm", "bim", "pgd", "cw", "iterll", "semantic"]
+    assert set(sources.twins) == set(sources.anomaly_names) - {"photographs"}
+
+
+def test_a_severity_stands_for_all_fifteen_corruptions():
+    sources = data(corruptions=2, attacks={"mine": Semantic()})
+    assert len(sources.twins) == 16
+    assert {twins.attack.severity for name, twins in sources.twins.items() if name != "mine"} == {2}
+    assert [name for name, twins in sources.twins.items() if twins.adversarial] == ["mine"]
+
+
+def test_each_twin_has_its_origin_s_key_and_thereby_its_split():
+    sources = data(attacks="lee2018", corruptions={"fog": Corruption("fog")}, limits={"cw": 20})
+    split_of = sources.manifest.split_of
+    for name, twins in sources.twins.items():
+        assert [key.partition("/")[2] for key in twins.ids] == [key.partition("/")[2] for key in twins.origins]
+        assert [sources.normal_source.ids[row] for row in twins.rows] == twins.origins
+        assert all(key.startswith(f"{name}/") for key in twins.ids)
+        assert set(twins.ids).isdisjoint(split_of)  # no id of its own, so that only its origin can place it
+        assert set(twins.origins) <= set(split_of)
+
+
+@pytest.mark.parametrize("limit", [10, 25, 50, 1000])
+def test_a_limit_takes_the_same_share_of_each_split_and_class(limit):
+    sources = data(attacks="lee2018", limits={"cw": limit})
+    twins, split_of = sources.twins["cw"], sources.manifest.split_of
+    taken = min(limit, 50)
+    assert len(twins.rows) == taken
+    splits = Counter(split_of[name] for name in twins.origins)
+    assert [splits[split] for split in ("train", "val", "test")] == [0.4 * taken, 0.4 * taken, 0.2 * taken]
+    classes = Counter(sources.normal_source.labels[twins.rows].tolist())
+    assert max(classes.values()) - min(classes.values()) <= 3
+    assert twins.rows == data(attacks="modern", limits={"cw": limit}).twins["cw"].rows
+    assert sources.twins["fgsm"].rows == list(range(50))
+
+
+def test_noise_stands_behind_its_attack_and_is_no_anomaly():
+    sources = data(attacks={"small": FGSM(eps=0.01)}, corruptions={"fog": Corruption("fog")}, noise_control=True)
+    assert list(sources.twins) == ["small", "small.noise", "fog"]
+    assert sources.anomaly_names == ["photographs", "small", "fog"]
+    assert [sources.noise_of(name) for name in sources.anomaly_names] == [None, "small.noise", None]
+    assert data(attacks="lee2018").noise_of("fgsm") is None
+
+
+def test_only_attacks_can_succeed():
+    sources = data(attacks={"small": FGSM()}, corruptions={"fog": Corruption("fog")}, keep="successful")
+    assert [sources.keep_of(name) for name in sources.anomaly_names] == ["all", "successful", "all"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"attacks": "lee2019"}, "`preset` should be one of lee2018, modern, pilot. Got `preset = 'lee2019'`"),
+        ({"corruptions": 6}, "`severity` should be"),
+        ({"attacks": {"photographs": Semantic()}}, "should have different names. Got ['photographs'] more than once"),
+        ({"attacks": "lee2018", "corruptions": {"bim": Corruption("fog")}}, "Got ['bim'] more than once"),
+        ({"attacks": {"normal": Semantic()}}, "Got `anomalies` with the name `normal`"),
+        ({"attacks": {"a/b": Semantic()}}, "Got `anomalies` with the name `a/b`"),
+        ({"attacks": "lee2018", "limits": {"pdg": 3}}, "Got `limits` with ['pdg']. Choose among ['fgsm', 'bim',"),
+        ({"attacks": "lee2018", "limits": {"pgd": 0}}, "`pgd` should be at least 1. Got `pgd = 0`"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_is_refused_before_anything_is_opened(settings, words):
+    with pytest.raises(Refusal, match=re.escape(words)):
+        data(**settings)
