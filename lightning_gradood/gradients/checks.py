@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
@@ -38,7 +40,7 @@ def check_network(network: nn.Module) -> None:
             )
 
 
-def check_images(images: Tensor, network: nn.Module) -> None:
+def check_images(images: Tensor, parameters: Sequence[nn.Parameter]) -> None:
     """Refuse images that are not a batch of floating point pixels on the parameters' device."""
     if images.ndim < 2 or images.shape[0] == 0:
         raise Refusal(
@@ -50,8 +52,9 @@ def check_images(images: Tensor, network: nn.Module) -> None:
             "`images` should be floating point pixels in [0, 1]. "
             f"Got `images.dtype = {images.dtype}`. Convert with `images.float() / 255`."
         )
-    devices = sorted({str(parameter.device) for parameter in network.parameters()})
-    if devices != [str(images.device)]:
+    found = {parameter.device for parameter in parameters}
+    if found != {images.device}:
+        devices = sorted(map(str, found))
         raise Refusal(
             "`images` should be on the device of the network's parameters. "
             f"Got `images.device = {images.device}` and parameters on {', '.join(devices)}. "

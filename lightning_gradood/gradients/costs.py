@@ -32,23 +32,24 @@ class Limits:
     """How much is done at a time.
 
     Attributes:
-        chunk: elements of intermediate results of one closed form, so that they stay in a core's second cache.
+        chunk: elements of intermediate results of one closed form, so that they stay in a cache.
         micro_batch: images in one pass.
         activation_bytes: what a pass may keep for its backward; fewer images are taken where they would need more.
     """
 
-    chunk: int = 1 << 20
+    chunk: int = 1 << 22
     micro_batch: int = 32
     activation_bytes: int = 2**30
 
 
+_CPU = Limits()
 # Not measured, for want of an accelerator: large enough to keep one busy, small enough for 16 GB.
 _ACCELERATOR = Limits(chunk=1 << 27, micro_batch=256, activation_bytes=4 * 2**30)
 
 
 def limits(device: torch.device) -> Limits:
     """The limits for a device."""
-    return Limits() if device.type == "cpu" else _ACCELERATOR
+    return _CPU if device.type == "cpu" else _ACCELERATOR
 
 
 @dataclass(frozen=True)

@@ -71,15 +71,17 @@ class Derived:
                 yield parameter, gradient
 
 
-def tensors_in(value: Any) -> Iterator[Tensor]:
+def tensors_in(value: Any) -> list[Tensor]:
     """Every tensor in a nest of tuples, lists and dictionaries."""
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from tensors_in(item)
-    elif isinstance(value, dict):
-        yield from tensors_in(list(value.values()))
+    found, waiting = [], [value]
+    for item in waiting:  # which grows on the way; a recursion would cost every intercepted call ten times as much
+        if isinstance(item, Tensor):
+            found.append(item)
+        elif isinstance(item, (list, tuple)):
+            waiting.extend(item)
+        elif isinstance(item, dict):
+            waiting.extend(item.values())
+    return found
 
 
 def _mapped(value: Any, change: Callable[[Tensor], Tensor]) -> Any:

@@ -47,7 +47,7 @@ class Interception(TorchFunctionMode):
     ) -> Any:
         """Replace `func` if it takes a parameter."""
         kwargs = kwargs or {}
-        given = list(tensors_in((args, kwargs)))
+        given = tensors_in((args, kwargs))
         used = [tensor for tensor in given if self._tally.knows(tensor)]
         # no gradient goes through what happens under no_grad, inside a custom autograd function for one
         if not used or not torch.is_grad_enabled():
@@ -75,7 +75,7 @@ class Interception(TorchFunctionMode):
         constant = all(self._tally.knows(tensor) or not tensor.requires_grad for tensor in given)
         derived, is_parameter = self._tally.derived, self._tally.is_parameter
         result = derived.apply(func, args, kwargs, is_parameter) if constant else func(*args, **kwargs)
-        if not any(True for _ in tensors_in(result)):
+        if not tensors_in(result):
             return func(*args, **kwargs)  # a shape or a dtype carries no gradient; ask the parameter itself
         self._note(func, "derived" if constant else "unknown", used)
         if not constant:

@@ -79,8 +79,8 @@ def probe_gradients(network: nn.Module, images: Tensor, label_designs: Sequence[
         )
     check_network(network)
     check_statistics(network)
-    check_images(images, network)
     parameters = list(network.parameters())
+    check_images(images, parameters)
     with exact_arithmetic(), probing(network):
         # a clone, because a tensor made in inference mode cannot be saved for backward
         images = (images.clone() if images.is_inference() else images.detach()).to(parameters[0].dtype)

@@ -43,24 +43,26 @@ def probing(network: nn.Module) -> Iterator[None]:
     modes = [(module, module.training) for module in network.modules()]
     with requiring_grad(network.parameters(), False):
         try:
-            network.eval()
+            if any(training for _, training in modes):
+                network.eval()
             yield
         finally:
             for module, training in modes:
-                module.training = training
+                if module.training != training:
+                    module.training = training
 
 
 @contextmanager
 def requiring_grad(tensors: Iterable[Tensor], flag: bool) -> Iterator[None]:
     """Set `requires_grad` of each tensor to `flag` and give each its own value back on leaving."""
-    before = [(tensor, tensor.requires_grad) for tensor in tensors]
+    changed = [tensor for tensor in tensors if tensor.requires_grad != flag]
     try:
-        for tensor, _ in before:
+        for tensor in changed:
             tensor.requires_grad_(flag)
         yield
     finally:
-        for tensor, value in before:
-            tensor.requires_grad_(value)
+        for tensor in changed:
+            tensor.requires_grad_(not flag)
 
 
 def _accelerator() -> str:

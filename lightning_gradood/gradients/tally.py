@@ -9,6 +9,8 @@ from torch import Tensor
 
 from lightning_gradood.gradients.derived import Derived
 
+_SMALL = 1 << 15  # elements, below which float64 costs less than asking whether it is needed
+
 
 class Tally:
     """Collects the contributions of all uses of each parameter during one backward pass.
@@ -100,9 +102,12 @@ class Tally:
 
 
 def squared_rows(gradients: Tensor) -> Tensor:
-    """Squared L2 norm of every row, [N, ...] -> float64 [N]; near underflow summed in float64."""
+    """Squared L2 norm of every row, [N, ...] -> float64 [N]; small ones and those near underflow summed in float64."""
     rows = gradients.reshape(gradients.shape[0], -1)
-    norms: Tensor = torch.linalg.vector_norm(rows, dim=1).double()
+    if rows.numel() <= _SMALL:
+        norms: Tensor = torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64)
+        return norms.square()
+    norms = torch.linalg.vector_norm(rows, dim=1).double()
     info = torch.finfo(rows.dtype)
     small = (norms < info.tiny**0.5 / info.eps).nonzero().flatten()
     if small.numel():

@@ -91,8 +91,9 @@ def test_channels_last_is_exact() -> None:
     truth.assert_exact(squared_gradient_norms(network, images.to(memory_format=torch.channels_last)), expected)
 
 
-def test_designs_over_one_forward_equal_designs_alone() -> None:
+def test_designs_over_one_forward_equal_designs_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """The input's Gram matrices are shared between designs; they must not be shared between chunks or layers."""
+    monkeypatch.setattr(costs, "limits", lambda device: costs.Limits(chunk=1 << 16))  # several chunks a layer
     torch.manual_seed(0)
     network = nn.Sequential(
         nn.Conv2d(3, 40, 3, padding=1), nn.Tanh(), nn.Conv2d(40, 40, 3, padding=1), nn.Tanh(), nn.Flatten(),

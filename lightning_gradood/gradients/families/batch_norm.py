@@ -35,10 +35,13 @@ class BatchNorm(Layer):
     def backward(self, x: Tensor, gradient: Tensor, needs_input: bool, tally: Tally) -> Tensor | None:
         N, C = x.shape[:2]
         wide = (1, N * C, *x.shape[2:], *((1,) if x.ndim == 2 else ()))
-        weight = None if self.weight is None else self.weight.repeat(N)
+        weight, mean, variance = (
+            None if tensor is None else tensor.expand(N, C).flatten()
+            for tensor in (self.weight, self.mean, self.variance)
+        )
         inputs, weights, biases = torch.ops.aten.native_batch_norm_backward(
-            gradient.reshape(wide), x.reshape(wide), weight, self.mean.repeat(N), self.variance.repeat(N),
-            None, None, False, self.epsilon, [needs_input, True, True],
+            gradient.reshape(wide), x.reshape(wide), weight, mean, variance, None, None,
+            False, self.epsilon, [needs_input, True, True],
         )  # fmt: skip
         tally.record(self.weight, lambda: weights.view(N, C))
         tally.record(self.bias, lambda: biases.view(N, C))

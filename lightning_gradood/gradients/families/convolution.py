@@ -54,6 +54,8 @@ class Convolution(Layer):
         """Squared norms of every image's dW, float64 [N], by the cheapest form, in chunks that stay in cache."""
         form, elements = cheapest(_size(a, b, self.geometry), self.geometry)
         step = max(2, costs.limits(a.device).chunk // elements)
+        if step >= a.shape[0]:
+            return self._chunk(form, 0, a, b, tally)
         chunks = zip(torch.split(a, step), torch.split(b, step), strict=True)
         return torch.cat([self._chunk(form, part, x, y, tally) for part, (x, y) in enumerate(chunks)])
 
@@ -70,7 +72,7 @@ class Convolution(Layer):
 
 def _size(a: Tensor, b: Tensor, geometry: Geometry) -> costs.Size:
     taps = math.prod(geometry.kernel)
-    return costs.Size(a.shape[1], b.shape[1], taps, a[0, 0].numel(), b[0, 0].numel(), geometry.groups)
+    return costs.Size(a.shape[1], b.shape[1], taps, math.prod(a.shape[2:]), math.prod(b.shape[2:]), geometry.groups)
 
 
 @lru_cache(maxsize=4096)
@@ -84,9 +86,9 @@ def cheapest(size: costs.Size, geometry: Geometry) -> tuple[Form, int]:
     if geometry.is_pointwise():
         choices.append((costs.pointwise(size, table), forms.pointwise, C * D))
     if geometry.keeps_size():
-        choices.append((costs.pixel_gram(size, table), forms.pixel_products, 2 * T * T))
+        choices.append((costs.pixel_gram(size, table), forms.pixel_products, 6 * T * T))
     if geometry.is_pointwise() or (len(geometry.kernel) == 2 and geometry.groups == 1 and not geometry.transposed):
-        choices.append((costs.gram(size, table), forms.products, 2 * T * T + C * size.taps * T))
+        choices.append((costs.gram(size, table), forms.products, 4 * T * T + C * size.taps * T))
     _, form, elements = min(choices, key=lambda choice: choice[0])
     return form, elements
 
