@@ -70,27 +70,32 @@ class AdvertorchAttack(Attack):
         return craft_apart(attack.perturb, images, classes, ids, self.seed, self.one_at_a_time), targets
 
     def _arguments(self, classes: int) -> dict[str, Any]:
+        known = inspect.signature(self._class).parameters
         arguments = {
             name: float(value) if name in ("eps", "eps_iter") and isinstance(value, int) else value
             for name, value in self.settings.items()
         }  # advertorch refuses integers there by an assertion
-        if "num_classes" in inspect.signature(self._class).parameters:
+        if "num_classes" in known:
             arguments.setdefault("num_classes", classes)
-        return arguments if self.targeted is None else arguments | {"targeted": True}
+        return arguments | ({"targeted": self.targeted is not None} if "targeted" in known else {})
 
     def _check_settings(self) -> None:
-        known = inspect.signature(self._class).parameters
-        if "targeted" in self.settings or (self.targeted is not None and "targeted" not in known):
+        if "targeted" in self.settings:
             raise Refusal(
-                "`targeted` should be left out of `settings` and be given beside them, for attacks that have targets. "
-                f"Got `targeted = {self.targeted!r}` and `settings = {self.settings}` for {self.attack}. "
-                "Choose least_likely, next or random, or leave both out."
+                "`targeted` should be beside `settings`, as it says which class is meant. "
+                f"Got `settings = {self.settings}`. Take it out and give `targeted` as least_likely, next or random."
             )
         try:
             json.dumps(self.settings)
-            inspect.signature(self._class).bind(None, **self._arguments(classes=2))
+            built = self._class(None, **self._arguments(classes=2))
         except TypeError as error:
+            known = [name for name in inspect.signature(self._class).parameters if name not in ("predict", "targeted")]
             raise Refusal(
                 f"`settings` should be plain data that {self.attack} takes. Got `settings = {self.settings}`: {error}. "
-                f"Choose from {', '.join(name for name in known if name not in ('predict', 'targeted'))}."
+                f"Choose from {', '.join(known)}."
             ) from None
+        if getattr(built, "targeted", False) != (self.targeted is not None):  # JSMA always is, FAB never
+            raise Refusal(
+                f"`targeted` should be what {self.attack} can be: {'given' if self.targeted is None else 'left out'}. "
+                f"Got `targeted = {self.targeted!r}`. The choices are least_likely, next, random, or None."
+            )

@@ -1,0 +1,99 @@
+"""Every attack that the properties are held against, and functions that stand for a user's own."""
+
+import random
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lightning_gradood.attacks import (
+    BIM,
+    FGSM,
+    PGD,
+    AdvertorchAttack,
+    Attack,
+    CarliniWagner,
+    FunctionAttack,
+    IterLL,
+    preset,
+)
+
+
+def darker(network: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+    return images * 0.9
+
+
+def overwriting(network: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+    return images.mul_(0.5)
+
+
+def noisy(network: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+    change = torch.rand_like(images) + float(np.random.rand()) + random.random()
+    return (images + 0.01 * change).clamp(0, 1)
+
+
+def too_bright(network: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+    return images + 1
+
+
+def cropped(network: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+    return images[..., 1:]
+
+
+def halves(network: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+    return images.half()
+
+
+def undefined(network: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+    return images / images
+
+
+def wordy(network: nn.Module, images: Tensor, labels: Tensor) -> str:
+    return "images"
+
+
+not_callable = 3
+
+
+def by_path(name: str) -> str:
+    """The import path of something in this file."""
+    return f"{__name__}.{name}"
+
+
+MOMENTUM = "advertorch.attacks.MomentumIterativeAttack"
+
+
+def _brief(attack: Attack) -> Attack:
+    """The same attack, of fewer steps where these only take time."""
+    if not isinstance(attack, CarliniWagner):
+        return attack
+    settings = attack.describe()["settings"]
+    assert isinstance(settings, dict)
+    return CarliniWagner(**settings | {"steps": 15, "searches": min(2, attack.searches)})
+
+
+def _presets() -> dict[str, Attack]:
+    """The attacks of all presets, each once."""
+    distinct: dict[str, tuple[str, Attack]] = {}
+    for name in ("lee2018", "modern", "pilot"):
+        for key, attack in preset(name).items():
+            distinct.setdefault(repr(attack.describe()), (f"{name}/{key}", _brief(attack)))
+    return dict(distinct.values())
+
+
+ATTACKS: dict[str, Attack] = _presets() | {
+    "fgsm/next": FGSM(targeted="next"),
+    "bim/random": BIM(targeted="random"),
+    "bim/stopping": BIM(stop_at_success=True),
+    "pgd/least_likely": PGD(targeted="least_likely"),
+    "pgd/stopping": PGD(stop_at_success=True),
+    "cw/next": CarliniWagner(targeted="next", steps=10),
+    "cw/confident": CarliniWagner(confidence=1.0, steps=10),
+    "iterll/stopping": IterLL(stop_at_success=True),
+    "advertorch/momentum": AdvertorchAttack(MOMENTUM, {"eps": 0.03, "nb_iter": 5}, eps=0.03),
+    "advertorch/pgd": AdvertorchAttack(
+        "advertorch.attacks.LinfPGDAttack", {"eps": 0.03, "nb_iter": 3}, one_at_a_time=True
+    ),
+    "function/darker": FunctionAttack(by_path("darker"), eps=0.2),
+    "function/noisy": FunctionAttack(by_path("noisy"), one_at_a_time=True),
+}
