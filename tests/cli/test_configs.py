@@ -5,18 +5,25 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+import torch
 import wandb
 import yaml
+from bad_inputs import write_images
 from report.wandb_reader import read_offline_run
 from test_verbs import VERBS, resolved
 from tiny import only_run, refused, results, table
 from tiny_archives import accept_any_checksum, place_cifar10, place_everything, place_odin, place_svhn
 
+from lightning_gradood import trainer
 from lightning_gradood.cli import main
+from lightning_gradood.detectors import evaluate
+from lightning_gradood.networks import CifarResNet
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
+ATTACKS = ["fgsm", "bim", "pgd", "cw", "iterll", "semantic"]
 PAPER = [path for path in CONFIGS if path.stem.partition("_")[0] in ("cifar", "svhn")]
 TINY_NETWORK = ["--model.network", "lightning_gradood.networks.CifarResNet", "--model.network.blocks_per_stage", "1"]
+RESNET = next(path for path in CONFIGS if path.stem == "cifar_resnet")
 QUIET = ["--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false", "--trainer.log_every_n_steps=1"]
 TINY = [*TINY_NETWORK, *QUIET, "--trainer.max_epochs=1"]
 
@@ -33,9 +40,9 @@ def unreachable(monkeypatch):
 
 def test_the_files_are_there():
     assert [path.stem for path in CONFIGS] == [
-        *("cifar_densenet", "cifar_resnet", "digits", "folders", "svhn_densenet", "svhn_resnet"),
+        *("cifar_adversarial", "cifar_densenet", "cifar_resnet", "digits", "folders", "svhn_densenet", "svhn_resnet"),
     ]
-    assert len(PAPER) == 4
+    assert len(PAPER) == 5
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
@@ -85,7 +92,7 @@ def test_an_anomaly_source_that_is_missing_is_named_before_training(
         place_svhn(Path("mine/svhn"))
     for name in ("Imagenet_resize", "LSUN_resize"):
         place_odin(Path("mine/odin"), name, unpacked=name != missing)  # placed, but left packed
-    message = refused(["fit", "--config", str(PAPER[1]), *TINY], capsys)
+    message = refused(["fit", "--config", str(RESNET), *TINY], capsys)
     assert f"`{workplace / 'mine'}" in message
     assert words in message
     assert not list(Path("runs").rglob("*.ckpt"))
@@ -94,10 +101,10 @@ def test_an_anomaly_source_that_is_missing_is_named_before_training(
 def test_the_paper_s_experiment_runs_where_the_data_are_in_place(unreachable, no_account, capsys, monkeypatch):
     accept_any_checksum(monkeypatch)
     place_everything(Path("data"))
-    main(["fit", "--config", str(PAPER[1]), *TINY, "--data.limit", "12", "--data.batch_size", "32"])
+    main(["fit", "--config", str(RESNET), *TINY, "--data.limit", "12", "--data.batch_size", "32"])
     printed = table(capsys.readouterr().out)
-    sources = ["svhn", "tiny_imagenet_resize", "lsun_resize"]
-    assert [line.split()[0] for line in printed.splitlines()[2:5]] == sources
+    sources = ["svhn", "tiny_imagenet_resize", "lsun_resize", *ATTACKS]
+    assert [line.split()[0] for line in printed.splitlines()[2:11]] == sources
     folder = only_run("cifar_resnet")
     assert [outcome["source"] for outcome in results(folder)["outcomes"]] == sources
     assert len(list((folder / "figures").glob("*.png"))) == 5
@@ -105,22 +112,52 @@ def test_the_paper_s_experiment_runs_where_the_data_are_in_place(unreachable, no
     assert read_offline_run(folder).summary["detection/svhn/mlp/test/n_normal"] == 2
 
 
-@pytest.mark.parametrize("config", [PAPER[0], *PAPER[2:]], ids=lambda path: path.stem)
-def test_the_other_three_find_the_same_data(config, unreachable, capsys, monkeypatch):
+@pytest.mark.parametrize("config", [path for path in CONFIGS if path != RESNET], ids=lambda path: path.stem)
+def test_the_others_find_the_same_data_and_keep_twins_together(config, pools, unreachable, capsys, monkeypatch):
     accept_any_checksum(monkeypatch)
     place_everything(Path("data"))
     checked = [*TINY, "--trainer.logger", "false", "--data.limit", "12", "--detection.mlp.max_epochs", "1"]
     quiet = ["--trainer.callbacks", "[{class_path: ReportCallback, init_args: {figures: false}}]"]
+    if config.stem == "folders":  # which names no images, and no attacks
+        for seed, name in enumerate(("normal/cat", "normal/dog", "train/cat", "train/dog")):
+            write_images(Path("data") / name, 20, seed)
+        checked += ["--data.train", "data/train", "--data.attacks", "lee2018", "--model.network.num_classes=2"]
     main(["fit", "--config", str(config), *checked, *quiet])
-    assert len(table(capsys.readouterr().out).splitlines()) == 10
-    assert len(results(only_run(config.stem))["outcomes"]) == 3
+    sources = [outcome["source"] for outcome in results(only_run(config.stem))["outcomes"]]
+    expected = {"cifar_adversarial": 6, "folders": 6, "digits": 8}
+    assert len(set(sources)) == expected.get(config.stem, 9)
+    assert sources[-1] == "semantic"
+    assert ("paper" in table(capsys.readouterr().out)) == (config.stem == "cifar_adversarial")
+    assert len(pools) >= len(set(sources))
+    for pool in pools:
+        assert_twins_share_splits(pool)
+
+
+@pytest.fixture
+def pools(monkeypatch):
+    """The records that detectors are fitted and measured on, one table for each pair of source and detector."""
+    seen = []
+
+    def noting(detector, records, **settings):
+        seen.append(records)
+        return evaluate(detector, records, **settings)
+
+    monkeypatch.setattr(trainer, "evaluate", noting)
+    return seen
+
+
+def assert_twins_share_splits(pool):
+    """A clean image and whatever was made of it are in one split."""
+    splits = {}
+    for origin, split in zip(pool.column("origin_id"), pool.column("split"), strict=True):
+        splits.setdefault(origin, set()).add(split)
+    assert all(len(found) == 1 for found in splits.values())
+    attacked = pool.column("attack") != ""
+    clean = set(pool.column("id")[pool.anomalous == 0])
+    assert set(pool.column("origin_id")[attacked]) <= clean  # twins of the very images they stand against
 
 
 def test_a_users_own_folders_run_by_the_flags_that_the_file_names(capsys):
-    import torch
-    from bad_inputs import write_images
-
-    from lightning_gradood.networks import CifarResNet
 
     (config,) = [path for path in CONFIGS if path.stem == "folders"]
     for seed, name in enumerate(("normal/cat", "normal/dog", "smoke", "rain")):
