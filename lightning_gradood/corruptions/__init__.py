@@ -20,6 +20,6 @@ One kind differs from what was published: frost blends in a drawn texture, since
 
 from lightning_gradood.corruptions.corrupt import corrupt
 from lightning_gradood.corruptions.corruption import Corruption, corruptions_at
-from lightning_gradood.corruptions.severities import KINDS, Kind, parameters_for
+from lightning_gradood.corruptions.severities import KINDS, parameters_for
 
-__all__ = ["KINDS", "Corruption", "Kind", "corrupt", "corruptions_at", "parameters_for"]
+__all__ = ["KINDS", "Corruption", "corrupt", "corruptions_at", "parameters_for"]
