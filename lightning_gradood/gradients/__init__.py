@@ -35,7 +35,7 @@ To follow one image through the room:
 A new kind of layer is one file in `families` and one line in its table; until then networks that have it take the loop.
 """
 
-from lightning_gradood.gradients.labels import AllOnes, AllZeros, KHot, LabelDesign, Predicted, Uniform
+from lightning_gradood.gradients.labels import AllOnes, AllZeros, KHot, LabelDesign, Predicted, SecondBest, Uniform
 from lightning_gradood.gradients.norms import parameter_names, probe_gradients, squared_gradient_norms
 from lightning_gradood.gradients.state import exact_arithmetic, probing
 
@@ -45,6 +45,7 @@ __all__ = [
     "KHot",
     "LabelDesign",
     "Predicted",
+    "SecondBest",
     "Uniform",
     "exact_arithmetic",
     "parameter_names",

@@ -106,31 +106,90 @@ class KHot(LabelDesign):
 class Predicted(LabelDesign):
     """The predicted class, softmax cross entropy; the first one where logits tie.
 
-    The seed is p_j for the other classes and minus their sum for the predicted one, so that p − 1 is never computed.
+    The seed is (p_j for the other classes and minus their sum for the predicted one) / T, so that p − 1 is never computed.
+
+    Args:
+        temperature: T > 0 by which logits are divided; above 1 the other classes weigh more.
     """
+
+    temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        _refuse_temperature(self.temperature)
 
     @property
     @override
     def name(self) -> str:
-        return "predicted"
+        return _named("predicted", self.temperature)
 
     @override
     def seed(self, logits: Tensor) -> Tensor:
-        predicted = logits.argmax(1, keepdim=True)
-        others = torch.log_softmax(logits, 1).exp().scatter(1, predicted, 0.0)
-        return others.scatter(1, predicted, -others.sum(1, keepdim=True))
+        return _towards(logits.argmax(1, keepdim=True), logits, self.temperature)
+
+
+@dataclass(frozen=True)
+class SecondBest(LabelDesign):
+    """The class with the second largest logit, softmax cross entropy: seed (p_j − [j is that class]) / T.
+
+    Args:
+        temperature: as for `Predicted`.
+    """
+
+    temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        _refuse_temperature(self.temperature)
+
+    @property
+    @override
+    def name(self) -> str:
+        return _named("second_best", self.temperature)
+
+    @override
+    def seed(self, logits: Tensor) -> Tensor:
+        if logits.shape[1] < 2:
+            raise Refusal("`SecondBest` should have a second class. Got a network with one logit. Use another design.")
+        return _towards(logits.topk(2, dim=1).indices[:, 1:], logits, self.temperature)
 
 
 @dataclass(frozen=True)
 class Uniform(LabelDesign):
-    """All classes equally likely, softmax cross entropy: seed p − 1/C."""
+    """All classes equally likely, softmax cross entropy: seed (p − 1/C) / T.
+
+    Args:
+        temperature: as for `Predicted`.
+    """
+
+    temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        _refuse_temperature(self.temperature)
 
     @property
     @override
     def name(self) -> str:
-        return "uniform"
+        return _named("uniform", self.temperature)
 
     @override
     def seed(self, logits: Tensor) -> Tensor:
         number = logits.shape[1]
-        return torch.expm1(torch.log_softmax(logits, 1) + math.log(number)) / number
+        log_ratio = torch.log_softmax(logits / self.temperature, 1) + math.log(number)
+        return torch.expm1(log_ratio) / (number * self.temperature)
+
+
+def _towards(target: Tensor, logits: Tensor, temperature: float) -> Tensor:
+    """Seed of the softmax cross entropy with one class an image, `target` int64 [N, 1]."""
+    others = torch.log_softmax(logits / temperature, 1).exp().scatter(1, target, 0.0)
+    return others.scatter(1, target, -others.sum(1, keepdim=True)) / temperature
+
+
+def _named(name: str, temperature: float) -> str:
+    return name if temperature == 1 else f"{name}_t{temperature:g}"
+
+
+def _refuse_temperature(temperature: float) -> None:
+    if not 0 < temperature < math.inf:
+        raise Refusal(
+            "`temperature` should be positive and finite. "
+            f"Got `temperature = {temperature}`. Use 1 for the softmax as it is, 10 for a softer one."
+        )

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from lightning_gradood.errors import Refusal
-from lightning_gradood.gradients import AllOnes, AllZeros, KHot, LabelDesign, Predicted, Uniform
+from lightning_gradood.gradients import AllOnes, AllZeros, KHot, LabelDesign, Predicted, SecondBest, Uniform
 
 from . import truth
 
@@ -18,6 +18,10 @@ LOSSES = {
     KHot((0, 2)): truth.k_hot(0, 2),
     Predicted(): truth.predicted,
     Uniform(): truth.uniform,
+    SecondBest(): truth.second_best,
+    Predicted(10.0): truth.softened(truth.predicted, 10),
+    SecondBest(temperature=0.5): truth.softened(truth.second_best, 0.5),
+    Uniform(2.5): truth.softened(truth.uniform, 2.5),
 }
 
 
@@ -37,7 +41,8 @@ def test_seed_is_the_gradient_of_the_loss(design: LabelDesign) -> None:
 
 def test_names_are_distinct_and_say_the_classes() -> None:
     names = [design.name for design in LOSSES]
-    assert names == ["all_ones", "all_zeros", "k_hot_1", "k_hot_0_2", "predicted", "uniform"]
+    plain = ["all_ones", "all_zeros", "k_hot_1", "k_hot_0_2", "predicted", "uniform", "second_best"]
+    assert names == [*plain, "predicted_t10", "second_best_t0.5", "uniform_t2.5"]
 
 
 @pytest.mark.parametrize("logit", [15.0, 18.0, 40.0, 300.0])
@@ -74,6 +79,18 @@ def test_designs_are_frozen_equal_and_hashable() -> None:
 def test_k_hot_refuses_classes_that_are_none(classes: tuple[int, ...]) -> None:
     with pytest.raises(Refusal, match=r"`classes` should be one or more distinct class indices.*Got `classes = \["):
         KHot(classes)
+
+
+@pytest.mark.parametrize("design", [Predicted, SecondBest, Uniform])
+@pytest.mark.parametrize("temperature", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_temperature_that_is_none_is_refused(design: type[LabelDesign], temperature: float) -> None:
+    with pytest.raises(Refusal, match=r"`temperature` should be positive and finite\. Got `temperature = "):
+        design(temperature)  # type: ignore[call-arg]
+
+
+def test_the_second_best_of_one_class_is_refused() -> None:
+    with pytest.raises(Refusal, match=r"`SecondBest` should have a second class"):
+        SecondBest().seed(torch.zeros(2, 1, dtype=torch.float64))
 
 
 def test_k_hot_refuses_a_class_the_network_lacks() -> None:

@@ -36,6 +36,15 @@ def uniform(logits: Tensor) -> Tensor:
     return F.cross_entropy(logits, torch.full_like(logits, 1 / logits.shape[1]))
 
 
+def second_best(logits: Tensor) -> Tensor:
+    return F.cross_entropy(logits, logits.argsort(1)[:, -2])
+
+
+def softened(loss: Loss, temperature: float) -> Loss:
+    """The same loss on divided logits."""
+    return lambda logits: loss(logits / temperature)
+
+
 def true_norms(network: nn.Module, images: Tensor, loss: Loss = all_ones) -> Tensor:
     """float64 [N, L], by `loss.backward()` on each image alone."""
     rows = []
