@@ -34,6 +34,18 @@ def test_plasma_is_cut_to_shape_and_rougher_with_less_decay():
     assert found == sorted(found, reverse=True)
 
 
+def test_displacements_shrink_by_the_square_of_the_decay_from_scale_to_scale():
+    asked = []
+
+    class Recording(np.random.Generator):
+        def uniform(self, low, high, size):
+            asked.append((low, high, size[-1]))
+            return super().uniform(low, high, size)
+
+    plasma(16, 16, Recording(np.random.PCG64(0)), 3)
+    np.testing.assert_allclose(asked, [(-(9.0**-k), 9.0**-k, 2**k) for k in range(4)])
+
+
 @pytest.mark.parametrize("table", TABLES)
 def test_snow_only_adds_light_and_falls_downwards(table):
     falling = []
