@@ -38,7 +38,7 @@ def check_independent(network: nn.Module, probes: Tensor, alone: Tensor) -> None
             "Make it deterministic in eval mode, e.g. F.dropout(x, training=self.training)."
         )
     for rows in ([0, 1, 2], [1, 0]):
-        if not _close(network(probes[rows]), alone[rows]):
+        if not _close(network(probes[rows]), alone[rows], _rounding(network)):
             _refuse_coupled(_first_difference(network, probes[rows], probes[rows[:1]]))
     if _jacobian_crosses(network, probes):
         _refuse_coupled("in the gradient")
@@ -52,11 +52,15 @@ def _refuse_coupled(place: str) -> None:
     )
 
 
-def _close(found: Any, alone: Tensor) -> bool:
+def _rounding(network: nn.Module) -> float:
+    """Epsilon of the coarsest parameters, whatever dtype the logits are cast to in the end."""
+    return max(torch.finfo(parameter.dtype).eps for parameter in network.parameters())
+
+
+def _close(found: Any, alone: Tensor, epsilon: float) -> bool:
     if not isinstance(found, Tensor) or found.shape != alone.shape:
         return False
-    tolerance = 1e4 * torch.finfo(alone.dtype).eps
-    return bool(((found - alone).abs() <= tolerance * (1 + alone.abs().max())).all())
+    return bool(((found - alone).abs() <= 1e4 * epsilon * (1 + alone.abs().max())).all())
 
 
 def _jacobian_crosses(network: nn.Module, probes: Tensor) -> bool:
@@ -74,7 +78,7 @@ def _first_difference(network: nn.Module, first: Tensor, second: Tensor) -> str:
     outputs = [_outputs(network, batch) for batch in (first, second)]
     modules = dict(network.named_modules())
     for (name, one), (_, other) in zip(*outputs, strict=False):
-        if not _close(one[:1], other[:1]):
+        if not _close(one[:1], other[:1], _rounding(network)):
             return f"at `{name}` ({type(modules[name]).__name__})" if name else "at its output"
     return "at its output"
 

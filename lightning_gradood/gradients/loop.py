@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
+from lightning_gradood.errors import Refusal
 from lightning_gradood.gradients.checks import check_logits
 from lightning_gradood.gradients.labels import LabelDesign
 from lightning_gradood.gradients.seeds import scaled_seed
@@ -26,10 +29,30 @@ def loop_norms(
 
     Returns:
         float64 [N, K, L] and the logits [N, C] in the dtype of the network's output.
+
+    Raises:
+        Refusal: if the output is not logits, or a checkpointed block keeps its gradients to itself.
     """
-    with requiring_grad(parameters, True):
+    with requiring_grad(parameters, True), _refusing_reentrant_checkpoints(network):
         rows = [_one_image(network, image, label_designs, parameters) for image in torch.split(images, 1)]
     return torch.stack([norms for norms, _ in rows]), torch.cat([logits for _, logits in rows])
+
+
+@contextmanager
+def _refusing_reentrant_checkpoints(network: nn.Module) -> Iterator[None]:
+    """Refuse what gives no gradient at all, and a mere warning, where the block's input comes straight from the image."""
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message="None of the inputs have requires_grad=True")
+            yield
+    except (RuntimeError, UserWarning) as error:
+        if "requires_grad=True. Gradients" not in str(error) and "use_reentrant=True" not in str(error):
+            raise
+        raise Refusal(
+            "`network` should give its gradients to torch.autograd.grad. "
+            f"Got a block of {type(network).__name__} under torch.utils.checkpoint with `use_reentrant = True`, "
+            "which does not. Write `use_reentrant=False`; or do without checkpoints, for nothing is trained here."
+        ) from error
 
 
 def _one_image(

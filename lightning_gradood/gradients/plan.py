@@ -155,7 +155,7 @@ def _try(
         with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
             pass_ = engine.forward(network, images, parameters, 1)
         if pass_.tally.knows(pass_.output):
-            return "the output is computed from parameters alone"
+            return "no closed form covers the way from the images to the output"
         if pass_.watch.unknown:
             return f"no closed form covers {', '.join(sorted(set(pass_.watch.unknown)))}"
         norms = engine.backward(pass_, [AllOnes()])

@@ -16,6 +16,7 @@ from lightning_gradood.gradients import (
 )
 
 from . import truth
+from .toy_modules import TwoDtypes
 from .toys import TOYS, make, pictures
 
 DESIGNS = {
@@ -82,6 +83,24 @@ def test_float32_network_computes_in_float32_and_returns_float64() -> None:
     norms = squared_gradient_norms(network, pictures(4))
     assert norms.dtype == torch.float64
     torch.testing.assert_close(norms, squared_gradient_norms(exact, pictures(4)), rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize("number", [1, 4])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("name", ["residual", "recurrent", "scalars"])
+def test_half_precision_is_no_worse_than_plain_autograd(name: str, dtype: torch.dtype, number: int) -> None:
+    network, images = make(name, dtype), pictures(number, dtype)
+    plain, found = truth.true_norms(network, images), squared_gradient_norms(network, images)
+    exact = truth.true_norms(network.double(), images.double())
+    own = ((plain - exact).abs() / exact).max()
+    assert ((found - exact).abs() / exact).max() <= max(3 * own, 8 * torch.finfo(dtype).eps)
+
+
+def test_parameters_of_several_dtypes_are_exact() -> None:
+    torch.manual_seed(0)
+    network, images = TwoDtypes(), pictures(4, torch.float32)
+    expected = truth.true_norms(network, images)
+    torch.testing.assert_close(squared_gradient_norms(network, images), expected, rtol=1e-5, atol=0)
 
 
 def test_confident_images_do_not_underflow_in_float32() -> None:

@@ -12,7 +12,7 @@ from lightning_gradood.gradients.plan import agree, plan_for
 from lightning_gradood.gradients.state import exact_arithmetic, probing
 
 from . import truth
-from .toys import TOYS, make, pictures
+from .toys import SLOW, TOYS, make, pictures
 
 
 class Between(nn.Module):
@@ -40,6 +40,8 @@ COUPLED = {
     "contrastive": lambda x: F.pad(x @ x.T, (0, 7 - x.shape[0])),
     "attention over the batch": lambda x: torch.softmax(x @ x.T, 1) @ x,
     "shuffled": lambda x: x.flip(0),
+    "sub-batches": lambda x: torch.cat([x[: len(x) // 2] + x[len(x) - len(x) // 2 :], x[len(x) // 2 :]]),
+    "batch norm in train mode": lambda x: F.batch_norm(x, None, None, training=True) if len(x) > 1 else x,
 }
 
 
@@ -77,9 +79,6 @@ def test_random_forward_is_refused_by_name() -> None:
         Refusal, match=r"same logits for the same image\. .*first seen at `1` \(Noise\)\. Make it deterministic"
     ):
         squared_gradient_norms(network, pictures(4))
-
-
-SLOW = {"sequence_first", "recurrent", "checkpointed"}  # exact through the loop
 
 
 @pytest.mark.parametrize("name", sorted(set(TOYS) - SLOW))

@@ -11,9 +11,9 @@ from lightning_gradood.gradients.plan import Plan, plan_for
 from lightning_gradood.gradients.state import exact_arithmetic, probing
 
 from . import truth
-from .toys import TOYS, make, pictures
+from .toys import SLOW, TOYS, make, pictures
 
-FAST = sorted(set(TOYS) - {"sequence_first", "recurrent", "checkpointed"})
+FAST = sorted(set(TOYS) - SLOW)
 SOME = ["residual", "twice", "grouped", "transformer", "windows", "weight_norm"]
 
 

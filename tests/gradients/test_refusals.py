@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from lightning_gradood.errors import Refusal
 from lightning_gradood.gradients import probe_gradients, squared_gradient_norms
 
+from .toy_modules import Checkpointed
 from .toys import make, pictures
 
 
@@ -82,6 +83,24 @@ def test_images_on_another_device() -> None:
         Refusal, match=r"on the device of the network's parameters\. Got `images\.device = cpu` .* meta"
     ):
         squared_gradient_norms(make("linear").to("meta"), pictures(2))
+
+
+def test_parameters_on_two_devices() -> None:
+    network = nn.Sequential(nn.Flatten(), nn.Linear(192, 7), nn.Linear(7, 5).to("meta")).double()
+    with pytest.raises(Refusal, match=r"Got `images\.device = cpu` and parameters on cpu, meta\. Move them"):
+        squared_gradient_norms(network, pictures(2))
+
+
+@pytest.mark.parametrize("number", [1, 3])
+@pytest.mark.parametrize("stem", [False, True])
+def test_checkpoints_that_hide_their_gradients(stem: bool, number: int) -> None:
+    """Without parameters before the block, torch itself gives its parameters no gradient, and a warning."""
+    network = Checkpointed(stem, reentrant=True).double()
+    with pytest.raises(
+        Refusal,
+        match=r"torch\.autograd\.grad\. Got a block of Checkpointed .* `use_reentrant = True`.*`use_reentrant=False`",
+    ):
+        squared_gradient_norms(network, pictures(number))
 
 
 def test_network_without_parameters() -> None:

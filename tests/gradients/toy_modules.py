@@ -138,18 +138,48 @@ class Frozen(nn.Module):
 
 
 class Recurrent(nn.Module):
-    def __init__(self) -> None:
+    """The rows of a picture as a sequence; `arguments` go to the LSTM or GRU."""
+
+    def __init__(self, kind: type[nn.RNNBase] = nn.LSTM, directions: int = 1, **arguments: int) -> None:
         super().__init__()
-        self.lstm, self.head = nn.LSTM(24, 7, batch_first=True), nn.Linear(7, 5)
+        self.cells = kind(24, 7, batch_first=True, bidirectional=directions == 2, **arguments)
+        self.head = nn.Linear(7 * directions, 5)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.lstm(x.transpose(1, 2).flatten(2))[0][:, -1])
+        return self.head(self.cells(x.transpose(1, 2).flatten(2))[0][:, -1])
 
 
 class Checkpointed(nn.Module):
-    def __init__(self) -> None:
+    """A block whose activations are computed again in backward; `stem` decides whether parameters come before it."""
+
+    def __init__(self, stem: bool = False, reentrant: bool = False) -> None:
         super().__init__()
-        self.body, self.head = nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU()), nn.Sequential(*head(6))
+        self.stem, self.reentrant = nn.Conv2d(3, 3, 1) if stem else nn.Identity(), reentrant
+        self.body = nn.Sequential(nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.ReLU(inplace=True))
+        self.head = nn.Sequential(*head(6))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(torch.utils.checkpoint.checkpoint(self.body, x, use_reentrant=False))
+        return self.head(torch.utils.checkpoint.checkpoint(self.body, self.stem(x), use_reentrant=self.reentrant))
+
+
+class Scalars(nn.Module):
+    """A temperature and an offset without dimensions, a gain with one entry, powers and quotients of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear, self.temperature = nn.Linear(192, 5), nn.Parameter(torch.tensor(1.3))
+        self.offset, self.gain = nn.Parameter(torch.tensor(-0.2)), nn.Parameter(torch.tensor([0.7]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (self.linear(x.flatten(1)) / self.temperature + self.offset) * self.gain.sigmoid() ** self.temperature
+
+
+class TwoDtypes(nn.Module):
+    """A float32 body and a float64 head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = nn.Linear(192, 7).float(), nn.Linear(7, 5).double()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.tanh(self.body(x.flatten(1))).double())

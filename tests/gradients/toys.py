@@ -12,6 +12,7 @@ from .toy_modules import (
     Frozen,
     Recurrent,
     Residual,
+    Scalars,
     Tied,
     Tokens,
     Transformer,
@@ -80,8 +81,17 @@ TOYS: dict[str, Callable[[], nn.Module]] = {
     "weighted": Weighted,
     "frozen": Frozen,
     "recurrent": Recurrent,
+    "stacked_recurrent": lambda: Recurrent(directions=2, num_layers=2),
+    "gated_recurrent": lambda: Recurrent(nn.GRU),
     "checkpointed": Checkpointed,
+    "checkpointed_later": lambda: Checkpointed(stem=True),
+    "scalars": Scalars,
 }  # fmt: skip
+
+SLOW = {
+    "sequence_first", "recurrent", "stacked_recurrent", "gated_recurrent", "checkpointed", "checkpointed_later", "scalars",
+}  # fmt: skip
+"""Exact through the loop; the others are exact through closed forms."""
 
 
 def make(name: str, dtype: torch.dtype = torch.float64) -> nn.Module:
