@@ -31,7 +31,7 @@ def floor_a(network: nn.Module) -> Work:
     parameters = list(network.parameters())
 
     def work(images: Tensor) -> Tensor:
-        return torch.autograd.grad(_loss(network(images)).sum(), parameters, allow_unused=True)[-1]
+        return torch.autograd.grad(all_ones(network(images)).sum(), parameters, allow_unused=True)[-1]
 
     return work
 
@@ -42,7 +42,7 @@ def floor_b(network: nn.Module) -> Work:
 
     def work(images: Tensor) -> Tensor:
         images = images.clone().requires_grad_()
-        return torch.autograd.grad(_loss(frozen(images)).sum(), images)[0]
+        return torch.autograd.grad(all_ones(frozen(images)).sum(), images)[0]
 
     return work
 
@@ -54,7 +54,7 @@ def loop(network: nn.Module) -> Work:
     def work(images: Tensor) -> Tensor:
         rows = []
         for image in images.split(1):
-            gradients = torch.autograd.grad(_loss(network(image)).sum(), parameters)
+            gradients = torch.autograd.grad(all_ones(network(image)).sum(), parameters)
             rows.append(torch.stack([gradient.norm().square() for gradient in gradients]))
         return torch.stack(rows)
 
@@ -69,7 +69,7 @@ def vmap(network: nn.Module, chunk: int = 16) -> Work:
 
     def norms(image: Tensor) -> Tensor:
         def loss(values: dict[str, Tensor]) -> Tensor:
-            return _loss(torch.func.functional_call(safe, (values, buffers), (image[None],))).sum()
+            return all_ones(torch.func.functional_call(safe, (values, buffers), (image[None],))).sum()
 
         return torch.stack([gradient.square().sum() for gradient in torch.func.grad(loss)(parameters).values()])
 
@@ -87,7 +87,7 @@ def backpack(network: nn.Module) -> Work:
     def work(images: Tensor) -> Tensor:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about containers, which have no parameters of their own
-            loss = _loss(extended(images)).sum()
+            loss = all_ones(extended(images)).sum()
             with extension(BatchL2Grad()):
                 loss.backward()
         extended.zero_grad(set_to_none=True)
@@ -116,7 +116,7 @@ def opacus(network: nn.Module) -> Work:
     def work(images: Tensor) -> Tensor:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about hooks on a first layer whose input needs no gradient
-            _loss(wrapped(images)).sum().backward()
+            all_ones(wrapped(images)).sum().backward()
         norms = torch.stack([parameter._norm_sample.square() for parameter in wrapped.parameters()], 1)
         wrapped.zero_grad(set_to_none=True)
         return norms
@@ -145,7 +145,7 @@ def _with_running_norms(network: nn.Module) -> nn.Module:
     return network
 
 
-def _loss(logits: Tensor) -> Tensor:
+def all_ones(logits: Tensor) -> Tensor:
     """Every image's own all-ones loss, [N]."""
     return F.binary_cross_entropy_with_logits(logits, torch.ones_like(logits), reduction="none").mean(1)
 

@@ -61,6 +61,18 @@ def true_norms(network: nn.Module, images: Tensor, loss: Loss = all_ones) -> Ten
     return torch.tensor(rows, dtype=torch.float64)
 
 
+def norms_behind_one_forward(network: nn.Module, images: Tensor) -> Tensor:
+    """float64 [N, L], image n's loss backpropagated alone, but through one forward pass of all: a batch's rounding."""
+    logits = network(images)
+    rows = []
+    for row in range(len(images)):
+        network.zero_grad()
+        all_ones(logits[row : row + 1]).backward(retain_graph=True)
+        rows.append([0.0 if p.grad is None else float(p.grad.double().square().sum()) for p in network.parameters()])
+    network.zero_grad()
+    return torch.tensor(rows, dtype=torch.float64)
+
+
 def assert_exact(found: Tensor, truth: Tensor) -> None:
     """|a − b| ≤ 1e-10·b + 1e-20·max b for every entry: the float64 contract of `squared_gradient_norms`."""
     assert found.dtype == torch.float64
