@@ -56,10 +56,9 @@ class Attack(ABC):
         with exact_arithmetic(), probing(network):
             clean = images.detach()
             kept = _resolved(network, clean, labels)
-            start = clean.clone(
-                memory_format=torch.contiguous_format
-            )  # advertorch calls view; no inference tensor either
-            crafted, targets = self._craft(network, start, kept, names)
+            # a copy may be overwritten, takes part in autograd also under inference mode, and advertorch calls view on it
+            copy = clean.clone(memory_format=torch.contiguous_format)
+            crafted, targets = self._craft(network, copy, kept, names)
             check_result(crafted, clean, self.eps, type(self).__name__)
             return Crafted(crafted.detach(), clean, kept, targets)
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lightning_gradood.attacks import Attack, Crafted, Perturbed
+from lightning_gradood.attacks import PGD, Attack, Crafted, Perturbed
 
 from .conftest import Digits
 from .examples import ATTACKS
@@ -222,3 +222,10 @@ def test_judging_needs_only_logits() -> None:
     assert judged.l2.tolist() == pytest.approx([0.5, 1.0])
     assert judged.linf.tolist() == pytest.approx([0.4, 1.0])
     assert replace(crafted, targets=None).judge(torch.zeros(2, 3)).target_hit is None
+
+
+def test_both_precisions_start_from_the_same_place(digits: Digits) -> None:
+    barely = PGD(step=1e-6, steps=1)
+    single, double = (barely.craft(*_batch(either), IDS).images for either in (digits, digits.double()))
+    assert float((single - digits.images[:NUMBER]).abs().max()) > 0.04
+    torch.testing.assert_close(single.double(), double, rtol=0, atol=1e-5)
