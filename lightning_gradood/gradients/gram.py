@@ -13,17 +13,34 @@ import torch
 from torch import Tensor
 
 SMALLEST_RATIO = 1e-4  # keeps float32 below about 1e-4 relative error and float64 below 1e-11
+_STRIP = 64  # rows, fewer of which keep a matrix product from its speed
 
 
-def paired(gram_a: Tensor, gram_b: Tensor) -> tuple[Tensor, Tensor]:
-    """Return ⟨A, B⟩ and tr A · tr B for each image; [N, T, T] twice -> float64 [N] twice.
+def paired(gram: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Return ⟨A, bᵀb⟩ and tr A · tr bᵀb for each image, float64 [N] twice.
 
-    Where a matrix is near the smallest numbers of its dtype the traces are infinite: `guarded` then distrusts the row.
+    Both matrices are symmetric: of bᵀb, only strips of rows from the diagonal on are computed, and what is right of the
+    diagonal's blocks counts twice. Where a matrix is near the smallest numbers of its dtype the traces are infinite:
+    `guarded` then distrusts the row.
+
+    Args:
+        gram: A, [N, T, T].
+        b: [N, D, T].
     """
-    inner = (gram_a * gram_b).flatten(1).sum(1, dtype=torch.float64)  # a dot product in float32 loses another digit
-    trace_a, trace_b = _trace(gram_a), _trace(gram_b)
-    info = torch.finfo(gram_a.dtype)
-    vanishing = torch.minimum(trace_a, trace_b) < gram_a.shape[1] * info.tiny / info.eps
+    T = b.shape[2]
+    step = max(_STRIP, T // 4)
+    trace_a, trace_b = _trace(gram), gram.new_zeros(gram.shape[0], dtype=torch.float64)
+    inner = torch.zeros_like(trace_b)
+    for start in range(0, T, step):
+        rows = slice(start, start + step)
+        strip = torch.bmm(b[:, :, rows].transpose(1, 2), b[:, :, start:])
+        trace_b += _trace(strip)
+        strip.mul_(gram[:, rows, start:])
+        inner += _total(strip)
+        if strip.shape[2] > step:
+            inner += _total(strip[:, :, step:])
+    info = torch.finfo(gram.dtype)
+    vanishing = torch.minimum(trace_a, trace_b) < T * info.tiny / info.eps
     return inner, (trace_a * trace_b).masked_fill(vanishing, torch.inf)
 
 
@@ -41,5 +58,10 @@ def guarded(inner: Tensor, traces: Tensor, again: Callable[[Tensor], Tensor]) ->
     return inner
 
 
-def _trace(gram: Tensor) -> Tensor:
-    return gram.diagonal(dim1=1, dim2=2).sum(1, dtype=torch.float64)
+def _total(matrices: Tensor) -> Tensor:
+    """Sum in float64: a dot product in float32 loses another digit."""
+    return matrices.flatten(1).sum(1, dtype=torch.float64)
+
+
+def _trace(matrices: Tensor) -> Tensor:
+    return matrices.diagonal(dim1=1, dim2=2).sum(1, dtype=torch.float64)

@@ -118,9 +118,7 @@ def diagonal_sums(pixels: Tensor, size: torch.Size, geometry: Geometry) -> Tenso
 
 def from_products(gram_a: Tensor, a: Tensor, b: Tensor, geometry: Geometry) -> Tensor:
     """Squared norms [n] as ⟨AᵀA, BᵀB⟩: T²·D multiplications; rows in which it cancels through dW."""
-    errors = b.flatten(2)
-    inner, traces = paired(gram_a, torch.bmm(errors.transpose(1, 2), errors))
-    return guarded(inner, traces, lambda rows: materialised(a[rows], b[rows], geometry))
+    return guarded(*paired(gram_a, b.flatten(2)), lambda rows: materialised(a[rows], b[rows], geometry))
 
 
 def _sampled(a: Tensor, geometry: Geometry) -> Tensor:

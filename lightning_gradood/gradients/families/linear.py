@@ -70,8 +70,8 @@ def weight_norms(a: Tensor, b: Tensor) -> Tensor:
         return squared_rows(a) * squared_rows(b)
     if T * (C + D) >= C * D:
         return squared_rows(weight_gradients(a, b))
-    gram_a, gram_b = torch.bmm(a, a.transpose(1, 2)), torch.bmm(b, b.transpose(1, 2))
-    return guarded(*paired(gram_a, gram_b), lambda rows: squared_rows(weight_gradients(a[rows], b[rows])))
+    gram = torch.bmm(a, a.transpose(1, 2))
+    return guarded(*paired(gram, b.transpose(1, 2)), lambda rows: squared_rows(weight_gradients(a[rows], b[rows])))
 
 
 def _match(call: Call) -> tuple[Layer, Tensor] | None:
