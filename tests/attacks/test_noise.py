@@ -37,6 +37,9 @@ def test_noise_belongs_to_seed_and_id(digits: Digits) -> None:
     shuffled = Crafted(crafted.images[order], crafted.clean[order], crafted.labels[order])
     assert torch.equal(noise_like(shuffled, [ids[row] for row in order]).images, noisy[order])
     assert not torch.equal(noise_like(crafted, ids, seed=1).images, noisy)
+    twice = Crafted(crafted.images[[0, 0]], crafted.clean[[0, 0]], crafted.labels[[0, 0]])
+    one, other = noise_like(twice, ["one", "other"]).images
+    assert not torch.equal(one, other)
 
 
 def test_more_than_the_pixels_allow_is_as_near_as_possible() -> None:
