@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -13,14 +13,13 @@ from lightning_gradood.errors import Refusal
 _SHOWN = 10  # row numbers in a message; the count says how many more there are
 
 
-def check_network(network: nn.Module) -> None:
-    """Refuse a network whose parameters cannot all be differentiated."""
+def check_network(network: nn.Module, named: Mapping[str, nn.Parameter]) -> None:
+    """Refuse a network whose parameters, `named`, cannot all be differentiated."""
     if isinstance(network, nn.parallel.DistributedDataParallel | nn.DataParallel):
         raise Refusal(
             "`network` should be the bare network, because a parallel wrapper would average its gradients. "
             f"Got `network = {type(network).__name__}`. Pass `network.module`."
         )
-    named = dict(network.named_parameters())
     if not named:
         raise Refusal(
             "`network` should have at least one parameter, because gradients are taken with respect to parameters. "

@@ -12,7 +12,7 @@ from lightning_gradood.gradients.checks import check_finite_rows, check_images, 
 from lightning_gradood.gradients.coupling import check_statistics
 from lightning_gradood.gradients.labels import AllOnes, LabelDesign
 from lightning_gradood.gradients.loop import loop_norms
-from lightning_gradood.gradients.state import exact_arithmetic, probing
+from lightning_gradood.gradients.state import evaluating, exact_arithmetic, requiring_grad
 
 
 def parameter_names(network: nn.Module) -> list[str]:
@@ -77,17 +77,19 @@ def probe_gradients(network: nn.Module, images: Tensor, label_designs: Sequence[
         raise Refusal(
             "`label_designs` should name at least one label design. Got `label_designs = []`. Write e.g. [AllOnes()]."
         )
-    check_network(network)
+    named = dict(network.named_parameters())  # one walk over the modules for all that follows; it takes its time
+    parameters = list(named.values())
+    check_network(network, named)
     check_statistics(network)
-    parameters = list(network.parameters())
     check_images(images, parameters)
-    with exact_arithmetic(), probing(network):
+    with exact_arithmetic(), evaluating(network):
         # a clone, because a tensor made in inference mode cannot be saved for backward
         images = (images.clone() if images.is_inference() else images.detach()).to(parameters[0].dtype)
         if images.shape[0] == 1:
             norms, logits = loop_norms(network, images, label_designs, parameters)
         else:
-            norms, logits = batched_norms(network, images, label_designs, parameters)
+            with requiring_grad(parameters, False):
+                norms, logits = batched_norms(network, images, label_designs, parameters)
         check_finite_rows(logits, "the network's logits")
         check_finite_rows(norms, "squared gradient norms")
     return norms.flatten(1), logits

@@ -40,16 +40,22 @@ def probing(network: nn.Module) -> Iterator[None]:
     Args:
         network: every module's `training` flag and every parameter's `requires_grad` is restored, one by one.
     """
+    with requiring_grad(network.parameters(), False), evaluating(network):
+        yield
+
+
+@contextmanager
+def evaluating(network: nn.Module) -> Iterator[None]:
+    """Put `network` in eval mode; give every module its own `training` flag back on leaving."""
     modes = [(module, module.training) for module in network.modules()]
-    with requiring_grad(network.parameters(), False):
-        try:
-            if any(training for _, training in modes):
-                network.eval()
-            yield
-        finally:
-            for module, training in modes:
-                if module.training != training:
-                    module.training = training
+    try:
+        if any(training for _, training in modes):
+            network.eval()
+        yield
+    finally:
+        for module, training in modes:
+            if module.training != training:
+                module.training = training
 
 
 @contextmanager
