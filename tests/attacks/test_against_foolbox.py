@@ -33,7 +33,7 @@ STEPS = {
         "leave",
     ),
     "iterll": (IterLL(), BASIC(abs_stepsize=1 / 255, steps=10, random_start=False), "least likely"),
-    "fgsm, targeted": (FGSM(targeted="next"), foolbox.attacks.LinfFastGradientAttack(), "next"),
+    "fgsm, targeted": (FGSM(targeted="next"), BASIC(abs_stepsize=0.05, steps=1, random_start=False), "next"),
     "bim, targeted": (BIM(targeted="next"), BASIC(abs_stepsize=0.01, steps=6, random_start=False), "next"),
 }
 
