@@ -1,6 +1,7 @@
 """Read the probes in the predict loop and write records."""
 
 import itertools
+import time
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from typing import Any
@@ -19,7 +20,8 @@ from lightning_gradood.probes import Probe, Reading, read_together
 from lightning_gradood.records import NORMAL, RecordCache, Records
 from lightning_gradood.tasks import ClassificationTask
 
-_SHARD = 4096  # records kept in memory before they are written
+_SHARD = 4096  # records kept in memory before they are written,
+_SECONDS = 60.0  # and how long they are kept at most: what a kill costs
 
 
 class ProbeCallback(Callback):
@@ -41,6 +43,7 @@ class ProbeCallback(Callback):
         self.missing: list[Entry] = []
         self._todo: dict[str, set[int]] = {}  # rows of the loaded source, by the name of the source that is probed
         self._buffer: dict[str, list[Records]] = {}
+        self._written = time.monotonic()
         self._leaving = ExitStack()  # what to undo at the end
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -90,6 +93,8 @@ class ProbeCallback(Callback):
         source = data.predict_sources[dataloader_idx]
         for version in versions(data, pl_module.network, source, ImageBatch(*batch), self._todo):  # type: ignore[arg-type]
             self._probe(version, pl_module)
+        if time.monotonic() > self._written + _SECONDS:
+            self._write_all()
 
     def _probe(self, version: Version, task: pl.LightningModule) -> None:
         wanted = {entry.probe: entry.key for entry in self.missing if entry.source == version.source}
@@ -109,8 +114,7 @@ class ProbeCallback(Callback):
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Write what is left; once every process has, make the entries visible."""
         self._leaving.close()
-        for key in list(self._buffer):
-            self._write(key)
+        self._write_all()
         trainer.strategy.barrier("records written")
         if trainer.is_global_zero:
             for entry in self.missing:
@@ -121,8 +125,7 @@ class ProbeCallback(Callback):
         """Leave the data as they were, and what was read so far on disk for the next run."""
         self._leaving.close()
         with suppress(Refusal, OSError):  # a full disk may be the exception itself
-            for key in list(self._buffer):
-                self._write(key)
+            self._write_all()
         self._buffer.clear()
 
     def _enough(self, rows: set[int], source: str, trainer: pl.Trainer) -> list[int]:
@@ -146,6 +149,11 @@ class ProbeCallback(Callback):
         self._buffer.setdefault(key, []).append(records)
         if sum(map(len, self._buffer[key])) >= _SHARD:
             self._write(key)
+
+    def _write_all(self) -> None:
+        for key in list(self._buffer):
+            self._write(key)
+        self._written = time.monotonic()
 
     def _write(self, key: str) -> None:
         self.cache.write_shard(key, Records.concatenate(self._buffer.pop(key)))

@@ -7,8 +7,9 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
-from probe_on_two_processes import RUNS
+from probe_on_two_processes import RUNS, TWINS
 from small_experiment import data, probe, tables, task
 
 from lightning_gradood.records import RecordCache, Records
@@ -72,6 +73,20 @@ def test_one_missing_image_does_not_stop_two_processes(together, alone):
     assert sorted(first + second) == sorted(missing)
 
 
+def test_attacks_and_corruptions_do_not_depend_on_the_number_of_processes(together, tmp_path):
+    one = probe(tmp_path, task(), data(**TWINS))
+    expected = tables(one)
+    assert {source for source, _ in expected} == {"normal", "nine", "pgd", "pgd.noise", "iterll", "iterll.noise", "fog"}
+    for entry, records in zip(one.entries, expected.values(), strict=True):
+        found = RecordCache(together / "twins").read(entry.key)  # the same keys: nothing in them knows of processes
+        assert found.ids == records.ids
+        for name in ("origin_id", "attack", "label"):
+            assert found.column(name).tolist() == records.column(name).tolist()
+        assert found.column("l2") == pytest.approx(records.column("l2"), rel=0.02, abs=1e-6)  # a sign may flip at zero
+        close = np.isclose(found.probe(entry.probe), records.probe(entry.probe), rtol=1e-2, atol=1e-12).all(axis=1)
+        assert close.mean() >= 0.9
+
+
 def test_only_whole_entries_are_left(together):
-    left = {path.name for run in ("even", "odd", "resumed") for path in (together / run).iterdir()}
+    left = {path.name for run in ("even", "odd", "resumed", "twins") for path in (together / run).iterdir()}
     assert all(len(name) == 64 for name in left)

@@ -9,7 +9,7 @@ from small_experiment import data, probe, probes, tables, task
 from torch import nn
 
 from lightning_gradood.attacks import Attack, image_generator
-from lightning_gradood.callbacks import ProbeCallback
+from lightning_gradood.callbacks import ProbeCallback, probing
 from lightning_gradood.data import as_float
 from lightning_gradood.gradients import AllOnes, squared_gradient_norms
 from lightning_gradood.probes import PixelProbe
@@ -163,6 +163,18 @@ def test_the_key_names_what_makes_the_images(tmp_path, changed):
     different = {source for source, _ in keys[0] if keys[0][source, "logits"] != keys[1][source, "logits"]}
     expected = {"attacks": {"up"}, "corruptions": {"speckled"}}.get(next(iter(changed)), {"up", "speckled"})
     assert different == expected
+
+
+def test_slow_attacks_are_kept_as_they_come(tmp_path, monkeypatch):
+    """A process may be killed without a word; what it had a minute ago is on disk."""
+    shards, write = [], RecordCache.write_shard
+    monkeypatch.setattr(probing, "_SECONDS", 0.0)
+    monkeypatch.setattr(
+        RecordCache, "write_shard", lambda self, key, records: (shards.append(len(records)), write(self, key, records))
+    )
+    found = tables(probe(tmp_path, task(), attacked()))
+    assert set(shards) == {5, 2}  # a shard for each batch
+    assert all(len(records) == 12 for records in found.values())
 
 
 def test_the_noise_control_is_normal_and_as_large_as_the_attack(tmp_path):
