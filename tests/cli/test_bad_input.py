@@ -276,6 +276,60 @@ def test_weights_that_do_not_fit_are_refused(verb, flag, file, words, capsys):
     assert words in message
 
 
+EPS = "--data.attacks={a: {class_path: FGSM, init_args: {eps: %s}}}"
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--data.attacks", "lee2019"], "`preset` should be one of lee2018, modern, pilot. Got `preset = 'lee2019'`"),
+        ([EPS % "0"], "`eps` should be a float above 0 and at most 1, as pixels are in [0, 1]. Got `eps = 0"),
+        ([EPS % "-0.1"], "`eps` should be a float above 0 and at most 1, as pixels are in [0, 1]. Got `eps = -0.1`."),
+        ([EPS % "1.5"], "`eps` should be a float above 0 and at most 1, as pixels are in [0, 1]. Got `eps = 1.5`."),
+        ([EPS % "8"], "If 8 of 255 grey levels are meant, write 0.031373, which is 8/255."),
+        (
+            ["--data.attacks={a: {class_path: FSGM}}"],
+            "`data.attacks`: there is no class called FSGM. Did you mean `FGSM`?",
+        ),
+        (["--data.attacks={nine: Semantic}"], "should have different names. Got ['nine'] more than once."),
+        (["--data.attacks=lee2018", "--data.limits.pdg=3"], "Got `limits` with ['pdg']. Choose among ['fgsm', 'bim',"),
+        (["--data.corruptions", "7"], "`severity` should be"),
+        (["--data.corruptions={f: {class_path: Corruption, init_args: {kind: fogg}}}"], "fog"),
+        (["--data.keep", "some"], "`data.keep`: "),
+        (
+            ["--data.attacks={a: {class_path: AdvertorchAttack, init_args: {attack: os.path}}}"],
+            "Got `attack = 'os.path'`",
+        ),
+        (
+            ["--data.attacks={a: {class_path: FunctionAttack, init_args: {function: no.where}}}"],
+            "Got `function = 'no.where'`",
+        ),
+    ],
+)
+def test_attacks_that_cannot_be_are_refused_before_anything_is_trained(flags, words, capsys):
+    assert words in untouched([*FIT, *flags], capsys)
+
+
+def test_an_attack_that_misleads_nothing_is_refused_with_its_numbers(capsys):
+    harmless = "--data.attacks={tiny: {class_path: FGSM, init_args: {eps: 1.0e-6}}}"
+    message = refused([*DETECT, "--data.train", "null", harmless, "--data.keep", "successful"], capsys)
+    assert "`data.keep = successful` should leave images of `tiny` in every split. Got 0 of 20" in message
+    assert "Use `--data.keep all`" in message
+
+
+def test_a_network_without_a_gradient_is_refused_by_attacks(capsys, monkeypatch):
+    Path("flat.py").write_text(
+        "import torch\n\nclass Flat(torch.nn.Module):\n"
+        "    def __init__(self):\n        super().__init__()\n        self.head = torch.nn.Linear(3, 3)\n"
+        "    def forward(self, images):\n        return self.head(images.detach().mean((2, 3)))\n"
+    )
+    monkeypatch.syspath_prepend(".")
+    flat = ["--model.network", "flat.Flat", "--data.train", "null", "--data.attacks={a: FGSM}"]
+    message = refused(["detect", *FILE, *flat], capsys)
+    assert "the network's output should depend on its input through autograd" in message
+    assert "Remove torch.no_grad, detach" in message
+
+
 def test_a_checkpoint_of_another_architecture_is_refused_by_fit(finished, capsys):
     (checkpoint,) = finished.glob("runs/tiny/*/checkpoints/last.ckpt")
     message = untouched([*FIT, "--ckpt_path", str(checkpoint), f"{NETWORK}.blocks_per_stage", "2"], capsys)
