@@ -85,13 +85,11 @@ class Tally:
         ways_back = {key: gradient for key, gradient in self._sums.items() if key not in self._column}
         for parameter, gradient in self.derived.pull_back(ways_back):
             self._add(parameter, gradient)
-        rows = torch.zeros(len(self._uses), self.batch, dtype=torch.float64, device=self._parameters[0].device)
-        for column, norms in self._norms.items():
-            rows[column] = norms
         for key, gradient in self._sums.items():
             if key in self._column:
-                rows[self._column[key]] = squared_rows(gradient)
-        return rows.T
+                self._norms[self._column[key]] = squared_rows(gradient)
+        nothing = torch.zeros(self.batch, dtype=torch.float64, device=self._parameters[0].device)
+        return torch.stack([self._norms.get(column, nothing) for column in range(len(self._uses))], 1)
 
     def _is_summed(self, tensor: Tensor) -> bool:
         column = self.column(tensor)
