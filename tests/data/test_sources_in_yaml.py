@@ -82,9 +82,9 @@ def test_data_sets_are_built_only_when_opened(parse, monkeypatch):
 
 def test_a_data_set_and_a_transform_of_the_file_work(parse):
     _, data, _ = parse()
-    fake = data._opening.load("fake", data.anomalies["fake"])
+    fake = data.opening.load("fake", data.anomalies["fake"])
     assert (len(fake), fake.shape) == (6, (3, 16, 16))
-    assert isinstance(data._opening.transform, v2.Compose)
+    assert isinstance(data.opening.transform, v2.Compose)
 
 
 def test_missing_files_are_named_as_the_file_names_them(parse):
@@ -125,7 +125,7 @@ def test_what_was_parsed_can_be_saved_and_parsed_again(parse, tmp_path):
     assert yaml.safe_load(saved)["data"]["anomalies"]["folder"] == "some/folder"
     (tmp_path / "experiment.yaml").write_text(saved)
     _, again, _ = parse()
-    assert torch.is_tensor(again._opening.load("fake", again.anomalies["fake"]).images([0]))
+    assert torch.is_tensor(again.opening.load("fake", again.anomalies["fake"]).images([0]))
 
 
 @pytest.mark.parametrize(
