@@ -9,6 +9,8 @@ from importlib import import_module
 
 from lightning.pytorch import Trainer, callbacks, loggers
 
+import lightning_gradood.attacks as attacks
+import lightning_gradood.corruptions as corruptions
 import lightning_gradood.data as data
 import lightning_gradood.gradients as gradients
 import lightning_gradood.networks as networks
@@ -110,7 +112,7 @@ def _nearest(word: str, known: Iterable[str]) -> str:
 @cache
 def _vocabulary() -> dict[str, str]:
     """Names that a configuration may use, our own classes and functions with their import path."""
-    rooms = (data, gradients, networks, tasks)
+    rooms = (attacks, corruptions, data, gradients, networks, tasks)
     public = {name: getattr(room, name) for room in rooms for name in room.__all__}
     parameters = {
         name

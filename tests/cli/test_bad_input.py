@@ -164,7 +164,7 @@ def test_broken_interpolation_is_refused_with_its_key(value, words, capsys):
         (["--data.anomalies.nine", "tiny.yaml"], "Got `root = tiny.yaml`, which is not a folder"),
         (["--data.anomalies.nine", "empty"], "Got `root = empty` with none (looked at /"),
         (["--data.anomalies.nine", "two"], "`nine` should have at least 3 images, to fill every split"),
-        (["--data.anomalies", "{}"], "`data.anomalies` should name at least one source. Got none."),
+        (["--data.anomalies", "{}"], "`data.anomalies` or `data.attacks` should name at least one source. Got none."),
         (["--data.anomalies.mean", "images"], "Got `anomalies` with the name `mean`. Rename that source."),
         (["--trainer.limit_predict_batches", "2"], "`trainer.limit_predict_batches` should be 1.0"),
         (["--trainer.precision", "bf16-true"], "`trainer.precision` should leave the weights in float32"),
@@ -317,6 +317,7 @@ def test_an_attack_that_misleads_nothing_is_refused_with_its_numbers(capsys):
     assert "Use `--data.keep all`" in message
 
 
+@pytest.mark.filterwarnings("ignore:No checkpoint and no initial weights")
 def test_a_network_without_a_gradient_is_refused_by_attacks(capsys, monkeypatch):
     Path("flat.py").write_text(
         "import torch\n\nclass Flat(torch.nn.Module):\n"

@@ -7,6 +7,7 @@ from collections import Counter
 from pathlib import Path
 
 import pyarrow.parquet as pq
+import pytest
 import torch
 from tiny import FILE, IMAGES, numbers, only_run, results, table
 
@@ -39,7 +40,11 @@ def test_fit_leaves_one_folder_one_table_and_each_image_once_and_one_process_get
     assert not probed
     main(["detect", *FILE, *checkpoint, "--run_dir", "anew", "--cache_dir", "new"])
     assert sum(probed) == IMAGES
-    assert numbers(folder) == numbers(Path("one")) == numbers(Path("anew"))
+    assert numbers(folder) == numbers(Path("one"))
+    for mine, theirs in zip(numbers(folder), numbers(Path("anew")), strict=True):
+        # Batches of other sizes are summed in another order, which shows in a threshold's last float32 digits.
+        assert mine["threshold"] == pytest.approx(theirs["threshold"], rel=1e-5)
+        assert {**mine, "threshold": None} == {**theirs, "threshold": None}
 
 
 def _holds_everything_once(folder):
