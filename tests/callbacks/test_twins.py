@@ -153,7 +153,7 @@ def test_an_interrupted_attack_goes_on_where_it_stopped(tmp_path, crafted_ids):
         {"eight_bit": True},
         {"limits": {"up": 9, "speckled": 9}},
     ],
-    ids=str,
+    ids=lambda changed: next(iter(changed)),
 )
 def test_the_key_names_what_makes_the_images(tmp_path, changed):
     keys = [
