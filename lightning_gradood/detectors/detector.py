@@ -16,6 +16,10 @@ class Detector(ABC):
     zero_is_even_odds: bool = False
     """Whether a score of 0 means that normal and anomalous are equally likely, as for an MLP's logit."""
 
+    label_free: bool = False
+    """Whether it is fitted on normal `train` records only, so that no anomalous image need be known: `fit` then looks at
+    nothing else, and the threshold is the 95 % quantile of the scores of normal `val` records."""
+
     @property
     @abstractmethod
     def name(self) -> str:
