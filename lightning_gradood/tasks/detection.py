@@ -26,6 +26,10 @@ class MLPSettings:
         patience: epochs without a lower validation loss after which training stops.
         batch_size: records per step.
         log_values: feed log(value + 1e-30) rather than the values, which span many decades.
+        whitening: norms of neighbouring layers rise and fall together, and what tells images apart is often small beside
+            that. So the standardised values are turned to their principal components, each divided by √(its variance +
+            this number); a large number leaves their proportions, null leaves the values as they are.
+        dropout: share of inputs and of hidden units that a training step leaves out.
     """
 
     width: int = 128
@@ -35,6 +39,8 @@ class MLPSettings:
     patience: int = 10
     batch_size: int = 128
     log_values: bool = True
+    whitening: float | None = 1.0
+    dropout: float = 0.2
 
     def __post_init__(self) -> None:
         for name in ("width", "learning_rate", "max_epochs", "patience", "batch_size"):
@@ -42,13 +48,21 @@ class MLPSettings:
                 raise Refusal(f"`mlp.{name}` should be positive. Got `mlp.{name} = {getattr(self, name)}`.")
         if self.weight_decay < 0:
             raise Refusal(f"`mlp.weight_decay` should not be negative. Got `mlp.weight_decay = {self.weight_decay}`.")
+        if self.whitening is not None and not self.whitening > 0:
+            raise Refusal(
+                f"`mlp.whitening` should be positive. Got `mlp.whitening = {self.whitening}`. Use null for no whitening."
+            )
+        if not 0 <= self.dropout < 1:
+            raise Refusal(
+                f"`mlp.dropout` should be in [0, 1). Got `mlp.dropout = {self.dropout}`. Use 0 for no dropout."
+            )
 
 
 class DetectionTask(LightningModule):
     """Train a 2-layer MLP to tell normal (0) from anomalous (1) representations with binary cross entropy.
 
-    Inputs are log-transformed, then standardised with the statistics of the training split, which are saved with the
-    weights. Logs `train/loss`, `val/loss` (means over records) and `val/auroc`.
+    Inputs are log-transformed, then standardised and whitened with the statistics of the training split, which are saved
+    with the weights. Logs `train/loss`, `val/loss` (means over records) and `val/auroc`.
 
     Args:
         representations: those of the training split, float64 [n, L]; give the statistics and the input width.
@@ -60,6 +74,7 @@ class DetectionTask(LightningModule):
 
     mean: Tensor
     std: Tensor
+    directions: Tensor
 
     def __init__(self, representations: Tensor, settings: MLPSettings) -> None:
         super().__init__()
@@ -69,14 +84,17 @@ class DetectionTask(LightningModule):
         varies = spread > _ROUNDING * mean.abs()  # a constant column says nothing, and must not become huge elsewhere
         self.register_buffer("mean", mean)
         self.register_buffer("std", torch.where(varies, spread, 1.0))
-        width = settings.width
-        self.network = nn.Sequential(nn.Linear(values.shape[1], width), nn.ReLU(), nn.Linear(width, 1))
+        self.register_buffer("directions", _directions((values - mean) / self.std, settings.whitening))
+        width, dropout = settings.width, settings.dropout
+        self.network = nn.Sequential(
+            nn.Dropout(dropout), nn.Linear(values.shape[1], width), nn.ReLU(), nn.Dropout(dropout), nn.Linear(width, 1)
+        )
         self.auroc = RawBinaryAUROC(sync_on_compute=False)  # each process trains detectors of its own
 
     def forward(self, representations: Tensor) -> Tensor:
         """Logits [n] of representations float64 [n, L]; higher = more anomalous."""
         standardised = (self._transformed(representations) - self.mean) / self.std
-        logits: Tensor = self.network(standardised.float())
+        logits: Tensor = self.network((standardised @ self.directions).float())
         return logits.squeeze(1)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
@@ -104,3 +122,14 @@ class DetectionTask(LightningModule):
     def _transformed(self, representations: Tensor) -> Tensor:
         values = representations.double()
         return torch.log(values + _SMALLEST) if self.settings.log_values else values
+
+
+def _directions(standardised: Tensor, whitening: float | None) -> Tensor:
+    """Principal components of float64 [n, L] as columns, divided by √(variance + whitening); the identity for None."""
+    if whitening is None:
+        return torch.eye(standardised.shape[1], dtype=standardised.dtype)
+    variances, components = torch.linalg.eigh(standardised.T @ standardised / len(standardised))
+    largest = components.gather(0, components.abs().argmax(dim=0, keepdim=True))
+    components = components * largest.sign()  # a component's sign is free, and would differ between machines
+    scaled: Tensor = components / (variances.clamp_min(0.0) + whitening).sqrt()
+    return scaled.contiguous()  # safetensors insists

@@ -134,7 +134,7 @@ def test_several_label_designs_are_read_side_by_side():
     detector = MLP([AllOnes(), AllZeros()], SETTINGS)
     assert [probe.name for probe in detector.probes] == ["gradients/all_ones", "gradients/all_zeros"]
     detector.fit(both, seed=0)
-    assert detector.state()["network.0.weight"].shape == (16, 6)
+    assert detector.state()["network.1.weight"].shape == (16, 6)
 
 
 def test_its_state_survives_safetensors(learnt, tmp_path):

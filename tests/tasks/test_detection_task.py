@@ -5,7 +5,9 @@ import re
 import numpy as np
 import pytest
 import torch
+from sklearn.decomposition import PCA
 from sklearn.metrics import roc_auc_score
+from sklearn.preprocessing import StandardScaler
 from toy_images import Loader, trainer
 
 from lightning_gradood.errors import Refusal
@@ -25,6 +27,7 @@ def representations():
 def into_network(task, values):
     """Return what the MLP is given for representations."""
     seen = []
+    task.eval()
     hook = task.network.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     task(values)
     hook.remove()
@@ -33,7 +36,7 @@ def into_network(task, values):
 
 @pytest.mark.parametrize("log_values", [True, False])
 def test_inputs_are_standardised_with_the_statistics_of_the_training_split(representations, log_values):
-    task = DetectionTask(representations, MLPSettings(log_values=log_values))
+    task = DetectionTask(representations, MLPSettings(log_values=log_values, whitening=None))
     values = np.log(representations.numpy() + 1e-30) if log_values else representations.numpy()
     constant = values.std(axis=0) < 1e-12 * abs(values.mean(axis=0))
     assert constant.tolist() == [False, True, False, False]
@@ -59,9 +62,46 @@ def test_a_constant_column_is_not_blown_up_by_rounding(constant, log_values):
 def test_standardisation_does_not_lose_what_float32_cannot_hold():
     """Columns that differ in the ninth digit, or below float32's smallest number, still tell records apart."""
     train = torch.tensor([[1 + 1e-9, 1e-50], [1 + 2e-9, 2e-50], [1 + 3e-9, 3e-50]], dtype=torch.float64)
-    found = into_network(DetectionTask(train, MLPSettings(log_values=False)), train)
+    found = into_network(DetectionTask(train, MLPSettings(log_values=False, whitening=None)), train)
     expected = [-(1.5**0.5), 0, 1.5**0.5]
     np.testing.assert_allclose(found.numpy(), np.stack([expected, expected], axis=1), atol=1e-5)
+
+
+@pytest.mark.parametrize("whitening", [1e-6, 0.3, 1.0])
+def test_whitening_divides_principal_components_by_their_spread(representations, whitening):
+    """Against scikit-learn; a component's sign is free."""
+    values = StandardScaler().fit_transform(np.log(representations.numpy() + 1e-30))
+    pca = PCA().fit(values)
+    variances = pca.explained_variance_ * 39 / 40  # scikit-learn divides by n − 1
+    expected = pca.transform(values) / np.sqrt(variances + whitening)
+    found = into_network(DetectionTask(representations, MLPSettings(whitening=whitening)), representations).numpy()
+    found = found[:, ::-1]  # scikit-learn names the largest component first
+    np.testing.assert_allclose(abs(found[:, :3]), abs(expected[:, :3]), rtol=1e-3, atol=1e-5)
+
+
+def test_the_sign_of_a_component_is_fixed(representations):
+    directions = DetectionTask(representations, MLPSettings()).directions
+    largest = directions.gather(0, directions.abs().argmax(0, keepdim=True))
+    assert (largest > 0).all()
+
+
+def test_dropout_acts_in_training_alone(representations):
+    task = DetectionTask(representations, MLPSettings(dropout=0.5))
+    torch.manual_seed(0)
+    assert not torch.equal(task.train()(representations), task(representations))
+    assert torch.equal(task.eval()(representations), task(representations))
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, float("nan")])
+def test_whitening_by_no_positive_number_is_refused(value):
+    with pytest.raises(Refusal, match=re.escape(f"`mlp.whitening` should be positive. Got `mlp.whitening = {value}`.")):
+        MLPSettings(whitening=value)
+
+
+@pytest.mark.parametrize("value", [-0.1, 1.0])
+def test_a_dropout_outside_its_range_is_refused(value):
+    with pytest.raises(Refusal, match=re.escape(f"`mlp.dropout` should be in [0, 1). Got `mlp.dropout = {value}`.")):
+        MLPSettings(dropout=value)
 
 
 def test_logits_are_one_number_per_record(representations):
@@ -75,6 +115,7 @@ def test_statistics_are_saved_with_the_weights(representations):
     task = DetectionTask(representations, MLPSettings())
     other = DetectionTask(representations * 100, MLPSettings())
     other.load_state_dict(task.state_dict())
+    task.eval(), other.eval()
     torch.testing.assert_close(other(representations), task(representations), rtol=0, atol=0)
 
 
@@ -88,7 +129,7 @@ def test_metrics_are_means_over_records_and_the_auroc_of_all(representations):
         task, Loader([(representations[part], labels[part]) for part in parts]), verbose=False
     )[0]
     with torch.no_grad():
-        logits = task(representations)
+        logits = task.eval()(representations)
     assert logged["val/auroc"] == pytest.approx(roc_auc_score(labels, logits.double()), abs=1e-6)
     loss = torch.nn.functional.binary_cross_entropy_with_logits(logits, labels.float())
     assert logged["val/loss"] == pytest.approx(float(loss))
