@@ -103,7 +103,32 @@ class KHot(LabelDesign):
 
 
 @dataclass(frozen=True)
-class Predicted(LabelDesign):
+class _Softmax(LabelDesign):
+    """Softmax cross entropy, logits divided by a temperature."""
+
+    temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.temperature < math.inf:
+            raise Refusal(
+                "`temperature` should be positive and finite. "
+                f"Got `temperature = {self.temperature}`. Use 1 for the softmax as it is, 10 for a softer one."
+            )
+
+    def _named(self, name: str) -> str:
+        return name if self.temperature == 1 else f"{name}_t{self.temperature:g}"
+
+    def _log_probabilities(self, logits: Tensor) -> Tensor:
+        return torch.log_softmax(logits / self.temperature, 1)
+
+    def _towards(self, target: Tensor, logits: Tensor) -> Tensor:
+        """Seed for one class an image, `target` int64 [N, 1]."""
+        others = self._log_probabilities(logits).exp().scatter(1, target, 0.0)
+        return others.scatter(1, target, -others.sum(1, keepdim=True)) / self.temperature
+
+
+@dataclass(frozen=True)
+class Predicted(_Softmax):
     """The predicted class, softmax cross entropy; the first one where logits tie.
 
     The seed is (p_j for the other classes and minus their sum for the predicted one) / T, so that p − 1 is never computed.
@@ -112,84 +137,51 @@ class Predicted(LabelDesign):
         temperature: T > 0 by which logits are divided; above 1 the other classes weigh more.
     """
 
-    temperature: float = 1.0
-
-    def __post_init__(self) -> None:
-        _refuse_temperature(self.temperature)
-
     @property
     @override
     def name(self) -> str:
-        return _named("predicted", self.temperature)
+        return self._named("predicted")
 
     @override
     def seed(self, logits: Tensor) -> Tensor:
-        return _towards(logits.argmax(1, keepdim=True), logits, self.temperature)
+        return self._towards(logits.argmax(1, keepdim=True), logits)
 
 
 @dataclass(frozen=True)
-class SecondBest(LabelDesign):
+class SecondBest(_Softmax):
     """The class with the second largest logit, softmax cross entropy: seed (p_j − [j is that class]) / T.
 
     Args:
         temperature: as for `Predicted`.
     """
 
-    temperature: float = 1.0
-
-    def __post_init__(self) -> None:
-        _refuse_temperature(self.temperature)
-
     @property
     @override
     def name(self) -> str:
-        return _named("second_best", self.temperature)
+        return self._named("second_best")
 
     @override
     def seed(self, logits: Tensor) -> Tensor:
         if logits.shape[1] < 2:
             raise Refusal("`SecondBest` should have a second class. Got a network with one logit. Use another design.")
-        return _towards(logits.topk(2, dim=1).indices[:, 1:], logits, self.temperature)
+        return self._towards(logits.topk(2, dim=1).indices[:, 1:], logits)
 
 
 @dataclass(frozen=True)
-class Uniform(LabelDesign):
+class Uniform(_Softmax):
     """All classes equally likely, softmax cross entropy: seed (p − 1/C) / T.
 
     Args:
         temperature: as for `Predicted`.
     """
 
-    temperature: float = 1.0
-
-    def __post_init__(self) -> None:
-        _refuse_temperature(self.temperature)
-
     @property
     @override
     def name(self) -> str:
-        return _named("uniform", self.temperature)
+        return self._named("uniform")
 
     @override
     def seed(self, logits: Tensor) -> Tensor:
         number = logits.shape[1]
-        log_ratio = torch.log_softmax(logits / self.temperature, 1) + math.log(number)
+        log_ratio = self._log_probabilities(logits) + math.log(number)
         return torch.expm1(log_ratio) / (number * self.temperature)
-
-
-def _towards(target: Tensor, logits: Tensor, temperature: float) -> Tensor:
-    """Seed of the softmax cross entropy with one class an image, `target` int64 [N, 1]."""
-    others = torch.log_softmax(logits / temperature, 1).exp().scatter(1, target, 0.0)
-    return others.scatter(1, target, -others.sum(1, keepdim=True)) / temperature
-
-
-def _named(name: str, temperature: float) -> str:
-    return name if temperature == 1 else f"{name}_t{temperature:g}"
-
-
-def _refuse_temperature(temperature: float) -> None:
-    if not 0 < temperature < math.inf:
-        raise Refusal(
-            "`temperature` should be positive and finite. "
-            f"Got `temperature = {temperature}`. Use 1 for the softmax as it is, 10 for a softer one."
-        )
