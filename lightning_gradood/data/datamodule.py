@@ -66,7 +66,7 @@ class ImageDataModule(ExperimentSources, LightningDataModule):
         keep: Literal["all", "successful"] = "all",
         noise_control: bool = False,
         eight_bit: bool = False,
-        keep_pixels: Literal["uint8", "float16"] | None = None,
+        keep_pixels: Literal["uint8", "float16", "float32"] | None = None,
         transform: Callable[[Any], Any] | None = None,
         augment: nn.Module | None = None,
         validation_fraction: float = 0.1,

@@ -12,10 +12,10 @@ class PixelProbe(Probe):
     """The pixels as the network gets them, channels first and flattened.
 
     Args:
-        dtype: `uint8` rounds to 0 … 255; `float16` keeps pixels in [0, 1] to about three digits.
+        dtype: `uint8` rounds to 0 … 255; `float16` keeps pixels in [0, 1] to about three digits, `float32` as they are.
     """
 
-    def __init__(self, dtype: Literal["uint8", "float16"] = "uint8") -> None:
+    def __init__(self, dtype: Literal["uint8", "float16", "float32"] = "uint8") -> None:
         self.dtype = dtype
 
     @property
@@ -30,4 +30,6 @@ class PixelProbe(Probe):
     def __call__(self, network: nn.Module, images: Tensor) -> Tensor:
         """Pixels [N, C·H·W]."""
         pixels = images.flatten(1)
-        return (pixels * 255).round().to(torch.uint8) if self.dtype == "uint8" else pixels.half()
+        if self.dtype == "uint8":
+            return (pixels * 255).round().to(torch.uint8)
+        return pixels.half() if self.dtype == "float16" else pixels.float()
