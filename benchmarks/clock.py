@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import statistics
 import time
 from collections.abc import Callable
@@ -26,11 +27,16 @@ def seconds(work: Callable[[], object], device: str) -> float:
 
 
 def interleaved(works: dict[str, Callable[[], object]], rounds: int, device: str) -> dict[str, float]:
-    """Median seconds of each work; rounds go through all of them, so that drift of the machine hits all alike."""
+    """Median seconds of each work, so that drift of the machine hits all alike.
+
+    Each round goes through all of them, in an order of its own: who runs after whom decides what the cache still holds.
+    """
     times: dict[str, list[float]] = {name: [] for name in works}
+    order, chance = list(works), random.Random(0)
     for _ in range(rounds):
-        for name, work in works.items():
-            times[name].append(seconds(work, device))
+        chance.shuffle(order)
+        for name in order:
+            times[name].append(seconds(works[name], device))
     return {name: statistics.median(values) for name, values in times.items()}
 
 

@@ -41,6 +41,7 @@ def main() -> None:
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--compared", type=int, default=64, help="images on which the ways are compared")
     settings = parser.parse_args()
     print(
         "network             loss         way    float64   float32: engine           one at a time                in one batch"
@@ -51,9 +52,8 @@ def main() -> None:
         extra = {"image_size": 32} if name == "vit_b_16" else {}
         network = getattr(torchvision.models, name)(num_classes=classes, **extra)
         losses = train(network, images, settings.steps)
-        print(
-            f"{name:20}{losses[0]:.2f} → {losses[-1]:.2f}  {compared(network.eval(), next(images)[0][:8])}", flush=True
-        )
+        result = compared(network.eval(), _some(images, settings.compared))
+        print(f"{name:20}{losses[0]:.2f} → {losses[-1]:.2f}  {result}", flush=True)
 
 
 def batches(folder: Path, size: int, batch: int) -> tuple[Iterator[tuple[Tensor, Tensor]], int]:
@@ -66,6 +66,13 @@ def batches(folder: Path, size: int, batch: int) -> tuple[Iterator[tuple[Tensor,
             yield from torch.utils.data.DataLoader(source, batch, shuffle=True, drop_last=True)
 
     return endless(), len(source.classes)
+
+
+def _some(batches: Iterator[tuple[Tensor, Tensor]], count: int) -> Tensor:
+    images = next(batches)[0]
+    while images.shape[0] < count:
+        images = torch.cat([images, next(batches)[0]])
+    return images[:count]
 
 
 def train(network: nn.Module, images: Iterator[tuple[Tensor, Tensor]], steps: int) -> list[float]:
