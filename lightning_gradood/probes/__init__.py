@@ -10,12 +10,38 @@ records and is cached on its own; `read_together` reads several in one pass, so 
     >>> reading = read_together([GradientProbe(AllOnes()), LogitsProbe()], network, torch.rand(2, 3, 2, 2))
     >>> {name: tuple(values.shape) for name, values in reading.values.items()}
     {'gradients/all_ones': (2, 2), 'logits': (2, 3)}
+
+What feature detectors read comes from *taps*: `tap_names` says which of a network's modules they are, `tapped` reads them
+with gradients where those are enabled, `FeatureProbe` makes a column of them. All probes of this kind (`TapProbe`) share
+one forward pass, and each of their values is what reading it alone gives.
 """
 
+from lightning_gradood.probes.features import FeatureProbe, PenultimateProbe, columns_of_taps
+from lightning_gradood.probes.grad_norm import GradNormProbe
 from lightning_gradood.probes.gradients import GradientProbe
+from lightning_gradood.probes.image_statistics import ImageStatisticsProbe, image_statistics
 from lightning_gradood.probes.logits import LogitsProbe
 from lightning_gradood.probes.pixels import PixelProbe
 from lightning_gradood.probes.probe import Probe
+from lightning_gradood.probes.tap_probe import TapProbe
+from lightning_gradood.probes.taps import PENULTIMATE, tap_names, tapped
 from lightning_gradood.probes.together import Reading, read_together
 
-__all__ = ["GradientProbe", "LogitsProbe", "PixelProbe", "Probe", "Reading", "read_together"]
+__all__ = [
+    "PENULTIMATE",
+    "FeatureProbe",
+    "GradNormProbe",
+    "GradientProbe",
+    "ImageStatisticsProbe",
+    "LogitsProbe",
+    "PenultimateProbe",
+    "PixelProbe",
+    "Probe",
+    "Reading",
+    "TapProbe",
+    "columns_of_taps",
+    "image_statistics",
+    "read_together",
+    "tap_names",
+    "tapped",
+]

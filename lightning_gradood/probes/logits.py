@@ -28,10 +28,15 @@ class LogitsProbe(Probe):
         """
         with exact_arithmetic(), probing(network), torch.no_grad():
             logits: Tensor = network(images)
-        broken = int((~torch.isfinite(logits)).any(dim=1).sum())
-        if broken:
-            raise Refusal(
-                f"The network's logits should be finite. Got NaN or infinity for {broken} of {len(logits)} images. "
-                "Check the weights and that pixels lie in [0, 1]."
-            )
+        refuse_broken_logits(logits)
         return logits
+
+
+def refuse_broken_logits(logits: Tensor) -> None:
+    """Refuse logits [N, classes] that are not finite, with their number."""
+    broken = int((~torch.isfinite(logits)).any(dim=1).sum())
+    if broken:
+        raise Refusal(
+            f"The network's logits should be finite. Got NaN or infinity for {broken} of {len(logits)} images. "
+            "Check the weights and that pixels lie in [0, 1]."
+        )

@@ -9,6 +9,7 @@ from lightning_gradood.gradients import probe_gradients
 from lightning_gradood.probes.gradients import GradientProbe
 from lightning_gradood.probes.logits import LogitsProbe
 from lightning_gradood.probes.probe import Probe
+from lightning_gradood.probes.tap_probe import TapProbe, read_taps
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class Reading:
 def read_together(probes: Sequence[Probe], network: nn.Module, images: Tensor) -> Reading:
     """Read probes that can share work together, the others one after the other.
 
-    Gradient probes share one forward pass, whose logits also serve the logits probe.
+    Gradient probes share one forward pass, whose logits also serve the logits probe; so do those that read taps.
 
     Args:
         probes: what to read.
@@ -33,13 +34,17 @@ def read_together(probes: Sequence[Probe], network: nn.Module, images: Tensor) -
     values: dict[str, Tensor] = {}
     if gradient_probes:
         norms, logits = probe_gradients(network, images, [probe.label_design for probe in gradient_probes])
-        parts = norms.chunk(len(gradient_probes), dim=1)
-        values.update({probe.name: part for probe, part in zip(gradient_probes, parts, strict=True)})
-    else:
-        logits = LogitsProbe()(network, images)
+        columns = norms.chunk(len(gradient_probes), dim=1)
+        values.update({probe.name: part for probe, part in zip(gradient_probes, columns, strict=True)})
+    tap_probes = [probe for probe in probes if isinstance(probe, TapProbe)]
+    if tap_probes:
+        tap_logits, parts = read_taps(tap_probes, network, images)
+        values.update({probe.name: part for probe, part in zip(tap_probes, parts, strict=True)})
+    if not gradient_probes:
+        logits = tap_logits if tap_probes else LogitsProbe()(network, images)
     for probe in probes:
         if isinstance(probe, LogitsProbe):
             values[probe.name] = logits
-        elif not isinstance(probe, GradientProbe):
+        elif probe.name not in values:
             values[probe.name] = probe(network, images)
     return Reading({probe.name: values[probe.name] for probe in probes}, logits)

@@ -1,0 +1,71 @@
+"""Logistic regression on a few numbers a record, its strength of regularisation chosen by cross-validation on `train`."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV, StratifiedKFold
+from torch import Tensor
+
+from lightning_gradood.errors import Refusal
+
+_STRENGTHS = np.logspace(-4, 4, 10)  # scikit-learn's LogisticRegressionCV by default, as are five folds
+_FOLDS = 5
+
+
+@dataclass(frozen=True)
+class Logistic:
+    """A fitted logistic regression on standardised values.
+
+    Args:
+        mean: of each column on `train`, float64 [d].
+        scale: standard deviation of each column on `train`, 1 where that is 0, float64 [d].
+        weights: of the standardised columns, float64 [d].
+        bias: added.
+    """
+
+    mean: np.ndarray
+    scale: np.ndarray
+    weights: np.ndarray
+    bias: float
+
+    def score(self, values: np.ndarray) -> np.ndarray:
+        """Logits of being anomalous, float64 [n], for values [n, d]."""
+        return np.asarray((values - self.mean) / self.scale @ self.weights + self.bias, dtype=np.float64)
+
+    def state(self) -> dict[str, Tensor]:
+        """The four as tensors."""
+        parts = {"mean": self.mean, "scale": self.scale, "weights": self.weights, "bias": self.bias}
+        return {name: torch.tensor(value, dtype=torch.float64) for name, value in parts.items()}
+
+
+def fit_logistic(values: np.ndarray, labels: np.ndarray) -> Logistic:
+    """Fit logistic regression as scikit-learn's LogisticRegressionCV does: L2, five folds, accuracy, ten strengths.
+
+    Args:
+        values: float [n, d], finite; standardised here.
+        labels: 0 normal, 1 anomalous, int [n].
+
+    Raises:
+        Refusal: if there are fewer than five of either, which five folds cannot share.
+
+    Reference:
+        deep_Mahalanobis (Lee et al. 2018), `ADV_Regression.py`, whose regressions these are.
+
+    Example:
+        >>> values = np.array([[0.0], [1.0], [2.0], [3.0], [4.0], [6.0], [7.0], [8.0], [9.0], [10.0]])
+        >>> (fit_logistic(values, np.repeat([0, 1], 5)).score(values) > 0).astype(int).tolist()
+        [0, 0, 0, 0, 0, 1, 1, 1, 1, 1]
+    """
+    counts = np.bincount(labels, minlength=2)
+    if counts.min() < _FOLDS:
+        raise Refusal(
+            f"`train` should hold at least {_FOLDS} normal and {_FOLDS} anomalous records for a logistic regression. "
+            f"Got {counts[0]} normal and {counts[1]} anomalous. Give more images or leave the detector out."
+        )
+    mean, spread = values.mean(axis=0), values.std(axis=0)
+    scale = np.where(spread > 0, spread, 1.0)
+    search = GridSearchCV(LogisticRegression(max_iter=1000), {"C": _STRENGTHS}, cv=StratifiedKFold(_FOLDS))
+    best = search.fit((values - mean) / scale, labels).best_estimator_
+    return Logistic(mean, scale, best.coef_[0], float(best.intercept_[0]))
