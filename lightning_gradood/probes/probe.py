@@ -1,15 +1,23 @@
 """What every probe is."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 
 from torch import Tensor, nn
 
 
 class Probe(ABC):
-    """Reads one row of numbers per image from a network; one column of the records."""
+    """Reads one row of numbers per image from a network; one column of the records.
+
+    A probe that compares images with those the network was trained on sets `needs_preparation`: it is then prepared on
+    them once, before the first reading, and what it learnt is kept beside the records.
+    """
 
     version: int = 1
     """Raised when the numbers a probe gives change; records of older versions are not read again."""
+
+    needs_preparation: bool = False
+    """Whether `prepare` and `load` come before the first reading."""
 
     @property
     @abstractmethod
@@ -36,3 +44,22 @@ class Probe(ABC):
         """JSON-able text of all settings that change the numbers; part of the cache key."""
         kind = type(self)
         return {"probe": f"{kind.__module__}.{kind.__qualname__}", "name": self.name, "version": self.version}
+
+    def prepare(self, network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
+        """Learn from the network's training images; the probe itself stays as it is until `load`.
+
+        Args:
+            network: pixels in, logits out; left as it was found.
+            batches: images in [0, 1], [N, C, H, W], on the network's device, and classes int64 [N].
+
+        Returns:
+            What `load` takes; nothing where the probe needs no preparation.
+        """
+        return {}
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        """Take what `prepare` has learnt, here or in another process."""
+
+    def describe_preparation(self) -> dict[str, object]:
+        """JSON-able text of all settings that change what `prepare` learns; probes that agree in it share that."""
+        return self.describe()
