@@ -14,6 +14,9 @@ records and is cached on its own; `read_together` reads several in one pass, so 
 What feature detectors read comes from *taps*: `tap_names` says which of a network's modules they are, `tapped` reads them
 with gradients where those are enabled, `FeatureProbe` makes a column of them. All probes of this kind (`TapProbe`) share
 one forward pass, and each of their values is what reading it alone gives.
+
+`OdinProbe` and `MahalanobisProbe` step along an input gradient first. The latter compares an image with those the network
+was trained on, and so is prepared once: `probe.load(probe.prepare(network, batches))`; `ProbeCallback` does it by itself.
 """
 
 from lightning_gradood.probes.features import FeatureProbe, PenultimateProbe, columns_of_taps
@@ -21,6 +24,8 @@ from lightning_gradood.probes.grad_norm import GradNormProbe
 from lightning_gradood.probes.gradients import GradientProbe
 from lightning_gradood.probes.image_statistics import ImageStatisticsProbe, image_statistics
 from lightning_gradood.probes.logits import LogitsProbe
+from lightning_gradood.probes.mahalanobis import MahalanobisProbe
+from lightning_gradood.probes.odin import OdinProbe
 from lightning_gradood.probes.pixels import PixelProbe
 from lightning_gradood.probes.probe import Probe
 from lightning_gradood.probes.tap_probe import TapProbe
@@ -34,6 +39,8 @@ __all__ = [
     "GradientProbe",
     "ImageStatisticsProbe",
     "LogitsProbe",
+    "MahalanobisProbe",
+    "OdinProbe",
     "PenultimateProbe",
     "PixelProbe",
     "Probe",

@@ -57,7 +57,7 @@ class Probe(ABC):
         """
         return {}
 
-    def load(self, state: dict[str, Tensor]) -> None:
+    def load(self, state: dict[str, Tensor]) -> None:  # noqa: B027 - most probes have nothing to load
         """Take what `prepare` has learnt, here or in another process."""
 
     def describe_preparation(self) -> dict[str, object]:
