@@ -25,10 +25,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=["resnet18", "densenet_bc_100_12"])
     parser.add_argument("--images", type=int, default=4096, help="in the large call; 0 for none")
+    parser.add_argument("--batch", type=int, default=64, help="images in a call whose checks are timed")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
     settings = parser.parse_args()
     for name in settings.networks:
-        network, images = _made(name, 64, settings.device)
+        network, images = _made(name, settings.batch, settings.device)
         if settings.images:  # first of all, so that nothing is warm that would hide its memory
             large = torch.rand(settings.images, *images.shape[1:], device=settings.device)
             peak = peak_bytes(lambda: squared_gradient_norms(network, large), settings.device)  # noqa: B023
