@@ -17,12 +17,45 @@ every number of one detector on one anomaly source.
     >>> outcome = evaluate(MLP([AllOnes()], MLPSettings(max_epochs=5)), records, source="smoke", seed=0)
     >>> outcome.counts["test"], outcome.metrics["test"]["auroc"] > 0.9
     ({'normal': 33, 'anomalous': 33}, True)
+
+Beside the paper's `MLP` stand the field's other methods, each one class that `--detection.detectors` takes by name, such as
+`--detection.detectors '[Baseline, Energy, {class_path: KNN, init_args: {k: 20}}]'`. They read the same pass over the
+images, and are measured on the same records:
+
+- formulas that learn nothing: `Baseline` (softmax probability), `Energy` and `GradNorm`; `FixedDetector` is their base;
+- distances to normal `train` images: `KNN`; like the formulas it needs no anomalous image (`label_free`);
+- regressions on `train`, settings chosen on `val`: `LID`;
+- `ImageStatistics`, which is no rival but an audit: it never asks the network, so a source on which it does well is easy
+  for a reason that has nothing to do with what the images show.
 """
 
+from lightning_gradood.detectors.baseline import Baseline
 from lightning_gradood.detectors.detector import Detector
+from lightning_gradood.detectors.energy import Energy
 from lightning_gradood.detectors.evaluate import Outcome, SplitScores, attack_numbers, evaluate
+from lightning_gradood.detectors.fixed import FixedDetector
+from lightning_gradood.detectors.grad_norm import GradNorm
+from lightning_gradood.detectors.image_statistics import ImageStatistics
+from lightning_gradood.detectors.knn import KNN
+from lightning_gradood.detectors.lid import LID
 from lightning_gradood.detectors.mlp import MLP
 from lightning_gradood.detectors.pool import pool_of
 from lightning_gradood.detectors.settings import DetectionSettings
 
-__all__ = ["MLP", "DetectionSettings", "Detector", "Outcome", "SplitScores", "attack_numbers", "evaluate", "pool_of"]
+__all__ = [
+    "KNN",
+    "LID",
+    "MLP",
+    "Baseline",
+    "DetectionSettings",
+    "Detector",
+    "Energy",
+    "FixedDetector",
+    "GradNorm",
+    "ImageStatistics",
+    "Outcome",
+    "SplitScores",
+    "attack_numbers",
+    "evaluate",
+    "pool_of",
+]

@@ -1,0 +1,83 @@
+"""Deep nearest neighbours: how far from the normal images, in the classifier's own features?"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from sklearn.neighbors import NearestNeighbors
+from torch import Tensor
+
+from lightning_gradood.detectors.detector import Detector
+from lightning_gradood.errors import Refusal
+from lightning_gradood.probes import PenultimateProbe, Probe
+from lightning_gradood.records import Records
+
+
+class KNN(Detector):
+    """Euclidean distance of the unit-length penultimate features to the k-th nearest of the normal `train` records.
+
+    Args:
+        k: which neighbour; 50 is the paper's for CIFAR-10.
+        name: in tables, files and W&B keys.
+
+    Raises:
+        Refusal: if `k` is below 1; in `fit`, if there are fewer than `k` normal `train` records.
+
+    Reference:
+        Sun, Ming, Zhu, Li 2022, section 3.
+    """
+
+    label_free = True
+
+    def __init__(self, k: int = 50, name: str = "knn") -> None:
+        if k < 1:
+            raise Refusal(f"`k` should be at least 1. Got `k = {k}`. The paper's is 50 for CIFAR-10.")
+        self.k = k
+        self._name = name
+        self._directions = np.empty((0, 0))
+        self._neighbours: NearestNeighbors | None = None
+
+    @property
+    def name(self) -> str:
+        """`knn`, unless it was given another."""
+        return self._name
+
+    @property
+    def probes(self) -> Sequence[Probe]:
+        """The penultimate features."""
+        return [PenultimateProbe()]
+
+    def fit(self, records: Records, seed: int) -> list[dict[str, float]]:
+        """Keep the directions of the normal `train` records; nothing is random."""
+        train = records.where(split="train")
+        directions = _directions(train)[train.anomalous == 0]
+        if len(directions) < self.k:
+            raise Refusal(
+                f"`k` should be at most the number of normal records in `train`. Got `k = {self.k}` for "
+                f"{len(directions)}. Name a smaller one, e.g. {max(len(directions) // 10, 1)}."
+            )
+        # brute force, in chunks: trees do not help in hundreds of dimensions, and the score is the same
+        self._directions = directions
+        self._neighbours = NearestNeighbors(n_neighbors=self.k, algorithm="brute").fit(directions)
+        return []
+
+    def score(self, records: Records) -> np.ndarray:
+        """Distances in [0, 2], float64 [n]."""
+        distances, _ = self._fitted().kneighbors(_directions(records))
+        return np.asarray(distances[:, -1], dtype=np.float64)
+
+    def state(self) -> dict[str, Tensor]:
+        """`directions`, unit-length features of the normal `train` records, float64 [n, D]."""
+        self._fitted()
+        return {"directions": torch.from_numpy(self._directions)}
+
+    def _fitted(self) -> NearestNeighbors:
+        if self._neighbours is None:
+            raise RuntimeError("KNN.fit comes before score and state.")
+        return self._neighbours
+
+
+def _directions(records: Records) -> np.ndarray:
+    features = records.probe(PenultimateProbe().name).astype(np.float64)
+    lengths = np.linalg.norm(features, axis=1, keepdims=True)
+    return np.asarray(features / np.maximum(lengths, 1e-12))  # as the paper's code; zero features stay zero

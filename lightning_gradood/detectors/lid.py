@@ -1,0 +1,131 @@
+"""LID: in how many directions do the features spread around an image?"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lightning_gradood.detectors.detector import Detector
+from lightning_gradood.detectors.dimensionality import Neighbourhoods
+from lightning_gradood.detectors.logistic import Logistic, fit_logistic
+from lightning_gradood.errors import Refusal
+from lightning_gradood.metrics import auroc
+from lightning_gradood.probes import FeatureProbe, Probe, columns_of_taps
+from lightning_gradood.records import Records
+
+_GRID = (10, 20, 30, 40, 50, 60, 70, 80, 90)
+
+
+@dataclass(frozen=True)
+class _Fit:
+    """What `fit` has learnt."""
+
+    k: int
+    taps: list[list[int]]
+    neighbourhoods: Neighbourhoods
+    logistic: Logistic
+
+
+class LID(Detector):
+    """Logistic regression on the local intrinsic dimensionality of every tap among clean `train` images.
+
+    Neighbours are sought in mini-batches of 100 clean images, the image's own clean version not counted. Lee et al.
+    take the batch that is scored; here it is always made of normal `train` records, so that a score depends on its own
+    image alone.
+
+    Args:
+        neighbours: the grid of k; the one with the highest AUROC on `val` is taken, the first of equals. Values that
+            exceed the neighbours there are, 99 or fewer, are left out.
+        taps: modules to read, as for `FeatureProbe`.
+        name: in tables, files and W&B keys.
+
+    Raises:
+        Refusal: if `neighbours` is empty or holds a value below 2; in `fit`, if there are too few clean `train` records.
+
+    Reference:
+        Ma et al. 2018, algorithm 1; deep_Mahalanobis (Lee et al. 2018), `lib_generation.py`, `get_LID`.
+    """
+
+    zero_is_even_odds = True
+
+    def __init__(self, neighbours: Sequence[int] = _GRID, taps: list[str] | None = None, name: str = "lid") -> None:
+        if not neighbours or min(neighbours) < 2:
+            raise Refusal(
+                f"`neighbours` should hold at least one number, each 2 or more. Got `neighbours = {list(neighbours)}`. "
+                "Lee et al. take 10, 20, … 90."
+            )
+        self.neighbours = list(neighbours)
+        self.taps = taps
+        self._name = name
+        self._fit: _Fit | None = None
+
+    @property
+    def name(self) -> str:
+        """`lid`, unless it was given another."""
+        return self._name
+
+    @property
+    def probes(self) -> Sequence[Probe]:
+        """The taps."""
+        return [FeatureProbe(self.taps)]
+
+    def fit(self, records: Records, seed: int) -> list[dict[str, float]]:
+        """Make the mini-batches and the regressions on `train`, choose k on `val`; see `Detector.fit`."""
+        train, val = (records.where(split=split) for split in ("train", "val"))
+        taps = self._columns(records)
+        neighbourhoods = self._neighbourhoods(train, seed)
+        grid = [k for k in self.neighbours if k <= neighbourhoods.neighbours]
+        seen, unseen = (neighbourhoods.dimensionality(part, self._values(part), taps, grid) for part in (train, val))
+        best = -1.0
+        for index, k in enumerate(grid):
+            logistic = fit_logistic(seen[:, index], train.anomalous)
+            value = auroc(logistic.score(unseen[:, index]), val.anomalous)
+            if value > best:
+                best, self._fit = value, _Fit(k, taps, neighbourhoods, logistic)
+        return []
+
+    def score(self, records: Records) -> np.ndarray:
+        """Logits, float64 [n]."""
+        fit = self._fitted()
+        dimensions = fit.neighbourhoods.dimensionality(records, self._values(records), fit.taps, [fit.k])
+        return fit.logistic.score(dimensions[:, 0])
+
+    def state(self) -> dict[str, Tensor]:
+        """The regression, `k`, `clean` features float32 [batches, size, ΣC] and the `tap` of each of their columns."""
+        fit = self._fitted()
+        tap = np.concatenate([np.full(len(columns), index) for index, columns in enumerate(fit.taps)])
+        return fit.logistic.state() | {
+            "k": torch.tensor(fit.k),
+            "clean": torch.from_numpy(fit.neighbourhoods.features).float(),  # as the network gave them
+            "tap": torch.from_numpy(tap),
+        }
+
+    def _columns(self, records: Records) -> list[list[int]]:
+        column = FeatureProbe(self.taps).name
+        taps = list(columns_of_taps(records.names(column)).values())
+        if not taps:
+            raise Refusal(
+                f"`records` should say which columns of {column!r} belong to which tap. Got no names. Build them with "
+                "`names`, e.g. those of `FeatureProbe.names` after a reading."
+            )
+        return taps
+
+    def _values(self, records: Records) -> np.ndarray:
+        return records.probe(FeatureProbe(self.taps).name).astype(np.float64, copy=False)
+
+    def _neighbourhoods(self, train: Records, seed: int) -> Neighbourhoods:
+        clean = (train.anomalous == 0) & (train.column("id") == train.column("origin_id"))
+        needed = min(self.neighbours) + 1
+        if clean.sum() < needed:
+            raise Refusal(
+                f"`neighbours` should be below the number of clean normal records in `train`. Got {int(clean.sum())} "
+                f"records and `neighbours = {self.neighbours}`. Name a smaller one."
+            )
+        return Neighbourhoods.build(self._values(train)[clean], train.column("id")[clean].tolist(), seed)
+
+    def _fitted(self) -> _Fit:
+        if self._fit is None:
+            raise RuntimeError("LID.fit comes before score and state.")
+        return self._fit
