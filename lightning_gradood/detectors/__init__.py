@@ -24,7 +24,7 @@ images, and are measured on the same records:
 
 - formulas that learn nothing: `Baseline` (softmax probability), `Energy` and `GradNorm`; `FixedDetector` is their base;
 - distances to normal `train` images: `KNN`; like the formulas it needs no anomalous image (`label_free`);
-- regressions on `train`, settings chosen on `val`: `LID`;
+- settings chosen on `val`: `ODIN`; regressions on `train` as well: `LID`, `Mahalanobis` (with `ensemble`);
 - `ImageStatistics`, which is no rival but an audit: it never asks the network, so a source on which it does well is easy
   for a reason that has nothing to do with what the images show.
 """
@@ -38,7 +38,9 @@ from lightning_gradood.detectors.grad_norm import GradNorm
 from lightning_gradood.detectors.image_statistics import ImageStatistics
 from lightning_gradood.detectors.knn import KNN
 from lightning_gradood.detectors.lid import LID
+from lightning_gradood.detectors.mahalanobis import Mahalanobis
 from lightning_gradood.detectors.mlp import MLP
+from lightning_gradood.detectors.odin import ODIN
 from lightning_gradood.detectors.pool import pool_of
 from lightning_gradood.detectors.settings import DetectionSettings
 
@@ -46,6 +48,7 @@ __all__ = [
     "KNN",
     "LID",
     "MLP",
+    "ODIN",
     "Baseline",
     "DetectionSettings",
     "Detector",
@@ -53,6 +56,7 @@ __all__ = [
     "FixedDetector",
     "GradNorm",
     "ImageStatistics",
+    "Mahalanobis",
     "Outcome",
     "SplitScores",
     "attack_numbers",

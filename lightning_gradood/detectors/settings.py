@@ -44,7 +44,14 @@ class DetectionSettings:
     def probes(self) -> list[Probe]:
         """What all detectors read, each probe once; logits come with the pass at no cost and give the predictions."""
         probes = [probe for detector in self.build() for probe in detector.probes]
-        return list({probe.name: probe for probe in [*probes, LogitsProbe()]}.values())
+        found: dict[str, Probe] = {}
+        for probe in [*probes, LogitsProbe()]:
+            if found.setdefault(probe.name, probe).describe() != probe.describe():
+                raise Refusal(
+                    "`detection.detectors` should agree on what they read under one name. "
+                    f"Got two settings of `{probe.name}`. Give those detectors the same settings, or run one of them alone."
+                )
+        return list(found.values())
 
     def build(self) -> list[Detector]:
         """All detectors, the MLPs first."""

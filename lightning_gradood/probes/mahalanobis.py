@@ -27,7 +27,7 @@ class MahalanobisProbe(Probe):
         taps: modules to read; by default those of `tap_names`.
 
     Raises:
-        Refusal: if the grid is empty, repeats a value or holds one out of range.
+        Refusal: if the grid or `taps` is empty, repeats a value or holds one out of range.
 
     Reference:
         Lee et al. 2018, section 2; deep_Mahalanobis, `lib_generation.py`, which perturbs normalised images.
@@ -44,13 +44,18 @@ class MahalanobisProbe(Probe):
 
     def __init__(self, magnitudes: Sequence[float] = (0.0,), taps: Sequence[str] | None = None) -> None:
         self.magnitudes = checked_grid("magnitudes", magnitudes)
+        if taps is not None and (not taps or len(set(taps)) < len(taps)):
+            raise Refusal(
+                f"`taps` should name different modules, at least one. Got `taps = {taps}`. Leave it out for the usual ones."
+            )
         self.taps = None if taps is None else list(taps)
         self._gaussians: dict[str, TiedGaussians] = {}
 
     @property
     def name(self) -> str:
-        """`mahalanobis`, or `mahalanobis/preprocessed` with any magnitude above 0."""
-        return "mahalanobis/preprocessed" if any(self.magnitudes) else "mahalanobis"
+        """`mahalanobis`, with any magnitude above 0 `mahalanobis/preprocessed`, then the taps that the user named."""
+        name = "mahalanobis/preprocessed" if any(self.magnitudes) else "mahalanobis"
+        return name if self.taps is None else f"{name}/{'+'.join(self.taps)}"
 
     def names(self, network: nn.Module) -> list[str]:
         """Tap and magnitude of each column."""
