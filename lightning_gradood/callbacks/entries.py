@@ -34,7 +34,8 @@ def entries_of(network: nn.Module, datamodule: ImageDataModule, probes: Sequence
     """Name the entries of every source and probe.
 
     The key covers the weights and buffers, the network's structure and plain settings, the images as the
-    network sees them with their ids, the attack with its settings, the probe with its version and settings, and the dtype.
+    network sees them with their ids, the attack with its settings, the probe with its version and settings, and the
+    dtype; for a probe that is prepared on the training images, those too.
     """
     weights, structure = state_digest(network), architecture(network)
     entries = []
@@ -50,6 +51,8 @@ def entries_of(network: nn.Module, datamodule: ImageDataModule, probes: Sequence
                 "dtype": "float32",
                 "columns": 2,  # raised when the columns of a record change
             }
+            if probe.needs_preparation:
+                description["training_images"] = datamodule.train_source.digest()
             entries.append(Entry(source, origin, probe.name, entry_key(description), description))
     return entries
 

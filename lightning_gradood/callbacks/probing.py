@@ -12,12 +12,13 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from lightning_gradood.callbacks.entries import Entry, entries_of, ids_of, rows_of
+from lightning_gradood.callbacks.preparation import prepare, refuse_without_training_images
 from lightning_gradood.callbacks.versions import Version, versions
 from lightning_gradood.data import ImageBatch, ImageDataModule
 from lightning_gradood.errors import Refusal
 from lightning_gradood.networks import state_digest
 from lightning_gradood.probes import Probe, Reading, read_together
-from lightning_gradood.records import NORMAL, RecordCache, Records
+from lightning_gradood.records import NORMAL, RecordCache, Records, StateStore
 from lightning_gradood.tasks import ClassificationTask
 
 _SHARD = 4096  # records kept in memory before they are written,
@@ -28,7 +29,8 @@ class ProbeCallback(Callback):
     """Probe every image of the predict loop that the cache does not hold yet.
 
     Rank zero decides what is missing, so that all processes agree; each process writes the records it computed, keyed by
-    image id; the entries become visible when all have finished. Probes run on the bare network in float32 and without
+    image id; the entries become visible when all have finished. Probes that need it are prepared on the classifier's
+    training images first. Probes run on the bare network in float32 and without
     collectives, whatever the trainer's precision and strategy.
 
     Args:
@@ -43,12 +45,14 @@ class ProbeCallback(Callback):
         self.missing: list[Entry] = []
         self._todo: dict[str, set[int]] = {}  # rows of the loaded source, by the name of the source that is probed
         self._buffer: dict[str, list[Records]] = {}
+        self._kept: KeptImages | None = None
         self._written = time.monotonic()
         self._leaving = ExitStack()  # what to undo at the end
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Find out which entries and which rows of each source are missing."""
         data = _datamodule(trainer)
+        refuse_without_training_images(self.probes, data)
         if isinstance(pl_module, ClassificationTask):
             pl_module.load_initial_weights()  # Lightning sets callbacks up first, and the keys name the weights
         entries = entries_of(pl_module.network, data, self.probes) if trainer.is_global_zero else []  # type: ignore[arg-type]
@@ -66,7 +70,7 @@ class ProbeCallback(Callback):
             self._leaving.enter_context(pl_module.without_logits())  # the probes' own forward gives them
 
     def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Refuse weights other than those that the keys name.
+        """Refuse weights other than those that the keys name; prepare the probes that are still to be read.
 
         Raises:
             Refusal: if they were loaded or converted after `setup`.
@@ -78,6 +82,9 @@ class ProbeCallback(Callback):
                 f"converted to `precision = {trainer.precision}`. Load them before, as `Trainer.extract` does, and use "
                 "32-true or a mixed precision."
             )
+        wanted = {entry.probe for entry in self.missing}
+        needy = [probe for probe in self.probes if probe.needs_preparation and probe.name in wanted]
+        prepare(needy, pl_module.network, trainer, StateStore(self.cache.folder))  # type: ignore[arg-type]
 
     def on_predict_batch_end(
         self,

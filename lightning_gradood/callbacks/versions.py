@@ -8,8 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from lightning_gradood.attacks import Crafted, noise_like
+from lightning_gradood.callbacks.kept import KeptImages, pixels_of
 from lightning_gradood.data import ImageBatch, ImageDataModule, Twins
-from lightning_gradood.records import NORMAL
+from lightning_gradood.records import NORMAL, Records
+
+_ACHIEVED = ("attack", "success", "target_hit", "l2", "linf")
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,7 @@ class Version:
         origins: ids of the clean images.
         twins: what was done to them; None if nothing was.
         crafted: the images beside the clean ones, for what is measured on them.
+        kept: their records instead, if an earlier run crafted and measured them.
     """
 
     source: str
@@ -33,6 +37,7 @@ class Version:
     origins: list[str]
     twins: Twins | None = None
     crafted: Crafted | None = None
+    kept: Records | None = None
 
     def columns(self, logits: Tensor) -> dict[str, list[Any]]:
         """What a record says beside its probes, given the network's logits on the images."""
@@ -41,6 +46,8 @@ class Version:
             "label": self.labels,
             "prediction": logits.argmax(dim=1).tolist(),
         }
+        if self.kept is not None:
+            return columns | {name: self.kept.column(name).tolist() for name in _ACHIEVED}
         if self.twins is None or self.crafted is None:
             return columns
         perturbed = self.crafted.judge(logits)
@@ -53,7 +60,12 @@ class Version:
 
 
 def versions(
-    data: ImageDataModule, network: nn.Module, source: str, batch: ImageBatch, todo: Mapping[str, Collection[int]]
+    data: ImageDataModule,
+    network: nn.Module,
+    source: str,
+    batch: ImageBatch,
+    todo: Mapping[str, Collection[int]],
+    kept: KeptImages,
 ) -> Iterator[Version]:
     """Yield the versions of a batch that are asked for, each made when its turn comes.
 
@@ -63,28 +75,35 @@ def versions(
         source: whose images the batch holds.
         batch: images, labels and rows of that source.
         todo: the rows asked for, by name of the version's source.
+        kept: images that need not be crafted again.
     """
     ids = data.detection_sources[source].ids
     part = _chosen(batch, todo.get(source, ()))
     if part:
         names = [ids[row] for row in part.rows.tolist()]
         yield Version(source, part.images, part.labels.tolist(), names, names)
-    for name, twins in data.twins.items() if source == NORMAL else ():
+    for name in data.twins if source == NORMAL else ():
         part = _chosen(batch, todo.get(name, ()))
         if part:
-            yield _crafted_version(name, twins, network, part, data)
+            yield _crafted_version(name, network, part, data, kept)
 
 
-def _crafted_version(name: str, twins: Twins, network: nn.Module, batch: ImageBatch, data: ImageDataModule) -> Version:
+def _crafted_version(
+    name: str, network: nn.Module, batch: ImageBatch, data: ImageDataModule, kept: KeptImages
+) -> Version:
+    twins, labels = data.twins[name], batch.labels.tolist()
     place = {row: index for index, row in enumerate(twins.rows)}
     places = [place[row] for row in batch.rows.tolist()]
     ids, origins = [twins.ids[index] for index in places], [twins.origins[index] for index in places]
+    found = kept.find(name, ids)
+    if found is not None:
+        return Version(name, pixels_of(found, batch.images), labels, ids, origins, twins, kept=found)
     crafted = twins.attack.craft(network, batch.images, batch.labels, origins)
     if twins.noise:
         crafted = noise_like(crafted, origins)
     if data.eight_bit:
         crafted = crafted.eight_bit()
-    return Version(name, crafted.images, batch.labels.tolist(), ids, origins, twins, crafted)
+    return Version(name, crafted.images, labels, ids, origins, twins, crafted)
 
 
 def _chosen(batch: ImageBatch, rows: Collection[int]) -> ImageBatch | None:

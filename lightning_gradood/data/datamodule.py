@@ -154,6 +154,11 @@ class ImageDataModule(ExperimentSources, LightningDataModule):
             loaders.append(make_loader(source, rows, self.probe_batch_size, self.num_workers))
         return loaders
 
+    def preparation_dataloader(self) -> DataLoader[ImageBatch]:
+        """Load all training images in order and without augmentation, for probes that learn from them."""
+        source = self.train_source
+        return make_loader(source, range(len(source)), self.probe_batch_size, self.num_workers)
+
     def on_after_batch_transfer(self, batch: ImageBatch, dataloader_idx: int) -> ImageBatch:
         """Bring pixels to float32 in [0, 1] on the device, or to the Trainer's own precision; augment when training."""
         images = as_float(batch.images)

@@ -4,6 +4,7 @@
 comes from), `source`, `attack` (empty when clean), `label`, `prediction`, `success`, `target_hit`, `l2`, `linf`, and one
 fixed-size list of numbers per probe. `RecordCache` keeps them on disk as Parquet shards under a key that names everything they
 depend on (`entry_key`); a run refers to keys, so a second run with the same weights and images reads instead of probing.
+`StateStore` keeps beside them, by key as well, what probes learnt from the training images.
 
     >>> import numpy as np
     >>> from lightning_gradood.records import Records
@@ -14,6 +15,7 @@ depend on (`entry_key`); a run refers to keys, so a second run with the same wei
 
 from lightning_gradood.records.cache import RecordCache
 from lightning_gradood.records.key import entry_key
+from lightning_gradood.records.states import StateStore
 from lightning_gradood.records.table import NORMAL, SPLITS, Records
 
-__all__ = ["NORMAL", "SPLITS", "RecordCache", "Records", "entry_key"]
+__all__ = ["NORMAL", "SPLITS", "RecordCache", "Records", "StateStore", "entry_key"]

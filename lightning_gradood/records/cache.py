@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from lightning_gradood.errors import Refusal
@@ -51,6 +52,14 @@ class RecordCache:
             )
         return Records.concatenate([Records(_read_shard(path)) for path in self._shards(self.folder / key)]).by_id()
 
+    def rows(self, key: str, ids: Sequence[str]) -> Records:
+        """Read the records of some images of a complete entry, in the order of `ids`, whatever the entry's size."""
+        wanted = pc.field("id").isin(list(ids))
+        parts = [_read_shard(path, filters=wanted) for path in self._shards(self.folder / key)]
+        found = Records(pa.concat_tables(parts)).by_id()
+        place = {name: row for row, name in enumerate(found.ids)}
+        return Records(found.table.take([place[name] for name in ids]))
+
     def describe(self, key: str) -> dict[str, object]:
         """What a complete entry was computed from, as given to `commit`."""
         return dict(json.loads((self.folder / key / _ENTRY).read_text()))
@@ -71,7 +80,7 @@ class RecordCache:
         name = uuid.uuid4().hex
         folder = self._partial(key)
         temporary = folder / f"{name}.tmp"
-        with _disk_full_refused(folder):
+        with disk_full_refused(folder):
             folder.mkdir(parents=True, exist_ok=True)
             try:
                 pq.write_table(records.table, temporary)
@@ -107,7 +116,7 @@ class RecordCache:
                 f"The records in {partial} should hold all {len(ids)} images. Got none for {len(missing)} of them, "
                 f"such as {min(missing)}. Run the same command again: it probes only those."
             )
-        with _disk_full_refused(partial):
+        with disk_full_refused(partial):
             _write_whole(partial / _ENTRY, json.dumps(dict(description), indent=1, sort_keys=True))
             try:
                 os.replace(partial, entry)
@@ -134,9 +143,9 @@ def _write_whole(path: Path, text: str) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _read_shard(path: Path, columns: list[str] | None = None) -> pa.Table:
+def _read_shard(path: Path, columns: list[str] | None = None, filters: pc.Expression | None = None) -> pa.Table:
     try:
-        return pq.read_table(path, columns=columns, partitioning=None)
+        return pq.read_table(path, columns=columns, filters=filters, partitioning=None)
     except (pa.ArrowInvalid, OSError) as error:
         raise Refusal(
             f"{path} should be a readable Parquet file. Got: {error}. Delete the folder {path.parent}; its images will "
@@ -145,7 +154,7 @@ def _read_shard(path: Path, columns: list[str] | None = None) -> pa.Table:
 
 
 @contextmanager
-def _disk_full_refused(folder: Path) -> Iterator[None]:
+def disk_full_refused(folder: Path) -> Iterator[None]:
     """Turn 'no space left' into a sentence; other failures of the disk pass."""
     try:
         yield
