@@ -9,9 +9,10 @@ from typing import Any
 import lightning.pytorch as pl
 import numpy as np
 from lightning.pytorch.callbacks import Callback
-from torch import Tensor
+from torch import Tensor, nn
 
 from lightning_gradood.callbacks.entries import Entry, entries_of, ids_of, rows_of
+from lightning_gradood.callbacks.kept import KeptImages
 from lightning_gradood.callbacks.preparation import prepare, refuse_without_training_images
 from lightning_gradood.callbacks.versions import Version, versions
 from lightning_gradood.data import ImageBatch, ImageDataModule
@@ -45,7 +46,6 @@ class ProbeCallback(Callback):
         self.missing: list[Entry] = []
         self._todo: dict[str, set[int]] = {}  # rows of the loaded source, by the name of the source that is probed
         self._buffer: dict[str, list[Records]] = {}
-        self._kept: KeptImages | None = None
         self._written = time.monotonic()
         self._leaving = ExitStack()  # what to undo at the end
 
@@ -85,6 +85,7 @@ class ProbeCallback(Callback):
         wanted = {entry.probe for entry in self.missing}
         needy = [probe for probe in self.probes if probe.needs_preparation and probe.name in wanted]
         prepare(needy, pl_module.network, trainer, StateStore(self.cache.folder))  # type: ignore[arg-type]
+        self._kept = KeptImages(pl_module.network, _datamodule(trainer), self.cache)  # type: ignore[arg-type]
 
     def on_predict_batch_end(
         self,
@@ -98,7 +99,8 @@ class ProbeCallback(Callback):
         """Probe the batch and what attacks and corruptions make of it."""
         data = _datamodule(trainer)
         source = data.predict_sources[dataloader_idx]
-        for version in versions(data, pl_module.network, source, ImageBatch(*batch), self._todo):  # type: ignore[arg-type]
+        network: nn.Module = pl_module.network  # type: ignore[assignment]
+        for version in versions(data, network, source, ImageBatch(*batch), self._todo, self._kept):
             self._probe(version, pl_module)
         if time.monotonic() > self._written + _SECONDS:
             self._write_all()

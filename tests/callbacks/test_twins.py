@@ -200,6 +200,32 @@ def test_pixels_are_kept_as_the_network_got_them(tmp_path):
     assert linf == pytest.approx(np.round(linf), abs=1e-4)  # rounded before they are measured
 
 
+@pytest.mark.parametrize("settings", [{}, {"noise_control": True}, {"eight_bit": True}], ids=str)
+def test_images_that_were_kept_exactly_are_not_crafted_again(tmp_path, crafted_ids, settings):
+    """A detector that comes later reads them from the disk; what it finds is what crafting would have given."""
+    fresh = tables(probe(tmp_path / "fresh", task(), attacked(**settings)))
+    probe(tmp_path / "kept", task(), attacked(**settings), [PixelProbe("float32")])
+    crafted_ids.clear()
+    found = tables(probe(tmp_path / "kept", task(), attacked(**settings)))
+    assert crafted_ids == []
+    assert found.keys() == fresh.keys()
+    for key, records in fresh.items():
+        assert found[key].probe(key[1]) == pytest.approx(records.probe(key[1]), rel=1e-6)
+        for name in ("id", "origin_id", "source", "attack", "label", "prediction", "success", "target_hit"):
+            assert found[key].column(name).tolist() == records.column(name).tolist()
+        if key[0] in ("up", "speckled", "up.noise"):
+            for name in ("linf", "l2"):
+                assert found[key].column(name) == pytest.approx(records.column(name), rel=1e-6)
+
+
+def test_images_that_were_kept_rounded_or_of_other_settings_are_crafted_again(tmp_path, crafted_ids):
+    probe(tmp_path, task(), attacked(), [PixelProbe("uint8")])
+    probe(tmp_path, task(), attacked(attacks={"up": Uphill(0.2)}), [PixelProbe("float32")])
+    crafted_ids.clear()
+    probe(tmp_path, task(), attacked())
+    assert len(crafted_ids) == 12
+
+
 def test_training_and_parameters_are_untouched(tmp_path):
     model = task()
     before = {name: value.clone() for name, value in model.network.state_dict().items()}
