@@ -1,0 +1,147 @@
+"""GradNorm against autograd, image statistics against their definitions, and nothing left behind in the network."""
+
+import io
+import re
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from pytorch_ood.detector import GradNorm as TheirGradNorm
+from sklearn.datasets import load_sample_images
+from torch import nn
+
+from lightning_gradood.errors import Refusal
+from lightning_gradood.networks import CifarResNet, Normalized
+from lightning_gradood.probes import (
+    FeatureProbe,
+    GradNormProbe,
+    ImageStatisticsProbe,
+    PenultimateProbe,
+    image_statistics,
+)
+
+IMAGES = torch.rand(5, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture
+def network():
+    """Return a small network in training mode, one parameter frozen: state to restore."""
+    torch.manual_seed(0)
+    network = Normalized(CifarResNet(1, num_classes=4), [0.5] * 3, [0.5] * 3)
+    network.network.conv1.weight.requires_grad_(False)
+    network.network.layer2.eval()
+    return network
+
+
+def test_grad_norm_is_autograd_s_of_the_summed_loss_one_image_at_a_time(network):
+    values = GradNormProbe()(network, IMAGES)
+    assert (values.dtype, values.shape) == (torch.float64, (5, 1))
+    network.eval()
+    for image, value in zip(IMAGES, values[:, 0], strict=True):
+        loss = -network(image[None]).log_softmax(dim=1).sum()
+        (gradient,) = torch.autograd.grad(loss, network.network.linear.weight)
+        assert value.item() == pytest.approx(gradient.abs().sum().item(), rel=1e-4)
+
+
+def test_grad_norm_is_pytorch_ood_s_times_the_classes(network):
+    values = GradNormProbe()(network, IMAGES)[:, 0]
+    network.eval()
+    theirs = TheirGradNorm(network, param_filter=lambda name: name == "network.linear.weight").predict(IMAGES)
+    torch.testing.assert_close(values, -4 * theirs.double(), rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize("last", [nn.LogSoftmax(dim=1), nn.Hardtanh(-0.01, 0.01)])
+def test_grad_norm_of_logits_that_are_changed_afterwards_is_refused(last):
+    network = nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 4), last)
+    with pytest.raises(
+        Refusal, match=re.escape("needs a network whose logits are the output of its last nn.Linear. Got")
+    ):
+        GradNormProbe()(network, IMAGES)
+
+
+def test_mean_and_variance_are_numpy_s():
+    values = image_statistics(IMAGES).numpy()
+    flat = IMAGES.double().flatten(1).numpy()
+    np.testing.assert_allclose(values[:, 0], flat.mean(axis=1), rtol=1e-12)
+    np.testing.assert_allclose(values[:, 1], flat.var(axis=1), rtol=1e-12)
+
+
+@pytest.mark.parametrize(("period", "high"), [(2, True), (3, True), (4, False), (6, False), (12, False)])
+@pytest.mark.parametrize("axis", [2, 3])
+def test_the_energy_of_a_wave_counts_if_it_is_shorter_than_four_pixels(period, high, axis):
+    wave = 0.5 + 0.25 * torch.cos(2 * torch.pi * torch.arange(24, dtype=torch.float64) / period)
+    image = wave.expand(1, 3, 24, 24) if axis == 3 else wave[:, None].expand(1, 3, 24, 24)
+    _, variance, energy, _ = image_statistics(image)[0].tolist()
+    assert variance == pytest.approx(wave.var(correction=0).item())
+    assert energy == pytest.approx(variance if high else 0.0, abs=1e-12)
+
+
+@pytest.mark.parametrize("axis", [2, 3])
+def test_blockiness_is_the_step_at_borders_less_the_step_elsewhere(axis):
+    blocks = (torch.arange(24) // 8 % 2).double() * 0.5  # steps of .5 at 8 and 16
+    slope = 0.01 * torch.arange(24).double()
+    image = (blocks + slope).expand(1, 1, 24, 24)
+    image = image if axis == 3 else image.transpose(2, 3)
+    at_borders = (0.5 + 0.01 + 0.5 - 0.01) / 2
+    assert image_statistics(image)[0, 3].item() == pytest.approx((at_borders - 0.01) / 2)  # the other direction is flat
+    assert image_statistics(image[..., 3:, 3:])[0, 3].item() < 0  # blocks are counted from the corner
+
+
+def test_photographs_become_blockier_when_jpeg_compresses_them_harder():
+    photograph = Image.fromarray(load_sample_images().images[0][:256, :256])
+    found = []
+    for quality in (95, 30, 5):
+        file = io.BytesIO()
+        photograph.save(file, "JPEG", quality=quality)
+        pixels = torch.from_numpy(np.array(Image.open(file))).permute(2, 0, 1)[None] / 255
+        found.append(image_statistics(pixels)[0, 3].item())
+    assert found == sorted(found)
+    assert found[-1] > found[0] + 0.01
+
+
+def test_small_images_have_no_borders_and_other_shapes_are_refused():
+    assert image_statistics(IMAGES[:, :, :8, :8])[:, 3].tolist() == [0] * 5
+    assert image_statistics(IMAGES[:, :1, :1, :1])[:, 1:].abs().max() < 1e-20
+    with pytest.raises(
+        Refusal, match=re.escape("`images` should be [N, C, H, W]. Got `images.shape = [5, 768]`. Leave")
+    ):
+        image_statistics(IMAGES.flatten(1))
+
+
+def state_of(network):
+    """Everything of a network that a probe could leave changed."""
+    return (
+        [module.training for module in network.modules()],
+        [(parameter.requires_grad, parameter.grad) for parameter in network.parameters()],
+        [(name, value.tolist()) for name, value in network.state_dict().items()],
+        [len(module._forward_hooks) + len(module._forward_pre_hooks) for module in network.modules()],
+        torch.is_inference_mode_enabled(),
+        torch.is_grad_enabled(),
+    )
+
+
+@pytest.mark.parametrize("probe", [FeatureProbe(), PenultimateProbe(), GradNormProbe(), ImageStatisticsProbe()])
+class TestEveryProbe:
+    def test_leaves_the_network_as_it_was(self, network, probe):
+        before = state_of(network)
+        values = probe(network, IMAGES)
+        assert state_of(network) == before
+        assert not values.requires_grad
+
+    def test_leaves_it_so_when_it_fails(self, network, probe):
+        before = state_of(network)
+        with pytest.raises(Refusal):
+            probe(network, torch.rand(2, 7, 3))
+        assert state_of(network) == before
+
+    def test_reads_each_image_on_its_own(self, network, probe):
+        together = probe(network, IMAGES)
+        alone = torch.cat([probe(network, image[None]) for image in IMAGES.flip(0)]).flip(0)
+        torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-6)
+
+    def test_works_in_inference_mode_and_under_autocast(self, network, probe):
+        expected = probe(network, IMAGES)
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+            found = probe(network, IMAGES.clone())
+        torch.testing.assert_close(found, expected, rtol=0, atol=0)

@@ -1,0 +1,239 @@
+"""Taps: the right places, averaged as the definition says, read in one pass that leaves no trace."""
+
+import re
+
+import pytest
+import torch
+import torch.nn.functional as F
+import torchvision.models
+from torch import nn
+
+from lightning_gradood.errors import Refusal
+from lightning_gradood.gradients import AllOnes
+from lightning_gradood.networks import CifarResNet, Normalized, densenet_bc_100_12, resnet18, resnet20
+from lightning_gradood.probes import (
+    PENULTIMATE,
+    FeatureProbe,
+    GradientProbe,
+    LogitsProbe,
+    PenultimateProbe,
+    columns_of_taps,
+    read_together,
+    tap_names,
+    tapped,
+)
+
+IMAGES = torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+RESNET = ["relu", "layer1", "layer2", "layer3", "layer4"]
+
+
+class Tokens(nn.Module):
+    """A transformer in small: patches become tokens, whose mean is classified."""
+
+    def __init__(self):
+        super().__init__()
+        self.patches = nn.Conv2d(3, 6, 4, 4)
+        self.encoder = nn.Sequential(nn.Linear(6, 6), nn.GELU())
+        self.pool = nn.AdaptiveAvgPool1d(1)
+        self.heads = nn.Sequential(nn.LayerNorm(6), nn.Linear(6, 4))
+
+    def forward(self, images):
+        tokens = self.encoder(self.patches(images).flatten(2).transpose(1, 2))
+        return self.heads(tokens.mean(dim=1))
+
+
+def plain():
+    """A network without any of the names that are looked for; a layer overwrites its input."""
+    return nn.Sequential(nn.Conv2d(3, 5, 3), nn.ReLU(inplace=True), nn.Flatten(), nn.Linear(5 * 14 * 14, 4))
+
+
+@pytest.mark.parametrize(
+    ("build", "names"),
+    [
+        (resnet18, RESNET),
+        (resnet20, RESNET[:4]),
+        (lambda: Normalized(resnet18(), [0.5] * 3, [0.5] * 3), [f"network.{name}" for name in RESNET]),
+        (lambda: torchvision.models.resnet50(weights=None), RESNET),
+        (densenet_bc_100_12, ["features.conv0", "features.transition1", "features.transition2", PENULTIMATE]),
+        (
+            lambda: torchvision.models.densenet121(weights=None),
+            ["features.relu0", "features.transition1", "features.transition2", "features.transition3", PENULTIMATE],
+        ),
+        (lambda: torchvision.models.mobilenet_v2(weights=None), ["features", PENULTIMATE]),
+        (Tokens, ["patches", "encoder", PENULTIMATE]),
+        (plain, ["0", PENULTIMATE]),
+        (lambda: Normalized(plain(), [0.5] * 3, [0.5] * 3), ["network.0", PENULTIMATE]),
+        (lambda: nn.Sequential(nn.Flatten(), nn.Linear(12, 2)), [PENULTIMATE]),
+        (lambda: nn.Linear(12, 2), [PENULTIMATE]),
+        (lambda: nn.Sequential(nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 1), nn.Flatten()), ["0", "1"]),
+    ],
+    ids=[
+        *("resnet18", "resnet20", "normalized", "resnet50", "densenet", "densenet121", "mobilenet", "tokens", "plain"),
+        *("wrapped", "linear in a sequence", "linear", "no linear"),
+    ],
+)
+def test_the_usual_taps(build, names):
+    assert tap_names(build()) == names
+
+
+def test_taps_of_a_resnet_are_the_means_of_a_forward_by_hand():
+    network = resnet18().eval()
+    with torch.no_grad():
+        logits, taps = tapped(network, IMAGES, [*tap_names(network), PENULTIMATE])
+        features = network.relu(network.bn1(network.conv1(IMAGES)))
+        expected = [features.mean((2, 3))]
+        for stage in (network.layer1, network.layer2, network.layer3, network.layer4):
+            features = stage(features)
+            expected.append(features.mean((2, 3)))
+    for found, value in zip(taps, [*expected, expected[-1]], strict=True):
+        torch.testing.assert_close(found, value, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(logits, network.fc(expected[-1]), rtol=1e-5, atol=1e-6)
+
+
+def test_the_last_tap_of_a_densenet_is_read_after_its_norm_and_activation():
+    network = densenet_bc_100_12().eval()
+    with torch.no_grad():
+        _, taps = tapped(network, IMAGES, tap_names(network))
+        expected = F.relu(network.features(IMAGES)).mean((2, 3))
+        stem = network.features.conv0(IMAGES).mean((2, 3))
+    torch.testing.assert_close(taps[-1], expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(taps[0], stem, rtol=1e-5, atol=1e-6)
+    assert [tap.shape[1] for tap in taps] == [24, 108, 150, 342]
+
+
+def test_layers_that_overwrite_their_input_do_not_change_a_tap():
+    network = plain().eval()
+    _, (before, after) = tapped(network, IMAGES, ["0", "1"])
+    raw = F.conv2d(IMAGES, network[0].weight, network[0].bias)
+    torch.testing.assert_close(before, raw.mean((2, 3)), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(after, raw.relu().mean((2, 3)), rtol=1e-5, atol=1e-6)
+
+
+def test_tokens_are_averaged_over_tokens_and_rows_stay():
+    network = Tokens().eval()
+    logits, (patches, encoder, penultimate) = tapped(network, IMAGES, tap_names(network))
+    assert patches.shape == encoder.shape == penultimate.shape == (3, 6)
+    torch.testing.assert_close(penultimate, network.heads[0](encoder))
+    torch.testing.assert_close(logits, network.heads[1](penultimate))
+
+
+def test_gradients_flow_from_taps_to_images():
+    network, images = resnet20().double().eval(), IMAGES.double().requires_grad_()
+    _, taps = tapped(network, images, ["layer1", PENULTIMATE])
+    (gradient,) = torch.autograd.grad(taps[0].sum() + taps[1].square().sum(), images)
+    features = network.layer1(network.relu(network.bn1(network.conv1(images))))
+    last = network.layer3(network.layer2(features))
+    (expected,) = torch.autograd.grad(features.mean((2, 3)).sum() + last.mean((2, 3)).square().sum(), images)
+    torch.testing.assert_close(gradient, expected)
+
+
+class Shared(nn.Module):
+    """Runs one activation twice, gives a tuple from one layer and one row less from another."""
+
+    def __init__(self):
+        super().__init__()
+        self.act, self.pair, self.halved = nn.ReLU(), nn.LSTM(4, 4), nn.Identity()
+        self.linear, self.aside = nn.Linear(4, 4), nn.Conv2d(1, 1, 1)
+
+    def forward(self, images):
+        features = self.act(self.act(images.mean((2, 3)).repeat(1, 2)[:, :4]))
+        self.halved(features[1:])
+        return self.linear(self.pair(features)[0])
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        (
+            "layer9",
+            "`taps` should be modules of the network, or penultimate. Got `taps = ['layer9']` with 'layer9'. Its",
+        ),
+        (
+            "act",
+            "should be modules that run once on a batch and give a row for each of its 3 images. Got 2 outputs from",
+        ),
+        ("aside", "Got 0 outputs from 'aside'. Name another module."),
+        ("halved", "Got 2 rows from 'halved'. Name another module."),
+        ("pair", "`taps` should give a tensor [N, C, ...] each. Got a tuple from 'pair'. Name another module."),
+    ],
+)
+def test_taps_that_give_no_row_an_image_are_refused(name, words):
+    network = Shared().eval()
+    with pytest.raises(Refusal, match=re.escape(words)):
+        tapped(network, IMAGES, [name])
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in network.modules())
+
+
+def test_networks_without_taps_or_a_last_linear_are_refused():
+    network = nn.Sequential(nn.Conv2d(3, 4, 16), nn.Flatten())
+    with pytest.raises(Refusal, match=re.escape("The network should end in an nn.Linear, whose input are its")):
+        tapped(network, IMAGES, [PENULTIMATE])
+    with pytest.raises(Refusal, match=re.escape("should have children with parameters or an nn.Linear. Got a Flatten")):
+        tap_names(nn.Flatten())
+
+
+def test_feature_probe_puts_taps_side_by_side_and_names_their_channels():
+    network, probe = CifarResNet(1), FeatureProbe()
+    assert (probe.name, probe.names(network)) == ("features/taps", [])
+    values = probe(network, IMAGES)
+    columns = columns_of_taps(probe.names(network))
+    assert {tap: len(index) for tap, index in columns.items()} == {"relu": 16, "layer1": 16, "layer2": 32, "layer3": 64}
+    with torch.no_grad():
+        taps = tapped(network.eval(), IMAGES, tap_names(network))[1]
+    for tap, index in zip(taps, columns.values(), strict=True):
+        torch.testing.assert_close(values[:, index], tap, rtol=0, atol=0)
+
+
+def test_taps_of_a_user_s_own_are_another_column():
+    probe = FeatureProbe(["layer1.0", PENULTIMATE])
+    assert probe.name == "features/layer1.0+penultimate"
+    assert probe(CifarResNet(1), IMAGES).shape == (3, 16 + 64)
+    names = probe.names(CifarResNet(1))
+    assert (names[15], names[16]) == ("layer1.0.15", "penultimate.0")
+    assert columns_of_taps(names) == {"layer1.0": list(range(16)), PENULTIMATE: list(range(16, 80))}
+    assert probe.describe() != FeatureProbe(["layer1.0"]).describe()
+
+
+@pytest.mark.parametrize("taps", [[], ["relu", "relu"]])
+def test_taps_that_are_none_or_double_are_refused(taps):
+    words = f"`taps` should name different modules, at least one. Got `taps = {taps}`. Leave it out for the usual ones."
+    with pytest.raises(Refusal, match=re.escape(words)):
+        FeatureProbe(taps)
+
+
+def test_penultimate_probe_gives_the_input_of_the_last_linear():
+    network, probe = Normalized(plain(), [0.5] * 3, [0.5] * 3), PenultimateProbe()
+    values = probe(network, IMAGES)
+    assert (probe.name, probe.names(network), values.requires_grad) == ("features/penultimate", [], False)
+    torch.testing.assert_close(network.network[3](values), network(IMAGES))
+
+
+@pytest.mark.parametrize("with_gradients", [False, True])
+def test_probes_of_taps_and_logits_share_a_forward_pass(with_gradients):
+    network = CifarResNet(1, num_classes=4).eval()
+    probes = [FeatureProbe(), LogitsProbe(), PenultimateProbe(), *[GradientProbe(AllOnes())] * with_gradients]
+    expected = {probe.name: probe(network, IMAGES) for probe in probes}
+    calls = []
+    network.register_forward_pre_hook(lambda *_: calls.append(1))
+    reading = read_together(probes, network, IMAGES)
+    assert len(calls) == 1 + with_gradients
+    assert list(reading.values) == list(expected)
+    for name, values in expected.items():
+        torch.testing.assert_close(reading.values[name], values, rtol=1e-5, atol=1e-6)
+
+
+def test_features_that_are_not_finite_are_refused_with_their_number():
+    network = nn.Sequential(nn.Conv2d(3, 2, 16), nn.Flatten(), nn.Linear(2, 2), nn.Hardtanh())
+    images = IMAGES.clone()
+    images[1] = float("inf")
+    with torch.no_grad():
+        network[0].weight.abs_()
+        network[2].weight.abs_()
+    words = (
+        "features should be finite. Got NaN or infinity from '0' for 1 of 3 images. Check the weights and that pixels"
+    )
+    with pytest.raises(Refusal, match=re.escape(words)):
+        FeatureProbe(["0"])(network, images)
+    network[3] = nn.Identity()
+    with pytest.raises(Refusal, match="logits should be finite"):
+        FeatureProbe(["0"])(network, images)
