@@ -13,21 +13,25 @@ NumPy arrays; `RawBinaryAUROC` is the same AUROC as a torchmetrics object, for t
     (0.5, 1.0)
 
 `best_balanced_threshold` and `accuracy_at` give the accuracy at a threshold that was chosen on other images;
-`roc_curve` and `precision_recall_curve` are for figures.
+`roc_curve` and `precision_recall_curve` are for figures. `conventional_metrics` repeats the arithmetic of four published
+codebases, whose numbers of one name differ: compare with their tables by it, and with nothing else.
 """
 
 from lightning_gradood.metrics.bootstrap import bootstrap_auroc
+from lightning_gradood.metrics.conventions import Convention, conventional_metrics
 from lightning_gradood.metrics.curves import precision_recall_curve, roc_curve
 from lightning_gradood.metrics.detection import auroc, detection_accuracy, detection_metrics
 from lightning_gradood.metrics.raw_auroc import RawBinaryAUROC
 from lightning_gradood.metrics.thresholds import accuracy_at, best_balanced_threshold
 
 __all__ = [
+    "Convention",
     "RawBinaryAUROC",
     "accuracy_at",
     "auroc",
     "best_balanced_threshold",
     "bootstrap_auroc",
+    "conventional_metrics",
     "detection_accuracy",
     "detection_metrics",
     "precision_recall_curve",

@@ -1,0 +1,116 @@
+"""The same scores in the arithmetic of four published codebases, so that their tables can be compared with."""
+
+from collections.abc import Callable
+from typing import Literal
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from lightning_gradood.errors import Refusal
+from lightning_gradood.metrics.checked import Floats, Integers, checked
+from lightning_gradood.metrics.detection import auroc, detection_metrics
+from lightning_gradood.metrics.odin_grid import odin_grid_metrics
+from lightning_gradood.metrics.sweep import Sweep, sweep
+
+Convention = Literal["lee2018", "odin", "openood", "energy"]
+
+
+def conventional_metrics(scores: ArrayLike, labels: ArrayLike, convention: Convention) -> dict[str, float]:
+    """Measure as one of the field's codebases does; what they call by one name often differs.
+
+    - `lee2018` (Lee et al.'s deep_Mahalanobis): normal images are the positives. `tnr_at_tpr95` at the TPR *nearest* to
+      95 %, `auroc`, `detection_accuracy` (an oracle's), `aupr_in` and `aupr_out` as areas under trapezoids. Images are
+      passed one by one, and of tied ones the normal first, so that ties count against the detector.
+    - `odin` (Liang et al.): normal images are the positives, on a grid of 100,000 thresholds, summed as rectangles, with
+      precisions of *rates*, as if there were as many images of each kind. `fpr_at_tpr95` is the mean over thresholds with a
+      TPR of 94.95 to 95.05 %; `detection_error` is an oracle's. See `odin_grid_metrics`.
+    - `openood` (OpenOOD 1.5): `fpr_at_tpr95` with *anomalous* images as the positives, `auroc`, `aupr_in` (normal images
+      positive) and `aupr_out` as areas under trapezoids.
+    - `energy` (Liu et al., after Hendrycks et al.): normal images are the positives. `fpr_at_tpr95` at the TPR *nearest* to
+      95 %, `auroc`, `aupr`, an average precision.
+
+    Args:
+        scores: Finite real numbers `[n]`, higher = more anomalous, as everywhere here; the codebases' are the negative.
+        labels: 0 (normal) or 1 (anomalous), `[n]`.
+        convention: Whose arithmetic.
+
+    Returns:
+        Their names to fractions in [0, 1]; a number that the original cannot compute is left out.
+
+    Raises:
+        Refusal: As `detection_metrics`, or if there is no such convention.
+
+    Reference:
+        deep_Mahalanobis_detector `calculate_log.py`; odin `calMetric.py`; OpenOOD `openood/evaluators/metrics.py`;
+        energy_ood `utils/display_results.py`.
+
+    Example:
+        >>> conventional_metrics([0.1, 0.4, 0.35, 0.8], [0, 0, 1, 1], "energy")
+        {'fpr_at_tpr95': 0.5, 'auroc': 0.75, 'aupr': 0.8333333333333333}
+    """
+    if convention not in _CONVENTIONS:
+        raise Refusal(
+            f"`convention` should be one of {', '.join(_CONVENTIONS)}. Got `convention = {convention!r}`. "
+            "The project's own metrics are always there."
+        )
+    return _CONVENTIONS[convention](*checked(scores, labels))
+
+
+def _lee2018(scores: Floats, labels: Integers) -> dict[str, float]:
+    normal = labels[np.lexsort((labels, -scores))] == 0  # by confidence, of equals the normal ones first
+    missed = np.concatenate([[0], np.cumsum(normal)])  # normal images below the threshold
+    found = np.arange(len(normal) + 1) - missed  # anomalous ones
+    normals, anomalies = int(missed[-1]), int(found[-1])
+    tpr, tnr = (normals - missed) / normals, 1 - (anomalies - found) / anomalies
+    above, below = len(normal) - missed - found, missed + found
+    precision_in = _with_ends(((normals - missed) / np.maximum(above, 1))[above > 0], 0.5, 0.0)
+    precision_out = _with_ends((found / np.maximum(below, 1))[below > 0], 0.0, 0.5)
+    return {
+        "tnr_at_tpr95": float(tnr[np.abs(tpr - 0.95).argmin()]),
+        "auroc": float(-np.trapezoid(_with_ends(tnr, 0.0, 1.0), _with_ends(tpr, 1.0, 0.0))),
+        "detection_accuracy": float((tpr + tnr).max() / 2),
+        "aupr_in": float(-np.trapezoid(precision_in, _with_ends(tpr[above > 0], 1.0, 0.0))),
+        "aupr_out": float(np.trapezoid(precision_out, _with_ends(tnr[below > 0], 0.0, 1.0))),
+    }
+
+
+def _openood(scores: Floats, labels: Integers) -> dict[str, float]:
+    counts = sweep(scores, labels)
+    true, false = counts.true_positives[::-1], counts.false_positives[::-1]  # from the highest threshold down
+    corners = np.ones(len(true), dtype=bool)  # scikit-learn's ROC curve leaves out points between others on a line
+    corners[1:-1] = (np.diff(true, 2) != 0) | (np.diff(false, 2) != 0)
+    enough = int(np.argmax(true[corners] / counts.anomalous >= 0.95))
+    return {
+        "fpr_at_tpr95": float(false[corners][enough] / counts.normal),
+        "auroc": auroc(scores, labels),
+        "aupr_in": _trapezoids(counts.mirrored()),
+        "aupr_out": _trapezoids(counts),
+    }
+
+
+def _energy(scores: Floats, labels: Integers) -> dict[str, float]:
+    ours, counts = detection_metrics(scores, labels), sweep(scores, labels).mirrored()  # normal images are to be found
+    recall = counts.true_positives[:-1] / counts.anomalous
+    whole = int(np.flatnonzero(counts.true_positives == counts.anomalous)[-1])  # the highest threshold that finds all
+    nearest = whole + int(np.abs(recall[whole:] - 0.95).argmin())
+    fpr = float(counts.false_positives[nearest] / counts.normal)
+    return {"fpr_at_tpr95": fpr, "auroc": ours["auroc"], "aupr": ours["aupr_in"]}
+
+
+def _trapezoids(counts: Sweep) -> float:
+    """Area under the precision-recall curve with straight lines between its points, from precision 1 at recall 0."""
+    called = (counts.true_positives + counts.false_positives)[:-1]
+    precision = np.append(counts.true_positives[:-1] / called, 1.0)
+    return float(-np.trapezoid(precision, counts.true_positives / counts.anomalous))
+
+
+def _with_ends(values: Floats, first: float, last: float) -> Floats:
+    return np.concatenate([[first], values, [last]])
+
+
+_CONVENTIONS: dict[str, Callable[[Floats, Integers], dict[str, float]]] = {
+    "lee2018": _lee2018,
+    "odin": odin_grid_metrics,
+    "openood": _openood,
+    "energy": _energy,
+}
