@@ -1,6 +1,7 @@
 """Prepare probes on the classifier's training images, once for all processes and all runs."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
+from contextlib import closing
 
 import lightning.pytorch as pl
 import torch
@@ -57,11 +58,12 @@ def prepare(probes: Sequence[Probe], network: nn.Module, trainer: pl.Trainer, st
         if trainer.is_global_zero:
             key = preparation_key(probe, network, data)
             if not store.has(key):
-                store.write(key, probe.prepare(network, _batches(data, network, probe.name)))
+                with closing(_batches(data, network, probe.name)) as batches:  # ends the bar's line before a refusal
+                    store.write(key, probe.prepare(network, batches))
         probe.load(store.read(trainer.strategy.broadcast(key)))
 
 
-def _batches(data: ImageDataModule, network: nn.Module, name: str) -> Iterator[tuple[Tensor, Tensor]]:
+def _batches(data: ImageDataModule, network: nn.Module, name: str) -> Generator[tuple[Tensor, Tensor]]:
     device = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
     for images, labels, _ in tqdm(data.preparation_dataloader(), desc=f"preparing {name}", unit=" batches"):
         yield as_float(images.to(device)), labels.to(device)

@@ -99,8 +99,10 @@ class MahalanobisProbe(Probe):
 
     def load(self, state: dict[str, Tensor]) -> None:
         """Take the Gaussians of every tap."""
-        taps = [name.removesuffix("/means") for name in state if name.endswith("/means")]
-        self._gaussians = {tap: TiedGaussians(state[f"{tap}/means"], state[f"{tap}/whitening"]) for tap in taps}
+        with torch.inference_mode(False):  # tensors read in inference mode cannot take part in a backward pass
+            own = {name: tensor.clone() for name, tensor in state.items()}
+        taps = [name.removesuffix("/means") for name in own if name.endswith("/means")]
+        self._gaussians = {tap: TiedGaussians(own[f"{tap}/means"], own[f"{tap}/whitening"]) for tap in taps}
 
     def describe_preparation(self) -> dict[str, object]:
         """The taps: magnitudes play no part in it."""
