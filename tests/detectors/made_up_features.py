@@ -1,0 +1,57 @@
+"""Made-up records with what the field's other methods read, for the tests of this room."""
+
+import numpy as np
+
+from lightning_gradood.records import NORMAL, SPLITS, Records
+
+TAPS = {"relu": 3, "layer1": 5}
+COUNTS = {"train": 60, "val": 50, "test": 40}
+
+
+def feature_records(gap: float = 1.0, seed: int = 0, counts: dict[str, int] | None = None, width: int = 6) -> Records:
+    """Return normal records and anomalous ones, whose values are shifted by `gap` and mostly spread wider.
+
+    Args:
+        gap: 0 for none.
+        seed: of the numbers.
+        counts: how many of each source are in each split.
+        width: of the penultimate features.
+    """
+    rng = np.random.default_rng(seed)
+    counts = counts or COUNTS
+    n = sum(counts.values())
+    splits = [split for split in SPLITS for _ in range(counts[split])]
+    parts, split_of = [], {}
+    for source, by in ((NORMAL, 0.0), ("smoke", gap)):
+        ids = [f"{source}/{row:05d}" for row in range(len(splits))]
+        split_of |= dict(zip(ids, splits, strict=True))
+        values = {
+            "logits": rng.normal(by, 1 + by, size=(n, 4)) * 3,
+            "features/taps": rng.normal(by, 1 + by, size=(n, sum(TAPS.values()))),
+            "features/penultimate": rng.normal(2 + by * (-1.0) ** np.arange(width), 1, size=(n, width)),
+            "gradnorm": np.exp(-rng.normal(by, 1 + by, size=(n, 1))),
+            "image_statistics": np.abs(rng.normal(by, 1 + by, size=(n, 4))) / 10 + [0.5, 0, 0, 0],
+        }
+        parts.append(Records.build(ids, source=source, values=values, names={"features/taps": tap_channels()}))
+    return Records.concatenate(parts).with_splits(split_of)
+
+
+def tap_channels() -> list[str]:
+    """Names of the columns of the taps."""
+    return [f"{tap}.{channel}" for tap, width in TAPS.items() for channel in range(width)]
+
+
+def rebuilt(table: Records, values: dict[str, np.ndarray] | None = None, sources: np.ndarray | None = None) -> Records:
+    """Return the same records with other values of some probes or with other sources."""
+    values = {probe: table.probe(probe) for probe in table.probes} | (values or {})
+    ids, splits = table.column("id"), table.column("split")
+    sources = table.column("source") if sources is None else sources
+    parts = []
+    for source in np.unique(sources.astype(str)):
+        rows = sources == source
+        own = {probe: array[rows] for probe, array in values.items()}
+        origins = table.column("origin_id")[rows].tolist()
+        names = {probe: table.names(probe) for probe in table.probes}
+        parts.append(Records.build(ids[rows].tolist(), source=source, values=own, names=names, origin_id=origins))
+    split_of = dict(zip(table.column("origin_id"), splits, strict=True))
+    return Records.concatenate(parts).with_splits(split_of).by_id()
