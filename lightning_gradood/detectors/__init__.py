@@ -25,6 +25,8 @@ images, and are measured on the same records:
 - formulas that learn nothing: `Baseline` (softmax probability), `Energy` and `GradNorm`; `FixedDetector` is their base;
 - distances to normal `train` images: `KNN`; like the formulas it needs no anomalous image (`label_free`);
 - settings chosen on `val`: `ODIN`; regressions on `train` as well: `LID`, `Mahalanobis` (with `ensemble`);
+- gradient representations without any anomalous image (`label_free`): `GradientGaussian`, `GradientKNN` and
+  `GradientForest` learn what is usual from normal `train` records, and their threshold lets 95 % of normal `val` images pass;
 - `ImageStatistics`, which is no rival but an audit: it never asks the network, so a source on which it does well is easy
   for a reason that has nothing to do with what the images show.
 """
@@ -35,6 +37,9 @@ from lightning_gradood.detectors.energy import Energy
 from lightning_gradood.detectors.evaluate import Outcome, SplitScores, attack_numbers, evaluate
 from lightning_gradood.detectors.fixed import FixedDetector
 from lightning_gradood.detectors.grad_norm import GradNorm
+from lightning_gradood.detectors.gradient_forest import GradientForest
+from lightning_gradood.detectors.gradient_gaussian import GradientGaussian
+from lightning_gradood.detectors.gradient_knn import GradientKNN
 from lightning_gradood.detectors.image_statistics import ImageStatistics
 from lightning_gradood.detectors.knn import KNN
 from lightning_gradood.detectors.lid import LID
@@ -55,6 +60,9 @@ __all__ = [
     "Energy",
     "FixedDetector",
     "GradNorm",
+    "GradientForest",
+    "GradientGaussian",
+    "GradientKNN",
     "ImageStatistics",
     "Mahalanobis",
     "Outcome",

@@ -38,6 +38,11 @@ def pool_of(
     return Records.concatenate(sides)
 
 
+def normal_side(records: Records) -> Records:
+    """Keep the normal records: what a label-free detector may look at."""
+    return Records(records.table.filter(records.anomalous == 0))
+
+
 def _fooled(normal: Records, attacked: Records) -> set[str]:
     """Origins that were classified correctly, or have no label, and whose attack succeeded."""
     labels, predictions = normal.column("label"), normal.column("prediction")
