@@ -1,5 +1,6 @@
 """Each convention equals a slow re-computation in its codebase's own terms, from confidences of normal and other images."""
 
+import itertools
 import re
 import warnings
 
@@ -88,7 +89,7 @@ def by_energy(known, novel):
 
 def area(points):
     """Sum of trapezoids below a curve."""
-    return sum((b[0] - a[0]) * (a[1] + b[1]) / 2 for a, b in zip(points, points[1:], strict=False))
+    return sum((b[0] - a[0]) * (a[1] + b[1]) / 2 for a, b in itertools.pairwise(points))
 
 
 def softmax_like(seed, known, novel, decimals=None):
