@@ -117,6 +117,14 @@ def test_k_is_the_first_of_the_best_on_val():
     assert np.array_equal(twice.score(table), grid.score(table))
 
 
+def test_of_equals_the_first_is_taken():
+    table = feature_records(gap=50.0)
+    for grid in ([30, 10, 20], [10, 20, 30]):
+        detector = LID(grid)
+        detector.fit(table, seed=0)
+        assert int(detector.state()["k"]) == grid[0]
+
+
 def test_values_beyond_the_neighbours_are_left_out():
     table = feature_records()
     small, whole = LID([10, 20]), LID([10, 20, 60, 90])

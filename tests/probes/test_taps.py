@@ -109,6 +109,12 @@ def test_layers_that_overwrite_their_input_do_not_change_a_tap():
     torch.testing.assert_close(after, raw.relu().mean((2, 3)), rtol=1e-5, atol=1e-6)
 
 
+def test_rows_that_are_overwritten_do_not_change_a_tap():
+    network = nn.Sequential(nn.Flatten(), nn.Linear(768, 8), nn.ReLU(inplace=True), nn.Linear(8, 2)).eval()
+    _, (before,) = tapped(network, IMAGES, ["1"])
+    assert (before < 0).any()
+
+
 def test_tokens_are_averaged_over_tokens_and_rows_stay():
     network = Tokens().eval()
     logits, (patches, encoder, penultimate) = tapped(network, IMAGES, tap_names(network))
