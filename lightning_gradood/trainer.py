@@ -1,19 +1,27 @@
 """Lightning's Trainer with two more verbs: `extract` probes every source, `detect` also fits and reports detectors."""
 
-import copy
 import time
 import warnings
 from pathlib import Path
 
 import lightning.pytorch as pl
-import torch.distributed as dist
 from lightning.pytorch.utilities import rank_zero_warn
 from safetensors.torch import save_file
 from tqdm.auto import tqdm
 
-from lightning_gradood.callbacks import Entry, ProbeCallback, ReportCallback
+from lightning_gradood.callbacks import Entry, ProbeCallback, ReportCallback, read_records
 from lightning_gradood.data import ImageDataModule, as_float
-from lightning_gradood.detectors import DetectionSettings, Detector, Outcome, evaluate, pool_of
+from lightning_gradood.detectors import (
+    DetectionSettings,
+    Detector,
+    Outcome,
+    Pools,
+    gathered,
+    refuse_single,
+    run_trial,
+    share_of,
+    trials_of,
+)
 from lightning_gradood.errors import Refusal
 from lightning_gradood.probes import PixelProbe
 from lightning_gradood.provenance import make_report
@@ -80,16 +88,17 @@ class Trainer(pl.Trainer):
             cache_dir: where records are kept and found again.
 
         Returns:
-            One outcome per anomaly source and detector, on every process.
+            One outcome per anomaly source and detector, under `detection.protocol = matrix` also per source of training,
+            on every process.
         """
         started = time.perf_counter()
         settings = settings or DetectionSettings()
-        self.check_stage_two(datamodule)
+        self.check_stage_two(datamodule, settings)
         ckpt_path = ckpt_path and self._file(ckpt_path)
         entries = self.extract(model, datamodule, ckpt_path, settings, cache_dir)
         cache, split_of = RecordCache(cache_dir), datamodule.manifest.split_of
         sources = dict.fromkeys(entry.source for entry in entries)
-        records = {source: _read(cache, entries, source).with_splits(split_of) for source in sources}
+        records = {source: read_records(cache, entries, source).with_splits(split_of) for source in sources}
         outcomes = self._fit_detectors(settings, records, datamodule)
         if self.is_global_zero:
             datamodule.manifest.write(Path(self.default_root_dir) / "splits.json")
@@ -118,7 +127,7 @@ class Trainer(pl.Trainer):
         images = as_float(source.images(range(min(2, len(source)))))
         check_network(model.network, images.to(model.device), datamodule.num_classes)
 
-    def check_stage_two(self, datamodule: ImageDataModule) -> None:
+    def check_stage_two(self, datamodule: ImageDataModule, settings: DetectionSettings | None = None) -> None:
         """Refuse settings and sources on which `detect` would fail; the first process opens and splits the sources."""
         self._refuse_unfit_settings()
         if not datamodule.anomaly_names:
@@ -126,6 +135,7 @@ class Trainer(pl.Trainer):
                 "`data.anomalies` or `data.attacks` should name at least one source. Got none. "
                 "Add e.g. --data.anomalies.smoke photos/smoke."
             )
+        refuse_single(datamodule.anomaly_names, (settings or DetectionSettings()).protocol)
         if self.is_global_zero:
             _ = datamodule.manifest
 
@@ -166,34 +176,19 @@ class Trainer(pl.Trainer):
         self, settings: DetectionSettings, records: dict[str, Records], datamodule: ImageDataModule
     ) -> list[Outcome]:
         """Fit on the anomaly sources that fall to this process; every process gets all outcomes."""
-        anomalies = datamodule.anomaly_names
-        mine = anomalies[self.global_rank :: self.world_size]
-        outcomes = []
-        pairs = [(source, detector) for source in mine for detector in settings.build()]
-        for source, detector in tqdm(pairs, desc="fitting detectors", disable=not self.is_global_zero):
-            detector = copy.deepcopy(detector)
-            pool = pool_of(records, source, datamodule.noise_of(source), datamodule.keep_of(source))
-            outcomes.append(evaluate(detector, pool, source=source, seed=settings.seed, resamples=settings.resamples))
-            self._save(detector, source)
-        return sorted(_from_all(outcomes), key=lambda outcome: anomalies.index(outcome.source))
+        detectors, sources, outcomes = settings.build(), datamodule.anomaly_names, list[Outcome]()
+        trials = trials_of(detectors, sources, settings.protocol)
+        mine = share_of(trials, sources, self.global_rank, self.world_size)
+        pools = Pools(records, datamodule.noise_of, datamodule.keep_of)
+        for trial in tqdm(mine, desc="fitting detectors", disable=not self.is_global_zero):
+            detector, found = run_trial(
+                trial, pools, seed=settings.seed, resamples=settings.resamples, conventions=settings.metrics
+            )
+            outcomes += found
+            self._save(detector, trial.home)
+        return gathered(outcomes, detectors, sources)
 
     def _save(self, detector: Detector, source: str) -> None:
         path = Path(self.default_root_dir) / "detectors" / source / f"{detector.name}.safetensors"
         path.parent.mkdir(parents=True, exist_ok=True)
         save_file({name: tensor.contiguous() for name, tensor in detector.state().items()}, path)
-
-
-def _read(cache: RecordCache, entries: list[Entry], source: str) -> Records:
-    first, *others = [cache.read(entry.key) for entry in entries if entry.source == source]
-    for other in others:
-        first = first.join(other)
-    return first
-
-
-def _from_all(outcomes: list[Outcome]) -> list[Outcome]:
-    """The outcomes of all processes, in order of their ranks."""
-    if not dist.is_initialized():
-        return outcomes
-    gathered: list[list[Outcome]] = [[] for _ in range(dist.get_world_size())]
-    dist.all_gather_object(gathered, outcomes)  # a few scores an image; only our own processes take part
-    return [outcome for part in gathered for outcome in part]

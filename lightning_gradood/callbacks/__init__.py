@@ -8,9 +8,9 @@ learn from the classifier's training images first do so once, on the first proce
     >>> callbacks = [ImageProgressBar(), ReportCallback()]
 """
 
-from lightning_gradood.callbacks.entries import Entry, entries_of
+from lightning_gradood.callbacks.entries import Entry, entries_of, read_records
 from lightning_gradood.callbacks.probing import ProbeCallback
 from lightning_gradood.callbacks.progress import ImageProgressBar
 from lightning_gradood.callbacks.reporting import ReportCallback
 
-__all__ = ["Entry", "ImageProgressBar", "ProbeCallback", "ReportCallback", "entries_of"]
+__all__ = ["Entry", "ImageProgressBar", "ProbeCallback", "ReportCallback", "entries_of", "read_records"]

@@ -8,7 +8,7 @@ from torch import nn
 from lightning_gradood.data import ImageDataModule
 from lightning_gradood.networks import architecture, state_digest
 from lightning_gradood.probes import Probe
-from lightning_gradood.records import NORMAL, entry_key
+from lightning_gradood.records import NORMAL, RecordCache, Records, entry_key
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,14 @@ def entries_of(network: nn.Module, datamodule: ImageDataModule, probes: Sequence
                 description["training_images"] = datamodule.train_source.digest()
             entries.append(Entry(source, origin, probe.name, entry_key(description), description))
     return entries
+
+
+def read_records(cache: RecordCache, entries: Sequence[Entry], source: str) -> Records:
+    """Read all probes of one source, joined."""
+    first, *others = [cache.read(entry.key) for entry in entries if entry.source == source]
+    for other in others:
+        first = first.join(other)
+    return first
 
 
 def ids_of(datamodule: ImageDataModule, source: str) -> list[str]:

@@ -110,7 +110,7 @@ class Command(LightningCLI):
         self.trainer.check(self.model, self.datamodule, training=True)
         if self.detection is not None and not self._setting("trainer").fast_dev_run:
             check_checkpointing(self.trainer)
-            self.trainer.check_stage_two(self.datamodule)
+            self.trainer.check_stage_two(self.datamodule, self.detection)
         self._on_folder(claim)
 
     def fit(self, model: ClassificationTask, datamodule: ImageDataModule, **kwargs: Any) -> None:
@@ -123,7 +123,7 @@ class Command(LightningCLI):
         """Look at everything that can be refused before the folder is claimed."""
         self._on_folder(refuse_foreign)
         self._check_probing()
-        self.trainer.check_stage_two(self.datamodule)
+        self.trainer.check_stage_two(self.datamodule, self.detection)
         self._on_folder(claim)
 
     def before_extract(self) -> None:

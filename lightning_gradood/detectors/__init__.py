@@ -34,7 +34,7 @@ images, and are measured on the same records:
 from lightning_gradood.detectors.baseline import Baseline
 from lightning_gradood.detectors.detector import Detector
 from lightning_gradood.detectors.energy import Energy
-from lightning_gradood.detectors.evaluate import Outcome, SplitScores, attack_numbers, evaluate
+from lightning_gradood.detectors.evaluate import attack_numbers, evaluate
 from lightning_gradood.detectors.fixed import FixedDetector
 from lightning_gradood.detectors.grad_norm import GradNorm
 from lightning_gradood.detectors.gradient_forest import GradientForest
@@ -46,7 +46,10 @@ from lightning_gradood.detectors.lid import LID
 from lightning_gradood.detectors.mahalanobis import Mahalanobis
 from lightning_gradood.detectors.mlp import MLP
 from lightning_gradood.detectors.odin import ODIN
+from lightning_gradood.detectors.outcome import Outcome, SplitScores
 from lightning_gradood.detectors.pool import pool_of
+from lightning_gradood.detectors.processes import gathered, share_of
+from lightning_gradood.detectors.protocol import Pools, Trial, refuse_single, run_trial, trials_of
 from lightning_gradood.detectors.settings import DetectionSettings
 
 __all__ = [
@@ -66,8 +69,15 @@ __all__ = [
     "ImageStatistics",
     "Mahalanobis",
     "Outcome",
+    "Pools",
     "SplitScores",
+    "Trial",
     "attack_numbers",
     "evaluate",
+    "gathered",
     "pool_of",
+    "refuse_single",
+    "run_trial",
+    "share_of",
+    "trials_of",
 ]

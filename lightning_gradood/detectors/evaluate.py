@@ -2,61 +2,28 @@
 
 import hashlib
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from lightning_gradood.detectors.detector import Detector
-from lightning_gradood.metrics import accuracy_at, best_balanced_threshold, bootstrap_auroc, detection_metrics
-from lightning_gradood.records import SPLITS, Records
+from lightning_gradood.detectors.outcome import Outcome, SplitScores
+from lightning_gradood.detectors.pool import normal_side
+from lightning_gradood.metrics import (
+    accuracy_at,
+    best_balanced_threshold,
+    bootstrap_auroc,
+    conventional_metrics,
+    detection_metrics,
+)
+from lightning_gradood.records import NORMAL, Records
 
 _PASSING = 0.95  # share of normal `val` images that a label-free detector calls normal
 
 
-@dataclass(frozen=True)
-class SplitScores:
-    """Scores of one split.
-
-    Args:
-        ids: record ids, n of them.
-        labels: 0 normal, 1 anomalous, int64 [n].
-        scores: higher = more anomalous, float64 [n].
-    """
-
-    ids: list[str]
-    labels: np.ndarray
-    scores: np.ndarray
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """Every number of one detector on one anomaly source.
-
-    Args:
-        source: the anomaly source.
-        detector: the detector's name.
-        counts: split to `normal` and `anomalous` to number of records.
-        metrics: `val` and `test` to metric to value, in [0, 1] but for norms of perturbations.
-        auroc_interval: bootstrap 95 % interval of the test AUROC.
-        threshold: chosen on `val`; anomalous iff score > threshold.
-        scores: `val` and `test` to their scores.
-        curves: one dict per epoch, empty if nothing was trained.
-        seconds: time to fit and score.
-    """
-
-    source: str
-    detector: str
-    counts: dict[str, dict[str, int]]
-    metrics: dict[str, dict[str, float]]
-    auroc_interval: tuple[float, float]
-    threshold: float
-    scores: dict[str, SplitScores]
-    curves: list[dict[str, float]]
-    seconds: float
-
-
 def evaluate(detector: Detector, records: Records, *, source: str, seed: int, resamples: int = 1000) -> Outcome:
-    """Fit a detector on one anomaly source against the normal source and measure it.
+    """Fit a detector on one anomaly source against the normal source and measure it on the same source.
 
     Args:
         detector: fitted here.
@@ -68,31 +35,100 @@ def evaluate(detector: Detector, records: Records, *, source: str, seed: int, re
     Reference:
         science.md's splits; Lee et al. 2022, section 3.2 (40/40/20).
     """
+    fitted = fit(detector, records, trained_on=source, seed=seed_of(seed, source))
+    return measure(fitted, records, source=source, seed=seed_of(seed, source), resamples=resamples)
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A detector that is ready for `test`.
+
+    Args:
+        detector: fitted.
+        trained_on: name of what it was fitted on.
+        counts: `train` and `val` to their numbers of records.
+        curves: as in `Outcome`.
+        val: its scores.
+        attacks: what `attack_numbers` says of `val`.
+        threshold: chosen on `val`.
+        seconds: time that the fit took.
+    """
+
+    detector: Detector
+    trained_on: str
+    counts: dict[str, dict[str, int]]
+    curves: list[dict[str, float]]
+    val: SplitScores
+    attacks: dict[str, float]
+    threshold: float
+    seconds: float
+
+
+def fit(detector: Detector, records: Records, *, trained_on: str, seed: int) -> Fitted:
+    """Fit a detector on `train`, select on `val`; a label-free one gets the normal records alone.
+
+    Args:
+        detector: fitted here.
+        records: normal and anomalous records with their `split`; those of `test` are never looked at.
+        trained_on: name of the anomaly source, or of all of them together.
+        seed: fixes the fit; see `seed_of`.
+    """
     start = time.perf_counter()
-    seed = _seed_of(seed, source)
-    curves = detector.fit(records, seed)
-    parts = {split: records.where(split=split) for split in SPLITS}
-    scores = {
-        split: SplitScores(parts[split].ids, parts[split].anomalous, detector.score(parts[split]))
-        for split in ("val", "test")
-    }
-    threshold = _threshold(scores["val"], detector.label_free)
-    seconds = time.perf_counter() - start
-    test = scores["test"]
+    seen = normal_side(records) if detector.label_free else records
+    curves = detector.fit(Records.concatenate([seen.where(split=split) for split in ("train", "val")]), seed)
+    train, val = (records.where(split=split) for split in ("train", "val"))
+    scores = SplitScores(val.ids, val.anomalous, detector.score(val))
+    return Fitted(
+        detector=detector,
+        trained_on=NORMAL if detector.label_free else trained_on,
+        counts={"train": _counts(train), "val": _counts(val)},
+        curves=curves,
+        val=scores,
+        attacks=attack_numbers(val),
+        threshold=_threshold(scores, detector.label_free),
+        seconds=time.perf_counter() - start,
+    )
+
+
+def measure(
+    fitted: Fitted,
+    records: Records,
+    *,
+    source: str,
+    seed: int,
+    resamples: int = 1000,
+    conventions: Sequence[str] = (),
+) -> Outcome:
+    """Look at `test` once.
+
+    Args:
+        fitted: what `fit` returned.
+        records: normal and anomalous records with their `split`; only those of `test` are looked at.
+        source: the name of the anomaly source they are of.
+        seed: fixes the bootstrap; see `seed_of`.
+        resamples: bootstrap resamples of the AUROC's interval.
+        conventions: whose arithmetic is added as `<convention>/<metric>`.
+    """
+    start, test, detector = time.perf_counter(), records.where(split="test"), fitted.detector
+    scores = {"val": fitted.val, "test": SplitScores(test.ids, test.anomalous, detector.score(test))}
+    seconds = fitted.seconds + time.perf_counter() - start
+    metrics = {split: _metrics(part, fitted, conventions) for split, part in scores.items()}
     return Outcome(
         source=source,
+        trained_on=fitted.trained_on,
         detector=detector.name,
-        counts={split: _counts(part) for split, part in parts.items()},
-        metrics={
-            split: _metrics(part, threshold, detector.zero_is_even_odds) | attack_numbers(parts[split])
-            for split, part in scores.items()
-        },
+        counts=fitted.counts | {"test": _counts(test)},
+        metrics={"val": metrics["val"] | fitted.attacks, "test": metrics["test"] | attack_numbers(test)},
         auroc_interval=bootstrap_auroc(
-            test.scores, test.labels, parts["test"].column("origin_id"), resamples=resamples, seed=seed
+            scores["test"].scores,
+            scores["test"].labels,
+            test.column("origin_id"),
+            resamples=resamples,
+            seed=seed,
         ),
-        threshold=threshold,
+        threshold=fitted.threshold,
         scores=scores,
-        curves=curves,
+        curves=fitted.curves,
         seconds=seconds,
     )
 
@@ -119,7 +155,8 @@ def _threshold(val: SplitScores, label_free: bool) -> float:
     return best_balanced_threshold(val.scores, val.labels)
 
 
-def _seed_of(seed: int, source: str) -> int:
+def seed_of(seed: int, source: str) -> int:
+    """Mix a seed with a source's name, so that any process gets the same numbers in whatever order; below 2³²."""
     return int.from_bytes(hashlib.sha256(f"{seed}/{source}".encode()).digest()[:4])
 
 
@@ -128,10 +165,15 @@ def _counts(records: Records) -> dict[str, int]:
     return {"normal": len(records) - anomalous, "anomalous": anomalous}
 
 
-def _metrics(split: SplitScores, threshold: float, zero_is_even_odds: bool) -> dict[str, float]:
+def _metrics(split: SplitScores, fitted: Fitted, conventions: Sequence[str]) -> dict[str, float]:
     metrics = detection_metrics(split.scores, split.labels)
-    thresholds = {"val_threshold": threshold} | ({"0.5": 0.0} if zero_is_even_odds else {})  # probability .5 is logit 0
+    thresholds = {"val_threshold": fitted.threshold}
+    if fitted.detector.zero_is_even_odds:
+        thresholds["0.5"] = 0.0  # probability .5 is logit 0
     for name, value in thresholds.items():
         accuracy = accuracy_at(split.scores, split.labels, value)
         metrics |= {f"accuracy_at_{name}": accuracy["plain"], f"accuracy_at_{name}_balanced": accuracy["balanced"]}
+    for convention in conventions:
+        numbers = conventional_metrics(split.scores, split.labels, convention)
+        metrics |= {f"{convention}/{metric}": value for metric, value in numbers.items()}
     return metrics | {"prevalence": float(split.labels.mean())}

@@ -1,9 +1,11 @@
 """Stage two in one typed object: what `--detection.*` sets."""
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from lightning_gradood.detectors.detector import Detector
 from lightning_gradood.detectors.mlp import MLP
+from lightning_gradood.detectors.protocol import Protocol
 from lightning_gradood.errors import Refusal
 from lightning_gradood.gradients import AllOnes, LabelDesign
 from lightning_gradood.probes import LogitsProbe, Probe
@@ -19,6 +21,9 @@ class DetectionSettings:
             paper's all-ones label, if it is one of several, is then reported alone too, as `paper`.
         mlp: the paper's detector, a 2-layer MLP.
         detectors: further detectors by class path.
+        protocol: what the detectors may know: `known`, the very source they are tested on, as in the paper; `unknown`, all
+            sources but the tested one; `matrix`, each source in turn, and tested on every one.
+        metrics: conventions whose arithmetic is reported too, under `<convention>/<metric>`, to compare with their tables.
         resamples: bootstrap resamples for the 95 % interval of the AUROC.
         seed: of the detectors and the bootstrap; the splits have theirs in `data.split_seed`.
     """
@@ -26,6 +31,8 @@ class DetectionSettings:
     label_designs: list[LabelDesign] = field(default_factory=lambda: [AllOnes()])
     mlp: MLPSettings = field(default_factory=MLPSettings)
     detectors: list[Detector] = field(default_factory=list)
+    protocol: Protocol = "known"
+    metrics: list[Literal["lee2018", "odin", "openood", "energy"]] = field(default_factory=list)
     resamples: int = 1000
     seed: int = 0
 

@@ -1,7 +1,6 @@
 """The same scores in the arithmetic of four published codebases, so that their tables can be compared with."""
 
 from collections.abc import Callable
-from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -12,10 +11,8 @@ from lightning_gradood.metrics.detection import auroc, detection_metrics
 from lightning_gradood.metrics.odin_grid import odin_grid_metrics
 from lightning_gradood.metrics.sweep import Sweep, sweep
 
-Convention = Literal["lee2018", "odin", "openood", "energy"]
 
-
-def conventional_metrics(scores: ArrayLike, labels: ArrayLike, convention: Convention) -> dict[str, float]:
+def conventional_metrics(scores: ArrayLike, labels: ArrayLike, convention: str) -> dict[str, float]:
     """Measure as one of the field's codebases does; what they call by one name often differs.
 
     - `lee2018` (Lee et al.'s deep_Mahalanobis): normal images are the positives. `tnr_at_tpr95` at the TPR *nearest* to
@@ -32,7 +29,7 @@ def conventional_metrics(scores: ArrayLike, labels: ArrayLike, convention: Conve
     Args:
         scores: Finite real numbers `[n]`, higher = more anomalous, as everywhere here; the codebases' are the negative.
         labels: 0 (normal) or 1 (anomalous), `[n]`.
-        convention: Whose arithmetic.
+        convention: Whose arithmetic, one of `CONVENTIONS`.
 
     Returns:
         Their names to fractions in [0, 1]; a number that the original cannot compute is left out.
@@ -114,3 +111,4 @@ _CONVENTIONS: dict[str, Callable[[Floats, Integers], dict[str, float]]] = {
     "openood": _openood,
     "energy": _energy,
 }
+CONVENTIONS = tuple(_CONVENTIONS)

@@ -21,9 +21,11 @@ Example:
 from lightning_gradood.report.bundle import DetectionReport
 from lightning_gradood.report.curves import precision_recall_curves, roc_curves
 from lightning_gradood.report.figures import draw_figures, write_figures
+from lightning_gradood.report.heat_map import heat_map
 from lightning_gradood.report.histograms import score_histograms
 from lightning_gradood.report.layers import layer_norms
 from lightning_gradood.report.loggers import log_report
+from lightning_gradood.report.matrix import Matrix, matrices, matrix_table
 from lightning_gradood.report.results import results_rows, write_results
 from lightning_gradood.report.samples import sample_sheet
 from lightning_gradood.report.tables import console_table
@@ -31,10 +33,14 @@ from lightning_gradood.report.wandb_mode import offline_without_account
 
 __all__ = [
     "DetectionReport",
+    "Matrix",
     "console_table",
     "draw_figures",
+    "heat_map",
     "layer_norms",
     "log_report",
+    "matrices",
+    "matrix_table",
     "offline_without_account",
     "precision_recall_curves",
     "results_rows",

@@ -18,7 +18,7 @@ class DetectionReport:
 
     Args:
         experiment: name of the experiment.
-        outcomes: one per anomaly source and detector.
+        outcomes: one per anomaly source and detector, or one per pair of sources where each is tested with each.
         norms: source name to gradient representation of the first label design, squared L2 norms, float64 [n, L];
             `"normal"` first, then the anomaly sources. It may be empty when no gradients were probed.
         layer_names: names of the L parameter tensors, in the order of the columns of `norms`.
@@ -46,15 +46,20 @@ class DetectionReport:
 
 
 def by_detector(outcomes: list[Outcome]) -> dict[str, list[Outcome]]:
-    """Group outcomes by detector, both in order of first appearance."""
+    """Group outcomes by detector, those trained on one other source apart; both in order of first appearance."""
     groups: dict[str, list[Outcome]] = {}
     for outcome in outcomes:
-        groups.setdefault(outcome.detector, []).append(outcome)
+        groups.setdefault(outcome.label, []).append(outcome)
     return groups
 
 
+def not_transferred(outcomes: list[Outcome]) -> list[Outcome]:
+    """Leave out the outcomes of detectors that were trained on one other source: they belong into a matrix."""
+    return [outcome for outcome in outcomes if not outcome.transferred]
+
+
 def _check_outcomes(outcomes: list[Outcome]) -> None:
-    pairs = [(outcome.source, outcome.detector) for outcome in outcomes]
+    pairs = [(outcome.source, outcome.label) for outcome in outcomes]
     for source, detector in pairs:
         if source == MEAN:
             raise Refusal(

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from lightning_gradood.detectors import Outcome
-from lightning_gradood.report.bundle import MEAN, by_detector
+from lightning_gradood.report.bundle import MEAN, by_detector, not_transferred
 
 Numbers = dict[str, dict[str, float]]
 """Split to metric to value."""
@@ -59,11 +59,12 @@ def detection_scalars(outcomes: list[Outcome]) -> dict[str, float]:
 
     Returns:
         `detection/<source>/<detector>/<val|test>/<metric>` and `detection/mean/<detector>/<val|test>/<metric>` to
-        value; the mean is there for a single source too, so that a sweep has one key to optimise.
+        value; the mean is there for a single source too, so that a sweep has one key to optimise. A detector that was
+        trained on one other source is `<detector>@<that source>`.
     """
     scalars = {}
     for outcome in outcomes:
-        scalars.update(_named(outcome.source, outcome.detector, outcome_numbers(outcome)))
+        scalars.update(_named(outcome.source, outcome.label, outcome_numbers(outcome)))
     for detector, group in by_detector(outcomes).items():
         scalars.update(_named(MEAN, detector, mean_numbers(group)))
     return scalars
@@ -79,7 +80,7 @@ def curve_rows(outcomes: list[Outcome]) -> list[tuple[int, dict[str, float]]]:
         (epoch, `detector/<source>/<detector>/<metric>` to value), epochs increasing, each once.
     """
     rows: dict[int, dict[str, float]] = {}
-    for outcome in outcomes:
+    for outcome in not_transferred(outcomes):  # the others share the curves of the source they were trained on
         for position, point in enumerate(outcome.curves):
             row = rows.setdefault(int(point.get("epoch", position)), {})
             for metric, value in point.items():

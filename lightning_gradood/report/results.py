@@ -43,10 +43,11 @@ def results_rows(report: DetectionReport) -> list[dict[str, Any]]:
         report: what to flatten.
 
     Returns:
-        Rows with the keys `experiment`, `source`, `detector`, `split`, `metric`, `value`; source `mean` is the mean
-        over sources. Rates are in [0, 1], counts are integers, a number that is not finite is None.
+        Rows with the keys `experiment`, `source`, `detector`, `split`, `metric`, `value`; source `mean` is the mean over
+        sources, detector `mlp@fgsm` the one that was trained on the source `fgsm` rather than on that of the row. Rates are
+        in [0, 1], counts are integers, a number that is not finite is None.
     """
-    numbered = [(outcome.source, outcome.detector, outcome_numbers(outcome)) for outcome in report.outcomes]
+    numbered = [(outcome.source, outcome.label, outcome_numbers(outcome)) for outcome in report.outcomes]
     numbered += [(MEAN, detector, mean_numbers(group)) for detector, group in by_detector(report.outcomes).items()]
     return [
         dict(
@@ -95,6 +96,7 @@ def _outcome_document(outcome: Outcome) -> dict[str, Any]:
     return {
         "source": outcome.source,
         "detector": outcome.detector,
+        "trained_on": outcome.trained_on,
         "counts": outcome.counts,
         "metrics": outcome.metrics,
         "auroc_interval": {"low": low, "high": high},

@@ -4,7 +4,8 @@ import math
 from collections.abc import Sequence
 
 from lightning_gradood.detectors import Outcome
-from lightning_gradood.report.bundle import MEAN, by_detector
+from lightning_gradood.report.bundle import MEAN, by_detector, not_transferred
+from lightning_gradood.report.matrix import matrices, matrix_table
 from lightning_gradood.report.numbers import mean_numbers, outcome_numbers
 
 _METRICS = {
@@ -16,9 +17,8 @@ _METRICS = {
     "acc(val)": "accuracy_at_val_threshold",
 }
 _SPLITS = ("train", "val", "test")
-_HEADER = ["source", "detector", *(f"n {split}" for split in _SPLITS), "success", "AUROC", "95 % interval", *_METRICS]
-_SUCCESS = _HEADER.index("success")  # a column that is there if anything was attacked
-_TEXT_COLUMNS = 2
+_TRAINED_ON, _SUCCESS = "trained on", "success"  # columns that are there where they say something
+_TEXT = ("source", "detector", _TRAINED_ON)
 _ABSENT = "-"
 _SUCCESS_NOTE = "success = share of attacked or corrupted images that the classifier no longer gives their class.\n"
 _NOTE = (
@@ -31,26 +31,27 @@ def console_table(outcomes: list[Outcome]) -> str:
     """Lay the test results out as plain text, one row per source and detector.
 
     Args:
-        outcomes: of all sources and detectors. A detector with more than one source gets a row of means after them.
+        outcomes: of all sources and detectors. A detector with more than one source gets a row of means after them; one
+            that was trained on each source and tested on every one gets a matrix below the table.
 
     Returns:
         Lines joined by newlines: header, rule, rows, rule, a note that defines the columns. Percentages with two
-        decimals, `-` where a number does not exist.
+        decimals, `-` where a number does not exist. `trained on` is a column where it is not the tested source.
     """
-    groups = by_detector(outcomes)
+    groups = by_detector(not_transferred(outcomes))
     body = [_row(outcome) for group in groups.values() for outcome in group]
     means = [_mean_row(detector, group) for detector, group in groups.items() if len(group) > 1]
-    header, note = list(_HEADER), _SUCCESS_NOTE + _NOTE
-    if all(row[_SUCCESS] == _ABSENT for row in body):
-        note = _NOTE
-        for row in (header, *body, *means):
-            del row[_SUCCESS]
-    widths = [max(len(cell) for cell in column) for column in zip(header, *body, *means, strict=True)]
+    idle = [
+        column for column in (_TRAINED_ON, _SUCCESS) if all(row[column] in (_ABSENT, row["source"]) for row in body)
+    ]
+    header = [column for column in body[0] if column not in idle]
+    cells = [header, *([row[column] for column in header] for row in (*body, *means))]
+    widths = [max(len(cell) for cell in column) for column in zip(*cells, strict=True)]
+    first, *lines = [_aligned(header, row, widths) for row in cells]
     rule = "-" * (sum(widths) + 2 * (len(widths) - 1))
-    lines = [_aligned(header, widths), rule, *(_aligned(row, widths) for row in body), rule]
-    if means:
-        lines += [*(_aligned(row, widths) for row in means), rule]
-    return "\n".join([*lines, note])
+    lines = [first, rule, *lines[: len(body)], rule, *lines[len(body) :], *([rule] if means else [])]
+    notes = [_NOTE if _SUCCESS in idle else _SUCCESS_NOTE + _NOTE]
+    return "\n".join([*lines, *notes, *("\n" + matrix_table(matrix) for matrix in matrices(outcomes).values())])
 
 
 def number_table(outcomes: list[Outcome]) -> tuple[list[str], list[list[str | float | None]]]:
@@ -64,7 +65,7 @@ def number_table(outcomes: list[Outcome]) -> tuple[list[str], list[list[str | fl
         where a number does not exist.
     """
     numbered = [
-        (outcome.source, outcome.detector, split, numbers)
+        (outcome.source, outcome.label, split, numbers)
         for outcome in outcomes
         for split, numbers in outcome_numbers(outcome).items()
     ]
@@ -78,26 +79,31 @@ def percent(value: float | None) -> str:
     return _ABSENT if value is None or math.isnan(value) else f"{100 * value:.2f}"
 
 
-def _row(outcome: Outcome) -> list[str]:
+def _row(outcome: Outcome) -> dict[str, str]:
     low, high = (percent(bound) for bound in outcome.auroc_interval)
-    counts = [_count(outcome.counts.get(split)) for split in _SPLITS]
+    names = {"source": outcome.source, "detector": outcome.detector, _TRAINED_ON: outcome.trained_on or outcome.source}
+    counts = {f"n {split}": _count(outcome.counts.get(split)) for split in _SPLITS}
     success = percent(outcome.metrics["test"].get("attack_success"))
-    return [outcome.source, outcome.detector, *counts, success, *_rates(outcome.metrics["test"], f"[{low}, {high}]")]
+    return names | counts | {_SUCCESS: success} | _rates(outcome.metrics["test"], f"[{low}, {high}]")
 
 
-def _mean_row(detector: str, outcomes: "Sequence[Outcome]") -> list[str]:
-    return [MEAN, detector, *[_ABSENT] * (len(_SPLITS) + 1), *_rates(mean_numbers(outcomes)["test"], _ABSENT)]
+def _mean_row(detector: str, outcomes: "Sequence[Outcome]") -> dict[str, str]:
+    known = {outcome.trained_on for outcome in outcomes}
+    names = {"source": MEAN, "detector": detector, _TRAINED_ON: known.pop() if len(known) == 1 else _ABSENT}
+    absent = dict.fromkeys([*(f"n {split}" for split in _SPLITS), _SUCCESS], _ABSENT)
+    return names | absent | _rates(mean_numbers(outcomes)["test"], _ABSENT)
 
 
-def _rates(metrics: dict[str, float], interval: str) -> list[str]:
-    return [percent(metrics.get("auroc")), interval, *(percent(metrics.get(key)) for key in _METRICS.values())]
+def _rates(metrics: dict[str, float], interval: str) -> dict[str, str]:
+    rates = {column: percent(metrics.get(key)) for column, key in _METRICS.items()}
+    return {"AUROC": percent(metrics.get("auroc")), "95 % interval": interval, **rates}
 
 
 def _count(counts: dict[str, int] | None) -> str:
     return _ABSENT if counts is None else f"{counts['normal']}+{counts['anomalous']}"
 
 
-def _aligned(cells: list[str], widths: list[int]) -> str:
-    text = [cell.ljust(width) for cell, width in zip(cells[:_TEXT_COLUMNS], widths, strict=False)]
-    numbers = [cell.rjust(width) for cell, width in zip(cells[_TEXT_COLUMNS:], widths[_TEXT_COLUMNS:], strict=True)]
-    return "  ".join(text + numbers).rstrip()
+def _aligned(header: list[str], cells: list[str], widths: list[int]) -> str:
+    columns = zip(header, cells, widths, strict=True)
+    text = [cell.ljust(width) if column in _TEXT else cell.rjust(width) for column, cell, width in columns]
+    return "  ".join(text).rstrip()

