@@ -30,7 +30,7 @@ def table(values, splits=None, counts=COUNTS):
     return Records.concatenate(parts).with_splits(split_of)
 
 
-def odin_records(best=4, seed=0):
+def odin_records(best=4, seed=0, counts=COUNTS):
     """Return probabilities that tell nothing but in one column."""
     rng = np.random.default_rng(seed)
 
@@ -39,7 +39,7 @@ def odin_records(best=4, seed=0):
         found[:, best] = rng.beta(4, 1 + 3 * anomalous, size=len(splits))
         return {"odin": found}
 
-    return table(values)
+    return table(values, counts=counts)
 
 
 def mahalanobis_records(best=2, seed=0, counts=COUNTS):
@@ -142,6 +142,28 @@ def test_mahalanobis_takes_the_magnitude_that_is_best_on_val(best):
         assert detector.state()["magnitude"] == STEPS[best]
     alone = learnt(lambda: mahalanobis(preprocessing=True), records)
     assert np.array_equal(alone.score(records), -records.probe("mahalanobis/preprocessed")[:, 9 + best])
+
+
+def contradicting(column):
+    """Make one column of the grid perfect and every other one worse than chance."""
+
+    def change(rows, sources, values):
+        for name, width in (("odin", 6), ("mahalanobis/preprocessed", len(STEPS))):
+            if name in values:
+                grid = values[name].reshape(len(sources), -1, width)
+                grid[rows] = np.where(sources[rows] == "smoke", -0.2, -0.9)[:, None, None]
+                grid[rows, :, column] *= -1
+
+    return change
+
+
+@pytest.mark.parametrize("split", ["test", "val"])
+@pytest.mark.parametrize("number", [0, 3, 4], ids=["odin", "mahalanobis_p", "mahalanobis_p_fe"])
+def test_the_grid_is_searched_on_val_alone(number, split):
+    make, records = CASES[number]
+    before = records(counts={"train": 60, "val": 60, "test": 900}).by_id()
+    found, expected = learnt(make, with_rows(before, split, contradicting(0))), learnt(make, before)
+    assert (found.state()["magnitude"] == expected.state()["magnitude"]) == (split == "test")
 
 
 def test_without_preprocessing_it_is_the_last_tap_s_distance():
