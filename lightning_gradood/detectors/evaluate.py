@@ -74,9 +74,10 @@ def fit(detector: Detector, records: Records, *, trained_on: str, seed: int) -> 
         seed: fixes the fit; see `seed_of`.
     """
     start = time.perf_counter()
-    seen = normal_side(records) if detector.label_free else records
-    curves = detector.fit(Records.concatenate([seen.where(split=split) for split in ("train", "val")]), seed)
     train, val = (records.where(split=split) for split in ("train", "val"))
+    if detector.label_free:
+        train = normal_side(train)
+    curves = detector.fit(Records.concatenate([train, normal_side(val) if detector.label_free else val]), seed)
     scores = SplitScores(val.ids, val.anomalous, detector.score(val))
     return Fitted(
         detector=detector,
