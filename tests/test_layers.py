@@ -29,7 +29,7 @@ LEVELS = [
         "detectors": {"errors", "records", "metrics", "tasks", "probes", "gradients"},
     },
     {"report": set(), "callbacks": {"report"}},
-    {"provenance": set(), "trainer": {"provenance"}},
+    {"provenance": set(), "trainer": {"provenance"}, "benchmark": set()},
     {"cli": set()},
     {"__main__": set()},
 ]

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import NoReturn
 
+from lightning_gradood.cli.benchmark import benchmark
 from lightning_gradood.cli.command import Command
 from lightning_gradood.cli.interpolation import interpolation
 from lightning_gradood.errors import Refusal
@@ -33,7 +34,11 @@ def main(args: Sequence[str] | None = None) -> None:
     with ExitStack() as leaving:
         try:
             with interpolation():
-                Command(leaving, None if args is None else list(args))
+                words = sys.argv[1:] if args is None else list(args)
+                if words[:1] == ["benchmark"]:  # calls other verbs, and has no model and data of its own
+                    benchmark(words[1:], main)
+                else:
+                    Command(leaving, None if args is None else words)
         except Refusal as refusal:
             _end(str(refusal))
         except RuntimeError as error:
