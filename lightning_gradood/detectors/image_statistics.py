@@ -20,8 +20,6 @@ class ImageStatistics(Detector):
     numbers of other detectors on that source then say little.
     """
 
-    zero_is_even_odds = True
-
     def __init__(self) -> None:
         self._logistic: Logistic | None = None
 

@@ -48,8 +48,6 @@ class LID(Detector):
         Ma et al. 2018, algorithm 1; deep_Mahalanobis (Lee et al. 2018), `lib_generation.py`, `get_LID`.
     """
 
-    zero_is_even_odds = True
-
     def __init__(self, neighbours: Sequence[int] = _GRID, taps: list[str] | None = None, name: str = "lid") -> None:
         if not neighbours or min(neighbours) < 2:
             raise Refusal(
