@@ -68,7 +68,7 @@ def _activations(call: Call, benchmark: Benchmark) -> str:
 def _samples(material: Material) -> str:
     if not material.samples:
         return paragraph("None were kept.")
-    text = "The first images of each source; of attacks only where data.keep_pixels keeps them"
+    text = "Images from all over each source; attacked ones only where data.keep_pixels keeps them"
     return picture(as_png(sample_sheet({name: images[:8] for name, images in material.samples.items()})), text)
 
 
@@ -82,7 +82,11 @@ def _first_layer(material: Material, tables: TableSettings) -> str:
         "near": tables.near or next(iter(others), None),
         "far": tables.far or (others or [None])[-1],
     }
-    chosen = {f"{role}: {source}": source for role, source in asked.items() if source in kept["images"]}
+    chosen = {
+        role if role == source else f"{role}: {source}": source
+        for role, source in asked.items()
+        if source in kept["images"]
+    }
     gradients: dict[str, np.ndarray] = {caption: kept["gradients"][source] for caption, source in chosen.items()}
     images = {caption: kept["images"][source] for caption, source in chosen.items()}
     caption = f"{kept['name']} and the gradient of the all-ones loss for one image each"

@@ -12,7 +12,7 @@ h3 { font-size: 1.05rem; margin: 1.5rem 0 .5rem; }
 .wide { overflow-x: auto; margin: .75rem 0; }
 table { border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabular-nums; }
 th, td { padding: .25rem .6rem; text-align: right; white-space: nowrap; border-bottom: 1px solid #e5e5e5; }
-th { vertical-align: bottom; } th.text, td.text { text-align: left; }
+thead th { vertical-align: bottom; } th.text, td.text { text-align: left; }
 th.key { position: sticky; left: 0; background: #fff; text-align: left; }
 td small { color: #666; display: block; }
 pre { overflow-x: auto; background: #f5f5f5; padding: .6rem; font-size: .8rem; }

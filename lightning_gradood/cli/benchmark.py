@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from lightning_gradood.benchmark import Benchmark, run_benchmark
+from lightning_gradood.benchmark import Benchmark, Experiment, TableSettings, run_benchmark
 from lightning_gradood.cli.help import VERBS
 from lightning_gradood.cli.parsing import Parser, experiment_name
 
@@ -23,10 +23,16 @@ def benchmark(words: list[str], main: Callable[[list[str]], None]) -> None:
     parser = Parser(prog="python -m lightning_gradood benchmark", description=VERBS["benchmark"])
     parser.add_argument("-c", "--config", action="config", help="The benchmark file, e.g. configs/tables_digits.yaml.")
     parser.add_class_arguments(Benchmark, as_group=False)
-    settings = parser.instantiate_classes(parser.parse_args(words))
-    given = {name: settings[name] for name in Benchmark.__dataclass_fields__}
-    folder = Path(given["run_dir"] or Path("runs", "benchmarks", experiment_name(words)))
-    run_benchmark(Benchmark(**given), folder, main, lambda call: _resolved(call, main))
+    settings = _built(parser.parse_args(words).as_dict())
+    folder = Path(settings.run_dir or Path("runs", "benchmarks", experiment_name(words)))
+    run_benchmark(settings, folder, main, lambda call: _resolved(call, main))
+
+
+def _built(given: dict[str, Any]) -> Benchmark:
+    """By hand: the parser would build the classes that `flags` and `detectors` name, which are for the calls to build."""
+    given["experiments"] = {name: Experiment(**one) for name, one in given["experiments"].items()}
+    given["tables"] = TableSettings(**given["tables"])
+    return Benchmark(**{name: given[name] for name in Benchmark.__dataclass_fields__})
 
 
 def _resolved(words: list[str], main: Callable[[list[str]], None]) -> Mapping[str, Any]:

@@ -10,7 +10,7 @@ VERBS = {
     "predict": "Run the classifier on every source.",
     "extract": "Probe every source on all processes and keep the records.",
     "detect": "Extract what is missing, fit every detector on every anomaly source, report.",
-    "benchmark": "Run several experiment files and seeds, then write the paper's two tables and one page with everything.",
+    "benchmark": "Run several experiment files and seeds, write the paper's two tables and a page.",
 }
 _KNOWN = re.compile(r"known\s+subclasses:\s+([^()]+)\)")
 _MANY = 40  # Lightning's callbacks are fewer; there are hundreds of modules

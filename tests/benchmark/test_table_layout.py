@@ -1,0 +1,112 @@
+"""Rows, columns, bold, the paper's numbers, and the three ways of writing them."""
+
+import csv
+import io
+import re
+import statistics
+
+import pytest
+
+from lightning_gradood.benchmark import Cell, Experiment, TableSettings
+from lightning_gradood.benchmark.cells import Row
+from lightning_gradood.benchmark.summary import summary
+from lightning_gradood.benchmark.tables import best_of, table_1, table_2
+from lightning_gradood.benchmark.writing import csv_text, latex, markdown, number, paper_layout
+
+SEEDS = {"baseline": [0.9, 0.8], "mlp": [0.97, 0.99], "knn": [0.98, 0.98], "image_statistics": [1.0, 1.0]}
+
+
+@pytest.fixture
+def about(tmp_path):
+    (tmp_path / "some.yaml").touch()
+    return Experiment(str(tmp_path / "some.yaml"), "CIFAR-10", "ResNet")
+
+
+@pytest.fixture
+def rows(about):
+    names = ("auroc", "detection_accuracy", "aupr_out")
+    metrics = {detector: dict.fromkeys(names, values) for detector, values in SEEDS.items()}
+    return [
+        Row("one", about, source, made, metrics) for source, made in (("cw", True), ("svhn", False), ("rain", False))
+    ]
+
+
+def test_each_source_is_in_the_table_it_belongs_to(rows):
+    assert [heads for heads, _ in table_1(rows).rows] == [("CIFAR-10 (ResNet)", "C&W")]
+    assert [heads[0] for heads, _ in table_2(rows, TableSettings()).rows] == [
+        *["Detection accuracy"] * 2,
+        *["AUROC"] * 2,
+        *["AUPR (anomalous positive)"] * 2,
+    ]
+
+
+def test_columns_are_in_the_paper_s_order_with_ours_and_then_all_others(rows):
+    assert table_1(rows).detectors == ["baseline", "mlp", "knn", "image_statistics"]
+
+
+def test_the_paper_s_number_stands_beside_the_method_that_is_the_paper_s(rows):
+    (_, cells), *_ = table_1(rows).rows
+    assert cells["mlp"].paper == pytest.approx(0.9707)
+    assert cells["baseline"].paper == pytest.approx(0.5340)
+    assert cells["knn"].paper is None
+    for row in rows:
+        row.metrics["paper"] = row.metrics["mlp"]  # the all-ones label alone, beside an MLP on several
+    (_, cells), *_ = table_1(rows).rows
+    assert cells["paper"].paper == pytest.approx(0.9707)
+    assert cells["mlp"].paper is None
+    second = dict(table_2(rows, TableSettings()).rows)
+    assert second["AUROC", "CIFAR-10 (ResNet)", "svhn"]["paper"].paper == pytest.approx(0.9984)
+    assert second["AUROC", "CIFAR-10 (ResNet)", "rain"]["paper"].paper is None
+
+
+def test_best_is_the_highest_printed_mean_with_ties_and_without_the_audit(rows):
+    (_, cells), *_ = table_1(rows).rows
+    assert best_of(cells) == {"mlp", "knn"}
+
+
+def test_a_single_seed_has_no_spread():
+    assert Cell((0.5,)).spread is None
+    assert number(Cell((0.5,))) == "50.00"
+
+
+def numbers(text):
+    return [
+        (float(mean), float(spread)) for mean, spread in re.findall(r"(\d+\.\d\d) (?:±|\$\\pm\$) (\d+\.\d\d)", text)
+    ]
+
+
+def test_markdown_latex_and_csv_agree_and_are_the_mean_and_standard_deviation(rows):
+    for table in (table_1(rows), table_2(rows, TableSettings())):
+        expected = [
+            (round(100 * statistics.fmean(SEEDS[name]), 2), round(100 * statistics.stdev(SEEDS[name]), 2))
+            for _ in table.rows
+            for name in table.detectors
+        ]
+        written = list(csv.DictReader(io.StringIO(csv_text([table]))))
+        assert numbers(markdown(table)) == numbers(latex(table)) == expected
+        assert [
+            (round(100 * float(line["mean"]), 2), round(100 * float(line["spread"]), 2)) for line in written
+        ] == expected
+        bold = {line["detector"] for line in written if line["best"] == "1"}
+        assert bold == {"mlp", "knn"}
+        assert markdown(table).count("**") == 2 + 2 * 2 * len(table.rows)
+        assert latex(table).count(r"\textbf") == 2 * len(table.rows)
+
+
+def test_latex_escapes_what_latex_takes_for_commands(rows):
+    assert r"C\&W" in latex(table_1(rows))
+    assert not re.search(r"(?<!\\)[%#_]", latex(table_1(rows)))
+
+
+def test_the_paper_s_layout_puts_the_methods_of_a_metric_between_slashes(rows):
+    lines = paper_layout(table_2(rows, TableSettings()), TableSettings().columns).splitlines()
+    assert lines[0].startswith("**Out-of-distribution detection.** Baseline / Ours.")
+    assert lines[2] == "| In | Out | Detection accuracy | AUROC | AUPR (anomalous positive) |"
+    assert lines[4].startswith("| CIFAR-10 (ResNet) | svhn | 85.00 ± 7.07 [83.36] / **98.00 ± 1.41** [98.04] | 85.00")
+    assert len(lines) == 6
+
+
+def test_the_summary_counts_who_is_best(rows):
+    first, second = summary([table_1(rows), table_2(rows, TableSettings())])
+    assert "Ours on 1 of 1 (C&W)" in first
+    assert "kNN on 2 of 2 (svhn, rain)" in second
