@@ -1,16 +1,40 @@
 """The verb `benchmark`: several experiment files and seeds, the paper's two tables, one page."""
 
+import difflib
 import io
+import re
 from collections.abc import Callable, Mapping
 from contextlib import redirect_stdout
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import yaml
 
 from lightning_gradood.benchmark import Benchmark, Experiment, TableSettings, run_benchmark
 from lightning_gradood.cli.help import VERBS
 from lightning_gradood.cli.parsing import Parser, experiment_name
+from lightning_gradood.errors import Refusal
+
+_KEYS = [name for kind in (Benchmark, Experiment, TableSettings) for name in kind.__dataclass_fields__]
+_UNKNOWN = re.compile(r"(?:[Oo]ption|Key|arguments:) '?(?:--)?(?P<word>[\w.]+)'?")
+
+
+class BenchmarkParser(Parser):
+    """Suggests keys of a benchmark file, where other verbs have those of an experiment."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Raise the refusal that `main` prints."""
+        if "are required: experiments" in message:
+            raise Refusal(
+                "`experiments` should be given. Got none. Name a benchmark file, e.g. `--config configs/tables_digits.yaml`."
+            ) from ex
+        match = _UNKNOWN.search(message)
+        if match is None:
+            super().error(message, ex)
+        word = match["word"]
+        near = difflib.get_close_matches(word.rpartition(".")[2], _KEYS, n=1)
+        hint = f"Did you mean `{near[0]}`?" if near else "`benchmark --help` lists them."
+        raise Refusal(f"A benchmark file should hold only keys that it knows. Got `{word}`. {hint}") from ex
 
 
 def benchmark(words: list[str], main: Callable[[list[str]], None]) -> None:
@@ -20,7 +44,7 @@ def benchmark(words: list[str], main: Callable[[list[str]], None]) -> None:
         words: of the command line, without the verb.
         main: the program, which makes each call.
     """
-    parser = Parser(prog="python -m lightning_gradood benchmark", description=VERBS["benchmark"])
+    parser = BenchmarkParser(prog="python -m lightning_gradood benchmark", description=VERBS["benchmark"])
     parser.add_argument("-c", "--config", action="config", help="The benchmark file, e.g. configs/tables_digits.yaml.")
     parser.add_class_arguments(Benchmark, as_group=False)
     settings = _built(parser.parse_args(words).as_dict())

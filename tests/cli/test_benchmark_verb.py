@@ -245,7 +245,11 @@ def test_a_page_says_why_a_figure_is_not_there(here):
         ({"seeds": [1, 1]}, [], "`seeds` should be different numbers, none below 0. Got `seeds = [1, 1]`."),
         ({"seeds": []}, [], "`seeds` should be different numbers"),
         ({"seeds": ["a"]}, [], "seeds"),
-        ({"sedes": [1]}, [], "sedes"),
+        ({"sedes": [1]}, [], "should hold only keys that it knows. Got `sedes`. Did you mean `seeds`?"),
+        ({"tables": {"neer": "nine"}}, [], "Got `neer`. Did you mean `near`?"),
+        ({"zzz": 1}, [], "Got `zzz`. `benchmark --help` lists them."),
+        ({}, ["--seeds", "[1]"], "`experiments` should be given. Got none."),
+        ({}, [*FILE[1:], "--sedes", "[1]"], "Got `sedes`. Did you mean `seeds`?"),
         (
             {"tables": {"near": "ten"}},
             [],
@@ -287,6 +291,7 @@ def test_bad_benchmarks_are_refused_in_a_sentence(change, flags, words, capsys):
         ),
         ({"flags": {"data.batch_sise": 3}}, "tiny", "Did you mean `batch_size`?"),
         ({"dataset": None}, "tiny", "dataset"),
+        ({"confg": "x"}, "tiny", "Got `confg`. Did you mean `config`?"),
         ({}, "../away", "`experiments` should have names that can be folders'. Got '../away'."),
     ],
 )
