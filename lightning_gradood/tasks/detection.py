@@ -11,6 +11,7 @@ from lightning_gradood.errors import Refusal
 from lightning_gradood.metrics import RawBinaryAUROC
 
 _SMALLEST = 1e-30  # added before the logarithm: squared norms of confident images underflow to zero
+_NOTHING = 1e-10  # a share of the largest variance that float32 norms leave by rounding alone
 _ROUNDING = 1e-12  # relative error of a float64 mean of thousands of equal numbers, with room to spare
 
 
@@ -125,11 +126,16 @@ class DetectionTask(LightningModule):
 
 
 def _directions(standardised: Tensor, whitening: float | None) -> Tensor:
-    """Principal components of float64 [n, L] as columns, divided by √(variance + whitening); the identity for None."""
+    """Principal components of float64 [n, L] as columns, divided by √(variance + whitening); the identity for None.
+
+    Columns are zero for directions in which nothing varies: no weight could be learnt there, and rounding would choose them.
+    """
     if whitening is None:
         return torch.eye(standardised.shape[1], dtype=standardised.dtype)
     variances, components = torch.linalg.eigh(standardised.T @ standardised / len(standardised))
-    largest = components.gather(0, components.abs().argmax(dim=0, keepdim=True))
-    components = components * largest.sign()  # a component's sign is free, and would differ between machines
-    scaled: Tensor = components / (variances.clamp_min(0.0) + whitening).sqrt()
+    # a component's sign is free; weights that are all different decide it where its largest entries are a tie
+    places = torch.arange(1, len(components) + 1, dtype=components.dtype)
+    components = components * torch.where(places @ components < 0, -1.0, 1.0)
+    varies = variances > _NOTHING * variances.amax()
+    scaled: Tensor = torch.where(varies, components / (variances.clamp_min(0.0) + whitening).sqrt(), 0.0)
     return scaled.contiguous()  # safetensors insists

@@ -79,10 +79,21 @@ def test_whitening_divides_principal_components_by_their_spread(representations,
     np.testing.assert_allclose(abs(found[:, :3]), abs(expected[:, :3]), rtol=1e-3, atol=1e-5)
 
 
-def test_the_sign_of_a_component_is_fixed(representations):
-    directions = DetectionTask(representations, MLPSettings()).directions
-    largest = directions.gather(0, directions.abs().argmax(0, keepdim=True))
-    assert (largest > 0).all()
+def test_the_sign_of_a_component_is_fixed_though_its_largest_entries_are_a_tie(representations):
+    values = torch.log(representations[:, :1]) * torch.tensor([1.0, -1.0, 1.0, -1.0])
+    for noise in torch.randn(5, 40, 4, dtype=torch.float64) * 1e-9:
+        task = DetectionTask(values + noise, MLPSettings(log_values=False))
+        assert task.directions[:, -1].sign().tolist() == [-1, 1, -1, 1]
+
+
+def test_directions_without_variance_are_left_out():
+    """Of two records a line is all that can be learnt; elsewhere weights that nobody trained must not speak."""
+    train = torch.tensor([[1.0, 2.0, 3.0], [2.0, 3.0, 5.0]], dtype=torch.float64)
+    task = DetectionTask(train, MLPSettings(log_values=False))
+    assert (task.directions != 0).any(0).tolist() == [False, False, True]
+    across = torch.tensor([[1.0, -1.0, 0.0], [0.0, 1.0, -1.0]], dtype=torch.float64) * task.std
+    found = into_network(task, train.mean(0) + across)
+    assert found.abs().max() < 1e-6
 
 
 def test_dropout_acts_in_training_alone(representations):
