@@ -80,7 +80,7 @@ def test_only_attacks_can_succeed():
         ({"attacks": "lee2018", "limits": {"pdg": 3}}, "Got `limits` with ['pdg']. Choose among ['fgsm', 'bim',"),
         ({"attacks": "lee2018", "limits": {"pgd": 0}}, "`pgd` should be at least 1. Got `pgd = 0`"),
     ],
-    ids=str,
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else value,  # no addresses: processes must agree
 )
 def test_what_cannot_be_is_refused_before_anything_is_opened(settings, words):
     with pytest.raises(Refusal, match=re.escape(words)):
