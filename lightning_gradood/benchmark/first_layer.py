@@ -12,7 +12,7 @@ from lightning_gradood.gradients import AllOnes, exact_arithmetic, probing
 
 
 def first_layer(network: nn.Module, sources: Mapping[str, LoadedSource]) -> dict[str, Any]:
-    """Take the gradient of the first convolution's weight for the first image of each source.
+    """Take the gradient of the first convolution's weight for an image from the middle of each source.
 
     Args:
         network: pixels in, logits out; left as it was found.
@@ -30,7 +30,7 @@ def first_layer(network: nn.Module, sources: Mapping[str, LoadedSource]) -> dict
         return {}
     name, convolution = found
     device = convolution.weight.device
-    images = {source: as_float(loaded.images([0])).to(device) for source, loaded in sources.items()}
+    images = {source: as_float(loaded.images([len(loaded) // 2])).to(device) for source, loaded in sources.items()}
     return {
         "name": f"{name}.weight",
         "weights": convolution.weight.detach().cpu().numpy().copy(),

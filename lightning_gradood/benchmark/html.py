@@ -13,7 +13,7 @@ h3 { font-size: 1.05rem; margin: 1.5rem 0 .5rem; }
 table { border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabular-nums; }
 th, td { padding: .25rem .6rem; text-align: right; white-space: nowrap; border-bottom: 1px solid #e5e5e5; }
 thead th { vertical-align: bottom; } th.text, td.text { text-align: left; }
-th.key { position: sticky; left: 0; background: #fff; text-align: left; }
+th.key { position: sticky; left: 0; background: #fff; text-align: left; white-space: normal; }
 td small { color: #666; display: block; }
 pre { overflow-x: auto; background: #f5f5f5; padding: .6rem; font-size: .8rem; }
 figure { margin: 1rem 0; } img { max-width: 100%; height: auto; } figcaption, .note { color: #555; font-size: .85rem; }

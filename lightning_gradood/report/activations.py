@@ -8,6 +8,8 @@ from matplotlib.figure import Figure
 from lightning_gradood.probes import columns_of_taps
 from lightning_gradood.report.layers import layer_norms
 
+_NARROWEST = 9.0  # inches; a network has few taps, but the legend names every source
+
 
 def activation_norms(features: Mapping[str, np.ndarray], names: Sequence[str]) -> Figure:
     """Draw the distribution over images of the squared L2 norm of each tap's features.
@@ -28,6 +30,7 @@ def activation_norms(features: Mapping[str, np.ndarray], names: Sequence[str]) -
         for source, values in features.items()
     }
     figure = layer_norms(norms, list(taps))
+    figure.set_size_inches(max(figure.get_figwidth(), _NARROWEST), figure.get_figheight())
     axes = figure.axes[0]
     axes.set_title("Activation norms per tap (box: quartiles, whiskers: 5 % and 95 %)", fontsize=11)
     axes.set_ylabel("log10 of the squared activation norm")
