@@ -48,7 +48,9 @@ def drawn(experiment: str, calls: Sequence[Call], benchmark: Benchmark) -> list[
 def _gradients(material: Material) -> str:
     if not material.norms:
         return paragraph("3a is not drawn: no detector of this run reads gradient norms.")
-    return picture(as_png(layer_norms(material.norms, material.layer_names)), "3a: gradient norms of every source")
+    return picture(
+        as_png(layer_norms(material.norms, material.layer_names)), "3a: gradient norms of every source", wide=True
+    )
 
 
 def _activations(call: Call, benchmark: Benchmark) -> str:
@@ -62,7 +64,7 @@ def _activations(call: Call, benchmark: Benchmark) -> str:
     records = {source: cache.read(key) for source, key in entries.items()}
     names = records[NORMAL].names(_TAPS)
     features = {source: table.probe(_TAPS) for source, table in records.items()}
-    return picture(as_png(activation_norms(features, names)), "3b: activation norms of every source")
+    return picture(as_png(activation_norms(features, names)), "3b: activation norms of every source", wide=True)
 
 
 def _samples(material: Material) -> str:

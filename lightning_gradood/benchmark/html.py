@@ -13,10 +13,11 @@ h3 { font-size: 1.05rem; margin: 1.5rem 0 .5rem; }
 table { border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabular-nums; }
 th, td { padding: .25rem .6rem; text-align: right; white-space: nowrap; border-bottom: 1px solid #e5e5e5; }
 thead th { vertical-align: bottom; } th.text, td.text { text-align: left; }
-th.key { position: sticky; left: 0; background: #fff; text-align: left; white-space: normal; }
+th.key { position: sticky; left: 0; background: #fff; text-align: left; white-space: normal; min-width: 5.5rem; }
 td small { color: #666; display: block; }
 pre { overflow-x: auto; background: #f5f5f5; padding: .6rem; font-size: .8rem; }
-figure { margin: 1rem 0; } img { max-width: 100%; height: auto; } figcaption, .note { color: #555; font-size: .85rem; }
+figure { margin: 1rem 0; } .scroll { overflow-x: auto; } .scroll img { max-width: none; width: max(100%, 44rem); }
+ img { max-width: 100%; height: auto; } figcaption, .note { color: #555; font-size: .85rem; }
 .figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 22rem), 1fr)); gap: 1rem; }
 """
 
@@ -66,11 +67,14 @@ def grid(heads: Sequence[str], rows: Sequence[Sequence[str]], keys: int = 1) -> 
     return f'<div class="wide"><table>\n<thead><tr>{top}</tr></thead>\n<tbody>\n{body}\n</tbody></table></div>'
 
 
-def picture(png: bytes, caption: str) -> str:
-    """A figure inside the page."""
+def picture(png: bytes, caption: str, wide: bool = False) -> str:
+    """A figure inside the page; a wide one keeps its size on a phone and scrolls."""
     data = base64.b64encode(png).decode()
     text = escape(caption)
-    return f'<figure><img alt="{text}" src="data:image/png;base64,{data}"><figcaption>{text}</figcaption></figure>'
+    kind = ' class="scroll"' if wide else ""
+    return (
+        f'<figure{kind}><img alt="{text}" src="data:image/png;base64,{data}"><figcaption>{text}</figcaption></figure>'
+    )
 
 
 def _kind(place: int, keys: int) -> str:
