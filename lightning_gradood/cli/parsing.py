@@ -32,7 +32,9 @@ class Parser(LightningArgumentParser):
         action = super().add_subcommands(*args, **kwargs)
         add = action.add_subcommand
         action.add_subcommand = lambda name, parser, **_: add(name, parser, help=parser.description)  # type: ignore[method-assign]
-        add("benchmark", Parser(description=VERBS["benchmark"]), help=VERBS["benchmark"])  # listed here, parsed elsewhere
+        add(
+            "benchmark", Parser(description=VERBS["benchmark"]), help=VERBS["benchmark"]
+        )  # listed here, parsed elsewhere
         return action
 
     def format_help(self, *args: Any, **kwargs: Any) -> str:

@@ -44,12 +44,13 @@ class ImageDataModule(ExperimentSources, LightningDataModule):
         augment: Maps float training batches [N, C, H, W], on their device, to others; None for no augmentation.
         validation_fraction: The part of `train` that selects the classifier's checkpoint.
         split: The parts of each detection source that fit, select and report a detector.
-        split_seed: Seeds these splits, `limit` and the validation part.
+        split_seed: Seeds these splits and the validation part.
         batch_size: Images per training, validation and test batch, on each process.
         probe_batch_size: Images per predict batch, on each process.
         num_workers: Processes that decode sources too large for memory; others need none.
         limit: The most images to take of each detection source, stratified by class; None for all.
-        limits: The most images of single attacks and corruptions, by name.
+        limits: The most images of single attacks and corruptions, by name; each split gives its share.
+        limit_seed: Seeds `limit`, so that the same images can be split in several ways.
         memory_limit_gib: Sources with at most this many GiB of pixels are decoded once and kept.
 
     Raises:
@@ -77,6 +78,7 @@ class ImageDataModule(ExperimentSources, LightningDataModule):
         num_workers: int = 0,
         limit: int | None = None,
         limits: dict[str, int] | None = None,
+        limit_seed: int = 0,
         memory_limit_gib: float = 2.0,
     ) -> None:
         super().__init__()
@@ -94,7 +96,7 @@ class ImageDataModule(ExperimentSources, LightningDataModule):
         self.split, self.split_seed = split, split_seed
         self.batch_size, self.probe_batch_size, self.num_workers = batch_size, probe_batch_size, num_workers
         self.limit, self.keep, self.eight_bit, self.keep_pixels = limit, keep, eight_bit, keep_pixels
-        self.opening = Opening(transform, memory_limit_gib, split_seed)
+        self.opening = Opening(transform, memory_limit_gib, limit_seed)
         self._only: Mapping[str, Sequence[int]] | None = None
 
     @property

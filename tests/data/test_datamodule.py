@@ -197,6 +197,16 @@ def test_the_manifest_covers_every_detection_image_and_does_not_depend_on_the_or
     }
 
 
+def test_the_images_of_a_limit_have_a_seed_of_their_own(settings):
+    """Several splits of the same images need no further probing."""
+    one = ImageDataModule(**settings, limit=10)
+    split_again = ImageDataModule(**settings, limit=10, split_seed=1)
+    assert one.normal_source.ids == split_again.normal_source.ids
+    assert one.normal_source.digest() == split_again.normal_source.digest()
+    assert one.manifest != split_again.manifest
+    assert one.normal_source.ids != ImageDataModule(**settings, limit=10, limit_seed=1).normal_source.ids
+
+
 def test_a_limit_holds_for_detection_but_not_for_training(settings):
     data = ImageDataModule(**settings, limit=10)
     assert {name: len(source) for name, source in data.detection_sources.items()} == {
