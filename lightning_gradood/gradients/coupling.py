@@ -13,13 +13,18 @@ from lightning_gradood.errors import Refusal
 
 def check_statistics(network: nn.Module) -> None:
     """Refuse batch norm that has no running statistics and therefore averages over the batch in eval mode too."""
-    for name, module in network.named_modules():
-        if isinstance(module, _BatchNorm) and (module.running_mean is None or module.running_var is None):
-            raise Refusal(
-                "`network` should treat the images of a batch independently. "
-                f"Got batch norm without running statistics at `{name}`. "
-                "Build it with track_running_stats=True, or use group norm."
-            )
+    coupled = [module for module in network.modules() if isinstance(module, _BatchNorm) and _averages(module)]
+    if coupled:
+        name = next(name for name, module in network.named_modules() if module is coupled[0])
+        raise Refusal(
+            "`network` should treat the images of a batch independently. "
+            f"Got batch norm without running statistics at `{name}`. "
+            "Build it with track_running_stats=True, or use group norm."
+        )
+
+
+def _averages(norm: _BatchNorm) -> bool:
+    return norm.running_mean is None or norm.running_var is None
 
 
 def check_independent(network: nn.Module, probes: Tensor, alone: Tensor) -> None:

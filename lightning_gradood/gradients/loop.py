@@ -69,15 +69,22 @@ def _one_image(
         gradients = torch.autograd.grad(
             logits, parameters, seed, allow_unused=True, retain_graph=number < len(label_designs)
         )
-        norms.append(torch.stack([_squared(gradient, logits) for gradient in gradients]) * scale.square())
+        norms.append(_squared(gradients, logits) * scale.square())
     return torch.stack(norms), logits.detach()
 
 
-def _squared(gradient: Tensor | None, like: Tensor) -> Tensor:
-    """Squared L2 norm, float64; an unused parameter has norm 0."""
-    if gradient is None:
-        return like.new_zeros((), dtype=torch.float64)
-    if gradient.dtype == torch.float32 and gradient.ndim > 1 and gradient.numel() > _LARGE:
-        return squared_rows(gradient).sum()
-    norm: Tensor = torch.linalg.vector_norm(gradient, dtype=torch.float64)
-    return norm.square()
+def _squared(gradients: Sequence[Tensor | None], like: Tensor) -> Tensor:
+    """Squared L2 norms, float64 [L]; an unused parameter has norm 0."""
+    small = [gradient for gradient in gradients if gradient is not None and not _is_large(gradient)]
+    norms = iter(torch._foreach_norm(small, dtype=torch.float64) if small else ())  # one call where L would add up
+    zero = like.new_zeros((), dtype=torch.float64)
+    return torch.stack(
+        [
+            zero if gradient is None else squared_rows(gradient).sum() if _is_large(gradient) else next(norms).square()
+            for gradient in gradients
+        ]
+    )
+
+
+def _is_large(gradient: Tensor) -> bool:
+    return gradient.dtype == torch.float32 and gradient.ndim > 1 and gradient.numel() > _LARGE
