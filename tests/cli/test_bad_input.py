@@ -119,7 +119,7 @@ def test_values_of_the_wrong_type_or_range_are_refused(flags, words, capsys):
         ),
         (
             ["trian", *FILE],
-            "invalid choice: 'trian' (choose from 'fit', 'validate', 'test', 'predict', 'extract', 'detect')",
+            "invalid choice: 'trian' (choose from 'benchmark', 'fit', 'validate', 'test', 'predict', 'extract', 'detect')",
         ),
         (["fit"], "`model` and `data` should be given. Name an experiment file, e.g. `--config configs/digits.yaml`."),
         (["fit", "--config"], "--config: expected one argument"),

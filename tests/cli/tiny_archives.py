@@ -56,7 +56,9 @@ def place_odin(folder: Path, name: str, images: int = 12, unpacked: bool = True)
             _add(archive, f"{name}/{name}/{row}.jpg", file.getvalue())
     if unpacked:
         with tarfile.open(folder / f"{name}.tar.gz") as archive:
-            archive.extractall(folder, filter="data")
+            archive.extractall(
+                folder, **({"filter": "data"} if hasattr(tarfile, "data_filter") else {})
+            )  # from 3.11.4 on
 
 
 def place_everything(folder: Path) -> None:
