@@ -49,8 +49,8 @@ class ImageDataModule(ExperimentSources, LightningDataModule):
         probe_batch_size: Images per predict batch, on each process.
         num_workers: Processes that decode sources too large for memory; others need none.
         limit: The most images to take of each detection source, stratified by class; None for all.
-        limits: The most images of single attacks and corruptions, by name; each split gives its share.
-        limit_seed: Seeds `limit`, so that the same images can be split in several ways.
+        limits: The most images of single attacks and corruptions, by name; each split of `limit_seed` gives its share.
+        limit_seed: Seeds `limit` and `limits`, so that the same images can be split in several ways.
         memory_limit_gib: Sources with at most this many GiB of pixels are decoded once and kept.
 
     Raises:
@@ -82,7 +82,7 @@ class ImageDataModule(ExperimentSources, LightningDataModule):
         memory_limit_gib: float = 2.0,
     ) -> None:
         super().__init__()
-        self.perturbations = Perturbations.named(attacks, corruptions, noise_control, limits or {}, split_seed)
+        self.perturbations = Perturbations.named(attacks, corruptions, noise_control, limits or {}, limit_seed)
         anomalies = anomalies or {}
         refuse_settings(
             [*anomalies, *self.perturbations.names, *self.perturbations.noise_names.values()],

@@ -70,8 +70,13 @@ class ExperimentSources:
 
     @cached_property
     def twins(self) -> dict[str, Twins]:
-        """What attacks and corruptions make of the normal images, by name."""
-        return self.perturbations.of(self.normal_source, self.manifest.split_of)
+        """What attacks and corruptions make of the normal images, by name.
+
+        Which images a limit takes is settled by the split of `limit_seed`, so that other splits attack the same ones.
+        """
+        normal = self.normal_source
+        settled = make_manifest({NORMAL: normal.ids}, {NORMAL: normal.labels}, self.split, self.opening.seed)
+        return self.perturbations.of(normal, settled.split_of)
 
     @property
     def anomaly_names(self) -> list[str]:

@@ -101,7 +101,7 @@ class Perturbations:
 
         Args:
             normal: The normal source.
-            split_of: The split of each of its ids; a limit takes the same share of each split and class.
+            split_of: A split of its ids; a limit takes the same share of each split and class.
         """
         found: dict[str, Twins] = {}
         for name, attack in {**self.attacks, **self.corruptions}.items():

@@ -55,6 +55,14 @@ def test_a_limit_takes_the_same_share_of_each_split_and_class(limit):
     assert sources.twins["fgsm"].rows == list(range(50))
 
 
+def test_other_splits_attack_the_same_images():
+    first = data(attacks="lee2018", limits={"cw": 20})
+    second = data(attacks="lee2018", limits={"cw": 20}, split_seed=1)
+    assert first.manifest.sources["normal"] != second.manifest.sources["normal"]
+    assert first.twins["cw"].rows == second.twins["cw"].rows
+    assert first.twins["cw"].rows != data(attacks="lee2018", limits={"cw": 20}, limit_seed=1).twins["cw"].rows
+
+
 def test_noise_stands_behind_its_attack_and_is_no_anomaly():
     sources = data(attacks={"small": FGSM(eps=0.01)}, corruptions={"fog": Corruption("fog")}, noise_control=True)
     assert list(sources.twins) == ["small", "small.noise", "fog"]
