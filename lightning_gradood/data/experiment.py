@@ -1,5 +1,6 @@
 """The sources of an experiment, each opened when it is first asked for."""
 
+from collections import Counter
 from functools import cached_property
 from typing import Literal
 
@@ -10,7 +11,8 @@ from lightning_gradood.data.opening import Opening, refuse_other_shape
 from lightning_gradood.data.perturbations import Perturbations, Twins
 from lightning_gradood.data.settings import given_train
 from lightning_gradood.data.source import Source
-from lightning_gradood.records import NORMAL
+from lightning_gradood.errors import Refusal
+from lightning_gradood.records import NORMAL, SPLITS
 
 
 class ExperimentSources:
@@ -73,10 +75,21 @@ class ExperimentSources:
         """What attacks and corruptions make of the normal images, by name.
 
         Which images a limit takes is settled by the split of `limit_seed`, so that other splits attack the same ones.
+
+        Raises:
+            Refusal: A limit leaves a split without images of an attack or corruption.
         """
         normal = self.normal_source
         settled = make_manifest({NORMAL: normal.ids}, {NORMAL: normal.labels}, self.split, self.opening.seed)
-        return self.perturbations.of(normal, settled.split_of)
+        twins = self.perturbations.of(normal, settled.split_of)
+        for name, limit in self.perturbations.limits.items():
+            counts = Counter(self.manifest.split_of[origin] for origin in twins[name].origins)
+            if len(counts) < len(SPLITS):
+                raise Refusal(
+                    f"`limits.{name}` should leave images in every split. Got `limits.{name} = {limit}`, which gives "
+                    f"{dict(counts)}. Raise it."
+                )
+        return twins
 
     @property
     def anomaly_names(self) -> list[str]:

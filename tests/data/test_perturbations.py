@@ -63,6 +63,11 @@ def test_other_splits_attack_the_same_images():
     assert first.twins["cw"].rows != data(attacks="lee2018", limits={"cw": 20}, limit_seed=1).twins["cw"].rows
 
 
+def test_a_limit_that_leaves_a_split_empty_is_refused_before_anything_is_attacked():
+    with pytest.raises(Refusal, match=re.escape("`limits.cw` should leave images in every split. Got `limits.cw = 2`")):
+        data(attacks="lee2018", limits={"cw": 2}).twins  # noqa: B018
+
+
 def test_noise_stands_behind_its_attack_and_is_no_anomaly():
     sources = data(attacks={"small": FGSM(eps=0.01)}, corruptions={"fog": Corruption("fog")}, noise_control=True)
     assert list(sources.twins) == ["small", "small.noise", "fog"]
