@@ -9,10 +9,8 @@ from torch import Tensor
 from lightning_gradood.detectors.detector import Detector
 from lightning_gradood.metrics import auroc
 from lightning_gradood.probes import OdinProbe, Probe
+from lightning_gradood.probes.odin import MAGNITUDES, TEMPERATURES
 from lightning_gradood.records import Records
-
-_TEMPERATURES = (1.0, 10.0, 100.0, 1000.0)
-_MAGNITUDES = (0.0, 0.0005, 0.001, 0.0014, 0.002, 0.0024, 0.005, 0.01, 0.05, 0.1, 0.2)
 
 
 class ODIN(Detector):
@@ -32,8 +30,8 @@ class ODIN(Detector):
 
     def __init__(
         self,
-        temperatures: Sequence[float] = _TEMPERATURES,
-        magnitudes: Sequence[float] = _MAGNITUDES,
+        temperatures: Sequence[float] = TEMPERATURES,
+        magnitudes: Sequence[float] = MAGNITUDES,
         name: str = "odin",
     ) -> None:
         self._probe = OdinProbe(temperatures, magnitudes)

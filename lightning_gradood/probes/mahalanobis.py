@@ -11,7 +11,7 @@ from lightning_gradood.probes.gaussians import Moments, TiedGaussians
 from lightning_gradood.probes.grids import checked_grid
 from lightning_gradood.probes.probe import Probe
 from lightning_gradood.probes.steps import leaf, signs_of
-from lightning_gradood.probes.taps import tap_names, tapped
+from lightning_gradood.probes.taps import tap_names, tap_of, tapped
 
 
 class MahalanobisProbe(Probe):
@@ -19,8 +19,9 @@ class MahalanobisProbe(Probe):
 
     The image is first moved to x − m·sign(∇ₓ ½·d²), d of the same tap: pixels in [0, 1], not clipped, a gradient of 0
     counts as positive. An image costs one forward pass, and with magnitudes above 0 one backward pass for each tap and
-    one forward pass for each pair of a tap and a magnitude: with Lee et al.'s grid and five taps 31 forward and 5
-    backward passes. Class means and covariance come from the classifier's training images (`prepare`).
+    one forward pass up to the tap for each pair of a tap and a magnitude: with Lee et al.'s grid and five taps 1 whole
+    and 30 shorter forward passes and 5 backward passes. Class means and covariance come from the classifier's training
+    images (`prepare`).
 
     Args:
         magnitudes: m, at least 0, in units of pixels in [0, 1]; only 0 means no pre-processing.
@@ -129,8 +130,7 @@ class MahalanobisProbe(Probe):
                 if signs is None or magnitude == 0:
                     columns.append(confidence.detach())
                     continue
-                (moved,) = tapped(network, images - magnitude * signs, [tap])[1]
-                columns.append(gaussian.confidence(moved))
+                columns.append(gaussian.confidence(tap_of(network, images - magnitude * signs, tap)))
         return columns
 
 

@@ -85,6 +85,34 @@ def tapped(network: nn.Module, images: Tensor, names: Sequence[str]) -> tuple[Te
     return logits, [_only(name, found[name], len(images)) for name in names]
 
 
+def tap_of(network: nn.Module, images: Tensor, name: str) -> Tensor:
+    """Return what `tapped` gives for one tap, running the network no further than that.
+
+    That the tap runs only once is not seen here: read the network with `tapped` before.
+    """
+    if name == PENULTIMATE:  # which nn.Linear is the last is known at the end
+        return tapped(network, images, [name])[1][0]
+
+    def stop(module: nn.Module, args: Any, output: Any) -> None:
+        raise _Reached(_averaged(name, output))
+
+    handle = network.get_submodule(name).register_forward_hook(stop)
+    try:
+        network(images)
+    except _Reached as reached:
+        return reached.values
+    finally:
+        handle.remove()
+    raise RuntimeError(f"{name!r} did not run.")
+
+
+class _Reached(BaseException):
+    """What was asked for is there. Not an `Exception`, as networks may catch those."""
+
+    def __init__(self, values: Tensor) -> None:
+        self.values = values
+
+
 def _general_taps(network: nn.Module) -> list[str]:
     name, body = _body(network)
     linears = [module for module in network.modules() if isinstance(module, nn.Linear)]

@@ -22,6 +22,7 @@ from lightning_gradood.probes import (
     tap_names,
     tapped,
 )
+from lightning_gradood.probes.taps import tap_of
 
 IMAGES = torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(1))
 RESNET = ["relu", "layer1", "layer2", "layer3", "layer4"]
@@ -121,6 +122,35 @@ def test_tokens_are_averaged_over_tokens_and_rows_stay():
     assert patches.shape == encoder.shape == penultimate.shape == (3, 6)
     torch.testing.assert_close(penultimate, network.heads[0](encoder))
     torch.testing.assert_close(logits, network.heads[1](penultimate))
+
+
+@pytest.mark.parametrize("name", [*RESNET[:4], PENULTIMATE])
+def test_one_tap_alone_is_the_same_and_leaves_no_trace(name):
+    network = resnet20().eval()
+    ran = []
+    network.linear.register_forward_hook(lambda *_: ran.append("linear"))
+    with torch.no_grad():
+        alone = tap_of(network, IMAGES, name)
+        assert ran == (["linear"] if name == PENULTIMATE else [])  # it stops at the tap
+        _, (together,) = tapped(network, IMAGES, [name])
+        assert torch.equal(alone, together)
+        assert network(IMAGES).shape == (3, 10)
+
+
+def test_a_network_that_catches_errors_cannot_hold_up_one_tap():
+    class Careful(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first = nn.Conv2d(3, 4, 3)
+
+        def forward(self, images):
+            try:
+                return self.first(images)
+            except Exception:
+                return images
+
+    network = Careful()
+    assert tap_of(network, IMAGES, "first").shape == (3, 4)
 
 
 def test_gradients_flow_from_taps_to_images():
