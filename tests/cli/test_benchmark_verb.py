@@ -19,8 +19,8 @@ from test_verbs import printed
 from tiny import refused, snapshot
 
 import lightning_gradood.detectors as detectors
-from lightning_gradood.benchmark.commands import calls_of
-from lightning_gradood.benchmark.settings import Benchmark, Experiment
+from lightning_gradood.benchmark.commands import calls_of, refuse_unknown_images
+from lightning_gradood.benchmark.settings import Benchmark, Experiment, TableSettings
 from lightning_gradood.cli import main
 from lightning_gradood.cli.benchmark import _resolved
 from lightning_gradood.detectors import DetectionSettings
@@ -36,7 +36,6 @@ experiments:
     network: ResNet
     flags:
       data.attacks: {fgsm: FGSM}
-      data.limit: null  # a limit takes other images with each seed
       data.anomalies.photographs.scale: 0.2
       data.keep_pixels: uint8
       trainer.max_epochs: 1
@@ -321,16 +320,45 @@ def test_help_names_every_key(capsys, monkeypatch):
         assert f"{key}" in text, key
 
 
-def test_the_shipped_benchmark_asks_for_every_detector_there_is(monkeypatch):
-    monkeypatch.chdir(ROOT)
-    settings = yaml.safe_load(Path("configs/tables_digits.yaml").read_text())
-    experiments = {name: Experiment(**one) for name, one in settings["experiments"].items()}
-    benchmark = Benchmark(experiments, settings["seeds"], settings["detectors"])
-    calls = calls_of(benchmark, Path("unused"), lambda words: _resolved(words, main))
-    assert [call.words[0] for call in calls] == ["fit", "detect", "detect"]
-    asked = {one["class_path"].rpartition(".")[2] for one in calls[0].config["detection"]["detectors"]}
+@pytest.mark.parametrize(
+    ("file", "verbs"),
+    [("tables_digits", ["fit", "detect", "detect"]), ("tables_folders", ["detect"] * 12)],
+)
+def test_the_shipped_benchmarks_ask_for_every_detector_there_is(file, verbs, monkeypatch):
+    calls = _calls(file, monkeypatch)
+    assert [call.words[0] for call in calls] == verbs
     abstract = {"Detector", "FixedDetector", "LabelFreeDetector"}
     classes = {name for name in detectors.__all__ if isinstance(getattr(detectors, name), type)}
     there = {name for name in classes if issubclass(getattr(detectors, name), detectors.Detector)} - abstract
-    assert asked == there - {"MLP"}  # which is always there
+    for call in calls:
+        asked = {one["class_path"].rpartition(".")[2] for one in call.config["detection"]["detectors"]}
+        assert asked == there - {"MLP"}  # which is always there
     assert DetectionSettings().build()[0].name == "mlp"
+
+
+def test_the_benchmark_of_folders_has_attacks_and_unknown_images_for_both_networks(monkeypatch):
+    for call in _calls("tables_folders", monkeypatch):
+        data, model = call.config["data"]["init_args"], call.config["model"]["init_args"]
+        network, _, kind = call.experiment.partition("_")
+        assert model["network"]["class_path"].endswith(f".{network}")
+        assert model["weights"] == f"cifar10_{network}.pt"
+        assert model["normalize"]["mean"] == [0.485, 0.456, 0.406]
+        assert data["train"] == "data/cifar10/train"
+        if kind == "attacks":
+            assert (data["attacks"], data["limit"], data["limits"]) == ("lee2018", 2000, {"cw": 1000})
+        else:
+            assert (data["attacks"], data["limit"]) == (None, None)
+            assert sorted(data["anomalies"]) == ["places", "svhn_digits", "tiny_imagenet"]
+
+
+def _calls(file, monkeypatch):
+    """The calls that a shipped benchmark consists of."""
+    monkeypatch.chdir(ROOT)
+    settings = yaml.safe_load(Path(f"configs/{file}.yaml").read_text())
+    experiments = {name: Experiment(**one) for name, one in settings["experiments"].items()}
+    benchmark = Benchmark(
+        experiments, settings["seeds"], settings["detectors"], tables=TableSettings(**settings["tables"])
+    )
+    calls = calls_of(benchmark, Path("unused"), lambda words: _resolved(words, main))
+    refuse_unknown_images(benchmark, calls)
+    return calls

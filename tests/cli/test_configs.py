@@ -44,7 +44,7 @@ def test_the_files_are_there():
         *("cifar_adversarial", "cifar_densenet", "cifar_resnet", "digits", "folders", "svhn_densenet", "svhn_resnet"),
     ]
     assert len(PAPER) == 5
-    assert [path.stem for path in BENCHMARKS] == ["tables_digits"]
+    assert [path.stem for path in BENCHMARKS] == ["tables_digits", "tables_folders"]
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
