@@ -1,4 +1,4 @@
-"""Time and memory of one call: CPU seconds of this process, or CUDA events; peak bytes above what was there before."""
+"""Time and memory of one call: seconds of the CPU, of the clock or of CUDA; peak bytes above what was there before."""
 
 from __future__ import annotations
 
@@ -12,11 +12,16 @@ import torch
 
 
 def seconds(work: Callable[[], object], device: str) -> float:
-    """Time one call; on a CPU in CPU time, which a neighbour on a shared machine distorts least."""
+    """Time one call.
+
+    On a CPU with one thread it is CPU time, which a neighbour on a shared machine distorts least; with several it is the
+    clock's, as CPU time counts threads that wait, and the machine should be quiet.
+    """
     if device == "cpu":
-        start = time.process_time()
+        now = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
+        start = now()
         work()
-        return time.process_time() - start
+        return now() - start
     start_event, end_event = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
     torch.cuda.synchronize()
     start_event.record()
