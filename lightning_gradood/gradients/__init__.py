@@ -19,11 +19,12 @@ not grow with the batch.
 To follow one image through the room:
 
 1. `norms` is the front door: it refuses what has no answer (`checks`), freezes the network and lifts autocast, inference
-   mode and TF32 (`state`), and takes a single image to the `loop`, one-image-at-a-time autograd, the slow truth.
-2. More images go to `batches`, which asks `plan` how. On a network's first batch the plan is made: three probe images
-   go through the loop and through the fast way, in two batches of different size and order; the two must agree, the
-   images must not influence each other (`coupling`), and what was done with which parameter is kept as a trace. Where
-   anything speaks against the fast way, the loop is the plan.
+   mode and TF32 (`state`).
+2. `batches` asks `plan` how to go on. On a network's first batch the plan is made: three probe images go through the
+   `loop`, one-image-at-a-time autograd, the slow truth, and through the fast way, in batches of different size and
+   order; the two must agree, the images must not influence each other (`coupling`), and what was done with which
+   parameter is kept as a trace. Where anything speaks against the fast way, the loop is the plan; a single image takes
+   it too, unless the parameters are large.
 3. `engine` runs a micro-batch forward under `interception`, which sees every torch call that takes a parameter. A closed
    form (`families`, one file per kind of layer, all of the shape described in `layer`) takes the call's place in the
    autograd graph. Weights that are computed from parameters first are `derived`.

@@ -18,9 +18,9 @@ from lightning_gradood.gradients.plan import Plan, plan_for
 def batched_norms(
     network: nn.Module, images: Tensor, label_designs: Sequence[LabelDesign], parameters: Sequence[nn.Parameter]
 ) -> tuple[Tensor, Tensor]:
-    """Return what `loop_norms` returns, for two or more images, in the fastest way that is right for the network."""
+    """Return what `loop_norms` returns, in the fastest way that is right for the network."""
     plan = plan_for(network, images, parameters)
-    if plan.trace is None:
+    if plan.trace is None or (images.shape[0] == 1 and not plan.single):
         return loop_norms(network, images, label_designs, parameters)
     count = math.ceil(images.shape[0] / plan.micro_batch)
     done = [_micro_batch(network, part, label_designs, parameters, plan) for part in torch.tensor_split(images, count)]

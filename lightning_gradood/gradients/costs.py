@@ -25,6 +25,7 @@ class Costs:
 
 
 CPU = Costs()
+ALONE = 1 << 16  # elements of a parameter on average, from which closed forms beat the loop on one image alone
 
 
 @dataclass(frozen=True)

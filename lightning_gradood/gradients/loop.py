@@ -14,9 +14,9 @@ from lightning_gradood.gradients.checks import check_logits
 from lightning_gradood.gradients.labels import LabelDesign
 from lightning_gradood.gradients.seeds import scaled_seed
 from lightning_gradood.gradients.state import requiring_grad
-from lightning_gradood.gradients.tally import squared_rows
 
 _LARGE = 1 << 15  # elements, from which float64 takes eight times as long as float32 row by row
+_UNDERFLOW = torch.finfo(torch.float32).tiny / torch.finfo(torch.float32).eps ** 2  # squares of float32 are lost below
 
 
 def loop_norms(
@@ -78,12 +78,23 @@ def _squared(gradients: Sequence[Tensor | None], like: Tensor) -> Tensor:
     small = [gradient for gradient in gradients if gradient is not None and not _is_large(gradient)]
     norms = iter(torch._foreach_norm(small, dtype=torch.float64) if small else ())  # one call where L would add up
     zero = like.new_zeros((), dtype=torch.float64)
-    return torch.stack(
+    squares = torch.stack(
         [
-            zero if gradient is None else squared_rows(gradient).sum() if _is_large(gradient) else next(norms).square()
+            zero if gradient is None else _by_rows(gradient) if _is_large(gradient) else next(norms).square()
             for gradient in gradients
         ]
     )
+    for column in (squares < _UNDERFLOW).nonzero().flatten().tolist():
+        gradient = gradients[column]
+        if gradient is not None and _is_large(gradient):
+            squares[column] = torch.linalg.vector_norm(gradient, dtype=torch.float64).square()
+    return squares
+
+
+def _by_rows(gradient: Tensor) -> Tensor:
+    """The squared norm in float32 row by row, where most channels of a deep layer may be dead, and float64 from there."""
+    norms: Tensor = torch.linalg.vector_norm(gradient.flatten(1), dim=1)
+    return norms.double().square().sum()
 
 
 def _is_large(gradient: Tensor) -> bool:

@@ -11,7 +11,6 @@ from lightning_gradood.gradients.batches import batched_norms
 from lightning_gradood.gradients.checks import check_finite_rows, check_images, check_network
 from lightning_gradood.gradients.coupling import check_statistics
 from lightning_gradood.gradients.labels import AllOnes, LabelDesign
-from lightning_gradood.gradients.loop import loop_norms
 from lightning_gradood.gradients.state import evaluating, exact_arithmetic, requiring_grad
 
 
@@ -85,11 +84,8 @@ def probe_gradients(network: nn.Module, images: Tensor, label_designs: Sequence[
     with exact_arithmetic(), evaluating(network):
         # a clone, because a tensor made in inference mode cannot be saved for backward
         images = (images.clone() if images.is_inference() else images.detach()).to(parameters[0].dtype)
-        if images.shape[0] == 1:
-            norms, logits = loop_norms(network, images, label_designs, parameters)
-        else:
-            with requiring_grad(parameters, False):
-                norms, logits = batched_norms(network, images, label_designs, parameters)
+        with requiring_grad(parameters, False):
+            norms, logits = batched_norms(network, images, label_designs, parameters)
         check_finite_rows(logits, "the network's logits")
         check_finite_rows(norms, "squared gradient norms")
     return norms.flatten(1), logits

@@ -8,7 +8,8 @@ different, in two batches of different size and order:
 3. Do closed forms cover every way on which autograd reaches a parameter, and give the loop's numbers? If not: the loop.
 
 What the network did is kept as a trace of its operations on parameters. A later batch that leaves another trace
-(control flow that depends on the data, a layer exchanged in between) is computed by the loop.
+(control flow that depends on the data, a layer exchanged in between) is computed by the loop. So is a single image where
+parameters are many and small.
 """
 
 from __future__ import annotations
@@ -39,11 +40,13 @@ class Plan:
     Attributes:
         trace: what a fast pass has to do to be trusted; None where only the loop is right.
         micro_batch: images in one pass, so that activations stay within `costs.limits`.
+        single: whether the fast way is right and pays for one image alone, too.
         reason: why the fast way is not taken, for whoever wonders about the speed; empty where it is.
     """
 
     trace: tuple[Step, ...] | None
     micro_batch: int
+    single: bool = False
     reason: str = ""
 
 
@@ -68,7 +71,9 @@ def plan_for(network: nn.Module, images: Tensor, parameters: Sequence[nn.Paramet
             probes = probe_images(sound)
             truth, logits = loop_norms(network, probes, [AllOnes()], parameters)
         if not truth.numel() or not torch.isfinite(truth).all() or not torch.isfinite(logits).all():
-            return Plan(None, 1, "there were no finite numbers to compare with")  # this batch; the next may be better
+            return Plan(
+                None, 1, reason="there were no finite numbers to compare with"
+            )  # this batch; the next may be better
         plans[key] = _make(network, probes, parameters, truth, logits)
     return plans[key]
 
@@ -78,9 +83,9 @@ def _make(
 ) -> Plan:
     check_independent(network, probes, logits)
     if probes.dtype not in (torch.float32, torch.float64):
-        return Plan(None, 1, f"closed forms are not accurate enough in {probes.dtype}")
+        return Plan(None, 1, reason=f"closed forms are not accurate enough in {probes.dtype}")
     if len({parameter.dtype for parameter in parameters}) > 1:
-        return Plan(None, 1, "parameters have several dtypes")
+        return Plan(None, 1, reason="parameters have several dtypes")
     plan = _proved(network, probes, parameters, truth)
     if plan.reason == _MISMATCH and probes.dtype == torch.float32:
         plan = _proved_in_double(network, probes, plan)
@@ -88,7 +93,7 @@ def _make(
         seen = Counter(column for step in plan.trace for column in step[2])
         if any(uses > seen[column] for column, uses in _uses(network, probes[:1], parameters).items()):
             return Plan(
-                None, 1, "parameters are used where no torch function shows, e.g. in a custom autograd function"
+                None, 1, reason="parameters are used where no torch function shows, e.g. in a custom autograd function"
             )
     return plan
 
@@ -116,13 +121,23 @@ def _proved(network: nn.Module, probes: Tensor, parameters: Sequence[nn.Paramete
     for rows in ([0, 1, 2], [1, 0]):
         outcome = _try(network, probes[rows], parameters, truth[rows])
         if isinstance(outcome, str):
-            return Plan(None, 1, outcome)
+            return Plan(None, 1, reason=outcome)
         tried.append(outcome)
     (trace, size), (other, _) = tried
     if trace != other:
-        return Plan(None, 1, "the network's operations depend on its input")
+        return Plan(None, 1, reason="the network's operations depend on its input")
     limits = costs.limits(probes.device)
-    return Plan(trace, max(1, min(limits.micro_batch, limits.activation_bytes // max(1, size))))
+    single = _pays_alone(parameters) and _try(network, probes[:1], parameters, truth[:1])
+    return Plan(
+        trace,
+        max(1, min(limits.micro_batch, limits.activation_bytes // max(1, size))),
+        single=isinstance(single, tuple) and single[0] == trace,
+    )
+
+
+def _pays_alone(parameters: Sequence[nn.Parameter]) -> bool:
+    """Whether writing one image's gradients, as the loop does, takes longer than a closed form's calls for each tensor."""
+    return sum(parameter.numel() for parameter in parameters) >= costs.ALONE * len(parameters)
 
 
 def _proved_in_double(network: nn.Module, probes: Tensor, failed: Plan) -> Plan:

@@ -5,7 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lightning_gradood.gradients import AllOnes, LabelDesign, costs, squared_gradient_norms
+from lightning_gradood.errors import Refusal
+from lightning_gradood.gradients import AllOnes, LabelDesign, batches, costs, squared_gradient_norms
 from lightning_gradood.gradients.engine import backward, forward
 from lightning_gradood.gradients.plan import Plan, plan_for
 from lightning_gradood.gradients.state import exact_arithmetic, probing
@@ -106,6 +107,38 @@ def test_designs_over_one_forward_equal_designs_alone(monkeypatch: pytest.Monkey
     alone = squared_gradient_norms(network, images)
     for column, factor in enumerate((1.0, 4.0, 0.25)):
         truth.assert_exact(together[:, column], factor * alone)
+
+
+@pytest.mark.parametrize("name", FAST)
+def test_one_image_alone_is_exact_by_closed_forms(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Networks of large parameters take them; here all do."""
+    monkeypatch.setattr(costs, "ALONE", 0)
+    network, images = make(name), pictures(2)
+    squared_gradient_norms(network, images)  # the plan, which asks the loop
+    monkeypatch.setattr(batches, "loop_norms", lambda *_: pytest.fail("took the loop"))
+    for image in images.split(1):
+        truth.assert_exact(squared_gradient_norms(network, image), truth.true_norms(network, image))
+
+
+def test_one_image_alone_takes_the_way_that_pays() -> None:
+    large, small = (
+        nn.Sequential(nn.Flatten(), nn.Linear(192, 2000), nn.Linear(2000, 5)),
+        make("residual", torch.float32),
+    )
+    for network, single in ((large, True), (small, False)):
+        parameters = list(network.parameters())
+        with exact_arithmetic(), probing(network):
+            assert plan_for(network, pictures(1, torch.float32), parameters).single is single
+
+
+def test_one_image_alone_is_refused_where_a_batch_is() -> None:
+    class Centred(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x.flatten(1) - x.flatten(1).mean(0))
+
+    for count in (1, 2):
+        with pytest.raises(Refusal, match="independently"):
+            squared_gradient_norms(Centred(192, 5), pictures(count, torch.float32))
 
 
 def test_plan_is_made_once_per_network_and_shape() -> None:
