@@ -9,7 +9,6 @@ from torch import Tensor
 from lightning_gradood.detectors.detector import Detector
 from lightning_gradood.metrics import auroc
 from lightning_gradood.probes import OdinProbe, Probe
-from lightning_gradood.probes.odin import MAGNITUDES, TEMPERATURES
 from lightning_gradood.records import Records
 
 
@@ -30,8 +29,8 @@ class ODIN(Detector):
 
     def __init__(
         self,
-        temperatures: Sequence[float] = TEMPERATURES,
-        magnitudes: Sequence[float] = MAGNITUDES,
+        temperatures: Sequence[float] = OdinProbe.TEMPERATURES,
+        magnitudes: Sequence[float] = OdinProbe.MAGNITUDES,
         name: str = "odin",
     ) -> None:
         self._probe = OdinProbe(temperatures, magnitudes)

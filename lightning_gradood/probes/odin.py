@@ -10,9 +10,6 @@ from lightning_gradood.probes.grids import checked_grid
 from lightning_gradood.probes.probe import Probe
 from lightning_gradood.probes.steps import leaf, signs_of
 
-TEMPERATURES = (1.0, 10.0, 100.0, 1000.0)
-MAGNITUDES = (0.0, 0.0005, 0.001, 0.0014, 0.002, 0.0024, 0.005, 0.01, 0.05, 0.1, 0.2)
-
 
 class OdinProbe(Probe):
     """Largest softmax probability at temperature T of the image x − ε·sign(∇ₓ CE(z/T, ŷ)), for every T and ε.
@@ -39,6 +36,9 @@ class OdinProbe(Probe):
         >>> probe.names(network)
         ['T=1 eps=0', 'T=1 eps=0.01', 'T=1000 eps=0', 'T=1000 eps=0.01']
     """
+
+    TEMPERATURES = (1.0, 10.0, 100.0, 1000.0)
+    MAGNITUDES = (0.0, 0.0005, 0.001, 0.0014, 0.002, 0.0024, 0.005, 0.01, 0.05, 0.1, 0.2)
 
     def __init__(self, temperatures: Sequence[float] = TEMPERATURES, magnitudes: Sequence[float] = MAGNITUDES) -> None:
         self.temperatures = checked_grid("temperatures", temperatures, positive=True)
