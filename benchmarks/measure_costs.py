@@ -17,11 +17,10 @@ from collections.abc import Callable
 import numpy as np
 import scipy.optimize
 import torch
-from torch import Tensor
 
 from lightning_gradood.gradients import costs
 from lightning_gradood.gradients.families import convolution_forms as forms
-from lightning_gradood.gradients.families.convolution import cheapest
+from lightning_gradood.gradients.families.convolution import Form, cheapest, possible_forms
 from lightning_gradood.gradients.families.convolution_forms import Geometry
 
 # channels in, channels out, image size, kernel, stride
@@ -32,14 +31,10 @@ SHAPES = [
     (48, 12, 16, 3, 1), (200, 48, 8, 1, 1), (48, 12, 8, 3, 1), (256, 64, 56, 1, 1), (64, 64, 56, 3, 1),
     (512, 128, 28, 1, 1), (128, 128, 28, 3, 1), (1024, 256, 14, 1, 1), (256, 256, 14, 3, 1), (2048, 512, 7, 1, 1),
 ]  # fmt: skip
-IMAGES = 8
+IMAGES = 16
+LIMITS = costs.limits(torch.device("cpu"))
+GRAM = (forms.products, forms.pixel_products)
 NAMES = [field.name for field in dataclasses.fields(costs.Costs)]
-COST: dict[Callable[..., Tensor], Callable[[costs.Size, costs.Costs], float]] = {
-    forms.materialised: costs.materialised,
-    forms.pointwise: costs.pointwise,
-    forms.products: costs.gram,
-    forms.pixel_products: costs.pixel_gram,
-}
 
 
 def main() -> None:
@@ -47,10 +42,13 @@ def main() -> None:
     rows, seconds, regret = [], [], [0.0, 0.0]
     for shape in SHAPES:
         size, geometry = _described(*shape)
-        times = {form: _time(form, shape, geometry) for form in _possible(size, geometry)}
-        rows += [_coefficients(COST[form], size) for form in times]
+        possible = possible_forms(size, geometry, LIMITS)
+        if size.positions > 1024:  # a Gram matrix of an image is far from paying
+            possible = {form: images for form, images in possible.items() if form not in GRAM}
+        times = {form: _time(form, images, shape, geometry) for form, images in possible.items()}
+        rows += [_coefficients(forms.COSTS[form], size) for form in times]
         seconds += list(times.values())
-        regret[0] += times[cheapest(size, geometry)[0]]
+        regret[0] += times[cheapest(size, geometry, LIMITS)[0]]
         regret[1] += min(times.values())
         print(shape, {form.__name__: f"{1e3 * value:.3f} ms" for form, value in times.items()}, flush=True)
     matrix, target = np.array(rows), np.array(seconds)
@@ -73,27 +71,15 @@ def _described(C: int, D: int, side: int, kernel: int, stride: int) -> tuple[cos
     return costs.Size(C, D, kernel**2, side**2, math.ceil(side / stride) ** 2, 1), geometry
 
 
-def _possible(size: costs.Size, geometry: Geometry) -> list[Callable[..., Tensor]]:
-    found: list[Callable[..., Tensor]] = [forms.materialised]
-    if geometry.is_pointwise():
-        found.append(forms.pointwise)
-    if size.positions <= 1024:  # beyond, a Gram matrix of an image is far from paying
-        found.append(forms.products)
-        if geometry.keeps_size():
-            found.append(forms.pixel_products)
-    return found
-
-
-def _time(form: Callable[..., Tensor], shape: tuple[int, int, int, int, int], geometry: Geometry) -> float:
-    """Least CPU seconds per image in five runs."""
+def _time(form: Form, images: int, shape: tuple[int, int, int, int, int], geometry: Geometry) -> float:
+    """Least CPU seconds per image in five runs, so many images at a time."""
     C, D, side, _, stride = shape
     a, b = torch.rand(IMAGES, C, side, side), torch.randn(IMAGES, D, math.ceil(side / stride), math.ceil(side / stride))
-    gram = form in (forms.products, forms.pixel_products)
     best = math.inf
     for _ in range(6):  # the first warms up
         start = time.process_time()
-        for x, y in zip(a.split(4), b.split(4), strict=True):
-            if gram:
+        for x, y in zip(a.split(images), b.split(images), strict=True):
+            if form in GRAM:
                 forms.from_products(form(x, geometry), x, y, geometry)
             else:
                 form(x, y, geometry)

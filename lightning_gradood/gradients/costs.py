@@ -15,13 +15,13 @@ import torch
 class Costs:
     """Time per multiplication of each form, relative to the grouped convolution's, and per element that it moves."""
 
-    product: float = 2.3  # batched matrix products
-    moved: float = 50.0  # an element copied into blocks for the grouped convolution
-    weight: float = 100.0  # an entry of dW written by the grouped convolution
-    weight_product: float = 30.0  # an entry of dW written by a matrix product
-    unfolded: float = 115.0  # an element of the unfolded input
-    pair: float = 30.0  # an entry of a Gram matrix
-    diagonal: float = 150.0  # an entry of a Gram matrix summed along its diagonals
+    product: float = 1.1  # batched matrix products
+    moved: float = 19.0  # an element copied into blocks for the grouped convolution
+    weight: float = 23.0  # an entry of dW written by the grouped convolution
+    weight_product: float = 9.3  # an entry of dW written by a matrix product
+    unfolded: float = 66.0  # an element of the unfolded input
+    pair: float = 7.5  # an entry of a Gram matrix
+    diagonal: float = 98.0  # an entry of a Gram matrix summed along its diagonals
 
 
 CPU = Costs()
@@ -34,18 +34,21 @@ class Limits:
 
     Attributes:
         chunk: elements of intermediate results of one closed form, so that they stay in a cache.
+        weights: entries of dW in one grouped convolution. Beyond it each image takes longer, up to three times for large
+            weights; below it calls count.
         micro_batch: images in one pass.
         activation_bytes: what a pass may keep for its backward; fewer images are taken where they would need more.
     """
 
     chunk: int = 1 << 20
+    weights: int = 3 << 16
     micro_batch: int = 32
     activation_bytes: int = 2**30
 
 
 _CPU = Limits()
 # Not measured, for want of an accelerator: large enough to keep one busy, small enough for 16 GB.
-_ACCELERATOR = Limits(chunk=1 << 27, micro_batch=256, activation_bytes=4 * 2**30)
+_ACCELERATOR = Limits(chunk=1 << 27, weights=1 << 27, micro_batch=256, activation_bytes=4 * 2**30)
 
 
 def limits(device: torch.device) -> Limits:

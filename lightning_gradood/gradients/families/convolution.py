@@ -52,8 +52,7 @@ class Convolution(Layer):
 
     def _norms(self, a: Tensor, b: Tensor, tally: Tally) -> Tensor:
         """Squared norms of every image's dW, float64 [N], by the cheapest form, in chunks that stay in cache."""
-        form, elements = cheapest(_size(a, b, self.geometry), self.geometry)
-        step = max(2, costs.limits(a.device).chunk // elements)
+        form, step = cheapest(_size(a, b, self.geometry), self.geometry, costs.limits(a.device))
         if step >= a.shape[0]:
             return self._chunk(form, 0, a, b, tally)
         chunks = zip(torch.split(a, step), torch.split(b, step), strict=True)
@@ -76,21 +75,24 @@ def _size(a: Tensor, b: Tensor, geometry: Geometry) -> costs.Size:
 
 
 @lru_cache(maxsize=4096)
-def cheapest(size: costs.Size, geometry: Geometry) -> tuple[Form, int]:
-    """Return the form for a shape, and how many elements it holds per image."""
-    C, D, T, table = size.C, size.D, size.positions, costs.CPU
-    weights = C * D * size.taps // size.groups
-    choices: list[tuple[float, Form, int]] = [
-        (costs.materialised(size, table), forms.materialised, weights + C * size.pixels + D * T)
-    ]
+def cheapest(size: costs.Size, geometry: Geometry, limits: costs.Limits) -> tuple[Form, int]:
+    """Return the form for a shape, and how many images it takes at a time."""
+    possible = possible_forms(size, geometry, limits)
+    form = min(possible, key=lambda form: forms.COSTS[form](size, costs.CPU))
+    return form, possible[form]
+
+
+def possible_forms(size: costs.Size, geometry: Geometry, limits: costs.Limits) -> dict[Form, int]:
+    """Return the forms that are right for a shape, and how many images each takes at a time."""
+    C, D, T = size.C, size.D, size.positions
+    found: dict[Form, int] = {forms.materialised: max(1, limits.weights // (C * D * size.taps // size.groups))}
     if geometry.is_pointwise():
-        choices.append((costs.pointwise(size, table), forms.pointwise, C * D))
+        found[forms.pointwise] = max(2, limits.chunk // (C * D))
     if geometry.keeps_size():
-        choices.append((costs.pixel_gram(size, table), forms.pixel_products, 6 * T * T))
+        found[forms.pixel_products] = max(2, limits.chunk // (6 * T * T))
     if geometry.is_pointwise() or (len(geometry.kernel) == 2 and geometry.groups == 1 and not geometry.transposed):
-        choices.append((costs.gram(size, table), forms.products, 4 * T * T + C * size.taps * T))
-    _, form, elements = min(choices, key=lambda choice: choice[0])
-    return form, elements
+        found[forms.products] = max(2, limits.chunk // (4 * T * T + C * size.taps * T))
+    return found
 
 
 def _match(dimensions: int) -> Match:

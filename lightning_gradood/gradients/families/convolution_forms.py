@@ -8,12 +8,14 @@ same for every label design. `costs` says which way is cheapest for a shape.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lightning_gradood.gradients import costs
 from lightning_gradood.gradients.gram import guarded, paired
 from lightning_gradood.gradients.tally import squared_rows
 
@@ -119,6 +121,14 @@ def diagonal_sums(pixels: Tensor, size: torch.Size, geometry: Geometry) -> Tenso
 def from_products(gram_a: Tensor, a: Tensor, b: Tensor, geometry: Geometry) -> Tensor:
     """Squared norms [n] as ⟨AᵀA, BᵀB⟩: T²·D multiplications; rows in which it cancels through dW."""
     return guarded(*paired(gram_a, b.flatten(2)), lambda rows: materialised(a[rows], b[rows], geometry))
+
+
+COSTS: dict[Callable[..., Tensor], Callable[[costs.Size, costs.Costs], float]] = {
+    materialised: costs.materialised,
+    pointwise: costs.pointwise,
+    products: costs.gram,
+    pixel_products: costs.pixel_gram,
+}
 
 
 def _sampled(a: Tensor, geometry: Geometry) -> Tensor:
