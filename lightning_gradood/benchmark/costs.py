@@ -13,7 +13,7 @@ from lightning_gradood.benchmark.tables import title
 
 _NOTE = (
     "Each probe alone, on one batch of at most 16 normal images, where a run read it rather than found its records; methods "
-    "that share a pass cost less together. Memory beyond the network is counted on a GPU only."
+    "that share a pass cost less together. Memory is what tensors hold at their peak, beyond the network and the images."
 )
 
 

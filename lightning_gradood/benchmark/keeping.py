@@ -1,19 +1,16 @@
 """The callback that benchmark runs have: it reports without figures and keeps what the page is drawn from."""
 
-import time
 from pathlib import Path
 
 import lightning.pytorch as pl
 import numpy as np
-import torch
-from torch import Tensor
 
 from lightning_gradood.benchmark.first_layer import first_layer
 from lightning_gradood.benchmark.material import Material
+from lightning_gradood.benchmark.probe_cost import probe_cost
 from lightning_gradood.callbacks import ProbeCallback, ReportCallback
 from lightning_gradood.data import as_float
 from lightning_gradood.networks import state_digest
-from lightning_gradood.probes import Probe
 from lightning_gradood.report import DetectionReport, replacing
 
 _IMAGES = 16  # of a timed reading
@@ -31,7 +28,7 @@ class KeepMaterial(ReportCallback):
         self._probes: dict[str, dict[str, float]] = {}
 
     def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Time each probe alone, on the device where it has just been read; those that were read before are not timed."""
+        """Time and memory of each probe alone, on the device where it has just been read; not of those that were read before."""
         if not trainer.is_global_zero:
             return
         source = trainer.datamodule.normal_source  # type: ignore[attr-defined]  # set by the data connector
@@ -40,7 +37,7 @@ class KeepMaterial(ReportCallback):
             if isinstance(callback, ProbeCallback):
                 read = {entry.probe for entry in callback.missing}
                 timed = [probe for probe in callback.probes if probe.name in read]
-                self._probes = {probe.name: _cost(probe, pl_module.network, images) for probe in timed}  # type: ignore[arg-type]
+                self._probes = {probe.name: probe_cost(probe, pl_module.network, images) for probe in timed}  # type: ignore[arg-type]
 
     def on_detect_end(self, trainer: pl.Trainer, report: DetectionReport) -> None:
         """Keep the arrays; report, unless another callback does."""
@@ -71,21 +68,3 @@ class KeepMaterial(ReportCallback):
 
 def _spread(rows: int) -> np.ndarray:
     return np.unique(np.linspace(0, rows - 1, min(rows, _ROWS)).astype(int))
-
-
-def _cost(probe: Probe, network: torch.nn.Module, images: Tensor) -> dict[str, float]:
-    """Milliseconds an image of the second of two readings, and on a GPU mebibytes an image at its peak."""
-    on_gpu = images.device.type == "cuda"
-    probe(network, images)
-    if on_gpu:
-        torch.cuda.synchronize(images.device)
-        before = torch.cuda.memory_allocated(images.device)
-        torch.cuda.reset_peak_memory_stats(images.device)
-    started = time.perf_counter()
-    probe(network, images)
-    if on_gpu:
-        torch.cuda.synchronize(images.device)
-    cost = {"milliseconds": 1000 * (time.perf_counter() - started) / len(images)}
-    if on_gpu:
-        cost["mebibytes"] = (torch.cuda.max_memory_allocated(images.device) - before) / 2**20 / len(images)
-    return cost
