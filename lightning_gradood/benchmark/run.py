@@ -12,7 +12,7 @@ from lightning_gradood.benchmark.page import page
 from lightning_gradood.benchmark.runner import make_calls
 from lightning_gradood.benchmark.settings import Benchmark
 from lightning_gradood.benchmark.tables import table_1, table_2
-from lightning_gradood.benchmark.writing import csv_text, latex, markdown, paper_layout
+from lightning_gradood.benchmark.writing import csv_text, latex, markdown, paper_layout, paper_layout_latex
 from lightning_gradood.report import replacing
 
 
@@ -40,8 +40,12 @@ def _write(benchmark: Benchmark, calls: Sequence[Call], folder: Path) -> None:
     tables = [table for table in (table_1(rows), table_2(rows, benchmark.tables)) if table.rows]
     contents = {"tables.csv": csv_text(tables)}
     for table in tables:
-        layout = paper_layout(table, benchmark.tables.columns) + "\n" if table.name == "table_2" else ""
-        contents |= {f"{table.name}.md": layout + markdown(table), f"{table.name}.tex": latex(table)}
+        contents |= {f"{table.name}.md": markdown(table), f"{table.name}.tex": latex(table)}
+        if table.name == "table_2":
+            contents["table_2.md"] = paper_layout(table, benchmark.tables.columns) + "\n" + contents["table_2.md"]
+            contents["table_2.tex"] = (
+                paper_layout_latex(table, benchmark.tables.columns) + "\n" + contents["table_2.tex"]
+            )
     contents["report.html"] = page(folder.name, benchmark, calls, rows, tables)
     for name, text in contents.items():
         with replacing(folder / name) as file:

@@ -25,12 +25,21 @@ class Experiment:
         dataset: what the classifier was trained on, as the tables are to say it, e.g. CIFAR-10.
         network: the classifier, as the tables are to say it, e.g. ResNet.
         flags: further flags by dotted name, e.g. {data.limit: 100}; see `fit --help` for their names.
+        paper: whose of the paper's numbers stand beside ours, e.g. CIFAR-10 ResNet; by default those of `dataset` and `network`,
+            if the paper has them.
     """
 
     config: str
     dataset: str
     network: str
     flags: dict[str, Any] = field(default_factory=dict)
+    paper: Literal["CIFAR-10 ResNet", "CIFAR-10 DenseNet", "SVHN ResNet", "SVHN DenseNet"] | None = None
+
+    @property
+    def of_the_paper(self) -> tuple[str, str]:
+        """Dataset and network under which the paper's numbers are looked up."""
+        dataset, network = self.paper.split() if self.paper else (self.dataset, self.network)
+        return dataset, network
 
     def __post_init__(self) -> None:
         if not Path(self.config).is_file():

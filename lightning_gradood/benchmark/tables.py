@@ -61,7 +61,7 @@ class Table:
 
 def table_1(rows: Sequence[Row]) -> Table:
     """AUROC on attacked (and corrupted) images, a row for each classifier and attack."""
-    made = [row for row in rows if row.made]
+    made = _in_the_paper_s_order([row for row in rows if row.made])
     detectors = _ordered(made, METHODS_1)
     body: Lines = [
         ((_model(row), _ATTACKS.get(row.source, row.source)), _cells(row, detectors, "auroc")) for row in made
@@ -93,6 +93,16 @@ def best_of(cells: dict[str, Cell | None]) -> set[str]:
     return {name for name, mean in means.items() if mean == max(means.values())}
 
 
+def _in_the_paper_s_order(rows: Sequence[Row]) -> list[Row]:
+    """The rows of each experiment by the paper's order of attacks, others behind."""
+    experiments = list(dict.fromkeys(row.experiment for row in rows))
+    attacks = [*_ATTACKS]
+    place = {
+        source: attacks.index(source) if source in attacks else len(attacks) for source in {row.source for row in rows}
+    }
+    return sorted(rows, key=lambda row: (experiments.index(row.experiment), place[row.source]))
+
+
 def _ordered(rows: Sequence[Row], paper: Sequence[str]) -> list[str]:
     """The paper's methods in its order, ours at the end of them as there, then all others, the audit last."""
     run = list(dict.fromkeys(detector for row in rows for detector in row.metrics))
@@ -109,7 +119,7 @@ def _cells(
     cells = {}
     for detector in detectors:
         method = "ours" if detector == ours else detector
-        number = paper_number(row.about.dataset, row.about.network, source, method, kind)
+        number = paper_number(*row.about.of_the_paper, source, method, kind)
         cells[detector] = row.cell(detector, metric, number)
     return cells
 

@@ -10,31 +10,24 @@ from lightning_gradood.benchmark.tables import Table, best_of, title
 _LATEX = {"&": r"\&", "%": r"\%", "_": r"\_", "#": r"\#", "±": r"$\pm$"}
 _COLUMNS = ("table", "row", "detector", "mean", "spread", "seeds", "best", "paper")
 ABSENT = "-"
-NOTE = "Mean ± standard deviation over seeds, in %; best of each row in bold; [the paper's number]."
+NOTE = "Mean ± standard deviation over seeds, in %; best of each row in bold; [the paper's number, on its own images]."
+_BOLD = "**{}**".format
+_BOLD_LATEX = r"\textbf{{{}}}".format
 
 
 def markdown(table: Table) -> str:
     """A Markdown table under its caption."""
     lines = [_line([*table.heads, *map(title, table.detectors)])]
     lines.append(_line([*["---"] * len(table.heads), *["---:"] * len(table.detectors)]))
-    lines += [_line([*heads, *_marked(cells, table.detectors, "**{}**".format)]) for heads, cells in table.rows]
+    lines += [_line([*heads, *_marked(cells, table.detectors, _BOLD)]) for heads, cells in table.rows]
     return "\n".join([f"**{table.caption}** {NOTE}", "", *lines, ""])
 
 
 def latex(table: Table) -> str:
     """A LaTeX table for booktabs."""
-    columns = "l" * len(table.heads) + "r" * len(table.detectors)
-    body = [[*table.heads, *map(title, table.detectors)]]
-    body += [[*heads, *_marked(cells, table.detectors, r"\textbf{{{}}}".format)] for heads, cells in table.rows]
-    head, *rows = [" & ".join(map(_escaped, line)) + r" \\" for line in body]
-    parts = [
-        r"\begin{table}",
-        rf"\caption{{{_escaped(f'{table.caption} {NOTE}')}}}",
-        rf"\begin{{tabular}}{{{columns}}}",
-    ]
-    return "\n".join(
-        [*parts, r"\toprule", head, r"\midrule", *rows, r"\bottomrule", r"\end{tabular}", r"\end{table}", ""]
-    )
+    lines = [[*table.heads, *map(title, table.detectors)]]
+    lines += [[*heads, *_marked(cells, table.detectors, _BOLD_LATEX)] for heads, cells in table.rows]
+    return _tabular(f"{table.caption} {NOTE}", "l" * len(table.heads) + "r" * len(table.detectors), lines)
 
 
 def paper_layout(table: Table, columns: Sequence[str]) -> str:
@@ -44,16 +37,36 @@ def paper_layout(table: Table, columns: Sequence[str]) -> str:
         table: with heads Metric, In, Out.
         columns: the detectors to show, those that are there.
     """
+    caption, head, *lines = _grouped(table, columns, _BOLD)
+    body = [_line(head), _line(["---"] * len(head)), *map(_line, lines)]
+    return "\n".join([f"**{table.caption}** {caption[0]}", "", *body, ""])
+
+
+def paper_layout_latex(table: Table, columns: Sequence[str]) -> str:
+    """The same in LaTeX, for booktabs."""
+    caption, *lines = _grouped(table, columns, _BOLD_LATEX)
+    return _tabular(f"{table.caption} {caption[0]}", "l" * len(lines[0]), lines)
+
+
+def _grouped(table: Table, columns: Sequence[str], bold: Callable[[str], str]) -> list[list[str]]:
+    """The caption, the head and the lines."""
     shown = [detector for detector in columns if detector in table.detectors]
     metrics = list(dict.fromkeys(metric for (metric, *_), _ in table.rows))
     places = list(dict.fromkeys(tuple(place) for (_, *place), _ in table.rows))
     cells = {heads: {name: found[name] for name in shown} for heads, found in table.rows}
-    lines = [_line(["In", "Out", *metrics]), _line(["---"] * (2 + len(metrics)))]
-    for place in places:
-        groups = [_marked(cells[metric, *place], shown, "**{}**".format) for metric in metrics]
-        lines.append(_line([*place, *(" / ".join(group) for group in groups)]))
-    order = " / ".join(map(title, shown))
-    return "\n".join([f"**{table.caption}** {order}. {NOTE.replace('each row', 'these')}", "", *lines, ""])
+    lines = [
+        [*place, *(" / ".join(_marked(cells[metric, *place], shown, bold)) for metric in metrics)] for place in places
+    ]
+    caption = f"{' / '.join(map(title, shown))}. {NOTE.replace('each row', 'these')}"
+    return [[caption], ["In", "Out", *metrics], *lines]
+
+
+def _tabular(caption: str, columns: str, lines: Sequence[Sequence[str]]) -> str:
+    head, *rows = [" & ".join(map(_escaped, line)) + r" \\" for line in lines]
+    opening = [r"\begin{table}", rf"\caption{{{_escaped(caption)}}}", rf"\begin{{tabular}}{{{columns}}}"]
+    return "\n".join(
+        [*opening, r"\toprule", head, r"\midrule", *rows, r"\bottomrule", r"\end{tabular}", r"\end{table}", ""]
+    )
 
 
 def csv_text(tables: Sequence[Table]) -> str:

@@ -40,7 +40,7 @@ class Limits:
         activation_bytes: what a pass may keep for its backward; fewer images are taken where they would need more.
     """
 
-    chunk: int = 1 << 20
+    chunk: int = 1 << 22
     weights: int = 3 << 16
     micro_batch: int = 32
     activation_bytes: int = 2**30

@@ -4,6 +4,7 @@ import csv
 import io
 import re
 import statistics
+from dataclasses import replace
 
 import pytest
 
@@ -11,7 +12,7 @@ from lightning_gradood.benchmark import Cell, Experiment, TableSettings
 from lightning_gradood.benchmark.cells import Row
 from lightning_gradood.benchmark.summary import summary
 from lightning_gradood.benchmark.tables import best_of, table_1, table_2
-from lightning_gradood.benchmark.writing import csv_text, latex, markdown, number, paper_layout
+from lightning_gradood.benchmark.writing import csv_text, latex, markdown, number, paper_layout, paper_layout_latex
 
 SEEDS = {"baseline": [0.9, 0.8], "mlp": [0.97, 0.99], "knn": [0.98, 0.98], "image_statistics": [1.0, 1.0]}
 
@@ -29,6 +30,12 @@ def rows(about):
     return [
         Row("one", about, source, made, metrics) for source, made in (("cw", True), ("svhn", False), ("rain", False))
     ]
+
+
+def test_attacks_are_in_the_paper_s_order_and_others_behind(rows, about):
+    made = [Row("one", about, source, True) for source in ("rain", "pgd", "cw", "fgsm")]
+    other = [Row("two", about, "bim", True)]
+    assert [heads[1] for heads, _ in table_1([*made, *other]).rows] == ["FGSM", "C&W", "PGD", "rain", "BIM"]
 
 
 def test_each_source_is_in_the_table_it_belongs_to(rows):
@@ -57,6 +64,14 @@ def test_the_paper_s_number_stands_beside_the_method_that_is_the_paper_s(rows):
     second = dict(table_2(rows, TableSettings()).rows)
     assert second["AUROC", "CIFAR-10 (ResNet)", "svhn"]["paper"].paper == pytest.approx(0.9984)
     assert second["AUROC", "CIFAR-10 (ResNet)", "rain"]["paper"].paper is None
+
+
+def test_the_paper_s_numbers_can_stand_beside_another_classifier_s(about):
+    named = replace(about, network="ResNet-18", paper="CIFAR-10 DenseNet")
+    metrics = {"mlp": {"auroc": [0.9]}}
+    assert table_1([Row("one", named, "cw", True, metrics)]).rows[0][1]["mlp"].paper == pytest.approx(0.9705)
+    plain = replace(about, network="ResNet-18")
+    assert table_1([Row("one", plain, "cw", True, metrics)]).rows[0][1]["mlp"].paper is None
 
 
 def test_best_is_the_highest_printed_mean_with_ties_and_without_the_audit(rows):
@@ -104,6 +119,14 @@ def test_the_paper_s_layout_puts_the_methods_of_a_metric_between_slashes(rows):
     assert lines[2] == "| In | Out | Detection accuracy | AUROC | AUPR (anomalous positive) |"
     assert lines[4].startswith("| CIFAR-10 (ResNet) | svhn | 85.00 ± 7.07 [83.36] / **98.00 ± 1.41** [98.04] | 85.00")
     assert len(lines) == 6
+
+
+def test_latex_has_the_paper_s_layout_too(rows):
+    table, columns = table_2(rows, TableSettings()), TableSettings().columns
+    text = paper_layout_latex(table, columns)
+    assert r"In & Out & Detection accuracy & AUROC & AUPR (anomalous positive) \\" in text
+    assert r"svhn & 85.00 $\pm$ 7.07 [83.36] / \textbf{98.00 $\pm$ 1.41} [98.04] & 85.00" in text
+    assert numbers(text) == numbers(paper_layout(table, columns))
 
 
 def test_the_summary_counts_who_is_best(rows):
