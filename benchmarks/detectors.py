@@ -3,9 +3,9 @@
     OMP_NUM_THREADS=1 python -m benchmarks.detectors
     OMP_NUM_THREADS=1 python -m benchmarks.detectors --records 100000 --detectors LID KNN
 
-Records are made up, half of them anomalous, as wide as those of ResNet-18: 62 norms for each of three label designs, five taps with
-1,024 channels in all, 512 penultimate features. 40 % are to fit, 40 % to select, 20 % to score. Each detector has a process
-of its own, so that its peak is its own.
+Records are made up, half of them anomalous, as wide as those of ResNet-18: 62 norms for each of three label designs, five
+taps with 1,024 channels in all, 512 penultimate features. 40 % are to fit, 40 % to select, 20 % to score. Each detector has a
+process of its own, so that its peak is its own.
 """
 
 from __future__ import annotations
@@ -64,7 +64,9 @@ def main() -> None:
     parser.add_argument("--records", type=int, default=20_000, help="of both kinds together")
     parser.add_argument("--detectors", nargs="+", choices=DETECTORS, default=list(DETECTORS))
     settings = parser.parse_args()
-    print(f"{settings.records} records, seconds by the clock\n{'detector':<18}{'seconds':>9}{'MB beyond the records':>24}")
+    print(
+        f"{settings.records} records, seconds by the clock\n{'detector':<18}{'seconds':>9}{'MB beyond the records':>24}"
+    )
     for name in settings.detectors:
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
             seconds, peak = process.submit(measured, name, settings.records).result()
