@@ -1,9 +1,11 @@
 """Pieces of a page: headings, tables, figures; nothing in them is fetched from elsewhere."""
 
 import base64
+import itertools
 from collections.abc import Sequence
 from html import escape
 
+_MANY = 10  # columns that the width of the text has room for
 _STYLE = """
 :root { color-scheme: light; }
 body { font: 16px/1.5 system-ui, sans-serif; color: #222; max-width: 64rem; margin: 0 auto; padding: 0 1rem 3rem; }
@@ -14,6 +16,10 @@ table { border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabu
 th, td { padding: .25rem .6rem; text-align: right; white-space: nowrap; border-bottom: 1px solid #e5e5e5; }
 thead th { vertical-align: bottom; } th.text, td.text { text-align: left; }
 th.key { position: sticky; left: 0; background: #fff; text-align: left; white-space: normal; min-width: 5.5rem; }
+.full table { font-size: .8rem; } .full thead th { white-space: normal; } .full th, .full td { padding: .2rem .4rem; }
+@media (min-width: 66rem) {
+  .full { margin-left: calc(33rem - 50vw); margin-right: calc(33rem - 50vw); } .full th.key { min-width: 10rem; }
+}
 td small { color: #666; display: block; }
 pre { overflow-x: auto; background: #f5f5f5; padding: .6rem; font-size: .8rem; }
 figure { margin: 1rem 0; } .scroll { overflow-x: auto; } .scroll img { max-width: none; width: max(100%, 44rem); }
@@ -48,23 +54,22 @@ def verbatim(text: str) -> str:
 
 
 def grid(heads: Sequence[str], rows: Sequence[Sequence[str]], keys: int = 1) -> str:
-    """A table that scrolls inside the page.
+    """A table that scrolls inside the page; one of many columns may be wider than the text.
 
     Args:
         heads: of the columns, text.
-        rows: cells, HTML.
+        rows: cells, HTML; of rows with the same first cell only the first shows it.
         keys: how many columns on the left are text; the first stays in sight.
     """
     top = "".join(f"<th{_kind(place, keys)}>{escape(head)}</th>" for place, head in enumerate(heads))
-    lines = [
-        "".join(
-            f"<{'th' if place == 0 else 'td'}{_kind(place, keys)}>{cell}</{'th' if place == 0 else 'td'}>"
-            for place, cell in enumerate(row)
-        )
-        for row in rows
-    ]
+    lines = []
+    for key, group in itertools.groupby(rows, key=lambda row: row[0]):
+        rests = ["".join(f"<td{_kind(place, keys)}>{row[place]}</td>" for place in range(1, len(row))) for row in group]
+        head = f'<th class="key" rowspan="{len(rests)}">{key}</th>'
+        lines += [head + rests[0], *rests[1:]]
     body = "\n".join(f"<tr>{line}</tr>" for line in lines)
-    return f'<div class="wide"><table>\n<thead><tr>{top}</tr></thead>\n<tbody>\n{body}\n</tbody></table></div>'
+    kind = "wide full" if len(heads) > _MANY else "wide"
+    return f'<div class="{kind}"><table>\n<thead><tr>{top}</tr></thead>\n<tbody>\n{body}\n</tbody></table></div>'
 
 
 def picture(png: bytes, caption: str, wide: bool = False) -> str:

@@ -23,8 +23,12 @@ def _sentence(table: Table) -> str:
         for detector in best_of(cells):
             wins.setdefault(detector, []).append(_place(heads, rows))
     ranked = sorted(wins.items(), key=lambda item: (-len(item[1]), item[0]))
-    parts = [f"{title(detector)} on {len(places)} of {len(rows)} ({', '.join(places)})" for detector, places in ranked]
+    parts = [f"{title(detector)} on {_counted(places, len(rows))}" for detector, places in ranked]
     return f"{table.caption.split(',')[0].rstrip('.')}, by mean AUROC, the best (ties counted for each): {'; '.join(parts)}."
+
+
+def _counted(places: Sequence[str], rows: int) -> str:
+    return f"all {rows}" if 1 < len(places) == rows else f"{len(places)} of {rows} ({', '.join(places)})"
 
 
 def _place(heads: tuple[str, ...], rows: Sequence[tuple[tuple[str, ...], object]]) -> str:

@@ -11,13 +11,16 @@ from typing import NoReturn
 from lightning_gradood.cli.benchmark import benchmark
 from lightning_gradood.cli.command import Command
 from lightning_gradood.cli.interpolation import interpolation
+from lightning_gradood.cli.stopping import Stopped, stopping
 from lightning_gradood.errors import Refusal
 
 _NOISE = (
     ".*LeafSpec.*is deprecated",  # Lightning 2.6 meets torch 2.15
     "Checkpoint directory .* exists and is not empty",  # that of a run which goes on; whose it is was looked at before
+    "LightningCLI's args parameter is intended",  # `benchmark` calls the other verbs so, with words of its own in sys.argv
     "Precision .* is not supported by the model summary",  # its estimate of megabytes under mixed precision
 )
+_KEPT = "stopped by {}. What was read from the network is kept; the same command reads only the rest."
 _LEFT_ALONE = re.compile("Connection (closed|reset) by peer|Broken pipe")  # gloo's words where the other process ended
 
 
@@ -28,12 +31,13 @@ def main(args: Sequence[str] | None = None) -> None:
         args: words of the command line; those of the process by default.
 
     Raises:
-        SystemExit: with code 2 after one sentence on standard error, where the input is refused.
+        SystemExit: with code 2 after one sentence on standard error, where the input is refused; with 143 after
+            SIGTERM; after Ctrl-C with 1 from Lightning's loops and 130 from elsewhere.
     """
     _quieten()
     with ExitStack() as leaving:
         try:
-            with interpolation():
+            with stopping(), interpolation():
                 words = sys.argv[1:] if args is None else list(args)
                 if words[:1] == ["benchmark"]:  # calls other verbs, and has no model and data of its own
                     benchmark(words[1:], main)
@@ -41,15 +45,19 @@ def main(args: Sequence[str] | None = None) -> None:
                     Command(leaving, None if args is None else words)
         except Refusal as refusal:
             _end(str(refusal))
+        except Stopped:
+            _end(_KEPT.format("SIGTERM"), 143)
+        except KeyboardInterrupt:
+            _end(_KEPT.format("Ctrl-C"), 130)
         except RuntimeError as error:
             if not _LEFT_ALONE.search(str(error)):
                 raise
             _end("another process of this run has ended; what it wrote says why.")
 
 
-def _end(sentence: str) -> NoReturn:
+def _end(sentence: str, code: int = 2) -> NoReturn:
     sys.stderr.write(f"error: {sentence}\n")
-    sys.exit(2)
+    sys.exit(code)
 
 
 def _quieten() -> None:

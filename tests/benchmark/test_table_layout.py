@@ -10,6 +10,7 @@ import pytest
 
 from lightning_gradood.benchmark import Cell, Experiment, TableSettings
 from lightning_gradood.benchmark.cells import Row
+from lightning_gradood.benchmark.html import grid
 from lightning_gradood.benchmark.summary import summary
 from lightning_gradood.benchmark.tables import best_of, table_1, table_2
 from lightning_gradood.benchmark.writing import csv_text, latex, markdown, number, paper_layout, paper_layout_latex
@@ -132,4 +133,13 @@ def test_latex_has_the_paper_s_layout_too(rows):
 def test_the_summary_counts_who_is_best(rows):
     first, second = summary([table_1(rows), table_2(rows, TableSettings())])
     assert "Ours on 1 of 1 (C&W)" in first
-    assert "kNN on 2 of 2 (svhn, rain)" in second
+    assert "kNN on all 2" in second
+    rows[1] = replace(rows[1], metrics=rows[1].metrics | {"baseline": {"auroc": [1.0, 1.0]}})
+    (second,) = summary([table_2(rows, TableSettings())])
+    assert "Baseline on 1 of 2 (svhn); kNN on 1 of 2 (rain); Ours on 1 of 2 (rain)" in second
+
+
+def test_a_row_head_that_repeats_is_shown_once():
+    page = grid(["model", "source", "number"], [["a", "x", "1"], ["a", "y", "2"], ["b", "x", "3"]], 2)
+    assert re.findall(r'rowspan="(\d)">(\w)<', page) == [("2", "a"), ("1", "b")]
+    assert re.findall(r"<td[^>]*>(\w)</td>", page) == ["x", "1", "y", "2", "x", "3"]

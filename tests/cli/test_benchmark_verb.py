@@ -56,7 +56,7 @@ def benchmarked(tmp_path_factory):
     folder, out = tmp_path_factory.mktemp("benchmarked"), io.StringIO()
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out):
         patch.chdir(folder)
-        patch.setattr("sys.argv", ["lightning_gradood"])
+        patch.setattr("sys.argv", ["lightning_gradood", *FILE])
         Path("tiny.yaml").write_text(tiny.CONFIG)
         Path("bench.yaml").write_text(BENCHMARK)
         main(FILE)
