@@ -12,7 +12,7 @@ COMMANDS = {
     "run": ("--networks resnet18 --batch 2 --rounds 1 --contenders ours loop --out results.json", "ours"),
     "once": ("--networks resnet18 --images 4 --batch 2", "peaks"),
     "attacks": ("--attacks FGSM --batch 2 --rounds 1", "FGSM"),
-    "detectors": ("--records 200 --detectors Baseline KNN", "KNN"),
+    "detectors": ("--records 300 --detectors Baseline KNN", "KNN"),
     "metrics": ("--scores 2000 --resamples 5", "sum without conventions"),
     "end_to_end": ("--network resnet20 --images 20", "share of required passes"),
     "trained": ("--images pictures --networks mobilenet_v3_small --steps 10 --batch 4 --compared 4", "fast"),

@@ -39,6 +39,7 @@ def test_a_stopped_run_ends_soon_and_keeps_what_it_has_read(number, code, workpl
     process = subprocess.Popen(
         [sys.executable, "-m", "lightning_gradood", *COMMAND],
         env=os.environ | {"OMP_NUM_THREADS": "1", "SECONDS": "1.0"}, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore Ctrl-C
     )  # fmt: skip
     deadline = time.monotonic() + 120
     while not Path("passes").exists() or Path("passes").stat().st_size < 4:
