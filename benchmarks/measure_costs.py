@@ -20,7 +20,7 @@ import torch
 
 from lightning_gradood.gradients import costs
 from lightning_gradood.gradients.families import convolution_forms as forms
-from lightning_gradood.gradients.families.convolution import Form, cheapest, possible_forms
+from lightning_gradood.gradients.families.convolution import Form, cheapest, possible_forms, size_of
 from lightning_gradood.gradients.families.convolution_forms import Geometry
 
 # channels in, channels out, image size, kernel, stride
@@ -68,7 +68,7 @@ def _coefficients(cost: Callable[[costs.Size, costs.Costs], float], size: costs.
 
 def _described(C: int, D: int, side: int, kernel: int, stride: int) -> tuple[costs.Size, Geometry]:
     geometry = Geometry((kernel,) * 2, (stride,) * 2, (kernel // 2,) * 2, (1, 1), 1, False, (0, 0))
-    return costs.Size(C, D, kernel**2, side**2, math.ceil(side / stride) ** 2, 1), geometry
+    return size_of(C, D, (side,) * 2, (math.ceil(side / stride),) * 2, geometry), geometry
 
 
 def _time(form: Form, images: int, shape: tuple[int, int, int, int, int], geometry: Geometry) -> float:

@@ -21,7 +21,7 @@ class Costs:
     weight_product: float = 9.3  # an entry of dW written by a matrix product
     unfolded: float = 66.0  # an element of the unfolded input
     pair: float = 7.5  # an entry of a Gram matrix
-    diagonal: float = 98.0  # an entry of a Gram matrix summed along its diagonals
+    diagonal: float = 15.0  # an entry of a Gram matrix, each time it is run through to sum along diagonals
 
 
 CPU = Costs()
@@ -58,7 +58,12 @@ def limits(device: torch.device) -> Limits:
 
 @dataclass(frozen=True)
 class Size:
-    """C·k² → D convolution from `pixels` to T `positions`."""
+    """C·k² → D convolution from `pixels` to T `positions`.
+
+    Attributes:
+        pixel_pairs: entries of the Gram matrices over pixels, one for each phase of the stride.
+        sums: how often a matrix of T² entries is run through to sum these along their diagonals.
+    """
 
     C: int
     D: int
@@ -66,6 +71,8 @@ class Size:
     pixels: int
     positions: int
     groups: int
+    pixel_pairs: int
+    sums: int
 
 
 def materialised(size: Size, costs: Costs) -> float:
@@ -86,12 +93,14 @@ def pointwise(size: Size, costs: Costs) -> float:
 
 def gram(size: Size, costs: Costs) -> float:
     """Cost of ⟨AᵀA, BᵀB⟩ on the unfolded input."""
-    unfolded = costs.unfolded * size.C * size.taps * size.positions if size.taps > 1 else 0
     pairs = size.positions**2
+    unfolded = costs.unfolded * size.C * size.taps * size.positions
     return costs.product * pairs * (size.C * size.taps + size.D) + costs.pair * pairs + unfolded
 
 
 def pixel_gram(size: Size, costs: Costs) -> float:
     """Cost of ⟨AᵀA, BᵀB⟩ without unfolding."""
     pairs = size.positions**2
-    return costs.product * pairs * (size.C + size.D) + (costs.diagonal if size.taps > 1 else costs.pair) * pairs
+    copied = costs.moved * size.C * size.pixels if size.pixels > size.positions else 0
+    products = costs.product * (size.pixel_pairs * size.C + pairs * size.D)
+    return products + costs.pair * pairs + costs.diagonal * size.sums * pairs + copied

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from functools import lru_cache
@@ -38,12 +39,8 @@ class Convolution(Layer):
 
     @override
     def backward(self, x: Tensor, gradient: Tensor, needs_input: bool, tally: Tally) -> Tensor | None:
-        gradient, inputs, g = gradient.contiguous(), None, self.geometry
-        if needs_input:
-            inputs = torch.ops.aten.convolution_backward(
-                gradient, x, self.weight, None, g.stride, g.padding, g.dilation, g.transposed, g.output_padding,
-                g.groups, [True, False, False],
-            )[0]  # fmt: skip
+        gradient, g = gradient.contiguous(), self.geometry
+        inputs = forms.input_gradient(x, gradient, self.weight, g) if needs_input else None
         tally.record(
             self.weight, lambda: forms.weight_gradients(x, gradient, g), lambda: self._norms(x, gradient, tally)
         )
@@ -70,8 +67,20 @@ class Convolution(Layer):
 
 
 def _size(a: Tensor, b: Tensor, geometry: Geometry) -> costs.Size:
-    taps = math.prod(geometry.kernel)
-    return costs.Size(a.shape[1], b.shape[1], taps, math.prod(a.shape[2:]), math.prod(b.shape[2:]), geometry.groups)
+    return size_of(a.shape[1], b.shape[1], tuple(a.shape[2:]), tuple(b.shape[2:]), geometry)
+
+
+@lru_cache(maxsize=4096)
+def size_of(C: int, D: int, pixels: tuple[int, ...], positions: tuple[int, ...], geometry: Geometry) -> costs.Size:
+    """Return what the costs depend on, for a convolution from C × `pixels` to D × `positions`."""
+    pairs, sums = 0, 0
+    for phases in itertools.product(*(geometry.phases(axis).items() for axis in range(len(pixels)))):
+        lengths = [len(range(phase, n, s)) for (phase, _), n, s in zip(phases, pixels, geometry.stride, strict=True)]
+        pairs += math.prod(lengths) ** 2
+        sums += sum(1 + len(shifts) for _, shifts in phases if shifts != [0])
+    return costs.Size(
+        C, D, math.prod(geometry.kernel), math.prod(pixels), math.prod(positions), geometry.groups, pairs, sums
+    )
 
 
 @lru_cache(maxsize=4096)
@@ -88,9 +97,9 @@ def possible_forms(size: costs.Size, geometry: Geometry, limits: costs.Limits) -
     found: dict[Form, int] = {forms.materialised: max(1, limits.weights // (C * D * size.taps // size.groups))}
     if geometry.is_pointwise():
         found[forms.pointwise] = max(2, limits.chunk // (C * D))
-    if geometry.keeps_size():
-        found[forms.pixel_products] = max(2, limits.chunk // (6 * T * T))
-    if geometry.is_pointwise() or (len(geometry.kernel) == 2 and geometry.groups == 1 and not geometry.transposed):
+    if geometry.is_full():
+        found[forms.pixel_products] = max(2, limits.chunk // (6 * max(T * T, size.pixel_pairs)))
+    if geometry.is_full() and len(geometry.kernel) == 2 and not geometry.is_pointwise():
         found[forms.products] = max(2, limits.chunk // (4 * T * T + C * size.taps * T))
     return found
 

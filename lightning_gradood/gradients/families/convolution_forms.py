@@ -7,8 +7,9 @@ same for every label design. `costs` says which way is cheapest for a shape.
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,6 +19,8 @@ from torch import Tensor
 from lightning_gradood.gradients import costs
 from lightning_gradood.gradients.gram import guarded, paired
 from lightning_gradood.gradients.tally import squared_rows
+
+_LARGE_MAP = 256  # pixels, from which copying counts
 
 
 @dataclass(frozen=True)
@@ -34,16 +37,44 @@ class Geometry:
 
     def is_pointwise(self) -> bool:
         """A 1×1 kernel without padding: a linear layer at each position."""
-        return math.prod(self.kernel) == 1 and not any(self.padding) and self.groups == 1 and not self.transposed
+        return math.prod(self.kernel) == 1 and not any(self.padding) and self.is_full()
 
-    def keeps_size(self) -> bool:
-        """Stride 1, odd kernel, zero padding that keeps the size: every tap sees a shifted copy of the image."""
-        return (
-            not self.transposed
-            and self.groups == 1
-            and all(stride == 1 for stride in self.stride)
-            and all(2 * p == d * (k - 1) for p, d, k in zip(self.padding, self.dilation, self.kernel, strict=True))
-        )
+    def is_full(self) -> bool:
+        """Every output channel sees every input channel, through taps at fixed distances from its position."""
+        return self.groups == 1 and not self.transposed
+
+    def positions(self, axis: int, length: int) -> int:
+        """Output positions along an axis of `length` pixels."""
+        reach = self.dilation[axis] * (self.kernel[axis] - 1)
+        return (length + 2 * self.padding[axis] - reach - 1) // self.stride[axis] + 1
+
+    def phases(self, axis: int) -> dict[int, list[int]]:
+        """Along an axis, tap τ of output position s sees pixel stride·(s + q) + φ: the q of all taps, by phase φ."""
+        found: dict[int, list[int]] = {}
+        for tap in range(self.kernel[axis]):
+            shift, phase = divmod(tap * self.dilation[axis] - self.padding[axis], self.stride[axis])
+            found.setdefault(phase, []).append(shift)
+        return found
+
+
+def input_gradient(x: Tensor, b: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
+    """The gradient of the input x [N, C, ...] for the output's gradient b [N, D, ...].
+
+    A 1×1 convolution is a matrix product, which on a CPU spares large maps the way into oneDNN's blocks and back.
+    """
+    g = geometry
+    if not g.is_pointwise() or x.device.type != "cpu" or x[0, 0].numel() < _LARGE_MAP:
+        result: Tensor = torch.ops.aten.convolution_backward(
+            b, x, weight, None, g.stride, g.padding, g.dilation, g.transposed, g.output_padding, g.groups,
+            [True, False, False],
+        )[0]  # fmt: skip
+        return result
+    sampled = torch.matmul(weight.flatten(1).t(), b.flatten(2)).view(b.shape[0], -1, *b.shape[2:])
+    if max(g.stride) == 1:
+        return sampled
+    inputs = torch.zeros_like(x, memory_format=torch.contiguous_format)
+    _thinned(inputs, g).copy_(sampled)
+    return inputs
 
 
 def weight_gradients(a: Tensor, b: Tensor, geometry: Geometry) -> Tensor:
@@ -79,7 +110,7 @@ def materialised(a: Tensor, b: Tensor, geometry: Geometry) -> Tensor:
 
 def pointwise(a: Tensor, b: Tensor, geometry: Geometry) -> Tensor:
     """Squared norms [n] of a 1×1 convolution as one matrix product per image: T·C·D multiplications."""
-    return squared_rows(torch.bmm(b.flatten(2), _sampled(a, geometry).transpose(1, 2)))
+    return squared_rows(torch.bmm(b.flatten(2), _thinned(a, geometry).flatten(2).transpose(1, 2)))
 
 
 def products(a: Tensor, geometry: Geometry) -> Tensor:
@@ -87,35 +118,44 @@ def products(a: Tensor, geometry: Geometry) -> Tensor:
 
     Reference: Rochette et al. 2019; Bu et al. 2022 ("ghost norm").
     """
-    if geometry.is_pointwise():
-        unfolded = _sampled(a, geometry)
-    else:
-        unfolded = F.unfold(a, geometry.kernel, geometry.dilation, geometry.padding, geometry.stride)
+    unfolded = F.unfold(a, geometry.kernel, geometry.dilation, geometry.padding, geometry.stride)
     return torch.bmm(unfolded.transpose(1, 2), unfolded)
 
 
 def pixel_products(a: Tensor, geometry: Geometry) -> Tensor:
-    """AᵀA [n, T, T] without unfolding: T²·C multiplications.
+    """AᵀA [n, T, T] without unfolding: about T²·C multiplications, times the stride where the kernel fills it.
 
-    Where the convolution keeps the size, AᵀA[s, t] = Σ_taps P[s + tap, t + tap] with P = aᵀa over pixels: sums along
-    joint diagonals of P, which a kernel's rows and columns allow one after the other.
+    A stride parts the pixels into phases, and tap τ sees those of one phase φ alone, shifted by q: AᵀA[s, t] =
+    Σ_τ P_φ[s + q, t + q] with P_φ = aᵀa over the phase's pixels. These are sums along joint diagonals of each P_φ, which
+    a kernel's rows and columns allow one after the other.
     """
-    pixels = a.flatten(2)
-    return diagonal_sums(torch.bmm(pixels.transpose(1, 2), pixels), a.shape[2:], geometry)
+    size = [geometry.positions(axis, length) for axis, length in enumerate(a.shape[2:])]
+    total = a.new_zeros(0)
+    for phases in itertools.product(*(geometry.phases(axis).items() for axis in range(len(size)))):
+        part = a
+        for axis, (phase, _) in enumerate(phases):
+            part = part[(slice(None),) * (2 + axis) + (slice(phase, None, geometry.stride[axis]),)]
+        pixels = part.flatten(2)
+        summed = torch.bmm(pixels.transpose(1, 2), pixels).view(a.shape[0], *part.shape[2:], *part.shape[2:])
+        for axis, (_, shifts) in enumerate(phases):
+            summed = _diagonal_sums(summed, 1 + axis, 1 + axis + len(size), shifts, size[axis])
+        total = total.add_(summed) if total.numel() else summed
+    return total.view(a.shape[0], math.prod(size), -1)
 
 
-def diagonal_sums(pixels: Tensor, size: torch.Size, geometry: Geometry) -> Tensor:
-    """Sum P = `pixels` [n, T, T] over a kernel's taps, P[s + tap, t + tap], zero outside the image."""
-    axes = len(size)
-    summed = pixels.view(-1, *size, *size)
-    for axis, (taps, step) in enumerate(zip(geometry.kernel, geometry.dilation, strict=True)):
-        one, other, length = 1 + axis, 1 + axes + axis, size[axis]
-        source, summed = summed, summed.clone() if taps > 1 else summed
-        for shift in range(step, min(step * (taps // 2) + 1, length), step):
-            for to, origin in ((0, shift), (shift, 0)):
-                part = source.narrow(one, origin, length - shift).narrow(other, origin, length - shift)
-                summed.narrow(one, to, length - shift).narrow(other, to, length - shift).add_(part)
-    return summed.view_as(pixels)
+def _diagonal_sums(pixels: Tensor, one: int, other: int, shifts: Sequence[int], length: int) -> Tensor:
+    """Σ_q P[s + q, t + q] for 0 ≤ s, t < `length` along two dimensions of P = `pixels`, zero outside of it."""
+    within = pixels.shape[one]
+    if 0 in shifts and within == length:
+        summed, shifts = (pixels.clone() if len(shifts) > 1 else pixels), [shift for shift in shifts if shift]
+    else:
+        summed = pixels.new_zeros([length if axis in (one, other) else n for axis, n in enumerate(pixels.shape)])
+    for shift in shifts:
+        first, last = max(0, -shift), min(length, within - shift)
+        if first < last:
+            part = pixels.narrow(one, first + shift, last - first).narrow(other, first + shift, last - first)
+            summed.narrow(one, first, last - first).narrow(other, first, last - first).add_(part)
+    return summed
 
 
 def from_products(gram_a: Tensor, a: Tensor, b: Tensor, geometry: Geometry) -> Tensor:
@@ -131,12 +171,12 @@ COSTS: dict[Callable[..., Tensor], Callable[[costs.Size, costs.Costs], float]] =
 }
 
 
-def _sampled(a: Tensor, geometry: Geometry) -> Tensor:
-    """The pixels [n, C, T] that a pointwise convolution reads."""
+def _thinned(a: Tensor, geometry: Geometry) -> Tensor:
+    """The pixels that a pointwise convolution reads, a view [n, C, *positions]."""
     for axis, stride in enumerate(geometry.stride, start=2):
         if stride > 1:
             a = a[(slice(None),) * axis + (slice(None, None, stride),)]
-    return a.flatten(2)
+    return a
 
 
 def _pads_pay(a: Tensor, b: Tensor, geometry: Geometry) -> bool:

@@ -1,0 +1,93 @@
+"""Every form of a convolution's norm and its input gradient, against autograd one image at a time."""
+
+import itertools
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from lightning_gradood.gradients import costs
+from lightning_gradood.gradients.families import convolution_forms as forms
+from lightning_gradood.gradients.families.convolution import possible_forms, size_of
+from lightning_gradood.gradients.families.convolution_forms import Geometry
+
+LIMITS = costs.limits(torch.device("cpu"))
+# kernel, stride, padding, dilation, image
+CASES = [
+    ((3, 3), (1, 1), (1, 1), (1, 1), (7, 6)),
+    ((3, 3), (2, 2), (1, 1), (1, 1), (8, 7)),
+    ((3, 3), (1, 1), (0, 0), (1, 1), (6, 7)),
+    ((3, 3), (3, 2), (0, 1), (1, 2), (9, 9)),
+    ((5, 1), (2, 1), (3, 0), (1, 1), (7, 5)),
+    ((2, 4), (1, 2), (1, 0), (2, 1), (6, 8)),
+    ((3, 3), (1, 1), (4, 4), (1, 1), (3, 4)),  # taps that see nothing but padding
+    ((4, 4), (4, 4), (0, 0), (1, 1), (8, 12)),
+    ((2, 2), (5, 5), (0, 0), (1, 1), (7, 7)),  # phases that no tap sees
+    ((3, 3), (4, 4), (1, 1), (1, 1), (1, 2)),  # phases without a pixel
+    ((1, 1), (1, 1), (0, 0), (1, 1), (16, 17)),
+    ((1, 1), (2, 3), (0, 0), (1, 1), (20, 19)),
+    ((1, 1), (2, 2), (1, 1), (1, 1), (5, 6)),
+    ((5,), (2,), (2,), (1,), (11,)),
+    ((1,), (1,), (0,), (1,), (300,)),
+    ((2, 3, 3), (1, 2, 1), (1, 1, 1), (1, 1, 1), (4, 5, 4)),
+]
+
+
+def _case(kernel: tuple[int, ...], *rest: tuple[int, ...]) -> tuple[Geometry, Tensor, Tensor, Tensor, list[Tensor]]:
+    """The geometry, x, the weight, the output's gradient, and by autograd the gradients of x and of each image's W."""
+    stride, padding, dilation, image = rest
+    geometry = Geometry(kernel, stride, padding, dilation, 1, False, (0,) * len(kernel))
+    generator = torch.Generator().manual_seed(0)
+    draw: Callable[..., Tensor] = lambda *shape: torch.randn(*shape, dtype=torch.float64, generator=generator)  # noqa: E731
+    x, weight = draw(3, 13, *image).requires_grad_(), draw(10, 13, *kernel).requires_grad_()
+    y = torch.convolution(x, weight, None, stride, padding, dilation, False, geometry.output_padding, 1)
+    b = draw(*y.shape)
+    own = [torch.autograd.grad(y[n], weight, b[n], retain_graph=True)[0] for n in range(3)]
+    (inputs,) = torch.autograd.grad(y, x, b)
+    return (
+        geometry,
+        x.detach(),
+        weight.detach(),
+        b,
+        [inputs, torch.stack([gradient.square().sum() for gradient in own])],
+    )
+
+
+@pytest.mark.parametrize(("kernel", "stride", "padding", "dilation", "image"), CASES)
+def test_forms_agree_with_autograd(kernel, stride, padding, dilation, image) -> None:  # type: ignore[no-untyped-def]
+    geometry, x, weight, b, (inputs, norms) = _case(kernel, stride, padding, dilation, image)
+    size = size_of(13, 10, image, tuple(b.shape[2:]), geometry)
+    possible = possible_forms(size, geometry, LIMITS)
+    assert forms.pixel_products in possible
+    for form in possible:
+        found = form(x, geometry) if form in (forms.products, forms.pixel_products) else form(x, b, geometry)
+        if form in (forms.products, forms.pixel_products):
+            unfolded = _unfolded(x, geometry)
+            torch.testing.assert_close(found, unfolded.transpose(1, 2) @ unfolded, rtol=1e-11, atol=1e-11)
+            found = forms.from_products(found, x, b, geometry)
+        torch.testing.assert_close(found, norms, rtol=1e-10, atol=0)
+    torch.testing.assert_close(forms.input_gradient(x, b, weight, geometry), inputs, rtol=1e-12, atol=1e-12)
+
+
+def _unfolded(x: Tensor, g: Geometry) -> Tensor:
+    """A [n, C·k², T], one tap and one position at a time."""
+    length = [g.positions(axis, n) for axis, n in enumerate(x.shape[2:])]
+    columns = x.new_zeros(x.shape[0], x.shape[1], math.prod(g.kernel), math.prod(length))
+    for tap, taps in enumerate(itertools.product(*map(range, g.kernel))):
+        for position, places in enumerate(itertools.product(*map(range, length))):
+            at = [
+                s * o + d * t - p for s, o, d, t, p in zip(g.stride, places, g.dilation, taps, g.padding, strict=True)
+            ]
+            if all(0 <= i < n for i, n in zip(at, x.shape[2:], strict=True)):
+                columns[:, :, tap, position] = x[(slice(None), slice(None), *at)]
+    return columns.flatten(1, 2)
+
+
+def test_a_strided_layer_of_a_residual_network_takes_its_pixels() -> None:
+    """Else the phases are computed in these tests alone."""
+    from lightning_gradood.gradients.families.convolution import cheapest
+
+    geometry = Geometry((3, 3), (2, 2), (1, 1), (1, 1), 1, False, (0, 0))
+    assert cheapest(size_of(128, 256, (16, 16), (8, 8), geometry), geometry, LIMITS)[0] is forms.pixel_products
