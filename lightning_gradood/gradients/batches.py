@@ -13,6 +13,7 @@ from lightning_gradood.gradients.checks import check_logits
 from lightning_gradood.gradients.labels import LabelDesign
 from lightning_gradood.gradients.loop import loop_norms
 from lightning_gradood.gradients.plan import Plan, plan_for
+from lightning_gradood.gradients.state import requiring_grad
 
 
 def batched_norms(
@@ -22,8 +23,9 @@ def batched_norms(
     plan = plan_for(network, images, parameters)
     if plan.trace is None or (images.shape[0] == 1 and not plan.single):
         return loop_norms(network, images, label_designs, parameters)
-    count = math.ceil(images.shape[0] / plan.micro_batch)
-    done = [_micro_batch(network, part, label_designs, parameters, plan) for part in torch.tensor_split(images, count)]
+    parts = torch.tensor_split(images, math.ceil(images.shape[0] / plan.micro_batch))
+    with requiring_grad(parameters, False):
+        done = [_micro_batch(network, part, label_designs, parameters, plan) for part in parts]
     return torch.cat([norms for norms, _ in done]), torch.cat([logits for _, logits in done])
 
 

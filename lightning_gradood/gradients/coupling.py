@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -11,14 +12,13 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from lightning_gradood.errors import Refusal
 
 
-def check_statistics(network: nn.Module) -> None:
+def check_statistics(modules: Mapping[str, nn.Module]) -> None:
     """Refuse batch norm that has no running statistics and therefore averages over the batch in eval mode too."""
-    coupled = [module for module in network.modules() if isinstance(module, _BatchNorm) and _averages(module)]
+    coupled = [name for name, module in modules.items() if isinstance(module, _BatchNorm) and _averages(module)]
     if coupled:
-        name = next(name for name, module in network.named_modules() if module is coupled[0])
         raise Refusal(
             "`network` should treat the images of a batch independently. "
-            f"Got batch norm without running statistics at `{name}`. "
+            f"Got batch norm without running statistics at `{coupled[0]}`. "
             "Build it with track_running_stats=True, or use group norm."
         )
 

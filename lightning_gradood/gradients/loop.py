@@ -75,15 +75,15 @@ def _one_image(
 
 def _squared(gradients: Sequence[Tensor | None], like: Tensor) -> Tensor:
     """Squared L2 norms, float64 [L]; an unused parameter has norm 0."""
+    zero = like.new_zeros((), dtype=torch.float64)
     small = [gradient for gradient in gradients if gradient is not None and not _is_large(gradient)]
     norms = iter(torch._foreach_norm(small, dtype=torch.float64) if small else ())  # one call where L would add up
-    zero = like.new_zeros((), dtype=torch.float64)
     squares = torch.stack(
         [
-            zero if gradient is None else _by_rows(gradient) if _is_large(gradient) else next(norms).square()
+            zero if gradient is None else _by_rows(gradient) if _is_large(gradient) else next(norms)
             for gradient in gradients
         ]
-    )
+    ).square()
     for column in (squares < _UNDERFLOW).nonzero().flatten().tolist():
         gradient = gradients[column]
         if gradient is not None and _is_large(gradient):
@@ -92,9 +92,9 @@ def _squared(gradients: Sequence[Tensor | None], like: Tensor) -> Tensor:
 
 
 def _by_rows(gradient: Tensor) -> Tensor:
-    """The squared norm in float32 row by row, where most channels of a deep layer may be dead, and float64 from there."""
-    norms: Tensor = torch.linalg.vector_norm(gradient.flatten(1), dim=1)
-    return norms.double().square().sum()
+    """The norm in float32 row by row, where most channels of a deep layer may be dead, and float64 from there."""
+    norms: Tensor = torch.linalg.vector_norm(torch.linalg.vector_norm(gradient.flatten(1), dim=1), dtype=torch.float64)
+    return norms
 
 
 def _is_large(gradient: Tensor) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from torch import Tensor, nn
 
@@ -11,7 +11,7 @@ from lightning_gradood.gradients.batches import batched_norms
 from lightning_gradood.gradients.checks import check_finite_rows, check_images, check_network
 from lightning_gradood.gradients.coupling import check_statistics
 from lightning_gradood.gradients.labels import AllOnes, LabelDesign
-from lightning_gradood.gradients.state import evaluating, exact_arithmetic, requiring_grad
+from lightning_gradood.gradients.state import evaluating, exact_arithmetic
 
 
 def parameter_names(network: nn.Module) -> list[str]:
@@ -20,7 +20,7 @@ def parameter_names(network: nn.Module) -> list[str]:
     Args:
         network: any module; a tensor that several modules share is listed once, under its first name.
     """
-    return [name for name, _ in network.named_parameters()]
+    return list(_named_parameters(dict(network.named_modules())))
 
 
 def squared_gradient_norms(
@@ -76,16 +76,26 @@ def probe_gradients(network: nn.Module, images: Tensor, label_designs: Sequence[
         raise Refusal(
             "`label_designs` should name at least one label design. Got `label_designs = []`. Write e.g. [AllOnes()]."
         )
-    named = dict(network.named_parameters())  # one walk over the modules for all that follows; it takes its time
+    modules = dict(network.named_modules())  # a walk takes as long as a small layer, so this one serves all
+    named = _named_parameters(modules)
     parameters = list(named.values())
     check_network(network, named)
-    check_statistics(network)
+    check_statistics(modules)
     check_images(images, parameters)
-    with exact_arithmetic(), evaluating(network):
+    with exact_arithmetic(), evaluating(network, modules.values()):
         # a clone, because a tensor made in inference mode cannot be saved for backward
         images = (images.clone() if images.is_inference() else images.detach()).to(parameters[0].dtype)
-        with requiring_grad(parameters, False):
-            norms, logits = batched_norms(network, images, label_designs, parameters)
+        norms, logits = batched_norms(network, images, label_designs, parameters)
         check_finite_rows(logits, "the network's logits")
         check_finite_rows(norms, "squared gradient norms")
     return norms.flatten(1), logits
+
+
+def _named_parameters(modules: Mapping[str, nn.Module]) -> dict[str, nn.Parameter]:
+    """What `named_parameters` gives for these `named_modules`: each tensor once, under its first name."""
+    first: dict[nn.Parameter, str] = {}
+    for prefix, module in modules.items():
+        for name, parameter in module._parameters.items():
+            if parameter is not None:
+                first.setdefault(parameter, f"{prefix}.{name}" if prefix else name)
+    return {name: parameter for parameter, name in first.items()}

@@ -54,7 +54,7 @@ _plans: WeakKeyDictionary[nn.Module, dict[object, Plan]] = WeakKeyDictionary()
 
 
 def plan_for(network: nn.Module, images: Tensor, parameters: Sequence[nn.Parameter]) -> Plan:
-    """Return the plan for a frozen network in eval mode and images of this shape; make it on the first call.
+    """Return the plan for a network in eval mode and images of this shape; make it on the first call.
 
     Raises:
         Refusal: if the images of a batch influence each other, or the network is not deterministic.
@@ -74,7 +74,8 @@ def plan_for(network: nn.Module, images: Tensor, parameters: Sequence[nn.Paramet
             return Plan(
                 None, 1, reason="there were no finite numbers to compare with"
             )  # this batch; the next may be better
-        plans[key] = _make(network, probes, parameters, truth, logits)
+        with requiring_grad(parameters, False):
+            plans[key] = _make(network, probes, parameters, truth, logits)
     return plans[key]
 
 

@@ -45,9 +45,9 @@ def probing(network: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def evaluating(network: nn.Module) -> Iterator[None]:
-    """Put `network` in eval mode; give every module its own `training` flag back on leaving."""
-    modes = [(module, module.training) for module in network.modules()]
+def evaluating(network: nn.Module, modules: Iterable[nn.Module] | None = None) -> Iterator[None]:
+    """Put `network` in eval mode; give every one of its `modules` its own `training` flag back on leaving."""
+    modes = [(module, module.training) for module in (network.modules() if modules is None else modules)]
     try:
         if any(training for _, training in modes):
             network.eval()
