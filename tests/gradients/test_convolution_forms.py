@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lightning_gradood.gradients import costs
 from lightning_gradood.gradients.families import convolution_forms as forms
-from lightning_gradood.gradients.families.convolution import possible_forms, size_of
+from lightning_gradood.gradients.families.convolution import cheapest, possible_forms, size_of
 from lightning_gradood.gradients.families.convolution_forms import Geometry
 
 LIMITS = costs.limits(torch.device("cpu"))
@@ -87,7 +87,11 @@ def _unfolded(x: Tensor, g: Geometry) -> Tensor:
 
 def test_a_strided_layer_of_a_residual_network_takes_its_pixels() -> None:
     """Else the phases are computed in these tests alone."""
-    from lightning_gradood.gradients.families.convolution import cheapest
-
     geometry = Geometry((3, 3), (2, 2), (1, 1), (1, 1), 1, False, (0, 0))
     assert cheapest(size_of(128, 256, (16, 16), (8, 8), geometry), geometry, LIMITS)[0] is forms.pixel_products
+
+
+def test_a_patch_embedding_does_not() -> None:
+    """Two hundred and fifty-six phases of three channels each would be as many small products."""
+    geometry = Geometry((16, 16), (16, 16), (0, 0), (1, 1), 1, False, (0, 0))
+    assert cheapest(size_of(3, 768, (224, 224), (14, 14), geometry), geometry, LIMITS)[0] is not forms.pixel_products

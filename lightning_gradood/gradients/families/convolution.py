@@ -73,11 +73,11 @@ def _size(a: Tensor, b: Tensor, geometry: Geometry) -> costs.Size:
 @lru_cache(maxsize=4096)
 def size_of(C: int, D: int, pixels: tuple[int, ...], positions: tuple[int, ...], geometry: Geometry) -> costs.Size:
     """Return what the costs depend on, for a convolution from C × `pixels` to D × `positions`."""
-    pairs, sums = 0, 0
+    pairs, sums = 0, -1  # the first phase is not added to anything
     for phases in itertools.product(*(geometry.phases(axis).items() for axis in range(len(pixels)))):
         lengths = [len(range(phase, n, s)) for (phase, _), n, s in zip(phases, pixels, geometry.stride, strict=True)]
         pairs += math.prod(lengths) ** 2
-        sums += sum(1 + len(shifts) for _, shifts in phases if shifts != [0])
+        sums += 1 + sum(1 + len(shifts) for _, shifts in phases if shifts != [0])
     return costs.Size(
         C, D, math.prod(geometry.kernel), math.prod(pixels), math.prod(positions), geometry.groups, pairs, sums
     )
