@@ -1,4 +1,4 @@
-"""Per-sample squared norms of a convolution's weight gradient, four exact ways; pure functions.
+"""Per-sample squared norms of a convolution's weight gradient, four exact ways, and its input gradient; pure functions.
 
 With A [C·k², T] the unfolded input and B [D, T] the output gradient of one image, dW = B Aᵀ, T output positions.
 `materialised` and `pointwise` form dW; `products` and `pixel_products` lead to ‖dW‖² = ⟨AᵀA, BᵀB⟩, and AᵀA is the
@@ -123,7 +123,7 @@ def products(a: Tensor, geometry: Geometry) -> Tensor:
 
 
 def pixel_products(a: Tensor, geometry: Geometry) -> Tensor:
-    """AᵀA [n, T, T] without unfolding: about T²·C multiplications, times the stride where the kernel fills it.
+    """AᵀA [n, T, T] without unfolding: about T²·C multiplications for each phase of the stride.
 
     A stride parts the pixels into phases, and tap τ sees those of one phase φ alone, shifted by q: AᵀA[s, t] =
     Σ_τ P_φ[s + q, t + q] with P_φ = aᵀa over the phase's pixels. These are sums along joint diagonals of each P_φ, which
