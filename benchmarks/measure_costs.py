@@ -4,15 +4,17 @@
 
 Every form is timed on the shapes of residual, dense and wide networks. A form's cost is linear in the constants, so one
 non-negative least-squares fit over all timings gives them. The regret is the time of the chosen forms over that of the
-fastest ones.
+fastest ones. Last comes what `costs.LARGE_MAP` decides: both ways of a 1×1 convolution's input gradient.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
+import sys
 import time
 from collections.abc import Callable
+from unittest import mock
 
 import numpy as np
 import scipy.optimize
@@ -57,6 +59,12 @@ def main() -> None:
     for name, value in zip(NAMES, fitted[1:] / fitted[0], strict=True):
         print(f"    {name}: float = {value:.1f}   # now {getattr(costs.CPU, name):g}")
     print(f"regret of the constants in use: {regret[0] / regret[1]:.3f}")
+    for shape in SHAPES:
+        if shape[3] == 1:
+            product, convolution = (_time_input_gradient(shape, large_map) for large_map in (0, sys.maxsize))
+            print(
+                f"{shape[2] ** 2} pixels {shape}: product {1e3 * product:.3f} ms, convolution {1e3 * convolution:.3f} ms"
+            )
 
 
 def _coefficients(cost: Callable[[costs.Size, costs.Costs], float], size: costs.Size) -> list[float]:
@@ -75,14 +83,32 @@ def _time(form: Form, images: int, shape: tuple[int, int, int, int, int], geomet
     """Least CPU seconds per image in five runs, so many images at a time."""
     C, D, side, _, stride = shape
     a, b = torch.rand(IMAGES, C, side, side), torch.randn(IMAGES, D, math.ceil(side / stride), math.ceil(side / stride))
-    best = math.inf
-    for _ in range(6):  # the first warms up
-        start = time.process_time()
+
+    def work() -> None:
         for x, y in zip(a.split(images), b.split(images), strict=True):
             if form in GRAM:
                 forms.from_products(form(x, geometry), x, y, geometry)
             else:
                 form(x, y, geometry)
+
+    return _least(work)
+
+
+def _time_input_gradient(shape: tuple[int, int, int, int, int], large_map: int) -> float:
+    """The same for the gradient of a 1×1 convolution's input, as a product where it has `large_map` pixels or more."""
+    C, D, side, _, stride = shape
+    _, geometry = _described(*shape)
+    x, b = torch.rand(IMAGES, C, side, side), torch.randn(IMAGES, D, math.ceil(side / stride), math.ceil(side / stride))
+    weight = torch.randn(D, C, 1, 1)
+    with mock.patch.object(costs, "LARGE_MAP", large_map):
+        return _least(lambda: forms.input_gradient(x, b, weight, geometry))
+
+
+def _least(work: Callable[[], object]) -> float:
+    best = math.inf
+    for _ in range(6):  # the first warms up
+        start = time.process_time()
+        work()
         best = min(best, time.process_time() - start)
     return best / IMAGES
 

@@ -26,6 +26,7 @@ class Costs:
 
 CPU = Costs()
 ALONE = 1 << 16  # elements of a parameter on average, from which closed forms beat the loop on one image alone
+LARGE_MAP = 256  # pixels, from which a 1×1 convolution's input gradient is faster as a matrix product
 
 
 @dataclass(frozen=True)

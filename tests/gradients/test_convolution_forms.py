@@ -2,7 +2,6 @@
 
 import itertools
 import math
-from collections.abc import Callable
 
 import pytest
 import torch
@@ -35,29 +34,22 @@ CASES = [
 ]
 
 
-def _case(kernel: tuple[int, ...], *rest: tuple[int, ...]) -> tuple[Geometry, Tensor, Tensor, Tensor, list[Tensor]]:
-    """The geometry, x, the weight, the output's gradient, and by autograd the gradients of x and of each image's W."""
-    stride, padding, dilation, image = rest
-    geometry = Geometry(kernel, stride, padding, dilation, 1, False, (0,) * len(kernel))
-    generator = torch.Generator().manual_seed(0)
-    draw: Callable[..., Tensor] = lambda *shape: torch.randn(*shape, dtype=torch.float64, generator=generator)  # noqa: E731
-    x, weight = draw(3, 13, *image).requires_grad_(), draw(10, 13, *kernel).requires_grad_()
-    y = torch.convolution(x, weight, None, stride, padding, dilation, False, geometry.output_padding, 1)
-    b = draw(*y.shape)
-    own = [torch.autograd.grad(y[n], weight, b[n], retain_graph=True)[0] for n in range(3)]
-    (inputs,) = torch.autograd.grad(y, x, b)
-    return (
-        geometry,
-        x.detach(),
-        weight.detach(),
-        b,
-        [inputs, torch.stack([gradient.square().sum() for gradient in own])],
-    )
+Sizes = tuple[int, ...]
 
 
 @pytest.mark.parametrize(("kernel", "stride", "padding", "dilation", "image"), CASES)
-def test_forms_agree_with_autograd(kernel, stride, padding, dilation, image) -> None:  # type: ignore[no-untyped-def]
-    geometry, x, weight, b, (inputs, norms) = _case(kernel, stride, padding, dilation, image)
+def test_forms_agree_with_autograd(kernel: Sizes, stride: Sizes, padding: Sizes, dilation: Sizes, image: Sizes) -> None:
+    geometry = Geometry(kernel, stride, padding, dilation, 1, False, (0,) * len(kernel))
+    torch.manual_seed(0)
+    x = torch.randn(3, 13, *image, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(10, 13, *kernel, dtype=torch.float64, requires_grad=True)
+    y = torch.convolution(x, weight, None, stride, padding, dilation, False, geometry.output_padding, 1)
+    b = torch.randn_like(y)
+    own = [torch.autograd.grad(y[n], weight, b[n], retain_graph=True)[0] for n in range(3)]
+    norms = torch.stack([gradient.square().sum() for gradient in own])
+    (inputs,) = torch.autograd.grad(y, x, b)
+    x, weight = x.detach(), weight.detach()
+
     size = size_of(13, 10, image, tuple(b.shape[2:]), geometry)
     possible = possible_forms(size, geometry, LIMITS)
     assert forms.pixel_products in possible

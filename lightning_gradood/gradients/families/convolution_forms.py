@@ -20,8 +20,6 @@ from lightning_gradood.gradients import costs
 from lightning_gradood.gradients.gram import guarded, paired
 from lightning_gradood.gradients.tally import squared_rows
 
-_LARGE_MAP = 256  # pixels, from which copying counts
-
 
 @dataclass(frozen=True)
 class Geometry:
@@ -63,7 +61,7 @@ def input_gradient(x: Tensor, b: Tensor, weight: Tensor, geometry: Geometry) -> 
     A 1×1 convolution is a matrix product, which on a CPU spares large maps the way into oneDNN's blocks and back.
     """
     g = geometry
-    if not g.is_pointwise() or x.device.type != "cpu" or x[0, 0].numel() < _LARGE_MAP:
+    if not g.is_pointwise() or x.device.type != "cpu" or x[0, 0].numel() < costs.LARGE_MAP:
         result: Tensor = torch.ops.aten.convolution_backward(
             b, x, weight, None, g.stride, g.padding, g.dilation, g.transposed, g.output_padding, g.groups,
             [True, False, False],
@@ -73,7 +71,7 @@ def input_gradient(x: Tensor, b: Tensor, weight: Tensor, geometry: Geometry) -> 
     if max(g.stride) == 1:
         return sampled
     inputs = torch.zeros_like(x, memory_format=torch.contiguous_format)
-    _thinned(inputs, g).copy_(sampled)
+    _every(inputs, (0,) * (x.ndim - 2), g).copy_(sampled)
     return inputs
 
 
@@ -110,7 +108,8 @@ def materialised(a: Tensor, b: Tensor, geometry: Geometry) -> Tensor:
 
 def pointwise(a: Tensor, b: Tensor, geometry: Geometry) -> Tensor:
     """Squared norms [n] of a 1×1 convolution as one matrix product per image: T·C·D multiplications."""
-    return squared_rows(torch.bmm(b.flatten(2), _thinned(a, geometry).flatten(2).transpose(1, 2)))
+    read = _every(a, (0,) * (a.ndim - 2), geometry)
+    return squared_rows(torch.bmm(b.flatten(2), read.flatten(2).transpose(1, 2)))
 
 
 def products(a: Tensor, geometry: Geometry) -> Tensor:
@@ -130,17 +129,23 @@ def pixel_products(a: Tensor, geometry: Geometry) -> Tensor:
     a kernel's rows and columns allow one after the other.
     """
     size = [geometry.positions(axis, length) for axis, length in enumerate(a.shape[2:])]
-    total = a.new_zeros(0)
-    for phases in itertools.product(*(geometry.phases(axis).items() for axis in range(len(size)))):
-        part = a
-        for axis, (phase, _) in enumerate(phases):
-            part = part[(slice(None),) * (2 + axis) + (slice(phase, None, geometry.stride[axis]),)]
-        pixels = part.flatten(2)
-        summed = torch.bmm(pixels.transpose(1, 2), pixels).view(a.shape[0], *part.shape[2:], *part.shape[2:])
-        for axis, (_, shifts) in enumerate(phases):
-            summed = _diagonal_sums(summed, 1 + axis, 1 + axis + len(size), shifts, size[axis])
-        total = total.add_(summed) if total.numel() else summed
+    phases = itertools.product(*(geometry.phases(axis).items() for axis in range(len(size))))
+    total = _phase_products(a, geometry, next(phases), size)
+    for phase in phases:
+        total += _phase_products(a, geometry, phase, size)
     return total.view(a.shape[0], math.prod(size), -1)
+
+
+def _phase_products(
+    a: Tensor, geometry: Geometry, phase: Sequence[tuple[int, Sequence[int]]], size: Sequence[int]
+) -> Tensor:
+    """One phase's share of AᵀA [n, *size, *size]; along each axis its first pixel and the shifts of its taps."""
+    part = _every(a, [first for first, _ in phase], geometry)
+    pixels = part.flatten(2)
+    summed = torch.bmm(pixels.transpose(1, 2), pixels).view(a.shape[0], *part.shape[2:], *part.shape[2:])
+    for axis, (_, shifts) in enumerate(phase):
+        summed = _diagonal_sums(summed, 1 + axis, 1 + axis + len(size), shifts, size[axis])
+    return summed
 
 
 def _diagonal_sums(pixels: Tensor, one: int, other: int, shifts: Sequence[int], length: int) -> Tensor:
@@ -171,11 +176,11 @@ COSTS: dict[Callable[..., Tensor], Callable[[costs.Size, costs.Costs], float]] =
 }
 
 
-def _thinned(a: Tensor, geometry: Geometry) -> Tensor:
-    """The pixels that a pointwise convolution reads, a view [n, C, *positions]."""
-    for axis, stride in enumerate(geometry.stride, start=2):
+def _every(a: Tensor, first: Sequence[int], geometry: Geometry) -> Tensor:
+    """The pixels one stride apart from the `first` along each axis on, a view."""
+    for axis, (start, stride) in enumerate(zip(first, geometry.stride, strict=True), start=2):
         if stride > 1:
-            a = a[(slice(None),) * axis + (slice(None, None, stride),)]
+            a = a[(slice(None),) * axis + (slice(start, None, stride),)]
     return a
 
 
