@@ -2,19 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
+from torch.overrides import TorchFunctionMode
 
 from lightning_gradood.errors import Refusal
 
 _SHOWN = 10  # row numbers in a message; the count says how many more there are
 
 
-def check_network(network: nn.Module, named: Mapping[str, nn.Parameter]) -> None:
-    """Refuse a network whose parameters, `named`, cannot all be differentiated."""
+def check_module(network: nn.Module) -> None:
+    """Refuse what is no module, or one whose mode cannot be set."""
+    if not isinstance(network, nn.Module):
+        raise Refusal(
+            "`network` should be a torch.nn.Module, because its parameters are what gradients are taken of. "
+            f"Got `network = {type(network).__name__}`. Pass the module itself, not a function that calls it."
+        )
+    if isinstance(network, torch.fx.GraphModule) and "eval" in vars(network):  # as torch.export puts it there
+        raise Refusal(
+            "`network` should be a module with train and eval modes. "
+            "Got a program of torch.export, whose mode was fixed when it was exported. Pass the module it was made from."
+        )
+
+
+def check_network(network: nn.Module, named: Mapping[str, nn.Parameter], modules: Mapping[str, nn.Module]) -> None:
+    """Refuse a network, given with its parameters and modules by name, that cannot be differentiated throughout."""
     if isinstance(network, nn.parallel.DistributedDataParallel | nn.DataParallel):
         raise Refusal(
             "`network` should be the bare network, because a parallel wrapper would average its gradients. "
@@ -31,16 +47,55 @@ def check_network(network: nn.Module, named: Mapping[str, nn.Parameter]) -> None
                 "`network` should have initialised parameters. "
                 f"Got `{name}` without a shape. Run the network once on a batch of images."
             )
+        if parameter.is_complex():
+            raise Refusal(
+                "`network` should have real parameters. "
+                f"Got `{name}`, {parameter.dtype}. Keep real and imaginary part in one parameter of torch.view_as_real."
+            )
         if parameter.is_inference() or not parameter.is_floating_point():
             kind = "an inference tensor" if parameter.is_inference() else str(parameter.dtype)
             raise Refusal(
                 "`network` should have floating point parameters that can record gradients. "
                 f"Got `{name}`, {kind}. Build or load the network outside torch.inference_mode and unquantised."
             )
+    for name, module in modules.items():
+        if "quantized" in type(module).__module__ and "nn" in type(module).__module__:
+            raise Refusal(
+                "`network` should have floating point parameters that can record gradients. "
+                f"Got `{name}`, a quantised {type(module).__name__}, through which no gradient passes. "
+                "Pass the network as it was before quantisation."
+            )
+
+
+class RefusingQuantised(TorchFunctionMode):
+    """While active, a function that returns a quantised tensor is refused: no gradient passes through it."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Call `func` and look at what it returns."""
+        result = func(*args, **(kwargs or {}))
+        if isinstance(result, Tensor) and result.is_quantized:
+            raise Refusal(
+                "`network` should compute with floating point numbers throughout. "
+                f"Got a quantised tensor from `{getattr(func, '__name__', func)}`, through which no gradient passes. "
+                "Pass the network as it was before quantisation."
+            )
+        return result
 
 
 def check_images(images: Tensor, parameters: Sequence[nn.Parameter]) -> None:
     """Refuse images that are not a batch of floating point pixels on the parameters' device."""
+    if not isinstance(images, Tensor) or images.layout != torch.strided or images.is_quantized:
+        got = f"{images.layout}" if isinstance(images, Tensor) else type(images).__name__
+        fix = "`images.to_dense()`" if isinstance(images, Tensor) else "torch.as_tensor, or torch.stack for a list"
+        raise Refusal(f"`images` should be a dense torch tensor [N, ...]. Got `images = {got}`. Convert with {fix}.")
+    if images.device.type == "meta" or any(parameter.device.type == "meta" for parameter in parameters):
+        what = "`images`" if images.device.type == "meta" else "`network`"
+        raise Refusal(
+            f"{what} should hold numbers. Got tensors on the meta device, which have shapes alone. "
+            "Create them on the CPU or an accelerator; `network.to_empty(device=...)` and load_state_dict do so for weights."
+        )
     if images.ndim < 2 or images.shape[0] == 0:
         raise Refusal(
             "`images` should be a batch [N, ...] of at least one image. "
@@ -61,18 +116,18 @@ def check_images(images: Tensor, parameters: Sequence[nn.Parameter]) -> None:
         )
 
 
-def check_logits(logits: Tensor, images: Tensor) -> None:
+def check_logits(logits: Tensor, number: int) -> None:
     """Refuse an output that is not one row of logits, with a graph behind it, for each image.
 
     Args:
-        logits: what the network returned for `images`.
-        images: the batch that it was given.
+        logits: what the network returned.
+        number: of images it was given.
     """
-    if not isinstance(logits, Tensor) or logits.ndim != 2 or logits.shape[0] != images.shape[0] or not logits.numel():
+    if not isinstance(logits, Tensor) or logits.ndim != 2 or logits.shape[0] != number or not logits.numel():
         got = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise Refusal(
-            f"the network's output should be logits [N, classes] with N = {images.shape[0]} here. "
-            f"Got `output = {got}`. Wrap the network so that forward(images) returns its logits alone."
+            "the network's output should be logits [N, classes], a row for each image. "
+            f"Got `output = {got}` for a batch of {number}. Wrap the network so that forward(images) returns its logits alone."
         )
     if not logits.is_floating_point():
         raise Refusal(
@@ -84,6 +139,30 @@ def check_logits(logits: Tensor, images: Tensor) -> None:
             "the network's output should depend on its parameters through autograd. "
             "Got an output without a graph. Remove torch.no_grad, detach or .data from its forward."
         )
+
+
+def check_graph(logits: Tensor) -> None:
+    """Refuse an output behind which an operation has no gradient of its own, so that autograd would give zeros.
+
+    Args:
+        logits: with the graph that leads to them.
+    """
+    waiting = [logits.grad_fn]
+    met = set(waiting)
+    while waiting:
+        node = waiting.pop()
+        if node is None:
+            continue
+        if "NotImplemented" in node.name():
+            raise Refusal(
+                "the network's output should depend on its parameters through autograd. "
+                "Got an operation without a backward on the way. "
+                "Register one (torch.library.register_autograd), or use an operation that has it."
+            )
+        for following, _ in node.next_functions:
+            if following not in met:
+                met.add(following)
+                waiting.append(following)
 
 
 def check_finite_rows(values: Tensor, what: str) -> None:

@@ -39,12 +39,14 @@ class Limits:
             weights; below it calls count.
         micro_batch: images in one pass.
         activation_bytes: what a pass may keep for its backward; fewer images are taken where they would need more.
+        recheck: share of the time that goes into comparing images, chosen by chance, with the loop.
     """
 
     chunk: int = 1 << 22
     weights: int = 3 << 16
     micro_batch: int = 32
     activation_bytes: int = 2**30
+    recheck: float = 0.01
 
 
 _CPU = Limits()

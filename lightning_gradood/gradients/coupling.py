@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from lightning_gradood.errors import Refusal
+from lightning_gradood.gradients.precautions import Precautions
+from lightning_gradood.gradients.twin import double_twin
 
 
 def check_statistics(modules: Mapping[str, nn.Module]) -> None:
@@ -27,29 +29,70 @@ def _averages(norm: _BatchNorm) -> bool:
     return norm.running_mean is None or norm.running_var is None
 
 
-def check_independent(network: nn.Module, probes: Tensor, alone: Tensor) -> None:
-    """Refuse a network in which an image's output changes with the other images of its batch, or from call to call.
+def check_deterministic(network: nn.Module, probes: Tensor, precautions: Precautions) -> None:
+    """Refuse a network in which an image's output changes from call to call.
 
     Args:
         network: frozen, in eval mode.
-        probes: three different images [3, ...].
-        alone: the logits [3, C] of each image in a batch of its own.
+        probes: images [n, ...], of which the first is used.
+        precautions: how a pass of this network has to be made.
     """
-    if not torch.equal(network(probes[:1]), network(probes[:1])):
-        place = _first_difference(network, probes[:1], probes[:1])
+    one, other = (_run(network, probes[:1], precautions) for _ in range(2))
+    if not torch.equal(one, other):
+        place = _first_difference(network, probes[:1], probes[:1], precautions)
         raise Refusal(
             "`network` should return the same logits for the same image. "
             f"Got different ones in two calls, first seen {place}. "
             "Make it deterministic in eval mode, e.g. F.dropout(x, training=self.training)."
         )
+
+
+def check_independent(network: nn.Module, probes: Tensor, alone: Tensor, precautions: Precautions) -> None:
+    """Refuse a network in which an image's output changes with the other images of its batch.
+
+    Args:
+        network: frozen, in eval mode.
+        probes: three different images [3, ...].
+        alone: the logits [3, C] of each image in a batch of its own.
+        precautions: how a pass of this network has to be made.
+    """
     for rows in ([0, 1, 2], [1, 0]):
-        if not _close(network(probes[rows]), alone[rows], _rounding(network)):
-            _refuse_coupled(_first_difference(network, probes[rows], probes[rows[:1]]))
-    if _jacobian_crosses(network, probes):
-        _refuse_coupled("in the gradient")
+        if not _close(_run(network, probes[rows], precautions), alone[rows], _rounding(network)):
+            _refuse(_first_difference(network, probes[rows], probes[rows[:1]], precautions))
+    if _jacobian_crosses(network, probes, precautions):
+        _refuse("in the gradient")
 
 
-def _refuse_coupled(place: str) -> None:
+def check_same_logits(network: nn.Module, images: Tensor, alone: Tensor, precautions: Precautions) -> None:
+    """Refuse a network in which this batch's outputs are not those of its images alone.
+
+    Args:
+        network: frozen, in eval mode.
+        images: [N, ...].
+        alone: their logits [N, C] from batches of one.
+        precautions: how a pass of this network has to be made.
+    """
+    with torch.no_grad():
+        row = _first_apart(_run(network, images, precautions), alone, _rounding(network))
+        if row is None:
+            return
+        try:  # rounding is no excuse in float64
+            network = double_twin(network)
+            images = images.to(next(network.parameters()))
+            alone = torch.cat([_run(network, image, precautions) for image in torch.split(images, 1)])
+            row = _first_apart(_run(network, images, precautions), alone, _rounding(network))
+        except Exception:  # a network that cannot be copied, or insists on float32
+            pass
+        if row is not None:
+            _refuse(_first_difference(network, images, images[row : row + 1], precautions, row))
+
+
+def _run(network: nn.Module, images: Tensor, precautions: Precautions) -> Any:
+    with precautions.around(network):
+        return network(precautions.given(images))
+
+
+def _refuse(place: str) -> NoReturn:
     raise Refusal(
         "`network` should treat the images of a batch independently. "
         f"Got an output that depends on the other images of the batch, first seen {place}. "
@@ -63,32 +106,40 @@ def _rounding(network: nn.Module) -> float:
 
 
 def _close(found: Any, alone: Tensor, epsilon: float) -> bool:
+    return _first_apart(found, alone, epsilon) is None
+
+
+def _first_apart(found: Any, alone: Tensor, epsilon: float) -> int | None:
+    """The first row that differs by more than rounding."""
     if not isinstance(found, Tensor) or found.shape != alone.shape:
-        return False
-    return bool(((found - alone).abs() <= 1e4 * epsilon * (1 + alone.abs().max())).all())
+        return 0
+    apart = ((found - alone).abs() > 1e4 * epsilon * (1 + alone.abs().max())).flatten(1).any(1).nonzero()
+    return int(apart[0]) if apart.numel() else None
 
 
-def _jacobian_crosses(network: nn.Module, probes: Tensor) -> bool:
+def _jacobian_crosses(network: nn.Module, probes: Tensor, precautions: Precautions) -> bool:
     """Whether ∂z₀/∂x₁ or ∂z₀/∂x₂ is anything but exactly zero."""
     leaves = probes.detach().clone().requires_grad_()
-    logits = network(leaves)
-    if not logits.requires_grad:  # no gradient reaches the images at all, e.g. through an embedding
-        return False
-    (gradient,) = torch.autograd.grad(logits[0].sum(), leaves, allow_unused=True)
+    with precautions.around(network):
+        # a leaf cannot be written into, but a copy of it can
+        logits = network(leaves.clone() if precautions.keeps_images else leaves)
+        if not logits.requires_grad:  # no gradient reaches the images at all, e.g. through an embedding
+            return False
+        (gradient,) = torch.autograd.grad(logits[0].sum(), leaves, allow_unused=True)
     return gradient is not None and bool(gradient[1:].nan_to_num(0.0).count_nonzero())
 
 
-def _first_difference(network: nn.Module, first: Tensor, second: Tensor) -> str:
-    """Name the first module whose output for the first image is not the same in two batches."""
-    outputs = [_outputs(network, batch) for batch in (first, second)]
+def _first_difference(network: nn.Module, first: Tensor, second: Tensor, precautions: Precautions, row: int = 0) -> str:
+    """Name the first module whose output for one image, `row` of the first batch and 0 of the second, differs."""
+    outputs = [_outputs(network, batch, precautions) for batch in (first, second)]
     modules = dict(network.named_modules())
     for (name, one), (_, other) in zip(*outputs, strict=False):
-        if not _close(one[:1], other[:1], _rounding(network)):
+        if not _close(one[row : row + 1], other[:1], _rounding(network)):
             return f"at `{name}` ({type(modules[name]).__name__})" if name else "at its output"
     return "at its output"
 
 
-def _outputs(network: nn.Module, images: Tensor) -> list[tuple[str, Tensor]]:
+def _outputs(network: nn.Module, images: Tensor, precautions: Precautions) -> list[tuple[str, Tensor]]:
     """Every module's output in the order of completion; the network itself comes last."""
     found: list[tuple[str, Tensor]] = []
 
@@ -101,7 +152,7 @@ def _outputs(network: nn.Module, images: Tensor) -> list[tuple[str, Tensor]]:
 
     handles = [module.register_forward_hook(keep(name)) for name, module in network.named_modules()]
     try:
-        network(images)
+        _run(network, images, precautions)
     finally:
         for handle in handles:
             handle.remove()

@@ -16,7 +16,7 @@ from lightning_gradood.gradients.tally import Tally
 
 @dataclass(frozen=True)
 class Forward:
-    """An intercepted forward pass: the network's output, how it came about, and where its norms will be told."""
+    """An intercepted forward pass: the network's output, how it came about, and where its norms will be added up."""
 
     output: Tensor
     watch: Interception
@@ -24,22 +24,38 @@ class Forward:
 
 
 def forward(network: nn.Module, images: Tensor, parameters: Sequence[nn.Parameter], passes: int) -> Forward:
-    """Run the network, its parameters frozen, with closed forms in place of the operations that use them."""
+    """Run the network, its parameters frozen, with closed forms in place of the operations that use them.
+
+    Args:
+        network: in eval mode.
+        images: [N, ...].
+        parameters: the L tensors, frozen.
+        passes: number of backward passes that will follow.
+    """
     tally = Tally(parameters, images.shape[0], passes)
     with Interception(tally, images.device) as watch:
         output = network(images)
     return Forward(output, watch, tally)
 
 
-def backward(pass_: Forward, label_designs: Sequence[LabelDesign]) -> Tensor:
-    """Return the squared norms, float64 [N, K, L], for K designs over one forward pass."""
+def backward(pass_: Forward, label_designs: Sequence[LabelDesign], keep: bool = False) -> Tensor:
+    """Return the squared norms, float64 [N, K, L], for K designs over one forward pass.
+
+    Args:
+        pass_: from `forward`.
+        label_designs: K designs.
+        keep: whether another backward pass will follow.
+    """
     norms = []
     for number, design in enumerate(label_designs, start=1):
-        pass_.tally.start()
         seed, scale = scaled_seed(design, pass_.output)
-        # the anchor is what every closed form hangs on; asking for it alone leaves every `.grad` untouched
-        torch.autograd.grad(
-            pass_.output, pass_.watch.anchor, seed, allow_unused=True, retain_graph=number < len(label_designs)
-        )
-        norms.append(pass_.tally.result() * scale.square()[:, None])
+        norms.append(norms_for(pass_, seed, keep or number < len(label_designs)) * scale.square()[:, None])
     return torch.stack(norms, 1)
+
+
+def norms_for(pass_: Forward, seed: Tensor, keep: bool) -> Tensor:
+    """Return the squared norms, float64 [N, L], for a gradient of the logits [N, C]; `keep` the graph for another one."""
+    pass_.tally.start()
+    # the anchor is what every closed form hangs on; asking for it alone leaves every `.grad` untouched
+    torch.autograd.grad(pass_.output, pass_.watch.anchor, seed, allow_unused=True, retain_graph=keep)
+    return pass_.tally.result()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from typing import Any
 
@@ -12,10 +13,21 @@ from torch.overrides import TorchFunctionMode
 from lightning_gradood.gradients.derived import tensors_in
 from lightning_gradood.gradients.families import MATCHES, REWRITES
 from lightning_gradood.gradients.layer import Call, Recorded
+from lightning_gradood.gradients.layouts import BATCH_NORMS, OrderedBatchNorm
 from lightning_gradood.gradients.tally import Tally
 
-Step = tuple[str, str, tuple[int, ...]]
-"""A function's name, the closed form that replaced it ("derived" or "unknown" if none), its parameters' columns."""
+Step = tuple[str, str, tuple[int, ...], tuple[object, ...]]
+"""A function's name, the closed form that replaced it ("derived" or "unknown" if none, "" for a call without
+parameters), its parameters' columns, and what tells one call from another: a closed form's input as rows for each image
+and the sizes of a row; the entries of an index, which may mix the rows of a batch."""
+
+_INDEXING: frozenset[Callable[..., Any]] = frozenset({
+    Tensor.__getitem__, Tensor.__setitem__, Tensor.index_select, torch.index_select, Tensor.masked_select,
+    torch.masked_select, Tensor.nonzero, torch.nonzero, Tensor.index_put, Tensor.index_put_, torch.index_put,
+    torch.index_put_, Tensor.index_add, Tensor.index_add_, torch.index_add, Tensor.index_copy, Tensor.index_copy_,
+    torch.index_copy, Tensor.masked_scatter, Tensor.masked_scatter_, torch.masked_scatter, Tensor.take, torch.take,
+    torch.argwhere, Tensor.argwhere, torch.bincount, Tensor.unique, torch.unique, torch.where,
+})  # fmt: skip
 
 
 class Interception(TorchFunctionMode):
@@ -30,8 +42,8 @@ class Interception(TorchFunctionMode):
     4. is unknown.
 
     Attributes:
-        trace: for each intercepted call its function's name, what became of it and its parameters' columns: equal
-            traces mean that the network did the same with the same parameters, and that it was understood alike.
+        trace: the `Step` of each call: equal traces mean that the network did the same with the same parameters, that
+            it was understood alike, and that no index took rows from elsewhere.
         unknown: names of functions that no closed form covers; then the pass is of no use.
     """
 
@@ -41,6 +53,7 @@ class Interception(TorchFunctionMode):
         self.unknown: list[str] = []
         self.anchor = torch.zeros((), device=device, requires_grad=True)
         self._tally = tally
+        self._batch_norms = OrderedBatchNorm()
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -51,11 +64,11 @@ class Interception(TorchFunctionMode):
         used = [tensor for tensor in given if self._tally.knows(tensor)]
         # no gradient goes through what happens under no_grad, inside a custom autograd function for one
         if not used or not torch.is_grad_enabled():
-            return func(*args, **kwargs)
+            return self._without_parameters(func, args, kwargs, given)
         call = Call(args, kwargs, self._tally)
         if func in MATCHES and (found := MATCHES[func](call)) is not None:
             layer, x = found
-            self._note(func, type(layer).__name__, used)
+            self._note(func, type(layer).__name__, used, self._rows(x))
             for tensor in layer.parameters:
                 self._tally.use(tensor)
             return Recorded.apply(self.anchor, layer, self._tally, x)
@@ -63,6 +76,20 @@ class Interception(TorchFunctionMode):
             with self:
                 return rewrite()
         return self._without_closed_form(func, args, kwargs, given, used)
+
+    def _without_parameters(
+        self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], given: list[Tensor]
+    ) -> Any:
+        name = getattr(func, "__name__", "")
+        if name != "__get__":  # a shape or a dtype
+            self.trace.append((name, "", (), _index(func, args, given)))
+        if self._tally.batch == 1 and func in BATCH_NORMS:
+            return self._batch_norms.ordered(func, args, kwargs)
+        return func(*args, **kwargs)
+
+    def _rows(self, x: Tensor) -> tuple[object, ...]:
+        """Rows for each image, and a row's sizes; a scalar stands for no input at all."""
+        return (x.shape[0] / self._tally.batch, *x.shape[1:]) if x.ndim else ()
 
     def _without_closed_form(
         self,
@@ -77,11 +104,26 @@ class Interception(TorchFunctionMode):
         result = derived.apply(func, args, kwargs, is_parameter) if constant else func(*args, **kwargs)
         if not tensors_in(result):
             return func(*args, **kwargs)  # a shape or a dtype carries no gradient; ask the parameter itself
-        self._note(func, "derived" if constant else "unknown", used)
+        self._note(func, "derived" if constant else "unknown", used, _index(func, args, given))
         if not constant:
             self.unknown.append(getattr(func, "__name__", str(func)))
         return result
 
-    def _note(self, func: Callable[..., Any], became: str, used: list[Tensor]) -> None:
+    def _note(self, func: Callable[..., Any], became: str, used: list[Tensor], told: tuple[object, ...] = ()) -> None:
         columns = tuple(self._tally.column(tensor) for tensor in used)
-        self.trace.append((getattr(func, "__name__", str(func)), became, columns))
+        self.trace.append((getattr(func, "__name__", str(func)), became, columns, told))
+
+
+def _index(func: Callable[..., Any], args: tuple[Any, ...], given: list[Tensor]) -> tuple[object, ...]:
+    """What an indexing function is asked for: digests of integers and masks, or the index itself if it has no tensor."""
+    if func not in _INDEXING or (func is torch.where and len(args) == 3):  # which chooses element by element
+        return ()
+    return (*map(_entries, given), *(args[1:] if len(given) == 1 else ()))
+
+
+def _entries(tensor: Tensor) -> object:
+    """Shape and digest of an index; nothing for numbers, which are no index."""
+    if tensor.is_floating_point() or tensor.is_complex():
+        return None
+    values = tensor.detach().cpu().contiguous().numpy().tobytes()
+    return (tuple(tensor.shape), hashlib.blake2b(values, digest_size=8).hexdigest())

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +11,9 @@ from torch import Tensor, nn
 from lightning_gradood.errors import Refusal
 from lightning_gradood.gradients.checks import check_logits
 from lightning_gradood.gradients.labels import LabelDesign
-from lightning_gradood.gradients.seeds import scaled_seed
+from lightning_gradood.gradients.layouts import OrderedBatchNorm
+from lightning_gradood.gradients.precautions import Precautions
+from lightning_gradood.gradients.seeds import natural_seed, scaled_seed
 from lightning_gradood.gradients.state import requiring_grad
 
 _LARGE = 1 << 15  # elements, from which float64 takes eight times as long as float32 row by row
@@ -20,7 +21,11 @@ _UNDERFLOW = torch.finfo(torch.float32).tiny / torch.finfo(torch.float32).eps **
 
 
 def loop_norms(
-    network: nn.Module, images: Tensor, label_designs: Sequence[LabelDesign], parameters: Sequence[nn.Parameter]
+    network: nn.Module,
+    images: Tensor,
+    label_designs: Sequence[LabelDesign],
+    parameters: Sequence[nn.Parameter],
+    precautions: Precautions = Precautions(),  # noqa: B008 - frozen, so sharing it is harmless
 ) -> tuple[Tensor, Tensor]:
     """Return squared gradient norms and logits, one forward and K backward passes per image.
 
@@ -29,6 +34,7 @@ def loop_norms(
         images: [N, ...], ordinary tensors of the network's dtype.
         label_designs: K designs.
         parameters: the L parameters to read.
+        precautions: how a pass of this network has to be made.
 
     Returns:
         float64 [N, K, L] and the logits [N, C] in the dtype of the network's output.
@@ -36,40 +42,57 @@ def loop_norms(
     Raises:
         Refusal: if the output is not logits, or a checkpointed block keeps its gradients to itself.
     """
-    with requiring_grad(parameters, True), _refusing_reentrant_checkpoints(network):
-        rows = [_one_image(network, image, label_designs, parameters) for image in torch.split(images, 1)]
+    ordered = OrderedBatchNorm() if precautions.reorders else nullcontext()
+    with requiring_grad(parameters, True), refusing_missing_gradients(network), ordered:
+        rows = [_one_image(network, image, label_designs, parameters, precautions) for image in torch.split(images, 1)]
     return torch.stack([norms for norms, _ in rows]), torch.cat([logits for _, logits in rows])
 
 
 @contextmanager
-def _refusing_reentrant_checkpoints(network: nn.Module) -> Iterator[None]:
-    """Refuse what gives no gradient at all, and a mere warning, where the block's input comes straight from the image."""
+def refusing_missing_gradients(network: nn.Module) -> Iterator[None]:
+    """Refuse, in place of torch's own errors, what gives no gradient: some checkpoints, operations without a backward."""
     try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("error", message="None of the inputs have requires_grad=True")
-            yield
+        yield
     except (RuntimeError, UserWarning) as error:
-        if "requires_grad=True. Gradients" not in str(error) and "use_reentrant=True" not in str(error):
-            raise
-        raise Refusal(
-            "`network` should give its gradients to torch.autograd.grad. "
-            f"Got a block of {type(network).__name__} under torch.utils.checkpoint with `use_reentrant = True`, "
-            "which does not. Write `use_reentrant=False`; or do without checkpoints, for nothing is trained here."
-        ) from error
+        text = str(error)
+        if "requires_grad=True. Gradients" in text or "use_reentrant=True" in text:
+            raise Refusal(
+                "`network` should give its gradients to torch.autograd.grad. "
+                f"Got a block of {type(network).__name__} under torch.utils.checkpoint with `use_reentrant = True`, "
+                "which does not. Write `use_reentrant=False`; or do without checkpoints, for nothing is trained here."
+            ) from error
+        if "no autograd formula" in text or "either the backward or vjp method" in text:
+            raise Refusal(
+                "the network's output should depend on its parameters through autograd. "
+                f"Got an operation of {type(network).__name__} without a backward: {text.splitlines()[0]} "
+                "Define its backward, or use an operation that has one."
+            ) from error
+        if "backward through the graph a second time" in text:
+            raise Refusal(
+                "`network` should compute its output anew in every call. "
+                f"Got a tensor in {type(network).__name__} that is kept with its graph from one call to the next. "
+                "Keep it detached, or compute it in every forward."
+            ) from error
+        raise
 
 
 def _one_image(
-    network: nn.Module, image: Tensor, label_designs: Sequence[LabelDesign], parameters: Sequence[nn.Parameter]
+    network: nn.Module,
+    image: Tensor,
+    label_designs: Sequence[LabelDesign],
+    parameters: Sequence[nn.Parameter],
+    precautions: Precautions,
 ) -> tuple[Tensor, Tensor]:
-    logits = network(image)
-    check_logits(logits, image)
-    norms = []
-    for number, design in enumerate(label_designs, start=1):
-        seed, scale = scaled_seed(design, logits)
-        gradients = torch.autograd.grad(
-            logits, parameters, seed, allow_unused=True, retain_graph=number < len(label_designs)
-        )
-        norms.append(_squared(gradients, logits) * scale.square())
+    with precautions.around(network):
+        logits = network(precautions.given(image))
+        check_logits(logits, 1)
+        norms = []
+        for number, design in enumerate(label_designs, start=1):
+            seed, scale = scaled_seed(design, logits) if precautions.scales_seeds else natural_seed(design, logits)
+            gradients = torch.autograd.grad(
+                logits, parameters, seed, allow_unused=True, retain_graph=number < len(label_designs)
+            )
+            norms.append(_squared(gradients, logits) * scale.square())
     return torch.stack(norms), logits.detach()
 
 

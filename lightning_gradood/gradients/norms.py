@@ -8,10 +8,15 @@ from torch import Tensor, nn
 
 from lightning_gradood.errors import Refusal
 from lightning_gradood.gradients.batches import batched_norms
-from lightning_gradood.gradients.checks import check_finite_rows, check_images, check_network
+from lightning_gradood.gradients.checks import check_finite_rows, check_images, check_module, check_network
 from lightning_gradood.gradients.coupling import check_statistics
 from lightning_gradood.gradients.labels import AllOnes, LabelDesign
-from lightning_gradood.gradients.state import evaluating, exact_arithmetic
+from lightning_gradood.gradients.state import (
+    alone_with,
+    evaluating,
+    exact_arithmetic,
+    without_cached_parametrizations,
+)
 
 
 def parameter_names(network: nn.Module) -> list[str]:
@@ -76,16 +81,15 @@ def probe_gradients(network: nn.Module, images: Tensor, label_designs: Sequence[
         raise Refusal(
             "`label_designs` should name at least one label design. Got `label_designs = []`. Write e.g. [AllOnes()]."
         )
+    check_module(network)
     modules = dict(network.named_modules())  # a walk takes as long as a small layer, so this one serves all
     named = _named_parameters(modules)
-    parameters = list(named.values())
-    check_network(network, named)
+    check_network(network, named, modules)
     check_statistics(modules)
-    check_images(images, parameters)
-    with exact_arithmetic(), evaluating(network, modules.values()):
-        # a clone, because a tensor made in inference mode cannot be saved for backward
-        images = (images.clone() if images.is_inference() else images.detach()).to(parameters[0].dtype)
-        norms, logits = batched_norms(network, images, label_designs, parameters)
+    check_images(images, list(named.values()))
+    state = evaluating(network, modules.values())
+    with alone_with(network), exact_arithmetic(), without_cached_parametrizations(), state:
+        norms, logits = batched_norms(network, images, label_designs, named, modules)
         check_finite_rows(logits, "the network's logits")
         check_finite_rows(norms, "squared gradient norms")
     return norms.flatten(1), logits

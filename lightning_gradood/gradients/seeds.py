@@ -23,3 +23,9 @@ def scaled_seed(design: LabelDesign, logits: Tensor) -> tuple[Tensor, Tensor]:
     scale = seed.abs().amax(1)
     scale = scale.where(scale > 0, 1.0)
     return (seed / scale[:, None]).to(logits.dtype), scale
+
+
+def natural_seed(design: LabelDesign, logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Return each image's seed as it is, in the dtype of `logits`, and a scale of 1: for a backward that is not linear."""
+    seed = design.seed(logits.detach().double())
+    return seed.to(logits.dtype), seed.new_ones(seed.shape[0])

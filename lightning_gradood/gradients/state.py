@@ -5,12 +5,17 @@ Each undoes what it did in `finally`, also when the network raises half way.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from lightning_gradood.gradients.layouts import OrderedBatchNorm
 
 
 @contextmanager
@@ -37,10 +42,12 @@ def exact_arithmetic() -> Iterator[None]:
 def probing(network: nn.Module) -> Iterator[None]:
     """Put `network` in eval mode with frozen parameters, as attacks and probes need it; restore both on leaving.
 
+    Gradients behind batch norm are right for a single image, too, which torch's own are not always (`layouts`).
+
     Args:
         network: every module's `training` flag and every parameter's `requires_grad` is restored, one by one.
     """
-    with requiring_grad(network.parameters(), False), evaluating(network):
+    with requiring_grad(network.parameters(), False), evaluating(network), OrderedBatchNorm():
         yield
 
 
@@ -78,34 +85,91 @@ def _accelerator() -> str:
     return "cpu" if device is None else device.type
 
 
+_locks: WeakKeyDictionary[nn.Module, threading.RLock] = WeakKeyDictionary()
+_guard = threading.Lock()
+
+
+@contextmanager
+def alone_with(network: nn.Module) -> Iterator[None]:
+    """Keep other threads from changing a network's mode and flags meanwhile; each network has a lock of its own."""
+    with _guard:
+        lock = _locks.setdefault(network, threading.RLock())
+    with lock:
+        yield
+
+
+@contextmanager
+def without_cached_parametrizations() -> Iterator[None]:
+    """Have reparametrised weights computed anew in every pass, also within the caller's `parametrize.cached()`.
+
+    A weight that is kept from an earlier pass has lost its graph, or has none if it was computed under `no_grad`.
+    """
+    enabled = parametrize._cache_enabled
+    try:
+        parametrize._cache_enabled = 0
+        yield
+    finally:
+        parametrize._cache_enabled = enabled
+
+
 @contextmanager
 def _full_float32() -> Iterator[None]:
     """Forbid the short mantissas (TF32, bfloat16) that float32 products may otherwise be computed with.
 
-    torch keeps two descriptions of this, the older switches and `fp32_precision` per backend (from 2.9 on), and raises
+    The switches belong to the whole process: the first thread to enter sets them, the last one to leave puts them back.
+    """
+    with _guard:
+        if not _precision.users:
+            _precision.save()
+        _precision.users += 1
+    try:
+        yield
+    finally:
+        with _guard:
+            _precision.users -= 1
+            if not _precision.users:
+                _precision.restore()
+
+
+class _Precision:
+    """torch's switches for float32 products.
+
+    torch keeps two descriptions of them, the older switches and `fp32_precision` per backend (from 2.9 on), and raises
     when they contradict each other; so both are set, and the older ones are restored only where they could be read.
     """
-    backends = torch.backends
-    leaves = [backends.cuda.matmul, *(
-        leaf
-        for backend in (backends.cudnn, backends.mkldnn)
-        for leaf in (getattr(backend, name, None) for name in ("matmul", "conv", "rnn"))
-        if leaf is not None
-    )]  # fmt: skip
-    values = [getattr(leaf, "fp32_precision", None) for leaf in leaves]
-    matmul = _readable(torch.get_float32_matmul_precision)
-    cudnn = _readable(lambda: backends.cudnn.allow_tf32)
-    try:
+
+    def __init__(self) -> None:
+        self.users = 0
+        self._restore: list[Callable[[], None]] = []
+
+    def save(self) -> None:
+        """Remember the switches and set them to full precision."""
+        backends = torch.backends
+        leaves = [backends.cuda.matmul, *(
+            leaf
+            for backend in (backends.cudnn, backends.mkldnn)
+            for leaf in (getattr(backend, name, None) for name in ("matmul", "conv", "rnn"))
+            if leaf is not None
+        )]  # fmt: skip
+        values = [getattr(leaf, "fp32_precision", None) for leaf in leaves]
+        matmul = _readable(torch.get_float32_matmul_precision)
+        cudnn = _readable(lambda: backends.cudnn.allow_tf32)
+        self._restore = [lambda: _set_precisions(leaves, values)]
+        if cudnn is not None:
+            self._restore.insert(0, lambda: setattr(backends.cudnn, "allow_tf32", cudnn))
+        if matmul is not None:
+            self._restore.insert(0, lambda: torch.set_float32_matmul_precision(matmul))
         torch.set_float32_matmul_precision("highest")
         backends.cudnn.allow_tf32 = False
         _set_precisions(leaves, ["ieee" if value is not None else None for value in values])
-        yield
-    finally:
-        if matmul is not None:
-            torch.set_float32_matmul_precision(matmul)
-        if cudnn is not None:
-            backends.cudnn.allow_tf32 = cudnn
-        _set_precisions(leaves, values)
+
+    def restore(self) -> None:
+        """Set the switches as they were."""
+        for step in self._restore:
+            step()
+
+
+_precision = _Precision()
 
 
 def _readable(read: Callable[[], Any]) -> Any:

@@ -34,7 +34,9 @@ class Output(nn.Module):
     ],
 )
 def test_output_that_is_not_logits(spoil: object, got: str) -> None:
-    with pytest.raises(Refusal, match=rf"output should be logits \[N, classes\] .*Got `{got}`\. Wrap the network"):
+    with pytest.raises(
+        Refusal, match=rf"output should be logits \[N, classes\], .*Got `{got}` for a batch of 1\. Wrap"
+    ):
         squared_gradient_norms(Output(spoil), pictures(3))
 
 
@@ -79,16 +81,109 @@ def test_integer_images() -> None:
 
 
 def test_images_on_another_device() -> None:
-    with pytest.raises(
-        Refusal, match=r"on the device of the network's parameters\. Got `images\.device = cpu` .* meta"
-    ):
+    with pytest.raises(Refusal, match=r"`network` should hold numbers\. Got tensors on the meta device.*to_empty"):
         squared_gradient_norms(make("linear").to("meta"), pictures(2))
-
-
-def test_parameters_on_two_devices() -> None:
+    with pytest.raises(Refusal, match=r"`images` should hold numbers\. Got tensors on the meta device"):
+        squared_gradient_norms(make("linear"), pictures(2).to("meta"))
     network = nn.Sequential(nn.Flatten(), nn.Linear(192, 7), nn.Linear(7, 5).to("meta")).double()
-    with pytest.raises(Refusal, match=r"Got `images\.device = cpu` and parameters on cpu, meta\. Move them"):
+    with pytest.raises(Refusal, match=r"`network` should hold numbers\. Got tensors on the meta device"):
         squared_gradient_norms(network, pictures(2))
+
+
+@pytest.mark.parametrize(
+    ("images", "got"),
+    [
+        (pictures(2).numpy(), r"images = ndarray`\. Convert with torch\.as_tensor"),
+        (list(pictures(2)), r"images = list`\. Convert with torch\.as_tensor, or torch\.stack"),
+        (pictures(2).to_sparse(), r"images = torch\.sparse_coo`\. Convert with `images\.to_dense\(\)`"),
+        (None, r"images = NoneType`"),
+    ],
+    ids=["numpy", "list", "sparse", "nothing"],
+)
+def test_images_that_are_no_dense_tensor(images: Tensor, got: str) -> None:
+    with pytest.raises(Refusal, match=rf"`images` should be a dense torch tensor \[N, \.\.\.\]\. Got `{got}"):
+        squared_gradient_norms(make("linear"), images)
+
+
+@pytest.mark.parametrize("network", [lambda images: images.mean((2, 3)), None, "resnet18"])
+def test_network_that_is_no_module(network: nn.Module) -> None:
+    with pytest.raises(
+        Refusal, match=r"should be a torch\.nn\.Module.*Got `network = (function|NoneType|str)`\. Pass the"
+    ):
+        squared_gradient_norms(network, pictures(2))
+
+
+def test_exported_program() -> None:
+    exported = torch.export.export(make("linear"), (pictures(2),))
+    with pytest.raises(Refusal, match=r"should be a torch\.nn\.Module.*Got `network = ExportedProgram`"):
+        squared_gradient_norms(exported, pictures(2))
+    with pytest.raises(Refusal, match=r"train and eval modes\. Got a program of torch\.export.*it was made from"):
+        squared_gradient_norms(exported.module(), pictures(2))
+
+
+class Without(torch.autograd.Function):
+    """No backward."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return 2 * x
+
+
+@torch.library.custom_op("toys::twice", mutates_args=())
+def twice(x: Tensor) -> Tensor:
+    return 2 * x
+
+
+@pytest.mark.parametrize("operation", [Without.apply, twice], ids=["function", "operator"])
+@pytest.mark.parametrize("on_weight", [False, True])
+def test_operation_without_a_backward(operation: object, on_weight: bool) -> None:
+    class Operated(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            if on_weight:
+                return x.flatten(1) @ operation(self.weight).T  # type: ignore[operator]
+            return operation(super().forward(x.flatten(1)))  # type: ignore[operator]
+
+    with pytest.raises(
+        Refusal, match=r"through autograd\. Got an operation of Operated without a backward: .*Define its"
+    ):
+        squared_gradient_norms(Operated(192, 5).double(), pictures(3))
+
+
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor:UserWarning")  # torch is to drop quantised tensors
+def test_quantised_layers_and_tensors() -> None:
+    class Quantised(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            x = super().forward(x.flatten(1))
+            return torch.quantize_per_tensor(x, 0.1, 0, torch.qint8).dequantize() * self.weight.sum()
+
+    with pytest.raises(
+        Refusal, match=r"floating point numbers throughout\. Got a quantised tensor from `quantize_per_tensor`"
+    ):
+        squared_gradient_norms(Quantised(192, 5), pictures(3, torch.float32))
+    packed = torch.ao.nn.quantized.dynamic.Linear(7, 5)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(192, 7), packed)
+    with pytest.raises(Refusal, match=r"can record gradients\. Got `2`, a quantised Linear, .*before quantisation"):
+        squared_gradient_norms(network, pictures(3, torch.float32))
+
+
+def test_complex_parameters() -> None:
+    network = nn.Linear(192, 5)
+    network.phase = nn.Parameter(torch.zeros(2, dtype=torch.complex64))
+    with pytest.raises(Refusal, match=r"real parameters\. Got `phase`, torch\.complex64\. .*view_as_real"):
+        squared_gradient_norms(network, pictures(2).flatten(1))
+
+
+def test_tensor_that_outlives_its_graph() -> None:
+    kept: list[Tensor] = []
+
+    class Outside(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            if not kept:
+                kept.append(self.weight * self.weight)
+            return x.flatten(1) @ kept[0].T
+
+    with pytest.raises(Refusal, match=r"compute its output anew in every call\. Got a tensor in Outside that is kept"):
+        squared_gradient_norms(Outside(192, 5).double(), pictures(3))
 
 
 @pytest.mark.parametrize("number", [1, 3])

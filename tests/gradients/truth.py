@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 
 import torch
@@ -43,6 +44,22 @@ def second_best(logits: Tensor) -> Tensor:
 def softened(loss: Loss, temperature: float) -> Loss:
     """The same loss on divided logits."""
     return lambda logits: loss(logits / temperature)
+
+
+def gradients(network: nn.Module, image: Tensor, loss: Loss = all_ones) -> list[Tensor]:
+    """One image's gradient of every parameter, behind a batch of two copies of it, [1, ...] in.
+
+    torch's batch norm is wrong for batches of one (`test_layouts`), and a loop over single images with it.
+    """
+    network = copy.deepcopy(network).requires_grad_(True)
+    loss(network(torch.cat([image, image]))[:1]).backward()
+    return [torch.zeros_like(p) if p.grad is None else p.grad for p in network.parameters()]
+
+
+def pair_norms(network: nn.Module, images: Tensor, loss: Loss = all_ones) -> Tensor:
+    """float64 [N, L], the squared norms of `gradients`."""
+    rows = [[float(g.double().square().sum()) for g in gradients(network, image, loss)] for image in images.split(1)]
+    return torch.tensor(rows, dtype=torch.float64)
 
 
 def true_norms(network: nn.Module, images: Tensor, loss: Loss = all_ones) -> Tensor:

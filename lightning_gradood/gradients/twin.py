@@ -1,0 +1,59 @@
+"""A copy of a network on which a proof means something: in float64, and with weights that hide nothing.
+
+Closed forms are right or wrong by what a network does, not by its weights. But behind a factor of zero, or a layer scale
+of 1e-6 as many networks start with, a wrong number is too small to be seen; and float32 rounds away what float64 shows.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+_TINY = 0.05  # root mean square of a parameter, below which what lies behind it could be hidden
+
+
+def double_twin(network: nn.Module) -> nn.Module:
+    """Return a float64 copy, on the network's device or, where that has no float64, on the CPU.
+
+    Raises:
+        Exception: whatever a network raises that cannot be copied or cast.
+    """
+    memo: dict[int, object] = {}
+    for module in network.modules():
+        for value in module.__dict__.values():
+            if isinstance(value, Tensor) and not value.is_leaf:  # which deepcopy refuses, e.g. a cached weight
+                memo[id(value)] = value.detach().clone()
+    twin = copy.deepcopy(network, memo)
+    if any(parameter.device.type == "mps" for parameter in twin.parameters()):
+        twin = twin.cpu()
+    twin = twin.double()
+    for module in twin.modules():
+        for name, value in module.__dict__.items():
+            if isinstance(value, Tensor) and value.is_floating_point():
+                module.__dict__[name] = value.double()
+    return twin
+
+
+def reveal(parameters: Sequence[nn.Parameter]) -> None:
+    """Fill parameters that are zero or tiny with numbers of an ordinary size, the same ones at every call."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in parameters:
+            values = parameter.detach()
+            if not values.numel() or float(values.square().mean().sqrt()) >= _TINY / math.sqrt(max(1, _inputs(values))):
+                continue
+            drawn = torch.rand(values.shape, generator=generator, dtype=torch.float64)
+            if values.ndim < 2 or _inputs(values) == 1:
+                drawn = 0.25 + 0.5 * drawn  # positive, as scales and temperatures are
+            else:
+                drawn = (2 * drawn - 1) * math.sqrt(3 / _inputs(values))
+            parameter.copy_(drawn.to(parameter))
+
+
+def _inputs(values: Tensor) -> int:
+    """Number of inputs that one output of this weight adds up."""
+    return values[0].numel() if values.ndim > 1 else 1

@@ -1,0 +1,179 @@
+"""Check one pass of the fast way against what must hold whatever the network is.
+
+Three things are compared, each for a kind of error:
+
+- *seeds*: one more backward pass with each image's seed times a power of two of its own. Nothing else may change: image n's
+  norms are multiplied by exactly the square of its factor. A row that belongs to another image, or a backward pass that is not
+  linear, shows at any size of the gradient, since powers of two do not round.
+- *row*: one image through the loop.
+- *logits*: all images in batches of three, whose way is proved, for what couples only larger batches.
+
+In float32 a ReLU whose input is zero to seven digits may open in one way and not in another. Where numbers differ, a
+float64 copy of the network decides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from lightning_gradood.gradients import engine
+from lightning_gradood.gradients.labels import LabelDesign
+from lightning_gradood.gradients.loop import loop_norms
+from lightning_gradood.gradients.precautions import Precautions
+from lightning_gradood.gradients.seeds import scaled_seed
+from lightning_gradood.gradients.state import requiring_grad
+from lightning_gradood.gradients.twin import double_twin
+
+SMALL = 3  # images in a batch whose way the plan has proved
+_ROUNDING = {torch.float32: 1e-5, torch.float64: 1e-10}  # of norms under a seed times a power of two: nearly none
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Two numbers that should be equal and are not.
+
+    Attributes:
+        kind: "seeds", "row" or "logits".
+        row: the image, within its micro-batch.
+        column: the parameter; -1 for logits.
+    """
+
+    kind: str
+    row: int
+    column: int
+
+
+@dataclass(frozen=True)
+class Checks:
+    """Which comparisons to make.
+
+    Attributes:
+        seeds: whether to compare seeds times powers of two.
+        row: the image to compare with the loop, or None.
+        logits: whether to compare logits with those of small batches.
+    """
+
+    seeds: bool = False
+    row: int | None = None
+    logits: bool = False
+
+    def __bool__(self) -> bool:
+        return self.seeds or self.logits or self.row is not None
+
+
+def find_fault(
+    network: nn.Module,
+    images: Tensor,
+    design: LabelDesign,
+    parameters: Sequence[nn.Parameter],
+    precautions: Precautions,
+    pass_: engine.Forward,
+    norms: Tensor,
+    checks: Checks,
+) -> Fault | None:
+    """Make the comparisons; return the first difference that rounding does not explain.
+
+    Args:
+        network: frozen, in eval mode.
+        images: the micro-batch [N, ...].
+        design: a label design.
+        parameters: the L tensors.
+        precautions: how a pass of this network has to be made.
+        pass_: the micro-batch's forward pass, whose graph still stands.
+        norms: float64 [N, L] for `design`, from `pass_`.
+        checks: the comparisons.
+    """
+    strict = images.dtype == torch.float64
+    fault = _compare(network, images, design, parameters, precautions, pass_, norms, checks, strict)
+    return fault if fault is None or strict else _in_double(network, images, design, precautions, checks, fault)
+
+
+def _compare(
+    network: nn.Module,
+    images: Tensor,
+    design: LabelDesign,
+    parameters: Sequence[nn.Parameter],
+    precautions: Precautions,
+    pass_: engine.Forward,
+    norms: Tensor,
+    checks: Checks,
+    strict: bool,
+) -> Fault | None:
+    if checks.seeds and (place := _seeds_differ(pass_, design, norms)) is not None:
+        return Fault("seeds", *place)
+    if checks.row is not None:
+        rows = slice(checks.row, checks.row + 1)
+        truth, _ = loop_norms(network, images[rows], [design], parameters, precautions)
+        if (place := first_excess(norms[rows], truth[:, 0], strict)) is not None:
+            return Fault("row", checks.row, place[1])
+    if checks.logits and (row := _logits_differ(network, images, precautions, pass_.output)) is not None:
+        return Fault("logits", row, -1)
+    return None
+
+
+def first_excess(norms: Tensor, truth: Tensor, strict: bool) -> tuple[int, int] | None:
+    """Where two ways, [N, L] float64, differ by more than rounding, entry by entry; None if nowhere.
+
+    Args:
+        norms: the one.
+        truth: the other.
+        strict: whether both were computed in float64; else a ReLU that opens in one way only, which was seen to cost
+            2e-3 of an entry in float32, is forgiven.
+
+    The absolute part is for entries that are zero but for rounding, such as an attention's key bias.
+    """
+    relative, absolute = (1e-6, 1e-24) if strict else (1e-2, 1e-10)
+    return _first((norms - truth).abs() > relative * truth + absolute * truth.amax(1, keepdim=True))
+
+
+def seeds_agree(pass_: engine.Forward, design: LabelDesign, norms: Tensor) -> bool:
+    """Whether norms [N, L] follow each image's own seed, and nothing else."""
+    return _seeds_differ(pass_, design, norms) is None
+
+
+def _seeds_differ(pass_: engine.Forward, design: LabelDesign, norms: Tensor) -> tuple[int, int] | None:
+    seed, scale = scaled_seed(design, pass_.output)
+    number = seed.shape[0]
+    factors = 2.0 ** (torch.randperm(number, generator=torch.Generator().manual_seed(number)) % 7 - 3)
+    again = engine.norms_for(pass_, seed * factors.to(seed)[:, None], keep=True)
+    again = again * (scale / factors.to(scale)).square()[:, None]
+    bound = _ROUNDING.get(seed.dtype, 1e-2) * norms
+    bound += (1e-50 if seed.device.type == "cpu" else 1e-13) * norms.amax(1, keepdim=True)  # atomic sums on a GPU
+    return _first((again - norms).abs() > bound)
+
+
+def _logits_differ(network: nn.Module, images: Tensor, precautions: Precautions, logits: Tensor) -> int | None:
+    with torch.no_grad():
+        parts = []
+        for part in torch.split(images, SMALL):
+            with precautions.around(network):
+                parts.append(network(precautions.given(part)))
+    small = torch.cat(parts)
+    bound = 1e4 * torch.finfo(logits.dtype).eps * (1 + small.abs().amax(1, keepdim=True))
+    place = _first((small - logits.detach()).abs() > bound)
+    return None if place is None else place[0]
+
+
+def _in_double(
+    network: nn.Module, images: Tensor, design: LabelDesign, precautions: Precautions, checks: Checks, fault: Fault
+) -> Fault | None:
+    """Compare again where rounding is no excuse; a network that cannot be copied keeps the fault."""
+    try:
+        twin = double_twin(network)
+        parameters = list(twin.parameters())
+        images = images.to(parameters[0])
+        with requiring_grad(parameters, False), precautions.around(twin):
+            pass_ = engine.forward(twin, precautions.given(images), parameters, 2)
+            norms = engine.backward(pass_, [design], keep=True)[:, 0]
+            return _compare(twin, images, design, parameters, precautions, pass_, norms, checks, strict=True)
+    except Exception:  # casts inside the forward, custom kernels for float32 alone
+        return fault
+
+
+def _first(wrong: Tensor) -> tuple[int, int] | None:
+    found = wrong.nonzero()
+    return (int(found[0, 0]), int(found[0, 1])) if found.numel() else None

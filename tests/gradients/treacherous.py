@@ -1,0 +1,212 @@
+"""Networks on which closed forms once gave wrong numbers without a word, each [N, 3, 12, 12] -> [N, 5]."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def pictures(number: int, dtype: torch.dtype = torch.float64, seed: int = 0) -> Tensor:
+    return torch.rand(number, 3, 12, 12, dtype=dtype, generator=torch.Generator().manual_seed(seed))
+
+
+class Between(nn.Module):
+    """Two linear layers with `between` in the middle, and whatever else hangs on it."""
+
+    def __init__(self, between: Callable[[Tensor], Tensor] = torch.tanh, flag: bool = False) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.last, self.between, self.flag = nn.Linear(432, 8), nn.Linear(8, 5), between, flag
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.between(torch.tanh(self.first(x.flatten(1))))
+        return self.last(x - 0.5 * x.mean(0) if self.flag else x)
+
+
+class SequenceFirst(nn.Module):
+    """A residual block on [tokens, N, channels] behind a layer scale: 36 tokens, divisible by many batch sizes."""
+
+    def __init__(self, scale: float) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.embed, self.block, self.head = nn.Conv2d(3, 8, 2, 2), nn.Linear(8, 8), nn.Linear(8, 5)
+        self.scale = nn.Parameter(torch.full((8,), scale))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(x).flatten(2).permute(2, 0, 1)
+        return self.head((x + self.scale * torch.tanh(self.block(x))).mean(0))
+
+
+class Views(nn.Module):
+    """Two views of each image stacked as [2N], all first ones before all second ones, behind a small constant."""
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem, self.block, self.head, self.factor = nn.Conv2d(3, 8, 3), nn.Linear(8, 8), nn.Linear(8, 5), factor
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        one, other = torch.tanh(self.block(torch.cat([x, x.flip(-1)]).mean((2, 3)))).chunk(2)
+        return self.head(x.mean((2, 3)) + self.factor * one * other)
+
+
+class Gated(nn.Module):
+    """A block that takes rows of tokens for images, behind a gate which only bright images open."""
+
+    def __init__(self, factor: float = 1.0) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.embed, self.block, self.head = nn.Conv2d(3, 8, 2, 2), nn.Linear(8, 8), nn.Linear(8, 5)
+        self.factor = factor
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate = self.factor * F.relu(x.mean((1, 2, 3)) - 0.6)
+        tokens = self.embed(x).flatten(2)  # [N, 8, 36], in rows [N·36, 8] that start with image 0's and end elsewhere
+        mixed = tokens.permute(2, 0, 1).reshape(len(x), -1, 8)
+        mixed = torch.tanh(self.block(mixed)).reshape(-1, len(x), 8).mean(0)
+        return self.head(tokens.mean(2) + gate[:, None] * mixed)
+
+
+class RoutedTokens(nn.Module):
+    """Tokens that are dark go through an expert; all of them, unless an image has bright corners."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.embed, self.expert, self.head = nn.Conv2d(3, 8, 2, 2), nn.Linear(8, 8), nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.embed(x).flatten(2).transpose(1, 2)
+        dark = F.avg_pool2d(x.mean(1, keepdim=True), 2).flatten(1) < 0.99
+        routed = tokens.clone()
+        routed[dark] = torch.tanh(self.expert(tokens[dark]))
+        return self.head(routed.mean(1))
+
+
+class SortedBatch(nn.Module):
+    """Sorts the images by a score that only bright ones have: an order that the probes leave as it is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.embed, self.block, self.head = nn.Linear(432, 8), nn.Linear(8, 8), nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        order = F.relu(x.mean((1, 2, 3)) - 0.8).argsort(stable=True)
+        x = torch.tanh(self.embed(x.flatten(1)))
+        return self.head(torch.tanh(self.block(x[order]))[order.argsort()])
+
+
+class Cached(nn.Module):
+    """Keeps a tensor that a parameter determines from call to call: in a dictionary, as an attribute, in a list."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.last, self.kind = nn.Linear(432, 8), nn.Linear(8, 5), kind
+        self.bias, self.index = nn.Parameter(torch.rand(4)), [0, 1, 2, 3, 0, 1, 2, 3]
+        self.clear()
+
+    def clear(self) -> None:
+        self.cache: object = {"dictionary": {}, "attribute": None, "list": []}[self.kind]
+
+    def biases(self) -> Tensor:
+        if isinstance(self.cache, dict):
+            if "cpu" not in self.cache:
+                self.cache["cpu"] = self.bias[self.index]
+            return self.cache["cpu"]
+        if isinstance(self.cache, list):
+            if not self.cache:
+                self.cache.append(self.bias[self.index])
+            return self.cache[0]
+        if self.cache is None:
+            self.cache = self.bias[self.index]
+        return self.cache  # type: ignore[return-value]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(torch.tanh(self.first(x.flatten(1)) + self.biases()))
+
+
+class Counting(nn.Module):
+    """Updates two buffers and a number in every forward pass."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.last, self.number = nn.Linear(432, 8), nn.Linear(8, 5), 0
+        self.register_buffer("calls", torch.zeros(()))
+        self.register_buffer("average", torch.ones(8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.tanh(self.first(x.flatten(1)))
+        self.calls += 1
+        self.average = 0.9 * self.average + 0.1 * x.detach().mean(0)
+        self.number += 1
+        return self.last(x)
+
+
+class InPlace(nn.Module):
+    """Normalises its input in place, and changes an activation after its sum with a parameter."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem, self.shift, self.head = nn.Conv2d(3, 8, 3), nn.Parameter(torch.rand(8, 1, 1)), nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x.sub_(0.5).div_(0.25))
+        shifted = x + self.shift
+        x.mul_(2)
+        return self.head(shifted.add_(x).mean((2, 3)))
+
+
+class Clamped(torch.autograd.Function):
+    """Rounds; its gradient is the identity's, clamped."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return (4 * x).round() / 4
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient.clamp(-0.02, 0.02)
+
+
+class UnitLength(torch.autograd.Function):
+    """The identity; its gradient is brought to length 1."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient / gradient.norm()
+
+
+def hooked(x: Tensor) -> Tensor:
+    """The identity with a hook that clamps."""
+    x = x * 1
+    if x.requires_grad:
+        x.register_hook(lambda gradient: gradient.clamp(-0.01, 0.01))
+    return x
+
+
+def thresholded(x: Tensor) -> Tensor:
+    """The identity with a hook that drops small gradients."""
+    x = x * 1
+    if x.requires_grad:
+        x.register_hook(lambda gradient: gradient * (gradient.abs() > 1e-3))
+    return x
+
+
+NOT_LINEAR = {
+    "hook that clamps": hooked,
+    "hook that drops": thresholded,
+    "clamped straight-through": Clamped.apply,
+    "normalised gradient": UnitLength.apply,
+}
