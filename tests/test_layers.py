@@ -126,7 +126,7 @@ def test_the_lowest_rooms_do_not_bring_lightning_along():
 @pytest.mark.parametrize("path", FILES, ids=NAMES)
 def test_a_file_is_one_idea(path):
     text = path.read_text()
-    assert len(text.splitlines()) <= 200
+    assert len(text.splitlines()) <= 350
     assert path.stem not in ("utils", "helpers", "common")
     if path.name != "__main__.py":  # two lines, which say why
         docstring = ast.get_docstring(ast.parse(text))

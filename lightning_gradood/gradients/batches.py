@@ -17,7 +17,7 @@ from lightning_gradood.gradients.labels import LabelDesign
 from lightning_gradood.gradients.loop import loop_norms
 from lightning_gradood.gradients.plan import MISMATCH, Plan, distrust, plan_for
 from lightning_gradood.gradients.state import requiring_grad
-from lightning_gradood.gradients.verification import SMALL, Checks, Fault, find_fault
+from lightning_gradood.gradients.verification import SMALL, Checks, Fault, Subject, find_fault
 
 _PASS_OF_SEEDS, _IMAGE_OF_LOOP = 0.7, 2.5  # what comparing costs, in images of the fast way
 _chance = random.Random()  # not the caller's, and not the same images in every run
@@ -124,10 +124,8 @@ class _Work:
                     return None
                 check_logits(pass_.output, images.shape[0])
                 norms = engine.backward(pass_, self.label_designs, keep=bool(checks))
-                fault = checks and find_fault(
-                    self.network, images, self.label_designs[0], self.parameters, plan.precautions, pass_,
-                    norms[:, 0], checks,
-                )  # fmt: skip
+                subject = Subject(self.network, self.parameters, plan.precautions)
+                fault = checks and find_fault(subject, images, self.label_designs[0], pass_, norms[:, 0], checks)
         except Refusal:
             raise
         except Exception:  # what the network does not survive under interception, the loop may

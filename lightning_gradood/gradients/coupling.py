@@ -11,7 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from lightning_gradood.errors import Refusal
 from lightning_gradood.gradients.precautions import Precautions
-from lightning_gradood.gradients.twin import double_twin
+from lightning_gradood.gradients.twin import twin_of
 
 
 def check_statistics(modules: Mapping[str, nn.Module]) -> None:
@@ -29,17 +29,20 @@ def _averages(norm: _BatchNorm) -> bool:
     return norm.running_mean is None or norm.running_var is None
 
 
-def check_deterministic(network: nn.Module, probes: Tensor, precautions: Precautions) -> None:
+def check_deterministic(
+    network: nn.Module, image: Tensor, one: Tensor, other: Tensor, precautions: Precautions
+) -> None:
     """Refuse a network in which an image's output changes from call to call.
 
     Args:
         network: frozen, in eval mode.
-        probes: images [n, ...], of which the first is used.
+        image: [1, ...].
+        one: its logits in one call.
+        other: its logits in another.
         precautions: how a pass of this network has to be made.
     """
-    one, other = (_run(network, probes[:1], precautions) for _ in range(2))
     if not torch.equal(one, other):
-        place = _first_difference(network, probes[:1], probes[:1], precautions)
+        place = _first_difference(network, image, image, precautions)
         raise Refusal(
             "`network` should return the same logits for the same image. "
             f"Got different ones in two calls, first seen {place}. "
@@ -77,7 +80,7 @@ def check_same_logits(network: nn.Module, images: Tensor, alone: Tensor, precaut
         if row is None:
             return
         try:  # rounding is no excuse in float64
-            network = double_twin(network)
+            network = twin_of(network)
             images = images.to(next(network.parameters()))
             alone = torch.cat([_run(network, image, precautions) for image in torch.split(images, 1)])
             row = _first_apart(_run(network, images, precautions), alone, _rounding(network))

@@ -1,8 +1,8 @@
 """Decide, once per network and image shape, whether the fast way is right for it; prove it against the loop.
 
 Nothing a network does with its batch can be seen from outside, so the plan is measured on three probe images, all
-different, in batches of different size and order, on a float64 copy of the network whose tiny parameters are filled
-(`twin`), so that no error is too small to be seen:
+different, in batches of different size and order, on a copy of the network whose tiny parameters are filled (`twin`), so
+that no error is too small to be seen; where float32 numbers differ, a float64 copy decides:
 
 1. Does an image's output depend on the other images? Then it has no gradient of its own: refused, naming the layer.
 2. Does the same image give the same output twice? If not (dropout left on): refused, likewise.
@@ -19,13 +19,15 @@ from __future__ import annotations
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
+from lightning_gradood.errors import Refusal
 from lightning_gradood.gradients import costs, engine
 from lightning_gradood.gradients.checks import RefusingQuantised, check_graph
 from lightning_gradood.gradients.coupling import check_deterministic, check_independent
@@ -35,11 +37,13 @@ from lightning_gradood.gradients.labels import AllOnes, LabelDesign
 from lightning_gradood.gradients.layouts import OrderedBatchNorm
 from lightning_gradood.gradients.loop import loop_norms, refusing_missing_gradients
 from lightning_gradood.gradients.precautions import Precautions, observe
+from lightning_gradood.gradients.seeds import scaled_seed
 from lightning_gradood.gradients.state import requiring_grad
-from lightning_gradood.gradients.twin import double_twin, reveal
+from lightning_gradood.gradients.twin import reveal, twin_of
 from lightning_gradood.gradients.verification import first_excess, seeds_agree
 
 MISMATCH = "closed forms do not give the loop's numbers"
+_NOT_LINEAR = "the backward pass is not linear in its seed"
 _NO_NUMBERS = "there were no finite numbers to compare with"
 _LARGEST_TWIN = 4 << 30  # bytes of a copy; larger networks are proved on themselves
 
@@ -143,109 +147,117 @@ def probe_images(images: Tensor, dtype: torch.dtype) -> Tensor | None:
 
 
 def _make(network: nn.Module, probes: Tensor, parameters: Sequence[nn.Parameter]) -> Plan:
-    with RefusingQuantised():
-        precautions = observe(network, probes[:1], parameters)
     ordered = OrderedBatchNorm()
-    with ordered:
+    with ordered, RefusingQuantised():
+        precautions, first = observe(network, probes[:1], parameters)
         norms, logits = loop_norms(network, probes[:1], [AllOnes()], parameters, precautions)
     if not torch.isfinite(norms).all() or not torch.isfinite(logits).all():
         return Plan(None, 1, reason=_NO_NUMBERS, precautions=precautions)
-    with requiring_grad(parameters, True), precautions.around(network):
-        check_graph(network(precautions.given(probes[:1])))
-    with requiring_grad(parameters, False):
-        check_deterministic(network, probes, precautions)
-        plan = _judged(network, probes, parameters, precautions)
-        if plan.trace is None:
-            return plan
-        uses = Counter(column for step in plan.trace for column in step[2])
-        found = _uses(network, precautions.given(probes[:1]), parameters, precautions)
-    if any(count > uses[column] for column, count in found.items()):
-        return Plan(
-            None, 1, precautions=precautions,
+    check_graph(first)
+    uses = _uses(first, parameters)
+    with requiring_grad(parameters, False), ordered:
+        check_deterministic(network, probes[:1], first.detach(), logits, precautions)
+        plan = _judged(network, probes, precautions)
+    if plan.trace is None:
+        return plan
+    seen = Counter(column for step in plan.trace for column in step[2])
+    if any(count > seen[column] for column, count in uses.items()):
+        return replace(
+            plan, trace=None, single=False,
             reason="parameters are used where no torch function shows, e.g. in a custom autograd function",
         )  # fmt: skip
     # the trace says that no other way is taken, so what was not met here will not be met later
     return replace(plan, precautions=replace(precautions, reorders=ordered.met))
 
 
-def _judged(network: nn.Module, probes: Tensor, parameters: Sequence[nn.Parameter], precautions: Precautions) -> Plan:
-    subject = _subject(network, probes, parameters, precautions)
-    images, own = probes.to(next(subject.parameters())), list(subject.parameters())
-    truth, logits = loop_norms(subject, images, [AllOnes()], own, precautions)
-    with requiring_grad(own, False):
-        check_independent(subject, images, logits, precautions)
-    if not _is_linear(subject, images[:1], own, precautions):
-        natural = replace(precautions, scales_seeds=False)
-        return Plan(None, 1, reason="the backward pass is not linear in its seed", precautions=natural)
-    if probes.dtype not in (torch.float32, torch.float64):
-        reason = f"closed forms are not accurate enough in {probes.dtype}"
-        return Plan(None, 1, reason=reason, precautions=precautions)
-    if len({parameter.dtype for parameter in parameters}) > 1:
-        return Plan(None, 1, reason="parameters have several dtypes", precautions=precautions)
-    with requiring_grad(own, False):
-        return _proved(subject, images, own, truth[:, 0], precautions, probes.element_size())
+def _judged(network: nn.Module, probes: Tensor, precautions: Precautions) -> Plan:
+    """The verdict in float32 where that is enough, for it is several times faster there; else in float64."""
+    own = next(network.parameters()).dtype
+    verdict: Plan | None = None
+    if own != torch.float64:
+        with suppress(Refusal):  # an output that seems to depend on other images may be rounded
+            verdict = _examined_somehow(network, probes, torch.float32, precautions)
+    if verdict is None or verdict.reason in (MISMATCH, _NOT_LINEAR):
+        verdict = _examined_somehow(network, probes, torch.float64, precautions)
+    if own not in (torch.float32, torch.float64):
+        return replace(verdict, trace=None, single=False, reason=f"closed forms are not accurate enough in {own}")
+    if len({parameter.dtype for parameter in network.parameters()}) > 1:
+        return replace(verdict, trace=None, single=False, reason="parameters have several dtypes")
+    return verdict
 
 
-def _subject(
-    network: nn.Module, probes: Tensor, parameters: Sequence[nn.Parameter], precautions: Precautions
-) -> nn.Module:
-    """What to look at: a revealed copy if it gives finite numbers, else a plain one, else the network itself."""
-    if 8 * sum(parameter.numel() for parameter in parameters) > _LARGEST_TWIN:
-        return network
-    for revealed in (True, False):
-        try:
-            twin = double_twin(network)
-            own = list(twin.parameters())
-            if revealed:
-                reveal(own)
-            norms, _ = loop_norms(twin, probes[:1].to(own[0]), [AllOnes()], own, precautions)
-        except Exception:  # a network that cannot be copied, or insists on float32
-            return network
-        if torch.isfinite(norms).all():
-            return twin
-    return network
+def _examined_somehow(network: nn.Module, probes: Tensor, dtype: torch.dtype, precautions: Precautions) -> Plan:
+    """Look at what can be looked at best: a revealed copy, a plain one, the network itself."""
+    if sum(parameter.numel() for parameter in network.parameters()) * dtype.itemsize <= _LARGEST_TWIN:
+        for revealed in (True, False):
+            try:
+                subject = twin_of(network, dtype)
+                if revealed:
+                    reveal(list(subject.parameters()))
+                truth, logits = _truth(subject, probes, precautions)
+            except Exception:  # a network that cannot be copied, or insists on another dtype
+                break
+            if torch.isfinite(truth).all():
+                return _examined(subject, probes, truth, logits, precautions)
+    return _examined(network, probes, *_truth(network, probes, precautions), precautions)
 
 
-def _is_linear(network: nn.Module, image: Tensor, parameters: Sequence[nn.Parameter], precautions: Precautions) -> bool:
-    """Whether seeds a million times larger and smaller give gradients that are a million times larger and smaller."""
-    factors = (1.0, 2.0**20, 2.0**-20)
-    designs = [_Times(AllOnes(), factor) for factor in factors]
-    norms, _ = loop_norms(network, image, designs, parameters, replace(precautions, scales_seeds=False))
-    plain, *others = (norms[:, number] / factor**2 for number, factor in enumerate(factors))
-    return all(first_excess(other, plain, image.dtype == torch.float64) is None for other in others)
+def _truth(network: nn.Module, probes: Tensor, precautions: Precautions) -> tuple[Tensor, Tensor]:
+    """Three images' norms by the loop, float64 [3, K, L], the first one's under seeds of other sizes, too; logits [3, C]."""
+    parameters = list(network.parameters())
+    probes, plain = probes.to(parameters[0]), replace(precautions, scales_seeds=False)
+    first, logits = loop_norms(
+        network, probes[:1], [_Sized(factor) for factor in (1.0, 2.0**20, 2.0**-20)], parameters, plain
+    )
+    others, more = loop_norms(network, probes[1:], [_UNIT], parameters, plain)
+    first[:, 1] *= 2.0**-40
+    first[:, 2] *= 2.0**40
+    return torch.cat([first, others.expand(-1, 3, -1)]), torch.cat([logits, more])
+
+
+def _examined(network: nn.Module, probes: Tensor, truth: Tensor, logits: Tensor, precautions: Precautions) -> Plan:
+    parameters = list(network.parameters())
+    size = probes.element_size()
+    probes = probes.to(parameters[0])
+    with requiring_grad(parameters, False):
+        check_independent(network, probes, logits, precautions)
+        # powers of two do not round, so that float32 is as good as float64 here
+        if any(first_excess(truth[:1, 0], truth[:1, number], strict=True) for number in (1, 2)):
+            return Plan(None, 1, reason=_NOT_LINEAR, precautions=replace(precautions, scales_seeds=False))
+        plan = _proved(network, probes, parameters, truth[:, 0], precautions, size)
+    return plan
 
 
 @dataclass(frozen=True)
-class _Times(LabelDesign):
-    """Another design's loss times a constant."""
+class _Sized(LabelDesign):
+    """The all-ones seed, scaled to a largest entry of `size`."""
 
-    design: LabelDesign
-    factor: float
+    size: float
 
     @property
     def name(self) -> str:
-        return f"{self.factor}_{self.design.name}"
+        return f"all_ones_of_size_{self.size:g}"
 
     def seed(self, logits: Tensor) -> Tensor:
-        return self.factor * self.design.seed(logits)
+        return self.size * scaled_seed(AllOnes(), logits)[0].double()
 
 
-def _uses(
-    network: nn.Module, image: Tensor, parameters: Sequence[nn.Parameter], precautions: Precautions
-) -> Counter[int]:
+_UNIT = _Sized(1.0)
+
+
+def _uses(logits: Tensor, parameters: Sequence[nn.Parameter]) -> Counter[int]:
     """How often autograd's graph leads to each parameter, by column, whether or not a gradient flows there now."""
     columns = {id(parameter): column for column, parameter in enumerate(parameters)}
     uses: Counter[int] = Counter()
-    with requiring_grad(parameters, True), precautions.around(network):
-        waiting = [network(image).grad_fn]
-        met = set(waiting)
-        while waiting:
-            for node, _ in waiting.pop().next_functions:
-                if id(getattr(node, "variable", None)) in columns:
-                    uses[columns[id(node.variable)]] += 1
-                elif node is not None and node not in met:
-                    met.add(node)
-                    waiting.append(node)
+    waiting: list[Any] = [logits.grad_fn]
+    met = set(waiting)
+    while waiting:
+        for node, _ in waiting.pop().next_functions:
+            if id(getattr(node, "variable", None)) in columns:
+                uses[columns[id(node.variable)]] += 1
+            elif node is not None and node not in met:
+                met.add(node)
+                waiting.append(node)
     return uses
 
 
@@ -301,9 +313,9 @@ def _try(
                 return "no closed form covers the way from the images to the output"
             if pass_.watch.unknown:
                 return f"no closed form covers {', '.join(sorted(set(pass_.watch.unknown)))}"
-            norms = engine.backward(pass_, [AllOnes()], keep=True)[:, 0]
+            norms = engine.backward(pass_, [_UNIT], keep=True)[:, 0]
             agree = first_excess(norms, truth, images.dtype == torch.float64) is None
-            if not agree or not seeds_agree(pass_, AllOnes(), norms):
+            if not agree or not seeds_agree(pass_, _UNIT, norms):
                 return MISMATCH
     except Exception as error:  # what the network does not survive under interception, the loop survived
         return f"{type(error).__name__}: {error}"

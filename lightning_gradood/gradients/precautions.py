@@ -87,13 +87,16 @@ class Precautions:
         return images.clone() if self.keeps_images else images
 
 
-def observe(network: nn.Module, image: Tensor, parameters: Sequence[nn.Parameter]) -> Precautions:
+def observe(network: nn.Module, image: Tensor, parameters: Sequence[nn.Parameter]) -> tuple[Precautions, Any]:
     """Find out what a forward pass changes, and leave no trace of it.
 
     Args:
         network: in eval mode.
         image: [1, ...], finite.
         parameters: the network's, to be differentiated.
+
+    Returns:
+        What to do about it, and the output of a pass made so, with its graph.
     """
     modules = _in_python(network)
     given = image.clone()
@@ -105,7 +108,11 @@ def observe(network: nn.Module, image: Tensor, parameters: Sequence[nn.Parameter
     filled = _holding_tensors(modules)
     caches = _refilled(network, image, parameters, filled, logits) if filled else []
     others = [replace(slot, is_read=slot in filled) for slot in slots if slot not in caches]
-    return Precautions((*caches, *others), writes)
+    precautions = Precautions((*caches, *others), writes)
+    if caches:
+        with requiring_grad(parameters, True), precautions.around(network):
+            logits = network(image.clone())
+    return precautions, logits
 
 
 def _refilled(

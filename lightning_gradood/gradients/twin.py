@@ -1,7 +1,7 @@
-"""A copy of a network on which a proof means something: in float64, and with weights that hide nothing.
+"""A copy of a network on which a proof means something: with weights that hide nothing and, if needed, in float64.
 
 Closed forms are right or wrong by what a network does, not by its weights. But behind a factor of zero, or a layer scale
-of 1e-6 as many networks start with, a wrong number is too small to be seen; and float32 rounds away what float64 shows.
+of 1e-6 as many networks start with, a wrong number is too small to be seen; and float32 may round away what float64 shows.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from torch import Tensor, nn
 _TINY = 0.05  # root mean square of a parameter, below which what lies behind it could be hidden
 
 
-def double_twin(network: nn.Module) -> nn.Module:
-    """Return a float64 copy, on the network's device or, where that has no float64, on the CPU.
+def twin_of(network: nn.Module, dtype: torch.dtype = torch.float64) -> nn.Module:
+    """Return a copy in another dtype, on the network's device or, where that has no float64, on the CPU.
 
     Raises:
         Exception: whatever a network raises that cannot be copied or cast.
@@ -28,13 +28,13 @@ def double_twin(network: nn.Module) -> nn.Module:
             if isinstance(value, Tensor) and not value.is_leaf:  # which deepcopy refuses, e.g. a cached weight
                 memo[id(value)] = value.detach().clone()
     twin = copy.deepcopy(network, memo)
-    if any(parameter.device.type == "mps" for parameter in twin.parameters()):
+    if dtype == torch.float64 and any(parameter.device.type == "mps" for parameter in twin.parameters()):
         twin = twin.cpu()
-    twin = twin.double()
+    twin = twin.to(dtype)
     for module in twin.modules():
         for name, value in module.__dict__.items():
             if isinstance(value, Tensor) and value.is_floating_point():
-                module.__dict__[name] = value.double()
+                module.__dict__[name] = value.to(dtype)
     return twin
 
 

@@ -262,7 +262,7 @@ def test_recheck_is_rare(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         verification,
         "_compare",
-        lambda *given: (asked.append(given[7]), compare(*given))[1],  # type: ignore[func-returns-value]
+        lambda *given: (asked.append(given[5]), compare(*given))[1],  # type: ignore[func-returns-value]
     )
     for _ in range(1000):
         squared_gradient_norms(network, images)
