@@ -17,6 +17,7 @@ from lightning_gradood.gradients.labels import LabelDesign
 from lightning_gradood.gradients.loop import loop_norms
 from lightning_gradood.gradients.plan import MISMATCH, Plan, distrust, plan_for
 from lightning_gradood.gradients.state import requiring_grad
+from lightning_gradood.gradients.structure import Structure
 from lightning_gradood.gradients.verification import SMALL, Checks, Fault, Subject, find_fault
 
 _PASS_OF_SEEDS, _IMAGE_OF_LOOP = 0.7, 2.5  # what comparing costs, in images of the fast way
@@ -27,8 +28,7 @@ def batched_norms(
     network: nn.Module,
     images: Tensor,
     label_designs: Sequence[LabelDesign],
-    parameters: Mapping[str, nn.Parameter],
-    modules: Mapping[str, nn.Module],
+    structure: Structure,
 ) -> tuple[Tensor, Tensor]:
     """Return what `loop_norms` returns, in the fastest way that is right for the network.
 
@@ -36,11 +36,10 @@ def batched_norms(
         network: in eval mode.
         images: [N, ...] in any floating dtype, inference tensors too.
         label_designs: K designs.
-        parameters: the L tensors by name.
-        modules: the network's `named_modules`.
+        structure: the network's modules and parameters.
     """
-    plan = plan_for(network, images, list(parameters.values()), modules)
-    work = _Work(network, label_designs, parameters, plan)
+    plan = plan_for(network, images, list(structure.parameters.values()), structure)
+    work = _Work(network, label_designs, structure.parameters, plan)
     done, first = [], 0
     if images.shape[0] == 1 and not plan.single:
         return work.loop(_ready(images, work.parameters[0].dtype))

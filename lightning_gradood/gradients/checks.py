@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -35,11 +35,6 @@ def check_network(network: nn.Module, named: Mapping[str, nn.Parameter], modules
         raise Refusal(
             "`network` should be the bare network, because a parallel wrapper would average its gradients. "
             f"Got `network = {type(network).__name__}`. Pass `network.module`."
-        )
-    if not named:
-        raise Refusal(
-            "`network` should have at least one parameter, because gradients are taken with respect to parameters. "
-            f"Got `network = {type(network).__name__}` without any. Pass the classifier itself."
         )
     for name, parameter in named.items():
         if is_lazy(parameter):
@@ -84,13 +79,19 @@ class RefusingQuantised(TorchFunctionMode):
         return result
 
 
-def check_images(images: Tensor, parameters: Sequence[nn.Parameter]) -> None:
-    """Refuse images that are not a batch of floating point pixels on the parameters' device."""
+def check_images(images: Tensor, named: Mapping[str, nn.Parameter]) -> None:
+    """Refuse images that are not a batch of floating point pixels on the device of the parameters, `named`."""
+    if not named:
+        raise Refusal(
+            "`network` should have at least one parameter, because gradients are taken with respect to parameters. "
+            "Got a network without any. Pass the classifier itself."
+        )
     if not isinstance(images, Tensor) or images.layout != torch.strided or images.is_quantized:
         got = f"{images.layout}" if isinstance(images, Tensor) else type(images).__name__
         fix = "`images.to_dense()`" if isinstance(images, Tensor) else "torch.as_tensor, or torch.stack for a list"
         raise Refusal(f"`images` should be a dense torch tensor [N, ...]. Got `images = {got}`. Convert with {fix}.")
-    if images.device.type == "meta" or any(parameter.device.type == "meta" for parameter in parameters):
+    found = {parameter.device for parameter in named.values()}
+    if any(device.type == "meta" for device in (images.device, *found)):
         what = "`images`" if images.device.type == "meta" else "`network`"
         raise Refusal(
             f"{what} should hold numbers. Got tensors on the meta device, which have shapes alone. "
@@ -106,7 +107,6 @@ def check_images(images: Tensor, parameters: Sequence[nn.Parameter]) -> None:
             "`images` should be floating point pixels in [0, 1]. "
             f"Got `images.dtype = {images.dtype}`. Convert with `images.float() / 255`."
         )
-    found = {parameter.device for parameter in parameters}
     if found != {images.device}:
         devices = sorted(map(str, found))
         raise Refusal(

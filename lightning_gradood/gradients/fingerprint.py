@@ -13,8 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from lightning_gradood.gradients.precautions import Precautions, Slot
+from lightning_gradood.gradients.structure import Structure, is_compiled
 
-_HOOKS = [name for name, value in nn.Module().__dict__.items() if name.endswith("hooks") and isinstance(value, dict)]
+_REGISTRIES = ("_parameters", "_buffers", "_modules")
+_HOOKS = [name for name, value in vars(nn.Module()).items() if name.endswith("hooks") and isinstance(value, dict)]
+_SKIPPED = {*_REGISTRIES, "training"}
 _DEPTH = 3  # of nested containers that are looked into
 
 
@@ -25,74 +28,67 @@ class Fingerprint:
     parameter tell changes through `.data`, which have no version.
 
     Args:
-        modules: a network's `named_modules`.
+        structure: the network's modules and parameters.
+        network: itself, which is not kept.
         moving: attributes and buffers that every forward pass changes; they are left out.
     """
 
-    def __init__(self, modules: Mapping[str, nn.Module], moving: Collection[Slot] = ()) -> None:
-        places = {(slot.module, slot.name) for slot in moving}
-        self._modules = dict(modules)
-        modules = _in_python(modules)
-        compiled = [
-            tensor
-            for module in self._modules.values()
-            if isinstance(module, torch.jit.ScriptModule)
-            for tensor in (*module.parameters(recurse=False), *module.buffers(recurse=False))
-        ]
-        self._moving = {name: {place for owner, place in places if owner == name} for name, _ in places}
-        self._attributes = [self._without_moving(name, module) for name, module in modules.items()]
-        self._registered = [
-            ({**module._parameters}, {**module._buffers}, {**module._modules}) for module in modules.values()
-        ]
-        self._hooks = [module.__dict__[name] for module in modules.values() for name in _HOOKS]
-        self._count = sum(map(len, self._hooks))
+    def __init__(self, structure: Structure, network: nn.Module, moving: Collection[Slot] = ()) -> None:
+        self._structure, self._moving = structure, {(slot.module, slot.name) for slot in moving}
+        modules = structure.modules(network)
+        self._attributes = self._shallow(modules)
         self._containers = [
             (value, _frozen(value, _DEPTH))
             for attributes in self._attributes
-            for key, value in attributes.items()
-            if isinstance(value, dict | list | set) and value is not None and key not in _REGISTRIES
+            for value in attributes.values()
+            if isinstance(value, dict | list | set)
         ]
-        self._tensors = [
-            tensor
-            for name, module in modules.items()
-            for key, tensor in (*module._parameters.items(), *module._buffers.items())
-            if tensor is not None and (name, key) not in places
-        ] + compiled
+        self._hooks = [vars(module)[name] for module in _in_python(modules).values() for name in _HOOKS]
+        self._count = sum(map(len, self._hooks))
+        self._buffers = self._fixed_buffers(modules)
+        self._tensors = [*structure.parameters.values(), *self._buffers]
         self._versions = _versions(self._tensors)
-        held = (tensor for tensor in self._tensors if isinstance(tensor, nn.Parameter))
-        self._samples = [sample for parameter in held for sample in _samples(parameter)]
+        self._samples = [sample for parameter in structure.parameters.values() for sample in _samples(parameter)]
         self._values = _joined(self._samples)
 
-    def fits(self, modules: Mapping[str, nn.Module]) -> bool:
+    def fits(self, structure: Structure, network: nn.Module) -> bool:
         """Whether the network is still the one of the proof."""
         try:
-            return self._fits(modules)
+            modules = structure.modules(network)
+            # dictionaries compare their values by identity first, so that hardly a value is looked at
+            return (
+                structure is self._structure
+                and self._shallow(modules) == self._attributes
+                and sum(map(len, self._hooks)) == self._count
+                and all(_frozen(value, _DEPTH) == frozen for value, frozen in self._containers)
+                and _same(self._fixed_buffers(modules), self._buffers)
+                and _versions(self._tensors) == self._versions
+                and torch.equal(_joined(self._samples), self._values)
+            )
         except (RuntimeError, ValueError):  # tensors or arrays that took another's place have no single truth value
             return False
 
-    def _fits(self, modules: Mapping[str, nn.Module]) -> bool:
-        if modules.keys() != self._modules.keys() or any(map(_is_not, modules.values(), self._modules.values())):
-            return False
-        for (name, module), attributes, registered in zip(
-            _in_python(modules).items(), self._attributes, self._registered, strict=True
-        ):
-            now = self._without_moving(name, module) if name in self._moving else module.__dict__
-            # dictionaries compare their values by identity first, so that no tensor is looked at
-            if now != attributes or module._parameters != registered[0] or module._modules != registered[2]:
-                return False
-            if module._buffers != registered[1] and name not in self._moving:
-                return False
-        if sum(map(len, self._hooks)) != self._count or _versions(self._tensors) != self._versions:
-            return False
-        if any(_frozen(value, _DEPTH) != frozen for value, frozen in self._containers):
-            return False
-        return torch.equal(_joined(self._samples), self._values)
+    def _shallow(self, modules: Mapping[str, nn.Module]) -> list[dict[str, Any]]:
+        """Every module's attributes, but for its parameters, buffers and modules, its mode, and what moves."""
+        found = []
+        for name, module in _in_python(modules).items():
+            attributes = vars(module).copy()
+            for key in _SKIPPED:
+                del attributes[key]
+            found.append(attributes)
+            if self._moving:
+                for owner, key in self._moving:
+                    if owner == name:
+                        attributes.pop(key, None)
+        return found
 
-    def _without_moving(self, name: str, module: nn.Module) -> dict[str, Any]:
-        moving = self._moving.get(name, ())
-        return {key: value for key, value in module.__dict__.items() if key not in moving and key != "training"} | {
-            "training": False
-        }
+    def _fixed_buffers(self, modules: Mapping[str, nn.Module]) -> list[Tensor]:
+        return [
+            buffer
+            for name, module in modules.items()
+            for key, buffer in module._buffers.items()
+            if buffer is not None and (name, key) not in self._moving
+        ]
 
 
 def attributes_that_move(network: nn.Module, image: Tensor, precautions: Precautions) -> list[Slot]:
@@ -101,28 +97,25 @@ def attributes_that_move(network: nn.Module, image: Tensor, precautions: Precaut
     before = {
         Slot(name, key): _frozen(value, _DEPTH)
         for name, module in modules.items()
-        for key, value in module.__dict__.items()
-        if key not in _REGISTRIES
+        for key, value in vars(module).items()
+        if key not in _SKIPPED
     }
     with precautions.around(network):
         network(precautions.given(image))
     return [
-        slot for slot, value in before.items() if _frozen(modules[slot.module].__dict__.get(slot.name), _DEPTH) != value
+        slot for slot, value in before.items() if _frozen(vars(modules[slot.module]).get(slot.name), _DEPTH) != value
     ]
-
-
-_REGISTRIES = {"_parameters", "_buffers", "_modules"}
 
 
 def _in_python(modules: Mapping[str, nn.Module]) -> Mapping[str, nn.Module]:
     """Without those that torch.jit compiled, whose attributes cannot be looked at."""
-    if not any(isinstance(module, torch.jit.ScriptModule) for module in modules.values()):
+    if not any(map(is_compiled, modules.values())):
         return modules
-    return {name: module for name, module in modules.items() if not isinstance(module, torch.jit.ScriptModule)}
+    return {name: module for name, module in modules.items() if not is_compiled(module)}
 
 
-def _is_not(one: object, other: object) -> bool:
-    return one is not other
+def _same(some: list[Tensor], others: list[Tensor]) -> bool:
+    return len(some) == len(others) and all(one is other for one, other in zip(some, others, strict=True))
 
 
 def _versions(tensors: list[Tensor]) -> list[tuple[int, int]]:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from torch import Tensor, nn
 
 from lightning_gradood.errors import Refusal
 from lightning_gradood.gradients.batches import batched_norms
-from lightning_gradood.gradients.checks import check_finite_rows, check_images, check_module, check_network
-from lightning_gradood.gradients.coupling import check_statistics
+from lightning_gradood.gradients.checks import check_finite_rows, check_images, check_module
 from lightning_gradood.gradients.labels import AllOnes, LabelDesign
 from lightning_gradood.gradients.state import (
     alone_with,
@@ -17,6 +16,7 @@ from lightning_gradood.gradients.state import (
     exact_arithmetic,
     without_cached_parametrizations,
 )
+from lightning_gradood.gradients.structure import structure_of
 
 
 def parameter_names(network: nn.Module) -> list[str]:
@@ -25,7 +25,7 @@ def parameter_names(network: nn.Module) -> list[str]:
     Args:
         network: any module; a tensor that several modules share is listed once, under its first name.
     """
-    return list(_named_parameters(dict(network.named_modules())))
+    return list(structure_of(network).parameters)
 
 
 def squared_gradient_norms(
@@ -82,24 +82,11 @@ def probe_gradients(network: nn.Module, images: Tensor, label_designs: Sequence[
             "`label_designs` should name at least one label design. Got `label_designs = []`. Write e.g. [AllOnes()]."
         )
     check_module(network)
-    modules = dict(network.named_modules())  # a walk takes as long as a small layer, so this one serves all
-    named = _named_parameters(modules)
-    check_network(network, named, modules)
-    check_statistics(modules)
-    check_images(images, list(named.values()))
-    state = evaluating(network, modules.values())
+    structure = structure_of(network)
+    check_images(images, structure.parameters)
+    state = evaluating(network, structure.modules(network).values())
     with alone_with(network), exact_arithmetic(), without_cached_parametrizations(), state:
-        norms, logits = batched_norms(network, images, label_designs, named, modules)
+        norms, logits = batched_norms(network, images, label_designs, structure)
         check_finite_rows(logits, "the network's logits")
         check_finite_rows(norms, "squared gradient norms")
     return norms.flatten(1), logits
-
-
-def _named_parameters(modules: Mapping[str, nn.Module]) -> dict[str, nn.Parameter]:
-    """What `named_parameters` gives for these `named_modules`: each tensor once, under its first name."""
-    first: dict[nn.Parameter, str] = {}
-    for prefix, module in modules.items():
-        for name, parameter in module._parameters.items():
-            if parameter is not None:
-                first.setdefault(parameter, f"{prefix}.{name}" if prefix else name)
-    return {name: parameter for parameter, name in first.items()}

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -29,8 +29,8 @@ from torch import Tensor, nn
 
 from lightning_gradood.errors import Refusal
 from lightning_gradood.gradients import costs, engine
-from lightning_gradood.gradients.checks import RefusingQuantised, check_graph
-from lightning_gradood.gradients.coupling import check_deterministic, check_independent
+from lightning_gradood.gradients.checks import RefusingQuantised, check_graph, check_network
+from lightning_gradood.gradients.coupling import check_deterministic, check_independent, check_statistics
 from lightning_gradood.gradients.fingerprint import Fingerprint, attributes_that_move
 from lightning_gradood.gradients.interception import Step
 from lightning_gradood.gradients.labels import AllOnes, LabelDesign
@@ -39,6 +39,7 @@ from lightning_gradood.gradients.loop import loop_norms, refusing_missing_gradie
 from lightning_gradood.gradients.precautions import Precautions, observe
 from lightning_gradood.gradients.seeds import scaled_seed
 from lightning_gradood.gradients.state import requiring_grad
+from lightning_gradood.gradients.structure import Structure, structure_of
 from lightning_gradood.gradients.twin import reveal, twin_of
 from lightning_gradood.gradients.verification import first_excess, seeds_agree
 
@@ -89,7 +90,7 @@ def plan_for(
     network: nn.Module,
     images: Tensor,
     parameters: Sequence[nn.Parameter],
-    modules: Mapping[str, nn.Module] | None = None,
+    structure: Structure | None = None,
 ) -> Plan:
     """Return the plan for a network in eval mode and images of this shape; make it on the first call.
 
@@ -97,18 +98,21 @@ def plan_for(
         network: in eval mode.
         images: [N, ...] in any floating dtype.
         parameters: the L tensors.
-        modules: the network's `named_modules`, where they are at hand.
+        structure: the network's, where it is at hand.
 
     Raises:
         Refusal: if the images of a batch influence each other, or the network is not deterministic.
     """
-    modules = dict(network.named_modules()) if modules is None else modules
+    structure = structure_of(network) if structure is None else structure
     plans = _plans.setdefault(network, {})
     known = plans.get(_key(images))
     if known is not None:
         plan, fingerprint = known
-        if (images.shape[0] == 1 and not plan.single) or fingerprint.fits(modules):
+        if (images.shape[0] == 1 and not plan.single) or fingerprint.fits(structure, network):
             return plan
+    modules = structure.modules(network)
+    check_network(network, structure.parameters, modules)
+    check_statistics(modules)
     probes = probe_images(images, parameters[0].dtype)
     plan = Plan(None, 1, reason=_NO_NUMBERS)
     if probes is not None:
@@ -117,7 +121,7 @@ def plan_for(
     if plan.reason != _NO_NUMBERS:  # this batch; the next may be better
         with requiring_grad(parameters, False), torch.no_grad():
             moving = [] if probes is None else attributes_that_move(network, probes[:1], plan.precautions)
-        plans[_key(images)] = (plan, Fingerprint(modules, (*moving, *plan.precautions.slots)))
+        plans[_key(images)] = (plan, Fingerprint(structure, network, (*moving, *plan.precautions.slots)))
     return plan
 
 

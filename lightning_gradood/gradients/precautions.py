@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_gradood.gradients.state import requiring_grad
+from lightning_gradood.gradients.structure import is_compiled
 
 _INTERNAL = frozenset(nn.Module().__dict__)  # what every module has: parameters, buffers, hooks, its mode
 _ABSENT = object()
@@ -192,8 +193,8 @@ def _place(network: nn.Module, slot: Slot) -> dict[str, Any]:
 
 
 def _in_python(network: nn.Module) -> dict[str, nn.Module]:
-    """The modules whose attributes can be looked at: not those that torch.jit compiled."""
-    return {name: module for name, module in network.named_modules() if not isinstance(module, torch.jit.ScriptModule)}
+    """The modules whose attributes can be looked at."""
+    return {name: module for name, module in network.named_modules() if not is_compiled(module)}
 
 
 def _plain(module: nn.Module) -> list[tuple[str, Any]]:

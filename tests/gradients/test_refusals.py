@@ -199,7 +199,7 @@ def test_checkpoints_that_hide_their_gradients(stem: bool, number: int) -> None:
 
 
 def test_network_without_parameters() -> None:
-    with pytest.raises(Refusal, match=r"at least one parameter.*Got `network = Flatten` without any"):
+    with pytest.raises(Refusal, match=r"at least one parameter.*Got a network without any. Pass"):
         squared_gradient_norms(nn.Flatten(), pictures(2))
 
 

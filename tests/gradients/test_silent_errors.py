@@ -1,7 +1,9 @@
 """No wrong number without a word: each case was one once, or is of the same kind."""
 
 import copy
+import gc
 import threading
+import weakref
 
 import pytest
 import torch
@@ -320,3 +322,13 @@ def test_compiled_networks_are_exact(compiled: object) -> None:
     images = pictures(4)[:, :, :8, :8]
     found = squared_gradient_norms(compiled(network), images)  # type: ignore[operator]
     truth.assert_exact(found, truth.true_norms(network, images))
+
+
+@pytest.mark.parametrize("name", ["residual", "weight_norm", "recurrent", "checkpointed"])
+def test_networks_are_not_kept_alive(name: str) -> None:
+    network = make(name)
+    squared_gradient_norms(network, torch.rand(4, 3, 8, 8, dtype=torch.float64))
+    gone = weakref.ref(network)
+    del network
+    gc.collect()
+    assert gone() is None
