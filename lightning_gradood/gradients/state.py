@@ -33,7 +33,8 @@ def exact_arithmetic() -> Iterator[None]:
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
         for device in {"cpu", "cuda", _accelerator()}:
-            stack.enter_context(torch.autocast(device, enabled=False))
+            if torch.is_autocast_enabled(device):
+                stack.enter_context(torch.autocast(device, enabled=False))
         stack.enter_context(_full_float32())
         yield
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import chain
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -23,25 +24,22 @@ class Structure:
         modules = dict(network.named_modules())
         self._inner = {name: module for name, module in modules.items() if name}
         self._compiled = any(is_compiled(module) for module in modules.values())
-        self._registered = [_registered(module) for module in modules.values()]
+        # of modules that torch.jit compiled, these are made anew at each look
+        self._registries = (
+            [] if self._compiled else [r for module in modules.values() for r in (module._modules, module._parameters)]
+        )
+        self._names, self._ids = _contents(self._registries)
         self.parameters = _named_parameters(modules)
 
     def modules(self, network: nn.Module) -> dict[str, nn.Module]:
         """What `named_modules` gives."""
         return {"": network, **self._inner}
 
-    def is_of(self, network: nn.Module) -> bool:
+    def is_current(self) -> bool:
         """Whether nothing was added, removed or exchanged since."""
-        if self._compiled:  # whose registries are made anew at each look
+        if self._compiled:
             return False
-        for module, registered in zip((network, *self._inner.values()), self._registered, strict=True):
-            # dictionaries compare their values by identity first, so that no tensor is looked at
-            if module._modules != registered[0] or module._parameters.keys() != registered[1].keys():
-                return False
-            for name, parameter in module._parameters.items():
-                if parameter is not registered[1][name]:
-                    return False
-        return True
+        return _contents(self._registries) == (self._names, self._ids)
 
 
 _structures: WeakKeyDictionary[nn.Module, Structure] = WeakKeyDictionary()
@@ -50,7 +48,7 @@ _structures: WeakKeyDictionary[nn.Module, Structure] = WeakKeyDictionary()
 def structure_of(network: nn.Module) -> Structure:
     """Return a network's structure, from an earlier call if it is still the same."""
     known = _structures.get(network)
-    if known is None or not known.is_of(network):
+    if known is None or not known.is_current():
         known = _structures[network] = Structure(network)
     return known
 
@@ -60,8 +58,9 @@ def is_compiled(module: nn.Module) -> bool:
     return isinstance(module, torch.jit.ScriptModule)
 
 
-def _registered(module: nn.Module) -> tuple[dict[str, Any], dict[str, Any]]:
-    return dict(module._modules.items()), dict(module._parameters.items())
+def _contents(registries: list[dict[str, Any]]) -> tuple[list[str], list[int]]:
+    """Names and identities of what modules have registered, without a loop in Python."""
+    return list(chain.from_iterable(registries)), list(map(id, chain.from_iterable(map(dict.values, registries))))
 
 
 def _named_parameters(modules: Mapping[str, nn.Module]) -> dict[str, nn.Parameter]:
