@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from lightning_gradood.gradients.labels import LabelDesign
+from lightning_gradood.gradients.precision import exact, sent
 
 
 def scaled_seed(design: LabelDesign, logits: Tensor) -> tuple[Tensor, Tensor]:
@@ -17,9 +18,10 @@ def scaled_seed(design: LabelDesign, logits: Tensor) -> tuple[Tensor, Tensor]:
         logits: [N, C], any floating dtype.
 
     Returns:
-        The seed [N, C] in the dtype of `logits`, and the scale, float64 [N]. A seed of zeros stays zeros, with scale 1.
+        The seed [N, C] in the dtype and on the device of `logits`, and the scale, float64 [N], on the CPU where that device
+        has no float64. A seed of zeros stays zeros, with scale 1.
     """
-    seed = design.seed(logits.detach().double())
+    seed = design.seed(exact(logits.detach()))
     scale = seed.abs().amax(1)
     scale = scale.where(scale > 0, 1.0)
-    return (seed / scale[:, None]).to(logits.dtype), scale
+    return sent(seed / scale[:, None], logits), scale
