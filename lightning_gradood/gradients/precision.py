@@ -25,6 +25,11 @@ def has_float64(device: torch.device) -> bool:
     return device.type not in WITHOUT_FLOAT64
 
 
+def widest(device: torch.device) -> torch.dtype:
+    """The dtype of a floating point number that loses as little as it can on this device."""
+    return torch.float64 if has_float64(device) else torch.float32
+
+
 def home(device: torch.device) -> torch.device:
     """Where float64 numbers of this device's tensors live: there, or on the CPU."""
     return device if has_float64(device) else torch.device("cpu")
@@ -63,7 +68,7 @@ def scaled_squares(rows: Tensor) -> Tensor:
     sums = (rows / scale[:, None]).square_()
     while sums.shape[1] > 1:
         step = min(_TOGETHER, sums.shape[1])
-        sums = F.pad(sums, (0, -sums.shape[1] % step)).reshape(len(sums), -1, step).sum(2)
+        sums = F.pad(sums, (0, -sums.shape[1] % step)).view(len(sums), -(-sums.shape[1] // step), step).sum(2)
     summed, scales = exact(torch.stack([sums.sum(1), scale]))  # one journey for both
     squares: Tensor = summed * scales.square()
     return squares
