@@ -44,7 +44,15 @@ class OnDevice(Tensor):
     def __repr__(self) -> str:  # torch's own would compute
         return f"OnDevice({self.held})"
 
-    def tolist(self) -> Any:  # torch's own is for plain tensors alone, as are the next two
+    @property
+    def data(self) -> Tensor:  # type: ignore[override]
+        return self.detach()
+
+    @data.setter
+    def data(self, value: OnDevice) -> None:
+        self.held = value.held
+
+    def tolist(self) -> Any:  # torch's own is for plain tensors alone, as are those beside it
         return self.held.tolist()
 
     def untyped_storage(self) -> Any:
