@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch.accelerators import Accelerator, AcceleratorRegistry
+from lightning.pytorch.strategies import SingleDeviceStrategy, StrategyRegistry
 from torch import Tensor
 from torch.utils import backend_registration
 from torch.utils._python_dispatch import return_and_correct_aliasing
@@ -34,10 +35,11 @@ class OnDevice(Tensor):
     def __new__(cls, held: Tensor) -> OnDevice:
         if held.dtype in _REFUSED:
             raise TypeError(f"the device {NAME} has no {held.dtype}")
-        made = Tensor._make_wrapper_subclass(
-            cls, held.shape, strides=held.stride(), storage_offset=held.storage_offset(), dtype=held.dtype,
-            device=torch.device(NAME, 0),
-        )  # fmt: skip
+        with torch.inference_mode(False):  # views of an inference tensor of this kind fail under inference mode
+            made = Tensor._make_wrapper_subclass(
+                cls, held.shape, strides=held.stride(), storage_offset=held.storage_offset(), dtype=held.dtype,
+                device=torch.device(NAME, 0),
+            )  # fmt: skip
         made.held = held
         return made
 
@@ -64,7 +66,8 @@ class OnDevice(Tensor):
 
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return _computed(func, args, kwargs or {})
+        simpler = func.decompose(*args, **kwargs or {})  # inference mode leaves composite operations to the device
+        return _computed(func, args, kwargs or {}) if simpler is NotImplemented else simpler
 
 
 def _computed(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
@@ -121,7 +124,7 @@ class _Backend(backend_registration._DummyBackendModule):
 
 
 class OneDevice(Accelerator):
-    """Lightning's way to it: `--trainer.accelerator single`."""
+    """Lightning's way to it: `--trainer.accelerator single --trainer.strategy single`."""
 
     def setup_device(self, device: torch.device) -> None: ...
 
@@ -160,6 +163,7 @@ def _registered() -> tuple[_Backend, Any]:
         library.impl(op, lambda *args, op=op, **options: OnDevice(op(*args, **options | {"device": "cpu"})))
     library.impl("_copy_from", _copied)
     AcceleratorRegistry.register(NAME, OneDevice)
+    StrategyRegistry.register(NAME, SingleDeviceStrategy, device=torch.device(NAME, 0))
     return backend, library  # which works as long as it is kept
 
 

@@ -15,7 +15,7 @@ FILES = sorted(TESTS.glob("*/on_float32_device.py"))
 
 
 def test_the_files_are_there():
-    assert {path.parent.name for path in FILES} == {"gradients", "probes", "cli"}
+    assert {path.parent.name for path in FILES} == {"attacks", "cli", "gradients", "probes", "tasks"}
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.parent.name)

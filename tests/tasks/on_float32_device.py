@@ -22,12 +22,12 @@ def records(number=60):
     return values.exp(), (torch.arange(number) % 2)
 
 
-def trained(accelerator):
+def trained(accelerator, strategy):
     torch.manual_seed(0)
     values, anomalous = records()
     task = DetectionTask(values, MLPSettings(width=8, dropout=0.0))
     trainer = pl.Trainer(
-        accelerator=accelerator, devices=1, max_epochs=3, logger=False, enable_checkpointing=False,
+        accelerator=accelerator, strategy=strategy, devices=1, max_epochs=3, logger=False, enable_checkpointing=False,
         enable_progress_bar=False, enable_model_summary=False,
     )  # fmt: skip
     batches = DataLoader(TensorDataset(values, anomalous), batch_size=20)
@@ -37,8 +37,9 @@ def trained(accelerator):
 
 @pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:.*than the logging interval")
 def test_a_detector_is_trained_as_on_the_cpu(device):
-    (here, truth), (there, found) = trained("cpu"), trained(device.type)
+    (here, truth), (there, found) = trained("cpu", "auto"), trained(device.type, device.type)
     assert found == pytest.approx(truth, rel=1e-5)
+    assert there.trainer.strategy.root_device.type == device.type
     values, _ = records()
     there.to(device)
     assert {tensor.dtype for tensor in there.buffers()} == {torch.float64}, "statistics are float64, on the CPU"
