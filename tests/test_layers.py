@@ -18,7 +18,8 @@ LEVELS = [
     {
         "errors": set(),
         "runs": {"errors"},
-        **{room: {"errors"} for room in ("gradients", "networks", "metrics", "records")},
+        **{room: {"errors"} for room in ("gradients", "networks", "records")},
+        "metrics": {"errors", "gradients"},
         "attacks": {"errors", "gradients"},
         "corruptions": {"errors", "attacks"},
     },

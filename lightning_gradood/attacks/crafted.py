@@ -4,6 +4,8 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
+from lightning_gradood.gradients import exact
+
 
 @dataclass(frozen=True)
 class Perturbed:
@@ -13,7 +15,8 @@ class Perturbed:
         images: [N, ...], pixels in [0, 1].
         success: bool [N], whether the prediction differs from the label.
         target_hit: bool [N], whether the prediction is the target; None for attacks without targets.
-        l2: float64 [N], Euclidean norm of the change of all pixels of an image.
+        l2: float64 [N], Euclidean norm of the change of all pixels of an image; on the CPU where the images' device has no
+            float64, as is `linf`.
         linf: float64 [N], largest change of a pixel.
     """
 
@@ -51,7 +54,7 @@ class Crafted:
             logits: [N, classes], the network's output for `images`.
         """
         predictions = logits.argmax(1)
-        change = (self.images.double() - self.clean.double()).flatten(1)
+        change = (exact(self.images) - exact(self.clean)).flatten(1)
         return Perturbed(
             images=self.images,
             success=predictions != self.labels,

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from lightning_gradood.attacks.crafted import Crafted
 from lightning_gradood.attacks.randomness import image_generator
+from lightning_gradood.gradients import hosted, sent
 
 _HALVINGS = 40  # of the interval that the scale lies in; float32 has 24 bits
 _LARGEST = 1e3  # standard deviations in pixels of [0, 1] beyond which clipping leaves nothing to gain
@@ -29,19 +30,19 @@ def noise_like(crafted: Crafted, ids: Sequence[str], seed: int = 0) -> Crafted:
     Reference:
         Lee et al. 2018, A Simple Unified Framework, section 3.2: noisy samples are normal in the adversarial setting.
     """
-    clean = crafted.clean
+    clean, attacked = hosted(crafted.clean), hosted(crafted.images)
     drawn = [
         torch.randn(clean.shape[1:], generator=image_generator(seed, f"{name}/noise"), dtype=torch.float64)
         for name in ids
     ]
     noise = torch.stack(drawn).to(clean)
-    wanted = _norms(crafted.images, clean)
+    wanted = _norms(attacked, clean)
     low, high = torch.zeros_like(wanted), torch.full_like(wanted, _LARGEST)
     for _ in range(_HALVINGS):  # the norm grows with the scale
         middle = (low + high) / 2
         enough = _norms(_noisy(clean, noise, middle), clean) >= wanted
         low, high = torch.where(enough, low, middle), torch.where(enough, middle, high)
-    return replace(crafted, images=_noisy(clean, noise, low), targets=None)
+    return replace(crafted, images=sent(_noisy(clean, noise, low), crafted.clean), targets=None)
 
 
 def _noisy(clean: Tensor, noise: Tensor, scale: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from lightning_gradood.attacks.goals import Goal, TargetChoice, choose_targets
 from lightning_gradood.attacks.logits import Logits
 from lightning_gradood.attacks.randomness import image_generator
 from lightning_gradood.attacks.steps import Steps
+from lightning_gradood.gradients import sent
 
 
 class PGD(Attack):
@@ -75,5 +76,5 @@ class PGD(Attack):
             torch.rand(images.shape[1:], generator=image_generator(self.seed, name), dtype=torch.float64)
             for name in ids
         ]  # in float64 whatever the images are in, so that both start from the same place
-        change = self._steps.eps * (2 * torch.stack(drawn) - 1).to(images)
+        change = self._steps.eps * sent(2 * torch.stack(drawn) - 1, images)
         return (images + change).clamp(0, 1) - images

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_gradood.data import LoadedSource, as_float
-from lightning_gradood.gradients import AllOnes, exact_arithmetic, probing
+from lightning_gradood.gradients import AllOnes, exact, exact_arithmetic, probing, sent
 
 
 def first_layer(network: nn.Module, sources: Mapping[str, LoadedSource]) -> dict[str, Any]:
@@ -43,8 +43,8 @@ def _gradient(network: nn.Module, convolution: nn.Conv2d, image: Tensor) -> np.n
     with exact_arithmetic(), probing(network):
         convolution.weight.requires_grad_(True)  # `probing` puts back what it was
         logits = network(image)
-        seed = AllOnes().seed(logits.detach().double())
-        (gradient,) = torch.autograd.grad(logits, [convolution.weight], seed.to(logits.dtype))
+        seed = AllOnes().seed(exact(logits.detach()))
+        (gradient,) = torch.autograd.grad(logits, [convolution.weight], sent(seed, logits))
     return np.asarray(gradient.cpu().numpy())
 
 

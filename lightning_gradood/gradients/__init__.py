@@ -33,11 +33,15 @@ To follow one image through the room:
    between four forms by `costs`; forms that could cancel are guarded (`gram`).
 5. The tally's columns, times the squared scale, are the result.
 
+Seeds, squares and their sums are float64. On a device that has none, Apple's GPUs, they are computed on the CPU or from
+scaled float32 sums, and the result lies on the CPU (`precision`).
+
 A new kind of layer is one file in `families` and one line in its table; until then networks that have it take the loop.
 """
 
 from lightning_gradood.gradients.labels import AllOnes, AllZeros, KHot, LabelDesign, Predicted, SecondBest, Uniform
 from lightning_gradood.gradients.norms import parameter_names, probe_gradients, squared_gradient_norms
+from lightning_gradood.gradients.precision import exact, has_float64, home, hosted, sent, widest
 from lightning_gradood.gradients.state import exact_arithmetic, probing
 
 __all__ = [
@@ -48,9 +52,15 @@ __all__ = [
     "Predicted",
     "SecondBest",
     "Uniform",
+    "exact",
     "exact_arithmetic",
+    "has_float64",
+    "home",
+    "hosted",
     "parameter_names",
     "probe_gradients",
     "probing",
+    "sent",
     "squared_gradient_norms",
+    "widest",
 ]

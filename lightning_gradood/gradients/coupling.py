@@ -11,7 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from lightning_gradood.errors import Refusal
 from lightning_gradood.gradients.precautions import Precautions
-from lightning_gradood.gradients.twin import twin_of
+from lightning_gradood.gradients.twin import images_for, twin_of
 
 
 def check_statistics(modules: Mapping[str, nn.Module]) -> None:
@@ -81,7 +81,7 @@ def check_same_logits(network: nn.Module, images: Tensor, alone: Tensor, precaut
             return
         try:  # rounding is no excuse in float64
             network = twin_of(network)
-            images = images.to(next(network.parameters()))
+            images = images_for(network, images)
             alone = torch.cat([_run(network, image, precautions) for image in torch.split(images, 1)])
             row = _first_apart(_run(network, images, precautions), alone, _rounding(network))
         except Exception:  # a network that cannot be copied, or insists on float32

@@ -12,12 +12,14 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from lightning_gradood.gradients.precision import hosted
+
 SMALLEST_RATIO = 1e-4  # keeps float32 below about 1e-4 relative error and float64 below 1e-11
 _STRIP = 64  # rows, fewer of which keep a matrix product from its speed
 
 
 def paired(gram: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """Return ⟨A, bᵀb⟩ and tr A · tr bᵀb for each image, float64 [N] twice.
+    """Return ⟨A, bᵀb⟩ and tr A · tr bᵀb for each image, float64 [N] twice, on the CPU for devices without float64.
 
     Both matrices are symmetric: of bᵀb, only strips of rows from the diagonal on are computed, and what is right of the
     diagonal's blocks counts twice. Where a matrix is near the smallest numbers of its dtype the traces are infinite:
@@ -29,8 +31,8 @@ def paired(gram: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     """
     T = b.shape[2]
     step = max(_STRIP, T // 4)
-    trace_a, trace_b = _trace(gram), gram.new_zeros(gram.shape[0], dtype=torch.float64)
-    inner = torch.zeros_like(trace_b)
+    trace_a = _trace(gram)
+    trace_b, inner = torch.zeros_like(trace_a), torch.zeros_like(trace_a)
     for start in range(0, T, step):
         rows = slice(start, start + step)
         strip = torch.bmm(b[:, :, rows].transpose(1, 2), b[:, :, start:])
@@ -60,8 +62,8 @@ def guarded(inner: Tensor, traces: Tensor, again: Callable[[Tensor], Tensor]) ->
 
 def _total(matrices: Tensor) -> Tensor:
     """Sum of each matrix: its rows pairwise, as torch does, then in float64; a dot product would lose another digit."""
-    return matrices.sum(2).sum(1, dtype=torch.float64)
+    return hosted(matrices.sum(2)).sum(1, dtype=torch.float64)
 
 
 def _trace(matrices: Tensor) -> Tensor:
-    return matrices.diagonal(dim1=1, dim2=2).sum(1, dtype=torch.float64)
+    return hosted(matrices.diagonal(dim1=1, dim2=2)).sum(1, dtype=torch.float64)

@@ -27,7 +27,7 @@ class LabelDesign(ABC):
         """Return the gradient of each image's own loss with respect to its logits.
 
         Args:
-            logits: float64 [N, C], finite.
+            logits: float64 [N, C], finite; on the CPU where the network's device has no float64.
 
         Returns:
             float64 [N, C]; row n belongs to image n alone (no mean over the batch).

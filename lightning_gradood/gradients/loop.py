@@ -13,6 +13,7 @@ from lightning_gradood.gradients.checks import check_logits
 from lightning_gradood.gradients.labels import LabelDesign
 from lightning_gradood.gradients.layouts import OrderedBatchNorm
 from lightning_gradood.gradients.precautions import Precautions
+from lightning_gradood.gradients.precision import has_float64, home, scaled_squares
 from lightning_gradood.gradients.seeds import natural_seed, scaled_seed
 from lightning_gradood.gradients.state import requiring_grad
 
@@ -97,19 +98,23 @@ def _one_image(
 
 
 def _squared(gradients: Sequence[Tensor | None], like: Tensor) -> Tensor:
-    """Squared L2 norms, float64 [L]; an unused parameter has norm 0."""
-    zero = like.new_zeros((), dtype=torch.float64)
-    small = [gradient for gradient in gradients if gradient is not None and not _is_large(gradient)]
-    norms = iter(torch._foreach_norm(small, dtype=torch.float64) if small else ())  # one call where L would add up
-    squares = torch.stack(
-        [
-            zero if gradient is None else _by_rows(gradient) if _is_large(gradient) else next(norms)
-            for gradient in gradients
-        ]
-    ).square()
+    """Squared L2 norms, float64 [L], on the `home` of `like`; an unused parameter has norm 0."""
+    squares = torch.zeros(len(gradients), dtype=torch.float64, device=home(like.device))
+    given = [(column, gradient) for column, gradient in enumerate(gradients) if gradient is not None]
+    if not has_float64(like.device):
+        for column, gradient in given:
+            squares[column] = scaled_squares(gradient.reshape(1, -1))[0]
+        return squares
+    large = {column: gradient for column, gradient in given if _is_large(gradient)}
+    small = {column: gradient for column, gradient in given if column not in large}
+    if large:
+        squares[list(large)] = torch.stack([_by_rows(gradient) for gradient in large.values()]).square()
+    if small:  # one call where L would add up
+        norms = torch._foreach_norm(list(small.values()), dtype=torch.float64)
+        squares[list(small)] = torch.stack(norms).square()
     for column in (squares < _UNDERFLOW).nonzero().flatten().tolist():
         gradient = gradients[column]
-        if gradient is not None and _is_large(gradient):
+        if column in large and gradient is not None:
             squares[column] = torch.linalg.vector_norm(gradient, dtype=torch.float64).square()
     return squares
 

@@ -40,7 +40,7 @@ from lightning_gradood.gradients.precautions import Precautions, observe
 from lightning_gradood.gradients.seeds import scaled_seed
 from lightning_gradood.gradients.state import requiring_grad
 from lightning_gradood.gradients.structure import Structure, structure_of
-from lightning_gradood.gradients.twin import reveal, twin_of
+from lightning_gradood.gradients.twin import images_for, reveal, twin_of
 from lightning_gradood.gradients.verification import first_excess, seeds_agree
 
 MISMATCH = "closed forms do not give the loop's numbers"
@@ -209,7 +209,7 @@ def _examined_somehow(network: nn.Module, probes: Tensor, dtype: torch.dtype, pr
 def _truth(network: nn.Module, probes: Tensor, precautions: Precautions) -> tuple[Tensor, Tensor]:
     """Three images' norms by the loop, float64 [3, K, L], the first one's under seeds of other sizes, too; logits [3, C]."""
     parameters = list(network.parameters())
-    probes, plain = probes.to(parameters[0]), replace(precautions, scales_seeds=False)
+    probes, plain = images_for(network, probes), replace(precautions, scales_seeds=False)
     first, logits = loop_norms(
         network, probes[:1], [_Sized(factor) for factor in (1.0, 2.0**20, 2.0**-20)], parameters, plain
     )
@@ -222,7 +222,7 @@ def _truth(network: nn.Module, probes: Tensor, precautions: Precautions) -> tupl
 def _examined(network: nn.Module, probes: Tensor, truth: Tensor, logits: Tensor, precautions: Precautions) -> Plan:
     parameters = list(network.parameters())
     size = probes.element_size()
-    probes = probes.to(parameters[0])
+    probes = images_for(network, probes)
     with requiring_grad(parameters, False):
         check_independent(network, probes, logits, precautions)
         # powers of two do not round, so that float32 is as good as float64 here

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from lightning_gradood.gradients.labels import LabelDesign
+from lightning_gradood.gradients.precision import exact, sent
 
 
 def scaled_seed(design: LabelDesign, logits: Tensor) -> tuple[Tensor, Tensor]:
@@ -17,15 +18,16 @@ def scaled_seed(design: LabelDesign, logits: Tensor) -> tuple[Tensor, Tensor]:
         logits: [N, C], any floating dtype.
 
     Returns:
-        The seed [N, C] in the dtype of `logits`, and the scale, float64 [N]. A seed of zeros stays zeros, with scale 1.
+        The seed [N, C] in the dtype and on the device of `logits`, and the scale, float64 [N], on the CPU where that device
+        has no float64. A seed of zeros stays zeros, with scale 1.
     """
-    seed = design.seed(logits.detach().double())
+    seed = design.seed(exact(logits.detach()))
     scale = seed.abs().amax(1)
     scale = scale.where(scale > 0, 1.0)
-    return (seed / scale[:, None]).to(logits.dtype), scale
+    return sent(seed / scale[:, None], logits), scale
 
 
 def natural_seed(design: LabelDesign, logits: Tensor) -> tuple[Tensor, Tensor]:
-    """Return each image's seed as it is, in the dtype of `logits`, and a scale of 1: for a backward that is not linear."""
-    seed = design.seed(logits.detach().double())
-    return seed.to(logits.dtype), seed.new_ones(seed.shape[0])
+    """Return each image's seed as it is, for a backward that is not linear, and a scale of 1; otherwise as `scaled_seed`."""
+    seed = design.seed(exact(logits.detach()))
+    return sent(seed, logits), seed.new_ones(seed.shape[0])

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from lightning_gradood.gradients.derived import Derived
+from lightning_gradood.gradients.precision import exact, has_float64, home, scaled_squares
 
 _SMALL = 1 << 15  # elements, below which float64 costs less than asking whether it is needed
 
@@ -78,17 +79,17 @@ class Tally:
         if self._is_summed(tensor):
             self._add(tensor, gradients())
         else:
-            self._norms[self.column(tensor)] = squared_rows(gradients()) if norms is None else norms().double()
+            self._norms[self.column(tensor)] = squared_rows(gradients()) if norms is None else exact(norms())
 
     def result(self) -> Tensor:
-        """The pass's squared norms, float64 [N, L]; a parameter without any contribution has 0."""
+        """The pass's squared norms, float64 [N, L], on the device's `home`; a parameter without any contribution has 0."""
         ways_back = {key: gradient for key, gradient in self._sums.items() if key not in self._column}
         for parameter, gradient in self.derived.pull_back(ways_back):
             self._add(parameter, gradient)
         for key, gradient in self._sums.items():
             if key in self._column:
                 self._norms[self._column[key]] = squared_rows(gradient)
-        nothing = torch.zeros(self.batch, dtype=torch.float64, device=self._parameters[0].device)
+        nothing = torch.zeros(self.batch, dtype=torch.float64, device=home(self._parameters[0].device))
         return torch.stack([self._norms.get(column, nothing) for column in range(len(self._uses))], 1)
 
     def _is_summed(self, tensor: Tensor) -> bool:
@@ -102,6 +103,8 @@ class Tally:
 def squared_rows(gradients: Tensor) -> Tensor:
     """Squared L2 norm of every row, [N, ...] -> float64 [N]; small ones and those near underflow summed in float64."""
     rows = gradients.reshape(gradients.shape[0], -1)
+    if not has_float64(rows.device):
+        return scaled_squares(rows)
     if rows.numel() <= _SMALL:
         norms: Tensor = torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64)
         return norms.square()

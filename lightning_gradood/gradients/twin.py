@@ -13,6 +13,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from lightning_gradood.gradients.precision import home
+
 _TINY = 0.05  # root mean square of a parameter, below which what lies behind it could be hidden
 
 
@@ -28,14 +30,19 @@ def twin_of(network: nn.Module, dtype: torch.dtype = torch.float64) -> nn.Module
             if isinstance(value, Tensor) and not value.is_leaf:  # which deepcopy refuses, e.g. a cached weight
                 memo[id(value)] = value.detach().clone()
     twin = copy.deepcopy(network, memo)
-    if dtype == torch.float64 and any(parameter.device.type == "mps" for parameter in twin.parameters()):
-        twin = twin.cpu()
-    twin = twin.to(dtype)
+    device = next(twin.parameters()).device
+    twin = twin.to(home(device) if dtype == torch.float64 else device).to(dtype)
     for module in twin.modules():
         for name, value in module.__dict__.items():
             if isinstance(value, Tensor) and value.is_floating_point():
-                module.__dict__[name] = value.to(dtype)
+                module.__dict__[name] = value.to(dtype).to(next(twin.parameters()).device)
     return twin
+
+
+def images_for(network: nn.Module, images: Tensor) -> Tensor:
+    """Images where a network's parameters are and in their dtype; they travel before they become float64."""
+    parameter = next(network.parameters())
+    return images.to(parameter.device).to(parameter.dtype)
 
 
 def reveal(parameters: Sequence[nn.Parameter]) -> None:
@@ -46,12 +53,12 @@ def reveal(parameters: Sequence[nn.Parameter]) -> None:
             values = parameter.detach()
             if not values.numel() or float(values.square().mean().sqrt()) >= _TINY / math.sqrt(max(1, _inputs(values))):
                 continue
-            drawn = torch.rand(values.shape, generator=generator, dtype=torch.float64)
+            drawn = torch.rand(values.shape, generator=generator)
             if values.ndim < 2 or _inputs(values) == 1:
                 drawn = 0.25 + 0.5 * drawn  # positive, as scales and temperatures are
             else:
                 drawn = (2 * drawn - 1) * math.sqrt(3 / _inputs(values))
-            parameter.copy_(drawn.to(parameter))
+            parameter.copy_(drawn)
 
 
 def _inputs(values: Tensor) -> int:

@@ -26,7 +26,7 @@ from lightning_gradood.gradients.loop import loop_norms
 from lightning_gradood.gradients.precautions import Precautions
 from lightning_gradood.gradients.seeds import scaled_seed
 from lightning_gradood.gradients.state import requiring_grad
-from lightning_gradood.gradients.twin import twin_of
+from lightning_gradood.gradients.twin import images_for, twin_of
 
 
 @dataclass(frozen=True)
@@ -157,7 +157,7 @@ def _in_double(subject: Subject, images: Tensor, design: LabelDesign, checks: Ch
     try:
         network = twin_of(subject.network)
         twin = Subject(network, list(network.parameters()), subject.precautions)
-        images = images.to(twin.parameters[0])
+        images = images_for(network, images)
         with requiring_grad(twin.parameters, False), twin.precautions.around(network):
             pass_ = engine.forward(network, twin.precautions.given(images), twin.parameters, 2)
             norms = engine.backward(pass_, [design], keep=True)[:, 0]

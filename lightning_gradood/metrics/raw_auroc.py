@@ -5,6 +5,7 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
+from lightning_gradood.gradients import widest
 from lightning_gradood.metrics.detection import auroc
 
 
@@ -12,8 +13,9 @@ class RawBinaryAUROC(Metric):
     """AUROC over all batches, on scores of any range, equal to `auroc` of the concatenated scores.
 
     torchmetrics' own `BinaryAUROC` sends a batch with any score outside [0, 1] through a float32 sigmoid, which ties
-    what differs. This one keeps the scores as float64 and sorts once, in `compute`. Call `update` on each batch and
-    `compute` at the end; calling the object itself would ask for the AUROC of one batch, which may hold a single class.
+    what differs. This one keeps the scores as float64 (float32 on a device that has no more) and sorts once, in
+    `compute`. Call `update` on each batch and `compute` at the end; calling the object itself would ask for the AUROC of
+    one batch, which may hold a single class.
 
     Args:
         sync_on_compute: Whether `compute` gathers the scores of all processes first. Give False where each process
@@ -49,11 +51,11 @@ class RawBinaryAUROC(Metric):
             scores: Real numbers `[n]`, higher = more anomalous, any floating dtype.
             labels: 0 (normal) or 1 (anomalous), `[n]`.
         """
-        self.scores.append(scores.detach().to(torch.float64))
+        self.scores.append(scores.detach().to(widest(scores.device)))
         self.labels.append(labels.detach())
 
     def compute(self) -> Tensor:
-        """Return the AUROC of all scores so far as a float64 scalar."""
+        """Return the AUROC of all scores so far as a scalar, float64 or, on a device that has none, float32."""
         scores, labels = dim_zero_cat(self.scores), dim_zero_cat(self.labels)
-        area = auroc(scores.cpu().numpy(), labels.cpu().numpy())
-        return torch.tensor(area, dtype=torch.float64, device=scores.device)
+        area = auroc(scores.cpu().double().numpy(), labels.cpu().numpy())
+        return torch.tensor(area, dtype=widest(scores.device), device=scores.device)

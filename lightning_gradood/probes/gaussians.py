@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lightning_gradood.gradients import exact, home
+
 
 @dataclass(frozen=True)
 class TiedGaussians:
@@ -25,7 +27,7 @@ class TiedGaussians:
             Lee et al. 2018, Eq. 2, with the factor ½ of their code.
         """
         centre = self.means.mean(dim=0)  # nearer to 0, products lose less
-        white = (features.double() - centre) @ self.whitening
+        white = (exact(features) - centre) @ self.whitening
         means = (self.means - centre) @ self.whitening
         with torch.no_grad():
             distances = torch.cdist(white, means, compute_mode="donot_use_mm_for_euclid_dist")
@@ -33,8 +35,8 @@ class TiedGaussians:
         return -0.5 * (white - closest).square().sum(dim=1)
 
     def to(self, device: torch.device) -> "TiedGaussians":
-        """Return the same on a device."""
-        return TiedGaussians(self.means.to(device), self.whitening.to(device))
+        """Return the same on a device, or on the CPU for one that has no float64."""
+        return TiedGaussians(self.means.to(home(device)), self.whitening.to(home(device)))
 
 
 class Moments:
@@ -56,7 +58,8 @@ class Moments:
             features: [N, D], any floating dtype.
             labels: classes, int64 [N], below `classes`.
         """
-        features = features.detach().double()
+        features = exact(features.detach())
+        labels = labels.to(features.device)
         if not len(self._sums):
             self._origin = features.mean(dim=0)  # moments about a point nearby lose no digits
             self._counts = self._counts.to(features.device)

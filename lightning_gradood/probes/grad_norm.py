@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightning_gradood.errors import Refusal
+from lightning_gradood.gradients import exact
 from lightning_gradood.probes.tap_probe import TapProbe
 from lightning_gradood.probes.taps import PENULTIMATE
 
@@ -42,8 +43,8 @@ class GradNormProbe(TapProbe):
         """
         (features,) = taps
         _refuse_other_heads(network, logits, features)
-        seeds = logits.shape[1] * logits.double().softmax(dim=1) - 1
-        return seeds.abs().sum(dim=1, keepdim=True) * features.double().abs().sum(dim=1, keepdim=True)
+        seeds = logits.shape[1] * exact(logits).softmax(dim=1) - 1
+        return seeds.abs().sum(dim=1, keepdim=True) * exact(features).abs().sum(dim=1, keepdim=True)
 
 
 def _refuse_other_heads(network: nn.Module, logits: Tensor, features: Tensor) -> None:

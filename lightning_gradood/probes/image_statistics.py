@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_gradood.errors import Refusal
+from lightning_gradood.gradients import exact
 from lightning_gradood.probes.probe import Probe
 
 _BLOCK = 8  # pixels; JPEG transforms blocks of this size
@@ -56,7 +57,7 @@ def image_statistics(images: Tensor) -> Tensor:
             f"`images` should be [N, C, H, W]. Got `images.shape = {list(images.shape)}`. Leave image statistics out for "
             "data that are no images."
         )
-    pixels = images.double()
+    pixels = exact(images)
     flat = pixels.flatten(1)
     blockiness = (_blockiness(pixels) + _blockiness(pixels.transpose(2, 3))) / 2
     return torch.stack([flat.mean(1), flat.var(1, correction=0), _high_frequency(pixels), blockiness], dim=1)

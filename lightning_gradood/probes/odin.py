@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from lightning_gradood.gradients import Predicted, exact_arithmetic, probing
+from lightning_gradood.gradients import Predicted, exact, exact_arithmetic, probing, sent
 from lightning_gradood.probes.grids import checked_grid
 from lightning_gradood.probes.probe import Probe
 from lightning_gradood.probes.steps import leaf, signs_of
@@ -76,14 +76,14 @@ class OdinProbe(Probe):
         with torch.no_grad():
             for magnitude in self.magnitudes:
                 moved = logits if signs is None or magnitude == 0 else network(images - magnitude * signs)
-                columns.append(torch.softmax(moved.double() / temperature, dim=1).amax(dim=1))
+                columns.append(torch.softmax(exact(moved) / temperature, dim=1).amax(dim=1))
         return columns
 
 
 def _signs(images: Tensor, logits: Tensor, temperature: float) -> Tensor:
     """Signs of each image's own gradient; the seed's scale changes no sign and keeps float32 from underflow."""
-    seed = Predicted(temperature).seed(logits.detach().double())
+    seed = Predicted(temperature).seed(exact(logits.detach()))
     largest = seed.abs().amax(dim=1, keepdim=True)
-    seed = (seed / largest.where(largest > 0, 1.0)).to(logits.dtype)
+    seed = sent(seed / largest.where(largest > 0, 1.0), logits)
     (gradient,) = torch.autograd.grad(logits, images, seed, retain_graph=True)
     return signs_of(gradient)

@@ -1,5 +1,6 @@
 """The task that trains the paper's detector, an MLP on gradient representations."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from lightning_gradood.errors import Refusal
+from lightning_gradood.gradients import exact, has_float64, home, sent
 from lightning_gradood.metrics import RawBinaryAUROC
 
 _SMALLEST = 1e-30  # added before the logarithm: squared norms of confident images underflow to zero
@@ -63,7 +65,8 @@ class DetectionTask(LightningModule):
     """Train a 2-layer MLP to tell normal (0) from anomalous (1) representations with binary cross entropy.
 
     Inputs are log-transformed, then standardised and whitened with the statistics of the training split, which are saved
-    with the weights. Logs `train/loss`, `val/loss` (means over records) and `val/auroc`.
+    with the weights. Logs `train/loss`, `val/loss` (means over records) and `val/auroc`. Records and statistics are float64
+    and stay on the CPU where the task is on a device that has none.
 
     Args:
         representations: those of the training split, float64 [n, L]; give the statistics and the input width.
@@ -95,8 +98,15 @@ class DetectionTask(LightningModule):
     def forward(self, representations: Tensor) -> Tensor:
         """Logits [n] of representations float64 [n, L]; higher = more anomalous."""
         standardised = (self._transformed(representations) - self.mean) / self.std
-        logits: Tensor = self.network((standardised @ self.directions).float())
+        logits: Tensor = self.network(sent(standardised @ self.directions, next(self.parameters())))
         return logits.squeeze(1)
+
+    def transfer_batch_to_device(
+        self, batch: tuple[Tensor, Tensor], device: torch.device, dataloader_idx: int
+    ) -> tuple[Tensor, Tensor]:
+        """Move labels to the device and representations to where float64 is."""
+        representations, anomalous = batch
+        return representations.to(home(device)), anomalous.to(device)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """Mean loss of a batch of (representations, 0/1)."""
@@ -120,8 +130,19 @@ class DetectionTask(LightningModule):
             self.parameters(), lr=self.settings.learning_rate, weight_decay=self.settings.weight_decay
         )
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "DetectionTask":
+        """Move all there is, as `Module.to` does by this function, but float64 statistics to a device's `home`."""
+        device = fn(torch.empty(0)).device
+
+        def moved(tensor: Tensor) -> Tensor:
+            stays = tensor.dtype == torch.float64 and not has_float64(device)
+            return tensor.to(home(device)) if stays else fn(tensor)
+
+        super()._apply(moved, recurse)  # type: ignore[no-untyped-call]
+        return self
+
     def _transformed(self, representations: Tensor) -> Tensor:
-        values = representations.double()
+        values = exact(representations)
         return torch.log(values + _SMALLEST) if self.settings.log_values else values
 
 

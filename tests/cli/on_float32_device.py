@@ -1,0 +1,50 @@
+"""The README's first command on a device without float64; see tests/test_devices_without_float64.py."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+from float32_device import without_float64
+from tiny import only_run, results
+
+from lightning_gradood.callbacks import probing
+from lightning_gradood.cli import main
+
+DIGITS = str(Path(__file__).parents[2] / "configs" / "digits.yaml")
+SMALL = [
+    *("--data.init_args.limit", "16", "--trainer.max_epochs", "1", "--trainer.enable_progress_bar", "false"),
+    *("--trainer.log_every_n_steps", "1", "--detection.resamples", "20", "--detection.mlp.max_epochs", "3"),
+    *("--trainer.callbacks", "[{class_path: ReportCallback, init_args: {figures: false}}]"),
+    *("--detection.detectors", "[Energy, GradNorm, Mahalanobis, ImageStatistics]"),
+]
+
+
+def fitted(*device):
+    """The outcomes of a small run, by source."""
+    main(["fit", "--config", DIGITS, *SMALL, *device])
+    found = {
+        (one["source"], one["detector"]): one["metrics"]["test"] for one in results(only_run("digits"))["outcomes"]
+    }
+    shutil.rmtree("runs")
+    return found
+
+
+def test_digits(monkeypatch):
+    devices, read = [], probing.read_together
+
+    def noting(probes, network, images):
+        devices.append(images.device.type)
+        return read(probes, network, images)
+
+    monkeypatch.setattr(probing, "read_together", noting)
+    truth = fitted("--trainer.accelerator", "cpu")
+    with without_float64() as device:
+        devices.clear()
+        found = fitted("--trainer.accelerator", device.type, "--trainer.strategy", device.type)
+    assert set(devices) == {device.type}
+    assert found.keys() == truth.keys()
+    assert len(found) > 7
+    for where, metrics in truth.items():
+        numbers = {name: value for name, value in metrics.items() if isinstance(value, float)}
+        assert numbers
+        assert {name: found[where][name] for name in numbers} == pytest.approx(numbers, abs=1e-6), where
