@@ -4,6 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from lightning_gradood.errors import Refusal
 from lightning_gradood.gradients import AllOnes, LabelDesign, batches, costs, squared_gradient_norms
@@ -195,3 +197,32 @@ def test_large_activations_make_small_micro_batches(monkeypatch: pytest.MonkeyPa
         plan = plan_for(network, images, parameters)
     assert 1 <= plan.micro_batch < 5
     truth.assert_exact(squared_gradient_norms(network, images), truth.true_norms(network, images))
+
+
+class Largest(TorchDispatchMode):
+    """Remembers the largest tensor that an operation made, views of others apart."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.elements = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        given = {t.untyped_storage().data_ptr() for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)}
+        made = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(made):
+            if isinstance(tensor, Tensor) and tensor.untyped_storage().data_ptr() not in given:
+                self.elements = max(self.elements, tensor.numel())
+        return made
+
+
+@pytest.mark.parametrize("inference", [False, True])
+@pytest.mark.parametrize("name", ["pointwise", "sequence_first"])
+def test_nothing_is_as_large_as_the_callers_batch(name: str, inference: bool) -> None:
+    """Neither the first call nor a later one, by closed forms or by the loop, copies, casts or compares it whole."""
+    network = make(name, torch.float32)
+    with torch.inference_mode(inference):
+        images = pictures(400, torch.float64)
+        for _ in range(2):
+            with Largest() as largest:
+                squared_gradient_norms(network, images)
+            assert largest.elements <= images.numel() / 3  # 32 images of up to 8 channels for 3
