@@ -2,9 +2,9 @@
 
     OMP_NUM_THREADS=1 python -m benchmarks.measure_costs
 
-Every form is timed on the shapes of residual, dense, wide and depthwise-separable networks. A form's cost is linear in the constants, so one
-non-negative least-squares fit over all timings gives them. The regret is the time of the chosen forms over that of the
-fastest ones. Last comes what `costs.LARGE_MAP` decides: both ways of a 1×1 convolution's input gradient.
+Every form is timed on the shapes of residual, dense, wide and depthwise-separable networks. A form's cost is linear in
+the constants, so one non-negative least-squares fit over all timings gives them. The regret is the time of the chosen
+forms over that of the fastest ones. Last comes what `costs.LARGE_MAP` decides: both ways of a 1×1 convolution's input gradient.
 """
 
 from __future__ import annotations

@@ -21,9 +21,9 @@ class Costs:
     weight_product: float = 9.3  # an entry of dW written by a matrix product
     unfolded: float = 66.0  # an element of the unfolded input
     pair: float = 7.5  # an entry of a Gram matrix
-    narrow: float = 23.0  # a multiplication of the grouped convolution with one channel per group, up to 3 × 3 taps
+    narrow: float = 2.6  # a multiplication of the grouped convolution with one channel per group, up to 3 × 3 taps
     wide: float = 75.0  # the same with more taps
-    slid: float = 8.0  # a multiplication of the forward depthwise convolution
+    slid: float = 2.8  # a multiplication of the forward depthwise convolution
     diagonal: float = 15.0  # an entry of a Gram matrix, each time it is run through to sum along diagonals
 
 
