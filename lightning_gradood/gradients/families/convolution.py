@@ -95,7 +95,7 @@ def possible_forms(size: costs.Size, geometry: Geometry, limits: costs.Limits) -
     """Return the forms that are right for a shape, and how many images each takes at a time."""
     C, D, T = size.C, size.D, size.positions
     found: dict[Form, int] = {forms.materialised: max(1, limits.weights // (C * D * size.taps // size.groups))}
-    if limits.slides and geometry.is_depthwise(C):
+    if limits.slides and geometry.is_depthwise(C) and T > 1:  # torch takes a kernel of one entry group by group
         found[forms.depthwise] = max(1, limits.chunk // (4 * (C * size.pixels + D * T)))
     if geometry.is_pointwise():
         found[forms.pointwise] = max(2, limits.chunk // (C * D))
