@@ -29,6 +29,9 @@ class Costs:
 
 CPU = Costs()
 ALONE = 1 << 16  # elements of a parameter on average, from which closed forms beat the loop on one image alone
+TOKEN_PAIR = (
+    0.88  # a linear layer's time for each pair of tokens and channel, per multiplication of its dW: strips save
+)
 LARGE_NORM = 1 << 15  # elements of an image, from which a layer norm's backward pays one call for each image
 LARGE_MAP = 256  # pixels, from which a 1×1 convolution's input gradient is faster as a matrix product
 

@@ -69,15 +69,15 @@ def weight_norms(a: Tensor, b: Tensor) -> Tensor:
     (_, T, C), D = a.shape, b.shape[2]
     if T == 1:
         return squared_rows(a) * squared_rows(b)
-    if T * (C + D) >= C * D:
+    if costs.TOKEN_PAIR * T * (C + D) >= C * D:
         return _through_gradients(a, b)
     pair = paired_products(a.transpose(1, 2), b.transpose(1, 2))
     return guarded(*pair, lambda rows: _through_gradients(a[rows], b[rows]))
 
 
 def _through_gradients(a: Tensor, b: Tensor) -> Tensor:
-    """The same through `weight_gradients`, of so many images at a time that dW is still in the cache when it is read."""
-    step = max(1, costs.limits(a.device).weights // (a.shape[2] * b.shape[2]))
+    """The same through `weight_gradients`, of few images at a time where dW is large."""
+    step = max(1, costs.limits(a.device).chunk // (a.shape[2] * b.shape[2]))
     if step >= a.shape[0]:
         return squared_rows(weight_gradients(a, b))
     parts = zip(torch.split(a, step), torch.split(b, step), strict=True)
