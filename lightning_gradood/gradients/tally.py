@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lightning_gradood.gradients.derived import Derived
 
-_SMALL = 1 << 15  # elements, up to which float64 costs less than asking whether it is needed, and calls more than both
+_SMALL = 1 << 15  # elements, below which float64 costs less than asking whether it is needed
 
 
 class Tally:
@@ -39,7 +39,6 @@ class Tally:
     def start(self) -> None:
         """Begin a backward pass: forget the contributions of the one before."""
         self._norms: dict[int, Tensor] = {}  # by column
-        self._small: dict[int, Tensor] = {}  # by column, gradients [N, elements] that are squared at the end, together
         self._sums: dict[int, Tensor] = {}  # by id, of parameters and of derived tensors
 
     def is_parameter(self, tensor: object) -> bool:
@@ -78,12 +77,8 @@ class Tally:
             return
         if self._is_summed(tensor):
             self._add(tensor, gradients())
-        elif norms is not None:
-            self._norms[self.column(tensor)] = norms().double()
-        elif (found := gradients()).numel() > _SMALL:
-            self._norms[self.column(tensor)] = squared_rows(found)
         else:
-            self._small[self.column(tensor)] = found.reshape(self.batch, -1)
+            self._norms[self.column(tensor)] = squared_rows(gradients()) if norms is None else norms().double()
 
     def result(self) -> Tensor:
         """The pass's squared norms, float64 [N, L]; a parameter without any contribution has 0."""
@@ -93,10 +88,6 @@ class Tally:
         for key, gradient in self._sums.items():
             if key in self._column:
                 self._norms[self._column[key]] = squared_rows(gradient)
-        if self._small:
-            joined = torch.cat(list(self._small.values()), 1).double().square_()
-            parts = torch.split(joined, [part.shape[1] for part in self._small.values()], 1)
-            self._norms.update(zip(self._small, (part.sum(1) for part in parts), strict=True))
         nothing = torch.zeros(self.batch, dtype=torch.float64, device=self._parameters[0].device)
         return torch.stack([self._norms.get(column, nothing) for column in range(len(self._uses))], 1)
 
