@@ -2,9 +2,9 @@
 
     OMP_NUM_THREADS=1 python -m benchmarks.measure_costs
 
-Every form is timed on the shapes of residual, dense and wide networks. A form's cost is linear in the constants, so one
-non-negative least-squares fit over all timings gives them. The regret is the time of the chosen forms over that of the
-fastest ones. Last comes what `costs.LARGE_MAP` decides: both ways of a 1×1 convolution's input gradient.
+Every form is timed on the shapes of residual, dense, wide and depthwise-separable networks. A form's cost is linear in
+the constants, so one non-negative least-squares fit over all timings gives them. The regret is the time of the chosen
+forms over that of the fastest ones. Last comes what `costs.LARGE_MAP` decides: both ways of a 1×1 convolution's input gradient.
 """
 
 from __future__ import annotations
@@ -33,6 +33,12 @@ SHAPES = [
     (48, 12, 16, 3, 1), (200, 48, 8, 1, 1), (48, 12, 8, 3, 1), (256, 64, 56, 1, 1), (64, 64, 56, 3, 1),
     (512, 128, 28, 1, 1), (128, 128, 28, 3, 1), (1024, 256, 14, 1, 1), (256, 256, 14, 3, 1), (2048, 512, 7, 1, 1),
 ]  # fmt: skip
+# the same for depthwise convolutions, which have as many groups as channels
+DEPTHWISE = [
+    (96, 96, 56, 7, 1), (192, 192, 28, 7, 1), (384, 384, 14, 7, 1), (768, 768, 7, 7, 1), (16, 16, 112, 3, 1),
+    (64, 64, 112, 3, 2), (72, 72, 56, 3, 1), (72, 72, 56, 5, 2), (120, 120, 28, 5, 1), (240, 240, 28, 3, 2),
+    (200, 200, 14, 3, 1), (672, 672, 14, 5, 1), (672, 672, 14, 5, 2), (960, 960, 7, 5, 1), (1152, 1152, 7, 3, 1),
+]  # fmt: skip
 IMAGES = 16
 LIMITS = costs.limits(torch.device("cpu"))
 GRAM = (forms.products, forms.pixel_products)
@@ -42,7 +48,7 @@ NAMES = [field.name for field in dataclasses.fields(costs.Costs)]
 def main() -> None:
     """Time, fit, print the constants and the regret."""
     rows, seconds, regret = [], [], [0.0, 0.0]
-    for shape in SHAPES:
+    for shape in SHAPES + DEPTHWISE:
         size, geometry = _described(*shape)
         possible = possible_forms(size, geometry, LIMITS)
         if size.positions > 1024:  # a Gram matrix of an image is far from paying
@@ -75,7 +81,8 @@ def _coefficients(cost: Callable[[costs.Size, costs.Costs], float], size: costs.
 
 
 def _described(C: int, D: int, side: int, kernel: int, stride: int) -> tuple[costs.Size, Geometry]:
-    geometry = Geometry((kernel,) * 2, (stride,) * 2, (kernel // 2,) * 2, (1, 1), 1, False, (0, 0))
+    groups = C if (C, D, side, kernel, stride) in DEPTHWISE else 1
+    geometry = Geometry((kernel,) * 2, (stride,) * 2, (kernel // 2,) * 2, (1, 1), groups, False, (0, 0))
     return size_of(C, D, (side,) * 2, (math.ceil(side / stride),) * 2, geometry), geometry
 
 

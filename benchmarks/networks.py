@@ -51,12 +51,32 @@ def vit_b_16() -> nn.Module:
     return network
 
 
+def vit_small_patch16_224() -> nn.Module:
+    """timm's ViT-S/16, random weights; its head is not zero.
+
+    Raises:
+        ImportError: if timm is not installed.
+    """
+    try:
+        import timm
+    except ImportError as error:
+        raise ImportError("vit_small_patch16_224 is timm's: pip install timm, or leave it out of --networks") from error
+    network: nn.Module = timm.create_model("vit_small_patch16_224")
+    return network
+
+
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], int]] = {
     "resnet18": (resnet18, 32),
     "densenet_bc_100_12": (densenet_bc_100_12, 32),
     "wrn_40_2": (wrn_40_2, 32),
     "resnet50": (torchvision.models.resnet50, 224),
     "vit_b_16": (vit_b_16, 224),
+    "vit_small_patch16_224": (vit_small_patch16_224, 224),
+    "convnext_tiny": (torchvision.models.convnext_tiny, 224),
+    "mobilenet_v3_large": (torchvision.models.mobilenet_v3_large, 224),
+    "efficientnet_b0": (torchvision.models.efficientnet_b0, 224),
+    "swin_t": (torchvision.models.swin_t, 224),
+    "vgg16": (torchvision.models.vgg16, 224),
 }
 
 

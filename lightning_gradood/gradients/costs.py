@@ -21,11 +21,18 @@ class Costs:
     weight_product: float = 9.3  # an entry of dW written by a matrix product
     unfolded: float = 66.0  # an element of the unfolded input
     pair: float = 7.5  # an entry of a Gram matrix
+    narrow: float = 2.6  # a multiplication of the grouped convolution with one channel per group, up to 3 × 3 taps
+    wide: float = 75.0  # the same with more taps
+    slid: float = 2.8  # a multiplication of the forward depthwise convolution
     diagonal: float = 15.0  # an entry of a Gram matrix, each time it is run through to sum along diagonals
 
 
 CPU = Costs()
 ALONE = 1 << 16  # elements of a parameter on average, from which closed forms beat the loop on one image alone
+TOKEN_PAIR = (
+    0.88  # a linear layer's time for each pair of tokens and channel, per multiplication of its dW: strips save
+)
+LARGE_NORM = 1 << 15  # elements of an image, from which a layer norm's backward pays one call for each image
 LARGE_MAP = 256  # pixels, from which a 1×1 convolution's input gradient is faster as a matrix product
 
 
@@ -40,6 +47,7 @@ class Limits:
         micro_batch: images in one pass.
         activation_bytes: what a pass may keep for its backward; fewer images are taken where they would need more.
         recheck: share of the time that goes into comparing images, chosen by chance, with the loop.
+        slides: whether a forward depthwise convolution is fast with an output gradient as its kernel, as oneDNN's is.
     """
 
     chunk: int = 1 << 22
@@ -47,11 +55,12 @@ class Limits:
     micro_batch: int = 32
     activation_bytes: int = 2**30
     recheck: float = 0.01
+    slides: bool = True
 
 
 _CPU = Limits()
 # Not measured, for want of an accelerator: large enough to keep one busy, small enough for 16 GB.
-_ACCELERATOR = Limits(chunk=1 << 27, weights=1 << 27, micro_batch=256, activation_bytes=4 * 2**30)
+_ACCELERATOR = Limits(chunk=1 << 27, weights=1 << 27, micro_batch=256, activation_bytes=4 * 2**30, slides=False)
 
 
 def limits(device: torch.device) -> Limits:
@@ -81,11 +90,20 @@ class Size:
 def materialised(size: Size, costs: Costs) -> float:
     """Cost of one image's dW by grouped convolution."""
     C, D = size.C, size.D
+    if size.groups == C > 1:
+        each = costs.narrow if size.taps <= 9 else costs.wide
+        return each * size.positions * D * size.taps + costs.moved * (C * size.pixels + D * size.positions)
     if size.taps > 1 and C >= 12 and D >= 8:
         C, D = math.ceil(C / 16) * 16, math.ceil(D / 16) * 16
     products = size.positions * C * D * size.taps // size.groups
     written = costs.weight * size.C * size.D * size.taps // size.groups
     return products + written + costs.moved * (size.C * size.pixels + size.D * size.positions)
+
+
+def depthwise(size: Size, costs: Costs) -> float:
+    """Cost of one image's dW by a forward depthwise convolution."""
+    products = size.positions * size.D * size.taps
+    return costs.slid * products + costs.moved * (size.D * size.pixels + size.D * size.positions)
 
 
 def pointwise(size: Size, costs: Costs) -> float:

@@ -7,6 +7,7 @@ computed again through dW itself. ρ costs nothing: both matrices are at hand.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import torch
@@ -29,19 +30,28 @@ def paired(gram: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
         gram: A, [N, T, T].
         b: [N, D, T].
     """
+    return _paired(lambda start, stop: gram[:, start:stop, start:], b)
+
+
+def paired_products(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Return what `paired` does for A = aᵀa, a [N, C, T], of which strips are all that is computed."""
+    return _paired(lambda start, stop: _strip(a, start, stop), b)
+
+
+def _paired(strip_of: Callable[[int, int], Tensor], b: Tensor) -> tuple[Tensor, Tensor]:
     T = b.shape[2]
-    step = max(_STRIP, T // 4)
-    trace_a = _trace(gram)
-    trace_b, inner = torch.zeros_like(trace_a), torch.zeros_like(trace_a)
+    step = max(_STRIP, -(-T // 4))
+    traces_a, traces_b, inners = [], [], []
     for start in range(0, T, step):
-        rows = slice(start, start + step)
-        strip = torch.bmm(b[:, :, rows].transpose(1, 2), b[:, :, start:])
-        trace_b += _trace(strip)
-        strip.mul_(gram[:, rows, start:])
-        inner += _total(strip)
+        other, strip = strip_of(start, start + step), _strip(b, start, start + step)
+        traces_a.append(_trace(other))
+        traces_b.append(_trace(strip))
+        strip.mul_(other)
+        inners.append(_total(strip))
         if strip.shape[2] > step:
-            inner += _total(strip[:, :, step:])
-    info = torch.finfo(gram.dtype)
+            inners.append(_total(strip[:, :, step:]))
+    trace_a, trace_b, inner = (functools.reduce(torch.add, parts) for parts in (traces_a, traces_b, inners))
+    info = torch.finfo(b.dtype)
     vanishing = torch.minimum(trace_a, trace_b) < T * info.tiny / info.eps
     return inner, (trace_a * trace_b).masked_fill(vanishing, torch.inf)
 
@@ -58,6 +68,11 @@ def guarded(inner: Tensor, traces: Tensor, again: Callable[[Tensor], Tensor]) ->
     if rows.numel():
         inner[rows] = again(rows)
     return inner
+
+
+def _strip(b: Tensor, start: int, stop: int) -> Tensor:
+    """Rows of bᵀb from its diagonal on."""
+    return torch.bmm(b[:, :, start:stop].transpose(1, 2), b[:, :, start:])
 
 
 def _total(matrices: Tensor) -> Tensor:

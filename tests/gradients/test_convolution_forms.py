@@ -1,5 +1,6 @@
 """Every form of a convolution's norm and its input gradient, against autograd one image at a time."""
 
+import dataclasses
 import itertools
 import math
 
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from lightning_gradood.gradients import costs
 from lightning_gradood.gradients.families import convolution_forms as forms
-from lightning_gradood.gradients.families.convolution import cheapest, possible_forms, size_of
+from lightning_gradood.gradients.families.convolution import Form, cheapest, possible_forms, size_of
 from lightning_gradood.gradients.families.convolution_forms import Geometry
 
 LIMITS = costs.limits(torch.device("cpu"))
@@ -61,6 +62,61 @@ def test_forms_agree_with_autograd(kernel: Sizes, stride: Sizes, padding: Sizes,
             found = forms.from_products(found, x, b, geometry)
         torch.testing.assert_close(found, norms, rtol=1e-10, atol=0)
     torch.testing.assert_close(forms.input_gradient(x, b, weight, geometry), inputs, rtol=1e-12, atol=1e-12)
+
+
+DEPTHWISE = [
+    ((3, 3), (1, 1), (1, 1), (1, 1), (7, 6)),
+    ((7, 7), (1, 1), (3, 3), (1, 1), (9, 8)),
+    ((5, 5), (2, 2), (2, 2), (1, 1), (8, 7)),
+    ((3, 3), (2, 2), (1, 1), (1, 1), (8, 8)),  # the last row and column are seen by fewer taps
+    ((3, 3), (4, 4), (0, 0), (1, 1), (10, 9)),  # pixels left over, and more of them than taps
+    ((3, 2), (3, 2), (0, 1), (1, 2), (9, 9)),
+    ((2, 3), (2, 3), (1, 0), (3, 2), (11, 12)),
+    ((3, 3), (1, 1), (4, 5), (1, 1), (3, 4)),  # taps that see nothing but padding
+    ((4, 4), (4, 4), (0, 0), (1, 1), (8, 12)),
+    ((1, 1), (1, 1), (0, 0), (1, 1), (5, 4)),
+    ((1, 1), (2, 2), (1, 1), (1, 1), (5, 4)),
+    ((7, 7), (1, 1), (0, 0), (1, 1), (7, 7)),  # one position
+    ((5,), (2,), (3,), (2,), (17,)),
+    ((2, 3, 3), (1, 2, 2), (1, 1, 0), (1, 1, 2), (4, 5, 7)),
+]
+
+
+@pytest.mark.parametrize("multiplier", [1, 2, 3])
+@pytest.mark.parametrize(("kernel", "stride", "padding", "dilation", "image"), DEPTHWISE)
+def test_depthwise_forms_agree_with_autograd(
+    kernel: Sizes, stride: Sizes, padding: Sizes, dilation: Sizes, image: Sizes, multiplier: int
+) -> None:
+    geometry = Geometry(kernel, stride, padding, dilation, 5, False, (0,) * len(kernel))
+    torch.manual_seed(0)
+    x = torch.randn(3, 5, *image, dtype=torch.float64)
+    weight = torch.randn(5 * multiplier, 1, *kernel, dtype=torch.float64, requires_grad=True)
+    y = torch.convolution(x, weight, None, stride, padding, dilation, False, geometry.output_padding, 5)
+    b = torch.randn_like(y)
+    own = [torch.autograd.grad(y[n], weight, b[n], retain_graph=True)[0] for n in range(3)]
+    torch.testing.assert_close(forms.depthwise_gradients(x, b, geometry), torch.stack(own), rtol=1e-11, atol=1e-12)
+    size = size_of(5, 5 * multiplier, image, tuple(b.shape[2:]), geometry)
+    possible = possible_forms(size, geometry, LIMITS)
+    assert set(possible) == {forms.materialised} | ({forms.depthwise} if size.positions > 1 else set())
+    for form in possible:
+        norms = torch.stack([gradient.square().sum() for gradient in own])
+        torch.testing.assert_close(form(x, b, geometry), norms, rtol=1e-10, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "stride", "form"), [(7, 1, forms.depthwise), (5, 2, forms.depthwise), (3, 2, forms.materialised)]
+)
+def test_a_depthwise_layer_slides_where_its_kernel_is_wide(kernel: int, stride: int, form: Form) -> None:
+    geometry = Geometry((kernel,) * 2, (stride,) * 2, (kernel // 2,) * 2, (1, 1), 96, False, (0, 0))
+    size = size_of(96, 96, (28, 28), (28 // stride,) * 2, geometry)
+    assert cheapest(size, geometry, LIMITS)[0] is form
+    assert forms.depthwise not in possible_forms(size, geometry, dataclasses.replace(LIMITS, slides=False))
+
+
+@pytest.mark.parametrize(("groups", "transposed"), [(1, False), (2, False), (4, True)])
+def test_other_groups_do_not_slide(groups: int, transposed: bool) -> None:
+    geometry = Geometry((5, 5), (1, 1), (2, 2), (1, 1), groups, transposed, (0, 0))
+    assert forms.depthwise not in possible_forms(size_of(4, 4, (9, 9), (9, 9), geometry), geometry, LIMITS)
 
 
 def _unfolded(x: Tensor, g: Geometry) -> Tensor:

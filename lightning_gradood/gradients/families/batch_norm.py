@@ -1,7 +1,8 @@
 """Batch norm in eval mode: with x̂ = (x − running mean) / √(running variance + ε), dγ = Σ_t b·x̂ and dβ = Σ_t b.
 
 Seen as [1, N·C, ...], a batch is one image with N·C channels, and torch's own fused backward returns the input gradient
-and every image's dγ and dβ in one pass over memory.
+and every image's dγ and dβ in one pass over memory. The view has to be contiguous: a lone image's may keep the strides of
+a transposed one, which torch 2.15's CPU kernel mistakes for channels last and silently reads wrongly.
 """
 
 from __future__ import annotations
@@ -36,11 +37,10 @@ class BatchNorm(Layer):
         N, C = x.shape[:2]
         wide = (1, N * C, *x.shape[2:], *((1,) if x.ndim == 2 else ()))
         weight, mean, variance = (
-            None if tensor is None else tensor.expand(N, C).flatten()
-            for tensor in (self.weight, self.mean, self.variance)
+            None if tensor is None else tensor.repeat(N) for tensor in (self.weight, self.mean, self.variance)
         )
         inputs, weights, biases = torch.ops.aten.native_batch_norm_backward(
-            gradient.reshape(wide), x.reshape(wide), weight, mean, variance, None, None,
+            gradient.reshape(wide).contiguous(), x.reshape(wide).contiguous(), weight, mean, variance, None, None,
             False, self.epsilon, [needs_input, True, True],
         )  # fmt: skip
         tally.record(self.weight, lambda: weights.view(N, C))

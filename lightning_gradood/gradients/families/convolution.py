@@ -1,4 +1,4 @@
-"""Convolutions in 1, 2 and 3 dimensions, transposed ones too: ‖dW‖² by the cheapest of four forms, db = Σ_t b."""
+"""Convolutions in 1, 2 and 3 dimensions, transposed ones too: ‖dW‖² by the cheapest of five forms, db = Σ_t b."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Convolution(Layer):
         return torch.cat([self._chunk(form, part, x, y, tally) for part, (x, y) in enumerate(chunks)])
 
     def _chunk(self, form: Form, part: int, a: Tensor, b: Tensor, tally: Tally) -> Tensor:
-        if form in (forms.materialised, forms.pointwise):
+        if form not in (forms.products, forms.pixel_products):
             return form(a, b, self.geometry)
         products = self._products.get(part)
         if products is None:
@@ -95,6 +95,8 @@ def possible_forms(size: costs.Size, geometry: Geometry, limits: costs.Limits) -
     """Return the forms that are right for a shape, and how many images each takes at a time."""
     C, D, T = size.C, size.D, size.positions
     found: dict[Form, int] = {forms.materialised: max(1, limits.weights // (C * D * size.taps // size.groups))}
+    if limits.slides and geometry.is_depthwise(C) and T > 1:  # torch takes a kernel of one entry group by group
+        found[forms.depthwise] = max(1, limits.chunk // (4 * (C * size.pixels + D * T)))
     if geometry.is_pointwise():
         found[forms.pointwise] = max(2, limits.chunk // (C * D))
     if geometry.is_full():

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from typing_extensions import override
 
+from lightning_gradood.gradients import costs
 from lightning_gradood.gradients.families.broadcast import per_sample
 from lightning_gradood.gradients.layer import Call, Layer, Match, Rewrite
 from lightning_gradood.gradients.tally import Tally
@@ -32,15 +33,27 @@ class LayerNorm(Layer):
 
     @override
     def backward(self, x: Tensor, gradient: Tensor, needs_input: bool, tally: Tally) -> Tensor | None:
+        weights, biases = self._sums(x, gradient, tally.batch)
+        tally.record(self.weight, lambda: weights)
+        tally.record(self.bias, lambda: biases)
+        return self._native(gradient, x, self.mean, self.inverse, [True, False, False])[0] if needs_input else None
+
+    def _sums(self, x: Tensor, gradient: Tensor, batch: int) -> tuple[Tensor, Tensor]:
+        """dγ and dβ, [N, *shape] each; for large images by torch's fused backward of each alone, which writes no x̂."""
+        if x.device.type == "cpu" and x.numel() >= costs.LARGE_NORM * batch:
+            images = zip(*(tensor.chunk(batch) for tensor in (gradient, x, self.mean, self.inverse)), strict=True)
+            found = [self._native(b, a, mean, inverse, [False, True, True]) for b, a, mean, inverse in images]
+            return torch.stack([weights for _, weights, _ in found]), torch.stack([biases for _, _, biases in found])
         normal = (x - self.mean) * self.inverse
-        tally.record(self.weight, lambda: per_sample(gradient * normal, tally.batch, self.shape))
-        tally.record(self.bias, lambda: per_sample(gradient, tally.batch, self.shape))
-        if not needs_input:
-            return None
-        inputs: Tensor = torch.ops.aten.native_layer_norm_backward(
-            gradient, x, self.shape, self.mean, self.inverse, self.weight, self.bias, [True, False, False]
-        )[0]
-        return inputs
+        return per_sample(gradient * normal, batch, self.shape), per_sample(gradient, batch, self.shape)
+
+    def _native(
+        self, gradient: Tensor, x: Tensor, mean: Tensor, inverse: Tensor, wanted: list[bool]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        found: tuple[Tensor, Tensor, Tensor] = torch.ops.aten.native_layer_norm_backward(
+            gradient, x, self.shape, mean, inverse, self.weight, self.bias, wanted
+        )
+        return found
 
 
 def _match(call: Call) -> tuple[Layer, Tensor] | None:

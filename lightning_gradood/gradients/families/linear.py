@@ -16,7 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from typing_extensions import override
 
-from lightning_gradood.gradients.gram import guarded, paired
+from lightning_gradood.gradients import costs
+from lightning_gradood.gradients.gram import guarded, paired_products
 from lightning_gradood.gradients.layer import Call, Layer, Match
 from lightning_gradood.gradients.tally import Tally, squared_rows
 
@@ -68,10 +69,19 @@ def weight_norms(a: Tensor, b: Tensor) -> Tensor:
     (_, T, C), D = a.shape, b.shape[2]
     if T == 1:
         return squared_rows(a) * squared_rows(b)
-    if T * (C + D) >= C * D:
+    if costs.TOKEN_PAIR * T * (C + D) >= C * D:
+        return _through_gradients(a, b)
+    pair = paired_products(a.transpose(1, 2), b.transpose(1, 2))
+    return guarded(*pair, lambda rows: _through_gradients(a[rows], b[rows]))
+
+
+def _through_gradients(a: Tensor, b: Tensor) -> Tensor:
+    """The same through `weight_gradients`, of few images at a time where dW is large."""
+    step = max(1, costs.limits(a.device).chunk // (a.shape[2] * b.shape[2]))
+    if step >= a.shape[0]:
         return squared_rows(weight_gradients(a, b))
-    gram = torch.bmm(a, a.transpose(1, 2))
-    return guarded(*paired(gram, b.transpose(1, 2)), lambda rows: squared_rows(weight_gradients(a[rows], b[rows])))
+    parts = zip(torch.split(a, step), torch.split(b, step), strict=True)
+    return torch.cat([squared_rows(weight_gradients(*part)) for part in parts])
 
 
 def _match(call: Call) -> tuple[Layer, Tensor] | None:
