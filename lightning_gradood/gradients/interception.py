@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
+from torch.utils.weak import WeakIdKeyDictionary
 
 from lightning_gradood.gradients.derived import tensors_in
 from lightning_gradood.gradients.families import MATCHES, REWRITES
@@ -41,6 +42,7 @@ class Interception(TorchFunctionMode):
         self.unknown: list[str] = []
         self.anchor = torch.zeros((), device=device, requires_grad=True)
         self._tally = tally
+        self._from_images = WeakIdKeyDictionary()
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -51,11 +53,14 @@ class Interception(TorchFunctionMode):
         used = [tensor for tensor in given if self._tally.knows(tensor)]
         # no gradient goes through what happens under no_grad, inside a custom autograd function for one
         if not used or not torch.is_grad_enabled():
-            return func(*args, **kwargs)
-        call = Call(args, kwargs, self._tally)
-        if func in MATCHES and (found := MATCHES[func](call)) is not None:
+            result = func(*args, **kwargs)
+            self._follow_images(given, result)
+            return result
+        call = Call(args, kwargs, self._tally, self._is_from_images)
+        found = next(filter(None, (match(call) for match in MATCHES.get(func, ()))), None)
+        if found is not None:
             layer, x = found
-            self._note(func, type(layer).__name__, used)
+            self._note(func, type(layer).__name__, used * layer.steps)
             for tensor in layer.parameters:
                 self._tally.use(tensor)
             return Recorded.apply(self.anchor, layer, self._tally, x)
@@ -81,6 +86,14 @@ class Interception(TorchFunctionMode):
         if not constant:
             self.unknown.append(getattr(func, "__name__", str(func)))
         return result
+
+    def _follow_images(self, given: list[Tensor], result: Any) -> None:
+        """Remember what is computed from the images before any parameter, as it may have several rows for each."""
+        if isinstance(result, Tensor) and not result.requires_grad and any(map(self._is_from_images, given)):
+            self._from_images[result] = True
+
+    def _is_from_images(self, tensor: Tensor) -> bool:
+        return (tensor.ndim > 1 and tensor.shape[0] == self._tally.batch) or tensor in self._from_images
 
     def _note(self, func: Callable[..., Any], became: str, used: list[Tensor]) -> None:
         columns = tuple(self._tally.column(tensor) for tensor in used)
