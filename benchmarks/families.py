@@ -46,6 +46,7 @@ TIMM: dict[str, str] = {
     "VOLO": "volo_d1_224", "VoVNet": "ese_vovnet19b_slim_dw", "Xception": "legacy_xception", "Xception aligned": "xception41",
     "XCiT": "xcit_nano_12_p16_224",
 }  # fmt: skip
+SHALLOWER = {"BEiT": {"depth": 3}, "ViT-SAM": {"depth": 3}}  # members for which small ones do not exist
 SIZES = (64, 96, 112, 128, 160, 192, 224, 240, 256, 299)
 
 
@@ -97,14 +98,14 @@ def build(family: str, whole: bool = False) -> tuple[nn.Module, int]:
         return HUGGING_FACE[family](size).eval(), size
     import timm
 
-    name = TIMM[family]
+    name, depth = TIMM[family], SHALLOWER.get(family, {})
     if whole:
-        network = timm.create_model(name, num_classes=10)
+        network = timm.create_model(name, num_classes=10, **depth)
         return network.eval(), network.pretrained_cfg["input_size"][-1]
     for size in SIZES:
         for settings in ({"img_size": size}, {"img_size": size, "window_size": 4}, {}):
             try:
-                network = timm.create_model(name, num_classes=10, **settings).eval()
+                network = timm.create_model(name, num_classes=10, **depth, **settings).eval()
                 with torch.no_grad():
                     if torch.isfinite(network(torch.rand(2, 3, size, size))).all():
                         return network, size

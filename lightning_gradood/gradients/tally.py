@@ -55,6 +55,7 @@ class Tally:
 
     def use(self, tensor: Tensor | None) -> None:
         """Count one use in the forward pass, of a parameter or of one whose entries a derived tensor rearranges."""
+        self.derived.spend(tensor)
         used = self.derived.source(tensor)
         key = id(tensor if used is None else used)
         if key in self._column:
@@ -62,8 +63,8 @@ class Tally:
 
     def summed_elements(self) -> int:
         """Number of gradient entries per image that have to be held until the end of a backward pass."""
-        shared = sum(parameter.numel() for parameter in self._parameters if self._is_summed(parameter))
-        return shared + self.derived.elements(self._is_summed)
+        shared = sum(parameter.numel() for parameter in self._parameters if self.is_summed(parameter))
+        return shared + self.derived.elements(self.is_summed)
 
     def record(
         self, tensor: Tensor | None, gradients: Callable[[], Tensor], norms: Callable[[], Tensor] | None = None
@@ -77,7 +78,7 @@ class Tally:
         """
         if tensor is None or not self.knows(tensor):
             return
-        if self._is_summed(tensor):
+        if self.is_summed(tensor):
             self._add(tensor, gradients())
         else:
             source = self.derived.source(tensor)
@@ -95,8 +96,10 @@ class Tally:
         nothing = torch.zeros(self.batch, dtype=torch.float64, device=self._parameters[0].device)
         return torch.stack([self._norms.get(column, nothing) for column in range(len(self._uses))], 1)
 
-    def _is_summed(self, tensor: Tensor) -> bool:
-        source = self.derived.source(tensor)
+    def is_summed(self, tensor: Tensor) -> bool:
+        """Whether the gradients of a parameter or derived tensor are needed, as several uses have to be added up."""
+        standardised = self.derived.standardised(tensor)
+        source = self.derived.source(tensor) if standardised is None else standardised.parameter
         parameter = tensor if source is None else source
         column = self.column(parameter)
         return column < 0 or self._uses[column] > 1 or self.derived.is_mixed(parameter)

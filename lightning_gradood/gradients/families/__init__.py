@@ -17,6 +17,7 @@ from lightning_gradood.gradients.families import (
     prelu,
     recurrent,
     rows,
+    standardised,
 )
 from lightning_gradood.gradients.layer import Match, Rewrite
 
@@ -27,6 +28,7 @@ def _merged(*tables: Mapping[Callable[..., Any], Match]) -> dict[Callable[..., A
 
 
 MATCHES: dict[Callable[..., Any], tuple[Match, ...]] = _merged(
+    standardised.MATCHES,
     convolution.MATCHES,
     linear.MATCHES,
     contraction.MATCHES,
