@@ -96,7 +96,9 @@ def examined(family: str, settings: argparse.Namespace) -> dict[str, Any]:
             if settings.whole:
                 network, size = build(family, whole=True)
                 randomise(network)
-            result |= timed(network, torch.rand(IMAGES, 3, size, size), settings.rounds)
+            result = (
+                timed(network, torch.rand(IMAGES, 3, size, size), settings.rounds) | result
+            )  # the truth has the last word
     except Exception as error:  # a failure is a result
         result |= {"way": "traceback", "reason": f"{type(error).__name__}: {error}".splitlines()[0]}
     return result
@@ -176,7 +178,9 @@ def _off(network: nn.Module, image: Tensor, parameter: Tensor, gradient: Tensor)
             forget(network)
             losses.append(float(all_ones(network(torch.stack([image, image])))[0]))
         difference = (losses[0] - losses[1]) / (2 * step)
-        deviations.append(abs(difference - float((direction * gradient).sum())) / float(gradient.norm()))
+        rounding = 1e-15 * abs(losses[0]) / step
+        deviation = abs(difference - float((direction * gradient).sum())) - rounding
+        deviations.append(max(0.0, deviation) / float(gradient.norm()))
     parameter.copy_(before)
     return min(deviations)
 

@@ -261,6 +261,21 @@ class Standardised(nn.Module):
         return self.head(x.mean((2, 3)))
 
 
+class StandardisedInPlace(nn.Module):
+    """A standardised convolution of what is nearly constant, so that most of its gradient is removed with the mean; then
+    an activation in place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.conv = nn.Conv2d(3, 6, 1), nn.Conv2d(6, 6, 3, bias=False)
+        self.head = nn.Linear(6, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = 1e-3 * self.stem(x) + 1
+        weight = F.batch_norm(self.conv.weight.reshape(1, 6, -1), None, None, training=True, eps=1e-6)
+        return self.head(F.leaky_relu(F.conv2d(x, weight.view(6, 6, 3, 3)), 0.1, inplace=True).mean((2, 3)))
+
+
 class SharedStandard(nn.Module):
     """A standardised weight that is used twice, and its parameter once more beside it."""
 
@@ -293,5 +308,5 @@ BLOCKS = {
     "quotients": Quotients, "repeated": Repeated, "casts": Casts, "views": Views, "written": Written, "rows": Rows,
     "rows first": lambda: Rows(batch_first=True, bias=False), "unfolded": Unfolded, "standardised": Standardised,
     "standardised groups": lambda: Standardised(2), "standardised gain": lambda: Standardised(scaled=True),
-    "shared standard": SharedStandard, "added": Added,
+    "shared standard": SharedStandard, "standardised in place": StandardisedInPlace, "added": Added,
 }  # fmt: skip
