@@ -6,7 +6,11 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+
+from benchmarks import zoo
+from lightning_gradood import gradients
 
 COMMANDS = {
     "run": ("--networks resnet18 --batch 2 --rounds 1 --contenders ours loop --out results.json", "ours"),
@@ -34,3 +38,25 @@ def test_it_prints_its_numbers(name, tmp_path, pytestconfig):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
     assert expected in done.stdout
+
+
+def test_the_zoo_tells_a_wrong_engine_from_a_right_one(monkeypatch):
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 4, 3), torch.nn.Tanh(), torch.nn.Flatten(), torch.nn.Linear(144, 10)
+    )
+    network, images = network.double().eval(), torch.rand(4, 3, 8, 8, dtype=torch.float64)
+    assert zoo.compared(network, images)["way"] == "fast"
+    right = gradients.squared_gradient_norms
+    monkeypatch.setattr(gradients, "squared_gradient_norms", lambda *given: right(*given) * (1 + 1e-6))
+    assert zoo.compared(network, images)["way"] == "WRONG"
+
+
+def test_the_zoo_prints_its_line(tmp_path, pytestconfig):
+    pytest.importorskip("timm")
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.zoo", "--families", "MobileNetV2", "--rounds", "1", "--out", "zoo.json"],
+        env=os.environ | {"PYTHONPATH": str(pytestconfig.rootpath), "OMP_NUM_THREADS": "1"},
+        cwd=tmp_path, capture_output=True, text=True, timeout=240, check=False,
+    )  # fmt: skip
+    assert "1 families: 1 fast, 0 loop, 0 WRONG, 0 traceback" in done.stdout, done.stderr[-2000:]

@@ -1,16 +1,50 @@
 """Tensors computed from parameters alone (a reparametrised weight, a transposed or indexed one) and the way back.
 
 A derived tensor stands in for a parameter: closed forms give its per-sample gradients, and one batched backward pass
-through its own small graph turns them into the parameters'.
+through its own small graph turns them into the parameters'. Where it only holds a parameter's entries in another order
+or shape, its gradient has the parameter's norm, and no way back is needed unless the parameter is used elsewhere, too.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+
+_REARRANGING = {
+    Tensor.view, Tensor.view_as, Tensor.reshape, torch.reshape, Tensor.reshape_as, Tensor.flatten, torch.flatten,
+    Tensor.unflatten, torch.unflatten, Tensor.unsqueeze, torch.unsqueeze, Tensor.squeeze, torch.squeeze,
+    Tensor.permute, torch.permute, Tensor.transpose, torch.transpose, Tensor.swapaxes, torch.swapaxes, Tensor.movedim,
+    torch.movedim, Tensor.t, torch.t, Tensor.contiguous, Tensor.clone, torch.clone,
+    Tensor.expand, Tensor.expand_as, torch.broadcast_to, Tensor.to, Tensor.type_as, Tensor.float, Tensor.double,
+    *(getattr(Tensor, attribute).__get__ for attribute in ("T", "mT")),
+}  # fmt: skip
+"""Functions whose result, if it has as many entries of the same dtype, holds exactly those of its first argument."""
+
+
+_SHAPED_LIKE = {Tensor.view_as, Tensor.reshape_as, Tensor.expand_as}
+"""Functions that ask their second argument for its shape alone."""
+
+
+@dataclass(frozen=True)
+class Standardised:
+    """A weight θ [D, ...] with mean 0 and variance 1 in each of its D rows, times a factor: a·(θ − μ)·s.
+
+    Attributes:
+        parameter: θ.
+        factor: a, [D]; None for 1.
+        inverse: s = 1/√(variance + ε), [D].
+        rows: (θ − μ)·s, shaped as θ.
+    """
+
+    parameter: Tensor
+    factor: Tensor | None
+    inverse: Tensor
+    rows: Tensor
 
 
 class Derived:
@@ -19,36 +53,120 @@ class Derived:
     def __init__(self) -> None:
         self._leaves: dict[int, tuple[Tensor, Tensor]] = {}  # id of a parameter -> itself, an alias that records
         self._tensors: dict[int, Tensor] = {}
+        self._rearranged: dict[int, Tensor] = {}  # id of a derived tensor -> the parameter whose entries it holds
+        self._standardised: dict[int, Standardised] = {}  # by id of a derived tensor
+        self._mixed: set[int] = set()  # ids of parameters behind a derived tensor that is more than rearranged
 
     def knows(self, tensor: object) -> bool:
         """Whether `tensor` came from `apply`."""
         return id(tensor) in self._tensors
 
-    def elements(self) -> int:
-        """Number of gradient entries that every image needs for a way back."""
-        return sum(t.numel() for t in self._tensors.values()) + sum(p.numel() for p, _ in self._leaves.values())
+    def source(self, tensor: object) -> Tensor | None:
+        """The parameter whose entries, rearranged, are those of this derived tensor; None if it is more than that."""
+        return self._rearranged.get(id(tensor))
+
+    def standardised(self, tensor: object) -> Standardised | None:
+        """How this derived tensor was standardised, if it was, and has its parameter's shape again."""
+        found = self._standardised.get(id(tensor))
+        return None if found is None or self._tensors[id(tensor)].shape != found.parameter.shape else found
+
+    def spend(self, tensor: object) -> None:
+        """Take note that a closed form uses `tensor` without asking how it was standardised."""
+        if id(tensor) in self._standardised:
+            self._mixed.add(id(self._standardised[id(tensor)].parameter))
+
+    def elements(self, is_summed: Callable[[Tensor], bool]) -> int:
+        """Number of gradient entries of derived tensors that every image needs for a way back."""
+        return sum(tensor.numel() for tensor in self._tensors.values() if is_summed(tensor))
 
     def apply(
         self, func: Callable[..., Any], args: Any, kwargs: dict[str, Any], is_parameter: Callable[[Tensor], bool]
     ) -> Any:
-        """Call `func` with recording aliases in place of parameters and adopt the tensors that it returns."""
+        """Call `func` with recording aliases in place of parameters and adopt the tensors that it returns.
+
+        Where it returns an argument as it is, a conversion to the dtype that it has already for one, so does this.
+        """
+        leaves: dict[int, tuple[Tensor, Tensor]] = {}
 
         def alias(tensor: Tensor) -> Tensor:
             if not is_parameter(tensor):
                 return tensor
-            if id(tensor) not in self._leaves:
-                self._leaves[id(tensor)] = (tensor, tensor.detach().requires_grad_())
-            return self._leaves[id(tensor)][1]
+            leaves[id(tensor)] = self._leaves.get(id(tensor)) or (tensor, tensor.detach().requires_grad_())
+            return leaves[id(tensor)][1]
 
+        rearranged = [tensor for tensor in tensors_in((args, kwargs)) if id(tensor) in self._rearranged]
+        versions = [tensor._version for tensor in rearranged]
         result = func(*_mapped(args, alias), **_mapped(kwargs, alias))
-        for tensor in tensors_in(result):
-            if tensor.requires_grad:  # otherwise no gradient goes through it, as after detach()
-                self._tensors[id(tensor)] = tensor
+        for tensor, version in zip(rearranged, versions, strict=True):
+            if tensor._version != version:  # written to in place
+                self._mixed.add(id(self._rearranged.pop(id(tensor), tensor)))
+        for parameter, leaf in leaves.values():
+            if result is leaf:
+                return parameter
+        made = [tensor for tensor in tensors_in(result) if tensor.requires_grad]  # others let no gradient through
+        self._adopt(func, args, kwargs, made, leaves)
         return result
 
-    def has_leaf(self, parameter: Tensor) -> bool:
-        """Whether a derived tensor was computed from `parameter`."""
-        return id(parameter) in self._leaves
+    def _adopt(
+        self,
+        func: Callable[..., Any],
+        args: Any,
+        kwargs: dict[str, Any],
+        made: list[Tensor],
+        leaves: dict[int, tuple[Tensor, Tensor]],
+    ) -> None:
+        asked = args[:1] if func in _SHAPED_LIKE else (args, kwargs)
+        given = [tensor for tensor in tensors_in(asked) if id(tensor) in leaves or self.knows(tensor)]
+        whole = made[0] if len(made) == 1 else None
+        for tensor in made:
+            self._tensors[id(tensor)] = tensor
+        if made:
+            self._leaves.update(leaves)
+        if whole is not None and len(given) == 1 and _rearranges(func, args, given[0], whole):
+            source = given[0] if id(given[0]) in leaves else self.source(given[0])
+            if source is not None:
+                self._rearranged[id(whole)] = source
+                return
+            if (standardised := self._standardised.get(id(given[0]))) is not None and _is_same_memory(whole, given[0]):
+                self._standardised[id(whole)] = standardised
+                return
+        if (
+            func is F.batch_norm
+            and whole is not None
+            and (found := self._standardisation(args, kwargs, whole)) is not None
+        ):
+            self._standardised[id(whole)] = found
+            given = given[1:]
+        for tensor in given if made else ():
+            self.spend(tensor)
+            source = tensor if id(tensor) in leaves else self.source(tensor)
+            if source is not None:
+                self._mixed.add(id(source))
+
+    def _standardisation(self, args: Any, kwargs: dict[str, Any], made: Tensor) -> Standardised | None:
+        """`F.batch_norm` of a weight seen as [1, D, M], with its own statistics."""
+        names = ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")
+        given = dict(zip(names, args, strict=False)) | kwargs
+        x, factor = given["input"], given.get("weight")
+        source = self.source(x)
+        if source is None or x.ndim != 3 or x.shape[:2] != (1, source.shape[0]) or not _is_same_memory(x, source):
+            return None
+        if any(given.get(name) is not None for name in names[1:3] + names[4:5]) or not given.get("training"):
+            return None
+        if factor is not None:
+            made = F.batch_norm(x.detach(), None, None, training=True, eps=given.get("eps", 1e-5))
+        rows, entries = made.detach().view(x.shape[1:]), x.detach()[0]
+        # ‖(θ − μ)s‖² = s² M·variance and ⟨θ, (θ − μ)s⟩ = s M·variance, unless the variance is lost beside ε
+        squares = torch.linalg.vector_norm(rows, dim=1).square()
+        inverse = squares / torch.linalg.vecdot(rows, entries)
+        small = (squares < 0.5 * rows.shape[1]).nonzero().flatten()
+        if small.numel():
+            inverse[small] = (entries[small].var(1, correction=0) + given.get("eps", 1e-5)).rsqrt()
+        return Standardised(source, factor, inverse, rows.view(source.shape))
+
+    def is_mixed(self, parameter: Tensor) -> bool:
+        """Whether a derived tensor that is more than a rearrangement was computed from `parameter`."""
+        return id(parameter) in self._mixed
 
     def pull_back(self, gradients: dict[int, Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield every parameter with its per-sample gradients [N, *shape].
@@ -69,6 +187,21 @@ class Derived:
         for (parameter, _), gradient in zip(self._leaves.values(), found, strict=True):
             if gradient is not None:
                 yield parameter, gradient
+
+
+def _is_same_memory(a: Tensor, b: Tensor) -> bool:
+    """Whether both hold the same entries in the same order, however shaped."""
+    return a.data_ptr() == b.data_ptr() and a.numel() == b.numel() and a.is_contiguous() and b.is_contiguous()
+
+
+def _rearranges(func: Callable[..., Any], args: Any, given: Tensor, made: Tensor) -> bool:
+    """Whether each entry of `given` is exactly one entry of `made`."""
+    if made.numel() != given.numel() or made.dtype != given.dtype or made.device != given.device:
+        return False
+    if func is Tensor.__getitem__:  # without tensors and lists an index selects no entry twice
+        index = args[1] if isinstance(args[1], tuple) else (args[1],)
+        return all(part is None or part is Ellipsis or type(part) in (int, slice) for part in index)
+    return func in _REARRANGING
 
 
 def tensors_in(value: Any) -> list[Tensor]:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
+from torch.utils.weak import WeakIdKeyDictionary
 
 from lightning_gradood.gradients.derived import tensors_in
 from lightning_gradood.gradients.families import MATCHES, REWRITES
@@ -54,6 +55,7 @@ class Interception(TorchFunctionMode):
         self.anchor = torch.zeros((), device=device, requires_grad=True)
         self._tally = tally
         self._batch_norms = OrderedBatchNorm()
+        self._from_images = WeakIdKeyDictionary()
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -64,11 +66,14 @@ class Interception(TorchFunctionMode):
         used = [tensor for tensor in given if self._tally.knows(tensor)]
         # no gradient goes through what happens under no_grad, inside a custom autograd function for one
         if not used or not torch.is_grad_enabled():
-            return self._without_parameters(func, args, kwargs, given)
-        call = Call(args, kwargs, self._tally)
-        if func in MATCHES and (found := MATCHES[func](call)) is not None:
+            result = self._without_parameters(func, args, kwargs, given)
+            self._follow_images(given, result)
+            return result
+        call = Call(args, kwargs, self._tally, self._is_from_images)
+        found = next(filter(None, (match(call) for match in MATCHES.get(func, ()))), None)
+        if found is not None:
             layer, x = found
-            self._note(func, type(layer).__name__, used, self._rows(x))
+            self._note(func, type(layer).__name__, used * layer.steps, self._rows(x))
             for tensor in layer.parameters:
                 self._tally.use(tensor)
             return Recorded.apply(self.anchor, layer, self._tally, x)
@@ -108,6 +113,14 @@ class Interception(TorchFunctionMode):
         if not constant:
             self.unknown.append(getattr(func, "__name__", str(func)))
         return result
+
+    def _follow_images(self, given: list[Tensor], result: Any) -> None:
+        """Remember what is computed from the images before any parameter, as it may have several rows for each."""
+        if isinstance(result, Tensor) and not result.requires_grad and any(map(self._is_from_images, given)):
+            self._from_images[result] = True
+
+    def _is_from_images(self, tensor: Tensor) -> bool:
+        return (tensor.ndim > 1 and tensor.shape[0] == self._tally.batch) or tensor in self._from_images
 
     def _note(self, func: Callable[..., Any], became: str, used: list[Tensor], told: tuple[object, ...] = ()) -> None:
         columns = tuple(self._tally.column(tensor) for tensor in used)

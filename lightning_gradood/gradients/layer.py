@@ -18,9 +18,13 @@ class Layer(ABC):
 
     Attributes:
         parameters: the tensors among its arguments whose gradients it accounts for; None where an argument is absent.
+        steps: how often autograd's graph of the operation may lead to each of them.
+        keeps_input: whether `backward` looks at the input's values; where it does not, the network may overwrite them.
     """
 
     parameters: Sequence[Tensor | None]
+    steps: int = 1
+    keeps_input: bool = True
 
     @abstractmethod
     def output(self, x: Tensor) -> Tensor:
@@ -31,7 +35,7 @@ class Layer(ABC):
         """Record the parameters' norms in `tally` and return the gradient of the input if it is needed.
 
         Args:
-            x: the input of the forward pass, [N, ...].
+            x: the input of the forward pass, [N, ...]; an empty tensor where the layer does not keep it.
             gradient: d loss / d output; image n's loss fills row n alone.
             needs_input: whether anything before the operation has parameters.
             tally: where the norms go.
@@ -40,11 +44,16 @@ class Layer(ABC):
 
 @dataclass(frozen=True)
 class Call:
-    """A call to a torch function with a parameter among its arguments, as a closed form's `match` sees it."""
+    """A call to a torch function with a parameter among its arguments, as a closed form's `match` sees it.
+
+    Attributes:
+        from_images: whether a tensor without gradient was computed from the images, and is no constant.
+    """
 
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     tally: Tally
+    from_images: Callable[[Tensor], bool] = lambda tensor: True
 
     def bind(self, names: Sequence[str], defaults: Sequence[Any]) -> list[Any] | None:
         """Return the arguments in the order of `names`; None if the call has others, which no formula covers."""
@@ -74,6 +83,17 @@ class Call:
             and tensor.shape[0] > 0
             and tensor.shape[0] % self.tally.batch == 0
             and tensor.is_floating_point()
+            and (tensor.requires_grad or tensor.shape[0] == self.tally.batch or self.from_images(tensor))
+        )
+
+    def is_activation(self, *tensors: object) -> bool:
+        """Whether each is a floating point tensor that gradients flow through and that is not made of parameters alone."""
+        return all(
+            isinstance(tensor, Tensor)
+            and not self.tally.knows(tensor)
+            and tensor.requires_grad
+            and tensor.is_floating_point()
+            for tensor in tensors
         )
 
     def is_constant(self, *tensors: object) -> bool:
@@ -98,7 +118,7 @@ class Recorded(torch.autograd.Function):
     def forward(ctx: Any, anchor: Tensor, layer: Layer, tally: Tally, x: Tensor) -> Tensor:
         """Compute the output; `anchor` requires grad, so that backward runs even when `x` does not."""
         ctx.layer, ctx.tally = layer, tally
-        ctx.save_for_backward(x)
+        ctx.save_for_backward(x if layer.keeps_input else x.new_empty(0))
         return layer.output(x)
 
     @staticmethod

@@ -55,14 +55,17 @@ class Tally:
         return self._column.get(id(tensor), -1)
 
     def use(self, tensor: Tensor | None) -> None:
-        """Count one use in the forward pass."""
-        if id(tensor) in self._column:
-            self._uses[self._column[id(tensor)]] += 1
+        """Count one use in the forward pass, of a parameter or of one whose entries a derived tensor rearranges."""
+        self.derived.spend(tensor)
+        used = self.derived.source(tensor)
+        key = id(tensor if used is None else used)
+        if key in self._column:
+            self._uses[self._column[key]] += 1
 
     def summed_elements(self) -> int:
         """Number of gradient entries per image that have to be held until the end of a backward pass."""
-        shared = sum(p.numel() for p, uses in zip(self._parameters, self._uses, strict=True) if uses > 1)
-        return shared + self.derived.elements()
+        shared = sum(parameter.numel() for parameter in self._parameters if self.is_summed(parameter))
+        return shared + self.derived.elements(self.is_summed)
 
     def record(
         self, tensor: Tensor | None, gradients: Callable[[], Tensor], norms: Callable[[], Tensor] | None = None
@@ -76,10 +79,12 @@ class Tally:
         """
         if tensor is None or not self.knows(tensor):
             return
-        if self._is_summed(tensor):
+        if self.is_summed(tensor):
             self._add(tensor, gradients())
         else:
-            self._norms[self.column(tensor)] = squared_rows(gradients()) if norms is None else exact(norms())
+            source = self.derived.source(tensor)
+            column = self.column(tensor if source is None else source)
+            self._norms[column] = squared_rows(gradients()) if norms is None else exact(norms())
 
     def result(self) -> Tensor:
         """The pass's squared norms, float64 [N, L], on the device's `home`; a parameter without any contribution has 0."""
@@ -92,9 +97,13 @@ class Tally:
         nothing = torch.zeros(self.batch, dtype=torch.float64, device=home(self._parameters[0].device))
         return torch.stack([self._norms.get(column, nothing) for column in range(len(self._uses))], 1)
 
-    def _is_summed(self, tensor: Tensor) -> bool:
-        column = self.column(tensor)
-        return column < 0 or self._uses[column] > 1 or self.derived.has_leaf(tensor)
+    def is_summed(self, tensor: Tensor) -> bool:
+        """Whether the gradients of a parameter or derived tensor are needed, as several uses have to be added up."""
+        standardised = self.derived.standardised(tensor)
+        source = self.derived.source(tensor) if standardised is None else standardised.parameter
+        parameter = tensor if source is None else source
+        column = self.column(parameter)
+        return column < 0 or self._uses[column] > 1 or self.derived.is_mixed(parameter)
 
     def _add(self, tensor: Tensor, gradient: Tensor) -> None:
         self._sums[id(tensor)] = self._sums[id(tensor)] + gradient if id(tensor) in self._sums else gradient

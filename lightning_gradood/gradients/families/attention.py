@@ -1,4 +1,6 @@
-"""Multi-head self-attention, spelt out as two linear layers around scaled dot products, which have no parameters."""
+"""Attention. The multi-head layer is spelt out as linear layers around scaled dot products, which have no parameters; dot
+products with a bias made of parameters, relative positions for one, as matrix products, a sum and a softmax.
+"""
 
 from __future__ import annotations
 
@@ -57,4 +59,19 @@ def _self_attention(given: dict[str, Any]) -> tuple[Tensor, Tensor | None]:
     return F.linear(mixed, given["out_proj_weight"], given["out_proj_bias"]).transpose(0, 1), weights
 
 
-REWRITES: dict[Callable[..., Any], Rewrite] = {F.multi_head_attention_forward: _rewrite}
+def _rewrite_products(call: Call) -> Callable[[], Tensor] | None:
+    names = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal", "scale", "enable_gqa")
+    bound = call.bind(names, (None, None, None, None, 0.0, False, None, False))
+    if bound is None:
+        return None
+    query, key, value, bias, dropout, causal, scale, grouped = bound
+    if not call.is_activation(query, key, value) or not call.tally.knows(bias) or dropout or causal or grouped:
+        return None
+    factor = query.shape[-1] ** -0.5 if scale is None else scale
+    return lambda: (query * factor @ key.transpose(-2, -1) + bias).softmax(-1) @ value
+
+
+REWRITES: dict[Callable[..., Any], Rewrite] = {
+    F.multi_head_attention_forward: _rewrite,
+    F.scaled_dot_product_attention: _rewrite_products,
+}

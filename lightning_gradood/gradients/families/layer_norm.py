@@ -69,7 +69,7 @@ def _match(call: Call) -> tuple[Layer, Tensor] | None:
 
 def _rewrite_group_norm(call: Call) -> Callable[[], Tensor] | None:
     bound = call.bind(("input", "num_groups", "weight", "bias", "eps"), (None, None, None, None, 1e-5))
-    if bound is None or not call.is_batch(bound[0]):
+    if bound is None or not call.has_rows(bound[0]):
         return None
     x, groups, weight, bias, epsilon = bound
     return lambda: _affine(F.group_norm(x, groups, None, None, epsilon), weight, bias)
@@ -78,7 +78,7 @@ def _rewrite_group_norm(call: Call) -> Callable[[], Tensor] | None:
 def _rewrite_instance_norm(call: Call) -> Callable[[], Tensor] | None:
     names = ("input", "running_mean", "running_var", "weight", "bias", "use_input_stats", "momentum", "eps")
     bound = call.bind(names, (None, None, None, None, None, True, 0.1, 1e-5))
-    if bound is None or not call.is_batch(bound[0]):
+    if bound is None or not call.has_rows(bound[0]):
         return None
     x, mean, variance, weight, bias, own_statistics, momentum, epsilon = bound
     if call.tally.knows(mean) or call.tally.knows(variance):

@@ -38,7 +38,7 @@ class PReLU(Layer):
 
 def _match(call: Call) -> tuple[Layer, Tensor] | None:
     bound = call.bind(("input", "weight"), (None, None))
-    if bound is None or not call.is_batch(bound[0]) or not call.tally.knows(bound[1]) or bound[1].ndim != 1:
+    if bound is None or not call.has_rows(bound[0]) or not call.tally.knows(bound[1]) or bound[1].ndim != 1:
         return None
     return PReLU(bound[1]), bound[0]
 
