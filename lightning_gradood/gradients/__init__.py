@@ -40,7 +40,8 @@ A new kind of layer is one file in `families` and one line in its table; until t
 """
 
 from lightning_gradood.gradients.labels import AllOnes, AllZeros, KHot, LabelDesign, Predicted, SecondBest, Uniform
-from lightning_gradood.gradients.norms import parameter_names, probe_gradients, squared_gradient_norms
+from lightning_gradood.gradients.norms import parameter_names, probe_gradients, squared_gradient_norms, warm_up
+from lightning_gradood.gradients.plan import adopt_proofs, proofs_of
 from lightning_gradood.gradients.precision import exact, has_float64, home, hosted, sent, widest
 from lightning_gradood.gradients.state import exact_arithmetic, probing
 
@@ -52,6 +53,7 @@ __all__ = [
     "Predicted",
     "SecondBest",
     "Uniform",
+    "adopt_proofs",
     "exact",
     "exact_arithmetic",
     "has_float64",
@@ -60,7 +62,9 @@ __all__ = [
     "parameter_names",
     "probe_gradients",
     "probing",
+    "proofs_of",
     "sent",
     "squared_gradient_norms",
+    "warm_up",
     "widest",
 ]

@@ -15,7 +15,8 @@ from lightning_gradood.gradients.checks import check_logits
 from lightning_gradood.gradients.coupling import check_same_logits
 from lightning_gradood.gradients.labels import LabelDesign
 from lightning_gradood.gradients.loop import loop_norms
-from lightning_gradood.gradients.plan import MISMATCH, Plan, distrust, plan_for
+from lightning_gradood.gradients.plan import distrust, plan_for
+from lightning_gradood.gradients.proof import MISMATCH, Plan
 from lightning_gradood.gradients.state import requiring_grad
 from lightning_gradood.gradients.structure import Structure
 from lightning_gradood.gradients.verification import SMALL, Checks, Fault, Subject, find_fault

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 
 from lightning_gradood.errors import Refusal
 from lightning_gradood.gradients.batches import batched_norms
 from lightning_gradood.gradients.checks import check_finite_rows, check_images, check_module
 from lightning_gradood.gradients.labels import AllOnes, LabelDesign
+from lightning_gradood.gradients.plan import way_of
 from lightning_gradood.gradients.state import (
     alone_with,
     evaluating,
@@ -90,3 +92,29 @@ def probe_gradients(network: nn.Module, images: Tensor, label_designs: Sequence[
         check_finite_rows(logits, "the network's logits")
         check_finite_rows(norms, "squared gradient norms")
     return norms.flatten(1), logits
+
+
+def warm_up(network: nn.Module, shape: Sequence[int]) -> str:
+    """Prove the fast way on random images, so that the first batch of real ones need not wait for it.
+
+    Args:
+        network: as for `squared_gradient_norms`.
+        shape: of the batches to come, [N, ...].
+
+    Returns:
+        "closed forms", or why single images are computed one after the other.
+
+    Raises:
+        Refusal: as `squared_gradient_norms`.
+
+    Example:
+        >>> import torch
+        >>> warm_up(torch.nn.Linear(3, 2), (16, 3))
+        'closed forms'
+    """
+    check_module(network)
+    parameter = next(iter(structure_of(network).parameters.values()), None)
+    device = None if parameter is None else parameter.device
+    images = torch.rand(tuple(shape), generator=torch.Generator().manual_seed(0)).to(device)
+    squared_gradient_norms(network, images)
+    return way_of(network, images)

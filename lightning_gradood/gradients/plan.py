@@ -1,89 +1,28 @@
-"""Decide, once per network and image shape, whether the fast way is right for it; prove it against the loop.
+"""The plan for a network and an image shape: proved once, found again while the network is the same, replaced if it fails.
 
-Nothing a network does with its batch can be seen from outside, so the plan is measured on three probe images, all
-different, in batches of different size and order, on a copy of the network whose tiny parameters are filled (`twin`), so
-that no error is too small to be seen; where float32 numbers differ, a float64 copy decides:
-
-1. Does an image's output depend on the other images? Then it has no gradient of its own: refused, naming the layer.
-2. Does the same image give the same output twice? If not (dropout left on): refused, likewise.
-3. Is the backward pass linear in its seed? If not (a hook that clamps): the loop, with every seed as it is.
-4. Do closed forms cover every way on which autograd reaches a parameter, and give the loop's numbers? If not: the loop.
-
-What the network did is kept as a trace of its operations. A later batch that leaves another trace (control flow that depends
-on the data, rows that are chosen by the data) is computed by the loop. So is a single image where parameters are
-many and small. The plan holds as long as the network's `Fingerprint` does; `batches` checks it on the caller's images.
+It holds as long as the network's `Fingerprint` does; `batches` checks it on the caller's images. What one process has
+proved, another one of the same network may adopt (`stored_plans`).
 """
 
 from __future__ import annotations
 
-import warnings
-from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import replace
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
-from lightning_gradood.errors import Refusal
-from lightning_gradood.gradients import costs, engine
-from lightning_gradood.gradients.checks import RefusingQuantised, check_graph, check_network
-from lightning_gradood.gradients.coupling import check_deterministic, check_independent, check_statistics
+from lightning_gradood.gradients import stored_plans
+from lightning_gradood.gradients.checks import check_network
+from lightning_gradood.gradients.coupling import check_statistics
 from lightning_gradood.gradients.fingerprint import Fingerprint, attributes_that_move
-from lightning_gradood.gradients.interception import Step
-from lightning_gradood.gradients.labels import AllOnes, LabelDesign
-from lightning_gradood.gradients.layouts import OrderedBatchNorm
-from lightning_gradood.gradients.loop import loop_norms, refusing_missing_gradients
-from lightning_gradood.gradients.precautions import Precautions, observe
-from lightning_gradood.gradients.seeds import scaled_seed
+from lightning_gradood.gradients.proof import NO_NUMBERS, Checked, Plan, probe_images, prove
 from lightning_gradood.gradients.state import requiring_grad
 from lightning_gradood.gradients.structure import Structure, structure_of
-from lightning_gradood.gradients.twin import images_for, reveal, twin_of
-from lightning_gradood.gradients.verification import first_excess, seeds_agree
 
-MISMATCH = "closed forms do not give the loop's numbers"
-_NOT_LINEAR = "the backward pass is not linear in its seed"
-_NO_NUMBERS = "there were no finite numbers to compare with"
-_LARGEST_TWIN = 4 << 30  # bytes of a copy; larger networks are proved on themselves
-
-
-@dataclass
-class Checked:
-    """What the caller's own images have confirmed so far.
-
-    Attributes:
-        sizes: numbers of images in a micro-batch.
-        columns: parameters with a gradient other than zero in a checked pass, bool [L].
-    """
-
-    columns: Tensor
-    sizes: set[int] = field(default_factory=set)
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How to compute a network's norms.
-
-    Attributes:
-        trace: what a fast pass has to do to be trusted; None where only the loop is right.
-        micro_batch: images in one pass, so that activations stay within `costs.limits`.
-        single: whether the fast way is right and pays for one image alone, too.
-        reason: why the fast way is not taken, for whoever wonders about the speed; empty where it is.
-        precautions: how a pass of this network has to be made.
-        checked: what the caller's images have confirmed.
-    """
-
-    trace: tuple[Step, ...] | None
-    micro_batch: int
-    single: bool = False
-    reason: str = ""
-    precautions: Precautions = field(default_factory=Precautions)
-    checked: Checked = field(default_factory=lambda: Checked(torch.zeros(0, dtype=torch.bool)), compare=False)
-
-
-_plans: WeakKeyDictionary[nn.Module, dict[object, tuple[Plan, Fingerprint]]] = WeakKeyDictionary()
+_Key = tuple[torch.Size, torch.dtype, torch.device]
+_plans: WeakKeyDictionary[nn.Module, dict[_Key, tuple[Plan, Fingerprint]]] = WeakKeyDictionary()
 
 
 def plan_for(
@@ -114,15 +53,22 @@ def plan_for(
     check_network(network, structure.parameters, modules)
     check_statistics(modules)
     probes = probe_images(images, parameters[0].dtype)
-    plan = Plan(None, 1, reason=_NO_NUMBERS)
+    plan = Plan(None, 1, reason=NO_NUMBERS)
     if probes is not None:
-        with _warned_of_checkpoints(network):
-            plan = _make(network, probes, parameters)
-    if plan.reason != _NO_NUMBERS:  # this batch; the next may be better
+        plan = _adopted(network, probes, parameters) or prove(network, probes, parameters)
+    if plan.reason != NO_NUMBERS:  # this batch; the next may be better
         with requiring_grad(parameters, False), torch.no_grad():
             moving = [] if probes is None else attributes_that_move(network, probes[:1], plan.precautions)
         plans[_key(images)] = (plan, Fingerprint(structure, network, (*moving, *plan.precautions.slots)))
     return plan
+
+
+def way_of(network: nn.Module, images: Tensor) -> str:
+    """How images of this shape are computed, after the first call with them: "closed forms", or why not so."""
+    plan = _plans[network][_key(images)][0]
+    if plan.trace is not None and (plan.checked.sizes or images.shape[0] == 1):
+        return "closed forms"
+    return f"one image at a time: {plan.reason or 'the network does something else in larger batches'}"
 
 
 def distrust(network: nn.Module, images: Tensor, plan: Plan, reason: str) -> Plan:
@@ -132,209 +78,37 @@ def distrust(network: nn.Module, images: Tensor, plan: Plan, reason: str) -> Pla
     return slow
 
 
-def _key(images: Tensor) -> object:
+def _key(images: Tensor) -> _Key:
     return (images.shape[1:], images.dtype, images.device)
 
 
-def probe_images(images: Tensor, dtype: torch.dtype) -> Tensor | None:
-    """Three images in the range of the caller's, no two alike even where all of his are constant; None without a finite one."""
-    found: list[Tensor] = []
-    for image in images:  # which looks at no more of a large batch than it needs
-        if len(found) < 3 and bool(torch.isfinite(image).all()):
-            found.append(image)
-        if len(found) == 3:
-            break
-    if not found:
-        return None
-    rows = [found[row % len(found)] * (1 - 0.2 * row) + 0.05 * row for row in range(3)]
-    return torch.stack(rows).detach().clone().to(dtype)
+def proofs_of(network: nn.Module) -> str | None:
+    """Return what is proved about a network, for `adopt_proofs` in another process; None if nothing is."""
+    plans = {
+        stored_plans.key_text(torch.empty((0, *shape), dtype=dtype, device=device)): stored_plans.described(
+            plan.trace, plan.micro_batch, plan.single, plan.precautions, plan.checked.columns
+        )
+        for (shape, dtype, device), (plan, _) in _plans.get(network, {}).items()
+        if plan.trace is not None
+    }
+    return stored_plans.written(plans) if plans else None
 
 
-def _make(network: nn.Module, probes: Tensor, parameters: Sequence[nn.Parameter]) -> Plan:
-    ordered = OrderedBatchNorm()
-    with ordered, RefusingQuantised():
-        precautions, first = observe(network, probes[:1], parameters)
-        norms, logits = loop_norms(network, probes[:1], [AllOnes()], parameters, precautions)
-    if not torch.isfinite(norms).all() or not torch.isfinite(logits).all():
-        return Plan(None, 1, reason=_NO_NUMBERS, precautions=precautions)
-    check_graph(first)
-    uses = _uses(first, parameters)
-    with requiring_grad(parameters, False), ordered:
-        check_deterministic(network, probes[:1], first.detach(), logits, precautions)
-        plan = _judged(network, probes, precautions)
-    if plan.trace is None:
-        return plan
-    seen = Counter(column for step in plan.trace for column in step[2])
-    if any(count > seen[column] for column, count in uses.items()):
-        return replace(
-            plan, trace=None, single=False,
-            reason="parameters are used where no torch function shows, e.g. in a custom autograd function",
-        )  # fmt: skip
-    # the trace says that no other way is taken, so what was not met here will not be met later
-    return replace(plan, precautions=replace(precautions, reorders=ordered.met))
+def adopt_proofs(network: nn.Module, text: str) -> int:
+    """Take over what `proofs_of` returned in another process for the same network; return for how many kinds of images.
 
-
-def _judged(network: nn.Module, probes: Tensor, precautions: Precautions) -> Plan:
-    """The verdict in float32 where that is enough, for it is several times faster there; else in float64."""
-    own = next(network.parameters()).dtype
-    verdict: Plan | None = None
-    if own != torch.float64:
-        with suppress(Refusal):  # an output that seems to depend on other images may be rounded
-            verdict = _examined_somehow(network, probes, torch.float32, precautions)
-    if verdict is None or verdict.reason in (MISMATCH, _NOT_LINEAR):
-        verdict = _examined_somehow(network, probes, torch.float64, precautions)
-    if own not in (torch.float32, torch.float64):
-        return replace(verdict, trace=None, single=False, reason=f"closed forms are not accurate enough in {own}")
-    if len({parameter.dtype for parameter in network.parameters()}) > 1:
-        return replace(verdict, trace=None, single=False, reason="parameters have several dtypes")
-    return verdict
-
-
-def _examined_somehow(network: nn.Module, probes: Tensor, dtype: torch.dtype, precautions: Precautions) -> Plan:
-    """Look at what can be looked at best: a revealed copy, a plain one, the network itself."""
-    if sum(parameter.numel() for parameter in network.parameters()) * dtype.itemsize <= _LARGEST_TWIN:
-        for revealed in (True, False):
-            try:
-                subject = twin_of(network, dtype)
-                if revealed:
-                    reveal(list(subject.parameters()))
-                truth, logits = _truth(subject, probes, precautions)
-            except Exception:  # a network that cannot be copied, or insists on another dtype
-                break
-            if torch.isfinite(truth).all():
-                return _examined(subject, probes, truth, logits, precautions)
-    return _examined(network, probes, *_truth(network, probes, precautions), precautions)
-
-
-def _truth(network: nn.Module, probes: Tensor, precautions: Precautions) -> tuple[Tensor, Tensor]:
-    """Three images' norms by the loop, float64 [3, K, L], the first one's under seeds of other sizes, too; logits [3, C]."""
-    parameters = list(network.parameters())
-    probes, plain = images_for(network, probes), replace(precautions, scales_seeds=False)
-    first, logits = loop_norms(
-        network, probes[:1], [_Sized(factor) for factor in (1.0, 2.0**20, 2.0**-20)], parameters, plain
-    )
-    others, more = loop_norms(network, probes[1:], [_UNIT], parameters, plain)
-    first[:, 1] *= 2.0**-40
-    first[:, 2] *= 2.0**40
-    return torch.cat([first, others.expand(-1, 3, -1)]), torch.cat([logits, more])
-
-
-def _examined(network: nn.Module, probes: Tensor, truth: Tensor, logits: Tensor, precautions: Precautions) -> Plan:
-    parameters = list(network.parameters())
-    size = probes.element_size()
-    probes = images_for(network, probes)
-    with requiring_grad(parameters, False):
-        check_independent(network, probes, logits, precautions)
-        # powers of two do not round, so that float32 is as good as float64 here
-        if any(first_excess(truth[:1, 0], truth[:1, number], strict=True) for number in (1, 2)):
-            return Plan(None, 1, reason=_NOT_LINEAR, precautions=replace(precautions, scales_seeds=False))
-        plan = _proved(network, probes, parameters, truth[:, 0], precautions, size)
-    return plan
-
-
-@dataclass(frozen=True)
-class _Sized(LabelDesign):
-    """The all-ones seed, scaled to a largest entry of `size`."""
-
-    size: float
-
-    @property
-    def name(self) -> str:
-        return f"all_ones_of_size_{self.size:g}"
-
-    def seed(self, logits: Tensor) -> Tensor:
-        return self.size * scaled_seed(AllOnes(), logits)[0].double()
-
-
-_UNIT = _Sized(1.0)
-
-
-def _uses(logits: Tensor, parameters: Sequence[nn.Parameter]) -> Counter[int]:
-    """How often autograd's graph leads to each parameter, by column, whether or not a gradient flows there now."""
-    columns = {id(parameter): column for column, parameter in enumerate(parameters)}
-    uses: Counter[int] = Counter()
-    waiting: list[Any] = [logits.grad_fn]
-    met = set(waiting)
-    while waiting:
-        for node, _ in waiting.pop().next_functions:
-            if id(getattr(node, "variable", None)) in columns:
-                uses[columns[id(node.variable)]] += 1
-            elif node is not None and node not in met:
-                met.add(node)
-                waiting.append(node)
-    return uses
-
-
-def _proved(
-    network: nn.Module,
-    probes: Tensor,
-    parameters: Sequence[nn.Parameter],
-    truth: Tensor,
-    precautions: Precautions,
-    element_size: int,
-) -> Plan:
-    """Try the fast way on two batches of different size and order."""
-    tried = []
-    for rows in ([0, 1, 2], [1, 0]):
-        outcome = _try(network, probes[rows], parameters, truth[rows], precautions)
-        if isinstance(outcome, str):
-            return Plan(None, 1, reason=outcome, precautions=precautions)
-        tried.append(outcome)
-    (trace, size), (other, _) = tried
-    if trace != other:
-        return Plan(None, 1, reason="the network's operations depend on its input", precautions=precautions)
-    limits = costs.limits(probes.device)
-    size = size * element_size // probes.element_size()
-    single = _pays_alone(parameters) and _try(network, probes[:1], parameters, truth[:1], precautions)
-    return Plan(
-        trace,
-        max(1, min(limits.micro_batch, limits.activation_bytes // max(1, size))),
-        single=isinstance(single, tuple) and single[0] == trace,
-        precautions=precautions,
-        checked=Checked((truth > 0).any(0)),
-    )
-
-
-def _pays_alone(parameters: Sequence[nn.Parameter]) -> bool:
-    """Whether writing one image's gradients, as the loop does, takes longer than a closed form's calls for each tensor."""
-    return sum(parameter.numel() for parameter in parameters) >= costs.ALONE * len(parameters)
-
-
-def _try(
-    network: nn.Module, images: Tensor, parameters: Sequence[nn.Parameter], truth: Tensor, precautions: Precautions
-) -> tuple[tuple[Step, ...], int] | str:
-    """Run the fast way on a probe batch: its trace and the bytes it keeps per image, or why it is not to be used."""
-    kept: dict[int, int] = {}
-
-    def count(tensor: Tensor) -> Tensor:
-        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-        return tensor
-
-    try:
-        with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor), precautions.around(network):
-            pass_ = engine.forward(network, precautions.given(images), parameters, 2)
-            if pass_.tally.knows(pass_.output):
-                return "no closed form covers the way from the images to the output"
-            if pass_.watch.unknown:
-                return f"no closed form covers {', '.join(sorted(set(pass_.watch.unknown)))}"
-            norms = engine.backward(pass_, [_UNIT], keep=True)[:, 0]
-            agree = first_excess(norms, truth, images.dtype == torch.float64) is None
-            if not agree or not seeds_agree(pass_, _UNIT, norms):
-                return MISMATCH
-    except Exception as error:  # what the network does not survive under interception, the loop survived
-        return f"{type(error).__name__}: {error}"
-    own = {parameter.untyped_storage().data_ptr() for parameter in parameters}
-    activations = sum(size for pointer, size in kept.items() if pointer not in own)
-    shared = pass_.tally.summed_elements() * images.element_size()
-    return tuple(pass_.watch.trace), activations // images.shape[0] + shared
-
-
-@contextmanager
-def _warned_of_checkpoints(network: nn.Module) -> Iterator[None]:
-    """Make an error of a warning behind which torch gives no gradient.
-
-    Filters of warnings belong to the whole process, so that this happens while a plan is made and not at every call.
+    Args:
+        network: with the same weights, modules and attributes, which the caller has to make sure of.
+        text: from `proofs_of`; one of another version, or damaged, is left aside.
     """
-    with warnings.catch_warnings(), refusing_missing_gradients(network):
-        warnings.filterwarnings("error", message="None of the inputs have requires_grad=True")
-        yield
+    return stored_plans.adopt(network, text)
+
+
+def _adopted(network: nn.Module, probes: Tensor, parameters: Sequence[nn.Parameter]) -> Plan | None:
+    found = stored_plans.adopted(network, probes, parameters)
+    if found is None:
+        return None
+    plain, trace, precautions = found
+    columns = torch.zeros(len(parameters), dtype=torch.bool)
+    columns[plain["columns"]] = True
+    return Plan(trace, plain["micro_batch"], plain["single"], "", precautions, Checked(columns))

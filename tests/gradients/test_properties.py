@@ -10,7 +10,8 @@ from torch.utils._pytree import tree_leaves
 from lightning_gradood.errors import Refusal
 from lightning_gradood.gradients import AllOnes, LabelDesign, batches, costs, squared_gradient_norms
 from lightning_gradood.gradients.engine import backward, forward
-from lightning_gradood.gradients.plan import Plan, plan_for
+from lightning_gradood.gradients.plan import plan_for
+from lightning_gradood.gradients.proof import Plan
 from lightning_gradood.gradients.state import exact_arithmetic, probing
 
 from . import truth
