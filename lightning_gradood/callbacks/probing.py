@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from lightning_gradood.callbacks.entries import Entry, entries_of, ids_of, rows_of
 from lightning_gradood.callbacks.kept import KeptImages
 from lightning_gradood.callbacks.preparation import prepare, refuse_without_training_images
+from lightning_gradood.callbacks.proofs import ProofStore
 from lightning_gradood.callbacks.versions import Version, versions
 from lightning_gradood.data import ImageBatch, ImageDataModule
 from lightning_gradood.errors import Refusal
@@ -48,6 +49,7 @@ class ProbeCallback(Callback):
         self._buffer: dict[str, list[Records]] = {}
         self._written = time.monotonic()
         self._leaving = ExitStack()  # what to undo at the end
+        self._proofs: ProofStore | None = None
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Find out which entries and which rows of each source are missing."""
@@ -86,6 +88,7 @@ class ProbeCallback(Callback):
         needy = [probe for probe in self.probes if probe.needs_preparation and probe.name in wanted]
         prepare(needy, pl_module.network, trainer, StateStore(self.cache.folder))  # type: ignore[arg-type]
         self._kept = KeptImages(pl_module.network, _datamodule(trainer), self.cache)  # type: ignore[arg-type]
+        self._proofs = ProofStore(pl_module.network, StateStore(self.cache.folder)) if self.missing else None  # type: ignore[arg-type]
 
     def on_predict_batch_end(
         self,
@@ -126,6 +129,8 @@ class ProbeCallback(Callback):
         self._write_all()
         trainer.strategy.barrier("records written")
         if trainer.is_global_zero:
+            if self._proofs is not None:
+                self._proofs.keep()
             for entry in self.missing:
                 self.cache.commit(entry.key, ids_of(_datamodule(trainer), entry.source), entry.description)
         trainer.strategy.barrier("records visible")
