@@ -42,6 +42,7 @@ class Interception(TorchFunctionMode):
         self.unknown: list[str] = []
         self.anchor = torch.zeros((), device=device, requires_grad=True)
         self._tally = tally
+        self._images: Tensor | None = None
         self._from_images = WeakIdKeyDictionary()
 
     def __torch_function__(
@@ -89,11 +90,18 @@ class Interception(TorchFunctionMode):
 
     def _follow_images(self, given: list[Tensor], result: Any) -> None:
         """Remember what is computed from the images before any parameter, as it may have several rows for each."""
-        if isinstance(result, Tensor) and not result.requires_grad and any(map(self._is_from_images, given)):
-            self._from_images[result] = True
+        for tensor in tensors_in(result):
+            if not tensor.requires_grad and any(map(self._is_from_images, given)):
+                self._from_images[tensor] = True
 
     def _is_from_images(self, tensor: Tensor) -> bool:
-        return (tensor.ndim > 1 and tensor.shape[0] == self._tally.batch) or tensor in self._from_images
+        """Whether `tensor`, which has no gradient, is the images or made from them; they are what comes first with N rows.
+
+        A constant that is taken for them is not trusted by the plan; images that are taken for a constant are right, slowly.
+        """
+        if self._images is None and tensor.ndim > 1 and len(tensor) == self._tally.batch and tensor.is_floating_point():
+            self._images = tensor
+        return tensor is self._images or tensor in self._from_images
 
     def _note(self, func: Callable[..., Any], became: str, used: list[Tensor]) -> None:
         columns = tuple(self._tally.column(tensor) for tensor in used)
