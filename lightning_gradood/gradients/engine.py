@@ -33,7 +33,7 @@ def forward(network: nn.Module, images: Tensor, parameters: Sequence[nn.Paramete
         passes: number of backward passes that will follow.
     """
     tally = Tally(parameters, images.shape[0], passes)
-    with Interception(tally, images.device) as watch:
+    with Interception(tally, images) as watch:
         output = network(images)
     return Forward(output, watch, tally)
 

@@ -48,13 +48,13 @@ class Interception(TorchFunctionMode):
         unknown: names of functions that no closed form covers; then the pass is of no use.
     """
 
-    def __init__(self, tally: Tally, device: torch.device) -> None:
+    def __init__(self, tally: Tally, images: Tensor) -> None:
         super().__init__()
         self.trace: list[Step] = []
         self.unknown: list[str] = []
-        self.anchor = torch.zeros((), device=device, requires_grad=True)
+        self.anchor = images.new_zeros((), requires_grad=True)
         self._tally = tally
-        self._batch_norms = OrderedBatchNorm()
+        self._batch_norms, self._images = OrderedBatchNorm(), images
         self._from_images = WeakIdKeyDictionary()
 
     def __torch_function__(
@@ -116,11 +116,13 @@ class Interception(TorchFunctionMode):
 
     def _follow_images(self, given: list[Tensor], result: Any) -> None:
         """Remember what is computed from the images before any parameter, as it may have several rows for each."""
-        if isinstance(result, Tensor) and not result.requires_grad and any(map(self._is_from_images, given)):
-            self._from_images[result] = True
+        for tensor in tensors_in(result):
+            if not tensor.requires_grad and any(map(self._is_from_images, given)):
+                self._from_images[tensor] = True
 
     def _is_from_images(self, tensor: Tensor) -> bool:
-        return (tensor.ndim > 1 and tensor.shape[0] == self._tally.batch) or tensor in self._from_images
+        """Whether `tensor`, which has no gradient, is the images or made from them by functions that are seen here."""
+        return tensor is self._images or tensor in self._from_images
 
     def _note(self, func: Callable[..., Any], became: str, used: list[Tensor], told: tuple[object, ...] = ()) -> None:
         columns = tuple(self._tally.column(tensor) for tensor in used)

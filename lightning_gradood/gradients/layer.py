@@ -72,6 +72,7 @@ class Call:
             and tensor.ndim >= 2
             and tensor.shape[0] == self.tally.batch
             and tensor.is_floating_point()
+            and (tensor.requires_grad or self.from_images(tensor))
         )
 
     def has_rows(self, tensor: object) -> bool:
@@ -83,7 +84,7 @@ class Call:
             and tensor.shape[0] > 0
             and tensor.shape[0] % self.tally.batch == 0
             and tensor.is_floating_point()
-            and (tensor.requires_grad or tensor.shape[0] == self.tally.batch or self.from_images(tensor))
+            and (tensor.requires_grad or self.from_images(tensor))
         )
 
     def is_activation(self, *tensors: object) -> bool:

@@ -45,18 +45,24 @@ class RelativeBias(Block):
 
 
 class MetaBias(Block):
-    """Swin v2: the bias comes from a small network on a constant table, whose rows may be a multiple of N."""
+    """Swin v2: the bias comes from a small network on a constant table, whose rows may be N or a multiple of it."""
+
+    ROWS = 256
 
     def made(self) -> None:
         self.meta = nn.Sequential(nn.Linear(2, 8), nn.ReLU(), nn.Linear(8, 2, bias=False))
         self.temperature = parameter(2, 1, 1)
-        self.register_buffer("table", torch.randn(256, 2))
+        self.register_buffer("table", torch.randn(self.ROWS, 256 // self.ROWS, 2))
 
     def mixed(self, x: Tensor) -> Tensor:
         q = F.normalize(x.view(len(x), 16, 2, 3).transpose(1, 2), dim=-1)
         weights = q @ q.transpose(-2, -1) * torch.clamp(self.temperature, max=2.0).exp()
-        weights = weights + self.meta(self.table).transpose(1, 0).reshape(2, 16, 16).unsqueeze(0)
+        weights = weights + self.meta(self.table).flatten(0, 1).transpose(1, 0).reshape(2, 16, 16).unsqueeze(0)
         return (weights.softmax(-1) @ q).transpose(1, 2).reshape(x.shape)
+
+
+class MetaBiasOfTwo(MetaBias):
+    ROWS = 2
 
 
 class ResponseNorm(Block):
@@ -303,7 +309,8 @@ class Added(Block):
 
 
 BLOCKS = {
-    "relative bias": RelativeBias, "meta bias": MetaBias, "response norm": ResponseNorm, "head products": HeadProducts,
+    "relative bias": RelativeBias, "meta bias": MetaBias, "meta bias of two": MetaBiasOfTwo,
+    "response norm": ResponseNorm, "head products": HeadProducts,
     "relative einsum": RelativeEinsum, "pooled heads": PooledHeads, "in place": InPlace, "overwritten": Overwritten,
     "quotients": Quotients, "repeated": Repeated, "casts": Casts, "views": Views, "written": Written, "rows": Rows,
     "rows first": lambda: Rows(batch_first=True, bias=False), "unfolded": Unfolded, "standardised": Standardised,
