@@ -137,13 +137,11 @@ def compared(network: nn.Module, images: Tensor) -> dict[str, Any]:
 
 
 def way(network: nn.Module, images: Tensor) -> dict[str, Any]:
-    """Whether the plan, made by now, is the fast way; if not, why."""
-    from lightning_gradood.gradients.plan import plan_for
-    from lightning_gradood.gradients.state import evaluating, exact_arithmetic
+    """Which way images of this number and shape were computed by now, and if not by closed forms, why."""
+    from lightning_gradood.gradients import warm_up
 
-    with exact_arithmetic(), evaluating(network):
-        plan = plan_for(network, images, list(network.parameters()))
-    return {"way": "loop" if plan.trace is None else "fast", "reason": plan.reason}
+    told = warm_up(network, images.shape)
+    return {"way": "fast", "reason": ""} if told == "closed forms" else {"way": "loop", "reason": told.split(": ", 1)[1]}
 
 
 def true_norms(network: nn.Module, images: Tensor) -> tuple[Tensor, float]:

@@ -48,7 +48,9 @@ def test_another_process_makes_the_same_trace() -> None:
         "torch.set_default_dtype(torch.float64)\nnetwork = make('transformer')\n"
         "warm_up(network, (4, 3, 8, 8))\nprint(proofs_of(network))"
     )
-    texts = {subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout for _ in "ab"}
+    texts = {
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout for _ in "ab"
+    }
     assert len(texts) == 1
     assert json.loads(texts.pop())["plans"]["[3, 8, 8] torch.float64 cpu"]["trace"]
 
