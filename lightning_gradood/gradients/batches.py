@@ -118,8 +118,7 @@ class _Work:
         plan, passes = self.plan, len(self.label_designs) + bool(checks)
         try:
             with requiring_grad(self.parameters, False), plan.precautions.around(self.network):
-                given = plan.precautions.given(images)
-                pass_ = engine.forward(self.network, given, self.parameters, passes)
+                pass_ = engine.forward(self.network, images, self.parameters, passes)
                 if tuple(pass_.watch.trace) != plan.trace or pass_.watch.unknown:
                     return None
                 check_logits(pass_.output, images.shape[0])

@@ -42,6 +42,11 @@ def check_network(network: nn.Module, named: Mapping[str, nn.Parameter], modules
                 "`network` should have initialised parameters. "
                 f"Got `{name}` without a shape. Run the network once on a batch of images."
             )
+        if parameter._backward_hooks:
+            raise Refusal(
+                "`network` should have no hooks on its parameters, because they may change the gradients that are measured. "
+                f"Got one on `{name}`. Take it off meanwhile: `handle.remove()` for the handle of register_hook."
+            )
         if parameter.is_complex():
             raise Refusal(
                 "`network` should have real parameters. "

@@ -92,7 +92,7 @@ def check_same_logits(network: nn.Module, images: Tensor, alone: Tensor, precaut
 
 def _run(network: nn.Module, images: Tensor, precautions: Precautions) -> Any:
     with precautions.around(network):
-        return network(precautions.given(images))
+        return network(images.clone())
 
 
 def _refuse(place: str) -> NoReturn:
@@ -124,8 +124,7 @@ def _jacobian_crosses(network: nn.Module, probes: Tensor, precautions: Precautio
     """Whether ∂z₀/∂x₁ or ∂z₀/∂x₂ is anything but exactly zero."""
     leaves = probes.detach().clone().requires_grad_()
     with precautions.around(network):
-        # a leaf cannot be written into, but a copy of it can
-        logits = network(leaves.clone() if precautions.keeps_images else leaves)
+        logits = network(leaves.clone())  # a leaf cannot be written into, but a copy of it can
         if not logits.requires_grad:  # no gradient reaches the images at all, e.g. through an embedding
             return False
         (gradient,) = torch.autograd.grad(logits[0].sum(), leaves, allow_unused=True)

@@ -33,8 +33,9 @@ def forward(network: nn.Module, images: Tensor, parameters: Sequence[nn.Paramete
         passes: number of backward passes that will follow.
     """
     tally = Tally(parameters, images.shape[0], passes)
-    with Interception(tally, images) as watch:
-        output = network(images)
+    given = images.clone()  # into which the network may write
+    with Interception(tally, given) as watch:
+        output = network(given)
     return Forward(output, watch, tally)
 
 

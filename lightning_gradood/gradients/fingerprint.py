@@ -25,7 +25,8 @@ class Fingerprint:
     """A network's state at the time of its proof.
 
     Version counters tell every change that goes through torch, addresses tell exchanged tensors, and two entries of each
-    parameter tell changes through `.data`, which have no version.
+    tensor tell changes through `.data`, which have no version. Attributes are compared into dictionaries, lists and
+    plain objects, such as a configuration that all modules share.
 
     Args:
         structure: the network's modules and parameters.
@@ -37,18 +38,17 @@ class Fingerprint:
         self._structure, self._moving = structure, {(slot.module, slot.name) for slot in moving}
         modules = structure.modules(network)
         self._attributes = self._shallow(modules)
-        self._containers = [
-            (value, _frozen(value, _DEPTH))
-            for attributes in self._attributes
-            for value in attributes.values()
-            if isinstance(value, dict | list | set)
-        ]
+        values = (value for attributes in self._attributes for value in attributes.values())
+        mutable = {id(value): value for value in values if isinstance(value, dict | list | set) or _is_settings(value)}
+        self._containers = [(value, _frozen(value, _DEPTH)) for value in mutable.values()]
         self._hooks = [vars(module)[name] for module in _in_python(modules).values() for name in _HOOKS]
         self._count = sum(map(len, self._hooks))
         self._buffers = self._fixed_buffers(modules)
         self._tensors = [*structure.parameters.values(), *self._buffers]
         self._versions = _versions(self._tensors)
-        self._samples = [sample for parameter in structure.parameters.values() for sample in _samples(parameter)]
+        self._samples = [
+            sample for tensor in self._tensors if tensor.is_floating_point() for sample in _samples(tensor)
+        ]
         self._values = _joined(self._samples)
 
     def fits(self, structure: Structure, network: nn.Module) -> bool:
@@ -63,6 +63,7 @@ class Fingerprint:
                 and all(_frozen(value, _DEPTH) == frozen for value, frozen in self._containers)
                 and _same(self._fixed_buffers(modules), self._buffers)
                 and _versions(self._tensors) == self._versions
+                and not any(parameter._backward_hooks for parameter in structure.parameters.values())
                 and torch.equal(_joined(self._samples), self._values)
             )
         except (RuntimeError, ValueError):  # tensors or arrays that took another's place have no single truth value
@@ -101,7 +102,7 @@ def attributes_that_move(network: nn.Module, image: Tensor, precautions: Precaut
         if key not in _SKIPPED
     }
     with precautions.around(network):
-        network(precautions.given(image))
+        network(image.clone())
     return [
         slot for slot, value in before.items() if _frozen(vars(modules[slot.module]).get(slot.name), _DEPTH) != value
     ]
@@ -130,14 +131,24 @@ def _frozen(value: Any, depth: int) -> Any:
         return [(_frozen(key, 0), _frozen(item, depth - 1)) for key, item in value.items()]
     if depth and isinstance(value, list | tuple | set | frozenset):
         return [_frozen(item, depth - 1) for item in value]
+    if depth and _is_settings(value):
+        return (id(value), _frozen(vars(value), depth - 1))
     return value if isinstance(value, bool | int | float | complex | str | bytes | None) else id(value)
 
 
-def _samples(parameter: Tensor) -> list[Tensor]:
-    """The first and the middle entry, as views that follow the parameter."""
-    if not parameter.numel():
+def _is_settings(value: Any) -> bool:
+    """Whether `value` is an object whose attributes say how to compute."""
+    kind = type(value)
+    return (
+        kind.__module__ != "builtins" and not isinstance(value, nn.Module | Tensor | type) and kind.__dictoffset__ != 0
+    )
+
+
+def _samples(tensor: Tensor) -> list[Tensor]:
+    """The first and the middle entry, as views that follow the tensor."""
+    if not tensor.numel():
         return []
-    values = parameter.detach()
+    values = tensor.detach()
     return [values[(0,) * values.ndim], values[tuple(size // 2 for size in values.shape)]]
 
 

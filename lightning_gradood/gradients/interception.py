@@ -30,6 +30,16 @@ _INDEXING: frozenset[Callable[..., Any]] = frozenset({
     torch.argwhere, Tensor.argwhere, torch.bincount, Tensor.unique, torch.unique, torch.where,
 })  # fmt: skip
 
+_ALONG: dict[Callable[..., Any], int] = {
+    getattr(room, name): place
+    for room in (torch, Tensor)
+    for name, place in {
+        "gather": 1, "scatter": 1, "scatter_add": 1, "scatter_reduce": 1, "take_along_dim": 2, "sort": 1, "argsort": 1,
+        "topk": 2, "kthvalue": 2, "cumsum": 1, "cumprod": 1, "cummax": 1, "cummin": 1, "logcumsumexp": 1,
+    }.items()
+}  # fmt: skip
+"""Functions that may move entries from one row to another, and the place of the dimension among their arguments."""
+
 
 class Interception(TorchFunctionMode):
     """While active, calls with a parameter among their arguments are replaced.
@@ -88,6 +98,8 @@ class Interception(TorchFunctionMode):
         name = getattr(func, "__name__", "")
         if name != "__get__":  # a shape or a dtype
             self.trace.append((name, "", (), _index(func, args, given)))
+            if given and (given[0].requires_grad or self._is_from_images(given[0])) and _moves_rows(func, args, kwargs):
+                self.unknown.append(f"{name} along the batch")
         if self._tally.batch == 1 and func in BATCH_NORMS:
             return self._batch_norms.ordered(func, args, kwargs)
         return func(*args, **kwargs)
@@ -134,6 +146,14 @@ def _index(func: Callable[..., Any], args: tuple[Any, ...], given: list[Tensor])
     if func not in _INDEXING or (func is torch.where and len(args) == 3):  # which chooses element by element
         return ()
     return (*map(_entries, given), *(args[1:] if len(given) == 1 else ()))
+
+
+def _moves_rows(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether a function that works along one dimension is asked to work along the batch."""
+    if func not in _ALONG:
+        return False
+    dimension = kwargs.get("dim", args[_ALONG[func]] if len(args) > _ALONG[func] else -1)
+    return bool(isinstance(dimension, int) and dimension in (0, -tensors_in(args)[0].ndim))
 
 
 def _entries(tensor: Tensor) -> object:

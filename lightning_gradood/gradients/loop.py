@@ -85,7 +85,7 @@ def _one_image(
     precautions: Precautions,
 ) -> tuple[Tensor, Tensor]:
     with precautions.around(network):
-        logits = network(precautions.given(image))
+        logits = network(image.clone())  # into which it may write
         check_logits(logits, 1)
         norms = []
         for number, design in enumerate(label_designs, start=1):

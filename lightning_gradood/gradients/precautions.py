@@ -1,9 +1,9 @@
 """What a network does in a forward pass beside mapping images to logits, and what keeps a pass from suffering by it.
 
 Some networks keep a tensor that parameters determine from one call to the next (LeViT's attention biases): its graph
-is gone after the first backward pass, and filled under `no_grad` it has none. Others update a buffer, or write into
-their input. `observe` finds this out in a few forward passes; `Precautions.around` then gives every pass an empty
-cache and buffers of its own, and puts back what the caller had.
+is gone after the first backward pass, and filled under `no_grad` it has none. Others update a buffer. `observe` finds
+this out in a few forward passes; `Precautions.around` then gives every pass an empty cache and buffers of its own, and
+puts back what the caller had.
 """
 
 from __future__ import annotations
@@ -53,13 +53,11 @@ class Precautions:
 
     Attributes:
         slots: what a pass fills; emptied before it (a buffer: replaced by a copy), put back after it.
-        keeps_images: whether the forward writes into its input, so that it has to be given a copy.
         reorders: whether batch norm may meet a layout that torch misreads (`layouts`).
         scales_seeds: whether the backward pass is linear, so that its seed may be brought to a safe scale.
     """
 
     slots: tuple[Slot, ...] = ()
-    keeps_images: bool = False
     reorders: bool = True
     scales_seeds: bool = True
 
@@ -83,10 +81,6 @@ class Precautions:
                 else:
                     place[slot.name] = value
 
-    def given(self, images: Tensor) -> Tensor:
-        """The images as the network is to receive them."""
-        return images.clone() if self.keeps_images else images
-
 
 def observe(network: nn.Module, image: Tensor, parameters: Sequence[nn.Parameter]) -> tuple[Precautions, Any]:
     """Find out what a forward pass changes, and leave no trace of it.
@@ -100,16 +94,13 @@ def observe(network: nn.Module, image: Tensor, parameters: Sequence[nn.Parameter
         What to do about it, and the output of a pass made so, with its graph.
     """
     modules = _in_python(network)
-    given = image.clone()
     with requiring_grad(parameters, True), _put_back(modules) as changed:
-        version = given._version
-        logits = network(given)
-        writes = given._version != version
+        logits = network(image.clone())
         slots = changed()
     filled = _holding_tensors(modules)
     caches = _refilled(network, image, parameters, filled, logits) if filled else []
     others = [replace(slot, is_read=slot in filled) for slot in slots if slot not in caches]
-    precautions = Precautions((*caches, *others), writes)
+    precautions = Precautions((*caches, *others))
     if caches:
         with requiring_grad(parameters, True), precautions.around(network):
             logits = network(image.clone())

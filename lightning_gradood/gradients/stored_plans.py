@@ -45,7 +45,6 @@ def described(
         "micro_batch": micro_batch,
         "single": single,
         "slots": [[slot.module, slot.name, slot.is_buffer, slot.is_read] for slot in precautions.slots],
-        "keeps_images": precautions.keeps_images,
         "reorders": precautions.reorders,
         "columns": columns.nonzero().flatten().tolist(),
     }
@@ -77,9 +76,9 @@ def adopted(
         return None
     try:
         slots = tuple(Slot(*slot) for slot in found["slots"])
-        precautions = Precautions(slots, found["keeps_images"], found["reorders"])
+        precautions = Precautions(slots, found["reorders"])
         with requiring_grad(parameters, False), precautions.around(network):
-            pass_ = engine.forward(network, precautions.given(probes), parameters, 1)
+            pass_ = engine.forward(network, probes, parameters, 1)
         matches = digest(pass_.watch.trace) == found["trace"] and not pass_.watch.unknown
     except Exception:  # of whatever kind: it will be proved anew
         return None

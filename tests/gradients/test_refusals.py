@@ -166,6 +166,21 @@ def test_quantised_layers_and_tensors() -> None:
         squared_gradient_norms(network, pictures(3, torch.float32))
 
 
+@pytest.mark.parametrize("number", [1, 3])
+def test_hooks_on_parameters(number: int) -> None:
+    """Also when they come after the network was planned."""
+    network = make("linear")
+    squared_gradient_norms(network, pictures(3))
+    handle = network[1].weight.register_hook(lambda gradient: gradient.clamp(-1e-3, 1e-3))
+    fresh = make("linear")
+    fresh[1].weight.register_hook(lambda gradient: gradient.clamp(-1e-3, 1e-3))
+    for hooked in (network, fresh):
+        with pytest.raises(Refusal, match=r"no hooks on its parameters.*Got one on `1\.weight`\. .*handle\.remove"):
+            squared_gradient_norms(hooked, pictures(3))
+    handle.remove()
+    squared_gradient_norms(network, pictures(number))
+
+
 def test_complex_parameters() -> None:
     network = nn.Linear(192, 5)
     network.phase = nn.Parameter(torch.zeros(2, dtype=torch.complex64))

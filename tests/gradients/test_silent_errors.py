@@ -130,6 +130,28 @@ def test_tokens_that_leave_their_way(corners: list[int]) -> None:
     assert_right(network, images)
 
 
+ALONG_THE_BATCH = {
+    "gathered": lambda x, order: torch.gather(x, 0, order.expand_as(x)),
+    "taken": lambda x, order: x.take_along_dim(order, 0),
+    "scattered": lambda x, order: torch.zeros_like(x).scatter(0, order.expand_as(x), x),
+}
+
+
+@pytest.mark.parametrize("how", ALONG_THE_BATCH)
+def test_rows_moved_by_functions_along_the_batch(how: str) -> None:
+    """An order that is the batch's own while no image is bright: each image alone is what counts."""
+
+    class Moved(Between):
+        def forward(self, x: Tensor) -> Tensor:
+            order = torch.relu(x.mean((1, 2, 3)) - 0.8)[:, None].argsort(dim=0, stable=True)
+            return self.last(ALONG_THE_BATCH[how](torch.tanh(self.first(x.flatten(1))), order))
+
+    network, images = Moved().double(), pictures(5)
+    assert_right(network, images)
+    images[1] = 0.9 + 0.1 * images[1]
+    assert_right(network, images)
+
+
 def test_batch_in_another_order() -> None:
     network, images = SortedBatch().double(), pictures(5)
     squared_gradient_norms(network, images)
@@ -162,6 +184,40 @@ def test_flag_that_couples_is_noticed() -> None:
     network = Between().double()
     squared_gradient_norms(network, pictures(4))
     network.flag = True
+    with pytest.raises(Refusal, match="independently"):
+        squared_gradient_norms(network, pictures(4))
+
+
+class Settings:
+    """A configuration that modules share."""
+
+    def __init__(self) -> None:
+        self.couples, self.more = False, {"scale": 1.0}
+
+
+@pytest.mark.parametrize("deep", [False, True])
+def test_shared_settings_that_change_are_noticed(deep: bool) -> None:
+    settings = Settings()
+
+    class Configured(Between):
+        def __init__(self) -> None:
+            super().__init__()
+            self.settings = settings
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = torch.tanh(self.first(x.flatten(1)))
+            x = x * self.settings.more["scale"]
+            return self.last(x - x.mean(0) if self.settings.couples else x)
+
+    network = Configured().double()
+    squared_gradient_norms(network, pictures(4))
+    with exact_arithmetic(), probing(network):
+        before = plan_for(network, pictures(4), list(network.parameters()))
+        if deep:
+            settings.more["scale"] = 2.0
+            assert plan_for(network, pictures(4), list(network.parameters())) is not before
+            return
+    settings.couples = True
     with pytest.raises(Refusal, match="independently"):
         squared_gradient_norms(network, pictures(4))
 
@@ -224,6 +280,21 @@ def test_buffers_stay_what_they_were() -> None:
     plans = [network.number]
     squared_gradient_norms(network, pictures(4))
     assert network.number - plans[0] == 1  # planned once, though buffers and a number move
+
+
+def test_forward_that_writes_into_some_inputs() -> None:
+    """Only what is brighter than 1: the probes are not."""
+
+    class Sometimes(Between):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x.div_(255) if x.max() > 1 else x)
+
+    network, images = Sometimes().double(), pictures(4)
+    squared_gradient_norms(network, images)
+    bright = 255 * images
+    found = squared_gradient_norms(network, bright)
+    truth.assert_exact(found, truth.pair_norms(network, images))
+    assert torch.equal(bright, 255 * images)
 
 
 @pytest.mark.parametrize("number", [1, 4])

@@ -73,7 +73,7 @@ def test_adopted_proof_does_not_replace_the_checks() -> None:
     plain = proof.Plan(None, 8)
     stored["plans"] = {
         "[3, 12, 12] torch.float64 cpu": {
-            "trace": "0" * 64, "micro_batch": plain.micro_batch, "single": False, "slots": [], "keeps_images": False,
+            "trace": "0" * 64, "micro_batch": plain.micro_batch, "single": False, "slots": [],
             "reorders": False, "columns": [],
         }
     }  # fmt: skip
