@@ -17,6 +17,7 @@ from lightning_gradood.gradients.structure import Structure, is_compiled
 
 _REGISTRIES = ("_parameters", "_buffers", "_modules")
 _HOOKS = [name for name, value in vars(nn.Module()).items() if name.endswith("hooks") and isinstance(value, dict)]
+_COUNTED = {*_HOOKS, "_non_persistent_buffers_set"}
 _SKIPPED = {*_REGISTRIES, "training"}
 _DEPTH = 3  # of nested containers that are looked into
 
@@ -38,7 +39,7 @@ class Fingerprint:
         self._structure, self._moving = structure, {(slot.module, slot.name) for slot in moving}
         modules = structure.modules(network)
         self._attributes = self._shallow(modules)
-        values = (value for attributes in self._attributes for value in attributes.values())
+        values = (value for attributes in self._attributes for key, value in attributes.items() if key not in _COUNTED)
         mutable = {id(value): value for value in values if isinstance(value, dict | list | set) or _is_settings(value)}
         self._containers = [(value, _frozen(value, _DEPTH)) for value in mutable.values()]
         self._hooks = [vars(module)[name] for module in _in_python(modules).values() for name in _HOOKS]

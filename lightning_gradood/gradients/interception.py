@@ -73,7 +73,7 @@ class Interception(TorchFunctionMode):
         """Replace `func` if it takes a parameter."""
         kwargs = kwargs or {}
         given = tensors_in((args, kwargs))
-        used = [tensor for tensor in given if self._tally.knows(tensor)]
+        used = self._tally.known_among(given)
         # no gradient goes through what happens under no_grad, inside a custom autograd function for one
         if not used or not torch.is_grad_enabled():
             result = self._without_parameters(func, args, kwargs, given)
@@ -128,6 +128,8 @@ class Interception(TorchFunctionMode):
 
     def _follow_images(self, given: list[Tensor], result: Any) -> None:
         """Remember what is computed from the images before any parameter, as it may have several rows for each."""
+        if isinstance(result, Tensor) and result.requires_grad:
+            return
         for tensor in tensors_in(result):
             if not tensor.requires_grad and any(map(self._is_from_images, given)):
                 self._from_images[tensor] = True

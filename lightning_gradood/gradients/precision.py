@@ -37,7 +37,7 @@ def home(device: torch.device) -> torch.device:
 
 def hosted(tensor: Tensor) -> Tensor:
     """Return the tensor itself where its device has float64, else a copy on the CPU; any dtype, which is kept."""
-    return tensor.to(home(tensor.device))
+    return tensor if has_float64(tensor.device) else tensor.cpu()
 
 
 def exact(tensor: Tensor) -> Tensor:

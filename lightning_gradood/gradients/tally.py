@@ -50,6 +50,10 @@ class Tally:
         """Whether `tensor` is a parameter or derived from parameters alone."""
         return id(tensor) in self._column or self.derived.knows(tensor)
 
+    def known_among(self, tensors: list[Tensor]) -> list[Tensor]:
+        """Those that `knows` is true of; it is asked at every call of every pass."""
+        return [tensor for tensor in tensors if id(tensor) in self._column or self.derived.knows(tensor)]
+
     def column(self, tensor: Tensor) -> int:
         """A parameter's place in the result; -1 for a derived tensor."""
         return self._column.get(id(tensor), -1)

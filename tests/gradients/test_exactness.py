@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lightning_gradood.gradients import (
     AllOnes,
@@ -94,6 +94,19 @@ def test_half_precision_is_no_worse_than_plain_autograd(name: str, dtype: torch.
     exact = truth.true_norms(network.double(), images.double())
     own = ((plain - exact).abs() / exact).max()
     assert ((found - exact).abs() / exact).max() <= max(3 * own, 8 * torch.finfo(dtype).eps)
+
+
+@pytest.mark.parametrize("number", [1, 4])
+def test_autocast_inside_the_forward_rounds_as_the_network_asks(number: int) -> None:
+    class Inside(nn.Sequential):
+        def forward(self, x: Tensor) -> Tensor:
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                return super().forward(x).float()
+
+    torch.manual_seed(0)
+    network = Inside(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5))
+    found, plain = (way(network, pictures(number, torch.float32)) for way in (squared_gradient_norms, truth.true_norms))
+    torch.testing.assert_close(found, plain, rtol=8 * torch.finfo(torch.bfloat16).eps, atol=0)
 
 
 def test_parameters_of_several_dtypes_are_exact() -> None:

@@ -30,14 +30,17 @@ class BatchNorm(Layer):
 
     @override
     def output(self, x: Tensor) -> Tensor:
-        return F.batch_norm(x, self.mean, self.variance, self.weight, self.bias, eps=self.epsilon)
+        # without the checks of F.batch_norm, which the network's own call has made
+        return torch.batch_norm(
+            x, self.weight, self.bias, self.mean, self.variance, False, 0.0, self.epsilon, torch.backends.cudnn.enabled
+        )
 
     @override
     def backward(self, x: Tensor, gradient: Tensor, needs_input: bool, tally: Tally) -> Tensor | None:
         N, C = x.shape[:2]
         wide = (1, N * C, *x.shape[2:], *((1,) if x.ndim == 2 else ()))
         weight, mean, variance = (
-            None if tensor is None else tensor.repeat(N) for tensor in (self.weight, self.mean, self.variance)
+            None if tensor is None else torch.cat([tensor] * N) for tensor in (self.weight, self.mean, self.variance)
         )
         inputs, weights, biases = torch.ops.aten.native_batch_norm_backward(
             gradient.reshape(wide).contiguous(), x.reshape(wide).contiguous(), weight, mean, variance, None, None,
