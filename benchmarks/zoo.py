@@ -31,6 +31,7 @@ from benchmarks.families import FAMILIES, build
 IMAGES = 4
 EXACT = 1e-8  # relative; a wrong formula is off by far more, float64's rounding by far less
 DIFFERENCES = 1e-4
+SINGLE = {"EfficientViT (MIT)"}  # compute their attention in float32 whatever their dtype: compared to its rounding
 
 
 def main() -> None:
@@ -90,7 +91,8 @@ def examined(family: str, settings: argparse.Namespace) -> dict[str, Any]:
         result["size"] = size
         randomise(network)
         if not settings.no_truth:
-            result |= compared(network.double(), torch.rand(IMAGES, 3, size, size, dtype=torch.float64))
+            images = torch.rand(IMAGES, 3, size, size, dtype=torch.float64)
+            result |= compared(network.double(), images, rounded=family in SINGLE)
             network.float()
         if settings.rounds:
             if settings.whole:
@@ -119,8 +121,8 @@ def randomise(network: nn.Module) -> None:
                 parameter.mul_(1 + 0.1 * torch.randn_like(parameter))
 
 
-def compared(network: nn.Module, images: Tensor) -> dict[str, Any]:
-    """Way taken and largest relative error in float64."""
+def compared(network: nn.Module, images: Tensor, rounded: bool = False) -> dict[str, Any]:
+    """Way taken and largest relative error in float64; `rounded` where parts of the network are in float32 all the same."""
     from lightning_gradood.gradients import parameter_names, squared_gradient_norms
 
     start = time.perf_counter()
@@ -131,7 +133,7 @@ def compared(network: nn.Module, images: Tensor) -> dict[str, Any]:
     error = (found - truth).abs() / (truth + 1e-20 * truth.amax(1, keepdim=True))
     worst = int(error.amax(0).argmax())
     result |= {"error": float(error.max()), "worst": parameter_names(network)[worst], "differences": difference}
-    if not result["error"] <= EXACT or not difference <= DIFFERENCES:
+    if not result["error"] <= (1e-5 if rounded else EXACT) or not (rounded or difference <= DIFFERENCES):
         result["way"] = "WRONG"
     return result
 
@@ -141,7 +143,9 @@ def way(network: nn.Module, images: Tensor) -> dict[str, Any]:
     from lightning_gradood.gradients import warm_up
 
     told = warm_up(network, images.shape)
-    return {"way": "fast", "reason": ""} if told == "closed forms" else {"way": "loop", "reason": told.split(": ", 1)[1]}
+    return (
+        {"way": "fast", "reason": ""} if told == "closed forms" else {"way": "loop", "reason": told.split(": ", 1)[1]}
+    )
 
 
 def true_norms(network: nn.Module, images: Tensor) -> tuple[Tensor, float]:

@@ -38,8 +38,8 @@ To follow one image through the room:
    disagrees there is computed by the loop, or refused where earlier numbers may be wrong, too.
 
 Half precision: parameters and activations stay in the network's own dtype, one image at a time; norms are summed in float64.
-Autocast around the call is lifted; a network whose own forward enters autocast is computed one image at a time, too, rounded as it
-asks.
+Autocast around the call is lifted; a network whose own forward enters autocast is computed one image at a time, too, rounded
+as it asks.
 
 Seeds, squares and their sums are float64. On a device that has none, Apple's GPUs, they are computed on the CPU or from
 scaled float32 sums, and the result lies on the CPU (`precision`).
