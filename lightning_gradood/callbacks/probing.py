@@ -88,7 +88,7 @@ class ProbeCallback(Callback):
         needy = [probe for probe in self.probes if probe.needs_preparation and probe.name in wanted]
         prepare(needy, pl_module.network, trainer, StateStore(self.cache.folder))  # type: ignore[arg-type]
         self._kept = KeptImages(pl_module.network, _datamodule(trainer), self.cache)  # type: ignore[arg-type]
-        self._proofs = ProofStore(pl_module.network, StateStore(self.cache.folder)) if self.missing else None  # type: ignore[arg-type]
+        self._proofs = ProofStore(pl_module.network, StateStore(self.cache.folder / "proofs")) if self.missing else None  # type: ignore[arg-type]
 
     def on_predict_batch_end(
         self,

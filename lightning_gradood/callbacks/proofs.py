@@ -27,7 +27,7 @@ class ProofStore:
     def __init__(self, network: nn.Module, store: StateStore) -> None:
         self.network, self.store = network, store
         about = [state_digest(network), architecture(network), torch.__version__, __version__]
-        self.key = "proof-" + hashlib.sha256(json.dumps(about).encode()).hexdigest()
+        self.key = hashlib.sha256(json.dumps(about).encode()).hexdigest()
         if store.has(self.key):
             with suppress(Refusal, KeyError, UnicodeDecodeError):  # damaged: it will be proved anew
                 self._adopt(bytes(store.read(self.key)["json"].tolist()))

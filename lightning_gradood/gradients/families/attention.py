@@ -1,5 +1,7 @@
-"""Attention. The multi-head layer is spelt out as linear layers around scaled dot products, which have no parameters; dot
-products with a bias made of parameters, relative positions for one, as matrix products, a sum and a softmax.
+"""Attention, spelt out in operations that have closed forms.
+
+The multi-head layer becomes linear layers around scaled dot products, which have no parameters; dot products with a bias
+made of parameters, relative positions for one, become matrix products, a sum and a softmax.
 """
 
 from __future__ import annotations

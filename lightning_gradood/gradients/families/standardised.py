@@ -1,6 +1,6 @@
-"""Convolutions with a standardised weight (BiT, NFNet): each output channel's θ_d has its mean removed and is divided by its
-standard deviation.
+"""Convolutions with a standardised weight (BiT, NFNet).
 
+Each output channel's θ_d has its mean removed and is divided by its standard deviation.
 With g = dW, θ̂ the standardised weight, M its entries for each output channel, s = 1/√(variance + ε) and a factor a,
 
     dθ_d = a_d s_d (g_d − mean(g_d) − θ̂_d · mean(g_d θ̂_d)),    da_d = Σ g_d θ̂_d.
