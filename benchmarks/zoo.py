@@ -166,14 +166,14 @@ def true_norms(network: nn.Module, images: Tensor) -> tuple[Tensor, float]:
 def _off(network: nn.Module, image: Tensor, parameter: Tensor, gradient: Tensor) -> float:
     """Deviation along the gradient and a random direction together, relative to the gradient's norm.
 
-    The better of two steps counts: a large one may cross a ReLU's kink, a small one drowns in rounding.
+    The best of three steps counts: a large one may cross a ReLU's kink, a small one drowns in rounding.
     """
     if not gradient.norm() > 1e-12:
         return 0.0
     chance, before = torch.randn_like(parameter), parameter.clone()
     direction = gradient / gradient.norm() + chance / chance.norm()
     deviations = []
-    for step in (1e-5, 1e-7):
+    for step in (1e-5, 1e-7, 1e-8):
         losses = []
         for signed in (step, -step):
             parameter.copy_(before + signed * direction)
