@@ -123,7 +123,7 @@ def _first_apart(found: Any, alone: Tensor, epsilon: float) -> int | None:
 def _jacobian_crosses(network: nn.Module, probes: Tensor, precautions: Precautions) -> bool:
     """Whether ∂z₀/∂x₁ or ∂z₀/∂x₂ is anything but zero; in float64, where the verdict is final, but for its rounding.
 
-    Most operations leave exact zeros there. A Fourier transform that is computed over several images at once does not.
+    Most operations leave exact zeros there; a few leave rounding.
     """
     leaves = probes.detach().clone().requires_grad_()
     with precautions.around(network):
