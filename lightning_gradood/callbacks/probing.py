@@ -1,6 +1,8 @@
 """Read the probes in the predict loop and write records."""
 
+import hashlib
 import itertools
+import json
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
@@ -8,17 +10,19 @@ from typing import Any
 
 import lightning.pytorch as pl
 import numpy as np
+import torch
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 
+from lightning_gradood import __version__
 from lightning_gradood.callbacks.entries import Entry, entries_of, ids_of, rows_of
 from lightning_gradood.callbacks.kept import KeptImages
 from lightning_gradood.callbacks.preparation import prepare, refuse_without_training_images
-from lightning_gradood.callbacks.proofs import ProofStore
 from lightning_gradood.callbacks.versions import Version, versions
 from lightning_gradood.data import ImageBatch, ImageDataModule
 from lightning_gradood.errors import Refusal
-from lightning_gradood.networks import state_digest
+from lightning_gradood.gradients import adopt_proofs, proofs_of
+from lightning_gradood.networks import architecture, state_digest
 from lightning_gradood.probes import Probe, Reading, read_together
 from lightning_gradood.records import NORMAL, RecordCache, Records, StateStore
 from lightning_gradood.tasks import ClassificationTask
@@ -171,6 +175,34 @@ class ProbeCallback(Callback):
 
     def _write(self, key: str) -> None:
         self.cache.write_shard(key, Records.concatenate(self._buffer.pop(key)))
+
+
+class ProofStore:
+    """A network's proofs in a store of tensors, under a key of its weights, structure and the versions of the code.
+
+    Made while the network is in the state that is probed, it adopts what an earlier run left.
+
+    Args:
+        network: whose gradients are read.
+        store: beside the records.
+    """
+
+    def __init__(self, network: nn.Module, store: StateStore) -> None:
+        self.network, self.store = network, store
+        about = [state_digest(network), architecture(network), torch.__version__, __version__]
+        self.key = hashlib.sha256(json.dumps(about).encode()).hexdigest()
+        if store.has(self.key):
+            with suppress(Refusal, KeyError, UnicodeDecodeError):  # damaged: it will be proved anew
+                self._adopt(bytes(store.read(self.key)["json"].tolist()))
+
+    def keep(self) -> None:
+        """Write what is proved by now, if anything is."""
+        text = proofs_of(self.network)
+        if text is not None:
+            self.store.write(self.key, {"json": torch.tensor(list(text.encode()), dtype=torch.uint8)})
+
+    def _adopt(self, text: bytes) -> None:
+        adopt_proofs(self.network, text.decode())
 
 
 def _datamodule(trainer: pl.Trainer) -> ImageDataModule:

@@ -146,30 +146,6 @@ def check_logits(logits: Tensor, number: int) -> None:
         )
 
 
-def check_graph(logits: Tensor) -> None:
-    """Refuse an output behind which an operation has no gradient of its own, so that autograd would give zeros.
-
-    Args:
-        logits: with the graph that leads to them.
-    """
-    waiting = [logits.grad_fn]
-    met = set(waiting)
-    while waiting:
-        node = waiting.pop()
-        if node is None:
-            continue
-        if "NotImplemented" in node.name():
-            raise Refusal(
-                "the network's output should depend on its parameters through autograd. "
-                "Got an operation without a backward on the way. "
-                "Register one (torch.library.register_autograd), or use an operation that has it."
-            )
-        for following, _ in node.next_functions:
-            if following not in met:
-                met.add(following)
-                waiting.append(following)
-
-
 def check_finite_rows(values: Tensor, what: str) -> None:
     """Refuse values [N, ...] with a NaN or an infinity, and say in which rows."""
     bad = (~torch.isfinite(values.detach().flatten(1)).all(1)).nonzero().flatten().tolist()

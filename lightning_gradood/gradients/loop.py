@@ -49,6 +49,10 @@ def loop_norms(
     return torch.stack([norms for norms, _ in rows]), torch.cat([logits for _, logits in rows])
 
 
+_NO_BACKWARD = ("no autograd formula", "either the backward or vjp method", "the derivative for")
+"""What torch says of an operation without a backward: a custom operator, a custom function, one of its own."""
+
+
 @contextmanager
 def refusing_missing_gradients(network: nn.Module) -> Iterator[None]:
     """Refuse, in place of torch's own errors, what gives no gradient: some checkpoints, operations without a backward."""
@@ -62,7 +66,7 @@ def refusing_missing_gradients(network: nn.Module) -> Iterator[None]:
                 f"Got a block of {type(network).__name__} under torch.utils.checkpoint with `use_reentrant = True`, "
                 "which does not. Write `use_reentrant=False`; or do without checkpoints, for nothing is trained here."
             ) from error
-        if "no autograd formula" in text or "either the backward or vjp method" in text:
+        if any(words in text for words in _NO_BACKWARD):
             raise Refusal(
                 "the network's output should depend on its parameters through autograd. "
                 f"Got an operation of {type(network).__name__} without a backward: {text.splitlines()[0]} "

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from lightning_gradood.errors import Refusal
 from lightning_gradood.gradients import costs, engine
-from lightning_gradood.gradients.checks import RefusingQuantised, check_graph
+from lightning_gradood.gradients.checks import RefusingQuantised
 from lightning_gradood.gradients.coupling import check_deterministic, check_independent
 from lightning_gradood.gradients.interception import Step
 from lightning_gradood.gradients.labels import AllOnes, LabelDesign
@@ -116,7 +116,6 @@ def _made(network: nn.Module, probes: Tensor, parameters: Sequence[nn.Parameter]
         norms, logits = loop_norms(network, probes[:1], [AllOnes()], parameters, precautions)
     if not torch.isfinite(norms).all() or not torch.isfinite(logits).all():
         return Plan(None, 1, reason=NO_NUMBERS, precautions=precautions)
-    check_graph(first)
     uses = _uses(first, parameters)
     with requiring_grad(parameters, False), ordered:
         check_deterministic(network, probes[:1], first.detach(), logits, precautions)

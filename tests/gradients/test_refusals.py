@@ -134,7 +134,12 @@ def twice(x: Tensor) -> Tensor:
     return 2 * x
 
 
-@pytest.mark.parametrize("operation", [Without.apply, twice], ids=["function", "operator"])
+def incomplete(x: Tensor) -> Tensor:
+    """A function of torch's own without a derivative in its first argument."""
+    return torch.igamma(x.abs() + 1, torch.ones_like(x))
+
+
+@pytest.mark.parametrize("operation", [Without.apply, twice, incomplete], ids=["function", "operator", "torch's own"])
 @pytest.mark.parametrize("on_weight", [False, True])
 def test_operation_without_a_backward(operation: object, on_weight: bool) -> None:
     class Operated(nn.Linear):
