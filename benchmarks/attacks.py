@@ -21,7 +21,8 @@ from torch import Tensor, nn
 
 from benchmarks.clock import interleaved
 from benchmarks.networks import NETWORKS
-from lightning_gradood.attacks import BIM, FGSM, PGD, Attack, CarliniWagner, IterLL
+from lightning_gradood.attacks import BIM, FGSM, PGD, CarliniWagner, IterLL
+from lightning_gradood.core import Perturbation
 
 Work = Callable[[], object]
 LIMITS = {"FGSM": 1.10, "BIM": 1.10, "PGD": 1.10, "IterLL": 1.10, "C&W": 1.25}
@@ -54,7 +55,7 @@ def main() -> None:
         print(f"\nwritten to {settings.out}")
 
 
-def attacks(steps: int) -> dict[str, Attack]:
+def attacks(steps: int) -> dict[str, Perturbation]:
     """The attacks whose passes are worth counting; ε does not matter for time."""
     return {
         "FGSM": FGSM(),
@@ -66,7 +67,7 @@ def attacks(steps: int) -> dict[str, Attack]:
 
 
 def measure(
-    name: str, attack: Attack, network: nn.Module, images: Tensor, labels: Tensor, settings: argparse.Namespace
+    name: str, attack: Perturbation, network: nn.Module, images: Tensor, labels: Tensor, settings: argparse.Namespace
 ) -> dict[str, Any]:
     """Time plain passes, our attack and the peers' in the same rounds."""
     frozen = network.requires_grad_(False)

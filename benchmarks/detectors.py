@@ -24,7 +24,6 @@ from lightning_gradood.detectors import (
     MLP,
     ODIN,
     Baseline,
-    DetectionSettings,
     Detector,
     Energy,
     GradientForest,
@@ -33,8 +32,8 @@ from lightning_gradood.detectors import (
     GradNorm,
     ImageStatistics,
     Mahalanobis,
-    evaluate,
 )
+from lightning_gradood.evaluation import DetectionSettings, evaluate
 from lightning_gradood.gradients import AllOnes, Predicted, Uniform
 from lightning_gradood.probes import FeatureProbe, GradientProbe, Probe
 from lightning_gradood.records import NORMAL, Records

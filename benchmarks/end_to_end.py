@@ -21,9 +21,9 @@ from benchmarks.attacks import plain_pass
 from benchmarks.clock import interleaved
 from benchmarks.contenders import CONTENDERS
 from lightning_gradood.attacks import preset
-from lightning_gradood.callbacks import ReportCallback
 from lightning_gradood.data import DigitsSource, ImageDataModule, as_float
 from lightning_gradood.networks import resnet18, resnet20
+from lightning_gradood.report import ReportCallback
 from lightning_gradood.tasks import ClassificationTask
 from lightning_gradood.trainer import Trainer
 
@@ -44,10 +44,10 @@ def main() -> None:
     whole = detect(network, data)
     craft, probe = ((a + b) / 2 for a, b in zip(before, passes(network, data), strict=True))
     crafting = settings.images * sum(attack.passes for attack in preset(settings.preset).values()) * craft
-    probing = settings.images * (1 + len(preset(settings.preset))) * probe
+    frozen_network = settings.images * (1 + len(preset(settings.preset))) * probe
     print(f"\n{settings.network}, {settings.images} images, preset {settings.preset}, one thread, CPU seconds")
-    print(f"required to craft {crafting:8.1f}\nrequired to probe {probing:8.1f}\ndetect in all     {whole:8.1f}")
-    print(f"share of required passes: {(crafting + probing) / whole:.1%}")
+    print(f"required to craft {crafting:8.1f}\nrequired to probe {frozen_network:8.1f}\ndetect in all     {whole:8.1f}")
+    print(f"share of required passes: {(crafting + frozen_network) / whole:.1%}")
 
 
 def passes(network: nn.Module, data: ImageDataModule) -> tuple[float, float]:

@@ -17,9 +17,10 @@ from pathlib import Path
 import numpy as np
 
 from lightning_gradood.data import make_manifest
-from lightning_gradood.detectors import MLP, evaluate, pool_of
+from lightning_gradood.detectors import MLP
+from lightning_gradood.evaluation import evaluate
 from lightning_gradood.gradients import LabelDesign
-from lightning_gradood.records import NORMAL, RecordCache, Records
+from lightning_gradood.records import NORMAL, RecordCache, Records, detection_dataset
 from lightning_gradood.tasks import MLPSettings
 
 
@@ -82,7 +83,7 @@ def compared(
         mixed = {name: part.with_splits(manifest.split_of) for name, part in records.items()}
         for source in sources:
             detector = MLP([Known(name) for name in designs], MLPSettings())
-            outcome = evaluate(detector, pool_of(mixed, source), source=source, seed=seed, resamples=1)
+            outcome = evaluate(detector, detection_dataset(mixed, source), source=source, seed=seed, resamples=1)
             for split in ("val", "test"):
                 table[source, split].append(outcome.metrics[split]["auroc"])
     return table

@@ -22,9 +22,9 @@ from torch import Tensor, nn
 from torchvision.transforms import v2
 
 from benchmarks.contenders import all_ones, loop
+from lightning_gradood.core.network_state import exact_arithmetic, frozen_network
 from lightning_gradood.gradients import squared_gradient_norms
 from lightning_gradood.gradients.plan import plan_for
-from lightning_gradood.gradients.state import exact_arithmetic, probing
 
 NETWORKS: dict[str, int] = {
     "resnet18": 64, "densenet121": 64, "mobilenet_v3_small": 64, "efficientnet_b0": 64, "convnext_tiny": 64,
@@ -98,7 +98,7 @@ def compared(network: nn.Module, images: Tensor) -> str:
     together = torch.cat([in_one_batch(network, part) for part in parts])
     engine = torch.cat([squared_gradient_norms(network, part) for part in parts])
     ways = (engine, loop(network)(images), together)
-    with exact_arithmetic(), probing(network):
+    with exact_arithmetic(), frozen_network(network):
         way = "loop" if plan_for(network, images, list(network.parameters())).trace is None else "fast"
     return f"{way}   {double:.1e}   " + "   ".join(_spread(_errors(norms, truth)) for norms in ways)
 

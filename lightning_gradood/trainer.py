@@ -9,23 +9,23 @@ from lightning.pytorch.utilities import rank_zero_warn
 from safetensors.torch import save_file
 from tqdm.auto import tqdm
 
-from lightning_gradood.callbacks import Entry, ProbeCallback, ReportCallback, read_records
+from lightning_gradood.core import Refusal
 from lightning_gradood.data import ImageDataModule, as_float
-from lightning_gradood.detectors import (
+from lightning_gradood.detectors import Detector
+from lightning_gradood.evaluation import (
+    DetectionDatasets,
     DetectionSettings,
-    Detector,
     Outcome,
-    Pools,
-    gathered,
+    gather_outcomes,
     refuse_single,
     run_trial,
-    share_of,
     trials_of,
+    trials_of_process,
 )
-from lightning_gradood.errors import Refusal
+from lightning_gradood.extraction import Entry, ProbeCallback, read_records
 from lightning_gradood.probes import PixelProbe
-from lightning_gradood.provenance import make_report
 from lightning_gradood.records import RecordCache, Records
+from lightning_gradood.report import ReportCallback, make_report
 from lightning_gradood.tasks import ClassificationTask, check_network
 
 DEFAULT_CACHE = "runs/.records"
@@ -61,15 +61,15 @@ class Trainer(pl.Trainer):
         self.check(model, datamodule)
         probes = (settings or DetectionSettings()).probes
         pixels = [PixelProbe(datamodule.keep_pixels)] if datamodule.keep_pixels else []
-        probing = ProbeCallback([*probes, *pixels], RecordCache(cache_dir))
-        self.callbacks.insert(0, probing)  # type: ignore[attr-defined]  # before the bar counts the batch as done
+        probe_callback = ProbeCallback([*probes, *pixels], RecordCache(cache_dir))
+        self.callbacks.insert(0, probe_callback)  # type: ignore[attr-defined]  # before the bar counts the batch as done
         try:
             with warnings.catch_warnings():  # where every record is there already, an empty loop is what is meant
                 warnings.filterwarnings("ignore", "Total length of .* across ranks is zero")
                 self.predict(model, datamodule=datamodule, return_predictions=False)
         finally:
-            self.callbacks.remove(probing)  # type: ignore[attr-defined]
-        return probing.entries
+            self.callbacks.remove(probe_callback)  # type: ignore[attr-defined]
+        return probe_callback.entries
 
     def detect(
         self,
@@ -178,15 +178,15 @@ class Trainer(pl.Trainer):
         """Fit on the anomaly sources that fall to this process; every process gets all outcomes."""
         detectors, sources, outcomes = settings.build(), datamodule.anomaly_names, list[Outcome]()
         trials = trials_of(detectors, sources, settings.protocol)
-        mine = share_of(trials, sources, self.global_rank, self.world_size)
-        pools = Pools(records, datamodule.noise_of, datamodule.keep_of)
+        mine = trials_of_process(trials, sources, self.global_rank, self.world_size)
+        pools = DetectionDatasets(records, datamodule.noise_of, datamodule.keep_of)
         for trial in tqdm(mine, desc="fitting detectors", disable=not self.is_global_zero):
             detector, found = run_trial(
                 trial, pools, seed=settings.seed, resamples=settings.resamples, conventions=settings.metrics
             )
             outcomes += found
-            self._save(detector, trial.home)
-        return gathered(outcomes, detectors, sources)
+            self._save(detector, trial.owner)
+        return gather_outcomes(outcomes, detectors, sources)
 
     def _save(self, detector: Detector, source: str) -> None:
         path = Path(self.default_root_dir) / "detectors" / source / f"{detector.name}.safetensors"

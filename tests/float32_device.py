@@ -19,7 +19,7 @@ from torch.utils import backend_registration
 from torch.utils._python_dispatch import return_and_correct_aliasing
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from lightning_gradood.gradients import precision
+from lightning_gradood.core import precision
 
 NAME = "single"  # a name that no backend of torch bears
 _REFUSED = (torch.float64, torch.complex128)

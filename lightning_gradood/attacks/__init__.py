@@ -16,21 +16,15 @@ network may be any `nn.Module`; it is left as it was found::
 
 What is random about an image follows from the seed and its id alone, so that neither order nor number of processes
 matters. `AdvertorchAttack` takes any class of advertorch and `FunctionAttack` any function, by import path; a class of your
-own derives from `Attack` and writes `_craft`. advertorch does the arithmetic of the gradient attacks.
+own derives from `Perturbation` and writes `_craft`. advertorch does the arithmetic of the gradient attacks.
 """
 
 from lightning_gradood.attacks.advertorch_attack import AdvertorchAttack
-from lightning_gradood.attacks.attack import Attack
-from lightning_gradood.attacks.bim import BIM
 from lightning_gradood.attacks.carlini_wagner import CarliniWagner
-from lightning_gradood.attacks.crafted import Crafted, Perturbed
-from lightning_gradood.attacks.fgsm import FGSM
 from lightning_gradood.attacks.function_attack import FunctionAttack
-from lightning_gradood.attacks.iterative_least_likely import IterLL
+from lightning_gradood.attacks.gradient_sign import BIM, FGSM, PGD, IterLL
 from lightning_gradood.attacks.noise import noise_like
-from lightning_gradood.attacks.pgd import PGD
 from lightning_gradood.attacks.presets import preset
-from lightning_gradood.attacks.randomness import image_generator
 from lightning_gradood.attacks.semantic import Semantic
 
 __all__ = [
@@ -38,14 +32,10 @@ __all__ = [
     "FGSM",
     "PGD",
     "AdvertorchAttack",
-    "Attack",
     "CarliniWagner",
-    "Crafted",
     "FunctionAttack",
     "IterLL",
-    "Perturbed",
     "Semantic",
-    "image_generator",
     "noise_like",
     "preset",
 ]

@@ -7,16 +7,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from lightning_gradood.attacks.attack import Attack
-from lightning_gradood.attacks.compatibility import advertorch_class
+from lightning_gradood.attacks.advertorch_compatibility import advertorch_class
 from lightning_gradood.attacks.goals import TargetChoice, choose_targets
-from lightning_gradood.attacks.logits import Logits
-from lightning_gradood.attacks.randomness import craft_apart
-from lightning_gradood.attacks.settings import check_distance
-from lightning_gradood.errors import Refusal
+from lightning_gradood.core import Logits, Perturbation, Refusal, check_distance, craft_apart
 
 
-class AdvertorchAttack(Attack):
+class AdvertorchAttack(Perturbation):
     """An attack class of advertorch with its own settings; the number of classes is filled in where it wants one.
 
     Args:

@@ -5,14 +5,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from lightning_gradood.attacks.attack import Attack
-from lightning_gradood.attacks.compatibility import CarliniWagnerL2Attack
+from lightning_gradood.attacks.advertorch_compatibility import CarliniWagnerL2Attack
 from lightning_gradood.attacks.goals import TargetChoice, choose_targets
-from lightning_gradood.attacks.logits import Logits
-from lightning_gradood.attacks.settings import check_above_zero, check_at_least, check_count
+from lightning_gradood.core import Logits, Perturbation, check_above_zero, check_at_least, check_count
 
 
-class CarliniWagner(Attack):
+class CarliniWagner(Perturbation):
     """Carlini and Wagner's L2 attack: Adam on ‖x' − x‖² + c · max(margin + κ, 0); the smallest success of all steps.
 
     An image that no step changes far enough is returned as it was. Images do not influence each other: advertorch's

@@ -5,13 +5,10 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from lightning_gradood.attacks.attack import Attack
-from lightning_gradood.attacks.randomness import craft_apart
-from lightning_gradood.attacks.settings import check_distance
-from lightning_gradood.errors import Refusal
+from lightning_gradood.core import Perturbation, Refusal, check_distance, craft_apart
 
 
-class FunctionAttack(Attack):
+class FunctionAttack(Perturbation):
     """A function `(network, images, labels) -> images` of your own.
 
     It is called with the network in eval mode and frozen, float pixels in [0, 1] and no negative label, and returns images
@@ -31,7 +28,7 @@ class FunctionAttack(Attack):
         >>> FunctionAttack("my_package.my_module.my_attack")
         Traceback (most recent call last):
         ...
-        lightning_gradood.errors.Refusal: `function` should be the import path of a function ...
+        lightning_gradood.core.errors.Refusal: `function` should be the import path of a function ...
     """
 
     def __init__(

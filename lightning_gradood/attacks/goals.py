@@ -7,8 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lightning_gradood.attacks.logits import Logits
-from lightning_gradood.attacks.randomness import image_generator
+from lightning_gradood.core import Logits, image_generator
 
 TargetChoice = Literal["least_likely", "next", "random"]
 """The class to reach: of the smallest logit when clean, the label's successor, or any other, drawn for each image."""

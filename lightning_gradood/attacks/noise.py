@@ -6,9 +6,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from lightning_gradood.attacks.crafted import Crafted
-from lightning_gradood.attacks.randomness import image_generator
-from lightning_gradood.gradients import hosted, sent
+from lightning_gradood.core import Crafted, cast_like, image_generator, to_float64_device
 
 _HALVINGS = 40  # of the interval that the scale lies in; float32 has 24 bits
 _LARGEST = 1e3  # standard deviations in pixels of [0, 1] beyond which clipping leaves nothing to gain
@@ -30,7 +28,7 @@ def noise_like(crafted: Crafted, ids: Sequence[str], seed: int = 0) -> Crafted:
     Reference:
         Lee et al. 2018, A Simple Unified Framework, section 3.2: noisy samples are normal in the adversarial setting.
     """
-    clean, attacked = hosted(crafted.clean), hosted(crafted.images)
+    clean, attacked = to_float64_device(crafted.clean), to_float64_device(crafted.images)
     drawn = [
         torch.randn(clean.shape[1:], generator=image_generator(seed, f"{name}/noise"), dtype=torch.float64)
         for name in ids
@@ -42,7 +40,7 @@ def noise_like(crafted: Crafted, ids: Sequence[str], seed: int = 0) -> Crafted:
         middle = (low + high) / 2
         enough = _norms(_noisy(clean, noise, middle), clean) >= wanted
         low, high = torch.where(enough, low, middle), torch.where(enough, middle, high)
-    return replace(crafted, images=sent(_noisy(clean, noise, low), crafted.clean), targets=None)
+    return replace(crafted, images=cast_like(_noisy(clean, noise, low), crafted.clean), targets=None)
 
 
 def _noisy(clean: Tensor, noise: Tensor, scale: Tensor) -> Tensor:

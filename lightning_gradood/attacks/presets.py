@@ -2,17 +2,13 @@
 
 from collections.abc import Callable
 
-from lightning_gradood.attacks.attack import Attack
-from lightning_gradood.attacks.bim import BIM
 from lightning_gradood.attacks.carlini_wagner import CarliniWagner
-from lightning_gradood.attacks.fgsm import FGSM
-from lightning_gradood.attacks.iterative_least_likely import IterLL
-from lightning_gradood.attacks.pgd import PGD
+from lightning_gradood.attacks.gradient_sign import BIM, FGSM, PGD, IterLL
 from lightning_gradood.attacks.semantic import Semantic
-from lightning_gradood.errors import Refusal
+from lightning_gradood.core import Perturbation, Refusal
 
 
-def preset(name: str) -> dict[str, Attack]:
+def preset(name: str) -> dict[str, Perturbation]:
     """Make the attacks of a named set.
 
     Args:
@@ -34,7 +30,7 @@ def preset(name: str) -> dict[str, Attack]:
     return _PRESETS[name]()
 
 
-def _lee2018() -> dict[str, Attack]:
+def _lee2018() -> dict[str, Perturbation]:
     return {
         "fgsm": FGSM(eps=0.05),
         "bim": BIM(eps=0.05, step=0.01, steps=6),
@@ -45,7 +41,7 @@ def _lee2018() -> dict[str, Attack]:
     }
 
 
-def _modern() -> dict[str, Attack]:
+def _modern() -> dict[str, Perturbation]:
     return {
         "fgsm": FGSM(eps=8 / 255),
         "bim": BIM(eps=8 / 255, step=2 / 255, steps=10),
@@ -56,7 +52,7 @@ def _modern() -> dict[str, Attack]:
     }
 
 
-def _pilot() -> dict[str, Attack]:
+def _pilot() -> dict[str, Perturbation]:
     return {
         "fgsm": FGSM(eps=8 / 255),
         "fgsm_05": FGSM(eps=0.05),
@@ -68,4 +64,4 @@ def _pilot() -> dict[str, Attack]:
     }
 
 
-_PRESETS: dict[str, Callable[[], dict[str, Attack]]] = {"lee2018": _lee2018, "modern": _modern, "pilot": _pilot}
+_PRESETS: dict[str, Callable[[], dict[str, Perturbation]]] = {"lee2018": _lee2018, "modern": _modern, "pilot": _pilot}

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from lightning_gradood.attacks.attack import Attack
+from lightning_gradood.core import Perturbation
 
 
-class Semantic(Attack):
+class Semantic(Perturbation):
     """Negative images, 1 − x; there is nothing to set, and the network is not asked.
 
     Reference:

@@ -10,10 +10,9 @@ from typing import Any, NoReturn
 
 import yaml
 
-from lightning_gradood.benchmark import Benchmark, Experiment, TableSettings, run_benchmark
-from lightning_gradood.cli.help import VERBS
-from lightning_gradood.cli.parsing import Parser, experiment_name
-from lightning_gradood.errors import Refusal
+from lightning_gradood.cli.parsing import VERBS, Parser, experiment_name
+from lightning_gradood.core import Refusal
+from lightning_gradood.experiments import Benchmark, Experiment, TableSettings, run_benchmark
 
 _KEYS = [name for kind in (Benchmark, Experiment, TableSettings) for name in kind.__dataclass_fields__]
 _UNKNOWN = re.compile(r"(?:[Oo]ption|Key|arguments:) '?(?:--)?(?P<word>[\w.]+)'?")

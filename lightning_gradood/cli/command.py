@@ -1,4 +1,11 @@
-"""Lightning's command line with run folders, stage two's settings and two more verbs."""
+"""What a verb refuses before it takes its first step or claims a folder.
+
+Lightning's ModelCheckpoint for run folders, which may be moved between two sessions.
+
+What every run has unless the user says otherwise: callbacks, and a place for its loggers' files.
+
+Lightning's command line with run folders, stage two's settings and two more verbs.
+"""
 
 import sys
 from collections.abc import Callable
@@ -6,21 +13,132 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
+from jsonargparse import Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.utilities import rank_zero_info
 
-from lightning_gradood.cli.checks import check_checkpointing, check_resumable
-from lightning_gradood.cli.help import ABOUT, VERBS
-from lightning_gradood.cli.parsing import LogConfig, Parser, add_own_arguments, experiment_name, refusal_behind
-from lightning_gradood.cli.standard import place_loggers, with_standard
+from lightning_gradood.cli.parsing import (
+    ABOUT,
+    VERBS,
+    LogConfig,
+    Parser,
+    add_own_arguments,
+    experiment_name,
+    refusal_behind,
+)
+from lightning_gradood.core import CHECKPOINTS, Refusal, claim, new_run_folder, refuse_foreign, refuse_unclaimed
 from lightning_gradood.data import ImageDataModule
-from lightning_gradood.detectors import DetectionSettings
-from lightning_gradood.errors import Refusal
-from lightning_gradood.runs import CHECKPOINTS, claim, new_run_folder, refuse_foreign, refuse_unclaimed
+from lightning_gradood.evaluation import DetectionSettings
+from lightning_gradood.extraction import ImageProgressBar
+from lightning_gradood.networks import read_state_dict
+from lightning_gradood.report import ReportCallback, offline_without_account
 from lightning_gradood.tasks import ClassificationTask
 from lightning_gradood.trainer import Trainer
+
+
+def check_resumable(path: str, model: ClassificationTask) -> None:
+    """Refuse a file from which `fit` cannot go on, before the first step.
+
+    Args:
+        path: a Lightning checkpoint, which holds the optimizer's state and the epoch beside the weights.
+        model: the task that is trained; its network holds the file's weights afterwards.
+
+    Raises:
+        Refusal: if it is no checkpoint, would execute code, holds weights only, or those of another architecture.
+    """
+    read_state_dict(path)  # says what is wrong with the file, and never executes code
+    content: Any = {} if path.endswith(".safetensors") else torch.load(path, map_location="cpu", weights_only=True)
+    if "pytorch-lightning_version" not in content:
+        raise Refusal(
+            f"`ckpt_path` should be a Lightning checkpoint from which `fit` can go on. Got `ckpt_path = {path}`, which "
+            f"holds weights only. To start from these weights use --model.weights {path}."
+        )
+    model.load_trained_weights(path)
+
+
+def check_checkpointing(trainer: Any) -> None:
+    """Refuse to train for stage two without keeping the classifier.
+
+    Args:
+        trainer: Lightning's Trainer.
+
+    Raises:
+        Refusal: if it keeps no checkpoints.
+    """
+    if trainer.checkpoint_callback is None:
+        raise Refusal(
+            "`trainer.enable_checkpointing` should be on, as stage two probes the best checkpoint. Got false. "
+            "Leave it on, or stop after the classifier with --detection null."
+        )
+
+
+class RunCheckpoint(ModelCheckpoint):
+    """Keep the most accurate and the last checkpoint of a run.
+
+    Lightning saves absolute paths. In a folder that was moved or copied it would forget the best accuracy, so that the
+    next epoch became the best whatever its accuracy, and stage two would look for the best checkpoint in the old place.
+
+    Args:
+        folder: of the run.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(
+            folder / CHECKPOINTS, "best", "val/accuracy", mode="max", save_last=True, enable_version_counter=False
+        )
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Called by Lightning when a fit goes on; paths are those in this folder if the files are here."""
+        before, now = str(state_dict["dirpath"]), str(self.dirpath)
+        if before != now and Path(now, Path(state_dict["best_model_path"]).name).is_file():
+            state_dict = {key: _moved(value, before, now) for key, value in state_dict.items()}
+        super().load_state_dict(state_dict)
+
+
+def _moved(value: Any, before: str, now: str) -> Any:
+    if isinstance(value, str) and value.startswith(before):
+        return now + value[len(before) :]
+    if isinstance(value, dict):
+        return {_moved(key, before, now): score for key, score in value.items()}
+    return value
+
+
+def with_standard(trainer: Any, folder: Path | None) -> list[Callback]:
+    """Add reporting, the progress bar, and where a classifier is trained the best and the last checkpoint.
+
+    Args:
+        trainer: the Trainer's settings, with the user's callbacks: a list, one, or none.
+        folder: of the run where it trains a classifier, else None.
+    """
+    given = trainer.callbacks if isinstance(trainer.callbacks, list) else [trainer.callbacks] * bool(trainer.callbacks)
+    standard: list[tuple[type[Callback], Callback]] = [(ReportCallback, ReportCallback())]
+    if trainer.enable_progress_bar is not False:
+        standard.append((ProgressBar, ImageProgressBar()))
+    if folder and trainer.enable_checkpointing is not False:
+        standard.append((ModelCheckpoint, RunCheckpoint(folder)))
+    return [*given, *(ours for kind, ours in standard if not any(isinstance(one, kind) for one in given))]
+
+
+def place_loggers(loggers: Any, folder: Path | None) -> None:
+    """Point loggers that name no place of their own at the run's folder, and W&B offline where there is no account.
+
+    Args:
+        loggers: the parsed setting `trainer.logger`, changed in place.
+        folder: of the run; None for verbs without one.
+    """
+    for logger in loggers if isinstance(loggers, list) else [loggers]:
+        if not isinstance(logger, Namespace):
+            continue
+        if logger.init_args.get("save_dir") in (None, "."):
+            logger.init_args.save_dir = str(folder or "runs")
+        if logger.class_path.endswith("WandbLogger") and (line := offline_without_account(logger.init_args.save_dir)):
+            rank_zero_info(line)
+
 
 _IDENTITY = ("seed_everything", "model", "data", "detection")  # what makes an experiment this one and no other
 _WITH_RESULTS = ("fit", "detect")  # verbs that get a run folder of their own

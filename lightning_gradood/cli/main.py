@@ -1,18 +1,83 @@
-"""The program's entry: run a verb, or say in one sentence why not."""
+"""Interpolation in experiment files: our own resolvers, and sentences for what OmegaConf refuses.
+
+What a plain `kill` does: the run ends at once, and what was read from the network is written on the way out.
+
+Lightning notes SIGTERM and looks at the note in its training loop only; a predict loop of hours would go on.
+
+The program's entry: run a verb, or say in one sentence why not.
+"""
 
 import logging
 import re
+import signal
 import sys
+import threading
 import warnings
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from types import FrameType
 from typing import NoReturn
+
+from jsonargparse import set_parsing_settings
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from lightning_gradood.cli.benchmark import benchmark
 from lightning_gradood.cli.command import Command
-from lightning_gradood.cli.interpolation import interpolation
-from lightning_gradood.cli.stopping import Stopped, stopping
-from lightning_gradood.errors import Refusal
+from lightning_gradood.core import Refusal
+
+
+@contextmanager
+def interpolation() -> Iterator[None]:
+    """Let files use `${key}` across files and after overrides, `${oc.env:NAME,default}` and `${div:8,255}`.
+
+    Raises:
+        Refusal: in place of OmegaConf's exceptions, which come as tracebacks.
+    """
+    OmegaConf.register_resolver("div", _div, replace=True)
+    # without it each file would be resolved alone, and overrides (a sweep's too) would leave stale values behind
+    set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
+    try:
+        yield
+    except OmegaConfBaseException as error:
+        key = f" at `{error.full_key}`" if error.full_key else ""
+        raise Refusal(
+            f"The configuration should hold only interpolations that can be resolved. Got{key}: {_first_line(error)}. "
+            "Define that key or variable, or give a default as in ${oc.env:NAME,default}."
+        ) from error
+
+
+def _div(numerator: int | float, denominator: int | float) -> float:  # OmegaConf warns of an int given for a float
+    return numerator / denominator
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0].rstrip(".")
+
+
+class Stopped(SystemExit):
+    """The process was asked to end."""
+
+
+@contextmanager
+def stopping() -> Iterator[None]:
+    """Raise `Stopped` where SIGTERM arrives, as Ctrl-C raises KeyboardInterrupt; Lightning calls handlers that it finds.
+
+    Outside the main thread, where Python handles no signals, nothing is changed.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, _stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _stop(_number: int, _frame: FrameType | None) -> None:
+    raise Stopped
+
 
 _NOISE = (
     ".*LeafSpec.*is deprecated",  # Lightning 2.6 meets torch 2.15

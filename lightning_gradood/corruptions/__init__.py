@@ -2,7 +2,7 @@
 
 These are the 15 kinds of ImageNet-C and CIFAR-10-C, with the published parameters for the size of the image, made here
 with scipy and Pillow alone, so that any image can be corrupted and not only those of a downloaded set. `corrupt` takes
-one 8-bit image and a generator; `Corruption` is an `attacks.Attack`, so that corrupted twins of normal images serve as
+one 8-bit image and a generator; `Corruption` is an `attacks.Perturbation`, so that corrupted twins of normal images serve as
 anomalous ones just as adversarial twins do::
 
     >>> import torch
@@ -18,8 +18,13 @@ anomalous ones just as adversarial twins do::
 One kind differs from what was published: frost blends in a drawn texture, since the photographs are not ours to ship.
 """
 
-from lightning_gradood.corruptions.corrupt import corrupt
-from lightning_gradood.corruptions.corruption import Corruption, corruptions_at
+from lightning_gradood.corruptions.corruption import Corruption, corrupt, corruptions_at
 from lightning_gradood.corruptions.severities import KINDS, parameters_for
 
-__all__ = ["KINDS", "Corruption", "corrupt", "corruptions_at", "parameters_for"]
+__all__ = [
+    "KINDS",
+    "Corruption",
+    "corrupt",
+    "corruptions_at",
+    "parameters_for",
+]

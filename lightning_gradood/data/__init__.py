@@ -21,16 +21,13 @@ Example:
 """
 
 from lightning_gradood.data.augment import RandomCropFlip
-from lightning_gradood.data.batch import ImageBatch, as_float
 from lightning_gradood.data.bundled import DigitsSource, PhotoPatches
 from lightning_gradood.data.datamodule import ImageDataModule
-from lightning_gradood.data.dataset import DatasetSource
+from lightning_gradood.data.datasets import DatasetSource, LoadedSource
 from lightning_gradood.data.folder import FolderSource
-from lightning_gradood.data.loaded import LoadedSource
-from lightning_gradood.data.manifest import Manifest, make_manifest
 from lightning_gradood.data.perturbations import Twins
-from lightning_gradood.data.source import Listing, Source
-from lightning_gradood.data.splits import split_rows
+from lightning_gradood.data.source import ImageBatch, Listing, Source, as_float
+from lightning_gradood.data.splits import Manifest, make_manifest, split_rows
 
 __all__ = [
     "DatasetSource",

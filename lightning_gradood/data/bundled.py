@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from lightning_gradood.core import Refusal
 from lightning_gradood.data.source import Listing, Source, row_keys
 from lightning_gradood.data.splits import split_rows
-from lightning_gradood.errors import Refusal
 
 TRAIN_FRACTION = 0.6  # leaves 647 unseen images of the digits 0-8 for the detectors to share
 

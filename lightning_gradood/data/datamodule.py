@@ -10,16 +10,13 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import nn
 from torch.utils.data import DataLoader
 
-from lightning_gradood.attacks import Attack
-from lightning_gradood.data.batch import ImageBatch, as_float
-from lightning_gradood.data.experiment import ExperimentSources
+from lightning_gradood.core import Perturbation, Refusal, named_seed
+from lightning_gradood.data.folder import Opening
 from lightning_gradood.data.loaders import labelled, make_loader, refuse_fewer_than_processes, training_parts
-from lightning_gradood.data.opening import Opening
-from lightning_gradood.data.perturbations import Perturbations
+from lightning_gradood.data.perturbations import ExperimentSources, Perturbations
 from lightning_gradood.data.settings import refuse_below, refuse_settings, refuse_unknown
-from lightning_gradood.data.source import Source
-from lightning_gradood.data.splits import Rows, named_seed
-from lightning_gradood.errors import Refusal
+from lightning_gradood.data.source import ImageBatch, Source, as_float
+from lightning_gradood.data.splits import Rows
 
 
 class ImageDataModule(ExperimentSources, LightningDataModule):
@@ -62,8 +59,8 @@ class ImageDataModule(ExperimentSources, LightningDataModule):
         normal: Source | str,
         anomalies: dict[str, Source | str] | None = None,
         train: Source | str | None = None,
-        attacks: dict[str, Attack] | str | None = None,
-        corruptions: dict[str, Attack] | int | None = None,
+        attacks: dict[str, Perturbation] | str | None = None,
+        corruptions: dict[str, Perturbation] | int | None = None,
         keep: Literal["all", "successful"] = "all",
         noise_control: bool = False,
         eight_bit: bool = False,

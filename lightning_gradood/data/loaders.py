@@ -9,10 +9,10 @@ from lightning.fabric.utilities.warnings import PossibleUserWarning
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
-from lightning_gradood.data.batch import ImageBatch, as_it_is
-from lightning_gradood.data.loaded import LoadedSource, SourceRows
+from lightning_gradood.core import Refusal
+from lightning_gradood.data.datasets import LoadedSource, SourceRows
+from lightning_gradood.data.source import ImageBatch, as_it_is
 from lightning_gradood.data.splits import Rows, split_rows
-from lightning_gradood.errors import Refusal
 
 
 def make_loader(

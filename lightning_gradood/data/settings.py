@@ -2,9 +2,9 @@
 
 from collections.abc import Collection, Iterable, Sequence
 
+from lightning_gradood.core import Refusal
 from lightning_gradood.data.source import Source
 from lightning_gradood.data.splits import exact_shares
-from lightning_gradood.errors import Refusal
 from lightning_gradood.records import NORMAL
 
 _MEAN = "mean"  # stands for the mean over sources wherever a source's name stands in results

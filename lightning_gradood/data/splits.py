@@ -2,18 +2,25 @@
 
 Sizes follow the largest remainder, for the whole first and then for the classes: 26,032 images at 40/40/20 give
 10,413/10,413/5,206 whatever their classes, and every class has within one image of its share in every split.
+
+Which image is in which split: the manifest that stands beside a run's results.
 """
 
-import hashlib
+import json
 import math
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lightning_gradood.errors import Refusal
+from lightning_gradood.core import Refusal, atomic_write, named_seed
+from lightning_gradood.records import SPLITS
 
 Rows = NDArray[np.int64]
 
@@ -53,11 +60,6 @@ def split_rows(
     for label, seats in zip(classes, allocate(counts.tolist(), shares), strict=True):
         part_of[shuffle.permutation(np.flatnonzero(labels[first] == label))] = np.repeat(np.arange(len(shares)), seats)
     return [np.flatnonzero(part_of[origin_of] == part) for part in range(len(shares))]
-
-
-def named_seed(seed: int, name: str) -> int:
-    """Combine a seed with a name, so that each source has its own randomness whatever others are listed beside it."""
-    return int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:8], "big")
 
 
 def smallest_count(fractions: Sequence[float]) -> int:
@@ -118,3 +120,85 @@ def _largest_remainder(count: int, shares: Sequence[Fraction]) -> list[int]:
     for part in order[: count - sum(seats)]:
         seats[part] += 1
     return seats
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The split of every image of every detection source.
+
+    Args:
+        seed: The seed the splits were made with.
+        fractions: The shares of train, val and test.
+        sources: For each source, the ids in each split, in the source's order: `sources["normal"]["val"]`.
+    """
+
+    seed: int
+    fractions: list[float]
+    sources: dict[str, dict[str, list[str]]]
+
+    @cached_property
+    def split_of(self) -> dict[str, str]:
+        """The split of each id: "train", "val" or "test"."""
+        return {name: split for parts in self.sources.values() for split, names in parts.items() for name in names}
+
+    @property
+    def counts(self) -> dict[str, dict[str, int]]:
+        """The number of images of each source in each split."""
+        return {source: {split: len(ids) for split, ids in parts.items()} for source, parts in self.sources.items()}
+
+    def write(self, path: str | os.PathLike[str]) -> None:
+        """Write the manifest as JSON, whole or not at all."""
+        content = {"seed": self.seed, "fractions": self.fractions, "sources": self.sources}
+        with atomic_write(Path(path)) as file:
+            file.write(f"{json.dumps(content, indent=1)}\n".encode())
+
+    @classmethod
+    def read(cls, path: str | os.PathLike[str]) -> "Manifest":
+        """Read a manifest that `write` wrote.
+
+        Raises:
+            Refusal: The file is missing or not a manifest.
+        """
+        try:
+            content: dict[str, Any] = json.loads(Path(path).read_text(encoding="utf-8"))
+            return cls(seed=content["seed"], fractions=content["fractions"], sources=content["sources"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise Refusal(
+                f"`path` should be a manifest of splits. Got `path = {os.fspath(path)}`: {error!r}. "
+                "Delete the file to have it made anew from the sources."
+            ) from error
+
+
+def make_manifest(
+    ids: Mapping[str, Sequence[str]],
+    labels: Mapping[str, Sequence[int] | NDArray[Any]],
+    fractions: Sequence[float],
+    seed: int,
+) -> Manifest:
+    """Split every source into train, val and test, each on its own, so that no source's split depends on the others.
+
+    Args:
+        ids: The ids of each source's images, in order.
+        labels: Their classes, for stratification.
+        fractions: The shares of train, val and test; positive, with sum 1.
+        seed: Combined with each source's name.
+
+    Raises:
+        Refusal: There are not three such fractions, or a source has too few images to fill every split.
+    """
+    if len(fractions) != len(SPLITS):
+        raise Refusal(
+            "`split` should be three fractions: train, val and test. "
+            f"Got `split = {list(fractions)}`. Write e.g. [0.4, 0.4, 0.2]."
+        )
+    least = smallest_count(fractions)
+    sources = {}
+    for source, names in ids.items():
+        if len(names) < least:
+            raise Refusal(
+                f"`{source}` should have at least {least} images, to fill every split of {list(fractions)}. "
+                f"Got `{source}` with {len(names)}. Add images, or raise `limit`."
+            )
+        parts = split_rows(labels[source], fractions, named_seed(seed, source))
+        sources[source] = {split: [names[row] for row in rows] for split, rows in zip(SPLITS, parts, strict=True)}
+    return Manifest(seed, list(fractions), sources)

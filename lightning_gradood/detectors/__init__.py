@@ -31,26 +31,16 @@ images, and are measured on the same records:
   for a reason that has nothing to do with what the images show.
 """
 
-from lightning_gradood.detectors.baseline import Baseline
-from lightning_gradood.detectors.detector import Detector
-from lightning_gradood.detectors.energy import Energy
-from lightning_gradood.detectors.evaluate import attack_numbers, evaluate
-from lightning_gradood.detectors.fixed import FixedDetector
-from lightning_gradood.detectors.grad_norm import GradNorm
-from lightning_gradood.detectors.gradient_forest import GradientForest
-from lightning_gradood.detectors.gradient_gaussian import GradientGaussian
-from lightning_gradood.detectors.gradient_knn import GradientKNN
-from lightning_gradood.detectors.image_statistics import ImageStatistics
+from lightning_gradood.detectors.detector import Detector, FixedDetector
+from lightning_gradood.detectors.grad_norm import GradNorm, GradNormProbe
+from lightning_gradood.detectors.gradient_novelty import GradientForest, GradientGaussian, GradientKNN
+from lightning_gradood.detectors.image_statistics import ImageStatistics, ImageStatisticsProbe, image_statistics
 from lightning_gradood.detectors.knn import KNN
 from lightning_gradood.detectors.lid import LID
-from lightning_gradood.detectors.mahalanobis import Mahalanobis
+from lightning_gradood.detectors.logit_scores import Baseline, Energy
+from lightning_gradood.detectors.mahalanobis import Mahalanobis, MahalanobisProbe
 from lightning_gradood.detectors.mlp import MLP
-from lightning_gradood.detectors.odin import ODIN
-from lightning_gradood.detectors.outcome import Outcome, SplitScores
-from lightning_gradood.detectors.pool import pool_of
-from lightning_gradood.detectors.processes import gathered, share_of
-from lightning_gradood.detectors.protocol import Pools, Trial, refuse_single, run_trial, trials_of
-from lightning_gradood.detectors.settings import DetectionSettings
+from lightning_gradood.detectors.odin import ODIN, OdinProbe
 
 __all__ = [
     "KNN",
@@ -58,26 +48,18 @@ __all__ = [
     "MLP",
     "ODIN",
     "Baseline",
-    "DetectionSettings",
     "Detector",
     "Energy",
     "FixedDetector",
     "GradNorm",
+    "GradNormProbe",
     "GradientForest",
     "GradientGaussian",
     "GradientKNN",
     "ImageStatistics",
+    "ImageStatisticsProbe",
     "Mahalanobis",
-    "Outcome",
-    "Pools",
-    "SplitScores",
-    "Trial",
-    "attack_numbers",
-    "evaluate",
-    "gathered",
-    "pool_of",
-    "refuse_single",
-    "run_trial",
-    "share_of",
-    "trials_of",
+    "MahalanobisProbe",
+    "OdinProbe",
+    "image_statistics",
 ]

@@ -1,7 +1,11 @@
-"""What every detector is."""
+"""What every detector is.
+
+Detectors that have nothing to learn: their score is a formula.
+"""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import final
 
 import numpy as np
 from torch import Tensor
@@ -49,3 +53,19 @@ class Detector(ABC):
     @abstractmethod
     def state(self) -> dict[str, Tensor]:
         """Everything `fit` has learnt, as tensors, for saving."""
+
+
+class FixedDetector(Detector):
+    """Looks at no record before it scores; its threshold is a quantile of normal `val` scores."""
+
+    label_free = True
+
+    @final
+    def fit(self, records: Records, seed: int) -> list[dict[str, float]]:
+        """Do nothing."""
+        return []
+
+    @final
+    def state(self) -> dict[str, Tensor]:
+        """Empty."""
+        return {}

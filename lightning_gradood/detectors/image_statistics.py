@@ -1,14 +1,93 @@
-"""The artefact audit: a detector that sees statistics of the images and nothing of what they show."""
+"""Statistics of the images themselves, for the audit: is a source easy for a reason that has nothing to do with content?
+
+The artefact audit: a detector that sees statistics of the images and nothing of what they show.
+"""
 
 from collections.abc import Sequence
 
 import numpy as np
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
+from lightning_gradood.core import Refusal, to_float64
 from lightning_gradood.detectors.detector import Detector
 from lightning_gradood.detectors.logistic import Logistic, fit_logistic
-from lightning_gradood.probes import ImageStatisticsProbe, Probe
+from lightning_gradood.probes import Probe
 from lightning_gradood.records import Records
+
+_BLOCK = 8  # pixels; JPEG transforms blocks of this size
+
+
+class ImageStatisticsProbe(Probe):
+    """Mean, variance, high-frequency energy and JPEG blockiness of an image; the network is not asked."""
+
+    @property
+    def name(self) -> str:
+        """`image_statistics`."""
+        return "image_statistics"
+
+    def names(self, network: nn.Module) -> list[str]:
+        """What the four are."""
+        return ["mean", "variance", "high_frequency", "blockiness"]
+
+    def __call__(self, network: nn.Module, images: Tensor) -> Tensor:
+        """Compute `image_statistics(images)`, float64 [N, 4]."""
+        return image_statistics(images)
+
+
+def image_statistics(images: Tensor) -> Tensor:
+    """Return four simple statistics of each image.
+
+    - mean of all pixels and channels;
+    - their variance (divided by their number);
+    - high-frequency energy: the part of each channel's variance in waves of fewer than four pixels, averaged over channels;
+    - blockiness: mean absolute step between neighbouring pixels across the borders of 8×8 blocks, counted from the upper
+      left corner, minus that within blocks, averaged over the two directions; 0 where an image has no border.
+
+    Args:
+        images: pixels in [0, 1], [N, C, H, W].
+
+    Returns:
+        float64 [N, 4].
+
+    Raises:
+        Refusal: if the images are not [N, C, H, W].
+
+    Reference:
+        Wang, Sheikh, Bovik 2002 for the blockiness, as a difference so that flat images have one.
+
+    Example:
+        >>> image_statistics(torch.full((1, 3, 4, 4), 0.5)).tolist()
+        [[0.5, 0.0, 0.0, 0.0]]
+    """
+    if images.ndim != 4:
+        raise Refusal(
+            f"`images` should be [N, C, H, W]. Got `images.shape = {list(images.shape)}`. Leave image statistics out for "
+            "data that are no images."
+        )
+    pixels = to_float64(images)
+    flat = pixels.flatten(1)
+    blockiness = (_blockiness(pixels) + _blockiness(pixels.transpose(2, 3))) / 2
+    return torch.stack([flat.mean(1), flat.var(1, correction=0), _high_frequency(pixels), blockiness], dim=1)
+
+
+def _high_frequency(pixels: Tensor) -> Tensor:
+    height, width = pixels.shape[2:]
+    vertical, horizontal = torch.fft.fftfreq(height), torch.fft.fftfreq(width)
+    high = (vertical[:, None].square() + horizontal.square()).sqrt().to(pixels.device) > 0.25  # cycles a pixel
+    power = torch.fft.fft2(pixels).abs().square() / (height * width) ** 2  # sums to the mean square, by Parseval
+    energy: Tensor = (power * high).sum(dim=(2, 3)).mean(dim=1)
+    return energy
+
+
+def _blockiness(pixels: Tensor) -> Tensor:
+    """Of the borders between columns."""
+    steps = pixels.diff(dim=3).abs().mean(dim=(1, 2))
+    at_border = torch.arange(1, steps.shape[1] + 1, device=steps.device) % _BLOCK == 0
+    if not at_border.any():
+        return steps.new_zeros(len(steps))
+    return steps[:, at_border].mean(dim=1) - steps[:, ~at_border].mean(dim=1)
+
 
 _FLOOR = 1e-12  # added before logarithms; far below the variance of one grey level, (1/255)²/12 = 1e-6
 

@@ -7,8 +7,8 @@ import torch
 from sklearn.neighbors import NearestNeighbors
 from torch import Tensor
 
+from lightning_gradood.core import Refusal
 from lightning_gradood.detectors.detector import Detector
-from lightning_gradood.errors import Refusal
 from lightning_gradood.probes import PenultimateProbe, Probe
 from lightning_gradood.records import Records
 

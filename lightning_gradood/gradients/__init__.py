@@ -30,7 +30,7 @@ To follow one image through the room:
    closed form (`families`, one file per kind of layer, all of the shape described in `layer`) takes its place in the
    autograd graph. Weights that are computed from parameters first are `derived`.
 4. The logits' gradient (`labels`, brought to a safe scale by `seeds`) goes backward once for each label design. Each
-   closed form returns the input's gradient and records its parameters' norms in the `tally`. A convolution chooses
+   closed form returns the input's gradient and records its parameters' norms in the `accumulator`. A convolution chooses
    between five forms by `costs`; forms that could cancel are guarded (`gram`).
 5. The tally's columns, times the squared scale, are the result.
 6. The first micro-batch of each size, any that reaches parameters for the first time, and later a few by chance (1 % of the
@@ -50,8 +50,6 @@ A new kind of layer is one file in `families` and one line in its table; until t
 from lightning_gradood.gradients.labels import AllOnes, AllZeros, KHot, LabelDesign, Predicted, SecondBest, Uniform
 from lightning_gradood.gradients.norms import parameter_names, probe_gradients, squared_gradient_norms, warm_up
 from lightning_gradood.gradients.plan import adopt_proofs, proofs_of
-from lightning_gradood.gradients.precision import exact, has_float64, home, hosted, sent, widest
-from lightning_gradood.gradients.state import exact_arithmetic, probing
 
 __all__ = [
     "AllOnes",
@@ -62,17 +60,9 @@ __all__ = [
     "SecondBest",
     "Uniform",
     "adopt_proofs",
-    "exact",
-    "exact_arithmetic",
-    "has_float64",
-    "home",
-    "hosted",
     "parameter_names",
     "probe_gradients",
-    "probing",
     "proofs_of",
-    "sent",
     "squared_gradient_norms",
     "warm_up",
-    "widest",
 ]

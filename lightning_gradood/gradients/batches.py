@@ -9,16 +9,14 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from lightning_gradood.errors import Refusal
+from lightning_gradood.core import Refusal, requiring_grad
 from lightning_gradood.gradients import costs, engine
-from lightning_gradood.gradients.checks import check_logits
 from lightning_gradood.gradients.coupling import check_same_logits
+from lightning_gradood.gradients.fallback import loop_norms
 from lightning_gradood.gradients.labels import LabelDesign
-from lightning_gradood.gradients.loop import loop_norms
+from lightning_gradood.gradients.network_checks import Structure, check_logits
 from lightning_gradood.gradients.plan import distrust, plan_for
 from lightning_gradood.gradients.proof import MISMATCH, Plan
-from lightning_gradood.gradients.state import requiring_grad
-from lightning_gradood.gradients.structure import Structure
 from lightning_gradood.gradients.verification import SMALL, Checks, Fault, Subject, find_fault
 
 _PASS_OF_SEEDS, _IMAGE_OF_LOOP = 0.7, 2.5  # what comparing costs, in images of the fast way

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from lightning_gradood.errors import Refusal
+from lightning_gradood.core import Refusal
 from lightning_gradood.gradients.precautions import Precautions
-from lightning_gradood.gradients.twin import images_for, twin_of
+from lightning_gradood.gradients.verification import images_for, twin_of
 
 
 def check_statistics(modules: Mapping[str, nn.Module]) -> None:

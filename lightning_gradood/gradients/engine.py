@@ -1,17 +1,174 @@
-"""One micro-batch through the fast way: an intercepted forward pass, then one backward pass per label design."""
+"""Watch a forward pass and replace every operation on a parameter by its closed form.
+
+One micro-batch through the fast way: an intercepted forward pass, then one backward pass per label design.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils.weak import WeakIdKeyDictionary
 
-from lightning_gradood.gradients.interception import Interception
-from lightning_gradood.gradients.labels import LabelDesign
-from lightning_gradood.gradients.seeds import scaled_seed
-from lightning_gradood.gradients.tally import Tally
+from lightning_gradood.core import BATCH_NORMS, OrderedBatchNorm
+from lightning_gradood.gradients.accumulator import Accumulator
+from lightning_gradood.gradients.labels import LabelDesign, scaled_seed
+from lightning_gradood.gradients.layer import Call, Recorded
+from lightning_gradood.gradients.reparametrised import tensors_in
+from lightning_gradood.gradients.rules import MATCHES, REWRITES
+
+Step = tuple[str, str, tuple[int, ...], tuple[object, ...]]
+"""A function's name, the closed form that replaced it ("derived" or "unknown" if none, "" for a call without
+parameters), its parameters' columns, and what tells one call from another: a closed form's input as rows for each image
+and the sizes of a row; the entries of an index, which may mix the rows of a batch."""
+
+_INDEXING: frozenset[Callable[..., Any]] = frozenset({
+    Tensor.__getitem__, Tensor.__setitem__, Tensor.index_select, torch.index_select, Tensor.masked_select,
+    torch.masked_select, Tensor.nonzero, torch.nonzero, Tensor.index_put, Tensor.index_put_, torch.index_put,
+    torch.index_put_, Tensor.index_add, Tensor.index_add_, torch.index_add, Tensor.index_copy, Tensor.index_copy_,
+    torch.index_copy, Tensor.masked_scatter, Tensor.masked_scatter_, torch.masked_scatter, Tensor.take, torch.take,
+    torch.argwhere, Tensor.argwhere, torch.bincount, Tensor.unique, torch.unique, torch.where,
+})  # fmt: skip
+
+_ALONG: dict[Callable[..., Any], int] = {
+    getattr(room, name): place
+    for room in (torch, Tensor)
+    for name, place in {
+        "gather": 1, "scatter": 1, "scatter_add": 1, "scatter_reduce": 1, "take_along_dim": 2, "sort": 1, "argsort": 1,
+        "topk": 2, "kthvalue": 2, "cumsum": 1, "cumprod": 1, "cummax": 1, "cummin": 1, "logcumsumexp": 1,
+    }.items()
+}  # fmt: skip
+"""Functions that may move entries from one row to another, and the place of the dimension among their arguments."""
+
+
+class Interception(TorchFunctionMode):
+    """While active, calls with a parameter among their arguments are replaced.
+
+    A torch function mode sees `F.conv2d(x, self.weight)` wherever it is written and lets in-place activations be,
+    where module hooks fail at both. Parameters have to be frozen meanwhile. In this order, a call with a parameter
+
+    1. goes through a closed form (`families.MATCHES`),
+    2. is spelt out in simpler calls, which are intercepted in turn (`families.REWRITES`),
+    3. makes a derived tensor, if nothing but parameters and constants goes into it,
+    4. is unknown.
+
+    Attributes:
+        trace: the `Step` of each call: equal traces mean that the network did the same with the same parameters, that
+            it was understood alike, and that no index took rows from elsewhere.
+        unknown: names of functions that no closed form covers; then the pass is of no use.
+    """
+
+    def __init__(self, accumulator: Accumulator, images: Tensor) -> None:
+        super().__init__()
+        self.trace: list[Step] = []
+        self.unknown: list[str] = []
+        self.anchor = images.new_zeros((), requires_grad=True)
+        self._tally = accumulator
+        self._batch_norms, self._images = OrderedBatchNorm(), images
+        self._from_images = WeakIdKeyDictionary()
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Replace `func` if it takes a parameter."""
+        kwargs = kwargs or {}
+        given = tensors_in((args, kwargs))
+        used = self._tally.known_among(given)
+        # no gradient goes through what happens under no_grad, inside a custom autograd function for one
+        if not used or not torch.is_grad_enabled():
+            result = self._without_parameters(func, args, kwargs, given)
+            self._follow_images(given, result)
+            return result
+        call = Call(args, kwargs, self._tally, self._is_from_images)
+        found = next(filter(None, (match(call) for match in MATCHES.get(func, ()))), None)
+        if found is not None:
+            layer, x = found
+            self._note(func, type(layer).__name__, used * layer.steps, self._rows(x))
+            for tensor in layer.parameters:
+                self._tally.use(tensor)
+            return Recorded.apply(self.anchor, layer, self._tally, x)
+        if func in REWRITES and (rewrite := REWRITES[func](call)) is not None:
+            with self:
+                return rewrite()
+        return self._without_closed_form(func, args, kwargs, given, used)
+
+    def _without_parameters(
+        self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], given: list[Tensor]
+    ) -> Any:
+        name = getattr(func, "__name__", "")
+        if name != "__get__":  # a shape or a dtype
+            self.trace.append((name, "", (), _index(func, args, given)))
+            if given and (given[0].requires_grad or self._is_from_images(given[0])) and _moves_rows(func, args, kwargs):
+                self.unknown.append(f"{name} along the batch")
+        if self._tally.batch == 1 and func in BATCH_NORMS:
+            return self._batch_norms.ordered(func, args, kwargs)
+        return func(*args, **kwargs)
+
+    def _rows(self, x: Tensor) -> tuple[object, ...]:
+        """Rows for each image, and a row's sizes; a scalar stands for no input at all."""
+        return (x.shape[0] / self._tally.batch, *x.shape[1:]) if x.ndim else ()
+
+    def _without_closed_form(
+        self,
+        func: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        given: list[Tensor],
+        used: list[Tensor],
+    ) -> Any:
+        constant = all(self._tally.knows(tensor) or not tensor.requires_grad for tensor in given)
+        derived, is_parameter = self._tally.derived, self._tally.is_parameter
+        result = derived.apply(func, args, kwargs, is_parameter) if constant else func(*args, **kwargs)
+        if not tensors_in(result):
+            return func(*args, **kwargs)  # a shape or a dtype carries no gradient; ask the parameter itself
+        self._note(func, "derived" if constant else "unknown", used, _index(func, args, given))
+        if not constant:
+            self.unknown.append(getattr(func, "__name__", str(func)))
+        return result
+
+    def _follow_images(self, given: list[Tensor], result: Any) -> None:
+        """Remember what is computed from the images before any parameter, as it may have several rows for each."""
+        if isinstance(result, Tensor) and result.requires_grad:
+            return
+        for tensor in tensors_in(result):
+            if not tensor.requires_grad and any(map(self._is_from_images, given)):
+                self._from_images[tensor] = True
+
+    def _is_from_images(self, tensor: Tensor) -> bool:
+        """Whether `tensor`, which has no gradient, is the images or made from them by functions that are seen here."""
+        return tensor is self._images or tensor in self._from_images
+
+    def _note(self, func: Callable[..., Any], became: str, used: list[Tensor], told: tuple[object, ...] = ()) -> None:
+        columns = tuple(self._tally.column(tensor) for tensor in used)
+        self.trace.append((getattr(func, "__name__", str(func)), became, columns, told))
+
+
+def _index(func: Callable[..., Any], args: tuple[Any, ...], given: list[Tensor]) -> tuple[object, ...]:
+    """What an indexing function is asked for: digests of integers and masks, or the index itself if it has no tensor."""
+    if func not in _INDEXING or (func is torch.where and len(args) == 3):  # which chooses element by element
+        return ()
+    return (*map(_entries, given), *(args[1:] if len(given) == 1 else ()))
+
+
+def _moves_rows(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether a function that works along one dimension is asked to work along the batch."""
+    if func not in _ALONG:
+        return False
+    dimension = kwargs.get("dim", args[_ALONG[func]] if len(args) > _ALONG[func] else -1)
+    return bool(isinstance(dimension, int) and dimension in (0, -tensors_in(args)[0].ndim))
+
+
+def _entries(tensor: Tensor) -> object:
+    """Shape and digest of an index; nothing for numbers, which are no index."""
+    if tensor.is_floating_point() or tensor.is_complex():
+        return None
+    values = tensor.detach().cpu().contiguous().numpy().tobytes()
+    return (tuple(tensor.shape), hashlib.blake2b(values, digest_size=8).hexdigest())
 
 
 @dataclass(frozen=True)
@@ -20,7 +177,7 @@ class Forward:
 
     output: Tensor
     watch: Interception
-    tally: Tally
+    accumulator: Accumulator
 
 
 def forward(network: nn.Module, images: Tensor, parameters: Sequence[nn.Parameter], passes: int) -> Forward:
@@ -32,11 +189,11 @@ def forward(network: nn.Module, images: Tensor, parameters: Sequence[nn.Paramete
         parameters: the L tensors, frozen.
         passes: number of backward passes that will follow.
     """
-    tally = Tally(parameters, images.shape[0], passes)
+    accumulator = Accumulator(parameters, images.shape[0], passes)
     given = images.clone()  # into which the network may write
-    with Interception(tally, given) as watch:
+    with Interception(accumulator, given) as watch:
         output = network(given)
-    return Forward(output, watch, tally)
+    return Forward(output, watch, accumulator)
 
 
 def backward(pass_: Forward, label_designs: Sequence[LabelDesign], keep: bool = False) -> Tensor:
@@ -56,7 +213,7 @@ def backward(pass_: Forward, label_designs: Sequence[LabelDesign], keep: bool = 
 
 def norms_for(pass_: Forward, seed: Tensor, keep: bool) -> Tensor:
     """Return the squared norms, float64 [N, L], for a gradient of the logits [N, C]; `keep` the graph for another one."""
-    pass_.tally.start()
+    pass_.accumulator.start()
     # the anchor is what every closed form hangs on; asking for it alone leaves every `.grad` untouched
     torch.autograd.grad(pass_.output, pass_.watch.anchor, seed, allow_unused=True, retain_graph=keep)
-    return pass_.tally.result()
+    return pass_.accumulator.result()

@@ -1,7 +1,11 @@
 """Label designs: which confounding label, under which loss, as the closed form of the loss's gradient in the logits.
 
 Every seed is written so that nothing is lost at any logit: a probability near 1 never meets a subtraction from 1.
+
+Seeds at a safe scale: a float32 backward pass must not underflow, however sure the network is.
 """
+
+from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
@@ -11,7 +15,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override  # comes with torch; typing has it from Python 3.12 on
 
-from lightning_gradood.errors import Refusal
+from lightning_gradood.core import Refusal, cast_like, to_float64
 
 
 class LabelDesign(ABC):
@@ -185,3 +189,28 @@ class Uniform(_Softmax):
         number = logits.shape[1]
         log_ratio = self._log_probabilities(logits) + math.log(number)
         return torch.expm1(log_ratio) / (number * self.temperature)
+
+
+def scaled_seed(design: LabelDesign, logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Return each image's seed scaled to a largest entry of 1, and the scale.
+
+    A squared gradient norm is the norm of the scaled backward pass times the square of the scale.
+
+    Args:
+        design: the confounding label and its loss.
+        logits: [N, C], any floating dtype.
+
+    Returns:
+        The seed [N, C] in the dtype and on the device of `logits`, and the scale, float64 [N], on the CPU where that device
+        has no float64. A seed of zeros stays zeros, with scale 1.
+    """
+    seed = design.seed(to_float64(logits.detach()))
+    scale = seed.abs().amax(1)
+    scale = scale.where(scale > 0, 1.0)
+    return cast_like(seed / scale[:, None], logits), scale
+
+
+def natural_seed(design: LabelDesign, logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Return each image's seed as it is, for a backward that is not linear, and a scale of 1; otherwise as `scaled_seed`."""
+    seed = design.seed(to_float64(logits.detach()))
+    return cast_like(seed, logits), seed.new_ones(seed.shape[0])

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_gradood.gradients.tally import Tally
+from lightning_gradood.gradients.accumulator import Accumulator
 
 
 class Layer(ABC):
@@ -31,8 +31,8 @@ class Layer(ABC):
         """What the operation returns for its input, [N, ...]."""
 
     @abstractmethod
-    def backward(self, x: Tensor, gradient: Tensor, needs_input: bool, tally: Tally) -> Tensor | None:
-        """Record the parameters' norms in `tally` and return the gradient of the input if it is needed.
+    def backward(self, x: Tensor, gradient: Tensor, needs_input: bool, accumulator: Accumulator) -> Tensor | None:
+        """Record the parameters' norms in `accumulator` and return the gradient of the input if it is needed.
 
         Args:
             x: the input of the forward pass, [N, ...]; an empty tensor where the layer does not keep it.
@@ -52,7 +52,7 @@ class Call:
 
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
-    tally: Tally
+    accumulator: Accumulator
     from_images: Callable[[Tensor], bool] = lambda tensor: True
 
     def bind(self, names: Sequence[str], defaults: Sequence[Any]) -> list[Any] | None:
@@ -68,9 +68,9 @@ class Call:
         """Whether `tensor` is an activation with one leading row for each image."""
         return (
             isinstance(tensor, Tensor)
-            and not self.tally.knows(tensor)
+            and not self.accumulator.knows(tensor)
             and tensor.ndim >= 2
-            and tensor.shape[0] == self.tally.batch
+            and tensor.shape[0] == self.accumulator.batch
             and tensor.is_floating_point()
             and (tensor.requires_grad or self.from_images(tensor))
         )
@@ -79,10 +79,10 @@ class Call:
         """Whether `tensor` is an activation [N·m, ...] with m leading rows for each image in turn."""
         return (
             isinstance(tensor, Tensor)
-            and not self.tally.knows(tensor)
+            and not self.accumulator.knows(tensor)
             and tensor.ndim >= 2
             and tensor.shape[0] > 0
-            and tensor.shape[0] % self.tally.batch == 0
+            and tensor.shape[0] % self.accumulator.batch == 0
             and tensor.is_floating_point()
             and (tensor.requires_grad or self.from_images(tensor))
         )
@@ -91,7 +91,7 @@ class Call:
         """Whether each is a floating point tensor that gradients flow through and that is not made of parameters alone."""
         return all(
             isinstance(tensor, Tensor)
-            and not self.tally.knows(tensor)
+            and not self.accumulator.knows(tensor)
             and tensor.requires_grad
             and tensor.is_floating_point()
             for tensor in tensors
@@ -100,7 +100,9 @@ class Call:
     def is_constant(self, *tensors: object) -> bool:
         """Whether each is absent, a parameter, or a tensor that no gradient flows through."""
         return all(
-            tensor is None or self.tally.knows(tensor) or (isinstance(tensor, Tensor) and not tensor.requires_grad)
+            tensor is None
+            or self.accumulator.knows(tensor)
+            or (isinstance(tensor, Tensor) and not tensor.requires_grad)
             for tensor in tensors
         )
 
@@ -116,9 +118,9 @@ class Recorded(torch.autograd.Function):
     """Puts a `Layer` into the autograd graph."""
 
     @staticmethod
-    def forward(ctx: Any, anchor: Tensor, layer: Layer, tally: Tally, x: Tensor) -> Tensor:
+    def forward(ctx: Any, anchor: Tensor, layer: Layer, accumulator: Accumulator, x: Tensor) -> Tensor:
         """Compute the output; `anchor` requires grad, so that backward runs even when `x` does not."""
-        ctx.layer, ctx.tally = layer, tally
+        ctx.layer, ctx.accumulator = layer, accumulator
         ctx.save_for_backward(x if layer.keeps_input else x.new_empty(0))
         return layer.output(x)
 
@@ -126,4 +128,4 @@ class Recorded(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[None, None, None, Tensor | None]:
         """Record norms and hand the input's gradient on."""
         (x,) = ctx.saved_tensors
-        return (None, None, None, ctx.layer.backward(x, gradient, ctx.needs_input_grad[3], ctx.tally))
+        return (None, None, None, ctx.layer.backward(x, gradient, ctx.needs_input_grad[3], ctx.accumulator))

@@ -7,18 +7,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from lightning_gradood.errors import Refusal
+from lightning_gradood.core import Refusal, alone_with, evaluating, exact_arithmetic, without_cached_parametrizations
 from lightning_gradood.gradients.batches import batched_norms
-from lightning_gradood.gradients.checks import check_finite_rows, check_images, check_module
 from lightning_gradood.gradients.labels import AllOnes, LabelDesign
+from lightning_gradood.gradients.network_checks import check_finite_rows, check_images, check_module, structure_of
 from lightning_gradood.gradients.plan import way_of
-from lightning_gradood.gradients.state import (
-    alone_with,
-    evaluating,
-    exact_arithmetic,
-    without_cached_parametrizations,
-)
-from lightning_gradood.gradients.structure import structure_of
 
 
 def parameter_names(network: nn.Module) -> list[str]:

@@ -13,13 +13,12 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
+from lightning_gradood.core import requiring_grad
 from lightning_gradood.gradients import stored_plans
-from lightning_gradood.gradients.checks import check_network
 from lightning_gradood.gradients.coupling import check_statistics
-from lightning_gradood.gradients.fingerprint import Fingerprint, attributes_that_move
+from lightning_gradood.gradients.network_checks import Structure, check_network, structure_of
 from lightning_gradood.gradients.proof import NO_NUMBERS, Checked, Plan, probe_images, prove
-from lightning_gradood.gradients.state import requiring_grad
-from lightning_gradood.gradients.structure import Structure, structure_of
+from lightning_gradood.gradients.stored_plans import Fingerprint, attributes_that_move
 
 _Key = tuple[torch.Size, torch.dtype, torch.device]
 _plans: WeakKeyDictionary[nn.Module, dict[_Key, tuple[Plan, Fingerprint]]] = WeakKeyDictionary()

@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_gradood.gradients.state import requiring_grad
-from lightning_gradood.gradients.structure import is_compiled
+from lightning_gradood.core import requiring_grad
+from lightning_gradood.gradients.network_checks import is_compiled
 
 _INTERNAL = frozenset(nn.Module().__dict__)  # what every module has: parameters, buffers, hooks, its mode
 _ABSENT = object()

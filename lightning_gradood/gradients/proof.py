@@ -26,19 +26,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_gradood.errors import Refusal
+from lightning_gradood.core import OrderedBatchNorm, Refusal, requiring_grad
 from lightning_gradood.gradients import costs, engine
-from lightning_gradood.gradients.checks import RefusingQuantised
 from lightning_gradood.gradients.coupling import check_deterministic, check_independent
-from lightning_gradood.gradients.interception import Step
-from lightning_gradood.gradients.labels import AllOnes, LabelDesign
-from lightning_gradood.gradients.layouts import OrderedBatchNorm
-from lightning_gradood.gradients.loop import loop_norms, refusing_missing_gradients
+from lightning_gradood.gradients.engine import Step
+from lightning_gradood.gradients.fallback import loop_norms, refusing_missing_gradients
+from lightning_gradood.gradients.labels import AllOnes, LabelDesign, scaled_seed
+from lightning_gradood.gradients.network_checks import RefusingQuantised
 from lightning_gradood.gradients.precautions import Precautions, observe
-from lightning_gradood.gradients.seeds import scaled_seed
-from lightning_gradood.gradients.state import requiring_grad
-from lightning_gradood.gradients.twin import images_for, reveal, twin_of
-from lightning_gradood.gradients.verification import first_excess, seeds_agree
+from lightning_gradood.gradients.verification import first_excess, images_for, reveal, seeds_agree, twin_of
 
 MISMATCH = "closed forms do not give the loop's numbers"
 _NOT_LINEAR = "the backward pass is not linear in its seed"
@@ -271,7 +267,7 @@ def _try(
     try:
         with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor), precautions.around(network):
             pass_ = engine.forward(network, images, parameters, 2)
-            if pass_.tally.knows(pass_.output):
+            if pass_.accumulator.knows(pass_.output):
                 return "no closed form covers the way from the images to the output"
             if pass_.watch.unknown:
                 return f"no closed form covers {', '.join(sorted(set(pass_.watch.unknown)))}"
@@ -283,7 +279,7 @@ def _try(
         return f"{type(error).__name__}: {error}"
     own = {parameter.untyped_storage().data_ptr() for parameter in parameters}
     activations = sum(size for pointer, size in kept.items() if pointer not in own)
-    shared = pass_.tally.summed_elements() * images.element_size()
+    shared = pass_.accumulator.summed_elements() * images.element_size()
     return tuple(pass_.watch.trace), activations // images.shape[0] + shared
 
 

@@ -1,4 +1,9 @@
-"""Plans on disk: what another process has proved about the same network need not be proved again.
+"""What a proof was made for: a network's weights, flags and attributes, compared in a fraction of a millisecond.
+
+A plan says that closed forms are right for a network as it was. Training, loading weights, a flag that is set, a hook or
+a layer that is exchanged make it another one, of which nothing is known yet.
+
+Plans on disk: what another process has proved about the same network need not be proved again.
 
 A proof kept so says what a pass of the network does (a digest of its trace) and how it has to be made. It is used only if
 one forward pass leaves the same trace, and the caller's first images are compared as after any proof. Whether the network
@@ -9,17 +14,160 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
+from lightning_gradood.core import requiring_grad
 from lightning_gradood.gradients import engine
-from lightning_gradood.gradients.interception import Step
+from lightning_gradood.gradients.engine import Step
+from lightning_gradood.gradients.network_checks import Structure, is_compiled
 from lightning_gradood.gradients.precautions import Precautions, Slot
-from lightning_gradood.gradients.state import requiring_grad
+
+_REGISTRIES = ("_parameters", "_buffers", "_modules")
+_HOOKS = [name for name, value in vars(nn.Module()).items() if name.endswith("hooks") and isinstance(value, dict)]
+_COUNTED = {*_HOOKS, "_non_persistent_buffers_set"}
+_SKIPPED = {*_REGISTRIES, "training"}
+_DEPTH = 3  # of nested containers that are looked into
+
+
+class Fingerprint:
+    """A network's state at the time of its proof.
+
+    Version counters tell every change that goes through torch, addresses tell exchanged tensors, and two entries of each
+    tensor tell changes through `.data`, which have no version. Attributes are compared into dictionaries, lists and
+    plain objects, such as a configuration that all modules share.
+
+    Args:
+        structure: the network's modules and parameters.
+        network: itself, which is not kept.
+        moving: attributes and buffers that every forward pass changes; they are left out.
+    """
+
+    def __init__(self, structure: Structure, network: nn.Module, moving: Collection[Slot] = ()) -> None:
+        self._structure, self._moving = structure, {(slot.module, slot.name) for slot in moving}
+        modules = structure.modules(network)
+        self._attributes = self._shallow(modules)
+        values = (value for attributes in self._attributes for key, value in attributes.items() if key not in _COUNTED)
+        mutable = {id(value): value for value in values if isinstance(value, dict | list | set) or _is_settings(value)}
+        self._containers = [(value, _frozen(value, _DEPTH)) for value in mutable.values()]
+        self._hooks = [vars(module)[name] for module in _in_python(modules).values() for name in _HOOKS]
+        self._count = sum(map(len, self._hooks))
+        self._buffers = self._fixed_buffers(modules)
+        self._tensors = [*structure.parameters.values(), *self._buffers]
+        self._versions = _versions(self._tensors)
+        self._samples = [
+            sample for tensor in self._tensors if tensor.is_floating_point() for sample in _samples(tensor)
+        ]
+        self._values = _joined(self._samples)
+
+    def fits(self, structure: Structure, network: nn.Module) -> bool:
+        """Whether the network is still the one of the proof."""
+        try:
+            modules = structure.modules(network)
+            # dictionaries compare their values by identity first, so that hardly a value is looked at
+            return (
+                structure is self._structure
+                and self._shallow(modules) == self._attributes
+                and sum(map(len, self._hooks)) == self._count
+                and all(_frozen(value, _DEPTH) == frozen for value, frozen in self._containers)
+                and _same(self._fixed_buffers(modules), self._buffers)
+                and _versions(self._tensors) == self._versions
+                and not any(parameter._backward_hooks for parameter in structure.parameters.values())
+                and torch.equal(_joined(self._samples), self._values)
+            )
+        except (RuntimeError, ValueError):  # tensors or arrays that took another's place have no single truth value
+            return False
+
+    def _shallow(self, modules: Mapping[str, nn.Module]) -> list[dict[str, Any]]:
+        """Every module's attributes, but for its parameters, buffers and modules, its mode, and what moves."""
+        found = []
+        for name, module in _in_python(modules).items():
+            attributes = vars(module).copy()
+            for key in _SKIPPED:
+                del attributes[key]
+            found.append(attributes)
+            if self._moving:
+                for owner, key in self._moving:
+                    if owner == name:
+                        attributes.pop(key, None)
+        return found
+
+    def _fixed_buffers(self, modules: Mapping[str, nn.Module]) -> list[Tensor]:
+        return [
+            buffer
+            for name, module in modules.items()
+            for key, buffer in module._buffers.items()
+            if buffer is not None and (name, key) not in self._moving
+        ]
+
+
+def attributes_that_move(network: nn.Module, image: Tensor, precautions: Precautions) -> list[Slot]:
+    """Plain attributes that one more forward pass changes, such as a count of calls."""
+    modules = _in_python(dict(network.named_modules()))
+    before = {
+        Slot(name, key): _frozen(value, _DEPTH)
+        for name, module in modules.items()
+        for key, value in vars(module).items()
+        if key not in _SKIPPED
+    }
+    with precautions.around(network):
+        network(image.clone())
+    return [
+        slot for slot, value in before.items() if _frozen(vars(modules[slot.module]).get(slot.name), _DEPTH) != value
+    ]
+
+
+def _in_python(modules: Mapping[str, nn.Module]) -> Mapping[str, nn.Module]:
+    """Without those that torch.jit compiled, whose attributes cannot be looked at."""
+    if not any(map(is_compiled, modules.values())):
+        return modules
+    return {name: module for name, module in modules.items() if not is_compiled(module)}
+
+
+def _same(some: list[Tensor], others: list[Tensor]) -> bool:
+    return len(some) == len(others) and all(one is other for one, other in zip(some, others, strict=True))
+
+
+def _versions(tensors: list[Tensor]) -> list[tuple[int, int]]:
+    return [(tensor._version, tensor.data_ptr()) for tensor in tensors]
+
+
+def _frozen(value: Any, depth: int) -> Any:
+    """A value that can be compared later: containers entry by entry, tensors and other objects by identity."""
+    if isinstance(value, Tensor):
+        return (id(value), value._version)
+    if depth and isinstance(value, dict):
+        return [(_frozen(key, 0), _frozen(item, depth - 1)) for key, item in value.items()]
+    if depth and isinstance(value, list | tuple | set | frozenset):
+        return [_frozen(item, depth - 1) for item in value]
+    if depth and _is_settings(value):
+        return (id(value), _frozen(vars(value), depth - 1))
+    return value if isinstance(value, bool | int | float | complex | str | bytes | None) else id(value)
+
+
+def _is_settings(value: Any) -> bool:
+    """Whether `value` is an object whose attributes say how to compute."""
+    kind = type(value)
+    return (
+        kind.__module__ != "builtins" and not isinstance(value, nn.Module | Tensor | type) and kind.__dictoffset__ != 0
+    )
+
+
+def _samples(tensor: Tensor) -> list[Tensor]:
+    """The first and the middle entry, as views that follow the tensor."""
+    if not tensor.numel():
+        return []
+    values = tensor.detach()
+    return [values[(0,) * values.ndim], values[tuple(size // 2 for size in values.shape)]]
+
+
+def _joined(samples: list[Tensor]) -> Tensor:
+    return torch.stack(samples).nan_to_num() if samples else torch.zeros(0)
+
 
 _VERSION = 1  # of what is written; others are left aside
 

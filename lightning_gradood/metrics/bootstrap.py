@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from lightning_gradood.errors import Refusal
-from lightning_gradood.metrics.checked import Floats, Integers, checked
+from lightning_gradood.core import Refusal
+from lightning_gradood.metrics.curves import Floats, Integers, checked
 
 
 def bootstrap_auroc(

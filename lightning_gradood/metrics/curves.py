@@ -1,10 +1,134 @@
-"""ROC and precision-recall curves, one point for each distinct score, for figures."""
+"""The refusals that every metric shares: what scores and labels must be before a number about them has a meaning.
+
+Counts at every threshold: the one sort from which all metrics of a set of scores follow.
+
+ROC and precision-recall curves, one point for each distinct score, for figures.
+
+Accuracy at a given threshold, and the threshold that is best on the images it is chosen on.
+"""
+
+import math
+import sys
+from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
-from lightning_gradood.metrics.checked import Floats
-from lightning_gradood.metrics.sweep import sweep
+from lightning_gradood.core import Refusal
+
+Floats: TypeAlias = NDArray[np.float64]
+Integers: TypeAlias = NDArray[np.int64]
+
+
+def checked(scores: ArrayLike, labels: ArrayLike) -> tuple[Floats, Integers]:
+    """Return scores as float64 `[n]` and labels as int64 `[n]`, or refuse them with counts.
+
+    Args:
+        scores: One finite real number for each image, any range.
+        labels: 0 (normal) or 1 (anomalous) for each image, both present; integers, floats or booleans.
+
+    Raises:
+        Refusal: If the two are not one-dimensional and of one length, are empty, hold NaN or infinite scores, labels
+            other than 0 and 1, or a single class.
+    """
+    values, classes = np.asarray(scores, dtype=np.float64), np.asarray(labels)
+    _check_shapes(values, classes)
+    _check_scores(values)
+    _check_labels(classes)
+    return values, classes.astype(np.int64)
+
+
+def _check_shapes(scores: Floats, labels: NDArray[np.generic]) -> None:
+    if scores.ndim != 1 or labels.ndim != 1:
+        raise Refusal(
+            "`scores` and `labels` should be one-dimensional, one value for each image. "
+            f"Got `scores.shape = {scores.shape}` and `labels.shape = {labels.shape}`. Flatten them."
+        )
+    if len(scores) != len(labels):
+        raise Refusal(
+            "`scores` and `labels` should hold one value for each image. "
+            f"Got {len(scores)} scores and {len(labels)} labels. Give both for the same images, in the same order."
+        )
+    if len(scores) == 0:
+        raise Refusal(
+            "`scores` should hold at least one normal and one anomalous image. Got no scores. "
+            "Check that the source and the split hold images."
+        )
+
+
+def _check_scores(scores: Floats) -> None:
+    if not np.isfinite(scores).all():
+        nan, plus, minus = np.isnan(scores).sum(), np.isposinf(scores).sum(), np.isneginf(scores).sum()
+        raise Refusal(
+            f"`scores` should be finite. Got {nan} NaN, {plus} +inf and {minus} -inf among {len(scores)} scores. "
+            "Look for a network or a detector that overflows."
+        )
+
+
+def _check_labels(labels: NDArray[np.generic]) -> None:
+    anomalous, normal = labels == 1, labels == 0
+    others = labels[~(anomalous | normal)]
+    if len(others):
+        raise Refusal(
+            f"`labels` should be 0 (normal) or 1 (anomalous). Got {len(others)} other values among {len(labels)}, "
+            f"the first is {others[0]}. Map the classes to 0 and 1."
+        )
+    if not (anomalous.any() and normal.any()):
+        raise Refusal(
+            "`labels` should hold both normal (0) and anomalous (1) images. "
+            f"Got {normal.sum()} normal and {anomalous.sum()} anomalous. Give images of both kinds."
+        )
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """How many images score at least as high as each distinct score.
+
+    Attributes:
+        values: The k distinct scores, ascending; float64 `[k]`.
+        true_positives: Anomalous images with score ≥ `values[i]`, then 0 for the threshold above all; int64 `[k + 1]`.
+        false_positives: Normal images with score ≥ `values[i]`, then 0; int64 `[k + 1]`.
+    """
+
+    values: Floats
+    true_positives: Integers
+    false_positives: Integers
+
+    @property
+    def anomalous(self) -> int:
+        """Number of anomalous images."""
+        return int(self.true_positives[0])
+
+    @property
+    def normal(self) -> int:
+        """Number of normal images."""
+        return int(self.false_positives[0])
+
+    @property
+    def advantage(self) -> Integers:
+        """TPR − FPR at each threshold times `anomalous * normal`: in integers, so that equal is equal; `[k + 1]`."""
+        return self.true_positives * self.normal - self.false_positives * self.anomalous
+
+    def mirrored(self) -> "Sweep":
+        """Return the sweep of negated scores with the classes exchanged: normal images become the ones to find."""
+        return Sweep(
+            values=-self.values[::-1],
+            true_positives=self.normal - self.false_positives[::-1],
+            false_positives=self.anomalous - self.true_positives[::-1],
+        )
+
+
+def sweep(scores: ArrayLike, labels: ArrayLike) -> Sweep:
+    """Sort the scores once and count both classes from above; refuses what `checked` refuses."""
+    values, classes = checked(scores, labels)
+    order = np.argsort(values, kind="stable")
+    values, classes = values[order], classes[order]
+    starts = np.flatnonzero(np.concatenate([[True], values[1:] != values[:-1]]))  # tied scores stand together
+    below = np.concatenate([[0], np.cumsum(classes)])  # anomalous among the lowest i
+    anomalous = below[-1] - below[np.append(starts, len(values))]
+    at_least = len(values) - np.append(starts, len(values))
+    return Sweep(values[starts], anomalous, at_least - anomalous)
 
 
 def roc_curve(scores: ArrayLike, labels: ArrayLike) -> tuple[Floats, Floats, Floats]:
@@ -63,3 +187,58 @@ def precision_recall_curve(scores: ArrayLike, labels: ArrayLike) -> tuple[Floats
     called = counts.true_positives + counts.false_positives
     precision = np.append(counts.true_positives[:-1] / called[:-1], 1.0)
     return precision, counts.true_positives / counts.anomalous, counts.values
+
+
+def accuracy_at(scores: ArrayLike, labels: ArrayLike, threshold: float) -> dict[str, float]:
+    """Return the plain and the balanced accuracy of calling an image anomalous iff its score is above `threshold`.
+
+    Args:
+        scores: Finite real numbers `[n]`, higher = more anomalous.
+        labels: 0 (normal) or 1 (anomalous), `[n]`.
+        threshold: In the scores' unit; an image exactly at it is called normal.
+
+    Returns:
+        Two fractions in [0, 1]: `plain`, the share of images that are called right, and `balanced`, the mean of that
+        share among normal and among anomalous images.
+
+    Raises:
+        Refusal: As `detection_metrics`, or if `threshold` is NaN.
+
+    Example:
+        >>> accuracy_at([0.1, 0.2, 0.3, 0.9], [0, 0, 0, 1], threshold=0.25)
+        {'plain': 0.75, 'balanced': 0.8333333333333333}
+    """
+    values, classes = checked(scores, labels)
+    if math.isnan(threshold):
+        raise Refusal(f"`threshold` should be a number. Got `threshold = {threshold}`. Choose it on finite scores.")
+    right = (values > threshold) == (classes == 1)
+    balanced = (right[classes == 1].mean() + right[classes == 0].mean()) / 2
+    return {"plain": float(right.mean()), "balanced": float(balanced)}
+
+
+def best_balanced_threshold(scores: ArrayLike, labels: ArrayLike) -> float:
+    """Return the threshold with the best balanced accuracy on these images, the smallest if several are equally good.
+
+    Args:
+        scores: Finite real numbers `[n]`, higher = more anomalous.
+        labels: 0 (normal) or 1 (anomalous), `[n]`.
+
+    Returns:
+        The midpoint between two neighbouring distinct scores, in the scores' unit, for `accuracy_at`. If no threshold
+        beats calling every image anomalous, the next float64 below the lowest score: always a finite number.
+
+    Raises:
+        Refusal: As `detection_metrics`.
+
+    Example:
+        >>> best_balanced_threshold([-2.0, 1.0, 3.0, 8.0], [0, 0, 1, 1])
+        2.0
+    """
+    counts = sweep(scores, labels)
+    lowest_found = int(np.argmax(counts.advantage))  # the lowest score called anomalous; argmax takes the first best
+    if lowest_found == 0:
+        return math.nextafter(counts.values[0], -sys.float_info.max)
+    below, above = counts.values[lowest_found - 1], counts.values[lowest_found]
+    midpoint = below / 2 + above / 2  # halved first: the sum could overflow
+    # Neighbouring floats have nothing between them: the lower one still separates, as anomalous is above, not at.
+    return float(midpoint if midpoint < above else below)

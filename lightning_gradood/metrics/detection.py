@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import ArrayLike
 
-from lightning_gradood.metrics.sweep import Sweep, sweep
+from lightning_gradood.metrics.curves import Sweep, sweep
 
 
 def detection_metrics(scores: ArrayLike, labels: ArrayLike) -> dict[str, float]:

@@ -5,7 +5,7 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
-from lightning_gradood.gradients import widest
+from lightning_gradood.core import widest_float_dtype
 from lightning_gradood.metrics.detection import auroc
 
 
@@ -51,11 +51,11 @@ class RawBinaryAUROC(Metric):
             scores: Real numbers `[n]`, higher = more anomalous, any floating dtype.
             labels: 0 (normal) or 1 (anomalous), `[n]`.
         """
-        self.scores.append(scores.detach().to(widest(scores.device)))
+        self.scores.append(scores.detach().to(widest_float_dtype(scores.device)))
         self.labels.append(labels.detach())
 
     def compute(self) -> Tensor:
         """Return the AUROC of all scores so far as a scalar, float64 or, on a device that has none, float32."""
         scores, labels = dim_zero_cat(self.scores), dim_zero_cat(self.labels)
         area = auroc(scores.cpu().double().numpy(), labels.cpu().numpy())
-        return torch.tensor(area, dtype=widest(scores.device), device=scores.device)
+        return torch.tensor(area, dtype=widest_float_dtype(scores.device), device=scores.device)

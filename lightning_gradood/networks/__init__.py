@@ -15,13 +15,10 @@ Weights are read without ever executing code, and fit completely or are refused 
 what a network computes; the cache of records is keyed by them.
 """
 
-from lightning_gradood.networks.densenet import densenet_bc_100_12
+from lightning_gradood.networks.architectures import CifarResNet, densenet_bc_100_12, resnet18, resnet20, resnet34
 from lightning_gradood.networks.identity import architecture, state_digest
 from lightning_gradood.networks.normalized import Normalized
-from lightning_gradood.networks.resnet import resnet18, resnet34
-from lightning_gradood.networks.resnet20 import CifarResNet, resnet20
-from lightning_gradood.networks.state_dict import read_state_dict
-from lightning_gradood.networks.weights import load_weights
+from lightning_gradood.networks.weights import load_weights, read_state_dict
 
 __all__ = [
     "CifarResNet",

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from lightning_gradood.errors import Refusal
+from lightning_gradood.core import Refusal
 
 
 class Normalized(nn.Module):

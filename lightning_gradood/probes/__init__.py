@@ -19,36 +19,39 @@ one forward pass, and each of their values is what reading it alone gives.
 was trained on, and so is prepared once: `probe.load(probe.prepare(network, batches))`; `ProbeCallback` does it by itself.
 """
 
-from lightning_gradood.probes.features import FeatureProbe, PenultimateProbe, columns_of_taps
-from lightning_gradood.probes.grad_norm import GradNormProbe
+from lightning_gradood.probes.feature_layers import PENULTIMATE, tap_names, tap_of, tapped
+from lightning_gradood.probes.gaussians import Moments, TiedGaussians
 from lightning_gradood.probes.gradients import GradientProbe
-from lightning_gradood.probes.image_statistics import ImageStatisticsProbe, image_statistics
-from lightning_gradood.probes.logits import LogitsProbe
-from lightning_gradood.probes.mahalanobis import MahalanobisProbe
-from lightning_gradood.probes.odin import OdinProbe
+from lightning_gradood.probes.input_gradients import checked_grid, leaf, signs_of
+from lightning_gradood.probes.logits_and_features import (
+    FeatureProbe,
+    LogitsProbe,
+    PenultimateProbe,
+    TapProbe,
+    columns_of_taps,
+)
 from lightning_gradood.probes.pixels import PixelProbe
 from lightning_gradood.probes.probe import Probe
-from lightning_gradood.probes.tap_probe import TapProbe
-from lightning_gradood.probes.taps import PENULTIMATE, tap_names, tapped
 from lightning_gradood.probes.together import Reading, read_together
 
 __all__ = [
     "PENULTIMATE",
     "FeatureProbe",
-    "GradNormProbe",
     "GradientProbe",
-    "ImageStatisticsProbe",
     "LogitsProbe",
-    "MahalanobisProbe",
-    "OdinProbe",
+    "Moments",
     "PenultimateProbe",
     "PixelProbe",
     "Probe",
     "Reading",
     "TapProbe",
+    "TiedGaussians",
+    "checked_grid",
     "columns_of_taps",
-    "image_statistics",
+    "leaf",
     "read_together",
+    "signs_of",
     "tap_names",
+    "tap_of",
     "tapped",
 ]

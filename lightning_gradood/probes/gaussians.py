@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lightning_gradood.gradients import exact, home
+from lightning_gradood.core import float64_device, to_float64
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class TiedGaussians:
             Lee et al. 2018, Eq. 2, with the factor ½ of their code.
         """
         centre = self.means.mean(dim=0)  # nearer to 0, products lose less
-        white = (exact(features) - centre) @ self.whitening
+        white = (to_float64(features) - centre) @ self.whitening
         means = (self.means - centre) @ self.whitening
         with torch.no_grad():
             distances = torch.cdist(white, means, compute_mode="donot_use_mm_for_euclid_dist")
@@ -36,7 +36,7 @@ class TiedGaussians:
 
     def to(self, device: torch.device) -> "TiedGaussians":
         """Return the same on a device, or on the CPU for one that has no float64."""
-        return TiedGaussians(self.means.to(home(device)), self.whitening.to(home(device)))
+        return TiedGaussians(self.means.to(float64_device(device)), self.whitening.to(float64_device(device)))
 
 
 class Moments:
@@ -58,7 +58,7 @@ class Moments:
             features: [N, D], any floating dtype.
             labels: classes, int64 [N], below `classes`.
         """
-        features = exact(features.detach())
+        features = to_float64(features.detach())
         labels = labels.to(features.device)
         if not len(self._sums):
             self._origin = features.mean(dim=0)  # moments about a point nearby lose no digits

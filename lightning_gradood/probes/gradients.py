@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from lightning_gradood.errors import Refusal
+from lightning_gradood.core import Refusal
 from lightning_gradood.gradients import LabelDesign, parameter_names, squared_gradient_norms
 from lightning_gradood.probes.probe import Probe
 

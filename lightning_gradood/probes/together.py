@@ -7,9 +7,8 @@ from torch import Tensor, nn
 
 from lightning_gradood.gradients import probe_gradients
 from lightning_gradood.probes.gradients import GradientProbe
-from lightning_gradood.probes.logits import LogitsProbe
+from lightning_gradood.probes.logits_and_features import LogitsProbe, TapProbe, read_taps
 from lightning_gradood.probes.probe import Probe
-from lightning_gradood.probes.tap_probe import TapProbe, read_taps
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,16 @@ depend on (`entry_key`); a run refers to keys, so a second run with the same wei
     ((2, 2), [1, 1])
 """
 
-from lightning_gradood.records.cache import RecordCache
-from lightning_gradood.records.key import entry_key
-from lightning_gradood.records.states import StateStore
-from lightning_gradood.records.table import NORMAL, SPLITS, Records
+from lightning_gradood.records.cache import RecordCache, StateStore, entry_key
+from lightning_gradood.records.table import NORMAL, SPLITS, Records, detection_dataset, normal_records
 
-__all__ = ["NORMAL", "SPLITS", "RecordCache", "Records", "StateStore", "entry_key"]
+__all__ = [
+    "NORMAL",
+    "SPLITS",
+    "RecordCache",
+    "Records",
+    "StateStore",
+    "detection_dataset",
+    "entry_key",
+    "normal_records",
+]

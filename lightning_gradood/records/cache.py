@@ -1,22 +1,47 @@
-"""Records on disk: Parquet shards that appear whole or not at all."""
+"""The name under which records are cached: a digest of all they depend on.
+
+Records on disk: Parquet shards that appear whole or not at all.
+
+What probes learnt from the training images, on disk beside the records.
+"""
 
 from __future__ import annotations
 
-import errno
+import hashlib
 import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor
 
-from lightning_gradood.errors import Refusal
+from lightning_gradood.core import Refusal, atomic_write, disk_full_refused
 from lightning_gradood.records.table import Records
+
+
+def entry_key(ingredients: Mapping[str, object]) -> str:
+    """Digest everything that a cache entry depends on.
+
+    Args:
+        ingredients: JSON-able values by name, such as the digest of the weights, the digest of the images, the attack,
+            the probe with its version and label design, and the dtype. Their order does not matter.
+
+    Returns:
+        SHA-256 as 64 hexadecimal digits.
+
+    Raises:
+        TypeError: if an ingredient cannot be written as JSON; its default text could hide a difference.
+    """
+    canonical = json.dumps(ingredients, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
 
 _ENTRY = "entry.json"
 
@@ -79,18 +104,15 @@ class RecordCache:
         """
         name = uuid.uuid4().hex
         folder = self._partial(key)
-        temporary = folder / f"{name}.tmp"
         with disk_full_refused(folder):
-            folder.mkdir(parents=True, exist_ok=True)
             try:
-                pq.write_table(records.table, temporary)
-                os.replace(temporary, folder / f"{name}.parquet")
+                with atomic_write(folder / f"{name}.parquet") as file:
+                    pq.write_table(records.table, file)
             except FileNotFoundError:  # the folder was renamed: another run finished the entry, these rows included
                 if not self.has(key):
                     raise
-                (self.folder / key / temporary.name).unlink(missing_ok=True)
-            finally:
-                temporary.unlink(missing_ok=True)
+                for left in (self.folder / key).glob(f".{name}.*"):
+                    left.unlink()
 
     def commit(self, key: str, ids: Sequence[str], description: Mapping[str, object]) -> None:
         """Make the entry visible; called by one process once all have written their shards.
@@ -117,7 +139,8 @@ class RecordCache:
                 f"such as {min(missing)}. Run the same command again: it probes only those."
             )
         with disk_full_refused(partial):
-            _write_whole(partial / _ENTRY, json.dumps(dict(description), indent=1, sort_keys=True))
+            with atomic_write(partial / _ENTRY) as file:
+                file.write(json.dumps(dict(description), indent=1, sort_keys=True).encode())
             try:
                 os.replace(partial, entry)
             except OSError:
@@ -134,15 +157,6 @@ class RecordCache:
         return sorted(folder.glob("*.parquet"))
 
 
-def _write_whole(path: Path, text: str) -> None:
-    temporary = path.with_name(f"{uuid.uuid4().hex}.tmp")
-    try:
-        temporary.write_text(text)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def _read_shard(path: Path, columns: list[str] | None = None, filters: pc.Expression | None = None) -> pa.Table:
     try:
         return pq.read_table(path, columns=columns, filters=filters, partitioning=None)
@@ -153,15 +167,44 @@ def _read_shard(path: Path, columns: list[str] | None = None, filters: pc.Expres
         ) from error
 
 
-@contextmanager
-def disk_full_refused(folder: Path) -> Iterator[None]:
-    """Turn 'no space left' into a sentence; other failures of the disk pass."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise Refusal(
-            f"The disk of {folder.parent} should have room for the records. Got: {error.strerror}. Free some space or name "
-            "another place with --cache_dir, and run the same command again: what is already written is kept."
-        ) from error
+class StateStore:
+    """Tensors by key: `<folder>/<key>.safetensors`, each file whole or not there.
+
+    Args:
+        folder: the cache's; made when first written to.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+
+    def has(self, key: str) -> bool:
+        """Whether there is a state of that key."""
+        return self._path(key).is_file()
+
+    def read(self, key: str) -> dict[str, Tensor]:
+        """Read a state, on the CPU.
+
+        Raises:
+            Refusal: if the file was damaged.
+        """
+        path = self._path(key)
+        try:
+            return dict(load_file(path))
+        except (SafetensorError, OSError) as error:
+            raise Refusal(
+                f"{path} should be a readable safetensors file. Got: {error}. Delete it; it will be made again from the "
+                "training images."
+            ) from error
+
+    def write(self, key: str, state: dict[str, Tensor]) -> None:
+        """Keep a state; one of the same key is replaced.
+
+        Raises:
+            Refusal: if the disk is full.
+        """
+        path = self._path(key)
+        with disk_full_refused(path), atomic_write(path) as file:
+            file.write(save({name: tensor.cpu().contiguous() for name, tensor in state.items()}))
+
+    def _path(self, key: str) -> Path:
+        return self.folder / f"{key}.safetensors"

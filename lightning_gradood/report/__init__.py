@@ -18,40 +18,34 @@ Example:
     ['svhn', 'mlp', '-', '-', '50+50', '92.00', '[86.00,']
 """
 
-from lightning_gradood.report.activations import activation_norms
-from lightning_gradood.report.atomic import replacing
 from lightning_gradood.report.bundle import DetectionReport
-from lightning_gradood.report.curves import precision_recall_curves, roc_curves
-from lightning_gradood.report.figures import draw_figures, write_figures
-from lightning_gradood.report.filters import weight_gradients
-from lightning_gradood.report.heat_map import heat_map
-from lightning_gradood.report.histograms import score_histograms
-from lightning_gradood.report.layers import layer_norms
-from lightning_gradood.report.loggers import log_report
-from lightning_gradood.report.matrix import Matrix, matrices, matrix_table
-from lightning_gradood.report.methods import method_rocs
-from lightning_gradood.report.png import as_png
+from lightning_gradood.report.callback import ReportCallback
+from lightning_gradood.report.figures import as_png, draw_figures, write_figures
+from lightning_gradood.report.loggers import log_report, offline_without_account
+from lightning_gradood.report.network_figures import activation_norms, layer_norms, sample_sheet, weight_gradients
+from lightning_gradood.report.plots import heat_map, method_rocs, precision_recall_curves, roc_curves, score_histograms
+from lightning_gradood.report.provenance import classifier_accuracy, make_report
 from lightning_gradood.report.results import results_rows, write_results
-from lightning_gradood.report.samples import sample_sheet
-from lightning_gradood.report.tables import console_table
-from lightning_gradood.report.wandb_mode import offline_without_account
+from lightning_gradood.report.tables import Matrix, console_table, matrices, matrix_table
 
 __all__ = [
     "DetectionReport",
     "Matrix",
+    "ReportCallback",
     "activation_norms",
     "as_png",
+    "classifier_accuracy",
     "console_table",
     "draw_figures",
     "heat_map",
     "layer_norms",
     "log_report",
+    "make_report",
     "matrices",
     "matrix_table",
     "method_rocs",
     "offline_without_account",
     "precision_recall_curves",
-    "replacing",
     "results_rows",
     "roc_curves",
     "sample_sheet",

@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from lightning_gradood.detectors import Outcome
-from lightning_gradood.errors import Refusal
+from lightning_gradood.core import Refusal
+from lightning_gradood.evaluation import Outcome
 
 MEAN = "mean"
 """The word that stands where a source's name stands when a number is the mean over sources."""

@@ -1,18 +1,33 @@
-"""All figures of a report, by name, drawn and written."""
+"""A figure as bytes, for pages that carry their figures within.
 
+All figures of a report, by name, drawn and written.
+"""
+
+import io
 import re
 from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from lightning_gradood.report.atomic import replacing
+from lightning_gradood.core import atomic_write
 from lightning_gradood.report.bundle import DetectionReport, by_detector, not_transferred
-from lightning_gradood.report.curves import precision_recall_curves, roc_curves
-from lightning_gradood.report.heat_map import heat_map
-from lightning_gradood.report.histograms import score_histograms
-from lightning_gradood.report.layers import layer_norms
-from lightning_gradood.report.matrix import matrices
-from lightning_gradood.report.samples import sample_sheet
+from lightning_gradood.report.network_figures import layer_norms, sample_sheet
+from lightning_gradood.report.plots import heat_map, precision_recall_curves, roc_curves, score_histograms
+from lightning_gradood.report.tables import matrices
+
+_PNG_DPI = 110  # sharp enough at a phone's width, a tenth of a megabyte each
+
+
+def as_png(figure: Figure) -> bytes:
+    """Encode a figure as PNG.
+
+    Args:
+        figure: any of this room's.
+    """
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=_PNG_DPI)
+    return buffer.getvalue()
+
 
 _DPI = 150
 
@@ -56,7 +71,7 @@ def write_figures(report: DetectionReport, folder: Path) -> list[Path]:
     paths = []
     for name, figure in draw_figures(report).items():
         paths.append(folder / "figures" / f"{name}.png")
-        with replacing(paths[-1]) as file:
+        with atomic_write(paths[-1]) as file:
             figure.savefig(file, format="png", dpi=_DPI)
     return paths
 

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from lightning_gradood.detectors import Outcome
-from lightning_gradood.report.atomic import replacing
+from lightning_gradood.core import atomic_write
+from lightning_gradood.evaluation import Outcome
 from lightning_gradood.report.bundle import MEAN, DetectionReport, by_detector
-from lightning_gradood.report.numbers import mean_numbers, outcome_numbers
+from lightning_gradood.report.tables import mean_numbers, outcome_numbers
 
 _COLUMNS = ("experiment", "source", "detector", "split", "metric", "value")
 
@@ -31,7 +31,7 @@ def write_results(report: DetectionReport, folder: Path) -> list[Path]:
     document = json.dumps(results_document(report), indent=2, allow_nan=False) + "\n"
     contents = {"results.json": document, "results.csv": _csv_text(results_rows(report))}
     for name, text in contents.items():
-        with replacing(folder / name) as file:
+        with atomic_write(folder / name) as file:
             file.write(text.encode())
     return [folder / name for name in contents]
 

@@ -1,12 +1,177 @@
-"""The table a run ends with."""
+"""The numbers of a report under their names: one list that files, tables and loggers share.
+
+Every source against every other: what a detector that was trained on one makes of the next.
+
+The table a run ends with.
+"""
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-from lightning_gradood.detectors import Outcome
+import numpy as np
+
+from lightning_gradood.evaluation import Outcome
 from lightning_gradood.report.bundle import MEAN, by_detector, not_transferred
-from lightning_gradood.report.matrix import matrices, matrix_table
-from lightning_gradood.report.numbers import mean_numbers, outcome_numbers
+
+Numbers = dict[str, dict[str, float]]
+"""Split to metric to value."""
+
+
+def outcome_numbers(outcome: Outcome) -> Numbers:
+    """Collect the numbers of one outcome.
+
+    Args:
+        outcome: of one detector on one source.
+
+    Returns:
+        Split (`train`, `val`, `test`) to metric to value: `n_normal` and `n_anomalous` (counts) everywhere,
+        `prevalence` (share of anomalous images) and the metrics, in [0, 1], where there are any, and on `test` the
+        interval `auroc_low`, `auroc_high`.
+    """
+    numbers: Numbers = {}
+    for split, counts in outcome.counts.items():
+        normal, anomalous = counts["normal"], counts["anomalous"]
+        numbers[split] = {"n_normal": normal, "n_anomalous": anomalous}
+        if normal + anomalous > 0:
+            numbers[split]["prevalence"] = anomalous / (normal + anomalous)
+    for split, metrics in outcome.metrics.items():
+        numbers.setdefault(split, {}).update(metrics)
+    low, high = outcome.auroc_interval
+    numbers.setdefault("test", {}).update(auroc_low=low, auroc_high=high)
+    return numbers
+
+
+def mean_numbers(outcomes: "Sequence[Outcome]") -> Numbers:
+    """Average the metrics of one detector over its sources, each source counting the same.
+
+    Args:
+        outcomes: of one detector, at least one.
+
+    Returns:
+        Split to metric to arithmetic mean; a metric that some source lacks has no mean.
+    """
+    means: Numbers = {}
+    for split, metrics in outcomes[0].metrics.items():
+        everywhere = [name for name in metrics if all(name in other.metrics.get(split, {}) for other in outcomes)]
+        means[split] = {
+            name: sum(outcome.metrics[split][name] for outcome in outcomes) / len(outcomes) for name in everywhere
+        }
+    return means
+
+
+def detection_scalars(outcomes: list[Outcome]) -> dict[str, float]:
+    """Name every final number as loggers and sweeps know it.
+
+    Args:
+        outcomes: of all sources and detectors.
+
+    Returns:
+        `detection/<source>/<detector>/<val|test>/<metric>` and `detection/mean/<detector>/<val|test>/<metric>` to
+        value; the mean is there for a single source too, so that a sweep has one key to optimise. A detector that was
+        trained on one other source is `<detector>@<that source>`.
+    """
+    scalars = {}
+    for outcome in outcomes:
+        scalars.update(_named(outcome.source, outcome.label, outcome_numbers(outcome)))
+    for detector, group in by_detector(outcomes).items():
+        scalars.update(_named(MEAN, detector, mean_numbers(group)))
+    return scalars
+
+
+def curve_rows(outcomes: list[Outcome]) -> list[tuple[int, dict[str, float]]]:
+    """Line up the training curves of all detectors by epoch.
+
+    Args:
+        outcomes: of all sources and detectors; those that trained nothing have no curves.
+
+    Returns:
+        (epoch, `detector/<source>/<detector>/<metric>` to value), epochs increasing, each once.
+    """
+    rows: dict[int, dict[str, float]] = {}
+    for outcome in not_transferred(outcomes):  # the others share the curves of the source they were trained on
+        for position, point in enumerate(outcome.curves):
+            row = rows.setdefault(int(point.get("epoch", position)), {})
+            for metric, value in point.items():
+                if metric != "epoch":
+                    row[f"detector/{outcome.source}/{outcome.detector}/{metric}"] = value
+    return sorted(rows.items())
+
+
+def _named(source: str, detector: str, numbers: Numbers) -> dict[str, float]:
+    return {
+        f"detection/{source}/{detector}/{split}/{metric}": value
+        for split, metrics in numbers.items()
+        if split in ("val", "test")
+        for metric, value in metrics.items()
+    }
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """AUROC of one detector by source of training and of testing.
+
+    Args:
+        detector: its name.
+        sources: in the order of rows and columns.
+        aurocs: row = trained on, column = tested on, in [0, 1], NaN where there is none, float64 [k, k].
+    """
+
+    detector: str
+    sources: list[str]
+    aurocs: np.ndarray
+
+    @property
+    def transfer(self) -> np.ndarray:
+        """Mean of each row over the sources it was not trained on, float64 [k]."""
+        others = np.where(np.eye(len(self.sources), dtype=bool), np.nan, self.aurocs)
+        return np.asarray(np.nanmean(others, axis=1))
+
+
+def matrices(outcomes: Sequence[Outcome]) -> dict[str, Matrix]:
+    """Collect the matrices of all detectors that were trained on one source and tested on another.
+
+    Args:
+        outcomes: of all sources and detectors.
+
+    Returns:
+        Detector to matrix, in order of first appearance; empty if nothing was transferred.
+    """
+    detectors = dict.fromkeys(outcome.detector for outcome in outcomes if outcome.transferred)
+    return {name: _matrix(name, [outcome for outcome in outcomes if outcome.detector == name]) for name in detectors}
+
+
+def matrix_table(matrix: Matrix) -> str:
+    """Lay a matrix out as plain text.
+
+    Args:
+        matrix: AUROCs.
+
+    Returns:
+        Lines joined by newlines: a title, sources of testing, a row per source of training, in % with one decimal, and the
+        mean of each row over the other sources.
+    """
+    rows = [["trained on", *matrix.sources, "others"]]
+    for source, row, mean in zip(matrix.sources, matrix.aurocs, matrix.transfer, strict=True):
+        rows.append([source, *(f"{100 * value:.1f}" for value in [*row, mean])])
+    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+    lines = [
+        "  ".join([cells[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(cells[1:], widths[1:], strict=True))])
+        for cells in rows
+    ]
+    title = (
+        f"{matrix.detector}: AUROC in %, trained on the row's source, tested on the column's; others = mean but its own"
+    )
+    return "\n".join([title, *lines])
+
+
+def _matrix(detector: str, outcomes: Sequence[Outcome]) -> Matrix:
+    sources = list(dict.fromkeys(outcome.source for outcome in outcomes))
+    aurocs = np.full((len(sources), len(sources)), np.nan)
+    for outcome in outcomes:
+        aurocs[sources.index(outcome.trained_on), sources.index(outcome.source)] = outcome.metrics["test"]["auroc"]
+    return Matrix(detector, sources, aurocs)
+
 
 _METRICS = {
     "AUPR-in": "aupr_in",

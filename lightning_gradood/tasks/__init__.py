@@ -7,9 +7,15 @@
 torch.Size([2, 3])
 """
 
-from lightning_gradood.tasks.checks import check_network
-from lightning_gradood.tasks.classification import ClassificationTask, Normalization
+from lightning_gradood.tasks.classification import ClassificationTask, Cosine, Normalization, OneCycle, check_network
 from lightning_gradood.tasks.detection import DetectionTask, MLPSettings
-from lightning_gradood.tasks.schedules import Cosine, OneCycle
 
-__all__ = ["ClassificationTask", "Cosine", "DetectionTask", "MLPSettings", "Normalization", "OneCycle", "check_network"]
+__all__ = [
+    "ClassificationTask",
+    "Cosine",
+    "DetectionTask",
+    "MLPSettings",
+    "Normalization",
+    "OneCycle",
+    "check_network",
+]

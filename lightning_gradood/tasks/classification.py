@@ -1,4 +1,12 @@
-"""The task that trains and evaluates the classifier."""
+"""Learning-rate schedules that learn the number of steps from the trainer.
+
+A schedule is any class whose first two parameters are the optimizer and the total number of optimizer steps; it is
+advanced after every step.
+
+Does the network fit the images? Asked once, before any long work.
+
+The task that trains and evaluates the classifier.
+"""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,11 +19,80 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, OneCycleLR
 from torchmetrics.classification import MulticlassAccuracy
 
-from lightning_gradood.errors import Refusal
+from lightning_gradood.core import Refusal, exact_arithmetic, frozen_network
 from lightning_gradood.networks import Normalized, load_weights
+
+
+class OneCycle(OneCycleLR):
+    """Rise to the optimizer's learning rate and anneal to zero.
+
+    Args:
+        optimizer: whose `lr` is the peak.
+        total_steps: optimizer steps of the whole training, given by the task.
+        warmup: fraction of the steps spent rising.
+
+    Reference:
+        Smith and Topin 2018, "Super-Convergence".
+    """
+
+    def __init__(self, optimizer: Optimizer, total_steps: int, warmup: float = 0.3) -> None:
+        peaks = [group["lr"] for group in optimizer.param_groups]
+        super().__init__(optimizer, max_lr=peaks, total_steps=total_steps, pct_start=warmup)
+
+
+class Cosine(CosineAnnealingLR):
+    """Anneal the learning rate to zero along half a cosine.
+
+    Args:
+        optimizer: whose `lr` is the start.
+        total_steps: optimizer steps of the whole training, given by the task.
+
+    Reference:
+        Loshchilov and Hutter 2017, Eq. 5 without restarts.
+    """
+
+    def __init__(self, optimizer: Optimizer, total_steps: int) -> None:
+        super().__init__(optimizer, T_max=total_steps)
+
+
+def check_network(network: nn.Module, images: Tensor, classes: int | None) -> None:
+    """Run two images through the network and look at what comes out.
+
+    Args:
+        network: images in, logits out.
+        images: one or more images as the data gives them, float [N, C, H, W].
+        classes: how many the data have; None where they say nothing about it.
+
+    Raises:
+        Refusal: if the forward fails, the output is not [N, classes], or the class counts differ.
+    """
+    shape = list(images.shape[1:])
+    try:
+        with exact_arithmetic(), frozen_network(network), torch.no_grad():
+            logits = network(images)
+    except RuntimeError as error:
+        raise Refusal(
+            f"The network should accept images of shape {shape}. Got: {_first_line(error)}. Give `data.transform` a resize "
+            "or channel conversion to the network's input, or the network the images' size and channels."
+        ) from error
+    if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != len(images):
+        got = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise Refusal(
+            f"The network should return logits of shape [{len(images)}, classes]. Got {got}. Wrap it so that it does."
+        )
+    if classes is not None and logits.shape[1] != classes:
+        raise Refusal(
+            f"The network should have as many outputs as the data have classes, {classes}. Got {logits.shape[1]} outputs. "
+            f"Set its number of classes, e.g. --model.init_args.network.init_args.num_classes {classes}."
+        )
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0].rstrip(".")
+
 
 _STAGES = ("train", "val", "test")
 Batch = tuple[Tensor, ...]  # images [N, C, H, W] in [0, 1], labels int64 [N], then whatever the data adds

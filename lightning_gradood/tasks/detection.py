@@ -8,11 +8,9 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from lightning_gradood.errors import Refusal
-from lightning_gradood.gradients import exact, has_float64, home, sent
+from lightning_gradood.core import LOG_FLOOR, Refusal, cast_like, float64_device, has_float64, to_float64
 from lightning_gradood.metrics import RawBinaryAUROC
 
-_SMALLEST = 1e-30  # added before the logarithm: squared norms of confident images underflow to zero
 _NOTHING = 1e-10  # a share of the largest variance that float32 norms leave by rounding alone
 _ROUNDING = 1e-12  # relative error of a float64 mean of thousands of equal numbers, with room to spare
 
@@ -98,7 +96,7 @@ class DetectionTask(LightningModule):
     def forward(self, representations: Tensor) -> Tensor:
         """Logits [n] of representations float64 [n, L]; higher = more anomalous."""
         standardised = (self._transformed(representations) - self.mean) / self.std
-        logits: Tensor = self.network(sent(standardised @ self.directions, next(self.parameters())))
+        logits: Tensor = self.network(cast_like(standardised @ self.directions, next(self.parameters())))
         return logits.squeeze(1)
 
     def transfer_batch_to_device(
@@ -106,7 +104,7 @@ class DetectionTask(LightningModule):
     ) -> tuple[Tensor, Tensor]:
         """Move labels to the device and representations to where float64 is."""
         representations, anomalous = batch
-        return representations.to(home(device)), anomalous.to(device)
+        return representations.to(float64_device(device)), anomalous.to(device)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """Mean loss of a batch of (representations, 0/1)."""
@@ -131,19 +129,19 @@ class DetectionTask(LightningModule):
         )
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "DetectionTask":
-        """Move all there is, as `Module.to` does by this function, but float64 statistics to a device's `home`."""
+        """Move all there is, as `Module.to` does by this function, but float64 statistics to a device's `float64_device`."""
         device = fn(torch.empty(0)).device
 
         def moved(tensor: Tensor) -> Tensor:
             stays = tensor.dtype == torch.float64 and not has_float64(device)
-            return tensor.to(home(device)) if stays else fn(tensor)
+            return tensor.to(float64_device(device)) if stays else fn(tensor)
 
         super()._apply(moved, recurse)  # type: ignore[no-untyped-call]
         return self
 
     def _transformed(self, representations: Tensor) -> Tensor:
-        values = exact(representations)
-        return torch.log(values + _SMALLEST) if self.settings.log_values else values
+        values = to_float64(representations)
+        return torch.log(values + LOG_FLOOR) if self.settings.log_values else values
 
 
 def _directions(standardised: Tensor, whitening: float | None) -> Tensor:

@@ -6,17 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lightning_gradood.attacks import (
-    BIM,
-    FGSM,
-    PGD,
-    AdvertorchAttack,
-    Attack,
-    CarliniWagner,
-    FunctionAttack,
-    IterLL,
-    preset,
-)
+from lightning_gradood.attacks import BIM, FGSM, PGD, AdvertorchAttack, CarliniWagner, FunctionAttack, IterLL, preset
+from lightning_gradood.core import Perturbation
 
 
 def darker(network: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
@@ -63,7 +54,7 @@ def by_path(name: str) -> str:
 MOMENTUM = "advertorch.attacks.MomentumIterativeAttack"
 
 
-def _brief(attack: Attack) -> Attack:
+def _brief(attack: Perturbation) -> Perturbation:
     """The same attack, of fewer steps where these only take time."""
     if not isinstance(attack, CarliniWagner):
         return attack
@@ -72,16 +63,16 @@ def _brief(attack: Attack) -> Attack:
     return CarliniWagner(**settings | {"steps": 15, "searches": min(2, attack.searches)})
 
 
-def _presets() -> dict[str, Attack]:
+def _presets() -> dict[str, Perturbation]:
     """The attacks of all presets, each once."""
-    distinct: dict[str, tuple[str, Attack]] = {}
+    distinct: dict[str, tuple[str, Perturbation]] = {}
     for name in ("lee2018", "modern", "pilot"):
         for key, attack in preset(name).items():
             distinct.setdefault(repr(attack.describe()), (f"{name}/{key}", _brief(attack)))
     return dict(distinct.values())
 
 
-ATTACKS: dict[str, Attack] = _presets() | {
+ATTACKS: dict[str, Perturbation] = _presets() | {
     "fgsm/next": FGSM(targeted="next"),
     "bim/random": BIM(targeted="random"),
     "bim/stopping": BIM(stop_at_success=True),

@@ -7,7 +7,8 @@ import pytest
 import torch
 from float32_device import without_float64
 
-from lightning_gradood.attacks import Crafted, Perturbed, noise_like
+from lightning_gradood.attacks import noise_like
+from lightning_gradood.core import Crafted, Perturbed
 from lightning_gradood.corruptions import Corruption
 
 from .conftest import Digits

@@ -11,7 +11,8 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from lightning_gradood.attacks import BIM, FGSM, PGD, Attack, CarliniWagner, IterLL
+from lightning_gradood.attacks import BIM, FGSM, PGD, CarliniWagner, IterLL
+from lightning_gradood.core import Perturbation
 from lightning_gradood.networks import Normalized, load_weights, resnet20
 
 from .conftest import Digits
@@ -80,7 +81,9 @@ def test_carlini_wagner_succeeds_as_often_and_as_near(searches: int, confidence:
     _compare(ours, theirs, digits.network, images, labels, digits.network(images).argmax(1) == labels)
 
 
-def _compare(ours: Attack, theirs: object, network: nn.Module, images: Tensor, labels: Tensor, correct: Tensor) -> None:
+def _compare(
+    ours: Perturbation, theirs: object, network: nn.Module, images: Tensor, labels: Tensor, correct: Tensor
+) -> None:
     expected = judged(network, images, labels, theirs, "leave", None)
     failed = expected.flatten(1).abs().sum(1) == 0  # foolbox returns black images then, and ours the clean ones
     found = ours.perturb(network, images, labels)

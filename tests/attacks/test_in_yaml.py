@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from jsonargparse import ArgumentError, ArgumentParser
 
-from lightning_gradood.attacks import Attack
+from lightning_gradood.core import Perturbation
 
 from .examples import ATTACKS, MOMENTUM, by_path
 
@@ -23,7 +23,7 @@ WRITTEN: dict[str, dict[str, Any]] = {
 
 def _parser() -> ArgumentParser:
     parser = ArgumentParser(exit_on_error=False)
-    parser.add_argument("--attack", type=Attack)
+    parser.add_argument("--attack", type=Perturbation)
     return parser
 
 

@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import torch
 
-from lightning_gradood.attacks import CarliniWagner, Crafted, Semantic, noise_like
+from lightning_gradood.attacks import CarliniWagner, Semantic, noise_like
+from lightning_gradood.core import Crafted
 
 from .conftest import Digits
 

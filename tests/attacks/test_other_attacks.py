@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from lightning_gradood.attacks import AdvertorchAttack, FunctionAttack
-from lightning_gradood.attacks.compatibility import advertorch_class
-from lightning_gradood.errors import Refusal
+from lightning_gradood.attacks.advertorch_compatibility import advertorch_class
+from lightning_gradood.core import Refusal
 
 from .conftest import Digits
 from .examples import MOMENTUM, by_path

@@ -3,7 +3,7 @@
 import pytest
 
 from lightning_gradood.attacks import BIM, FGSM, PGD, CarliniWagner, IterLL, Semantic, preset
-from lightning_gradood.errors import Refusal
+from lightning_gradood.core import Refusal
 
 TABLE = {
     "lee2018": {

@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lightning_gradood.attacks import PGD, Attack, Crafted, Perturbed
+from lightning_gradood.attacks import PGD
+from lightning_gradood.core import Crafted, Perturbation, Perturbed
 
 from .conftest import Digits
 from .examples import ATTACKS
@@ -197,7 +198,7 @@ def test_the_description_is_data_that_makes_the_same_attack(
     kind = type(ATTACKS[name])
     assert description["attack"] == f"{kind.__module__}.{kind.__name__}"
     assert description["version"] == 1
-    again: Attack = kind(**description["settings"])
+    again: Perturbation = kind(**description["settings"])
     assert torch.equal(again.craft(*_batch(digits), IDS).images, found[name].images)
 
 

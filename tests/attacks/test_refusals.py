@@ -7,13 +7,20 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lightning_gradood.attacks import BIM, FGSM, PGD, AdvertorchAttack, Attack, CarliniWagner, FunctionAttack, IterLL
-from lightning_gradood.errors import Refusal
+from lightning_gradood.attacks import BIM, FGSM, PGD, AdvertorchAttack, CarliniWagner, FunctionAttack, IterLL
+from lightning_gradood.core import Perturbation, Refusal
 
 from .conftest import Digits
 from .examples import MOMENTUM, by_path
 
-GRADIENT_ATTACKS: list[Attack] = [FGSM(), BIM(), PGD(), CarliniWagner(steps=2), IterLL(), AdvertorchAttack(MOMENTUM)]
+GRADIENT_ATTACKS: list[Perturbation] = [
+    FGSM(),
+    BIM(),
+    PGD(),
+    CarliniWagner(steps=2),
+    IterLL(),
+    AdvertorchAttack(MOMENTUM),
+]
 every_gradient_attack = pytest.mark.parametrize("attack", GRADIENT_ATTACKS, ids=lambda attack: type(attack).__name__)
 
 
@@ -115,7 +122,7 @@ class Rounding(nn.Module):
 
 
 @every_gradient_attack
-def test_a_network_without_gradient_in_its_input_is_refused(attack: Attack, digits: Digits) -> None:
+def test_a_network_without_gradient_in_its_input_is_refused(attack: Perturbation, digits: Digits) -> None:
     with pytest.raises(
         Refusal, match=r"should depend on its input through autograd.* Got `network = Rounding` without one"
     ):
@@ -166,7 +173,7 @@ class Failing(nn.Module):
 
 
 @pytest.mark.parametrize("attack", GRADIENT_ATTACKS[1:], ids=lambda attack: type(attack).__name__)
-def test_everything_is_restored_when_the_network_raises(attack: Attack, digits: Digits) -> None:
+def test_everything_is_restored_when_the_network_raises(attack: Perturbation, digits: Digits) -> None:
     network = Failing(digits.network).train()
     frozen = next(network.parameters()).requires_grad_(False)
     images, state = digits.images.clone(), torch.get_rng_state()

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lightning_gradood.attacks import BIM, FGSM, PGD, Attack, CarliniWagner, IterLL
+from lightning_gradood.attacks import BIM, FGSM, PGD, CarliniWagner, IterLL
+from lightning_gradood.core import Perturbation
 
 from .conftest import Digits
 
@@ -76,7 +77,7 @@ def test_nothing_is_left_to_do_when_all_have_arrived(digits: Digits) -> None:
         (BIM(targeted="next"), 6),
     ],
 )
-def test_definitions_cost_what_they_say(attack: Attack, passes: int, digits: Digits) -> None:
+def test_definitions_cost_what_they_say(attack: Perturbation, passes: int, digits: Digits) -> None:
     counting = Counting(digits.network).eval()
     attack.craft(counting, digits.images, digits.labels)
     assert [seen for seen in counting.seen if seen > 1] == [100] * passes

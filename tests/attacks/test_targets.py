@@ -3,14 +3,14 @@
 import pytest
 import torch
 
-from lightning_gradood.attacks import BIM, FGSM, PGD, AdvertorchAttack, Attack, CarliniWagner, IterLL
+from lightning_gradood.attacks import BIM, FGSM, PGD, AdvertorchAttack, CarliniWagner, IterLL
 from lightning_gradood.attacks.goals import TargetChoice
-from lightning_gradood.errors import Refusal
+from lightning_gradood.core import Perturbation, Refusal
 
 from .conftest import Digits
 from .examples import MOMENTUM
 
-TARGETED: dict[str, type[Attack]] = {"fgsm": FGSM, "bim": BIM, "pgd": PGD, "cw": CarliniWagner}
+TARGETED: dict[str, type[Perturbation]] = {"fgsm": FGSM, "bim": BIM, "pgd": PGD, "cw": CarliniWagner}
 
 
 @pytest.mark.parametrize("name", TARGETED)
@@ -42,7 +42,7 @@ def test_targets_are_what_was_asked_for(name: str, digits: Digits) -> None:
     ],
     ids=lambda attack: type(attack).__name__,
 )
-def test_images_reach_their_targets(attack: Attack, digits: Digits) -> None:
+def test_images_reach_their_targets(attack: Perturbation, digits: Digits) -> None:
     found = attack.perturb(digits.network, digits.images[:30], digits.labels[:30])
     assert found.target_hit is not None
     assert float(found.target_hit.float().mean()) > 0.6

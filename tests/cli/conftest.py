@@ -46,15 +46,15 @@ def run(finished: Path, workplace: Path) -> Path:
 def probed(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     """The number of images in each batch that is probed."""
     counts: list[int] = []
-    import lightning_gradood.callbacks.probing as probing
+    import lightning_gradood.extraction.callback as frozen_network
 
-    read: Callable[..., object] = probing.read_together
+    read: Callable[..., object] = frozen_network.read_together
 
     def counting(probes, network, images, *more):
         counts.append(len(images))
         return read(probes, network, images, *more)
 
-    monkeypatch.setattr(probing, "read_together", counting)
+    monkeypatch.setattr(frozen_network, "read_together", counting)
     return counts
 
 

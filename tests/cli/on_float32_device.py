@@ -7,8 +7,8 @@ import pytest
 from float32_device import without_float64
 from tiny import only_run, results
 
-from lightning_gradood.callbacks import probing
 from lightning_gradood.cli import main
+from lightning_gradood.extraction import callback as callback_module
 
 DIGITS = str(Path(__file__).parents[2] / "configs" / "digits.yaml")
 SMALL = [
@@ -30,13 +30,13 @@ def fitted(*device):
 
 
 def test_digits(monkeypatch):
-    devices, read = [], probing.read_together
+    devices, read = [], callback_module.read_together
 
     def noting(probes, network, images):
         devices.append(images.device.type)
         return read(probes, network, images)
 
-    monkeypatch.setattr(probing, "read_together", noting)
+    monkeypatch.setattr(callback_module, "read_together", noting)
     truth = fitted("--trainer.accelerator", "cpu")
     with without_float64() as device:
         devices.clear()

@@ -19,11 +19,11 @@ from test_verbs import printed
 from tiny import refused, snapshot
 
 import lightning_gradood.detectors as detectors
-from lightning_gradood.benchmark.commands import calls_of, refuse_unknown_images
-from lightning_gradood.benchmark.settings import Benchmark, Experiment, TableSettings
 from lightning_gradood.cli import main
 from lightning_gradood.cli.benchmark import _resolved
-from lightning_gradood.detectors import DetectionSettings
+from lightning_gradood.evaluation import DetectionSettings
+from lightning_gradood.experiments.jobs import calls_of, refuse_unknown_images
+from lightning_gradood.experiments.settings import Benchmark, Experiment, TableSettings
 from lightning_gradood.tasks import ClassificationTask
 from lightning_gradood.trainer import Trainer
 

@@ -15,7 +15,7 @@ from tiny import only_run, refused, results, table
 from tiny_archives import accept_any_checksum, place_cifar10, place_everything, place_odin, place_svhn
 
 from lightning_gradood.cli import main
-from lightning_gradood.detectors.protocol import Pools
+from lightning_gradood.evaluation.protocol import DetectionDatasets
 from lightning_gradood.networks import CifarResNet
 
 FILES = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
@@ -138,13 +138,13 @@ def test_the_others_find_the_same_data_and_keep_twins_together(config, pools, un
 @pytest.fixture
 def pools(monkeypatch):
     """The records that detectors are fitted and measured on, a table for each time that one is."""
-    seen, pooled = [], Pools.of
+    seen, pooled = [], DetectionDatasets.of
 
     def noting(self, *sources):
         seen.append(pooled(self, *sources))
         return seen[-1]
 
-    monkeypatch.setattr(Pools, "of", noting)
+    monkeypatch.setattr(DetectionDatasets, "of", noting)
     return seen
 
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from photo_patches import mean_change, patches
 
+from lightning_gradood.core import Refusal
 from lightning_gradood.corruptions import KINDS, corrupt
-from lightning_gradood.errors import Refusal
 
 UNRANDOM = {"defocus_blur", "zoom_blur", "brightness", "contrast", "pixelate", "jpeg_compression"}
 BLURS = ["defocus_blur", "glass_blur", "motion_blur", "zoom_blur", "elastic_transform", "contrast", "pixelate"]

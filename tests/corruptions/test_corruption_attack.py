@@ -9,9 +9,8 @@ import torch
 from jsonargparse import ArgumentParser
 from photo_patches import patches
 
-from lightning_gradood.attacks import Attack
+from lightning_gradood.core import Perturbation, Refusal
 from lightning_gradood.corruptions import KINDS, Corruption, corrupt, corruptions_at
-from lightning_gradood.errors import Refusal
 
 PIXELS = patches(32, 6)
 IMAGES = torch.from_numpy(PIXELS.copy()).permute(0, 3, 1, 2).float() / 255
@@ -131,7 +130,7 @@ def test_all_fifteen_at_one_severity():
 
 def test_yaml_names_it_by_class_path():
     parser = ArgumentParser(exit_on_error=False)
-    parser.add_argument("--attack", type=Attack)
+    parser.add_argument("--attack", type=Perturbation)
     given = {"class_path": "lightning_gradood.corruptions.Corruption", "init_args": {"kind": "snow", "severity": 5}}
     attack = parser.instantiate_classes(parser.parse_object({"attack": given})).attack
     assert (attack.kind, attack.severity, attack.seed) == ("snow", 5, 0)

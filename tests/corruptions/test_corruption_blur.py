@@ -7,10 +7,16 @@ import pytest
 from photo_patches import as_image, patches
 from scipy.ndimage import correlate, gaussian_filter, zoom
 
-from lightning_gradood.corruptions.blur import defocus_blur, defocus_kernel, glass_blur, streaked
+from lightning_gradood.corruptions.blur import (
+    defocus_blur,
+    defocus_kernel,
+    glass_blur,
+    rearranged,
+    shuffled,
+    streaked,
+    zoomed,
+)
 from lightning_gradood.corruptions.severities import CIFAR_10_C, IMAGENET_C, TINY_IMAGENET_C
-from lightning_gradood.corruptions.shuffling import rearranged, shuffled
-from lightning_gradood.corruptions.zooming import zoomed
 
 PHOTO = as_image(patches(64, 3)[1])
 DISCS = sorted({settings for table in (CIFAR_10_C, TINY_IMAGENET_C, IMAGENET_C) for settings in table["defocus_blur"]})

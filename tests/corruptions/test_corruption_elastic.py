@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lightning_gradood.corruptions.elastic import _affine, elastic_transform
+from lightning_gradood.corruptions.digital import _affine, elastic_transform
 from lightning_gradood.corruptions.severities import CIFAR_10_C, TINY_IMAGENET_C
 
 RAMP = (

@@ -4,10 +4,8 @@ import numpy as np
 import pytest
 from photo_patches import as_image, patches
 
-from lightning_gradood.corruptions.frost import BRIGHTEST, DARKEST, crystals, frost
-from lightning_gradood.corruptions.plasma import plasma
 from lightning_gradood.corruptions.severities import CIFAR_10_C, IMAGENET_C, TINY_IMAGENET_C
-from lightning_gradood.corruptions.weather import fog, snow
+from lightning_gradood.corruptions.weather import BRIGHTEST, DARKEST, crystals, fog, frost, plasma, snow
 
 PHOTO = as_image(patches(32, 3)[1])
 TABLES = [CIFAR_10_C, TINY_IMAGENET_C, IMAGENET_C]

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from lightning_gradood.core import Refusal
 from lightning_gradood.data import DigitsSource, PhotoPatches
-from lightning_gradood.errors import Refusal
 
 
 def pixels(listing):

@@ -7,9 +7,9 @@ from lightning.pytorch import LightningModule, Trainer, seed_everything
 from PIL import Image
 from torch import nn
 
+from lightning_gradood.core import Refusal
 from lightning_gradood.data import DigitsSource, ImageBatch, ImageDataModule
 from lightning_gradood.data.loaders import refuse_fewer_than_processes
-from lightning_gradood.errors import Refusal
 
 # Lightning 2.6 asks torch 2.15's pytree in a way that is on its way out.
 pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning")

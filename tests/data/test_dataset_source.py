@@ -13,9 +13,9 @@ from scipy.io import savemat
 from torch.utils.data import Dataset, IterableDataset
 from torchvision.datasets import CIFAR10, SVHN
 
+from lightning_gradood.core import Refusal
 from lightning_gradood.data import DatasetSource
-from lightning_gradood.data.dataset import BY_HAND
-from lightning_gradood.errors import Refusal
+from lightning_gradood.data.datasets import BY_HAND
 
 
 class Items(Dataset):

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from lightning_gradood.core import Refusal
 from lightning_gradood.data import FolderSource
-from lightning_gradood.errors import Refusal
 
 
 def test_class_folders_give_sorted_classes_and_relative_posix_keys(image_folder):

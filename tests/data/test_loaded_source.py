@@ -8,12 +8,11 @@ from PIL import Image
 from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
+from lightning_gradood.core import Refusal
 from lightning_gradood.data import FolderSource, LoadedSource
-from lightning_gradood.data.batch import as_it_is
-from lightning_gradood.data.loaded import SourceRows
-from lightning_gradood.data.opening import Opening, refuse_other_shape
-from lightning_gradood.data.source import Listing, Source
-from lightning_gradood.errors import Refusal
+from lightning_gradood.data.datasets import SourceRows
+from lightning_gradood.data.folder import Opening, refuse_other_shape
+from lightning_gradood.data.source import Listing, Source, as_it_is
 
 
 def load(root, transform=None, in_memory=True, **options):
@@ -71,7 +70,7 @@ def test_images_in_memory_are_read_once(root, monkeypatch):
 
 @pytest.mark.parametrize("rank", [0, 1])
 def test_reading_shows_its_progress_on_one_process_only(root, capsys, monkeypatch, rank):
-    monkeypatch.setattr("lightning_gradood.data.loaded.rank_zero_only.rank", rank)
+    monkeypatch.setattr("lightning_gradood.data.datasets.rank_zero_only.rank", rank)
     load(root).images([0])
     shown = capsys.readouterr().err
     assert ("reading here: 100%" in shown and "images/s" in shown) == (rank == 0)

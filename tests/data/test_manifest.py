@@ -4,8 +4,8 @@ import json
 
 import pytest
 
+from lightning_gradood.core import Refusal
 from lightning_gradood.data import Manifest, make_manifest
-from lightning_gradood.errors import Refusal
 
 IDS = {name: [f"{name}/{n:02d}" for n in range(count)] for name, count in {"normal": 20, "near": 10, "far": 7}.items()}
 LABELS = {name: [n % 2 for n in range(len(ids))] for name, ids in IDS.items()}

@@ -6,9 +6,9 @@ from collections import Counter
 import pytest
 
 from lightning_gradood.attacks import FGSM, Semantic
+from lightning_gradood.core import Refusal
 from lightning_gradood.corruptions import Corruption
 from lightning_gradood.data import DigitsSource, ImageDataModule, PhotoPatches
-from lightning_gradood.errors import Refusal
 
 
 def data(**settings):

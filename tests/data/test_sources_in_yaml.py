@@ -7,6 +7,7 @@ from jsonargparse import ArgumentParser
 from torchvision.datasets import FakeData
 from torchvision.transforms import v2
 
+from lightning_gradood.core import Refusal
 from lightning_gradood.data import (
     DatasetSource,
     DigitsSource,
@@ -15,7 +16,6 @@ from lightning_gradood.data import (
     PhotoPatches,
     RandomCropFlip,
 )
-from lightning_gradood.errors import Refusal
 
 EXPERIMENT = """
 data:

@@ -5,8 +5,8 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from lightning_gradood.data.splits import allocate, named_seed, smallest_count, split_rows
-from lightning_gradood.errors import Refusal
+from lightning_gradood.core import Refusal, named_seed
+from lightning_gradood.data.splits import allocate, smallest_count, split_rows
 
 PAPER = (0.4, 0.4, 0.2)
 SVHN_TEST = [1744, 5099, 4149, 2882, 2523, 2384, 1977, 2019, 1660, 1595]  # images of each digit, 26,032 together

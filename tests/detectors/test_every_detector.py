@@ -9,7 +9,8 @@ from made_up_features import feature_records, rebuilt
 from safetensors.torch import load_file, save_file
 from sklearn.metrics import roc_auc_score
 
-from lightning_gradood.detectors import KNN, LID, Baseline, Energy, GradNorm, ImageStatistics, evaluate
+from lightning_gradood.detectors import KNN, LID, Baseline, Energy, GradNorm, ImageStatistics
+from lightning_gradood.evaluation import evaluate
 from lightning_gradood.records import Records
 
 DETECTORS = [Baseline(), Energy(), GradNorm(), KNN(k=5), LID(neighbours=[5, 20]), ImageStatistics()]

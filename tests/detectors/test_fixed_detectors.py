@@ -9,8 +9,8 @@ from made_up_features import feature_records
 from pytorch_ood.detector import EnergyBased, MaxSoftmax
 from scipy.stats import rankdata
 
+from lightning_gradood.core import Refusal
 from lightning_gradood.detectors import Baseline, Energy, GradNorm
-from lightning_gradood.errors import Refusal
 from lightning_gradood.gradients import AllOnes
 from lightning_gradood.records import Records
 

@@ -8,8 +8,8 @@ import pytorch_ood.detector
 import torch
 from made_up_features import feature_records, rebuilt
 
+from lightning_gradood.core import Refusal
 from lightning_gradood.detectors import KNN
-from lightning_gradood.errors import Refusal
 
 PROBE = "features/penultimate"
 

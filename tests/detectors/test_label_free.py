@@ -11,8 +11,9 @@ from safetensors.torch import load_file, save_file
 from sklearn.covariance import LedoitWolf
 from sklearn.neighbors import NearestNeighbors
 
-from lightning_gradood.detectors import GradientForest, GradientGaussian, GradientKNN, evaluate
-from lightning_gradood.errors import Refusal
+from lightning_gradood.core import Refusal
+from lightning_gradood.detectors import GradientForest, GradientGaussian, GradientKNN
+from lightning_gradood.evaluation import evaluate
 from lightning_gradood.gradients import AllOnes, Predicted
 from lightning_gradood.metrics import auroc
 from lightning_gradood.records import Records

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from made_up_features import TAPS, feature_records, rebuilt, tap_channels
 
+from lightning_gradood.core import Refusal
 from lightning_gradood.detectors import LID
-from lightning_gradood.detectors.dimensionality import Neighbourhoods, local_dimensionality
-from lightning_gradood.errors import Refusal
+from lightning_gradood.detectors.lid import Neighbourhoods, local_dimensionality
 from lightning_gradood.records import Records
 
 COLUMN = "features/taps"

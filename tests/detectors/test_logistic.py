@@ -8,9 +8,9 @@ import pytest
 from made_up_features import feature_records, rebuilt
 from sklearn.linear_model import LogisticRegressionCV
 
+from lightning_gradood.core import Refusal
 from lightning_gradood.detectors import ImageStatistics
 from lightning_gradood.detectors.logistic import fit_logistic
-from lightning_gradood.errors import Refusal
 
 
 def made(n=300, gap=1.0, seed=0):

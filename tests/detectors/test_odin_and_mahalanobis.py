@@ -10,8 +10,9 @@ from sklearn.linear_model import LogisticRegressionCV
 from sklearn.metrics import roc_auc_score
 from sklearn.preprocessing import StandardScaler
 
-from lightning_gradood.detectors import ODIN, DetectionSettings, Mahalanobis
-from lightning_gradood.errors import Refusal
+from lightning_gradood.core import Refusal
+from lightning_gradood.detectors import ODIN, Mahalanobis
+from lightning_gradood.evaluation import DetectionSettings
 from lightning_gradood.records import SPLITS, Records
 
 COUNTS = {"train": 60, "val": 60, "test": 30}

@@ -10,6 +10,8 @@ import torch
 from float32_device import without_float64
 from torch import Tensor, nn
 
+from lightning_gradood.core import cast_like, has_float64, to_float64, to_float64_device, widest_float_dtype
+from lightning_gradood.core.precision import scaled_squares
 from lightning_gradood.gradients import (
     AllOnes,
     AllZeros,
@@ -17,16 +19,10 @@ from lightning_gradood.gradients import (
     Predicted,
     SecondBest,
     Uniform,
-    exact,
-    has_float64,
-    hosted,
     probe_gradients,
-    sent,
     squared_gradient_norms,
-    widest,
 )
 from lightning_gradood.gradients.plan import _plans
-from lightning_gradood.gradients.precision import scaled_squares
 
 from .toys import TOYS, make, pictures
 
@@ -72,17 +68,17 @@ def test_the_device_is_one(device: torch.device) -> None:
 def test_tensors_go_to_where_float64_is_and_back(device: torch.device) -> None:
     numbers = torch.rand(3, device=device, requires_grad=True)
     assert (has_float64(device), has_float64(torch.device("cpu"))) == (False, True)
-    assert (widest(device), widest(torch.device("cpu"))) == (torch.float32, torch.float64)
-    assert (exact(numbers).device.type, exact(numbers).dtype) == ("cpu", torch.float64)
-    assert (hosted(numbers).device.type, hosted(numbers).dtype) == ("cpu", torch.float32)
-    back = sent(exact(numbers), numbers)
+    assert (widest_float_dtype(device), widest_float_dtype(torch.device("cpu"))) == (torch.float32, torch.float64)
+    assert (to_float64(numbers).device.type, to_float64(numbers).dtype) == ("cpu", torch.float64)
+    assert (to_float64_device(numbers).device.type, to_float64_device(numbers).dtype) == ("cpu", torch.float32)
+    back = cast_like(to_float64(numbers), numbers)
     assert (back.device, back.dtype) == (numbers.device, torch.float32)
     assert torch.equal(back.cpu(), numbers.cpu())
-    (gradient,) = torch.autograd.grad(exact(numbers).square().sum(), numbers)
+    (gradient,) = torch.autograd.grad(to_float64(numbers).square().sum(), numbers)
     assert torch.equal(gradient.cpu(), 2 * numbers.detach().cpu())
     plain = torch.rand(3)
-    assert hosted(plain) is plain
-    assert sent(plain, plain) is plain
+    assert to_float64_device(plain) is plain
+    assert cast_like(plain, plain) is plain
 
 
 @pytest.mark.parametrize("name", sorted(set(TOYS) - BEYOND))

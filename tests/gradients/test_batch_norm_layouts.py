@@ -12,8 +12,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from lightning_gradood.core.network_state import exact_arithmetic, frozen_network
 from lightning_gradood.gradients import AllOnes, engine
-from lightning_gradood.gradients.state import exact_arithmetic, probing
 
 from . import truth
 from .toys import pictures, trained
@@ -60,7 +60,7 @@ class TransposedInput(nn.Module):
 def test_batch_norm_is_exact_in_every_layout(build: Callable[[], nn.Module], number: int) -> None:
     torch.manual_seed(0)
     network, images = trained(build()).double().eval(), pictures(number)
-    with exact_arithmetic(), probing(network):
+    with exact_arithmetic(), frozen_network(network):
         pass_ = engine.forward(network, images, list(network.parameters()), 1)
         norms = engine.backward(pass_, [AllOnes()])[:, 0]
     assert not pass_.watch.unknown

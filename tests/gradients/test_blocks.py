@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
+from lightning_gradood.core.network_state import evaluating, exact_arithmetic
 from lightning_gradood.gradients import squared_gradient_norms
 from lightning_gradood.gradients.plan import plan_for
-from lightning_gradood.gradients.state import evaluating, exact_arithmetic
 
 from . import truth
 from .block_modules import BLOCKS

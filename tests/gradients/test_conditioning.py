@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from lightning_gradood.gradients.families import convolution_forms as forms
-from lightning_gradood.gradients.families import linear
-from lightning_gradood.gradients.families.convolution_forms import Geometry
+from lightning_gradood.gradients.rules import convolution_forms as forms
+from lightning_gradood.gradients.rules import linear
+from lightning_gradood.gradients.rules.convolution_forms import Geometry
 
 GEOMETRY = Geometry((3, 3), (1, 1), (1, 1), (1, 1), 1, False, (0, 0))
 

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from lightning_gradood.gradients import costs
-from lightning_gradood.gradients.families import convolution_forms as forms
-from lightning_gradood.gradients.families.convolution import Form, cheapest, possible_forms, size_of
-from lightning_gradood.gradients.families.convolution_forms import Geometry
+from lightning_gradood.gradients.rules import convolution_forms as forms
+from lightning_gradood.gradients.rules.convolution import Form, cheapest, possible_forms, size_of
+from lightning_gradood.gradients.rules.convolution_forms import Geometry
 
 LIMITS = costs.limits(torch.device("cpu"))
 # kernel, stride, padding, dilation, image

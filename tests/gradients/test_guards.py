@@ -5,11 +5,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lightning_gradood.errors import Refusal
+from lightning_gradood.core import Refusal
+from lightning_gradood.core.network_state import exact_arithmetic, frozen_network
 from lightning_gradood.gradients import squared_gradient_norms
-from lightning_gradood.gradients.families import linear
 from lightning_gradood.gradients.plan import plan_for
-from lightning_gradood.gradients.state import exact_arithmetic, probing
+from lightning_gradood.gradients.rules import linear
 
 from . import truth
 from .toys import SLOW, TOYS, make, pictures
@@ -84,7 +84,7 @@ def test_random_forward_is_refused_by_name() -> None:
 @pytest.mark.parametrize("name", sorted(set(TOYS) - SLOW))
 def test_the_fast_way_is_taken(name: str) -> None:
     network = make(name)
-    with exact_arithmetic(), probing(network):
+    with exact_arithmetic(), frozen_network(network):
         made = plan_for(network, pictures(4), list(network.parameters()))
     assert made.trace is not None, made.reason
 
@@ -95,6 +95,6 @@ def test_wrong_closed_form_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(linear, "weight_norms", lambda a, b: 1.1 * weight_norms(a, b))
     network = make("linear")
     truth.assert_exact(squared_gradient_norms(network, pictures(4)), truth.true_norms(network, pictures(4)))
-    with exact_arithmetic(), probing(network):
+    with exact_arithmetic(), frozen_network(network):
         made = plan_for(network, pictures(4), list(network.parameters()))
     assert made.reason == "closed forms do not give the loop's numbers"

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lightning_gradood.errors import Refusal
+from lightning_gradood.core import Refusal
 from lightning_gradood.gradients import AllOnes, AllZeros, KHot, LabelDesign, Predicted, SecondBest, Uniform
 
 from . import truth

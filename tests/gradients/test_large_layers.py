@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from lightning_gradood.gradients import costs, squared_gradient_norms
-from lightning_gradood.gradients.families import linear
-from lightning_gradood.gradients.gram import paired, paired_products
+from lightning_gradood.gradients.accumulator import paired, paired_products
+from lightning_gradood.gradients.rules import linear
 
 from . import truth
 from .toys import make, pictures

@@ -7,8 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lightning_gradood.gradients import probing, squared_gradient_norms
-from lightning_gradood.gradients.layouts import OrderedBatchNorm, in_order
+from lightning_gradood.core import frozen_network
+from lightning_gradood.core.network_state import OrderedBatchNorm, in_order
+from lightning_gradood.gradients import squared_gradient_norms
 
 from . import truth
 from .differences import assert_slopes
@@ -95,7 +96,7 @@ def test_batch_norm_in_a_strange_layout_is_exact(name: str, number: int) -> None
 def test_input_gradients_are_right_while_probing(name: str, number: int) -> None:
     """What attacks and ODIN follow."""
     network, x = strange(name), images(number).requires_grad_()
-    with probing(network):
+    with frozen_network(network):
         (found,) = torch.autograd.grad(truth.all_ones(network(x)[:1]), x)
     pair = torch.cat([x[:1], x[:1]]).detach().requires_grad_()
     (expected,) = torch.autograd.grad(truth.all_ones(network(pair)[:1]), pair)

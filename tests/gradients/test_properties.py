@@ -7,12 +7,12 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from lightning_gradood.errors import Refusal
+from lightning_gradood.core import Refusal
+from lightning_gradood.core.network_state import exact_arithmetic, frozen_network
 from lightning_gradood.gradients import AllOnes, LabelDesign, batches, costs, squared_gradient_norms
 from lightning_gradood.gradients.engine import backward, forward
 from lightning_gradood.gradients.plan import plan_for
 from lightning_gradood.gradients.proof import Plan
-from lightning_gradood.gradients.state import exact_arithmetic, probing
 
 from . import truth
 from .toys import SLOW, TOYS, make, pictures
@@ -105,7 +105,7 @@ def test_designs_over_one_forward_equal_designs_alone(monkeypatch: pytest.Monkey
     ).double()  # fmt: skip
     images, parameters = pictures(32), list(network.parameters())
     designs = [AllOnes(), Scaled(AllOnes(), -2.0), Scaled(AllOnes(), 0.5)]
-    with exact_arithmetic(), probing(network):
+    with exact_arithmetic(), frozen_network(network):
         together = backward(forward(network, images, parameters, 3), designs)
     alone = squared_gradient_norms(network, images)
     for column, factor in enumerate((1.0, 4.0, 0.25)):
@@ -132,7 +132,7 @@ def test_one_image_alone_takes_the_way_that_pays() -> None:
     )
     for network, single in ((large, True), (small, False)):
         parameters = list(network.parameters())
-        with exact_arithmetic(), probing(network):
+        with exact_arithmetic(), frozen_network(network):
             assert plan_for(network, pictures(1, torch.float32), parameters).single is single
 
 
@@ -149,7 +149,7 @@ def test_one_image_alone_is_refused_where_a_batch_is() -> None:
 def test_plan_is_made_once_per_network_and_shape() -> None:
     network = make("residual")
     parameters = list(network.parameters())
-    with exact_arithmetic(), probing(network):
+    with exact_arithmetic(), frozen_network(network):
         plan = plan_for(network, pictures(4), parameters)
         assert plan_for(network, pictures(9, seed=3), parameters) is plan
         other: Plan = plan_for(network, pictures(4)[:, :, :6], parameters)
@@ -158,7 +158,7 @@ def test_plan_is_made_once_per_network_and_shape() -> None:
 
 def test_half_precision_takes_the_loop() -> None:
     network = make("linear", torch.bfloat16)
-    with exact_arithmetic(), probing(network):
+    with exact_arithmetic(), frozen_network(network):
         plan = plan_for(network, pictures(2, torch.float32).bfloat16(), list(network.parameters()))
     assert plan.trace is None
     assert "bfloat16" in plan.reason
@@ -194,7 +194,7 @@ def test_large_activations_make_small_micro_batches(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(costs, "limits", lambda device: costs.Limits(activation_bytes=20_000))
     network, images = make("residual"), pictures(20)
     parameters = list(network.parameters())
-    with exact_arithmetic(), probing(network):
+    with exact_arithmetic(), frozen_network(network):
         plan = plan_for(network, images, parameters)
     assert 1 <= plan.micro_batch < 5
     truth.assert_exact(squared_gradient_norms(network, images), truth.true_norms(network, images))

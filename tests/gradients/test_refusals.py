@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lightning_gradood.errors import Refusal
+from lightning_gradood.core import Refusal
 from lightning_gradood.gradients import probe_gradients, squared_gradient_norms
 
 from .toy_modules import Checkpointed

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from lightning_gradood.errors import Refusal
+from lightning_gradood.core import Refusal
+from lightning_gradood.core.network_state import exact_arithmetic, frozen_network
 from lightning_gradood.gradients import AllOnes, Uniform, costs, squared_gradient_norms, verification
-from lightning_gradood.gradients.families import linear
 from lightning_gradood.gradients.plan import plan_for
-from lightning_gradood.gradients.state import exact_arithmetic, probing
+from lightning_gradood.gradients.rules import linear
 
 from . import truth
 from .toys import make
@@ -101,7 +101,7 @@ def test_trained_further_is_planned_anew() -> None:
     ):
         squared_gradient_norms(network, pictures(4))
         squared_gradient_norms(network, pictures(4))
-        with exact_arithmetic(), probing(network):
+        with exact_arithmetic(), frozen_network(network):
             plans.append(plan_for(network, pictures(4), list(network.parameters())))
             change()
             plans.append(plan_for(network, pictures(4), list(network.parameters())))
@@ -211,7 +211,7 @@ def test_shared_settings_that_change_are_noticed(deep: bool) -> None:
 
     network = Configured().double()
     squared_gradient_norms(network, pictures(4))
-    with exact_arithmetic(), probing(network):
+    with exact_arithmetic(), frozen_network(network):
         before = plan_for(network, pictures(4), list(network.parameters()))
         if deep:
             settings.more["scale"] = 2.0
@@ -353,7 +353,7 @@ def test_rounding_in_float32_is_judged_in_double(monkeypatch: pytest.MonkeyPatch
     )
     network, images = make("residual", torch.float32), torch.rand(4, 3, 8, 8)
     squared_gradient_norms(network, images)
-    with exact_arithmetic(), probing(network):
+    with exact_arithmetic(), frozen_network(network):
         assert plan_for(network, images, list(network.parameters())).trace is not None
 
 

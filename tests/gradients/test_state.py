@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lightning_gradood.errors import Refusal
-from lightning_gradood.gradients import exact_arithmetic, probing, squared_gradient_norms
+from lightning_gradood.core import Refusal, exact_arithmetic, frozen_network
+from lightning_gradood.gradients import squared_gradient_norms
 
 from . import truth
 from .toys import make, pictures
@@ -103,11 +103,11 @@ def test_exact_arithmetic_sets_and_restores_precision() -> None:
 def test_probing_restores_each_module_and_parameter() -> None:
     network = _awkward(make("residual"))
     before = _state(network)
-    with probing(network):
+    with frozen_network(network):
         assert not any(module.training for module in network.modules())
         assert not any(parameter.requires_grad for parameter in network.parameters())
     assert _state(network) == before
-    with pytest.raises(RuntimeError, match="inside"), probing(network):
+    with pytest.raises(RuntimeError, match="inside"), frozen_network(network):
         raise RuntimeError("inside")
     assert _state(network) == before
 

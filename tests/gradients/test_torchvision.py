@@ -5,9 +5,9 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
+from lightning_gradood.core.network_state import exact_arithmetic, frozen_network
 from lightning_gradood.gradients import squared_gradient_norms
 from lightning_gradood.gradients.plan import plan_for
-from lightning_gradood.gradients.state import exact_arithmetic, probing
 
 from . import truth
 from .toys import trained
@@ -32,6 +32,6 @@ def test_torchvision_network_equals_the_loop(name: str) -> None:
     network, images = _network(name, **NETWORKS[name])
     found = squared_gradient_norms(network, images)
     truth.assert_exact(found, truth.true_norms(network, images))
-    with exact_arithmetic(), probing(network):
+    with exact_arithmetic(), frozen_network(network):
         plan = plan_for(network, images, list(network.parameters()))
     assert plan.trace is not None, plan.reason

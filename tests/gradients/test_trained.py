@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from lightning_gradood.gradients import squared_gradient_norms
-from lightning_gradood.gradients.families import convolution_forms as forms
+from lightning_gradood.gradients.rules import convolution_forms as forms
 from lightning_gradood.networks import Normalized, load_weights, resnet18, resnet20
 
 from . import truth

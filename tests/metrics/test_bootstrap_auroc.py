@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from lightning_gradood.errors import Refusal
+from lightning_gradood.core import Refusal
 from lightning_gradood.metrics import auroc, bootstrap_auroc
 from lightning_gradood.metrics.bootstrap import _multiplicities, _plan
 

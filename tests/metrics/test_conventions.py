@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from sklearn import metrics as judge
 
-from lightning_gradood.errors import Refusal
+from lightning_gradood.core import Refusal
 from lightning_gradood.metrics import conventional_metrics, detection_metrics
 
 

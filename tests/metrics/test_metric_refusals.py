@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lightning_gradood.errors import Refusal
+from lightning_gradood.core import Refusal
 from lightning_gradood.metrics import (
     accuracy_at,
     auroc,

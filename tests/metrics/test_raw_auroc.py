@@ -8,7 +8,7 @@ from sklearn.metrics import roc_auc_score
 from torch import distributed
 from torchmetrics.classification import BinaryAUROC
 
-from lightning_gradood.errors import Refusal
+from lightning_gradood.core import Refusal
 from lightning_gradood.metrics import RawBinaryAUROC
 
 LABELS = np.random.default_rng(0).integers(0, 2, 60)

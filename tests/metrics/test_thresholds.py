@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, balanced_accuracy_score
 
-from lightning_gradood.errors import Refusal
+from lightning_gradood.core import Refusal
 from lightning_gradood.metrics import accuracy_at, best_balanced_threshold, detection_accuracy
 
 LARGEST = np.finfo(np.float64).max

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_gradood.errors import Refusal
+from lightning_gradood.core import Refusal
 from lightning_gradood.networks import Normalized, load_weights, resnet20
 
 

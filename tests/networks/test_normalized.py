@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_gradood.errors import Refusal
+from lightning_gradood.core import Refusal
 from lightning_gradood.networks import Normalized
 
 MEAN, STD = [0.1, 0.2, 0.3], [0.5, 1.0, 2.0]

@@ -10,7 +10,7 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from lightning_gradood.errors import Refusal
+from lightning_gradood.core import Refusal
 from lightning_gradood.networks import read_state_dict
 
 

@@ -7,17 +7,14 @@ import torch
 from float32_device import without_float64
 
 from lightning_gradood import probes
-from lightning_gradood.benchmark.first_layer import first_layer
+from lightning_gradood.detectors import GradNormProbe, ImageStatisticsProbe, MahalanobisProbe, OdinProbe
+from lightning_gradood.experiments.artifacts import first_layer
 from lightning_gradood.gradients import AllOnes, Predicted
 from lightning_gradood.networks import CifarResNet, Normalized
 from lightning_gradood.probes import (
     FeatureProbe,
     GradientProbe,
-    GradNormProbe,
-    ImageStatisticsProbe,
     LogitsProbe,
-    MahalanobisProbe,
-    OdinProbe,
     PenultimateProbe,
     PixelProbe,
     Probe,

@@ -11,15 +11,10 @@ from pytorch_ood.detector import GradNorm as TheirGradNorm
 from sklearn.datasets import load_sample_images
 from torch import nn
 
-from lightning_gradood.errors import Refusal
+from lightning_gradood.core import Refusal
+from lightning_gradood.detectors import GradNormProbe, ImageStatisticsProbe, image_statistics
 from lightning_gradood.networks import CifarResNet, Normalized
-from lightning_gradood.probes import (
-    FeatureProbe,
-    GradNormProbe,
-    ImageStatisticsProbe,
-    PenultimateProbe,
-    image_statistics,
-)
+from lightning_gradood.probes import FeatureProbe, PenultimateProbe
 
 IMAGES = torch.rand(5, 3, 16, 16, generator=torch.Generator().manual_seed(1))
 

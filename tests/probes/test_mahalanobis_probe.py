@@ -10,9 +10,10 @@ from scipy.stats import spearmanr
 from sklearn.covariance import EmpiricalCovariance
 from torch import nn
 
-from lightning_gradood.errors import Refusal
+from lightning_gradood.core import Refusal
+from lightning_gradood.detectors import MahalanobisProbe
 from lightning_gradood.networks import resnet20
-from lightning_gradood.probes import MahalanobisProbe, tap_names
+from lightning_gradood.probes import tap_names
 from lightning_gradood.probes.gaussians import Moments
 
 GENERATOR = torch.Generator().manual_seed(1)

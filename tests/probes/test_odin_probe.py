@@ -9,10 +9,11 @@ from scipy.stats import spearmanr
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from lightning_gradood.errors import Refusal
-from lightning_gradood.probes import OdinProbe, Reading, read_together
-from lightning_gradood.probes.odin import _signs
-from lightning_gradood.probes.steps import signs_of
+from lightning_gradood.core import Refusal
+from lightning_gradood.detectors import OdinProbe
+from lightning_gradood.detectors.odin import _signs
+from lightning_gradood.probes import Reading, read_together
+from lightning_gradood.probes.input_gradients import signs_of
 
 IMAGES = torch.rand(12, 3, 6, 6, generator=torch.Generator().manual_seed(1))
 TEMPERATURES, MAGNITUDES = (1.0, 10.0, 1000.0), (0.0, 0.0014, 0.05)

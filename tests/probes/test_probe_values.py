@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
-from lightning_gradood.errors import Refusal
+from lightning_gradood.core import Refusal
 from lightning_gradood.gradients import AllOnes, LabelDesign, Predicted, costs, squared_gradient_norms
 from lightning_gradood.probes import GradientProbe, LogitsProbe, Probe, read_together
 

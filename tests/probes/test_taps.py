@@ -8,7 +8,7 @@ import torch.nn.functional as F
 import torchvision.models
 from torch import nn
 
-from lightning_gradood.errors import Refusal
+from lightning_gradood.core import Refusal
 from lightning_gradood.gradients import AllOnes, costs
 from lightning_gradood.networks import CifarResNet, Normalized, densenet_bc_100_12, resnet18, resnet20
 from lightning_gradood.probes import (
@@ -22,7 +22,7 @@ from lightning_gradood.probes import (
     tap_names,
     tapped,
 )
-from lightning_gradood.probes.taps import tap_of
+from lightning_gradood.probes.feature_layers import tap_of
 
 IMAGES = torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(1))
 RESNET = ["relu", "layer1", "layer2", "layer3", "layer4"]

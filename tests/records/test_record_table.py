@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 from record_tables import EXACT, ids_of, table_of
 
-from lightning_gradood.errors import Refusal
+from lightning_gradood.core import Refusal
 from lightning_gradood.records import Records
 
 

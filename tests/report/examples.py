@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from lightning_gradood.detectors import Outcome, SplitScores
+from lightning_gradood.evaluation import Outcome, SplitScores
 from lightning_gradood.metrics import accuracy_at, best_balanced_threshold, bootstrap_auroc, detection_metrics
 from lightning_gradood.report import DetectionReport
 

@@ -17,8 +17,8 @@ from lightning_gradood.report import (
     score_histograms,
     write_figures,
 )
-from lightning_gradood.report.layers import representative_layers
-from lightning_gradood.report.palette import line_styles
+from lightning_gradood.report.network_figures import representative_layers
+from lightning_gradood.report.plots import line_styles
 
 from .examples import LAYERS, outcome, report
 

@@ -11,7 +11,7 @@ from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
 from PIL import Image
 
 from lightning_gradood.report import log_report
-from lightning_gradood.report.numbers import curve_rows, detection_scalars
+from lightning_gradood.report.tables import curve_rows, detection_scalars
 
 from .examples import report
 from .wandb_reader import read_offline_run

@@ -17,8 +17,8 @@ from lightning_gradood.report import (
     results_rows,
     write_figures,
 )
-from lightning_gradood.report.numbers import curve_rows, detection_scalars
 from lightning_gradood.report.results import results_document
+from lightning_gradood.report.tables import curve_rows, detection_scalars
 
 from .examples import outcome
 
@@ -27,7 +27,7 @@ SOURCES = ["svhn", "places/lsun", "bim"]
 
 @pytest.fixture
 def outcomes():
-    """Each source against each, as `gathered` sorts them, and a label-free detector."""
+    """Each source against each, as `gather_outcomes` sorts them, and a label-free detector."""
     found = []
     for tested, source in enumerate(SOURCES):
         for trained, other in enumerate(SOURCES):

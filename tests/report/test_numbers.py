@@ -6,12 +6,11 @@ import os
 import numpy as np
 import pytest
 
-from lightning_gradood.errors import Refusal
+from lightning_gradood.core import Refusal
+from lightning_gradood.core.files import atomic_write
 from lightning_gradood.report import DetectionReport, console_table, results_rows, write_results
-from lightning_gradood.report.atomic import replacing
-from lightning_gradood.report.numbers import curve_rows, detection_scalars
 from lightning_gradood.report.results import plain, results_document
-from lightning_gradood.report.tables import number_table, percent
+from lightning_gradood.report.tables import curve_rows, detection_scalars, number_table, percent
 
 from .examples import LAYERS, outcome, report
 
@@ -136,11 +135,11 @@ def test_numbers_that_json_lacks_become_null(tmp_path):
 
 def test_a_write_that_fails_in_the_middle_leaves_the_old_file(tmp_path):
     path = tmp_path / "deep" / "a.json"
-    with replacing(path) as file:
+    with atomic_write(path) as file:
         file.write(b"old")
 
     def fail_midway():
-        with replacing(path) as file:
+        with atomic_write(path) as file:
             file.write(b"half of the ne")
             raise OSError("disk full")
 
@@ -152,7 +151,7 @@ def test_a_write_that_fails_in_the_middle_leaves_the_old_file(tmp_path):
 
 def test_a_new_file_has_the_permissions_of_any_other(tmp_path):
     (tmp_path / "plain").write_text("")
-    with replacing(tmp_path / "atomic") as file:
+    with atomic_write(tmp_path / "atomic") as file:
         file.write(b"")
     assert (tmp_path / "atomic").stat().st_mode == (tmp_path / "plain").stat().st_mode
 

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import nn
 from toy_images import Loader, batches, loader, network, trainer
 
-from lightning_gradood.errors import Refusal
+from lightning_gradood.core import Refusal
 from lightning_gradood.networks import Normalized
 from lightning_gradood.tasks import ClassificationTask, Cosine, Normalization, OneCycle
 

@@ -10,7 +10,7 @@ from sklearn.metrics import roc_auc_score
 from sklearn.preprocessing import StandardScaler
 from toy_images import Loader, trainer
 
-from lightning_gradood.errors import Refusal
+from lightning_gradood.core import Refusal
 from lightning_gradood.tasks import DetectionTask, MLPSettings
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from toy_images import network
 
-from lightning_gradood.errors import Refusal
+from lightning_gradood.core import Refusal
 from lightning_gradood.tasks import check_network
 
 IMAGES = torch.rand(2, 3, 4, 4)

@@ -1,0 +1,91 @@
+"""What every room shares: refusals, random numbers by name, atomic files, checks of images and logits, exact arithmetic.
+
+>>> import torch
+>>> from lightning_gradood.core import Refusal, check_images
+>>> try:
+...     check_images(torch.full((1, 3, 8, 8), 255.0))
+... except Refusal as refusal:
+...     print(str(refusal).split(". ")[0])
+`images` should be pixels in [0, 1]
+"""
+
+from lightning_gradood.core.checks import (
+    Logits,
+    check_above_zero,
+    check_at_least,
+    check_count,
+    check_distance,
+    check_ids,
+    check_images,
+    check_labels,
+    check_network,
+    check_result,
+)
+from lightning_gradood.core.errors import Refusal
+from lightning_gradood.core.files import atomic_write, disk_full_refused
+from lightning_gradood.core.network_state import (
+    BATCH_NORMS,
+    OrderedBatchNorm,
+    alone_with,
+    evaluating,
+    exact_arithmetic,
+    frozen_network,
+    requiring_grad,
+    without_cached_parametrizations,
+)
+from lightning_gradood.core.perturbation import Crafted, Perturbation, Perturbed
+from lightning_gradood.core.precision import (
+    LOG_FLOOR,
+    cast_like,
+    float64_device,
+    has_float64,
+    scaled_squares,
+    to_float64,
+    to_float64_device,
+    widest_float_dtype,
+)
+from lightning_gradood.core.runs import CHECKPOINTS, claim, new_run_folder, refuse_foreign, refuse_unclaimed
+from lightning_gradood.core.seeding import craft_apart, image_generator, named_seed
+
+__all__ = [
+    "BATCH_NORMS",
+    "CHECKPOINTS",
+    "LOG_FLOOR",
+    "Crafted",
+    "Logits",
+    "OrderedBatchNorm",
+    "Perturbation",
+    "Perturbed",
+    "Refusal",
+    "alone_with",
+    "atomic_write",
+    "cast_like",
+    "check_above_zero",
+    "check_at_least",
+    "check_count",
+    "check_distance",
+    "check_ids",
+    "check_images",
+    "check_labels",
+    "check_network",
+    "check_result",
+    "claim",
+    "craft_apart",
+    "disk_full_refused",
+    "evaluating",
+    "exact_arithmetic",
+    "float64_device",
+    "frozen_network",
+    "has_float64",
+    "image_generator",
+    "named_seed",
+    "new_run_folder",
+    "refuse_foreign",
+    "refuse_unclaimed",
+    "requiring_grad",
+    "scaled_squares",
+    "to_float64",
+    "to_float64_device",
+    "widest_float_dtype",
+    "without_cached_parametrizations",
+]

@@ -1,0 +1,179 @@
+"""Refuse settings of attacks that have no meaning, in one sentence each.
+
+Refuse, in one sentence each, what cannot be attacked and what an attack should not have returned.
+
+The network as attacks call it: a misfit is one sentence, not a traceback from inside another library.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from lightning_gradood.core.errors import Refusal
+
+
+def check_distance(name: str, value: float) -> None:
+    """Refuse a distance between pixels that is not a float in (0, 1]; integers are mostly grey levels of 255."""
+    if isinstance(value, float) and 0 < value <= 1:
+        return
+    level = int(value) if isinstance(value, int | float) and 1 <= value <= 255 and value == int(value) else 8
+    raise Refusal(
+        f"`{name}` should be a float above 0 and at most 1, as pixels are in [0, 1]. Got `{name} = {value!r}`. "
+        f"If {level} of 255 grey levels are meant, write {level / 255:.6f}, which is {level}/255."
+    )
+
+
+def check_count(name: str, value: int) -> None:
+    """Refuse a number of repetitions that is not a positive integer."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise Refusal(f"`{name}` should be a positive integer. Got `{name} = {value!r}`. Write e.g. 10.")
+
+
+def check_at_least(name: str, value: float, least: float, example: float) -> None:
+    """Refuse a number below `least`, infinity and NaN."""
+    if not least <= value < float("inf"):
+        raise Refusal(
+            f"`{name}` should be a finite number of at least {least:g}. Got `{name} = {value!r}`. Write e.g. {example:g}."
+        )
+
+
+def check_above_zero(name: str, value: float, example: float) -> None:
+    """Refuse a number that is not above 0, infinity and NaN."""
+    if not 0 < value < float("inf"):
+        raise Refusal(f"`{name}` should be a finite number above 0. Got `{name} = {value!r}`. Write e.g. {example:g}.")
+
+
+_ROUNDING = 1e-6  # float32 pixels near 1 are 6e-8 apart, and a difference of two sums up a few of these
+
+
+def check_images(images: Tensor) -> None:
+    """Refuse images that are not a batch of float32 or float64 pixels in [0, 1]."""
+    if images.ndim < 2 or images.shape[0] == 0:
+        raise Refusal(
+            "`images` should be a batch [N, ...] of at least one image. "
+            f"Got `images.shape = {list(images.shape)}`. Skip empty batches; give one image a leading dimension of 1."
+        )
+    if images.dtype not in (torch.float32, torch.float64):
+        raise Refusal(
+            "`images` should be float32 or float64 pixels in [0, 1]. "
+            f"Got `images.dtype = {images.dtype}`. Convert 8-bit pixels with `images.float() / 255`."
+        )
+    if not _inside(images):
+        raise Refusal(
+            f"`images` should be pixels in [0, 1]. Got values from {_range(images)}. "
+            "Divide 8-bit pixels by 255, and put the normalisation into the network, as `networks.Normalized` does."
+        )
+
+
+def check_labels(labels: Tensor, images: Tensor) -> None:
+    """Refuse labels that are not one integer of at least -1 for each image."""
+    if labels.shape != images.shape[:1] or labels.is_floating_point() or labels.dtype == torch.bool:
+        raise Refusal(
+            f"`labels` should be one class index for each image, integer [{len(images)}]. "
+            f"Got `labels` of shape {list(labels.shape)}, {labels.dtype}. Give -1 where the prediction is meant."
+        )
+    if int(labels.min()) < -1:
+        raise Refusal(
+            "`labels` should be class indices, or -1 where the prediction is meant. "
+            f"Got `labels.min() = {int(labels.min())}`. Count classes from 0."
+        )
+
+
+def check_network(network: nn.Module) -> None:
+    """Refuse parameters that autograd cannot pass through."""
+    for name, parameter in network.named_parameters():
+        if parameter.is_inference():
+            raise Refusal(
+                "`network` should have parameters that autograd can use. "
+                f"Got `{name}`, an inference tensor. Build or load the network outside torch.inference_mode."
+            )
+
+
+def check_ids(ids: Sequence[str] | None, images: Tensor) -> None:
+    """Refuse ids that are not one name for each image."""
+    if ids is not None and (isinstance(ids, str) or len(ids) != len(images)):
+        raise Refusal(
+            f"`ids` should be one name for each of the {len(images)} images. "
+            f"Got `ids` of length {len(ids)}. Leave it out to use row numbers."
+        )
+
+
+def check_result(crafted: Tensor, clean: Tensor, eps: float | None, attack: str) -> None:
+    """Refuse crafted images of another kind than the clean ones, outside [0, 1], or farther than `eps` from them."""
+    if not isinstance(crafted, Tensor) or (crafted.shape, crafted.dtype) != (clean.shape, clean.dtype):
+        got = f"{list(crafted.shape)}, {crafted.dtype}" if isinstance(crafted, Tensor) else type(crafted).__name__
+        raise Refusal(
+            f"the images that {attack} returns should be {list(clean.shape)}, {clean.dtype}, as those it was given. "
+            f"Got {got}. Return one image for each, in the same order, shape and dtype."
+        )
+    if not _inside(crafted):
+        raise Refusal(
+            f"the images that {attack} returns should be pixels in [0, 1]. Got values from {_range(crafted)}. "
+            "Clamp them with `images.clamp(0, 1)`."
+        )
+    if eps is not None and (farthest := float((crafted - clean).abs().amax())) > eps + _ROUNDING:
+        raise Refusal(
+            f"the images that {attack} returns should differ from the clean ones by at most `eps = {eps:.6g}` a pixel. "
+            f"Got a difference of {farthest:.6g}. Clamp the change to [-eps, eps], or give the `eps` that is meant."
+        )
+
+
+def _inside(images: Tensor) -> bool:
+    low, high = images.aminmax()
+    return bool((low >= 0) & (high <= 1))  # false for NaN
+
+
+def _range(images: Tensor) -> str:
+    low, high = images.aminmax()
+    return f"{float(low):.6g} to {float(high):.6g}"
+
+
+class Logits:
+    """Apply a network and refuse an output that cannot be attacked.
+
+    Args:
+        network: Pixels in [0, 1] in, logits [N, classes] out.
+        labels: int64, classes that must be among the network's.
+    """
+
+    def __init__(self, network: nn.Module, labels: Tensor) -> None:
+        self.network = network
+        self.labels: Tensor | None = labels
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Return the logits [N, classes] of `images`, with a graph to these if they require gradients.
+
+        Raises:
+            Refusal: The output is no such thing, or has fewer classes than the labels say.
+        """
+        logits: Tensor = self.network(images)
+        if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(images) or logits.shape[1] < 2:
+            got = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+            raise Refusal(
+                f"the network's output should be logits [N, classes] with N = {len(images)} here and two classes or more. "
+                f"Got `output = {got}`. Wrap the network so that forward(images) returns its logits alone."
+            )
+        if torch.is_grad_enabled() and images.requires_grad and not logits.requires_grad:
+            raise Refusal(
+                "the network's output should depend on its input through autograd, as the attack follows that gradient. "
+                f"Got `network = {type(self.network).__name__}` without one. Remove torch.no_grad, detach, .data or argmax "
+                "from its forward, or choose an attack that needs no gradient, such as Semantic."
+            )
+        self._check_labels(logits.shape[1])
+        return logits
+
+    def classes(self, images: Tensor) -> int:
+        """Count the network's classes by the logits of a single image."""
+        with torch.no_grad():
+            return self(images[:1]).shape[1]
+
+    def _check_labels(self, classes: int) -> None:
+        if self.labels is None:  # seen before: looking again would wait for the device at every step
+            return
+        if len(self.labels) and (largest := int(self.labels.max())) >= classes:
+            raise Refusal(
+                f"`labels` should be below the network's number of classes, {classes}. Got `labels.max() = {largest}`. "
+                "Give -1 for images whose class the network does not know."
+            )
+        self.labels = None

@@ -1,0 +1,154 @@
+"""Run folders: where one experiment keeps its results, and to which experiment a folder belongs."""
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lightning_gradood.core.errors import Refusal
+from lightning_gradood.core.files import atomic_write
+
+CONFIG = "config.yaml"
+CHECKPOINTS = "checkpoints"
+_CHOSEN = "LIGHTNING_GRADOOD_RUN_DIR"  # how the first process tells those it launches where the run lies
+
+
+@contextmanager
+def new_run_folder(parent: Path) -> Iterator[Path]:
+    """Make a folder named by the moment, e.g. `runs/digits/2026-11-22_14-05-09`, for this process and its children.
+
+    Lightning starts the other processes of a run with the same command line; they get the folder of the first. The folder is
+    removed again if nothing was put into it.
+
+    Raises:
+        Refusal: if another launcher started several processes, which cannot agree on a new name, or if no folder can be
+            made there.
+    """
+    if _CHOSEN in os.environ:
+        yield Path(os.environ[_CHOSEN])
+        return
+    if int(os.environ.get("WORLD_SIZE", os.environ.get("SLURM_NTASKS", "1"))) > 1:
+        raise Refusal(
+            "`run_dir` should be given where torchrun or a cluster starts the processes, so that all use the same. "
+            "Got none. Add e.g. --run_dir runs/first."
+        )
+    folder = _make_new(parent)
+    os.environ[_CHOSEN] = str(folder)
+    try:
+        yield folder
+    finally:
+        del os.environ[_CHOSEN]
+        with suppress(OSError):  # it holds something, or someone else has removed it
+            folder.rmdir()
+
+
+def refuse_foreign(folder: Path, config: Mapping[str, Any], identity: tuple[str, ...]) -> None:
+    """Refuse a folder that belongs to something else; nothing is written.
+
+    Args:
+        folder: new, empty, or one that the same experiment used before.
+        config: the resolved configuration.
+        identity: its top-level keys that make an experiment what it is.
+
+    Raises:
+        Refusal: if it holds other files, or the results of an experiment that differs in `identity`.
+    """
+    path = folder / CONFIG
+    if path.is_file():
+        theirs = _read(path)
+        different = [name for key in identity for name in _differences(key, theirs.get(key), config.get(key))]
+        if different:
+            raise Refusal(
+                f"`run_dir` should name a new folder or one of the same experiment. Got `run_dir = {folder}`, whose "
+                f"{CONFIG} differs in {', '.join(different[:5])}. Name another folder, or none for a new one."
+            )
+    elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise Refusal(
+            f"`run_dir` should name a new folder or an earlier run's. Got `run_dir = {folder}`, which is no folder or "
+            f"holds other files and no {CONFIG}. Name another folder, or none for a new one."
+        )
+
+
+def refuse_unclaimed(folder: Path, config: Mapping[str, Any], identity: tuple[str, ...]) -> None:
+    """Refuse a folder that is not an earlier run's of the same experiment; nothing is written.
+
+    Args:
+        folder: as for `refuse_foreign`.
+        config: as for `refuse_foreign`.
+        identity: as for `refuse_foreign`.
+
+    Raises:
+        Refusal: if it is new, or belongs to something else.
+    """
+    refuse_foreign(folder, config, identity)
+    if not (folder / CONFIG).is_file():
+        raise Refusal(
+            f"`run_dir` should be an earlier run's folder for this verb. Got `run_dir = {folder}`, which holds no {CONFIG}. "
+            "Name a folder that `fit` or `detect` has filled, or leave it out and give --ckpt_path."
+        )
+
+
+def claim(folder: Path, config: Mapping[str, Any], identity: tuple[str, ...]) -> None:
+    """Write the configuration into a folder, unless an earlier run of the same experiment did.
+
+    Args:
+        folder: as for `refuse_foreign`.
+        config: as for `refuse_foreign`.
+        identity: as for `refuse_foreign`.
+
+    Raises:
+        Refusal: if the folder belongs to something else or cannot be made.
+    """
+    refuse_foreign(folder, config, identity)
+    path = folder / CONFIG
+    if path.is_file():
+        return
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _cannot_be_made(folder, error) from error
+    with atomic_write(path) as file:
+        file.write(yaml.safe_dump(dict(config), sort_keys=False).encode())
+
+
+def _make_new(parent: Path) -> Path:
+    name = f"{datetime.now():%Y-%m-%d_%H-%M-%S}"
+    number = 1
+    while True:
+        folder = parent / (name if number == 1 else f"{name}_{number}")
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            number += 1
+        except OSError as error:
+            raise _cannot_be_made(folder, error) from error
+        else:
+            return folder
+
+
+def _cannot_be_made(folder: Path, error: OSError) -> Refusal:
+    """A file is in its path, or there is no right to write there."""
+    return Refusal(
+        f"`run_dir` should be a folder that can be made. Got `run_dir = {folder}`: {error.strerror}. Name another."
+    )
+
+
+def _read(path: Path) -> Mapping[str, Any]:
+    """A configuration; empty, so that it is no experiment's, if the file holds something else."""
+    try:
+        content = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, ValueError):
+        return {}
+    return content if isinstance(content, Mapping) else {}
+
+
+def _differences(name: str, theirs: Any, mine: Any) -> list[str]:
+    """Dotted names of the values in which two configurations differ."""
+    if isinstance(theirs, Mapping) and isinstance(mine, Mapping):
+        keys = dict.fromkeys([*theirs, *mine])
+        return [found for key in keys for found in _differences(f"{name}.{key}", theirs.get(key), mine.get(key))]
+    return [] if theirs == mine else [name]

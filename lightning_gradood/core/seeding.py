@@ -1,0 +1,116 @@
+"""Random numbers that belong to an image, whatever batch, order or process it comes in."""
+
+import hashlib
+import random
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lightning_gradood.core.checks import check_result
+from lightning_gradood.core.errors import Refusal
+
+
+def named_seed(seed: int, name: str, bits: int = 64) -> int:
+    """Derive the random seed of something named, the same in every process, order and batch.
+
+    Args:
+        seed: The user's seed.
+        name: What draws random numbers: a source, an image, a limit.
+        bits: Size of the result, a multiple of 8; NumPy's and scikit-learn's `random_state` take 32.
+
+    Returns:
+        The first `bits` bits of SHA-256 of `<seed>/<name>`, big endian.
+
+    Example:
+        >>> named_seed(0, "digits") == named_seed(0, "digits"), named_seed(0, "digits") == named_seed(1, "digits")
+        (True, False)
+    """
+    return int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[: bits // 8], "big")
+
+
+def image_generator(seed: int, image_id: str) -> torch.Generator:
+    """Start the stream of random numbers of one image; the global generator is neither read nor moved.
+
+    Args:
+        seed: The attack's seed.
+        image_id: The image's name, the same on every machine.
+
+    Returns:
+        A generator on the CPU, where streams are the same for all devices.
+
+    Example:
+        >>> torch.equal(*(torch.rand(3, generator=image_generator(0, "digits/7")) for _ in range(2)))
+        True
+    """
+    return torch.Generator().manual_seed(named_seed(seed, image_id))
+
+
+def craft_apart(
+    craft: Callable[[Tensor, Tensor], Tensor],
+    images: Tensor,
+    labels: Tensor,
+    ids: Sequence[str],
+    seed: int,
+    one_at_a_time: bool,
+) -> Tensor:
+    """Call others' code, which knows global generators only, so that these are left alone and images stay independent.
+
+    Args:
+        craft: From images [n, ...] and labels int64 [n] to images [n, ...].
+        images: [N, ...].
+        labels: int64 [N].
+        ids: N names.
+        seed: With an image's id it decides what is drawn for it.
+        one_at_a_time: Whether to craft each image alone, after seeding torch, numpy and random for it.
+
+    Raises:
+        Refusal: Random numbers are drawn for a whole batch, so that they would depend on its order.
+    """
+    with _generators_restored():
+        if one_at_a_time:
+            return torch.cat([_alone(craft, images[[row]], labels[[row]], seed, ids[row]) for row in range(len(ids))])
+        before = _generators()
+        crafted = craft(images, labels)
+        if not _same(before, _generators()):
+            raise Refusal(
+                "`one_at_a_time` should be true for an attack that draws random numbers, or they would depend on the "
+                "images beside it. Got `one_at_a_time = False`. Set it, or switch the attack's randomness off."
+            )
+        return crafted
+
+
+def _alone(craft: Callable[[Tensor, Tensor], Tensor], image: Tensor, label: Tensor, seed: int, image_id: str) -> Tensor:
+    stream = named_seed(seed, image_id)
+    torch.manual_seed(stream)
+    np.random.seed(stream % 2**32)
+    random.seed(stream)
+    crafted = craft(image, label)
+    check_result(crafted, image, None, "the attack")  # before rows of different shapes meet
+    return crafted
+
+
+def _generators() -> tuple[list[Tensor], Any, Any]:
+    devices = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
+    return [torch.get_rng_state(), *devices], np.random.get_state(), random.getstate()
+
+
+def _same(one: tuple[list[Tensor], Any, Any], other: tuple[list[Tensor], Any, Any]) -> bool:
+    same_torch = all(torch.equal(a, b) for a, b in zip(one[0], other[0], strict=True))
+    return same_torch and repr(one[1]) == repr(other[1]) and one[2] == other[2]
+
+
+@contextmanager
+def _generators_restored() -> Iterator[None]:
+    (host, *devices), numpy_state, python_state = _generators()
+    try:
+        yield
+    finally:
+        torch.set_rng_state(host)
+        if devices:
+            torch.cuda.set_rng_state_all(devices)
+        np.random.set_state(numpy_state)
+        random.setstate(python_state)

@@ -1,0 +1,276 @@
+"""What is usual: gradient representations of normal images, brought to one scale and seen by predicted class.
+
+What the label-free detectors on gradients share: their probes, and that normal images are all they are fitted on.
+
+A Gaussian of normal gradient representations: the simplest label-free detector.
+
+Nearest neighbours among normal gradient representations.
+
+An isolation forest of normal gradient representations.
+"""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from sklearn import config_context
+from sklearn.covariance import LedoitWolf
+from sklearn.ensemble import IsolationForest
+from sklearn.neighbors import NearestNeighbors
+from torch import Tensor
+
+from lightning_gradood.core import LOG_FLOOR, Refusal
+from lightning_gradood.detectors.detector import Detector
+from lightning_gradood.gradients import AllOnes, LabelDesign
+from lightning_gradood.probes import GradientProbe, Probe
+from lightning_gradood.records import Records, normal_records
+
+
+def log_norms(records: Records, label_designs: Sequence[LabelDesign]) -> np.ndarray:
+    """Logarithms of the squared norms of all designs side by side, float64 [n, designs · L]."""
+    values = [records.probe(f"gradients/{design.name}") for design in label_designs]
+    return np.log(np.concatenate(values, axis=1) + LOG_FLOOR)
+
+
+def normal_training(records: Records) -> Records:
+    """The records a label-free detector may be fitted on.
+
+    Raises:
+        Refusal: if there are fewer than two.
+    """
+    train = records.where(split="train")
+    normal = normal_records(train)
+    if len(normal) < 2:
+        raise Refusal(
+            f"`records` should hold at least 2 normal ones in `train` for a label-free detector. Got {len(normal)}. "
+            "Take more normal images."
+        )
+    return normal
+
+
+@dataclass(frozen=True)
+class Normality:
+    """Log norms of normal images: how they vary, and around what for each predicted class.
+
+    The norms follow the predicted class, so what varies between classes would hide what varies with the image. Directions
+    of the within-class covariance (Ledoit and Wolf's) are scaled by their eigenvalue to the power −whitening/2: 0 leaves
+    each parameter's norm at unit variance, 1 gives every direction the same weight, and with it the many in which normal
+    images hardly differ, which drown the few in which anomalous ones stand out.
+
+    Args:
+        label_designs: whose norms.
+        mean: of the log norms, float64 [D].
+        scale: their standard deviation, 1 where a norm never changes, float64 [D].
+        classes: the predicted classes that occur, int64 [C].
+        centres: of each of them, standardised, float64 [C, D].
+        directions: scales a centred row along the eigenvectors when it is multiplied by them, float64 [D, D].
+    """
+
+    label_designs: Sequence[LabelDesign]
+    mean: np.ndarray
+    scale: np.ndarray
+    classes: np.ndarray
+    centres: np.ndarray
+    directions: np.ndarray
+
+    @classmethod
+    def of(cls, normal: Records, label_designs: Sequence[LabelDesign], whitening: float) -> "Normality":
+        """Learn from normal records, at least two of them."""
+        values = log_norms(normal, label_designs)
+        deviation = values.std(axis=0)
+        mean, scale = values.mean(axis=0), np.where(deviation > 1e-12, deviation, 1.0)
+        standardised = (values - mean) / scale
+        classes, numbers = np.unique(normal.column("prediction"), return_inverse=True)
+        centres = np.stack([standardised[numbers == number].mean(axis=0) for number in range(len(classes))])
+        covariance = LedoitWolf(assume_centered=True).fit(standardised - centres[numbers]).covariance_
+        eigenvalues, vectors = np.linalg.eigh(covariance)
+        directions = (vectors / np.maximum(eigenvalues, 1e-12) ** (whitening / 2)) @ vectors.T
+        return cls(label_designs, mean, scale, classes, centres, directions)
+
+    def of_images(self, records: Records) -> np.ndarray:
+        """What is left of each image's log norms without its predicted class, float64 [n, D].
+
+        A class that was never predicted for the normal images has the mean of all as its centre.
+        """
+        predictions = records.column("prediction")
+        places = np.minimum(np.searchsorted(self.classes, predictions), len(self.classes) - 1)
+        known = self.classes[places] == predictions
+        centres = np.where(known[:, None], self.centres[places], 0.0)
+        standardised = (log_norms(records, self.label_designs) - self.mean) / self.scale
+        return np.asarray((standardised - centres) @ self.directions)
+
+    def state(self) -> dict[str, Tensor]:
+        """All of it as tensors."""
+        names = ("mean", "scale", "classes", "centres", "directions")
+        return {name: torch.from_numpy(np.ascontiguousarray(getattr(self, name))) for name in names}
+
+
+class LabelFreeDetector(Detector):
+    """Fitted on the gradient representations of normal `train` records alone; no anomalous image is looked at.
+
+    Args:
+        label_designs: the representation is their norms side by side; [AllOnes] if none are named.
+        whitening: from 0, standardised norms, to 1, fully whitened ones; see `Normality`.
+    """
+
+    label_free = True
+
+    def __init__(self, label_designs: list[LabelDesign] | None, whitening: float) -> None:
+        if not 0 <= whitening <= 1:
+            raise Refusal(
+                f"`whitening` should be between 0 (standardised) and 1 (whitened). Got `whitening = {whitening}`."
+            )
+        self.label_designs = list(label_designs) if label_designs else [AllOnes()]
+        self.whitening = whitening
+        self._normality: Normality | None = None
+
+    @property
+    def probes(self) -> Sequence[Probe]:
+        """One gradient probe per label design."""
+        return [GradientProbe(design) for design in self.label_designs]
+
+    def fit(self, records: Records, seed: int) -> list[dict[str, float]]:
+        """Learn what is usual from normal `train` records; other rows are never looked at. See `Detector.fit`."""
+        normal = normal_training(records)
+        self._normality = Normality.of(normal, self.label_designs, self.whitening)
+        self._fit(self._normality.of_images(normal), seed)
+        return []
+
+    def score(self, records: Records) -> np.ndarray:
+        """How unusual, float64 [n]."""
+        return np.asarray(self._score(self._fitted().of_images(records)), dtype=np.float64)
+
+    def state(self) -> dict[str, Tensor]:
+        """What is usual, as tensors."""
+        return self._fitted().state() | self._state()
+
+    def _fitted(self) -> Normality:
+        if self._normality is None:
+            raise RuntimeError(f"{type(self).__name__}.fit comes before score and state.")
+        return self._normality
+
+    @abstractmethod
+    def _fit(self, normal: np.ndarray, seed: int) -> None:
+        """Fit on values [n, D] of normal images."""
+
+    @abstractmethod
+    def _score(self, values: np.ndarray) -> np.ndarray:
+        """Score values [n, D], higher = more anomalous."""
+
+    def _state(self) -> dict[str, Tensor]:
+        """What is learnt beyond the normality."""
+        return {}
+
+
+class GradientGaussian(LabelFreeDetector):
+    """Score by the squared distance from the predicted class' centre, in a metric between Euclid's and Mahalanobis'.
+
+    Args:
+        label_designs: the representation is their norms side by side; [AllOnes] if none are named.
+        whitening: 1 gives the Mahalanobis distance with a shrunk tied covariance, 0 the Euclidean one of standardised
+            norms.
+
+    Reference:
+        Lee et al. 2018, Eq. 1, on gradient norms rather than features; Ledoit and Wolf 2004 for the shrinkage.
+    """
+
+    def __init__(self, label_designs: list[LabelDesign] | None = None, whitening: float = 0.5) -> None:
+        super().__init__(label_designs, whitening)
+
+    @property
+    def name(self) -> str:
+        """`gradient_gaussian`."""
+        return "gradient_gaussian"
+
+    def _fit(self, normal: np.ndarray, seed: int) -> None:
+        """The normality is all there is."""
+
+    def _score(self, values: np.ndarray) -> np.ndarray:
+        return np.asarray(np.square(values).sum(axis=1))
+
+
+_MEBIBYTES = 256  # of distances at a time
+
+
+class GradientKNN(LabelFreeDetector):
+    """Score by the distance to the k-th nearest normal representation, each seen from its predicted class' centre.
+
+    Args:
+        label_designs: the representation is their norms side by side; [AllOnes] if none are named.
+        k: which neighbour; the last one where there are fewer.
+        whitening: from 0, standardised norms, to 1, fully whitened ones.
+
+    Reference:
+        Sun et al. 2022, with gradient norms in place of normalised features.
+    """
+
+    def __init__(self, label_designs: list[LabelDesign] | None = None, k: int = 10, whitening: float = 0.5) -> None:
+        super().__init__(label_designs, whitening)
+        if k < 1:
+            raise Refusal(f"`k` should be at least 1. Got `k = {k}`. 10 is the default.")
+        self.k = k
+        self._normal = np.empty((0, 0))
+        self._neighbours = NearestNeighbors(algorithm="brute")
+
+    @property
+    def name(self) -> str:
+        """`gradient_knn`."""
+        return "gradient_knn"
+
+    def _fit(self, normal: np.ndarray, seed: int) -> None:
+        self._normal = normal
+        # brute force, in chunks: trees do not help in this many dimensions
+        self._neighbours = NearestNeighbors(n_neighbors=min(self.k, len(normal)), algorithm="brute").fit(normal)
+
+    def _score(self, values: np.ndarray) -> np.ndarray:
+        with config_context(working_memory=_MEBIBYTES):
+            return np.asarray(self._neighbours.kneighbors(values)[0][:, -1])
+
+    def _state(self) -> dict[str, Tensor]:
+        """The normal representations, float64 [n, D]."""
+        return {"normal": torch.from_numpy(np.ascontiguousarray(self._normal))}
+
+
+class GradientForest(LabelFreeDetector):
+    """Score by how few random cuts isolate an image among normal ones.
+
+    Args:
+        label_designs: the representation is their norms side by side; [AllOnes] if none are named.
+        trees: of the forest.
+
+    Reference:
+        Liu, Ting and Zhou 2008; 256 images a tree, as they have it.
+    """
+
+    def __init__(self, label_designs: list[LabelDesign] | None = None, trees: int = 200) -> None:
+        super().__init__(label_designs, whitening=0.0)
+        if trees < 1:
+            raise Refusal(f"`trees` should be at least 1. Got `trees = {trees}`. 200 is the default.")
+        self.trees = trees
+        self._forest: IsolationForest | None = None
+
+    @property
+    def name(self) -> str:
+        """`gradient_forest`."""
+        return "gradient_forest"
+
+    def _fit(self, normal: np.ndarray, seed: int) -> None:
+        self._forest = IsolationForest(n_estimators=self.trees, max_samples="auto", random_state=seed).fit(normal)
+
+    def _score(self, values: np.ndarray) -> np.ndarray:
+        return -np.asarray(self._grown().score_samples(values))
+
+    def _state(self) -> dict[str, Tensor]:
+        """The nodes of all trees one after the other, and how many each tree has."""
+        trees = [estimator.tree_ for estimator in self._grown().estimators_]
+        names = ("feature", "threshold", "children_left", "children_right", "n_node_samples")
+        nodes = {name: np.concatenate([getattr(tree, name) for tree in trees]) for name in names}
+        nodes["node_count"] = np.array([tree.node_count for tree in trees])
+        return {name: torch.from_numpy(values) for name, values in nodes.items()}
+
+    def _grown(self) -> IsolationForest:
+        if self._forest is None:
+            raise RuntimeError("GradientForest.fit comes before score and state.")
+        return self._forest

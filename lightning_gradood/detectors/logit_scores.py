@@ -1,0 +1,77 @@
+"""The baseline: how unsure is the classifier?
+
+Energy: how much evidence for any class at all?
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from scipy.special import logsumexp
+
+from lightning_gradood.core import Refusal
+from lightning_gradood.detectors.detector import FixedDetector
+from lightning_gradood.probes import LogitsProbe, Probe
+from lightning_gradood.records import Records
+
+
+class Baseline(FixedDetector):
+    """Maximum softmax probability p, as log(1 − p): the order of −p, but without ties where p rounds to 1.
+
+    Reference:
+        Hendrycks, Gimpel 2017, section 2.
+    """
+
+    @property
+    def name(self) -> str:
+        """`baseline`."""
+        return "baseline"
+
+    @property
+    def probes(self) -> Sequence[Probe]:
+        """The logits."""
+        return [LogitsProbe()]
+
+    def score(self, records: Records) -> np.ndarray:
+        """log(1 − max_c p_c), float64 [n], in (−∞, 0)."""
+        logits = records.probe(LogitsProbe().name)
+        others = np.array(logits, dtype=np.float64)
+        np.put_along_axis(others, logits.argmax(axis=1, keepdims=True), -np.inf, axis=1)
+        return np.asarray(logsumexp(others, axis=1) - logsumexp(logits, axis=1))
+
+
+class Energy(FixedDetector):
+    """−T·logsumexp(z / T) of the logits z.
+
+    Args:
+        temperature: T, above 0.
+        name: in tables, files and W&B keys.
+
+    Raises:
+        Refusal: if `temperature` is not above 0.
+
+    Reference:
+        Liu, Wang, Owens, Li 2020, Eq. 4.
+    """
+
+    def __init__(self, temperature: float = 1.0, name: str = "energy") -> None:
+        if not 0 < temperature < np.inf:
+            raise Refusal(
+                f"`temperature` should be above 0 and finite. Got `temperature = {temperature}`. The paper's is 1."
+            )
+        self.temperature = temperature
+        self._name = name
+
+    @property
+    def name(self) -> str:
+        """`energy`, unless it was given another."""
+        return self._name
+
+    @property
+    def probes(self) -> Sequence[Probe]:
+        """The logits."""
+        return [LogitsProbe()]
+
+    def score(self, records: Records) -> np.ndarray:
+        """Energy, float64 [n]."""
+        logits = records.probe(LogitsProbe().name).astype(np.float64)
+        return np.asarray(-self.temperature * logsumexp(logits / self.temperature, axis=1))

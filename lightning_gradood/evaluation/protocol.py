@@ -1,0 +1,161 @@
+"""Which anomalies a detector may know before it is tested: the same source, all others, or one other at a time.
+
+How the trials of an experiment are shared among processes, and their outcomes brought together.
+"""
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch.distributed as dist
+
+from lightning_gradood.core import Refusal, named_seed
+from lightning_gradood.detectors import Detector
+from lightning_gradood.evaluation.outcome import OTHERS, Outcome
+from lightning_gradood.evaluation.trials import fit, measure
+from lightning_gradood.records import Records, detection_dataset
+
+Protocol = Literal["known", "unknown", "matrix"]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One fit of one detector and what it is tested on.
+
+    Args:
+        detector: not fitted; each trial fits a copy.
+        name: of what it is trained on, for tables.
+        owner: the source that decides which process runs it and in which folder the detector is saved.
+        trained_on: anomaly sources whose `train` and `val` it is fitted on.
+        tested_on: anomaly sources whose `test` it is measured on.
+    """
+
+    detector: Detector
+    name: str
+    owner: str
+    trained_on: tuple[str, ...]
+    tested_on: tuple[str, ...]
+
+
+def trials_of(detectors: Sequence[Detector], sources: Sequence[str], protocol: Protocol) -> list[Trial]:
+    """List what a protocol asks for.
+
+    - `known` (the paper's): trained and tested on the same source.
+    - `unknown`: trained and selected on all sources but the tested one, whose name stands for an anomaly of tomorrow.
+    - `matrix`: trained on each source, and tested on every one.
+
+    A label-free detector knows no anomalies, so that all protocols are one for it.
+
+    Args:
+        detectors: each is fitted anew for each trial.
+        sources: anomaly sources.
+        protocol: which.
+
+    Returns:
+        Source by source, for each the detectors in their order.
+    """
+    return [_trial(detector, source, sources, protocol) for source in sources for detector in detectors]
+
+
+def _trial(detector: Detector, source: str, sources: Sequence[str], protocol: Protocol) -> Trial:
+    if protocol == "known" or detector.label_free:
+        return Trial(detector, source, source, (source,), (source,))
+    if protocol == "unknown":
+        return Trial(detector, OTHERS, source, tuple(other for other in sources if other != source), (source,))
+    return Trial(detector, source, source, (source,), tuple(sources))
+
+
+def refuse_single(sources: Sequence[str], protocol: Protocol) -> None:
+    """Refuse a protocol that needs other sources where there are none.
+
+    Raises:
+        Refusal: if so.
+    """
+    if protocol != "known" and len(sources) < 2:
+        raise Refusal(
+            f"`detection.protocol = {protocol}` should have at least two anomaly sources. Got {list(sources)}. "
+            "Add another to `data.anomalies` or `data.attacks`, or use --detection.protocol known."
+        )
+
+
+@dataclass(frozen=True)
+class DetectionDatasets:
+    """The records that trials fit and test on.
+
+    Args:
+        records: by source, with their splits.
+        noise_of: the source of an attack's noise control, which is on the normal side, if it has one.
+        keep_of: which of a source's images are detected.
+    """
+
+    records: Mapping[str, Records]
+    noise_of: Callable[[str], str | None]
+    keep_of: Callable[[str], Literal["all", "successful"]]
+
+    def of(self, *sources: str) -> Records:
+        """Normal and anomalous records of one source, or of several, each record once."""
+        pools = [
+            detection_dataset(self.records, source, self.noise_of(source), self.keep_of(source)) for source in sources
+        ]
+        return pools[0] if len(pools) == 1 else Records.concatenate(pools).by_id()
+
+
+def run_trial(
+    trial: Trial, pools: DetectionDatasets, *, seed: int, resamples: int = 1000, conventions: Sequence[str] = ()
+) -> tuple[Detector, list[Outcome]]:
+    """Fit a copy of a trial's detector and test it on each of the trial's sources.
+
+    Args:
+        trial: what to do.
+        pools: where the records come from.
+        seed: with the name of the trial's owner it fixes the fit, with that of a tested source the bootstrap.
+        resamples: bootstrap resamples of the AUROC's interval.
+        conventions: whose arithmetic is added to the metrics.
+
+    Returns:
+        The fitted detector and one outcome per tested source.
+    """
+    detector = copy.deepcopy(trial.detector)
+    fitted = fit(
+        detector, pools.of(*trial.trained_on), trained_on=trial.name, seed=named_seed(seed, trial.owner, bits=32)
+    )
+    outcomes = []
+    for source in trial.tested_on:
+        pool, own_seed = pools.of(source), named_seed(seed, source, bits=32)
+        outcomes.append(
+            measure(fitted, pool, source=source, seed=own_seed, resamples=resamples, conventions=conventions)
+        )
+    return detector, outcomes
+
+
+def trials_of_process(trials: Sequence[Trial], sources: Sequence[str], rank: int, processes: int) -> list[Trial]:
+    """The trials that fall to one of several processes: those owned by every so many-th source.
+
+    Args:
+        trials: of the experiment.
+        sources: its anomaly sources.
+        rank: of the process.
+        processes: how many there are.
+    """
+    return [trial for trial in trials if sources.index(trial.owner) % processes == rank]
+
+
+def gather_outcomes(outcomes: list[Outcome], detectors: Sequence[Detector], sources: Sequence[str]) -> list[Outcome]:
+    """The outcomes of all processes, by tested source, detector and source of training; the same on every process.
+
+    Args:
+        outcomes: of this process.
+        detectors: of the experiment, in their order.
+        sources: its anomaly sources, in theirs.
+    """
+    parts = [outcomes]
+    if dist.is_initialized():
+        parts = [[] for _ in range(dist.get_world_size())]
+        dist.all_gather_object(parts, outcomes)  # a few scores an image; only our own processes take part
+    rank = {name: number for number, name in enumerate(sources)}
+    place = {detector.name: number for number, detector in enumerate(detectors)}
+    return sorted(
+        (outcome for part in parts for outcome in part),
+        key=lambda outcome: (rank[outcome.source], place[outcome.detector], rank.get(outcome.trained_on, -1)),
+    )

@@ -1,0 +1,70 @@
+"""Stage two in one typed object: what `--detection.*` sets."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from lightning_gradood.core import Refusal
+from lightning_gradood.detectors import MLP, Detector
+from lightning_gradood.evaluation.protocol import Protocol
+from lightning_gradood.gradients import AllOnes, LabelDesign
+from lightning_gradood.probes import LogitsProbe, Probe
+from lightning_gradood.tasks import MLPSettings
+
+
+@dataclass
+class DetectionSettings:
+    """What is read from the classifier and which detectors are fitted on it.
+
+    Args:
+        label_designs: confounding labels, e.g. [AllOnes]; several together make one longer representation, and the
+            paper's all-ones label, if it is one of several, is then reported alone too, as `paper`.
+        mlp: the paper's detector, a 2-layer MLP.
+        detectors: further detectors by class path.
+        protocol: what the detectors may know: `known`, the very source they are tested on, as in the paper; `unknown`, all
+            sources but the tested one; `matrix`, each source in turn, and tested on every one.
+        metrics: conventions whose arithmetic is reported too, under `<convention>/<metric>`, to compare with their tables.
+        resamples: bootstrap resamples for the 95 % interval of the AUROC.
+        seed: of the detectors and the bootstrap; the splits have theirs in `data.split_seed`.
+    """
+
+    label_designs: list[LabelDesign] = field(default_factory=lambda: [AllOnes()])
+    mlp: MLPSettings = field(default_factory=MLPSettings)
+    detectors: list[Detector] = field(default_factory=list)
+    protocol: Protocol = "known"
+    metrics: list[Literal["lee2018", "odin", "openood", "energy"]] = field(default_factory=list)
+    resamples: int = 1000
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.label_designs:
+            raise Refusal("`detection.label_designs` should name at least one label design. Got none. Try [AllOnes].")
+        designs = [design.name for design in self.label_designs]
+        if len(set(designs)) < len(designs):
+            raise Refusal(
+                f"`detection.label_designs` should have different names. Got {designs}. Remove or rename one."
+            )
+        if self.resamples < 1:
+            raise Refusal(f"`detection.resamples` should be at least 1. Got `resamples = {self.resamples}`.")
+
+    @property
+    def probes(self) -> list[Probe]:
+        """What all detectors read, each probe once; logits come with the pass at no cost and give the predictions."""
+        probes = [probe for detector in self.build() for probe in detector.probes]
+        found: dict[str, Probe] = {}
+        for probe in [*probes, LogitsProbe()]:
+            if found.setdefault(probe.name, probe).describe() != probe.describe():
+                raise Refusal(
+                    "`detection.detectors` should agree on what they read under one name. "
+                    f"Got two settings of `{probe.name}`. Give those detectors the same settings, or run one of them alone."
+                )
+        return list(found.values())
+
+    def build(self) -> list[Detector]:
+        """All detectors, the MLPs first."""
+        paper = [design for design in self.label_designs if design == AllOnes()]
+        alone: list[Detector] = [MLP(paper, self.mlp, name="paper")] if paper and len(self.label_designs) > 1 else []
+        detectors: list[Detector] = [*alone, MLP(self.label_designs, self.mlp), *self.detectors]
+        names = [detector.name for detector in detectors]
+        if len(set(names)) < len(names):
+            raise Refusal(f"`detection.detectors` should have different names. Got {names}. Remove one.")
+        return detectors

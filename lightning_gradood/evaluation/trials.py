@@ -1,0 +1,174 @@
+"""The protocol: fit on `train`, choose the threshold on `val`, look at `test` once."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from lightning_gradood.core import named_seed
+from lightning_gradood.detectors import Detector
+from lightning_gradood.evaluation.outcome import Outcome, SplitScores
+from lightning_gradood.metrics import (
+    accuracy_at,
+    best_balanced_threshold,
+    bootstrap_auroc,
+    conventional_metrics,
+    detection_metrics,
+)
+from lightning_gradood.records import NORMAL, Records, normal_records
+
+_PASSING = 0.95  # share of normal `val` images that a label-free detector calls normal
+
+
+def evaluate(detector: Detector, records: Records, *, source: str, seed: int, resamples: int = 1000) -> Outcome:
+    """Fit a detector on one anomaly source against the normal source and measure it on the same source.
+
+    Args:
+        detector: fitted here.
+        records: normal and anomalous records of that source, with their `split`.
+        source: the anomaly source's name.
+        seed: with the source's name it fixes the fit and the bootstrap, whichever process runs them in whatever order.
+        resamples: bootstrap resamples of the AUROC's interval.
+
+    Reference:
+        science.md's splits; Lee et al. 2022, section 3.2 (40/40/20).
+    """
+    fitted = fit(detector, records, trained_on=source, seed=named_seed(seed, source, bits=32))
+    return measure(fitted, records, source=source, seed=named_seed(seed, source, bits=32), resamples=resamples)
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A detector that is ready for `test`.
+
+    Args:
+        detector: fitted.
+        trained_on: name of what it was fitted on.
+        counts: `train` and `val` to their numbers of records.
+        curves: as in `Outcome`.
+        val: its scores.
+        attacks: what `attack_numbers` says of `val`.
+        threshold: chosen on `val`.
+        seconds: time that the fit took.
+    """
+
+    detector: Detector
+    trained_on: str
+    counts: dict[str, dict[str, int]]
+    curves: list[dict[str, float]]
+    val: SplitScores
+    attacks: dict[str, float]
+    threshold: float
+    seconds: float
+
+
+def fit(detector: Detector, records: Records, *, trained_on: str, seed: int) -> Fitted:
+    """Fit a detector on `train`, select on `val`; a label-free one gets the normal records alone.
+
+    Args:
+        detector: fitted here.
+        records: normal and anomalous records with their `split`; those of `test` are never looked at.
+        trained_on: name of the anomaly source, or of all of them together.
+        seed: fixes the fit; see `core.named_seed`.
+    """
+    start = time.perf_counter()
+    train, val = (records.where(split=split) for split in ("train", "val"))
+    if detector.label_free:
+        train = normal_records(train)
+    curves = detector.fit(Records.concatenate([train, normal_records(val) if detector.label_free else val]), seed)
+    scores = SplitScores(val.ids, val.anomalous, detector.score(val))
+    return Fitted(
+        detector=detector,
+        trained_on=NORMAL if detector.label_free else trained_on,
+        counts={"train": _counts(train), "val": _counts(val)},
+        curves=curves,
+        val=scores,
+        attacks=attack_numbers(val),
+        threshold=_threshold(scores, detector.label_free),
+        seconds=time.perf_counter() - start,
+    )
+
+
+def measure(
+    fitted: Fitted,
+    records: Records,
+    *,
+    source: str,
+    seed: int,
+    resamples: int = 1000,
+    conventions: Sequence[str] = (),
+) -> Outcome:
+    """Look at `test` once.
+
+    Args:
+        fitted: what `fit` returned.
+        records: normal and anomalous records with their `split`; only those of `test` are looked at.
+        source: the name of the anomaly source they are of.
+        seed: fixes the bootstrap; see `core.named_seed`.
+        resamples: bootstrap resamples of the AUROC's interval.
+        conventions: whose arithmetic is added as `<convention>/<metric>`.
+    """
+    start, test, detector = time.perf_counter(), records.where(split="test"), fitted.detector
+    scores = {"val": fitted.val, "test": SplitScores(test.ids, test.anomalous, detector.score(test))}
+    seconds = fitted.seconds + time.perf_counter() - start
+    metrics = {split: _metrics(part, fitted, conventions) for split, part in scores.items()}
+    return Outcome(
+        source=source,
+        trained_on=fitted.trained_on,
+        detector=detector.name,
+        counts=fitted.counts | {"test": _counts(test)},
+        metrics={"val": metrics["val"] | fitted.attacks, "test": metrics["test"] | attack_numbers(test)},
+        auroc_interval=bootstrap_auroc(
+            scores["test"].scores,
+            scores["test"].labels,
+            test.column("origin_id"),
+            resamples=resamples,
+            seed=seed,
+        ),
+        threshold=fitted.threshold,
+        scores=scores,
+        curves=fitted.curves,
+        seconds=seconds,
+    )
+
+
+def attack_numbers(records: Records) -> dict[str, float]:
+    """What was done to the attacked or corrupted ones of these records; empty if there are none.
+
+    Returns:
+        `attack_success` (share of images whose prediction is not their class), `attack_target_hit` for targeted attacks,
+        and the mean norms of the perturbations, `attack_l2` and `attack_linf`, pixels in [0, 1].
+    """
+    rows = records.column("attack") != ""
+    if not rows.any():
+        return {}
+    columns = {name: records.column(name)[rows] for name in ("success", "target_hit", "l2", "linf")}
+    known = {name: column for name, column in columns.items() if not any(value is None for value in column)}
+    return {f"attack_{name}": float(np.mean(column.astype(np.float64))) for name, column in known.items()}
+
+
+def _threshold(val: SplitScores, label_free: bool) -> float:
+    """Best balanced accuracy, or what lets 95 % of the normal images pass where anomalous ones are not known."""
+    if label_free:
+        return float(np.quantile(val.scores[val.labels == 0], _PASSING, method="higher"))
+    return best_balanced_threshold(val.scores, val.labels)
+
+
+def _counts(records: Records) -> dict[str, int]:
+    anomalous = int(records.anomalous.sum())
+    return {"normal": len(records) - anomalous, "anomalous": anomalous}
+
+
+def _metrics(split: SplitScores, fitted: Fitted, conventions: Sequence[str]) -> dict[str, float]:
+    metrics = detection_metrics(split.scores, split.labels)
+    thresholds = {"val_threshold": fitted.threshold}
+    if fitted.detector.zero_is_even_odds:
+        thresholds["0.5"] = 0.0  # probability .5 is logit 0
+    for name, value in thresholds.items():
+        accuracy = accuracy_at(split.scores, split.labels, value)
+        metrics |= {f"accuracy_at_{name}": accuracy["plain"], f"accuracy_at_{name}_balanced": accuracy["balanced"]}
+    for convention in conventions:
+        numbers = conventional_metrics(split.scores, split.labels, convention)
+        metrics |= {f"{convention}/{metric}": value for metric, value in numbers.items()}
+    return metrics | {"prevalence": float(split.labels.mean())}

@@ -1,0 +1,27 @@
+"""Many runs, two tables: experiment files times seeds, the paper's Tables 1 and 2, one page that holds it all.
+
+A `Benchmark` names experiments and seeds. `run_benchmark` makes a call of the program for each pair, which a user could
+make too and which is printed; what has results already is not run again. From the runs' folders it then writes the
+tables as Markdown, LaTeX and CSV, mean and standard deviation over seeds with the paper's numbers beside ours, and
+`report.html`. `KeepMaterial` is the callback by which each run keeps what that page is drawn from.
+
+    >>> from lightning_gradood.experiments import Cell, paper_number
+    >>> cell = Cell((0.97, 0.98, 0.96), paper_number("CIFAR-10", "ResNet", "PGD", "ours", "auroc"))
+    >>> f"{cell.mean:.2f} ± {cell.spread:.2f}, the paper {cell.paper:.4f}"
+    '0.97 ± 0.01, the paper 0.9582'
+"""
+
+from lightning_gradood.experiments.artifacts import KeepMaterial
+from lightning_gradood.experiments.run import run_benchmark
+from lightning_gradood.experiments.settings import Benchmark, Experiment, TableSettings
+from lightning_gradood.experiments.tables import Cell, paper_number
+
+__all__ = [
+    "Benchmark",
+    "Cell",
+    "Experiment",
+    "KeepMaterial",
+    "TableSettings",
+    "paper_number",
+    "run_benchmark",
+]

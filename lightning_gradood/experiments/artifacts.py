@@ -1,0 +1,247 @@
+"""What the page shows beyond a run's numbers: a few arrays in the run's folder.
+
+First-layer weights and what one image asks to change of them (the paper's Figure 1).
+
+What one probe alone costs an image: time, and memory beyond the network.
+
+The callback that benchmark runs have: it reports without figures and keeps what the page is drawn from.
+"""
+
+import io
+import json
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.autograd import profiler as autograd_profiler
+from torch.profiler import ProfilerActivity, profile
+
+from lightning_gradood.core import atomic_write, cast_like, exact_arithmetic, frozen_network, to_float64
+from lightning_gradood.data import LoadedSource, as_float
+from lightning_gradood.extraction import ProbeCallback
+from lightning_gradood.gradients import AllOnes
+from lightning_gradood.networks import state_digest
+from lightning_gradood.probes import Probe
+from lightning_gradood.report import DetectionReport, ReportCallback
+
+_FILE = "material.npz"
+_INDEX = "index"  # of the file: JSON with the structure, arrays replaced by their numbers
+
+
+@dataclass(frozen=True)
+class Material:
+    """Arrays of one run, as they are kept between processes and days.
+
+    Args:
+        weights: digest of the classifier's weights.
+        scores: source to detector to `labels` int64 [n] and `scores` float64 [n] of `test`.
+        norms: source to squared gradient norms, float64 [k, L], at most 1,000 images.
+        layer_names: of the L columns.
+        samples: source to uint8 images [k, H, W, C].
+        first_layer: `name`, `weights` [filters, C, h, w] and, by source, `gradients` of the same shape and the `images`
+            uint8 [H, W, C] they are of; empty if the network has no convolution.
+        probes: probe to `milliseconds` an image, and `mebibytes` an image where the device counts them.
+    """
+
+    weights: str
+    scores: dict[str, dict[str, dict[str, np.ndarray]]] = field(default_factory=dict)
+    norms: dict[str, np.ndarray] = field(default_factory=dict)
+    layer_names: list[str] = field(default_factory=list)
+    samples: dict[str, np.ndarray] = field(default_factory=dict)
+    first_layer: dict[str, Any] = field(default_factory=dict)
+    probes: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    @staticmethod
+    def path(folder: Path) -> Path:
+        """Where a run's folder has it."""
+        return folder / _FILE
+
+    @classmethod
+    def read(cls, folder: Path) -> "Material":
+        """Read that of a run's folder."""
+        with np.load(cls.path(folder), allow_pickle=False) as arrays:
+            index = json.loads(str(arrays[_INDEX]))
+            return cls(**_filled(index, arrays))
+
+    def to_bytes(self) -> bytes:
+        """The file's content."""
+        arrays: dict[str, np.ndarray] = {}
+        index = _emptied(vars(self), arrays)
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, **{_INDEX: np.array(json.dumps(index))}, **arrays)  # type: ignore[arg-type]
+        return buffer.getvalue()
+
+
+def _emptied(value: Any, arrays: dict[str, np.ndarray]) -> Any:
+    if isinstance(value, dict):
+        return {key: _emptied(item, arrays) for key, item in value.items()}
+    if isinstance(value, np.ndarray):
+        name = f"array_{len(arrays)}"
+        arrays[name] = value
+        return {_INDEX: name}
+    return value
+
+
+def _filled(value: Any, arrays: Any) -> Any:
+    if not isinstance(value, dict):
+        return value
+    if set(value) == {_INDEX}:
+        return arrays[value[_INDEX]]
+    return {key: _filled(item, arrays) for key, item in value.items()}
+
+
+def first_layer(network: nn.Module, sources: Mapping[str, LoadedSource]) -> dict[str, Any]:
+    """Take the gradient of the first convolution's weight for an image from the middle of each source.
+
+    Args:
+        network: pixels in, logits out; left as it was found.
+        sources: whose images are loaded, by name.
+
+    Returns:
+        `name` of the weight, `weights` float32 [filters, C, h, w] and, by source, `gradients` of the all-ones loss of one
+        image, of the same shape, and `images` uint8 [H, W, C]; empty if the network has no convolution.
+
+    Reference:
+        Lee et al. 2022, Figure 1 and Eq. 1.
+    """
+    found = next(((name, one) for name, one in network.named_modules() if isinstance(one, nn.Conv2d)), None)
+    if found is None:
+        return {}
+    name, convolution = found
+    device = convolution.weight.device
+    images = {source: as_float(loaded.images([len(loaded) // 2])).to(device) for source, loaded in sources.items()}
+    return {
+        "name": f"{name}.weight",
+        "weights": convolution.weight.detach().cpu().numpy().copy(),
+        "gradients": {source: _gradient(network, convolution, image) for source, image in images.items()},
+        "images": {source: _picture(image) for source, image in images.items()},
+    }
+
+
+def _gradient(network: nn.Module, convolution: nn.Conv2d, image: Tensor) -> np.ndarray:
+    with exact_arithmetic(), frozen_network(network):
+        convolution.weight.requires_grad_(True)  # `frozen_network` puts back what it was
+        logits = network(image)
+        seed = AllOnes().seed(to_float64(logits.detach()))
+        (gradient,) = torch.autograd.grad(logits, [convolution.weight], cast_like(seed, logits))
+    return np.asarray(gradient.cpu().numpy())
+
+
+def _picture(image: Tensor) -> np.ndarray:
+    return np.asarray((image[0] * 255).round().to(torch.uint8).cpu().numpy().transpose(1, 2, 0))
+
+
+def probe_cost(probe: Probe, network: nn.Module, images: Tensor) -> dict[str, float]:
+    """Read a probe three times: to warm up, for the time and for the memory.
+
+    Args:
+        probe: prepared.
+        network: in eval mode, on the images' device.
+        images: float32 [N, C, H, W].
+
+    Returns:
+        `milliseconds` an image, wall clock, and `mebibytes` an image, what tensors hold at their peak beyond what was held
+        before, records included. No `mebibytes` where another profiler is at work.
+    """
+    probe(network, images)
+    started = _now(images.device)
+    probe(network, images)
+    cost = {"milliseconds": 1000 * (_now(images.device) - started) / len(images)}
+    measure = _peak_on_gpu if images.device.type == "cuda" else _peak_on_cpu
+    peak = measure(lambda: probe(network, images), images.device)
+    if peak is not None:
+        cost["mebibytes"] = peak / 2**20 / len(images)
+    return cost
+
+
+def _now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def _peak_on_gpu(work: Callable[[], object], device: torch.device) -> int:
+    before = torch.cuda.memory_allocated(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    work()
+    return torch.cuda.max_memory_allocated(device) - before
+
+
+def _peak_on_cpu(work: Callable[[], object], device: torch.device) -> int | None:
+    """From the allocator's own log; the process' size grows by steps and never shrinks."""
+    if autograd_profiler._is_profiler_enabled:
+        return None
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # or it writes about drivers that are not there
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as log:
+        work()
+    events = log.profiler.kineto_results.events()
+    held = peak = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        if event.name() == "[memory]":
+            held += event.nbytes()
+            peak = max(peak, held)
+    return peak
+
+
+_IMAGES = 16  # of a timed reading
+_ROWS = 1000  # of norms that a box plot is drawn from
+
+
+class KeepMaterial(ReportCallback):
+    """Write results as `ReportCallback` does, and `material.npz` before them.
+
+    If the experiment file has a `ReportCallback` of its own, that one reports and this one only keeps.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(figures=False)
+        self._probes: dict[str, dict[str, float]] = {}
+
+    def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Time and memory of each probe alone, on the device where it has just been read; not of those that were read before."""
+        if not trainer.is_global_zero:
+            return
+        source = trainer.datamodule.normal_source  # type: ignore[attr-defined]  # set by the data connector
+        images = as_float(source.images(range(min(_IMAGES, len(source))))).to(pl_module.device)
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, ProbeCallback):
+                read = {entry.probe for entry in callback.missing}
+                timed = [probe for probe in callback.probes if probe.name in read]
+                self._probes = {probe.name: probe_cost(probe, pl_module.network, images) for probe in timed}  # type: ignore[arg-type]
+
+    def on_detect_end(self, trainer: pl.Trainer, report: DetectionReport) -> None:
+        """Keep the arrays; report, unless another callback does."""
+        folder = Path(trainer.default_root_dir)
+        with atomic_write(Material.path(folder)) as file:
+            file.write(self._material(trainer, report).to_bytes())
+        others = [one for one in trainer.callbacks if isinstance(one, ReportCallback) and one is not self]  # type: ignore[attr-defined]
+        if not others:
+            super().on_detect_end(trainer, report)
+
+    def _material(self, trainer: pl.Trainer, report: DetectionReport) -> Material:
+        network = trainer.lightning_module.network
+        scores: dict[str, dict[str, dict[str, np.ndarray]]] = {}
+        for outcome in report.outcomes:
+            if not outcome.transferred:
+                test = outcome.scores["test"]
+                scores.setdefault(outcome.source, {})[outcome.detector] = {"labels": test.labels, "scores": test.scores}
+        return Material(
+            weights=state_digest(network),  # type: ignore[arg-type]
+            scores=scores,
+            norms={source: values[_spread(len(values))] for source, values in report.norms.items()},
+            layer_names=report.layer_names,
+            samples=report.samples,
+            first_layer=first_layer(network, trainer.datamodule.detection_sources),  # type: ignore[arg-type,attr-defined]
+            probes=self._probes,
+        )
+
+
+def _spread(rows: int) -> np.ndarray:
+    return np.unique(np.linspace(0, rows - 1, min(rows, _ROWS)).astype(int))

@@ -1,0 +1,152 @@
+"""The calls of the program that a benchmark consists of, each one that a user could make.
+
+Make the calls of a benchmark that have no results yet.
+"""
+
+import json
+import shlex
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.utilities import rank_zero_only
+
+from lightning_gradood.core import CHECKPOINTS, Refusal, refuse_foreign
+from lightning_gradood.experiments.artifacts import Material
+from lightning_gradood.experiments.settings import Benchmark
+
+Resolve = Callable[[list[str]], Mapping[str, Any]]
+"""The configuration that a call would run with."""
+
+_CALLBACK = "lightning_gradood.experiments.KeepMaterial"
+
+
+@dataclass(frozen=True)
+class Call:
+    """One experiment with one seed.
+
+    Args:
+        experiment: its name.
+        seed: of the splits and the detectors.
+        folder: of the run.
+        words: of the command line, the verb first.
+        config: the configuration that the words resolve to.
+    """
+
+    experiment: str
+    seed: int
+    folder: Path
+    words: list[str]
+    config: Mapping[str, Any]
+
+
+def calls_of(benchmark: Benchmark, folder: Path, resolve: Resolve) -> list[Call]:
+    """List the calls in the order in which they must be made: the first of an experiment may train its classifier.
+
+    Args:
+        benchmark: what to run.
+        folder: of the benchmark.
+        resolve: parses a command line; what it refuses is refused here, before anything is run.
+    """
+    calls: list[Call] = []
+    for name in benchmark.experiments:
+        first = folder / name / f"seed_{benchmark.seeds[0]}"
+        common = _common(benchmark, name)
+        trains = _trains(resolve(["fit", *common]))
+        for seed in benchmark.seeds:
+            run = folder / name / f"seed_{seed}"
+            words = ["fit" if trains and run == first else "detect", *common, *_of_seed(seed, run)]
+            if trains and run != first:
+                words += ["--ckpt_path", str(first / CHECKPOINTS / "best.ckpt")]
+            calls.append(Call(name, seed, run, words, resolve(words)))
+    return calls
+
+
+def refuse_unknown_images(benchmark: Benchmark, calls: Sequence[Call]) -> None:
+    """Refuse names of Figure 1's images that no experiment has.
+
+    Raises:
+        Refusal: if `tables.near` or `tables.far` is no anomaly source whose images are loaded.
+    """
+    known = list(dict.fromkeys(name for call in calls for name in call.config["data"]["init_args"]["anomalies"] or {}))
+    for key in ("near", "far"):
+        name = getattr(benchmark.tables, key)
+        if name is not None and name not in known:
+            raise Refusal(
+                f"`tables.{key}` should be a source of `data.anomalies`. Got `tables.{key} = {name}`; there are {known}."
+            )
+
+
+def _common(benchmark: Benchmark, name: str) -> list[str]:
+    experiment = benchmark.experiments[name]
+    words = ["--config", experiment.config, "--cache_dir", benchmark.cache_dir, f"--trainer.callbacks+={_CALLBACK}"]
+    if benchmark.detectors is not None:
+        words += ["--detection.detectors", _text(benchmark.detectors)]
+    return words + [word for flag, value in experiment.flags.items() for word in (f"--{flag}", _text(value))]
+
+
+def _of_seed(seed: int, run: Path) -> list[str]:
+    return ["--detection.seed", str(seed), "--data.split_seed", str(seed), "--run_dir", str(run)]
+
+
+def _trains(config: Mapping[str, Any]) -> bool:
+    """Whether there are training images, and no weights that make training needless."""
+    data, model = config["data"]["init_args"], config["model"]["init_args"]
+    return bool(data.get("train")) and model.get("weights") is None and config.get("ckpt_path") is None
+
+
+def _text(value: Any) -> str:
+    """A value as the command line reads it; JSON is YAML."""
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+_IDENTITY = ("seed_everything", "model", "data", "detection", "ckpt_path")  # what makes results those of one call
+RESULTS = "results.json"
+
+
+def make_calls(calls: Sequence[Call], main: Callable[[list[str]], None]) -> None:
+    """Make every call that has no results of the same configuration and classifier; print each command.
+
+    Folders of other configurations are looked for first, so that a refusal comes before an hour's work and not after it.
+
+    Args:
+        calls: in order; the first of each experiment gives the classifier.
+        main: the program, as a user calls it.
+
+    Raises:
+        Refusal: if the folder of a call holds something else.
+    """
+    for call in calls:
+        refuse_foreign(call.folder, call.config, _IDENTITY)
+    weights: dict[str, str] = {}
+    for number, call in enumerate(calls, start=1):
+        done = is_done(call, weights.get(call.experiment))
+        _say(f"[{number}/{len(calls)}] {'done before: ' if done else ''}{command_line(call)}")
+        if not done:
+            main(call.words)
+        weights.setdefault(call.experiment, Material.read(call.folder).weights)
+
+
+def is_done(call: Call, weights: str | None = None) -> bool:
+    """Whether a call's results are there.
+
+    Args:
+        call: whose configuration is that of its folder, if there is one.
+        weights: digest of the classifier's weights that the results must be of; None where any will do.
+    """
+    if not (call.folder / RESULTS).is_file() or not Material.path(call.folder).is_file():
+        return False
+    return weights in (None, Material.read(call.folder).weights)
+
+
+def command_line(call: Call) -> str:
+    """The call as it is typed."""
+    return f"python -m lightning_gradood {shlex.join(call.words)}"
+
+
+@rank_zero_only
+def _say(line: str) -> None:
+    sys.stdout.write(f"\n{line}\n")
+    sys.stdout.flush()

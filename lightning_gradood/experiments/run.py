@@ -1,0 +1,52 @@
+"""A benchmark from its file to its page."""
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from lightning.pytorch.utilities import rank_zero_only
+
+from lightning_gradood.core import atomic_write
+from lightning_gradood.experiments.jobs import Call, Resolve, calls_of, make_calls, refuse_unknown_images
+from lightning_gradood.experiments.page import page
+from lightning_gradood.experiments.settings import Benchmark
+from lightning_gradood.experiments.tables import rows_of, table_1, table_2
+from lightning_gradood.experiments.writing import csv_text, latex, markdown, paper_layout, paper_layout_latex
+
+
+def run_benchmark(benchmark: Benchmark, folder: Path, main: Callable[[list[str]], None], resolve: Resolve) -> None:
+    """Run what has no results yet, then write tables and page.
+
+    Args:
+        benchmark: what to run.
+        folder: where runs and tables go.
+        main: the program, as a user calls it.
+        resolve: the configuration that a call would run with.
+
+    Raises:
+        Refusal: if a folder of a run belongs to something else.
+    """
+    calls = calls_of(benchmark, folder, resolve)
+    refuse_unknown_images(benchmark, calls)
+    make_calls(calls, main)
+    _write(benchmark, calls, folder)
+
+
+@rank_zero_only
+def _write(benchmark: Benchmark, calls: Sequence[Call], folder: Path) -> None:
+    rows = rows_of(benchmark, calls)
+    tables = [table for table in (table_1(rows), table_2(rows, benchmark.tables)) if table.rows]
+    contents = {"tables.csv": csv_text(tables)}
+    for table in tables:
+        contents |= {f"{table.name}.md": markdown(table), f"{table.name}.tex": latex(table)}
+        if table.name == "table_2":
+            contents["table_2.md"] = paper_layout(table, benchmark.tables.columns) + "\n" + contents["table_2.md"]
+            contents["table_2.tex"] = (
+                paper_layout_latex(table, benchmark.tables.columns) + "\n" + contents["table_2.tex"]
+            )
+    contents["report.html"] = page(folder.name, benchmark, calls, rows, tables)
+    for name, text in contents.items():
+        with atomic_write(folder / name) as file:
+            file.write(text.encode())
+    shown = "\n".join(contents[f"{table.name}.md"] for table in tables)
+    sys.stdout.write(f"\n{shown}\nTables and page: {folder}\n")

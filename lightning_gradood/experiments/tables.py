@@ -1,0 +1,292 @@
+"""The numbers of finished runs, gathered over seeds.
+
+The numbers of the paper's Tables 1 and 2, to stand beside ours.
+
+The paper's two tables from our runs: which row, which column, which number is best.
+"""
+
+import json
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from lightning_gradood.experiments.jobs import RESULTS, Call
+from lightning_gradood.experiments.settings import Benchmark, Experiment, TableSettings
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One number of a table.
+
+    Args:
+        values: of each seed, shares in [0, 1].
+        paper: the paper's number for the same, if it has one.
+    """
+
+    values: tuple[float, ...]
+    paper: float | None = None
+
+    @property
+    def mean(self) -> float:
+        """Arithmetic mean over seeds."""
+        return statistics.fmean(self.values)
+
+    @property
+    def spread(self) -> float | None:
+        """Standard deviation over seeds, of a sample (n − 1); None of a single one."""
+        return statistics.stdev(self.values) if len(self.values) > 1 else None
+
+
+@dataclass(frozen=True)
+class Row:
+    """What all detectors have on one source.
+
+    Args:
+        experiment: its name in the benchmark.
+        about: its place in the tables.
+        source: the anomaly source.
+        made: whether it is made of normal images by an attack or corruption.
+        metrics: detector to metric of the test split to one value for each seed.
+        seconds: detector to seconds to fit and score, for each seed.
+        counts: of the first seed, split to `normal` and `anomalous`.
+        made_by: what was done to the images, of the first seed; empty if nothing was.
+    """
+
+    experiment: str
+    about: Experiment
+    source: str
+    made: bool
+    metrics: dict[str, dict[str, list[float]]] = field(default_factory=dict)
+    seconds: dict[str, list[float]] = field(default_factory=dict)
+    counts: dict[str, dict[str, int]] = field(default_factory=dict)
+    made_by: dict[str, Any] = field(default_factory=dict)
+
+    def cell(self, detector: str, metric: str, paper: float | None = None) -> Cell | None:
+        """The number of a detector over seeds; None if it has none."""
+        values = self.metrics.get(detector, {}).get(metric, [])
+        return Cell(tuple(values), paper) if values else None
+
+
+def rows_of(benchmark: Benchmark, calls: Sequence[Call]) -> list[Row]:
+    """Read the results of every call, grouped by experiment and source in order of first appearance.
+
+    Detectors that were trained on one other source alone are left out: the tables are for the paper's protocol.
+    """
+    rows: dict[tuple[str, str], Row] = {}
+    for call in calls:
+        document = json.loads((call.folder / RESULTS).read_text())
+        perturbations = document["provenance"]["perturbations"]
+        sources = {outcome["source"] for outcome in document["outcomes"]}
+        for outcome in document["outcomes"]:
+            source = outcome["source"]
+            if outcome["trained_on"] in sources - {source}:
+                continue
+            about, made_by = benchmark.experiments[call.experiment], perturbations.get(source, {})
+            new = Row(call.experiment, about, source, source in perturbations, {}, {}, outcome["counts"], made_by)
+            _add(rows.setdefault((call.experiment, source), new), outcome)
+    return list(rows.values())
+
+
+def _add(row: Row, outcome: dict[str, Any]) -> None:
+    metrics = row.metrics.setdefault(outcome["detector"], {})
+    for name, value in outcome["metrics"]["test"].items():
+        if value is not None:
+            metrics.setdefault(name, []).append(float(value))
+    row.seconds.setdefault(outcome["detector"], []).append(float(outcome["seconds"]))
+
+
+METHODS_1 = ("baseline", "lid", "mahalanobis_v", "mahalanobis_p", "mahalanobis_fe", "mahalanobis_p_fe", "ours")
+METHODS_2 = ("baseline", "odin", "mahalanobis_p_fe", "energy", "ours")
+METRICS_2 = ("accuracy", "auroc", "aupr")
+
+# Lee et al. 2022, Table 1: CIFAR-10, AUROC in %; the columns are METHODS_1.
+_TABLE_1 = """
+ResNet   FGSM     51.20 90.06 81.69 84.25 99.95 99.95 93.45
+ResNet   BIM      49.94 99.21 87.09 89.20 100.0 100.0 96.19
+ResNet   C&W      53.40 76.47 74.51 75.71 92.78 92.79 97.07
+ResNet   PGD      50.03 67.48 56.27 57.57 65.23 75.98 95.82
+ResNet   IterLL   60.40 85.17 62.32 64.10 85.10 92.10 98.17
+ResNet   Semantic 52.29 86.25 64.18 65.79 83.95 84.38 90.15
+DenseNet FGSM     52.76 98.23 86.88 87.24 99.98 99.97 96.83
+DenseNet BIM      49.67 100.0 89.19 89.17 100.0 100.0 96.85
+DenseNet C&W      54.53 80.58 75.77 76.16 90.83 90.76 97.05
+DenseNet PGD      49.87 83.01 70.39 66.52 86.94 83.61 96.77
+DenseNet IterLL   55.43 83.16 70.17 66.61 83.20 77.84 98.53
+DenseNet Semantic 53.54 81.41 62.16 62.15 67.98 67.29 89.55
+"""
+
+# Lee et al. 2022, Table 2: in %; the columns are METHODS_2 for each of METRICS_2. Energy has no accuracy there. The paper's
+# "Mahalanobis" is taken for its best variant, with preprocessing and ensemble.
+_TABLE_2 = """
+CIFAR-10 ResNet   SVHN     83.36 88.81 91.95 - 98.04   88.30 94.93 97.10 95.72 99.84   88.26 95.45 96.12 97.26 99.98
+CIFAR-10 ResNet   ImageNet 84.01 85.21 97.45 - 91.28   90.06 91.86 99.68 84.95 96.92   89.26 91.60 99.60 84.60 97.21
+CIFAR-10 ResNet   LSUN     87.34 88.42 98.60 - 98.37   92.79 94.48 99.86 92.39 99.86   92.30 94.22 99.82 95.40 99.87
+SVHN     ResNet   CIFAR-10 79.98 80.12 88.84 - 97.90   81.50 81.49 95.05 98.85 99.79   81.01 80.95 90.25 99.57 98.11
+SVHN     ResNet   ImageNet 81.70 81.92 96.17 - 97.74   83.69 83.82 99.23 98.18 99.77   82.54 82.60 98.17 99.30 97.93
+SVHN     ResNet   LSUN     80.96 81.15 97.50 - 99.04   82.85 82.98 99.54 97.72 99.93   81.97 82.01 98.84 99.09 99.21
+CIFAR-10 DenseNet SVHN     87.71 86.80 95.75 - 98.92   93.51 94.51 98.96 89.33 99.94   94.60 95.20 97.21 94.01 99.99
+CIFAR-10 DenseNet ImageNet 84.93 91.16 96.83 - 90.07   91.50 96.93 99.45 86.17 96.44   91.02 96.85 99.29 87.20 96.41
+CIFAR-10 DenseNet LSUN     85.58 91.91 98.08 - 99.20   92.09 97.51 99.74 92.77 99.96   91.71 97.51 99.72 95.57 99.96
+SVHN     DenseNet CIFAR-10 86.61 86.25 96.50 - 98.34   91.90 91.76 99.02 90.63 99.82   92.12 92.38 94.40 94.30 98.36
+SVHN     DenseNet ImageNet 90.22 90.31 98.89 - 98.21   94.78 95.08 99.84 87.51 99.81   94.76 95.53 99.37 92.15 98.16
+SVHN     DenseNet LSUN     89.14 89.13 99.49 - 99.52   94.12 94.52 99.92 83.45 99.96   94.32 95.20 99.54 89.33 99.70
+"""
+
+
+def paper_number(dataset: str, network: str, source: str, method: str, metric: str) -> float | None:
+    """Look up one number of the paper.
+
+    Args:
+        dataset: the classifier's, CIFAR-10 or SVHN.
+        network: ResNet or DenseNet.
+        source: attack (FGSM, BIM, C&W, PGD, IterLL, Semantic) or images (SVHN, CIFAR-10, ImageNet, LSUN).
+        method: one of METHODS_1 or METHODS_2.
+        metric: one of METRICS_2; Table 1 has `auroc` only.
+
+    Returns:
+        A share in [0, 1], or None where the paper has no such number.
+
+    Reference:
+        Lee et al. 2022, Tables 1 and 2.
+    """
+    text = _NUMBERS.get((dataset, network, source, method, metric), "-")
+    return None if text == "-" else float(text) / 100
+
+
+def _numbers() -> dict[tuple[str, str, str, str, str], str]:
+    found = {}
+    for line in _TABLE_1.strip().splitlines():
+        network, source, *values = line.split()
+        for method, value in zip(METHODS_1, values, strict=True):
+            found["CIFAR-10", network, source, method, "auroc"] = value
+    for line in _TABLE_2.strip().splitlines():
+        dataset, network, source, *values = line.split()
+        columns = [(method, metric) for metric in METRICS_2 for method in METHODS_2]
+        for (method, metric), value in zip(columns, values, strict=True):
+            found[dataset, network, source, method, metric] = value
+    return found
+
+
+_NUMBERS = _numbers()
+
+
+AUDIT = "image_statistics"  # shows what is easy for the wrong reason; it is no rival and never the best
+_ATTACKS = {"fgsm": "FGSM", "bim": "BIM", "cw": "C&W", "pgd": "PGD", "iterll": "IterLL", "semantic": "Semantic"}
+_METHODS = {
+    "baseline": "Baseline",
+    "odin": "ODIN",
+    "lid": "LID",
+    "mahalanobis_v": "M(V)",
+    "mahalanobis_p": "M(P)",
+    "mahalanobis_fe": "M(FE)",
+    "mahalanobis_p_fe": "M(P+FE)",
+    "energy": "Energy",
+    "paper": "Ours (all ones)",
+    "mlp": "Ours",
+    "gradnorm": "GradNorm",
+    "knn": "kNN",
+    "gradient_gaussian": "Gradient Gaussian",
+    "gradient_knn": "Gradient kNN",
+    "gradient_forest": "Gradient forest",
+    AUDIT: "(image statistics)",
+}
+_TITLES = {
+    "detection_accuracy": "Detection accuracy",
+    "accuracy_at_val_threshold": "Accuracy (threshold of val)",
+    "accuracy_at_0.5": "Accuracy (at 0.5)",
+    "auroc": "AUROC",
+    "aupr_out": "AUPR (anomalous positive)",
+    "aupr_in": "AUPR (normal positive)",
+}
+
+
+Lines = list[tuple[tuple[str, ...], dict[str, Cell | None]]]
+
+
+@dataclass(frozen=True)
+class Table:
+    """Numbers with their heads.
+
+    Args:
+        name: of its files, such as `table_1`.
+        caption: one sentence.
+        heads: what the row heads are.
+        detectors: of the columns, in order.
+        rows: row heads, and a cell for each detector or None.
+    """
+
+    name: str
+    caption: str
+    heads: tuple[str, ...]
+    detectors: list[str]
+    rows: Lines
+
+
+def table_1(rows: Sequence[Row]) -> Table:
+    """AUROC on attacked (and corrupted) images, a row for each classifier and attack."""
+    made = _in_the_paper_s_order([row for row in rows if row.made])
+    detectors = _ordered(made, METHODS_1)
+    body: Lines = [
+        ((_model(row), _ATTACKS.get(row.source, row.source)), _cells(row, detectors, "auroc")) for row in made
+    ]
+    return Table("table_1", "Adversarial detection, AUROC.", ("Model", "Attack"), detectors, body)
+
+
+def table_2(rows: Sequence[Row], settings: TableSettings) -> Table:
+    """Detection accuracy, AUROC and AUPR on other images: three blocks of a row for each classifier and source."""
+    found = [row for row in rows if not row.made]
+    detectors = _ordered(found, METHODS_2)
+    metrics = dict(zip(METRICS_2, (settings.accuracy, "auroc", settings.aupr), strict=True))
+    body: Lines = [
+        ((_TITLES[metric], _model(row), row.source), _cells(row, detectors, metric, kind, settings.same))
+        for kind, metric in metrics.items()
+        for row in found
+    ]
+    return Table("table_2", "Out-of-distribution detection.", ("Metric", "In", "Out"), detectors, body)
+
+
+def title(detector: str) -> str:
+    """A detector's column head."""
+    return _METHODS.get(detector, detector)
+
+
+def best_of(cells: dict[str, Cell | None]) -> set[str]:
+    """The detectors with the highest mean as it is printed, ties included; the audit is left out."""
+    means = {name: round(100 * cell.mean, 2) for name, cell in cells.items() if cell and name != AUDIT}
+    return {name for name, mean in means.items() if mean == max(means.values())}
+
+
+def _in_the_paper_s_order(rows: Sequence[Row]) -> list[Row]:
+    """The rows of each experiment by the paper's order of attacks, others behind."""
+    experiments = list(dict.fromkeys(row.experiment for row in rows))
+    attacks = [*_ATTACKS]
+    place = {
+        source: attacks.index(source) if source in attacks else len(attacks) for source in {row.source for row in rows}
+    }
+    return sorted(rows, key=lambda row: (experiments.index(row.experiment), place[row.source]))
+
+
+def _ordered(rows: Sequence[Row], paper: Sequence[str]) -> list[str]:
+    """The paper's methods in its order, ours at the end of them as there, then all others, the audit last."""
+    run = list(dict.fromkeys(detector for row in rows for detector in row.metrics))
+    known = [*(method for method in paper if method != "ours"), "paper", "mlp"]
+    others = [detector for detector in run if detector not in known]
+    return [*(d for d in known if d in run), *sorted(others, key=lambda detector: detector == AUDIT)]
+
+
+def _cells(
+    row: Row, detectors: Sequence[str], metric: str, kind: str = "auroc", same: dict[str, str] | None = None
+) -> dict[str, Cell | None]:
+    source = (_ATTACKS if row.made else same or {}).get(row.source, "")
+    ours = "paper" if "paper" in row.metrics else "mlp"  # the all-ones label alone is the paper's method
+    cells = {}
+    for detector in detectors:
+        method = "ours" if detector == ours else detector
+        number = paper_number(*row.about.of_the_paper, source, method, kind)
+        cells[detector] = row.cell(detector, metric, number)
+    return cells
+
+
+def _model(row: Row) -> str:
+    return f"{row.about.dataset} ({row.about.network})"

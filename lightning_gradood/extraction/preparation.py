@@ -1,0 +1,69 @@
+"""Prepare probes on the classifier's training images, once for all processes and all runs."""
+
+from collections.abc import Generator, Sequence
+from contextlib import closing
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from lightning_gradood.core import Refusal
+from lightning_gradood.data import ImageDataModule, as_float
+from lightning_gradood.networks import architecture, state_digest
+from lightning_gradood.probes import Probe
+from lightning_gradood.records import StateStore, entry_key
+
+
+def refuse_without_training_images(probes: Sequence[Probe], datamodule: ImageDataModule) -> None:
+    """Refuse probes that need the training images where none are named.
+
+    Raises:
+        Refusal: if there are such probes and `data.train` is None.
+    """
+    needy = [probe.name for probe in probes if probe.needs_preparation]
+    if needy and datamodule.train is None:
+        raise Refusal(
+            f"`data.train` should name the classifier's training images, as {', '.join(needy)} must be fitted on them. "
+            "Got `data.train = None`. Give `data.train`, or leave out the detectors that read this."
+        )
+
+
+def preparation_key(probe: Probe, network: nn.Module, datamodule: ImageDataModule) -> str:
+    """Digest all that a probe's preparation depends on: itself, the network with its weights, the training images."""
+    return entry_key(
+        {
+            "prepared": probe.describe_preparation(),
+            "images": datamodule.train_source.digest(),
+            "weights": state_digest(network),
+            "network": architecture(network),
+        }
+    )
+
+
+def prepare(probes: Sequence[Probe], network: nn.Module, trainer: pl.Trainer, store: StateStore) -> None:
+    """Load into each probe what it learnt from the training images.
+
+    The first process learns it unless the store holds it already; the others wait, and read it there.
+
+    Args:
+        probes: those that need it; every process names the same.
+        network: on its device.
+        trainer: whose datamodule has the training images.
+        store: where it is kept.
+    """
+    data: ImageDataModule = trainer.datamodule  # type: ignore[attr-defined]  # set by the data connector
+    for probe in probes:
+        key = ""
+        if trainer.is_global_zero:
+            key = preparation_key(probe, network, data)
+            if not store.has(key):
+                with closing(_batches(data, network, probe.name)) as batches:  # ends the bar's line before a refusal
+                    store.write(key, probe.prepare(network, batches))
+        probe.load(store.read(trainer.strategy.broadcast(key)))
+
+
+def _batches(data: ImageDataModule, network: nn.Module, name: str) -> Generator[tuple[Tensor, Tensor]]:
+    device = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
+    for images, labels, _ in tqdm(data.preparation_dataloader(), desc=f"preparing {name}", unit=" batches"):
+        yield as_float(images.to(device)), labels.to(device)

@@ -1,0 +1,136 @@
+"""The slow truth: one image at a time through plain autograd. Exact for any network that treats images one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+
+import torch
+from torch import Tensor, nn
+
+from lightning_gradood.core import (
+    OrderedBatchNorm,
+    Refusal,
+    float64_device,
+    has_float64,
+    requiring_grad,
+    scaled_squares,
+)
+from lightning_gradood.gradients.labels import LabelDesign, natural_seed, scaled_seed
+from lightning_gradood.gradients.network_checks import check_logits
+from lightning_gradood.gradients.precautions import Precautions
+
+_LARGE = 1 << 15  # elements, from which float64 takes eight times as long as float32 row by row
+_UNDERFLOW = torch.finfo(torch.float32).tiny / torch.finfo(torch.float32).eps ** 2  # squares of float32 are lost below
+
+
+def loop_norms(
+    network: nn.Module,
+    images: Tensor,
+    label_designs: Sequence[LabelDesign],
+    parameters: Sequence[nn.Parameter],
+    precautions: Precautions = Precautions(),  # noqa: B008 - frozen, so sharing it is harmless
+) -> tuple[Tensor, Tensor]:
+    """Return squared gradient norms and logits, one forward and K backward passes per image.
+
+    Args:
+        network: in eval mode.
+        images: [N, ...], ordinary tensors of the network's dtype.
+        label_designs: K designs.
+        parameters: the L parameters to read.
+        precautions: how a pass of this network has to be made.
+
+    Returns:
+        float64 [N, K, L] and the logits [N, C] in the dtype of the network's output.
+
+    Raises:
+        Refusal: if the output is not logits, or a checkpointed block keeps its gradients to itself.
+    """
+    ordered = OrderedBatchNorm() if precautions.reorders else nullcontext()
+    with requiring_grad(parameters, True), refusing_missing_gradients(network), ordered:
+        rows = [_one_image(network, image, label_designs, parameters, precautions) for image in torch.split(images, 1)]
+    return torch.stack([norms for norms, _ in rows]), torch.cat([logits for _, logits in rows])
+
+
+_NO_BACKWARD = ("no autograd formula", "either the backward or vjp method", "the derivative for")
+"""What torch says of an operation without a backward: a custom operator, a custom function, one of its own."""
+
+
+@contextmanager
+def refusing_missing_gradients(network: nn.Module) -> Iterator[None]:
+    """Refuse, in place of torch's own errors, what gives no gradient: some checkpoints, operations without a backward."""
+    try:
+        yield
+    except (RuntimeError, UserWarning) as error:
+        text = str(error)
+        if "requires_grad=True. Gradients" in text or "use_reentrant=True" in text:
+            raise Refusal(
+                "`network` should give its gradients to torch.autograd.grad. "
+                f"Got a block of {type(network).__name__} under torch.utils.checkpoint with `use_reentrant = True`, "
+                "which does not. Write `use_reentrant=False`; or do without checkpoints, for nothing is trained here."
+            ) from error
+        if any(words in text for words in _NO_BACKWARD):
+            raise Refusal(
+                "the network's output should depend on its parameters through autograd. "
+                f"Got an operation of {type(network).__name__} without a backward: {text.splitlines()[0]} "
+                "Define its backward, or use an operation that has one."
+            ) from error
+        if "backward through the graph a second time" in text:
+            raise Refusal(
+                "`network` should compute its output anew in every call. "
+                f"Got a tensor in {type(network).__name__} that is kept with its graph from one call to the next. "
+                "Keep it detached, or compute it in every forward."
+            ) from error
+        raise
+
+
+def _one_image(
+    network: nn.Module,
+    image: Tensor,
+    label_designs: Sequence[LabelDesign],
+    parameters: Sequence[nn.Parameter],
+    precautions: Precautions,
+) -> tuple[Tensor, Tensor]:
+    with precautions.around(network):
+        logits = network(image.clone())  # into which it may write
+        check_logits(logits, 1)
+        norms = []
+        for number, design in enumerate(label_designs, start=1):
+            seed, scale = scaled_seed(design, logits) if precautions.scales_seeds else natural_seed(design, logits)
+            gradients = torch.autograd.grad(
+                logits, parameters, seed, allow_unused=True, retain_graph=number < len(label_designs)
+            )
+            norms.append(_squared(gradients, logits) * scale.square())
+    return torch.stack(norms), logits.detach()
+
+
+def _squared(gradients: Sequence[Tensor | None], like: Tensor) -> Tensor:
+    """Squared L2 norms, float64 [L], on the `float64_device` of `like`; an unused parameter has norm 0."""
+    squares = torch.zeros(len(gradients), dtype=torch.float64, device=float64_device(like.device))
+    given = [(column, gradient) for column, gradient in enumerate(gradients) if gradient is not None]
+    if not has_float64(like.device):
+        for column, gradient in given:
+            squares[column] = scaled_squares(gradient.reshape(1, -1))[0]
+        return squares
+    large = {column: gradient for column, gradient in given if _is_large(gradient)}
+    small = {column: gradient for column, gradient in given if column not in large}
+    if large:
+        squares[list(large)] = torch.stack([_by_rows(gradient) for gradient in large.values()]).square()
+    if small:  # one call where L would add up
+        norms = torch._foreach_norm(list(small.values()), dtype=torch.float64)
+        squares[list(small)] = torch.stack(norms).square()
+    for column in (squares < _UNDERFLOW).nonzero().flatten().tolist():
+        gradient = gradients[column]
+        if column in large and gradient is not None:
+            squares[column] = torch.linalg.vector_norm(gradient, dtype=torch.float64).square()
+    return squares
+
+
+def _by_rows(gradient: Tensor) -> Tensor:
+    """The norm in float32 row by row, where most channels of a deep layer may be dead, and float64 from there."""
+    norms: Tensor = torch.linalg.vector_norm(torch.linalg.vector_norm(gradient.flatten(1), dim=1), dtype=torch.float64)
+    return norms
+
+
+def _is_large(gradient: Tensor) -> bool:
+    return gradient.dtype == torch.float32 and gradient.ndim > 1 and gradient.numel() > _LARGE

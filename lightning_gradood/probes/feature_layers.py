@@ -1,0 +1,199 @@
+"""Taps: the places inside a network whose spatially averaged outputs are read as features."""
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+
+from lightning_gradood.core import Refusal
+
+PENULTIMATE = "penultimate"
+"""The tap that is no module: the input of the last nn.Linear that a forward pass runs."""
+
+
+def tap_names(network: nn.Module) -> list[str]:
+    """Name the taps that a network is read at unless its user names others.
+
+    ResNets, found by their children `relu` and `layer1`: the stem after its activation and every stage. DenseNets, found by
+    `conv0` and `denseblock1`: the stem, every transition, and the penultimate features, which are the last block after its
+    norm and activation. Of any other network: the children that have parameters and stand before the one with the last
+    nn.Linear, and the penultimate features; wrappers around a single child are looked through.
+
+    Args:
+        network: pixels in, logits out.
+
+    Returns:
+        Names as in `network.named_modules()`, or `penultimate`, in the order in which they are registered.
+
+    Raises:
+        Refusal: if no rule finds any.
+
+    Reference:
+        deep_Mahalanobis (Lee et al. 2018), `feature_list` of its ResNet and DenseNet.
+
+    Example:
+        >>> from torchvision.models import resnet18
+        >>> tap_names(resnet18(weights=None))
+        ['relu', 'layer1', 'layer2', 'layer3', 'layer4']
+    """
+    for name, module in network.named_modules():
+        children = dict(module.named_children())
+        if {"relu", "layer1"} <= set(children):
+            return _below(name, ["relu", *_numbered("layer", children)])
+        if {"conv0", "denseblock1"} <= set(children):
+            stem = "relu0" if "relu0" in children else "conv0"
+            return [*_below(name, [stem, *_numbered("transition", children)]), PENULTIMATE]
+    return _general_taps(network)
+
+
+def tapped(network: nn.Module, images: Tensor, names: Sequence[str]) -> tuple[Tensor, list[Tensor]]:
+    """Run one forward pass and return the logits and what the taps gave.
+
+    Outputs [N, C, ...] are averaged over all but their first two axes, tokens [N, T, C] over T; [N, C] stays. Gradients
+    flow to images and parameters where they are enabled. Mode, autocast and the rest are the caller's: enter
+    `exact_arithmetic()` and `probing(network)` first.
+
+    Args:
+        network: pixels in, logits out; its hooks are as before afterwards.
+        images: pixels in [0, 1], [N, C, H, W].
+        names: modules as in `network.named_modules()`, or `penultimate`.
+
+    Returns:
+        The network's output and for each name the averages [N, C_i], in the network's dtype.
+
+    Raises:
+        Refusal: if a name is no module, or its module does not give one tensor for the batch.
+    """
+    modules = dict(network.named_modules(remove_duplicate=False))
+    for name in names:
+        if name != PENULTIMATE and name not in modules:
+            raise Refusal(
+                f"`taps` should be modules of the network, or {PENULTIMATE}. Got `taps = {list(names)}` with {name!r}. "
+                f"Its children are {[child for child, _ in network.named_children()]}; leave `taps` out for "
+                "the usual ones."
+            )
+    found: dict[str, list[Tensor]] = {name: [] for name in names}
+    with ExitStack() as stack:
+        for name in found:
+            if name == PENULTIMATE:
+                stack.enter_context(_keeping_inputs(network, found[name]))
+            else:
+                stack.enter_context(_keeping_outputs(modules[name], name, found[name]))
+        logits = network(images)
+    return logits, [_only(name, found[name], len(images)) for name in names]
+
+
+def tap_of(network: nn.Module, images: Tensor, name: str) -> Tensor:
+    """Return what `tapped` gives for one tap, running the network no further than that.
+
+    That the tap runs only once is not seen here: read the network with `tapped` before.
+    """
+    if name == PENULTIMATE:  # which nn.Linear is the last is known at the end
+        return tapped(network, images, [name])[1][0]
+
+    def stop(module: nn.Module, args: Any, output: Any) -> None:
+        raise _Reached(_averaged(name, output))
+
+    handle = network.get_submodule(name).register_forward_hook(stop)
+    try:
+        network(images)
+    except _Reached as reached:
+        return reached.values
+    finally:
+        handle.remove()
+    raise RuntimeError(f"{name!r} did not run.")
+
+
+class _Reached(BaseException):
+    """What was asked for is there. Not an `Exception`, as networks may catch those."""
+
+    def __init__(self, values: Tensor) -> None:
+        self.values = values
+
+
+def _general_taps(network: nn.Module) -> list[str]:
+    name, body = _body(network)
+    linears = [module for module in network.modules() if isinstance(module, nn.Linear)]
+    taps = []
+    for child, module in body.named_children():
+        if linears and any(inner is linears[-1] for inner in module.modules()):
+            break
+        if any(True for _ in module.parameters()):
+            taps.append(child)
+    taps = _below(name, taps) + [PENULTIMATE] * bool(linears)
+    if not taps:
+        raise Refusal(
+            f"The network should have children with parameters or an nn.Linear. Got a {type(network).__name__} with "
+            "neither. Name the modules to read with `taps`."
+        )
+    return taps
+
+
+def _body(network: nn.Module) -> tuple[str, nn.Module]:
+    """Look through wrappers: modules whose parameters all lie in one child."""
+    name, body = "", network
+    while True:
+        inner = [(child, module) for child, module in body.named_children() if any(True for _ in module.parameters())]
+        if len(inner) != 1 or any(True for _ in body.parameters(recurse=False)):
+            return name, body
+        name, body = _below(name, [inner[0][0]])[0], inner[0][1]
+
+
+def _below(prefix: str, names: Sequence[str]) -> list[str]:
+    return [f"{prefix}.{name}" if prefix else name for name in names]
+
+
+def _numbered(prefix: str, children: dict[str, nn.Module]) -> list[str]:
+    return [name for name in children if re.fullmatch(rf"{prefix}\d+", name)]
+
+
+@contextmanager
+def _keeping_outputs(module: nn.Module, name: str, kept: list[Tensor]) -> Iterator[None]:
+    def keep(module: nn.Module, args: Any, output: Any) -> None:
+        kept.append(_averaged(name, output))  # at once: a layer that follows may overwrite its input
+
+    handle = module.register_forward_hook(keep)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def _keeping_inputs(network: nn.Module, kept: list[Tensor]) -> Iterator[None]:
+    """Keep the input of that nn.Linear which runs last."""
+
+    def keep(module: nn.Module, args: Any) -> None:
+        kept[:] = [_averaged(PENULTIMATE, args[0])]
+
+    with ExitStack() as stack:
+        for module in network.modules():
+            if isinstance(module, nn.Linear):
+                stack.callback(module.register_forward_pre_hook(keep).remove)
+        yield
+
+
+def _averaged(name: str, output: Any) -> Tensor:
+    if not isinstance(output, Tensor) or output.ndim < 2:
+        kind = f"a tensor {list(output.shape)}" if isinstance(output, Tensor) else f"a {type(output).__name__}"
+        raise Refusal(f"`taps` should give a tensor [N, C, ...] each. Got {kind} from {name!r}. Name another module.")
+    if output.ndim == 2:
+        return output.clone()
+    return output.mean(dim=1) if output.ndim == 3 else output.flatten(2).mean(dim=2)
+
+
+def _only(name: str, kept: list[Tensor], images: int) -> Tensor:
+    if len(kept) == 1 and len(kept[0]) == images:
+        return kept[0]
+    if not kept and name == PENULTIMATE:
+        raise Refusal(
+            "The network should end in an nn.Linear, whose input are its penultimate features. Got a network that runs "
+            "none. Leave out what reads them, and name modules with `taps`."
+        )
+    got = f"{len(kept)} outputs" if len(kept) != 1 else f"{len(kept[0])} rows"
+    raise Refusal(
+        f"`taps` should be modules that run once on a batch and give a row for each of its {images} images. Got {got} "
+        f"from {name!r}. Name another module."
+    )

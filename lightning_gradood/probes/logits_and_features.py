@@ -1,0 +1,190 @@
+"""The logits as a probe: what softmax scores and energies are made of.
+
+Probes that need nothing but a forward pass: its logits and what the network's taps give in it.
+
+Features as probes: what the network's layers give, averaged over the image.
+"""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from lightning_gradood.core import Refusal, exact_arithmetic, frozen_network
+from lightning_gradood.probes.feature_layers import PENULTIMATE, tap_names, tapped
+from lightning_gradood.probes.probe import Probe
+
+
+class LogitsProbe(Probe):
+    """The network's logits in evaluation mode."""
+
+    @property
+    def name(self) -> str:
+        """`logits`."""
+        return "logits"
+
+    def names(self, network: nn.Module) -> list[str]:
+        """Empty: the classes are counted by the first reading."""
+        return []
+
+    def __call__(self, network: nn.Module, images: Tensor) -> Tensor:
+        """Logits [N, classes] in the network's dtype.
+
+        Raises:
+            Refusal: if a logit is not finite.
+        """
+        with exact_arithmetic(), frozen_network(network), torch.no_grad():
+            logits: Tensor = network(images)
+        refuse_broken_logits(logits)
+        return logits
+
+
+def refuse_broken_logits(logits: Tensor) -> None:
+    """Refuse logits [N, classes] that are not finite, with their number."""
+    broken = int((~torch.isfinite(logits)).any(dim=1).sum())
+    if broken:
+        raise Refusal(
+            f"The network's logits should be finite. Got NaN or infinity for {broken} of {len(logits)} images. "
+            "Check the weights and that pixels lie in [0, 1]."
+        )
+
+
+class TapProbe(Probe):
+    """Computes its values from logits and taps; `read_together` runs one forward pass for all of this kind."""
+
+    @abstractmethod
+    def taps_of(self, network: nn.Module) -> list[str]:
+        """The taps it needs, as `tapped` names them."""
+
+    @abstractmethod
+    def from_taps(self, network: nn.Module, logits: Tensor, taps: Sequence[Tensor]) -> Tensor:
+        """Its values, [N, width].
+
+        Args:
+            network: pixels in, logits out, in evaluation mode and frozen.
+            logits: the network's output, [N, classes].
+            taps: for each of `taps_of(network)` the averages [N, C_i].
+        """
+
+    def __call__(self, network: nn.Module, images: Tensor) -> Tensor:
+        """Run a forward pass in evaluation mode and read it, [N, width]."""
+        return read_taps([self], network, images)[1][0]
+
+
+def read_taps(probes: Sequence[TapProbe], network: nn.Module, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """Read several tap probes in one forward pass.
+
+    Args:
+        probes: what to read.
+        network: pixels in, logits out; left as it was found.
+        images: pixels in [0, 1], [N, C, H, W].
+
+    Returns:
+        Logits [N, classes] and for each probe its values [N, width].
+
+    Raises:
+        Refusal: if a logit or a feature is not finite.
+    """
+    wanted = [probe.taps_of(network) for probe in probes]
+    names = list(dict.fromkeys(name for part in wanted for name in part))
+    with exact_arithmetic(), frozen_network(network), torch.no_grad():
+        logits, averages = tapped(network, images, names)
+        refuse_broken_logits(logits)
+        found = dict(zip(names, averages, strict=True))
+        _refuse_broken_taps(found)
+        values = [
+            probe.from_taps(network, logits, [found[name] for name in part])
+            for probe, part in zip(probes, wanted, strict=True)
+        ]
+    return logits, values
+
+
+def _refuse_broken_taps(found: dict[str, Tensor]) -> None:
+    for name, values in found.items():
+        broken = int((~torch.isfinite(values)).any(dim=1).sum())
+        if broken:
+            raise Refusal(
+                f"The network's features should be finite. Got NaN or infinity from {name!r} for {broken} of "
+                f"{len(values)} images. Check the weights and that pixels lie in [0, 1]."
+            )
+
+
+class FeatureProbe(TapProbe):
+    """Spatial averages of the network's taps, side by side.
+
+    Args:
+        taps: modules of the network, as in `network.named_modules()`, or `penultimate`; by default those of `tap_names`.
+
+    Raises:
+        Refusal: if `taps` is empty or names one twice.
+
+    Reference:
+        deep_Mahalanobis (Lee et al. 2018), `lib_generation.py`.
+    """
+
+    def __init__(self, taps: list[str] | None = None) -> None:
+        if taps is not None and (not taps or len(set(taps)) < len(taps)):
+            raise Refusal(
+                f"`taps` should name different modules, at least one. Got `taps = {taps}`. Leave it out for the usual ones."
+            )
+        self.taps = taps
+        self._widths: dict[str, int] = {}
+
+    @property
+    def name(self) -> str:
+        """`features/taps`, or `features/` and the taps that the user named, joined by `+`."""
+        return "features/" + ("taps" if self.taps is None else "+".join(self.taps))
+
+    def names(self, network: nn.Module) -> list[str]:
+        """`<tap>.<channel>` for each column of the last reading; empty before the first, as only a pass counts channels."""
+        return [f"{tap}.{channel}" for tap, width in self._widths.items() for channel in range(width)]
+
+    def taps_of(self, network: nn.Module) -> list[str]:
+        """Those the user named, or the usual ones."""
+        return tap_names(network) if self.taps is None else list(self.taps)
+
+    def from_taps(self, network: nn.Module, logits: Tensor, taps: Sequence[Tensor]) -> Tensor:
+        """Averages [N, ΣC_i], in the network's dtype."""
+        self._widths = {name: tap.shape[1] for name, tap in zip(self.taps_of(network), taps, strict=True)}
+        return torch.cat(list(taps), dim=1)
+
+
+class PenultimateProbe(TapProbe):
+    """The penultimate features: the input of the last nn.Linear that a forward pass runs."""
+
+    @property
+    def name(self) -> str:
+        """`features/penultimate`."""
+        return f"features/{PENULTIMATE}"
+
+    def names(self, network: nn.Module) -> list[str]:
+        """Empty: they are counted by the first reading."""
+        return []
+
+    def taps_of(self, network: nn.Module) -> list[str]:
+        """`penultimate`."""
+        return [PENULTIMATE]
+
+    def from_taps(self, network: nn.Module, logits: Tensor, taps: Sequence[Tensor]) -> Tensor:
+        """Features [N, D], in the network's dtype."""
+        return taps[0]
+
+
+def columns_of_taps(names: Sequence[str]) -> dict[str, list[int]]:
+    """Say which columns of a `FeatureProbe` belong to which tap.
+
+    Args:
+        names: `<tap>.<channel>`, as records keep them.
+
+    Returns:
+        Tap to its columns, taps in order of appearance.
+
+    Example:
+        >>> columns_of_taps(["relu.0", "relu.1", "layer1.0"])
+        {'relu': [0, 1], 'layer1': [2]}
+    """
+    columns: dict[str, list[int]] = {}
+    for column, name in enumerate(names):
+        columns.setdefault(name.rpartition(".")[0], []).append(column)
+    return columns

@@ -1,0 +1,246 @@
+"""Gradient norms layer by layer, normal images beside each anomaly source (the paper's Figure 3a).
+
+Activation norms tap by tap, normal images beside each anomaly source (the paper's Figure 3b).
+
+First-layer weights beside the gradients that single images ask for (the paper's Figure 1).
+
+A sheet of images, so that a reader sees what was called normal and what anomalous (the paper's Figure 4).
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from matplotlib.textpath import TextPath
+
+from lightning_gradood.core import LOG_FLOOR
+from lightning_gradood.probes import columns_of_taps
+from lightning_gradood.report.plots import line_styles, new_figure, tidy
+
+_WHISKERS = (5, 95)
+_INCHES_PER_BOX = 0.13
+_WIDEST = 14.0
+_GROUP_WIDTH = 0.8
+_HATCHES = {"-": "", "--": "/////", ":": ".....", "-.": "xxxxx"}  # what dashes are to lines
+
+
+def layer_norms(norms: Mapping[str, np.ndarray], layer_names: Sequence[str], most_layers: int = 12) -> Figure:
+    """Draw the distribution of squared gradient norms over images, per layer and source.
+
+    Args:
+        norms: source name to squared L2 norms, float64 [n, L], `"normal"` first.
+        layer_names: names of the L parameter tensors.
+        most_layers: how many layers are drawn at most.
+
+    Returns:
+        One axes: per layer a box per source of log10 of the squared norm. Box: quartiles and median; whiskers: 5th and
+        95th percentile; images beyond are not drawn.
+
+    Reference:
+        Lee et al. 2022, Figure 3a, which draws norms of one convolution per residual block.
+    """
+    chosen = representative_layers(layer_names, most_layers)
+    boxes = len(chosen) * len(norms)
+    figure = new_figure(min(max(7.0, 1.5 + _INCHES_PER_BOX * boxes + 0.25 * len(chosen)), _WIDEST), 4.8)
+    axes = figure.add_subplot()
+    width = _GROUP_WIDTH / len(norms)
+    styles = line_styles(list(norms))
+    for rank, (source, values) in enumerate(norms.items()):
+        places = np.arange(len(chosen)) - _GROUP_WIDTH / 2 + width * (rank + 0.5)
+        _boxes(axes, np.log10(values[:, chosen] + LOG_FLOOR), places, width, styles[source])
+    labels = _short_names([layer_names[column] for column in chosen])
+    axes.set_xticks(range(len(chosen)), labels, rotation=35, ha="right", rotation_mode="anchor", fontsize=8)
+    axes.set_ylabel("log10 of the squared gradient norm")
+    axes.set_title("Gradient norms per layer (box: quartiles, whiskers: 5 % and 95 %)", fontsize=11)
+    axes.set_xlim(-0.6, len(chosen) - 0.4)
+    tidy(axes)
+    axes.grid(visible=False, axis="x")
+    handles = [Patch(**_face(styles[source]), label=f"{source} ({len(values)})") for source, values in norms.items()]
+    figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 6), fontsize=8, frameon=False)
+    return figure
+
+
+def representative_layers(layer_names: Sequence[str], most: int = 12) -> list[int]:
+    """Choose weights of convolutions evenly through the network, and its last weight.
+
+    Args:
+        layer_names: names of the parameter tensors, in the network's order.
+        most: how many to choose at most, at least 2.
+
+    Returns:
+        Increasing columns. Convolutions are known by `conv` in the last part of the module's name; a network that
+        names none gets all its weights, one without weights all its tensors.
+    """
+    weights = [i for i, name in enumerate(layer_names) if name.endswith("weight")] or list(range(len(layer_names)))
+    convolutions = [i for i in weights if "conv" in ".".join(layer_names[i].split(".")[-2:])] or weights
+    last = weights[-1]
+    candidates = [i for i in convolutions if i != last]
+    steps = np.linspace(0, len(candidates) - 1, min(most - 1, len(candidates)))
+    return [*(candidates[int(step)] for step in np.round(steps)), last]
+
+
+def _boxes(axes: Axes, values: np.ndarray, places: np.ndarray, width: float, style: tuple[str, str]) -> None:
+    colour, _ = style
+    axes.boxplot(
+        values,
+        positions=places.tolist(),
+        widths=0.8 * width,
+        whis=_WHISKERS,
+        showfliers=False,
+        patch_artist=True,
+        manage_ticks=False,
+        boxprops=_face(style),
+        medianprops={"color": "black", "linewidth": 1.0},
+        whiskerprops={"color": colour, "linewidth": 0.9},
+        capprops={"color": colour, "linewidth": 0.9},
+    )
+
+
+def _face(style: tuple[str, str]) -> dict[str, Any]:
+    colour, dash = style
+    return {"facecolor": colour, "edgecolor": "black", "linewidth": 0.5, "hatch": _HATCHES[dash]}
+
+
+def _short_names(names: Sequence[str]) -> list[str]:
+    """Drop what all names share: `.weight` behind, wrappers such as `network.` in front."""
+    modules = [name.removesuffix(".weight") for name in names]
+    while len({module.partition(".")[0] for module in modules}) == 1 and all("." in module for module in modules):
+        modules = [module.partition(".")[2] for module in modules]
+    return modules
+
+
+_NARROWEST = 9.0  # inches; a network has few taps, but the legend names every source
+
+
+def activation_norms(features: Mapping[str, np.ndarray], names: Sequence[str]) -> Figure:
+    """Draw the distribution over images of the squared L2 norm of each tap's features.
+
+    Args:
+        features: source name to the taps' spatial averages, [n, ΣC], `"normal"` first.
+        names: of the ΣC columns, `tap.channel`, as `FeatureProbe` gives them.
+
+    Returns:
+        One axes as `layer_norms` draws it: per tap a box per source of log10 of the squared norm.
+
+    Reference:
+        Lee et al. 2022, Figure 3b; there of whole feature maps, here of their spatial averages, which detectors read.
+    """
+    taps = columns_of_taps(names)
+    norms = {
+        source: np.stack([np.square(values[:, columns]).sum(axis=1) for columns in taps.values()], axis=1)
+        for source, values in features.items()
+    }
+    figure = layer_norms(norms, list(taps))
+    figure.set_size_inches(max(figure.get_figwidth(), _NARROWEST), figure.get_figheight())
+    axes = figure.axes[0]
+    axes.set_title("Activation norms per tap (box: quartiles, whiskers: 5 % and 95 %)", fontsize=11)
+    axes.set_ylabel("log10 of the squared activation norm")
+    return figure
+
+
+_MOST = 16  # filters
+_FILTER_SIDE = 4  # filters in a row
+_INCHES = 1.75
+
+
+def weight_gradients(
+    name: str, weights: np.ndarray, gradients: Mapping[str, np.ndarray], images: Mapping[str, np.ndarray]
+) -> Figure:
+    """Show filters of the first convolution, and under each image what it asks to change of them.
+
+    Args:
+        name: of the weight.
+        weights: [filters, C, h, w].
+        gradients: caption of an image to the gradient of `weights` for it, of the same shape.
+        images: the same captions to uint8 [H, W, C], C = 1 or 3.
+
+    Returns:
+        A row for the weights and one for each image: image, then gradients, with their squared norm. Grey is zero; all
+        gradients share one scale, the weights have their own. The first 16 filters are shown.
+
+    Reference:
+        Lee et al. 2022, Figure 1.
+    """
+    rows = len(gradients) + 1
+    figure = new_figure(2 * _INCHES + 0.6, rows * (_INCHES + 0.35))
+    places = figure.subplots(rows, 2, squeeze=False)
+    scale = max(float(np.abs(one[:_MOST]).max()) for one in gradients.values())
+    places[0][0].text(0.5, 0.5, f"{name}\n{list(weights.shape)}", ha="center", va="center", fontsize=8, wrap=True)
+    _show(places[0][1], _mosaic(weights, float(np.abs(weights[:_MOST]).max())), "weights")
+    for (image_axes, axes), (caption, gradient) in zip(places[1:], gradients.items(), strict=True):
+        _show(image_axes, images[caption], caption)
+        _show(axes, _mosaic(gradient, scale), f"gradient, norm² {np.square(gradient).sum():.3g}")
+    for axes in figure.axes:
+        axes.set_axis_off()
+    return figure
+
+
+def _mosaic(filters: np.ndarray, scale: float) -> np.ndarray:
+    """Filters in rows of four with white between them, float [H, W, 3] in [0, 1], 0.5 for zero."""
+    shown = filters[:_MOST]
+    if shown.shape[1] != 3:  # not RGB: the mean over channels in grey
+        shown = np.repeat(shown.mean(axis=1, keepdims=True), 3, axis=1)
+    _, _, height, width = shown.shape
+    rows = -(-len(shown) // _FILTER_SIDE)
+    mosaic = np.ones((rows * (height + 1) - 1, _FILTER_SIDE * (width + 1) - 1, 3))
+    for place, one in enumerate(shown):
+        top, left = (place // _FILTER_SIDE) * (height + 1), (place % _FILTER_SIDE) * (width + 1)
+        mosaic[top : top + height, left : left + width] = 0.5 + one.transpose(1, 2, 0) / (2 * scale or 1.0)
+    return np.clip(mosaic, 0, 1)
+
+
+def _show(axes: Axes, picture: np.ndarray, title: str) -> None:
+    axes.imshow(picture[..., 0] if picture.shape[2] == 1 else picture, interpolation="nearest", cmap="gray")
+    axes.set_title(title, fontsize=8)
+
+
+_GAP = 16  # images are this many times as wide as the white between them
+_MOST_IMAGES = 12
+_SIDE, _BETWEEN, _MARGIN = 0.8, 0.08, 0.2  # inches
+_LETTERS = 10  # points, 72 to an inch
+
+
+def sample_sheet(samples: Mapping[str, np.ndarray]) -> Figure:
+    """Show a row of images per source, pixels as they are.
+
+    Args:
+        samples: source name to uint8 images [k, H, W, C], C = 1 (grey) or 3 (RGB); the first 12 are shown.
+
+    Returns:
+        One axes per source, labelled with its name, nearest-neighbour interpolation.
+
+    Reference:
+        Lee et al. 2022, Figure 4.
+    """
+    count = max(min(len(images), _MOST_IMAGES) for images in samples.values())
+    left = _MARGIN + max(TextPath((0, 0), source, size=_LETTERS).get_extents().width for source in samples) / 72
+    heights = [_SIDE * images.shape[1] / images.shape[2] + _BETWEEN for images in samples.values()]
+    width, height = left + _SIDE * count + _BETWEEN, sum(heights) + _BETWEEN
+    figure = new_figure(width, height)
+    # Images keep their aspect, which a layout engine does not allow for when it makes room for the names.
+    figure.set_layout_engine("none")
+    for row, (source, images) in enumerate(samples.items()):
+        bottom = height - sum(heights[: row + 1])
+        place = (left / width, bottom / height, _SIDE * count / width, (heights[row] - _BETWEEN) / height)
+        axes = figure.add_axes(place)
+        strip = _strip(images[:_MOST_IMAGES], count)
+        axes.imshow(strip, interpolation="nearest", cmap="gray", vmin=0, vmax=255)
+        axes.set_ylabel(source, rotation=0, ha="right", va="center", fontsize=_LETTERS)
+        axes.set_xticks([])
+        axes.set_yticks([])
+        axes.spines[:].set_visible(False)
+    return figure
+
+
+def _strip(images: np.ndarray, count: int) -> np.ndarray:
+    """Put images side by side on white, uint8 [H, count·(W + gap) − gap, 3] or without the last axis if grey."""
+    _, height, width, channels = images.shape
+    gap = max(width // _GAP, 1)
+    strip = np.full((height, count * (width + gap) - gap, channels), 255, dtype=np.uint8)
+    for place, image in enumerate(images):
+        left = place * (width + gap)
+        strip[:, left : left + width] = image
+    return strip[:, :, 0] if channels == 1 else strip

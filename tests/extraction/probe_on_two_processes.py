@@ -1,0 +1,45 @@
+"""Run by test_probe_callback_ddp.py: probe on two gloo processes, writing the ids that each of them probed."""
+
+import json
+import os
+import sys
+import warnings
+from pathlib import Path
+
+from small_experiment import data, probe, task
+
+from lightning_gradood.attacks import PGD, IterLL
+from lightning_gradood.corruptions import Corruption
+from lightning_gradood.extraction import ProbeCallback
+
+RUNS = {"even": 12, "odd": 9, "again": 9, "resumed": 12}  # images of each source
+TWINS = {  # PGD starts at random, fog is drawn at random: both by the image's id
+    "attacks": {"pgd": PGD(eps=0.1, step=0.05, steps=3), "iterll": IterLL(eps=0.1, step=0.05, steps=3)},
+    "corruptions": {"fog": Corruption("fog")},
+    "noise_control": True,
+    "limits": {"iterll": 10},
+    "limit": 21,
+}
+FOLDERS = {"again": "odd"}  # reads what "odd" has written
+
+
+def main(folder: Path) -> None:
+    ids: list[str] = []
+    read = ProbeCallback._read
+
+    def noting(self, probes, task, images, batch):
+        ids.extend(batch)
+        return read(self, probes, task, images, batch)
+
+    ProbeCallback._read = noting
+    warnings.filterwarnings("ignore", "Total length of .* across ranks is zero")
+    for name, limit in RUNS.items():
+        ids.clear()
+        cache = folder / FOLDERS.get(name, name)
+        probe(cache, task(), data(limit=limit), strategy="ddp", devices=2)
+        (folder / f"{name}-{os.environ.get('LOCAL_RANK', 0)}.json").write_text(json.dumps(ids))
+    probe(folder / "twins", task(), data(**TWINS), strategy="ddp", devices=2)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,62 @@
+"""A small experiment on scikit-learn's digits: sources, a convolutional network, and one call that probes them."""
+
+from pathlib import Path
+
+import lightning.pytorch as pl
+import torch
+from torch import nn
+
+from lightning_gradood.data import DigitsSource, ImageDataModule
+from lightning_gradood.extraction import ProbeCallback
+from lightning_gradood.gradients import AllOnes
+from lightning_gradood.probes import GradientProbe, LogitsProbe, Probe
+from lightning_gradood.records import RecordCache, Records
+from lightning_gradood.tasks import ClassificationTask
+
+
+def data(limit: int = 12, normal: list[int] | None = None, **settings: object) -> ImageDataModule:
+    """Return `limit` images of the digits 0 and 1, and as many nines."""
+    anomalies = {"nine": DigitsSource([9], "test")}
+    source = DigitsSource(normal or [0, 1], "test")
+    return ImageDataModule(source, anomalies, **({"limit": limit, "probe_batch_size": 5} | settings))
+
+
+def task(seed: int = 0, **settings: object) -> ClassificationTask:
+    """Return a small network with random weights; batch norm is not yet what it is in evaluation mode."""
+    torch.manual_seed(seed)
+    network = nn.Sequential(
+        nn.Conv2d(3, 4, 3, stride=4),
+        nn.BatchNorm2d(4),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(2),
+        nn.Flatten(),
+        nn.Linear(16, 2),
+    )
+    return ClassificationTask(network, **settings)
+
+
+def probes() -> list[Probe]:
+    """Return the paper's probe and the logits."""
+    return [GradientProbe(AllOnes()), LogitsProbe()]
+
+
+def probe(
+    folder: Path,
+    task: ClassificationTask,
+    data: ImageDataModule,
+    reading: list[Probe] | None = None,
+    **settings: object,
+) -> ProbeCallback:
+    """Probe all sources in Lightning's own predict loop and return the callback."""
+    callback = ProbeCallback(reading or probes(), RecordCache(folder))
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_checkpointing": False}
+    settings = quiet | {"accelerator": "cpu", "devices": 1} | settings
+    callbacks = [callback, *settings.pop("callbacks", [])]  # a bar comes after the work that it counts
+    trainer = pl.Trainer(callbacks=callbacks, **settings)
+    trainer.predict(task, datamodule=data, return_predictions=False)
+    return callback
+
+
+def tables(callback: ProbeCallback) -> dict[tuple[str, str], Records]:
+    """Read every entry back by source and probe."""
+    return {(entry.source, entry.probe): callback.cache.read(entry.key) for entry in callback.entries}

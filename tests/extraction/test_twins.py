@@ -1,0 +1,258 @@
+"""Attacked and corrupted versions of the normal images in the predict loop: made there, probed there, never twice."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from small_experiment import data, probe, probes, tables, task
+from torch import nn
+
+from lightning_gradood.core import Perturbation, image_generator
+from lightning_gradood.data import as_float
+from lightning_gradood.extraction import ProbeCallback
+from lightning_gradood.extraction import callback as callback_module
+from lightning_gradood.gradients import AllOnes, squared_gradient_norms
+from lightning_gradood.probes import PixelProbe
+from lightning_gradood.records import RecordCache, Records
+
+pytestmark = pytest.mark.filterwarnings("ignore:Total length of .* across ranks is zero")
+
+
+class Uphill(Perturbation):
+    """One step of the sign of the input gradient, away from the label."""
+
+    passes = 1
+
+    def __init__(self, eps: float = 0.25) -> None:
+        self.eps = eps
+
+    def _craft(self, network, images, labels, ids):
+        images.requires_grad_()
+        loss = nn.functional.cross_entropy(network(images), labels, reduction="sum")
+        (slope,) = torch.autograd.grad(loss, images)
+        return (images.detach() + self.eps * slope.sign()).clamp(0, 1), (labels + 1) % 2
+
+
+class Speckled(Perturbation):
+    """Noise that belongs to the image."""
+
+    passes = 0
+
+    def __init__(self, seed: int = 0) -> None:
+        self.seed = seed
+
+    def _craft(self, network, images, labels, ids):
+        noise = [torch.rand(images.shape[1:], generator=image_generator(self.seed, name)) for name in ids]
+        return (images + 0.1 * torch.stack(noise)).clamp(0, 1), None
+
+
+def attacked(**settings):
+    return data(**({"attacks": {"up": Uphill()}, "corruptions": {"speckled": Speckled()}} | settings))
+
+
+@pytest.fixture
+def crafted_ids(monkeypatch):
+    """Return the ids that are attacked, with the attack."""
+    seen, craft = [], Uphill._craft
+
+    def noting(self, network, images, labels, ids):
+        seen.extend(ids)
+        return craft(self, network, images, labels, ids)
+
+    monkeypatch.setattr(Uphill, "_craft", noting)
+    return seen
+
+
+def truth(model, sources, attack, records):
+    """Craft anew the images of some records, one at a time."""
+    origin = {name: row for row, name in enumerate(sources.normal_source.ids)}
+    rows = [origin[name] for name in records.column("origin_id")]
+    images = as_float(sources.normal_source.images(rows))
+    labels = torch.from_numpy(sources.normal_source.labels[rows])
+    found = [
+        attack.perturb(model.network, images[n : n + 1], labels[n : n + 1], [records.column("origin_id")[n]])
+        for n in range(len(rows))
+    ]
+    return {name: torch.cat([getattr(one, name) for one in found]) for name in ("images", "success", "l2", "linf")} | {
+        "labels": labels
+    }
+
+
+@pytest.mark.parametrize("name", ["up", "speckled"])
+@pytest.mark.parametrize("settings", [{"inference_mode": True}, {"precision": "bf16-mixed"}], ids=str)
+def test_records_equal_crafting_and_probing_one_image_at_a_time(tmp_path, name, settings):
+    model, sources = task(), attacked()
+    found = tables(probe(tmp_path, model, sources, **settings))
+    records = found[name, "gradients/all_ones"]
+    expected = truth(model, sources, {"up": Uphill(), "speckled": Speckled()}[name], records)
+    assert records.ids == sorted(f"{name}/{key.removeprefix('normal/')}" for key in sources.normal_source.ids)
+    assert set(records.column("source")) == {"normal"}
+    assert set(records.column("attack")) == {name}
+    assert records.anomalous.tolist() == [1] * 12
+    assert records.column("label").tolist() == expected["labels"].tolist()
+    assert records.column("success").tolist() == expected["success"].tolist()
+    assert records.column("l2") == pytest.approx(expected["l2"].numpy(), rel=1e-6)
+    assert records.column("linf") == pytest.approx(expected["linf"].numpy(), rel=1e-6)
+    norms = squared_gradient_norms(model.network, expected["images"], AllOnes())
+    assert records.probe("gradients/all_ones") == pytest.approx(norms.numpy(), rel=1e-3)
+    with torch.no_grad():
+        logits = model.network.eval()(expected["images"])
+    assert records.column("prediction").tolist() == logits.argmax(1).tolist()
+
+
+def test_a_target_is_said_to_be_hit_only_where_there_is_one(tmp_path):
+    found = tables(probe(tmp_path, task(), attacked()))
+    hit = found["up", "logits"].column("target_hit").tolist()
+    success = found["up", "logits"].column("success").tolist()
+    assert hit == success  # of two classes the target is the other one
+    assert {True, False} >= set(hit)
+    assert set(found["speckled", "logits"].column("target_hit")) == {None}
+    assert set(found["normal", "logits"].column("success")) == {None}
+
+
+def test_a_second_run_crafts_nothing(tmp_path, crafted_ids):
+    first = probe(tmp_path, task(), attacked())
+    assert Counter(crafted_ids) == Counter(attacked().normal_source.ids)
+    crafted_ids.clear()
+    assert probe(tmp_path, task(), attacked()).entries == first.entries
+    assert crafted_ids == []
+
+
+def test_a_new_probe_of_clean_images_alone_crafts_nothing(tmp_path, crafted_ids):
+    """Records of an attack that are there already do not bring it back."""
+    first = probe(tmp_path, task(), attacked())
+    for entry in first.entries:
+        if entry.source == "normal":
+            for path in (tmp_path / entry.key).iterdir():
+                path.unlink()
+    crafted_ids.clear()
+    again = tables(probe(tmp_path, task(), attacked()))
+    assert crafted_ids == []
+    assert len(again["normal", "logits"]) == 12
+
+
+def test_an_interrupted_attack_goes_on_where_it_stopped(tmp_path, crafted_ids):
+    whole = tables(probe(tmp_path / "whole", task(), attacked()))
+    cache = RecordCache(tmp_path / "rest")
+    for entry in probe(tmp_path / "other", task(), attacked()).entries:
+        cut = 7 if entry.source == "up" else 12
+        cache.write_shard(entry.key, Records(whole[entry.source, entry.probe].table.slice(0, cut)))
+    crafted_ids.clear()
+    found = tables(probe(tmp_path / "rest", task(), attacked()))
+    assert sorted(crafted_ids) == sorted(whole["up", "logits"].column("origin_id")[7:])
+    for key, records in whole.items():
+        assert found[key].ids == records.ids
+        assert found[key].probe(key[1]) == pytest.approx(records.probe(key[1]), rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"attacks": {"up": Uphill(0.2)}},
+        {"corruptions": {"speckled": Speckled(1)}},
+        {"eight_bit": True},
+        {"limits": {"up": 9, "speckled": 9}},
+    ],
+    ids=lambda changed: next(iter(changed)),
+)
+def test_the_key_names_what_makes_the_images(tmp_path, changed):
+    keys = [
+        {(entry.source, entry.probe): entry.key for entry in probe(tmp_path, task(), attacked(**settings)).entries}
+        for settings in ({}, changed)
+    ]
+    different = {source for source, _ in keys[0] if keys[0][source, "logits"] != keys[1][source, "logits"]}
+    expected = {"attacks": {"up"}, "corruptions": {"speckled"}}.get(next(iter(changed)), {"up", "speckled"})
+    assert different == expected
+
+
+def test_slow_attacks_are_kept_as_they_come(tmp_path, monkeypatch):
+    """A process may be killed without a word; what it had a minute ago is on disk."""
+    shards, write = [], RecordCache.write_shard
+    monkeypatch.setattr(callback_module, "_SECONDS", 0.0)
+    monkeypatch.setattr(
+        RecordCache, "write_shard", lambda self, key, records: (shards.append(len(records)), write(self, key, records))
+    )
+    found = tables(probe(tmp_path, task(), attacked()))
+    assert set(shards) == {5, 2}  # a shard for each batch
+    assert all(len(records) == 12 for records in found.values())
+
+
+def test_the_noise_control_is_normal_and_as_large_as_the_attack(tmp_path):
+    found = tables(probe(tmp_path, task(), attacked(noise_control=True)))
+    noise, attack = found["up.noise", "logits"], found["up", "logits"]
+    assert noise.anomalous.tolist() == [0] * 12
+    assert noise.column("origin_id").tolist() == attack.column("origin_id").tolist()
+    assert noise.column("l2") == pytest.approx(attack.column("l2"), rel=1e-4)
+    assert ("speckled.noise", "logits") not in found
+
+
+def test_pixels_are_kept_as_the_network_got_them(tmp_path):
+    model, sources = task(), attacked(eight_bit=True)
+    found = tables(probe(tmp_path, model, sources, [*probes(), PixelProbe("uint8"), PixelProbe("float16")]))
+    records = found["up", "pixels/uint8"]
+    expected = truth(model, sources, Uphill(), records)["images"].flatten(1).numpy()
+    assert records.probe("pixels/uint8").dtype == np.uint8
+    assert (records.probe("pixels/uint8") == np.round(expected * 255)).all()
+    short = found["up", "pixels/float16"].probe("pixels/float16")
+    assert short.dtype == np.float16
+    assert short == pytest.approx(np.round(expected * 255) / 255, abs=5e-4)
+    linf = found["up", "logits"].column("linf") * 255
+    assert linf == pytest.approx(np.round(linf), abs=1e-4)  # rounded before they are measured
+
+
+@pytest.mark.parametrize("settings", [{}, {"noise_control": True}, {"eight_bit": True}], ids=str)
+def test_images_that_were_kept_exactly_are_not_crafted_again(tmp_path, crafted_ids, settings):
+    """A detector that comes later reads them from the disk; what it finds is what crafting would have given."""
+    fresh = tables(probe(tmp_path / "fresh", task(), attacked(**settings)))
+    probe(tmp_path / "kept", task(), attacked(**settings), [PixelProbe("float32")])
+    crafted_ids.clear()
+    found = tables(probe(tmp_path / "kept", task(), attacked(**settings)))
+    assert crafted_ids == []
+    assert found.keys() == fresh.keys()
+    for key, records in fresh.items():
+        assert found[key].probe(key[1]) == pytest.approx(records.probe(key[1]), rel=1e-6)
+        for name in ("id", "origin_id", "source", "attack", "label", "prediction", "success", "target_hit"):
+            assert found[key].column(name).tolist() == records.column(name).tolist()
+        if key[0] in ("up", "speckled", "up.noise"):
+            for name in ("linf", "l2"):
+                assert found[key].column(name) == pytest.approx(records.column(name), rel=1e-6)
+
+
+def test_images_that_were_kept_rounded_or_of_other_settings_are_crafted_again(tmp_path, crafted_ids):
+    probe(tmp_path, task(), attacked(), [PixelProbe("uint8")])
+    probe(tmp_path, task(), attacked(attacks={"up": Uphill(0.2)}), [PixelProbe("float32")])
+    crafted_ids.clear()
+    probe(tmp_path, task(), attacked())
+    assert len(crafted_ids) == 12
+
+
+def test_training_and_parameters_are_untouched(tmp_path):
+    model = task()
+    before = {name: value.clone() for name, value in model.network.state_dict().items()}
+    probe(tmp_path, model, attacked())
+    assert all(torch.equal(before[name], value) for name, value in model.network.state_dict().items())
+    assert all(parameter.grad is None and parameter.requires_grad for parameter in model.network.parameters())
+
+
+def test_limits_take_their_share_of_every_split(tmp_path):
+    sources = attacked(limit=30, limits={"up": 10})
+    split_of = sources.manifest.split_of
+    found = tables(probe(tmp_path, task(), sources))
+    assert Counter(split_of[name] for name in found["up", "logits"].column("origin_id")) == {
+        "train": 4, "val": 4, "test": 2,
+    }  # fmt: skip
+    assert len(found["speckled", "logits"]) == 30
+
+
+def test_the_callback_probes_images_of_an_attack_as_one_batch_each(tmp_path, monkeypatch):
+    sizes, read = [], ProbeCallback._read
+
+    def noting(self, probes, task, images, ids):
+        sizes.append((ids[0].partition("/")[0], len(ids)))
+        return read(self, probes, task, images, ids)
+
+    monkeypatch.setattr(ProbeCallback, "_read", noting)
+    probe(tmp_path, task(), attacked())
+    assert Counter(name for name, _ in sizes) == {"normal": 3, "up": 3, "speckled": 3, "nine": 3}
+    assert sum(size for name, size in sizes if name == "up") == 12
