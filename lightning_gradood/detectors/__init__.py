@@ -1,22 +1,14 @@
 """Detectors: fit on records, give each record a score, higher = more anomalous.
 
 A `Detector` says which probes it reads, is fitted on the records of the detection splits `train` and `val`, and scores
-any records. `evaluate` runs the protocol: fit on `train`, select on `val`, look at `test` once; its `Outcome` holds
-every number of one detector on one anomaly source.
+any records; the room `evaluation` fits, selects and measures them.
 
     >>> import numpy as np
-    >>> from lightning_gradood.detectors import MLP, evaluate
-    >>> from lightning_gradood.gradients import AllOnes
+    >>> from lightning_gradood.detectors import Energy
     >>> from lightning_gradood.records import Records
-    >>> from lightning_gradood.tasks import MLPSettings
-    >>> def made_up(source, scale):
-    ...     norms = scale * np.random.default_rng(0).lognormal(size=(100, 4))
-    ...     return Records.build([f"{source}/{row}" for row in range(100)], source=source, values={"gradients/all_ones": norms})
-    >>> records = Records.concatenate([made_up("normal", 1.0), made_up("smoke", 100.0)])
-    >>> records = records.with_splits({name: ("train", "val", "test")[row % 3] for row, name in enumerate(records.ids)})
-    >>> outcome = evaluate(MLP([AllOnes()], MLPSettings(max_epochs=5)), records, source="smoke", seed=0)
-    >>> outcome.counts["test"], outcome.metrics["test"]["auroc"] > 0.9
-    ({'normal': 33, 'anomalous': 33}, True)
+    >>> records = Records.build(["a/0", "a/1"], source="a", values={"logits": np.array([[9.0, 0.0], [1.0, 1.0]])})
+    >>> bool(np.diff(Energy().score(records)) > 0)  # the second image is the less certain one
+    True
 
 Beside the paper's `MLP` stand the field's other methods, each one class that `--detection.detectors` takes by name, such as
 `--detection.detectors '[Baseline, Energy, {class_path: KNN, init_args: {k: 20}}]'`. They read the same pass over the

@@ -1,11 +1,11 @@
-"""Callbacks: what happens while Lightning's loops run.
+"""Extraction: read the probes of every image in Lightning's predict loop, on any number of processes.
 
 `ProbeCallback` reads the probes in the predict loop, on every process, and writes records to the cache; probes that must
-learn from the classifier's training images first do so once, on the first process. `ReportCallback` writes and logs what
-`Trainer.detect` found. `ImageProgressBar` is Lightning's bar with the source's name and images/s.
+learn from the classifier's training images first do so once, on the first process. `ImageProgressBar` is Lightning's bar
+with the source's name and images/s.
 
-    >>> from lightning_gradood.extraction import ImageProgressBar, ReportCallback
-    >>> callbacks = [ImageProgressBar(), ReportCallback()]
+    >>> from lightning_gradood.extraction import ImageProgressBar
+    >>> callbacks = [ImageProgressBar()]
 """
 
 from lightning_gradood.extraction.callback import ProbeCallback

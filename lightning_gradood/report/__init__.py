@@ -7,7 +7,7 @@ table and the figures speak in percent. W&B is imported here and nowhere else, a
 
 Example:
     >>> import numpy as np
-    >>> from lightning_gradood.detectors import Outcome, SplitScores
+    >>> from lightning_gradood.evaluation import Outcome, SplitScores
     >>> rng = np.random.default_rng(0)
     >>> labels = np.repeat([0, 1], 50)
     >>> test = SplitScores([str(i) for i in range(100)], labels, rng.normal(2.0 * labels))

@@ -63,7 +63,9 @@ def test_signed_steps_are_equal(name: str, precision: str, digits: Digits) -> No
     expected = judged(digits.network, digits.images, digits.labels, theirs, goal, ours.eps)
     found = ours.craft(digits.network, digits.images, digits.labels)
     assert float((found.images - digits.images).abs().max()) > 0.9 * (ours.eps or 0)
-    torch.testing.assert_close(found.images, expected, rtol=0, atol=1e-6)
+    equal = ((found.images - expected).abs() <= 1e-6).flatten(1).all(1)
+    # float32 may round a gradient near zero to either sign, and the image goes another way from there on
+    assert int((~equal).sum()) <= (0 if precision == "double" else 2)
 
 
 @pytest.mark.parametrize(("searches", "confidence"), [(1, 0.0), (3, 0.0), (1, 2.0)])

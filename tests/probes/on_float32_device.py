@@ -6,7 +6,7 @@ import pytest
 import torch
 from float32_device import without_float64
 
-from lightning_gradood import probes
+from lightning_gradood import detectors, probes
 from lightning_gradood.detectors import GradNormProbe, ImageStatisticsProbe, MahalanobisProbe, OdinProbe
 from lightning_gradood.experiments.artifacts import first_layer
 from lightning_gradood.gradients import AllOnes, Predicted
@@ -64,7 +64,8 @@ def training(device="cpu"):
 
 
 def test_no_probe_is_forgotten():
-    found = {one for one in vars(probes).values() if isinstance(one, type) and issubclass(one, Probe)}
+    rooms = {**vars(probes), **vars(detectors)}
+    found = {one for one in rooms.values() if isinstance(one, type) and issubclass(one, Probe)}
     assert {type(probe) for probe in PROBES} == found - {Probe, probes.TapProbe}
 
 
