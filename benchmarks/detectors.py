@@ -4,8 +4,8 @@
     OMP_NUM_THREADS=1 python -m benchmarks.detectors --records 100000 --detectors LID KNN
 
 Records are made up, half of them anomalous, as wide as those of ResNet-18: 62 norms for each of three label designs, five
-taps with 1,024 channels in all, 512 penultimate features. 40 % are to fit, 40 % to select, 20 % to score. Each detector has a
-process of its own, so that its peak is its own.
+feature layers with 1,024 channels in all, 512 penultimate features. 40 % are to fit, 40 % to select, 20 % to score. Each
+detector has a process of its own, so that its peak is its own.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ DETECTORS = {
     "GradientForest": lambda: GradientForest(DESIGNS),
     "ImageStatistics": ImageStatistics,
 }
-TAPS = {"relu": 64, "layer1": 64, "layer2": 128, "layer3": 256, "layer4": 512}
+LAYERS = {"relu": 64, "layer1": 64, "layer2": 128, "layer3": 256, "layer4": 512}
 NORMS, PENULTIMATE, CLASSES = 62, 512, 10
 
 
@@ -101,8 +101,10 @@ def shape(probe: Probe) -> tuple[int, list[str]]:
     if isinstance(probe, GradientProbe):
         return NORMS, []
     if isinstance(probe, FeatureProbe):
-        return sum(TAPS.values()), [f"{tap}.{channel}" for tap, width in TAPS.items() for channel in range(width)]
-    for attribute, factor in (("grid", 1), ("magnitudes", len(TAPS))):
+        return sum(LAYERS.values()), [
+            f"{layer}.{channel}" for layer, width in LAYERS.items() for channel in range(width)
+        ]
+    for attribute, factor in (("grid", 1), ("magnitudes", len(LAYERS))):
         if hasattr(probe, attribute):
             return factor * len(getattr(probe, attribute)), []
     return {"logits": CLASSES, "gradnorm": 1, "image_statistics": 4}.get(probe.name, PENULTIMATE), []

@@ -35,7 +35,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--network", choices=NETWORKS, default="resnet20")
     parser.add_argument("--images", type=int, default=256, help="normal images, all attacked by all six")
-    parser.add_argument("--preset", choices=["lee2018", "modern"], default="lee2018")
+    parser.add_argument("--preset", choices=["paper", "modern"], default="paper")
     settings = parser.parse_args()
     torch.manual_seed(0)
     network = NETWORKS[settings.network](num_classes=10).eval()

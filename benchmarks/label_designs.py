@@ -35,7 +35,7 @@ class Known(LabelDesign):
         """As in the records."""
         return self._name
 
-    def seed(self, logits: object) -> None:  # type: ignore[override]
+    def logit_gradient(self, logits: object) -> None:  # type: ignore[override]
         """There is no network here."""
         raise NotImplementedError
 

@@ -6,12 +6,11 @@ from pathlib import Path
 
 import lightning.pytorch as pl
 from lightning.pytorch.utilities import rank_zero_warn
-from safetensors.torch import save_file
 from tqdm.auto import tqdm
 
 from lightning_gradood.core import Refusal
 from lightning_gradood.data import ImageDataModule, as_float
-from lightning_gradood.detectors import Detector
+from lightning_gradood.detectors import save_detector
 from lightning_gradood.evaluation import (
     DetectionDatasets,
     DetectionSettings,
@@ -24,7 +23,7 @@ from lightning_gradood.evaluation import (
 )
 from lightning_gradood.extraction import Entry, ProbeCallback, read_records
 from lightning_gradood.probes import PixelProbe
-from lightning_gradood.records import RecordCache, Records
+from lightning_gradood.records import NORMAL, RecordCache, Records
 from lightning_gradood.report import ReportCallback, make_report
 from lightning_gradood.tasks import ClassificationTask, check_network
 
@@ -88,7 +87,7 @@ class Trainer(pl.Trainer):
             cache_dir: where records are kept and found again.
 
         Returns:
-            One outcome per anomaly source and detector, under `detection.protocol = matrix` also per source of training,
+            One outcome per anomaly source and detector, under `detection.protocol = cross` also per source of training,
             on every process.
         """
         started = time.perf_counter()
@@ -185,10 +184,7 @@ class Trainer(pl.Trainer):
                 trial, pools, seed=settings.seed, resamples=settings.resamples, conventions=settings.metrics
             )
             outcomes += found
-            self._save(detector, trial.owner)
+            path = Path(self.default_root_dir) / "detectors" / trial.owner / f"{detector.name}.safetensors"
+            threshold, counts = found[0].threshold, {split: found[0].counts[split] for split in ("train", "val")}
+            save_detector(path, detector, threshold, records[NORMAL], trained_on=found[0].trained_on, counts=counts)
         return gather_outcomes(outcomes, detectors, sources)
-
-    def _save(self, detector: Detector, source: str) -> None:
-        path = Path(self.default_root_dir) / "detectors" / source / f"{detector.name}.safetensors"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file({name: tensor.contiguous() for name, tensor in detector.state().items()}, path)

@@ -11,7 +11,7 @@ network may be any `nn.Module`; it is left as it was found::
     >>> found = PGD(eps=8 / 255, step=2 / 255, steps=5).perturb(network, images, labels, ids=["a", "b", "c", "d"])
     >>> found.images.shape, found.success.dtype, bool((found.linf <= 8 / 255 + 1e-6).all())
     (torch.Size([4, 3, 2, 2]), torch.bool, True)
-    >>> {name: attack.passes for name, attack in preset("lee2018").items()}
+    >>> {name: attack.passes for name, attack in preset("paper").items()}
     {'fgsm': 1, 'bim': 6, 'pgd': 10, 'cw': 100, 'iterll': 10, 'semantic': 0}
 
 What is random about an image follows from the seed and its id alone, so that neither order nor number of processes

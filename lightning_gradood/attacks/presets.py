@@ -12,8 +12,8 @@ def preset(name: str) -> dict[str, Perturbation]:
     """Make the attacks of a named set.
 
     Args:
-        name: "lee2018" (deep_Mahalanobis' settings, most probably the paper's), "modern" (those of today's robustness
-            papers, ε = 8/255) or "pilot" (those of this package's first check).
+        name: "paper" (the settings of deep_Mahalanobis, the code of Lee et al. 2018, which the paper most probably used),
+            "modern" (those of today's robustness papers, ε = 8/255) or "pilot" (those of this package's first check).
 
     Returns:
         Attacks by their short names: fgsm, bim, pgd, cw, iterll, semantic; in "pilot" also fgsm_05, with ε = .05.
@@ -22,15 +22,18 @@ def preset(name: str) -> dict[str, Perturbation]:
         Refusal: There is no such set.
 
     Example:
-        >>> list(preset("lee2018"))
+        >>> list(preset("paper"))
         ['fgsm', 'bim', 'pgd', 'cw', 'iterll', 'semantic']
     """
     if name not in _PRESETS:
-        raise Refusal(f"`preset` should be one of {', '.join(_PRESETS)}. Got `preset = {name!r}`. Choose one of these.")
+        renamed = "; what was lee2018 is paper now" if name == "lee2018" else ""
+        raise Refusal(
+            f"`preset` should be one of {', '.join(_PRESETS)}. Got `preset = {name!r}`. Choose one of these{renamed}."
+        )
     return _PRESETS[name]()
 
 
-def _lee2018() -> dict[str, Perturbation]:
+def _paper() -> dict[str, Perturbation]:
     return {
         "fgsm": FGSM(eps=0.05),
         "bim": BIM(eps=0.05, step=0.01, steps=6),
@@ -64,4 +67,4 @@ def _pilot() -> dict[str, Perturbation]:
     }
 
 
-_PRESETS: dict[str, Callable[[], dict[str, Perturbation]]] = {"lee2018": _lee2018, "modern": _modern, "pilot": _pilot}
+_PRESETS: dict[str, Callable[[], dict[str, Perturbation]]] = {"paper": _paper, "modern": _modern, "pilot": _pilot}

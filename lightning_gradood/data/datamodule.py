@@ -30,7 +30,7 @@ class ImageDataModule(ExperimentSources, LightningDataModule):
         normal: Images like those the classifier was trained on, but unseen by it.
         anomalies: Images it should be suspicious of, by name.
         train: The classifier's training images; None where it is trained already.
-        attacks: Attacks on the normal images by name, or the name of a preset: `lee2018`, `modern` or `pilot`.
+        attacks: Attacks on the normal images by name, or the name of a preset: `paper`, `modern` or `pilot`.
         corruptions: Corruptions of the normal images by name, or a severity 1 … 5 at which all fifteen are taken.
         keep: Which attacked images are detected: `all`, or only the `successful` ones, whose image was classified
             correctly before; then the normal side is those images too (Lee et al. 2018).

@@ -15,15 +15,15 @@ Beside the paper's `MLP` stand the field's other methods, each one class that `-
 images, and are measured on the same records:
 
 - formulas that learn nothing: `Baseline` (softmax probability), `Energy` and `GradNorm`; `FixedDetector` is their base;
-- distances to normal `train` images: `KNN`; like the formulas it needs no anomalous image (`label_free`);
+- distances to normal `train` images: `KNN`; like the formulas it needs no anomalous image (`needs_anomalies` is false);
 - settings chosen on `val`: `ODIN`; regressions on `train` as well: `LID`, `Mahalanobis` (with `ensemble`);
-- gradient representations without any anomalous image (`label_free`): `GradientGaussian`, `GradientKNN` and
+- gradient representations without any anomalous image (`needs_anomalies` is false): `GradientGaussian`, `GradientKNN` and
   `GradientForest` learn what is usual from normal `train` records, and their threshold lets 95 % of normal `val` images pass;
 - `ImageStatistics`, which is no rival but an audit: it never asks the network, so a source on which it does well is easy
   for a reason that has nothing to do with what the images show.
 """
 
-from lightning_gradood.detectors.detector import Detector, FixedDetector
+from lightning_gradood.detectors.detector import Detector, FixedDetector, NotFittedError
 from lightning_gradood.detectors.grad_norm import GradNorm, GradNormProbe
 from lightning_gradood.detectors.gradient_novelty import GradientForest, GradientGaussian, GradientKNN
 from lightning_gradood.detectors.image_statistics import ImageStatistics, ImageStatisticsProbe, image_statistics
@@ -33,6 +33,7 @@ from lightning_gradood.detectors.logit_scores import Baseline, Energy
 from lightning_gradood.detectors.mahalanobis import Mahalanobis, MahalanobisProbe
 from lightning_gradood.detectors.mlp import MLP
 from lightning_gradood.detectors.odin import ODIN, OdinProbe
+from lightning_gradood.detectors.saved import SavedDetector, load_detector, save_detector
 
 __all__ = [
     "KNN",
@@ -52,6 +53,10 @@ __all__ = [
     "ImageStatisticsProbe",
     "Mahalanobis",
     "MahalanobisProbe",
+    "NotFittedError",
     "OdinProbe",
+    "SavedDetector",
     "image_statistics",
+    "load_detector",
+    "save_detector",
 ]

@@ -1,11 +1,11 @@
-"""What every detector is.
+"""Base classes of detectors: what each reads from the network, how it is fitted, how it scores, what it saves."""
 
-Detectors that have nothing to learn: their score is a formula.
-"""
+from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import final
+from typing import Any, TypeVar, final
 
 import numpy as np
 from torch import Tensor
@@ -13,16 +13,30 @@ from torch import Tensor
 from lightning_gradood.probes import Probe
 from lightning_gradood.records import Records
 
+Fit = TypeVar("Fit")
+
+
+class NotFittedError(RuntimeError):
+    """A detector was asked for scores or for its state before it was fitted or loaded.
+
+    Args:
+        detector: The detector.
+    """
+
+    def __init__(self, detector: Detector) -> None:
+        kind = type(detector).__name__
+        super().__init__(
+            f"{kind} should be fitted before it scores or is saved. Got one that is not. "
+            f"Call {kind}.fit or {kind}.load_state_dict first."
+        )
+
 
 class Detector(ABC):
-    """Fits on records, scores records."""
+    """Fits on records, scores records, saves and loads what it has learnt.
 
-    zero_is_even_odds: bool = False
-    """Whether a score of 0 means that normal and anomalous are equally likely, as for an MLP's logit."""
-
-    label_free: bool = False
-    """Whether it is fitted on normal `train` records only, so that no anomalous image need be known: `fit` then looks at
-    nothing else, and the threshold is the 95 % quantile of the scores of normal `val` records."""
+    A constructor's parameters are settings; each is found under its own name as an attribute, so that `arguments` can
+    save them.
+    """
 
     @property
     @abstractmethod
@@ -33,6 +47,25 @@ class Detector(ABC):
     @abstractmethod
     def probes(self) -> Sequence[Probe]:
         """What it reads from the network."""
+
+    @property
+    def needs_anomalies(self) -> bool:
+        """Whether it is fitted on anomalous records too.
+
+        Where it is not, `fit` looks at normal records alone, and its threshold is the 95 % quantile of the scores of normal
+        `val` records.
+        """
+        return True
+
+    @property
+    def scores_are_logits(self) -> bool:
+        """Whether a score of 0 means that normal and anomalous are equally likely, as for an MLP's logit."""
+        return False
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The constructor's arguments by name, from attributes of the same names."""
+        return {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}
 
     @abstractmethod
     def fit(self, records: Records, seed: int) -> list[dict[str, float]]:
@@ -48,17 +81,42 @@ class Detector(ABC):
 
     @abstractmethod
     def score(self, records: Records) -> np.ndarray:
-        """Scores float64 [n], any range, higher = more anomalous."""
+        """Scores float64 [n], any range, higher = more anomalous.
+
+        Raises:
+            NotFittedError: it has learnt nothing yet.
+        """
 
     @abstractmethod
-    def state(self) -> dict[str, Tensor]:
-        """Everything `fit` has learnt, as tensors, for saving."""
+    def state_dict(self) -> dict[str, Tensor]:
+        """Everything `fit` has learnt, as tensors.
+
+        Raises:
+            NotFittedError: it has learnt nothing yet.
+        """
+
+    @abstractmethod
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Take what `state_dict` of a detector with the same settings returned; scores are then equal to the last bit.
+
+        Args:
+            state: tensors on the CPU.
+        """
+
+    def _fitted(self, learnt: Fit | None) -> Fit:
+        """Return what was learnt, or raise."""
+        if learnt is None:
+            raise NotFittedError(self)
+        return learnt
 
 
 class FixedDetector(Detector):
-    """Looks at no record before it scores; its threshold is a quantile of normal `val` scores."""
+    """A formula: nothing is learnt; its threshold is a quantile of normal `val` scores."""
 
-    label_free = True
+    @property
+    def needs_anomalies(self) -> bool:
+        """False."""
+        return False
 
     @final
     def fit(self, records: Records, seed: int) -> list[dict[str, float]]:
@@ -66,6 +124,10 @@ class FixedDetector(Detector):
         return []
 
     @final
-    def state(self) -> dict[str, Tensor]:
+    def state_dict(self) -> dict[str, Tensor]:
         """Empty."""
         return {}
+
+    @final
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Do nothing."""

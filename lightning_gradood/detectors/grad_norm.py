@@ -1,7 +1,4 @@
-"""GradNorm's number: how strongly a uniform label would change the weights of the last layer.
-
-GradNorm: how little would a uniform label change the last layer?
-"""
+"""GradNorm: the L1 norm of the gradient that a uniform label gives the weights of the last layer."""
 
 from collections.abc import Sequence
 
@@ -12,11 +9,11 @@ from torch import Tensor, nn
 
 from lightning_gradood.core import Refusal, to_float64
 from lightning_gradood.detectors.detector import FixedDetector
-from lightning_gradood.probes import PENULTIMATE, Probe, TapProbe
+from lightning_gradood.probes import PENULTIMATE, FeatureLayerProbe, Probe
 from lightning_gradood.records import Records
 
 
-class GradNormProbe(TapProbe):
+class GradNormProbe(FeatureLayerProbe):
     """L1 norm of the gradient of Σ_c −log softmax(z)_c in the last layer's weight, per image.
 
     In closed form: that gradient is the outer product of C·softmax(z) − 1 with the penultimate features, so its L1 norm
@@ -35,17 +32,17 @@ class GradNormProbe(TapProbe):
         """One name."""
         return ["last_weight_l1"]
 
-    def taps_of(self, network: nn.Module) -> list[str]:
+    def layers_of(self, network: nn.Module) -> list[str]:
         """`penultimate`."""
         return [PENULTIMATE]
 
-    def from_taps(self, network: nn.Module, logits: Tensor, taps: Sequence[Tensor]) -> Tensor:
+    def from_layers(self, network: nn.Module, logits: Tensor, layers: Sequence[Tensor]) -> Tensor:
         """Norms, float64 [N, 1].
 
         Raises:
             Refusal: if the logits are not what an nn.Linear makes of the penultimate features.
         """
-        (features,) = taps
+        (features,) = layers
         _refuse_other_heads(network, logits, features)
         seeds = logits.shape[1] * to_float64(logits).softmax(dim=1) - 1
         return seeds.abs().sum(dim=1, keepdim=True) * to_float64(features).abs().sum(dim=1, keepdim=True)

@@ -1,12 +1,7 @@
-"""What is usual: gradient representations of normal images, brought to one scale and seen by predicted class.
+"""One-class detectors on gradient representations: a Gaussian, nearest neighbours, an isolation forest.
 
-What the label-free detectors on gradients share: their probes, and that normal images are all they are fitted on.
-
-A Gaussian of normal gradient representations: the simplest label-free detector.
-
-Nearest neighbours among normal gradient representations.
-
-An isolation forest of normal gradient representations.
+They are fitted on normal images alone. Log norms are first freed of their predicted class and brought to one scale by
+`ClassConditionalWhitening`, which all three share.
 """
 
 from abc import abstractmethod
@@ -34,8 +29,8 @@ def log_norms(records: Records, label_designs: Sequence[LabelDesign]) -> np.ndar
     return np.log(np.concatenate(values, axis=1) + LOG_FLOOR)
 
 
-def normal_training(records: Records) -> Records:
-    """The records a label-free detector may be fitted on.
+def normal_training_records(records: Records) -> Records:
+    """The records a one-class detector may be fitted on.
 
     Raises:
         Refusal: if there are fewer than two.
@@ -44,14 +39,14 @@ def normal_training(records: Records) -> Records:
     normal = normal_records(train)
     if len(normal) < 2:
         raise Refusal(
-            f"`records` should hold at least 2 normal ones in `train` for a label-free detector. Got {len(normal)}. "
+            f"`records` should hold at least 2 normal ones in `train` for a one-class detector. Got {len(normal)}. "
             "Take more normal images."
         )
     return normal
 
 
 @dataclass(frozen=True)
-class Normality:
+class ClassConditionalWhitening:
     """Log norms of normal images: how they vary, and around what for each predicted class.
 
     The norms follow the predicted class, so what varies between classes would hide what varies with the image. Directions
@@ -76,7 +71,7 @@ class Normality:
     directions: np.ndarray
 
     @classmethod
-    def of(cls, normal: Records, label_designs: Sequence[LabelDesign], whitening: float) -> "Normality":
+    def of(cls, normal: Records, label_designs: Sequence[LabelDesign], whitening: float) -> "ClassConditionalWhitening":
         """Learn from normal records, at least two of them."""
         values = log_norms(normal, label_designs)
         deviation = values.std(axis=0)
@@ -101,21 +96,28 @@ class Normality:
         standardised = (log_norms(records, self.label_designs) - self.mean) / self.scale
         return np.asarray((standardised - centres) @ self.directions)
 
-    def state(self) -> dict[str, Tensor]:
-        """All of it as tensors."""
-        names = ("mean", "scale", "classes", "centres", "directions")
-        return {name: torch.from_numpy(np.ascontiguousarray(getattr(self, name))) for name in names}
+    def state_dict(self) -> dict[str, Tensor]:
+        """All but the label designs, as tensors."""
+        return {name: torch.from_numpy(np.ascontiguousarray(getattr(self, name))) for name in _WHITENING}
+
+    @classmethod
+    def from_state_dict(
+        cls, state: dict[str, Tensor], label_designs: Sequence[LabelDesign]
+    ) -> "ClassConditionalWhitening":
+        """Rebuild it from `state_dict`; other entries of `state` are ignored."""
+        return cls(label_designs, *(state[name].numpy() for name in _WHITENING))
 
 
-class LabelFreeDetector(Detector):
+_WHITENING = ("mean", "scale", "classes", "centres", "directions")
+
+
+class OneClassDetector(Detector):
     """Fitted on the gradient representations of normal `train` records alone; no anomalous image is looked at.
 
     Args:
         label_designs: the representation is their norms side by side; [AllOnes] if none are named.
-        whitening: from 0, standardised norms, to 1, fully whitened ones; see `Normality`.
+        whitening: from 0, standardised norms, to 1, fully whitened ones; see `ClassConditionalWhitening`.
     """
-
-    label_free = True
 
     def __init__(self, label_designs: list[LabelDesign] | None, whitening: float) -> None:
         if not 0 <= whitening <= 1:
@@ -124,7 +126,12 @@ class LabelFreeDetector(Detector):
             )
         self.label_designs = list(label_designs) if label_designs else [AllOnes()]
         self.whitening = whitening
-        self._normality: Normality | None = None
+        self._whitening: ClassConditionalWhitening | None = None
+
+    @property
+    def needs_anomalies(self) -> bool:
+        """False."""
+        return False
 
     @property
     def probes(self) -> Sequence[Probe]:
@@ -133,23 +140,23 @@ class LabelFreeDetector(Detector):
 
     def fit(self, records: Records, seed: int) -> list[dict[str, float]]:
         """Learn what is usual from normal `train` records; other rows are never looked at. See `Detector.fit`."""
-        normal = normal_training(records)
-        self._normality = Normality.of(normal, self.label_designs, self.whitening)
-        self._fit(self._normality.of_images(normal), seed)
+        normal = normal_training_records(records)
+        self._whitening = ClassConditionalWhitening.of(normal, self.label_designs, self.whitening)
+        self._fit(self._whitening.of_images(normal), seed)
         return []
 
     def score(self, records: Records) -> np.ndarray:
         """How unusual, float64 [n]."""
-        return np.asarray(self._score(self._fitted().of_images(records)), dtype=np.float64)
+        return np.asarray(self._score(self._fitted(self._whitening).of_images(records)), dtype=np.float64)
 
-    def state(self) -> dict[str, Tensor]:
-        """What is usual, as tensors."""
-        return self._fitted().state() | self._state()
+    def state_dict(self) -> dict[str, Tensor]:
+        """The whitening of normal images, and what else the method has learnt."""
+        return self._fitted(self._whitening).state_dict() | self._state()
 
-    def _fitted(self) -> Normality:
-        if self._normality is None:
-            raise RuntimeError(f"{type(self).__name__}.fit comes before score and state.")
-        return self._normality
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Take both; see `Detector.load_state_dict`."""
+        self._whitening = ClassConditionalWhitening.from_state_dict(state, self.label_designs)
+        self._load(state)
 
     @abstractmethod
     def _fit(self, normal: np.ndarray, seed: int) -> None:
@@ -160,11 +167,14 @@ class LabelFreeDetector(Detector):
         """Score values [n, D], higher = more anomalous."""
 
     def _state(self) -> dict[str, Tensor]:
-        """What is learnt beyond the normality."""
+        """What is learnt beyond the whitening."""
         return {}
 
+    def _load(self, state: dict[str, Tensor]) -> None:  # nothing, unless a method learns more
+        """Take what `_state` returned."""
 
-class GradientGaussian(LabelFreeDetector):
+
+class GradientGaussian(OneClassDetector):
     """Score by the squared distance from the predicted class' centre, in a metric between Euclid's and Mahalanobis'.
 
     Args:
@@ -194,7 +204,7 @@ class GradientGaussian(LabelFreeDetector):
 _MEBIBYTES = 256  # of distances at a time
 
 
-class GradientKNN(LabelFreeDetector):
+class GradientKNN(OneClassDetector):
     """Score by the distance to the k-th nearest normal representation, each seen from its predicted class' centre.
 
     Args:
@@ -220,6 +230,9 @@ class GradientKNN(LabelFreeDetector):
         return "gradient_knn"
 
     def _fit(self, normal: np.ndarray, seed: int) -> None:
+        self._keep(normal)
+
+    def _keep(self, normal: np.ndarray) -> None:
         self._normal = normal
         # brute force, in chunks: trees do not help in this many dimensions
         self._neighbours = NearestNeighbors(n_neighbors=min(self.k, len(normal)), algorithm="brute").fit(normal)
@@ -232,8 +245,87 @@ class GradientKNN(LabelFreeDetector):
         """The normal representations, float64 [n, D]."""
         return {"normal": torch.from_numpy(np.ascontiguousarray(self._normal))}
 
+    def _load(self, state: dict[str, Tensor]) -> None:
+        self._keep(state["normal"].numpy())
 
-class GradientForest(LabelFreeDetector):
+
+@dataclass(frozen=True)
+class _Trees:
+    """The trees of an isolation forest, node by node, one tree behind the other.
+
+    Args:
+        feature: column that a node compares; negative in a leaf, int64 [nodes].
+        threshold: rows at most this large go left, float64 [nodes].
+        left, right: children, counted within their tree, int64 [nodes].
+        samples: training rows that reached the node, int64 [nodes].
+        count: nodes of each tree, int64 [trees].
+        drawn: training rows of each tree, int64, one number.
+    """
+
+    feature: np.ndarray
+    threshold: np.ndarray
+    left: np.ndarray
+    right: np.ndarray
+    samples: np.ndarray
+    count: np.ndarray
+    drawn: np.ndarray
+
+    @classmethod
+    def of(cls, forest: IsolationForest) -> "_Trees":
+        trees = [estimator.tree_ for estimator in forest.estimators_]
+
+        def nodes(name: str) -> np.ndarray:
+            return np.concatenate([getattr(tree, name) for tree in trees])
+
+        return cls(
+            feature=nodes("feature"),
+            threshold=nodes("threshold"),
+            left=nodes("children_left"),
+            right=nodes("children_right"),
+            samples=nodes("n_node_samples"),
+            count=np.array([tree.node_count for tree in trees]),
+            drawn=np.array(forest.max_samples_),
+        )
+
+    def scores(self, values: np.ndarray) -> np.ndarray:
+        """Anomaly scores 2^(−mean depth / expected depth) in (0, 1], float64 [n], of rows [n, D].
+
+        Equal to scikit-learn's `-IsolationForest.score_samples`, rounding and order of summation included.
+
+        Reference:
+            Liu, Ting and Zhou 2008, Eq. 1 and 2.
+        """
+        rows = values.astype(np.float32)  # scikit-learn's trees compare float32
+        depths = np.zeros(len(rows))
+        for start, count in zip(np.cumsum(self.count) - self.count, self.count, strict=True):
+            depths += self._depths(rows, slice(start, start + count))
+        expected = len(self.count) * _expected_depth(self.drawn.reshape(1))[0]
+        return np.asarray(2 ** -(depths / expected if expected else np.ones_like(depths)))
+
+    def _depths(self, rows: np.ndarray, tree: slice) -> np.ndarray:
+        feature, threshold = self.feature[tree], self.threshold[tree]
+        left, right, expected = self.left[tree], self.right[tree], _expected_depth(self.samples[tree])
+        node, depth = np.zeros(len(rows), dtype=np.int64), np.ones(len(rows))
+        inner = np.flatnonzero(feature[node] >= 0)
+        while len(inner):
+            at = node[inner]
+            node[inner] = np.where(rows[inner, feature[at]] <= threshold[at], left[at], right[at])
+            depth[inner] += 1
+            inner = inner[feature[node[inner]] >= 0]
+        return np.asarray(depth + expected[node] - 1.0)
+
+
+def _expected_depth(samples: np.ndarray) -> np.ndarray:
+    """Mean depth of an unsuccessful search among so many rows, c(n) of Liu, Ting and Zhou, Eq. 1; float64 like `samples`."""
+    found = np.zeros(len(samples))
+    found[samples == 2] = 1.0
+    many = samples > 2
+    n = samples[many]
+    found[many] = 2.0 * (np.log(n - 1.0) + np.euler_gamma) - 2.0 * (n - 1.0) / n
+    return found
+
+
+class GradientForest(OneClassDetector):
     """Score by how few random cuts isolate an image among normal ones.
 
     Args:
@@ -249,7 +341,7 @@ class GradientForest(LabelFreeDetector):
         if trees < 1:
             raise Refusal(f"`trees` should be at least 1. Got `trees = {trees}`. 200 is the default.")
         self.trees = trees
-        self._forest: IsolationForest | None = None
+        self._trees: _Trees | None = None
 
     @property
     def name(self) -> str:
@@ -257,20 +349,17 @@ class GradientForest(LabelFreeDetector):
         return "gradient_forest"
 
     def _fit(self, normal: np.ndarray, seed: int) -> None:
-        self._forest = IsolationForest(n_estimators=self.trees, max_samples="auto", random_state=seed).fit(normal)
+        forest = IsolationForest(n_estimators=self.trees, max_samples="auto", random_state=seed)
+        self._trees = _Trees.of(forest.fit(normal))
 
     def _score(self, values: np.ndarray) -> np.ndarray:
-        return -np.asarray(self._grown().score_samples(values))
+        return self._fitted(self._trees).scores(values)
 
     def _state(self) -> dict[str, Tensor]:
-        """The nodes of all trees one after the other, and how many each tree has."""
-        trees = [estimator.tree_ for estimator in self._grown().estimators_]
-        names = ("feature", "threshold", "children_left", "children_right", "n_node_samples")
-        nodes = {name: np.concatenate([getattr(tree, name) for tree in trees]) for name in names}
-        nodes["node_count"] = np.array([tree.node_count for tree in trees])
-        return {name: torch.from_numpy(values) for name, values in nodes.items()}
+        """The fields of `_Trees`."""
+        trees = self._fitted(self._trees)
+        return {f"trees/{name}": torch.from_numpy(np.array(value)) for name, value in vars(trees).items()}
 
-    def _grown(self) -> IsolationForest:
-        if self._forest is None:
-            raise RuntimeError("GradientForest.fit comes before score and state.")
-        return self._forest
+    def _load(self, state: dict[str, Tensor]) -> None:
+        fields = {name: state[f"trees/{name}"].numpy() for name in _Trees.__dataclass_fields__}
+        self._trees = _Trees(**fields)

@@ -1,7 +1,4 @@
-"""Statistics of the images themselves, for the audit: is a source easy for a reason that has nothing to do with content?
-
-The artefact audit: a detector that sees statistics of the images and nothing of what they show.
-"""
+"""Image statistics as a detector: an audit of whether a source is easy for a reason other than its content."""
 
 from collections.abc import Sequence
 
@@ -120,16 +117,15 @@ class ImageStatistics(Detector):
 
     def score(self, records: Records) -> np.ndarray:
         """Logits, float64 [n]."""
-        return self._fitted().score(_inputs(records))
+        return self._fitted(self._logistic).score(_inputs(records))
 
-    def state(self) -> dict[str, Tensor]:
+    def state_dict(self) -> dict[str, Tensor]:
         """The regression."""
-        return self._fitted().state()
+        return self._fitted(self._logistic).state_dict()
 
-    def _fitted(self) -> Logistic:
-        if self._logistic is None:
-            raise RuntimeError("ImageStatistics.fit comes before score and state.")
-        return self._logistic
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Take the regression; see `Detector.load_state_dict`."""
+        self._logistic = Logistic.from_state_dict(state)
 
 
 def _inputs(records: Records) -> np.ndarray:

@@ -27,8 +27,6 @@ class KNN(Detector):
         Sun, Ming, Zhu, Li 2022, section 3.
     """
 
-    label_free = True
-
     def __init__(self, k: int = 50, name: str = "knn") -> None:
         if k < 1:
             raise Refusal(f"`k` should be at least 1. Got `k = {k}`. The paper's is 50 for CIFAR-10.")
@@ -36,6 +34,11 @@ class KNN(Detector):
         self._name = name
         self._directions = np.empty((0, 0))
         self._neighbours: NearestNeighbors | None = None
+
+    @property
+    def needs_anomalies(self) -> bool:
+        """False: normal records are all it keeps."""
+        return False
 
     @property
     def name(self) -> str:
@@ -56,25 +59,27 @@ class KNN(Detector):
                 f"`k` should be at most the number of normal records in `train`. Got `k = {self.k}` for "
                 f"{len(directions)}. Name a smaller one, e.g. {max(len(directions) // 10, 1)}."
             )
-        # brute force, in chunks: trees do not help in hundreds of dimensions, and the score is the same
-        self._directions = directions
-        self._neighbours = NearestNeighbors(n_neighbors=self.k, algorithm="brute").fit(directions)
+        self._keep(directions)
         return []
 
     def score(self, records: Records) -> np.ndarray:
         """Distances in [0, 2], float64 [n]."""
-        distances, _ = self._fitted().kneighbors(_directions(records))
+        distances, _ = self._fitted(self._neighbours).kneighbors(_directions(records))
         return np.asarray(distances[:, -1], dtype=np.float64)
 
-    def state(self) -> dict[str, Tensor]:
+    def state_dict(self) -> dict[str, Tensor]:
         """`directions`, unit-length features of the normal `train` records, float64 [n, D]."""
-        self._fitted()
+        self._fitted(self._neighbours)
         return {"directions": torch.from_numpy(self._directions)}
 
-    def _fitted(self) -> NearestNeighbors:
-        if self._neighbours is None:
-            raise RuntimeError("KNN.fit comes before score and state.")
-        return self._neighbours
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Take the directions; see `Detector.load_state_dict`."""
+        self._keep(state["directions"].numpy())
+
+    def _keep(self, directions: np.ndarray) -> None:
+        # brute force, in chunks: trees do not help in hundreds of dimensions, and the score is the same
+        self._directions = directions
+        self._neighbours = NearestNeighbors(n_neighbors=self.k, algorithm="brute").fit(directions)
 
 
 def _directions(records: Records) -> np.ndarray:

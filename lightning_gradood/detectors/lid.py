@@ -1,8 +1,6 @@
-"""Local intrinsic dimensionality of features among mini-batches of clean images.
+"""LID: a regression on the local intrinsic dimensionality of features among mini-batches of clean images."""
 
-LID: in how many directions do the features spread around an image?
-"""
-
+import json
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +14,7 @@ from lightning_gradood.core import Refusal
 from lightning_gradood.detectors.detector import Detector
 from lightning_gradood.detectors.logistic import Logistic, fit_logistic
 from lightning_gradood.metrics import auroc
-from lightning_gradood.probes import FeatureProbe, Probe, columns_of_taps
+from lightning_gradood.probes import FeatureProbe, Probe, columns_by_layer
 from lightning_gradood.records import Records
 
 _BATCH = 100  # images, as in the original
@@ -52,12 +50,12 @@ def local_dimensionality(distances: np.ndarray, neighbours: Sequence[int]) -> np
 class Neighbourhoods:
     """Mini-batches of clean images, and the rule that says which of them an image is compared with.
 
-    Every image meets all images of its batch but one: itself or its own clean version, where that is a member, else the
-    member of its place. So members and strangers, which have the same number of neighbours, have comparable numbers.
+    Every image is compared with all images of a batch but one: itself or its own clean version, where that is in the batch,
+    else the one at a place given by its id. So images inside and outside the batches have equally many neighbours.
 
     Args:
         features: of the clean images, float [batches, size, width].
-        place_of: origin id to batch and place, for the members.
+        place_of: origin id to batch and place, for the images in the batches.
     """
 
     features: np.ndarray
@@ -84,28 +82,28 @@ class Neighbourhoods:
         return int(self.features.shape[1]) - 1
 
     def dimensionality(
-        self, records: Records, values: np.ndarray, taps: Sequence[Sequence[int]], neighbours: Sequence[int]
+        self, records: Records, values: np.ndarray, layers: Sequence[Sequence[int]], neighbours: Sequence[int]
     ) -> np.ndarray:
-        """Estimate the dimensionality at every record and tap.
+        """Estimate the dimensionality at every record and feature layer.
 
         Args:
             records: n records, for their origins.
             values: their features, float [n, width].
-            taps: columns of each of the T taps.
+            layers: columns of each of the T feature layers.
             neighbours: K values of k.
 
         Returns:
             float64 [n, K, T].
         """
         batches, places = np.array([self._place(origin) for origin in records.column("origin_id")]).reshape(-1, 2).T
-        found = np.empty((len(records), len(neighbours), len(taps)))
+        found = np.empty((len(records), len(neighbours), len(layers)))
         for batch in np.unique(batches):
             rows = np.flatnonzero(batches == batch)
             kept = np.arange(self.neighbours + 1) != places[rows, None]
-            for tap, columns in enumerate(taps):
+            for layer, columns in enumerate(layers):
                 distances = cdist(values[rows][:, columns], self.features[batch][:, columns])
                 among = distances[kept].reshape(len(rows), -1)
-                found[rows, :, tap] = local_dimensionality(among, neighbours)
+                found[rows, :, layer] = local_dimensionality(among, neighbours)
         return found
 
     def _place(self, origin: str) -> tuple[int, int]:
@@ -124,13 +122,13 @@ class _Fit:
     """What `fit` has learnt."""
 
     k: int
-    taps: list[list[int]]
+    layers: list[list[int]]
     neighbourhoods: Neighbourhoods
     logistic: Logistic
 
 
 class LID(Detector):
-    """Logistic regression on the local intrinsic dimensionality of every tap among clean `train` images.
+    """Logistic regression on the local intrinsic dimensionality of every feature layer among clean `train` images.
 
     Neighbours are sought in mini-batches of 100 clean images, the image's own clean version not counted. Lee et al.
     take the batch that is scored; here it is always made of normal `train` records, so that a score depends on its own
@@ -139,7 +137,7 @@ class LID(Detector):
     Args:
         neighbours: the grid of k; the one with the highest AUROC on `val` is taken, the first of equals. Values that
             exceed the neighbours there are, 99 or fewer, are left out.
-        taps: modules to read, as for `FeatureProbe`.
+        layers: modules to read, as for `FeatureProbe`.
         name: in tables, files and W&B keys.
 
     Raises:
@@ -149,14 +147,14 @@ class LID(Detector):
         Ma et al. 2018, algorithm 1; deep_Mahalanobis (Lee et al. 2018), `lib_generation.py`, `get_LID`.
     """
 
-    def __init__(self, neighbours: Sequence[int] = _GRID, taps: list[str] | None = None, name: str = "lid") -> None:
+    def __init__(self, neighbours: Sequence[int] = _GRID, layers: list[str] | None = None, name: str = "lid") -> None:
         if not neighbours or min(neighbours) < 2:
             raise Refusal(
                 f"`neighbours` should hold at least one number, each 2 or more. Got `neighbours = {list(neighbours)}`. "
                 "Lee et al. take 10, 20, … 90."
             )
         self.neighbours = list(neighbours)
-        self.taps = taps
+        self.layers = layers
         self._name = name
         self._fit: _Fit | None = None
 
@@ -167,52 +165,68 @@ class LID(Detector):
 
     @property
     def probes(self) -> Sequence[Probe]:
-        """The taps."""
-        return [FeatureProbe(self.taps)]
+        """The feature layers."""
+        return [FeatureProbe(self.layers)]
 
     def fit(self, records: Records, seed: int) -> list[dict[str, float]]:
         """Make the mini-batches and the regressions on `train`, choose k on `val`; see `Detector.fit`."""
         train, val = (records.where(split=split) for split in ("train", "val"))
-        taps = self._columns(records)
+        layers = self._columns(records)
         neighbourhoods = self._neighbourhoods(train, seed)
         grid = [k for k in self.neighbours if k <= neighbourhoods.neighbours]
-        seen, unseen = (neighbourhoods.dimensionality(part, self._values(part), taps, grid) for part in (train, val))
+        seen, unseen = (neighbourhoods.dimensionality(part, self._values(part), layers, grid) for part in (train, val))
         best = -1.0
         for index, k in enumerate(grid):
             logistic = fit_logistic(seen[:, index], train.anomalous)
             value = auroc(logistic.score(unseen[:, index]), val.anomalous)
             if value > best:
-                best, self._fit = value, _Fit(k, taps, neighbourhoods, logistic)
+                best, self._fit = value, _Fit(k, layers, neighbourhoods, logistic)
         return []
 
     def score(self, records: Records) -> np.ndarray:
         """Logits, float64 [n]."""
-        fit = self._fitted()
-        dimensions = fit.neighbourhoods.dimensionality(records, self._values(records), fit.taps, [fit.k])
+        fit = self._fitted(self._fit)
+        dimensions = fit.neighbourhoods.dimensionality(records, self._values(records), fit.layers, [fit.k])
         return fit.logistic.score(dimensions[:, 0])
 
-    def state(self) -> dict[str, Tensor]:
-        """The regression, `k`, `clean` features float32 [batches, size, ΣC] and the `tap` of each of their columns."""
-        fit = self._fitted()
-        tap = np.concatenate([np.full(len(columns), index) for index, columns in enumerate(fit.taps)])
-        return fit.logistic.state() | {
+    def state_dict(self) -> dict[str, Tensor]:
+        """What was learnt.
+
+        - the regression, and `k`;
+        - `clean`: features of the mini-batches, float64 [batches, size, ΣC], and `layer`: that of each column, int64 [ΣC];
+        - `ids`: UTF-8 bytes of the JSON list of the clean images' ids, in the order of `clean`.
+        """
+        fit = self._fitted(self._fit)
+        layer = np.concatenate([np.full(len(columns), index) for index, columns in enumerate(fit.layers)])
+        ids = json.dumps(list(fit.neighbourhoods.place_of)).encode()
+        return fit.logistic.state_dict() | {
             "k": torch.tensor(fit.k),
-            "clean": torch.from_numpy(fit.neighbourhoods.features).float(),  # as the network gave them
-            "tap": torch.from_numpy(tap),
+            "clean": torch.from_numpy(fit.neighbourhoods.features),
+            "layer": torch.from_numpy(layer),
+            "ids": torch.tensor(list(ids), dtype=torch.uint8),
         }
 
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Take the mini-batches and the regression; see `Detector.load_state_dict`."""
+        clean, layer = state["clean"].numpy(), state["layer"].numpy()
+        ids = json.loads(bytes(state["ids"].tolist()))
+        place_of = {name: divmod(index, clean.shape[1]) for index, name in enumerate(ids)}
+        layers = [np.flatnonzero(layer == index).tolist() for index in range(int(layer.max()) + 1)]
+        logistic = Logistic.from_state_dict(state)
+        self._fit = _Fit(int(state["k"]), layers, Neighbourhoods(clean, place_of), logistic)
+
     def _columns(self, records: Records) -> list[list[int]]:
-        column = FeatureProbe(self.taps).name
-        taps = list(columns_of_taps(records.names(column)).values())
-        if not taps:
+        column = FeatureProbe(self.layers).name
+        layers = list(columns_by_layer(records.names(column)).values())
+        if not layers:
             raise Refusal(
-                f"`records` should say which columns of {column!r} belong to which tap. Got no names. Build them with "
+                f"`records` should say which columns of {column!r} belong to which feature layer. Got no names. Build them with "
                 "`names`, e.g. those of `FeatureProbe.names` after a reading."
             )
-        return taps
+        return layers
 
     def _values(self, records: Records) -> np.ndarray:
-        return records.probe(FeatureProbe(self.taps).name).astype(np.float64, copy=False)
+        return records.probe(FeatureProbe(self.layers).name).astype(np.float64, copy=False)
 
     def _neighbourhoods(self, train: Records, seed: int) -> Neighbourhoods:
         clean = (train.anomalous == 0) & (train.column("id") == train.column("origin_id"))
@@ -223,8 +237,3 @@ class LID(Detector):
                 f"records and `neighbours = {self.neighbours}`. Name a smaller one."
             )
         return Neighbourhoods.build(self._values(train)[clean], train.column("id")[clean].tolist(), seed)
-
-    def _fitted(self) -> _Fit:
-        if self._fit is None:
-            raise RuntimeError("LID.fit comes before score and state.")
-        return self._fit

@@ -34,10 +34,15 @@ class Logistic:
         """Logits of being anomalous, float64 [n], for values [n, d]."""
         return np.asarray((values - self.mean) / self.scale @ self.weights + self.bias, dtype=np.float64)
 
-    def state(self) -> dict[str, Tensor]:
-        """The four as tensors."""
+    def state_dict(self) -> dict[str, Tensor]:
+        """The four as float64 tensors."""
         parts = {"mean": self.mean, "scale": self.scale, "weights": self.weights, "bias": self.bias}
         return {name: torch.tensor(value, dtype=torch.float64) for name, value in parts.items()}
+
+    @classmethod
+    def from_state_dict(cls, state: dict[str, Tensor]) -> "Logistic":
+        """Rebuild it from `state_dict`; other entries of `state` are ignored."""
+        return cls(state["mean"].numpy(), state["scale"].numpy(), state["weights"].numpy(), float(state["bias"]))
 
 
 def fit_logistic(values: np.ndarray, labels: np.ndarray) -> Logistic:

@@ -1,7 +1,4 @@
-"""The baseline: how unsure is the classifier?
-
-Energy: how much evidence for any class at all?
-"""
+"""Detectors on logits: the maximum softmax probability, and the energy."""
 
 from collections.abc import Sequence
 

@@ -1,22 +1,22 @@
 """The paper's detector: a 2-layer MLP on gradient representations."""
 
 import copy
-import logging
-import warnings
+import math
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 
-import lightning.pytorch as pl
 import numpy as np
 import torch
-from lightning.pytorch.callbacks import Callback, EarlyStopping
 from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits
 
 from lightning_gradood.detectors.detector import Detector
 from lightning_gradood.gradients import LabelDesign
+from lightning_gradood.metrics import auroc
 from lightning_gradood.probes import GradientProbe, Probe
 from lightning_gradood.records import Records
 from lightning_gradood.tasks import DetectionTask, MLPSettings
+
+_VALIDATION_BATCH = 4096
 
 
 class MLP(Detector):
@@ -31,8 +31,6 @@ class MLP(Detector):
         Lee, Prabhushankar, AlRegib 2022, section 3.2.
     """
 
-    zero_is_even_odds = True
-
     def __init__(self, label_designs: Sequence[LabelDesign], settings: MLPSettings, name: str = "mlp") -> None:
         self.label_designs = list(label_designs)
         self.settings = settings
@@ -45,6 +43,11 @@ class MLP(Detector):
         return self._name
 
     @property
+    def scores_are_logits(self) -> bool:
+        """True."""
+        return True
+
+    @property
     def probes(self) -> Sequence[Probe]:
         """One gradient probe per label design."""
         return [GradientProbe(design) for design in self.label_designs]
@@ -55,96 +58,93 @@ class MLP(Detector):
         with torch.random.fork_rng(devices=[]):  # the caller's random numbers stay as they were
             torch.default_generator.manual_seed(seed)  # of the CPU alone; torch.manual_seed sets those of GPUs too
             self.task = DetectionTask(train[0], self.settings)
-            keeper = _BestEpoch()
-            stopper = EarlyStopping("val/loss", patience=self.settings.patience, verbose=False)
-            with _quietly():
-                _trainer(self.settings.max_epochs, [keeper, stopper]).fit(
-                    self.task,
-                    _Batches(*train, size=self.settings.batch_size, shuffle=True),
-                    _Batches(*val, size=4096, shuffle=False),
-                )
-        self.task.load_state_dict(keeper.weights)
-        return keeper.curves
+            return train_with_early_stopping(self.task, train, val)
 
     def score(self, records: Records) -> np.ndarray:
         """Logits of the MLP, float64 [n]."""
-        representations, _ = self._tensors(records)
-        task = self._fitted()
-        task.eval()
+        task = self._fitted(self.task).eval()
         with torch.no_grad():
-            return task(representations).double().numpy()  # type: ignore[no-any-return]  # untyped __call__
+            logits: Tensor = task(self._tensors(records)[0])
+        return np.asarray(logits.double().numpy())
 
-    def state(self) -> dict[str, Tensor]:
+    def state_dict(self) -> dict[str, Tensor]:
         """Weights and standardisation of the best epoch."""
-        return dict(self._fitted().state_dict())
+        return dict(self._fitted(self.task).state_dict())
 
-    def _fitted(self) -> DetectionTask:
-        if self.task is None:
-            raise RuntimeError("MLP.fit comes before score and state.")
-        return self.task
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Take weights and standardisation; see `Detector.load_state_dict`."""
+        with torch.random.fork_rng(devices=[]):  # weights are drawn before they are replaced
+            task = DetectionTask(torch.zeros(2, len(state["mean"]), dtype=torch.float64), self.settings)
+        task.load_state_dict(state)
+        self.task = task
 
     def _tensors(self, records: Records) -> tuple[Tensor, Tensor]:
         values = np.concatenate([records.probe(probe.name) for probe in self.probes], axis=1)
         return torch.from_numpy(values), torch.from_numpy(records.anomalous)
 
 
-class _Batches:
-    """Tensors in memory, cut into batches; a DataLoader would cost more than the step itself."""
+def train_with_early_stopping(
+    task: DetectionTask, train: tuple[Tensor, Tensor], val: tuple[Tensor, Tensor]
+) -> list[dict[str, float]]:
+    """Train on the CPU until the validation loss has not fallen for `patience` epochs, and keep the best epoch's weights.
 
-    def __init__(self, inputs: Tensor, targets: Tensor, size: int, shuffle: bool) -> None:
-        self.inputs, self.targets, self.size, self.shuffle = inputs, targets, size, shuffle
+    A step on a hundred records takes longer to launch on a GPU, or to hand to a Trainer, than to compute. The same task trains
+    in a Lightning Trainer, too.
 
-    def __len__(self) -> int:
-        return -(-len(self.inputs) // self.size)
+    Args:
+        task: with fresh weights; left with those of the epoch with the lowest validation loss, the first of equals.
+        train: representations float64 [n, L] and labels (0 normal, 1 anomalous) int64 [n].
+        val: the same for early stopping.
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        order = torch.randperm(len(self.inputs)) if self.shuffle else torch.arange(len(self.inputs))
-        for start in range(0, len(order), self.size):
-            rows = order[start : start + self.size]
-            yield self.inputs[rows], self.targets[rows]
+    Returns:
+        `epoch`, `train/loss`, `val/loss` (means over records) and `val/auroc` of every epoch.
+    """
+    settings, optimizer = task.settings, task.configure_optimizers()
+    curves, best, lowest, waited = list[dict[str, float]](), copy.deepcopy(task.state_dict()), math.inf, 0
+    for epoch in range(settings.max_epochs):
+        losses = _Mean()
+        task.train()
+        for rows in torch.split(torch.randperm(len(train[0])), settings.batch_size):
+            loss = binary_cross_entropy_with_logits(task(train[0][rows]), train[1][rows].float())
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            losses.add(loss.detach(), len(rows))
+        logits, val_loss = _validate(task, *val)
+        area = auroc(logits.double().numpy(), val[1].numpy())
+        curves.append({"epoch": float(epoch), "train/loss": losses.value, "val/loss": val_loss, "val/auroc": area})
+        waited = 0 if val_loss < lowest else waited + 1
+        if val_loss < lowest:
+            best, lowest = copy.deepcopy(task.state_dict()), val_loss
+        if waited >= settings.patience or not math.isfinite(val_loss):
+            break
+    task.load_state_dict(best)
+    return curves
 
 
-class _BestEpoch(Callback):
-    """Keep the metrics of every epoch and the weights of the one with the lowest validation loss."""
+def _validate(task: DetectionTask, representations: Tensor, anomalous: Tensor) -> tuple[Tensor, float]:
+    task.eval()
+    logits, losses = [], _Mean()
+    with torch.no_grad():
+        for part, labels in _parts(representations, anomalous):
+            logits.append(task(part))
+            losses.add(binary_cross_entropy_with_logits(logits[-1], labels.float()), len(labels))
+    return torch.cat(logits), losses.value
+
+
+def _parts(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    return zip(*(torch.split(tensor, _VALIDATION_BATCH) for tensor in tensors), strict=True)
+
+
+class _Mean:
+    """Mean over records of losses that are means over batches."""
 
     def __init__(self) -> None:
-        self.curves: list[dict[str, float]] = []
-        self.weights: dict[str, Tensor] = {}
-        self.lowest = float("inf")
+        self.sum, self.number = torch.zeros(()), 0
 
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Metrics of training and validation are both there by now."""
-        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        self.curves.append({"epoch": float(trainer.current_epoch), **metrics})
-        if metrics["val/loss"] < self.lowest:
-            self.lowest = metrics["val/loss"]
-            self.weights = copy.deepcopy(dict(pl_module.state_dict()))
+    def add(self, loss: Tensor, number: int) -> None:
+        self.sum, self.number = self.sum + loss * number, self.number + number
 
-
-def _trainer(max_epochs: int, callbacks: list[Callback]) -> pl.Trainer:
-    return pl.Trainer(
-        accelerator="cpu",  # a step on 128 records takes longer to launch on a GPU than to compute here
-        devices=1,
-        max_epochs=max_epochs,
-        callbacks=callbacks,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        inference_mode=False,
-    )
-
-
-@contextmanager
-def _quietly() -> Iterator[None]:
-    """Keep Lightning from naming the machine's devices again for every detector, and from advising on processes."""
-    logger = logging.getLogger("lightning.pytorch")
-    level = logger.level
-    logger.setLevel(logging.WARNING)
-    try:
-        with warnings.catch_warnings():  # the process group it sees is that of the classifier's Trainer
-            warnings.filterwarnings("ignore", "It is recommended to use .*sync_dist=True")
-            yield
-    finally:
-        logger.setLevel(level)
+    @property
+    def value(self) -> float:
+        return float(self.sum / self.number)

@@ -1,7 +1,4 @@
-"""ODIN's probe: the softmax of each image after a small step towards its predicted class, at several temperatures.
-
-ODIN: is the classifier less sure of the image after a small step towards its own prediction?
-"""
+"""ODIN: the softmax probability at a high temperature, after a small step of the image towards its predicted class."""
 
 from collections.abc import Sequence
 
@@ -13,7 +10,7 @@ from lightning_gradood.core import cast_like, exact_arithmetic, frozen_network, 
 from lightning_gradood.detectors.detector import Detector
 from lightning_gradood.gradients import Predicted
 from lightning_gradood.metrics import auroc
-from lightning_gradood.probes import Probe, checked_grid, leaf, signs_of
+from lightning_gradood.probes import Probe, leaf, signs_of, validated_grid
 from lightning_gradood.records import Records
 
 
@@ -47,8 +44,8 @@ class OdinProbe(Probe):
     MAGNITUDES = (0.0, 0.0005, 0.001, 0.0014, 0.002, 0.0024, 0.005, 0.01, 0.05, 0.1, 0.2)
 
     def __init__(self, temperatures: Sequence[float] = TEMPERATURES, magnitudes: Sequence[float] = MAGNITUDES) -> None:
-        self.temperatures = checked_grid("temperatures", temperatures, positive=True)
-        self.magnitudes = checked_grid("magnitudes", magnitudes)
+        self.temperatures = validated_grid("temperatures", temperatures, positive=True)
+        self.magnitudes = validated_grid("magnitudes", magnitudes)
 
     @property
     def name(self) -> str:
@@ -87,11 +84,11 @@ class OdinProbe(Probe):
 
 
 def _signs(images: Tensor, logits: Tensor, temperature: float) -> Tensor:
-    """Signs of each image's own gradient; the seed's scale changes no sign and keeps float32 from underflow."""
-    seed = Predicted(temperature).seed(to_float64(logits.detach()))
-    largest = seed.abs().amax(dim=1, keepdim=True)
-    seed = cast_like(seed / largest.where(largest > 0, 1.0), logits)
-    (gradient,) = torch.autograd.grad(logits, images, seed, retain_graph=True)
+    """Signs of each image's own gradient; the scale of the logits' gradient changes no sign and keeps float32 from underflow."""
+    gradient_in_logits = Predicted(temperature).logit_gradient(to_float64(logits.detach()))
+    largest = gradient_in_logits.abs().amax(dim=1, keepdim=True)
+    gradient_in_logits = cast_like(gradient_in_logits / largest.where(largest > 0, 1.0), logits)
+    (gradient,) = torch.autograd.grad(logits, images, gradient_in_logits, retain_graph=True)
     return signs_of(gradient)
 
 
@@ -117,6 +114,7 @@ class ODIN(Detector):
         name: str = "odin",
     ) -> None:
         self._probe = OdinProbe(temperatures, magnitudes)
+        self.temperatures, self.magnitudes = self._probe.temperatures, self._probe.magnitudes
         self._name = name
         self._column: int | None = None
 
@@ -139,14 +137,15 @@ class ODIN(Detector):
 
     def score(self, records: Records) -> np.ndarray:
         """Minus the probability, float64 [n], in [−1, 0)."""
-        return -records.probe(self._probe.name)[:, self._fitted()]
+        return -records.probe(self._probe.name)[:, self._fitted(self._column)]
 
-    def state(self) -> dict[str, Tensor]:
-        """The temperature and the magnitude that were chosen."""
-        chosen = self._probe.grid[self._fitted()]
-        return {name: torch.tensor(value) for name, value in zip(("temperature", "magnitude"), chosen, strict=True)}
+    def state_dict(self) -> dict[str, Tensor]:
+        """The chosen temperature and magnitude, and the `column` of the grid that they are."""
+        column = self._fitted(self._column)
+        temperature, magnitude = self._probe.grid[column]
+        values = {"temperature": temperature, "magnitude": magnitude, "column": column}
+        return {name: torch.tensor(value) for name, value in values.items()}
 
-    def _fitted(self) -> int:
-        if self._column is None:
-            raise RuntimeError("ODIN.fit comes before score and state.")
-        return self._column
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Take the column; see `Detector.load_state_dict`."""
+        self._column = int(state["column"])

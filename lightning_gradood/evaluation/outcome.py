@@ -39,7 +39,7 @@ class Outcome:
         curves: one dict per epoch, empty if nothing was trained.
         seconds: time to fit and score.
         trained_on: the anomaly source whose `train` and `val` it was fitted on; `others` for all but the tested one, `normal`
-            for a label-free detector, empty where nobody said.
+            for a one-class detector, empty where nobody said.
     """
 
     source: str

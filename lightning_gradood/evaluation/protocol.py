@@ -1,7 +1,4 @@
-"""Which anomalies a detector may know before it is tested: the same source, all others, or one other at a time.
-
-How the trials of an experiment are shared among processes, and their outcomes brought together.
-"""
+"""Protocols: which anomalies a detector is trained on before it is tested, and which process runs which trial."""
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +13,7 @@ from lightning_gradood.evaluation.outcome import OTHERS, Outcome
 from lightning_gradood.evaluation.trials import fit, measure
 from lightning_gradood.records import Records, detection_dataset
 
-Protocol = Literal["known", "unknown", "matrix"]
+Protocol = Literal["known", "leave_one_out", "cross"]
 
 
 @dataclass(frozen=True)
@@ -42,10 +39,10 @@ def trials_of(detectors: Sequence[Detector], sources: Sequence[str], protocol: P
     """List what a protocol asks for.
 
     - `known` (the paper's): trained and tested on the same source.
-    - `unknown`: trained and selected on all sources but the tested one, whose name stands for an anomaly of tomorrow.
-    - `matrix`: trained on each source, and tested on every one.
+    - `leave_one_out`: trained and selected on all sources but the tested one, as if its anomalies were not known.
+    - `cross`: trained on each source, and tested on every one.
 
-    A label-free detector knows no anomalies, so that all protocols are one for it.
+    A one-class detector knows no anomalies, so that all protocols are one for it.
 
     Args:
         detectors: each is fitted anew for each trial.
@@ -59,9 +56,9 @@ def trials_of(detectors: Sequence[Detector], sources: Sequence[str], protocol: P
 
 
 def _trial(detector: Detector, source: str, sources: Sequence[str], protocol: Protocol) -> Trial:
-    if protocol == "known" or detector.label_free:
+    if protocol == "known" or not detector.needs_anomalies:
         return Trial(detector, source, source, (source,), (source,))
-    if protocol == "unknown":
+    if protocol == "leave_one_out":
         return Trial(detector, OTHERS, source, tuple(other for other in sources if other != source), (source,))
     return Trial(detector, source, source, (source,), tuple(sources))
 

@@ -17,11 +17,11 @@ class DetectionSettings:
 
     Args:
         label_designs: confounding labels, e.g. [AllOnes]; several together make one longer representation, and the
-            paper's all-ones label, if it is one of several, is then reported alone too, as `paper`.
+            paper's all-ones label, if it is one of several, is then reported alone too, as `mlp_all_ones`.
         mlp: the paper's detector, a 2-layer MLP.
         detectors: further detectors by class path.
-        protocol: what the detectors may know: `known`, the very source they are tested on, as in the paper; `unknown`, all
-            sources but the tested one; `matrix`, each source in turn, and tested on every one.
+        protocol: what the detectors may know: `known`, the very source they are tested on, as in the paper; `leave_one_out`, all
+            sources but the tested one; `cross`, each source in turn, and tested on every one.
         metrics: conventions whose arithmetic is reported too, under `<convention>/<metric>`, to compare with their tables.
         resamples: bootstrap resamples for the 95 % interval of the AUROC.
         seed: of the detectors and the bootstrap; the splits have theirs in `data.split_seed`.
@@ -61,8 +61,10 @@ class DetectionSettings:
 
     def build(self) -> list[Detector]:
         """All detectors, the MLPs first."""
-        paper = [design for design in self.label_designs if design == AllOnes()]
-        alone: list[Detector] = [MLP(paper, self.mlp, name="paper")] if paper and len(self.label_designs) > 1 else []
+        all_ones = [design for design in self.label_designs if design == AllOnes()]
+        alone: list[Detector] = []
+        if all_ones and len(self.label_designs) > 1:
+            alone = [MLP(all_ones, self.mlp, name="mlp_all_ones")]
         detectors: list[Detector] = [*alone, MLP(self.label_designs, self.mlp), *self.detectors]
         names = [detector.name for detector in detectors]
         if len(set(names)) < len(names):

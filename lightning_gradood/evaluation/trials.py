@@ -18,7 +18,7 @@ from lightning_gradood.metrics import (
 )
 from lightning_gradood.records import NORMAL, Records, normal_records
 
-_PASSING = 0.95  # share of normal `val` images that a label-free detector calls normal
+_PASSING = 0.95  # share of normal `val` images that a one-class detector calls normal
 
 
 def evaluate(detector: Detector, records: Records, *, source: str, seed: int, resamples: int = 1000) -> Outcome:
@@ -64,7 +64,7 @@ class Fitted:
 
 
 def fit(detector: Detector, records: Records, *, trained_on: str, seed: int) -> Fitted:
-    """Fit a detector on `train`, select on `val`; a label-free one gets the normal records alone.
+    """Fit a detector on `train`, select on `val`; a one-class one gets the normal records alone.
 
     Args:
         detector: fitted here.
@@ -74,18 +74,19 @@ def fit(detector: Detector, records: Records, *, trained_on: str, seed: int) -> 
     """
     start = time.perf_counter()
     train, val = (records.where(split=split) for split in ("train", "val"))
-    if detector.label_free:
+    one_class = not detector.needs_anomalies
+    if one_class:
         train = normal_records(train)
-    curves = detector.fit(Records.concatenate([train, normal_records(val) if detector.label_free else val]), seed)
+    curves = detector.fit(Records.concatenate([train, normal_records(val) if one_class else val]), seed)
     scores = SplitScores(val.ids, val.anomalous, detector.score(val))
     return Fitted(
         detector=detector,
-        trained_on=NORMAL if detector.label_free else trained_on,
+        trained_on=NORMAL if one_class else trained_on,
         counts={"train": _counts(train), "val": _counts(val)},
         curves=curves,
         val=scores,
         attacks=attack_numbers(val),
-        threshold=_threshold(scores, detector.label_free),
+        threshold=_threshold(scores, one_class),
         seconds=time.perf_counter() - start,
     )
 
@@ -148,9 +149,9 @@ def attack_numbers(records: Records) -> dict[str, float]:
     return {f"attack_{name}": float(np.mean(column.astype(np.float64))) for name, column in known.items()}
 
 
-def _threshold(val: SplitScores, label_free: bool) -> float:
+def _threshold(val: SplitScores, one_class: bool) -> float:
     """Best balanced accuracy, or what lets 95 % of the normal images pass where anomalous ones are not known."""
-    if label_free:
+    if one_class:
         return float(np.quantile(val.scores[val.labels == 0], _PASSING, method="higher"))
     return best_balanced_threshold(val.scores, val.labels)
 
@@ -163,7 +164,7 @@ def _counts(records: Records) -> dict[str, int]:
 def _metrics(split: SplitScores, fitted: Fitted, conventions: Sequence[str]) -> dict[str, float]:
     metrics = detection_metrics(split.scores, split.labels)
     thresholds = {"val_threshold": fitted.threshold}
-    if fitted.detector.zero_is_even_odds:
+    if fitted.detector.scores_are_logits:
         thresholds["0.5"] = 0.0  # probability .5 is logit 0
     for name, value in thresholds.items():
         accuracy = accuracy_at(split.scores, split.labels, value)

@@ -129,7 +129,7 @@ def _gradient(network: nn.Module, convolution: nn.Conv2d, image: Tensor) -> np.n
     with exact_arithmetic(), frozen_network(network):
         convolution.weight.requires_grad_(True)  # `frozen_network` puts back what it was
         logits = network(image)
-        seed = AllOnes().seed(to_float64(logits.detach()))
+        seed = AllOnes().logit_gradient(to_float64(logits.detach()))
         (gradient,) = torch.autograd.grad(logits, [convolution.weight], cast_like(seed, logits))
     return np.asarray(gradient.cpu().numpy())
 

@@ -98,7 +98,7 @@ def _kind(place: int, keys: int) -> str:
     return ' class="key"' if place == 0 else ' class="text"' if place < keys else ""
 
 
-_TAPS = "features/taps"
+_LAYERS = "features/layers"
 
 
 def drawn(experiment: str, calls: Sequence[Call], benchmark: Benchmark) -> list[str]:
@@ -140,15 +140,15 @@ def _gradients(material: Material) -> str:
 
 def _activations(call: Call, benchmark: Benchmark) -> str:
     keys = json.loads((call.folder / RESULTS).read_text())["provenance"]["records"]
-    entries = {name.removesuffix(f"/{_TAPS}"): key for name, key in keys.items() if name.endswith(f"/{_TAPS}")}
+    entries = {name.removesuffix(f"/{_LAYERS}"): key for name, key in keys.items() if name.endswith(f"/{_LAYERS}")}
     if not entries:
         return paragraph("3b is not drawn: no detector of this run reads the network's features. LID does.")
     cache = RecordCache(benchmark.cache_dir)
     if not all(cache.has(key) for key in entries.values()):
         return paragraph("3b is not drawn: the records of the network's features are no longer in the cache.")
     records = {source: cache.read(key) for source, key in entries.items()}
-    names = records[NORMAL].names(_TAPS)
-    features = {source: table.probe(_TAPS) for source, table in records.items()}
+    names = records[NORMAL].names(_LAYERS)
+    features = {source: table.probe(_LAYERS) for source, table in records.items()}
     return picture(as_png(activation_norms(features, names)), "3b: activation norms of every source", wide=True)
 
 

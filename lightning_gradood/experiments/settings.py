@@ -72,7 +72,7 @@ class TableSettings:
     accuracy: Literal["detection_accuracy", "accuracy_at_val_threshold", "accuracy_at_0.5"] = "detection_accuracy"
     aupr: Literal["aupr_out", "aupr_in"] = "aupr_out"
     columns: list[str] = field(
-        default_factory=lambda: ["baseline", "odin", "mahalanobis_p_fe", "energy", "paper", "mlp"]
+        default_factory=lambda: ["baseline", "odin", "mahalanobis_p_fe", "energy", "mlp_all_ones", "mlp"]
     )
     same: dict[str, str] = field(default_factory=lambda: dict(_SAME))
     near: str | None = None

@@ -182,7 +182,7 @@ _METHODS = {
     "mahalanobis_fe": "M(FE)",
     "mahalanobis_p_fe": "M(P+FE)",
     "energy": "Energy",
-    "paper": "Ours (all ones)",
+    "mlp_all_ones": "Ours (all ones)",
     "mlp": "Ours",
     "gradnorm": "GradNorm",
     "knn": "kNN",
@@ -270,7 +270,7 @@ def _in_the_paper_s_order(rows: Sequence[Row]) -> list[Row]:
 def _ordered(rows: Sequence[Row], paper: Sequence[str]) -> list[str]:
     """The paper's methods in its order, ours at the end of them as there, then all others, the audit last."""
     run = list(dict.fromkeys(detector for row in rows for detector in row.metrics))
-    known = [*(method for method in paper if method != "ours"), "paper", "mlp"]
+    known = [*(method for method in paper if method != "ours"), "mlp_all_ones", "mlp"]
     others = [detector for detector in run if detector not in known]
     return [*(d for d in known if d in run), *sorted(others, key=lambda detector: detector == AUDIT)]
 
@@ -279,7 +279,7 @@ def _cells(
     row: Row, detectors: Sequence[str], metric: str, kind: str = "auroc", same: dict[str, str] | None = None
 ) -> dict[str, Cell | None]:
     source = (_ATTACKS if row.made else same or {}).get(row.source, "")
-    ours = "paper" if "paper" in row.metrics else "mlp"  # the all-ones label alone is the paper's method
+    ours = "mlp_all_ones" if "mlp_all_ones" in row.metrics else "mlp"  # the all-ones label alone is the paper's method
     cells = {}
     for detector in detectors:
         method = "ours" if detector == ours else detector

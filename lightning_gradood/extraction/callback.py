@@ -22,7 +22,7 @@ from lightning_gradood.extraction.plan import Entry, entries_of, ids_of, rows_of
 from lightning_gradood.extraction.preparation import prepare, refuse_without_training_images
 from lightning_gradood.gradients import adopt_proofs, proofs_of
 from lightning_gradood.networks import architecture, state_digest
-from lightning_gradood.probes import Probe, Reading, read_together
+from lightning_gradood.probes import Probe, ProbeReadings, read_probes
 from lightning_gradood.records import NORMAL, RecordCache, Records, StateStore
 from lightning_gradood.tasks import ClassificationTask
 
@@ -156,9 +156,9 @@ class ProbeCallback(Callback):
         ids, rows = ids_of(data, entry.source), rows_of(data, entry.source)
         return [row for row, name in zip(rows, ids, strict=True) if name not in done]
 
-    def _read(self, probes: list[Probe], task: pl.LightningModule, images: Tensor, ids: list[str]) -> Reading:
+    def _read(self, probes: list[Probe], task: pl.LightningModule, images: Tensor, ids: list[str]) -> ProbeReadings:
         try:
-            return read_together(probes, task.network, images)  # type: ignore[arg-type]
+            return read_probes(probes, task.network, images)  # type: ignore[arg-type]
         except Refusal as refusal:
             raise Refusal(f"{refusal} The batch holds {ids[0]} to {ids[-1]}.") from refusal
 

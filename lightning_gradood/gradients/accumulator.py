@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from lightning_gradood.core import float64_device, has_float64, scaled_squares, to_float64, to_float64_device
-from lightning_gradood.gradients.reparametrised import Derived
+from lightning_gradood.gradients.reparametrised import Reparametrised
 
 SMALLEST_RATIO = 1e-4  # keeps float32 below about 1e-4 relative error and float64 below 1e-11
 _STRIP = 64  # rows, fewer of which keep a matrix product from its speed
@@ -94,7 +94,7 @@ class Accumulator:
     """Collects the contributions of all uses of each parameter during one backward pass.
 
     A parameter that is used once gives its norms at once, by whichever closed form is cheapest. One that is used
-    several times, or through a derived tensor, needs its per-sample gradients added up first: a norm of a sum is not
+    several times, or through a reparametrised tensor, needs its per-sample gradients added up first: a norm of a sum is not
     the sum of norms.
 
     Args:
@@ -103,12 +103,12 @@ class Accumulator:
         passes: number of backward passes that will follow one forward pass (label designs).
 
     Attributes:
-        derived: tensors that the forward pass computed from parameters alone.
+        reparametrised: tensors that the forward pass computed from parameters alone.
     """
 
     def __init__(self, parameters: Sequence[Tensor], batch: int, passes: int = 1) -> None:
         self.batch, self.passes = batch, passes
-        self.derived = Derived()
+        self.reparametrised = Reparametrised()
         self._parameters = parameters  # keeps the ids below valid
         self._column = {id(parameter): column for column, parameter in enumerate(parameters)}
         self._uses = [0] * len(parameters)
@@ -117,28 +117,28 @@ class Accumulator:
     def start(self) -> None:
         """Begin a backward pass: forget the contributions of the one before."""
         self._norms: dict[int, Tensor] = {}  # by column
-        self._sums: dict[int, Tensor] = {}  # by id, of parameters and of derived tensors
+        self._sums: dict[int, Tensor] = {}  # by id, of parameters and of reparametrised tensors
 
     def is_parameter(self, tensor: object) -> bool:
         """Whether `tensor` is one of the L parameters."""
         return id(tensor) in self._column
 
     def knows(self, tensor: object) -> bool:
-        """Whether `tensor` is a parameter or derived from parameters alone."""
-        return id(tensor) in self._column or self.derived.knows(tensor)
+        """Whether `tensor` is a parameter or reparametrised from parameters alone."""
+        return id(tensor) in self._column or self.reparametrised.knows(tensor)
 
     def known_among(self, tensors: list[Tensor]) -> list[Tensor]:
         """Those that `knows` is true of; it is asked at every call of every pass."""
-        return [tensor for tensor in tensors if id(tensor) in self._column or self.derived.knows(tensor)]
+        return [tensor for tensor in tensors if id(tensor) in self._column or self.reparametrised.knows(tensor)]
 
     def column(self, tensor: Tensor) -> int:
-        """A parameter's place in the result; -1 for a derived tensor."""
+        """A parameter's place in the result; -1 for a reparametrised tensor."""
         return self._column.get(id(tensor), -1)
 
     def use(self, tensor: Tensor | None) -> None:
-        """Count one use in the forward pass, of a parameter or of one whose entries a derived tensor rearranges."""
-        self.derived.spend(tensor)
-        used = self.derived.source(tensor)
+        """Count one use in the forward pass, of a parameter or of one whose entries a reparametrised tensor rearranges."""
+        self.reparametrised.spend(tensor)
+        used = self.reparametrised.source(tensor)
         key = id(tensor if used is None else used)
         if key in self._column:
             self._uses[self._column[key]] += 1
@@ -146,7 +146,7 @@ class Accumulator:
     def summed_elements(self) -> int:
         """Number of gradient entries per image that have to be held until the end of a backward pass."""
         shared = sum(parameter.numel() for parameter in self._parameters if self.is_summed(parameter))
-        return shared + self.derived.elements(self.is_summed)
+        return shared + self.reparametrised.elements(self.is_summed)
 
     def record(
         self, tensor: Tensor | None, gradients: Callable[[], Tensor], norms: Callable[[], Tensor] | None = None
@@ -154,7 +154,7 @@ class Accumulator:
         """Add one use's contribution, whichever of the two forms is needed; nothing for a tensor that is not known.
 
         Args:
-            tensor: the parameter or derived tensor that was used, or None.
+            tensor: the parameter or reparametrised tensor that was used, or None.
             gradients: computes its per-sample gradients [N, *shape].
             norms: computes their squared norms [N], where there is a cheaper way than through the gradients.
         """
@@ -163,14 +163,14 @@ class Accumulator:
         if self.is_summed(tensor):
             self._add(tensor, gradients())
         else:
-            source = self.derived.source(tensor)
+            source = self.reparametrised.source(tensor)
             column = self.column(tensor if source is None else source)
             self._norms[column] = squared_rows(gradients()) if norms is None else to_float64(norms())
 
     def result(self) -> Tensor:
         """The pass's squared norms, float64 [N, L], on `float64_device`; a parameter without any contribution has 0."""
         ways_back = {key: gradient for key, gradient in self._sums.items() if key not in self._column}
-        for parameter, gradient in self.derived.pull_back(ways_back):
+        for parameter, gradient in self.reparametrised.pull_back(ways_back):
             self._add(parameter, gradient)
         for key, gradient in self._sums.items():
             if key in self._column:
@@ -179,12 +179,12 @@ class Accumulator:
         return torch.stack([self._norms.get(column, nothing) for column in range(len(self._uses))], 1)
 
     def is_summed(self, tensor: Tensor) -> bool:
-        """Whether the gradients of a parameter or derived tensor are needed, as several uses have to be added up."""
-        standardised = self.derived.standardised(tensor)
-        source = self.derived.source(tensor) if standardised is None else standardised.parameter
+        """Whether the gradients of a parameter or reparametrised tensor are needed, as several uses have to be added up."""
+        standardised = self.reparametrised.standardised(tensor)
+        source = self.reparametrised.source(tensor) if standardised is None else standardised.parameter
         parameter = tensor if source is None else source
         column = self.column(parameter)
-        return column < 0 or self._uses[column] > 1 or self.derived.is_mixed(parameter)
+        return column < 0 or self._uses[column] > 1 or self.reparametrised.is_mixed(parameter)
 
     def _add(self, tensor: Tensor, gradient: Tensor) -> None:
         self._sums[id(tensor)] = self._sums[id(tensor)] + gradient if id(tensor) in self._sums else gradient

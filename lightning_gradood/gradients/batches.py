@@ -19,7 +19,7 @@ from lightning_gradood.gradients.plan import distrust, plan_for
 from lightning_gradood.gradients.proof import MISMATCH, Plan
 from lightning_gradood.gradients.verification import SMALL, Checks, Fault, Subject, find_fault
 
-_PASS_OF_SEEDS, _IMAGE_OF_LOOP = 0.7, 2.5  # what comparing costs, in images of the fast way
+_PASS_OF_LOGIT_GRADIENTS, _IMAGE_OF_LOOP = 0.7, 2.5  # what comparing costs, in images of the fast way
 _chance = random.Random()  # not the caller's, and not the same images in every run
 
 
@@ -81,13 +81,13 @@ class _Work:
         if outcome is None:
             return self._alone(images)
         reached = (outcome[0] > 0).any(1).any(0)
-        if not checks.seeds and bool((new := reached & ~checked.columns.to(reached)).any()):
+        if not checks.logit_gradients and bool((new := reached & ~checked.columns.to(reached)).any()):
             row = int(outcome[0][:, :, new].sum((1, 2)).argmax())  # of parameters that no checked pass has reached
-            checks = Checks(seeds=True, row=row)
+            checks = Checks(logit_gradients=True, row=row)
             outcome = self._fast(images, checks, first, is_new=True)
             if outcome is None:
                 return self._alone(images)
-        if checks.seeds:
+        if checks.logit_gradients:
             checked.columns = checked.columns | reached.to(checked.columns)
             checked.sizes.add(images.shape[0])
         return outcome
@@ -104,10 +104,10 @@ class _Work:
         number = images.shape[0]
         row = _chance.randrange(number)
         if is_new:
-            return Checks(seeds=True, row=row, logits=number > SMALL)
+            return Checks(logit_gradients=True, row=row, logits=number > SMALL)
         share = costs.limits(images.device).recheck / 2  # for each of two comparisons
         return Checks(
-            seeds=number > 1 and _chance.random() < share / _PASS_OF_SEEDS,
+            logit_gradients=number > 1 and _chance.random() < share / _PASS_OF_LOGIT_GRADIENTS,
             row=row if _chance.random() < share * number / _IMAGE_OF_LOOP else None,
         )
 

@@ -11,7 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from lightning_gradood.core import Refusal
 from lightning_gradood.gradients.precautions import Precautions
-from lightning_gradood.gradients.verification import images_for, twin_of
+from lightning_gradood.gradients.verification import copy_for_proof, images_for
 
 
 def check_statistics(modules: Mapping[str, nn.Module]) -> None:
@@ -80,7 +80,7 @@ def check_same_logits(network: nn.Module, images: Tensor, alone: Tensor, precaut
         if row is None:
             return
         try:  # rounding is no excuse in float64
-            network = twin_of(network)
+            network = copy_for_proof(network)
             images = images_for(network, images)
             alone = torch.cat([_run(network, image, precautions) for image in torch.split(images, 1)])
             row = _first_apart(_run(network, images, precautions), alone, _rounding(network))

@@ -17,13 +17,13 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from lightning_gradood.core import BATCH_NORMS, OrderedBatchNorm
 from lightning_gradood.gradients.accumulator import Accumulator
-from lightning_gradood.gradients.labels import LabelDesign, scaled_seed
+from lightning_gradood.gradients.labels import LabelDesign, scaled_logit_gradient
 from lightning_gradood.gradients.layer import Call, Recorded
 from lightning_gradood.gradients.reparametrised import tensors_in
 from lightning_gradood.gradients.rules import MATCHES, REWRITES
 
 Step = tuple[str, str, tuple[int, ...], tuple[object, ...]]
-"""A function's name, the closed form that replaced it ("derived" or "unknown" if none, "" for a call without
+"""A function's name, the closed form that replaced it ("reparametrised" or "unknown" if none, "" for a call without
 parameters), its parameters' columns, and what tells one call from another: a closed form's input as rows for each image
 and the sizes of a row; the entries of an index, which may mix the rows of a batch."""
 
@@ -52,9 +52,9 @@ class Interception(TorchFunctionMode):
     A torch function mode sees `F.conv2d(x, self.weight)` wherever it is written and lets in-place activations be,
     where module hooks fail at both. Parameters have to be frozen meanwhile. In this order, a call with a parameter
 
-    1. goes through a closed form (`families.MATCHES`),
-    2. is spelt out in simpler calls, which are intercepted in turn (`families.REWRITES`),
-    3. makes a derived tensor, if nothing but parameters and constants goes into it,
+    1. goes through a closed form (`rules.MATCHES`),
+    2. is spelt out in simpler calls, which are intercepted in turn (`rules.REWRITES`),
+    3. makes a reparametrised tensor, if nothing but parameters and constants goes into it,
     4. is unknown.
 
     Attributes:
@@ -122,11 +122,11 @@ class Interception(TorchFunctionMode):
         used: list[Tensor],
     ) -> Any:
         constant = all(self._tally.knows(tensor) or not tensor.requires_grad for tensor in given)
-        derived, is_parameter = self._tally.derived, self._tally.is_parameter
-        result = derived.apply(func, args, kwargs, is_parameter) if constant else func(*args, **kwargs)
+        reparametrised, is_parameter = self._tally.reparametrised, self._tally.is_parameter
+        result = reparametrised.apply(func, args, kwargs, is_parameter) if constant else func(*args, **kwargs)
         if not tensors_in(result):
             return func(*args, **kwargs)  # a shape or a dtype carries no gradient; ask the parameter itself
-        self._note(func, "derived" if constant else "unknown", used, _index(func, args, given))
+        self._note(func, "reparametrised" if constant else "unknown", used, _index(func, args, given))
         if not constant:
             self.unknown.append(getattr(func, "__name__", str(func)))
         return result
@@ -206,14 +206,14 @@ def backward(pass_: Forward, label_designs: Sequence[LabelDesign], keep: bool = 
     """
     norms = []
     for number, design in enumerate(label_designs, start=1):
-        seed, scale = scaled_seed(design, pass_.output)
-        norms.append(norms_for(pass_, seed, keep or number < len(label_designs)) * scale.square()[:, None])
+        logit_gradient, scale = scaled_logit_gradient(design, pass_.output)
+        norms.append(norms_for(pass_, logit_gradient, keep or number < len(label_designs)) * scale.square()[:, None])
     return torch.stack(norms, 1)
 
 
-def norms_for(pass_: Forward, seed: Tensor, keep: bool) -> Tensor:
+def norms_for(pass_: Forward, logit_gradient: Tensor, keep: bool) -> Tensor:
     """Return the squared norms, float64 [N, L], for a gradient of the logits [N, C]; `keep` the graph for another one."""
     pass_.accumulator.start()
     # the anchor is what every closed form hangs on; asking for it alone leaves every `.grad` untouched
-    torch.autograd.grad(pass_.output, pass_.watch.anchor, seed, allow_unused=True, retain_graph=keep)
+    torch.autograd.grad(pass_.output, pass_.watch.anchor, logit_gradient, allow_unused=True, retain_graph=keep)
     return pass_.accumulator.result()

@@ -16,7 +16,7 @@ from lightning_gradood.core import (
     requiring_grad,
     scaled_squares,
 )
-from lightning_gradood.gradients.labels import LabelDesign, natural_seed, scaled_seed
+from lightning_gradood.gradients.labels import LabelDesign, natural_logit_gradient, scaled_logit_gradient
 from lightning_gradood.gradients.network_checks import check_logits
 from lightning_gradood.gradients.precautions import Precautions
 
@@ -96,9 +96,13 @@ def _one_image(
         check_logits(logits, 1)
         norms = []
         for number, design in enumerate(label_designs, start=1):
-            seed, scale = scaled_seed(design, logits) if precautions.scales_seeds else natural_seed(design, logits)
+            logit_gradient, scale = (
+                scaled_logit_gradient(design, logits)
+                if precautions.scales_logit_gradients
+                else natural_logit_gradient(design, logits)
+            )
             gradients = torch.autograd.grad(
-                logits, parameters, seed, allow_unused=True, retain_graph=number < len(label_designs)
+                logits, parameters, logit_gradient, allow_unused=True, retain_graph=number < len(label_designs)
             )
             norms.append(_squared(gradients, logits) * scale.square())
     return torch.stack(norms), logits.detach()

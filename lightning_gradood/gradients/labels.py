@@ -1,6 +1,6 @@
 """Label designs: which confounding label, under which loss, as the closed form of the loss's gradient in the logits.
 
-Every seed is written so that nothing is lost at any logit: a probability near 1 never meets a subtraction from 1.
+Every logit gradient is written so that nothing is lost at any logit: a probability near 1 never meets a subtraction from 1.
 
 Seeds at a safe scale: a float32 backward pass must not underflow, however sure the network is.
 """
@@ -19,7 +19,7 @@ from lightning_gradood.core import Refusal, cast_like, to_float64
 
 
 class LabelDesign(ABC):
-    """A confounding label and its loss; what backpropagation needs of the two is `seed`."""
+    """A confounding label and its loss; what backpropagation needs of the two is `logit_gradient`."""
 
     @property
     @abstractmethod
@@ -27,7 +27,7 @@ class LabelDesign(ABC):
         """Short name for columns and flags, e.g. ``"all_ones"``."""
 
     @abstractmethod
-    def seed(self, logits: Tensor) -> Tensor:
+    def logit_gradient(self, logits: Tensor) -> Tensor:
         """Return the gradient of each image's own loss with respect to its logits.
 
         Args:
@@ -42,7 +42,7 @@ class LabelDesign(ABC):
 class AllOnes(LabelDesign):
     """The paper's label: all C classes at once, binary cross entropy on raw logits, mean over classes.
 
-    Reference: Lee and AlRegib, Eq. 1: seed −σ(−z) / C.
+    Reference: Lee and AlRegib, Eq. 1: logit gradient −σ(−z) / C.
     """
 
     @property
@@ -51,13 +51,13 @@ class AllOnes(LabelDesign):
         return "all_ones"
 
     @override
-    def seed(self, logits: Tensor) -> Tensor:
+    def logit_gradient(self, logits: Tensor) -> Tensor:
         return -torch.sigmoid(-logits) / logits.shape[1]
 
 
 @dataclass(frozen=True)
 class AllZeros(LabelDesign):
-    """No class at all, binary cross entropy on raw logits, mean over classes: seed σ(z) / C."""
+    """No class at all, binary cross entropy on raw logits, mean over classes: logit gradient σ(z) / C."""
 
     @property
     @override
@@ -65,7 +65,7 @@ class AllZeros(LabelDesign):
         return "all_zeros"
 
     @override
-    def seed(self, logits: Tensor) -> Tensor:
+    def logit_gradient(self, logits: Tensor) -> Tensor:
         return torch.sigmoid(logits) / logits.shape[1]
 
 
@@ -93,17 +93,17 @@ class KHot(LabelDesign):
         return "k_hot_" + "_".join(str(index) for index in self.classes)
 
     @override
-    def seed(self, logits: Tensor) -> Tensor:
+    def logit_gradient(self, logits: Tensor) -> Tensor:
         number = logits.shape[1]
         if max(self.classes) >= number:
             raise Refusal(
                 f"`classes` should be below the network's number of classes, {number}. "
                 f"Got `classes = {list(self.classes)}`. Choose from 0 to {number - 1}."
             )
-        seed = torch.sigmoid(logits)
+        logit_gradient = torch.sigmoid(logits)
         hot = list(self.classes)
-        seed[:, hot] = -torch.sigmoid(-logits[:, hot])
-        return seed / number
+        logit_gradient[:, hot] = -torch.sigmoid(-logits[:, hot])
+        return logit_gradient / number
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,8 @@ class _Softmax(LabelDesign):
 class Predicted(_Softmax):
     """The predicted class, softmax cross entropy; the first one where logits tie.
 
-    The seed is (p_j for the other classes and minus their sum for the predicted one) / T, so that p − 1 is never computed.
+    The logit gradient is (p_j for the other classes and minus their sum for the predicted one) / T, so that p − 1 is never
+    computed.
 
     Args:
         temperature: T > 0 by which logits are divided; above 1 the other classes weigh more.
@@ -147,13 +148,13 @@ class Predicted(_Softmax):
         return self._named("predicted")
 
     @override
-    def seed(self, logits: Tensor) -> Tensor:
+    def logit_gradient(self, logits: Tensor) -> Tensor:
         return self._towards(logits.argmax(1, keepdim=True), logits)
 
 
 @dataclass(frozen=True)
 class SecondBest(_Softmax):
-    """The class with the second largest logit, softmax cross entropy: seed (p_j − [j is that class]) / T.
+    """The class with the second largest logit, softmax cross entropy: logit gradient (p_j − [j is that class]) / T.
 
     Args:
         temperature: as for `Predicted`.
@@ -165,7 +166,7 @@ class SecondBest(_Softmax):
         return self._named("second_best")
 
     @override
-    def seed(self, logits: Tensor) -> Tensor:
+    def logit_gradient(self, logits: Tensor) -> Tensor:
         if logits.shape[1] < 2:
             raise Refusal("`SecondBest` should have a second class. Got a network with one logit. Use another design.")
         return self._towards(logits.topk(2, dim=1).indices[:, 1:], logits)
@@ -173,7 +174,7 @@ class SecondBest(_Softmax):
 
 @dataclass(frozen=True)
 class Uniform(_Softmax):
-    """All classes equally likely, softmax cross entropy: seed (p − 1/C) / T.
+    """All classes equally likely, softmax cross entropy: logit gradient (p − 1/C) / T.
 
     Args:
         temperature: as for `Predicted`.
@@ -185,14 +186,14 @@ class Uniform(_Softmax):
         return self._named("uniform")
 
     @override
-    def seed(self, logits: Tensor) -> Tensor:
+    def logit_gradient(self, logits: Tensor) -> Tensor:
         number = logits.shape[1]
         log_ratio = self._log_probabilities(logits) + math.log(number)
         return torch.expm1(log_ratio) / (number * self.temperature)
 
 
-def scaled_seed(design: LabelDesign, logits: Tensor) -> tuple[Tensor, Tensor]:
-    """Return each image's seed scaled to a largest entry of 1, and the scale.
+def scaled_logit_gradient(design: LabelDesign, logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Return each image's logit gradient scaled to a largest entry of 1, and the scale.
 
     A squared gradient norm is the norm of the scaled backward pass times the square of the scale.
 
@@ -201,16 +202,18 @@ def scaled_seed(design: LabelDesign, logits: Tensor) -> tuple[Tensor, Tensor]:
         logits: [N, C], any floating dtype.
 
     Returns:
-        The seed [N, C] in the dtype and on the device of `logits`, and the scale, float64 [N], on the CPU where that device
-        has no float64. A seed of zeros stays zeros, with scale 1.
+        The logit gradient [N, C] in the dtype and on the device of `logits`, and the scale, float64 [N], on the CPU where
+        that device has no float64. A logit gradient of zeros stays zeros, with scale 1.
     """
-    seed = design.seed(to_float64(logits.detach()))
-    scale = seed.abs().amax(1)
+    logit_gradient = design.logit_gradient(to_float64(logits.detach()))
+    scale = logit_gradient.abs().amax(1)
     scale = scale.where(scale > 0, 1.0)
-    return cast_like(seed / scale[:, None], logits), scale
+    return cast_like(logit_gradient / scale[:, None], logits), scale
 
 
-def natural_seed(design: LabelDesign, logits: Tensor) -> tuple[Tensor, Tensor]:
-    """Return each image's seed as it is, for a backward that is not linear, and a scale of 1; otherwise as `scaled_seed`."""
-    seed = design.seed(to_float64(logits.detach()))
-    return cast_like(seed, logits), seed.new_ones(seed.shape[0])
+def natural_logit_gradient(design: LabelDesign, logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Return each image's logit gradient as it is, for a backward that is not linear, and a scale of 1; otherwise as
+    `scaled_logit_gradient`.
+    """
+    logit_gradient = design.logit_gradient(to_float64(logits.detach()))
+    return cast_like(logit_gradient, logits), logit_gradient.new_ones(logit_gradient.shape[0])

@@ -54,12 +54,12 @@ class Precautions:
     Attributes:
         slots: what a pass fills; emptied before it (a buffer: replaced by a copy), put back after it.
         reorders: whether batch norm may meet a layout that torch misreads (`layouts`).
-        scales_seeds: whether the backward pass is linear, so that its seed may be brought to a safe scale.
+        scales_logit_gradients: whether the backward pass is linear, so that its logit gradient may be brought to a safe scale.
     """
 
     slots: tuple[Slot, ...] = ()
     reorders: bool = True
-    scales_seeds: bool = True
+    scales_logit_gradients: bool = True
 
     @contextmanager
     def around(self, network: nn.Module) -> Iterator[None]:

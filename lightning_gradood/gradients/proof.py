@@ -1,12 +1,12 @@
 """Prove against the loop whether the fast way is right for a network.
 
 Nothing a network does with its batch can be seen from outside, so the plan is measured on three probe images, all
-different, in batches of different size and order, on a copy of the network whose tiny parameters are filled (`twin`), so
+different, in batches of different size and order, on a copy of the network whose tiny parameters are filled (`copied`), so
 that no error is too small to be seen; where float32 numbers differ, a float64 copy decides:
 
 1. Does an image's output depend on the other images? Then it has no gradient of its own: refused, naming the layer.
 2. Does the same image give the same output twice? If not (dropout left on): refused, likewise.
-3. Is the backward pass linear in its seed? If not (a hook that clamps): the loop, with every seed as it is.
+3. Is the backward pass linear in its logit gradient? If not (a hook that clamps): the loop, with every logit gradient as it is.
 4. Do closed forms cover every way on which autograd reaches a parameter, and give the loop's numbers? If not: the loop.
 
 What the network did is kept as a trace of its operations. A later batch that leaves another trace (control flow that depends
@@ -31,15 +31,21 @@ from lightning_gradood.gradients import costs, engine
 from lightning_gradood.gradients.coupling import check_deterministic, check_independent
 from lightning_gradood.gradients.engine import Step
 from lightning_gradood.gradients.fallback import loop_norms, refusing_missing_gradients
-from lightning_gradood.gradients.labels import AllOnes, LabelDesign, scaled_seed
+from lightning_gradood.gradients.labels import AllOnes, LabelDesign, scaled_logit_gradient
 from lightning_gradood.gradients.network_checks import RefusingQuantised
 from lightning_gradood.gradients.precautions import Precautions, observe
-from lightning_gradood.gradients.verification import first_excess, images_for, reveal, seeds_agree, twin_of
+from lightning_gradood.gradients.verification import (
+    copy_for_proof,
+    first_excess,
+    images_for,
+    logit_gradients_agree,
+    reveal,
+)
 
 MISMATCH = "closed forms do not give the loop's numbers"
-_NOT_LINEAR = "the backward pass is not linear in its seed"
+_NOT_LINEAR = "the backward pass is not linear in its logit gradient"
 NO_NUMBERS = "there were no finite numbers to compare with"
-_LARGEST_TWIN = 4 << 30  # bytes of a copy; larger networks are proved on themselves
+_LARGEST_COPY = 4 << 30  # bytes of a copy; larger networks are proved on themselves
 
 
 @dataclass
@@ -146,10 +152,10 @@ def _judged(network: nn.Module, probes: Tensor, precautions: Precautions) -> Pla
 
 def _examined_somehow(network: nn.Module, probes: Tensor, dtype: torch.dtype, precautions: Precautions) -> Plan:
     """Look at what can be looked at best: a revealed copy, a plain one, the network itself."""
-    if sum(parameter.numel() for parameter in network.parameters()) * dtype.itemsize <= _LARGEST_TWIN:
+    if sum(parameter.numel() for parameter in network.parameters()) * dtype.itemsize <= _LARGEST_COPY:
         for revealed in (True, False):
             try:
-                subject = twin_of(network, dtype)
+                subject = copy_for_proof(network, dtype)
                 if revealed:
                     reveal(list(subject.parameters()))
                 truth, logits = _truth(subject, probes, precautions)
@@ -161,9 +167,11 @@ def _examined_somehow(network: nn.Module, probes: Tensor, dtype: torch.dtype, pr
 
 
 def _truth(network: nn.Module, probes: Tensor, precautions: Precautions) -> tuple[Tensor, Tensor]:
-    """Three images' norms by the loop, float64 [3, K, L], the first one's under seeds of other sizes, too; logits [3, C]."""
+    """Three images' norms by the loop, float64 [3, K, L], the first one's under logit gradients of other sizes, too;
+    logits [3, C].
+    """
     parameters = list(network.parameters())
-    probes, plain = images_for(network, probes), replace(precautions, scales_seeds=False)
+    probes, plain = images_for(network, probes), replace(precautions, scales_logit_gradients=False)
     first, logits = loop_norms(
         network, probes[:1], [_Sized(factor) for factor in (1.0, 2.0**20, 2.0**-20)], parameters, plain
     )
@@ -181,14 +189,14 @@ def _examined(network: nn.Module, probes: Tensor, truth: Tensor, logits: Tensor,
         check_independent(network, probes, logits, precautions)
         # powers of two do not round, so that float32 is as good as float64 here
         if any(first_excess(truth[:1, 0], truth[:1, number], strict=True) for number in (1, 2)):
-            return Plan(None, 1, reason=_NOT_LINEAR, precautions=replace(precautions, scales_seeds=False))
+            return Plan(None, 1, reason=_NOT_LINEAR, precautions=replace(precautions, scales_logit_gradients=False))
         plan = _proved(network, probes, parameters, truth[:, 0], precautions, size)
     return plan
 
 
 @dataclass(frozen=True)
 class _Sized(LabelDesign):
-    """The all-ones seed, scaled to a largest entry of `size`."""
+    """The all-ones logit gradient, scaled to a largest entry of `size`."""
 
     size: float
 
@@ -196,8 +204,8 @@ class _Sized(LabelDesign):
     def name(self) -> str:
         return f"all_ones_of_size_{self.size:g}"
 
-    def seed(self, logits: Tensor) -> Tensor:
-        return self.size * scaled_seed(AllOnes(), logits)[0].double()
+    def logit_gradient(self, logits: Tensor) -> Tensor:
+        return self.size * scaled_logit_gradient(AllOnes(), logits)[0].double()
 
 
 _UNIT = _Sized(1.0)
@@ -273,7 +281,7 @@ def _try(
                 return f"no closed form covers {', '.join(sorted(set(pass_.watch.unknown)))}"
             norms = engine.backward(pass_, [_UNIT], keep=True)[:, 0]
             agree = first_excess(norms, truth, images.dtype == torch.float64) is None
-            if not agree or not seeds_agree(pass_, _UNIT, norms):
+            if not agree or not logit_gradients_agree(pass_, _UNIT, norms):
                 return MISMATCH
     except Exception as error:  # what the network does not survive under interception, the loop survived
         return f"{type(error).__name__}: {error}"

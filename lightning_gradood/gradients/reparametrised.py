@@ -1,6 +1,6 @@
 """Tensors computed from parameters alone (a reparametrised weight, a transposed or indexed one) and the way back.
 
-A derived tensor stands in for a parameter: closed forms give its per-sample gradients, and one batched backward pass
+A reparametrised tensor stands in for a parameter: closed forms give its per-sample gradients, and one batched backward pass
 through its own small graph turns them into the parameters'. Where it only holds a parameter's entries in another order
 or shape, its gradient has the parameter's norm, and no way back is needed unless the parameter is used elsewhere, too.
 """
@@ -47,26 +47,28 @@ class Standardised:
     rows: Tensor
 
 
-class Derived:
-    """The graph from parameters to derived tensors during one forward pass; parameters themselves stay frozen."""
+class Reparametrised:
+    """The graph from parameters to reparametrised tensors during one forward pass; parameters themselves stay frozen."""
 
     def __init__(self) -> None:
         self._leaves: dict[int, tuple[Tensor, Tensor]] = {}  # id of a parameter -> itself, an alias that records
         self._tensors: dict[int, Tensor] = {}
-        self._rearranged: dict[int, Tensor] = {}  # id of a derived tensor -> the parameter whose entries it holds
-        self._standardised: dict[int, Standardised] = {}  # by id of a derived tensor
-        self._mixed: set[int] = set()  # ids of parameters behind a derived tensor that is more than rearranged
+        self._rearranged: dict[
+            int, Tensor
+        ] = {}  # id of a reparametrised tensor -> the parameter whose entries it holds
+        self._standardised: dict[int, Standardised] = {}  # by id of a reparametrised tensor
+        self._mixed: set[int] = set()  # ids of parameters behind a reparametrised tensor that is more than rearranged
 
     def knows(self, tensor: object) -> bool:
         """Whether `tensor` came from `apply`."""
         return id(tensor) in self._tensors
 
     def source(self, tensor: object) -> Tensor | None:
-        """The parameter whose entries, rearranged, are those of this derived tensor; None if it is more than that."""
+        """The parameter whose entries, rearranged, are those of this reparametrised tensor; None if it is more than that."""
         return self._rearranged.get(id(tensor))
 
     def standardised(self, tensor: object) -> Standardised | None:
-        """How this derived tensor was standardised, if it was, and has its parameter's shape again."""
+        """How this reparametrised tensor was standardised, if it was, and has its parameter's shape again."""
         found = self._standardised.get(id(tensor))
         return None if found is None or self._tensors[id(tensor)].shape != found.parameter.shape else found
 
@@ -76,7 +78,7 @@ class Derived:
             self._mixed.add(id(self._standardised[id(tensor)].parameter))
 
     def elements(self, is_summed: Callable[[Tensor], bool]) -> int:
-        """Number of gradient entries of derived tensors that every image needs for a way back."""
+        """Number of gradient entries of reparametrised tensors that every image needs for a way back."""
         return sum(tensor.numel() for tensor in self._tensors.values() if is_summed(tensor))
 
     def apply(
@@ -165,14 +167,14 @@ class Derived:
         return Standardised(source, factor, inverse, rows.view(source.shape))
 
     def is_mixed(self, parameter: Tensor) -> bool:
-        """Whether a derived tensor that is more than a rearrangement was computed from `parameter`."""
+        """Whether a reparametrised tensor that is more than a rearrangement was computed from `parameter`."""
         return id(parameter) in self._mixed
 
     def pull_back(self, gradients: dict[int, Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield every parameter with its per-sample gradients [N, *shape].
 
         Args:
-            gradients: per-sample gradients [N, *shape] by the id of the derived tensor.
+            gradients: per-sample gradients [N, *shape] by the id of the reparametrised tensor.
         """
         if not gradients:
             return

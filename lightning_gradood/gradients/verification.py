@@ -7,9 +7,9 @@ Check one pass of the fast way against what must hold whatever the network is.
 
 Three things are compared, each for a kind of error:
 
-- *seeds*: one more backward pass with each image's seed times a power of two of its own. Nothing else may change: image n's
-  norms are multiplied by exactly the square of its factor. A row that belongs to another image, or a backward pass that is not
-  linear, shows at any size of the gradient, since powers of two do not round.
+- *logit gradients*: one more backward pass with each image's logit gradient times a power of two of its own. Nothing else
+  may change: image n's norms are multiplied by exactly the square of its factor. A row that belongs to another image, or a
+  backward pass that is not linear, shows at any size of the gradient, since powers of two do not round.
 - *row*: one image through the loop.
 - *logits*: all images in batches of three, whose way is proved, for what couples only larger batches.
 
@@ -30,13 +30,13 @@ from torch import Tensor, nn
 from lightning_gradood.core import float64_device, requiring_grad
 from lightning_gradood.gradients import engine
 from lightning_gradood.gradients.fallback import loop_norms
-from lightning_gradood.gradients.labels import LabelDesign, scaled_seed
+from lightning_gradood.gradients.labels import LabelDesign, scaled_logit_gradient
 from lightning_gradood.gradients.precautions import Precautions
 
 _TINY = 0.05  # root mean square of a parameter, below which what lies behind it could be hidden
 
 
-def twin_of(network: nn.Module, dtype: torch.dtype = torch.float64) -> nn.Module:
+def copy_for_proof(network: nn.Module, dtype: torch.dtype = torch.float64) -> nn.Module:
     """Return a copy in another dtype, on the network's device or, where that has no float64, on the CPU.
 
     Raises:
@@ -47,14 +47,14 @@ def twin_of(network: nn.Module, dtype: torch.dtype = torch.float64) -> nn.Module
         for value in module.__dict__.values():
             if isinstance(value, Tensor) and not value.is_leaf:  # which deepcopy refuses, e.g. a cached weight
                 memo[id(value)] = value.detach().clone()
-    twin = copy.deepcopy(network, memo)
-    device = next(twin.parameters()).device
-    twin = twin.to(float64_device(device) if dtype == torch.float64 else device).to(dtype)
-    for module in twin.modules():
+    copied = copy.deepcopy(network, memo)
+    device = next(copied.parameters()).device
+    copied = copied.to(float64_device(device) if dtype == torch.float64 else device).to(dtype)
+    for module in copied.modules():
         for name, value in module.__dict__.items():
             if isinstance(value, Tensor) and value.is_floating_point():
-                module.__dict__[name] = value.to(dtype).to(next(twin.parameters()).device)
-    return twin
+                module.__dict__[name] = value.to(dtype).to(next(copied.parameters()).device)
+    return copied
 
 
 def images_for(network: nn.Module, images: Tensor) -> Tensor:
@@ -94,7 +94,10 @@ class Subject:
 
 
 SMALL = 3  # images in a batch whose way the plan has proved
-_ROUNDING = {torch.float32: 1e-5, torch.float64: 1e-10}  # of norms under a seed times a power of two: nearly none
+_ROUNDING = {
+    torch.float32: 1e-5,
+    torch.float64: 1e-10,
+}  # of norms under a logit gradient times a power of two: nearly none
 
 
 @dataclass(frozen=True)
@@ -102,7 +105,7 @@ class Fault:
     """Two numbers that should be equal and are not.
 
     Attributes:
-        kind: "seeds", "row" or "logits".
+        kind: "logit gradients", "row" or "logits".
         row: the image, within its micro-batch.
         column: the parameter; -1 for logits.
     """
@@ -117,17 +120,17 @@ class Checks:
     """Which comparisons to make.
 
     Attributes:
-        seeds: whether to compare seeds times powers of two.
+        logit gradients: whether to compare logit gradients times powers of two.
         row: the image to compare with the loop, or None.
         logits: whether to compare logits with those of small batches.
     """
 
-    seeds: bool = False
+    logit_gradients: bool = False
     row: int | None = None
     logits: bool = False
 
     def __bool__(self) -> bool:
-        return self.seeds or self.logits or self.row is not None
+        return self.logit_gradients or self.logits or self.row is not None
 
 
 def find_fault(
@@ -152,8 +155,8 @@ def find_fault(
 def _compare(
     subject: Subject, images: Tensor, design: LabelDesign, pass_: engine.Forward, norms: Tensor, checks: Checks
 ) -> Fault | None:
-    if checks.seeds and (place := _seeds_differ(pass_, design, norms)) is not None:
-        return Fault("seeds", *place)
+    if checks.logit_gradients and (place := _logit_gradients_differ(pass_, design, norms)) is not None:
+        return Fault("logit gradients", *place)
     if checks.row is not None:
         rows = slice(checks.row, checks.row + 1)
         truth, _ = loop_norms(subject.network, images[rows], [design], subject.parameters, subject.precautions)
@@ -179,19 +182,21 @@ def first_excess(norms: Tensor, truth: Tensor, strict: bool) -> tuple[int, int] 
     return _first((norms - truth).abs() > relative * truth + absolute * truth.amax(1, keepdim=True))
 
 
-def seeds_agree(pass_: engine.Forward, design: LabelDesign, norms: Tensor) -> bool:
-    """Whether norms [N, L] follow each image's own seed, and nothing else."""
-    return _seeds_differ(pass_, design, norms) is None
+def logit_gradients_agree(pass_: engine.Forward, design: LabelDesign, norms: Tensor) -> bool:
+    """Whether norms [N, L] follow each image's own logit gradient, and nothing else."""
+    return _logit_gradients_differ(pass_, design, norms) is None
 
 
-def _seeds_differ(pass_: engine.Forward, design: LabelDesign, norms: Tensor) -> tuple[int, int] | None:
-    seed, scale = scaled_seed(design, pass_.output)
-    number = seed.shape[0]
+def _logit_gradients_differ(pass_: engine.Forward, design: LabelDesign, norms: Tensor) -> tuple[int, int] | None:
+    logit_gradient, scale = scaled_logit_gradient(design, pass_.output)
+    number = logit_gradient.shape[0]
     factors = 2.0 ** (torch.randperm(number, generator=torch.Generator().manual_seed(number)) % 7 - 3)
-    again = engine.norms_for(pass_, seed * factors.to(seed)[:, None], keep=True)
+    again = engine.norms_for(pass_, logit_gradient * factors.to(logit_gradient)[:, None], keep=True)
     again = again * (scale / factors.to(scale)).square()[:, None]
-    bound = _ROUNDING.get(seed.dtype, 1e-2) * norms
-    bound += (1e-50 if seed.device.type == "cpu" else 1e-13) * norms.amax(1, keepdim=True)  # atomic sums on a GPU
+    bound = _ROUNDING.get(logit_gradient.dtype, 1e-2) * norms
+    bound += (1e-50 if logit_gradient.device.type == "cpu" else 1e-13) * norms.amax(
+        1, keepdim=True
+    )  # atomic sums on a GPU
     return _first((again - norms).abs() > bound)
 
 
@@ -210,13 +215,13 @@ def _logits_differ(subject: Subject, images: Tensor, logits: Tensor) -> int | No
 def _in_double(subject: Subject, images: Tensor, design: LabelDesign, checks: Checks, fault: Fault) -> Fault | None:
     """Compare again where rounding is no excuse; a network that cannot be copied keeps the fault."""
     try:
-        network = twin_of(subject.network)
-        twin = Subject(network, list(network.parameters()), subject.precautions)
+        network = copy_for_proof(subject.network)
+        copied = Subject(network, list(network.parameters()), subject.precautions)
         images = images_for(network, images)
-        with requiring_grad(twin.parameters, False), twin.precautions.around(network):
-            pass_ = engine.forward(network, images, twin.parameters, 2)
+        with requiring_grad(copied.parameters, False), copied.precautions.around(network):
+            pass_ = engine.forward(network, images, copied.parameters, 2)
             norms = engine.backward(pass_, [design], keep=True)[:, 0]
-            return _compare(twin, images, design, pass_, norms, checks)
+            return _compare(copied, images, design, pass_, norms, checks)
     except Exception:  # casts inside the forward, custom kernels for float32 alone
         return fault
 

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from lightning_gradood.core import Refusal
-from lightning_gradood.metrics.curves import Floats, Integers, checked
+from lightning_gradood.metrics.curves import Floats, Integers, validated
 
 
 def bootstrap_auroc(
@@ -47,7 +47,7 @@ def bootstrap_auroc(
         >>> bootstrap_auroc([0.0, 1.0], [0, 1], origin_ids=["cat.png", "noise.png"])
         (1.0, 1.0)
     """
-    values, classes = checked(scores, labels)
+    values, classes = validated(scores, labels)
     _check_settings(len(values), len(origin_ids), resamples, confidence)
     plan = _plan(values, classes, origin_ids.tolist() if isinstance(origin_ids, np.ndarray) else list(origin_ids))
     generator = np.random.default_rng(seed)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from lightning_gradood.core import Refusal
-from lightning_gradood.metrics.curves import Floats, Integers, Sweep, checked, sweep
+from lightning_gradood.metrics.curves import Floats, Integers, ThresholdCounts, threshold_counts, validated
 from lightning_gradood.metrics.detection import auroc, detection_metrics
 
 _STEPS = 100_000
@@ -108,7 +108,7 @@ def conventional_metrics(scores: ArrayLike, labels: ArrayLike, convention: str) 
             f"`convention` should be one of {', '.join(_CONVENTIONS)}. Got `convention = {convention!r}`. "
             "The project's own metrics are always there."
         )
-    return _CONVENTIONS[convention](*checked(scores, labels))
+    return _CONVENTIONS[convention](*validated(scores, labels))
 
 
 def _lee2018(scores: Floats, labels: Integers) -> dict[str, float]:
@@ -130,7 +130,7 @@ def _lee2018(scores: Floats, labels: Integers) -> dict[str, float]:
 
 
 def _openood(scores: Floats, labels: Integers) -> dict[str, float]:
-    counts = sweep(scores, labels)
+    counts = threshold_counts(scores, labels)
     true, false = counts.true_positives[::-1], counts.false_positives[::-1]  # from the highest threshold down
     corners = np.ones(len(true), dtype=bool)  # scikit-learn's ROC curve leaves out points between others on a line
     corners[1:-1] = (np.diff(true, 2) != 0) | (np.diff(false, 2) != 0)
@@ -144,7 +144,10 @@ def _openood(scores: Floats, labels: Integers) -> dict[str, float]:
 
 
 def _energy(scores: Floats, labels: Integers) -> dict[str, float]:
-    ours, counts = detection_metrics(scores, labels), sweep(scores, labels).mirrored()  # normal images are to be found
+    ours, counts = (
+        detection_metrics(scores, labels),
+        threshold_counts(scores, labels).mirrored(),
+    )  # normal images are to be found
     recall = counts.true_positives[:-1] / counts.anomalous
     whole = int(np.flatnonzero(counts.true_positives == counts.anomalous)[-1])  # the highest threshold that finds all
     nearest = whole + int(np.abs(recall[whole:] - 0.95).argmin())
@@ -152,7 +155,7 @@ def _energy(scores: Floats, labels: Integers) -> dict[str, float]:
     return {"fpr_at_tpr95": fpr, "auroc": ours["auroc"], "aupr": ours["aupr_in"]}
 
 
-def _trapezoids(counts: Sweep) -> float:
+def _trapezoids(counts: ThresholdCounts) -> float:
     """Area under the precision-recall curve with straight lines between its points, from precision 1 at recall 0."""
     called = (counts.true_positives + counts.false_positives)[:-1]
     precision = np.append(counts.true_positives[:-1] / called, 1.0)

@@ -21,7 +21,7 @@ Floats: TypeAlias = NDArray[np.float64]
 Integers: TypeAlias = NDArray[np.int64]
 
 
-def checked(scores: ArrayLike, labels: ArrayLike) -> tuple[Floats, Integers]:
+def validated(scores: ArrayLike, labels: ArrayLike) -> tuple[Floats, Integers]:
     """Return scores as float64 `[n]` and labels as int64 `[n]`, or refuse them with counts.
 
     Args:
@@ -82,7 +82,7 @@ def _check_labels(labels: NDArray[np.generic]) -> None:
 
 
 @dataclass(frozen=True)
-class Sweep:
+class ThresholdCounts:
     """How many images score at least as high as each distinct score.
 
     Attributes:
@@ -110,25 +110,25 @@ class Sweep:
         """TPR − FPR at each threshold times `anomalous * normal`: in integers, so that equal is equal; `[k + 1]`."""
         return self.true_positives * self.normal - self.false_positives * self.anomalous
 
-    def mirrored(self) -> "Sweep":
-        """Return the sweep of negated scores with the classes exchanged: normal images become the ones to find."""
-        return Sweep(
+    def mirrored(self) -> "ThresholdCounts":
+        """Return the counts of negated scores with the classes exchanged: normal images become the ones to find."""
+        return ThresholdCounts(
             values=-self.values[::-1],
             true_positives=self.normal - self.false_positives[::-1],
             false_positives=self.anomalous - self.true_positives[::-1],
         )
 
 
-def sweep(scores: ArrayLike, labels: ArrayLike) -> Sweep:
-    """Sort the scores once and count both classes from above; refuses what `checked` refuses."""
-    values, classes = checked(scores, labels)
+def threshold_counts(scores: ArrayLike, labels: ArrayLike) -> ThresholdCounts:
+    """Sort the scores once and count both classes from above; refuses what `validated` refuses."""
+    values, classes = validated(scores, labels)
     order = np.argsort(values, kind="stable")
     values, classes = values[order], classes[order]
     starts = np.flatnonzero(np.concatenate([[True], values[1:] != values[:-1]]))  # tied scores stand together
     below = np.concatenate([[0], np.cumsum(classes)])  # anomalous among the lowest i
     anomalous = below[-1] - below[np.append(starts, len(values))]
     at_least = len(values) - np.append(starts, len(values))
-    return Sweep(values[starts], anomalous, at_least - anomalous)
+    return ThresholdCounts(values[starts], anomalous, at_least - anomalous)
 
 
 def roc_curve(scores: ArrayLike, labels: ArrayLike) -> tuple[Floats, Floats, Floats]:
@@ -153,7 +153,7 @@ def roc_curve(scores: ArrayLike, labels: ArrayLike) -> tuple[Floats, Floats, Flo
         >>> list(zip(fpr.tolist(), tpr.tolist()))
         [(0.0, 0.0), (0.0, 1.0), (1.0, 1.0)]
     """
-    counts = sweep(scores, labels)
+    counts = threshold_counts(scores, labels)
     fpr = counts.false_positives[::-1] / counts.normal
     tpr = counts.true_positives[::-1] / counts.anomalous
     return fpr, tpr, np.append(counts.values, np.inf)[::-1]
@@ -183,7 +183,7 @@ def precision_recall_curve(scores: ArrayLike, labels: ArrayLike) -> tuple[Floats
         >>> precision.tolist(), recall.tolist()
         ([0.5, 1.0, 1.0], [1.0, 1.0, 0.0])
     """
-    counts = sweep(scores, labels)
+    counts = threshold_counts(scores, labels)
     called = counts.true_positives + counts.false_positives
     precision = np.append(counts.true_positives[:-1] / called[:-1], 1.0)
     return precision, counts.true_positives / counts.anomalous, counts.values
@@ -208,7 +208,7 @@ def accuracy_at(scores: ArrayLike, labels: ArrayLike, threshold: float) -> dict[
         >>> accuracy_at([0.1, 0.2, 0.3, 0.9], [0, 0, 0, 1], threshold=0.25)
         {'plain': 0.75, 'balanced': 0.8333333333333333}
     """
-    values, classes = checked(scores, labels)
+    values, classes = validated(scores, labels)
     if math.isnan(threshold):
         raise Refusal(f"`threshold` should be a number. Got `threshold = {threshold}`. Choose it on finite scores.")
     right = (values > threshold) == (classes == 1)
@@ -234,7 +234,7 @@ def best_balanced_threshold(scores: ArrayLike, labels: ArrayLike) -> float:
         >>> best_balanced_threshold([-2.0, 1.0, 3.0, 8.0], [0, 0, 1, 1])
         2.0
     """
-    counts = sweep(scores, labels)
+    counts = threshold_counts(scores, labels)
     lowest_found = int(np.argmax(counts.advantage))  # the lowest score called anomalous; argmax takes the first best
     if lowest_found == 0:
         return math.nextafter(counts.values[0], -sys.float_info.max)

@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import ArrayLike
 
-from lightning_gradood.metrics.curves import Sweep, sweep
+from lightning_gradood.metrics.curves import ThresholdCounts, threshold_counts
 
 
 def detection_metrics(scores: ArrayLike, labels: ArrayLike) -> dict[str, float]:
@@ -34,7 +34,7 @@ def detection_metrics(scores: ArrayLike, labels: ArrayLike) -> dict[str, float]:
         >>> detection_metrics([0.1, 0.4, 0.35, 0.8], [0, 0, 1, 1])["auroc"]
         0.75
     """
-    counts = sweep(scores, labels)
+    counts = threshold_counts(scores, labels)
     return {
         "auroc": _auroc(counts),
         "aupr_out": _average_precision(counts),
@@ -62,7 +62,7 @@ def auroc(scores: ArrayLike, labels: ArrayLike) -> float:
         >>> auroc([7.0, 7.0], [0, 1])
         0.5
     """
-    return _auroc(sweep(scores, labels))
+    return _auroc(threshold_counts(scores, labels))
 
 
 def detection_accuracy(scores: ArrayLike, labels: ArrayLike) -> float:
@@ -85,10 +85,10 @@ def detection_accuracy(scores: ArrayLike, labels: ArrayLike) -> float:
         >>> detection_accuracy([0.1, 0.4, 0.35, 0.8], [0, 0, 1, 1])
         0.75
     """
-    return _detection_accuracy(sweep(scores, labels))
+    return _detection_accuracy(threshold_counts(scores, labels))
 
 
-def _auroc(counts: Sweep) -> float:
+def _auroc(counts: ThresholdCounts) -> float:
     # Twice the Mann-Whitney statistic, in integers: 2 for each normal image below an anomalous one, 1 for each tie.
     anomalous_at = -np.diff(counts.true_positives)
     not_above = counts.normal - counts.false_positives[1:]
@@ -96,16 +96,16 @@ def _auroc(counts: Sweep) -> float:
     return int((anomalous_at * (below + not_above)).sum()) / (2 * counts.anomalous * counts.normal)
 
 
-def _average_precision(counts: Sweep) -> float:
+def _average_precision(counts: ThresholdCounts) -> float:
     found_at = -np.diff(counts.true_positives)
     precision = counts.true_positives[:-1] / (counts.true_positives + counts.false_positives)[:-1]
     return float((found_at * precision).sum() / counts.anomalous)
 
 
-def _fpr95(counts: Sweep) -> float:
+def _fpr95(counts: ThresholdCounts) -> float:
     enough = 20 * counts.true_positives >= 19 * counts.anomalous  # TPR ≥ .95 in integers
     return float(counts.false_positives[enough].min() / counts.normal)
 
 
-def _detection_accuracy(counts: Sweep) -> float:
+def _detection_accuracy(counts: ThresholdCounts) -> float:
     return 0.5 + int(counts.advantage.max()) / (2 * counts.anomalous * counts.normal)

@@ -1,41 +1,47 @@
 """Probes: what is read from the network for each image.
 
 A `Probe` is called with a network and a batch and returns one row of numbers an image. Each probe is one column of the
-records and is cached on its own; `read_together` reads several in one pass, so that label designs share their forward.
+records and is cached on its own; `read_probes` reads several in one pass, so that label designs share their forward.
 
     >>> import torch
     >>> from lightning_gradood.gradients import AllOnes
-    >>> from lightning_gradood.probes import GradientProbe, LogitsProbe, read_together
+    >>> from lightning_gradood.probes import GradientProbe, LogitsProbe, read_probes
     >>> network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 3))
-    >>> reading = read_together([GradientProbe(AllOnes()), LogitsProbe()], network, torch.rand(2, 3, 2, 2))
+    >>> reading = read_probes([GradientProbe(AllOnes()), LogitsProbe()], network, torch.rand(2, 3, 2, 2))
     >>> {name: tuple(values.shape) for name, values in reading.values.items()}
     {'gradients/all_ones': (2, 2), 'logits': (2, 3)}
 
-What feature detectors read comes from *taps*: `tap_names` says which of a network's modules they are, `tapped` reads them
-with gradients where those are enabled, `FeatureProbe` makes a column of them. All probes of this kind (`TapProbe`) share
-one forward pass, and each of their values is what reading it alone gives.
+What feature detectors read comes from *feature layers*: `feature_layer_names` says which of a network's modules they are,
+`feature_layer_outputs` reads them with gradients where those are enabled, `FeatureProbe` makes a column of them. All
+probes of this kind (`FeatureLayerProbe`) share one forward pass, and each of their values is what reading it alone gives.
 
 `OdinProbe` and `MahalanobisProbe` step along an input gradient first. The latter compares an image with those the network
 was trained on, and so is prepared once: `probe.load(probe.prepare(network, batches))`; `ProbeCallback` does it by itself.
 """
 
-from lightning_gradood.probes.feature_layers import PENULTIMATE, tap_names, tap_of, tapped
+from lightning_gradood.probes.feature_layers import (
+    PENULTIMATE,
+    feature_layer_names,
+    feature_layer_output,
+    feature_layer_outputs,
+)
 from lightning_gradood.probes.gaussians import Moments, TiedGaussians
 from lightning_gradood.probes.gradients import GradientProbe
-from lightning_gradood.probes.input_gradients import checked_grid, leaf, signs_of
+from lightning_gradood.probes.input_gradients import leaf, signs_of, validated_grid
 from lightning_gradood.probes.logits_and_features import (
+    FeatureLayerProbe,
     FeatureProbe,
     LogitsProbe,
     PenultimateProbe,
-    TapProbe,
-    columns_of_taps,
+    columns_by_layer,
 )
 from lightning_gradood.probes.pixels import PixelProbe
 from lightning_gradood.probes.probe import Probe
-from lightning_gradood.probes.together import Reading, read_together
+from lightning_gradood.probes.together import ProbeReadings, read_probes
 
 __all__ = [
     "PENULTIMATE",
+    "FeatureLayerProbe",
     "FeatureProbe",
     "GradientProbe",
     "LogitsProbe",
@@ -43,15 +49,14 @@ __all__ = [
     "PenultimateProbe",
     "PixelProbe",
     "Probe",
-    "Reading",
-    "TapProbe",
+    "ProbeReadings",
     "TiedGaussians",
-    "checked_grid",
-    "columns_of_taps",
+    "columns_by_layer",
+    "feature_layer_names",
+    "feature_layer_output",
+    "feature_layer_outputs",
     "leaf",
-    "read_together",
+    "read_probes",
     "signs_of",
-    "tap_names",
-    "tap_of",
-    "tapped",
+    "validated_grid",
 ]

@@ -1,4 +1,4 @@
-"""Taps: the places inside a network whose spatially averaged outputs are read as features."""
+"""Feature layers: the places inside a network whose spatially averaged outputs are read as features."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from lightning_gradood.core import Refusal
 
 PENULTIMATE = "penultimate"
-"""The tap that is no module: the input of the last nn.Linear that a forward pass runs."""
+"""The feature layer that is no module: the input of the last nn.Linear that a forward pass runs."""
 
 
-def tap_names(network: nn.Module) -> list[str]:
-    """Name the taps that a network is read at unless its user names others.
+def feature_layer_names(network: nn.Module) -> list[str]:
+    """Name the feature layers that a network is read at unless its user names others.
 
     ResNets, found by their children `relu` and `layer1`: the stem after its activation and every stage. DenseNets, found by
     `conv0` and `denseblock1`: the stem, every transition, and the penultimate features, which are the last block after its
@@ -35,7 +35,7 @@ def tap_names(network: nn.Module) -> list[str]:
 
     Example:
         >>> from torchvision.models import resnet18
-        >>> tap_names(resnet18(weights=None))
+        >>> feature_layer_names(resnet18(weights=None))
         ['relu', 'layer1', 'layer2', 'layer3', 'layer4']
     """
     for name, module in network.named_modules():
@@ -45,11 +45,11 @@ def tap_names(network: nn.Module) -> list[str]:
         if {"conv0", "denseblock1"} <= set(children):
             stem = "relu0" if "relu0" in children else "conv0"
             return [*_below(name, [stem, *_numbered("transition", children)]), PENULTIMATE]
-    return _general_taps(network)
+    return _general_layers(network)
 
 
-def tapped(network: nn.Module, images: Tensor, names: Sequence[str]) -> tuple[Tensor, list[Tensor]]:
-    """Run one forward pass and return the logits and what the taps gave.
+def feature_layer_outputs(network: nn.Module, images: Tensor, names: Sequence[str]) -> tuple[Tensor, list[Tensor]]:
+    """Run one forward pass and return the logits and what the feature layers gave.
 
     Outputs [N, C, ...] are averaged over all but their first two axes, tokens [N, T, C] over T; [N, C] stays. Gradients
     flow to images and parameters where they are enabled. Mode, autocast and the rest are the caller's: enter
@@ -70,8 +70,8 @@ def tapped(network: nn.Module, images: Tensor, names: Sequence[str]) -> tuple[Te
     for name in names:
         if name != PENULTIMATE and name not in modules:
             raise Refusal(
-                f"`taps` should be modules of the network, or {PENULTIMATE}. Got `taps = {list(names)}` with {name!r}. "
-                f"Its children are {[child for child, _ in network.named_children()]}; leave `taps` out for "
+                f"`layers` should be modules of the network, or {PENULTIMATE}. Got `layers = {list(names)}` with {name!r}. "
+                f"Its children are {[child for child, _ in network.named_children()]}; leave `layers` out for "
                 "the usual ones."
             )
     found: dict[str, list[Tensor]] = {name: [] for name in names}
@@ -85,13 +85,13 @@ def tapped(network: nn.Module, images: Tensor, names: Sequence[str]) -> tuple[Te
     return logits, [_only(name, found[name], len(images)) for name in names]
 
 
-def tap_of(network: nn.Module, images: Tensor, name: str) -> Tensor:
-    """Return what `tapped` gives for one tap, running the network no further than that.
+def feature_layer_output(network: nn.Module, images: Tensor, name: str) -> Tensor:
+    """Return what `feature_layer_outputs` gives for one feature layer, running the network no further than that.
 
-    That the tap runs only once is not seen here: read the network with `tapped` before.
+    That the feature layer runs only once is not seen here: read the network with `feature_layer_outputs` before.
     """
     if name == PENULTIMATE:  # which nn.Linear is the last is known at the end
-        return tapped(network, images, [name])[1][0]
+        return feature_layer_outputs(network, images, [name])[1][0]
 
     def stop(module: nn.Module, args: Any, output: Any) -> None:
         raise _Reached(_averaged(name, output))
@@ -113,22 +113,22 @@ class _Reached(BaseException):
         self.values = values
 
 
-def _general_taps(network: nn.Module) -> list[str]:
+def _general_layers(network: nn.Module) -> list[str]:
     name, body = _body(network)
     linears = [module for module in network.modules() if isinstance(module, nn.Linear)]
-    taps = []
+    layers = []
     for child, module in body.named_children():
         if linears and any(inner is linears[-1] for inner in module.modules()):
             break
         if any(True for _ in module.parameters()):
-            taps.append(child)
-    taps = _below(name, taps) + [PENULTIMATE] * bool(linears)
-    if not taps:
+            layers.append(child)
+    layers = _below(name, layers) + [PENULTIMATE] * bool(linears)
+    if not layers:
         raise Refusal(
             f"The network should have children with parameters or an nn.Linear. Got a {type(network).__name__} with "
-            "neither. Name the modules to read with `taps`."
+            "neither. Name the modules to read with `layers`."
         )
-    return taps
+    return layers
 
 
 def _body(network: nn.Module) -> tuple[str, nn.Module]:
@@ -178,7 +178,7 @@ def _keeping_inputs(network: nn.Module, kept: list[Tensor]) -> Iterator[None]:
 def _averaged(name: str, output: Any) -> Tensor:
     if not isinstance(output, Tensor) or output.ndim < 2:
         kind = f"a tensor {list(output.shape)}" if isinstance(output, Tensor) else f"a {type(output).__name__}"
-        raise Refusal(f"`taps` should give a tensor [N, C, ...] each. Got {kind} from {name!r}. Name another module.")
+        raise Refusal(f"`layers` should give a tensor [N, C, ...] each. Got {kind} from {name!r}. Name another module.")
     if output.ndim == 2:
         return output.clone()
     return output.mean(dim=1) if output.ndim == 3 else output.flatten(2).mean(dim=2)
@@ -190,10 +190,10 @@ def _only(name: str, kept: list[Tensor], images: int) -> Tensor:
     if not kept and name == PENULTIMATE:
         raise Refusal(
             "The network should end in an nn.Linear, whose input are its penultimate features. Got a network that runs "
-            "none. Leave out what reads them, and name modules with `taps`."
+            "none. Leave out what reads them, and name modules with `layers`."
         )
     got = f"{len(kept)} outputs" if len(kept) != 1 else f"{len(kept[0])} rows"
     raise Refusal(
-        f"`taps` should be modules that run once on a batch and give a row for each of its {images} images. Got {got} "
+        f"`layers` should be modules that run once on a batch and give a row for each of its {images} images. Got {got} "
         f"from {name!r}. Name another module."
     )

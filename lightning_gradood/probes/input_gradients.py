@@ -12,7 +12,7 @@ from torch import Tensor
 from lightning_gradood.core import Refusal
 
 
-def checked_grid(name: str, values: Sequence[float], *, positive: bool = False) -> tuple[float, ...]:
+def validated_grid(name: str, values: Sequence[float], *, positive: bool = False) -> tuple[float, ...]:
     """Return a grid's values as floats.
 
     Args:

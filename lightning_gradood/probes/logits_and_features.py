@@ -1,6 +1,6 @@
 """The logits as a probe: what softmax scores and energies are made of.
 
-Probes that need nothing but a forward pass: its logits and what the network's taps give in it.
+Probes that need nothing but a forward pass: its logits and what the network's feature layers give in it.
 
 Features as probes: what the network's layers give, averaged over the image.
 """
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_gradood.core import Refusal, exact_arithmetic, frozen_network
-from lightning_gradood.probes.feature_layers import PENULTIMATE, tap_names, tapped
+from lightning_gradood.probes.feature_layers import PENULTIMATE, feature_layer_names, feature_layer_outputs
 from lightning_gradood.probes.probe import Probe
 
 
@@ -50,30 +50,30 @@ def refuse_broken_logits(logits: Tensor) -> None:
         )
 
 
-class TapProbe(Probe):
-    """Computes its values from logits and taps; `read_together` runs one forward pass for all of this kind."""
+class FeatureLayerProbe(Probe):
+    """Computes its values from logits and feature layers; `read_probes` runs one forward pass for all of this kind."""
 
     @abstractmethod
-    def taps_of(self, network: nn.Module) -> list[str]:
-        """The taps it needs, as `tapped` names them."""
+    def layers_of(self, network: nn.Module) -> list[str]:
+        """The feature layers it needs, as `feature_layer_outputs` names them."""
 
     @abstractmethod
-    def from_taps(self, network: nn.Module, logits: Tensor, taps: Sequence[Tensor]) -> Tensor:
+    def from_layers(self, network: nn.Module, logits: Tensor, layers: Sequence[Tensor]) -> Tensor:
         """Its values, [N, width].
 
         Args:
             network: pixels in, logits out, in evaluation mode and frozen.
             logits: the network's output, [N, classes].
-            taps: for each of `taps_of(network)` the averages [N, C_i].
+            layers: for each of `layers_of(network)` the averages [N, C_i].
         """
 
     def __call__(self, network: nn.Module, images: Tensor) -> Tensor:
         """Run a forward pass in evaluation mode and read it, [N, width]."""
-        return read_taps([self], network, images)[1][0]
+        return read_layers([self], network, images)[1][0]
 
 
-def read_taps(probes: Sequence[TapProbe], network: nn.Module, images: Tensor) -> tuple[Tensor, list[Tensor]]:
-    """Read several tap probes in one forward pass.
+def read_layers(probes: Sequence[FeatureLayerProbe], network: nn.Module, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """Read several feature layer probes in one forward pass.
 
     Args:
         probes: what to read.
@@ -86,21 +86,21 @@ def read_taps(probes: Sequence[TapProbe], network: nn.Module, images: Tensor) ->
     Raises:
         Refusal: if a logit or a feature is not finite.
     """
-    wanted = [probe.taps_of(network) for probe in probes]
+    wanted = [probe.layers_of(network) for probe in probes]
     names = list(dict.fromkeys(name for part in wanted for name in part))
     with exact_arithmetic(), frozen_network(network), torch.no_grad():
-        logits, averages = tapped(network, images, names)
+        logits, averages = feature_layer_outputs(network, images, names)
         refuse_broken_logits(logits)
         found = dict(zip(names, averages, strict=True))
-        _refuse_broken_taps(found)
+        _refuse_broken_layers(found)
         values = [
-            probe.from_taps(network, logits, [found[name] for name in part])
+            probe.from_layers(network, logits, [found[name] for name in part])
             for probe, part in zip(probes, wanted, strict=True)
         ]
     return logits, values
 
 
-def _refuse_broken_taps(found: dict[str, Tensor]) -> None:
+def _refuse_broken_layers(found: dict[str, Tensor]) -> None:
     for name, values in found.items():
         broken = int((~torch.isfinite(values)).any(dim=1).sum())
         if broken:
@@ -110,47 +110,50 @@ def _refuse_broken_taps(found: dict[str, Tensor]) -> None:
             )
 
 
-class FeatureProbe(TapProbe):
-    """Spatial averages of the network's taps, side by side.
+class FeatureProbe(FeatureLayerProbe):
+    """Spatial averages of the network's feature layers, side by side.
 
     Args:
-        taps: modules of the network, as in `network.named_modules()`, or `penultimate`; by default those of `tap_names`.
+        layers: modules of the network, as in `network.named_modules()`, or `penultimate`; by default those of
+        `feature_layer_names`.
 
     Raises:
-        Refusal: if `taps` is empty or names one twice.
+        Refusal: if `layers` is empty or names one twice.
 
     Reference:
         deep_Mahalanobis (Lee et al. 2018), `lib_generation.py`.
     """
 
-    def __init__(self, taps: list[str] | None = None) -> None:
-        if taps is not None and (not taps or len(set(taps)) < len(taps)):
+    def __init__(self, layers: list[str] | None = None) -> None:
+        if layers is not None and (not layers or len(set(layers)) < len(layers)):
             raise Refusal(
-                f"`taps` should name different modules, at least one. Got `taps = {taps}`. Leave it out for the usual ones."
+                f"`layers` should name different modules, at least one. Got `layers = {layers}`. Leave it out for the usual ones."
             )
-        self.taps = taps
+        self.layers = layers
         self._widths: dict[str, int] = {}
 
     @property
     def name(self) -> str:
-        """`features/taps`, or `features/` and the taps that the user named, joined by `+`."""
-        return "features/" + ("taps" if self.taps is None else "+".join(self.taps))
+        """`features/layers`, or `features/` and the feature layers that the user named, joined by `+`."""
+        return "features/" + ("layers" if self.layers is None else "+".join(self.layers))
 
     def names(self, network: nn.Module) -> list[str]:
-        """`<tap>.<channel>` for each column of the last reading; empty before the first, as only a pass counts channels."""
-        return [f"{tap}.{channel}" for tap, width in self._widths.items() for channel in range(width)]
+        """`<feature layer>.<channel>` for each column of the last reading; empty before the first, as only a pass counts
+        channels.
+        """
+        return [f"{layer}.{channel}" for layer, width in self._widths.items() for channel in range(width)]
 
-    def taps_of(self, network: nn.Module) -> list[str]:
+    def layers_of(self, network: nn.Module) -> list[str]:
         """Those the user named, or the usual ones."""
-        return tap_names(network) if self.taps is None else list(self.taps)
+        return feature_layer_names(network) if self.layers is None else list(self.layers)
 
-    def from_taps(self, network: nn.Module, logits: Tensor, taps: Sequence[Tensor]) -> Tensor:
+    def from_layers(self, network: nn.Module, logits: Tensor, layers: Sequence[Tensor]) -> Tensor:
         """Averages [N, ΣC_i], in the network's dtype."""
-        self._widths = {name: tap.shape[1] for name, tap in zip(self.taps_of(network), taps, strict=True)}
-        return torch.cat(list(taps), dim=1)
+        self._widths = {name: layer.shape[1] for name, layer in zip(self.layers_of(network), layers, strict=True)}
+        return torch.cat(list(layers), dim=1)
 
 
-class PenultimateProbe(TapProbe):
+class PenultimateProbe(FeatureLayerProbe):
     """The penultimate features: the input of the last nn.Linear that a forward pass runs."""
 
     @property
@@ -162,26 +165,26 @@ class PenultimateProbe(TapProbe):
         """Empty: they are counted by the first reading."""
         return []
 
-    def taps_of(self, network: nn.Module) -> list[str]:
+    def layers_of(self, network: nn.Module) -> list[str]:
         """`penultimate`."""
         return [PENULTIMATE]
 
-    def from_taps(self, network: nn.Module, logits: Tensor, taps: Sequence[Tensor]) -> Tensor:
+    def from_layers(self, network: nn.Module, logits: Tensor, layers: Sequence[Tensor]) -> Tensor:
         """Features [N, D], in the network's dtype."""
-        return taps[0]
+        return layers[0]
 
 
-def columns_of_taps(names: Sequence[str]) -> dict[str, list[int]]:
-    """Say which columns of a `FeatureProbe` belong to which tap.
+def columns_by_layer(names: Sequence[str]) -> dict[str, list[int]]:
+    """Say which columns of a `FeatureProbe` belong to which feature layer.
 
     Args:
-        names: `<tap>.<channel>`, as records keep them.
+        names: `<feature layer>.<channel>`, as records keep them.
 
     Returns:
-        Tap to its columns, taps in order of appearance.
+        Layer to its columns, feature layers in order of appearance.
 
     Example:
-        >>> columns_of_taps(["relu.0", "relu.1", "layer1.0"])
+        >>> columns_by_layer(["relu.0", "relu.1", "layer1.0"])
         {'relu': [0, 1], 'layer1': [2]}
     """
     columns: dict[str, list[int]] = {}

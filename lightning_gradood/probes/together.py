@@ -7,22 +7,22 @@ from torch import Tensor, nn
 
 from lightning_gradood.gradients import probe_gradients
 from lightning_gradood.probes.gradients import GradientProbe
-from lightning_gradood.probes.logits_and_features import LogitsProbe, TapProbe, read_taps
+from lightning_gradood.probes.logits_and_features import FeatureLayerProbe, LogitsProbe, read_layers
 from lightning_gradood.probes.probe import Probe
 
 
 @dataclass(frozen=True)
-class Reading:
+class ProbeReadings:
     """Values by probe name, [N, width] each, and the logits [N, classes] that every reading needs for its predictions."""
 
     values: dict[str, Tensor]
     logits: Tensor
 
 
-def read_together(probes: Sequence[Probe], network: nn.Module, images: Tensor) -> Reading:
+def read_probes(probes: Sequence[Probe], network: nn.Module, images: Tensor) -> ProbeReadings:
     """Read probes that can share work together, the others one after the other.
 
-    Gradient probes share one forward pass, whose logits also serve the logits probe; so do those that read taps.
+    Gradient probes share one forward pass, whose logits also serve the logits probe; so do those that read feature layers.
 
     Args:
         probes: what to read.
@@ -35,9 +35,9 @@ def read_together(probes: Sequence[Probe], network: nn.Module, images: Tensor) -
         norms, logits = probe_gradients(network, images, [probe.label_design for probe in gradient_probes])
         columns = norms.chunk(len(gradient_probes), dim=1)
         values.update({probe.name: part for probe, part in zip(gradient_probes, columns, strict=True)})
-    tap_probes = [probe for probe in probes if isinstance(probe, TapProbe)]
+    tap_probes = [probe for probe in probes if isinstance(probe, FeatureLayerProbe)]
     if tap_probes:
-        tap_logits, parts = read_taps(tap_probes, network, images)
+        tap_logits, parts = read_layers(tap_probes, network, images)
         values.update({probe.name: part for probe, part in zip(tap_probes, parts, strict=True)})
     if not gradient_probes:
         logits = tap_logits if tap_probes else LogitsProbe()(network, images)
@@ -46,4 +46,4 @@ def read_together(probes: Sequence[Probe], network: nn.Module, images: Tensor) -
             values[probe.name] = logits
         elif probe.name not in values:
             values[probe.name] = probe(network, images)
-    return Reading({probe.name: values[probe.name] for probe in probes}, logits)
+    return ProbeReadings({probe.name: values[probe.name] for probe in probes}, logits)

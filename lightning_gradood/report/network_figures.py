@@ -1,6 +1,6 @@
 """Gradient norms layer by layer, normal images beside each anomaly source (the paper's Figure 3a).
 
-Activation norms tap by tap, normal images beside each anomaly source (the paper's Figure 3b).
+Activation norms feature layer by feature layer, normal images beside each anomaly source (the paper's Figure 3b).
 
 First-layer weights beside the gradients that single images ask for (the paper's Figure 1).
 
@@ -17,7 +17,7 @@ from matplotlib.patches import Patch
 from matplotlib.textpath import TextPath
 
 from lightning_gradood.core import LOG_FLOOR
-from lightning_gradood.probes import columns_of_taps
+from lightning_gradood.probes import columns_by_layer
 from lightning_gradood.report.plots import line_styles, new_figure, tidy
 
 _WHISKERS = (5, 95)
@@ -112,31 +112,31 @@ def _short_names(names: Sequence[str]) -> list[str]:
     return modules
 
 
-_NARROWEST = 9.0  # inches; a network has few taps, but the legend names every source
+_NARROWEST = 9.0  # inches; a network has few feature layers, but the legend names every source
 
 
 def activation_norms(features: Mapping[str, np.ndarray], names: Sequence[str]) -> Figure:
-    """Draw the distribution over images of the squared L2 norm of each tap's features.
+    """Draw the distribution over images of the squared L2 norm of each feature layer's features.
 
     Args:
-        features: source name to the taps' spatial averages, [n, ΣC], `"normal"` first.
-        names: of the ΣC columns, `tap.channel`, as `FeatureProbe` gives them.
+        features: source name to the feature layers' spatial averages, [n, ΣC], `"normal"` first.
+        names: of the ΣC columns, `layer.channel`, as `FeatureProbe` gives them.
 
     Returns:
-        One axes as `layer_norms` draws it: per tap a box per source of log10 of the squared norm.
+        One axes as `layer_norms` draws it: per feature layer a box per source of log10 of the squared norm.
 
     Reference:
         Lee et al. 2022, Figure 3b; there of whole feature maps, here of their spatial averages, which detectors read.
     """
-    taps = columns_of_taps(names)
+    layers = columns_by_layer(names)
     norms = {
-        source: np.stack([np.square(values[:, columns]).sum(axis=1) for columns in taps.values()], axis=1)
+        source: np.stack([np.square(values[:, columns]).sum(axis=1) for columns in layers.values()], axis=1)
         for source, values in features.items()
     }
-    figure = layer_norms(norms, list(taps))
+    figure = layer_norms(norms, list(layers))
     figure.set_size_inches(max(figure.get_figwidth(), _NARROWEST), figure.get_figheight())
     axes = figure.axes[0]
-    axes.set_title("Activation norms per tap (box: quartiles, whiskers: 5 % and 95 %)", fontsize=11)
+    axes.set_title("Activation norms per feature layer (box: quartiles, whiskers: 5 % and 95 %)", fontsize=11)
     axes.set_ylabel("log10 of the squared activation norm")
     return figure
 

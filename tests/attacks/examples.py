@@ -66,7 +66,7 @@ def _brief(attack: Perturbation) -> Perturbation:
 def _presets() -> dict[str, Perturbation]:
     """The attacks of all presets, each once."""
     distinct: dict[str, tuple[str, Perturbation]] = {}
-    for name in ("lee2018", "modern", "pilot"):
+    for name in ("paper", "modern", "pilot"):
         for key, attack in preset(name).items():
             distinct.setdefault(repr(attack.describe()), (f"{name}/{key}", _brief(attack)))
     return dict(distinct.values())

@@ -49,7 +49,7 @@ def test_attack_makes_the_images_of_the_cpu(name: str, digits: Digits, there: Di
 
 
 def test_noise_is_that_of_the_cpu(digits: Digits, there: Digits) -> None:
-    attack = ATTACKS["lee2018/bim"]
+    attack = ATTACKS["paper/bim"]
     here = attack.craft(digits.network, digits.images[:12], digits.labels[:12], NAMES)
     crafted = Crafted(here.images.to(there.images), there.images, there.labels)
     noisy, truth = noise_like(crafted, NAMES), noise_like(here, NAMES)
@@ -60,8 +60,8 @@ def test_noise_is_that_of_the_cpu(digits: Digits, there: Digits) -> None:
 
 def test_labels_may_be_predictions(digits: Digits, there: Digits) -> None:
     unknown = torch.full((12,), -1)
-    truth = ATTACKS["lee2018/fgsm"].perturb(digits.network, digits.images[:12], unknown, NAMES)
-    assert_same(ATTACKS["lee2018/fgsm"].perturb(there.network, there.images, unknown, NAMES), truth)
+    truth = ATTACKS["paper/fgsm"].perturb(digits.network, digits.images[:12], unknown, NAMES)
+    assert_same(ATTACKS["paper/fgsm"].perturb(there.network, there.images, unknown, NAMES), truth)
 
 
 @pytest.mark.parametrize("kind", ["gaussian_noise", "frost", "elastic_transform", "jpeg_compression"])

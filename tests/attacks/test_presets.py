@@ -6,7 +6,7 @@ from lightning_gradood.attacks import BIM, FGSM, PGD, CarliniWagner, IterLL, Sem
 from lightning_gradood.core import Refusal
 
 TABLE = {
-    "lee2018": {
+    "paper": {
         "fgsm": FGSM(0.05),
         "bim": BIM(0.05, 0.01, 6),
         "pgd": PGD(0.05, 0.01, 10, random_start=True),
@@ -33,7 +33,7 @@ TABLE = {
     },
 }
 PASSES = {
-    "lee2018": [1, 6, 10, 100, 10, 0],
+    "paper": [1, 6, 10, 100, 10, 0],
     "modern": [1, 10, 40, 500, 10, 0],
     "pilot": [1, 1, 6, 20, 100, 12, 0],
 }
@@ -48,11 +48,13 @@ def test_presets_are_the_table(name: str) -> None:
     assert [attack.passes for attack in found.values()] == PASSES[name]
 
 
-def test_defaults_are_lee2018() -> None:
+def test_defaults_are_paper() -> None:
     defaults = [FGSM(), BIM(), PGD(), CarliniWagner(), IterLL(), Semantic()]
-    assert [attack.describe() for attack in defaults] == [attack.describe() for attack in preset("lee2018").values()]
+    assert [attack.describe() for attack in defaults] == [attack.describe() for attack in preset("paper").values()]
 
 
 def test_an_unknown_preset_is_refused_with_the_choices() -> None:
-    with pytest.raises(Refusal, match=r"`preset` should be one of lee2018, modern, pilot. Got `preset = 'lee'`"):
+    with pytest.raises(Refusal, match=r"Got `preset = 'lee2018'`. Choose one of these; what was lee2018 is paper now"):
+        preset("lee2018")
+    with pytest.raises(Refusal, match=r"`preset` should be one of paper, modern, pilot. Got `preset = 'lee'`"):
         preset("lee")

@@ -102,7 +102,7 @@ def test_the_other_images_do_not_matter(name: str, digits: Digits) -> None:
         torch.testing.assert_close(alone, whole[part], rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", [name for name in ATTACKS if name.startswith("lee2018") or "stopping" in name])
+@pytest.mark.parametrize("name", [name for name in ATTACKS if name.startswith("paper") or "stopping" in name])
 def test_single_precision_hardly_depends_on_the_batch(name: str, digits: Digits) -> None:
     network, images, labels = digits.network, digits.images[:100], digits.labels[:100]
     ids = [str(row) for row in range(100)]
@@ -157,7 +157,7 @@ def test_autocast_is_off(name: str, digits: Digits, found: dict[str, Perturbed])
         assert torch.equal(ATTACKS[name].craft(*_batch(digits), IDS).images, found[name].images)
 
 
-@pytest.mark.parametrize("name", [name for name in ATTACKS if "lee2018" in name])
+@pytest.mark.parametrize("name", [name for name in ATTACKS if "paper" in name])
 def test_channels_last_images_are_taken(name: str) -> None:
     network = nn.Sequential(nn.Flatten(), nn.Linear(3 * 4 * 4, 5))
     images = torch.rand(4, 3, 4, 4, generator=torch.Generator().manual_seed(0))
@@ -179,7 +179,7 @@ def test_an_unknown_label_is_the_prediction(name: str, digits: Digits) -> None:
     assert int(some.min()) == -1  # the caller's labels are not filled in
 
 
-@pytest.mark.parametrize("name", ["lee2018/pgd", "bim/random", "function/noisy"])
+@pytest.mark.parametrize("name", ["paper/pgd", "bim/random", "function/noisy"])
 def test_seed_and_id_decide_what_is_drawn(name: str, digits: Digits, found: dict[str, Perturbed]) -> None:
     attack = ATTACKS[name]
     settings = attack.describe()["settings"]
@@ -203,7 +203,7 @@ def test_the_description_is_data_that_makes_the_same_attack(
 
 
 def test_eight_bit_images_are_grey_levels(digits: Digits) -> None:
-    crafted = ATTACKS["lee2018/fgsm"].craft(*_batch(digits), IDS)
+    crafted = ATTACKS["paper/fgsm"].craft(*_batch(digits), IDS)
     rounded = crafted.eight_bit()
     levels = rounded.images.double() * 255
     assert float((levels - levels.round()).abs().max()) < 1e-4

@@ -48,7 +48,7 @@ def probed(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     counts: list[int] = []
     import lightning_gradood.extraction.callback as frozen_network
 
-    read: Callable[..., object] = frozen_network.read_together
+    read: Callable[..., object] = frozen_network.read_probes
 
     def counting(probes, network, images, *more):
         counts.append(len(images))

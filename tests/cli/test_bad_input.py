@@ -282,7 +282,7 @@ EPS = "--data.attacks={a: {class_path: FGSM, init_args: {eps: %s}}}"
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (["--data.attacks", "lee2019"], "`preset` should be one of lee2018, modern, pilot. Got `preset = 'lee2019'`"),
+        (["--data.attacks", "lee2019"], "`preset` should be one of paper, modern, pilot. Got `preset = 'lee2019'`"),
         ([EPS % "0"], "`eps` should be a float above 0 and at most 1, as pixels are in [0, 1]. Got `eps = 0"),
         ([EPS % "-0.1"], "`eps` should be a float above 0 and at most 1, as pixels are in [0, 1]. Got `eps = -0.1`."),
         ([EPS % "1.5"], "`eps` should be a float above 0 and at most 1, as pixels are in [0, 1]. Got `eps = 1.5`."),
@@ -292,7 +292,7 @@ EPS = "--data.attacks={a: {class_path: FGSM, init_args: {eps: %s}}}"
             "`data.attacks`: there is no class called FSGM. Did you mean `FGSM`?",
         ),
         (["--data.attacks={nine: Semantic}"], "should have different names. Got ['nine'] more than once."),
-        (["--data.attacks=lee2018", "--data.limits.pdg=3"], "Got `limits` with ['pdg']. Choose among ['fgsm', 'bim',"),
+        (["--data.attacks=paper", "--data.limits.pdg=3"], "Got `limits` with ['pdg']. Choose among ['fgsm', 'bim',"),
         (["--data.corruptions", "7"], "`severity` should be"),
         (["--data.corruptions={f: {class_path: Corruption, init_args: {kind: fogg}}}"], "fog"),
         (["--data.keep", "some"], "`data.keep`: "),

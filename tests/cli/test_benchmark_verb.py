@@ -345,7 +345,7 @@ def test_the_benchmark_of_folders_has_attacks_and_unknown_images_for_both_networ
         assert model["normalize"]["mean"] == [0.485, 0.456, 0.406]
         assert data["train"] == "data/cifar10/train"
         if kind == "attacks":
-            assert (data["attacks"], data["limit"], data["limits"]) == ("lee2018", 2000, {"cw": 1000})
+            assert (data["attacks"], data["limit"], data["limits"]) == ("paper", 2000, {"cw": 1000})
         else:
             assert (data["attacks"], data["limit"]) == (None, {"resnet20": None, "resnet18": 5000}[network])
             assert sorted(data["anomalies"]) == ["places", "svhn_digits", "tiny_imagenet"]

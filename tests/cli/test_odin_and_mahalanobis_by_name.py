@@ -45,6 +45,6 @@ def test_without_training_images_one_line_says_what_to_do(capsys):
 
 
 def test_an_unknown_tap_is_refused_below_the_bar(capsys):
-    wrong = "[{class_path: Mahalanobis, init_args: {taps: [layer9]}}]"
+    wrong = "[{class_path: Mahalanobis, init_args: {feature layers: [layer9]}}]"
     line = refused(["detect", *FILE, "--detection.detectors", wrong, "--run_dir", "no_tap"], capsys)
-    assert "Got `taps = ['layer9']` with 'layer9'. Its children are" in line
+    assert "Got `layers = ['layer9']` with 'layer9'. Its children are" in line

@@ -38,7 +38,7 @@ def test_known_is_the_default_and_label_free_detectors_stand_beside_it(run, caps
 
 
 def test_unknown_trains_on_the_others(run, capsys):
-    folder = detect(run, "--detection.protocol", "unknown")
+    folder = detect(run, "--detection.protocol", "leave_one_out")
     outcomes = tiny.results(folder)["outcomes"]
     assert [(o["source"], o["trained_on"]) for o in outcomes] == [("nine", "others"), ("photographs", "others")]
     lines = tiny.table(capsys.readouterr().out).splitlines()
@@ -46,7 +46,7 @@ def test_unknown_trains_on_the_others(run, capsys):
 
 
 def test_a_matrix_is_printed_written_and_drawn(run, capsys):
-    folder = detect(run, "--detection.protocol", "matrix", *tiny.WITH_FIGURES)
+    folder = detect(run, "--detection.protocol", "cross", *tiny.WITH_FIGURES)
     outcomes = tiny.results(folder)["outcomes"]
     pairs = {(o["trained_on"], o["source"]): o["metrics"]["test"]["auroc"] for o in outcomes}
     assert len(outcomes) == len(pairs) == 4
@@ -71,7 +71,7 @@ def test_conventions_join_the_numbers(run):
 
 def test_words_that_are_no_choice_are_refused_with_the_choices(run, capsys):
     for flag, value, choices in (
-        ("--detection.protocol", "all", "'known','unknown','matrix'"),
+        ("--detection.protocol", "all", "'known','leave_one_out','cross'"),
         ("--detection.metrics", "[ours]", "'lee2018','odin','openood','energy'"),
     ):
         sentence = tiny.refused(["detect", *tiny.FILE, flag, value], capsys)
@@ -81,5 +81,7 @@ def test_words_that_are_no_choice_are_refused_with_the_choices(run, capsys):
 @pytest.mark.filterwarnings("ignore:No checkpoint and no initial weights")
 def test_one_anomaly_source_has_no_others(run, capsys):
     flags = ["--data.anomalies", "{nine: {class_path: DigitsSource, init_args: {digits: [9]}}}"]
-    sentence = tiny.refused(["detect", *tiny.FILE, *flags, "--detection.protocol", "unknown"], capsys)
-    assert sentence.startswith("`detection.protocol = unknown` should have at least two anomaly sources. Got ['nine'].")
+    sentence = tiny.refused(["detect", *tiny.FILE, *flags, "--detection.protocol", "leave_one_out"], capsys)
+    assert sentence.startswith(
+        "`detection.protocol = leave_one_out` should have at least two anomaly sources. Got ['nine']."
+    )

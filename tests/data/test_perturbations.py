@@ -16,7 +16,7 @@ def data(**settings):
     return ImageDataModule(**(defaults | settings))
 
 
-@pytest.mark.parametrize("name", ["lee2018", "modern"])
+@pytest.mark.parametrize("name", ["paper", "modern"])
 def test_a_preset_s_name_stands_for_its_six_attacks(name):
     sources = data(attacks=name)
     assert sources.anomaly_names == ["photographs", "fgsm", "bim", "pgd", "cw", "iterll", "semantic"]
@@ -31,7 +31,7 @@ def test_a_severity_stands_for_all_fifteen_corruptions():
 
 
 def test_each_twin_has_its_origin_s_key_and_thereby_its_split():
-    sources = data(attacks="lee2018", corruptions={"fog": Corruption("fog")}, limits={"cw": 20})
+    sources = data(attacks="paper", corruptions={"fog": Corruption("fog")}, limits={"cw": 20})
     split_of = sources.manifest.split_of
     for name, twins in sources.twins.items():
         assert [key.partition("/")[2] for key in twins.ids] == [key.partition("/")[2] for key in twins.origins]
@@ -43,7 +43,7 @@ def test_each_twin_has_its_origin_s_key_and_thereby_its_split():
 
 @pytest.mark.parametrize("limit", [10, 25, 50, 1000])
 def test_a_limit_takes_the_same_share_of_each_split_and_class(limit):
-    sources = data(attacks="lee2018", limits={"cw": limit})
+    sources = data(attacks="paper", limits={"cw": limit})
     twins, split_of = sources.twins["cw"], sources.manifest.split_of
     taken = min(limit, 50)
     assert len(twins.rows) == taken
@@ -56,16 +56,16 @@ def test_a_limit_takes_the_same_share_of_each_split_and_class(limit):
 
 
 def test_other_splits_attack_the_same_images():
-    first = data(attacks="lee2018", limits={"cw": 20})
-    second = data(attacks="lee2018", limits={"cw": 20}, split_seed=1)
+    first = data(attacks="paper", limits={"cw": 20})
+    second = data(attacks="paper", limits={"cw": 20}, split_seed=1)
     assert first.manifest.sources["normal"] != second.manifest.sources["normal"]
     assert first.twins["cw"].rows == second.twins["cw"].rows
-    assert first.twins["cw"].rows != data(attacks="lee2018", limits={"cw": 20}, limit_seed=1).twins["cw"].rows
+    assert first.twins["cw"].rows != data(attacks="paper", limits={"cw": 20}, limit_seed=1).twins["cw"].rows
 
 
 def test_a_limit_that_leaves_a_split_empty_is_refused_before_anything_is_attacked():
     with pytest.raises(Refusal, match=re.escape("`limits.cw` should leave images in every split. Got `limits.cw = 2`")):
-        data(attacks="lee2018", limits={"cw": 2}).twins  # noqa: B018
+        data(attacks="paper", limits={"cw": 2}).twins  # noqa: B018
 
 
 def test_noise_stands_behind_its_attack_and_is_no_anomaly():
@@ -73,7 +73,7 @@ def test_noise_stands_behind_its_attack_and_is_no_anomaly():
     assert list(sources.twins) == ["small", "small.noise", "fog"]
     assert sources.anomaly_names == ["photographs", "small", "fog"]
     assert [sources.noise_of(name) for name in sources.anomaly_names] == [None, "small.noise", None]
-    assert data(attacks="lee2018").noise_of("fgsm") is None
+    assert data(attacks="paper").noise_of("fgsm") is None
 
 
 def test_only_attacks_can_succeed():
@@ -84,14 +84,14 @@ def test_only_attacks_can_succeed():
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"attacks": "lee2019"}, "`preset` should be one of lee2018, modern, pilot. Got `preset = 'lee2019'`"),
+        ({"attacks": "lee2019"}, "`preset` should be one of paper, modern, pilot. Got `preset = 'lee2019'`"),
         ({"corruptions": 6}, "`severity` should be"),
         ({"attacks": {"photographs": Semantic()}}, "should have different names. Got ['photographs'] more than once"),
-        ({"attacks": "lee2018", "corruptions": {"bim": Corruption("fog")}}, "Got ['bim'] more than once"),
+        ({"attacks": "paper", "corruptions": {"bim": Corruption("fog")}}, "Got ['bim'] more than once"),
         ({"attacks": {"normal": Semantic()}}, "Got `anomalies` with the name `normal`"),
         ({"attacks": {"a/b": Semantic()}}, "Got `anomalies` with the name `a/b`"),
-        ({"attacks": "lee2018", "limits": {"pdg": 3}}, "Got `limits` with ['pdg']. Choose among ['fgsm', 'bim',"),
-        ({"attacks": "lee2018", "limits": {"pgd": 0}}, "`pgd` should be at least 1. Got `pgd = 0`"),
+        ({"attacks": "paper", "limits": {"pdg": 3}}, "Got `limits` with ['pdg']. Choose among ['fgsm', 'bim',"),
+        ({"attacks": "paper", "limits": {"pgd": 0}}, "`pgd` should be at least 1. Got `pgd = 0`"),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else value,  # no addresses: processes must agree
 )

@@ -4,7 +4,7 @@ import numpy as np
 
 from lightning_gradood.records import NORMAL, SPLITS, Records
 
-TAPS = {"relu": 3, "layer1": 5}
+LAYERS = {"relu": 3, "layer1": 5}
 COUNTS = {"train": 60, "val": 50, "test": 40}
 
 
@@ -27,18 +27,18 @@ def feature_records(gap: float = 1.0, seed: int = 0, counts: dict[str, int] | No
         split_of |= dict(zip(ids, splits, strict=True))
         values = {
             "logits": rng.normal(by, 1 + by, size=(n, 4)) * 3,
-            "features/taps": rng.normal(by, 1 + by, size=(n, sum(TAPS.values()))),
+            "features/layers": rng.normal(by, 1 + by, size=(n, sum(LAYERS.values()))),
             "features/penultimate": rng.normal(2 + by * (-1.0) ** np.arange(width), 1, size=(n, width)),
             "gradnorm": np.exp(-rng.normal(by, 1 + by, size=(n, 1))),
             "image_statistics": np.abs(rng.normal(by, 1 + by, size=(n, 4))) / 10 + [0.5, 0, 0, 0],
         }
-        parts.append(Records.build(ids, source=source, values=values, names={"features/taps": tap_channels()}))
+        parts.append(Records.build(ids, source=source, values=values, names={"features/layers": layer_channels()}))
     return Records.concatenate(parts).with_splits(split_of)
 
 
-def tap_channels() -> list[str]:
-    """Names of the columns of the taps."""
-    return [f"{tap}.{channel}" for tap, width in TAPS.items() for channel in range(width)]
+def layer_channels() -> list[str]:
+    """Names of the columns of the feature layers."""
+    return [f"{layer}.{channel}" for layer, width in LAYERS.items() for channel in range(width)]
 
 
 def rebuilt(table: Records, values: dict[str, np.ndarray] | None = None, sources: np.ndarray | None = None) -> Records:

@@ -9,7 +9,7 @@ from made_up_features import feature_records, rebuilt
 from safetensors.torch import load_file, save_file
 from sklearn.metrics import roc_auc_score
 
-from lightning_gradood.detectors import KNN, LID, Baseline, Energy, GradNorm, ImageStatistics
+from lightning_gradood.detectors import KNN, LID, Baseline, Energy, GradNorm, ImageStatistics, NotFittedError
 from lightning_gradood.evaluation import evaluate
 from lightning_gradood.records import Records
 
@@ -17,7 +17,7 @@ DETECTORS = [Baseline(), Energy(), GradNorm(), KNN(k=5), LID(neighbours=[5, 20])
 LEARNING = DETECTORS[3:]
 EVERY = pytest.mark.parametrize("detector", DETECTORS, ids=lambda detector: detector.name)
 LABEL_FREE = pytest.mark.parametrize(
-    "detector", [detector for detector in DETECTORS if detector.label_free], ids=lambda detector: detector.name
+    "detector", [detector for detector in DETECTORS if not detector.needs_anomalies], ids=lambda detector: detector.name
 )
 EVERY_LEARNING = pytest.mark.parametrize("detector", LEARNING, ids=lambda detector: detector.name)
 
@@ -25,7 +25,7 @@ EVERY_LEARNING = pytest.mark.parametrize("detector", LEARNING, ids=lambda detect
 def fitted(detector, table, seed=0):
     """Fit and return what was learnt and the scores of all records."""
     assert detector.fit(table, seed) == []
-    return detector.state(), detector.score(table)
+    return detector.state_dict(), detector.score(table)
 
 
 def same(first, second):
@@ -85,7 +85,7 @@ def test_what_can_be_told_apart_is_told_apart_with_anomalous_high(detector):
     outcome = evaluate(detector, table, source="smoke", seed=0, resamples=20)
     assert outcome.detector == detector.name
     assert outcome.metrics["test"]["auroc"] > 0.8
-    assert ("accuracy_at_0.5" in outcome.metrics["test"]) == detector.zero_is_even_odds
+    assert ("accuracy_at_0.5" in outcome.metrics["test"]) == detector.scores_are_logits
     assert roc_auc_score(outcome.scores["test"].labels, outcome.scores["test"].scores) > 0.8
 
 
@@ -123,8 +123,8 @@ def test_random_numbers_of_the_caller_neither_matter_nor_change(detector):
 
 @pytest.mark.parametrize("detector", [KNN(), LID(), ImageStatistics()], ids=lambda detector: detector.name)
 def test_asking_before_fitting_is_a_mistake_with_a_name(detector):
-    for ask in (lambda: detector.score(feature_records()), detector.state):
-        with pytest.raises(RuntimeError, match=rf"{type(detector).__name__}.fit comes before score and state"):
+    for ask in (lambda: detector.score(feature_records()), detector.state_dict):
+        with pytest.raises(NotFittedError, match="should be fitted before it scores or is saved"):
             ask()
 
 

@@ -50,10 +50,10 @@ def test_grad_norm_calls_large_norms_normal():
 
 @pytest.mark.parametrize("detector", [Baseline(), Energy(), GradNorm()])
 def test_formulas_learn_nothing_and_need_no_anomalous_image(detector):
-    assert detector.label_free
-    assert not detector.zero_is_even_odds
+    assert not detector.needs_anomalies
+    assert not detector.scores_are_logits
     assert detector.fit(feature_records(), 0) == []
-    assert detector.state() == {}
+    assert detector.state_dict() == {}
 
 
 def test_names_and_probes():

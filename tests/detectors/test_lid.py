@@ -4,14 +4,14 @@ import re
 
 import numpy as np
 import pytest
-from made_up_features import TAPS, feature_records, rebuilt, tap_channels
+from made_up_features import LAYERS, feature_records, layer_channels, rebuilt
 
 from lightning_gradood.core import Refusal
 from lightning_gradood.detectors import LID
 from lightning_gradood.detectors.lid import Neighbourhoods, local_dimensionality
 from lightning_gradood.records import Records
 
-COLUMN = "features/taps"
+COLUMN = "features/layers"
 
 
 def by_hand(distances, k):
@@ -92,10 +92,10 @@ def test_members_and_strangers_of_one_distribution_get_the_same_dimensions():
     ids = [f"normal/{row}" for row in range(2000)]
     found = Neighbourhoods.build(features, ids, 0)
     strangers = rng.normal(size=(2000, 8))
-    taps = [list(range(8))]
-    inside = found.dimensionality(records_of(ids, ids), features, taps, [10, 90])[:, :, 0]
+    layers = [list(range(8))]
+    inside = found.dimensionality(records_of(ids, ids), features, layers, [10, 90])[:, :, 0]
     names = [f"other/{row}" for row in range(2000)]
-    outside = found.dimensionality(records_of(names, names), strangers, taps, [10, 90])[:, :, 0]
+    outside = found.dimensionality(records_of(names, names), strangers, layers, [10, 90])[:, :, 0]
     error = np.sqrt(inside.var(axis=0) / 2000 + outside.var(axis=0) / 2000)
     assert (np.abs(inside.mean(axis=0) - outside.mean(axis=0)) < 4 * error).all()
 
@@ -111,7 +111,7 @@ def test_k_is_the_first_of_the_best_on_val():
     assert len(set(alone.values())) == 3
     grid = LID([3, 10, 30])
     grid.fit(table, seed=0)
-    assert int(grid.state()["k"]) == max(alone, key=alone.get)
+    assert int(grid.state_dict()["k"]) == max(alone, key=alone.get)
     twice = LID([30, 3, 10, 30])
     twice.fit(table, seed=0)
     assert np.array_equal(twice.score(table), grid.score(table))
@@ -122,7 +122,7 @@ def test_of_equals_the_first_is_taken():
     for grid in ([30, 10, 20], [10, 20, 30]):
         detector = LID(grid)
         detector.fit(table, seed=0)
-        assert int(detector.state()["k"]) == grid[0]
+        assert int(detector.state_dict()["k"]) == grid[0]
 
 
 def test_values_beyond_the_neighbours_are_left_out():
@@ -135,10 +135,10 @@ def test_values_beyond_the_neighbours_are_left_out():
 def test_state_holds_what_a_score_needs():
     detector = LID([5])
     detector.fit(feature_records(), seed=0)
-    state = detector.state()
-    assert state["clean"].shape == (1, 60, sum(TAPS.values()))
-    assert state["tap"].tolist() == [0] * 3 + [1] * 5
-    assert state["weights"].shape == (len(TAPS),)
+    state = detector.state_dict()
+    assert state["clean"].shape == (1, 60, sum(LAYERS.values()))
+    assert state["layer"].tolist() == [0] * 3 + [1] * 5
+    assert state["weights"].shape == (len(LAYERS),)
 
 
 def test_noise_controls_are_not_among_the_neighbours():
@@ -146,7 +146,7 @@ def test_noise_controls_are_not_among_the_neighbours():
     rows = np.arange(len(table)) < 30  # half of the normal `train` records are noisy versions of the others
     origins = table.column("origin_id").astype(object)
     origins[:30] = origins[30:60]
-    names = {COLUMN: tap_channels()}
+    names = {COLUMN: layer_channels()}
     parts = [
         Records.build(
             table.column("id")[part].tolist(),
@@ -161,14 +161,14 @@ def test_noise_controls_are_not_among_the_neighbours():
     noisy = Records.concatenate(parts).with_splits(dict(zip(table.ids, table.column("split"), strict=True)))
     detector = LID([5])
     detector.fit(noisy, seed=0)
-    clean = detector.state()["clean"].numpy()[0]
+    clean = detector.state_dict()["clean"].numpy()[0]
     assert len(clean) == 30
-    expected = table.probe(COLUMN)[:60][~rows[:60]].astype(np.float32)
+    expected = table.probe(COLUMN)[:60][~rows[:60]]
     assert np.array_equal(np.sort(clean, axis=0), np.sort(expected, axis=0))
 
 
 def test_taps_of_a_user_s_own_are_read():
-    assert [probe.name for probe in LID(taps=["layer1", "layer2"]).probes] == ["features/layer1+layer2"]
+    assert [probe.name for probe in LID(layers=["layer1", "layer2"]).probes] == ["features/layer1+layer2"]
 
 
 @pytest.mark.parametrize("neighbours", [[], [1, 10], [0]])
@@ -190,10 +190,11 @@ def test_columns_without_names_are_refused():
     table = feature_records()
     unnamed = Records(table.table.replace_schema_metadata(None).cast(without_metadata(table)))
     with pytest.raises(
-        Refusal, match=re.escape("should say which columns of 'features/taps' belong to which tap. Got no")
+        Refusal,
+        match=re.escape("should say which columns of 'features/layers' belong to which feature layer. Got no"),
     ):
         LID([5]).fit(unnamed, seed=0)
-    assert rebuilt(table).names(COLUMN) == tap_channels()
+    assert rebuilt(table).names(COLUMN) == layer_channels()
 
 
 def without_metadata(table):

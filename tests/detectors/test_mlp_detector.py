@@ -9,7 +9,7 @@ from made_up_records import PROBE, records, with_values
 from safetensors.torch import load_file, save_file
 from sklearn.metrics import roc_auc_score
 
-from lightning_gradood.detectors import MLP
+from lightning_gradood.detectors import MLP, NotFittedError, mlp
 from lightning_gradood.gradients import AllOnes, AllZeros
 from lightning_gradood.records import Records
 from lightning_gradood.tasks import DetectionTask, MLPSettings
@@ -77,13 +77,14 @@ def test_the_seed_fixes_everything(learnt):
 
 
 def test_every_epoch_mixes_the_sources_anew(monkeypatch):
-    seen, step = [], DetectionTask.training_step
+    seen, loss = [], mlp.binary_cross_entropy_with_logits
 
-    def training_step(task, batch, batch_idx):
-        seen.append(batch[1].tolist())
-        return step(task, batch, batch_idx)
+    def noted(logits, labels):
+        if logits.requires_grad:
+            seen.append(labels.int().tolist())
+        return loss(logits, labels)
 
-    monkeypatch.setattr(DetectionTask, "training_step", training_step)
+    monkeypatch.setattr(mlp, "binary_cross_entropy_with_logits", noted)
     fitted(settings=MLPSettings(width=2, max_epochs=2, batch_size=30))
     assert [len(labels) for labels in seen] == [30] * 8
     assert all(0 < sum(labels) < 30 for labels in seen)
@@ -106,7 +107,7 @@ def test_only_train_and_val_are_looked_at(learnt, split):
     """Other values in `test` leave every weight as it was; other values in the splits it may see do not."""
     table = records()
     changed = with_values(table, split, np.exp(np.random.default_rng(9).normal(size=(1, 3))))
-    state, before = fitted(changed)[0].state(), learnt[0].state()
+    state, before = fitted(changed)[0].state_dict(), learnt[0].state_dict()
     same = all(torch.equal(state[name], before[name]) for name in before)
     assert same == (split == "test")
 
@@ -114,8 +115,8 @@ def test_only_train_and_val_are_looked_at(learnt, split):
 def test_without_test_rows_the_weights_are_the_same(learnt):
     table = records()
     seen = Records.concatenate([table.where(split="train"), table.where(split="val")])
-    expected = fitted(Records.concatenate([seen, table.where(split="test")]))[0].state()
-    found = fitted(seen)[0].state()
+    expected = fitted(Records.concatenate([seen, table.where(split="test")]))[0].state_dict()
+    found = fitted(seen)[0].state_dict()
     assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
@@ -134,11 +135,11 @@ def test_several_label_designs_are_read_side_by_side():
     detector = MLP([AllOnes(), AllZeros()], SETTINGS)
     assert [probe.name for probe in detector.probes] == ["gradients/all_ones", "gradients/all_zeros"]
     detector.fit(both, seed=0)
-    assert detector.state()["network.1.weight"].shape == (16, 6)
+    assert detector.state_dict()["network.1.weight"].shape == (16, 6)
 
 
 def test_its_state_survives_safetensors(learnt, tmp_path):
-    save_file(learnt[0].state(), tmp_path / "mlp.safetensors")
+    save_file(learnt[0].state_dict(), tmp_path / "mlp.safetensors")
     table = records()
     other = DetectionTask(torch.ones(2, 3, dtype=torch.float64), SETTINGS)
     other.load_state_dict(load_file(tmp_path / "mlp.safetensors"))
@@ -148,7 +149,7 @@ def test_its_state_survives_safetensors(learnt, tmp_path):
 
 
 def test_scoring_before_fitting_is_a_mistake_with_a_name():
-    with pytest.raises(RuntimeError, match=r"MLP.fit comes before score and state"):
+    with pytest.raises(NotFittedError, match="should be fitted before it scores or is saved"):
         MLP([AllOnes()], SETTINGS).score(records())
 
 

@@ -21,7 +21,7 @@ def test_the_default_is_the_paper_s_detector():
 def test_settings_reach_the_detector():
     settings = DetectionSettings(label_designs=[AllOnes(), AllZeros()], mlp=MLPSettings(width=7))
     paper, detector = settings.build()
-    assert (paper.name, detector.name) == ("paper", "mlp")
+    assert (paper.name, detector.name) == ("mlp_all_ones", "mlp")
     assert [probe.name for probe in paper.probes] == ["gradients/all_ones"]
     assert paper.settings.width == detector.settings.width == 7
     assert [probe.name for probe in detector.probes] == ["gradients/all_ones", "gradients/all_zeros"]

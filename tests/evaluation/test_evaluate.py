@@ -39,14 +39,17 @@ class FirstNorm(Detector):
         self.scored.append(set(records.column("split")))
         return np.log(records.probe(PROBE)[:, 0]) + 18.5
 
-    def state(self):
+    def state_dict(self):
         return {"nothing": torch.zeros(1)}
+
+    def load_state_dict(self, state):
+        pass
 
 
 class Odds(FirstNorm):
     """The same with scores that are logits."""
 
-    zero_is_even_odds = True
+    scores_are_logits = True
 
 
 @pytest.fixture

@@ -23,12 +23,16 @@ SOURCES = ["smoke", "fog", "rain"]
 class Spy(Detector):
     """Score by the first norm; note the ids it is shown."""
 
-    def __init__(self, label_free=False):
-        self.label_free, self.fitted_on, self.scored, self.seed = label_free, [], [], None
+    def __init__(self, needs_anomalies=True):
+        self.needs, self.fitted_on, self.scored, self.seed = needs_anomalies, [], [], None
+
+    @property
+    def needs_anomalies(self):
+        return self.needs
 
     @property
     def name(self):
-        return "free" if self.label_free else "spy"
+        return "spy" if self.needs else "free"
 
     @property
     def probes(self):
@@ -42,8 +46,11 @@ class Spy(Detector):
         self.scored.append(records.ids)
         return np.log(records.probe("gradients/all_ones")[:, 0])
 
-    def state(self):
+    def state_dict(self):
         return {"nothing": torch.zeros(1)}
+
+    def load_state_dict(self, state):
+        pass
 
 
 @pytest.fixture
@@ -78,14 +85,14 @@ def splits_of(pools, ids):
     [
         ("known", [("smoke", ["smoke"], ["smoke"]), ("fog", ["fog"], ["fog"]), ("rain", ["rain"], ["rain"])]),
         (
-            "unknown",
+            "leave_one_out",
             [
                 ("others", ["fog", "rain"], ["smoke"]),
                 ("others", ["smoke", "rain"], ["fog"]),
                 ("others", ["smoke", "fog"], ["rain"]),
             ],
         ),
-        ("matrix", [("smoke", ["smoke"], SOURCES), ("fog", ["fog"], SOURCES), ("rain", ["rain"], SOURCES)]),
+        ("cross", [("smoke", ["smoke"], SOURCES), ("fog", ["fog"], SOURCES), ("rain", ["rain"], SOURCES)]),
     ],
 )
 def test_each_protocol_trains_and_tests_where_it_says(protocol, expected):
@@ -94,14 +101,16 @@ def test_each_protocol_trains_and_tests_where_it_says(protocol, expected):
     assert [trial.owner for trial in trials] == SOURCES
 
 
-def test_a_label_free_detector_is_fitted_once_for_each_tested_source_whatever_the_protocol():
-    known, unknown, matrix = [trials_of([Spy(True)], SOURCES, name) for name in ("known", "unknown", "matrix")]
-    for trials in (known, unknown, matrix):
+def test_a_one_class_detector_is_fitted_once_for_each_tested_source_whatever_the_protocol():
+    known, leave_one_out, cross = [
+        trials_of([Spy(needs_anomalies=False)], SOURCES, name) for name in ("known", "leave_one_out", "cross")
+    ]
+    for trials in (known, leave_one_out, cross):
         assert [trial.tested_on for trial in trials] == [(source,) for source in SOURCES]
 
 
-def test_under_unknown_nothing_of_the_tested_source_is_seen_before_test(pools):
-    for trial in trials_of([Spy()], SOURCES, "unknown"):
+def test_under_leave_one_out_nothing_of_the_tested_source_is_seen_before_test(pools):
+    for trial in trials_of([Spy()], SOURCES, "leave_one_out"):
         detector, (outcome,) = run_trial(trial, pools, seed=0, resamples=10)
         others = {"normal", *SOURCES} - {outcome.source}
         assert shown(detector.fitted_on) == others
@@ -119,7 +128,7 @@ def test_under_unknown_nothing_of_the_tested_source_is_seen_before_test(pools):
 
 
 def test_a_matrix_fits_once_and_tests_everywhere_with_one_threshold(pools):
-    trial = trials_of([Spy()], SOURCES, "matrix")[1]
+    trial = trials_of([Spy()], SOURCES, "cross")[1]
     detector, outcomes = run_trial(trial, pools, seed=0, resamples=10)
     assert shown(detector.fitted_on) == {"normal", "fog"}
     assert [outcome.source for outcome in outcomes] == SOURCES
@@ -132,9 +141,9 @@ def test_a_matrix_fits_once_and_tests_everywhere_with_one_threshold(pools):
         assert outcome.trained_on == "fog"
 
 
-def test_a_label_free_detector_sees_normal_records_alone_and_says_so(pools):
-    for protocol in ("known", "unknown", "matrix"):
-        for trial in trials_of([Spy(True)], SOURCES, protocol):
+def test_a_one_class_detector_sees_normal_records_alone_and_says_so(pools):
+    for protocol in ("known", "leave_one_out", "cross"):
+        for trial in trials_of([Spy(needs_anomalies=False)], SOURCES, protocol):
             detector, (outcome,) = run_trial(trial, pools, seed=0, resamples=10)
             assert shown(detector.fitted_on) == {"normal"}
             assert (outcome.trained_on, outcome.label) == ("normal", "free")
@@ -157,7 +166,7 @@ def test_the_diagonal_of_a_matrix_is_known(pools):
     known = [run_trial(trial, pools, seed=0, resamples=10)[1][0] for trial in trials_of([Spy()], SOURCES, "known")]
     matrix = [
         run
-        for trial in trials_of([Spy()], SOURCES, "matrix")
+        for trial in trials_of([Spy()], SOURCES, "cross")
         for run in run_trial(trial, pools, seed=0, resamples=10)[1]
     ]
     diagonal = [outcome for outcome in matrix if not outcome.transferred]
@@ -167,7 +176,7 @@ def test_the_diagonal_of_a_matrix_is_known(pools):
 
 
 def test_the_fit_is_seeded_by_its_home(pools):
-    for protocol in ("known", "unknown", "matrix"):
+    for protocol in ("known", "leave_one_out", "cross"):
         for trial in trials_of([Spy()], SOURCES, protocol):
             detector, _ = run_trial(trial, pools, seed=7, resamples=10)
             assert detector.seed == named_seed(7, trial.owner, bits=32)
@@ -187,7 +196,7 @@ def test_conventions_are_added_under_their_names(pools):
 @pytest.mark.parametrize("processes", [1, 2, 5])
 def test_processes_share_the_trials_and_agree_on_the_order(pools, processes):
     detectors = [Spy(), GradientKNN()]
-    trials = trials_of(detectors, SOURCES, "matrix")
+    trials = trials_of(detectors, SOURCES, "cross")
     parts = [trials_of_process(trials, SOURCES, rank, processes) for rank in range(processes)]
     assert sorted(map(id, (trial for part in parts for trial in part))) == sorted(map(id, trials))
     outcomes = [run for part in parts for trial in part for run in run_trial(trial, pools, seed=0, resamples=5)[1]]
@@ -199,7 +208,7 @@ def test_processes_share_the_trials_and_agree_on_the_order(pools, processes):
     ]
 
 
-@pytest.mark.parametrize("protocol", ["unknown", "matrix"])
+@pytest.mark.parametrize("protocol", ["leave_one_out", "cross"])
 def test_a_single_source_has_no_others(protocol):
     words = f"`detection.protocol = {protocol}` should have at least two anomaly sources. Got ['smoke']. Add another"
     with pytest.raises(Refusal, match=re.escape(words)):

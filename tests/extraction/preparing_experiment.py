@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from lightning_gradood.data import DigitsSource, ImageDataModule
 from lightning_gradood.detectors import MahalanobisProbe
 
-TAPS = ["2", "penultimate"]
+LAYERS = ["2", "penultimate"]
 STEPPING = (0.0, 0.01)
 
 
@@ -21,7 +21,7 @@ class CountedProbe(MahalanobisProbe):
     """Counts the images it is prepared on, and how often it is loaded."""
 
     def __init__(self, magnitudes: tuple[float, ...] = (0.0,)) -> None:
-        super().__init__(magnitudes, TAPS)
+        super().__init__(magnitudes, LAYERS)
         self.prepared, self.loaded = 0, 0
 
     def prepare(self, network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:

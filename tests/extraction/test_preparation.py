@@ -4,7 +4,7 @@ import re
 
 import pytest
 import torch
-from preparing_experiment import STEPPING, TAPS, CountedProbe, trained_data
+from preparing_experiment import LAYERS, STEPPING, CountedProbe, trained_data
 from small_experiment import data, probe, probes, tables, task
 from torch import nn
 
@@ -26,7 +26,7 @@ def test_records_equal_a_probe_prepared_by_hand(tmp_path):
     found = tables(probe(tmp_path, model, sources, [counted]))
     train = sources.train_source
     assert (counted.prepared, counted.loaded) == (len(train), 1)
-    by_hand = MahalanobisProbe(STEPPING, TAPS)
+    by_hand = MahalanobisProbe(STEPPING, LAYERS)
     images, labels = as_float(train.images(range(len(train)))), torch.from_numpy(train.labels)
     by_hand.load(by_hand.prepare(model.network, [(images, labels)]))
     for name, source in sources.detection_sources.items():
@@ -34,7 +34,7 @@ def test_records_equal_a_probe_prepared_by_hand(tmp_path):
         rows = [source.ids.index(row_id) for row_id in records.ids]
         expected = by_hand(model.network, as_float(source.images(rows)))
         torch.testing.assert_close(torch.tensor(records.probe(counted.name)), expected, rtol=1e-3, atol=1e-3)
-        assert records.names(counted.name) == [f"{tap} m={m}" for tap in TAPS for m in ("0", "0.01")]
+        assert records.names(counted.name) == [f"{layer} m={m}" for layer in LAYERS for m in ("0", "0.01")]
 
 
 def test_a_second_run_prepares_nothing_and_probes_nothing(tmp_path):

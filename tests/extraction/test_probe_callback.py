@@ -192,15 +192,15 @@ def test_a_changed_source_leaves_the_others_alone(tmp_path):
 
 def failing_after(monkeypatch, batches, error):
     """Make the reading of the next batch fail."""
-    read, done = callback_module.read_together, []
+    read, done = callback_module.read_probes, []
 
-    def read_together(*args):
+    def read_probes(*args):
         if len(done) == batches:
             raise error
         done.append(1)
         return read(*args)
 
-    monkeypatch.setattr(callback_module, "read_together", read_together)
+    monkeypatch.setattr(callback_module, "read_together", read_probes)
     return lambda: monkeypatch.setattr(callback_module, "read_together", read)
 
 

@@ -22,9 +22,9 @@ CASES = [
     ((3, 3), (3, 2), (0, 1), (1, 2), (9, 9)),
     ((5, 1), (2, 1), (3, 0), (1, 1), (7, 5)),
     ((2, 4), (1, 2), (1, 0), (2, 1), (6, 8)),
-    ((3, 3), (1, 1), (4, 4), (1, 1), (3, 4)),  # taps that see nothing but padding
+    ((3, 3), (1, 1), (4, 4), (1, 1), (3, 4)),  # feature layers that see nothing but padding
     ((4, 4), (4, 4), (0, 0), (1, 1), (8, 12)),
-    ((2, 2), (5, 5), (0, 0), (1, 1), (7, 7)),  # phases that no tap sees
+    ((2, 2), (5, 5), (0, 0), (1, 1), (7, 7)),  # phases that no feature layer sees
     ((3, 3), (4, 4), (1, 1), (1, 1), (1, 2)),  # phases without a pixel
     ((1, 1), (1, 1), (0, 0), (1, 1), (16, 17)),
     ((1, 1), (2, 3), (0, 0), (1, 1), (20, 19)),
@@ -68,11 +68,11 @@ DEPTHWISE = [
     ((3, 3), (1, 1), (1, 1), (1, 1), (7, 6)),
     ((7, 7), (1, 1), (3, 3), (1, 1), (9, 8)),
     ((5, 5), (2, 2), (2, 2), (1, 1), (8, 7)),
-    ((3, 3), (2, 2), (1, 1), (1, 1), (8, 8)),  # the last row and column are seen by fewer taps
-    ((3, 3), (4, 4), (0, 0), (1, 1), (10, 9)),  # pixels left over, and more of them than taps
+    ((3, 3), (2, 2), (1, 1), (1, 1), (8, 8)),  # the last row and column are seen by fewer feature layers
+    ((3, 3), (4, 4), (0, 0), (1, 1), (10, 9)),  # pixels left over, and more of them than feature layers
     ((3, 2), (3, 2), (0, 1), (1, 2), (9, 9)),
     ((2, 3), (2, 3), (1, 0), (3, 2), (11, 12)),
-    ((3, 3), (1, 1), (4, 5), (1, 1), (3, 4)),  # taps that see nothing but padding
+    ((3, 3), (1, 1), (4, 5), (1, 1), (3, 4)),  # feature layers that see nothing but padding
     ((4, 4), (4, 4), (0, 0), (1, 1), (8, 12)),
     ((1, 1), (1, 1), (0, 0), (1, 1), (5, 4)),
     ((1, 1), (2, 2), (1, 1), (1, 1), (5, 4)),
@@ -120,16 +120,16 @@ def test_other_groups_do_not_slide(groups: int, transposed: bool) -> None:
 
 
 def _unfolded(x: Tensor, g: Geometry) -> Tensor:
-    """A [n, C·k², T], one tap and one position at a time."""
+    """A [n, C·k², T], one feature layer and one position at a time."""
     length = [g.positions(axis, n) for axis, n in enumerate(x.shape[2:])]
     columns = x.new_zeros(x.shape[0], x.shape[1], math.prod(g.kernel), math.prod(length))
-    for tap, taps in enumerate(itertools.product(*map(range, g.kernel))):
+    for layer, layers in enumerate(itertools.product(*map(range, g.kernel))):
         for position, places in enumerate(itertools.product(*map(range, length))):
             at = [
-                s * o + d * t - p for s, o, d, t, p in zip(g.stride, places, g.dilation, taps, g.padding, strict=True)
+                s * o + d * t - p for s, o, d, t, p in zip(g.stride, places, g.dilation, layers, g.padding, strict=True)
             ]
             if all(0 <= i < n for i, n in zip(at, x.shape[2:], strict=True)):
-                columns[:, :, tap, position] = x[(slice(None), slice(None), *at)]
+                columns[:, :, layer, position] = x[(slice(None), slice(None), *at)]
     return columns.flatten(1, 2)
 
 

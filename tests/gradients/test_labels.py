@@ -36,7 +36,7 @@ def _autograd(loss: truth.Loss, logits: Tensor) -> Tensor:
 @pytest.mark.parametrize("design", LOSSES, ids=lambda design: design.name)
 def test_seed_is_the_gradient_of_the_loss(design: LabelDesign) -> None:
     logits = torch.randn(6, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * 3
-    torch.testing.assert_close(design.seed(logits), _autograd(LOSSES[design], logits), rtol=1e-12, atol=1e-15)
+    torch.testing.assert_close(design.logit_gradient(logits), _autograd(LOSSES[design], logits), rtol=1e-12, atol=1e-15)
 
 
 def test_names_are_distinct_and_say_the_classes() -> None:
@@ -50,22 +50,24 @@ def test_sigmoid_seeds_keep_their_digits(logit: float) -> None:
     """BCE-with-logits itself computes σ(z) − 1 and has nothing left at z = 40."""
     logits = torch.tensor([[logit, -logit]], dtype=torch.float64)
     tail = torch.tensor(-logit, dtype=torch.float64).exp() / 2  # σ(−z) → exp(−z)
-    torch.testing.assert_close(AllOnes().seed(logits)[0, 0], -tail, rtol=1e-6, atol=0)
-    torch.testing.assert_close(AllZeros().seed(logits)[0, 1], tail, rtol=1e-6, atol=0)
-    torch.testing.assert_close(KHot((0,)).seed(logits)[0], torch.stack([-tail, tail]), rtol=1e-6, atol=0)
+    torch.testing.assert_close(AllOnes().logit_gradient(logits)[0, 0], -tail, rtol=1e-6, atol=0)
+    torch.testing.assert_close(AllZeros().logit_gradient(logits)[0, 1], tail, rtol=1e-6, atol=0)
+    torch.testing.assert_close(KHot((0,)).logit_gradient(logits)[0], torch.stack([-tail, tail]), rtol=1e-6, atol=0)
 
 
 @pytest.mark.parametrize("margin", [20.0, 40.0, 300.0])
 def test_predicted_seed_keeps_its_digits(margin: float) -> None:
     logits = torch.tensor([[0.0, margin, 0.0]], dtype=torch.float64)
     tail = torch.tensor(-margin, dtype=torch.float64).exp()
-    torch.testing.assert_close(Predicted().seed(logits)[0], torch.stack([tail, -2 * tail, tail]), rtol=1e-8, atol=0)
+    torch.testing.assert_close(
+        Predicted().logit_gradient(logits)[0], torch.stack([tail, -2 * tail, tail]), rtol=1e-8, atol=0
+    )
 
 
 @pytest.mark.parametrize("design", LOSSES, ids=lambda design: design.name)
 def test_seeds_are_finite_at_any_logit(design: LabelDesign) -> None:
     logits = torch.tensor([[1e4, -1e4, 0.0, 709.9], [-1e300, 1e300, 0.0, 1.0]], dtype=torch.float64)
-    assert torch.isfinite(design.seed(logits)).all()
+    assert torch.isfinite(design.logit_gradient(logits)).all()
 
 
 def test_designs_are_frozen_equal_and_hashable() -> None:
@@ -90,9 +92,9 @@ def test_a_temperature_that_is_none_is_refused(design: type[LabelDesign], temper
 
 def test_the_second_best_of_one_class_is_refused() -> None:
     with pytest.raises(Refusal, match=r"`SecondBest` should have a second class"):
-        SecondBest().seed(torch.zeros(2, 1, dtype=torch.float64))
+        SecondBest().logit_gradient(torch.zeros(2, 1, dtype=torch.float64))
 
 
 def test_k_hot_refuses_a_class_the_network_lacks() -> None:
     with pytest.raises(Refusal, match=r"`classes` should be below .* 4\. Got `classes = \[4\]`\. Choose from 0 to 3"):
-        KHot((4,)).seed(torch.zeros(1, 4, dtype=torch.float64))
+        KHot((4,)).logit_gradient(torch.zeros(1, 4, dtype=torch.float64))

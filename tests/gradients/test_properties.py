@@ -31,8 +31,8 @@ class Scaled(LabelDesign):
     def name(self) -> str:
         return f"{self.factor}_{self.design.name}"
 
-    def seed(self, logits: Tensor) -> Tensor:
-        return self.factor * self.design.seed(logits)
+    def logit_gradient(self, logits: Tensor) -> Tensor:
+        return self.factor * self.design.logit_gradient(logits)
 
 
 @pytest.mark.parametrize("name", SOME)

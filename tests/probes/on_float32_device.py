@@ -18,7 +18,7 @@ from lightning_gradood.probes import (
     PenultimateProbe,
     PixelProbe,
     Probe,
-    read_together,
+    read_probes,
 )
 
 PROBES = [
@@ -66,7 +66,7 @@ def training(device="cpu"):
 def test_no_probe_is_forgotten():
     rooms = {**vars(probes), **vars(detectors)}
     found = {one for one in rooms.values() if isinstance(one, type) and issubclass(one, Probe)}
-    assert {type(probe) for probe in PROBES} == found - {Probe, probes.TapProbe}
+    assert {type(probe) for probe in PROBES} == found - {Probe, probes.FeatureLayerProbe}
 
 
 @pytest.mark.parametrize("probe", PROBES, ids=lambda probe: probe.name)
@@ -95,8 +95,8 @@ def test_probes_prepared_on_the_device_give_the_distances_of_the_cpu(network, im
 
 def test_probes_read_together(network, images, device):
     asked = [probe for probe in PROBES if not probe.needs_preparation]
-    truth = read_together(asked, network, images)
-    found = read_together(asked, copy.deepcopy(network).to(device), images.to(device))
+    truth = read_probes(asked, network, images)
+    found = read_probes(asked, copy.deepcopy(network).to(device), images.to(device))
     for name, values in truth.values.items():
         atol = 1e-6 * float(values.double().abs().max())
         torch.testing.assert_close(found.values[name].cpu(), values, rtol=1e-6, atol=atol)

@@ -13,13 +13,13 @@ from torch import nn
 from lightning_gradood.core import Refusal
 from lightning_gradood.detectors import MahalanobisProbe
 from lightning_gradood.networks import resnet20
-from lightning_gradood.probes import tap_names
+from lightning_gradood.probes import feature_layer_names
 from lightning_gradood.probes.gaussians import Moments
 
 GENERATOR = torch.Generator().manual_seed(1)
 TRAIN = torch.rand(200, 3, 6, 6, generator=GENERATOR), torch.arange(200) % 4
 IMAGES = torch.rand(12, 3, 6, 6, generator=GENERATOR)
-TAPS, MAGNITUDES = ["0", "3"], (0.0, 0.0014, 0.05)
+LAYERS, MAGNITUDES = ["0", "3"], (0.0, 0.0014, 0.05)
 
 
 @pytest.fixture
@@ -33,14 +33,14 @@ def network():
     return network
 
 
-def encoder(network, tap):
+def encoder(network, layer):
     """The spatial averages after a module, as plain torch."""
-    return lambda images: network[: int(tap) + 1](images).mean((2, 3))
+    return lambda images: network[: int(layer) + 1](images).mean((2, 3))
 
 
-def prepared(network, magnitudes=MAGNITUDES, taps=TAPS, batch_size=64):
+def prepared(network, magnitudes=MAGNITUDES, layers=LAYERS, batch_size=64):
     """Return a probe that has seen the training images in batches."""
-    probe = MahalanobisProbe(magnitudes, taps)
+    probe = MahalanobisProbe(magnitudes, layers)
     probe.load(probe.prepare(network, batches_of(TRAIN, batch_size)))
     return probe
 
@@ -49,10 +49,10 @@ def batches_of(data, size):
     return list(zip(data[0].split(size), data[1].split(size), strict=True))
 
 
-def plain_gaussians(network, tap):
+def plain_gaussians(network, layer):
     """Class means and precision by scikit-learn."""
     with torch.no_grad():
-        features = encoder(network, tap)(TRAIN[0].to(next(network.parameters()).dtype)).double()
+        features = encoder(network, layer)(TRAIN[0].to(next(network.parameters()).dtype)).double()
     means = torch.stack([features[TRAIN[1] == label].mean(0) for label in range(4)])
     fitted = EmpiricalCovariance(assume_centered=False).fit((features - means[TRAIN[1]]).numpy())
     return means, torch.from_numpy(fitted.precision_)
@@ -64,27 +64,27 @@ def plain_confidence(features, means, precision):
     return -0.5 * torch.einsum("ncd,de,nce->nc", centred, precision, centred)
 
 
-def plain_column(network, tap, magnitude):
-    """One tap's confidences after the step, one image at a time."""
-    means, precision = plain_gaussians(network, tap)
+def plain_column(network, layer, magnitude):
+    """One feature layer's confidences after the step, one image at a time."""
+    means, precision = plain_gaussians(network, layer)
     rows = []
     for image in IMAGES.double():
         image = image[None].clone().requires_grad_()
-        confidence = plain_confidence(encoder(network, tap)(image), means, precision).amax(1)
+        confidence = plain_confidence(encoder(network, layer)(image), means, precision).amax(1)
         (gradient,) = torch.autograd.grad(-confidence.sum(), image)
         moved = image - magnitude * torch.where(gradient >= 0, 1.0, -1.0).double()
-        rows.append(plain_confidence(encoder(network, tap)(moved), means, precision).max().item())
+        rows.append(plain_confidence(encoder(network, layer)(moved), means, precision).max().item())
     return torch.tensor(rows, dtype=torch.float64)
 
 
 def test_values_equal_scikit_learn_and_plain_autograd(network):
     network.double()
-    probe = MahalanobisProbe(MAGNITUDES, TAPS)
+    probe = MahalanobisProbe(MAGNITUDES, LAYERS)
     batches = [(images.double(), labels) for images, labels in batches_of(TRAIN, 64)]
     probe.load(probe.prepare(network, batches))
     values = probe(network, IMAGES.double())
     network.eval()
-    expected = torch.stack([plain_column(network, tap, m) for tap in TAPS for m in MAGNITUDES], 1)
+    expected = torch.stack([plain_column(network, layer, m) for layer in LAYERS for m in MAGNITUDES], 1)
     torch.testing.assert_close(values, expected, rtol=1e-8, atol=0)
 
 
@@ -92,11 +92,11 @@ def test_values_equal_pytorch_ood(network):
     """Its covariance is not divided by the number of images."""
     values = prepared(network)(network, IMAGES)
     network.eval()
-    for tap, columns in zip(TAPS, values.T.split(len(MAGNITUDES)), strict=True):
-        judge = Judge(encoder(network, tap)).to("cpu").fit(batches_of(TRAIN, 64))
+    for layer, columns in zip(LAYERS, values.T.split(len(MAGNITUDES)), strict=True):
+        judge = Judge(encoder(network, layer)).to("cpu").fit(batches_of(TRAIN, 64))
         assert_judged_the_same(columns[0], judge.predict(IMAGES))
         for column, magnitude in zip(columns[1:], MAGNITUDES[1:], strict=True):
-            judge = JudgeWithSteps(encoder(network, tap), eps=magnitude).to("cpu").fit(batches_of(TRAIN, 64))
+            judge = JudgeWithSteps(encoder(network, layer), eps=magnitude).to("cpu").fit(batches_of(TRAIN, 64))
             assert_judged_the_same(column, judge.predict(IMAGES))
 
 
@@ -109,7 +109,7 @@ def assert_judged_the_same(confidences, scores):
 def test_batches_of_any_size_and_order_give_the_same(network, size):
     images, labels = TRAIN
     order = torch.randperm(200, generator=torch.Generator().manual_seed(size))
-    probe = MahalanobisProbe(MAGNITUDES, TAPS)
+    probe = MahalanobisProbe(MAGNITUDES, LAYERS)
     probe.load(probe.prepare(network, batches_of((images[order], labels[order]), size)))
     torch.testing.assert_close(probe(network, IMAGES), prepared(network)(network, IMAGES), rtol=1e-4, atol=0)
 
@@ -154,10 +154,10 @@ def test_the_house_s_networks_are_read_at_their_usual_taps():
     network, images = resnet20(num_classes=4), torch.rand(150, 3, 8, 8, generator=GENERATOR)
     probe = MahalanobisProbe((0.0, 0.01))
     probe.load(probe.prepare(network, [(images, torch.arange(150) % 4)]))
-    taps = tap_names(network)
-    assert probe.names(network) == [f"{tap} m={m}" for tap in taps for m in ("0", "0.01")]
+    layers = feature_layer_names(network)
+    assert probe.names(network) == [f"{layer} m={m}" for layer in layers for m in ("0", "0.01")]
     values = probe(network, images)
-    assert values.shape == (150, 2 * len(taps))
+    assert values.shape == (150, 2 * len(layers))
     widths = torch.tensor([16.0, 16.0, 32.0, 64.0], dtype=torch.float64)
     nearest_own = values[:, ::2].mean(0)  # the mean of d² about the own class's mean is the width; others may be closer
     assert ((-2 * nearest_own <= widths * 1.0001) & (-2 * nearest_own > widths * 0.8)).all()
@@ -210,7 +210,7 @@ def test_the_network_is_left_as_it_was_and_reading_repeats(network):
 def test_an_error_half_way_leaves_the_network_as_it_was(network):
     before = state_of(network)
     with pytest.raises(RuntimeError):
-        MahalanobisProbe(taps=TAPS).prepare(network, [*batches_of(TRAIN, 64), (IMAGES[:, :2], TRAIN[1][:12])])
+        MahalanobisProbe(layers=LAYERS).prepare(network, [*batches_of(TRAIN, 64), (IMAGES[:, :2], TRAIN[1][:12])])
     with pytest.raises(RuntimeError):
         prepared(network)(network, IMAGES[:, :2])
     assert state_of(network) == before
@@ -220,7 +220,7 @@ def test_it_is_prepared_loaded_and_read_in_inference_mode(network):
     expected = prepared(network)(network, IMAGES)
     with torch.inference_mode():
         images, labels = TRAIN[0].clone(), TRAIN[1].clone()
-        probe = MahalanobisProbe(MAGNITUDES, TAPS)
+        probe = MahalanobisProbe(MAGNITUDES, LAYERS)
         state = probe.prepare(network, batches_of((images, labels), 64))
         probe.load({name: tensor.clone() for name, tensor in state.items()})
         found = probe(network, IMAGES.clone())
@@ -230,25 +230,25 @@ def test_it_is_prepared_loaded_and_read_in_inference_mode(network):
 def test_names_tell_settings_apart_and_preparations_are_shared():
     plain, stepping = MahalanobisProbe(), MahalanobisProbe(MAGNITUDES)
     assert (plain.name, stepping.name) == ("mahalanobis", "mahalanobis/preprocessed")
-    assert MahalanobisProbe(MAGNITUDES, TAPS).name == "mahalanobis/preprocessed/0+3"
-    described = [plain, stepping, MahalanobisProbe((0, 0.1)), MahalanobisProbe(taps=TAPS)]
+    assert MahalanobisProbe(MAGNITUDES, LAYERS).name == "mahalanobis/preprocessed/0+3"
+    described = [plain, stepping, MahalanobisProbe((0, 0.1)), MahalanobisProbe(layers=LAYERS)]
     assert len({str(probe.describe()) for probe in described}) == 4
     assert plain.describe_preparation() == stepping.describe_preparation()
-    assert plain.describe_preparation() != MahalanobisProbe(taps=TAPS).describe_preparation()
+    assert plain.describe_preparation() != MahalanobisProbe(layers=LAYERS).describe_preparation()
     assert plain.needs_preparation
 
 
 def test_reading_before_loading_is_a_mistake_with_a_name(network):
     with pytest.raises(RuntimeError, match=r"MahalanobisProbe.load comes before the first reading"):
-        MahalanobisProbe(taps=TAPS)(network, IMAGES)
+        MahalanobisProbe(layers=LAYERS)(network, IMAGES)
 
 
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
         ({"magnitudes": []}, "`magnitudes` should be one or more different numbers"),
-        ({"taps": []}, "`taps` should name different modules, at least one. Got `taps = []`."),
-        ({"taps": ["0", "0"]}, "Got `taps = ['0', '0']`. Leave it out for the usual ones."),
+        ({"layers": []}, "`layers` should name different modules, at least one. Got `layers = []`."),
+        ({"layers": ["0", "0"]}, "Got `layers = ['0', '0']`. Leave it out for the usual ones."),
     ],
 )
 def test_settings_without_meaning_are_refused(settings, words):
@@ -269,4 +269,4 @@ def test_settings_without_meaning_are_refused(settings, words):
 )
 def test_training_images_that_do_not_fit_are_refused(network, batches, words):
     with pytest.raises(Refusal, match=re.escape(words)):
-        MahalanobisProbe(taps=TAPS).prepare(network, batches)
+        MahalanobisProbe(layers=LAYERS).prepare(network, batches)

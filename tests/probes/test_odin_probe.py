@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy
 from lightning_gradood.core import Refusal
 from lightning_gradood.detectors import OdinProbe
 from lightning_gradood.detectors.odin import _signs
-from lightning_gradood.probes import Reading, read_together
+from lightning_gradood.probes import ProbeReadings, read_probes
 from lightning_gradood.probes.input_gradients import signs_of
 
 IMAGES = torch.rand(12, 3, 6, 6, generator=torch.Generator().manual_seed(1))
@@ -130,8 +130,8 @@ def test_the_network_and_the_images_are_left_as_they_were(network, broken):
 def test_it_is_read_in_inference_mode_beside_others(network):
     expected = OdinProbe()(network, IMAGES)
     with torch.inference_mode():
-        reading = read_together([OdinProbe()], network, IMAGES.clone())
-    assert isinstance(reading, Reading)
+        reading = read_probes([OdinProbe()], network, IMAGES.clone())
+    assert isinstance(reading, ProbeReadings)
     assert torch.equal(reading.values["odin"], expected)
 
 

@@ -9,7 +9,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from lightning_gradood.core import Refusal
 from lightning_gradood.gradients import AllOnes, LabelDesign, Predicted, costs, squared_gradient_norms
-from lightning_gradood.probes import GradientProbe, LogitsProbe, Probe, read_together
+from lightning_gradood.probes import GradientProbe, LogitsProbe, Probe, read_probes
 
 IMAGES = torch.rand(5, 3, 6, 6, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 
@@ -83,7 +83,7 @@ class Brightness(Probe):
 
 def test_reading_together_equals_reading_one_by_one_in_the_order_asked(network):
     probes = [LogitsProbe(), GradientProbe(AllOnes()), Brightness(), GradientProbe(Predicted())]
-    reading = read_together(probes, network, IMAGES)
+    reading = read_probes(probes, network, IMAGES)
     assert list(reading.values) == ["logits", "gradients/all_ones", "brightness", "gradients/predicted"]
     for probe in probes:
         torch.testing.assert_close(reading.values[probe.name], probe(network, IMAGES), rtol=1e-12, atol=0)
@@ -92,7 +92,7 @@ def test_reading_together_equals_reading_one_by_one_in_the_order_asked(network):
 
 @pytest.mark.parametrize("probes", [[Brightness()], [LogitsProbe()], []])
 def test_logits_are_read_for_the_predictions_whatever_is_probed(network, probes):
-    reading = read_together(probes, network, IMAGES)
+    reading = read_probes(probes, network, IMAGES)
     assert list(reading.values) == [probe.name for probe in probes]
     torch.testing.assert_close(reading.logits, LogitsProbe()(network, IMAGES), rtol=0, atol=0)
 
@@ -103,7 +103,7 @@ def test_gradient_designs_and_logits_share_one_forward(network, monkeypatch):
     network.register_forward_pre_hook(lambda *_: calls.append(1))
     squared_gradient_norms(network, IMAGES)  # the first call looks the network over
     calls.clear()
-    read_together([GradientProbe(AllOnes()), GradientProbe(Predicted()), LogitsProbe()], network, IMAGES)
+    read_probes([GradientProbe(AllOnes()), GradientProbe(Predicted()), LogitsProbe()], network, IMAGES)
     assert len(calls) == 1
 
 
@@ -135,7 +135,7 @@ def test_the_network_is_left_as_it_was(network, probe, broken):
 def test_probes_work_in_inference_mode(network):
     expected = GradientProbe(AllOnes())(network, IMAGES)
     with torch.inference_mode():
-        reading = read_together([GradientProbe(AllOnes()), LogitsProbe()], network, IMAGES.clone())
+        reading = read_probes([GradientProbe(AllOnes()), LogitsProbe()], network, IMAGES.clone())
     torch.testing.assert_close(reading.values["gradients/all_ones"], expected, rtol=1e-12, atol=0)
 
 
@@ -145,7 +145,7 @@ def test_logits_that_are_not_finite_are_refused_with_their_number(network):
     with pytest.raises(Refusal, match=re.escape("Got NaN or infinity for 2 of 5 images. Check the weights and that")):
         LogitsProbe()(network, images)
     with pytest.raises(Refusal, match="logits should be finite"):
-        read_together([GradientProbe(AllOnes()), LogitsProbe()], network, images)
+        read_probes([GradientProbe(AllOnes()), LogitsProbe()], network, images)
 
 
 class Label(LabelDesign):
@@ -158,7 +158,7 @@ class Label(LabelDesign):
     def name(self):
         return "label"
 
-    def seed(self, logits):
+    def logit_gradient(self, logits):
         return torch.sigmoid(logits) - torch.as_tensor(self.label)
 
 

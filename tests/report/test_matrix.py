@@ -27,7 +27,7 @@ SOURCES = ["svhn", "places/lsun", "bim"]
 
 @pytest.fixture
 def outcomes():
-    """Each source against each, as `gather_outcomes` sorts them, and a label-free detector."""
+    """Each source against each, as `gather_outcomes` sorts them, and a one-class detector."""
     found = []
     for tested, source in enumerate(SOURCES):
         for trained, other in enumerate(SOURCES):

@@ -250,7 +250,7 @@ class StandardisedConvolution(Convolution):
 def _match_standardised(plain: Match) -> Match:
     def match(call: Call) -> tuple[Layer, Tensor] | None:
         weight = call.args[1] if len(call.args) > 1 else call.kwargs.get("weight")
-        standardised = call.accumulator.derived.standardised(weight)
+        standardised = call.accumulator.reparametrised.standardised(weight)
         found = None if standardised is None else plain(call)
         if standardised is None or found is None or not isinstance(found[0], Convolution):
             return None

@@ -155,7 +155,7 @@ def _rewrite_rms_norm(call: Call) -> Callable[[], Tensor] | None:
 
 
 def _affine(normal: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
-    """γ and β have one entry per channel; as derived tensors they gain the spatial dimensions."""
+    """γ and β have one entry per channel; as reparametrised tensors they gain the spatial dimensions."""
     ones = (1,) * (normal.ndim - 2)
     if weight is not None:
         normal = normal * weight.view(-1, *ones)

@@ -1,4 +1,4 @@
-"""Taps: the right places, averaged as the definition says, read in one pass that leaves no trace."""
+"""Feature layers: the right places, averaged as the definition says, read in one pass that leaves no trace."""
 
 import re
 
@@ -17,12 +17,12 @@ from lightning_gradood.probes import (
     GradientProbe,
     LogitsProbe,
     PenultimateProbe,
-    columns_of_taps,
-    read_together,
-    tap_names,
-    tapped,
+    columns_by_layer,
+    feature_layer_names,
+    feature_layer_outputs,
+    read_probes,
 )
-from lightning_gradood.probes.feature_layers import tap_of
+from lightning_gradood.probes.feature_layers import feature_layer_output
 
 IMAGES = torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(1))
 RESNET = ["relu", "layer1", "layer2", "layer3", "layer4"]
@@ -74,19 +74,19 @@ def plain():
     ],
 )
 def test_the_usual_taps(build, names):
-    assert tap_names(build()) == names
+    assert feature_layer_names(build()) == names
 
 
 def test_taps_of_a_resnet_are_the_means_of_a_forward_by_hand():
     network = resnet18().eval()
     with torch.no_grad():
-        logits, taps = tapped(network, IMAGES, [*tap_names(network), PENULTIMATE])
+        logits, layers = feature_layer_outputs(network, IMAGES, [*feature_layer_names(network), PENULTIMATE])
         features = network.relu(network.bn1(network.conv1(IMAGES)))
         expected = [features.mean((2, 3))]
         for stage in (network.layer1, network.layer2, network.layer3, network.layer4):
             features = stage(features)
             expected.append(features.mean((2, 3)))
-    for found, value in zip(taps, [*expected, expected[-1]], strict=True):
+    for found, value in zip(layers, [*expected, expected[-1]], strict=True):
         torch.testing.assert_close(found, value, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(logits, network.fc(expected[-1]), rtol=1e-5, atol=1e-6)
 
@@ -94,17 +94,17 @@ def test_taps_of_a_resnet_are_the_means_of_a_forward_by_hand():
 def test_the_last_tap_of_a_densenet_is_read_after_its_norm_and_activation():
     network = densenet_bc_100_12().eval()
     with torch.no_grad():
-        _, taps = tapped(network, IMAGES, tap_names(network))
+        _, layers = feature_layer_outputs(network, IMAGES, feature_layer_names(network))
         expected = F.relu(network.features(IMAGES)).mean((2, 3))
         stem = network.features.conv0(IMAGES).mean((2, 3))
-    torch.testing.assert_close(taps[-1], expected, rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(taps[0], stem, rtol=1e-5, atol=1e-6)
-    assert [tap.shape[1] for tap in taps] == [24, 108, 150, 342]
+    torch.testing.assert_close(layers[-1], expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(layers[0], stem, rtol=1e-5, atol=1e-6)
+    assert [layer.shape[1] for layer in layers] == [24, 108, 150, 342]
 
 
 def test_layers_that_overwrite_their_input_do_not_change_a_tap():
     network = plain().eval()
-    _, (before, after) = tapped(network, IMAGES, ["0", "1"])
+    _, (before, after) = feature_layer_outputs(network, IMAGES, ["0", "1"])
     raw = F.conv2d(IMAGES, network[0].weight, network[0].bias)
     torch.testing.assert_close(before, raw.mean((2, 3)), rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(after, raw.relu().mean((2, 3)), rtol=1e-5, atol=1e-6)
@@ -112,13 +112,13 @@ def test_layers_that_overwrite_their_input_do_not_change_a_tap():
 
 def test_rows_that_are_overwritten_do_not_change_a_tap():
     network = nn.Sequential(nn.Flatten(), nn.Linear(768, 8), nn.ReLU(inplace=True), nn.Linear(8, 2)).eval()
-    _, (before,) = tapped(network, IMAGES, ["1"])
+    _, (before,) = feature_layer_outputs(network, IMAGES, ["1"])
     assert (before < 0).any()
 
 
 def test_tokens_are_averaged_over_tokens_and_rows_stay():
     network = Tokens().eval()
-    logits, (patches, encoder, penultimate) = tapped(network, IMAGES, tap_names(network))
+    logits, (patches, encoder, penultimate) = feature_layer_outputs(network, IMAGES, feature_layer_names(network))
     assert patches.shape == encoder.shape == penultimate.shape == (3, 6)
     torch.testing.assert_close(penultimate, network.heads[0](encoder))
     torch.testing.assert_close(logits, network.heads[1](penultimate))
@@ -130,9 +130,9 @@ def test_one_tap_alone_is_the_same_and_leaves_no_trace(name):
     ran = []
     network.linear.register_forward_hook(lambda *_: ran.append("linear"))
     with torch.no_grad():
-        alone = tap_of(network, IMAGES, name)
-        assert ran == (["linear"] if name == PENULTIMATE else [])  # it stops at the tap
-        _, (together,) = tapped(network, IMAGES, [name])
+        alone = feature_layer_output(network, IMAGES, name)
+        assert ran == (["linear"] if name == PENULTIMATE else [])  # it stops at the feature layer
+        _, (together,) = feature_layer_outputs(network, IMAGES, [name])
         assert torch.equal(alone, together)
         assert network(IMAGES).shape == (3, 10)
 
@@ -150,13 +150,13 @@ def test_a_network_that_catches_errors_cannot_hold_up_one_tap():
                 return images
 
     network = Careful()
-    assert tap_of(network, IMAGES, "first").shape == (3, 4)
+    assert feature_layer_output(network, IMAGES, "first").shape == (3, 4)
 
 
 def test_gradients_flow_from_taps_to_images():
     network, images = resnet20().double().eval(), IMAGES.double().requires_grad_()
-    _, taps = tapped(network, images, ["layer1", PENULTIMATE])
-    (gradient,) = torch.autograd.grad(taps[0].sum() + taps[1].square().sum(), images)
+    _, layers = feature_layer_outputs(network, images, ["layer1", PENULTIMATE])
+    (gradient,) = torch.autograd.grad(layers[0].sum() + layers[1].square().sum(), images)
     features = network.layer1(network.relu(network.bn1(network.conv1(images))))
     last = network.layer3(network.layer2(features))
     (expected,) = torch.autograd.grad(features.mean((2, 3)).sum() + last.mean((2, 3)).square().sum(), images)
@@ -182,7 +182,7 @@ class Shared(nn.Module):
     [
         (
             "layer9",
-            "`taps` should be modules of the network, or penultimate. Got `taps = ['layer9']` with 'layer9'. Its",
+            "`layers` should be modules of the network, or penultimate. Got `layers = ['layer9']` with 'layer9'. Its",
         ),
         (
             "act",
@@ -190,34 +190,39 @@ class Shared(nn.Module):
         ),
         ("aside", "Got 0 outputs from 'aside'. Name another module."),
         ("halved", "Got 2 rows from 'halved'. Name another module."),
-        ("pair", "`taps` should give a tensor [N, C, ...] each. Got a tuple from 'pair'. Name another module."),
+        ("pair", "`layers` should give a tensor [N, C, ...] each. Got a tuple from 'pair'. Name another module."),
     ],
 )
 def test_taps_that_give_no_row_an_image_are_refused(name, words):
     network = Shared().eval()
     with pytest.raises(Refusal, match=re.escape(words)):
-        tapped(network, IMAGES, [name])
+        feature_layer_outputs(network, IMAGES, [name])
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in network.modules())
 
 
 def test_networks_without_taps_or_a_last_linear_are_refused():
     network = nn.Sequential(nn.Conv2d(3, 4, 16), nn.Flatten())
     with pytest.raises(Refusal, match=re.escape("The network should end in an nn.Linear, whose input are its")):
-        tapped(network, IMAGES, [PENULTIMATE])
+        feature_layer_outputs(network, IMAGES, [PENULTIMATE])
     with pytest.raises(Refusal, match=re.escape("should have children with parameters or an nn.Linear. Got a Flatten")):
-        tap_names(nn.Flatten())
+        feature_layer_names(nn.Flatten())
 
 
 def test_feature_probe_puts_taps_side_by_side_and_names_their_channels():
     network, probe = CifarResNet(1), FeatureProbe()
-    assert (probe.name, probe.names(network)) == ("features/taps", [])
+    assert (probe.name, probe.names(network)) == ("features/layers", [])
     values = probe(network, IMAGES)
-    columns = columns_of_taps(probe.names(network))
-    assert {tap: len(index) for tap, index in columns.items()} == {"relu": 16, "layer1": 16, "layer2": 32, "layer3": 64}
+    columns = columns_by_layer(probe.names(network))
+    assert {layer: len(index) for layer, index in columns.items()} == {
+        "relu": 16,
+        "layer1": 16,
+        "layer2": 32,
+        "layer3": 64,
+    }
     with torch.no_grad():
-        taps = tapped(network.eval(), IMAGES, tap_names(network))[1]
-    for tap, index in zip(taps, columns.values(), strict=True):
-        torch.testing.assert_close(values[:, index], tap, rtol=0, atol=0)
+        layers = feature_layer_outputs(network.eval(), IMAGES, feature_layer_names(network))[1]
+    for layer, index in zip(layers, columns.values(), strict=True):
+        torch.testing.assert_close(values[:, index], layer, rtol=0, atol=0)
 
 
 def test_taps_of_a_user_s_own_are_another_column():
@@ -226,15 +231,15 @@ def test_taps_of_a_user_s_own_are_another_column():
     assert probe(CifarResNet(1), IMAGES).shape == (3, 16 + 64)
     names = probe.names(CifarResNet(1))
     assert (names[15], names[16]) == ("layer1.0.15", "penultimate.0")
-    assert columns_of_taps(names) == {"layer1.0": list(range(16)), PENULTIMATE: list(range(16, 80))}
+    assert columns_by_layer(names) == {"layer1.0": list(range(16)), PENULTIMATE: list(range(16, 80))}
     assert probe.describe() != FeatureProbe(["layer1.0"]).describe()
 
 
-@pytest.mark.parametrize("taps", [[], ["relu", "relu"]])
-def test_taps_that_are_none_or_double_are_refused(taps):
-    words = f"`taps` should name different modules, at least one. Got `taps = {taps}`. Leave it out for the usual ones."
+@pytest.mark.parametrize("layers", [[], ["relu", "relu"]])
+def test_taps_that_are_none_or_double_are_refused(layers):
+    words = f"`layers` should name different modules, at least one. Got `layers = {layers}`. Leave it out for the usual ones."
     with pytest.raises(Refusal, match=re.escape(words)):
-        FeatureProbe(taps)
+        FeatureProbe(layers)
 
 
 def test_penultimate_probe_gives_the_input_of_the_last_linear():
@@ -252,7 +257,7 @@ def test_probes_of_taps_and_logits_share_a_forward_pass(with_gradients, monkeypa
     probes = [FeatureProbe(), LogitsProbe(), PenultimateProbe(), *[GradientProbe(AllOnes())] * with_gradients]
     expected = {probe.name: probe(network, IMAGES) for probe in probes}
     calls.clear()
-    reading = read_together(probes, network, IMAGES)
+    reading = read_probes(probes, network, IMAGES)
     assert len(calls) == 1 + with_gradients
     assert list(reading.values) == list(expected)
     for name, values in expected.items():

@@ -9,10 +9,12 @@ import torch
 from made_up_records import PROBE, records
 from safetensors.torch import load_file, save_file
 from sklearn.covariance import LedoitWolf
+from sklearn.ensemble import IsolationForest
 from sklearn.neighbors import NearestNeighbors
 
 from lightning_gradood.core import Refusal
-from lightning_gradood.detectors import GradientForest, GradientGaussian, GradientKNN
+from lightning_gradood.detectors import GradientForest, GradientGaussian, GradientKNN, NotFittedError
+from lightning_gradood.detectors.gradient_novelty import ClassConditionalWhitening, normal_training_records
 from lightning_gradood.evaluation import evaluate
 from lightning_gradood.gradients import AllOnes, Predicted
 from lightning_gradood.metrics import auroc
@@ -44,7 +46,7 @@ def changed(table, rows=None, **columns):
 def states(detector, table, seed=0):
     """What is learnt, as lists."""
     detector.fit(table, seed)
-    return {name: tensor.tolist() for name, tensor in detector.state().items()}
+    return {name: tensor.tolist() for name, tensor in detector.state_dict().items()}
 
 
 @EVERY
@@ -65,7 +67,7 @@ def test_the_threshold_lets_95_percent_of_normal_val_images_pass(kind):
     outcome = evaluate(kind(), table, source="smoke", seed=0, resamples=20)
     val = outcome.scores["val"]
     assert np.mean(val.scores[val.labels == 0] <= outcome.threshold) == pytest.approx(0.95, abs=0.0051)
-    assert kind.label_free
+    assert not kind().needs_anomalies
     outside = changed(table, table.anomalous == 1, probe=1.0)
     assert evaluate(kind(), outside, source="smoke", seed=0, resamples=20).threshold == outcome.threshold
 
@@ -133,9 +135,9 @@ def test_the_forest_follows_its_seed():
 def test_what_is_learnt_survives_safetensors(kind, tmp_path):
     detector = kind()
     detector.fit(records(), 0)
-    save_file(detector.state(), tmp_path / "detector.safetensors")
+    save_file(detector.state_dict(), tmp_path / "detector.safetensors")
     read = load_file(tmp_path / "detector.safetensors")
-    assert all(torch.equal(read[name], tensor) for name, tensor in detector.state().items())
+    assert all(torch.equal(read[name], tensor) for name, tensor in detector.state_dict().items())
 
 
 def test_the_gaussian_is_scikit_learn_s_mahalanobis_distance_when_it_whitens():
@@ -171,12 +173,15 @@ def test_the_neighbour_is_the_k_th_nearest_or_the_last():
         assert detector.score(table) == pytest.approx(distances[:, column], rel=1e-6, abs=1e-6)
 
 
-def test_the_forest_s_state_holds_every_tree():
-    detector = GradientForest(trees=7)
-    detector.fit(records(width=4), 0)
-    state = detector.state()
-    assert len(state["node_count"]) == 7
-    assert len(state["threshold"]) == int(state["node_count"].sum())
+@pytest.mark.parametrize("number", [2, 40, 400])  # of normal records; a tree is grown on 256 at most
+def test_the_forest_s_scores_are_scikit_learn_s(number):
+    table = records({"train": number, "val": 5, "test": 50}, width=4)
+    detector = GradientForest(trees=30)
+    detector.fit(table, 7)
+    whitening = ClassConditionalWhitening.of(normal_training_records(table), [AllOnes()], 0.0)
+    truth = IsolationForest(n_estimators=30, max_samples="auto", random_state=7)
+    truth.fit(whitening.of_images(normal_training_records(table)))
+    assert np.array_equal(detector.score(table), -truth.score_samples(whitening.of_images(table)))
 
 
 @EVERY
@@ -214,7 +219,7 @@ def test_twenty_thousand_records_take_seconds(kind):
         (lambda: GradientForest(trees=0), "`trees` should be at least 1. Got `trees = 0`."),
         (
             lambda: GradientGaussian().fit(records().where(source="smoke"), 0),
-            "`records` should hold at least 2 normal ones in `train` for a label-free detector. Got 0. Take more",
+            "`records` should hold at least 2 normal ones in `train` for a one-class detector. Got 0. Take more",
         ),
     ],
 )
@@ -225,6 +230,6 @@ def test_settings_without_meaning_are_refused(settings, words):
 
 @EVERY
 def test_asking_before_fitting_is_a_mistake_with_a_name(kind):
-    for ask in (lambda: kind().score(records()), lambda: kind().state()):
-        with pytest.raises(RuntimeError, match=rf"{kind.__name__}.fit comes before score and state"):
+    for ask in (lambda: kind().score(records()), lambda: kind().state_dict()):
+        with pytest.raises(NotFittedError, match="should be fitted before it scores or is saved"):
             ask()

@@ -1,0 +1,164 @@
+"""Fitted detectors on disk: what is saved is what is scored, in another process too; files execute nothing."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from asserts import assert_saved_scores_are_equal
+from made_up_features import feature_records
+from made_up_records import records
+from safetensors.torch import save_file
+from test_odin_and_mahalanobis import mahalanobis_records, odin_records
+
+from lightning_gradood import detectors
+from lightning_gradood.core import Refusal
+from lightning_gradood.detectors import (
+    KNN,
+    LID,
+    MLP,
+    ODIN,
+    Baseline,
+    Detector,
+    Energy,
+    FixedDetector,
+    GradientForest,
+    GradientGaussian,
+    GradientKNN,
+    GradNorm,
+    ImageStatistics,
+    Mahalanobis,
+    NotFittedError,
+    load_detector,
+    save_detector,
+)
+from lightning_gradood.gradients import AllOnes, KHot, Uniform
+from lightning_gradood.records import Records
+from lightning_gradood.tasks import MLPSettings
+
+
+def gradients(*names):
+    """Records with the norms of several label designs, and classes."""
+    table = records(width=4)
+    norms = table.probe("gradients/all_ones")
+    predictions = np.arange(len(table)) % 3
+    parts = [
+        Records.build(
+            [name],
+            source=source,
+            values={f"gradients/{design}": norms[[row]] ** (1 + number) for number, design in enumerate(names)},
+            prediction=[int(predictions[row])],
+        )
+        for row, (name, source) in enumerate(zip(table.ids, table.column("source"), strict=True))
+    ]
+    split_of = dict(zip(table.ids, table.column("split"), strict=True))
+    return Records.concatenate(parts).with_splits(split_of)
+
+
+def cases():
+    """Every kind of detector, with other settings than its defaults, and records for it."""
+    designs = [AllOnes(), Uniform(temperature=2.0), KHot((0, 2))]
+    several = gradients(*(design.name for design in designs))
+    features, settings = feature_records(), MLPSettings(max_epochs=4, width=8, whitening=0.5)
+    mahalanobis = {"magnitudes": [0.0, 0.01, 0.005], "layers": None}
+    return {
+        "mlp": (MLP(designs, settings, name="other"), several),
+        "baseline": (Baseline(), features),
+        "energy": (Energy(temperature=3.0), features),
+        "gradnorm": (GradNorm(), features),
+        "knn": (KNN(k=7), features),
+        "lid": (LID(neighbours=[5, 20]), features),
+        "image_statistics": (ImageStatistics(), features),
+        "odin": (ODIN(temperatures=[1.0, 1000.0], magnitudes=[0.0, 0.01, 0.1]), odin_records()),
+        "mahalanobis_p": (Mahalanobis(preprocessing=True, **mahalanobis), mahalanobis_records()),
+        "mahalanobis_p_fe": (Mahalanobis(preprocessing=True, ensemble=True, **mahalanobis), mahalanobis_records()),
+        "gaussian": (GradientGaussian(designs, whitening=0.7), several),
+        "gradient_knn": (GradientKNN(designs, k=3), several),
+        "forest": (GradientForest(designs, trees=20), several),
+    }
+
+
+def test_saved_scores_are_equal_to_the_last_bit_in_a_fresh_process(tmp_path):
+    fitted = cases()
+    ours = {kind for kind in vars(detectors).values() if isinstance(kind, type) and issubclass(kind, Detector)}
+    assert {type(detector) for detector, _ in fitted.values()} == ours - {Detector, FixedDetector}
+    for detector, table in fitted.values():
+        detector.fit(table, seed=3)
+    assert_saved_scores_are_equal(fitted, tmp_path)
+
+
+@pytest.fixture
+def energy(tmp_path):
+    save_detector(
+        tmp_path / "energy.safetensors", Energy(), 0.0, feature_records(), trained_on="smoke", counts={"val": {}}
+    )
+    return tmp_path / "energy.safetensors"
+
+
+def test_a_file_says_what_it_is(energy):
+    found = load_detector(energy)
+    assert (found.threshold, found.trained_on, found.counts, found.reads) == (0.0, "smoke", {"val": {}}, {"logits": []})
+    assert found.versions["torch"] == torch.__version__.split("+")[0]
+
+
+def test_an_unfitted_detector_is_not_saved(tmp_path):
+    with pytest.raises(NotFittedError, match=r"KNN should be fitted .* Call KNN.fit or KNN.load_state_dict first"):
+        save_detector(tmp_path / "knn.safetensors", KNN(), 0.0, feature_records())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_records_of_other_columns_are_refused(tmp_path):
+    table = feature_records()
+    lid = LID(neighbours=[5])
+    lid.fit(table, seed=0)
+    save_detector(tmp_path / "lid.safetensors", lid, 0.0, table)
+    loaded = load_detector(tmp_path / "lid.safetensors")
+    with pytest.raises(Refusal, match=r"should hold the probe `features/layers` with the 8 columns .* Got none"):
+        loaded.flag(records())
+    names = [f"other.{number}" for number in range(8)]
+    values = {"features/layers": table.probe("features/layers")}
+    other = Records.build(table.ids, source="normal", values=values, names={"features/layers": names})
+    with pytest.raises(Refusal, match="Got 8 others"):
+        loaded.flag(other)
+
+
+class Own(FixedDetector):
+    """A user's."""
+
+    name = "own"
+    probes = ()
+
+    def score(self, table):
+        return np.zeros(len(table))
+
+
+def test_a_class_from_elsewhere_is_filled_but_never_imported(tmp_path):
+    path = tmp_path / "own.safetensors"
+    save_detector(path, Own(), 0.25, feature_records())
+    with pytest.raises(Refusal, match=r"`detector` should be an instance of .*Own, .* not imported by name"):
+        load_detector(path)
+    assert load_detector(path, detector=Own()).threshold == 0.25
+    with pytest.raises(Refusal, match=r"`detector` should be a .*Own, .* Got a KNN"):
+        load_detector(path, detector=KNN())
+
+
+def test_a_class_path_in_a_file_is_not_followed(tmp_path):
+    about = {"format": 1, "class": "subprocess.Popen", "arguments": {"args": ["true"]}}
+    save_file({"x": torch.zeros(1)}, tmp_path / "x.safetensors", {"lightning_gradood.detector": json.dumps(about)})
+    with pytest.raises(Refusal, match=r"instance of subprocess.Popen, .* not imported by name"):
+        load_detector(tmp_path / "x.safetensors")
+
+
+def test_files_that_are_no_detectors_are_refused(tmp_path, energy):
+    with pytest.raises(Refusal, match=r"should be a detector that `detect` has saved"):
+        load_detector(tmp_path / "nowhere.safetensors")
+    (tmp_path / "cut.safetensors").write_bytes(energy.read_bytes()[:20])
+    with pytest.raises(Refusal, match=r"should be a detector that `detect` has saved"):
+        load_detector(tmp_path / "cut.safetensors")
+    save_file({"x": torch.zeros(1)}, tmp_path / "x.safetensors")
+    with pytest.raises(Refusal, match="something else"):
+        load_detector(tmp_path / "x.safetensors")
+    newer = {"format": 2, "versions": {"lightning_gradood": "9.9"}}
+    save_file({"x": torch.zeros(1)}, tmp_path / "new.safetensors", {"lightning_gradood.detector": json.dumps(newer)})
+    with pytest.raises(Refusal, match=r"format 1 or older. Got format 2. Update .* version 9.9"):
+        load_detector(tmp_path / "new.safetensors")
