@@ -1,4 +1,4 @@
-"""C&W: the smallest change, in L2, that an optimiser finds."""
+"""C&W: the smallest change in L2 that an optimiser finds."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""What an attack is after: to leave each image's own class, or to reach another one."""
+"""The class that an attack drives an image away from, or towards."""
 
 from collections.abc import Sequence
 from typing import Literal

@@ -1,12 +1,7 @@
-"""Steps along the sign of the gradient inside a cube around each image, which BIM, PGD and IterLL share.
+"""Gradient-sign attacks: FGSM, BIM, PGD and IterLL.
 
-FGSM: one step along the sign of the gradient.
-
-BIM: FGSM in small steps, each clipped to the cube around the image.
-
-IterLL: small steps towards the class that the network finds least likely.
-
-PGD: BIM from a random place in the cube around the image.
+All take steps along the sign of the loss's gradient within a distance of each pixel. FGSM takes one; BIM takes small ones; PGD
+starts at a random place; IterLL steps towards the class with the smallest logit.
 """
 
 from collections.abc import Sequence

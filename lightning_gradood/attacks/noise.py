@@ -1,4 +1,4 @@
-"""Noise as large as an attack, so that a detector cannot pass by telling noisy images from clean ones."""
+"""Gaussian noise of the same L2 norm as an attack, so that a detector cannot succeed by telling noisy images from clean ones."""
 
 from collections.abc import Sequence
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Named sets of attacks: the paper's most probable settings, today's usual ones, and the pilot's."""
+"""Named sets of attacks: the settings that the paper most probably used, those of today's papers, and a pilot's."""
 
 from collections.abc import Callable
 

@@ -1,10 +1,7 @@
-"""What a verb refuses before it takes its first step or claims a folder.
+"""Lightning's command line with run folders, detection settings and two more verbs.
 
-Lightning's ModelCheckpoint for run folders, which may be moved between two sessions.
-
-What every run has unless the user says otherwise: callbacks, and a place for its loggers' files.
-
-Lightning's command line with run folders, stage two's settings and two more verbs.
+It adds the callbacks that every run has unless the user says otherwise, and refuses what cannot work before a verb takes its
+first step or claims a folder.
 """
 
 import sys

@@ -1,10 +1,8 @@
-"""Interpolation in experiment files: our own resolvers, and sentences for what OmegaConf refuses.
+"""The entry of the program: run a verb, or say in one sentence why not.
 
-What a plain `kill` does: the run ends at once, and what was read from the network is written on the way out.
-
-Lightning notes SIGTERM and looks at the note in its training loop only; a predict loop of hours would go on.
-
-The program's entry: run a verb, or say in one sentence why not.
+`stopping` makes a plain `kill` end a run at once, with what was read from the network written first. (Lightning notes SIGTERM and
+looks at the note in its training loop only; a predict loop of hours would go on.) `interpolation` adds resolvers for `${...}`
+in experiment files.
 """
 
 import logging

@@ -1,9 +1,4 @@
-"""What `--help` says: our words for the verbs, and lists that a reader can take in.
-
-Turn the parser's nested messages into one sentence with the nearest right spelling.
-
-How the command line is parsed, and what becomes of the parsed configuration.
-"""
+"""The parser of the command line: its help texts, and its error messages in one sentence with the nearest spelling."""
 
 import difflib
 import inspect

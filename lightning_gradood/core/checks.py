@@ -1,8 +1,6 @@
-"""Refuse settings of attacks that have no meaning, in one sentence each.
+"""Checks of settings, images, labels, networks and logits; each refuses in one sentence.
 
-Refuse, in one sentence each, what cannot be attacked and what an attack should not have returned.
-
-The network as attacks call it: a misfit is one sentence, not a traceback from inside another library.
+`Logits` calls a network and checks its output, so that a misfit is a sentence rather than a traceback from another library.
 """
 
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""The one exception for what a user asked and cannot have."""
+"""The exception that stands for a request which cannot be carried out, with the sentence that says why."""
 
 
 class Refusal(ValueError):

@@ -1,13 +1,10 @@
-"""A workaround for torch's batch norm, whose gradient is wrong for one image in an unusual memory layout.
+"""Context managers that make a pass exact and restore what they change: precision, train/eval mode, requires_grad.
 
-On a CPU, `native_batch_norm_backward` of torch 2.15 looks at the strides of the input and of the gradient to choose
-between a kernel for [N, C, H, W] in order and one for channels last. A batch of one image with strides (C, 1, W·C, C),
-as `tokens.transpose(1, 2).view(1, C, H, W)` has it, counts as both; where the other tensor lies in order, one of them is
-read in the wrong order. Every gradient from there on is wrong. docs/torch_batch_norm.md has the report.
-
-Context managers that make a pass exact and leave no trace: arithmetic, train/eval mode, requires_grad.
-
-Each undoes what it did in `finally`, also when the network raises half way.
+Each undoes what it did in `finally`, also when the network raises half way. `OrderedBatchNorm` works around a fault of
+torch's batch norm: on a CPU, `native_batch_norm_backward` of torch 2.15 looks at the strides of the input and of the
+gradient to choose between a kernel for [N, C, H, W] in order and one for channels last. A batch of one image with strides
+(C, 1, W·C, C), as `tokens.transpose(1, 2).view(1, C, H, W)` has it, counts as both; where the other tensor lies in order,
+one of them is read in the wrong order, and every gradient from there on is wrong. docs/torch_batch_norm.md has the report.
 """
 
 from __future__ import annotations

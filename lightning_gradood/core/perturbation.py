@@ -1,7 +1,4 @@
-"""What an attack returns: images beside the clean ones they come from, before and after the network has judged them.
-
-What every attack is: settings that turn a batch of clean images into anomalous ones, leaving the network as found.
-"""
+"""Perturbations: attacks and corruptions, and the images they make of normal ones."""
 
 import inspect
 from abc import ABC, abstractmethod

@@ -1,4 +1,4 @@
-"""Random numbers that belong to an image, whatever batch, order or process it comes in."""
+"""Seeds by name, and random numbers that belong to one image, whatever batch, order or process it comes in."""
 
 import hashlib
 import random

@@ -1,9 +1,4 @@
-"""Enlarging the middle of an image to the image's own size.
-
-Pixels that take the place of their neighbours, as behind frosted glass.
-
-Blur by a lens out of focus, frosted glass, motion and zooming.
-"""
+"""Blur corruptions: defocus, frosted glass, motion, zoom."""
 
 import math
 from functools import lru_cache

@@ -1,7 +1,4 @@
-"""Corrupt one 8-bit image: the function that everything else in this room serves.
-
-A corruption as an attack: settings that turn batches of images into corrupted ones.
-"""
+"""The fifteen corruptions by name: `corrupt` for one 8-bit image, `Corruption` for batches of tensors."""
 
 from collections.abc import Callable, Sequence
 

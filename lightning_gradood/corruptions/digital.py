@@ -1,7 +1,4 @@
-"""What cameras, screens and files do: brightness, contrast, big pixels, JPEG.
-
-Stretching: a random affine map, then a smooth random displacement of every pixel.
-"""
+"""Digital corruptions: brightness, contrast, pixelation, JPEG compression, elastic deformation."""
 
 from io import BytesIO
 

@@ -1,4 +1,4 @@
-"""Noise of each pixel by itself: Gaussian, shot and impulse."""
+"""Noise corruptions: Gaussian, shot and impulse noise of each pixel."""
 
 import numpy as np
 from numpy.typing import NDArray

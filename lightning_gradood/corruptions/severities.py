@@ -1,14 +1,4 @@
-"""The published parameters of every kind at its five severities, for images of about 32, 64 and 224 pixels.
-
-A parameter in pixels means the same damage only at the size it was chosen for, so Hendrycks and Dietterich published
-three sets: CIFAR-10-C (32×32), Tiny-ImageNet-C (64×64) and ImageNet-C (224×224). `parameters_for` takes the one whose
-size is nearest, as a ratio, to the image's shorter side: CIFAR-10-C up to 45 pixels, Tiny-ImageNet-C up to 119,
-ImageNet-C above.
-
-Reference:
-    Hendrycks and Dietterich, Benchmarking Neural Network Robustness to Common Corruptions and Perturbations, ICLR 2019,
-    and the scripts that made the three sets (github.com/hendrycks/robustness, ImageNet-C/create_c).
-"""
+"""Published parameters of every corruption at its five severities, for images of about 32, 64 and 224 pixels."""
 
 from typing import Literal, get_args
 

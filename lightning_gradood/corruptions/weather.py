@@ -1,9 +1,4 @@
-"""Plasma: a random field of clouds at all scales.
-
-Frost on a window pane, drawn instead of photographed.
-
-Weather between the camera and what it sees: snow and fog.
-"""
+"""Weather corruptions: snow, fog, and frost, which is drawn instead of taken from photographs."""
 
 import math
 

@@ -1,7 +1,4 @@
-"""Any map-style data set as a source: torchvision's, pytorch-ood's, or a user's own.
-
-An opened source whose images are ready for a network: decoded and transformed once, or on demand.
-"""
+"""Any map-style data set as a source, and `LoadedSource`, an opened source whose images are ready for a network."""
 
 import functools
 import hashlib

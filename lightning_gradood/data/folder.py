@@ -1,7 +1,4 @@
-"""Opening sources by name, all in the same way.
-
-Folders of image files as a source.
-"""
+"""Folders of image files as a source, and the opening of sources by name."""
 
 import dataclasses
 import hashlib

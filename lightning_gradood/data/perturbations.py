@@ -1,7 +1,4 @@
-"""Perturbed versions of the normal images: which there are, of which images, and under which ids.
-
-The sources of an experiment, each opened when it is first asked for.
-"""
+"""Perturbed sources: which perturbations of which normal images an experiment has, and under which ids."""
 
 import hashlib
 from collections import Counter

@@ -1,10 +1,7 @@
-"""What a data loader yields: images with their labels and their rows in the source.
+"""Sources of images: what a user configures, what opening it gives, and the batches a loader yields.
 
-What a source of images is: a configuration that opens into a listing.
-
-A `Source` is what a user writes in YAML; it touches no disk before `open()`. A `Listing` is what was found there.
-
-From one image as read to the tensor a network gets: the user's transform, and what its result must be.
+A `Source` is what a user writes in YAML; it touches no disk before `open()`. A `Listing` is what was found there. `to_pixels`
+applies the user's transform to one image and checks its result.
 """
 
 from abc import ABC, abstractmethod

@@ -1,9 +1,7 @@
-"""Stratified, grouped, seeded splits of exact size, as a pure function.
+"""Stratified, grouped, seeded splits of exact size, and the manifest that says which image is in which.
 
 Sizes follow the largest remainder, for the whole first and then for the classes: 26,032 images at 40/40/20 give
 10,413/10,413/5,206 whatever their classes, and every class has within one image of its share in every split.
-
-Which image is in which split: the manifest that stands beside a run's results.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""Deep nearest neighbours: how far from the normal images, in the classifier's own features?"""
+"""Deep nearest neighbours: the distance to normal images in the classifier's penultimate features."""
 
 from collections.abc import Sequence
 

@@ -1,7 +1,4 @@
-"""Mahalanobis' probe: how near each feature layer of an image is to that of its closest class, with input pre-processing.
-
-Mahalanobis: how far are an image's features from those of the nearest class?
-"""
+"""Mahalanobis: the distance of an image's features to the nearest class mean, plain, after a step, or over all layers."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass

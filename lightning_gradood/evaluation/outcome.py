@@ -1,4 +1,4 @@
-"""What is known of one detector on one anomaly source, all numbers in one object."""
+"""All numbers of one detector on one anomaly source."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""Stage two in one typed object: what `--detection.*` sets."""
+"""The settings of detection: what `--detection.*` sets."""
 
 from dataclasses import dataclass, field
 from typing import Literal

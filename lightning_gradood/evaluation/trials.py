@@ -1,4 +1,4 @@
-"""The protocol: fit on `train`, choose the threshold on `val`, look at `test` once."""
+"""Fitting a detector on `train`, choosing its threshold on `val` and measuring it on `test` once."""
 
 import time
 from collections.abc import Sequence

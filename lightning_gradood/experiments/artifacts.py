@@ -1,11 +1,4 @@
-"""What the page shows beyond a run's numbers: a few arrays in the run's folder.
-
-First-layer weights and what one image asks to change of them (the paper's Figure 1).
-
-What one probe alone costs an image: time, and memory beyond the network.
-
-The callback that benchmark runs have: it reports without figures and keeps what the page is drawn from.
-"""
+"""Arrays that a benchmark run stores for its page: gradients, weights, sample images, the cost of each probe."""
 
 import io
 import json

@@ -1,7 +1,4 @@
-"""Pieces of a page: headings, tables, figures; nothing in them is fetched from elsewhere.
-
-The figures of one experiment, from what its first run has kept.
-"""
+"""HTML elements of the page, and the figures of one experiment."""
 
 import base64
 import itertools

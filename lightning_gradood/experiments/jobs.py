@@ -1,7 +1,4 @@
-"""The calls of the program that a benchmark consists of, each one that a user could make.
-
-Make the calls of a benchmark that have no results yet.
-"""
+"""The runs of a benchmark as commands that a user could type, and the running of those without results."""
 
 import json
 import shlex

@@ -1,11 +1,4 @@
-"""The page's first sentences: who is best where, counted from the tables.
-
-Where the numbers come from: machine, versions, commit.
-
-What each method costs: time to fit and score, and what reading the network for it takes.
-
-The page of a benchmark: one HTML file that needs nothing else.
-"""
+"""The page of a benchmark: one HTML file with tables, costs, figures and environment."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""What a benchmark file says: which experiments, which seeds, how the tables are made."""
+"""Settings of a benchmark file: experiments, seeds, tables."""
 
 import re
 from dataclasses import dataclass, field

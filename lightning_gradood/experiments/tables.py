@@ -1,9 +1,4 @@
-"""The numbers of finished runs, gathered over seeds.
-
-The numbers of the paper's Tables 1 and 2, to stand beside ours.
-
-The paper's two tables from our runs: which row, which column, which number is best.
-"""
+"""The paper's Tables 1 and 2 from finished runs: rows, columns, best numbers, and the paper's own numbers beside them."""
 
 import json
 import statistics

@@ -1,4 +1,4 @@
-"""Tables as Markdown, LaTeX and CSV; all three hold the same numbers."""
+"""The tables as Markdown, LaTeX and CSV; all three hold the same numbers."""
 
 import csv
 import io

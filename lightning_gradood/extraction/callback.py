@@ -1,4 +1,4 @@
-"""Read the probes in the predict loop and write records."""
+"""The callback that reads the probes in the predict loop and writes records."""
 
 import hashlib
 import itertools

@@ -1,7 +1,4 @@
-"""Attacked images that an earlier run kept exactly, so that another probe does not craft them again.
-
-One batch of clean images, and what attacks and corruptions make of it: one version for each source.
-"""
+"""The images of one batch as each source has them: unchanged, or perturbed now or by an earlier run."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Which cache entries an experiment needs, and what each depends on."""
+"""The cache entries that an experiment needs, one for each source and probe, and what each depends on."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

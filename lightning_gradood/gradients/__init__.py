@@ -16,35 +16,33 @@ L2 norm for each image and tensor. The result is exact: equal to backpropagating
 Only torch is imported here. It costs about as much as an ordinary training step (benchmarks/README.md), and memory does
 not grow with the batch.
 
-To follow one image through the room:
+How one image goes through the room, file by file:
 
-1. `norms` is the front door: it refuses what has no answer (`checks`), takes the network for itself among threads, freezes
-   it and lifts autocast, inference mode and TF32 (`state`).
-2. `batches` asks `plan` how to go on. On a network's first batch `proof` makes the plan: three probe images go through the
-   `loop`, one-image-at-a-time autograd, and through the fast way, in batches of different size and order, on a copy of
-   the network whose tiny weights are filled so that no error is too small to be seen (`copied`). The two must agree, entry by
-   entry; the images must not influence each other (`coupling`); and what was done is kept as a trace. Where anything speaks
-   against the fast way, the loop is the plan; a single image takes it too, unless the parameters are large. The plan holds
-   while the network stays as it is (`fingerprint`), and `precautions` keep its passes from leaving or using stale tensors.
-3. `engine` runs a micro-batch forward under `interception`, which sees every torch call. Where a call takes a parameter, a
-   closed form (`rules`, one file per kind of layer, all of the shape described in `layer`) takes its place in the
-   autograd graph. Weights that are computed from parameters first are `reparametrised`.
-4. The logits' gradient (`labels`, brought to a safe scale by `logit_gradients`) goes backward once for each label design. Each
-   closed form returns the input's gradient and records its parameters' norms in the `accumulator`. A convolution chooses
-   between five forms by `costs`; forms that could cancel are guarded (`gram`).
-5. The tally's columns, times the squared scale, are the result.
-6. The first micro-batch of each size, any that reaches parameters for the first time, and later a few by chance (1 % of the
-   time, `costs.Limits.recheck`) are compared with the loop and under logit gradients times powers of two (`verification`). What
-   disagrees there is computed by the loop, or refused where earlier numbers may be wrong, too.
+1. `norms` has the public functions. They refuse what has no answer (`network_checks`), lock the network for their thread,
+   freeze it and lift autocast, inference mode and TF32 (`core.network_state`).
+2. `batches` cuts the batch into micro-batches and asks `plan` how to compute them. On a network's first batch `proof`
+   makes the plan: three images go through plain autograd one at a time (`fallback`) and through closed forms, in batches of
+   different size and order, on a copy of the network whose small weights are replaced so that no error is too small to be
+   seen. The two must agree, entry by entry; the images must not influence each other (`coupling`). Where anything speaks
+   against closed forms, the loop is the plan; a single image takes it too, unless the parameters are large. The plan holds
+   while the network stays as it is (`stored_plans`, which also writes plans to disk); `precautions` protect a pass from
+   tensors that the network keeps or overwrites.
+3. `engine` runs a micro-batch forward and intercepts every torch call. Where a call takes a parameter, a closed form
+   (`rules`, one file per family of layers; `layer` has their contract) takes its place in the autograd graph. Weights that
+   are computed from parameters first are handled by `reparametrised`.
+4. The logits' gradient (`labels`) goes backward once for each label design. Each closed form returns the input's gradient
+   and adds its parameters' squared norms to the `accumulator`. A convolution chooses between five forms by `costs`.
+5. The accumulator's columns, times the squared scale of the logits' gradient, are the result.
+6. The first micro-batch of each size, any that reaches parameters for the first time, and later a few at random (1 % of the
+   time, `costs.Limits.recheck`) are compared with the loop (`verification`). What disagrees there is computed by the loop,
+   or refused where earlier numbers may be wrong, too.
 
 Half precision: parameters and activations stay in the network's own dtype, one image at a time; norms are summed in float64.
 Autocast around the call is lifted; a network whose own forward enters autocast is computed one image at a time, too, rounded
-as it asks.
+as it asks. On a device without float64 (Apple's GPUs) float64 numbers are computed on the CPU, or from scaled float32 sums,
+and the result lies on the CPU (`core.precision`).
 
-Seeds, squares and their sums are float64. On a device that has none, Apple's GPUs, they are computed on the CPU or from
-scaled float32 sums, and the result lies on the CPU (`precision`).
-
-A new kind of layer is one file in `rules` and one line in its table; until then networks that have it take the loop.
+A new kind of layer is one closed form in `rules` and one line in its table; until then networks that have it take the loop.
 """
 
 from lightning_gradood.gradients.labels import AllOnes, AllZeros, KHot, LabelDesign, Predicted, SecondBest, Uniform

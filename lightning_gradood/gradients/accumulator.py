@@ -1,10 +1,8 @@
-"""Inner products of Gram matrices, and the guard for rows where they cancel.
+"""The accumulator of a backward pass: one squared norm per image and parameter tensor.
 
 For dW = B Aᵀ (A [C, T], B [D, T]) the squared norm is ⟨AᵀA, BᵀB⟩: exact algebra, but a sum of terms of both signs. Its
 relative error is about the machine epsilon divided by ρ = ‖dW‖² / (tr AᵀA · tr BᵀB), so rows with a small ρ are
-computed again through dW itself. ρ costs nothing: both matrices are at hand.
-
-What the backward pass leaves behind: one squared norm per image and parameter tensor.
+computed again through dW itself (`guarded`). ρ costs nothing: both matrices are there already.
 """
 
 from __future__ import annotations

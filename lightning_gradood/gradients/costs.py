@@ -1,4 +1,4 @@
-"""Which closed form is cheapest: a small table of measured constants, in multiplications of the fastest kernel.
+"""Costs of the closed forms: a table of measured constants, in multiplications of the fastest kernel.
 
 The CPU's constants were measured with oneDNN on AVX-512, one thread; `benchmarks/measure_costs.py` measures them again.
 """

@@ -1,4 +1,4 @@
-"""Refuse networks for which "this image's gradient" means nothing: outputs that depend on other images or on chance."""
+"""Refusal of networks whose output for an image depends on other images of the batch or on random numbers."""
 
 from __future__ import annotations
 

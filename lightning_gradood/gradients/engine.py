@@ -1,6 +1,7 @@
-"""Watch a forward pass and replace every operation on a parameter by its closed form.
+"""Forward and backward pass of one micro-batch by closed forms.
 
-One micro-batch through the fast way: an intercepted forward pass, then one backward pass per label design.
+During the forward pass every torch function that takes a parameter is intercepted, and a closed form of `rules` takes its
+place in the autograd graph. One backward pass for each label design then records the parameters' squared norms.
 """
 
 from __future__ import annotations

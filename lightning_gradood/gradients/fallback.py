@@ -1,4 +1,4 @@
-"""The slow truth: one image at a time through plain autograd. Exact for any network that treats images one by one."""
+"""Plain autograd, one image at a time: exact for any network that treats images one by one, and slow."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Label designs: which confounding label, under which loss, as the closed form of the loss's gradient in the logits.
+"""Label designs: a confounding label and its loss, as the closed form of the loss's gradient in the logits.
 
-Every logit gradient is written so that nothing is lost at any logit: a probability near 1 never meets a subtraction from 1.
-
-Seeds at a safe scale: a float32 backward pass must not underflow, however sure the network is.
+Every gradient is written so that no digit is lost at any logit: a probability near 1 is never subtracted from 1. It enters the
+backward pass scaled to a largest entry of 1 (`scaled_logit_gradient`), so that float32 does not underflow for an image
+of which the network is very sure.
 """
 
 from __future__ import annotations

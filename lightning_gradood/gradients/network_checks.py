@@ -1,6 +1,7 @@
-"""A network's modules and parameters by name, kept from call to call: walking over them takes as long as a small layer.
+"""Checks of a network, its images and its logits before gradient norms are computed, each with its own refusal.
 
-Refuse, in one sentence each, inputs and outputs for which a gradient norm has no meaning.
+`structure_of` keeps a network's modules and parameters by name between calls: walking over them takes as long as a small
+layer.
 """
 
 from __future__ import annotations

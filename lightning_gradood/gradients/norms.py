@@ -1,4 +1,4 @@
-"""The room's two functions: squared gradient norms of a batch, with or without the logits of the same pass."""
+"""Squared gradient norms of a batch of images, with or without the logits of the same pass."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The plan for a network and an image shape: proved once, found again while the network is the same, replaced if it fails.
+"""The plan for a network and an image shape: made once, used while the network is the same, replaced if it fails.
 
 It holds as long as the network's `Fingerprint` does; `batches` checks it on the caller's images. What one process has
 proved, another one of the same network may adopt (`stored_plans`).

@@ -1,4 +1,4 @@
-"""What a network does in a forward pass beside mapping images to logits, and what keeps a pass from suffering by it.
+"""Side effects of a forward pass (kept, updated or overwritten tensors), and what protects a pass from them.
 
 Some networks keep a tensor that parameters determine from one call to the next (LeViT's attention biases): its graph
 is gone after the first backward pass, and filled under `no_grad` it has none. Others update a buffer. `observe` finds

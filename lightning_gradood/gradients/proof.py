@@ -1,4 +1,4 @@
-"""Prove against the loop whether the fast way is right for a network.
+"""Comparison of closed forms with plain autograd on a network's first batch, from which its plan follows.
 
 Nothing a network does with its batch can be seen from outside, so the plan is measured on three probe images, all
 different, in batches of different size and order, on a copy of the network whose tiny parameters are filled (`copied`), so

@@ -1,13 +1,12 @@
-"""What a proof was made for: a network's weights, flags and attributes, compared in a fraction of a millisecond.
+"""Fingerprints of networks, for which a plan was made, and plans on disk for other processes.
 
-A plan says that closed forms are right for a network as it was. Training, loading weights, a flag that is set, a hook or
-a layer that is exchanged make it another one, of which nothing is known yet.
+A plan says that closed forms are right for a network as it was. Training, loading weights, a changed flag, hook or layer
+make it another network, for which a plan has to be made anew; the fingerprint of weights, flags and attributes is compared
+in a fraction of a millisecond.
 
-Plans on disk: what another process has proved about the same network need not be proved again.
-
-A proof kept so says what a pass of the network does (a digest of its trace) and how it has to be made. It is used only if
-one forward pass leaves the same trace, and the caller's first images are compared as after any proof. Whether the network
-is the same, the caller has to know: by a digest of its weights and attributes.
+A stored plan says what a pass of the network does (a digest of its trace) and how it has to be made. It is used only if
+one forward pass leaves the same trace, and the caller's first images are compared as after any new plan. Whether the network
+is the same, the caller has to know, by a digest of its weights and attributes.
 """
 
 from __future__ import annotations

@@ -1,9 +1,4 @@
-"""A copy of a network on which a proof means something: with weights that hide nothing and, if needed, in float64.
-
-Closed forms are right or wrong by what a network does, not by its weights. But behind a factor of zero, or a layer scale
-of 1e-6 as many networks start with, a wrong number is too small to be seen; and float32 may round away what float64 shows.
-
-Check one pass of the fast way against what must hold whatever the network is.
+"""Comparison of one pass by closed forms with what must hold for any network.
 
 Three things are compared, each for a kind of error:
 
@@ -11,10 +6,12 @@ Three things are compared, each for a kind of error:
   may change: image n's norms are multiplied by exactly the square of its factor. A row that belongs to another image, or a
   backward pass that is not linear, shows at any size of the gradient, since powers of two do not round.
 - *row*: one image through the loop.
-- *logits*: all images in batches of three, whose way is proved, for what couples only larger batches.
+- *logits*: all images in batches of three, which the plan has compared with the loop, for networks that couple the images
+  of larger batches only.
 
 In float32 a ReLU whose input is zero to seven digits may open in one way and not in another. Where numbers differ, a
-float64 copy of the network decides.
+float64 copy of the network decides. The copy's small weights are replaced (`copy_for_proof`): behind a factor of zero, or a
+layer scale of 1e-6 as many networks start with, a wrong number would be too small to be seen.
 """
 
 from __future__ import annotations

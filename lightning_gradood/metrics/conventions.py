@@ -1,7 +1,4 @@
-"""ODIN's arithmetic: everything on a grid of thresholds, by sums of rectangles.
-
-The same scores in the arithmetic of four published codebases, so that their tables can be compared with.
-"""
+"""Metrics in the arithmetic of four published codebases, so that numbers can be compared with their tables."""
 
 from collections.abc import Callable
 

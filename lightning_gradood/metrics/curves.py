@@ -1,10 +1,7 @@
-"""The refusals that every metric shares: what scores and labels must be before a number about them has a meaning.
+"""Counts at every threshold, and what follows from them: ROC and precision-recall curves, thresholds, accuracies.
 
-Counts at every threshold: the one sort from which all metrics of a set of scores follow.
-
-ROC and precision-recall curves, one point for each distinct score, for figures.
-
-Accuracy at a given threshold, and the threshold that is best on the images it is chosen on.
+`validated` holds the refusals that every metric shares; `threshold_counts` is the one sort from which all metrics of a set of
+scores follow.
 """
 
 import math

@@ -1,4 +1,4 @@
-"""AUROC of raw scores as a torchmetrics object, for training and validation loops."""
+"""AUROC of raw scores as a torchmetrics metric, for training and validation loops."""
 
 import torch
 from torch import Tensor

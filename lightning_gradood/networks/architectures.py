@@ -1,9 +1,4 @@
-"""torchvision's DenseNet in the shape of the paper's: DenseNet-BC, 100 layers, growth 12, for 32×32 images.
-
-torchvision's ResNet with a stem for 32×32 images: the paper's ResNet-18, and ResNet-34.
-
-He et al.'s ResNet-20 for CIFAR: three stages of 16, 32 and 64 channels, shortcuts without parameters.
-"""
+"""Classifiers for 32×32 images: ResNet-18 and -34, ResNet-20 for CIFAR, DenseNet-BC-100-12."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn

@@ -1,7 +1,4 @@
-"""Read the tensors of a weights file of any of the three common kinds, without ever executing code.
-
-Load a file of weights into a network, completely or not at all.
-"""
+"""Reading weights from files without executing code, and loading them into a network completely or not at all."""
 
 import itertools
 import os

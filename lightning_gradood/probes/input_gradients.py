@@ -1,7 +1,4 @@
-"""What the grids of probes that perturb images may hold.
-
-One small step of each image along the sign of a gradient, as input pre-processing takes it.
-"""
+"""Small steps of images along the sign of a gradient, and the grids of their sizes, for ODIN and Mahalanobis."""
 
 import math
 from collections.abc import Sequence

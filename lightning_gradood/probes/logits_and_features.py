@@ -1,9 +1,4 @@
-"""The logits as a probe: what softmax scores and energies are made of.
-
-Probes that need nothing but a forward pass: its logits and what the network's feature layers give in it.
-
-Features as probes: what the network's layers give, averaged over the image.
-"""
+"""Probes that need one forward pass: logits, and spatial averages of feature layers."""
 
 from abc import abstractmethod
 from collections.abc import Sequence

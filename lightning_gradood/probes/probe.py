@@ -1,4 +1,4 @@
-"""What every probe is."""
+"""The base class of probes."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable

@@ -1,4 +1,4 @@
-"""Several probes in one pass over a batch."""
+"""Reading several probes of a batch in one pass over the network."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,9 +1,4 @@
-"""The name under which records are cached: a digest of all they depend on.
-
-Records on disk: Parquet shards that appear whole or not at all.
-
-What probes learnt from the training images, on disk beside the records.
-"""
+"""Records and probe states on disk: keys, Parquet shards and safetensors files, each whole or not there."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""The table of records in memory.
-
-The records that one anomalous source's detectors are fitted and measured on.
-"""
+"""The table of records in memory, and the normal and anomalous records that make one detection data set."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Everything a detection report is made from, in one object."""
+"""The data that a detection report is made from, in one object."""
 
 from dataclasses import dataclass, field
 from typing import Any

@@ -1,4 +1,4 @@
-"""Write and log what stage two found."""
+"""The callback that writes and logs the report of a `detect` run."""
 
 import sys
 from pathlib import Path

@@ -1,7 +1,4 @@
-"""A figure as bytes, for pages that carry their figures within.
-
-All figures of a report, by name, drawn and written.
-"""
+"""All figures of a report by name, drawn and written."""
 
 import io
 import re

@@ -1,7 +1,4 @@
-"""Keep a W&B run offline when there is no account to send it to, instead of asking on the terminal.
-
-A report in every logger of a Trainer: numbers everywhere, table and figures where a logger takes them.
-"""
+"""A report in every logger of a Trainer, and W&B kept offline where there is no account."""
 
 import os
 from collections.abc import Sequence

@@ -1,10 +1,7 @@
-"""Gradient norms layer by layer, normal images beside each anomaly source (the paper's Figure 3a).
+"""Figures of networks and images, after the paper's Figures 1, 3 and 4.
 
-Activation norms feature layer by feature layer, normal images beside each anomaly source (the paper's Figure 3b).
-
-First-layer weights beside the gradients that single images ask for (the paper's Figure 1).
-
-A sheet of images, so that a reader sees what was called normal and what anomalous (the paper's Figure 4).
+Gradient norms by layer (3a), activation norms by feature layer (3b), first-layer weights beside the gradients of single images
+(1), and a sheet of sample images (4).
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,12 +1,6 @@
-"""What all figures share: colours that survive colour blindness, a bare frame, no global state.
+"""Figures of scores: ROC and precision-recall curves, histograms, and AUROC of sources against sources as a heat map.
 
-ROC and precision-recall curves, all sources of one detector in one picture.
-
-How far apart the scores of normal and anomalous images lie.
-
-A matrix of sources as a heat map: which anomalies teach a detector to find which others.
-
-ROC curves of all detectors on one source, in one picture.
+All share colours that people with colour blindness can tell apart, and touch no global state of matplotlib.
 """
 
 import math

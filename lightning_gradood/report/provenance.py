@@ -1,4 +1,4 @@
-"""Gather what a report says beside its numbers: where they come from."""
+"""Where the numbers of a report come from: images, records, versions, command."""
 
 import platform
 import sys

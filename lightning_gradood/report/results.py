@@ -1,4 +1,4 @@
-"""The numbers of a report as files: nested JSON for programs, flat CSV for spreadsheets."""
+"""The numbers of a report as files: nested JSON and flat CSV."""
 
 import csv
 import io

@@ -1,9 +1,4 @@
-"""The numbers of a report under their names: one list that files, tables and loggers share.
-
-Every source against every other: what a detector that was trained on one makes of the next.
-
-The table a run ends with.
-"""
+"""Tables of a report: the one at the end of a run, sources against sources, and the numbers under their names."""
 
 import math
 from collections.abc import Sequence

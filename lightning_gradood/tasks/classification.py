@@ -1,11 +1,7 @@
-"""Learning-rate schedules that learn the number of steps from the trainer.
+"""The task that trains and evaluates the classifier, its learning-rate schedules, and the check that network fits images.
 
 A schedule is any class whose first two parameters are the optimizer and the total number of optimizer steps; it is
 advanced after every step.
-
-Does the network fit the images? Asked once, before any long work.
-
-The task that trains and evaluates the classifier.
 """
 
 from collections.abc import Callable, Iterator

@@ -1,12 +1,11 @@
-"""Sums of products with a parameter of any shape: `einsum`, and matrix products beyond a matrix on the right.
+"""Closed forms of sums of products with a parameter of any shape: `einsum`, and products beyond a matrix on the right.
 
 Written as an einsum y = x, θ -> y with a letter for each dimension, the input gradient is y, θ -> x and the parameter's is
 x, y -> θ; with the batch's letter added to its result, it is every image's own.
 
-Several rows for each image, [N·m, C, ...], in layers that want one: m becomes a dimension of its own, [N, C, m, ...].
-
-A convolution gains a dimension of kernel size 1, batch norm a position; attention heads that share a pooling convolution
-and tokens under batch norm are what it is for.
+`ROW_REWRITES` serve layers that expect one row for each image but get several, [N·m, C, ...]: m becomes a dimension of its
+own, [N, C, m, ...]. A convolution gains a dimension of kernel size 1, batch norm a position; attention heads that share a
+pooling convolution and tokens under batch norm need this.
 """
 
 from __future__ import annotations

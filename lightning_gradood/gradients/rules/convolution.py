@@ -1,9 +1,9 @@
-"""Convolutions in 1, 2 and 3 dimensions, transposed ones too: ‖dW‖² by the cheapest of five forms, db = Σ_t b.
+"""Closed forms of convolutions in 1, 2 and 3 dimensions, transposed and standardised ones too.
 
-Convolutions with a standardised weight (BiT, NFNet).
+‖dW‖² is computed by the cheapest of five forms (`convolution_forms`), db = Σ_t b.
 
-Each output channel's θ_d has its mean removed and is divided by its standard deviation.
-With g = dW, θ̂ the standardised weight, M its entries for each output channel, s = 1/√(variance + ε) and a factor a,
+A standardised weight (BiT, NFNet) has each output channel's mean removed and is divided by its standard deviation. With
+g = dW, θ̂ the standardised weight, M its entries for each output channel, s = 1/√(variance + ε) and a factor a,
 
     dθ_d = a_d s_d (g_d − mean(g_d) − θ̂_d · mean(g_d θ̂_d)),    da_d = Σ g_d θ̂_d.
 

@@ -1,13 +1,11 @@
-"""Embeddings: row v of the table receives Σ b_t over an image's tokens t with index v.
+"""Closed forms of linear layers, products with a matrix, embeddings and PReLU.
 
-Linear layers and products with a matrix, on vectors [N, C] and on tokens [N, ..., C] or [N·m, ..., C].
-
-With a_t the input and b_t the output gradient at token t, dW = Σ_t b_t a_tᵀ. For one vector ‖dW‖² = ‖a‖²‖b‖²; for T
-tokens either dW is formed, T·C·D multiplications, or ‖dW‖² = ⟨A Aᵀ, B Bᵀ⟩ over pairs of tokens, T²·(C + D).
+Linear: on vectors [N, C] and on tokens [N, ..., C] or [N·m, ..., C]. With a_t the input and b_t the output gradient at token t,
+dW = Σ_t b_t a_tᵀ. For one vector ‖dW‖² = ‖a‖²‖b‖²; for T tokens either dW is formed, T·C·D multiplications, or
+‖dW‖² = ⟨A Aᵀ, B Bᵀ⟩ over pairs of tokens, T²·(C + D). Embedding: row v of the table receives Σ b_t over an image's tokens t
+with index v. PReLU: y = x where x > 0, else θ x, with one slope or one per channel; dθ = Σ b·min(x, 0).
 
 Reference: Goodfellow 2015, "Efficient per-example gradient computations"; Li et al. 2022 (ghost norms) for tokens.
-
-PReLU: y = x where x > 0, else θ x, with one slope or one per channel; dθ = Σ b·min(x, 0).
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
-"""Batch norm in eval mode: with x̂ = (x − running mean) / √(running variance + ε), dγ = Σ_t b·x̂ and dβ = Σ_t b.
+"""Closed forms of batch, layer, group, instance and RMS norm.
 
-Seen as [1, N·C, ...], a batch is one image with N·C channels, and torch's own fused backward returns the input gradient
-and every image's dγ and dβ in one pass over memory. The view has to be contiguous: a lone image's may keep the strides of
-a transposed one, which torch 2.15's CPU kernel mistakes for channels last and silently reads wrongly.
+With x̂ the normalised input, dγ = Σ_t b·x̂ and dβ = Σ_t b over an image's positions. Group, instance and RMS norm are
+rewritten as the norm without parameters, a product and a sum.
 
-Layer, group, instance and RMS norm: with x̂ the normalised input, dγ = Σ_t b·x̂ and dβ = Σ_t b over an image's positions.
-
-All but layer norm are spelt out as the norm without parameters, a product and a sum.
+For batch norm in eval mode, x̂ = (x − running mean) / √(running variance + ε). Seen as [1, N·C, ...], a batch is one
+image with N·C channels, and torch's own fused backward returns the input gradient and every image's dγ and dβ in one pass
+over memory. The view has to be contiguous: a single image's may keep the strides of a transposed one, which torch 2.15's
+CPU kernel mistakes for channels last and reads in the wrong order without an error.
 """
 
 from __future__ import annotations
