@@ -153,6 +153,8 @@ def _outputs(network: nn.Module, images: Tensor, precautions: Precautions) -> li
     found: list[tuple[str, Tensor]] = []
 
     def keep(name: str) -> Any:
+        """Return a hook that keeps the output of the module `name`."""
+
         def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
             if isinstance(output, Tensor) and output.ndim and output.is_floating_point():
                 found.append((name, output.detach().clone()))

@@ -94,6 +94,7 @@ class KHot(LabelDesign):
 
     @override
     def logit_gradient(self, logits: Tensor) -> Tensor:
+        """Mean over classes; see `LabelDesign.logit_gradient`."""
         number = logits.shape[1]
         if max(self.classes) >= number:
             raise Refusal(

@@ -148,6 +148,7 @@ def _put_back(modules: Mapping[str, nn.Module]) -> Iterator[Any]:
     }
 
     def changed() -> list[Slot]:
+        """List the attributes and buffers that have changed since."""
         found = []
         for name, module in modules.items():
             for key, value in _plain(module):

@@ -91,6 +91,7 @@ class Reparametrised:
         leaves: dict[int, tuple[Tensor, Tensor]] = {}
 
         def alias(tensor: Tensor) -> Tensor:
+            """Return the leaf that stands for a parameter, and any other tensor itself."""
             if not is_parameter(tensor):
                 return tensor
             leaves[id(tensor)] = self._leaves.get(id(tensor)) or (tensor, tensor.detach().requires_grad_())

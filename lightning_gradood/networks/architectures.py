@@ -152,6 +152,7 @@ class _Block(nn.Module):
         self.new_channels = channels_out - channels_in
 
     def forward(self, features: Tensor) -> Tensor:
+        """Return logits [N, classes] of images [N, channels, H, W]."""
         residual = self.bn2(self.conv2(self.relu(self.bn1(self.conv1(features)))))
         before = self.new_channels // 2
         shortcut = F.pad(

@@ -41,6 +41,7 @@ class Sum(Layer):
 
     @override
     def backward(self, x: Tensor, gradient: Tensor, needs_input: bool, accumulator: Accumulator) -> Tensor | None:
+        """Return the input's gradient and record the parameters' norms; see `Layer.backward`."""
         accumulator.record(
             self.parameter, lambda: self.sign * per_sample(gradient, accumulator.batch, self.parameter.shape)
         )
@@ -77,6 +78,7 @@ class Quotient(Layer):
 
     @override
     def backward(self, x: Tensor, gradient: Tensor, needs_input: bool, accumulator: Accumulator) -> Tensor | None:
+        """Return the input's gradient and record the parameters' norms; see `Layer.backward`."""
         inputs = gradient / self.parameter
         accumulator.record(
             self.parameter,
@@ -104,6 +106,7 @@ class Expanded(Layer):
 
 def _match(build: Callable[[Tensor], Layer], commutes: bool) -> Match:
     def match(call: Call) -> tuple[Layer, Tensor] | None:
+        """Match one call, as `Match` describes."""
         if len(call.args) != 2 or call.kwargs:
             return None
         x, parameter = call.args

@@ -109,6 +109,7 @@ def _rewrite_sum_and_product(first: str, second: str) -> Rewrite:
     """`addmm` and `baddbmm`: input + first @ second."""
 
     def rewrite(call: Call) -> Callable[[], Tensor] | None:
+        """Rewrite one call, as `Rewrite` describes."""
         bound = call.bind(("input", first, second, "beta", "alpha"), (None, None, None, 1, 1))
         if bound is None or bound[3:] != [1, 1]:
             return None
@@ -140,6 +141,7 @@ def _together(x: Tensor) -> Tensor:
 
 def _rewrite_convolution(convolution: Callable[..., Tensor], dimensions: int) -> Rewrite:
     def rewrite(call: Call) -> Callable[[], Tensor] | None:
+        """Rewrite one call, as `Rewrite` describes."""
         names = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
         bound = call.bind(names, (None, None, None, 1, 0, 1, 1))
         if bound is None:
@@ -151,6 +153,7 @@ def _rewrite_convolution(convolution: Callable[..., Tensor], dimensions: int) ->
             return None
 
         def apart() -> Tensor:
+            """Give the rows of each image a dimension of their own."""
             settings = (_each(value, dimensions, first) for value, first in ((stride, 1), (padding, 0), (dilation, 1)))
             return _together(
                 convolution(_apart(x, call.accumulator.batch), weight.unsqueeze(2), bias, *settings, groups)

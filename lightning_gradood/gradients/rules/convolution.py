@@ -47,6 +47,7 @@ class Convolution(Layer):
 
     @override
     def output(self, x: Tensor) -> Tensor:
+        """Compute the layer's output; see `Layer.output`."""
         g = self.geometry
         return torch.convolution(
             x, self.weight, self.bias, g.stride, g.padding, g.dilation, g.transposed, g.output_padding, g.groups
@@ -54,6 +55,7 @@ class Convolution(Layer):
 
     @override
     def backward(self, x: Tensor, gradient: Tensor, needs_input: bool, accumulator: Accumulator) -> Tensor | None:
+        """Return the input's gradient and record the parameters' norms; see `Layer.backward`."""
         gradient, g = gradient.contiguous(), self.geometry
         inputs = forms.input_gradient(x, gradient, self.weight, g) if needs_input else None
         accumulator.record(
@@ -125,6 +127,7 @@ def _match(dimensions: int) -> Match:
     names = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
 
     def match(call: Call) -> tuple[Layer, Tensor] | None:
+        """Match one call, as `Match` describes."""
         bound = call.bind(names, (None, None, None, 1, 0, 1, 1))
         if bound is None:
             return None
@@ -148,6 +151,7 @@ def _match_transposed(dimensions: int) -> Match:
     names = ("input", "weight", "bias", "stride", "padding", "output_padding", "groups", "dilation")
 
     def match(call: Call) -> tuple[Layer, Tensor] | None:
+        """Match one call, as `Match` describes."""
         bound = call.bind(names, (None, None, None, 1, 0, 0, 1, 1))
         if bound is None:
             return None
@@ -194,6 +198,7 @@ class StandardisedConvolution(Convolution):
 
     @override
     def output(self, x: Tensor) -> Tensor:
+        """Compute the layer's output; see `Layer.output`."""
         y = self._convolved(x, self.standardised.rows)
         self.plain, self.version = y.detach(), y._version
         factor, wide = self.standardised.factor, (-1, *(1,) * (y.ndim - 2))
@@ -203,6 +208,7 @@ class StandardisedConvolution(Convolution):
 
     @override
     def backward(self, x: Tensor, gradient: Tensor, needs_input: bool, accumulator: Accumulator) -> Tensor | None:
+        """Return the input's gradient and record the parameters' norms; see `Layer.backward`."""
         if accumulator.is_summed(self.standardised.parameter):  # then its way back leads to the factor, too
             return super().backward(x, gradient, needs_input, accumulator)
         gradient, wide = gradient.contiguous(), (-1, *(1,) * (gradient.ndim - 2))
@@ -249,6 +255,7 @@ class StandardisedConvolution(Convolution):
 
 def _match_standardised(plain: Match) -> Match:
     def match(call: Call) -> tuple[Layer, Tensor] | None:
+        """Match one call, as `Match` describes."""
         weight = call.args[1] if len(call.args) > 1 else call.kwargs.get("weight")
         standardised = call.accumulator.reparametrised.standardised(weight)
         found = None if standardised is None else plain(call)

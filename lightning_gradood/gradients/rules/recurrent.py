@@ -30,6 +30,7 @@ class LSTMSteps(Layer):
 
     @override
     def output(self, x: Tensor) -> Tensor:
+        """Compute the layer's output; see `Layer.output`."""
         hidden, cell, states = self.hidden, self.cell, []
         self.gates: list[tuple[Tensor, ...]] = []
         bias = self.biases[0] + self.biases[1] if self.biases else None
@@ -45,6 +46,7 @@ class LSTMSteps(Layer):
 
     @override
     def backward(self, x: Tensor, gradient: Tensor, needs_input: bool, accumulator: Accumulator) -> Tensor | None:
+        """Return the input's gradient and record the parameters' norms; see `Layer.backward`."""
         before = torch.cat([torch.cat([self.hidden, self.cell], 1)[:, None], self.states[:, :-1]], 1)
         deltas = self._deltas(gradient, before)
         a, h, b = (
