@@ -23,9 +23,8 @@ from lightning_gradood.attacks.advertorch_attack import AdvertorchAttack
 from lightning_gradood.attacks.carlini_wagner import CarliniWagner
 from lightning_gradood.attacks.function_attack import FunctionAttack
 from lightning_gradood.attacks.gradient_sign import BIM, FGSM, PGD, IterLL
-from lightning_gradood.attacks.noise import noise_like
 from lightning_gradood.attacks.presets import preset
-from lightning_gradood.attacks.semantic import Semantic
+from lightning_gradood.attacks.without_gradients import Semantic, noise_like
 
 __all__ = [
     "BIM",

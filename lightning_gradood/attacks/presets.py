@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from lightning_gradood.attacks.carlini_wagner import CarliniWagner
 from lightning_gradood.attacks.gradient_sign import BIM, FGSM, PGD, IterLL
-from lightning_gradood.attacks.semantic import Semantic
+from lightning_gradood.attacks.without_gradients import Semantic
 from lightning_gradood.core import Perturbation, Refusal
 
 

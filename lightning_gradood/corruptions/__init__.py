@@ -18,8 +18,7 @@ anomalous ones just as adversarial twins do::
 One kind differs from what was published: frost blends in a drawn texture, since the photographs are not ours to ship.
 """
 
-from lightning_gradood.corruptions.corruption import Corruption, corrupt, corruptions_at
-from lightning_gradood.corruptions.severities import KINDS, parameters_for
+from lightning_gradood.corruptions.corruption import KINDS, Corruption, corrupt, corruptions_at, parameters_for
 
 __all__ = [
     "KINDS",

@@ -18,7 +18,6 @@ An `Outcome` holds every number of one detector on one anomaly source; `trials_o
     ({'normal': 33, 'anomalous': 33}, True)
 """
 
-from lightning_gradood.evaluation.outcome import Outcome, SplitScores
 from lightning_gradood.evaluation.protocol import (
     DetectionDatasets,
     Trial,
@@ -29,7 +28,7 @@ from lightning_gradood.evaluation.protocol import (
     trials_of_process,
 )
 from lightning_gradood.evaluation.settings import DetectionSettings
-from lightning_gradood.evaluation.trials import attack_numbers, evaluate
+from lightning_gradood.evaluation.trials import Outcome, SplitScores, attack_numbers, evaluate
 
 __all__ = [
     "DetectionDatasets",

@@ -9,8 +9,7 @@ import torch.distributed as dist
 
 from lightning_gradood.core import Refusal, named_seed
 from lightning_gradood.detectors import Detector
-from lightning_gradood.evaluation.outcome import OTHERS, Outcome
-from lightning_gradood.evaluation.trials import fit, measure
+from lightning_gradood.evaluation.trials import OTHERS, Outcome, fit, measure
 from lightning_gradood.records import Records, detection_dataset
 
 Protocol = Literal["known", "leave_one_out", "cross"]

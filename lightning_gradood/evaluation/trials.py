@@ -1,4 +1,4 @@
-"""Fitting a detector on `train`, choosing its threshold on `val` and measuring it on `test` once."""
+"""Fitting a detector on `train`, choosing its threshold on `val`, measuring it on `test` once, and all numbers of that."""
 
 import time
 from collections.abc import Sequence
@@ -8,7 +8,6 @@ import numpy as np
 
 from lightning_gradood.core import named_seed
 from lightning_gradood.detectors import Detector
-from lightning_gradood.evaluation.outcome import Outcome, SplitScores
 from lightning_gradood.metrics import (
     accuracy_at,
     best_balanced_threshold,
@@ -17,6 +16,64 @@ from lightning_gradood.metrics import (
     detection_metrics,
 )
 from lightning_gradood.records import NORMAL, Records, normal_records
+
+OTHERS = "others"  # stands where a source's name stands when a detector was trained on all but the tested one
+
+
+@dataclass(frozen=True)
+class SplitScores:
+    """Scores of one split.
+
+    Args:
+        ids: record ids, n of them.
+        labels: 0 normal, 1 anomalous, int64 [n].
+        scores: higher = more anomalous, float64 [n].
+    """
+
+    ids: list[str]
+    labels: np.ndarray
+    scores: np.ndarray
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Every number of one detector on one anomaly source.
+
+    Args:
+        source: the anomaly source whose `test` it is measured on.
+        detector: the detector's name.
+        counts: split to `normal` and `anomalous` to number of records.
+        metrics: `val` and `test` to metric to value, in [0, 1] but for norms of perturbations.
+        auroc_interval: bootstrap 95 % interval of the test AUROC.
+        threshold: chosen on `val`; anomalous iff score > threshold.
+        scores: `val` and `test` to their scores.
+        curves: one dict per epoch, empty if nothing was trained.
+        seconds: time to fit and score.
+        trained_on: the anomaly source whose `train` and `val` it was fitted on; `others` for all but the tested one, `normal`
+            for a one-class detector, empty where nobody said.
+    """
+
+    source: str
+    detector: str
+    counts: dict[str, dict[str, int]]
+    metrics: dict[str, dict[str, float]]
+    auroc_interval: tuple[float, float]
+    threshold: float
+    scores: dict[str, SplitScores]
+    curves: list[dict[str, float]]
+    seconds: float
+    trained_on: str = ""
+
+    @property
+    def transferred(self) -> bool:
+        """Whether it was trained on one other anomaly source, as in a matrix."""
+        return self.trained_on not in ("", self.source, NORMAL, OTHERS)
+
+    @property
+    def label(self) -> str:
+        """The detector's name, with a source it was transferred from: `mlp@fgsm`; with `source` it is unique in a run."""
+        return f"{self.detector}@{self.trained_on}" if self.transferred else self.detector
+
 
 _PASSING = 0.95  # share of normal `val` images that a one-class detector calls normal
 
@@ -32,7 +89,7 @@ def evaluate(detector: Detector, records: Records, *, source: str, seed: int, re
         resamples: bootstrap resamples of the AUROC's interval.
 
     Reference:
-        science.md's splits; Lee et al. 2022, section 3.2 (40/40/20).
+        Lee et al. 2022, section 3.2 (40/40/20).
     """
     fitted = fit(detector, records, trained_on=source, seed=named_seed(seed, source, bits=32))
     return measure(fitted, records, source=source, seed=named_seed(seed, source, bits=32), resamples=resamples)

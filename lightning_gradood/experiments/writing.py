@@ -4,6 +4,8 @@ import csv
 import io
 from collections.abc import Callable, Sequence
 
+from tabulate import tabulate
+
 from lightning_gradood.experiments.tables import Cell, Table, best_of, title
 
 _LATEX = {"&": r"\&", "%": r"\%", "_": r"\_", "#": r"\#", "±": r"$\pm$"}
@@ -16,10 +18,10 @@ _BOLD_LATEX = r"\textbf{{{}}}".format
 
 def markdown(table: Table) -> str:
     """A Markdown table under its caption."""
-    lines = [_line([*table.heads, *map(title, table.detectors)])]
-    lines.append(_line([*["---"] * len(table.heads), *["---:"] * len(table.detectors)]))
-    lines += [_line([*heads, *_marked(cells, table.detectors, _BOLD)]) for heads, cells in table.rows]
-    return "\n".join([f"**{table.caption}** {NOTE}", "", *lines, ""])
+    head = [*table.heads, *map(title, table.detectors)]
+    lines = [[*heads, *_marked(cells, table.detectors, _BOLD)] for heads, cells in table.rows]
+    align = ["left"] * len(table.heads) + ["right"] * len(table.detectors)
+    return f"**{table.caption}** {NOTE}\n\n{_pipes(head, lines, align)}\n"
 
 
 def latex(table: Table) -> str:
@@ -37,8 +39,7 @@ def paper_layout(table: Table, columns: Sequence[str]) -> str:
         columns: the detectors to show, those that are there.
     """
     caption, head, *lines = _grouped(table, columns, _BOLD)
-    body = [_line(head), _line(["---"] * len(head)), *map(_line, lines)]
-    return "\n".join([f"**{table.caption}** {caption[0]}", "", *body, ""])
+    return f"**{table.caption}** {caption[0]}\n\n{_pipes(head, lines, ['left'] * len(head))}\n"
 
 
 def paper_layout_latex(table: Table, columns: Sequence[str]) -> str:
@@ -105,8 +106,9 @@ def _marked(cells: dict[str, Cell | None], detectors: Sequence[str], bold: Calla
     return [marked[detector] + paper_text(cells[detector]) for detector in detectors]
 
 
-def _line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+def _pipes(head: Sequence[str], lines: Sequence[Sequence[str]], align: Sequence[str]) -> str:
+    cells = [[cell.replace("|", r"\|") for cell in line] for line in (head, *lines)]
+    return str(tabulate(cells[1:], cells[0], "pipe", colalign=align, disable_numparse=True))
 
 
 def _escaped(text: str) -> str:

@@ -1,17 +1,166 @@
-"""Squared gradient norms of a batch of images, with or without the logits of the same pass."""
+"""Squared gradient norms of a batch of images, with or without the logits of the same pass.
+
+The batch is cut into micro-batches, so that memory does not grow with it, and what each pass did is checked.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+import random
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from lightning_gradood.core import Refusal, alone_with, evaluating, exact_arithmetic, without_cached_parametrizations
-from lightning_gradood.gradients.batches import batched_norms
+from lightning_gradood.core import (
+    Refusal,
+    alone_with,
+    evaluating,
+    exact_arithmetic,
+    requiring_grad,
+    without_cached_parametrizations,
+)
+from lightning_gradood.gradients import costs, engine
+from lightning_gradood.gradients.coupling import check_same_logits
+from lightning_gradood.gradients.fallback import loop_norms
 from lightning_gradood.gradients.labels import AllOnes, LabelDesign
-from lightning_gradood.gradients.network_checks import check_finite_rows, check_images, check_module, structure_of
-from lightning_gradood.gradients.plan import way_of
+from lightning_gradood.gradients.network_checks import (
+    Structure,
+    check_finite_rows,
+    check_images,
+    check_logits,
+    check_module,
+    structure_of,
+)
+from lightning_gradood.gradients.plan import distrust, plan_for, way_of
+from lightning_gradood.gradients.proof import MISMATCH, Plan
+from lightning_gradood.gradients.verification import SMALL, Checks, Fault, Subject, find_fault
+
+_PASS_OF_LOGIT_GRADIENTS, _IMAGE_OF_LOOP = 0.7, 2.5  # what comparing costs, in images of the fast way
+_chance = random.Random()  # not the caller's, and not the same images in every run
+
+
+def batched_norms(
+    network: nn.Module,
+    images: Tensor,
+    label_designs: Sequence[LabelDesign],
+    structure: Structure,
+) -> tuple[Tensor, Tensor]:
+    """Return what `loop_norms` returns, in the fastest way that is right for the network.
+
+    Args:
+        network: in eval mode.
+        images: [N, ...] in any floating dtype, inference tensors too.
+        label_designs: K designs.
+        structure: the network's modules and parameters.
+    """
+    plan = plan_for(network, images, list(structure.parameters.values()), structure)
+    work = _Work(network, label_designs, structure.parameters, plan)
+    done, first = [], 0
+    if images.shape[0] == 1 and not plan.single:
+        return work.loop(_ready(images, work.parameters[0].dtype))
+    size = plan.micro_batch if plan.trace is not None else costs.limits(images.device).micro_batch
+    for part in torch.tensor_split(images, math.ceil(images.shape[0] / size)):
+        part = _ready(part, work.parameters[0].dtype)
+        done.append(work.loop(part) if work.plan.trace is None else work.micro_batch(part, first))
+        first += part.shape[0]
+    return torch.cat([norms for norms, _ in done]), torch.cat([logits for _, logits in done])
+
+
+def _ready(images: Tensor, dtype: torch.dtype) -> Tensor:
+    # a clone, because a tensor made in inference mode cannot be saved for backward
+    return (images.clone() if images.is_inference() else images.detach()).to(dtype)
+
+
+class _Work:
+    """One call's network, designs and plan; the plan is replaced where an image shows that it was wrong."""
+
+    def __init__(
+        self,
+        network: nn.Module,
+        label_designs: Sequence[LabelDesign],
+        parameters: Mapping[str, nn.Parameter],
+        plan: Plan,
+    ) -> None:
+        self.network, self.label_designs, self.plan = network, label_designs, plan
+        self.names, self.parameters = list(parameters), list(parameters.values())
+
+    def loop(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """One image at a time."""
+        return loop_norms(self.network, images, self.label_designs, self.parameters, self.plan.precautions)
+
+    def micro_batch(self, images: Tensor, first: int) -> tuple[Tensor, Tensor]:
+        """The fast way, or the loop where it does not lead to the end; `first` is the number of the first image."""
+        checked = self.plan.checked
+        is_new = images.shape[0] not in checked.sizes
+        checks = self._due(images, is_new)
+        outcome = self._fast(images, checks, first, is_new)
+        if outcome is None:
+            return self._alone(images)
+        reached = (outcome[0] > 0).any(1).any(0)
+        if not checks.logit_gradients and bool((new := reached & ~checked.columns.to(reached)).any()):
+            row = int(outcome[0][:, :, new].sum((1, 2)).argmax())  # of parameters that no checked pass has reached
+            checks = Checks(logit_gradients=True, row=row)
+            outcome = self._fast(images, checks, first, is_new=True)
+            if outcome is None:
+                return self._alone(images)
+        if checks.logit_gradients:
+            checked.columns = checked.columns | reached.to(checked.columns)
+            checked.sizes.add(images.shape[0])
+        return outcome
+
+    def _alone(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """The loop, for a batch in which the network does something else than in the plan's: is it still uncoupled?"""
+        norms, logits = self.loop(images)
+        with requiring_grad(self.parameters, False):
+            check_same_logits(self.network, images, logits, self.plan.precautions)
+        return norms, logits
+
+    def _due(self, images: Tensor, is_new: bool) -> Checks:
+        """Which comparisons to make: all of them for a new size of micro-batch, else by chance and seldom."""
+        number = images.shape[0]
+        row = _chance.randrange(number)
+        if is_new:
+            return Checks(logit_gradients=True, row=row, logits=number > SMALL)
+        share = costs.limits(images.device).recheck / 2  # for each of two comparisons
+        return Checks(
+            logit_gradients=number > 1 and _chance.random() < share / _PASS_OF_LOGIT_GRADIENTS,
+            row=row if _chance.random() < share * number / _IMAGE_OF_LOOP else None,
+        )
+
+    def _fast(self, images: Tensor, checks: Checks, first: int, is_new: bool) -> tuple[Tensor, Tensor] | None:
+        """Norms and logits; None where the pass was not what the plan says or cannot be done."""
+        plan, passes = self.plan, len(self.label_designs) + bool(checks)
+        try:
+            with requiring_grad(self.parameters, False), plan.precautions.around(self.network):
+                pass_ = engine.forward(self.network, images, self.parameters, passes)
+                if tuple(pass_.watch.trace) != plan.trace or pass_.watch.unknown:
+                    return None
+                check_logits(pass_.output, images.shape[0])
+                norms = engine.backward(pass_, self.label_designs, keep=bool(checks))
+                subject = Subject(self.network, self.parameters, plan.precautions)
+                fault = checks and find_fault(subject, images, self.label_designs[0], pass_, norms[:, 0], checks)
+        except Refusal:
+            raise
+        except Exception:  # what the network does not survive under interception, the loop may
+            return None
+        if fault:
+            self._doubt(fault, images, first, is_new)
+            return None
+        return norms, pass_.output.detach()
+
+    def _doubt(self, fault: Fault, images: Tensor, first: int, is_new: bool) -> None:
+        """Take the loop from now on where nothing was returned yet; refuse where earlier numbers may be wrong, too."""
+        if fault.kind == "logits":
+            return  # the loop gives the right ones, with which the batch's are then compared
+        if not is_new:
+            raise Refusal(
+                "`network` should give each image the same gradient in a batch as alone. "
+                f"Got another one for `{self.names[fault.column]}` of image {first + fault.row}, in a batch of "
+                f"{images.shape[0]}, although earlier batches agreed. Look for what depends on the other images, on the "
+                "number of images or on earlier calls there."
+            )
+        self.plan = distrust(self.network, images, self.plan, MISMATCH)
 
 
 def parameter_names(network: nn.Module) -> list[str]:

@@ -20,8 +20,7 @@ codebases, whose numbers of one name differ: compare with their tables by it, an
 from lightning_gradood.metrics.bootstrap import bootstrap_auroc
 from lightning_gradood.metrics.conventions import CONVENTIONS, conventional_metrics
 from lightning_gradood.metrics.curves import accuracy_at, best_balanced_threshold, precision_recall_curve, roc_curve
-from lightning_gradood.metrics.detection import auroc, detection_accuracy, detection_metrics
-from lightning_gradood.metrics.raw_auroc import RawBinaryAUROC
+from lightning_gradood.metrics.detection import RawBinaryAUROC, auroc, detection_accuracy, detection_metrics
 
 __all__ = [
     "CONVENTIONS",

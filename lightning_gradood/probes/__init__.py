@@ -25,7 +25,6 @@ from lightning_gradood.probes.feature_layers import (
     feature_layer_output,
     feature_layer_outputs,
 )
-from lightning_gradood.probes.gaussians import Moments, TiedGaussians
 from lightning_gradood.probes.gradients import GradientProbe
 from lightning_gradood.probes.input_gradients import leaf, signs_of, validated_grid
 from lightning_gradood.probes.logits_and_features import (
@@ -35,8 +34,7 @@ from lightning_gradood.probes.logits_and_features import (
     PenultimateProbe,
     columns_by_layer,
 )
-from lightning_gradood.probes.pixels import PixelProbe
-from lightning_gradood.probes.probe import Probe
+from lightning_gradood.probes.probe import PixelProbe, Probe
 from lightning_gradood.probes.together import ProbeReadings, read_probes
 
 __all__ = [
@@ -45,12 +43,10 @@ __all__ = [
     "FeatureProbe",
     "GradientProbe",
     "LogitsProbe",
-    "Moments",
     "PenultimateProbe",
     "PixelProbe",
     "Probe",
     "ProbeReadings",
-    "TiedGaussians",
     "columns_by_layer",
     "feature_layer_names",
     "feature_layer_output",

@@ -13,7 +13,7 @@ depend on (`entry_key`); a run refers to keys, so a second run with the same wei
     ((2, 2), [1, 1])
 """
 
-from lightning_gradood.records.cache import RecordCache, StateStore, entry_key
+from lightning_gradood.records.cache import RecordCache, StateStore, entry_key, read_columns, write_columns
 from lightning_gradood.records.table import NORMAL, SPLITS, Records, detection_dataset, normal_records
 
 __all__ = [
@@ -25,4 +25,6 @@ __all__ = [
     "detection_dataset",
     "entry_key",
     "normal_records",
+    "read_columns",
+    "write_columns",
 ]

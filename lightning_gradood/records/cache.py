@@ -9,6 +9,7 @@ import shutil
 import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -203,3 +204,24 @@ class StateStore:
 
     def _path(self, key: str) -> Path:
         return self.folder / f"{key}.safetensors"
+
+
+def write_columns(path: Path, columns: Mapping[str, Sequence[Any]]) -> None:
+    """Write a plain table as Parquet, whole or not at all.
+
+    Args:
+        path: of the file.
+        columns: name to values, all of one length; None where a value does not exist.
+    """
+    with atomic_write(path) as file:
+        pq.write_table(pa.table(dict(columns)), file)
+
+
+def read_columns(path: Path) -> dict[str, list[Any]]:
+    """Read what `write_columns` wrote.
+
+    Raises:
+        Refusal: the file is damaged.
+    """
+    columns: dict[str, list[Any]] = _read_shard(path).to_pydict()
+    return columns

@@ -18,14 +18,12 @@ Example:
     ['svhn', 'mlp', '-', '-', '50+50', '92.00', '[86.00,']
 """
 
-from lightning_gradood.report.bundle import DetectionReport
-from lightning_gradood.report.callback import ReportCallback
+from lightning_gradood.report.bundle import DetectionReport, classifier_accuracy, make_report
 from lightning_gradood.report.figures import as_png, draw_figures, write_figures
-from lightning_gradood.report.loggers import log_report, offline_without_account
+from lightning_gradood.report.loggers import ReportCallback, log_report, offline_without_account
 from lightning_gradood.report.network_figures import activation_norms, layer_norms, sample_sheet, weight_gradients
 from lightning_gradood.report.plots import heat_map, method_rocs, precision_recall_curves, roc_curves, score_histograms
-from lightning_gradood.report.provenance import classifier_accuracy, make_report
-from lightning_gradood.report.results import results_rows, write_results
+from lightning_gradood.report.results import results_table, scores_table, write_results
 from lightning_gradood.report.tables import Matrix, console_table, matrices, matrix_table
 
 __all__ = [
@@ -46,10 +44,11 @@ __all__ = [
     "method_rocs",
     "offline_without_account",
     "precision_recall_curves",
-    "results_rows",
+    "results_table",
     "roc_curves",
     "sample_sheet",
     "score_histograms",
+    "scores_table",
     "weight_gradients",
     "write_figures",
     "write_results",

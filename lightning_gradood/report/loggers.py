@@ -1,15 +1,20 @@
-"""A report in every logger of a Trainer, and W&B kept offline where there is no account."""
+"""A report in every logger of a Trainer, the callback that writes and logs it, and W&B kept offline without an account."""
 
 import os
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from functools import singledispatch
 from pathlib import Path
+from typing import Any
 
+import lightning.pytorch as pl
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 
 from lightning_gradood.report.bundle import DetectionReport
 from lightning_gradood.report.figures import draw_figures, write_figures
-from lightning_gradood.report.tables import curve_rows, detection_scalars, number_table
+from lightning_gradood.report.results import write_results
+from lightning_gradood.report.tables import console_table, curve_rows, detection_scalars, number_table
 
 
 def offline_without_account(save_dir: str | Path | None = None) -> str | None:
@@ -129,3 +134,34 @@ def _(logger: WandbLogger, report: DetectionReport, folder: Path) -> None:
 def _(logger: TensorBoardLogger, report: DetectionReport, folder: Path) -> None:
     for name, figure in draw_figures(report).items():
         logger.experiment.add_figure(f"figures/{name}", figure, global_step=0)
+
+
+class ReportCallback(Callback):
+    """Write results and figures into the run folder, send them to every logger, print the table.
+
+    Called by `Trainer.detect` on rank zero.
+
+    Args:
+        figures: whether to draw them; a sweep may not want to.
+    """
+
+    def __init__(self, figures: bool = True) -> None:
+        self.figures = figures
+
+    def on_detect_end(self, trainer: pl.Trainer, report: DetectionReport) -> None:
+        """Report to the trainer's run folder and loggers."""
+        folder = Path(trainer.default_root_dir)
+        write_results(report, folder)
+        if self.figures:
+            write_figures(report, folder)
+        log_report(report, trainer.loggers, folder)
+        accuracy = classifier_sentence(report.provenance)
+        sys.stdout.write(f"\n{accuracy}{console_table(report.outcomes)}\n\nResults and figures: {folder}\n")
+
+
+def classifier_sentence(provenance: Mapping[str, Any]) -> str:
+    """One line about the classifier's accuracy on the normal images; empty where they have no classes."""
+    found = provenance.get("classifier", {})
+    if "accuracy" not in found:
+        return ""
+    return f"The classifier is {100 * found['accuracy']:.2f} % accurate on {found['images']} normal images.\n\n"

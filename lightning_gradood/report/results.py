@@ -1,10 +1,10 @@
-"""The numbers of a report as files: nested JSON and flat CSV."""
+"""The numbers of a report as files: nested JSON, one row per number, one row per image and detector."""
 
 import csv
 import io
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,51 +12,89 @@ import numpy as np
 
 from lightning_gradood.core import atomic_write
 from lightning_gradood.evaluation import Outcome
+from lightning_gradood.records import write_columns
 from lightning_gradood.report.bundle import MEAN, DetectionReport, by_detector
 from lightning_gradood.report.tables import mean_numbers, outcome_numbers
 
-_COLUMNS = ("experiment", "source", "detector", "split", "metric", "value")
+_COLUMNS = ("source", "trained_on", "detector", "split", "metric", "value", "low", "high")
 
 
 def write_results(report: DetectionReport, folder: Path) -> list[Path]:
-    """Write `results.json` and `results.csv`, each atomically.
+    """Write the numbers of a report, each file whole or not at all.
+
+    - `results.json`: everything, nested.
+    - `results.csv` and `results.parquet`: one row per number, see `results_table`.
+    - `scores.parquet`: one row per image, split and detector, see `scores_table`.
 
     Args:
         report: what to write.
         folder: the run's folder.
 
     Returns:
-        The two paths.
+        The four paths.
     """
+    table = results_table(report.outcomes)
     document = json.dumps(results_document(report), indent=2, allow_nan=False) + "\n"
-    contents = {"results.json": document, "results.csv": _csv_text(results_rows(report))}
-    for name, text in contents.items():
+    for name, text in {"results.json": document, "results.csv": _csv_text(table)}.items():
         with atomic_write(folder / name) as file:
             file.write(text.encode())
-    return [folder / name for name in contents]
+    write_columns(folder / "results.parquet", table)
+    write_columns(folder / "scores.parquet", scores_table(report.outcomes))
+    return [folder / name for name in ("results.json", "results.csv", "results.parquet", "scores.parquet")]
 
 
-def results_rows(report: DetectionReport) -> list[dict[str, Any]]:
-    """Flatten the report to one row per source, detector, split and metric.
+def results_table(outcomes: Sequence[Outcome]) -> dict[str, list[Any]]:
+    """List every number of every outcome, one row each.
 
     Args:
-        report: what to flatten.
+        outcomes: of all sources and detectors.
 
     Returns:
-        Rows with the keys `experiment`, `source`, `detector`, `split`, `metric`, `value`; source `mean` is the mean over
-        sources, detector `mlp@fgsm` the one that was trained on the source `fgsm` rather than on that of the row. Rates are
-        in [0, 1], counts are integers, a number that is not finite is None.
+        Columns `source` (tested on), `trained_on`, `detector`, `split`, `metric`, `value`, `low` and `high`, the bounds of
+        a 95 % interval where there is one. Rates are in [0, 1]; `threshold` stands under `val`, where it was chosen, and
+        `seconds` (to fit and score) under `test`. What is not finite or not known is None.
     """
-    numbered = [(outcome.source, outcome.label, outcome_numbers(outcome)) for outcome in report.outcomes]
-    numbered += [(MEAN, detector, mean_numbers(group)) for detector, group in by_detector(report.outcomes).items()]
-    return [
-        dict(
-            zip(_COLUMNS, (report.experiment, source, detector, split, metric, plain(value)), strict=True),
-        )
-        for source, detector, numbers in numbered
-        for split, metrics in numbers.items()
-        for metric, value in metrics.items()
-    ]
+    rows = []
+    for outcome in outcomes:
+        names = (outcome.source, outcome.trained_on or outcome.source, outcome.detector)
+        bounds = dict(zip(("low", "high"), outcome.auroc_interval, strict=True))
+        numbers = outcome_numbers(outcome)
+        numbers.setdefault("val", {})["threshold"] = outcome.threshold
+        numbers["test"]["seconds"] = outcome.seconds
+        for split, metrics in numbers.items():
+            for metric, value in metrics.items():
+                if metric not in ("auroc_low", "auroc_high"):
+                    interval = bounds if (split, metric) == ("test", "auroc") else {}
+                    found = [None if value is None else float(value), interval.get("low"), interval.get("high")]
+                    rows.append((*names, split, metric, *(plain(number) for number in found)))
+    return {name: [row[place] for row in rows] for place, name in enumerate(_COLUMNS)}
+
+
+def scores_table(outcomes: Sequence[Outcome]) -> dict[str, list[Any]]:
+    """List the score of every image of `val` and `test` by every detector.
+
+    Args:
+        outcomes: of all sources and detectors.
+
+    Returns:
+        Columns `id`, `source` (tested on), `trained_on`, `split`, `detector`, `anomalous` (0 or 1), `score` (higher = more
+        anomalous) and `flagged`, whether the score is above the threshold.
+    """
+    table: dict[str, list[Any]] = {
+        name: [] for name in ("id", "source", "trained_on", "split", "detector", "anomalous", "score", "flagged")
+    }
+    for outcome in outcomes:
+        for split, found in outcome.scores.items():
+            number = len(found.ids)
+            table["id"] += found.ids
+            table["source"] += [outcome.source] * number
+            table["trained_on"] += [outcome.trained_on or outcome.source] * number
+            table["split"] += [split] * number
+            table["detector"] += [outcome.detector] * number
+            table["anomalous"] += found.labels.tolist()
+            table["score"] += found.scores.tolist()
+            table["flagged"] += (found.scores > outcome.threshold).tolist()
+    return table
 
 
 def results_document(report: DetectionReport) -> dict[str, Any]:
@@ -106,9 +144,9 @@ def _outcome_document(outcome: Outcome) -> dict[str, Any]:
     }
 
 
-def _csv_text(rows: list[dict[str, Any]]) -> str:
+def _csv_text(table: Mapping[str, list[Any]]) -> str:
     buffer = io.StringIO(newline="")
-    writer = csv.DictWriter(buffer, _COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(table)
+    writer.writerows(["" if value is None else value for value in row] for row in zip(*table.values(), strict=True))
     return buffer.getvalue()

@@ -3,8 +3,10 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from tabulate import SEPARATING_LINE, tabulate
 
 from lightning_gradood.evaluation import Outcome
 from lightning_gradood.report.bundle import MEAN, by_detector, not_transferred
@@ -146,18 +148,16 @@ def matrix_table(matrix: Matrix) -> str:
         Lines joined by newlines: a title, sources of testing, a row per source of training, in % with one decimal, and the
         mean of each row over the other sources.
     """
-    rows = [["trained on", *matrix.sources, "others"]]
-    for source, row, mean in zip(matrix.sources, matrix.aurocs, matrix.transfer, strict=True):
-        rows.append([source, *(f"{100 * value:.1f}" for value in [*row, mean])])
-    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
-    lines = [
-        "  ".join([cells[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(cells[1:], widths[1:], strict=True))])
-        for cells in rows
+    rows = [
+        [source, *(f"{100 * value:.1f}" for value in [*row, mean])]
+        for source, row, mean in zip(matrix.sources, matrix.aurocs, matrix.transfer, strict=True)
     ]
+    head = ["trained on", *matrix.sources, "others"]
     title = (
         f"{matrix.detector}: AUROC in %, trained on the row's source, tested on the column's; others = mean but its own"
     )
-    return "\n".join([title, *lines])
+    align = ["left", *["right"] * (len(head) - 1)]
+    return f"{title}\n{tabulate(rows, head, 'plain', colalign=align, disable_numparse=True)}"
 
 
 def _matrix(detector: str, outcomes: Sequence[Outcome]) -> Matrix:
@@ -195,7 +195,7 @@ def console_table(outcomes: list[Outcome]) -> str:
             that was trained on each source and tested on every one gets a matrix below the table.
 
     Returns:
-        Lines joined by newlines: header, rule, rows, rule, a note that defines the columns. Percentages with two
+        Lines joined by newlines: header, rule, rows, rule, means, and a note that defines the columns. Percentages with two
         decimals, `-` where a number does not exist. `trained on` is a column where it is not the tested source.
     """
     groups = by_detector(not_transferred(outcomes))
@@ -205,13 +205,13 @@ def console_table(outcomes: list[Outcome]) -> str:
         column for column in (_TRAINED_ON, _SUCCESS) if all(row[column] in (_ABSENT, row["source"]) for row in body)
     ]
     header = [column for column in body[0] if column not in idle]
-    cells = [header, *([row[column] for column in header] for row in (*body, *means))]
-    widths = [max(len(cell) for cell in column) for column in zip(*cells, strict=True)]
-    first, *lines = [_aligned(header, row, widths) for row in cells]
-    rule = "-" * (sum(widths) + 2 * (len(widths) - 1))
-    lines = [first, rule, *lines[: len(body)], rule, *lines[len(body) :], *([rule] if means else [])]
+    cells: list[Any] = [[row[column] for column in header] for row in body]
+    if means:
+        cells += [SEPARATING_LINE, *([row[column] for column in header] for row in means)]
+    align = ["left" if column in _TEXT else "right" for column in header]
+    table = tabulate(cells, header, "simple", colalign=align, disable_numparse=True)
     notes = [_NOTE if _SUCCESS in idle else _SUCCESS_NOTE + _NOTE]
-    return "\n".join([*lines, *notes, *("\n" + matrix_table(matrix) for matrix in matrices(outcomes).values())])
+    return "\n".join([table, "", *notes, *("\n" + matrix_table(matrix) for matrix in matrices(outcomes).values())])
 
 
 def number_table(outcomes: list[Outcome]) -> tuple[list[str], list[list[str | float | None]]]:
@@ -261,9 +261,3 @@ def _rates(metrics: dict[str, float], interval: str) -> dict[str, str]:
 
 def _count(counts: dict[str, int] | None) -> str:
     return _ABSENT if counts is None else f"{counts['normal']}+{counts['anomalous']}"
-
-
-def _aligned(header: list[str], cells: list[str], widths: list[int]) -> str:
-    columns = zip(header, cells, widths, strict=True)
-    text = [cell.ljust(width) if column in _TEXT else cell.rjust(width) for column, cell, width in columns]
-    return "  ".join(text).rstrip()

@@ -7,7 +7,8 @@ import pytest
 from photo_patches import as_image, patches
 from scipy.ndimage import correlate, gaussian_filter, zoom
 
-from lightning_gradood.corruptions.blur import (
+from lightning_gradood.corruptions.corruption import CIFAR_10_C, IMAGENET_C, TINY_IMAGENET_C
+from lightning_gradood.corruptions.noise_and_blur import (
     defocus_blur,
     defocus_kernel,
     glass_blur,
@@ -16,7 +17,6 @@ from lightning_gradood.corruptions.blur import (
     streaked,
     zoomed,
 )
-from lightning_gradood.corruptions.severities import CIFAR_10_C, IMAGENET_C, TINY_IMAGENET_C
 
 PHOTO = as_image(patches(64, 3)[1])
 DISCS = sorted({settings for table in (CIFAR_10_C, TINY_IMAGENET_C, IMAGENET_C) for settings in table["defocus_blur"]})

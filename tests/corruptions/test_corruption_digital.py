@@ -7,8 +7,8 @@ from photo_patches import as_image, patches
 from PIL import Image
 
 from lightning_gradood.corruptions import corrupt
+from lightning_gradood.corruptions.corruption import CIFAR_10_C
 from lightning_gradood.corruptions.digital import brightness, contrast, pixelate
-from lightning_gradood.corruptions.severities import CIFAR_10_C
 
 PHOTOS = patches(32, 6)
 

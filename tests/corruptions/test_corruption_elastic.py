@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from lightning_gradood.corruptions.corruption import CIFAR_10_C, TINY_IMAGENET_C
 from lightning_gradood.corruptions.digital import _affine, elastic_transform
-from lightning_gradood.corruptions.severities import CIFAR_10_C, TINY_IMAGENET_C
 
 RAMP = (
     np.concatenate([np.indices((64, 64)), np.zeros((1, 64, 64))]).transpose(1, 2, 0) / 64

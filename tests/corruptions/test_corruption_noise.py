@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from lightning_gradood.corruptions.noise import gaussian_noise, impulse_noise, shot_noise
-from lightning_gradood.corruptions.severities import CIFAR_10_C, IMAGENET_C
+from lightning_gradood.corruptions.corruption import CIFAR_10_C, IMAGENET_C
+from lightning_gradood.corruptions.noise_and_blur import gaussian_noise, impulse_noise, shot_noise
 
 GREY = np.full((200, 200, 3), 0.4)
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from photo_patches import as_image, patches
 
-from lightning_gradood.corruptions.severities import CIFAR_10_C, IMAGENET_C, TINY_IMAGENET_C
+from lightning_gradood.corruptions.corruption import CIFAR_10_C, IMAGENET_C, TINY_IMAGENET_C
 from lightning_gradood.corruptions.weather import BRIGHTEST, DARKEST, crystals, fog, frost, plasma, snow
 
 PHOTO = as_image(patches(32, 3)[1])

@@ -3,7 +3,7 @@
 import pytest
 
 from lightning_gradood.corruptions import KINDS, parameters_for
-from lightning_gradood.corruptions.severities import CIFAR_10_C, IMAGENET_C, TINY_IMAGENET_C
+from lightning_gradood.corruptions.corruption import CIFAR_10_C, IMAGENET_C, TINY_IMAGENET_C
 
 
 @pytest.mark.parametrize("table", [CIFAR_10_C, TINY_IMAGENET_C, IMAGENET_C])

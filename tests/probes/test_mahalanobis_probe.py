@@ -12,9 +12,9 @@ from torch import nn
 
 from lightning_gradood.core import Refusal
 from lightning_gradood.detectors import MahalanobisProbe
+from lightning_gradood.detectors.mahalanobis import Moments
 from lightning_gradood.networks import resnet20
 from lightning_gradood.probes import feature_layer_names
-from lightning_gradood.probes.gaussians import Moments
 
 GENERATOR = torch.Generator().manual_seed(1)
 TRAIN = torch.rand(200, 3, 6, 6, generator=GENERATOR), torch.arange(200) % 4

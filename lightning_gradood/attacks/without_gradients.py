@@ -1,12 +1,35 @@
-"""Gaussian noise of the same L2 norm as an attack, so that a detector cannot succeed by telling noisy images from clean ones."""
+"""Perturbations that follow no gradient: the negative of an image (Semantic), and noise of the same L2 norm as an attack."""
 
 from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from lightning_gradood.core import Crafted, cast_like, image_generator, to_float64_device
+from lightning_gradood.core import Crafted, Perturbation, cast_like, image_generator, to_float64_device
+
+
+class Semantic(Perturbation):
+    """Negative images, 1 − x; there is nothing to set, and the network is not asked.
+
+    Reference:
+        Hosseini and Poovendran 2018, Semantic Adversarial Examples.
+
+    Example:
+        >>> Semantic().passes
+        0
+    """
+
+    @property
+    def passes(self) -> int:
+        """None."""
+        return 0
+
+    def _craft(
+        self, network: nn.Module, images: Tensor, labels: Tensor, ids: Sequence[str]
+    ) -> tuple[Tensor, Tensor | None]:
+        return 1 - images, None
+
 
 _HALVINGS = 40  # of the interval that the scale lies in; float32 has 24 bits
 _LARGEST = 1e3  # standard deviations in pixels of [0, 1] beyond which clipping leaves nothing to gain
