@@ -5,20 +5,19 @@ first step or claims a folder.
 """
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
-from jsonargparse import Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint, ProgressBar
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger
-from lightning.pytorch.utilities import rank_zero_info
 
+from lightning_gradood.cli.defaults import place_loggers, with_default_callbacks
 from lightning_gradood.cli.parsing import (
     ABOUT,
     VERBS,
@@ -30,10 +29,8 @@ from lightning_gradood.cli.parsing import (
 )
 from lightning_gradood.core import CHECKPOINTS, Refusal, claim, new_run_folder, refuse_foreign, refuse_unclaimed
 from lightning_gradood.data import ImageDataModule
-from lightning_gradood.evaluation import DetectionSettings
-from lightning_gradood.extraction import ImageProgressBar
+from lightning_gradood.evaluation import DetectionSettings, Outcome
 from lightning_gradood.networks import read_state_dict
-from lightning_gradood.report import ReportCallback, offline_without_account
 from lightning_gradood.tasks import ClassificationTask
 from lightning_gradood.trainer import Trainer
 
@@ -74,69 +71,6 @@ def check_checkpointing(trainer: Any) -> None:
         )
 
 
-class RunCheckpoint(ModelCheckpoint):
-    """Keep the most accurate and the last checkpoint of a run.
-
-    Lightning saves absolute paths. In a folder that was moved or copied it would forget the best accuracy, so that the
-    next epoch became the best whatever its accuracy, and stage two would look for the best checkpoint in the old place.
-
-    Args:
-        folder: of the run.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__(
-            folder / CHECKPOINTS, "best", "val/accuracy", mode="max", save_last=True, enable_version_counter=False
-        )
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Called by Lightning when a fit goes on; paths are those in this folder if the files are here."""
-        before, now = str(state_dict["dirpath"]), str(self.dirpath)
-        if before != now and Path(now, Path(state_dict["best_model_path"]).name).is_file():
-            state_dict = {key: _moved(value, before, now) for key, value in state_dict.items()}
-        super().load_state_dict(state_dict)
-
-
-def _moved(value: Any, before: str, now: str) -> Any:
-    if isinstance(value, str) and value.startswith(before):
-        return now + value[len(before) :]
-    if isinstance(value, dict):
-        return {_moved(key, before, now): score for key, score in value.items()}
-    return value
-
-
-def with_standard(trainer: Any, folder: Path | None) -> list[Callback]:
-    """Add reporting, the progress bar, and where a classifier is trained the best and the last checkpoint.
-
-    Args:
-        trainer: the Trainer's settings, with the user's callbacks: a list, one, or none.
-        folder: of the run where it trains a classifier, else None.
-    """
-    given = trainer.callbacks if isinstance(trainer.callbacks, list) else [trainer.callbacks] * bool(trainer.callbacks)
-    standard: list[tuple[type[Callback], Callback]] = [(ReportCallback, ReportCallback())]
-    if trainer.enable_progress_bar is not False:
-        standard.append((ProgressBar, ImageProgressBar()))
-    if folder and trainer.enable_checkpointing is not False:
-        standard.append((ModelCheckpoint, RunCheckpoint(folder)))
-    return [*given, *(ours for kind, ours in standard if not any(isinstance(one, kind) for one in given))]
-
-
-def place_loggers(loggers: Any, folder: Path | None) -> None:
-    """Point loggers that name no place of their own at the run's folder, and W&B offline where there is no account.
-
-    Args:
-        loggers: the parsed setting `trainer.logger`, changed in place.
-        folder: of the run; None for verbs without one.
-    """
-    for logger in loggers if isinstance(loggers, list) else [loggers]:
-        if not isinstance(logger, Namespace):
-            continue
-        if logger.init_args.get("save_dir") in (None, "."):
-            logger.init_args.save_dir = str(folder or "runs")
-        if logger.class_path.endswith("WandbLogger") and (line := offline_without_account(logger.init_args.save_dir)):
-            rank_zero_info(line)
-
-
 _IDENTITY = ("seed_everything", "model", "data", "detection")  # what makes an experiment this one and no other
 _WITH_RESULTS = ("fit", "detect")  # verbs that get a run folder of their own
 
@@ -147,14 +81,18 @@ class Command(LightningCLI):
     Args:
         leaving: what to undo when the program ends, whatever happens.
         args: words of the command line; None for those of the process.
+        callbacks: beside those of the configuration.
+
+    Attributes:
+        outcomes: of `fit` and `detect`, one for each anomaly source and detector.
     """
 
     trainer: Trainer
     model: ClassificationTask
     datamodule: ImageDataModule
 
-    def __init__(self, leaving: ExitStack, args: list[str] | None) -> None:
-        self.leaving = leaving
+    def __init__(self, leaving: ExitStack, args: list[str] | None, callbacks: Sequence[Callback] = ()) -> None:
+        self.leaving, self.callbacks, self.outcomes = leaving, callbacks, list[Outcome]()
         self.words = sys.argv[1:] if args is None else args
         self.folder: Path | None = None
         mode = {"parser_mode": "omegaconf+", "allow_abbrev": False}
@@ -206,7 +144,9 @@ class Command(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Add the callbacks and the logger that every run has, unless the user names their own."""
         config = self._get(self.config_init, "trainer")
-        config.callbacks = with_standard(config, self.folder if self.subcommand == "fit" else None)
+        config.callbacks = with_default_callbacks(
+            config, self.folder if self.subcommand == "fit" else None, self.callbacks
+        )
         config.default_root_dir = str(self.folder or "runs")
         if config.logger is None:
             config.logger = CSVLogger(self.folder, name="logs") if self.folder else False
@@ -232,7 +172,7 @@ class Command(LightningCLI):
         """Train the classifier, going on from the folder's last checkpoint, then run stage two."""
         self.trainer.fit(model, datamodule=datamodule, ckpt_path=self._resumed(), weights_only=True)
         if self.detection is not None and not self._setting("trainer").fast_dev_run:
-            self.trainer.detect(model, datamodule, "best", self.detection, self._setting("cache_dir"))
+            self.outcomes = self.trainer.detect(model, datamodule, "best", self.detection, self._setting("cache_dir"))
 
     def before_detect(self) -> None:
         """Look at everything that can be refused before the folder is claimed."""
@@ -248,7 +188,9 @@ class Command(LightningCLI):
 
     def detect(self, model: ClassificationTask, datamodule: ImageDataModule, ckpt_path: str | None) -> None:
         """Stage two alone."""
-        self.trainer.detect(model, datamodule, self._classifier(), self.detection, self._setting("cache_dir"))
+        self.outcomes = self.trainer.detect(
+            model, datamodule, self._classifier(), self.detection, self._setting("cache_dir")
+        )
 
     def extract(self, model: ClassificationTask, datamodule: ImageDataModule, ckpt_path: str | None) -> None:
         """Stage two's first half."""
@@ -265,6 +207,12 @@ class Command(LightningCLI):
     def predict(self, **kwargs: Any) -> None:
         """Lightning's, with any file of weights."""
         self._with_weights(self.trainer.predict, **kwargs)
+
+    @property
+    def configuration(self) -> dict[str, Any]:
+        """The resolved configuration of the verb, as plain values."""
+        text = self._parser(self.subcommand).dump(self.config[str(self.subcommand)], skip_unset=False)
+        return dict(yaml.safe_load(text))
 
     @property
     def detection(self) -> DetectionSettings | None:
@@ -308,8 +256,53 @@ class Command(LightningCLI):
 
     def _on_folder(self, action: Callable[..., None]) -> None:
         if self.folder and self.trainer.is_global_zero:
-            text = self._parser(self.subcommand).dump(self.config[str(self.subcommand)], skip_unset=False)
-            action(self.folder, yaml.safe_load(text), _IDENTITY)
+            action(self.folder, self.configuration, _IDENTITY)
 
     def _setting(self, key: str) -> Any:
         return self._get(self.config, key)
+
+
+class _Parsed(Command):
+    """A call that is parsed, and not run."""
+
+    def before_instantiate_classes(self) -> None:
+        """Leave the file system alone."""
+
+    def instantiate_classes(self) -> None:
+        """Build nothing."""
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Run nothing."""
+
+    def _set_seed(self) -> None:
+        """Seed nothing."""
+
+
+def configuration_of(words: list[str]) -> dict[str, Any]:
+    """Resolve a command line without running it.
+
+    Args:
+        words: the verb and its flags.
+
+    Returns:
+        The configuration as plain values.
+
+    Raises:
+        Refusal: the words cannot be parsed.
+    """
+    with ExitStack() as leaving:
+        return _Parsed(leaving, words).configuration
+
+
+def run_verb(words: list[str], callbacks: Sequence[Callback] = ()) -> list[Outcome]:
+    """Run a verb in this process.
+
+    Args:
+        words: the verb and its flags.
+        callbacks: for the Trainer, beside those of the configuration.
+
+    Returns:
+        One outcome for each anomaly source and detector; empty for verbs that fit no detectors.
+    """
+    with ExitStack() as leaving:
+        return Command(leaving, words, callbacks).outcomes

@@ -103,7 +103,7 @@ def main(args: Sequence[str] | None = None) -> None:
             with stopping(), interpolation():
                 words = sys.argv[1:] if args is None else list(args)
                 if words[:1] == ["benchmark"]:  # calls other verbs, and has no model and data of its own
-                    benchmark(words[1:], main)
+                    benchmark(words[1:])
                 else:
                     Command(leaving, None if args is None else words)
         except Refusal as refusal:

@@ -1,9 +1,9 @@
-"""Many runs, two tables: experiment files times seeds, the paper's Tables 1 and 2, one page that holds it all.
+"""Experiments: files times seeds, the paper's Tables 1 and 2, and one page that holds it all.
 
-A `Benchmark` names experiments and seeds. `run_benchmark` makes a call of the program for each pair, which a user could
-make too and which is printed; what has results already is not run again. From the runs' folders it then writes the
+A `Benchmark` names experiments and seeds. `run_benchmark` runs a verb for each pair, as a user could, and prints the
+command; what has results already is not run again. From the runs' folders it then writes the
 tables as Markdown, LaTeX and CSV, mean and standard deviation over seeds with the paper's numbers beside ours, and
-`report.html`. `KeepMaterial` is the callback by which each run keeps what that page is drawn from.
+`report.html`. Each run stores what that page is drawn from (`StoreArtifacts`).
 
     >>> from lightning_gradood.experiments import Cell, paper_number
     >>> cell = Cell((0.97, 0.98, 0.96), paper_number("CIFAR-10", "ResNet", "PGD", "ours", "auroc"))
@@ -11,7 +11,8 @@ tables as Markdown, LaTeX and CSV, mean and standard deviation over seeds with t
     '0.97 ± 0.01, the paper 0.9582'
 """
 
-from lightning_gradood.experiments.artifacts import KeepMaterial
+from lightning_gradood.experiments.artifacts import StoreArtifacts
+from lightning_gradood.experiments.jobs import Program
 from lightning_gradood.experiments.run import run_benchmark
 from lightning_gradood.experiments.settings import Benchmark, Experiment, TableSettings
 from lightning_gradood.experiments.tables import Cell, paper_number
@@ -20,7 +21,8 @@ __all__ = [
     "Benchmark",
     "Cell",
     "Experiment",
-    "KeepMaterial",
+    "Program",
+    "StoreArtifacts",
     "TableSettings",
     "paper_number",
     "run_benchmark",

@@ -24,17 +24,16 @@ from lightning_gradood.networks import state_digest
 from lightning_gradood.probes import Probe
 from lightning_gradood.report import DetectionReport, ReportCallback
 
-_FILE = "material.npz"
+_FILE = "artifacts.npz"
 _INDEX = "index"  # of the file: JSON with the structure, arrays replaced by their numbers
 
 
 @dataclass(frozen=True)
-class Material:
-    """Arrays of one run, as they are kept between processes and days.
+class RunArtifacts:
+    """Arrays of one run, stored in its folder.
 
     Args:
         weights: digest of the classifier's weights.
-        scores: source to detector to `labels` int64 [n] and `scores` float64 [n] of `test`.
         norms: source to squared gradient norms, float64 [k, L], at most 1,000 images.
         layer_names: of the L columns.
         samples: source to uint8 images [k, H, W, C].
@@ -44,7 +43,6 @@ class Material:
     """
 
     weights: str
-    scores: dict[str, dict[str, dict[str, np.ndarray]]] = field(default_factory=dict)
     norms: dict[str, np.ndarray] = field(default_factory=dict)
     layer_names: list[str] = field(default_factory=list)
     samples: dict[str, np.ndarray] = field(default_factory=dict)
@@ -57,7 +55,7 @@ class Material:
         return folder / _FILE
 
     @classmethod
-    def read(cls, folder: Path) -> "Material":
+    def read(cls, folder: Path) -> "RunArtifacts":
         """Read that of a run's folder."""
         with np.load(cls.path(folder), allow_pickle=False) as arrays:
             index = json.loads(str(arrays[_INDEX]))
@@ -122,8 +120,8 @@ def _gradient(network: nn.Module, convolution: nn.Conv2d, image: Tensor) -> np.n
     with exact_arithmetic(), frozen_network(network):
         convolution.weight.requires_grad_(True)  # `frozen_network` puts back what it was
         logits = network(image)
-        seed = AllOnes().logit_gradient(to_float64(logits.detach()))
-        (gradient,) = torch.autograd.grad(logits, [convolution.weight], cast_like(seed, logits))
+        logit_gradient = cast_like(AllOnes().logit_gradient(to_float64(logits.detach())), logits)
+        (gradient,) = torch.autograd.grad(logits, [convolution.weight], logit_gradient)
     return np.asarray(gradient.cpu().numpy())
 
 
@@ -187,10 +185,10 @@ _IMAGES = 16  # of a timed reading
 _ROWS = 1000  # of norms that a box plot is drawn from
 
 
-class KeepMaterial(ReportCallback):
-    """Write results as `ReportCallback` does, and `material.npz` before them.
+class StoreArtifacts(ReportCallback):
+    """Write results as `ReportCallback` does, and `artifacts.npz` before them.
 
-    If the experiment file has a `ReportCallback` of its own, that one reports and this one only keeps.
+    If the experiment file has a `ReportCallback` of its own, that one reports and this one only stores.
     """
 
     def __init__(self) -> None:
@@ -210,24 +208,18 @@ class KeepMaterial(ReportCallback):
                 self._probes = {probe.name: probe_cost(probe, pl_module.network, images) for probe in timed}  # type: ignore[arg-type]
 
     def on_detect_end(self, trainer: pl.Trainer, report: DetectionReport) -> None:
-        """Keep the arrays; report, unless another callback does."""
+        """Store the arrays; report, unless another callback does."""
         folder = Path(trainer.default_root_dir)
-        with atomic_write(Material.path(folder)) as file:
-            file.write(self._material(trainer, report).to_bytes())
+        with atomic_write(RunArtifacts.path(folder)) as file:
+            file.write(self._artifacts(trainer, report).to_bytes())
         others = [one for one in trainer.callbacks if isinstance(one, ReportCallback) and one is not self]  # type: ignore[attr-defined]
         if not others:
             super().on_detect_end(trainer, report)
 
-    def _material(self, trainer: pl.Trainer, report: DetectionReport) -> Material:
+    def _artifacts(self, trainer: pl.Trainer, report: DetectionReport) -> RunArtifacts:
         network = trainer.lightning_module.network
-        scores: dict[str, dict[str, dict[str, np.ndarray]]] = {}
-        for outcome in report.outcomes:
-            if not outcome.transferred:
-                test = outcome.scores["test"]
-                scores.setdefault(outcome.source, {})[outcome.detector] = {"labels": test.labels, "scores": test.scores}
-        return Material(
+        return RunArtifacts(
             weights=state_digest(network),  # type: ignore[arg-type]
-            scores=scores,
             norms={source: values[_spread(len(values))] for source, values in report.norms.items()},
             layer_names=report.layer_names,
             samples=report.samples,

@@ -1,4 +1,4 @@
-"""The runs of a benchmark as commands that a user could type, and the running of those without results."""
+"""The runs of a benchmark: one verb call for each experiment and seed, which a user could type, run in this process."""
 
 import json
 import shlex
@@ -8,16 +8,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_only
 
 from lightning_gradood.core import CHECKPOINTS, Refusal, refuse_foreign
-from lightning_gradood.experiments.artifacts import Material
+from lightning_gradood.experiments.artifacts import RunArtifacts, StoreArtifacts
 from lightning_gradood.experiments.settings import Benchmark
 
-Resolve = Callable[[list[str]], Mapping[str, Any]]
-"""The configuration that a call would run with."""
 
-_CALLBACK = "lightning_gradood.experiments.KeepMaterial"
+@dataclass(frozen=True)
+class Program:
+    """The command line as functions of its words.
+
+    Args:
+        configuration: the resolved configuration that the words stand for; nothing is run.
+        run: runs the verb in this process, with these callbacks beside those of the configuration.
+    """
+
+    configuration: Callable[[list[str]], Mapping[str, Any]]
+    run: Callable[[list[str], Sequence[Callback]], object]
 
 
 @dataclass(frozen=True)
@@ -39,25 +48,25 @@ class Call:
     config: Mapping[str, Any]
 
 
-def calls_of(benchmark: Benchmark, folder: Path, resolve: Resolve) -> list[Call]:
+def calls_of(benchmark: Benchmark, folder: Path, program: Program) -> list[Call]:
     """List the calls in the order in which they must be made: the first of an experiment may train its classifier.
 
     Args:
         benchmark: what to run.
         folder: of the benchmark.
-        resolve: parses a command line; what it refuses is refused here, before anything is run.
+        program: what it refuses to parse is refused here, before anything is run.
     """
     calls: list[Call] = []
     for name in benchmark.experiments:
         first = folder / name / f"seed_{benchmark.seeds[0]}"
         common = _common(benchmark, name)
-        trains = _trains(resolve(["fit", *common]))
+        trains = _trains(program.configuration(["fit", *common]))
         for seed in benchmark.seeds:
             run = folder / name / f"seed_{seed}"
             words = ["fit" if trains and run == first else "detect", *common, *_of_seed(seed, run)]
             if trains and run != first:
                 words += ["--ckpt_path", str(first / CHECKPOINTS / "best.ckpt")]
-            calls.append(Call(name, seed, run, words, resolve(words)))
+            calls.append(Call(name, seed, run, words, program.configuration(words)))
     return calls
 
 
@@ -78,7 +87,7 @@ def refuse_unknown_images(benchmark: Benchmark, calls: Sequence[Call]) -> None:
 
 def _common(benchmark: Benchmark, name: str) -> list[str]:
     experiment = benchmark.experiments[name]
-    words = ["--config", experiment.config, "--cache_dir", benchmark.cache_dir, f"--trainer.callbacks+={_CALLBACK}"]
+    words = ["--config", experiment.config, "--cache_dir", benchmark.cache_dir]
     if benchmark.detectors is not None:
         words += ["--detection.detectors", _text(benchmark.detectors)]
     return words + [word for flag, value in experiment.flags.items() for word in (f"--{flag}", _text(value))]
@@ -103,14 +112,14 @@ _IDENTITY = ("seed_everything", "model", "data", "detection", "ckpt_path")  # wh
 RESULTS = "results.json"
 
 
-def make_calls(calls: Sequence[Call], main: Callable[[list[str]], None]) -> None:
+def make_calls(calls: Sequence[Call], program: Program) -> None:
     """Make every call that has no results of the same configuration and classifier; print each command.
 
     Folders of other configurations are looked for first, so that a refusal comes before an hour's work and not after it.
 
     Args:
         calls: in order; the first of each experiment gives the classifier.
-        main: the program, as a user calls it.
+        program: runs them.
 
     Raises:
         Refusal: if the folder of a call holds something else.
@@ -122,8 +131,8 @@ def make_calls(calls: Sequence[Call], main: Callable[[list[str]], None]) -> None
         done = is_done(call, weights.get(call.experiment))
         _say(f"[{number}/{len(calls)}] {'done before: ' if done else ''}{command_line(call)}")
         if not done:
-            main(call.words)
-        weights.setdefault(call.experiment, Material.read(call.folder).weights)
+            program.run(call.words, [StoreArtifacts()])
+        weights.setdefault(call.experiment, RunArtifacts.read(call.folder).weights)
 
 
 def is_done(call: Call, weights: str | None = None) -> bool:
@@ -133,9 +142,9 @@ def is_done(call: Call, weights: str | None = None) -> bool:
         call: whose configuration is that of its folder, if there is one.
         weights: digest of the classifier's weights that the results must be of; None where any will do.
     """
-    if not (call.folder / RESULTS).is_file() or not Material.path(call.folder).is_file():
+    if not (call.folder / RESULTS).is_file() or not RunArtifacts.path(call.folder).is_file():
         return False
-    return weights in (None, Material.read(call.folder).weights)
+    return weights in (None, RunArtifacts.read(call.folder).weights)
 
 
 def command_line(call: Call) -> str:

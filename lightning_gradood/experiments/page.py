@@ -1,18 +1,21 @@
 """The page of a benchmark: one HTML file with tables, costs, figures and environment."""
 
+import itertools
 import json
 import os
 import platform
 import statistics
 import subprocess
 from collections.abc import Sequence
-from html import escape
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
 import lightning_gradood
-from lightning_gradood.experiments.artifacts import Material
-from lightning_gradood.experiments.figures import document, drawn, grid, heading, paragraph, verbatim
+from lightning_gradood.experiments.artifacts import RunArtifacts
+from lightning_gradood.experiments.figures import figure_sections
 from lightning_gradood.experiments.jobs import RESULTS, Call, command_line
 from lightning_gradood.experiments.settings import Benchmark
 from lightning_gradood.experiments.tables import AUDIT, Cell, Row, Table, best_of, title
@@ -51,7 +54,7 @@ def _place(heads: tuple[str, ...], rows: Sequence[tuple[tuple[str, ...], object]
     return source if len({other[-2] for other, _ in rows}) == 1 else f"{source} with {model}"
 
 
-def surroundings(provenance: dict[str, Any]) -> dict[str, str]:
+def environment(provenance: dict[str, Any]) -> dict[str, str]:
     """Describe what the runs ran on.
 
     Args:
@@ -82,57 +85,50 @@ def _git(folder: Path, *words: str) -> str:
     return done.stdout.strip()
 
 
-_NOTE = (
-    "Each probe alone, on one batch of at most 16 normal images, where a run read it rather than found its records; methods "
-    "that share a pass cost less together. Memory is what tensors hold at their peak, beyond the network and the images."
-)
-
-
-def costs(calls: Sequence[Call], rows: Sequence[Row]) -> list[str]:
-    """Tables of both kinds of cost.
+@dataclass(frozen=True)
+class Cells:
+    """One cell of a table on the page.
 
     Args:
-        calls: finished.
-        rows: their numbers.
+        text: what it says.
+        small: what stands below it in small type.
+        best: whether it is set in bold.
+        rows: how many rows it spans.
     """
-    detectors = list(dict.fromkeys(detector for row in rows for detector in row.seconds))
-    lines = []
-    for detector in detectors:
-        seconds = [value for row in rows for value in row.seconds.get(detector, [])]
-        numbers = (statistics.fmean(seconds), max(seconds))
-        lines.append([escape(title(detector)), escape(detector), *(f"{value:.3f}" for value in numbers)])
-    fitted = grid(["method", "name", "mean s", "most s"], lines, 2)
-    return [
-        paragraph("Seconds to fit and score, for each source and seed."),
-        fitted,
-        heading("Reading the network", 3),
-        _probes(calls),
-    ]
+
+    text: str
+    small: str = ""
+    best: bool = False
+    rows: int = 1
 
 
-def _probes(calls: Sequence[Call]) -> str:
-    found: dict[tuple[str, str], dict[str, Any]] = {}
-    for call in calls:
-        for probe, cost in Material.read(call.folder).probes.items():
-            found.setdefault((call.experiment, probe), cost)
-    if not found:
-        return paragraph("No run had to read the network: all records were found.")
-    lines = []
-    for (experiment, probe), cost in found.items():
-        memory = f"{cost['mebibytes']:.1f}" if "mebibytes" in cost else "-"
-        lines.append([escape(experiment), escape(probe), f"{cost['milliseconds']:.2f}", memory])
-    return grid(["experiment", "probe", "ms an image", "MiB an image"], lines, 2) + paragraph(_NOTE, "note")
+@dataclass(frozen=True)
+class Grid:
+    """A table on the page; consecutive rows with the same first cell share it.
 
+    Args:
+        heads: of the columns.
+        rows: of text or cells.
+        keys: how many columns on the left are text.
+    """
 
-_TITLES = {"table_1": "Table 1: adversarial images", "table_2": "Table 2: out-of-distribution images"}
-_AUDIT = (
-    "Image statistics never ask the network. A source on which they do well is easy for a reason other than what its "
-    "images show; they are an audit and are never counted as best."
-)
+    heads: Sequence[str]
+    rows: Sequence[Sequence[str | Cells]]
+    keys: int = 2
+
+    @property
+    def lines(self) -> list[list[Cells]]:
+        """Rows of cells; the first cell is missing where an earlier row spans it."""
+        lines = []
+        for key, group in itertools.groupby(self.rows, key=lambda row: row[0]):
+            rows = [[cell if isinstance(cell, Cells) else Cells(cell) for cell in row[1:]] for row in group]
+            head = Cells(str(key), rows=len(rows))
+            lines += [[head, *rows[0]], *rows[1:]]
+        return lines
 
 
 def page(name: str, benchmark: Benchmark, calls: Sequence[Call], rows: Sequence[Row], tables: Sequence[Table]) -> str:
-    """Lay out everything that was found.
+    """Lay out everything that was found as one HTML file that needs nothing else.
 
     Args:
         name: of the benchmark.
@@ -141,51 +137,80 @@ def page(name: str, benchmark: Benchmark, calls: Sequence[Call], rows: Sequence[
         rows: their numbers over seeds.
         tables: made of the rows.
     """
-    seeds = ", ".join(map(str, benchmark.seeds))
-    parts = [heading(f"Benchmark {name}", 1), *map(paragraph, summary(tables))]
-    parts += [paragraph(f"Experiments: {', '.join(benchmark.experiments)}. Seeds: {seeds}.", "note")]
-    for table in tables:
-        parts += [heading(_TITLES[table.name]), paragraph(f"{table.caption} {NOTE}", "note"), *_grids(table)]
-        parts += [paragraph(_AUDIT, "note")] * (AUDIT in table.detectors)
-    parts += [heading("What attacks did"), _attacks(rows)]
-    for experiment in benchmark.experiments:
-        parts += drawn(experiment, [call for call in calls if call.experiment == experiment], benchmark)
-    parts += [heading("Time and memory"), *costs(calls, rows)]
-    parts += [heading("Images in each split"), _counts(rows)]
-    parts += [heading("Commands"), *(verbatim(command_line(call)) for call in calls)]
-    parts += [heading("Environment"), *_environments(calls)]
-    return document(f"Benchmark {name}", parts)
+    jinja = Environment(
+        loader=PackageLoader("lightning_gradood.experiments", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    sections = [
+        section
+        for experiment in benchmark.experiments
+        for section in figure_sections(experiment, [call for call in calls if call.experiment == experiment], benchmark)
+    ]
+    return jinja.get_template("page.html.jinja").render(
+        title=f"Benchmark {name}",
+        summary=summary(tables),
+        experiments=list(benchmark.experiments),
+        seeds=benchmark.seeds,
+        tables=[(_TITLES[table.name], table, _grids(table)) for table in tables],
+        note=NOTE,
+        audit=AUDIT,
+        attacks=_attacks(rows),
+        sections=sections,
+        fitting=_fitting(rows),
+        reading=_reading(calls),
+        counts=_counts(rows),
+        commands=[command_line(call) for call in calls],
+        environments=_environments(calls),
+    )
 
 
-def _grids(table: Table) -> list[str]:
-    """Table 1 as it is, Table 2 in a part for each metric."""
+def _fitting(rows: Sequence[Row]) -> Grid:
+    lines = []
+    for detector in dict.fromkeys(detector for row in rows for detector in row.seconds):
+        seconds = [value for row in rows for value in row.seconds.get(detector, [])]
+        lines.append([title(detector), detector, f"{statistics.fmean(seconds):.3f}", f"{max(seconds):.3f}"])
+    return Grid(["method", "name", "mean s", "most s"], lines)
+
+
+def _reading(calls: Sequence[Call]) -> Grid:
+    found: dict[tuple[str, str], dict[str, Any]] = {}
+    for call in calls:
+        for probe, cost in RunArtifacts.read(call.folder).probes.items():
+            found.setdefault((call.experiment, probe), cost)
+    lines = []
+    for (experiment, probe), cost in found.items():
+        memory = f"{cost['mebibytes']:.1f}" if "mebibytes" in cost else "-"
+        lines.append([experiment, probe, f"{cost['milliseconds']:.2f}", memory])
+    return Grid(["experiment", "probe", "ms an image", "MiB an image"], lines)
+
+
+_TITLES = {"table_1": "Table 1: adversarial images", "table_2": "Table 2: out-of-distribution images"}
+
+
+def _grids(table: Table) -> list[tuple[str, Grid]]:
+    """Table 1 as it is, Table 2 in a part for each metric, each with its heading."""
     heads = [*table.heads, *map(title, table.detectors)]
     if table.heads[0] != "Metric":
-        return [grid(heads, [[*map(escape, keys), *_cells(cells, table)] for keys, cells in table.rows], 2)]
+        return [("", Grid(heads, [_line(keys, cells, table) for keys, cells in table.rows]))]
     parts = []
     for metric in dict.fromkeys(keys[0] for keys, _ in table.rows):
-        lines = [[*map(escape, keys[1:]), *_cells(cells, table)] for keys, cells in table.rows if keys[0] == metric]
-        parts += [heading(metric, 3), grid(heads[1:], lines, 2)]
+        lines = [_line(keys[1:], cells, table) for keys, cells in table.rows if keys[0] == metric]
+        parts.append((metric, Grid(heads[1:], lines)))
     return parts
 
 
-def _cells(cells: dict[str, Cell | None], table: Table) -> list[str]:
+def _line(keys: Sequence[str], cells: dict[str, Cell | None], table: Table) -> list[str | Cells]:
     best = best_of(cells)
-    texts = []
-    for detector in table.detectors:
-        ours, theirs = number(cells[detector]), paper_text(cells[detector]).strip()
-        ours = f"<strong>{ours}</strong>" if detector in best else ours
-        texts.append(ours + (f"<small>{theirs}</small>" if theirs else ""))
-    return texts
+    numbers = [(cells[detector], detector in best) for detector in table.detectors]
+    return [*keys, *(Cells(number(cell), paper_text(cell).strip(), bold) for cell, bold in numbers)]
 
 
-def _attacks(rows: Sequence[Row]) -> str:
-    made = [row for row in rows if row.made]
-    if not made:
-        return paragraph("No image was attacked or corrupted.")
-    lines = [[escape(row.experiment), escape(row.source), *_attack(row.made_by)] for row in made]
-    heads = ["experiment", "source", "images", "success, %", "mean L2", "mean L∞"]
-    return grid(heads, lines, 2) + paragraph("Success: the classifier no longer gives the image its class.", "note")
+def _attacks(rows: Sequence[Row]) -> Grid:
+    lines = [[row.experiment, row.source, *_attack(row.made_by)] for row in rows if row.made]
+    return Grid(["experiment", "source", "images", "success, %", "mean L2", "mean L∞"], lines)
 
 
 def _attack(numbers: dict[str, Any]) -> list[str]:
@@ -195,25 +220,22 @@ def _attack(numbers: dict[str, Any]) -> list[str]:
     return [str(numbers["images"]), "-" if success is None else f"{100 * success:.2f}", *rest]
 
 
-def _counts(rows: Sequence[Row]) -> str:
-    lines = []
-    for row in rows:
-        counts = [f"{part['normal']}+{part['anomalous']}" for part in row.counts.values()]
-        lines.append([escape(row.experiment), escape(row.source), *counts])
-    note = paragraph("Normal + anomalous, with the first seed.", "note")
-    return grid(["experiment", "source", *rows[0].counts], lines, 2) + note if rows else ""
+def _counts(rows: Sequence[Row]) -> Grid:
+    lines = [
+        [row.experiment, row.source, *(f"{part['normal']}+{part['anomalous']}" for part in row.counts.values())]
+        for row in rows
+    ]
+    return Grid(["experiment", "source", *(rows[0].counts if rows else [])], lines)
 
 
-def _environments(calls: Sequence[Call]) -> list[str]:
+def _environments(calls: Sequence[Call]) -> list[tuple[str, Grid]]:
     parts = []
     for call in {call.experiment: call for call in reversed(calls)}.values():
         provenance = json.loads((call.folder / RESULTS).read_text())["provenance"]
-        about = surroundings(provenance)
-        accuracy = provenance["classifier"].get("accuracy")
-        if accuracy is not None:
-            about["classifier"] = (
-                f"{100 * accuracy:.2f} % accurate on {provenance['classifier']['images']} normal images"
-            )
-        lines = [[escape(key), escape(value)] for key, value in about.items()]
-        parts += [heading(call.experiment, 3), grid(["", ""], lines, 2)]
+        about = environment(provenance)
+        classifier = provenance["classifier"]
+        if "accuracy" in classifier:
+            accuracy = f"{100 * classifier['accuracy']:.2f} % accurate on {classifier['images']} normal images"
+            about["classifier"] = accuracy
+        parts.append((call.experiment, Grid(["", ""], [list(pair) for pair in about.items()])))
     return parts

@@ -1,40 +1,43 @@
 """A benchmark from its file to its page."""
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from lightning.pytorch.utilities import rank_zero_only
 
 from lightning_gradood.core import atomic_write
-from lightning_gradood.experiments.jobs import Call, Resolve, calls_of, make_calls, refuse_unknown_images
+from lightning_gradood.experiments.jobs import Call, Program, calls_of, make_calls, refuse_unknown_images
 from lightning_gradood.experiments.page import page
 from lightning_gradood.experiments.settings import Benchmark
-from lightning_gradood.experiments.tables import rows_of, table_1, table_2
+from lightning_gradood.experiments.tables import Row, rows_of, table_1, table_2
 from lightning_gradood.experiments.writing import csv_text, latex, markdown, paper_layout, paper_layout_latex
 
 
-def run_benchmark(benchmark: Benchmark, folder: Path, main: Callable[[list[str]], None], resolve: Resolve) -> None:
+def run_benchmark(benchmark: Benchmark, folder: Path, program: Program) -> list[Row]:
     """Run what has no results yet, then write tables and page.
 
     Args:
         benchmark: what to run.
         folder: where runs and tables go.
-        main: the program, as a user calls it.
-        resolve: the configuration that a call would run with.
+        program: the command line.
+
+    Returns:
+        The numbers of all detectors on each source, over seeds.
 
     Raises:
         Refusal: if a folder of a run belongs to something else.
     """
-    calls = calls_of(benchmark, folder, resolve)
+    calls = calls_of(benchmark, folder, program)
     refuse_unknown_images(benchmark, calls)
-    make_calls(calls, main)
-    _write(benchmark, calls, folder)
+    make_calls(calls, program)
+    rows = rows_of(benchmark, calls)
+    _write(benchmark, calls, rows, folder)
+    return rows
 
 
 @rank_zero_only
-def _write(benchmark: Benchmark, calls: Sequence[Call], folder: Path) -> None:
-    rows = rows_of(benchmark, calls)
+def _write(benchmark: Benchmark, calls: Sequence[Call], rows: Sequence[Row], folder: Path) -> None:
     tables = [table for table in (table_1(rows), table_2(rows, benchmark.tables)) if table.rows]
     contents = {"tables.csv": csv_text(tables)}
     for table in tables:

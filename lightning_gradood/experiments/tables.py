@@ -8,6 +8,7 @@ from typing import Any
 
 from lightning_gradood.experiments.jobs import RESULTS, Call
 from lightning_gradood.experiments.settings import Benchmark, Experiment, TableSettings
+from lightning_gradood.records import read_columns
 
 
 @dataclass(frozen=True)
@@ -70,25 +71,34 @@ def rows_of(benchmark: Benchmark, calls: Sequence[Call]) -> list[Row]:
     """
     rows: dict[tuple[str, str], Row] = {}
     for call in calls:
-        document = json.loads((call.folder / RESULTS).read_text())
-        perturbations = document["provenance"]["perturbations"]
-        sources = {outcome["source"] for outcome in document["outcomes"]}
-        for outcome in document["outcomes"]:
-            source = outcome["source"]
-            if outcome["trained_on"] in sources - {source}:
+        perturbations = json.loads((call.folder / RESULTS).read_text())["provenance"]["perturbations"]
+        table = read_columns(call.folder / "results.parquet")
+        sources = set(table["source"])
+        for values in zip(*(table[name] for name in _READ), strict=True):
+            line = dict(zip(_READ, values, strict=True))
+            source = line["source"]
+            if line["trained_on"] in sources - {source}:
                 continue
             about, made_by = benchmark.experiments[call.experiment], perturbations.get(source, {})
-            new = Row(call.experiment, about, source, source in perturbations, {}, {}, outcome["counts"], made_by)
-            _add(rows.setdefault((call.experiment, source), new), outcome)
+            new = Row(call.experiment, about, source, source in perturbations, made_by=made_by)
+            _add(rows.setdefault((call.experiment, source), new), line, call.seed == benchmark.seeds[0])
     return list(rows.values())
 
 
-def _add(row: Row, outcome: dict[str, Any]) -> None:
-    metrics = row.metrics.setdefault(outcome["detector"], {})
-    for name, value in outcome["metrics"]["test"].items():
-        if value is not None:
-            metrics.setdefault(name, []).append(float(value))
-    row.seconds.setdefault(outcome["detector"], []).append(float(outcome["seconds"]))
+_READ = ("source", "trained_on", "detector", "split", "metric", "value")
+_SIDES = {"n_normal": "normal", "n_anomalous": "anomalous"}
+
+
+def _add(row: Row, line: dict[str, Any], first: bool) -> None:
+    """Add one line of the long table; counts are those of the first seed."""
+    detector, split, metric, value = (line[name] for name in ("detector", "split", "metric", "value"))
+    metrics = row.metrics.setdefault(detector, {})
+    if metric in _SIDES:
+        if first:
+            row.counts.setdefault(split, {}).setdefault(_SIDES[metric], int(value))
+    elif split == "test" and value is not None:
+        values = row.seconds.setdefault(detector, []) if metric == "seconds" else metrics.setdefault(metric, [])
+        values.append(float(value))
 
 
 METHODS_1 = ("baseline", "lid", "mahalanobis_v", "mahalanobis_p", "mahalanobis_fe", "mahalanobis_p_fe", "ours")

@@ -205,13 +205,14 @@ def console_table(outcomes: list[Outcome]) -> str:
         column for column in (_TRAINED_ON, _SUCCESS) if all(row[column] in (_ABSENT, row["source"]) for row in body)
     ]
     header = [column for column in body[0] if column not in idle]
-    cells: list[Any] = [[row[column] for column in header] for row in body]
+    cells: list[Any] = [header, SEPARATING_LINE, *([row[column] for column in header] for row in body)]
     if means:
         cells += [SEPARATING_LINE, *([row[column] for column in header] for row in means)]
     align = ["left" if column in _TEXT else "right" for column in header]
-    table = tabulate(cells, header, "simple", colalign=align, disable_numparse=True)
+    # the header is a row among others, as tabulate makes columns under a real one two signs wider; so a rule stands above it
+    _, table = tabulate(cells, (), "simple", colalign=align, disable_numparse=True).split("\n", 1)
     notes = [_NOTE if _SUCCESS in idle else _SUCCESS_NOTE + _NOTE]
-    return "\n".join([table, "", *notes, *("\n" + matrix_table(matrix) for matrix in matrices(outcomes).values())])
+    return "\n".join([table, *notes, *("\n" + matrix_table(matrix) for matrix in matrices(outcomes).values())])
 
 
 def number_table(outcomes: list[Outcome]) -> tuple[list[str], list[list[str | float | None]]]:

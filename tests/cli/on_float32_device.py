@@ -36,7 +36,7 @@ def test_digits(monkeypatch):
         devices.append(images.device.type)
         return read(probes, network, images)
 
-    monkeypatch.setattr(callback_module, "read_together", noting)
+    monkeypatch.setattr(callback_module, "read_probes", noting)
     truth = fitted("--trainer.accelerator", "cpu")
     with without_float64() as device:
         devices.clear()

@@ -14,15 +14,15 @@ from pathlib import Path
 import pytest
 import tiny
 import yaml
-from pages import BROWSERS, Page, width_in_browser
+from pages import Page
 from test_verbs import printed
 from tiny import refused, snapshot
 
 import lightning_gradood.detectors as detectors
 from lightning_gradood.cli import main
-from lightning_gradood.cli.benchmark import _resolved
+from lightning_gradood.cli.command import configuration_of, run_verb
 from lightning_gradood.evaluation import DetectionSettings
-from lightning_gradood.experiments.jobs import calls_of, refuse_unknown_images
+from lightning_gradood.experiments.jobs import Program, calls_of, refuse_unknown_images
 from lightning_gradood.experiments.settings import Benchmark, Experiment, TableSettings
 from lightning_gradood.tasks import ClassificationTask
 from lightning_gradood.trainer import Trainer
@@ -175,7 +175,7 @@ def test_a_lost_classifier_is_trained_again_and_its_numbers_are_kept_where_it_is
 
 
 def test_results_of_another_classifier_are_not_mixed_in(here, done, monkeypatch):
-    other = SEEDS[1] / "material.npz"
+    other = SEEDS[1] / "artifacts.npz"
     shutil.copytree(HERE, "kept")
     step = ClassificationTask.training_step
     monkeypatch.setattr(ClassificationTask, "training_step", lambda *a: 0.5 * step(*a))  # another loss, other weights
@@ -220,14 +220,6 @@ def test_the_page_is_whole_and_needs_nothing_from_elsewhere(here):
     sections += ["Time and memory", "Images in each split", "Commands", "Environment"]
     assert set(sections) <= set(page.headings)
     assert 'name="viewport" content="width=device-width' in text
-
-
-@pytest.mark.parametrize("width", [360, 1200])
-def test_the_page_fits_a_phone_in_every_browser_there_is(here, tmp_path, width):
-    for browser in BROWSERS:  # none is needed elsewhere; the parser has read the page in any case
-        seen, images = width_in_browser(browser, HERE / "report.html", tmp_path, width)
-        assert seen <= width
-        assert images == FIGURES
 
 
 def test_a_page_says_why_a_figure_is_not_there(here):
@@ -359,6 +351,6 @@ def _calls(file, monkeypatch):
     benchmark = Benchmark(
         experiments, settings["seeds"], settings["detectors"], tables=TableSettings(**settings["tables"])
     )
-    calls = calls_of(benchmark, Path("unused"), lambda words: _resolved(words, main))
+    calls = calls_of(benchmark, Path("unused"), Program(configuration_of, run_verb))
     refuse_unknown_images(benchmark, calls)
     return calls

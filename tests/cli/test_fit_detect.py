@@ -43,6 +43,8 @@ def test_fit_ends_with_the_table_and_fills_the_run_folder(capsys, probed):
             "splits.json",
             "results.json",
             "results.csv",
+            "results.parquet",
+            "scores.parquet",
             "checkpoints/best.ckpt",
             "checkpoints/last.ckpt",
         ),

@@ -21,7 +21,7 @@ def detect(run, *flags):
     return folder
 
 
-def test_known_is_the_default_and_label_free_detectors_stand_beside_it(run, capsys):
+def test_known_is_the_default_and_one_class_detectors_stand_beside_it(run, capsys):
     folder = detect(run, "--detection.detectors", FREE)
     outcomes = tiny.results(folder)["outcomes"]
     assert [(o["source"], o["detector"], o["trained_on"]) for o in outcomes] == [
@@ -59,7 +59,7 @@ def test_a_matrix_is_printed_written_and_drawn(run, capsys):
     assert (folder / "figures" / "matrix_mlp.png").stat().st_size > 5000
     for name in ("nine", "photographs"):
         assert np.isfinite(load_file(folder / "detectors" / name / "mlp.safetensors")["mean"].numpy()).all()
-    assert ",nine,mlp@photographs,test,auroc," in (folder / "results.csv").read_text()
+    assert "nine,photographs,mlp,test,auroc," in (folder / "results.csv").read_text()
 
 
 def test_conventions_join_the_numbers(run):

@@ -5,7 +5,7 @@ import torch
 
 from lightning_gradood.data import DigitsSource
 from lightning_gradood.data.folder import Opening
-from lightning_gradood.experiments.artifacts import Material, first_layer
+from lightning_gradood.experiments.artifacts import RunArtifacts, first_layer
 from lightning_gradood.networks import CifarResNet
 from lightning_gradood.report import activation_norms, as_png, method_rocs, weight_gradients
 
@@ -31,17 +31,15 @@ def test_a_network_without_convolution_has_no_first_layer_to_show():
     assert first_layer(torch.nn.Linear(3, 2), {}) == {}
 
 
-def test_material_is_read_as_it_was_kept(tmp_path):
-    scores = {"a/b": {"mlp": {"labels": np.array([0, 1]), "scores": np.array([0.1, 0.9])}}}
-    kept = Material("digest", scores, {"normal": np.eye(2)}, ["x", "y"], {}, {}, {"logits": {"milliseconds": 1.5}})
-    Material.path(tmp_path).write_bytes(kept.to_bytes())
-    found = Material.read(tmp_path)
-    np.testing.assert_array_equal(found.scores["a/b"]["mlp"]["scores"], [0.1, 0.9])
+def test_artifacts_are_read_as_they_were_stored(tmp_path):
+    stored = RunArtifacts("digest", {"normal": np.eye(2)}, ["x", "y"], {}, {}, {"logits": {"milliseconds": 1.5}})
+    RunArtifacts.path(tmp_path).write_bytes(stored.to_bytes())
+    found = RunArtifacts.read(tmp_path)
     np.testing.assert_array_equal(found.norms["normal"], np.eye(2))
-    assert (found.weights, found.layer_names, found.probes) == ("digest", ["x", "y"], kept.probes)
+    assert (found.weights, found.layer_names, found.probes) == ("digest", ["x", "y"], stored.probes)
 
 
-def test_the_legend_of_few_taps_and_many_sources_fits():
+def test_the_legend_of_few_layers_and_many_sources_fits():
     sources = ["normal", *(f"source_{number}" for number in range(8))]
     features = {source: np.random.default_rng(0).random((647, 4)) for source in sources}
     figure = activation_norms(features, ["relu.0", "relu.1", "layer1.0", "layer1.1"])

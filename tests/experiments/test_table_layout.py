@@ -9,8 +9,7 @@ from dataclasses import replace
 import pytest
 
 from lightning_gradood.experiments import Cell, Experiment, TableSettings
-from lightning_gradood.experiments.figures import grid
-from lightning_gradood.experiments.page import summary
+from lightning_gradood.experiments.page import Grid, summary
 from lightning_gradood.experiments.tables import Row, best_of, table_1, table_2
 from lightning_gradood.experiments.writing import csv_text, latex, markdown, number, paper_layout, paper_layout_latex
 
@@ -116,6 +115,7 @@ def test_latex_escapes_what_latex_takes_for_commands(rows):
 def test_the_paper_s_layout_puts_the_methods_of_a_metric_between_slashes(rows):
     lines = paper_layout(table_2(rows, TableSettings()), TableSettings().columns).splitlines()
     assert lines[0].startswith("**Out-of-distribution detection.** Baseline / Ours.")
+    lines = [re.sub(" +", " ", line) for line in lines]
     assert lines[2] == "| In | Out | Detection accuracy | AUROC | AUPR (anomalous positive) |"
     assert lines[4].startswith("| CIFAR-10 (ResNet) | svhn | 85.00 ± 7.07 [83.36] / **98.00 ± 1.41** [98.04] | 85.00")
     assert len(lines) == 6
@@ -139,6 +139,9 @@ def test_the_summary_counts_who_is_best(rows):
 
 
 def test_a_row_head_that_repeats_is_shown_once():
-    page = grid(["model", "source", "number"], [["a", "x", "1"], ["a", "y", "2"], ["b", "x", "3"]], 2)
-    assert re.findall(r'rowspan="(\d)">(\w)<', page) == [("2", "a"), ("1", "b")]
-    assert re.findall(r"<td[^>]*>(\w)</td>", page) == ["x", "1", "y", "2", "x", "3"]
+    lines = Grid(["model", "source", "number"], [["a", "x", "1"], ["a", "y", "2"], ["b", "x", "3"]]).lines
+    assert [[(cell.text, cell.rows) for cell in line] for line in lines] == [
+        [("a", 2), ("x", 1), ("1", 1)],
+        [("y", 1), ("2", 1)],
+        [("b", 1), ("x", 1), ("3", 1)],
+    ]

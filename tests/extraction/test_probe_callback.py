@@ -200,8 +200,8 @@ def failing_after(monkeypatch, batches, error):
         done.append(1)
         return read(*args)
 
-    monkeypatch.setattr(callback_module, "read_together", read_probes)
-    return lambda: monkeypatch.setattr(callback_module, "read_together", read)
+    monkeypatch.setattr(callback_module, "read_probes", read_probes)
+    return lambda: monkeypatch.setattr(callback_module, "read_probes", read)
 
 
 def test_an_error_half_way_loses_nothing_and_the_next_run_probes_only_the_rest(tmp_path, monkeypatch, probed_ids):

@@ -14,7 +14,7 @@ from lightning_gradood.report import (
     heat_map,
     matrices,
     matrix_table,
-    results_rows,
+    results_table,
     write_figures,
 )
 from lightning_gradood.report.results import results_document
@@ -140,8 +140,9 @@ def test_every_number_has_a_key_of_its_own(outcomes):
     assert scalars["detection/mean/mlp/val/auroc"] == pytest.approx(np.mean(diagonal))
     away = [item.metrics["val"]["auroc"] for item in outcomes if item.trained_on == "bim" != item.source]
     assert scalars["detection/mean/mlp@bim/val/auroc"] == pytest.approx(np.mean(away))
-    rows = results_rows(DetectionReport("x", outcomes))
-    assert len({(row["source"], row["detector"], row["split"], row["metric"]) for row in rows}) == len(rows)
+    table = results_table(outcomes)
+    names = list(zip(*(table[name] for name in ("source", "trained_on", "detector", "split", "metric")), strict=True))
+    assert len(set(names)) == len(names)
     assert not [key for _, values in curve_rows(outcomes) for key in values if "@" in key]
 
 

@@ -8,7 +8,8 @@ import pytest
 
 from lightning_gradood.core import Refusal
 from lightning_gradood.core.files import atomic_write
-from lightning_gradood.report import DetectionReport, console_table, results_rows, write_results
+from lightning_gradood.records import read_columns
+from lightning_gradood.report import DetectionReport, console_table, results_table, scores_table, write_results
 from lightning_gradood.report.results import plain, results_document
 from lightning_gradood.report.tables import curve_rows, detection_scalars, number_table, percent
 
@@ -79,21 +80,47 @@ def test_percent_says_when_there_is_no_number():
     assert percent(1.0) == "100.00"
 
 
-def test_rows_hold_every_number_once():
+def lines(table):
+    """Rows of a table that is given as columns."""
+    return [dict(zip(table, values, strict=True)) for values in zip(*table.values(), strict=True)]
+
+
+def test_the_long_table_holds_every_number_once():
     example = report()
-    rows = results_rows(example)
-    found = {(row["source"], row["detector"], row["split"], row["metric"]): row["value"] for row in rows}
+    rows = lines(results_table(example.outcomes))
+    found = {(row["source"], row["detector"], row["split"], row["metric"]): row for row in rows}
     assert len(found) == len(rows)
     for expected in example.outcomes:
         key = (expected.source, expected.detector)
         for split, metrics in expected.metrics.items():
-            assert {metric: found[(*key, split, metric)] for metric in metrics} == metrics
+            assert {metric: found[(*key, split, metric)]["value"] for metric in metrics} == metrics
         for split, counts in expected.counts.items():
-            assert found[(*key, split, "n_normal")] == counts["normal"]
-            assert found[(*key, split, "n_anomalous")] == counts["anomalous"]
-            assert found[(*key, split, "prevalence")] == pytest.approx(1 / 3)
-        assert (found[(*key, "test", "auroc_low")], found[(*key, "test", "auroc_high")]) == expected.auroc_interval
-    assert {row["experiment"] for row in rows} == {"cifar_resnet"}
+            assert found[(*key, split, "n_normal")]["value"] == counts["normal"]
+            assert found[(*key, split, "n_anomalous")]["value"] == counts["anomalous"]
+            assert found[(*key, split, "prevalence")]["value"] == pytest.approx(1 / 3)
+        area = found[(*key, "test", "auroc")]
+        assert (area["low"], area["high"]) == expected.auroc_interval
+        assert found[(*key, "val", "threshold")]["value"] == expected.threshold
+        assert found[(*key, "test", "seconds")]["value"] == expected.seconds
+    assert {(row["split"], row["metric"]) for row in rows if row["low"] is not None} == {("test", "auroc")}
+    assert {row["trained_on"] for row in rows} == {outcome.trained_on or outcome.source for outcome in example.outcomes}
+
+
+def test_every_image_has_its_score_and_whether_it_is_flagged():
+    example = report()
+    rows = lines(scores_table(example.outcomes))
+    for expected in example.outcomes:
+        for split, scores in expected.scores.items():
+            own = [
+                row
+                for row in rows
+                if (row["source"], row["detector"], row["split"]) == (expected.source, expected.detector, split)
+            ]
+            assert [row["id"] for row in own] == scores.ids
+            assert [row["anomalous"] for row in own] == scores.labels.tolist()
+            assert [row["score"] for row in own] == scores.scores.tolist()
+            assert [row["flagged"] for row in own] == [score > expected.threshold for score in scores.scores]
+    assert len(rows) == sum(len(part.ids) for outcome in example.outcomes for part in outcome.scores.values())
 
 
 def test_results_json_comes_back_as_it_went(tmp_path):
@@ -111,14 +138,17 @@ def test_results_json_comes_back_as_it_went(tmp_path):
     assert document["mean"]["mlp"]["val"]["auroc"] == mean
 
 
-def test_results_csv_holds_the_same_floats(tmp_path):
+def test_csv_and_parquet_hold_the_same_floats(tmp_path):
     example = report()
-    _, path = write_results(example, tmp_path)
+    _, path, parquet, scores = write_results(example, tmp_path)
+    expected = results_table(example.outcomes)
+    assert read_columns(parquet) == expected
+    assert read_columns(scores) == scores_table(example.outcomes)
     with path.open(newline="") as file:
         read = list(csv.DictReader(file))
-    expected = results_rows(example)
-    assert [float(row["value"]) for row in read] == [row["value"] for row in expected]
-    assert [row["source"] for row in read] == [row["source"] for row in expected]
+    assert [float(row["value"]) for row in read] == expected["value"]
+    assert [row["source"] for row in read] == expected["source"]
+    assert [float(row["low"]) if row["low"] else None for row in read] == expected["low"]
 
 
 def test_numbers_that_json_lacks_become_null(tmp_path):
