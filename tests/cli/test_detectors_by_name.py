@@ -26,5 +26,5 @@ def test_detectors_by_short_name(capsys):
     assert [words[1] for words in shown if words[0] == "nine"] == NAMES
     saved = load_file("others/detectors/nine/lid.safetensors")
     assert int(saved["k"]) in (3, 5)
-    assert sorted(set(saved["feature layer"].tolist())) == [0, 1, 2, 3]  # the stem and three stages
+    assert sorted(set(saved["layer"].tolist())) == [0, 1, 2, 3]  # the stem and three stages
     assert load_file("others/detectors/nine/knn.safetensors")["directions"].shape == (8, 64)

@@ -26,7 +26,7 @@ def test_odin_and_mahalanobis_by_name(capsys):
     assert len(list(Path("runs/.records").glob("*.safetensors"))) == 1  # both kinds of Mahalanobis share it
     saved = load_file("stepping/detectors/nine/mahalanobis_p_fe.safetensors")
     assert saved["weights"].shape == (4,)  # the stem and three stages
-    assert load_file("stepping/detectors/nine/odin.safetensors").keys() == {"temperature", "magnitude"}
+    assert load_file("stepping/detectors/nine/odin.safetensors").keys() == {"temperature", "magnitude", "column"}
 
 
 def test_without_training_images_one_line_says_what_to_do(capsys):
@@ -45,6 +45,6 @@ def test_without_training_images_one_line_says_what_to_do(capsys):
 
 
 def test_an_unknown_tap_is_refused_below_the_bar(capsys):
-    wrong = "[{class_path: Mahalanobis, init_args: {feature layers: [layer9]}}]"
+    wrong = "[{class_path: Mahalanobis, init_args: {layers: [layer9]}}]"
     line = refused(["detect", *FILE, "--detection.detectors", wrong, "--run_dir", "no_tap"], capsys)
     assert "Got `layers = ['layer9']` with 'layer9'. Its children are" in line

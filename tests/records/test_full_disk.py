@@ -34,8 +34,8 @@ def files(cache):
 def test_a_full_disk_is_refused_and_earlier_shards_stay(cache, monkeypatch, number):
     before = files(cache)
 
-    def half_written(table, where):
-        Path(where).write_bytes(b"PAR1 half of a shard")
+    def half_written(table, file):
+        file.write(b"PAR1 half of a shard")
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(pq, "write_table", half_written)
@@ -60,7 +60,7 @@ def test_a_device_that_is_really_full_is_refused(cache, monkeypatch):
     """The shard's own file leads to /dev/full, so that Arrow meets the operating system's error."""
     before = files(cache)
     monkeypatch.setattr(uuid, "uuid4", lambda: SimpleNamespace(hex="next"))
-    (cache.folder / f"{KEY}.partial" / "next.tmp").symlink_to("/dev/full")
+    (cache.folder / f"{KEY}.partial" / f".next.parquet.{os.getpid()}.tmp").symlink_to("/dev/full")
     with pytest.raises(Refusal, match=WORDS):
         cache.write_shard(KEY, table_of(ids_of(1000)))
     assert files(cache) == before
@@ -68,17 +68,16 @@ def test_a_device_that_is_really_full_is_refused(cache, monkeypatch):
 
 
 def test_a_disk_that_is_full_at_the_end_leaves_the_entry_to_be_finished(cache, monkeypatch):
-    write_text, before = Path.write_text, files(cache)
+    sync, before = os.fsync, files(cache)
 
-    def full(path, text):
-        path.write_bytes(text.encode()[:1])
+    def full(descriptor):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(Path, "write_text", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(Refusal, match=WORDS):
         cache.commit(KEY, ["a", "b"], {})
     assert not cache.has(KEY)
     assert files(cache) == before
-    monkeypatch.setattr(Path, "write_text", write_text)
+    monkeypatch.setattr(os, "fsync", sync)
     cache.commit(KEY, ["a", "b"], {})
     assert cache.read(KEY).ids == ["a", "b"]

@@ -2,7 +2,6 @@
 
 import errno
 import os
-from pathlib import Path
 
 import pytest
 import torch
@@ -42,13 +41,10 @@ def test_what_cannot_be_read_is_refused_with_its_name(tmp_path, content):
 
 
 def test_a_full_disk_is_refused_and_leaves_nothing(tmp_path, monkeypatch):
-    write_bytes = Path.write_bytes
-
-    def full(path, content):
-        write_bytes(path, content[:5])
+    def full(descriptor):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(Path, "write_bytes", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(Refusal, match=f"The disk of {tmp_path} should have room for the records. Got: No space"):
         StateStore(tmp_path).write(KEY, STATE)
     assert list(tmp_path.iterdir()) == []
