@@ -21,7 +21,7 @@ from lightning_gradood.evaluation import (
     trials_of,
     trials_of_process,
 )
-from lightning_gradood.extraction import Entry, ProbeCallback, read_records
+from lightning_gradood.extraction import CacheEntry, ProbeTask, read_records
 from lightning_gradood.probes import PixelProbe
 from lightning_gradood.records import NORMAL, RecordCache, Records
 from lightning_gradood.report import ReportCallback, make_report
@@ -41,7 +41,7 @@ class Trainer(pl.Trainer):
         ckpt_path: str | None = None,
         settings: DetectionSettings | None = None,
         cache_dir: str = DEFAULT_CACHE,
-    ) -> list[Entry]:
+    ) -> list[CacheEntry]:
         """Probe every source on all processes and keep the records.
 
         Args:
@@ -60,15 +60,15 @@ class Trainer(pl.Trainer):
         self.check(model, datamodule)
         probes = (settings or DetectionSettings()).probes
         pixels = [PixelProbe(datamodule.keep_pixels)] if datamodule.keep_pixels else []
-        probe_callback = ProbeCallback([*probes, *pixels], RecordCache(cache_dir))
-        self.callbacks.insert(0, probe_callback)  # type: ignore[attr-defined]  # before the bar counts the batch as done
+        task = ProbeTask(model.network, datamodule, [*probes, *pixels], RecordCache(cache_dir))
         try:
             with warnings.catch_warnings():  # where every record is there already, an empty loop is what is meant
                 warnings.filterwarnings("ignore", "Total length of .* across ranks is zero")
-                self.predict(model, datamodule=datamodule, return_predictions=False)
-        finally:
-            self.callbacks.remove(probe_callback)  # type: ignore[attr-defined]
-        return probe_callback.entries
+                self.predict(task, return_predictions=False)
+        except BaseException:  # a kill too: what was read is written before it passes
+            task.reader.abandon()
+            raise
+        return task.reader.plan.entries
 
     def detect(
         self,
@@ -103,6 +103,7 @@ class Trainer(pl.Trainer):
             datamodule.manifest.write(Path(self.default_root_dir) / "splits.json")
             report = make_report(Path(self.default_root_dir).parent.name, model, datamodule, entries, records, outcomes)
             report.provenance["seconds"] = round(time.perf_counter() - started, 1)
+            report.provenance["device"] = str(self.strategy.root_device)
             report.provenance["checkpoint"] = ckpt_path or model.weights
             for callback in self.callbacks:  # type: ignore[attr-defined]
                 if isinstance(callback, ReportCallback):

@@ -2,8 +2,8 @@
 
 These are the 15 kinds of ImageNet-C and CIFAR-10-C, with the published parameters for the size of the image, made here
 with scipy and Pillow alone, so that any image can be corrupted and not only those of a downloaded set. `corrupt` takes
-one 8-bit image and a generator; `Corruption` is an `attacks.Perturbation`, so that corrupted twins of normal images serve as
-anomalous ones just as adversarial twins do::
+one 8-bit image and a generator; `Corruption` is a `core.Perturbation` as attacks are, so that corrupted images serve as
+anomalous ones just as adversarial ones do::
 
     >>> import torch
     >>> from lightning_gradood.corruptions import Corruption, corruptions_at

@@ -25,7 +25,7 @@ from lightning_gradood.data.bundled import DigitsSource, PhotoPatches
 from lightning_gradood.data.datamodule import ImageDataModule
 from lightning_gradood.data.datasets import DatasetSource, LoadedSource
 from lightning_gradood.data.folder import FolderSource
-from lightning_gradood.data.perturbations import Twins
+from lightning_gradood.data.perturbations import PerturbedSource
 from lightning_gradood.data.source import ImageBatch, Listing, Source, as_float
 from lightning_gradood.data.splits import Manifest, make_manifest, split_rows
 
@@ -38,10 +38,10 @@ __all__ = [
     "Listing",
     "LoadedSource",
     "Manifest",
+    "PerturbedSource",
     "PhotoPatches",
     "RandomCropFlip",
     "Source",
-    "Twins",
     "as_float",
     "make_manifest",
     "split_rows",

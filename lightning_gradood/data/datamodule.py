@@ -1,7 +1,6 @@
 """Lightning's view of the sources: which images each stage of an experiment sees, and how they are batched."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any, Literal
 
@@ -94,26 +93,11 @@ class ImageDataModule(ExperimentSources, LightningDataModule):
         self.batch_size, self.probe_batch_size, self.num_workers = batch_size, probe_batch_size, num_workers
         self.limit, self.keep, self.eight_bit, self.keep_pixels = limit, keep, eight_bit, keep_pixels
         self.opening = Opening(transform, memory_limit_gib, limit_seed)
-        self._only: Mapping[str, Sequence[int]] | None = None
 
     @property
     def predict_sources(self) -> list[str]:
         """The names of the predict loaders, in their order."""
-        return [name for name in self.detection_sources if self._only is None or len(self._only.get(name, ())) > 0]
-
-    @contextmanager
-    def only(self, rows: Mapping[str, Sequence[int]]) -> Iterator[None]:
-        """Restrict the predict loaders to some rows of some sources; sources not named are left out.
-
-        Raises:
-            Refusal: A name is not a detection source's.
-        """
-        refuse_unknown(rows, self.detection_sources)
-        before, self._only = self._only, rows
-        try:
-            yield
-        finally:
-            self._only = before
+        return list(self.detection_sources)
 
     def prepare_data(self) -> None:
         """Open what the running stage needs, so that one process alone downloads what is allowed to be downloaded."""
@@ -142,15 +126,27 @@ class ImageDataModule(ExperimentSources, LightningDataModule):
         """Load the detection sources, one loader for each of `predict_sources`.
 
         Raises:
-            Refusal: A source has fewer images to probe than there are processes.
+            Refusal: A source has fewer images than there are processes.
         """
-        processes = 1 if self.trainer is None else self.trainer.world_size
+        rows = {name: range(len(source)) for name, source in self.detection_sources.items()}
+        return self.probe_dataloaders(rows, 1 if self.trainer is None else self.trainer.world_size)
+
+    def probe_dataloaders(self, rows: Mapping[str, Sequence[int]], processes: int) -> list[DataLoader[ImageBatch]]:
+        """Load some rows of some detection sources, one loader for each source that is named.
+
+        Args:
+            rows: Source to rows, in the order in which they are loaded.
+            processes: How many share them.
+
+        Raises:
+            Refusal: A name is not a detection source's, or a source has fewer rows than there are processes.
+        """
+        refuse_unknown(rows, self.detection_sources)
         loaders = []
-        for name in self.predict_sources:
+        for name, chosen in rows.items():
             source = self.detection_sources[name]
-            rows = range(len(source)) if self._only is None else self._only[name]
-            refuse_fewer_than_processes(source, rows, processes)
-            loaders.append(make_loader(source, rows, self.probe_batch_size, self.num_workers))
+            refuse_fewer_than_processes(source, chosen, processes)
+            loaders.append(make_loader(source, chosen, self.probe_batch_size, self.num_workers))
         return loaders
 
     def preparation_dataloader(self) -> DataLoader[ImageBatch]:
@@ -168,7 +164,7 @@ class ImageDataModule(ExperimentSources, LightningDataModule):
         return batch._replace(images=self.trainer.precision_plugin.convert_input(images))
 
     def on_exception(self, exception: BaseException) -> None:
-        """Leave of a refusal from a loader's worker only its own words; torch wraps them in the worker's traceback."""
+        """Strip the worker's traceback that torch puts around a refusal from a loader's worker."""
         if isinstance(exception, Refusal):
             exception.args = (str(exception).rpartition("errors.Refusal: ")[2].strip(),)
 

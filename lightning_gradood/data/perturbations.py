@@ -22,7 +22,7 @@ from lightning_gradood.records import NORMAL, SPLITS
 
 
 @dataclass(frozen=True)
-class Twins:
+class PerturbedSource:
     """One perturbation of some normal images: a source like others, but for its images, which are made while probing.
 
     Args:
@@ -30,7 +30,7 @@ class Twins:
         attack: What makes the images: an attack, or a corruption.
         rows: Of which rows of the normal source, ascending.
         ids: `<name>/<key>` of each.
-        origins: The ids of the images they are made from; a twin is in the split of its origin.
+        origins: The ids of the images they are made from; a perturbed image is in the split of its origin.
         adversarial: Whether the classifier is to be misled; `keep` leaves others as they are.
         noise: Whether these are no anomalies but normal images, with Gaussian noise of the attack's L2 norm.
     """
@@ -57,7 +57,7 @@ class Perturbations:
         attacks: Attacks by name.
         corruptions: Corruptions by name.
         noise_control: Whether each attack's noise control joins the normal side.
-        limits: The most twins of some of them, by name.
+        limits: The most images of some of them, by name.
         seed: Chooses the images where there is a limit.
     """
 
@@ -102,20 +102,20 @@ class Perturbations:
         """The name of each attack's noise control."""
         return {name: f"{name}.noise" for name in self.attacks} if self.noise_control else {}
 
-    def of(self, normal: LoadedSource, split_of: Mapping[str, str]) -> dict[str, Twins]:
-        """List the twins of a source, each attack's noise control right behind it.
+    def of(self, normal: LoadedSource, split_of: Mapping[str, str]) -> dict[str, PerturbedSource]:
+        """List the perturbed sources of a source, each attack's noise control right behind it.
 
         Args:
             normal: The normal source.
             split_of: A split of its ids; a limit takes the same share of each split and class.
         """
-        found: dict[str, Twins] = {}
+        found: dict[str, PerturbedSource] = {}
         for name, attack in {**self.attacks, **self.corruptions}.items():
             rows = self._rows(name, normal, split_of)
-            found[name] = _twins(name, attack, rows, normal, adversarial=name in self.attacks)
+            found[name] = _perturbed_source(name, attack, rows, normal, adversarial=name in self.attacks)
             if name in self.noise_names:
                 noise = self.noise_names[name]
-                found[noise] = _twins(noise, attack, rows, normal, adversarial=False, noise=True)
+                found[noise] = _perturbed_source(noise, attack, rows, normal, adversarial=False, noise=True)
         return found
 
     def _rows(self, name: str, normal: LoadedSource, split_of: Mapping[str, str]) -> list[int]:
@@ -133,12 +133,12 @@ class Perturbations:
         return sorted(chosen)
 
 
-def _twins(
+def _perturbed_source(
     name: str, attack: Perturbation, rows: list[int], normal: LoadedSource, adversarial: bool, noise: bool = False
-) -> Twins:
+) -> PerturbedSource:
     origins = [normal.ids[row] for row in rows]
     ids = [f"{name}/{origin.removeprefix(f'{normal.name}/')}" for origin in origins]
-    return Twins(name, attack, rows, ids, origins, adversarial, noise)
+    return PerturbedSource(name, attack, rows, ids, origins, adversarial, noise)
 
 
 class ExperimentSources:
@@ -197,7 +197,7 @@ class ExperimentSources:
         return make_manifest(ids, labels, self.split, self.split_seed)
 
     @cached_property
-    def twins(self) -> dict[str, Twins]:
+    def perturbed_sources(self) -> dict[str, PerturbedSource]:
         """What attacks and corruptions make of the normal images, by name.
 
         Which images a limit takes is settled by the split of `limit_seed`, so that other splits attack the same ones.
@@ -207,15 +207,15 @@ class ExperimentSources:
         """
         normal = self.normal_source
         settled = make_manifest({NORMAL: normal.ids}, {NORMAL: normal.labels}, self.split, self.opening.seed)
-        twins = self.perturbations.of(normal, settled.split_of)
+        made = self.perturbations.of(normal, settled.split_of)
         for name, limit in self.perturbations.limits.items():
-            counts = Counter(self.manifest.split_of[origin] for origin in twins[name].origins)
+            counts = Counter(self.manifest.split_of[origin] for origin in made[name].origins)
             if len(counts) < len(SPLITS):
                 raise Refusal(
                     f"`limits.{name}` should leave images in every split. Got `limits.{name} = {limit}`, which gives "
                     f"{dict(counts)}. Raise it."
                 )
-        return twins
+        return made
 
     @property
     def anomaly_names(self) -> list[str]:

@@ -18,7 +18,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from lightning_gradood.core import atomic_write, cast_like, exact_arithmetic, frozen_network, to_float64
 from lightning_gradood.data import LoadedSource, as_float
-from lightning_gradood.extraction import ProbeCallback
+from lightning_gradood.extraction import ProbeReader, ProbeTask
 from lightning_gradood.gradients import AllOnes
 from lightning_gradood.networks import state_digest
 from lightning_gradood.probes import Probe
@@ -194,36 +194,38 @@ class StoreArtifacts(ReportCallback):
     def __init__(self) -> None:
         super().__init__(figures=False)
         self._probes: dict[str, dict[str, float]] = {}
+        self._reader: ProbeReader | None = None
 
     def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Time and memory of each probe alone, on the device where it has just been read; not of those that were read before."""
-        if not trainer.is_global_zero:
+        if not trainer.is_global_zero or not isinstance(pl_module, ProbeTask):
             return
-        source = trainer.datamodule.normal_source  # type: ignore[attr-defined]  # set by the data connector
+        self._reader = reader = pl_module.reader
+        source = reader.data.normal_source
         images = as_float(source.images(range(min(_IMAGES, len(source))))).to(pl_module.device)
-        for callback in trainer.callbacks:  # type: ignore[attr-defined]
-            if isinstance(callback, ProbeCallback):
-                read = {entry.probe for entry in callback.missing}
-                timed = [probe for probe in callback.probes if probe.name in read]
-                self._probes = {probe.name: probe_cost(probe, pl_module.network, images) for probe in timed}  # type: ignore[arg-type]
+        read = {entry.probe for entry in reader.plan.missing}
+        timed = [probe for probe in reader.probes if probe.name in read]
+        self._probes = {probe.name: probe_cost(probe, reader.network, images) for probe in timed}
 
     def on_detect_end(self, trainer: pl.Trainer, report: DetectionReport) -> None:
         """Store the arrays; report, unless another callback does."""
         folder = Path(trainer.default_root_dir)
         with atomic_write(RunArtifacts.path(folder)) as file:
-            file.write(self._artifacts(trainer, report).to_bytes())
+            file.write(self._artifacts(report).to_bytes())
         others = [one for one in trainer.callbacks if isinstance(one, ReportCallback) and one is not self]  # type: ignore[attr-defined]
         if not others:
             super().on_detect_end(trainer, report)
 
-    def _artifacts(self, trainer: pl.Trainer, report: DetectionReport) -> RunArtifacts:
-        network = trainer.lightning_module.network
+    def _artifacts(self, report: DetectionReport) -> RunArtifacts:
+        if self._reader is None:
+            raise RuntimeError("StoreArtifacts stores what `Trainer.detect` has read in a predict loop before.")
+        network = self._reader.network
         return RunArtifacts(
-            weights=state_digest(network),  # type: ignore[arg-type]
+            weights=state_digest(network),
             norms={source: values[_spread(len(values))] for source, values in report.norms.items()},
             layer_names=report.layer_names,
             samples=report.samples,
-            first_layer=first_layer(network, trainer.datamodule.detection_sources),  # type: ignore[arg-type,attr-defined]
+            first_layer=first_layer(network, self._reader.data.detection_sources),
             probes=self._probes,
         )
 

@@ -1,21 +1,28 @@
 """Extraction: read the probes of every image in Lightning's predict loop, on any number of processes.
 
-`ProbeCallback` reads the probes in the predict loop, on every process, and writes records to the cache; probes that must
-learn from the classifier's training images first do so once, on the first process. `ImageProgressBar` is Lightning's bar
-with the source's name and images/s.
+The first process plans: a `Plan` says which records are missing. Every process reads its part of the images, unchanged and
+perturbed, and writes records to the cache (`ProbeReader`). `ProbeTask` is what our Trainer predicts with; `ProbeCallback` does
+the same in a Lightning Trainer of your own, see examples/own_script.py. `ImageProgressBar` is Lightning's bar with the
+source's name and images/s.
 
-    >>> from lightning_gradood.extraction import ImageProgressBar
+    >>> from lightning_gradood.extraction import ImageProgressBar, Plan
+    >>> print(Plan([], {}, weights="", structure=None, training_images="", pixels={}))
+    source    probe    records
     >>> callbacks = [ImageProgressBar()]
 """
 
-from lightning_gradood.extraction.callback import ProbeCallback
-from lightning_gradood.extraction.plan import Entry, entries_of, read_records
+from lightning_gradood.extraction.callback import ProbeCallback, ProbeTask
+from lightning_gradood.extraction.plan import CacheEntry, Plan, make_plan, read_records
 from lightning_gradood.extraction.progress import ImageProgressBar
+from lightning_gradood.extraction.reader import ProbeReader
 
 __all__ = [
-    "Entry",
+    "CacheEntry",
     "ImageProgressBar",
+    "Plan",
     "ProbeCallback",
-    "entries_of",
+    "ProbeReader",
+    "ProbeTask",
+    "make_plan",
     "read_records",
 ]

@@ -1,23 +1,28 @@
-"""The cache entries that an experiment needs, one for each source and probe, and what each depends on."""
+"""The plan of an extraction: which cache entries an experiment needs, and which rows of each source are still to be read."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
+from tabulate import tabulate
 from torch import nn
 
 from lightning_gradood.data import ImageDataModule
 from lightning_gradood.networks import architecture, state_digest
-from lightning_gradood.probes import Probe
+from lightning_gradood.probes import PixelProbe, Probe
 from lightning_gradood.records import NORMAL, RecordCache, Records, entry_key
+
+PIXELS = PixelProbe("float32")
+"""Perturbed images that can be read again instead of being made: rounded ones may lie beyond the decision boundary."""
 
 
 @dataclass(frozen=True)
-class Entry:
+class CacheEntry:
     """One cache entry: one probe on one source.
 
     Args:
         source: the source's name.
-        origin: the source whose images are loaded: itself, or that which an attack or corruption is made of.
+        origin: the source whose images are loaded: itself, or that whose images are perturbed.
         probe: the probe's name.
         key: digest of the description.
         description: JSON-able text of everything the entry depends on.
@@ -30,34 +35,109 @@ class Entry:
     description: dict[str, object]
 
 
-def entries_of(network: nn.Module, datamodule: ImageDataModule, probes: Sequence[Probe]) -> list[Entry]:
-    """Name the entries of every source and probe.
+@dataclass(frozen=True)
+class Plan:
+    """What an extraction has to read; made by the first process and sent to the others.
 
-    The key covers the weights and buffers, the network's structure and plain settings, the images as the
-    network sees them with their ids, the attack with its settings, the probe with its version and settings, and the
-    dtype; for a probe that is prepared on the training images, those too.
+    Args:
+        entries: all that the experiment needs.
+        rows: key of each entry that is not complete to the rows of its origin that are to be read, in ascending order.
+        weights: digest of the network's weights and buffers.
+        structure: description of the network's modules and settings.
+        training_images: digest of the classifier's training images; empty where no probe needs them.
+        pixels: perturbed source to the key of its images, where an earlier run has stored them in float32.
+    """
+
+    entries: list[CacheEntry]
+    rows: Mapping[str, list[int]]
+    weights: str
+    structure: object
+    training_images: str
+    pixels: Mapping[str, str]
+
+    @property
+    def missing(self) -> list[CacheEntry]:
+        """Entries that are not complete."""
+        return [entry for entry in self.entries if entry.key in self.rows]
+
+    @property
+    def rows_of_source(self) -> dict[str, set[int]]:
+        """Rows of the origin to read, by the name of the source that is read."""
+        found: dict[str, set[int]] = {}
+        for entry in self.missing:
+            found.setdefault(entry.source, set()).update(self.rows[entry.key])
+        return found
+
+    def rows_to_load(self, sizes: Mapping[str, int], processes: int) -> dict[str, list[int]]:
+        """Rows that the loaders of each origin give; at least one for each process.
+
+        Args:
+            sizes: images of each source that is loaded.
+            processes: how many share the rows. Where fewer are missing, rows that are done already are added; they are not
+                read again.
+        """
+        wanted: dict[str, set[int]] = {}
+        for entry in self.missing:
+            wanted.setdefault(entry.origin, set()).update(self.rows[entry.key])
+        found = {}
+        for origin, rows in wanted.items():
+            if rows:
+                done = (row for row in range(sizes[origin]) if row not in rows)
+                found[origin] = sorted([*rows, *islice(done, max(processes - len(rows), 0))])
+        return {origin: found[origin] for origin in sizes if origin in found}
+
+    def __str__(self) -> str:
+        lines = [
+            [
+                entry.source,
+                entry.probe,
+                "complete" if entry.key not in self.rows else f"{len(self.rows[entry.key])} to read",
+            ]
+            for entry in self.entries
+        ]
+        return str(tabulate(lines, ["source", "probe", "records"], "plain"))
+
+
+def make_plan(network: nn.Module, data: ImageDataModule, probes: Sequence[Probe], cache: RecordCache) -> Plan:
+    """Find out what is missing; weights and images are hashed once.
+
+    The key of an entry covers weights and buffers, the network's structure and plain settings, the images as the network
+    sees them with their ids, the perturbation with its settings, the probe with its version and settings, and the dtype; for
+    a probe that is prepared on the training images, those too.
+
+    Args:
+        network: what is probed.
+        data: sources and perturbations.
+        probes: what is read.
+        cache: what was read before.
     """
     weights, structure = state_digest(network), architecture(network)
-    entries = []
-    for source, origin, perturbation in _sources(datamodule):
-        for probe in probes:
-            description: dict[str, object] = {
-                "source": source,
-                "images": datamodule.detection_sources[origin].digest(),
-                "attack": perturbation,
-                "probe": probe.describe(),
-                "weights": weights,
-                "network": structure,
-                "dtype": "float32",
-                "columns": 2,  # raised when the columns of a record change
-            }
-            if probe.needs_preparation:
-                description["training_images"] = datamodule.train_source.digest()
-            entries.append(Entry(source, origin, probe.name, entry_key(description), description))
-    return entries
+    images = {name: source.digest() for name, source in data.detection_sources.items()}
+    training = data.train_source.digest() if any(probe.needs_preparation for probe in probes) else ""
+
+    def entry(source: str, origin: str, perturbation: dict[str, object] | None, probe: Probe) -> CacheEntry:
+        description: dict[str, object] = {
+            "source": source,
+            "images": images[origin],
+            "attack": perturbation,
+            "probe": probe.describe(),
+            "weights": weights,
+            "network": structure,
+            "dtype": "float32",
+            "columns": 2,  # raised when the columns of a record change
+        }
+        if probe.needs_preparation:
+            description["training_images"] = training
+        return CacheEntry(source, origin, probe.name, entry_key(description), description)
+
+    entries = [entry(*source, probe) for source in _sources(data) for probe in probes]
+    pixels = {source[0]: entry(*source, PIXELS).key for source in _sources(data) if source[2] is not None}
+    rows = {one.key: _rows_to_read(one, data, cache) for one in entries if not cache.has(one.key)}
+    stored = {source: key for source, key in pixels.items() if cache.has(key)}
+    return Plan(entries, rows, weights, structure, training, stored)
 
 
-def read_records(cache: RecordCache, entries: Sequence[Entry], source: str) -> Records:
+def read_records(cache: RecordCache, entries: Sequence[CacheEntry], source: str) -> Records:
     """Read all probes of one source, joined."""
     first, *others = [cache.read(entry.key) for entry in entries if entry.source == source]
     for other in others:
@@ -65,21 +145,21 @@ def read_records(cache: RecordCache, entries: Sequence[Entry], source: str) -> R
     return first
 
 
-def ids_of(datamodule: ImageDataModule, source: str) -> list[str]:
+def ids_of(data: ImageDataModule, source: str) -> list[str]:
     """The ids of a source's records, whether its images are loaded or made."""
-    twins = datamodule.twins.get(source)
-    return datamodule.detection_sources[source].ids if twins is None else twins.ids
+    made = data.perturbed_sources.get(source)
+    return data.detection_sources[source].ids if made is None else made.ids
 
 
-def rows_of(datamodule: ImageDataModule, source: str) -> list[int]:
-    """For each of these ids the row of the loaded image."""
-    twins = datamodule.twins.get(source)
-    return list(range(len(datamodule.detection_sources[source]))) if twins is None else twins.rows
+def _rows_to_read(entry: CacheEntry, data: ImageDataModule, cache: RecordCache) -> list[int]:
+    done, made = cache.done(entry.key), data.perturbed_sources.get(entry.source)
+    rows = range(len(data.detection_sources[entry.source])) if made is None else made.rows
+    return [row for row, name in zip(rows, ids_of(data, entry.source), strict=True) if name not in done]
 
 
-def _sources(datamodule: ImageDataModule) -> Iterator[tuple[str, str, dict[str, object] | None]]:
+def _sources(data: ImageDataModule) -> Iterator[tuple[str, str, dict[str, object] | None]]:
     """Name, origin and perturbation of every source."""
-    for name in datamodule.detection_sources:
+    for name in data.detection_sources:
         yield name, name, None
-    for name, twins in datamodule.twins.items():
-        yield name, NORMAL, twins.describe() | {"eight_bit": datamodule.eight_bit}
+    for name, made in data.perturbed_sources.items():
+        yield name, NORMAL, made.describe() | {"eight_bit": data.eight_bit}

@@ -10,7 +10,7 @@ from tqdm.auto import tqdm
 
 from lightning_gradood.core import Refusal
 from lightning_gradood.data import ImageDataModule, as_float
-from lightning_gradood.networks import architecture, state_digest
+from lightning_gradood.extraction.plan import Plan
 from lightning_gradood.probes import Probe
 from lightning_gradood.records import StateStore, entry_key
 
@@ -29,19 +29,26 @@ def refuse_without_training_images(probes: Sequence[Probe], datamodule: ImageDat
         )
 
 
-def preparation_key(probe: Probe, network: nn.Module, datamodule: ImageDataModule) -> str:
+def preparation_key(probe: Probe, plan: Plan) -> str:
     """Digest all that a probe's preparation depends on: itself, the network with its weights, the training images."""
     return entry_key(
         {
             "prepared": probe.describe_preparation(),
-            "images": datamodule.train_source.digest(),
-            "weights": state_digest(network),
-            "network": architecture(network),
+            "images": plan.training_images,
+            "weights": plan.weights,
+            "network": plan.structure,
         }
     )
 
 
-def prepare(probes: Sequence[Probe], network: nn.Module, trainer: pl.Trainer, store: StateStore) -> None:
+def prepare(
+    probes: Sequence[Probe],
+    network: nn.Module,
+    data: ImageDataModule,
+    plan: Plan,
+    store: StateStore,
+    trainer: pl.Trainer,
+) -> None:
     """Load into each probe what it learnt from the training images.
 
     The first process learns it unless the store holds it already; the others wait, and read it there.
@@ -49,18 +56,18 @@ def prepare(probes: Sequence[Probe], network: nn.Module, trainer: pl.Trainer, st
     Args:
         probes: those that need it; every process names the same.
         network: on its device.
-        trainer: whose datamodule has the training images.
+        data: has the training images.
+        plan: digests of the network and the training images.
         store: where it is kept.
+        trainer: whose processes take part.
     """
-    data: ImageDataModule = trainer.datamodule  # type: ignore[attr-defined]  # set by the data connector
     for probe in probes:
-        key = ""
-        if trainer.is_global_zero:
-            key = preparation_key(probe, network, data)
-            if not store.has(key):
-                with closing(_batches(data, network, probe.name)) as batches:  # ends the bar's line before a refusal
-                    store.write(key, probe.prepare(network, batches))
-        probe.load(store.read(trainer.strategy.broadcast(key)))
+        key = preparation_key(probe, plan)
+        if trainer.is_global_zero and not store.has(key):
+            with closing(_batches(data, network, probe.name)) as batches:  # ends the bar's line before a refusal
+                store.write(key, probe.prepare(network, batches))
+        trainer.strategy.barrier(f"prepared {probe.name}")
+        probe.load(store.read(key))
 
 
 def _batches(data: ImageDataModule, network: nn.Module, name: str) -> Generator[tuple[Tensor, Tensor]]:

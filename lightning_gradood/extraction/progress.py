@@ -7,6 +7,7 @@ import lightning.pytorch as pl
 from lightning.pytorch.callbacks import TQDMProgressBar
 
 from lightning_gradood.data import ImageDataModule
+from lightning_gradood.extraction.callback import ProbeTask
 
 
 class ImageProgressBar(TQDMProgressBar):
@@ -47,8 +48,10 @@ class ImageProgressBar(TQDMProgressBar):
             self._restart()
             self._show_rate("")  # not the last source's
         super().on_predict_batch_start(trainer, pl_module, batch, batch_idx, dataloader_idx)
-        data = trainer.datamodule  # type: ignore[attr-defined]
-        if isinstance(data, ImageDataModule) and not self.is_disabled:
+        data = getattr(trainer, "datamodule", None)
+        if isinstance(pl_module, ProbeTask) and not self.is_disabled:
+            self.predict_progress_bar.set_description(pl_module.sources[dataloader_idx])
+        elif isinstance(data, ImageDataModule) and not self.is_disabled:
             self.predict_progress_bar.set_description(data.predict_sources[dataloader_idx])
 
     def on_predict_batch_end(

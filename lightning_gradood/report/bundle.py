@@ -14,7 +14,7 @@ import lightning_gradood
 from lightning_gradood.core import Refusal
 from lightning_gradood.data import ImageDataModule, as_float
 from lightning_gradood.evaluation import Outcome, attack_numbers
-from lightning_gradood.extraction import Entry
+from lightning_gradood.extraction import CacheEntry
 from lightning_gradood.records import NORMAL, Records
 from lightning_gradood.tasks import ClassificationTask
 
@@ -110,7 +110,7 @@ def make_report(
     experiment: str,
     model: ClassificationTask,
     datamodule: ImageDataModule,
-    entries: Sequence[Entry],
+    entries: Sequence[CacheEntry],
     records: dict[str, Records],
     outcomes: list[Outcome],
 ) -> DetectionReport:
@@ -137,13 +137,12 @@ def make_report(
         provenance={
             "classifier": classifier_accuracy(records[NORMAL]),
             "perturbations": {
-                name: {**twins.attack.describe(), "images": len(twins.ids), **attack_numbers(records[name])}
-                for name, twins in datamodule.twins.items()
+                name: {**made.attack.describe(), "images": len(made.ids), **attack_numbers(records[name])}
+                for name, made in datamodule.perturbed_sources.items()
             },
             "records": {f"{entry.source}/{entry.probe}": entry.key for entry in entries},
             "command": " ".join(sys.argv),
             "versions": _versions(),
-            "device": str(model.device),
         },
     )
 

@@ -4,8 +4,7 @@ A schedule is any class whose first two parameters are the optimizer and the tot
 advanced after every step.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
@@ -142,7 +141,6 @@ class ClassificationTask(LightningModule):
         self.network = Normalized(network, normalize.mean, normalize.std) if normalize else network
         self.weights = weights
         self._initialised = False
-        self._predicts = True
         self.optimizer_factory = optimizer
         self.scheduler_factory = scheduler
         self.label_smoothing = label_smoothing
@@ -192,19 +190,8 @@ class ClassificationTask(LightningModule):
         self._step(batch, "test")
 
     def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
-        """Logits [N, classes], or nothing [0] within `without_logits`."""
-        if not self._predicts:
-            return batch[0].new_empty(0)
+        """Logits [N, classes]."""
         return self(batch[0])  # type: ignore[no-any-return]  # LightningModule.__call__ is untyped
-
-    @contextmanager
-    def without_logits(self) -> Iterator[None]:
-        """Skip the forward pass of `predict_step`, for a callback that makes its own and has the logits from there."""
-        self._predicts = False
-        try:
-            yield
-        finally:
-            self._predicts = True
 
     def configure_optimizers(self) -> Any:
         """One optimizer, and a schedule advanced after each step where one is given."""

@@ -14,12 +14,12 @@ RESTRICTED = {"all": {"normal": range(8), "odd": range(7)}, "some": {"odd": [2, 
 class Ids(LightningModule):
     """Keep the ids of the images given."""
 
-    def __init__(self, data):
+    def __init__(self, data, sources):
         super().__init__()
-        self.data, self.seen = data, []
+        self.data, self.sources, self.seen = data, sources, []
 
     def predict_step(self, batch, batch_idx, dataloader_idx=0):
-        source = self.data.detection_sources[self.data.predict_sources[dataloader_idx]]
+        source = self.data.detection_sources[self.sources[dataloader_idx]]
         self.seen += [source.ids[row] for row in batch.rows]
 
 
@@ -27,9 +27,8 @@ def main(folder: Path) -> None:
     data = ImageDataModule(str(folder / "normal"), {"odd": str(folder / "odd")}, probe_batch_size=2)
     quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
     for name, rows in RESTRICTED.items():
-        trainer, module = Trainer(accelerator="cpu", devices=2, strategy="ddp", **quiet), Ids(data)
-        with data.only(rows):
-            trainer.predict(module, data, return_predictions=False)
+        trainer, module = Trainer(accelerator="cpu", devices=2, strategy="ddp", **quiet), Ids(data, list(rows))
+        trainer.predict(module, data.probe_dataloaders(rows, processes=2), return_predictions=False)
         (folder / f"{name}-{trainer.global_rank}.json").write_text(json.dumps(module.seen))
 
 

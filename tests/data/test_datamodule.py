@@ -126,29 +126,18 @@ def test_predict_sees_every_detection_source_once_and_in_order(settings):
     assert torch.cat([batch.labels for batch in module.seen[1]]).tolist() == [-1] * 9
 
 
-def test_predict_can_be_restricted_and_is_whole_again_afterwards(settings):
-    module, data = Watcher(), ImageDataModule(**settings)
-
-    def restricted():
-        with data.only({"far": [3, 7], "near": []}):
-            assert data.predict_sources == ["far"]
-            trainer().predict(module, data)
-            raise RuntimeError("inside")
-
-    with pytest.raises(RuntimeError, match="inside"):
-        restricted()
-    assert module.rows(0) == [3, 7]
-    assert len(module.seen) == 1
-    assert data.predict_sources == ["normal", "near", "far"]
+def test_loaders_can_be_made_for_some_rows_of_some_sources(settings):
+    (loader,) = ImageDataModule(**settings).probe_dataloaders({"far": [3, 7]}, processes=1)
+    assert [row for batch in loader for row in batch.rows.tolist()] == [3, 7]
 
 
-def test_restricting_to_an_unknown_source_is_refused(settings):
+def test_loaders_of_an_unknown_source_are_refused(settings):
     data = ImageDataModule(**settings)
     with pytest.raises(
         Refusal,
         match=r"`rows` should name detection sources\. Got `rows` with \['fra'\]\. Choose among \['normal', 'near'",
     ):
-        data.only({"fra": [0]}).__enter__()
+        data.probe_dataloaders({"fra": [0]}, processes=1)
 
 
 def test_sources_too_large_for_memory_are_decoded_by_workers(settings):

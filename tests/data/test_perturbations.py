@@ -1,4 +1,4 @@
-"""Twins of the normal images: their names, ids and limits, and that none leaves its origin's split."""
+"""PerturbedSource of the normal images: their names, ids and limits, and that none leaves its origin's split."""
 
 import re
 from collections import Counter
@@ -20,20 +20,20 @@ def data(**settings):
 def test_a_preset_s_name_stands_for_its_six_attacks(name):
     sources = data(attacks=name)
     assert sources.anomaly_names == ["photographs", "fgsm", "bim", "pgd", "cw", "iterll", "semantic"]
-    assert set(sources.twins) == set(sources.anomaly_names) - {"photographs"}
+    assert set(sources.perturbed_sources) == set(sources.anomaly_names) - {"photographs"}
 
 
 def test_a_severity_stands_for_all_fifteen_corruptions():
     sources = data(corruptions=2, attacks={"mine": Semantic()})
-    assert len(sources.twins) == 16
-    assert {twins.attack.severity for name, twins in sources.twins.items() if name != "mine"} == {2}
-    assert [name for name, twins in sources.twins.items() if twins.adversarial] == ["mine"]
+    assert len(sources.perturbed_sources) == 16
+    assert {twins.attack.severity for name, twins in sources.perturbed_sources.items() if name != "mine"} == {2}
+    assert [name for name, twins in sources.perturbed_sources.items() if twins.adversarial] == ["mine"]
 
 
 def test_each_twin_has_its_origin_s_key_and_thereby_its_split():
     sources = data(attacks="paper", corruptions={"fog": Corruption("fog")}, limits={"cw": 20})
     split_of = sources.manifest.split_of
-    for name, twins in sources.twins.items():
+    for name, twins in sources.perturbed_sources.items():
         assert [key.partition("/")[2] for key in twins.ids] == [key.partition("/")[2] for key in twins.origins]
         assert [sources.normal_source.ids[row] for row in twins.rows] == twins.origins
         assert all(key.startswith(f"{name}/") for key in twins.ids)
@@ -44,33 +44,36 @@ def test_each_twin_has_its_origin_s_key_and_thereby_its_split():
 @pytest.mark.parametrize("limit", [10, 25, 50, 1000])
 def test_a_limit_takes_the_same_share_of_each_split_and_class(limit):
     sources = data(attacks="paper", limits={"cw": limit})
-    twins, split_of = sources.twins["cw"], sources.manifest.split_of
+    twins, split_of = sources.perturbed_sources["cw"], sources.manifest.split_of
     taken = min(limit, 50)
     assert len(twins.rows) == taken
     splits = Counter(split_of[name] for name in twins.origins)
     assert [splits[split] for split in ("train", "val", "test")] == [0.4 * taken, 0.4 * taken, 0.2 * taken]
     classes = Counter(sources.normal_source.labels[twins.rows].tolist())
     assert max(classes.values()) - min(classes.values()) <= 3
-    assert twins.rows == data(attacks="modern", limits={"cw": limit}).twins["cw"].rows
-    assert sources.twins["fgsm"].rows == list(range(50))
+    assert twins.rows == data(attacks="modern", limits={"cw": limit}).perturbed_sources["cw"].rows
+    assert sources.perturbed_sources["fgsm"].rows == list(range(50))
 
 
 def test_other_splits_attack_the_same_images():
     first = data(attacks="paper", limits={"cw": 20})
     second = data(attacks="paper", limits={"cw": 20}, split_seed=1)
     assert first.manifest.sources["normal"] != second.manifest.sources["normal"]
-    assert first.twins["cw"].rows == second.twins["cw"].rows
-    assert first.twins["cw"].rows != data(attacks="paper", limits={"cw": 20}, limit_seed=1).twins["cw"].rows
+    assert first.perturbed_sources["cw"].rows == second.perturbed_sources["cw"].rows
+    assert (
+        first.perturbed_sources["cw"].rows
+        != data(attacks="paper", limits={"cw": 20}, limit_seed=1).perturbed_sources["cw"].rows
+    )
 
 
 def test_a_limit_that_leaves_a_split_empty_is_refused_before_anything_is_attacked():
     with pytest.raises(Refusal, match=re.escape("`limits.cw` should leave images in every split. Got `limits.cw = 2`")):
-        data(attacks="paper", limits={"cw": 2}).twins  # noqa: B018
+        data(attacks="paper", limits={"cw": 2}).perturbed_sources  # noqa: B018
 
 
 def test_noise_stands_behind_its_attack_and_is_no_anomaly():
     sources = data(attacks={"small": FGSM(eps=0.01)}, corruptions={"fog": Corruption("fog")}, noise_control=True)
-    assert list(sources.twins) == ["small", "small.noise", "fog"]
+    assert list(sources.perturbed_sources) == ["small", "small.noise", "fog"]
     assert sources.anomaly_names == ["photographs", "small", "fog"]
     assert [sources.noise_of(name) for name in sources.anomaly_names] == [None, "small.noise", None]
     assert data(attacks="paper").noise_of("fgsm") is None

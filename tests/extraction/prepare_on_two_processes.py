@@ -15,7 +15,7 @@ def main(folder: Path) -> None:
     for run in ("first", "again"):
         counted = CountedProbe(STEPPING)
         callback = probe(folder / "cache", task(), trained_data(), [counted], strategy="ddp", devices=2)
-        told = {"prepared": counted.prepared, "loaded": counted.loaded, "missing": len(callback.missing)}
+        told = {"prepared": counted.prepared, "loaded": counted.loaded, "missing": len(callback.plan.missing)}
         (folder / f"{run}-{os.environ.get('LOCAL_RANK', 0)}.json").write_text(json.dumps(told))
 
 

@@ -41,7 +41,7 @@ def test_a_second_run_prepares_nothing_and_probes_nothing(tmp_path):
     first = probe(tmp_path, task(), trained_data(), [CountedProbe()])
     counted = CountedProbe()
     second = probe(tmp_path, task(), trained_data(), [counted])
-    assert (counted.prepared, counted.loaded, second.missing) == (0, 0, [])
+    assert (counted.prepared, counted.loaded, second.plan.missing) == (0, 0, [])
     assert second.entries == first.entries
 
 
@@ -50,7 +50,7 @@ def test_a_new_source_is_probed_with_what_was_learnt_before(tmp_path):
     counted = CountedProbe()
     again = probe(tmp_path, task(), trained_data(normal=[1]), [counted])
     assert (counted.prepared, counted.loaded) == (0, 1)
-    assert {entry.source for entry in again.missing} == {"normal"}
+    assert {entry.source for entry in again.plan.missing} == {"normal"}
 
 
 def test_probes_that_agree_on_what_is_learnt_share_it(tmp_path):
@@ -92,7 +92,7 @@ def test_what_changed_is_learnt_and_probed_again(tmp_path, change):
     second = probe(tmp_path, model, sources, [counted])
     assert counted.prepared > 0
     assert not {entry.key for entry in first.entries} & {entry.key for entry in second.entries}
-    assert len(second.missing) == 2
+    assert len(second.plan.missing) == 2
     assert len(states(tmp_path)) == 2
 
 

@@ -1,17 +1,22 @@
 """Probes in Lightning's predict loop: every image once, the right numbers, nothing read twice, nothing lost."""
 
+import pickle
 import re
+import warnings
 
+import lightning.pytorch as pl
 import pytest
 import torch
 from lightning.pytorch import Callback, LightningDataModule, Trainer
 from small_experiment import data, probe, probes, tables, task
 from torch import nn
 
+from lightning_gradood.attacks import FGSM
 from lightning_gradood.core import Refusal
-from lightning_gradood.data import as_float
-from lightning_gradood.extraction import ProbeCallback
-from lightning_gradood.extraction import callback as callback_module
+from lightning_gradood.data import DigitsSource, LoadedSource, as_float
+from lightning_gradood.extraction import ProbeCallback, ProbeReader, ProbeTask
+from lightning_gradood.extraction import plan as plan_module
+from lightning_gradood.extraction import reader as reader_module
 from lightning_gradood.gradients import AllOnes, AllZeros, costs, parameter_names, plan, squared_gradient_norms
 from lightning_gradood.probes import GradientProbe, LogitsProbe
 from lightning_gradood.records import RecordCache
@@ -34,13 +39,13 @@ class Calls:
 @pytest.fixture
 def probed_ids(monkeypatch):
     """Return the ids that are probed, in order, batch by batch."""
-    batches, read = [], ProbeCallback._read
+    batches, read = [], ProbeReader._readings
 
-    def noting(self, probes, task, images, ids):
-        batches.append(ids)
-        return read(self, probes, task, images, ids)
+    def noting(self, probes, images):
+        batches.append(images.ids)
+        return read(self, probes, images)
 
-    monkeypatch.setattr(ProbeCallback, "_read", noting)
+    monkeypatch.setattr(ProbeReader, "_readings", noting)
     return batches
 
 
@@ -125,21 +130,75 @@ def test_a_second_run_reads_nothing(tmp_path, probed_ids):
     first = probe(tmp_path, task(), data())
     assert sorted(flat(probed_ids)) == all_ids(data())
     probed_ids.clear()
+    second = probe(tmp_path, task(), data())
+    assert probed_ids == []
+    assert second.entries == first.entries
+    assert second.plan.missing == []
+
+
+def extract(folder, model, sources):
+    """Probe all sources by the task of our Trainer; return its plan."""
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_checkpointing": False}
+    reading = ProbeTask(model.network, sources, probes(), RecordCache(folder))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Total length of .* across ranks is zero")
+        pl.Trainer(accelerator="cpu", devices=1, **quiet).predict(reading, return_predictions=False)
+    return reading.reader.plan
+
+
+def test_the_task_reads_what_the_callback_reads(tmp_path, probed_ids):
+    model = task()
+    callback = probe(tmp_path / "callback", model, data())
+    probed_ids.clear()
+    plan = extract(tmp_path / "task", model, data())
+    assert plan == callback.plan
+    assert len(flat(probed_ids)) == 24
+    own = RecordCache(tmp_path / "task")
+    for entry in plan.entries:
+        assert own.read(entry.key).table.equals(callback.cache.read(entry.key).table)
+
+
+def test_a_plan_says_what_is_complete_and_what_is_to_be_read(tmp_path):
+    first = extract(tmp_path, task(), data())
+    assert [line.split() for line in str(first).splitlines()] == [
+        ["source", "probe", "records"],
+        ["normal", "gradients/all_ones", "12", "to", "read"],
+        ["normal", "logits", "12", "to", "read"],
+        ["nine", "gradients/all_ones", "12", "to", "read"],
+        ["nine", "logits", "12", "to", "read"],
+    ]
+    second = extract(tmp_path, task(), data(limit=13))
+    assert {line.split()[-1] for line in str(second).splitlines()[1:]} == {"read"}  # other images, other entries
+    third = extract(tmp_path, task(), data())
+    assert {line.split()[-1] for line in str(third).splitlines()[1:]} == {"complete"}
+    assert pickle.loads(pickle.dumps(third)) == third
+
+
+def test_the_task_s_second_run_gives_the_network_nothing(tmp_path):
+    extract(tmp_path, task(), data())
     again = task()
     calls = Calls(again)
-    second = probe(tmp_path, again, data())
-    assert (probed_ids, calls.images) == ([], 0)
-    assert second.entries == first.entries
-    assert second.missing == []
+    extract(tmp_path, again, data())
+    assert calls.images == 0
 
 
-def test_the_predict_step_makes_no_forward_pass_of_its_own(tmp_path, monkeypatch):
+def test_weights_and_images_are_hashed_once(tmp_path, monkeypatch):
+    hashed = []
+    for kind, name in ((plan_module, "state_digest"), (LoadedSource, "digest")):
+        whole = getattr(kind, name)
+        monkeypatch.setattr(kind, name, lambda *a, whole=whole, name=name: hashed.append(name) or whole(*a))
+    sources = data(attacks={"fgsm": FGSM()}, train=DigitsSource([0, 1], "train"), keep_pixels="uint8")
+    extract(tmp_path, task(), sources)
+    assert sorted(hashed) == ["digest", "digest", "state_digest"]
+
+
+def test_the_task_makes_one_forward_pass_alone(tmp_path, monkeypatch):
     monkeypatch.setattr(costs, "limits", lambda device: costs.Limits(recheck=0))  # else one in a hundred is compared
     model, sources = task(), data(limit=20)
     calls = Calls(model)
-    probe(tmp_path / "first", model, sources)  # the first call looks the network over
+    extract(tmp_path / "first", model, sources)  # the first call looks the network over
     calls.images = 0
-    probe(tmp_path / "second", model, sources)
+    extract(tmp_path / "second", model, sources)
     assert calls.images == 40
 
 
@@ -178,8 +237,8 @@ def test_what_changed_is_probed_again_and_nothing_else(tmp_path, change, expecte
     first = probe(tmp_path, task(), data())
     model, sources, reading = change()
     second = probe(tmp_path, model, sources, reading)
-    assert len(second.missing) == expected
-    assert {e.key for e in second.missing} | {e.key for e in first.entries} >= {e.key for e in second.entries}
+    assert len(second.plan.missing) == expected
+    assert {e.key for e in second.plan.missing} | {e.key for e in first.entries} >= {e.key for e in second.entries}
     assert all(len(records) == 12 for records in tables(second).values())
     assert all(len(records) == 12 for records in tables(first).values())  # the old entries are still there
 
@@ -187,12 +246,12 @@ def test_what_changed_is_probed_again_and_nothing_else(tmp_path, change, expecte
 def test_a_changed_source_leaves_the_others_alone(tmp_path):
     probe(tmp_path, task(), data())
     second = probe(tmp_path, task(), data(normal=[1, 2]))
-    assert [entry.source for entry in second.missing] == ["normal", "normal"]
+    assert [entry.source for entry in second.plan.missing] == ["normal", "normal"]
 
 
 def failing_after(monkeypatch, batches, error):
     """Make the reading of the next batch fail."""
-    read, done = callback_module.read_probes, []
+    read, done = reader_module.read_probes, []
 
     def read_probes(*args):
         if len(done) == batches:
@@ -200,8 +259,8 @@ def failing_after(monkeypatch, batches, error):
         done.append(1)
         return read(*args)
 
-    monkeypatch.setattr(callback_module, "read_probes", read_probes)
-    return lambda: monkeypatch.setattr(callback_module, "read_probes", read)
+    monkeypatch.setattr(reader_module, "read_probes", read_probes)
+    return lambda: monkeypatch.setattr(reader_module, "read_probes", read)
 
 
 def test_an_error_half_way_loses_nothing_and_the_next_run_probes_only_the_rest(tmp_path, monkeypatch, probed_ids):
@@ -243,8 +302,8 @@ def test_a_disk_that_is_full_as_well_does_not_hide_the_error(tmp_path, monkeypat
 
 
 def test_a_kill_loses_at_most_the_shard_in_memory(tmp_path, monkeypatch, probed_ids):
-    monkeypatch.setattr(callback_module, "_SHARD", 10)
-    monkeypatch.setattr(ProbeCallback, "on_exception", lambda self, *_: self._leaving.close())  # no time for more
+    monkeypatch.setattr(reader_module, "_SHARD", 10)
+    monkeypatch.setattr(ProbeCallback, "on_exception", lambda *_: None)  # no time for more
     mend = failing_after(monkeypatch, 3, ZeroDivisionError())
     sources = data(limit=20)
     with pytest.raises(ZeroDivisionError):
@@ -257,7 +316,7 @@ def test_a_kill_loses_at_most_the_shard_in_memory(tmp_path, monkeypatch, probed_
 
 
 def test_a_disk_that_fills_half_way_is_refused_and_earlier_shards_serve_the_next_run(tmp_path, monkeypatch, probed_ids):
-    monkeypatch.setattr(callback_module, "_SHARD", 5)
+    monkeypatch.setattr(reader_module, "_SHARD", 5)
     write, written = RecordCache.write_shard, []
 
     def write_shard(self, key, records):

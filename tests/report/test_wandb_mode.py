@@ -23,7 +23,7 @@ KEY = "0" * 40  # nobody's
 
 
 @pytest.fixture
-def float64_device(tmp_path, monkeypatch):
+def home(tmp_path, monkeypatch):
     """An empty home, without any W&B setting, and W&B as if just started: it reads its settings once."""
     for name in os.environ:
         if name.startswith("WANDB_") or name == "NETRC":
@@ -41,7 +41,7 @@ def float64_device(tmp_path, monkeypatch):
     wandb.teardown()
 
 
-def test_without_account_the_run_goes_offline_and_the_user_reads_one_line(float64_device):
+def test_without_account_the_run_goes_offline_and_the_user_reads_one_line(home):
     said = offline_without_account()
     assert os.environ["WANDB_MODE"] == "offline"
     for words in ("no account is configured", "offline", "wandb/offline-run-*", "`wandb login`", "`wandb sync "):
@@ -50,8 +50,8 @@ def test_without_account_the_run_goes_offline_and_the_user_reads_one_line(float6
     assert offline_without_account() is None  # said once
 
 
-def test_the_line_names_the_folder(float64_device, monkeypatch):
-    assert f"in {float64_device}/elsewhere/wandb/offline-run-*" in offline_without_account(float64_device / "elsewhere")
+def test_the_line_names_the_folder(home, monkeypatch):
+    assert f"in {home}/elsewhere/wandb/offline-run-*" in offline_without_account(home / "elsewhere")
     monkeypatch.delenv("WANDB_MODE")
     monkeypatch.setenv("WANDB_DIR", "here")
     assert "wandb sync here/wandb/offline-run-*" in offline_without_account()
@@ -66,7 +66,7 @@ def test_the_line_names_the_folder(float64_device, monkeypatch):
     ],
     ids=["key", "malformed key", "identity token"],
 )
-def test_an_account_in_the_environment_is_used(float64_device, monkeypatch, variables):
+def test_an_account_in_the_environment_is_used(home, monkeypatch, variables):
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     assert offline_without_account() is None
@@ -74,33 +74,33 @@ def test_an_account_in_the_environment_is_used(float64_device, monkeypatch, vari
 
 
 @pytest.mark.parametrize("mode", ["online", "offline", "disabled"])
-def test_a_chosen_mode_is_kept(float64_device, monkeypatch, mode):
+def test_a_chosen_mode_is_kept(home, monkeypatch, mode):
     monkeypatch.setenv("WANDB_MODE", mode)
     assert offline_without_account() is None
     assert os.environ["WANDB_MODE"] == mode
 
 
 @pytest.mark.parametrize(("asked", "offline"), [("wandb.example.com", False), ("other.example.com", True)])
-def test_an_account_in_netrc_is_used_for_its_own_host(float64_device, monkeypatch, asked, offline):
-    netrc = float64_device / ".netrc"
+def test_an_account_in_netrc_is_used_for_its_own_host(home, monkeypatch, asked, offline):
+    netrc = home / ".netrc"
     netrc.write_text(f"machine wandb.example.com\n  login user\n  password {KEY}\n")
     netrc.chmod(0o600)  # Python refuses a netrc that others can read
     monkeypatch.setenv("WANDB_BASE_URL", f"https://{asked}")
     assert (offline_without_account() is not None) == offline
 
 
-def test_a_mode_in_the_settings_file_is_kept(float64_device):
-    settings = float64_device / ".config" / "wandb" / "settings"
+def test_a_mode_in_the_settings_file_is_kept(home):
+    settings = home / ".config" / "wandb" / "settings"
     settings.parent.mkdir(parents=True)
     settings.write_text("[default]\nmode = offline\n")
     assert offline_without_account() is None
 
 
-def test_a_run_on_a_terminal_is_offline_and_asks_nothing(float64_device):
+def test_a_run_on_a_terminal_is_offline_and_asks_nothing(home):
     ours, theirs = pty.openpty()  # a terminal is where W&B would ask
     try:
         done = subprocess.run(
-            [sys.executable, "-c", RUN, str(float64_device)],
+            [sys.executable, "-c", RUN, str(home)],
             stdin=theirs,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -112,7 +112,7 @@ def test_a_run_on_a_terminal_is_offline_and_asks_nothing(float64_device):
         os.close(ours)
         os.close(theirs)
     assert done.returncode == 0, done.stdout
-    assert len(list(float64_device.glob("wandb/offline-run-*/run-*.wandb"))) == 1
+    assert len(list(home.glob("wandb/offline-run-*/run-*.wandb"))) == 1
     assert "wandb imported: False" in done.stdout  # importing the room is free of it
-    assert f"wandb sync {float64_device}/wandb/offline-run-*" in done.stdout
+    assert f"wandb sync {home}/wandb/offline-run-*" in done.stdout
     assert "environment variables will be ignored" not in done.stdout

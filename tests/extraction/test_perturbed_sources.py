@@ -10,8 +10,8 @@ from torch import nn
 
 from lightning_gradood.core import Perturbation, image_generator
 from lightning_gradood.data import as_float
-from lightning_gradood.extraction import ProbeCallback
-from lightning_gradood.extraction import callback as callback_module
+from lightning_gradood.extraction import ProbeReader
+from lightning_gradood.extraction import reader as reader_module
 from lightning_gradood.gradients import AllOnes, squared_gradient_norms
 from lightning_gradood.probes import PixelProbe
 from lightning_gradood.records import RecordCache, Records
@@ -169,7 +169,7 @@ def test_the_key_names_what_makes_the_images(tmp_path, changed):
 def test_slow_attacks_are_kept_as_they_come(tmp_path, monkeypatch):
     """A process may be killed without a word; what it had a minute ago is on disk."""
     shards, write = [], RecordCache.write_shard
-    monkeypatch.setattr(callback_module, "_SECONDS", 0.0)
+    monkeypatch.setattr(reader_module, "_SECONDS", 0.0)
     monkeypatch.setattr(
         RecordCache, "write_shard", lambda self, key, records: (shards.append(len(records)), write(self, key, records))
     )
@@ -246,13 +246,13 @@ def test_limits_take_their_share_of_every_split(tmp_path):
 
 
 def test_the_callback_probes_images_of_an_attack_as_one_batch_each(tmp_path, monkeypatch):
-    sizes, read = [], ProbeCallback._read
+    sizes, read = [], ProbeReader._readings
 
-    def noting(self, probes, task, images, ids):
-        sizes.append((ids[0].partition("/")[0], len(ids)))
-        return read(self, probes, task, images, ids)
+    def noting(self, probes, images):
+        sizes.append((images.source, len(images.ids)))
+        return read(self, probes, images)
 
-    monkeypatch.setattr(ProbeCallback, "_read", noting)
+    monkeypatch.setattr(ProbeReader, "_readings", noting)
     probe(tmp_path, task(), attacked())
     assert Counter(name for name, _ in sizes) == {"normal": 3, "up": 3, "speckled": 3, "nine": 3}
     assert sum(size for name, size in sizes if name == "up") == 12
