@@ -6,9 +6,8 @@ from pathlib import Path
 
 import lightning.pytorch as pl
 from lightning.pytorch.utilities import rank_zero_warn
-from tqdm.auto import tqdm
 
-from lightning_gradood.core import Refusal
+from lightning_gradood.core import Refusal, progress
 from lightning_gradood.data import ImageDataModule, as_float
 from lightning_gradood.detectors import save_detector
 from lightning_gradood.evaluation import (
@@ -180,7 +179,7 @@ class Trainer(pl.Trainer):
         trials = trials_of(detectors, sources, settings.protocol)
         mine = trials_of_process(trials, sources, self.global_rank, self.world_size)
         pools = DetectionDatasets(records, datamodule.noise_of, datamodule.keep_of)
-        for trial in tqdm(mine, desc="fitting detectors", disable=not self.is_global_zero):
+        for trial in progress(mine, "fitting detectors", len(mine), "fits", quiet=not self.is_global_zero):
             detector, found = run_trial(
                 trial, pools, seed=settings.seed, resamples=settings.resamples, conventions=settings.metrics
             )

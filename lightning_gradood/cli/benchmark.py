@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from lightning_gradood.cli.command import configuration_of, run_verb
-from lightning_gradood.cli.parsing import VERBS, Parser, experiment_name
+from lightning_gradood.cli.parsing import Parser, experiment_name
+from lightning_gradood.cli.verbs import VERBS
 from lightning_gradood.core import Refusal
 from lightning_gradood.experiments import Benchmark, Experiment, Program, TableSettings, run_benchmark
 

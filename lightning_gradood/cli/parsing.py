@@ -20,20 +20,11 @@ import lightning_gradood.data as data
 import lightning_gradood.gradients as gradients
 import lightning_gradood.networks as networks
 import lightning_gradood.tasks as tasks
+from lightning_gradood.cli.verbs import VERBS
 from lightning_gradood.core import Refusal
 from lightning_gradood.evaluation import DetectionSettings
 from lightning_gradood.trainer import DEFAULT_CACHE
 
-ABOUT = "Train a classifier, probe it with gradients, and detect images unlike its training data."
-VERBS = {
-    "fit": "Train the classifier, then do what `detect` does; --detection null stops after the classifier.",
-    "validate": "Loss and accuracy of the classifier on the part of its training images that is held out.",
-    "test": "Loss and accuracy of the classifier on the normal images.",
-    "predict": "Run the classifier on every source.",
-    "extract": "Probe every source on all processes and keep the records.",
-    "detect": "Extract what is missing, fit every detector on every anomaly source, report.",
-    "benchmark": "Run several experiment files and seeds, write the paper's two tables and a page.",
-}
 _KNOWN = re.compile(r"known\s+subclasses:\s+([^()]+)\)")
 _MANY = 40  # Lightning's callbacks are fewer; there are hundreds of modules
 _LINE = "\n" + " " * 24

@@ -44,6 +44,7 @@ from lightning_gradood.core.precision import (
     to_float64_device,
     widest_float_dtype,
 )
+from lightning_gradood.core.progress import ProgressLines, is_terminal, progress
 from lightning_gradood.core.runs import CHECKPOINTS, claim, new_run_folder, refuse_foreign, refuse_unclaimed
 from lightning_gradood.core.seeding import craft_apart, image_generator, named_seed
 
@@ -56,6 +57,7 @@ __all__ = [
     "OrderedBatchNorm",
     "Perturbation",
     "Perturbed",
+    "ProgressLines",
     "Refusal",
     "alone_with",
     "atomic_write",
@@ -78,8 +80,10 @@ __all__ = [
     "frozen_network",
     "has_float64",
     "image_generator",
+    "is_terminal",
     "named_seed",
     "new_run_folder",
+    "progress",
     "refuse_foreign",
     "refuse_unclaimed",
     "requiring_grad",

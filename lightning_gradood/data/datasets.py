@@ -4,7 +4,7 @@ import functools
 import hashlib
 import numbers
 import re
-from collections.abc import Callable, Sequence, Sized
+from collections.abc import Callable, Iterator, Sequence, Sized
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,9 +17,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
-from tqdm.auto import tqdm
 
-from lightning_gradood.core import Refusal
+from lightning_gradood.core import Refusal, progress
 from lightning_gradood.data.source import (
     ImageBatch,
     Listing,
@@ -263,9 +262,9 @@ class LoadedSource(Dataset[ImageBatch]):
             images[row] = self._checked(row)
         return images
 
-    def _progress(self, verb: str) -> "tqdm[int]":
+    def _progress(self, verb: str) -> Iterator[int]:
         quiet = bool(getattr(rank_zero_only, "rank", 0))  # every process reads for itself, one of them reports
-        return tqdm(range(len(self)), desc=f"{verb} {self.name}", unit=" images", disable=quiet)
+        return progress(range(len(self)), f"{verb} {self.name}", len(self), "images", quiet)
 
     def _checked(self, row: int) -> Tensor:
         image = self._prepared(row)

@@ -4,16 +4,15 @@ They are fitted on normal images alone. Log norms are first freed of their predi
 `ClassConditionalWhitening`, which all three share.
 """
 
+from __future__ import annotations
+
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from sklearn import config_context
-from sklearn.covariance import LedoitWolf
-from sklearn.ensemble import IsolationForest
-from sklearn.neighbors import NearestNeighbors
 from torch import Tensor
 
 from lightning_gradood.core import LOG_FLOOR, Refusal
@@ -22,6 +21,9 @@ from lightning_gradood.detectors.isolation_trees import Trees
 from lightning_gradood.gradients import AllOnes, LabelDesign
 from lightning_gradood.probes import GradientProbe, Probe
 from lightning_gradood.records import Records, normal_records
+
+if TYPE_CHECKING:  # it takes half a second to import
+    from sklearn.neighbors import NearestNeighbors
 
 
 def log_norms(records: Records, label_designs: Sequence[LabelDesign]) -> np.ndarray:
@@ -72,8 +74,10 @@ class ClassConditionalWhitening:
     directions: np.ndarray
 
     @classmethod
-    def of(cls, normal: Records, label_designs: Sequence[LabelDesign], whitening: float) -> "ClassConditionalWhitening":
+    def of(cls, normal: Records, label_designs: Sequence[LabelDesign], whitening: float) -> ClassConditionalWhitening:
         """Learn from normal records, at least two of them."""
+        from sklearn.covariance import LedoitWolf  # takes half a second, which refusals and most runs do without
+
         values = log_norms(normal, label_designs)
         deviation = values.std(axis=0)
         mean, scale = values.mean(axis=0), np.where(deviation > 1e-12, deviation, 1.0)
@@ -104,7 +108,7 @@ class ClassConditionalWhitening:
     @classmethod
     def from_state_dict(
         cls, state: dict[str, Tensor], label_designs: Sequence[LabelDesign]
-    ) -> "ClassConditionalWhitening":
+    ) -> ClassConditionalWhitening:
         """Rebuild it from `state_dict`; other entries of `state` are ignored."""
         return cls(label_designs, *(state[name].numpy() for name in _WHITENING))
 
@@ -223,7 +227,7 @@ class GradientKNN(OneClassDetector):
             raise Refusal(f"`k` should be at least 1. Got `k = {k}`. 10 is the default.")
         self.k = k
         self._normal = np.empty((0, 0))
-        self._neighbours = NearestNeighbors(algorithm="brute")
+        self._neighbours: NearestNeighbors | None = None
 
     @property
     def name(self) -> str:
@@ -234,13 +238,17 @@ class GradientKNN(OneClassDetector):
         self._keep(normal)
 
     def _keep(self, normal: np.ndarray) -> None:
+        from sklearn.neighbors import NearestNeighbors  # see above
+
         self._normal = normal
         # brute force, in chunks: trees do not help in this many dimensions
         self._neighbours = NearestNeighbors(n_neighbors=min(self.k, len(normal)), algorithm="brute").fit(normal)
 
     def _score(self, values: np.ndarray) -> np.ndarray:
+        from sklearn import config_context  # see above
+
         with config_context(working_memory=_MEBIBYTES):
-            return np.asarray(self._neighbours.kneighbors(values)[0][:, -1])
+            return np.asarray(self._fitted(self._neighbours).kneighbors(values)[0][:, -1])
 
     def _state(self) -> dict[str, Tensor]:
         """The normal representations, float64 [n, D]."""
@@ -274,6 +282,8 @@ class GradientForest(OneClassDetector):
         return "gradient_forest"
 
     def _fit(self, normal: np.ndarray, seed: int) -> None:
+        from sklearn.ensemble import IsolationForest  # see above
+
         forest = IsolationForest(n_estimators=self.trees, max_samples="auto", random_state=seed)
         self._trees = Trees.of(forest.fit(normal))
 

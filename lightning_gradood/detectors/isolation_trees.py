@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-from sklearn.ensemble import IsolationForest
+
+if TYPE_CHECKING:  # it takes half a second to import
+    from sklearn.ensemble import IsolationForest
 
 
 @dataclass(frozen=True)

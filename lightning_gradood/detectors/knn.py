@@ -1,16 +1,21 @@
 """Deep nearest neighbours: the distance to normal images in the classifier's penultimate features."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from sklearn.neighbors import NearestNeighbors
 from torch import Tensor
 
 from lightning_gradood.core import Refusal
 from lightning_gradood.detectors.detector import Detector
 from lightning_gradood.probes import PenultimateProbe, Probe
 from lightning_gradood.records import Records
+
+if TYPE_CHECKING:  # it takes half a second to import
+    from sklearn.neighbors import NearestNeighbors
 
 
 class KNN(Detector):
@@ -77,6 +82,8 @@ class KNN(Detector):
         self._keep(state["directions"].numpy())
 
     def _keep(self, directions: np.ndarray) -> None:
+        from sklearn.neighbors import NearestNeighbors  # takes half a second, which refusals and most runs do without
+
         # brute force, in chunks: trees do not help in hundreds of dimensions, and the score is the same
         self._directions = directions
         self._neighbours = NearestNeighbors(n_neighbors=self.k, algorithm="brute").fit(directions)

@@ -4,8 +4,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import GridSearchCV, StratifiedKFold
 from torch import Tensor
 
 from lightning_gradood.core import Refusal
@@ -63,6 +61,9 @@ def fit_logistic(values: np.ndarray, labels: np.ndarray) -> Logistic:
         >>> (fit_logistic(values, np.repeat([0, 1], 5)).score(values) > 0).astype(int).tolist()
         [0, 0, 0, 0, 0, 1, 1, 1, 1, 1]
     """
+    from sklearn.linear_model import LogisticRegression  # takes half a second, which refusals and most runs do without
+    from sklearn.model_selection import GridSearchCV, StratifiedKFold
+
     counts = np.bincount(labels, minlength=2)
     if counts.min() < _FOLDS:
         raise Refusal(

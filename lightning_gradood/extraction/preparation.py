@@ -6,9 +6,8 @@ from contextlib import closing
 import lightning.pytorch as pl
 import torch
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
-from lightning_gradood.core import Refusal
+from lightning_gradood.core import Refusal, progress
 from lightning_gradood.data import ImageDataModule, as_float
 from lightning_gradood.extraction.plan import Plan
 from lightning_gradood.probes import Probe
@@ -72,5 +71,6 @@ def prepare(
 
 def _batches(data: ImageDataModule, network: nn.Module, name: str) -> Generator[tuple[Tensor, Tensor]]:
     device = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
-    for images, labels, _ in tqdm(data.preparation_dataloader(), desc=f"preparing {name}", unit=" batches"):
+    loader = data.preparation_dataloader()
+    for images, labels, _ in progress(loader, f"preparing {name}", len(loader), "batches"):
         yield as_float(images.to(device)), labels.to(device)

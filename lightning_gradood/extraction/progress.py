@@ -1,17 +1,22 @@
-"""Lightning's progress bar with the name of the source and images per second."""
+"""Lightning's progress bar with the name of the source and images per second; plain lines in a log file or pipe."""
 
+import sys
 import time
 from typing import Any
 
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import TQDMProgressBar
 
+from lightning_gradood.core import ProgressLines, is_terminal
 from lightning_gradood.data import ImageDataModule
 from lightning_gradood.extraction.callback import ProbeTask
 
 
 class ImageProgressBar(TQDMProgressBar):
     """Show images per second, and in the predict loop which source is being probed.
+
+    Where standard output is no terminal, it writes one line for each epoch of training, and while probing one line for each
+    source and percent.
 
     Args:
         refresh_rate: batches between two updates; 0 switches the bar off.
@@ -21,6 +26,32 @@ class ImageProgressBar(TQDMProgressBar):
         super().__init__(refresh_rate=refresh_rate)
         self._images = 0
         self._start = 0.0
+        self._plain = False
+        self._lines = ProgressLines("", 0, "", sys.stdout)
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Choose between a bar and lines."""
+        super().setup(trainer, pl_module, stage)
+        self._plain = self.refresh_rate > 0 and not self.is_disabled and not is_terminal(sys.stdout)
+        if self._plain:
+            self.disable()
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Leave the bar as it was."""
+        super().teardown(trainer, pl_module, stage)
+        if self._plain:
+            self.enable()
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Say what the epoch gave."""
+        super().on_train_epoch_end(trainer, pl_module)
+        if self._plain:
+            metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+            found = ", ".join(f"{name} {value:.3f}" for name, value in metrics.items())
+            sys.stdout.write(
+                f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}: {found}, {self._rate()} images/s\n"
+            )
+            sys.stdout.flush()
 
     def on_train_epoch_start(self, trainer: pl.Trainer, *args: Any) -> None:
         """Start counting."""
@@ -48,11 +79,12 @@ class ImageProgressBar(TQDMProgressBar):
             self._restart()
             self._show_rate("")  # not the last source's
         super().on_predict_batch_start(trainer, pl_module, batch, batch_idx, dataloader_idx)
-        data = getattr(trainer, "datamodule", None)
-        if isinstance(pl_module, ProbeTask) and not self.is_disabled:
-            self.predict_progress_bar.set_description(pl_module.sources[dataloader_idx])
-        elif isinstance(data, ImageDataModule) and not self.is_disabled:
-            self.predict_progress_bar.set_description(data.predict_sources[dataloader_idx])
+        source = _source(trainer, pl_module, dataloader_idx)
+        if not self.is_disabled:
+            self.predict_progress_bar.set_description(source)
+        if self._plain and batch_idx == 0:
+            batches = trainer.num_predict_batches[dataloader_idx]
+            self._lines = ProgressLines(f"reading {source}", int(batches), "batches", sys.stdout)
 
     def on_predict_batch_end(
         self,
@@ -66,6 +98,8 @@ class ImageProgressBar(TQDMProgressBar):
         """Count the batch."""
         self._images += len(batch[0]) * trainer.world_size
         self._show_rate(f"{self._rate()} images/s")
+        if self._plain:
+            self._lines.advance(note=f"{self._rate()} images/s")
         super().on_predict_batch_end(trainer, pl_module, outputs, batch, batch_idx, dataloader_idx)
 
     def _show_rate(self, text: str) -> None:
@@ -77,3 +111,11 @@ class ImageProgressBar(TQDMProgressBar):
 
     def _rate(self) -> str:
         return f"{self._images / max(time.perf_counter() - self._start, 1e-9):.0f}"
+
+
+def _source(trainer: pl.Trainer, task: pl.LightningModule, loader: int) -> str:
+    """The name of the source of a predict loader."""
+    data = getattr(trainer, "datamodule", None)
+    if isinstance(task, ProbeTask):
+        return task.sources[loader]
+    return data.predict_sources[loader] if isinstance(data, ImageDataModule) else f"loader {loader}"

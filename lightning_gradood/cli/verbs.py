@@ -1,0 +1,36 @@
+"""The verbs of the program and its overview; nothing heavy is imported here, so that `--help` answers at once."""
+
+import textwrap
+
+ABOUT = "Train a classifier, probe it with gradients, and detect images unlike its training data."
+VERBS = {
+    "fit": "Train the classifier, then do what `detect` does; --detection null stops after the classifier.",
+    "validate": "Loss and accuracy of the classifier on the part of its training images that is held out.",
+    "test": "Loss and accuracy of the classifier on the normal images.",
+    "predict": "Run the classifier on every source.",
+    "extract": "Probe every source on all processes and keep the records.",
+    "detect": "Extract what is missing, fit every detector on every anomaly source, report.",
+    "benchmark": "Run several experiment files and seeds, write the paper's two tables and a page.",
+}
+
+
+def overview() -> str:
+    """What `--help` without a verb prints."""
+    width = max(map(len, VERBS)) + 4
+    lines = [
+        textwrap.fill(f"{verb:<{width}}{text}", 100, initial_indent="    ", subsequent_indent=" " * (width + 4))
+        for verb, text in VERBS.items()
+    ]
+    return "\n".join(
+        [
+            "usage: python -m lightning_gradood VERB --config FILE [--any.key value ...]",
+            "",
+            ABOUT,
+            "",
+            "verbs:",
+            *lines,
+            "",
+            "`python -m lightning_gradood VERB --help` lists the flags of a verb, `--data.help ImageDataModule` those of a",
+            "class. VERB --config FILE --print_config prints the configuration with all files and flags applied.",
+        ]
+    )
