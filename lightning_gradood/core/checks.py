@@ -42,6 +42,7 @@ def check_above_zero(name: str, value: float, example: float) -> None:
         raise Refusal(f"`{name}` should be a finite number above 0. Got `{name} = {value!r}`. Write e.g. {example:g}.")
 
 
+_SHOWN = 10  # rows that a refusal names
 _ROUNDING = 1e-6  # float32 pixels near 1 are 6e-8 apart, and a difference of two sums up a few of these
 
 
@@ -127,6 +128,35 @@ def _range(images: Tensor) -> str:
     return f"{float(low):.6g} to {float(high):.6g}"
 
 
+def check_logits_shape(output: object, number: int, classes: int = 1) -> None:
+    """Refuse what a network returned unless it is one row of logits for each image.
+
+    Args:
+        output: of the network.
+        number: of images it was given.
+        classes: the fewest there may be.
+    """
+    if isinstance(output, Tensor) and output.ndim == 2 and len(output) == number and output.shape[1] >= classes:
+        return
+    got = list(output.shape) if isinstance(output, Tensor) else type(output).__name__
+    several = " and two classes or more" if classes > 1 else ""
+    raise Refusal(
+        f"the network's output should be logits [N, classes], a row for each image{several}. "
+        f"Got `output = {got}` for a batch of {number}. Wrap the network so that forward(images) returns its logits alone."
+    )
+
+
+def check_finite_rows(values: Tensor, what: str) -> None:
+    """Refuse values [N, ...] with a NaN or an infinity, and say in which rows."""
+    bad = (~torch.isfinite(values.detach().flatten(1)).all(1)).nonzero().flatten().tolist()
+    if bad:
+        rows = ", ".join(str(row) for row in bad[:_SHOWN]) + (", ..." if len(bad) > _SHOWN else "")
+        raise Refusal(
+            f"{what} should be finite. Got NaN or infinity in {len(bad)} of {values.shape[0]} rows: {rows}. "
+            "Look at these images and at the network's weights."
+        )
+
+
 class Logits:
     """Apply a network and refuse an output that cannot be attacked.
 
@@ -146,12 +176,7 @@ class Logits:
             Refusal: The output is no such thing, or has fewer classes than the labels say.
         """
         logits: Tensor = self.network(images)
-        if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(images) or logits.shape[1] < 2:
-            got = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-            raise Refusal(
-                f"the network's output should be logits [N, classes] with N = {len(images)} here and two classes or more. "
-                f"Got `output = {got}`. Wrap the network so that forward(images) returns its logits alone."
-            )
+        check_logits_shape(logits, len(images), classes=2)
         if torch.is_grad_enabled() and images.requires_grad and not logits.requires_grad:
             raise Refusal(
                 "the network's output should depend on its input through autograd, as the attack follows that gradient. "

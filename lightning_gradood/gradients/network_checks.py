@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode
 
-from lightning_gradood.core import Refusal
+from lightning_gradood.core import Refusal, check_logits_shape
 
 
 class Structure:
@@ -79,9 +79,6 @@ def _named_parameters(modules: Mapping[str, nn.Module]) -> dict[str, nn.Paramete
             if parameter is not None:
                 first.setdefault(parameter, f"{prefix}.{name}" if prefix else name)
     return {name: parameter for parameter, name in first.items()}
-
-
-_SHOWN = 10  # row numbers in a message; the count says how many more there are
 
 
 def check_module(network: nn.Module) -> None:
@@ -197,12 +194,7 @@ def check_logits(logits: Tensor, number: int) -> None:
         logits: what the network returned.
         number: of images it was given.
     """
-    if not isinstance(logits, Tensor) or logits.ndim != 2 or logits.shape[0] != number or not logits.numel():
-        got = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise Refusal(
-            "the network's output should be logits [N, classes], a row for each image. "
-            f"Got `output = {got}` for a batch of {number}. Wrap the network so that forward(images) returns its logits alone."
-        )
+    check_logits_shape(logits, number)
     if not logits.is_floating_point():
         raise Refusal(
             "the network's output should be floating point logits. "
@@ -212,15 +204,4 @@ def check_logits(logits: Tensor, number: int) -> None:
         raise Refusal(
             "the network's output should depend on its parameters through autograd. "
             "Got an output without a graph. Remove torch.no_grad, detach or .data from its forward."
-        )
-
-
-def check_finite_rows(values: Tensor, what: str) -> None:
-    """Refuse values [N, ...] with a NaN or an infinity, and say in which rows."""
-    bad = (~torch.isfinite(values.detach().flatten(1)).all(1)).nonzero().flatten().tolist()
-    if bad:
-        rows = ", ".join(str(row) for row in bad[:_SHOWN]) + (", ..." if len(bad) > _SHOWN else "")
-        raise Refusal(
-            f"{what} should be finite. Got NaN or infinity in {len(bad)} of {values.shape[0]} rows: {rows}. "
-            "Look at these images and at the network's weights."
         )

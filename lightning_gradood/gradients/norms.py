@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from lightning_gradood.core import (
     Refusal,
     alone_with,
+    check_finite_rows,
     evaluating,
     exact_arithmetic,
     requiring_grad,
@@ -26,7 +27,6 @@ from lightning_gradood.gradients.fallback import loop_norms
 from lightning_gradood.gradients.labels import AllOnes, LabelDesign
 from lightning_gradood.gradients.network_checks import (
     Structure,
-    check_finite_rows,
     check_images,
     check_logits,
     check_module,

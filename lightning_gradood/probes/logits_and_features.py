@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from lightning_gradood.core import Refusal, exact_arithmetic, frozen_network
+from lightning_gradood.core import Refusal, check_finite_rows, exact_arithmetic, frozen_network
 from lightning_gradood.probes.feature_layers import PENULTIMATE, feature_layer_names, feature_layer_outputs
 from lightning_gradood.probes.probe import Probe
 
@@ -31,18 +31,8 @@ class LogitsProbe(Probe):
         """
         with exact_arithmetic(), frozen_network(network), torch.no_grad():
             logits: Tensor = network(images)
-        refuse_broken_logits(logits)
+        check_finite_rows(logits, "The network's logits")
         return logits
-
-
-def refuse_broken_logits(logits: Tensor) -> None:
-    """Refuse logits [N, classes] that are not finite, with their number."""
-    broken = int((~torch.isfinite(logits)).any(dim=1).sum())
-    if broken:
-        raise Refusal(
-            f"The network's logits should be finite. Got NaN or infinity for {broken} of {len(logits)} images. "
-            "Check the weights and that pixels lie in [0, 1]."
-        )
 
 
 class FeatureLayerProbe(Probe):
@@ -85,7 +75,7 @@ def read_layers(probes: Sequence[FeatureLayerProbe], network: nn.Module, images:
     names = list(dict.fromkeys(name for part in wanted for name in part))
     with exact_arithmetic(), frozen_network(network), torch.no_grad():
         logits, averages = feature_layer_outputs(network, images, names)
-        refuse_broken_logits(logits)
+        check_finite_rows(logits, "The network's logits")
         found = dict(zip(names, averages, strict=True))
         _refuse_broken_layers(found)
         values = [
@@ -97,12 +87,7 @@ def read_layers(probes: Sequence[FeatureLayerProbe], network: nn.Module, images:
 
 def _refuse_broken_layers(found: dict[str, Tensor]) -> None:
     for name, values in found.items():
-        broken = int((~torch.isfinite(values)).any(dim=1).sum())
-        if broken:
-            raise Refusal(
-                f"The network's features should be finite. Got NaN or infinity from {name!r} for {broken} of "
-                f"{len(values)} images. Check the weights and that pixels lie in [0, 1]."
-            )
+        check_finite_rows(values, f"The network's features in {name!r}")
 
 
 class FeatureProbe(FeatureLayerProbe):

@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, OneCycleLR
 from torchmetrics.classification import MulticlassAccuracy
 
-from lightning_gradood.core import Refusal, exact_arithmetic, frozen_network
+from lightning_gradood.core import Refusal, check_logits_shape, exact_arithmetic, frozen_network
 from lightning_gradood.networks import Normalized, load_weights
 
 
@@ -73,11 +73,7 @@ def check_network(network: nn.Module, images: Tensor, classes: int | None) -> No
             f"The network should accept images of shape {shape}. Got: {_first_line(error)}. Give `data.transform` a resize "
             "or channel conversion to the network's input, or the network the images' size and channels."
         ) from error
-    if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != len(images):
-        got = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise Refusal(
-            f"The network should return logits of shape [{len(images)}, classes]. Got {got}. Wrap it so that it does."
-        )
+    check_logits_shape(logits, len(images))
     if classes is not None and logits.shape[1] != classes:
         raise Refusal(
             f"The network should have as many outputs as the data have classes, {classes}. Got {logits.shape[1]} outputs. "

@@ -145,7 +145,9 @@ class Shaped(nn.Module):
 @pytest.mark.parametrize("unknown", [False, True])
 def test_an_output_that_is_no_logits_is_refused(shape: list[int], unknown: bool) -> None:
     labels = torch.full((3,), -1) if unknown else torch.zeros(3, dtype=torch.int64)
-    with pytest.raises(Refusal, match=r"the network's output should be logits \[N, classes\] with N = 3 here"):
+    with pytest.raises(
+        Refusal, match=r"the network's output should be logits \[N, classes\], a row for each image and two"
+    ):
         FGSM().craft(Shaped(shape), torch.rand(3, 1, 8, 8), labels)
 
 

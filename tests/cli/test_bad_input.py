@@ -186,7 +186,10 @@ def test_what_stage_two_would_fail_on_is_refused_before_anything_is_done(verb, f
             "Sequential(Flatten(), Linear(3 * 32 * 32, 3))",
             "(2x192 and 3072x3). Give `data.transform` a resize or channel",
         ),
-        ("Conv2d(3, 3, 3)", "The network should return logits of shape [2, classes]. Got [2, 3, 6, 6]. Wrap it"),
+        (
+            "Conv2d(3, 3, 3)",
+            "should be logits [N, classes], a row for each image. Got `output = [2, 3, 6, 6]`",
+        ),
         (
             "CifarResNet(1, 4)",
             "should have as many outputs as the data have classes, 3. Got 4 outputs. Set its number of",

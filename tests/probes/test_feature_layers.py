@@ -272,7 +272,7 @@ def test_features_that_are_not_finite_are_refused_with_their_number():
         network[0].weight.abs_()
         network[2].weight.abs_()
     words = (
-        "features should be finite. Got NaN or infinity from '0' for 1 of 3 images. Check the weights and that pixels"
+        "The network's features in '0' should be finite. Got NaN or infinity in 1 of 3 rows: 1. Look at these images"
     )
     with pytest.raises(Refusal, match=re.escape(words)):
         FeatureProbe(["0"])(network, images)

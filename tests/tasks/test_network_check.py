@@ -62,14 +62,14 @@ def test_images_that_the_network_cannot_take_are_refused(images, got):
 @pytest.mark.parametrize(
     ("output", "got"),
     [
-        (torch.zeros(2, 3, 1, 1), "Got [2, 3, 1, 1]."),
-        (torch.zeros(2), "Got [2]."),
-        (torch.zeros(1, 3), "Got [1, 3]."),
-        ((torch.zeros(2, 3), None), "Got tuple."),
+        (torch.zeros(2, 3, 1, 1), "Got `output = [2, 3, 1, 1]`"),
+        (torch.zeros(2), "Got `output = [2]`"),
+        (torch.zeros(1, 3), "Got `output = [1, 3]`"),
+        ((torch.zeros(2, 3), None), "Got `output = tuple`"),
     ],
 )
 def test_what_is_no_row_of_logits_per_image_is_refused(output, got):
-    with pytest.raises(Refusal, match=re.escape(f"should return logits of shape [2, classes]. {got} Wrap it")):
+    with pytest.raises(Refusal, match=f"should be logits .N, classes., a row for each image. {re.escape(got)}"):
         check_network(Returning(output), IMAGES, 3)
 
 
