@@ -196,11 +196,16 @@ class StoreArtifacts(ReportCallback):
         self._probes: dict[str, dict[str, float]] = {}
         self._reader: ProbeReader | None = None
 
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Remember what reads the probes."""
+        if isinstance(pl_module, ProbeTask):
+            self._reader = pl_module.reader
+
     def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Time and memory of each probe alone, on the device where it has just been read; not of those that were read before."""
         if not trainer.is_global_zero or not isinstance(pl_module, ProbeTask):
             return
-        self._reader = reader = pl_module.reader
+        reader = pl_module.reader
         source = reader.data.normal_source
         images = as_float(source.images(range(min(_IMAGES, len(source))))).to(pl_module.device)
         read = {entry.probe for entry in reader.plan.missing}

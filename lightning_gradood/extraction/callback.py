@@ -68,8 +68,8 @@ class ProbeTask(pl.LightningModule):
             self.reader.read(self.sources[dataloader_idx], ImageBatch(*batch))
         return batch.images.new_empty(0)
 
-    def on_predict_end(self) -> None:
-        """Make the records visible."""
+    def teardown(self, stage: str) -> None:
+        """Make the records visible, also where the loop had nothing to load."""
         self.reader.finish(self.trainer)
 
 
@@ -144,9 +144,10 @@ class ProbeCallback(Callback):
         reader = self._started()
         reader.read(reader.data.predict_sources[dataloader_idx], ImageBatch(*batch))
 
-    def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Make the records visible."""
-        self._started().finish(trainer)
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Make the records visible, where the loop was `predict`."""
+        if stage == "predict":
+            self._started().finish(trainer)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Leave what was read so far on disk for the next run."""

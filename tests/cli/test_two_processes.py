@@ -51,7 +51,17 @@ def test_fit_leaves_one_folder_one_table_and_each_image_once_and_one_process_get
 
 def _holds_everything_once(folder):
     assert {path.name for path in folder.iterdir()} == {
-        *("config.yaml", "splits.json", "results.json", "results.csv", "checkpoints", "detectors", "logs"),
+        *(
+            "config.yaml",
+            "splits.json",
+            "results.json",
+            "results.csv",
+            "results.parquet",
+            "scores.parquet",
+            "checkpoints",
+            "detectors",
+            "logs",
+        ),
     }
     assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == ["best.ckpt", "last.ckpt"]
     assert len(list((folder / "logs").iterdir())) == 1
