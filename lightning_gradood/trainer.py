@@ -178,10 +178,10 @@ class Trainer(pl.Trainer):
         detectors, sources, outcomes = settings.build(), datamodule.anomaly_names, list[Outcome]()
         trials = trials_of(detectors, sources, settings.protocol)
         mine = trials_of_process(trials, sources, self.global_rank, self.world_size)
-        pools = DetectionDatasets(records, datamodule.noise_of, datamodule.keep_of)
+        datasets = DetectionDatasets(records, datamodule.noise_of, datamodule.keep_of)
         for trial in progress(mine, "fitting detectors", len(mine), "fits", quiet=not self.is_global_zero):
             detector, found = run_trial(
-                trial, pools, seed=settings.seed, resamples=settings.resamples, conventions=settings.metrics
+                trial, datasets, seed=settings.seed, resamples=settings.resamples, conventions=settings.metrics
             )
             outcomes += found
             path = Path(self.default_root_dir) / "detectors" / trial.owner / f"{detector.name}.safetensors"

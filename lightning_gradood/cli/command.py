@@ -18,13 +18,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger
 
 from lightning_gradood.cli.defaults import place_loggers, with_default_callbacks
-from lightning_gradood.cli.parsing import (
-    LogConfig,
-    Parser,
-    add_own_arguments,
-    experiment_name,
-    refusal_behind,
-)
+from lightning_gradood.cli.parsing import LogConfig, Parser, add_own_arguments, experiment_name, refusal_behind
 from lightning_gradood.cli.verbs import ABOUT, VERBS
 from lightning_gradood.core import CHECKPOINTS, Refusal, claim, new_run_folder, refuse_foreign, refuse_unclaimed
 from lightning_gradood.data import ImageDataModule

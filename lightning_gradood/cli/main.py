@@ -20,6 +20,6 @@ def main(args: Sequence[str] | None = None) -> None:
     if words in (["--help"], ["-h"]):
         sys.stdout.write(f"{overview()}\n")
         sys.exit(0)
-    from lightning_gradood.cli.program import run_program  # torch and Lightning take seconds, and --help needs neither
+    from lightning_gradood.cli.program import run_program
 
     run_program(args)

@@ -91,20 +91,20 @@ class DetectionDatasets:
 
     def of(self, *sources: str) -> Records:
         """Normal and anomalous records of one source, or of several, each record once."""
-        pools = [
+        datasets = [
             detection_dataset(self.records, source, self.noise_of(source), self.keep_of(source)) for source in sources
         ]
-        return pools[0] if len(pools) == 1 else Records.concatenate(pools).by_id()
+        return datasets[0] if len(datasets) == 1 else Records.concatenate(datasets).by_id()
 
 
 def run_trial(
-    trial: Trial, pools: DetectionDatasets, *, seed: int, resamples: int = 1000, conventions: Sequence[str] = ()
+    trial: Trial, datasets: DetectionDatasets, *, seed: int, resamples: int = 1000, conventions: Sequence[str] = ()
 ) -> tuple[Detector, list[Outcome]]:
     """Fit a copy of a trial's detector and test it on each of the trial's sources.
 
     Args:
         trial: what to do.
-        pools: where the records come from.
+        datasets: where the records come from.
         seed: with the name of the trial's owner it fixes the fit, with that of a tested source the bootstrap.
         resamples: bootstrap resamples of the AUROC's interval.
         conventions: whose arithmetic is added to the metrics.
@@ -114,13 +114,13 @@ def run_trial(
     """
     detector = copy.deepcopy(trial.detector)
     fitted = fit(
-        detector, pools.of(*trial.trained_on), trained_on=trial.name, seed=named_seed(seed, trial.owner, bits=32)
+        detector, datasets.of(*trial.trained_on), trained_on=trial.name, seed=named_seed(seed, trial.owner, bits=32)
     )
     outcomes = []
     for source in trial.tested_on:
-        pool, own_seed = pools.of(source), named_seed(seed, source, bits=32)
+        dataset, own_seed = datasets.of(source), named_seed(seed, source, bits=32)
         outcomes.append(
-            measure(fitted, pool, source=source, seed=own_seed, resamples=resamples, conventions=conventions)
+            measure(fitted, dataset, source=source, seed=own_seed, resamples=resamples, conventions=conventions)
         )
     return detector, outcomes
 

@@ -116,6 +116,7 @@ def make_plan(network: nn.Module, data: ImageDataModule, probes: Sequence[Probe]
     training = data.train_source.digest() if any(probe.needs_preparation for probe in probes) else ""
 
     def entry(source: str, origin: str, perturbation: dict[str, object] | None, probe: Probe) -> CacheEntry:
+        """Name one entry by all that it depends on."""
         description: dict[str, object] = {
             "source": source,
             "images": images[origin],

@@ -38,7 +38,7 @@ class Layer(ABC):
             x: the input of the forward pass, [N, ...]; an empty tensor where the layer does not keep it.
             gradient: d loss / d output; image n's loss fills row n alone.
             needs_input: whether anything before the operation has parameters.
-            tally: where the norms go.
+            accumulator: where the norms go.
         """
 
 

@@ -25,13 +25,7 @@ from lightning_gradood.gradients import costs, engine
 from lightning_gradood.gradients.coupling import check_same_logits
 from lightning_gradood.gradients.fallback import loop_norms
 from lightning_gradood.gradients.labels import AllOnes, LabelDesign
-from lightning_gradood.gradients.network_checks import (
-    Structure,
-    check_images,
-    check_logits,
-    check_module,
-    structure_of,
-)
+from lightning_gradood.gradients.network_checks import Structure, check_images, check_logits, check_module, structure_of
 from lightning_gradood.gradients.plan import distrust, plan_for, way_of
 from lightning_gradood.gradients.proof import MISMATCH, Plan
 from lightning_gradood.gradients.verification import SMALL, Checks, Fault, Subject, find_fault

@@ -35,7 +35,7 @@ from lightning_gradood.probes.logits_and_features import (
     columns_by_layer,
 )
 from lightning_gradood.probes.probe import PixelProbe, Probe
-from lightning_gradood.probes.together import ProbeReadings, read_probes
+from lightning_gradood.probes.reading import ProbeReadings, read_probes
 
 __all__ = [
     "PENULTIMATE",

@@ -125,12 +125,12 @@ def make_report(
         outcomes: one per anomaly source and detector.
     """
     column = next((name for name in records[NORMAL].probes if name.startswith("gradients/")), None)
-    drawn = {source: records[source] for source in [NORMAL, *datamodule.anomaly_names]}
-    samples = {source: _samples(source, datamodule, table) for source, table in drawn.items()}
+    shown = {source: records[source] for source in [NORMAL, *datamodule.anomaly_names]}
+    samples = {source: _samples(source, datamodule, table) for source, table in shown.items()}
     return DetectionReport(
         experiment=experiment,
         outcomes=outcomes,
-        norms={source: table.probe(column) for source, table in drawn.items()} if column else {},
+        norms={source: table.probe(column) for source, table in shown.items()} if column else {},
         layer_names=records[NORMAL].names(column) if column else [],
         samples={source: images for source, images in samples.items() if images is not None},
         manifest=datamodule.manifest.counts,
