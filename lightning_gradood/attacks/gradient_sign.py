@@ -17,7 +17,7 @@ from lightning_gradood.core import Logits, Perturbation, cast_like, check_count,
 
 @dataclass(frozen=True)
 class Steps:
-    """How far and how often.
+    """Number and size of the steps.
 
     Args:
         eps: Largest change of a pixel, of [0, 1].

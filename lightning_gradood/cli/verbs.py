@@ -15,7 +15,7 @@ VERBS = {
 
 
 def overview() -> str:
-    """What `--help` without a verb prints."""
+    """Text of `--help` without a verb."""
     width = max(map(len, VERBS)) + 4
     lines = [
         textwrap.fill(f"{verb:<{width}}{text}", 100, initial_indent="    ", subsequent_indent=" " * (width + 4))

@@ -34,7 +34,7 @@ def widest_float_dtype(device: torch.device) -> torch.dtype:
 
 
 def float64_device(device: torch.device) -> torch.device:
-    """Where float64 numbers of this device's tensors live: there, or on the CPU."""
+    """The device itself where it has float64, else the CPU."""
     return device if has_float64(device) else torch.device("cpu")
 
 

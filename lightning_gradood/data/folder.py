@@ -19,7 +19,7 @@ from lightning_gradood.data.splits import split_rows
 
 @dataclass(frozen=True)
 class Opening:
-    """How sources become loaded sources.
+    """Opens sources, all with the same transform and limits.
 
     Args:
         transform: Applied once to every image.

@@ -51,7 +51,7 @@ class PerturbedSource:
 
 @dataclass(frozen=True)
 class Perturbations:
-    """What is made of the normal images.
+    """The perturbations of an experiment.
 
     Args:
         attacks: Attacks by name.
@@ -142,7 +142,7 @@ def _perturbed_source(
 
 
 class ExperimentSources:
-    """What `ImageDataModule` knows of its sources beyond how they are batched; its constructor sets the attributes."""
+    """The sources of an experiment, each opened at first use; `ImageDataModule` sets the attributes and adds loaders."""
 
     normal: Source | str
     anomalies: dict[str, Source | str]
@@ -198,7 +198,7 @@ class ExperimentSources:
 
     @cached_property
     def perturbed_sources(self) -> dict[str, PerturbedSource]:
-        """What attacks and corruptions make of the normal images, by name.
+        """The perturbed sources by name: what attacks and corruptions make of the normal images.
 
         Which images a limit takes is settled by the split of `limit_seed`, so that other splits attack the same ones.
 

@@ -73,7 +73,7 @@ class Listing(ABC):
 
 
 class Source(ABC):
-    """Where images come from: configuration only, until `open()` looks."""
+    """A source of images as it is configured; nothing is read before `open()`."""
 
     @abstractmethod
     def open(self) -> Listing:

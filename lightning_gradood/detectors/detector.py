@@ -46,7 +46,7 @@ class Detector(ABC):
     @property
     @abstractmethod
     def probes(self) -> Sequence[Probe]:
-        """What it reads from the network."""
+        """The probes that it reads."""
 
     @property
     def needs_anomalies(self) -> bool:

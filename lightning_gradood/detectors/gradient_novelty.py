@@ -90,7 +90,7 @@ class ClassConditionalWhitening:
         return cls(label_designs, mean, scale, classes, centres, directions)
 
     def of_images(self, records: Records) -> np.ndarray:
-        """What is left of each image's log norms without its predicted class, float64 [n, D].
+        """Whitened log norms of each image relative to its predicted class, float64 [n, D].
 
         A class that was never predicted for the normal images has the mean of all as its centre.
         """
@@ -151,7 +151,7 @@ class OneClassDetector(Detector):
         return []
 
     def score(self, records: Records) -> np.ndarray:
-        """How unusual, float64 [n]."""
+        """Anomaly scores, float64 [n]."""
         return np.asarray(self._score(self._fitted(self._whitening).of_images(records)), dtype=np.float64)
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -172,7 +172,7 @@ class OneClassDetector(Detector):
         """Score values [n, D], higher = more anomalous."""
 
     def _state(self) -> dict[str, Tensor]:
-        """What is learnt beyond the whitening."""
+        """Tensors that were fitted beyond the whitening."""
         return {}
 
     def _load(self, state: dict[str, Tensor]) -> None:  # nothing, unless a method learns more

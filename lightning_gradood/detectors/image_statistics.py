@@ -24,7 +24,7 @@ class ImageStatisticsProbe(Probe):
         return "image_statistics"
 
     def names(self, network: nn.Module) -> list[str]:
-        """What the four are."""
+        """Names of the four."""
         return ["mean", "variance", "high_frequency", "blockiness"]
 
     def __call__(self, network: nn.Module, images: Tensor) -> Tensor:

@@ -78,7 +78,7 @@ class Neighbourhoods:
 
     @property
     def neighbours(self) -> int:
-        """How many images each is compared with."""
+        """Number of images that each image is compared with."""
         return int(self.features.shape[1]) - 1
 
     def dimensionality(
@@ -119,7 +119,7 @@ _GRID = (10, 20, 30, 40, 50, 60, 70, 80, 90)
 
 @dataclass(frozen=True)
 class _Fit:
-    """What `fit` has learnt."""
+    """The fitted k, layers, mini-batches and regression."""
 
     k: int
     layers: list[list[int]]
@@ -190,7 +190,7 @@ class LID(Detector):
         return fit.logistic.score(dimensions[:, 0])
 
     def state_dict(self) -> dict[str, Tensor]:
-        """What was learnt.
+        """Everything that was fitted.
 
         - the regression, and `k`;
         - `clean`: features of the mini-batches, float64 [batches, size, ΣC], and `layer`: that of each column, int64 [ΣC];

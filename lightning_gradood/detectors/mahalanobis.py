@@ -55,7 +55,7 @@ class TiedGaussians:
 
 
 class Moments:
-    """What tied Gaussians are made of, gathered batch by batch in float64: memory does not grow with the images.
+    """Sums from which tied Gaussians are made, added up batch by batch in float64.
 
     Args:
         classes: how many there may be.
@@ -237,7 +237,7 @@ _MAGNITUDES = (0.0, 0.01, 0.005, 0.002, 0.0014, 0.001, 0.0005)
 
 @dataclass(frozen=True)
 class _Fit:
-    """What `fit` has learnt: which magnitude, and over all feature layers the regression, or None where the last feature
+    """The fitted magnitude and, over all feature layers the regression, or None where the last feature
     layer is enough.
     """
 

@@ -13,7 +13,7 @@ from lightning_gradood.tasks import MLPSettings
 
 @dataclass
 class DetectionSettings:
-    """What is read from the classifier and which detectors are fitted on it.
+    """Settings of detection: label designs, detectors, protocol, metrics, seeds.
 
     Args:
         label_designs: confounding labels, e.g. [AllOnes]; several together make one longer representation, and the
@@ -48,7 +48,7 @@ class DetectionSettings:
 
     @property
     def probes(self) -> list[Probe]:
-        """What all detectors read, each probe once; logits come with the pass at no cost and give the predictions."""
+        """The probes of all detectors, each once; logits come with the pass at no cost and give the predictions."""
         probes = [probe for detector in self.build() for probe in detector.probes]
         found: dict[str, Probe] = {}
         for probe in [*probes, LogitsProbe()]:

@@ -192,7 +192,7 @@ def measure(
 
 
 def attack_numbers(records: Records) -> dict[str, float]:
-    """What was done to the attacked or corrupted ones of these records; empty if there are none.
+    """Success rate and mean L2 and L∞ distance of the perturbed images of these records; empty if there are none.
 
     Returns:
         `attack_success` (share of images whose prediction is not their class), `attack_target_hit` for targeted attacks,

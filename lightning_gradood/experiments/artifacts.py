@@ -51,7 +51,7 @@ class RunArtifacts:
 
     @staticmethod
     def path(folder: Path) -> Path:
-        """Where a run's folder has it."""
+        """The file in a run's folder."""
         return folder / _FILE
 
     @classmethod

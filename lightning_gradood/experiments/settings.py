@@ -56,7 +56,7 @@ class Experiment:
 
 @dataclass(frozen=True)
 class TableSettings:
-    """How the tables and the page are made.
+    """Settings of the tables and the page.
 
     Args:
         accuracy: which accuracy Table 2 shows; `detection_accuracy` is the oracle's (Lee et al. 2018), the best balanced

@@ -36,7 +36,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Row:
-    """What all detectors have on one source.
+    """The numbers of all detectors on one source.
 
     Args:
         experiment: its name in the benchmark.

@@ -91,7 +91,7 @@ class ProbeCallback(Callback):
 
     @property
     def plan(self) -> Plan:
-        """What was complete and what was to be read when `predict` began."""
+        """The plan that was made when `predict` began."""
         return self._started().plan
 
     @property

@@ -41,7 +41,7 @@ class SourceImages:
     made: Crafted | Records | None = None
 
     def columns(self, logits: Tensor) -> dict[str, list[Any]]:
-        """What a record says beside its probes, given the network's logits [n, classes] on the images."""
+        """Columns of the records beside their probes, given the network's logits [n, classes] on the images."""
         columns: dict[str, list[Any]] = {
             "origin_id": self.origins,
             "label": self.labels,

@@ -37,7 +37,7 @@ class CacheEntry:
 
 @dataclass(frozen=True)
 class Plan:
-    """What an extraction has to read; made by the first process and sent to the others.
+    """The records that are missing, and how they are keyed; made by the first process and sent to the others.
 
     Args:
         entries: all that the experiment needs.

@@ -131,7 +131,7 @@ class ProbeReader:
 
 
 class ProofStore:
-    """What the engine has proved of a network, stored under a key of its weights, structure and the versions of the code.
+    """Stored plans of the gradient engine for a network, under a key of its weights, structure and the versions of the code.
 
     Made while the network is in the state that is probed, it adopts what an earlier run left.
 

@@ -38,12 +38,12 @@ LARGE_MAP = 256  # pixels, from which a 1×1 convolution's input gradient is fas
 
 @dataclass(frozen=True)
 class Limits:
-    """How much is done at a time.
+    """Sizes of micro-batches and the share of time for comparisons.
 
     Attributes:
         chunk: elements of intermediate results of one closed form, so that they stay in a cache.
         weights: entries of dW in one grouped convolution. Beyond it each image takes longer, up to three times for large
-            weights; below it calls count.
+            weights; below this size call overhead dominates.
         micro_batch: images in one pass.
         activation_bytes: what a pass may keep for its backward; fewer images are taken where they would need more.
         recheck: share of the time that goes into comparing images, chosen by chance, with the loop.

@@ -28,7 +28,7 @@ class Layer(ABC):
 
     @abstractmethod
     def output(self, x: Tensor) -> Tensor:
-        """What the operation returns for its input, [N, ...]."""
+        """Compute the operation for its input, [N, ...]."""
 
     @abstractmethod
     def backward(self, x: Tensor, gradient: Tensor, needs_input: bool, accumulator: Accumulator) -> Tensor | None:

@@ -20,7 +20,7 @@ from lightning_gradood.core import Refusal, check_logits_shape
 
 
 class Structure:
-    """Which modules and parameters a network has.
+    """A network's modules and parameters by name.
 
     The network itself is not kept, or it would never be freed.
 
@@ -40,7 +40,7 @@ class Structure:
         self.parameters = _named_parameters(modules)
 
     def modules(self, network: nn.Module) -> dict[str, nn.Module]:
-        """What `named_modules` gives."""
+        """Equal `named_modules`."""
         return {"": network, **self._inner}
 
     def is_current(self) -> bool:
@@ -72,7 +72,7 @@ def _contents(registries: list[dict[str, Any]]) -> tuple[list[str], list[int]]:
 
 
 def _named_parameters(modules: Mapping[str, nn.Module]) -> dict[str, nn.Parameter]:
-    """What `named_parameters` gives for these `named_modules`: each tensor once, under its first name."""
+    """Equal `named_parameters` for these `named_modules`: each tensor once, under its first name."""
     first: dict[nn.Parameter, str] = {}
     for prefix, module in modules.items():
         for name, parameter in module._parameters.items():

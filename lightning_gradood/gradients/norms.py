@@ -111,7 +111,7 @@ class _Work:
         return norms, logits
 
     def _due(self, images: Tensor, is_new: bool) -> Checks:
-        """Which comparisons to make: all of them for a new size of micro-batch, else by chance and seldom."""
+        """Choose the comparisons to make: all for a new size of micro-batch, else few, at random."""
         number = images.shape[0]
         row = _chance.randrange(number)
         if is_new:

@@ -41,7 +41,7 @@ class Slot:
     is_read: bool = False
 
     def prepared(self, value: Any) -> Any:
-        """What the place holds at the beginning of a pass."""
+        """The value that the place gets at the beginning of a pass."""
         if self.is_buffer or self.is_read:
             return value.detach().clone() if isinstance(value, Tensor) else copy(value)
         return _emptied(value)
@@ -49,7 +49,7 @@ class Slot:
 
 @dataclass(frozen=True)
 class Precautions:
-    """How a network's passes have to be made.
+    """Measures that a network's passes need.
 
     Attributes:
         slots: what a pass fills; emptied before it (a buffer: replaced by a copy), put back after it.

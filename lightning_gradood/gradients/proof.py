@@ -50,7 +50,7 @@ _LARGEST_COPY = 4 << 30  # bytes of a copy; larger networks are proved on themse
 
 @dataclass
 class Checked:
-    """What the caller's own images have confirmed so far.
+    """Columns and batch sizes that were compared on the caller's own images so far.
 
     Attributes:
         sizes: numbers of images in a micro-batch.
@@ -63,7 +63,7 @@ class Checked:
 
 @dataclass(frozen=True)
 class Plan:
-    """How to compute a network's norms.
+    """The way in which a network's norms are computed.
 
     Attributes:
         trace: what a fast pass has to do to be trusted; None where only the loop is right.
@@ -140,9 +140,9 @@ def _judged(network: nn.Module, probes: Tensor, precautions: Precautions) -> Pla
     verdict: Plan | None = None
     if own != torch.float64:
         with suppress(Refusal):  # an output that seems to depend on other images may be rounded
-            verdict = _examined_somehow(network, probes, torch.float32, precautions)
+            verdict = _examined_where_possible(network, probes, torch.float32, precautions)
     if verdict is None or verdict.reason in (MISMATCH, _NOT_LINEAR):
-        verdict = _examined_somehow(network, probes, torch.float64, precautions)
+        verdict = _examined_where_possible(network, probes, torch.float64, precautions)
     if own not in (torch.float32, torch.float64):
         return replace(verdict, trace=None, single=False, reason=f"closed forms are not accurate enough in {own}")
     if len({parameter.dtype for parameter in network.parameters()}) > 1:
@@ -150,8 +150,8 @@ def _judged(network: nn.Module, probes: Tensor, precautions: Precautions) -> Pla
     return verdict
 
 
-def _examined_somehow(network: nn.Module, probes: Tensor, dtype: torch.dtype, precautions: Precautions) -> Plan:
-    """Look at what can be looked at best: a revealed copy, a plain one, the network itself."""
+def _examined_where_possible(network: nn.Module, probes: Tensor, dtype: torch.dtype, precautions: Precautions) -> Plan:
+    """Examine a copy with replaced weights, else a plain copy, else the network itself."""
     if sum(parameter.numel() for parameter in network.parameters()) * dtype.itemsize <= _LARGEST_COPY:
         for revealed in (True, False):
             try:

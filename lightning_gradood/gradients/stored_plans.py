@@ -174,7 +174,7 @@ _adopted: WeakKeyDictionary[nn.Module, dict[str, dict[str, Any]]] = WeakKeyDicti
 
 
 def key_text(images: Tensor) -> str:
-    """What a proof is for, beside its network: an image's shape, dtype and kind of device."""
+    """Text of what a plan is for beside its network: an image's shape, dtype and kind of device."""
     return f"{list(images.shape[1:])} {images.dtype} {images.device.type}"
 
 

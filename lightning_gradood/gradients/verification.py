@@ -114,7 +114,7 @@ class Fault:
 
 @dataclass(frozen=True)
 class Checks:
-    """Which comparisons to make.
+    """The comparisons to make.
 
     Attributes:
         logit gradients: whether to compare logit gradients times powers of two.
@@ -165,7 +165,7 @@ def _compare(
 
 
 def first_excess(norms: Tensor, truth: Tensor, strict: bool) -> tuple[int, int] | None:
-    """Where two ways, [N, L] float64, differ by more than rounding, entry by entry; None if nowhere.
+    """First entry in which two results, float64 [N, L], differ by more than rounding; None if there is none.
 
     Args:
         norms: the one.

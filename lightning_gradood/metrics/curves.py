@@ -80,7 +80,7 @@ def _check_labels(labels: NDArray[np.generic]) -> None:
 
 @dataclass(frozen=True)
 class ThresholdCounts:
-    """How many images score at least as high as each distinct score.
+    """Numbers of normal and anomalous images that score at least as high as each distinct score.
 
     Attributes:
         values: The k distinct scores, ascending; float64 `[k]`.

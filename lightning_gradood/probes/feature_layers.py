@@ -107,7 +107,7 @@ def feature_layer_output(network: nn.Module, images: Tensor, name: str) -> Tenso
 
 
 class _Reached(BaseException):
-    """What was asked for is there. Not an `Exception`, as networks may catch those."""
+    """Raised to end a forward pass once all layers were read. Not an `Exception`, as networks may catch those."""
 
     def __init__(self, values: Tensor) -> None:
         self.values = values

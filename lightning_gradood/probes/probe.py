@@ -28,7 +28,7 @@ class Probe(ABC):
 
     @abstractmethod
     def names(self, network: nn.Module) -> list[str]:
-        """What each entry of a row is, such as parameter names; its length is the row's."""
+        """Names of the entries of a row, such as parameter names."""
 
     @abstractmethod
     def __call__(self, network: nn.Module, images: Tensor) -> Tensor:

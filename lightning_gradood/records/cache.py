@@ -82,7 +82,7 @@ class RecordCache:
         return Records(found.table.take([place[name] for name in ids]))
 
     def describe(self, key: str) -> dict[str, object]:
-        """What a complete entry was computed from, as given to `commit`."""
+        """The description of a complete entry, as given to `commit`."""
         return dict(json.loads((self.folder / key / _ENTRY).read_text()))
 
     def done(self, key: str) -> set[str]:

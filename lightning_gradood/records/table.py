@@ -127,7 +127,7 @@ class Records:
         return np.asarray(column.flatten().to_numpy()).reshape(len(self), column.type.list_size)
 
     def names(self, probe: str) -> list[str]:
-        """What the columns of a probe are, such as parameter names; empty where it was not said."""
+        """Names of the columns of a probe, such as parameter names; empty where none were given."""
         metadata = self.table.schema.field(probe).metadata or {}
         return list(json.loads(metadata.get(_NAMES.encode(), b"[]")))
 

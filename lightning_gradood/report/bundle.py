@@ -24,7 +24,7 @@ MEAN = "mean"
 
 @dataclass(frozen=True)
 class DetectionReport:
-    """What stage two found, ready to be written, drawn and logged.
+    """Outcomes, representations, sample images and provenance of a `detect` run.
 
     Args:
         experiment: name of the experiment.
