@@ -97,7 +97,7 @@ def exact_arithmetic() -> Iterator[None]:
 def frozen_network(network: nn.Module) -> Iterator[None]:
     """Put `network` in eval mode with frozen parameters, as attacks and probes need it; restore both on leaving.
 
-    Gradients behind batch norm are right for a single image, too, which torch's own are not always (`layouts`).
+    Gradients behind batch norm are right for a single image, too, which torch's own are not always (`OrderedBatchNorm`).
 
     Args:
         network: every module's `training` flag and every parameter's `requires_grad` is restored, one by one.

@@ -53,7 +53,7 @@ class Precautions:
 
     Attributes:
         slots: what a pass fills; emptied before it (a buffer: replaced by a copy), put back after it.
-        reorders: whether batch norm may meet a layout that torch misreads (`layouts`).
+        reorders: whether batch norm may meet a layout that torch misreads (`core.network_state`).
         scales_logit_gradients: whether the backward pass is linear, so that its logit gradient may be brought to a safe scale.
     """
 

@@ -1,4 +1,4 @@
-"""Tests for `benchmark/probe_cost.py`: the memory of a reading whose tensors are known."""
+"""The memory that a probe is said to need, for readings whose tensors are known."""
 
 import pytest
 import torch
