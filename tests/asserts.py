@@ -1,6 +1,7 @@
 """Properties that hold for everything of a kind, each written once."""
 
 import json
+import random
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -8,14 +9,20 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
+import pytest
+import torch
+from sklearn.metrics import roc_auc_score
 
-from lightning_gradood.detectors import Detector, load_detector, save_detector
+from lightning_gradood.detectors import Detector, NotFittedError, load_detector, save_detector
 from lightning_gradood.records import Records
 
 _SCORE = """
 import json, sys
 import numpy as np
 import pyarrow.parquet as pq
+import pytest
+import torch
+from sklearn.metrics import roc_auc_score
 from lightning_gradood.detectors import load_detector
 from lightning_gradood.records import Records
 for name, (saved, records, scores) in json.loads(sys.argv[1]).items():
@@ -45,3 +52,53 @@ def assert_saved_scores_are_equal(fitted: Mapping[str, tuple[Detector, Records]]
         assert type(loaded.detector) is type(detector), name
         assert loaded.detector.arguments == detector.arguments, name
         assert (loaded.flag(records) == (expected > 0.5)).all(), name
+
+
+def assert_scores_belong_to_their_records(detector: Detector, records: Records) -> None:
+    """Scores are finite float64, follow their records into any order, and depend on no other record."""
+    detector.fit(records, seed=0)
+    scores = detector.score(records)
+    assert (scores.dtype, scores.shape) == (np.float64, (len(records),))
+    assert np.isfinite(scores).all()
+    order = np.random.default_rng(1).permutation(len(records))
+    np.testing.assert_allclose(detector.score(Records(records.table.take(order))), scores[order], rtol=1e-6)
+    for row in order[:3].tolist():
+        np.testing.assert_allclose(detector.score(Records(records.table.slice(row, 1))), scores[[row]], rtol=1e-6)
+
+
+def assert_fit_is_reproducible_and_leaves_random_numbers_alone(detector: Detector, records: Records) -> None:
+    """The same seed gives the same scores whatever the caller's random numbers are, and these stay as they were."""
+    scores = []
+    for seed in (5, 6):
+        np.random.seed(seed), torch.manual_seed(seed), random.seed(seed)
+        before = np.random.get_state()[1].tolist(), torch.get_rng_state(), random.getstate()
+        detector.fit(records, seed=3)
+        scores.append(detector.score(records).tobytes())
+        assert np.random.get_state()[1].tolist() == before[0]
+        assert torch.equal(torch.get_rng_state(), before[1])
+        assert random.getstate() == before[2]
+    assert scores[0] == scores[1]
+
+
+def assert_nothing_of_test_is_learnt(detector: Detector, records: Records) -> None:
+    """A detector that was fitted without the `test` rows gives the same scores."""
+    detector.fit(records, seed=3)
+    scores = detector.score(records)
+    seen = Records(records.table.filter(records.column("split") != "test"))
+    detector.fit(seen, seed=3)
+    assert detector.score(records).tobytes() == scores.tobytes()
+
+
+def assert_anomalous_score_higher(detector: Detector, records: Records) -> None:
+    """Higher is more anomalous, where the records can be told apart at all."""
+    detector.fit(records, seed=3)
+    test = records.where(split="test")
+    assert roc_auc_score(test.anomalous, detector.score(test)) > 0.5
+
+
+def assert_refuses_before_fitting(detector: Detector, records: Records) -> None:
+    """Scores and state of an unfitted detector are one error, with the detector's name."""
+    words = f"{type(detector).__name__} should be fitted before it scores or is saved"
+    for ask in (lambda: detector.score(records), detector.state_dict):
+        with pytest.raises(NotFittedError, match=words):
+            ask()

@@ -1,17 +1,13 @@
 """What holds for each of the field's other methods: nothing of `test` is learnt, each image stands for itself."""
 
-import time
-
 import numpy as np
 import pytest
 import torch
 from made_up_features import feature_records, rebuilt
-from safetensors.torch import load_file, save_file
 from sklearn.metrics import roc_auc_score
 
-from lightning_gradood.detectors import KNN, LID, Baseline, Energy, GradNorm, ImageStatistics, NotFittedError
+from lightning_gradood.detectors import KNN, LID, Baseline, Energy, GradNorm, ImageStatistics
 from lightning_gradood.evaluation import evaluate
-from lightning_gradood.records import Records
 
 DETECTORS = [Baseline(), Energy(), GradNorm(), KNN(k=5), LID(neighbours=[5, 20]), ImageStatistics()]
 LEARNING = DETECTORS[3:]
@@ -87,52 +83,3 @@ def test_what_can_be_told_apart_is_told_apart_with_anomalous_high(detector):
     assert outcome.metrics["test"]["auroc"] > 0.8
     assert ("accuracy_at_0.5" in outcome.metrics["test"]) == detector.scores_are_logits
     assert roc_auc_score(outcome.scores["test"].labels, outcome.scores["test"].scores) > 0.8
-
-
-@EVERY
-def test_scores_are_raw_and_depend_on_their_own_record_alone(detector):
-    table = feature_records()
-    _, scores = fitted(detector, table)
-    assert (scores.dtype, scores.shape) == (np.float64, (len(table),))
-    assert np.isfinite(scores).all()
-    for row in (0, 70, 200):
-        alone = detector.score(Records(table.table.slice(row, 1)))
-        np.testing.assert_allclose(alone, scores[[row]], rtol=1e-9)
-
-
-@EVERY
-def test_what_was_learnt_survives_safetensors(detector, tmp_path):
-    state, _ = fitted(detector, feature_records())
-    save_file({name: tensor.contiguous() for name, tensor in state.items()}, tmp_path / "detector.safetensors")
-    assert same(state, load_file(tmp_path / "detector.safetensors"))
-
-
-@EVERY
-def test_random_numbers_of_the_caller_neither_matter_nor_change(detector):
-    table = feature_records()
-    np.random.seed(5), torch.manual_seed(5)
-    before = np.random.get_state()[1].tolist(), torch.get_rng_state()
-    state, scores = fitted(detector, table)
-    assert np.random.get_state()[1].tolist() == before[0]
-    assert torch.equal(torch.get_rng_state(), before[1])
-    np.random.seed(6)
-    again, same_scores = fitted(detector, table)
-    assert same(state, again)
-    assert np.array_equal(scores, same_scores)
-
-
-@pytest.mark.parametrize("detector", [KNN(), LID(), ImageStatistics()], ids=lambda detector: detector.name)
-def test_asking_before_fitting_is_a_mistake_with_a_name(detector):
-    for ask in (lambda: detector.score(feature_records()), detector.state_dict):
-        with pytest.raises(NotFittedError, match="should be fitted before it scores or is saved"):
-            ask()
-
-
-@pytest.mark.parametrize(
-    "detector", [*DETECTORS[:3], KNN(), LID(), ImageStatistics()], ids=lambda detector: detector.name
-)
-def test_twenty_thousand_records_take_seconds(detector):
-    table = feature_records(counts={"train": 4000, "val": 4000, "test": 2000}, width=64)
-    start = time.process_time()
-    fitted(detector, table)
-    assert time.process_time() - start < 30

@@ -6,82 +6,26 @@ import numpy as np
 import pytest
 import torch
 from asserts import assert_saved_scores_are_equal
+from detector_cases import cases
 from made_up_features import feature_records
 from made_up_records import records
 from safetensors.torch import save_file
-from test_odin_and_mahalanobis import mahalanobis_records, odin_records
 
-from lightning_gradood import detectors
 from lightning_gradood.core import Refusal
 from lightning_gradood.detectors import (
     KNN,
     LID,
-    MLP,
-    ODIN,
-    Baseline,
-    Detector,
     Energy,
     FixedDetector,
-    GradientForest,
-    GradientGaussian,
-    GradientKNN,
-    GradNorm,
-    ImageStatistics,
-    Mahalanobis,
     NotFittedError,
     load_detector,
     save_detector,
 )
-from lightning_gradood.gradients import AllOnes, KHot, Uniform
 from lightning_gradood.records import Records
-from lightning_gradood.tasks import MLPSettings
-
-
-def gradients(*names):
-    """Records with the norms of several label designs, and classes."""
-    table = records(width=4)
-    norms = table.probe("gradients/all_ones")
-    predictions = np.arange(len(table)) % 3
-    parts = [
-        Records.build(
-            [name],
-            source=source,
-            values={f"gradients/{design}": norms[[row]] ** (1 + number) for number, design in enumerate(names)},
-            prediction=[int(predictions[row])],
-        )
-        for row, (name, source) in enumerate(zip(table.ids, table.column("source"), strict=True))
-    ]
-    split_of = dict(zip(table.ids, table.column("split"), strict=True))
-    return Records.concatenate(parts).with_splits(split_of)
-
-
-def cases():
-    """Every kind of detector, with other settings than its defaults, and records for it."""
-    designs = [AllOnes(), Uniform(temperature=2.0), KHot((0, 2))]
-    several = gradients(*(design.name for design in designs))
-    features, settings = feature_records(), MLPSettings(max_epochs=4, width=8, whitening=0.5)
-    mahalanobis = {"magnitudes": [0.0, 0.01, 0.005], "layers": None}
-    return {
-        "mlp": (MLP(designs, settings, name="other"), several),
-        "baseline": (Baseline(), features),
-        "energy": (Energy(temperature=3.0), features),
-        "gradnorm": (GradNorm(), features),
-        "knn": (KNN(k=7), features),
-        "lid": (LID(neighbours=[5, 20]), features),
-        "image_statistics": (ImageStatistics(), features),
-        "odin": (ODIN(temperatures=[1.0, 1000.0], magnitudes=[0.0, 0.01, 0.1]), odin_records()),
-        "mahalanobis_p": (Mahalanobis(preprocessing=True, **mahalanobis), mahalanobis_records()),
-        "mahalanobis_p_fe": (Mahalanobis(preprocessing=True, ensemble=True, **mahalanobis), mahalanobis_records()),
-        "gaussian": (GradientGaussian(designs, whitening=0.7), several),
-        "gradient_knn": (GradientKNN(designs, k=3), several),
-        "forest": (GradientForest(designs, trees=20), several),
-    }
 
 
 def test_saved_scores_are_equal_to_the_last_bit_in_a_fresh_process(tmp_path):
     fitted = cases()
-    ours = {kind for kind in vars(detectors).values() if isinstance(kind, type) and issubclass(kind, Detector)}
-    assert {type(detector) for detector, _ in fitted.values()} == ours - {Detector, FixedDetector}
     for detector, table in fitted.values():
         detector.fit(table, seed=3)
     assert_saved_scores_are_equal(fitted, tmp_path)
