@@ -1,7 +1,5 @@
 """The verbs of the program and its overview; nothing heavy is imported here, so that `--help` answers at once."""
 
-import textwrap
-
 ABOUT = "Train a classifier, probe it with gradients, and detect images unlike its training data."
 VERBS = {
     "fit": "Train the classifier, then do what `detect` does; --detection null stops after the classifier.",
@@ -17,10 +15,7 @@ VERBS = {
 def overview() -> str:
     """Text of `--help` without a verb."""
     width = max(map(len, VERBS)) + 4
-    lines = [
-        textwrap.fill(f"{verb:<{width}}{text}", 100, initial_indent="    ", subsequent_indent=" " * (width + 4))
-        for verb, text in VERBS.items()
-    ]
+    lines = [f"    {verb:<{width}}{text}" for verb, text in VERBS.items()]
     return "\n".join(
         [
             "usage: python -m lightning_gradood VERB --config FILE [--any.key value ...]",

@@ -9,7 +9,8 @@ from torch.utils._pytree import tree_leaves
 
 from lightning_gradood.core import Refusal
 from lightning_gradood.core.network_state import exact_arithmetic, frozen_network
-from lightning_gradood.gradients import AllOnes, LabelDesign, batches, costs, squared_gradient_norms
+from lightning_gradood.gradients import AllOnes, LabelDesign, costs, squared_gradient_norms
+from lightning_gradood.gradients import norms as batches
 from lightning_gradood.gradients.engine import backward, forward
 from lightning_gradood.gradients.plan import plan_for
 from lightning_gradood.gradients.proof import Plan

@@ -142,7 +142,7 @@ def test_probes_work_in_inference_mode(network):
 def test_logits_that_are_not_finite_are_refused_with_their_number(network):
     images = IMAGES.clone()
     images[[1, 4]] = float("nan")
-    with pytest.raises(Refusal, match=re.escape("Got NaN or infinity for 2 of 5 images. Check the weights and that")):
+    with pytest.raises(Refusal, match=re.escape("Got NaN or infinity in 2 of 5 rows: 1, 4. Look at these images")):
         LogitsProbe()(network, images)
     with pytest.raises(Refusal, match="logits should be finite"):
         read_probes([GradientProbe(AllOnes()), LogitsProbe()], network, images)
