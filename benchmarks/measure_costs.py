@@ -1,6 +1,6 @@
 """Measure the constants of `lightning_gradood/gradients/costs.py` on this machine, and how good the choices are.
 
-    OMP_NUM_THREADS=1 python -m benchmarks.measure_costs
+    OMP_NUM_THREADS=1 python -m benchmarks.measure_costs [--device cuda]
 
 Every form is timed on the shapes of residual, dense, wide and depthwise-separable networks. A form's cost is linear in
 the constants, so one non-negative least-squares fit over all timings gives them. The regret is the time of the chosen
@@ -9,10 +9,10 @@ forms over that of the fastest ones. Last comes what `costs.LARGE_MAP` decides: 
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import math
 import sys
-import time
 from collections.abc import Callable
 from unittest import mock
 
@@ -20,6 +20,8 @@ import numpy as np
 import scipy.optimize
 import torch
 
+from benchmarks.clock import seconds as seconds_of
+from lightning_gradood.core import exact_arithmetic
 from lightning_gradood.gradients import costs
 from lightning_gradood.gradients.rules import convolution_forms as forms
 from lightning_gradood.gradients.rules.convolution import Form, cheapest, possible_forms, size_of
@@ -39,33 +41,36 @@ DEPTHWISE = [
     (64, 64, 112, 3, 2), (72, 72, 56, 3, 1), (72, 72, 56, 5, 2), (120, 120, 28, 5, 1), (240, 240, 28, 3, 2),
     (200, 200, 14, 3, 1), (672, 672, 14, 5, 1), (672, 672, 14, 5, 2), (960, 960, 7, 5, 1), (1152, 1152, 7, 3, 1),
 ]  # fmt: skip
-IMAGES = 16
-LIMITS = costs.limits(torch.device("cpu"))
+IMAGES = {"cpu": 16, "cuda": 128}
 GRAM = (forms.products, forms.pixel_products)
 NAMES = [field.name for field in dataclasses.fields(costs.Costs)]
 
 
 def main() -> None:
     """Time, fit, print the constants and the regret."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--device", choices=IMAGES, default="cpu")
+    device = torch.device(parser.parse_args().device)
+    limits = costs.limits(device)
     rows, seconds, regret = [], [], [0.0, 0.0]
     for shape in SHAPES + DEPTHWISE:
         size, geometry = _described(*shape)
-        possible = possible_forms(size, geometry, LIMITS)
+        possible = possible_forms(size, geometry, limits)
         if size.positions > 1024:  # a Gram matrix of an image is far from paying
             possible = {form: images for form, images in possible.items() if form not in GRAM}
-        times = {form: _time(form, images, shape, geometry) for form, images in possible.items()}
+        times = {form: _time(form, images, shape, geometry, device) for form, images in possible.items()}
         rows += [_coefficients(forms.COSTS[form], size) for form in times]
         seconds += list(times.values())
-        regret[0] += times[cheapest(size, geometry, LIMITS)[0]]
+        regret[0] += times[cheapest(size, geometry, limits)[0]]
         regret[1] += min(times.values())
-        print(shape, {form.__name__: f"{1e3 * value:.3f} ms" for form, value in times.items()}, flush=True)
+        print(shape, {form.__name__: f"{1e6 * value:.1f} µs" for form, value in times.items()}, flush=True)
     matrix, target = np.array(rows), np.array(seconds)
     fitted, _ = scipy.optimize.nnls(matrix / target[:, None], np.ones(len(target)))  # relative errors count alike
     print(f"one multiplication of the grouped convolution: {1e12 * fitted[0]:.1f} ps")
     for name, value in zip(NAMES, fitted[1:] / fitted[0], strict=True):
-        print(f"    {name}: float = {value:.1f}   # now {getattr(costs.CPU, name):g}")
+        print(f"    {name}: float = {value:.2g}   # now {getattr(limits.costs, name):g}")
     print(f"regret of the constants in use: {regret[0] / regret[1]:.3f}")
-    for shape in SHAPES:
+    for shape in SHAPES if device.type == "cpu" else []:
         if shape[3] == 1:
             product, convolution = (_time_input_gradient(shape, large_map) for large_map in (0, sys.maxsize))
             print(
@@ -86,10 +91,13 @@ def _described(C: int, D: int, side: int, kernel: int, stride: int) -> tuple[cos
     return size_of(C, D, (side,) * 2, (math.ceil(side / stride),) * 2, geometry), geometry
 
 
-def _time(form: Form, images: int, shape: tuple[int, int, int, int, int], geometry: Geometry) -> float:
-    """Least CPU seconds per image in five runs, so many images at a time."""
+def _time(
+    form: Form, images: int, shape: tuple[int, int, int, int, int], geometry: Geometry, device: torch.device
+) -> float:
+    """Least seconds per image in five runs, so many images at a time."""
     C, D, side, _, stride = shape
-    a, b = torch.rand(IMAGES, C, side, side), torch.randn(IMAGES, D, math.ceil(side / stride), math.ceil(side / stride))
+    N, after = IMAGES[device.type], math.ceil(side / stride)
+    a, b = torch.rand(N, C, side, side, device=device), torch.randn(N, D, after, after, device=device)
 
     def work() -> None:
         for x, y in zip(a.split(images), b.split(images), strict=True):
@@ -98,28 +106,25 @@ def _time(form: Form, images: int, shape: tuple[int, int, int, int, int], geomet
             else:
                 form(x, y, geometry)
 
-    return _least(work)
+    return _least(work, device.type) / N
 
 
 def _time_input_gradient(shape: tuple[int, int, int, int, int], large_map: int) -> float:
     """The same for the gradient of a 1×1 convolution's input, as a product where it has `large_map` pixels or more."""
     C, D, side, _, stride = shape
+    N, after = IMAGES["cpu"], math.ceil(side / stride)
     _, geometry = _described(*shape)
-    x, b = torch.rand(IMAGES, C, side, side), torch.randn(IMAGES, D, math.ceil(side / stride), math.ceil(side / stride))
+    x, b = torch.rand(N, C, side, side), torch.randn(N, D, after, after)
     weight = torch.randn(D, C, 1, 1)
     with mock.patch.object(costs, "LARGE_MAP", large_map):
-        return _least(lambda: forms.input_gradient(x, b, weight, geometry))
+        return _least(lambda: forms.input_gradient(x, b, weight, geometry), "cpu") / N
 
 
-def _least(work: Callable[[], object]) -> float:
-    best = math.inf
-    for _ in range(6):  # the first warms up
-        start = time.process_time()
-        work()
-        best = min(best, time.process_time() - start)
-    return best / IMAGES
+def _least(work: Callable[[], object], device: str) -> float:
+    return min([seconds_of(work, device) for _ in range(6)][1:])  # the first warms up
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    main()
+    with exact_arithmetic():
+        main()

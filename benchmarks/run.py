@@ -19,6 +19,7 @@ import torch
 from benchmarks.clock import interleaved, peak_bytes
 from benchmarks.contenders import CONTENDERS, EXACT
 from benchmarks.networks import NETWORKS
+from lightning_gradood.core import exact_arithmetic
 
 
 def main() -> None:
@@ -32,6 +33,12 @@ def main() -> None:
     parser.add_argument("--memory", action="store_true", help="measure peak memory too, each in a process of its own")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results.json"))
     settings = parser.parse_args()
+    with exact_arithmetic():  # no TF32, which the norms refuse: for all alike
+        compare(settings)
+
+
+def compare(settings: argparse.Namespace) -> None:
+    """Measure, print and write."""
     report: dict[str, Any] = {"machine": _machine(settings.device), "rounds": settings.rounds, "results": []}
     for network in settings.networks:
         for batch in settings.batch:

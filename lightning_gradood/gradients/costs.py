@@ -1,6 +1,7 @@
-"""Costs of the closed forms: a table of measured constants, in multiplications of the fastest kernel.
+"""Costs of the closed forms: a table of measured constants, in multiplications of the grouped convolution.
 
-The CPU's constants were measured with oneDNN on AVX-512, one thread; `benchmarks/measure_costs.py` measures them again.
+The CPU's constants were measured with oneDNN on AVX-512, one thread; `benchmarks/measure_costs.py` measures them again,
+and those of a GPU.
 """
 
 from __future__ import annotations
@@ -23,11 +24,18 @@ class Costs:
     pair: float = 7.5  # an entry of a Gram matrix
     narrow: float = 2.6  # a multiplication of the grouped convolution with one channel per group, up to 3 × 3 taps
     wide: float = 75.0  # the same with more taps
+    narrow_weight: float = 0.0  # an entry of dW written by it
     slid: float = 2.8  # a multiplication of the forward depthwise convolution
+    slid_position: float = 0.0  # one of its kernel's positions, which each thread goes through one after the other
     diagonal: float = 15.0  # an entry of a Gram matrix, each time it is run through to sum along diagonals
 
 
 CPU = Costs()
+# one NVIDIA H100, float32 without TF32, 128 images: `python -m benchmarks.measure_costs --device cuda`
+ACCELERATOR = Costs(
+    product=0.2, moved=27, weight=25, weight_product=25, unfolded=48, pair=220, narrow=0.5, wide=4,
+    narrow_weight=2500, slid=1.9, slid_position=7500, diagonal=23,
+)  # fmt: skip
 ALONE = 1 << 16  # elements of a parameter on average, from which closed forms beat the loop on one image alone
 TOKEN_PAIR = (
     0.88  # a linear layer's time for each pair of tokens and channel, per multiplication of its dW: strips save
@@ -48,6 +56,10 @@ class Limits:
         activation_bytes: what a pass may keep for its backward; fewer images are taken where they would need more.
         recheck: share of the time that goes into comparing images, chosen by chance, with the loop.
         slides: whether a forward depthwise convolution is fast with an output gradient as its kernel, as oneDNN's is.
+        unfolds: whether all windows of a convolution's input are laid out side by side, as a GPU likes best: its grouped
+            convolution runs image by image, and sums along diagonals are many small kernels. A CPU's grouped convolution
+            always beats that.
+        costs: what the forms cost there.
     """
 
     chunk: int = 1 << 22
@@ -56,11 +68,15 @@ class Limits:
     activation_bytes: int = 2**30
     recheck: float = 0.01
     slides: bool = True
+    unfolds: bool = False
+    costs: Costs = CPU
 
 
 _CPU = Limits()
-# Not measured, for want of an accelerator: large enough to keep one busy, small enough for 16 GB.
-_ACCELERATOR = Limits(chunk=1 << 27, weights=1 << 27, micro_batch=256, activation_bytes=4 * 2**30, slides=False)
+# Micro-batches large enough to keep an H100 busy, small enough for 16 GB; only the costs are measured.
+_ACCELERATOR = Limits(
+    chunk=1 << 27, weights=1 << 27, micro_batch=256, activation_bytes=4 * 2**30, unfolds=True, costs=ACCELERATOR
+)
 
 
 def limits(device: torch.device) -> Limits:
@@ -92,7 +108,8 @@ def materialised(size: Size, costs: Costs) -> float:
     C, D = size.C, size.D
     if size.groups == C > 1:
         each = costs.narrow if size.taps <= 9 else costs.wide
-        return each * size.positions * D * size.taps + costs.moved * (C * size.pixels + D * size.positions)
+        products = each * size.positions * D * size.taps + costs.narrow_weight * D * size.taps
+        return products + costs.moved * (C * size.pixels + D * size.positions)
     if size.taps > 1 and C >= 12 and D >= 8:
         C, D = math.ceil(C / 16) * 16, math.ceil(D / 16) * 16
     products = size.positions * C * D * size.taps // size.groups
@@ -103,13 +120,21 @@ def materialised(size: Size, costs: Costs) -> float:
 def depthwise(size: Size, costs: Costs) -> float:
     """Cost of one image's dW by a forward depthwise convolution."""
     products = size.positions * size.D * size.taps
-    return costs.slid * products + costs.moved * (size.D * size.pixels + size.D * size.positions)
+    moved = costs.moved * (size.D * size.pixels + size.D * size.positions)
+    return costs.slid * products + costs.slid_position * size.positions + moved
 
 
 def pointwise(size: Size, costs: Costs) -> float:
     """Cost of one image's dW by a matrix product."""
     copied = costs.moved * size.C * size.positions if size.pixels != size.positions else 0
     return costs.product * size.positions * size.C * size.D + costs.weight_product * size.C * size.D + copied
+
+
+def unfolded(size: Size, costs: Costs) -> float:
+    """Cost of one image's dW by a matrix product with the unfolded input."""
+    columns = size.C * size.taps
+    moved = costs.unfolded * columns * size.positions
+    return costs.product * size.positions * columns * size.D + costs.weight_product * columns * size.D + moved
 
 
 def gram(size: Size, costs: Costs) -> float:

@@ -14,6 +14,7 @@ from lightning_gradood.gradients.rules.convolution import Form, cheapest, possib
 from lightning_gradood.gradients.rules.convolution_forms import Geometry
 
 LIMITS = costs.limits(torch.device("cpu"))
+ACCELERATOR = costs.limits(torch.device("cuda"))  # its forms are right anywhere
 # kernel, stride, padding, dilation, image
 CASES = [
     ((3, 3), (1, 1), (1, 1), (1, 1), (7, 6)),
@@ -52,8 +53,10 @@ def test_forms_agree_with_autograd(kernel: Sizes, stride: Sizes, padding: Sizes,
     x, weight = x.detach(), weight.detach()
 
     size = size_of(13, 10, image, tuple(b.shape[2:]), geometry)
-    possible = possible_forms(size, geometry, LIMITS)
+    possible = possible_forms(size, geometry, LIMITS) | possible_forms(size, geometry, ACCELERATOR)
     assert forms.pixel_products in possible
+    assert (forms.unfolded in possible) == (len(kernel) == 2 and not geometry.is_pointwise())
+    torch.testing.assert_close(forms.windows(x, geometry), _unfolded(x, geometry), rtol=0, atol=0)
     for form in possible:
         found = form(x, geometry) if form in (forms.products, forms.pixel_products) else form(x, b, geometry)
         if form in (forms.products, forms.pixel_products):

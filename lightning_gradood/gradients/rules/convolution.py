@@ -1,6 +1,6 @@
 """Closed forms of convolutions in 1, 2 and 3 dimensions, transposed and standardised ones too.
 
-‖dW‖² is computed by the cheapest of five forms (`convolution_forms`), db = Σ_t b.
+‖dW‖² is computed by the cheapest of six forms (`convolution_forms`), db = Σ_t b.
 
 A standardised weight (BiT, NFNet) has each output channel's mean removed and is divided by its standard deviation. With
 g = dW, θ̂ the standardised weight, M its entries for each output channel, s = 1/√(variance + ε) and a factor a,
@@ -104,22 +104,26 @@ def size_of(C: int, D: int, pixels: tuple[int, ...], positions: tuple[int, ...],
 def cheapest(size: costs.Size, geometry: Geometry, limits: costs.Limits) -> tuple[Form, int]:
     """Return the form for a shape, and how many images it takes at a time."""
     possible = possible_forms(size, geometry, limits)
-    form = min(possible, key=lambda form: forms.COSTS[form](size, costs.CPU))
+    form = min(possible, key=lambda form: forms.COSTS[form](size, limits.costs))
     return form, possible[form]
 
 
 def possible_forms(size: costs.Size, geometry: Geometry, limits: costs.Limits) -> dict[Form, int]:
-    """Return the forms that are right for a shape, and how many images each takes at a time."""
+    """Return the forms that are right for a shape and worth a try, and how many images each takes at a time."""
     C, D, T = size.C, size.D, size.positions
-    found: dict[Form, int] = {forms.materialised: max(1, limits.weights // (C * D * size.taps // size.groups))}
+    has_windows = geometry.is_full() and len(geometry.kernel) == 2 and not geometry.is_pointwise()
+    found: dict[Form, int] = {}
+    if has_windows:
+        found[forms.products] = max(2, limits.chunk // (4 * T * T + C * size.taps * T))
+        if limits.unfolds:
+            return {forms.unfolded: max(1, limits.chunk // (C * size.taps * (T + D))), **found}
+    found[forms.materialised] = max(1, limits.weights // (C * D * size.taps // size.groups))
     if limits.slides and geometry.is_depthwise(C) and T > 1:  # torch takes a kernel of one entry group by group
         found[forms.depthwise] = max(1, limits.chunk // (4 * (C * size.pixels + D * T)))
     if geometry.is_pointwise():
         found[forms.pointwise] = max(2, limits.chunk // (C * D))
     if geometry.is_full():
         found[forms.pixel_products] = max(2, limits.chunk // (6 * max(T * T, size.pixel_pairs)))
-    if geometry.is_full() and len(geometry.kernel) == 2 and not geometry.is_pointwise():
-        found[forms.products] = max(2, limits.chunk // (4 * T * T + C * size.taps * T))
     return found
 
 

@@ -1,7 +1,7 @@
-"""Per-sample squared norms of a convolution's weight gradient, five exact ways, and its input gradient; pure functions.
+"""Per-sample squared norms of a convolution's weight gradient, six exact ways, and its input gradient; pure functions.
 
 With A [C·k², T] the unfolded input and B [D, T] the output gradient of one image, dW = B Aᵀ, T output positions.
-`materialised`, `pointwise` and `depthwise` form dW; `products` and `pixel_products` lead to ‖dW‖² = ⟨AᵀA, BᵀB⟩, and AᵀA
+`materialised`, `pointwise`, `unfolded` and `depthwise` form dW; `products` and `pixel_products` lead to ‖dW‖² = ⟨AᵀA, BᵀB⟩, and AᵀA
 is the same for every label design. `costs` says which way is cheapest for a shape.
 """
 
@@ -143,12 +143,17 @@ def pointwise(a: Tensor, b: Tensor, geometry: Geometry) -> Tensor:
     return squared_rows(torch.bmm(b.flatten(2), read.flatten(2).transpose(1, 2)))
 
 
+def unfolded(a: Tensor, b: Tensor, geometry: Geometry) -> Tensor:
+    """Squared norms [n] through dW = B Aᵀ, one matrix product per image with the unfolded input: T·C·D·k² multiplications."""
+    return squared_rows(torch.bmm(b.flatten(2), _unfold(a, geometry).transpose(1, 2)))
+
+
 def products(a: Tensor, geometry: Geometry) -> Tensor:
     """AᵀA [n, T, T] of the unfolded input: T²·C·k² multiplications.
 
     Reference: Rochette et al. 2019; Bu et al. 2022 ("ghost norm").
     """
-    unfolded = F.unfold(a, geometry.kernel, geometry.dilation, geometry.padding, geometry.stride)
+    unfolded = _unfold(a, geometry)
     return torch.bmm(unfolded.transpose(1, 2), unfolded)
 
 
@@ -203,9 +208,27 @@ COSTS: dict[Callable[..., Tensor], Callable[[costs.Size, costs.Costs], float]] =
     materialised: costs.materialised,
     depthwise: costs.depthwise,
     pointwise: costs.pointwise,
+    unfolded: costs.unfolded,
     products: costs.gram,
     pixel_products: costs.pixel_gram,
 }
+
+
+def _unfold(a: Tensor, geometry: Geometry) -> Tensor:
+    """The unfolded input [n, C·k², T]; torch's own way unfolds image by image on accelerators."""
+    g = geometry
+    return F.unfold(a, g.kernel, g.dilation, g.padding, g.stride) if a.device.type == "cpu" else windows(a, g)
+
+
+def windows(a: Tensor, geometry: Geometry) -> Tensor:
+    """`F.unfold` by one copy of a view, for any number of dimensions: [n, C, ...] -> [n, C·k², T]."""
+    padded = F.pad(a, [side for pad in reversed(geometry.padding) for side in (pad, pad)]).contiguous()
+    size = [geometry.positions(axis, length) for axis, length in enumerate(a.shape[2:])]
+    steps = padded.stride()[2:]
+    taps = [dilation * step for dilation, step in zip(geometry.dilation, steps, strict=True)]
+    strides = [stride * step for stride, step in zip(geometry.stride, steps, strict=True)]
+    view = padded.as_strided((*a.shape[:2], *geometry.kernel, *size), (*padded.stride()[:2], *taps, *strides))
+    return view.reshape(a.shape[0], a.shape[1] * math.prod(geometry.kernel), math.prod(size))
 
 
 def _every(a: Tensor, first: Sequence[int], geometry: Geometry) -> Tensor:

@@ -47,7 +47,8 @@ class BatchNorm(Layer):
         N, C = x.shape[:2]
         wide = (1, N * C, *x.shape[2:], *((1,) if x.ndim == 2 else ()))
         weight, mean, variance = (
-            None if tensor is None else torch.cat([tensor] * N) for tensor in (self.weight, self.mean, self.variance)
+            None if tensor is None else tensor.expand(N, C).reshape(-1)
+            for tensor in (self.weight, self.mean, self.variance)
         )
         inputs, weights, biases = torch.ops.aten.native_batch_norm_backward(
             gradient.reshape(wide).contiguous(), x.reshape(wide).contiguous(), weight, mean, variance, None, None,
