@@ -20,9 +20,6 @@ _SCORE = """
 import json, sys
 import numpy as np
 import pyarrow.parquet as pq
-import pytest
-import torch
-from sklearn.metrics import roc_auc_score
 from lightning_gradood.detectors import load_detector
 from lightning_gradood.records import Records
 for name, (saved, records, scores) in json.loads(sys.argv[1]).items():

@@ -21,7 +21,7 @@ class Trees:
         left, right: children, counted within their tree, int64 [nodes].
         samples: training rows that reached the node, int64 [nodes].
         count: nodes of each tree, int64 [trees].
-        drawn: training rows of each tree, int64, one number.
+        tree_size: training rows that each tree was grown on, int64, one number.
     """
 
     feature: np.ndarray
@@ -30,7 +30,7 @@ class Trees:
     right: np.ndarray
     samples: np.ndarray
     count: np.ndarray
-    drawn: np.ndarray
+    tree_size: np.ndarray
 
     @classmethod
     def of(cls, forest: IsolationForest) -> Trees:
@@ -47,7 +47,7 @@ class Trees:
             right=nodes("children_right"),
             samples=nodes("n_node_samples"),
             count=np.array([tree.node_count for tree in trees]),
-            drawn=np.array(forest.max_samples_),
+            tree_size=np.array(forest.max_samples_),
         )
 
     def scores(self, values: np.ndarray) -> np.ndarray:
@@ -62,7 +62,7 @@ class Trees:
         depths = np.zeros(len(rows))
         for start, count in zip(np.cumsum(self.count) - self.count, self.count, strict=True):
             depths += self._depths(rows, slice(start, start + count))
-        expected = len(self.count) * _expected_depth(self.drawn.reshape(1))[0]
+        expected = len(self.count) * _expected_depth(self.tree_size.reshape(1))[0]
         return np.asarray(2 ** -(depths / expected if expected else np.ones_like(depths)))
 
     def _depths(self, rows: np.ndarray, tree: slice) -> np.ndarray:

@@ -124,7 +124,7 @@ def load_detector(path: str | Path, detector: Detector | None = None) -> SavedDe
     if about["format"] > FORMAT:
         raise Refusal(
             f"{path} should be a detector of format {FORMAT} or older. Got format {about['format']}. "
-            f"Update lightning_gradood; it was written by version {about['versions']['lightning_gradood']}."
+            "Update lightning_gradood: a newer version has written it."
         )
     if detector is None:
         detector = _made(about, path)
@@ -133,9 +133,31 @@ def load_detector(path: str | Path, detector: Detector | None = None) -> SavedDe
             f"`detector` should be a {about['class']}, as {path} holds one. Got a {type(detector).__qualname__}. "
             "Give an instance of that class, or none for a class of lightning_gradood."
         )
-    detector.load_state_dict(state)
+    try:
+        detector.load_state_dict(state)
+    except Refusal:
+        raise
+    except (KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
+        raise _damaged(path, f"a state that `{type(detector).__name__}` does not have ({error})") from error
     names = ("threshold", "trained_on", "counts", "reads", "versions")
     return SavedDetector(detector, *(about[name] for name in names))
+
+
+_TYPES = {
+    "format": int,
+    "class": str,
+    "threshold": float,
+    "trained_on": str,
+    "counts": dict,
+    "reads": dict,
+    "versions": dict,
+}
+
+
+def _damaged(path: str | Path, got: str) -> Refusal:
+    return Refusal(
+        f"{path} should be a detector that `detect` has saved. Got {got}. Name another file, or run `detect` again."
+    )
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -144,13 +166,12 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
             about = json.loads((file.metadata() or {}).get(_KEY, "null"))
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a mapping
     except (SafetensorError, OSError, json.JSONDecodeError) as error:
-        raise Refusal(
-            f"{path} should be a detector that `detect` has saved. Got: {error}. Name another file, or run `detect` again."
-        ) from error
+        raise _damaged(path, str(error)) from error
     if not isinstance(about, dict):
-        raise Refusal(
-            f"{path} should be a detector that `detect` has saved. Got a safetensors file of something else. Name another."
-        )
+        raise _damaged(path, "a safetensors file of something else")
+    for name, kind in _TYPES.items():
+        if not isinstance(about.get(name), (int, float) if kind is float else kind):
+            raise _damaged(path, f"`{name}: {about.get(name)!r}` among its metadata")
     return about, state
 
 
@@ -161,12 +182,17 @@ def _is_ours(detector: Detector) -> bool:
 def _made(about: Mapping[str, Any], path: str | Path) -> Detector:
     module, _, name = about["class"].rpartition(".")
     kind = getattr(detectors, name, None) if module.startswith("lightning_gradood.detectors.") else None
-    if kind is None or not issubclass(kind, Detector) or about["arguments"] is None:
+    if not isinstance(kind, type) or not issubclass(kind, Detector) or not isinstance(about.get("arguments"), dict):
         raise Refusal(
             f"`detector` should be an instance of {about['class']}, as {path} holds one and classes from elsewhere are not "
             "imported by name. Got none. Call load_detector(path, detector=...) with the settings it was saved with."
         )
-    made: Detector = kind(**_decoded(about["arguments"]))
+    try:
+        made: Detector = kind(**_decoded(about["arguments"]))
+    except Refusal:
+        raise
+    except (TypeError, ValueError) as error:
+        raise _damaged(path, f"arguments that `{name}` does not take ({error})") from error
     return made
 
 
@@ -188,8 +214,8 @@ def _decoded(value: Any) -> Any:
         return value
     if set(value) != {"class", "fields"}:
         return {name: _decoded(part) for name, part in value.items()}
-    kind = MLPSettings if value["class"] == "MLPSettings" else getattr(gradients, value["class"], None)
-    if kind is None or (kind is not MLPSettings and not issubclass(kind, LabelDesign)):
+    kind = MLPSettings if value["class"] == "MLPSettings" else getattr(gradients, str(value["class"]), None)
+    if not isinstance(kind, type) or not issubclass(kind, MLPSettings | LabelDesign):
         raise Refusal(
             f"A saved label design should be one of lightning_gradood.gradients. Got `{value['class']}`. "
             "Call load_detector(path, detector=...) with a detector that has it."

@@ -66,7 +66,7 @@ class Outcome:
 
     @property
     def transferred(self) -> bool:
-        """Whether it was trained on one other anomaly source, as in a matrix."""
+        """Whether it was trained on one other anomaly source, as in protocol `cross`."""
         return self.trained_on not in ("", self.source, NORMAL, OTHERS)
 
     @property

@@ -9,6 +9,7 @@ from asserts import assert_saved_scores_are_equal
 from detector_cases import cases
 from made_up_features import feature_records
 from made_up_records import records
+from safetensors import safe_open
 from safetensors.torch import save_file
 
 from lightning_gradood.core import Refusal
@@ -87,10 +88,54 @@ def test_a_class_from_elsewhere_is_filled_but_never_imported(tmp_path):
 
 
 def test_a_class_path_in_a_file_is_not_followed(tmp_path):
-    about = {"format": 1, "class": "subprocess.Popen", "arguments": {"args": ["true"]}}
-    save_file({"x": torch.zeros(1)}, tmp_path / "x.safetensors", {"lightning_gradood.detector": json.dumps(about)})
     with pytest.raises(Refusal, match=r"instance of subprocess.Popen, .* not imported by name"):
-        load_detector(tmp_path / "x.safetensors")
+        load_detector(written(tmp_path, **{"class": "subprocess.Popen", "arguments": {"args": ["true"]}}))
+
+
+def written(folder, state=None, **changed):
+    """A file whose metadata is an energy detector's, but for what is changed; None leaves an entry out."""
+    about = {
+        "format": 1, "class": "lightning_gradood.detectors.energy.Energy", "arguments": {}, "threshold": 0.0,
+        "trained_on": "", "counts": {}, "reads": {}, "versions": {},
+    }  # fmt: skip
+    about = {name: value for name, value in (about | changed).items() if value is not None}
+    path = folder / "written.safetensors"
+    save_file(state or {"x": torch.zeros(1)}, path, {"lightning_gradood.detector": json.dumps(about)})
+    return path
+
+
+@pytest.mark.parametrize("name", ["format", "class", "threshold", "trained_on", "counts", "reads", "versions"])
+@pytest.mark.parametrize("value", [None, [1]])
+def test_metadata_that_is_missing_or_of_another_type_is_refused(name, value, tmp_path):
+    with pytest.raises(Refusal, match=f"written.safetensors should be a detector .* Got `{name}: "):
+        load_detector(written(tmp_path, **{name: value}))
+
+
+def test_metadata_that_names_no_detector_is_refused(tmp_path):
+    with pytest.raises(Refusal, match="not imported by name"):
+        load_detector(written(tmp_path, **{"class": "lightning_gradood.detectors.load_detector"}))
+    with pytest.raises(Refusal, match=r"Got arguments that `Energy` does not take .*'kelvin'"):
+        load_detector(written(tmp_path, arguments={"kelvin": 3}))
+    strange = {"settings": {"class": "AllOnes.mro", "fields": {}}}
+    with pytest.raises(Refusal, match=r"label design should be one of lightning_gradood.gradients. Got `AllOnes.mro`"):
+        load_detector(written(tmp_path, **{"class": "lightning_gradood.detectors.mlp.MLP", "arguments": strange}))
+
+
+def test_a_state_without_one_of_its_tensors_is_refused_or_scores_the_same(tmp_path):
+    """The settings that ODIN and Mahalanobis chose are for the reader: their column alone is scored from."""
+    for name, (detector, table) in cases().items():
+        detector.fit(table, seed=3)
+        path = tmp_path / f"{name}.safetensors"
+        save_detector(path, detector, 0.0, table)
+        with safe_open(path, "pt") as file:
+            metadata, state = file.metadata(), {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        for left_out in state:
+            save_file({key: value for key, value in state.items() if key != left_out}, path, metadata)
+            if left_out in ("temperature", "magnitude"):
+                assert np.array_equal(load_detector(path).detector.score(table), detector.score(table))
+                continue
+            with pytest.raises(Refusal, match=f"{name}.safetensors should be a detector .* Got a state that"):
+                load_detector(path)
 
 
 def test_files_that_are_no_detectors_are_refused(tmp_path, energy):
@@ -102,7 +147,5 @@ def test_files_that_are_no_detectors_are_refused(tmp_path, energy):
     save_file({"x": torch.zeros(1)}, tmp_path / "x.safetensors")
     with pytest.raises(Refusal, match="something else"):
         load_detector(tmp_path / "x.safetensors")
-    newer = {"format": 2, "versions": {"lightning_gradood": "9.9"}}
-    save_file({"x": torch.zeros(1)}, tmp_path / "new.safetensors", {"lightning_gradood.detector": json.dumps(newer)})
-    with pytest.raises(Refusal, match=r"format 1 or older. Got format 2. Update .* version 9.9"):
-        load_detector(tmp_path / "new.safetensors")
+    with pytest.raises(Refusal, match=r"format 1 or older. Got format 2. Update lightning_gradood"):
+        load_detector(written(tmp_path, format=2))

@@ -1,8 +1,8 @@
 """Per-sample squared norms of a convolution's weight gradient, six exact ways, and its input gradient; pure functions.
 
 With A [C·k², T] the unfolded input and B [D, T] the output gradient of one image, dW = B Aᵀ, T output positions.
-`materialised`, `pointwise`, `unfolded` and `depthwise` form dW; `products` and `pixel_products` lead to ‖dW‖² = ⟨AᵀA, BᵀB⟩, and AᵀA
-is the same for every label design. `costs` says which way is cheapest for a shape.
+`materialised`, `pointwise`, `unfolded` and `depthwise` form dW; `products` and `pixel_products` lead to
+‖dW‖² = ⟨AᵀA, BᵀB⟩, and AᵀA is the same for every label design. `costs` says which way is cheapest for a shape.
 """
 
 from __future__ import annotations
