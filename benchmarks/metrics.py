@@ -44,13 +44,15 @@ def parts(count: int, resamples: int) -> dict[str, Callable[[], object]]:
     scores = rng.normal(labels)
     images = np.array([f"places/{row:07d}.jpg" for row in range(count)])
     half = np.arange(count) // 2
-    twins = images[half]  # each image and its attacked version
+    origins = images[half]  # each image and its attacked version
     return {
         "detection_metrics": lambda: detection_metrics(scores, labels),
         "best_balanced_threshold": lambda: best_balanced_threshold(scores, labels),
         "accuracy_at": lambda: accuracy_at(scores, labels, 0.5),
         f"bootstrap_auroc, {resamples} resamples": lambda: bootstrap_auroc(scores, labels, images, resamples),
-        f"the same, images with their twins, {resamples}": lambda: bootstrap_auroc(scores, labels, twins, resamples),
+        f"the same, attacked versions with their images, {resamples}": lambda: bootstrap_auroc(
+            scores, labels, origins, resamples
+        ),
         **{
             f"convention {name}": lambda name=name: conventional_metrics(scores, labels, name)  # type: ignore[misc]
             for name in CONVENTIONS

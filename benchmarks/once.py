@@ -53,9 +53,9 @@ def _checks(network: torch.nn.Module, images: torch.Tensor, device: str) -> tupl
     squared_gradient_norms(network, images)
     first, later = [], []
     for _ in range(5):
-        twin = copy.deepcopy(network)
+        copied = copy.deepcopy(network)
         for times in (first, later):
-            times.append(seconds(lambda: squared_gradient_norms(twin, images), device))  # noqa: B023
+            times.append(seconds(lambda: squared_gradient_norms(copied, images), device))  # noqa: B023
     median = statistics.median(later)
     return statistics.median(first) - median, median / images.shape[0]
 

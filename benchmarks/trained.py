@@ -91,9 +91,9 @@ def train(network: nn.Module, images: Iterator[tuple[Tensor, Tensor]], steps: in
 
 def compared(network: nn.Module, images: Tensor) -> str:
     """Which way the engine took, its deviation in float64, and both ways' errors in float32."""
-    twin = copy.deepcopy(network).double()
-    truth = loop(twin)(images.double())
-    double = _errors(squared_gradient_norms(twin, images.double()), truth).max()
+    copied = copy.deepcopy(network).double()
+    truth = loop(copied)(images.double())
+    double = _errors(squared_gradient_norms(copied, images.double()), truth).max()
     parts = images.split(8)  # a graph of more large images would not fit into memory
     together = torch.cat([in_one_batch(network, part) for part in parts])
     engine = torch.cat([squared_gradient_norms(network, part) for part in parts])

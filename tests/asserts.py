@@ -12,8 +12,11 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from sklearn.metrics import roc_auc_score
+from torch import Tensor, nn
 
+from lightning_gradood.core import Refusal
 from lightning_gradood.detectors import Detector, NotFittedError, load_detector, save_detector
+from lightning_gradood.probes import PixelProbe, Probe, read_probes
 from lightning_gradood.records import Records
 
 _SCORE = """
@@ -99,3 +102,48 @@ def assert_refuses_before_fitting(detector: Detector, records: Records) -> None:
     for ask in (lambda: detector.score(records), detector.state_dict):
         with pytest.raises(NotFittedError, match=words):
             ask()
+
+
+def state_of(network: nn.Module) -> tuple[object, ...]:
+    """Everything of a network, and of torch, that reading it could leave changed."""
+    return (
+        [module.training for module in network.modules()],
+        [(parameter.requires_grad, parameter.grad) for parameter in network.parameters()],
+        [(name, value.tolist()) for name, value in network.state_dict().items()],
+        [len(module._forward_hooks) + len(module._forward_pre_hooks) for module in network.modules()],
+        torch.is_inference_mode_enabled(),
+        torch.is_grad_enabled(),
+    )
+
+
+def assert_reading_leaves_everything_as_it_was(probe: Probe, network: nn.Module, images: Tensor) -> None:
+    """Network, images and torch's modes stay, also when the images cannot be read; reading again gives the same bits."""
+    before, given = state_of(network), images.clone()
+    values = probe(network, given)
+    assert torch.equal(given, images)
+    assert not given.requires_grad
+    assert not values.requires_grad
+    assert torch.equal(probe(network, given), values)
+    assert state_of(network) == before
+    if isinstance(probe, PixelProbe):
+        return  # it copies any images
+    with pytest.raises((Refusal, RuntimeError)):
+        probe(network, images[:, 0])
+    assert state_of(network) == before
+
+
+def assert_rows_belong_to_their_images(probe: Probe, network: nn.Module, images: Tensor) -> None:
+    """A row follows its image into any order, and depends on no other image."""
+    values = probe(network, images)
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(3))
+    torch.testing.assert_close(probe(network, images[order]), values[order], rtol=1e-4, atol=1e-6)
+    for row in order[:3].tolist():
+        torch.testing.assert_close(probe(network, images[row : row + 1]), values[row : row + 1], rtol=1e-4, atol=1e-6)
+
+
+def assert_modes_of_the_caller_change_nothing(probe: Probe, network: nn.Module, images: Tensor) -> None:
+    """Inference mode, where Lightning's predict hooks run, and autocast give the values of plain float32."""
+    expected = probe(network, images)
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        found = read_probes([probe], network, images.clone()).values[probe.name]
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)

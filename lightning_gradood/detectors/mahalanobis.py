@@ -148,7 +148,7 @@ class MahalanobisProbe(Probe):
         return name if self.layers is None else f"{name}/{'+'.join(self.layers)}"
 
     def names(self, network: nn.Module) -> list[str]:
-        """Tap and magnitude of each column."""
+        """Feature layer and magnitude of each column."""
         return [f"{layer} m={magnitude:g}" for layer in self._layers(network) for magnitude in self.magnitudes]
 
     def __call__(self, network: nn.Module, images: Tensor) -> Tensor:

@@ -69,7 +69,7 @@ class Interception(TorchFunctionMode):
         self.trace: list[Step] = []
         self.unknown: list[str] = []
         self.anchor = images.new_zeros((), requires_grad=True)
-        self._tally = accumulator
+        self._accumulator = accumulator
         self._batch_norms, self._images = OrderedBatchNorm(), images
         self._from_images = WeakIdKeyDictionary()
 
@@ -79,20 +79,20 @@ class Interception(TorchFunctionMode):
         """Replace `func` if it takes a parameter."""
         kwargs = kwargs or {}
         given = tensors_in((args, kwargs))
-        used = self._tally.known_among(given)
+        used = self._accumulator.known_among(given)
         # no gradient goes through what happens under no_grad, inside a custom autograd function for one
         if not used or not torch.is_grad_enabled():
             result = self._without_parameters(func, args, kwargs, given)
             self._follow_images(given, result)
             return result
-        call = Call(args, kwargs, self._tally, self._is_from_images)
+        call = Call(args, kwargs, self._accumulator, self._is_from_images)
         found = next(filter(None, (match(call) for match in MATCHES.get(func, ()))), None)
         if found is not None:
             layer, x = found
             self._note(func, type(layer).__name__, used * layer.steps, self._rows(x))
             for tensor in layer.parameters:
-                self._tally.use(tensor)
-            return Recorded.apply(self.anchor, layer, self._tally, x)
+                self._accumulator.use(tensor)
+            return Recorded.apply(self.anchor, layer, self._accumulator, x)
         if func in REWRITES and (rewrite := REWRITES[func](call)) is not None:
             with self:
                 return rewrite()
@@ -106,13 +106,13 @@ class Interception(TorchFunctionMode):
             self.trace.append((name, "", (), _index(func, args, given)))
             if given and (given[0].requires_grad or self._is_from_images(given[0])) and _moves_rows(func, args, kwargs):
                 self.unknown.append(f"{name} along the batch")
-        if self._tally.batch == 1 and func in BATCH_NORMS:
+        if self._accumulator.batch == 1 and func in BATCH_NORMS:
             return self._batch_norms.ordered(func, args, kwargs)
         return func(*args, **kwargs)
 
     def _rows(self, x: Tensor) -> tuple[object, ...]:
         """Rows for each image, and a row's sizes; a scalar stands for no input at all."""
-        return (x.shape[0] / self._tally.batch, *x.shape[1:]) if x.ndim else ()
+        return (x.shape[0] / self._accumulator.batch, *x.shape[1:]) if x.ndim else ()
 
     def _without_closed_form(
         self,
@@ -122,8 +122,8 @@ class Interception(TorchFunctionMode):
         given: list[Tensor],
         used: list[Tensor],
     ) -> Any:
-        constant = all(self._tally.knows(tensor) or not tensor.requires_grad for tensor in given)
-        reparametrised, is_parameter = self._tally.reparametrised, self._tally.is_parameter
+        constant = all(self._accumulator.knows(tensor) or not tensor.requires_grad for tensor in given)
+        reparametrised, is_parameter = self._accumulator.reparametrised, self._accumulator.is_parameter
         result = reparametrised.apply(func, args, kwargs, is_parameter) if constant else func(*args, **kwargs)
         if not tensors_in(result):
             return func(*args, **kwargs)  # a shape or a dtype carries no gradient; ask the parameter itself
@@ -145,7 +145,7 @@ class Interception(TorchFunctionMode):
         return tensor is self._images or tensor in self._from_images
 
     def _note(self, func: Callable[..., Any], became: str, used: list[Tensor], told: tuple[object, ...] = ()) -> None:
-        columns = tuple(self._tally.column(tensor) for tensor in used)
+        columns = tuple(self._accumulator.column(tensor) for tensor in used)
         self.trace.append((getattr(func, "__name__", str(func)), became, columns, told))
 
 

@@ -20,7 +20,7 @@ def bootstrap_auroc(
 ) -> tuple[float, float]:
     """Return the percentile bootstrap interval of the AUROC.
 
-    An origin (a clean image) is drawn as one unit: with it come all its records, so a clean image and its attacked twin
+    An origin (a clean image) is drawn as one unit: with it come all its records, so a clean image and its attacked version
     are both in a resample or both absent. Origins are drawn with replacement within three strata, those with normal
     records only, with anomalous ones only, and with both, each as often as it has origins; so every resample holds both
     classes. The result does not depend on the order of the records.

@@ -115,7 +115,9 @@ def test_the_paper_s_experiment_runs_where_the_data_are_in_place(unreachable, no
 
 
 @pytest.mark.parametrize("config", [path for path in CONFIGS if path != RESNET], ids=lambda path: path.stem)
-def test_the_others_find_the_same_data_and_keep_twins_together(config, pools, unreachable, capsys, monkeypatch):
+def test_the_others_find_the_same_data_and_keep_attacked_images_with_their_origin(
+    config, pools, unreachable, capsys, monkeypatch
+):
     accept_any_checksum(monkeypatch)
     place_everything(Path("data"))
     checked = [*TINY, "--trainer.logger", "false", "--data.limit", "12", "--detection.mlp.max_epochs", "1"]
@@ -132,7 +134,7 @@ def test_the_others_find_the_same_data_and_keep_twins_together(config, pools, un
     assert ("mlp_all_ones" in table(capsys.readouterr().out)) == (config.stem in ("cifar_adversarial", "digits"))
     assert len(pools) >= len(set(sources))
     for pool in pools:
-        assert_twins_share_splits(pool)
+        assert_perturbed_images_share_splits(pool)
 
 
 @pytest.fixture
@@ -148,7 +150,7 @@ def pools(monkeypatch):
     return seen
 
 
-def assert_twins_share_splits(pool):
+def assert_perturbed_images_share_splits(pool):
     """A clean image and whatever was made of it are in one split."""
     splits = {}
     for origin, split in zip(pool.column("origin_id"), pool.column("split"), strict=True):
@@ -156,7 +158,7 @@ def assert_twins_share_splits(pool):
     assert all(len(found) == 1 for found in splits.values())
     attacked = pool.column("attack") != ""
     clean = set(pool.column("id")[pool.anomalous == 0])
-    assert set(pool.column("origin_id")[attacked]) <= clean  # twins of the very images they stand against
+    assert set(pool.column("origin_id")[attacked]) <= clean  # perturbed of the very images they stand against
 
 
 def test_a_users_own_folders_run_by_the_flags_that_the_file_names(capsys):

@@ -44,7 +44,7 @@ def test_without_training_images_one_line_says_what_to_do(capsys):
     assert line.startswith("`data.train` should name the classifier's training images, as mahalanobis must be fitted")
 
 
-def test_an_unknown_tap_is_refused_below_the_bar(capsys):
+def test_an_unknown_feature_layer_is_refused_below_the_bar(capsys):
     wrong = "[{class_path: Mahalanobis, init_args: {layers: [layer9]}}]"
-    line = refused(["detect", *FILE, "--detection.detectors", wrong, "--run_dir", "no_tap"], capsys)
+    line = refused(["detect", *FILE, "--detection.detectors", wrong, "--run_dir", "no_layer"], capsys)
     assert "Got `layers = ['layer9']` with 'layer9'. Its children are" in line

@@ -26,32 +26,32 @@ def test_a_preset_s_name_stands_for_its_six_attacks(name):
 def test_a_severity_stands_for_all_fifteen_corruptions():
     sources = data(corruptions=2, attacks={"mine": Semantic()})
     assert len(sources.perturbed_sources) == 16
-    assert {twins.attack.severity for name, twins in sources.perturbed_sources.items() if name != "mine"} == {2}
-    assert [name for name, twins in sources.perturbed_sources.items() if twins.adversarial] == ["mine"]
+    assert {perturbed.attack.severity for name, perturbed in sources.perturbed_sources.items() if name != "mine"} == {2}
+    assert [name for name, perturbed in sources.perturbed_sources.items() if perturbed.adversarial] == ["mine"]
 
 
-def test_each_twin_has_its_origin_s_key_and_thereby_its_split():
+def test_each_perturbed_image_has_its_origin_s_key_and_thereby_its_split():
     sources = data(attacks="paper", corruptions={"fog": Corruption("fog")}, limits={"cw": 20})
     split_of = sources.manifest.split_of
-    for name, twins in sources.perturbed_sources.items():
-        assert [key.partition("/")[2] for key in twins.ids] == [key.partition("/")[2] for key in twins.origins]
-        assert [sources.normal_source.ids[row] for row in twins.rows] == twins.origins
-        assert all(key.startswith(f"{name}/") for key in twins.ids)
-        assert set(twins.ids).isdisjoint(split_of)  # no id of its own, so that only its origin can place it
-        assert set(twins.origins) <= set(split_of)
+    for name, perturbed in sources.perturbed_sources.items():
+        assert [key.partition("/")[2] for key in perturbed.ids] == [key.partition("/")[2] for key in perturbed.origins]
+        assert [sources.normal_source.ids[row] for row in perturbed.rows] == perturbed.origins
+        assert all(key.startswith(f"{name}/") for key in perturbed.ids)
+        assert set(perturbed.ids).isdisjoint(split_of)  # no id of its own, so that only its origin can place it
+        assert set(perturbed.origins) <= set(split_of)
 
 
 @pytest.mark.parametrize("limit", [10, 25, 50, 1000])
 def test_a_limit_takes_the_same_share_of_each_split_and_class(limit):
     sources = data(attacks="paper", limits={"cw": limit})
-    twins, split_of = sources.perturbed_sources["cw"], sources.manifest.split_of
+    perturbed, split_of = sources.perturbed_sources["cw"], sources.manifest.split_of
     taken = min(limit, 50)
-    assert len(twins.rows) == taken
-    splits = Counter(split_of[name] for name in twins.origins)
+    assert len(perturbed.rows) == taken
+    splits = Counter(split_of[name] for name in perturbed.origins)
     assert [splits[split] for split in ("train", "val", "test")] == [0.4 * taken, 0.4 * taken, 0.2 * taken]
-    classes = Counter(sources.normal_source.labels[twins.rows].tolist())
+    classes = Counter(sources.normal_source.labels[perturbed.rows].tolist())
     assert max(classes.values()) - min(classes.values()) <= 3
-    assert twins.rows == data(attacks="modern", limits={"cw": limit}).perturbed_sources["cw"].rows
+    assert perturbed.rows == data(attacks="modern", limits={"cw": limit}).perturbed_sources["cw"].rows
     assert sources.perturbed_sources["fgsm"].rows == list(range(50))
 
 

@@ -63,21 +63,21 @@ def test_batches_hold_a_hundred_images_or_all(n, batches, size):
     assert neighbourhoods(n, seed=1)[0].place_of != found.place_of
 
 
-def test_an_image_and_its_twin_meet_the_batch_without_their_origin_and_strangers_as_many():
+def test_an_image_and_its_attack_meet_the_batch_without_their_origin_and_others_as_many():
     found, features, _ = neighbourhoods(250)
     name = next(iter(found.place_of))
     batch, place = found.place_of[name]
     own, row = features[int(name.split("/")[1])], [[0, 1, 2]]
     table = records_of([name, f"bim/{name}", "svhn/3"], [name, name, "svhn/3"])
     values = np.stack([own, own + 1e-9, own])
-    member, twin, stranger = found.dimensionality(table, values, row, [9, 99])[:, :, 0]
+    member, twin, other = found.dimensionality(table, values, row, [9, 99])[:, :, 0]
     others = np.linalg.norm(np.delete(found.features[batch], place, axis=0) - own, axis=1)
     np.testing.assert_allclose(member, [by_hand(others, 9), by_hand(others, 99)], rtol=1e-9)
     np.testing.assert_allclose(twin, member, rtol=1e-6)
-    assert np.isfinite(stranger).all()
+    assert np.isfinite(other).all()
 
 
-def test_taps_are_measured_apart():
+def test_feature_layers_are_measured_apart():
     found, _, _ = neighbourhoods(60)
     table, values = records_of(["a", "b"], ["a", "b"]), np.random.default_rng(2).normal(size=(2, 3))
     together = found.dimensionality(table, values, [[0, 1], [2]], [5, 7])
@@ -85,17 +85,17 @@ def test_taps_are_measured_apart():
     np.testing.assert_allclose(together[..., 1], found.dimensionality(table, values, [[2]], [5, 7])[..., 0])
 
 
-def test_members_and_strangers_of_one_distribution_get_the_same_dimensions():
+def test_members_and_others_of_one_distribution_get_the_same_dimensions():
     """The regression must not learn who was in `train`: the estimate is no lower for those who are members."""
     rng = np.random.default_rng(0)
     features = rng.normal(size=(2000, 8))
     ids = [f"normal/{row}" for row in range(2000)]
     found = Neighbourhoods.build(features, ids, 0)
-    strangers = rng.normal(size=(2000, 8))
+    others = rng.normal(size=(2000, 8))
     layers = [list(range(8))]
     inside = found.dimensionality(records_of(ids, ids), features, layers, [10, 90])[:, :, 0]
     names = [f"other/{row}" for row in range(2000)]
-    outside = found.dimensionality(records_of(names, names), strangers, layers, [10, 90])[:, :, 0]
+    outside = found.dimensionality(records_of(names, names), others, layers, [10, 90])[:, :, 0]
     error = np.sqrt(inside.var(axis=0) / 2000 + outside.var(axis=0) / 2000)
     assert (np.abs(inside.mean(axis=0) - outside.mean(axis=0)) < 4 * error).all()
 
@@ -167,7 +167,7 @@ def test_noise_controls_are_not_among_the_neighbours():
     assert np.array_equal(np.sort(clean, axis=0), np.sort(expected, axis=0))
 
 
-def test_taps_of_a_user_s_own_are_read():
+def test_feature_layers_of_a_user_s_own_are_read():
     assert [probe.name for probe in LID(layers=["layer1", "layer2"]).probes] == ["features/layer1+layer2"]
 
 

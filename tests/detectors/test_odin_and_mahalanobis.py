@@ -168,7 +168,7 @@ def test_the_grid_is_searched_on_val_alone(number, split):
     assert (found.state_dict()["magnitude"] == expected.state_dict()["magnitude"]) == (split == "test")
 
 
-def test_without_preprocessing_it_is_the_last_tap_s_distance():
+def test_without_preprocessing_it_is_the_last_feature_layer_s_distance():
     records = mahalanobis_records()
     assert np.array_equal(learnt(mahalanobis, records).score(records), -records.probe("mahalanobis")[:, -1])
 
@@ -176,16 +176,18 @@ def test_without_preprocessing_it_is_the_last_tap_s_distance():
 def test_ties_go_to_the_first():
     tied = table(lambda splits, anomalous: {"odin": np.full((len(splits), 6), 0.9 - 0.2 * anomalous)})
     assert learnt(odin, tied).state_dict()["magnitude"] == MAGNITUDES[0]
-    twins = mahalanobis_records()
-    values = np.repeat(twins.probe("mahalanobis"), 3, axis=1)
-    tied = with_rows(twins, "train", lambda rows, sources, found: found.update({"mahalanobis/preprocessed": values}))
+    perturbed = mahalanobis_records()
+    values = np.repeat(perturbed.probe("mahalanobis"), 3, axis=1)
+    tied = with_rows(
+        perturbed, "train", lambda rows, sources, found: found.update({"mahalanobis/preprocessed": values})
+    )
     for ensemble in (False, True):
         assert (
             learnt(lambda e=ensemble: mahalanobis(preprocessing=True, ensemble=e), tied).state_dict()["magnitude"] == 0
         )
 
 
-def test_the_ensemble_is_scikit_learn_s_cross_validated_regression_over_all_taps():
+def test_the_ensemble_is_scikit_learn_s_cross_validated_regression_over_all_feature_layers():
     """On standardised values, which is how the regularisation comes to mean the same for every feature layer."""
     records = mahalanobis_records()
     detector = learnt(lambda: mahalanobis(ensemble=True), records)
@@ -231,10 +233,10 @@ def test_variants_of_one_detector_share_their_probes():
 
 
 def test_two_settings_of_one_column_are_refused():
-    twins = [Mahalanobis(preprocessing=True), Mahalanobis(preprocessing=True, ensemble=True, magnitudes=[0, 0.5])]
+    perturbed = [Mahalanobis(preprocessing=True), Mahalanobis(preprocessing=True, ensemble=True, magnitudes=[0, 0.5])]
     words = "should agree on what they read under one name. Got two settings of `mahalanobis/preprocessed`. Give those"
     with pytest.raises(Refusal, match=re.escape(words)):
-        _ = DetectionSettings(detectors=twins).probes
+        _ = DetectionSettings(detectors=perturbed).probes
 
 
 def test_grids_without_meaning_are_refused_when_they_are_named():

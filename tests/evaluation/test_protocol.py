@@ -54,7 +54,7 @@ class Spy(Detector):
 
 
 @pytest.fixture
-def pools():
+def datasets():
     """Records of the normal source and three anomalous ones, each as far off as its place."""
     rng, records = np.random.default_rng(0), {}
     for place, source in enumerate(["normal", *SOURCES]):
@@ -70,11 +70,11 @@ def shown(ids):
     return {name.split("/")[0] for name in ids}
 
 
-def splits_of(pools, ids):
+def splits_of(datasets, ids):
     """The splits of some ids."""
     split = {
         name: part
-        for table in pools.records.values()
+        for table in datasets.records.values()
         for name, part in zip(table.ids, table.column("split"), strict=True)
     }
     return {split[name] for name in ids}
@@ -109,15 +109,15 @@ def test_a_one_class_detector_is_fitted_once_for_each_tested_source_whatever_the
         assert [trial.tested_on for trial in trials] == [(source,) for source in SOURCES]
 
 
-def test_under_leave_one_out_nothing_of_the_tested_source_is_seen_before_test(pools):
+def test_under_leave_one_out_nothing_of_the_tested_source_is_seen_before_test(datasets):
     for trial in trials_of([Spy()], SOURCES, "leave_one_out"):
-        detector, (outcome,) = run_trial(trial, pools, seed=0, resamples=10)
+        detector, (outcome,) = run_trial(trial, datasets, seed=0, resamples=10)
         others = {"normal", *SOURCES} - {outcome.source}
         assert shown(detector.fitted_on) == others
-        assert splits_of(pools, detector.fitted_on) == {"train", "val"}
+        assert splits_of(datasets, detector.fitted_on) == {"train", "val"}
         val, test = detector.scored
-        assert (shown(val), splits_of(pools, val)) == (others, {"val"})
-        assert (shown(test), splits_of(pools, test)) == ({"normal", outcome.source}, {"test"})
+        assert (shown(val), splits_of(datasets, val)) == (others, {"val"})
+        assert (shown(test), splits_of(datasets, test)) == ({"normal", outcome.source}, {"test"})
         assert len(set(detector.fitted_on)) == len(detector.fitted_on) == 3 * 40
         assert outcome.counts == {
             "train": {"normal": 20, "anomalous": 40},
@@ -127,47 +127,47 @@ def test_under_leave_one_out_nothing_of_the_tested_source_is_seen_before_test(po
         assert (outcome.trained_on, outcome.label, outcome.transferred) == ("others", "spy", False)
 
 
-def test_a_matrix_fits_once_and_tests_everywhere_with_one_threshold(pools):
+def test_a_matrix_fits_once_and_tests_everywhere_with_one_threshold(datasets):
     trial = trials_of([Spy()], SOURCES, "cross")[1]
-    detector, outcomes = run_trial(trial, pools, seed=0, resamples=10)
+    detector, outcomes = run_trial(trial, datasets, seed=0, resamples=10)
     assert shown(detector.fitted_on) == {"normal", "fog"}
     assert [outcome.source for outcome in outcomes] == SOURCES
     assert {outcome.threshold for outcome in outcomes} == {outcomes[0].threshold}
     assert [outcome.label for outcome in outcomes] == ["spy@fog", "spy", "spy@fog"]
     for outcome in outcomes:
-        test = pools.of(outcome.source).where(split="test")
+        test = datasets.of(outcome.source).where(split="test")
         expected = roc_auc_score(test.anomalous, detector.score(test))
         assert outcome.metrics["test"]["auroc"] == pytest.approx(expected)
         assert outcome.trained_on == "fog"
 
 
-def test_a_one_class_detector_sees_normal_records_alone_and_says_so(pools):
+def test_a_one_class_detector_sees_normal_records_alone_and_says_so(datasets):
     for protocol in ("known", "leave_one_out", "cross"):
         for trial in trials_of([Spy(needs_anomalies=False)], SOURCES, protocol):
-            detector, (outcome,) = run_trial(trial, pools, seed=0, resamples=10)
+            detector, (outcome,) = run_trial(trial, datasets, seed=0, resamples=10)
             assert shown(detector.fitted_on) == {"normal"}
             assert (outcome.trained_on, outcome.label) == ("normal", "free")
             assert outcome.counts["train"] == {"normal": 20, "anomalous": 0}
 
 
-def test_known_is_evaluate_of_each_source(pools):
+def test_known_is_evaluate_of_each_source(datasets):
     settings = MLPSettings(width=8, max_epochs=3)
     for trial in trials_of([MLP([AllOnes()], settings)], SOURCES, "known"):
-        _, (found,) = run_trial(trial, pools, seed=3, resamples=20)
+        _, (found,) = run_trial(trial, datasets, seed=3, resamples=20)
         expected = evaluate(
-            MLP([AllOnes()], settings), pools.of(found.source), source=found.source, seed=3, resamples=20
+            MLP([AllOnes()], settings), datasets.of(found.source), source=found.source, seed=3, resamples=20
         )
         for field in ("metrics", "counts", "threshold", "auroc_interval", "curves", "trained_on"):
             assert getattr(found, field) == getattr(expected, field)
         assert found.trained_on == found.source
 
 
-def test_the_diagonal_of_a_matrix_is_known(pools):
-    known = [run_trial(trial, pools, seed=0, resamples=10)[1][0] for trial in trials_of([Spy()], SOURCES, "known")]
+def test_the_diagonal_of_a_matrix_is_known(datasets):
+    known = [run_trial(trial, datasets, seed=0, resamples=10)[1][0] for trial in trials_of([Spy()], SOURCES, "known")]
     matrix = [
         run
         for trial in trials_of([Spy()], SOURCES, "cross")
-        for run in run_trial(trial, pools, seed=0, resamples=10)[1]
+        for run in run_trial(trial, datasets, seed=0, resamples=10)[1]
     ]
     diagonal = [outcome for outcome in matrix if not outcome.transferred]
     assert [(o.source, o.metrics, o.auroc_interval) for o in diagonal] == [
@@ -175,31 +175,31 @@ def test_the_diagonal_of_a_matrix_is_known(pools):
     ]
 
 
-def test_the_fit_is_seeded_by_its_home(pools):
+def test_the_fit_is_seeded_by_its_source(datasets):
     for protocol in ("known", "leave_one_out", "cross"):
         for trial in trials_of([Spy()], SOURCES, protocol):
-            detector, _ = run_trial(trial, pools, seed=7, resamples=10)
+            detector, _ = run_trial(trial, datasets, seed=7, resamples=10)
             assert detector.seed == named_seed(7, trial.owner, bits=32)
             assert trial.detector.seed is None  # a copy was fitted
 
 
-def test_conventions_are_added_under_their_names(pools):
+def test_conventions_are_added_under_their_names(datasets):
     trial = trials_of([Spy()], SOURCES, "known")[0]
-    _, (outcome,) = run_trial(trial, pools, seed=0, resamples=10, conventions=["lee2018", "energy"])
+    _, (outcome,) = run_trial(trial, datasets, seed=0, resamples=10, conventions=["lee2018", "energy"])
     for split, part in outcome.scores.items():
         for name in ("lee2018", "energy"):
             expected = conventional_metrics(part.scores, part.labels, name)
             assert {key: outcome.metrics[split][f"{name}/{key}"] for key in expected} == expected
-    assert not [key for key in run_trial(trial, pools, seed=0, resamples=10)[1][0].metrics["test"] if "/" in key]
+    assert not [key for key in run_trial(trial, datasets, seed=0, resamples=10)[1][0].metrics["test"] if "/" in key]
 
 
 @pytest.mark.parametrize("processes", [1, 2, 5])
-def test_processes_share_the_trials_and_agree_on_the_order(pools, processes):
+def test_processes_share_the_trials_and_agree_on_the_order(datasets, processes):
     detectors = [Spy(), GradientKNN()]
     trials = trials_of(detectors, SOURCES, "cross")
     parts = [trials_of_process(trials, SOURCES, rank, processes) for rank in range(processes)]
     assert sorted(map(id, (trial for part in parts for trial in part))) == sorted(map(id, trials))
-    outcomes = [run for part in parts for trial in part for run in run_trial(trial, pools, seed=0, resamples=5)[1]]
+    outcomes = [run for part in parts for trial in part for run in run_trial(trial, datasets, seed=0, resamples=5)[1]]
     found = [(o.source, o.detector, o.trained_on) for o in gather_outcomes(outcomes, detectors, SOURCES)]
     assert found == [
         key

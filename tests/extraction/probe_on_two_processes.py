@@ -13,7 +13,7 @@ from lightning_gradood.corruptions import Corruption
 from lightning_gradood.extraction import ProbeReader
 
 RUNS = {"even": 12, "odd": 9, "again": 9, "resumed": 12}  # images of each source
-TWINS = {  # PGD starts at random, fog is drawn at random: both by the image's id
+PERTURBED = {  # PGD starts at random, fog is drawn at random: both by the image's id
     "attacks": {"pgd": PGD(eps=0.1, step=0.05, steps=3), "iterll": IterLL(eps=0.1, step=0.05, steps=3)},
     "corruptions": {"fog": Corruption("fog")},
     "noise_control": True,
@@ -38,7 +38,7 @@ def main(folder: Path) -> None:
         cache = folder / FOLDERS.get(name, name)
         probe(cache, task(), data(limit=limit), strategy="ddp", devices=2)
         (folder / f"{name}-{os.environ.get('LOCAL_RANK', 0)}.json").write_text(json.dumps(ids))
-    probe(folder / "twins", task(), data(**TWINS), strategy="ddp", devices=2)
+    probe(folder / "perturbed", task(), data(**PERTURBED), strategy="ddp", devices=2)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from probe_on_two_processes import RUNS, TWINS
+from probe_on_two_processes import PERTURBED, RUNS
 from small_experiment import data, probe, tables, task
 
 from lightning_gradood.records import RecordCache, Records
@@ -74,11 +74,11 @@ def test_one_missing_image_does_not_stop_two_processes(together, alone):
 
 
 def test_attacks_and_corruptions_do_not_depend_on_the_number_of_processes(together, tmp_path):
-    one = probe(tmp_path, task(), data(**TWINS))
+    one = probe(tmp_path, task(), data(**PERTURBED))
     expected = tables(one)
     assert {source for source, _ in expected} == {"normal", "nine", "pgd", "pgd.noise", "iterll", "iterll.noise", "fog"}
     for entry, records in zip(one.entries, expected.values(), strict=True):
-        found = RecordCache(together / "twins").read(entry.key)  # the same keys: nothing in them knows of processes
+        found = RecordCache(together / "perturbed").read(entry.key)  # the same keys: nothing in them knows of processes
         assert found.ids == records.ids
         for name in ("origin_id", "attack", "label"):
             assert found.column(name).tolist() == records.column(name).tolist()
@@ -88,5 +88,5 @@ def test_attacks_and_corruptions_do_not_depend_on_the_number_of_processes(togeth
 
 
 def test_only_whole_entries_are_left(together):
-    left = {path.name for run in ("even", "odd", "resumed", "twins") for path in (together / run).iterdir()}
+    left = {path.name for run in ("even", "odd", "resumed", "perturbed") for path in (together / run).iterdir()}
     assert all(len(name) == 64 for name in left - {"proofs"})

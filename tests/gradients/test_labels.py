@@ -34,7 +34,7 @@ def _autograd(loss: truth.Loss, logits: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("design", LOSSES, ids=lambda design: design.name)
-def test_seed_is_the_gradient_of_the_loss(design: LabelDesign) -> None:
+def test_logit_gradient_is_that_of_the_loss(design: LabelDesign) -> None:
     logits = torch.randn(6, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * 3
     torch.testing.assert_close(design.logit_gradient(logits), _autograd(LOSSES[design], logits), rtol=1e-12, atol=1e-15)
 
@@ -46,7 +46,7 @@ def test_names_are_distinct_and_say_the_classes() -> None:
 
 
 @pytest.mark.parametrize("logit", [15.0, 18.0, 40.0, 300.0])
-def test_sigmoid_seeds_keep_their_digits(logit: float) -> None:
+def test_sigmoid_logit_gradients_keep_their_digits(logit: float) -> None:
     """BCE-with-logits itself computes σ(z) − 1 and has nothing left at z = 40."""
     logits = torch.tensor([[logit, -logit]], dtype=torch.float64)
     tail = torch.tensor(-logit, dtype=torch.float64).exp() / 2  # σ(−z) → exp(−z)
@@ -56,7 +56,7 @@ def test_sigmoid_seeds_keep_their_digits(logit: float) -> None:
 
 
 @pytest.mark.parametrize("margin", [20.0, 40.0, 300.0])
-def test_predicted_seed_keeps_its_digits(margin: float) -> None:
+def test_predicted_logit_gradient_keeps_its_digits(margin: float) -> None:
     logits = torch.tensor([[0.0, margin, 0.0]], dtype=torch.float64)
     tail = torch.tensor(-margin, dtype=torch.float64).exp()
     torch.testing.assert_close(
@@ -65,7 +65,7 @@ def test_predicted_seed_keeps_its_digits(margin: float) -> None:
 
 
 @pytest.mark.parametrize("design", LOSSES, ids=lambda design: design.name)
-def test_seeds_are_finite_at_any_logit(design: LabelDesign) -> None:
+def test_logit_gradients_are_finite_at_any_logit(design: LabelDesign) -> None:
     logits = torch.tensor([[1e4, -1e4, 0.0, 709.9], [-1e300, 1e300, 0.0, 1.0]], dtype=torch.float64)
     assert torch.isfinite(design.logit_gradient(logits)).all()
 

@@ -1,4 +1,4 @@
-"""The interval equals a slow loop that really repeats records, covers what it promises, and keeps twins together."""
+"""The interval equals a slow loop that really repeats records, covers what it promises, and keeps perturbed together."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from lightning_gradood.metrics.bootstrap import _multiplicities, _plan
 
 
 def _records(triples, normal_only, anomalous_only):
-    """Return scores with ties, labels and origin ids: clean images with two twins each, and images on their own."""
+    """Return scores with ties, labels and origin ids: clean images with two perturbed each, and images on their own."""
     generator = np.random.default_rng(0)
     labels = np.array([0, 1, 1] * triples + [0] * normal_only + [1] * anomalous_only)
     ids = [f"cat{i}" for i in range(triples) for _ in range(3)]
@@ -77,18 +77,18 @@ def test_interval_covers_the_true_auroc_as_often_as_it_says():
     assert 0.84 < covered / 400 < 0.95
 
 
-def test_twins_make_the_interval_wider_than_independent_images():
+def test_attacked_images_make_the_interval_wider_than_independent_images():
     generator = np.random.default_rng(7)
     clean = generator.standard_normal(50)
     scores, labels = np.repeat(np.concatenate([clean, clean + 0.5]), 20), np.repeat([0, 1], 1000)
-    twins = np.tile(np.repeat(np.arange(50), 20), 2)
+    perturbed = np.tile(np.repeat(np.arange(50), 20), 2)
     low, high = bootstrap_auroc(scores, labels, np.arange(2000), resamples=200)
-    low_copies, high_copies = bootstrap_auroc(scores, labels, twins + 50 * labels, resamples=200)
+    low_copies, high_copies = bootstrap_auroc(scores, labels, perturbed + 50 * labels, resamples=200)
     # Twenty copies of each image hold no more information than one: √20 = 4.5 times as wide.
     assert 3 < (high_copies - low_copies) / (high - low) < 6
-    # A difference between twins is more certain than one between strangers.
-    low_twins, high_twins = bootstrap_auroc(scores, labels, twins, resamples=200)
-    assert high_twins - low_twins < 0.7 * (high_copies - low_copies)
+    # A difference between perturbed is more certain than one between others.
+    low_perturbed, high_perturbed = bootstrap_auroc(scores, labels, perturbed, resamples=200)
+    assert high_perturbed - low_perturbed < 0.7 * (high_copies - low_copies)
 
 
 def test_interval_holds_the_auroc_and_depends_on_the_seed_alone():

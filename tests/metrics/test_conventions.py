@@ -114,7 +114,7 @@ CASES = {
 @pytest.mark.parametrize(
     ("convention", "slow"), [("lee2018", by_lee2018), ("openood", by_openood), ("energy", by_energy)]
 )
-def test_each_convention_equals_its_slow_twin(convention, slow, case):
+def test_each_convention_equals_a_slow_version(convention, slow, case):
     known, novel = CASES[case]
     found = conventional_metrics(
         np.concatenate([-known, -novel]), np.repeat([0, 1], [len(known), len(novel)]), convention
@@ -123,7 +123,7 @@ def test_each_convention_equals_its_slow_twin(convention, slow, case):
 
 
 @pytest.mark.parametrize("case", ["as many", "ties", "few", "apart"])
-def test_odin_s_grid_equals_its_slow_twin(case):
+def test_odin_s_grid_equals_a_slow_version(case):
     known, novel = CASES[case]
     found = conventional_metrics(np.concatenate([-known, -novel]), np.repeat([0, 1], [len(known), len(novel)]), "odin")
     assert found == pytest.approx(by_odin(known, novel), abs=1e-9)

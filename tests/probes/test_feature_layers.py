@@ -73,11 +73,11 @@ def plain():
         *("wrapped", "linear in a sequence", "linear", "no linear"),
     ],
 )
-def test_the_usual_taps(build, names):
+def test_the_usual_feature_layers(build, names):
     assert feature_layer_names(build()) == names
 
 
-def test_taps_of_a_resnet_are_the_means_of_a_forward_by_hand():
+def test_feature_layers_of_a_resnet_are_the_means_of_a_forward_by_hand():
     network = resnet18().eval()
     with torch.no_grad():
         logits, layers = feature_layer_outputs(network, IMAGES, [*feature_layer_names(network), PENULTIMATE])
@@ -91,7 +91,7 @@ def test_taps_of_a_resnet_are_the_means_of_a_forward_by_hand():
     torch.testing.assert_close(logits, network.fc(expected[-1]), rtol=1e-5, atol=1e-6)
 
 
-def test_the_last_tap_of_a_densenet_is_read_after_its_norm_and_activation():
+def test_the_last_feature_layer_of_a_densenet_is_read_after_its_norm_and_activation():
     network = densenet_bc_100_12().eval()
     with torch.no_grad():
         _, layers = feature_layer_outputs(network, IMAGES, feature_layer_names(network))
@@ -102,7 +102,7 @@ def test_the_last_tap_of_a_densenet_is_read_after_its_norm_and_activation():
     assert [layer.shape[1] for layer in layers] == [24, 108, 150, 342]
 
 
-def test_layers_that_overwrite_their_input_do_not_change_a_tap():
+def test_layers_that_overwrite_their_input_do_not_change_a_feature_layer():
     network = plain().eval()
     _, (before, after) = feature_layer_outputs(network, IMAGES, ["0", "1"])
     raw = F.conv2d(IMAGES, network[0].weight, network[0].bias)
@@ -110,7 +110,7 @@ def test_layers_that_overwrite_their_input_do_not_change_a_tap():
     torch.testing.assert_close(after, raw.relu().mean((2, 3)), rtol=1e-5, atol=1e-6)
 
 
-def test_rows_that_are_overwritten_do_not_change_a_tap():
+def test_rows_that_are_overwritten_do_not_change_a_feature_layer():
     network = nn.Sequential(nn.Flatten(), nn.Linear(768, 8), nn.ReLU(inplace=True), nn.Linear(8, 2)).eval()
     _, (before,) = feature_layer_outputs(network, IMAGES, ["1"])
     assert (before < 0).any()
@@ -125,7 +125,7 @@ def test_tokens_are_averaged_over_tokens_and_rows_stay():
 
 
 @pytest.mark.parametrize("name", [*RESNET[:4], PENULTIMATE])
-def test_one_tap_alone_is_the_same_and_leaves_no_trace(name):
+def test_one_feature_layer_alone_is_the_same_and_leaves_no_trace(name):
     network = resnet20().eval()
     ran = []
     network.linear.register_forward_hook(lambda *_: ran.append("linear"))
@@ -137,7 +137,7 @@ def test_one_tap_alone_is_the_same_and_leaves_no_trace(name):
         assert network(IMAGES).shape == (3, 10)
 
 
-def test_a_network_that_catches_errors_cannot_hold_up_one_tap():
+def test_a_network_that_catches_errors_cannot_hold_up_one_feature_layer():
     class Careful(nn.Module):
         def __init__(self):
             super().__init__()
@@ -153,7 +153,7 @@ def test_a_network_that_catches_errors_cannot_hold_up_one_tap():
     assert feature_layer_output(network, IMAGES, "first").shape == (3, 4)
 
 
-def test_gradients_flow_from_taps_to_images():
+def test_gradients_flow_from_feature_layers_to_images():
     network, images = resnet20().double().eval(), IMAGES.double().requires_grad_()
     _, layers = feature_layer_outputs(network, images, ["layer1", PENULTIMATE])
     (gradient,) = torch.autograd.grad(layers[0].sum() + layers[1].square().sum(), images)
@@ -193,14 +193,14 @@ class Shared(nn.Module):
         ("pair", "`layers` should give a tensor [N, C, ...] each. Got a tuple from 'pair'. Name another module."),
     ],
 )
-def test_taps_that_give_no_row_an_image_are_refused(name, words):
+def test_feature_layers_that_give_no_row_an_image_are_refused(name, words):
     network = Shared().eval()
     with pytest.raises(Refusal, match=re.escape(words)):
         feature_layer_outputs(network, IMAGES, [name])
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in network.modules())
 
 
-def test_networks_without_taps_or_a_last_linear_are_refused():
+def test_networks_without_feature_layers_or_a_last_linear_are_refused():
     network = nn.Sequential(nn.Conv2d(3, 4, 16), nn.Flatten())
     with pytest.raises(Refusal, match=re.escape("The network should end in an nn.Linear, whose input are its")):
         feature_layer_outputs(network, IMAGES, [PENULTIMATE])
@@ -208,7 +208,7 @@ def test_networks_without_taps_or_a_last_linear_are_refused():
         feature_layer_names(nn.Flatten())
 
 
-def test_feature_probe_puts_taps_side_by_side_and_names_their_channels():
+def test_feature_probe_puts_feature_layers_side_by_side_and_names_their_channels():
     network, probe = CifarResNet(1), FeatureProbe()
     assert (probe.name, probe.names(network)) == ("features/layers", [])
     values = probe(network, IMAGES)
@@ -225,7 +225,7 @@ def test_feature_probe_puts_taps_side_by_side_and_names_their_channels():
         torch.testing.assert_close(values[:, index], layer, rtol=0, atol=0)
 
 
-def test_taps_of_a_user_s_own_are_another_column():
+def test_feature_layers_of_a_user_s_own_are_another_column():
     probe = FeatureProbe(["layer1.0", PENULTIMATE])
     assert probe.name == "features/layer1.0+penultimate"
     assert probe(CifarResNet(1), IMAGES).shape == (3, 16 + 64)
@@ -236,7 +236,7 @@ def test_taps_of_a_user_s_own_are_another_column():
 
 
 @pytest.mark.parametrize("layers", [[], ["relu", "relu"]])
-def test_taps_that_are_none_or_double_are_refused(layers):
+def test_feature_layers_that_are_none_or_double_are_refused(layers):
     words = f"`layers` should name different modules, at least one. Got `layers = {layers}`. Leave it out for the usual ones."
     with pytest.raises(Refusal, match=re.escape(words)):
         FeatureProbe(layers)
@@ -250,7 +250,7 @@ def test_penultimate_probe_gives_the_input_of_the_last_linear():
 
 
 @pytest.mark.parametrize("with_gradients", [False, True])
-def test_probes_of_taps_and_logits_share_a_forward_pass(with_gradients, monkeypatch):
+def test_probes_of_feature_layers_and_logits_share_a_forward_pass(with_gradients, monkeypatch):
     monkeypatch.setattr(costs, "limits", lambda device: costs.Limits(recheck=0))  # else one in a hundred is compared
     network, calls = CifarResNet(1, num_classes=4).eval(), []
     network.register_forward_pre_hook(lambda *_: calls.append(1))

@@ -12,9 +12,8 @@ from sklearn.datasets import load_sample_images
 from torch import nn
 
 from lightning_gradood.core import Refusal
-from lightning_gradood.detectors import GradNormProbe, ImageStatisticsProbe, image_statistics
+from lightning_gradood.detectors import GradNormProbe, image_statistics
 from lightning_gradood.networks import CifarResNet, Normalized
-from lightning_gradood.probes import FeatureProbe, PenultimateProbe
 
 IMAGES = torch.rand(5, 3, 16, 16, generator=torch.Generator().manual_seed(1))
 
@@ -102,41 +101,3 @@ def test_small_images_have_no_borders_and_other_shapes_are_refused():
         Refusal, match=re.escape("`images` should be [N, C, H, W]. Got `images.shape = [5, 768]`. Leave")
     ):
         image_statistics(IMAGES.flatten(1))
-
-
-def state_of(network):
-    """Everything of a network that a probe could leave changed."""
-    return (
-        [module.training for module in network.modules()],
-        [(parameter.requires_grad, parameter.grad) for parameter in network.parameters()],
-        [(name, value.tolist()) for name, value in network.state_dict().items()],
-        [len(module._forward_hooks) + len(module._forward_pre_hooks) for module in network.modules()],
-        torch.is_inference_mode_enabled(),
-        torch.is_grad_enabled(),
-    )
-
-
-@pytest.mark.parametrize("probe", [FeatureProbe(), PenultimateProbe(), GradNormProbe(), ImageStatisticsProbe()])
-class TestEveryProbe:
-    def test_leaves_the_network_as_it_was(self, network, probe):
-        before = state_of(network)
-        values = probe(network, IMAGES)
-        assert state_of(network) == before
-        assert not values.requires_grad
-
-    def test_leaves_it_so_when_it_fails(self, network, probe):
-        before = state_of(network)
-        with pytest.raises(Refusal):
-            probe(network, torch.rand(2, 7, 3))
-        assert state_of(network) == before
-
-    def test_reads_each_image_on_its_own(self, network, probe):
-        together = probe(network, IMAGES)
-        alone = torch.cat([probe(network, image[None]) for image in IMAGES.flip(0)]).flip(0)
-        torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-6)
-
-    def test_works_in_inference_mode_and_under_autocast(self, network, probe):
-        expected = probe(network, IMAGES)
-        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
-            found = probe(network, IMAGES.clone())
-        torch.testing.assert_close(found, expected, rtol=0, atol=0)

@@ -4,6 +4,7 @@ import re
 
 import pytest
 import torch
+from asserts import state_of
 from pytorch_ood.detector import Mahalanobis as Judge
 from pytorch_ood.detector.mahalanobis import MahalanobisODIN as JudgeWithSteps
 from scipy.stats import spearmanr
@@ -141,7 +142,7 @@ def test_a_class_that_never_occurs_is_never_the_closest():
     assert moments.gaussians().means.shape == (2, 2)
 
 
-def test_a_constant_tap_is_no_evidence(network):
+def test_a_constant_feature_layer_is_no_evidence(network):
     probe = MahalanobisProbe((0.0, 0.01), ["0"])
     with torch.no_grad():
         network[0].weight.zero_()
@@ -149,7 +150,7 @@ def test_a_constant_tap_is_no_evidence(network):
     assert probe(network, IMAGES).tolist() == [[0.0, 0.0]] * 12
 
 
-def test_the_house_s_networks_are_read_at_their_usual_taps():
+def test_our_networks_are_read_at_their_usual_feature_layers():
     torch.manual_seed(0)
     network, images = resnet20(num_classes=4), torch.rand(150, 3, 8, 8, generator=GENERATOR)
     probe = MahalanobisProbe((0.0, 0.01))
@@ -163,7 +164,7 @@ def test_the_house_s_networks_are_read_at_their_usual_taps():
     assert ((-2 * nearest_own <= widths * 1.0001) & (-2 * nearest_own > widths * 0.8)).all()
 
 
-def test_one_backward_a_tap_and_no_pass_for_magnitude_zero(network, monkeypatch):
+def test_one_backward_a_feature_layer_and_no_pass_for_magnitude_zero(network, monkeypatch):
     probe, plain = prepared(network), prepared(network, (0.0,))
     forwards, backwards, run = [], [], torch.autograd._engine_run_backward
 
@@ -178,33 +179,6 @@ def test_one_backward_a_tap_and_no_pass_for_magnitude_zero(network, monkeypatch)
     forwards.clear(), backwards.clear()
     plain(network, IMAGES)
     assert (len(forwards), len(backwards)) == (1, 0)
-
-
-def test_a_row_depends_on_its_image_alone(network):
-    probe, order = prepared(network), torch.randperm(12, generator=torch.Generator().manual_seed(3))
-    values = probe(network, IMAGES)
-    torch.testing.assert_close(probe(network, IMAGES[order]), values[order], rtol=1e-4, atol=0)
-    torch.testing.assert_close(probe(network, IMAGES[5:6]), values[5:6], rtol=1e-4, atol=0)
-
-
-def state_of(network):
-    """Everything of a network that a probe could leave changed."""
-    return (
-        [module.training for module in network.modules()],
-        [(parameter.requires_grad, parameter.grad) for parameter in network.parameters()],
-        [(name, value.tolist()) for name, value in network.state_dict().items()],
-        [len(module._forward_hooks) + len(module._forward_pre_hooks) for module in network.modules()],
-        torch.is_inference_mode_enabled(),
-        torch.is_grad_enabled(),
-    )
-
-
-def test_the_network_is_left_as_it_was_and_reading_repeats(network):
-    before = state_of(network)
-    probe = prepared(network)
-    first = probe(network, IMAGES)
-    assert torch.equal(probe(network, IMAGES), first)
-    assert state_of(network) == before
 
 
 def test_an_error_half_way_leaves_the_network_as_it_was(network):

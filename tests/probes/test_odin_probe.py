@@ -12,7 +12,6 @@ from torch.nn.functional import cross_entropy
 from lightning_gradood.core import Refusal
 from lightning_gradood.detectors import OdinProbe
 from lightning_gradood.detectors.odin import _signs
-from lightning_gradood.probes import ProbeReadings, read_probes
 from lightning_gradood.probes.input_gradients import signs_of
 
 IMAGES = torch.rand(12, 3, 6, 6, generator=torch.Generator().manual_seed(1))
@@ -93,46 +92,6 @@ def test_one_backward_a_temperature_and_no_pass_for_magnitude_zero(network, monk
     forwards.clear(), backwards.clear()
     OdinProbe(TEMPERATURES, (0.0,))(network, IMAGES)
     assert (len(forwards), len(backwards)) == (1, 0)
-
-
-def test_a_row_depends_on_its_image_alone(network):
-    probe, order = OdinProbe(TEMPERATURES, MAGNITUDES), torch.randperm(12, generator=torch.Generator().manual_seed(3))
-    values = probe(network, IMAGES)
-    torch.testing.assert_close(probe(network, IMAGES[order]), values[order], rtol=1e-5, atol=0)
-    torch.testing.assert_close(probe(network, IMAGES[5:6]), values[5:6], rtol=1e-5, atol=0)
-
-
-def state_of(network):
-    """Everything of a network that a probe could leave changed."""
-    return (
-        [module.training for module in network.modules()],
-        [(parameter.requires_grad, parameter.grad) for parameter in network.parameters()],
-        [(name, value.tolist()) for name, value in network.state_dict().items()],
-        torch.is_inference_mode_enabled(),
-        torch.is_grad_enabled(),
-    )
-
-
-@pytest.mark.parametrize("broken", [False, True], ids=["fine", "fails"])
-def test_the_network_and_the_images_are_left_as_they_were(network, broken):
-    images = IMAGES[:, :2] if broken else IMAGES.clone()
-    before = state_of(network)
-    if broken:
-        with pytest.raises(RuntimeError):
-            OdinProbe()(network, images)
-    else:
-        OdinProbe()(network, images)
-        assert torch.equal(images, IMAGES)
-        assert not images.requires_grad
-    assert state_of(network) == before
-
-
-def test_it_is_read_in_inference_mode_beside_others(network):
-    expected = OdinProbe()(network, IMAGES)
-    with torch.inference_mode():
-        reading = read_probes([OdinProbe()], network, IMAGES.clone())
-    assert isinstance(reading, ProbeReadings)
-    assert torch.equal(reading.values["odin"], expected)
 
 
 def test_columns_are_named(network):

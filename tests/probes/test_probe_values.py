@@ -107,38 +107,6 @@ def test_gradient_designs_and_logits_share_one_forward(network, monkeypatch):
     assert len(calls) == 1
 
 
-def state_of(network):
-    """Everything of a network that a probe could leave changed."""
-    return (
-        [module.training for module in network.modules()],
-        [(parameter.requires_grad, parameter.grad) for parameter in network.parameters()],
-        [(name, value.tolist()) for name, value in network.state_dict().items()],
-        [len(module._forward_hooks) + len(module._forward_pre_hooks) for module in network.modules()],
-        torch.is_inference_mode_enabled(),
-        torch.is_grad_enabled(),
-    )
-
-
-@pytest.mark.parametrize("probe", [GradientProbe(AllOnes()), LogitsProbe()], ids=["gradients", "logits"])
-@pytest.mark.parametrize("broken", [False, True], ids=["fine", "refused"])
-def test_the_network_is_left_as_it_was(network, probe, broken):
-    images = IMAGES * float("nan") if broken else IMAGES
-    before = state_of(network)
-    if broken:
-        with pytest.raises(Refusal):
-            probe(network, images)
-    else:
-        probe(network, images)
-    assert state_of(network) == before
-
-
-def test_probes_work_in_inference_mode(network):
-    expected = GradientProbe(AllOnes())(network, IMAGES)
-    with torch.inference_mode():
-        reading = read_probes([GradientProbe(AllOnes()), LogitsProbe()], network, IMAGES.clone())
-    torch.testing.assert_close(reading.values["gradients/all_ones"], expected, rtol=1e-12, atol=0)
-
-
 def test_logits_that_are_not_finite_are_refused_with_their_number(network):
     images = IMAGES.clone()
     images[[1, 4]] = float("nan")

@@ -47,22 +47,22 @@ def rows(table, prefix):
 
 
 def test_all_images_stand_on_both_sides(records):
-    pool = detection_dataset(records, "bim")
-    assert len(pool) == 2 * N
-    assert pool.anomalous.sum() == N
+    dataset = detection_dataset(records, "bim")
+    assert len(dataset) == 2 * N
+    assert dataset.anomalous.sum() == N
 
 
 def test_the_noise_control_joins_the_normal_side(records):
-    pool = detection_dataset(records, "bim", noise="bim.noise")
-    assert rows(pool, "bim.noise") == list(range(N))
-    assert (len(pool), pool.anomalous.sum()) == (3 * N, N)
+    dataset = detection_dataset(records, "bim", noise="bim.noise")
+    assert rows(dataset, "bim.noise") == list(range(N))
+    assert (len(dataset), dataset.anomalous.sum()) == (3 * N, N)
 
 
 def test_successful_leaves_what_was_right_and_then_wrong_on_every_side(records):
-    pool = detection_dataset(records, "bim", noise="bim.noise", keep="successful")
+    dataset = detection_dataset(records, "bim", noise="bim.noise", keep="successful")
     expected = [row for row in range(N) if RIGHT[row] and FOOLED[row]]
     for prefix in ("normal", "bim", "bim.noise"):
-        assert rows(pool, prefix) == expected
+        assert rows(dataset, prefix) == expected
 
 
 def test_images_without_a_label_count_as_right(records):
@@ -82,9 +82,9 @@ def test_an_attack_that_fails_is_refused_with_its_numbers(records):
 
 
 def test_an_image_and_its_versions_share_a_split(records):
-    pool = detection_dataset(records, "bim", noise="bim.noise")
+    dataset = detection_dataset(records, "bim", noise="bim.noise")
     split_of = {}
-    for origin, split in zip(pool.column("origin_id"), pool.column("split"), strict=True):
+    for origin, split in zip(dataset.column("origin_id"), dataset.column("split"), strict=True):
         assert split_of.setdefault(origin, split) == split
 
 
