@@ -134,9 +134,10 @@ class Trainer(pl.Trainer):
                 "`data.anomalies` or `data.attacks` should name at least one source. Got none. "
                 "Add e.g. --data.anomalies.smoke photos/smoke."
             )
-        refuse_single(datamodule.anomaly_names, (settings or DetectionSettings()).protocol)
+        settings = settings or DetectionSettings()
+        refuse_single(datamodule.anomaly_names, settings.protocol)
         if self.is_global_zero:
-            _ = datamodule.manifest
+            settings.check_normal_images(datamodule.manifest.counts[NORMAL]["val"])
 
     def load(self, model: ClassificationTask, ckpt_path: str | None) -> None:
         """Load a classifier's weights, never executing code.
@@ -181,7 +182,12 @@ class Trainer(pl.Trainer):
         datasets = DetectionDatasets(records, datamodule.noise_of, datamodule.keep_of)
         for trial in progress(mine, "fitting detectors", len(mine), "fits", quiet=not self.is_global_zero):
             detector, found = run_trial(
-                trial, datasets, seed=settings.seed, resamples=settings.resamples, conventions=settings.metrics
+                trial,
+                datasets,
+                seed=settings.seed,
+                resamples=settings.resamples,
+                conventions=settings.metrics,
+                false_positive_rate=settings.false_positive_rate,
             )
             outcomes += found
             path = Path(self.default_root_dir) / "detectors" / trial.owner / f"{detector.name}.safetensors"

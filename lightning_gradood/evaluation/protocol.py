@@ -98,7 +98,13 @@ class DetectionDatasets:
 
 
 def run_trial(
-    trial: Trial, datasets: DetectionDatasets, *, seed: int, resamples: int = 1000, conventions: Sequence[str] = ()
+    trial: Trial,
+    datasets: DetectionDatasets,
+    *,
+    seed: int,
+    resamples: int = 1000,
+    conventions: Sequence[str] = (),
+    false_positive_rate: float = 0.05,
 ) -> tuple[Detector, list[Outcome]]:
     """Fit a copy of a trial's detector and test it on each of the trial's sources.
 
@@ -108,13 +114,18 @@ def run_trial(
         seed: with the name of the trial's owner it fixes the fit, with that of a tested source the bootstrap.
         resamples: bootstrap resamples of the AUROC's interval.
         conventions: whose arithmetic is added to the metrics.
+        false_positive_rate: share of normal images that a one-class detector may flag.
 
     Returns:
         The fitted detector and one outcome per tested source.
     """
     detector = copy.deepcopy(trial.detector)
     fitted = fit(
-        detector, datasets.of(*trial.trained_on), trained_on=trial.name, seed=named_seed(seed, trial.owner, bits=32)
+        detector,
+        datasets.of(*trial.trained_on),
+        trained_on=trial.name,
+        seed=named_seed(seed, trial.owner, bits=32),
+        false_positive_rate=false_positive_rate,
     )
     outcomes = []
     for source in trial.tested_on:

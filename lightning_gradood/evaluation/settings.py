@@ -5,6 +5,7 @@ from typing import Literal
 
 from lightning_gradood.core import Refusal
 from lightning_gradood.detectors import MLP, Detector
+from lightning_gradood.evaluation.calibration import check_calibration, check_rate
 from lightning_gradood.evaluation.protocol import Protocol
 from lightning_gradood.gradients import AllOnes, LabelDesign
 from lightning_gradood.probes import LogitsProbe, Probe
@@ -23,6 +24,8 @@ class DetectionSettings:
         protocol: what the detectors may know: `known`, the very source they are tested on, as in the paper; `leave_one_out`, all
             sources but the tested one; `cross`, each source in turn, and tested on every one.
         metrics: conventions whose arithmetic is reported too, under `<convention>/<metric>`, to compare with their tables.
+        false_positive_rate: share of normal images that a detector without known anomalies may flag: its threshold is a
+            split-conformal quantile of the scores of the normal `val` images.
         resamples: bootstrap resamples for the 95 % interval of the AUROC.
         seed: of the detectors and the bootstrap; the splits have theirs in `data.split_seed`.
     """
@@ -32,6 +35,7 @@ class DetectionSettings:
     detectors: list[Detector] = field(default_factory=list)
     protocol: Protocol = "known"
     metrics: list[Literal["lee2018", "odin", "openood", "energy"]] = field(default_factory=list)
+    false_positive_rate: float = 0.05
     resamples: int = 1000
     seed: int = 0
 
@@ -43,6 +47,7 @@ class DetectionSettings:
             raise Refusal(
                 f"`detection.label_designs` should have different names. Got {designs}. Remove or rename one."
             )
+        check_rate(self.false_positive_rate)
         if self.resamples < 1:
             raise Refusal(f"`detection.resamples` should be at least 1. Got `resamples = {self.resamples}`.")
 
@@ -70,3 +75,12 @@ class DetectionSettings:
         if len(set(names)) < len(names):
             raise Refusal(f"`detection.detectors` should have different names. Got {names}. Remove one.")
         return detectors
+
+    def check_normal_images(self, in_val: int) -> None:
+        """Refuse too few normal images in `val` for the false-positive rate, if any detector's threshold rests on them.
+
+        Args:
+            in_val: number of normal images in `val`.
+        """
+        if not all(detector.needs_anomalies for detector in self.build()):
+            check_calibration(in_val, self.false_positive_rate)

@@ -8,6 +8,7 @@ import numpy as np
 
 from lightning_gradood.core import named_seed
 from lightning_gradood.detectors import Detector
+from lightning_gradood.evaluation.calibration import conformal_p_values, conformal_threshold
 from lightning_gradood.metrics import (
     accuracy_at,
     best_balanced_threshold,
@@ -64,6 +65,14 @@ class Outcome:
     seconds: float
     trained_on: str = ""
 
+    def p_values(self, split: str) -> np.ndarray:
+        """Conformal p-value of each score of `val` or `test` against the normal images of `val`, float64 [n].
+
+        For a detector that was selected on `val` they are a little too small.
+        """
+        val = self.scores["val"]
+        return conformal_p_values(val.scores[val.labels == 0], self.scores[split].scores)
+
     @property
     def transferred(self) -> bool:
         """Whether it was trained on one other anomaly source, as in protocol `cross`."""
@@ -75,10 +84,15 @@ class Outcome:
         return f"{self.detector}@{self.trained_on}" if self.transferred else self.detector
 
 
-_PASSING = 0.95  # share of normal `val` images that a one-class detector calls normal
-
-
-def evaluate(detector: Detector, records: Records, *, source: str, seed: int, resamples: int = 1000) -> Outcome:
+def evaluate(
+    detector: Detector,
+    records: Records,
+    *,
+    source: str,
+    seed: int,
+    resamples: int = 1000,
+    false_positive_rate: float = 0.05,
+) -> Outcome:
     """Fit a detector on one anomaly source against the normal source and measure it on the same source.
 
     Args:
@@ -87,11 +101,18 @@ def evaluate(detector: Detector, records: Records, *, source: str, seed: int, re
         source: the anomaly source's name.
         seed: with the source's name it fixes the fit and the bootstrap, whichever process runs them in whatever order.
         resamples: bootstrap resamples of the AUROC's interval.
+        false_positive_rate: share of normal images that a detector without known anomalies may flag.
 
     Reference:
         Lee et al. 2022, section 3.2 (40/40/20).
     """
-    fitted = fit(detector, records, trained_on=source, seed=named_seed(seed, source, bits=32))
+    fitted = fit(
+        detector,
+        records,
+        trained_on=source,
+        seed=named_seed(seed, source, bits=32),
+        false_positive_rate=false_positive_rate,
+    )
     return measure(fitted, records, source=source, seed=named_seed(seed, source, bits=32), resamples=resamples)
 
 
@@ -120,7 +141,9 @@ class Fitted:
     seconds: float
 
 
-def fit(detector: Detector, records: Records, *, trained_on: str, seed: int) -> Fitted:
+def fit(
+    detector: Detector, records: Records, *, trained_on: str, seed: int, false_positive_rate: float = 0.05
+) -> Fitted:
     """Fit a detector on `train`, select on `val`; a one-class one gets the normal records alone.
 
     Args:
@@ -128,6 +151,10 @@ def fit(detector: Detector, records: Records, *, trained_on: str, seed: int) -> 
         records: normal and anomalous records with their `split`; those of `test` are never looked at.
         trained_on: name of the anomaly source, or of all of them together.
         seed: fixes the fit; see `core.named_seed`.
+        false_positive_rate: share of normal images that a one-class detector may flag.
+
+    Raises:
+        Refusal: `val` has too few normal records for that rate.
     """
     start = time.perf_counter()
     train, val = (records.where(split=split) for split in ("train", "val"))
@@ -143,7 +170,7 @@ def fit(detector: Detector, records: Records, *, trained_on: str, seed: int) -> 
         curves=curves,
         val=scores,
         attacks=attack_numbers(val),
-        threshold=_threshold(scores, one_class),
+        threshold=_threshold(scores, false_positive_rate if one_class else None),
         seconds=time.perf_counter() - start,
     )
 
@@ -206,10 +233,10 @@ def attack_numbers(records: Records) -> dict[str, float]:
     return {f"attack_{name}": float(np.mean(column.astype(np.float64))) for name, column in known.items()}
 
 
-def _threshold(val: SplitScores, one_class: bool) -> float:
-    """Best balanced accuracy, or what lets 95 % of the normal images pass where anomalous ones are not known."""
-    if one_class:
-        return float(np.quantile(val.scores[val.labels == 0], _PASSING, method="higher"))
+def _threshold(val: SplitScores, false_positive_rate: float | None) -> float:
+    """Best balanced accuracy, or the conformal threshold for a rate where anomalous images are not known."""
+    if false_positive_rate is not None:
+        return conformal_threshold(val.scores[val.labels == 0], false_positive_rate)
     return best_balanced_threshold(val.scores, val.labels)
 
 
@@ -229,4 +256,5 @@ def _metrics(split: SplitScores, fitted: Fitted, conventions: Sequence[str]) -> 
     for convention in conventions:
         numbers = conventional_metrics(split.scores, split.labels, convention)
         metrics |= {f"{convention}/{metric}": value for metric, value in numbers.items()}
-    return metrics | {"prevalence": float(split.labels.mean())}
+    flagged = float(np.mean(split.scores[split.labels == 0] > fitted.threshold))
+    return metrics | {"prevalence": float(split.labels.mean()), "false_positive_rate": flagged}

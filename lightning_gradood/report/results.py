@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.stats import binomtest
 
 from lightning_gradood.core import atomic_write
 from lightning_gradood.evaluation import Outcome
@@ -51,23 +52,32 @@ def results_table(outcomes: Sequence[Outcome]) -> dict[str, list[Any]]:
 
     Returns:
         Columns `source` (tested on), `trained_on`, `detector`, `split`, `metric`, `value`, `low` and `high`, the bounds of
-        a 95 % interval where there is one. Rates are in [0, 1]; `threshold` stands under `val`, where it was chosen, and
+        a 95 % interval where there is one (the test AUROC's by bootstrap, the false-positive rate's binomial). Rates are
+        in [0, 1]; `threshold` stands under `val`, where it was chosen, and
         `seconds` (to fit and score) under `test`. What is not finite or not known is None.
     """
     rows = []
     for outcome in outcomes:
         names = (outcome.source, outcome.trained_on or outcome.source, outcome.detector)
-        bounds = dict(zip(("low", "high"), outcome.auroc_interval, strict=True))
+        intervals = {"auroc": outcome.auroc_interval, "false_positive_rate": _rate_interval(outcome)}
         numbers = outcome_numbers(outcome)
         numbers.setdefault("val", {})["threshold"] = outcome.threshold
         numbers["test"]["seconds"] = outcome.seconds
         for split, metrics in numbers.items():
             for metric, value in metrics.items():
                 if metric not in ("auroc_low", "auroc_high"):
-                    interval = bounds if (split, metric) == ("test", "auroc") else {}
-                    found = [None if value is None else float(value), interval.get("low"), interval.get("high")]
+                    interval = intervals.get(metric, (None, None)) if split == "test" else (None, None)
+                    found = [None if value is None else float(value), *interval]
                     rows.append((*names, split, metric, *(plain(number) for number in found)))
     return {name: [row[place] for row in rows] for place, name in enumerate(_COLUMNS)}
+
+
+def _rate_interval(outcome: Outcome) -> tuple[float, float]:
+    """Clopper and Pearson's 95 % interval of the share of normal `test` images that are flagged."""
+    test = outcome.scores["test"]
+    normal = test.scores[test.labels == 0]
+    found = binomtest(int((normal > outcome.threshold).sum()), len(normal)).proportion_ci(method="exact")
+    return float(found.low), float(found.high)
 
 
 def scores_table(outcomes: Sequence[Outcome]) -> dict[str, list[Any]]:
@@ -78,10 +88,12 @@ def scores_table(outcomes: Sequence[Outcome]) -> dict[str, list[Any]]:
 
     Returns:
         Columns `id`, `source` (tested on), `trained_on`, `split`, `detector`, `anomalous` (0 or 1), `score` (higher = more
-        anomalous) and `flagged`, whether the score is above the threshold.
+        anomalous), `p_value` (conformal, against the normal images of `val`) and `flagged`, whether the score is above the
+        threshold.
     """
     table: dict[str, list[Any]] = {
-        name: [] for name in ("id", "source", "trained_on", "split", "detector", "anomalous", "score", "flagged")
+        name: []
+        for name in ("id", "source", "trained_on", "split", "detector", "anomalous", "score", "p_value", "flagged")
     }
     for outcome in outcomes:
         for split, found in outcome.scores.items():
@@ -93,6 +105,7 @@ def scores_table(outcomes: Sequence[Outcome]) -> dict[str, list[Any]]:
             table["detector"] += [outcome.detector] * number
             table["anomalous"] += found.labels.tolist()
             table["score"] += found.scores.tolist()
+            table["p_value"] += outcome.p_values(split).tolist()
             table["flagged"] += (found.scores > outcome.threshold).tolist()
     return table
 

@@ -59,7 +59,7 @@ def test_only_normal_train_records_are_looked_at(kind):
 
 
 @EVERY
-def test_the_threshold_lets_95_percent_of_normal_val_images_pass(kind):
+def test_the_threshold_flags_at_most_5_percent_of_normal_val_images(kind):
     table = records({"train": 60, "val": 200, "test": 30})
     outcome = evaluate(kind(), table, source="smoke", seed=0, resamples=20)
     val = outcome.scores["val"]

@@ -119,6 +119,9 @@ def test_every_image_has_its_score_and_whether_it_is_flagged():
             assert [row["id"] for row in own] == scores.ids
             assert [row["anomalous"] for row in own] == scores.labels.tolist()
             assert [row["score"] for row in own] == scores.scores.tolist()
+            normal = expected.scores["val"].scores[expected.scores["val"].labels == 0]
+            p_values = [(1 + np.sum(normal >= score)) / (1 + len(normal)) for score in scores.scores]
+            assert [row["p_value"] for row in own] == pytest.approx(p_values, rel=1e-12)
             assert [row["flagged"] for row in own] == [score > expected.threshold for score in scores.scores]
     assert len(rows) == sum(len(part.ids) for outcome in example.outcomes for part in outcome.scores.values())
 

@@ -1,0 +1,102 @@
+"""Thresholds and p-values from normal images alone, with a promise about the share of normal images that are flagged.
+
+Split-conformal prediction: if n calibration scores and a new one are exchangeable (normal images alike, none of them used to
+fit the detector), each of the n + 1 ranks of the new score is equally likely. So a threshold at the k-th smallest calibration
+score is exceeded with a probability of at most 1 − k / (n + 1), whatever the scores' distribution.
+
+The promise is about the mean over calibration sets. With one set of n images the share flagged varies: it is Beta(n + 1 − k, k)
+distributed, for n = 100 and a rate of 5 % between 1.6 and 9.9 % in 95 of 100 cases.
+
+Reference:
+    Vovk, Gammerman and Shafer 2005, "Algorithmic Learning in a Random World"; Bates et al. 2023, "Testing for outliers with
+    conformal p-values", Eq. 3 and Section 2.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from lightning_gradood.core import Refusal
+
+_ROUNDING = 1e-9  # (n + 1) · rate is a whole number where it should be: 1000 · 0.001
+
+
+def conformal_threshold(normal_scores: np.ndarray, false_positive_rate: float) -> float:
+    """Threshold that a fresh normal image's score exceeds with a probability of at most `false_positive_rate`.
+
+    Args:
+        normal_scores: of n normal images that the detector was not fitted on, float [n]; higher = more anomalous.
+        false_positive_rate: in (0, 1).
+
+    Returns:
+        The k-th smallest score, k = n + 1 − ⌊(n + 1) · rate⌋; an image is anomalous if its score is above it.
+
+    Raises:
+        Refusal: the rate is not in (0, 1), or there are too few scores for it.
+
+    Example:
+        >>> conformal_threshold(np.arange(19.0), 0.05), conformal_threshold(np.arange(99.0), 0.05)
+        (18.0, 94.0)
+    """
+    n = len(normal_scores)
+    check_calibration(n, false_positive_rate)
+    flagged = math.floor((n + 1) * false_positive_rate + _ROUNDING)
+    return float(np.partition(normal_scores, n - flagged)[n - flagged])
+
+
+def conformal_p_values(normal_scores: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """Share of calibration scores, the image's own included, that are at least as high as an image's.
+
+    A p-value is at most the rate exactly where the score is above `conformal_threshold` of that rate.
+
+    Args:
+        normal_scores: as for `conformal_threshold`, float [n].
+        scores: of any images, float [m].
+
+    Returns:
+        (1 + number of calibration scores ≥ score) / (n + 1), float64 [m], in [1 / (n + 1), 1].
+
+    Example:
+        >>> conformal_p_values(np.arange(99.0), np.array([98.5, 98.0, 0.0]))
+        array([0.01, 0.02, 1.  ])
+    """
+    ordered = np.sort(normal_scores)
+    at_least = len(ordered) - np.searchsorted(ordered, scores, side="left")
+    return np.asarray((1.0 + at_least) / (len(ordered) + 1.0))
+
+
+def check_calibration(number: int, false_positive_rate: float) -> None:
+    """Refuse a rate that so many calibration images cannot keep.
+
+    Args:
+        number: of normal images in `val`.
+        false_positive_rate: asked for.
+
+    Raises:
+        Refusal: the rate is not in (0, 1), or `number` < 1 / rate − 1.
+    """
+    check_rate(false_positive_rate)
+    needed = math.ceil(1 / false_positive_rate - 1 - _ROUNDING)
+    if number < needed:
+        raise Refusal(
+            f"`data.normal` should have at least {needed} images in `val` for `detection.false_positive_rate = "
+            f"{false_positive_rate:g}`. Got {number}. Add images, or choose a rate of at least {_rounded_up(number):g}."
+        )
+
+
+def check_rate(false_positive_rate: float) -> None:
+    """Refuse a rate outside of (0, 1)."""
+    if not 0 < false_positive_rate < 1:
+        raise Refusal(
+            "`detection.false_positive_rate` should be between 0 and 1, e.g. 0.05. "
+            f"Got `false_positive_rate = {false_positive_rate}`."
+        )
+
+
+def _rounded_up(number: int) -> float:
+    """The smallest rate of so many images, in three digits that keep it."""
+    rate = 1 / (number + 1)
+    scale = 10.0 ** (2 - math.floor(math.log10(rate)))
+    return min(0.999, math.ceil(rate * scale - _ROUNDING) / scale)
