@@ -11,8 +11,8 @@ from lightning_gradood.detectors import Detector
 from lightning_gradood.evaluation.calibration import conformal_p_values, conformal_threshold
 from lightning_gradood.metrics import (
     accuracy_at,
+    auroc_interval,
     best_balanced_threshold,
-    bootstrap_auroc,
     conventional_metrics,
     detection_metrics,
 )
@@ -45,7 +45,7 @@ class Outcome:
         detector: the detector's name.
         counts: split to `normal` and `anomalous` to number of records.
         metrics: `val` and `test` to metric to value, in [0, 1] but for norms of perturbations.
-        auroc_interval: bootstrap 95 % interval of the test AUROC.
+        auroc_interval: 95 % interval of the test AUROC, see `metrics.auroc_interval`.
         threshold: chosen on `val`; anomalous iff score > threshold.
         scores: `val` and `test` to their scores.
         curves: one dict per epoch, empty if nothing was trained.
@@ -204,7 +204,7 @@ def measure(
         detector=detector.name,
         counts=fitted.counts | {"test": _counts(test)},
         metrics={"val": metrics["val"] | fitted.attacks, "test": metrics["test"] | attack_numbers(test)},
-        auroc_interval=bootstrap_auroc(
+        auroc_interval=auroc_interval(
             scores["test"].scores,
             scores["test"].labels,
             test.column("origin_id"),

@@ -12,12 +12,13 @@ NumPy arrays; `RawBinaryAUROC` is the same AUROC as a torchmetrics object, for t
     >>> bootstrap_auroc(scores, labels, origin_ids=["a", "b", "c", "d"], seed=0)
     (0.5, 1.0)
 
+`auroc_interval` takes a formula for few images and AUROCs near 0 or 1, where a bootstrap promises too much.
 `best_balanced_threshold` and `accuracy_at` give the accuracy at a threshold that was chosen on other images;
 `roc_curve` and `precision_recall_curve` are for figures. `conventional_metrics` repeats the arithmetic of four published
 codebases, whose numbers of one name differ: compare with their tables by it, and with nothing else.
 """
 
-from lightning_gradood.metrics.bootstrap import bootstrap_auroc
+from lightning_gradood.metrics.bootstrap import auroc_interval, bootstrap_auroc, newcombe_interval
 from lightning_gradood.metrics.conventions import CONVENTIONS, conventional_metrics
 from lightning_gradood.metrics.curves import accuracy_at, best_balanced_threshold, precision_recall_curve, roc_curve
 from lightning_gradood.metrics.detection import RawBinaryAUROC, auroc, detection_accuracy, detection_metrics
@@ -27,11 +28,13 @@ __all__ = [
     "RawBinaryAUROC",
     "accuracy_at",
     "auroc",
+    "auroc_interval",
     "best_balanced_threshold",
     "bootstrap_auroc",
     "conventional_metrics",
     "detection_accuracy",
     "detection_metrics",
+    "newcombe_interval",
     "precision_recall_curve",
     "roc_curve",
 ]

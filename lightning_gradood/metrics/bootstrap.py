@@ -1,13 +1,101 @@
-"""Bootstrap interval of the AUROC, resampling clean images together with all that was made from them."""
+"""Intervals of the AUROC: by bootstrap, clean images drawn with all that was made from them; by a formula near 0 and 1.
+
+Where almost all pairs are in order a bootstrap has nothing to vary: with ten images of each kind perfectly apart every
+resample's AUROC is 1, and [1, 1] would be promised although the true one may well be 0.8.
+"""
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.optimize import brentq
+from scipy.stats import norm
 
 from lightning_gradood.core import Refusal
 from lightning_gradood.metrics.curves import Floats, Integers, validated
+from lightning_gradood.metrics.detection import auroc
+
+_FEW = 5  # wrong decisions among the images of the smaller class: below it normal approximations are known to fail
+
+
+def auroc_interval(
+    scores: ArrayLike,
+    labels: ArrayLike,
+    origin_ids: Sequence[Hashable] | NDArray[np.generic],
+    resamples: int = 1000,
+    seed: int = 0,
+    confidence: float = 0.95,
+) -> tuple[float, float]:
+    """Return an interval of the AUROC that also holds for few images and for AUROCs near 0 and 1.
+
+    `bootstrap_auroc`, unless min(AUROC, 1 − AUROC) times the number of origins of the smaller class is below 5; then
+    `newcombe_interval`, with the numbers of origins in each class.
+
+    Args:
+        scores: As for `bootstrap_auroc`.
+        labels: As there.
+        origin_ids: As there.
+        resamples: As there.
+        seed: As there.
+        confidence: As there.
+
+    Returns:
+        `(low, high)`, in [0, 1].
+
+    Raises:
+        Refusal: As `bootstrap_auroc`.
+
+    Example:
+        >>> low, high = auroc_interval(range(20), [0] * 10 + [1] * 10, origin_ids=range(20))
+        >>> round(low, 3), high
+        (0.826, 1.0)
+    """
+    values, classes = validated(scores, labels)
+    _check_settings(len(values), len(origin_ids), resamples, confidence)
+    ids = np.asarray(origin_ids)
+    normal, anomalous = (len(np.unique(ids[classes == kind])) for kind in (0, 1))
+    area = auroc(values, classes)
+    if min(area, 1 - area) * min(normal, anomalous) < _FEW:
+        return newcombe_interval(area, normal, anomalous, confidence)
+    return bootstrap_auroc(values, classes, origin_ids, resamples, seed, confidence)
+
+
+def newcombe_interval(area: float, normal: int, anomalous: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Return the score interval of an AUROC: all θ from which the observed one is less than z standard errors away.
+
+    The standard error is Hanley and McNeil's at θ, not at the observed value, and thus is not 0 where that is 1:
+    √(θ (1 − θ) (1 + N (1 − θ)/(2 − θ) + N θ/(1 + θ)) / (m n)) with N = (m + n)/2 − 1.
+
+    Args:
+        area: The observed AUROC, in [0, 1].
+        normal: Number m of independent normal images, at least 1.
+        anomalous: Number n of anomalous ones, at least 1.
+        confidence: Between 0 and 1.
+
+    Returns:
+        `(low, high)`, in [0, 1].
+
+    Reference:
+        Newcombe 2006, "Confidence intervals for an effect size measure based on the Mann-Whitney statistic. Part 2",
+        Statistics in Medicine 25, method 5.
+    """
+    z = float(norm.ppf((1 + confidence) / 2))
+    return _lowest(area, normal, anomalous, z), 1 - _lowest(1 - area, normal, anomalous, z)  # alike for 1 − θ
+
+
+def _lowest(area: float, m: int, n: int, z: float) -> float:
+    """The smallest θ of Newcombe's interval."""
+    if area == 0:
+        return 0.0
+
+    def beyond(theta: float) -> float:
+        N = (m + n) / 2 - 1
+        spread = z * z * theta * (1 + N * (1 - theta) / (2 - theta) + N * theta / (1 + theta)) / (m * n)
+        # squared distance less squared standard errors; where the observed area is 1 both have a factor 1 − θ
+        return 1 - theta - spread if area == 1 else (area - theta) ** 2 - (1 - theta) * spread
+
+    return float(brentq(beyond, 0.0, area, xtol=1e-12))
 
 
 def bootstrap_auroc(

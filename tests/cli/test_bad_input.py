@@ -168,7 +168,10 @@ def test_broken_interpolation_is_refused_with_its_key(value, words, capsys):
         (["--data.anomalies.mean", "images"], "Got `anomalies` with the name `mean`. Rename that source."),
         (["--trainer.limit_predict_batches", "2"], "`trainer.limit_predict_batches` should be 1.0"),
         (["--trainer.precision", "bf16-true"], "`trainer.precision` should leave the weights in float32"),
-        (["--detection.false_positive_rate", "5"], "`detection.false_positive_rate` should be between 0 and 1, e.g. 0.05."),
+        (
+            ["--detection.false_positive_rate", "5"],
+            "`detection.false_positive_rate` should be between 0 and 1, e.g. 0.05.",
+        ),
         (
             ["--detection.detectors", "[GradientGaussian]", "--detection.false_positive_rate", "0.001"],
             "`data.normal` should have at least 999 images in `val` for `detection.false_positive_rate = 0.001`. Got ",

@@ -11,7 +11,7 @@ from sklearn.metrics import accuracy_score, average_precision_score, balanced_ac
 from lightning_gradood.detectors import MLP, Detector
 from lightning_gradood.evaluation import evaluate
 from lightning_gradood.gradients import AllOnes
-from lightning_gradood.metrics import bootstrap_auroc
+from lightning_gradood.metrics import auroc_interval
 from lightning_gradood.probes import GradientProbe
 from lightning_gradood.records import Records
 from lightning_gradood.tasks import MLPSettings
@@ -129,12 +129,12 @@ def test_the_seed_comes_from_the_seed_and_the_source(table):
     assert max(detector.seeds) < 2**32
 
 
-def test_the_interval_is_the_bootstrap_over_test_images(table):
+def test_the_interval_is_that_of_the_test_images(table):
     detector = FirstNorm()
     outcome = outcome_of(table, detector)
     test = outcome.scores["test"]
     seed = detector.seeds[0]
-    assert outcome.auroc_interval == bootstrap_auroc(test.scores, test.labels, test.ids, resamples=30, seed=seed)
+    assert outcome.auroc_interval == auroc_interval(test.scores, test.labels, test.ids, resamples=30, seed=seed)
     assert outcome.auroc_interval[0] < outcome.metrics["test"]["auroc"] < outcome.auroc_interval[1]
 
 
