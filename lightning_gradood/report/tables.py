@@ -184,7 +184,7 @@ _SUCCESS_NOTE = "success = share of attacked or corrupted images that the classi
 _NOTE = (
     "In % on the test split; n = normal+anomalous images. AUPR-in, FPR95: normal is positive; AUPR-out: anomalous is.\n"
     "Accuracies: oracle = best balanced accuracy of any threshold; 0.5 = the MLP's own; val = threshold chosen on val.\n"
-    "The interval is a bootstrap's, or Newcombe's (2006) where few images are on the wrong side, as a bootstrap is too sure there."
+    "The interval is a bootstrap's, or Newcombe's (2006) where few images are on the wrong side: a bootstrap is too sure there."
 )
 
 
