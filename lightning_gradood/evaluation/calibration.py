@@ -9,7 +9,7 @@ distributed, for n = 100 and a rate of 5 % between 1.6 and 9.9 % in 95 of 100 ca
 
 Reference:
     Vovk, Gammerman and Shafer 2005, "Algorithmic Learning in a Random World"; Bates et al. 2023, "Testing for outliers with
-    conformal p-values", Eq. 3 and Section 2.
+    conformal p-values", Section 2.
 """
 
 from __future__ import annotations
