@@ -14,6 +14,7 @@ DIGITS = str(Path(__file__).parents[2] / "configs" / "digits.yaml")
 SMALL = [
     *("--data.init_args.limit", "16", "--trainer.max_epochs", "1", "--trainer.enable_progress_bar", "false"),
     *("--trainer.log_every_n_steps", "1", "--detection.resamples", "20", "--detection.mlp.max_epochs", "3"),
+    *("--detection.false_positive_rate", "0.2"),  # six normal images in `val`
     *("--trainer.callbacks", "[{class_path: ReportCallback, init_args: {figures: false}}]"),
     *("--detection.detectors", "[Energy, GradNorm, Mahalanobis, ImageStatistics]"),
 ]
