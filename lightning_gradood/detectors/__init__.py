@@ -18,7 +18,7 @@ images, and are measured on the same records:
 - distances to normal `train` images: `KNN`; like the formulas it needs no anomalous image (`needs_anomalies` is false);
 - settings chosen on `val`: `ODIN`; regressions on `train` as well: `LID`, `Mahalanobis` (with `ensemble`);
 - gradient representations without any anomalous image (`needs_anomalies` is false): `GradientGaussian`, `GradientKNN` and
-  `GradientForest` learn what is usual from normal `train` records, and their threshold lets 95 % of normal `val` images pass;
+  `GradientForest` learn what is usual from normal `train` records, and their threshold is a quantile of normal `val` scores;
 - `ImageStatistics`, which is no rival but an audit: it never asks the network, so a source on which it does well is easy
   for a reason that has nothing to do with what the images show.
 """

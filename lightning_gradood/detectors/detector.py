@@ -52,8 +52,8 @@ class Detector(ABC):
     def needs_anomalies(self) -> bool:
         """Whether it is fitted on anomalous records too.
 
-        Where it is not, `fit` looks at normal records alone, and its threshold is the 95 % quantile of the scores of normal
-        `val` records.
+        Where it is not, `fit` looks at normal records alone, and its threshold is a conformal quantile of the scores of
+        normal `val` records (`evaluation.conformal_threshold`).
         """
         return True
 

@@ -90,9 +90,9 @@ def _lowest(area: float, m: int, n: int, z: float) -> float:
         return 0.0
 
     def beyond(theta: float) -> float:
+        """Squared distance less squared standard errors; where the observed area is 1 both have a factor 1 − θ, left out."""
         N = (m + n) / 2 - 1
         spread = z * z * theta * (1 + N * (1 - theta) / (2 - theta) + N * theta / (1 + theta)) / (m * n)
-        # squared distance less squared standard errors; where the observed area is 1 both have a factor 1 − θ
         return 1 - theta - spread if area == 1 else (area - theta) ** 2 - (1 - theta) * spread
 
     return float(brentq(beyond, 0.0, area, xtol=1e-12))
