@@ -7,8 +7,8 @@ from pathlib import Path
 import lightning.pytorch as pl
 from lightning.pytorch.utilities import rank_zero_warn
 
-from lightning_gradood.core import Refusal, progress
-from lightning_gradood.data import ImageDataModule, as_float
+from lightning_gradood.core import Refusal, as_float, progress
+from lightning_gradood.data import ImageDataModule
 from lightning_gradood.detectors import save_detector
 from lightning_gradood.evaluation import (
     DetectionDatasets,

@@ -1,4 +1,4 @@
-"""What every room shares: refusals, random numbers by name, atomic files, checks of images and logits, exact arithmetic.
+"""What every room shares: refusals, seeds by name, atomic files, pixels of image files, checks, exact arithmetic.
 
 >>> import torch
 >>> from lightning_gradood.core import Refusal, check_images
@@ -36,6 +36,7 @@ from lightning_gradood.core.network_state import (
     without_cached_parametrizations,
 )
 from lightning_gradood.core.perturbation import Crafted, Perturbation, Perturbed
+from lightning_gradood.core.pixels import UNREADABLE, Picture, Transform, as_float, eight_bit, read_picture, to_pixels
 from lightning_gradood.core.precision import (
     LOG_FLOOR,
     cast_like,
@@ -54,14 +55,18 @@ __all__ = [
     "BATCH_NORMS",
     "CHECKPOINTS",
     "LOG_FLOOR",
+    "UNREADABLE",
     "Crafted",
     "Logits",
     "OrderedBatchNorm",
     "Perturbation",
     "Perturbed",
+    "Picture",
     "ProgressLines",
     "Refusal",
+    "Transform",
     "alone_with",
+    "as_float",
     "atomic_write",
     "cast_like",
     "check_above_zero",
@@ -78,6 +83,7 @@ __all__ = [
     "claim",
     "craft_apart",
     "disk_full_refused",
+    "eight_bit",
     "evaluating",
     "exact_arithmetic",
     "float64_device",
@@ -88,12 +94,14 @@ __all__ = [
     "named_seed",
     "new_run_folder",
     "progress",
+    "read_picture",
     "refuse_foreign",
     "refuse_unclaimed",
     "requiring_grad",
     "scaled_squares",
     "to_float64",
     "to_float64_device",
+    "to_pixels",
     "widest_float_dtype",
     "without_cached_parametrizations",
 ]

@@ -26,7 +26,7 @@ from lightning_gradood.data.datamodule import ImageDataModule
 from lightning_gradood.data.datasets import DatasetSource, LoadedSource
 from lightning_gradood.data.folder import FolderSource
 from lightning_gradood.data.perturbations import PerturbedSource
-from lightning_gradood.data.source import ImageBatch, Listing, Source, as_float
+from lightning_gradood.data.source import ImageBatch, Listing, Source
 from lightning_gradood.data.splits import Manifest, make_manifest, split_rows
 
 __all__ = [
@@ -42,7 +42,6 @@ __all__ = [
     "PhotoPatches",
     "RandomCropFlip",
     "Source",
-    "as_float",
     "make_manifest",
     "split_rows",
 ]

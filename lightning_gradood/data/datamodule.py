@@ -9,12 +9,12 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import nn
 from torch.utils.data import DataLoader
 
-from lightning_gradood.core import Perturbation, Refusal, named_seed
+from lightning_gradood.core import Perturbation, Refusal, as_float, named_seed
 from lightning_gradood.data.folder import Opening
 from lightning_gradood.data.loaders import labelled, make_loader, refuse_fewer_than_processes, training_parts
 from lightning_gradood.data.perturbations import ExperimentSources, Perturbations
 from lightning_gradood.data.settings import refuse_below, refuse_settings, refuse_unknown
-from lightning_gradood.data.source import ImageBatch, Source, as_float
+from lightning_gradood.data.source import ImageBatch, Source
 from lightning_gradood.data.splits import Rows
 
 

@@ -18,17 +18,13 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from lightning_gradood.core import Refusal, progress
+from lightning_gradood.core import Picture, Refusal, Transform, eight_bit, progress, to_pixels
 from lightning_gradood.data.source import (
     ImageBatch,
     Listing,
-    Picture,
     Source,
-    Transform,
     check_deterministic,
-    eight_bit,
     row_keys,
-    to_pixels,
 )
 
 BY_HAND = {

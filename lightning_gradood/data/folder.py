@@ -11,9 +11,9 @@ import numpy as np
 from PIL import Image
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from lightning_gradood.core import Refusal, named_seed
+from lightning_gradood.core import UNREADABLE, Refusal, Transform, named_seed, read_picture
 from lightning_gradood.data.datasets import GIB, LoadedSource
-from lightning_gradood.data.source import Listing, Source, Transform, eight_bit
+from lightning_gradood.data.source import Listing, Source
 from lightning_gradood.data.splits import split_rows
 
 
@@ -88,8 +88,6 @@ def _relabelled(name: str, listing: Listing, classes: list[str]) -> Listing:
 
 
 LAYOUTS = "either one sub-folder per class (`root/<class>/image.png`) or the images themselves"
-UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
-"""What Pillow's decoders raise for files that are empty, cut short, of another kind, or too large to be true."""
 
 
 class FolderSource(Source):
@@ -160,14 +158,14 @@ class FolderListing(Listing):
         """Decode one file to RGB."""
         path = self.root / self.keys[row]
         try:
-            with Image.open(path) as image:
-                image.load()
+            return read_picture(path)
+        except Refusal:
+            raise
         except UNREADABLE as error:
             raise Refusal(
                 f"`root` should hold readable images. Got `{path}`: {error}. "
                 "Remove that file or replace it by a whole one."
             ) from error
-        return eight_bit(image, str(path)).convert("RGB")
 
     def fingerprint(self, row: int) -> bytes:
         """Return the SHA-256 of the file's bytes."""

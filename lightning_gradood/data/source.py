@@ -1,7 +1,6 @@
 """Sources of images: what a user configures, what opening it gives, and the batches a loader yields.
 
-A `Source` is what a user writes in YAML; it touches no disk before `open()`. A `Listing` is what was found there. `to_pixels`
-applies the user's transform to one image and checks its result.
+A `Source` is what a user writes in YAML; it touches no disk before `open()`. A `Listing` is what was found there.
 """
 
 from abc import ABC, abstractmethod
@@ -10,11 +9,9 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
-from PIL import Image
 from torch import Tensor
-from torchvision.transforms.functional import pil_to_tensor
 
-from lightning_gradood.core import Refusal
+from lightning_gradood.core import Picture, Refusal, Transform
 
 
 class ImageBatch(NamedTuple):
@@ -31,18 +28,9 @@ class ImageBatch(NamedTuple):
     rows: Tensor
 
 
-def as_float(images: Tensor) -> Tensor:
-    """Bring uint8 images to float32 in [0, 1]; float ones, which are there already, stay as they are."""
-    return images.float() / 255 if images.dtype == torch.uint8 else images
-
-
 def as_it_is(batch: Any) -> Any:
     """Collate nothing: our data sets hand over whole batches. A function of its own so that workers can unpickle it."""
     return batch
-
-
-Picture = Image.Image | Tensor
-"""One image as a listing reads it: a PIL image, or a tensor [C, H, W]."""
 
 
 @dataclass(frozen=True)
@@ -90,62 +78,7 @@ def row_keys(count: int) -> list[str]:
     return [f"{row:0{width}d}" for row in range(count)]
 
 
-Transform = Callable[[Any], Any]
 TRIES = 8  # a flip that happens half the time is missed once in 128
-
-
-def to_pixels(image: Picture, transform: Transform | None, name: str) -> Tensor:
-    """Apply the transform and bring the result to a tensor.
-
-    Args:
-        image: A PIL image, or a tensor [C, H, W].
-        transform: Called with the image; None leaves it as it is. A PIL result becomes uint8.
-        name: The image's id, for refusals.
-
-    Returns:
-        [C, H, W], uint8 or float32 in [0, 1].
-
-    Raises:
-        Refusal: The transform gives something else.
-    """
-    result = image if transform is None else transform(image)
-    if isinstance(result, Image.Image):
-        pixels: Tensor = pil_to_tensor(result)
-        return pixels
-    if (
-        not isinstance(result, Tensor)
-        or result.ndim != 3
-        or not (result.dtype == torch.uint8 or result.is_floating_point())
-    ):
-        shown = f"{result.dtype} {list(result.shape)}" if isinstance(result, Tensor) else type(result).__name__
-        raise Refusal(
-            "`transform` should give a PIL image or a tensor [C, H, W] of uint8 or float. "
-            f"Got {shown} for image `{name}`. End it with e.g. torchvision.transforms.ToTensor."
-        )
-    pixels = result.as_subclass(Tensor)  # torchvision's tv_tensors.Image is not wanted further on
-    if pixels.dtype == torch.uint8:
-        return pixels
-    low, high = pixels.min().item(), pixels.max().item()
-    if not (low >= 0 and high <= 1):  # written so that NaN is refused as well
-        raise Refusal(
-            f"`transform` should give float pixels in [0, 1]. Got {low:.4g} to {high:.4g} for image `{name}`. "
-            "Leave normalisation to the network, which wraps its own mean and standard deviation."
-        )
-    return pixels.float()
-
-
-def eight_bit(image: Image.Image, name: str) -> Image.Image:
-    """Return an image of at most eight bits a channel; Pillow would clip deeper ones to white without a word.
-
-    Raises:
-        Refusal: Its pixels are integers or floats of more bits.
-    """
-    if image.mode[0] in "IF":
-        raise Refusal(
-            f"`{name}` should be an image with 8 bits a channel. "
-            f"Got `{name}` of Pillow's mode {image.mode}, which has more. Scale it to 0 … 255 and save it anew."
-        )
-    return image
 
 
 def check_deterministic(read: Callable[[], Tensor], transform: Transform | None) -> None:

@@ -23,7 +23,7 @@ images, and are measured on the same records:
   for a reason that has nothing to do with what the images show.
 """
 
-from lightning_gradood.detectors.detector import Detector, FixedDetector, NotFittedError
+from lightning_gradood.detectors.detector import Detector, FixedDetector, NotFittedError, score_in_blocks
 from lightning_gradood.detectors.grad_norm import GradNorm, GradNormProbe
 from lightning_gradood.detectors.gradient_novelty import GradientForest, GradientGaussian, GradientKNN
 from lightning_gradood.detectors.image_statistics import ImageStatistics, ImageStatisticsProbe, image_statistics
@@ -59,4 +59,5 @@ __all__ = [
     "image_statistics",
     "load_detector",
     "save_detector",
+    "score_in_blocks",
 ]

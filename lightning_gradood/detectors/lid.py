@@ -18,6 +18,7 @@ from lightning_gradood.probes import FeatureProbe, Probe, columns_by_layer
 from lightning_gradood.records import Records
 
 _BATCH = 100  # images, as in the original
+_LARGEST = 4  # features that say which images an image outside of the batches is compared with
 
 
 def local_dimensionality(distances: np.ndarray, neighbours: Sequence[int]) -> np.ndarray:
@@ -50,8 +51,9 @@ def local_dimensionality(distances: np.ndarray, neighbours: Sequence[int]) -> np
 class Neighbourhoods:
     """Mini-batches of clean images, and the rule that says which of them an image is compared with.
 
-    Every image is compared with all images of a batch but one: itself or its own clean version, where that is in the batch,
-    else the one at a place given by its id. So images inside and outside the batches have equally many neighbours.
+    Every image is compared with all images of a batch but one: itself or its own clean version, where that is in a batch, else
+    one at a place given by which of its features are the largest. So images inside and outside the batches have equally
+    many neighbours, and an image outside of them gets the same value under any name.
 
     Args:
         features: of the clean images, float [batches, size, width].
@@ -95,7 +97,11 @@ class Neighbourhoods:
         Returns:
             float64 [n, K, T].
         """
-        batches, places = np.array([self._place(origin) for origin in records.column("origin_id")]).reshape(-1, 2).T
+        batches, places = (
+            np.array([self._place(*pair) for pair in zip(records.column("origin_id"), values, strict=True)])
+            .reshape(-1, 2)
+            .T
+        )
         found = np.empty((len(records), len(neighbours), len(layers)))
         for batch in np.unique(batches):
             rows = np.flatnonzero(batches == batch)
@@ -106,11 +112,14 @@ class Neighbourhoods:
                 found[rows, :, layer] = local_dimensionality(among, neighbours)
         return found
 
-    def _place(self, origin: str) -> tuple[int, int]:
+    def _place(self, origin: str, features: np.ndarray) -> tuple[int, int]:
         if origin in self.place_of:
             return self.place_of[origin]
         batches, size = self.features.shape[:2]
-        index = zlib.crc32(origin.encode()) % (batches * size)  # the same in every process and run
+        largest = np.argsort(features, kind="stable")[-_LARGEST:].astype(
+            np.int32
+        )  # rounding rarely changes their order
+        index = zlib.crc32(largest.tobytes()) % (batches * size)
         return index // size, index % size
 
 

@@ -12,9 +12,9 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from lightning_gradood.detectors.detector import Detector
 from lightning_gradood.gradients import LabelDesign
 from lightning_gradood.metrics import auroc
+from lightning_gradood.networks import MLPSettings, RepresentationMLP
 from lightning_gradood.probes import GradientProbe, Probe
 from lightning_gradood.records import Records
-from lightning_gradood.tasks import DetectionTask, MLPSettings
 
 _VALIDATION_BATCH = 4096
 
@@ -35,7 +35,7 @@ class MLP(Detector):
         self.label_designs = list(label_designs)
         self.settings = settings
         self._name = name
-        self.task: DetectionTask | None = None
+        self.network: RepresentationMLP | None = None
 
     @property
     def name(self) -> str:
@@ -57,26 +57,26 @@ class MLP(Detector):
         train, val = (self._tensors(records.where(split=split)) for split in ("train", "val"))
         with torch.random.fork_rng(devices=[]):  # the caller's random numbers stay as they were
             torch.default_generator.manual_seed(seed)  # of the CPU alone; torch.manual_seed sets those of GPUs too
-            self.task = DetectionTask(train[0], self.settings)
-            return train_with_early_stopping(self.task, train, val)
+            self.network = RepresentationMLP(train[0], self.settings)
+            return train_with_early_stopping(self.network, train, val)
 
     def score(self, records: Records) -> np.ndarray:
         """Logits of the MLP, float64 [n]."""
-        task = self._fitted(self.task).eval()
+        network = self._fitted(self.network).eval()
         with torch.no_grad():
-            logits: Tensor = task(self._tensors(records)[0])
+            logits: Tensor = network(self._tensors(records)[0])
         return np.asarray(logits.double().numpy())
 
     def state_dict(self) -> dict[str, Tensor]:
         """Weights and standardisation of the best epoch."""
-        return dict(self._fitted(self.task).state_dict())
+        return dict(self._fitted(self.network).state_dict())
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Take weights and standardisation; see `Detector.load_state_dict`."""
         with torch.random.fork_rng(devices=[]):  # weights are drawn before they are replaced
-            task = DetectionTask(torch.zeros(2, len(state["mean"]), dtype=torch.float64), self.settings)
-        task.load_state_dict(state)
-        self.task = task
+            network = RepresentationMLP(torch.zeros(2, len(state["mean"]), dtype=torch.float64), self.settings)
+        network.load_state_dict(state)
+        self.network = network
 
     def _tensors(self, records: Records) -> tuple[Tensor, Tensor]:
         values = np.concatenate([records.probe(probe.name) for probe in self.probes], axis=1)
@@ -84,7 +84,7 @@ class MLP(Detector):
 
 
 def train_with_early_stopping(
-    task: DetectionTask, train: tuple[Tensor, Tensor], val: tuple[Tensor, Tensor]
+    network: RepresentationMLP, train: tuple[Tensor, Tensor], val: tuple[Tensor, Tensor]
 ) -> list[dict[str, float]]:
     """Train on the CPU until the validation loss has not fallen for `patience` epochs, and keep the best epoch's weights.
 
@@ -92,42 +92,42 @@ def train_with_early_stopping(
     in a Lightning Trainer, too.
 
     Args:
-        task: with fresh weights; left with those of the epoch with the lowest validation loss, the first of equals.
+        network: with fresh weights; left with those of the epoch with the lowest validation loss, the first of equals.
         train: representations float64 [n, L] and labels (0 normal, 1 anomalous) int64 [n].
         val: the same for early stopping.
 
     Returns:
         `epoch`, `train/loss`, `val/loss` (means over records) and `val/auroc` of every epoch.
     """
-    settings, optimizer = task.settings, task.configure_optimizers()
-    curves, best, lowest, waited = list[dict[str, float]](), copy.deepcopy(task.state_dict()), math.inf, 0
+    settings, optimizer = network.settings, network.optimizer()
+    curves, best, lowest, waited = list[dict[str, float]](), copy.deepcopy(network.state_dict()), math.inf, 0
     for epoch in range(settings.max_epochs):
         losses = _Mean()
-        task.train()
+        network.train()
         for rows in torch.split(torch.randperm(len(train[0])), settings.batch_size):
-            loss = binary_cross_entropy_with_logits(task(train[0][rows]), train[1][rows].float())
+            loss = binary_cross_entropy_with_logits(network(train[0][rows]), train[1][rows].float())
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             losses.add(loss.detach(), len(rows))
-        logits, val_loss = _validate(task, *val)
+        logits, val_loss = _validate(network, *val)
         area = auroc(logits.double().numpy(), val[1].numpy())
         curves.append({"epoch": float(epoch), "train/loss": losses.value, "val/loss": val_loss, "val/auroc": area})
         waited = 0 if val_loss < lowest else waited + 1
         if val_loss < lowest:
-            best, lowest = copy.deepcopy(task.state_dict()), val_loss
+            best, lowest = copy.deepcopy(network.state_dict()), val_loss
         if waited >= settings.patience or not math.isfinite(val_loss):
             break
-    task.load_state_dict(best)
+    network.load_state_dict(best)
     return curves
 
 
-def _validate(task: DetectionTask, representations: Tensor, anomalous: Tensor) -> tuple[Tensor, float]:
-    task.eval()
+def _validate(network: RepresentationMLP, representations: Tensor, anomalous: Tensor) -> tuple[Tensor, float]:
+    network.eval()
     logits, losses = [], _Mean()
     with torch.no_grad():
         for part, labels in _parts(representations, anomalous):
-            logits.append(task(part))
+            logits.append(network(part))
             losses.add(binary_cross_entropy_with_logits(logits[-1], labels.float()), len(labels))
     return torch.cat(logits), losses.value
 

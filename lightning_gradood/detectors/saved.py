@@ -16,8 +16,8 @@ from lightning_gradood import detectors, gradients
 from lightning_gradood.core import Refusal, atomic_write
 from lightning_gradood.detectors.detector import Detector
 from lightning_gradood.gradients import LabelDesign
+from lightning_gradood.networks import MLPSettings
 from lightning_gradood.records import Records
-from lightning_gradood.tasks import MLPSettings
 
 FORMAT = 1
 _KEY = "lightning_gradood.detector"

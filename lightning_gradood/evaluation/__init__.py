@@ -18,7 +18,6 @@ An `Outcome` holds every number of one detector on one anomaly source; `trials_o
     ({'normal': 33, 'anomalous': 33}, True)
 """
 
-from lightning_gradood.evaluation.calibration import conformal_p_values, conformal_threshold
 from lightning_gradood.evaluation.protocol import (
     DetectionDatasets,
     Trial,
@@ -38,8 +37,6 @@ __all__ = [
     "SplitScores",
     "Trial",
     "attack_numbers",
-    "conformal_p_values",
-    "conformal_threshold",
     "evaluate",
     "gather_outcomes",
     "refuse_single",

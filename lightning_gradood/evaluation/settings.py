@@ -5,9 +5,9 @@ from typing import Literal
 
 from lightning_gradood.core import Refusal
 from lightning_gradood.detectors import MLP, Detector
-from lightning_gradood.evaluation.calibration import check_calibration, check_rate
 from lightning_gradood.evaluation.protocol import Protocol
 from lightning_gradood.gradients import AllOnes, LabelDesign
+from lightning_gradood.metrics import check_calibration, check_rate
 from lightning_gradood.probes import LogitsProbe, Probe
 from lightning_gradood.tasks import MLPSettings
 

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from lightning_gradood.core import named_seed
-from lightning_gradood.detectors import Detector
-from lightning_gradood.evaluation.calibration import conformal_p_values, conformal_threshold
+from lightning_gradood.detectors import Detector, score_in_blocks
 from lightning_gradood.metrics import (
     accuracy_at,
     auroc_interval,
     best_balanced_threshold,
+    conformal_p_values,
+    conformal_threshold,
     conventional_metrics,
     detection_metrics,
 )
@@ -162,7 +163,7 @@ def fit(
     if one_class:
         train = normal_records(train)
     curves = detector.fit(Records.concatenate([train, normal_records(val) if one_class else val]), seed)
-    scores = SplitScores(val.ids, val.anomalous, detector.score(val))
+    scores = SplitScores(val.ids, val.anomalous, score_in_blocks(detector, val))
     return Fitted(
         detector=detector,
         trained_on=NORMAL if one_class else trained_on,
@@ -195,7 +196,7 @@ def measure(
         conventions: whose arithmetic is added as `<convention>/<metric>`.
     """
     start, test, detector = time.perf_counter(), records.where(split="test"), fitted.detector
-    scores = {"val": fitted.val, "test": SplitScores(test.ids, test.anomalous, detector.score(test))}
+    scores = {"val": fitted.val, "test": SplitScores(test.ids, test.anomalous, score_in_blocks(detector, test))}
     seconds = fitted.seconds + time.perf_counter() - start
     metrics = {split: _metrics(part, fitted, conventions) for split, part in scores.items()}
     return Outcome(

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.autograd import profiler as autograd_profiler
 from torch.profiler import ProfilerActivity, profile
 
-from lightning_gradood.core import atomic_write, cast_like, exact_arithmetic, frozen_network, to_float64
-from lightning_gradood.data import LoadedSource, as_float
+from lightning_gradood.core import as_float, atomic_write, cast_like, exact_arithmetic, frozen_network, to_float64
+from lightning_gradood.data import LoadedSource
 from lightning_gradood.extraction import ProbeReader, ProbeTask
 from lightning_gradood.gradients import AllOnes
 from lightning_gradood.networks import state_digest

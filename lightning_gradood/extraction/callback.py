@@ -9,8 +9,8 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from lightning_gradood.core import Refusal
-from lightning_gradood.data import ImageBatch, ImageDataModule, as_float
+from lightning_gradood.core import Refusal, as_float
+from lightning_gradood.data import ImageBatch, ImageDataModule
 from lightning_gradood.extraction.plan import CacheEntry, Plan, read_records
 from lightning_gradood.extraction.reader import ProbeReader
 from lightning_gradood.networks import state_digest

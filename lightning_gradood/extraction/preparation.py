@@ -7,8 +7,8 @@ import lightning.pytorch as pl
 import torch
 from torch import Tensor, nn
 
-from lightning_gradood.core import Refusal, progress
-from lightning_gradood.data import ImageDataModule, as_float
+from lightning_gradood.core import Refusal, as_float, progress
+from lightning_gradood.data import ImageDataModule
 from lightning_gradood.extraction.plan import Plan
 from lightning_gradood.probes import Probe
 from lightning_gradood.records import StateStore, entry_key

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 
 import lightning_gradood
-from lightning_gradood.core import Refusal
-from lightning_gradood.data import ImageDataModule, as_float
+from lightning_gradood.core import Refusal, as_float
+from lightning_gradood.data import ImageDataModule
 from lightning_gradood.evaluation import Outcome, attack_numbers
 from lightning_gradood.extraction import CacheEntry
 from lightning_gradood.records import NORMAL, Records

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.stats import binomtest
 
 from lightning_gradood.core import atomic_write
 from lightning_gradood.evaluation import Outcome
+from lightning_gradood.metrics import binomial_interval
 from lightning_gradood.records import write_columns
 from lightning_gradood.report.bundle import MEAN, DetectionReport, by_detector
 from lightning_gradood.report.tables import mean_numbers, outcome_numbers
@@ -76,8 +76,7 @@ def _rate_interval(outcome: Outcome) -> tuple[float, float]:
     """Clopper and Pearson's 95 % interval of the share of normal `test` images that are flagged."""
     test = outcome.scores["test"]
     normal = test.scores[test.labels == 0]
-    found = binomtest(int((normal > outcome.threshold).sum()), len(normal)).proportion_ci(method="exact")
-    return float(found.low), float(found.high)
+    return binomial_interval(int((normal > outcome.threshold).sum()), len(normal))
 
 
 def scores_table(outcomes: Sequence[Outcome]) -> dict[str, list[Any]]:

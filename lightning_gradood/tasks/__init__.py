@@ -1,14 +1,17 @@
 """Tasks: the two LightningModules. `ClassificationTask` trains the classifier, `DetectionTask` the paper's MLP detector.
 
->>> import torch
->>> from lightning_gradood.tasks import ClassificationTask
->>> task = ClassificationTask(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 3)))
->>> task(torch.rand(2, 3, 2, 2)).shape
-torch.Size([2, 3])
+`RawBinaryAUROC` is the AUROC of scores of any range, as a torchmetrics object for training loops.
+
+    >>> import torch
+    >>> from lightning_gradood.tasks import ClassificationTask
+    >>> task = ClassificationTask(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 3)))
+    >>> task(torch.rand(2, 3, 2, 2)).shape
+    torch.Size([2, 3])
 """
 
+from lightning_gradood.networks import MLPSettings
 from lightning_gradood.tasks.classification import ClassificationTask, Cosine, Normalization, OneCycle, check_network
-from lightning_gradood.tasks.detection import DetectionTask, MLPSettings
+from lightning_gradood.tasks.detection import DetectionTask, RawBinaryAUROC
 
 __all__ = [
     "ClassificationTask",
@@ -17,5 +20,6 @@ __all__ = [
     "MLPSettings",
     "Normalization",
     "OneCycle",
+    "RawBinaryAUROC",
     "check_network",
 ]

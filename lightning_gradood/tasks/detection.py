@@ -1,70 +1,74 @@
-"""The task that trains the paper's detector, an MLP on gradient representations."""
-
-from collections.abc import Callable
-from dataclasses import dataclass
+"""The task that trains the paper's detector, an MLP on gradient representations, and its AUROC as a torchmetrics metric."""
 
 import torch
 from lightning.pytorch import LightningModule
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
+from torchmetrics import Metric
+from torchmetrics.utilities import dim_zero_cat
 
-from lightning_gradood.core import LOG_FLOOR, Refusal, cast_like, float64_device, has_float64, to_float64
-from lightning_gradood.metrics import RawBinaryAUROC
-
-_NOTHING = 1e-10  # a share of the largest variance that float32 norms leave by rounding alone
-_ROUNDING = 1e-12  # relative error of a float64 mean of thousands of equal numbers, with room to spare
+from lightning_gradood.core import float64_device, widest_float_dtype
+from lightning_gradood.metrics import auroc
+from lightning_gradood.networks import MLPSettings, RepresentationMLP
 
 
-@dataclass
-class MLPSettings:
-    """Settings of the paper's detector; it leaves them open, these were chosen on validation data.
+class RawBinaryAUROC(Metric):
+    """AUROC over all batches, on scores of any range, equal to `auroc` of the concatenated scores.
+
+    torchmetrics' own `BinaryAUROC` sends a batch with any score outside [0, 1] through a float32 sigmoid, which ties
+    what differs. This one keeps the scores as float64 (float32 on a device that has no more) and sorts once, in
+    `compute`. Call `update` on each batch and `compute` at the end; calling the object itself would ask for the AUROC of
+    one batch, which may hold a single class.
 
     Args:
-        width: hidden units.
-        learning_rate: of Adam.
-        weight_decay: decoupled, of AdamW.
-        max_epochs: passes over the training split at most.
-        patience: epochs without a lower validation loss after which training stops.
-        batch_size: records per step.
-        log_values: feed log(value + 1e-30) rather than the values, which span many decades.
-        whitening: norms of neighbouring layers rise and fall together, and what tells images apart is often small beside
-            that. So the standardised values are turned to their principal components, each divided by √(its variance +
-            this number); a large number leaves their proportions, null leaves the values as they are.
-        dropout: share of inputs and of hidden units that a training step leaves out.
+        sync_on_compute: Whether `compute` gathers the scores of all processes first. Give False where each process
+            evaluates its own detector while a process group is alive.
+
+    Raises:
+        Refusal: On `compute`, as `detection_metrics`.
+
+    Example:
+        >>> metric = RawBinaryAUROC()
+        >>> metric.update(torch.tensor([-900.0, 1e6]), torch.tensor([0, 1]))
+        >>> metric.update(torch.tensor([5.0]), torch.tensor([1]))
+        >>> metric.compute().item()
+        1.0
     """
 
-    width: int = 128
-    learning_rate: float = 2e-3
-    weight_decay: float = 1e-4
-    max_epochs: int = 100
-    patience: int = 10
-    batch_size: int = 128
-    log_values: bool = True
-    whitening: float | None = 1.0
-    dropout: float = 0.2
+    is_differentiable = False
+    higher_is_better = True
+    full_state_update = False
 
-    def __post_init__(self) -> None:
-        for name in ("width", "learning_rate", "max_epochs", "patience", "batch_size"):
-            if getattr(self, name) <= 0:
-                raise Refusal(f"`mlp.{name}` should be positive. Got `mlp.{name} = {getattr(self, name)}`.")
-        if self.weight_decay < 0:
-            raise Refusal(f"`mlp.weight_decay` should not be negative. Got `mlp.weight_decay = {self.weight_decay}`.")
-        if self.whitening is not None and not self.whitening > 0:
-            raise Refusal(
-                f"`mlp.whitening` should be positive. Got `mlp.whitening = {self.whitening}`. Use null for no whitening."
-            )
-        if not 0 <= self.dropout < 1:
-            raise Refusal(
-                f"`mlp.dropout` should be in [0, 1). Got `mlp.dropout = {self.dropout}`. Use 0 for no dropout."
-            )
+    scores: list[Tensor]
+    labels: list[Tensor]
+
+    def __init__(self, sync_on_compute: bool = True) -> None:
+        super().__init__(sync_on_compute=sync_on_compute)
+        self.add_state("scores", default=[], dist_reduce_fx="cat")
+        self.add_state("labels", default=[], dist_reduce_fx="cat")
+
+    def update(self, scores: Tensor, labels: Tensor) -> None:
+        """Keep one batch.
+
+        Args:
+            scores: Real numbers `[n]`, higher = more anomalous, any floating dtype.
+            labels: 0 (normal) or 1 (anomalous), `[n]`.
+        """
+        self.scores.append(scores.detach().to(widest_float_dtype(scores.device)))
+        self.labels.append(labels.detach())
+
+    def compute(self) -> Tensor:
+        """Return the AUROC of all scores so far as a scalar, float64 or, on a device that has none, float32."""
+        scores, labels = dim_zero_cat(self.scores), dim_zero_cat(self.labels)
+        area = auroc(scores.cpu().double().numpy(), labels.cpu().numpy())
+        return torch.tensor(area, dtype=widest_float_dtype(scores.device), device=scores.device)
 
 
-class DetectionTask(LightningModule):
+class DetectionTask(RepresentationMLP, LightningModule):
     """Train a 2-layer MLP to tell normal (0) from anomalous (1) representations with binary cross entropy.
 
-    Inputs are log-transformed, then standardised and whitened with the statistics of the training split, which are saved
-    with the weights. Logs `train/loss`, `val/loss` (means over records) and `val/auroc`. Records and statistics are float64
-    and stay on the CPU where the task is on a device that has none.
+    The network and the statistics of its inputs are those of `RepresentationMLP`. Logs `train/loss`, `val/loss` (means over
+    records) and `val/auroc`.
 
     Args:
         representations: those of the training split, float64 [n, L]; give the statistics and the input width.
@@ -74,30 +78,9 @@ class DetectionTask(LightningModule):
         Lee, Prabhushankar, AlRegib 2022, section 3.2.
     """
 
-    mean: Tensor
-    std: Tensor
-    directions: Tensor
-
     def __init__(self, representations: Tensor, settings: MLPSettings) -> None:
-        super().__init__()
-        self.settings = settings
-        values = self._transformed(representations)
-        mean, spread = values.mean(dim=0), values.std(dim=0, correction=0)
-        varies = spread > _ROUNDING * mean.abs()  # a constant column says nothing, and must not become huge elsewhere
-        self.register_buffer("mean", mean)
-        self.register_buffer("std", torch.where(varies, spread, 1.0))
-        self.register_buffer("directions", _directions((values - mean) / self.std, settings.whitening))
-        width, dropout = settings.width, settings.dropout
-        self.network = nn.Sequential(
-            nn.Dropout(dropout), nn.Linear(values.shape[1], width), nn.ReLU(), nn.Dropout(dropout), nn.Linear(width, 1)
-        )
+        super().__init__(representations, settings)
         self.auroc = RawBinaryAUROC(sync_on_compute=False)  # each process trains detectors of its own
-
-    def forward(self, representations: Tensor) -> Tensor:
-        """Logits [n] of representations float64 [n, L]; higher = more anomalous."""
-        standardised = (self._transformed(representations) - self.mean) / self.std
-        logits: Tensor = self.network(cast_like(standardised @ self.directions, next(self.parameters())))
-        return logits.squeeze(1)
 
     def transfer_batch_to_device(
         self, batch: tuple[Tensor, Tensor], device: torch.device, dataloader_idx: int
@@ -124,37 +107,4 @@ class DetectionTask(LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """AdamW on all weights."""
-        return torch.optim.AdamW(
-            self.parameters(), lr=self.settings.learning_rate, weight_decay=self.settings.weight_decay
-        )
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "DetectionTask":
-        """Move all there is, as `Module.to` does by this function, but float64 statistics to a device's `float64_device`."""
-        device = fn(torch.empty(0)).device
-
-        def moved(tensor: Tensor) -> Tensor:
-            stays = tensor.dtype == torch.float64 and not has_float64(device)
-            return tensor.to(float64_device(device)) if stays else fn(tensor)
-
-        super()._apply(moved, recurse)  # type: ignore[no-untyped-call]
-        return self
-
-    def _transformed(self, representations: Tensor) -> Tensor:
-        values = to_float64(representations)
-        return torch.log(values + LOG_FLOOR) if self.settings.log_values else values
-
-
-def _directions(standardised: Tensor, whitening: float | None) -> Tensor:
-    """Principal components of float64 [n, L] as columns, divided by √(variance + whitening); the identity for None.
-
-    Columns are zero for directions in which nothing varies: no weight could be learnt there, and rounding would choose them.
-    """
-    if whitening is None:
-        return torch.eye(standardised.shape[1], dtype=standardised.dtype)
-    variances, components = torch.linalg.eigh(standardised.T @ standardised / len(standardised))
-    # a component's sign is free; weights that are all different decide it where its largest entries are a tie
-    places = torch.arange(1, len(components) + 1, dtype=components.dtype)
-    components = components * torch.where(places @ components < 0, -1.0, 1.0)
-    varies = variances > _NOTHING * variances.amax()
-    scaled: Tensor = torch.where(varies, components / (variances.clamp_min(0.0) + whitening).sqrt(), 0.0)
-    return scaled.contiguous()  # safetensors insists
+        return self.optimizer()

@@ -1,5 +1,6 @@
 """Who may know what: which sources a detector is fitted on under each protocol, and which it is tested on."""
 
+import itertools
 import re
 
 import numpy as np
@@ -115,7 +116,8 @@ def test_under_leave_one_out_nothing_of_the_tested_source_is_seen_before_test(da
         others = {"normal", *SOURCES} - {outcome.source}
         assert shown(detector.fitted_on) == others
         assert splits_of(datasets, detector.fitted_on) == {"train", "val"}
-        val, test = detector.scored
+        blocks = itertools.groupby(detector.scored, key=lambda ids: splits_of(datasets, ids))
+        val, test = ([name for ids in group for name in ids] for _, group in blocks)
         assert (shown(val), splits_of(datasets, val)) == (others, {"val"})
         assert (shown(test), splits_of(datasets, test)) == ({"normal", outcome.source}, {"test"})
         assert len(set(detector.fitted_on)) == len(detector.fitted_on) == 3 * 40

@@ -8,8 +8,7 @@ import torch
 from small_experiment import data, probe, probes, tables, task
 from torch import nn
 
-from lightning_gradood.core import Perturbation, image_generator
-from lightning_gradood.data import as_float
+from lightning_gradood.core import Perturbation, as_float, image_generator
 from lightning_gradood.extraction import ProbeReader
 from lightning_gradood.extraction import reader as reader_module
 from lightning_gradood.gradients import AllOnes, squared_gradient_norms

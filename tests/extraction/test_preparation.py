@@ -8,8 +8,8 @@ from preparing_experiment import LAYERS, STEPPING, CountedProbe, trained_data
 from small_experiment import data, probe, probes, tables, task
 from torch import nn
 
-from lightning_gradood.core import Refusal
-from lightning_gradood.data import DigitsSource, as_float
+from lightning_gradood.core import Refusal, as_float
+from lightning_gradood.data import DigitsSource
 from lightning_gradood.detectors import MahalanobisProbe
 from lightning_gradood.records import RecordCache
 

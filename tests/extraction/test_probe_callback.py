@@ -12,8 +12,8 @@ from small_experiment import data, probe, probes, tables, task
 from torch import nn
 
 from lightning_gradood.attacks import FGSM
-from lightning_gradood.core import Refusal
-from lightning_gradood.data import DigitsSource, LoadedSource, as_float
+from lightning_gradood.core import Refusal, as_float
+from lightning_gradood.data import DigitsSource, LoadedSource
 from lightning_gradood.extraction import ProbeCallback, ProbeReader, ProbeTask
 from lightning_gradood.extraction import plan as plan_module
 from lightning_gradood.extraction import reader as reader_module

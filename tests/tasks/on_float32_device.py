@@ -6,8 +6,7 @@ import torch
 from float32_device import without_float64
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_gradood.metrics import RawBinaryAUROC
-from lightning_gradood.tasks import DetectionTask, MLPSettings
+from lightning_gradood.tasks import DetectionTask, MLPSettings, RawBinaryAUROC
 
 
 @pytest.fixture

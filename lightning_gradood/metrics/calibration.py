@@ -17,18 +17,22 @@ from __future__ import annotations
 import math
 
 import numpy as np
+from scipy.stats import binomtest
 
 from lightning_gradood.core import Refusal
 
+RATE = "detection.false_positive_rate"
+"""The flag of the false-positive rate in an experiment."""
 _ROUNDING = 1e-9  # (n + 1) · rate is a whole number where it should be: 1000 · 0.001
 
 
-def conformal_threshold(normal_scores: np.ndarray, false_positive_rate: float) -> float:
+def conformal_threshold(normal_scores: np.ndarray, false_positive_rate: float, flag: str = RATE) -> float:
     """Threshold that a fresh normal image's score exceeds with a probability of at most `false_positive_rate`.
 
     Args:
         normal_scores: of n normal images that the detector was not fitted on, float [n]; higher = more anomalous.
         false_positive_rate: in (0, 1).
+        flag: what the user set it with.
 
     Returns:
         The k-th smallest score, k = n + 1 − ⌊(n + 1) · rate⌋; an image is anomalous if its score is above it.
@@ -41,7 +45,7 @@ def conformal_threshold(normal_scores: np.ndarray, false_positive_rate: float) -
         (18.0, 94.0)
     """
     n = len(normal_scores)
-    check_calibration(n, false_positive_rate)
+    check_calibration(n, false_positive_rate, flag)
     flagged = math.floor((n + 1) * false_positive_rate + _ROUNDING)
     return float(np.partition(normal_scores, n - flagged)[n - flagged])
 
@@ -67,32 +71,51 @@ def conformal_p_values(normal_scores: np.ndarray, scores: np.ndarray) -> np.ndar
     return np.asarray((1.0 + at_least) / (len(ordered) + 1.0))
 
 
-def check_calibration(number: int, false_positive_rate: float) -> None:
+def binomial_interval(count: int, number: int) -> tuple[float, float]:
+    """Clopper and Pearson's 95 % interval of a share.
+
+    Args:
+        count: how many of the images.
+        number: of images; for none the interval is [0, 1].
+
+    Returns:
+        Its bounds, in [0, 1].
+
+    Example:
+        >>> low, high = binomial_interval(0, 100)
+        >>> low, round(high, 4)
+        (0.0, 0.0362)
+    """
+    if number == 0:
+        return 0.0, 1.0
+    found = binomtest(count, number).proportion_ci(method="exact")
+    return float(found.low), float(found.high)
+
+
+def check_calibration(number: int, false_positive_rate: float, flag: str = RATE) -> None:
     """Refuse a rate that so many calibration images cannot keep.
 
     Args:
         number: of normal images in `val`.
         false_positive_rate: asked for.
+        flag: what the user set it with.
 
     Raises:
         Refusal: the rate is not in (0, 1), or `number` < 1 / rate − 1.
     """
-    check_rate(false_positive_rate)
+    check_rate(false_positive_rate, flag)
     needed = math.ceil(1 / false_positive_rate - 1 - _ROUNDING)
     if number < needed:
         raise Refusal(
-            f"`data.normal` should have at least {needed} images in `val` for `detection.false_positive_rate = "
-            f"{false_positive_rate:g}`. Got {number}. Add images, or choose a rate of at least {_rounded_up(number):g}."
+            f"`data.normal` should have at least {needed} images in `val` for `{flag} = {false_positive_rate:g}`. "
+            f"Got {number}. Add images, or choose a rate of at least {_rounded_up(number):g}."
         )
 
 
-def check_rate(false_positive_rate: float) -> None:
+def check_rate(false_positive_rate: float, flag: str = RATE) -> None:
     """Refuse a rate outside of (0, 1)."""
     if not 0 < false_positive_rate < 1:
-        raise Refusal(
-            "`detection.false_positive_rate` should be between 0 and 1, e.g. 0.05. "
-            f"Got `false_positive_rate = {false_positive_rate}`."
-        )
+        raise Refusal(f"`{flag}` should be between 0 and 1, e.g. 0.05. Got `{flag} = {false_positive_rate}`.")
 
 
 def _rounded_up(number: int) -> float:

@@ -9,7 +9,8 @@ from scipy.stats import binom, rankdata
 from sklearn.ensemble import IsolationForest
 
 from lightning_gradood.core import Refusal
-from lightning_gradood.evaluation import DetectionSettings, conformal_p_values, conformal_threshold
+from lightning_gradood.evaluation import DetectionSettings
+from lightning_gradood.metrics import conformal_p_values, conformal_threshold
 
 DRAWS = {
     "normal": lambda rng, size: rng.normal(size=size),

@@ -9,7 +9,7 @@ from torch import distributed
 from torchmetrics.classification import BinaryAUROC
 
 from lightning_gradood.core import Refusal
-from lightning_gradood.metrics import RawBinaryAUROC
+from lightning_gradood.tasks import RawBinaryAUROC
 
 LABELS = np.random.default_rng(0).integers(0, 2, 60)
 NORMAL = np.random.default_rng(1).standard_normal(60) + 0.5 * LABELS
