@@ -1,33 +1,58 @@
-"""Lightning's Trainer with two more verbs: `extract` probes every source, `detect` also fits and reports detectors."""
+"""Lightning's Trainer with two more verbs: `extract` probes every source, `detect` also fits, reports and saves detectors."""
 
+import sys
 import time
 import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import lightning.pytorch as pl
-from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from torch import Tensor
 
 from lightning_gradood.core import Refusal, as_float, progress
-from lightning_gradood.data import ImageDataModule
-from lightning_gradood.detectors import save_detector
+from lightning_gradood.data import BUILT_IN, ImageDataModule
+from lightning_gradood.detectors import Detector, save_detector
 from lightning_gradood.evaluation import (
+    Calibrated,
     DetectionDatasets,
     DetectionSettings,
     Outcome,
+    best_calibrated,
     gather_outcomes,
     refuse_single,
     run_trial,
     trials_of,
     trials_of_process,
 )
-from lightning_gradood.extraction import CacheEntry, ProbeTask, read_records
-from lightning_gradood.probes import PixelProbe
+from lightning_gradood.extraction import CacheEntry, ProbeTask, prepared_states, read_records
+from lightning_gradood.gradients import parameter_names
+from lightning_gradood.guard import Description, Recipe, component_of, save_guard
+from lightning_gradood.probes import GradientProbe, PixelProbe
 from lightning_gradood.records import NORMAL, RecordCache, Records
 from lightning_gradood.report import ReportCallback, make_report
 from lightning_gradood.tasks import ClassificationTask, check_network
 
 DEFAULT_CACHE = "runs/.records"
 _FLOAT32_WEIGHTS = ("32-true", "16-mixed", "bf16-mixed")
+
+
+@dataclass(frozen=True)
+class Workplace:
+    """What a guard is made from.
+
+    Args:
+        model: the task that holds the classifier.
+        datamodule: sources and splits.
+        cache_dir: where records lie.
+        recipe: how network and transform are built again; None where nobody said.
+    """
+
+    model: ClassificationTask
+    datamodule: ImageDataModule
+    cache_dir: str
+    recipe: Recipe | None
 
 
 class Trainer(pl.Trainer):
@@ -57,7 +82,8 @@ class Trainer(pl.Trainer):
         self._refuse_unfit_settings()
         self.load(model, ckpt_path)
         self.check(model, datamodule)
-        probes = (settings or DetectionSettings()).probes
+        datamodule.try_built_in_probes()
+        probes = (settings or DetectionSettings()).probes(datamodule.knows_anomalies)
         pixels = [PixelProbe(datamodule.keep_pixels)] if datamodule.keep_pixels else []
         task = ProbeTask(model.network, datamodule, [*probes, *pixels], RecordCache(cache_dir))
         try:
@@ -76,6 +102,7 @@ class Trainer(pl.Trainer):
         ckpt_path: str | None = None,
         settings: DetectionSettings | None = None,
         cache_dir: str = DEFAULT_CACHE,
+        recipe: Recipe | None = None,
     ) -> list[Outcome]:
         """Probe what is missing, fit every detector on every source, report.
 
@@ -84,6 +111,7 @@ class Trainer(pl.Trainer):
             ckpt_path: checkpoint of the classifier, as for `extract`.
             settings: label designs and detectors.
             cache_dir: where records are kept and found again.
+            recipe: how network and transform are built again; without it no guard is saved.
 
         Returns:
             One outcome per anomaly source and detector, under `detection.protocol = cross` also per source of training,
@@ -97,7 +125,8 @@ class Trainer(pl.Trainer):
         cache, split_of = RecordCache(cache_dir), datamodule.manifest.split_of
         sources = dict.fromkeys(entry.source for entry in entries)
         records = {source: read_records(cache, entries, source).with_splits(split_of) for source in sources}
-        outcomes = self._fit_detectors(settings, records, datamodule)
+        datasets = DetectionDatasets(records, datamodule.noise_of, datamodule.keep_of)
+        outcomes = self._fit_detectors(settings, datasets, datamodule)
         if self.is_global_zero:
             datamodule.manifest.write(Path(self.default_root_dir) / "splits.json")
             report = make_report(Path(self.default_root_dir).parent.name, model, datamodule, entries, records, outcomes)
@@ -108,6 +137,7 @@ class Trainer(pl.Trainer):
                 if isinstance(callback, ReportCallback):
                     callback.on_detect_end(self, report)
         self.strategy.barrier("reported")
+        self._save_guard(Workplace(model, datamodule, cache_dir, recipe), settings, datasets)
         return outcomes
 
     def check(self, model: ClassificationTask, datamodule: ImageDataModule, training: bool = False) -> None:
@@ -129,15 +159,12 @@ class Trainer(pl.Trainer):
     def check_stage_two(self, datamodule: ImageDataModule, settings: DetectionSettings | None = None) -> None:
         """Refuse settings and sources on which `detect` would fail; the first process opens and splits the sources."""
         self._refuse_unfit_settings()
-        if not datamodule.anomaly_names:
-            raise Refusal(
-                "`data.anomalies` or `data.attacks` should name at least one source. Got none. "
-                "Add e.g. --data.anomalies.smoke photos/smoke."
-            )
+        datamodule.try_built_in_probes()
         settings = settings or DetectionSettings()
+        settings.guarding(datamodule.knows_anomalies)
         refuse_single(datamodule.anomaly_names, settings.protocol)
         if self.is_global_zero:
-            settings.check_normal_images(datamodule.manifest.counts[NORMAL]["val"])
+            settings.check_normal_images(datamodule.manifest.counts[NORMAL]["val"], datamodule.knows_anomalies)
 
     def load(self, model: ClassificationTask, ckpt_path: str | None) -> None:
         """Load a classifier's weights, never executing code.
@@ -173,13 +200,15 @@ class Trainer(pl.Trainer):
             )
 
     def _fit_detectors(
-        self, settings: DetectionSettings, records: dict[str, Records], datamodule: ImageDataModule
+        self, settings: DetectionSettings, datasets: DetectionDatasets, datamodule: ImageDataModule
     ) -> list[Outcome]:
         """Fit on the anomaly sources that fall to this process; every process gets all outcomes."""
-        detectors, sources, outcomes = settings.build(), datamodule.anomaly_names, list[Outcome]()
+        detectors = settings.detectors_for(datamodule.knows_anomalies)
+        sources, outcomes = datamodule.anomaly_names, list[Outcome]()
+        if not datamodule.knows_anomalies:
+            rank_zero_info(without_anomalies_sentence(detectors))
         trials = trials_of(detectors, sources, settings.protocol)
         mine = trials_of_process(trials, sources, self.global_rank, self.world_size)
-        datasets = DetectionDatasets(records, datamodule.noise_of, datamodule.keep_of)
         for trial in progress(mine, "fitting detectors", len(mine), "fits", quiet=not self.is_global_zero):
             detector, found = run_trial(
                 trial,
@@ -192,5 +221,127 @@ class Trainer(pl.Trainer):
             outcomes += found
             path = Path(self.default_root_dir) / "detectors" / trial.owner / f"{detector.name}.safetensors"
             threshold, counts = found[0].threshold, {split: found[0].counts[split] for split in ("train", "val")}
-            save_detector(path, detector, threshold, records[NORMAL], trained_on=found[0].trained_on, counts=counts)
+            save_detector(
+                path, detector, threshold, datasets.records[NORMAL], trained_on=found[0].trained_on, counts=counts
+            )
         return gather_outcomes(outcomes, detectors, sources)
+
+    def _save_guard(self, place: Workplace, settings: DetectionSettings, datasets: DetectionDatasets) -> None:
+        """Choose, calibrate and save the guard's detector, on the first process; the others help to prepare its probes."""
+        folder = Path(self.default_root_dir) / "guard"
+        chosen, line = None, ""
+        if self.is_global_zero:
+            try:
+                chosen = choose_guard(place, settings, datasets)
+            except Refusal as refusal:
+                line = f"No guard is saved: {refusal}"
+        probes = [] if chosen is None else [probe for probe in chosen.detector.probes if probe.needs_preparation]
+        probes = self.strategy.broadcast(probes)
+        network = place.model.network.to(self.strategy.root_device)
+        states = prepared_states(probes, network, place.datamodule, RecordCache(place.cache_dir), self)
+        if self.is_global_zero:
+            if chosen is not None:
+                line = keep_guard(folder, place, chosen, datasets.records[NORMAL], states)
+            sys.stdout.write(f"{line}\n")
+            sys.stdout.flush()
+        self.strategy.barrier("guarded")
+
+
+def without_anomalies_sentence(detectors: Sequence[Detector]) -> str:
+    """Say which detectors are fitted where no anomalies are known, and what they are tried on."""
+    return (
+        f"No anomalies are named: {', '.join(one.name for one in detectors)} are fitted on normal images alone, and detectors "
+        f"that need anomalies are left out. The sources {BUILT_IN}* are built-in probes, made from the normal images; what "
+        "they say of anomalies of yours is little."
+    )
+
+
+def choose_guard(place: Workplace, settings: DetectionSettings, datasets: DetectionDatasets) -> Calibrated:
+    """Choose, fit and calibrate the guard's detector.
+
+    Raises:
+        Refusal: there is no recipe, or there are too few normal images in `val` for the false-positive rate.
+    """
+    if place.recipe is None:
+        raise Refusal("a network and a transform are named by class path on the command line, or given as `recipe`.")
+    return best_calibrated(
+        settings.guarding(place.datamodule.knows_anomalies),
+        datasets,
+        place.datamodule.anomaly_names,
+        seed=settings.seed,
+        false_positive_rate=settings.false_positive_rate,
+    )
+
+
+def keep_guard(
+    folder: Path,
+    place: Workplace,
+    chosen: Calibrated,
+    normal: Records,
+    states: Mapping[str, Mapping[str, Tensor]],
+) -> str:
+    """Save a guard, and return the lines that tell the user.
+
+    Args:
+        folder: where.
+        place: what it is made from.
+        chosen: its detector.
+        normal: records of normal images.
+        states: what its probes have learnt.
+    """
+    source = place.datamodule.normal_source
+    rows = {name: row for row, name in enumerate(source.ids)}
+    few = Records(normal.table.slice(0, place.datamodule.probe_batch_size))
+    images = source.images([rows[name] for name in few.ids])
+    about = _description(folder, place, chosen)
+    try:
+        save_guard(folder, about, place.model.network, chosen.detector, states, Records(normal.table), images)
+    except Refusal as refusal:
+        return f"No guard is saved: {refusal}"
+    return guard_sentence(folder, chosen, place)
+
+
+def guard_sentence(folder: Path, chosen: Calibrated, place: Workplace) -> str:
+    """Lines that say what the guard is and how it is used."""
+    normal = chosen.metrics[NORMAL]
+    low, high = 100 * normal["low"], 100 * normal["high"]
+    packages = place.recipe.packages if place.recipe else []
+    trust = "".join(f" --trust {name}" for name in packages)
+    tried = "built-in probes" if not place.datamodule.knows_anomalies else "anomalies"
+    fitted = "normal images alone" if chosen.trained_on == NORMAL else chosen.trained_on
+    return (
+        f"Guard: `{chosen.detector.name}`, fitted on {fitted} (mean AUROC {100 * chosen.val_auroc:.1f} % on the {tried} of "
+        f"`val`). It may flag {100 * chosen.false_positive_rate:.3g} % of normal images; of {normal['test/images']:.0f} in "
+        f"`test` it flags {100 * normal['test/flagged']:.1f} % [{low:.1f}, {high:.1f}]. It scores any image:\n"
+        f"  python -m lightning_gradood score --guard {folder}{trust} FOLDER"
+    )
+
+
+def _description(folder: Path, place: Workplace, chosen: Calibrated) -> Description:
+    """What `guard.json` says."""
+    data, model, recipe = place.datamodule, place.model, place.recipe
+    if recipe is None:
+        raise RuntimeError("choose_guard comes first.")
+    normalize = model.normalize
+    source = data.normal_source
+    return Description(
+        experiment=folder.parent.parent.name,
+        network=recipe.network.encoded(),
+        normalize=None if normalize is None else {"mean": list(normalize.mean), "std": list(normalize.std)},
+        transform=None if recipe.transform is None else recipe.transform.encoded(),
+        picture=source.picture,
+        image_shape=list(source.shape),
+        classes=list((data.train_source if data.train is not None else source).classes),
+        parameters=parameter_names(model.network),
+        detector=component_of(chosen.detector).encoded(),
+        detector_name=chosen.detector.name,
+        label_designs=[one.label_design.name for one in chosen.detector.probes if isinstance(one, GradientProbe)],
+        trained_on=chosen.trained_on,
+        counts=chosen.counts,
+        calibration=chosen.calibration.tolist(),
+        false_positive_rate=chosen.false_positive_rate,
+        threshold=chosen.threshold,
+        metrics=chosen.metrics,
+        batch_size=data.probe_batch_size,
+        built_in=not data.knows_anomalies,
+    )

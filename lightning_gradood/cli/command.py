@@ -23,6 +23,7 @@ from lightning_gradood.cli.verbs import ABOUT, VERBS
 from lightning_gradood.core import CHECKPOINTS, Refusal, claim, new_run_folder, refuse_foreign, refuse_unclaimed
 from lightning_gradood.data import ImageDataModule
 from lightning_gradood.evaluation import DetectionSettings, Outcome
+from lightning_gradood.guard import Component, Recipe
 from lightning_gradood.networks import read_state_dict
 from lightning_gradood.tasks import ClassificationTask
 from lightning_gradood.trainer import Trainer
@@ -109,7 +110,7 @@ class Command(LightningCLI):
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
         """Verbs, each with the arguments that the configuration gives elsewhere."""
-        ours = {"model", "datamodule", "settings", "cache_dir"}
+        ours = {"model", "datamodule", "settings", "cache_dir", "recipe"}
         return {**LightningCLI.subcommands(), "extract": ours, "detect": ours}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -165,7 +166,9 @@ class Command(LightningCLI):
         """Train the classifier, going on from the folder's last checkpoint, then run stage two."""
         self.trainer.fit(model, datamodule=datamodule, ckpt_path=self._resumed(), weights_only=True)
         if self.detection is not None and not self._setting("trainer").fast_dev_run:
-            self.outcomes = self.trainer.detect(model, datamodule, "best", self.detection, self._setting("cache_dir"))
+            self.outcomes = self.trainer.detect(
+                model, datamodule, "best", self.detection, self._setting("cache_dir"), self._recipe()
+            )
 
     def before_detect(self) -> None:
         """Look at everything that can be refused before the folder is claimed."""
@@ -182,7 +185,7 @@ class Command(LightningCLI):
     def detect(self, model: ClassificationTask, datamodule: ImageDataModule, ckpt_path: str | None) -> None:
         """Stage two alone."""
         self.outcomes = self.trainer.detect(
-            model, datamodule, self._classifier(), self.detection, self._setting("cache_dir")
+            model, datamodule, self._classifier(), self.detection, self._setting("cache_dir"), self._recipe()
         )
 
     def extract(self, model: ClassificationTask, datamodule: ImageDataModule, ckpt_path: str | None) -> None:
@@ -212,6 +215,14 @@ class Command(LightningCLI):
         """Stage two's settings; None if it was switched off."""
         settings: DetectionSettings | None = self._get(self.config_init, "detection")
         return settings
+
+    def _recipe(self) -> Recipe | None:
+        """How a guard builds network and transform again; None for a task of the user's own that has no `network`."""
+        parts = [
+            self._setting(name).init_args.get(part) for name, part in (("model", "network"), ("data", "transform"))
+        ]
+        network, transform = (Component.of(part.as_dict()) if part else None for part in parts)
+        return Recipe(network, transform) if network else None
 
     def _with_weights(self, verb: Callable[..., Any], ckpt_path: str | None, **kwargs: Any) -> None:
         self._on_folder(refuse_unclaimed)

@@ -1,9 +1,22 @@
-"""The entry of the program."""
+"""The entry of the program, signals, and refusals as one sentence; nothing heavy is imported before the verb is known.
 
+`stopping` makes a plain `kill` end a run at once, with what was read from the network written first. (Lightning notes SIGTERM and
+looks at the note in its training loop only; a predict loop of hours would go on.)
+"""
+
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib import import_module
+from types import FrameType
+from typing import NoReturn
 
 from lightning_gradood.cli.verbs import overview
+
+_ALONE = {"score": "lightning_gradood.cli.score"}  # verbs without an experiment
+_NOTHING = "stopped by {}. No file was written."
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -14,12 +27,68 @@ def main(args: Sequence[str] | None = None) -> None:
 
     Raises:
         SystemExit: with code 2 after one sentence on standard error, where the input is refused; with 143 after
-            SIGTERM; after Ctrl-C with 1 from Lightning's loops and 130 from elsewhere.
+            SIGTERM; after Ctrl-C with 1 from Lightning's loops and 130 from elsewhere; with 3 and 4 from `score` and
+            `drift`, see there.
     """
     words = sys.argv[1:] if args is None else list(args)
     if words in (["--help"], ["-h"]):
         sys.stdout.write(f"{overview()}\n")
         sys.exit(0)
+    if words and words[0] in _ALONE:
+        run_alone(words[0], words[1:])
+        return
     from lightning_gradood.cli.program import run_program
 
     run_program(args)
+
+
+def run_alone(verb: str, words: Sequence[str]) -> None:
+    """Run a verb that needs no experiment.
+
+    Args:
+        verb: its name.
+        words: of the command line behind it.
+    """
+    from lightning_gradood.core import Refusal
+
+    try:
+        with stopping():
+            code: int = getattr(import_module(_ALONE[verb]), verb)(words)
+    except Refusal as refusal:
+        end(str(refusal))
+    except Stopped:
+        end(_NOTHING.format("SIGTERM"), 143)
+    except KeyboardInterrupt:
+        end(_NOTHING.format("Ctrl-C"), 130)
+    if code:
+        sys.exit(code)
+
+
+def end(sentence: str, code: int = 2) -> NoReturn:
+    """Leave the program with a sentence on standard error."""
+    sys.stderr.write(f"error: {sentence}\n")
+    sys.exit(code)
+
+
+class Stopped(SystemExit):
+    """The process was asked to end."""
+
+
+@contextmanager
+def stopping() -> Iterator[None]:
+    """Raise `Stopped` where SIGTERM arrives, as Ctrl-C raises KeyboardInterrupt; Lightning calls handlers that it finds.
+
+    Outside the main thread, where Python handles no signals, nothing is changed.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, _stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _stop(_number: int, _frame: FrameType | None) -> None:
+    raise Stopped

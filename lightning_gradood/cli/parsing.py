@@ -20,7 +20,7 @@ import lightning_gradood.data as data
 import lightning_gradood.gradients as gradients
 import lightning_gradood.networks as networks
 import lightning_gradood.tasks as tasks
-from lightning_gradood.cli.verbs import VERBS
+from lightning_gradood.cli.verbs import ALONE, VERBS
 from lightning_gradood.core import Refusal
 from lightning_gradood.evaluation import DetectionSettings
 from lightning_gradood.trainer import DEFAULT_CACHE
@@ -172,9 +172,8 @@ class Parser(LightningArgumentParser):
         action = super().add_subcommands(*args, **kwargs)
         add = action.add_subcommand
         action.add_subcommand = lambda name, parser, **_: add(name, parser, help=parser.description)  # type: ignore[method-assign]
-        add(
-            "benchmark", Parser(description=VERBS["benchmark"]), help=VERBS["benchmark"]
-        )  # listed here, parsed elsewhere
+        for verb in ALONE:  # listed here, parsed elsewhere
+            add(verb, Parser(description=VERBS[verb]), help=VERBS[verb])
         return action
 
     def format_help(self, *args: Any, **kwargs: Any) -> str:

@@ -1,21 +1,16 @@
-"""Run one verb: interpolation in files, signals, warnings of other packages, and refusals as one sentence.
+"""Run one verb of an experiment: interpolation in files, warnings of other packages, and refusals as one sentence.
 
-`stopping` makes a plain `kill` end a run at once, with what was read from the network written first. (Lightning notes SIGTERM and
-looks at the note in its training loop only; a predict loop of hours would go on.) `interpolation` adds resolvers for `${...}`
-in experiment files. `benchmark` is the verb that runs other verbs.
+`interpolation` adds resolvers for `${...}` in experiment files. `benchmark` is the verb that runs other verbs.
 """
 
 import difflib
 import logging
 import re
-import signal
 import sys
-import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import Any, NoReturn
 
 from jsonargparse import set_parsing_settings
@@ -23,6 +18,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from lightning_gradood.cli.command import Command, configuration_of, run_verb
+from lightning_gradood.cli.main import Stopped, end, stopping
 from lightning_gradood.cli.parsing import Parser, experiment_name
 from lightning_gradood.cli.verbs import VERBS
 from lightning_gradood.core import Refusal
@@ -99,30 +95,6 @@ def _first_line(error: Exception) -> str:
     return str(error).strip().splitlines()[0].rstrip(".")
 
 
-class Stopped(SystemExit):
-    """The process was asked to end."""
-
-
-@contextmanager
-def stopping() -> Iterator[None]:
-    """Raise `Stopped` where SIGTERM arrives, as Ctrl-C raises KeyboardInterrupt; Lightning calls handlers that it finds.
-
-    Outside the main thread, where Python handles no signals, nothing is changed.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, _stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def _stop(_number: int, _frame: FrameType | None) -> None:
-    raise Stopped
-
-
 _NOISE = (
     ".*LeafSpec.*is deprecated",  # Lightning 2.6 meets torch 2.15
     "Checkpoint directory .* exists and is not empty",  # that of a run which goes on; whose it is was looked at before
@@ -153,20 +125,15 @@ def run_program(args: Sequence[str] | None = None) -> None:
                 else:
                     Command(leaving, None if args is None else words)
         except Refusal as refusal:
-            _end(str(refusal))
+            end(str(refusal))
         except Stopped:
-            _end(_KEPT.format("SIGTERM"), 143)
+            end(_KEPT.format("SIGTERM"), 143)
         except KeyboardInterrupt:
-            _end(_KEPT.format("Ctrl-C"), 130)
+            end(_KEPT.format("Ctrl-C"), 130)
         except RuntimeError as error:
             if not _LEFT_ALONE.search(str(error)):
                 raise
-            _end("another process of this run has ended; what it wrote says why.")
-
-
-def _end(sentence: str, code: int = 2) -> NoReturn:
-    sys.stderr.write(f"error: {sentence}\n")
-    sys.exit(code)
+            end("another process of this run has ended; what it wrote says why.")
 
 
 def _quieten() -> None:

@@ -8,8 +8,12 @@ VERBS = {
     "predict": "Run the classifier on every source.",
     "extract": "Probe every source on all processes and keep the records.",
     "detect": "Extract what is missing, fit every detector on every anomaly source, report.",
+    "score": "Score image files or folders with a guard that `detect` has saved.",
     "benchmark": "Run several experiment files and seeds, write the paper's two tables and a page.",
 }
+
+ALONE = ("score", "benchmark")
+"""Verbs that take no experiment file."""
 
 
 def overview() -> str:

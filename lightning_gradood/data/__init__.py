@@ -25,11 +25,12 @@ from lightning_gradood.data.bundled import DigitsSource, PhotoPatches
 from lightning_gradood.data.datamodule import ImageDataModule
 from lightning_gradood.data.datasets import DatasetSource, LoadedSource
 from lightning_gradood.data.folder import FolderSource
-from lightning_gradood.data.perturbations import PerturbedSource
+from lightning_gradood.data.perturbations import BUILT_IN, PerturbedSource, built_in_probes
 from lightning_gradood.data.source import ImageBatch, Listing, Source
 from lightning_gradood.data.splits import Manifest, make_manifest, split_rows
 
 __all__ = [
+    "BUILT_IN",
     "DatasetSource",
     "DigitsSource",
     "FolderSource",
@@ -42,6 +43,7 @@ __all__ = [
     "PhotoPatches",
     "RandomCropFlip",
     "Source",
+    "built_in_probes",
     "make_manifest",
     "split_rows",
 ]

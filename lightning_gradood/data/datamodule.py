@@ -92,6 +92,7 @@ class ImageDataModule(ExperimentSources, LightningDataModule):
         self.split, self.split_seed = split, split_seed
         self.batch_size, self.probe_batch_size, self.num_workers = batch_size, probe_batch_size, num_workers
         self.limit, self.keep, self.eight_bit, self.keep_pixels = limit, keep, eight_bit, keep_pixels
+        self.knows_anomalies = True
         self.opening = Opening(transform, memory_limit_gib, limit_seed)
 
     @property

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence, Sized
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -206,6 +206,17 @@ class LoadedSource(Dataset[ImageBatch]):
         self.shape = tuple(first.shape)
         self.dtype = first.dtype
         self.in_memory = len(self.ids) * first.numel() * first.element_size() <= memory_limit
+
+    @property
+    def picture(self) -> Literal["RGB", "L"]:
+        """How its pictures are before the transform: `L` for one channel of grey, else `RGB`."""
+        first = self._listing.read(self._rows[0])
+        grey = first.mode == "L" if isinstance(first, Image.Image) else first.shape[0] == 1
+        return "L" if grey else "RGB"
+
+    def path(self, row: int) -> str:
+        """The file of an image; empty where images are no files."""
+        return self._listing.path(self._rows[row])
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -167,6 +167,10 @@ class FolderListing(Listing):
                 "Remove that file or replace it by a whole one."
             ) from error
 
+    def path(self, row: int) -> str:
+        """Its path below the source's root."""
+        return str(self.root / self.keys[row])
+
     def fingerprint(self, row: int) -> bytes:
         """Return the SHA-256 of the file's bytes."""
         with open(self.root / self.keys[row], "rb") as file:

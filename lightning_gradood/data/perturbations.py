@@ -9,9 +9,9 @@ from typing import Literal
 
 import numpy as np
 
-from lightning_gradood.attacks import preset
+from lightning_gradood.attacks import FGSM, PGD, Semantic, preset
 from lightning_gradood.core import Perturbation, Refusal, named_seed
-from lightning_gradood.corruptions import corruptions_at
+from lightning_gradood.corruptions import Corruption, Kind, corruptions_at
 from lightning_gradood.data.datasets import LoadedSource
 from lightning_gradood.data.folder import Opening, refuse_other_shape
 from lightning_gradood.data.loaders import labelled
@@ -133,6 +133,37 @@ class Perturbations:
         return sorted(chosen)
 
 
+BUILT_IN = "builtin_"
+"""What the names of built-in probes start with, in every table, figure and file."""
+
+_BUILT_IN_CORRUPTIONS: tuple[Kind, ...] = ("gaussian_noise", "defocus_blur", "fog", "contrast", "jpeg_compression")
+_BUILT_IN_SEVERITY = 3
+
+
+def built_in_probes(seed: int) -> Perturbations:
+    """Three attacks and five corruptions of the normal images, to try detectors on where no anomalies are known.
+
+    Args:
+        seed: chooses images where there is a limit, which there is not.
+
+    Reference:
+        ε = 8/255 and its steps are those of today's robustness papers; corruptions are those of CIFAR-10-C at severity 3.
+    """
+    attacks: dict[str, Perturbation] = {
+        "fgsm": FGSM(eps=8 / 255),
+        "pgd": PGD(eps=8 / 255, step=2 / 255, steps=10),
+        "semantic": Semantic(),
+    }
+    corruptions = {kind: Corruption(kind, _BUILT_IN_SEVERITY) for kind in _BUILT_IN_CORRUPTIONS}
+    return Perturbations(
+        {f"{BUILT_IN}{name}": attack for name, attack in attacks.items()},
+        {f"{BUILT_IN}{name}": corruption for name, corruption in corruptions.items()},
+        noise_control=False,
+        limits={},
+        seed=seed,
+    )
+
+
 def _perturbed_source(
     name: str, attack: Perturbation, rows: list[int], normal: LoadedSource, adversarial: bool, noise: bool = False
 ) -> PerturbedSource:
@@ -153,6 +184,8 @@ class ExperimentSources:
     limit: int | None
     opening: Opening
     perturbations: Perturbations
+    knows_anomalies: bool
+    """Whether the anomalous sources are the user's, rather than built-in probes."""
 
     @cached_property
     def train_source(self) -> LoadedSource:
@@ -216,6 +249,13 @@ class ExperimentSources:
                     f"{dict(counts)}. Raise it."
                 )
         return made
+
+    def try_built_in_probes(self) -> None:
+        """Where no anomalies are known, take built-in probes of the normal images in their place; see `built_in_probes`."""
+        if self.knows_anomalies and not self.anomaly_names:
+            self.knows_anomalies = False
+            self.perturbations = built_in_probes(self.opening.seed)
+            vars(self).pop("perturbed_sources", None)
 
     @property
     def anomaly_names(self) -> list[str]:

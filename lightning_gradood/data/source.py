@@ -55,6 +55,10 @@ class Listing(ABC):
             Refusal: The image cannot be read; the message names it.
         """
 
+    def path(self, row: int) -> str:
+        """The file of one image; empty where images are no files."""
+        return ""
+
     @abstractmethod
     def fingerprint(self, row: int) -> bytes:
         """Return bytes that change whenever the image of this row does."""

@@ -27,16 +27,19 @@ from lightning_gradood.evaluation.protocol import (
     trials_of,
     trials_of_process,
 )
+from lightning_gradood.evaluation.selection import Calibrated, best_calibrated
 from lightning_gradood.evaluation.settings import DetectionSettings
 from lightning_gradood.evaluation.trials import Outcome, SplitScores, attack_numbers, evaluate
 
 __all__ = [
+    "Calibrated",
     "DetectionDatasets",
     "DetectionSettings",
     "Outcome",
     "SplitScores",
     "Trial",
     "attack_numbers",
+    "best_calibrated",
     "evaluate",
     "gather_outcomes",
     "refuse_single",

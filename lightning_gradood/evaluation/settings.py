@@ -4,7 +4,15 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from lightning_gradood.core import Refusal
-from lightning_gradood.detectors import MLP, Detector
+from lightning_gradood.detectors import (
+    MLP,
+    Baseline,
+    Detector,
+    Energy,
+    GradientForest,
+    GradientGaussian,
+    GradientKNN,
+)
 from lightning_gradood.evaluation.protocol import Protocol
 from lightning_gradood.gradients import AllOnes, LabelDesign
 from lightning_gradood.metrics import check_calibration, check_rate
@@ -26,6 +34,8 @@ class DetectionSettings:
         metrics: conventions whose arithmetic is reported too, under `<convention>/<metric>`, to compare with their tables.
         false_positive_rate: share of normal images that a detector without known anomalies may flag: its threshold is a
             split-conformal quantile of the scores of the normal `val` images.
+        guard: name of the detector that guards new images, see `score`; by default the best on `val` of those that need no
+            anomalies. One that needs them is fitted on all anomaly sources together.
         resamples: bootstrap resamples for the 95 % interval of the AUROC.
         seed: of the detectors and the bootstrap; the splits have theirs in `data.split_seed`.
     """
@@ -36,6 +46,7 @@ class DetectionSettings:
     protocol: Protocol = "known"
     metrics: list[Literal["lee2018", "odin", "openood", "energy"]] = field(default_factory=list)
     false_positive_rate: float = 0.05
+    guard: str | None = None
     resamples: int = 1000
     seed: int = 0
 
@@ -51,10 +62,13 @@ class DetectionSettings:
         if self.resamples < 1:
             raise Refusal(f"`detection.resamples` should be at least 1. Got `resamples = {self.resamples}`.")
 
-    @property
-    def probes(self) -> list[Probe]:
-        """The probes of all detectors, each once; logits come with the pass at no cost and give the predictions."""
-        probes = [probe for detector in self.build() for probe in detector.probes]
+    def probes(self, anomalies: bool = True) -> list[Probe]:
+        """The probes of all detectors, each once; logits come with the pass at no cost and give the predictions.
+
+        Args:
+            anomalies: whether any are known.
+        """
+        probes = [probe for detector in self.detectors_for(anomalies) for probe in detector.probes]
         found: dict[str, Probe] = {}
         for probe in [*probes, LogitsProbe()]:
             if found.setdefault(probe.name, probe).describe() != probe.describe():
@@ -63,6 +77,45 @@ class DetectionSettings:
                     f"Got two settings of `{probe.name}`. Give those detectors the same settings, or run one of them alone."
                 )
         return list(found.values())
+
+    def detectors_for(self, anomalies: bool = True) -> list[Detector]:
+        """The detectors that are fitted: all of them, or without known anomalies those that need none.
+
+        Args:
+            anomalies: whether any are known.
+        """
+        return self.build() if anomalies else self.without_anomalies()
+
+    def without_anomalies(self) -> list[Detector]:
+        """The detectors that need no anomalies; where none is named, those that read what the paper's MLP reads."""
+        named = [detector for detector in self.build() if not detector.needs_anomalies]
+        designs = self.label_designs
+        return named or [
+            GradientGaussian(designs),
+            GradientKNN(designs),
+            GradientForest(designs),
+            Baseline(),
+            Energy(),
+        ]
+
+    def guarding(self, anomalies: bool = True) -> list[Detector]:
+        """The detectors among which the guard's is chosen.
+
+        Args:
+            anomalies: whether any are known.
+
+        Raises:
+            Refusal: `guard` names none of them.
+        """
+        if self.guard is None:
+            return self.without_anomalies()
+        known = {one.name: one for one in [*self.without_anomalies(), *(self.build() if anomalies else [])]}
+        if self.guard not in known:
+            raise Refusal(
+                f"`detection.guard` should name a detector of this experiment. Got `detection.guard = {self.guard}`. "
+                f"Choose among {', '.join(known)}."
+            )
+        return [known[self.guard]]
 
     def build(self) -> list[Detector]:
         """All detectors, the MLPs first."""
@@ -76,11 +129,15 @@ class DetectionSettings:
             raise Refusal(f"`detection.detectors` should have different names. Got {names}. Remove one.")
         return detectors
 
-    def check_normal_images(self, in_val: int) -> None:
-        """Refuse too few normal images in `val` for the false-positive rate, if any detector's threshold rests on them.
+    def check_normal_images(self, in_val: int, anomalies: bool = True) -> None:
+        """Refuse too few normal images in `val` for the false-positive rate, if a threshold that was asked for rests on them.
 
         Args:
             in_val: number of normal images in `val`.
+            anomalies: whether any are known.
         """
-        if not all(detector.needs_anomalies for detector in self.build()):
+        if not all(detector.needs_anomalies for detector in self.detectors_for(anomalies)):
             check_calibration(in_val, self.false_positive_rate)
+        if self.guard is not None:
+            (detector,) = self.guarding(anomalies)
+            check_calibration((in_val + 1) // (2 if detector.needs_anomalies else 1), self.false_positive_rate)

@@ -13,6 +13,7 @@ source's name and images/s.
 
 from lightning_gradood.extraction.callback import ProbeCallback, ProbeTask
 from lightning_gradood.extraction.plan import CacheEntry, Plan, make_plan, read_records
+from lightning_gradood.extraction.preparation import prepared_states
 from lightning_gradood.extraction.progress import ImageProgressBar
 from lightning_gradood.extraction.reader import ProbeReader
 
@@ -24,5 +25,6 @@ __all__ = [
     "ProbeReader",
     "ProbeTask",
     "make_plan",
+    "prepared_states",
     "read_records",
 ]

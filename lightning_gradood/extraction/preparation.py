@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from lightning_gradood.core import Refusal, as_float, progress
 from lightning_gradood.data import ImageDataModule
-from lightning_gradood.extraction.plan import Plan
+from lightning_gradood.extraction.plan import Plan, make_plan
 from lightning_gradood.probes import Probe
-from lightning_gradood.records import StateStore, entry_key
+from lightning_gradood.records import RecordCache, StateStore, entry_key
 
 
 def refuse_without_training_images(probes: Sequence[Probe], datamodule: ImageDataModule) -> None:
@@ -67,6 +67,25 @@ def prepare(
                 store.write(key, probe.prepare(network, batches))
         trainer.strategy.barrier(f"prepared {probe.name}")
         probe.load(store.read(key))
+
+
+def prepared_states(
+    probes: Sequence[Probe], network: nn.Module, data: ImageDataModule, cache: RecordCache, trainer: pl.Trainer
+) -> dict[str, dict[str, Tensor]]:
+    """What probes learn from the training images, by name; an earlier run may have kept it.
+
+    Args:
+        probes: those that need it; every process names the same.
+        network: on its device.
+        data: has the training images.
+        cache: beside whose records it is kept.
+        trainer: whose processes take part.
+    """
+    if not probes:
+        return {}
+    plan, store = make_plan(network, data, probes, cache), StateStore(cache.folder)
+    prepare(probes, network, data, plan, store, trainer)
+    return {probe.name: store.read(preparation_key(probe, plan)) for probe in probes}
 
 
 def _batches(data: ImageDataModule, network: nn.Module, name: str) -> Generator[tuple[Tensor, Tensor]]:

@@ -1,11 +1,37 @@
 """Guards: a classifier, its fitted detector and a threshold in one folder, which score any image.
 
-The room is empty but for this page. Until it is furnished, `detect` saves every fitted detector with its threshold, and
-`lightning_gradood.detectors.load_detector` loads it.
+`detect` saves a guard in `runs/<experiment>/<time>/guard`; `python -m lightning_gradood score` runs it on files. In Python:
 
-    >>> import lightning_gradood.guard
-    >>> lightning_gradood.guard.__all__
-    []
+    >>> from lightning_gradood.guard import Guard, score_files
+    >>> guard = Guard.load("runs/digits/2026-11-22_14-05-09/guard")  # doctest: +SKIP
+    >>> for verdict in score_files(guard, ["a.png", "b.png"]):  # doctest: +SKIP
+    ...     print(verdict.path, verdict.prediction, verdict.p_value, verdict.flagged)
+
+`guard(images)` takes a batch that is ready for the network. Neither Lightning nor a DataModule is imported. Loading
+executes no code of the folder: weights are safetensors, classes are named by class path and must come from this package,
+torch, torchvision, timm, or packages that the caller trusts by name; every file is compared with its hash.
 """
 
-__all__: list[str] = []
+from lightning_gradood.guard.components import PACKAGES, Component, component_of
+from lightning_gradood.guard.files import COLUMNS, MEGAPIXELS, FileVerdict, image_paths, score_files
+from lightning_gradood.guard.folder import Description, read_description
+from lightning_gradood.guard.guard import Guard, OtherShape, Verdict
+from lightning_gradood.guard.saving import Recipe, save_guard
+
+__all__ = [
+    "COLUMNS",
+    "MEGAPIXELS",
+    "PACKAGES",
+    "Component",
+    "Description",
+    "FileVerdict",
+    "Guard",
+    "OtherShape",
+    "Recipe",
+    "Verdict",
+    "component_of",
+    "image_paths",
+    "read_description",
+    "save_guard",
+    "score_files",
+]

@@ -135,6 +135,7 @@ class ClassificationTask(LightningModule):
     ) -> None:
         super().__init__()
         self.network = Normalized(network, normalize.mean, normalize.std) if normalize else network
+        self.normalize = normalize
         self.weights = weights
         self._initialised = False
         self.optimizer_factory = optimizer

@@ -1,0 +1,257 @@
+"""The verb `score`: run a guard on image files. Neither Lightning nor the parser of experiments is imported."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import os
+import sys
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from lightning_gradood.cli.verbs import VERBS
+
+if TYPE_CHECKING:  # torch takes seconds to import, and `--help` needs none of it
+    from lightning_gradood.guard import FileVerdict, Guard
+
+UNREADABLE = 3
+"""Exit code where some files could not be scored."""
+
+_TYPES = (str, str, float, float, float, bool, str)
+_SECONDS = 1.0  # between two lines of progress where nobody looks at a terminal
+
+
+class PlainParser(argparse.ArgumentParser):
+    """Refuses in one sentence where argparse would print its usage first."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise the refusal that the program prints."""
+        from lightning_gradood.core import Refusal
+
+        raise Refusal(f"{message[:1].upper()}{message[1:]}. See --help.")
+
+
+def score(words: Sequence[str]) -> int:
+    """Run the verb.
+
+    Args:
+        words: of the command line, without the verb.
+
+    Returns:
+        The exit code: 0, or 3 if some files could not be scored.
+
+    Raises:
+        Refusal: the request cannot be carried out; nothing was written then.
+    """
+    given = _parser().parse_args(words)
+    from PIL import Image
+
+    from lightning_gradood.core import Refusal
+
+    _check(given)
+    warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # such images become rows with an error
+    Image.MAX_IMAGE_PIXELS = None  # the limit is --max_megapixels, for all of them
+    guard = _guard(given)
+    paths = _paths(given)
+    with _full_disk(given.output):
+        summary = _run(guard, paths, given)
+    if summary.images == 0:
+        raise Refusal(f"`score` should find image files. Got none in {', '.join(given.images)}. Name others.")
+    sys.stderr.write(f"{summary.sentence(guard)}\n")
+    if given.output:
+        sys.stderr.write(f"scores: {given.output}\n")
+    return UNREADABLE if summary.unreadable else 0
+
+
+class Summary:
+    """Counts of what was scored."""
+
+    def __init__(self) -> None:
+        self.images = self.unreadable = self.flagged = 0
+
+    def add(self, verdict: FileVerdict) -> None:
+        """Count a file."""
+        self.images += 1
+        self.unreadable += verdict.error is not None
+        self.flagged += bool(verdict.flagged)
+
+    def sentence(self, guard: Guard) -> str:
+        """How many were flagged, with a binomial 95 % interval, and how many would be if all were normal."""
+        from lightning_gradood.metrics import binomial_interval
+
+        number = self.images - self.unreadable
+        low, high = (100 * bound for bound in binomial_interval(self.flagged, number))
+        share = 100 * self.flagged / number if number else 0.0
+        expected = float((guard.calibration > guard.threshold).sum() + 1) / (len(guard.calibration) + 1)
+        left = f", {self.unreadable} could not be scored" if self.unreadable else ""
+        return (
+            f"{number} images scored{left}: {self.flagged} flagged, {share:.1f} % [{low:.1f}, {high:.1f}]; of normal images "
+            f"at most {expected * number:.0f}, {100 * expected:.3g} %, are expected."
+        )
+
+
+def _run(guard: Guard, paths: Iterator[str], given: argparse.Namespace) -> Summary:
+    from lightning_gradood.guard import COLUMNS, score_files
+    from lightning_gradood.records import CsvStream, row_file
+
+    summary, columns = Summary(), dict(zip(COLUMNS, _TYPES, strict=True))
+    verdicts = _shown(score_files(guard, paths, given.batch_size, given.max_megapixels), given)
+    if given.output is None:
+        stream = CsvStream(sys.stdout, COLUMNS)
+        for verdict in verdicts:
+            stream.write(asdict(verdict))
+            summary.add(verdict)
+        return summary
+    with row_file(Path(given.output), columns) as file:
+        for verdict in verdicts:
+            file.write(asdict(verdict))
+            summary.add(verdict)
+        _refuse_nothing(summary, given)
+    return summary
+
+
+def _refuse_nothing(summary: Summary, given: argparse.Namespace) -> None:
+    from lightning_gradood.core import Refusal
+
+    if summary.images == 0:  # raised inside, so that no empty file takes an older one's place
+        raise Refusal(f"`score` should find image files. Got none in {', '.join(given.images)}. Name others.")
+
+
+def _shown(verdicts: Iterator[FileVerdict], given: argparse.Namespace) -> Iterator[FileVerdict]:
+    """Show how many images were scored and how fast: a bar on a terminal, else a line a second."""
+    from tqdm.auto import tqdm
+
+    if sys.stderr.isatty():
+        yield from tqdm(verdicts, desc="scoring", unit=" images")
+        return
+    started = last = time.perf_counter()
+    for number, verdict in enumerate(verdicts, start=1):
+        yield verdict
+        now = time.perf_counter()
+        if now > last + _SECONDS:
+            last = now
+            sys.stderr.write(f"scoring: {number} images, {number / (now - started):.0f} images/s\n")
+            sys.stderr.flush()
+
+
+def _guard(given: argparse.Namespace) -> Guard:
+    import torch
+
+    from lightning_gradood.core import Refusal
+    from lightning_gradood.guard import Guard
+
+    try:
+        torch.empty(0, device=given.device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).strip().splitlines()[0].rstrip(".")
+        raise Refusal(
+            f"`--device` should be a device of this machine. Got `--device {given.device}`: {reason}."
+        ) from error
+    sys.path.insert(0, os.getcwd()) if os.getcwd() not in sys.path else None
+    guard = Guard.load(given.guard, given.trust, given.device)
+    if given.threshold is not None:
+        return guard.with_threshold(given.threshold)
+    return guard if given.false_positive_rate is None else guard.with_false_positive_rate(given.false_positive_rate)
+
+
+def _paths(given: argparse.Namespace) -> Iterator[str]:
+    """The files of the command line, or those of a list on standard input."""
+    from lightning_gradood.core import Refusal
+    from lightning_gradood.guard import image_paths
+
+    if given.images in ([], ["-"]):
+        if sys.stdin is None or sys.stdin.isatty():
+            raise Refusal(
+                "`score` should be given image files, folders or patterns, or a list of files on standard input."
+            )
+        given.images = ["standard input"]
+        return image_paths(line.rstrip("\n") for line in sys.stdin if line.strip())
+    if not any(os.path.lexists(os.path.expanduser(one)) or _is_pattern(one) for one in given.images):
+        raise Refusal(
+            f"`score` should be given files or folders that exist. Got `{given.images[0]}`. Correct the path."
+        )
+    return image_paths(given.images)
+
+
+def _is_pattern(name: str) -> bool:
+    return any(sign in name for sign in "*?[")
+
+
+def _check(given: argparse.Namespace) -> None:
+    from lightning_gradood.core import Refusal
+    from lightning_gradood.metrics import check_rate
+
+    if given.false_positive_rate is not None and given.threshold is not None:
+        raise Refusal("`--false_positive_rate` and `--threshold` should not be given together. Got both. Remove one.")
+    if given.false_positive_rate is not None:
+        check_rate(given.false_positive_rate, "--false_positive_rate")
+    if given.threshold is not None and given.threshold != given.threshold:
+        raise Refusal("`--threshold` should be a number. Got nan.")
+    if not given.max_megapixels > 0:
+        raise Refusal(f"`--max_megapixels` should be above 0. Got `--max_megapixels {given.max_megapixels}`.")
+    if given.output and os.path.exists(given.output) and not given.overwrite:
+        raise Refusal(f"`--output` should be a new file. Got `--output {given.output}`, which exists. Add --overwrite.")
+    if given.output and Path(given.output).suffix.lower() not in (".parquet", ".csv", ".jsonl"):
+        raise Refusal(f"`--output` should end in .parquet, .csv or .jsonl. Got `--output {given.output}`.")
+
+
+@contextmanager
+def _full_disk(output: str | None) -> Iterator[None]:
+    from lightning_gradood.core import Refusal
+
+    try:
+        yield
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # whoever read the scores has enough
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.EISDIR):
+            raise
+        place = f"--output {output}" if output else "standard output"
+        raise Refusal(
+            f"`--output` should be a place that can be written. Got `{place}`: {error.strerror}. Name another; nothing "
+            "half-written is left."
+        ) from error
+
+
+def _parser() -> PlainParser:
+    parser = PlainParser(
+        prog="python -m lightning_gradood score",
+        description=VERBS["score"],
+        epilog="Columns: path, prediction, probability, score (higher = more anomalous), p_value (share of normal images that "
+        "score at least as high), flagged, error. Exit code 3 if some files could not be scored.",
+        allow_abbrev=False,
+    )
+    add: Any = parser.add_argument
+    add(
+        "images",
+        nargs="*",
+        metavar="IMAGES",
+        help="files, folders, patterns such as 'photos/*.jpg'; - for a list on stdin",
+    )
+    add("--guard", required=True, metavar="FOLDER", help="that `detect` has saved: runs/<experiment>/<time>/guard")
+    add("--output", metavar="FILE", help="a .parquet, .csv or .jsonl file; by default CSV on standard output")
+    add("--overwrite", action="store_true", help="replace the output if it exists")
+    add("--false_positive_rate", type=float, metavar="RATE", help="share of normal images that may be flagged")
+    add("--threshold", type=float, metavar="SCORE", help="flag images that score above this")
+    add("--batch_size", type=int, metavar="N", help="images read together; by default as when the guard was calibrated")
+    add("--device", default="cpu", help="where the network runs, e.g. cuda (default: %(default)s)")
+    add(
+        "--max_megapixels",
+        type=float,
+        default=89.0,
+        metavar="N",
+        help="larger images are not decoded (default: %(default)s)",
+    )
+    add(
+        "--trust",
+        action="append",
+        default=[],
+        metavar="PACKAGE",
+        help="a package of yours whose classes the guard may name",
+    )
+    return parser

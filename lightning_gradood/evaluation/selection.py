@@ -1,0 +1,123 @@
+"""The detector of a guard: which one it is, fitted on all that is known, calibrated on normal images that it has not seen."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from lightning_gradood.core import named_seed
+from lightning_gradood.detectors import Detector, score_in_blocks
+from lightning_gradood.evaluation.protocol import DetectionDatasets
+from lightning_gradood.metrics import auroc, binomial_interval, conformal_threshold
+from lightning_gradood.records import NORMAL, Records, normal_records
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """A detector that is ready to guard.
+
+    Args:
+        detector: fitted.
+        trained_on: `normal`, or the anomaly sources it was fitted on, joined by `+`.
+        calibration: its scores of normal `val` images, none of which it was fitted on or selected by, float64 [n], ascending.
+        threshold: conformal, for `false_positive_rate`.
+        false_positive_rate: share of normal images that it may flag.
+        counts: `train` and `calibration` to their numbers of records.
+        metrics: anomaly source to `val/auroc`, `test/auroc` and `test/flagged`; `normal` to `test/flagged` with the bounds of
+            its binomial 95 % interval, `low` and `high`.
+    """
+
+    detector: Detector
+    trained_on: str
+    calibration: np.ndarray
+    threshold: float
+    false_positive_rate: float
+    counts: dict[str, dict[str, int]]
+    metrics: dict[str, dict[str, float]]
+
+    @property
+    def val_auroc(self) -> float:
+        """Mean over anomaly sources."""
+        return float(np.mean([found["val/auroc"] for name, found in self.metrics.items() if name != NORMAL]))
+
+
+def best_calibrated(
+    candidates: Sequence[Detector],
+    datasets: DetectionDatasets,
+    sources: Sequence[str],
+    *,
+    seed: int,
+    false_positive_rate: float,
+) -> Calibrated:
+    """Fit and calibrate every candidate, and return the one with the highest mean AUROC on `val`, the first of equals.
+
+    A detector that needs anomalies is fitted on all sources together. As it selects on `val`, every other normal image of
+    `val` is kept from it, to calibrate on.
+
+    Args:
+        candidates: at least one.
+        datasets: where the records come from.
+        sources: anomaly sources.
+        seed: fixes the fits.
+        false_positive_rate: share of normal images that may be flagged.
+    """
+    found = [_calibrated(detector, datasets, sources, seed, false_positive_rate) for detector in candidates]
+    return max(found, key=lambda one: one.val_auroc)
+
+
+def _calibrated(
+    detector: Detector, datasets: DetectionDatasets, sources: Sequence[str], seed: int, rate: float
+) -> Calibrated:
+    known = datasets.of(*sources)
+    train, val = (known.where(split=split) for split in ("train", "val"))
+    normal_val = normal_records(val)
+    if detector.needs_anomalies:
+        held = set(sorted(normal_val.ids)[::2])
+        selecting, calibrating = _parts(val, held)
+    else:
+        train, selecting, calibrating = normal_records(train), normal_val, normal_val
+    detector.fit(Records.concatenate([train, selecting]), named_seed(seed, "guard", bits=32))
+    calibration = np.sort(score_in_blocks(detector, normal_records(calibrating)))
+    threshold = conformal_threshold(calibration, rate)
+    return Calibrated(
+        detector=detector,
+        trained_on="+".join(sources) if detector.needs_anomalies else NORMAL,
+        calibration=calibration,
+        threshold=threshold,
+        false_positive_rate=rate,
+        counts={"train": _counts(train), "calibration": {"normal": len(calibration)}},
+        metrics=_measured(detector, threshold, datasets, sources),
+    )
+
+
+def _parts(val: Records, held: set[str]) -> tuple[Records, Records]:
+    rows = np.array([name in held for name in val.ids])
+    return Records(val.table.filter(~rows)), Records(val.table.filter(rows))
+
+
+def _measured(
+    detector: Detector, threshold: float, datasets: DetectionDatasets, sources: Sequence[str]
+) -> dict[str, dict[str, float]]:
+    found: dict[str, dict[str, float]] = {}
+    for source in sources:
+        records = datasets.of(source)
+        numbers: dict[str, float] = {}
+        for split in ("val", "test"):
+            part = records.where(split=split)
+            scores, labels = score_in_blocks(detector, part), part.anomalous
+            numbers[f"{split}/auroc"] = auroc(scores, labels)
+        numbers["test/flagged"] = float(np.mean(scores[labels == 1] > threshold))
+        found[source] = numbers
+    return found | {NORMAL: _flagged_normal(detector, threshold, datasets.records)}
+
+
+def _flagged_normal(detector: Detector, threshold: float, records: Mapping[str, Records]) -> dict[str, float]:
+    normal = records[NORMAL].where(split="test")
+    flagged = int((score_in_blocks(detector, normal) > threshold).sum())
+    low, high = binomial_interval(flagged, len(normal))
+    return {"test/flagged": flagged / len(normal), "low": low, "high": high, "test/images": float(len(normal))}
+
+
+def _counts(records: Records) -> dict[str, int]:
+    anomalous = int(records.anomalous.sum())
+    return {"normal": len(records) - anomalous, "anomalous": anomalous}

@@ -1,0 +1,223 @@
+"""Networks, transforms and detectors as class path and arguments, and which of them a guard may build without executing code.
+
+A guard's folder names what it needs as `{"class_path": ..., "init_args": {...}}`, as an experiment file does. Nothing is
+unpickled. What is built must be a network, a transform, a detector or a label design of this package, torch, torchvision or
+timm, or anything of a package that the user trusts by name; so a folder from elsewhere can at most build another network.
+"""
+
+import functools
+import inspect
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass
+from enum import Enum
+from importlib import import_module
+from typing import Any
+
+import torch
+from torch import nn
+
+from lightning_gradood.core import Refusal
+from lightning_gradood.detectors import Detector
+from lightning_gradood.gradients import LabelDesign
+from lightning_gradood.networks import MLPSettings
+
+PACKAGES = ("lightning_gradood", "torch", "torchvision", "timm")
+"""Packages whose networks, transforms, detectors and label designs are built without being trusted by name."""
+
+_FUNCTIONS = ("lightning_gradood.networks", "torchvision.models", "timm")  # functions there return networks
+_TRANSFORMS = "torchvision.transforms"
+_KINDS = (nn.Module, LabelDesign, Detector, MLPSettings)
+_DOWNLOADS = ("weights", "weights_backbone", "pretrained")  # arguments that fetch weights, which the folder has
+_FILES = ("checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir")  # timm's, which read other files
+
+
+@dataclass(frozen=True)
+class Component:
+    """An object by its class path and arguments.
+
+    Args:
+        class_path: of a class, or of a function that returns the object, e.g. `torchvision.models.resnet18`.
+        init_args: plain values, lists, enumeration members, dtypes, and other components.
+
+    Example:
+        >>> Component("torch.nn.Linear", {"in_features": 2, "out_features": 3}).build()
+        Linear(in_features=2, out_features=3, bias=True)
+    """
+
+    class_path: str
+    init_args: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, given: Mapping[str, Any]) -> "Component":
+        """Take the parsed setting of an experiment, with `class_path` and `init_args`."""
+        return cls(str(given["class_path"]), {name: _component(value) for name, value in given["init_args"].items()})
+
+    def encoded(self) -> dict[str, Any]:
+        """JSON-able form.
+
+        Raises:
+            Refusal: an argument is no plain value.
+        """
+        arguments = {name: encode(value) for name, value in self.init_args.items() if name not in _DOWNLOADS}
+        return {"class_path": self.class_path, "init_args": arguments}
+
+    def build(self, trust: Collection[str] = ()) -> Any:
+        """Build the object; a class of which required arguments are missing becomes a function that takes them.
+
+        Args:
+            trust: names of packages whose classes may be built beside those of `PACKAGES`.
+
+        Raises:
+            Refusal: the class path is not trusted, does not exist, or does not take these arguments.
+        """
+        return decode(self.encoded(), trust)
+
+    @property
+    def package(self) -> str:
+        """Name of the package that it comes from."""
+        return self.class_path.partition(".")[0]
+
+
+def component_of(thing: Any) -> Component:
+    """Describe a detector by its arguments, or a label design or other dataclass by its fields."""
+    arguments = {field.name: getattr(thing, field.name) for field in fields(thing)} if is_dataclass(thing) else None
+    if arguments is None:
+        arguments = thing.arguments
+    return Component(f"{type(thing).__module__}.{type(thing).__qualname__}", arguments)
+
+
+def encode(value: Any) -> Any:
+    """Bring an argument to JSON types; `decode` is its inverse, but tuples become lists.
+
+    Raises:
+        Refusal: it is of a kind that a guard cannot name.
+    """
+    if value is None or (isinstance(value, bool | int | float | str) and not isinstance(value, Enum)):
+        return value
+    if isinstance(value, Enum):
+        return {"enum": f"{type(value).__module__}.{type(value).__qualname__}", "name": value.name}
+    if isinstance(value, torch.dtype):
+        return {"dtype": str(value).removeprefix("torch.")}
+    if isinstance(value, Component):
+        return value.encoded()
+    if isinstance(value, list | tuple):
+        return [encode(part) for part in value]
+    if isinstance(value, Mapping):
+        return {str(name): encode(part) for name, part in value.items()}
+    if is_dataclass(value) and not isinstance(value, type):
+        return component_of(value).encoded()
+    raise Refusal(
+        "A guard should be made of a network and a transform with plain arguments. "
+        f"Got an argument of type {type(value).__name__}. Give numbers, text, lists or class paths."
+    )
+
+
+def decode(value: Any, trust: Collection[str] = ()) -> Any:
+    """Rebuild what `encode` described.
+
+    Args:
+        value: JSON types.
+        trust: as for `Component.build`.
+
+    Raises:
+        Refusal: as for `Component.build`.
+    """
+    if isinstance(value, list):
+        return [decode(part, trust) for part in value]
+    if not isinstance(value, dict):
+        return value
+    if set(value) == {"class_path", "init_args"}:
+        return _built(value["class_path"], value["init_args"], trust)
+    if set(value) == {"dtype"}:
+        return _dtype(value["dtype"])
+    if set(value) == {"enum", "name"}:
+        return _member(value["enum"], value["name"], trust)
+    return {name: decode(part, trust) for name, part in value.items()}
+
+
+def _component(value: Any) -> Any:
+    if isinstance(value, Mapping) and set(value) <= {"class_path", "init_args"} and "class_path" in value:
+        return Component.of({"init_args": {}, **value})
+    return [_component(part) for part in value] if isinstance(value, list) else value
+
+
+def _built(path: Any, given: Any, trust: Collection[str]) -> Any:
+    made = _found(path, trust)
+    if not (_is_allowed(made) or str(path).partition(".")[0] in trust):
+        raise Refusal(
+            "A guard should be built of networks, transforms, detectors and label designs. "
+            f"Got `{path}`. Load only guards whose origin you know."
+        )
+    if not isinstance(given, dict) or set(given) & {*_DOWNLOADS, *_FILES}:
+        raise Refusal(f"A guard should name plain arguments for `{path}`. Got {sorted(given)}. Save the guard anew.")
+    arguments = {name: decode(part, trust) for name, part in given.items()}
+    try:
+        if _misses_arguments(made, arguments):
+            return functools.partial(made, **arguments)
+        with torch.random.fork_rng(devices=[]):  # weights are drawn before they are replaced
+            return made(**arguments)
+    except Refusal:
+        raise
+    except (TypeError, ValueError, KeyError, AttributeError, RuntimeError) as error:
+        raise Refusal(
+            f"`{path}` should take the arguments that the guard names. Got: {str(error).strip()}. "
+            "Use the version of its package that the guard was saved with."
+        ) from error
+
+
+def _found(path: Any, trust: Collection[str]) -> Any:
+    """The class or function behind a path, of a package that may be imported."""
+    module, _, name = str(path).rpartition(".")
+    package = str(path).partition(".")[0]
+    if package not in (*PACKAGES, *trust):
+        raise Refusal(
+            f"A guard should name classes of {', '.join(PACKAGES)} or of packages that you trust. Got `{path}`. "
+            f"If you know where this guard comes from, add --trust {package}."
+        )
+    try:
+        found = getattr(import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise Refusal(
+            f"A guard should name classes that are installed. Got `{path}`: {error}. "
+            f"Install `{package}` in the version that the guard was saved with."
+        ) from error
+    return found
+
+
+def _is_allowed(made: Any) -> bool:
+    """Whether building it cannot do more than build a part of a guard."""
+    module = str(getattr(made, "__module__", ""))
+    if isinstance(made, type):
+        return issubclass(made, _KINDS) or _is_below(module, (_TRANSFORMS,))
+    return inspect.isfunction(made) and _is_below(module, _FUNCTIONS)
+
+
+def _is_below(module: str, packages: Sequence[str]) -> bool:
+    return any(module == package or module.startswith(f"{package}.") for package in packages)
+
+
+def _misses_arguments(made: Any, arguments: Mapping[str, Any]) -> bool:
+    try:
+        inspect.signature(made).bind(**arguments)
+    except TypeError:
+        needed = (
+            parameter.name
+            for parameter in inspect.signature(made).parameters.values()
+            if parameter.default is parameter.empty and parameter.kind is parameter.POSITIONAL_OR_KEYWORD
+        )
+        return any(name not in arguments for name in needed)
+    return False
+
+
+def _dtype(name: Any) -> torch.dtype:
+    found = getattr(torch, str(name), None)
+    if not isinstance(found, torch.dtype):
+        raise Refusal(f"A guard should name torch's dtypes. Got `{name}`. Save the guard anew.")
+    return found
+
+
+def _member(path: Any, name: Any, trust: Collection[str]) -> Enum:
+    kind = _found(path, trust)
+    if not (isinstance(kind, type) and issubclass(kind, Enum)) or name not in kind.__members__:
+        raise Refusal(f"A guard should name members of enumerations. Got `{path}.{name}`. Save the guard anew.")
+    return kind[name]

@@ -1,0 +1,198 @@
+"""Scoring image files with a guard: finding them, decoding ahead in threads, one verdict a file whatever is wrong with it."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision.datasets.folder import IMG_EXTENSIONS
+
+from lightning_gradood.core import UNREADABLE, Refusal, read_picture
+from lightning_gradood.guard.guard import Guard, OtherShape
+
+MEGAPIXELS = 89.0
+"""Largest image that is decoded by default, in megapixels; above it Pillow warns of decompression bombs."""
+
+_THREADS = 4
+
+
+@dataclass(frozen=True)
+class FileVerdict:
+    """What a guard says of one file; all but `path` and `error` are None where the file cannot be scored.
+
+    Args:
+        path: as it was given.
+        prediction: name of the predicted class, or its index where classes have no names.
+        probability: the largest softmax probability.
+        score: higher = more anomalous.
+        p_value: share of normal images, the calibration images and the image itself, that score at least as high.
+        flagged: whether the score is above the threshold.
+        error: why the file could not be scored, in a sentence.
+    """
+
+    path: str
+    prediction: str | None = None
+    probability: float | None = None
+    score: float | None = None
+    p_value: float | None = None
+    flagged: bool | None = None
+    error: str | None = None
+
+
+COLUMNS = tuple(FileVerdict.__dataclass_fields__)
+
+
+def image_paths(places: Iterable[str]) -> Iterator[str]:
+    """Find image files, one place after the other.
+
+    Args:
+        places: files, whatever they end in; folders, of which all image files below are taken in the order of their names;
+            patterns with `*`, `?` or `[...]`, where `**` stands for any folders. What does not exist is passed on, so
+            that it becomes a verdict with an error.
+
+    Yields:
+        Paths. Files and folders whose name starts with a dot are passed over in folders.
+    """
+    for place in places:
+        path = os.path.expanduser(place)
+        if os.path.isdir(path):
+            yield from _below(path, frozenset())
+        elif glob.has_magic(path) and not os.path.lexists(path):
+            found = sorted(glob.glob(path, recursive=True))
+            yield from image_paths(found) if found else [place]
+        else:
+            yield path
+
+
+def score_files(
+    guard: Guard, paths: Iterable[str | Path], batch_size: int | None = None, megapixels: float = MEGAPIXELS
+) -> Iterator[FileVerdict]:
+    """Score image files, in their order, holding a few batches in memory.
+
+    Args:
+        guard: what scores them.
+        paths: of files; see `image_paths` for folders and patterns.
+        batch_size: images that are read from the network together; by default as many as when the guard was calibrated.
+        megapixels: larger images are not decoded.
+
+    Yields:
+        A verdict for each file. Files that are missing, no image, damaged, too large, or of another size than the guard's
+        images after its transform, have an `error`.
+
+    Raises:
+        Refusal: every file so far, a whole batch of them, has another size than the guard's images; or `batch_size` is
+            below 1.
+    """
+    size = guard.about.batch_size if batch_size is None else batch_size
+    if size < 1:
+        raise Refusal(f"`--batch_size` should be at least 1. Got `--batch_size {size}`.")
+    limit = int(megapixels * 1e6)
+    rows: list[_Decoded] = []
+    fits = False  # whether any image had the guard's shape
+    with closing(_decoded(guard, paths, limit, ahead=2 * size)) as stream:
+        for row in stream:
+            rows.append(row)
+            fits = fits or row.pixels is not None
+            if sum(one.pixels is not None for one in rows) == size or (len(rows) >= 4 * size):
+                _refuse_other_shape(rows, fits)
+                yield from _verdicts(guard, rows)
+                rows = []
+    _refuse_other_shape(rows, fits)
+    yield from _verdicts(guard, rows)
+
+
+@dataclass(frozen=True)
+class _Decoded:
+    path: str
+    pixels: Tensor | None = None
+    error: Refusal | None = None
+
+
+def _decoded(guard: Guard, paths: Iterable[str | Path], limit: int, ahead: int) -> Generator[_Decoded]:
+    """Decode in threads, at most `ahead` files before the one that is taken."""
+    waiting: deque[Future[_Decoded]] = deque()
+    stream = iter(paths)
+    with ThreadPoolExecutor(_THREADS, thread_name_prefix="decode") as pool:
+        try:
+            waiting.extend(pool.submit(_decode, guard, str(path), limit) for path in islice(stream, ahead))
+            while waiting:
+                yield waiting.popleft().result()
+                waiting.extend(pool.submit(_decode, guard, str(path), limit) for path in islice(stream, 1))
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+def _decode(guard: Guard, path: str, limit: int) -> _Decoded:
+    try:
+        with torch.inference_mode(False):
+            return _Decoded(path, guard.read(read_picture(path, guard.about.picture, limit), path))
+    except Refusal as refusal:
+        return _Decoded(path, error=refusal)
+    except FileNotFoundError:
+        return _Decoded(path, error=Refusal(f"`{path}` should be an image file. Got none of that name."))
+    except (*UNREADABLE, Image.DecompressionBombWarning, EOFError) as error:
+        reason = str(error).strip().rstrip(".") or type(error).__name__
+        return _Decoded(path, error=Refusal(f"`{path}` should be a readable image. Got: {reason}."))
+
+
+def _verdicts(guard: Guard, rows: list[_Decoded]) -> Iterator[FileVerdict]:
+    good = [row for row in rows if row.pixels is not None]
+    found = {id(row): verdict for row, verdict in zip(good, _scored(guard, good), strict=True)}
+    for row in rows:
+        yield found.get(id(row)) or FileVerdict(row.path, error=str(row.error))
+
+
+def _scored(guard: Guard, rows: list[_Decoded]) -> list[FileVerdict]:
+    """Score a batch; where that is refused, one image after the other, so that only the bad ones are lost."""
+    if not rows:
+        return []
+    try:
+        verdict = guard(torch.stack([row.pixels for row in rows if row.pixels is not None]))
+    except Refusal as refusal:
+        if len(rows) == 1:
+            return [FileVerdict(rows[0].path, error=str(refusal))]
+        return [one for row in rows for one in _scored(guard, [row])]
+    names = guard.classes
+    return [
+        FileVerdict(
+            row.path,
+            prediction=names[number] if names else str(number),
+            probability=float(verdict.probabilities[index]),
+            score=float(verdict.scores[index]),
+            p_value=float(verdict.p_values[index]),
+            flagged=bool(verdict.flagged[index]),
+        )
+        for index, (row, number) in enumerate(zip(rows, verdict.predictions.tolist(), strict=True))
+    ]
+
+
+def _refuse_other_shape(rows: list[_Decoded], fits: bool) -> None:
+    wrong = [row.error for row in rows if isinstance(row.error, OtherShape)]
+    if wrong and not fits:
+        raise wrong[0]
+
+
+def _below(folder: str, above: frozenset[str]) -> Iterator[str]:
+    """Image files below a folder in the order of their paths; links that lead back up are passed over."""
+    real = os.path.realpath(folder)
+    if real in above:
+        return
+    with os.scandir(folder) as entries:
+        names = sorted((entry.name, entry.is_dir()) for entry in entries if not entry.name.startswith("."))
+    for name, is_folder in names:
+        path = os.path.join(folder, name)
+        if is_folder:
+            yield from _below(path, above | {real})
+        elif name.lower().endswith(IMG_EXTENSIONS):
+            yield path

@@ -1,0 +1,238 @@
+"""A guard's folder on disk: weights and states as safetensors, everything else in `guard.json`, all of it under hashes."""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, fields
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Literal
+
+import safetensors.torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+import lightning_gradood
+from lightning_gradood.core import Refusal, atomic_write, disk_full_refused
+from lightning_gradood.detectors import Detector, save_detector
+from lightning_gradood.gradients import proofs_of
+from lightning_gradood.records import Records
+
+FORMAT = 1
+GUARD, NETWORK, DETECTOR, PROBES, PLAN = (
+    "guard.json",
+    "network.safetensors",
+    "detector.safetensors",
+    "probes.safetensors",
+    "gradient_plan.json",
+)
+_DIGEST = "digest"  # of guard.json itself, without this entry
+_VERSIONS = ("torch", "torchvision", "numpy", "scikit-learn", "timm")
+
+
+@dataclass(frozen=True)
+class Description:
+    """What `guard.json` says beside the hashes.
+
+    Args:
+        experiment: name of the experiment that fitted it.
+        network: class path and arguments of the network.
+        normalize: `mean` and `std` of each channel that are applied before the network; None where it does so itself.
+        transform: class path and arguments of the transform of each picture; None for none.
+        picture: how files are decoded before the transform: `RGB`, or `L` for grey.
+        image_shape: [C, H, W] of an image after the transform.
+        classes: names of the classes; empty where they have none.
+        parameters: names of the network's parameter tensors, in the order of the gradient norms.
+        detector: class path and arguments of the detector.
+        detector_name: its name in tables.
+        label_designs: names of the label designs whose gradients it reads.
+        trained_on: `normal` for a detector that needs no anomalies, else the anomaly sources it was fitted on.
+        counts: number of records it was fitted and calibrated on.
+        calibration: scores of normal images that it was not fitted on, ascending.
+        false_positive_rate: share of normal images that may be flagged.
+        threshold: an image is flagged if its score is above it.
+        metrics: what was measured, by source; see `results.json`.
+        batch_size: images in a batch when the calibration images were read.
+        built_in: whether no anomalies were known, so that `metrics` are about built-in probes of the normal images.
+        versions: of the packages that computed it.
+    """
+
+    experiment: str
+    network: dict[str, Any]
+    normalize: dict[str, list[float]] | None
+    transform: dict[str, Any] | None
+    picture: Literal["RGB", "L"]
+    image_shape: list[int]
+    classes: list[str]
+    parameters: list[str]
+    detector: dict[str, Any]
+    detector_name: str
+    label_designs: list[str]
+    trained_on: str
+    counts: dict[str, dict[str, int]]
+    calibration: list[float]
+    false_positive_rate: float
+    threshold: float
+    metrics: dict[str, dict[str, float]]
+    batch_size: int
+    built_in: bool = False
+    versions: dict[str, str] = field(default_factory=lambda: _versions())
+
+
+def write_folder(
+    folder: Path,
+    about: Description,
+    network: nn.Module,
+    detector: Detector,
+    probe_states: Mapping[str, Mapping[str, Tensor]],
+    records: Records,
+) -> None:
+    """Write a guard's files into a new folder.
+
+    Args:
+        folder: made if it is not there.
+        about: everything but weights and states.
+        network: the bare network, without its normalisation.
+        detector: fitted.
+        probe_states: probe name to what it learnt from the training images.
+        records: any that the detector can score.
+    """
+    with disk_full_refused(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        _write_tensors(folder / NETWORK, network.state_dict())
+        save_detector(folder / DETECTOR, detector, about.threshold, records, trained_on=about.trained_on)
+        states = {f"{probe}|{name}": part for probe, state in probe_states.items() for name, part in state.items()}
+        if states:
+            _write_tensors(folder / PROBES, states)
+        _write_json(folder, about)
+
+
+def add_plan(folder: Path, network: nn.Module) -> None:
+    """Keep what the gradient engine has proved of a guard's network, so that its first image comes sooner.
+
+    Args:
+        folder: of a guard.
+        network: its network, after a first reading.
+    """
+    plan = proofs_of(network)
+    if plan is None:
+        return
+    about = read_description(folder)
+    with disk_full_refused(folder):
+        with atomic_write(folder / PLAN) as file:
+            file.write(plan.encode())
+        _write_json(folder, about)
+
+
+def read_description(folder: Path) -> Description:
+    """Read `guard.json` and compare all files with their hashes.
+
+    Raises:
+        Refusal: a file is missing or altered, or the folder is no guard or of a newer format.
+    """
+    content = _content(folder)
+    names = {one.name for one in fields(Description)}
+    if not names <= set(content):
+        raise _refusal(folder / GUARD, f"none of the entries {sorted(names - set(content))}")
+    for name, digest in dict(content["files"]).items():
+        path = folder / Path(str(name)).name
+        if not path.is_file():
+            raise _refusal(path, "no such file")
+        if _file_digest(path) != digest:
+            raise _refusal(path, "content that differs from its hash in guard.json")
+    return Description(**{name: content[name] for name in names})
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Read a safetensors file of a guard, on the CPU."""
+    try:
+        return dict(safetensors.torch.load_file(path))
+    except (SafetensorError, OSError) as error:
+        raise _refusal(path, str(error)) from error
+
+
+def _content(folder: Path) -> dict[str, Any]:
+    path = folder / GUARD
+    if not path.is_file():
+        what = "a folder without it" if folder.is_dir() else ("a file" if folder.exists() else "no such folder")
+        raise Refusal(
+            f"`--guard` should be a folder with a {GUARD}, as `detect` saves it in runs/<experiment>/<time>/guard. "
+            f"Got `--guard {folder}`, {what}. Name another folder."
+        )
+    try:
+        content = json.loads(path.read_text())
+    except (ValueError, OSError) as error:
+        raise _refusal(path, str(error)) from error
+    if not isinstance(content, dict) or not isinstance(content.get("format"), int):
+        raise _refusal(path, "a JSON file of something else")
+    if content["format"] > FORMAT:
+        raise Refusal(
+            f"{path} should be a guard of format {FORMAT} or older. Got format {content['format']}. "
+            "Update lightning_gradood: a newer version has written it."
+        )
+    if content.get(_DIGEST) != _json_digest(content):
+        raise _refusal(path, "content that differs from its own hash")
+    return content
+
+
+def _refusal(path: Path, got: str) -> Refusal:
+    return Refusal(
+        f"{path} should be part of a guard as `detect` has saved it. Got {got}. Copy the whole folder again, or run "
+        "`detect` again; to change the threshold use --threshold or --false_positive_rate."
+    )
+
+
+def _write_json(folder: Path, about: Description) -> None:
+    files = sorted(path for path in folder.iterdir() if path.name != GUARD and not path.name.startswith("."))
+    content = {"format": FORMAT, **asdict(about), "files": {path.name: _file_digest(path) for path in files}}
+    content = json.loads(json.dumps(content, allow_nan=False))
+    content[_DIGEST] = _json_digest(content)
+    with atomic_write(folder / GUARD) as file:
+        file.write(f"{json.dumps(content, indent=1)}\n".encode())
+
+
+def _write_tensors(path: Path, state: Mapping[str, Any]) -> None:
+    foreign = [name for name, value in state.items() if not isinstance(value, Tensor)]
+    if foreign:
+        raise Refusal(
+            f"A guard should hold a network whose state is tensors alone. Got `{foreign[0]}`, a "
+            f"{type(state[foreign[0]]).__name__}. Keep it as a constructor's argument."
+        )
+    tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in state.items()}
+    with atomic_write(path) as file:
+        file.write(safetensors.torch.save(tensors))
+
+
+def replace_folder(new: Path, folder: Path) -> None:
+    """Put a folder in the place of another, which may exist."""
+    old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
+    if folder.exists():
+        os.replace(folder, old)
+    try:
+        os.replace(new, folder)
+    except OSError:
+        if old.exists():
+            os.replace(old, folder)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _file_digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _json_digest(content: Mapping[str, Any]) -> str:
+    rest = {name: value for name, value in content.items() if name != _DIGEST}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def _versions() -> dict[str, str]:
+    found = {"lightning_gradood": lightning_gradood.__version__}
+    for name in _VERSIONS:
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found

@@ -1,0 +1,287 @@
+"""The guard: a classifier, a fitted detector and a threshold that say of any image whether it is one of the classifier's own."""
+
+from __future__ import annotations
+
+import copy
+import threading
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lightning_gradood import __version__
+from lightning_gradood.core import Picture, Refusal, as_float, to_pixels
+from lightning_gradood.detectors import Detector, load_detector, score_in_blocks
+from lightning_gradood.gradients import adopt_proofs, parameter_names
+from lightning_gradood.guard.components import decode
+from lightning_gradood.guard.folder import (
+    DETECTOR,
+    NETWORK,
+    PLAN,
+    PROBES,
+    Description,
+    read_description,
+    read_tensors,
+)
+from lightning_gradood.metrics import conformal_p_values, conformal_threshold
+from lightning_gradood.networks import Normalized
+from lightning_gradood.probes import Probe, read_probes
+from lightning_gradood.records import NORMAL, Records
+
+if TYPE_CHECKING:
+    from lightning_gradood.guard.files import FileVerdict
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a guard says of N images.
+
+    Args:
+        scores: higher = more anomalous, float64 [N].
+        p_values: share of normal images, the calibration images and the image itself, that score at least as high,
+            float64 [N] in (0, 1].
+        flagged: whether the score is above the threshold, bool [N].
+        predictions: the classifier's, int64 [N].
+        probabilities: the largest softmax probability, float64 [N].
+    """
+
+    scores: np.ndarray
+    p_values: np.ndarray
+    flagged: np.ndarray
+    predictions: np.ndarray
+    probabilities: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+
+class Guard:
+    """A classifier with a fitted detector and a threshold; make it with `Guard.load`.
+
+    Calls are thread-safe: one at a time reads the network. They may come from inside `torch.no_grad` or
+    `torch.inference_mode`, and from under autocast; the network is read in float32 with the gradients that it needs.
+
+    Args:
+        network: pixels in [0, 1] in, logits out.
+        detector: fitted.
+        probes: those that the detector reads, prepared where they need it.
+        transform: of a picture; None for none.
+        about: everything else.
+
+    Example:
+        >>> guard = Guard.load("runs/digits/2026-11-22_14-05-09/guard")  # doctest: +SKIP
+        >>> guard(torch.rand(2, 3, 8, 8)).flagged  # doctest: +SKIP
+        array([ True,  True])
+    """
+
+    def __init__(
+        self, network: nn.Module, detector: Detector, probes: Sequence[Probe], transform: Any, about: Description
+    ) -> None:
+        self.network, self.detector, self.probes = network, detector, list(probes)
+        self.transform, self.about = transform, about
+        self.threshold = about.threshold
+        self._calibration = np.array(about.calibration)
+        self._lock = threading.RLock()
+
+    @classmethod
+    def load(cls, folder: str | Path, trust: Collection[str] = (), device: str | torch.device = "cpu") -> Self:
+        """Load a guard that `detect` has saved; no code of the folder is executed.
+
+        Args:
+            folder: with `guard.json`.
+            trust: packages of your own whose classes it may name.
+            device: where the network is put.
+
+        Raises:
+            Refusal: a file is missing, altered or of a newer format, or a class is not trusted, not installed or other than
+                it was.
+        """
+        place = Path(folder)
+        about = read_description(place)
+        network = _network(place, about, trust)
+        detector = load_detector(place / DETECTOR, detector=decode(about.detector, trust)).detector
+        probes = _prepared(detector.probes, place)
+        guard = cls(network, detector, probes, decode(about.transform, trust), about).to(device)
+        if (place / PLAN).is_file() and about.versions.get("torch") == _short(torch.__version__):
+            with suppress(Refusal, KeyError, ValueError):  # made for another version: it will be proved anew
+                if about.versions.get("lightning_gradood") == __version__:
+                    adopt_proofs(network, (place / PLAN).read_text())
+        return guard
+
+    def __call__(self, images: Tensor) -> Verdict:
+        """Score images that are ready for the network, as `read` makes them.
+
+        Args:
+            images: pixels in [0, 1], float [N, C, H, W] (or uint8, 0 … 255), on any device.
+
+        Raises:
+            Refusal: they have another shape or range, or give logits that are not finite.
+        """
+        self._check(images)
+        parts = [self._read(part) for part in torch.split(images, self.about.batch_size)]
+        if not parts:
+            return self._verdict(np.empty(0), np.empty(0, dtype=np.int64), np.empty(0))
+        records, probabilities = zip(*parts, strict=True)
+        table = Records.concatenate(list(records))
+        return self._verdict(
+            score_in_blocks(self.detector, table), table.column("prediction"), np.concatenate(probabilities)
+        )
+
+    def read(self, picture: Picture, name: str = "picture") -> Tensor:
+        """Make of a picture what the network gets.
+
+        Args:
+            picture: a PIL image, or a tensor [C, H, W]; see `core.read_picture` for files.
+            name: for the message.
+
+        Returns:
+            uint8, or float32 in [0, 1], [C, H, W].
+
+        Raises:
+            Refusal: it has another size than the images that the guard was fitted on.
+        """
+        pixels = to_pixels(picture, self.transform, name)
+        if list(pixels.shape) != self.about.image_shape:
+            raise OtherShape(name, list(pixels.shape), self.about.image_shape)
+        return pixels
+
+    def score_files(
+        self, paths: Iterable[str | Path], batch_size: int | None = None, megapixels: float = 89.0
+    ) -> Iterator[FileVerdict]:
+        """Score image files in their order; see `guard.score_files`."""
+        from lightning_gradood.guard.files import score_files  # which needs this file
+
+        return score_files(self, paths, batch_size, megapixels)
+
+    def records(self, images: Tensor) -> Records:
+        """Read the detector's probes, as `__call__` does; for `explain`."""
+        self._check(images)
+        return self._read(images)[0]
+
+    def to(self, device: str | torch.device) -> Self:
+        """Move the network; returns the guard itself."""
+        with self._lock:
+            self.network.to(device)
+        return self
+
+    def with_threshold(self, threshold: float) -> Guard:
+        """The same guard with another threshold; the network is shared."""
+        other = copy.copy(self)
+        other.threshold = float(threshold)
+        return other
+
+    def with_false_positive_rate(self, rate: float) -> Guard:
+        """The same guard that flags another share of normal images; the network is shared.
+
+        Raises:
+            Refusal: the rate is not in (0, 1), or there are too few calibration images for it.
+        """
+        other = self.with_threshold(conformal_threshold(self._calibration, rate, flag="--false_positive_rate"))
+        other.about = replace(self.about, false_positive_rate=rate)
+        return other
+
+    @property
+    def calibration(self) -> np.ndarray:
+        """Scores of normal images that the detector was not fitted on, float64 [n], ascending."""
+        return self._calibration
+
+    @property
+    def classes(self) -> list[str]:
+        """Names of the classes; empty where they have none."""
+        return self.about.classes
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return next((one.device for one in self.network.parameters()), torch.device("cpu"))
+
+    def _check(self, images: Tensor) -> None:
+        shape = self.about.image_shape
+        if images.ndim != 4 or list(images.shape[1:]) != shape:
+            raise Refusal(
+                f"`images` should be [N, {', '.join(map(str, shape))}], as the guard was fitted on. "
+                f"Got {list(images.shape)}. Use `guard.read` or `guard.score_files`, which apply the guard's transform."
+            )
+        if images.dtype != torch.uint8 and not images.is_floating_point():
+            raise Refusal(f"`images` should be float in [0, 1] or uint8. Got {images.dtype}. Convert them.")
+        if len(images) and images.dtype != torch.uint8:
+            low, high = float(images.min()), float(images.max())
+            if not (low >= 0 and high <= 1):  # written so that NaN is refused as well
+                raise Refusal(
+                    f"`images` should be pixels in [0, 1]. Got {low:.4g} to {high:.4g}. Divide 8-bit pixels by 255 and "
+                    "leave normalisation to the guard's network."
+                )
+
+    def _read(self, images: Tensor) -> tuple[Records, np.ndarray]:
+        with self._lock, torch.inference_mode(False):
+            batch = as_float(images.detach().to(self.device).clone()).float()
+            reading = read_probes(self.probes, self.network, batch)
+            logits = reading.logits.detach().cpu().double()
+        values = {probe.name: reading.values[probe.name].detach().cpu().numpy() for probe in self.probes}
+        records = Records.build(
+            [f"image/{row}" for row in range(len(images))],
+            source=NORMAL,
+            values=values,
+            prediction=logits.argmax(dim=1).tolist(),
+        )
+        return records, logits.softmax(dim=1).amax(dim=1).numpy()
+
+    def _verdict(self, scores: np.ndarray, predictions: np.ndarray, probabilities: np.ndarray) -> Verdict:
+        p_values = conformal_p_values(self._calibration, scores)
+        return Verdict(scores, p_values, scores > self.threshold, predictions.astype(np.int64), probabilities)
+
+
+class OtherShape(Refusal):
+    """An image has another shape than those that the guard was fitted on.
+
+    Args:
+        name: of the image.
+        got: its shape after the transform, [C, H, W].
+        expected: that of the guard.
+    """
+
+    def __init__(self, name: str, got: list[int], expected: list[int]) -> None:
+        size = " × ".join(map(str, expected[1:]))
+        super().__init__(
+            f"`{name}` should be an image of {size} pixels with {expected[0]} channels after the guard's transform. "
+            f"Got {' × '.join(map(str, got[1:]))} with {got[0]}. Resize the images, or fit the guard with a "
+            f"`data.transform` that does, such as torchvision.transforms.v2.Resize."
+        )
+
+
+def _network(folder: Path, about: Description, trust: Collection[str]) -> nn.Module:
+    bare: nn.Module = decode(about.network, trust)
+    if not isinstance(bare, nn.Module):
+        raise Refusal(f"A guard should name a network. Got `{about.network['class_path']}`. Save the guard anew.")
+    try:
+        bare.load_state_dict(read_tensors(folder / NETWORK))
+    except RuntimeError as error:
+        raise Refusal(
+            f"{folder / NETWORK} should hold the weights of `{about.network['class_path']}`. "
+            f"Got: {str(error).strip().splitlines()[-1].strip()} Use the version of its package that the guard was saved with."
+        ) from error
+    network = Normalized(bare, **about.normalize) if about.normalize else bare
+    if parameter_names(network) != about.parameters:
+        raise Refusal(
+            f"`{about.network['class_path']}` should have the parameters that the guard was fitted on, in their order. Got "
+            "others. Use the version of its package that the guard was saved with."
+        )
+    return network.eval()
+
+
+def _prepared(probes: Sequence[Probe], folder: Path) -> list[Probe]:
+    needy = [probe for probe in probes if probe.needs_preparation]
+    states = read_tensors(folder / PROBES) if needy else {}
+    for probe in needy:
+        prefix = f"{probe.name}|"
+        probe.load({name.removeprefix(prefix): part for name, part in states.items() if name.startswith(prefix)})
+    return list(probes)
+
+
+def _short(name: str) -> str:
+    return name.partition("+")[0]

@@ -1,0 +1,94 @@
+"""Saving a guard: the folder is written, loaded again in the way that users load it, and compared with what was fitted."""
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor, nn
+
+from lightning_gradood.core import Refusal
+from lightning_gradood.detectors import Detector, score_in_blocks
+from lightning_gradood.guard.components import PACKAGES, Component
+from lightning_gradood.guard.folder import Description, add_plan, replace_folder, write_folder
+from lightning_gradood.guard.guard import Guard
+from lightning_gradood.networks import Normalized
+from lightning_gradood.records import Records
+
+_TOLERANCE = 1e-3  # of the scores' spread; another network or transform is off by far more, another batch size by less
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a guard's network and transform are built again.
+
+    Args:
+        network: of the bare network, without its normalisation.
+        transform: of each picture; None for none.
+    """
+
+    network: Component
+    transform: Component | None = None
+
+    @property
+    def packages(self) -> list[str]:
+        """Packages that whoever loads the guard has to trust by name."""
+        parts = [self.network, *([self.transform] if self.transform else [])]
+        return sorted({part.package for part in parts} - set(PACKAGES))
+
+
+def save_guard(
+    folder: Path,
+    about: Description,
+    network: nn.Module,
+    detector: Detector,
+    probe_states: Mapping[str, Mapping[str, Tensor]],
+    records: Records,
+    images: Tensor,
+) -> Guard:
+    """Save a guard and load it again.
+
+    Args:
+        folder: where; an older guard there is replaced.
+        about: what it is.
+        network: pixels in [0, 1] in, logits out, with its normalisation.
+        detector: fitted.
+        probe_states: probe name to what it learnt from the training images.
+        records: of some images; its first rows are those of `images`.
+        images: float in [0, 1] or uint8, [N, C, H, W].
+
+    Returns:
+        The guard as it was loaded.
+
+    Raises:
+        Refusal: the network cannot be built again from class path and arguments, or gives other scores then; the folder is as
+            it was before.
+    """
+    bare = network.network if about.normalize and isinstance(network, Normalized) else network
+    trial = folder.with_name(f".{folder.name}.trial")
+    trust = [about.network["class_path"].partition(".")[0], *_packages(about.transform), *_packages(about.detector)]
+    try:
+        write_folder(trial, about, bare, detector, probe_states, records)
+        guard = Guard.load(trial, trust, next(network.parameters()).device)
+        _refuse_other_scores(guard, detector, records, images)
+        add_plan(trial, guard.network)
+        replace_folder(trial, folder)
+    finally:
+        shutil.rmtree(trial, ignore_errors=True)
+    return guard
+
+
+def _packages(component: Mapping[str, object] | None) -> list[str]:
+    return [str(component["class_path"]).partition(".")[0]] if component else []
+
+
+def _refuse_other_scores(guard: Guard, detector: Detector, records: Records, images: Tensor) -> None:
+    expected = score_in_blocks(detector, records)
+    found = guard(images).scores
+    spread = max(float(np.ptp(expected)), 1e-12)
+    if not np.allclose(found, expected[: len(found)], rtol=1e-6, atol=_TOLERANCE * spread):
+        raise Refusal(
+            "A guard should give the scores that `detect` gave. Got others from the network that its class path and arguments "
+            "build. Let its constructor's arguments decide all that is not in its weights."
+        )

@@ -1,0 +1,103 @@
+"""Tables that are written row by row, whole or not at all: Parquet, CSV or JSON lines, to a file or to a stream."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO, Literal, TextIO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from lightning_gradood.core import Refusal, atomic_write
+
+_TYPES = {str: pa.string(), float: pa.float64(), bool: pa.bool_(), int: pa.int64()}
+_GROUP = 10_000  # rows of Parquet that are kept in memory
+ENDINGS = (".parquet", ".csv", ".jsonl")
+
+Row = Mapping[str, Any]
+
+
+class RowWriter:
+    """Writes rows to an open file.
+
+    Args:
+        file: binary.
+        columns: name to type (str, float, bool or int); any value may be None.
+        kind: the format.
+    """
+
+    def __init__(self, file: BinaryIO, columns: Mapping[str, type], kind: Literal["parquet", "csv", "jsonl"]) -> None:
+        self._schema = pa.schema([(name, _TYPES[type_]) for name, type_ in columns.items()])
+        self._parquet = pq.ParquetWriter(file, self._schema) if kind == "parquet" else None
+        self._file, self._kind, self._rows = file, kind, list[Row]()
+        if kind == "csv":
+            self._file.write(_csv_line(list(columns)))
+
+    def write(self, row: Row) -> None:
+        """Add a row."""
+        if self._kind == "csv":
+            self._file.write(_csv_line(["" if row[name] is None else row[name] for name in self._schema.names]))
+        elif self._kind == "jsonl":
+            self._file.write(f"{json.dumps({name: row[name] for name in self._schema.names})}\n".encode())
+        else:
+            self._rows.append(row)
+            if len(self._rows) >= _GROUP:
+                self._flush()
+
+    def close(self) -> None:
+        """Write what is left."""
+        if self._parquet is not None:
+            self._flush()
+            self._parquet.close()
+
+    def _flush(self) -> None:
+        if self._parquet is not None and self._rows:
+            self._parquet.write_table(pa.Table.from_pylist([dict(row) for row in self._rows], self._schema))
+            self._rows.clear()
+
+
+@contextmanager
+def row_file(path: Path, columns: Mapping[str, type]) -> Iterator[RowWriter]:
+    """Open a table for rows; the file appears once all are written, and not at all if the block raises.
+
+    Args:
+        path: ends in .parquet, .csv or .jsonl.
+        columns: as for `RowWriter`.
+
+    Raises:
+        Refusal: the path has another ending.
+    """
+    if path.suffix.lower() not in ENDINGS:
+        raise Refusal(f"`--output` should end in {', '.join(ENDINGS)}. Got `--output {path}`. Name the format so.")
+    kind: Any = path.suffix.lower().removeprefix(".")
+    with atomic_write(path) as file:
+        with closing(RowWriter(file, columns, kind)) as writer:
+            yield writer
+
+
+class CsvStream:
+    """Writes rows as CSV to a stream as they come.
+
+    Args:
+        stream: of text.
+        columns: their names.
+    """
+
+    def __init__(self, stream: TextIO, columns: Sequence[str]) -> None:
+        self._stream, self._columns = stream, list(columns)
+        self._stream.write(_csv_line(self._columns).decode())
+
+    def write(self, row: Row) -> None:
+        """Add a row."""
+        self._stream.write(_csv_line(["" if row[name] is None else row[name] for name in self._columns]).decode())
+
+
+def _csv_line(values: Sequence[Any]) -> bytes:
+    buffer = io.StringIO(newline="")
+    csv.writer(buffer, lineterminator="\n").writerow(values)
+    return buffer.getvalue().encode(errors="surrogateescape")
