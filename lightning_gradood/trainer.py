@@ -28,7 +28,7 @@ from lightning_gradood.evaluation import (
 )
 from lightning_gradood.extraction import CacheEntry, ProbeTask, prepared_states, read_records
 from lightning_gradood.gradients import parameter_names
-from lightning_gradood.guard import Description, Recipe, component_of, save_guard
+from lightning_gradood.guard import Description, Recipe, component_of, mean_readings, save_guard
 from lightning_gradood.probes import GradientProbe, PixelProbe
 from lightning_gradood.records import NORMAL, RecordCache, Records
 from lightning_gradood.report import ReportCallback, make_report
@@ -293,7 +293,7 @@ def keep_guard(
     rows = {name: row for row, name in enumerate(source.ids)}
     few = Records(normal.table.slice(0, place.datamodule.probe_batch_size))
     images = source.images([rows[name] for name in few.ids])
-    about = _description(folder, place, chosen)
+    about = _description(folder, place, chosen, normal)
     try:
         save_guard(folder, about, place.model.network, chosen.detector, states, Records(normal.table), images)
     except Refusal as refusal:
@@ -317,7 +317,7 @@ def guard_sentence(folder: Path, chosen: Calibrated, place: Workplace) -> str:
     )
 
 
-def _description(folder: Path, place: Workplace, chosen: Calibrated) -> Description:
+def _description(folder: Path, place: Workplace, chosen: Calibrated, normal: Records) -> Description:
     """What `guard.json` says."""
     data, model, recipe = place.datamodule, place.model, place.recipe
     if recipe is None:
@@ -339,6 +339,7 @@ def _description(folder: Path, place: Workplace, chosen: Calibrated) -> Descript
         trained_on=chosen.trained_on,
         counts=chosen.counts,
         calibration=chosen.calibration.tolist(),
+        baseline=mean_readings(normal.where(split="train"), chosen.detector.probes),
         false_positive_rate=chosen.false_positive_rate,
         threshold=chosen.threshold,
         metrics=chosen.metrics,

@@ -16,6 +16,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.utilities import rank_zero_info
 
 from lightning_gradood.cli.defaults import place_loggers, with_default_callbacks
 from lightning_gradood.cli.parsing import LogConfig, Parser, add_own_arguments, experiment_name, refusal_behind
@@ -23,6 +24,7 @@ from lightning_gradood.cli.verbs import ABOUT, VERBS
 from lightning_gradood.core import CHECKPOINTS, Refusal, claim, new_run_folder, refuse_foreign, refuse_unclaimed
 from lightning_gradood.data import ImageDataModule
 from lightning_gradood.evaluation import DetectionSettings, Outcome
+from lightning_gradood.extraction import PredictionWriter
 from lightning_gradood.guard import Component, Recipe
 from lightning_gradood.networks import read_state_dict
 from lightning_gradood.tasks import ClassificationTask
@@ -66,7 +68,7 @@ def check_checkpointing(trainer: Any) -> None:
 
 
 _IDENTITY = ("seed_everything", "model", "data", "detection")  # what makes an experiment this one and no other
-_WITH_RESULTS = ("fit", "detect")  # verbs that get a run folder of their own
+_WITH_RESULTS = ("fit", "detect", "predict")  # verbs that get a run folder of their own
 
 
 class Command(LightningCLI):
@@ -201,8 +203,13 @@ class Command(LightningCLI):
         self._with_weights(self.trainer.test, **kwargs)
 
     def predict(self, **kwargs: Any) -> None:
-        """Lightning's, with any file of weights."""
-        self._with_weights(self.trainer.predict, **kwargs)
+        """Lightning's, with any file of weights; the predictions are written to the run's folder."""
+        if self.folder is None:
+            raise RuntimeError("`predict` has a folder of its own, see `_choose_folder`.")
+        path = self.folder / "predictions.parquet"
+        self.trainer.callbacks.append(PredictionWriter(path))  # type: ignore[attr-defined]
+        self._with_weights(self.trainer.predict, **{**kwargs, "return_predictions": False})
+        rank_zero_info(f"Predictions: {path}")
 
     @property
     def configuration(self) -> dict[str, Any]:
@@ -225,9 +232,11 @@ class Command(LightningCLI):
         return Recipe(network, transform) if network else None
 
     def _with_weights(self, verb: Callable[..., Any], ckpt_path: str | None, **kwargs: Any) -> None:
-        self._on_folder(refuse_unclaimed)
+        if self._setting("run_dir") is not None:
+            self._on_folder(refuse_unclaimed)
         self.trainer.load(self.model, self._classifier())
         self.trainer.check(self.model, self.datamodule, training=self.subcommand == "validate")
+        self._on_folder(claim)
         verb(**{**kwargs, "weights_only": True})
 
     def _check_probing(self) -> None:

@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from lightning_gradood.cli.verbs import VERBS
 
 if TYPE_CHECKING:  # torch takes seconds to import, and `--help` needs none of it
-    from lightning_gradood.guard import FileVerdict, Guard
+    from torch import Tensor
+
+    from lightning_gradood.guard import Explanation, FileVerdict, Guard
 
 UNREADABLE = 3
 """Exit code where some files could not be scored."""
@@ -100,19 +102,75 @@ def _run(guard: Guard, paths: Iterator[str], given: argparse.Namespace) -> Summa
     from lightning_gradood.records import CsvStream, row_file
 
     summary, columns = Summary(), dict(zip(COLUMNS, _TYPES, strict=True))
-    verdicts = _shown(score_files(guard, paths, given.batch_size, given.max_megapixels), given)
+    verdicts = _shown(score_files(guard, paths, given.batch_size, given.max_megapixels))
+    explained = Explained(guard, given) if given.explain is not None else None
+    columns |= explained.columns if explained else {}
     if given.output is None:
-        stream = CsvStream(sys.stdout, COLUMNS)
+        stream = CsvStream(sys.stdout, list(columns))
         for verdict in verdicts:
-            stream.write(asdict(verdict))
+            stream.write(asdict(verdict) | (explained.of(verdict) if explained else {}))
             summary.add(verdict)
         return summary
     with row_file(Path(given.output), columns) as file:
         for verdict in verdicts:
-            file.write(asdict(verdict))
+            file.write(asdict(verdict) | (explained.of(verdict) if explained else {}))
             summary.add(verdict)
         _refuse_nothing(summary, given)
     return summary
+
+
+class Explained:
+    """Contributions of every image as columns, and figures of the first ones.
+
+    Args:
+        guard: which gives the scores.
+        given: the command line.
+
+    Attributes:
+        folder: of the figures.
+        columns: name to type, beside those of a verdict.
+    """
+
+    def __init__(self, guard: Guard, given: argparse.Namespace) -> None:
+        from lightning_gradood.guard import reading_names
+
+        self.guard, self.limit = guard, int(given.max_megapixels * 1e6)
+        self.folder = Path(given.output).with_suffix("") if given.output else None
+        self.left = given.explain if self.folder else 0
+        self.columns = {"baseline": float} | {f"contribution/{name}": float for name in reading_names(guard)}
+        self._figures = 0
+
+    def of(self, verdict: FileVerdict) -> dict[str, float | None]:
+        """The columns of one image; a figure is written while any are left."""
+        from lightning_gradood.core import read_picture
+        from lightning_gradood.guard import explain
+
+        if verdict.error is not None:
+            return dict.fromkeys(self.columns)
+        pixels = self.guard.read(read_picture(verdict.path, self.guard.about.picture, self.limit), verdict.path)
+        (found,) = explain(self.guard, pixels[None], heat=self.left > 0)
+        if self.left > 0:
+            self.left -= 1
+            self._draw(verdict, pixels, found)
+        return {"baseline": found.baseline} | {
+            f"contribution/{name}": value for name, value in found.contributions.items()
+        }
+
+    def _draw(self, verdict: FileVerdict, pixels: Tensor, found: Explanation) -> None:
+        from lightning_gradood.core import as_float, atomic_write
+        from lightning_gradood.report import as_png, explanation_figure
+
+        self._figures += 1
+        image = (as_float(pixels) * 255).round().byte().permute(1, 2, 0).numpy()
+        flag = "flagged" if verdict.flagged else "not flagged"
+        title = (
+            f"{verdict.path}: {verdict.prediction}, score {verdict.score:.4g}, p-value {verdict.p_value:.3g}, {flag}"
+        )
+        heat = None if found.heat is None else found.heat.numpy()
+        figure = explanation_figure(image, heat, found.contributions, title, found.note)
+        name = f"{self._figures:03d}_{Path(verdict.path).stem}.png"
+        with atomic_write(Path(str(self.folder), name)) as file:
+            file.write(as_png(figure))
 
 
 def _refuse_nothing(summary: Summary, given: argparse.Namespace) -> None:
@@ -122,7 +180,7 @@ def _refuse_nothing(summary: Summary, given: argparse.Namespace) -> None:
         raise Refusal(f"`score` should find image files. Got none in {', '.join(given.images)}. Name others.")
 
 
-def _shown(verdicts: Iterator[FileVerdict], given: argparse.Namespace) -> Iterator[FileVerdict]:
+def _shown(verdicts: Iterator[FileVerdict]) -> Iterator[FileVerdict]:
     """Show how many images were scored and how fast: a bar on a terminal, else a line a second."""
     from tqdm.auto import tqdm
 
@@ -192,6 +250,8 @@ def _check(given: argparse.Namespace) -> None:
         check_rate(given.false_positive_rate, "--false_positive_rate")
     if given.threshold is not None and given.threshold != given.threshold:
         raise Refusal("`--threshold` should be a number. Got nan.")
+    if given.explain is not None and given.explain < 0:
+        raise Refusal(f"`--explain` should be at least 0. Got `--explain {given.explain}`. It is a number of figures.")
     if not given.max_megapixels > 0:
         raise Refusal(f"`--max_megapixels` should be above 0. Got `--max_megapixels {given.max_megapixels}`.")
     if given.output and os.path.exists(given.output) and not given.overwrite:
@@ -237,6 +297,15 @@ def _parser() -> PlainParser:
     add("--output", metavar="FILE", help="a .parquet, .csv or .jsonl file; by default CSV on standard output")
     add("--overwrite", action="store_true", help="replace the output if it exists")
     add("--false_positive_rate", type=float, metavar="RATE", help="share of normal images that may be flagged")
+    add(
+        "--explain",
+        type=int,
+        nargs="?",
+        const=8,
+        metavar="N",
+        help="add what each reading contributes to the score as columns, and with --output figures of the first N images "
+        "(default: 8) in a folder beside it",
+    )
     add("--threshold", type=float, metavar="SCORE", help="flag images that score above this")
     add("--batch_size", type=int, metavar="N", help="images read together; by default as when the guard was calibrated")
     add("--device", default="cpu", help="where the network runs, e.g. cuda (default: %(default)s)")

@@ -5,7 +5,7 @@ VERBS = {
     "fit": "Train the classifier, then do what `detect` does; --detection null stops after the classifier.",
     "validate": "Loss and accuracy of the classifier on the part of its training images that is held out.",
     "test": "Loss and accuracy of the classifier on the normal images.",
-    "predict": "Run the classifier on every source.",
+    "predict": "Run the classifier on every source and write its predictions.",
     "extract": "Probe every source on all processes and keep the records.",
     "detect": "Extract what is missing, fit every detector on every anomaly source, report.",
     "score": "Score image files or folders with a guard that `detect` has saved.",

@@ -37,6 +37,7 @@ class RunArtifacts:
         norms: source to squared gradient norms, float64 [k, L], at most 1,000 images.
         layer_names: of the L columns.
         samples: source to uint8 images [k, H, W, C].
+        extremes: detector to rows of images, each `images` uint8 [k, H, W, C] and `scores`; see `DetectionReport`.
         first_layer: `name`, `weights` [filters, C, h, w] and, by source, `gradients` of the same shape and the `images`
             uint8 [H, W, C] they are of; empty if the network has no convolution.
         probes: probe to `milliseconds` an image, and `mebibytes` an image where the device counts them.
@@ -46,6 +47,7 @@ class RunArtifacts:
     norms: dict[str, np.ndarray] = field(default_factory=dict)
     layer_names: list[str] = field(default_factory=list)
     samples: dict[str, np.ndarray] = field(default_factory=dict)
+    extremes: dict[str, dict[str, Any]] = field(default_factory=dict)
     first_layer: dict[str, Any] = field(default_factory=dict)
     probes: dict[str, dict[str, Any]] = field(default_factory=dict)
 
@@ -230,6 +232,9 @@ class StoreArtifacts(ReportCallback):
             norms={source: values[_spread(len(values))] for source, values in report.norms.items()},
             layer_names=report.layer_names,
             samples=report.samples,
+            extremes={
+                detector: {name: vars(row) for name, row in rows.items()} for detector, rows in report.extremes.items()
+            },
             first_layer=first_layer(network, self._reader.data.detection_sources),
             probes=self._probes,
         )

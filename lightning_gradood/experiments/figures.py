@@ -12,7 +12,16 @@ from lightning_gradood.experiments.artifacts import RunArtifacts
 from lightning_gradood.experiments.jobs import RESULTS, Call
 from lightning_gradood.experiments.settings import Benchmark, TableSettings
 from lightning_gradood.records import NORMAL, RecordCache, read_columns
-from lightning_gradood.report import activation_norms, as_png, layer_norms, method_rocs, sample_sheet, weight_gradients
+from lightning_gradood.report import (
+    ImageRow,
+    activation_norms,
+    as_png,
+    extreme_images,
+    layer_norms,
+    method_rocs,
+    sample_sheet,
+    weight_gradients,
+)
 
 _LAYERS = "features/layers"
 
@@ -64,7 +73,7 @@ def figure_sections(experiment: str, calls: Sequence[Call], benchmark: Benchmark
     return [
         Section(f"{experiment}: ROC curves", f"Seed {call.seed}.", curves),
         Section(f"{experiment}: layer by layer (Figure 3)", "", layers),
-        Section(f"{experiment}: images", "", [_samples(artifacts)]),
+        Section(f"{experiment}: images", "", [_samples(artifacts), *_extremes(artifacts)]),
         Section(
             f"{experiment}: what one image asks to change (Figure 1)", "", [_first_layer(artifacts, benchmark.tables)]
         ),
@@ -119,6 +128,14 @@ def _samples(artifacts: RunArtifacts) -> Picture | str:
         return "None were stored."
     text = "Images from all over each source; attacked ones only where data.keep_pixels stores them"
     return Picture(as_png(sample_sheet({name: images[:8] for name, images in artifacts.samples.items()})), text)
+
+
+def _extremes(artifacts: RunArtifacts) -> list[Picture | str]:
+    found: list[Picture | str] = []
+    for detector, rows in artifacts.extremes.items():
+        text = f"Test images on which {detector} was most wrong, with their scores; higher is more anomalous"
+        found.append(Picture(as_png(extreme_images({name: ImageRow(**row) for name, row in rows.items()})), text))
+    return found
 
 
 def _first_layer(artifacts: RunArtifacts, tables: TableSettings) -> Picture | str:

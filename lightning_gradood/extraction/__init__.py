@@ -3,7 +3,7 @@
 The first process plans: a `Plan` says which records are missing. Every process reads its part of the images, unchanged and
 perturbed, and writes records to the cache (`ProbeReader`). `ProbeTask` is what our Trainer predicts with; `ProbeCallback` does
 the same in a Lightning Trainer of your own, see examples/own_script.py. `ImageProgressBar` is Lightning's bar with the
-source's name and images/s.
+source's name and images/s; `PredictionWriter` writes the classifier's predictions.
 
     >>> from lightning_gradood.extraction import ImageProgressBar, Plan
     >>> print(Plan([], {}, weights="", structure=None, training_images="", pixels={}))
@@ -13,6 +13,7 @@ source's name and images/s.
 
 from lightning_gradood.extraction.callback import ProbeCallback, ProbeTask
 from lightning_gradood.extraction.plan import CacheEntry, Plan, make_plan, read_records
+from lightning_gradood.extraction.predictions import PredictionWriter
 from lightning_gradood.extraction.preparation import prepared_states
 from lightning_gradood.extraction.progress import ImageProgressBar
 from lightning_gradood.extraction.reader import ProbeReader
@@ -21,6 +22,7 @@ __all__ = [
     "CacheEntry",
     "ImageProgressBar",
     "Plan",
+    "PredictionWriter",
     "ProbeCallback",
     "ProbeReader",
     "ProbeTask",

@@ -13,6 +13,7 @@ torch, torchvision, timm, or packages that the caller trusts by name; every file
 """
 
 from lightning_gradood.guard.components import PACKAGES, Component, component_of
+from lightning_gradood.guard.explain import Explanation, explain, mean_readings, reading_names
 from lightning_gradood.guard.files import COLUMNS, MEGAPIXELS, FileVerdict, image_paths, score_files
 from lightning_gradood.guard.folder import Description, read_description
 from lightning_gradood.guard.guard import Guard, OtherShape, Verdict
@@ -24,14 +25,18 @@ __all__ = [
     "PACKAGES",
     "Component",
     "Description",
+    "Explanation",
     "FileVerdict",
     "Guard",
     "OtherShape",
     "Recipe",
     "Verdict",
     "component_of",
+    "explain",
     "image_paths",
+    "mean_readings",
     "read_description",
+    "reading_names",
     "save_guard",
     "score_files",
 ]

@@ -52,6 +52,7 @@ class Description:
         trained_on: `normal` for a detector that needs no anomalies, else the anomaly sources it was fitted on.
         counts: number of records it was fitted and calibrated on.
         calibration: scores of normal images that it was not fitted on, ascending.
+        baseline: probe to the mean of what it reads of normal images, from which `explain` measures contributions.
         false_positive_rate: share of normal images that may be flagged.
         threshold: an image is flagged if its score is above it.
         metrics: what was measured, by source; see `results.json`.
@@ -74,6 +75,7 @@ class Description:
     trained_on: str
     counts: dict[str, dict[str, int]]
     calibration: list[float]
+    baseline: dict[str, list[float]]
     false_positive_rate: float
     threshold: float
     metrics: dict[str, dict[str, float]]

@@ -75,9 +75,8 @@ def row_file(path: Path, columns: Mapping[str, type]) -> Iterator[RowWriter]:
     if path.suffix.lower() not in ENDINGS:
         raise Refusal(f"`--output` should end in {', '.join(ENDINGS)}. Got `--output {path}`. Name the format so.")
     kind: Any = path.suffix.lower().removeprefix(".")
-    with atomic_write(path) as file:
-        with closing(RowWriter(file, columns, kind)) as writer:
-            yield writer
+    with atomic_write(path) as file, closing(RowWriter(file, columns, kind)) as writer:
+        yield writer
 
 
 class CsvStream:

@@ -18,16 +18,19 @@ Example:
     ['svhn', 'mlp', '-', '-', '50+50', '92.00', '[86.00,']
 """
 
-from lightning_gradood.report.bundle import DetectionReport, classifier_accuracy, make_report
+from lightning_gradood.report.bundle import DetectionReport, ImageFacts, ImageRow, classifier_accuracy, make_report
 from lightning_gradood.report.figures import as_png, draw_figures, write_figures
+from lightning_gradood.report.image_figures import explanation_figure, extreme_images, sample_sheet
 from lightning_gradood.report.loggers import ReportCallback, log_report, offline_without_account
-from lightning_gradood.report.network_figures import activation_norms, layer_norms, sample_sheet, weight_gradients
+from lightning_gradood.report.network_figures import activation_norms, layer_norms, weight_gradients
 from lightning_gradood.report.plots import heat_map, method_rocs, precision_recall_curves, roc_curves, score_histograms
 from lightning_gradood.report.results import results_table, scores_table, write_results
 from lightning_gradood.report.tables import Matrix, console_table, matrices, matrix_table
 
 __all__ = [
     "DetectionReport",
+    "ImageFacts",
+    "ImageRow",
     "Matrix",
     "ReportCallback",
     "activation_norms",
@@ -35,6 +38,8 @@ __all__ = [
     "classifier_accuracy",
     "console_table",
     "draw_figures",
+    "explanation_figure",
+    "extreme_images",
     "heat_map",
     "layer_norms",
     "log_report",

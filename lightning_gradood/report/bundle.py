@@ -2,10 +2,10 @@
 
 import platform
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -22,6 +22,33 @@ MEAN = "mean"
 """The word that stands where a source's name stands when a number is the mean over sources."""
 
 
+class ImageFacts(NamedTuple):
+    """What is known of an image beside its scores.
+
+    Args:
+        path: the file it was read from, or the one it was made from; empty where images are no files.
+        label: name of its class, or its index where classes have no names; empty where it is unknown.
+        prediction: of the classifier, in the same way.
+    """
+
+    path: str
+    label: str
+    prediction: str
+
+
+@dataclass(frozen=True)
+class ImageRow:
+    """Some images with their scores.
+
+    Args:
+        images: uint8 [k, H, W, C], C = 1 or 3.
+        scores: float64 [k].
+    """
+
+    images: np.ndarray
+    scores: np.ndarray
+
+
 @dataclass(frozen=True)
 class DetectionReport:
     """Outcomes, representations, sample images and provenance of a `detect` run.
@@ -33,6 +60,8 @@ class DetectionReport:
             `"normal"` first, then the anomaly sources. It may be empty when no gradients were probed.
         layer_names: names of the L parameter tensors, in the order of the columns of `norms`.
         samples: source name to a few of its images, uint8 [k, H, W, C] with C = 1 or 3, `"normal"` first.
+        facts: id of each record to what is known of its image.
+        extremes: detector to rows of `test` images: the most anomalous normal ones, and of each source the most normal ones.
         manifest: which id is in which split (others write it as `splits.json`).
         provenance: versions, network, checkpoint, seeds, seconds and whatever else a reader needs to repeat the run.
 
@@ -46,6 +75,8 @@ class DetectionReport:
     norms: dict[str, np.ndarray] = field(default_factory=dict)
     layer_names: list[str] = field(default_factory=list)
     samples: dict[str, np.ndarray] = field(default_factory=dict)
+    facts: dict[str, ImageFacts] = field(default_factory=dict)
+    extremes: dict[str, dict[str, ImageRow]] = field(default_factory=dict)
     manifest: dict[str, Any] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
 
@@ -133,6 +164,8 @@ def make_report(
         norms={source: table.probe(column) for source, table in shown.items()} if column else {},
         layer_names=records[NORMAL].names(column) if column else [],
         samples={source: images for source, images in samples.items() if images is not None},
+        facts=image_facts(datamodule, records),
+        extremes=_extremes(outcomes, datamodule, records),
         manifest=datamodule.manifest.counts,
         provenance={
             "classifier": classifier_accuracy(records[NORMAL]),
@@ -160,12 +193,73 @@ def _versions() -> dict[str, str]:
     return own | {package: version(package) for package in _PACKAGES}
 
 
+def image_facts(datamodule: ImageDataModule, records: Mapping[str, Records]) -> dict[str, ImageFacts]:
+    """Say of every record which file its image comes from, its class and its prediction.
+
+    Args:
+        datamodule: sources and splits.
+        records: of every source.
+    """
+    normal = datamodule.normal_source
+    classes = list((datamodule.train_source if datamodule.train is not None else normal).classes)
+    found: dict[str, ImageFacts] = {}
+    for name, table in records.items():
+        loaded = datamodule.detection_sources.get(name, normal)
+        rows = {one: row for row, one in enumerate(loaded.ids)}
+        columns = (table.column(column).tolist() for column in ("id", "origin_id", "label", "prediction"))
+        for one, origin, label, prediction in zip(*columns, strict=True):
+            path = loaded.path(rows[origin]) if origin in rows else ""
+            found[one] = ImageFacts(path, _named(label, loaded.classes), _named(prediction, classes))
+    return found
+
+
+def _named(index: int, names: Sequence[str]) -> str:
+    if index < 0:
+        return ""
+    return names[index] if index < len(names) else str(index)
+
+
+_EXTREMES = 8  # images in a row
+_THUMBNAIL = 96  # pixels; larger images are shown at every so many-th pixel
+
+
+def _extremes(
+    outcomes: Sequence[Outcome], datamodule: ImageDataModule, records: Mapping[str, Records]
+) -> dict[str, dict[str, ImageRow]]:
+    """Rows of images that each detector found hardest on `test`; of sources whose images were kept or are loaded."""
+    found: dict[str, dict[str, ImageRow]] = {}
+    for outcome in not_transferred(list(outcomes)):
+        rows = found.setdefault(outcome.detector, {})
+        test = outcome.scores["test"]
+        order = np.argsort(test.scores, kind="stable")
+        normal, anomalous = order[test.labels[order] == 0][::-1], order[test.labels[order] == 1]
+        wanted = {f"{outcome.source}, most normal": (outcome.source, anomalous[:_EXTREMES])}
+        if not rows:
+            wanted = {"normal, most anomalous": (NORMAL, normal[:_EXTREMES])} | wanted
+        for title, (source, places) in wanted.items():
+            ids = [test.ids[place] for place in places]
+            images = _pixels(source, ids, datamodule, records[source])
+            if images is not None and len(images):
+                step = max(-(-max(images.shape[1:3]) // _THUMBNAIL), 1)
+                rows[title] = ImageRow(images[:, ::step, ::step], test.scores[places])
+    return {detector: rows for detector, rows in found.items() if rows}
+
+
 def _samples(source: str, datamodule: ImageDataModule, records: Records) -> np.ndarray | None:
     """A few images spread over the source, uint8 [k, H, W, C]; None for those made while probing and not kept."""
-    loaded = datamodule.detection_sources.get(source)
     rows = np.unique(np.linspace(0, len(records) - 1, _SAMPLES).astype(int))
+    ids = datamodule.detection_sources[source].ids if source in datamodule.detection_sources else records.ids
+    return _pixels(source, [ids[row] for row in rows], datamodule, records)
+
+
+def _pixels(source: str, ids: Sequence[str], datamodule: ImageDataModule, records: Records) -> np.ndarray | None:
+    """Images by id, uint8 [k, H, W, C]; None for those made while probing and not kept."""
+    loaded = datamodule.detection_sources.get(source)
+    known = loaded.ids if loaded is not None else records.ids
+    place = {name: row for row, name in enumerate(known)}
+    rows = [place[name] for name in ids if name in place]
     if loaded is not None:
-        images = (as_float(loaded.images(rows.tolist())) * 255).round().to(torch.uint8).numpy()
+        images = (as_float(loaded.images(rows)) * 255).round().to(torch.uint8).numpy()
     elif datamodule.keep_pixels:
         kept = records.probe(f"pixels/{datamodule.keep_pixels}")[rows].reshape(
             len(rows), *datamodule.normal_source.shape

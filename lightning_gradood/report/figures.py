@@ -8,7 +8,8 @@ from matplotlib.figure import Figure
 
 from lightning_gradood.core import atomic_write
 from lightning_gradood.report.bundle import DetectionReport, by_detector, not_transferred
-from lightning_gradood.report.network_figures import layer_norms, sample_sheet
+from lightning_gradood.report.image_figures import extreme_images, sample_sheet
+from lightning_gradood.report.network_figures import layer_norms
 from lightning_gradood.report.plots import heat_map, precision_recall_curves, roc_curves, score_histograms
 from lightning_gradood.report.tables import matrices
 
@@ -38,7 +39,7 @@ def draw_figures(report: DetectionReport) -> dict[str, Figure]:
     Returns:
         Name to figure: `roc_<detector>`, `precision_recall_<detector>`, `scores_<detector>` for each detector, then
         `matrix_<detector>` for each that was trained on one source and tested on another, `layer_norms` and `samples` if
-        there are any.
+        there are any, and `extremes_<detector>`, the images on which it was most wrong.
     """
     figures = {}
     for detector, outcomes in by_detector(not_transferred(report.outcomes)).items():
@@ -52,6 +53,8 @@ def draw_figures(report: DetectionReport) -> dict[str, Figure]:
         figures["layer_norms"] = layer_norms(report.norms, report.layer_names)
     if report.samples:
         figures["samples"] = sample_sheet(report.samples)
+    for detector, rows in report.extremes.items():
+        figures[f"extremes_{_file_name(detector)}"] = extreme_images(rows)
     return figures
 
 

@@ -14,9 +14,10 @@ from lightning_gradood.core import atomic_write
 from lightning_gradood.evaluation import Outcome
 from lightning_gradood.metrics import binomial_interval
 from lightning_gradood.records import write_columns
-from lightning_gradood.report.bundle import MEAN, DetectionReport, by_detector
+from lightning_gradood.report.bundle import MEAN, DetectionReport, ImageFacts, by_detector
 from lightning_gradood.report.tables import mean_numbers, outcome_numbers
 
+_UNKNOWN = ImageFacts("", "", "")
 _COLUMNS = ("source", "trained_on", "detector", "split", "metric", "value", "low", "high")
 
 
@@ -40,7 +41,7 @@ def write_results(report: DetectionReport, folder: Path) -> list[Path]:
         with atomic_write(folder / name) as file:
             file.write(text.encode())
     write_columns(folder / "results.parquet", table)
-    write_columns(folder / "scores.parquet", scores_table(report.outcomes))
+    write_columns(folder / "scores.parquet", scores_table(report.outcomes, report.facts))
     return [folder / name for name in ("results.json", "results.csv", "results.parquet", "scores.parquet")]
 
 
@@ -79,25 +80,27 @@ def _rate_interval(outcome: Outcome) -> tuple[float, float]:
     return binomial_interval(int((normal > outcome.threshold).sum()), len(normal))
 
 
-def scores_table(outcomes: Sequence[Outcome]) -> dict[str, list[Any]]:
+def scores_table(outcomes: Sequence[Outcome], facts: Mapping[str, ImageFacts] | None = None) -> dict[str, list[Any]]:
     """List the score of every image of `val` and `test` by every detector.
 
     Args:
         outcomes: of all sources and detectors.
+        facts: id to what is known of its image.
 
     Returns:
-        Columns `id`, `source` (tested on), `trained_on`, `split`, `detector`, `anomalous` (0 or 1), `score` (higher = more
-        anomalous), `p_value` (conformal, against the normal images of `val`) and `flagged`, whether the score is above the
-        threshold.
+        Columns `id`, `path` (the file, or that which the image was made from), `label`, `prediction`, `source` (tested on),
+        `trained_on`, `split`, `detector`, `anomalous` (0 or 1), `score` (higher = more anomalous), `p_value` (conformal, against
+        the normal images of `val`) and `flagged`, whether the score is above the threshold.
     """
-    table: dict[str, list[Any]] = {
-        name: []
-        for name in ("id", "source", "trained_on", "split", "detector", "anomalous", "score", "p_value", "flagged")
-    }
+    names = ("source", "trained_on", "split", "detector", "anomalous", "score", "p_value", "flagged")
+    table: dict[str, list[Any]] = {name: [] for name in ("id", *ImageFacts._fields, *names)}
     for outcome in outcomes:
         for split, found in outcome.scores.items():
             number = len(found.ids)
             table["id"] += found.ids
+            known = [(facts or {}).get(name, _UNKNOWN) for name in found.ids]
+            for column, values in zip(ImageFacts._fields, zip(*known, strict=True), strict=True):
+                table[column] += values
             table["source"] += [outcome.source] * number
             table["trained_on"] += [outcome.trained_on or outcome.source] * number
             table["split"] += [split] * number

@@ -1,0 +1,271 @@
+"""Why an image has its score: what each number that the detector reads adds to it, and which pixels would change it.
+
+Contributions are measured from a baseline, the mean normal image's readings, and sum to the score minus the baseline's score.
+For the MLP they are integrated gradients along the straight line from the baseline, in closed form, since the MLP is
+piecewise linear on it. For any other detector they are Shapley values over its readings, by exchanging one reading after the
+other in several orders; where the score is a sum over readings every order gives the same, and they are exact.
+
+Reference:
+    Sundararajan, Taly and Yan 2017, "Axiomatic Attribution for Deep Networks", Eq. 1; Castro, Gómez and Tejada 2009 for the
+    sampled Shapley values; Simonyan, Vedaldi and Zisserman 2014 for the heat map.
+"""
+
+import copy
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lightning_gradood.core import LOG_FLOOR, as_float
+from lightning_gradood.detectors import MLP, Detector
+from lightning_gradood.gradients import LabelDesign
+from lightning_gradood.guard.guard import Guard
+from lightning_gradood.networks import RepresentationMLP
+from lightning_gradood.probes import FeatureLayerProbe, GradientProbe, LogitsProbe, Probe, feature_layer_outputs
+from lightning_gradood.records import NORMAL, Records, normal_records
+
+_ORDERS = 8  # of readings, each taken forwards and backwards
+_STEP = 1e-4  # relative, of the finite differences of the detector
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Why one image has its score.
+
+    Args:
+        score: the image's.
+        baseline: that of the baseline's readings with the image's own prediction.
+        contributions: reading, such as `gradients/all_ones/conv1.weight`, to what it adds; they sum to score − baseline.
+        heat: L2 norm over channels of the gradient of the score in the pixels, float64 [H, W]; None where there is none.
+        note: why there is no heat map; empty where there is.
+    """
+
+    score: float
+    baseline: float
+    contributions: dict[str, float]
+    heat: Tensor | None = None
+    note: str = ""
+
+
+def mean_readings(records: Records, probes: Sequence[Probe]) -> dict[str, list[float]]:
+    """Means over normal records of what probes read, the geometric mean for gradient norms; a guard's baseline.
+
+    Args:
+        records: normal and other records.
+        probes: which are read.
+    """
+    normal, found = normal_records(records), {}
+    for probe in probes:
+        values = normal.probe(probe.name).astype(np.float64)
+        mean = np.exp(np.log(values + LOG_FLOOR).mean(axis=0)) if _is_norm(probe) else values.mean(axis=0)
+        found[probe.name] = mean.tolist()
+    return found
+
+
+def reading_names(guard: Guard) -> list[str]:
+    """Names of all readings of a guard's detector, probe by probe; numbers where a probe names none."""
+    found = []
+    for probe in guard.probes:
+        width = len(guard.about.baseline[probe.name])
+        names = probe.names(guard.network)
+        names = list(names) if len(names) == width else [str(number) for number in range(width)]
+        found += [f"{probe.name}/{name}" for name in names]
+    return found
+
+
+def explain(guard: Guard, images: Tensor, heat: bool = False) -> list[Explanation]:
+    """Explain the scores of some images.
+
+    Args:
+        guard: which gives the scores.
+        images: as for `Guard.__call__`, [N, C, H, W].
+        heat: whether to find out which pixels would change the score, which takes a second backward pass.
+
+    Returns:
+        One explanation for each image.
+    """
+    records, names = guard.records(images), reading_names(guard)
+    found = []
+    for row in range(len(records)):
+        one = Records(records.table.slice(row, 1))
+        score, baseline, values = contributions(guard, one)
+        image = as_float(images[row : row + 1].detach().cpu())
+        warmth, note = heat_map(guard, one, image) if heat else (None, "")
+        found.append(Explanation(score, baseline, dict(zip(names, values.tolist(), strict=True)), warmth, note))
+    return found
+
+
+def contributions(guard: Guard, record: Records) -> tuple[float, float, np.ndarray]:
+    """Score, baseline's score, and what each reading adds.
+
+    Args:
+        guard: whose detector gives the score.
+        record: of one image.
+
+    Returns:
+        Two numbers and float64 [D], the readings in the order of `reading_names`.
+    """
+    readings = _Readings(guard.detector, guard.probes, record)
+    image = np.concatenate([record.probe(probe.name)[0].astype(np.float64) for probe in guard.probes])
+    baseline = np.concatenate([guard.about.baseline[probe.name] for probe in guard.probes])
+    score, base = readings.scores(np.stack([image, baseline]))
+    detector = guard.detector
+    if isinstance(detector, MLP) and detector.network is not None:
+        return float(score), float(base), mlp_contributions(detector.network, image, baseline)
+    return float(score), float(base), shapley_values(readings.scores, image, baseline)
+
+
+def mlp_contributions(network: RepresentationMLP, image: np.ndarray, baseline: np.ndarray) -> np.ndarray:
+    """Integrated gradients of the MLP's logit along the straight line between two representations, exactly.
+
+    On the line every hidden unit's input is linear, so the share of the line on which it is active has a closed form.
+
+    Args:
+        network: fitted.
+        image: representation, float64 [D].
+        baseline: another, float64 [D].
+
+    Returns:
+        float64 [D]; sums to the difference of the two logits but for float32's rounding.
+    """
+    first, second = (layer for layer in network.network if isinstance(layer, nn.Linear))
+    with torch.no_grad():
+        ends = torch.from_numpy(np.stack([baseline, image]))
+        inputs = torch.log(ends + LOG_FLOOR) if network.settings.log_values else ends
+        weights = first.weight.double() @ (network.directions / network.std[:, None]).T
+        start, end = (inputs - network.mean) @ weights.T + first.bias.double()
+        slopes = second.weight.double()[0] * _active_share(start, end)
+        return np.asarray(((inputs[1] - inputs[0]) * (slopes @ weights)).numpy())
+
+
+def shapley_values(
+    scores: Callable[[np.ndarray], np.ndarray], image: np.ndarray, baseline: np.ndarray, orders: int = _ORDERS
+) -> np.ndarray:
+    """Sampled Shapley values: how the score changes as one reading after the other takes the image's value.
+
+    Args:
+        scores: of readings [n, D], float64 [n].
+        image: its readings, float64 [D].
+        baseline: the readings to start from, float64 [D].
+        orders: how many random orders, each taken forwards and backwards; fixed by a seed.
+
+    Returns:
+        float64 [D]; sums to the difference of the two scores.
+    """
+    rng, width = np.random.default_rng(0), len(image)
+    total = np.zeros(width)
+    for _ in range(orders):
+        order = rng.permutation(width)
+        for places in (order, order[::-1]):
+            rows = np.repeat(baseline[None], width + 1, axis=0)
+            for step, place in enumerate(places, start=1):
+                rows[step:, place] = image[place]
+            total[places] += np.diff(scores(rows))
+    return np.asarray(total / (2 * orders))
+
+
+def heat_map(guard: Guard, record: Records, image: Tensor) -> tuple[Tensor | None, str]:
+    """Find out how strongly each pixel would change the score.
+
+    Args:
+        guard: which gives the score.
+        record: of the image.
+        image: float in [0, 1], [1, C, H, W], on the CPU.
+
+    Returns:
+        L2 norm over channels of the score's gradient, float64 [H, W], and an empty text; or None and why there is none.
+    """
+    others = [
+        probe.name for probe in guard.probes if not isinstance(probe, GradientProbe | LogitsProbe | FeatureLayerProbe)
+    ]
+    if others:
+        return None, f"no heat map: the readings {', '.join(others)} are not differentiated"
+    slopes = _slopes(guard, record)
+    if not np.any(slopes):
+        return None, "no heat map: the score does not change with small changes of the image"
+    with torch.inference_mode(False), torch.enable_grad():
+        network = copy.deepcopy(guard.network).cpu().double().eval()
+        pixels = image.clone().double().requires_grad_()
+        try:
+            total = pixels.new_zeros(())
+            for probe, part in zip(guard.probes, _split(slopes, guard), strict=True):
+                total = total + (torch.from_numpy(part) * _differentiable(probe, network, pixels)).sum()
+            (gradient,) = torch.autograd.grad(total, pixels)
+        except (RuntimeError, NotImplementedError) as error:
+            return None, f"no heat map: {str(error).strip().splitlines()[0]}"
+    return gradient[0].square().sum(dim=0).sqrt(), ""
+
+
+class _Readings:
+    """Scores a detector gives to readings of one image, which are exchanged one by one."""
+
+    def __init__(self, detector: Detector, probes: Sequence[Probe], record: Records) -> None:
+        self.detector, self.probes, self.record = detector, probes, record
+        self.widths = [record.probe(probe.name).shape[1] for probe in probes]
+
+    def scores(self, rows: np.ndarray) -> np.ndarray:
+        """Scores float64 [n] of readings [n, D]."""
+        parts = np.split(rows, np.cumsum(self.widths)[:-1], axis=1)
+        table = Records.build(
+            [f"image/{row}" for row in range(len(rows))],
+            source=NORMAL,
+            values={probe.name: part for probe, part in zip(self.probes, parts, strict=True)},
+            names={probe.name: self.record.names(probe.name) for probe in self.probes},
+            prediction=[int(self.record.column("prediction")[0])] * len(rows),
+        )
+        return np.asarray(self.detector.score(table), dtype=np.float64)
+
+
+def _active_share(start: Tensor, end: Tensor) -> Tensor:
+    """Share of the line from `start` to `end` on which it is above 0."""
+    return (end.clamp_min(0) - start.clamp_min(0)) / torch.where(end == start, 1.0, end - start) + (
+        (end == start) & (start > 0)
+    ).double()
+
+
+def _slopes(guard: Guard, record: Records) -> np.ndarray:
+    """Derivative of the score in each reading, in its logarithm for gradient norms, float64 [D]; central differences."""
+    readings = _Readings(guard.detector, guard.probes, record)
+    image = np.concatenate([record.probe(probe.name)[0].astype(np.float64) for probe in guard.probes])
+    is_log = np.concatenate(
+        [np.full(width, _is_norm(one)) for one, width in zip(guard.probes, readings.widths, strict=True)]
+    )
+    size = np.where(is_log, 1.0, np.maximum(np.abs(image), 1e-3))
+    rows = np.repeat(image[None], 2 * len(image), axis=0)
+    places = np.arange(len(image))
+    for sign, start in ((1, 0), (-1, len(image))):
+        rows[start + places, places] = np.where(is_log, image * math.exp(sign * _STEP), image + sign * _STEP * size)
+    up, down = np.split(readings.scores(rows), 2)
+    return np.asarray((up - down) / (2 * _STEP * size))
+
+
+def _split(values: np.ndarray, guard: Guard) -> list[np.ndarray]:
+    widths: Mapping[str, int] = {name: len(one) for name, one in guard.about.baseline.items()}
+    return np.split(values, np.cumsum([widths[probe.name] for probe in guard.probes])[:-1])
+
+
+def _differentiable(probe: Probe, network: nn.Module, pixels: Tensor) -> Tensor:
+    """What the probe reads of one image as a function of its pixels, log norms for gradients, float64 [D]."""
+    if isinstance(probe, GradientProbe):
+        return _log_norms(probe.label_design, network, pixels)
+    if isinstance(probe, FeatureLayerProbe):
+        logits, layers = feature_layer_outputs(network, pixels, probe.layers_of(network))
+        return probe.from_layers(network, logits, layers)[0]
+    return torch.as_tensor(network(pixels))[0]
+
+
+def _log_norms(design: LabelDesign, network: nn.Module, pixels: Tensor) -> Tensor:
+    """Logarithms of the squared gradient norms, by plain autograd twice."""
+    parameters = [parameter.requires_grad_() for parameter in network.parameters()]
+    logits = network(pixels)
+    seeds = design.logit_gradient(logits)
+    gradients = torch.autograd.grad(logits, parameters, seeds, create_graph=True, allow_unused=True)
+    norms = [pixels.new_zeros(()) if one is None else one.square().sum() for one in gradients]
+    return torch.log(torch.stack(norms) + LOG_FLOOR)
+
+
+def _is_norm(probe: Probe) -> bool:
+    return isinstance(probe, GradientProbe)

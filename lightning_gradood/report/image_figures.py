@@ -1,0 +1,112 @@
+"""Figures of images: a few of each source, and those on which a detector was most wrong."""
+
+from collections.abc import Mapping
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.textpath import TextPath
+
+from lightning_gradood.report.bundle import ImageRow
+from lightning_gradood.report.plots import new_figure, tidy
+
+_GAP = 16  # images are this many times as wide as the white between them
+_MOST_IMAGES = 12
+_SIDE, _BETWEEN, _MARGIN = 0.8, 0.08, 0.2  # inches
+_LETTERS = 10  # points, 72 to an inch
+_SCORE = 0.16  # inches under an image
+
+
+def sample_sheet(samples: Mapping[str, np.ndarray], below: float = 0.0) -> Figure:
+    """Show a row of images per source, pixels as they are.
+
+    Args:
+        samples: source name to uint8 images [k, H, W, C], C = 1 (grey) or 3 (RGB); the first 12 are shown.
+        below: room under each row, in inches.
+
+    Returns:
+        One axes per source, labelled with its name, nearest-neighbour interpolation.
+
+    Reference:
+        Lee et al. 2022, Figure 4.
+    """
+    count = max(min(len(images), _MOST_IMAGES) for images in samples.values())
+    left = _MARGIN + max(TextPath((0, 0), source, size=_LETTERS).get_extents().width for source in samples) / 72
+    heights = [_SIDE * images.shape[1] / images.shape[2] + _BETWEEN + below for images in samples.values()]
+    width, height = left + _SIDE * count + _BETWEEN, sum(heights) + _BETWEEN
+    figure = new_figure(width, height)
+    # Images keep their aspect, which a layout engine does not allow for when it makes room for the names.
+    figure.set_layout_engine("none")
+    for row, (source, images) in enumerate(samples.items()):
+        bottom = height - sum(heights[: row + 1]) + below
+        place = (left / width, bottom / height, _SIDE * count / width, (heights[row] - _BETWEEN - below) / height)
+        axes = figure.add_axes(place)
+        strip = _strip(images[:_MOST_IMAGES], count)
+        axes.imshow(strip, interpolation="nearest", cmap="gray", vmin=0, vmax=255)
+        axes.set_ylabel(source, rotation=0, ha="right", va="center", fontsize=_LETTERS)
+        axes.set_xticks([])
+        axes.set_yticks([])
+        axes.spines[:].set_visible(False)
+    return figure
+
+
+def extreme_images(rows: Mapping[str, ImageRow]) -> Figure:
+    """Show a row of images each with its score below.
+
+    Args:
+        rows: what they are, e.g. `normal, most anomalous`, to images and scores; the first 12 are shown.
+    """
+    figure = sample_sheet({name: row.images for name, row in rows.items()}, below=_SCORE)
+    for axes, row in zip(figure.axes, rows.values(), strict=True):
+        width, gap = row.images.shape[2], max(row.images.shape[2] // _GAP, 1)
+        for place, score in enumerate(row.scores[:_MOST_IMAGES]):
+            middle = place * (width + gap) + width / 2
+            axes.text(middle, row.images.shape[1], f"{score:.3g}", ha="center", va="top", fontsize=7)
+    return figure
+
+
+def _strip(images: np.ndarray, count: int) -> np.ndarray:
+    """Put images side by side on white, uint8 [H, count·(W + gap) − gap, 3] or without the last axis if grey."""
+    _, height, width, channels = images.shape
+    gap = max(width // _GAP, 1)
+    strip = np.full((height, count * (width + gap) - gap, channels), 255, dtype=np.uint8)
+    for place, image in enumerate(images):
+        left = place * (width + gap)
+        strip[:, left : left + width] = image
+    return strip[:, :, 0] if channels == 1 else strip
+
+
+_BARS = 12  # contributions in a figure of one explanation
+
+
+def explanation_figure(
+    image: np.ndarray, heat: np.ndarray | None, contributions: Mapping[str, float], title: str, note: str = ""
+) -> Figure:
+    """Show an image, which of its pixels would change the score, and which readings make the score.
+
+    Args:
+        image: uint8 [H, W, C], C = 1 or 3.
+        heat: float [H, W], see `guard.Explanation`; None where there is none.
+        contributions: reading to what it adds to the score; the 12 largest are shown.
+        title: of the figure.
+        note: shown in place of the heat map.
+    """
+    largest = sorted(contributions, key=lambda name: -abs(contributions[name]))[:_BARS]
+    figure = new_figure(10.5, 3.4)
+    figure.suptitle(title, fontsize=10)
+    picture, warmth, bars = figure.subplots(1, 3, width_ratios=(1, 1, 2.2))
+    picture.imshow(image[..., 0] if image.shape[2] == 1 else image, cmap="gray", interpolation="nearest")
+    picture.set_title("image", fontsize=9)
+    if heat is None:
+        warmth.text(0.5, 0.5, note, ha="center", va="center", fontsize=8, wrap=True)
+    else:
+        warmth.imshow(heat, cmap="magma", interpolation="nearest")
+        warmth.set_title("pixels that would change the score", fontsize=9)
+    for axes in (picture, warmth):
+        axes.set_axis_off()
+    values = [contributions[name] for name in largest][::-1]
+    bars.barh(range(len(largest)), values, color=["#D55E00" if value > 0 else "#0072B2" for value in values])
+    bars.set_yticks(range(len(largest)), largest[::-1], fontsize=7)
+    bars.tick_params(axis="x", labelsize=8)
+    bars.set_title("largest contributions to the score, from the mean normal image", fontsize=9)
+    tidy(bars)
+    return figure
