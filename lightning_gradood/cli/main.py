@@ -15,7 +15,7 @@ from typing import NoReturn
 
 from lightning_gradood.cli.verbs import overview
 
-_ALONE = {"score": "lightning_gradood.cli.score"}  # verbs without an experiment
+_ALONE = {"score": "lightning_gradood.cli.score", "drift": "lightning_gradood.cli.drift"}  # verbs without an experiment
 _NOTHING = "stopped by {}. No file was written."
 
 

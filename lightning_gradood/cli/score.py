@@ -25,6 +25,7 @@ UNREADABLE = 3
 """Exit code where some files could not be scored."""
 
 _TYPES = (str, str, float, float, float, bool, str)
+_UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST)
 _SECONDS = 1.0  # between two lines of progress where nobody looks at a terminal
 
 
@@ -60,7 +61,7 @@ def score(words: Sequence[str]) -> int:
     Image.MAX_IMAGE_PIXELS = None  # the limit is --max_megapixels, for all of them
     guard = _guard(given)
     paths = _paths(given)
-    with _full_disk(given.output):
+    with writing("--output", given.output):
         summary = _run(guard, paths, given)
     if summary.images == 0:
         raise Refusal(f"`score` should find image files. Got none in {', '.join(given.images)}. Name others.")
@@ -152,9 +153,8 @@ class Explained:
         if self.left > 0:
             self.left -= 1
             self._draw(verdict, pixels, found)
-        return {"baseline": found.baseline} | {
-            f"contribution/{name}": value for name, value in found.contributions.items()
-        }
+        values: dict[str, float | None] = {"baseline": found.baseline}
+        return values | {f"contribution/{name}": value for name, value in found.contributions.items()}
 
     def _draw(self, verdict: FileVerdict, pixels: Tensor, found: Explanation) -> None:
         from lightning_gradood.core import as_float, atomic_write
@@ -254,14 +254,28 @@ def _check(given: argparse.Namespace) -> None:
         raise Refusal(f"`--explain` should be at least 0. Got `--explain {given.explain}`. It is a number of figures.")
     if not given.max_megapixels > 0:
         raise Refusal(f"`--max_megapixels` should be above 0. Got `--max_megapixels {given.max_megapixels}`.")
-    if given.output and os.path.exists(given.output) and not given.overwrite:
-        raise Refusal(f"`--output` should be a new file. Got `--output {given.output}`, which exists. Add --overwrite.")
+    if given.output:
+        refuse_existing("--output", Path(given.output), given.overwrite)
     if given.output and Path(given.output).suffix.lower() not in (".parquet", ".csv", ".jsonl"):
         raise Refusal(f"`--output` should end in .parquet, .csv or .jsonl. Got `--output {given.output}`.")
 
 
+def refuse_existing(flag: str, path: Path, overwrite: bool) -> None:
+    """Refuse to write over a file unless the user wants it."""
+    from lightning_gradood.core import Refusal
+
+    if os.path.lexists(path) and not overwrite:
+        raise Refusal(f"`{flag}` should be a new file. Got `{flag} {path}`, which exists. Add --overwrite.")
+
+
 @contextmanager
-def _full_disk(output: str | None) -> Iterator[None]:
+def writing(flag: str, place: str | None) -> Iterator[None]:
+    """Turn failures to write into a sentence; a reader of standard output may stop reading.
+
+    Args:
+        flag: what names the place.
+        place: a path, or None for standard output.
+    """
     from lightning_gradood.core import Refusal
 
     try:
@@ -269,11 +283,11 @@ def _full_disk(output: str | None) -> Iterator[None]:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # whoever read the scores has enough
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.EISDIR):
+        if error.errno not in _UNWRITABLE:
             raise
-        place = f"--output {output}" if output else "standard output"
+        named = f"{flag} {place}" if place else "standard output"
         raise Refusal(
-            f"`--output` should be a place that can be written. Got `{place}`: {error.strerror}. Name another; nothing "
+            f"`{flag}` should be a place that can be written. Got `{named}`: {error.strerror}. Name another; nothing "
             "half-written is left."
         ) from error
 

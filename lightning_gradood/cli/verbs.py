@@ -9,10 +9,11 @@ VERBS = {
     "extract": "Probe every source on all processes and keep the records.",
     "detect": "Extract what is missing, fit every detector on every anomaly source, report.",
     "score": "Score image files or folders with a guard that `detect` has saved.",
+    "drift": "Compare the scores of new images with those of images as usual.",
     "benchmark": "Run several experiment files and seeds, write the paper's two tables and a page.",
 }
 
-ALONE = ("score", "benchmark")
+ALONE = ("score", "drift", "benchmark")
 """Verbs that take no experiment file."""
 
 

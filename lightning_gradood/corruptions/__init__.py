@@ -18,12 +18,11 @@ anomalous ones just as adversarial ones do::
 One kind differs from what was published: frost blends in a drawn texture, since the photographs are not ours to ship.
 """
 
-from lightning_gradood.corruptions.corruption import KINDS, Corruption, Kind, corrupt, corruptions_at, parameters_for
+from lightning_gradood.corruptions.corruption import KINDS, Corruption, corrupt, corruptions_at, parameters_for
 
 __all__ = [
     "KINDS",
     "Corruption",
-    "Kind",
     "corrupt",
     "corruptions_at",
     "parameters_for",

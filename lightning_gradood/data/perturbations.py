@@ -11,7 +11,7 @@ import numpy as np
 
 from lightning_gradood.attacks import FGSM, PGD, Semantic, preset
 from lightning_gradood.core import Perturbation, Refusal, named_seed
-from lightning_gradood.corruptions import Corruption, Kind, corruptions_at
+from lightning_gradood.corruptions import corruptions_at
 from lightning_gradood.data.datasets import LoadedSource
 from lightning_gradood.data.folder import Opening, refuse_other_shape
 from lightning_gradood.data.loaders import labelled
@@ -136,7 +136,7 @@ class Perturbations:
 BUILT_IN = "builtin_"
 """What the names of built-in probes start with, in every table, figure and file."""
 
-_BUILT_IN_CORRUPTIONS: tuple[Kind, ...] = ("gaussian_noise", "defocus_blur", "fog", "contrast", "jpeg_compression")
+_BUILT_IN_CORRUPTIONS = ("gaussian_noise", "defocus_blur", "fog", "contrast", "jpeg_compression")
 _BUILT_IN_SEVERITY = 3
 
 
@@ -154,10 +154,10 @@ def built_in_probes(seed: int) -> Perturbations:
         "pgd": PGD(eps=8 / 255, step=2 / 255, steps=10),
         "semantic": Semantic(),
     }
-    corruptions = {kind: Corruption(kind, _BUILT_IN_SEVERITY) for kind in _BUILT_IN_CORRUPTIONS}
+    corruptions = corruptions_at(_BUILT_IN_SEVERITY)
     return Perturbations(
         {f"{BUILT_IN}{name}": attack for name, attack in attacks.items()},
-        {f"{BUILT_IN}{name}": corruption for name, corruption in corruptions.items()},
+        {f"{BUILT_IN}{kind}": corruptions[kind] for kind in _BUILT_IN_CORRUPTIONS},
         noise_control=False,
         limits={},
         seed=seed,

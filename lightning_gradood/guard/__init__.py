@@ -2,10 +2,13 @@
 
 `detect` saves a guard in `runs/<experiment>/<time>/guard`; `python -m lightning_gradood score` runs it on files. In Python:
 
-    >>> from lightning_gradood.guard import Guard, score_files
+    >>> from lightning_gradood.guard import Component, Guard, score_files
     >>> guard = Guard.load("runs/digits/2026-11-22_14-05-09/guard")  # doctest: +SKIP
     >>> for verdict in score_files(guard, ["a.png", "b.png"]):  # doctest: +SKIP
     ...     print(verdict.path, verdict.prediction, verdict.p_value, verdict.flagged)
+
+    >>> Component("torch.nn.Linear", {"in_features": 2, "out_features": 3}).build()  # how its folder names what it needs
+    Linear(in_features=2, out_features=3, bias=True)
 
 `guard(images)` takes a batch that is ready for the network. Neither Lightning nor a DataModule is imported. Loading
 executes no code of the folder: weights are safetensors, classes are named by class path and must come from this package,

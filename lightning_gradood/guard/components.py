@@ -49,8 +49,9 @@ class Component:
 
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> "Component":
-        """Take the parsed setting of an experiment, with `class_path` and `init_args`."""
-        return cls(str(given["class_path"]), {name: _component(value) for name, value in given["init_args"].items()})
+        """Take the parsed setting of an experiment, with `class_path` and perhaps `init_args`."""
+        arguments = given.get("init_args") or {}
+        return cls(str(given["class_path"]), {name: _component(value) for name, value in arguments.items()})
 
     def encoded(self) -> dict[str, Any]:
         """JSON-able form.
@@ -137,7 +138,7 @@ def decode(value: Any, trust: Collection[str] = ()) -> Any:
 
 def _component(value: Any) -> Any:
     if isinstance(value, Mapping) and set(value) <= {"class_path", "init_args"} and "class_path" in value:
-        return Component.of({"init_args": {}, **value})
+        return Component.of(value)
     return [_component(part) for part in value] if isinstance(value, list) else value
 
 

@@ -72,11 +72,6 @@ class Guard:
         probes: those that the detector reads, prepared where they need it.
         transform: of a picture; None for none.
         about: everything else.
-
-    Example:
-        >>> guard = Guard.load("runs/digits/2026-11-22_14-05-09/guard")  # doctest: +SKIP
-        >>> guard(torch.rand(2, 3, 8, 8)).flagged  # doctest: +SKIP
-        array([ True,  True])
     """
 
     def __init__(

@@ -30,9 +30,11 @@ from lightning_gradood.metrics.calibration import (
 from lightning_gradood.metrics.conventions import CONVENTIONS, conventional_metrics
 from lightning_gradood.metrics.curves import accuracy_at, best_balanced_threshold, precision_recall_curve, roc_curve
 from lightning_gradood.metrics.detection import auroc, detection_accuracy, detection_metrics
+from lightning_gradood.metrics.drift import ScoreDrift, score_drift
 
 __all__ = [
     "CONVENTIONS",
+    "ScoreDrift",
     "accuracy_at",
     "auroc",
     "auroc_interval",
@@ -49,4 +51,5 @@ __all__ = [
     "newcombe_interval",
     "precision_recall_curve",
     "roc_curve",
+    "score_drift",
 ]

@@ -14,7 +14,7 @@ depend on (`entry_key`); a run refers to keys, so a second run with the same wei
 """
 
 from lightning_gradood.records.cache import RecordCache, StateStore, entry_key, read_columns, write_columns
-from lightning_gradood.records.rows import ENDINGS, CsvStream, RowWriter, row_file
+from lightning_gradood.records.rows import ENDINGS, CsvStream, RowWriter, read_rows, row_file
 from lightning_gradood.records.table import NORMAL, SPLITS, Records, detection_dataset, normal_records
 
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
     "entry_key",
     "normal_records",
     "read_columns",
+    "read_rows",
     "row_file",
     "write_columns",
 ]

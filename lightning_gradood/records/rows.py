@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any, BinaryIO, Literal, TextIO
 
 import pyarrow as pa
+import pyarrow.csv
+import pyarrow.json
 import pyarrow.parquet as pq
 
 from lightning_gradood.core import Refusal, atomic_write
@@ -77,6 +79,39 @@ def row_file(path: Path, columns: Mapping[str, type]) -> Iterator[RowWriter]:
     kind: Any = path.suffix.lower().removeprefix(".")
     with atomic_write(path) as file, closing(RowWriter(file, columns, kind)) as writer:
         yield writer
+
+
+def read_rows(path: Path) -> dict[str, list[Any]]:
+    """Read a table that `row_file` or `write_columns` wrote.
+
+    Args:
+        path: ends in .parquet, .csv or .jsonl.
+
+    Returns:
+        Column name to values.
+
+    Raises:
+        Refusal: the file is not there, or is none.
+    """
+    if not path.is_file():
+        raise Refusal(f"`{path}` should be a table of scores. Got {'a folder' if path.is_dir() else 'no such file'}.")
+    readers = {".parquet": _read_parquet, ".csv": _read_csv, ".jsonl": pyarrow.json.read_json}
+    reader = readers.get(path.suffix.lower())
+    if reader is None:
+        raise Refusal(f"`{path}` should end in {', '.join(ENDINGS)}. Name a table of scores.")
+    try:
+        return dict(reader(path).to_pydict())
+    except (pa.ArrowInvalid, OSError) as error:
+        raise Refusal(f"`{path}` should be a readable table. Got: {str(error).splitlines()[0]}.") from error
+
+
+def _read_parquet(path: Path) -> pa.Table:
+    return pq.read_table(path, partitioning=None)
+
+
+def _read_csv(path: Path) -> pa.Table:
+    text = {"path": pa.string(), "prediction": pa.string(), "label": pa.string(), "error": pa.string()}
+    return pyarrow.csv.read_csv(path, convert_options=pyarrow.csv.ConvertOptions(column_types=text))
 
 
 class CsvStream:

@@ -19,6 +19,7 @@ Example:
 """
 
 from lightning_gradood.report.bundle import DetectionReport, ImageFacts, ImageRow, classifier_accuracy, make_report
+from lightning_gradood.report.drift import ScoredImages, drift_by_class, drift_figure, drift_table
 from lightning_gradood.report.figures import as_png, draw_figures, write_figures
 from lightning_gradood.report.image_figures import explanation_figure, extreme_images, sample_sheet
 from lightning_gradood.report.loggers import ReportCallback, log_report, offline_without_account
@@ -33,11 +34,15 @@ __all__ = [
     "ImageRow",
     "Matrix",
     "ReportCallback",
+    "ScoredImages",
     "activation_norms",
     "as_png",
     "classifier_accuracy",
     "console_table",
     "draw_figures",
+    "drift_by_class",
+    "drift_figure",
+    "drift_table",
     "explanation_figure",
     "extreme_images",
     "heat_map",

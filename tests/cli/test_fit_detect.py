@@ -36,7 +36,8 @@ def test_fit_ends_with_the_table_and_fills_the_run_folder(capsys, probed):
         [source, "mlp", "8+8", "8+8", "4+4"] for source in ("nine", "photographs")
     ]
     folder = only_run()
-    assert printed.rstrip().endswith(f"Results and figures: {folder}")
+    assert f"\nResults and figures: {folder}\n" in printed
+    assert printed.rstrip().endswith(f"  python -m lightning_gradood score --guard {folder}/guard FOLDER")
     for name in (
         *(
             "config.yaml",

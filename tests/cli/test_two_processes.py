@@ -60,6 +60,7 @@ def _holds_everything_once(folder):
             "scores.parquet",
             "checkpoints",
             "detectors",
+            "guard",
             "logs",
         ),
     }

@@ -1,0 +1,116 @@
+"""The verb `drift`: compare the scores of new images with those of reference images."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lightning_gradood.cli.score import PlainParser, refuse_existing, writing
+from lightning_gradood.cli.verbs import VERBS
+
+if TYPE_CHECKING:  # takes seconds to import, and `--help` needs none of it
+    from lightning_gradood.report import ScoredImages
+
+ALARM = 4
+"""Exit code where the drift is beyond `--alarm`."""
+
+_SIGNIFICANT = 0.01  # an alarm needs a p-value below it, so that few images raise none by chance
+
+
+def drift(words: Sequence[str]) -> int:
+    """Run the verb.
+
+    Args:
+        words: of the command line, without the verb.
+
+    Returns:
+        The exit code: 0, or 4 where the distance is above `--alarm` and not by chance.
+
+    Raises:
+        Refusal: a file cannot be read, or holds no scores.
+    """
+    given = _parser().parse_args(words)
+    from lightning_gradood.core import Refusal, atomic_write
+    from lightning_gradood.report import as_png, drift_by_class, drift_figure, drift_table
+
+    if given.alarm is not None and not 0 <= given.alarm < 1:
+        raise Refusal(f"`--alarm` should be at least 0 and below 1. Got `--alarm {given.alarm}`. It is a distance.")
+    figure = Path(given.figure or Path(given.new).with_name(f"{Path(given.new).stem}_drift.png"))
+    refuse_existing("--figure", figure, given.overwrite)
+    reference, new = (_read(Path(path), given.detector) for path in (given.reference, given.new))
+    found = drift_by_class(reference, new)
+    with writing("--figure", str(figure)), atomic_write(figure) as file:
+        file.write(as_png(drift_figure(reference, new, found)))
+    sys.stdout.write(f"{drift_table(found)}\nfigure: {figure}\n")
+    overall = found["all"]
+    if given.alarm is None or overall.distance <= given.alarm or overall.p_value >= _SIGNIFICANT:
+        return 0
+    sys.stdout.write(f"ALARM: the distance {overall.distance:.3f} is above {given.alarm:g}.\n")
+    return ALARM
+
+
+def _read(path: Path, detector: str | None) -> ScoredImages:
+    import numpy as np
+
+    from lightning_gradood.core import Refusal
+    from lightning_gradood.records import read_rows
+    from lightning_gradood.report import ScoredImages
+
+    table = read_rows(path)
+    missing = [name for name in ("score", "flagged", "prediction") if name not in table]
+    if missing:
+        raise Refusal(
+            f"`{path}` should be a table that `score` or `detect` has written. Got one without `{missing[0]}`. Name another."
+        )
+    rows = [row for row, score in enumerate(table["score"]) if score is not None]
+    if "detector" in table:
+        known = sorted(set(table["detector"]))
+        if detector is None or detector not in known:
+            raise Refusal(
+                f"`--detector` should say whose scores are meant, as `{path}` has several. Got {detector}. "
+                f"Choose among {', '.join(known)}."
+            )
+        rows = _normal_test_rows(table, detector)
+    columns = [[table[name][row] for row in rows] for name in ("score", "flagged", "prediction")]
+    return ScoredImages(np.array(columns[0], float), np.array(columns[1], bool), np.array(columns[2], str))
+
+
+def _normal_test_rows(table: dict[str, list[Any]], detector: str) -> list[int]:
+    """Rows of a run's normal `test` images, each once."""
+    found: dict[str, int] = {}
+    for row, name in enumerate(table["id"]):
+        if table["detector"][row] == detector and table["split"][row] == "test" and table["anomalous"][row] == 0:
+            found.setdefault(name, row)
+    return list(found.values())
+
+
+def _parser() -> PlainParser:
+    parser = PlainParser(
+        prog="python -m lightning_gradood drift",
+        description=VERBS["drift"],
+        epilog="Exit code 4 if the distance is above --alarm and its p-value below 0.01.",
+        allow_abbrev=False,
+    )
+    add: Any = parser.add_argument
+    add(
+        "reference",
+        metavar="REFERENCE",
+        help="scores of images as usual: written by `score`, or a run's scores.parquet",
+    )
+    add("new", metavar="NEW", help="scores of new images by the same guard, written by `score`")
+    add(
+        "--alarm",
+        type=float,
+        metavar="DISTANCE",
+        help="largest distance of the two distributions that is no alarm, in [0, 1)",
+    )
+    add("--figure", metavar="FILE", help="a PNG file; by default NEW's name with _drift.png")
+    add(
+        "--detector",
+        metavar="NAME",
+        help="whose scores, where a table is a run's scores.parquet: its normal test images",
+    )
+    add("--overwrite", action="store_true", help="replace the figure if it exists")
+    return parser
