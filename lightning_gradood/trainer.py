@@ -31,7 +31,7 @@ from lightning_gradood.gradients import parameter_names
 from lightning_gradood.guard import Description, Recipe, component_of, mean_readings, save_guard
 from lightning_gradood.probes import GradientProbe, PixelProbe
 from lightning_gradood.records import NORMAL, RecordCache, Records
-from lightning_gradood.report import ReportCallback, make_report
+from lightning_gradood.report import ReportCallback, guard_table, make_report
 from lightning_gradood.tasks import ClassificationTask, check_network
 
 DEFAULT_CACHE = "runs/.records"
@@ -307,12 +307,14 @@ def guard_sentence(folder: Path, chosen: Calibrated, place: Workplace) -> str:
     low, high = 100 * normal["low"], 100 * normal["high"]
     packages = place.recipe.packages if place.recipe else []
     trust = "".join(f" --trust {name}" for name in packages)
-    tried = "built-in probes" if not place.datamodule.knows_anomalies else "anomalies"
+    known = place.datamodule.knows_anomalies
+    tried = "anomalies" if known else "built-in probes"
+    table = guard_table(chosen.metrics, "images" if known else "images (built-in probes)")
     fitted = "normal images alone" if chosen.trained_on == NORMAL else chosen.trained_on
     return (
         f"Guard: `{chosen.detector.name}`, fitted on {fitted} (mean AUROC {100 * chosen.val_auroc:.1f} % on the {tried} of "
         f"`val`). It may flag {100 * chosen.false_positive_rate:.3g} % of normal images; of {normal['test/images']:.0f} in "
-        f"`test` it flags {100 * normal['test/flagged']:.1f} % [{low:.1f}, {high:.1f}]. It scores any image:\n"
+        f"`test` it flags {100 * normal['test/flagged']:.1f} % [{low:.1f}, {high:.1f}].\n\n{table}\n\nIt scores any image:\n"
         f"  python -m lightning_gradood score --guard {folder}{trust} FOLDER"
     )
 

@@ -1,7 +1,7 @@
 """From an image file to a tensor of pixels: decoding, the user's transform, and the range of the result."""
 
 import os
-from typing import Any, Literal, Protocol
+from typing import Any, BinaryIO, Literal, Protocol
 
 import torch
 from PIL import Image
@@ -26,27 +26,32 @@ UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 
 
 def read_picture(
-    path: str | os.PathLike[str], mode: Literal["RGB", "L"] = "RGB", max_pixels: int | None = None
+    file: str | os.PathLike[str] | BinaryIO,
+    mode: Literal["RGB", "L"] = "RGB",
+    max_pixels: int | None = None,
+    name: str | None = None,
 ) -> Image.Image:
     """Decode the first frame of an image file, as it is stored: EXIF's orientation is not applied.
 
     Args:
-        path: of the file.
+        file: its path, or an open binary file.
         mode: `RGB`, or `L` for one channel of grey.
         max_pixels: refuse larger images before they are decoded; None leaves that to Pillow.
+        name: for messages; by default the path.
 
     Raises:
         Refusal: it has more than eight bits a channel, or too many pixels.
         OSError, SyntaxError, ValueError: it is no image, or damaged; see `UNREADABLE`.
     """
-    with Image.open(path) as image:
+    name = str(file) if name is None else name
+    with Image.open(file) as image:
         if max_pixels is not None and image.width * image.height > max_pixels:
             raise Refusal(
-                f"`{path}` should have at most {max_pixels / 1e6:g} megapixels. Got {image.width} × {image.height}, "
+                f"`{name}` should have at most {max_pixels / 1e6:g} megapixels. Got {image.width} × {image.height}, "
                 f"{image.width * image.height / 1e6:.0f} megapixels. Scale it down, or raise --max_megapixels."
             )
         image.load()
-    return eight_bit(image, str(path)).convert(mode)
+    return eight_bit(image, name).convert(mode)
 
 
 def as_float(images: Tensor) -> Tensor:

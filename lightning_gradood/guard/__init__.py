@@ -17,7 +17,7 @@ torch, torchvision, timm, or packages that the caller trusts by name; every file
 
 from lightning_gradood.guard.components import PACKAGES, Component, component_of
 from lightning_gradood.guard.explain import Explanation, explain, mean_readings, reading_names
-from lightning_gradood.guard.files import COLUMNS, MEGAPIXELS, FileVerdict, image_paths, score_files
+from lightning_gradood.guard.files import COLUMNS, MEGAPIXELS, FileVerdict, ImageBytes, image_paths, score_files
 from lightning_gradood.guard.folder import Description, read_description
 from lightning_gradood.guard.guard import Guard, OtherShape, Verdict
 from lightning_gradood.guard.saving import Recipe, save_guard
@@ -31,6 +31,7 @@ __all__ = [
     "Explanation",
     "FileVerdict",
     "Guard",
+    "ImageBytes",
     "OtherShape",
     "Recipe",
     "Verdict",

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import glob
+import io
 import os
+import re
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -49,6 +51,22 @@ class FileVerdict:
     error: str | None = None
 
 
+@dataclass(frozen=True)
+class ImageBytes:
+    """An image file in memory.
+
+    Args:
+        name: for verdicts and messages.
+        content: the file's bytes.
+    """
+
+    name: str
+    content: bytes
+
+    def __str__(self) -> str:
+        return self.name
+
+
 COLUMNS = tuple(FileVerdict.__dataclass_fields__)
 
 
@@ -75,13 +93,16 @@ def image_paths(places: Iterable[str]) -> Iterator[str]:
 
 
 def score_files(
-    guard: Guard, paths: Iterable[str | Path], batch_size: int | None = None, megapixels: float = MEGAPIXELS
+    guard: Guard,
+    paths: Iterable[str | Path | ImageBytes],
+    batch_size: int | None = None,
+    megapixels: float = MEGAPIXELS,
 ) -> Iterator[FileVerdict]:
     """Score image files, in their order, holding a few batches in memory.
 
     Args:
         guard: what scores them.
-        paths: of files; see `image_paths` for folders and patterns.
+        paths: of files, or files in memory; see `image_paths` for folders and patterns.
         batch_size: images that are read from the network together; by default as many as when the guard was calibrated.
         megapixels: larger images are not decoded.
 
@@ -118,32 +139,36 @@ class _Decoded:
     error: Refusal | None = None
 
 
-def _decoded(guard: Guard, paths: Iterable[str | Path], limit: int, ahead: int) -> Generator[_Decoded]:
+def _decoded(guard: Guard, paths: Iterable[str | Path | ImageBytes], limit: int, ahead: int) -> Generator[_Decoded]:
     """Decode in threads, at most `ahead` files before the one that is taken."""
     waiting: deque[Future[_Decoded]] = deque()
     stream = iter(paths)
     with ThreadPoolExecutor(_THREADS, thread_name_prefix="decode") as pool:
         try:
-            waiting.extend(pool.submit(_decode, guard, str(path), limit) for path in islice(stream, ahead))
+            waiting.extend(pool.submit(_decode, guard, path, limit) for path in islice(stream, ahead))
             while waiting:
                 yield waiting.popleft().result()
-                waiting.extend(pool.submit(_decode, guard, str(path), limit) for path in islice(stream, 1))
+                waiting.extend(pool.submit(_decode, guard, path, limit) for path in islice(stream, 1))
         finally:
             for future in waiting:
                 future.cancel()
 
 
-def _decode(guard: Guard, path: str, limit: int) -> _Decoded:
+def _decode(guard: Guard, given: str | Path | ImageBytes, limit: int) -> _Decoded:
+    path = str(given)
+    file = io.BytesIO(given.content) if isinstance(given, ImageBytes) else given
     try:
         with torch.inference_mode(False):
-            return _Decoded(path, guard.read(read_picture(path, guard.about.picture, limit), path))
+            return _Decoded(path, guard.read(read_picture(file, guard.about.picture, limit, path), path))
     except Refusal as refusal:
         return _Decoded(path, error=refusal)
     except FileNotFoundError:
         return _Decoded(path, error=Refusal(f"`{path}` should be an image file. Got none of that name."))
     except (*UNREADABLE, Image.DecompressionBombWarning, EOFError) as error:
-        reason = str(error).strip().rstrip(".") or type(error).__name__
-        return _Decoded(path, error=Refusal(f"`{path}` should be a readable image. Got: {reason}."))
+        reason = re.sub(r"cannot identify image file .*", "it is no image", str(error)).strip().rstrip(".")
+        return _Decoded(
+            path, error=Refusal(f"`{path}` should be a readable image. Got: {reason or type(error).__name__}.")
+        )
 
 
 def _verdicts(guard: Guard, rows: list[_Decoded]) -> Iterator[FileVerdict]:

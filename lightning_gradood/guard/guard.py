@@ -34,7 +34,7 @@ from lightning_gradood.probes import Probe, read_probes
 from lightning_gradood.records import NORMAL, Records
 
 if TYPE_CHECKING:
-    from lightning_gradood.guard.files import FileVerdict
+    from lightning_gradood.guard.files import FileVerdict, ImageBytes
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,7 @@ class Guard:
         return pixels
 
     def score_files(
-        self, paths: Iterable[str | Path], batch_size: int | None = None, megapixels: float = 89.0
+        self, paths: Iterable[str | Path | ImageBytes], batch_size: int | None = None, megapixels: float = 89.0
     ) -> Iterator[FileVerdict]:
         """Score image files in their order; see `guard.score_files`."""
         from lightning_gradood.guard.files import score_files  # which needs this file

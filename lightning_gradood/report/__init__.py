@@ -26,7 +26,7 @@ from lightning_gradood.report.loggers import ReportCallback, log_report, offline
 from lightning_gradood.report.network_figures import activation_norms, layer_norms, weight_gradients
 from lightning_gradood.report.plots import heat_map, method_rocs, precision_recall_curves, roc_curves, score_histograms
 from lightning_gradood.report.results import results_table, scores_table, write_results
-from lightning_gradood.report.tables import Matrix, console_table, matrices, matrix_table
+from lightning_gradood.report.tables import Matrix, console_table, guard_table, matrices, matrix_table
 
 __all__ = [
     "DetectionReport",
@@ -45,6 +45,7 @@ __all__ = [
     "drift_table",
     "explanation_figure",
     "extreme_images",
+    "guard_table",
     "heat_map",
     "layer_norms",
     "log_report",
