@@ -291,11 +291,12 @@ def keep_guard(
     """
     source = place.datamodule.normal_source
     rows = {name: row for row, name in enumerate(source.ids)}
-    few = Records(normal.table.slice(0, place.datamodule.probe_batch_size))
+    held = normal.where(split="val")
+    few = Records(held.table.slice(0, place.datamodule.probe_batch_size))
     images = source.images([rows[name] for name in few.ids])
     about = _description(folder, place, chosen, normal)
     try:
-        save_guard(folder, about, place.model.network, chosen.detector, states, Records(normal.table), images)
+        save_guard(folder, about, place.model.network, chosen.detector, states, held, images)
     except Refusal as refusal:
         return f"No guard is saved: {refusal}"
     return guard_sentence(folder, chosen, place)

@@ -43,7 +43,7 @@ class GradNormProbe(FeatureLayerProbe):
             Refusal: if the logits are not what an nn.Linear makes of the penultimate features.
         """
         (features,) = layers
-        _refuse_other_heads(network, logits, features)
+        _refuse_other_heads(network, logits.detach(), features.detach())
         seeds = logits.shape[1] * to_float64(logits).softmax(dim=1) - 1
         return seeds.abs().sum(dim=1, keepdim=True) * to_float64(features).abs().sum(dim=1, keepdim=True)
 

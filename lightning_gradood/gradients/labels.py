@@ -101,10 +101,9 @@ class KHot(LabelDesign):
                 f"`classes` should be below the network's number of classes, {number}. "
                 f"Got `classes = {list(self.classes)}`. Choose from 0 to {number - 1}."
             )
-        logit_gradient = torch.sigmoid(logits)
-        hot = list(self.classes)
-        logit_gradient[:, hot] = -torch.sigmoid(-logits[:, hot])
-        return logit_gradient / number
+        hot = torch.zeros(number, dtype=torch.bool, device=logits.device)
+        hot[list(self.classes)] = True
+        return torch.where(hot, -torch.sigmoid(-logits), torch.sigmoid(logits)) / number
 
 
 @dataclass(frozen=True)

@@ -153,6 +153,7 @@ def _built(path: Any, given: Any, trust: Collection[str]) -> Any:
         raise Refusal(f"A guard should name plain arguments for `{path}`. Got {sorted(given)}. Save the guard anew.")
     arguments = {name: decode(part, trust) for name, part in given.items()}
     try:
+        inspect.signature(made).bind_partial(**arguments)
         if _misses_arguments(made, arguments):
             return functools.partial(made, **arguments)
         with torch.random.fork_rng(devices=[]):  # weights are drawn before they are replaced

@@ -118,9 +118,9 @@ class Guard:
             Refusal: they have another shape or range, or give logits that are not finite.
         """
         self._check(images)
-        parts = [self._read(part) for part in torch.split(images, self.about.batch_size)]
-        if not parts:
+        if not len(images):
             return self._verdict(np.empty(0), np.empty(0, dtype=np.int64), np.empty(0))
+        parts = [self._read(part) for part in torch.split(images, self.about.batch_size)]
         records, probabilities = zip(*parts, strict=True)
         table = Records.concatenate(list(records))
         return self._verdict(

@@ -55,7 +55,7 @@ def save_guard(
         network: pixels in [0, 1] in, logits out, with its normalisation.
         detector: fitted.
         probe_states: probe name to what it learnt from the training images.
-        records: of some images; its first rows are those of `images`.
+        records: of some images that the detector was not fitted on; its first rows are those of `images`.
         images: float in [0, 1] or uint8, [N, C, H, W].
 
     Returns:
