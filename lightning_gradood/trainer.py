@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import lightning.pytorch as pl
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from lightning_gradood.core import Refusal, as_float, progress
@@ -205,8 +205,8 @@ class Trainer(pl.Trainer):
         """Fit on the anomaly sources that fall to this process; every process gets all outcomes."""
         detectors = settings.detectors_for(datamodule.knows_anomalies)
         sources, outcomes = datamodule.anomaly_names, list[Outcome]()
-        if not datamodule.knows_anomalies:
-            rank_zero_info(without_anomalies_sentence(detectors))
+        if not datamodule.knows_anomalies and self.is_global_zero:
+            sys.stdout.write(f"{without_anomalies_sentence(detectors)}\n")
         trials = trials_of(detectors, sources, settings.protocol)
         mine = trials_of_process(trials, sources, self.global_rank, self.world_size)
         for trial in progress(mine, "fitting detectors", len(mine), "fits", quiet=not self.is_global_zero):

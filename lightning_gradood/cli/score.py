@@ -26,6 +26,7 @@ UNREADABLE = 3
 
 _TYPES = (str, str, float, float, float, bool, str)
 _UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST)
+_SIGPIPE = 141  # exit code, as of other programs in a pipe
 _SECONDS = 1.0  # between two lines of progress where nobody looks at a terminal
 
 
@@ -280,8 +281,9 @@ def writing(flag: str, place: str | None) -> Iterator[None]:
 
     try:
         yield
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # whoever read the scores has enough
+    except BrokenPipeError as error:  # whoever read the scores has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(_SIGPIPE) from error
     except OSError as error:
         if error.errno not in _UNWRITABLE:
             raise

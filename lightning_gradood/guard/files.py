@@ -86,7 +86,7 @@ def image_paths(places: Iterable[str]) -> Iterator[str]:
         if os.path.isdir(path):
             yield from _below(path, frozenset())
         elif glob.has_magic(path) and not os.path.lexists(path):
-            found = sorted(glob.glob(path, recursive=True))
+            found = _matching(path)
             yield from image_paths(found) if found else [place]
         else:
             yield path
@@ -206,6 +206,15 @@ def _refuse_other_shape(rows: list[_Decoded], fits: bool) -> None:
     wrong = [row.error for row in rows if isinstance(row.error, OtherShape)]
     if wrong and not fits:
         raise wrong[0]
+
+
+def _matching(pattern: str) -> list[str]:
+    """Paths that match, sorted; where `**` meets a link that leads back up, each file once, by its shortest path."""
+    found = glob.glob(pattern, recursive=True)
+    if "**" in pattern:
+        shortest = {os.path.realpath(path): path for path in sorted(found, key=len, reverse=True)}
+        found = list(shortest.values())
+    return sorted(found)
 
 
 def _below(folder: str, above: frozenset[str]) -> Iterator[str]:

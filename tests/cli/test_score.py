@@ -1,0 +1,233 @@
+"""The verb `score`: the scores of `detect` for image files, in three formats, with sentences for what is wrong."""
+
+import csv
+import errno
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from photos import write_digits
+from PIL import Image
+from tiny import refused
+
+from lightning_gradood.cli import main
+from lightning_gradood.records import read_columns, read_rows
+
+COLUMNS = ["path", "prediction", "probability", "score", "p_value", "flagged", "error"]
+
+
+def called(words, capsys):
+    """Run a verb; its exit code, standard output and standard error."""
+    capsys.readouterr()
+    code = 0
+    try:
+        main(words)
+    except SystemExit as leaving:
+        code = leaving.code
+    output = capsys.readouterr()
+    return code, output.out, output.err
+
+
+@pytest.fixture
+def guard(run):
+    """Return the folder of the finished run's guard."""
+    return str(run / "guard")
+
+
+def test_scores_are_those_of_detect_to_the_last_bit(run, guard, capsys):
+    files = write_digits(Path("photos"), [0, 1, 2])
+    about = json.loads(Path(guard, "guard.json").read_text())
+    assert about["trained_on"] == "normal"
+    splits = json.loads((run / "splits.json").read_text())["sources"]["normal"]
+    split_of = {name: split for split, names in splits.items() for name in names}
+    normal = sorted(split_of)
+    chosen = [str(files[name.rpartition("/")[2]]) for name in normal]
+    Path("list.txt").write_text("\n".join(chosen) + "\n")
+    with Path("list.txt").open() as stdin, pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.stdin", stdin)
+        code, out, err = called(["score", "--guard", guard, "-"], capsys)
+    assert code == 0, err
+    rows = list(csv.DictReader(io.StringIO(out)))
+    assert [row["path"] for row in rows] == chosen
+    held = [float(row["score"]) for row, name in zip(rows, normal, strict=True) if split_of[name] == "val"]
+    assert sorted(held) == about["calibration"]
+
+
+def test_the_three_formats_hold_the_same(guard, capsys):
+    write_digits(Path("photos"), [9], "all")
+    Path("photos", "broken.png").write_text("no image")
+    tables = []
+    for ending in ("parquet", "csv", "jsonl"):
+        code, out, err = called(["score", "--guard", guard, "photos", "--output", f"scores.{ending}"], capsys)
+        assert code == 3
+        assert out == ""
+        assert f"scores: scores.{ending}" in err
+        tables.append(read_rows(Path(f"scores.{ending}")))
+    assert [list(table) for table in tables] == [COLUMNS] * 3
+    assert tables[0]["score"] == tables[2]["score"]
+    assert tables[0]["score"] == tables[1]["score"]
+    assert tables[0]["flagged"] == tables[1]["flagged"] == tables[2]["flagged"]
+    (broken,) = [row for row, error in enumerate(tables[0]["error"]) if error]
+    assert tables[0]["path"][broken] == "photos/broken.png"
+    assert tables[0]["score"][broken] is None
+    types = [str(kind) for kind in pq.read_schema("scores.parquet").types]
+    assert types == ["string", "string", "double", "double", "double", "bool", "string"]
+
+
+def test_the_summary_counts_and_says_what_chance_would_give(guard, capsys):
+    write_digits(Path("photos"), [9], "all")
+    code, out, err = called(["score", "--guard", guard, "photos", "--false_positive_rate", "0.34"], capsys)
+    assert code == 0
+    rows = list(csv.DictReader(io.StringIO(out)))
+    flagged = sum(row["flagged"] == "True" for row in rows)
+    assert flagged == sum(float(row["p_value"]) <= 0.34 for row in rows)
+    assert f"{len(rows)} images scored: {flagged} flagged, {100 * flagged / len(rows):.1f} % [" in err
+    assert f"of normal images at most {len(rows) * 3 / 9:.0f}, 33.3 %, are expected." in err
+    _, out, err = called(["score", "--guard", guard, "photos", "--threshold=-inf"], capsys)
+    assert f"{len(rows)} flagged, 100.0 %" in err
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ([], "The following arguments are required: --guard. See --help."),
+        (["--guard", "nowhere", "photos"], "`--guard` should be a folder with a guard.json"),
+        (["--guard", "GUARD", "nowhere"], "`score` should be given files or folders that exist. Got `nowhere`."),
+        (["--guard", "GUARD", "empty"], "`score` should find image files. Got none in empty."),
+        (
+            ["--guard", "GUARD", "photos", "--false_positive_rate", "1.5"],
+            "`--false_positive_rate` should be between 0 and 1",
+        ),
+        (
+            ["--guard", "GUARD", "photos", "--false_positive_rate", "0"],
+            "`--false_positive_rate` should be between 0 and 1",
+        ),
+        (["--guard", "GUARD", "photos", "--false_positive_rate", "0.001"], "should have at least 999 images"),
+        (
+            ["--guard", "GUARD", "photos", "--false_positive_rate", "0.1", "--threshold", "1"],
+            "should not be given together",
+        ),
+        (["--guard", "GUARD", "photos", "--threshold", "nan"], "`--threshold` should be a number."),
+        (["--guard", "GUARD", "photos", "--threshold", "high"], "Argument --threshold: invalid float value: 'high'"),
+        (
+            ["--guard", "GUARD", "photos", "--device", "tpu9"],
+            "should be a device of this machine. Got `--device tpu9`",
+        ),
+        (["--guard", "GUARD", "photos", "--device", "cuda:77"], "`--device` should be a device of this machine."),
+        (["--guard", "GUARD", "photos", "--batch_size", "0"], "`--batch_size` should be at least 1."),
+        (["--guard", "GUARD", "photos", "--max_megapixels", "0"], "`--max_megapixels` should be above 0."),
+        (["--guard", "GUARD", "photos", "--explain", "-1"], "`--explain` should be at least 0."),
+        (
+            ["--guard", "GUARD", "photos", "--output", "scores.txt"],
+            "`--output` should end in .parquet, .csv or .jsonl.",
+        ),
+        (
+            ["--guard", "GUARD", "photos", "--output", "old.csv"],
+            "Got `--output old.csv`, which exists. Add --overwrite.",
+        ),
+        (
+            ["--guard", "GUARD", "photos", "--output", "old.csv/scores.csv"],
+            "`--output` should be a place that can be written.",
+        ),
+        (
+            ["--guard", "GUARD", "photos", "--outptu", "scores.csv"],
+            "Unrecognized arguments: --outptu scores.csv. See --help.",
+        ),
+    ],
+)
+def test_what_cannot_be_done_is_refused_in_a_sentence(guard, words, sentence, capsys):
+    write_digits(Path("photos"), [9], "all")
+    Path("empty").mkdir()
+    Path("old.csv").write_text("old")
+    before = sorted(Path().rglob("*"))
+    message = refused(["score", *(guard if word == "GUARD" else word for word in words)], capsys)
+    assert sentence in message
+    assert sorted(Path().rglob("*")) == before
+    assert Path("old.csv").read_text() == "old"
+
+
+def test_an_existing_output_is_replaced_only_when_all_is_scored(guard, capsys):
+    write_digits(Path("photos"), [9], "all")
+    Path("scores.csv").write_text("old")
+    refused(
+        ["score", "--guard", guard, "empty_pattern*", "--output", "scores.csv", "--overwrite", "--batch_size", "0"],
+        capsys,
+    )
+    assert Path("scores.csv").read_text() == "old"
+    code, *_ = called(["score", "--guard", guard, "photos", "--output", "scores.csv", "--overwrite"], capsys)
+    assert code == 0
+    assert Path("scores.csv").read_text().startswith("path,")
+
+
+@pytest.mark.parametrize("ending", ["parquet", "csv"])
+def test_a_full_disk_leaves_nothing_half_written(guard, ending, capsys, monkeypatch):
+    write_digits(Path("photos"), [9], "all")
+    Path(f"scores.{ending}").write_text("old")
+
+    def full(number):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("lightning_gradood.core.files.os.fsync", full)
+    words = ["score", "--guard", guard, "photos", "--output", f"scores.{ending}", "--overwrite"]
+    assert "No space left on device. Name another; nothing half-written is left." in refused(words, capsys)
+    assert Path(f"scores.{ending}").read_text() == "old"
+    assert not list(Path().glob(".scores*"))
+
+
+def test_a_reader_that_has_enough_ends_it_quietly(guard):
+    write_digits(Path("photos"), [9], "all")
+    script = f"{sys.executable} -m lightning_gradood score --guard {guard} photos photos photos photos | head -2"
+    ended = subprocess.run(["bash", "-o", "pipefail", "-c", script], capture_output=True, text=True)
+    assert ended.stdout.startswith("path,")
+    assert "Traceback" not in ended.stderr
+    assert "Exception" not in ended.stderr
+
+
+def test_a_large_image_is_decoded_once_the_limit_is_raised(guard, capsys):
+    Path("photos").mkdir()
+    Image.new("RGB", (1500, 1000)).save("photos/large.png")
+    code, out, _ = called(["score", "--guard", guard, "photos", "--max_megapixels", "1"], capsys)
+    assert code == 3
+    assert (
+        "should have at most 1 megapixels. Got 1500 × 1000, 2 megapixels. Scale it down, or raise --max_megapixels."
+        in out
+    )
+    code, *_ = called(["score", "--guard", guard, "photos", "--max_megapixels", "2"], capsys)
+    assert code == 0
+
+
+def test_explanations_are_columns_and_figures(guard, capsys):
+    write_digits(Path("photos"), [9], "all")
+    Path("photos", "broken.png").write_text("no image")
+    code, _, err = called(["score", "--guard", guard, "photos", "--output", "scores.parquet", "--explain", "2"], capsys)
+    assert code == 3, err
+    table = read_columns(Path("scores.parquet"))
+    names = [name for name in table if name.startswith("contribution/")]
+    assert names
+    for row, score in enumerate(table["score"]):
+        if score is None:
+            assert table["path"][row] == "photos/broken.png"
+            continue
+        total = sum(table[name][row] for name in names)
+        assert total == pytest.approx(score - table["baseline"][row], rel=1e-4, abs=1e-4)
+    figures = sorted(path.name for path in Path("scores").iterdir())
+    assert len(figures) == 2
+    assert figures[0].startswith("001_")
+    with Image.open(Path("scores", figures[0])) as picture:
+        assert picture.width > 500
+
+
+def test_scoring_imports_neither_lightning_nor_the_parser(guard):
+    write_digits(Path("photos"), [9], "all")
+    script = (
+        "import sys\nfrom lightning_gradood.cli import main\n"
+        f"main(['score', '--guard', {guard!r}, 'photos', '--output', 'scores.csv'])\n"
+        "print(sorted({name.split('.')[0] for name in sys.modules} & {'lightning', 'jsonargparse', 'wandb', 'torchmetrics'}))"
+    )
+    ended = subprocess.run([sys.executable, "-W", "error", "-c", script], capture_output=True, text=True)
+    assert ended.stdout.strip() == "[]", ended.stderr

@@ -1,0 +1,6 @@
+"""Guards are made as in tests/guard."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "guard"))

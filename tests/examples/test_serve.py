@@ -1,0 +1,158 @@
+"""The server through real HTTP: concurrent requests, garbage and oversize bodies; every one is answered."""
+
+import http.client
+import io
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from guards import images, save
+from torchvision.transforms.functional import to_pil_image
+
+from lightning_gradood.guard import Guard
+
+ROOT = Path(__file__).parents[2]
+BOUNDARY = "----boundary"
+
+
+def png(pixels):
+    """A PNG file of an image."""
+    buffer = io.BytesIO()
+    to_pil_image(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def multipart(files):
+    """The body of a request with these files, and its headers."""
+    parts = []
+    for name, content in files:
+        head = f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="images"; filename="{name}"\r\n\r\n'
+        parts += [head.encode(), content, b"\r\n"]
+    body = b"".join([*parts, f"--{BOUNDARY}--\r\n".encode()])
+    return body, {"Content-Type": f"multipart/form-data; boundary={BOUNDARY}"}
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    """Start a server on a free port of this machine; returns its port, the guard and the process."""
+    folder = tmp_path_factory.mktemp("served")
+    save(folder, "gradient_knn")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    limits = {"MAX_BYTES": str(2**20), "MAX_IMAGES": "8", "MAX_MEGAPIXELS": "1"}
+    environment = {**os.environ, **limits, "GUARD": str(folder / "guard")}
+    words = [sys.executable, "-m", "uvicorn", "examples.serve:app", "--port", str(port), "--log-level", "warning"]
+    with subprocess.Popen(words, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            wait_until_ready(port, process)
+            yield port, Guard.load(folder / "guard"), process
+        finally:
+            process.terminate()
+            assert "Traceback" not in process.communicate(timeout=30)[1]
+
+
+def wait_until_ready(port, process):
+    """Ask until the guard is loaded."""
+    for _ in range(600):
+        assert process.poll() is None, process.stderr.read()
+        try:
+            status, about = asked(port, "GET", "/ready")
+        except OSError:
+            time.sleep(0.1)
+            continue
+        assert (status, about["status"], about["detector"]) == (200, "ready", "gradient_knn")
+        return
+    raise AssertionError("the server did not get ready")
+
+
+def asked(port, method, path, body=None, headers=None):
+    """Status and JSON of an answer."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
+    try:
+        connection.request(method, path, body, headers or {})
+        answer = connection.getresponse()
+        return answer.status, json.loads(answer.read())
+    except (BrokenPipeError, ConnectionResetError):  # answered before all of an oversize body was sent
+        answer = connection.response_class(connection.sock)
+        answer.begin()
+        return answer.status, json.loads(answer.read())
+    finally:
+        connection.close()
+
+
+def memory(process):
+    """Resident mebibytes of a process."""
+    for line in Path(f"/proc/{process.pid}/status").read_text().splitlines():
+        if line.startswith("VmRSS"):
+            return int(line.split()[1]) / 1024
+    raise AssertionError("no VmRSS")
+
+
+def test_images_get_the_verdicts_of_the_guard(server):
+    port, guard, _ = server
+    pixels = (images(5, seed=3) * 255).round().byte()
+    status, verdicts = asked(
+        port, "POST", "/score", *multipart([(f"{n}.png", png(one)) for n, one in enumerate(pixels)])
+    )
+    assert status == 200
+    expected = guard(pixels)
+    assert [one["path"] for one in verdicts] == [f"{number}.png" for number in range(5)]
+    assert [one["score"] for one in verdicts] == expected.scores.tolist()
+    assert [one["flagged"] for one in verdicts] == expected.flagged.tolist()
+    assert set(verdicts[0]) == {"path", "prediction", "probability", "score", "p_value", "flagged"}
+
+
+def bad_requests():
+    """Body, headers, and the status and words of the answer."""
+    good, bomb = png(images(1)[0]), io.BytesIO()
+    to_pil_image(images(1)[0] * 0).resize((4000, 4000)).save(bomb, "PNG")
+    return {
+        "no image": (*multipart([("a.png", b"garbage" * 50)]), 400, "`a.png` should be a readable image"),
+        "one bad": (*multipart([("a.png", good), ("b.png", b"x")]), 400, "`b.png` should be a readable image"),
+        "another size": (*multipart([("a.png", png(images(1)[0][:, :8]))]), 400, "16 × 16 pixels"),
+        "megapixels": (*multipart([("a.png", bomb.getvalue())]), 400, "should have at most 1 megapixels"),
+        "nothing": (b"", {}, 400, "should be multipart with one or more files named `images`"),
+        "no multipart": (b"garbage", {"Content-Type": "application/json"}, 400, "should be multipart"),
+        "broken multipart": (b"garbage", multipart([])[1], 400, ""),
+        "too many": (*multipart([("a.png", good)] * 9), 413, "at most 8 images. Got 9."),
+        "too large": (*multipart([("a.png", bytes(3 * 2**20))]), 413, "at most 1048576 bytes"),
+    }
+
+
+@pytest.mark.parametrize("name", bad_requests())
+def test_a_bad_request_gets_a_sentence(server, name):
+    port, *_ = server
+    body, headers, status, words = bad_requests()[name]
+    found, answer = asked(port, "POST", "/score", body, headers)
+    assert found == status
+    assert words in str(answer.get("error", answer))
+
+
+def test_forty_concurrent_requests_are_all_answered_and_memory_stays_flat(server):
+    port, guard, process = server
+    pixels = (images(6, seed=3) * 255).round().byte()
+    expected = guard(pixels).scores.tolist()
+    good = multipart([(f"{number}.png", png(one)) for number, one in enumerate(pixels)])
+    bad = list(bad_requests().values())
+
+    def ask(number):
+        if number % 4:
+            status, verdicts = asked(port, "POST", "/score", *good)
+            return status == 200 and [one["score"] for one in verdicts] == expected
+        body, headers, status, _ = bad[number // 4 % len(bad)]
+        return asked(port, "POST", "/score", body, headers)[0] == status
+
+    sizes = []
+    for _ in range(4):
+        with ThreadPoolExecutor(40) as pool:
+            assert list(pool.map(ask, range(40))) == [True] * 40
+        sizes.append(memory(process))
+    assert sizes[-1] < sizes[1] + 30, sizes
+    assert asked(port, "GET", "/ready")[0] == 200

@@ -1,0 +1,196 @@
+"""Scoring files: whatever is wrong with one is a verdict of its own, in order, without holding them all."""
+
+import io
+import itertools
+import os
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from guards import BATCH, images, save
+from PIL import Image
+from torchvision.transforms.functional import to_pil_image
+
+from lightning_gradood.core import Refusal
+from lightning_gradood.guard import ImageBytes, image_paths, score_files
+
+
+@pytest.fixture(scope="module")
+def guard(tmp_path_factory):
+    """Return a guard without a transform."""
+    return save(tmp_path_factory.mktemp("guard"), "gradient_knn")[0]
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Return a folder of 20 images, and the images."""
+    pixels = (images(20, seed=8) * 255).round().byte()
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for row, one in enumerate(pixels):
+        to_pil_image(one).save(folder / f"{row:02d}.png")
+    return folder, pixels
+
+
+def test_files_get_the_verdicts_of_their_pixels(guard, photos):
+    folder, pixels = photos
+    found = list(guard.score_files(image_paths([str(folder)])))
+    expected = guard(pixels)
+    assert [one.path for one in found] == [str(folder / f"{row:02d}.png") for row in range(20)]
+    assert [one.score for one in found] == expected.scores.tolist()
+    assert [one.p_value for one in found] == expected.p_values.tolist()
+    assert [one.flagged for one in found] == expected.flagged.tolist()
+    assert [one.probability for one in found] == expected.probabilities.tolist()
+    assert [one.prediction for one in found] == [guard.classes[index] for index in expected.predictions]
+    assert {one.error for one in found} == {None}
+    alone = [one.score for one in score_files(guard, sorted(folder.iterdir()), batch_size=1)]
+    np.testing.assert_allclose(alone, expected.scores, rtol=1e-6)
+
+
+def test_files_in_memory_are_scored_as_files_on_disk(guard, photos):
+    folder, _ = photos
+    given = [ImageBytes(path.name, path.read_bytes()) for path in sorted(folder.iterdir())]
+    found = list(score_files(guard, given))
+    assert [one.path for one in found] == [f"{row:02d}.png" for row in range(20)]
+    assert [one.score for one in found] == [one.score for one in score_files(guard, sorted(folder.iterdir()))]
+    (bad,) = score_files(guard, [ImageBytes("x.png", b"no image")])
+    assert bad.error == "`x.png` should be a readable image. Got: it is no image."
+
+
+def bad_files(folder):
+    """Files that cannot be scored, and what is said of each."""
+    folder.mkdir()
+    Image.new("RGB", (16, 16)).save(folder / "whole.png")
+    content = (folder / "whole.png").read_bytes()
+    (folder / "text.png").write_text("no image")
+    (folder / "empty.png").write_bytes(b"")
+    (folder / "cut.png").write_bytes(content[: len(content) // 2])
+    (folder / "video.png").write_bytes(b"\x00\x00\x00\x20ftypisom" + bytes(2000))
+    Image.new("RGB", (8, 16)).save(folder / "small.png")
+    Image.new("I;16", (16, 16)).save(folder / "deep.png")
+    Image.new("L", (2000, 1500)).save(folder / "huge.png")
+    (folder / "folder.png").mkdir()
+    (folder / "nowhere.png").symlink_to(folder / "gone.png")
+    return {
+        "text.png": "should be a readable image. Got: it is no image.",
+        "empty.png": "should be a readable image. Got: it is no image.",
+        "cut.png": "should be a readable image. Got: ",
+        "video.png": "should be a readable image. Got: it is no image.",
+        "small.png": "should be an image of 16 × 16 pixels with 3 channels after the guard's transform. Got 16 × 8 with 3.",
+        "deep.png": "should be an image with 8 bits a channel.",
+        "huge.png": "should have at most 2 megapixels. Got 2000 × 1500, 3 megapixels. Scale it down, or raise",
+        "nowhere.png": "should be an image file. Got none of that name.",
+        "missing.png": "should be an image file. Got none of that name.",
+        "folder.png": "should be a readable image. Got: ",
+    }
+
+
+def test_every_bad_file_is_a_verdict_with_a_sentence_and_the_others_are_scored(guard, photos, tmp_path):
+    folder, _ = photos
+    expected = bad_files(tmp_path / "bad")
+    good = sorted(folder.iterdir())
+    mixed = [path for pair in zip(good, [tmp_path / "bad" / name for name in expected], strict=False) for path in pair]
+    found = {one.path: one for one in score_files(guard, mixed, megapixels=2)}
+    assert list(found) == [str(path) for path in mixed]
+    for name, words in expected.items():
+        verdict = found[str(tmp_path / "bad" / name)]
+        assert verdict.error.startswith(f"`{tmp_path / 'bad' / name}`"), name
+        assert words in verdict.error, name
+        assert (verdict.score, verdict.p_value, verdict.flagged, verdict.prediction) == (None,) * 4
+    scored = {path: one for path, one in found.items() if one.error is None}
+    assert list(scored) == [str(path) for path in good[: len(expected)]]
+    alone = list(score_files(guard, good[: len(expected)]))
+    np.testing.assert_allclose([one.score for one in scored.values()], [one.score for one in alone], rtol=1e-6)
+
+
+def test_grey_palette_and_transparent_images_become_rgb(guard, tmp_path):
+    for number, mode in enumerate(("L", "P", "RGBA", "CMYK", "1", "LA")):
+        ending = "tif" if mode == "CMYK" else "png"
+        Image.new(mode, (16, 16)).save(tmp_path / f"{number}.{ending}")
+    assert [one.error for one in score_files(guard, sorted(tmp_path.iterdir()))] == [None] * 6
+
+
+def test_images_of_another_size_alone_are_refused(guard, tmp_path):
+    for number in range(3):
+        Image.new("RGB", (32, 32)).save(tmp_path / f"{number}.png")
+    with pytest.raises(
+        Refusal, match=r"16 × 16 pixels .* Got 32 × 32 with 3. Resize the images, or fit the guard with a"
+    ):
+        list(score_files(guard, sorted(tmp_path.iterdir())))
+
+
+def test_an_image_that_breaks_the_network_is_lost_alone(guard, photos):
+    folder, _ = photos
+    paths = sorted(folder.iterdir())
+    broken = guard.with_threshold(0.0)
+    real = guard.network.forward
+
+    def forward(pixels):
+        dark = (pixels.flatten(1).mean(dim=1) == 0)[:, None]
+        return torch.where(dark, float("nan"), real(pixels))
+
+    Image.new("RGB", (16, 16)).save(folder / "05.png")  # black
+    try:
+        guard.network.forward = forward
+        found = list(score_files(broken, paths))
+    finally:
+        del guard.network.forward
+    assert [one.path for one in found if one.error] == [str(folder / "05.png")]
+    assert "finite" in found[5].error
+    assert all(one.score is not None for one in found if not one.error)
+
+
+def test_a_long_list_is_read_as_it_is_scored(guard, photos):
+    folder, _ = photos
+    path, taken = str(folder / "00.png"), itertools.count()
+
+    def endless():
+        while True:
+            next(taken)
+            yield path
+
+    stream = score_files(guard, endless())
+    for _ in range(3 * BATCH):
+        next(stream)
+    stream.close()
+    assert next(taken) <= 3 * BATCH + 2 * BATCH + 1
+
+
+def test_places_are_files_folders_and_patterns(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in (
+        "a/2.png",
+        "a/1.JPG",
+        "a/b/0.png",
+        "a/.hidden.png",
+        "a/.cache/x.png",
+        "a/notes.txt",
+        "c.bin",
+        "[odd].png",
+    ):
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).touch()
+    os.symlink("..", "a/b/up")  # a loop
+    assert list(image_paths(["a"])) == ["a/1.JPG", "a/2.png", "a/b/0.png"]
+    assert list(image_paths(["c.bin", "a/*.png"])) == ["c.bin", "a/2.png"]
+    assert list(image_paths(["a/**/0.png"])) == ["a/b/0.png"]
+    assert list(image_paths(["[odd].png"])) == ["[odd].png"]
+    assert list(image_paths(["nothing*.png", "gone.png"])) == ["nothing*.png", "gone.png"]
+
+
+def test_a_batch_size_below_one_is_refused(guard):
+    with pytest.raises(Refusal, match=r"`--batch_size` should be at least 1. Got `--batch_size 0`"):
+        list(score_files(guard, [], batch_size=0))
+
+
+def test_a_transform_is_applied_as_it_was_when_the_guard_was_fitted(tmp_path):
+    resize = {"class_path": "torchvision.transforms.v2.Resize", "init_args": {"size": [16, 16]}}
+    guard, *_ = save(tmp_path, "baseline", transform=resize)
+    picture = to_pil_image((images(1)[0] * 255).byte()).resize((40, 24))
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    (found,) = score_files(guard, [ImageBytes("a.png", buffer.getvalue())])
+    assert found.score == guard(guard.read(picture)[None]).scores[0]
+    assert re.search("Resize", repr(guard.transform))
