@@ -1,0 +1,110 @@
+"""Latency and throughput of a guard as ratios to the bare classifier's forward pass, and where the time goes.
+
+    OMP_NUM_THREADS=1 python -m benchmarks.guard
+
+Guards are fitted on noise: what they say is nonsense, how long they take is not. `read` is reading the probes from the
+network, `score` the detector, `rest` copying, checking and p-values. Bare is one forward pass in evaluation mode without
+gradients.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from tabulate import tabulate
+from torch import Tensor, nn
+
+from benchmarks.clock import interleaved
+from benchmarks.networks import NETWORKS as CLASSIFIERS
+from lightning_gradood.detectors import MLP, Detector, Energy, GradientKNN, score_in_blocks
+from lightning_gradood.gradients import AllOnes, Predicted, Uniform, parameter_names
+from lightning_gradood.guard import Description, Guard, mean_readings
+from lightning_gradood.networks import MLPSettings, resnet20
+from lightning_gradood.probes import LogitsProbe, read_probes
+from lightning_gradood.records import Records
+
+NETWORKS = {"resnet20": (resnet20, 32), **CLASSIFIERS}
+DESIGNS = [AllOnes(), Predicted(), Uniform()]
+DETECTORS: dict[str, Callable[[], Detector]] = {
+    "energy": Energy,
+    "mlp, all ones": lambda: MLP([AllOnes()], MLPSettings(max_epochs=2)),
+    "gradient_knn, all ones": lambda: GradientKNN([AllOnes()]),
+    "gradient_knn, three designs": lambda: GradientKNN(DESIGNS),
+}
+
+
+def main() -> None:
+    """Time guards of each kind on each network, print a table for each batch size."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=["resnet20", "resnet18"])
+    parser.add_argument("--batch", nargs="+", type=int, default=[1, 32])
+    parser.add_argument("--normals", type=int, default=200, help="records that detectors are fitted on")
+    parser.add_argument("--rounds", type=int, default=9)
+    settings = parser.parse_args()
+    for name in settings.networks:
+        torch.manual_seed(0)
+        build, size = NETWORKS[name]
+        network = build().eval()
+        for batch in settings.batch:
+            images = torch.rand(batch, 3, size, size)
+            rows = [timed(network, kind, images, settings) for kind in DETECTORS]
+            heads = ["guard", "× bare forward", "read", "score", "rest", "ms an image"]
+            print(f"\n{name}, batch {batch}\n{tabulate(rows, heads, disable_numparse=True)}")
+
+
+def timed(network: nn.Module, kind: str, images: Tensor, settings: argparse.Namespace) -> list[str]:
+    """Ratio to the bare forward pass, the shares of its parts, and milliseconds an image."""
+    guard = fitted(network, DETECTORS[kind](), images, settings.normals)
+    records = guard.records(images)
+
+    def bare() -> None:
+        with torch.no_grad():
+            network(images)
+
+    works = {
+        "bare": bare,
+        "guard": lambda: guard(images),
+        "read": lambda: read_probes(guard.probes, network, images),
+        "score": lambda: score_in_blocks(guard.detector, records),
+    }
+    for work in works.values():
+        work()
+    seconds = interleaved(works, settings.rounds, "cpu")
+    whole = seconds["guard"]
+    parts = [seconds["read"] / whole, seconds["score"] / whole]
+    shares = [f"{100 * share:.0f} %" for share in [*parts, max(1 - sum(parts), 0.0)]]
+    return [kind, f"{whole / seconds['bare']:.1f}", *shares, f"{1000 * whole / len(images):.2f}"]
+
+
+def fitted(network: nn.Module, detector: Detector, images: Tensor, number: int) -> Guard:
+    """A guard that was fitted on noise."""
+    probes = [*detector.probes, LogitsProbe()]
+    names = {probe.name: probe for probe in probes}
+    sides = []
+    for source, brightness in (("normal", 1.0), ("dark", 0.5)):
+        found = [
+            read_probes(list(names.values()), network, brightness * torch.rand(8, *images.shape[1:]))
+            for _ in range(number // 8)
+        ]
+        values = {name: torch.cat([one.values[name] for one in found]).numpy() for name in names}
+        predictions = torch.cat([one.logits for one in found]).argmax(dim=1).tolist()
+        ids = [f"{source}/{row}" for row in range(len(predictions))]
+        sides.append(Records.build(ids, source=source, values=values, prediction=predictions))
+    records = Records.concatenate(sides)
+    records = records.with_splits({name: ("train", "val")[row % 2] for row, name in enumerate(records.ids)})
+    detector.fit(records, seed=0)
+    normal = records.where(source="normal")
+    about = Description(
+        experiment="benchmark", network={}, normalize=None, transform=None, picture="RGB", image_shape=list(images.shape[1:]),
+        classes=[], parameters=parameter_names(network), detector={}, detector_name=detector.name, label_designs=[],
+        trained_on="normal", counts={}, calibration=np.sort(detector.score(normal)).tolist(),
+        baseline=mean_readings(normal, detector.probes), false_positive_rate=0.05, threshold=0.0, metrics={}, batch_size=64,
+    )  # fmt: skip
+    return Guard(network, detector, detector.probes, None, about)
+
+
+if __name__ == "__main__":
+    main()
