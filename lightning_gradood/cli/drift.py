@@ -31,7 +31,7 @@ def drift(words: Sequence[str]) -> int:
     Raises:
         Refusal: a file cannot be read, or holds no scores.
     """
-    given = _parser().parse_args(words)
+    given = parser().parse_args(words)
     from lightning_gradood.core import Refusal, atomic_write
     from lightning_gradood.report import as_png, drift_by_class, drift_figure, drift_table
 
@@ -86,14 +86,15 @@ def _normal_test_rows(table: dict[str, list[Any]], detector: str) -> list[int]:
     return list(found.values())
 
 
-def _parser() -> PlainParser:
-    parser = PlainParser(
+def parser() -> PlainParser:
+    """Flags of the verb."""
+    made = PlainParser(
         prog="python -m lightning_gradood drift",
         description=VERBS["drift"],
         epilog="Exit code 4 if the distance is above --alarm and its p-value below 0.01.",
         allow_abbrev=False,
     )
-    add: Any = parser.add_argument
+    add: Any = made.add_argument
     add(
         "reference",
         metavar="REFERENCE",
@@ -113,4 +114,4 @@ def _parser() -> PlainParser:
         help="whose scores, where a table is a run's scores.parquet: its normal test images",
     )
     add("--overwrite", action="store_true", help="replace the figure if it exists")
-    return parser
+    return made

@@ -52,7 +52,7 @@ def score(words: Sequence[str]) -> int:
     Raises:
         Refusal: the request cannot be carried out; nothing was written then.
     """
-    given = _parser().parse_args(words)
+    given = parser().parse_args(words)
     from PIL import Image
 
     from lightning_gradood.core import Refusal
@@ -211,7 +211,6 @@ def _guard(given: argparse.Namespace) -> Guard:
         raise Refusal(
             f"`--device` should be a device of this machine. Got `--device {given.device}`: {reason}."
         ) from error
-    sys.path.insert(0, os.getcwd()) if os.getcwd() not in sys.path else None
     guard = Guard.load(given.guard, given.trust, given.device)
     if given.threshold is not None:
         return guard.with_threshold(given.threshold)
@@ -294,15 +293,16 @@ def writing(flag: str, place: str | None) -> Iterator[None]:
         ) from error
 
 
-def _parser() -> PlainParser:
-    parser = PlainParser(
+def parser() -> PlainParser:
+    """Flags of the verb."""
+    made = PlainParser(
         prog="python -m lightning_gradood score",
         description=VERBS["score"],
         epilog="Columns: path, prediction, probability, score (higher = more anomalous), p_value (share of normal images that "
         "score at least as high), flagged, error. Exit code 3 if some files could not be scored.",
         allow_abbrev=False,
     )
-    add: Any = parser.add_argument
+    add: Any = made.add_argument
     add(
         "images",
         nargs="*",
@@ -339,4 +339,4 @@ def _parser() -> PlainParser:
         metavar="PACKAGE",
         help="a package of yours whose classes the guard may name",
     )
-    return parser
+    return made
