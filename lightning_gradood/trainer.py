@@ -3,8 +3,7 @@
 import sys
 import time
 import warnings
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 
 import lightning.pytorch as pl
@@ -12,8 +11,8 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from lightning_gradood.core import Refusal, as_float, progress
-from lightning_gradood.data import BUILT_IN, ImageDataModule
-from lightning_gradood.detectors import Detector, save_detector
+from lightning_gradood.data import ImageDataModule
+from lightning_gradood.detectors import save_detector
 from lightning_gradood.evaluation import (
     Calibrated,
     DetectionDatasets,
@@ -27,32 +26,21 @@ from lightning_gradood.evaluation import (
     trials_of_process,
 )
 from lightning_gradood.extraction import CacheEntry, ProbeTask, prepared_states, read_records
-from lightning_gradood.gradients import parameter_names
-from lightning_gradood.guard import Description, Recipe, component_of, mean_readings, save_guard
-from lightning_gradood.probes import GradientProbe, PixelProbe
+from lightning_gradood.guard import Recipe, save_guard
+from lightning_gradood.probes import PixelProbe
 from lightning_gradood.records import NORMAL, RecordCache, Records
-from lightning_gradood.report import ReportCallback, guard_table, make_report
+from lightning_gradood.report import (
+    ReportCallback,
+    Workplace,
+    guard_description,
+    guard_sentence,
+    make_report,
+    without_anomalies_sentence,
+)
 from lightning_gradood.tasks import ClassificationTask, check_network
 
 DEFAULT_CACHE = "runs/.records"
 _FLOAT32_WEIGHTS = ("32-true", "16-mixed", "bf16-mixed")
-
-
-@dataclass(frozen=True)
-class Workplace:
-    """What a guard is made from.
-
-    Args:
-        model: the task that holds the classifier.
-        datamodule: sources and splits.
-        cache_dir: where records lie.
-        recipe: how network and transform are built again; None where nobody said.
-    """
-
-    model: ClassificationTask
-    datamodule: ImageDataModule
-    cache_dir: str
-    recipe: Recipe | None
 
 
 class Trainer(pl.Trainer):
@@ -164,7 +152,9 @@ class Trainer(pl.Trainer):
         settings.guarding(datamodule.knows_anomalies)
         refuse_single(datamodule.anomaly_names, settings.protocol)
         if self.is_global_zero:
-            settings.check_normal_images(datamodule.manifest.counts[NORMAL]["val"], datamodule.knows_anomalies)
+            counts = datamodule.manifest.counts[NORMAL]
+            settings.check_train_images(counts["train"], datamodule.knows_anomalies)
+            settings.check_normal_images(counts["val"], datamodule.knows_anomalies)
 
     def load(self, model: ClassificationTask, ckpt_path: str | None) -> None:
         """Load a classifier's weights, never executing code.
@@ -247,15 +237,6 @@ class Trainer(pl.Trainer):
         self.strategy.barrier("guarded")
 
 
-def without_anomalies_sentence(detectors: Sequence[Detector]) -> str:
-    """Say which detectors are fitted where no anomalies are known, and what they are tried on."""
-    return (
-        f"No anomalies are named: {', '.join(one.name for one in detectors)} are fitted on normal images alone, and detectors "
-        f"that need anomalies are left out. The sources {BUILT_IN}* are built-in probes, made from the normal images; what "
-        "they say of anomalies of yours is little."
-    )
-
-
 def choose_guard(place: Workplace, settings: DetectionSettings, datasets: DetectionDatasets) -> Calibrated:
     """Choose, fit and calibrate the guard's detector.
 
@@ -294,58 +275,9 @@ def keep_guard(
     held = normal.where(split="val")
     few = Records(held.table.slice(0, place.datamodule.probe_batch_size))
     images = source.images([rows[name] for name in few.ids])
-    about = _description(folder, place, chosen, normal)
+    about = guard_description(folder, place, chosen, normal)
     try:
         save_guard(folder, about, place.model.network, chosen.detector, states, held, images)
     except Refusal as refusal:
         return f"No guard is saved: {refusal}"
     return guard_sentence(folder, chosen, place)
-
-
-def guard_sentence(folder: Path, chosen: Calibrated, place: Workplace) -> str:
-    """Lines that say what the guard is and how it is used."""
-    normal = chosen.metrics[NORMAL]
-    low, high = 100 * normal["low"], 100 * normal["high"]
-    packages = place.recipe.packages if place.recipe else []
-    trust = "".join(f" --trust {name}" for name in packages)
-    known = place.datamodule.knows_anomalies
-    tried = "anomalies" if known else "built-in probes"
-    table = guard_table(chosen.metrics, "images" if known else "images (built-in probes)")
-    fitted = "normal images alone" if chosen.trained_on == NORMAL else chosen.trained_on
-    return (
-        f"Guard: `{chosen.detector.name}`, fitted on {fitted} (mean AUROC {100 * chosen.val_auroc:.1f} % on the {tried} of "
-        f"`val`). It may flag {100 * chosen.false_positive_rate:.3g} % of normal images; of {normal['test/images']:.0f} in "
-        f"`test` it flags {100 * normal['test/flagged']:.1f} % [{low:.1f}, {high:.1f}].\n\n{table}\n\nIt scores any image:\n"
-        f"  python -m lightning_gradood score --guard {folder}{trust} FOLDER"
-    )
-
-
-def _description(folder: Path, place: Workplace, chosen: Calibrated, normal: Records) -> Description:
-    """What `guard.json` says."""
-    data, model, recipe = place.datamodule, place.model, place.recipe
-    if recipe is None:
-        raise RuntimeError("choose_guard comes first.")
-    normalize = model.normalize
-    source = data.normal_source
-    return Description(
-        experiment=folder.parent.parent.name,
-        network=recipe.network.encoded(),
-        normalize=None if normalize is None else {"mean": list(normalize.mean), "std": list(normalize.std)},
-        transform=None if recipe.transform is None else recipe.transform.encoded(),
-        picture=source.picture,
-        image_shape=list(source.shape),
-        classes=list((data.train_source if data.train is not None else source).classes),
-        parameters=parameter_names(model.network),
-        detector=component_of(chosen.detector).encoded(),
-        detector_name=chosen.detector.name,
-        label_designs=[one.label_design.name for one in chosen.detector.probes if isinstance(one, GradientProbe)],
-        trained_on=chosen.trained_on,
-        counts=chosen.counts,
-        calibration=chosen.calibration.tolist(),
-        baseline=mean_readings(normal.where(split="train"), chosen.detector.probes),
-        false_positive_rate=chosen.false_positive_rate,
-        threshold=chosen.threshold,
-        metrics=chosen.metrics,
-        batch_size=data.probe_batch_size,
-        built_in=not data.knows_anomalies,
-    )

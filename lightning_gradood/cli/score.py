@@ -324,6 +324,12 @@ def parser() -> PlainParser:
     )
     add("--threshold", type=float, metavar="SCORE", help="flag images that score above this")
     add("--batch_size", type=int, metavar="N", help="images read together; by default as when the guard was calibrated")
+    _add_limits(made)
+    return made
+
+
+def _add_limits(made: PlainParser) -> None:
+    add: Any = made.add_argument
     add("--device", default="cpu", help="where the network runs, e.g. cuda (default: %(default)s)")
     add(
         "--max_megapixels",
@@ -339,4 +345,3 @@ def parser() -> PlainParser:
         metavar="PACKAGE",
         help="a package of yours whose classes the guard may name",
     )
-    return made

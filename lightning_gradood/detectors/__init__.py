@@ -19,10 +19,15 @@ images, and are measured on the same records:
 - settings chosen on `val`: `ODIN`; regressions on `train` as well: `LID`, `Mahalanobis` (with `ensemble`);
 - gradient representations without any anomalous image (`needs_anomalies` is false): `GradientGaussian`, `GradientKNN` and
   `GradientForest` learn what is usual from normal `train` records, and their threshold is a quantile of normal `val` scores;
+- `MahalanobisPP` (features), `Consistency` (views of the image) and `Combined` (p-values of several), which need no anomalies
+  either, and together are the preset `no_anomalies`;
 - `ImageStatistics`, which is no rival but an audit: it never asks the network, so a source on which it does well is easy
   for a reason that has nothing to do with what the images show.
 """
 
+from lightning_gradood.detectors.class_gaussian import ClassGaussian
+from lightning_gradood.detectors.combined import Combined
+from lightning_gradood.detectors.consistency import Consistency, ViewsProbe
 from lightning_gradood.detectors.detector import Detector, FixedDetector, NotFittedError, score_in_blocks
 from lightning_gradood.detectors.grad_norm import GradNorm, GradNormProbe
 from lightning_gradood.detectors.gradient_novelty import GradientForest, GradientGaussian, GradientKNN
@@ -31,6 +36,7 @@ from lightning_gradood.detectors.knn import KNN
 from lightning_gradood.detectors.lid import LID
 from lightning_gradood.detectors.logit_scores import Baseline, Energy
 from lightning_gradood.detectors.mahalanobis import Mahalanobis, MahalanobisProbe
+from lightning_gradood.detectors.mahalanobis_pp import MahalanobisPP
 from lightning_gradood.detectors.mlp import MLP
 from lightning_gradood.detectors.odin import ODIN, OdinProbe
 from lightning_gradood.detectors.saved import SavedDetector, load_detector, save_detector
@@ -41,6 +47,9 @@ __all__ = [
     "MLP",
     "ODIN",
     "Baseline",
+    "ClassGaussian",
+    "Combined",
+    "Consistency",
     "Detector",
     "Energy",
     "FixedDetector",
@@ -52,10 +61,12 @@ __all__ = [
     "ImageStatistics",
     "ImageStatisticsProbe",
     "Mahalanobis",
+    "MahalanobisPP",
     "MahalanobisProbe",
     "NotFittedError",
     "OdinProbe",
     "SavedDetector",
+    "ViewsProbe",
     "image_statistics",
     "load_detector",
     "save_detector",

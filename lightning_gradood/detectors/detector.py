@@ -10,8 +10,9 @@ from typing import Any, TypeVar, final
 import numpy as np
 from torch import Tensor
 
+from lightning_gradood.core import Refusal
 from lightning_gradood.probes import Probe
-from lightning_gradood.records import Records
+from lightning_gradood.records import Records, normal_records
 
 Fit = TypeVar("Fit")
 
@@ -108,6 +109,22 @@ class Detector(ABC):
         if learnt is None:
             raise NotFittedError(self)
         return learnt
+
+
+def normal_training_records(records: Records) -> Records:
+    """The records a one-class detector may be fitted on.
+
+    Raises:
+        Refusal: if there are fewer than two.
+    """
+    train = records.where(split="train")
+    normal = normal_records(train)
+    if len(normal) < 2:
+        raise Refusal(
+            f"`records` should hold at least 2 normal ones in `train` for a one-class detector. Got {len(normal)}. "
+            "Take more normal images."
+        )
+    return normal
 
 
 _BLOCK = 32  # rows that are scored together

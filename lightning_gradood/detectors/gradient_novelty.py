@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 
 from lightning_gradood.core import LOG_FLOOR, Refusal
-from lightning_gradood.detectors.detector import Detector
+from lightning_gradood.detectors.detector import Detector, normal_training_records
 from lightning_gradood.detectors.isolation_trees import Trees
 from lightning_gradood.gradients import AllOnes, LabelDesign
 from lightning_gradood.probes import GradientProbe, Probe
-from lightning_gradood.records import Records, normal_records
+from lightning_gradood.records import Records
 
 if TYPE_CHECKING:  # it takes half a second to import
     from sklearn.neighbors import NearestNeighbors
@@ -30,22 +30,6 @@ def log_norms(records: Records, label_designs: Sequence[LabelDesign]) -> np.ndar
     """Logarithms of the squared norms of all designs side by side, float64 [n, designs · L]."""
     values = [records.probe(f"gradients/{design.name}") for design in label_designs]
     return np.log(np.concatenate(values, axis=1) + LOG_FLOOR)
-
-
-def normal_training_records(records: Records) -> Records:
-    """The records a one-class detector may be fitted on.
-
-    Raises:
-        Refusal: if there are fewer than two.
-    """
-    train = records.where(split="train")
-    normal = normal_records(train)
-    if len(normal) < 2:
-        raise Refusal(
-            f"`records` should hold at least 2 normal ones in `train` for a one-class detector. Got {len(normal)}. "
-            "Take more normal images."
-        )
-    return normal
 
 
 @dataclass(frozen=True)

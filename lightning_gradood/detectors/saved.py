@@ -196,8 +196,21 @@ def _made(about: Mapping[str, Any], path: str | Path) -> Detector:
     return made
 
 
+def _member(value: Mapping[str, Any]) -> Detector:
+    kind = getattr(detectors, str(value["class"]), None)
+    if not isinstance(kind, type) or not issubclass(kind, Detector):
+        raise Refusal(
+            f"A saved detector should be combined of those of lightning_gradood.detectors. Got `{value['class']}`. "
+            "Call load_detector(path, detector=...) with a detector that has it."
+        )
+    made: Detector = kind(**_decoded(value["arguments"]))
+    return made
+
+
 def _encoded(value: Any) -> Any:
-    """JSON-able form of constructor arguments; label designs and settings become their class name and fields."""
+    """JSON-able form of constructor arguments; label designs, settings and detectors become their class name and fields."""
+    if isinstance(value, Detector):
+        return {"class": type(value).__name__, "arguments": _encoded(value.arguments)}
     if is_dataclass(value) and not isinstance(value, type):
         return {"class": type(value).__name__, "fields": _encoded(asdict(value))}
     if isinstance(value, Mapping):
@@ -212,6 +225,8 @@ def _decoded(value: Any) -> Any:
         return [_decoded(part) for part in value]
     if not isinstance(value, dict):
         return value
+    if set(value) == {"class", "arguments"}:
+        return _member(value)
     if set(value) != {"class", "fields"}:
         return {name: _decoded(part) for name, part in value.items()}
     kind = MLPSettings if value["class"] == "MLPSettings" else getattr(gradients, str(value["class"]), None)

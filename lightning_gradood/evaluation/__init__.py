@@ -28,7 +28,7 @@ from lightning_gradood.evaluation.protocol import (
     trials_of_process,
 )
 from lightning_gradood.evaluation.selection import Calibrated, best_calibrated
-from lightning_gradood.evaluation.settings import DetectionSettings
+from lightning_gradood.evaluation.settings import DetectionSettings, no_anomalies, one_pass
 from lightning_gradood.evaluation.trials import Outcome, SplitScores, attack_numbers, evaluate
 
 __all__ = [
@@ -42,6 +42,8 @@ __all__ = [
     "best_calibrated",
     "evaluate",
     "gather_outcomes",
+    "no_anomalies",
+    "one_pass",
     "refuse_single",
     "run_trial",
     "trials_of",

@@ -7,17 +7,33 @@ from lightning_gradood.core import Refusal
 from lightning_gradood.detectors import (
     MLP,
     Baseline,
+    Combined,
+    Consistency,
     Detector,
     Energy,
     GradientForest,
     GradientGaussian,
     GradientKNN,
+    MahalanobisPP,
 )
 from lightning_gradood.evaluation.protocol import Protocol
 from lightning_gradood.gradients import AllOnes, LabelDesign
 from lightning_gradood.metrics import check_calibration, check_rate
 from lightning_gradood.probes import LogitsProbe, Probe
 from lightning_gradood.tasks import MLPSettings
+
+Preset = Literal["paper", "no_anomalies", "one_pass"]
+
+
+def no_anomalies() -> list[Detector]:
+    """The detector for when no anomalies are known: confidence, features and views of the image, three forward passes."""
+    return [Combined([Baseline(), MahalanobisPP(), Consistency()], name="no_anomalies")]
+
+
+def one_pass(label_designs: list[LabelDesign]) -> list[Detector]:
+    """A detector without known anomalies from one forward pass and its gradients: confidence, features, gradient norms."""
+    members: list[Detector] = [Baseline(), MahalanobisPP(), GradientGaussian(label_designs)]
+    return [Combined(members, rule="squares", name="one_pass")]
 
 
 @dataclass
@@ -29,6 +45,9 @@ class DetectionSettings:
             paper's all-ones label, if it is one of several, is then reported alone too, as `mlp_all_ones`.
         mlp: the paper's detector, a 2-layer MLP.
         detectors: further detectors by class path.
+        preset: `paper`, the MLP alone; `no_anomalies`, also a detector that combines confidence, features and views of the image,
+            three forward passes; `one_pass`, also one that combines confidence, features and gradient norms from one forward
+            pass. A preset and `detectors` add up.
         protocol: what the detectors may know: `known`, the very source they are tested on, as in the paper; `leave_one_out`, all
             sources but the tested one; `cross`, each source in turn, and tested on every one.
         metrics: conventions whose arithmetic is reported too, under `<convention>/<metric>`, to compare with their tables.
@@ -43,6 +62,7 @@ class DetectionSettings:
     label_designs: list[LabelDesign] = field(default_factory=lambda: [AllOnes()])
     mlp: MLPSettings = field(default_factory=MLPSettings)
     detectors: list[Detector] = field(default_factory=list)
+    preset: Preset = "paper"
     protocol: Protocol = "known"
     metrics: list[Literal["lee2018", "odin", "openood", "energy"]] = field(default_factory=list)
     false_positive_rate: float = 0.05
@@ -84,19 +104,25 @@ class DetectionSettings:
         Args:
             anomalies: whether any are known.
         """
-        return self.build() if anomalies else self.without_anomalies()
+        return self.build() if anomalies else self.without_anomalies(known=False)
 
-    def without_anomalies(self) -> list[Detector]:
-        """The detectors that need no anomalies; where none is named, those that read what the paper's MLP reads."""
+    def without_anomalies(self, known: bool) -> list[Detector]:
+        """The detectors that need no anomalies.
+
+        Args:
+            known: whether anomalies are known. Where no such detector is named, these are then some that read what is read
+                anyway, and otherwise the preset for that case, and two of what it is compared with.
+        """
         named = [detector for detector in self.build() if not detector.needs_anomalies]
         designs = self.label_designs
-        return named or [
+        cheap: list[Detector] = [
             GradientGaussian(designs),
             GradientKNN(designs),
             GradientForest(designs),
             Baseline(),
             Energy(),
         ]
+        return named or (cheap if known else [*no_anomalies(), GradientKNN(designs), Energy()])
 
     def guarding(self, anomalies: bool = True) -> list[Detector]:
         """The detectors among which the guard's is chosen.
@@ -107,9 +133,10 @@ class DetectionSettings:
         Raises:
             Refusal: `guard` names none of them.
         """
+        candidates = self.without_anomalies(anomalies)
         if self.guard is None:
-            return self.without_anomalies()
-        known = {one.name: one for one in [*self.without_anomalies(), *(self.build() if anomalies else [])]}
+            return candidates
+        known = {one.name: one for one in [*candidates, *(self.build() if anomalies else [])]}
         if self.guard not in known:
             raise Refusal(
                 f"`detection.guard` should name a detector of this experiment. Got `detection.guard = {self.guard}`. "
@@ -123,11 +150,26 @@ class DetectionSettings:
         alone: list[Detector] = []
         if all_ones and len(self.label_designs) > 1:
             alone = [MLP(all_ones, self.mlp, name="mlp_all_ones")]
-        detectors: list[Detector] = [*alone, MLP(self.label_designs, self.mlp), *self.detectors]
+        presets = {"paper": [], "no_anomalies": no_anomalies(), "one_pass": one_pass(self.label_designs)}
+        detectors: list[Detector] = [*alone, MLP(self.label_designs, self.mlp), *presets[self.preset], *self.detectors]
         names = [detector.name for detector in detectors]
         if len(set(names)) < len(names):
             raise Refusal(f"`detection.detectors` should have different names. Got {names}. Remove one.")
         return detectors
+
+    def check_train_images(self, in_train: int, anomalies: bool = True) -> None:
+        """Refuse too few normal images in `train` for a detector that divides them into folds.
+
+        Args:
+            in_train: number of normal images in `train`.
+            anomalies: whether any are known.
+        """
+        for detector in self.detectors_for(anomalies):
+            if isinstance(detector, Combined) and in_train < detector.fewest:
+                raise Refusal(
+                    f"`data.normal` should have at least {detector.fewest} images in `train` for `{detector.name}`. "
+                    f"Got {in_train}. Add images, or name other detectors with --detection.detectors."
+                )
 
     def check_normal_images(self, in_val: int, anomalies: bool = True) -> None:
         """Refuse too few normal images in `val` for the false-positive rate, if a threshold that was asked for rests on them.

@@ -105,7 +105,7 @@ def encode(value: Any) -> Any:
         return [encode(part) for part in value]
     if isinstance(value, Mapping):
         return {str(name): encode(part) for name, part in value.items()}
-    if is_dataclass(value) and not isinstance(value, type):
+    if isinstance(value, Detector) or (is_dataclass(value) and not isinstance(value, type)):
         return component_of(value).encoded()
     raise Refusal(
         "A guard should be made of a network and a transform with plain arguments. "

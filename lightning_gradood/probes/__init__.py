@@ -32,6 +32,7 @@ from lightning_gradood.probes.logits_and_features import (
     FeatureProbe,
     LogitsProbe,
     PenultimateProbe,
+    SharedLogitsProbe,
     columns_by_layer,
 )
 from lightning_gradood.probes.probe import PixelProbe, Probe
@@ -47,6 +48,7 @@ __all__ = [
     "PixelProbe",
     "Probe",
     "ProbeReadings",
+    "SharedLogitsProbe",
     "columns_by_layer",
     "feature_layer_names",
     "feature_layer_output",

@@ -35,6 +35,24 @@ class LogitsProbe(Probe):
         return logits
 
 
+class SharedLogitsProbe(Probe):
+    """Computes its values from images and their logits; `read_probes` gives it those of a pass that others need too."""
+
+    @abstractmethod
+    def from_logits(self, network: nn.Module, images: Tensor, logits: Tensor) -> Tensor:
+        """Its values, [N, width].
+
+        Args:
+            network: pixels in, logits out; left as it was found.
+            images: pixels in [0, 1], [N, C, H, W].
+            logits: the network's output for them, [N, classes].
+        """
+
+    def __call__(self, network: nn.Module, images: Tensor) -> Tensor:
+        """Run a forward pass in evaluation mode, and what else the probe needs, [N, width]."""
+        return self.from_logits(network, images, LogitsProbe()(network, images))
+
+
 class FeatureLayerProbe(Probe):
     """Computes its values from logits and feature layers; `read_probes` runs one forward pass for all of this kind."""
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from lightning_gradood.gradients import probe_gradients
 from lightning_gradood.probes.gradients import GradientProbe
-from lightning_gradood.probes.logits_and_features import FeatureLayerProbe, LogitsProbe, read_layers
+from lightning_gradood.probes.logits_and_features import FeatureLayerProbe, LogitsProbe, SharedLogitsProbe, read_layers
 from lightning_gradood.probes.probe import Probe
 
 
@@ -23,6 +23,7 @@ def read_probes(probes: Sequence[Probe], network: nn.Module, images: Tensor) -> 
     """Read probes that can share work together, the others one after the other.
 
     Gradient probes share one forward pass, whose logits also serve the logits probe; so do those that read feature layers.
+    Probes that start from the logits get them from one of these passes.
 
     Args:
         probes: what to read.
@@ -44,6 +45,8 @@ def read_probes(probes: Sequence[Probe], network: nn.Module, images: Tensor) -> 
     for probe in probes:
         if isinstance(probe, LogitsProbe):
             values[probe.name] = logits
+        elif isinstance(probe, SharedLogitsProbe):
+            values[probe.name] = probe.from_logits(network, images, logits)
         elif probe.name not in values:
             values[probe.name] = probe(network, images)
     return ProbeReadings({probe.name: values[probe.name] for probe in probes}, logits)

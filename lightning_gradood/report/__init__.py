@@ -21,12 +21,19 @@ Example:
 from lightning_gradood.report.bundle import DetectionReport, ImageFacts, ImageRow, classifier_accuracy, make_report
 from lightning_gradood.report.drift import ScoredImages, drift_by_class, drift_figure, drift_table
 from lightning_gradood.report.figures import as_png, draw_figures, write_figures
+from lightning_gradood.report.guards import (
+    Workplace,
+    guard_description,
+    guard_sentence,
+    guard_table,
+    without_anomalies_sentence,
+)
 from lightning_gradood.report.image_figures import explanation_figure, extreme_images, sample_sheet
 from lightning_gradood.report.loggers import ReportCallback, log_report, offline_without_account
 from lightning_gradood.report.network_figures import activation_norms, layer_norms, weight_gradients
 from lightning_gradood.report.plots import heat_map, method_rocs, precision_recall_curves, roc_curves, score_histograms
 from lightning_gradood.report.results import results_table, scores_table, write_results
-from lightning_gradood.report.tables import Matrix, console_table, guard_table, matrices, matrix_table
+from lightning_gradood.report.tables import Matrix, console_table, matrices, matrix_table
 
 __all__ = [
     "DetectionReport",
@@ -35,6 +42,7 @@ __all__ = [
     "Matrix",
     "ReportCallback",
     "ScoredImages",
+    "Workplace",
     "activation_norms",
     "as_png",
     "classifier_accuracy",
@@ -45,6 +53,8 @@ __all__ = [
     "drift_table",
     "explanation_figure",
     "extreme_images",
+    "guard_description",
+    "guard_sentence",
     "guard_table",
     "heat_map",
     "layer_norms",
@@ -61,6 +71,7 @@ __all__ = [
     "score_histograms",
     "scores_table",
     "weight_gradients",
+    "without_anomalies_sentence",
     "write_figures",
     "write_results",
 ]

@@ -1,7 +1,7 @@
 """Tables of a report: the one at the end of a run, sources against sources, and the numbers under their names."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -263,18 +263,3 @@ def _rates(metrics: dict[str, float], interval: str) -> dict[str, str]:
 
 def _count(counts: dict[str, int] | None) -> str:
     return _ABSENT if counts is None else f"{counts['normal']}+{counts['anomalous']}"
-
-
-def guard_table(metrics: Mapping[str, Mapping[str, float]], heading: str) -> str:
-    """What a guard's detector does on `test`: AUROC and share flagged of each source, and the share of normal images.
-
-    Args:
-        metrics: source to numbers, see `evaluation.Calibrated`.
-        heading: of the column of sources.
-    """
-    rows = [
-        [name, percent(one["test/auroc"]) if "test/auroc" in one else "-", f"{100 * one['test/flagged']:.1f}"]
-        for name, one in metrics.items()
-    ]
-    heads = [heading, "AUROC", "flagged, %"]
-    return str(tabulate(rows, heads, disable_numparse=True, colalign=("left", "right", "right")))

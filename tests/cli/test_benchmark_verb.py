@@ -47,7 +47,7 @@ FILE = ["benchmark", "--config", "bench.yaml"]
 HERE = Path("runs/benchmarks/bench")
 SEEDS = [HERE / "tiny/seed_0", HERE / "tiny/seed_1"]
 DETECTORS = ["mlp", "baseline", "lid", "image_statistics"]
-FIGURES = 3 + 2 + 1 + 1  # a ROC for each source, 3a and 3b, samples, Figure 1
+FIGURES = 3 + 2 + 1 + 4 + 1  # a ROC for each source, 3a and 3b, samples, extremes of each detector, Figure 1
 
 
 @pytest.fixture(scope="module")

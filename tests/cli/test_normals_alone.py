@@ -22,13 +22,10 @@ def test_a_folder_of_normal_images_is_enough(run, capsys):
     capsys.readouterr()
     checkpoint = str(run / "checkpoints/best.ckpt")
     main(["detect", *FILE, *ALONE, "--data.train", "null", "--data.normal", "photos", "--ckpt_path", checkpoint,
-          "--run_dir", "runs/alone"])  # fmt: skip
+          "--run_dir", "runs/alone", "--data.limit", "60"])  # fmt: skip
     output = capsys.readouterr()
     said = output.out + output.err
-    assert (
-        "No anomalies are named: gradient_gaussian, gradient_knn, gradient_forest, baseline, energy are fitted on"
-        in said
-    )
+    assert "No anomalies are named: no_anomalies, gradient_knn, energy are fitted on" in said
     assert "The sources builtin_* are built-in probes, made from the normal images" in said
     outcomes = results(Path("runs/alone"))["outcomes"]
     assert list(dict.fromkeys(one["source"] for one in outcomes)) == BUILT_IN
@@ -47,8 +44,16 @@ def test_a_folder_of_normal_images_is_enough(run, capsys):
     found = {line.split(",")[0]: float(line.split(",")[3]) for line in out.splitlines()[1:]}
     own = [row for row in rows if scores["detector"][row] == about["detector_name"]]
     assert own
-    for row in own:  # another batch: detect takes 20 of the files
-        assert found[scores["path"][row]] == pytest.approx(scores["score"][row], rel=1e-6)
+    for row in own:  # another batch: detect takes 60 of the files
+        assert found[scores["path"][row]] == pytest.approx(scores["score"][row], rel=1e-5)
+
+
+def test_too_few_normal_images_for_the_default_are_refused_at_once(run, capsys):
+    words = ["detect", *FILE, *ALONE, "--ckpt_path", str(run / "checkpoints/best.ckpt")]
+    sentence = (
+        "`data.normal` should have at least 20 images in `train` for `no_anomalies`. Got 8. Add images, or name other"
+    )
+    assert sentence in refused(words, capsys)
 
 
 def test_detectors_that_need_none_are_those_that_are_named(run):

@@ -11,6 +11,8 @@ from lightning_gradood.detectors import (
     MLP,
     ODIN,
     Baseline,
+    Combined,
+    Consistency,
     Detector,
     Energy,
     GradientForest,
@@ -19,6 +21,7 @@ from lightning_gradood.detectors import (
     GradNorm,
     ImageStatistics,
     Mahalanobis,
+    MahalanobisPP,
 )
 from lightning_gradood.gradients import AllOnes, KHot, Uniform
 from lightning_gradood.records import Records
@@ -63,6 +66,10 @@ def cases() -> dict[str, tuple[Detector, Records]]:
         "odin": (ODIN(temperatures=[1.0, 1000.0], magnitudes=[0.0, 0.01, 0.1]), odin_records()),
         "mahalanobis_p": (Mahalanobis(preprocessing=True, **mahalanobis), mahalanobis_records()),
         "mahalanobis_p_fe": (Mahalanobis(preprocessing=True, ensemble=True, **mahalanobis), mahalanobis_records()),
+        "consistency": (Consistency(), features),
+        "mahalanobis_pp": (MahalanobisPP(), features),
+        "mahalanobis_pp_layers": (MahalanobisPP(all_layers=True), features),
+        "combined": (Combined([Energy(2.0), KNN(k=5), Consistency()], rule="squares", folds=4), features),
         "gaussian": (GradientGaussian(designs, whitening=0.7), several),
         "gradient_knn": (GradientKNN(designs, k=3), several),
         "forest": (GradientForest(designs, trees=20), several),

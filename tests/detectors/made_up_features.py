@@ -32,6 +32,7 @@ def feature_records(gap: float = 1.0, seed: int = 0, counts: dict[str, int] | No
             "gradnorm": np.exp(-rng.normal(by, 1 + by, size=(n, 1))),
             "image_statistics": np.abs(rng.normal(by, 1 + by, size=(n, 4))) / 10 + [0.5, 0, 0, 0],
         }
+        values["views/mirror+blur"] = np.random.default_rng(seed + 1).normal(0, 1 + by, size=(n, 10))
         parts.append(Records.build(ids, source=source, values=values, names={"features/layers": layer_channels()}))
     return Records.concatenate(parts).with_splits(split_of)
 

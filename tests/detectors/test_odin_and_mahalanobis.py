@@ -228,7 +228,7 @@ def test_anomalous_images_score_higher(make, records):
 
 def test_variants_of_one_detector_share_their_probes():
     detectors = [mahalanobis(preprocessing=p, ensemble=e) for p in (False, True) for e in (False, True)]
-    names = [probe.name for probe in DetectionSettings(detectors=detectors).probes]
+    names = [probe.name for probe in DetectionSettings(detectors=detectors).probes()]
     assert names == ["gradients/all_ones", "mahalanobis", "mahalanobis/preprocessed", "logits"]
 
 
@@ -236,7 +236,7 @@ def test_two_settings_of_one_column_are_refused():
     perturbed = [Mahalanobis(preprocessing=True), Mahalanobis(preprocessing=True, ensemble=True, magnitudes=[0, 0.5])]
     words = "should agree on what they read under one name. Got two settings of `mahalanobis/preprocessed`. Give those"
     with pytest.raises(Refusal, match=re.escape(words)):
-        _ = DetectionSettings(detectors=perturbed).probes
+        _ = DetectionSettings(detectors=perturbed).probes()
 
 
 def test_grids_without_meaning_are_refused_when_they_are_named():

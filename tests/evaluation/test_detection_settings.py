@@ -34,7 +34,7 @@ def test_the_paper_s_label_is_not_reported_where_it_was_not_asked_for():
 
 def test_each_probe_is_read_once_and_the_logits_always():
     settings = DetectionSettings(label_designs=[AllOnes(), Uniform()])
-    assert [probe.name for probe in settings.probes] == ["gradients/all_ones", "gradients/uniform", "logits"]
+    assert [probe.name for probe in settings.probes()] == ["gradients/all_ones", "gradients/uniform", "logits"]
 
 
 def test_two_settings_share_nothing():

@@ -9,6 +9,8 @@ from lightning_gradood.detectors import (
     MLP,
     ODIN,
     Baseline,
+    Combined,
+    Consistency,
     Energy,
     GradientForest,
     GradientGaussian,
@@ -16,6 +18,7 @@ from lightning_gradood.detectors import (
     GradNorm,
     ImageStatistics,
     Mahalanobis,
+    MahalanobisPP,
     score_in_blocks,
 )
 from lightning_gradood.gradients import AllOnes, KHot, Predicted, Uniform, parameter_names
@@ -43,6 +46,10 @@ DETECTORS = {
     "gradient_gaussian": GradientGaussian(DESIGNS),
     "gradient_knn": GradientKNN([Uniform()], k=3),
     "gradient_forest": GradientForest(DESIGNS, trees=20),
+    "consistency": Consistency(),
+    "mahalanobis_pp": MahalanobisPP(),
+    "mahalanobis_pp_layers": MahalanobisPP(all_layers=True),
+    "combined": Combined([Baseline(), MahalanobisPP(), Consistency(), GradientKNN(DESIGNS, k=3)]),
 }
 NETWORK = Component("lightning_gradood.networks.CifarResNet", {"blocks_per_stage": 1, "num_classes": 4})
 

@@ -11,7 +11,7 @@ from asserts import (
 )
 
 from lightning_gradood import detectors, gradients, probes
-from lightning_gradood.detectors import GradNormProbe, ImageStatisticsProbe, MahalanobisProbe, OdinProbe
+from lightning_gradood.detectors import GradNormProbe, ImageStatisticsProbe, MahalanobisProbe, OdinProbe, ViewsProbe
 from lightning_gradood.networks import CifarResNet, Normalized
 from lightning_gradood.probes import FeatureProbe, GradientProbe, LogitsProbe, PenultimateProbe, PixelProbe, Probe
 
@@ -21,7 +21,7 @@ DESIGNS = [
 ]  # fmt: skip
 PROBES = [
     *(GradientProbe(design) for design in DESIGNS), LogitsProbe(), FeatureProbe(), PenultimateProbe(), GradNormProbe(),
-    ImageStatisticsProbe(), OdinProbe(), MahalanobisProbe(), MahalanobisProbe((0.0, 0.0014)), PixelProbe("float32"),
+    ImageStatisticsProbe(), OdinProbe(), MahalanobisProbe(), MahalanobisProbe((0.0, 0.0014)), PixelProbe("float32"), ViewsProbe(),
 ]  # fmt: skip
 IMAGES = torch.rand(6, 3, 16, 16, generator=torch.Generator().manual_seed(1))
 

@@ -46,7 +46,9 @@ def test_scores_equal_those_of_detect(name, tmp_path):
     assert (verdict.flagged == (verdict.scores > guard.threshold)).all()
     assert verdict.p_values.tolist() == conformal_p_values(guard.calibration, verdict.scores).tolist()
     alone = np.concatenate([guard(pixels[row : row + 1]).scores for row in rows[:10]])
-    np.testing.assert_allclose(alone, verdict.scores[rows[:10]], rtol=1e-6, atol=1e-6)  # of probabilities and logits
+    # float32 rounds other batches otherwise, 1e-7 of a feature, which differences of logits and distances to close means amplify
+    rtol = 1e-5 if name in ("consistency", "combined", "mahalanobis_v", "mahalanobis_pp_layers") else 1e-6
+    np.testing.assert_allclose(alone, verdict.scores[rows[:10]], rtol=rtol, atol=1e-6)
 
 
 def test_another_process_gives_the_same_bits(tmp_path):

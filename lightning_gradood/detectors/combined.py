@@ -1,0 +1,152 @@
+"""Several detectors as one: their p-values on normal images, combined."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lightning_gradood.core import Refusal
+from lightning_gradood.detectors.detector import Detector, normal_training_records
+from lightning_gradood.probes import Probe
+from lightning_gradood.records import Records
+
+Rule = Literal["fisher", "squares", "cauchy"]
+_TAIL = 0.9  # quantile above which the distribution of normal scores is continued by an exponential
+
+
+class EmpiricalTail:
+    """One-sided p-values of scores against normal ones: their ranks, and above the 90 % quantile an exponential tail.
+
+    The tail's rate is the mean excess over that quantile. Beyond the largest normal score, where ranks say nothing more, it
+    still tells how far away a score is.
+
+    Args:
+        normal: scores of normal images that the detector was not fitted on, float64 [n], ascending.
+    """
+
+    def __init__(self, normal: np.ndarray) -> None:
+        self.normal = normal
+        self._start = float(np.quantile(normal, _TAIL))
+        above = normal[normal > self._start] - self._start
+        spread = float(np.ptp(normal)) or 1.0
+        self._excess = max(float(above.mean()) if len(above) else 0.0, 1e-6 * spread)
+
+    def surprise(self, scores: np.ndarray) -> np.ndarray:
+        """−log p of each score, float64 [n], at least 0."""
+        count = len(self.normal)
+        at_least = count - np.searchsorted(self.normal, scores, side="left")
+        p_values = (1.0 + at_least) / (count + 1.0)
+        tail = -np.log(1.0 - _TAIL) + (scores - self._start) / self._excess
+        return np.asarray(np.where(scores > self._start, tail, -np.log(np.maximum(p_values, 1.0 - _TAIL))))
+
+
+class Combined(Detector):
+    """Combine detectors that need no anomalies by their p-values on normal images.
+
+    Normal `train` images are divided into folds. Each detector is fitted on all folds but one and scores that one, in turn, so
+    that its p-values are of images that it was not fitted on; then it is fitted on all of them. High scores are anomalous, so
+    p-values are one-sided.
+
+    Args:
+        detectors: at least two, with different names, none of which needs anomalies.
+        rule: `fisher`, the sum of −log p; `squares`, of their squares, which follows the most surprised detector more;
+            `cauchy`, the logarithm of 1 + Σ 1/p, which the smallest p-values decide (for small p, Cauchy's cot(π p) is 1/(π p)).
+        folds: into which normal `train` images are divided.
+        name: in tables, files and W&B keys.
+
+    Raises:
+        Refusal: there are fewer than two detectors, names repeat, one needs anomalies, or there are fewer than two folds.
+
+    Reference:
+        Fisher 1932 for the sum of logarithms; Liu and Xie 2020 for Cauchy's.
+    """
+
+    def __init__(
+        self, detectors: list[Detector], rule: Rule = "fisher", folds: int = 5, name: str = "combined"
+    ) -> None:
+        names = [one.name for one in detectors]
+        needy = [one.name for one in detectors if one.needs_anomalies]
+        if len(detectors) < 2 or len(set(names)) < len(names) or needy:
+            raise Refusal(
+                "`detectors` should be two or more with different names that need no anomalies. "
+                f"Got {names}{f', of which {needy} need some' if needy else ''}. Name others."
+            )
+        if rule not in get_args(Rule) or folds < 2:
+            raise Refusal(
+                f"`rule` should be one of {', '.join(get_args(Rule))}, and `folds` at least 2. "
+                f"Got `rule = {rule}` and `folds = {folds}`."
+            )
+        self.detectors, self.rule, self.folds, self._name = list(detectors), rule, folds, name
+        self._tails: list[EmpiricalTail] | None = None
+
+    fewest = 20
+    """Normal records that folds are made of, at least."""
+
+    @property
+    def needs_anomalies(self) -> bool:
+        """False."""
+        return False
+
+    @property
+    def name(self) -> str:
+        """`combined`, unless it was given another."""
+        return self._name
+
+    @property
+    def probes(self) -> Sequence[Probe]:
+        """Those of all detectors, each once."""
+        return list({probe.name: probe for one in self.detectors for probe in one.probes}.values())
+
+    def fit(self, records: Records, seed: int) -> list[dict[str, float]]:
+        """Fit every detector, and its p-values on images that it was not fitted on.
+
+        Raises:
+            Refusal: there are fewer than 20 normal `train` records.
+        """
+        normal = normal_training_records(records)
+        if len(normal) < self.fewest:
+            raise Refusal(
+                f"`train` should hold at least {self.fewest} normal records for `{self.name}`. Got {len(normal)}. "
+                "Take more normal images."
+            )
+        fold_of = np.random.default_rng(seed).permutation(len(normal)) % self.folds
+        self._tails = [self._tail(one, normal, fold_of, seed) for one in self.detectors]
+        for one in self.detectors:
+            one.fit(normal, seed)
+        return []
+
+    def score(self, records: Records) -> np.ndarray:
+        """Combined surprise, float64 [n]."""
+        pairs = zip(self.detectors, self._fitted(self._tails), strict=True)
+        surprises = np.stack([tail.surprise(one.score(records)) for one, tail in pairs])
+        if self.rule == "cauchy":
+            return np.asarray(np.log1p(np.exp(np.minimum(surprises, 600.0)).sum(axis=0)))
+        return np.asarray((surprises if self.rule == "fisher" else np.square(surprises)).sum(axis=0))
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """`<detector>/` and its state, `<detector>/normal` its scores of normal images."""
+        found: dict[str, Tensor] = {}
+        for one, tail in zip(self.detectors, self._fitted(self._tails), strict=True):
+            found |= {f"{one.name}/{name}": tensor for name, tensor in one.state_dict().items()}
+            found[f"{one.name}|normal"] = torch.from_numpy(tail.normal.copy())
+        return found
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Take them; see `Detector.load_state_dict`."""
+        for one in self.detectors:
+            prefix = f"{one.name}/"
+            one.load_state_dict(
+                {name.removeprefix(prefix): part for name, part in state.items() if name.startswith(prefix)}
+            )
+        self._tails = [EmpiricalTail(state[f"{one.name}|normal"].numpy()) for one in self.detectors]
+
+    def _tail(self, detector: Detector, normal: Records, fold_of: np.ndarray, seed: int) -> EmpiricalTail:
+        scores: list[Any] = []
+        for fold in range(self.folds):
+            detector.fit(Records(normal.table.filter(fold_of != fold)), seed)
+            scores.append(detector.score(Records(normal.table.filter(fold_of == fold))))
+        return EmpiricalTail(np.sort(np.concatenate(scores)))

@@ -1,0 +1,147 @@
+"""Consistency: how the logits change when the image is mirrored or blurred a little."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, get_args
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lightning_gradood.core import Refusal, check_finite_rows, exact_arithmetic, frozen_network, to_float64
+from lightning_gradood.detectors.class_gaussian import ClassGaussian
+from lightning_gradood.detectors.detector import Detector, normal_training_records
+from lightning_gradood.probes import Probe, SharedLogitsProbe
+from lightning_gradood.records import Records
+
+View = Literal["mirror", "blur"]
+_TOP = 3  # logits that are looked at one by one; of the others mean and standard deviation
+
+
+class ViewsProbe(SharedLogitsProbe):
+    """Changes of the logits between an image and views of it, in the order of the image's own logits.
+
+    For each view: the changes of the three largest logits, and mean and standard deviation of the changes of the others. An
+    image costs one forward pass and one for each view.
+
+    Args:
+        views: `mirror`, left and right exchanged; `blur`, means of 2×2 pixels.
+
+    Raises:
+        Refusal: if `views` is empty, repeats one or names another.
+
+    Example:
+        >>> network = nn.Sequential(nn.Flatten(), nn.Linear(12, 3))
+        >>> ViewsProbe()(network, torch.rand(5, 3, 2, 2)).shape
+        torch.Size([5, 10])
+    """
+
+    def __init__(self, views: Sequence[View] = ("mirror", "blur")) -> None:
+        if not views or len(set(views)) < len(views) or not set(views) <= set(get_args(View)):
+            raise Refusal(
+                f"`views` should be one or more of {', '.join(get_args(View))}, each once. Got `views = {list(views)}`."
+            )
+        self.views = list(views)
+
+    @property
+    def name(self) -> str:
+        """`views/`, and the views joined by `+`."""
+        return f"views/{'+'.join(self.views)}"
+
+    def names(self, network: nn.Module) -> list[str]:
+        """View and number of each column."""
+        parts = [*(f"top {place}" for place in range(1, _TOP + 1)), "mean of others", "std of others"]
+        return [f"{view} {part}" for view in self.views for part in parts]
+
+    def from_logits(self, network: nn.Module, images: Tensor, logits: Tensor) -> Tensor:
+        """Changes, float64 [N, 5 · views]; all views go through the network in one batch.
+
+        Raises:
+            Refusal: if a logit is not finite.
+        """
+        with exact_arithmetic(), frozen_network(network), torch.no_grad():
+            seen: Tensor = network(torch.cat([_VIEWS[view](images) for view in self.views]))
+        check_finite_rows(seen, "The network's logits of a view")
+        own = to_float64(logits.detach())
+        order = own.argsort(dim=1, descending=True, stable=True)
+        changes = [to_float64(part) - own for part in seen.chunk(len(self.views))]
+        return torch.cat([_summary(change.gather(1, order)) for change in changes], dim=1)
+
+    def describe(self) -> dict[str, object]:
+        """Add the views."""
+        return super().describe() | {"views": self.views}
+
+
+def _summary(changes: Tensor) -> Tensor:
+    """Top changes, mean and standard deviation of the others, [N, 5]; 0 for what a network of few classes does not have."""
+    top = F.pad(changes[:, :_TOP], (0, max(_TOP - changes.shape[1], 0)))
+    others = changes[:, _TOP:]
+    if not others.shape[1]:
+        return F.pad(top, (0, 2))
+    return torch.cat([top, others.mean(1, keepdim=True), others.std(1, keepdim=True, correction=0)], dim=1)
+
+
+def _blurred(images: Tensor) -> Tensor:
+    return F.avg_pool2d(F.pad(images, (0, 1, 0, 1), mode="replicate"), kernel_size=2, stride=1)
+
+
+_VIEWS = {"mirror": lambda images: images.flip(3), "blur": _blurred}
+
+
+class Consistency(Detector):
+    """Log squared distance of how the logits change with the view to what is usual for the predicted class.
+
+    It needs no anomalies: images that lie near decision boundaries, adversarial ones above all, change more or otherwise than
+    normal ones. An adaptive attack would find it an easy target.
+
+    Args:
+        views: as for `ViewsProbe`.
+        name: in tables, files and W&B keys.
+
+    Reference:
+        Xu, Evans and Qi 2018, "Feature Squeezing", for the comparison of views.
+    """
+
+    def __init__(self, views: Sequence[View] = ("mirror", "blur"), name: str = "consistency") -> None:
+        self._probe = ViewsProbe(views)
+        self.views, self._name = self._probe.views, name
+        self._gaussian: ClassGaussian | None = None
+
+    @property
+    def needs_anomalies(self) -> bool:
+        """False."""
+        return False
+
+    @property
+    def name(self) -> str:
+        """`consistency`, unless it was given another."""
+        return self._name
+
+    @property
+    def probes(self) -> Sequence[Probe]:
+        """The views."""
+        return [self._probe]
+
+    def fit(self, records: Records, seed: int) -> list[dict[str, float]]:
+        """Learn from normal `train` records what is usual; nothing is random."""
+        normal = normal_training_records(records)
+        self._gaussian = ClassGaussian.of(self._values(normal), normal.column("prediction"))
+        return []
+
+    def score(self, records: Records) -> np.ndarray:
+        """Log squared distances, float64 [n]."""
+        gaussian = self._fitted(self._gaussian)
+        return gaussian.log_distance(self._values(records), records.column("prediction"))
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The Gaussian."""
+        return self._fitted(self._gaussian).state_dict()
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Take the Gaussian; see `Detector.load_state_dict`."""
+        self._gaussian = ClassGaussian.from_state_dict(state)
+
+    def _values(self, records: Records) -> np.ndarray:
+        return records.probe(self._probe.name).astype(np.float64, copy=False)

@@ -1,0 +1,114 @@
+"""What a run says of its guard: the description that is saved with it, and the lines that a user reads."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tabulate import tabulate
+
+from lightning_gradood.data import BUILT_IN, ImageDataModule
+from lightning_gradood.detectors import Detector
+from lightning_gradood.evaluation import Calibrated
+from lightning_gradood.gradients import parameter_names
+from lightning_gradood.guard import Description, Recipe, component_of, mean_readings
+from lightning_gradood.probes import GradientProbe
+from lightning_gradood.records import NORMAL, Records
+from lightning_gradood.report.tables import percent
+from lightning_gradood.tasks import ClassificationTask
+
+
+@dataclass(frozen=True)
+class Workplace:
+    """What a guard is made from.
+
+    Args:
+        model: the task that holds the classifier.
+        datamodule: sources and splits.
+        cache_dir: where records lie.
+        recipe: how network and transform are built again; None where nobody said.
+    """
+
+    model: ClassificationTask
+    datamodule: ImageDataModule
+    cache_dir: str
+    recipe: Recipe | None
+
+
+def without_anomalies_sentence(detectors: Sequence[Detector]) -> str:
+    """Say which detectors are fitted where no anomalies are known, and what they are tried on."""
+    return (
+        f"No anomalies are named: {', '.join(one.name for one in detectors)} are fitted on normal images alone, and detectors "
+        f"that need anomalies are left out. The sources {BUILT_IN}* are built-in probes, made from the normal images; what "
+        "they say of anomalies of yours is little."
+    )
+
+
+def guard_sentence(folder: Path, chosen: Calibrated, place: Workplace) -> str:
+    """Lines that say what the guard is and how it is used."""
+    normal = chosen.metrics[NORMAL]
+    low, high = 100 * normal["low"], 100 * normal["high"]
+    packages = place.recipe.packages if place.recipe else []
+    trust = "".join(f" --trust {name}" for name in packages)
+    known = place.datamodule.knows_anomalies
+    tried = "anomalies" if known else "built-in probes"
+    table = guard_table(chosen.metrics, "images" if known else "images (built-in probes)")
+    fitted = "normal images alone" if chosen.trained_on == NORMAL else chosen.trained_on
+    return (
+        f"Guard: `{chosen.detector.name}`, fitted on {fitted} (mean AUROC {100 * chosen.val_auroc:.1f} % on the {tried} of "
+        f"`val`). It may flag {100 * chosen.false_positive_rate:.3g} % of normal images; of {normal['test/images']:.0f} in "
+        f"`test` it flags {100 * normal['test/flagged']:.1f} % [{low:.1f}, {high:.1f}].\n\n{table}\n\nIt scores any image:\n"
+        f"  python -m lightning_gradood score --guard {folder}{trust} FOLDER"
+    )
+
+
+def guard_table(metrics: Mapping[str, Mapping[str, float]], heading: str) -> str:
+    """What a guard's detector does on `test`: AUROC and share flagged of each source, and the share of normal images.
+
+    Args:
+        metrics: source to numbers, see `evaluation.Calibrated`.
+        heading: of the column of sources.
+    """
+    rows = [
+        [name, percent(one["test/auroc"]) if "test/auroc" in one else "-", f"{100 * one['test/flagged']:.1f}"]
+        for name, one in metrics.items()
+    ]
+    heads = [heading, "AUROC", "flagged, %"]
+    return str(tabulate(rows, heads, disable_numparse=True, colalign=("left", "right", "right")))
+
+
+def guard_description(folder: Path, place: Workplace, chosen: Calibrated, normal: Records) -> Description:
+    """What `guard.json` says.
+
+    Args:
+        folder: of the guard, in its run's folder.
+        place: what it is made from.
+        chosen: its detector.
+        normal: records of normal images.
+    """
+    data, model, recipe = place.datamodule, place.model, place.recipe
+    if recipe is None:
+        raise RuntimeError("choose_guard comes first.")
+    normalize = model.normalize
+    source = data.normal_source
+    return Description(
+        experiment=folder.parent.parent.name,
+        network=recipe.network.encoded(),
+        normalize=None if normalize is None else {"mean": list(normalize.mean), "std": list(normalize.std)},
+        transform=None if recipe.transform is None else recipe.transform.encoded(),
+        picture=source.picture,
+        image_shape=list(source.shape),
+        classes=list((data.train_source if data.train is not None else source).classes),
+        parameters=parameter_names(model.network),
+        detector=component_of(chosen.detector).encoded(),
+        detector_name=chosen.detector.name,
+        label_designs=[one.label_design.name for one in chosen.detector.probes if isinstance(one, GradientProbe)],
+        trained_on=chosen.trained_on,
+        counts=chosen.counts,
+        calibration=chosen.calibration.tolist(),
+        baseline=mean_readings(normal.where(split="train"), chosen.detector.probes),
+        false_positive_rate=chosen.false_positive_rate,
+        threshold=chosen.threshold,
+        metrics=chosen.metrics,
+        batch_size=data.probe_batch_size,
+        built_in=not data.knows_anomalies,
+    )
