@@ -10,7 +10,7 @@ import torch.distributed as dist
 from lightning_gradood.core import Refusal, named_seed
 from lightning_gradood.detectors import Detector
 from lightning_gradood.evaluation.trials import OTHERS, Outcome, fit, measure
-from lightning_gradood.records import Records, detection_dataset
+from lightning_gradood.records import NORMAL, Records, detection_dataset
 
 Protocol = Literal["known", "leave_one_out", "cross"]
 
@@ -111,7 +111,7 @@ def run_trial(
     Args:
         trial: what to do.
         datasets: where the records come from.
-        seed: with the name of the trial's owner it fixes the fit, with that of a tested source the bootstrap.
+        seed: see `fitting_seed`; with the name of a tested source it fixes the bootstrap.
         resamples: bootstrap resamples of the AUROC's interval.
         conventions: whose arithmetic is added to the metrics.
         false_positive_rate: share of normal images that a one-class detector may flag.
@@ -124,7 +124,7 @@ def run_trial(
         detector,
         datasets.of(*trial.trained_on),
         trained_on=trial.name,
-        seed=named_seed(seed, trial.owner, bits=32),
+        seed=fitting_seed(detector, trial.owner, seed),
         false_positive_rate=false_positive_rate,
     )
     outcomes = []
@@ -134,6 +134,19 @@ def run_trial(
             measure(fitted, dataset, source=source, seed=own_seed, resamples=resamples, conventions=conventions)
         )
     return detector, outcomes
+
+
+def fitting_seed(detector: Detector, owner: str, seed: int) -> int:
+    """Seed of a fit: by the name of the source that it belongs to, or for a detector that knows no anomalies one for all.
+
+    So such a detector is the same for each source, and the same as the one that a guard is made of.
+
+    Args:
+        detector: to be fitted.
+        owner: anomaly source, see `Trial`.
+        seed: of the experiment.
+    """
+    return named_seed(seed, owner if detector.needs_anomalies else NORMAL, bits=32)
 
 
 def trials_of_process(trials: Sequence[Trial], sources: Sequence[str], rank: int, processes: int) -> list[Trial]:

@@ -5,11 +5,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lightning_gradood.core import named_seed
 from lightning_gradood.detectors import Detector, score_in_blocks
-from lightning_gradood.evaluation.protocol import DetectionDatasets
+from lightning_gradood.evaluation.protocol import DetectionDatasets, fitting_seed
 from lightning_gradood.metrics import auroc, binomial_interval, conformal_threshold
 from lightning_gradood.records import NORMAL, Records, normal_records
+
+GUARD = "guard"  # stands where a source's name stands when a detector is trained on all of them for a guard
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ def _calibrated(
         selecting, calibrating = _parts(val, held)
     else:
         train, selecting, calibrating = normal_records(train), normal_val, normal_val
-    detector.fit(Records.concatenate([train, selecting]), named_seed(seed, "guard", bits=32))
+    detector.fit(Records.concatenate([train, selecting]), fitting_seed(detector, GUARD, seed))
     calibration = np.sort(score_in_blocks(detector, normal_records(calibrating)))
     threshold = conformal_threshold(calibration, rate)
     return Calibrated(

@@ -7,7 +7,7 @@ import torch
 from float32_device import without_float64
 
 from lightning_gradood import detectors, probes
-from lightning_gradood.detectors import GradNormProbe, ImageStatisticsProbe, MahalanobisProbe, OdinProbe
+from lightning_gradood.detectors import GradNormProbe, ImageStatisticsProbe, MahalanobisProbe, OdinProbe, ViewsProbe
 from lightning_gradood.experiments.artifacts import first_layer
 from lightning_gradood.gradients import AllOnes, Predicted
 from lightning_gradood.networks import CifarResNet, Normalized
@@ -32,6 +32,7 @@ PROBES = [
     OdinProbe(),
     MahalanobisProbe(),
     MahalanobisProbe(magnitudes=[0, 0.002, 0.1]),
+    ViewsProbe(),
     *(PixelProbe(dtype) for dtype in ("uint8", "float16", "float32")),
 ]
 
@@ -66,7 +67,7 @@ def training(device="cpu"):
 def test_no_probe_is_forgotten():
     rooms = {**vars(probes), **vars(detectors)}
     found = {one for one in rooms.values() if isinstance(one, type) and issubclass(one, Probe)}
-    assert {type(probe) for probe in PROBES} == found - {Probe, probes.FeatureLayerProbe}
+    assert {type(probe) for probe in PROBES} == found - {Probe, probes.FeatureLayerProbe, probes.SharedLogitsProbe}
 
 
 @pytest.mark.parametrize("probe", PROBES, ids=lambda probe: probe.name)
