@@ -4,6 +4,7 @@
 looks at the note in its training loop only; a predict loop of hours would go on.)
 """
 
+import os
 import signal
 import sys
 import threading
@@ -16,6 +17,7 @@ from typing import NoReturn
 from lightning_gradood.cli.verbs import overview
 
 _ALONE = {"score": "lightning_gradood.cli.score", "drift": "lightning_gradood.cli.drift"}  # verbs without an experiment
+_SIGPIPE = 141  # exit code, as of other programs in a pipe
 _NOTHING = "stopped by {}. No file was written."
 
 
@@ -60,6 +62,9 @@ def run_alone(verb: str, words: Sequence[str]) -> None:
         end(_NOTHING.format("SIGTERM"), 143)
     except KeyboardInterrupt:
         end(_NOTHING.format("Ctrl-C"), 130)
+    except BrokenPipeError:  # whoever read standard output has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(_SIGPIPE)
     if code:
         sys.exit(code)
 

@@ -26,7 +26,6 @@ UNREADABLE = 3
 
 _TYPES = (str, str, float, float, float, bool, str)
 _UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST)
-_SIGPIPE = 141  # exit code, as of other programs in a pipe
 _SECONDS = 1.0  # between two lines of progress where nobody looks at a terminal
 
 
@@ -270,7 +269,7 @@ def refuse_existing(flag: str, path: Path, overwrite: bool) -> None:
 
 @contextmanager
 def writing(flag: str, place: str | None) -> Iterator[None]:
-    """Turn failures to write into a sentence; a reader of standard output may stop reading.
+    """Turn failures to write into a sentence.
 
     Args:
         flag: what names the place.
@@ -280,9 +279,8 @@ def writing(flag: str, place: str | None) -> Iterator[None]:
 
     try:
         yield
-    except BrokenPipeError as error:  # whoever read the scores has enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise SystemExit(_SIGPIPE) from error
+    except BrokenPipeError:  # no place that cannot be written: whoever read the scores has enough
+        raise
     except OSError as error:
         if error.errno not in _UNWRITABLE:
             raise

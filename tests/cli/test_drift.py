@@ -1,5 +1,7 @@
 """The verb `drift`: a table, a figure, and exit code 4 beyond the alarm."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +42,14 @@ def test_shifted_scores_raise_the_alarm_and_equal_ones_do_not(ending, capsys):
         assert figure.width > 600
     code, *_ = called(["drift", f"usual.{ending}", f"shifted.{ending}", "--figure", "again.png"], capsys)
     assert code == 0  # no alarm was asked for
+
+
+def test_a_reader_that_has_enough_ends_it_quietly():
+    write("usual.csv", np.linspace(-1, 1, 200))
+    script = f"{sys.executable} -m lightning_gradood drift usual.csv usual.csv | true"
+    ended = subprocess.run(["bash", "-c", script], capture_output=True, text=True)
+    assert "Traceback" not in ended.stderr
+    assert "Exception" not in ended.stderr
 
 
 def test_few_images_raise_no_alarm_by_chance(capsys):
