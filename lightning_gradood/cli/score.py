@@ -9,7 +9,7 @@ import sys
 import time
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -54,8 +54,6 @@ def score(words: Sequence[str]) -> int:
     given = parser().parse_args(words)
     from PIL import Image
 
-    from lightning_gradood.core import Refusal
-
     _check(given)
     warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # such images become rows with an error
     Image.MAX_IMAGE_PIXELS = None  # the limit is --max_megapixels, for all of them
@@ -63,8 +61,6 @@ def score(words: Sequence[str]) -> int:
     paths = _paths(given)
     with writing("--output", given.output):
         summary = _run(guard, paths, given)
-    if summary.images == 0:
-        raise Refusal(f"`score` should find image files. Got none in {', '.join(given.images)}. Name others.")
     sys.stderr.write(f"{summary.sentence(guard)}\n")
     if given.output:
         sys.stderr.write(f"scores: {given.output}\n")
@@ -99,24 +95,19 @@ class Summary:
 
 
 def _run(guard: Guard, paths: Iterator[str], given: argparse.Namespace) -> Summary:
+    from lightning_gradood.core import Refusal
     from lightning_gradood.guard import COLUMNS, score_files
     from lightning_gradood.records import CsvStream, row_file
 
     summary, columns = Summary(), dict(zip(COLUMNS, _TYPES, strict=True))
-    verdicts = _shown(score_files(guard, paths, given.batch_size, given.max_megapixels))
     explained = Explained(guard, given) if given.explain is not None else None
     columns |= explained.columns if explained else {}
-    if given.output is None:
-        stream = CsvStream(sys.stdout, list(columns))
-        for verdict in verdicts:
-            stream.write(asdict(verdict) | (explained.of(verdict) if explained else {}))
-            summary.add(verdict)
-        return summary
-    with row_file(Path(given.output), columns) as file:
-        for verdict in verdicts:
+    with row_file(Path(given.output), columns) if given.output else nullcontext(CsvStream(sys.stdout, columns)) as file:
+        for verdict in _shown(score_files(guard, paths, given.batch_size, given.max_megapixels)):
             file.write(asdict(verdict) | (explained.of(verdict) if explained else {}))
             summary.add(verdict)
-        _refuse_nothing(summary, given)
+        if summary.images == 0:  # raised inside, so that no empty file takes an older one's place
+            raise Refusal(f"`score` should find image files. Got none in {', '.join(given.images)}. Name others.")
     return summary
 
 
@@ -136,7 +127,7 @@ class Explained:
         from lightning_gradood.guard import reading_names
 
         self.guard, self.limit = guard, int(given.max_megapixels * 1e6)
-        self.folder = Path(given.output).with_suffix("") if given.output else None
+        self.folder = figure_folder(given)
         self.left = given.explain if self.folder else 0
         self.columns = {"baseline": float} | {f"contribution/{name}": float for name in reading_names(guard)}
         self._figures = 0
@@ -171,13 +162,6 @@ class Explained:
         name = f"{self._figures:03d}_{Path(verdict.path).stem}.png"
         with atomic_write(Path(str(self.folder), name)) as file:
             file.write(as_png(figure))
-
-
-def _refuse_nothing(summary: Summary, given: argparse.Namespace) -> None:
-    from lightning_gradood.core import Refusal
-
-    if summary.images == 0:  # raised inside, so that no empty file takes an older one's place
-        raise Refusal(f"`score` should find image files. Got none in {', '.join(given.images)}. Name others.")
 
 
 def _shown(verdicts: Iterator[FileVerdict]) -> Iterator[FileVerdict]:
@@ -242,6 +226,7 @@ def _is_pattern(name: str) -> bool:
 def _check(given: argparse.Namespace) -> None:
     from lightning_gradood.core import Refusal
     from lightning_gradood.metrics import check_rate
+    from lightning_gradood.records import ENDINGS
 
     if given.false_positive_rate is not None and given.threshold is not None:
         raise Refusal("`--false_positive_rate` and `--threshold` should not be given together. Got both. Remove one.")
@@ -253,10 +238,17 @@ def _check(given: argparse.Namespace) -> None:
         raise Refusal(f"`--explain` should be at least 0. Got `--explain {given.explain}`. It is a number of figures.")
     if not given.max_megapixels > 0:
         raise Refusal(f"`--max_megapixels` should be above 0. Got `--max_megapixels {given.max_megapixels}`.")
-    if given.output:
-        refuse_existing("--output", Path(given.output), given.overwrite)
-    if given.output and Path(given.output).suffix.lower() not in (".parquet", ".csv", ".jsonl"):
-        raise Refusal(f"`--output` should end in .parquet, .csv or .jsonl. Got `--output {given.output}`.")
+    if given.output and Path(given.output).suffix.lower() not in ENDINGS:
+        raise Refusal(
+            f"`--output` should end in {', '.join(ENDINGS)}. Got `--output {given.output}`. Name the format so."
+        )
+    for path in filter(None, (given.output, figure_folder(given))):
+        refuse_existing("--output", Path(path), given.overwrite)
+
+
+def figure_folder(given: argparse.Namespace) -> Path | None:
+    """Where figures of explanations go, beside the output; None where there are none."""
+    return Path(given.output).with_suffix("") if given.output and given.explain else None
 
 
 def refuse_existing(flag: str, path: Path, overwrite: bool) -> None:
@@ -279,8 +271,6 @@ def writing(flag: str, place: str | None) -> Iterator[None]:
 
     try:
         yield
-    except BrokenPipeError:  # no place that cannot be written: whoever read the scores has enough
-        raise
     except OSError as error:
         if error.errno not in _UNWRITABLE:
             raise

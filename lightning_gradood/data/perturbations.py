@@ -271,6 +271,11 @@ class ExperimentSources:
         return self.perturbations.noise_names.get(source)
 
     @property
+    def classes(self) -> list[str]:
+        """Names of the classifier's classes, those of `train`, or else of `normal`; empty where they have none."""
+        return (self.normal_source if self.train is None else self.train_source).classes
+
+    @property
     def num_classes(self) -> int | None:
         """The number of classes of `train`, or else of `normal`; None where they have no labels."""
         return (self.normal_source if self.train is None else self.train_source).num_classes

@@ -4,7 +4,7 @@ A `Source` is what a user writes in YAML; it touches no disk before `open()`. A 
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -102,3 +102,15 @@ def check_deterministic(read: Callable[[], Tensor], transform: Transform | None)
             f"Got `transform = {transform!r}`, which gave one image in different ways. "
             "Leave random changes to `augment`, which is applied to training batches anew each time."
         )
+
+
+def class_name(index: int, classes: Sequence[str]) -> str:
+    """Name of a class; its index where classes have no names, nothing where it is unknown (-1).
+
+    Example:
+        >>> class_name(1, ["ant", "bee"]), class_name(7, []), class_name(-1, [])
+        ('bee', '7', '')
+    """
+    if index < 0:
+        return ""
+    return classes[index] if index < len(classes) else str(index)

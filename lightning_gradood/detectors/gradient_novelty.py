@@ -1,14 +1,14 @@
 """One-class detectors on gradient representations: a Gaussian, nearest neighbours, an isolation forest.
 
-They are fitted on normal images alone. Log norms are first freed of their predicted class and brought to one scale by
-`ClassConditionalWhitening`, which all three share.
+They are fitted on normal images alone. The norms follow the predicted class, so what varies between classes would hide what
+varies with the image; log norms are first whitened by `ClassGaussian`. Fully whitened, the many directions in which normal images
+hardly differ would drown the few in which anomalous ones stand out, so by default they are whitened by half.
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from lightning_gradood.core import LOG_FLOOR, Refusal
+from lightning_gradood.detectors.class_gaussian import ClassGaussian
 from lightning_gradood.detectors.detector import Detector, normal_training_records
 from lightning_gradood.detectors.isolation_trees import Trees
 from lightning_gradood.gradients import AllOnes, LabelDesign
@@ -32,80 +33,12 @@ def log_norms(records: Records, label_designs: Sequence[LabelDesign]) -> np.ndar
     return np.log(np.concatenate(values, axis=1) + LOG_FLOOR)
 
 
-@dataclass(frozen=True)
-class ClassConditionalWhitening:
-    """Log norms of normal images: how they vary, and around what for each predicted class.
-
-    The norms follow the predicted class, so what varies between classes would hide what varies with the image. Directions
-    of the within-class covariance (Ledoit and Wolf's) are scaled by their eigenvalue to the power −whitening/2: 0 leaves
-    each parameter's norm at unit variance, 1 gives every direction the same weight, and with it the many in which normal
-    images hardly differ, which drown the few in which anomalous ones stand out.
-
-    Args:
-        label_designs: whose norms.
-        mean: of the log norms, float64 [D].
-        scale: their standard deviation, 1 where a norm never changes, float64 [D].
-        classes: the predicted classes that occur, int64 [C].
-        centres: of each of them, standardised, float64 [C, D].
-        directions: scales a centred row along the eigenvectors when it is multiplied by them, float64 [D, D].
-    """
-
-    label_designs: Sequence[LabelDesign]
-    mean: np.ndarray
-    scale: np.ndarray
-    classes: np.ndarray
-    centres: np.ndarray
-    directions: np.ndarray
-
-    @classmethod
-    def of(cls, normal: Records, label_designs: Sequence[LabelDesign], whitening: float) -> ClassConditionalWhitening:
-        """Learn from normal records, at least two of them."""
-        from sklearn.covariance import LedoitWolf  # takes half a second, which refusals and most runs do without
-
-        values = log_norms(normal, label_designs)
-        deviation = values.std(axis=0)
-        mean, scale = values.mean(axis=0), np.where(deviation > 1e-12, deviation, 1.0)
-        standardised = (values - mean) / scale
-        classes, numbers = np.unique(normal.column("prediction"), return_inverse=True)
-        centres = np.stack([standardised[numbers == number].mean(axis=0) for number in range(len(classes))])
-        covariance = LedoitWolf(assume_centered=True).fit(standardised - centres[numbers]).covariance_
-        eigenvalues, vectors = np.linalg.eigh(covariance)
-        directions = (vectors / np.maximum(eigenvalues, 1e-12) ** (whitening / 2)) @ vectors.T
-        return cls(label_designs, mean, scale, classes, centres, directions)
-
-    def of_images(self, records: Records) -> np.ndarray:
-        """Whitened log norms of each image relative to its predicted class, float64 [n, D].
-
-        A class that was never predicted for the normal images has the mean of all as its centre.
-        """
-        predictions = records.column("prediction")
-        places = np.minimum(np.searchsorted(self.classes, predictions), len(self.classes) - 1)
-        known = self.classes[places] == predictions
-        centres = np.where(known[:, None], self.centres[places], 0.0)
-        standardised = (log_norms(records, self.label_designs) - self.mean) / self.scale
-        return np.asarray((standardised - centres) @ self.directions)
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """All but the label designs, as tensors."""
-        return {name: torch.from_numpy(np.ascontiguousarray(getattr(self, name))) for name in _WHITENING}
-
-    @classmethod
-    def from_state_dict(
-        cls, state: dict[str, Tensor], label_designs: Sequence[LabelDesign]
-    ) -> ClassConditionalWhitening:
-        """Rebuild it from `state_dict`; other entries of `state` are ignored."""
-        return cls(label_designs, *(state[name].numpy() for name in _WHITENING))
-
-
-_WHITENING = ("mean", "scale", "classes", "centres", "directions")
-
-
 class OneClassDetector(Detector):
     """Fitted on the gradient representations of normal `train` records alone; no anomalous image is looked at.
 
     Args:
         label_designs: the representation is their norms side by side; [AllOnes] if none are named.
-        whitening: from 0, standardised norms, to 1, fully whitened ones; see `ClassConditionalWhitening`.
+        whitening: from 0, standardised norms, to 1, fully whitened ones; see `ClassGaussian`.
     """
 
     def __init__(self, label_designs: list[LabelDesign] | None, whitening: float) -> None:
@@ -115,7 +48,7 @@ class OneClassDetector(Detector):
             )
         self.label_designs = list(label_designs) if label_designs else [AllOnes()]
         self.whitening = whitening
-        self._whitening: ClassConditionalWhitening | None = None
+        self._gaussian: ClassGaussian | None = None
 
     @property
     def needs_anomalies(self) -> bool:
@@ -130,22 +63,27 @@ class OneClassDetector(Detector):
     def fit(self, records: Records, seed: int) -> list[dict[str, float]]:
         """Learn what is usual from normal `train` records; other rows are never looked at. See `Detector.fit`."""
         normal = normal_training_records(records)
-        self._whitening = ClassConditionalWhitening.of(normal, self.label_designs, self.whitening)
-        self._fit(self._whitening.of_images(normal), seed)
+        values = log_norms(normal, self.label_designs)
+        self._gaussian = ClassGaussian.of(values, normal.column("prediction"), self.whitening)
+        self._fit(self._whitened(normal), seed)
         return []
 
     def score(self, records: Records) -> np.ndarray:
         """Anomaly scores, float64 [n]."""
-        return np.asarray(self._score(self._fitted(self._whitening).of_images(records)), dtype=np.float64)
+        return np.asarray(self._score(self._whitened(records)), dtype=np.float64)
 
     def state_dict(self) -> dict[str, Tensor]:
         """The whitening of normal images, and what else the method has learnt."""
-        return self._fitted(self._whitening).state_dict() | self._state()
+        return self._fitted(self._gaussian).state_dict() | self._state()
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Take both; see `Detector.load_state_dict`."""
-        self._whitening = ClassConditionalWhitening.from_state_dict(state, self.label_designs)
+        self._gaussian = ClassGaussian.from_state_dict(state)
         self._load(state)
+
+    def _whitened(self, records: Records) -> np.ndarray:
+        values = log_norms(records, self.label_designs)
+        return self._fitted(self._gaussian).whitened(values, records.column("prediction"))
 
     @abstractmethod
     def _fit(self, normal: np.ndarray, seed: int) -> None:

@@ -9,7 +9,7 @@ import torch.distributed as dist
 from lightning.pytorch.callbacks import BasePredictionWriter
 from torch import Tensor
 
-from lightning_gradood.data import ImageBatch, ImageDataModule
+from lightning_gradood.data import ImageBatch, ImageDataModule, class_name
 from lightning_gradood.records import write_columns
 
 _COLUMNS = ("id", "path", "source", "label", "prediction", "probability")
@@ -43,12 +43,11 @@ class PredictionWriter(BasePredictionWriter):
         data = _datamodule(trainer)
         name = data.predict_sources[dataloader_idx]
         source = data.detection_sources[name]
-        classes = (data.train_source if data.train is not None else data.normal_source).classes
         values, predicted = prediction.float().softmax(dim=1).max(dim=1)
         _, labels, rows = batch
         columns = (part.tolist() for part in (rows, labels, predicted, values))
         for row, label, index, value in zip(*columns, strict=True):
-            names = (_named(label, source.classes), _named(index, classes))
+            names = (class_name(label, source.classes), class_name(index, data.classes))
             self._rows.append((source.ids[row], source.path(row), name, *names, value))
 
     def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -69,9 +68,3 @@ class PredictionWriter(BasePredictionWriter):
 def _datamodule(trainer: pl.Trainer) -> ImageDataModule:
     data: ImageDataModule = trainer.datamodule  # type: ignore[attr-defined]  # set by Lightning's data connector
     return data
-
-
-def _named(index: int, names: Sequence[str]) -> str:
-    if index < 0:
-        return ""
-    return names[index] if index < len(names) else str(index)

@@ -74,9 +74,19 @@ class Component:
         return decode(self.encoded(), trust)
 
     @property
-    def package(self) -> str:
-        """Name of the package that it comes from."""
-        return self.class_path.partition(".")[0]
+    def packages(self) -> set[str]:
+        """Names of the packages that it and the components among its arguments come from."""
+        return packages_of(self.encoded())
+
+
+def packages_of(encoded: Any) -> set[str]:
+    """Names of the packages of all class paths in what `encode` returned."""
+    if isinstance(encoded, list):
+        return set[str]().union(*map(packages_of, encoded))
+    if not isinstance(encoded, dict):
+        return set()
+    own = {str(encoded["class_path"]).partition(".")[0]} if "class_path" in encoded else set()
+    return own.union(*map(packages_of, encoded.values()))
 
 
 def component_of(thing: Any) -> Component:

@@ -146,12 +146,12 @@ class Guard:
         return pixels
 
     def score_files(
-        self, paths: Iterable[str | Path | ImageBytes], batch_size: int | None = None, megapixels: float = 89.0
+        self, paths: Iterable[str | Path | ImageBytes], batch_size: int | None = None, megapixels: float | None = None
     ) -> Iterator[FileVerdict]:
         """Score image files in their order; see `guard.score_files`."""
-        from lightning_gradood.guard.files import score_files  # which needs this file
+        from lightning_gradood.guard.files import MEGAPIXELS, score_files  # which needs this file
 
-        return score_files(self, paths, batch_size, megapixels)
+        return score_files(self, paths, batch_size, MEGAPIXELS if megapixels is None else megapixels)
 
     def records(self, images: Tensor) -> Records:
         """Read the detector's probes, as `__call__` does; for `explain`."""

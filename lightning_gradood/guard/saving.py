@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lightning_gradood.core import Refusal
 from lightning_gradood.detectors import Detector, score_in_blocks
-from lightning_gradood.guard.components import PACKAGES, Component
+from lightning_gradood.guard.components import PACKAGES, Component, packages_of
 from lightning_gradood.guard.folder import Description, add_plan, replace_folder, write_folder
 from lightning_gradood.guard.guard import Guard
 from lightning_gradood.networks import Normalized
@@ -35,7 +35,7 @@ class Recipe:
     def packages(self) -> list[str]:
         """Packages that whoever loads the guard has to trust by name."""
         parts = [self.network, *([self.transform] if self.transform else [])]
-        return sorted({part.package for part in parts} - set(PACKAGES))
+        return sorted(set().union(*(part.packages for part in parts)) - set(PACKAGES))
 
 
 def save_guard(
@@ -67,7 +67,7 @@ def save_guard(
     """
     bare = network.network if about.normalize and isinstance(network, Normalized) else network
     trial = folder.with_name(f".{folder.name}.trial")
-    trust = [about.network["class_path"].partition(".")[0], *_packages(about.transform), *_packages(about.detector)]
+    trust = packages_of([about.network, about.transform, about.detector])
     try:
         write_folder(trial, about, bare, detector, probe_states, records)
         guard = Guard.load(trial, trust, next(network.parameters()).device)
@@ -77,10 +77,6 @@ def save_guard(
     finally:
         shutil.rmtree(trial, ignore_errors=True)
     return guard
-
-
-def _packages(component: Mapping[str, object] | None) -> list[str]:
-    return [str(component["class_path"]).partition(".")[0]] if component else []
 
 
 def _refuse_other_scores(guard: Guard, detector: Detector, records: Records, images: Tensor) -> None:

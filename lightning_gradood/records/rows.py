@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, TextIO
@@ -68,14 +68,10 @@ def row_file(path: Path, columns: Mapping[str, type]) -> Iterator[RowWriter]:
     """Open a table for rows; the file appears once all are written, and not at all if the block raises.
 
     Args:
-        path: ends in .parquet, .csv or .jsonl.
+        path: ends in one of `ENDINGS`.
         columns: as for `RowWriter`.
 
-    Raises:
-        Refusal: the path has another ending.
     """
-    if path.suffix.lower() not in ENDINGS:
-        raise Refusal(f"`--output` should end in {', '.join(ENDINGS)}. Got `--output {path}`. Name the format so.")
     kind: Any = path.suffix.lower().removeprefix(".")
     with atomic_write(path) as file, closing(RowWriter(file, columns, kind)) as writer:
         yield writer
@@ -122,7 +118,7 @@ class CsvStream:
         columns: their names.
     """
 
-    def __init__(self, stream: TextIO, columns: Sequence[str]) -> None:
+    def __init__(self, stream: TextIO, columns: Iterable[str]) -> None:
         self._stream, self._columns = stream, list(columns)
         self._stream.write(_csv_line(self._columns).decode())
 

@@ -12,7 +12,7 @@ import torch
 
 import lightning_gradood
 from lightning_gradood.core import Refusal, as_float
-from lightning_gradood.data import ImageDataModule
+from lightning_gradood.data import ImageDataModule, class_name
 from lightning_gradood.evaluation import Outcome, attack_numbers
 from lightning_gradood.extraction import CacheEntry
 from lightning_gradood.records import NORMAL, Records
@@ -201,7 +201,6 @@ def image_facts(datamodule: ImageDataModule, records: Mapping[str, Records]) -> 
         records: of every source.
     """
     normal = datamodule.normal_source
-    classes = list((datamodule.train_source if datamodule.train is not None else normal).classes)
     found: dict[str, ImageFacts] = {}
     for name, table in records.items():
         loaded = datamodule.detection_sources.get(name, normal)
@@ -209,14 +208,8 @@ def image_facts(datamodule: ImageDataModule, records: Mapping[str, Records]) -> 
         columns = (table.column(column).tolist() for column in ("id", "origin_id", "label", "prediction"))
         for one, origin, label, prediction in zip(*columns, strict=True):
             path = loaded.path(rows[origin]) if origin in rows else ""
-            found[one] = ImageFacts(path, _named(label, loaded.classes), _named(prediction, classes))
+            found[one] = ImageFacts(path, class_name(label, loaded.classes), class_name(prediction, datamodule.classes))
     return found
-
-
-def _named(index: int, names: Sequence[str]) -> str:
-    if index < 0:
-        return ""
-    return names[index] if index < len(names) else str(index)
 
 
 _EXTREMES = 8  # images in a row

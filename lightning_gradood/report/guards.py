@@ -97,7 +97,7 @@ def guard_description(folder: Path, place: Workplace, chosen: Calibrated, normal
         transform=None if recipe.transform is None else recipe.transform.encoded(),
         picture=source.picture,
         image_shape=list(source.shape),
-        classes=list((data.train_source if data.train is not None else source).classes),
+        classes=list(data.classes),
         parameters=parameter_names(model.network),
         detector=component_of(chosen.detector).encoded(),
         detector_name=chosen.detector.name,

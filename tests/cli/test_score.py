@@ -124,7 +124,11 @@ def test_the_summary_counts_and_says_what_chance_would_give(guard, capsys):
         (["--guard", "GUARD", "photos", "--explain", "-1"], "`--explain` should be at least 0."),
         (
             ["--guard", "GUARD", "photos", "--output", "scores.txt"],
-            "`--output` should end in .parquet, .csv or .jsonl.",
+            "`--output` should end in .parquet, .csv, .jsonl. Got `--output scores.txt`.",
+        ),
+        (
+            ["--guard", "GUARD", "photos", "--output", "empty.csv", "--explain", "1"],
+            "Got `--output empty`, which exists. Add --overwrite.",
         ),
         (
             ["--guard", "GUARD", "photos", "--output", "old.csv"],

@@ -11,7 +11,9 @@ from sklearn.neighbors import NearestNeighbors
 
 from lightning_gradood.core import Refusal
 from lightning_gradood.detectors import GradientForest, GradientGaussian, GradientKNN
-from lightning_gradood.detectors.gradient_novelty import ClassConditionalWhitening, normal_training_records
+from lightning_gradood.detectors.class_gaussian import ClassGaussian
+from lightning_gradood.detectors.detector import normal_training_records
+from lightning_gradood.detectors.gradient_novelty import log_norms
 from lightning_gradood.evaluation import evaluate
 from lightning_gradood.gradients import AllOnes, Predicted
 from lightning_gradood.metrics import auroc
@@ -146,10 +148,11 @@ def test_the_forest_s_scores_are_scikit_learn_s(number):
     table = records({"train": number, "val": 5, "test": 50}, width=4)
     detector = GradientForest(trees=30)
     detector.fit(table, 7)
-    whitening = ClassConditionalWhitening.of(normal_training_records(table), [AllOnes()], 0.0)
-    truth = IsolationForest(n_estimators=30, max_samples="auto", random_state=7)
-    truth.fit(whitening.of_images(normal_training_records(table)))
-    assert np.array_equal(detector.score(table), -truth.score_samples(whitening.of_images(table)))
+    normal = normal_training_records(table)
+    gaussian = ClassGaussian.of(log_norms(normal, [AllOnes()]), normal.column("prediction"), whitening=0.0)
+    values = lambda rows: gaussian.whitened(log_norms(rows, [AllOnes()]), rows.column("prediction"))  # noqa: E731
+    truth = IsolationForest(n_estimators=30, max_samples="auto", random_state=7).fit(values(normal))
+    assert np.array_equal(detector.score(table), -truth.score_samples(values(table)))
 
 
 @EVERY
