@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lightning_gradood.core import Refusal, as_float, progress
 from lightning_gradood.data import ImageDataModule
-from lightning_gradood.detectors import save_detector
+from lightning_gradood.detectors import Detector, save_detector
 from lightning_gradood.evaluation import (
     Calibrated,
     DetectionDatasets,
@@ -71,7 +71,9 @@ class Trainer(pl.Trainer):
         self.load(model, ckpt_path)
         self.check(model, datamodule)
         datamodule.try_built_in_probes()
-        probes = (settings or DetectionSettings()).probes(datamodule.knows_anomalies)
+        settings = settings or DetectionSettings()
+        datamodule.make_synthetic(*settings.outliers(datamodule.knows_anomalies))
+        probes = settings.probes(datamodule.knows_anomalies)
         pixels = [PixelProbe(datamodule.keep_pixels)] if datamodule.keep_pixels else []
         task = ProbeTask(model.network, datamodule, [*probes, *pixels], RecordCache(cache_dir))
         try:
@@ -195,6 +197,7 @@ class Trainer(pl.Trainer):
         """Fit on the anomaly sources that fall to this process; every process gets all outcomes."""
         detectors = settings.detectors_for(datamodule.knows_anomalies)
         sources, outcomes = datamodule.anomaly_names, list[Outcome]()
+        fitted_before: dict[str, Detector] = {}
         if not datamodule.knows_anomalies and self.is_global_zero:
             sys.stdout.write(f"{without_anomalies_sentence(detectors)}\n")
         trials = trials_of(detectors, sources, settings.protocol)
@@ -207,6 +210,7 @@ class Trainer(pl.Trainer):
                 resamples=settings.resamples,
                 conventions=settings.metrics,
                 false_positive_rate=settings.false_positive_rate,
+                fitted_before=fitted_before,
             )
             outcomes += found
             path = Path(self.default_root_dir) / "detectors" / trial.owner / f"{detector.name}.safetensors"

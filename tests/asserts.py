@@ -62,9 +62,11 @@ def assert_scores_belong_to_their_records(detector: Detector, records: Records) 
     assert (scores.dtype, scores.shape) == (np.float64, (len(records),))
     assert np.isfinite(scores).all()
     order = np.random.default_rng(1).permutation(len(records))
-    np.testing.assert_allclose(detector.score(Records(records.table.take(order))), scores[order], rtol=1e-6)
+    np.testing.assert_allclose(detector.score(Records(records.table.take(order))), scores[order], rtol=1e-6, atol=1e-7)
     for row in order[:3].tolist():
-        np.testing.assert_allclose(detector.score(Records(records.table.slice(row, 1))), scores[[row]], rtol=1e-6)
+        np.testing.assert_allclose(
+            detector.score(Records(records.table.slice(row, 1))), scores[[row]], rtol=1e-6, atol=1e-7
+        )
 
 
 def assert_fit_is_reproducible_and_leaves_random_numbers_alone(detector: Detector, records: Records) -> None:

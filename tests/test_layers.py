@@ -16,7 +16,7 @@ NAMES = [str(path.relative_to(PACKAGE)) for path in FILES]
 # Rooms by level, lowest first: a room imports rooms of lower levels only.
 LEVELS = [
     {"core"},
-    {"gradients", "networks", "attacks", "corruptions", "metrics", "records"},
+    {"gradients", "networks", "attacks", "corruptions", "synthetic", "metrics", "records"},
     {"probes", "data", "tasks"},
     {"detectors"},
     {"evaluation", "extraction", "guard"},

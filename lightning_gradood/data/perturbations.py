@@ -2,8 +2,8 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal
 
@@ -33,6 +33,7 @@ class PerturbedSource:
         origins: The ids of the images they are made from; a perturbed image is in the split of its origin.
         adversarial: Whether the classifier is to be misled; `keep` leaves others as they are.
         noise: Whether these are no anomalies but normal images, with Gaussian noise of the attack's L2 norm.
+        probes: The probes that are read of them; None for all.
     """
 
     name: str
@@ -42,6 +43,7 @@ class PerturbedSource:
     origins: list[str]
     adversarial: bool
     noise: bool = False
+    probes: frozenset[str] | None = None
 
     def describe(self) -> dict[str, object]:
         """JSON-able text of what makes the images from their origins; part of the cache key."""
@@ -59,6 +61,8 @@ class Perturbations:
         noise_control: Whether each attack's noise control joins the normal side.
         limits: The most images of some of them, by name.
         seed: Chooses the images where there is a limit.
+        synthetic: Synthetic outliers by name; no anomalies to be found, but what detectors are fitted against.
+        synthetic_probes: The probes that are read of these.
     """
 
     attacks: Mapping[str, Perturbation]
@@ -66,6 +70,8 @@ class Perturbations:
     noise_control: bool
     limits: Mapping[str, int]
     seed: int
+    synthetic: Mapping[str, Perturbation] = field(default_factory=dict)
+    synthetic_probes: frozenset[str] = frozenset()
 
     @classmethod
     def named(
@@ -116,10 +122,16 @@ class Perturbations:
             if name in self.noise_names:
                 noise = self.noise_names[name]
                 found[noise] = _perturbed_source(noise, attack, rows, normal, adversarial=False, noise=True)
+        for name, outlier in self.synthetic.items():
+            rows = self._rows(name, normal, split_of)
+            made = _perturbed_source(name, outlier, rows, normal, adversarial=False)
+            found[name] = replace(made, probes=self.synthetic_probes)
         return found
 
     def _rows(self, name: str, normal: LoadedSource, split_of: Mapping[str, str]) -> list[int]:
         limit = self.limits.get(name, len(normal))
+        if name in self.synthetic:
+            limit = min(max(_FEWEST_SYNTHETIC, len(normal) // 4), _MOST_SYNTHETIC)
         if limit >= len(normal):
             return list(range(len(normal)))
         splits = np.array([split_of[name] for name in normal.ids])
@@ -132,6 +144,11 @@ class Perturbations:
             chosen += part.tolist() if taken else []
         return sorted(chosen)
 
+
+_FEWEST_SYNTHETIC, _MOST_SYNTHETIC = (
+    200,
+    1000,
+)  # synthetic outliers of a kind; in between as many as a quarter of the images
 
 BUILT_IN = "builtin_"
 """What the names of built-in probes start with, in every table, figure and file."""
@@ -256,6 +273,25 @@ class ExperimentSources:
             self.knows_anomalies = False
             self.perturbations = built_in_probes(self.opening.seed)
             vars(self).pop("perturbed_sources", None)
+
+    def make_synthetic(self, outliers: Mapping[str, Perturbation], probes: Sequence[str]) -> None:
+        """Make synthetic outliers of normal images, in place of those asked for before.
+
+        Args:
+            outliers: by name, as sources and in the column `attack`.
+            probes: what is read of them.
+
+        Raises:
+            Refusal: a source has one of these names.
+        """
+        taken = sorted({*outliers} & {*self.anomaly_names, *self.perturbations.noise_names.values()})
+        if taken:
+            raise Refusal(
+                "`data.anomalies`, attacks and corruptions should not have names of synthetic outliers. "
+                f"Got {taken}. Rename them."
+            )
+        self.perturbations = replace(self.perturbations, synthetic=outliers, synthetic_probes=frozenset(probes))
+        vars(self).pop("perturbed_sources", None)
 
     @property
     def anomaly_names(self) -> list[str]:

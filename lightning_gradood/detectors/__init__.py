@@ -19,8 +19,9 @@ images, and are measured on the same records:
 - settings chosen on `val`: `ODIN`; regressions on `train` as well: `LID`, `Mahalanobis` (with `ensemble`);
 - gradient representations without any anomalous image (`needs_anomalies` is false): `GradientGaussian`, `GradientKNN` and
   `GradientForest` learn what is usual from normal `train` records, and their threshold is a quantile of normal `val` scores;
-- `MahalanobisPP` (features), `Consistency` (views of the image) and `Combined` (p-values of several), which need no anomalies
-  either, and together are the preset `no_anomalies`;
+- `MahalanobisPP` (features), `Consistency` (views of the image), `SyntheticOutliers` (a model that tells normal images from
+  outliers made of them) and `Combined` (p-values of several), which need no anomalies either, and together are the preset
+  `no_anomalies`;
 - `ImageStatistics`, which is no rival but an audit: it never asks the network, so a source on which it does well is easy
   for a reason that has nothing to do with what the images show.
 """
@@ -32,6 +33,7 @@ from lightning_gradood.detectors.detector import Detector, FixedDetector, NotFit
 from lightning_gradood.detectors.grad_norm import GradNorm, GradNormProbe
 from lightning_gradood.detectors.gradient_novelty import GradientForest, GradientGaussian, GradientKNN
 from lightning_gradood.detectors.image_statistics import ImageStatistics, ImageStatisticsProbe, image_statistics
+from lightning_gradood.detectors.inputs import Inputs
 from lightning_gradood.detectors.knn import KNN
 from lightning_gradood.detectors.lid import LID
 from lightning_gradood.detectors.logit_scores import Baseline, Energy
@@ -40,6 +42,7 @@ from lightning_gradood.detectors.mahalanobis_pp import MahalanobisPP
 from lightning_gradood.detectors.mlp import MLP
 from lightning_gradood.detectors.odin import ODIN, OdinProbe
 from lightning_gradood.detectors.saved import SavedDetector, load_detector, save_detector
+from lightning_gradood.detectors.synthetic_outliers import SyntheticOutliers
 
 __all__ = [
     "KNN",
@@ -60,12 +63,14 @@ __all__ = [
     "GradientKNN",
     "ImageStatistics",
     "ImageStatisticsProbe",
+    "Inputs",
     "Mahalanobis",
     "MahalanobisPP",
     "MahalanobisProbe",
     "NotFittedError",
     "OdinProbe",
     "SavedDetector",
+    "SyntheticOutliers",
     "ViewsProbe",
     "image_statistics",
     "load_detector",

@@ -11,8 +11,10 @@ from torch import Tensor
 
 from lightning_gradood.core import Refusal
 from lightning_gradood.detectors.detector import Detector, normal_training_records
+from lightning_gradood.gradients import LabelDesign
 from lightning_gradood.probes import Probe
-from lightning_gradood.records import Records
+from lightning_gradood.records import SYNTHETIC, Records, normal_records
+from lightning_gradood.synthetic import SyntheticOutlier
 
 Rule = Literal["fisher", "squares", "cauchy"]
 _TAIL = 0.9  # quantile above which the distribution of normal scores is continued by an exponential
@@ -101,6 +103,16 @@ class Combined(Detector):
         """Those of all detectors, each once."""
         return list({probe.name: probe for one in self.detectors for probe in one.probes}.values())
 
+    @property
+    def outliers(self) -> Sequence[SyntheticOutlier]:
+        """Those of all detectors, each once."""
+        return list({outlier.name: outlier for one in self.detectors for outlier in one.outliers}.values())
+
+    def with_label_designs(self, label_designs: Sequence[LabelDesign]) -> Combined:
+        """One whose detectors read these, but for those that were given their own."""
+        members = [one.with_label_designs(label_designs) for one in self.detectors]
+        return type(self)(**self.arguments | {"detectors": members})
+
     def fit(self, records: Records, seed: int) -> list[dict[str, float]]:
         """Fit every detector, and its p-values on images that it was not fitted on.
 
@@ -113,10 +125,16 @@ class Combined(Detector):
                 f"`train` should hold at least {self.fewest} normal records for `{self.name}`. Got {len(normal)}. "
                 "Take more normal images."
             )
-        fold_of = np.random.default_rng(seed).permutation(len(normal)) % self.folds
-        self._tails = [self._tail(one, normal, fold_of, seed) for one in self.detectors]
+        folds = dict(zip(normal.ids, np.random.default_rng(seed).permutation(len(normal)) % self.folds, strict=True))
+        train = records.where(split="train")
+        outliers = Records(train.table.filter(np.char.startswith(train.column("attack").astype(str), SYNTHETIC)))
+        every = Records.concatenate([normal, outliers])
+        fold_of = np.array(
+            [folds.get(origin, -1) for origin in every.column("origin_id")]
+        )  # an outlier's is its image's
+        self._tails = [self._tail(one, every, fold_of, seed) for one in self.detectors]
         for one in self.detectors:
-            one.fit(normal, seed)
+            one.fit(every, seed)
         return []
 
     def score(self, records: Records) -> np.ndarray:
@@ -144,9 +162,9 @@ class Combined(Detector):
             )
         self._tails = [EmpiricalTail(state[f"{one.name}|normal"].numpy()) for one in self.detectors]
 
-    def _tail(self, detector: Detector, normal: Records, fold_of: np.ndarray, seed: int) -> EmpiricalTail:
+    def _tail(self, detector: Detector, records: Records, fold_of: np.ndarray, seed: int) -> EmpiricalTail:
         scores: list[Any] = []
         for fold in range(self.folds):
-            detector.fit(Records(normal.table.filter(fold_of != fold)), seed)
-            scores.append(detector.score(Records(normal.table.filter(fold_of == fold))))
+            detector.fit(Records(records.table.filter(fold_of != fold)), seed)
+            scores.append(detector.score(normal_records(Records(records.table.filter(fold_of == fold)))))
         return EmpiricalTail(np.sort(np.concatenate(scores)))

@@ -11,8 +11,10 @@ import numpy as np
 from torch import Tensor
 
 from lightning_gradood.core import Refusal
+from lightning_gradood.gradients import LabelDesign
 from lightning_gradood.probes import Probe
-from lightning_gradood.records import Records, normal_records
+from lightning_gradood.records import SYNTHETIC, Records, normal_records
+from lightning_gradood.synthetic import SyntheticOutlier
 
 Fit = TypeVar("Fit")
 
@@ -59,6 +61,15 @@ class Detector(ABC):
         return True
 
     @property
+    def outliers(self) -> Sequence[SyntheticOutlier]:
+        """Synthetic outliers of normal images that `fit` finds among its records, see `outlier_training_records`."""
+        return ()
+
+    def with_label_designs(self, label_designs: Sequence[LabelDesign]) -> Detector:
+        """The same detector, reading these label designs where it reads gradients and was given none."""
+        return self
+
+    @property
     def scores_are_logits(self) -> bool:
         """Whether a score of 0 means that normal and anomalous are equally likely, as for an MLP's logit."""
         return False
@@ -73,7 +84,8 @@ class Detector(ABC):
         """Fit on the rows whose `split` is `train`, select on those whose split is `val`.
 
         Args:
-            records: normal and anomalous records with a `split` column; rows of other splits are never looked at.
+            records: normal and anomalous records with a `split` column; rows of other splits are never looked at. Where
+                `outliers` names some, the synthetic outliers of these kinds are among them.
             seed: fixes everything random.
 
         Returns:
@@ -125,6 +137,23 @@ def normal_training_records(records: Records) -> Records:
             "Take more normal images."
         )
     return normal
+
+
+def outlier_training_records(records: Records, detector: Detector) -> Records:
+    """The synthetic outliers that a detector may be fitted on: of its kinds, and unlike the image they were made of.
+
+    Raises:
+        Refusal: if there are none.
+    """
+    train = records.where(split="train")
+    kinds = [f"{SYNTHETIC}{outlier.name}" for outlier in detector.outliers]
+    rows = np.isin(train.column("attack").astype(str), kinds) & (train.column("linf") > 0)
+    if not rows.any():
+        raise Refusal(
+            f"`records` should hold synthetic outliers in `train` for `{detector.name}`, with one of {kinds} as their "
+            "`attack`. Got none. `detect` makes them; in a script, read them with the perturbations of `detector.outliers`."
+        )
+    return Records(train.table.filter(rows))
 
 
 _BLOCK = 32  # rows that are scored together

@@ -37,7 +37,8 @@ class OneClassDetector(Detector):
     """Fitted on the gradient representations of normal `train` records alone; no anomalous image is looked at.
 
     Args:
-        label_designs: the representation is their norms side by side; [AllOnes] if none are named.
+        label_designs: the representation is their norms side by side; those of the experiment if none are named, and
+            [AllOnes] outside one.
         whitening: from 0, standardised norms, to 1, fully whitened ones; see `ClassGaussian`.
     """
 
@@ -46,9 +47,14 @@ class OneClassDetector(Detector):
             raise Refusal(
                 f"`whitening` should be between 0 (standardised) and 1 (whitened). Got `whitening = {whitening}`."
             )
+        self._given = label_designs
         self.label_designs = list(label_designs) if label_designs else [AllOnes()]
         self.whitening = whitening
         self._gaussian: ClassGaussian | None = None
+
+    def with_label_designs(self, label_designs: Sequence[LabelDesign]) -> OneClassDetector:
+        """One that reads these, unless it was given its own."""
+        return self if self._given else type(self)(**self.arguments | {"label_designs": list(label_designs)})
 
     @property
     def needs_anomalies(self) -> bool:
@@ -105,7 +111,8 @@ class GradientGaussian(OneClassDetector):
     """Score by the squared distance from the predicted class' centre, in a metric between Euclid's and Mahalanobis'.
 
     Args:
-        label_designs: the representation is their norms side by side; [AllOnes] if none are named.
+        label_designs: the representation is their norms side by side; those of the experiment if none are named, and
+            [AllOnes] outside one.
         whitening: 1 gives the Mahalanobis distance with a shrunk tied covariance, 0 the Euclidean one of standardised
             norms.
 
@@ -135,7 +142,8 @@ class GradientKNN(OneClassDetector):
     """Score by the distance to the k-th nearest normal representation, each seen from its predicted class' centre.
 
     Args:
-        label_designs: the representation is their norms side by side; [AllOnes] if none are named.
+        label_designs: the representation is their norms side by side; those of the experiment if none are named, and
+            [AllOnes] outside one.
         k: which neighbour; the last one where there are fewer.
         whitening: from 0, standardised norms, to 1, fully whitened ones.
 
@@ -184,7 +192,8 @@ class GradientForest(OneClassDetector):
     """Score by how few random cuts isolate an image among normal ones.
 
     Args:
-        label_designs: the representation is their norms side by side; [AllOnes] if none are named.
+        label_designs: the representation is their norms side by side; those of the experiment if none are named, and
+            [AllOnes] outside one.
         trees: of the forest.
 
     Reference:

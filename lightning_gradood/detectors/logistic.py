@@ -43,6 +43,28 @@ class Logistic:
         return cls(state["mean"].numpy(), state["scale"].numpy(), state["weights"].numpy(), float(state["bias"]))
 
 
+def fit_balanced_logistic(values: np.ndarray, labels: np.ndarray, strength: float) -> Logistic:
+    """Fit an L2-regularised logistic regression in which both classes weigh the same, however many there are of each.
+
+    Args:
+        values: float [n, d], finite; standardised here.
+        labels: 0 normal, 1 anomalous, int [n]; some of either.
+        strength: scikit-learn's C.
+    """
+    from sklearn.linear_model import LogisticRegression  # takes half a second, which refusals and most runs do without
+
+    mean, scale, standardised = _standardised(values)
+    model = LogisticRegression(C=strength, class_weight="balanced", max_iter=2000)
+    fitted = model.fit(standardised, labels)
+    return Logistic(mean, scale, fitted.coef_[0], float(fitted.intercept_[0]))
+
+
+def _standardised(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    mean, spread = values.mean(axis=0), values.std(axis=0)
+    scale = np.where(spread > 0, spread, 1.0)
+    return mean, scale, (values - mean) / scale
+
+
 def fit_logistic(values: np.ndarray, labels: np.ndarray) -> Logistic:
     """Fit logistic regression as scikit-learn's LogisticRegressionCV does: L2, five folds, accuracy, ten strengths.
 
@@ -70,8 +92,7 @@ def fit_logistic(values: np.ndarray, labels: np.ndarray) -> Logistic:
             f"`train` should hold at least {_FOLDS} normal and {_FOLDS} anomalous records for a logistic regression. "
             f"Got {counts[0]} normal and {counts[1]} anomalous. Give more images or leave the detector out."
         )
-    mean, spread = values.mean(axis=0), values.std(axis=0)
-    scale = np.where(spread > 0, spread, 1.0)
+    mean, scale, standardised = _standardised(values)
     search = GridSearchCV(LogisticRegression(max_iter=1000), {"C": _STRENGTHS}, cv=StratifiedKFold(_FOLDS))
-    best = search.fit((values - mean) / scale, labels).best_estimator_
+    best = search.fit(standardised, labels).best_estimator_
     return Logistic(mean, scale, best.coef_[0], float(best.intercept_[0]))

@@ -3,6 +3,7 @@
 import copy
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -10,10 +11,11 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from lightning_gradood.detectors.detector import Detector
+from lightning_gradood.detectors.inputs import Inputs
 from lightning_gradood.gradients import LabelDesign
 from lightning_gradood.metrics import auroc
 from lightning_gradood.networks import MLPSettings, RepresentationMLP
-from lightning_gradood.probes import GradientProbe, Probe
+from lightning_gradood.probes import Probe
 from lightning_gradood.records import Records
 
 _VALIDATION_BATCH = 4096
@@ -22,9 +24,11 @@ _VALIDATION_BATCH = 4096
 class MLP(Detector):
     """Binary cross entropy on the representation, early stopping on the validation loss, weights of the best epoch.
 
+    With `settings.inputs` other than `[norms]` it reads more than the paper's, see `Inputs`.
+
     Args:
         label_designs: the representation is their norms side by side.
-        settings: width, optimizer and stopping.
+        settings: inputs, width, optimizer and stopping.
         name: in tables, files and W&B keys.
 
     Reference:
@@ -34,6 +38,7 @@ class MLP(Detector):
     def __init__(self, label_designs: Sequence[LabelDesign], settings: MLPSettings, name: str = "mlp") -> None:
         self.label_designs = list(label_designs)
         self.settings = settings
+        self._inputs = Inputs(settings.inputs, self.label_designs)
         self._name = name
         self.network: RepresentationMLP | None = None
 
@@ -49,15 +54,20 @@ class MLP(Detector):
 
     @property
     def probes(self) -> Sequence[Probe]:
-        """One gradient probe per label design."""
-        return [GradientProbe(design) for design in self.label_designs]
+        """One gradient probe per label design, and those of the other inputs."""
+        return self._inputs.probes
+
+    @property
+    def reads_norms_alone(self) -> bool:
+        """Whether it is the paper's, whose network takes the norms themselves."""
+        return self._inputs.names == ["norms"]
 
     def fit(self, records: Records, seed: int) -> list[dict[str, float]]:
         """Train on `train`, stop on `val`; see `Detector.fit`."""
         train, val = (self._tensors(records.where(split=split)) for split in ("train", "val"))
         with torch.random.fork_rng(devices=[]):  # the caller's random numbers stay as they were
             torch.default_generator.manual_seed(seed)  # of the CPU alone; torch.manual_seed sets those of GPUs too
-            self.network = RepresentationMLP(train[0], self.settings)
+            self.network = RepresentationMLP(train[0], self._network_settings)
             return train_with_early_stopping(self.network, train, val)
 
     def score(self, records: Records) -> np.ndarray:
@@ -74,12 +84,21 @@ class MLP(Detector):
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Take weights and standardisation; see `Detector.load_state_dict`."""
         with torch.random.fork_rng(devices=[]):  # weights are drawn before they are replaced
-            network = RepresentationMLP(torch.zeros(2, len(state["mean"]), dtype=torch.float64), self.settings)
+            network = RepresentationMLP(torch.zeros(2, len(state["mean"]), dtype=torch.float64), self._network_settings)
         network.load_state_dict(state)
         self.network = network
 
+    @property
+    def _network_settings(self) -> MLPSettings:
+        return (
+            self.settings if self.reads_norms_alone else replace(self.settings, log_values=False)
+        )  # taken by `Inputs`
+
     def _tensors(self, records: Records) -> tuple[Tensor, Tensor]:
-        values = np.concatenate([records.probe(probe.name) for probe in self.probes], axis=1)
+        if self.reads_norms_alone:
+            values = np.concatenate([records.probe(probe.name) for probe in self.probes], axis=1)
+        else:
+            values = self._inputs.values(records)
         return torch.from_numpy(values), torch.from_numpy(records.anomalous)
 
 

@@ -10,7 +10,7 @@ import torch.distributed as dist
 from lightning_gradood.core import Refusal, named_seed
 from lightning_gradood.detectors import Detector
 from lightning_gradood.evaluation.trials import OTHERS, Outcome, fit, measure
-from lightning_gradood.records import NORMAL, Records, detection_dataset
+from lightning_gradood.records import NORMAL, SYNTHETIC, Records, detection_dataset
 
 Protocol = Literal["known", "leave_one_out", "cross"]
 
@@ -89,6 +89,15 @@ class DetectionDatasets:
     noise_of: Callable[[str], str | None]
     keep_of: Callable[[str], Literal["all", "successful"]]
 
+    def synthetic(self, detector: Detector) -> Records | None:
+        """The synthetic outliers that a detector is fitted against, with its probes; None where it needs none."""
+        names = [f"{SYNTHETIC}{outlier.name}" for outlier in detector.outliers]
+        return Records.concatenate([self.records[name] for name in names]) if names else None
+
+    def same_normal(self, source: str) -> bool:
+        """Whether the normal side of a source's data set is the normal source, all of it and nothing else."""
+        return self.noise_of(source) is None and self.keep_of(source) == "all"
+
     def of(self, *sources: str) -> Records:
         """Normal and anomalous records of one source, or of several, each record once."""
         datasets = [
@@ -105,6 +114,7 @@ def run_trial(
     resamples: int = 1000,
     conventions: Sequence[str] = (),
     false_positive_rate: float = 0.05,
+    fitted_before: dict[str, Detector] | None = None,
 ) -> tuple[Detector, list[Outcome]]:
     """Fit a copy of a trial's detector and test it on each of the trial's sources.
 
@@ -115,18 +125,26 @@ def run_trial(
         resamples: bootstrap resamples of the AUROC's interval.
         conventions: whose arithmetic is added to the metrics.
         false_positive_rate: share of normal images that a one-class detector may flag.
+        fitted_before: by name, detectors that know no anomalies and were fitted on all normal images; one that is found here is
+            not fitted again, and one that is fitted here is added.
 
     Returns:
         The fitted detector and one outcome per tested source.
     """
-    detector = copy.deepcopy(trial.detector)
+    shared = not trial.detector.needs_anomalies and datasets.same_normal(trial.owner)
+    before = (fitted_before or {}).get(trial.detector.name) if shared else None
+    detector = copy.deepcopy(before or trial.detector)
     fitted = fit(
         detector,
         datasets.of(*trial.trained_on),
         trained_on=trial.name,
         seed=fitting_seed(detector, trial.owner, seed),
         false_positive_rate=false_positive_rate,
+        synthetic=datasets.synthetic(detector),
+        is_fitted=before is not None,
     )
+    if shared and fitted_before is not None:
+        fitted_before[detector.name] = detector
     outcomes = []
     for source in trial.tested_on:
         dataset, own_seed = datasets.of(source), named_seed(seed, source, bits=32)

@@ -7,6 +7,7 @@ import numpy as np
 
 from lightning_gradood.detectors import Detector, score_in_blocks
 from lightning_gradood.evaluation.protocol import DetectionDatasets, fitting_seed
+from lightning_gradood.evaluation.trials import fitting_records
 from lightning_gradood.metrics import auroc, binomial_interval, conformal_threshold
 from lightning_gradood.records import NORMAL, Records, normal_records
 
@@ -78,7 +79,8 @@ def _calibrated(
         selecting, calibrating = _parts(val, held)
     else:
         train, selecting, calibrating = normal_records(train), normal_val, normal_val
-    detector.fit(Records.concatenate([train, selecting]), fitting_seed(detector, GUARD, seed))
+    records = fitting_records(detector, [train, selecting], datasets.synthetic(detector))
+    detector.fit(records, fitting_seed(detector, GUARD, seed))
     calibration = np.sort(score_in_blocks(detector, normal_records(calibrating)))
     threshold = conformal_threshold(calibration, rate)
     return Calibrated(

@@ -1,6 +1,7 @@
 """The settings of detection: what `--detection.*` sets."""
 
-from dataclasses import dataclass, field
+import copy
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from lightning_gradood.core import Refusal
@@ -15,25 +16,37 @@ from lightning_gradood.detectors import (
     GradientGaussian,
     GradientKNN,
     MahalanobisPP,
+    SyntheticOutliers,
 )
 from lightning_gradood.evaluation.protocol import Protocol
 from lightning_gradood.gradients import AllOnes, LabelDesign
 from lightning_gradood.metrics import check_calibration, check_rate
 from lightning_gradood.probes import LogitsProbe, Probe
+from lightning_gradood.records import SYNTHETIC
+from lightning_gradood.synthetic import SyntheticOutlier
 from lightning_gradood.tasks import MLPSettings
 
 Preset = Literal["paper", "no_anomalies", "one_pass"]
 
 
 def no_anomalies() -> list[Detector]:
-    """The detector for when no anomalies are known: confidence, features and views of the image, three forward passes."""
-    return [Combined([Baseline(), MahalanobisPP(), Consistency()], name="no_anomalies")]
+    """Return the detector for when no anomalies are known; it takes three forward passes and no gradients.
+
+    It combines confidence, features, views of the image, and a model that tells normal images from synthetic outliers by these.
+    """
+    return [Combined([Baseline(), MahalanobisPP(), Consistency(), SyntheticOutliers()], name="no_anomalies")]
 
 
-def one_pass(label_designs: list[LabelDesign]) -> list[Detector]:
-    """A detector without known anomalies from one forward pass and its gradients: confidence, features, gradient norms."""
-    members: list[Detector] = [Baseline(), MahalanobisPP(), GradientGaussian(label_designs)]
-    return [Combined(members, rule="squares", name="one_pass")]
+def one_pass() -> list[Detector]:
+    """Return two detectors without known anomalies that read one forward pass and its gradients.
+
+    The first combines confidence, features, gradient norms and two models against synthetic outliers; the second is the
+    paper's, an MLP on gradient norms, trained against synthetic outliers.
+    """
+    paper = SyntheticOutliers(["norms"], model="mlp", name="mlp_on_synthetic")
+    every = SyntheticOutliers(["features", "confidence", "norms"])
+    members = [Baseline(), MahalanobisPP(), every, paper, GradientGaussian()]
+    return [Combined(members, rule="squares", name="one_pass"), copy.deepcopy(paper)]
 
 
 @dataclass
@@ -45,9 +58,10 @@ class DetectionSettings:
             paper's all-ones label, if it is one of several, is then reported alone too, as `mlp_all_ones`.
         mlp: the paper's detector, a 2-layer MLP.
         detectors: further detectors by class path.
-        preset: `paper`, the MLP alone; `no_anomalies`, also a detector that combines confidence, features and views of the image,
-            three forward passes; `one_pass`, also one that combines confidence, features and gradient norms from one forward
-            pass. A preset and `detectors` add up.
+            Those that read gradients and name no label designs read the experiment's.
+        preset: `paper`, the MLP alone; `no_anomalies`, also a detector that needs no anomalies, and reads confidence, features
+            and views of the image in three forward passes; `one_pass`, also two that need none and read one forward pass and
+            its gradients, the second of them the paper's MLP trained against synthetic outliers. A preset and `detectors` add up.
         protocol: what the detectors may know: `known`, the very source they are tested on, as in the paper; `leave_one_out`, all
             sources but the tested one; `cross`, each source in turn, and tested on every one.
         metrics: conventions whose arithmetic is reported too, under `<convention>/<metric>`, to compare with their tables.
@@ -114,15 +128,28 @@ class DetectionSettings:
                 anyway, and otherwise the preset for that case, and two of what it is compared with.
         """
         named = [detector for detector in self.build() if not detector.needs_anomalies]
-        designs = self.label_designs
-        cheap: list[Detector] = [
-            GradientGaussian(designs),
-            GradientKNN(designs),
-            GradientForest(designs),
-            Baseline(),
-            Energy(),
-        ]
-        return named or (cheap if known else [*no_anomalies(), GradientKNN(designs), Energy()])
+        cheap: list[Detector] = [GradientGaussian(), GradientKNN(), GradientForest(), Baseline(), Energy()]
+        usual = cheap if known else [*no_anomalies(), GradientKNN(), Energy()]
+        return named or [detector.with_label_designs(self.label_designs) for detector in usual]
+
+    def outliers(self, anomalies: bool = True) -> tuple[dict[str, SyntheticOutlier], list[str]]:
+        """The synthetic outliers that detectors are fitted against, by name, and the probes that are read of them.
+
+        Args:
+            anomalies: whether any are known.
+
+        Raises:
+            Refusal: two of one name differ.
+        """
+        found: dict[str, SyntheticOutlier] = {}
+        needy = [detector for detector in self.detectors_for(anomalies) if detector.outliers]
+        for outlier in (outlier for detector in needy for outlier in detector.outliers):
+            if found.setdefault(f"{SYNTHETIC}{outlier.name}", outlier).describe() != outlier.describe():
+                raise Refusal(
+                    "`detection.detectors` should agree on synthetic outliers of one name. "
+                    f"Got two settings of `{outlier.name}`. Give those detectors the same, or run one of them alone."
+                )
+        return found, [probe.name for detector in needy for probe in detector.probes]
 
     def guarding(self, anomalies: bool = True) -> list[Detector]:
         """The detectors among which the guard's is chosen.
@@ -149,9 +176,13 @@ class DetectionSettings:
         all_ones = [design for design in self.label_designs if design == AllOnes()]
         alone: list[Detector] = []
         if all_ones and len(self.label_designs) > 1:
-            alone = [MLP(all_ones, self.mlp, name="mlp_all_ones")]
-        presets = {"paper": [], "no_anomalies": no_anomalies(), "one_pass": one_pass(self.label_designs)}
-        detectors: list[Detector] = [*alone, MLP(self.label_designs, self.mlp), *presets[self.preset], *self.detectors]
+            alone = [MLP(all_ones, replace(self.mlp, inputs=["norms"]), name="mlp_all_ones")]
+        inputs = self.mlp.inputs
+        more = [MLP(self.label_designs, self.mlp, "_".join(["mlp", *inputs]))] if inputs != ["norms"] else []
+        paper = MLP(self.label_designs, replace(self.mlp, inputs=["norms"]))
+        presets = {"paper": [], "no_anomalies": no_anomalies(), "one_pass": one_pass()}
+        others = [one.with_label_designs(self.label_designs) for one in [*presets[self.preset], *self.detectors]]
+        detectors: list[Detector] = [*alone, paper, *more, *others]
         names = [detector.name for detector in detectors]
         if len(set(names)) < len(names):
             raise Refusal(f"`detection.detectors` should have different names. Got {names}. Remove one.")

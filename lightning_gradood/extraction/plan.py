@@ -7,7 +7,7 @@ from itertools import islice
 from tabulate import tabulate
 from torch import nn
 
-from lightning_gradood.data import ImageDataModule
+from lightning_gradood.data import ImageDataModule, PerturbedSource
 from lightning_gradood.networks import architecture, state_digest
 from lightning_gradood.probes import PixelProbe, Probe
 from lightning_gradood.records import NORMAL, RecordCache, Records, entry_key
@@ -131,7 +131,10 @@ def make_plan(network: nn.Module, data: ImageDataModule, probes: Sequence[Probe]
             description["training_images"] = training
         return CacheEntry(source, origin, probe.name, entry_key(description), description)
 
-    entries = [entry(*source, probe) for source in _sources(data) for probe in probes]
+    made = data.perturbed_sources
+    entries = [
+        entry(*source, probe) for source in _sources(data) for probe in probes if _is_read(made.get(source[0]), probe)
+    ]
     pixels = {source[0]: entry(*source, PIXELS).key for source in _sources(data) if source[2] is not None}
     rows = {one.key: _rows_to_read(one, data, cache) for one in entries if not cache.has(one.key)}
     stored = {source: key for source, key in pixels.items() if cache.has(key)}
@@ -156,6 +159,10 @@ def _rows_to_read(entry: CacheEntry, data: ImageDataModule, cache: RecordCache) 
     done, made = cache.done(entry.key), data.perturbed_sources.get(entry.source)
     rows = range(len(data.detection_sources[entry.source])) if made is None else made.rows
     return [row for row, name in zip(rows, ids_of(data, entry.source), strict=True) if name not in done]
+
+
+def _is_read(made: PerturbedSource | None, probe: Probe) -> bool:
+    return made is None or made.probes is None or probe.name in made.probes
 
 
 def _sources(data: ImageDataModule) -> Iterator[tuple[str, str, dict[str, object] | None]]:

@@ -1,8 +1,9 @@
 """Networks, transforms and detectors as class path and arguments, and which of them a guard may build without executing code.
 
 A guard's folder names what it needs as `{"class_path": ..., "init_args": {...}}`, as an experiment file does. Nothing is
-unpickled. What is built must be a network, a transform, a detector or a label design of this package, torch, torchvision or
-timm, or anything of a package that the user trusts by name; so a folder from elsewhere can at most build another network.
+unpickled. What is built must be a network, a transform, a detector, label design or synthetic outlier of this package, torch,
+torchvision or timm, or anything of a package that the user trusts by name; so a folder from elsewhere can at most build another
+network.
 """
 
 import functools
@@ -20,13 +21,14 @@ from lightning_gradood.core import Refusal
 from lightning_gradood.detectors import Detector
 from lightning_gradood.gradients import LabelDesign
 from lightning_gradood.networks import MLPSettings
+from lightning_gradood.synthetic import SyntheticOutlier
 
 PACKAGES = ("lightning_gradood", "torch", "torchvision", "timm")
 """Packages whose networks, transforms, detectors and label designs are built without being trusted by name."""
 
 _FUNCTIONS = ("lightning_gradood.networks", "torchvision.models", "timm")  # functions there return networks
 _TRANSFORMS = "torchvision.transforms"
-_KINDS = (nn.Module, LabelDesign, Detector, MLPSettings)
+_KINDS = (nn.Module, LabelDesign, SyntheticOutlier, Detector, MLPSettings)
 _DOWNLOADS = ("weights", "weights_backbone", "pretrained")  # arguments that fetch weights, which the folder has
 _FILES = ("checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir")  # timm's, which read other files
 

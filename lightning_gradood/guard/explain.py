@@ -113,7 +113,7 @@ def contributions(guard: Guard, record: Records) -> tuple[float, float, np.ndarr
     baseline = np.concatenate([guard.about.baseline[probe.name] for probe in guard.probes])
     score, base = readings.scores(np.stack([image, baseline]))
     detector = guard.detector
-    if isinstance(detector, MLP) and detector.network is not None:
+    if isinstance(detector, MLP) and detector.reads_norms_alone and detector.network is not None:
         return float(score), float(base), mlp_contributions(detector.network, image, baseline)
     return float(score), float(base), shapley_values(readings.scores, image, baseline)
 

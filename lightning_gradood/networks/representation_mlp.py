@@ -1,7 +1,7 @@
 """The paper's detector as a plain module: a 2-layer MLP on standardised gradient representations, and its settings."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Self
 
 import torch
@@ -29,6 +29,8 @@ class MLPSettings:
             that. So the standardised values are turned to their principal components, each divided by √(its variance +
             this number); a large number leaves their proportions, null leaves the values as they are.
         dropout: share of inputs and of hidden units that a training step leaves out.
+        inputs: what is read of an image: `norms`, gradient norms, as in the paper; with `features`, `confidence` or `views`
+            besides a second MLP is fitted beside the paper's.
     """
 
     width: int = 128
@@ -40,6 +42,7 @@ class MLPSettings:
     log_values: bool = True
     whitening: float | None = 1.0
     dropout: float = 0.2
+    inputs: list[str] = field(default_factory=lambda: ["norms"])
 
     def __post_init__(self) -> None:
         for name in ("width", "learning_rate", "max_epochs", "patience", "batch_size"):

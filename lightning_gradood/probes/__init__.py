@@ -30,6 +30,7 @@ from lightning_gradood.probes.input_gradients import leaf, signs_of, validated_g
 from lightning_gradood.probes.logits_and_features import (
     FeatureLayerProbe,
     FeatureProbe,
+    FeatureSpreadProbe,
     LogitsProbe,
     PenultimateProbe,
     SharedLogitsProbe,
@@ -42,6 +43,7 @@ __all__ = [
     "PENULTIMATE",
     "FeatureLayerProbe",
     "FeatureProbe",
+    "FeatureSpreadProbe",
     "GradientProbe",
     "LogitsProbe",
     "PenultimateProbe",

@@ -66,6 +66,23 @@ def feature_layer_outputs(network: nn.Module, images: Tensor, names: Sequence[st
     Raises:
         Refusal: if a name is no module, or its module does not give one tensor for the batch.
     """
+    logits, moments = feature_layer_moments(network, images, names)
+    return logits, [average for average, _ in moments]
+
+
+def feature_layer_moments(
+    network: nn.Module, images: Tensor, names: Sequence[str], spread: bool = False
+) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
+    """Run one forward pass as `feature_layer_outputs`, and return averages with standard deviations over the same axes.
+
+    Args:
+        network, images, names: as for `feature_layer_outputs`.
+        spread: whether deviations are wanted.
+
+    Returns:
+        The network's output and for each name averages [N, C_i] and deviations: [N, C_i], or [N, 0] where they are not wanted
+        or the output has no axes to average over.
+    """
     modules = dict(network.named_modules(remove_duplicate=False))
     for name in names:
         if name != PENULTIMATE and name not in modules:
@@ -74,13 +91,13 @@ def feature_layer_outputs(network: nn.Module, images: Tensor, names: Sequence[st
                 f"Its children are {[child for child, _ in network.named_children()]}; leave `layers` out for "
                 "the usual ones."
             )
-    found: dict[str, list[Tensor]] = {name: [] for name in names}
+    found: dict[str, list[_Moments]] = {name: [] for name in names}
     with ExitStack() as stack:
         for name in found:
             if name == PENULTIMATE:
-                stack.enter_context(_keeping_inputs(network, found[name]))
+                stack.enter_context(_keeping_inputs(network, found[name], spread))
             else:
-                stack.enter_context(_keeping_outputs(modules[name], name, found[name]))
+                stack.enter_context(_keeping_outputs(modules[name], name, found[name], spread))
         logits = network(images)
     return logits, [_only(name, found[name], len(images)) for name in names]
 
@@ -94,7 +111,7 @@ def feature_layer_output(network: nn.Module, images: Tensor, name: str) -> Tenso
         return feature_layer_outputs(network, images, [name])[1][0]
 
     def stop(module: nn.Module, args: Any, output: Any) -> None:
-        raise _Reached(_averaged(name, output))
+        raise _Reached(_moments(name, output, spread=False)[0])
 
     handle = network.get_submodule(name).register_forward_hook(stop)
     try:
@@ -149,10 +166,13 @@ def _numbered(prefix: str, children: dict[str, nn.Module]) -> list[str]:
     return [name for name in children if re.fullmatch(rf"{prefix}\d+", name)]
 
 
+_Moments = tuple[Tensor, Tensor]  # averages and standard deviations
+
+
 @contextmanager
-def _keeping_outputs(module: nn.Module, name: str, kept: list[Tensor]) -> Iterator[None]:
+def _keeping_outputs(module: nn.Module, name: str, kept: list[_Moments], spread: bool) -> Iterator[None]:
     def keep(module: nn.Module, args: Any, output: Any) -> None:
-        kept.append(_averaged(name, output))  # at once: a layer that follows may overwrite its input
+        kept.append(_moments(name, output, spread))  # at once: a layer that follows may overwrite its input
 
     handle = module.register_forward_hook(keep)
     try:
@@ -162,11 +182,11 @@ def _keeping_outputs(module: nn.Module, name: str, kept: list[Tensor]) -> Iterat
 
 
 @contextmanager
-def _keeping_inputs(network: nn.Module, kept: list[Tensor]) -> Iterator[None]:
+def _keeping_inputs(network: nn.Module, kept: list[_Moments], spread: bool) -> Iterator[None]:
     """Keep the input of that nn.Linear which runs last."""
 
     def keep(module: nn.Module, args: Any) -> None:
-        kept[:] = [_averaged(PENULTIMATE, args[0])]
+        kept[:] = [_moments(PENULTIMATE, args[0], spread)]
 
     with ExitStack() as stack:
         for module in network.modules():
@@ -175,24 +195,26 @@ def _keeping_inputs(network: nn.Module, kept: list[Tensor]) -> Iterator[None]:
         yield
 
 
-def _averaged(name: str, output: Any) -> Tensor:
+def _moments(name: str, output: Any, spread: bool) -> _Moments:
     if not isinstance(output, Tensor) or output.ndim < 2:
         kind = f"a tensor {list(output.shape)}" if isinstance(output, Tensor) else f"a {type(output).__name__}"
         raise Refusal(f"`layers` should give a tensor [N, C, ...] each. Got {kind} from {name!r}. Name another module.")
     if output.ndim == 2:
-        return output.clone()
-    return output.mean(dim=1) if output.ndim == 3 else output.flatten(2).mean(dim=2)
+        return output.clone(), output[:, :0]
+    places = output.mT if output.ndim == 3 else output.flatten(2)  # [N, C, places]
+    average = output.mean(dim=1) if output.ndim == 3 else places.mean(dim=2)
+    return average, places.std(dim=2, correction=0) if spread else average[:, :0]
 
 
-def _only(name: str, kept: list[Tensor], images: int) -> Tensor:
-    if len(kept) == 1 and len(kept[0]) == images:
+def _only(name: str, kept: list[_Moments], images: int) -> _Moments:
+    if len(kept) == 1 and len(kept[0][0]) == images:
         return kept[0]
     if not kept and name == PENULTIMATE:
         raise Refusal(
             "The network should end in an nn.Linear, whose input are its penultimate features. Got a network that runs "
             "none. Leave out what reads them, and name modules with `layers`."
         )
-    got = f"{len(kept)} outputs" if len(kept) != 1 else f"{len(kept[0])} rows"
+    got = f"{len(kept)} outputs" if len(kept) != 1 else f"{len(kept[0][0])} rows"
     raise Refusal(
         f"`layers` should be modules that run once on a batch and give a row for each of its {images} images. Got {got} "
         f"from {name!r}. Name another module."

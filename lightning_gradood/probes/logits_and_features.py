@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_gradood.core import Refusal, check_finite_rows, exact_arithmetic, frozen_network
-from lightning_gradood.probes.feature_layers import PENULTIMATE, feature_layer_names, feature_layer_outputs
+from lightning_gradood.probes.feature_layers import PENULTIMATE, feature_layer_moments, feature_layer_names
 from lightning_gradood.probes.probe import Probe
 
 
@@ -56,6 +56,9 @@ class SharedLogitsProbe(Probe):
 class FeatureLayerProbe(Probe):
     """Computes its values from logits and feature layers; `read_probes` runs one forward pass for all of this kind."""
 
+    spread: bool = False
+    """Whether standard deviations are wanted beside averages."""
+
     @abstractmethod
     def layers_of(self, network: nn.Module) -> list[str]:
         """The feature layers it needs, as `feature_layer_outputs` names them."""
@@ -67,7 +70,8 @@ class FeatureLayerProbe(Probe):
         Args:
             network: pixels in, logits out, in evaluation mode and frozen.
             logits: the network's output, [N, classes].
-            layers: for each of `layers_of(network)` the averages [N, C_i].
+            layers: for each of `layers_of(network)` the averages [N, C_i]; where `spread` is true, behind them the standard
+                deviations over the same places, [N, C_i] or, of an output [N, C_i], none.
         """
 
     def __call__(self, network: nn.Module, images: Tensor) -> Tensor:
@@ -92,20 +96,18 @@ def read_layers(probes: Sequence[FeatureLayerProbe], network: nn.Module, images:
     wanted = [probe.layers_of(network) for probe in probes]
     names = list(dict.fromkeys(name for part in wanted for name in part))
     with exact_arithmetic(), frozen_network(network), torch.no_grad():
-        logits, averages = feature_layer_outputs(network, images, names)
+        logits, moments = feature_layer_moments(network, images, names, any(probe.spread for probe in probes))
         check_finite_rows(logits, "The network's logits")
-        found = dict(zip(names, averages, strict=True))
-        _refuse_broken_layers(found)
+        found = dict(zip(names, moments, strict=True))
+        for name, (average, _) in found.items():
+            check_finite_rows(average, f"The network's features in {name!r}")
         values = [
-            probe.from_layers(network, logits, [found[name] for name in part])
+            probe.from_layers(
+                network, logits, [torch.cat(found[name], 1) if probe.spread else found[name][0] for name in part]
+            )
             for probe, part in zip(probes, wanted, strict=True)
         ]
     return logits, values
-
-
-def _refuse_broken_layers(found: dict[str, Tensor]) -> None:
-    for name, values in found.items():
-        check_finite_rows(values, f"The network's features in {name!r}")
 
 
 class FeatureProbe(FeatureLayerProbe):
@@ -148,6 +150,39 @@ class FeatureProbe(FeatureLayerProbe):
     def from_layers(self, network: nn.Module, logits: Tensor, layers: Sequence[Tensor]) -> Tensor:
         """Averages [N, ΣC_i], in the network's dtype."""
         self._widths = {name: layer.shape[1] for name, layer in zip(self.layers_of(network), layers, strict=True)}
+        return torch.cat(list(layers), dim=1)
+
+
+class FeatureSpreadProbe(FeatureLayerProbe):
+    """Averages and standard deviations of the channels of the network's feature layers.
+
+    A deviation says whether a feature is somewhere in the image or everywhere in it, which the average does not.
+
+    Args:
+        layers: as for `FeatureProbe`.
+    """
+
+    spread = True
+
+    def __init__(self, layers: list[str] | None = None) -> None:
+        self._averages = FeatureProbe(layers)
+        self.layers = layers
+
+    @property
+    def name(self) -> str:
+        """That of a `FeatureProbe`, and `+spread`."""
+        return f"{self._averages.name}+spread"
+
+    def names(self, network: nn.Module) -> list[str]:
+        """Empty: they are counted by the first reading."""
+        return []
+
+    def layers_of(self, network: nn.Module) -> list[str]:
+        """Those the user named, or the usual ones."""
+        return self._averages.layers_of(network)
+
+    def from_layers(self, network: nn.Module, logits: Tensor, layers: Sequence[Tensor]) -> Tensor:
+        """Layer by layer averages and then deviations, [N, up to 2·ΣC_i], in the network's dtype."""
         return torch.cat(list(layers), dim=1)
 
 

@@ -15,12 +15,13 @@ depend on (`entry_key`); a run refers to keys, so a second run with the same wei
 
 from lightning_gradood.records.cache import RecordCache, StateStore, entry_key, read_columns, write_columns
 from lightning_gradood.records.rows import ENDINGS, CsvStream, RowWriter, read_rows, row_file
-from lightning_gradood.records.table import NORMAL, SPLITS, Records, detection_dataset, normal_records
+from lightning_gradood.records.table import NORMAL, SPLITS, SYNTHETIC, Records, detection_dataset, normal_records
 
 __all__ = [
     "ENDINGS",
     "NORMAL",
     "SPLITS",
+    "SYNTHETIC",
     "CsvStream",
     "RecordCache",
     "Records",

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from lightning_gradood.core import Refusal
 
 NORMAL = "normal"  # the name of the one source whose clean images are the normal side
+SYNTHETIC = "synthetic_"  # what the names of synthetic outliers start with, as sources and in the column `attack`
 SPLITS = ("train", "val", "test")
 
 _COLUMNS: dict[str, pa.DataType] = {
@@ -110,6 +111,18 @@ class Records:
     def probes(self) -> list[str]:
         """Names of the probe columns."""
         return [name for name in self.table.column_names if name not in _COLUMNS and name != "split"]
+
+    def only(self, probes: Sequence[str]) -> Records:
+        """Keep the columns of these probes alone, in this order.
+
+        Raises:
+            Refusal: one is not there.
+        """
+        missing = [name for name in probes if name not in self.probes]
+        if missing:
+            raise Refusal(f"`probes` should be of these records. Got {missing}; they hold {self.probes}.")
+        plain = [name for name in self.table.column_names if name not in self.probes]
+        return Records(self.table.select([*plain, *probes]))
 
     def column(self, name: str) -> np.ndarray:
         """One plain column as an array [n]."""

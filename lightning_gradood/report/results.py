@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from lightning_gradood.core import atomic_write
-from lightning_gradood.evaluation import Outcome
+from lightning_gradood.evaluation import FLAGGED, Outcome
 from lightning_gradood.metrics import binomial_interval
 from lightning_gradood.records import write_columns
 from lightning_gradood.report.bundle import MEAN, DetectionReport, ImageFacts, by_detector
@@ -53,7 +53,7 @@ def results_table(outcomes: Sequence[Outcome]) -> dict[str, list[Any]]:
 
     Returns:
         Columns `source` (tested on), `trained_on`, `detector`, `split`, `metric`, `value`, `low` and `high`, the bounds of
-        a 95 % interval where there is one (the test AUROC's by bootstrap, the false-positive rate's binomial). Rates are
+        a 95 % interval where there is one (the test AUROC's by bootstrap, those of false-positive rates binomial). Rates are
         in [0, 1]; `threshold` stands under `val`, where it was chosen, and
         `seconds` (to fit and score) under `test`. What is not finite or not known is None.
     """
@@ -61,6 +61,10 @@ def results_table(outcomes: Sequence[Outcome]) -> dict[str, list[Any]]:
     for outcome in outcomes:
         names = (outcome.source, outcome.trained_on or outcome.source, outcome.detector)
         intervals = {"auroc": outcome.auroc_interval, "false_positive_rate": _rate_interval(outcome)}
+        for metric in FLAGGED:
+            if (share := outcome.metrics["test"].get(metric)) is not None:
+                normal = outcome.counts["test"]["normal"]
+                intervals[metric] = binomial_interval(round(share * normal), normal)
         numbers = outcome_numbers(outcome)
         numbers.setdefault("val", {})["threshold"] = outcome.threshold
         numbers["test"]["seconds"] = outcome.seconds

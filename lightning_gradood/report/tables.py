@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from tabulate import SEPARATING_LINE, tabulate
 
-from lightning_gradood.evaluation import Outcome
+from lightning_gradood.evaluation import FLAGGED, Outcome
+from lightning_gradood.metrics import binomial_interval
 from lightning_gradood.report.bundle import MEAN, by_detector, not_transferred
 
 Numbers = dict[str, dict[str, float]]
@@ -175,6 +176,7 @@ _METRICS = {
     "acc(oracle)": "detection_accuracy",
     "acc(0.5)": "accuracy_at_0.5",
     "acc(val)": "accuracy_at_val_threshold",
+    **{f"FPR({100 * rate:.0f}%)": name for name, rate in FLAGGED.items()},
 }
 _SPLITS = ("train", "val", "test")
 _TRAINED_ON, _SUCCESS = "trained on", "success"  # columns that are there where they say something
@@ -184,6 +186,7 @@ _SUCCESS_NOTE = "success = share of attacked or corrupted images that the classi
 _NOTE = (
     "In % on the test split; n = normal+anomalous images. AUPR-in, FPR95: normal is positive; AUPR-out: anomalous is.\n"
     "Accuracies: oracle = best balanced accuracy of any threshold; 0.5 = the MLP's own; val = threshold chosen on val.\n"
+    "FPR(1%), FPR(5%) = share of normal test images flagged by conformal thresholds for these rates, from normal val images.\n"
     "The interval is a bootstrap's, or Newcombe's (2006) where few images are on the wrong side: a bootstrap is too sure there."
 )
 
@@ -193,11 +196,13 @@ def console_table(outcomes: list[Outcome]) -> str:
 
     Args:
         outcomes: of all sources and detectors. A detector with more than one source gets a row of means after them; one
-            that was trained on each source and tested on every one gets a matrix below the table.
+            that was trained on each source and tested on every one gets a matrix below the table. Shares of normal images
+            flagged follow by detector, with binomial intervals; of one that is fitted on each source, the mean.
 
     Returns:
         Lines joined by newlines: header, rule, rows, rule, means, and a note that defines the columns. Percentages with two
-        decimals, `-` where a number does not exist. `trained on` is a column where it is not the tested source.
+        decimals, bounds of intervals with one, `-` where a number does not exist. `trained on` is a column where it is not
+        the tested source.
     """
     groups = by_detector(not_transferred(outcomes))
     body = [_row(outcome) for group in groups.values() for outcome in group]
@@ -213,7 +218,9 @@ def console_table(outcomes: list[Outcome]) -> str:
     # the header is a row among others, as tabulate makes columns under a real one two signs wider; so a rule stands above it
     _, table = tabulate(cells, (), "simple", colalign=align, disable_numparse=True).split("\n", 1)
     notes = [_NOTE if _SUCCESS in idle else _SUCCESS_NOTE + _NOTE]
-    return "\n".join([table, *notes, *("\n" + matrix_table(matrix) for matrix in matrices(outcomes).values())])
+    flagged = _flagged_table(groups)
+    below = [*([flagged] if flagged else []), *("\n" + matrix_table(one) for one in matrices(outcomes).values())]
+    return "\n".join([table, *notes, *below])
 
 
 def number_table(outcomes: list[Outcome]) -> tuple[list[str], list[list[str | float | None]]]:
@@ -242,7 +249,7 @@ def percent(value: float | None) -> str:
 
 
 def _row(outcome: Outcome) -> dict[str, str]:
-    low, high = (percent(bound) for bound in outcome.auroc_interval)
+    low, high = (f"{100 * bound:.1f}" for bound in outcome.auroc_interval)
     names = {"source": outcome.source, "detector": outcome.detector, _TRAINED_ON: outcome.trained_on or outcome.source}
     counts = {f"n {split}": _count(outcome.counts.get(split)) for split in _SPLITS}
     success = percent(outcome.metrics["test"].get("attack_success"))
@@ -259,6 +266,27 @@ def _mean_row(detector: str, outcomes: "Sequence[Outcome]") -> dict[str, str]:
 def _rates(metrics: dict[str, float], interval: str) -> dict[str, str]:
     rates = {column: percent(metrics.get(key)) for column, key in _METRICS.items()}
     return {"AUROC": percent(metrics.get("auroc")), "95 % interval": interval, **rates}
+
+
+def _flagged_table(groups: "dict[str, list[Outcome]]") -> str:
+    """Share of normal images that each detector flags at fixed rates, with its interval; empty where none is known."""
+    rows = []
+    for detector, group in groups.items():
+        means, images = mean_numbers(group)["test"], group[0].counts["test"]["normal"]
+        if FLAGGED.keys() & means.keys():
+            cells = [_with_interval(means.get(metric), images) for metric in FLAGGED]
+            rows.append([detector, *cells, str(images)])
+    if not rows:
+        return ""
+    head = ["normal images flagged, %", *(f"at {100 * rate:.0f} %" for rate in FLAGGED.values()), "of"]
+    return "\n" + str(tabulate(rows, head, "simple", colalign=["left", *["right"] * 3], disable_numparse=True))
+
+
+def _with_interval(share: float | None, images: int) -> str:
+    if share is None:
+        return _ABSENT
+    low, high = binomial_interval(round(share * images), images)
+    return f"{100 * share:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
 
 
 def _count(counts: dict[str, int] | None) -> str:

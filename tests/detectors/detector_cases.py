@@ -1,7 +1,7 @@
 """Every kind of detector with records for it, for the tests of what holds for all."""
 
 import numpy as np
-from made_up_features import feature_records, rebuilt
+from made_up_features import feature_records, rebuilt, with_outliers
 from made_up_records import records
 from test_odin_and_mahalanobis import mahalanobis_records, odin_records
 
@@ -22,9 +22,11 @@ from lightning_gradood.detectors import (
     ImageStatistics,
     Mahalanobis,
     MahalanobisPP,
+    SyntheticOutliers,
 )
 from lightning_gradood.gradients import AllOnes, KHot, Uniform
 from lightning_gradood.records import Records
+from lightning_gradood.synthetic import Blur, Zoom
 from lightning_gradood.tasks import MLPSettings
 
 
@@ -53,10 +55,19 @@ def cases() -> dict[str, tuple[Detector, Records]]:
     features = feature_records()
     # anomalous images are those of which the classifier is less sure
     features = rebuilt(features, {"logits": features.probe("logits") * np.where(features.anomalous, 0.3, 3)[:, None]})
+    outliers = [Blur(high=0.1), Zoom(seed=3)]
+    against = with_outliers(features, "blur", "zoom")
     settings = MLPSettings(max_epochs=4, width=8, whitening=0.5)
     mahalanobis = {"magnitudes": [0.0, 0.01, 0.005], "layers": None}
     return {
         "mlp": (MLP(designs, settings, name="other"), several),
+        "mlp_more": (MLP([], MLPSettings(max_epochs=4, width=8, inputs=["features", "confidence", "views"])), features),
+        "synthetic_outliers": (SyntheticOutliers(outliers=outliers, strength=1.0), against),
+        "synthetic_outliers_mlp": (
+            SyntheticOutliers(["features", "confidence"], "mlp", outliers=outliers, settings=settings, name="other"),
+            against,
+        ),
+        "combined_synthetic": (Combined([Energy(), SyntheticOutliers(["views"], outliers=outliers)], folds=3), against),
         "baseline": (Baseline(), features),
         "energy": (Energy(temperature=3.0), features),
         "gradnorm": (GradNorm(), features),

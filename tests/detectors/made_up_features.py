@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from lightning_gradood.records import NORMAL, SPLITS, Records
+from lightning_gradood.records import NORMAL, SPLITS, SYNTHETIC, Records
 
 LAYERS = {"relu": 3, "layer1": 5}
 COUNTS = {"train": 60, "val": 50, "test": 40}
@@ -28,6 +28,7 @@ def feature_records(gap: float = 1.0, seed: int = 0, counts: dict[str, int] | No
         values = {
             "logits": rng.normal(by, 1 + by, size=(n, 4)) * 3,
             "features/layers": rng.normal(by, 1 + by, size=(n, sum(LAYERS.values()))),
+            "features/layers+spread": rng.normal(by, 1 + by, size=(n, 2 * sum(LAYERS.values()))),
             "features/penultimate": rng.normal(2 + by * (-1.0) ** np.arange(width), 1, size=(n, width)),
             "gradnorm": np.exp(-rng.normal(by, 1 + by, size=(n, 1))),
             "image_statistics": np.abs(rng.normal(by, 1 + by, size=(n, 4))) / 10 + [0.5, 0, 0, 0],
@@ -35,6 +36,31 @@ def feature_records(gap: float = 1.0, seed: int = 0, counts: dict[str, int] | No
         values["views/mirror+blur"] = np.random.default_rng(seed + 1).normal(0, 1 + by, size=(n, 10))
         parts.append(Records.build(ids, source=source, values=values, names={"features/layers": layer_channels()}))
     return Records.concatenate(parts).with_splits(split_of)
+
+
+def with_outliers(table: Records, *kinds: str) -> Records:
+    """Add a synthetic outlier of each kind to each normal `train` image; it looks like the anomalous records of `train`.
+
+    Args:
+        table: of `feature_records`.
+        kinds: names of synthetic outliers.
+    """
+    train = table.where(split="train")
+    normal, anomalous = (Records(train.table.filter(train.anomalous == side)) for side in (0, 1))
+    parts = [
+        Records.build(
+            [f"{SYNTHETIC}{kind}/{one}" for one in normal.ids],
+            source=NORMAL,
+            values={probe: anomalous.probe(probe) for probe in table.probes},
+            names={probe: table.names(probe) for probe in table.probes},
+            origin_id=normal.ids,
+            attack=[f"{SYNTHETIC}{kind}"] * len(normal),
+            linf=[0.1] * len(normal),
+        )
+        for kind in kinds
+    ]
+    split_of = dict(zip(table.column("origin_id"), table.column("split"), strict=True))
+    return Records.concatenate([table, *(part.with_splits(split_of) for part in parts)])
 
 
 def layer_channels() -> list[str]:

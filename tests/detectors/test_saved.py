@@ -117,7 +117,7 @@ def test_metadata_that_names_no_detector_is_refused(tmp_path):
     with pytest.raises(Refusal, match=r"Got arguments that `Energy` does not take .*'kelvin'"):
         load_detector(written(tmp_path, arguments={"kelvin": 3}))
     strange = {"settings": {"class": "AllOnes.mro", "fields": {}}}
-    with pytest.raises(Refusal, match=r"label design should be one of lightning_gradood.gradients. Got `AllOnes.mro`"):
+    with pytest.raises(Refusal, match=r"should be one of lightning_gradood.gradients or .synthetic. Got `AllOnes.mro`"):
         load_detector(written(tmp_path, **{"class": "lightning_gradood.detectors.mlp.MLP", "arguments": strange}))
 
 

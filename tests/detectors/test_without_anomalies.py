@@ -179,12 +179,12 @@ def test_presets_and_detectors_add_up():
     assert names == {
         "paper": ["mlp", "energy"],
         "no_anomalies": ["mlp", "no_anomalies", "energy"],
-        "one_pass": ["mlp", "one_pass", "energy"],
+        "one_pass": ["mlp", "one_pass", "mlp_on_synthetic", "energy"],
     }
     designs = [AllOnes(), Uniform()]
     (one,) = [
         one for one in DetectionSettings(label_designs=designs, preset="one_pass").build() if one.name == "one_pass"
     ]
     assert [probe.name for probe in one.probes] == [
-        "logits", "features/penultimate", "gradients/all_ones", "gradients/uniform",
+        "logits", "features/penultimate", "features/layers+spread", "gradients/all_ones", "gradients/uniform",
     ]  # fmt: skip

@@ -19,6 +19,7 @@ from lightning_gradood.detectors import (
     ImageStatistics,
     Mahalanobis,
     MahalanobisPP,
+    SyntheticOutliers,
     score_in_blocks,
 )
 from lightning_gradood.gradients import AllOnes, KHot, Predicted, Uniform, parameter_names
@@ -26,7 +27,8 @@ from lightning_gradood.guard import Component, Description, component_of, mean_r
 from lightning_gradood.metrics import conformal_threshold
 from lightning_gradood.networks import CifarResNet, MLPSettings, Normalized
 from lightning_gradood.probes import LogitsProbe, read_probes
-from lightning_gradood.records import Records
+from lightning_gradood.records import SYNTHETIC, Records, normal_records
+from lightning_gradood.synthetic import Blur, PatchShuffle, SurerSteps
 
 BATCH = 8
 CLASSES = ["ant", "bee", "cat", "dog"]
@@ -34,6 +36,13 @@ DESIGNS = [AllOnes(), Predicted(), KHot((0, 2))]
 DETECTORS = {
     "mlp": MLP(DESIGNS, MLPSettings(max_epochs=3, width=8)),
     "mlp_raw": MLP([AllOnes()], MLPSettings(max_epochs=3, width=8, log_values=False, whitening=None), name="mlp_raw"),
+    "mlp_more": MLP(
+        DESIGNS, MLPSettings(max_epochs=3, width=8, inputs=["norms", "features", "confidence"]), "mlp_more"
+    ),
+    "synthetic_outliers": SyntheticOutliers(outliers=[PatchShuffle(), SurerSteps()]),
+    "synthetic_mlp": SyntheticOutliers(
+        ["norms", "views"], "mlp", DESIGNS, [Blur()], settings=MLPSettings(max_epochs=3)
+    ),
     "baseline": Baseline(),
     "energy": Energy(temperature=2.0),
     "gradnorm": GradNorm(),
@@ -63,7 +72,7 @@ def network():
     return Normalized(CifarResNet(1, num_classes=4), [0.5] * 3, [0.25] * 3).eval()
 
 
-def readings(net, detector, pixels, source, batch=BATCH):
+def readings(net, detector, pixels, source, batch=BATCH, **columns):
     """Records as extraction writes them: several probes together, batch by batch."""
     probes = list(detector.probes)
     if all(probe.name != LogitsProbe().name for probe in probes):
@@ -74,10 +83,11 @@ def readings(net, detector, pixels, source, batch=BATCH):
         parts.append(
             Records.build(
                 [f"{source}/{row}" for row in range(start, start + len(found.logits))],
-                source=source,
+                source="normal" if columns else source,
                 values={name: values.detach().numpy() for name, values in found.values.items()},
                 names={probe.name: probe.names(net) for probe in probes},
                 prediction=found.logits.argmax(dim=1).tolist(),
+                **{name: values[start : start + len(found.logits)] for name, values in columns.items()},
             )
         )
     return Records.concatenate(parts)
@@ -93,8 +103,18 @@ def fitted(name, net=None):
             probe.load(states[probe.name])
     normal, anomalous = images(60), (images(60, seed=2) * 0.5 + 0.5)
     sides = [readings(net, detector, pixels, source) for source, pixels in (("normal", normal), ("bright", anomalous))]
+    for outlier in detector.outliers:
+        names = [f"normal/{row}" for row in range(len(normal))]
+        made, kind = (
+            outlier.craft(net, normal, torch.full((len(normal),), -1), names).images,
+            f"{SYNTHETIC}{outlier.name}",
+        )
+        about = {"origin_id": names, "attack": [kind] * len(made), "linf": [1.0] * len(made)}
+        sides.append(readings(net, detector, made, kind, **about))
     records = Records.concatenate(sides)
-    records = records.with_splits({one: ("train", "val", "test")[row % 3] for row, one in enumerate(records.ids)})
+    records = records.with_splits(
+        {one: ("train", "val", "test")[row % 3] for row, one in enumerate(records.column("origin_id")[:120])}
+    )
     detector.fit(records, seed=0)
     return net, detector, records, states
 
@@ -102,7 +122,7 @@ def fitted(name, net=None):
 def save(folder, name, net=None, **changes):
     """Save a guard; returns it as it was loaded, its records, and the images of its first records."""
     net, detector, records, states = fitted(name, net)
-    normal = records.where(source="normal")
+    normal = normal_records(records)
     calibration = np.sort(score_in_blocks(detector, normal.where(split="val")))
     about = {
         "experiment": "made_up",

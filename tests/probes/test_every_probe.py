@@ -13,15 +13,24 @@ from asserts import (
 from lightning_gradood import detectors, gradients, probes
 from lightning_gradood.detectors import GradNormProbe, ImageStatisticsProbe, MahalanobisProbe, OdinProbe, ViewsProbe
 from lightning_gradood.networks import CifarResNet, Normalized
-from lightning_gradood.probes import FeatureProbe, GradientProbe, LogitsProbe, PenultimateProbe, PixelProbe, Probe
+from lightning_gradood.probes import (
+    FeatureProbe,
+    FeatureSpreadProbe,
+    GradientProbe,
+    LogitsProbe,
+    PenultimateProbe,
+    PixelProbe,
+    Probe,
+)
 
 DESIGNS = [
     gradients.AllOnes(), gradients.AllZeros(), gradients.KHot((0, 2)), gradients.Predicted(), gradients.SecondBest(),
     gradients.Uniform(),
 ]  # fmt: skip
 PROBES = [
-    *(GradientProbe(design) for design in DESIGNS), LogitsProbe(), FeatureProbe(), PenultimateProbe(), GradNormProbe(),
-    ImageStatisticsProbe(), OdinProbe(), MahalanobisProbe(), MahalanobisProbe((0.0, 0.0014)), PixelProbe("float32"), ViewsProbe(),
+    *(GradientProbe(design) for design in DESIGNS), LogitsProbe(), FeatureProbe(), FeatureSpreadProbe(),
+    PenultimateProbe(), GradNormProbe(), ImageStatisticsProbe(), OdinProbe(), MahalanobisProbe(), MahalanobisProbe((0.0, 0.0014)),
+    PixelProbe("float32"), ViewsProbe(),
 ]  # fmt: skip
 IMAGES = torch.rand(6, 3, 16, 16, generator=torch.Generator().manual_seed(1))
 

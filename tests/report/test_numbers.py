@@ -8,6 +8,7 @@ import pytest
 
 from lightning_gradood.core import Refusal
 from lightning_gradood.core.files import atomic_write
+from lightning_gradood.evaluation.trials import SplitScores, flagged_normal
 from lightning_gradood.records import read_columns
 from lightning_gradood.report import DetectionReport, console_table, results_table, scores_table, write_results
 from lightning_gradood.report.results import plain, results_document
@@ -32,7 +33,7 @@ def test_console_table_shows_the_numbers_of_the_outcomes():
         assert (row["n train"], row["n val"], row["n test"]) == ("120+60", "120+60", "60+30")
         assert row["AUROC"] == f"{100 * test['auroc']:.2f}"
         low, high = expected.auroc_interval
-        assert row["95 % interval"] == f"[{100 * low:.2f}, {100 * high:.2f}]"
+        assert row["95 % interval"] == f"[{100 * low:.1f}, {100 * high:.1f}]"
         assert row["AUPR-in"] == percent(test["aupr_in"])
         assert row["AUPR-out"] == percent(test["aupr_out"])
         assert row["FPR95"] == percent(test["fpr95_in"])
@@ -250,3 +251,16 @@ def test_norms_of_another_width_are_refused():
 def test_samples_that_are_no_images_are_refused():
     with pytest.raises(Refusal, match=r"`samples\['normal'\]`.*Got `float64 \[2, 3, 8, 8\]`. Move the channels last"):
         DetectionReport("x", [], samples={"normal": np.ones((2, 3, 8, 8))})
+
+
+def test_shares_of_normal_images_flagged_stand_with_their_intervals():
+    normal, calibration = np.arange(200.0), np.arange(100.0)
+    zeros, ones = np.zeros(100, dtype=np.int64), np.zeros(200, dtype=np.int64)
+    val = SplitScores([f"v{row}" for row in range(100)], zeros, calibration)
+    test = SplitScores([f"t{row}" for row in range(200)], ones, normal)
+    found = flagged_normal(val, test)
+    # of 100 calibration scores the largest, 99, is exceeded at 1 %, and the fifth largest, 95, at 5 %
+    assert found == {"flagged_at_1_percent": 100 / 200, "flagged_at_5_percent": 104 / 200}
+    few = SplitScores(val.ids[:50], zeros[:50], calibration[:50])
+    assert list(flagged_normal(few, test)) == ["flagged_at_5_percent"]
+    assert flagged_normal(SplitScores([], zeros[:0], calibration[:0]), test) == {}

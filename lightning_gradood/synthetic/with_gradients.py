@@ -1,0 +1,172 @@
+"""Synthetic outliers along the network's gradient by the pixels, on its own predictions: relatives of attacks."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lightning_gradood.core import Logits
+from lightning_gradood.synthetic.outlier import Draws, GradientOutlier, pixel_gradient
+
+_TINY = 1e-12
+
+
+def _cross_entropy(predict: Logits, images: Tensor, classes: Tensor) -> Tensor:
+    return F.cross_entropy(predict(images), classes, reduction="none")
+
+
+def _within(images: Tensor, centre: Tensor, distance: Tensor) -> Tensor:
+    return torch.min(torch.max(images, centre - distance), centre + distance).clamp(0, 1)
+
+
+@dataclass(frozen=True)
+class SignStep(GradientOutlier):
+    """One step along the sign of the gradient of the cross entropy with the predicted class.
+
+    Args:
+        low, high: bounds of the step, drawn for each image.
+        seed: another one draws other steps.
+    """
+
+    low: float = 0.01
+    high: float = 0.06
+    seed: int = 0
+
+    @property
+    def passes(self) -> int:
+        """One."""
+        return 1
+
+    def walk(self, predict: Logits, images: Tensor, predicted: Tensor, draws: Draws) -> Tensor:
+        """Step."""
+        gradient = pixel_gradient(lambda leaf: _cross_entropy(predict, leaf, predicted), images)
+        return images + draws.uniform(self.low, self.high) * gradient.sign()
+
+
+@dataclass(frozen=True)
+class TargetSteps(GradientOutlier):
+    """Six steps along signs of the gradient towards another class at random.
+
+    Args:
+        low, high: bounds of the distance, drawn for each image.
+        seed: another one draws other classes and distances.
+    """
+
+    low: float = 0.01
+    high: float = 0.05
+    seed: int = 0
+
+    @property
+    def passes(self) -> int:
+        """Six, and one to count the classes."""
+        return 7
+
+    def walk(self, predict: Logits, images: Tensor, predicted: Tensor, draws: Draws) -> Tensor:
+        """Walk."""
+        with torch.no_grad():
+            classes = predict(images).shape[1]
+        steps = torch.tensor(draws.integers(1, classes), device=images.device)
+        targets, distance, moved = (predicted + steps) % classes, draws.uniform(self.low, self.high), images
+        for _ in range(6):
+            gradient = pixel_gradient(lambda leaf: _cross_entropy(predict, leaf, targets), moved)
+            moved = _within(moved - distance / 3 * gradient.sign(), images, distance)
+        return moved
+
+
+@dataclass(frozen=True)
+class BoundarySteps(GradientOutlier):
+    """Up to five shortest steps, by the linearised network, to just behind the boundary to the second best class.
+
+    Args:
+        beyond: logits by which the boundary is passed.
+        seed: nothing is drawn.
+
+    Reference:
+        Moosavi-Dezfooli, Fawzi and Frossard 2016, "DeepFool", towards the runner-up alone.
+    """
+
+    beyond: float = 0.02
+    seed: int = 0
+
+    @property
+    def passes(self) -> int:
+        """Five, and a forward pass each."""
+        return 5
+
+    def walk(self, predict: Logits, images: Tensor, predicted: Tensor, draws: Draws) -> Tensor:
+        """Walk; an image that has passed the boundary stays."""
+        moved, own = images, predicted[:, None]
+        for _ in range(5):
+            leaf = moved.detach().clone().requires_grad_()
+            logits = predict(leaf)
+            rival = logits.detach().scatter(1, own, -torch.inf).argmax(1, keepdim=True)
+            lead = (logits.gather(1, own) - logits.gather(1, rival))[:, 0]
+            gradient = torch.autograd.grad(lead.sum(), leaf)[0]
+            needed = (lead.detach().clamp(min=0) + self.beyond).view(-1, 1, 1, 1)
+            step = 1.02 * needed * gradient / gradient.flatten(1).square().sum(1).clamp(min=_TINY).view(-1, 1, 1, 1)
+            moved = torch.where((lead.detach() < 0).view(-1, 1, 1, 1), moved, (moved - step).clamp(0, 1))
+        return moved
+
+
+@dataclass(frozen=True)
+class EuclideanSteps(GradientOutlier):
+    """Five steps along the gradient of the cross entropy with the predicted class, within an L2 distance.
+
+    Args:
+        low, high: bounds of the distance for images of 3,072 pixel values, drawn for each image; it grows with the root of their
+            number.
+        seed: another one draws other distances.
+    """
+
+    low: float = 0.3
+    high: float = 2.0
+    seed: int = 0
+
+    @property
+    def passes(self) -> int:
+        """Five."""
+        return 5
+
+    def walk(self, predict: Logits, images: Tensor, predicted: Tensor, draws: Draws) -> Tensor:
+        """Walk."""
+        distance = draws.uniform(self.low, self.high) * (images[0].numel() / 3072) ** 0.5
+        moved = images
+        for _ in range(5):
+            gradient = pixel_gradient(lambda leaf: _cross_entropy(predict, leaf, predicted), moved)
+            moved = (moved + distance / 3 * gradient / _length(gradient)).clamp(0, 1)
+            change = moved - images
+            moved = images + change * (distance / _length(change)).clamp(max=1)
+        return moved
+
+
+@dataclass(frozen=True)
+class SurerSteps(GradientOutlier):
+    """Four steps along signs of the gradient that raises logsumexp: images of which the network is too sure.
+
+    Args:
+        low, high: bounds of the distance, drawn for each image.
+        seed: another one draws other distances.
+    """
+
+    low: float = 0.01
+    high: float = 0.05
+    seed: int = 0
+
+    @property
+    def passes(self) -> int:
+        """Four."""
+        return 4
+
+    def walk(self, predict: Logits, images: Tensor, predicted: Tensor, draws: Draws) -> Tensor:
+        """Walk."""
+        distance, moved = draws.uniform(self.low, self.high), images
+        for _ in range(4):
+            gradient = pixel_gradient(lambda leaf: torch.logsumexp(predict(leaf), dim=1), moved)
+            moved = _within(moved + distance / 2 * gradient.sign(), images, distance)
+        return moved
+
+
+def _length(values: Tensor) -> Tensor:
+    length: Tensor = torch.linalg.vector_norm(values.flatten(1), dim=1)
+    return length.clamp(min=_TINY).view(-1, 1, 1, 1)

@@ -1,0 +1,277 @@
+"""Synthetic outliers that do not ask the network: noise, shuffled parts, colours, shapes, and images of nothing."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lightning_gradood.synthetic.outlier import Draws, SyntheticOutlier
+
+
+@dataclass(frozen=True)
+class GaussianNoise(SyntheticOutlier):
+    """Normal noise, its standard deviation drawn for each image.
+
+    Args:
+        low, high: bounds of the standard deviation, of pixels in [0, 1].
+        seed: another one draws other noise.
+    """
+
+    low: float = 0.02
+    high: float = 0.15
+    seed: int = 0
+
+    def make(self, images: Tensor, draws: Draws) -> Tensor:
+        """Add the noise."""
+        return images + draws.uniform(self.low, self.high) * draws.normal(*images.shape[1:])
+
+
+@dataclass(frozen=True)
+class SignNoise(SyntheticOutlier):
+    """The same amount added to some pixels and taken from the others, at random: as large as an attack, and aimless.
+
+    Args:
+        low, high: bounds of the amount, drawn for each image.
+        seed: another one draws other signs.
+    """
+
+    low: float = 0.02
+    high: float = 0.08
+    seed: int = 0
+
+    def make(self, images: Tensor, draws: Draws) -> Tensor:
+        """Add the noise."""
+        return images + draws.uniform(self.low, self.high) * draws.normal(*images.shape[1:]).sign()
+
+
+@dataclass(frozen=True)
+class PatchShuffle(SyntheticOutlier):
+    """A grid of patches in random order; pixels beyond the last whole patch stay.
+
+    Args:
+        most: patches along a side are drawn from 2 to this.
+        seed: another one draws other orders.
+    """
+
+    most: int = 4
+    seed: int = 0
+
+    def make(self, images: Tensor, draws: Draws) -> Tensor:
+        """Shuffle."""
+        for row, grid in enumerate(draws.integers(2, self.most + 1)):
+            height, width = images.shape[2] // grid, images.shape[3] // grid
+            part = images[row, :, : grid * height, : grid * width]
+            patches = part.unfold(1, height, height).unfold(2, width, width).flatten(1, 2)  # [C, grid², h, w]
+            shuffled = patches[:, draws.permutation(row, grid * grid)].reshape(-1, grid, grid, height, width)
+            part.copy_(shuffled.permute(0, 1, 3, 2, 4).reshape(part.shape))
+        return images
+
+
+@dataclass(frozen=True)
+class Overlay(SyntheticOutlier):
+    """The image mixed with itself upside down: two objects in one picture, from one image.
+
+    Args:
+        low, high: bounds of the image's own share, drawn for each image.
+        seed: another one draws other shares.
+    """
+
+    low: float = 0.35
+    high: float = 0.65
+    seed: int = 0
+
+    def make(self, images: Tensor, draws: Draws) -> Tensor:
+        """Mix."""
+        share = draws.uniform(self.low, self.high)
+        return share * images + (1 - share) * images.flip(2, 3)
+
+
+@dataclass(frozen=True)
+class Blur(SyntheticOutlier):
+    """Gaussian blur.
+
+    Args:
+        low, high: bounds of the standard deviation as a share of the shorter side, drawn for each image.
+        seed: another one draws other widths.
+    """
+
+    low: float = 0.02
+    high: float = 0.07
+    seed: int = 0
+
+    def make(self, images: Tensor, draws: Draws) -> Tensor:
+        """Blur rows, then columns."""
+        side = min(images.shape[2:])
+        sigma = draws.uniform(self.low, self.high).flatten() * side
+        reach = min(max(1, math.ceil(3 * self.high * side)), side - 1)
+        offsets = torch.arange(-reach, reach + 1, device=images.device, dtype=images.dtype)
+        kernels = torch.exp(-offsets.square() / (2 * sigma[:, None].square()))
+        kernels = (kernels / kernels.sum(1, keepdim=True)).repeat_interleave(images.shape[1], 0)[:, None, :, None]
+        flat = images.flatten(0, 1)[None]
+        for weights, padding in ((kernels, (0, 0, reach, reach)), (kernels.transpose(2, 3), (reach, reach, 0, 0))):
+            flat = F.conv2d(F.pad(flat, padding, mode="reflect"), weights, groups=len(weights))
+        return flat.reshape(images.shape)
+
+
+@dataclass(frozen=True)
+class ChannelPermutation(SyntheticOutlier):
+    """Channels in another order; an image of one channel stays as it is, and is then no outlier.
+
+    Args:
+        seed: another one draws other orders.
+    """
+
+    seed: int = 0
+
+    def make(self, images: Tensor, draws: Draws) -> Tensor:
+        """Exchange channels."""
+        channels = images.shape[1]
+        for row in range(len(images) if channels > 1 else 0):
+            order = draws.permutation(row, channels)
+            if order == sorted(order):
+                order = [*order[1:], order[0]]
+            images[row] = images[row, order]
+        return images
+
+
+@dataclass(frozen=True)
+class Solarise(SyntheticOutlier):
+    """Pixels above a level turned into their negative.
+
+    Args:
+        low, high: bounds of the level, drawn for each image.
+        seed: another one draws other levels.
+    """
+
+    low: float = 0.3
+    high: float = 0.7
+    seed: int = 0
+
+    def make(self, images: Tensor, draws: Draws) -> Tensor:
+        """Turn them."""
+        return torch.where(images > draws.uniform(self.low, self.high), 1 - images, images)
+
+
+@dataclass(frozen=True)
+class Rotation(SyntheticOutlier):
+    """Turned by 90, 180 or 270 degrees; by 180 where the image is not square.
+
+    Args:
+        seed: another one draws other angles.
+    """
+
+    seed: int = 0
+
+    def make(self, images: Tensor, draws: Draws) -> Tensor:
+        """Turn."""
+        square = images.shape[2] == images.shape[3]
+        turned = [
+            torch.rot90(image, quarter if square else 2, (1, 2))
+            for image, quarter in zip(images, draws.integers(1, 4), strict=True)
+        ]
+        return torch.stack(turned)
+
+
+@dataclass(frozen=True)
+class Zoom(SyntheticOutlier):
+    """A square from inside the image, enlarged to its size.
+
+    Args:
+        low, high: bounds of the square's side as a share of the shorter side, drawn for each image.
+        seed: another one draws other squares.
+    """
+
+    low: float = 0.25
+    high: float = 0.5
+    seed: int = 0
+
+    def make(self, images: Tensor, draws: Draws) -> Tensor:
+        """Enlarge."""
+        size = images.shape[2:]
+        sides = (draws.uniform(self.low, self.high).flatten() * min(size)).round().clamp(min=1).long().tolist()
+        places = draws.uniform(0, 1, 2).tolist()
+        parts = []
+        for image, side, (down, right) in zip(images, sides, places, strict=True):
+            top, left = round(down * (size[0] - side)), round(right * (size[1] - side))
+            part = image[None, :, top : top + side, left : left + side]
+            parts.append(F.interpolate(part, size=tuple(size), mode="bicubic", align_corners=False))
+        return torch.cat(parts)
+
+
+@dataclass(frozen=True)
+class Elastic(SyntheticOutlier):
+    """Bent by a smooth random field of shifts.
+
+    Args:
+        low, high: bounds of the shifts' standard deviation, of half the image's side, drawn for each image.
+        seed: another one draws other fields.
+    """
+
+    low: float = 0.1
+    high: float = 0.35
+    seed: int = 0
+
+    def make(self, images: Tensor, draws: Draws) -> Tensor:
+        """Bend."""
+        coarse = draws.normal(2, 5, 5) * draws.uniform(self.low, self.high)
+        shifts = F.interpolate(coarse, size=tuple(images.shape[2:]), mode="bicubic", align_corners=True)
+        still = torch.eye(2, 3, device=images.device, dtype=images.dtype).expand(len(images), 2, 3)
+        grid = F.affine_grid(still, list(images.shape), align_corners=False) + shifts.permute(0, 2, 3, 1)
+        return F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
+
+
+@dataclass(frozen=True)
+class ColourField(SyntheticOutlier):
+    """Clouds of colour whose amplitude falls with frequency as in natural images, and nothing of the image itself.
+
+    Args:
+        low, high: bounds of the exponent of that fall, drawn for each image.
+        seed: another one draws other clouds.
+    """
+
+    low: float = 0.5
+    high: float = 2.0
+    seed: int = 0
+
+    def make(self, images: Tensor, draws: Draws) -> Tensor:
+        """Draw clouds."""
+        height, width = images.shape[2:]
+        down, right = (torch.fft.fftfreq(side, device=images.device) for side in (height, width))
+        frequency = (down[:, None].square() + right[None].square()).sqrt()
+        frequency[0, 0] = 1 / max(height, width)
+        fall = frequency.to(images) ** -draws.uniform(self.low, self.high)
+        clouds = torch.fft.ifft2(torch.fft.fft2(draws.normal(*images.shape[1:])) * fall).real
+        shared: Tensor = 0.3 * clouds.sum(1, keepdim=True) + 0.6 * clouds  # channels of photographs go together
+        spread = shared.flatten(1).std(1, correction=0).view(-1, 1, 1, 1).clamp(min=1e-12)
+        drawn: Tensor = draws.uniform(0.3, 0.7) + draws.uniform(0.08, 0.3) * shared / spread
+        return drawn
+
+
+@dataclass(frozen=True)
+class Rectangles(SyntheticOutlier):
+    """Rectangles of random colours on a random colour, with soft edges, and nothing of the image itself.
+
+    Args:
+        most: rectangles, drawn from 1 to this.
+        seed: another one draws other pictures.
+    """
+
+    most: int = 11
+    seed: int = 0
+
+    def make(self, images: Tensor, draws: Draws) -> Tensor:
+        """Draw them."""
+        channels, height, width = images.shape[1:]
+        colours = draws.uniform(0, 1, self.most + 1, channels, 1, 1)
+        places = draws.uniform(0, 1, self.most, 4).tolist()
+        counts = draws.integers(1, self.most + 1)
+        drawn = colours[:, 0].expand(-1, -1, height, width).clone()
+        for row, count in enumerate(counts):
+            for number, (down, right, tall, wide) in enumerate(places[row][:count], start=1):
+                top, left = int(down * height), int(right * width)
+                bottom = top + max(1, round((0.06 + 0.55 * tall) * height))
+                edge = left + max(1, round((0.06 + 0.55 * wide) * width))
+                drawn[row, :, top:bottom, left:edge] = colours[row, number]
+        return F.avg_pool2d(F.pad(drawn, (1, 1, 1, 1), mode="replicate"), 3, 1)
