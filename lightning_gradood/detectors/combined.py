@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
@@ -85,8 +86,11 @@ class Combined(Detector):
         self.detectors, self.rule, self.folds, self._name = list(detectors), rule, folds, name
         self._tails: list[EmpiricalTail] | None = None
 
-    fewest = 20
-    """Normal records that folds are made of, at least."""
+    @property
+    def fewest(self) -> int:
+        """20 to make folds of, or as many as leave enough for its detectors when one fold is kept from them."""
+        needed = max(one.fewest for one in self.detectors)
+        return max(20, math.ceil(needed * self.folds / (self.folds - 1)))
 
     @property
     def needs_anomalies(self) -> bool:
@@ -117,7 +121,7 @@ class Combined(Detector):
         """Fit every detector, and its p-values on images that it was not fitted on.
 
         Raises:
-            Refusal: there are fewer than 20 normal `train` records.
+            Refusal: there are fewer normal `train` records than `fewest`.
         """
         normal = normal_training_records(records)
         if len(normal) < self.fewest:

@@ -61,6 +61,11 @@ class Detector(ABC):
         return True
 
     @property
+    def fewest(self) -> int:
+        """Normal `train` records that `fit` takes at least."""
+        return 2
+
+    @property
     def outliers(self) -> Sequence[SyntheticOutlier]:
         """Synthetic outliers of normal images that `fit` finds among its records, see `outlier_training_records`."""
         return ()
@@ -154,6 +159,17 @@ def outlier_training_records(records: Records, detector: Detector) -> Records:
             "`attack`. Got none. `detect` makes them; in a script, read them with the perturbations of `detector.outliers`."
         )
     return Records(train.table.filter(rows))
+
+
+def neighbour_rank(k: int | None, records: int, most: int) -> int:
+    """Which nearest neighbour is looked at: k if it is given, else one in 16 of the records, from 1 to `most`."""
+    return k if k is not None else min(max(records // 16, 1), most)
+
+
+def check_neighbour_rank(k: int | None) -> None:
+    """Refuse a rank below 1."""
+    if k is not None and k < 1:
+        raise Refusal(f"`k` should be at least 1. Got `k = {k}`. Leave it out: it then follows the number of images.")
 
 
 _BLOCK = 32  # rows that are scored together

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from lightning_gradood.core import LOG_FLOOR, Refusal
 from lightning_gradood.detectors.class_gaussian import ClassGaussian
-from lightning_gradood.detectors.detector import Detector, normal_training_records
+from lightning_gradood.detectors.detector import Detector, check_neighbour_rank, neighbour_rank, normal_training_records
 from lightning_gradood.detectors.isolation_trees import Trees
 from lightning_gradood.gradients import AllOnes, LabelDesign
 from lightning_gradood.probes import GradientProbe, Probe
@@ -136,6 +136,7 @@ class GradientGaussian(OneClassDetector):
 
 
 _MEBIBYTES = 256  # of distances at a time
+_MOST = 10
 
 
 class GradientKNN(OneClassDetector):
@@ -144,17 +145,18 @@ class GradientKNN(OneClassDetector):
     Args:
         label_designs: the representation is their norms side by side; those of the experiment if none are named, and
             [AllOnes] outside one.
-        k: which neighbour; the last one where there are fewer.
+        k: which neighbour, the last one where there are fewer; by default one in 16 of the normal records, and 10 at most.
         whitening: from 0, standardised norms, to 1, fully whitened ones.
 
     Reference:
         Sun et al. 2022, with gradient norms in place of normalised features.
     """
 
-    def __init__(self, label_designs: list[LabelDesign] | None = None, k: int = 10, whitening: float = 0.5) -> None:
+    def __init__(
+        self, label_designs: list[LabelDesign] | None = None, k: int | None = None, whitening: float = 0.5
+    ) -> None:
         super().__init__(label_designs, whitening)
-        if k < 1:
-            raise Refusal(f"`k` should be at least 1. Got `k = {k}`. 10 is the default.")
+        check_neighbour_rank(k)
         self.k = k
         self._normal = np.empty((0, 0))
         self._neighbours: NearestNeighbors | None = None
@@ -172,7 +174,8 @@ class GradientKNN(OneClassDetector):
 
         self._normal = normal
         # brute force, in chunks: trees do not help in this many dimensions
-        self._neighbours = NearestNeighbors(n_neighbors=min(self.k, len(normal)), algorithm="brute").fit(normal)
+        k = min(neighbour_rank(self.k, len(normal), _MOST), len(normal))
+        self._neighbours = NearestNeighbors(n_neighbors=k, algorithm="brute").fit(normal)
 
     def _score(self, values: np.ndarray) -> np.ndarray:
         from sklearn import config_context  # see above

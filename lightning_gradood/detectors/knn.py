@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lightning_gradood.core import Refusal
-from lightning_gradood.detectors.detector import Detector
+from lightning_gradood.detectors.detector import Detector, check_neighbour_rank, neighbour_rank
 from lightning_gradood.probes import PenultimateProbe, Probe
 from lightning_gradood.records import Records
 
@@ -18,11 +18,15 @@ if TYPE_CHECKING:  # it takes half a second to import
     from sklearn.neighbors import NearestNeighbors
 
 
+_MOST = 50
+
+
 class KNN(Detector):
     """Euclidean distance of the unit-length penultimate features to the k-th nearest of the normal `train` records.
 
     Args:
-        k: which neighbour; 50 is the paper's for CIFAR-10.
+        k: which neighbour; by default one in 16 of the normal `train` records, and 50, which is the paper's for CIFAR-10, at
+            most.
         name: in tables, files and W&B keys.
 
     Raises:
@@ -32,9 +36,8 @@ class KNN(Detector):
         Sun, Ming, Zhu, Li 2022, section 3.
     """
 
-    def __init__(self, k: int = 50, name: str = "knn") -> None:
-        if k < 1:
-            raise Refusal(f"`k` should be at least 1. Got `k = {k}`. The paper's is 50 for CIFAR-10.")
+    def __init__(self, k: int | None = None, name: str = "knn") -> None:
+        check_neighbour_rank(k)
         self.k = k
         self._name = name
         self._directions = np.empty((0, 0))
@@ -44,6 +47,11 @@ class KNN(Detector):
     def needs_anomalies(self) -> bool:
         """False: normal records are all it keeps."""
         return False
+
+    @property
+    def fewest(self) -> int:
+        """k, where it is given."""
+        return self.k or 2
 
     @property
     def name(self) -> str:
@@ -59,10 +67,10 @@ class KNN(Detector):
         """Keep the directions of the normal `train` records; nothing is random."""
         train = records.where(split="train")
         directions = _directions(train)[train.anomalous == 0]
-        if len(directions) < self.k:
+        if len(directions) < self.fewest:
             raise Refusal(
                 f"`k` should be at most the number of normal records in `train`. Got `k = {self.k}` for "
-                f"{len(directions)}. Name a smaller one, e.g. {max(len(directions) // 10, 1)}."
+                f"{len(directions)}. Leave `k` out, or name a smaller one."
             )
         self._keep(directions)
         return []
@@ -86,7 +94,9 @@ class KNN(Detector):
 
         # brute force, in chunks: trees do not help in hundreds of dimensions, and the score is the same
         self._directions = directions
-        self._neighbours = NearestNeighbors(n_neighbors=self.k, algorithm="brute").fit(directions)
+        self._neighbours = NearestNeighbors(
+            n_neighbors=neighbour_rank(self.k, len(directions), _MOST), algorithm="brute"
+        ).fit(directions)
 
 
 def _directions(records: Records) -> np.ndarray:

@@ -189,14 +189,14 @@ class DetectionSettings:
         return detectors
 
     def check_train_images(self, in_train: int, anomalies: bool = True) -> None:
-        """Refuse too few normal images in `train` for a detector that divides them into folds.
+        """Refuse too few normal images in `train` for a detector, such as one that divides them into folds.
 
         Args:
             in_train: number of normal images in `train`.
             anomalies: whether any are known.
         """
         for detector in self.detectors_for(anomalies):
-            if isinstance(detector, Combined) and in_train < detector.fewest:
+            if in_train < detector.fewest:
                 raise Refusal(
                     f"`data.normal` should have at least {detector.fewest} images in `train` for `{detector.name}`. "
                     f"Got {in_train}. Add images, or name other detectors with --detection.detectors."

@@ -9,6 +9,7 @@ from lightning_gradood.attacks import FGSM, Semantic
 from lightning_gradood.core import Refusal
 from lightning_gradood.corruptions import Corruption
 from lightning_gradood.data import DigitsSource, ImageDataModule, PhotoPatches
+from lightning_gradood.synthetic import Blur
 
 
 def data(**settings):
@@ -101,3 +102,18 @@ def test_only_attacks_can_succeed():
 def test_what_cannot_be_is_refused_before_anything_is_opened(settings, words):
     with pytest.raises(Refusal, match=re.escape(words)):
         data(**settings)
+
+
+@pytest.mark.parametrize(("limit", "made"), [(50, 50), (400, 200), (4800, 1000)])
+def test_synthetic_outliers_are_a_share_of_the_normal_images_and_no_anomalies(limit, made):
+    sources = data(
+        limit=limit, anomalies={}, normal=PhotoPatches(size=6) if limit > 400 else DigitsSource(list(range(10)), "all")
+    )
+    sources.make_synthetic({"synthetic_blur": Blur()}, ["logits"])
+    (blur,) = [one for one in sources.perturbed_sources.values() if one.name == "synthetic_blur"]
+    assert (len(blur.rows), blur.probes, blur.adversarial) == (made, {"logits"}, False)
+    assert "synthetic_blur" not in sources.anomaly_names
+    splits = Counter(sources.manifest.split_of[origin] for origin in blur.origins)
+    assert splits["train"] == pytest.approx(0.4 * made, abs=1)
+    sources.make_synthetic({}, [])
+    assert "synthetic_blur" not in sources.perturbed_sources

@@ -10,6 +10,7 @@ from made_up_features import feature_records, rebuilt
 
 from lightning_gradood.core import Refusal
 from lightning_gradood.detectors import KNN
+from lightning_gradood.detectors.detector import neighbour_rank
 
 PROBE = "features/penultimate"
 
@@ -45,7 +46,9 @@ def test_only_directions_matter_and_features_of_zero_have_a_score():
 
 
 def test_a_k_beyond_the_records_is_refused():
-    words = "be at most the number of normal records in `train`. Got `k = 61` for 60. Name a smaller one, e.g. 6."
+    words = (
+        "be at most the number of normal records in `train`. Got `k = 61` for 60. Leave `k` out, or name a smaller one."
+    )
     with pytest.raises(Refusal, match=re.escape(words)):
         KNN(61).fit(feature_records(), seed=0)
     KNN(60).fit(feature_records(), seed=0)
@@ -53,6 +56,21 @@ def test_a_k_beyond_the_records_is_refused():
 
 def test_a_k_below_one_is_refused():
     with pytest.raises(
-        Refusal, match=re.escape("`k` should be at least 1. Got `k = 0`. The paper's is 50 for CIFAR-10.")
+        Refusal,
+        match=re.escape("`k` should be at least 1. Got `k = 0`. Leave it out: it then follows the number of images."),
     ):
         KNN(0)
+
+
+@pytest.mark.parametrize(("images", "k"), [(2, 1), (31, 1), (120, 7), (800, 50), (50000, 50)])
+def test_k_follows_the_number_of_images(images, k):
+    assert neighbour_rank(None, images, most=50) == k
+    assert neighbour_rank(3, images, most=50) == 3
+
+
+def test_few_normal_images_do_not_drown_in_their_own_spread():
+    table = feature_records(counts={"train": 60, "val": 10, "test": 40})
+    chosen, given = KNN(), KNN(3)
+    for detector in (chosen, given):
+        detector.fit(table, seed=0)
+    assert chosen.score(table).tolist() == given.score(table).tolist()  # 60 // 16

@@ -217,3 +217,23 @@ def test_a_single_source_has_no_others(protocol):
         refuse_single(["smoke"], protocol)
     refuse_single(["smoke"], "known")
     refuse_single(["smoke", "fog"], protocol)
+
+
+def test_a_detector_without_anomalies_is_fitted_once_for_all_sources(datasets):
+    spy, before = Spy(needs_anomalies=False), {}
+    trials = trials_of([spy], SOURCES, "known")
+    found = [run_trial(trial, datasets, seed=3, fitted_before=before, resamples=5) for trial in trials]
+    anew = [run_trial(trial, datasets, seed=3, resamples=5) for trial in trials]
+    assert list(before) == ["free"]
+    for (_, (mine,)), (_, (theirs,)) in zip(found, anew, strict=True):
+        assert (mine.source, mine.metrics, mine.threshold) == (theirs.source, theirs.metrics, theirs.threshold)
+
+
+def test_one_that_knows_anomalies_is_fitted_for_each_source(datasets):
+    before = {}
+    fits = [
+        run_trial(trial, datasets, seed=3, fitted_before=before, resamples=5)[0].fitted_on
+        for trial in trials_of([Spy()], SOURCES, "known")
+    ]
+    assert before == {}
+    assert len({tuple(ids) for ids in fits}) == len(SOURCES)
