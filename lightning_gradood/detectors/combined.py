@@ -123,22 +123,25 @@ class Combined(Detector):
         Raises:
             Refusal: there are fewer normal `train` records than `fewest`.
         """
-        normal = normal_training_records(records)
-        if len(normal) < self.fewest:
+        plain = normal_training_records(records.only([]))
+        if len(plain) < self.fewest:
             raise Refusal(
-                f"`train` should hold at least {self.fewest} normal records for `{self.name}`. Got {len(normal)}. "
+                f"`train` should hold at least {self.fewest} normal records for `{self.name}`. Got {len(plain)}. "
                 "Take more normal images."
             )
-        folds = dict(zip(normal.ids, np.random.default_rng(seed).permutation(len(normal)) % self.folds, strict=True))
-        train = records.where(split="train")
-        outliers = Records(train.table.filter(np.char.startswith(train.column("attack").astype(str), SYNTHETIC)))
-        every = Records.concatenate([normal, outliers])
-        fold_of = np.array(
-            [folds.get(origin, -1) for origin in every.column("origin_id")]
-        )  # an outlier's is its image's
-        self._tails = [self._tail(one, every, fold_of, seed) for one in self.detectors]
-        for one in self.detectors:
-            one.fit(every, seed)
+        folds = dict(zip(plain.ids, np.random.default_rng(seed).permutation(len(plain)) % self.folds, strict=True))
+        train, anomalous = records.column("split") == "train", records.anomalous == 1
+        synthetic = np.char.startswith(records.column("attack").astype(str), SYNTHETIC)
+        self._tails = []
+        for (
+            one
+        ) in self.detectors:  # each gets the columns it reads: with a thousand classes copies of all fill the memory
+            read = records.only([probe.name for probe in one.probes])
+            own = Records(read.table.filter(train & (~anomalous | (synthetic if one.outliers else False))))
+            # an outlier is in the fold of its image
+            fold_of = np.array([folds.get(origin, -1) for origin in own.column("origin_id")])
+            self._tails.append(self._tail(one, own, fold_of, seed))
+            one.fit(own, seed)
         return []
 
     def score(self, records: Records) -> np.ndarray:

@@ -13,7 +13,7 @@ from torch import Tensor
 from lightning_gradood.core import Refusal
 from lightning_gradood.gradients import LabelDesign
 from lightning_gradood.probes import Probe
-from lightning_gradood.records import SYNTHETIC, Records, normal_records
+from lightning_gradood.records import SYNTHETIC, Records
 from lightning_gradood.synthetic import SyntheticOutlier
 
 Fit = TypeVar("Fit")
@@ -134,14 +134,13 @@ def normal_training_records(records: Records) -> Records:
     Raises:
         Refusal: if there are fewer than two.
     """
-    train = records.where(split="train")
-    normal = normal_records(train)
-    if len(normal) < 2:
+    rows = (records.column("split") == "train") & (records.anomalous == 0)
+    if rows.sum() < 2:
         raise Refusal(
-            f"`records` should hold at least 2 normal ones in `train` for a one-class detector. Got {len(normal)}. "
+            f"`records` should hold at least 2 normal ones in `train` for a one-class detector. Got {rows.sum()}. "
             "Take more normal images."
         )
-    return normal
+    return Records(records.table.filter(rows))
 
 
 def outlier_training_records(records: Records, detector: Detector) -> Records:
@@ -150,15 +149,15 @@ def outlier_training_records(records: Records, detector: Detector) -> Records:
     Raises:
         Refusal: if there are none.
     """
-    train = records.where(split="train")
     kinds = [f"{SYNTHETIC}{outlier.name}" for outlier in detector.outliers]
-    rows = np.isin(train.column("attack").astype(str), kinds) & (train.column("linf") > 0)
+    rows = np.isin(records.column("attack").astype(str), kinds)
+    rows &= (records.column("split") == "train") & (records.column("linf") > 0)
     if not rows.any():
         raise Refusal(
             f"`records` should hold synthetic outliers in `train` for `{detector.name}`, with one of {kinds} as their "
             "`attack`. Got none. `detect` makes them; in a script, read them with the perturbations of `detector.outliers`."
         )
-    return Records(train.table.filter(rows))
+    return Records(records.table.filter(rows))
 
 
 def neighbour_rank(k: int | None, records: int, most: int) -> int:

@@ -194,6 +194,12 @@ _METHODS = {
     "gradient_gaussian": "Gradient Gaussian",
     "gradient_knn": "Gradient kNN",
     "gradient_forest": "Gradient forest",
+    "mahalanobis_pp": "Mahalanobis++",
+    "consistency": "Consistency",
+    "synthetic_outliers": "Synthetic outliers",
+    "mlp_on_synthetic": "Ours (synthetic)",
+    "one_pass": "One pass",
+    "no_anomalies": "No anomalies",
     AUDIT: "(image statistics)",
 }
 _TITLES = {
