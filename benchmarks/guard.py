@@ -25,7 +25,7 @@ from lightning_gradood.gradients import AllOnes, Predicted, Uniform, parameter_n
 from lightning_gradood.guard import Description, Guard, mean_readings
 from lightning_gradood.networks import MLPSettings, resnet20
 from lightning_gradood.probes import LogitsProbe, read_probes
-from lightning_gradood.records import Records
+from lightning_gradood.records import NORMAL, SYNTHETIC, Records, normal_records
 
 NETWORKS = {"resnet20": (resnet20, 32), **CLASSIFIERS}
 DESIGNS = [AllOnes(), Predicted(), Uniform()]
@@ -95,10 +95,18 @@ def fitted(network: nn.Module, detector: Detector, images: Tensor, number: int) 
         predictions = torch.cat([one.logits for one in found]).argmax(dim=1).tolist()
         ids = [f"{source}/{row}" for row in range(len(predictions))]
         sides.append(Records.build(ids, source=source, values=values, prediction=predictions))
+    if detector.outliers:
+        kind, own = f"{SYNTHETIC}{detector.outliers[0].name}", {name: sides[1].probe(name) for name in names}
+        about_them = {"attack": [kind] * len(ids), "linf": [1.0] * len(ids), "origin_id": sides[0].ids}
+        sides.append(
+            Records.build([f"{kind}/{row}" for row in range(len(ids))], source=NORMAL, values=own, **about_them)
+        )
     records = Records.concatenate(sides)
-    records = records.with_splits({name: ("train", "val")[row % 2] for row, name in enumerate(records.ids)})
+    records = records.with_splits(
+        {name: ("train", "val")[row % 2] for side in sides[:2] for row, name in enumerate(side.ids)}
+    )
     detector.fit(records, seed=0)
-    normal = records.where(source="normal")
+    normal = normal_records(records)
     about = Description(
         experiment="benchmark", network={}, normalize=None, transform=None, picture="RGB", image_shape=list(images.shape[1:]),
         classes=[], parameters=parameter_names(network), detector={}, detector_name=detector.name, label_designs=[],
