@@ -28,6 +28,7 @@ from lightning_gradood.trainer import DEFAULT_CACHE
 _KNOWN = re.compile(r"known\s+subclasses:\s+([^()]+)\)")
 _MANY = 40  # Lightning's callbacks are fewer; there are hundreds of modules
 _LINE = "\n" + " " * 24
+_SYNTHETIC = "lightning_gradood.synthetic."  # perturbations that may stand as attacks, but are not meant as such
 
 
 def shortened(text: str) -> str:
@@ -41,9 +42,14 @@ def shortened(text: str) -> str:
 
 def _cut(match: re.Match[str]) -> str:
     names = match.group(1).replace("\n", " ").replace(",", " ").split()
-    if len(names) <= _MANY:
+    made = [name for name in names if name.startswith(_SYNTHETIC)]
+    if len(names) <= _MANY and len(made) in (0, len(names)):
         return match.group()
-    ours = [name for name in names if name.startswith("lightning_gradood.")]
+    ours = [
+        name
+        for name in names
+        if name.startswith("lightning_gradood.") and (name not in made or len(made) == len(names))
+    ]
     return f"known subclasses:{_LINE}{f',{_LINE}'.join([*ours, f'and {len(names) - len(ours)} others'])})"
 
 
