@@ -15,7 +15,7 @@ Example:
     >>> outcome = Outcome("svhn", "mlp", counts, {"test": {"auroc": 0.92}}, (0.86, 0.97), 1.0, {"test": test}, [], 0.1)
     >>> report = DetectionReport("digits", [outcome])
     >>> print(console_table(report.outcomes).splitlines()[2].split()[:7])
-    ['svhn', 'mlp', '-', '-', '50+50', '92.00', '[86.00,']
+    ['svhn', 'mlp', '-', '-', '50+50', '92.00', '[86.0,']
 """
 
 from lightning_gradood.report.bundle import DetectionReport, ImageFacts, ImageRow, classifier_accuracy, make_report

@@ -13,6 +13,7 @@ from lightning_gradood.gradients import AllOnes, Predicted
 from lightning_gradood.networks import CifarResNet, Normalized
 from lightning_gradood.probes import (
     FeatureProbe,
+    FeatureSpreadProbe,
     GradientProbe,
     LogitsProbe,
     PenultimateProbe,
@@ -26,6 +27,7 @@ PROBES = [
     GradientProbe(Predicted()),
     LogitsProbe(),
     FeatureProbe(),
+    FeatureSpreadProbe(),
     PenultimateProbe(),
     GradNormProbe(),
     ImageStatisticsProbe(),
