@@ -42,15 +42,12 @@ def shortened(text: str) -> str:
 
 def _cut(match: re.Match[str]) -> str:
     names = match.group(1).replace("\n", " ").replace(",", " ").split()
-    made = [name for name in names if name.startswith(_SYNTHETIC)]
-    if len(names) <= _MANY and len(made) in (0, len(names)):
+    shown = [name for name in names if not name.startswith(_SYNTHETIC)] or names
+    if len(shown) > _MANY:
+        shown = [name for name in shown if name.startswith("lightning_gradood.")]
+    if shown == names:
         return match.group()
-    ours = [
-        name
-        for name in names
-        if name.startswith("lightning_gradood.") and (name not in made or len(made) == len(names))
-    ]
-    return f"known subclasses:{_LINE}{f',{_LINE}'.join([*ours, f'and {len(names) - len(ours)} others'])})"
+    return f"known subclasses:{_LINE}{f',{_LINE}'.join([*shown, f'and {len(names) - len(shown)} others'])})"
 
 
 _FILE = "e.g. `--config configs/digits.yaml`"

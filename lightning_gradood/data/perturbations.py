@@ -145,10 +145,8 @@ class Perturbations:
         return sorted(chosen)
 
 
-_FEWEST_SYNTHETIC, _MOST_SYNTHETIC = (
-    200,
-    1000,
-)  # synthetic outliers of a kind; in between as many as a quarter of the images
+_FEWEST_SYNTHETIC = 200  # synthetic outliers of a kind; of more than four times as many images a quarter,
+_MOST_SYNTHETIC = 1000  # up to this
 
 BUILT_IN = "builtin_"
 """What the names of built-in probes start with, in every table, figure and file."""

@@ -133,9 +133,8 @@ class Combined(Detector):
         train, anomalous = records.column("split") == "train", records.anomalous == 1
         synthetic = np.char.startswith(records.column("attack").astype(str), SYNTHETIC)
         self._tails = []
-        for (
-            one
-        ) in self.detectors:  # each gets the columns it reads: with a thousand classes copies of all fill the memory
+        # each gets the columns it reads: with a thousand classes copies of all fill the memory
+        for one in self.detectors:
             read = records.only([probe.name for probe in one.probes])
             own = Records(read.table.filter(train & (~anomalous | (synthetic if one.outliers else False))))
             # an outlier is in the fold of its image

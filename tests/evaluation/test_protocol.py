@@ -219,11 +219,15 @@ def test_a_single_source_has_no_others(protocol):
     refuse_single(["smoke", "fog"], protocol)
 
 
-def test_a_detector_without_anomalies_is_fitted_once_for_all_sources(datasets):
+def test_a_detector_without_anomalies_is_fitted_once_for_all_sources(datasets, monkeypatch):
+    fits = []
+    monkeypatch.setattr(Spy, "fit", lambda self, records, seed: fits.append(records.ids) or [])
     spy, before = Spy(needs_anomalies=False), {}
     trials = trials_of([spy], SOURCES, "known")
     found = [run_trial(trial, datasets, seed=3, fitted_before=before, resamples=5) for trial in trials]
+    assert len(fits) == 1
     anew = [run_trial(trial, datasets, seed=3, resamples=5) for trial in trials]
+    assert len(fits) == 1 + len(SOURCES)
     assert list(before) == ["free"]
     for (_, (mine,)), (_, (theirs,)) in zip(found, anew, strict=True):
         assert (mine.source, mine.metrics, mine.threshold) == (theirs.source, theirs.metrics, theirs.threshold)

@@ -123,6 +123,16 @@ def test_a_probe_that_is_not_there_is_refused_with_those_that_are():
         table_of(["a"]).probe("odin")
 
 
+def test_only_some_probes_are_kept_in_the_order_asked_for():
+    both = Records.build(["a"], source="cats", values={"norms": np.ones((1, 2)), "logits": np.zeros((1, 3))})
+    assert both.only(["logits", "norms"]).probes == ["logits", "norms"]
+    assert both.only([]).probes == []
+    assert both.only(["norms"]).probe("norms").tolist() == [[1.0, 1.0]]
+    words = "`probes` should be of these records. Got ['odin']; they hold ['norms', 'logits']."
+    with pytest.raises(Refusal, match=re.escape(words)):
+        both.only(["norms", "odin"])
+
+
 def test_a_table_of_something_else_is_refused():
     with pytest.raises(
         Refusal, match=r"should have the columns \['id', .* Got a table without \['origin_id', .*Delete"
