@@ -42,11 +42,11 @@ def shortened(text: str) -> str:
 
 def _cut(match: re.Match[str]) -> str:
     names = match.group(1).replace("\n", " ").replace(",", " ").split()
-    shown = [name for name in names if not name.startswith(_SYNTHETIC)] or names
-    if len(shown) > _MANY:
-        shown = [name for name in shown if name.startswith("lightning_gradood.")]
-    if shown == names:
+    synthetic = [name for name in names if name.startswith(_SYNTHETIC)]
+    if len(names) <= _MANY and synthetic in ([], names):
         return match.group()
+    ours = [name for name in names if name.startswith("lightning_gradood.") and name not in synthetic]
+    shown = ours or synthetic
     return f"known subclasses:{_LINE}{f',{_LINE}'.join([*shown, f'and {len(names) - len(shown)} others'])})"
 
 
