@@ -314,7 +314,7 @@ def test_help_names_every_key(capsys, monkeypatch):
 
 @pytest.mark.parametrize(
     ("file", "verbs"),
-    [("tables_digits", ["fit", "detect", "detect"]), ("tables_folders", ["detect"] * 12)],
+    [("tables_digits", ["fit", "detect", "detect"] * 2), ("tables_folders", ["detect"] * 12)],
 )
 def test_the_shipped_benchmarks_ask_for_every_detector_there_is(file, verbs, monkeypatch):
     calls = _calls(file, monkeypatch)
