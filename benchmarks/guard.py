@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from benchmarks.clock import interleaved
 from benchmarks.networks import NETWORKS as CLASSIFIERS
 from lightning_gradood.detectors import MLP, Detector, Energy, GradientKNN, score_in_blocks
-from lightning_gradood.evaluation import no_anomalies
+from lightning_gradood.evaluation import no_anomalies, one_pass
 from lightning_gradood.gradients import AllOnes, Predicted, Uniform, parameter_names
 from lightning_gradood.guard import Description, Guard, mean_readings
 from lightning_gradood.networks import MLPSettings, resnet20
@@ -32,6 +32,7 @@ DESIGNS = [AllOnes(), Predicted(), Uniform()]
 DETECTORS: dict[str, Callable[[], Detector]] = {
     "energy": Energy,
     "no_anomalies": lambda: no_anomalies()[0],
+    "one_pass": lambda: one_pass()[0].with_label_designs(DESIGNS),
     "mlp, all ones": lambda: MLP([AllOnes()], MLPSettings(max_epochs=2)),
     "gradient_knn, all ones": lambda: GradientKNN([AllOnes()]),
     "gradient_knn, three designs": lambda: GradientKNN(DESIGNS),

@@ -17,6 +17,7 @@ from lightning_gradood.probes import Probe, SharedLogitsProbe
 from lightning_gradood.records import Records
 
 View = Literal["mirror", "blur"]
+_SMALL_BATCH = 32  # images that a CPU computes as fast, one by one, as fewer; with more than that it runs out of cache
 _TOP = 3  # logits that are looked at one by one; of the others mean and standard deviation
 
 
@@ -56,17 +57,21 @@ class ViewsProbe(SharedLogitsProbe):
         return [f"{view} {part}" for view in self.views for part in parts]
 
     def from_logits(self, network: nn.Module, images: Tensor, logits: Tensor) -> Tensor:
-        """Changes, float64 [N, 5 · views]; all views go through the network in one batch.
+        """Changes, float64 [N, 5 · views].
+
+        The views of a few images go through the network in one batch, those of many in batches of as many images as there are.
 
         Raises:
             Refusal: if a logit is not finite.
         """
         with exact_arithmetic(), frozen_network(network), torch.no_grad():
-            seen: Tensor = network(torch.cat([_VIEWS[view](images) for view in self.views]))
-        check_finite_rows(seen, "The network's logits of a view")
+            seen = torch.cat([_VIEWS[view](images) for view in self.views])
+            batches = torch.split(seen, max(len(images), _SMALL_BATCH))
+            changed = torch.cat([network(batch) for batch in batches])
+        check_finite_rows(changed, "The network's logits of a view")
         own = to_float64(logits.detach())
         order = own.argsort(dim=1, descending=True, stable=True)
-        changes = [to_float64(part) - own for part in seen.chunk(len(self.views))]
+        changes = [to_float64(part) - own for part in changed.chunk(len(self.views))]
         return torch.cat([_summary(change.gather(1, order)) for change in changes], dim=1)
 
     def describe(self) -> dict[str, object]:

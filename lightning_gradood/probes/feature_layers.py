@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from lightning_gradood.core import Refusal
@@ -203,7 +204,10 @@ def _moments(name: str, output: Any, spread: bool) -> _Moments:
         return output.clone(), output[:, :0]
     places = output.mT if output.ndim == 3 else output.flatten(2)  # [N, C, places]
     average = output.mean(dim=1) if output.ndim == 3 else places.mean(dim=2)
-    return average, places.std(dim=2, correction=0) if spread else average[:, :0]
+    if not spread:
+        return average, average[:, :0]
+    # torch's own `std` takes some fifteen times as long on a CPU
+    return average, torch.linalg.vector_norm(places - average.unsqueeze(2), dim=2) / places.shape[2] ** 0.5
 
 
 def _only(name: str, kept: list[_Moments], images: int) -> _Moments:

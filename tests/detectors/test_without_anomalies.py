@@ -66,9 +66,10 @@ def test_mahalanobis_pp_does_not_see_the_length_of_features():
     np.testing.assert_allclose(detector.score(longer), detector.score(table), rtol=1e-9)
 
 
-def test_views_are_changes_of_plain_forward_passes():
+@pytest.mark.parametrize("number", [4, 40])  # one batch of all views, and one for each
+def test_views_are_changes_of_plain_forward_passes(number):
     torch.manual_seed(0)
-    network, images = CifarResNet(1, num_classes=6).eval(), torch.rand(4, 3, 16, 16)
+    network, images = CifarResNet(1, num_classes=6).eval(), torch.rand(number, 3, 16, 16)
     found = ViewsProbe()(network, images)
     with torch.no_grad():
         logits = network(images).double()

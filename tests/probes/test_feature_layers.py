@@ -14,6 +14,7 @@ from lightning_gradood.networks import CifarResNet, Normalized, densenet_bc_100_
 from lightning_gradood.probes import (
     PENULTIMATE,
     FeatureProbe,
+    FeatureSpreadProbe,
     GradientProbe,
     LogitsProbe,
     PenultimateProbe,
@@ -114,6 +115,17 @@ def test_rows_that_are_overwritten_do_not_change_a_feature_layer():
     network = nn.Sequential(nn.Flatten(), nn.Linear(768, 8), nn.ReLU(inplace=True), nn.Linear(8, 2)).eval()
     _, (before,) = feature_layer_outputs(network, IMAGES, ["1"])
     assert (before < 0).any()
+
+
+def test_spreads_are_numpy_s_standard_deviations_of_each_image_and_channel():
+    maps = torch.rand(3, 4, 5, 6, dtype=torch.float64) + 1e3  # far from zero: a difference of squares would be off
+    network = nn.Sequential(nn.Identity(), nn.Flatten(), nn.Linear(120, 2).double())
+    found = FeatureSpreadProbe(["0"])(network, maps)
+    assert found[:, :4].numpy() == pytest.approx(maps.numpy().mean(axis=(2, 3)), rel=1e-12)
+    assert found[:, 4:].numpy() == pytest.approx(maps.numpy().std(axis=(2, 3)), rel=1e-10)
+    tokens = maps.flatten(2).mT.contiguous()
+    again = FeatureSpreadProbe(["0"])(network, tokens)
+    assert again.numpy() == pytest.approx(found.numpy(), rel=1e-12)
 
 
 def test_tokens_are_averaged_over_tokens_and_rows_stay():
