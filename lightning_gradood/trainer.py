@@ -3,14 +3,15 @@
 import sys
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import lightning.pytorch as pl
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
-from lightning_gradood.core import Refusal, as_float, progress
+from lightning_gradood.core import Refusal, as_float, progress, refused_as
 from lightning_gradood.data import ImageDataModule
 from lightning_gradood.detectors import Detector, save_detector
 from lightning_gradood.evaluation import (
@@ -31,7 +32,9 @@ from lightning_gradood.probes import PixelProbe
 from lightning_gradood.records import NORMAL, RecordCache, Records
 from lightning_gradood.report import (
     ReportCallback,
+    WandbCallback,
     Workplace,
+    alert,
     guard_description,
     guard_sentence,
     make_report,
@@ -107,10 +110,28 @@ class Trainer(pl.Trainer):
             One outcome per anomaly source and detector, under `detection.protocol = cross` also per source of training,
             on every process.
         """
-        started = time.perf_counter()
         settings = settings or DetectionSettings()
         self.check_stage_two(datamodule, settings)
         ckpt_path = ckpt_path and self._file(ckpt_path)
+        with self._alert_of_failure():
+            datasets, outcomes = self._fit_and_report(model, datamodule, ckpt_path, settings, cache_dir)
+            self.strategy.barrier("reported")
+            self._save_guard(Workplace(model, datamodule, cache_dir, recipe), settings, datasets)
+        if self.is_global_zero:
+            for callback in self.callbacks:  # type: ignore[attr-defined]
+                if isinstance(callback, WandbCallback):
+                    callback.on_guard_saved(self)
+        return outcomes
+
+    def _fit_and_report(
+        self,
+        model: ClassificationTask,
+        datamodule: ImageDataModule,
+        ckpt_path: str | None,
+        settings: DetectionSettings,
+        cache_dir: str,
+    ) -> tuple[DetectionDatasets, list[Outcome]]:
+        started = time.perf_counter()
         entries = self.extract(model, datamodule, ckpt_path, settings, cache_dir)
         cache, split_of = RecordCache(cache_dir), datamodule.manifest.split_of
         sources = dict.fromkeys(entry.source for entry in entries)
@@ -124,11 +145,20 @@ class Trainer(pl.Trainer):
             report.provenance["device"] = str(self.strategy.root_device)
             report.provenance["checkpoint"] = ckpt_path or model.weights
             for callback in self.callbacks:  # type: ignore[attr-defined]
-                if isinstance(callback, ReportCallback):
+                if isinstance(callback, ReportCallback | WandbCallback):
                     callback.on_detect_end(self, report)
-        self.strategy.barrier("reported")
-        self._save_guard(Workplace(model, datamodule, cache_dir, recipe), settings, datasets)
-        return outcomes
+        return datasets, outcomes
+
+    @contextmanager
+    def _alert_of_failure(self) -> Iterator[None]:
+        """Let W&B tell people that a run has failed; the error passes on."""
+        try:
+            yield
+        except Exception as error:
+            if self.is_global_zero:
+                with suppress(Exception):  # whatever W&B has to say, the run's own error is what counts
+                    alert(self.loggers, f"{Path(self.default_root_dir).name}: `detect` has failed", str(error)[:500])
+            raise
 
     def check(self, model: ClassificationTask, datamodule: ImageDataModule, training: bool = False) -> None:
         """Refuse a network that does not fit the images, before any long work.
@@ -171,7 +201,8 @@ class Trainer(pl.Trainer):
                 rank_zero_warn("No checkpoint and no initial weights are named: the network is probed as it was built.")
             model.load_initial_weights()
             return
-        model.load_trained_weights(self._file(ckpt_path))
+        with refused_as(path="ckpt_path"):
+            model.load_trained_weights(self._file(ckpt_path))
 
     def _file(self, ckpt_path: str) -> str:
         path = getattr(self.checkpoint_callback, "best_model_path", "") if ckpt_path == "best" else ckpt_path

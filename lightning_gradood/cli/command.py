@@ -10,7 +10,6 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback
@@ -18,54 +17,38 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities import rank_zero_info
 
-from lightning_gradood.cli.defaults import place_loggers, with_default_callbacks
-from lightning_gradood.cli.parsing import LogConfig, Parser, add_own_arguments, experiment_name, refusal_behind
+from lightning_gradood.cli.checks import check_checkpointing, check_resumable
+from lightning_gradood.cli.defaults import (
+    RunIdentity,
+    loggers_by_name,
+    place_loggers,
+    run_identity,
+    with_default_callbacks,
+)
+from lightning_gradood.cli.parsing import (
+    LogConfig,
+    Parser,
+    add_own_arguments,
+    experiment_name,
+    refusal_behind,
+    with_shipped_files,
+)
 from lightning_gradood.cli.verbs import ABOUT, VERBS
-from lightning_gradood.core import CHECKPOINTS, Refusal, claim, new_run_folder, refuse_foreign, refuse_unclaimed
+from lightning_gradood.core import (
+    CHECKPOINTS,
+    Refusal,
+    claim,
+    new_run_folder,
+    refuse_foreign,
+    refuse_unclaimed,
+)
 from lightning_gradood.data import ImageDataModule
 from lightning_gradood.evaluation import DetectionSettings, Outcome
 from lightning_gradood.extraction import PredictionWriter
 from lightning_gradood.guard import Component, Recipe
-from lightning_gradood.networks import read_state_dict
+from lightning_gradood.report import WandbCallback
 from lightning_gradood.tasks import ClassificationTask
 from lightning_gradood.trainer import Trainer
-
-
-def check_resumable(path: str, model: ClassificationTask) -> None:
-    """Refuse a file from which `fit` cannot go on, before the first step.
-
-    Args:
-        path: a Lightning checkpoint, which holds the optimizer's state and the epoch beside the weights.
-        model: the task that is trained; its network holds the file's weights afterwards.
-
-    Raises:
-        Refusal: if it is no checkpoint, would execute code, holds weights only, or those of another architecture.
-    """
-    read_state_dict(path)  # says what is wrong with the file, and never executes code
-    content: Any = {} if path.endswith(".safetensors") else torch.load(path, map_location="cpu", weights_only=True)
-    if "pytorch-lightning_version" not in content:
-        raise Refusal(
-            f"`ckpt_path` should be a Lightning checkpoint from which `fit` can go on. Got `ckpt_path = {path}`, which "
-            f"holds weights only. To start from these weights use --model.weights {path}."
-        )
-    model.load_trained_weights(path)
-
-
-def check_checkpointing(trainer: Any) -> None:
-    """Refuse to train for stage two without keeping the classifier.
-
-    Args:
-        trainer: Lightning's Trainer.
-
-    Raises:
-        Refusal: if it keeps no checkpoints.
-    """
-    if trainer.checkpoint_callback is None:
-        raise Refusal(
-            "`trainer.enable_checkpointing` should be on, as stage two probes the best checkpoint. Got false. "
-            "Leave it on, or stop after the classifier with --detection null."
-        )
-
 
 _IDENTITY = ("seed_everything", "model", "data", "detection")  # what makes an experiment this one and no other
 _WITH_RESULTS = ("fit", "detect", "predict")  # verbs that get a run folder of their own
@@ -89,25 +72,26 @@ class Command(LightningCLI):
 
     def __init__(self, leaving: ExitStack, args: list[str] | None, callbacks: Sequence[Callback] = ()) -> None:
         self.leaving, self.callbacks, self.outcomes = leaving, callbacks, list[Outcome]()
-        self.words = sys.argv[1:] if args is None else args
+        self.words = with_shipped_files(sys.argv[1:] if args is None else args)
         self.folder: Path | None = None
         mode = {"parser_mode": "omegaconf+", "allow_abbrev": False}
         verbs = {verb: {**mode, "description": VERBS[verb]} for verb in self.subcommands()}
-        super().__init__(
-            ClassificationTask,
-            ImageDataModule,
-            save_config_callback=LogConfig,
-            save_config_kwargs={"save_to_log_dir": False},
-            trainer_class=Trainer,
-            seed_everything_default=0,
-            parser_class=Parser,
-            parser_kwargs={**mode, "description": ABOUT, **verbs},
-            subclass_mode_model=True,
-            subclass_mode_data=True,
-            args=args,
-            auto_configure_optimizers=False,
-            load_from_checkpoint_support=False,  # checkpoints hold tensors only, so that loading never executes code
-        )
+        with loggers_by_name():
+            super().__init__(
+                ClassificationTask,
+                ImageDataModule,
+                save_config_callback=LogConfig,
+                save_config_kwargs={"save_to_log_dir": False},
+                trainer_class=Trainer,
+                seed_everything_default=0,
+                parser_class=Parser,
+                parser_kwargs={**mode, "description": ABOUT, **verbs},
+                subclass_mode_model=True,
+                subclass_mode_data=True,
+                args=self.words,
+                auto_configure_optimizers=False,
+                load_from_checkpoint_support=False,  # checkpoints hold tensors only, so that loading never executes code
+            )
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
@@ -125,7 +109,7 @@ class Command(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Find the run's folder and point the loggers at it."""
         self.folder = self._choose_folder()
-        place_loggers(self._setting("trainer").logger, self.folder)
+        place_loggers(self._setting("trainer").logger, self.folder, self._identity())
 
     def instantiate_classes(self) -> None:
         """Build everything; a constructor's refusal comes back as it was raised, without the parser's wrapping."""
@@ -141,7 +125,9 @@ class Command(LightningCLI):
         """Add the callbacks and the logger that every run has, unless the user names their own."""
         config = self._get(self.config_init, "trainer")
         config.callbacks = with_default_callbacks(
-            config, self.folder if self.subcommand == "fit" else None, self.callbacks
+            config,
+            self.folder if self.subcommand == "fit" else None,
+            [WandbCallback(self._get(self.config_init, "logging")), *self.callbacks],
         )
         config.default_root_dir = str(self.folder or "runs")
         if config.logger is None:
@@ -222,6 +208,10 @@ class Command(LightningCLI):
         """Stage two's settings; None if it was switched off."""
         settings: DetectionSettings | None = self._get(self.config_init, "detection")
         return settings
+
+    def _identity(self) -> RunIdentity:
+        """How W&B is to know the run."""
+        return run_identity(self.configuration, str(self.subcommand), experiment_name(self.words), self.folder)
 
     def _recipe(self) -> Recipe | None:
         """How a guard builds network and transform again; None for a task of the user's own that has no `network`."""

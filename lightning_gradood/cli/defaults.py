@@ -1,16 +1,23 @@
 """Callbacks and places of loggers that every run has unless the user says otherwise."""
 
-from collections.abc import Sequence
+import os
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from jsonargparse import Namespace
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, ProgressBar
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info
 
 from lightning_gradood.core import CHECKPOINTS
 from lightning_gradood.extraction import ImageProgressBar
-from lightning_gradood.report import ReportCallback, offline_without_account
+from lightning_gradood.report import PROJECT, ReportCallback, offline_without_account
+
+_TAG = 64  # characters that W&B allows
 
 
 class RunCheckpoint(ModelCheckpoint):
@@ -62,17 +69,90 @@ def with_default_callbacks(trainer: Any, folder: Path | None, more: Sequence[Cal
     return [*given, *(ours for kind, ours in defaults if not any(isinstance(one, kind) for one in given))]
 
 
-def place_loggers(loggers: Any, folder: Path | None) -> None:
-    """Point loggers that name no place of their own at the run's folder, and W&B offline where there is no account.
+@contextmanager
+def loggers_by_name() -> Iterator[None]:
+    """Let `--trainer.logger CSVLogger` stand alone: the parser asks for no `save_dir`, which `place_loggers` fills in."""
+    before = {kind: kind.__init__.__defaults__ for kind in (CSVLogger, TensorBoardLogger)}
+    try:
+        for kind, values in before.items():
+            kind.__init__.__defaults__ = (None, *(values or ()))  # `save_dir` is the last parameter that has no default
+        yield
+    finally:
+        for kind, values in before.items():
+            kind.__init__.__defaults__ = values
+
+
+@dataclass(frozen=True)
+class RunIdentity:
+    """How W&B knows a run.
+
+    Args:
+        name: the run folder, from `runs/` on.
+        group: the experiment.
+        job_type: the verb.
+        tags: network, normal images, label designs, commit of the code that called; each at most 64 characters.
+    """
+
+    name: str | None
+    group: str
+    job_type: str
+    tags: list[str]
+
+
+def run_identity(configuration: Mapping[str, Any], verb: str, experiment: str, folder: Path | None) -> RunIdentity:
+    """Name a run by what it is about.
+
+    Args:
+        configuration: of the verb, resolved.
+        verb: e.g. detect.
+        experiment: its name.
+        folder: of the run; None for verbs without one.
+    """
+    network = configuration["model"].get("init_args", {}).get("network")
+    normal = configuration["data"].get("init_args", {}).get("normal")
+    designs = (configuration.get("detection") or {}).get("label_designs") or []
+    found = [_innermost(network), _innermost(normal), *map(_innermost, designs), _commit()]
+    parts = folder.parts[1:] if folder and folder.parts[:1] == ("runs",) else folder.parts if folder else ()
+    return RunIdentity("/".join(parts) or None, experiment, verb, [tag[:_TAG] for tag in dict.fromkeys(found) if tag])
+
+
+def _innermost(part: Any) -> str:
+    """Class name of the data set in a source, or of the part itself; of a folder the last two names of its path."""
+    if isinstance(part, str):
+        return "/".join(Path(part).parts[-2:])
+    if not isinstance(part, Mapping):
+        return ""
+    inner = (part.get("init_args") or {}).get("dataset")
+    return _innermost(inner) if inner else str(part.get("class_path", "")).rpartition(".")[2]
+
+
+def _commit() -> str:
+    """First characters of the commit that the working directory is at; empty outside a repository."""
+    try:
+        done = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    except OSError:  # no git here
+        return ""
+    return done.stdout.strip()
+
+
+def place_loggers(loggers: Any, folder: Path | None, identity: RunIdentity) -> None:
+    """Point loggers that name no place of their own at the run's folder, name W&B's runs, and keep W&B offline without account.
 
     Args:
         loggers: the parsed setting `trainer.logger`, changed in place.
         folder: of the run; None for verbs without one.
+        identity: for what a `WandbLogger` does not name itself.
     """
     for logger in loggers if isinstance(loggers, list) else [loggers]:
         if not isinstance(logger, Namespace):
             continue
-        if logger.init_args.get("save_dir") in (None, "."):
-            logger.init_args.save_dir = str(folder or "runs")
-        if logger.class_path.endswith("WandbLogger") and (line := offline_without_account(logger.init_args.save_dir)):
-            rank_zero_info(line)
+        given = logger.init_args
+        if "save_dir" in given and given.save_dir in (None, "."):
+            given.save_dir = str(folder or "runs")
+        if logger.class_path.endswith("WandbLogger"):
+            defaults = {"project": os.environ.get("WANDB_PROJECT", PROJECT), **asdict(identity)}
+            for key, value in defaults.items():
+                if given.get(key) is None:
+                    given[key] = value
+            if line := offline_without_account(given.save_dir):
+                rank_zero_info(line)

@@ -14,9 +14,14 @@ from importlib import import_module
 from types import FrameType
 from typing import NoReturn
 
+from lightning_gradood import __version__
 from lightning_gradood.cli.verbs import overview
 
-_ALONE = {"score": "lightning_gradood.cli.score", "drift": "lightning_gradood.cli.drift"}  # verbs without an experiment
+_ALONE = {  # verbs without an experiment
+    "score": "lightning_gradood.cli.score",
+    "drift": "lightning_gradood.cli.drift",
+    "configs": "lightning_gradood.cli.configs",
+}
 _SIGPIPE = 141  # exit code, as of other programs in a pipe
 _NOTHING = "stopped by {}. No file was written."
 
@@ -35,6 +40,9 @@ def main(args: Sequence[str] | None = None) -> None:
     words = sys.argv[1:] if args is None else list(args)
     if words in (["--help"], ["-h"]):
         sys.stdout.write(f"{overview()}\n")
+        sys.exit(0)
+    if words == ["--version"]:
+        sys.stdout.write(f"lightning_gradood {__version__}\n")
         sys.exit(0)
     if words and words[0] in _ALONE:
         run_alone(words[0], words[1:])

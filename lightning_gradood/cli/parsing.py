@@ -17,12 +17,14 @@ from lightning.pytorch.cli import LightningArgumentParser, SaveConfigCallback
 import lightning_gradood.attacks as attacks
 import lightning_gradood.corruptions as corruptions
 import lightning_gradood.data as data
+import lightning_gradood.detectors as detectors
 import lightning_gradood.gradients as gradients
 import lightning_gradood.networks as networks
 import lightning_gradood.tasks as tasks
 from lightning_gradood.cli.verbs import ALONE, VERBS
-from lightning_gradood.core import Refusal
+from lightning_gradood.core import Refusal, experiment_file
 from lightning_gradood.evaluation import DetectionSettings
+from lightning_gradood.report import LoggingSettings
 from lightning_gradood.trainer import DEFAULT_CACHE
 
 _KNOWN = re.compile(r"known\s+subclasses:\s+([^()]+)\)")
@@ -51,7 +53,7 @@ def _cut(match: re.Match[str]) -> str:
 
 
 _FILE = "e.g. `--config configs/digits.yaml`"
-_SECTIONS = {"seed_everything", "trainer", "model", "data", "detection", "run_dir", "cache_dir"}
+_SECTIONS = {"seed_everything", "trainer", "model", "data", "detection", "logging", "run_dir", "cache_dir"}
 
 # Lines that say how the parser works rather than what is wrong, and the ends of Unions that nobody meant.
 _NOISE = re.compile(
@@ -62,6 +64,7 @@ _NOISE = re.compile(
 _OTHER_TYPE = re.compile(r"Expected an? [\w.]+$")
 _KEY = re.compile(r'(?:- )?Parser key "(.+?)":')
 _GIVEN = re.compile(r"Given value: ([^\[{(]{1,60})$")
+_VERB = re.compile(r"argument subcommand: invalid choice: '(?P<word>[^']*)' \(choose from")
 _UNKNOWN = (
     re.compile(r"Option '(?P<word>[\w.]+)' is not accepted"),
     re.compile(r"unrecognized arguments: --(?P<word>[\w.]+)"),
@@ -97,6 +100,10 @@ def one_sentence(message: str) -> str:
     Returns:
         The key, what is wrong with it, and the nearest spelling that exists if a word is unknown.
     """
+    if match := _VERB.search(message):
+        near = difflib.get_close_matches(match["word"], VERBS, n=1)
+        hint = f"Did you mean `{near[0]}`?" if near else "`--help` lists them."
+        return f"A verb should be one of {', '.join(VERBS)}. Got `{match['word']}`. {hint}"
     lines = [line.strip().removeprefix("- ") for line in message.splitlines() if line.strip()]
     keys = list(dict.fromkeys(match.group(1) for line in lines if (match := _KEY.match(line))))
     wrong = _wrong(lines)
@@ -145,7 +152,7 @@ def _nearest(word: str, known: Iterable[str]) -> str:
 @cache
 def _vocabulary() -> dict[str, str]:
     """Names that a configuration may use, our own classes and functions with their import path."""
-    rooms = (attacks, corruptions, data, gradients, networks, tasks)
+    rooms = (attacks, corruptions, data, detectors, gradients, networks, tasks)
     public = {name: getattr(room, name) for room in rooms for name in room.__all__}
     parameters = {
         name
@@ -159,6 +166,7 @@ def _vocabulary() -> dict[str, str]:
 
 _HELP = {
     "detection": "Stage two: what is read from the classifier and which detectors are fitted; null stops `fit` before it.",
+    "logging": "What W&B keeps of a run beside its numbers.",
     "run_dir": "Folder of the run: a new one below runs/ by default; an earlier one of the same experiment is continued.",
     "cache_dir": "Where records are kept and found again by later runs.",
 }
@@ -209,8 +217,31 @@ def add_own_arguments(parser: LightningArgumentParser) -> None:
     """Add the keys that are ours to a verb's parser."""
     settings = DetectionSettings()
     parser.add_argument("--detection", type=DetectionSettings | None, default=settings, help=_HELP["detection"])
+    parser.add_argument("--logging", type=LoggingSettings, default=LoggingSettings(), help=_HELP["logging"])
     parser.add_argument("--run_dir", type=str | None, default=None, help=_HELP["run_dir"])
     parser.add_argument("--cache_dir", type=str, default=DEFAULT_CACHE, help=_HELP["cache_dir"])
+
+
+def with_shipped_files(words: Sequence[str]) -> list[str]:
+    """Replace names of shipped experiment files behind `--config` by their paths.
+
+    Args:
+        words: of the command line.
+
+    Returns:
+        The words; a path that exists stays as it is.
+
+    Raises:
+        Refusal: no such file exists, and none of that name comes with the package.
+    """
+    found = list(words)
+    for place, word in enumerate(words):
+        option, sign, value = word.partition("=")
+        if option in ("-c", "--config") and sign:
+            found[place] = f"{option}={experiment_file(value)}"
+        elif option in ("-c", "--config") and place + 1 < len(words):
+            found[place + 1] = experiment_file(words[place + 1])
+    return found
 
 
 def experiment_name(words: Sequence[str]) -> str:

@@ -19,7 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from lightning_gradood.cli.command import Command, configuration_of, run_verb
 from lightning_gradood.cli.main import Stopped, end, stopping
-from lightning_gradood.cli.parsing import Parser, experiment_name
+from lightning_gradood.cli.parsing import Parser, experiment_name, with_shipped_files
 from lightning_gradood.cli.verbs import VERBS
 from lightning_gradood.core import Refusal
 from lightning_gradood.experiments import Benchmark, Experiment, Program, TableSettings, run_benchmark
@@ -55,6 +55,7 @@ def benchmark(words: list[str]) -> None:
     parser = BenchmarkParser(prog="python -m lightning_gradood benchmark", description=VERBS["benchmark"])
     parser.add_argument("-c", "--config", action="config", help="The benchmark file, e.g. configs/tables_digits.yaml.")
     parser.add_class_arguments(Benchmark, as_group=False)
+    words = with_shipped_files(words)
     settings = _built(parser.parse_args(words).as_dict())
     folder = Path(settings.run_dir or Path("runs", "benchmarks", experiment_name(words)))
     run_benchmark(settings, folder, Program(configuration_of, run_verb))

@@ -10,10 +10,11 @@ VERBS = {
     "detect": "Extract what is missing, fit every detector on every anomaly source, report.",
     "score": "Score image files or folders with a guard that `detect` has saved.",
     "drift": "Compare the scores of new images with those of images as usual.",
+    "configs": "List the experiment files and sweeps that come with the package, and copy them.",
     "benchmark": "Run several experiment files and seeds, write the paper's two tables and a page.",
 }
 
-ALONE = ("score", "drift", "benchmark")
+ALONE = ("score", "drift", "configs", "benchmark")
 """Verbs that take no experiment file."""
 
 
@@ -23,7 +24,7 @@ def overview() -> str:
     lines = [f"    {verb:<{width}}{text}" for verb, text in VERBS.items()]
     return "\n".join(
         [
-            "usage: python -m lightning_gradood VERB --config FILE [--any.key value ...]",
+            "usage: python -m lightning_gradood VERB --config FILE [--any.key value ...]   (or `gradood VERB ...`)",
             "",
             ABOUT,
             "",

@@ -23,7 +23,7 @@ from lightning_gradood.core.checks import (
     check_network,
     check_result,
 )
-from lightning_gradood.core.errors import Refusal
+from lightning_gradood.core.errors import Refusal, refused_as
 from lightning_gradood.core.files import atomic_write, disk_full_refused
 from lightning_gradood.core.network_state import (
     BATCH_NORMS,
@@ -50,6 +50,7 @@ from lightning_gradood.core.precision import (
 from lightning_gradood.core.progress import ProgressLines, is_terminal, progress
 from lightning_gradood.core.runs import CHECKPOINTS, claim, new_run_folder, refuse_foreign, refuse_unclaimed
 from lightning_gradood.core.seeding import craft_apart, image_generator, named_seed
+from lightning_gradood.core.shipped import experiment_file, shipped_files
 
 __all__ = [
     "BATCH_NORMS",
@@ -86,6 +87,7 @@ __all__ = [
     "eight_bit",
     "evaluating",
     "exact_arithmetic",
+    "experiment_file",
     "float64_device",
     "frozen_network",
     "has_float64",
@@ -97,8 +99,10 @@ __all__ = [
     "read_picture",
     "refuse_foreign",
     "refuse_unclaimed",
+    "refused_as",
     "requiring_grad",
     "scaled_squares",
+    "shipped_files",
     "to_float64",
     "to_float64_device",
     "to_pixels",

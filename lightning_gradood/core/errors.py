@@ -1,5 +1,8 @@
 """The exception that stands for a request which cannot be carried out, with the sentence that says why."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class Refusal(ValueError):
     """An input is refused; the message is all that the user reads.
@@ -10,3 +13,28 @@ class Refusal(ValueError):
 
     The command line prints the message without a traceback and exits with code 2; in Python it is a `ValueError`.
     """
+
+
+@contextmanager
+def refused_as(**names: str) -> Iterator[None]:
+    """Name what the user typed in refusals from within, where a function knows only its own parameter.
+
+    Args:
+        names: the parameter to the flag that it came from, without the dashes.
+
+    Raises:
+        Refusal: the same sentence with the flag's name.
+
+    Example:
+        >>> with refused_as(path="model.weights"):
+        ...     raise Refusal("`path` should be a file. Got `path = nope`. Name another.")
+        Traceback (most recent call last):
+        lightning_gradood.core.errors.Refusal: `model.weights` should be a file. Got `model.weights = nope`. Name another.
+    """
+    try:
+        yield
+    except Refusal as refusal:
+        sentence = str(refusal)
+        for parameter, flag in names.items():
+            sentence = sentence.replace(f"`{parameter}`", f"`{flag}`").replace(f"`{parameter} = ", f"`{flag} = ")
+        raise type(refusal)(sentence) from refusal

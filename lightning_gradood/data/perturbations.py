@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 
 from lightning_gradood.attacks import FGSM, PGD, Semantic, preset
-from lightning_gradood.core import Perturbation, Refusal, named_seed
+from lightning_gradood.core import Perturbation, Refusal, named_seed, refused_as
 from lightning_gradood.corruptions import corruptions_at
 from lightning_gradood.data.datasets import LoadedSource
 from lightning_gradood.data.folder import Opening, refuse_other_shape
@@ -87,7 +87,8 @@ class Perturbations:
         Raises:
             Refusal: There is no such preset or severity, or a limit is below 1 or of a name that is not there.
         """
-        attacks = preset(attacks) if isinstance(attacks, str) else attacks or {}
+        with refused_as(preset="data.attacks"):
+            attacks = preset(attacks) if isinstance(attacks, str) else attacks or {}
         corruptions = corruptions_at(corruptions) if isinstance(corruptions, int) else corruptions or {}
         refuse_below(1, **limits)
         unknown = sorted(set(limits) - {*attacks, *corruptions})

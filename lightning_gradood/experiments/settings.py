@@ -2,10 +2,9 @@
 
 import re
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
-from lightning_gradood.core import Refusal
+from lightning_gradood.core import Refusal, experiment_file
 
 _OURS = ("config", "run_dir", "cache_dir", "detection.seed", "data.split_seed")  # what the benchmark sets itself
 _SAME = {  # sources as the experiment files name them, and as the paper's Table 2 does; resized images only
@@ -21,7 +20,7 @@ class Experiment:
     """One experiment file with its place in the tables.
 
     Args:
-        config: the experiment file, relative to the working directory.
+        config: the experiment file, relative to the working directory, or one that comes with the package.
         dataset: what the classifier was trained on, as the tables are to say it, e.g. CIFAR-10.
         network: the classifier, as the tables are to say it, e.g. ResNet.
         flags: further flags by dotted name, e.g. {data.limit: 100}; see `fit --help` for their names.
@@ -42,11 +41,7 @@ class Experiment:
         return dataset, network
 
     def __post_init__(self) -> None:
-        if not Path(self.config).is_file():
-            raise Refusal(
-                f"`config` should be an experiment file, relative to the working directory. Got `config = {self.config}`, "
-                "which is not there."
-            )
+        experiment_file(self.config, "config")
         if taken := sorted(set(self.flags) & set(_OURS)):
             raise Refusal(
                 f"`flags` should leave {', '.join(_OURS)} to the benchmark. Got `flags` with {', '.join(taken)}. "

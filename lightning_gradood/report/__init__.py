@@ -29,21 +29,32 @@ from lightning_gradood.report.guards import (
     without_anomalies_sentence,
 )
 from lightning_gradood.report.image_figures import explanation_figure, extreme_images, sample_sheet
-from lightning_gradood.report.loggers import ReportCallback, log_report, offline_without_account
+from lightning_gradood.report.loggers import ReportCallback, log_report
 from lightning_gradood.report.network_figures import activation_norms, layer_norms, weight_gradients
 from lightning_gradood.report.plots import heat_map, method_rocs, precision_recall_curves, roc_curves, score_histograms
 from lightning_gradood.report.results import results_table, scores_table, write_results
 from lightning_gradood.report.tables import Matrix, console_table, matrices, matrix_table
+from lightning_gradood.report.wandb_runs import (
+    PROJECT,
+    LoggingSettings,
+    WandbCallback,
+    alert,
+    offline_without_account,
+)
 
 __all__ = [
+    "PROJECT",
     "DetectionReport",
     "ImageFacts",
     "ImageRow",
+    "LoggingSettings",
     "Matrix",
     "ReportCallback",
     "ScoredImages",
+    "WandbCallback",
     "Workplace",
     "activation_norms",
+    "alert",
     "as_png",
     "classifier_accuracy",
     "console_table",

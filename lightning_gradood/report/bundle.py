@@ -181,11 +181,13 @@ def make_report(
 
 
 def classifier_accuracy(normal: Records) -> dict[str, float | int]:
-    """Accuracy on the labelled normal images and their number, from the predictions that the records keep."""
+    """Accuracy on the labelled normal images, their number and that of their classes, from the predictions that records keep."""
     labels, predictions = normal.column("label"), normal.column("prediction")
     known = labels >= 0
     accuracy = float(np.mean(labels[known] == predictions[known])) if known.any() else float("nan")
-    return {"images": int(known.sum()), "accuracy": accuracy} if known.any() else {"images": 0}
+    if not known.any():
+        return {"images": 0}
+    return {"images": int(known.sum()), "accuracy": accuracy, "classes": len(np.unique(labels[known]))}
 
 
 def _versions() -> dict[str, str]:

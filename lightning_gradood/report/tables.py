@@ -223,26 +223,6 @@ def console_table(outcomes: list[Outcome]) -> str:
     return "\n".join([table, *notes, *below])
 
 
-def number_table(outcomes: list[Outcome]) -> tuple[list[str], list[list[str | float | None]]]:
-    """Tabulate every number, one row per source, detector and split, for loggers that show tables.
-
-    Args:
-        outcomes: of all sources and detectors.
-
-    Returns:
-        Column names (`source`, `detector`, `split`, then every metric that occurs) and rows; rates in [0, 1], None
-        where a number does not exist.
-    """
-    numbered = [
-        (outcome.source, outcome.label, split, numbers)
-        for outcome in outcomes
-        for split, numbers in outcome_numbers(outcome).items()
-    ]
-    metrics = list(dict.fromkeys(name for *_, numbers in numbered for name in numbers))
-    rows = [[*names, *(numbers.get(metric) for metric in metrics)] for *names, numbers in numbered]
-    return ["source", "detector", "split", *metrics], rows
-
-
 def percent(value: float | None) -> str:
     """Write a share in [0, 1] as a percentage with two decimals, `-` if there is none."""
     return _ABSENT if value is None or math.isnan(value) else f"{100 * value:.2f}"

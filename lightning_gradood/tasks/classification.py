@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, OneCycleLR
 from torchmetrics.classification import MulticlassAccuracy
 
-from lightning_gradood.core import Refusal, check_logits_shape, exact_arithmetic, frozen_network
+from lightning_gradood.core import Refusal, check_logits_shape, exact_arithmetic, frozen_network, refused_as
 from lightning_gradood.networks import Normalized, load_weights
 
 
@@ -149,7 +149,8 @@ class ClassificationTask(LightningModule):
     def load_initial_weights(self) -> None:
         """Read the file named by `weights`, once: later calls leave trained weights alone."""
         if self.weights is not None and not self._initialised:
-            load_weights(self.network, self.weights)
+            with refused_as(path="model.weights"):
+                load_weights(self.network, self.weights)
         self._initialised = True
 
     def load_trained_weights(self, path: str) -> None:

@@ -119,11 +119,12 @@ def test_values_of_the_wrong_type_or_range_are_refused(flags, words, capsys):
         ),
         (
             ["trian", *FILE],
-            "invalid choice: 'trian' (choose from 'score', 'drift', 'benchmark', 'fit', 'validate', 'test', 'predict', ",
+            "A verb should be one of fit, validate, test, predict, extract, detect, score, drift, ",
         ),
         (["fit"], "`model` and `data` should be given. Name an experiment file, e.g. `--config configs/digits.yaml`."),
         (["fit", "--config"], "--config: expected one argument"),
-        (["fit", "--config", "nowhere.yaml"], "`config`: File does not exist: "),
+        (["fit", "--config", "nowhere.yaml"], "Got `--config nowhere.yaml`, which does not exist (looked at /"),
+        (["detct", *FILE], "Got `detct`. Did you mean `detect`?"),
         (["fit", "--config", "images"], "`config`: Path is not a file: "),
         (["fit", "--config", "no_text.yaml"], "`config` should be a YAML file. Got `config = no_text.yaml`"),
         (
@@ -262,7 +263,10 @@ def test_what_does_not_fit_together_is_refused(arguments, words, capsys):
 @pytest.mark.parametrize("flag", ["--ckpt_path", "--model.weights"])
 def test_a_file_that_would_execute_code_is_refused_by_every_verb(verb, flag, capsys):
     message = untouched([verb, *FILE, flag, "malicious.ckpt"], capsys)
-    assert "Got `path = malicious.ckpt`, which asks for Python's posix.mkdir; nothing was executed." in message
+    assert (
+        f"Got `{flag.removeprefix('--')} = malicious.ckpt`, which asks for Python's posix.mkdir; nothing was executed."
+        in message
+    )
 
 
 @pytest.mark.parametrize(
@@ -292,7 +296,10 @@ EPS = "--data.attacks={a: {class_path: FGSM, init_args: {eps: %s}}}"
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (["--data.attacks", "lee2019"], "`preset` should be one of paper, modern, pilot. Got `preset = 'lee2019'`"),
+        (
+            ["--data.attacks", "lee2019"],
+            "`data.attacks` should be one of paper, modern, pilot. Got `data.attacks = 'lee2019'`",
+        ),
         ([EPS % "0"], "`eps` should be a float above 0 and at most 1, as pixels are in [0, 1]. Got `eps = 0"),
         ([EPS % "-0.1"], "`eps` should be a float above 0 and at most 1, as pixels are in [0, 1]. Got `eps = -0.1`."),
         ([EPS % "1.5"], "`eps` should be a float above 0 and at most 1, as pixels are in [0, 1]. Got `eps = 1.5`."),
@@ -344,7 +351,7 @@ def test_a_network_without_a_gradient_is_refused_by_attacks(capsys, monkeypatch)
 def test_a_checkpoint_of_another_architecture_is_refused_by_fit(finished, capsys):
     (checkpoint,) = finished.glob("runs/tiny/*/checkpoints/last.ckpt")
     message = untouched([*FIT, "--ckpt_path", str(checkpoint), f"{NETWORK}.blocks_per_stage", "2"], capsys)
-    assert f"Got `path = {checkpoint}`, in which 30 of its " in message
+    assert f"Got `ckpt_path = {checkpoint}`, in which 30 of its " in message
     assert "tensors are missing (first layer1.1.conv1.weight, " in message
 
 

@@ -268,7 +268,7 @@ def test_bad_benchmarks_are_refused_in_a_sentence(change, flags, words, capsys):
         (
             {"config": "away.yaml"},
             "tiny",
-            "`config` should be an experiment file, relative to the working directory. Got `config = away",
+            "`config` should be an experiment file, or the name of one that comes with the package. Got `config away",
         ),
         (
             {"flags": {"run_dir": "x"}},

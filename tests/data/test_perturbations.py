@@ -88,7 +88,10 @@ def test_only_attacks_can_succeed():
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"attacks": "lee2019"}, "`preset` should be one of paper, modern, pilot. Got `preset = 'lee2019'`"),
+        (
+            {"attacks": "lee2019"},
+            "`data.attacks` should be one of paper, modern, pilot. Got `data.attacks = 'lee2019'`",
+        ),
         ({"corruptions": 6}, "`severity` should be"),
         ({"attacks": {"photographs": Semantic()}}, "should have different names. Got ['photographs'] more than once"),
         ({"attacks": "paper", "corruptions": {"bim": Corruption("fog")}}, "Got ['bim'] more than once"),

@@ -67,13 +67,17 @@ def wandb_run(wandb_folder):
 
 def test_wandb_gets_every_number_under_its_key(wandb_run):
     expected = detection_scalars(report().outcomes)
-    assert {key: wandb_run.values(key) for key in expected} == {key: [value] for key, value in expected.items()}
+    assert {key: wandb_run.summary[key] for key in expected} == expected
+    assert not [
+        key for row in wandb_run.history for key in row if key.startswith("detection/")
+    ]  # no curves of one point
     assert wandb_run.values("train/loss") == [1 / 500, 1 / 1000]
 
 
-def test_wandb_summary_holds_what_sweeps_optimise(wandb_run):
-    expected = detection_scalars(report().outcomes)
-    assert {key: wandb_run.summary[key] for key in expected} == expected
+def test_wandb_summary_holds_the_best_of_each_curve_and_the_classifier_s_step(wandb_run):
+    for key in {key for _, values in curve_rows(report().outcomes) for key in values}:
+        kept = {"loss": min, "auroc": max}[key.rpartition("/")[2]]
+        assert wandb_run.summary[key] == {kept.__name__: kept(wandb_run.values(key))}
     assert wandb_run.summary["trainer/global_step"] == 1000  # the classifier's step is not overwritten by epochs
 
 
@@ -93,12 +97,14 @@ def test_wandb_gets_the_table(wandb_run):
     assert entry["_type"] == "table-file"
     table = json.loads((wandb_run.files / entry["path"]).read_text())
     rows = [dict(zip(table["columns"], row, strict=True)) for row in table["data"]]
-    found = {(row["source"], row["detector"], row["split"]): row for row in rows}
-    assert len(rows) == len(found) == 4 * 3
+    found = {(row["source"], row["detector"], row["split"], row["metric"]): row for row in rows}
+    assert len(rows) == len(found)
+    assert all(row["value"] is not None for row in rows)
     for outcome in report().outcomes:
-        row = found[outcome.source, outcome.detector, "test"]
-        assert row["auroc"] == outcome.metrics["test"]["auroc"]
-        assert row["n_anomalous"] == 30
+        row = found[outcome.source, outcome.detector, "test", "auroc"]
+        assert row["value"] == outcome.metrics["test"]["auroc"]
+        assert (row["low"], row["high"]) == outcome.auroc_interval
+        assert found[outcome.source, outcome.detector, "test", "n_anomalous"]["value"] == 30
 
 
 def test_wandb_gets_the_figures(wandb_folder, wandb_run):
@@ -113,7 +119,7 @@ def test_wandb_gets_the_figures(wandb_folder, wandb_run):
 def test_a_prefix_does_not_hide_the_keys_from_sweeps(wandb_folder):
     run = read_offline_run(wandb_folder / "prefixed")
     assert run.values("mine-train/loss") == [1 / 500, 1 / 1000]
-    assert len(run.values("detection/mean/mlp/val/auroc")) == 1
+    assert run.summary["detection/mean/mlp/val/auroc"] > 0
 
 
 def test_wandb_may_be_disabled(wandb_folder):
@@ -209,6 +215,8 @@ def test_figures_of_an_earlier_report_are_not_passed_on(tmp_path, monkeypatch):
     monkeypatch.setattr(logger, "log_image", lambda key, paths: shown.update({key: np.asarray(Image.open(paths[0]))}))
     from lightning_gradood.report.loggers import log_pictures
 
-    log_pictures(logger, report(), tmp_path)
+    log_pictures(logger, report(), tmp_path, figures=False)
+    assert shown == {}
+    log_pictures(logger, report(), tmp_path, figures=True)
     assert len(shown) == 8
     assert shown["figures/samples"].ndim == 3

@@ -12,7 +12,7 @@ from lightning_gradood.evaluation.trials import SplitScores, flagged_normal
 from lightning_gradood.records import read_columns
 from lightning_gradood.report import DetectionReport, console_table, results_table, scores_table, write_results
 from lightning_gradood.report.results import plain, results_document
-from lightning_gradood.report.tables import curve_rows, detection_scalars, number_table, percent
+from lightning_gradood.report.tables import curve_rows, detection_scalars, percent
 
 from .examples import LAYERS, outcome, report
 
@@ -222,15 +222,6 @@ def test_curves_are_lined_up_by_epoch():
         key = f"detector/{expected.source}/mlp/val/loss"
         assert [values[key] for _, values in rows if key in values] == [p["val/loss"] for p in expected.curves]
     assert not [key for _, values in rows for key in values if key.endswith("epoch")]
-
-
-def test_number_table_leaves_absent_numbers_empty():
-    columns, rows = number_table(report().outcomes)
-    cells = {tuple(row[:3]): dict(zip(columns, row, strict=True)) for row in rows}
-    assert len(rows) == 4 * 3
-    assert cells["svhn", "energy", "test"]["accuracy_at_0.5"] is None
-    assert cells["svhn", "mlp", "test"]["auroc"] == report().outcomes[0].metrics["test"]["auroc"]
-    assert cells["svhn", "mlp", "train"]["n_normal"] == 120
 
 
 def test_a_source_called_mean_is_refused():

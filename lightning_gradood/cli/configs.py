@@ -1,0 +1,98 @@
+"""The verb `configs`: list the experiment files and sweeps that come with the package, and copy them."""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lightning_gradood.cli.score import PlainParser
+from lightning_gradood.cli.verbs import VERBS
+
+_FOLDERS = ("configs", "sweeps")
+
+
+def configs(words: Sequence[str]) -> int:
+    """Run the verb.
+
+    Args:
+        words: of the command line, without the verb.
+
+    Returns:
+        The exit code, 0.
+
+    Raises:
+        Refusal: no file of a name comes with the package, or a copy would replace a file of the user's.
+    """
+    given = parser().parse_args(words)
+    found = _named(given.names)
+    if given.copy is None:
+        sys.stdout.write(_listing(found))
+    else:
+        _copy(found, Path(given.copy))
+    return 0
+
+
+def _named(names: Sequence[str]) -> dict[str, Path]:
+    """Name in the listing, `configs/digits.yaml`, to file; all where none is named."""
+    from lightning_gradood.core import Refusal, shipped_files
+
+    known = {f"{folder}/{path.name}": path for folder in _FOLDERS for path in shipped_files(folder).values()}
+    chosen: dict[str, Path] = {}
+    for name in names:
+        matching = {key: path for key, path in known.items() if name in (key, path.name, path.stem)}
+        if not matching:
+            near = difflib.get_close_matches(name, [path.stem for path in known.values()], n=1)
+            hint = f"Did you mean `{near[0]}`?" if near else "`configs` without a name lists them."
+            raise Refusal(f"`configs` should name files that come with the package. Got `{name}`. {hint}")
+        chosen |= matching
+    return chosen if names else known
+
+
+def _listing(found: dict[str, Path]) -> str:
+    width = max(map(len, found)) + 2
+    lines = [f"{name:<{width}}{_first_sentence(path)}" for name, path in found.items()]
+    return "\n".join(
+        [
+            *lines,
+            "",
+            "Run one by its name, e.g. `fit --config digits`; `configs --copy FOLDER` copies them to change them.",
+            "",
+        ]
+    )
+
+
+def _first_sentence(path: Path) -> str:
+    """What the file says of itself in its first comment, up to the first command."""
+    words = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if not line.startswith("#") or line.startswith("#   "):
+            break
+        words.append(line.removeprefix("#").strip())
+    return " ".join(words).split(". ")[0].rstrip(".")
+
+
+def _copy(found: dict[str, Path], folder: Path) -> None:
+    from lightning_gradood.core import Refusal, atomic_write
+
+    for name, path in found.items():
+        if (folder / name).exists() and (folder / name).read_bytes() != path.read_bytes():
+            raise Refusal(
+                f"`--copy` should not replace files that were changed. Got `--copy {folder}` with a {name} that differs from "
+                "the shipped one. Name another folder, or move yours away; nothing was copied."
+            )
+    for name, path in found.items():
+        with atomic_write(folder / name) as file:
+            file.write(path.read_bytes())
+        sys.stdout.write(f"{folder / name}\n")
+
+
+def parser() -> PlainParser:
+    """Flags of the verb."""
+    made = PlainParser(prog="python -m lightning_gradood configs", description=VERBS["configs"], allow_abbrev=False)
+    add: Any = made.add_argument
+    add("names", nargs="*", metavar="NAME", help="which files, e.g. digits; all by default")
+    add("--copy", metavar="FOLDER", help="copy them there, into configs/ and sweeps/; changed files are not replaced")
+    return made

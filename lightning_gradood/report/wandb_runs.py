@@ -1,0 +1,256 @@
+"""W&B: kept offline without an account, one row of numbers in a run's summary, a table, figures, artifacts, alerts.
+
+W&B is imported by the functions that need it: importing this room must not.
+"""
+
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import lightning.pytorch as pl
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import Logger, WandbLogger
+
+from lightning_gradood.core import Refusal
+from lightning_gradood.guard import read_description
+from lightning_gradood.report.bundle import DetectionReport
+from lightning_gradood.report.figures import write_figures
+from lightning_gradood.report.loggers import log_numbers, log_pictures
+from lightning_gradood.report.results import results_table
+from lightning_gradood.report.tables import curve_rows, detection_scalars
+
+PROJECT = "lightning_gradood"
+"""W&B's project where neither the logger nor `WANDB_PROJECT` names one."""
+
+EPOCH = "detector/epoch"
+"""W&B's x axis of the detectors' training curves."""
+
+_BEST = {"loss": "min", "auroc": "max"}  # which value of a curve W&B keeps in its summary
+Artifacts = Literal["all", "guard", "none"]
+_RESULTS = (
+    "report.html",
+    "results.json",
+    "results.csv",
+    "results.parquet",
+    "scores.parquet",
+    "splits.json",
+    "config.yaml",
+)
+
+
+def offline_without_account(save_dir: str | Path | None = None) -> str | None:
+    """Switch W&B to offline if nothing says otherwise and no account is configured.
+
+    Call it before the first W&B run starts, in every process (child processes inherit `WANDB_MODE`). It asks nobody and
+    sends nothing: API key and identity token in the environment, W&B's settings files and netrc are looked up where W&B
+    itself looks. Nothing changes if a mode is chosen already (`WANDB_MODE`, `wandb offline`), if a run is going on, or
+    if the key is malformed (W&B says so itself).
+
+    Args:
+        save_dir: the `save_dir` of the `WandbLogger`; by default where W&B writes.
+
+    Returns:
+        The line to show to the user, or None if nothing was changed.
+    """
+    if "WANDB_MODE" in os.environ:
+        return None
+    # Imported here: importing this room must not import wandb.
+    import wandb
+    from wandb.sdk import wandb_setup
+
+    if wandb.run is not None or _has_account() or wandb_setup.singleton().settings.mode != "online":
+        return None
+    # W&B froze its settings when they were read above; a fresh start reads WANDB_MODE. There is no run to end.
+    wandb.teardown()
+    os.environ["WANDB_MODE"] = "offline"
+    folder = Path(save_dir or os.environ.get("WANDB_DIR") or ".") / "wandb"
+    return (
+        f"Weights & Biases: no account is configured, so the run is logged offline in {folder}/offline-run-*; "
+        f"to upload it: `wandb login`, then `wandb sync {folder}/offline-run-*`."
+    )
+
+
+def _has_account() -> bool:
+    """Say whether W&B would find credentials, by the lookup that its own command line uses."""
+    from wandb.errors import AuthenticationError
+    from wandb.sdk import wandb_setup
+    from wandb.sdk.lib import wbauth
+
+    settings = wandb_setup.singleton().settings
+    try:
+        key = settings.api_key or wbauth.read_netrc_auth(host=settings.base_url)
+    except AuthenticationError:
+        return True  # there is a key, and W&B's own message says what is wrong with it
+    return bool(key or settings.identity_token_file)
+
+
+@log_numbers.register
+def _(logger: WandbLogger, report: DetectionReport) -> None:
+    # W&B drops rows whose step lies behind the last one, and Lightning's x axis `trainer/global_step` stands where the
+    # classifier's fit ended. So no step is passed (rows are appended) and the curves bring their own x axis. It is
+    # defined key by key, because which of two globs wins, Lightning's `*` or ours, is not specified. The run itself
+    # logs, so that a logger's `prefix` cannot hide the keys that sweeps optimise. Final numbers are no curves of one point:
+    # they go into the summary, which sweeps, tables of runs and scatter plots read.
+    rows = curve_rows(report.outcomes)
+    run = logger.experiment
+    run.define_metric(EPOCH, hidden=True)
+    for key in sorted({key for _, values in rows for key in values}):
+        run.define_metric(key, step_metric=EPOCH, summary=_BEST.get(key.rpartition("/")[2], "last"))
+    for epoch, values in rows:
+        run.log({EPOCH: epoch, **values})
+    run.summary.update(detection_scalars(report.outcomes))
+
+
+@log_pictures.register
+def _(logger: WandbLogger, report: DetectionReport, folder: Path, figures: bool) -> None:
+    table = results_table(report.outcomes)
+    rows = [list(row) for row in zip(*table.values(), strict=True)]
+    known = [row for row in rows if row[list(table).index("value")] is not None]
+    logger.log_table("results", columns=list(table), data=known)
+    # Written anew: figures that already lie there may be those of an earlier report.
+    for path in write_figures(report, folder) if figures else []:
+        logger.log_image(f"figures/{path.stem}", [str(path)])
+
+
+@dataclass(frozen=True)
+class LoggingSettings:
+    """What W&B keeps of a run beside its numbers.
+
+    Args:
+        artifacts: `all`, the guard and the result files with the figures; `guard`, the guard alone; `none`.
+    """
+
+    artifacts: Artifacts = "all"
+
+    def __post_init__(self) -> None:
+        if self.artifacts not in get_args(Artifacts):
+            raise Refusal(
+                f"`logging.artifacts` should be one of {', '.join(get_args(Artifacts))}. Got "
+                f"`logging.artifacts = {self.artifacts}`."
+            )
+
+
+class WandbCallback(Callback):
+    """Give W&B a run's result files and its guard, as artifacts `results-<experiment>` and `guard-<experiment>`, and its alerts.
+
+    Each has the alias `latest`. A guard that has a higher mean AUROC on `val` than the one which has the alias `best` takes
+    that alias over; an offline run cannot ask for that one, and leaves the alias alone. Called by `Trainer.detect` on
+    rank zero.
+
+    Args:
+        settings: which of the two.
+    """
+
+    def __init__(self, settings: LoggingSettings) -> None:
+        self.settings = settings
+
+    def on_detect_end(self, trainer: pl.Trainer, report: DetectionReport) -> None:
+        """Alert where the classifier is hardly better than chance."""
+        alert_of_accuracy(report, trainer.loggers)
+
+    def on_guard_saved(self, trainer: pl.Trainer) -> None:
+        """Log what the run folder holds to every W&B logger."""
+        folder = Path(trainer.default_root_dir)
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger) and self.settings.artifacts != "none":
+                log_guard(logger, folder)
+                if self.settings.artifacts == "all":
+                    log_result_files(logger, folder)
+
+
+def log_guard(logger: WandbLogger, folder: Path) -> None:
+    """Log the guard of a run as an artifact, if it has one.
+
+    Args:
+        logger: whose run uses it.
+        folder: of the run.
+    """
+    import wandb
+
+    if not (folder / "guard" / "guard.json").is_file():
+        return
+    run, about = logger.experiment, read_description(folder / "guard")
+    aurocs = [numbers["val/auroc"] for numbers in about.metrics.values() if "val/auroc" in numbers]
+    auroc = sum(aurocs) / len(aurocs) if aurocs else float("nan")
+    facts = {
+        "detector": about.detector_name,
+        "mean_val_auroc": auroc,
+        "false_positive_rate": about.false_positive_rate,
+        "run_folder": str(folder),
+    }
+    artifact = wandb.Artifact(_artifact_name("guard", run, folder), type="guard", metadata=facts)
+    artifact.add_dir(str(folder / "guard"), policy="immutable")  # not copied: it may be large, and no run changes it
+    better = _beats_the_best(run, artifact.name, auroc)
+    run.log_artifact(artifact, aliases=["latest", *(["best"] if better else [])])
+
+
+def log_result_files(logger: WandbLogger, folder: Path) -> None:
+    """Log tables, scores, splits, configuration, page and figures of a run as one artifact.
+
+    Args:
+        logger: whose run made them.
+        folder: of the run.
+    """
+    import wandb
+
+    run = logger.experiment
+    artifact = wandb.Artifact(_artifact_name("results", run, folder), type="results")
+    for name in _RESULTS:
+        if (folder / name).is_file():
+            artifact.add_file(str(folder / name))
+    if (folder / "figures").is_dir():
+        artifact.add_dir(str(folder / "figures"), name="figures")
+    run.log_artifact(artifact, aliases=["latest"])
+
+
+def _artifact_name(kind: str, run: Any, folder: Path) -> str:
+    return re.sub(r"[^\w.-]+", "-", f"{kind}-{run.group or folder.name}")
+
+
+def _beats_the_best(run: Any, name: str, auroc: float) -> bool:
+    """Whether no artifact of that name has the alias `best` yet, or one of a lower mean AUROC."""
+    import wandb
+
+    if run.offline:
+        return False
+    try:
+        before = wandb.Api().artifact(f"{run.entity}/{run.project}/{name}:best")
+    except (wandb.errors.CommError, ValueError):  # W&B's words for: there is none
+        return True
+    return bool(auroc > before.metadata.get("mean_val_auroc", float("-inf")))
+
+
+def alert(loggers: Sequence[Logger], title: str, text: str) -> None:
+    """Send W&B's alert, which reaches people by mail or chat as they have set it up; other loggers have none.
+
+    Args:
+        loggers: a Trainer's.
+        title: short.
+        text: a sentence.
+    """
+    for logger in loggers:
+        if isinstance(logger, WandbLogger):
+            logger.experiment.alert(title=title, text=text, level="WARN")
+
+
+def alert_of_accuracy(report: DetectionReport, loggers: Sequence[Logger]) -> None:
+    """Send an alert where the classifier is hardly better than chance: below 3 × chance, or, of few classes, half way to 1.
+
+    Args:
+        report: with the accuracy in its provenance.
+        loggers: a Trainer's.
+    """
+    found = report.provenance.get("classifier", {})
+    if "accuracy" not in found or not found.get("classes"):
+        return
+    chance = 1 / found["classes"]
+    low = min(3 * chance, (1 + chance) / 2)
+    if found["accuracy"] < low:
+        text = (
+            f"{100 * found['accuracy']:.1f} % of the normal images are classified correctly, less than {100 * low:.1f} %: "
+            "numbers about detection say little."
+        )
+        alert(loggers, f"{report.experiment}: the classifier is hardly better than chance", text)
