@@ -45,6 +45,7 @@ class Run:
 class WandbServer:
     """Runs by id, artifacts, saved views, alerts, and the points that an agent is to try.
 
+    `best` is the mean AUROC of the guard that has the alias `best`, None where none has.
     `environment` makes the real client talk to it, and to nothing else.
     """
 
@@ -55,7 +56,7 @@ class WandbServer:
     views: list[dict[str, Any]] = field(default_factory=list)
     alerts: list[dict[str, Any]] = field(default_factory=list)
     unknown: list[str] = field(default_factory=list)
-    best: dict[str, Any] | None = None
+    best: float | None = None
     address: str = ""
     handed_out: Iterator[int] = field(default_factory=itertools.count)
 
@@ -103,6 +104,48 @@ class WandbServer:
 
     def _artifact_type(self, _: dict[str, Any]) -> dict[str, Any]:
         return {"project": {"artifact": None}}
+
+    def _get_default_entity(self, _: dict[str, Any]) -> dict[str, Any]:
+        return {"viewer": {"id": "1", "entity": ENTITY}}
+
+    def _artifact_membership_by_name(self, sent: dict[str, Any]) -> dict[str, Any]:
+        if self.best is None:
+            return {"project": {"artifactCollectionMembership": None}}
+        name = sent["name"].partition(":")[0]
+        project = {"id": "p", "internalId": "p", "name": sent["project"], "entity": {"name": ENTITY}}
+        collection = {"__typename": "ArtifactSequence", "id": "c", "name": name, "project": project}
+        artifact = {"__typename": "Artifact", "id": "a", "artifactSequence": collection, "versionIndex": 0, "tags": []}
+        artifact |= {
+            "artifactType": {"name": "guard"},
+            "metadata": json.dumps({"mean_val_auroc": self.best}),
+            "state": "COMMITTED",
+        }
+        artifact |= dict.fromkeys(("description", "historyStep", "commitHash", "updatedAt"))
+        artifact |= {
+            "ttlIsInherited": True,
+            "ttlDurationSeconds": -1,
+            "size": 1,
+            "digest": "d",
+            "digestAlgorithm": "MANIFEST_MD5",
+            "fileCount": 1,
+        }
+        artifact |= {"createdAt": "2026-01-01T00:00:00", "aliases": []}
+        found = {
+            "__typename": "ArtifactCollectionMembership",
+            "id": "m",
+            "artifact": artifact,
+            "artifactCollection": collection,
+        }
+        return {
+            "project": {
+                "artifactCollectionMembership": found
+                | {
+                    "versionIndex": 0,
+                    "createdAt": "2026-01-01T00:00:00",
+                    "aliases": [{"__typename": "ArtifactAlias", "id": "1", "alias": "best"}],
+                }
+            }
+        }
 
     def _create_artifact(self, sent: dict[str, Any]) -> dict[str, Any]:
         self.artifacts.append(sent["input"])

@@ -218,8 +218,8 @@ def _beats_the_best(run: Any, name: str, auroc: float) -> bool:
         return False
     try:
         before = wandb.Api().artifact(f"{run.entity}/{run.project}/{name}:best")
-    except (wandb.errors.CommError, ValueError):  # W&B's words for: there is none
-        return True
+    except wandb.errors.CommError as error:
+        return "not found" in str(error)  # else W&B could not be asked, and whose alias it is stays as it was
     return bool(auroc > before.metadata.get("mean_val_auroc", float("-inf")))
 
 

@@ -1,0 +1,99 @@
+"""What a team sees of a run in W&B, through the real client and a stand-in for its server."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tiny import FILE, results
+from wandb_server import wandb_server
+
+LOGGED = ["--trainer.logger", "WandbLogger"]
+
+
+def detect(run, server, home, *flags):
+    """A `detect` in a process of its own, on records that exist."""
+    checkpoint = ["--ckpt_path", str(run / "checkpoints/best.ckpt")]
+    command = [sys.executable, "-m", "lightning_gradood", "detect", *FILE, *LOGGED, *checkpoint, *flags]
+    return subprocess.run(
+        command, env=server.environment(home), capture_output=True, text=True, timeout=200, check=False
+    )
+
+
+def sent_artifacts(server):
+    """Name to aliases, those of the table aside, which W&B makes itself."""
+    return {
+        one["artifactCollectionName"]: sorted(alias["alias"] for alias in one["aliases"])
+        for one in server.artifacts
+        if one["artifactTypeName"] != "run_table"
+    }
+
+
+def test_a_run_is_found_by_project_group_verb_and_tags_and_keeps_its_guard(run, workplace):
+    with wandb_server() as server:
+        done = detect(run, server, workplace)
+        assert done.returncode == 0, done.stderr
+        ((_, sent),) = server.runs.items()
+        folder = Path("runs/tiny", sent.about["displayName"].removeprefix("tiny/"))
+        assert (folder / "results.json").is_file()  # the run's name is its folder's
+        assert (sent.about["project"], sent.about["groupName"], sent.about["jobType"]) == (
+            "lightning_gradood",
+            "tiny",
+            "detect",
+        )
+        assert sent.about["tags"] == ["CifarResNet", "DigitsSource", "AllOnes"]
+        mean = results(folder)["mean"]["mlp"]["val"]["auroc"]
+        assert sent.summary["detection/mean/mlp/val/auroc"] == mean
+        assert not [key for row in sent.history for key in row if key.startswith("detection/")]
+        assert sent_artifacts(server) == {"guard-tiny": ["best", "latest"], "results-tiny": ["latest"]}
+        assert sent.config["detection"]["mlp"]["width"] == 128
+
+
+@pytest.mark.parametrize(("auroc", "aliases"), [(0.0, ["best", "latest"]), (1.1, ["latest"])])
+def test_a_guard_is_the_best_only_where_it_beats_the_best(auroc, aliases, run, workplace):
+    with wandb_server() as server:
+        server.best = auroc
+        done = detect(run, server, workplace, "--logging.artifacts", "guard")
+        assert done.returncode == 0, done.stderr
+        assert sent_artifacts(server) == {"guard-tiny": aliases}
+
+
+def test_no_artifacts_and_names_of_the_user_s_own(run, workplace):
+    own = ["--trainer.logger.project", "mine", "--trainer.logger.name", "first", "--trainer.logger.tags", "[a]"]
+    with wandb_server() as server:
+        done = detect(run, server, workplace, *own, "--logging.artifacts", "none")
+        assert done.returncode == 0, done.stderr
+        ((_, sent),) = server.runs.items()
+        assert [sent.about[key] for key in ("project", "displayName", "tags")] == ["mine", "first", ["a"]]
+        assert sent_artifacts(server) == {}
+
+
+def test_a_detector_that_fails_and_a_classifier_near_chance_are_alerted_of(run, workplace):
+    Path("mine.py").write_text(
+        "from lightning_gradood.detectors import Energy\n\n\n"
+        "class Broken(Energy):\n"
+        "    def score(self, records):\n"
+        "        raise ValueError('no score today')\n"
+    )
+    untrained = ["--ckpt_path", "null", "--cache_dir", "other"]
+    with wandb_server() as server:
+        done = detect(run, server, workplace, "--detection.detectors", "[mine.Broken]")
+        assert done.returncode == 1
+        assert "no score today" in done.stderr
+        (failure,) = server.alerts
+        assert failure["title"].endswith("`detect` has failed")
+        assert failure["text"] == "no score today"
+    with wandb_server() as server:
+        done = detect(run, server, workplace, *untrained)
+        assert done.returncode == 0, done.stderr
+        (low,) = server.alerts
+        assert low["title"].endswith("the classifier is hardly better than chance")
+
+
+def test_a_setting_that_is_none_is_refused(run, workplace):
+    done = subprocess.run(
+        [sys.executable, "-m", "lightning_gradood", "detect", *FILE, "--logging.artifacts", "some"],
+        capture_output=True, text=True, timeout=100, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith("error: `logging.artifacts`: ")
