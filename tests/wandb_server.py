@@ -57,6 +57,7 @@ class WandbServer:
     alerts: list[dict[str, Any]] = field(default_factory=list)
     unknown: list[str] = field(default_factory=list)
     best: float | None = None
+    refuses_views: bool = False
     address: str = ""
     handed_out: Iterator[int] = field(default_factory=itertools.count)
 
@@ -162,15 +163,44 @@ class WandbServer:
         return {"notifyScriptableRunAlert": {"success": True}}
 
     def _upsert_view(self, sent: dict[str, Any]) -> dict[str, Any]:
-        self.views.append(sent)
-        view = {"id": base64.b64encode(b"View:1").decode(), "type": sent.get("type"), "name": sent.get("name")}
-        rest = {"displayName": sent.get("displayName"), "description": "", "project": {"id": "p", "entityName": ENTITY}}
+        if self.refuses_views:
+            return {"upsertView": None}
+        known = [one["id"] for one in self.views if one["id"] == sent.get("id") or one["name"] == sent["name"]]
+        self.views.append(sent | {"id": known[0] if known else f"view{len(self.views)}", "inserted": not known})
+        view = {name: self.views[-1].get(name) for name in ("id", "type", "name", "spec", "displayName")}
+        project = {"id": "p", "name": sent["projectName"], "entityName": ENTITY}
+        rest = {"description": "", "project": project, "user": None}
         return {
             "upsertView": {
-                "view": view | rest | {"spec": sent.get("spec"), "updatedAt": "2026-01-01"},
-                "inserted": True,
+                "view": view | rest | {"updatedAt": "2026-01-01T00:00:00", "createdAt": "2026-01-01T00:00:00"}
             }
         }
+
+    _upsert_view2 = _upsert_view
+
+    def _project_views(self, sent: dict[str, Any]) -> dict[str, Any]:
+        reports = {one["displayName"]: one for one in self.views if one.get("type") == "runs"}
+        nodes = [{name: one[name] for name in ("id", "name", "displayName")} for one in reports.values()]
+        views = {
+            "edges": [{"node": node, "cursor": "c"} for node in nodes],
+            "pageInfo": {"endCursor": None, "hasNextPage": False},
+        }
+        return {"project": {"allViews": views}}
+
+    def _project_internal_id(self, _: dict[str, Any]) -> dict[str, Any]:
+        return {"project": {"internalId": base64.b64encode(b"ProjectInternalId:1").decode()}}
+
+    def _get_projects(self, _: dict[str, Any]) -> dict[str, Any]:
+        node = {
+            "__typename": "Project",
+            "id": "p",
+            "internalId": "p",
+            "name": "lightning_gradood",
+            "entityName": ENTITY,
+        }
+        node |= {"createdAt": "2026-01-01T00:00:00", "isBenchmark": False, "user": None, "owner": None}
+        page = {"__typename": "PageInfo", "endCursor": None, "hasNextPage": False}
+        return {"models": {"edges": [{"node": node, "cursor": "c"}], "pageInfo": page}}
 
     def _upsert_sweep(self, sent: dict[str, Any]) -> dict[str, Any]:
         self.sweeps.append(yaml.safe_load(sent["config"]) if isinstance(sent["config"], str) else sent["config"])

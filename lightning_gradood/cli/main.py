@@ -21,6 +21,7 @@ _ALONE = {  # verbs without an experiment
     "score": "lightning_gradood.cli.score",
     "drift": "lightning_gradood.cli.drift",
     "configs": "lightning_gradood.cli.configs",
+    "dashboard": "lightning_gradood.cli.dashboard",
 }
 _SIGPIPE = 141  # exit code, as of other programs in a pipe
 _NOTHING = "stopped by {}. No file was written."

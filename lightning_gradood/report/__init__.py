@@ -19,6 +19,7 @@ Example:
 """
 
 from lightning_gradood.report.bundle import DetectionReport, ImageFacts, ImageRow, classifier_accuracy, make_report
+from lightning_gradood.report.dashboard import apply_dashboard, dashboard_sections, definition
 from lightning_gradood.report.drift import ScoredImages, drift_by_class, drift_figure, drift_table
 from lightning_gradood.report.figures import as_png, draw_figures, write_figures
 from lightning_gradood.report.guards import (
@@ -39,6 +40,7 @@ from lightning_gradood.report.wandb_runs import (
     LoggingSettings,
     WandbCallback,
     alert,
+    has_wandb_account,
     offline_without_account,
 )
 
@@ -55,9 +57,12 @@ __all__ = [
     "Workplace",
     "activation_norms",
     "alert",
+    "apply_dashboard",
     "as_png",
     "classifier_accuracy",
     "console_table",
+    "dashboard_sections",
+    "definition",
     "draw_figures",
     "drift_by_class",
     "drift_figure",
@@ -67,6 +72,7 @@ __all__ = [
     "guard_description",
     "guard_sentence",
     "guard_table",
+    "has_wandb_account",
     "heat_map",
     "layer_norms",
     "log_report",

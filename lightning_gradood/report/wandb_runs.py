@@ -16,7 +16,8 @@ from lightning.pytorch.loggers import Logger, WandbLogger
 
 from lightning_gradood.core import Refusal
 from lightning_gradood.guard import read_description
-from lightning_gradood.report.bundle import DetectionReport
+from lightning_gradood.records import NORMAL
+from lightning_gradood.report.bundle import DetectionReport, by_detector
 from lightning_gradood.report.figures import write_figures
 from lightning_gradood.report.loggers import log_numbers, log_pictures
 from lightning_gradood.report.results import results_table
@@ -61,7 +62,7 @@ def offline_without_account(save_dir: str | Path | None = None) -> str | None:
     import wandb
     from wandb.sdk import wandb_setup
 
-    if wandb.run is not None or _has_account() or wandb_setup.singleton().settings.mode != "online":
+    if wandb.run is not None or has_wandb_account() or wandb_setup.singleton().settings.mode != "online":
         return None
     # W&B froze its settings when they were read above; a fresh start reads WANDB_MODE. There is no run to end.
     wandb.teardown()
@@ -73,7 +74,7 @@ def offline_without_account(save_dir: str | Path | None = None) -> str | None:
     )
 
 
-def _has_account() -> bool:
+def has_wandb_account() -> bool:
     """Say whether W&B would find credentials, by the lookup that its own command line uses."""
     from wandb.errors import AuthenticationError
     from wandb.sdk import wandb_setup
@@ -101,7 +102,20 @@ def _(logger: WandbLogger, report: DetectionReport) -> None:
         run.define_metric(key, step_metric=EPOCH, summary=_BEST.get(key.rpartition("/")[2], "last"))
     for epoch, values in rows:
         run.log({EPOCH: epoch, **values})
-    run.summary.update(detection_scalars(report.outcomes))
+    run.summary.update(detection_scalars(report.outcomes) | _about_the_run(report))
+
+
+def _about_the_run(report: DetectionReport) -> dict[str, float]:
+    """Accuracy of the classifier, and seconds: of `detect`, and in the mean of each detector on a source."""
+    numbers = {
+        f"cost/fit_seconds/{label}": sum(one.seconds for one in group) / len(group)
+        for label, group in by_detector(report.outcomes).items()
+    }
+    if "seconds" in report.provenance:
+        numbers["cost/detect_seconds"] = report.provenance["seconds"]
+    if "accuracy" in report.provenance.get("classifier", {}):
+        numbers["classifier/accuracy"] = report.provenance["classifier"]["accuracy"]
+    return numbers
 
 
 @log_pictures.register
@@ -155,35 +169,37 @@ class WandbCallback(Callback):
         """Log what the run folder holds to every W&B logger."""
         folder = Path(trainer.default_root_dir)
         for logger in trainer.loggers:
-            if isinstance(logger, WandbLogger) and self.settings.artifacts != "none":
-                log_guard(logger, folder)
+            if isinstance(logger, WandbLogger):
+                if (folder / "guard" / "guard.json").is_file():
+                    log_guard(logger, folder, files=self.settings.artifacts != "none")
                 if self.settings.artifacts == "all":
                     log_result_files(logger, folder)
 
 
-def log_guard(logger: WandbLogger, folder: Path) -> None:
-    """Log the guard of a run as an artifact, if it has one.
+def log_guard(logger: WandbLogger, folder: Path, files: bool) -> None:
+    """Put a guard's numbers into the summary, and its folder into an artifact.
 
     Args:
-        logger: whose run uses it.
+        logger: whose run made it.
         folder: of the run.
+        files: whether the artifact is wanted.
     """
     import wandb
 
-    if not (folder / "guard" / "guard.json").is_file():
-        return
     run, about = logger.experiment, read_description(folder / "guard")
     aurocs = [numbers["val/auroc"] for numbers in about.metrics.values() if "val/auroc" in numbers]
-    auroc = sum(aurocs) / len(aurocs) if aurocs else float("nan")
     facts = {
-        "detector": about.detector_name,
-        "mean_val_auroc": auroc,
+        "mean_val_auroc": sum(aurocs) / len(aurocs),
+        "flagged": about.metrics[NORMAL]["test/flagged"],
         "false_positive_rate": about.false_positive_rate,
-        "run_folder": str(folder),
     }
-    artifact = wandb.Artifact(_artifact_name("guard", run, folder), type="guard", metadata=facts)
+    run.summary.update({f"guard/{name}": value for name, value in facts.items()})
+    if not files:
+        return
+    described = facts | {"detector": about.detector_name, "run_folder": str(folder)}
+    artifact = wandb.Artifact(_artifact_name("guard", run, folder), type="guard", metadata=described)
     artifact.add_dir(str(folder / "guard"), policy="immutable")  # not copied: it may be large, and no run changes it
-    better = _beats_the_best(run, artifact.name, auroc)
+    better = _beats_the_best(run, artifact.name, facts["mean_val_auroc"])
     run.log_artifact(artifact, aliases=["latest", *(["best"] if better else [])])
 
 

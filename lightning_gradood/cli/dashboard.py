@@ -1,0 +1,87 @@
+"""The verb `dashboard`: a saved workspace and a report in W&B over the runs of a project."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lightning_gradood.cli.score import PlainParser
+from lightning_gradood.cli.verbs import VERBS
+
+_FILE = "dashboard.json"
+
+
+def dashboard(words: Sequence[str]) -> int:
+    """Run the verb.
+
+    Args:
+        words: of the command line, without the verb.
+
+    Returns:
+        The exit code, 0.
+
+    Raises:
+        Refusal: there is no run with results, or W&B does not let the account write there.
+    """
+    given = parser().parse_args(words)
+    from lightning_gradood.core import atomic_write
+    from lightning_gradood.report import apply_dashboard, dashboard_sections, definition, has_wandb_account
+
+    run = _run_folder(given.run)
+    results = json.loads((run / "results.json").read_text())
+    sections = dashboard_sections(results, sorted(path.stem for path in (run / "figures").glob("*.png")))
+    with atomic_write(run / _FILE) as file:
+        file.write((json.dumps(definition(sections), indent=2) + "\n").encode())
+    sys.stdout.write(f"Definition, for the sources and detectors of {run}: {run / _FILE}\n")
+    if not has_wandb_account():
+        again = f"python -m lightning_gradood dashboard {run} --entity {given.entity} --project {given.project}"
+        sys.stdout.write(
+            f"Nothing was sent, as no W&B account is configured. To apply it: `wandb login`, then `{again}`.\n"
+        )
+        return 0
+    workspace, report = apply_dashboard(sections, given.entity, given.project)
+    sys.stdout.write(f"Workspace: {workspace}\nReport: {report}\n")
+    return 0
+
+
+def _run_folder(named: str | None) -> Path:
+    """The run that was named, or the newest one below `runs/`."""
+    from lightning_gradood.core import Refusal
+
+    if named is None:
+        found = sorted(Path("runs").glob("*/*/results.json"), key=lambda path: path.stat().st_mtime)
+        if not found:
+            raise Refusal(
+                "`dashboard` should have a run to take sources and detectors from. Got none, and no runs/*/*/results.json "
+                "exists. Name a run folder that `detect` has filled."
+            )
+        return found[-1].parent
+    if not (Path(named) / "results.json").is_file():
+        raise Refusal(
+            f"`dashboard` should be given a run folder with results. Got `{named}`, which has no results.json. "
+            "`fit` and `detect` write it."
+        )
+    return Path(named)
+
+
+def parser() -> PlainParser:
+    """Flags of the verb."""
+    made = PlainParser(
+        prog="python -m lightning_gradood dashboard",
+        description=VERBS["dashboard"],
+        epilog="An earlier dashboard of the project is replaced. Without a W&B account only the definition is written.",
+        allow_abbrev=False,
+    )
+    add: Any = made.add_argument
+    add(
+        "run",
+        nargs="?",
+        metavar="RUN",
+        help="folder of a run with the sources and detectors; by default the newest below runs/",
+    )
+    add("--entity", required=True, metavar="NAME", help="W&B's team or user")
+    add("--project", default="lightning_gradood", metavar="NAME", help="W&B's project (default: %(default)s)")
+    return made

@@ -1,0 +1,211 @@
+"""W&B's dashboard of a project: a saved workspace and a report with the same panels, over the keys that runs log."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from lightning_gradood.core import Refusal
+from lightning_gradood.evaluation import OTHERS
+from lightning_gradood.records import NORMAL
+
+TITLE = "lightning_gradood"
+"""Name of the workspace and title of the report; those that have it are replaced."""
+
+Kind = Literal["bars", "lines", "images", "parallel coordinates", "importance", "comparer"]
+_VIEW = "lightninggradood"  # W&B's own name of the workspace, part of its address
+_PARAMETERS = ("detection.mlp.width", "detection.mlp.learning_rate", "detection.mlp.weight_decay", "detection.seed")
+_FIGURES = {
+    "ROC curves": "roc_",
+    "Precision and recall": "precision_recall_",
+    "Scores": "scores_",
+    "Gradient norms by layer": "layer_norms",
+}
+_GUARD = {
+    "Normal test images flagged": "guard/flagged",
+    "Share that may be flagged": "guard/false_positive_rate",
+    "Mean AUROC on val": "guard/mean_val_auroc",
+}
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One panel.
+
+    Args:
+        title: above it.
+        kind: what it draws.
+        keys: summary keys of `bars`, `importance` and `parallel coordinates` (there behind the parameters), history keys of
+            `lines`, media keys of `images`.
+        parameters: configuration keys of `parallel coordinates`.
+    """
+
+    title: str
+    kind: Kind
+    keys: Sequence[str] = ()
+    parameters: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Section:
+    """Panels under a heading."""
+
+    name: str
+    panels: Sequence[Panel]
+
+
+def dashboard_sections(results: Mapping[str, Any], figures: Sequence[str]) -> list[Section]:
+    """Choose panels for the sources and detectors of a run.
+
+    Args:
+        results: content of its `results.json`.
+        figures: names of its figures, without `.png`; none gives no panels of images.
+
+    Returns:
+        Sections, every key of which a run with these sources, detectors and figures logs.
+    """
+    outcomes = results["outcomes"]
+    labels = list(dict.fromkeys(_label(one) for one in outcomes))
+    best = f"detection/mean/{labels[0]}/val/auroc"
+    found = [
+        Section("AUROC", _auroc_panels(outcomes, labels)),
+        Section("Runs side by side", [Panel("What differs", "comparer")]),
+        Section("Figures", _figure_panels(figures)),
+        Section("Guard", [Panel(title, "bars", [key]) for title, key in _GUARD.items()]),
+        Section(
+            "Sweeps",
+            [
+                Panel("Parameters", "parallel coordinates", [best], _PARAMETERS),
+                Panel("Importance of parameters", "importance", [best]),
+            ],
+        ),
+        Section("Cost", [Panel("Seconds of detect", "bars", ["cost/detect_seconds"]), _fitting_panel(labels)]),
+        Section("Training of detectors", _curve_panels(outcomes)),
+    ]
+    return [section for section in found if section.panels]
+
+
+def _auroc_panels(outcomes: Sequence[Mapping[str, Any]], labels: Sequence[str]) -> list[Panel]:
+    """The means over sources, and for each source its detectors side by side."""
+    by_source: dict[str, list[str]] = {}
+    for one in outcomes:
+        by_source.setdefault(one["source"], []).append(f"detection/{one['source']}/{_label(one)}/test/auroc")
+    means = Panel("Mean over sources", "bars", [f"detection/mean/{label}/test/auroc" for label in labels])
+    return [means, *(Panel(source, "bars", keys) for source, keys in by_source.items())]
+
+
+def _figure_panels(figures: Sequence[str]) -> list[Panel]:
+    """Those kinds of figures that were drawn."""
+    kinds = {title: [name for name in figures if name.startswith(start)] for title, start in _FIGURES.items()}
+    return [Panel(title, "images", [f"figures/{name}" for name in names]) for title, names in kinds.items() if names]
+
+
+def _fitting_panel(labels: Sequence[str]) -> Panel:
+    return Panel("Seconds to fit and score", "bars", [f"cost/fit_seconds/{label}" for label in labels])
+
+
+def _curve_panels(outcomes: Sequence[Mapping[str, Any]]) -> list[Panel]:
+    """One panel of curves; none where nothing was trained in epochs."""
+    curves = [f"detector/{one['source']}/{one['detector']}/val/auroc" for one in outcomes if one["curves"]]
+    return [Panel("AUROC on val", "lines", list(dict.fromkeys(curves)))] if curves else []
+
+
+def _label(outcome: Mapping[str, Any]) -> str:
+    """A detector's name in keys, with its one source of training where it was tested on others."""
+    known = outcome["trained_on"]
+    transferred = known not in ("", outcome["source"], NORMAL, OTHERS)
+    return f"{outcome['detector']}@{known}" if transferred else str(outcome["detector"])
+
+
+def definition(sections: Sequence[Section]) -> dict[str, Any]:
+    """The sections as JSON types."""
+    return {"title": TITLE, "sections": [asdict(section) for section in sections]}
+
+
+def apply_dashboard(sections: Sequence[Section], entity: str, project: str) -> tuple[str, str]:
+    """Create or update the saved workspace and the report of a project.
+
+    Args:
+        sections: what they show.
+        entity: W&B's team or user.
+        project: in which the runs are.
+
+    Returns:
+        Addresses of workspace and report.
+
+    Raises:
+        Refusal: the package `wandb-workspaces` is missing, or W&B does not let the account write there.
+    """
+    try:
+        import wandb_workspaces.reports.v2 as reports
+        import wandb_workspaces.workspaces as workspaces
+    except ModuleNotFoundError as error:
+        raise Refusal(
+            '`dashboard` needs the package wandb-workspaces. Got none. `pip install "lightning_gradood[dashboard]"` brings it.'
+        ) from error
+    import wandb
+
+    workspace = _workspace(workspaces, reports, sections, entity, project)
+    report = _report(reports, sections, entity, project)
+    try:
+        report.id = _report_of(entity, project)
+        workspace.save()
+        report.save()
+    except (
+        wandb.errors.Error,
+        ValueError,
+        TypeError,
+        KeyError,
+    ) as error:  # W&B's client words a refused write in all of these
+        raise Refusal(
+            f"`--entity` and `--project` should name a place in W&B where your account may write. Got `--entity {entity} "
+            f"--project {project}`; W&B says: {str(error).strip().splitlines()[0][:200]}"
+        ) from error
+    return workspace.url, report.url
+
+
+def _workspace(workspaces: Any, reports: Any, sections: Sequence[Section], entity: str, project: str) -> Any:
+    made = [
+        workspaces.Section(name=one.name, is_open=True, panels=[_panel(reports, panel) for panel in one.panels])
+        for one in sections
+    ]
+    workspace = workspaces.Workspace(entity=entity, project=project, name=TITLE, sections=made)
+    workspace._internal_name = _VIEW  # fixed, so that the next call updates this view rather than adds another
+    return workspace
+
+
+def _report(reports: Any, sections: Sequence[Section], entity: str, project: str) -> Any:
+    runset = reports.Runset(entity=entity, project=project)
+    blocks: list[Any] = []
+    for one in sections:
+        grid = reports.PanelGrid(runsets=[runset], panels=[_panel(reports, panel) for panel in one.panels])
+        blocks += [reports.H2(text=one.name), grid]
+    return reports.Report(entity=entity, project=project, title=TITLE, blocks=blocks, width="fluid")
+
+
+def _report_of(entity: str, project: str) -> str:
+    """Id of the report that an earlier call has made; empty if there is none."""
+    import wandb
+
+    for found in wandb.Api().reports(f"{entity}/{project}"):
+        if found.display_name == TITLE:
+            return str(found.id)
+    return ""
+
+
+def _panel(reports: Any, panel: Panel) -> Any:
+    """The panel as an object of wandb-workspaces."""
+    keys = list(panel.keys)
+    if panel.kind == "bars":
+        return reports.BarPlot(title=panel.title, metrics=keys, orientation="h")
+    if panel.kind == "lines":
+        return reports.LinePlot(title=panel.title, x="detector/epoch", y=keys)
+    if panel.kind == "images":
+        return reports.MediaBrowser(title=panel.title, media_keys=keys)
+    if panel.kind == "importance":
+        return reports.ParameterImportancePlot(with_respect_to=keys[0])
+    if panel.kind == "comparer":
+        return reports.RunComparer(diff_only="split")
+    column = reports.ParallelCoordinatesPlotColumn
+    columns = [column(metric=reports.Config(name)) for name in panel.parameters]
+    columns += [column(metric=reports.SummaryMetric(name)) for name in keys]
+    return reports.ParallelCoordinatesPlot(title=panel.title, columns=columns)

@@ -1,0 +1,81 @@
+"""The dashboard shows keys that runs log, is sent through the real client, and is kept as a file without an account."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import wandb
+from report.wandb_reader import read_offline_run
+from tiny import FILE, WITH_FIGURES, refused
+from wandb_server import ENTITY, wandb_server
+
+from lightning_gradood.cli import main
+
+
+@pytest.mark.parametrize("protocol", ["known", "cross"])
+def test_every_key_of_the_definition_is_one_that_a_run_logs(protocol, run, no_account, capsys):
+    checkpoint = ["--ckpt_path", str(run / "checkpoints/best.ckpt"), "--detection.protocol", protocol]
+    own = ["--run_dir", "mine", "--detection.detectors", "[Energy]"]
+    main(["detect", *FILE, *WITH_FIGURES, *checkpoint, *own, "--trainer.logger", "WandbLogger"])
+    wandb.finish()
+    main(["dashboard", "mine", "--entity", ENTITY])
+    said = capsys.readouterr().out
+    assert "Nothing was sent, as no W&B account is configured." in said
+    assert "`python -m lightning_gradood dashboard mine --entity team --project lightning_gradood`" in said
+    logged = read_offline_run(Path("mine"))
+    history = {key for row in logged.history for key in row}
+    sections = json.loads(Path("mine/dashboard.json").read_text())["sections"]
+    panels = [panel for section in sections for panel in section["panels"]]
+    for panel in panels:
+        known = history if panel["kind"] in ("images", "lines") else logged.summary
+        assert set(panel["keys"]) <= set(known), panel["title"]
+        for parameter in panel["parameters"]:
+            value = logged.config
+            for part in parameter.split("."):
+                value = value[part]
+    shown = {key for panel in panels for key in panel["keys"]}
+    aurocs = {key for key in logged.summary if key.startswith("detection/") and key.endswith("/test/auroc")}
+    assert aurocs <= shown  # no detector or source is forgotten
+    assert {f"figures/{path.stem}" for path in Path("mine/figures").glob("roc_*.png")} <= shown
+    assert "lines" in {panel["kind"] for panel in panels}
+
+
+def dashboard(server, home, *flags):
+    command = [sys.executable, "-m", "lightning_gradood", "dashboard", *flags]
+    return subprocess.run(
+        command, env=server.environment(home), capture_output=True, text=True, timeout=200, check=False
+    )
+
+
+def test_a_second_call_updates_workspace_and_report(run, workplace):
+    with wandb_server() as server:
+        for _ in range(2):
+            done = dashboard(server, workplace, "--entity", ENTITY)
+            assert done.returncode == 0, done.stderr
+        assert [view["type"] for view in server.views] == ["project-view", "runs"] * 2
+        assert [view["inserted"] for view in server.views] == [True, True, False, False]
+        assert {view["displayName"] for view in server.views} == {"lightning_gradood"}
+        for view in server.views:
+            assert "detection/mean/mlp/test/auroc" in view["spec"]
+            assert "guard/flagged" in view["spec"]
+    assert f"Workspace: {server.address}/{ENTITY}/lightning_gradood?nw=" in done.stdout
+    assert f"Report: {server.address}/{ENTITY}/lightning_gradood/reports/" in done.stdout
+
+
+def test_a_place_where_the_account_may_not_write_is_refused_and_the_definition_is_kept(run, workplace):
+    with wandb_server() as server:
+        server.refuses_views = True
+        done = dashboard(server, workplace, str(run), "--entity", "nobody", "--project", "nothing")
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert "Got `--entity nobody --project nothing`; W&B says: " in done.stderr.splitlines()[-1]
+    assert json.loads((run / "dashboard.json").read_text())["sections"]
+
+
+def test_without_results_there_is_nothing_to_show(capsys):
+    assert "no runs/*/*/results.json exists" in refused(["dashboard", "--entity", "me"], capsys)
+    Path("empty").mkdir()
+    assert "Got `empty`, which has no results.json." in refused(["dashboard", "empty", "--entity", "me"], capsys)
+    assert "required: --entity" in refused(["dashboard"], capsys)
