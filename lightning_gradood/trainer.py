@@ -310,8 +310,8 @@ def keep_guard(
     held = normal.where(split="val")
     few = Records(held.table.slice(0, place.datamodule.probe_batch_size))
     images = source.images([rows[name] for name in few.ids])
-    about = guard_description(folder, place, chosen, normal)
     try:
+        about = guard_description(folder, place, chosen, normal)
         save_guard(folder, about, place.model.network, chosen.detector, states, held, images)
     except Refusal as refusal:
         return f"No guard is saved: {refusal}"

@@ -26,7 +26,7 @@ from lightning_gradood.data.datamodule import ImageDataModule
 from lightning_gradood.data.datasets import DatasetSource, LoadedSource
 from lightning_gradood.data.folder import FolderSource
 from lightning_gradood.data.perturbations import BUILT_IN, PerturbedSource, built_in_probes
-from lightning_gradood.data.source import ImageBatch, Listing, Source, class_name
+from lightning_gradood.data.source import ImageBatch, Listing, Source, class_name, row_keys
 from lightning_gradood.data.splits import Manifest, make_manifest, split_rows
 
 __all__ = [
@@ -46,5 +46,6 @@ __all__ = [
     "built_in_probes",
     "class_name",
     "make_manifest",
+    "row_keys",
     "split_rows",
 ]

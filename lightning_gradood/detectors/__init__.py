@@ -29,7 +29,14 @@ images, and are measured on the same records:
 from lightning_gradood.detectors.class_gaussian import ClassGaussian
 from lightning_gradood.detectors.combined import Combined
 from lightning_gradood.detectors.consistency import Consistency, ViewsProbe
-from lightning_gradood.detectors.detector import Detector, FixedDetector, NotFittedError, score_in_blocks
+from lightning_gradood.detectors.detector import (
+    Detector,
+    FixedDetector,
+    NotFittedError,
+    normal_training_records,
+    outlier_training_records,
+    score_in_blocks,
+)
 from lightning_gradood.detectors.grad_norm import GradNorm, GradNormProbe
 from lightning_gradood.detectors.gradient_novelty import GradientForest, GradientGaussian, GradientKNN
 from lightning_gradood.detectors.image_statistics import ImageStatistics, ImageStatisticsProbe, image_statistics
@@ -74,6 +81,8 @@ __all__ = [
     "ViewsProbe",
     "image_statistics",
     "load_detector",
+    "normal_training_records",
+    "outlier_training_records",
     "save_detector",
     "score_in_blocks",
 ]

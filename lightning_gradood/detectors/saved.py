@@ -214,6 +214,8 @@ def _encoded(value: Any) -> Any:
         return {"class": type(value).__name__, "arguments": _encoded(value.arguments)}
     if is_dataclass(value) and not isinstance(value, type):
         return {"class": type(value).__name__, "fields": _encoded(asdict(value))}
+    if isinstance(value, LabelDesign | SyntheticOutlier):  # a user's own, which need not be a dataclass
+        return {"class": type(value).__name__, "fields": _encoded(vars(value))}
     if isinstance(value, Mapping):
         return {name: _encoded(part) for name, part in value.items()}
     if isinstance(value, list | tuple):

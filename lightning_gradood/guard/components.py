@@ -92,10 +92,23 @@ def packages_of(encoded: Any) -> set[str]:
 
 
 def component_of(thing: Any) -> Component:
-    """Describe a detector by its arguments, or a label design or other dataclass by its fields."""
-    arguments = {field.name: getattr(thing, field.name) for field in fields(thing)} if is_dataclass(thing) else None
-    if arguments is None:
-        arguments = thing.arguments
+    """Describe a detector, a label design or another object by its fields, or by the arguments it keeps under their own names.
+
+    Raises:
+        Refusal: it keeps an argument under another name.
+    """
+    taken = (
+        [field.name for field in fields(thing)]
+        if is_dataclass(thing)
+        else list(inspect.signature(type(thing)).parameters)
+    )
+    try:
+        arguments = {name: getattr(thing, name) for name in taken}
+    except AttributeError as error:
+        raise Refusal(
+            f"A {type(thing).__name__} in a guard should keep each argument of its constructor under its own name. "
+            f"Got one that does not: {error}. Write e.g. `self.scale = scale`."
+        ) from error
     return Component(f"{type(thing).__module__}.{type(thing).__qualname__}", arguments)
 
 
@@ -117,7 +130,8 @@ def encode(value: Any) -> Any:
         return [encode(part) for part in value]
     if isinstance(value, Mapping):
         return {str(name): encode(part) for name, part in value.items()}
-    if isinstance(value, Detector) or (is_dataclass(value) and not isinstance(value, type)):
+    named = isinstance(value, Detector | LabelDesign | SyntheticOutlier)
+    if named or (is_dataclass(value) and not isinstance(value, type)):
         return component_of(value).encoded()
     raise Refusal(
         "A guard should be made of a network and a transform with plain arguments. "
