@@ -115,7 +115,7 @@ class FeatureProbe(FeatureLayerProbe):
 
     Args:
         layers: modules of the network, as in `network.named_modules()`, or `penultimate`; by default those of
-        `feature_layer_names`.
+            `feature_layer_names`.
 
     Raises:
         Refusal: if `layers` is empty or names one twice.
