@@ -30,10 +30,11 @@ from lightning_gradood.guard import Recipe, save_guard
 from lightning_gradood.probes import PixelProbe
 from lightning_gradood.records import NORMAL, RecordCache, Records
 from lightning_gradood.report import (
+    GuardSummary,
     ReportCallback,
     Workplace,
     guard_description,
-    guard_sentence,
+    guard_summary,
     make_report,
     without_anomalies_sentence,
 )
@@ -123,12 +124,19 @@ class Trainer(pl.Trainer):
             report.provenance["seconds"] = round(time.perf_counter() - started, 1)
             report.provenance["device"] = str(self.strategy.root_device)
             report.provenance["checkpoint"] = ckpt_path or model.weights
-            for callback in self.callbacks:  # type: ignore[attr-defined]
-                if isinstance(callback, ReportCallback):
-                    callback.on_detect_end(self, report)
+            for callback in self._reporting:
+                callback.on_detect_end(self, report)
         self.strategy.barrier("reported")
-        self._save_guard(Workplace(model, datamodule, cache_dir, recipe), settings, datasets)
+        guard = self._save_guard(Workplace(model, datamodule, cache_dir, recipe), settings, datasets)
+        if self.is_global_zero:
+            for callback in self._reporting:
+                callback.on_guard_end(self, report, guard)
+        self.strategy.barrier("guarded")
         return outcomes
+
+    @property
+    def _reporting(self) -> list[ReportCallback]:
+        return [one for one in self.callbacks if isinstance(one, ReportCallback)]  # type: ignore[attr-defined]
 
     def check(self, model: ClassificationTask, datamodule: ImageDataModule, training: bool = False) -> None:
         """Refuse a network that does not fit the images, before any long work.
@@ -220,25 +228,30 @@ class Trainer(pl.Trainer):
             )
         return gather_outcomes(outcomes, detectors, sources)
 
-    def _save_guard(self, place: Workplace, settings: DetectionSettings, datasets: DetectionDatasets) -> None:
+    def _save_guard(self, place: Workplace, settings: DetectionSettings, datasets: DetectionDatasets) -> GuardSummary:
         """Choose, calibrate and save the guard's detector, on the first process; the others help to prepare its probes."""
         folder = Path(self.default_root_dir) / "guard"
-        chosen, line = None, ""
+        chosen, summary = None, GuardSummary("")
         if self.is_global_zero:
             try:
                 chosen = choose_guard(place, settings, datasets)
             except Refusal as refusal:
-                line = f"No guard is saved: {refusal}"
+                summary = no_guard(refusal)
         probes = [] if chosen is None else [probe for probe in chosen.detector.probes if probe.needs_preparation]
         probes = self.strategy.broadcast(probes)
         network = place.model.network.to(self.strategy.root_device)
         states = prepared_states(probes, network, place.datamodule, RecordCache(place.cache_dir), self)
         if self.is_global_zero:
             if chosen is not None:
-                line = keep_guard(folder, place, chosen, datasets.records[NORMAL], states)
-            sys.stdout.write(f"{line}\n")
+                summary = keep_guard(folder, place, chosen, datasets.records[NORMAL], states)
+            sys.stdout.write(f"{summary.text}\n")
             sys.stdout.flush()
-        self.strategy.barrier("guarded")
+        return summary
+
+
+def no_guard(refusal: Refusal) -> GuardSummary:
+    """What is said where a guard is refused."""
+    return GuardSummary(f"No guard is saved: {refusal}")
 
 
 def choose_guard(place: Workplace, settings: DetectionSettings, datasets: DetectionDatasets) -> Calibrated:
@@ -264,8 +277,8 @@ def keep_guard(
     chosen: Calibrated,
     normal: Records,
     states: Mapping[str, Mapping[str, Tensor]],
-) -> str:
-    """Save a guard, and return the lines that tell the user.
+) -> GuardSummary:
+    """Save a guard, and return what the user is told.
 
     Args:
         folder: where.
@@ -283,5 +296,5 @@ def keep_guard(
     try:
         save_guard(folder, about, place.model.network, chosen.detector, states, held, images)
     except Refusal as refusal:
-        return f"No guard is saved: {refusal}"
-    return guard_sentence(folder, chosen, place)
+        return no_guard(refusal)
+    return guard_summary(folder, chosen, place)

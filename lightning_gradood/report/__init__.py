@@ -22,40 +22,62 @@ from lightning_gradood.report.bundle import DetectionReport, ImageFacts, ImageRo
 from lightning_gradood.report.drift import ScoredImages, drift_by_class, drift_figure, drift_table
 from lightning_gradood.report.figures import as_png, draw_figures, write_figures
 from lightning_gradood.report.guards import (
+    GuardSummary,
     Workplace,
     guard_description,
-    guard_sentence,
-    guard_table,
+    guard_summary,
     without_anomalies_sentence,
 )
 from lightning_gradood.report.image_figures import explanation_figure, extreme_images, sample_sheet
 from lightning_gradood.report.loggers import ReportCallback, log_report, offline_without_account
 from lightning_gradood.report.network_figures import activation_norms, layer_norms, weight_gradients
+from lightning_gradood.report.page import PAGE, Cells, Grid, Picture, Section, render
 from lightning_gradood.report.plots import heat_map, method_rocs, precision_recall_curves, roc_curves, score_histograms
+from lightning_gradood.report.provenance import (
+    ATTACK_HEADS,
+    READING_HEADS,
+    accuracy_text,
+    attack_cells,
+    environment,
+    pairs,
+    reading_cells,
+    split_cells,
+)
 from lightning_gradood.report.results import results_table, scores_table, write_results
+from lightning_gradood.report.run_page import run_page, write_run_page
 from lightning_gradood.report.tables import Matrix, console_table, matrices, matrix_table
 
 __all__ = [
+    "ATTACK_HEADS",
+    "PAGE",
+    "READING_HEADS",
+    "Cells",
     "DetectionReport",
+    "Grid",
+    "GuardSummary",
     "ImageFacts",
     "ImageRow",
     "Matrix",
+    "Picture",
     "ReportCallback",
     "ScoredImages",
+    "Section",
     "Workplace",
+    "accuracy_text",
     "activation_norms",
     "as_png",
+    "attack_cells",
     "classifier_accuracy",
     "console_table",
     "draw_figures",
     "drift_by_class",
     "drift_figure",
     "drift_table",
+    "environment",
     "explanation_figure",
     "extreme_images",
     "guard_description",
-    "guard_sentence",
-    "guard_table",
+    "guard_summary",
     "heat_map",
     "layer_norms",
     "log_report",
@@ -64,14 +86,20 @@ __all__ = [
     "matrix_table",
     "method_rocs",
     "offline_without_account",
+    "pairs",
     "precision_recall_curves",
+    "reading_cells",
+    "render",
     "results_table",
     "roc_curves",
+    "run_page",
     "sample_sheet",
     "score_histograms",
     "scores_table",
+    "split_cells",
     "weight_gradients",
     "without_anomalies_sentence",
     "write_figures",
     "write_results",
+    "write_run_page",
 ]
