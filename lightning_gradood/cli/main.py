@@ -16,7 +16,9 @@ from typing import NoReturn
 
 from lightning_gradood.cli.verbs import overview
 
-_ALONE = {"score": "lightning_gradood.cli.score", "drift": "lightning_gradood.cli.drift"}  # verbs without an experiment
+_ALONE = {
+    verb: f"lightning_gradood.cli.{verb}" for verb in ("score", "drift", "compare")
+}  # verbs without an experiment
 _SIGPIPE = 141  # exit code, as of other programs in a pipe
 _NOTHING = "stopped by {}. No file was written."
 

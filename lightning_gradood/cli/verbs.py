@@ -10,10 +10,11 @@ VERBS = {
     "detect": "Extract what is missing, fit every detector on every anomaly source, report.",
     "score": "Score image files or folders with a guard that `detect` has saved.",
     "drift": "Compare the scores of new images with those of images as usual.",
+    "compare": "Put the results of several runs side by side on one page.",
     "benchmark": "Run several experiment files and seeds, write the paper's two tables and a page.",
 }
 
-ALONE = ("score", "drift", "benchmark")
+ALONE = ("score", "drift", "compare", "benchmark")
 """Verbs that take no experiment file."""
 
 

@@ -29,10 +29,11 @@ from lightning_gradood.evaluation.protocol import (
 )
 from lightning_gradood.evaluation.selection import Calibrated, best_calibrated
 from lightning_gradood.evaluation.settings import DetectionSettings, no_anomalies, one_pass
-from lightning_gradood.evaluation.trials import FLAGGED, Outcome, SplitScores, attack_numbers, evaluate
+from lightning_gradood.evaluation.trials import FLAGGED, OTHERS, Outcome, SplitScores, attack_numbers, evaluate
 
 __all__ = [
     "FLAGGED",
+    "OTHERS",
     "Calibrated",
     "DetectionDatasets",
     "DetectionSettings",

@@ -19,8 +19,10 @@ Example:
 """
 
 from lightning_gradood.report.bundle import DetectionReport, ImageFacts, ImageRow, classifier_accuracy, make_report
+from lightning_gradood.report.comparison import auroc_figures, comparison_page, comparison_text
 from lightning_gradood.report.drift import ScoredImages, drift_by_class, drift_figure, drift_table
 from lightning_gradood.report.figures import as_png, draw_figures, write_figures
+from lightning_gradood.report.finished_runs import FinishedRun, read_runs
 from lightning_gradood.report.guards import (
     GuardSummary,
     Workplace,
@@ -53,6 +55,7 @@ __all__ = [
     "READING_HEADS",
     "Cells",
     "DetectionReport",
+    "FinishedRun",
     "Grid",
     "GuardSummary",
     "ImageFacts",
@@ -67,7 +70,10 @@ __all__ = [
     "activation_norms",
     "as_png",
     "attack_cells",
+    "auroc_figures",
     "classifier_accuracy",
+    "comparison_page",
+    "comparison_text",
     "console_table",
     "draw_figures",
     "drift_by_class",
@@ -88,6 +94,7 @@ __all__ = [
     "offline_without_account",
     "pairs",
     "precision_recall_curves",
+    "read_runs",
     "reading_cells",
     "render",
     "results_table",

@@ -17,10 +17,9 @@ from markupsafe import Markup, escape
 PAGE = "report.html"
 """The page in the folder of a run, or of a benchmark."""
 
-_WIDE, _LONG = (
-    1100,
-    1.25,
-)  # pixels, and width by height; beyond both a picture is unreadable when it is squeezed onto a phone
+# A picture beyond both is unreadable when it is squeezed onto a phone.
+_WIDE = 600  # pixels
+_LONG = 1.25  # width by height
 
 
 @dataclass(frozen=True)
@@ -48,11 +47,13 @@ class Grid:
         heads: of the columns.
         rows: of text or cells.
         keys: how many columns on the left are text.
+        wrap: whether long text is broken into lines.
     """
 
     heads: Sequence[str]
     rows: Sequence[Sequence[str | Cells]]
     keys: int = 2
+    wrap: bool = False
 
     @property
     def lines(self) -> list[list[Cells]]:

@@ -84,4 +84,4 @@ def split_cells(counts: Mapping[str, Mapping[str, int]]) -> list[str]:
 
 def pairs(about: Mapping[str, str]) -> Grid:
     """Names and what stands beside them, as a table without heads."""
-    return Grid(["", ""], [list(pair) for pair in about.items()])
+    return Grid(["", ""], [list(pair) for pair in about.items()], wrap=True)

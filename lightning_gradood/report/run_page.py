@@ -115,8 +115,9 @@ _INTERVAL = "95 % interval"  # below the AUROC on the page, where a column of it
 
 
 def _results(table: ResultTable) -> Grid:
-    """The results by source, the best AUROC of each in bold, the numbers of images left to a table of their own."""
-    shown = [head for head in table.heads if head != _INTERVAL and not head.startswith("n ")]
+    """The results by source, the best AUROC of each in bold; without empty columns, numbers of images in a table of their own."""
+    full = [head for place, head in enumerate(table.heads) if any(row[place] != "-" for row in table.rows)]
+    shown = [head for head in full if head != _INTERVAL and not head.startswith("n ")]
     rows = [dict(zip(table.heads, row, strict=True)) for row in table.rows]
     sources = list(dict.fromkeys(row["source"] for row in rows))
     groups = [[row for row in rows if row["source"] == source] for source in sources]
@@ -145,7 +146,9 @@ def _highest(rows: Sequence[Mapping[str, str]]) -> str | None:
 def _attacks(outcomes: list[Outcome], perturbations: Mapping[str, Mapping[str, Any]]) -> Grid:
     """What was done to the images of tested sources; outliers that detectors are only trained on are left out."""
     tested = {outcome.source for outcome in outcomes}
-    rows = [[name, _made_by(about), *attack_cells(about)] for name, about in perturbations.items() if name in tested]
+    rows: list[list[str | Cells]] = [
+        [name, _made_by(about), *attack_cells(about)] for name, about in perturbations.items() if name in tested
+    ]
     return Grid(["source", "made by", *ATTACK_HEADS], rows)
 
 

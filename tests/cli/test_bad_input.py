@@ -119,7 +119,7 @@ def test_values_of_the_wrong_type_or_range_are_refused(flags, words, capsys):
         ),
         (
             ["trian", *FILE],
-            "invalid choice: 'trian' (choose from 'score', 'drift', 'benchmark', 'fit', 'validate', 'test', 'predict', ",
+            "invalid choice: 'trian' (choose from 'score', 'drift', 'compare', 'benchmark', 'fit', 'validate', 'test', ",
         ),
         (["fit"], "`model` and `data` should be given. Name an experiment file, e.g. `--config configs/digits.yaml`."),
         (["fit", "--config"], "--config: expected one argument"),

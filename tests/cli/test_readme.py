@@ -27,7 +27,7 @@ def commands():
 
 def test_there_are_blocks_to_look_at():
     assert blocks("python")
-    assert {words[0] for words in commands()} >= {"fit", "detect", "score", "drift"}
+    assert {words[0] for words in commands()} >= {"fit", "detect", "score", "drift", "compare"}
 
 
 @pytest.mark.parametrize("code", blocks("python"))
@@ -38,7 +38,7 @@ def test_each_python_block_runs(code):
 @pytest.mark.parametrize("words", commands(), ids=" ".join)
 def test_each_command_parses(words, capsys, monkeypatch):
     monkeypatch.chdir(ROOT)
-    if words[0] in ("score", "drift"):
+    if words[0] in ("score", "drift", "compare"):
         import_module(f"lightning_gradood.cli.{words[0]}").parser().parse_args(words[1:])
         return
     text = printed([*words, "--print_config"], capsys)
