@@ -1,9 +1,10 @@
 """What a run found, for people and for programs: a table, files, figures, loggers.
 
-Everything starts from one `DetectionReport`: the outcomes of the detectors, the gradient norms per layer, a few images
-and where all of it comes from. From it come the console table, `results.json` and `results.csv`, the figures, and the
-numbers in every Lightning logger. All numbers are shares in [0, 1] under the same names everywhere; only the console
-table and the figures speak in percent. W&B is imported here and nowhere else, and only when a run uses it.
+Everything starts from one `DetectionReport`: the outcomes of the detectors, the gradient norms per layer, a few
+images and where all of it comes from. From it come the console table, `results.json` and `results.csv`, the figures,
+`report.html`, and the numbers in every Lightning logger. `read_runs` reads finished runs again to compare them. All
+numbers are shares in [0, 1] under the same names everywhere; only the console table and the figures speak in percent.
+W&B is imported here and nowhere else, and only when a run uses it.
 
 Example:
     >>> import numpy as np

@@ -38,7 +38,7 @@ _KINDS = {  # first words of a figure's file name, the section it stands in, and
     "matrix_": ("Heat maps", "AUROC of {} by source of training and of testing"),
     "layer_norms": ("Layer by layer", "Squared gradient norms of every source"),
     "samples": ("Images", "Images of every source"),
-    "extremes_": ("Images", "Test images on which {} was most wrong, with their scores; higher is more anomalous"),
+    "extremes_": ("Most wrong", "Test images on which {} was most wrong, with their scores; higher is more anomalous"),
 }
 _OTHERS = ("More figures", "{}")
 
