@@ -31,12 +31,14 @@ from lightning_gradood.guard import Recipe, save_guard
 from lightning_gradood.probes import PixelProbe
 from lightning_gradood.records import NORMAL, RecordCache, Records
 from lightning_gradood.report import (
+    DetectionReport,
+    GuardSummary,
     ReportCallback,
     WandbCallback,
     Workplace,
     alert,
     guard_description,
-    guard_sentence,
+    guard_summary,
     make_report,
     without_anomalies_sentence,
 )
@@ -114,13 +116,13 @@ class Trainer(pl.Trainer):
         self.check_stage_two(datamodule, settings)
         ckpt_path = ckpt_path and self._file(ckpt_path)
         with self._alert_of_failure():
-            datasets, outcomes = self._fit_and_report(model, datamodule, ckpt_path, settings, cache_dir)
+            datasets, outcomes, report = self._fit_and_report(model, datamodule, ckpt_path, settings, cache_dir)
             self.strategy.barrier("reported")
-            self._save_guard(Workplace(model, datamodule, cache_dir, recipe), settings, datasets)
-        if self.is_global_zero:
-            for callback in self.callbacks:  # type: ignore[attr-defined]
-                if isinstance(callback, WandbCallback):
-                    callback.on_guard_saved(self)
+            guard = self._save_guard(Workplace(model, datamodule, cache_dir, recipe), settings, datasets)
+            if report is not None:
+                for callback in self._reporting:
+                    callback.on_guard_end(self, report, guard)
+            self.strategy.barrier("guarded")
         return outcomes
 
     def _fit_and_report(
@@ -130,7 +132,8 @@ class Trainer(pl.Trainer):
         ckpt_path: str | None,
         settings: DetectionSettings,
         cache_dir: str,
-    ) -> tuple[DetectionDatasets, list[Outcome]]:
+    ) -> tuple[DetectionDatasets, list[Outcome], DetectionReport | None]:
+        """Records of all sources, what detectors do on them, and on the first process the report."""
         started = time.perf_counter()
         entries = self.extract(model, datamodule, ckpt_path, settings, cache_dir)
         cache, split_of = RecordCache(cache_dir), datamodule.manifest.split_of
@@ -138,16 +141,16 @@ class Trainer(pl.Trainer):
         records = {source: read_records(cache, entries, source).with_splits(split_of) for source in sources}
         datasets = DetectionDatasets(records, datamodule.noise_of, datamodule.keep_of)
         outcomes = self._fit_detectors(settings, datasets, datamodule)
-        if self.is_global_zero:
-            datamodule.manifest.write(Path(self.default_root_dir) / "splits.json")
-            report = make_report(Path(self.default_root_dir).parent.name, model, datamodule, entries, records, outcomes)
-            report.provenance["seconds"] = round(time.perf_counter() - started, 1)
-            report.provenance["device"] = str(self.strategy.root_device)
-            report.provenance["checkpoint"] = ckpt_path or model.weights
-            for callback in self.callbacks:  # type: ignore[attr-defined]
-                if isinstance(callback, ReportCallback | WandbCallback):
-                    callback.on_detect_end(self, report)
-        return datasets, outcomes
+        if not self.is_global_zero:
+            return datasets, outcomes, None
+        datamodule.manifest.write(Path(self.default_root_dir) / "splits.json")
+        report = make_report(Path(self.default_root_dir).parent.name, model, datamodule, entries, records, outcomes)
+        report.provenance["seconds"] = round(time.perf_counter() - started, 1)
+        report.provenance["device"] = str(self.strategy.root_device)
+        report.provenance["checkpoint"] = ckpt_path or model.weights
+        for callback in self._reporting:
+            callback.on_detect_end(self, report)
+        return datasets, outcomes, report
 
     @contextmanager
     def _alert_of_failure(self) -> Iterator[None]:
@@ -159,6 +162,12 @@ class Trainer(pl.Trainer):
                 with suppress(Exception):  # whatever W&B has to say, the run's own error is what counts
                     alert(self.loggers, f"{Path(self.default_root_dir).name}: `detect` has failed", str(error)[:500])
             raise
+
+    @property
+    def _reporting(self) -> list[ReportCallback | WandbCallback]:
+        """Those that write into the run's folder, and then those that give W&B what lies there."""
+        own = [one for one in self.callbacks if isinstance(one, ReportCallback)]  # type: ignore[attr-defined]
+        return [*own, *(one for one in self.callbacks if isinstance(one, WandbCallback))]  # type: ignore[attr-defined]
 
     def check(self, model: ClassificationTask, datamodule: ImageDataModule, training: bool = False) -> None:
         """Refuse a network that does not fit the images, before any long work.
@@ -251,25 +260,30 @@ class Trainer(pl.Trainer):
             )
         return gather_outcomes(outcomes, detectors, sources)
 
-    def _save_guard(self, place: Workplace, settings: DetectionSettings, datasets: DetectionDatasets) -> None:
+    def _save_guard(self, place: Workplace, settings: DetectionSettings, datasets: DetectionDatasets) -> GuardSummary:
         """Choose, calibrate and save the guard's detector, on the first process; the others help to prepare its probes."""
         folder = Path(self.default_root_dir) / "guard"
-        chosen, line = None, ""
+        chosen, summary = None, GuardSummary("")
         if self.is_global_zero:
             try:
                 chosen = choose_guard(place, settings, datasets)
             except Refusal as refusal:
-                line = f"No guard is saved: {refusal}"
+                summary = no_guard(refusal)
         probes = [] if chosen is None else [probe for probe in chosen.detector.probes if probe.needs_preparation]
         probes = self.strategy.broadcast(probes)
         network = place.model.network.to(self.strategy.root_device)
         states = prepared_states(probes, network, place.datamodule, RecordCache(place.cache_dir), self)
         if self.is_global_zero:
             if chosen is not None:
-                line = keep_guard(folder, place, chosen, datasets.records[NORMAL], states)
-            sys.stdout.write(f"{line}\n")
+                summary = keep_guard(folder, place, chosen, datasets.records[NORMAL], states)
+            sys.stdout.write(f"{summary.text}\n")
             sys.stdout.flush()
-        self.strategy.barrier("guarded")
+        return summary
+
+
+def no_guard(refusal: Refusal) -> GuardSummary:
+    """What is said where a guard is refused."""
+    return GuardSummary(f"No guard is saved: {refusal}")
 
 
 def choose_guard(place: Workplace, settings: DetectionSettings, datasets: DetectionDatasets) -> Calibrated:
@@ -295,8 +309,8 @@ def keep_guard(
     chosen: Calibrated,
     normal: Records,
     states: Mapping[str, Mapping[str, Tensor]],
-) -> str:
-    """Save a guard, and return the lines that tell the user.
+) -> GuardSummary:
+    """Save a guard, and return what the user is told.
 
     Args:
         folder: where.
@@ -314,5 +328,5 @@ def keep_guard(
         about = guard_description(folder, place, chosen, normal)
         save_guard(folder, about, place.model.network, chosen.detector, states, held, images)
     except Refusal as refusal:
-        return f"No guard is saved: {refusal}"
-    return guard_sentence(folder, chosen, place)
+        return no_guard(refusal)
+    return guard_summary(folder, chosen, place)

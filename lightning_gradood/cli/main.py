@@ -18,10 +18,7 @@ from lightning_gradood import __version__
 from lightning_gradood.cli.verbs import overview
 
 _ALONE = {  # verbs without an experiment
-    "score": "lightning_gradood.cli.score",
-    "drift": "lightning_gradood.cli.drift",
-    "configs": "lightning_gradood.cli.configs",
-    "dashboard": "lightning_gradood.cli.dashboard",
+    verb: f"lightning_gradood.cli.{verb}" for verb in ("score", "drift", "compare", "configs", "dashboard")
 }
 _SIGPIPE = 141  # exit code, as of other programs in a pipe
 _NOTHING = "stopped by {}. No file was written."

@@ -10,12 +10,13 @@ VERBS = {
     "detect": "Extract what is missing, fit every detector on every anomaly source, report.",
     "score": "Score image files or folders with a guard that `detect` has saved.",
     "drift": "Compare the scores of new images with those of images as usual.",
+    "compare": "Put the results of several runs side by side on one page.",
     "configs": "List the experiment files and sweeps that come with the package, and copy them.",
     "dashboard": "Save a workspace and a report in W&B that show the runs of a project.",
     "benchmark": "Run several experiment files and seeds, write the paper's two tables and a page.",
 }
 
-ALONE = ("score", "drift", "configs", "dashboard", "benchmark")
+ALONE = ("score", "drift", "compare", "configs", "dashboard", "benchmark")
 """Verbs that take no experiment file."""
 
 

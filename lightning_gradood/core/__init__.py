@@ -48,13 +48,14 @@ from lightning_gradood.core.precision import (
     widest_float_dtype,
 )
 from lightning_gradood.core.progress import ProgressLines, is_terminal, progress
-from lightning_gradood.core.runs import CHECKPOINTS, claim, new_run_folder, refuse_foreign, refuse_unclaimed
+from lightning_gradood.core.runs import CHECKPOINTS, CONFIG, claim, new_run_folder, refuse_foreign, refuse_unclaimed
 from lightning_gradood.core.seeding import craft_apart, image_generator, named_seed
 from lightning_gradood.core.shipped import experiment_file, shipped_files
 
 __all__ = [
     "BATCH_NORMS",
     "CHECKPOINTS",
+    "CONFIG",
     "LOG_FLOOR",
     "UNREADABLE",
     "Crafted",

@@ -22,7 +22,7 @@ from lightning_gradood.extraction import ProbeReader, ProbeTask
 from lightning_gradood.gradients import AllOnes
 from lightning_gradood.networks import state_digest
 from lightning_gradood.probes import Probe
-from lightning_gradood.report import DetectionReport, ReportCallback
+from lightning_gradood.report import DetectionReport, GuardSummary, ReportCallback
 
 _FILE = "artifacts.npz"
 _INDEX = "index"  # of the file: JSON with the structure, arrays replaced by their numbers
@@ -219,9 +219,17 @@ class StoreArtifacts(ReportCallback):
         folder = Path(trainer.default_root_dir)
         with atomic_write(RunArtifacts.path(folder)) as file:
             file.write(self._artifacts(report).to_bytes())
-        others = [one for one in trainer.callbacks if isinstance(one, ReportCallback) and one is not self]  # type: ignore[attr-defined]
-        if not others:
+        report.provenance["probes"] = self._probes  # the run's page shows them
+        if not self._others(trainer):
             super().on_detect_end(trainer, report)
+
+    def on_guard_end(self, trainer: pl.Trainer, report: DetectionReport, guard: GuardSummary) -> None:
+        """Write the page of the run, unless another callback does."""
+        if not self._others(trainer):
+            super().on_guard_end(trainer, report, guard)
+
+    def _others(self, trainer: pl.Trainer) -> list[ReportCallback]:
+        return [one for one in trainer.callbacks if isinstance(one, ReportCallback) and one is not self]  # type: ignore[attr-defined]
 
     def _artifacts(self, report: DetectionReport) -> RunArtifacts:
         if self._reader is None:

@@ -1,9 +1,7 @@
 """The figures of one experiment, drawn from what its first run has stored."""
 
-import base64
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +12,8 @@ from lightning_gradood.experiments.settings import Benchmark, TableSettings
 from lightning_gradood.records import NORMAL, RecordCache, read_columns
 from lightning_gradood.report import (
     ImageRow,
+    Picture,
+    Section,
     activation_norms,
     as_png,
     extreme_images,
@@ -24,35 +24,6 @@ from lightning_gradood.report import (
 )
 
 _LAYERS = "features/layers"
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A figure inside the page.
-
-    Args:
-        png: the image.
-        caption: what it shows.
-        wide: whether it keeps its size on a narrow screen and scrolls.
-    """
-
-    png: bytes
-    caption: str
-    wide: bool = False
-
-    @property
-    def data(self) -> str:
-        """The image as the page holds it, base64."""
-        return base64.b64encode(self.png).decode()
-
-
-@dataclass(frozen=True)
-class Section:
-    """Figures under one heading, or a sentence that says why there are none."""
-
-    heading: str
-    note: str
-    parts: Sequence[Picture | str]
 
 
 def figure_sections(experiment: str, calls: Sequence[Call], benchmark: Benchmark) -> list[Section]:
@@ -104,9 +75,7 @@ def scores_of_test(folder: Path) -> dict[str, dict[str, dict[str, np.ndarray]]]:
 def _gradients(artifacts: RunArtifacts) -> Picture | str:
     if not artifacts.norms:
         return "3a is not drawn: no detector of this run reads gradient norms."
-    return Picture(
-        as_png(layer_norms(artifacts.norms, artifacts.layer_names)), "3a: gradient norms of every source", wide=True
-    )
+    return Picture(as_png(layer_norms(artifacts.norms, artifacts.layer_names)), "3a: gradient norms of every source")
 
 
 def _activations(call: Call, benchmark: Benchmark) -> Picture | str:
@@ -120,7 +89,7 @@ def _activations(call: Call, benchmark: Benchmark) -> Picture | str:
     records = {source: cache.read(key) for source, key in entries.items()}
     names = records[NORMAL].names(_LAYERS)
     features = {source: table.probe(_LAYERS) for source, table in records.items()}
-    return Picture(as_png(activation_norms(features, names)), "3b: activation norms of every source", wide=True)
+    return Picture(as_png(activation_norms(features, names)), "3b: activation norms of every source")
 
 
 def _samples(artifacts: RunArtifacts) -> Picture | str:

@@ -1,25 +1,29 @@
 """The page of a benchmark: one HTML file with tables, costs, figures and environment."""
 
-import itertools
 import json
-import os
-import platform
 import statistics
-import subprocess
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
-import lightning_gradood
 from lightning_gradood.experiments.artifacts import RunArtifacts
 from lightning_gradood.experiments.figures import figure_sections
 from lightning_gradood.experiments.jobs import RESULTS, Call, command_line
 from lightning_gradood.experiments.settings import Benchmark
 from lightning_gradood.experiments.tables import AUDIT, Cell, Row, Table, best_of, title
 from lightning_gradood.experiments.writing import NOTE, number, paper_text
+from lightning_gradood.report import (
+    ATTACK_HEADS,
+    READING_HEADS,
+    Cells,
+    Grid,
+    accuracy_text,
+    attack_cells,
+    environment,
+    pairs,
+    reading_cells,
+    render,
+    split_cells,
+)
 
 _METRIC = "AUROC"  # of Table 2's three, that in which methods are compared
 
@@ -54,79 +58,6 @@ def _place(heads: tuple[str, ...], rows: Sequence[tuple[tuple[str, ...], object]
     return source if len({other[-2] for other, _ in rows}) == 1 else f"{source} with {model}"
 
 
-def environment(provenance: dict[str, Any]) -> dict[str, str]:
-    """Describe what the runs ran on.
-
-    Args:
-        provenance: of one run's results.
-    """
-    versions = ", ".join(f"{name} {version}" for name, version in provenance["versions"].items())
-    system = f"{platform.system()} {platform.release()}, {platform.machine()}, {os.cpu_count()} processors"
-    return {
-        "versions": versions,
-        "device": provenance["device"],
-        "this machine": system,
-        "commit": commit(Path(lightning_gradood.__file__).parent),
-    }
-
-
-def commit(package: Path) -> str:
-    """The commit of the package's files; says so where they differ from it or are not under version control."""
-    try:
-        _git(package, "ls-files", "--error-unmatch", "__init__.py")  # or it lies inside someone else's repository
-        name = _git(package, "rev-parse", "HEAD")
-        return f"{name}, with changes" if _git(package, "status", "--porcelain", "--", ".") else name
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown, the package is not under version control"
-
-
-def _git(folder: Path, *words: str) -> str:
-    done = subprocess.run(["git", "-C", str(folder), *words], capture_output=True, text=True, check=True)
-    return done.stdout.strip()
-
-
-@dataclass(frozen=True)
-class Cells:
-    """One cell of a table on the page.
-
-    Args:
-        text: what it says.
-        small: what stands below it in small type.
-        best: whether it is set in bold.
-        rows: how many rows it spans.
-    """
-
-    text: str
-    small: str = ""
-    best: bool = False
-    rows: int = 1
-
-
-@dataclass(frozen=True)
-class Grid:
-    """A table on the page; consecutive rows with the same first cell share it.
-
-    Args:
-        heads: of the columns.
-        rows: of text or cells.
-        keys: how many columns on the left are text.
-    """
-
-    heads: Sequence[str]
-    rows: Sequence[Sequence[str | Cells]]
-    keys: int = 2
-
-    @property
-    def lines(self) -> list[list[Cells]]:
-        """Rows of cells; the first cell is missing where an earlier row spans it."""
-        lines = []
-        for key, group in itertools.groupby(self.rows, key=lambda row: row[0]):
-            rows = [[cell if isinstance(cell, Cells) else Cells(cell) for cell in row[1:]] for row in group]
-            head = Cells(str(key), rows=len(rows))
-            lines += [[head, *rows[0]], *rows[1:]]
-        return lines
-
-
 def page(name: str, benchmark: Benchmark, calls: Sequence[Call], rows: Sequence[Row], tables: Sequence[Table]) -> str:
     """Lay out everything that was found as one HTML file that needs nothing else.
 
@@ -137,19 +68,14 @@ def page(name: str, benchmark: Benchmark, calls: Sequence[Call], rows: Sequence[
         rows: their numbers over seeds.
         tables: made of the rows.
     """
-    jinja = Environment(
-        loader=PackageLoader("lightning_gradood.experiments", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     sections = [
         section
         for experiment in benchmark.experiments
         for section in figure_sections(experiment, [call for call in calls if call.experiment == experiment], benchmark)
     ]
-    return jinja.get_template("page.html.jinja").render(
+    return render(
+        "benchmark.html.jinja",
+        package="lightning_gradood.experiments",
         title=f"Benchmark {name}",
         summary=summary(tables),
         experiments=list(benchmark.experiments),
@@ -180,11 +106,8 @@ def _reading(calls: Sequence[Call]) -> Grid:
     for call in calls:
         for probe, cost in RunArtifacts.read(call.folder).probes.items():
             found.setdefault((call.experiment, probe), cost)
-    lines = []
-    for (experiment, probe), cost in found.items():
-        memory = f"{cost['mebibytes']:.1f}" if "mebibytes" in cost else "-"
-        lines.append([experiment, probe, f"{cost['milliseconds']:.2f}", memory])
-    return Grid(["experiment", "probe", "ms an image", "MiB an image"], lines)
+    lines = [[experiment, *reading_cells(probe, cost)] for (experiment, probe), cost in found.items()]
+    return Grid(["experiment", *READING_HEADS], lines)
 
 
 _TITLES = {"table_1": "Table 1: adversarial images", "table_2": "Table 2: out-of-distribution images"}
@@ -209,22 +132,12 @@ def _line(keys: Sequence[str], cells: dict[str, Cell | None], table: Table) -> l
 
 
 def _attacks(rows: Sequence[Row]) -> Grid:
-    lines = [[row.experiment, row.source, *_attack(row.made_by)] for row in rows if row.made]
-    return Grid(["experiment", "source", "images", "success, %", "mean L2", "mean L∞"], lines)
-
-
-def _attack(numbers: dict[str, Any]) -> list[str]:
-    success = numbers.get("attack_success")
-    norms = [numbers.get(name) for name in ("attack_l2", "attack_linf")]
-    rest = ["-" if value is None else f"{value:.3f}" for value in norms]
-    return [str(numbers["images"]), "-" if success is None else f"{100 * success:.2f}", *rest]
+    lines = [[row.experiment, row.source, *attack_cells(row.made_by)] for row in rows if row.made]
+    return Grid(["experiment", "source", *ATTACK_HEADS], lines)
 
 
 def _counts(rows: Sequence[Row]) -> Grid:
-    lines = [
-        [row.experiment, row.source, *(f"{part['normal']}+{part['anomalous']}" for part in row.counts.values())]
-        for row in rows
-    ]
+    lines = [[row.experiment, row.source, *split_cells(row.counts)] for row in rows]
     return Grid(["experiment", "source", *(rows[0].counts if rows else [])], lines)
 
 
@@ -233,9 +146,7 @@ def _environments(calls: Sequence[Call]) -> list[tuple[str, Grid]]:
     for call in {call.experiment: call for call in reversed(calls)}.values():
         provenance = json.loads((call.folder / RESULTS).read_text())["provenance"]
         about = environment(provenance)
-        classifier = provenance["classifier"]
-        if "accuracy" in classifier:
-            accuracy = f"{100 * classifier['accuracy']:.2f} % accurate on {classifier['images']} normal images"
+        if accuracy := accuracy_text(provenance):
             about["classifier"] = accuracy
-        parts.append((call.experiment, Grid(["", ""], [list(pair) for pair in about.items()])))
+        parts.append((call.experiment, pairs(about)))
     return parts

@@ -1,9 +1,10 @@
 """What a run found, for people and for programs: a table, files, figures, loggers.
 
-Everything starts from one `DetectionReport`: the outcomes of the detectors, the gradient norms per layer, a few images
-and where all of it comes from. From it come the console table, `results.json` and `results.csv`, the figures, and the
-numbers in every Lightning logger. All numbers are shares in [0, 1] under the same names everywhere; only the console
-table and the figures speak in percent. W&B is imported here and nowhere else, and only when a run uses it.
+Everything starts from one `DetectionReport`: the outcomes of the detectors, the gradient norms per layer, a few
+images and where all of it comes from. From it come the console table, `results.json` and `results.csv`, the figures,
+`report.html`, and the numbers in every Lightning logger. `read_runs` reads finished runs again to compare them. All
+numbers are shares in [0, 1] under the same names everywhere; only the console table and the figures speak in percent.
+W&B is imported here and nowhere else, and only when a run uses it.
 
 Example:
     >>> import numpy as np
@@ -19,21 +20,35 @@ Example:
 """
 
 from lightning_gradood.report.bundle import DetectionReport, ImageFacts, ImageRow, classifier_accuracy, make_report
+from lightning_gradood.report.comparison import auroc_figures, comparison_page, comparison_text
 from lightning_gradood.report.dashboard import apply_dashboard, dashboard_sections, definition
 from lightning_gradood.report.drift import ScoredImages, drift_by_class, drift_figure, drift_table
 from lightning_gradood.report.figures import as_png, draw_figures, write_figures
+from lightning_gradood.report.finished_runs import FinishedRun, read_runs
 from lightning_gradood.report.guards import (
+    GuardSummary,
     Workplace,
     guard_description,
-    guard_sentence,
-    guard_table,
+    guard_summary,
     without_anomalies_sentence,
 )
 from lightning_gradood.report.image_figures import explanation_figure, extreme_images, sample_sheet
 from lightning_gradood.report.loggers import ReportCallback, log_report
 from lightning_gradood.report.network_figures import activation_norms, layer_norms, weight_gradients
+from lightning_gradood.report.page import PAGE, Cells, Grid, Picture, Section, render
 from lightning_gradood.report.plots import heat_map, method_rocs, precision_recall_curves, roc_curves, score_histograms
+from lightning_gradood.report.provenance import (
+    ATTACK_HEADS,
+    READING_HEADS,
+    accuracy_text,
+    attack_cells,
+    environment,
+    pairs,
+    reading_cells,
+    split_cells,
+)
 from lightning_gradood.report.results import results_table, scores_table, write_results
+from lightning_gradood.report.run_page import run_page, write_run_page
 from lightning_gradood.report.tables import Matrix, console_table, matrices, matrix_table
 from lightning_gradood.report.wandb_runs import (
     PROJECT,
@@ -45,21 +60,35 @@ from lightning_gradood.report.wandb_runs import (
 )
 
 __all__ = [
+    "ATTACK_HEADS",
+    "PAGE",
     "PROJECT",
+    "READING_HEADS",
+    "Cells",
     "DetectionReport",
+    "FinishedRun",
+    "Grid",
+    "GuardSummary",
     "ImageFacts",
     "ImageRow",
     "LoggingSettings",
     "Matrix",
+    "Picture",
     "ReportCallback",
     "ScoredImages",
+    "Section",
     "WandbCallback",
     "Workplace",
+    "accuracy_text",
     "activation_norms",
     "alert",
     "apply_dashboard",
     "as_png",
+    "attack_cells",
+    "auroc_figures",
     "classifier_accuracy",
+    "comparison_page",
+    "comparison_text",
     "console_table",
     "dashboard_sections",
     "definition",
@@ -67,11 +96,11 @@ __all__ = [
     "drift_by_class",
     "drift_figure",
     "drift_table",
+    "environment",
     "explanation_figure",
     "extreme_images",
     "guard_description",
-    "guard_sentence",
-    "guard_table",
+    "guard_summary",
     "has_wandb_account",
     "heat_map",
     "layer_norms",
@@ -81,14 +110,21 @@ __all__ = [
     "matrix_table",
     "method_rocs",
     "offline_without_account",
+    "pairs",
     "precision_recall_curves",
+    "read_runs",
+    "reading_cells",
+    "render",
     "results_table",
     "roc_curves",
+    "run_page",
     "sample_sheet",
     "score_histograms",
     "scores_table",
+    "split_cells",
     "weight_gradients",
     "without_anomalies_sentence",
     "write_figures",
     "write_results",
+    "write_run_page",
 ]

@@ -1,10 +1,12 @@
 """The data that a detection report is made from, in one object, and where its numbers come from."""
 
 import platform
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -174,7 +176,7 @@ def make_report(
                 for name, made in datamodule.perturbed_sources.items()
             },
             "records": {f"{entry.source}/{entry.probe}": entry.key for entry in entries},
-            "command": " ".join(sys.argv),
+            "command": _command(),
             "versions": _versions(),
         },
     )
@@ -188,6 +190,13 @@ def classifier_accuracy(normal: Records) -> dict[str, float | int]:
     if not known.any():
         return {"images": 0}
     return {"images": int(known.sum()), "accuracy": accuracy, "classes": len(np.unique(labels[known]))}
+
+
+def _command() -> str:
+    """What this process was started with, as a user types it."""
+    program, *words = sys.argv
+    ours = Path(program) == Path(lightning_gradood.__file__).with_name("__main__.py")
+    return shlex.join(["python", "-m", "lightning_gradood", *words] if ours else sys.argv)
 
 
 def _versions() -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 import io
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -74,6 +75,22 @@ def write_figures(report: DetectionReport, folder: Path) -> list[Path]:
         with atomic_write(paths[-1]) as file:
             figure.savefig(file, format="png", dpi=_DPI)
     return paths
+
+
+def as_pngs(report: DetectionReport, written: Sequence[Path]) -> dict[str, bytes]:
+    """Figures of a report for a page, read from files where they were written as PNG, and drawn where not.
+
+    Args:
+        report: whose figures.
+        written: what `write_figures` has written for it; empty if no figures are wanted.
+
+    Returns:
+        Name to PNG.
+    """
+    found = {path.stem: path.read_bytes() for path in written if path.suffix == ".png"}
+    if found or not written:
+        return found
+    return {name: as_png(figure) for name, figure in draw_figures(report).items()}
 
 
 def _file_name(detector: str) -> str:

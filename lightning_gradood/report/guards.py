@@ -1,7 +1,7 @@
 """What a run says of its guard: the description that is saved with it, and the lines that a user reads."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from tabulate import tabulate
@@ -43,37 +43,58 @@ def without_anomalies_sentence(detectors: Sequence[Detector]) -> str:
     )
 
 
-def guard_sentence(folder: Path, chosen: Calibrated, place: Workplace) -> str:
-    """Lines that say what the guard is and how it is used."""
+@dataclass(frozen=True)
+class GuardSummary:
+    """What a user reads of a run's guard.
+
+    Args:
+        sentence: which detector it runs and what it flags, or why there is none.
+        heading: of the column of sources.
+        metrics: source to numbers, see `evaluation.Calibrated`; empty where there is no guard.
+        command: how it scores images; empty where there is none.
+    """
+
+    sentence: str
+    heading: str = ""
+    metrics: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    command: str = ""
+
+    @property
+    def text(self) -> str:
+        """All of it as lines for a terminal."""
+        if not self.metrics:
+            return self.sentence
+        heads, rows = self.table
+        table = tabulate(rows, heads, disable_numparse=True, colalign=("left", "right", "right"))
+        return f"Guard: {self.sentence}\n\n{table}\n\nIt scores any image:\n  {self.command}"
+
+    @property
+    def table(self) -> tuple[list[str], list[list[str]]]:
+        """Heads and rows: AUROC and share flagged of each source on `test`, and the share of normal images flagged."""
+        rows = [
+            [name, percent(one["test/auroc"]) if "test/auroc" in one else "-", f"{100 * one['test/flagged']:.1f}"]
+            for name, one in self.metrics.items()
+        ]
+        return [self.heading, "AUROC", "flagged, %"], rows
+
+
+def guard_summary(folder: Path, chosen: Calibrated, place: Workplace) -> GuardSummary:
+    """Say what the guard is and how it is used."""
     normal = chosen.metrics[NORMAL]
     low, high = 100 * normal["low"], 100 * normal["high"]
     packages = place.recipe.packages if place.recipe else []
     trust = "".join(f" --trust {name}" for name in packages)
     known = place.datamodule.knows_anomalies
     tried = "anomalies" if known else "built-in probes"
-    table = guard_table(chosen.metrics, "images" if known else "images (built-in probes)")
     fitted = "normal images alone" if chosen.trained_on == NORMAL else chosen.trained_on
-    return (
-        f"Guard: `{chosen.detector.name}`, fitted on {fitted} (mean AUROC {100 * chosen.val_auroc:.1f} % on the {tried} of "
+    sentence = (
+        f"`{chosen.detector.name}`, fitted on {fitted} (mean AUROC {100 * chosen.val_auroc:.1f} % on the {tried} of "
         f"`val`). It may flag {100 * chosen.false_positive_rate:.3g} % of normal images; of {normal['test/images']:.0f} in "
-        f"`test` it flags {100 * normal['test/flagged']:.1f} % [{low:.1f}, {high:.1f}].\n\n{table}\n\nIt scores any image:\n"
-        f"  python -m lightning_gradood score --guard {folder}{trust} FOLDER"
+        f"`test` it flags {100 * normal['test/flagged']:.1f} % [{low:.1f}, {high:.1f}]."
     )
-
-
-def guard_table(metrics: Mapping[str, Mapping[str, float]], heading: str) -> str:
-    """What a guard's detector does on `test`: AUROC and share flagged of each source, and the share of normal images.
-
-    Args:
-        metrics: source to numbers, see `evaluation.Calibrated`.
-        heading: of the column of sources.
-    """
-    rows = [
-        [name, percent(one["test/auroc"]) if "test/auroc" in one else "-", f"{100 * one['test/flagged']:.1f}"]
-        for name, one in metrics.items()
-    ]
-    heads = [heading, "AUROC", "flagged, %"]
-    return str(tabulate(rows, heads, disable_numparse=True, colalign=("left", "right", "right")))
+    heading = "images" if known else "images (built-in probes)"
+    command = f"python -m lightning_gradood score --guard {folder}{trust} FOLDER"
+    return GuardSummary(sentence, heading, chosen.metrics, command)
 
 
 def guard_description(folder: Path, place: Workplace, chosen: Calibrated, normal: Records) -> Description:

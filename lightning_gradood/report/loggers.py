@@ -11,8 +11,12 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
 from lightning_gradood.report.bundle import DetectionReport
-from lightning_gradood.report.figures import draw_figures, write_figures
+from lightning_gradood.report.figures import as_pngs, draw_figures, write_figures
+from lightning_gradood.report.guards import GuardSummary
+from lightning_gradood.report.page import PAGE
+from lightning_gradood.report.provenance import accuracy_text
 from lightning_gradood.report.results import write_results
+from lightning_gradood.report.run_page import write_run_page
 from lightning_gradood.report.tables import console_table, curve_rows, detection_scalars
 
 
@@ -63,31 +67,34 @@ def _(logger: TensorBoardLogger, report: DetectionReport, folder: Path, figures:
 
 
 class ReportCallback(Callback):
-    """Write results and figures into the run folder, send them to every logger, print the table.
+    """Write results, figures and the page into the run folder, send them to every logger, print the table.
 
     Called by `Trainer.detect` on rank zero.
 
     Args:
-        figures: whether to draw them; a sweep may not want to.
+        figures: whether to draw them; a sweep may not want to. The page has none then.
     """
 
     def __init__(self, figures: bool = True) -> None:
         self.figures = figures
+        self._drawn: list[Path] = []
 
     def on_detect_end(self, trainer: pl.Trainer, report: DetectionReport) -> None:
         """Report to the trainer's run folder and loggers."""
         folder = Path(trainer.default_root_dir)
         write_results(report, folder)
-        if self.figures:
-            write_figures(report, folder)
+        self._drawn = write_figures(report, folder) if self.figures else []
         log_report(report, trainer.loggers, folder, self.figures)
         accuracy = classifier_sentence(report.provenance)
         sys.stdout.write(f"\n{accuracy}{console_table(report.outcomes)}\n\nResults and figures: {folder}\n")
+        sys.stdout.write(f"All on one page: {folder / PAGE}\n")
+
+    def on_guard_end(self, trainer: pl.Trainer, report: DetectionReport, guard: GuardSummary) -> None:
+        """Write the page of the run, which shows the guard too; called after `on_detect_end`, with the same report."""
+        write_run_page(report, guard, as_pngs(report, self._drawn), Path(trainer.default_root_dir))
 
 
 def classifier_sentence(provenance: Mapping[str, Any]) -> str:
     """One line about the classifier's accuracy on the normal images; empty where they have no classes."""
-    found = provenance.get("classifier", {})
-    if "accuracy" not in found:
-        return ""
-    return f"The classifier is {100 * found['accuracy']:.2f} % accurate on {found['images']} normal images.\n\n"
+    accuracy = accuracy_text(provenance)
+    return f"The classifier is {accuracy}.\n\n" if accuracy else ""

@@ -149,16 +149,21 @@ def matrix_table(matrix: Matrix) -> str:
         Lines joined by newlines: a title, sources of testing, a row per source of training, in % with one decimal, and the
         mean of each row over the other sources.
     """
-    rows = [
-        [source, *(f"{100 * value:.1f}" for value in [*row, mean])]
-        for source, row, mean in zip(matrix.sources, matrix.aurocs, matrix.transfer, strict=True)
-    ]
-    head = ["trained on", *matrix.sources, "others"]
+    head, rows = matrix_cells(matrix)
     title = (
         f"{matrix.detector}: AUROC in %, trained on the row's source, tested on the column's; others = mean but its own"
     )
     align = ["left", *["right"] * (len(head) - 1)]
     return f"{title}\n{tabulate(rows, head, 'plain', colalign=align, disable_numparse=True)}"
+
+
+def matrix_cells(matrix: Matrix) -> tuple[list[str], list[list[str]]]:
+    """Heads and rows of `matrix_table`, in % with one decimal."""
+    rows = [
+        [source, *(f"{100 * value:.1f}" for value in [*row, mean])]
+        for source, row, mean in zip(matrix.sources, matrix.aurocs, matrix.transfer, strict=True)
+    ]
+    return ["trained on", *matrix.sources, "others"], rows
 
 
 def _matrix(detector: str, outcomes: Sequence[Outcome]) -> Matrix:
@@ -180,15 +185,15 @@ _METRICS = {
 }
 _SPLITS = ("train", "val", "test")
 _TRAINED_ON, _SUCCESS = "trained on", "success"  # columns that are there where they say something
-_TEXT = ("source", "detector", _TRAINED_ON)
+TEXT = ("source", "detector", _TRAINED_ON)
 _ABSENT = "-"
-_SUCCESS_NOTE = "success = share of attacked or corrupted images that the classifier no longer gives their class.\n"
-_NOTE = (
-    "In % on the test split; n = normal+anomalous images. AUPR-in, FPR95: normal is positive; AUPR-out: anomalous is.\n"
-    "Accuracies: oracle = best balanced accuracy of any threshold; 0.5 = the MLP's own; val = threshold chosen on val.\n"
-    "FPR(1%), FPR(5%) = share of normal test images flagged by conformal thresholds for these rates, from normal val images.\n"
-    "The interval is a bootstrap's, or Newcombe's (2006) where few images are on the wrong side: a bootstrap is too sure there."
-)
+_SUCCESS_NOTE = "success = share of attacked or corrupted images that the classifier no longer gives their class."
+_NOTES = [
+    "In % on the test split; n = normal+anomalous images. AUPR-in, FPR95: normal is positive; AUPR-out: anomalous is.",
+    "Accuracies: oracle = best balanced accuracy of any threshold; 0.5 = the MLP's own; val = threshold chosen on val.",
+    "FPR(1%), FPR(5%) = share of normal test images flagged by conformal thresholds for these rates, from normal val images.",
+    "The interval is a bootstrap's, or Newcombe's (2006) where few images are on the wrong side: a bootstrap is too sure there.",
+]
 
 
 def console_table(outcomes: list[Outcome]) -> str:
@@ -204,23 +209,49 @@ def console_table(outcomes: list[Outcome]) -> str:
         decimals, bounds of intervals with one, `-` where a number does not exist. `trained on` is a column where it is not
         the tested source.
     """
+    found = result_table(outcomes)
+    cells: list[Any] = [found.heads, SEPARATING_LINE, *found.rows]
+    if found.means:
+        cells += [SEPARATING_LINE, *found.means]
+    align = ["left" if column in TEXT else "right" for column in found.heads]
+    # the header is a row among others, as tabulate makes columns under a real one two signs wider; so a rule stands above it
+    _, table = tabulate(cells, (), "simple", colalign=align, disable_numparse=True).split("\n", 1)
+    below = [*_flagged_text(outcomes), *(f"\n{matrix_table(one)}" for one in matrices(outcomes).values())]
+    return "\n".join([table, "\n".join(found.notes), *below])
+
+
+@dataclass(frozen=True)
+class ResultTable:
+    """The test results as text.
+
+    Args:
+        heads: of the columns; those in `TEXT` hold words, the others numbers in %, and `AUROC` is among them.
+        rows: one per source and detector, each detector's sources together.
+        means: one per detector with more than one source.
+        notes: sentences that define the columns.
+    """
+
+    heads: list[str]
+    rows: list[list[str]]
+    means: list[list[str]]
+    notes: list[str]
+
+
+def result_table(outcomes: list[Outcome]) -> ResultTable:
+    """Write the test results of all detectors, without those that were trained on one other source.
+
+    Args:
+        outcomes: of all sources and detectors.
+    """
     groups = by_detector(not_transferred(outcomes))
     body = [_row(outcome) for group in groups.values() for outcome in group]
     means = [_mean_row(detector, group) for detector, group in groups.items() if len(group) > 1]
     idle = [
         column for column in (_TRAINED_ON, _SUCCESS) if all(row[column] in (_ABSENT, row["source"]) for row in body)
     ]
-    header = [column for column in body[0] if column not in idle]
-    cells: list[Any] = [header, SEPARATING_LINE, *([row[column] for column in header] for row in body)]
-    if means:
-        cells += [SEPARATING_LINE, *([row[column] for column in header] for row in means)]
-    align = ["left" if column in _TEXT else "right" for column in header]
-    # the header is a row among others, as tabulate makes columns under a real one two signs wider; so a rule stands above it
-    _, table = tabulate(cells, (), "simple", colalign=align, disable_numparse=True).split("\n", 1)
-    notes = [_NOTE if _SUCCESS in idle else _SUCCESS_NOTE + _NOTE]
-    flagged = _flagged_table(groups)
-    below = [*([flagged] if flagged else []), *("\n" + matrix_table(one) for one in matrices(outcomes).values())]
-    return "\n".join([table, *notes, *below])
+    heads = [column for column in body[0] if column not in idle]
+    rows, last = ([[row[column] for column in heads] for row in part] for part in (body, means))
+    return ResultTable(heads, rows, last, _NOTES if _SUCCESS in idle else [_SUCCESS_NOTE, *_NOTES])
 
 
 def percent(value: float | None) -> str:
@@ -248,18 +279,29 @@ def _rates(metrics: dict[str, float], interval: str) -> dict[str, str]:
     return {"AUROC": percent(metrics.get("auroc")), "95 % interval": interval, **rates}
 
 
-def _flagged_table(groups: "dict[str, list[Outcome]]") -> str:
-    """Share of normal images that each detector flags at fixed rates, with its interval; empty where none is known."""
+def flagged_table(outcomes: list[Outcome]) -> tuple[list[str], list[list[str]]]:
+    """Write the share of normal images that each detector flags at fixed rates, with its interval.
+
+    Args:
+        outcomes: of all sources and detectors.
+
+    Returns:
+        Heads, and one row per detector; no rows where none is known.
+    """
     rows = []
-    for detector, group in groups.items():
+    for detector, group in by_detector(not_transferred(outcomes)).items():
         means, images = mean_numbers(group)["test"], group[0].counts["test"]["normal"]
         if FLAGGED.keys() & means.keys():
             cells = [_with_interval(means.get(metric), images) for metric in FLAGGED]
             rows.append([detector, *cells, str(images)])
+    return ["normal images flagged, %", *(f"at {100 * rate:.0f} %" for rate in FLAGGED.values()), "of"], rows
+
+
+def _flagged_text(outcomes: list[Outcome]) -> list[str]:
+    heads, rows = flagged_table(outcomes)
     if not rows:
-        return ""
-    head = ["normal images flagged, %", *(f"at {100 * rate:.0f} %" for rate in FLAGGED.values()), "of"]
-    return "\n" + str(tabulate(rows, head, "simple", colalign=["left", *["right"] * 3], disable_numparse=True))
+        return []
+    return [f"\n{tabulate(rows, heads, 'simple', colalign=['left', *['right'] * 3], disable_numparse=True)}"]
 
 
 def _with_interval(share: float | None, images: int) -> str:

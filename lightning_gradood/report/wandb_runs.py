@@ -19,6 +19,7 @@ from lightning_gradood.guard import read_description
 from lightning_gradood.records import NORMAL
 from lightning_gradood.report.bundle import DetectionReport, by_detector
 from lightning_gradood.report.figures import write_figures
+from lightning_gradood.report.guards import GuardSummary
 from lightning_gradood.report.loggers import log_numbers, log_pictures
 from lightning_gradood.report.results import results_table
 from lightning_gradood.report.tables import curve_rows, detection_scalars
@@ -165,7 +166,7 @@ class WandbCallback(Callback):
         """Alert where the classifier is hardly better than chance."""
         alert_of_accuracy(report, trainer.loggers)
 
-    def on_guard_saved(self, trainer: pl.Trainer) -> None:
+    def on_guard_end(self, trainer: pl.Trainer, report: DetectionReport, guard: GuardSummary) -> None:
         """Log what the run folder holds to every W&B logger."""
         folder = Path(trainer.default_root_dir)
         for logger in trainer.loggers:

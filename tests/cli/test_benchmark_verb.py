@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import tiny
 import yaml
+from browser import check
 from pages import Page
 from test_verbs import printed
 from tiny import refused, snapshot
@@ -220,6 +221,17 @@ def test_the_page_is_whole_and_needs_nothing_from_elsewhere(here):
     sections += ["Time and memory", "Images in each split", "Commands", "Environment"]
     assert set(sections) <= set(page.headings)
     assert 'name="viewport" content="width=device-width' in text
+
+
+def test_the_page_looks_right_in_a_browser_and_so_does_each_run_s(here, tmp_path_factory):
+    headings = {"Table 1: adversarial images", "Table 2: out-of-distribution images", "tiny: ROC curves", "Environment"}
+    check(HERE / "report.html", tmp_path_factory.mktemp("benchmark"), headings)
+    check(
+        SEEDS[0] / "report.html",
+        tmp_path_factory.mktemp("seed"),
+        {"Results", "Reading the network", "Guard"},
+        pictures=False,
+    )
 
 
 def test_a_page_says_why_a_figure_is_not_there(here):

@@ -33,15 +33,8 @@ def commands():
 
 def test_there_are_blocks_to_look_at():
     assert blocks("python")
-    assert {words[0] for words in commands()} >= {
-        "fit",
-        "detect",
-        "score",
-        "drift",
-        "dashboard",
-        "configs",
-        "benchmark",
-    }
+    shown = {"fit", "detect", "score", "drift", "compare", "dashboard", "configs", "benchmark"}
+    assert {words[0] for words in commands()} >= shown
 
 
 @pytest.mark.parametrize("code", blocks("python"))

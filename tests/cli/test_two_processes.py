@@ -54,6 +54,7 @@ def _holds_everything_once(folder):
         *(
             "config.yaml",
             "splits.json",
+            "report.html",
             "results.json",
             "results.csv",
             "results.parquet",

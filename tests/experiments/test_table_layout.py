@@ -9,9 +9,10 @@ from dataclasses import replace
 import pytest
 
 from lightning_gradood.experiments import Cell, Experiment, TableSettings
-from lightning_gradood.experiments.page import Grid, summary
+from lightning_gradood.experiments.page import summary
 from lightning_gradood.experiments.tables import Row, best_of, table_1, table_2
 from lightning_gradood.experiments.writing import csv_text, latex, markdown, number, paper_layout, paper_layout_latex
+from lightning_gradood.report import Grid
 
 SEEDS = {"baseline": [0.9, 0.8], "mlp": [0.97, 0.99], "knn": [0.98, 0.98], "image_statistics": [1.0, 1.0]}
 

@@ -1,0 +1,140 @@
+"""Runs that have ended, read from their folders for a comparison: JSON and YAML only, no code is executed."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from lightning_gradood.core import CONFIG, Refusal
+from lightning_gradood.evaluation import OTHERS
+from lightning_gradood.records import NORMAL
+
+RESULTS = "results.json"
+_PLACE = ("run_dir", "config")  # keys of a configuration that say where it stands, not what it does
+
+
+class Auroc(NamedTuple):
+    """An AUROC on `test` with its 95 % interval, shares in [0, 1]."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """What a comparison needs of a run.
+
+    Args:
+        name: of its folder, with as many parents as tell it from the other runs.
+        folder: as it was given.
+        experiment: its name.
+        aurocs: source and detector to AUROC, without detectors that were trained on one other source.
+        provenance: as in `results.json`.
+        config: the resolved configuration, dotted key to plain value or list; empty where the folder has none.
+    """
+
+    name: str
+    folder: Path
+    experiment: str
+    aurocs: Mapping[tuple[str, str], Auroc]
+    provenance: Mapping[str, Any]
+    config: Mapping[str, Any]
+
+
+def read_runs(folders: Sequence[Path]) -> list[FinishedRun]:
+    """Read the results of runs.
+
+    Args:
+        folders: of runs, each once.
+
+    Raises:
+        Refusal: a folder is not there, is given twice, or holds no results that can be read.
+    """
+    seen: dict[Path, Path] = {}
+    for folder in folders:
+        _check_folder(folder)
+        if folder.resolve() in seen:
+            raise Refusal(f"`compare` should be given each run once. Got `{folder}` twice. Remove one.")
+        seen[folder.resolve()] = folder
+    names = _short_names(list(seen))
+    return [_read(folder, name) for folder, name in zip(folders, names, strict=True)]
+
+
+def _check_folder(folder: Path) -> None:
+    if not folder.is_dir():
+        got = "is no folder" if folder.exists() else "does not exist"
+        raise Refusal(f"`compare` should be given run folders. Got `{folder}`, which {got}. Correct the path.")
+    if (folder / RESULTS).is_file():
+        return
+    inside = sorted(path.parent for path in folder.glob(f"*/{RESULTS}"))
+    advice = f"Did you mean `{inside[-1]}`?" if inside else "`detect`, or `fit` at its end, writes them."
+    raise Refusal(f"`{folder}` should be a run folder with results. Got no {RESULTS} in it. {advice}")
+
+
+def _short_names(folders: Sequence[Path]) -> list[str]:
+    """The last part of each path; of those that share it, as many parts as tell them apart."""
+    for length in range(1, max(len(folder.parts) for folder in folders) + 1):
+        names = [str(Path(*folder.parts[-length:])) for folder in folders]
+        if len(set(names)) == len(names):
+            return names
+    return [str(folder) for folder in folders]
+
+
+def _read(folder: Path, name: str) -> FinishedRun:
+    path = folder / RESULTS
+    try:
+        document = json.loads(path.read_bytes())
+        aurocs = {(str(one["source"]), str(one["detector"])): _auroc(one) for one in document["outcomes"] if _own(one)}
+        known = {pair: auroc for pair, auroc in aurocs.items() if auroc is not None}
+        experiment, provenance = str(document["experiment"]), dict(document["provenance"])
+    except KeyError as error:
+        raise _unreadable(path, f"none with `{error.args[0]}`") from error
+    except (ValueError, TypeError, AttributeError) as error:
+        raise _unreadable(path, str(error) or "something else") from error
+    if not known:
+        raise _unreadable(path, "no AUROC of any detector")
+    return FinishedRun(name, folder, experiment, known, provenance, _config(folder / CONFIG))
+
+
+def _own(outcome: Mapping[str, Any]) -> bool:
+    return outcome["trained_on"] in (None, "", outcome["source"], NORMAL, OTHERS)
+
+
+def _auroc(outcome: Mapping[str, Any]) -> Auroc | None:
+    value, interval = outcome["metrics"]["test"].get("auroc"), outcome["auroc_interval"]
+    if value is None:
+        return None
+    bounds = [value if interval[name] is None else interval[name] for name in ("low", "high")]
+    return Auroc(*map(float, (value, *bounds)))
+
+
+def _config(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        found = yaml.safe_load(path.read_bytes())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise _unreadable(path, str(error).splitlines()[0]) from error
+    if not isinstance(found, Mapping):
+        raise _unreadable(path, f"a {type(found).__name__}")
+    return {key: value for key, value in _flat(found).items() if key not in _PLACE}
+
+
+def _flat(nested: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+    """Dotted keys; a part that is empty is kept, so that it differs from one that is not there."""
+    flat: dict[str, Any] = {}
+    for key, value in nested.items():
+        name = f"{above}{key}"
+        flat |= _flat(value, f"{name}.") if isinstance(value, Mapping) and value else {name: value}
+    return flat
+
+
+def _unreadable(path: Path, got: str) -> Refusal:
+    return Refusal(
+        f"`{path}` should be as `detect` has written it. Got {got.rstrip('.')}. Run `detect` again with "
+        f"--run_dir {path.parent}."
+    )

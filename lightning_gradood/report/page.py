@@ -1,0 +1,132 @@
+"""The parts that every HTML page is made of: tables, figures and sections, and the templates that lay them out.
+
+A page is one file that needs nothing else: styles and pictures are inside it, and there is no script.
+"""
+
+import base64
+import itertools
+import re
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup, escape
+
+PAGE = "report.html"
+"""The page in the folder of a run, or of a benchmark."""
+
+# A picture beyond both is unreadable when it is squeezed onto a phone.
+_WIDE = 600  # pixels
+_LONG = 1.25  # width by height
+
+
+@dataclass(frozen=True)
+class Cells:
+    """One cell of a table on the page.
+
+    Args:
+        text: what it says.
+        small: what stands below it in small type.
+        best: whether it is set in bold.
+        rows: how many rows it spans.
+    """
+
+    text: str
+    small: str = ""
+    best: bool = False
+    rows: int = 1
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A table on the page; consecutive rows with the same first cell share it.
+
+    Args:
+        heads: of the columns.
+        rows: of text or cells.
+        keys: how many columns on the left are text.
+        wrap: whether long text is broken into lines.
+    """
+
+    heads: Sequence[str]
+    rows: Sequence[Sequence[str | Cells]]
+    keys: int = 2
+    wrap: bool = False
+
+    @property
+    def lines(self) -> list[list[Cells]]:
+        """Rows of cells; the first cell is missing where an earlier row spans it."""
+        lines = []
+        for key, group in itertools.groupby(self.rows, key=lambda row: row[0]):
+            rows = [[cell if isinstance(cell, Cells) else Cells(cell) for cell in row[1:]] for row in group]
+            head = Cells(str(key), rows=len(rows))
+            lines += [[head, *rows[0]], *rows[1:]]
+        return lines
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure inside the page.
+
+    Args:
+        png: the image.
+        caption: what it shows.
+    """
+
+    png: bytes
+    caption: str
+
+    @property
+    def data(self) -> str:
+        """The image as the page holds it, base64."""
+        return base64.b64encode(self.png).decode()
+
+    @property
+    def wide(self) -> bool:
+        """Whether it keeps its size on a narrow screen and scrolls."""
+        width, height = struct.unpack(">II", self.png[16:24])  # a PNG's first chunk, IHDR, says so
+        return bool(width > _WIDE and width > _LONG * height)
+
+
+@dataclass(frozen=True)
+class Section:
+    """Figures under one heading, or a sentence that says why there are none."""
+
+    heading: str
+    note: str
+    parts: Sequence[Picture | str]
+
+    @property
+    def side_by_side(self) -> bool:
+        """Whether the parts stand beside each other where there is room: several, none of them wide."""
+        return len(self.parts) > 1 and not any(isinstance(part, Picture) and part.wide for part in self.parts)
+
+
+def render(template: str, package: str = "lightning_gradood.report", **values: Any) -> str:
+    """Fill in a template; text is escaped, and a value that is missing is an error.
+
+    Args:
+        template: its file's name; it extends `page.html.jinja` and may import `parts.html.jinja`, both of this room.
+        package: where the file lies.
+        values: by the names that the template uses.
+
+    Returns:
+        The page.
+    """
+    rooms = dict.fromkeys((package, "lightning_gradood.report"))
+    jinja = Environment(
+        loader=ChoiceLoader([PackageLoader(room, ".") for room in rooms]),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    jinja.filters["code"] = _code
+    return jinja.get_template(template).render(**values)
+
+
+def _code(text: str) -> Markup:
+    """Text whose `words` between backticks are set as code."""
+    return Markup(re.sub("`([^`]*)`", r"<code>\1</code>", str(escape(text))))

@@ -1,0 +1,87 @@
+"""Where numbers come from, as pages say it: environment, commit, attacks, splits and time."""
+
+import os
+import platform
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import lightning_gradood
+from lightning_gradood.report.page import Grid
+
+_ABSENT = "-"
+
+
+def environment(provenance: Mapping[str, Any]) -> dict[str, str]:
+    """Describe what a run ran on.
+
+    Args:
+        provenance: of a run's results.
+    """
+    versions = ", ".join(f"{name} {version}" for name, version in provenance.get("versions", {}).items())
+    system = f"{platform.system()} {platform.release()}, {platform.machine()}, {os.cpu_count()} processors"
+    return {
+        "versions": versions,
+        "device": str(provenance.get("device", _ABSENT)),
+        "this machine": system,
+        "commit": commit(Path(lightning_gradood.__file__).parent),
+    }
+
+
+def accuracy_text(provenance: Mapping[str, Any]) -> str:
+    """Say how accurate the classifier is on the normal images; empty where they have no classes."""
+    found = provenance.get("classifier", {})
+    if found.get("accuracy") is None:
+        return ""
+    return f"{100 * found['accuracy']:.2f} % accurate on {found['images']} normal images"
+
+
+def commit(package: Path) -> str:
+    """The commit of the package's files; says so where they differ from it or are not under version control."""
+    try:
+        _git(package, "ls-files", "--error-unmatch", "__init__.py")  # or it lies inside someone else's repository
+        name = _git(package, "rev-parse", "HEAD")
+        return f"{name}, with changes" if _git(package, "status", "--porcelain", "--", ".") else name
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown, the package is not under version control"
+
+
+def _git(folder: Path, *words: str) -> str:
+    done = subprocess.run(["git", "-C", str(folder), *words], capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+ATTACK_HEADS = ("images", "success, %", "mean L2", "mean L∞")
+
+
+def attack_cells(numbers: Mapping[str, Any]) -> list[str]:
+    """What an attack or corruption did, under `ATTACK_HEADS`.
+
+    Args:
+        numbers: of one source, from the results' provenance: `images`, and `attack_success` (share), `attack_l2` and
+            `attack_linf` (means, pixels in [0, 1]) where they are known.
+    """
+    success = numbers.get("attack_success")
+    norms = [numbers.get(name) for name in ("attack_l2", "attack_linf")]
+    rest = [_ABSENT if value is None else f"{value:.3f}" for value in norms]
+    return [str(numbers["images"]), _ABSENT if success is None else f"{100 * success:.2f}", *rest]
+
+
+READING_HEADS = ("probe", "ms an image", "MiB an image")
+
+
+def reading_cells(probe: str, cost: Mapping[str, float]) -> list[str]:
+    """What reading a probe costs, under `READING_HEADS`."""
+    memory = f"{cost['mebibytes']:.1f}" if "mebibytes" in cost else _ABSENT
+    return [probe, f"{cost['milliseconds']:.2f}", memory]
+
+
+def split_cells(counts: Mapping[str, Mapping[str, int]]) -> list[str]:
+    """Numbers of images of each split, normal + anomalous."""
+    return [f"{part['normal']}+{part['anomalous']}" for part in counts.values()]
+
+
+def pairs(about: Mapping[str, str]) -> Grid:
+    """Names and what stands beside them, as a table without heads."""
+    return Grid(["", ""], [list(pair) for pair in about.items()], wrap=True)

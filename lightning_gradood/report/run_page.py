@@ -1,0 +1,224 @@
+"""The page of one run: everything that `detect` found, as one HTML file."""
+
+import itertools
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lightning_gradood.core import atomic_write
+from lightning_gradood.evaluation import Outcome
+from lightning_gradood.report.bundle import MEAN, DetectionReport, by_detector, not_transferred
+from lightning_gradood.report.guards import GuardSummary
+from lightning_gradood.report.page import PAGE, Cells, Grid, Picture, Section, render
+from lightning_gradood.report.provenance import (
+    ATTACK_HEADS,
+    READING_HEADS,
+    accuracy_text,
+    attack_cells,
+    environment,
+    pairs,
+    reading_cells,
+    split_cells,
+)
+from lightning_gradood.report.tables import (
+    TEXT,
+    ResultTable,
+    flagged_table,
+    matrices,
+    matrix_cells,
+    mean_numbers,
+    result_table,
+)
+
+_KINDS = {  # first words of a figure's file name, the section it stands in, and its caption
+    "roc_": ("ROC curves", "ROC of {}"),
+    "precision_recall_": ("Precision and recall", "Precision and recall of {}"),
+    "scores_": ("Scores", "Scores of {}; higher is more anomalous"),
+    "matrix_": ("Heat maps", "AUROC of {} by source of training and of testing"),
+    "layer_norms": ("Layer by layer", "Squared gradient norms of every source"),
+    "samples": ("Images", "Images of every source"),
+    "extremes_": ("Most wrong", "Test images on which {} was most wrong, with their scores; higher is more anomalous"),
+}
+_OTHERS = ("More figures", "{}")
+
+
+def write_run_page(report: DetectionReport, guard: GuardSummary, figures: Mapping[str, bytes], folder: Path) -> Path:
+    """Write the page of a run into its folder, whole or not at all.
+
+    Args:
+        report: what was found.
+        guard: what is said of the guard.
+        figures: name, as in `draw_figures`, to PNG; empty where none are drawn.
+        folder: the run's.
+
+    Returns:
+        The file.
+    """
+    path = folder / PAGE
+    text = run_page(report, guard, figures, folder)
+    with atomic_write(path) as file:
+        file.write(text.encode())
+    return path
+
+
+def run_page(report: DetectionReport, guard: GuardSummary, figures: Mapping[str, bytes], folder: Path) -> str:
+    """Lay out a run as HTML that needs nothing else.
+
+    Args:
+        report, guard, figures, folder: as for `write_run_page`.
+    """
+    outcomes, provenance = report.outcomes, report.provenance
+    table = result_table(outcomes)
+    flagged_heads, flagged = flagged_table(outcomes)
+    return render(
+        "run_page.html.jinja",
+        title=report.experiment,
+        folder=folder,
+        summary=[*_classifier(provenance), *_best(outcomes)],
+        results=_results(table),
+        notes=table.notes,
+        flagged=Grid(flagged_heads, flagged, keys=1),
+        matrices=[(name, Grid(*matrix_cells(one), keys=1)) for name, one in matrices(outcomes).items()],
+        attacks=_attacks(outcomes, provenance.get("perturbations", {})),
+        guard=guard,
+        guard_table=Grid(*guard.table, keys=1),
+        sections=figure_sections(figures),
+        fitting=_fitting(outcomes),
+        reading=Grid(READING_HEADS, [reading_cells(*item) for item in provenance.get("probes", {}).items()], keys=1),
+        splits=_splits(outcomes),
+        command=provenance.get("command", ""),
+        environment=_environment(provenance),
+    )
+
+
+def _classifier(provenance: Mapping[str, Any]) -> list[str]:
+    accuracy = accuracy_text(provenance)
+    return [f"The classifier is {accuracy}."] if accuracy else []
+
+
+def _best(outcomes: list[Outcome]) -> list[str]:
+    """A sentence that names the detectors with the highest mean AUROC as it is printed."""
+    groups = by_detector(not_transferred(outcomes))
+    means = {name: mean_numbers(group)["test"].get("auroc") for name, group in groups.items()}
+    printed = {name: f"{100 * value:.2f}" for name, value in means.items() if value is not None}
+    if not printed:
+        return []
+    highest = max(printed.values(), key=float)
+    names = [name for name, text in printed.items() if text == highest]
+    sources = len({outcome.source for outcome in outcomes})
+    over = f"mean AUROC over {sources} sources" if sources > 1 else "AUROC"
+    return [f"The highest {over} on the test split, {highest} %, is that of {', '.join(names)}."]
+
+
+_INTERVAL = "95 % interval"  # below the AUROC on the page, where a column of its own is too wide
+
+
+def _results(table: ResultTable) -> Grid:
+    """The results by source, the best AUROC of each in bold; without empty columns, numbers of images in a table of their own."""
+    full = [head for place, head in enumerate(table.heads) if any(row[place] != "-" for row in table.rows)]
+    shown = [head for head in full if head != _INTERVAL and not head.startswith("n ")]
+    rows = [dict(zip(table.heads, row, strict=True)) for row in table.rows]
+    sources = list(dict.fromkeys(row["source"] for row in rows))
+    groups = [[row for row in rows if row["source"] == source] for source in sources]
+    means = [dict(zip(table.heads, row, strict=True)) for row in table.means]
+    lines = [
+        [_cell(head, row, row["AUROC"] == _highest(group)) for head in shown]
+        for group in (*groups, means)
+        for row in group
+    ]
+    return Grid(shown, lines, keys=len([head for head in shown if head in TEXT]))
+
+
+def _cell(head: str, row: Mapping[str, str], best: bool) -> str | Cells:
+    if head != "AUROC":
+        return row[head]
+    interval = row[_INTERVAL]
+    return Cells(row[head], "" if row["source"] == MEAN else interval, best)
+
+
+def _highest(rows: Sequence[Mapping[str, str]]) -> str | None:
+    """The highest AUROC as it is printed; None for a single detector, which is best at nothing."""
+    numbers = [row["AUROC"] for row in rows if row["AUROC"] != "-"]
+    return max(numbers, key=float) if len(rows) > 1 and numbers else None
+
+
+def _attacks(outcomes: list[Outcome], perturbations: Mapping[str, Mapping[str, Any]]) -> Grid:
+    """What was done to the images of tested sources; outliers that detectors are only trained on are left out."""
+    tested = {outcome.source for outcome in outcomes}
+    rows: list[list[str | Cells]] = [
+        [name, _made_by(about), *attack_cells(about)] for name, about in perturbations.items() if name in tested
+    ]
+    return Grid(["source", "made by", *ATTACK_HEADS], rows)
+
+
+def _made_by(about: Mapping[str, Any]) -> Cells:
+    """The class, and below it its settings."""
+    settings = [f"{name}={_short(value)}" for name, value in about.get("settings", {}).items() if value is not None]
+    return Cells(str(about.get("attack", "-")).rpartition(".")[2], ", ".join(settings))
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def figure_sections(figures: Mapping[str, bytes]) -> list[Section]:
+    """Sort figures into sections by the first words of their names.
+
+    Args:
+        figures: name, as in `draw_figures`, to PNG.
+    """
+    placed = [(*_kind(name), png) for name, png in figures.items()]
+    order = list(dict.fromkeys([heading for heading, _ in _KINDS.values()]))
+    placed.sort(key=lambda item: order.index(item[0]) if item[0] in order else len(order))
+    return [
+        Section(heading, "", [Picture(png, caption) for _, caption, png in group])
+        for heading, group in itertools.groupby(placed, key=lambda item: item[0])
+    ]
+
+
+def _kind(name: str) -> tuple[str, str]:
+    """The section and the caption of a figure."""
+    for prefix, (heading, caption) in _KINDS.items():
+        if name.startswith(prefix):
+            return heading, caption.format(name.removeprefix(prefix))
+    return _OTHERS[0], _OTHERS[1].format(name)
+
+
+def _fitting(outcomes: list[Outcome]) -> Grid:
+    groups = by_detector(not_transferred(outcomes))
+    rows = [
+        [name, f"{sum(one.seconds for one in group):.2f}", f"{max(one.seconds for one in group):.2f}"]
+        for name, group in groups.items()
+    ]
+    return Grid(["detector", "all sources, s", "longest, s"], rows, keys=1)
+
+
+def _splits(outcomes: list[Outcome]) -> Grid:
+    """Images in each split; of the first detector, one that needs no anomalies knows fewer."""
+    counts: dict[str, dict[str, dict[str, int]]] = {}
+    for outcome in not_transferred(outcomes):
+        counts.setdefault(outcome.source, outcome.counts)
+    heads = list(next(iter(counts.values())))
+    return Grid(["source", *heads], [[source, *split_cells(one)] for source, one in counts.items()], keys=1)
+
+
+def _environment(provenance: Mapping[str, Any]) -> Grid:
+    about = environment(provenance)
+    if "seconds" in provenance:
+        about["duration"] = f"{provenance['seconds']} s, reading and detectors"
+    if "checkpoint" in provenance:
+        about["weights"] = str(provenance["checkpoint"] or "as the network was built")
+    known = {
+        "versions",
+        "device",
+        "seconds",
+        "checkpoint",
+        "command",
+        "classifier",
+        "perturbations",
+        "records",
+        "probes",
+    }
+    about |= {name: json.dumps(value, default=str) for name, value in provenance.items() if name not in known}
+    return pairs(about)
