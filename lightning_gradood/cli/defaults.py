@@ -146,7 +146,7 @@ def place_loggers(loggers: Any, folder: Path | None, identity: RunIdentity) -> N
     for logger in loggers if isinstance(loggers, list) else [loggers]:
         if not isinstance(logger, Namespace):
             continue
-        given = logger.init_args
+        given = logger.get("init_args") or Namespace()  # a logger may take no arguments
         if "save_dir" in given and given.save_dir in (None, "."):
             given.save_dir = str(folder or "runs")
         if logger.class_path.endswith("WandbLogger"):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import wandb
+from lightning.pytorch.loggers import CSVLogger
 from report.wandb_reader import WandbRun, read_offline_run
 from tiny import FILE, WITH_FIGURES, only_run, results
 
@@ -87,3 +88,34 @@ def test_a_logger_that_names_its_own_place_is_left_there(run):
     main(["detect", *FILE, "--trainer.logger", logger, "--ckpt_path", checkpoint, "--run_dir", "here"])
     assert Path("mine/logs/version_0/metrics.csv").exists()
     assert not Path("here/logs").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "file"), [("CSVLogger", "metrics.csv"), ("TensorBoardLogger", "events.out.tfevents.*")]
+)
+def test_loggers_work_by_name_alone_and_write_into_the_run_s_folder(name, file, run):
+    if name == "TensorBoardLogger":
+        pytest.importorskip("tensorboard")  # users bring it; a dependency of the tests
+    before = CSVLogger.__init__.__defaults__
+    checkpoint = str(run / "checkpoints/best.ckpt")
+    main(["detect", *FILE, "--trainer.logger", name, "--ckpt_path", checkpoint, "--run_dir", "here"])
+    assert list(Path("here").rglob(file))
+    assert CSVLogger.__init__.__defaults__ == before  # what the parser was told is taken back
+
+
+def test_a_logger_of_the_user_s_own_needs_no_place(run, monkeypatch):
+    Path("mine.py").write_text(
+        "from lightning.pytorch.loggers import Logger\n\n\n"
+        "class Mine(Logger):\n"
+        "    name, version, seen = 'mine', 0, {}\n\n"
+        "    def log_metrics(self, metrics, step=None):\n"
+        "        self.seen.update(metrics)\n\n"
+        "    def log_hyperparams(self, params):\n"
+        "        pass\n"
+    )
+    monkeypatch.syspath_prepend(".")
+    checkpoint = str(run / "checkpoints/best.ckpt")
+    main(["detect", *FILE, "--trainer.logger", "mine.Mine", "--ckpt_path", checkpoint, "--run_dir", "here"])
+    from mine import Mine
+
+    assert Mine.seen["detection/mean/mlp/val/auroc"] == results(Path("here"))["mean"]["mlp"]["val"]["auroc"]
