@@ -146,13 +146,13 @@ def place_loggers(loggers: Any, folder: Path | None, identity: RunIdentity) -> N
     for logger in loggers if isinstance(loggers, list) else [loggers]:
         if not isinstance(logger, Namespace):
             continue
-        given = logger.get("init_args") or Namespace()  # a logger may take no arguments
-        if "save_dir" in given and given.save_dir in (None, "."):
-            given.save_dir = str(folder or "runs")
+        given: Any = logger.get("init_args") or {}  # a logger may take no arguments
+        if "save_dir" in given and given["save_dir"] in (None, "."):
+            given["save_dir"] = str(folder or "runs")
         if logger.class_path.endswith("WandbLogger"):
             defaults = {"project": os.environ.get("WANDB_PROJECT", PROJECT), **asdict(identity)}
             for key, value in defaults.items():
                 if given.get(key) is None:
                     given[key] = value
-            if line := offline_without_account(given.save_dir):
+            if line := offline_without_account(given["save_dir"]):
                 rank_zero_info(line)
