@@ -49,7 +49,17 @@ _FLOAT32_WEIGHTS = ("32-true", "16-mixed", "bf16-mixed")
 
 
 class Trainer(pl.Trainer):
-    """Lightning's Trainer; `default_root_dir` is the run folder, which `detect` fills."""
+    """Lightning's Trainer; `default_root_dir` is the run folder, which `detect` fills.
+
+    Attributes:
+        experiment: name of the experiment in reports and guards; by default that of the folder above the run's.
+    """
+
+    experiment: str | None = None
+
+    @property
+    def _experiment_name(self) -> str:
+        return self.experiment or Path(self.default_root_dir).absolute().parent.name
 
     def extract(
         self,
@@ -118,7 +128,8 @@ class Trainer(pl.Trainer):
         with self._alert_of_failure():
             datasets, outcomes, report = self._fit_and_report(model, datamodule, ckpt_path, settings, cache_dir)
             self.strategy.barrier("reported")
-            guard = self._save_guard(Workplace(model, datamodule, cache_dir, recipe), settings, datasets)
+            place = Workplace(self._experiment_name, model, datamodule, cache_dir, recipe)
+            guard = self._save_guard(place, settings, datasets)
             if report is not None:
                 for callback in self._reporting:
                     callback.on_guard_end(self, report, guard)
@@ -144,7 +155,7 @@ class Trainer(pl.Trainer):
         if not self.is_global_zero:
             return datasets, outcomes, None
         datamodule.manifest.write(Path(self.default_root_dir) / "splits.json")
-        report = make_report(Path(self.default_root_dir).parent.name, model, datamodule, entries, records, outcomes)
+        report = make_report(self._experiment_name, model, datamodule, entries, records, outcomes)
         report.provenance["seconds"] = round(time.perf_counter() - started, 1)
         report.provenance["device"] = str(self.strategy.root_device)
         report.provenance["checkpoint"] = ckpt_path or model.weights
@@ -160,7 +171,7 @@ class Trainer(pl.Trainer):
         except Exception as error:
             if self.is_global_zero:
                 with suppress(Exception):  # whatever W&B has to say, the run's own error is what counts
-                    alert(self.loggers, f"{Path(self.default_root_dir).name}: `detect` has failed", str(error)[:500])
+                    alert(self.loggers, f"{self._experiment_name}: `detect` has failed", str(error)[:500])
             raise
 
     @property

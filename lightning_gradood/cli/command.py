@@ -136,6 +136,7 @@ class Command(LightningCLI):
             trainer: Trainer = super().instantiate_trainer(**kwargs)  # type: ignore[assignment]  # trainer_class is ours
         except (MisconfigurationException, ValueError) as error:
             raise Refusal(f"`trainer` should hold settings that work on this machine. Got: {error}") from error
+        trainer.experiment = experiment_name(self.words)
         return trainer
 
     def before_fit(self) -> None:

@@ -22,12 +22,14 @@ class Workplace:
     """What a guard is made from.
 
     Args:
+        experiment: its name.
         model: the task that holds the classifier.
         datamodule: sources and splits.
         cache_dir: where records lie.
         recipe: how network and transform are built again; None where nobody said.
     """
 
+    experiment: str
     model: ClassificationTask
     datamodule: ImageDataModule
     cache_dir: str
@@ -112,7 +114,7 @@ def guard_description(folder: Path, place: Workplace, chosen: Calibrated, normal
     normalize = model.normalize
     source = data.normal_source
     return Description(
-        experiment=folder.parent.parent.name,
+        experiment=place.experiment,
         network=recipe.network.encoded(),
         normalize=None if normalize is None else {"mean": list(normalize.mean), "std": list(normalize.std)},
         transform=None if recipe.transform is None else recipe.transform.encoded(),

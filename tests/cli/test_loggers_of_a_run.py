@@ -88,6 +88,7 @@ def test_a_logger_that_names_its_own_place_is_left_there(run):
     main(["detect", *FILE, "--trainer.logger", logger, "--ckpt_path", checkpoint, "--run_dir", "here"])
     assert Path("mine/logs/version_0/metrics.csv").exists()
     assert not Path("here/logs").exists()
+    assert results(Path("here"))["experiment"] == "tiny"  # whatever the folder is called
 
 
 @pytest.mark.parametrize(
