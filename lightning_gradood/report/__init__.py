@@ -31,6 +31,7 @@ from lightning_gradood.report.guards import (
 )
 from lightning_gradood.report.image_figures import explanation_figure, extreme_images, sample_sheet
 from lightning_gradood.report.loggers import ReportCallback, log_report
+from lightning_gradood.report.names import detector_title, source_title
 from lightning_gradood.report.network_figures import activation_norms, layer_norms, weight_gradients
 from lightning_gradood.report.plots import heat_map, method_rocs, precision_recall_curves, roc_curves, score_histograms
 from lightning_gradood.report.results import results_table, scores_table, write_results
@@ -63,6 +64,7 @@ __all__ = [
     "console_table",
     "dashboard_sections",
     "definition",
+    "detector_title",
     "draw_figures",
     "drift_by_class",
     "drift_figure",
@@ -87,6 +89,7 @@ __all__ = [
     "sample_sheet",
     "score_histograms",
     "scores_table",
+    "source_title",
     "weight_gradients",
     "without_anomalies_sentence",
     "write_figures",

@@ -16,6 +16,7 @@ from lightning_gradood.data import ImageDataModule, class_name
 from lightning_gradood.evaluation import Outcome, attack_numbers
 from lightning_gradood.extraction import CacheEntry
 from lightning_gradood.records import NORMAL, Records
+from lightning_gradood.report.names import source_title
 from lightning_gradood.tasks import ClassificationTask
 
 MEAN = "mean"
@@ -228,7 +229,7 @@ def _extremes(
         test = outcome.scores["test"]
         order = np.argsort(test.scores, kind="stable")
         normal, anomalous = order[test.labels[order] == 0][::-1], order[test.labels[order] == 1]
-        wanted = {f"{outcome.source}, most normal": (outcome.source, anomalous[:_EXTREMES])}
+        wanted = {f"{source_title(outcome.source)}, most normal": (outcome.source, anomalous[:_EXTREMES])}
         if not rows:
             wanted = {"normal, most anomalous": (NORMAL, normal[:_EXTREMES])} | wanted
         for title, (source, places) in wanted.items():

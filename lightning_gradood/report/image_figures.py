@@ -7,6 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.textpath import TextPath
 
 from lightning_gradood.report.bundle import ImageRow
+from lightning_gradood.report.names import source_titles
 from lightning_gradood.report.plots import new_figure, tidy
 
 _GAP = 16  # images are this many times as wide as the white between them
@@ -30,7 +31,8 @@ def sample_sheet(samples: Mapping[str, np.ndarray], below: float = 0.0) -> Figur
         Lee et al. 2022, Figure 4.
     """
     count = max(min(len(images), _MOST_IMAGES) for images in samples.values())
-    left = _MARGIN + max(TextPath((0, 0), source, size=_LETTERS).get_extents().width for source in samples) / 72
+    titles = source_titles(samples)
+    left = _MARGIN + max(TextPath((0, 0), title, size=_LETTERS).get_extents().width for title in titles.values()) / 72
     heights = [_SIDE * images.shape[1] / images.shape[2] + _BETWEEN + below for images in samples.values()]
     width, height = left + _SIDE * count + _BETWEEN, sum(heights) + _BETWEEN
     figure = new_figure(width, height)
@@ -42,7 +44,7 @@ def sample_sheet(samples: Mapping[str, np.ndarray], below: float = 0.0) -> Figur
         axes = figure.add_axes(place)
         strip = _strip(images[:_MOST_IMAGES], count)
         axes.imshow(strip, interpolation="nearest", cmap="gray", vmin=0, vmax=255)
-        axes.set_ylabel(source, rotation=0, ha="right", va="center", fontsize=_LETTERS)
+        axes.set_ylabel(titles[source], rotation=0, ha="right", va="center", fontsize=_LETTERS)
         axes.set_xticks([])
         axes.set_yticks([])
         axes.spines[:].set_visible(False)

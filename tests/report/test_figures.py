@@ -1,10 +1,12 @@
 import io
+import itertools
 
 import matplotlib as mpl
 import matplotlib.colors
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 from sklearn import metrics as sklearn_metrics
 
@@ -23,37 +25,90 @@ from lightning_gradood.report.plots import line_styles
 from .examples import LAYERS, outcome, report
 
 
-def _legend(axes):
-    return [text.get_text() for text in axes.get_legend().get_texts()]
+def _legend(place):
+    """Names in the legend of an axes, or in that below the axes of a figure."""
+    legend = place.legends[0] if isinstance(place, Figure) else place.get_legend()
+    return [text.get_text() for text in legend.get_texts()]
 
 
 def _render(figure):
     figure.savefig(io.BytesIO(), format="png", dpi=40)
 
 
-def test_roc_lines_enclose_the_auroc_of_scikit_learn():
+SHOWN = {"svhn": "SVHN", "places/lsun": "places/lsun"}
+
+
+def test_roc_lines_are_those_of_scikit_learn_and_named_with_their_area():
     outcomes = report().outcomes[:2]
-    (axes,) = roc_curves(outcomes).axes
+    figure = roc_curves(outcomes)
+    (axes,) = figure.axes
     lines = [line for line in axes.lines if not line.get_label().startswith("_")]
     assert len(lines) == 2
-    for line, label, expected in zip(lines, _legend(axes), outcomes, strict=True):
+    for line, label, expected in zip(lines, _legend(figure), outcomes, strict=True):
         test = expected.scores["test"]
+        false, true, _ = sklearn_metrics.roc_curve(test.labels, test.scores, drop_intermediate=False)
+        np.testing.assert_array_equal(line.get_xydata(), np.stack([false, true], axis=1))
         auroc = sklearn_metrics.roc_auc_score(test.labels, test.scores)
-        assert np.trapezoid(line.get_ydata(), line.get_xdata()) == pytest.approx(auroc)
         low, high = expected.auroc_interval
-        assert label == f"{expected.source}  {100 * auroc:.2f} [{100 * low:.2f}, {100 * high:.2f}]"
+        assert label == f"{SHOWN[expected.source]}  {100 * auroc:.2f} [{100 * low:.2f}, {100 * high:.2f}]"
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("false positive rate", "true positive rate")
+
+
+def test_the_inset_has_the_best_true_positive_rate_at_each_small_false_positive_rate():
+    outcomes = report().outcomes[:2]
+    (axes,) = roc_curves(outcomes).axes
+    (inset,) = axes.child_axes
+    assert (inset.get_xscale(), inset.get_xlim()) == ("log", (1e-3, 1.0))
+    assert len(inset.lines) == 2
+    for line, expected in zip(inset.lines, outcomes, strict=True):
+        test = expected.scores["test"]
+        false, true, _ = sklearn_metrics.roc_curve(test.labels, test.scores)
+        assert line.get_drawstyle() == "steps-post"
+        for rate in (2e-3, 0.02, 0.3):
+            shown = line.get_ydata()[line.get_xdata() <= rate].max()
+            assert shown == true[false <= rate].max()
+
+
+@pytest.mark.parametrize(("gap", "beside"), [(2.0, False), (-2.0, True)])
+def test_the_inset_covers_no_line(gap, beside):
+    figure = roc_curves([outcome(gap=gap)])
+    _render(figure)
+    (axes,) = figure.axes
+    (inset,) = axes.child_axes
+    covered = inset.get_tightbbox()
+    assert (covered.x0 > axes.get_window_extent().x1) == beside
+    assert figure.bbox.x0 <= axes.get_tightbbox().x0
+    assert covered.x1 <= figure.bbox.x1
+    (line,) = [line for line in axes.lines if not line.get_label().startswith("_")]
+    points = line.get_transform().transform(line.get_xydata())
+    assert not any(covered.contains(x, y) for x, y in points)
 
 
 def test_precision_recall_steps_enclose_the_average_precision_of_scikit_learn():
     outcomes = report().outcomes[:2]
-    (axes,) = precision_recall_curves(outcomes).axes
-    for line, label, expected in zip(axes.lines, _legend(axes), outcomes, strict=True):
+    figure = precision_recall_curves(outcomes)
+    (axes,) = figure.axes
+    for line, label, expected in zip(axes.lines, _legend(figure), outcomes, strict=True):
         test = expected.scores["test"]
         area = sklearn_metrics.average_precision_score(test.labels, test.scores)
         recall, precision = line.get_xdata(), line.get_ydata()
         assert line.get_drawstyle() == "steps-post"
         assert -np.sum(np.diff(recall) * precision[:-1]) == pytest.approx(area)
-        assert label == f"{expected.source}  {100 * area:.2f} (33)"
+        assert label == f"{SHOWN[expected.source]}  {100 * area:.2f} (33)"
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("recall", "precision")
+
+
+def test_precision_recall_has_no_point_without_a_threshold_and_no_tail_at_full_recall():
+    strange = outcome()
+    test = strange.scores["test"]
+    test.scores[:] = np.where(test.labels == 0, np.arange(90) % 7, 5.0)
+    test.scores[0] = 9.0  # the highest score is a normal image's: precision is 0 at recall 0
+    (line,) = precision_recall_curves([strange]).axes[0].lines
+    recall, precision = line.get_xdata(), line.get_ydata()
+    assert (recall[-1], precision[-1]) == (0.0, 0.0)
+    assert np.sum(recall == 1) == 1
+    normal_above = np.sum(test.scores[test.labels == 0] >= 5)
+    assert precision[0] == pytest.approx(30 / (30 + normal_above))
 
 
 def test_histograms_hold_every_image_of_both_classes():
@@ -64,10 +119,33 @@ def test_histograms_hold_every_image_of_both_classes():
         normal, anomalous = axes.containers
         assert sum(bar.get_height() for bar in normal) == pytest.approx(100)
         assert sum(bar.get_height() for bar in anomalous) == pytest.approx(100)
-        assert _legend(axes) == ["normal (60)", f"{expected.source} (30)", "threshold"]
+        shown = SHOWN[expected.source]
+        assert _legend(axes) == ["normal (60)", f"{shown} (30)", f"threshold {expected.threshold:.3g}"]
         (threshold,) = axes.lines
         assert set(threshold.get_xdata()) == {expected.threshold}
-        assert expected.source in axes.get_title()
+        assert axes.get_title() == f"{shown}: AUROC {100 * expected.metrics['test']['auroc']:.2f} %"
+    assert figure.get_supxlabel() == "score (higher = more anomalous)"
+    assert figure.get_supylabel() == "images of the class, %"
+
+
+def test_histograms_share_scales_and_bins_and_their_legends_stand_above_the_bars():
+    outcomes = [outcome("svhn", gap=1.0), outcome("bim", gap=9.0), outcome("pgd", gap=2.0), outcome("cw", gap=3.0)]
+    figure = score_histograms(outcomes)
+    assert len(figure.axes) == 4  # of six places
+    _render(figure)
+    assert len({(axes.get_xlim(), axes.get_ylim()) for axes in figure.axes}) == 1
+    bars = [[bar.get_x() for bar in bars] for axes in figure.axes for bars in axes.containers]
+    assert all(one == bars[0] for one in bars)
+    scores = np.concatenate([one.scores["test"].scores for one in outcomes])
+    low, high = figure.axes[0].get_xlim()
+    assert low <= scores.min() < scores.max() <= high
+    for axes in figure.axes:
+        box = axes.get_legend().get_window_extent()
+        highest = max(bar.get_window_extent().y1 for bars in axes.containers for bar in bars)
+        assert box.y0 > highest
+        assert axes.get_window_extent().y0 < axes.lines[0].get_window_extent().y1 < box.y0
+    labelled = [axes for axes in figure.axes if any(tick.label1.get_visible() for tick in axes.xaxis.get_major_ticks())]
+    assert labelled == figure.axes[1:]  # the lowest of each column
 
 
 @pytest.mark.parametrize(
@@ -115,7 +193,7 @@ def test_boxes_are_the_quartiles_of_log10():
     values = np.log10(example.norms["normal"][:, columns[0]])
     assert [first.min(), first.max()] == pytest.approx(np.percentile(values, [25, 75]))
     assert [label.get_text() for label in axes.get_xticklabels()][:2] == ["conv1", "layer1.0.conv2"]
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == [f"{name} (40)" for name in example.norms]
+    assert _legend(figure) == ["normal (40)", "SVHN (40)", "places/lsun (40)"]
 
 
 def test_boxes_take_norms_that_are_zero():
@@ -151,7 +229,7 @@ def test_layers_of_small_networks(names, expected):
 def test_the_sheet_shows_the_pixels():
     samples = report().samples
     figure = sample_sheet(samples)
-    assert [axes.get_ylabel() for axes in figure.axes] == list(samples)
+    assert [axes.get_ylabel() for axes in figure.axes] == ["normal", "SVHN", "places/lsun"]
     for axes, images in zip(figure.axes, samples.values(), strict=True):
         (shown,) = axes.images
         assert shown.get_interpolation() == "nearest"
@@ -179,6 +257,10 @@ def test_colours_are_distinct_and_the_same_in_every_figure():
     sources = [f"source {i}" for i in range(20)]
     styles = line_styles(["normal", *sources])
     assert len(set(styles.values())) == 21
+    shown = list(styles.values())[1:]
+    for (colour, dash), (next_colour, next_dash) in itertools.pairwise(shown):
+        assert colour != next_colour
+        assert dash != next_dash
     assert line_styles(sources) == styles
     (axes,) = layer_norms({"normal": np.ones((3, 2)), "svhn": np.ones((3, 2))}, ["a.weight", "b.weight"]).axes
     box = axes.patches[-1].get_facecolor()
