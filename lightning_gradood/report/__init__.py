@@ -21,7 +21,7 @@ Example:
 from lightning_gradood.report.bundle import DetectionReport, ImageFacts, ImageRow, classifier_accuracy, make_report
 from lightning_gradood.report.dashboard import apply_dashboard, dashboard_sections, definition
 from lightning_gradood.report.drift import ScoredImages, drift_by_class, drift_figure, drift_table
-from lightning_gradood.report.figures import as_png, draw_figures, write_figures
+from lightning_gradood.report.figures import ReportSettings, as_png, draw_figures, write_figures
 from lightning_gradood.report.guards import (
     Workplace,
     guard_description,
@@ -53,6 +53,7 @@ __all__ = [
     "LoggingSettings",
     "Matrix",
     "ReportCallback",
+    "ReportSettings",
     "ScoredImages",
     "WandbCallback",
     "Workplace",

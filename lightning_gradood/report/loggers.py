@@ -11,7 +11,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
 from lightning_gradood.report.bundle import DetectionReport
-from lightning_gradood.report.figures import draw_figures, write_figures
+from lightning_gradood.report.figures import ReportSettings, draw_figures, write_figures
 from lightning_gradood.report.results import write_results
 from lightning_gradood.report.tables import console_table, curve_rows, detection_scalars
 
@@ -69,18 +69,19 @@ class ReportCallback(Callback):
 
     Args:
         figures: whether to draw them; a sweep may not want to.
+        settings: how they are written; loggers get PNG with titles in any case.
     """
 
-    def __init__(self, figures: bool = True) -> None:
-        self.figures = figures
+    def __init__(self, figures: bool = True, settings: ReportSettings | None = None) -> None:
+        self.figures, self.settings = figures, settings
 
     def on_detect_end(self, trainer: pl.Trainer, report: DetectionReport) -> None:
         """Report to the trainer's run folder and loggers."""
         folder = Path(trainer.default_root_dir)
         write_results(report, folder)
-        if self.figures:
-            write_figures(report, folder)
         log_report(report, trainer.loggers, folder, self.figures)
+        if self.figures:  # after W&B's, which lie in the same folder
+            write_figures(report, folder, self.settings)
         accuracy = classifier_sentence(report.provenance)
         sys.stdout.write(f"\n{accuracy}{console_table(report.outcomes)}\n\nResults and figures: {folder}\n")
 

@@ -1,5 +1,6 @@
 import io
 import itertools
+from xml.etree import ElementTree
 
 import matplotlib as mpl
 import matplotlib.colors
@@ -10,7 +11,9 @@ from matplotlib.figure import Figure
 from PIL import Image
 from sklearn import metrics as sklearn_metrics
 
+from lightning_gradood.core import Refusal
 from lightning_gradood.report import (
+    ReportSettings,
     draw_figures,
     layer_norms,
     precision_recall_curves,
@@ -278,6 +281,47 @@ def test_files_are_readable_pictures_that_are_not_blank(tmp_path):
             pixels = np.asarray(picture.convert("L"))
         assert min(pixels.shape) > 200
         assert len(np.unique(pixels)) > 10
+
+
+def test_every_format_is_a_file_that_others_read(tmp_path):
+    paths = write_figures(report(), tmp_path, ReportSettings(["png", "pdf", "svg"]))
+    assert len(paths) == 3 * len({path.stem for path in paths})
+    for path in paths:
+        if path.suffix == ".png":
+            Image.open(path).verify()
+        elif path.suffix == ".svg":
+            root = ElementTree.parse(path).getroot()
+            assert root.tag == "{http://www.w3.org/2000/svg}svg"
+            assert root.findall(".//{http://www.w3.org/2000/svg}path")
+            assert not root.findall(".//{http://www.w3.org/2000/svg}text")  # letters are paths: no font is needed
+        else:
+            content = path.read_bytes()
+            assert content.startswith(b"%PDF-")
+            assert content.rstrip().endswith(b"%%EOF")
+            assert b"/FontFile2" in content  # TrueType, embedded
+            assert b"/Type3" not in content
+
+
+def test_equal_reports_give_equal_vector_files(tmp_path):
+    for folder in ("one", "two"):
+        write_figures(report(), tmp_path / folder, ReportSettings(["pdf", "svg"]))
+    names = sorted(path.name for path in (tmp_path / "one" / "figures").iterdir())
+    for name in names:
+        assert (tmp_path / "one/figures" / name).read_bytes() == (tmp_path / "two/figures" / name).read_bytes()
+
+
+def test_figures_for_papers_have_no_title_and_panels_keep_theirs():
+    with_titles, without = draw_figures(report()), draw_figures(report(), titles=False)
+    assert with_titles["roc_mlp"].get_suptitle() == "ROC of Ours, test split"
+    assert with_titles["layer_norms"].get_suptitle().startswith("Gradient norms")
+    assert {figure.get_suptitle() for figure in without.values()} == {""}
+    assert [axes.get_title()[:4] for axes in without["scores_mlp"].axes] == ["SVHN", "plac"]
+
+
+@pytest.mark.parametrize("formats", [[], ["png", "png"], ["gif"]])
+def test_other_formats_are_refused(formats):
+    with pytest.raises(Refusal, match=r"`report.formats` should list one or more of png, pdf, svg, each once"):
+        ReportSettings(formats)
 
 
 def test_a_report_without_norms_and_images_has_no_such_figures():
