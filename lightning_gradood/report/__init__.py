@@ -18,10 +18,18 @@ Example:
     ['svhn', 'mlp', '-', '-', '50+50', '92.00', '[86.0,']
 """
 
-from lightning_gradood.report.bundle import DetectionReport, ImageFacts, ImageRow, classifier_accuracy, make_report
+from lightning_gradood.report.bundle import (
+    DetectionReport,
+    ImageFacts,
+    ImagePairs,
+    ImageRow,
+    classifier_accuracy,
+    make_report,
+)
 from lightning_gradood.report.dashboard import apply_dashboard, dashboard_sections, definition
 from lightning_gradood.report.drift import ScoredImages, drift_by_class, drift_figure, drift_table
 from lightning_gradood.report.figures import ReportSettings, as_png, draw_figures, write_figures
+from lightning_gradood.report.first_layer import first_layer
 from lightning_gradood.report.guards import (
     Workplace,
     guard_description,
@@ -29,7 +37,7 @@ from lightning_gradood.report.guards import (
     guard_table,
     without_anomalies_sentence,
 )
-from lightning_gradood.report.image_figures import explanation_figure, extreme_images, sample_sheet
+from lightning_gradood.report.image_figures import attacked_samples, explanation_figure, extreme_images, sample_sheet
 from lightning_gradood.report.loggers import ReportCallback, log_report
 from lightning_gradood.report.names import detector_title, source_title
 from lightning_gradood.report.network_figures import activation_norms, layer_norms, weight_gradients
@@ -49,6 +57,7 @@ __all__ = [
     "PROJECT",
     "DetectionReport",
     "ImageFacts",
+    "ImagePairs",
     "ImageRow",
     "LoggingSettings",
     "Matrix",
@@ -61,6 +70,7 @@ __all__ = [
     "alert",
     "apply_dashboard",
     "as_png",
+    "attacked_samples",
     "classifier_accuracy",
     "console_table",
     "dashboard_sections",
@@ -72,6 +82,7 @@ __all__ = [
     "drift_table",
     "explanation_figure",
     "extreme_images",
+    "first_layer",
     "guard_description",
     "guard_sentence",
     "guard_table",

@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 
 from lightning_gradood.core import Refusal, atomic_write
 from lightning_gradood.report.bundle import DetectionReport, by_detector, not_transferred
-from lightning_gradood.report.image_figures import extreme_images, sample_sheet
-from lightning_gradood.report.network_figures import layer_norms
+from lightning_gradood.report.image_figures import attacked_samples, extreme_images, sample_sheet
+from lightning_gradood.report.network_figures import activation_norms, first_layer_figure, layer_norms
 from lightning_gradood.report.plots import heat_map, precision_recall_curves, roc_curves, score_histograms
 from lightning_gradood.report.tables import matrices
 
@@ -72,8 +72,9 @@ def draw_figures(report: DetectionReport, titles: bool = True) -> dict[str, Figu
 
     Returns:
         Name to figure: `roc_<detector>`, `precision_recall_<detector>`, `scores_<detector>` for each detector, then
-        `matrix_<detector>` for each that was trained on one source and tested on another, `layer_norms` and `samples` if
-        there are any, and `extremes_<detector>`, the images on which it was most wrong.
+        `matrix_<detector>` for each that was trained on one source and tested on another; `layer_norms`,
+        `activation_norms`, `first_layer`, `samples` and `attacked_samples` if there are any; and `extremes_<detector>`, the
+        images on which it was most wrong.
     """
     figures = {}
     for detector, outcomes in by_detector(not_transferred(report.outcomes)).items():
@@ -83,15 +84,27 @@ def draw_figures(report: DetectionReport, titles: bool = True) -> dict[str, Figu
         figures[f"scores_{name}"] = score_histograms(outcomes)
     for detector, matrix in matrices(report.outcomes).items():
         figures[f"matrix_{_file_name(detector)}"] = heat_map(matrix)
-    if report.norms:
-        figures["layer_norms"] = layer_norms(report.norms, report.layer_names)
-    if report.samples:
-        figures["samples"] = sample_sheet(report.samples)
+    figures |= _of_network_and_images(report)
     for detector, rows in report.extremes.items():
         figures[f"extremes_{_file_name(detector)}"] = extreme_images(rows)
     if not titles:
         for figure in figures.values():
             figure.suptitle("").set_in_layout(False)
+    return figures
+
+
+def _of_network_and_images(report: DetectionReport) -> dict[str, Figure]:
+    figures = {}
+    if report.norms:
+        figures["layer_norms"] = layer_norms(report.norms, report.layer_names)
+    if report.features:
+        figures["activation_norms"] = activation_norms(report.features, report.feature_names)
+    if report.first_layer:
+        figures["first_layer"] = first_layer_figure(report.first_layer)
+    if report.samples:
+        figures["samples"] = sample_sheet(report.samples)
+    if report.pairs:
+        figures["attacked_samples"] = attacked_samples(report.pairs)
     return figures
 
 

@@ -14,7 +14,8 @@ from matplotlib.patches import Patch
 
 from lightning_gradood.core import LOG_FLOOR
 from lightning_gradood.probes import columns_by_layer
-from lightning_gradood.report.names import source_titles
+from lightning_gradood.records import NORMAL
+from lightning_gradood.report.names import source_title, source_titles
 from lightning_gradood.report.plots import line_styles, new_figure, tidy
 
 _WHISKERS = (5, 95)
@@ -174,6 +175,20 @@ def weight_gradients(
     for axes in figure.axes:
         axes.set_axis_off()
     return figure
+
+
+def first_layer_figure(stored: Mapping[str, Any]) -> Figure:
+    """Draw `weight_gradients` of a normal image, one of the first anomaly source and one of the last.
+
+    Args:
+        stored: what `first_layer` returns.
+    """
+    others = [source for source in stored["images"] if source != NORMAL]
+    chosen = dict.fromkeys([NORMAL, *others[:1], *others[-1:]])
+    gradients, images = (
+        {source_title(source): stored[kind][source] for source in chosen} for kind in ("gradients", "images")
+    )
+    return weight_gradients(stored["name"], stored["weights"], gradients, images)
 
 
 def _mosaic(filters: np.ndarray, scale: float) -> np.ndarray:

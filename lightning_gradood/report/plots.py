@@ -24,6 +24,7 @@ _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 _DASHES = ("-", "--", ":", "-.")
 NORMAL_COLOUR = "#555555"
 GRID_COLOUR = "#DDDDDD"
+CHANGED_COLOUR = "#D55E00"
 
 
 def new_figure(width: float, height: float) -> Figure:
@@ -121,7 +122,15 @@ def _draw_rocs(
 def _name_lines(figure: Figure, title: str, lines: int, longest: int = 3) -> None:
     """Put the legend below the axes, where it covers no line."""
     columns = 2 if lines > longest else 1
-    figure.legend(loc="outside lower center", ncols=columns, fontsize=8, frameon=False, title=title, title_fontsize=8)
+    figure.legend(
+        loc="outside lower center",
+        ncols=columns,
+        fontsize=8,
+        frameon=False,
+        title=title,
+        title_fontsize=8,
+        borderpad=0.9,
+    )
     figure.set_figheight(figure.get_figheight() + 0.18 * -(-lines // columns))
 
 

@@ -3,12 +3,15 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 from tiny import FILE, WITH_FIGURES, refused
 
 from lightning_gradood.cli import main
+from lightning_gradood.report import ReportCallback
 
 
 def detect(run, *flags):
@@ -32,6 +35,37 @@ def test_titles_take_room_that_papers_save(run):
     after = Image.open(run / "figures/roc_mlp.png").convert("L")
     assert before[0] < 100  # black letters
     assert after.crop((0, 0, after.width, 5)).getextrema() == (255, 255)
+
+
+def test_a_run_draws_the_paper_s_figures_of_what_it_has(run):
+    attacks = "{fgsm: {class_path: FGSM, init_args: {eps: 0.1}}}"
+    flags = [
+        "--data.attacks",
+        attacks,
+        "--detection.detectors",
+        "[{class_path: LID, init_args: {neighbours: [2]}}]",
+        "--data.keep_pixels",
+        "uint8",
+    ]
+    checkpoint = ["--ckpt_path", str(run / "checkpoints/best.ckpt")]
+    main(["detect", *FILE, "--run_dir", "paper", *WITH_FIGURES, *checkpoint, *flags])
+    names = {path.stem for path in Path("paper/figures").iterdir()}
+    assert {"first_layer", "layer_norms", "activation_norms", "samples", "attacked_samples"} <= names
+
+
+def test_attacked_samples_are_pairs_of_one_image_with_its_predictions(run, monkeypatch):
+    found = []
+    monkeypatch.setattr(ReportCallback, "on_detect_end", lambda self, trainer, report: found.append(report))
+    attacks = "{fgsm: {class_path: FGSM, init_args: {eps: 0.1}}}"
+    checkpoint = ["--ckpt_path", str(run / "checkpoints/best.ckpt")]
+    main(["detect", *FILE, "--run_dir", "x", *checkpoint, "--data.attacks", attacks, "--data.keep_pixels", "uint8"])
+    ((name, pairs),) = found[0].pairs.items()
+    assert name == "fgsm"
+    change = np.abs(pairs.attacked.astype(int) - pairs.clean).max(axis=(1, 2, 3))
+    assert (change > 0).all()
+    assert (change <= 0.1 * 255 + 1).all()  # FGSM's bound: another image would be far away
+    known = {(facts.prediction) for facts in found[0].facts.values()}
+    assert {word for pair in pairs.predictions for word in pair} <= known
 
 
 def test_a_callback_of_the_user_s_own_wins(run):

@@ -1,3 +1,4 @@
+import dataclasses
 import io
 import itertools
 from xml.etree import ElementTree
@@ -13,7 +14,9 @@ from sklearn import metrics as sklearn_metrics
 
 from lightning_gradood.core import Refusal
 from lightning_gradood.report import (
+    ImagePairs,
     ReportSettings,
+    attacked_samples,
     draw_figures,
     layer_norms,
     precision_recall_curves,
@@ -23,7 +26,7 @@ from lightning_gradood.report import (
     write_figures,
 )
 from lightning_gradood.report.network_figures import representative_layers
-from lightning_gradood.report.plots import line_styles
+from lightning_gradood.report.plots import CHANGED_COLOUR, line_styles
 
 from .examples import LAYERS, outcome, report
 
@@ -254,6 +257,69 @@ def test_names_of_rows_stay_inside_the_sheet():
     figure.canvas.draw()
     left = min(axes.yaxis.label.get_window_extent().x0 for axes in figure.axes)
     assert left >= 0
+
+
+def _pairs(change, predictions=(("3", "3"), ("4", "9"))):
+    """Two grey images of one shade and what a change makes of them."""
+    clean = np.full((2, 8, 8, 1), 100, dtype=np.uint8)
+    attacked = clean.copy()
+    attacked[1, 2:4, 3:5] += change
+    return ImagePairs(clean, attacked, list(predictions))
+
+
+@pytest.mark.parametrize(("change", "factor"), [(0, 100), (1, 100), (3, 20), (12, 10), (100, 1)])
+def test_attacked_samples_show_the_difference_as_many_times_as_their_head_says(change, factor):
+    figure = attacked_samples({"cw": _pairs(change)})
+    _render(figure)
+    (axes,) = figure.axes
+    heads = [text for text in axes.texts if not text.get_text().startswith("predicted")]
+    assert [text.get_text() for text in heads] == ["clean", "C&W", f"difference × {factor}"]
+    shown = np.asarray(axes.images[0].get_array())
+    assert (shown[:8, :8] == 100).all()
+    left = heads[2].get_position()[0] - 4
+    top = shown.shape[0] // 2
+    difference = shown[top : top + 8, int(left) : int(left) + 8, 0].astype(int) - 128
+    assert difference[2, 3] == factor * change
+    assert np.count_nonzero(difference) == 4 * (change > 0)
+
+
+def test_attacked_samples_say_both_predictions_and_mark_those_that_changed():
+    figure = attacked_samples({name: _pairs(5) for name in ("cw", "bim", "pgd", "mine")})
+    assert [axes.texts[1].get_text() for axes in figure.axes[:4]] == ["C&W", "BIM", "PGD", "mine"]
+    for axes in figure.axes[:4]:
+        words = [text for text in axes.texts if text.get_text().startswith("predicted")]
+        assert [text.get_text() for text in words] == [f"predicted {word}" for word in "3349"]
+        assert [text.get_color() == CHANGED_COLOUR for text in words] == [False, False, False, True]
+
+
+def test_words_of_attacked_samples_do_not_overlap():
+    long = [("automobile", "wheelbarrow of wood"), ("airplane", "automobile")]
+    figure = attacked_samples({name: _pairs(5, long) for name in ("cw", "bim", "pgd", "builtin_semantic")})
+    _render(figure)
+    for axes in figure.axes[:4]:
+        boxes = [text.get_window_extent() for text in axes.texts]
+        for one, other in itertools.combinations(boxes, 2):
+            assert not one.overlaps(other)
+    assert all(text.get_window_extent().y1 <= figure.bbox.y1 for axes in figure.axes for text in axes.texts)
+
+
+def test_what_a_run_has_is_drawn():
+    whole = dataclasses.replace(
+        report(),
+        pairs={"cw": _pairs(5)},
+        features={"normal": np.ones((5, 4)), "svhn": np.ones((5, 4))},
+        feature_names=["relu.0", "relu.1", "layer1.0", "layer1.1"],
+        first_layer={
+            "name": "conv1.weight",
+            "weights": np.ones((4, 3, 3, 3)),
+            "gradients": {name: np.ones((4, 3, 3, 3)) for name in ("normal", "cw", "svhn", "lsun")},
+            "images": {name: np.zeros((8, 8, 3), np.uint8) for name in ("normal", "cw", "svhn", "lsun")},
+        },
+    )
+    figures = draw_figures(whole)
+    assert {"activation_norms", "first_layer", "samples", "attacked_samples"} <= set(figures)
+    titles = [axes.get_title() for axes in figures["first_layer"].axes]
+    assert titles[2::2] == ["normal", "C&W", "LSUN"]  # an image of the first anomaly and one of the last
 
 
 def test_colours_are_distinct_and_the_same_in_every_figure():
