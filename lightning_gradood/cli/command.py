@@ -128,6 +128,7 @@ class Command(LightningCLI):
             config,
             self.folder if self.subcommand == "fit" else None,
             [WandbCallback(self._get(self.config_init, "logging")), *self.callbacks],
+            self._get(self.config_init, "report"),
         )
         config.default_root_dir = str(self.folder or "runs")
         if config.logger is None:

@@ -15,7 +15,7 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from lightning_gradood.core import CHECKPOINTS
 from lightning_gradood.extraction import ImageProgressBar
-from lightning_gradood.report import PROJECT, ReportCallback, offline_without_account
+from lightning_gradood.report import PROJECT, ReportCallback, ReportSettings, offline_without_account
 
 _TAG = 64  # characters that W&B allows
 
@@ -51,17 +51,20 @@ def _moved(value: Any, before: str, now: str) -> Any:
     return value
 
 
-def with_default_callbacks(trainer: Any, folder: Path | None, more: Sequence[Callback] = ()) -> list[Callback]:
+def with_default_callbacks(
+    trainer: Any, folder: Path | None, more: Sequence[Callback] = (), report: ReportSettings | None = None
+) -> list[Callback]:
     """Add reporting, the progress bar, and where a classifier is trained the best and the last checkpoint.
 
     Args:
         trainer: the Trainer's settings, with the user's callbacks: a list, one, or none.
         folder: of the run where it trains a classifier, else None.
         more: callbacks of the caller.
+        report: how figures are written, unless a callback among those given reports.
     """
     given = trainer.callbacks if isinstance(trainer.callbacks, list) else [trainer.callbacks] * bool(trainer.callbacks)
     given = [*given, *more]
-    defaults: list[tuple[type[Callback], Callback]] = [(ReportCallback, ReportCallback())]
+    defaults: list[tuple[type[Callback], Callback]] = [(ReportCallback, ReportCallback(settings=report))]
     if trainer.enable_progress_bar is not False:
         defaults.append((ProgressBar, ImageProgressBar()))
     if folder and trainer.enable_checkpointing is not False:

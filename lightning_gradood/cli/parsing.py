@@ -24,7 +24,7 @@ import lightning_gradood.tasks as tasks
 from lightning_gradood.cli.verbs import ALONE, VERBS
 from lightning_gradood.core import Refusal, experiment_file
 from lightning_gradood.evaluation import DetectionSettings
-from lightning_gradood.report import LoggingSettings
+from lightning_gradood.report import LoggingSettings, ReportSettings
 from lightning_gradood.trainer import DEFAULT_CACHE
 
 _KNOWN = re.compile(r"known\s+subclasses:\s+([^()]+)\)")
@@ -53,7 +53,7 @@ def _cut(match: re.Match[str]) -> str:
 
 
 _FILE = "e.g. `--config configs/digits.yaml`"
-_SECTIONS = {"seed_everything", "trainer", "model", "data", "detection", "logging", "run_dir", "cache_dir"}
+_SECTIONS = {"seed_everything", "trainer", "model", "data", "detection", "logging", "report", "run_dir", "cache_dir"}
 
 # Lines that say how the parser works rather than what is wrong, and the ends of Unions that nobody meant.
 _NOISE = re.compile(
@@ -156,7 +156,7 @@ def _vocabulary() -> dict[str, str]:
     public = {name: getattr(room, name) for room in rooms for name in room.__all__}
     parameters = {
         name
-        for one in (*public.values(), Trainer, DetectionSettings)
+        for one in (*public.values(), Trainer, DetectionSettings, LoggingSettings, ReportSettings)
         if callable(one)
         for name in inspect.signature(one).parameters
     }
@@ -167,6 +167,7 @@ def _vocabulary() -> dict[str, str]:
 _HELP = {
     "detection": "Stage two: what is read from the classifier and which detectors are fitted; null stops `fit` before it.",
     "logging": "What W&B keeps of a run beside its numbers.",
+    "report": "How the figures of a run are written; a ReportCallback of your own has its own settings.",
     "run_dir": "Folder of the run: a new one below runs/ by default; an earlier one of the same experiment is continued.",
     "cache_dir": "Where records are kept and found again by later runs.",
 }
@@ -218,6 +219,7 @@ def add_own_arguments(parser: LightningArgumentParser) -> None:
     settings = DetectionSettings()
     parser.add_argument("--detection", type=DetectionSettings | None, default=settings, help=_HELP["detection"])
     parser.add_argument("--logging", type=LoggingSettings, default=LoggingSettings(), help=_HELP["logging"])
+    parser.add_argument("--report", type=ReportSettings, default=ReportSettings(), help=_HELP["report"])
     parser.add_argument("--run_dir", type=str | None, default=None, help=_HELP["run_dir"])
     parser.add_argument("--cache_dir", type=str, default=DEFAULT_CACHE, help=_HELP["cache_dir"])
 

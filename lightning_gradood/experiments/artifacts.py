@@ -4,7 +4,7 @@ import io
 import json
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,8 @@ from torch import Tensor, nn
 from torch.autograd import profiler as autograd_profiler
 from torch.profiler import ProfilerActivity, profile
 
-from lightning_gradood.core import as_float, atomic_write, cast_like, exact_arithmetic, frozen_network, to_float64
-from lightning_gradood.data import LoadedSource
+from lightning_gradood.core import as_float, atomic_write
 from lightning_gradood.extraction import ProbeReader, ProbeTask
-from lightning_gradood.gradients import AllOnes
 from lightning_gradood.networks import state_digest
 from lightning_gradood.probes import Probe
 from lightning_gradood.report import DetectionReport, GuardSummary, ReportCallback
@@ -88,47 +86,6 @@ def _filled(value: Any, arrays: Any) -> Any:
     if set(value) == {_INDEX}:
         return arrays[value[_INDEX]]
     return {key: _filled(item, arrays) for key, item in value.items()}
-
-
-def first_layer(network: nn.Module, sources: Mapping[str, LoadedSource]) -> dict[str, Any]:
-    """Take the gradient of the first convolution's weight for an image from the middle of each source.
-
-    Args:
-        network: pixels in, logits out; left as it was found.
-        sources: whose images are loaded, by name.
-
-    Returns:
-        `name` of the weight, `weights` float32 [filters, C, h, w] and, by source, `gradients` of the all-ones loss of one
-        image, of the same shape, and `images` uint8 [H, W, C]; empty if the network has no convolution.
-
-    Reference:
-        Lee et al. 2022, Figure 1 and Eq. 1.
-    """
-    found = next(((name, one) for name, one in network.named_modules() if isinstance(one, nn.Conv2d)), None)
-    if found is None:
-        return {}
-    name, convolution = found
-    device = convolution.weight.device
-    images = {source: as_float(loaded.images([len(loaded) // 2])).to(device) for source, loaded in sources.items()}
-    return {
-        "name": f"{name}.weight",
-        "weights": convolution.weight.detach().cpu().numpy().copy(),
-        "gradients": {source: _gradient(network, convolution, image) for source, image in images.items()},
-        "images": {source: _picture(image) for source, image in images.items()},
-    }
-
-
-def _gradient(network: nn.Module, convolution: nn.Conv2d, image: Tensor) -> np.ndarray:
-    with exact_arithmetic(), frozen_network(network):
-        convolution.weight.requires_grad_(True)  # `frozen_network` puts back what it was
-        logits = network(image)
-        logit_gradient = cast_like(AllOnes().logit_gradient(to_float64(logits.detach())), logits)
-        (gradient,) = torch.autograd.grad(logits, [convolution.weight], logit_gradient)
-    return np.asarray(gradient.cpu().numpy())
-
-
-def _picture(image: Tensor) -> np.ndarray:
-    return np.asarray((image[0] * 255).round().to(torch.uint8).cpu().numpy().transpose(1, 2, 0))
 
 
 def probe_cost(probe: Probe, network: nn.Module, images: Tensor) -> dict[str, float]:
@@ -243,7 +200,7 @@ class StoreArtifacts(ReportCallback):
             extremes={
                 detector: {name: vars(row) for name, row in rows.items()} for detector, rows in report.extremes.items()
             },
-            first_layer=first_layer(network, self._reader.data.detection_sources),
+            first_layer=report.first_layer,
             probes=self._probes,
         )
 

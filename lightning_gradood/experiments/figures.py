@@ -16,10 +16,12 @@ from lightning_gradood.report import (
     Section,
     activation_norms,
     as_png,
+    detector_title,
     extreme_images,
     layer_norms,
     method_rocs,
     sample_sheet,
+    source_title,
     weight_gradients,
 )
 
@@ -37,7 +39,7 @@ def figure_sections(experiment: str, calls: Sequence[Call], benchmark: Benchmark
     call = calls[0]
     artifacts = RunArtifacts.read(call.folder)
     curves = [
-        Picture(as_png(method_rocs(source, scores)), f"ROC on {source}")
+        Picture(as_png(method_rocs(source, scores)), f"ROC on {source_title(source)}")
         for source, scores in scores_of_test(call.folder).items()
     ]
     layers = [_gradients(artifacts), _activations(call, benchmark)]
@@ -102,7 +104,7 @@ def _samples(artifacts: RunArtifacts) -> Picture | str:
 def _extremes(artifacts: RunArtifacts) -> list[Picture | str]:
     found: list[Picture | str] = []
     for detector, rows in artifacts.extremes.items():
-        text = f"Test images on which {detector} was most wrong, with their scores; higher is more anomalous"
+        text = f"Test images on which {detector_title(detector)} was most wrong, with their scores; higher is more anomalous"
         found.append(Picture(as_png(extreme_images({name: ImageRow(**row) for name, row in rows.items()})), text))
     return found
 
@@ -118,7 +120,7 @@ def _first_layer(artifacts: RunArtifacts, tables: TableSettings) -> Picture | st
         "far": tables.far or (others or [None])[-1],
     }
     chosen = {
-        role if role == source else f"{role}: {source}": source
+        role if role == source else f"{role}: {source_title(str(source))}": source
         for role, source in asked.items()
         if source in stored["images"]
     }

@@ -9,6 +9,7 @@ from typing import Any
 from lightning_gradood.experiments.jobs import RESULTS, Call
 from lightning_gradood.experiments.settings import Benchmark, Experiment, TableSettings
 from lightning_gradood.records import read_columns
+from lightning_gradood.report import detector_title
 
 
 @dataclass(frozen=True)
@@ -178,30 +179,6 @@ _NUMBERS = _numbers()
 
 AUDIT = "image_statistics"  # shows what is easy for the wrong reason; it is no rival and never the best
 _ATTACKS = {"fgsm": "FGSM", "bim": "BIM", "cw": "C&W", "pgd": "PGD", "iterll": "IterLL", "semantic": "Semantic"}
-_METHODS = {
-    "baseline": "Baseline",
-    "odin": "ODIN",
-    "lid": "LID",
-    "mahalanobis_v": "M(V)",
-    "mahalanobis_p": "M(P)",
-    "mahalanobis_fe": "M(FE)",
-    "mahalanobis_p_fe": "M(P+FE)",
-    "energy": "Energy",
-    "mlp_all_ones": "Ours (all ones)",
-    "mlp": "Ours",
-    "gradnorm": "GradNorm",
-    "knn": "kNN",
-    "gradient_gaussian": "Gradient Gaussian",
-    "gradient_knn": "Gradient kNN",
-    "gradient_forest": "Gradient forest",
-    "mahalanobis_pp": "Mahalanobis++",
-    "consistency": "Consistency",
-    "synthetic_outliers": "Synthetic outliers",
-    "mlp_on_synthetic": "Ours (synthetic)",
-    "one_pass": "One pass",
-    "no_anomalies": "No anomalies",
-    AUDIT: "(image statistics)",
-}
 _TITLES = {
     "detection_accuracy": "Detection accuracy",
     "accuracy_at_val_threshold": "Accuracy (threshold of val)",
@@ -211,6 +188,8 @@ _TITLES = {
     "aupr_in": "AUPR (normal positive)",
 }
 
+
+title = detector_title  # of a column
 
 Lines = list[tuple[tuple[str, ...], dict[str, Cell | None]]]
 
@@ -255,11 +234,6 @@ def table_2(rows: Sequence[Row], settings: TableSettings) -> Table:
         for row in found
     ]
     return Table("table_2", "Out-of-distribution detection.", ("Metric", "In", "Out"), detectors, body)
-
-
-def title(detector: str) -> str:
-    """A detector's column head."""
-    return _METHODS.get(detector, detector)
 
 
 def best_of(cells: dict[str, Cell | None]) -> set[str]:

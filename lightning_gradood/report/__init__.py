@@ -19,12 +19,20 @@ Example:
     ['svhn', 'mlp', '-', '-', '50+50', '92.00', '[86.0,']
 """
 
-from lightning_gradood.report.bundle import DetectionReport, ImageFacts, ImageRow, classifier_accuracy, make_report
+from lightning_gradood.report.bundle import (
+    DetectionReport,
+    ImageFacts,
+    ImagePairs,
+    ImageRow,
+    classifier_accuracy,
+    make_report,
+)
 from lightning_gradood.report.comparison import auroc_figures, comparison_page, comparison_text
 from lightning_gradood.report.dashboard import apply_dashboard, dashboard_sections, definition
 from lightning_gradood.report.drift import ScoredImages, drift_by_class, drift_figure, drift_table
-from lightning_gradood.report.figures import as_png, draw_figures, write_figures
+from lightning_gradood.report.figures import ReportSettings, as_png, draw_figures, write_figures
 from lightning_gradood.report.finished_runs import FinishedRun, read_runs
+from lightning_gradood.report.first_layer import first_layer
 from lightning_gradood.report.guards import (
     GuardSummary,
     Workplace,
@@ -32,8 +40,9 @@ from lightning_gradood.report.guards import (
     guard_summary,
     without_anomalies_sentence,
 )
-from lightning_gradood.report.image_figures import explanation_figure, extreme_images, sample_sheet
+from lightning_gradood.report.image_figures import attacked_samples, explanation_figure, extreme_images, sample_sheet
 from lightning_gradood.report.loggers import ReportCallback, log_report
+from lightning_gradood.report.names import detector_title, source_title
 from lightning_gradood.report.network_figures import activation_norms, layer_norms, weight_gradients
 from lightning_gradood.report.page import PAGE, Cells, Grid, Picture, Section, render
 from lightning_gradood.report.plots import heat_map, method_rocs, precision_recall_curves, roc_curves, score_histograms
@@ -70,11 +79,13 @@ __all__ = [
     "Grid",
     "GuardSummary",
     "ImageFacts",
+    "ImagePairs",
     "ImageRow",
     "LoggingSettings",
     "Matrix",
     "Picture",
     "ReportCallback",
+    "ReportSettings",
     "ScoredImages",
     "Section",
     "WandbCallback",
@@ -85,6 +96,7 @@ __all__ = [
     "apply_dashboard",
     "as_png",
     "attack_cells",
+    "attacked_samples",
     "auroc_figures",
     "classifier_accuracy",
     "comparison_page",
@@ -92,6 +104,7 @@ __all__ = [
     "console_table",
     "dashboard_sections",
     "definition",
+    "detector_title",
     "draw_figures",
     "drift_by_class",
     "drift_figure",
@@ -99,6 +112,7 @@ __all__ = [
     "environment",
     "explanation_figure",
     "extreme_images",
+    "first_layer",
     "guard_description",
     "guard_summary",
     "has_wandb_account",
@@ -121,6 +135,7 @@ __all__ = [
     "sample_sheet",
     "score_histograms",
     "scores_table",
+    "source_title",
     "split_cells",
     "weight_gradients",
     "without_anomalies_sentence",

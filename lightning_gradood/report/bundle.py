@@ -18,6 +18,8 @@ from lightning_gradood.data import ImageDataModule, class_name
 from lightning_gradood.evaluation import Outcome, attack_numbers
 from lightning_gradood.extraction import CacheEntry
 from lightning_gradood.records import NORMAL, Records
+from lightning_gradood.report.first_layer import first_layer
+from lightning_gradood.report.names import source_title
 from lightning_gradood.tasks import ClassificationTask
 
 MEAN = "mean"
@@ -52,6 +54,21 @@ class ImageRow:
 
 
 @dataclass(frozen=True)
+class ImagePairs:
+    """Some normal images with what an attack made of them.
+
+    Args:
+        clean: uint8 [k, H, W, C], C = 1 or 3.
+        attacked: of the same shape, in the same order.
+        predictions: the classifier's on each pair, before and after.
+    """
+
+    clean: np.ndarray
+    attacked: np.ndarray
+    predictions: list[tuple[str, str]]
+
+
+@dataclass(frozen=True)
 class DetectionReport:
     """Outcomes, representations, sample images and provenance of a `detect` run.
 
@@ -64,6 +81,10 @@ class DetectionReport:
         samples: source name to a few of its images, uint8 [k, H, W, C] with C = 1 or 3, `"normal"` first.
         facts: id of each record to what is known of its image.
         extremes: detector to rows of `test` images: the most anomalous normal ones, and of each source the most normal ones.
+        pairs: attack to images before and after it, where a run keeps pixels.
+        first_layer: what `first_layer` returns; empty if the network has no convolution.
+        features: source name to the feature layers' spatial averages, [n, ΣC]; empty if no detector reads them.
+        feature_names: of the ΣC columns.
         manifest: which id is in which split (others write it as `splits.json`).
         provenance: versions, network, checkpoint, seeds, seconds and whatever else a reader needs to repeat the run.
 
@@ -79,6 +100,10 @@ class DetectionReport:
     samples: dict[str, np.ndarray] = field(default_factory=dict)
     facts: dict[str, ImageFacts] = field(default_factory=dict)
     extremes: dict[str, dict[str, ImageRow]] = field(default_factory=dict)
+    pairs: dict[str, ImagePairs] = field(default_factory=dict)
+    first_layer: dict[str, Any] = field(default_factory=dict)
+    features: dict[str, np.ndarray] = field(default_factory=dict)
+    feature_names: list[str] = field(default_factory=list)
     manifest: dict[str, Any] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
 
@@ -136,6 +161,7 @@ def _check_samples(samples: dict[str, np.ndarray]) -> None:
 
 
 _PACKAGES = ("torch", "torchvision", "lightning", "numpy", "scikit-learn")
+_FEATURES = "features/layers"  # what LID reads
 _SAMPLES = 12  # images per row of the sample sheet
 
 
@@ -160,14 +186,19 @@ def make_report(
     column = next((name for name in records[NORMAL].probes if name.startswith("gradients/")), None)
     shown = {source: records[source] for source in [NORMAL, *datamodule.anomaly_names]}
     samples = {source: _samples(source, datamodule, table) for source, table in shown.items()}
+    facts, has_features = image_facts(datamodule, records), all(_FEATURES in table.probes for table in shown.values())
     return DetectionReport(
         experiment=experiment,
         outcomes=outcomes,
         norms={source: table.probe(column) for source, table in shown.items()} if column else {},
         layer_names=records[NORMAL].names(column) if column else [],
         samples={source: images for source, images in samples.items() if images is not None},
-        facts=image_facts(datamodule, records),
+        facts=facts,
         extremes=_extremes(outcomes, datamodule, records),
+        pairs=_pairs(datamodule, records, facts),
+        first_layer=first_layer(model.network, datamodule.detection_sources),
+        features={source: table.probe(_FEATURES) for source, table in shown.items()} if has_features else {},
+        feature_names=records[NORMAL].names(_FEATURES) if has_features else [],
         manifest=datamodule.manifest.counts,
         provenance={
             "classifier": classifier_accuracy(records[NORMAL]),
@@ -237,16 +268,44 @@ def _extremes(
         test = outcome.scores["test"]
         order = np.argsort(test.scores, kind="stable")
         normal, anomalous = order[test.labels[order] == 0][::-1], order[test.labels[order] == 1]
-        wanted = {f"{outcome.source}, most normal": (outcome.source, anomalous[:_EXTREMES])}
+        wanted = {f"{source_title(outcome.source)}, most normal": (outcome.source, anomalous[:_EXTREMES])}
         if not rows:
             wanted = {"normal, most anomalous": (NORMAL, normal[:_EXTREMES])} | wanted
         for title, (source, places) in wanted.items():
             ids = [test.ids[place] for place in places]
             images = _pixels(source, ids, datamodule, records[source])
             if images is not None and len(images):
-                step = max(-(-max(images.shape[1:3]) // _THUMBNAIL), 1)
-                rows[title] = ImageRow(images[:, ::step, ::step], test.scores[places])
+                rows[title] = ImageRow(_thumbnails(images), test.scores[places])
     return {detector: rows for detector, rows in found.items() if rows}
+
+
+def _thumbnails(images: np.ndarray) -> np.ndarray:
+    step = max(-(-max(images.shape[1:3]) // _THUMBNAIL), 1)
+    return images[:, ::step, ::step]
+
+
+_PAIRS = 4  # images of each attack
+
+
+def _pairs(
+    datamodule: ImageDataModule, records: Mapping[str, Records], facts: Mapping[str, ImageFacts]
+) -> dict[str, ImagePairs]:
+    """A few images from all over each attack's, whether it succeeded or not, with those they are made of."""
+    found = {}
+    for name, made in datamodule.perturbed_sources.items():
+        if not (datamodule.keep_pixels and made.adversarial and name in datamodule.anomaly_names):
+            continue
+        rows = np.unique(np.linspace(0, len(records[name]) - 1, _PAIRS).astype(int))
+        ids, origins = (records[name].column(column)[rows].tolist() for column in ("id", "origin_id"))
+        clean = _pixels(NORMAL, origins, datamodule, records[NORMAL])
+        attacked = _pixels(name, ids, datamodule, records[name])
+        if clean is None or attacked is None or len(clean) != len(attacked):
+            continue
+        predictions = [
+            (facts[origin].prediction, facts[one].prediction) for one, origin in zip(ids, origins, strict=True)
+        ]
+        found[name] = ImagePairs(_thumbnails(clean), _thumbnails(attacked), predictions)
+    return found
 
 
 def _samples(source: str, datamodule: ImageDataModule, records: Records) -> np.ndarray | None:

@@ -1,16 +1,19 @@
-"""All figures of a report by name, drawn and written."""
+"""All figures of a report by name, drawn and written in the formats that are asked for."""
 
 import io
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Literal, get_args
 
+import matplotlib as mpl
 from matplotlib.figure import Figure
 
-from lightning_gradood.core import atomic_write
+from lightning_gradood.core import Refusal, atomic_write
 from lightning_gradood.report.bundle import DetectionReport, by_detector, not_transferred
-from lightning_gradood.report.image_figures import extreme_images, sample_sheet
-from lightning_gradood.report.network_figures import layer_norms
+from lightning_gradood.report.image_figures import attacked_samples, extreme_images, sample_sheet
+from lightning_gradood.report.network_figures import activation_norms, first_layer_figure, layer_norms
 from lightning_gradood.report.plots import heat_map, precision_recall_curves, roc_curves, score_histograms
 from lightning_gradood.report.tables import matrices
 
@@ -28,19 +31,51 @@ def as_png(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
-_DPI = 150
+Format = Literal["png", "pdf", "svg"]
+# Images inside vector figures have a resolution, too.
+_SAVING: dict[str, dict[str, Any]] = {
+    "png": {"dpi": 150},
+    "pdf": {"dpi": 300, "metadata": {"CreationDate": None}},
+    "svg": {"dpi": 300, "metadata": {"Date": None}},
+}
 
 
-def draw_figures(report: DetectionReport) -> dict[str, Figure]:
+@dataclass(frozen=True)
+class ReportSettings:
+    """How the figures of a run are written.
+
+    Args:
+        formats: any of `png`, `pdf` and `svg`; the last two are vector graphics with their fonts, for papers.
+        titles: whether figures have titles; in a paper the caption says it. Panels of one figure keep theirs.
+
+    Raises:
+        Refusal: `formats` is empty, repeats one or has another.
+    """
+
+    formats: list[Format] = field(default_factory=lambda: ["png"])
+    titles: bool = True
+
+    def __post_init__(self) -> None:
+        known, given = get_args(Format), list(self.formats)
+        if not given or len(set(given)) < len(given) or not set(given) <= set(known):
+            raise Refusal(
+                f"`report.formats` should list one or more of {', '.join(known)}, each once. "
+                f"Got `report.formats = {given}`. Write e.g. --report.formats '[png, pdf]'."
+            )
+
+
+def draw_figures(report: DetectionReport, titles: bool = True) -> dict[str, Figure]:
     """Draw what the report has data for.
 
     Args:
         report: its outcomes, norms and samples are drawn.
+        titles: whether figures have titles; panels keep theirs.
 
     Returns:
         Name to figure: `roc_<detector>`, `precision_recall_<detector>`, `scores_<detector>` for each detector, then
-        `matrix_<detector>` for each that was trained on one source and tested on another, `layer_norms` and `samples` if
-        there are any, and `extremes_<detector>`, the images on which it was most wrong.
+        `matrix_<detector>` for each that was trained on one source and tested on another; `layer_norms`,
+        `activation_norms`, `first_layer`, `samples` and `attacked_samples` if there are any; and `extremes_<detector>`, the
+        images on which it was most wrong.
     """
     figures = {}
     for detector, outcomes in by_detector(not_transferred(report.outcomes)).items():
@@ -50,30 +85,50 @@ def draw_figures(report: DetectionReport) -> dict[str, Figure]:
         figures[f"scores_{name}"] = score_histograms(outcomes)
     for detector, matrix in matrices(report.outcomes).items():
         figures[f"matrix_{_file_name(detector)}"] = heat_map(matrix)
-    if report.norms:
-        figures["layer_norms"] = layer_norms(report.norms, report.layer_names)
-    if report.samples:
-        figures["samples"] = sample_sheet(report.samples)
+    figures |= _of_network_and_images(report)
     for detector, rows in report.extremes.items():
         figures[f"extremes_{_file_name(detector)}"] = extreme_images(rows)
+    if not titles:
+        for figure in figures.values():
+            figure.suptitle("").set_in_layout(False)
     return figures
 
 
-def write_figures(report: DetectionReport, folder: Path) -> list[Path]:
-    """Write every figure as PNG.
+def _of_network_and_images(report: DetectionReport) -> dict[str, Figure]:
+    figures = {}
+    if report.norms:
+        figures["layer_norms"] = layer_norms(report.norms, report.layer_names)
+    if report.features:
+        figures["activation_norms"] = activation_norms(report.features, report.feature_names)
+    if report.first_layer:
+        figures["first_layer"] = first_layer_figure(report.first_layer)
+    if report.samples:
+        figures["samples"] = sample_sheet(report.samples)
+    if report.pairs:
+        figures["attacked_samples"] = attacked_samples(report.pairs)
+    return figures
+
+
+def write_figures(report: DetectionReport, folder: Path, settings: ReportSettings | None = None) -> list[Path]:
+    """Write every figure.
 
     Args:
         report: what to draw.
         folder: the run's folder; the files go to `figures/` in it.
+        settings: formats, and whether there are titles; by default PNG with titles.
 
     Returns:
-        The paths, in the order of `draw_figures`.
+        The paths, in the order of `draw_figures`, the formats of each in the order of the settings.
     """
-    paths = []
-    for name, figure in draw_figures(report).items():
-        paths.append(folder / "figures" / f"{name}.png")
-        with atomic_write(paths[-1]) as file:
-            figure.savefig(file, format="png", dpi=_DPI)
+    settings, paths = settings or ReportSettings(), []
+    # Fonts are embedded as TrueType, whose letters stay letters (journals refuse matplotlib's default, Type 3), or drawn as
+    # paths; equal reports give equal files.
+    with mpl.rc_context({"pdf.fonttype": 42, "svg.fonttype": "path", "svg.hashsalt": "lightning_gradood"}):
+        for name, figure in draw_figures(report, settings.titles).items():
+            for kind in settings.formats:
+                paths.append(folder / "figures" / f"{name}.{kind}")
+                with atomic_write(paths[-1]) as file:
+                    figure.savefig(file, format=kind, **_SAVING[kind])
     return paths
 
 

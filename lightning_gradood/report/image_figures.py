@@ -3,11 +3,13 @@
 from collections.abc import Mapping
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.textpath import TextPath
 
-from lightning_gradood.report.bundle import ImageRow
-from lightning_gradood.report.plots import new_figure, tidy
+from lightning_gradood.report.bundle import ImagePairs, ImageRow
+from lightning_gradood.report.names import source_title, source_titles
+from lightning_gradood.report.plots import CHANGED_COLOUR, new_figure, tidy
 
 _GAP = 16  # images are this many times as wide as the white between them
 _MOST_IMAGES = 12
@@ -30,7 +32,8 @@ def sample_sheet(samples: Mapping[str, np.ndarray], below: float = 0.0) -> Figur
         Lee et al. 2022, Figure 4.
     """
     count = max(min(len(images), _MOST_IMAGES) for images in samples.values())
-    left = _MARGIN + max(TextPath((0, 0), source, size=_LETTERS).get_extents().width for source in samples) / 72
+    titles = source_titles(samples)
+    left = _MARGIN + max(TextPath((0, 0), title, size=_LETTERS).get_extents().width for title in titles.values()) / 72
     heights = [_SIDE * images.shape[1] / images.shape[2] + _BETWEEN + below for images in samples.values()]
     width, height = left + _SIDE * count + _BETWEEN, sum(heights) + _BETWEEN
     figure = new_figure(width, height)
@@ -42,7 +45,7 @@ def sample_sheet(samples: Mapping[str, np.ndarray], below: float = 0.0) -> Figur
         axes = figure.add_axes(place)
         strip = _strip(images[:_MOST_IMAGES], count)
         axes.imshow(strip, interpolation="nearest", cmap="gray", vmin=0, vmax=255)
-        axes.set_ylabel(source, rotation=0, ha="right", va="center", fontsize=_LETTERS)
+        axes.set_ylabel(titles[source], rotation=0, ha="right", va="center", fontsize=_LETTERS)
         axes.set_xticks([])
         axes.set_yticks([])
         axes.spines[:].set_visible(False)
@@ -73,6 +76,66 @@ def _strip(images: np.ndarray, count: int) -> np.ndarray:
         left = place * (width + gap)
         strip[:, left : left + width] = image
     return strip[:, :, 0] if channels == 1 else strip
+
+
+_PAIR_SIDE, _BELOW, _ABOVE = 0.95, 0.22, 0.34  # inches: of an image, of its prediction, of heads
+_BLOCKS = 3  # attacks in a row
+_FACTORS = (1, 2, 5, 10, 20, 50, 100)
+_LONGEST = 11  # letters of a prediction
+
+
+def attacked_samples(pairs: Mapping[str, ImagePairs]) -> Figure:
+    """Show clean images beside attacked ones, their difference amplified, and the classifier's predictions on both.
+
+    Args:
+        pairs: attack to images.
+
+    Returns:
+        One axes per attack with a row per image: clean, attacked, and grey plus the difference times a factor which its
+        head names, the largest of 1, 2, 5, ... 100 that keeps 99 % of the differences on the scale. A prediction that the
+        attack changed is red.
+    """
+    columns, rows = min(len(pairs), _BLOCKS), -(-len(pairs) // _BLOCKS)
+    tall = max(len(one.clean) * one.clean.shape[1] / one.clean.shape[2] for one in pairs.values())
+    most = max(len(one.clean) for one in pairs.values())
+    wide, high = 3 * _PAIR_SIDE + 0.5, tall * _PAIR_SIDE + most * _BELOW + _ABOVE
+    figure = new_figure(columns * wide + 0.1, rows * high + 0.3)
+    figure.suptitle("Images before and after attacks, with predictions", fontsize=11)
+    figure.set_layout_engine("constrained", wspace=0.12)
+    places = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for axes, (name, one) in zip(places, pairs.items(), strict=False):
+        _show_pairs(axes, one, source_title(name))
+    for axes in places:
+        axes.set_axis_off()
+    return figure
+
+
+def _show_pairs(axes: Axes, pairs: ImagePairs, name: str) -> None:
+    count, height, width, _ = pairs.clean.shape
+    gap, below = max(width // _GAP, 1), round(width * _BELOW / _PAIR_SIDE)
+    changes = pairs.attacked.astype(int) - pairs.clean
+    largest = float(np.percentile(np.abs(changes), 99))
+    factor = max((one for one in _FACTORS if one * largest <= 127), default=1)
+    difference = np.clip(128 + factor * changes, 0, 255).astype(np.uint8)
+    canvas = np.full((count * (height + below), 3 * width + 2 * gap, 3), 255, dtype=np.uint8)
+    for column, images in enumerate((pairs.clean, pairs.attacked, difference)):
+        for row, image in enumerate(images):
+            top, left = row * (height + below), column * (width + gap)
+            canvas[top : top + height, left : left + width] = image  # grey is repeated
+    axes.imshow(canvas, interpolation="nearest")
+    middles = [column * (width + gap) + width / 2 for column in range(3)]
+    for middle, head in zip(middles, ("clean", name, f"difference × {factor}"), strict=True):
+        axes.text(middle, -0.06 * height, head, ha="center", va="bottom", fontsize=8)
+    for row, (before, after) in enumerate(pairs.predictions):
+        for middle, word, colour in zip(
+            middles, (before, after), ("black", "black" if before == after else CHANGED_COLOUR), strict=False
+        ):
+            bottom = row * (height + below) + height
+            axes.text(middle, bottom, f"predicted {_short(word)}", ha="center", va="top", fontsize=7, color=colour)
+
+
+def _short(word: str) -> str:
+    return word if len(word) <= _LONGEST else f"{word[: _LONGEST - 1]}…"
 
 
 _BARS = 12  # contributions in a figure of one explanation

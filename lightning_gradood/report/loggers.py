@@ -11,7 +11,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
 from lightning_gradood.report.bundle import DetectionReport
-from lightning_gradood.report.figures import as_pngs, draw_figures, write_figures
+from lightning_gradood.report.figures import ReportSettings, as_pngs, draw_figures, write_figures
 from lightning_gradood.report.guards import GuardSummary
 from lightning_gradood.report.page import PAGE
 from lightning_gradood.report.provenance import accuracy_text
@@ -73,18 +73,20 @@ class ReportCallback(Callback):
 
     Args:
         figures: whether to draw them; a sweep may not want to. The page has none then.
+        settings: how they are written; loggers get PNG with titles in any case.
     """
 
-    def __init__(self, figures: bool = True) -> None:
-        self.figures = figures
+    def __init__(self, figures: bool = True, settings: ReportSettings | None = None) -> None:
+        self.figures, self.settings = figures, settings
         self._drawn: list[Path] = []
 
     def on_detect_end(self, trainer: pl.Trainer, report: DetectionReport) -> None:
         """Report to the trainer's run folder and loggers."""
         folder = Path(trainer.default_root_dir)
         write_results(report, folder)
-        self._drawn = write_figures(report, folder) if self.figures else []
         log_report(report, trainer.loggers, folder, self.figures)
+        # after W&B's, which lie in the same folder
+        self._drawn = write_figures(report, folder, self.settings) if self.figures else []
         accuracy = classifier_sentence(report.provenance)
         sys.stdout.write(f"\n{accuracy}{console_table(report.outcomes)}\n\nResults and figures: {folder}\n")
         sys.stdout.write(f"All on one page: {folder / PAGE}\n")

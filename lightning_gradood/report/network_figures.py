@@ -14,6 +14,8 @@ from matplotlib.patches import Patch
 
 from lightning_gradood.core import LOG_FLOOR
 from lightning_gradood.probes import columns_by_layer
+from lightning_gradood.records import NORMAL
+from lightning_gradood.report.names import source_title, source_titles
 from lightning_gradood.report.plots import line_styles, new_figure, tidy
 
 _WHISKERS = (5, 95)
@@ -50,11 +52,12 @@ def layer_norms(norms: Mapping[str, np.ndarray], layer_names: Sequence[str], mos
     labels = _short_names([layer_names[column] for column in chosen])
     axes.set_xticks(range(len(chosen)), labels, rotation=35, ha="right", rotation_mode="anchor", fontsize=8)
     axes.set_ylabel("log10 of the squared gradient norm")
-    axes.set_title("Gradient norms per layer (box: quartiles, whiskers: 5 % and 95 %)", fontsize=11)
+    figure.suptitle("Gradient norms per layer (box: quartiles, whiskers: 5 % and 95 %)", fontsize=11)
     axes.set_xlim(-0.6, len(chosen) - 0.4)
     tidy(axes)
     axes.grid(visible=False, axis="x")
-    handles = [Patch(**_face(styles[source]), label=f"{source} ({len(values)})") for source, values in norms.items()]
+    titles = source_titles(norms)
+    handles = [Patch(**_face(styles[source]), label=f"{titles[source]} ({len(norms[source])})") for source in norms]
     figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 6), fontsize=8, frameon=False)
     return figure
 
@@ -132,7 +135,7 @@ def activation_norms(features: Mapping[str, np.ndarray], names: Sequence[str]) -
     figure = layer_norms(norms, list(layers))
     figure.set_size_inches(max(figure.get_figwidth(), _NARROWEST), figure.get_figheight())
     axes = figure.axes[0]
-    axes.set_title("Activation norms per feature layer (box: quartiles, whiskers: 5 % and 95 %)", fontsize=11)
+    figure.suptitle("Activation norms per feature layer (box: quartiles, whiskers: 5 % and 95 %)", fontsize=11)
     axes.set_ylabel("log10 of the squared activation norm")
     return figure
 
@@ -172,6 +175,20 @@ def weight_gradients(
     for axes in figure.axes:
         axes.set_axis_off()
     return figure
+
+
+def first_layer_figure(stored: Mapping[str, Any]) -> Figure:
+    """Draw `weight_gradients` of a normal image, one of the first anomaly source and one of the last.
+
+    Args:
+        stored: what `first_layer` returns.
+    """
+    others = [source for source in stored["images"] if source != NORMAL]
+    chosen = dict.fromkeys([NORMAL, *others[:1], *others[-1:]])
+    gradients, images = (
+        {source_title(source): stored[kind][source] for source in chosen} for kind in ("gradients", "images")
+    )
+    return weight_gradients(stored["name"], stored["weights"], gradients, images)
 
 
 def _mosaic(filters: np.ndarray, scale: float) -> np.ndarray:

@@ -15,6 +15,7 @@ from matplotlib.patches import Rectangle
 from lightning_gradood.evaluation import Outcome
 from lightning_gradood.metrics import auroc, precision_recall_curve, roc_curve
 from lightning_gradood.records import NORMAL
+from lightning_gradood.report.names import detector_title, source_title, source_titles
 from lightning_gradood.report.tables import Matrix, percent
 
 # Okabe & Ito (2008), the palette that readers with any common colour blindness can tell apart, without its yellow (too
@@ -23,6 +24,7 @@ _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 _DASHES = ("-", "--", ":", "-.")
 NORMAL_COLOUR = "#555555"
 GRID_COLOUR = "#DDDDDD"
+CHANGED_COLOUR = "#D55E00"
 
 
 def new_figure(width: float, height: float) -> Figure:
@@ -44,11 +46,12 @@ def line_styles(sources: Sequence[str]) -> dict[str, tuple[str, str]]:
         sources: names in the order of the report; the same order gives the same styles in every figure.
 
     Returns:
-        Source to (colour, dash); pairs are distinct for up to 24 anomaly sources.
+        Source to (colour, dash); pairs are distinct for up to 24 anomaly sources, and so are colour and dash of neighbours.
     """
     anomalies = [source for source in dict.fromkeys(sources) if source != NORMAL]
+    turn = math.lcm(len(_COLOURS), len(_DASHES))  # after so many the same pairs would come again
     styles = {
-        source: (_COLOURS[rank % len(_COLOURS)], _DASHES[rank // len(_COLOURS) % len(_DASHES)])
+        source: (_COLOURS[rank % len(_COLOURS)], _DASHES[(rank + rank // turn) % len(_DASHES)])
         for rank, source in enumerate(anomalies)
     }
     return {NORMAL: (NORMAL_COLOUR, "-"), **styles}
@@ -68,22 +71,67 @@ def roc_curves(outcomes: "Sequence[Outcome]") -> Figure:
         outcomes: of one detector, one per source.
 
     Returns:
-        One axes: a line per source, labelled with its AUROC and interval in %, and the diagonal of chance.
+        One axes with a line per source, named with its AUROC and interval in % below the axes, and the diagonal of chance;
+        the inset has the same lines from a false positive rate of 0.001 on, on a logarithmic axis.
     """
-    figure, axes = _square(f"ROC of {outcomes[0].detector}, test split")
-    styles = line_styles([outcome.source for outcome in outcomes])
-    axes.plot([0, 1], [0, 1], color=NORMAL_COLOUR, linewidth=0.8, linestyle=(0, (4, 4)), label="_chance")
+    figure, axes = _square(f"ROC of {detector_title(outcomes[0].label)}, test split")
+    titles = source_titles(outcome.source for outcome in outcomes)
+    curves = {}
     for outcome in outcomes:
         test = outcome.scores["test"]
-        false_positives, true_positives = roc_curve(test.scores, test.labels)[:2]
         low, high = (percent(bound) for bound in outcome.auroc_interval)
-        label = f"{outcome.source}  {percent(outcome.metrics['test']['auroc'])} [{low}, {high}]"
-        colour, dash = styles[outcome.source]
-        axes.plot(false_positives, true_positives, color=colour, linestyle=dash, linewidth=1.8, label=label)
-    axes.set_xlabel("normal images taken for anomalous")
-    axes.set_ylabel("anomalous images found")
-    axes.legend(loc="lower right", fontsize=8, title="AUROC in %, 95 % interval", title_fontsize=8)
+        label = f"{titles[outcome.source]}  {percent(outcome.metrics['test']['auroc'])} [{low}, {high}]"
+        curves[label] = roc_curve(test.scores, test.labels)[:2]
+    _draw_rocs(figure, axes, curves, list(line_styles([*titles]).values())[1:])
+    _name_lines(figure, "AUROC in %, 95 % interval", len(outcomes))
     return figure
+
+
+_SMALLEST_RATE = 1e-3  # of the inset
+_WITH_INSET_BESIDE = 9.6  # inches
+_INSIDE, _BESIDE = (0.6, 0.13, 0.36, 0.36), (1.2, 0.2, 0.6, 0.6)  # left, bottom, width, height in shares of the axes
+
+
+def _draw_rocs(
+    figure: Figure,
+    axes: Axes,
+    curves: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    styles: Sequence[tuple[str, str]],
+) -> None:
+    """Draw lines with their inset, which stands beside the axes if a line passes where it would be."""
+    axes.plot([0, 1], [0, 1], color=NORMAL_COLOUR, linewidth=0.8, linestyle=(0, (1, 2)), label="_chance")
+    low = any(np.any(true < 0.55 * np.minimum(2 * false, 1)) for false, true in curves.values())
+    inset = axes.inset_axes(_BESIDE if low else _INSIDE)
+    if low:
+        figure.set_figwidth(_WITH_INSET_BESIDE)
+    for (label, (false, true)), (colour, dash) in zip(curves.items(), styles, strict=False):
+        axes.plot(false, true, color=colour, linestyle=dash, linewidth=1.6, label=label)
+        # Steps: a straight line between two points of the curve is no straight line on a logarithmic axis.
+        small = np.maximum(false, _SMALLEST_RATE)
+        inset.step(small, true, where="post", color=colour, linestyle=dash, linewidth=1.2, label=label)
+    inset.set_xscale("log")
+    inset.set_xlim(_SMALLEST_RATE, 1)
+    inset.set_ylim(-0.02, 1.02)
+    inset.set_xlabel("false positive rate, log", fontsize=7, labelpad=1)
+    inset.tick_params(labelsize=7, pad=1.5)
+    tidy(inset)
+    axes.set_xlabel("false positive rate")
+    axes.set_ylabel("true positive rate")
+
+
+def _name_lines(figure: Figure, title: str, lines: int, longest: int = 3) -> None:
+    """Put the legend below the axes, where it covers no line."""
+    columns = 2 if lines > longest else 1
+    figure.legend(
+        loc="outside lower center",
+        ncols=columns,
+        fontsize=8,
+        frameon=False,
+        title=title,
+        title_fontsize=8,
+        borderpad=0.9,
+    )
+    figure.set_figheight(figure.get_figheight() + 0.18 * -(-lines // columns))
 
 
 def precision_recall_curves(outcomes: "Sequence[Outcome]") -> Figure:
@@ -93,28 +141,38 @@ def precision_recall_curves(outcomes: "Sequence[Outcome]") -> Figure:
         outcomes: of one detector, one per source.
 
     Returns:
-        One axes: a step line per source, labelled with its average precision (AUPR-out) and its prevalence in %.
+        One axes with a step line per source, named below the axes with its average precision (AUPR-out) and its prevalence
+        in %. A line starts at recall 0 with the precision of the highest score and ends where recall 1 is reached first;
+        the area under its steps is the average precision.
     """
-    figure, axes = _square(f"Precision and recall of {outcomes[0].detector}, test split")
-    styles = line_styles([outcome.source for outcome in outcomes])
+    figure, axes = _square(f"Precision and recall of {detector_title(outcomes[0].label)}, test split")
+    titles = source_titles(outcome.source for outcome in outcomes)
+    styles = line_styles([*titles])
     for outcome in outcomes:
         test = outcome.scores["test"]
-        precision, recall = precision_recall_curve(test.scores, test.labels)[:2]
+        precision, recall = _without_ends(*precision_recall_curve(test.scores, test.labels)[:2])
         prevalence = f"{100 * test.labels.mean():.0f}"
-        label = f"{outcome.source}  {percent(outcome.metrics['test']['aupr_out'])} ({prevalence})"
+        label = f"{titles[outcome.source]}  {percent(outcome.metrics['test']['aupr_out'])} ({prevalence})"
         colour, dash = styles[outcome.source]
         # Steps, not slopes: average precision is the area under the steps.
-        axes.step(recall, precision, where="post", color=colour, linestyle=dash, linewidth=1.8, label=label)
-    axes.set_xlabel("recall: anomalous images found")
-    axes.set_ylabel("precision: alarms that are right")
-    axes.legend(loc="lower left", fontsize=8, title="AUPR-out in % (share of anomalous images in %)", title_fontsize=8)
+        axes.step(recall, precision, where="post", color=colour, linestyle=dash, linewidth=1.6, label=label)
+    axes.set_xlabel("recall")
+    axes.set_ylabel("precision")
+    _name_lines(figure, "AUPR-out in % (share of anomalous images in %)", len(outcomes))
     return figure
+
+
+def _without_ends(precision: np.ndarray, recall: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Leave out the point (precision 1, recall 0), which is no threshold's, and thresholds below every anomalous score."""
+    first = int(np.flatnonzero(recall == 1)[-1])
+    precision = np.append(precision[first:-1], precision[-2])
+    return precision, recall[first:]
 
 
 def _square(title: str) -> tuple[Figure, Axes]:
     figure = new_figure(5.4, 5.4)
+    figure.suptitle(title, fontsize=11)
     axes = figure.add_subplot()
-    axes.set_title(title, fontsize=11)
     axes.set_aspect("equal")
     axes.set_xlim(-0.01, 1.01)
     axes.set_ylim(-0.01, 1.01)
@@ -122,12 +180,12 @@ def _square(title: str) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-_FEWEST_BINS, _MOST_BINS = 12, 50
+_FEWEST_BINS, _MOST_BINS = 24, 50
 _MOST_COLUMNS = 3
 # Distances have tails that would press everything else into one bin: if all scores span this many times what the middle
 # half spans (a normal distribution: 6), the axis is logarithmic, or linear around zero and logarithmic outside.
 _HEAVY_TAIL = 20.0
-_HEADROOM = 1.35  # for the legend, above the highest bar
+_HEADROOM = 1.45  # for the legend, above the highest bar
 
 
 def score_histograms(outcomes: "Sequence[Outcome]") -> Figure:
@@ -137,48 +195,62 @@ def score_histograms(outcomes: "Sequence[Outcome]") -> Figure:
         outcomes: of one detector, one per source.
 
     Returns:
-        One axes per source: both classes as shares that sum to 100 %, so that unequal numbers of images compare, and
-        the threshold chosen on `val`. Every score is inside the axes; scores with heavy tails get a log or asinh axis.
+        One axes per source, all with the same scales and bins: both classes as shares that sum to 100 %, so that unequal
+        numbers of images compare, and the threshold chosen on `val` with its value. Every score is inside the axes;
+        scores with heavy tails get a log or asinh axis.
     """
     columns = min(len(outcomes), _MOST_COLUMNS)
     rows = math.ceil(len(outcomes) / columns)
     figure = new_figure(max(4.0 * columns, 5.0), 2.8 * rows + 0.6)
-    styles = line_styles([outcome.source for outcome in outcomes])
-    for place, outcome in enumerate(outcomes, start=1):
-        axes = figure.add_subplot(rows, columns, place)
-        _draw(axes, outcome, styles[outcome.source][0])
-    figure.suptitle(f"Scores of {outcomes[0].detector}, test split (higher = more anomalous)", fontsize=11)
+    places = list(figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).flat)
+    titles = source_titles(outcome.source for outcome in outcomes)
+    styles = line_styles([*titles])
+    edges = _scaled_edges(places[0], outcomes)
+    highest = max(
+        _draw(axes, outcome, edges, titles[outcome.source], styles[outcome.source][0])
+        for axes, outcome in zip(places, outcomes, strict=False)
+    )
+    places[0].set_ylim(0, _HEADROOM * highest)
+    for axes in places[len(outcomes) :]:
+        axes.remove()
+    for axes in places[max(len(outcomes) - columns, 0) : len(outcomes)]:
+        axes.tick_params(labelbottom=True)
+    figure.suptitle(f"Scores of {detector_title(outcomes[0].label)}, test split", fontsize=11)
+    figure.supxlabel("score (higher = more anomalous)", fontsize=9)
     figure.supylabel("images of the class, %", fontsize=9)
     return figure
 
 
-def _draw(axes: Axes, outcome: Outcome, colour: str) -> None:
+def _draw(axes: Axes, outcome: Outcome, edges: np.ndarray, title: str, colour: str) -> float:
+    """Draw one panel; the height of the highest bar."""
     test = outcome.scores["test"]
-    edges = _scaled_edges(axes, test.scores, _bins(test.labels))
     highest = 0.0
-    for name, label, shade in (("normal", 0, NORMAL_COLOUR), (outcome.source, 1, colour)):
+    for name, label, shade in (("normal", 0, NORMAL_COLOUR), (title, 1, colour)):
         scores = test.scores[test.labels == label]
         weights = np.full(len(scores), 100 / max(len(scores), 1))
         text = f"{name} ({len(scores)})"
         bars, *_ = axes.hist(scores, bins=edges.tolist(), weights=weights, color=shade, alpha=0.55, label=text)
         highest = max(highest, float(np.max(bars)))
     if math.isfinite(outcome.threshold):
-        axes.axvline(outcome.threshold, color="black", linewidth=1.2, linestyle="--", label="threshold")
-    axes.set_ylim(0, _HEADROOM * highest)
-    axes.set_title(f"{outcome.source}: AUROC {percent(outcome.metrics['test']['auroc'])} %", fontsize=9)
+        named = f"threshold {outcome.threshold:.3g}"
+        axes.axvline(outcome.threshold, ymax=1 / _HEADROOM, color="black", linewidth=1.2, linestyle="--", label=named)
+    axes.set_title(f"{title}: AUROC {percent(outcome.metrics['test']['auroc'])} %", fontsize=9)
     axes.tick_params(labelsize=8)
-    axes.legend(fontsize=7, ncols=3, loc="upper center", columnspacing=1.0, handlelength=1.4)
+    axes.legend(fontsize=7, ncols=2, loc="upper center", columnspacing=1.0, handlelength=1.6, frameon=False)
     tidy(axes)
+    return highest
 
 
-def _bins(labels: np.ndarray) -> int:
-    """Choose so many bins that those of the smaller class are seldom empty where it lies."""
-    smaller = min(int(np.sum(labels == 0)), int(np.sum(labels == 1)))
+def _bins(outcomes: "Sequence[Outcome]") -> int:
+    """Choose so many bins that those of the smallest class are seldom empty where it lies."""
+    labels = [outcome.scores["test"].labels for outcome in outcomes]
+    smaller = min(int(np.sum(one == label)) for one in labels for label in (0, 1))
     return int(np.clip(3 * math.sqrt(smaller), _FEWEST_BINS, _MOST_BINS))
 
 
-def _scaled_edges(axes: Axes, scores: np.ndarray, bins: int) -> np.ndarray:
+def _scaled_edges(axes: Axes, outcomes: "Sequence[Outcome]") -> np.ndarray:
     """Choose the axis' scale and bins of equal width on it, float64 [bins + 1]."""
+    scores, bins = np.concatenate([outcome.scores["test"].scores for outcome in outcomes]), _bins(outcomes)
     low, high = float(scores.min()), float(scores.max())
     if low == high:
         return np.linspace(low - 0.5, high + 0.5, bins + 1)
@@ -225,23 +297,21 @@ def heat_map(matrix: Matrix) -> Figure:
         axes.add_patch(
             Rectangle((place - 0.47, place - 0.47), 0.94, 0.94, fill=False, edgecolor="#D55E00", linewidth=1.4)
         )
-    axes.set_xticks(range(count), matrix.sources, rotation=35, ha="right", rotation_mode="anchor", fontsize=9)
-    axes.set_yticks(range(count), matrix.sources, fontsize=9)
+    titles = list(source_titles(matrix.sources).values())
+    axes.set_xticks(range(count), titles, rotation=35, ha="right", rotation_mode="anchor", fontsize=9)
+    axes.set_yticks(range(count), titles, fontsize=9)
     axes.set_xlabel("tested on")
     axes.set_ylabel("trained on")
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
-    axes.set_title(f"AUROC of {matrix.detector} in %, test split", fontsize=11)
+    figure.suptitle(f"AUROC of {detector_title(matrix.detector)} in %, test split", fontsize=11)
     bar = figure.colorbar(image, ax=axes, shrink=0.8, ticks=[0.5, 0.6, 0.7, 0.8, 0.9, 1.0])
     bar.ax.set_yticklabels(["≤ 50", "60", "70", "80", "90", "100"], fontsize=8)
     bar.outline.set_visible(False)
     return figure
 
 
-_PER_COLUMN = 9  # names in the legend
-
-
-def method_rocs(source: str, scores: "Mapping[str, Mapping[str, object]]") -> Figure:
+def method_rocs(source: str, scores: "Mapping[str, Mapping[str, np.ndarray]]") -> Figure:
     """Draw true against false positives of every detector, anomalous as the positive class.
 
     Args:
@@ -249,24 +319,16 @@ def method_rocs(source: str, scores: "Mapping[str, Mapping[str, object]]") -> Fi
         scores: detector to `labels` int64 [n] and `scores` float64 [n].
 
     Returns:
-        One axes: a line per detector, labelled with its AUROC in %, and the diagonal of chance.
+        One axes with a line per detector, named with its AUROC in % below the axes, the diagonal of chance and an inset as
+        `roc_curves` has it.
     """
-    figure = new_figure(5.4, 6.4)
-    axes = figure.add_subplot()
-    axes.set_title(f"ROC on {source}, test split", fontsize=11)
-    axes.set_aspect("equal")
-    axes.set_xlim(-0.01, 1.01)
-    axes.set_ylim(-0.01, 1.01)
-    tidy(axes)
-    axes.plot([0, 1], [0, 1], color=NORMAL_COLOUR, linewidth=0.8, linestyle=(0, (4, 4)), label="_chance")
-    styles = line_styles(list(scores))
-    for detector, one in scores.items():
-        false_positives, true_positives = roc_curve(one["scores"], one["labels"])[:2]  # type: ignore[arg-type]
-        colour, dash = styles[detector]
-        label = f"{detector} {percent(auroc(one['scores'], one['labels']))}"  # type: ignore[arg-type]
-        axes.plot(false_positives, true_positives, color=colour, linestyle=dash, linewidth=1.6, label=label)
-    axes.set_xlabel("normal images taken for anomalous")
-    axes.set_ylabel("anomalous images found")
-    columns = 2 if len(scores) <= 2 * _PER_COLUMN else 3
-    figure.legend(loc="outside lower center", ncols=columns, fontsize=8, frameon=False, title="AUROC in %")
+    figure, axes = _square(f"ROC on {source_title(source)}, test split")
+    curves = {
+        f"{detector_title(detector)} {percent(auroc(one['scores'], one['labels']))}": roc_curve(
+            one["scores"], one["labels"]
+        )[:2]
+        for detector, one in scores.items()
+    }
+    _draw_rocs(figure, axes, curves, list(line_styles([*scores]).values())[1:])
+    _name_lines(figure, "AUROC in %", len(scores))
     return figure

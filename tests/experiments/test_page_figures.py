@@ -5,9 +5,9 @@ import torch
 
 from lightning_gradood.data import DigitsSource
 from lightning_gradood.data.folder import Opening
-from lightning_gradood.experiments.artifacts import RunArtifacts, first_layer
+from lightning_gradood.experiments.artifacts import RunArtifacts
 from lightning_gradood.networks import CifarResNet
-from lightning_gradood.report import activation_norms, as_png, method_rocs, weight_gradients
+from lightning_gradood.report import activation_norms, as_png, first_layer, method_rocs, weight_gradients
 
 
 def test_the_first_layer_s_gradient_is_plain_autograd_s_and_leaves_the_network_as_it_was():
