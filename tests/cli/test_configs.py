@@ -109,7 +109,7 @@ def test_the_paper_s_experiment_runs_where_the_data_are_in_place(unreachable, no
     assert [line.split()[0] for line in printed.splitlines()[2:11]] == sources
     folder = only_run("cifar_resnet")
     assert [outcome["source"] for outcome in results(folder)["outcomes"]] == sources
-    assert len(list((folder / "figures").glob("*.png"))) == 6
+    assert len(list((folder / "figures").glob("*.png"))) == 7
     wandb.finish()
     assert read_offline_run(folder).summary["detection/svhn/mlp/test/n_normal"] == 2
 
