@@ -200,17 +200,23 @@ def make_report(
         features={source: table.probe(_FEATURES) for source, table in shown.items()} if has_features else {},
         feature_names=records[NORMAL].names(_FEATURES) if has_features else [],
         manifest=datamodule.manifest.counts,
-        provenance={
-            "classifier": classifier_accuracy(records[NORMAL]),
-            "perturbations": {
-                name: {**made.attack.describe(), "images": len(made.ids), **attack_numbers(records[name])}
-                for name, made in datamodule.perturbed_sources.items()
-            },
-            "records": {f"{entry.source}/{entry.probe}": entry.key for entry in entries},
-            "command": _command(),
-            "versions": _versions(),
-        },
+        provenance=_provenance(datamodule, entries, records),
     )
+
+
+def _provenance(
+    datamodule: ImageDataModule, entries: Sequence[CacheEntry], records: Mapping[str, Records]
+) -> dict[str, Any]:
+    return {
+        "classifier": classifier_accuracy(records[NORMAL]),
+        "perturbations": {
+            name: {**made.attack.describe(), "images": len(made.ids), **attack_numbers(records[name])}
+            for name, made in datamodule.perturbed_sources.items()
+        },
+        "records": {f"{entry.source}/{entry.probe}": entry.key for entry in entries},
+        "command": _command(),
+        "versions": _versions(),
+    }
 
 
 def classifier_accuracy(normal: Records) -> dict[str, float | int]:
