@@ -1,11 +1,10 @@
 """C&W: the smallest change in L2 that an optimiser finds."""
 
 from collections.abc import Sequence
-from typing import Any
 
 from torch import Tensor, nn
 
-from lightning_gradood.attacks.advertorch_compatibility import CarliniWagnerL2Attack
+from lightning_gradood.attacks.advertorch_compatibility import advertorch
 from lightning_gradood.attacks.goals import TargetChoice, choose_targets
 from lightning_gradood.core import Logits, Perturbation, check_above_zero, check_at_least, check_count
 
@@ -52,6 +51,7 @@ class CarliniWagner(Perturbation):
         check_above_zero("learning_rate", learning_rate, example=0.01)
         check_count("steps", steps)
         check_count("searches", searches)
+        advertorch()
         self.confidence = confidence
         self.c = c
         self.learning_rate = learning_rate
@@ -70,7 +70,7 @@ class CarliniWagner(Perturbation):
     ) -> tuple[Tensor, Tensor | None]:
         predict = Logits(network, labels)
         targets = choose_targets(self.targeted, predict, images, labels, self.seed, ids)
-        attack = _AnyPrecision(
+        attack = advertorch().carlini_wagner(
             predict,
             predict.classes(images),
             confidence=self.confidence,
@@ -81,12 +81,5 @@ class CarliniWagner(Perturbation):
             abort_early=False,
             initial_const=self.c,
         )
-        return attack.perturb(images, labels if targets is None else targets), targets
-
-
-class _AnyPrecision(CarliniWagnerL2Attack):  # type: ignore[misc]
-    """advertorch keeps the best distances in float32 and cannot store those of float64 images among them."""
-
-    def _forward_and_update_delta(self, *state: Any) -> tuple[float, Tensor, Tensor, Tensor]:
-        loss, distances, logits, images = super()._forward_and_update_delta(*state)
-        return loss, distances.float(), logits, images
+        crafted: Tensor = attack.perturb(images, labels if targets is None else targets)
+        return crafted, targets

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from lightning_gradood.attacks.advertorch_compatibility import GradientSignAttack, perturb_iterative
+from lightning_gradood.attacks.advertorch_compatibility import advertorch
 from lightning_gradood.attacks.goals import Goal, TargetChoice, choose_targets
 from lightning_gradood.core import Logits, Perturbation, cast_like, check_count, check_distance, image_generator
 
@@ -35,6 +35,7 @@ class Steps:
         check_distance("eps", self.eps)
         check_distance("step", self.step)
         check_count("steps", self.steps)
+        advertorch()  # refused here, before anything is trained, where it cannot be imported
 
     def take(self, predict: Logits, images: Tensor, goal: Goal, start: Tensor | None = None) -> Tensor:
         """Walk from `images`, or from `images + start`.
@@ -67,7 +68,7 @@ class Steps:
 
     def _walk(self, steps: int, predict: Logits, images: Tensor, rows: Tensor, goal: Goal, change: Tensor) -> Tensor:
         """Take `steps` steps; `change` is moved along in place."""
-        walked: Tensor = perturb_iterative(
+        walked = advertorch().walk(
             images,
             rows,  # advertorch hands them on to the loss
             predict,
@@ -104,6 +105,7 @@ class FGSM(Perturbation):
 
     def __init__(self, eps: float = 0.05, targeted: TargetChoice | None = None, seed: int = 0) -> None:
         check_distance("eps", eps)
+        advertorch()
         self.eps = eps
         self.targeted = targeted
         self.seed = seed
@@ -119,7 +121,7 @@ class FGSM(Perturbation):
         predict = Logits(network, labels)
         targets = choose_targets(self.targeted, predict, images, labels, self.seed, ids)
         goal = Goal(labels if targets is None else targets, targeted=targets is not None)
-        attack = GradientSignAttack(predict, loss_fn=goal.loss, eps=self.eps, targeted=goal.targeted)
+        attack = advertorch().sign_step(predict, loss_fn=goal.loss, eps=self.eps, targeted=goal.targeted)
         return attack.perturb(images, torch.arange(len(images), device=images.device)), targets
 
 
