@@ -9,6 +9,7 @@ import numpy as np
 from lightning_gradood.experiments.artifacts import RunArtifacts
 from lightning_gradood.experiments.jobs import RESULTS, Call
 from lightning_gradood.experiments.settings import Benchmark, TableSettings
+from lightning_gradood.experiments.tables import title
 from lightning_gradood.records import NORMAL, RecordCache, read_columns
 from lightning_gradood.report import (
     ImageRow,
@@ -16,7 +17,6 @@ from lightning_gradood.report import (
     Section,
     activation_norms,
     as_png,
-    detector_title,
     extreme_images,
     layer_norms,
     method_rocs,
@@ -39,7 +39,10 @@ def figure_sections(experiment: str, calls: Sequence[Call], benchmark: Benchmark
     call = calls[0]
     artifacts = RunArtifacts.read(call.folder)
     curves = [
-        Picture(as_png(method_rocs(source, scores)), f"ROC on {source_title(source)}")
+        Picture(
+            as_png(method_rocs(source, {title(name): found for name, found in scores.items()})),
+            f"ROC on {source_title(source)}",
+        )
         for source, scores in scores_of_test(call.folder).items()
     ]
     layers = [_gradients(artifacts), _activations(call, benchmark)]
@@ -104,7 +107,7 @@ def _samples(artifacts: RunArtifacts) -> Picture | str:
 def _extremes(artifacts: RunArtifacts) -> list[Picture | str]:
     found: list[Picture | str] = []
     for detector, rows in artifacts.extremes.items():
-        text = f"Test images on which {detector_title(detector)} was most wrong, with their scores; higher is more anomalous"
+        text = f"Test images on which {title(detector)} was most wrong, with their scores; higher is more anomalous"
         found.append(Picture(as_png(extreme_images({name: ImageRow(**row) for name, row in rows.items()})), text))
     return found
 

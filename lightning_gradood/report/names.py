@@ -14,8 +14,8 @@ _DETECTORS = {
     "mahalanobis_fe": "M(FE)",
     "mahalanobis_p_fe": "M(P+FE)",
     "energy": "Energy",
-    "mlp_all_ones": "Ours (all ones)",
-    "mlp": "Ours",
+    "mlp_all_ones": "MLP (all ones)",
+    "mlp": "MLP",
     "gradnorm": "GradNorm",
     "knn": "kNN",
     "gradient_gaussian": "Gradient Gaussian",
@@ -24,10 +24,10 @@ _DETECTORS = {
     "mahalanobis_pp": "Mahalanobis++",
     "consistency": "Consistency",
     "synthetic_outliers": "Synthetic outliers",
-    "mlp_on_synthetic": "Ours (synthetic)",
+    "mlp_on_synthetic": "MLP (synthetic outliers)",
     "one_pass": "One pass",
     "no_anomalies": "No anomalies",
-    "image_statistics": "(image statistics)",
+    "image_statistics": "Image statistics",
 }
 _SOURCES: dict[str, str] = {
     "fgsm": "FGSM",

@@ -37,6 +37,9 @@ _KINDS = {  # first words of a figure's file name, the section it stands in, and
     "scores_": ("Scores", "Scores of {}; higher is more anomalous"),
     "matrix_": ("Heat maps", "AUROC of {} by source of training and of testing"),
     "layer_norms": ("Layer by layer", "Squared gradient norms of every source"),
+    "activation_norms": ("Layer by layer", "Activations of feature layers of every source"),
+    "first_layer": ("Layer by layer", "The first layer's weights, and their gradients for an image of each source"),
+    "attacked_samples": ("Images", "Clean images beside attacked ones, the amplified difference, and both predictions"),
     "samples": ("Images", "Images of every source"),
     "extremes_": ("Most wrong", "Test images on which {} was most wrong, with their scores; higher is more anomalous"),
 }

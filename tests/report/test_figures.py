@@ -378,7 +378,7 @@ def test_equal_reports_give_equal_vector_files(tmp_path):
 
 def test_figures_for_papers_have_no_title_and_panels_keep_theirs():
     with_titles, without = draw_figures(report()), draw_figures(report(), titles=False)
-    assert with_titles["roc_mlp"].get_suptitle() == "ROC of Ours, test split"
+    assert with_titles["roc_mlp"].get_suptitle() == "ROC of MLP, test split"
     assert with_titles["layer_norms"].get_suptitle().startswith("Gradient norms")
     assert {figure.get_suptitle() for figure in without.values()} == {""}
     assert [axes.get_title()[:4] for axes in without["scores_mlp"].axes] == ["SVHN", "plac"]
