@@ -119,11 +119,12 @@ def built(tmp_path_factory):
 def test_the_wheel_runs_where_there_is_no_checkout(built, tmp_path):
     wheel, _ = built
     venv.create(tmp_path / "env", with_pip=False)
-    (site,) = (tmp_path / "env").glob("lib/python*/site-packages")
-    with zipfile.ZipFile(wheel) as archive:
-        archive.extractall(site)  # as an installer does; what it depends on comes from this environment
-    (site / "dependencies.pth").write_text("\n".join(path for path in sys.path if path.endswith("site-packages")))
     python = tmp_path / "env/bin/python"
+    install = ["-m", "pip", "--python", str(python), "install", "--quiet", "--no-deps", "--no-index", str(wheel)]
+    subprocess.run([sys.executable, *install], check=True, capture_output=True)
+    (site,) = (tmp_path / "env").glob("lib/python*/site-packages")
+    # what it depends on comes from this environment, which has the checkout on its path only by name
+    (site / "dependencies.pth").write_text("\n".join(path for path in sys.path if path.endswith("site-packages")))
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     place = tmp_path / "elsewhere"
     place.mkdir()
@@ -139,7 +140,7 @@ def test_the_wheel_runs_where_there_is_no_checkout(built, tmp_path):
         "2",
     ]
     quick = ["--detection.resamples", "20", "--detection.false_positive_rate", "0.2", "--trainer.accelerator", "cpu"]
-    command = [str(python), "-m", "lightning_gradood", "fit", "--config", "digits", "--run_dir", "here", *tiny, *quick]
+    command = [str(python.with_name("gradood")), "fit", "--config", "digits", "--run_dir", "here", *tiny, *quick]
     done = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, timeout=250, check=False)
     assert done.returncode == 0, done.stderr
     assert results(place / "here")["provenance"]["versions"]["lightning_gradood"] == lightning_gradood.__version__
