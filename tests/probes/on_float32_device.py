@@ -8,7 +8,6 @@ from float32_device import without_float64
 
 from lightning_gradood import detectors, probes
 from lightning_gradood.detectors import GradNormProbe, ImageStatisticsProbe, MahalanobisProbe, OdinProbe, ViewsProbe
-from lightning_gradood.experiments.artifacts import first_layer
 from lightning_gradood.gradients import AllOnes, Predicted
 from lightning_gradood.networks import CifarResNet, Normalized
 from lightning_gradood.probes import (
@@ -21,6 +20,7 @@ from lightning_gradood.probes import (
     Probe,
     read_probes,
 )
+from lightning_gradood.report import first_layer
 
 PROBES = [
     GradientProbe(AllOnes()),
