@@ -109,7 +109,7 @@ class Command(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Find the run's folder and point the loggers at it."""
         self.folder = self._choose_folder()
-        place_loggers(self._setting("trainer").logger, self.folder, self._identity())
+        place_loggers(self._setting("trainer").logger, self.folder, self._identity)
 
     def instantiate_classes(self) -> None:
         """Build everything; a constructor's refusal comes back as it was raised, without the parser's wrapping."""

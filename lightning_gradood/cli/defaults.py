@@ -1,8 +1,7 @@
 """Callbacks and places of loggers that every run has unless the user says otherwise."""
 
 import os
-import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from lightning_gradood.core import CHECKPOINTS
 from lightning_gradood.extraction import ImageProgressBar
-from lightning_gradood.report import PROJECT, ReportCallback, ReportSettings, offline_without_account
+from lightning_gradood.report import PROJECT, ReportCallback, ReportSettings, offline_without_account, working_commit
 
 _TAG = 64  # characters that W&B allows
 
@@ -114,7 +113,7 @@ def run_identity(configuration: Mapping[str, Any], verb: str, experiment: str, f
     network = configuration["model"].get("init_args", {}).get("network")
     normal = configuration["data"].get("init_args", {}).get("normal")
     designs = (configuration.get("detection") or {}).get("label_designs") or []
-    found = [_innermost(network), _innermost(normal), *map(_innermost, designs), _commit()]
+    found = [_innermost(network), _innermost(normal), *map(_innermost, designs), working_commit()]
     parts = folder.parts[1:] if folder and folder.parts[:1] == ("runs",) else folder.parts if folder else ()
     return RunIdentity("/".join(parts) or None, experiment, verb, [tag[:_TAG] for tag in dict.fromkeys(found) if tag])
 
@@ -129,22 +128,13 @@ def _innermost(part: Any) -> str:
     return _innermost(inner) if inner else str(part.get("class_path", "")).rpartition(".")[2]
 
 
-def _commit() -> str:
-    """First characters of the commit that the working directory is at; empty outside a repository."""
-    try:
-        done = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
-    except OSError:  # no git here
-        return ""
-    return done.stdout.strip()
-
-
-def place_loggers(loggers: Any, folder: Path | None, identity: RunIdentity) -> None:
+def place_loggers(loggers: Any, folder: Path | None, identity: Callable[[], RunIdentity]) -> None:
     """Point loggers that name no place of their own at the run's folder, name W&B's runs, and keep W&B offline without account.
 
     Args:
         loggers: the parsed setting `trainer.logger`, changed in place.
         folder: of the run; None for verbs without one.
-        identity: for what a `WandbLogger` does not name itself.
+        identity: makes what a `WandbLogger` does not name itself; asked only where there is one.
     """
     for logger in loggers if isinstance(loggers, list) else [loggers]:
         if not isinstance(logger, Namespace):
@@ -153,7 +143,7 @@ def place_loggers(loggers: Any, folder: Path | None, identity: RunIdentity) -> N
         if "save_dir" in given and given["save_dir"] in (None, "."):
             given["save_dir"] = str(folder or "runs")
         if logger.class_path.endswith("WandbLogger"):
-            defaults = {"project": os.environ.get("WANDB_PROJECT", PROJECT), **asdict(identity)}
+            defaults = {"project": os.environ.get("WANDB_PROJECT", PROJECT), **asdict(identity())}
             for key, value in defaults.items():
                 if given.get(key) is None:
                     given[key] = value

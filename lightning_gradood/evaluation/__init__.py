@@ -29,11 +29,10 @@ from lightning_gradood.evaluation.protocol import (
 )
 from lightning_gradood.evaluation.selection import Calibrated, best_calibrated
 from lightning_gradood.evaluation.settings import DetectionSettings, no_anomalies, one_pass
-from lightning_gradood.evaluation.trials import FLAGGED, OTHERS, Outcome, SplitScores, attack_numbers, evaluate
+from lightning_gradood.evaluation.trials import FLAGGED, Outcome, SplitScores, attack_numbers, evaluate, is_transferred
 
 __all__ = [
     "FLAGGED",
-    "OTHERS",
     "Calibrated",
     "DetectionDatasets",
     "DetectionSettings",
@@ -44,6 +43,7 @@ __all__ = [
     "best_calibrated",
     "evaluate",
     "gather_outcomes",
+    "is_transferred",
     "no_anomalies",
     "one_pass",
     "refuse_single",

@@ -37,6 +37,16 @@ class SplitScores:
     scores: np.ndarray
 
 
+def is_transferred(trained_on: str, source: str) -> bool:
+    """Whether a detector was trained on one anomaly source and tested on another.
+
+    Args:
+        trained_on: the source it was trained on, `normal`, `others`, or empty where it is the tested one.
+        source: the tested one.
+    """
+    return trained_on not in ("", source, NORMAL, OTHERS)
+
+
 @dataclass(frozen=True)
 class Outcome:
     """Every number of one detector on one anomaly source.
@@ -77,7 +87,7 @@ class Outcome:
     @property
     def transferred(self) -> bool:
         """Whether it was trained on one other anomaly source, as in protocol `cross`."""
-        return self.trained_on not in ("", self.source, NORMAL, OTHERS)
+        return is_transferred(self.trained_on, self.source)
 
     @property
     def label(self) -> str:

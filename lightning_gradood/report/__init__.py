@@ -55,6 +55,7 @@ from lightning_gradood.report.provenance import (
     pairs,
     reading_cells,
     split_cells,
+    working_commit,
 )
 from lightning_gradood.report.results import results_table, scores_table, write_results
 from lightning_gradood.report.run_page import run_page, write_run_page
@@ -139,6 +140,7 @@ __all__ = [
     "split_cells",
     "weight_gradients",
     "without_anomalies_sentence",
+    "working_commit",
     "write_figures",
     "write_results",
     "write_run_page",

@@ -5,8 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from lightning_gradood.core import Refusal
-from lightning_gradood.evaluation import OTHERS
-from lightning_gradood.records import NORMAL
+from lightning_gradood.evaluation import is_transferred
 
 TITLE = "lightning_gradood"
 """Name of the workspace and title of the report; those that have it are replaced."""
@@ -111,9 +110,8 @@ def _curve_panels(outcomes: Sequence[Mapping[str, Any]]) -> list[Panel]:
 
 def _label(outcome: Mapping[str, Any]) -> str:
     """A detector's name in keys, with its one source of training where it was tested on others."""
-    known = outcome["trained_on"]
-    transferred = known not in ("", outcome["source"], NORMAL, OTHERS)
-    return f"{outcome['detector']}@{known}" if transferred else str(outcome["detector"])
+    detector, known = outcome["detector"], outcome["trained_on"]
+    return f"{detector}@{known}" if is_transferred(known, outcome["source"]) else str(detector)
 
 
 def definition(sections: Sequence[Section]) -> dict[str, Any]:

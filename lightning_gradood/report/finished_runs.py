@@ -9,8 +9,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from lightning_gradood.core import CONFIG, Refusal
-from lightning_gradood.evaluation import OTHERS
-from lightning_gradood.records import NORMAL
+from lightning_gradood.evaluation import is_transferred
 
 RESULTS = "results.json"
 _PLACE = ("run_dir", "config")  # keys of a configuration that say where it stands, not what it does
@@ -88,7 +87,11 @@ def _read(folder: Path, name: str) -> FinishedRun:
     path = folder / RESULTS
     try:
         document = json.loads(path.read_bytes())
-        aurocs = {(str(one["source"]), str(one["detector"])): _auroc(one) for one in document["outcomes"] if _own(one)}
+        aurocs = {
+            (str(one["source"]), str(one["detector"])): _auroc(one)
+            for one in document["outcomes"]
+            if not is_transferred(one["trained_on"], one["source"])
+        }
         known = {pair: auroc for pair, auroc in aurocs.items() if auroc is not None}
         experiment, provenance = str(document["experiment"]), dict(document["provenance"])
     except KeyError as error:
@@ -98,10 +101,6 @@ def _read(folder: Path, name: str) -> FinishedRun:
     if not known:
         raise _unreadable(path, "no AUROC of any detector")
     return FinishedRun(name, folder, experiment, known, provenance, _config(folder / CONFIG))
-
-
-def _own(outcome: Mapping[str, Any]) -> bool:
-    return outcome["trained_on"] in (None, "", outcome["source"], NORMAL, OTHERS)
 
 
 def _auroc(outcome: Mapping[str, Any]) -> Auroc | None:

@@ -47,6 +47,14 @@ def commit(package: Path) -> str:
         return "unknown, the package is not under version control"
 
 
+def working_commit() -> str:
+    """First characters of the commit that the working directory is at; empty outside a repository."""
+    try:
+        return _git(Path(), "rev-parse", "--short", "HEAD")
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+
+
 def _git(folder: Path, *words: str) -> str:
     done = subprocess.run(["git", "-C", str(folder), *words], capture_output=True, text=True, check=True)
     return done.stdout.strip()

@@ -123,7 +123,7 @@ def test_the_wheel_runs_where_there_is_no_checkout(built, tmp_path):
     install = ["-m", "pip", "--python", str(python), "install", "--quiet", "--no-deps", "--no-index", str(wheel)]
     subprocess.run([sys.executable, *install], check=True, capture_output=True)
     (site,) = (tmp_path / "env").glob("lib/python*/site-packages")
-    # what it depends on comes from this environment, which has the checkout on its path only by name
+    # what it depends on comes from this environment, whose own .pth files, the checkout's among them, are not read there
     (site / "dependencies.pth").write_text("\n".join(path for path in sys.path if path.endswith("site-packages")))
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     place = tmp_path / "elsewhere"
