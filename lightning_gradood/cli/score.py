@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 import errno
+import io
 import os
 import sys
 import time
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
@@ -19,6 +19,7 @@ from lightning_gradood.cli.verbs import VERBS
 if TYPE_CHECKING:  # torch takes seconds to import, and `--help` needs none of it
     from torch import Tensor
 
+    from lightning_gradood.core import PassedOver
     from lightning_gradood.guard import Explanation, FileVerdict, Guard
 
 UNREADABLE = 3
@@ -52,18 +53,15 @@ def score(words: Sequence[str]) -> int:
         Refusal: the request cannot be carried out; nothing was written then.
     """
     given = parser().parse_args(words)
-    from PIL import Image
+    from lightning_gradood.core import PassedOver
 
     _check(given)
-    warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # such images become rows with an error
-    Image.MAX_IMAGE_PIXELS = None  # the limit is --max_megapixels, for all of them
-    guard = _guard(given)
-    paths = _paths(given)
+    guard, passed = _guard(given), PassedOver()
+    paths = _paths(given, passed)
     with writing("--output", given.output):
-        summary = _run(guard, paths, given)
-    sys.stderr.write(f"{summary.sentence(guard)}\n")
-    if given.output:
-        sys.stderr.write(f"scores: {given.output}\n")
+        summary = _run(guard, paths, given, passed)
+    lines = (summary.sentence(guard), passed.sentence("folders"), given.output and f"scores: {given.output}")
+    sys.stderr.writelines(f"{line}\n" for line in lines if line)
     return UNREADABLE if summary.unreadable else 0
 
 
@@ -94,20 +92,23 @@ class Summary:
         )
 
 
-def _run(guard: Guard, paths: Iterator[str], given: argparse.Namespace) -> Summary:
-    from lightning_gradood.core import Refusal
+def _run(guard: Guard, paths: Iterator[str], given: argparse.Namespace, passed: PassedOver) -> Summary:
+    from lightning_gradood.core import Refusal, printable
     from lightning_gradood.guard import COLUMNS, score_files
     from lightning_gradood.records import CsvStream, row_file
 
     summary, columns = Summary(), dict(zip(COLUMNS, _TYPES, strict=True))
     explained = Explained(guard, given) if given.explain is not None else None
+    paths = explained.remembered(paths) if explained else paths
     columns |= explained.columns if explained else {}
     with row_file(Path(given.output), columns) if given.output else nullcontext(CsvStream(sys.stdout, columns)) as file:
         for verdict in _shown(score_files(guard, paths, given.batch_size, given.max_megapixels)):
             file.write(asdict(verdict) | (explained.of(verdict) if explained else {}))
             summary.add(verdict)
         if summary.images == 0:  # raised inside, so that no empty file takes an older one's place
-            raise Refusal(f"`score` should find image files. Got none in {', '.join(given.images)}. Name others.")
+            places = ", ".join(map(printable, given.images))
+            left = passed.sentence("There") and f" {passed.sentence('There')}"
+            raise Refusal(f"`score` should find image files. Got none in {places}.{left} Name others.")
     return summary
 
 
@@ -124,13 +125,24 @@ class Explained:
     """
 
     def __init__(self, guard: Guard, given: argparse.Namespace) -> None:
+        from lightning_gradood.core import PixelLimit
         from lightning_gradood.guard import reading_names
 
-        self.guard, self.limit = guard, int(given.max_megapixels * 1e6)
+        self.guard, self.limit = guard, PixelLimit(given.max_megapixels)
         self.folder = figure_folder(given)
         self.left = given.explain if self.folder else 0
         self.columns = {"baseline": float} | {f"contribution/{name}": float for name in reading_names(guard)}
         self._figures = 0
+        self._files: dict[str, str] = {}
+
+    def remembered(self, paths: Iterator[str]) -> Iterator[str]:
+        """Remember which file is meant by a path that a verdict has to write otherwise, as it is no UTF-8."""
+        from lightning_gradood.core import printable
+
+        for path in paths:
+            if (shown := printable(path)) != path:
+                self._files[shown] = path
+            yield path
 
     def of(self, verdict: FileVerdict) -> dict[str, float | None]:
         """The columns of one image; a figure is written while any are left."""
@@ -139,7 +151,8 @@ class Explained:
 
         if verdict.error is not None:
             return dict.fromkeys(self.columns)
-        pixels = self.guard.read(read_picture(verdict.path, self.guard.about.picture, self.limit), verdict.path)
+        file = self._files.get(verdict.path, verdict.path)
+        pixels = self.guard.read(read_picture(file, self.guard.about.picture, self.limit), verdict.path)
         (found,) = explain(self.guard, pixels[None], heat=self.left > 0)
         if self.left > 0:
             self.left -= 1
@@ -200,9 +213,9 @@ def _guard(given: argparse.Namespace) -> Guard:
     return guard if given.false_positive_rate is None else guard.with_false_positive_rate(given.false_positive_rate)
 
 
-def _paths(given: argparse.Namespace) -> Iterator[str]:
+def _paths(given: argparse.Namespace, passed: PassedOver) -> Iterator[str]:
     """The files of the command line, or those of a list on standard input."""
-    from lightning_gradood.core import Refusal
+    from lightning_gradood.core import Refusal, printable
     from lightning_gradood.guard import image_paths
 
     if given.images in ([], ["-"]):
@@ -211,12 +224,14 @@ def _paths(given: argparse.Namespace) -> Iterator[str]:
                 "`score` should be given image files, folders or patterns, or a list of files on standard input."
             )
         given.images = ["standard input"]
-        return image_paths(line.rstrip("\n") for line in sys.stdin if line.strip())
+        if isinstance(sys.stdin, io.TextIOWrapper):  # names of files need not be UTF-8
+            sys.stdin.reconfigure(errors="surrogateescape")
+        return image_paths((line.rstrip("\n") for line in sys.stdin if line.strip()), passed)
     if not any(os.path.lexists(os.path.expanduser(one)) or _is_pattern(one) for one in given.images):
         raise Refusal(
-            f"`score` should be given files or folders that exist. Got `{given.images[0]}`. Correct the path."
+            f"`score` should be given files or folders that exist. Got `{printable(given.images[0])}`. Correct the path."
         )
-    return image_paths(given.images)
+    return image_paths(given.images, passed)
 
 
 def _is_pattern(name: str) -> bool:

@@ -25,6 +25,13 @@ from lightning_gradood.core.checks import (
 )
 from lightning_gradood.core.errors import Refusal, refused_as
 from lightning_gradood.core.files import atomic_write, disk_full_refused
+from lightning_gradood.core.image_files import (
+    PassedOver,
+    find_image_files,
+    image_suffixes,
+    printable,
+    subfolders,
+)
 from lightning_gradood.core.network_state import (
     BATCH_NORMS,
     OrderedBatchNorm,
@@ -36,7 +43,18 @@ from lightning_gradood.core.network_state import (
     without_cached_parametrizations,
 )
 from lightning_gradood.core.perturbation import Crafted, Perturbation, Perturbed
-from lightning_gradood.core.pixels import UNREADABLE, Picture, Transform, as_float, eight_bit, read_picture, to_pixels
+from lightning_gradood.core.pixels import (
+    MEGAPIXELS,
+    Picture,
+    PixelLimit,
+    Transform,
+    Unreadable,
+    as_float,
+    eight_bit,
+    read_picture,
+    to_pixels,
+    upright,
+)
 from lightning_gradood.core.precision import (
     LOG_FLOOR,
     cast_like,
@@ -57,16 +75,19 @@ __all__ = [
     "CHECKPOINTS",
     "CONFIG",
     "LOG_FLOOR",
-    "UNREADABLE",
+    "MEGAPIXELS",
     "Crafted",
     "Logits",
     "OrderedBatchNorm",
+    "PassedOver",
     "Perturbation",
     "Perturbed",
     "Picture",
+    "PixelLimit",
     "ProgressLines",
     "Refusal",
     "Transform",
+    "Unreadable",
     "alone_with",
     "as_float",
     "atomic_write",
@@ -89,13 +110,16 @@ __all__ = [
     "evaluating",
     "exact_arithmetic",
     "experiment_file",
+    "find_image_files",
     "float64_device",
     "frozen_network",
     "has_float64",
     "image_generator",
+    "image_suffixes",
     "is_terminal",
     "named_seed",
     "new_run_folder",
+    "printable",
     "progress",
     "read_picture",
     "refuse_foreign",
@@ -104,9 +128,11 @@ __all__ = [
     "requiring_grad",
     "scaled_squares",
     "shipped_files",
+    "subfolders",
     "to_float64",
     "to_float64_device",
     "to_pixels",
+    "upright",
     "widest_float_dtype",
     "without_cached_parametrizations",
 ]

@@ -1,14 +1,20 @@
 """From an image file to a tensor of pixels: decoding, the user's transform, and the range of the result."""
 
 import os
+import stat
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, BinaryIO, Literal, Protocol
 
 import torch
-from PIL import Image
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torchvision.transforms.functional import pil_to_tensor
 
 from lightning_gradood.core.errors import Refusal
+from lightning_gradood.core.image_files import image_formats, printable
 
 Picture = Image.Image | Tensor
 """One image as a listing reads it: a PIL image, or a tensor [C, H, W]."""
@@ -21,37 +27,119 @@ class Transform(Protocol):
         """Transform one picture."""
 
 
-UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
-"""What Pillow's decoders raise for files that are empty, cut short, of another kind, or too large to be true."""
+MEGAPIXELS = 89.0
+"""Largest image that is decoded by default, in megapixels; above it Pillow warns of decompression bombs."""
+
+_ORIENTATION = 0x0112  # EXIF's tag
+
+
+class Unreadable(Refusal):
+    """A file is missing, no image, or damaged."""
+
+
+@dataclass(frozen=True)
+class PixelLimit:
+    """How large an image may be to be decoded.
+
+    Args:
+        megapixels: the most of them.
+        flag: what the user raises it with, for the message.
+    """
+
+    megapixels: float = MEGAPIXELS
+    flag: str = "--max_megapixels"
+
+    def check(self, image: Image.Image, name: str) -> None:
+        """Refuse a larger image."""
+        if image.width * image.height > self.megapixels * 1e6:
+            raise Refusal(
+                f"`{name}` should have at most {self.megapixels:g} megapixels. Got {image.width} × {image.height}, "
+                f"{image.width * image.height / 1e6:.3g} megapixels, larger than this limit. Scale it down, or raise {self.flag}."
+            )
 
 
 def read_picture(
     file: str | os.PathLike[str] | BinaryIO,
     mode: Literal["RGB", "L"] = "RGB",
-    max_pixels: int | None = None,
+    limit: PixelLimit | None = None,
     name: str | None = None,
 ) -> Image.Image:
-    """Decode the first frame of an image file, as it is stored: EXIF's orientation is not applied.
+    """Decode the first frame of an image file and turn it upright, as EXIF's orientation says.
 
     Args:
         file: its path, or an open binary file.
         mode: `RGB`, or `L` for one channel of grey.
-        max_pixels: refuse larger images before they are decoded; None leaves that to Pillow.
+        limit: how large it may be; looked at before it is decoded. None for the default.
         name: for messages; by default the path.
 
     Raises:
+        Unreadable: it is missing, no image, or damaged.
         Refusal: it has more than eight bits a channel, or too many pixels.
-        OSError, SyntaxError, ValueError: it is no image, or damaged; see `UNREADABLE`.
     """
-    name = str(file) if name is None else name
-    with Image.open(file) as image:
-        if max_pixels is not None and image.width * image.height > max_pixels:
-            raise Refusal(
-                f"`{name}` should have at most {max_pixels / 1e6:g} megapixels. Got {image.width} × {image.height}, "
-                f"{image.width * image.height / 1e6:.0f} megapixels. Scale it down, or raise --max_megapixels."
-            )
-        image.load()
-    return eight_bit(image, name).convert(mode)
+    name = printable(os.fspath(file) if isinstance(file, str | os.PathLike) else str(file)) if name is None else name
+    try:
+        _check_regular(file, name)
+        with _limit_of_pillow_lifted():
+            image = Image.open(file, formats=image_formats())
+        with image:
+            (limit or PixelLimit()).check(image, name)
+            image.load()
+            return upright(eight_bit(image, name)).convert(mode)
+    except Refusal:
+        raise
+    except FileNotFoundError as error:
+        raise Unreadable(f"`{name}` should be an image file. Got none of that name.") from error
+    except Exception as error:  # Pillow's plugins raise whatever their parsing runs into
+        raise Unreadable(f"`{name}` should be a readable image. Got: {_reason(error)}.") from error
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """Turn and mirror a picture as its EXIF orientation says, and remove that tag; damaged EXIF says nothing."""
+    try:
+        turned = image.getexif().get(_ORIENTATION, 1) != 1
+        return ImageOps.exif_transpose(image) if turned else image
+    except Exception:  # as above; the pixels are whole, and have been read before
+        return image
+
+
+def _check_regular(file: str | os.PathLike[str] | BinaryIO, name: str) -> None:
+    """Refuse pipes and devices, which would block or never end."""
+    if isinstance(file, str | os.PathLike) and not stat.S_ISREG(os.stat(file).st_mode):
+        what = "a folder" if os.path.isdir(file) else "a pipe, socket or device"
+        raise Unreadable(f"`{name}` should be a readable image. Got: it is {what}.")
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, UnidentifiedImageError):
+        return "it is no image"
+    if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
+        return "an image inside it is larger than Pillow's limit"
+    text = " ".join((getattr(error, "strerror", None) or str(error)).split()).rstrip(".")
+    return (
+        text
+        if isinstance(error, OSError | SyntaxError | ValueError) and text
+        else f"{type(error).__name__} {text}".strip()
+    )
+
+
+_opening = [0, Image.MAX_IMAGE_PIXELS]  # how many threads open files, and Pillow's limit before the first of them
+_lock = threading.Lock()
+
+
+@contextmanager
+def _limit_of_pillow_lifted() -> Iterator[None]:
+    """Let Pillow open an image of any size: ours is looked at before it is decoded, and its message names the flag."""
+    with _lock:
+        if _opening[0] == 0:
+            _opening[1], Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        _opening[0] = (_opening[0] or 0) + 1
+    try:
+        yield
+    finally:
+        with _lock:
+            _opening[0] = (_opening[0] or 0) - 1
+            if _opening[0] == 0:
+                Image.MAX_IMAGE_PIXELS = _opening[1]
 
 
 def as_float(images: Tensor) -> Tensor:

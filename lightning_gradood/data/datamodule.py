@@ -9,11 +9,12 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import nn
 from torch.utils.data import DataLoader
 
-from lightning_gradood.core import Perturbation, Refusal, as_float, named_seed
+from lightning_gradood.core import MEGAPIXELS, Perturbation, Refusal, as_float, named_seed
+from lightning_gradood.data.duplicates import refuse_two_roles
 from lightning_gradood.data.folder import Opening
 from lightning_gradood.data.loaders import labelled, make_loader, refuse_fewer_than_processes, training_parts
 from lightning_gradood.data.perturbations import ExperimentSources, Perturbations
-from lightning_gradood.data.settings import refuse_below, refuse_settings, refuse_unknown
+from lightning_gradood.data.settings import refuse_below, refuse_not_positive, refuse_settings, refuse_unknown
 from lightning_gradood.data.source import ImageBatch, Source
 from lightning_gradood.data.splits import Rows
 
@@ -48,6 +49,7 @@ class ImageDataModule(ExperimentSources, LightningDataModule):
         limits: The most images of single attacks and corruptions, by name; each split of `limit_seed` gives its share.
         limit_seed: Seeds `limit` and `limits`, so that the same images can be split in several ways.
         memory_limit_gib: Sources with at most this many GiB of pixels are decoded once and kept.
+        max_megapixels: Larger image files are refused before they are decoded.
 
     Raises:
         Refusal: A setting is out of its range.
@@ -76,6 +78,7 @@ class ImageDataModule(ExperimentSources, LightningDataModule):
         limits: dict[str, int] | None = None,
         limit_seed: int = 0,
         memory_limit_gib: float = 2.0,
+        max_megapixels: float = MEGAPIXELS,
     ) -> None:
         super().__init__()
         self.perturbations = Perturbations.named(attacks, corruptions, noise_control, limits or {}, limit_seed)
@@ -85,6 +88,8 @@ class ImageDataModule(ExperimentSources, LightningDataModule):
             split,
             validation_fraction,
         )
+        refuse_two_roles(train, normal, anomalies)
+        refuse_not_positive(max_megapixels=max_megapixels)
         refuse_below(0, num_workers=num_workers, memory_limit_gib=memory_limit_gib)
         refuse_below(1, batch_size=batch_size, probe_batch_size=probe_batch_size, limit=1 if limit is None else limit)
         self.normal, self.anomalies, self.train = normal, anomalies, train
@@ -93,7 +98,7 @@ class ImageDataModule(ExperimentSources, LightningDataModule):
         self.batch_size, self.probe_batch_size, self.num_workers = batch_size, probe_batch_size, num_workers
         self.limit, self.keep, self.eight_bit, self.keep_pixels = limit, keep, eight_bit, keep_pixels
         self.knows_anomalies = True
-        self.opening = Opening(transform, memory_limit_gib, limit_seed)
+        self.opening = Opening(transform, memory_limit_gib, limit_seed, max_megapixels)
 
     @property
     def predict_sources(self) -> list[str]:

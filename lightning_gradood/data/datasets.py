@@ -258,9 +258,19 @@ class LoadedSource(Dataset[ImageBatch]):
             return total.hexdigest()
         self._refuse_address_in_repr()
         total.update(repr(self.transform).encode())
-        for row in self._progress("digesting"):
-            total.update(self._listing.fingerprint(self._rows[row]))
+        total.update(b"".join(self.fingerprints))
         return total.hexdigest()
+
+    @cached_property
+    def fingerprints(self) -> list[bytes]:
+        """Bytes for each image that are the same for the same image.
+
+        They cover the pixels after the transform if these are in memory, otherwise what the listing compares: the bytes
+        of a file, the pixels of a data set's image.
+        """
+        if self.in_memory:
+            return [hashlib.sha256(image.numpy().tobytes()).digest() for image in self._all]
+        return [self._listing.fingerprint(self._rows[row]) for row in self._progress("digesting")]
 
     @cached_property
     def _all(self) -> Tensor:

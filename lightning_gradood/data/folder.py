@@ -3,15 +3,27 @@
 import dataclasses
 import hashlib
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from lightning.pytorch.utilities import rank_zero_info
 from PIL import Image
-from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from lightning_gradood.core import UNREADABLE, Refusal, Transform, named_seed, read_picture
+from lightning_gradood.core import (
+    MEGAPIXELS,
+    PassedOver,
+    PixelLimit,
+    Refusal,
+    Transform,
+    Unreadable,
+    find_image_files,
+    image_suffixes,
+    named_seed,
+    printable,
+    read_picture,
+    subfolders,
+)
 from lightning_gradood.data.datasets import GIB, LoadedSource
 from lightning_gradood.data.source import Listing, Source
 from lightning_gradood.data.splits import split_rows
@@ -25,11 +37,13 @@ class Opening:
         transform: Applied once to every image.
         memory_limit_gib: Sources with more pixels than this are decoded on demand.
         seed: Chooses the images where a limit is given; combined with the source's name.
+        max_megapixels: Larger image files are refused before they are decoded.
     """
 
     transform: Transform | None = None
     memory_limit_gib: float = 2.0
     seed: int = 0
+    max_megapixels: float = MEGAPIXELS
 
     def load(
         self,
@@ -51,6 +65,8 @@ class Opening:
             Refusal: The source cannot be opened, is empty, or has classes the classifier does not know.
         """
         listing = (FolderSource(source) if isinstance(source, str) else source).open()
+        if isinstance(listing, FolderListing):
+            listing = self._told(name, listing)
         if not listing.keys:
             raise Refusal(f"`{name}` should hold images. Got `{name}` with none. Point it at a source that has some.")
         if classes and listing.classes and listing.classes != classes:
@@ -60,6 +76,12 @@ class Opening:
             share = limit / len(rows)
             rows = split_rows(listing.labels, [share, 1 - share], named_seed(self.seed, f"limit/{name}"))[0]
         return LoadedSource(name, listing, self.transform, rows, int(self.memory_limit_gib * GIB))
+
+    def _told(self, name: str, listing: "FolderListing") -> "FolderListing":
+        for note in listing.notes:
+            rank_zero_info(f"{name}: {note}")
+        limit = PixelLimit(self.max_megapixels, "--data.max_megapixels")
+        return dataclasses.replace(listing, limit=limit)
 
 
 def refuse_other_shape(source: LoadedSource, normal: LoadedSource) -> None:
@@ -94,8 +116,10 @@ class FolderSource(Source):
     """Image files below a folder: one sub-folder per class, as torchvision's `ImageFolder` reads them, or no classes.
 
     Classes are the names of the sub-folders, sorted; files may lie at any depth below them. A flat folder gives images
-    of unknown class (-1). Files and folders whose name starts with a dot are passed over: systems leave their own notes
-    there. Every image is converted to RGB.
+    of unknown class (-1), and so do images that lie beside class folders. A class folder without images keeps its place
+    among the classes. Every suffix that Pillow or an installed plugin of it reads is an image's; of several frames the
+    first is taken, turned upright as EXIF says, and converted to RGB. What is passed over (other suffixes, names that
+    start with a dot, what systems leave behind, links that lead nowhere, pipes) is counted in one line.
 
     Args:
         root: The folder, absolute or relative to the working directory; `~` is expanded.
@@ -108,11 +132,11 @@ class FolderSource(Source):
     def __init__(self, root: str) -> None:
         self.root = root
 
-    def open(self) -> Listing:
+    def open(self) -> "FolderListing":
         """List the image files.
 
         Raises:
-            Refusal: The folder is missing, holds no images, mixes both layouts, or has a class without images.
+            Refusal: The folder is missing or holds no images.
         """
         root = Path(self.root).expanduser()
         if not root.is_dir():
@@ -121,72 +145,79 @@ class FolderSource(Source):
                 f"`root` should be a folder of images. Got `root = {self.root}`, which {what} "
                 f"(looked at {root.absolute()}). Correct the path, or put images there: {LAYOUTS}."
             )
-        flat = _image_names(root)
-        by_class = {folder.name: sorted(_image_files(folder)) for folder in _folders(root)}
-        if flat and any(by_class.values()):
-            raise Refusal(
-                f"`root` should hold {LAYOUTS}. Got `root = {self.root}` with both, e.g. `{flat[0]}` "
-                "beside class folders. Move the loose images into a class folder or elsewhere."
-            )
-        if flat:
-            return FolderListing(keys=flat, labels=[-1] * len(flat), classes=[], root=root)
-        return self._classed(root, by_class)
+        passed = PassedOver()
+        by_class = {name: list(find_image_files(str(root / name), passed)) for name in subfolders(str(root), passed)}
+        loose = list(find_image_files(str(root), passed, deep=False))
+        if not loose and not any(by_class.values()):
+            raise self._empty(root, passed)
+        classes = list(by_class) if any(by_class.values()) else []
+        pairs = [(file, -1) for file in loose]
+        pairs += [(file, label) for label, name in enumerate(classes) for file in by_class[name]]
+        names = [os.path.relpath(file, root) for file, _ in pairs]
+        return FolderListing(
+            keys=[printable(Path(name).as_posix()) for name in names],
+            labels=[label for _, label in pairs],
+            classes=[printable(name) for name in classes],
+            root=root,
+            names=names,
+            notes=_notes(str(root), passed, loose if classes else [], [name for name in classes if not by_class[name]]),
+        )
 
-    def _classed(self, root: Path, by_class: dict[str, list[Path]]) -> Listing:
-        if not any(by_class.values()):
-            raise Refusal(
-                f"`root` should hold images ({', '.join(IMG_EXTENSIONS)}). Got `root = {self.root}` with none "
-                f"(looked at {root.absolute()}). Put images there: {LAYOUTS}."
-            )
-        empty = [name for name, files in by_class.items() if not files]
-        if empty:
-            raise Refusal(
-                f"`root` should hold images for every class. Got `root = {self.root}` whose folder "
-                f"`{empty[0]}` has none. Remove that folder or fill it."
-            )
-        pairs = [(path.relative_to(root).as_posix(), n) for n, files in enumerate(by_class.values()) for path in files]
-        return FolderListing([key for key, _ in pairs], [label for _, label in pairs], list(by_class), root)
+    def _empty(self, root: Path, passed: PassedOver) -> Refusal:
+        left = passed.sentence("It")
+        return Refusal(
+            f"`root` should hold images ({', '.join(sorted(image_suffixes()))}). Got `root = {self.root}` with none "
+            f"(looked at {root.absolute()}). {f'{left} ' if left else ''}Put images there: {LAYOUTS}."
+        )
+
+
+def _notes(place: str, passed: PassedOver, loose: list[str], empty: list[str]) -> tuple[str, ...]:
+    """What a user should know of the folder, a line each."""
+    notes = [passed.sentence(place)]
+    if loose:
+        example = printable(os.path.basename(loose[0]))
+        notes.append(f"{len(loose):,} images beside the class folders, e.g. `{example}`, have no class.")
+    if empty:
+        shown = ", ".join(f"`{printable(name)}`" for name in empty[:5]) + (", ..." if len(empty) > 5 else "")
+        notes.append(f"class folders without images keep their place among the classes: {shown}.")
+    return tuple(filter(None, notes))
+
+
+_READING = b"EXIF's orientation applied"  # part of each file's fingerprint: another way of reading gives other pixels
 
 
 @dataclass(frozen=True)
 class FolderListing(Listing):
-    """Image files below `root`; keys are their relative paths."""
+    """Image files below `root`.
+
+    Args:
+        root: The folder.
+        names: The files' paths below it; `keys` are these as posix paths in which bytes that are no UTF-8 are escaped.
+        notes: What a user should know of it, a line each.
+        limit: How large an image may be; None for the default.
+    """
 
     root: Path
+    names: list[str]
+    notes: tuple[str, ...] = ()
+    limit: PixelLimit | None = None
 
     def read(self, row: int) -> Image.Image:
-        """Decode one file to RGB."""
-        path = self.root / self.keys[row]
+        """Decode one file to RGB, upright."""
+        path = self.root / self.names[row]
         try:
-            return read_picture(path)
-        except Refusal:
-            raise
-        except UNREADABLE as error:
+            return read_picture(path, limit=self.limit)
+        except Unreadable as error:
             raise Refusal(
-                f"`root` should hold readable images. Got `{path}`: {error}. "
-                "Remove that file or replace it by a whole one."
+                f"`root` should hold readable images. Got `{printable(str(path))}`: "
+                f"{str(error).partition('. Got: ')[2] or 'it is gone.'} Remove that file or replace it by a whole one."
             ) from error
 
     def path(self, row: int) -> str:
         """Its path below the source's root."""
-        return str(self.root / self.keys[row])
+        return printable(str(self.root / self.names[row]))
 
     def fingerprint(self, row: int) -> bytes:
         """Return the SHA-256 of the file's bytes."""
-        with open(self.root / self.keys[row], "rb") as file:
-            return hashlib.file_digest(file, "sha256").digest()
-
-
-def _folders(root: Path) -> list[Path]:
-    return sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
-
-
-def _image_names(folder: Path | str) -> list[str]:
-    names = (entry.name for entry in os.scandir(folder) if entry.is_file())
-    return sorted(name for name in names if not name.startswith(".") and name.lower().endswith(IMG_EXTENSIONS))
-
-
-def _image_files(folder: Path) -> Iterator[Path]:
-    for parent, folders, _ in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        yield from (Path(parent, name) for name in _image_names(parent))
+        with open(self.root / self.names[row], "rb") as file:
+            return hashlib.sha256(_READING + hashlib.file_digest(file, "sha256").digest()).digest()

@@ -8,11 +8,13 @@ from functools import cached_property
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lightning_gradood.attacks import FGSM, PGD, Semantic, preset
 from lightning_gradood.core import Perturbation, Refusal, named_seed, refused_as
 from lightning_gradood.corruptions import corruptions_at
 from lightning_gradood.data.datasets import LoadedSource
+from lightning_gradood.data.duplicates import groups_of, say_duplicates, say_shared
 from lightning_gradood.data.folder import Opening, refuse_other_shape
 from lightning_gradood.data.loaders import labelled
 from lightning_gradood.data.settings import given_train, refuse_below
@@ -243,7 +245,16 @@ class ExperimentSources:
         """
         ids = {name: source.ids for name, source in self.detection_sources.items()}
         labels = {name: source.labels for name, source in self.detection_sources.items()}
-        return make_manifest(ids, labels, self.split, self.split_seed)
+        return make_manifest(ids, labels, self.split, self.split_seed, self._groups)
+
+    @cached_property
+    def _groups(self) -> dict[str, NDArray[np.int64]]:
+        """Which images of a source are the same one, which are kept in one split; said where there are any."""
+        groups = {name: groups_of(source) for name, source in self.detection_sources.items()}
+        for name, source in self.detection_sources.items():
+            say_duplicates(source, groups[name])
+        say_shared(self.detection_sources)
+        return groups
 
     @cached_property
     def perturbed_sources(self) -> dict[str, PerturbedSource]:
@@ -255,7 +266,9 @@ class ExperimentSources:
             Refusal: A limit leaves a split without images of an attack or corruption.
         """
         normal = self.normal_source
-        settled = make_manifest({NORMAL: normal.ids}, {NORMAL: normal.labels}, self.split, self.opening.seed)
+        settled = make_manifest(
+            {NORMAL: normal.ids}, {NORMAL: normal.labels}, self.split, self.opening.seed, {NORMAL: groups_of(normal)}
+        )
         made = self.perturbations.of(normal, settled.split_of)
         for name, limit in self.perturbations.limits.items():
             counts = Counter(self.manifest.split_of[origin] for origin in made[name].origins)

@@ -54,6 +54,17 @@ def refuse_below(least: int, **settings: float) -> None:
             raise Refusal(f"`{name}` should be at least {least}. Got `{name} = {value}`. Raise it.")
 
 
+def refuse_not_positive(**settings: float) -> None:
+    """Refuse settings that are not above 0.
+
+    Raises:
+        Refusal: A setting is 0, negative or NaN.
+    """
+    for name, value in settings.items():
+        if not value > 0:
+            raise Refusal(f"`data.{name}` should be above 0. Got `data.{name} = {value}`. Raise it.")
+
+
 def refuse_unknown(names: Iterable[str], known: Collection[str]) -> None:
     """Refuse names that are no detection source's.
 

@@ -172,6 +172,7 @@ def make_manifest(
     labels: Mapping[str, Sequence[int] | NDArray[Any]],
     fractions: Sequence[float],
     seed: int,
+    groups: Mapping[str, NDArray[Any]] | None = None,
 ) -> Manifest:
     """Split every source into train, val and test, each on its own, so that no source's split depends on the others.
 
@@ -180,6 +181,7 @@ def make_manifest(
         labels: Their classes, for stratification.
         fractions: The shares of train, val and test; positive, with sum 1.
         seed: Combined with each source's name.
+        groups: For each source, which images are the same one and stay together; see `split_rows`.
 
     Raises:
         Refusal: There are not three such fractions, or a source has too few images to fill every split.
@@ -192,11 +194,14 @@ def make_manifest(
     least = smallest_count(fractions)
     sources = {}
     for source, names in ids.items():
-        if len(names) < least:
+        same = None if groups is None else groups[source]
+        different = len(names) if same is None else len(np.unique(same))
+        if different < least:
+            copies = f", of which {different} differ" if different < len(names) else ""
             raise Refusal(
                 f"`{source}` should have at least {least} images, to fill every split of {list(fractions)}. "
-                f"Got `{source}` with {len(names)}. Add images, or raise `limit`."
+                f"Got `{source}` with {len(names)}{copies}. Add images, or raise `limit`."
             )
-        parts = split_rows(labels[source], fractions, named_seed(seed, source))
+        parts = split_rows(labels[source], fractions, named_seed(seed, source), same)
         sources[source] = {split: [names[row] for row in rows] for split, rows in zip(SPLITS, parts, strict=True)}
     return Manifest(seed, list(fractions), sources)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import glob
 import io
 import os
-import re
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,15 +14,18 @@ from itertools import islice
 from pathlib import Path
 
 import torch
-from PIL import Image
 from torch import Tensor
-from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from lightning_gradood.core import UNREADABLE, Refusal, read_picture
+from lightning_gradood.core import (
+    MEGAPIXELS,
+    PassedOver,
+    PixelLimit,
+    Refusal,
+    find_image_files,
+    printable,
+    read_picture,
+)
 from lightning_gradood.guard.guard import Guard, OtherShape
-
-MEGAPIXELS = 89.0
-"""Largest image that is decoded by default, in megapixels; above it Pillow warns of decompression bombs."""
 
 _THREADS = 4
 
@@ -70,24 +72,26 @@ class ImageBytes:
 COLUMNS = tuple(FileVerdict.__dataclass_fields__)
 
 
-def image_paths(places: Iterable[str]) -> Iterator[str]:
+def image_paths(places: Iterable[str], passed: PassedOver | None = None) -> Iterator[str]:
     """Find image files, one place after the other.
 
     Args:
         places: files, whatever they end in; folders, of which all image files below are taken in the order of their names;
             patterns with `*`, `?` or `[...]`, where `**` stands for any folders. What does not exist is passed on, so
             that it becomes a verdict with an error.
+        passed: counts what is no image in folders; see `core.find_image_files`.
 
     Yields:
-        Paths. Files and folders whose name starts with a dot are passed over in folders.
+        Paths.
     """
+    passed = PassedOver() if passed is None else passed
     for place in places:
         path = os.path.expanduser(place)
         if os.path.isdir(path):
-            yield from _below(path, frozenset())
+            yield from find_image_files(path, passed)
         elif glob.has_magic(path) and not os.path.lexists(path):
             found = _matching(path)
-            yield from image_paths(found) if found else [place]
+            yield from image_paths(found, passed) if found else [place]
         else:
             yield path
 
@@ -117,7 +121,7 @@ def score_files(
     size = guard.about.batch_size if batch_size is None else batch_size
     if size < 1:
         raise Refusal(f"`--batch_size` should be at least 1. Got `--batch_size {size}`.")
-    limit = int(megapixels * 1e6)
+    limit = PixelLimit(megapixels)
     rows: list[_Decoded] = []
     fits = False  # whether any image had the guard's shape
     with closing(_decoded(guard, paths, limit, ahead=2 * size)) as stream:
@@ -139,7 +143,9 @@ class _Decoded:
     error: Refusal | None = None
 
 
-def _decoded(guard: Guard, paths: Iterable[str | Path | ImageBytes], limit: int, ahead: int) -> Generator[_Decoded]:
+def _decoded(
+    guard: Guard, paths: Iterable[str | Path | ImageBytes], limit: PixelLimit, ahead: int
+) -> Generator[_Decoded]:
     """Decode in threads, at most `ahead` files before the one that is taken."""
     waiting: deque[Future[_Decoded]] = deque()
     stream = iter(paths)
@@ -154,21 +160,14 @@ def _decoded(guard: Guard, paths: Iterable[str | Path | ImageBytes], limit: int,
                 future.cancel()
 
 
-def _decode(guard: Guard, given: str | Path | ImageBytes, limit: int) -> _Decoded:
-    path = str(given)
+def _decode(guard: Guard, given: str | Path | ImageBytes, limit: PixelLimit) -> _Decoded:
+    path = printable(str(given))
     file = io.BytesIO(given.content) if isinstance(given, ImageBytes) else given
     try:
         with torch.inference_mode(False):
             return _Decoded(path, guard.read(read_picture(file, guard.about.picture, limit, path), path))
     except Refusal as refusal:
         return _Decoded(path, error=refusal)
-    except FileNotFoundError:
-        return _Decoded(path, error=Refusal(f"`{path}` should be an image file. Got none of that name."))
-    except (*UNREADABLE, Image.DecompressionBombWarning, EOFError) as error:
-        reason = re.sub(r"cannot identify image file .*", "it is no image", str(error)).strip().rstrip(".")
-        return _Decoded(
-            path, error=Refusal(f"`{path}` should be a readable image. Got: {reason or type(error).__name__}.")
-        )
 
 
 def _verdicts(guard: Guard, rows: list[_Decoded]) -> Iterator[FileVerdict]:
@@ -215,18 +214,3 @@ def _matching(pattern: str) -> list[str]:
         shortest = {os.path.realpath(path): path for path in sorted(found, key=len, reverse=True)}
         found = list(shortest.values())
     return sorted(found)
-
-
-def _below(folder: str, above: frozenset[str]) -> Iterator[str]:
-    """Image files below a folder in the order of their paths; links that lead back up are passed over."""
-    real = os.path.realpath(folder)
-    if real in above:
-        return
-    with os.scandir(folder) as entries:
-        names = sorted((entry.name, entry.is_dir()) for entry in entries if not entry.name.startswith("."))
-    for name, is_folder in names:
-        path = os.path.join(folder, name)
-        if is_folder:
-            yield from _below(path, above | {real})
-        elif name.lower().endswith(IMG_EXTENSIONS):
-            yield path

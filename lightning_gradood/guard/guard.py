@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_gradood import __version__
-from lightning_gradood.core import Picture, Refusal, as_float, to_pixels
+from lightning_gradood.core import Picture, Refusal, as_float, to_pixels, upright
 from lightning_gradood.detectors import Detector, load_detector, score_in_blocks
 from lightning_gradood.gradients import adopt_proofs, parameter_names
 from lightning_gradood.guard.components import decode
@@ -131,7 +131,8 @@ class Guard:
         """Make of a picture what the network gets.
 
         Args:
-            picture: a PIL image, or a tensor [C, H, W]; see `core.read_picture` for files.
+            picture: a PIL image, which is turned as its EXIF orientation says, or a tensor [C, H, W]; see
+                `core.read_picture` for files.
             name: for the message.
 
         Returns:
@@ -140,7 +141,7 @@ class Guard:
         Raises:
             Refusal: it has another size than the images that the guard was fitted on.
         """
-        pixels = to_pixels(picture, self.transform, name)
+        pixels = to_pixels(picture if isinstance(picture, Tensor) else upright(picture), self.transform, name)
         if list(pixels.shape) != self.about.image_shape:
             raise OtherShape(name, list(pixels.shape), self.about.image_shape)
         return pixels

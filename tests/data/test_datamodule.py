@@ -206,11 +206,11 @@ def test_a_limit_holds_for_detection_but_not_for_training(settings):
     assert len(data.train_source) == 50
 
 
-def test_the_classes_are_those_of_training_or_of_the_normal_images(settings):
+def test_the_classes_are_those_of_training_or_of_the_normal_images(settings, image_folder):
     assert ImageDataModule(**settings).num_classes == 2
     without = settings | {"train": None}
     assert ImageDataModule(**without).num_classes == 2
-    assert ImageDataModule(**without | {"normal": settings["anomalies"]["near"]}).num_classes is None
+    assert ImageDataModule(**without | {"normal": image_folder("flat", {".": 9})}).num_classes is None
 
 
 def test_digits_need_no_files():
@@ -234,8 +234,8 @@ def test_fit_without_training_images_is_refused(settings):
 
 
 @pytest.mark.parametrize(("setting", "verb"), [("train", "fit"), ("normal", "test")])
-def test_images_without_classes_cannot_train_or_test_a_classifier(settings, setting, verb):
-    data = ImageDataModule(**settings | {setting: settings["anomalies"]["near"]})
+def test_images_without_classes_cannot_train_or_test_a_classifier(settings, image_folder, setting, verb):
+    data = ImageDataModule(**settings | {setting: image_folder("flat", {".": 9})})
     words = rf"`{setting}` should have a class for every image, .*Got `{setting}` with 9 of 9 without"
     with pytest.raises(Refusal, match=words):
         getattr(trainer(), verb)(Watcher(), data)

@@ -63,21 +63,32 @@ def test_a_file_in_place_of_a_folder_is_refused(tmp_path):
 def test_a_folder_without_images_is_refused(tmp_path):
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "notes.txt").touch()
-    with pytest.raises(Refusal, match=r"`root` should hold images \(\.jpg, .*with none .*root/<class>/image\.png"):
+    with pytest.raises(
+        Refusal,
+        match=r"`root` should hold images \(\.apng, .*with none .*It: passed over 1 \.txt\. .*root/<class>/image\.png",
+    ):
         FolderSource(str(tmp_path)).open()
 
 
-def test_a_class_without_images_is_refused_by_name(image_folder):
-    root = Path(image_folder("photos", {"a": 1}))
+def test_a_class_without_images_keeps_its_place_and_is_said(image_folder):
+    root = Path(image_folder("photos", {"a": 1, "c": 1}))
     (root / "b").mkdir()
-    with pytest.raises(Refusal, match=r"images for every class.*folder `b` has none"):
-        FolderSource(str(root)).open()
+    listing = FolderSource(str(root)).open()
+    assert (listing.classes, listing.labels) == (["a", "b", "c"], [0, 2])
+    assert listing.notes == ("class folders without images keep their place among the classes: `b`.",)
 
 
-def test_both_layouts_at_once_are_refused(image_folder):
-    root = image_folder("photos", {"a": 1, ".": 1})
-    with pytest.raises(Refusal, match=r"with both, e\.g\. `000\.png` beside class folders"):
-        FolderSource(root).open()
+def test_images_beside_class_folders_have_no_class_and_are_said(image_folder):
+    listing = FolderSource(image_folder("photos", {"a": 1, ".": 2})).open()
+    assert (listing.keys, listing.labels) == (["000.png", "001.png", "a/000.png"], [-1, -1, 0])
+    assert listing.notes == ("2 images beside the class folders, e.g. `000.png`, have no class.",)
+
+
+def test_folders_without_images_beside_a_flat_folder_are_no_classes(image_folder):
+    root = Path(image_folder("photos", {".": 2}))
+    (root / "x.png").mkdir()
+    listing = FolderSource(str(root)).open()
+    assert (listing.keys, listing.classes, listing.notes) == (["000.png", "001.png"], [], ())
 
 
 def test_deeper_images_than_eight_bits_are_refused(tmp_path):

@@ -80,7 +80,7 @@ def bad_files(folder):
         "video.png": "should be a readable image. Got: it is no image.",
         "small.png": "should be an image of 16 × 16 pixels with 3 channels after the guard's transform. Got 16 × 8 with 3.",
         "deep.png": "should be an image with 8 bits a channel.",
-        "huge.png": "should have at most 2 megapixels. Got 2000 × 1500, 3 megapixels. Scale it down, or raise",
+        "huge.png": "should have at most 2 megapixels. Got 2000 × 1500, 3 megapixels, larger than this limit. Scale",
         "nowhere.png": "should be an image file. Got none of that name.",
         "missing.png": "should be an image file. Got none of that name.",
         "folder.png": "should be a readable image. Got: ",

@@ -1,0 +1,136 @@
+"""The same image in several places: in one split, counted and said; one folder in two roles is refused."""
+
+import functools
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from torchvision.datasets import FakeData
+
+from lightning_gradood.core import Refusal
+from lightning_gradood.data import DatasetSource, DigitsSource, FolderSource, ImageDataModule, make_manifest
+
+
+@pytest.fixture
+def said(monkeypatch):
+    """Return the lines that are printed."""
+    lines = []
+    for module in ("duplicates", "folder"):
+        monkeypatch.setattr(f"lightning_gradood.data.{module}.rank_zero_info", lines.append)
+    return lines
+
+
+@pytest.mark.parametrize("memory", [2.0, 0.0], ids=["pixels in memory", "bytes of files"])
+def test_copies_are_in_one_split_and_said(image_folder, said, memory):
+    root = Path(image_folder("normal", {".": 30}))
+    for row in range(10):
+        shutil.copy(root / f"{row:03d}.png", root / f"copy{row:03d}.png")
+    data = ImageDataModule(str(root), memory_limit_gib=memory)
+    split_of = data.manifest.split_of
+    for row in range(10):
+        assert split_of[f"normal/{row:03d}.png"] == split_of[f"normal/copy{row:03d}.png"]
+    assert len(split_of) == 40
+    (line,) = said
+    assert line == (
+        "normal: 20 of 40 images are there more than once (10 different ones), e.g. `normal/000.png` and "
+        "`normal/copy000.png`. The same images are in the same split."
+    )
+
+
+def test_equal_pixels_in_other_files_are_the_same_image(image_folder, said):
+    root = Path(image_folder("normal", {".": 12}))
+    Image.open(root / "003.png").save(root / "saved_anew.bmp")
+    split_of = ImageDataModule(str(root)).manifest.split_of
+    assert split_of["normal/003.png"] == split_of["normal/saved_anew.bmp"]
+    assert "2 of 13 images" in said[0]
+
+
+def test_copies_of_one_image_alone_cannot_be_split(image_folder, said):
+    root = Path(image_folder("normal", {".": 1}))
+    for row in range(9):
+        shutil.copy(root / "000.png", root / f"copy{row}.png")
+    with pytest.raises(Refusal, match=r"should have at least \d images.* Got `normal` with 10, of which 1 differ\."):
+        _ = ImageDataModule(str(root)).manifest
+
+
+def test_splits_without_copies_are_as_without_looking_for_them(image_folder, said):
+    data = ImageDataModule(DigitsSource([0, 1], "test"), {"nine": DigitsSource([9])})
+    sources = data.detection_sources.items()
+    plain = make_manifest({n: s.ids for n, s in sources}, {n: s.labels for n, s in sources}, data.split, 0)
+    assert data.manifest == plain
+    assert said == []
+
+
+def test_images_of_normal_among_anomalies_are_said(image_folder, said):
+    normal, smoke = Path(image_folder("normal", {".": 10})), Path(image_folder("smoke", {"x": 10}))
+    for path in smoke.glob("x/*.png"):
+        path.unlink()
+    for row, path in enumerate(sorted(normal.iterdir())):
+        image = Image.open(path)
+        (image if row < 3 else image.rotate(90)).save(smoke / "x" / f"{row}.png")
+    _ = ImageDataModule(str(normal), {"smoke": str(smoke)}).manifest
+    assert said == [
+        "smoke: 3 of 10 images are also in `normal`, e.g. `smoke/x/0.png` is `normal/000.png`. No detector can tell these "
+        "apart: remove them from one of the two."
+    ]
+
+
+def fake(**settings):
+    return DatasetSource(functools.partial(FakeData, **settings))
+
+
+@pytest.mark.parametrize(
+    ("settings", "flags"),
+    [
+        ({"train": "photos", "normal": "photos"}, "`data.train` and `data.normal`"),
+        ({"train": "photos", "normal": "./x/../photos/"}, "`data.train` and `data.normal`"),
+        ({"train": "photos", "normal": "link"}, "`data.train` and `data.normal`"),
+        ({"train": "photos", "normal": FolderSource("photos")}, "`data.train` and `data.normal`"),
+        ({"normal": "a", "anomalies": {"b": "a"}}, "`data.normal` and `data.anomalies.b`"),
+        ({"normal": "a", "anomalies": {"b": "c", "d": "c"}}, "`data.anomalies.b` and `data.anomalies.d`"),
+        ({"train": "a", "normal": "b", "anomalies": {"c": "a"}}, "`data.train` and `data.anomalies.c`"),
+        ({"train": fake(size=9), "normal": fake(size=9)}, "`data.train` and `data.normal`"),
+        ({"train": DigitsSource([1]), "normal": DigitsSource([1])}, "`data.train` and `data.normal`"),
+    ],
+)
+def test_one_folder_in_two_roles_is_refused_by_its_flags(tmp_path, monkeypatch, settings, flags):
+    monkeypatch.chdir(tmp_path)
+    os.symlink("photos", "link")
+    with pytest.raises(Refusal, match=f"{flags} should be different images. Got both as "):
+        ImageDataModule(**settings)
+
+
+def test_other_settings_of_one_data_set_are_other_images():
+    ImageDataModule(fake(size=9, random_offset=1), {"x": fake(size=9)}, train=fake(size=8))
+    ImageDataModule(DatasetSource(lambda: FakeData(9)), {"x": DatasetSource(lambda: FakeData(8))})
+
+
+def test_a_large_image_names_the_flag_of_the_experiment(image_folder):
+    root = image_folder("normal", {".": 3}, size=40)
+    with pytest.raises(Refusal, match=r"at most 0\.001 megapixels\. Got 40 × 40.*raise --data\.max_megapixels\."):
+        _ = ImageDataModule(root, max_megapixels=0.001).normal_source
+    with pytest.raises(Refusal, match=r"`data\.max_megapixels` should be above 0"):
+        ImageDataModule(root, max_megapixels=0)
+
+
+def test_what_is_passed_over_is_said_with_the_sources_name(image_folder, said):
+    root = Path(image_folder("photos", {".": 5}))
+    (root / "notes.txt").touch()
+    assert len(ImageDataModule(str(root)).normal_source) == 5
+    assert said == [f"normal: {root}: passed over 1 .txt."]
+
+
+def test_names_that_are_no_utf8_have_ids_that_can_be_stored(image_folder, tmp_path):
+    root = Path(image_folder("photos", {"a": 8}))
+    try:
+        (root / "a" / "000.png").rename(root / "a" / os.fsdecode(b"\xe9.png"))
+    except OSError:
+        pytest.skip("this file system stores UTF-8 names only")
+    data = ImageDataModule(str(root))
+    assert rb"normal/a/\xe9.png".decode() in data.manifest.split_of
+    data.manifest.write(tmp_path / "splits.json")
+    assert len(data.normal_source.images(range(8))) == 8
+    assert data.normal_source.digest().encode()
+    assert data.normal_source.path(7).encode().endswith(rb"\xe9.png")
