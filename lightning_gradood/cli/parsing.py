@@ -86,6 +86,11 @@ _REWORDED = (  # in this order
         re.compile(r"the following arguments are required: \w+\.(?:model|data).*"),
         f"The keys `model` and `data` should be given. Name an experiment file, {_FILE}",
     ),
+    (
+        re.compile(r"Expected an instantiatable class, but lightning_gradood\.data\.Source is abstract"),
+        "Each name should have a folder or a source with its class_path. Got a name without one. A name with a dot is given "
+        "in braces, e.g. --data.anomalies '{my.photos: photos/mine}'",
+    ),
     (re.compile(r"Problems parsing config: "), "The configuration file should be YAML. Got: "),
     (re.compile(r' ?in "<unicode string>", '), " in "),
 )

@@ -43,8 +43,8 @@ class DatasetSource(Source):
     """The images of a map-style data set, which is built when the source is opened.
 
     Items are an image, or a tuple that starts with an image and a class index; an image is a PIL image or a tensor
-    [C, H, W] (uint8, or float in [0, 1]). Grey PIL images stay one channel, other modes become RGB. A negative class
-    means unknown.
+    [C, H, W] (uint8, or float in [0, 1]). Grey PIL images stay one channel, other modes become RGB; EXIF's orientation
+    is the data set's business. A negative class means unknown.
 
     Args:
         dataset: What builds the data set. In YAML the data set itself by `class_path` and `init_args`.

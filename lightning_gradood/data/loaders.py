@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 
 from lightning_gradood.core import Refusal
 from lightning_gradood.data.datasets import LoadedSource, SourceRows
+from lightning_gradood.data.duplicates import groups_of, say_duplicates
 from lightning_gradood.data.source import ImageBatch, as_it_is
 from lightning_gradood.data.splits import Rows, split_rows
 
@@ -49,10 +50,15 @@ def make_loader(
 def training_parts(source: LoadedSource, validation_fraction: float, seed: int) -> tuple[Rows, Rows]:
     """Split the training images into those trained on and those that select the checkpoint, stratified by class.
 
+    The same image twice is in one of them, if the images are in memory; others would have to be read once more.
+
     Raises:
         Refusal: One of the two would be empty.
     """
-    train, val = split_rows(source.labels, [1 - validation_fraction, validation_fraction], seed)
+    groups = groups_of(source) if source.in_memory else None
+    if groups is not None:
+        say_duplicates(source, groups)
+    train, val = split_rows(source.labels, [1 - validation_fraction, validation_fraction], seed, groups)
     if len(train) == 0 or len(val) == 0:
         raise Refusal(
             "`train` should have enough images for a validation part. "

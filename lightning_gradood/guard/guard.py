@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_gradood import __version__
-from lightning_gradood.core import Picture, Refusal, as_float, to_pixels, upright
+from lightning_gradood.core import MEGAPIXELS, Picture, Refusal, as_float, to_pixels, upright
 from lightning_gradood.detectors import Detector, load_detector, score_in_blocks
 from lightning_gradood.gradients import adopt_proofs, parameter_names
 from lightning_gradood.guard.components import decode
@@ -150,7 +150,7 @@ class Guard:
         self, paths: Iterable[str | Path | ImageBytes], batch_size: int | None = None, megapixels: float | None = None
     ) -> Iterator[FileVerdict]:
         """Score image files in their order; see `guard.score_files`."""
-        from lightning_gradood.guard.files import MEGAPIXELS, score_files  # which needs this file
+        from lightning_gradood.guard.files import score_files  # which needs this file
 
         return score_files(self, paths, batch_size, MEGAPIXELS if megapixels is None else megapixels)
 

@@ -78,6 +78,11 @@ def untouched(arguments, capsys):
         (["--model.network", "resnet18"], "called resnet18. Did you mean `lightning_gradood.networks.resnet18`?"),
         (["--model.network", "lightning_gradod.resnet18"], "`model.network`: No module named 'lightning_gradod'."),
         (["stray"], "unrecognized arguments: stray."),
+        (
+            ["--data.anomalies.my.photos", "photos"],
+            "`data.anomalies`: Each name should have a folder or a source with its class_path. Got a name without one. A name "
+            "with a dot is given in braces, e.g. --data.anomalies '{my.photos: photos/mine}'.",
+        ),
     ],
 )
 def test_what_is_misspelt_is_named_with_the_nearest_spelling(flags, words, capsys):
@@ -365,7 +370,7 @@ def test_logits_that_are_not_finite_are_refused_with_the_images_and_nothing_is_k
 
 def test_an_unreadable_image_is_named(capsys):
     message = refused([*DETECT, "--data.anomalies.nine", "broken"], capsys)
-    assert "Got `broken/003.png`: cannot identify image file" in message
+    assert "Got `broken/003.png`: it is no image. Remove that file" in message
     assert message.endswith("Remove that file or replace it by a whole one.")
     assert Path("broken/003.png").read_bytes() == b"cut off"
 

@@ -198,8 +198,8 @@ def test_a_large_image_is_decoded_once_the_limit_is_raised(guard, capsys):
     code, out, _ = called(["score", "--guard", guard, "photos", "--max_megapixels", "1"], capsys)
     assert code == 3
     assert (
-        "should have at most 1 megapixels. Got 1500 × 1000, 2 megapixels. Scale it down, or raise --max_megapixels."
-        in out
+        "should have at most 1 megapixels. Got 1500 × 1000, 1.5 megapixels, larger than this limit. Scale it down, or "
+        "raise --max_megapixels." in out
     )
     code, *_ = called(["score", "--guard", guard, "photos", "--max_megapixels", "2"], capsys)
     assert code == 0
@@ -235,3 +235,50 @@ def test_scoring_imports_neither_lightning_nor_the_parser(guard):
     )
     ended = subprocess.run([sys.executable, "-W", "error", "-c", script], capture_output=True, text=True)
     assert ended.stdout.strip() == "[]", ended.stderr
+
+
+def test_whatever_stands_in_a_folder_is_a_row_or_counted(guard, capsys):
+    Path("tree/sub.png").mkdir(parents=True)
+    write_digits(Path("tree/digits"), [9])
+    Path("tree/notes.txt").touch()
+    Path("tree/.DS_Store").touch()
+    Path("tree/gone.png").symlink_to("nowhere.png")
+    Path("tree/up").symlink_to(".")
+    os.mkfifo("tree/pipe.png")
+    Path("tree/odd.dds").write_bytes(b"DDS |" + bytes(200))
+    Path(os.fsdecode(b"tree/caf\xe9.png")).write_bytes(next(Path("tree/digits").iterdir()).read_bytes())
+    for output in ("a.parquet", "b.csv", "c.jsonl"):
+        code, _, err = called(["score", "--guard", guard, "tree", "--output", output, "--explain", "1"], capsys)
+        assert code == 3, err
+        rows = read_rows(Path(output))
+        wrong = {path: error for path, error in zip(rows["path"], rows["error"], strict=True) if error}
+        assert list(wrong) == ["tree/odd.dds"]
+        assert "should be a readable image" in wrong["tree/odd.dds"]
+        assert r"tree/caf\xe9.png" in rows["path"]
+        assert "folders: passed over " in err
+        for words in (
+            "1 .txt",
+            "1 links that lead nowhere",
+            "1 pipes, sockets or devices",
+            "1 names that start with a dot",
+        ):
+            assert words in err
+    code, _, err = called(["score", "--guard", guard, "tree/pipe.png"], capsys)
+    assert code == 3
+
+
+def test_a_folder_without_images_says_what_is_there(guard, capsys):
+    Path("notes").mkdir()
+    Path("notes/a.txt").touch()
+    message = refused(["score", "--guard", guard, "notes"], capsys)
+    assert message == "`score` should find image files. Got none in notes. There: passed over 1 .txt. Name others."
+
+
+def test_a_turned_photo_is_scored_upright(guard, capsys):
+    (path, *_) = write_digits(Path("photos"), [2]).values()
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.open(path).transpose(Image.Transpose.ROTATE_90).save("turned.png", exif=exif)
+    _, out, _ = called(["score", "--guard", guard, str(path), "turned.png"], capsys)
+    upright, turned = csv.DictReader(io.StringIO(out))
+    assert upright["score"] == turned["score"]

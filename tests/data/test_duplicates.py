@@ -39,6 +39,20 @@ def test_copies_are_in_one_split_and_said(image_folder, said, memory):
     )
 
 
+def test_copies_in_training_images_do_not_select_the_checkpoint_they_trained(image_folder, said):
+    root = Path(image_folder("train", {"a": 10, "b": 10}))
+    for path in sorted(root.rglob("*.png")):
+        shutil.copy(path, path.with_name(f"copy{path.name}"))
+    data = ImageDataModule("elsewhere", train=str(root), validation_fraction=0.5)
+    parts = [
+        {data.train_source.fingerprints[row] for batch in loader for row in batch.rows.tolist()}
+        for loader in (data.train_dataloader(), data.val_dataloader())
+    ]
+    assert not parts[0] & parts[1]
+    assert sum(map(len, parts)) == 20
+    assert len(said) == 1
+
+
 def test_equal_pixels_in_other_files_are_the_same_image(image_folder, said):
     root = Path(image_folder("normal", {".": 12}))
     Image.open(root / "003.png").save(root / "saved_anew.bmp")
