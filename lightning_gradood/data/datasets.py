@@ -132,10 +132,12 @@ class DatasetListing(Listing):
     def _item(self, row: int) -> Any:
         try:
             return self.dataset[row]
-        except (OSError, RuntimeError, SyntaxError) as error:
+        except Refusal:
+            raise
+        except Exception as error:  # decoders raise whatever their parsing runs into
             raise Refusal(
                 f"`dataset` should give a readable image for every row. Got `{type(self.dataset).__name__}` "
-                f"failing in row {row}: {error}. Remove or replace that image."
+                f"failing in row {row}: {str(error) or type(error).__name__}. Remove or replace that image."
             ) from error
 
 

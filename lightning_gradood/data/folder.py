@@ -208,10 +208,7 @@ class FolderListing(Listing):
         try:
             return read_picture(path, limit=self.limit)
         except Unreadable as error:
-            raise Refusal(
-                f"`root` should hold readable images. Got `{printable(str(path))}`: "
-                f"{str(error).partition('. Got: ')[2] or 'it is gone.'} Remove that file or replace it by a whole one."
-            ) from error
+            raise self._unreadable(path, str(error).partition(". Got: ")[2].rstrip(".")) from error
 
     def path(self, row: int) -> str:
         """Its path below the source's root."""
@@ -219,5 +216,15 @@ class FolderListing(Listing):
 
     def fingerprint(self, row: int) -> bytes:
         """Return the SHA-256 of the file's bytes."""
-        with open(self.root / self.names[row], "rb") as file:
-            return hashlib.sha256(_READING + hashlib.file_digest(file, "sha256").digest()).digest()
+        path = self.root / self.names[row]
+        try:
+            with open(path, "rb") as file:
+                return hashlib.sha256(_READING + hashlib.file_digest(file, "sha256").digest()).digest()
+        except OSError as error:
+            raise self._unreadable(path, error.strerror) from error
+
+    def _unreadable(self, path: Path, reason: str | None) -> Refusal:
+        return Refusal(
+            f"`root` should hold readable images. Got `{printable(str(path))}`: {reason or 'it is gone'}. "
+            "Remove that file or replace it by a whole one."
+        )

@@ -176,7 +176,8 @@ def test_svhn_in_place_is_read(tmp_path, monkeypatch):
     assert np.array_equal(np.asarray(listing.read(7)), pixels[..., 7])
 
 
-def test_an_item_that_cannot_be_read_is_refused_with_its_row():
-    listing = DatasetSource(lambda: Items([COLOUR, OSError("truncated")], targets=[0, 0])).open()
+@pytest.mark.parametrize("error", [OSError, IndexError, NotImplementedError, EOFError])
+def test_an_item_that_cannot_be_read_is_refused_with_its_row(error):
+    listing = DatasetSource(lambda: Items([COLOUR, error("truncated")], targets=[0, 0])).open()
     with pytest.raises(Refusal, match=r"readable image for every row. Got `Items` failing in row 1: truncated"):
         listing.read(1)

@@ -107,3 +107,12 @@ def test_an_unreadable_image_is_refused_by_name(image_folder, content):
         Refusal, match=f"`root` should hold readable images. Got `{re.escape(str(path))}`: .*Remove that file"
     ):
         FolderSource(str(path.parent.parent)).open().read(0)
+
+
+def test_a_file_that_went_away_is_refused_by_name(image_folder):
+    root = Path(image_folder("photos", {"a": 1}))
+    listing = FolderSource(str(root)).open()
+    (root / "a" / "000.png").unlink()
+    for use in (listing.read, listing.fingerprint):
+        with pytest.raises(Refusal, match=r"Got `.*000\.png`: .* Remove that file"):
+            use(0)
