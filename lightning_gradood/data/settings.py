@@ -24,10 +24,11 @@ def refuse_settings(anomalies: Iterable[str], split: Sequence[float], validation
     """
     anomalies = list(anomalies)
     for name in anomalies:
-        if name in ("", NORMAL, _MEAN) or "/" in name:
+        if name in ("", NORMAL, _MEAN, ".", "..") or "/" in name or not name.isprintable():
             raise Refusal(
-                f"`anomalies` should have names without a slash, other than `{NORMAL}` and `{_MEAN}`. "
-                f"Got `anomalies` with the name `{name}`. Rename that source."
+                f"`anomalies` should have names without a slash, other than `{NORMAL}`, `{_MEAN}`, `.` and `..`. "
+                f"Got `anomalies` with the name `{name.encode('unicode_escape').decode()}`. "
+                "Rename that source."
             )
     repeated = sorted({name for name in anomalies if anomalies.count(name) > 1})
     if repeated:

@@ -1,5 +1,7 @@
 """The datamodule in a real Trainer: which images each stage sees, once each, as float pixels, and its refusals."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -273,11 +275,12 @@ def test_fewer_images_than_processes_are_refused(settings):
         refuse_fewer_than_processes(source, [1, 2], 3)
 
 
-@pytest.mark.parametrize("name", ["normal", "mean", "a/b", ""])
+@pytest.mark.parametrize("name", ["normal", "mean", "a/b", "", ".", "..", "a\nb"])
 def test_ambiguous_names_are_refused(name):
     with pytest.raises(
         Refusal,
-        match=rf"names without a slash, other than `normal` and `mean`\. Got `anomalies` with the name `{name}`",
+        match=r"names without a slash, other than `normal`, `mean`, `\.` and `\.\.`\. Got `anomalies` with the name "
+        + re.escape(f"`{name.encode('unicode_escape').decode()}`"),
     ):
         ImageDataModule("here", {name: "there"})
 
