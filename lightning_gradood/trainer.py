@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import lightning.pytorch as pl
-from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
 from lightning_gradood.core import Refusal, as_float, progress, refused_as
@@ -194,7 +194,9 @@ class Trainer(pl.Trainer):
             return
         source = datamodule.train_source if training else datamodule.normal_source
         images = as_float(source.images(range(min(2, len(source)))))
-        check_network(model.network, images.to(model.device), datamodule.num_classes)
+        outputs = check_network(model.network, images.to(model.device), datamodule.num_classes)
+        for note in datamodule.fit_outputs(outputs):
+            rank_zero_info(note)
 
     def check_stage_two(self, datamodule: ImageDataModule, settings: DetectionSettings | None = None) -> None:
         """Refuse settings and sources on which `detect` would fail; the first process opens and splits the sources."""

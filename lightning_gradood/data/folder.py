@@ -1,6 +1,5 @@
 """Folders of image files as a source, and the opening of sources by name."""
 
-import dataclasses
 import hashlib
 import os
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ from PIL import Image
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from lightning_gradood.core import UNREADABLE, Refusal, Transform, named_seed, read_picture
+from lightning_gradood.data.classes import Outputs, class_order, relabelled, relabelled_where_known
 from lightning_gradood.data.datasets import GIB, LoadedSource
 from lightning_gradood.data.source import Listing, Source
 from lightning_gradood.data.splits import split_rows
@@ -36,7 +36,8 @@ class Opening:
         name: str,
         source: Source | str,
         limit: int | None = None,
-        classes: list[str] | None = None,
+        classes: Outputs | None = None,
+        flag: str = "",
     ) -> LoadedSource:
         """Open a source.
 
@@ -44,8 +45,9 @@ class Opening:
             name: The source's name.
             source: The source, or the path of a folder.
             limit: The most images to take; a stratified random subset in the source's order. None for all.
-            classes: The classifier's classes: where both it and the source name theirs, labels become indices
-                into these.
+            classes: The classifier's outputs by name, into which labels become indices.
+            flag: What the user named them with, whose list is complete; empty for names that came with the network, where
+                a class that is not among them has no label.
 
         Raises:
             Refusal: The source cannot be opened, is empty, or has classes the classifier does not know.
@@ -53,8 +55,10 @@ class Opening:
         listing = (FolderSource(source) if isinstance(source, str) else source).open()
         if not listing.keys:
             raise Refusal(f"`{name}` should hold images. Got `{name}` with none. Point it at a source that has some.")
-        if classes and listing.classes and listing.classes != classes:
-            listing = _relabelled(name, listing, classes)
+        if classes and classes.names and listing.classes != classes.names:
+            listing = (
+                relabelled(name, listing, classes, flag) if flag else relabelled_where_known(name, listing, classes)
+            )
         rows = np.arange(len(listing.keys))
         if limit is not None and limit < len(rows):
             share = limit / len(rows)
@@ -76,26 +80,15 @@ def refuse_other_shape(source: LoadedSource, normal: LoadedSource) -> None:
         )
 
 
-def _relabelled(name: str, listing: Listing, classes: list[str]) -> Listing:
-    unknown = [known for known in listing.classes if known not in classes]
-    if unknown:
-        raise Refusal(
-            f"`{name}` should have the classes of `train`, {classes}. Got `{name}` with class `{unknown[0]}`. "
-            "Rename its class folders, or give its images without classes, in a flat folder."
-        )
-    labels = [classes.index(listing.classes[label]) if label >= 0 else -1 for label in listing.labels]
-    return dataclasses.replace(listing, labels=labels, classes=classes)
-
-
 LAYOUTS = "either one sub-folder per class (`root/<class>/image.png`) or the images themselves"
 
 
 class FolderSource(Source):
     """Image files below a folder: one sub-folder per class, as torchvision's `ImageFolder` reads them, or no classes.
 
-    Classes are the names of the sub-folders, sorted; files may lie at any depth below them. A flat folder gives images
-    of unknown class (-1). Files and folders whose name starts with a dot are passed over: systems leave their own notes
-    there. Every image is converted to RGB.
+    Classes are the names of the sub-folders, sorted, by number where they differ in a number alone (`10` behind `9`); files
+    may lie at any depth below them. A flat folder gives images of unknown class (-1). Files and folders whose name starts
+    with a dot are passed over: systems leave their own notes there. Every image is converted to RGB.
 
     Args:
         root: The folder, absolute or relative to the working directory; `~` is expanded.
@@ -178,7 +171,8 @@ class FolderListing(Listing):
 
 
 def _folders(root: Path) -> list[Path]:
-    return sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+    found = {path.name: path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")}
+    return [found[name] for name in class_order(found)]
 
 
 def _image_names(folder: Path | str) -> list[str]:

@@ -16,7 +16,7 @@ what a network computes; the cache of records is keyed by them.
 """
 
 from lightning_gradood.networks.architectures import CifarResNet, densenet_bc_100_12, resnet18, resnet20, resnet34
-from lightning_gradood.networks.identity import architecture, state_digest
+from lightning_gradood.networks.identity import architecture, categories_of, state_digest
 from lightning_gradood.networks.normalized import Normalized
 from lightning_gradood.networks.representation_mlp import MLPSettings, RepresentationMLP
 from lightning_gradood.networks.weights import load_weights, read_state_dict
@@ -27,6 +27,7 @@ __all__ = [
     "Normalized",
     "RepresentationMLP",
     "architecture",
+    "categories_of",
     "densenet_bc_100_12",
     "load_weights",
     "read_state_dict",

@@ -208,7 +208,7 @@ def _provenance(
     datamodule: ImageDataModule, entries: Sequence[CacheEntry], records: Mapping[str, Records]
 ) -> dict[str, Any]:
     return {
-        "classifier": classifier_accuracy(records[NORMAL]),
+        "classifier": classifier_accuracy(records[NORMAL], datamodule.outputs),
         "perturbations": {
             name: {**made.attack.describe(), "images": len(made.ids), **attack_numbers(records[name])}
             for name, made in datamodule.perturbed_sources.items()
@@ -219,14 +219,19 @@ def _provenance(
     }
 
 
-def classifier_accuracy(normal: Records) -> dict[str, float | int]:
-    """Accuracy on the labelled normal images, their number and that of their classes, from the predictions that records keep."""
+def classifier_accuracy(normal: Records, outputs: int | None = None) -> dict[str, float | int]:
+    """Accuracy on the labelled normal images, their number and that of classes, from the predictions that records keep.
+
+    Args:
+        normal: records of normal images.
+        outputs: how many classes the network tells apart; by default those that the images have.
+    """
     labels, predictions = normal.column("label"), normal.column("prediction")
     known = labels >= 0
     accuracy = float(np.mean(labels[known] == predictions[known])) if known.any() else float("nan")
     if not known.any():
         return {"images": 0}
-    return {"images": int(known.sum()), "accuracy": accuracy, "classes": len(np.unique(labels[known]))}
+    return {"images": int(known.sum()), "accuracy": accuracy, "classes": outputs or len(np.unique(labels[known]))}
 
 
 def _command() -> str:

@@ -14,7 +14,8 @@ from lightning_gradood.report.page import PAGE, Cells, Grid, Picture, Section, r
 from lightning_gradood.report.provenance import (
     ATTACK_HEADS,
     READING_HEADS,
-    accuracy_text,
+    accuracy_sentence,
+    accuracy_warning,
     attack_cells,
     environment,
     pairs,
@@ -96,8 +97,12 @@ def run_page(report: DetectionReport, guard: GuardSummary, figures: Mapping[str,
 
 
 def _classifier(provenance: Mapping[str, Any]) -> list[str]:
-    accuracy = accuracy_text(provenance)
-    return [f"The classifier is {accuracy}."] if accuracy else []
+    warning = accuracy_warning(provenance)
+    return (
+        [accuracy_sentence(provenance), *([f"Warning: {warning}"] if warning else [])]
+        if "classifier" in provenance
+        else []
+    )
 
 
 def _best(outcomes: list[Outcome]) -> list[str]:

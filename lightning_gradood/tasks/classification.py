@@ -53,7 +53,7 @@ class Cosine(CosineAnnealingLR):
         super().__init__(optimizer, T_max=total_steps)
 
 
-def check_network(network: nn.Module, images: Tensor, classes: int | None) -> None:
+def check_network(network: nn.Module, images: Tensor, classes: int | None) -> int:
     """Run two images through the network and look at what comes out.
 
     Args:
@@ -61,8 +61,11 @@ def check_network(network: nn.Module, images: Tensor, classes: int | None) -> No
         images: one or more images as the data gives them, float [N, C, H, W].
         classes: how many the data have; None where they say nothing about it.
 
+    Returns:
+        The number of classes that the network tells apart: that of its outputs, two for a single one.
+
     Raises:
-        Refusal: if the forward fails, the output is not [N, classes], or the class counts differ.
+        Refusal: if the forward fails, the output is not [N, classes], or the data have more classes.
     """
     shape = list(images.shape[1:])
     try:
@@ -74,11 +77,15 @@ def check_network(network: nn.Module, images: Tensor, classes: int | None) -> No
             "or channel conversion to the network's input, or the network the images' size and channels."
         ) from error
     check_logits_shape(logits, len(images))
-    if classes is not None and logits.shape[1] != classes:
+    outputs = max(int(logits.shape[1]), 2)
+    if classes is not None and classes > outputs:
         raise Refusal(
-            f"The network should have as many outputs as the data have classes, {classes}. Got {logits.shape[1]} outputs. "
-            f"Set its number of classes, e.g. --model.init_args.network.init_args.num_classes {classes}."
+            f"The network should have at least as many outputs as the data have classes, {classes}. Got {logits.shape[1]} "
+            f"outputs. Of a trained network, give images of its own classes alone (others belong into --data.anomalies), or "
+            "images without classes, in a flat folder; one that is yet to be trained is built with e.g. "
+            f"--model.network.num_classes {classes}."
         )
+    return outputs
 
 
 def _first_line(error: Exception) -> str:
