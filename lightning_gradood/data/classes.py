@@ -193,6 +193,10 @@ def _mapped(listing: Listing, outputs: Outputs, places: Sequence[int | None]) ->
     return dataclasses.replace(listing, labels=labels, classes=outputs.names)
 
 
+_ONE_LOGIT = (
+    "The network has one output, z: it is taken for a binary classifier in which sigmoid(z) is the probability of the second "
+    "class, and read as one with the logits [0, z]."
+)
 _NAME_THEM = (
     "Name the network's outputs in their order with --data.classes (a list, or a file with one name in each line)"
 )
@@ -203,7 +207,7 @@ def fit_to_outputs(source: LoadedSource, outputs: int, named: Outputs | None) ->
 
     Args:
         source: the classifier's training images, whose classes are the network's first outputs, or else the normal images.
-        outputs: how many classes the network tells apart.
+        outputs: how many the network has; a single one tells two classes apart.
         named: its outputs as the user names them.
 
     Returns:
@@ -212,20 +216,22 @@ def fit_to_outputs(source: LoadedSource, outputs: int, named: Outputs | None) ->
     Raises:
         Refusal: another number of outputs is named than there are.
     """
+    single, outputs = [_ONE_LOGIT] if outputs == 1 else [], max(outputs, 2)
     if named is not None:
         if len(named.names) != outputs:
             raise Refusal(
                 f"`data.classes` should name all {outputs} outputs of the network, in their order. Got {len(named.names)} "
                 "names. Give the list that the network was trained with, or leave it out."
             )
-        return []
-    classes, notes = source.classes, _order_note(source)
+        return single
+    classes, notes = source.classes, single + _order_note(source)
     if 0 < len(classes) < outputs and source.name == NORMAL:
         source.forget_classes()
         return [
+            *single,
             f"The network has {outputs} outputs and `normal` {len(classes)} classes ({', '.join(classes[:3])}"
             f"{', …' if len(classes) > 3 else ''}): which outputs these are is not known, so labels are left out, and the "
-            f"classifier's own predictions stand in their place. {_NAME_THEM} to use them."
+            f"classifier's own predictions stand in their place. {_NAME_THEM} to use them.",
         ]
     if 0 < len(classes) < outputs:
         notes.append(

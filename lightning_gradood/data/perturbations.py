@@ -208,7 +208,7 @@ class ExperimentSources:
     names_of_weights: Outputs | None = None
     """The network's outputs by name, where they came with its weights; set it before a source is opened."""
     outputs: int | None = None
-    """How many classes the network tells apart; None until `fit_outputs` is told."""
+    """How many outputs the network has; None until `fit_outputs` is told."""
 
     @cached_property
     def train_source(self) -> LoadedSource:
@@ -330,7 +330,7 @@ class ExperimentSources:
         """Leave out labels that cannot be outputs of the network: of fewer classes than it has, nobody knows which ones they are.
 
         Args:
-            outputs: how many classes the network tells apart.
+            outputs: how many the network has; a single one tells two classes apart.
 
         Returns:
             Sentences about what was decided and a user could have meant otherwise; none for a number that is known already.

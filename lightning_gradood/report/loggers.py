@@ -88,7 +88,9 @@ class ReportCallback(Callback):
         # after W&B's, which lie in the same folder
         self._drawn = write_figures(report, folder, self.settings) if self.figures else []
         accuracy = classifier_sentence(report.provenance)
-        sys.stdout.write(f"\n{accuracy}{console_table(report.outcomes)}\n\nResults and figures: {folder}\n")
+        sys.stdout.write(
+            f"\n{accuracy}{console_table(report.outcomes, report.failures)}\n\nResults and figures: {folder}\n"
+        )
         sys.stdout.write(f"All on one page: {folder / PAGE}\n")
 
     def on_guard_end(self, trainer: pl.Trainer, report: DetectionReport, guard: GuardSummary) -> None:

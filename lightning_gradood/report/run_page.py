@@ -23,6 +23,7 @@ from lightning_gradood.report.provenance import (
     split_cells,
 )
 from lightning_gradood.report.tables import (
+    FAILED,
     TEXT,
     ResultTable,
     flagged_table,
@@ -73,7 +74,7 @@ def run_page(report: DetectionReport, guard: GuardSummary, figures: Mapping[str,
         report, guard, figures, folder: as for `write_run_page`.
     """
     outcomes, provenance = report.outcomes, report.provenance
-    table = result_table(outcomes)
+    table = result_table(outcomes, report.failures)
     flagged_heads, flagged = flagged_table(outcomes)
     return render(
         "run_page.html.jinja",
@@ -147,7 +148,7 @@ def _cell(head: str, row: Mapping[str, str], best: bool) -> str | Cells:
 
 def _highest(rows: Sequence[Mapping[str, str]]) -> str | None:
     """The highest AUROC as it is printed; None for a single detector, which is best at nothing."""
-    numbers = [row["AUROC"] for row in rows if row["AUROC"] != "-"]
+    numbers = [row["AUROC"] for row in rows if row["AUROC"] not in ("-", FAILED)]
     return max(numbers, key=float) if len(rows) > 1 and numbers else None
 
 

@@ -18,7 +18,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, OneCycleLR
 from torchmetrics.classification import MulticlassAccuracy
 
 from lightning_gradood.core import Refusal, check_logits_shape, exact_arithmetic, frozen_network, refused_as
-from lightning_gradood.networks import Normalized, load_weights
+from lightning_gradood.networks import Normalized, load_weights, two_logits
 
 
 class OneCycle(OneCycleLR):
@@ -62,7 +62,7 @@ def check_network(network: nn.Module, images: Tensor, classes: int | None) -> in
         classes: how many the data have; None where they say nothing about it.
 
     Returns:
-        The number of classes that the network tells apart: that of its outputs, two for a single one.
+        The number of its outputs; a single one tells two classes apart.
 
     Raises:
         Refusal: if the forward fails, the output is not [N, classes], or the data have more classes.
@@ -77,10 +77,10 @@ def check_network(network: nn.Module, images: Tensor, classes: int | None) -> in
             "or channel conversion to the network's input, or the network the images' size and channels."
         ) from error
     check_logits_shape(logits, len(images))
-    outputs = max(int(logits.shape[1]), 2)
-    if classes is not None and classes > outputs:
+    outputs = int(logits.shape[1])
+    if classes is not None and classes > max(outputs, 2):
         raise Refusal(
-            f"The network should have at least as many outputs as the data have classes, {classes}. Got {logits.shape[1]} "
+            f"The network should have at least as many outputs as the data have classes, {classes}. Got {outputs} "
             f"outputs. Of a trained network, give images of its own classes alone (others belong into --data.anomalies), or "
             "images without classes, in a flat folder; one that is yet to be trained is built with e.g. "
             f"--model.network.num_classes {classes}."
@@ -115,7 +115,7 @@ def sgd(parameters: Any) -> Optimizer:
 
 
 class ClassificationTask(LightningModule):
-    """Train and evaluate a classifier: cross entropy, accuracy, any optimizer.
+    """Train and evaluate a classifier: cross entropy (binary for one logit), accuracy, any optimizer.
 
     Logs `train/loss`, `train/accuracy`, `val/loss`, `val/accuracy`, `test/loss` and `test/accuracy`, means over images.
 
@@ -176,11 +176,10 @@ class ClassificationTask(LightningModule):
             self.network.to(memory_format=torch.channels_last)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits [N, classes] of images [N, C, H, W] in [0, 1]."""
+        """Logits [N, classes] of images [N, C, H, W] in [0, 1]; [0, z] for a network with one logit z."""
         if self.channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
-        logits: Tensor = self.network(images)
-        return logits
+        return two_logits(self.network(images))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Mean cross entropy of a batch."""
