@@ -4,7 +4,7 @@ A schedule is any class whose first two parameters are the optimizer and the tot
 advanced after every step.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
@@ -12,6 +12,7 @@ from typing import Any, cast
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, OneCycleLR
@@ -88,6 +89,11 @@ def check_network(network: nn.Module, images: Tensor, classes: int | None) -> in
     return outputs
 
 
+def _say(notes: Iterable[str]) -> None:
+    for note in notes:
+        rank_zero_info(note)
+
+
 def _first_line(error: Exception) -> str:
     return str(error).strip().splitlines()[0].rstrip(".")
 
@@ -123,6 +129,8 @@ class ClassificationTask(LightningModule):
         network: images in, logits [N, classes] out; any `nn.Module` or a function that returns one.
         normalize: channel statistics applied inside the network, or null for a network that normalises by itself.
         weights: file with initial weights of the plain network (state dict, Lightning checkpoint or safetensors).
+        weights_prefix: what the names of the network's tensors start with in a file that holds several networks, such as
+            `student` or `model_ema`.
         optimizer: factory from parameters to the optimizer; SGD with Nesterov momentum by default.
         scheduler: factory from (optimizer, total steps) to a schedule that is advanced after each step, such as
             `OneCycle` or `Cosine`.
@@ -135,6 +143,7 @@ class ClassificationTask(LightningModule):
         network: nn.Module,
         normalize: Normalization | None = None,
         weights: str | None = None,
+        weights_prefix: str | None = None,
         optimizer: OptimizerCallable = sgd,
         scheduler: Callable[[Optimizer, int], LRScheduler] | None = None,
         label_smoothing: float = 0.0,
@@ -144,6 +153,7 @@ class ClassificationTask(LightningModule):
         self.network = Normalized(network, normalize.mean, normalize.std) if normalize else network
         self.normalize = normalize
         self.weights = weights
+        self.weights_prefix = weights_prefix
         self._initialised = False
         self.optimizer_factory = optimizer
         self.scheduler_factory = scheduler
@@ -157,7 +167,7 @@ class ClassificationTask(LightningModule):
         """Read the file named by `weights`, once: later calls leave trained weights alone."""
         if self.weights is not None and not self._initialised:
             with refused_as(path="model.weights"):
-                load_weights(self.network, self.weights)
+                _say(load_weights(self.network, self.weights, self.weights_prefix))
         self._initialised = True
 
     def load_trained_weights(self, path: str) -> None:
@@ -166,7 +176,7 @@ class ClassificationTask(LightningModule):
         Args:
             path: as for `weights`.
         """
-        load_weights(self.network, path)
+        _say(load_weights(self.network, path, None if self.weights else self.weights_prefix))
         self._initialised = True
 
     def setup(self, stage: str) -> None:
