@@ -73,9 +73,10 @@ class Outputs:
         found = _from_file(given) if isinstance(given, str) else list(given)
         names = _listed(found)
         if not names:
+            shown = given if isinstance(given, str) else str(given)[:80]
             raise Refusal(
                 "`data.classes` should name the network's outputs in their order, as a list or a file with one name in each "
-                f"line, or with a JSON or YAML list. Got `data.classes = {str(given)[:80]}`, without such a list. Write e.g. "
+                f"line, or with a JSON or YAML list. Got `data.classes = {shown}`, without such a list. Write e.g. "
                 "--data.classes '[cat, dog]'."
             )
         return cls.of(names)

@@ -223,10 +223,9 @@ class ExperimentSources:
     @cached_property
     def normal_source(self) -> LoadedSource:
         """The normal source; labels are indices into the classes of `output_names`, of the training images, or of the weights."""
+        named, flag = self.output_names or self.names_of_weights, "data.classes" if self.output_names else ""
         if self.output_names is None and self.train is not None:
             named, flag = Outputs.of(self.train_source.classes), "train"
-        else:
-            named, flag = self.output_names or self.names_of_weights, "data.classes" if self.output_names else ""
         normal = self.opening.load(NORMAL, self.normal, self.limit, named, flag)
         if self.train is not None:
             refuse_other_shape(self.train_source, normal)

@@ -4,7 +4,8 @@ A schedule is any class whose first two parameters are the optimizer and the tot
 advanced after every step.
 """
 
-from collections.abc import Callable, Iterable
+import inspect
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
@@ -52,6 +53,50 @@ class Cosine(CosineAnnealingLR):
 
     def __init__(self, optimizer: Optimizer, total_steps: int) -> None:
         super().__init__(optimizer, T_max=total_steps)
+
+
+def refuse_other_schedule(
+    checkpoint: Mapping[str, Any], optimizer: Optimizer, scheduler: LRScheduler | None, path: object
+) -> None:
+    """Refuse to continue a run with another schedule or peak than it was begun with: its state would be taken for this one's.
+
+    Args:
+        checkpoint: Lightning's, from which the run goes on.
+        optimizer: as it is built now.
+        scheduler: as it is built now; None for a constant learning rate.
+        path: of the checkpoint, for the message.
+
+    Raises:
+        Refusal: a setting of the schedule, its number of steps among them, or the learning rate that it starts from differs.
+    """
+    stored = next(iter(checkpoint.get("lr_schedulers", [])), None)
+    groups: list[Any] = next((state["param_groups"] for state in checkpoint.get("optimizer_states", [])), [])
+    then: dict[str, Any] = {"learning rates": [group.get("initial_lr", group["lr"]) for group in groups]}
+    now: dict[str, Any] = {"learning rates": [group.get("initial_lr", group["lr"]) for group in optimizer.param_groups]}
+    if (stored is None) != (scheduler is None):
+        then["schedule"], now["schedule"] = (
+            ["none", "one"][stored is not None],
+            ["none", "one"][scheduler is not None],
+        )
+    elif stored is not None and scheduler is not None:
+        settings = _schedule_settings(scheduler)
+        now |= settings
+        then |= {name: stored.get(name, "unknown") for name in settings}
+    differing = [name for name in now if then[name] != now[name]]
+    if groups and differing:
+        raise Refusal(
+            "`trainer.max_epochs`, `model.scheduler` and `model.optimizer` should be those of the run that is continued, with "
+            "as many steps in an epoch: its learning rate follows one schedule to the end. Got "
+            f"{', '.join(f'{name} {then[name]} in `ckpt_path = {path}` and {now[name]} now' for name in differing)}. Continue "
+            "with its settings; or begin a new run from its weights, with a schedule of its own, by "
+            f"--model.weights {path} in another --run_dir."
+        )
+
+
+def _schedule_settings(scheduler: LRScheduler) -> dict[str, Any]:
+    """What a schedule was built with, as far as its state holds it, in contrast to where it has got to."""
+    given = {name for kind in type(scheduler).__mro__ for name in inspect.signature(kind).parameters}
+    return {name: value for name, value in scheduler.state_dict().items() if name in given - {"last_epoch"}}
 
 
 def check_network(network: nn.Module, images: Tensor, classes: int | None) -> int:
@@ -155,6 +200,7 @@ class ClassificationTask(LightningModule):
         self.weights = weights
         self.weights_prefix = weights_prefix
         self._initialised = False
+        self._continued: Mapping[str, Any] = {}
         self.optimizer_factory = optimizer
         self.scheduler_factory = scheduler
         self.label_smoothing = label_smoothing
@@ -207,19 +253,31 @@ class ClassificationTask(LightningModule):
         """Logits [N, classes]."""
         return self(batch[0])  # type: ignore[no-any-return]  # LightningModule.__call__ is untyped
 
+    def on_load_checkpoint(self, checkpoint: Mapping[str, Any]) -> None:
+        """Called by Lightning with the checkpoint of the run that is continued, before `configure_optimizers`."""
+        self._continued = {name: checkpoint.get(name, []) for name in ("lr_schedulers", "optimizer_states")}
+
     def configure_optimizers(self) -> Any:
-        """One optimizer, and a schedule advanced after each step where one is given."""
+        """One optimizer, and a schedule advanced after each step where one is given.
+
+        Raises:
+            Refusal: the end of training is not known to the schedule, or a run is continued with another one.
+        """
         optimizer = self.optimizer_factory(self.parameters())
-        if self.scheduler_factory is None:
+        scheduler = None if self.scheduler_factory is None else self._scheduler(self.scheduler_factory, optimizer)
+        refuse_other_schedule(self._continued, optimizer, scheduler, self.trainer.ckpt_path)
+        if scheduler is None:
             return optimizer
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def _scheduler(self, factory: Callable[[Optimizer, int], LRScheduler], optimizer: Optimizer) -> LRScheduler:
         steps = self.trainer.estimated_stepping_batches
         if steps == float("inf"):
             raise Refusal(
                 "`trainer.max_epochs` should be a number of epochs where `scheduler` is given, which needs to know the end. "
                 f"Got `trainer.max_epochs = {self.trainer.max_epochs}`. Write e.g. 40, or `scheduler: null`."
             )
-        scheduler = self.scheduler_factory(optimizer, int(steps))
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+        return factory(optimizer, int(steps))
 
     def _step(self, batch: Batch, stage: str) -> Tensor:
         images, labels, *_ = batch

@@ -157,3 +157,22 @@ def test_fit_trains_a_network_with_more_outputs_than_folders_and_says_which(caps
         "The network has 5 outputs and `train` 3 classes, which are taken for its first 3 outputs."
         in said.out + said.err
     )
+
+
+def test_a_run_is_not_continued_with_more_epochs_than_its_schedule_was_made_for(capsys):
+    schedule = [
+        "--model.scheduler",
+        "lightning_gradood.tasks.OneCycle",
+        "--detection",
+        "null",
+        "--run_dir",
+        "runs/long",
+    ]
+    main(["fit", *FILE, *schedule])
+    sentence = refused(["fit", *FILE, *schedule, "--trainer.max_epochs", "4"], capsys)
+    assert (
+        "`trainer.max_epochs`, `model.scheduler` and `model.optimizer` should be those of the run that is continued"
+        in sentence
+    )
+    assert "total_steps " in sentence
+    assert "in `ckpt_path = runs/long/checkpoints/last.ckpt` and " in sentence
