@@ -164,8 +164,11 @@ class WandbCallback(Callback):
         self.settings = settings
 
     def on_detect_end(self, trainer: pl.Trainer, report: DetectionReport) -> None:
-        """Alert where the classifier is hardly better than chance."""
+        """Alert where the classifier is hardly better than chance, and where detectors have failed."""
         alert_of_accuracy(report, trainer.loggers)
+        if report.failures:
+            text = " ".join(f"`{one.detector}` on `{one.source}`: {one.reason}" for one in report.failures)
+            alert(trainer.loggers, f"{report.experiment}: detectors have failed", text[:500])
 
     def on_guard_end(self, trainer: pl.Trainer, report: DetectionReport, guard: GuardSummary) -> None:
         """Log what the run folder holds to every W&B logger."""
