@@ -3,31 +3,31 @@
 import sys
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import lightning.pytorch as pl
 from lightning.pytorch.utilities import rank_zero_warn
-from torch import Tensor
 
 from lightning_gradood.core import Refusal, as_float, progress, refused_as
 from lightning_gradood.data import ImageDataModule
 from lightning_gradood.detectors import Detector, save_detector
 from lightning_gradood.evaluation import (
-    Calibrated,
     DetectionDatasets,
     DetectionSettings,
+    Failure,
     Outcome,
-    best_calibrated,
+    attempt_trial,
+    gather_failures,
     gather_outcomes,
+    refuse_all_failed,
     refuse_single,
-    run_trial,
     trials_of,
     trials_of_process,
 )
 from lightning_gradood.extraction import CacheEntry, ProbeTask, prepared_states, read_records
-from lightning_gradood.guard import Recipe, save_guard
+from lightning_gradood.guard import Recipe
 from lightning_gradood.probes import PixelProbe
 from lightning_gradood.records import NORMAL, RecordCache, Records
 from lightning_gradood.report import (
@@ -37,9 +37,10 @@ from lightning_gradood.report import (
     WandbCallback,
     Workplace,
     alert,
-    guard_description,
-    guard_summary,
+    choose_guard,
+    keep_guard,
     make_report,
+    no_guard,
     without_anomalies_sentence,
 )
 from lightning_gradood.tasks import ClassificationTask, check_network
@@ -53,9 +54,11 @@ class Trainer(pl.Trainer):
 
     Attributes:
         experiment: name of the experiment in reports and guards; by default that of the folder above the run's.
+        failures: detectors that `detect` could not fit or test, each with the reason.
     """
 
     experiment: str | None = None
+    failures: Sequence[Failure] = ()
 
     @property
     def _experiment_name(self) -> str:
@@ -98,6 +101,7 @@ class Trainer(pl.Trainer):
         except BaseException:  # a kill too: what was read is written before it passes
             task.reader.abandon()
             raise
+        model.network = task.network  # with a second logit, where it had one
         return task.reader.plan.entries
 
     def detect(
@@ -156,6 +160,7 @@ class Trainer(pl.Trainer):
             return datasets, outcomes, None
         datamodule.manifest.write(Path(self.default_root_dir) / "splits.json")
         report = make_report(self._experiment_name, model, datamodule, entries, records, outcomes)
+        report.failures.extend(self.failures)
         report.provenance["seconds"] = round(time.perf_counter() - started, 1)
         report.provenance["device"] = str(self.strategy.root_device)
         report.provenance["checkpoint"] = ckpt_path or model.weights
@@ -194,7 +199,10 @@ class Trainer(pl.Trainer):
             return
         source = datamodule.train_source if training else datamodule.normal_source
         images = as_float(source.images(range(min(2, len(source)))))
-        check_network(model.network, images.to(model.device), datamodule.num_classes)
+        classes = None if datamodule.output_names else datamodule.num_classes  # else `fit_outputs` compares them
+        outputs = check_network(model.network, images.to(model.device), classes)
+        for note in datamodule.fit_outputs(outputs):
+            sys.stdout.write(f"{note}\n")
 
     def check_stage_two(self, datamodule: ImageDataModule, settings: DetectionSettings | None = None) -> None:
         """Refuse settings and sources on which `detect` would fail; the first process opens and splits the sources."""
@@ -247,29 +255,24 @@ class Trainer(pl.Trainer):
     ) -> list[Outcome]:
         """Fit on the anomaly sources that fall to this process; every process gets all outcomes."""
         detectors = settings.detectors_for(datamodule.knows_anomalies)
-        sources, outcomes = datamodule.anomaly_names, list[Outcome]()
-        fitted_before: dict[str, Detector] = {}
+        sources, outcomes, fitted_before = datamodule.anomaly_names, list[Outcome](), dict[str, Detector]()
         if not datamodule.knows_anomalies and self.is_global_zero:
             sys.stdout.write(f"{without_anomalies_sentence(detectors)}\n")
-        trials = trials_of(detectors, sources, settings.protocol)
+        trials, failures = trials_of(detectors, sources, settings.protocol), list[Failure]()
         mine = trials_of_process(trials, sources, self.global_rank, self.world_size)
         for trial in progress(mine, "fitting detectors", len(mine), "fits", quiet=not self.is_global_zero):
-            detector, found = run_trial(
-                trial,
-                datasets,
-                seed=settings.seed,
-                resamples=settings.resamples,
-                conventions=settings.metrics,
-                false_positive_rate=settings.false_positive_rate,
-                fitted_before=fitted_before,
-            )
-            outcomes += found
-            path = Path(self.default_root_dir) / "detectors" / trial.owner / f"{detector.name}.safetensors"
-            threshold, counts = found[0].threshold, {split: found[0].counts[split] for split in ("train", "val")}
-            save_detector(
-                path, detector, threshold, datasets.records[NORMAL], trained_on=found[0].trained_on, counts=counts
-            )
-        return gather_outcomes(outcomes, detectors, sources)
+            detector, found, failed = attempt_trial(trial, datasets, settings, fitted_before)
+            outcomes, failures = outcomes + found, failures + failed
+            if detector is not None:
+                self._save_detector(trial.owner, detector, found[0], datasets.records[NORMAL])
+        self.failures, outcomes = gather_failures(failures, sources), gather_outcomes(outcomes, detectors, sources)
+        refuse_all_failed(outcomes, self.failures)
+        return outcomes
+
+    def _save_detector(self, owner: str, detector: Detector, found: Outcome, normal: Records) -> None:
+        path = Path(self.default_root_dir) / "detectors" / owner / f"{detector.name}.safetensors"
+        counts = {split: found.counts[split] for split in ("train", "val")}
+        save_detector(path, detector, found.threshold, normal, trained_on=found.trained_on, counts=counts)
 
     def _save_guard(self, place: Workplace, settings: DetectionSettings, datasets: DetectionDatasets) -> GuardSummary:
         """Choose, calibrate and save the guard's detector, on the first process; the others help to prepare its probes."""
@@ -277,7 +280,7 @@ class Trainer(pl.Trainer):
         chosen, summary = None, GuardSummary("")
         if self.is_global_zero:
             try:
-                chosen = choose_guard(place, settings, datasets)
+                chosen = choose_guard(place, settings, datasets, self.failures)
             except Refusal as refusal:
                 summary = no_guard(refusal)
         probes = [] if chosen is None else [probe for probe in chosen.detector.probes if probe.needs_preparation]
@@ -290,54 +293,3 @@ class Trainer(pl.Trainer):
             sys.stdout.write(f"{summary.text}\n")
             sys.stdout.flush()
         return summary
-
-
-def no_guard(refusal: Refusal) -> GuardSummary:
-    """What is said where a guard is refused."""
-    return GuardSummary(f"No guard is saved: {refusal}")
-
-
-def choose_guard(place: Workplace, settings: DetectionSettings, datasets: DetectionDatasets) -> Calibrated:
-    """Choose, fit and calibrate the guard's detector.
-
-    Raises:
-        Refusal: there is no recipe, or there are too few normal images in `val` for the false-positive rate.
-    """
-    if place.recipe is None:
-        raise Refusal("a network and a transform are named by class path on the command line, or given as `recipe`.")
-    return best_calibrated(
-        settings.guarding(place.datamodule.knows_anomalies),
-        datasets,
-        place.datamodule.anomaly_names,
-        seed=settings.seed,
-        false_positive_rate=settings.false_positive_rate,
-    )
-
-
-def keep_guard(
-    folder: Path,
-    place: Workplace,
-    chosen: Calibrated,
-    normal: Records,
-    states: Mapping[str, Mapping[str, Tensor]],
-) -> GuardSummary:
-    """Save a guard, and return what the user is told.
-
-    Args:
-        folder: where.
-        place: what it is made from.
-        chosen: its detector.
-        normal: records of normal images.
-        states: what its probes have learnt.
-    """
-    source = place.datamodule.normal_source
-    rows = {name: row for row, name in enumerate(source.ids)}
-    held = normal.where(split="val")
-    few = Records(held.table.slice(0, place.datamodule.probe_batch_size))
-    images = source.images([rows[name] for name in few.ids])
-    try:
-        about = guard_description(folder, place, chosen, normal)
-        save_guard(folder, about, place.model.network, chosen.detector, states, held, images)
-    except Refusal as refusal:
-        return no_guard(refusal)
-    return guard_summary(folder, chosen, place)

@@ -42,10 +42,11 @@ from lightning_gradood.core import (
     refuse_foreign,
     refuse_unclaimed,
 )
-from lightning_gradood.data import ImageDataModule
+from lightning_gradood.data import ImageDataModule, Outputs
 from lightning_gradood.evaluation import DetectionSettings, Outcome
 from lightning_gradood.extraction import PredictionWriter
 from lightning_gradood.guard import Component, Recipe
+from lightning_gradood.networks import categories_of
 from lightning_gradood.report import WandbCallback
 from lightning_gradood.tasks import ClassificationTask
 from lightning_gradood.trainer import Trainer
@@ -120,6 +121,9 @@ class Command(LightningCLI):
             if refusal is None:
                 raise
             raise refusal from error
+        network = self._setting("model").init_args.get("network") or {}
+        if names := categories_of(str(network.get("class_path")), (network.get("init_args") or {}).get("weights")):
+            self.datamodule.names_of_weights = Outputs.of(names)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Add the callbacks and the logger that every run has, unless the user names their own."""

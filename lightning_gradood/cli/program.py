@@ -113,8 +113,9 @@ def run_program(args: Sequence[str] | None = None) -> None:
         args: words of the command line; those of the process by default.
 
     Raises:
-        SystemExit: with code 2 after one sentence on standard error, where the input is refused; with 143 after
-            SIGTERM; after Ctrl-C with 1 from Lightning's loops and 130 from elsewhere.
+        SystemExit: with code 2 after one sentence on standard error, where the input is refused; with 3 where some
+            detectors failed and the others are reported; with 143 after SIGTERM; after Ctrl-C with 1 from Lightning's loops
+            and 130 from elsewhere.
     """
     _quieten()
     with ExitStack() as leaving:
@@ -124,7 +125,7 @@ def run_program(args: Sequence[str] | None = None) -> None:
                 if words[:1] == ["benchmark"]:  # calls other verbs, and has no model and data of its own
                     benchmark(words[1:])
                 else:
-                    Command(leaving, None if args is None else words)
+                    refuse_missing(Command(leaving, None if args is None else words))
         except Refusal as refusal:
             end(str(refusal))
         except Stopped:
@@ -135,6 +136,14 @@ def run_program(args: Sequence[str] | None = None) -> None:
             if not _LEFT_ALONE.search(str(error)):
                 raise
             end("another process of this run has ended; what it wrote says why.")
+
+
+def refuse_missing(command: Command) -> None:
+    """End with code 3 where some detectors have failed and the others are reported, on the process that reports them."""
+    failures = command.trainer.failures
+    if failures and command.trainer.is_global_zero:
+        missing = ", ".join(dict.fromkeys(f"`{one.detector}`" for one in failures))
+        end(f"fits failed: {len(failures)}, of {missing}; the table says why, and all else is reported.", 3)
 
 
 def _quieten() -> None:

@@ -22,6 +22,7 @@ Example:
 
 from lightning_gradood.data.augment import RandomCropFlip
 from lightning_gradood.data.bundled import DigitsSource, PhotoPatches
+from lightning_gradood.data.classes import Outputs
 from lightning_gradood.data.datamodule import ImageDataModule
 from lightning_gradood.data.datasets import DatasetSource, LoadedSource
 from lightning_gradood.data.folder import FolderSource
@@ -39,6 +40,7 @@ __all__ = [
     "Listing",
     "LoadedSource",
     "Manifest",
+    "Outputs",
     "PerturbedSource",
     "PhotoPatches",
     "RandomCropFlip",

@@ -10,6 +10,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from lightning_gradood.core import MEGAPIXELS, Perturbation, Refusal, as_float, named_seed
+from lightning_gradood.data.classes import Outputs
 from lightning_gradood.data.duplicates import refuse_two_roles
 from lightning_gradood.data.folder import Opening
 from lightning_gradood.data.loaders import labelled, make_loader, refuse_fewer_than_processes, training_parts
@@ -32,6 +33,10 @@ class ImageDataModule(ExperimentSources, LightningDataModule):
         train: The classifier's training images; None where it is trained already.
         attacks: Attacks on the normal images by name, or the name of a preset: `paper`, `modern` or `pilot`.
         corruptions: Corruptions of the normal images by name, or a severity 1 … 5 at which all fifteen are taken.
+        classes: Names of the network's outputs in their order, to which class folders are mapped: a list, or a file with one
+            name in each line or with JSON or YAML, e.g. ImageNet's `imagenet_class_index.json`. By default the class folders of
+            `train`, or of `normal`, are the outputs, in the order of their names (of their numbers, where these are all that
+            differs).
         keep: Which attacked images are detected: `all`, or only the `successful` ones, whose image was classified
             correctly before; then the normal side is those images too (Lee et al. 2018).
         noise_control: Put a copy of each attacked image with Gaussian noise of the attack's L2 norm on the normal side.
@@ -62,6 +67,7 @@ class ImageDataModule(ExperimentSources, LightningDataModule):
         train: Source | str | None = None,
         attacks: dict[str, Perturbation] | str | None = None,
         corruptions: dict[str, Perturbation] | int | None = None,
+        classes: list[str | int] | str | None = None,
         keep: Literal["all", "successful"] = "all",
         noise_control: bool = False,
         eight_bit: bool = False,
@@ -97,7 +103,7 @@ class ImageDataModule(ExperimentSources, LightningDataModule):
         self.split, self.split_seed = split, split_seed
         self.batch_size, self.probe_batch_size, self.num_workers = batch_size, probe_batch_size, num_workers
         self.limit, self.keep, self.eight_bit, self.keep_pixels = limit, keep, eight_bit, keep_pixels
-        self.knows_anomalies = True
+        self.knows_anomalies, self.output_names = True, None if classes is None else Outputs.read(classes)
         self.opening = Opening(transform, memory_limit_gib, limit_seed, max_megapixels)
 
     @property

@@ -209,6 +209,12 @@ class LoadedSource(Dataset[ImageBatch]):
         self.dtype = first.dtype
         self.in_memory = len(self.ids) * first.numel() * first.element_size() <= memory_limit
 
+    def forget_classes(self) -> None:
+        """Leave out labels and names of classes: every image is of unknown class."""
+        self.labels = np.full_like(self.labels, -1)
+        self.classes, self.num_classes = [], None
+        vars(self).pop("_digest", None)
+
     @property
     def picture(self) -> Literal["RGB", "L"]:
         """How its pictures are before the transform: `L` for one channel of grey, else `RGB`."""

@@ -24,6 +24,7 @@ from lightning_gradood.core import (
     read_picture,
     subfolders,
 )
+from lightning_gradood.data.classes import Outputs, class_order, relabelled, relabelled_where_known
 from lightning_gradood.data.datasets import GIB, LoadedSource
 from lightning_gradood.data.source import Listing, Source
 from lightning_gradood.data.splits import split_rows
@@ -50,7 +51,8 @@ class Opening:
         name: str,
         source: Source | str,
         limit: int | None = None,
-        classes: list[str] | None = None,
+        classes: Outputs | None = None,
+        flag: str = "",
     ) -> LoadedSource:
         """Open a source.
 
@@ -58,8 +60,9 @@ class Opening:
             name: The source's name.
             source: The source, or the path of a folder.
             limit: The most images to take; a stratified random subset in the source's order. None for all.
-            classes: The classifier's classes: where both it and the source name theirs, labels become indices
-                into these.
+            classes: The classifier's outputs by name, into which labels become indices.
+            flag: What the user named them with, whose list is complete; empty for names that came with the network, where
+                a class that is not among them has no label.
 
         Raises:
             Refusal: The source cannot be opened, is empty, or has classes the classifier does not know.
@@ -69,8 +72,10 @@ class Opening:
             listing = self._told(name, listing)
         if not listing.keys:
             raise Refusal(f"`{name}` should hold images. Got `{name}` with none. Point it at a source that has some.")
-        if classes and listing.classes and listing.classes != classes:
-            listing = _relabelled(name, listing, classes)
+        if classes and classes.names and listing.classes != classes.names:
+            listing = (
+                relabelled(name, listing, classes, flag) if flag else relabelled_where_known(name, listing, classes)
+            )
         rows = np.arange(len(listing.keys))
         if limit is not None and limit < len(rows):
             share = limit / len(rows)
@@ -98,25 +103,14 @@ def refuse_other_shape(source: LoadedSource, normal: LoadedSource) -> None:
         )
 
 
-def _relabelled(name: str, listing: Listing, classes: list[str]) -> Listing:
-    unknown = [known for known in listing.classes if known not in classes]
-    if unknown:
-        raise Refusal(
-            f"`{name}` should have the classes of `train`, {classes}. Got `{name}` with class `{unknown[0]}`. "
-            "Rename its class folders, or give its images without classes, in a flat folder."
-        )
-    labels = [classes.index(listing.classes[label]) if label >= 0 else -1 for label in listing.labels]
-    return dataclasses.replace(listing, labels=labels, classes=classes)
-
-
 LAYOUTS = "either one sub-folder per class (`root/<class>/image.png`) or the images themselves"
 
 
 class FolderSource(Source):
     """Image files below a folder: one sub-folder per class, as torchvision's `ImageFolder` reads them, or no classes.
 
-    Classes are the names of the sub-folders, sorted; files may lie at any depth below them. A flat folder gives images
-    of unknown class (-1), and so do images that lie beside class folders. A class folder without images keeps its place
+    Classes are the names of the sub-folders, sorted, by number where they differ in a number alone (`10` behind `9`); files
+    may lie at any depth below them. A flat folder gives images of unknown class (-1), and so do images that lie beside class folders. A class folder without images keeps its place
     among the classes. Every suffix that Pillow or an installed plugin of it reads is an image's; of several frames the
     first is taken, turned upright as EXIF says, and converted to RGB. What is passed over (other suffixes, names that
     start with a dot, what systems leave behind, links that lead nowhere, pipes) is counted in one line.
@@ -146,7 +140,8 @@ class FolderSource(Source):
                 f"(looked at {root.absolute()}). Correct the path, or put images there: {LAYOUTS}."
             )
         passed = PassedOver()
-        by_class = {name: list(find_image_files(str(root / name), passed)) for name in subfolders(str(root), passed)}
+        folders = class_order(subfolders(str(root), passed))
+        by_class = {name: list(find_image_files(str(root / name), passed)) for name in folders}
         loose = list(find_image_files(str(root), passed, deep=False))
         if not loose and not any(by_class.values()):
             raise self._empty(root, passed)

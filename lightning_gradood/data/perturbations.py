@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from lightning_gradood.attacks import FGSM, PGD, Semantic, preset
 from lightning_gradood.core import Perturbation, Refusal, named_seed, refused_as
 from lightning_gradood.corruptions import corruptions_at
+from lightning_gradood.data.classes import Outputs, fit_to_outputs
 from lightning_gradood.data.datasets import LoadedSource
 from lightning_gradood.data.duplicates import groups_of, say_duplicates, say_shared
 from lightning_gradood.data.folder import Opening, refuse_other_shape
@@ -204,6 +205,12 @@ class ExperimentSources:
     perturbations: Perturbations
     knows_anomalies: bool
     """Whether the anomalous sources are the user's, rather than built-in probes."""
+    output_names: Outputs | None
+    """The network's outputs by name, where the user names them."""
+    names_of_weights: Outputs | None = None
+    """The network's outputs by name, where they came with its weights; set it before a source is opened."""
+    outputs: int | None = None
+    """How many outputs the network has; None until `fit_outputs` is told."""
 
     @cached_property
     def train_source(self) -> LoadedSource:
@@ -212,13 +219,16 @@ class ExperimentSources:
         Raises:
             Refusal: None are configured, or some have no class.
         """
-        return labelled(self.opening.load("train", given_train(self.train)))
+        named, flag = (self.output_names, "data.classes") if self.output_names else (self.names_of_weights, "")
+        return labelled(self.opening.load("train", given_train(self.train), classes=named, flag=flag))
 
     @cached_property
     def normal_source(self) -> LoadedSource:
-        """The normal source; labels are indices into the training images' classes where both have names."""
-        classes = None if self.train is None else self.train_source.classes
-        normal = self.opening.load(NORMAL, self.normal, self.limit, classes)
+        """The normal source; labels are indices into the classes of `output_names`, of the training images, or of the weights."""
+        named, flag = self.output_names or self.names_of_weights, "data.classes" if self.output_names else ""
+        if self.output_names is None and self.train is not None:
+            named, flag = Outputs.of(self.train_source.classes), "train"
+        normal = self.opening.load(NORMAL, self.normal, self.limit, named, flag)
         if self.train is not None:
             refuse_other_shape(self.train_source, normal)
         return normal
@@ -327,3 +337,26 @@ class ExperimentSources:
     def num_classes(self) -> int | None:
         """The number of classes of `train`, or else of `normal`; None where they have no labels."""
         return (self.normal_source if self.train is None else self.train_source).num_classes
+
+    def fit_outputs(self, outputs: int) -> list[str]:
+        """Leave out labels that cannot be outputs of the network: of fewer classes than it has, nobody knows which ones they are.
+
+        Args:
+            outputs: how many the network has; a single one tells two classes apart.
+
+        Returns:
+            Sentences about what was decided and a user could have meant otherwise; none for a number that is known already.
+
+        Raises:
+            Refusal: `data.classes` names another number of outputs.
+        """
+        if self.outputs == outputs:
+            return []
+        self.outputs = outputs
+        source = self.normal_source if self.train is None else self.train_source
+        before = source.num_classes
+        notes = fit_to_outputs(source, outputs, self.output_names)
+        if source.num_classes != before:
+            for kept in ("manifest", "perturbed_sources"):  # which depend on labels
+                vars(self).pop(kept, None)
+        return notes

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from lightning_gradood.core import Refusal, to_float64
 from lightning_gradood.detectors.detector import FixedDetector
+from lightning_gradood.networks import TwoLogits
 from lightning_gradood.probes import PENULTIMATE, FeatureLayerProbe, Probe
 from lightning_gradood.records import Records
 
@@ -17,7 +18,8 @@ class GradNormProbe(FeatureLayerProbe):
     """L1 norm of the gradient of Σ_c −log softmax(z)_c in the last layer's weight, per image.
 
     In closed form: that gradient is the outer product of C·softmax(z) − 1 with the penultimate features, so its L1 norm
-    is the product of theirs. The loss is summed over the classes, as in the original; a mean would divide by C.
+    is the product of theirs. The loss is summed over the classes, as in the original; a mean would divide by C. Of `TwoLogits`
+    the last layer gives the second logit alone.
 
     Reference:
         Huang, Geng, Li 2021, Eq. 7; its code, gradnorm_ood, `iterate_data_gradnorm`.
@@ -43,8 +45,9 @@ class GradNormProbe(FeatureLayerProbe):
             Refusal: if the logits are not what an nn.Linear makes of the penultimate features.
         """
         (features,) = layers
-        _refuse_other_heads(network, logits.detach(), features.detach())
-        seeds = logits.shape[1] * to_float64(logits).softmax(dim=1) - 1
+        own = slice(1, None) if isinstance(network, TwoLogits) else slice(None)  # the logits that the last layer gives
+        _refuse_other_heads(network, logits.detach()[:, own], features.detach())
+        seeds = (logits.shape[1] * to_float64(logits).softmax(dim=1) - 1)[:, own]
         return seeds.abs().sum(dim=1, keepdim=True) * to_float64(features).abs().sum(dim=1, keepdim=True)
 
 

@@ -18,6 +18,7 @@ An `Outcome` holds every number of one detector on one anomaly source; `trials_o
     ({'normal': 33, 'anomalous': 33}, True)
 """
 
+from lightning_gradood.evaluation.failures import Failure, attempt_trial, gather_failures, refuse_all_failed
 from lightning_gradood.evaluation.protocol import (
     DetectionDatasets,
     Trial,
@@ -36,16 +37,20 @@ __all__ = [
     "Calibrated",
     "DetectionDatasets",
     "DetectionSettings",
+    "Failure",
     "Outcome",
     "SplitScores",
     "Trial",
     "attack_numbers",
+    "attempt_trial",
     "best_calibrated",
     "evaluate",
+    "gather_failures",
     "gather_outcomes",
     "is_transferred",
     "no_anomalies",
     "one_pass",
+    "refuse_all_failed",
     "refuse_single",
     "run_trial",
     "trials_of",

@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch.distributed as dist
 
@@ -13,6 +13,9 @@ from lightning_gradood.evaluation.trials import OTHERS, Outcome, fit, measure
 from lightning_gradood.records import NORMAL, SYNTHETIC, Records, detection_dataset
 
 Protocol = Literal["known", "leave_one_out", "cross"]
+
+
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True)
@@ -187,13 +190,18 @@ def gather_outcomes(outcomes: list[Outcome], detectors: Sequence[Detector], sour
         detectors: of the experiment, in their order.
         sources: its anomaly sources, in theirs.
     """
-    parts = [outcomes]
-    if dist.is_initialized():
-        parts = [[] for _ in range(dist.get_world_size())]
-        dist.all_gather_object(parts, outcomes)  # a few scores an image; only our own processes take part
     rank = {name: number for number, name in enumerate(sources)}
     place = {detector.name: number for number, detector in enumerate(detectors)}
     return sorted(
-        (outcome for part in parts for outcome in part),
+        of_all_processes(outcomes),
         key=lambda outcome: (rank[outcome.source], place[outcome.detector], rank.get(outcome.trained_on, -1)),
     )
+
+
+def of_all_processes(own: list[Found]) -> list[Found]:
+    """What all processes have found, put together on each of them."""
+    parts = [own]
+    if dist.is_initialized():
+        parts = [[] for _ in range(dist.get_world_size())]
+        dist.all_gather_object(parts, own)  # a few scores an image; only our own processes take part
+    return [one for part in parts for one in part]

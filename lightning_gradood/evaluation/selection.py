@@ -2,10 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
+from lightning_gradood.core import Refusal
 from lightning_gradood.detectors import Detector, score_in_blocks
+from lightning_gradood.evaluation.failures import Failure, attempt
 from lightning_gradood.evaluation.protocol import DetectionDatasets, fitting_seed
 from lightning_gradood.evaluation.trials import fitting_records
 from lightning_gradood.metrics import auroc, binomial_interval, conformal_threshold
@@ -50,6 +53,7 @@ def best_calibrated(
     *,
     seed: int,
     false_positive_rate: float,
+    failures: Sequence[Failure] = (),
 ) -> Calibrated:
     """Fit and calibrate every candidate, and return the one with the highest mean AUROC on `val`, the first of equals.
 
@@ -62,8 +66,20 @@ def best_calibrated(
         sources: anomaly sources.
         seed: fixes the fits.
         false_positive_rate: share of normal images that may be flagged.
+        failures: of detectors which are no candidates any more.
+
+    Raises:
+        Refusal: none of them can be fitted and calibrated.
     """
-    found = [_calibrated(detector, datasets, sources, seed, false_positive_rate) for detector in candidates]
+    failed: dict[str, tuple[Calibrated | None, str]] = {one.detector: (None, one.reason) for one in failures}
+    tried = {
+        one.name: failed.get(one.name)
+        or attempt(partial(_calibrated, one, datasets, sources, seed, false_positive_rate))
+        for one in candidates
+    }
+    found = [one for one, _ in tried.values() if one is not None]
+    if not found:
+        raise Refusal(" ".join(f"`{name}` cannot be one: {reason}" for name, (_, reason) in tried.items()))
     best = max(found, key=lambda one: one.val_auroc)
     return replace(best, metrics=_tested(best, datasets, sources))
 

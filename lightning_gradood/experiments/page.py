@@ -17,6 +17,7 @@ from lightning_gradood.report import (
     Cells,
     Grid,
     accuracy_text,
+    accuracy_warning,
     attack_cells,
     environment,
     pairs,
@@ -147,6 +148,6 @@ def _environments(calls: Sequence[Call]) -> list[tuple[str, Grid]]:
         provenance = json.loads((call.folder / RESULTS).read_text())["provenance"]
         about = environment(provenance)
         if accuracy := accuracy_text(provenance):
-            about["classifier"] = accuracy
+            about["classifier"] = f"{accuracy}. {accuracy_warning(provenance)}".rstrip(". ")
         parts.append((call.experiment, pairs(about)))
     return parts

@@ -46,6 +46,7 @@ class ProbeTask(pl.LightningModule):
     def setup(self, stage: str) -> None:
         """Plan."""
         self.reader.start(self.trainer)
+        self.network = self.reader.network
 
     def predict_dataloader(self) -> list[DataLoader[ImageBatch]]:
         """Load the rows that are missing, one loader for each source."""

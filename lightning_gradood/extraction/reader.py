@@ -12,14 +12,16 @@ import torch
 from torch import Tensor, nn
 
 from lightning_gradood import __version__
-from lightning_gradood.core import Refusal
+from lightning_gradood.core import Refusal, as_float
 from lightning_gradood.data import ImageBatch, ImageDataModule
 from lightning_gradood.extraction.images import SourceImages, images_of_batch
 from lightning_gradood.extraction.plan import Plan, ids_of, make_plan
 from lightning_gradood.extraction.preparation import prepare, refuse_without_training_images
 from lightning_gradood.gradients import adopt_proofs, proofs_of
+from lightning_gradood.networks import TwoLogits
 from lightning_gradood.probes import Probe, ProbeReadings, read_probes
 from lightning_gradood.records import NORMAL, RecordCache, Records, StateStore
+from lightning_gradood.tasks import check_network
 
 _SHARD = 4096  # records kept in memory before they are written,
 _SECONDS = 60.0  # and how long they are kept at most: what a kill costs
@@ -34,7 +36,7 @@ class ProbeReader:
     Call `start`, `prepare`, `read` for each batch, then `finish`; `abandon` instead where something was raised.
 
     Args:
-        network: what is probed.
+        network: what is probed; where it has one logit it becomes `TwoLogits` of it in `start`.
         data: sources and perturbations.
         probes: what is read.
         cache: where the records go.
@@ -54,9 +56,19 @@ class ProbeReader:
             Refusal: a probe needs training images and none are named.
         """
         refuse_without_training_images(self.probes, self.data)
+        known = trainer.strategy.broadcast(self.data.outputs)
+        self.data.fit_outputs(self._count_outputs() if known is None else known)
+        if self.data.outputs == 1 and not isinstance(self.network, TwoLogits):
+            self.network = TwoLogits(self.network)
         if trainer.is_global_zero:
             self.plan = make_plan(self.network, self.data, self.probes, self.cache)
         self.plan = trainer.strategy.broadcast(self.plan)
+
+    def _count_outputs(self) -> int:
+        """How many outputs the network has for one image."""
+        image = as_float(self.data.normal_source.images([0]))
+        device = next((one.device for one in self.network.parameters()), image.device)
+        return check_network(self.network, image.to(device), None if self.data.output_names else self.data.num_classes)
 
     def prepare(self, trainer: pl.Trainer) -> None:
         """Prepare the probes that learn from the training images, and adopt what an earlier run proved of the network."""

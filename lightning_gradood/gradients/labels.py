@@ -123,6 +123,11 @@ class _Softmax(LabelDesign):
         return name if self.temperature == 1 else f"{name}_t{self.temperature:g}"
 
     def _log_probabilities(self, logits: Tensor) -> Tensor:
+        if logits.shape[1] < 2:
+            raise Refusal(
+                f"`{type(self).__name__}` should have two classes or more. Got a network with one logit, whose softmax is 1. "
+                "Use `networks.TwoLogits(network)`, or another label design."
+            )
         return torch.log_softmax(logits / self.temperature, 1)
 
     def _towards(self, target: Tensor, logits: Tensor) -> Tensor:
@@ -168,7 +173,9 @@ class SecondBest(_Softmax):
     @override
     def logit_gradient(self, logits: Tensor) -> Tensor:
         if logits.shape[1] < 2:
-            raise Refusal("`SecondBest` should have a second class. Got a network with one logit. Use another design.")
+            raise Refusal(
+                "`SecondBest` should have a second class. Got a network with one logit. Use `networks.TwoLogits(network)`."
+            )
         return self._towards(logits.topk(2, dim=1).indices[:, 1:], logits)
 
 

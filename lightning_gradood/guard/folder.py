@@ -58,6 +58,7 @@ class Description:
         metrics: what was measured, by source; see `results.json`.
         batch_size: images in a batch when the calibration images were read.
         built_in: whether no anomalies were known, so that `metrics` are about built-in probes of the normal images.
+        one_logit: whether the network has one logit z, which is read as [0, z].
         versions: of the packages that computed it.
     """
 
@@ -81,6 +82,7 @@ class Description:
     metrics: dict[str, dict[str, float]]
     batch_size: int
     built_in: bool = False
+    one_logit: bool = False
     versions: dict[str, str] = field(default_factory=lambda: _versions())
 
 
@@ -135,7 +137,7 @@ def read_description(folder: Path) -> Description:
     Raises:
         Refusal: a file is missing or altered, or the folder is no guard or of a newer format.
     """
-    content = _content(folder)
+    content = {"one_logit": False, **_content(folder)}  # which guards of version 1 do not say
     names = {one.name for one in fields(Description)}
     if not names <= set(content):
         raise _refusal(folder / GUARD, f"none of the entries {sorted(names - set(content))}")

@@ -29,7 +29,7 @@ from lightning_gradood.guard.folder import (
     read_tensors,
 )
 from lightning_gradood.metrics import conformal_p_values, conformal_threshold
-from lightning_gradood.networks import Normalized
+from lightning_gradood.networks import Normalized, TwoLogits
 from lightning_gradood.probes import Probe, read_probes
 from lightning_gradood.records import NORMAL, Records
 
@@ -262,6 +262,8 @@ def _network(folder: Path, about: Description, trust: Collection[str]) -> nn.Mod
             f"Got: {str(error).strip().splitlines()[-1].strip()} Use the version of its package that the guard was saved with."
         ) from error
     network = Normalized(bare, **about.normalize) if about.normalize else bare
+    if about.one_logit:
+        network = TwoLogits(network)
     if parameter_names(network) != about.parameters:
         raise Refusal(
             f"`{about.network['class_path']}` should have the parameters that the guard was fitted on, in their order. Got "

@@ -13,7 +13,7 @@ from lightning_gradood.detectors import Detector, score_in_blocks
 from lightning_gradood.guard.components import PACKAGES, Component, packages_of
 from lightning_gradood.guard.folder import Description, add_plan, replace_folder, write_folder
 from lightning_gradood.guard.guard import Guard
-from lightning_gradood.networks import Normalized
+from lightning_gradood.networks import Normalized, TwoLogits
 from lightning_gradood.records import Records
 
 _TOLERANCE = 1e-3  # of the scores' spread; another network or transform is off by far more, another batch size by less
@@ -65,12 +65,14 @@ def save_guard(
         Refusal: the network cannot be built again from class path and arguments, or gives other scores then; the folder is as
             it was before.
     """
-    bare = network.network if about.normalize and isinstance(network, Normalized) else network
+    device = next(network.parameters()).device
+    inner = network.network if about.one_logit and isinstance(network, TwoLogits) else network
+    bare = inner.network if about.normalize and isinstance(inner, Normalized) else inner
     trial = folder.with_name(f".{folder.name}.trial")
     trust = packages_of([about.network, about.transform, about.detector])
     try:
         write_folder(trial, about, bare, detector, probe_states, records)
-        guard = Guard.load(trial, trust, next(network.parameters()).device)
+        guard = Guard.load(trial, trust, device)
         _refuse_other_scores(guard, detector, records, images)
         add_plan(trial, guard.network)
         replace_folder(trial, folder)

@@ -16,17 +16,20 @@ what a network computes; the cache of records is keyed by them.
 """
 
 from lightning_gradood.networks.architectures import CifarResNet, densenet_bc_100_12, resnet18, resnet20, resnet34
-from lightning_gradood.networks.identity import architecture, state_digest
-from lightning_gradood.networks.normalized import Normalized
+from lightning_gradood.networks.checkpoints import read_state_dict
+from lightning_gradood.networks.identity import architecture, categories_of, state_digest
+from lightning_gradood.networks.normalized import Normalized, TwoLogits, two_logits
 from lightning_gradood.networks.representation_mlp import MLPSettings, RepresentationMLP
-from lightning_gradood.networks.weights import load_weights, read_state_dict
+from lightning_gradood.networks.weights import load_weights
 
 __all__ = [
     "CifarResNet",
     "MLPSettings",
     "Normalized",
     "RepresentationMLP",
+    "TwoLogits",
     "architecture",
+    "categories_of",
     "densenet_bc_100_12",
     "load_weights",
     "read_state_dict",
@@ -34,4 +37,5 @@ __all__ = [
     "resnet20",
     "resnet34",
     "state_digest",
+    "two_logits",
 ]

@@ -1,12 +1,14 @@
 """What a network is: a digest of its weights and a description of its structure, for the keys of caches."""
 
 import hashlib
+from contextlib import suppress
 from enum import Enum
 from types import BuiltinFunctionType, FunctionType
 from typing import Any, TypeAlias
 
 import numpy as np
 import torch
+import torchvision
 from torch import Tensor, nn
 
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
@@ -58,6 +60,33 @@ def architecture(network: nn.Module) -> list[dict[str, Json]]:
         {"name": name, "class": _qualified_name(type(module)), "attributes": _attributes(module)}
         for name, module in network.named_modules(remove_duplicate=False)
     ]
+
+
+def categories_of(class_path: str, weights: Any) -> list[str]:
+    """Names of a network's outputs in their order, where torchvision's weights bring them.
+
+    Args:
+        class_path: of the function that builds the network, e.g. `torchvision.models.resnet18`.
+        weights: its argument of that name: a member of an enumeration of weights, or its name, e.g. `DEFAULT`.
+
+    Returns:
+        Empty where there are no such names.
+
+    Example:
+        >>> categories_of("torchvision.models.resnet18", "DEFAULT")[:2], categories_of("torch.nn.Linear", None)
+        (['tench', 'goldfish'], [])
+    """
+    room, _, name = class_path.rpartition(".")
+    if weights is None or not room.startswith("torchvision.models"):
+        return []
+    member = weights
+    if not isinstance(member, torchvision.models.WeightsEnum):
+        with suppress(
+            ValueError, KeyError, AttributeError
+        ):  # torchvision knows no such network or weights: it says so itself
+            member = torchvision.models.get_model_weights(name)[str(weights).rpartition(".")[2]]
+    meta = getattr(member, "meta", None) or {}
+    return list(meta.get("categories", []))
 
 
 def _attributes(module: nn.Module) -> dict[str, Json]:

@@ -1,4 +1,4 @@
-"""A network with its pixel statistics inside: pixels in [0, 1] in, logits out."""
+"""What is put around a network: its pixel statistics before it, and a second logit beside a single one."""
 
 import torch
 from torch import Tensor, nn
@@ -65,6 +65,38 @@ class Normalized(nn.Module):
                 f"`images` should be floating point with pixels in [0, 1]. Got `images.dtype = {images.dtype}`. "
                 "Divide 8-bit pixels by 255."
             )
+
+
+class TwoLogits(nn.Module):
+    """A binary classifier with one logit z, sigmoid(z) the probability of class 1, as the equal one with two logits [0, z].
+
+    Softmax and cross entropy of [0, z] are sigmoid and binary cross entropy of z, so that all that is defined for two classes is
+    defined here; a loss's gradient in the weights is that in z of the same loss of [0, z]. The mean over classes in
+    `gradients.AllOnes` then counts two classes, of which class 0 has no weights.
+
+    Args:
+        network: Images in, one logit for each out, [N, 1].
+
+    Example:
+        >>> network = TwoLogits(nn.Sequential(nn.Flatten(), nn.Linear(12, 1)))
+        >>> network(torch.rand(5, 3, 2, 2)).shape
+        torch.Size([5, 2])
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the logits `[N, 2]` of `images`."""
+        return two_logits(self.network(images))
+
+
+def two_logits(logits: Tensor) -> Tensor:
+    """Put a zero before a single logit, [N, 1] to [N, 2]; others stay as they are."""
+    if not isinstance(logits, Tensor) or logits.ndim != 2 or logits.shape[1] != 1:
+        return logits
+    return torch.cat([torch.zeros_like(logits), logits], dim=1)
 
 
 def _check_statistics(mean: list[float], std: list[float]) -> None:

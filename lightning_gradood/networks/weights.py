@@ -1,126 +1,43 @@
-"""Reading weights from files without executing code, and loading them into a network completely or not at all."""
+"""Loading weights into a network completely or not at all, and the choice among several networks in one file."""
 
 import itertools
 import os
-import re
-import warnings
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 
 from lightning_gradood.core import Refusal
-
-
-def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
-    """Read a plain state dict, a Lightning checkpoint's `state_dict`, or a .safetensors file.
-
-    Args:
-        path: A file that `torch.save` or Lightning wrote (any ending), or one that ends in .safetensors.
-
-    Returns:
-        Names and tensors as stored, on the CPU, in the file's dtypes.
-
-    Raises:
-        Refusal: If the file is missing, damaged, of another kind, holds no named tensors, or would execute code.
-            Nothing in it has been executed then.
-
-    Reference:
-        `torch.load(weights_only=True)` reads tensors and plain containers only; safetensors files hold nothing else.
-
-    Example:
-        >>> import tempfile
-        >>> from torch import nn
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     torch.save(nn.Linear(2, 3).state_dict(), f"{folder}/linear.pt")
-        ...     list(read_state_dict(f"{folder}/linear.pt"))
-        ['weight', 'bias']
-    """
-    file = Path(path)
-    if not file.is_file():
-        raise Refusal(
-            f"`path` should be a file of weights. Got `path = {file}`, "
-            f"{'a folder' if file.is_dir() else 'which does not exist'}. Name a .pt, .pth, .ckpt or .safetensors file."
-        )
-    content = _read(file)
-    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
-        content = content["state_dict"]  # a Lightning checkpoint
-    _check_content(content, file)
-    return dict(content)
-
-
-def _read(file: Path) -> Any:
-    try:
-        if file.suffix.lower() == ".safetensors":
-            return safetensors.torch.load_file(file)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch warns of foreign files before it raises; the refusal says it better
-            return torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # arbitrary bytes make the readers raise IndexError, KeyError, UnicodeDecodeError, ...
-        raise _refusal(file, error) from error
-
-
-def _refusal(file: Path, error: Exception) -> Refusal:
-    blocked = re.search(r"GLOBAL (\S+)", str(error))
-    if blocked:
-        return Refusal(
-            "`path` should be a file of tensors, which loads without executing code. "
-            f"Got `path = {file}`, which asks for Python's {blocked[1]}; nothing was executed. If you trust its "
-            "source, load it there and save only `network.state_dict()`."
-        )
-    return Refusal(
-        f"`path` should be a file of weights. Got `path = {file}`, which cannot be read as one ({_reason(error)}): it "
-        "is truncated, or of another kind; nothing in it was executed. Copy it again, or save `network.state_dict()` "
-        "with `torch.save`."
-    )
-
-
-def _reason(error: Exception) -> str:
-    unpickler = re.search(r"WeightsUnpickler error:\s*(.+)", str(error))  # torch's advice before it would load unsafely
-    lines = (unpickler[1] if unpickler else str(error)).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0][:120]}" if lines else type(error).__name__
-
-
-def _check_content(content: Any, file: Path) -> None:
-    if not isinstance(content, dict) or not content:
-        raise Refusal(
-            f"`path` should be a file of named tensors. Got `path = {file}`, which holds "
-            f"{'an empty dict' if content == {} else type(content).__name__}. Save `network.state_dict()`."
-        )
-    foreign = [key for key, value in content.items() if not (isinstance(key, str) and isinstance(value, Tensor))]
-    if foreign:
-        raise Refusal(
-            f"`path` should be a file of named tensors. Got `path = {file}`, in which {len(foreign)} of {len(content)} "
-            f"entries are something else, the first {foreign[0]!r} ({type(content[foreign[0]]).__name__}). Save "
-            "`network.state_dict()`, alone or under the key 'state_dict'."
-        )
-
+from lightning_gradood.networks.checkpoints import read_networks
 
 # The attribute names under which wrappers keep the network they wrap: DistributedDataParallel, our own `Normalized` and
 # `ClassificationTask`, other people's tasks, torch.compile.
 _WRAPPERS = frozenset({"module", "network", "model", "net", "_orig_mod"})
+_ROOT = '""'  # what stands for an empty prefix, as it is typed
 _COUNTER = "num_batches_tracked"  # BatchNorm's, unused with a fixed momentum, absent from files before torch 0.4.1
 
 
-def load_weights(network: nn.Module, path: str | os.PathLike[str]) -> None:
+def load_weights(network: nn.Module, path: str | os.PathLike[str], prefix: str | None = None) -> list[str]:
     """Load weights into `network` in place, whatever wrapped either of them when they were saved.
 
     Names fit when they are the same after the wrappers' prefixes ("module.", "network.", "model.", "net.", "_orig_mod."
     and chains of them) are taken from both. So a plain network's file loads into a `Normalized` one, and so does a
-    Lightning checkpoint of a task; what the checkpoint holds beside the network is not read. Values are cast to the
-    network's dtype.
+    Lightning checkpoint of a task; what the checkpoint holds beside the network is not read. Of several networks in one file
+    the only one that fits is taken, and none where several do and no prefix says which. Tied weights need one of their names.
+    Floating-point values are cast to the network's dtype, integers never are.
 
     Args:
         network: The network to fill.
         path: A state dict, a Lightning checkpoint or a .safetensors file, see `read_state_dict`.
+        prefix: What the names of the network's tensors start with in the file, `student` or `model_ema`.
+
+    Returns:
+        Sentences about what was decided: which of several networks is taken, and which dtypes are cast.
 
     Raises:
         Refusal: If the file cannot be read, or is not of this architecture: names are missing or unexpected, or shapes
-            differ. The network is unchanged then.
+            or kinds of numbers differ; or if several networks in it fit. The network is unchanged then.
 
     Example:
         >>> import tempfile
@@ -129,23 +46,83 @@ def load_weights(network: nn.Module, path: str | os.PathLike[str]) -> None:
         ...     torch.save({"module.weight": torch.ones(1, 1), "module.bias": torch.ones(1)}, f"{folder}/layer.pt")
         ...     layer = nn.Linear(1, 1)
         ...     load_weights(layer, f"{folder}/layer.pt")
+        []
         >>> layer(torch.ones(1)).item()
         2.0
     """
-    stored = read_state_dict(path)
-    expected = network.state_dict()
-    fits = [_compare(expected, stored, prefix) for prefix in _wrapper_prefixes(stored)]
-    best = min(fits, key=lambda fit: fit.differences)  # the first among equals, so the shortest prefix
-    if best.differences:
+    expected, ties = network.state_dict(), _ties(network)
+    groups = read_networks(path)
+    below = (prefix or "").strip(".")
+    if below:
+        groups = {below: _below(groups, below, path)}
+    fits = [
+        _compare(expected, ties, tensors, group, start)
+        for group, tensors in groups.items()
+        for start in _starts(tensors, expected, everywhere=not below)
+    ]
+    whole = _different([fit for fit in fits if not fit.differences or fit.is_beside(fits)])
+    if prefix is not None and not below:
+        whole = [fit for fit in whole if fit.name == _ROOT] or whole
+    if len(whole) > 1:
+        raise Refusal(
+            f"`path` should hold one network that fits this {type(network).__name__}, or a prefix should name one. Got "
+            f"`path = {path}` with {len(whole)}: {_listed(whole)}. Pick one with --model.weights_prefix {whole[-1].name}."
+        )
+    best = (
+        whole[0] if whole else min(fits, key=lambda fit: fit.differences)
+    )  # the first among equals: the shortest prefix
+    if not whole:
         wording = _class_count_sentence(expected, best) or _architecture_sentence(expected, best)
-        raise Refusal(f"`path` should hold weights of this {type(network).__name__}. Got `path = {path}`{wording}")
+        held = f" It holds several groups of tensors: {', '.join(groups)}." if len(groups) > 1 else ""
+        raise Refusal(
+            f"`path` should hold weights of this {type(network).__name__}. Got `path = {path}`{wording}{held}"
+        )
+    _refuse_other_kinds(expected, best, path)
+    _refuse_torn_ties(ties, best, path)
+    notes = _choice_note(best, groups, path) if prefix is None else []
+    notes += _cast_note(expected, best, path)
     network.load_state_dict({**expected, **best.found})
+    return notes
+
+
+def _ties(network: nn.Module) -> list[list[str]]:
+    """Names of tensors that are one and the same in the network."""
+    names: dict[int, list[str]] = {}
+    for name, tensor in network.state_dict(keep_vars=True).items():
+        if isinstance(tensor, Tensor):
+            names.setdefault(id(tensor), []).append(name)
+    return [same for same in names.values() if len(same) > 1]
+
+
+def _below(groups: Mapping[str, dict[str, Tensor]], prefix: str, path: str | os.PathLike[str]) -> dict[str, Tensor]:
+    """The tensors whose name in the file starts with a prefix, without it; `state_dict.` need not be typed."""
+    named = {
+        f"{group}.{key}".strip("."): tensor for group, tensors in groups.items() for key, tensor in tensors.items()
+    }
+    for start in (f"{prefix}.", f"state_dict.{prefix}."):
+        if found := {name.removeprefix(start): tensor for name, tensor in named.items() if name.startswith(start)}:
+            return found
+    first = list(dict.fromkeys(name.removeprefix("state_dict.").partition(".")[0] for name in named))
+    raise Refusal(
+        f"`model.weights_prefix` should be what names of tensors in the file start with. Got `model.weights_prefix = {prefix}` "
+        f"for `path = {path}`, whose names start with {', '.join(first[:8])}{', …' if len(first) > 8 else ''}. Write one."
+    )
+
+
+def _starts(stored: Mapping[str, Tensor], expected: Mapping[str, Tensor], everywhere: bool) -> list[str]:
+    """Prefixes under which the network may lie: chains of wrappers, and others under which its first or last tensor does."""
+    own, found = _shared_prefix(expected), set(_wrapper_prefixes(stored))
+    for name in [key.removeprefix(own) for key in (list(expected)[:1] + list(expected)[-1:]) if everywhere]:
+        found |= {key.removesuffix(name) for key in stored if key.endswith(f".{name}")}
+    return sorted(found, key=lambda prefix: (len(prefix), prefix))
 
 
 @dataclass(frozen=True)
 class _Fit:
     """One reading of the stored names, and how it differs from the network's."""
 
+    group: str  # the entry of the file
+    start: str  # prefix of the names in it
     found: dict[str, Tensor]  # under the network's names, as are `missing` and `reshaped`; `unexpected` as in the file
     missing: list[str]
     unexpected: list[str]
@@ -155,18 +132,108 @@ class _Fit:
     def differences(self) -> int:
         return len(self.missing) + len(self.unexpected) + len(self.reshaped)
 
+    @property
+    def name(self) -> str:
+        """What picks it, without the dot at the end."""
+        return f"{self.group}.{self.start}".strip(".").removeprefix("state_dict.") or _ROOT
 
-def _compare(expected: dict[str, Tensor], stored: dict[str, Tensor], prefix: str) -> _Fit:
-    """Read the stored names under `prefix`, exchanged for the prefix that all the network's own names share."""
+    def is_beside(self, others: Iterable["_Fit"]) -> bool:
+        """Whether it is complete, and all that is unexpected under its prefix belongs to other networks that fit."""
+        inner = [one for one in others if one.group == self.group and len(one.start) > len(self.start)]
+        starts = tuple(one.start for one in inner if not one.differences)
+        return not (self.missing or self.reshaped) and all(key.startswith(starts) for key in self.unexpected)
+
+
+def _compare(
+    expected: Mapping[str, Tensor],
+    ties: Iterable[Collection[str]],
+    stored: Mapping[str, Tensor],
+    group: str,
+    start: str,
+) -> _Fit:
+    """Read the stored names under a prefix, exchanged for the prefix that all the network's own names share."""
     own = _shared_prefix(expected)
-    names = {key: own + key[len(prefix) :] for key in stored if key.startswith(prefix)}
+    names = {key: own + key[len(start) :] for key in stored if key.startswith(start)}
     found = {name: stored[key] for key, name in names.items()}
+    for same in ties:
+        kept = [found[name] for name in same if name in found]
+        found |= {name: kept[0] for name in same if kept and name not in found}
     return _Fit(
-        found=found,
+        group=group,
+        start=start,
+        found={name: part for name, part in found.items() if name in expected},
         missing=[key for key in expected if key not in found and not key.endswith(_COUNTER)],
         unexpected=[key for key, name in names.items() if name not in expected],
         reshaped=[key for key, value in expected.items() if key in found and found[key].shape != value.shape],
     )
+
+
+def _different(fits: Sequence[_Fit]) -> list[_Fit]:
+    """Leave out those whose tensors are the same as an earlier one's."""
+    kept: list[_Fit] = []
+    for fit in fits:
+        if not any(_same(fit, other) for other in kept):
+            kept.append(fit)
+    return kept
+
+
+def _same(one: _Fit, other: _Fit) -> bool:
+    return all(name in other.found and torch.equal(part, other.found[name]) for name, part in one.found.items())
+
+
+def _listed(fits: Iterable[_Fit]) -> str:
+    return ", ".join(f"{fit.name} ({len(fit.found)} tensors)" for fit in fits)
+
+
+def _choice_note(fit: _Fit, groups: Collection[str], path: str | os.PathLike[str]) -> list[str]:
+    """Say which network is taken where the file holds more than a plain one or one in wrappers."""
+    plain = fit.group in ("", "state_dict") and len(groups) == 1 and fit.start in _prefixes_of(f"{fit.start}x")
+    if plain:
+        return []
+    return [
+        f"The weights are those under {fit.name} in {path}, the only ones there that fit; --model.weights_prefix names others."
+    ]
+
+
+def _refuse_other_kinds(expected: Mapping[str, Tensor], fit: _Fit, path: str | os.PathLike[str]) -> None:
+    """Refuse integers for floating-point weights and the reverse, as of quantised networks, and ties with two values."""
+    for name, own in expected.items():
+        stored = fit.found.get(name)
+        if stored is None or name.endswith(_COUNTER):
+            continue
+        if stored.is_quantized or _kind(stored) != _kind(own):
+            raise Refusal(
+                f"`path` should hold numbers of the network's kind, {str(own.dtype).removeprefix('torch.')} for `{name}`. Got "
+                f"`path = {path}` with {str(stored.dtype).removeprefix('torch.')}, which is not cast: quantised weights mean "
+                "something only with their scales. Save the weights of the network as it was before it was quantised."
+            )
+
+
+def _refuse_torn_ties(ties: Iterable[Sequence[str]], fit: _Fit, path: str | os.PathLike[str]) -> None:
+    """Refuse two values of one tensor."""
+    for first, *others in ties:
+        for other in others:
+            if first in fit.found and not torch.equal(fit.found[first], fit.found[other]):
+                raise Refusal(
+                    f"`path` should hold one value of `{first}` and `{other}`, which this network shares. Got two, "
+                    f"in `path = {path}`. Build the network without sharing them, or name weights in which they are the same."
+                )
+
+
+def _kind(tensor: Tensor) -> tuple[bool, bool]:
+    return tensor.is_floating_point(), tensor.is_complex()
+
+
+def _cast_note(expected: Mapping[str, Tensor], fit: _Fit, path: str | os.PathLike[str]) -> list[str]:
+    cast = {
+        (str(part.dtype), str(expected[name].dtype))
+        for name, part in fit.found.items()
+        if part.is_floating_point() and part.dtype != expected[name].dtype
+    }
+    return [
+        f"{path} holds weights in {stored.removeprefix('torch.')}, which are cast to the network's {own.removeprefix('torch.')}."
+        for stored, own in sorted(cast)
+    ]
 
 
 def _wrapper_prefixes(keys: Iterable[str]) -> list[str]:
@@ -200,7 +267,7 @@ def _class_count_sentence(expected: dict[str, Tensor], fit: _Fit) -> str | None:
     stored, own = fit.found[key].shape[0], expected[key].shape[0]
     return (
         f", which holds weights for {stored} classes, the network has {own}. Build the network with "
-        f"`num_classes = {stored}`, or name weights for {own} classes."
+        f"--model.network.num_classes {stored}, or name weights for {own} classes."
     )
 
 

@@ -15,7 +15,7 @@ import torch
 import lightning_gradood
 from lightning_gradood.core import Refusal, as_float
 from lightning_gradood.data import ImageDataModule, class_name
-from lightning_gradood.evaluation import Outcome, attack_numbers
+from lightning_gradood.evaluation import Failure, Outcome, attack_numbers
 from lightning_gradood.extraction import CacheEntry
 from lightning_gradood.records import NORMAL, Records
 from lightning_gradood.report.first_layer import first_layer
@@ -86,6 +86,7 @@ class DetectionReport:
         features: source name to the feature layers' spatial averages, [n, ΣC]; empty if no detector reads them.
         feature_names: of the ΣC columns.
         manifest: which id is in which split (others write it as `splits.json`).
+        failures: detectors that have no outcome on a source, with the reason.
         provenance: versions, network, checkpoint, seeds, seconds and whatever else a reader needs to repeat the run.
 
     Raises:
@@ -105,6 +106,7 @@ class DetectionReport:
     features: dict[str, np.ndarray] = field(default_factory=dict)
     feature_names: list[str] = field(default_factory=list)
     manifest: dict[str, Any] = field(default_factory=dict)
+    failures: list[Failure] = field(default_factory=list)
     provenance: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -208,7 +210,7 @@ def _provenance(
     datamodule: ImageDataModule, entries: Sequence[CacheEntry], records: Mapping[str, Records]
 ) -> dict[str, Any]:
     return {
-        "classifier": classifier_accuracy(records[NORMAL]),
+        "classifier": classifier_accuracy(records[NORMAL], datamodule.outputs and max(datamodule.outputs, 2)),
         "perturbations": {
             name: {**made.attack.describe(), "images": len(made.ids), **attack_numbers(records[name])}
             for name, made in datamodule.perturbed_sources.items()
@@ -219,14 +221,19 @@ def _provenance(
     }
 
 
-def classifier_accuracy(normal: Records) -> dict[str, float | int]:
-    """Accuracy on the labelled normal images, their number and that of their classes, from the predictions that records keep."""
+def classifier_accuracy(normal: Records, outputs: int | None = None) -> dict[str, float | int]:
+    """Accuracy on the labelled normal images, their number and that of classes, from the predictions that records keep.
+
+    Args:
+        normal: records of normal images.
+        outputs: how many classes the network tells apart; by default those that the images have.
+    """
     labels, predictions = normal.column("label"), normal.column("prediction")
     known = labels >= 0
     accuracy = float(np.mean(labels[known] == predictions[known])) if known.any() else float("nan")
     if not known.any():
         return {"images": 0}
-    return {"images": int(known.sum()), "accuracy": accuracy, "classes": len(np.unique(labels[known]))}
+    return {"images": int(known.sum()), "accuracy": accuracy, "classes": outputs or len(np.unique(labels[known]))}
 
 
 def _command() -> str:

@@ -1,16 +1,19 @@
-"""What a run says of its guard: the description that is saved with it, and the lines that a user reads."""
+"""A run's guard: choosing and saving it, the description that is saved with it, and the lines that a user reads."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from tabulate import tabulate
+from torch import Tensor
 
+from lightning_gradood.core import Refusal
 from lightning_gradood.data import BUILT_IN, ImageDataModule
 from lightning_gradood.detectors import Detector
-from lightning_gradood.evaluation import Calibrated
+from lightning_gradood.evaluation import Calibrated, DetectionDatasets, DetectionSettings, Failure, best_calibrated
 from lightning_gradood.gradients import parameter_names
-from lightning_gradood.guard import Description, Recipe, component_of, mean_readings
+from lightning_gradood.guard import Description, Recipe, component_of, mean_readings, save_guard
+from lightning_gradood.networks import TwoLogits
 from lightning_gradood.probes import GradientProbe
 from lightning_gradood.records import NORMAL, Records
 from lightning_gradood.report.tables import percent
@@ -134,4 +137,59 @@ def guard_description(folder: Path, place: Workplace, chosen: Calibrated, normal
         metrics=chosen.metrics,
         batch_size=data.probe_batch_size,
         built_in=not data.knows_anomalies,
+        one_logit=isinstance(model.network, TwoLogits),
     )
+
+
+def no_guard(refusal: Refusal) -> GuardSummary:
+    """What is said where a guard is refused."""
+    return GuardSummary(f"No guard is saved: {refusal}")
+
+
+def choose_guard(
+    place: Workplace, settings: DetectionSettings, datasets: DetectionDatasets, failures: Sequence[Failure] = ()
+) -> Calibrated:
+    """Choose, fit and calibrate the guard's detector, none that has failed before.
+
+    Raises:
+        Refusal: there is no recipe, there are too few normal images in `val` for the false-positive rate, or all have failed.
+    """
+    if place.recipe is None:
+        raise Refusal("a network and a transform are named by class path on the command line, or given as `recipe`.")
+    return best_calibrated(
+        settings.guarding(place.datamodule.knows_anomalies),
+        datasets,
+        place.datamodule.anomaly_names,
+        seed=settings.seed,
+        false_positive_rate=settings.false_positive_rate,
+        failures=failures,
+    )
+
+
+def keep_guard(
+    folder: Path,
+    place: Workplace,
+    chosen: Calibrated,
+    normal: Records,
+    states: Mapping[str, Mapping[str, Tensor]],
+) -> GuardSummary:
+    """Save a guard, and return what the user is told.
+
+    Args:
+        folder: where.
+        place: what it is made from.
+        chosen: its detector.
+        normal: records of normal images.
+        states: what its probes have learnt.
+    """
+    source = place.datamodule.normal_source
+    rows = {name: row for row, name in enumerate(source.ids)}
+    held = normal.where(split="val")
+    few = Records(held.table.slice(0, place.datamodule.probe_batch_size))
+    images = source.images([rows[name] for name in few.ids])
+    try:
+        about = guard_description(folder, place, chosen, normal)
+        save_guard(folder, about, place.model.network, chosen.detector, states, held, images)
+    except Refusal as refusal:
+        return no_guard(refusal)
+    return guard_summary(folder, chosen, place)

@@ -14,7 +14,7 @@ from lightning_gradood.report.bundle import DetectionReport
 from lightning_gradood.report.figures import ReportSettings, as_pngs, draw_figures, write_figures
 from lightning_gradood.report.guards import GuardSummary
 from lightning_gradood.report.page import PAGE
-from lightning_gradood.report.provenance import accuracy_text
+from lightning_gradood.report.provenance import accuracy_sentence, accuracy_warning
 from lightning_gradood.report.results import write_results
 from lightning_gradood.report.run_page import write_run_page
 from lightning_gradood.report.tables import console_table, curve_rows, detection_scalars
@@ -88,7 +88,9 @@ class ReportCallback(Callback):
         # after W&B's, which lie in the same folder
         self._drawn = write_figures(report, folder, self.settings) if self.figures else []
         accuracy = classifier_sentence(report.provenance)
-        sys.stdout.write(f"\n{accuracy}{console_table(report.outcomes)}\n\nResults and figures: {folder}\n")
+        sys.stdout.write(
+            f"\n{accuracy}{console_table(report.outcomes, report.failures)}\n\nResults and figures: {folder}\n"
+        )
         sys.stdout.write(f"All on one page: {folder / PAGE}\n")
 
     def on_guard_end(self, trainer: pl.Trainer, report: DetectionReport, guard: GuardSummary) -> None:
@@ -97,6 +99,8 @@ class ReportCallback(Callback):
 
 
 def classifier_sentence(provenance: Mapping[str, Any]) -> str:
-    """One line about the classifier's accuracy on the normal images; empty where they have no classes."""
-    accuracy = accuracy_text(provenance)
-    return f"The classifier is {accuracy}.\n\n" if accuracy else ""
+    """One line about the classifier's accuracy on the normal images, and a warning where it is low."""
+    if "classifier" not in provenance:
+        return ""
+    warning = accuracy_warning(provenance)
+    return f"{accuracy_sentence(provenance)}\n{f'Warning: {warning}' if warning else ''}".rstrip() + "\n\n"

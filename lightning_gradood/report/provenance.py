@@ -37,6 +37,34 @@ def accuracy_text(provenance: Mapping[str, Any]) -> str:
     return f"{100 * found['accuracy']:.2f} % accurate on {found['images']} normal images"
 
 
+def accuracy_sentence(provenance: Mapping[str, Any]) -> str:
+    """`accuracy_text` as a sentence, which stands above every table; says so where no accuracy is known."""
+    accuracy = accuracy_text(provenance) or "of unknown accuracy, as the normal images have no labels"
+    return f"The classifier is {accuracy}."
+
+
+def accuracy_warning(provenance: Mapping[str, Any]) -> str:
+    """Name the first suspect where the classifier is hardly better than chance; empty where it is, or nobody knows.
+
+    The limit is 3 × chance, or, with few classes, half way from chance to 1.
+
+    Args:
+        provenance: of a run's results.
+    """
+    found = provenance.get("classifier", {})
+    if found.get("accuracy") is None or not found.get("classes"):
+        return ""
+    chance = 1 / found["classes"]
+    low = min(3 * chance, (1 + chance) / 2)
+    if found["accuracy"] >= low:
+        return ""
+    return (
+        f"{100 * found['accuracy']:.1f} % of the normal images are classified correctly, less than {100 * low:.1f} %, which is "
+        "hardly better than chance: the order of the classes is the first suspect. Name the network's outputs in their order "
+        "with --data.classes; until then numbers about attacks and detection say little."
+    )
+
+
 def commit(package: Path) -> str:
     """The commit of the package's files; says so where they differ from it or are not under version control."""
     try:

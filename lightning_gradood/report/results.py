@@ -5,17 +5,18 @@ import io
 import json
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from lightning_gradood.core import atomic_write
-from lightning_gradood.evaluation import FLAGGED, Outcome
+from lightning_gradood.evaluation import FLAGGED, Failure, Outcome
 from lightning_gradood.metrics import binomial_interval
 from lightning_gradood.records import write_columns
 from lightning_gradood.report.bundle import MEAN, DetectionReport, ImageFacts, by_detector
-from lightning_gradood.report.tables import mean_numbers, outcome_numbers
+from lightning_gradood.report.tables import FAILED, mean_numbers, outcome_numbers
 
 _UNKNOWN = ImageFacts("", "", "")
 _COLUMNS = ("source", "trained_on", "detector", "split", "metric", "value", "low", "high")
@@ -35,7 +36,7 @@ def write_results(report: DetectionReport, folder: Path) -> list[Path]:
     Returns:
         The four paths.
     """
-    table = results_table(report.outcomes)
+    table = results_table(report.outcomes, report.failures)
     document = json.dumps(results_document(report), indent=2, allow_nan=False) + "\n"
     for name, text in {"results.json": document, "results.csv": _csv_text(table)}.items():
         with atomic_write(folder / name) as file:
@@ -45,11 +46,12 @@ def write_results(report: DetectionReport, folder: Path) -> list[Path]:
     return [folder / name for name in ("results.json", "results.csv", "results.parquet", "scores.parquet")]
 
 
-def results_table(outcomes: Sequence[Outcome]) -> dict[str, list[Any]]:
+def results_table(outcomes: Sequence[Outcome], failures: Sequence[Failure] = ()) -> dict[str, list[Any]]:
     """List every number of every outcome, one row each.
 
     Args:
         outcomes: of all sources and detectors.
+        failures: each becomes a row `failed` without a value; `results.json` says why.
 
     Returns:
         Columns `source` (tested on), `trained_on`, `detector`, `split`, `metric`, `value`, `low` and `high`, the bounds of
@@ -74,6 +76,7 @@ def results_table(outcomes: Sequence[Outcome]) -> dict[str, list[Any]]:
                     interval = intervals.get(metric, (None, None)) if split == "test" else (None, None)
                     found = [None if value is None else float(value), *interval]
                     rows.append((*names, split, metric, *(plain(number) for number in found)))
+    rows += [(one.source, one.trained_on, one.detector, "test", FAILED, None, None, None) for one in failures]
     return {name: [row[place] for row in rows] for place, name in enumerate(_COLUMNS)}
 
 
@@ -123,13 +126,15 @@ def results_document(report: DetectionReport) -> dict[str, Any]:
         report: what to nest.
 
     Returns:
-        `experiment`, `provenance`, `outcomes` (a list) and `mean` (detector to split to metric), JSON types only.
+        `experiment`, `provenance`, `outcomes` (a list), `failures` (a list, with reasons) and
+        `mean` (detector to split to metric), JSON types only.
     """
     means = {detector: mean_numbers(group) for detector, group in by_detector(report.outcomes).items()}
     document = {
         "experiment": report.experiment,
         "provenance": report.provenance,
         "outcomes": [_outcome_document(outcome) for outcome in report.outcomes],
+        "failures": [asdict(failure) for failure in report.failures],
         MEAN: means,
     }
     return {key: plain(value) for key, value in document.items()}

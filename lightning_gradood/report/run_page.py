@@ -14,7 +14,8 @@ from lightning_gradood.report.page import PAGE, Cells, Grid, Picture, Section, r
 from lightning_gradood.report.provenance import (
     ATTACK_HEADS,
     READING_HEADS,
-    accuracy_text,
+    accuracy_sentence,
+    accuracy_warning,
     attack_cells,
     environment,
     pairs,
@@ -22,6 +23,7 @@ from lightning_gradood.report.provenance import (
     split_cells,
 )
 from lightning_gradood.report.tables import (
+    FAILED,
     TEXT,
     ResultTable,
     flagged_table,
@@ -72,7 +74,7 @@ def run_page(report: DetectionReport, guard: GuardSummary, figures: Mapping[str,
         report, guard, figures, folder: as for `write_run_page`.
     """
     outcomes, provenance = report.outcomes, report.provenance
-    table = result_table(outcomes)
+    table = result_table(outcomes, report.failures)
     flagged_heads, flagged = flagged_table(outcomes)
     return render(
         "run_page.html.jinja",
@@ -96,8 +98,12 @@ def run_page(report: DetectionReport, guard: GuardSummary, figures: Mapping[str,
 
 
 def _classifier(provenance: Mapping[str, Any]) -> list[str]:
-    accuracy = accuracy_text(provenance)
-    return [f"The classifier is {accuracy}."] if accuracy else []
+    warning = accuracy_warning(provenance)
+    return (
+        [accuracy_sentence(provenance), *([f"Warning: {warning}"] if warning else [])]
+        if "classifier" in provenance
+        else []
+    )
 
 
 def _best(outcomes: list[Outcome]) -> list[str]:
@@ -142,7 +148,7 @@ def _cell(head: str, row: Mapping[str, str], best: bool) -> str | Cells:
 
 def _highest(rows: Sequence[Mapping[str, str]]) -> str | None:
     """The highest AUROC as it is printed; None for a single detector, which is best at nothing."""
-    numbers = [row["AUROC"] for row in rows if row["AUROC"] != "-"]
+    numbers = [row["AUROC"] for row in rows if row["AUROC"] not in ("-", FAILED)]
     return max(numbers, key=float) if len(rows) > 1 and numbers else None
 
 

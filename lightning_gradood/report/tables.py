@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from tabulate import SEPARATING_LINE, tabulate
 
-from lightning_gradood.evaluation import FLAGGED, Outcome
+from lightning_gradood.evaluation import FLAGGED, Failure, Outcome
 from lightning_gradood.metrics import binomial_interval
 from lightning_gradood.report.bundle import MEAN, by_detector, not_transferred
 
@@ -187,6 +187,8 @@ _SPLITS = ("train", "val", "test")
 _TRAINED_ON, _SUCCESS = "trained on", "success"  # columns that are there where they say something
 TEXT = ("source", "detector", _TRAINED_ON)
 _ABSENT = "-"
+FAILED = "failed"
+"""Stands for the AUROC of a detector that could not be fitted or tested."""
 _SUCCESS_NOTE = "success = share of attacked or corrupted images that the classifier no longer gives their class."
 _NOTES = [
     "In % on the test split; n = normal+anomalous images. AUPR-in, FPR95: normal is positive; AUPR-out: anomalous is.",
@@ -196,20 +198,21 @@ _NOTES = [
 ]
 
 
-def console_table(outcomes: list[Outcome]) -> str:
+def console_table(outcomes: list[Outcome], failures: Sequence[Failure] = ()) -> str:
     """Lay the test results out as plain text, one row per source and detector.
 
     Args:
         outcomes: of all sources and detectors. A detector with more than one source gets a row of means after them; one
             that was trained on each source and tested on every one gets a matrix below the table. Shares of normal images
             flagged follow by detector, with binomial intervals; of one that is fitted on each source, the mean.
+        failures: a row each, and below the table a sentence that says why.
 
     Returns:
         Lines joined by newlines: header, rule, rows, rule, means, and a note that defines the columns. Percentages with two
         decimals, bounds of intervals with one, `-` where a number does not exist. `trained on` is a column where it is not
         the tested source.
     """
-    found = result_table(outcomes)
+    found = result_table(outcomes, failures)
     cells: list[Any] = [found.heads, SEPARATING_LINE, *found.rows]
     if found.means:
         cells += [SEPARATING_LINE, *found.means]
@@ -237,21 +240,24 @@ class ResultTable:
     notes: list[str]
 
 
-def result_table(outcomes: list[Outcome]) -> ResultTable:
+def result_table(outcomes: list[Outcome], failures: Sequence[Failure] = ()) -> ResultTable:
     """Write the test results of all detectors, without those that were trained on one other source.
 
     Args:
         outcomes: of all sources and detectors.
+        failures: each becomes a row without numbers, and a note.
     """
     groups = by_detector(not_transferred(outcomes))
     body = [_row(outcome) for group in groups.values() for outcome in group]
+    body += [_failed_row(failure, list(body[0])) for failure in failures if body]
     means = [_mean_row(detector, group) for detector, group in groups.items() if len(group) > 1]
     idle = [
         column for column in (_TRAINED_ON, _SUCCESS) if all(row[column] in (_ABSENT, row["source"]) for row in body)
     ]
     heads = [column for column in body[0] if column not in idle]
     rows, last = ([[row[column] for column in heads] for row in part] for part in (body, means))
-    return ResultTable(heads, rows, last, _NOTES if _SUCCESS in idle else [_SUCCESS_NOTE, *_NOTES])
+    failed = [f"{FAILED}: `{one.detector}` on `{one.source}`: {one.reason}" for one in failures]
+    return ResultTable(heads, rows, last, [*failed, *([] if _SUCCESS in idle else [_SUCCESS_NOTE]), *_NOTES])
 
 
 def percent(value: float | None) -> str:
@@ -265,6 +271,11 @@ def _row(outcome: Outcome) -> dict[str, str]:
     counts = {f"n {split}": _count(outcome.counts.get(split)) for split in _SPLITS}
     success = percent(outcome.metrics["test"].get("attack_success"))
     return names | counts | {_SUCCESS: success} | _rates(outcome.metrics["test"], f"[{low}, {high}]")
+
+
+def _failed_row(failure: Failure, columns: Sequence[str]) -> dict[str, str]:
+    known = {"source": failure.source, "detector": failure.detector, _TRAINED_ON: failure.trained_on, "AUROC": FAILED}
+    return {column: known.get(column, _ABSENT) for column in columns}
 
 
 def _mean_row(detector: str, outcomes: "Sequence[Outcome]") -> dict[str, str]:

@@ -21,6 +21,7 @@ from lightning_gradood.report.bundle import DetectionReport, by_detector
 from lightning_gradood.report.figures import write_figures
 from lightning_gradood.report.guards import GuardSummary
 from lightning_gradood.report.loggers import log_numbers, log_pictures
+from lightning_gradood.report.provenance import accuracy_warning
 from lightning_gradood.report.results import results_table
 from lightning_gradood.report.tables import curve_rows, detection_scalars
 
@@ -163,8 +164,11 @@ class WandbCallback(Callback):
         self.settings = settings
 
     def on_detect_end(self, trainer: pl.Trainer, report: DetectionReport) -> None:
-        """Alert where the classifier is hardly better than chance."""
+        """Alert where the classifier is hardly better than chance, and where detectors have failed."""
         alert_of_accuracy(report, trainer.loggers)
+        if report.failures:
+            text = " ".join(f"`{one.detector}` on `{one.source}`: {one.reason}" for one in report.failures)
+            alert(trainer.loggers, f"{report.experiment}: detectors have failed", text[:500])
 
     def on_guard_end(self, trainer: pl.Trainer, report: DetectionReport, guard: GuardSummary) -> None:
         """Log what the run folder holds to every W&B logger."""
@@ -260,14 +264,5 @@ def alert_of_accuracy(report: DetectionReport, loggers: Sequence[Logger]) -> Non
         report: with the accuracy in its provenance.
         loggers: a Trainer's.
     """
-    found = report.provenance.get("classifier", {})
-    if "accuracy" not in found or not found.get("classes"):
-        return
-    chance = 1 / found["classes"]
-    low = min(3 * chance, (1 + chance) / 2)
-    if found["accuracy"] < low:
-        text = (
-            f"{100 * found['accuracy']:.1f} % of the normal images are classified correctly, less than {100 * low:.1f} %: "
-            "numbers about detection say little."
-        )
+    if text := accuracy_warning(report.provenance):
         alert(loggers, f"{report.experiment}: the classifier is hardly better than chance", text)

@@ -4,7 +4,8 @@ A schedule is any class whose first two parameters are the optimizer and the tot
 advanced after every step.
 """
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
@@ -12,13 +13,14 @@ from typing import Any, cast
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, OneCycleLR
 from torchmetrics.classification import MulticlassAccuracy
 
 from lightning_gradood.core import Refusal, check_logits_shape, exact_arithmetic, frozen_network, refused_as
-from lightning_gradood.networks import Normalized, load_weights
+from lightning_gradood.networks import Normalized, load_weights, two_logits
 
 
 class OneCycle(OneCycleLR):
@@ -53,7 +55,51 @@ class Cosine(CosineAnnealingLR):
         super().__init__(optimizer, T_max=total_steps)
 
 
-def check_network(network: nn.Module, images: Tensor, classes: int | None) -> None:
+def refuse_other_schedule(
+    checkpoint: Mapping[str, Any], optimizer: Optimizer, scheduler: LRScheduler | None, path: object
+) -> None:
+    """Refuse to continue a run with another schedule or peak than it was begun with: its state would be taken for this one's.
+
+    Args:
+        checkpoint: Lightning's, from which the run goes on.
+        optimizer: as it is built now.
+        scheduler: as it is built now; None for a constant learning rate.
+        path: of the checkpoint, for the message.
+
+    Raises:
+        Refusal: a setting of the schedule, its number of steps among them, or the learning rate that it starts from differs.
+    """
+    stored = next(iter(checkpoint.get("lr_schedulers", [])), None)
+    groups: list[Any] = next((state["param_groups"] for state in checkpoint.get("optimizer_states", [])), [])
+    then: dict[str, Any] = {"learning rates": [group.get("initial_lr", group["lr"]) for group in groups]}
+    now: dict[str, Any] = {"learning rates": [group.get("initial_lr", group["lr"]) for group in optimizer.param_groups]}
+    if (stored is None) != (scheduler is None):
+        then["schedule"], now["schedule"] = (
+            ["none", "one"][stored is not None],
+            ["none", "one"][scheduler is not None],
+        )
+    elif stored is not None and scheduler is not None:
+        settings = _schedule_settings(scheduler)
+        now |= settings
+        then |= {name: stored.get(name, "unknown") for name in settings}
+    differing = [name for name in now if then[name] != now[name]]
+    if groups and differing:
+        raise Refusal(
+            "`trainer.max_epochs`, `model.scheduler` and `model.optimizer` should be those of the run that is continued, with "
+            "as many steps in an epoch: its learning rate follows one schedule to the end. Got "
+            f"{', '.join(f'{name} {then[name]} in `ckpt_path = {path}` and {now[name]} now' for name in differing)}. Continue "
+            "with its settings; or begin a new run from its weights, with a schedule of its own, by "
+            f"--model.weights {path} in another --run_dir."
+        )
+
+
+def _schedule_settings(scheduler: LRScheduler) -> dict[str, Any]:
+    """What a schedule was built with, as far as its state holds it, in contrast to where it has got to."""
+    given = {name for kind in type(scheduler).__mro__ for name in inspect.signature(kind).parameters}
+    return {name: value for name, value in scheduler.state_dict().items() if name in given - {"last_epoch"}}
+
+
+def check_network(network: nn.Module, images: Tensor, classes: int | None) -> int:
     """Run two images through the network and look at what comes out.
 
     Args:
@@ -61,8 +107,11 @@ def check_network(network: nn.Module, images: Tensor, classes: int | None) -> No
         images: one or more images as the data gives them, float [N, C, H, W].
         classes: how many the data have; None where they say nothing about it.
 
+    Returns:
+        The number of its outputs; a single one tells two classes apart.
+
     Raises:
-        Refusal: if the forward fails, the output is not [N, classes], or the class counts differ.
+        Refusal: if the forward fails, the output is not [N, classes], or the data have more classes.
     """
     shape = list(images.shape[1:])
     try:
@@ -74,11 +123,20 @@ def check_network(network: nn.Module, images: Tensor, classes: int | None) -> No
             "or channel conversion to the network's input, or the network the images' size and channels."
         ) from error
     check_logits_shape(logits, len(images))
-    if classes is not None and logits.shape[1] != classes:
+    outputs = int(logits.shape[1])
+    if classes is not None and classes > max(outputs, 2):
         raise Refusal(
-            f"The network should have as many outputs as the data have classes, {classes}. Got {logits.shape[1]} outputs. "
-            f"Set its number of classes, e.g. --model.init_args.network.init_args.num_classes {classes}."
+            f"The network should have at least as many outputs as the data have classes, {classes}. Got {outputs} "
+            f"outputs. Of a trained network, give images of its own classes alone (others belong into --data.anomalies), or "
+            "images without classes, in a flat folder; one that is yet to be trained is built with e.g. "
+            f"--model.network.num_classes {classes}."
         )
+    return outputs
+
+
+def _say(notes: Iterable[str]) -> None:
+    for note in notes:
+        rank_zero_info(note)
 
 
 def _first_line(error: Exception) -> str:
@@ -108,7 +166,7 @@ def sgd(parameters: Any) -> Optimizer:
 
 
 class ClassificationTask(LightningModule):
-    """Train and evaluate a classifier: cross entropy, accuracy, any optimizer.
+    """Train and evaluate a classifier: cross entropy (binary for one logit), accuracy, any optimizer.
 
     Logs `train/loss`, `train/accuracy`, `val/loss`, `val/accuracy`, `test/loss` and `test/accuracy`, means over images.
 
@@ -116,6 +174,8 @@ class ClassificationTask(LightningModule):
         network: images in, logits [N, classes] out; any `nn.Module` or a function that returns one.
         normalize: channel statistics applied inside the network, or null for a network that normalises by itself.
         weights: file with initial weights of the plain network (state dict, Lightning checkpoint or safetensors).
+        weights_prefix: what the names of the network's tensors start with in a file that holds several networks, such as
+            `student` or `model_ema`.
         optimizer: factory from parameters to the optimizer; SGD with Nesterov momentum by default.
         scheduler: factory from (optimizer, total steps) to a schedule that is advanced after each step, such as
             `OneCycle` or `Cosine`.
@@ -128,6 +188,7 @@ class ClassificationTask(LightningModule):
         network: nn.Module,
         normalize: Normalization | None = None,
         weights: str | None = None,
+        weights_prefix: str | None = None,
         optimizer: OptimizerCallable = sgd,
         scheduler: Callable[[Optimizer, int], LRScheduler] | None = None,
         label_smoothing: float = 0.0,
@@ -137,7 +198,9 @@ class ClassificationTask(LightningModule):
         self.network = Normalized(network, normalize.mean, normalize.std) if normalize else network
         self.normalize = normalize
         self.weights = weights
+        self.weights_prefix = weights_prefix
         self._initialised = False
+        self._continued: Mapping[str, Any] = {}
         self.optimizer_factory = optimizer
         self.scheduler_factory = scheduler
         self.label_smoothing = label_smoothing
@@ -150,7 +213,7 @@ class ClassificationTask(LightningModule):
         """Read the file named by `weights`, once: later calls leave trained weights alone."""
         if self.weights is not None and not self._initialised:
             with refused_as(path="model.weights"):
-                load_weights(self.network, self.weights)
+                _say(load_weights(self.network, self.weights, self.weights_prefix))
         self._initialised = True
 
     def load_trained_weights(self, path: str) -> None:
@@ -159,7 +222,7 @@ class ClassificationTask(LightningModule):
         Args:
             path: as for `weights`.
         """
-        load_weights(self.network, path)
+        _say(load_weights(self.network, path, None if self.weights else self.weights_prefix))
         self._initialised = True
 
     def setup(self, stage: str) -> None:
@@ -169,11 +232,10 @@ class ClassificationTask(LightningModule):
             self.network.to(memory_format=torch.channels_last)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits [N, classes] of images [N, C, H, W] in [0, 1]."""
+        """Logits [N, classes] of images [N, C, H, W] in [0, 1]; [0, z] for a network with one logit z."""
         if self.channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
-        logits: Tensor = self.network(images)
-        return logits
+        return two_logits(self.network(images))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Mean cross entropy of a batch."""
@@ -191,19 +253,31 @@ class ClassificationTask(LightningModule):
         """Logits [N, classes]."""
         return self(batch[0])  # type: ignore[no-any-return]  # LightningModule.__call__ is untyped
 
+    def on_load_checkpoint(self, checkpoint: Mapping[str, Any]) -> None:
+        """Called by Lightning with the checkpoint of the run that is continued, before `configure_optimizers`."""
+        self._continued = {name: checkpoint.get(name, []) for name in ("lr_schedulers", "optimizer_states")}
+
     def configure_optimizers(self) -> Any:
-        """One optimizer, and a schedule advanced after each step where one is given."""
+        """One optimizer, and a schedule advanced after each step where one is given.
+
+        Raises:
+            Refusal: the end of training is not known to the schedule, or a run is continued with another one.
+        """
         optimizer = self.optimizer_factory(self.parameters())
-        if self.scheduler_factory is None:
+        scheduler = None if self.scheduler_factory is None else self._scheduler(self.scheduler_factory, optimizer)
+        refuse_other_schedule(self._continued, optimizer, scheduler, self.trainer.ckpt_path)
+        if scheduler is None:
             return optimizer
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def _scheduler(self, factory: Callable[[Optimizer, int], LRScheduler], optimizer: Optimizer) -> LRScheduler:
         steps = self.trainer.estimated_stepping_batches
         if steps == float("inf"):
             raise Refusal(
                 "`trainer.max_epochs` should be a number of epochs where `scheduler` is given, which needs to know the end. "
                 f"Got `trainer.max_epochs = {self.trainer.max_epochs}`. Write e.g. 40, or `scheduler: null`."
             )
-        scheduler = self.scheduler_factory(optimizer, int(steps))
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+        return factory(optimizer, int(steps))
 
     def _step(self, batch: Batch, stage: str) -> Tensor:
         images, labels, *_ = batch

@@ -7,11 +7,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import lightning.pytorch  # noqa: F401  # its log handler keeps the stream that it first meets
 import pytest
 import tiny
 import torch
 from bad_inputs import write_bad_inputs
 from tiny import FILE, refused, snapshot
+
+from lightning_gradood.cli import main
 
 FIT, DETECT = ["fit", *FILE], ["detect", *FILE, "--ckpt_path", "good.pt"]
 NETWORK = "--model.init_args.network.init_args"
@@ -204,8 +207,8 @@ def test_what_stage_two_would_fail_on_is_refused_before_anything_is_done(verb, f
             "should be logits [N, classes], a row for each image. Got `output = [2, 3, 6, 6]`",
         ),
         (
-            "CifarResNet(1, 4)",
-            "should have as many outputs as the data have classes, 3. Got 4 outputs. Set its number of",
+            "CifarResNet(1, 2)",
+            "should have at least as many outputs as the data have classes, 3. Got 2 outputs. Of a trained network, give",
         ),
     ],
 )
@@ -242,8 +245,8 @@ def test_a_network_that_does_not_fit_the_images_is_refused(verb, network, words,
             "Give `data.train`, or give trained weights and use `detect`",
         ),
         (
-            [*FIT, "--data.train.init_args.digits", "[0, 1]"],
-            "as many outputs as the data have classes, 2. Got 3 outputs.",
+            [*FIT, "--data.train.init_args.digits", "[0, 1, 2, 3]"],
+            "as many outputs as the data have classes, 4. Got 3 outputs.",
         ),
         ([*DETECT, "--data.train", "null", "--data.normal", "four_classes"], "data have classes, 4. Got 3 outputs."),
         ([*FIT, "--trainer.enable_checkpointing", "false"], "`trainer.enable_checkpointing` should be on"),
@@ -332,10 +335,16 @@ def test_attacks_that_cannot_be_are_refused_before_anything_is_trained(flags, wo
     assert words in untouched([*FIT, *flags], capsys)
 
 
-def test_an_attack_that_misleads_nothing_is_refused_with_its_numbers(capsys):
+def test_an_attack_that_misleads_nothing_is_a_failed_row_with_its_numbers(capsys):
     harmless = "--data.attacks={tiny: {class_path: FGSM, init_args: {eps: 1.0e-6}}}"
-    message = refused([*DETECT, "--data.train", "null", harmless, "--data.keep", "successful"], capsys)
-    assert "`data.keep = successful` should leave images of `tiny` in every split. Got 0 of 20" in message
+    with pytest.raises(SystemExit) as ended:
+        main([*DETECT, "--data.train", "null", harmless, "--data.keep", "successful"])
+    assert ended.value.code == 3, "the other sources are reported"
+    message = capsys.readouterr().out
+    assert (
+        "failed: `mlp` on `tiny`: `data.keep = successful` should leave images of `tiny` in every split. Got 0 of 20"
+        in message
+    )
     assert "Use `--data.keep all`" in message
 
 
@@ -384,3 +393,20 @@ def test_a_process_ends_with_the_sentence_and_code_two():
     assert ended.stderr == (
         "error: `model.network`: there is no class called resnet18. Did you mean `lightning_gradood.networks.resnet18`?\n"
     )
+
+
+@pytest.mark.parametrize("flag", ["--model.weights", "--ckpt_path"])
+def test_several_networks_in_one_file_are_listed_and_a_prefix_picks_one(flag, capsys):
+    state = torch.load("good.pt", weights_only=True)
+    torch.save({"student": state, "teacher": {name: part + 1 for name, part in state.items()}}, "two.pt")
+    words = ["detect", *FILE, flag, "two.pt"]
+    sentence = untouched(words, capsys)
+    assert f"Got `{flag.removeprefix('--')} = two.pt` with 2: student (" in sentence
+    assert sentence.endswith("Pick one with --model.weights_prefix teacher.")
+    wrong = untouched([*words, "--model.weights_prefix", "tutor"], capsys)
+    assert (
+        f"`model.weights_prefix = tutor` for `{flag.removeprefix('--')} = two.pt`, whose names start with student, tea"
+        in wrong
+    )
+    main(["detect", *FILE, flag, "two.pt", "--model.weights_prefix", "student", "--run_dir", "runs/two"])
+    assert "weights_prefix: student" in Path("runs/two/config.yaml").read_text()

@@ -78,11 +78,11 @@ def test_a_detector_that_fails_and_a_classifier_near_chance_are_alerted_of(run, 
     untrained = ["--ckpt_path", "null", "--cache_dir", "other"]
     with wandb_server() as server:
         done = detect(run, server, workplace, "--detection.detectors", "[mine.Broken]")
-        assert done.returncode == 1
-        assert "no score today" in done.stderr
+        assert done.returncode == 3, done.stderr
+        assert "no score today" in done.stdout
         (failure,) = server.alerts
-        assert failure["title"].endswith("`detect` has failed")
-        assert failure["text"] == "no score today"
+        assert failure["title"].endswith("detectors have failed")
+        assert "`energy` on `nine`: ValueError: no score today." in failure["text"]
     with wandb_server() as server:
         done = detect(run, server, workplace, *untrained)
         assert done.returncode == 0, done.stderr

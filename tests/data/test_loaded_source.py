@@ -10,6 +10,7 @@ from torchvision.transforms import v2
 
 from lightning_gradood.core import Refusal
 from lightning_gradood.data import FolderSource, LoadedSource
+from lightning_gradood.data.classes import Outputs
 from lightning_gradood.data.datasets import SourceRows
 from lightning_gradood.data.folder import Opening, refuse_other_shape
 from lightning_gradood.data.source import Listing, Source, as_it_is
@@ -207,14 +208,14 @@ def test_a_limit_takes_a_seeded_subset_in_proportion_and_in_order():
 
 def test_labels_become_those_of_the_classifier_by_name():
     source = Fixed(["a", "b", "c"], [1, 0, -1], ["cat", "dog"])
-    loaded = Opening().load("x", source, classes=["dog", "emu", "cat"])
+    loaded = Opening().load("x", source, classes=Outputs.of(["dog", "emu", "cat"]), flag="train")
     assert (loaded.labels.tolist(), loaded.num_classes) == ([0, 2, -1], 3)
-    assert Opening().load("x", source, classes=[]).labels.tolist() == [1, 0, -1]
+    assert Opening().load("x", source, classes=Outputs.of([]), flag="train").labels.tolist() == [1, 0, -1]
 
 
 def test_a_class_the_classifier_does_not_know_is_refused():
-    with pytest.raises(Refusal, match=r"classes of `train`, \['dog'\]\. Got `x` with class `cat`\. Rename"):
-        Opening().load("x", Fixed(["a", "b"], [1, 0], ["cat", "dog"]), classes=["dog"])
+    with pytest.raises(Refusal, match=r"classes of `train` \(1: dog\)\. Got `x` with class `cat`\. Rename"):
+        Opening().load("x", Fixed(["a", "b"], [1, 0], ["cat", "dog"]), classes=Outputs.of(["dog"]), flag="train")
 
 
 def test_another_shape_than_the_normal_one_is_refused_with_both(root, image_folder):

@@ -174,12 +174,12 @@ def test_a_plan_says_what_is_complete_and_what_is_to_be_read(tmp_path):
     assert pickle.loads(pickle.dumps(third)) == third
 
 
-def test_the_task_s_second_run_gives_the_network_nothing(tmp_path):
+def test_the_task_s_second_run_gives_the_network_one_image_to_count_its_outputs(tmp_path):
     extract(tmp_path, task(), data())
     again = task()
     calls = Calls(again)
     extract(tmp_path, again, data())
-    assert calls.images == 0
+    assert calls.images == 1
 
 
 def test_weights_and_images_are_hashed_once(tmp_path, monkeypatch):

@@ -100,7 +100,7 @@ ANOTHER = {
     ),
     "classes": (
         Net(num_classes=100).state_dict(),
-        r"holds weights for 100 classes, the network has 10\. Build the network with `num_classes = 100`, or",
+        r"holds weights for 100 classes, the network has 10\. Build the network with --model.network.num_classes 100, or",
     ),
     "classes, wrapped": (
         {f"module.{key}": value for key, value in Net(num_classes=2).state_dict().items()},

@@ -73,7 +73,15 @@ def test_what_is_no_row_of_logits_per_image_is_refused(output, got):
         check_network(Returning(output), IMAGES, 3)
 
 
-def test_another_number_of_classes_is_refused_with_the_flag_that_sets_it():
-    words = r"as the data have classes, 10. Got 3 outputs. .*--model.init_args.network.init_args.num_classes 10\."
+def test_more_classes_than_outputs_are_refused_with_the_flag_that_sets_it():
+    words = r"as the data have classes, 10. Got 3 outputs\. .* built with e.g. --model.network.num_classes 10\."
     with pytest.raises(Refusal, match=words):
         check_network(network(), IMAGES, 10)
+
+
+def test_more_outputs_than_classes_are_fine_and_a_single_output_tells_two_classes_apart():
+    assert check_network(network(), IMAGES, 2) == 3
+    single = nn.Sequential(nn.Flatten(), nn.Linear(48, 1))
+    assert check_network(single, IMAGES, 2) == 1
+    with pytest.raises(Refusal, match=r"as the data have classes, 3\. Got 1 outputs"):
+        check_network(single, IMAGES, 3)

@@ -1,0 +1,259 @@
+"""Class names: the order of class folders, lists of a network's outputs by name, and labels as indices into them."""
+
+import dataclasses
+import difflib
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lightning_gradood.core import Refusal
+from lightning_gradood.data.datasets import LoadedSource
+from lightning_gradood.data.source import Listing
+from lightning_gradood.records import NORMAL
+
+_NUMBERED = re.compile(r"(\D*)(\d+)(\D*)")
+_SYNSET = re.compile(r"(n\d{8})\s+(.+)")  # a line of ImageNet's synset lists: `n01440764 tench, Tinca tinca`
+
+
+def class_order(names: Iterable[str]) -> list[str]:
+    """Sort names of class folders: by number where they differ in one number alone, else as torchvision's ImageFolder.
+
+    Args:
+        names: each once.
+
+    Example:
+        >>> class_order(["10", "2", "1"]), class_order(["b", "a10", "a9"])
+        (['1', '2', '10'], ['a10', 'a9', 'b'])
+    """
+    plain = sorted(names)
+    matches = [match for name in plain if (match := _NUMBERED.fullmatch(name))]
+    if len(matches) < len(plain) or len({(match[1], match[3]) for match in matches}) > 1:
+        return plain
+    return sorted(plain, key=lambda name: int(_NUMBERED.fullmatch(name)[2]))  # type: ignore[index]  # all match
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """The outputs of a network by name, in their order.
+
+    Args:
+        names: one for each output, for tables and pages.
+        aliases: names by which class folders may call each output.
+
+    Example:
+        >>> outputs = Outputs.of(["cat", "great white shark"])
+        >>> outputs.index("great_white_shark"), outputs.index("cow")
+        (1, None)
+    """
+
+    names: list[str]
+    aliases: list[tuple[str, ...]]
+
+    @classmethod
+    def of(cls, names: Sequence[str | Sequence[str]]) -> "Outputs":
+        """Take one name for each output, or several, of which the last is shown."""
+        aliases = [(str(name),) if isinstance(name, str | int) else tuple(map(str, name)) for name in names]
+        return cls([several[-1] for several in aliases], aliases)
+
+    @classmethod
+    def read(cls, given: Sequence[str | int] | str) -> "Outputs":
+        """Take a list, or the file that holds one.
+
+        Args:
+            given: names in the order of the outputs; or a file with one name in each line, or with JSON or YAML: a list, a
+                dict from index to name (or to several, as ImageNet's `imagenet_class_index.json`), or from name to index.
+
+        Raises:
+            Refusal: there is no such file, or it holds no such list.
+        """
+        found = _from_file(given) if isinstance(given, str) else list(given)
+        names = _listed(found)
+        if not names:
+            shown = given if isinstance(given, str) else str(given)[:80]
+            raise Refusal(
+                "`data.classes` should name the network's outputs in their order, as a list or a file with one name in each "
+                f"line, or with a JSON or YAML list. Got `data.classes = {shown}`, without such a list. Write e.g. "
+                "--data.classes '[cat, dog]'."
+            )
+        return cls.of(names)
+
+    def index(self, name: str) -> int | None:
+        """The output of a name; exact matches come before those without regard to case, `_` and `-`.
+
+        Returns:
+            None for a name that is not there, or that several outputs share.
+        """
+        for form in (str, _loosely):
+            found = [place for place, several in enumerate(self.aliases) if form(name) in map(form, several)]
+            if found:
+                return found[0] if len(found) == 1 else None
+        return None
+
+    def near(self, name: str) -> str:
+        """A hint at the name that was meant; empty if there is none."""
+        known = [alias for several in self.aliases for alias in several]
+        near = difflib.get_close_matches(name, known, n=1)
+        return f" Did you mean `{near[0]}`?" if near and near[0] != name else ""
+
+
+def _loosely(name: str) -> str:
+    return re.sub(r"[\s_-]+", " ", name).casefold().strip()
+
+
+def _from_file(path: str) -> Any:
+    file = Path(path).expanduser()
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        why = "does not exist" if not file.exists() else f"cannot be read as text ({type(error).__name__})"
+        raise Refusal(
+            f"`data.classes` should be a list of names, or a file of them. Got `data.classes = {path}`, which {why} (looked "
+            f"at {file.absolute()}). Name a file with one name in each line, or write e.g. --data.classes '[cat, dog]'."
+        ) from error
+    if file.suffix.lower() not in (".json", ".yaml", ".yml") and text.lstrip()[:1] not in ("[", "{"):
+        lines = [line.strip() for line in text.splitlines() if line.strip()]
+        return [list(match.groups()) if (match := _SYNSET.fullmatch(line)) else line for line in lines]
+    try:
+        return yaml.safe_load(text)  # JSON is YAML
+    except yaml.YAMLError as error:
+        raise Refusal(
+            f"`data.classes` should be a file that can be read. Got `data.classes = {path}`: "
+            f"{str(error).splitlines()[0]}. Write a JSON or YAML list of names, or one name in each line of a .txt file."
+        ) from error
+
+
+def _listed(found: Any) -> list[Any]:
+    """Names in the order of outputs; empty where that is not what was found."""
+    if isinstance(found, Mapping):
+        pairs = {str(key): value for key, value in found.items()}
+        if not all(key.isdecimal() for key in pairs):
+            pairs = {str(value): key for key, value in found.items()}  # as torchvision's `class_to_idx`
+        try:
+            found = [pairs[str(place)] for place in range(len(found))]
+        except KeyError:
+            return []
+    if not isinstance(found, list):
+        return []
+    fine = [
+        isinstance(name, str | int) or (isinstance(name, list) and name and all(isinstance(one, str) for one in name))
+        for name in found
+    ]
+    return [str(name) if isinstance(name, int) else name for name in found] if all(fine) else []
+
+
+def relabelled(name: str, listing: Listing, outputs: Outputs, flag: str) -> Listing:
+    """Make the labels of a source indices into the outputs, by the names of its classes.
+
+    Args:
+        name: of the source, for the message.
+        listing: what it holds; images whose class has no name keep their label.
+        outputs: by name.
+        flag: what named them, for the message.
+
+    Raises:
+        Refusal: a class is not among them, or a label that has no name is beyond them.
+    """
+    places = [outputs.index(known) for known in listing.classes]
+    if None in places:
+        unknown = listing.classes[places.index(None)]
+        twice = sum(unknown in several for several in outputs.aliases) > 1
+        shown = ", ".join(outputs.names[:10]) + (", …" if len(outputs.names) > 10 else "")
+        raise Refusal(
+            f"`{name}` should have the classes of `{flag}` ({len(outputs.names)}: {shown}). Got `{name}` with class "
+            f"`{unknown}`{', which several of them are called' if twice else ''}.{outputs.near(unknown)} Rename its class "
+            "folders, or give its images without classes, in a flat folder."
+        )
+    if not listing.classes and max(listing.labels) >= len(outputs.names):
+        raise Refusal(
+            f"`{name}` should have labels below the number of names in `{flag}`, {len(outputs.names)}. Got label "
+            f"{max(listing.labels)}. Name all outputs of the network in their order."
+        )
+    return _mapped(listing, outputs, places)
+
+
+def relabelled_where_known(name: str, listing: Listing, outputs: Outputs) -> Listing:
+    """As `relabelled`, for names that came with the network's weights: classes that it does not know have no label.
+
+    Args:
+        name: of the source.
+        listing: returned as it is where none of its classes is known, or, of training images, not all.
+        outputs: by name.
+    """
+    places = [outputs.index(known) for known in listing.classes]
+    known = [place is not None for place in places]
+    return _mapped(listing, outputs, places) if (all(known) if name != NORMAL else any(known)) else listing
+
+
+def _mapped(listing: Listing, outputs: Outputs, places: Sequence[int | None]) -> Listing:
+    found = [-1 if place is None else place for place in places]
+    labels = [found[label] if 0 <= label < len(found) else label for label in listing.labels]
+    return dataclasses.replace(listing, labels=labels, classes=outputs.names)
+
+
+_ONE_LOGIT = (
+    "The network has one output, z: it is taken for a binary classifier in which sigmoid(z) is the probability of the second "
+    "class, and read as one with the logits [0, z]."
+)
+_NAME_THEM = (
+    "Name the network's outputs in their order with --data.classes (a list, or a file with one name in each line)"
+)
+
+
+def fit_to_outputs(source: LoadedSource, outputs: int, named: Outputs | None) -> list[str]:
+    """Leave out labels of normal images that cannot be told to be certain outputs of the network.
+
+    Args:
+        source: the classifier's training images, whose classes are the network's first outputs, or else the normal images.
+        outputs: how many the network has; a single one tells two classes apart.
+        named: its outputs as the user names them.
+
+    Returns:
+        Sentences about what was decided and could have been meant otherwise.
+
+    Raises:
+        Refusal: another number of outputs is named than there are.
+    """
+    single, outputs = [_ONE_LOGIT] if outputs == 1 else [], max(outputs, 2)
+    if named is not None:
+        if len(named.names) != outputs:
+            raise Refusal(
+                f"`data.classes` should name all {outputs} outputs of the network, in their order. Got {len(named.names)} "
+                "names. Give the list that the network was trained with, or leave it out."
+            )
+        return single
+    classes, notes = source.classes, single + _order_note(source)
+    if 0 < len(classes) < outputs and source.name == NORMAL:
+        source.forget_classes()
+        return [
+            *single,
+            f"The network has {outputs} outputs and `normal` {len(classes)} classes ({', '.join(classes[:3])}"
+            f"{', …' if len(classes) > 3 else ''}): which outputs these are is not known, so labels are left out, and the "
+            f"classifier's own predictions stand in their place. {_NAME_THEM} to use them.",
+        ]
+    if 0 < len(classes) < outputs:
+        notes.append(
+            f"The network has {outputs} outputs and `{source.name}` {len(classes)} classes, which are taken for its first "
+            f"{len(classes)} outputs. {_NAME_THEM} if they are others."
+        )
+    unknown = int((source.labels < 0).sum()) if classes else 0
+    if unknown:
+        notes.append(
+            f"{unknown} of {len(source)} images of `{source.name}` have no label, as the categories of the network's weights "
+            f"have no such name. {_NAME_THEM} to use them."
+        )
+    return notes
+
+
+def _order_note(source: LoadedSource) -> list[str]:
+    """Say that classes are in the order of their numbers, where torchvision's ImageFolder has another."""
+    classes, plain = source.classes, sorted(source.classes)
+    if classes == plain or classes != class_order(classes):
+        return []
+    return [
+        f"The classes of `{source.name}` are in the order of their numbers, {', '.join(classes[:3])}, …, {classes[-1]}; "
+        f"torchvision's ImageFolder has {', '.join(plain[:3])}, …. {_NAME_THEM} if they have another."
+    ]

@@ -1,0 +1,93 @@
+"""Detectors that fail: the others are reported, and the failure stands in the place of the numbers."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
+
+from lightning_gradood.core import Refusal
+from lightning_gradood.detectors import Detector
+from lightning_gradood.evaluation.protocol import DetectionDatasets, Trial, of_all_processes, run_trial
+from lightning_gradood.evaluation.settings import DetectionSettings
+from lightning_gradood.evaluation.trials import Outcome
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A detector that could not be fitted or tested, in place of its outcomes.
+
+    Args:
+        source: the anomaly source that its trial belongs to.
+        detector: its name.
+        trained_on: name of what it was to be trained on.
+        reason: one sentence.
+    """
+
+    source: str
+    detector: str
+    trained_on: str
+    reason: str
+
+
+Result = TypeVar("Result")
+
+
+def attempt(action: Callable[[], Result]) -> tuple[Result | None, str]:
+    """Do something with one detector, of which there are others.
+
+    Returns:
+        The result and an empty reason; or None, and one sentence about why there is none.
+    """
+    try:
+        return action(), ""
+    except Refusal as refusal:
+        return None, str(refusal)
+    except (
+        Exception
+    ) as error:  # detectors are anybody's code: what one of them raises must not cost what the others found
+        first = next(iter(str(error).strip().splitlines()), "")
+        return None, f"{type(error).__name__}: {first}".rstrip(": .") + "."
+
+
+def attempt_trial(
+    trial: Trial, datasets: DetectionDatasets, settings: DetectionSettings, fitted_before: dict[str, Detector]
+) -> tuple[Detector | None, list[Outcome], list[Failure]]:
+    """Run a trial; where that fails, return no detector and no outcome but the failure.
+
+    Args:
+        trial, datasets, fitted_before: as for `run_trial`.
+        settings: of the experiment.
+    """
+    run = partial(
+        run_trial,
+        trial,
+        datasets,
+        seed=settings.seed,
+        resamples=settings.resamples,
+        conventions=settings.metrics,
+        false_positive_rate=settings.false_positive_rate,
+        fitted_before=fitted_before,
+    )
+    found, reason = attempt(run)
+    if found is None:
+        return None, [], [Failure(trial.owner, trial.detector.name, trial.name, reason)]
+    return *found, []
+
+
+def refuse_all_failed(outcomes: Sequence[Outcome], failures: Sequence[Failure]) -> None:
+    """Refuse a run that has nothing to report.
+
+    Raises:
+        Refusal: every detector has failed on every source.
+    """
+    if failures and not outcomes:
+        one = failures[0]
+        raise Refusal(
+            f"At least one detector should be fitted. Got {len(failures)} failures, the first of `{one.detector}` on "
+            f"`{one.source}`: {one.reason} What was read from the network is kept."
+        )
+
+
+def gather_failures(failures: list[Failure], sources: Sequence[str]) -> list[Failure]:
+    """The failures of all processes, by source; the same on every process."""
+    return sorted(of_all_processes(failures), key=lambda failure: sources.index(failure.source))
