@@ -110,10 +110,11 @@ class FolderSource(Source):
     """Image files below a folder: one sub-folder per class, as torchvision's `ImageFolder` reads them, or no classes.
 
     Classes are the names of the sub-folders, sorted, by number where they differ in a number alone (`10` behind `9`); files
-    may lie at any depth below them. A flat folder gives images of unknown class (-1), and so do images that lie beside class folders. A class folder without images keeps its place
-    among the classes. Every suffix that Pillow or an installed plugin of it reads is an image's; of several frames the
-    first is taken, turned upright as EXIF says, and converted to RGB. What is passed over (other suffixes, names that
-    start with a dot, what systems leave behind, links that lead nowhere, pipes) is counted in one line.
+    may lie at any depth below them. A flat folder gives images of unknown class (-1), and so do images that lie beside
+    class folders. A class folder without images keeps its place among the classes. Every suffix that Pillow or an installed
+    plugin of it reads is an image's; of several frames the first is taken, turned upright as EXIF says, and converted to
+    RGB. What is passed over (other suffixes, names that start with a dot, what systems leave behind, links that lead
+    nowhere, pipes) is counted in one line.
 
     Args:
         root: The folder, absolute or relative to the working directory; `~` is expanded.
