@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import errno
 import os
 import sys
 import time
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -25,7 +24,6 @@ UNREADABLE = 3
 """Exit code where some files could not be scored."""
 
 _TYPES = (str, str, float, float, float, bool, str)
-_UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST)
 _SECONDS = 1.0  # between two lines of progress where nobody looks at a terminal
 
 
@@ -59,7 +57,9 @@ def score(words: Sequence[str]) -> int:
     Image.MAX_IMAGE_PIXELS = None  # the limit is --max_megapixels, for all of them
     guard = _guard(given)
     paths = _paths(given)
-    with writing("--output", given.output):
+    from lightning_gradood.core import writing_refused
+
+    with writing_refused(Path("standard output"), "--output"):  # a file has its own sentence
         summary = _run(guard, paths, given)
     sys.stderr.write(f"{summary.sentence(guard)}\n")
     if given.output:
@@ -160,7 +160,7 @@ class Explained:
         heat = None if found.heat is None else found.heat.numpy()
         figure = explanation_figure(image, heat, found.contributions, title, found.note)
         name = f"{self._figures:03d}_{Path(verdict.path).stem}.png"
-        with atomic_write(Path(str(self.folder), name)) as file:
+        with atomic_write(Path(str(self.folder), name), "--output") as file:
             file.write(as_png(figure))
 
 
@@ -257,28 +257,6 @@ def refuse_existing(flag: str, path: Path, overwrite: bool) -> None:
 
     if os.path.lexists(path) and not overwrite:
         raise Refusal(f"`{flag}` should be a new file. Got `{flag} {path}`, which exists. Add --overwrite.")
-
-
-@contextmanager
-def writing(flag: str, place: str | None) -> Iterator[None]:
-    """Turn failures to write into a sentence.
-
-    Args:
-        flag: what names the place.
-        place: a path, or None for standard output.
-    """
-    from lightning_gradood.core import Refusal
-
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in _UNWRITABLE:
-            raise
-        named = f"{flag} {place}" if place else "standard output"
-        raise Refusal(
-            f"`{flag}` should be a place that can be written. Got `{named}`: {error.strerror}. Name another; nothing "
-            "half-written is left."
-        ) from error
 
 
 def parser() -> PlainParser:

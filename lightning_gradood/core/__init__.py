@@ -23,8 +23,17 @@ from lightning_gradood.core.checks import (
     check_network,
     check_result,
 )
-from lightning_gradood.core.errors import Refusal, refused_as
-from lightning_gradood.core.files import atomic_write, disk_full_refused
+from lightning_gradood.core.errors import Refusal, Unwritable, refused_as
+from lightning_gradood.core.files import (
+    atomic_write,
+    check_writable,
+    is_temporary,
+    is_writing_error,
+    writing_refusal,
+    writing_refused,
+)
+from lightning_gradood.core.journal import say
+from lightning_gradood.core.locks import hold
 from lightning_gradood.core.network_state import (
     BATCH_NORMS,
     OrderedBatchNorm,
@@ -67,6 +76,7 @@ __all__ = [
     "ProgressLines",
     "Refusal",
     "Transform",
+    "Unwritable",
     "alone_with",
     "as_float",
     "atomic_write",
@@ -82,9 +92,9 @@ __all__ = [
     "check_logits_shape",
     "check_network",
     "check_result",
+    "check_writable",
     "claim",
     "craft_apart",
-    "disk_full_refused",
     "eight_bit",
     "evaluating",
     "exact_arithmetic",
@@ -92,8 +102,11 @@ __all__ = [
     "float64_device",
     "frozen_network",
     "has_float64",
+    "hold",
     "image_generator",
+    "is_temporary",
     "is_terminal",
+    "is_writing_error",
     "named_seed",
     "new_run_folder",
     "progress",
@@ -102,6 +115,7 @@ __all__ = [
     "refuse_unclaimed",
     "refused_as",
     "requiring_grad",
+    "say",
     "scaled_squares",
     "shipped_files",
     "to_float64",
@@ -109,4 +123,6 @@ __all__ = [
     "to_pixels",
     "widest_float_dtype",
     "without_cached_parametrizations",
+    "writing_refusal",
+    "writing_refused",
 ]
