@@ -17,7 +17,7 @@ from datetime import datetime
 from pathlib import Path
 
 from lightning_gradood.core.errors import Refusal
-from lightning_gradood.core.files import check_writable, writing_refused
+from lightning_gradood.core.files import check_writable
 from lightning_gradood.core.journal import say
 
 _NAME = re.compile(r"\.run-(\d+)\.lock")
@@ -55,8 +55,12 @@ def hold(folder: Path) -> Iterator[None]:
     Raises:
         Refusal: another run holds it, or it, or a folder for results in it, cannot be written.
     """
-    with writing_refused(folder, "--run_dir"):
+    try:
         folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise Refusal(
+            f"`run_dir` should be a folder that can be made. Got `run_dir = {folder}`: {error.strerror}. Name another."
+        ) from error
     for place in (folder, *(folder / name for name in RESULT_FOLDERS if os.path.lexists(folder / name))):
         check_writable(place, "--run_dir")
     mine = _acquire(folder)

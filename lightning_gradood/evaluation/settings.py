@@ -22,7 +22,7 @@ from lightning_gradood.evaluation.protocol import Protocol
 from lightning_gradood.gradients import AllOnes, LabelDesign
 from lightning_gradood.metrics import check_calibration, check_rate
 from lightning_gradood.probes import LogitsProbe, Probe
-from lightning_gradood.records import SYNTHETIC, Repair
+from lightning_gradood.records import SYNTHETIC
 from lightning_gradood.synthetic import SyntheticOutlier
 from lightning_gradood.tasks import MLPSettings
 
@@ -85,7 +85,7 @@ class DetectionSettings:
     guard: str | None = None
     resamples: int = 1000
     seed: int = 0
-    repair: Repair = "auto"
+    repair: Literal["auto", "ask"] = "auto"
 
     def __post_init__(self) -> None:
         if not self.label_designs:
