@@ -26,7 +26,7 @@ from lightning_gradood.evaluation import (
     trials_of,
     trials_of_process,
 )
-from lightning_gradood.extraction import CacheEntry, ProbeTask, prepared_states, read_records
+from lightning_gradood.extraction import CacheEntry, ProbeTask, ids_of, prepared_states, read_records
 from lightning_gradood.guard import Recipe
 from lightning_gradood.probes import PixelProbe
 from lightning_gradood.records import NORMAL, RecordCache, Records
@@ -93,7 +93,7 @@ class Trainer(pl.Trainer):
         datamodule.make_synthetic(*settings.outliers(datamodule.knows_anomalies))
         probes = settings.probes(datamodule.knows_anomalies)
         pixels = [PixelProbe(datamodule.keep_pixels)] if datamodule.keep_pixels else []
-        task = ProbeTask(model.network, datamodule, [*probes, *pixels], RecordCache(cache_dir))
+        task = ProbeTask(model.network, datamodule, [*probes, *pixels], RecordCache(cache_dir, settings.repair))
         try:
             with warnings.catch_warnings():  # where every record is there already, an empty loop is what is meant
                 warnings.filterwarnings("ignore", "Total length of .* across ranks is zero")
@@ -153,7 +153,10 @@ class Trainer(pl.Trainer):
         entries = self.extract(model, datamodule, ckpt_path, settings, cache_dir)
         cache, split_of = RecordCache(cache_dir), datamodule.manifest.split_of
         sources = dict.fromkeys(entry.source for entry in entries)
-        records = {source: read_records(cache, entries, source).with_splits(split_of) for source in sources}
+        records = {
+            source: read_records(cache, entries, source).with_splits(split_of, ids_of(datamodule, source))
+            for source in sources
+        }
         datasets = DetectionDatasets(records, datamodule.noise_of, datamodule.keep_of)
         outcomes = self._fit_detectors(settings, datasets, datamodule)
         if not self.is_global_zero:
@@ -286,7 +289,8 @@ class Trainer(pl.Trainer):
         probes = [] if chosen is None else [probe for probe in chosen.detector.probes if probe.needs_preparation]
         probes = self.strategy.broadcast(probes)
         network = place.model.network.to(self.strategy.root_device)
-        states = prepared_states(probes, network, place.datamodule, RecordCache(place.cache_dir), self)
+        cache = RecordCache(place.cache_dir, settings.repair)
+        states = prepared_states(probes, network, place.datamodule, cache, self)
         if self.is_global_zero:
             if chosen is not None:
                 summary = keep_guard(folder, place, chosen, datasets.records[NORMAL], states)

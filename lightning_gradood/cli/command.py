@@ -38,6 +38,7 @@ from lightning_gradood.core import (
     CHECKPOINTS,
     Refusal,
     claim,
+    hold,
     new_run_folder,
     refuse_foreign,
     refuse_unclaimed,
@@ -154,7 +155,7 @@ class Command(LightningCLI):
         if self.detection is not None and not self._setting("trainer").fast_dev_run:
             check_checkpointing(self.trainer)
             self.trainer.check_stage_two(self.datamodule, self.detection)
-        self._on_folder(claim)
+        self._take_folder()
 
     def fit(self, model: ClassificationTask, datamodule: ImageDataModule, **kwargs: Any) -> None:
         """Train the classifier, going on from the folder's last checkpoint, then run stage two."""
@@ -169,7 +170,7 @@ class Command(LightningCLI):
         self._on_folder(refuse_foreign)
         self._check_probing()
         self.trainer.check_stage_two(self.datamodule, self.detection)
-        self._on_folder(claim)
+        self._take_folder()
 
     def before_extract(self) -> None:
         """Look at everything that can be refused."""
@@ -266,6 +267,12 @@ class Command(LightningCLI):
     def _on_folder(self, action: Callable[..., None]) -> None:
         if self.folder and self.trainer.is_global_zero:
             action(self.folder, self.configuration, _IDENTITY)
+
+    def _take_folder(self) -> None:
+        """Keep other runs out of the folder until this one ends, and write the configuration into it."""
+        if self.folder and self.trainer.is_global_zero:
+            self.leaving.enter_context(hold(self.folder))
+        self._on_folder(claim)
 
     def _setting(self, key: str) -> Any:
         return self._get(self.config, key)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lightning_gradood.cli.score import PlainParser, refuse_existing, writing
+from lightning_gradood.cli.score import PlainParser, refuse_existing
 from lightning_gradood.cli.verbs import VERBS
 
 
@@ -30,7 +30,7 @@ def compare(words: Sequence[str]) -> int:
 
     runs = read_runs([Path(folder) for folder in given.runs])
     page = comparison_page(runs)
-    with writing("--output", str(output)), atomic_write(output) as file:
+    with atomic_write(output, "--output") as file:
         file.write(page.encode())
     sys.stdout.write(f"{comparison_text(runs)}\nComparison: {output}\n")
     return 0

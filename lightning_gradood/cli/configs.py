@@ -84,7 +84,7 @@ def _copy(found: dict[str, Path], folder: Path) -> None:
                 "the shipped one. Name another folder, or move yours away; nothing was copied."
             )
     for name, path in found.items():
-        with atomic_write(folder / name) as file:
+        with atomic_write(folder / name, "--copy") as file:
             file.write(path.read_bytes())
         sys.stdout.write(f"{folder / name}\n")
 

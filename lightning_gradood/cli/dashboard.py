@@ -33,7 +33,7 @@ def dashboard(words: Sequence[str]) -> int:
     run = _run_folder(given.run)
     results = json.loads((run / "results.json").read_text())
     sections = dashboard_sections(results, sorted(path.stem for path in (run / "figures").glob("*.png")))
-    with atomic_write(run / _FILE) as file:
+    with atomic_write(run / _FILE, "RUN") as file:
         file.write((json.dumps(definition(sections), indent=2) + "\n").encode())
     sys.stdout.write(f"Definition, for the sources and detectors of {run}: {run / _FILE}\n")
     if not has_wandb_account():

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lightning_gradood.cli.score import PlainParser, refuse_existing, writing
+from lightning_gradood.cli.score import PlainParser, refuse_existing
 from lightning_gradood.cli.verbs import VERBS
 
 if TYPE_CHECKING:  # takes seconds to import, and `--help` needs none of it
@@ -41,7 +41,7 @@ def drift(words: Sequence[str]) -> int:
     refuse_existing("--figure", figure, given.overwrite)
     reference, new = (_read(Path(path), given.detector) for path in (given.reference, given.new))
     found = drift_by_class(reference, new)
-    with writing("--figure", str(figure)), atomic_write(figure) as file:
+    with atomic_write(figure, "--figure") as file:
         file.write(as_png(drift_figure(reference, new, found)))
     sys.stdout.write(f"{drift_table(found)}\nfigure: {figure}\n")
     overall = found["all"]

@@ -21,7 +21,7 @@ from lightning_gradood.cli.command import Command, configuration_of, run_verb
 from lightning_gradood.cli.main import Stopped, end, stopping
 from lightning_gradood.cli.parsing import Parser, experiment_name, with_shipped_files
 from lightning_gradood.cli.verbs import VERBS
-from lightning_gradood.core import Refusal
+from lightning_gradood.core import Refusal, is_writing_error, writing_refusal
 from lightning_gradood.experiments import Benchmark, Experiment, Program, TableSettings, run_benchmark
 
 _KEYS = [name for kind in (Benchmark, Experiment, TableSettings) for name in kind.__dataclass_fields__]
@@ -128,6 +128,10 @@ def run_program(args: Sequence[str] | None = None) -> None:
                     refuse_missing(Command(leaving, None if args is None else words))
         except Refusal as refusal:
             end(str(refusal))
+        except OSError as error:  # of a file that a package writes for us, such as a logger's
+            if not is_writing_error(error):
+                raise
+            end(str(writing_refusal(error.filename or "a file of this run", "--run_dir", error)))
         except Stopped:
             end(_KEPT.format("SIGTERM"), 143)
         except KeyboardInterrupt:

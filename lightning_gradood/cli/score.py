@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import errno
 import io
 import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -26,7 +25,6 @@ UNREADABLE = 3
 """Exit code where some files could not be scored."""
 
 _TYPES = (str, str, float, float, float, bool, str)
-_UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST)
 _SECONDS = 1.0  # between two lines of progress where nobody looks at a terminal
 
 
@@ -53,12 +51,12 @@ def score(words: Sequence[str]) -> int:
         Refusal: the request cannot be carried out; nothing was written then.
     """
     given = parser().parse_args(words)
-    from lightning_gradood.core import PassedOver
+    from lightning_gradood.core import PassedOver, writing_refused
 
     _check(given)
     guard, passed = _guard(given), PassedOver()
     paths = _paths(given, passed)
-    with writing("--output", given.output):
+    with writing_refused(Path("standard output"), "--output"):  # a file has its own sentence
         summary = _run(guard, paths, given, passed)
     lines = (summary.sentence(guard), passed.sentence("folders"), given.output and f"scores: {given.output}")
     sys.stderr.writelines(f"{line}\n" for line in lines if line)
@@ -173,7 +171,7 @@ class Explained:
         heat = None if found.heat is None else found.heat.numpy()
         figure = explanation_figure(image, heat, found.contributions, title, found.note)
         name = f"{self._figures:03d}_{Path(verdict.path).stem}.png"
-        with atomic_write(Path(str(self.folder), name)) as file:
+        with atomic_write(Path(str(self.folder), name), "--output") as file:
             file.write(as_png(figure))
 
 
@@ -272,28 +270,6 @@ def refuse_existing(flag: str, path: Path, overwrite: bool) -> None:
 
     if os.path.lexists(path) and not overwrite:
         raise Refusal(f"`{flag}` should be a new file. Got `{flag} {path}`, which exists. Add --overwrite.")
-
-
-@contextmanager
-def writing(flag: str, place: str | None) -> Iterator[None]:
-    """Turn failures to write into a sentence.
-
-    Args:
-        flag: what names the place.
-        place: a path, or None for standard output.
-    """
-    from lightning_gradood.core import Refusal
-
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in _UNWRITABLE:
-            raise
-        named = f"{flag} {place}" if place else "standard output"
-        raise Refusal(
-            f"`{flag}` should be a place that can be written. Got `{named}`: {error.strerror}. Name another; nothing "
-            "half-written is left."
-        ) from error
 
 
 def parser() -> PlainParser:

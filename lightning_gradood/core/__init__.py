@@ -23,8 +23,15 @@ from lightning_gradood.core.checks import (
     check_network,
     check_result,
 )
-from lightning_gradood.core.errors import Refusal, refused_as
-from lightning_gradood.core.files import atomic_write, disk_full_refused
+from lightning_gradood.core.errors import Refusal, Unwritable, refused_as
+from lightning_gradood.core.files import (
+    atomic_write,
+    check_writable,
+    is_temporary,
+    is_writing_error,
+    writing_refusal,
+    writing_refused,
+)
 from lightning_gradood.core.image_files import (
     PassedOver,
     find_image_files,
@@ -32,6 +39,8 @@ from lightning_gradood.core.image_files import (
     printable,
     subfolders,
 )
+from lightning_gradood.core.journal import say
+from lightning_gradood.core.locks import hold
 from lightning_gradood.core.network_state import (
     BATCH_NORMS,
     OrderedBatchNorm,
@@ -88,6 +97,7 @@ __all__ = [
     "Refusal",
     "Transform",
     "Unreadable",
+    "Unwritable",
     "alone_with",
     "as_float",
     "atomic_write",
@@ -103,9 +113,9 @@ __all__ = [
     "check_logits_shape",
     "check_network",
     "check_result",
+    "check_writable",
     "claim",
     "craft_apart",
-    "disk_full_refused",
     "eight_bit",
     "evaluating",
     "exact_arithmetic",
@@ -114,9 +124,12 @@ __all__ = [
     "float64_device",
     "frozen_network",
     "has_float64",
+    "hold",
     "image_generator",
     "image_suffixes",
+    "is_temporary",
     "is_terminal",
+    "is_writing_error",
     "named_seed",
     "new_run_folder",
     "printable",
@@ -126,6 +139,7 @@ __all__ = [
     "refuse_unclaimed",
     "refused_as",
     "requiring_grad",
+    "say",
     "scaled_squares",
     "shipped_files",
     "subfolders",
@@ -135,4 +149,6 @@ __all__ = [
     "upright",
     "widest_float_dtype",
     "without_cached_parametrizations",
+    "writing_refusal",
+    "writing_refused",
 ]

@@ -15,6 +15,10 @@ class Refusal(ValueError):
     """
 
 
+class Unwritable(Refusal):
+    """A place cannot be written, so that what was asked for cannot be kept."""
+
+
 @contextmanager
 def refused_as(**names: str) -> Iterator[None]:
     """Name what the user typed in refusals from within, where a function knows only its own parameter.

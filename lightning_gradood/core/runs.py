@@ -10,10 +10,12 @@ from typing import Any
 import yaml
 
 from lightning_gradood.core.errors import Refusal
-from lightning_gradood.core.files import atomic_write
+from lightning_gradood.core.files import atomic_write, is_temporary
+from lightning_gradood.core.locks import is_lock
 
 CONFIG = "config.yaml"
 CHECKPOINTS = "checkpoints"
+_FREE = ("detection.repair",)  # settings that change no result
 _CHOSEN = "LIGHTNING_GRADOOD_RUN_DIR"  # how the first process tells those it launches where the run lies
 
 
@@ -61,12 +63,13 @@ def refuse_foreign(folder: Path, config: Mapping[str, Any], identity: tuple[str,
     if path.is_file():
         theirs = _read(path)
         different = [name for key in identity for name in _differences(key, theirs.get(key), config.get(key))]
+        different = [name for name in different if name not in _FREE]
         if different:
             raise Refusal(
                 f"`run_dir` should name a new folder or one of the same experiment. Got `run_dir = {folder}`, whose "
                 f"{CONFIG} differs in {', '.join(different[:5])}. Name another folder, or none for a new one."
             )
-    elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    elif folder.exists() and (not folder.is_dir() or any(not is_own_trace(one.name) for one in folder.iterdir())):
         raise Refusal(
             f"`run_dir` should name a new folder or an earlier run's. Got `run_dir = {folder}`, which is no folder or "
             f"holds other files and no {CONFIG}. Name another folder, or none for a new one."
@@ -113,6 +116,11 @@ def claim(folder: Path, config: Mapping[str, Any], identity: tuple[str, ...]) ->
         raise _cannot_be_made(folder, error) from error
     with atomic_write(path) as file:
         file.write(yaml.safe_dump(dict(config), sort_keys=False).encode())
+
+
+def is_own_trace(name: str) -> bool:
+    """Whether a file may be left of a run that was killed before it wrote its configuration, or be its lock."""
+    return is_temporary(name) or is_lock(name)
 
 
 def _make_new(parent: Path) -> Path:

@@ -71,6 +71,8 @@ class DetectionSettings:
             anomalies. One that needs them is fitted on all anomaly sources together.
         resamples: bootstrap resamples for the 95 % interval of the AUROC.
         seed: of the detectors and the bootstrap; the splits have theirs in `data.split_seed`.
+        repair: what to do where records in the cache are damaged: `auto` names them and has their images probed again; `ask`
+            asks first, and refuses where nobody sits at a terminal.
     """
 
     label_designs: list[LabelDesign] = field(default_factory=lambda: [AllOnes()])
@@ -83,6 +85,7 @@ class DetectionSettings:
     guard: str | None = None
     resamples: int = 1000
     seed: int = 0
+    repair: Literal["auto", "ask"] = "auto"
 
     def __post_init__(self) -> None:
         if not self.label_designs:

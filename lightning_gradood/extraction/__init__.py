@@ -12,7 +12,7 @@ source's name and images/s; `PredictionWriter` writes the classifier's predictio
 """
 
 from lightning_gradood.extraction.callback import ProbeCallback, ProbeTask
-from lightning_gradood.extraction.plan import CacheEntry, Plan, make_plan, read_records
+from lightning_gradood.extraction.plan import CacheEntry, Plan, ids_of, make_plan, read_records
 from lightning_gradood.extraction.predictions import PredictionWriter
 from lightning_gradood.extraction.preparation import prepared_states
 from lightning_gradood.extraction.progress import ImageProgressBar
@@ -26,6 +26,7 @@ __all__ = [
     "ProbeCallback",
     "ProbeReader",
     "ProbeTask",
+    "ids_of",
     "make_plan",
     "prepared_states",
     "read_records",

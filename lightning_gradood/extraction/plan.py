@@ -155,6 +155,12 @@ def ids_of(data: ImageDataModule, source: str) -> list[str]:
     return data.detection_sources[source].ids if made is None else made.ids
 
 
+def wanted_ids(plan: Plan, data: ImageDataModule) -> dict[str, list[str]]:
+    """The ids that the entries of a plan should hold, by key, and those of the images that it reads from the cache."""
+    found = {entry.key: ids_of(data, entry.source) for entry in plan.entries}
+    return found | {key: ids_of(data, source) for source, key in plan.pixels.items()}
+
+
 def _rows_to_read(entry: CacheEntry, data: ImageDataModule, cache: RecordCache) -> list[int]:
     done, made = cache.done(entry.key), data.perturbed_sources.get(entry.source)
     rows = range(len(data.detection_sources[entry.source])) if made is None else made.rows

@@ -62,6 +62,8 @@ def prepare(
     """
     for probe in probes:
         key = preparation_key(probe, plan)
+        if trainer.is_global_zero:
+            store.mend(key)
         if trainer.is_global_zero and not store.has(key):
             with closing(_batches(data, network, probe.name)) as batches:  # ends the bar's line before a refusal
                 store.write(key, probe.prepare(network, batches))
@@ -83,7 +85,7 @@ def prepared_states(
     """
     if not probes:
         return {}
-    plan, store = make_plan(network, data, probes, cache), StateStore(cache.folder)
+    plan, store = make_plan(network, data, probes, cache), StateStore(cache.folder, cache.repair)
     prepare(probes, network, data, plan, store, trainer)
     return {probe.name: store.read(preparation_key(probe, plan)) for probe in probes}
 

@@ -15,7 +15,7 @@ from lightning_gradood import __version__
 from lightning_gradood.core import Refusal, as_float
 from lightning_gradood.data import ImageBatch, ImageDataModule
 from lightning_gradood.extraction.images import SourceImages, images_of_batch
-from lightning_gradood.extraction.plan import Plan, ids_of, make_plan
+from lightning_gradood.extraction.plan import Plan, ids_of, make_plan, wanted_ids
 from lightning_gradood.extraction.preparation import prepare, refuse_without_training_images
 from lightning_gradood.gradients import adopt_proofs, proofs_of
 from lightning_gradood.networks import TwoLogits
@@ -24,6 +24,7 @@ from lightning_gradood.records import NORMAL, RecordCache, Records, StateStore
 from lightning_gradood.tasks import check_network
 
 _SHARD = 4096  # records kept in memory before they are written,
+_SHARD_BYTES = 2**26  # their size, as pixels may be large,
 _SECONDS = 60.0  # and how long they are kept at most: what a kill costs
 
 
@@ -53,7 +54,8 @@ class ProbeReader:
         """Plan on the first process, and give the plan to all.
 
         Raises:
-            Refusal: a probe needs training images and none are named.
+            Refusal: a probe needs training images and none are named; records are damaged and may not be read anew; or
+                there is no place for what is missing.
         """
         refuse_without_training_images(self.probes, self.data)
         known = trainer.strategy.broadcast(self.data.outputs)
@@ -62,7 +64,11 @@ class ProbeReader:
             self.network = TwoLogits(self.network)
         if trainer.is_global_zero:
             self.plan = make_plan(self.network, self.data, self.probes, self.cache)
+            if self.cache.mend(wanted_ids(self.plan, self.data)):
+                self.plan = make_plan(self.network, self.data, self.probes, self.cache)
         self.plan = trainer.strategy.broadcast(self.plan)
+        if self.plan.missing:
+            self.cache.check_writable(self._least_bytes())
 
     def _count_outputs(self) -> int:
         """How many outputs the network has for one image."""
@@ -74,9 +80,10 @@ class ProbeReader:
         """Prepare the probes that learn from the training images, and adopt what an earlier run proved of the network."""
         wanted = {entry.probe for entry in self.plan.missing}
         needy = [probe for probe in self.probes if probe.needs_preparation and probe.name in wanted]
-        prepare(needy, self.network, self.data, self.plan, StateStore(self.cache.folder), trainer)
+        prepare(needy, self.network, self.data, self.plan, StateStore(self.cache.folder, self.cache.repair), trainer)
         if wanted:
-            self._proofs = ProofStore(self.network, StateStore(self.cache.folder / "proofs"), self.plan)
+            proofs = StateStore(self.cache.folder / "proofs", self.cache.repair)
+            self._proofs = ProofStore(self.network, proofs, self.plan)
 
     def read(self, source: str, batch: ImageBatch) -> None:
         """Read what the plan asks of a batch, unchanged and perturbed.
@@ -107,6 +114,11 @@ class ProbeReader:
             self._write_all()
         self._buffer.clear()
 
+    def _least_bytes(self) -> int:
+        """What the missing records will take at least: numbers of 8 bytes shrink to half at best."""
+        width = {probe.name: 1 if probe.needs_preparation else len(probe.names(self.network)) for probe in self.probes}
+        return sum(4 * len(self.plan.rows[entry.key]) * max(width[entry.probe], 1) for entry in self.plan.missing)
+
     def _probe(self, images: SourceImages) -> None:
         wanted = {entry.probe: entry.key for entry in self.plan.missing if entry.source == images.source}
         probes = [probe for probe in self.probes if probe.name in wanted]
@@ -130,7 +142,8 @@ class ProbeReader:
 
     def _add(self, key: str, records: Records) -> None:
         self._buffer.setdefault(key, []).append(records)
-        if sum(map(len, self._buffer[key])) >= _SHARD:
+        kept = self._buffer[key]
+        if sum(map(len, kept)) >= _SHARD or sum(one.table.nbytes for one in kept) >= _SHARD_BYTES:
             self._write(key)
 
     def _write_all(self) -> None:
@@ -157,6 +170,7 @@ class ProofStore:
         self.network, self.store = network, store
         about = [plan.weights, plan.structure, torch.__version__, __version__]
         self.key = hashlib.sha256(json.dumps(about).encode()).hexdigest()
+        store.mend(self.key)
         if store.has(self.key):
             with suppress(Refusal, KeyError, UnicodeDecodeError):  # damaged: it will be proved anew
                 adopt_proofs(network, bytes(store.read(self.key)["json"].tolist()).decode())

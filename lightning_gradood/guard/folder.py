@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 import lightning_gradood
-from lightning_gradood.core import Refusal, atomic_write, disk_full_refused
+from lightning_gradood.core import Refusal, atomic_write, writing_refused
 from lightning_gradood.detectors import Detector, save_detector
 from lightning_gradood.gradients import proofs_of
 from lightning_gradood.records import Records
@@ -104,7 +104,7 @@ def write_folder(
         probe_states: probe name to what it learnt from the training images.
         records: any that the detector can score.
     """
-    with disk_full_refused(folder):
+    with writing_refused(folder, "--run_dir"):
         folder.mkdir(parents=True, exist_ok=True)
         _write_tensors(folder / NETWORK, network.state_dict())
         save_detector(folder / DETECTOR, detector, about.threshold, records, trained_on=about.trained_on)
@@ -125,7 +125,7 @@ def add_plan(folder: Path, network: nn.Module) -> None:
     if plan is None:
         return
     about = read_description(folder)
-    with disk_full_refused(folder):
+    with writing_refused(folder, "--run_dir"):
         with atomic_write(folder / PLAN) as file:
             file.write(plan.encode())
         _write_json(folder, about)
@@ -213,14 +213,15 @@ def _write_tensors(path: Path, state: Mapping[str, Any]) -> None:
 def replace_folder(new: Path, folder: Path) -> None:
     """Put a folder in the place of another, which may exist."""
     old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
-    if folder.exists():
-        os.replace(folder, old)
-    try:
-        os.replace(new, folder)
-    except OSError:
-        if old.exists():
-            os.replace(old, folder)
-        raise
+    with writing_refused(folder, "--run_dir", new, old):
+        if folder.exists():
+            os.replace(folder, old)
+        try:
+            os.replace(new, folder)
+        except OSError:
+            if old.exists():
+                os.replace(old, folder)
+            raise
     shutil.rmtree(old, ignore_errors=True)
 
 

@@ -1,4 +1,4 @@
-"""Records and probe states on disk: keys, Parquet shards and safetensors files, each whole or not there."""
+"""Records on disk by key: entries of Parquet shards, each whole or not there, compared with their checksums when read."""
 
 from __future__ import annotations
 
@@ -6,19 +6,29 @@ import hashlib
 import json
 import os
 import shutil
-import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
-from torch import Tensor
 
-from lightning_gradood.core import Refusal, atomic_write, disk_full_refused
+from lightning_gradood.core import Refusal, atomic_write, check_writable, is_temporary, writing_refused
+from lightning_gradood.records.shards import (
+    CACHE_FLAG,
+    EARLIER,
+    FORMAT,
+    Damaged,
+    Repair,
+    allow_repair,
+    check_shard,
+    digest_of,
+    read_shard,
+    read_table,
+    write_shard,
+)
 from lightning_gradood.records.table import Records
 
 
@@ -40,22 +50,26 @@ def entry_key(ingredients: Mapping[str, object]) -> str:
 
 
 _ENTRY = "entry.json"
+_DIGEST = "digest"  # of entry.json itself, without this entry
 
 
 class RecordCache:
     """Entries of records by key: `<folder>/<key>/`, holding Parquet shards and `entry.json`.
 
     While an entry is written its shards lie in `<key>.partial/`; each shard appears by a rename, and the whole entry by
-    another, so a reader never sees half of one. A run that was killed finds its shards again (`shards`) and
+    another, so a reader never sees half of one. A run that was killed finds its shards again (`done`) and
     probes only the images that are still missing. Several processes and several runs may write the same entry: rows that
-    were written twice are equal and are read once.
+    were written twice are equal and are read once. Whatever is read is compared with its checksums; `mend` sets aside what
+    is damaged, so that its images are probed again.
 
     Args:
         folder: where entries lie; made when first written to.
+        repair: whether what is damaged is computed anew without a question, see `mend`.
     """
 
-    def __init__(self, folder: str | Path) -> None:
-        self.folder = Path(folder)
+    def __init__(self, folder: str | Path, repair: Repair = "auto") -> None:
+        self.folder, self.repair = Path(folder), repair
+        self._checked: dict[tuple[object, ...], str] = {}
 
     def has(self, key: str) -> bool:
         """Whether the entry is complete."""
@@ -67,30 +81,65 @@ class RecordCache:
         Raises:
             Refusal: if the entry is missing or its files were damaged.
         """
-        if not self.has(key):
-            raise Refusal(
-                f"`key` should name a complete entry of {self.folder}. Got `key = {key}`. Run `extract` first."
-            )
-        return Records.concatenate([Records(_read_shard(path)) for path in self._shards(self.folder / key)]).by_id()
+        about = self._entry(key)
+        found = Records.concatenate([Records(self._table(path, key)) for path in self._listed(key, about)]).by_id()
+        if len(found) != about["rows"] or digest_of(found.ids) != about["ids"]:
+            raise Damaged.at(self.folder / key, f"other rows than the {about['rows']} that were written")
+        return found
 
     def rows(self, key: str, ids: Sequence[str]) -> Records:
         """Read the records of some images of a complete entry, in the order of `ids`, whatever the entry's size."""
         wanted = pc.field("id").isin(list(ids))
-        parts = [_read_shard(path, filters=wanted) for path in self._shards(self.folder / key)]
+        parts = [self._table(path, key, wanted) for path in self._listed(key, self._entry(key))]
         found = Records(pa.concat_tables(parts)).by_id()
         place = {name: row for row, name in enumerate(found.ids)}
+        lacking = [name for name in ids if name not in place]
+        if lacking:
+            raise Damaged.at(self.folder / key, f"no row for {lacking[0]}")
         return Records(found.table.take([place[name] for name in ids]))
 
     def describe(self, key: str) -> dict[str, object]:
         """The description of a complete entry, as given to `commit`."""
-        return dict(json.loads((self.folder / key / _ENTRY).read_text()))
+        return dict(self._entry(key)["description"])
 
     def done(self, key: str) -> set[str]:
         """Ids that an earlier, interrupted run has already written for this entry."""
-        ids: set[str] = set()
+        found: set[str] = set()
         for path in self._shards(self._partial(key)):
-            ids.update(_read_shard(path, columns=["id"])["id"].to_pylist())
-        return ids
+            with suppress(Damaged):  # or gone, as another run has finished the entry
+                found.update(check_shard(path, key))
+        return found
+
+    def mend(self, wanted: Mapping[str, Sequence[str]]) -> bool:
+        """Set aside files of these entries that are damaged; what they held is missing then, and read anew.
+
+        Args:
+            wanted: key to the ids that the entry should hold.
+
+        Returns:
+            Whether anything was damaged.
+
+        Raises:
+            Refusal: something is damaged, `repair` is `ask`, and nobody says yes.
+        """
+        found = {key: self._damages(key, frozenset(ids)) for key, ids in wanted.items()}
+        damages = [one for part in found.values() for one in part]
+        if not damages:
+            return False
+        allow_repair(damages, self.repair)
+        with writing_refused(self.folder, CACHE_FLAG, *(one.path for one in damages)):
+            for key, part in found.items():
+                if part:
+                    self._set_aside(key, {one.path for one in part})
+        return True
+
+    def check_writable(self, size: int) -> None:
+        """Refuse a folder that cannot be written or has no room, before the network is read.
+
+        Args:
+            size: bytes that will be written at least.
+        """
+        check_writable(self.folder, CACHE_FLAG, size)
 
     def write_shard(self, key: str, records: Records) -> None:
         """Add records to an entry that is being written.
@@ -98,17 +147,16 @@ class RecordCache:
         Raises:
             Refusal: if the disk is full; what was written before stays and is used by the next run.
         """
-        name = uuid.uuid4().hex
-        folder = self._partial(key)
-        with disk_full_refused(folder):
-            try:
-                with atomic_write(folder / f"{name}.parquet") as file:
-                    pq.write_table(records.table, file)
-            except FileNotFoundError:  # the folder was renamed: another run finished the entry, these rows included
-                if not self.has(key):
-                    raise
-                for left in (self.folder / key).glob(f".{name}.*"):
-                    left.unlink()
+        try:
+            write_shard(self._partial(key), key, records.table, CACHE_FLAG)
+        except (
+            Refusal
+        ) as refusal:  # perhaps the folder was renamed: another run finished the entry, these rows included
+            if not isinstance(refusal.__cause__, FileNotFoundError) or not self.has(key):
+                raise
+            for left in (self.folder / key).iterdir():
+                if is_temporary(left.name):
+                    left.unlink(missing_ok=True)
 
     def commit(self, key: str, ids: Sequence[str], description: Mapping[str, object]) -> None:
         """Make the entry visible; called by one process once all have written their shards.
@@ -128,15 +176,21 @@ class RecordCache:
 
     def _publish(self, key: str, ids: Sequence[str], description: Mapping[str, object]) -> None:
         partial, entry = self._partial(key), self.folder / key
-        missing = set(ids) - self.done(key)
+        wanted = frozenset(ids)
+        shards = {path.name: set(check_shard(path, key)) for path in self._shards(partial)}
+        shards = {name: found for name, found in shards.items() if found <= wanted}  # others' rows are left out
+        missing = wanted.difference(*shards.values())
         if missing:
             raise Refusal(
                 f"The records in {partial} should hold all {len(ids)} images. Got none for {len(missing)} of them, "
                 f"such as {min(missing)}. Run the same command again: it probes only those."
             )
-        with disk_full_refused(partial):
-            with atomic_write(partial / _ENTRY) as file:
-                file.write(json.dumps(dict(description), indent=1, sort_keys=True).encode())
+        names = sorted(wanted)
+        about = {"format": FORMAT, "key": key, "description": dict(description), "shards": list(shards)}
+        about |= {"rows": len(names), "ids": digest_of(names)}
+        with writing_refused(partial, CACHE_FLAG, entry):
+            with atomic_write(partial / _ENTRY, CACHE_FLAG) as file:
+                file.write(json.dumps(about | {_DIGEST: entry_key(about)}, indent=1, sort_keys=True).encode())
             try:
                 os.replace(partial, entry)
             except OSError:
@@ -144,6 +198,73 @@ class RecordCache:
                     raise
                 shutil.rmtree(entry, ignore_errors=True)  # what a deletion left that was interrupted
                 os.replace(partial, entry)
+
+    def _entry(self, key: str) -> dict[str, Any]:
+        """What `entry.json` says.
+
+        Raises:
+            Refusal: there is none, or it is damaged.
+        """
+        path = self.folder / key / _ENTRY
+        if not path.is_file():
+            raise Refusal(
+                f"`key` should name a complete entry of {self.folder}. Got `key = {key}`. Run `extract` first."
+            )
+        try:
+            about = json.loads(path.read_bytes())
+            digest = about.pop(_DIGEST, None)
+            if entry_key(about) != digest:
+                raise Damaged.at(path, EARLIER if digest is None else "content that differs from its checksum")
+            if about["key"] != key or about["format"] != FORMAT:
+                raise Damaged.at(path, f"the description of another entry, {about['key']}")
+        except (ValueError, AttributeError, TypeError, KeyError, OSError, RecursionError) as error:
+            if isinstance(error, Damaged):
+                raise
+            raise Damaged.at(path, f"what cannot be read ({error})") from error
+        return dict(about)
+
+    def _listed(self, key: str, about: Mapping[str, Any]) -> list[Path]:
+        return [self.folder / key / Path(str(name)).name for name in about["shards"]]
+
+    def _table(self, path: Path, key: str, filters: pc.Expression | None = None) -> pa.Table:
+        """A shard's rows; compared with its checksums unless it was a moment ago and looks the same."""
+        try:
+            state = os.stat(path)
+        except OSError as error:
+            raise Damaged.at(path, "no such file") from error
+        mark = (path, state.st_ino, state.st_size, state.st_mtime_ns)
+        if mark not in self._checked:
+            check_shard(path, key)
+            self._checked[mark] = key
+        return read_shard(path, filters)
+
+    def _damages(self, key: str, ids: Collection[str]) -> list[Damaged]:
+        """What is wrong with an entry, complete or not."""
+        entry, partial = self.folder / key, self._partial(key)
+        found = [one for path in self._shards(partial) for one in _damage_of(path, key, ids, gone=True)]
+        if not self.has(key):
+            return found
+        try:
+            about = self._entry(key)
+        except Damaged as damaged:
+            return [*found, damaged, *(one for path in self._shards(entry) for one in _damage_of(path, key, ids))]
+        listed = self._listed(key, about)
+        found += [one for path in listed for one in _damage_of(path, key, ids)]
+        if not found and digest_of(sorted(set(ids))) != about["ids"]:
+            found.append(Damaged.at(entry / _ENTRY, f"{about['rows']} images instead of {len(ids)}"))
+        return found
+
+    def _set_aside(self, key: str, damaged: Collection[Path]) -> None:
+        """Delete damaged shards; a complete entry becomes one that is being written, with the shards that are whole."""
+        entry, partial = self.folder / key, self._partial(key)
+        for path in damaged:
+            path.unlink(missing_ok=True)
+        if entry.is_dir() and any(path.parent == entry for path in damaged):
+            (entry / _ENTRY).unlink(missing_ok=True)
+            partial.mkdir(exist_ok=True)
+            for path in self._shards(entry):
+                os.replace(path, partial / path.name)
+            shutil.rmtree(entry, ignore_errors=True)
 
     def _partial(self, key: str) -> Path:
         return self.folder / f"{key}.partial"
@@ -153,57 +274,20 @@ class RecordCache:
         return sorted(folder.glob("*.parquet"))
 
 
-def _read_shard(path: Path, columns: list[str] | None = None, filters: pc.Expression | None = None) -> pa.Table:
-    try:
-        return pq.read_table(path, columns=columns, filters=filters, partitioning=None)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise Refusal(
-            f"{path} should be a readable Parquet file. Got: {error}. Delete the folder {path.parent}; its images will "
-            "be probed again."
-        ) from error
-
-
-class StateStore:
-    """Tensors by key: `<folder>/<key>.safetensors`, each file whole or not there.
+def _damage_of(path: Path, key: str, ids: Collection[str], gone: bool = False) -> list[Damaged]:
+    """What is wrong with a shard, if anything.
 
     Args:
-        folder: the cache's; made when first written to.
+        path: of the shard.
+        key: of its entry.
+        ids: that the entry should hold.
+        gone: whether it may have vanished, as another run has finished the entry.
     """
-
-    def __init__(self, folder: str | Path) -> None:
-        self.folder = Path(folder)
-
-    def has(self, key: str) -> bool:
-        """Whether there is a state of that key."""
-        return self._path(key).is_file()
-
-    def read(self, key: str) -> dict[str, Tensor]:
-        """Read a state, on the CPU.
-
-        Raises:
-            Refusal: if the file was damaged.
-        """
-        path = self._path(key)
-        try:
-            return dict(load_file(path))
-        except (SafetensorError, OSError) as error:
-            raise Refusal(
-                f"{path} should be a readable safetensors file. Got: {error}. Delete it; it will be made again from the "
-                "training images."
-            ) from error
-
-    def write(self, key: str, state: dict[str, Tensor]) -> None:
-        """Keep a state; one of the same key is replaced.
-
-        Raises:
-            Refusal: if the disk is full.
-        """
-        path = self._path(key)
-        with disk_full_refused(path), atomic_write(path) as file:
-            file.write(save({name: tensor.cpu().contiguous() for name, tensor in state.items()}))
-
-    def _path(self, key: str) -> Path:
-        return self.folder / f"{key}.safetensors"
+    try:
+        foreign = set(check_shard(path, key)).difference(ids)
+    except Damaged as damaged:
+        return [] if gone and not path.exists() else [damaged]
+    return [Damaged.at(path, f"rows of other images, such as {min(foreign)}")] if foreign else []
 
 
 def write_columns(path: Path, columns: Mapping[str, Sequence[Any]]) -> None:
@@ -214,7 +298,7 @@ def write_columns(path: Path, columns: Mapping[str, Sequence[Any]]) -> None:
         columns: name to values, all of one length; None where a value does not exist.
     """
     with atomic_write(path) as file:
-        pq.write_table(pa.table(dict(columns)), file)
+        pq.write_table(pa.table(dict(columns)), file, write_page_checksum=True)
 
 
 def read_columns(path: Path) -> dict[str, list[Any]]:
@@ -223,5 +307,11 @@ def read_columns(path: Path) -> dict[str, list[Any]]:
     Raises:
         Refusal: the file is damaged.
     """
-    columns: dict[str, list[Any]] = _read_shard(path).to_pydict()
+    try:
+        columns: dict[str, list[Any]] = read_table(path).to_pydict()
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise Refusal(
+            f"{path} should be a table as it was written. Got what cannot be read ({error}). Delete it and run the command "
+            "that wrote it again."
+        ) from error
     return columns

@@ -16,6 +16,7 @@ import pyarrow.json
 import pyarrow.parquet as pq
 
 from lightning_gradood.core import Refusal, atomic_write
+from lightning_gradood.records.shards import read_table
 
 _TYPES = {str: pa.string(), float: pa.float64(), bool: pa.bool_(), int: pa.int64()}
 _GROUP = 10_000  # rows of Parquet that are kept in memory
@@ -35,7 +36,7 @@ class RowWriter:
 
     def __init__(self, file: BinaryIO, columns: Mapping[str, type], kind: Literal["parquet", "csv", "jsonl"]) -> None:
         self._schema = pa.schema([(name, _TYPES[type_]) for name, type_ in columns.items()])
-        self._parquet = pq.ParquetWriter(file, self._schema) if kind == "parquet" else None
+        self._parquet = pq.ParquetWriter(file, self._schema, write_page_checksum=True) if kind == "parquet" else None
         self._file, self._kind, self._rows = file, kind, list[Row]()
         if kind == "csv":
             self._file.write(_csv_line(list(columns)))
@@ -64,16 +65,19 @@ class RowWriter:
 
 
 @contextmanager
-def row_file(path: Path, columns: Mapping[str, type]) -> Iterator[RowWriter]:
+def row_file(path: Path, columns: Mapping[str, type], flag: str = "--output") -> Iterator[RowWriter]:
     """Open a table for rows; the file appears once all are written, and not at all if the block raises.
 
     Args:
         path: ends in one of `ENDINGS`.
         columns: as for `RowWriter`.
+        flag: what the user would name another place with.
 
+    Raises:
+        Refusal: the file cannot be written.
     """
     kind: Any = path.suffix.lower().removeprefix(".")
-    with atomic_write(path) as file, closing(RowWriter(file, columns, kind)) as writer:
+    with atomic_write(path, flag) as file, closing(RowWriter(file, columns, kind)) as writer:
         yield writer
 
 
@@ -97,12 +101,12 @@ def read_rows(path: Path) -> dict[str, list[Any]]:
         raise Refusal(f"`{path}` should end in {', '.join(ENDINGS)}. Name a table of scores.")
     try:
         return dict(reader(path).to_pydict())
-    except (pa.ArrowInvalid, OSError) as error:
+    except (pa.ArrowException, OSError, ValueError) as error:
         raise Refusal(f"`{path}` should be a readable table. Got: {str(error).splitlines()[0]}.") from error
 
 
 def _read_parquet(path: Path) -> pa.Table:
-    return pq.read_table(path, partitioning=None)
+    return read_table(path)
 
 
 def _read_csv(path: Path) -> pa.Table:

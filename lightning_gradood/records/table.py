@@ -162,8 +162,22 @@ class Records:
         ids, first = np.unique(self.column("id").astype(str), return_index=True)
         return Records(self.table.take(pa.array(first))) if len(ids) else self
 
-    def with_splits(self, split_of: Mapping[str, str]) -> Records:
-        """Join the manifest: adds the column `split`, by the image an id comes from, and drops ids without a split."""
+    def with_splits(self, split_of: Mapping[str, str], ids: Collection[str] = ()) -> Records:
+        """Join the manifest: adds the column `split`, by the image an id comes from, and drops ids without a split.
+
+        Args:
+            split_of: id of a clean image to its split.
+            ids: those that must have a row here.
+
+        Raises:
+            Refusal: one of them has none.
+        """
+        lacking = set(ids).difference(self.ids)
+        if lacking:
+            raise Refusal(
+                f"The records should hold all {len(set(ids))} images of the splits. Got no row for {len(lacking)} of them, "
+                f"such as {min(lacking)}. Run the same command again: it probes only those."
+            )
         splits = pa.array([split_of.get(origin) for origin in self.column("origin_id")], type=pa.string())
         table = self.table.drop_columns(["split"]) if "split" in self.table.column_names else self.table
         table = table.append_column("split", splits)

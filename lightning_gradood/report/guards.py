@@ -7,7 +7,7 @@ from pathlib import Path
 from tabulate import tabulate
 from torch import Tensor
 
-from lightning_gradood.core import Refusal
+from lightning_gradood.core import Refusal, Unwritable
 from lightning_gradood.data import BUILT_IN, ImageDataModule
 from lightning_gradood.detectors import Detector
 from lightning_gradood.evaluation import Calibrated, DetectionDatasets, DetectionSettings, Failure, best_calibrated
@@ -190,6 +190,8 @@ def keep_guard(
     try:
         about = guard_description(folder, place, chosen, normal)
         save_guard(folder, about, place.model.network, chosen.detector, states, held, images)
+    except Unwritable:
+        raise
     except Refusal as refusal:
         return no_guard(refusal)
     return guard_summary(folder, chosen, place)

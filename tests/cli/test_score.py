@@ -178,7 +178,7 @@ def test_a_full_disk_leaves_nothing_half_written(guard, ending, capsys, monkeypa
 
     monkeypatch.setattr("lightning_gradood.core.files.os.fsync", full)
     words = ["score", "--guard", guard, "photos", "--output", f"scores.{ending}", "--overwrite"]
-    assert "No space left on device. Name another; nothing half-written is left." in refused(words, capsys)
+    assert "No space left on device. Free some space, or name another, and run" in refused(words, capsys)
     assert Path(f"scores.{ending}").read_text() == "old"
     assert not list(Path().glob(".scores*"))
 

@@ -1,10 +1,10 @@
 """Records on disk: an entry is there whole or not at all, whatever is interrupted, raced or damaged."""
 
 import json
+import os
 import re
 import threading
 
-import pyarrow.parquet as pq
 import pytest
 from record_tables import ids_of, table_of
 
@@ -84,29 +84,6 @@ def test_leftovers_of_a_write_that_was_killed_are_never_read(cache):
     assert cache.read(KEY).ids == ["a"]
 
 
-@pytest.mark.parametrize("keep", [0, 10, -1])
-def test_a_truncated_shard_of_a_partial_entry_is_refused_by_name(cache, keep):
-    cache.write_shard(KEY, table_of(["a"]))
-    path = shards(cache)[0]
-    path.write_bytes(path.read_bytes()[:keep])
-    words = (
-        f"{path} should be a readable Parquet file. Got: .*Delete the folder {path.parent}; its images will be probed"
-    )
-    with pytest.raises(Refusal, match=words):
-        cache.done(KEY)
-
-
-def test_a_truncated_shard_of_a_complete_entry_is_refused_by_name(cache):
-    cache.write_shard(KEY, table_of(["a"]))
-    cache.commit(KEY, ["a"], {})
-    path = next((cache.folder / KEY).glob("*.parquet"))
-    path.write_bytes(path.read_bytes()[:-20])
-    with pytest.raises(
-        Refusal, match=f"{path} should be a readable Parquet file.*Delete the folder {cache.folder / KEY};"
-    ):
-        cache.read(KEY)
-
-
 def test_writers_that_commit_at_once_leave_one_entry(cache):
     ids = ids_of(40)
     others = [RecordCache(cache.folder) for _ in range(8)]
@@ -133,31 +110,31 @@ def test_writers_that_commit_at_once_leave_one_entry(cache):
 def test_an_entry_finished_by_another_run_serves_a_run_that_still_writes(cache, monkeypatch):
     """The other run commits, which renames the folder, between the writing of a shard and its own rename."""
     cache.write_shard(KEY, table_of(["a"]))
-    write = pq.write_table
+    sync = os.fsync
 
-    def write_then_lose_the_race(*args, **kwargs):
-        write(*args, **kwargs)
-        monkeypatch.setattr(pq, "write_table", write)
+    def sync_then_lose_the_race(descriptor):
+        sync(descriptor)
+        monkeypatch.setattr(os, "fsync", sync)
         RecordCache(cache.folder).commit(KEY, ["a"], {})
 
-    monkeypatch.setattr(pq, "write_table", write_then_lose_the_race)
-    cache.write_shard(KEY, table_of(["a"]))
+    monkeypatch.setattr(os, "fsync", sync_then_lose_the_race)
+    cache.write_shard(KEY, table_of(["a"], offset=1))
     cache.write_shard(KEY, table_of(["a"]))
     cache.commit(KEY, ["a"], {})
     assert cache.read(KEY).ids == ["a"]
     assert [path.name for path in cache.folder.iterdir()] == [KEY]
-    assert not list((cache.folder / KEY).glob("*.tmp"))
+    assert not list((cache.folder / KEY).glob(".*"))
 
 
 def test_an_entry_finished_by_another_run_in_the_middle_of_commit_is_taken(cache, monkeypatch):
     cache.write_shard(KEY, table_of(["a"]))
-    done = cache.done
+    publish = cache._publish
 
-    def lose_the_race(key):
+    def lose_the_race(key, *others):
         RecordCache(cache.folder).commit(key, ["a"], {})
-        return done(key)
+        publish(key, *others)
 
-    monkeypatch.setattr(cache, "done", lose_the_race)
+    monkeypatch.setattr(cache, "_publish", lose_the_race)
     cache.commit(KEY, ["a"], {})
     assert cache.read(KEY).ids == ["a"]
 
@@ -175,7 +152,10 @@ def test_what_is_left_of_a_deleted_entry_does_not_bar_a_new_one(cache):
 def test_the_description_lies_beside_the_shards_as_json(cache):
     cache.write_shard(KEY, table_of(["a"]))
     cache.commit(KEY, ["a"], {"weights": "ab12", "attack": None})
-    assert json.loads((cache.folder / KEY / "entry.json").read_text()) == {"weights": "ab12", "attack": None}
+    about = json.loads((cache.folder / KEY / "entry.json").read_text())
+    assert about["description"] == {"weights": "ab12", "attack": None}
+    assert (about["key"], about["rows"]) == (KEY, 1)
+    assert about["shards"] == [path.name for path in (cache.folder / KEY).glob("*.parquet")]
 
 
 def test_many_shards_are_read_as_one_table(cache):

@@ -88,6 +88,8 @@ def test_splits_follow_the_origin_and_rows_without_one_are_dropped():
         origin_id=["a/0", "a/1", "a/0", "a/2"],
     )
     split = records.with_splits({"a/0": "train", "a/1": "test", "b/9": "val"})
+    with pytest.raises(Refusal, match="Got no row for 1 of them, such as b/9"):
+        records.with_splits({"a/0": "train", "a/1": "test", "b/9": "val"}, ["a/0", "a/1", "b/9"])
     assert split.ids == ["a/0", "a/1", "a/0+fgsm"]
     assert split.column("split").tolist() == ["train", "test", "train"]
     assert split.probe("p").ravel().tolist() == [0, 1, 2]

@@ -1,0 +1,178 @@
+"""One shard of records: a Parquet file that is named by the digest of its bytes and says which entry it belongs to.
+
+Pages carry checksums; the file's name is the SHA-256 of all its bytes, so that a change in footer or metadata is found too; its
+metadata hold the entry's key, the number of rows and a digest of their ids, so that a file of another entry is found.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO, Literal
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import torch.distributed as dist
+
+from lightning_gradood.core import Refusal, atomic_write, say, writing_refused
+
+FORMAT = 2
+CACHE_FLAG = "--cache_dir"
+Repair = Literal["auto", "ask"]
+EARLIER = "a file of an earlier version, which kept no checksums"
+_ABOUT = b"lightning_gradood"  # metadata key
+_SHOWN = 5  # damaged files that are named one by one
+
+
+class Damaged(Refusal):
+    """A file of the cache is not as it was written.
+
+    Attributes:
+        path: of the file.
+        got: what was found.
+    """
+
+    path: Path
+    got: str
+
+    @classmethod
+    def at(cls, path: Path, got: str) -> Damaged:
+        """Word what was found in a file."""
+        made = cls(
+            f"{path} should be as it was written. Got {got}. Run the same command again: what is damaged will be computed anew."
+        )
+        made.path, made.got = path, got
+        return made
+
+
+def write_shard(folder: Path, key: str, table: pa.Table, flag: str) -> Path:
+    """Write a shard into a folder, whole or not at all.
+
+    Args:
+        folder: made if it is not there.
+        key: of the entry.
+        table: its rows, with the column `id`.
+        flag: what the user would name another place with.
+
+    Returns:
+        The file's path.
+
+    Raises:
+        Refusal: the folder cannot be written.
+    """
+    about = {"format": FORMAT, "key": key, "rows": table.num_rows, "ids": digest_of(table["id"].to_pylist())}
+    buffer = pa.BufferOutputStream()
+    with writing_refused(folder, flag):
+        pq.write_table(table.replace_schema_metadata({_ABOUT: json.dumps(about)}), buffer, write_page_checksum=True)
+    content = buffer.getvalue()
+    path = folder / f"{hashlib.sha256(content).hexdigest()}.parquet"
+    with atomic_write(path, flag) as file:
+        file.write(content)
+    return path
+
+
+def check_shard(path: Path, key: str) -> list[str]:
+    """Compare a shard with its checksums and return its ids.
+
+    Args:
+        path: of the shard.
+        key: of the entry that it should belong to.
+
+    Raises:
+        Damaged: it differs, belongs to another entry or is not there.
+    """
+    try:
+        with path.open("rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() != path.stem:
+                raise Damaged.at(path, EARLIER if _is_earlier(path) else "content that differs from its checksum")
+            about = _about(file)
+            ids: list[str] = read_table(file, columns=["id"])["id"].to_pylist()
+    except (pa.ArrowException, OSError, ValueError, TypeError, KeyError) as error:
+        if isinstance(error, Damaged):
+            raise
+        raise Damaged.at(path, _first_line(error)) from error
+    if about["key"] != key:
+        raise Damaged.at(path, f"a file of another entry, {about['key']}")
+    if about["rows"] != len(ids) or about["ids"] != digest_of(ids):
+        raise Damaged.at(path, f"other rows than the {about['rows']} that were written")
+    return ids
+
+
+def read_shard(path: Path, filters: pc.Expression | None = None) -> pa.Table:
+    """Read a shard that was checked.
+
+    Raises:
+        Damaged: it cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return read_table(file, filters=filters).replace_schema_metadata(None)
+    except (pa.ArrowException, OSError) as error:
+        raise Damaged.at(path, _first_line(error)) from error
+
+
+def read_table(
+    file: BinaryIO | Path, columns: list[str] | None = None, filters: pc.Expression | None = None
+) -> pa.Table:
+    """Read a Parquet file and verify its pages' checksums."""
+    return pq.read_table(file, columns=columns, filters=filters, partitioning=None, page_checksum_verification=True)
+
+
+def digest_of(names: Iterable[str]) -> str:
+    """SHA-256 of names in their order."""
+    return hashlib.sha256(json.dumps(list(names), ensure_ascii=True).encode()).hexdigest()
+
+
+def allow_repair(damages: Sequence[Damaged], repair: Repair) -> None:
+    """Name what is damaged, and go on if it may be computed anew.
+
+    Args:
+        damages: at least one.
+        repair: `auto` goes on; `ask` asks whoever started the run at a terminal, and refuses where nobody can answer.
+
+    Raises:
+        Refusal: it may not.
+    """
+    for one in damages[:_SHOWN]:
+        say(f"Damaged: {one.path} holds {one.got}.")
+    if len(damages) > _SHOWN:
+        say(f"Damaged: {len(damages) - _SHOWN} more files.")
+    if repair == "auto" or (_somebody_answers() and _yes("Compute anew what they held? [y/N] ")):
+        say("What they held is computed anew.")
+        return
+    raise Refusal(
+        f"The records should be as they were written. Got {damages[0].path} with {damages[0].got}"
+        f"{f', and {len(damages) - 1} more' if len(damages) > 1 else ''}. Use --detection.repair auto to have it computed "
+        "anew, or put a copy in its place."
+    )
+
+
+def _somebody_answers() -> bool:
+    """Whether this is the only process and a person sits at its terminal."""
+    alone = not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1)
+    return alone and sys.stdin is not None and sys.stdin.isatty() and sys.stderr.isatty()
+
+
+def _yes(question: str) -> bool:
+    sys.stderr.write(question)
+    sys.stderr.flush()
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
+def _about(file: BinaryIO) -> dict[str, Any]:
+    metadata = pq.read_schema(file).metadata or {}
+    return dict(json.loads(metadata[_ABOUT]))
+
+
+def _is_earlier(path: Path) -> bool:
+    """Whether the name is a random one, as earlier versions gave; a name is a digest today."""
+    return len(path.stem) < hashlib.sha256().digest_size * 2 and os.path.getsize(path) > 0
+
+
+def _first_line(error: Exception) -> str:
+    return f"what cannot be read ({(str(error) or type(error).__name__).splitlines()[0].rstrip('.')})"

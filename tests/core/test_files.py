@@ -1,0 +1,128 @@
+"""Every failed write is a sentence, and no module writes a file in another way than whole or not at all."""
+
+import ast
+import errno
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import lightning_gradood
+from lightning_gradood.core import Unwritable, atomic_write, check_writable, writing_refused
+
+WORDS = r"`--run_dir` should be a place that can be written\. Got "
+
+
+def write(path, size=10):
+    with atomic_write(path) as file:
+        file.write(b"x" * size)
+
+
+def make_file(folder):
+    (folder / "in the way").write_text("")
+    return folder / "in the way" / "a"
+
+
+def make_folder(folder):
+    (folder / "a").mkdir()
+    (folder / "a" / "b").mkdir()
+    return folder / "a"
+
+
+@pytest.mark.parametrize(
+    ("place", "words"),
+    [
+        (make_file, "Move away what has that name"),
+        (make_folder, "Is a directory. Move away what has that name"),
+        (lambda folder: folder / ("a" * 300), "File name too long. Give it a shorter or plainer name"),
+        (lambda folder: Path("/proc/nowhere/a"), "See whether its disk is still there"),
+        (lambda folder: Path("/dev/null/a"), "Move away what has that name"),
+    ],
+)
+def test_what_is_in_the_way_is_named(tmp_path, place, words):
+    path = place(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(Unwritable, match=f"{WORDS}{path}: .*{words}"):
+        write(path)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE])
+@pytest.mark.parametrize("call", ["fsync", "replace"])
+def test_a_disk_that_fails_leaves_the_old_file(tmp_path, monkeypatch, number, call):
+    (tmp_path / "a").write_text("old")
+
+    def fail(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, call, fail)
+    with pytest.raises(Unwritable, match=os.strerror(number)):
+        write(tmp_path / "a")
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["old"]
+
+
+def test_a_limit_of_the_system_on_a_files_size_is_a_sentence(tmp_path):
+    script = (
+        "import resource, sys\nfrom pathlib import Path\nfrom lightning_gradood.core import Refusal, atomic_write\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
+        "try:\n    with atomic_write(Path(sys.argv[1])) as file: file.write(b'x' * 5000)\n"
+        "except Refusal as refusal: print(refusal)"
+    )
+    assert resource.RLIMIT_FSIZE is not None
+    found = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path / "a")], capture_output=True, text=True, check=True
+    )
+    assert "File too large. Free some space, or name another" in found.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_failures_of_other_files_pass(tmp_path):
+    with pytest.raises(FileNotFoundError, match="other"), atomic_write(tmp_path / "a"):
+        (tmp_path / "other").read_text()
+    with pytest.raises(OSError, match="cut short"), writing_refused(tmp_path, "--run_dir"):
+        raise OSError("cut short")
+
+
+def test_too_little_room_is_refused_before_the_work(tmp_path):
+    check_writable(tmp_path, "--cache_dir", 1)
+    with pytest.raises(Unwritable, match=r"`--cache_dir` should have room for at least 1000000000000\.0 MB"):
+        check_writable(tmp_path, "--cache_dir", 10**18)
+    assert list(tmp_path.iterdir()) == []
+
+
+WRITING = (
+    "write_text",
+    "write_bytes",
+    "savefig",
+    "to_parquet",
+    "to_csv",
+    "save_file",
+    "savez",
+    "savez_compressed",
+    "tofile",
+)
+
+
+def test_no_module_writes_a_file_but_through_atomic_write():
+    """A call whose first argument is a buffer or an open file writes no file of its own."""
+    root = Path(lightning_gradood.__file__).parent
+    found = []
+    for path in sorted(root.rglob("*.py")):
+        if path.relative_to(root).parts[:1] == ("core",) and path.name in ("files.py", "locks.py"):
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and _writes(node):
+                found.append(f"{path.relative_to(root)}:{node.lineno}: {ast.unparse(node)[:60]}")
+    assert found == []
+
+
+def _writes(call):
+    name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
+    first = ast.unparse(call.args[0]) if call.args else ""
+    if name == "open":
+        modes = [one.value for one in [*call.args, *(k.value for k in call.keywords)] if isinstance(one, ast.Constant)]
+        return any(isinstance(mode, str) and mode[:1] in "wax" and len(mode) < 4 for mode in modes)
+    return name in WRITING and first not in ("file", "buffer")
