@@ -12,9 +12,10 @@ from torch.utils.data import DataLoader
 from lightning_gradood.core import MEGAPIXELS, Perturbation, Refusal, as_float, named_seed
 from lightning_gradood.data.classes import Outputs
 from lightning_gradood.data.duplicates import refuse_two_roles
+from lightning_gradood.data.experiment_sources import ExperimentSources
 from lightning_gradood.data.folder import Opening
 from lightning_gradood.data.loaders import labelled, make_loader, refuse_fewer_than_processes, training_parts
-from lightning_gradood.data.perturbations import ExperimentSources, Perturbations
+from lightning_gradood.data.perturbations import Perturbations
 from lightning_gradood.data.settings import refuse_below, refuse_not_positive, refuse_settings, refuse_unknown
 from lightning_gradood.data.source import ImageBatch, Source
 from lightning_gradood.data.splits import Rows
