@@ -19,6 +19,7 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from lightning_gradood.cli.checks import check_checkpointing, check_resumable
 from lightning_gradood.cli.defaults import (
+    LAST,
     RunIdentity,
     loggers_by_name,
     place_loggers,
@@ -245,7 +246,7 @@ class Command(LightningCLI):
 
     def _resumed(self) -> str | None:
         """The checkpoint from which `fit` goes on."""
-        return self._setting("ckpt_path") or self._checkpoint("last.ckpt")
+        return self._setting("ckpt_path") or self._checkpoint(LAST)
 
     def _checkpoint(self, name: str) -> str | None:
         path = self.folder / CHECKPOINTS / name if self.folder else None

@@ -49,7 +49,13 @@ from lightning_gradood.core.precision import (
 )
 from lightning_gradood.core.progress import ProgressLines, is_terminal, progress
 from lightning_gradood.core.runs import CHECKPOINTS, CONFIG, claim, new_run_folder, refuse_foreign, refuse_unclaimed
-from lightning_gradood.core.seeding import craft_apart, image_generator, named_seed
+from lightning_gradood.core.seeding import (
+    craft_apart,
+    generator_states,
+    image_generator,
+    named_seed,
+    restore_generators,
+)
 from lightning_gradood.core.shipped import experiment_file, shipped_files
 
 __all__ = [
@@ -91,6 +97,7 @@ __all__ = [
     "experiment_file",
     "float64_device",
     "frozen_network",
+    "generator_states",
     "has_float64",
     "image_generator",
     "is_terminal",
@@ -102,6 +109,7 @@ __all__ = [
     "refuse_unclaimed",
     "refused_as",
     "requiring_grad",
+    "restore_generators",
     "scaled_squares",
     "shipped_files",
     "to_float64",
