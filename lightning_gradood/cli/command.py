@@ -34,6 +34,8 @@ from lightning_gradood.cli.parsing import (
     refusal_behind,
     with_shipped_files,
 )
+from lightning_gradood.cli.processes import EndTogether
+from lightning_gradood.cli.stopping import Stopped
 from lightning_gradood.cli.verbs import ABOUT, VERBS
 from lightning_gradood.core import (
     CHECKPOINTS,
@@ -128,7 +130,7 @@ class Command(LightningCLI):
         config.callbacks = with_default_callbacks(
             config,
             self.folder if self.subcommand == "fit" else None,
-            [WandbCallback(self._get(self.config_init, "logging")), *self.callbacks],
+            [EndTogether(), WandbCallback(self._get(self.config_init, "logging")), *self.callbacks],
             self._get(self.config_init, "report"),
         )
         config.default_root_dir = str(self.folder or "runs")
@@ -140,6 +142,14 @@ class Command(LightningCLI):
             raise Refusal(f"`trainer` should hold settings that work on this machine. Got: {error}") from error
         trainer.experiment = experiment_name(self.words)
         return trainer
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Run the verb; a fit that is stopped says where it can go on."""
+        try:
+            super()._run_subcommand(subcommand)
+        except Stopped as stopped:
+            stopped.run_dir = str(self.folder) if subcommand == "fit" else None
+            raise
 
     def before_fit(self) -> None:
         """Look at everything that can be refused before the first step is taken, and before a folder is claimed."""
