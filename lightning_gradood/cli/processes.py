@@ -41,7 +41,7 @@ class EndTogether(Callback):
             return
         EndTogether.connected = True
         server = socket.create_server(("", 0)) if trainer.is_global_zero else None
-        place = (server.getsockname()[1], secrets.token_bytes(_TOKEN)) if server else None
+        place = (server.getsockname()[1] if server else 0, secrets.token_bytes(_TOKEN))
         port, token = trainer.strategy.broadcast(place)
         if server is not None:
             _First(server, token, _children(trainer)).start()
