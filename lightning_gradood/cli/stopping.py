@@ -119,7 +119,7 @@ def stopping(whole_process: bool = False) -> Iterator[None]:
     try:
         yield
     finally:
-        _STATE.active = whole_process
+        _STATE.active = False
         for number, handler in before.items():
             signal.signal(number, handler if not whole_process or _STATE.begun is None else _stop)
 

@@ -142,6 +142,6 @@ def _scored(folder, capsys):
 
 
 def test_more_processes_than_images_read_each_once(detect):
-    words = ["extract", *detect[1:], "--data.limit", "2", *DDP, "--trainer.devices", "3", "--cache_dir", "few"]
-    ended([*SRUN, "3", sys.executable, *PROGRAM, *words])
-    assert {len(rows) for rows in records("few").values()} == {2}
+    words = ["extract", *detect[1:], "--data.limit", "3", *DDP, "--trainer.devices", "4", "--cache_dir", "few"]
+    ended([*SRUN, "4", sys.executable, *PROGRAM, *words])
+    assert {len(rows) for rows in records("few").values()} == {3}
