@@ -17,7 +17,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities import rank_zero_info
 
-from lightning_gradood.cli.checks import check_checkpointing, check_resumable
+from lightning_gradood.cli.checks import check_checkpointing, check_resumable, set_threads
 from lightning_gradood.cli.defaults import (
     LAST,
     RunIdentity,
@@ -161,6 +161,7 @@ class Command(LightningCLI):
         if self.detection is not None and not self._setting("trainer").fast_dev_run:
             check_checkpointing(self.trainer)
             self.trainer.check_stage_two(self.datamodule, self.detection)
+        set_threads(self.trainer, self.model, self.datamodule, self._setting("threads"))
         self._on_folder(claim)
 
     def fit(self, model: ClassificationTask, datamodule: ImageDataModule, **kwargs: Any) -> None:
@@ -249,6 +250,7 @@ class Command(LightningCLI):
             )
         self.trainer.load(self.model, self._classifier())
         self.trainer.check(self.model, self.datamodule)
+        set_threads(self.trainer, self.model, self.datamodule, self._setting("threads"))
 
     def _classifier(self) -> str | None:
         """The weights that are named, or else the best of the run."""

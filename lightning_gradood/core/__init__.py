@@ -57,6 +57,7 @@ from lightning_gradood.core.seeding import (
     restore_generators,
 )
 from lightning_gradood.core.shipped import experiment_file, shipped_files
+from lightning_gradood.core.threads import Threads, choose_threads, processes_per_machine, usable_processors
 
 __all__ = [
     "BATCH_NORMS",
@@ -72,6 +73,7 @@ __all__ = [
     "Picture",
     "ProgressLines",
     "Refusal",
+    "Threads",
     "Transform",
     "alone_with",
     "as_float",
@@ -88,6 +90,7 @@ __all__ = [
     "check_logits_shape",
     "check_network",
     "check_result",
+    "choose_threads",
     "claim",
     "craft_apart",
     "disk_full_refused",
@@ -103,6 +106,7 @@ __all__ = [
     "is_terminal",
     "named_seed",
     "new_run_folder",
+    "processes_per_machine",
     "progress",
     "read_picture",
     "refuse_foreign",
@@ -115,6 +119,7 @@ __all__ = [
     "to_float64",
     "to_float64_device",
     "to_pixels",
+    "usable_processors",
     "widest_float_dtype",
     "without_cached_parametrizations",
 ]

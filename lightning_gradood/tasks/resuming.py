@@ -80,6 +80,8 @@ class ResumeCheckpoint(Callback):
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Keep what the last epoch left, or set the random generators to what they were."""
         if self._found:
+            if "threads" in self._found:  # sums of floats depend on their number
+                torch.set_num_threads(self._found["threads"])
             self._go_on(trainer, self._found.get("generators", []))
             self._found = {}
         elif trainer.current_epoch > 0:
@@ -105,6 +107,7 @@ class ResumeCheckpoint(Callback):
             return
         early = trainer.should_stop and not any(isinstance(one, Timer) for one in trainer.callbacks)  # type: ignore[attr-defined]
         self._saving = {"generators": _of_all_processes(generator_states()), "ended": ended, "stopped_early": early}
+        self._saving["threads"] = torch.get_num_threads()
         try:
             trainer.save_checkpoint(self.path)
         finally:
