@@ -3,8 +3,8 @@
     OMP_NUM_THREADS=1 python -m benchmarks.memory --images 10000 200000 --sources 1 8
 
 Images are synthetic, of 8 x 8 pixels, made one by one and not kept (`memory_limit_gib = 0`); the network is tiny, so that
-whatever grows with the number of images shows. Each row is a fresh process; peak is its resident memory at most, start what it held before
-the first image. What remains is an id and a label for each image, about 0.2 kB.
+whatever grows with the number of images shows. Each row is a fresh process; peak is its resident memory at most, start what it
+held before the first image. What remains is an id and a label for each image, about 0.2 kB.
 """
 
 from __future__ import annotations
