@@ -23,6 +23,7 @@ from lightning_gradood.cli.defaults import (
     RunIdentity,
     loggers_by_name,
     place_loggers,
+    rehearse,
     run_identity,
     with_default_callbacks,
 )
@@ -112,6 +113,8 @@ class Command(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Find the run's folder and point the loggers at it."""
         self.folder = self._choose_folder()
+        if self._setting("trainer").fast_dev_run and self._setting("detection") is not None:
+            rehearse(self.config[str(self.subcommand)])
         place_loggers(self._setting("trainer").logger, self.folder, self._identity)
 
     def instantiate_classes(self) -> None:
@@ -158,8 +161,9 @@ class Command(LightningCLI):
             check_resumable(checkpoint, self.model)
         self.model.load_initial_weights()
         self.trainer.check(self.model, self.datamodule, training=True)
-        if self.detection is not None and not self._setting("trainer").fast_dev_run:
-            check_checkpointing(self.trainer)
+        if self.detection is not None:
+            if not self._setting("trainer").fast_dev_run:
+                check_checkpointing(self.trainer)
             self.trainer.check_stage_two(self.datamodule, self.detection)
         set_threads(self.trainer, self.model, self.datamodule, self._setting("threads"))
         self._on_folder(claim)
@@ -167,9 +171,10 @@ class Command(LightningCLI):
     def fit(self, model: ClassificationTask, datamodule: ImageDataModule, **kwargs: Any) -> None:
         """Train the classifier, going on from the folder's last checkpoint, then run stage two."""
         self.trainer.fit(model, datamodule=datamodule, ckpt_path=self._resumed(), weights_only=True)
-        if self.detection is not None and not self._setting("trainer").fast_dev_run:
+        if self.detection is not None:
+            trained = None if self._setting("trainer").fast_dev_run else "best"
             self.outcomes = self.trainer.detect(
-                model, datamodule, "best", self.detection, self._setting("cache_dir"), self._recipe()
+                model, datamodule, trained, self.detection, self._setting("cache_dir"), self._recipe()
             )
 
     def before_detect(self) -> None:
@@ -266,6 +271,8 @@ class Command(LightningCLI):
 
     def _choose_folder(self) -> Path | None:
         named = self._setting("run_dir")
+        if named is not None and self.subcommand == "fit" and self._setting("trainer").fast_dev_run:
+            return Path(f"{named}_fast_dev_run")  # the folder is left to the run that is rehearsed
         if named is not None:
             return Path(named)
         if self.subcommand not in _WITH_RESULTS:

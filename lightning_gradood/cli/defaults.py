@@ -18,6 +18,7 @@ from lightning_gradood.report import PROJECT, ReportCallback, ReportSettings, of
 from lightning_gradood.tasks import ResumeCheckpoint
 
 LAST = "last.ckpt"  # in the folder's checkpoints
+_REHEARSED = 30  # images of each source under fast_dev_run: enough for every split, few enough for one batch
 _TAG = 64  # characters that W&B allows
 
 
@@ -150,3 +151,19 @@ def place_loggers(loggers: Any, folder: Path | None, identity: Callable[[], RunI
                     given[key] = value
             if line := offline_without_account(given["save_dir"]):
                 rank_zero_info(line)
+
+
+def rehearse(configuration: Namespace) -> None:
+    """Let `--trainer.fast_dev_run true` walk stage two as well, on a few images and with records of its own.
+
+    Args:
+        configuration: of the verb, parsed, changed in place.
+    """
+    given = configuration.data.init_args
+    given.limit = min(given.get("limit") or _REHEARSED, _REHEARSED)
+    given.probe_batch_size = max(given.probe_batch_size, _REHEARSED)  # Lightning takes one batch of each source
+    configuration.detection.false_positive_rate = 0.5  # few images keep no smaller one
+    configuration.cache_dir = str(Path(configuration.cache_dir) / "rehearsal")
+    rank_zero_info(
+        f"fast_dev_run: every stage runs on at most {given.limit} images of each source. Its numbers mean nothing."
+    )
