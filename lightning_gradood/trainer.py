@@ -242,7 +242,7 @@ class Trainer(pl.Trainer):
         return str(path)
 
     def _refuse_unfit_settings(self) -> None:
-        if self.limit_predict_batches != 1.0 or self.fast_dev_run:  # type: ignore[attr-defined]
+        if self.limit_predict_batches != 1.0 and not self.fast_dev_run:  # type: ignore[attr-defined]
             raise Refusal(
                 "`trainer.limit_predict_batches` should be 1.0 without `fast_dev_run`, as every image needs its record. "
                 f"Got {self.limit_predict_batches}. Use `data.init_args.limit` to take fewer images."

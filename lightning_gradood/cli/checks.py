@@ -1,10 +1,23 @@
-"""What `fit` refuses before its first step: files from which it cannot go on, and training without keeping the classifier."""
+"""What is looked at before the first step: files from which `fit` cannot go on, training that keeps no classifier, threads."""
 
+import time
+from collections.abc import Callable
 from typing import Any
 
 import torch
+from lightning.pytorch.utilities import rank_zero_info
+from torch import nn
 
-from lightning_gradood.core import Refusal, refused_as
+from lightning_gradood.core import (
+    Refusal,
+    as_float,
+    choose_threads,
+    exact_arithmetic,
+    frozen_network,
+    processes_per_machine,
+    refused_as,
+)
+from lightning_gradood.data import ImageDataModule
 from lightning_gradood.networks import read_state_dict
 from lightning_gradood.tasks import ClassificationTask
 
@@ -45,3 +58,53 @@ def check_checkpointing(trainer: Any) -> None:
             "`trainer.enable_checkpointing` should be on, as stage two probes the best checkpoint. Got false. "
             "Leave it on, or stop after the classifier with --detection null."
         )
+
+
+_MOST_THREADS = 1024
+_STEP_SECONDS = 0.2  # of one measured step; eight are measured
+
+
+def set_threads(trainer: Any, model: ClassificationTask, data: ImageDataModule, threads: int | None) -> None:
+    """Choose the number of torch's threads where the network runs on the CPU, and say it.
+
+    Args:
+        trainer: Lightning's Trainer.
+        model: its network is measured, without being changed.
+        data: whose normal images it is measured on, by the first process.
+        threads: what the user wants.
+
+    Raises:
+        Refusal: `threads` is no number of threads.
+    """
+    if threads is not None and not 1 <= threads <= _MOST_THREADS:
+        raise Refusal(
+            f"`threads` should be between 1 and {_MOST_THREADS}. Got `threads = {threads}`. Leave it out to let it be measured."
+        )
+    if trainer.strategy.root_device.type != "cpu":
+        return
+
+    step = _step(model.network, data) if trainer.is_global_zero else None
+    rank_zero_info(str(choose_threads(step, processes_per_machine(trainer.num_devices), threads)))
+
+
+def _step(network: nn.Module, data: ImageDataModule) -> Callable[[], None]:
+    """A forward and a backward pass of a batch, or of fewer images where a batch takes long; the network is left as it is."""
+
+    def step(number: int | None = None) -> None:
+        """Look at some images, by default at as many as fit into the time."""
+        source = data.normal_source
+        images = as_float(source.images(range(min(number or fitting[0], len(source)))))
+        with exact_arithmetic(), frozen_network(network), torch.enable_grad():
+            inputs = images.clone().requires_grad_()
+            torch.autograd.grad(network(inputs).sum(), inputs)
+
+    def first() -> None:
+        """Find out on one image how many fit."""
+        if not fitting:
+            begun = time.perf_counter()
+            step(1)
+            fitting.append(max(1, min(data.probe_batch_size, int(_STEP_SECONDS / (time.perf_counter() - begun)))))
+        step()
+
+    fitting: list[int] = []
+    return first

@@ -17,11 +17,13 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities import rank_zero_info
 
-from lightning_gradood.cli.checks import check_checkpointing, check_resumable
+from lightning_gradood.cli.checks import check_checkpointing, check_resumable, set_threads
 from lightning_gradood.cli.defaults import (
+    LAST,
     RunIdentity,
     loggers_by_name,
     place_loggers,
+    rehearse,
     run_identity,
     with_default_callbacks,
 )
@@ -33,6 +35,8 @@ from lightning_gradood.cli.parsing import (
     refusal_behind,
     with_shipped_files,
 )
+from lightning_gradood.cli.processes import EndTogether
+from lightning_gradood.cli.stopping import Stopped
 from lightning_gradood.cli.verbs import ABOUT, VERBS
 from lightning_gradood.core import (
     CHECKPOINTS,
@@ -111,6 +115,8 @@ class Command(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Find the run's folder and point the loggers at it."""
         self.folder = self._choose_folder()
+        if self._setting("trainer").fast_dev_run and self._setting("detection") is not None:
+            rehearse(self.config[str(self.subcommand)])
         place_loggers(self._setting("trainer").logger, self.folder, self._identity)
 
     def instantiate_classes(self) -> None:
@@ -132,7 +138,7 @@ class Command(LightningCLI):
         config.callbacks = with_default_callbacks(
             config,
             self.folder if self.subcommand == "fit" else None,
-            [WandbCallback(self._get(self.config_init, "logging")), *self.callbacks],
+            [EndTogether(), WandbCallback(self._get(self.config_init, "logging")), *self.callbacks],
             self._get(self.config_init, "report"),
         )
         config.default_root_dir = str(self.folder or "runs")
@@ -145,6 +151,14 @@ class Command(LightningCLI):
         trainer.experiment = experiment_name(self.words)
         return trainer
 
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Run the verb; a fit that is stopped says where it can go on."""
+        try:
+            super()._run_subcommand(subcommand)
+        except Stopped as stopped:
+            stopped.run_dir = str(self.folder) if subcommand == "fit" else None
+            raise
+
     def before_fit(self) -> None:
         """Look at everything that can be refused before the first step is taken, and before a folder is claimed."""
         self._on_folder(refuse_foreign)
@@ -152,17 +166,20 @@ class Command(LightningCLI):
             check_resumable(checkpoint, self.model)
         self.model.load_initial_weights()
         self.trainer.check(self.model, self.datamodule, training=True)
-        if self.detection is not None and not self._setting("trainer").fast_dev_run:
-            check_checkpointing(self.trainer)
+        if self.detection is not None:
+            if not self._setting("trainer").fast_dev_run:
+                check_checkpointing(self.trainer)
             self.trainer.check_stage_two(self.datamodule, self.detection)
+        set_threads(self.trainer, self.model, self.datamodule, self._setting("threads"))
         self._take_folder()
 
     def fit(self, model: ClassificationTask, datamodule: ImageDataModule, **kwargs: Any) -> None:
         """Train the classifier, going on from the folder's last checkpoint, then run stage two."""
         self.trainer.fit(model, datamodule=datamodule, ckpt_path=self._resumed(), weights_only=True)
-        if self.detection is not None and not self._setting("trainer").fast_dev_run:
+        if self.detection is not None:
+            trained = None if self._setting("trainer").fast_dev_run else "best"
             self.outcomes = self.trainer.detect(
-                model, datamodule, "best", self.detection, self._setting("cache_dir"), self._recipe()
+                model, datamodule, trained, self.detection, self._setting("cache_dir"), self._recipe()
             )
 
     def before_detect(self) -> None:
@@ -243,6 +260,7 @@ class Command(LightningCLI):
             )
         self.trainer.load(self.model, self._classifier())
         self.trainer.check(self.model, self.datamodule)
+        set_threads(self.trainer, self.model, self.datamodule, self._setting("threads"))
 
     def _classifier(self) -> str | None:
         """The weights that are named, or else the best of the run."""
@@ -250,7 +268,7 @@ class Command(LightningCLI):
 
     def _resumed(self) -> str | None:
         """The checkpoint from which `fit` goes on."""
-        return self._setting("ckpt_path") or self._checkpoint("last.ckpt")
+        return self._setting("ckpt_path") or self._checkpoint(LAST)
 
     def _checkpoint(self, name: str) -> str | None:
         path = self.folder / CHECKPOINTS / name if self.folder else None
@@ -258,6 +276,8 @@ class Command(LightningCLI):
 
     def _choose_folder(self) -> Path | None:
         named = self._setting("run_dir")
+        if named is not None and self.subcommand == "fit" and self._setting("trainer").fast_dev_run:
+            return Path(f"{named}_fast_dev_run")  # the folder is left to the run that is rehearsed
         if named is not None:
             return Path(named)
         if self.subcommand not in _WITH_RESULTS:

@@ -15,12 +15,15 @@ from lightning.pytorch.utilities import rank_zero_info
 from lightning_gradood.core import CHECKPOINTS
 from lightning_gradood.extraction import ImageProgressBar
 from lightning_gradood.report import PROJECT, ReportCallback, ReportSettings, offline_without_account, working_commit
+from lightning_gradood.tasks import ResumeCheckpoint
 
+LAST = "last.ckpt"  # in the folder's checkpoints
+_REHEARSED = 30  # images of each source under fast_dev_run: enough for every split, few enough for one batch
 _TAG = 64  # characters that W&B allows
 
 
 class RunCheckpoint(ModelCheckpoint):
-    """Keep the most accurate and the last checkpoint of a run.
+    """Keep the most accurate checkpoint of a run; `ResumeCheckpoint` keeps the last.
 
     Lightning saves absolute paths. In a folder that was moved or copied it would forget the best accuracy, so that the
     next epoch became the best whatever its accuracy, and stage two would look for the best checkpoint in the old place.
@@ -30,9 +33,7 @@ class RunCheckpoint(ModelCheckpoint):
     """
 
     def __init__(self, folder: Path) -> None:
-        super().__init__(
-            folder / CHECKPOINTS, "best", "val/accuracy", mode="max", save_last=True, enable_version_counter=False
-        )
+        super().__init__(folder / CHECKPOINTS, "best", "val/accuracy", mode="max", enable_version_counter=False)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Called by Lightning when a fit goes on; paths are those in this folder if the files are here."""
@@ -68,6 +69,7 @@ def with_default_callbacks(
         defaults.append((ProgressBar, ImageProgressBar()))
     if folder and trainer.enable_checkpointing is not False:
         defaults.append((ModelCheckpoint, RunCheckpoint(folder)))
+        given = [ResumeCheckpoint(folder / CHECKPOINTS / LAST), *given]
     return [*given, *(ours for kind, ours in defaults if not any(isinstance(one, kind) for one in given))]
 
 
@@ -149,3 +151,19 @@ def place_loggers(loggers: Any, folder: Path | None, identity: Callable[[], RunI
                     given[key] = value
             if line := offline_without_account(given["save_dir"]):
                 rank_zero_info(line)
+
+
+def rehearse(configuration: Namespace) -> None:
+    """Let `--trainer.fast_dev_run true` walk stage two as well, on a few images and with records of its own.
+
+    Args:
+        configuration: of the verb, parsed, changed in place.
+    """
+    given = configuration.data.init_args
+    given.limit = min(given.get("limit") or _REHEARSED, _REHEARSED)
+    given.probe_batch_size = max(given.probe_batch_size, _REHEARSED)  # Lightning takes one batch of each source
+    configuration.detection.false_positive_rate = 0.5  # few images keep no smaller one
+    configuration.cache_dir = str(Path(configuration.cache_dir) / "rehearsal")
+    rank_zero_info(
+        f"fast_dev_run: every stage runs on at most {given.limit} images of each source. Its numbers mean nothing."
+    )

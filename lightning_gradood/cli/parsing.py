@@ -53,7 +53,18 @@ def _cut(match: re.Match[str]) -> str:
 
 
 _FILE = "e.g. `--config configs/digits.yaml`"
-_SECTIONS = {"seed_everything", "trainer", "model", "data", "detection", "logging", "report", "run_dir", "cache_dir"}
+_SECTIONS = {
+    "seed_everything",
+    "trainer",
+    "model",
+    "data",
+    "detection",
+    "logging",
+    "report",
+    "run_dir",
+    "cache_dir",
+    "threads",
+}
 
 # Lines that say how the parser works rather than what is wrong, and the ends of Unions that nobody meant.
 _NOISE = re.compile(
@@ -175,6 +186,7 @@ _HELP = {
     "report": "How the figures of a run are written; a ReportCallback of your own has its own settings.",
     "run_dir": "Folder of the run: a new one below runs/ by default; an earlier one of the same experiment is continued.",
     "cache_dir": "Where records are kept and found again by later runs.",
+    "threads": "Threads of each process on a CPU; OMP_NUM_THREADS says the same. By default measured.",
 }
 
 
@@ -227,6 +239,7 @@ def add_own_arguments(parser: LightningArgumentParser) -> None:
     parser.add_argument("--report", type=ReportSettings, default=ReportSettings(), help=_HELP["report"])
     parser.add_argument("--run_dir", type=str | None, default=None, help=_HELP["run_dir"])
     parser.add_argument("--cache_dir", type=str, default=DEFAULT_CACHE, help=_HELP["cache_dir"])
+    parser.add_argument("--threads", type=int | None, default=None, help=_HELP["threads"])
 
 
 def with_shipped_files(words: Sequence[str]) -> list[str]:

@@ -5,8 +5,12 @@
 
 import difflib
 import logging
+import os
 import re
+import shutil
+import subprocess
 import sys
+import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -18,8 +22,10 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from lightning_gradood.cli.command import Command, configuration_of, run_verb
-from lightning_gradood.cli.main import Stopped, end, stopping
+from lightning_gradood.cli.main import end
 from lightning_gradood.cli.parsing import Parser, experiment_name, with_shipped_files
+from lightning_gradood.cli.processes import EndTogether
+from lightning_gradood.cli.stopping import Stopped
 from lightning_gradood.cli.verbs import VERBS
 from lightning_gradood.core import Refusal, is_writing_error, writing_refusal
 from lightning_gradood.experiments import Benchmark, Experiment, Program, TableSettings, run_benchmark
@@ -102,8 +108,13 @@ _NOISE = (
     "LightningCLI's args parameter is intended",  # `benchmark` calls the other verbs so, with words of its own in sys.argv
     "Precision .* is not supported by the model summary",  # its estimate of megabytes under mixed precision
 )
-_KEPT = "stopped by {}. What was read from the network is kept; the same command reads only the rest."
-_LEFT_ALONE = re.compile("Connection (closed|reset) by peer|Broken pipe")  # gloo's words where the other process ended
+_KEPT = "What was read from the network is kept; the same command reads only the rest."
+_GOES_ON = "Epochs that ended and records that were read are kept: the same command goes on with --run_dir {}"
+_LEFT_ALONE = re.compile(
+    "Connection (closed|reset) by peer|Broken pipe|recvValue failed"
+)  # words of gloo and its store
+_REFUSED = 2  # exit code
+_SECONDS = 5.0  # until it is known how another process ended
 
 
 def run_program(args: Sequence[str] | None = None) -> None:
@@ -114,13 +125,12 @@ def run_program(args: Sequence[str] | None = None) -> None:
 
     Raises:
         SystemExit: with code 2 after one sentence on standard error, where the input is refused; with 3 where some
-            detectors failed and the others are reported; with 143 after SIGTERM; after Ctrl-C with 1 from Lightning's loops
-            and 130 from elsewhere.
+            detectors failed and the others are reported; with 143 after SIGTERM and 130 after Ctrl-C.
     """
     _quieten()
     with ExitStack() as leaving:
         try:
-            with stopping(), interpolation():
+            with interpolation(), _ends_of_others():
                 words = sys.argv[1:] if args is None else list(args)
                 if words[:1] == ["benchmark"]:  # calls other verbs, and has no model and data of its own
                     benchmark(words[1:])
@@ -132,14 +142,38 @@ def run_program(args: Sequence[str] | None = None) -> None:
             if not is_writing_error(error):
                 raise
             end(str(writing_refusal(error.filename or "a file of this run", "--run_dir", error)))
-        except Stopped:
-            end(_KEPT.format("SIGTERM"), 143)
-        except KeyboardInterrupt:
-            end(_KEPT.format("Ctrl-C"), 130)
-        except RuntimeError as error:
-            if not _LEFT_ALONE.search(str(error)):
-                raise
-            end("another process of this run has ended; what it wrote says why.")
+        except Stopped as stopped:
+            _requeue(stopped)
+            if (EndTogether.connected and _rank() > 0) or (stopped.told and stopped.exit_code == _REFUSED):
+                sys.exit(stopped.exit_code)  # another process says it
+            end(f"{stopped.why}. {_GOES_ON.format(stopped.run_dir) if stopped.run_dir else _KEPT}", stopped.exit_code)
+
+
+@contextmanager
+def _ends_of_others() -> Iterator[None]:
+    """Wait for what ended another process, where a collective operation fails first."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not _LEFT_ALONE.search(str(error)):
+            raise
+        time.sleep(_SECONDS)  # `Stopped` is raised meanwhile, unless nothing is known
+        raise Stopped("left alone: another process of this run has ended, and what it wrote says why", 1) from error
+
+
+def _rank() -> int:
+    """The process' place among all, as its launcher says it."""
+    names = [name for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK") if name in os.environ]
+    return int(os.environ[names[0]]) if names else 0
+
+
+def _requeue(stopped: Stopped) -> None:
+    """Put the job back into SLURM's queue after the signal that means so to Lightning too (`--signal=SIGUSR1@90`)."""
+    if "SIGUSR1" not in stopped.why or _rank() > 0 or shutil.which("scontrol") is None:
+        return
+    given = os.environ
+    array = f"{given['SLURM_ARRAY_JOB_ID']}_{given['SLURM_ARRAY_TASK_ID']}" if "SLURM_ARRAY_JOB_ID" in given else ""
+    subprocess.run(["scontrol", "requeue", array or given["SLURM_JOB_ID"]], check=False)
 
 
 def refuse_missing(command: Command) -> None:

@@ -76,8 +76,15 @@ from lightning_gradood.core.precision import (
 )
 from lightning_gradood.core.progress import ProgressLines, is_terminal, progress
 from lightning_gradood.core.runs import CHECKPOINTS, CONFIG, claim, new_run_folder, refuse_foreign, refuse_unclaimed
-from lightning_gradood.core.seeding import craft_apart, image_generator, named_seed
+from lightning_gradood.core.seeding import (
+    craft_apart,
+    generator_states,
+    image_generator,
+    named_seed,
+    restore_generators,
+)
 from lightning_gradood.core.shipped import experiment_file, shipped_files
+from lightning_gradood.core.threads import Threads, choose_threads, processes_per_machine, usable_processors
 
 __all__ = [
     "BATCH_NORMS",
@@ -95,6 +102,7 @@ __all__ = [
     "PixelLimit",
     "ProgressLines",
     "Refusal",
+    "Threads",
     "Transform",
     "Unreadable",
     "Unwritable",
@@ -114,6 +122,7 @@ __all__ = [
     "check_network",
     "check_result",
     "check_writable",
+    "choose_threads",
     "claim",
     "craft_apart",
     "eight_bit",
@@ -123,6 +132,7 @@ __all__ = [
     "find_image_files",
     "float64_device",
     "frozen_network",
+    "generator_states",
     "has_float64",
     "hold",
     "image_generator",
@@ -133,12 +143,14 @@ __all__ = [
     "named_seed",
     "new_run_folder",
     "printable",
+    "processes_per_machine",
     "progress",
     "read_picture",
     "refuse_foreign",
     "refuse_unclaimed",
     "refused_as",
     "requiring_grad",
+    "restore_generators",
     "say",
     "scaled_squares",
     "shipped_files",
@@ -147,6 +159,7 @@ __all__ = [
     "to_float64_device",
     "to_pixels",
     "upright",
+    "usable_processors",
     "widest_float_dtype",
     "without_cached_parametrizations",
     "writing_refusal",

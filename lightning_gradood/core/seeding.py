@@ -83,6 +83,39 @@ def craft_apart(
         return crafted
 
 
+def generator_states() -> dict[str, Any]:
+    """States of the global generators of torch, its current GPU, NumPy and Python, as tensors and plain numbers.
+
+    Example:
+        >>> states = generator_states()
+        >>> first = torch.rand(3)
+        >>> restore_generators(states)
+        >>> torch.equal(first, torch.rand(3))
+        True
+    """
+    name, keys, *position = np.random.get_state()
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None,  # type: ignore[no-untyped-call]
+        "numpy": [name, torch.from_numpy(np.asarray(keys, dtype=np.int64)), *position],
+        "python": random.getstate(),
+    }
+
+
+def restore_generators(states: dict[str, Any]) -> None:
+    """Set the global generators.
+
+    Args:
+        states: of `generator_states`.
+    """
+    torch.set_rng_state(states["torch"].cpu())
+    if states["cuda"] is not None and torch.cuda.is_available():
+        torch.cuda.set_rng_state(states["cuda"].cpu())
+    name, keys, *position = states["numpy"]
+    np.random.set_state((name, keys.cpu().numpy().astype(np.uint32), *position))
+    random.setstate(states["python"])
+
+
 def _alone(craft: Callable[[Tensor, Tensor], Tensor], image: Tensor, label: Tensor, seed: int, image_id: str) -> Tensor:
     stream = named_seed(seed, image_id)
     torch.manual_seed(stream)

@@ -36,6 +36,7 @@ class ProbeTask(pl.LightningModule):
         super().__init__()
         self.network = network
         self.reader = ProbeReader(network, data, probes, cache)
+        self._idle: set[str] = set()  # sources with fewer images than processes, whose rows others read
         self.sources: list[str] = []
         """Names of the sources of the predict loaders, in their order; known once the plan is made."""
 
@@ -53,6 +54,7 @@ class ProbeTask(pl.LightningModule):
         sizes = {name: len(source) for name, source in self.reader.data.detection_sources.items()}
         rows = self.reader.plan.rows_to_load(sizes, self.trainer.world_size)
         self.sources = list(rows)
+        self._idle = {source for source, given in rows.items() if self.trainer.global_rank >= len(set(given))}
         return self.reader.data.probe_dataloaders(rows, self.trainer.world_size)
 
     def on_after_batch_transfer(self, batch: ImageBatch, dataloader_idx: int) -> ImageBatch:
@@ -65,8 +67,10 @@ class ProbeTask(pl.LightningModule):
 
     def predict_step(self, batch: ImageBatch, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
         """Read a batch; nothing is returned, as a tensor [0]."""
+        source = self.sources[dataloader_idx]
         with torch.autocast(self.device.type, enabled=False):
-            self.reader.read(self.sources[dataloader_idx], ImageBatch(*batch))
+            if source not in self._idle:
+                self.reader.read(source, ImageBatch(*batch))
         return batch.images.new_empty(0)
 
     def teardown(self, stage: str) -> None:

@@ -73,8 +73,8 @@ class Plan:
 
         Args:
             sizes: images of each source that is loaded.
-            processes: how many share the rows. Where fewer are missing, rows that are done already are added; they are not
-                read again.
+            processes: how many share the rows. Where fewer are missing, rows that are done already are added, which are not
+                read again; where the source has fewer, its first row is repeated at the end.
         """
         wanted: dict[str, set[int]] = {}
         for entry in self.missing:
@@ -83,7 +83,8 @@ class Plan:
         for origin, rows in wanted.items():
             if rows:
                 done = (row for row in range(sizes[origin]) if row not in rows)
-                found[origin] = sorted([*rows, *islice(done, max(processes - len(rows), 0))])
+                unique = sorted([*rows, *islice(done, max(processes - len(rows), 0))])
+                found[origin] = unique + unique[:1] * (processes - len(unique))
         return {origin: found[origin] for origin in sizes if origin in found}
 
     def __str__(self) -> str:

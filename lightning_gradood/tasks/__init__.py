@@ -1,6 +1,7 @@
 """Tasks: the two LightningModules. `ClassificationTask` trains the classifier, `DetectionTask` the paper's MLP detector.
 
-`RawBinaryAUROC` is the AUROC of scores of any range, as a torchmetrics object for training loops.
+`RawBinaryAUROC` is the AUROC of scores of any range, as a torchmetrics object for training loops; `ResumeCheckpoint` keeps a
+checkpoint after every epoch from which training goes on exactly.
 
     >>> import torch
     >>> from lightning_gradood.tasks import ClassificationTask
@@ -12,6 +13,7 @@
 from lightning_gradood.networks import MLPSettings
 from lightning_gradood.tasks.classification import ClassificationTask, Cosine, Normalization, OneCycle, check_network
 from lightning_gradood.tasks.detection import DetectionTask, RawBinaryAUROC
+from lightning_gradood.tasks.resuming import ResumeCheckpoint, WholeCheckpoints
 
 __all__ = [
     "ClassificationTask",
@@ -21,5 +23,7 @@ __all__ = [
     "Normalization",
     "OneCycle",
     "RawBinaryAUROC",
+    "ResumeCheckpoint",
+    "WholeCheckpoints",
     "check_network",
 ]

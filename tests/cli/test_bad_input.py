@@ -252,10 +252,6 @@ def test_a_network_that_does_not_fit_the_images_is_refused(verb, network, words,
         ([*FIT, "--trainer.enable_checkpointing", "false"], "`trainer.enable_checkpointing` should be on"),
         ([*DETECT, "--detection", "null"], "`detection` should hold settings for `detect`. Got null."),
         (["extract", *FILE, "--detection", "null"], "`detection` should hold settings for `extract`. Got null."),
-        (
-            [*DETECT, "--trainer.fast_dev_run", "true"],
-            "should be 1.0 without `fast_dev_run`, as every image needs its record.",
-        ),
         (["detect", *FILE, "--ckpt_path", "best"], "`ckpt_path` should be `best` only after a `fit`"),
         (
             ["test", *FILE, "--ckpt_path", "good.pt", "--data.normal", "images"],

@@ -86,6 +86,15 @@ def test_detection_null_stops_after_the_classifier(capsys, probed):
     assert "AUROC" not in capsys.readouterr().out
 
 
+def test_fast_dev_run_walks_every_stage_and_leaves_folder_and_records_to_the_run_itself(capsys, probed):
+    main(["fit", *FILE, "--trainer.fast_dev_run", "true", "--run_dir", "real", "--data.limit", "40"])
+    assert [row.split()[0] for row in table(capsys.readouterr().out).splitlines()[2:4]] == ["nine", "photographs"]
+    assert sum(probed) == 3 * 30
+    assert not Path("real").exists()
+    assert not list(Path("runs/.records").glob("*/entry.json"))
+    assert Path("real_fast_dev_run/guard").is_dir()
+
+
 def test_detect_alone_repeats_the_numbers_from_cached_records(run, probed, capsys):
     main(["detect", *FILE, "--ckpt_path", str(run / "checkpoints/best.ckpt")])
     assert not probed

@@ -1,0 +1,159 @@
+"""Going on with training exactly: a checkpoint after every epoch that holds all that the next epoch depends on.
+
+Lightning's `save_last` writes only with a monitored save, so that its last checkpoint is the last *improving* epoch's, and no
+checkpoint of Lightning's holds the state of the random generators, from which order and augmentation of the images follow.
+"""
+
+import io
+import os
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+import torch.distributed as dist
+from lightning.fabric.plugins.io import TorchCheckpointIO
+from lightning.pytorch.callbacks import Callback, Timer
+from lightning.pytorch.utilities import rank_zero_info
+from typing_extensions import override
+
+from lightning_gradood.core import Refusal, atomic_write, generator_states, restore_generators
+
+
+class ResumeCheckpoint(Callback):
+    """Keep one checkpoint from which `fit` goes on as if it had never stopped.
+
+    It is written between two epochs, when the last one has ended completely (schedules that step once an epoch included),
+    and when training ends; it takes the place of the older one as a whole. It is a Lightning checkpoint that also holds the
+    random generators of every process. With as many processes as before, on a CPU, the weights of a `fit` that went on equal
+    those of an undisturbed one to the last bit. Name it before callbacks that count epochs, so that each is counted once.
+
+    Args:
+        path: of the checkpoint; give it as `ckpt_path` to go on.
+
+    Example:
+        >>> trainer = pl.Trainer(callbacks=[ResumeCheckpoint("runs/mine/last.ckpt")])
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self._saving: dict[str, Any] = {}
+        self._found: dict[str, Any] = {}
+        self._start = 0
+
+    @override
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Write every checkpoint of this Trainer atomically; Lightning's own way is not where /tmp is another disk."""
+        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
+            trainer.strategy.checkpoint_io = WholeCheckpoints()
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        """Random generators and whether training had ended; empty in the checkpoints of others."""
+        return self._saving
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Called by Lightning when a fit goes on."""
+        self._found = state_dict
+
+    @override
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Let the checkpoint end with the last epoch, rather than in the first moment of the next."""
+        if self._saving and not self._saving["ended"]:
+            for counts in checkpoint["loops"]["fit_loop"]["epoch_progress"].values():
+                counts["ready"] -= 1
+
+    @override
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Say where training goes on; what had stopped early stays so."""
+        self._start = trainer.global_step
+        if self._found:
+            trainer.should_stop = trainer.should_stop or bool(self._found.get("stopped_early"))
+            more = trainer.current_epoch < (trainer.max_epochs or 0) and not trainer.should_stop
+            if more or trainer.max_epochs == -1:
+                rank_zero_info(f"Training goes on after {trainer.current_epoch} of {trainer.max_epochs} epochs.")
+
+    @override
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Keep what the last epoch left, or set the random generators to what they were."""
+        if self._found:
+            if "threads" in self._found:  # sums of floats depend on their number
+                torch.set_num_threads(self._found["threads"])
+            self._go_on(trainer, self._found.get("generators", []))
+            self._found = {}
+        elif trainer.current_epoch > 0:
+            self._save(trainer, ended=False)
+
+    @override
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Keep the end; a fit that had nothing left to train leaves the file as it is."""
+        if trainer.global_step > self._start:
+            self._save(trainer, ended=True)
+
+    @override
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Say that nothing was trained, where that is so."""
+        if self._found and self._found.get("ended"):
+            rank_zero_info(
+                f"Training had ended after {trainer.current_epoch} epochs already: nothing is trained again."
+            )
+        self._found = {}
+
+    def _save(self, trainer: pl.Trainer, ended: bool) -> None:
+        if trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        early = trainer.should_stop and not any(isinstance(one, Timer) for one in trainer.callbacks)  # type: ignore[attr-defined]
+        self._saving = {"generators": _of_all_processes(generator_states()), "ended": ended, "stopped_early": early}
+        self._saving["threads"] = torch.get_num_threads()
+        try:
+            trainer.save_checkpoint(self.path)
+        finally:
+            self._saving = {}
+
+    def _go_on(self, trainer: pl.Trainer, generators: list[dict[str, Any]]) -> None:
+        """Begin the epoch as one that follows another: Lightning would keep the iterator it made before."""
+        for loop in (trainer.fit_loop, trainer.fit_loop.epoch_loop, trainer.fit_loop.epoch_loop.val_loop):
+            loop._restarting = loop._resuming_from_checkpoint = False
+        if len(generators) == trainer.world_size:
+            restore_generators(generators[trainer.global_rank])
+        elif generators:
+            rank_zero_info(
+                f"Training began on {len(generators)} processes and goes on with {trainer.world_size}: it draws other random "
+                "numbers, and ends with other weights, than on as many as before."
+            )
+
+
+class WholeCheckpoints(TorchCheckpointIO):
+    """Checkpoints that appear whole or not at all, also where temporary files lie on another disk."""
+
+    @override
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
+        """Write a checkpoint.
+
+        Raises:
+            Refusal: it cannot be written.
+        """
+        if "://" in str(path):
+            super().save_checkpoint(checkpoint, path, storage_options)
+            return
+        content = io.BytesIO()
+        torch.save(checkpoint, content)
+        try:
+            with atomic_write(Path(os.fspath(path))) as file:
+                file.write(content.getbuffer())
+        except OSError as error:
+            raise Refusal(
+                f"The run's folder should take the checkpoint `{path}`. Got: {error.strerror}. Make room or give the right to "
+                "write there, and go on with --run_dir: epochs before this one are kept."
+            ) from error
+
+
+def _of_all_processes(mine: dict[str, Any]) -> list[dict[str, Any]]:
+    if not dist.is_initialized():
+        return [mine]
+    found: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(found, mine)
+    return found

@@ -1,0 +1,147 @@
+"""Whoever starts the processes, and however many: the same weights, records, table and guard; preempted runs go on."""
+
+import os
+import re
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+from test_resuming import NETWORK, assert_equal_runs
+from tiny import FILE, numbers, table
+
+from lightning_gradood.cli import main
+from lightning_gradood.networks import CifarResNet
+
+PROGRAM = ["-m", "lightning_gradood"]
+SRUN = [sys.executable, str(Path(__file__).with_name("srun.py"))]
+DDP = ["--trainer.strategy", "ddp", "--trainer.accelerator", "cpu"]
+
+PREEMPTED = """
+import os, random, signal
+import numpy as np
+import torch
+from lightning_gradood.networks import CifarResNet
+
+class Dying(CifarResNet):
+    steps = 0
+    def forward(self, images):
+        if self.training and len(images) > 3:  # not where the network is tried on two images
+            Dying.steps += 1
+            if Dying.steps == int(os.environ.get("PREEMPTED_IN_STEP", 0)) and os.environ["SLURM_PROCID"] == "0":
+                os.kill(os.getppid(), signal.SIGUSR1)
+        return torch.nn.functional.dropout(super().forward(images), 0.2, self.training)
+"""
+
+
+def ended(command, code=0, **environment):
+    """Run to the end, and return what was written."""
+    variables = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""} | environment
+    process = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=200, check=False)
+    assert process.returncode == code, process.stderr
+    assert "Traceback" not in process.stderr, process.stderr
+    return process
+
+
+def torchrun(processes):
+    """The command that starts processes on this machine."""
+    return [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+
+
+def free_port():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return str(server.getsockname()[1])
+
+
+def test_a_preempted_job_of_slurm_goes_on_under_torchrun_and_ends_as_one_on_two_nodes(workplace, monkeypatch):
+    Path("dying.py").write_text(PREEMPTED)
+    monkeypatch.setenv("PYTHONPATH", f"{workplace}:{os.environ.get('PYTHONPATH', '')}")
+    queue = Path("bin/scontrol")
+    queue.parent.mkdir()
+    queue.write_text('#!/bin/sh\necho "$@" >> requeued\n')
+    queue.chmod(0o755)
+    fit = ["fit", *FILE, "--model.network", str(NETWORK), "--detection", "null", "--trainer.max_epochs", "3", *DDP]
+    fit += ["--data.batch_size", "20", "--trainer.limit_train_batches", "4", "--trainer.log_every_n_steps", "1"]
+    nodes = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port(), "OMP_NUM_THREADS": "1"}
+    on_nodes = [sys.executable, *PROGRAM, *fit, "--trainer.devices", "1", "--trainer.num_nodes", "2"]
+    on_nodes += ["--run_dir", "alone"]
+    second = subprocess.Popen(on_nodes, env=os.environ | nodes | {"NODE_RANK": "1"}, stderr=subprocess.PIPE, text=True)
+    ended(on_nodes, **nodes, NODE_RANK="0")
+    assert second.wait(60) == 0, second.stderr.read()
+    second.stderr.close()
+    here = [*PROGRAM, *fit, "--trainer.devices", "2", "--run_dir", "preempted"]
+    path = f"{queue.parent.absolute()}:{os.environ['PATH']}"
+    stopped = ended([*SRUN, "2", sys.executable, *here], code=143, PREEMPTED_IN_STEP="6", PATH=path)
+    assert "exit codes [143, 143]" in stopped.stderr
+    assert stopped.stderr.count("error: stopped by SIGUSR1. Epochs that ended and records that were read are kept") == 1
+    assert re.fullmatch(r"requeue \d+\n", Path("requeued").read_text())
+    going_on = ended([*torchrun(2), *here])
+    assert "Training goes on after 1 of 3 epochs." in going_on.stderr
+    assert_equal_runs("preempted", "alone")
+
+
+@pytest.fixture
+def detect(workplace):
+    """The words of a `detect` with an attack, on numbers of images that two and three do not divide."""
+    torch.manual_seed(0)
+    torch.save(CifarResNet(blocks_per_stage=1, num_classes=3).state_dict(), "some.pt")
+    words = ["detect", *FILE, "--data.train", "null", "--model.weights", "some.pt", "--data.limit", "13"]
+    words += ["--data.attacks", "{pgd: {class_path: PGD, init_args: {eps: 0.1, steps: 2}}}"]
+    return [*words, "--detection.false_positive_rate", "0.5"]
+
+
+def records(cache):
+    """Every cache entry: ids to all other columns."""
+    found = {}
+    for entry in Path(cache).glob("*/entry.json"):
+        rows = [row for shard in entry.parent.glob("*.parquet") for row in pq.read_table(shard).to_pylist()]
+        assert len({row["id"] for row in rows}) == len(rows), "an image has two records"
+        found[entry.parent.name] = {row.pop("id"): row for row in rows}
+    return found
+
+
+def test_one_two_and_three_processes_give_the_same_records_table_and_guard(detect, capsys):
+    main([*detect, "--run_dir", "one", "--cache_dir", "records1"])
+    printed, alone = table(capsys.readouterr().out), records("records1")
+    for launcher, processes in ((torchrun(3), 3), ([*SRUN, "2", sys.executable], 2)):
+        folder, cache = f"of{processes}", f"records{processes}"
+        words = [*detect, *DDP, "--trainer.devices", str(processes), "--run_dir", folder, "--cache_dir", cache]
+        assert table(ended([*launcher, *PROGRAM, *words]).stdout) == printed
+        many = records(cache)
+        assert many.keys() == alone.keys()
+        for key, rows in alone.items():
+            assert many[key].keys() == rows.keys()
+            assert all(_near(many[key][name], row) for name, row in rows.items())
+        assert Path(folder, "splits.json").read_bytes() == Path("one/splits.json").read_bytes()
+        assert len(numbers(Path(folder))) == len(numbers(Path("one")))
+        assert _scored(folder, capsys) == pytest.approx(_scored("one", capsys), rel=1e-5)
+
+
+def _near(one, other):
+    """Equal, where numbers are to 1e-6 of the largest in their list."""
+    for name, value in one.items():
+        mine, theirs = (torch.tensor(part) if isinstance(part, float | list) else part for part in (value, other[name]))
+        if not isinstance(mine, torch.Tensor):
+            assert mine == theirs, name
+        else:
+            assert torch.allclose(mine, theirs, rtol=1e-5, atol=1e-6 * float(theirs.abs().max())), name
+    return one.keys() == other.keys()
+
+
+def _scored(folder, capsys):
+    from PIL import Image
+
+    Path("photos").mkdir(exist_ok=True)
+    for shade in (0, 100, 200):
+        Image.new("RGB", (8, 8), (shade, 255 - shade, 7)).save(f"photos/{shade}.png")
+    main(["score", "--guard", f"{folder}/guard", "photos"])
+    return [float(line.split(",")[3]) for line in capsys.readouterr().out.splitlines()[1:]]
+
+
+def test_more_processes_than_images_read_each_once(detect):
+    words = ["extract", *detect[1:], "--data.limit", "3", *DDP, "--trainer.devices", "4", "--cache_dir", "few"]
+    ended([*SRUN, "4", sys.executable, *PROGRAM, *words])
+    assert {len(rows) for rows in records("few").values()} == {3}

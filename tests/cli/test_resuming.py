@@ -1,0 +1,187 @@
+"""A `fit` that was killed and goes on ends as one that was left alone; one that had ended is not trained again."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from lightning.pytorch.callbacks import Callback
+from tiny import FILE, numbers, snapshot, table
+
+from lightning_gradood.cli import main
+from lightning_gradood.tasks import ClassificationTask
+
+RANDOM = """
+import os, random, signal
+import numpy as np
+import torch
+from lightning_gradood.networks import CifarResNet
+
+class Noise(torch.nn.Module):
+    def forward(self, images):  # every global generator takes part
+        scale = 0.1 * random.random() + 0.1 * np.random.rand()
+        return (images + scale * torch.randn(images.shape)).clamp(0, 1)
+
+class Dying(CifarResNet):
+    steps = 0
+    def forward(self, images):
+        if self.training and len(images) > 3:  # not where the network is tried on two images
+            Dying.steps += 1
+            if Dying.steps == int(os.environ.get("DIES_IN_STEP", 0)):
+                os.kill(os.getpid(), signal.SIGKILL)
+        return torch.nn.functional.dropout(super().forward(images), 0.2, self.training)
+"""
+NETWORK = {"class_path": "dying.Dying", "init_args": {"blocks_per_stage": 1, "num_classes": 3}}
+COMMAND = ["fit", *FILE, "--model.network", str(NETWORK), "--data.augment", "dying.Noise", "--data.batch_size", "20"]
+COMMAND += ["--model.scheduler", "OneCycle", "--trainer.log_every_n_steps", "1", "--trainer.limit_train_batches", "4"]
+FOUR = ["--trainer.max_epochs", "4"]
+
+
+@pytest.fixture(autouse=True)
+def network(workplace, monkeypatch):
+    """A network, an augmentation and a schedule that use everything which has to be restored."""
+    Path("dying.py").write_text(RANDOM)
+    monkeypatch.syspath_prepend(workplace)
+    yield
+    sys.modules.pop("dying", None)
+
+
+def state(folder, name="last"):
+    """All weights and buffers of a checkpoint."""
+    return torch.load(Path(folder, "checkpoints", f"{name}.ckpt"), weights_only=True)["state_dict"]
+
+
+def assert_equal_runs(one, other):
+    """Equal to the last bit."""
+    for name in ("last", "best"):
+        mine, theirs = state(one, name), state(other, name)
+        assert mine.keys() == theirs.keys()
+        assert all(torch.equal(mine[key], theirs[key]) for key in mine), f"{name}.ckpt differs"
+
+
+def test_a_fit_that_was_killed_twice_ends_as_one_that_was_left_alone(capsys, caplog):
+    main([*COMMAND, *FOUR, "--run_dir", "alone"])
+    printed = table(capsys.readouterr().out)
+    steps = torch.load("alone/checkpoints/last.ckpt", weights_only=True)["global_step"] // 4
+    assert steps >= 2
+    dying = [sys.executable, "-m", "lightning_gradood", *COMMAND, *FOUR, "--run_dir", "killed"]
+    for step in (steps + 2, steps + 1):  # in the middle of the second epoch, and in the first step of the third
+        ended = subprocess.run(
+            dying, env=os.environ | {"DIES_IN_STEP": str(step)}, capture_output=True, text=True, check=False
+        )
+        assert ended.returncode == -signal.SIGKILL, ended.stderr
+    assert "Training goes on after 1 of 4 epochs." in ended.stderr
+    main([*COMMAND, *FOUR, "--run_dir", "killed", "--cache_dir", "new"])
+    ended = capsys.readouterr()
+    assert "Training goes on after 2 of 4 epochs." in caplog.text
+    assert table(ended.out) == printed
+    assert numbers(Path("killed")) == numbers(Path("alone"))
+    assert_equal_runs("killed", "alone")
+
+
+class Stop(Exception):
+    pass
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        FOUR,
+        [*FOUR, "--trainer.max_steps", "14"],
+        [
+            *FOUR,
+            "--model.optimizer",
+            "{class_path: torch.optim.Adam, init_args: {lr: 0.0}}",
+        ],  # no epoch is an improvement
+        [*FOUR, "--trainer.check_val_every_n_epoch", "2"],
+        [*FOUR, "--trainer.accumulate_grad_batches", "2"],
+    ],
+    ids=["epochs", "steps", "no_improvement", "validated_rarely", "accumulated"],
+)
+def test_a_fit_goes_on_exactly_whatever_ended_an_epoch(flags, monkeypatch):
+    command = [*COMMAND, *flags, "--detection", "null"]
+    main([*command, "--run_dir", "alone"])
+    with monkeypatch.context() as patch:
+        patch.setattr(ClassificationTask, "on_train_batch_end", lambda self, *_: _stop_in(self, 2))
+        with pytest.raises(Stop):
+            main([*command, "--run_dir", "stopped"])
+    main([*command, "--run_dir", "stopped"])
+    assert_equal_runs("stopped", "alone")
+
+
+class EpochSchedule(ClassificationTask):
+    """A task of a user's own, with a schedule that steps once an epoch."""
+
+    def configure_optimizers(self):
+        optimizer = torch.optim.SGD(self.parameters(), lr=0.1)
+        return {"optimizer": optimizer, "lr_scheduler": torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5)}
+
+
+def test_schedules_and_callbacks_that_count_epochs_count_each_once(monkeypatch):
+    class Counting(Callback):
+        epochs = 0
+
+        def on_train_epoch_start(self, *_):
+            self.epochs += 1
+
+        def state_dict(self):
+            return {"epochs": self.epochs}
+
+        def load_state_dict(self, state_dict):
+            self.epochs = state_dict["epochs"]
+
+    monkeypatch.setitem(sys.modules, "mine", type(sys)("mine"))
+    sys.modules["mine"].EpochSchedule, sys.modules["mine"].Counting = EpochSchedule, Counting
+    command = ["fit", *FILE, *FOUR, "--detection", "null", "--model.class_path", "mine.EpochSchedule"]
+    command += ["--trainer.callbacks", "mine.Counting"]
+    with monkeypatch.context() as patch:
+        patch.setattr(EpochSchedule, "on_validation_epoch_end", lambda self: _stop_in(self, 2))
+        with pytest.raises(Stop):
+            main([*command, "--run_dir", "stopped"])
+    main([*command, "--run_dir", "stopped"])
+    kept = torch.load("stopped/checkpoints/last.ckpt", weights_only=True)
+    assert kept["lr_schedulers"][0]["last_epoch"] == 4
+    assert next(one for name, one in kept["callbacks"].items() if "Counting" in name) == {"epochs": 4}
+
+
+def _stop_in(task, epoch):
+    if task.current_epoch == epoch and not task.trainer.sanity_checking:
+        raise Stop
+
+
+@pytest.mark.parametrize(
+    "early", [[], ["--trainer.callbacks+", "EarlyStopping", "--trainer.callbacks.monitor", "val/loss"]]
+)
+def test_a_fit_that_had_ended_is_not_trained_again_and_says_so(early, caplog):
+    early = [*early, *(["--trainer.callbacks.patience", "0", "--trainer.callbacks.min_delta", "9"] if early else [])]
+    command = [*COMMAND, "--trainer.max_epochs", "3", "--detection", "null", "--run_dir", "done", *early]
+    main(command)
+    before = snapshot(Path("done/checkpoints"))
+    epochs = torch.load("done/checkpoints/last.ckpt", weights_only=True)["epoch"]
+    assert epochs == (2 if early else 3)
+    main(command)
+    assert f"Training had ended after {epochs} epochs already: nothing is trained again." in caplog.text
+    assert snapshot(Path("done/checkpoints")) == before
+
+
+def test_a_full_disk_at_a_checkpoint_is_a_sentence_and_leaves_the_older_one(monkeypatch, capsys):
+    from lightning_gradood.tasks import resuming
+
+    command = [*COMMAND, *FOUR, "--detection", "null", "--run_dir", "full"]
+    whole = resuming.atomic_write
+
+    def full(path):
+        if path.name == "last.ckpt" and path.exists():
+            raise OSError(28, os.strerror(28))
+        return whole(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(resuming, "atomic_write", full)
+        with pytest.raises(SystemExit):
+            main(command)
+    error = capsys.readouterr().err
+    assert "`full/checkpoints/last.ckpt`. Got: No space left on device. Make room" in error
+    assert torch.load("full/checkpoints/last.ckpt", weights_only=True)["epoch"] == 1
