@@ -210,13 +210,13 @@ def test_a_folder_of_somebody_else_is_refused_and_left_untouched(run, verb, caps
 
 
 def test_a_failure_after_training_loses_nothing(run, workplace, probed, capsys, finished):
-    """An image that cannot be read is met while probing, after the classifier was trained."""
+    """An image that cannot be read, of a source too large for memory, is met while probing, after training."""
     folder = Path("smoke")
     folder.mkdir()
     for row in range(6):
         _picture(row).save(folder / f"{row}.png")
     (folder / "3.png").write_bytes(b"cut off")
-    anomalies = ["--data.anomalies", "{smoke: smoke}"]
+    anomalies = ["--data.anomalies", "{smoke: smoke}", "--data.memory_limit_gib", "0"]
     message = refused(["fit", *FILE, *anomalies, "--trainer.max_epochs", "1"], capsys)
     assert "`smoke/3.png`" in message
     (again,) = [path for path in Path("runs/tiny").iterdir() if path != run]

@@ -64,7 +64,7 @@ def test_probes_that_agree_on_what_is_learnt_share_it(tmp_path):
 
 
 def changed_training_images():
-    return task(), trained_data(train=DigitsSource([0, 1], "test"))
+    return task(), trained_data(train=DigitsSource([0, 1], "all"))
 
 
 def changed_transform():
