@@ -79,7 +79,10 @@ def best_calibrated(
     }
     found = [one for one, _ in tried.values() if one is not None]
     if not found:
-        raise Refusal(" ".join(f"`{name}` cannot be one: {reason}" for name, (_, reason) in tried.items()))
+        reasons = {reason: name for name, (_, reason) in tried.items()}  # each once, with one that has it
+        if len(reasons) == 1:
+            raise Refusal(*reasons)
+        raise Refusal(" ".join(f"`{name}` cannot be one: {reason}" for reason, name in reasons.items()))
     best = max(found, key=lambda one: one.val_auroc)
     return replace(best, metrics=_tested(best, datasets, sources))
 
