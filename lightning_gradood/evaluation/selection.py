@@ -80,7 +80,7 @@ def best_calibrated(
     found = [one for one, _ in tried.values() if one is not None]
     if not found:
         reasons = {reason: name for name, (_, reason) in tried.items()}  # each once, with one that has it
-        if len(reasons) == 1:
+        if len(reasons) == 1 < len(tried):
             raise Refusal(*reasons)
         raise Refusal(" ".join(f"`{name}` cannot be one: {reason}" for reason, name in reasons.items()))
     best = max(found, key=lambda one: one.val_auroc)

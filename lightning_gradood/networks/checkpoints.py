@@ -59,6 +59,8 @@ def read_networks(path: str | os.PathLike[str]) -> dict[str, dict[str, Tensor]]:
         Refusal: As `read_state_dict`.
     """
     content = read_content(path)
+    if isinstance(content, Mapping) and "pytorch-lightning_version" in content and "state_dict" in content:
+        content = {"state_dict": content["state_dict"]}  # what else it holds is the optimizer's and the callbacks'
     groups = dict(_groups(content, "", 3))
     if not groups:
         _check_content(content, Path(path))

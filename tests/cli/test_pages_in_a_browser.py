@@ -27,7 +27,12 @@ def drawn(run):
         "--run_dir",
         "runs/tiny/drawn",
     ]
-    more = ["--data.attacks", "{fgsm: FGSM}", f"--data.anomalies.{LONG}", "{class_path: PhotoPatches, init_args: {scale: 2.0}}"]
+    more = [
+        "--data.attacks",
+        "{fgsm: FGSM}",
+        f"--data.anomalies.{LONG}",
+        "{class_path: PhotoPatches, init_args: {scale: 2.0}}",
+    ]
     main([*words, *more, "--detection.protocol", "cross", "--detection.detectors", "[Energy]"])
     return Path("runs/tiny/drawn")
 

@@ -80,7 +80,9 @@ def test_two_settings_of_one_kind_are_refused(detect, capsys):
 
 
 def test_a_source_with_such_a_name_is_refused(detect, capsys):
-    message = refused([*detect, "--data.anomalies.synthetic_blur", "{class_path: PhotoPatches, init_args: {scale: 2.0}}"], capsys)
+    message = refused(
+        [*detect, "--data.anomalies.synthetic_blur", "{class_path: PhotoPatches, init_args: {scale: 2.0}}"], capsys
+    )
     assert "should not have names of synthetic outliers. Got ['synthetic_blur']. Rename them." in message
 
 
