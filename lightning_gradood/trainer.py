@@ -21,6 +21,7 @@ from lightning_gradood.evaluation import (
     attempt_trial,
     gather_failures,
     gather_outcomes,
+    notes_on_zeros,
     refuse_all_failed,
     refuse_single,
     trials_of,
@@ -97,7 +98,7 @@ class Trainer(pl.Trainer):
         try:
             with warnings.catch_warnings():  # where every record is there already, an empty loop is what is meant
                 warnings.filterwarnings("ignore", "Total length of .* across ranks is zero")
-                self.predict(task, return_predictions=False)
+                self.predict(task, return_predictions=False, weights_only=True)
         except BaseException:  # a kill too: what was read is written before it passes
             task.reader.abandon()
             raise
@@ -164,6 +165,7 @@ class Trainer(pl.Trainer):
         datamodule.manifest.write(Path(self.default_root_dir) / "splits.json")
         report = make_report(self._experiment_name, model, datamodule, entries, records, outcomes)
         report.failures.extend(self.failures)
+        sys.stdout.writelines(f"Note: {note}\n" for note in notes_on_zeros(records, outcomes))
         report.provenance["seconds"] = round(time.perf_counter() - started, 1)
         report.provenance["device"] = str(self.strategy.root_device)
         report.provenance["checkpoint"] = ckpt_path or model.weights
@@ -229,7 +231,10 @@ class Trainer(pl.Trainer):
         """
         if ckpt_path is None:
             if model.weights is None and self.state.fn is None:
-                rank_zero_warn("No checkpoint and no initial weights are named: the network is probed as it was built.")
+                rank_zero_warn(
+                    "NO WEIGHTS: neither a checkpoint nor --model.weights is named, so the network is probed as it was built. "
+                    "Unless its own constructor loads trained weights, every number below is that of an untrained network."
+                )
             model.load_initial_weights()
             return
         with refused_as(path="ckpt_path"):
@@ -245,7 +250,7 @@ class Trainer(pl.Trainer):
         if self.limit_predict_batches != 1.0 and not self.fast_dev_run:  # type: ignore[attr-defined]
             raise Refusal(
                 "`trainer.limit_predict_batches` should be 1.0 without `fast_dev_run`, as every image needs its record. "
-                f"Got {self.limit_predict_batches}. Use `data.init_args.limit` to take fewer images."
+                f"Got {self.limit_predict_batches}. Use `--data.limit` to take fewer images."
             )
         if self.precision not in _FLOAT32_WEIGHTS:
             raise Refusal(

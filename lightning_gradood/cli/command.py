@@ -27,12 +27,14 @@ from lightning_gradood.cli.defaults import (
     run_identity,
     with_default_callbacks,
 )
+from lightning_gradood.cli.functions import prepare_network_functions
 from lightning_gradood.cli.parsing import (
     LogConfig,
     Parser,
     add_own_arguments,
     experiment_name,
     refusal_behind,
+    unbuildable,
     with_shipped_files,
 )
 from lightning_gradood.cli.processes import EndTogether
@@ -79,6 +81,7 @@ class Command(LightningCLI):
     def __init__(self, leaving: ExitStack, args: list[str] | None, callbacks: Sequence[Callback] = ()) -> None:
         self.leaving, self.callbacks, self.outcomes = leaving, callbacks, list[Outcome]()
         self.words = with_shipped_files(sys.argv[1:] if args is None else args)
+        prepare_network_functions(self.words)
         self.folder: Path | None = None
         mode = {"parser_mode": "omegaconf+", "allow_abbrev": False}
         verbs = {verb: {**mode, "description": VERBS[verb]} for verb in self.subcommands()}
@@ -124,10 +127,7 @@ class Command(LightningCLI):
         try:
             super().instantiate_classes()
         except Exception as error:
-            refusal = refusal_behind(error)
-            if refusal is None:
-                raise
-            raise refusal from error
+            raise refusal_behind(error) or unbuildable(error) from error
         network = self._setting("model").init_args.get("network") or {}
         if names := categories_of(str(network.get("class_path")), (network.get("init_args") or {}).get("weights")):
             self.datamodule.names_of_weights = Outputs.of(names)

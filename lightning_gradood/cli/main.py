@@ -81,5 +81,8 @@ def run_alone(verb: str, words: Sequence[str]) -> None:
 
 def end(sentence: str, code: int = 2) -> NoReturn:
     """Leave the program with a sentence on standard error."""
+    tqdm = sys.modules.get("tqdm")
+    if tqdm is not None and tqdm.tqdm._instances:  # a bar stands in the last line
+        sys.stderr.write("\n")
     sys.stderr.write(f"error: {sentence}\n")
     sys.exit(code)

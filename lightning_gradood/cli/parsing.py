@@ -4,6 +4,7 @@ import difflib
 import inspect
 import itertools
 import re
+import traceback
 from collections.abc import Iterable, Sequence
 from functools import cache
 from importlib import import_module
@@ -281,3 +282,20 @@ def refusal_behind(error: BaseException | None) -> Refusal | None:
     while error is not None and not isinstance(error, Refusal):
         error = error.__cause__ or error.__context__
     return error
+
+
+def unbuildable(error: BaseException) -> Refusal:
+    """Word what a constructor raised, its own or a function's that was named by class path.
+
+    Args:
+        error: as the parser wrapped it.
+    """
+    while (inner := error.__cause__ or error.__context__) is not None:
+        error = inner
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
+    first = next(iter(str(error).strip().splitlines()), "").rstrip(".")
+    return Refusal(
+        "`model`, `data` and `trainer` should be such that they can be built. "
+        f"Got {type(error).__name__}: {first}{place}. Correct the arguments of what that names."
+    )

@@ -48,6 +48,11 @@ _ROUNDING = 1e-6  # float32 pixels near 1 are 6e-8 apart, and a difference of tw
 
 def check_images(images: Tensor) -> None:
     """Refuse images that are not a batch of float32 or float64 pixels in [0, 1]."""
+    if not isinstance(images, Tensor):
+        raise Refusal(
+            "`images` should be a torch tensor [N, C, H, W] with pixels in [0, 1]. "
+            f"Got `images` of type {type(images).__name__}. Convert with torch.as_tensor, or torch.stack for a list."
+        )
     if images.ndim < 2 or images.shape[0] == 0:
         raise Refusal(
             "`images` should be a batch [N, ...] of at least one image. "
@@ -67,7 +72,8 @@ def check_images(images: Tensor) -> None:
 
 def check_labels(labels: Tensor, images: Tensor) -> None:
     """Refuse labels that are not one integer of at least -1 for each image."""
-    if labels.shape != images.shape[:1] or labels.is_floating_point() or labels.dtype == torch.bool:
+    is_index = not labels.is_floating_point() and labels.dtype != torch.bool
+    if labels.shape != images.shape[:1] or not is_index:
         raise Refusal(
             f"`labels` should be one class index for each image, integer [{len(images)}]. "
             f"Got `labels` of shape {list(labels.shape)}, {labels.dtype}. Give -1 where the prediction is meant."

@@ -21,6 +21,9 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.overrides import TorchFunctionMode
 
+from lightning_gradood.core.errors import Refusal
+from lightning_gradood.core.outputs import images_in_logits_out
+
 BATCH_NORMS = {F.batch_norm, torch.batch_norm, torch.native_batch_norm, F.instance_norm, torch.instance_norm}
 
 
@@ -97,13 +100,28 @@ def exact_arithmetic() -> Iterator[None]:
 def frozen_network(network: nn.Module) -> Iterator[None]:
     """Put `network` in eval mode with frozen parameters, as attacks and probes need it; restore both on leaving.
 
-    Gradients behind batch norm are right for a single image, too, which torch's own are not always (`OrderedBatchNorm`).
+    Gradients behind batch norm are right for a single image, too, which torch's own are not always (`OrderedBatchNorm`). Images
+    are cast to the network's dtype and logits found in what it returns (`images_in_logits_out`).
 
     Args:
         network: every module's `training` flag and every parameter's `requires_grad` is restored, one by one.
     """
-    with requiring_grad(network.parameters(), False), evaluating(network), OrderedBatchNorm():
+    state = requiring_grad(network.parameters(), False), evaluating(network), images_in_logits_out(network)
+    with state[0], state[1], state[2], OrderedBatchNorm():
         yield
+
+
+def refuse_fixed_mode(network: nn.Module) -> None:
+    """Refuse a program of torch.export, which has no train and eval modes.
+
+    Raises:
+        Refusal: it is one.
+    """
+    if isinstance(network, torch.fx.GraphModule) and "eval" in vars(network):  # as torch.export puts it there
+        raise Refusal(
+            "`network` should be a module with train and eval modes. "
+            "Got a program of torch.export, whose mode was fixed when it was exported. Pass the module it was made from."
+        )
 
 
 @contextmanager
@@ -112,6 +130,7 @@ def evaluating(network: nn.Module, modules: Iterable[nn.Module] | None = None) -
     modes = [(module, module.training) for module in (network.modules() if modules is None else modules)]
     try:
         if any(training for _, training in modes):
+            refuse_fixed_mode(network)
             network.eval()
         yield
     finally:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from lightning_gradood.core.checks import Logits, check_ids, check_images, check_labels, check_network, check_result
 from lightning_gradood.core.network_state import exact_arithmetic, frozen_network
+from lightning_gradood.core.outputs import input_gradient, refuse_single_image
 from lightning_gradood.core.precision import to_float64
 
 
@@ -86,7 +87,9 @@ class Perturbation(ABC):
     """Largest change of a pixel, checked after crafting; None where the attack has no such bound."""
 
     @final
-    def craft(self, network: nn.Module, images: Tensor, labels: Tensor, ids: Sequence[str] | None = None) -> Crafted:
+    def craft(
+        self, network: nn.Module, images: Tensor, labels: Tensor | Sequence[int], ids: Sequence[str] | None = None
+    ) -> Crafted:
         """Make the anomalous images, without asking the network what it makes of them.
 
         The network is in eval mode and its parameters are frozen meanwhile; autocast and TF32 are off; gradients are on
@@ -95,8 +98,8 @@ class Perturbation(ABC):
         Args:
             network: Pixels in [0, 1] in, logits [N, classes] out.
             images: float32 or float64 [N, ...], pixels in [0, 1], on the network's device.
-            labels: Integer [N], the class that each image should keep; -1 where the network's prediction is meant, which
-                costs one forward pass of these images.
+            labels: Integer [N], a tensor, an array or a list, the class that each image should keep; -1 where the
+                network's prediction is meant, which costs one forward pass of these images.
             ids: A name for each image, from which its random numbers come; row numbers if not given.
 
         Returns:
@@ -106,6 +109,8 @@ class Perturbation(ABC):
             Refusal: The input does not fit, or what was crafted leaves [0, 1] or `eps`.
         """
         check_images(images)
+        refuse_single_image(network, images)
+        labels = torch.as_tensor(labels)
         check_labels(labels, images)
         check_network(network)
         check_ids(ids, images)
@@ -115,13 +120,17 @@ class Perturbation(ABC):
             kept = _resolved(network, clean, labels)
             # a copy may be overwritten, takes part in autograd also under inference mode, and advertorch calls view on it
             copy = clean.clone(memory_format=torch.contiguous_format)
-            crafted, targets = self._craft(network, copy, kept, names)
+            try:
+                crafted, targets = self._craft(network, copy, kept, names)
+            except (AttributeError, RuntimeError, TypeError):  # what is said of a gradient that is None
+                _refuse_missing_gradient(network, clean[:1])
+                raise
             check_result(crafted, clean, self.eps, type(self).__name__)
             return Crafted(crafted.detach(), clean, kept, targets)
 
     @final
     def perturb(
-        self, network: nn.Module, images: Tensor, labels: Tensor, ids: Sequence[str] | None = None
+        self, network: nn.Module, images: Tensor, labels: Tensor | Sequence[int], ids: Sequence[str] | None = None
     ) -> Perturbed:
         """Make the anomalous images, and look with one forward pass more whether they are.
 
@@ -160,6 +169,12 @@ class Perturbation(ABC):
             labels: int64 [N], none negative.
             ids: N names.
         """
+
+
+def _refuse_missing_gradient(network: nn.Module, image: Tensor) -> None:
+    """Refuse a network through which no gradient comes back to its images."""
+    leaf = image.clone().requires_grad_()
+    input_gradient(network(leaf).sum(), leaf)
 
 
 def _resolved(network: nn.Module, images: Tensor, labels: Tensor) -> Tensor:

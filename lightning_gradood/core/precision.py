@@ -10,6 +10,9 @@ there is float64, `to_float64_device` is the tensor itself, and nothing is diffe
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -46,6 +49,18 @@ def to_float64_device(tensor: Tensor) -> Tensor:
 def to_float64(tensor: Tensor) -> Tensor:
     """Return a tensor of any dtype as float64, on its own device or the CPU; gradients flow back in its own dtype."""
     return to_float64_device(tensor).double()
+
+
+def as_array(values: Any) -> np.ndarray:
+    """Return numbers as a numpy array: a tensor's in float64 if they are floating point, whatever its dtype, device and graph.
+
+    Args:
+        values: a tensor, an array or a sequence.
+    """
+    if isinstance(values, Tensor):
+        plain = values.detach().cpu()
+        return np.asarray(plain.double() if plain.is_floating_point() else plain)
+    return np.asarray(values)
 
 
 def cast_like(tensor: Tensor, like: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lightning_gradood.core import Refusal, exact_arithmetic, float64_device, frozen_network, to_float64
+from lightning_gradood.core import Refusal, exact_arithmetic, float64_device, frozen_network, input_gradient, to_float64
 from lightning_gradood.detectors.detector import Detector
 from lightning_gradood.detectors.logistic import Logistic, fit_logistic
 from lightning_gradood.metrics import auroc
@@ -211,8 +211,7 @@ class MahalanobisProbe(Probe):
         confidence = gaussian.confidence(features)
         signs = None
         if any(self.magnitudes):
-            (gradient,) = torch.autograd.grad(-confidence.sum(), images, retain_graph=True)
-            signs = signs_of(gradient)
+            signs = signs_of(input_gradient(-confidence.sum(), images, keep=True))
         columns = []
         with torch.no_grad():
             for magnitude in self.magnitudes:

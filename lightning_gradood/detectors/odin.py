@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lightning_gradood.core import cast_like, exact_arithmetic, frozen_network, to_float64
+from lightning_gradood.core import cast_like, exact_arithmetic, frozen_network, input_gradient, to_float64
 from lightning_gradood.detectors.detector import Detector
 from lightning_gradood.gradients import Predicted
 from lightning_gradood.metrics import auroc
@@ -88,8 +88,7 @@ def _signs(images: Tensor, logits: Tensor, temperature: float) -> Tensor:
     gradient_in_logits = Predicted(temperature).logit_gradient(to_float64(logits.detach()))
     largest = gradient_in_logits.abs().amax(dim=1, keepdim=True)
     gradient_in_logits = cast_like(gradient_in_logits / largest.where(largest > 0, 1.0), logits)
-    (gradient,) = torch.autograd.grad(logits, images, gradient_in_logits, retain_graph=True)
-    return signs_of(gradient)
+    return signs_of(input_gradient(logits, images, gradient_in_logits, keep=True))
 
 
 class ODIN(Detector):

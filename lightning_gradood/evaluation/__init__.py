@@ -18,7 +18,13 @@ An `Outcome` holds every number of one detector on one anomaly source; `trials_o
     ({'normal': 33, 'anomalous': 33}, True)
 """
 
-from lightning_gradood.evaluation.failures import Failure, attempt_trial, gather_failures, refuse_all_failed
+from lightning_gradood.evaluation.failures import (
+    Failure,
+    attempt_trial,
+    gather_failures,
+    notes_on_zeros,
+    refuse_all_failed,
+)
 from lightning_gradood.evaluation.protocol import (
     DetectionDatasets,
     Trial,
@@ -49,6 +55,7 @@ __all__ = [
     "gather_outcomes",
     "is_transferred",
     "no_anomalies",
+    "notes_on_zeros",
     "one_pass",
     "refuse_all_failed",
     "refuse_single",

@@ -1,15 +1,18 @@
 """Detectors that fail: the others are reported, and the failure stands in the place of the numbers."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
+
+import numpy as np
 
 from lightning_gradood.core import Refusal
 from lightning_gradood.detectors import Detector
 from lightning_gradood.evaluation.protocol import DetectionDatasets, Trial, of_all_processes, run_trial
 from lightning_gradood.evaluation.settings import DetectionSettings
 from lightning_gradood.evaluation.trials import Outcome
+from lightning_gradood.records import Records
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,35 @@ def refuse_all_failed(outcomes: Sequence[Outcome], failures: Sequence[Failure]) 
             f"At least one detector should be fitted. Got {len(failures)} failures, the first of `{one.detector}` on "
             f"`{one.source}`: {one.reason} What was read from the network is kept."
         )
+
+
+def notes_on_zeros(records: Mapping[str, Records], outcomes: Sequence[Outcome]) -> list[str]:
+    """Say where nothing was measured: attacks that moved no pixel, gradients that are zero, scores that are all the same.
+
+    A dead layer and a saturated softmax have zero gradients in truth; an operation without a backward has them by mistake.
+
+    Args:
+        records: by source.
+        outcomes: of all detectors.
+
+    Returns:
+        A sentence each, with how many images; none where there are none.
+    """
+    notes = []
+    for source, table in records.items():
+        perturbed = table.column("attack") != ""
+        if still := int((table.column("l2")[perturbed] == 0).sum()):
+            notes.append(
+                f"{source}: {still} of {perturbed.sum()} perturbed images are as they were; of an attack, no gradient reaches "
+                "their pixels."
+            )
+        for probe in table.probes:
+            if probe.startswith("gradients/") and (dead := int((table.probe(probe) == 0).all(1).sum())):
+                notes.append(f"{source}: all gradient norms of {dead} of {len(table)} images are zero ({probe}).")
+    for one in outcomes:
+        if len(np.unique(np.concatenate([part.scores for part in one.scores.values()]))) == 1:
+            notes.append(f"{one.source}: `{one.detector}` gives every image the same score; its AUROC says nothing.")
+    return notes
 
 
 def gather_failures(failures: list[Failure], sources: Sequence[str]) -> list[Failure]:

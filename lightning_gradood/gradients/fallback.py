@@ -104,8 +104,38 @@ def _one_image(
             gradients = torch.autograd.grad(
                 logits, parameters, logit_gradient, allow_unused=True, retain_graph=number < len(label_designs)
             )
+            _refuse_cut(network, parameters, gradients, logits)
             norms.append(_squared(gradients, logits) * scale.square())
     return torch.stack(norms), logits.detach()
+
+
+def _refuse_cut(
+    network: nn.Module, parameters: Sequence[nn.Parameter], gradients: Sequence[Tensor | None], logits: Tensor
+) -> None:
+    """Refuse parameters in the output's graph that no gradient reaches: a custom function's backward returns None above them."""
+    missing = {parameter for parameter, gradient in zip(parameters, gradients, strict=True) if gradient is None}
+    cut = [parameter for parameter in missing if parameter in _leaves(logits)] if missing else []
+    if cut:
+        names = [name for name, parameter in network.named_parameters() if any(parameter is one for one in cut)]
+        raise Refusal(
+            "the network's output should depend on its parameters through autograd. Got an operation whose backward returns no "
+            f"gradient, so that none reaches {', '.join(f'`{name}`' for name in names[:3])}{', ...' if len(names) > 3 else ''}. "
+            "Return a gradient from the `backward` of that torch.autograd.Function."
+        )
+
+
+def _leaves(output: Tensor) -> set[Tensor]:
+    """The tensors at the ends of an output's graph."""
+    seen, found, open_ = set(), set(), [output.grad_fn]
+    while open_:
+        node = open_.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if (leaf := getattr(node, "variable", None)) is not None:
+            found.add(leaf)
+        open_ += [one for one, _ in node.next_functions]
+    return found
 
 
 def _squared(gradients: Sequence[Tensor | None], like: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode
 
-from lightning_gradood.core import Refusal, check_logits_shape
+from lightning_gradood.core import Refusal, check_logits_shape, refuse_fixed_mode
 
 
 class Structure:
@@ -88,11 +88,7 @@ def check_module(network: nn.Module) -> None:
             "`network` should be a torch.nn.Module, because its parameters are what gradients are taken of. "
             f"Got `network = {type(network).__name__}`. Pass the module itself, not a function that calls it."
         )
-    if isinstance(network, torch.fx.GraphModule) and "eval" in vars(network):  # as torch.export puts it there
-        raise Refusal(
-            "`network` should be a module with train and eval modes. "
-            "Got a program of torch.export, whose mode was fixed when it was exported. Pass the module it was made from."
-        )
+    refuse_fixed_mode(network)
 
 
 def check_network(network: nn.Module, named: Mapping[str, nn.Parameter], modules: Mapping[str, nn.Module]) -> None:

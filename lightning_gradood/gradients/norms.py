@@ -18,6 +18,8 @@ from lightning_gradood.core import (
     check_finite_rows,
     evaluating,
     exact_arithmetic,
+    images_in_logits_out,
+    refuse_single_image,
     requiring_grad,
     without_cached_parametrizations,
 )
@@ -222,8 +224,10 @@ def probe_gradients(network: nn.Module, images: Tensor, label_designs: Sequence[
     check_module(network)
     structure = structure_of(network)
     check_images(images, structure.parameters)
+    refuse_single_image(network, images)
     state = evaluating(network, structure.modules(network).values())
-    with alone_with(network), exact_arithmetic(), without_cached_parametrizations(), state:
+    hooks = images_in_logits_out(network)
+    with alone_with(network), exact_arithmetic(), without_cached_parametrizations(), state, hooks:
         norms, logits = batched_norms(network, images, label_designs, structure)
         check_finite_rows(logits, "the network's logits")
         check_finite_rows(norms, "squared gradient norms")

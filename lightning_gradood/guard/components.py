@@ -61,7 +61,11 @@ class Component:
         Raises:
             Refusal: an argument is no plain value.
         """
-        arguments = {name: encode(value) for name, value in self.init_args.items() if name not in _DOWNLOADS}
+        arguments = {
+            name: encode(value)
+            for name, value in self.init_args.items()
+            if name not in _DOWNLOADS and not (value is None and name in _FILES)
+        }
         return {"class_path": self.class_path, "init_args": arguments}
 
     def build(self, trust: Collection[str] = ()) -> Any:

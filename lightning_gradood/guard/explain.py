@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lightning_gradood.core import LOG_FLOOR, as_float
+from lightning_gradood.core import LOG_FLOOR, as_float, logits_in
 from lightning_gradood.detectors import MLP, Detector
 from lightning_gradood.gradients import LabelDesign
 from lightning_gradood.guard.guard import Guard
@@ -254,13 +254,13 @@ def _differentiable(probe: Probe, network: nn.Module, pixels: Tensor) -> Tensor:
     if isinstance(probe, FeatureLayerProbe):
         logits, layers = feature_layer_outputs(network, pixels, probe.layers_of(network))
         return probe.from_layers(network, logits, layers)[0]
-    return torch.as_tensor(network(pixels))[0]
+    return torch.as_tensor(logits_in(network(pixels)))[0]
 
 
 def _log_norms(design: LabelDesign, network: nn.Module, pixels: Tensor) -> Tensor:
     """Logarithms of the squared gradient norms, by plain autograd twice."""
     parameters = [parameter.requires_grad_() for parameter in network.parameters()]
-    logits = network(pixels)
+    logits = logits_in(network(pixels))
     seeds = design.logit_gradient(logits)
     gradients = torch.autograd.grad(logits, parameters, seeds, create_graph=True, allow_unused=True)
     norms = [pixels.new_zeros(()) if one is None else one.square().sum() for one in gradients]

@@ -254,6 +254,7 @@ def _network(folder: Path, about: Description, trust: Collection[str]) -> nn.Mod
     bare: nn.Module = decode(about.network, trust)
     if not isinstance(bare, nn.Module):
         raise Refusal(f"A guard should name a network. Got `{about.network['class_path']}`. Save the guard anew.")
+    bare.float()  # as `ClassificationTask` has it, whatever it is built in
     try:
         bare.load_state_dict(read_tensors(folder / NETWORK))
     except RuntimeError as error:

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import brentq
 from scipy.stats import norm
 
-from lightning_gradood.core import Refusal
+from lightning_gradood.core import Refusal, as_array
 from lightning_gradood.metrics.curves import Floats, Integers, validated
 from lightning_gradood.metrics.detection import auroc
 
@@ -53,7 +53,7 @@ def auroc_interval(
     """
     values, classes = validated(scores, labels)
     _check_settings(len(values), len(origin_ids), resamples, confidence)
-    ids = np.asarray(origin_ids)
+    ids = as_array(origin_ids)
     normal, anomalous = (len(np.unique(ids[classes == kind])) for kind in (0, 1))
     area = auroc(values, classes)
     if min(area, 1 - area) * min(normal, anomalous) < _FEW:

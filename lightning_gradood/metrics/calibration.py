@@ -17,16 +17,17 @@ from __future__ import annotations
 import math
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.stats import binomtest
 
-from lightning_gradood.core import Refusal
+from lightning_gradood.core import Refusal, as_array
 
 RATE = "detection.false_positive_rate"
 """The flag of the false-positive rate in an experiment."""
 _ROUNDING = 1e-9  # (n + 1) · rate is a whole number where it should be: 1000 · 0.001
 
 
-def conformal_threshold(normal_scores: np.ndarray, false_positive_rate: float, flag: str = RATE) -> float:
+def conformal_threshold(normal_scores: ArrayLike, false_positive_rate: float, flag: str = RATE) -> float:
     """Threshold that a fresh normal image's score exceeds with a probability of at most `false_positive_rate`.
 
     Args:
@@ -44,13 +45,14 @@ def conformal_threshold(normal_scores: np.ndarray, false_positive_rate: float, f
         >>> conformal_threshold(np.arange(19.0), 0.05), conformal_threshold(np.arange(99.0), 0.05)
         (18.0, 94.0)
     """
-    n = len(normal_scores)
+    ordered = as_array(normal_scores)
+    n = len(ordered)
     check_calibration(n, false_positive_rate, flag)
     flagged = math.floor((n + 1) * false_positive_rate + _ROUNDING)
-    return float(np.partition(normal_scores, n - flagged)[n - flagged])
+    return float(np.partition(ordered, n - flagged)[n - flagged])
 
 
-def conformal_p_values(normal_scores: np.ndarray, scores: np.ndarray) -> np.ndarray:
+def conformal_p_values(normal_scores: ArrayLike, scores: ArrayLike) -> np.ndarray:
     """Share of calibration scores, the image's own included, that are at least as high as an image's.
 
     A p-value is at most the rate exactly where the score is above `conformal_threshold` of that rate.
@@ -66,8 +68,8 @@ def conformal_p_values(normal_scores: np.ndarray, scores: np.ndarray) -> np.ndar
         >>> conformal_p_values(np.arange(99.0), np.array([98.5, 98.0, 0.0]))
         array([0.01, 0.02, 1.  ])
     """
-    ordered = np.sort(normal_scores)
-    at_least = len(ordered) - np.searchsorted(ordered, scores, side="left")
+    ordered = np.sort(as_array(normal_scores))
+    at_least = len(ordered) - np.searchsorted(ordered, as_array(scores), side="left")
     return np.asarray((1.0 + at_least) / (len(ordered) + 1.0))
 
 

@@ -12,7 +12,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from lightning_gradood.core import Refusal
+from lightning_gradood.core import Refusal, as_array
 
 Floats: TypeAlias = NDArray[np.float64]
 Integers: TypeAlias = NDArray[np.int64]
@@ -29,7 +29,7 @@ def validated(scores: ArrayLike, labels: ArrayLike) -> tuple[Floats, Integers]:
         Refusal: If the two are not one-dimensional and of one length, are empty, hold NaN or infinite scores, labels
             other than 0 and 1, or a single class.
     """
-    values, classes = np.asarray(scores, dtype=np.float64), np.asarray(labels)
+    values, classes = as_array(scores).astype(np.float64), as_array(labels)
     _check_shapes(values, classes)
     _check_scores(values)
     _check_labels(classes)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import ks_2samp, mannwhitneyu
 
-from lightning_gradood.core import Refusal
+from lightning_gradood.core import Refusal, as_array
 from lightning_gradood.metrics.calibration import binomial_interval
 
 
@@ -60,6 +60,8 @@ def score_drift(
         >>> found.distance, found.effect, found.new_flagged
         (1.0, 1.0, 1.0)
     """
+    reference, new = as_array(reference), as_array(new)
+    reference_flagged, new_flagged = as_array(reference_flagged), as_array(new_flagged)
     if not len(reference) or not len(new):
         raise Refusal(
             f"Both tables should hold scored images. Got {len(reference)} in the reference and {len(new)} new ones."

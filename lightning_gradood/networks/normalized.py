@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from lightning_gradood.core import Refusal
+from lightning_gradood.core import Refusal, logits_in
 
 
 class Normalized(nn.Module):
@@ -89,7 +89,7 @@ class TwoLogits(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the logits `[N, 2]` of `images`."""
-        return two_logits(self.network(images))
+        return two_logits(logits_in(self.network(images)))
 
 
 def two_logits(logits: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from lightning_gradood.core import Logits, Perturbation, Refusal, image_generator
+from lightning_gradood.core import Logits, Perturbation, Refusal, image_generator, input_gradient
 
 
 class Draws:
@@ -122,4 +122,4 @@ def pixel_gradient(loss: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
         images: [N, C, H, W].
     """
     leaf = images.detach().clone().requires_grad_()
-    return torch.autograd.grad(loss(leaf).sum(), leaf)[0]
+    return input_gradient(loss(leaf).sum(), leaf)

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lightning_gradood.core import Logits
+from lightning_gradood.core import Logits, input_gradient
 from lightning_gradood.synthetic.outlier import Draws, GradientOutlier, pixel_gradient
 
 _TINY = 1e-12
@@ -102,7 +102,7 @@ class BoundarySteps(GradientOutlier):
             logits = predict(leaf)
             rival = logits.detach().scatter(1, own, -torch.inf).argmax(1, keepdim=True)
             lead = (logits.gather(1, own) - logits.gather(1, rival))[:, 0]
-            gradient = torch.autograd.grad(lead.sum(), leaf)[0]
+            gradient = input_gradient(lead.sum(), leaf)
             needed = (lead.detach().clamp(min=0) + self.beyond).view(-1, 1, 1, 1)
             step = 1.02 * needed * gradient / gradient.flatten(1).square().sum(1).clamp(min=_TINY).view(-1, 1, 1, 1)
             moved = torch.where((lead.detach() < 0).view(-1, 1, 1, 1), moved, (moved - step).clamp(0, 1))

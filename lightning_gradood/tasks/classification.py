@@ -19,7 +19,15 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, OneCycleLR
 from torchmetrics.classification import MulticlassAccuracy
 
-from lightning_gradood.core import Refusal, check_logits_shape, exact_arithmetic, frozen_network, refused_as
+from lightning_gradood.core import (
+    Refusal,
+    check_logits_shape,
+    exact_arithmetic,
+    frozen_network,
+    logits_in,
+    refused_as,
+    wanted_size,
+)
 from lightning_gradood.networks import Normalized, load_weights, two_logits
 
 
@@ -117,10 +125,14 @@ def check_network(network: nn.Module, images: Tensor, classes: int | None) -> in
     try:
         with exact_arithmetic(), frozen_network(network), torch.no_grad():
             logits = network(images)
-    except RuntimeError as error:
+    except Refusal:
+        raise
+    except Exception as error:  # a network raises whatever it likes at images that do not fit it
+        size = wanted_size(network)
+        wanted = f" of {size} pixels, which it was built for; these are" if size else ""
         raise Refusal(
-            f"The network should accept images of shape {shape}. Got: {_first_line(error)}. Give `data.transform` a resize "
-            "or channel conversion to the network's input, or the network the images' size and channels."
+            f"The network should accept images{wanted} of shape {shape}. Got: {_first_line(error)}. Give `data.transform` a "
+            "resize or channel conversion to the network's input, or the network the images' size and channels."
         ) from error
     check_logits_shape(logits, len(images))
     outputs = int(logits.shape[1])
@@ -140,7 +152,23 @@ def _say(notes: Iterable[str]) -> None:
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0].rstrip(".")
+    first = next(iter(str(error).strip().splitlines()), "")
+    return (first or type(error).__name__).rstrip(".")
+
+
+def auxiliary_logits(output: Any) -> list[tuple[Tensor, float]]:
+    """The logits of auxiliary classifiers in what a network returns while it is trained, with their weights in the loss.
+
+    Args:
+        output: of the network; torchvision's `GoogLeNetOutputs` and `InceptionOutputs` hold some.
+
+    Reference:
+        Szegedy et al. 2015 (GoogLeNet), section 5: 0.3 each; for Inception v3 0.4, as in PyTorch's fine-tuning tutorial.
+    """
+    kind = type(output).__name__
+    weight = {"GoogLeNetOutputs": 0.3, "InceptionOutputs": 0.4}.get(kind, 0.0)
+    found = [getattr(output, name, None) for name in ("aux_logits1", "aux_logits2", "aux_logits")] if weight else []
+    return [(logits, weight) for logits in found if isinstance(logits, Tensor)]
 
 
 _STAGES = ("train", "val", "test")
@@ -209,8 +237,17 @@ class ClassificationTask(LightningModule):
             {f"{stage}_": MulticlassAccuracy(average="micro") for stage in _STAGES}
         )  # "train" is a method
 
+    def use_float32(self) -> None:
+        """Cast the network to float32, in which it is trained and every image is probed, and say so; once."""
+        other = {one.dtype for one in self.network.parameters() if one.is_floating_point()} - {torch.float32}
+        if other:
+            names = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in other))
+            _say([f"The network is built in {names}: it is cast to float32, in which it is trained and probed."])
+            self.network.float()
+
     def load_initial_weights(self) -> None:
         """Read the file named by `weights`, once: later calls leave trained weights alone."""
+        self.use_float32()
         if self.weights is not None and not self._initialised:
             with refused_as(path="model.weights"):
                 _say(load_weights(self.network, self.weights, self.weights_prefix))
@@ -222,6 +259,7 @@ class ClassificationTask(LightningModule):
         Args:
             path: as for `weights`.
         """
+        self.use_float32()
         _say(load_weights(self.network, path, None if self.weights else self.weights_prefix))
         self._initialised = True
 
@@ -233,9 +271,12 @@ class ClassificationTask(LightningModule):
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits [N, classes] of images [N, C, H, W] in [0, 1]; [0, z] for a network with one logit z."""
+        return two_logits(logits_in(self._output(images)))
+
+    def _output(self, images: Tensor) -> Any:
         if self.channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
-        return two_logits(self.network(images))
+        return self.network(images)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Mean cross entropy of a batch."""
@@ -281,8 +322,11 @@ class ClassificationTask(LightningModule):
 
     def _step(self, batch: Batch, stage: str) -> Tensor:
         images, labels, *_ = batch
-        logits = self(images)
+        output = self._output(images)
+        logits = two_logits(logits_in(output))
         loss = nn.functional.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
+        for auxiliary, weight in auxiliary_logits(output):
+            loss = loss + weight * nn.functional.cross_entropy(auxiliary, labels, label_smoothing=self.label_smoothing)
         accuracy = cast(MulticlassAccuracy, self.accuracy[f"{stage}_"])
         accuracy(logits.detach(), labels)
         means = partial(self.log, on_step=False, on_epoch=True, batch_size=len(labels))

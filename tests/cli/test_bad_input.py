@@ -344,7 +344,7 @@ def test_an_attack_that_misleads_nothing_is_a_failed_row_with_its_numbers(capsys
     assert "Use `--data.keep all`" in message
 
 
-@pytest.mark.filterwarnings("ignore:No checkpoint and no initial weights")
+@pytest.mark.filterwarnings("ignore:NO WEIGHTS")
 def test_a_network_without_a_gradient_is_refused_by_attacks(capsys, monkeypatch):
     Path("flat.py").write_text(
         "import torch\n\nclass Flat(torch.nn.Module):\n"

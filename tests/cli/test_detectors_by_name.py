@@ -15,7 +15,7 @@ OTHERS = (
 NAMES = ["mlp", "baseline", "energy", "gradnorm", "knn", "lid", "image_statistics"]
 
 
-@pytest.mark.filterwarnings("ignore:No checkpoint and no initial weights")
+@pytest.mark.filterwarnings("ignore:NO WEIGHTS")
 def test_detectors_by_short_name(capsys):
     """An untrained network will do: which numbers come out does not matter here."""
     main(["detect", *FILE, "--detection.detectors", OTHERS, "--run_dir", "others"])

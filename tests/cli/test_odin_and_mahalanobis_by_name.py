@@ -8,7 +8,7 @@ from tiny import FILE, refused, results, table
 
 from lightning_gradood.cli import main
 
-pytestmark = pytest.mark.filterwarnings("ignore:No checkpoint and no initial weights")  # an untrained network will do
+pytestmark = pytest.mark.filterwarnings("ignore:NO WEIGHTS")  # an untrained network will do
 
 DETECTORS = (
     "[{class_path: ODIN, init_args: {temperatures: [1, 1000], magnitudes: [0, 0.01]}}, Mahalanobis, "

@@ -82,7 +82,7 @@ def test_words_that_are_no_choice_are_refused_with_the_choices(run, capsys):
         assert choices in sentence.replace(" ", "")
 
 
-@pytest.mark.filterwarnings("ignore:No checkpoint and no initial weights")
+@pytest.mark.filterwarnings("ignore:NO WEIGHTS")
 def test_one_anomaly_source_has_no_others(run, capsys):
     flags = ["--data.anomalies", "{nine: {class_path: DigitsSource, init_args: {digits: [9]}}}"]
     sentence = tiny.refused(["detect", *tiny.FILE, *flags, "--detection.protocol", "leave_one_out"], capsys)

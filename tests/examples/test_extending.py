@@ -33,9 +33,7 @@ def workplace(tmp_path, monkeypatch):
         sys.modules.pop(name, None)
 
 
-@pytest.mark.filterwarnings(
-    "ignore:No checkpoint and no initial weights are named"
-)  # what an untrained network finds is no matter
+@pytest.mark.filterwarnings("ignore:NO WEIGHTS")  # what an untrained network finds is no matter
 @pytest.mark.parametrize(
     ("flags", "column", "word"),
     [

@@ -49,7 +49,6 @@ def test_only_the_first_line_of_what_torch_says_is_kept():
     ("images", "got"),
     [
         (torch.rand(2, 1, 4, 4), "should accept images of shape [1, 4, 4]. Got: Given groups=1, weight of size"),
-        (torch.rand(2, 3, 4), "should accept images of shape [3, 4]. Got: "),
     ],
 )
 def test_images_that_the_network_cannot_take_are_refused(images, got):
@@ -65,7 +64,7 @@ def test_images_that_the_network_cannot_take_are_refused(images, got):
         (torch.zeros(2, 3, 1, 1), "Got `output = [2, 3, 1, 1]`"),
         (torch.zeros(2), "Got `output = [2]`"),
         (torch.zeros(1, 3), "Got `output = [1, 3]`"),
-        ((torch.zeros(2, 3), None), "Got `output = tuple`"),
+        ((None, "no tensor"), "Got `output = tuple`"),
     ],
 )
 def test_what_is_no_row_of_logits_per_image_is_refused(output, got):

@@ -1,0 +1,171 @@
+"""What goes into a network and comes out of it, as people build them: images in its dtype in, logits found in what it returns."""
+
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+from weakref import WeakSet
+
+import torch
+from torch import Tensor, nn
+
+from lightning_gradood.core.errors import Refusal
+
+_LOGITS = "logits"
+_said: WeakSet[nn.Module] = WeakSet()
+
+
+def logits_in(output: Any) -> Any:
+    """Find the logits in what a network returned.
+
+    Args:
+        output: a tensor, or a tuple, a mapping or an object such as a `ModelOutput` or torchvision's `GoogLeNetOutputs`.
+
+    Returns:
+        The tensor itself; else what is called `logits`; else the first tensor. `output` where it holds none.
+
+    Example:
+        >>> logits_in({"features": torch.zeros(2, 5), "logits": torch.zeros(2, 3)}).shape
+        torch.Size([2, 3])
+    """
+    return _found(output)[1]
+
+
+def _found(output: Any) -> tuple[str, Any]:
+    """Where the logits are, in words, and they."""
+    if isinstance(output, Tensor):
+        return "", output
+    named = output.get(_LOGITS) if isinstance(output, Mapping) else getattr(output, _LOGITS, None)
+    if isinstance(named, Tensor):
+        return f"`{_LOGITS}`", named
+    entries = output.items() if isinstance(output, Mapping) else enumerate(_parts(output))
+    for name, entry in entries:
+        if isinstance(entry, Tensor):
+            return "its first tensor" if isinstance(name, int) else f"its first tensor, `{name}`", entry
+    return "", output
+
+
+def _parts(output: Any) -> Any:
+    return output if isinstance(output, tuple | list) else getattr(output, "__dict__", {}).values()
+
+
+@contextmanager
+def images_in_logits_out(network: nn.Module) -> Iterator[None]:
+    """Give a network its images in its own dtype, and take the logits out of what it returns.
+
+    Half, bfloat16 and double networks compute in their own dtype; gradients come back in that of the images. Where logits have
+    to be looked for, a warning says once for a network which tensor is taken. The hooks are taken off on leaving.
+
+    Args:
+        network: images in; a tensor, a tuple, a mapping or an object with `logits` out.
+
+    Raises:
+        Refusal: from the network's call, if it is given a single image or integers.
+    """
+
+    if isinstance(network, torch.jit.ScriptModule):  # which takes no hooks: what it takes and returns is compiled
+        yield
+        return
+
+    def take_images(module: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:
+        # its own dtype: a copy of the network, as proofs in float64 make one, has these hooks too
+        return (fitting(module, given[0]), *given[1:]) if given and isinstance(given[0], Tensor) else given
+
+    def take_logits(_module: nn.Module, _given: Any, output: Any) -> Any:
+        place, logits = _found(output)
+        if place and network not in _said:
+            _said.add(network)
+            kind = type(output).__name__
+            warnings.warn(
+                f"The network returns a {kind}; {place}, {list(logits.shape)}, is taken as logits.", stacklevel=2
+            )
+        return logits
+
+    hooks = [network.register_forward_pre_hook(take_images), network.register_forward_hook(take_logits)]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def fitting(network: nn.Module, images: Tensor) -> Tensor:
+    """Return images in the dtype of a network's parameters.
+
+    Args:
+        network: its first floating-point parameter counts.
+        images: [N, ...], floating point.
+
+    Raises:
+        Refusal: one image without a batch dimension for a convolutional network, or integers.
+    """
+    refuse_single_image(network, images)
+    if not images.is_floating_point():
+        if any(True for _ in network.parameters()):
+            raise Refusal(
+                "`images` should be floating point pixels in [0, 1]. "
+                f"Got `images.dtype = {images.dtype}`. Convert with `images.float() / 255`."
+            )
+        return images
+    own = next((one.dtype for one in network.parameters() if one.is_floating_point()), images.dtype)
+    return images if images.dtype == own else images.to(own)
+
+
+def refuse_single_image(network: nn.Module, images: Tensor) -> None:
+    """Refuse one image [C, H, W] for a network of images, which would take its channels for a batch.
+
+    Raises:
+        Refusal: it is one.
+    """
+    if images.ndim == 3 and any(isinstance(module, nn.Conv2d) for module in network.modules()):
+        raise Refusal(
+            "`images` should be a batch [N, C, H, W]. "
+            f"Got `images.shape = {list(images.shape)}`. Give one image a leading dimension of 1: `image[None]`."
+        )
+
+
+def input_gradient(output: Tensor, images: Tensor, weight: Tensor | None = None, keep: bool = False) -> Tensor:
+    """Gradient of a network's output by its images.
+
+    Args:
+        output: a number, or [N, ...] with a `weight` of its shape.
+        images: [N, ...], a leaf that requires a gradient.
+        weight: the gradient of the loss in `output`.
+        keep: whether the graph is used again.
+
+    Raises:
+        Refusal: no gradient reaches the images.
+    """
+    gradient: Tensor | None = None
+    if output.requires_grad:
+        (gradient,) = torch.autograd.grad(output, images, weight, retain_graph=keep, allow_unused=True)
+    if gradient is None:
+        raise Refusal(NO_INPUT_GRADIENT)
+    return gradient
+
+
+NO_INPUT_GRADIENT = (
+    "the network's output should depend on its input through autograd. Got an operation through which no gradient comes back "
+    "to the images, such as a quantised layer or a custom function whose backward returns None. Pass the network as it was "
+    "before quantisation, define that backward, or leave out attacks and detectors that need the gradient."
+)
+
+
+def wanted_size(network: nn.Module) -> str:
+    """The size of the images that a network was built for, `H × W`, where it says so; else empty.
+
+    Reads `image_size` of torchvision's vision transformers and of Hugging Face's configurations, `img_size` and `input_size`
+    of timm.
+    """
+    for module in network.modules():
+        config = getattr(module, "config", None)
+        settings = getattr(module, "pretrained_cfg", None) or getattr(module, "default_cfg", None) or {}
+        found = [getattr(holder, name, None) for holder in (module, config) for name in ("image_size", "img_size")]
+        if isinstance(settings, Mapping) and settings.get("input_size"):
+            found.append(tuple(settings["input_size"])[-2:])
+        for size in found:
+            if isinstance(size, int) and not isinstance(size, bool):
+                return f"{size} × {size}"
+            if isinstance(size, tuple | list) and len(size) == 2 and all(isinstance(side, int) for side in size):
+                return f"{size[0]} × {size[1]}"
+    return ""

@@ -1,0 +1,131 @@
+"""Networks by class path as users have them: functions without annotations, logits in mappings, other dtypes, no weights."""
+
+import sys
+from pathlib import Path
+
+import lightning.pytorch  # noqa: F401  # its log handler keeps the stream that it first meets
+import pytest
+import tiny
+import yaml
+from tiny import FILE, refused, results
+
+from lightning_gradood.cli import main
+from lightning_gradood.core import Refusal
+from lightning_gradood.guard import Guard
+
+MODULE = '''
+import torch
+from torch import nn
+
+
+class Found(nn.Module):
+    """Logits in a mapping, beside features."""
+
+    def __init__(self, classes, saturated):
+        super().__init__()
+        self.layer = nn.Conv2d(3, 4, 3)
+        self.head = nn.Linear(4, classes)
+        if saturated:  # so sure of the first class that float32 knows no other
+            nn.init.zeros_(self.head.weight)
+            self.head.bias.data = torch.tensor([1e4] + [0.0] * (classes - 1))
+
+    def forward(self, images):
+        features = self.layer(images).relu().mean((2, 3))
+        return {"features": features, "logits": self.head(features)}
+
+
+def create(name, dtype=None, **kwargs):
+    if name != "found":
+        raise KeyError(name)
+    network = Found(kwargs.pop("classes"), kwargs.pop("saturated", False))
+    assert not kwargs, kwargs
+    return network.to(getattr(torch, dtype)) if dtype else network
+'''
+NETWORK = ["--model.network", "people.create", "--model.network.name", "found", "--model.network.classes", "3"]
+
+
+@pytest.fixture(autouse=True)
+def people(workplace, monkeypatch):
+    (workplace / "people.py").write_text(MODULE)
+    monkeypatch.syspath_prepend(str(workplace))
+    yield
+    sys.modules.pop("people", None)
+
+
+@pytest.mark.filterwarnings("ignore:The network returns a dict")
+@pytest.mark.parametrize("dtype", ["bfloat16", "float64"])
+def test_a_function_without_annotations_is_used_with_any_keyword(dtype, caplog):
+    main(["fit", *FILE, *NETWORK, "--model.network.dtype", dtype, "--run_dir", "runs/people", "--data.limit", "60"])
+    assert f"The network is built in {dtype}: it is cast to float32" in caplog.text
+    config = yaml.safe_load(Path("runs/people/config.yaml").read_text())
+    network = config["model"]["init_args"]["network"]
+    given = {"name": "found", "classes": 3, "dtype": dtype}
+    assert network["init_args"] == {**given, "saturated": False}, "nothing of the file's own network"
+    with pytest.raises(Refusal, match="people"):
+        Guard.load("runs/people/guard")
+    guard = Guard.load("runs/people/guard", trust=["people"])
+    scores = main(["score", "--guard", "runs/people/guard", "--trust", "people", "--output", "scores.csv", _picture()])
+    assert scores is None
+    assert guard.about.network["class_path"] == "people.create"
+
+
+def test_it_may_stand_in_a_file_and_its_weights_are_found_again():
+    text = tiny.CONFIG.replace(
+        "class_path: lightning_gradood.networks.CifarResNet\n      init_args: {blocks_per_stage: 1, num_classes: 3}",
+        "class_path: people.create\n      init_args: {name: found, classes: 3}",
+    )
+    Path("own.yaml").write_text(text)
+    with pytest.warns(UserWarning, match="The network returns a dict; `logits`, .*, is taken as logits"):
+        main(["fit", "--config", "own.yaml", "--detection", "null", "--run_dir", "runs/own"])
+    with pytest.warns(UserWarning, match="The network returns a dict"):
+        main(["detect", "--config", "own.yaml", "--detection.detectors", "[Energy]", "--ckpt_path",
+              "runs/own/checkpoints/best.ckpt", "--run_dir", "runs/again"])  # fmt: skip
+    assert {one["detector"] for one in results(Path("runs/again"))["outcomes"]} >= {"energy"}
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--model.network.name", "other"], "Got KeyError: 'other' (people.py, line "),
+        (["--model.network.colour", "1"], "Got AssertionError: {'colour': 1}"),
+    ],
+)
+def test_what_a_constructor_raises_is_a_sentence(words, said, capsys):
+    assert said in refused(["fit", *FILE, *NETWORK, *words], capsys)
+
+
+@pytest.mark.filterwarnings("ignore:The network returns a dict", "ignore:NO WEIGHTS")
+def test_gradients_that_are_zero_and_scores_that_are_the_same_are_said(capsys):
+    words = [
+        "--model.network.saturated",
+        "true",
+        "--data.attacks",
+        "{fgsm: {class_path: FGSM}}",
+        "--data.train",
+        "null",
+    ]
+    main(
+        [
+            "detect",
+            *FILE,
+            *NETWORK,
+            *words,
+            "--detection.detectors",
+            "[Baseline]",
+        ]
+    )
+    output = capsys.readouterr().out
+    assert "Note: fgsm: 20 of 20 perturbed images are as they were; of an attack, no gradient reaches" in output
+    assert "Note: nine: `baseline` gives every image the same score; its AUROC says nothing." in output
+
+
+def test_a_network_without_weights_is_warned_of(capsys):
+    with pytest.warns(UserWarning, match="NO WEIGHTS: neither a checkpoint nor --model.weights is named"):
+        main(["detect", *FILE, "--data.train", "null", "--detection.detectors", "[Energy]"])
+
+
+def _picture():
+    from PIL import Image
+
+    Image.new("RGB", (8, 8), (200, 10, 10)).save("red.png")
+    return "red.png"
