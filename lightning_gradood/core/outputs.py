@@ -22,7 +22,7 @@ def logits_in(output: Any) -> Any:
         output: a tensor, or a tuple, a mapping or an object such as a `ModelOutput` or torchvision's `GoogLeNetOutputs`.
 
     Returns:
-        The tensor itself; else what is called `logits`; else the first tensor. `output` where it holds none.
+        The tensor itself; else what is called `logits`; else the first tensor with two dimensions. `output` where it holds none.
 
     Example:
         >>> logits_in({"features": torch.zeros(2, 5), "logits": torch.zeros(2, 3)}).shape
@@ -40,8 +40,8 @@ def _found(output: Any) -> tuple[str, Any]:
         return f"`{_LOGITS}`", named
     entries = output.items() if isinstance(output, Mapping) else enumerate(_parts(output))
     for name, entry in entries:
-        if isinstance(entry, Tensor):
-            return "its first tensor" if isinstance(name, int) else f"its first tensor, `{name}`", entry
+        if isinstance(entry, Tensor) and entry.ndim == 2:  # a loss or feature maps may stand before it
+            return "its first tensor of rows" if isinstance(name, int) else f"`{name}`, its first tensor of rows", entry
     return "", output
 
 

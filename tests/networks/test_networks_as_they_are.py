@@ -43,6 +43,7 @@ Named = namedtuple("Named", ["features", "logits"])
 WRAPS = {
     "tuple": lambda images, logits: (logits, images),
     "list": lambda images, logits: [logits],
+    "loss and maps first": lambda images, logits: (logits.sum(), images, logits),
     "dict": lambda images, logits: {"features": images.mean((2, 3)), "logits": logits},
     "dict without the name": lambda images, logits: {"loss": None, "scores": logits},
     "named tuple": lambda images, logits: Named(images.mean((2, 3)), logits),
@@ -78,6 +79,7 @@ def test_no_hook_is_left_behind():
 def test_an_output_without_a_tensor_stays_what_it_is():
     assert logits_in({"loss": None}) == {"loss": None}
     assert logits_in("text") == "text"
+    assert isinstance(logits_in((torch.zeros(()), torch.zeros(2, 3, 1))), tuple)
 
 
 @pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
