@@ -1,7 +1,7 @@
 """What is looked at before the first step: files from which `fit` cannot go on, training that keeps no classifier, threads."""
 
 import time
-from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -83,28 +83,35 @@ def set_threads(trainer: Any, model: ClassificationTask, data: ImageDataModule, 
     if trainer.strategy.root_device.type != "cpu":
         return
 
-    step = _step(model.network, data) if trainer.is_global_zero else None
+    step = _MeasuredStep(model.network, data) if trainer.is_global_zero else None
     rank_zero_info(str(choose_threads(step, processes_per_machine(trainer.num_devices), threads)))
 
 
-def _step(network: nn.Module, data: ImageDataModule) -> Callable[[], None]:
-    """A forward and a backward pass of a batch, or of fewer images where a batch takes long; the network is left as it is."""
+class _MeasuredStep:
+    """A forward and, where there is one, a backward pass of a batch; the network is left as it is.
 
-    def step(number: int | None = None) -> None:
-        """Look at some images, by default at as many as fit into the time."""
-        source = data.normal_source
-        images = as_float(source.images(range(min(number or fitting[0], len(source)))))
-        with exact_arithmetic(), frozen_network(network), torch.enable_grad():
-            inputs = images.clone().requires_grad_()
-            torch.autograd.grad(network(inputs).sum(), inputs)
+    Args:
+        network: images in, logits out.
+        data: whose normal images it looks at, at as many in a batch as take `_STEP_SECONDS`.
+    """
 
-    def first() -> None:
-        """Find out on one image how many fit."""
-        if not fitting:
+    def __init__(self, network: nn.Module, data: ImageDataModule) -> None:
+        self.network, self.data, self.number = network, data, 0
+
+    def __call__(self) -> None:
+        """Make one; the first call finds out on one image how many fit."""
+        if not self.number:
             begun = time.perf_counter()
-            step(1)
-            fitting.append(max(1, min(data.probe_batch_size, int(_STEP_SECONDS / (time.perf_counter() - begun)))))
-        step()
+            self._look(1)
+            fitting = int(_STEP_SECONDS / (time.perf_counter() - begun))
+            self.number = max(1, min(self.data.probe_batch_size, fitting))
+        self._look(self.number)
 
-    fitting: list[int] = []
-    return first
+    def _look(self, number: int) -> None:
+        source = self.data.normal_source
+        images = as_float(source.images(range(min(number, len(source)))))
+        with exact_arithmetic(), frozen_network(self.network), torch.enable_grad():
+            inputs = images.clone().requires_grad_()
+            output = self.network(inputs)
+            with suppress(RuntimeError):  # no gradient: attacks and probes that need one refuse it in their own words
+                torch.autograd.grad(output.sum(), inputs, allow_unused=True)

@@ -24,7 +24,6 @@ from lightning_gradood.cli.stopping import on_stop, stop
 _SECONDS = 10.0  # to connect
 _ENDED = 5.0  # for a child that is gone to be reaped
 _TOKEN = 16  # bytes that show that a connection comes from this run
-_REFUSED = 2
 
 
 class EndTogether(Callback):

@@ -39,7 +39,6 @@ from lightning_gradood.core.image_files import (
     printable,
     subfolders,
 )
-from lightning_gradood.core.journal import say
 from lightning_gradood.core.locks import hold
 from lightning_gradood.core.network_state import (
     BATCH_NORMS,
@@ -53,7 +52,6 @@ from lightning_gradood.core.network_state import (
     without_cached_parametrizations,
 )
 from lightning_gradood.core.outputs import (
-    NO_INPUT_GRADIENT,
     images_in_logits_out,
     input_gradient,
     logits_in,
@@ -84,7 +82,7 @@ from lightning_gradood.core.precision import (
     to_float64_device,
     widest_float_dtype,
 )
-from lightning_gradood.core.progress import ProgressLines, is_terminal, progress
+from lightning_gradood.core.progress import ProgressLines, is_terminal, progress, say
 from lightning_gradood.core.runs import CHECKPOINTS, CONFIG, claim, new_run_folder, refuse_foreign, refuse_unclaimed
 from lightning_gradood.core.seeding import (
     craft_apart,
@@ -102,7 +100,6 @@ __all__ = [
     "CONFIG",
     "LOG_FLOOR",
     "MEGAPIXELS",
-    "NO_INPUT_GRADIENT",
     "Crafted",
     "Logits",
     "OrderedBatchNorm",

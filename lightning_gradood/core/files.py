@@ -116,10 +116,11 @@ def check_writable(folder: Path, flag: str, size: int = 0) -> None:
     Raises:
         Unwritable: no file can be written there, or the disk has less room.
     """
-    with atomic_write(folder / "trial", flag) as file:
+    trial = folder / f".trial.{uuid.uuid4().hex[:12]}.tmp"  # no name that anybody has given a file
+    with atomic_write(trial, flag) as file:
         file.write(b"\0" * 4096)
     with suppress(OSError):
-        (folder / "trial").unlink()
+        trial.unlink()
     free = shutil.disk_usage(folder).free
     if free < size:
         raise Unwritable(

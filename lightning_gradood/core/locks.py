@@ -18,7 +18,7 @@ from pathlib import Path
 
 from lightning_gradood.core.errors import Refusal
 from lightning_gradood.core.files import check_writable
-from lightning_gradood.core.journal import say
+from lightning_gradood.core.progress import say
 
 _NAME = re.compile(r"\.run-(\d+)\.lock")
 _BEAT = 20.0  # seconds between two signs of life

@@ -106,8 +106,12 @@ def frozen_network(network: nn.Module) -> Iterator[None]:
     Args:
         network: every module's `training` flag and every parameter's `requires_grad` is restored, one by one.
     """
-    state = requiring_grad(network.parameters(), False), evaluating(network), images_in_logits_out(network)
-    with state[0], state[1], state[2], OrderedBatchNorm():
+    with (
+        requiring_grad(network.parameters(), False),
+        evaluating(network),
+        images_in_logits_out(network),
+        OrderedBatchNorm(),
+    ):
         yield
 
 

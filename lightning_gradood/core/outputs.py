@@ -62,16 +62,17 @@ def images_in_logits_out(network: nn.Module) -> Iterator[None]:
     Raises:
         Refusal: from the network's call, if it is given a single image or integers.
     """
-
     if isinstance(network, torch.jit.ScriptModule):  # which takes no hooks: what it takes and returns is compiled
         yield
         return
 
     def take_images(module: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Cast the images."""
         # its own dtype: a copy of the network, as proofs in float64 make one, has these hooks too
         return (fitting(module, given[0]), *given[1:]) if given and isinstance(given[0], Tensor) else given
 
     def take_logits(_module: nn.Module, _given: Any, output: Any) -> Any:
+        """Find the logits."""
         place, logits = _found(output)
         if place and network not in _said:
             _said.add(network)
@@ -100,15 +101,13 @@ def fitting(network: nn.Module, images: Tensor) -> Tensor:
         Refusal: one image without a batch dimension for a convolutional network, or integers.
     """
     refuse_single_image(network, images)
-    if not images.is_floating_point():
-        if any(True for _ in network.parameters()):
-            raise Refusal(
-                "`images` should be floating point pixels in [0, 1]. "
-                f"Got `images.dtype = {images.dtype}`. Convert with `images.float() / 255`."
-            )
-        return images
-    own = next((one.dtype for one in network.parameters() if one.is_floating_point()), images.dtype)
-    return images if images.dtype == own else images.to(own)
+    own = next((one.dtype for one in network.parameters() if one.is_floating_point()), None)
+    if own is not None and not images.is_floating_point():
+        raise Refusal(
+            "`images` should be floating point pixels in [0, 1]. "
+            f"Got `images.dtype = {images.dtype}`. Convert with `images.float() / 255`."
+        )
+    return images if own in (None, images.dtype) else images.to(own)
 
 
 def refuse_single_image(network: nn.Module, images: Tensor) -> None:
@@ -140,15 +139,12 @@ def input_gradient(output: Tensor, images: Tensor, weight: Tensor | None = None,
     if output.requires_grad:
         (gradient,) = torch.autograd.grad(output, images, weight, retain_graph=keep, allow_unused=True)
     if gradient is None:
-        raise Refusal(NO_INPUT_GRADIENT)
+        raise Refusal(
+            "the network's output should depend on its input through autograd. Got an operation through which no gradient comes "
+            "back to the images, such as a quantised layer or a custom function whose backward returns None. Pass the network "
+            "as it was before quantisation, define that backward, or leave out attacks and detectors that need the gradient."
+        )
     return gradient
-
-
-NO_INPUT_GRADIENT = (
-    "the network's output should depend on its input through autograd. Got an operation through which no gradient comes back "
-    "to the images, such as a quantised layer or a custom function whose backward returns None. Pass the network as it was "
-    "before quantisation, define that backward, or leave out attacks and detectors that need the gradient."
-)
 
 
 def wanted_size(network: nn.Module) -> str:

@@ -1,4 +1,4 @@
-"""Progress of long loops: a bar on a terminal, plain lines in a log file or pipe."""
+"""Progress of long loops: a bar on a terminal, plain lines in a log file or pipe; and single lines about what happened."""
 
 import sys
 import time
@@ -8,6 +8,12 @@ from typing import TextIO, TypeVar
 from tqdm.auto import tqdm
 
 Item = TypeVar("Item")
+
+
+def say(line: str) -> None:
+    """Print a line on standard error."""
+    sys.stderr.write(f"{line}\n")
+    sys.stderr.flush()
 
 
 def is_terminal(stream: TextIO) -> bool:

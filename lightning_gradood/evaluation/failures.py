@@ -1,4 +1,4 @@
-"""Detectors that fail: the others are reported, and the failure stands in the place of the numbers."""
+"""Detectors that fail, which are reported beside the others, and numbers that say nothing."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -45,9 +45,7 @@ def attempt(action: Callable[[], Result]) -> tuple[Result | None, str]:
         return action(), ""
     except Refusal as refusal:
         return None, str(refusal)
-    except (
-        Exception
-    ) as error:  # detectors are anybody's code: what one of them raises must not cost what the others found
+    except Exception as error:  # detectors are anybody's code, and one must not cost what the others found
         first = next(iter(str(error).strip().splitlines()), "")
         return None, f"{type(error).__name__}: {first}".rstrip(": .") + "."
 

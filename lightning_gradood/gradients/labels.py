@@ -172,6 +172,11 @@ class SecondBest(_Softmax):
 
     @override
     def logit_gradient(self, logits: Tensor) -> Tensor:
+        """Towards the second most probable class.
+
+        Raises:
+            Refusal: the network has one logit.
+        """
         if logits.shape[1] < 2:
             raise Refusal(
                 "`SecondBest` should have a second class. Got a network with one logit. Use `networks.TwoLogits(network)`."

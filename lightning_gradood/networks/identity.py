@@ -81,9 +81,7 @@ def categories_of(class_path: str, weights: Any) -> list[str]:
         return []
     member = weights
     if not isinstance(member, torchvision.models.WeightsEnum):
-        with suppress(
-            ValueError, KeyError, AttributeError
-        ):  # torchvision knows no such network or weights: it says so itself
+        with suppress(ValueError, KeyError, AttributeError):  # torchvision says itself what it does not know
             member = torchvision.models.get_model_weights(name)[str(weights).rpartition(".")[2]]
     meta = getattr(member, "meta", None) or {}
     return list(meta.get("categories", []))

@@ -68,9 +68,8 @@ def load_weights(network: nn.Module, path: str | os.PathLike[str], prefix: str |
             f"`path` should hold one network that fits this {type(network).__name__}, or a prefix should name one. Got "
             f"`path = {path}` with {len(whole)}: {_listed(whole)}. Pick one with --model.weights_prefix {whole[-1].name}."
         )
-    best = (
-        whole[0] if whole else min(fits, key=lambda fit: fit.differences)
-    )  # the first among equals: the shortest prefix
+    # the first among equals: the shortest prefix
+    best = whole[0] if whole else min(fits, key=lambda fit: fit.differences)
     if not whole:
         wording = _class_count_sentence(expected, best) or _architecture_sentence(expected, best)
         held = f" It holds several groups of tensors: {', '.join(groups)}." if len(groups) > 1 else ""

@@ -69,7 +69,7 @@ class RecordCache:
 
     def __init__(self, folder: str | Path, repair: Repair = "auto") -> None:
         self.folder, self.repair = Path(folder), repair
-        self._checked: dict[tuple[object, ...], str] = {}
+        self._checked: set[tuple[object, ...]] = set()
 
     def has(self, key: str) -> bool:
         """Whether the entry is complete."""
@@ -84,7 +84,7 @@ class RecordCache:
         about = self._entry(key)
         found = Records.concatenate([Records(self._table(path, key)) for path in self._listed(key, about)]).by_id()
         if len(found) != about["rows"] or digest_of(found.ids) != about["ids"]:
-            raise Damaged.at(self.folder / key, f"other rows than the {about['rows']} that were written")
+            raise Damaged(self.folder / key, f"other rows than the {about['rows']} that were written")
         return found
 
     def rows(self, key: str, ids: Sequence[str]) -> Records:
@@ -95,7 +95,7 @@ class RecordCache:
         place = {name: row for row, name in enumerate(found.ids)}
         lacking = [name for name in ids if name not in place]
         if lacking:
-            raise Damaged.at(self.folder / key, f"no row for {lacking[0]}")
+            raise Damaged(self.folder / key, f"no row for {lacking[0]}")
         return Records(found.table.take([place[name] for name in ids]))
 
     def describe(self, key: str) -> dict[str, object]:
@@ -151,7 +151,7 @@ class RecordCache:
             write_shard(self._partial(key), key, records.table, CACHE_FLAG)
         except (
             Refusal
-        ) as refusal:  # perhaps the folder was renamed: another run finished the entry, these rows included
+        ) as refusal:  # perhaps another run finished the entry, these rows included, and renamed the folder
             if not isinstance(refusal.__cause__, FileNotFoundError) or not self.has(key):
                 raise
             for left in (self.folder / key).iterdir():
@@ -214,13 +214,13 @@ class RecordCache:
             about = json.loads(path.read_bytes())
             digest = about.pop(_DIGEST, None)
             if entry_key(about) != digest:
-                raise Damaged.at(path, EARLIER if digest is None else "content that differs from its checksum")
+                raise Damaged(path, EARLIER if digest is None else "content that differs from its checksum")
             if about["key"] != key or about["format"] != FORMAT:
-                raise Damaged.at(path, f"the description of another entry, {about['key']}")
+                raise Damaged(path, f"the description of another entry, {about['key']}")
         except (ValueError, AttributeError, TypeError, KeyError, OSError, RecursionError) as error:
             if isinstance(error, Damaged):
                 raise
-            raise Damaged.at(path, f"what cannot be read ({error})") from error
+            raise Damaged(path, f"what cannot be read ({error})") from error
         return dict(about)
 
     def _listed(self, key: str, about: Mapping[str, Any]) -> list[Path]:
@@ -231,11 +231,11 @@ class RecordCache:
         try:
             state = os.stat(path)
         except OSError as error:
-            raise Damaged.at(path, "no such file") from error
+            raise Damaged(path, "no such file") from error
         mark = (path, state.st_ino, state.st_size, state.st_mtime_ns)
         if mark not in self._checked:
             check_shard(path, key)
-            self._checked[mark] = key
+            self._checked.add(mark)
         return read_shard(path, filters)
 
     def _damages(self, key: str, ids: Collection[str]) -> list[Damaged]:
@@ -251,7 +251,7 @@ class RecordCache:
         listed = self._listed(key, about)
         found += [one for path in listed for one in _damage_of(path, key, ids)]
         if not found and digest_of(sorted(set(ids))) != about["ids"]:
-            found.append(Damaged.at(entry / _ENTRY, f"{about['rows']} images instead of {len(ids)}"))
+            found.append(Damaged(entry / _ENTRY, f"{about['rows']} images instead of {len(ids)}"))
         return found
 
     def _set_aside(self, key: str, damaged: Collection[Path]) -> None:
@@ -287,7 +287,7 @@ def _damage_of(path: Path, key: str, ids: Collection[str], gone: bool = False) -
         foreign = set(check_shard(path, key)).difference(ids)
     except Damaged as damaged:
         return [] if gone and not path.exists() else [damaged]
-    return [Damaged.at(path, f"rows of other images, such as {min(foreign)}")] if foreign else []
+    return [Damaged(path, f"rows of other images, such as {min(foreign)}")] if foreign else []
 
 
 def write_columns(path: Path, columns: Mapping[str, Sequence[Any]]) -> None:

@@ -32,22 +32,16 @@ _SHOWN = 5  # damaged files that are named one by one
 class Damaged(Refusal):
     """A file of the cache is not as it was written.
 
-    Attributes:
+    Args:
         path: of the file.
         got: what was found.
     """
 
-    path: Path
-    got: str
-
-    @classmethod
-    def at(cls, path: Path, got: str) -> Damaged:
-        """Word what was found in a file."""
-        made = cls(
+    def __init__(self, path: Path, got: str) -> None:
+        super().__init__(
             f"{path} should be as it was written. Got {got}. Run the same command again: what is damaged will be computed anew."
         )
-        made.path, made.got = path, got
-        return made
+        self.path, self.got = path, got
 
 
 def write_shard(folder: Path, key: str, table: pa.Table, flag: str) -> Path:
@@ -89,17 +83,17 @@ def check_shard(path: Path, key: str) -> list[str]:
     try:
         with path.open("rb") as file:
             if hashlib.file_digest(file, "sha256").hexdigest() != path.stem:
-                raise Damaged.at(path, EARLIER if _is_earlier(path) else "content that differs from its checksum")
+                raise Damaged(path, EARLIER if _is_earlier(path) else "content that differs from its checksum")
             about = _about(file)
             ids: list[str] = read_table(file, columns=["id"])["id"].to_pylist()
     except (pa.ArrowException, OSError, ValueError, TypeError, KeyError) as error:
         if isinstance(error, Damaged):
             raise
-        raise Damaged.at(path, _first_line(error)) from error
+        raise Damaged(path, _first_line(error)) from error
     if about["key"] != key:
-        raise Damaged.at(path, f"a file of another entry, {about['key']}")
+        raise Damaged(path, f"a file of another entry, {about['key']}")
     if about["rows"] != len(ids) or about["ids"] != digest_of(ids):
-        raise Damaged.at(path, f"other rows than the {about['rows']} that were written")
+        raise Damaged(path, f"other rows than the {about['rows']} that were written")
     return ids
 
 
@@ -113,7 +107,7 @@ def read_shard(path: Path, filters: pc.Expression | None = None) -> pa.Table:
         with path.open("rb") as file:
             return read_table(file, filters=filters).replace_schema_metadata(None)
     except (pa.ArrowException, OSError) as error:
-        raise Damaged.at(path, _first_line(error)) from error
+        raise Damaged(path, _first_line(error)) from error
 
 
 def read_table(

@@ -59,9 +59,9 @@ class StateStore:
                 about = file.metadata() or {}
                 state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
         except (SafetensorError, OSError, ValueError, TypeError, RuntimeError) as error:
-            raise Damaged.at(path, f"what cannot be read ({error})") from error
+            raise Damaged(path, f"what cannot be read ({error})") from error
         if about.get(_DIGEST) != digest_of_tensors(state, key):
-            raise Damaged.at(path, EARLIER if _DIGEST not in about else "content that differs from its checksum")
+            raise Damaged(path, EARLIER if _DIGEST not in about else "content that differs from its checksum")
         return state
 
     def write(self, key: str, state: Mapping[str, Tensor]) -> None:

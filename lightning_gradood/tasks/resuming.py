@@ -17,7 +17,7 @@ from lightning.pytorch.callbacks import Callback, Timer
 from lightning.pytorch.utilities import rank_zero_info
 from typing_extensions import override
 
-from lightning_gradood.core import Refusal, atomic_write, generator_states, restore_generators
+from lightning_gradood.core import atomic_write, generator_states, restore_generators
 
 
 class ResumeCheckpoint(Callback):
@@ -141,14 +141,8 @@ class WholeCheckpoints(TorchCheckpointIO):
             return
         content = io.BytesIO()
         torch.save(checkpoint, content)
-        try:
-            with atomic_write(Path(os.fspath(path))) as file:
-                file.write(content.getbuffer())
-        except OSError as error:
-            raise Refusal(
-                f"The run's folder should take the checkpoint `{path}`. Got: {error.strerror}. Make room or give the right to "
-                "write there, and go on with --run_dir: epochs before this one are kept."
-            ) from error
+        with atomic_write(Path(os.fspath(path))) as file:
+            file.write(content.getbuffer())
 
 
 def _of_all_processes(mine: dict[str, Any]) -> list[dict[str, Any]]:

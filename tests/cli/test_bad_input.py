@@ -345,17 +345,35 @@ def test_an_attack_that_misleads_nothing_is_a_failed_row_with_its_numbers(capsys
 
 
 @pytest.mark.filterwarnings("ignore:NO WEIGHTS")
-def test_a_network_without_a_gradient_is_refused_by_attacks(capsys, monkeypatch):
+@pytest.mark.parametrize(
+    "forward", ["self.head(images.detach().mean((2, 3)))", "self.head(images.mean((2, 3))).detach()"]
+)
+def test_a_network_without_a_gradient_is_refused_by_attacks(forward, capsys, monkeypatch):
+    """Also where the number of threads is measured on it first."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
     Path("flat.py").write_text(
         "import torch\n\nclass Flat(torch.nn.Module):\n"
         "    def __init__(self):\n        super().__init__()\n        self.head = torch.nn.Linear(3, 3)\n"
-        "    def forward(self, images):\n        return self.head(images.detach().mean((2, 3)))\n"
+        f"    def forward(self, images):\n        return {forward}\n"
     )
     monkeypatch.syspath_prepend(".")
+    monkeypatch.delitem(sys.modules, "flat", raising=False)
     flat = ["--model.network", "flat.Flat", "--data.train", "null", "--data.attacks={a: FGSM}"]
     message = refused(["detect", *FILE, *flat], capsys)
-    assert "the network's output should depend on its input through autograd" in message
+    assert "through autograd" in message
     assert "Remove torch.no_grad, detach" in message
+
+
+def test_a_refusal_begins_a_line_of_its_own_behind_a_bar(capsys):
+    from tqdm import tqdm
+
+    with tqdm(total=3, file=sys.stderr) as bar:
+        bar.update(1)
+        bar.refresh()
+        with pytest.raises(SystemExit):
+            main(["detect", "--config", "nowhere.yaml"])
+        assert "\nerror: " in capsys.readouterr().err
 
 
 def test_a_checkpoint_of_another_architecture_is_refused_by_fit(finished, capsys):

@@ -168,20 +168,18 @@ def test_a_fit_that_had_ended_is_not_trained_again_and_says_so(early, caplog):
 
 
 def test_a_full_disk_at_a_checkpoint_is_a_sentence_and_leaves_the_older_one(monkeypatch, capsys):
-    from lightning_gradood.tasks import resuming
-
     command = [*COMMAND, *FOUR, "--detection", "null", "--run_dir", "full"]
-    whole = resuming.atomic_write
+    replace = os.replace
 
-    def full(path):
-        if path.name == "last.ckpt" and path.exists():
+    def full(source, target):
+        if Path(target).name == "last.ckpt" and Path(target).exists():
             raise OSError(28, os.strerror(28))
-        return whole(path)
+        replace(source, target)
 
     with monkeypatch.context() as patch:
-        patch.setattr(resuming, "atomic_write", full)
+        patch.setattr(os, "replace", full)
         with pytest.raises(SystemExit):
             main(command)
     error = capsys.readouterr().err
-    assert "`full/checkpoints/last.ckpt`. Got: No space left on device. Make room" in error
+    assert "Got full/checkpoints/last.ckpt: No space left on device. Free some space" in error
     assert torch.load("full/checkpoints/last.ckpt", weights_only=True)["epoch"] == 1
