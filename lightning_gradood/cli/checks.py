@@ -1,7 +1,8 @@
 """What is looked at before the first step: files from which `fit` cannot go on, training that keeps no classifier, threads."""
 
+import os
 import time
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import Any
 
 import torch
@@ -64,7 +65,9 @@ _MOST_THREADS = 1024
 _STEP_SECONDS = 0.2  # of one measured step; eight are measured
 
 
-def set_threads(trainer: Any, model: ClassificationTask, data: ImageDataModule, threads: int | None) -> None:
+def set_threads(
+    trainer: Any, model: ClassificationTask, data: ImageDataModule, threads: int | None, leaving: ExitStack
+) -> None:
     """Choose the number of torch's threads where the network runs on the CPU, and say it.
 
     Args:
@@ -72,6 +75,7 @@ def set_threads(trainer: Any, model: ClassificationTask, data: ImageDataModule, 
         model: its network is measured, without being changed.
         data: whose normal images it is measured on, by the first process.
         threads: what the user wants.
+        leaving: gives `OMP_NUM_THREADS` back what the user had said, so that the next run in this process chooses anew.
 
     Raises:
         Refusal: `threads` is no number of threads.
@@ -83,8 +87,16 @@ def set_threads(trainer: Any, model: ClassificationTask, data: ImageDataModule, 
     if trainer.strategy.root_device.type != "cpu":
         return
 
+    leaving.callback(_restore_threads, os.environ.get("OMP_NUM_THREADS"))
     step = _MeasuredStep(model.network, data) if trainer.is_global_zero else None
     rank_zero_info(str(choose_threads(step, processes_per_machine(trainer.num_devices), threads)))
+
+
+def _restore_threads(given: str | None) -> None:
+    if given is None:
+        os.environ.pop("OMP_NUM_THREADS", None)
+    else:
+        os.environ["OMP_NUM_THREADS"] = given
 
 
 class _MeasuredStep:

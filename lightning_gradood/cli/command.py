@@ -170,7 +170,7 @@ class Command(LightningCLI):
             if not self._setting("trainer").fast_dev_run:
                 check_checkpointing(self.trainer)
             self.trainer.check_stage_two(self.datamodule, self.detection)
-        set_threads(self.trainer, self.model, self.datamodule, self._setting("threads"))
+        self._choose_threads()
         self._take_folder()
 
     def fit(self, model: ClassificationTask, datamodule: ImageDataModule, **kwargs: Any) -> None:
@@ -260,7 +260,10 @@ class Command(LightningCLI):
             )
         self.trainer.load(self.model, self._classifier())
         self.trainer.check(self.model, self.datamodule)
-        set_threads(self.trainer, self.model, self.datamodule, self._setting("threads"))
+        self._choose_threads()
+
+    def _choose_threads(self) -> None:
+        set_threads(self.trainer, self.model, self.datamodule, self._setting("threads"), self.leaving)
 
     def _classifier(self) -> str | None:
         """The weights that are named, or else the best of the run."""

@@ -19,9 +19,6 @@ _ONE_TASK = "SLURM_CPUS_PER_TASK"
 _GIVEN = "OMP_NUM_THREADS"
 _SECONDS = 2.0  # that the measurement takes at most, plus one step
 _STEPS = 3
-_set_here: set[str] = (
-    set()
-)  # values of OMP_NUM_THREADS that are this process' own choice, made for an earlier run in it
 _BETTER = 1.1  # several threads must be this much faster than one: a tie leaves processors to others
 
 
@@ -103,7 +100,7 @@ def choose_threads(
     environment: Mapping[str, str] = os.environ,
     root: Path = Path("/"),
 ) -> Threads:
-    """Choose the number of torch's threads and set it.
+    """Choose the number of torch's threads and set it, in `OMP_NUM_THREADS` too, so that processes it starts have it.
 
     Args:
         step: something like a training step, which is measured with one and with as many threads as there are processors;
@@ -119,7 +116,7 @@ def choose_threads(
     """
     if threads is not None:
         choice = Threads(threads, "--threads says so")
-    elif environment.get(_GIVEN, "").isdigit() and environment[_GIVEN] not in _set_here:
+    elif environment.get(_GIVEN, "").isdigit():
         choice = Threads(int(environment[_GIVEN]), f"{_GIVEN} says so")
     else:
         processors = usable_processors(root)
@@ -128,7 +125,6 @@ def choose_threads(
         number = max(1, int(processors) // processes)
         share = f"{processors:g} processors for {processes} process{'es' * (processes > 1)}"
         choice = Threads(number, share) if number == 1 or step is None else _measured(step, number, share)
-        _set_here.add(str(choice.number))
     number = max(1, choice.number)
     torch.set_num_threads(number)
     os.environ[_GIVEN] = str(number)  # for the processes that are started; Lightning would divide the host's processors

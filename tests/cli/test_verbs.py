@@ -1,9 +1,11 @@
 """One file, every verb; any value by flag; interpolation; help that a reader can take in."""
 
+import os
 import re
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from tiny import FILE, IMAGES, numbers, refused, snapshot
 
@@ -49,6 +51,16 @@ def test_predict_runs_the_classifier_on_every_source_and_probes_nothing(run, pro
     main(["predict", *FILE, "--run_dir", str(run)])
     assert sum(seen) == IMAGES
     assert not probed
+
+
+def test_a_run_chooses_its_threads_and_leaves_the_choice_of_the_next_run_open(run, monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    before = torch.get_num_threads()
+    try:
+        main(["extract", *FILE, "--run_dir", str(run)])
+    finally:
+        torch.set_num_threads(before)
+    assert "OMP_NUM_THREADS" not in os.environ
 
 
 def test_extract_keeps_the_records_that_detect_then_finds(run, probed):

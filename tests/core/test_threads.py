@@ -99,12 +99,3 @@ def test_slow_steps_are_not_repeated(tmp_path):
 
     choose_threads(step, environment={}, root=tmp_path)
     assert calls == [1, 8]
-
-
-def test_a_choice_of_its_own_is_not_taken_for_the_users_by_the_next_run(monkeypatch):
-    monkeypatch.delenv("OMP_NUM_THREADS")
-    first = choose_threads(processes=4)
-    assert os.environ["OMP_NUM_THREADS"] == "2", "processes that are started are told"
-    assert choose_threads(processes=4) == first
-    monkeypatch.setenv("OMP_NUM_THREADS", "3")
-    assert choose_threads(processes=4).why == "OMP_NUM_THREADS says so"
