@@ -27,9 +27,9 @@ from lightning_gradood.evaluation import (
     trials_of,
     trials_of_process,
 )
-from lightning_gradood.extraction import CacheEntry, ProbeTask, ids_of, prepared_states, read_records
+from lightning_gradood.extraction import CacheEntry, ProbeTask, ids_of, prepared_states, read_records, try_probes
 from lightning_gradood.guard import Recipe
-from lightning_gradood.probes import PixelProbe
+from lightning_gradood.probes import GradientProbe, PixelProbe
 from lightning_gradood.records import NORMAL, RecordCache, Records
 from lightning_gradood.report import (
     DetectionReport,
@@ -209,6 +209,27 @@ class Trainer(pl.Trainer):
         for note in datamodule.fit_outputs(outputs):
             sys.stdout.write(f"{note}\n")
 
+    def try_probes(
+        self,
+        model: ClassificationTask,
+        datamodule: ImageDataModule,
+        settings: DetectionSettings,
+        gradients: bool = True,
+    ) -> None:
+        """Refuse a network that a detector cannot read, before any long work; the first process looks, on two images.
+
+        Args:
+            model: the task that holds the classifier.
+            datamodule: its images.
+            settings: detectors, whose probes are read where they need no training images.
+            gradients: try gradient probes too, which takes as long as a batch of them.
+        """
+        if self.is_global_zero:
+            probes = settings.probes(datamodule.knows_anomalies)
+            tried = [probe for probe in probes if gradients or not isinstance(probe, GradientProbe)]
+            images = as_float(datamodule.normal_source.images(range(min(2, len(datamodule.normal_source)))))
+            try_probes(tried, model.network, images)
+
     def check_stage_two(self, datamodule: ImageDataModule, settings: DetectionSettings | None = None) -> None:
         """Refuse settings and sources on which `detect` would fail; the first process opens and splits the sources."""
         self._refuse_unfit_settings()
@@ -290,7 +311,7 @@ class Trainer(pl.Trainer):
             try:
                 chosen = choose_guard(place, settings, datasets, self.failures)
             except Refusal as refusal:
-                summary = no_guard(refusal)
+                summary = no_guard(refusal, folder)
         probes = [] if chosen is None else [probe for probe in chosen.detector.probes if probe.needs_preparation]
         probes = self.strategy.broadcast(probes)
         network = place.model.network.to(self.strategy.root_device)

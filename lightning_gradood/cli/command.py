@@ -170,6 +170,8 @@ class Command(LightningCLI):
             if not self._setting("trainer").fast_dev_run:
                 check_checkpointing(self.trainer)
             self.trainer.check_stage_two(self.datamodule, self.detection)
+            self.trainer.try_probes(self.model, self.datamodule, self.detection)
+        self.datamodule.compare_with_training()
         self._choose_threads()
         self._take_folder()
 
@@ -260,6 +262,7 @@ class Command(LightningCLI):
             )
         self.trainer.load(self.model, self._classifier())
         self.trainer.check(self.model, self.datamodule)
+        self.trainer.try_probes(self.model, self.datamodule, self.detection, gradients=False)
         self._choose_threads()
 
     def _choose_threads(self) -> None:

@@ -64,7 +64,10 @@ def benchmark(words: list[str]) -> None:
     words = with_shipped_files(words)
     settings = _built(parser.parse_args(words).as_dict())
     folder = Path(settings.run_dir or Path("runs", "benchmarks", experiment_name(words)))
-    run_benchmark(settings, folder, Program(configuration_of, run_verb))
+    failed = run_benchmark(settings, folder, Program(configuration_of, run_verb))
+    if failed:
+        names = ", ".join(f"`{name}`" for name in failed)
+        end(f"some fits of {names} failed: their runs say why, and all else is in the tables.", 3)
 
 
 def _built(given: dict[str, Any]) -> Benchmark:

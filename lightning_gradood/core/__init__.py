@@ -23,7 +23,7 @@ from lightning_gradood.core.checks import (
     check_network,
     check_result,
 )
-from lightning_gradood.core.errors import Refusal, Unwritable, refused_as
+from lightning_gradood.core.errors import NotFinite, Refusal, Unwritable, refused_as
 from lightning_gradood.core.files import (
     atomic_write,
     check_writable,
@@ -102,6 +102,7 @@ __all__ = [
     "MEGAPIXELS",
     "Crafted",
     "Logits",
+    "NotFinite",
     "OrderedBatchNorm",
     "PassedOver",
     "Perturbation",

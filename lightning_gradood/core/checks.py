@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from lightning_gradood.core.errors import Refusal
+from lightning_gradood.core.errors import NotFinite, Refusal
 
 
 def check_distance(name: str, value: float) -> None:
@@ -153,13 +153,18 @@ def check_logits_shape(output: object, number: int, classes: int = 1) -> None:
 
 
 def check_finite_rows(values: Tensor, what: str) -> None:
-    """Refuse values [N, ...] with a NaN or an infinity, and say in which rows."""
+    """Refuse values [N, ...] with a NaN or an infinity, and say in which rows.
+
+    Raises:
+        NotFinite: with these rows.
+    """
     bad = (~torch.isfinite(values.detach().flatten(1)).all(1)).nonzero().flatten().tolist()
     if bad:
         rows = ", ".join(str(row) for row in bad[:_SHOWN]) + (", ..." if len(bad) > _SHOWN else "")
-        raise Refusal(
+        raise NotFinite(
             f"{what} should be finite. Got NaN or infinity in {len(bad)} of {values.shape[0]} rows: {rows}. "
-            "Look at these images and at the network's weights."
+            "Look at these images and at the network's weights.",
+            bad,
         )
 
 

@@ -1,6 +1,6 @@
 """The exception that stands for a request which cannot be carried out, with the sentence that says why."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 
@@ -13,6 +13,19 @@ class Refusal(ValueError):
 
     The command line prints the message without a traceback and exits with code 2; in Python it is a `ValueError`.
     """
+
+
+class NotFinite(Refusal):
+    """A network, or a probe of it, gives NaN or infinity for some images.
+
+    Args:
+        message: the sentence.
+        rows: which images of the batch.
+    """
+
+    def __init__(self, message: str, rows: Sequence[int] = ()) -> None:
+        super().__init__(message)
+        self.rows = list(rows)
 
 
 class Unwritable(Refusal):

@@ -71,9 +71,11 @@ def images_in_logits_out(network: nn.Module) -> Iterator[None]:
         # its own dtype: a copy of the network, as proofs in float64 make one, has these hooks too
         return (fitting(module, given[0]), *given[1:]) if given and isinstance(given[0], Tensor) else given
 
-    def take_logits(_module: nn.Module, _given: Any, output: Any) -> Any:
-        """Find the logits."""
+    def take_logits(_module: nn.Module, given: tuple[Any, ...], output: Any) -> Any:
+        """Find the logits, [N, classes]; a binary classifier may give [N]."""
         place, logits = _found(output)
+        if given and isinstance(logits, Tensor) and isinstance(given[0], Tensor) and logits.shape == given[0].shape[:1]:
+            logits = logits[:, None]
         if place and network not in _said:
             _said.add(network)
             kind = type(output).__name__

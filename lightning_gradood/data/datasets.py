@@ -278,6 +278,11 @@ class LoadedSource(Dataset[ImageBatch]):
         """
         if self.in_memory:
             return [hashlib.sha256(image.numpy().tobytes()).digest() for image in self._all]
+        return self.original_fingerprints
+
+    @cached_property
+    def original_fingerprints(self) -> list[bytes]:
+        """Bytes for each image as its listing compares them, whatever the transform makes of it."""
         return [self._listing.fingerprint(self._rows[row]) for row in self._progress("digesting")]
 
     @cached_property

@@ -1,6 +1,7 @@
 """Images that are in several places: twice in one source, in two sources, or one folder in two roles."""
 
 import functools
+import itertools
 import json
 import os
 from collections import Counter
@@ -38,36 +39,61 @@ def say_duplicates(source: LoadedSource, groups: NDArray[np.int64]) -> None:
 def say_shared(sources: Mapping[str, LoadedSource]) -> None:
     """Print one line for each anomaly source that has images of the normal one, which comes first."""
     (name, normal), *anomalies = sources.items()
-    known = {print_: row for row, print_ in reversed(list(enumerate(normal.fingerprints)))}
     for other, source in anomalies:
-        shared = [row for row, print_ in enumerate(source.fingerprints) if print_ in known]
-        if shared:
-            first = normal.ids[known[source.fingerprints[shared[0]]]]
+        if shared := _shared(source, normal):
             rank_zero_info(
-                f"{other}: {len(shared):,} of {len(source):,} images are also in `{name}`, e.g. `{source.ids[shared[0]]}` is "
-                f"`{first}`. No detector can tell these apart: remove them from one of the two."
+                f"{other}: {len(shared):,} of {len(source):,} images are also in `{name}`, e.g. `{shared[0][0]}` is "
+                f"`{shared[0][1]}`. No detector can tell these apart: remove them from one of the two."
             )
 
 
+def say_trained_on(train: LoadedSource, normal: LoadedSource) -> None:
+    """Print one line where normal images are among those that the classifier is trained on, or where that is not looked at."""
+    if not train.in_memory and len(train) > _MOST_COMPARED:
+        rank_zero_info(f"train: {len(train):,} images are too many to look for copies of normal ones among them.")
+    elif shared := _shared(normal, train):
+        rank_zero_info(
+            f"{normal.name}: {len(shared):,} of {len(normal):,} images are also training images, e.g. `{shared[0][0]}` is "
+            f"`{shared[0][1]}`. The classifier knows these, so that false alarms are rarer among them than among new images: "
+            "remove them from one of the two."
+        )
+
+
+_MOST_COMPARED = 50_000  # training images that are not in memory, each of which would have to be read
+
+
+def _shared(source: LoadedSource, other: LoadedSource) -> list[tuple[str, str]]:
+    """The ids of the images of a source that another one has too, each with its id there."""
+    alike = source.in_memory == other.in_memory  # else one would be compared by pixels and the other by files
+    mine, theirs = (one.fingerprints if alike else one.original_fingerprints for one in (source, other))
+    known = {print_: row for row, print_ in reversed(list(enumerate(theirs)))}
+    return [(source.ids[row], other.ids[known[print_]]) for row, print_ in enumerate(mine) if print_ in known]
+
+
 def refuse_two_roles(train: Source | str | None, normal: Source | str, anomalies: Mapping[str, Source | str]) -> None:
-    """Refuse one folder or data set, with the same settings, in two roles.
+    """Refuse one folder or data set, with the same settings, in two roles, and a folder inside that of another role.
 
     Raises:
-        Refusal: Two of them are the same.
+        Refusal: Two of them are the same, or share images.
     """
     roles = {"data.train": train, "data.normal": normal} | {
         f"data.anomalies.{name}": one for name, one in anomalies.items()
     }
-    taken: dict[str, str] = {}
-    for flag, source in roles.items():
-        place = None if source is None else _identity(source)
-        if place is not None and place in taken:
+    for (flag, source), (other_flag, other) in itertools.combinations(roles.items(), 2):
+        if source is None or other is None:
+            continue
+        if (identity := _identity(source)) is not None and identity == _identity(other):
             raise Refusal(
-                f"`{taken[place]}` and `{flag}` should be different images. Got both as {_shown(source)}. "
-                f"{_ADVICE[flag == 'data.normal']}"
+                f"`{flag}` and `{other_flag}` should be different images. Got both as {_shown(source)}. "
+                f"{_ADVICE[other_flag == 'data.normal']}"
             )
-        if place is not None:
-            taken[place] = flag
+        folder, other_folder = _folder(source), _folder(other)
+        if folder and other_folder and os.path.commonpath([folder, other_folder]) in (folder, other_folder):
+            inner, outer = (source, other) if len(folder) > len(other_folder) else (other, source)
+            raise Refusal(
+                f"`{flag}` and `{other_flag}` should be different images. Got {_shown(inner)} inside {_shown(outer)}, which "
+                "is read with all folders in it. Name a folder beside it."
+            )
 
 
 _ADVICE = {
@@ -78,9 +104,8 @@ _ADVICE = {
 
 def _identity(source: Source | str) -> str | None:
     """Text that is the same for sources with the same images; None where that cannot be known."""
-    root = source if isinstance(source, str) else getattr(source, "root", None)
-    if isinstance(root, str) and (isinstance(source, str) or set(vars(source)) == {"root"}):
-        return f"folder {os.path.realpath(os.path.expanduser(root))}"
+    if folder := _folder(source):
+        return f"folder {folder}"
     settings: Any = vars(source)
     kind: Any = type(source)
     if isinstance(source, DatasetSource):
@@ -91,6 +116,14 @@ def _identity(source: Source | str) -> str | None:
         return f"{kind!r} {json.dumps(settings, sort_keys=True)}"
     except (TypeError, ValueError):  # settings that are no plain values
         return None
+
+
+def _folder(source: Source | str) -> str | None:
+    """The real path of a folder that is read as it is; None for every other source."""
+    root = source if isinstance(source, str) else getattr(source, "root", None)
+    if isinstance(root, str) and (isinstance(source, str) or set(vars(source)) == {"root"}):
+        return os.path.realpath(os.path.expanduser(root))
+    return None
 
 
 def _shown(source: Source | str | None) -> str:

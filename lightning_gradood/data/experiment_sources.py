@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from lightning_gradood.core import Perturbation, Refusal
 from lightning_gradood.data.classes import Outputs, fit_to_outputs
 from lightning_gradood.data.datasets import LoadedSource
-from lightning_gradood.data.duplicates import groups_of, say_duplicates, say_shared
+from lightning_gradood.data.duplicates import groups_of, say_duplicates, say_shared, say_trained_on
 from lightning_gradood.data.folder import Opening, refuse_other_shape
 from lightning_gradood.data.loaders import labelled
 from lightning_gradood.data.perturbations import Perturbations, PerturbedSource, built_in_probes
@@ -87,6 +87,11 @@ class ExperimentSources:
         ids = {name: source.ids for name, source in self.detection_sources.items()}
         labels = {name: source.labels for name, source in self.detection_sources.items()}
         return make_manifest(ids, labels, self.split, self.split_seed, self._groups)
+
+    def compare_with_training(self) -> None:
+        """Say it where normal images are training images too; all training images are read for it."""
+        if self.train is not None:
+            say_trained_on(self.train_source, self.normal_source)
 
     @cached_property
     def _groups(self) -> dict[str, NDArray[np.int64]]:

@@ -22,12 +22,14 @@ from lightning_gradood.core import (
     named_seed,
     printable,
     read_picture,
+    refused_as,
     subfolders,
 )
 from lightning_gradood.data.classes import Outputs, class_order, relabelled, relabelled_where_known
 from lightning_gradood.data.datasets import GIB, LoadedSource
 from lightning_gradood.data.source import Listing, Source
 from lightning_gradood.data.splits import split_rows
+from lightning_gradood.records import NORMAL
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,9 @@ class Opening:
         Raises:
             Refusal: The source cannot be opened, is empty, or has classes the classifier does not know.
         """
-        listing = (FolderSource(source) if isinstance(source, str) else source).open()
+        key = name if name in ("train", NORMAL) else f"anomalies.{name}"
+        with refused_as(root=f"data.{key}"):
+            listing = (FolderSource(source) if isinstance(source, str) else source).open()
         if isinstance(listing, FolderListing):
             listing = self._told(name, listing)
         if not listing.keys:

@@ -136,7 +136,7 @@ def make_calls(calls: Sequence[Call], program: Program) -> None:
 
 
 def is_done(call: Call, weights: str | None = None) -> bool:
-    """Whether a call's results are there.
+    """Whether a call's results are there, those of every detector.
 
     Args:
         call: whose configuration is that of its folder, if there is one.
@@ -144,7 +144,15 @@ def is_done(call: Call, weights: str | None = None) -> bool:
     """
     if not (call.folder / RESULTS).is_file() or not RunArtifacts.path(call.folder).is_file():
         return False
+    if failures_of(call):
+        return False
     return weights in (None, RunArtifacts.read(call.folder).weights)
+
+
+def failures_of(call: Call) -> list[str]:
+    """Names of the detectors that failed, each once."""
+    found = json.loads((call.folder / RESULTS).read_text())
+    return list(dict.fromkeys(one["detector"] for one in found.get("failures", [])))
 
 
 def command_line(call: Call) -> str:

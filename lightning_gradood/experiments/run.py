@@ -7,15 +7,15 @@ from pathlib import Path
 from lightning.pytorch.utilities import rank_zero_only
 
 from lightning_gradood.core import atomic_write
-from lightning_gradood.experiments.jobs import Call, Program, calls_of, make_calls, refuse_unknown_images
+from lightning_gradood.experiments.jobs import Call, Program, calls_of, failures_of, make_calls, refuse_unknown_images
 from lightning_gradood.experiments.page import page
 from lightning_gradood.experiments.settings import Benchmark
 from lightning_gradood.experiments.tables import Row, rows_of, table_1, table_2
 from lightning_gradood.experiments.writing import csv_text, latex, markdown, paper_layout, paper_layout_latex
 
 
-def run_benchmark(benchmark: Benchmark, folder: Path, program: Program) -> list[Row]:
-    """Run what has no results yet, then write tables and page.
+def run_benchmark(benchmark: Benchmark, folder: Path, program: Program) -> list[str]:
+    """Run what has no results yet, or not those of every detector, then write tables and page.
 
     Args:
         benchmark: what to run.
@@ -23,7 +23,7 @@ def run_benchmark(benchmark: Benchmark, folder: Path, program: Program) -> list[
         program: the command line.
 
     Returns:
-        The numbers of all detectors on each source, over seeds.
+        The detectors that failed, each once.
 
     Raises:
         Refusal: if a folder of a run belongs to something else.
@@ -33,7 +33,7 @@ def run_benchmark(benchmark: Benchmark, folder: Path, program: Program) -> list[
     make_calls(calls, program)
     rows = rows_of(benchmark, calls)
     _write(benchmark, calls, rows, folder)
-    return rows
+    return list(dict.fromkeys(name for call in calls for name in failures_of(call)))
 
 
 @rank_zero_only

@@ -16,7 +16,7 @@ from lightning_gradood.extraction.plan import CacheEntry, Plan, ids_of, make_pla
 from lightning_gradood.extraction.predictions import PredictionWriter
 from lightning_gradood.extraction.preparation import prepared_states
 from lightning_gradood.extraction.progress import ImageProgressBar
-from lightning_gradood.extraction.reader import ProbeReader
+from lightning_gradood.extraction.reader import ProbeReader, try_probes
 
 __all__ = [
     "CacheEntry",
@@ -30,4 +30,5 @@ __all__ = [
     "make_plan",
     "prepared_states",
     "read_records",
+    "try_probes",
 ]

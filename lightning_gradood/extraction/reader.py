@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_gradood import __version__
-from lightning_gradood.core import Refusal, as_float
+from lightning_gradood.core import NotFinite, Refusal, as_float, generator_states, restore_generators
 from lightning_gradood.data import ImageBatch, ImageDataModule
 from lightning_gradood.extraction.images import SourceImages, images_of_batch
 from lightning_gradood.extraction.plan import Plan, ids_of, make_plan, wanted_ids
@@ -60,8 +60,8 @@ class ProbeReader:
         refuse_without_training_images(self.probes, self.data)
         known = trainer.strategy.broadcast(self.data.outputs)
         self.data.fit_outputs(self._count_outputs() if known is None else known)
-        if self.data.outputs == 1 and not isinstance(self.network, TwoLogits):
-            self.network = TwoLogits(self.network)
+        if self.data.outputs == 1:
+            self.network = with_two_logits(self.network)
         if trainer.is_global_zero:
             self.plan = make_plan(self.network, self.data, self.probes, self.cache)
             if self.cache.mend(wanted_ids(self.plan, self.data)):
@@ -153,6 +153,36 @@ class ProbeReader:
 
     def _write(self, key: str) -> None:
         self.cache.write_shard(key, Records.concatenate(self._buffer.pop(key)))
+
+
+def with_two_logits(network: nn.Module) -> nn.Module:
+    """A network with one logit as `TwoLogits`."""
+    return network if isinstance(network, TwoLogits) else TwoLogits(network)
+
+
+def try_probes(probes: Sequence[Probe], network: nn.Module, images: Tensor) -> None:
+    """Read a few images and forget them, so that a network that cannot be read is refused before any long work.
+
+    Network and random generators are as before afterwards.
+
+    Args:
+        probes: those that need no training images are tried.
+        network: pixels in, logits out; a single logit is taken as `TwoLogits`.
+        images: float [N, C, H, W].
+
+    Raises:
+        Refusal: a probe does not fit the network.
+    """
+    generators = generator_states()
+    device = next((one.device for one in network.parameters()), images.device)
+    try:
+        ready = [probe for probe in probes if not probe.needs_preparation]
+        if check_network(network, images.to(device), None) == 1:
+            network = with_two_logits(network)
+        with suppress(NotFinite):  # what to do with such images is decided where all are read
+            read_probes(ready, network, images.to(device))
+    finally:
+        restore_generators(generators)
 
 
 class ProofStore:

@@ -75,7 +75,7 @@ class TwoLogits(nn.Module):
     `gradients.AllOnes` then counts two classes, of which class 0 has no weights.
 
     Args:
-        network: Images in, one logit for each out, [N, 1].
+        network: Images in, one logit for each out, [N, 1] or [N].
 
     Example:
         >>> network = TwoLogits(nn.Sequential(nn.Flatten(), nn.Linear(12, 1)))
@@ -93,7 +93,9 @@ class TwoLogits(nn.Module):
 
 
 def two_logits(logits: Tensor) -> Tensor:
-    """Put a zero before a single logit, [N, 1] to [N, 2]; others stay as they are."""
+    """Put a zero before a single logit, [N, 1] or [N] to [N, 2]; others stay as they are."""
+    if isinstance(logits, Tensor) and logits.ndim == 1:
+        logits = logits[:, None]
     if not isinstance(logits, Tensor) or logits.ndim != 2 or logits.shape[1] != 1:
         return logits
     return torch.cat([torch.zeros_like(logits), logits], dim=1)

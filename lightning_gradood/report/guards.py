@@ -141,9 +141,10 @@ def guard_description(folder: Path, place: Workplace, chosen: Calibrated, normal
     )
 
 
-def no_guard(refusal: Refusal) -> GuardSummary:
-    """What is said where a guard is refused."""
-    return GuardSummary(f"No guard is saved: {refusal}")
+def no_guard(refusal: Refusal, folder: Path) -> GuardSummary:
+    """What is said where a guard is refused, and an earlier run may have left one in the folder."""
+    left = f" The guard in {folder} is that of an earlier run." if folder.exists() else ""
+    return GuardSummary(f"No guard is saved: {refusal}{left}")
 
 
 def choose_guard(
@@ -193,5 +194,5 @@ def keep_guard(
     except Unwritable:
         raise
     except Refusal as refusal:
-        return no_guard(refusal)
+        return no_guard(refusal, folder)
     return guard_summary(folder, chosen, place)

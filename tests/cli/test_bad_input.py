@@ -168,10 +168,13 @@ def test_broken_interpolation_is_refused_with_its_key(value, words, capsys):
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (["--data.normal", "nowhere"], "Got `root = nowhere`, which does not exist (looked at /"),
-        (["--data.anomalies.nine", "nowhere"], "Got `root = nowhere`, which does not exist (looked at /"),
-        (["--data.anomalies.nine", "tiny.yaml"], "Got `root = tiny.yaml`, which is not a folder"),
-        (["--data.anomalies.nine", "empty"], "Got `root = empty` with none (looked at /"),
+        (["--data.normal", "nowhere"], "Got `data.normal = nowhere`, which does not exist (looked at /"),
+        (
+            ["--data.anomalies.nine", "nowhere"],
+            "Got `data.anomalies.nine = nowhere`, which does not exist (looked at /",
+        ),
+        (["--data.anomalies.nine", "tiny.yaml"], "Got `data.anomalies.nine = tiny.yaml`, which is not a folder"),
+        (["--data.anomalies.nine", "empty"], "Got `data.anomalies.nine = empty` with none (looked at /"),
         (["--data.anomalies.nine", "two"], "`nine` should have at least 3 images, to fill every split"),
         (["--data.anomalies.mean", "images"], "Got `anomalies` with the name `mean`. Rename that source."),
         (["--trainer.limit_predict_batches", "2"], "`trainer.limit_predict_batches` should be 1.0"),

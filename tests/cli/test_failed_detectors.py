@@ -4,12 +4,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from tiny import FILE, only_run, refused, results, table
 
 import lightning_gradood.detectors as detectors
 from lightning_gradood.cli import main
 from lightning_gradood.core import Refusal
 from lightning_gradood.guard import Guard
+from lightning_gradood.networks import CifarResNet
 from lightning_gradood.records import read_columns
 
 REASON = "`val` should have more images. Got 1. Add some."
@@ -98,3 +100,66 @@ def test_a_run_in_which_all_failed_is_refused(run, broken, capsys):
     )
     assert not Path("runs/again/results.json").exists()
     assert only_run().is_dir()
+
+
+HEADLESS = """
+import torch
+from lightning_gradood.networks import CifarResNet
+
+class Scaled(CifarResNet):
+    def forward(self, images):
+        return torch.tanh(super().forward(images))  # what the last layer gives is changed again
+"""
+
+
+@pytest.mark.parametrize("verb", ["fit", "detect"])
+def test_a_detector_that_cannot_read_the_network_is_refused_before_anything_is_trained_or_read(
+    verb, probed, capsys, monkeypatch
+):
+    Path("headless.py").write_text(HEADLESS)
+    monkeypatch.syspath_prepend(".")
+    words = [verb, *FILE, "--model.network.class_path", "headless.Scaled", "--detection.detectors", "[GradNorm]"]
+    if verb == "detect":
+        torch.save(CifarResNet(1, 3).state_dict(), "headless.pt")
+        words += ["--ckpt_path", "headless.pt"]
+    sentence = refused([*words, "--run_dir", "none"], capsys)
+    assert sentence.startswith("`gradnorm` needs a network whose logits are the output of its last nn.Linear.")
+    assert probed == [2], "two images were tried"
+    assert not Path("none/checkpoints").exists()
+    assert not list(Path("runs").rglob("*.parquet"))
+
+
+def test_no_guard_of_an_earlier_run_is_taken_for_this_ones(run, broken, capsys):
+    words = ["detect", *FILE, "--run_dir", "runs/again", "--ckpt_path", str(run / "checkpoints/best.ckpt")]
+    words += ["--detection.detectors", "[Energy]", "--detection.guard", "energy"]
+    main(words)
+    broken("Energy", Refusal(REASON))
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        main(words)
+    assert "The guard in runs/again/guard is that of an earlier run." in capsys.readouterr().out
+
+
+def test_a_benchmark_ends_with_the_same_code_and_runs_again_what_failed(run, broken, capsys):
+    Path("bench.yaml").write_text(
+        "experiments: {one: {config: tiny.yaml, dataset: Digits, network: ResNet, flags: {trainer.max_epochs: 1}}}\nseeds: [0]\n"
+    )
+    words = ["benchmark", "--config", "bench.yaml", "--detectors", "[Energy, Baseline]"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(detectors.Energy, "fit", _fail)
+        with pytest.raises(SystemExit) as ended:
+            main(words)
+    assert ended.value.code == 3
+    said = capsys.readouterr()
+    assert said.err.endswith(
+        "error: some fits of `energy` failed: their runs say why, and all else is in the tables.\n"
+    )
+    assert "Tables and page:" in said.out
+    main(words)
+    assert "done before" not in capsys.readouterr().out
+    main(words)
+    assert "done before" in capsys.readouterr().out
+
+
+def _fail(self, records, seed):
+    raise Refusal(REASON)

@@ -310,8 +310,8 @@ def test_settings_out_of_range_are_refused_at_once(setting, words):
 
 
 def test_the_constructor_touches_no_disk():
-    data = ImageDataModule("nowhere", {"a": "nowhere/else"}, "no/more")
-    with pytest.raises(Refusal, match="Got `root = no/more`"):
+    data = ImageDataModule("nowhere", {"a": "elsewhere"}, "no/more")
+    with pytest.raises(Refusal, match=r"Got `data\.train = no/more`"):
         _ = data.detection_sources
 
 

@@ -91,6 +91,35 @@ def test_images_of_normal_among_anomalies_are_said(image_folder, said):
     ]
 
 
+@pytest.mark.parametrize("memory", [2.0, 0.0], ids=["pixels in memory", "bytes of files"])
+def test_training_images_among_normal_ones_are_said(image_folder, said, memory, monkeypatch):
+    train, normal = Path(image_folder("train", {"a": 10})), Path(image_folder("normal", {"a": 5, "b": 5}))
+    for path in sorted(normal.rglob("*.png")):
+        Image.open(path).rotate(90).save(path)
+    for row in range(4):
+        shutil.copy(train / "a" / f"{row:03d}.png", normal / "a" / f"known{row}.png")
+    data = ImageDataModule(str(normal), train=str(train), memory_limit_gib=memory, classes=["a", "b"])
+    data.compare_with_training()
+    assert said == [
+        "normal: 4 of 14 images are also training images, e.g. `normal/a/known0.png` is `train/a/000.png`. The classifier knows "
+        "these, so that false alarms are rarer among them than among new images: remove them from one of the two."
+    ]
+    monkeypatch.setattr("lightning_gradood.data.duplicates._MOST_COMPARED", 5)
+    data.compare_with_training()
+    assert len(said) == 2
+    assert ("too many to look for copies" in said[1]) == (memory == 0)
+
+
+def test_sources_of_which_one_is_in_memory_are_compared_by_files(image_folder, said):
+    normal, smoke = Path(image_folder("normal", {".": 10})), Path(image_folder("smoke", {".": 30}))
+    for row, path in enumerate(sorted(smoke.iterdir())):
+        shutil.copy(normal / f"{row:03d}.png", path) if row < 2 else Image.open(path).rotate(90).save(path)
+    data = ImageDataModule(str(normal), {"smoke": str(smoke)}, memory_limit_gib=20 * 3 * 8 * 8 / 2**30)
+    assert [source.in_memory for source in data.detection_sources.values()] == [True, False]
+    _ = data.manifest
+    assert "smoke: 2 of 30 images are also in `normal`" in said[-1]
+
+
 def fake(**settings):
     return DatasetSource(functools.partial(FakeData, **settings))
 
@@ -114,6 +143,31 @@ def test_one_folder_in_two_roles_is_refused_by_its_flags(tmp_path, monkeypatch, 
     os.symlink("photos", "link")
     with pytest.raises(Refusal, match=f"{flags} should be different images. Got both as "):
         ImageDataModule(**settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (
+            {"train": "photos", "normal": "photos/val"},
+            "`data.train` and `data.normal`.*`photos/val` inside the folder `photos`,",
+        ),
+        (
+            {"normal": "a/b", "anomalies": {"x": "a"}},
+            "`data.normal` and `data.anomalies.x`.*`a/b` inside the folder `a`,",
+        ),
+        (
+            {"normal": FolderSource("a"), "anomalies": {"x": "./a/../a/b/c"}},
+            "`data.normal` and `data.anomalies.x`.*inside",
+        ),
+        ({"normal": "b", "anomalies": {"x": "/"}}, "inside the folder `/`,"),
+    ],
+)
+def test_a_folder_inside_that_of_another_role_is_refused(tmp_path, monkeypatch, settings, words):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(Refusal, match=words):
+        ImageDataModule(**settings)
+    ImageDataModule("photos/a", {"x": "photos/b", "y": "photos/ab"}, train="photos/train")
 
 
 def test_other_settings_of_one_data_set_are_other_images():

@@ -10,7 +10,7 @@ from lightning_gradood.core import Refusal
 from lightning_gradood.detectors import GradNormProbe
 from lightning_gradood.gradients import AllOnes, KHot, Predicted, SecondBest, Uniform, squared_gradient_norms
 from lightning_gradood.networks import TwoLogits, two_logits
-from lightning_gradood.tasks import ClassificationTask
+from lightning_gradood.tasks import ClassificationTask, check_network
 
 LOSSES = {  # of one logit z, written without softmax; all as means over the two classes where the design takes one
     AllOnes(): lambda z: F.softplus(-z) / 2,
@@ -38,6 +38,26 @@ def test_norms_are_those_of_the_one_logit_network(design):
         loss = LOSSES[design](network(image[None])[0, 0])
         expected = [part.square().sum() for part in torch.autograd.grad(loss, list(network.parameters()))]
         torch.testing.assert_close(row, torch.stack(expected), rtol=1e-9, atol=1e-18)
+
+
+def test_one_logit_without_a_second_dimension_is_the_same_network():
+    class Flat(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.network = single()
+
+        def forward(self, images):
+            return self.network(images)[:, 0]
+
+    flat, design = Flat().eval(), AllOnes()
+    assert torch.equal(TwoLogits(flat)(IMAGES), TwoLogits(flat.network)(IMAGES))
+    mine, theirs = (squared_gradient_norms(one, IMAGES, [design]) for one in (TwoLogits(flat), TwoLogits(flat.network)))
+    torch.testing.assert_close(mine, theirs)
+    assert check_network(flat, IMAGES[:2], 2) == 1
+    torch.testing.assert_close(
+        FGSM(eps=0.1).craft(TwoLogits(flat), IMAGES, torch.zeros(5, dtype=torch.int64)).images,
+        FGSM(eps=0.1).craft(TwoLogits(flat.network), IMAGES, torch.zeros(5, dtype=torch.int64)).images,
+    )
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])
