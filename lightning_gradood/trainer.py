@@ -10,7 +10,7 @@ from pathlib import Path
 import lightning.pytorch as pl
 from lightning.pytorch.utilities import rank_zero_warn
 
-from lightning_gradood.core import Refusal, as_float, progress, refused_as
+from lightning_gradood.core import LOG, Refusal, as_float, progress, refused_as, stage
 from lightning_gradood.data import ImageDataModule
 from lightning_gradood.detectors import Detector, save_detector
 from lightning_gradood.evaluation import (
@@ -21,13 +21,22 @@ from lightning_gradood.evaluation import (
     attempt_trial,
     gather_failures,
     gather_outcomes,
+    notes_on_left_out,
     notes_on_zeros,
     refuse_all_failed,
     refuse_single,
     trials_of,
     trials_of_process,
 )
-from lightning_gradood.extraction import CacheEntry, ProbeTask, ids_of, prepared_states, read_records, try_probes
+from lightning_gradood.extraction import (
+    CacheEntry,
+    ProbeTask,
+    ids_of,
+    leave_out_bad,
+    prepared_states,
+    read_records,
+    try_probes,
+)
 from lightning_gradood.guard import Recipe
 from lightning_gradood.probes import GradientProbe, PixelProbe
 from lightning_gradood.records import NORMAL, RecordCache, Records
@@ -94,9 +103,13 @@ class Trainer(pl.Trainer):
         datamodule.make_synthetic(*settings.outliers(datamodule.knows_anomalies))
         probes = settings.probes(datamodule.knows_anomalies)
         pixels = [PixelProbe(datamodule.keep_pixels)] if datamodule.keep_pixels else []
-        task = ProbeTask(model.network, datamodule, [*probes, *pixels], RecordCache(cache_dir, settings.repair))
+        cache = RecordCache(cache_dir, settings.repair)
+        task = ProbeTask(model.network, datamodule, [*probes, *pixels], cache, settings.on_bad_image)
         try:
-            with warnings.catch_warnings():  # where every record is there already, an empty loop is what is meant
+            with (
+                stage("probing", self),
+                warnings.catch_warnings(),
+            ):  # where every record is there already, an empty loop is what is meant
                 warnings.filterwarnings("ignore", "Total length of .* across ranks is zero")
                 self.predict(task, return_predictions=False, weights_only=True)
         except BaseException:  # a kill too: what was read is written before it passes
@@ -134,11 +147,13 @@ class Trainer(pl.Trainer):
             datasets, outcomes, report = self._fit_and_report(model, datamodule, ckpt_path, settings, cache_dir)
             self.strategy.barrier("reported")
             place = Workplace(self._experiment_name, model, datamodule, cache_dir, recipe)
-            guard = self._save_guard(place, settings, datasets)
+            with stage("guard", self):
+                guard = self._save_guard(place, settings, datasets)
             if report is not None:
                 for callback in self._reporting:
                     callback.on_guard_end(self, report, guard)
             self.strategy.barrier("guarded")
+        self.profiler.describe()  # type: ignore[attr-defined]  # with the stages that followed Lightning's own loop
         return outcomes
 
     def _fit_and_report(
@@ -158,19 +173,25 @@ class Trainer(pl.Trainer):
             source: read_records(cache, entries, source).with_splits(split_of, ids_of(datamodule, source))
             for source in sources
         }
+        records, left_out = leave_out_bad(records, settings.on_bad_image)
         datasets = DetectionDatasets(records, datamodule.noise_of, datamodule.keep_of)
-        outcomes = self._fit_detectors(settings, datasets, datamodule)
+        with stage("fitting detectors", self):
+            outcomes = self._fit_detectors(settings, datasets, datamodule)
         if not self.is_global_zero:
             return datasets, outcomes, None
         datamodule.manifest.write(Path(self.default_root_dir) / "splits.json")
         report = make_report(self._experiment_name, model, datamodule, entries, records, outcomes)
         report.failures.extend(self.failures)
-        sys.stdout.writelines(f"Note: {note}\n" for note in notes_on_zeros(records, outcomes))
+        report.provenance["left_out"] = left_out
+        for note in [*notes_on_left_out(left_out), *notes_on_zeros(records, outcomes)]:
+            sys.stdout.write(f"Note: {note}\n")
+            LOG.warning(note)
         report.provenance["seconds"] = round(time.perf_counter() - started, 1)
         report.provenance["device"] = str(self.strategy.root_device)
         report.provenance["checkpoint"] = ckpt_path or model.weights
-        for callback in self._reporting:
-            callback.on_detect_end(self, report)
+        with stage("reporting", self):
+            for callback in self._reporting:
+                callback.on_detect_end(self, report)
         return datasets, outcomes, report
 
     @contextmanager

@@ -38,6 +38,7 @@ from lightning_gradood.cli.parsing import (
     with_shipped_files,
 )
 from lightning_gradood.cli.processes import EndTogether
+from lightning_gradood.cli.run_log import RunLog
 from lightning_gradood.cli.stopping import Stopped
 from lightning_gradood.cli.verbs import ABOUT, VERBS
 from lightning_gradood.core import (
@@ -48,6 +49,7 @@ from lightning_gradood.core import (
     new_run_folder,
     refuse_foreign,
     refuse_unclaimed,
+    stage,
 )
 from lightning_gradood.data import ImageDataModule, Outputs
 from lightning_gradood.evaluation import DetectionSettings, Outcome
@@ -80,6 +82,7 @@ class Command(LightningCLI):
 
     def __init__(self, leaving: ExitStack, args: list[str] | None, callbacks: Sequence[Callback] = ()) -> None:
         self.leaving, self.callbacks, self.outcomes = leaving, callbacks, list[Outcome]()
+        self.log = leaving.enter_context(RunLog())
         self.words = with_shipped_files(sys.argv[1:] if args is None else args)
         prepare_network_functions(self.words)
         self.folder: Path | None = None
@@ -177,7 +180,8 @@ class Command(LightningCLI):
 
     def fit(self, model: ClassificationTask, datamodule: ImageDataModule, **kwargs: Any) -> None:
         """Train the classifier, going on from the folder's last checkpoint, then run stage two."""
-        self.trainer.fit(model, datamodule=datamodule, ckpt_path=self._resumed(), weights_only=True)
+        with stage("training", self.trainer):
+            self.trainer.fit(model, datamodule=datamodule, ckpt_path=self._resumed(), weights_only=True)
         if self.detection is not None:
             trained = None if self._setting("trainer").fast_dev_run else "best"
             self.outcomes = self.trainer.detect(
@@ -252,7 +256,7 @@ class Command(LightningCLI):
             self._on_folder(refuse_unclaimed)
         self.trainer.load(self.model, self._classifier())
         self.trainer.check(self.model, self.datamodule, training=self.subcommand == "validate")
-        self._on_folder(claim)
+        self._claim()
         verb(**{**kwargs, "weights_only": True})
 
     def _check_probing(self) -> None:
@@ -294,57 +298,17 @@ class Command(LightningCLI):
         if self.folder and self.trainer.is_global_zero:
             action(self.folder, self.configuration, _IDENTITY)
 
+    def _claim(self) -> None:
+        """Write the configuration into the folder, and the log from now on."""
+        self._on_folder(claim)
+        if self.folder and self.trainer.is_global_zero:
+            self.log.open(self.folder, self.configuration)
+
     def _take_folder(self) -> None:
         """Keep other runs out of the folder until this one ends, and write the configuration into it."""
         if self.folder and self.trainer.is_global_zero:
             self.leaving.enter_context(hold(self.folder))
-        self._on_folder(claim)
+        self._claim()
 
     def _setting(self, key: str) -> Any:
         return self._get(self.config, key)
-
-
-class _Parsed(Command):
-    """A call that is parsed, and not run."""
-
-    def before_instantiate_classes(self) -> None:
-        """Leave the file system alone."""
-
-    def instantiate_classes(self) -> None:
-        """Build nothing."""
-
-    def _run_subcommand(self, subcommand: str) -> None:
-        """Run nothing."""
-
-    def _set_seed(self) -> None:
-        """Seed nothing."""
-
-
-def configuration_of(words: list[str]) -> dict[str, Any]:
-    """Resolve a command line without running it.
-
-    Args:
-        words: the verb and its flags.
-
-    Returns:
-        The configuration as plain values.
-
-    Raises:
-        Refusal: the words cannot be parsed.
-    """
-    with ExitStack() as leaving:
-        return _Parsed(leaving, words).configuration
-
-
-def run_verb(words: list[str], callbacks: Sequence[Callback] = ()) -> list[Outcome]:
-    """Run a verb in this process.
-
-    Args:
-        words: the verb and its flags.
-        callbacks: for the Trainer, beside those of the configuration.
-
-    Returns:
-        One outcome for each anomaly source and detector; empty for verbs that fit no detectors.
-    """
-    with ExitStack() as leaving:
-        return Command(leaving, words, callbacks).outcomes

@@ -21,13 +21,14 @@ from jsonargparse import set_parsing_settings
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from lightning_gradood.cli.command import Command, configuration_of, run_verb
+from lightning_gradood.cli.calls import configuration_of, run_verb
+from lightning_gradood.cli.command import Command
 from lightning_gradood.cli.main import end
 from lightning_gradood.cli.parsing import Parser, experiment_name, with_shipped_files
 from lightning_gradood.cli.processes import EndTogether
 from lightning_gradood.cli.stopping import Stopped
 from lightning_gradood.cli.verbs import VERBS
-from lightning_gradood.core import Refusal, is_writing_error, writing_refusal
+from lightning_gradood.core import LOG, Refusal, is_writing_error, writing_refusal
 from lightning_gradood.experiments import Benchmark, Experiment, Program, TableSettings, run_benchmark
 
 _KEYS = [name for kind in (Benchmark, Experiment, TableSettings) for name in kind.__dataclass_fields__]
@@ -140,12 +141,14 @@ def run_program(args: Sequence[str] | None = None) -> None:
                 else:
                     refuse_missing(Command(leaving, None if args is None else words))
         except Refusal as refusal:
+            LOG.error("refused: %s", refusal)
             end(str(refusal))
         except OSError as error:  # of a file that a package writes for us, such as a logger's
             if not is_writing_error(error):
                 raise
             end(str(writing_refusal(error.filename or "a file of this run", "--run_dir", error)))
         except Stopped as stopped:
+            LOG.error("%s", stopped.why)
             _requeue(stopped)
             if (EndTogether.connected and _rank() > 0) or (stopped.told and stopped.exit_code == _REFUSED):
                 sys.exit(stopped.exit_code)  # another process says it

@@ -23,6 +23,7 @@ from lightning_gradood.core.checks import (
     check_network,
     check_result,
 )
+from lightning_gradood.core.distributed import gathered
 from lightning_gradood.core.errors import NotFinite, Refusal, Unwritable, refused_as
 from lightning_gradood.core.files import (
     atomic_write,
@@ -40,6 +41,7 @@ from lightning_gradood.core.image_files import (
     subfolders,
 )
 from lightning_gradood.core.locks import hold
+from lightning_gradood.core.memory import Portions, is_out_of_memory
 from lightning_gradood.core.network_state import (
     BATCH_NORMS,
     OrderedBatchNorm,
@@ -92,12 +94,14 @@ from lightning_gradood.core.seeding import (
     restore_generators,
 )
 from lightning_gradood.core.shipped import experiment_file, shipped_files
+from lightning_gradood.core.stages import LOG, Profiler, stage
 from lightning_gradood.core.threads import Threads, choose_threads, processes_per_machine, usable_processors
 
 __all__ = [
     "BATCH_NORMS",
     "CHECKPOINTS",
     "CONFIG",
+    "LOG",
     "LOG_FLOOR",
     "MEGAPIXELS",
     "Crafted",
@@ -109,6 +113,8 @@ __all__ = [
     "Perturbed",
     "Picture",
     "PixelLimit",
+    "Portions",
+    "Profiler",
     "ProgressLines",
     "Refusal",
     "Threads",
@@ -142,6 +148,7 @@ __all__ = [
     "find_image_files",
     "float64_device",
     "frozen_network",
+    "gathered",
     "generator_states",
     "has_float64",
     "hold",
@@ -149,6 +156,7 @@ __all__ = [
     "image_suffixes",
     "images_in_logits_out",
     "input_gradient",
+    "is_out_of_memory",
     "is_temporary",
     "is_terminal",
     "is_writing_error",
@@ -169,6 +177,7 @@ __all__ = [
     "say",
     "scaled_squares",
     "shipped_files",
+    "stage",
     "subfolders",
     "to_float64",
     "to_float64_device",

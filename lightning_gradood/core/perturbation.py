@@ -51,6 +51,23 @@ class Crafted:
     labels: Tensor
     targets: Tensor | None = None
 
+    @classmethod
+    def concatenate(cls, parts: "Sequence[Crafted]") -> "Crafted":
+        """Put images one after the other that one perturbation made."""
+        targets = [one.targets for one in parts if one.targets is not None]
+        return cls(
+            images=torch.cat([one.images for one in parts]),
+            clean=torch.cat([one.clean for one in parts]),
+            labels=torch.cat([one.labels for one in parts]),
+            targets=torch.cat(targets) if targets else None,
+        )
+
+    def at(self, rows: Sequence[int]) -> "Crafted":
+        """Some of the images."""
+        index = torch.tensor(list(rows), dtype=torch.int64, device=self.images.device)
+        targets = None if self.targets is None else self.targets[index]
+        return Crafted(self.images[index], self.clean[index], self.labels[index], targets)
+
     def eight_bit(self) -> "Crafted":
         """Round to the 256 grey levels of a file, k / 255; small changes may vanish, and `eps` be exceeded by 1/510."""
         return replace(self, images=(self.images * 255).round() / 255)

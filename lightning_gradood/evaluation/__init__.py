@@ -22,6 +22,7 @@ from lightning_gradood.evaluation.failures import (
     Failure,
     attempt_trial,
     gather_failures,
+    notes_on_left_out,
     notes_on_zeros,
     refuse_all_failed,
 )
@@ -55,6 +56,7 @@ __all__ = [
     "gather_outcomes",
     "is_transferred",
     "no_anomalies",
+    "notes_on_left_out",
     "notes_on_zeros",
     "one_pass",
     "refuse_all_failed",

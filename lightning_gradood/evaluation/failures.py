@@ -89,6 +89,18 @@ def refuse_all_failed(outcomes: Sequence[Outcome], failures: Sequence[Failure]) 
         )
 
 
+def notes_on_left_out(left_out: Mapping[str, Sequence[str]]) -> list[str]:
+    """Say which images are in no number, as the network was not finite for them.
+
+    Args:
+        left_out: their ids by source.
+    """
+    return [
+        f"{source}: {len(names)} images are left out, as the network is not finite for them, e.g. {names[0]}."
+        for source, names in left_out.items()
+    ]
+
+
 def notes_on_zeros(records: Mapping[str, Records], outcomes: Sequence[Outcome]) -> list[str]:
     """Say where nothing was measured: attacks that moved no pixel, gradients that are zero, scores that are all the same.
 

@@ -5,9 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
-import torch.distributed as dist
-
-from lightning_gradood.core import Refusal, named_seed
+from lightning_gradood.core import Refusal, gathered, named_seed
 from lightning_gradood.detectors import Detector
 from lightning_gradood.evaluation.trials import OTHERS, Outcome, fit, measure
 from lightning_gradood.records import NORMAL, SYNTHETIC, Records, detection_dataset
@@ -200,8 +198,4 @@ def gather_outcomes(outcomes: list[Outcome], detectors: Sequence[Detector], sour
 
 def of_all_processes(own: list[Found]) -> list[Found]:
     """What all processes have found, put together on each of them."""
-    parts = [own]
-    if dist.is_initialized():
-        parts = [[] for _ in range(dist.get_world_size())]
-        dist.all_gather_object(parts, own)  # a few scores an image; only our own processes take part
-    return [one for part in parts for one in part]
+    return [one for part in gathered(own) for one in part]  # a few scores an image

@@ -73,6 +73,8 @@ class DetectionSettings:
         seed: of the detectors and the bootstrap; the splits have theirs in `data.split_seed`.
         repair: what to do where records in the cache are damaged: `auto` names them and has their images probed again; `ask`
             asks first, and refuses where nobody sits at a terminal.
+        on_bad_image: what to do with an image for which the network, or a gradient, is NaN or infinite: `refuse` names it and
+            ends the run; `skip` names it and leaves it out, with its attacked versions where they are so too.
     """
 
     label_designs: list[LabelDesign] = field(default_factory=lambda: [AllOnes()])
@@ -86,6 +88,7 @@ class DetectionSettings:
     resamples: int = 1000
     seed: int = 0
     repair: Literal["auto", "ask"] = "auto"
+    on_bad_image: Literal["refuse", "skip"] = "refuse"
 
     def __post_init__(self) -> None:
         if not self.label_designs:

@@ -16,17 +16,21 @@ from lightning_gradood.extraction.plan import CacheEntry, Plan, ids_of, make_pla
 from lightning_gradood.extraction.predictions import PredictionWriter
 from lightning_gradood.extraction.preparation import prepared_states
 from lightning_gradood.extraction.progress import ImageProgressBar
-from lightning_gradood.extraction.reader import ProbeReader, try_probes
+from lightning_gradood.extraction.reader import ProbeReader
+from lightning_gradood.extraction.reading import OnBadImage, leave_out_bad
+from lightning_gradood.extraction.trial import try_probes
 
 __all__ = [
     "CacheEntry",
     "ImageProgressBar",
+    "OnBadImage",
     "Plan",
     "PredictionWriter",
     "ProbeCallback",
     "ProbeReader",
     "ProbeTask",
     "ids_of",
+    "leave_out_bad",
     "make_plan",
     "prepared_states",
     "read_records",

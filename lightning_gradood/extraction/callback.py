@@ -13,6 +13,7 @@ from lightning_gradood.core import Refusal, as_float
 from lightning_gradood.data import ImageBatch, ImageDataModule
 from lightning_gradood.extraction.plan import CacheEntry, Plan, read_records
 from lightning_gradood.extraction.reader import ProbeReader
+from lightning_gradood.extraction.reading import OnBadImage
 from lightning_gradood.networks import state_digest
 from lightning_gradood.probes import Probe
 from lightning_gradood.records import RecordCache, Records
@@ -30,12 +31,20 @@ class ProbeTask(pl.LightningModule):
         data: sources and perturbations.
         probes: what is read.
         cache: where the records go.
+        on_bad_image: what is done where the network is not finite, see `ProbeReader`.
     """
 
-    def __init__(self, network: nn.Module, data: ImageDataModule, probes: Sequence[Probe], cache: RecordCache) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        data: ImageDataModule,
+        probes: Sequence[Probe],
+        cache: RecordCache,
+        on_bad_image: OnBadImage = "refuse",
+    ) -> None:
         super().__init__()
         self.network = network
-        self.reader = ProbeReader(network, data, probes, cache)
+        self.reader = ProbeReader(network, data, probes, cache, on_bad_image)
         self._idle: set[str] = set()  # sources with fewer images than processes, whose rows others read
         self.sources: list[str] = []
         """Names of the sources of the predict loaders, in their order; known once the plan is made."""

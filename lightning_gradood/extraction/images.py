@@ -1,7 +1,7 @@
 """The images of one batch as each source has them: unchanged, perturbed now, or perturbed and stored by an earlier run."""
 
-from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_gradood.attacks import noise_like
-from lightning_gradood.core import Crafted
+from lightning_gradood.core import Crafted, Portions, Profiler
 from lightning_gradood.data import ImageBatch, ImageDataModule, PerturbedSource
 from lightning_gradood.extraction.plan import PIXELS, Plan
 from lightning_gradood.records import NORMAL, RecordCache, Records
@@ -40,13 +40,30 @@ class SourceImages:
     spec: PerturbedSource | None = None
     made: Crafted | Records | None = None
 
-    def columns(self, logits: Tensor) -> dict[str, list[Any]]:
-        """Columns of the records beside their probes, given the network's logits [n, classes] on the images."""
-        columns: dict[str, list[Any]] = {
-            "origin_id": self.origins,
-            "label": self.labels,
-            "prediction": logits.argmax(dim=1).tolist(),
-        }
+    def at(self, rows: Sequence[int]) -> "SourceImages":
+        """Some of the images."""
+        if len(rows) == len(self.ids):
+            return self
+        return replace(
+            self,
+            images=self.images[torch.tensor(list(rows), dtype=torch.int64, device=self.images.device)],
+            labels=[self.labels[row] for row in rows],
+            ids=[self.ids[row] for row in rows],
+            origins=[self.origins[row] for row in rows],
+            made=None if self.made is None else self.made.at(rows),
+        )
+
+    def columns(self, logits: Tensor | None) -> dict[str, list[Any]]:
+        """Columns of the records beside their probes, given the network's logits [n, classes] on the images.
+
+        Without logits, as the network is not finite there, there is no prediction, and an attack is not said to have succeeded.
+        """
+        columns: dict[str, list[Any]] = {"origin_id": self.origins, "label": self.labels}
+        if logits is None:
+            if self.spec is not None and not self.spec.noise:
+                columns |= {"attack": [self.source] * len(self.ids), "success": [False] * len(self.ids)}
+            return columns
+        columns["prediction"] = logits.argmax(dim=1).tolist()
         if isinstance(self.made, Records):
             return columns | {name: self.made.column(name).tolist() for name in _ACHIEVED}
         if self.spec is None or self.made is None:
@@ -60,52 +77,72 @@ class SourceImages:
         return columns
 
 
-def images_of_batch(
-    data: ImageDataModule, network: nn.Module, source: str, batch: ImageBatch, plan: Plan, cache: RecordCache
-) -> Iterator[SourceImages]:
-    """Yield the images of a batch that the plan asks for, those of each source when its turn comes.
+@dataclass
+class ImageMaker:
+    """Makes the images that a plan asks for out of the batches of the loaders.
 
     Args:
         data: sources and perturbations.
         network: what attacks are aimed at.
-        source: the source whose images the batch holds.
-        batch: images, labels and rows of that source.
         plan: says which rows of which source are to be read.
         cache: where an earlier run may have stored perturbed images.
+        portions: how many images an attack changes at once.
+        profiler: is told the name of each attack.
     """
-    ids, rows = data.detection_sources[source].ids, plan.rows_of_source
-    part = _chosen(batch, rows.get(source, ()))
-    if part:
-        names = [ids[row] for row in part.rows.tolist()]
-        yield SourceImages(source, part.images, part.labels.tolist(), names, names)
-    for spec in data.perturbed_sources.values() if source == NORMAL else ():
-        part = _chosen(batch, rows.get(spec.name, ()))
+
+    data: ImageDataModule
+    network: nn.Module
+    plan: Plan
+    cache: RecordCache
+    portions: Portions
+    profiler: Profiler
+
+    def __post_init__(self) -> None:
+        self._rows = self.plan.rows_of_source
+        made = self.data.perturbed_sources
+        self._places = {
+            name: {row: place for place, row in enumerate(made[name].rows)} for name in self._rows if name in made
+        }
+
+    def of_batch(self, source: str, batch: ImageBatch) -> Iterator[SourceImages]:
+        """Yield the images of a batch that the plan asks for, those of each source when its turn comes.
+
+        Args:
+            source: the source whose images the batch holds.
+            batch: images, labels and rows of that source.
+        """
+        ids = self.data.detection_sources[source].ids
+        part = _chosen(batch, self._rows.get(source, ()))
         if part:
-            yield _perturbed(spec, network, part, data.eight_bit, plan.pixels, cache)
+            names = [ids[row] for row in part.rows.tolist()]
+            yield SourceImages(source, part.images, part.labels.tolist(), names, names)
+        for spec in self.data.perturbed_sources.values() if source == NORMAL else ():
+            part = _chosen(batch, self._rows.get(spec.name, ()))
+            if part:
+                with self.profiler.profile(f"gradood: making {spec.name}"):
+                    perturbed = self._perturbed(spec, part)
+                yield perturbed
 
+    def _perturbed(self, spec: PerturbedSource, batch: ImageBatch) -> SourceImages:
+        places = [self._places[spec.name][row] for row in batch.rows.tolist()]
+        ids, origins = [spec.ids[index] for index in places], [spec.origins[index] for index in places]
+        labels, key = batch.labels.tolist(), self.plan.pixels.get(spec.name)
+        if key is not None:
+            stored = self.cache.rows(key, ids)
+            values = torch.from_numpy(stored.probe(PIXELS.name).astype(np.float32))
+            images = values.reshape(batch.images.shape).to(batch.images)
+            return SourceImages(spec.name, images, labels, ids, origins, spec, stored)
 
-def _perturbed(
-    spec: PerturbedSource,
-    network: nn.Module,
-    batch: ImageBatch,
-    eight_bit: bool,
-    pixels: Mapping[str, str],
-    cache: RecordCache,
-) -> SourceImages:
-    place, labels = {row: index for index, row in enumerate(spec.rows)}, batch.labels.tolist()
-    places = [place[row] for row in batch.rows.tolist()]
-    ids, origins = [spec.ids[index] for index in places], [spec.origins[index] for index in places]
-    if spec.name in pixels:
-        stored = cache.rows(pixels[spec.name], ids)
-        values = torch.from_numpy(stored.probe(PIXELS.name).astype(np.float32))
-        images = values.reshape(batch.images.shape).to(batch.images)
-        return SourceImages(spec.name, images, labels, ids, origins, spec, stored)
-    crafted = spec.attack.craft(network, batch.images, batch.labels, origins)
-    if spec.noise:
-        crafted = noise_like(crafted, origins)
-    if eight_bit:
-        crafted = crafted.eight_bit()
-    return SourceImages(spec.name, crafted.images, labels, ids, origins, spec, crafted)
+        def craft(rows: slice) -> Crafted:
+            """Change a portion."""
+            return spec.attack.craft(self.network, batch.images[rows], batch.labels[rows], origins[rows])
+
+        crafted = Crafted.concatenate(self.portions.run(craft, len(ids)))
+        if spec.noise:
+            crafted = noise_like(crafted, origins)
+        if self.data.eight_bit:
+            crafted = crafted.eight_bit()
+        return SourceImages(spec.name, crafted.images, labels, ids, origins, spec, crafted)
 
 
 def _chosen(batch: ImageBatch, rows: Collection[int]) -> ImageBatch | None:

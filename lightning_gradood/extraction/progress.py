@@ -97,9 +97,11 @@ class ImageProgressBar(TQDMProgressBar):
     ) -> None:
         """Count the batch."""
         self._images += len(batch[0]) * trainer.world_size
-        self._show_rate(f"{self._rate()} images/s")
+        left = pl_module.reader.work.left if isinstance(pl_module, ProbeTask) else ""
+        note = f"{self._rate()} images/s{f', {left} of all reading' if left else ''}"
+        self._show_rate(note)
         if self._plain:
-            self._lines.advance(note=f"{self._rate()} images/s")
+            self._lines.advance(note=note)
         super().on_predict_batch_end(trainer, pl_module, outputs, batch, batch_idx, dataloader_idx)
 
     def _show_rate(self, text: str) -> None:

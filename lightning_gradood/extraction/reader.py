@@ -7,20 +7,22 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 import lightning.pytorch as pl
-import numpy as np
 import torch
-from torch import Tensor, nn
+from lightning.pytorch.profilers import PassThroughProfiler
+from torch import nn
 
 from lightning_gradood import __version__
-from lightning_gradood.core import NotFinite, Refusal, as_float, generator_states, restore_generators
+from lightning_gradood.core import LOG, Portions, Profiler, Refusal, as_float, gathered
 from lightning_gradood.data import ImageBatch, ImageDataModule
-from lightning_gradood.extraction.images import SourceImages, images_of_batch
+from lightning_gradood.extraction.images import ImageMaker, SourceImages
 from lightning_gradood.extraction.plan import Plan, ids_of, make_plan, wanted_ids
 from lightning_gradood.extraction.preparation import prepare, refuse_without_training_images
+from lightning_gradood.extraction.reading import ImageReader, OnBadImage
+from lightning_gradood.extraction.trial import with_two_logits
+from lightning_gradood.extraction.work import Work
 from lightning_gradood.gradients import adopt_proofs, proofs_of
-from lightning_gradood.networks import TwoLogits
-from lightning_gradood.probes import Probe, ProbeReadings, read_probes
-from lightning_gradood.records import NORMAL, RecordCache, Records, StateStore
+from lightning_gradood.probes import Probe
+from lightning_gradood.records import RecordCache, Records, StateStore
 from lightning_gradood.tasks import check_network
 
 _SHARD = 4096  # records kept in memory before they are written,
@@ -41,10 +43,25 @@ class ProbeReader:
         data: sources and perturbations.
         probes: what is read.
         cache: where the records go.
+        on_bad_image: `refuse` images for which the network is not finite, or `skip` them: their records hold NaN.
+
+    Attributes:
+        work: how much of this process' part is done.
     """
 
-    def __init__(self, network: nn.Module, data: ImageDataModule, probes: Sequence[Probe], cache: RecordCache) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        data: ImageDataModule,
+        probes: Sequence[Probe],
+        cache: RecordCache,
+        on_bad_image: OnBadImage = "refuse",
+    ) -> None:
         self.network, self.data, self.probes, self.cache = network, data, list(probes), cache
+        self.on_bad_image: OnBadImage = on_bad_image
+        self.work = Work()
+        self._profiler: Profiler = PassThroughProfiler()
+        self._tools: tuple[ImageMaker, ImageReader] | None = None
         self.plan = Plan([], {}, "", None, "", {})
         self._buffer: dict[str, list[Records]] = {}
         self._written = time.monotonic()
@@ -67,6 +84,11 @@ class ProbeReader:
             if self.cache.mend(wanted_ids(self.plan, self.data)):
                 self.plan = make_plan(self.network, self.data, self.probes, self.cache)
         self.plan = trainer.strategy.broadcast(self.plan)
+        self._profiler = trainer.profiler  # type: ignore[attr-defined]
+        self.work.plan(self.plan, self.data, self.probes, trainer.world_size)
+        LOG.info("network: weights %s", self.plan.weights)
+        for name, digest in dict.fromkeys((one.origin, one.description["images"]) for one in self.plan.entries):
+            LOG.info("images of `%s`: %s", name, digest)
         if self.plan.missing:
             self.cache.check_writable(self._least_bytes())
 
@@ -92,8 +114,17 @@ class ProbeReader:
             source: whose images the batch holds.
             batch: images float32 [N, C, H, W] in [0, 1] on the network's device, labels and rows of that source.
         """
-        for images in images_of_batch(self.data, self.network, source, batch, self.plan, self.cache):
-            self._probe(images)
+        begun = time.perf_counter()
+        self.work.begin()
+        if self._tools is None:
+            portions, profiler = Portions(), self._profiler
+            maker = ImageMaker(self.data, self.network, self.plan, self.cache, portions, profiler)
+            self._tools = maker, ImageReader(self.network, portions, self.on_bad_image)
+        maker, reader = self._tools
+        for images in maker.of_batch(source, batch):
+            with self._profiler.profile("gradood: reading probes"):
+                self._probe(reader, images)
+        self.work.seconds += time.perf_counter() - begun
         if time.monotonic() > self._written + _SECONDS:
             self._write_all()
 
@@ -101,6 +132,11 @@ class ProbeReader:
         """Write what is left; once every process has, make the entries visible."""
         self._write_all()
         trainer.strategy.barrier("records written")
+        for rank, (images, seconds) in enumerate(gathered((self.work.images, self.work.seconds))):
+            if images:
+                LOG.info(
+                    "process %d: %d images in %.1f s, %.1f images/s", rank, images, seconds, images / max(seconds, 1e-9)
+                )
         if trainer.is_global_zero:
             if self._proofs is not None:
                 self._proofs.keep()
@@ -119,26 +155,12 @@ class ProbeReader:
         width = {probe.name: 1 if probe.needs_preparation else len(probe.names(self.network)) for probe in self.probes}
         return sum(4 * len(self.plan.rows[entry.key]) * max(width[entry.probe], 1) for entry in self.plan.missing)
 
-    def _probe(self, images: SourceImages) -> None:
+    def _probe(self, reader: ImageReader, images: SourceImages) -> None:
         wanted = {entry.probe: entry.key for entry in self.plan.missing if entry.source == images.source}
         probes = [probe for probe in self.probes if probe.name in wanted]
-        readings = self._readings(probes, images)
-        columns = images.columns(readings.logits)
-        for probe in probes:
-            record = Records.build(
-                images.ids,
-                source=images.source if images.spec is None else NORMAL,
-                values={probe.name: _array(readings.values[probe.name])},
-                names={probe.name: probe.names(self.network)},
-                **columns,
-            )
-            self._add(wanted[probe.name], record)
-
-    def _readings(self, probes: list[Probe], images: SourceImages) -> ProbeReadings:
-        try:
-            return read_probes(probes, self.network, images.images)
-        except Refusal as refusal:
-            raise Refusal(f"{refusal} The batch holds {images.ids[0]} to {images.ids[-1]}.") from refusal
+        for name, record in reader.records(probes, images):
+            self._add(wanted[name], record)
+        self.work.advance(images.source, len(images.ids))
 
     def _add(self, key: str, records: Records) -> None:
         self._buffer.setdefault(key, []).append(records)
@@ -153,36 +175,6 @@ class ProbeReader:
 
     def _write(self, key: str) -> None:
         self.cache.write_shard(key, Records.concatenate(self._buffer.pop(key)))
-
-
-def with_two_logits(network: nn.Module) -> nn.Module:
-    """A network with one logit as `TwoLogits`."""
-    return network if isinstance(network, TwoLogits) else TwoLogits(network)
-
-
-def try_probes(probes: Sequence[Probe], network: nn.Module, images: Tensor) -> None:
-    """Read a few images and forget them, so that a network that cannot be read is refused before any long work.
-
-    Network and random generators are as before afterwards.
-
-    Args:
-        probes: those that need no training images are tried.
-        network: pixels in, logits out; a single logit is taken as `TwoLogits`.
-        images: float [N, C, H, W].
-
-    Raises:
-        Refusal: a probe does not fit the network.
-    """
-    generators = generator_states()
-    device = next((one.device for one in network.parameters()), images.device)
-    try:
-        ready = [probe for probe in probes if not probe.needs_preparation]
-        if check_network(network, images.to(device), None) == 1:
-            network = with_two_logits(network)
-        with suppress(NotFinite):  # what to do with such images is decided where all are read
-            read_probes(ready, network, images.to(device))
-    finally:
-        restore_generators(generators)
 
 
 class ProofStore:
@@ -210,7 +202,3 @@ class ProofStore:
         text = proofs_of(self.network)
         if text is not None:
             self.store.write(self.key, {"json": torch.tensor(list(text.encode()), dtype=torch.uint8)})
-
-
-def _array(values: Tensor) -> np.ndarray:
-    return np.asarray(values.detach().cpu().numpy())

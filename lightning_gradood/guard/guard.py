@@ -7,6 +7,7 @@ import threading
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_gradood import __version__
-from lightning_gradood.core import MEGAPIXELS, Picture, Refusal, as_float, to_pixels, upright
+from lightning_gradood.core import MEGAPIXELS, Picture, Portions, Refusal, as_float, to_pixels, upright
 from lightning_gradood.detectors import Detector, load_detector, score_in_blocks
 from lightning_gradood.gradients import adopt_proofs, parameter_names
 from lightning_gradood.guard.components import decode
@@ -82,6 +83,7 @@ class Guard:
         self.threshold = about.threshold
         self._calibration = np.array(about.calibration)
         self._lock = threading.RLock()
+        self._portions = Portions()
 
     @classmethod
     def load(cls, folder: str | Path, trust: Collection[str] = (), device: str | torch.device = "cpu") -> Self:
@@ -120,7 +122,11 @@ class Guard:
         self._check(images)
         if not len(images):
             return self._verdict(np.empty(0), np.empty(0, dtype=np.int64), np.empty(0))
-        parts = [self._read(part) for part in torch.split(images, self.about.batch_size)]
+        parts = [
+            found
+            for block in torch.split(images, self.about.batch_size)
+            for found in self._portions.run(partial(self._read_rows, block), len(block))
+        ]
         records, probabilities = zip(*parts, strict=True)
         table = Records.concatenate(list(records))
         return self._verdict(
@@ -212,6 +218,9 @@ class Guard:
                     f"`images` should be pixels in [0, 1]. Got {low:.4g} to {high:.4g}. Divide 8-bit pixels by 255 and "
                     "leave normalisation to the guard's network."
                 )
+
+    def _read_rows(self, images: Tensor, rows: slice) -> tuple[Records, np.ndarray]:
+        return self._read(images[rows])
 
     def _read(self, images: Tensor) -> tuple[Records, np.ndarray]:
         with self._lock, torch.inference_mode(False):

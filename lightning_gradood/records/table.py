@@ -112,6 +112,18 @@ class Records:
         """Names of the probe columns."""
         return [name for name in self.table.column_names if name not in _COLUMNS and name != "split"]
 
+    @property
+    def finite(self) -> np.ndarray:
+        """Whether all values of an image are numbers, bool [n]; those for which the network was not finite have NaN."""
+        found = np.ones(len(self), dtype=bool)
+        for name in self.probes:
+            found &= np.isfinite(self.probe(name)).all(axis=1)
+        return found
+
+    def at(self, rows: Sequence[int]) -> Records:
+        """Some of the rows, in this order."""
+        return Records(self.table.take(pa.array(list(rows), pa.int64())))
+
     def only(self, probes: Sequence[str]) -> Records:
         """Keep the columns of these probes alone, in this order.
 

@@ -11,13 +11,12 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-import torch.distributed as dist
 from lightning.fabric.plugins.io import TorchCheckpointIO
 from lightning.pytorch.callbacks import Callback, Timer
 from lightning.pytorch.utilities import rank_zero_info
 from typing_extensions import override
 
-from lightning_gradood.core import atomic_write, generator_states, restore_generators
+from lightning_gradood.core import atomic_write, gathered, generator_states, restore_generators
 
 
 class ResumeCheckpoint(Callback):
@@ -106,7 +105,7 @@ class ResumeCheckpoint(Callback):
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         early = trainer.should_stop and not any(isinstance(one, Timer) for one in trainer.callbacks)  # type: ignore[attr-defined]
-        self._saving = {"generators": _of_all_processes(generator_states()), "ended": ended, "stopped_early": early}
+        self._saving = {"generators": gathered(generator_states()), "ended": ended, "stopped_early": early}
         self._saving["threads"] = torch.get_num_threads()
         try:
             trainer.save_checkpoint(self.path)
@@ -143,11 +142,3 @@ class WholeCheckpoints(TorchCheckpointIO):
         torch.save(checkpoint, content)
         with atomic_write(Path(os.fspath(path))) as file:
             file.write(content.getbuffer())
-
-
-def _of_all_processes(mine: dict[str, Any]) -> list[dict[str, Any]]:
-    if not dist.is_initialized():
-        return [mine]
-    found: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(found, mine)
-    return found

@@ -46,15 +46,15 @@ def run(finished: Path, workplace: Path) -> Path:
 def probed(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     """The number of images in each batch that is probed."""
     counts: list[int] = []
-    import lightning_gradood.extraction.reader as reader_module
+    import lightning_gradood.extraction.reading as reading_module
 
-    read: Callable[..., object] = reader_module.read_probes
+    read: Callable[..., object] = reading_module.read_probes
 
     def counting(probes, network, images, *more):
         counts.append(len(images))
         return read(probes, network, images, *more)
 
-    monkeypatch.setattr(reader_module, "read_probes", counting)
+    monkeypatch.setattr(reading_module, "read_probes", counting)
     return counts
 
 

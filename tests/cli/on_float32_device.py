@@ -8,7 +8,7 @@ from float32_device import without_float64
 from tiny import only_run, results
 
 from lightning_gradood.cli import main
-from lightning_gradood.extraction import reader as reader_module
+from lightning_gradood.extraction import reading as reading_module
 
 DIGITS = str(Path(__file__).parents[2] / "configs" / "digits.yaml")
 SMALL = [
@@ -31,13 +31,13 @@ def fitted(*device):
 
 
 def test_digits(monkeypatch):
-    devices, read = [], reader_module.read_probes
+    devices, read = [], reading_module.read_probes
 
     def noting(probes, network, images):
         devices.append(images.device.type)
         return read(probes, network, images)
 
-    monkeypatch.setattr(reader_module, "read_probes", noting)
+    monkeypatch.setattr(reading_module, "read_probes", noting)
     truth = fitted("--trainer.accelerator", "cpu")
     with without_float64() as device:
         devices.clear()

@@ -10,7 +10,7 @@ from small_experiment import data, probe, task
 
 from lightning_gradood.attacks import PGD, IterLL
 from lightning_gradood.corruptions import Corruption
-from lightning_gradood.extraction import ProbeReader
+from lightning_gradood.extraction.reading import ImageReader
 
 RUNS = {"even": 12, "odd": 9, "again": 9, "resumed": 12}  # images of each source
 PERTURBED = {  # PGD starts at random, fog is drawn at random: both by the image's id
@@ -25,13 +25,13 @@ FOLDERS = {"again": "odd"}  # reads what "odd" has written
 
 def main(folder: Path) -> None:
     ids: list[str] = []
-    read = ProbeReader._readings
+    read = ImageReader._read
 
     def noting(self, probes, images):
         ids.extend(images.ids)
         return read(self, probes, images)
 
-    ProbeReader._readings = noting
+    ImageReader._read = noting
     warnings.filterwarnings("ignore", "Total length of .* across ranks is zero")
     for name, limit in RUNS.items():
         ids.clear()

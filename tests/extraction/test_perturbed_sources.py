@@ -9,8 +9,8 @@ from small_experiment import data, probe, probes, tables, task
 from torch import nn
 
 from lightning_gradood.core import Perturbation, as_float, image_generator
-from lightning_gradood.extraction import ProbeReader
 from lightning_gradood.extraction import reader as reader_module
+from lightning_gradood.extraction.reading import ImageReader
 from lightning_gradood.gradients import AllOnes, squared_gradient_norms
 from lightning_gradood.probes import PixelProbe
 from lightning_gradood.records import RecordCache, Records
@@ -245,13 +245,13 @@ def test_limits_take_their_share_of_every_split(tmp_path):
 
 
 def test_the_callback_probes_images_of_an_attack_as_one_batch_each(tmp_path, monkeypatch):
-    sizes, read = [], ProbeReader._readings
+    sizes, read = [], ImageReader._read
 
     def noting(self, probes, images):
         sizes.append((images.source, len(images.ids)))
         return read(self, probes, images)
 
-    monkeypatch.setattr(ProbeReader, "_readings", noting)
+    monkeypatch.setattr(ImageReader, "_read", noting)
     probe(tmp_path, task(), attacked())
     assert Counter(name for name, _ in sizes) == {"normal": 3, "up": 3, "speckled": 3, "nine": 3}
     assert sum(size for name, size in sizes if name == "up") == 12

@@ -14,9 +14,11 @@ from torch import nn
 from lightning_gradood.attacks import FGSM
 from lightning_gradood.core import Refusal, as_float
 from lightning_gradood.data import DigitsSource, LoadedSource
-from lightning_gradood.extraction import ProbeCallback, ProbeReader, ProbeTask
+from lightning_gradood.extraction import ProbeCallback, ProbeTask
 from lightning_gradood.extraction import plan as plan_module
 from lightning_gradood.extraction import reader as reader_module
+from lightning_gradood.extraction import reading as reading_module
+from lightning_gradood.extraction.reading import ImageReader
 from lightning_gradood.gradients import AllOnes, AllZeros, costs, parameter_names, plan, squared_gradient_norms
 from lightning_gradood.probes import GradientProbe, LogitsProbe
 from lightning_gradood.records import RecordCache
@@ -39,13 +41,13 @@ class Calls:
 @pytest.fixture
 def probed_ids(monkeypatch):
     """Return the ids that are probed, in order, batch by batch."""
-    batches, read = [], ProbeReader._readings
+    batches, read = [], ImageReader._read
 
     def noting(self, probes, images):
         batches.append(images.ids)
         return read(self, probes, images)
 
-    monkeypatch.setattr(ProbeReader, "_readings", noting)
+    monkeypatch.setattr(ImageReader, "_read", noting)
     return batches
 
 
@@ -251,7 +253,7 @@ def test_a_changed_source_leaves_the_others_alone(tmp_path):
 
 def failing_after(monkeypatch, batches, error):
     """Make the reading of the next batch fail."""
-    read, done = reader_module.read_probes, []
+    read, done = reading_module.read_probes, []
 
     def read_probes(*args):
         if len(done) == batches:
@@ -259,8 +261,8 @@ def failing_after(monkeypatch, batches, error):
         done.append(1)
         return read(*args)
 
-    monkeypatch.setattr(reader_module, "read_probes", read_probes)
-    return lambda: monkeypatch.setattr(reader_module, "read_probes", read)
+    monkeypatch.setattr(reading_module, "read_probes", read_probes)
+    return lambda: monkeypatch.setattr(reading_module, "read_probes", read)
 
 
 def test_an_error_half_way_loses_nothing_and_the_next_run_probes_only_the_rest(tmp_path, monkeypatch, probed_ids):
@@ -357,7 +359,7 @@ def test_logits_that_are_not_finite_are_refused_with_the_images_of_the_batch(tmp
         model.network[5].bias[0] = float("nan")
     sources = data()
     ids = sources.normal_source.ids
-    with pytest.raises(Refusal, match=re.escape(f"The batch holds {ids[0]} to {ids[4]}.")):
+    with pytest.raises(Refusal, match=re.escape(f"These are {', '.join(ids[:5])}")):
         probe(tmp_path, model, sources)
 
 

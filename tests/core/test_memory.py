@@ -1,0 +1,60 @@
+"""Work is done in smaller portions where memory does not suffice, and nothing else is taken for that."""
+
+import pytest
+import torch
+
+from lightning_gradood.core import Portions, Refusal, is_out_of_memory
+
+SENTENCES = [
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+    RuntimeError(
+        "[enforce fail at alloc_cpu.cpp:117] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to"
+    ),
+    MemoryError("Unable to allocate 9. GiB for an array"),
+]
+
+
+def work_that_fits(most, error, seen):
+    def work(rows):
+        seen.append(rows.stop - rows.start)
+        if seen[-1] > most:
+            raise error
+        return list(range(rows.start, rows.stop))
+
+    return work
+
+
+@pytest.mark.parametrize("error", SENTENCES, ids=["cuda", "cpu", "numpy"])
+@pytest.mark.parametrize("number", [1, 2, 7, 64])
+def test_every_row_is_done_once_and_in_order(error, number, capsys):
+    seen, portions = [], Portions()
+    parts = portions.run(work_that_fits(3, error, seen), number)
+    assert [row for part in parts for row in part] == list(range(number))
+    assert max(map(len, parts)) <= 3
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == [] if number <= 3 else all(line.startswith("Out of memory with ") for line in lines)
+    seen.clear()
+    portions.run(work_that_fits(3, error, seen), number)
+    assert max(seen) <= 3, "what did not fit is not tried again"
+
+
+def test_one_row_that_does_not_fit_is_refused():
+    with pytest.raises(
+        Refusal, match=r"one image at a time\. Got: CUDA out of memory\. Tried to allocate 2\.00 GiB\. End"
+    ):
+        Portions().run(work_that_fits(0, SENTENCES[0], []), 8)
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("mat1 and mat2 shapes cannot be multiplied"), ValueError("out of memory")]
+)
+def test_other_errors_pass_on(error):
+    assert not is_out_of_memory(error)
+    with pytest.raises(type(error)):
+        Portions().run(work_that_fits(0, error, []), 8)
+
+
+def test_a_real_allocation_that_cannot_be_is_recognised():
+    with pytest.raises(RuntimeError) as raised:
+        torch.empty(2**58)
+    assert is_out_of_memory(raised.value)
