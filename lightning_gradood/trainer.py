@@ -225,6 +225,8 @@ class Trainer(pl.Trainer):
             return
         source = datamodule.train_source if training else datamodule.normal_source
         images = as_float(source.images(range(min(2, len(source)))))
+        if training:
+            datamodule.try_augment(images)
         classes = None if datamodule.output_names else datamodule.num_classes  # else `fit_outputs` compares them
         outputs = check_network(model.network, images.to(model.device), classes)
         for note in datamodule.fit_outputs(outputs):

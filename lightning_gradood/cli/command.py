@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger
@@ -39,6 +38,7 @@ from lightning_gradood.cli.parsing import (
 )
 from lightning_gradood.cli.processes import EndTogether
 from lightning_gradood.cli.run_log import RunLog
+from lightning_gradood.cli.settings import check_settings, refused_by_lightning
 from lightning_gradood.cli.stopping import Stopped
 from lightning_gradood.cli.verbs import ABOUT, VERBS
 from lightning_gradood.core import (
@@ -116,7 +116,8 @@ class Command(LightningCLI):
         add_own_arguments(parser)
 
     def _parse_ckpt_path(self) -> None:
-        """Leave hyper-parameters in checkpoints alone: Lightning lets them beat the command line without a word."""
+        """Look at what was parsed; leave hyper-parameters in checkpoints alone, which Lightning lets beat the command line."""
+        check_settings(self.config[self.config["subcommand"]])
 
     def before_instantiate_classes(self) -> None:
         """Find the run's folder and point the loggers at it."""
@@ -147,17 +148,16 @@ class Command(LightningCLI):
         config.default_root_dir = str(self.folder or "runs")
         if config.logger is None:
             config.logger = CSVLogger(self.folder, name="logs") if self.folder else False
-        try:
+        with refused_by_lightning(ValueError):
             trainer: Trainer = super().instantiate_trainer(**kwargs)  # type: ignore[assignment]  # trainer_class is ours
-        except (MisconfigurationException, ValueError) as error:
-            raise Refusal(f"`trainer` should hold settings that work on this machine. Got: {error}") from error
         trainer.experiment = experiment_name(self.words)
         return trainer
 
     def _run_subcommand(self, subcommand: str) -> None:
         """Run the verb; a fit that is stopped says where it can go on."""
         try:
-            super()._run_subcommand(subcommand)
+            with refused_by_lightning():
+                super()._run_subcommand(subcommand)
         except Stopped as stopped:
             stopped.run_dir = str(self.folder) if subcommand == "fit" else None
             raise
@@ -167,7 +167,7 @@ class Command(LightningCLI):
         self._on_folder(refuse_foreign)
         if checkpoint := self._resumed():
             check_resumable(checkpoint, self.model)
-        self.model.load_initial_weights()
+        self.model.prepare_training(self.trainer)
         self.trainer.check(self.model, self.datamodule, training=True)
         if self.detection is not None:
             if not self._setting("trainer").fast_dev_run:

@@ -212,6 +212,8 @@ class Parser(LightningArgumentParser):
 
     def parse_path(self, cfg_path: Any, *args: Any, **kwargs: Any) -> Any:
         """Read an experiment file, which must be text."""
+        if "\0" in str(cfg_path):
+            raise Refusal(f"A file should have a name without NUL characters. Got {str(cfg_path)!r}. Remove them.")
         try:
             return super().parse_path(cfg_path, *args, **kwargs)
         except UnicodeDecodeError as error:

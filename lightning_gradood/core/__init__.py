@@ -15,6 +15,7 @@ from lightning_gradood.core.checks import (
     check_at_least,
     check_count,
     check_distance,
+    check_finite,
     check_finite_rows,
     check_ids,
     check_images,
@@ -22,6 +23,8 @@ from lightning_gradood.core.checks import (
     check_logits_shape,
     check_network,
     check_result,
+    check_seed,
+    check_whole,
 )
 from lightning_gradood.core.distributed import gathered
 from lightning_gradood.core.errors import NotFinite, Refusal, Unwritable, refused_as
@@ -130,6 +133,7 @@ __all__ = [
     "check_at_least",
     "check_count",
     "check_distance",
+    "check_finite",
     "check_finite_rows",
     "check_ids",
     "check_images",
@@ -137,6 +141,8 @@ __all__ = [
     "check_logits_shape",
     "check_network",
     "check_result",
+    "check_seed",
+    "check_whole",
     "check_writable",
     "choose_threads",
     "claim",

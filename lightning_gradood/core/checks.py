@@ -36,10 +36,44 @@ def check_at_least(name: str, value: float, least: float, example: float) -> Non
         )
 
 
-def check_above_zero(name: str, value: float, example: float) -> None:
-    """Refuse a number that is not above 0, infinity and NaN."""
-    if not 0 < value < float("inf"):
+def check_above_zero(name: str, value: object, example: float) -> None:
+    """Refuse what is no number above 0, infinity and NaN."""
+    if not isinstance(value, int | float) or not 0 < value < float("inf"):
         raise Refusal(f"`{name}` should be a finite number above 0. Got `{name} = {value!r}`. Write e.g. {example:g}.")
+
+
+def check_whole(name: str, value: object, least: int, most: int, example: int) -> None:
+    """Refuse what is no integer from `least` to `most`; a bool is none."""
+    if not isinstance(value, int) or isinstance(value, bool):
+        wanted = "a whole number"
+    elif value < least:
+        wanted = f"at least {least}"
+    elif value > most:
+        wanted = f"at most {most}"
+    else:
+        return
+    raise Refusal(f"`{name}` should be {wanted}. Got `{name} = {value!r}`. Write e.g. {example}.")
+
+
+def check_finite(name: str, value: object, least: float, most: float, example: float) -> None:
+    """Refuse what is no finite number from `least` to `most`; a bool is none."""
+    if not isinstance(value, int | float) or isinstance(value, bool) or not abs(value) < float("inf"):
+        wanted = "a finite number"
+    elif value < least:
+        wanted = f"at least {least:g}"
+    elif value > most:
+        wanted = f"at most {most:g}"
+    else:
+        return
+    raise Refusal(f"`{name}` should be {wanted}. Got `{name} = {value!r}`. Write e.g. {example:g}.")
+
+
+SEEDS = 2**32  # NumPy and scikit-learn take 32 bits
+
+
+def check_seed(name: str, value: object) -> None:
+    """Refuse what is no seed for every generator that is seeded: an integer of 32 bits, none below 0."""
+    check_whole(name, value, 0, SEEDS - 1, 0)
 
 
 _SHOWN = 10  # rows that a refusal names

@@ -10,6 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lightning_gradood.core import check_whole
+
+_MOST_PADDING = 256  # pixels
+
 
 class RandomCropFlip(nn.Module):
     """Shift each image by up to `padding` pixels and mirror every other one: the usual augmentation for CIFAR.
@@ -34,6 +38,7 @@ class RandomCropFlip(nn.Module):
 
     def __init__(self, padding: int = 4, flip: bool = True, fill: Literal["zeros", "reflect"] = "zeros") -> None:
         super().__init__()
+        check_whole("data.augment.padding", padding, 0, _MOST_PADDING, 4)
         self.padding = padding
         self.flip = flip
         self.fill = fill

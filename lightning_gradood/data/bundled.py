@@ -2,17 +2,21 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from lightning_gradood.core import Refusal
+from lightning_gradood.core import Refusal, check_whole
 from lightning_gradood.data.source import Listing, Source, row_keys
 from lightning_gradood.data.splits import split_rows
 
+_MOST_SCALE = 10  # the photographs then take 82 MB each
 TRAIN_FRACTION = 0.6  # leaves 647 unseen images of the digits 0-8 for the detectors to share
+
+
+Part = Literal["all", "train", "test"]
 
 
 class DigitsSource(Source):
@@ -29,10 +33,14 @@ class DigitsSource(Source):
         Alpaydin and Kaynak, Optical Recognition of Handwritten Digits, UCI Machine Learning Repository, 1998.
     """
 
-    def __init__(self, digits: list[int], part: Literal["all", "train", "test"] = "all") -> None:
+    def __init__(self, digits: list[int], part: Part = "all") -> None:
         if not digits or len(set(digits)) < len(digits) or not set(digits) <= set(range(10)):
             raise Refusal(
                 f"`digits` should be one or more of 0 … 9, each once. Got `digits = {digits}`. Write e.g. [0, 1]."
+            )
+        if part not in get_args(Part):
+            raise Refusal(
+                f"`part` should be one of {', '.join(get_args(Part))}. Got `part = {part}`. Choose one of these."
             )
         self.digits = digits
         self.part = part
@@ -68,9 +76,11 @@ class PhotoPatches(Source):
     """
 
     def __init__(self, size: int = 32, scale: float = 1.0) -> None:
-        if size < 1 or scale <= 0 or size > 427 * scale:
+        check_whole("size", size, 1, 427 * _MOST_SCALE, 32)
+        if not 0 < scale <= _MOST_SCALE or size > 427 * scale:
             raise Refusal(
-                "`size` should be between 1 and the resized photographs' height, 427 · `scale`. "
+                "`size` should be between 1 and the resized photographs' height, 427 · `scale`, "
+                f"and `scale` at most {_MOST_SCALE}. "
                 f"Got `size = {size}, scale = {scale}`. Choose e.g. size 32 and scale 1.0."
             )
         self.size = size

@@ -4,9 +4,10 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any, Literal
 
+import torch
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.trainer.states import TrainerFn
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from lightning_gradood.core import MEGAPIXELS, Perturbation, Refusal, as_float, named_seed
@@ -16,7 +17,13 @@ from lightning_gradood.data.experiment_sources import ExperimentSources
 from lightning_gradood.data.folder import Opening
 from lightning_gradood.data.loaders import labelled, make_loader, refuse_fewer_than_processes, training_parts
 from lightning_gradood.data.perturbations import Perturbations
-from lightning_gradood.data.settings import refuse_below, refuse_not_positive, refuse_settings, refuse_unknown
+from lightning_gradood.data.settings import (
+    refuse_limits,
+    refuse_loading,
+    refuse_memory,
+    refuse_settings,
+    refuse_unknown,
+)
 from lightning_gradood.data.source import ImageBatch, Source
 from lightning_gradood.data.splits import Rows
 
@@ -96,9 +103,9 @@ class ImageDataModule(ExperimentSources, LightningDataModule):
             validation_fraction,
         )
         refuse_two_roles(train, normal, anomalies)
-        refuse_not_positive(max_megapixels=max_megapixels)
-        refuse_below(0, num_workers=num_workers, memory_limit_gib=memory_limit_gib)
-        refuse_below(1, batch_size=batch_size, probe_batch_size=probe_batch_size, limit=1 if limit is None else limit)
+        refuse_memory(memory_limit_gib, max_megapixels)
+        refuse_loading(batch_size, probe_batch_size, num_workers, split_seed=split_seed, limit_seed=limit_seed)
+        refuse_limits(limit=1 if limit is None else limit)
         self.normal, self.anomalies, self.train = normal, anomalies, train
         self.augment, self.validation_fraction = augment, validation_fraction
         self.split, self.split_seed = split, split_seed
@@ -166,6 +173,29 @@ class ImageDataModule(ExperimentSources, LightningDataModule):
         """Load all training images in order and without augmentation, for probes that learn from them."""
         source = self.train_source
         return make_loader(source, range(len(source)), self.probe_batch_size, self.num_workers)
+
+    def try_augment(self, images: Tensor) -> None:
+        """Refuse an augmentation that does not map images to images, before the first step; no random numbers are used up.
+
+        Args:
+            images: Some of the training images, float [N, C, H, W].
+
+        Raises:
+            Refusal: It raises, or gives something else.
+        """
+        if self.augment is None:
+            return
+        try:
+            with torch.random.fork_rng(devices=[]):
+                augmented = self.augment.train()(images.clone())
+            found = f"{list(augmented.shape)}" if isinstance(augmented, Tensor) else type(augmented).__name__
+        except Exception as error:  # a module raises whatever it likes
+            found = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}".rstrip(".")
+        if found != f"{list(images.shape)}":
+            raise Refusal(
+                f"`data.augment` should be a module that maps training images {list(images.shape)} to such images. "
+                f"Got {found}. Give it settings that fit, or leave it out."
+            )
 
     def on_after_batch_transfer(self, batch: ImageBatch, dataloader_idx: int) -> ImageBatch:
         """Bring pixels to float32 in [0, 1] on the device, or to the Trainer's own precision; augment when training."""

@@ -10,7 +10,7 @@ from lightning_gradood.attacks import FGSM, PGD, Semantic, preset
 from lightning_gradood.core import Perturbation, Refusal, named_seed, refused_as
 from lightning_gradood.corruptions import corruptions_at
 from lightning_gradood.data.datasets import LoadedSource
-from lightning_gradood.data.settings import refuse_below
+from lightning_gradood.data.settings import refuse_limits
 from lightning_gradood.data.splits import allocate, exact_shares, split_rows
 from lightning_gradood.records import SPLITS
 
@@ -84,7 +84,7 @@ class Perturbations:
         with refused_as(preset="data.attacks"):
             attacks = preset(attacks) if isinstance(attacks, str) else attacks or {}
         corruptions = corruptions_at(corruptions) if isinstance(corruptions, int) else corruptions or {}
-        refuse_below(1, **limits)
+        refuse_limits(**limits)
         unknown = sorted(set(limits) - {*attacks, *corruptions})
         if unknown:
             raise Refusal(

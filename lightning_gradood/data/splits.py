@@ -103,7 +103,8 @@ def exact_shares(fractions: Sequence[float]) -> list[Fraction]:
     Raises:
         Refusal: They are not positive, or do not sum to 1.
     """
-    ratios = [Fraction(fraction).limit_denominator(10**6) for fraction in fractions]
+    finite = all(isinstance(fraction, int | float) and math.isfinite(fraction) for fraction in fractions)
+    ratios = [Fraction(fraction).limit_denominator(10**6) for fraction in fractions if finite]
     if not ratios or min(ratios) <= 0 or abs(float(sum(ratios)) - 1) > 1e-5:
         raise Refusal(
             "`split` should be positive fractions that sum to 1. "

@@ -18,6 +18,7 @@ from lightning_gradood.records import SYNTHETIC, Records, normal_records
 from lightning_gradood.synthetic import SyntheticOutlier
 
 Rule = Literal["fisher", "squares", "cauchy"]
+_MOST_FOLDS = 1000  # each detector is fitted as often
 _TAIL = 0.9  # quantile above which the distribution of normal scores is continued by an exponential
 
 
@@ -78,9 +79,9 @@ class Combined(Detector):
                 "`detectors` should be two or more with different names that need no anomalies. "
                 f"Got {names}{f', of which {needy} need some' if needy else ''}. Name others."
             )
-        if rule not in get_args(Rule) or folds < 2:
+        if rule not in get_args(Rule) or not 2 <= folds <= _MOST_FOLDS:
             raise Refusal(
-                f"`rule` should be one of {', '.join(get_args(Rule))}, and `folds` at least 2. "
+                f"`rule` should be one of {', '.join(get_args(Rule))}, and `folds` from 2 to {_MOST_FOLDS}. "
                 f"Got `rule = {rule}` and `folds = {folds}`."
             )
         self.detectors, self.rule, self.folds, self._name = list(detectors), rule, folds, name
@@ -90,7 +91,7 @@ class Combined(Detector):
     def fewest(self) -> int:
         """20 to make folds of, or as many as leave enough for its detectors when one fold is kept from them."""
         needed = max(one.fewest for one in self.detectors)
-        return max(20, math.ceil(needed * self.folds / (self.folds - 1)))
+        return max(20, self.folds, math.ceil(needed * self.folds / (self.folds - 1)))
 
     @property
     def needs_anomalies(self) -> bool:

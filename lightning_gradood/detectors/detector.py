@@ -167,7 +167,7 @@ def neighbour_rank(k: int | None, records: int, most: int) -> int:
 
 def check_neighbour_rank(k: int | None) -> None:
     """Refuse a rank below 1."""
-    if k is not None and k < 1:
+    if k is not None and (not isinstance(k, int) or k < 1):
         raise Refusal(f"`k` should be at least 1. Got `k = {k}`. Leave it out: it then follows the number of images.")
 
 

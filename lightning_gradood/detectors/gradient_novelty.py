@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_gradood.core import LOG_FLOOR, Refusal
+from lightning_gradood.core import LOG_FLOOR, Refusal, check_whole
 from lightning_gradood.detectors.class_gaussian import ClassGaussian
 from lightning_gradood.detectors.detector import Detector, check_neighbour_rank, neighbour_rank, normal_training_records
 from lightning_gradood.detectors.isolation_trees import Trees
@@ -191,6 +191,9 @@ class GradientKNN(OneClassDetector):
         self._keep(state["normal"].numpy())
 
 
+_MOST_TREES = 100_000
+
+
 class GradientForest(OneClassDetector):
     """Score by how few random cuts isolate an image among normal ones.
 
@@ -205,8 +208,7 @@ class GradientForest(OneClassDetector):
 
     def __init__(self, label_designs: list[LabelDesign] | None = None, trees: int = 200) -> None:
         super().__init__(label_designs, whitening=0.0)
-        if trees < 1:
-            raise Refusal(f"`trees` should be at least 1. Got `trees = {trees}`. 200 is the default.")
+        check_whole("trees", trees, 1, _MOST_TREES, 200)
         self.trees = trees
         self._trees: Trees | None = None
 

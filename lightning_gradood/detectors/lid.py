@@ -173,6 +173,11 @@ class LID(Detector):
         return self._name
 
     @property
+    def fewest(self) -> int:
+        """One more than the smallest number of neighbours."""
+        return min(self.neighbours) + 1
+
+    @property
     def probes(self) -> Sequence[Probe]:
         """The feature layers."""
         return [FeatureProbe(self.layers)]

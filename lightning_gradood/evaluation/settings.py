@@ -1,10 +1,11 @@
 """The settings of detection: what `--detection.*` sets."""
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from lightning_gradood.core import Refusal
+from lightning_gradood.core import Refusal, check_seed, check_whole
 from lightning_gradood.detectors import (
     MLP,
     Baseline,
@@ -26,6 +27,8 @@ from lightning_gradood.records import SYNTHETIC
 from lightning_gradood.synthetic import SyntheticOutlier
 from lightning_gradood.tasks import MLPSettings
 
+_MOST_RESAMPLES = 1_000_000  # minutes for each detector and source
+_LONGEST = 100  # letters of a detector's name
 Preset = Literal["paper", "no_anomalies", "one_pass"]
 
 
@@ -99,8 +102,8 @@ class DetectionSettings:
                 f"`detection.label_designs` should have different names. Got {designs}. Remove or rename one."
             )
         check_rate(self.false_positive_rate)
-        if self.resamples < 1:
-            raise Refusal(f"`detection.resamples` should be at least 1. Got `resamples = {self.resamples}`.")
+        check_whole("detection.resamples", self.resamples, 1, _MOST_RESAMPLES, 1000)
+        check_seed("detection.seed", self.seed)
 
     def probes(self, anomalies: bool = True) -> list[Probe]:
         """The probes of all detectors, each once; logits come with the pass at no cost and give the predictions.
@@ -189,9 +192,7 @@ class DetectionSettings:
         presets = {"paper": [], "no_anomalies": no_anomalies(), "one_pass": one_pass()}
         others = [one.with_label_designs(self.label_designs) for one in [*presets[self.preset], *self.detectors]]
         detectors: list[Detector] = [*alone, paper, *more, *others]
-        names = [detector.name for detector in detectors]
-        if len(set(names)) < len(names):
-            raise Refusal(f"`detection.detectors` should have different names. Got {names}. Remove one.")
+        _refuse_names([detector.name for detector in detectors])
         return detectors
 
     def check_train_images(self, in_train: int, anomalies: bool = True) -> None:
@@ -220,3 +221,15 @@ class DetectionSettings:
         if self.guard is not None:
             (detector,) = self.guarding(anomalies)
             check_calibration((in_val + 1) // (2 if detector.needs_anomalies else 1), self.false_positive_rate)
+
+
+def _refuse_names(names: Sequence[str]) -> None:
+    """Refuse names of detectors that repeat, or that no file in the run's folder can have."""
+    if len(set(names)) < len(names):
+        raise Refusal(f"`detection.detectors` should have different names. Got {names}. Remove one.")
+    for name in names:
+        if name in ("", ".", "..") or "/" in name or not name.isprintable() or len(name) > _LONGEST:
+            raise Refusal(
+                f"`detection.detectors` should have names that can be files', without a slash, of at most {_LONGEST} letters. "
+                f"Got `name = {name[:_LONGEST]!r}`. Rename that detector."
+            )

@@ -116,7 +116,7 @@ def check_calibration(number: int, false_positive_rate: float, flag: str = RATE)
 
 def check_rate(false_positive_rate: float, flag: str = RATE) -> None:
     """Refuse a rate outside of (0, 1)."""
-    if not 0 < false_positive_rate < 1:
+    if not isinstance(false_positive_rate, int | float) or not 0 < false_positive_rate < 1:
         raise Refusal(f"`{flag}` should be between 0 and 1, e.g. 0.05. Got `{flag} = {false_positive_rate}`.")
 
 

@@ -5,6 +5,16 @@ from torch import Tensor, nn
 from torchvision.models.densenet import DenseNet
 from torchvision.models.resnet import BasicBlock, ResNet
 
+from lightning_gradood.core import check_whole
+
+_MOST_CLASSES, _MOST_CHANNELS, _MOST_BLOCKS = 1_000_000, 4096, 1000
+
+
+def _check_shape(num_classes: int, channels: int) -> None:
+    """Refuse a width that is none, or for which no memory would do."""
+    check_whole("model.network.num_classes", num_classes, 1, _MOST_CLASSES, 10)
+    check_whole("model.network.channels", channels, 1, _MOST_CHANNELS, 3)
+
 
 def densenet_bc_100_12(num_classes: int = 10, channels: int = 3) -> DenseNet:
     """Build DenseNet-BC-100-12 for small images: 299 parameter tensors, 0.77 million parameters.
@@ -26,6 +36,7 @@ def densenet_bc_100_12(num_classes: int = 10, channels: int = 3) -> DenseNet:
         >>> sum(parameter.numel() for parameter in densenet_bc_100_12().parameters())
         769162
     """
+    _check_shape(num_classes, channels)
     network = DenseNet(growth_rate=12, block_config=(16, 16, 16), num_init_features=24, num_classes=num_classes)
     stem = nn.Conv2d(channels, 24, kernel_size=3, stride=1, padding=1, bias=False)
     nn.init.kaiming_normal_(stem.weight)  # as torchvision's own convolutions
@@ -76,6 +87,7 @@ def resnet34(num_classes: int = 10, channels: int = 3) -> ResNet:
 
 def _small_image_resnet(blocks: list[int], num_classes: int, channels: int) -> ResNet:
     """Exchange the stem for one that keeps the resolution: 3×3, stride 1, no max-pool."""
+    _check_shape(num_classes, channels)
     network = ResNet(BasicBlock, blocks, num_classes=num_classes)
     network.conv1 = nn.Conv2d(channels, 64, kernel_size=3, stride=1, padding=1, bias=False)
     # Initialised as torchvision's own convolutions are.
@@ -121,6 +133,8 @@ class CifarResNet(nn.Module):
 
     def __init__(self, blocks_per_stage: int, num_classes: int = 10, channels: int = 3) -> None:
         super().__init__()
+        check_whole("model.network.blocks_per_stage", blocks_per_stage, 1, _MOST_BLOCKS, 3)
+        _check_shape(num_classes, channels)
         self.conv1 = _conv3x3(channels, 16)
         self.bn1 = nn.BatchNorm2d(16)
         self.relu = nn.ReLU()

@@ -101,17 +101,20 @@ def two_logits(logits: Tensor) -> Tensor:
     return torch.cat([torch.zeros_like(logits), logits], dim=1)
 
 
+_LARGEST = 1e6  # of pixels in [0, 1]; float32 images would all be the same behind it
+
+
 def _check_statistics(mean: list[float], std: list[float]) -> None:
     if not mean or len(mean) != len(std):
         raise Refusal(
             "`mean` and `std` should hold one value for each image channel. "
             f"Got `mean = {mean}` and `std = {std}`. Give both the same number of values, three for RGB."
         )
-    if not _per_channel(mean).isfinite().all():
+    if not (_per_channel(mean).abs() <= _LARGEST).all():  # false for NaN
         raise Refusal(
             f"`mean` should be finite. Got `mean = {mean}`. Give the training images' mean in pixels of [0, 1]."
         )
-    if not (_per_channel(std).isfinite() & (_per_channel(std) > 0)).all():  # as stored: 1e-50 would be zero
+    if not ((_per_channel(std) <= _LARGEST) & (_per_channel(std) > 0)).all():  # as stored: 1e-50 would be zero
         raise Refusal(
             f"`std` should be above zero in every channel. Got `std = {std}`. Give the training images' standard "
             "deviation in pixels of [0, 1], or 1.0 for a channel that should only be shifted."

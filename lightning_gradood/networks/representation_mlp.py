@@ -7,9 +7,21 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from lightning_gradood.core import LOG_FLOOR, Refusal, cast_like, float64_device, has_float64, to_float64
+from lightning_gradood.core import (
+    LOG_FLOOR,
+    Refusal,
+    cast_like,
+    check_above_zero,
+    check_finite,
+    check_whole,
+    float64_device,
+    has_float64,
+    to_float64,
+)
 
 _NOTHING = 1e-10  # a share of the largest variance that float32 norms leave by rounding alone
+_MOST_UNITS = 65536  # far more than there are records; for more no memory would do
+_LARGEST = 1e6  # of a learning rate or a decay, behind which every weight is NaN after a step
 _ROUNDING = 1e-12  # relative error of a float64 mean of thousands of equal numbers, with room to spare
 
 
@@ -45,16 +57,17 @@ class MLPSettings:
     inputs: list[str] = field(default_factory=lambda: ["norms"])
 
     def __post_init__(self) -> None:
-        for name in ("width", "learning_rate", "max_epochs", "patience", "batch_size"):
-            if getattr(self, name) <= 0:
-                raise Refusal(f"`mlp.{name}` should be positive. Got `mlp.{name} = {getattr(self, name)}`.")
-        if self.weight_decay < 0:
-            raise Refusal(f"`mlp.weight_decay` should not be negative. Got `mlp.weight_decay = {self.weight_decay}`.")
-        if self.whitening is not None and not self.whitening > 0:
+        check_whole("mlp.width", self.width, 1, _MOST_UNITS, 128)
+        for name, example in (("max_epochs", 100), ("patience", 10), ("batch_size", 128)):
+            check_whole(f"mlp.{name}", getattr(self, name), 1, 2**31 - 1, example)
+        check_above_zero("mlp.learning_rate", self.learning_rate, 0.002)
+        check_finite("mlp.learning_rate", self.learning_rate, 0, _LARGEST, 0.002)
+        check_finite("mlp.weight_decay", self.weight_decay, 0, _LARGEST, 0.0001)
+        if self.whitening is not None and not 0 < self.whitening < float("inf"):
             raise Refusal(
                 f"`mlp.whitening` should be positive. Got `mlp.whitening = {self.whitening}`. Use null for no whitening."
             )
-        if not 0 <= self.dropout < 1:
+        if self.dropout is None or not 0 <= self.dropout < 1:
             raise Refusal(
                 f"`mlp.dropout` should be in [0, 1). Got `mlp.dropout = {self.dropout}`. Use 0 for no dropout."
             )

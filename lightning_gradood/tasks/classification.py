@@ -1,10 +1,5 @@
-"""The task that trains and evaluates the classifier, its learning-rate schedules, and the check that network fits images.
+"""The task that trains and evaluates the classifier, and the check that a network fits images."""
 
-A schedule is any class whose first two parameters are the optimizer and the total number of optimizer steps; it is
-advanced after every step.
-"""
-
-import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -16,11 +11,12 @@ from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, OneCycleLR
+from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics.classification import MulticlassAccuracy
 
 from lightning_gradood.core import (
     Refusal,
+    check_finite,
     check_logits_shape,
     exact_arithmetic,
     frozen_network,
@@ -29,82 +25,7 @@ from lightning_gradood.core import (
     wanted_size,
 )
 from lightning_gradood.networks import Normalized, load_weights, two_logits
-
-
-class OneCycle(OneCycleLR):
-    """Rise to the optimizer's learning rate and anneal to zero.
-
-    Args:
-        optimizer: whose `lr` is the peak.
-        total_steps: optimizer steps of the whole training, given by the task.
-        warmup: fraction of the steps spent rising.
-
-    Reference:
-        Smith and Topin 2018, "Super-Convergence".
-    """
-
-    def __init__(self, optimizer: Optimizer, total_steps: int, warmup: float = 0.3) -> None:
-        peaks = [group["lr"] for group in optimizer.param_groups]
-        super().__init__(optimizer, max_lr=peaks, total_steps=total_steps, pct_start=warmup)
-
-
-class Cosine(CosineAnnealingLR):
-    """Anneal the learning rate to zero along half a cosine.
-
-    Args:
-        optimizer: whose `lr` is the start.
-        total_steps: optimizer steps of the whole training, given by the task.
-
-    Reference:
-        Loshchilov and Hutter 2017, Eq. 5 without restarts.
-    """
-
-    def __init__(self, optimizer: Optimizer, total_steps: int) -> None:
-        super().__init__(optimizer, T_max=total_steps)
-
-
-def refuse_other_schedule(
-    checkpoint: Mapping[str, Any], optimizer: Optimizer, scheduler: LRScheduler | None, path: object
-) -> None:
-    """Refuse to continue a run with another schedule or peak than it was begun with: its state would be taken for this one's.
-
-    Args:
-        checkpoint: Lightning's, from which the run goes on.
-        optimizer: as it is built now.
-        scheduler: as it is built now; None for a constant learning rate.
-        path: of the checkpoint, for the message.
-
-    Raises:
-        Refusal: a setting of the schedule, its number of steps among them, or the learning rate that it starts from differs.
-    """
-    stored = next(iter(checkpoint.get("lr_schedulers", [])), None)
-    groups: list[Any] = next((state["param_groups"] for state in checkpoint.get("optimizer_states", [])), [])
-    then: dict[str, Any] = {"learning rates": [group.get("initial_lr", group["lr"]) for group in groups]}
-    now: dict[str, Any] = {"learning rates": [group.get("initial_lr", group["lr"]) for group in optimizer.param_groups]}
-    if (stored is None) != (scheduler is None):
-        then["schedule"], now["schedule"] = (
-            ["none", "one"][stored is not None],
-            ["none", "one"][scheduler is not None],
-        )
-    elif stored is not None and scheduler is not None:
-        settings = _schedule_settings(scheduler)
-        now |= settings
-        then |= {name: stored.get(name, "unknown") for name in settings}
-    differing = [name for name in now if then[name] != now[name]]
-    if groups and differing:
-        raise Refusal(
-            "`trainer.max_epochs`, `model.scheduler` and `model.optimizer` should be those of the run that is continued, with "
-            "as many steps in an epoch: its learning rate follows one schedule to the end. Got "
-            f"{', '.join(f'{name} {then[name]} in `ckpt_path = {path}` and {now[name]} now' for name in differing)}. Continue "
-            "with its settings; or begin a new run from its weights, with a schedule of its own, by "
-            f"--model.weights {path} in another --run_dir."
-        )
-
-
-def _schedule_settings(scheduler: LRScheduler) -> dict[str, Any]:
-    """What a schedule was built with, as far as its state holds it, in contrast to where it has got to."""
-    given = {name for kind in type(scheduler).__mro__ for name in inspect.signature(kind).parameters}
-    return {name: value for name, value in scheduler.state_dict().items() if name in given - {"last_epoch"}}
+from lightning_gradood.tasks.schedules import refuse_endless, refuse_other_schedule, try_optimizer
 
 
 def check_network(network: nn.Module, images: Tensor, classes: int | None) -> int:
@@ -223,6 +144,7 @@ class ClassificationTask(LightningModule):
         channels_last: bool = False,
     ) -> None:
         super().__init__()
+        check_finite("model.label_smoothing", label_smoothing, 0, 1, 0.1)
         self.network = Normalized(network, normalize.mean, normalize.std) if normalize else network
         self.normalize = normalize
         self.weights = weights
@@ -252,6 +174,17 @@ class ClassificationTask(LightningModule):
             with refused_as(path="model.weights"):
                 _say(load_weights(self.network, self.weights, self.weights_prefix))
         self._initialised = True
+
+    def prepare_training(self, trainer: Any) -> None:
+        """Read the initial weights, and refuse an optimizer or a schedule that cannot be built, before the first step.
+
+        Args:
+            trainer: Lightning's Trainer.
+        """
+        self.load_initial_weights()
+        try_optimizer(self.optimizer_factory, self.scheduler_factory, self.parameters())
+        if self.scheduler_factory is not None:
+            refuse_endless(trainer)
 
     def load_trained_weights(self, path: str) -> None:
         """Read weights that take the place of the initial ones, which are not loaded any more.
@@ -312,13 +245,8 @@ class ClassificationTask(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def _scheduler(self, factory: Callable[[Optimizer, int], LRScheduler], optimizer: Optimizer) -> LRScheduler:
-        steps = self.trainer.estimated_stepping_batches
-        if steps == float("inf"):
-            raise Refusal(
-                "`trainer.max_epochs` should be a number of epochs where `scheduler` is given, which needs to know the end. "
-                f"Got `trainer.max_epochs = {self.trainer.max_epochs}`. Write e.g. 40, or `scheduler: null`."
-            )
-        return factory(optimizer, int(steps))
+        refuse_endless(self.trainer)
+        return factory(optimizer, int(self.trainer.estimated_stepping_batches))
 
     def _step(self, batch: Batch, stage: str) -> Tensor:
         images, labels, *_ = batch

@@ -102,7 +102,7 @@ def test_what_is_misspelt_is_named_with_the_nearest_spelling(flags, words, capsy
         (["--detection.mlp.width", "wide"], "`detection.mlp.width`: Expected an int. Got value: wide."),
         (["--model.channels_last", "maybe"], "`model.channels_last`: Expected a bool. Got value: maybe."),
         (["--data.split", "[0.5, 0.5]"], "`data.split`: Expected a tuple with 3 elements. Got value: [0.5, 0.5]."),
-        (["--detection.mlp.width", "0"], "`mlp.width` should be positive. Got `mlp.width = 0`."),
+        (["--detection.mlp.width", "0"], "`mlp.width` should be at least 1. Got `mlp.width = 0`."),
         (["--detection.resamples", "0"], "`detection.resamples` should be at least 1."),
         (["--detection.label_designs", "[]"], "`detection.label_designs` should name at least one label design."),
         (["--data.batch_size", "0"], "`batch_size` should be at least 1. Got `batch_size = 0`."),

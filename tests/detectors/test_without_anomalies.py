@@ -156,7 +156,10 @@ def test_members_are_scored_on_images_they_were_not_fitted_on():
         (lambda: Combined([Energy(), Energy()]), "Got \\['energy', 'energy'\\]. Name others"),
         (lambda: Combined([Energy(), MLP([AllOnes()], MLPSettings())]), r"of which \['mlp'\] need some"),
         (lambda: Combined([Energy(), Baseline()], rule="sum"), "`rule` should be one of fisher, squares, cauchy"),
-        (lambda: Combined([Energy(), Baseline()], folds=1), "`folds` at least 2. Got `rule = fisher` and `folds = 1`"),
+        (
+            lambda: Combined([Energy(), Baseline()], folds=1),
+            "`folds` from 2 to 1000. Got `rule = fisher` and `folds = 1`",
+        ),
         (lambda: Consistency(["mirror", "mirror"]), "`views` should be one or more of mirror, blur, each once"),
         (lambda: ViewsProbe([]), "`views` should be one or more of mirror, blur"),
     ],

@@ -53,7 +53,7 @@ def test_two_settings_share_nothing():
             {"label_designs": [AllOnes(), AllOnes()]},
             "`detection.label_designs` should have different names. Got ['all_ones', 'all_ones'].",
         ),
-        ({"resamples": 0}, "`detection.resamples` should be at least 1. Got `resamples = 0`."),
+        ({"resamples": 0}, "`detection.resamples` should be at least 1. Got `detection.resamples = 0`."),
     ],
 )
 def test_settings_without_meaning_are_refused(settings, words):

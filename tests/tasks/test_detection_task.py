@@ -158,11 +158,12 @@ def test_training_uses_the_settings(representations):
 )
 def test_settings_that_must_be_positive(setting):
     ((name, value),) = setting.items()
-    with pytest.raises(Refusal, match=re.escape(f"`mlp.{name}` should be positive. Got `mlp.{name} = {value}`.")):
+    wanted = "a finite number above 0" if name == "learning_rate" else "at least 1"
+    with pytest.raises(Refusal, match=re.escape(f"`mlp.{name}` should be {wanted}. Got `mlp.{name} = {value}`.")):
         MLPSettings(**setting)
 
 
 def test_a_negative_weight_decay_is_refused_and_none_at_all_is_not():
-    with pytest.raises(Refusal, match=re.escape("should not be negative. Got `mlp.weight_decay = -0.1`.")):
+    with pytest.raises(Refusal, match=re.escape("should be at least 0. Got `mlp.weight_decay = -0.1`.")):
         MLPSettings(weight_decay=-0.1)
     assert MLPSettings(weight_decay=0).weight_decay == 0

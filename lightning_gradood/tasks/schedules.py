@@ -1,0 +1,154 @@
+"""Learning-rate schedules of the classifier's training, and what is refused of optimizers and schedules before the first step.
+
+A schedule is any class whose first two parameters are the optimizer and the total number of optimizer steps; it is
+advanced after every step.
+"""
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, OneCycleLR
+
+from lightning_gradood.core import Refusal, check_finite
+
+
+class OneCycle(OneCycleLR):
+    """Rise to the optimizer's learning rate and anneal to zero.
+
+    Args:
+        optimizer: whose `lr` is the peak.
+        total_steps: optimizer steps of the whole training, given by the task.
+        warmup: fraction of the steps spent rising.
+
+    Reference:
+        Smith and Topin 2018, "Super-Convergence".
+    """
+
+    def __init__(self, optimizer: Optimizer, total_steps: int, warmup: float = 0.3) -> None:
+        check_finite("model.scheduler.warmup", warmup, 0, 1, 0.3)
+        peaks = [group["lr"] for group in optimizer.param_groups]
+        super().__init__(optimizer, max_lr=peaks, total_steps=total_steps, pct_start=warmup)
+
+
+class Cosine(CosineAnnealingLR):
+    """Anneal the learning rate to zero along half a cosine.
+
+    Args:
+        optimizer: whose `lr` is the start.
+        total_steps: optimizer steps of the whole training, given by the task.
+
+    Reference:
+        Loshchilov and Hutter 2017, Eq. 5 without restarts.
+    """
+
+    def __init__(self, optimizer: Optimizer, total_steps: int) -> None:
+        super().__init__(optimizer, T_max=total_steps)
+
+
+def refuse_other_schedule(
+    checkpoint: Mapping[str, Any], optimizer: Optimizer, scheduler: LRScheduler | None, path: object
+) -> None:
+    """Refuse to continue a run with another schedule or peak than it was begun with: its state would be taken for this one's.
+
+    Args:
+        checkpoint: Lightning's, from which the run goes on.
+        optimizer: as it is built now.
+        scheduler: as it is built now; None for a constant learning rate.
+        path: of the checkpoint, for the message.
+
+    Raises:
+        Refusal: a setting of the schedule, its number of steps among them, or the learning rate that it starts from differs.
+    """
+    stored = next(iter(checkpoint.get("lr_schedulers", [])), None)
+    groups: list[Any] = next((state["param_groups"] for state in checkpoint.get("optimizer_states", [])), [])
+    then: dict[str, Any] = {"learning rates": [group.get("initial_lr", group["lr"]) for group in groups]}
+    now: dict[str, Any] = {"learning rates": [group.get("initial_lr", group["lr"]) for group in optimizer.param_groups]}
+    if (stored is None) != (scheduler is None):
+        then["schedule"], now["schedule"] = (
+            ["none", "one"][stored is not None],
+            ["none", "one"][scheduler is not None],
+        )
+    elif stored is not None and scheduler is not None:
+        settings = _schedule_settings(scheduler)
+        now |= settings
+        then |= {name: stored.get(name, "unknown") for name in settings}
+    differing = [name for name in now if then[name] != now[name]]
+    if groups and differing:
+        raise Refusal(
+            "`trainer.max_epochs`, `model.scheduler` and `model.optimizer` should be those of the run that is continued, with "
+            "as many steps in an epoch: its learning rate follows one schedule to the end. Got "
+            f"{', '.join(f'{name} {then[name]} in `ckpt_path = {path}` and {now[name]} now' for name in differing)}. Continue "
+            "with its settings; or begin a new run from its weights, with a schedule of its own, by "
+            f"--model.weights {path} in another --run_dir."
+        )
+
+
+def _schedule_settings(scheduler: LRScheduler) -> dict[str, Any]:
+    """What a schedule was built with, as far as its state holds it, in contrast to where it has got to."""
+    given = {name for kind in type(scheduler).__mro__ for name in inspect.signature(kind).parameters}
+    return {name: value for name, value in scheduler.state_dict().items() if name in given - {"last_epoch"}}
+
+
+_LARGEST = 1e6  # of a learning rate, a momentum or a decay; from here on every network is NaN after a step
+_STEPS = 1000  # of a schedule that is only tried
+
+
+def try_optimizer(
+    optimizer: Callable[[Iterable[nn.Parameter]], Optimizer],
+    scheduler: Callable[[Optimizer, int], LRScheduler] | None,
+    parameters: Iterable[nn.Parameter],
+) -> None:
+    """Refuse an optimizer or a schedule that cannot be built, or whose numbers nothing can be trained with.
+
+    Args:
+        optimizer: factory from parameters to the optimizer.
+        scheduler: factory from (optimizer, total steps) to a schedule; None for none.
+        parameters: of the network.
+
+    Raises:
+        Refusal: what it raises, or a setting that is no finite number below a million.
+    """
+    if not callable(optimizer):
+        raise Refusal(
+            f"`model.optimizer` should name an optimizer's class. Got `model.optimizer = {optimizer!r}`. "
+            "Write e.g. torch.optim.AdamW, or leave it out for SGD."
+        )
+    built = _built("model.optimizer", optimizer, list(parameters))
+    for name, value in ((name, value) for group in built.param_groups for name, value in group.items()):
+        for number in value if isinstance(value, tuple | list) else [value]:
+            if isinstance(number, float):
+                check_finite(f"model.optimizer.{name}", number, -_LARGEST, _LARGEST, 0.1)
+    if scheduler is not None:
+        _built("model.scheduler", scheduler, built, _STEPS)
+
+
+def _built(flag: str, factory: Callable[..., Any], *arguments: Any) -> Any:
+    try:
+        return factory(*arguments)
+    except Refusal:
+        raise
+    except Exception as error:  # each optimizer has words of its own
+        first = next(iter(str(error).strip().splitlines()), "").rstrip(".")
+        raise Refusal(
+            f"`{flag}` should have settings that it can be built with. Got {type(error).__name__}: {first}. "
+            "Correct that setting, or leave it out for its default."
+        ) from error
+
+
+def refuse_endless(trainer: Any) -> None:
+    """Refuse a training without an end, which a schedule needs to know.
+
+    Args:
+        trainer: Lightning's Trainer.
+
+    Raises:
+        Refusal: it has neither a number of epochs nor of steps.
+    """
+    if trainer.max_epochs == -1 and trainer.max_steps == -1:
+        raise Refusal(
+            "`trainer.max_epochs` should be a number of epochs where `scheduler` is given, which needs to know the end. "
+            f"Got `trainer.max_epochs = {trainer.max_epochs}`. Write e.g. 40, or `scheduler: null`."
+        )
