@@ -7,13 +7,12 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn
 
 import yaml
-from jsonargparse import ArgumentParser, get_loader, set_loader
 from lightning.pytorch import Trainer, callbacks, loggers
 from lightning.pytorch.cli import LightningArgumentParser, SaveConfigCallback
 
@@ -24,6 +23,7 @@ import lightning_gradood.detectors as detectors
 import lightning_gradood.gradients as gradients
 import lightning_gradood.networks as networks
 import lightning_gradood.tasks as tasks
+from lightning_gradood.cli.limits import BadText
 from lightning_gradood.cli.trust import distrusted_in
 from lightning_gradood.cli.verbs import ALONE, VERBS
 from lightning_gradood.core import Refusal, Unparsable, check_yaml, experiment_file, read_text
@@ -194,33 +194,6 @@ _HELP = {
 }
 
 
-class TooMuch(Refusal):
-    """A text of the configuration passes the limits on bytes, depth and values."""
-
-
-def limit_texts() -> None:
-    """Have every text that the parser reads as YAML, on the command line and in files, looked at before it is expanded."""
-    ArgumentParser(parser_mode="omegaconf+").parse_string("{}")  # the first text brings the loader of this mode
-    for mode in ("yaml", "omegaconf+"):
-        load = get_loader(mode)
-        if load.__module__ != __name__:
-            set_loader(mode, _limited(load), (yaml.YAMLError,))
-
-
-def _limited(load: Callable[[str], Any]) -> Callable[[str], Any]:
-    def limited(text: str) -> Any:
-        try:
-            check_yaml(text)
-        except Unparsable as error:
-            start = " ".join(text[:40].split())
-            raise TooMuch(
-                f"A value of the configuration should be short YAML. Got `{start}…`, {error}. Write it out without aliases."
-            ) from error
-        return load(text)
-
-    return limited
-
-
 class Parser(LightningArgumentParser):
     """Refuses in one sentence where argparse would print its usage first, and helps briefly."""
 
@@ -247,7 +220,7 @@ class Parser(LightningArgumentParser):
                 check_yaml(read_text(cfg_path))
             return super().parse_path(cfg_path, *args, **kwargs)
         except Unparsable as error:
-            raise TooMuch(f"`config` should be a YAML file. Got `config = {cfg_path}`, {error}.") from error
+            raise BadText(f"`config` should be a YAML file. Got `config = {cfg_path}`, {error}.") from error
         except UnicodeDecodeError as error:  # of a pipe
             raise Refusal(f"`config` should be a YAML file. Got `config = {cfg_path}`, no text in UTF-8.") from error
 
@@ -256,7 +229,7 @@ class Parser(LightningArgumentParser):
         try:
             return super().parse_args(*args, **kwargs)
         except RecursionError as error:
-            raise TooMuch(
+            raise BadText(
                 "The configuration should be nested as experiment files are. Got one that is nested deeper."
             ) from error
 
@@ -264,7 +237,7 @@ class Parser(LightningArgumentParser):
         """Raise the refusal that `main` prints."""
         behind = refusal_behind(ex)
         raise (
-            behind if isinstance(behind, TooMuch) else distrusted_in(message) or Refusal(one_sentence(message))
+            behind if isinstance(behind, BadText) else distrusted_in(message) or Refusal(one_sentence(message))
         ) from ex
 
 

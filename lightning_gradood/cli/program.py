@@ -22,8 +22,9 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from lightning_gradood.cli.command import Command, configuration_of, run_verb
+from lightning_gradood.cli.limits import limit_texts
 from lightning_gradood.cli.main import end
-from lightning_gradood.cli.parsing import Parser, experiment_name, limit_texts, with_shipped_files
+from lightning_gradood.cli.parsing import Parser, experiment_name, with_shipped_files
 from lightning_gradood.cli.processes import EndTogether
 from lightning_gradood.cli.stopping import Stopped
 from lightning_gradood.cli.trust import trusting, without_trust

@@ -63,6 +63,22 @@ def test_values_of_the_command_line(flags, capsys):
     assert len(message) < 300
 
 
+@pytest.mark.parametrize(
+    "text", ["!!int ''", "!!bool x", "!!timestamp x", "1" * 5000, "2001-99-99T", "!!python/name:os.system"]
+)
+@pytest.mark.parametrize("flag", ["--trainer.max_epochs", "--data.split", "--data.anomalies", "--run_dir", "--model"])
+def test_values_that_yaml_cannot_convert(flag, text, capsys):
+    words = ["fit", *FILE, flag, text, "--detection.resamples", "0"]  # a folder may have any name
+    assert len(refused(words, capsys)) < 7000
+    in_file = {
+        "--trainer.max_epochs": ("max_epochs: 2", f"max_epochs: {text}"),
+        "--model": ("batch_size: 64", f"batch_size: {text}"),
+    }
+    if flag in in_file:
+        Path("tiny.yaml").write_text(tiny.CONFIG.replace(*in_file[flag]))
+        refused(["fit", *FILE], capsys)
+
+
 @pytest.mark.parametrize("flag", ["--detection", "--data", "--trainer.callbacks", "--model"])
 @pytest.mark.parametrize("name", ["laughs.yaml", "deep.yaml", "huge.yaml"])
 def test_files_for_a_part_of_an_experiment(flag, name, capsys):
