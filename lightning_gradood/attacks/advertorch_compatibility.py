@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from lightning_gradood.core import Refusal
+from lightning_gradood.core import Refusal, check_import
 
 
 def _zero_gradients(tensor: Tensor) -> None:
@@ -83,6 +83,7 @@ def advertorch_class(path: str) -> type[Any]:
         Refusal: advertorch cannot be imported, there is no such thing, or it is no attack of advertorch's kind.
     """
     base = advertorch().base
+    check_import(path.replace(":", "."))
     try:
         found = pkgutil.resolve_name(path)
     except (ImportError, AttributeError, ValueError):

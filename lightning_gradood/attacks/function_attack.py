@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from lightning_gradood.core import Perturbation, Refusal, check_distance, craft_apart
+from lightning_gradood.core import Perturbation, Refusal, check_distance, check_import, check_imported, craft_apart
 
 
 class FunctionAttack(Perturbation):
@@ -42,7 +42,11 @@ class FunctionAttack(Perturbation):
         if eps is not None:
             check_distance("eps", eps)
         try:
+            check_import(function.replace(":", "."))
             self._function = pkgutil.resolve_name(function)
+            check_imported(self._function)
+        except Refusal:
+            raise
         except (ImportError, AttributeError, ValueError) as error:
             raise _refusal(function, str(error)) from None
         if not callable(self._function):

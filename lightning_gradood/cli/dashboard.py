@@ -27,12 +27,23 @@ def dashboard(words: Sequence[str]) -> int:
         Refusal: there is no run with results, or W&B does not let the account write there.
     """
     given = parser().parse_args(words)
-    from lightning_gradood.core import atomic_write
-    from lightning_gradood.report import apply_dashboard, dashboard_sections, definition, has_wandb_account
+    from lightning_gradood.core import Refusal, atomic_write
+    from lightning_gradood.report import (
+        apply_dashboard,
+        dashboard_sections,
+        definition,
+        has_wandb_account,
+        read_results,
+    )
 
     run = _run_folder(given.run)
-    results = json.loads((run / "results.json").read_text())
-    sections = dashboard_sections(results, sorted(path.stem for path in (run / "figures").glob("*.png")))
+    results = read_results(run, "outcomes")
+    try:
+        sections = dashboard_sections(results, sorted(path.stem for path in (run / "figures").glob("*.png")))
+    except (KeyError, IndexError, TypeError, AttributeError) as error:
+        raise Refusal(
+            f"`{run / 'results.json'}` should be as `detect` has written it. Got one without {error}. Name another run."
+        ) from error
     with atomic_write(run / _FILE, "RUN") as file:
         file.write((json.dumps(definition(sections), indent=2) + "\n").encode())
     sys.stdout.write(f"Definition, for the sources and detectors of {run}: {run / _FILE}\n")

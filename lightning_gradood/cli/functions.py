@@ -8,11 +8,11 @@ import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
-import yaml
 from torch import nn
+
+from lightning_gradood.core import may_import, read_yaml
 
 _NETWORK = ("model", "network")
 _CLASS_PATH, _ARGUMENTS = "class_path", "init_args"
@@ -51,8 +51,8 @@ def _settings(words: Sequence[str]) -> Iterator[tuple[str, Any]]:
 
 
 def _in_file(path: str) -> Iterator[tuple[str, Any]]:
-    with suppress(OSError, ValueError, yaml.YAMLError):  # the parser says what is wrong with it
-        content = yaml.safe_load(Path(path).read_text())
+    with suppress(OSError, ValueError):  # the parser says what is wrong with it
+        content = read_yaml(path)
         model = content.get("model") if isinstance(content, Mapping) else None
         model = model.get(_ARGUMENTS, model) if isinstance(model, Mapping) else {}
         network = model.get("network") if isinstance(model, Mapping) else None
@@ -66,6 +66,8 @@ def _in_file(path: str) -> Iterator[tuple[str, Any]]:
 
 def _function(path: Any) -> Any:
     room, _, name = str(path).rpartition(".")
+    if not may_import(str(path)):
+        return None
     with suppress(Exception):  # importing runs a user's module: the parser imports it again, and says what is wrong
         found = getattr(import_module(room), name)
         return found if inspect.isfunction(found) else None

@@ -3,11 +3,12 @@
 import difflib
 import inspect
 import itertools
+import os
 import re
+import sys
 import traceback
 from collections.abc import Iterable, Sequence
 from functools import cache
-from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -22,8 +23,10 @@ import lightning_gradood.detectors as detectors
 import lightning_gradood.gradients as gradients
 import lightning_gradood.networks as networks
 import lightning_gradood.tasks as tasks
+from lightning_gradood.cli.limits import BadText
+from lightning_gradood.cli.trust import distrusted_in
 from lightning_gradood.cli.verbs import ALONE, VERBS
-from lightning_gradood.core import Refusal, experiment_file
+from lightning_gradood.core import Refusal, Unparsable, check_yaml, experiment_file, read_text
 from lightning_gradood.evaluation import DetectionSettings
 from lightning_gradood.report import LoggingSettings, ReportSettings
 from lightning_gradood.trainer import DEFAULT_CACHE
@@ -151,7 +154,7 @@ def _suggestion(wrong: str) -> str:
     if match is None or wrong.endswith("?") or " See --help" in wrong:  # an inner parser has said it
         return ""
     if "module" in match.groupdict():
-        return _nearest(match.group("word"), dir(import_module(match.group("module"))))
+        return _nearest(match.group("word"), dir(sys.modules.get(match.group("module"))))  # never imported for a hint
     parts = match.group("word").split(".")
     known = _vocabulary()
     word = next((part for part in parts if part not in known), parts[-1])
@@ -211,17 +214,33 @@ class Parser(LightningArgumentParser):
         return shortened(super().format_help(*args, **kwargs))
 
     def parse_path(self, cfg_path: Any, *args: Any, **kwargs: Any) -> Any:
-        """Read an experiment file, which must be text."""
+        """Read an experiment file, which must be text of a size, depth and expansion that a person writes."""
         if "\0" in str(cfg_path):
             raise Refusal(f"A file should have a name without NUL characters. Got {str(cfg_path)!r}. Remove them.")
         try:
+            if os.path.isfile(cfg_path):  # a pipe from the shell can be read only once
+                check_yaml(read_text(cfg_path))
             return super().parse_path(cfg_path, *args, **kwargs)
-        except UnicodeDecodeError as error:
-            raise Refusal(f"`config` should be a YAML file. Got `config = {cfg_path}`, which is no text.") from error
+        except Unparsable as error:
+            raise BadText(f"`config` should be a YAML file. Got `config = {cfg_path}`, {error}.") from error
+        except UnicodeDecodeError as error:  # of a pipe
+            raise Refusal(f"`config` should be a YAML file. Got `config = {cfg_path}`, no text in UTF-8.") from error
+
+    def parse_args(self, *args: Any, **kwargs: Any) -> Any:
+        """Parse words; what the parser cannot walk through is refused."""
+        try:
+            return super().parse_args(*args, **kwargs)
+        except RecursionError as error:
+            raise BadText(
+                "The configuration should be nested as experiment files are. Got one that is nested deeper."
+            ) from error
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raise the refusal that `main` prints."""
-        raise Refusal(one_sentence(message)) from ex
+        behind = refusal_behind(ex)
+        raise (
+            behind if isinstance(behind, BadText) else distrusted_in(message) or Refusal(one_sentence(message))
+        ) from ex
 
 
 class LogConfig(SaveConfigCallback):
@@ -297,6 +316,8 @@ def unbuildable(error: BaseException) -> Refusal:
     frames = traceback.extract_tb(error.__traceback__)
     place = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
     first = next(iter(str(error).strip().splitlines()), "").rstrip(".")
+    if (refusal := distrusted_in(first)) is not None:
+        return refusal
     return Refusal(
         "`model`, `data` and `trainer` should be such that they can be built. "
         f"Got {type(error).__name__}: {first}{place}. Correct the arguments of what that names."

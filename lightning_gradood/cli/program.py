@@ -23,10 +23,12 @@ from omegaconf.errors import OmegaConfBaseException
 
 from lightning_gradood.cli.calls import configuration_of, run_verb
 from lightning_gradood.cli.command import Command
+from lightning_gradood.cli.limits import limit_texts
 from lightning_gradood.cli.main import end
 from lightning_gradood.cli.parsing import Parser, experiment_name, with_shipped_files
 from lightning_gradood.cli.processes import EndTogether
 from lightning_gradood.cli.stopping import Stopped
+from lightning_gradood.cli.trust import trusting, without_trust
 from lightning_gradood.cli.verbs import VERBS
 from lightning_gradood.core import LOG, Refusal, is_writing_error, writing_refusal
 from lightning_gradood.experiments import Benchmark, Experiment, Program, TableSettings, run_benchmark
@@ -88,6 +90,7 @@ def interpolation() -> Iterator[None]:
     OmegaConf.register_resolver("div", _div, replace=True)
     # without it each file would be resolved alone, and overrides (a sweep's too) would leave stale values behind
     set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
+    limit_texts()
     try:
         yield
     except OmegaConfBaseException as error:
@@ -134,12 +137,12 @@ def run_program(args: Sequence[str] | None = None) -> None:
     _quieten()
     with ExitStack() as leaving:
         try:
-            with interpolation(), _ends_of_others():
-                words = sys.argv[1:] if args is None else list(args)
+            words, trusted = without_trust(sys.argv[1:] if args is None else args)
+            with interpolation(), trusting(trusted), _ends_of_others():
                 if words[:1] == ["benchmark"]:  # calls other verbs, and has no model and data of its own
                     benchmark(words[1:])
                 else:
-                    refuse_missing(Command(leaving, None if args is None else words))
+                    refuse_missing(Command(leaving, words))
         except Refusal as refusal:
             LOG.error("refused: %s", refusal)
             end(str(refusal))

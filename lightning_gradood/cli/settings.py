@@ -155,7 +155,7 @@ def _check_part(flag: str, part: Any) -> None:
             _check_part(flag, one)
     elif isinstance(part, Namespace) and isinstance(part.get("class_path"), str):
         if part["class_path"].startswith("lightning_gradood."):  # whose annotations say what they take
-            _check_arguments(flag, part.get("init_args") or Namespace(), resolve_name(part["class_path"]))
+            _check_arguments(flag, part.get("init_args") or Namespace(), resolve_name(part["class_path"]))  # type: ignore[no-untyped-call]
     elif isinstance(part, dict):
         for name, one in part.items():
             _check_part(f"{flag}.{name}", one)

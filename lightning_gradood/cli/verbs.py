@@ -35,5 +35,7 @@ def overview() -> str:
             "",
             "`python -m lightning_gradood VERB --help` lists the flags of a verb, `--data.help ImageDataModule` those of a",
             "class. VERB --config FILE --print_config prints the configuration with all files and flags applied.",
+            "An experiment file is code. VERB --trust own --config FILE builds classes of lightning_gradood, torch and",
+            "torchvision alone, --trust PACKAGE those of another package as well: for files from others.",
         ]
     )

@@ -19,6 +19,7 @@ from pathlib import Path
 from lightning_gradood.core.errors import Refusal
 from lightning_gradood.core.files import check_writable
 from lightning_gradood.core.progress import say
+from lightning_gradood.core.text_files import read_json
 
 _NAME = re.compile(r"\.run-(\d+)\.lock")
 _BEAT = 20.0  # seconds between two signs of life
@@ -164,7 +165,7 @@ def _link(path: str) -> str:
 def _read(lock: Path) -> Holder | None:
     """A lock's holder; None if it is not there or not yet written."""
     with suppress(OSError, ValueError, TypeError, KeyError):
-        content = json.loads(lock.read_text())
+        content = read_json(lock)
         return Holder(**{one.name: one.type(content[one.name]) for one in fields(Holder)})  # type: ignore[operator]
     return None
 

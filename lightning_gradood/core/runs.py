@@ -12,6 +12,7 @@ import yaml
 from lightning_gradood.core.errors import Refusal
 from lightning_gradood.core.files import atomic_write, is_temporary
 from lightning_gradood.core.locks import is_lock
+from lightning_gradood.core.text_files import Unparsable, read_yaml
 
 CONFIG = "config.yaml"
 CHECKPOINTS = "checkpoints"
@@ -148,8 +149,8 @@ def _cannot_be_made(folder: Path, error: OSError) -> Refusal:
 def _read(path: Path) -> Mapping[str, Any]:
     """A configuration; empty, so that it is no experiment's, if the file holds something else."""
     try:
-        content = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, ValueError):
+        content = read_yaml(path)
+    except Unparsable:
         return {}
     return content if isinstance(content, Mapping) else {}
 

@@ -8,9 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from lightning_gradood.core import Refusal
+from lightning_gradood.core import Refusal, Unparsable, parse_yaml, read_text
 from lightning_gradood.data.datasets import LoadedSource
 from lightning_gradood.data.source import Listing
 from lightning_gradood.records import NORMAL
@@ -107,9 +105,9 @@ def _loosely(name: str) -> str:
 def _from_file(path: str) -> Any:
     file = Path(path).expanduser()
     try:
-        text = file.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        why = "does not exist" if not file.exists() else f"cannot be read as text ({type(error).__name__})"
+        text = read_text(file)
+    except (OSError, Unparsable) as error:
+        why = "does not exist" if not file.exists() else f"cannot be read as text ({getattr(error, 'strerror', error)})"
         raise Refusal(
             f"`data.classes` should be a list of names, or a file of them. Got `data.classes = {path}`, which {why} (looked "
             f"at {file.absolute()}). Name a file with one name in each line, or write e.g. --data.classes '[cat, dog]'."
@@ -118,11 +116,11 @@ def _from_file(path: str) -> Any:
         lines = [line.strip() for line in text.splitlines() if line.strip()]
         return [list(match.groups()) if (match := _SYNSET.fullmatch(line)) else line for line in lines]
     try:
-        return yaml.safe_load(text)  # JSON is YAML
-    except yaml.YAMLError as error:
+        return parse_yaml(text)  # JSON is YAML
+    except Unparsable as error:
         raise Refusal(
             f"`data.classes` should be a file that can be read. Got `data.classes = {path}`: "
-            f"{str(error).splitlines()[0]}. Write a JSON or YAML list of names, or one name in each line of a .txt file."
+            f"{error}. Write a JSON or YAML list of names, or one name in each line of a .txt file."
         ) from error
 
 

@@ -17,10 +17,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lightning_gradood.core import Refusal, atomic_write, named_seed
+from lightning_gradood.core import Refusal, atomic_write, fits, named_seed, read_json
 from lightning_gradood.records import SPLITS
 
 Rows = NDArray[np.int64]
+
+_BYTES = 256_000_000  # of a manifest; the splits of ImageNet's training images take 80 million
 
 
 def split_rows(
@@ -159,7 +161,11 @@ class Manifest:
             Refusal: The file is missing or not a manifest.
         """
         try:
-            content: dict[str, Any] = json.loads(Path(path).read_text(encoding="utf-8"))
+            content: dict[str, Any] = read_json(path, _BYTES)
+            kinds = {"seed": int, "fractions": list[float], "sources": dict[str, dict[str, list[str]]]}
+            wrong = [name for name, kind in kinds.items() if not fits(content[name], kind)]
+            if wrong:
+                raise ValueError(f"something else under {wrong[0]}")
             return cls(seed=content["seed"], fractions=content["fractions"], sources=content["sources"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise Refusal(

@@ -10,7 +10,7 @@ import torch
 from scipy.spatial.distance import cdist
 from torch import Tensor
 
-from lightning_gradood.core import Refusal
+from lightning_gradood.core import Refusal, parse_json
 from lightning_gradood.detectors.detector import Detector
 from lightning_gradood.detectors.logistic import Logistic, fit_logistic
 from lightning_gradood.metrics import auroc
@@ -223,7 +223,7 @@ class LID(Detector):
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Take the mini-batches and the regression; see `Detector.load_state_dict`."""
         clean, layer = state["clean"].numpy(), state["layer"].numpy()
-        ids = json.loads(bytes(state["ids"].tolist()))
+        ids = parse_json(bytes(state["ids"].tolist()))
         place_of = {name: divmod(index, clean.shape[1]) for index, name in enumerate(ids)}
         layers = [np.flatnonzero(layer == index).tolist() for index in range(int(layer.max()) + 1)]
         logistic = Logistic.from_state_dict(state)

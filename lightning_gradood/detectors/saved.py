@@ -13,7 +13,7 @@ from safetensors.torch import save
 
 import lightning_gradood
 from lightning_gradood import detectors, gradients, synthetic
-from lightning_gradood.core import Refusal, atomic_write
+from lightning_gradood.core import Refusal, atomic_write, parse_json
 from lightning_gradood.detectors.detector import Detector
 from lightning_gradood.gradients import LabelDesign
 from lightning_gradood.networks import MLPSettings
@@ -164,9 +164,9 @@ def _damaged(path: str | Path, got: str) -> Refusal:
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     try:
         with safe_open(path, framework="pt") as file:
-            about = json.loads((file.metadata() or {}).get(_KEY, "null"))
+            about = parse_json((file.metadata() or {}).get(_KEY, "null"))
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a mapping
-    except (SafetensorError, OSError, json.JSONDecodeError) as error:
+    except (SafetensorError, OSError, ValueError) as error:
         raise _damaged(path, str(error)) from error
     if not isinstance(about, dict):
         raise _damaged(path, "a safetensors file of something else")

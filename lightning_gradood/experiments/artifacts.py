@@ -4,10 +4,12 @@ import io
 import json
 import os
 import time
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import lightning.pytorch as pl
 import numpy as np
@@ -16,7 +18,7 @@ from torch import Tensor, nn
 from torch.autograd import profiler as autograd_profiler
 from torch.profiler import ProfilerActivity, profile
 
-from lightning_gradood.core import as_float, atomic_write
+from lightning_gradood.core import Refusal, as_float, atomic_write, parse_json
 from lightning_gradood.extraction import ProbeReader, ProbeTask
 from lightning_gradood.networks import state_digest
 from lightning_gradood.probes import Probe
@@ -56,10 +58,19 @@ class RunArtifacts:
 
     @classmethod
     def read(cls, folder: Path) -> "RunArtifacts":
-        """Read that of a run's folder."""
-        with np.load(cls.path(folder), allow_pickle=False) as arrays:
-            index = json.loads(str(arrays[_INDEX]))
-            return cls(**_filled(index, arrays))
+        """Read that of a run's folder.
+
+        Raises:
+            Refusal: it is not there, or holds something else.
+        """
+        try:
+            with np.load(cls.path(folder), allow_pickle=False) as arrays:
+                return cls(**_filled(parse_json(str(arrays[_INDEX])), arrays))
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, BadZipFile, zlib.error) as error:
+            raise Refusal(
+                f"{cls.path(folder)} should be as a run of `benchmark` has written it. Got what cannot be read ({error}). "
+                "Delete it to have the run made again."
+            ) from error
 
     def to_bytes(self) -> bytes:
         """The file's content."""

@@ -1,13 +1,12 @@
 """The figures of one experiment, drawn from what its first run has stored."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from lightning_gradood.experiments.artifacts import RunArtifacts
-from lightning_gradood.experiments.jobs import RESULTS, Call
+from lightning_gradood.experiments.jobs import Call
 from lightning_gradood.experiments.settings import Benchmark, TableSettings
 from lightning_gradood.experiments.tables import title
 from lightning_gradood.records import NORMAL, RecordCache, read_columns
@@ -20,6 +19,7 @@ from lightning_gradood.report import (
     extreme_images,
     layer_norms,
     method_rocs,
+    read_results,
     sample_sheet,
     source_title,
     weight_gradients,
@@ -84,7 +84,7 @@ def _gradients(artifacts: RunArtifacts) -> Picture | str:
 
 
 def _activations(call: Call, benchmark: Benchmark) -> Picture | str:
-    keys = json.loads((call.folder / RESULTS).read_text())["provenance"]["records"]
+    keys = read_results(call.folder, "provenance")["provenance"]["records"]
     entries = {name.removesuffix(f"/{_LAYERS}"): key for name, key in keys.items() if name.endswith(f"/{_LAYERS}")}
     if not entries:
         return "3b is not drawn: no detector of this run reads the network's features. LID does."

@@ -1,13 +1,12 @@
 """The page of a benchmark: one HTML file with tables, costs, figures and environment."""
 
-import json
 import statistics
 from collections.abc import Sequence
 from typing import Any
 
 from lightning_gradood.experiments.artifacts import RunArtifacts
 from lightning_gradood.experiments.figures import figure_sections
-from lightning_gradood.experiments.jobs import RESULTS, Call, command_line
+from lightning_gradood.experiments.jobs import Call, command_line
 from lightning_gradood.experiments.settings import Benchmark
 from lightning_gradood.experiments.tables import AUDIT, Cell, Row, Table, best_of, title
 from lightning_gradood.experiments.writing import NOTE, number, paper_text
@@ -21,6 +20,7 @@ from lightning_gradood.report import (
     attack_cells,
     environment,
     pairs,
+    read_results,
     reading_cells,
     render,
     split_cells,
@@ -145,7 +145,7 @@ def _counts(rows: Sequence[Row]) -> Grid:
 def _environments(calls: Sequence[Call]) -> list[tuple[str, Grid]]:
     parts = []
     for call in {call.experiment: call for call in reversed(calls)}.values():
-        provenance = json.loads((call.folder / RESULTS).read_text())["provenance"]
+        provenance = read_results(call.folder, "provenance")["provenance"]
         about = environment(provenance)
         if accuracy := accuracy_text(provenance):
             about["classifier"] = f"{accuracy}. {accuracy_warning(provenance)}".rstrip(". ")

@@ -1,15 +1,14 @@
 """The paper's Tables 1 and 2 from finished runs: rows, columns, best numbers, and the paper's own numbers beside them."""
 
-import json
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from lightning_gradood.experiments.jobs import RESULTS, Call
+from lightning_gradood.experiments.jobs import Call
 from lightning_gradood.experiments.settings import Benchmark, Experiment, TableSettings
 from lightning_gradood.records import read_columns
-from lightning_gradood.report import detector_title
+from lightning_gradood.report import detector_title, read_results
 
 
 @dataclass(frozen=True)
@@ -72,7 +71,7 @@ def rows_of(benchmark: Benchmark, calls: Sequence[Call]) -> list[Row]:
     """
     rows: dict[tuple[str, str], Row] = {}
     for call in calls:
-        perturbations = json.loads((call.folder / RESULTS).read_text())["provenance"]["perturbations"]
+        perturbations = read_results(call.folder, "provenance")["provenance"]["perturbations"]
         table = read_columns(call.folder / "results.parquet")
         sources = set(table["source"])
         for values in zip(*(table[name] for name in _READ), strict=True):

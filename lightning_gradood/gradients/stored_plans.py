@@ -20,7 +20,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from lightning_gradood.core import requiring_grad
+from lightning_gradood.core import parse_json, requiring_grad
 from lightning_gradood.gradients import engine
 from lightning_gradood.gradients.engine import Step
 from lightning_gradood.gradients.network_checks import Structure, is_compiled
@@ -205,7 +205,7 @@ def digest(trace: Sequence[Step]) -> str:
 def adopt(network: nn.Module, text: str) -> int:
     """Keep proofs from `written` for a network; return how many there are, 0 for those of another version."""
     try:
-        found = json.loads(text)
+        found = parse_json(text)
         if found["version"] != _VERSION or found["torch"] != torch.__version__:
             return 0
         _adopted[network] = {str(key): dict(plan) for key, plan in found["plans"].items()}

@@ -4,19 +4,19 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_type_hints
 
 import safetensors.torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
 import lightning_gradood
-from lightning_gradood.core import Refusal, atomic_write, writing_refused
+from lightning_gradood.core import Refusal, atomic_write, fits, read_json, writing_refused
 from lightning_gradood.detectors import Detector, save_detector
 from lightning_gradood.gradients import proofs_of
 from lightning_gradood.records import Records
@@ -141,13 +141,33 @@ def read_description(folder: Path) -> Description:
     names = {one.name for one in fields(Description)}
     if not names <= set(content):
         raise _refusal(folder / GUARD, f"none of the entries {sorted(names - set(content))}")
-    for name, digest in dict(content["files"]).items():
+    if not fits(content.get("files"), dict[str, str]):
+        raise _refusal(folder / GUARD, "something else under `files`")
+    for name, digest in content["files"].items():
         path = folder / Path(str(name)).name
         if not path.is_file():
             raise _refusal(path, "no such file")
         if _file_digest(path) != digest:
             raise _refusal(path, "content that differs from its hash in guard.json")
+    kinds = get_type_hints(Description)
+    wrong = [name for name in sorted(names) if not fits(content[name], kinds[name])]
+    if not wrong and (not content["calibration"] or content["batch_size"] < 1 or len(content["image_shape"]) != 3):
+        wrong = ["calibration`, `batch_size` or `image_shape"]
+    if wrong:
+        raise _refusal(folder / GUARD, f"something else under `{wrong[0]}`")
     return Description(**{name: content[name] for name in names})
+
+
+@contextmanager
+def built_or_refused(folder: Path) -> Iterator[None]:
+    """Refuse a guard whose files are whole and do not belong together, whatever building it runs into."""
+    try:
+        yield
+    except Refusal:
+        raise
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        why = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        raise _refusal(folder, f"parts that do not fit together ({why})") from error
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -167,7 +187,7 @@ def _content(folder: Path) -> dict[str, Any]:
             f"Got `--guard {folder}`, {what}. Name another folder."
         )
     try:
-        content = json.loads(path.read_text())
+        content = read_json(path)
     except (ValueError, OSError) as error:
         raise _refusal(path, str(error)) from error
     if not isinstance(content, dict) or not isinstance(content.get("format"), int):

@@ -26,6 +26,7 @@ from lightning_gradood.guard.folder import (
     PLAN,
     PROBES,
     Description,
+    built_or_refused,
     read_description,
     read_tensors,
 )
@@ -100,10 +101,12 @@ class Guard:
         """
         place = Path(folder)
         about = read_description(place)
-        network = _network(place, about, trust)
-        detector = load_detector(place / DETECTOR, detector=decode(about.detector, trust)).detector
-        probes = _prepared(detector.probes, place)
-        guard = cls(network, detector, probes, decode(about.transform, trust), about).to(device)
+        with built_or_refused(place):
+            network = _network(place, about, trust)
+            detector = load_detector(place / DETECTOR, detector=decode(about.detector, trust)).detector
+            probes = _prepared(detector.probes, place)
+            guard = cls(network, detector, probes, decode(about.transform, trust), about)
+        guard.to(device)
         if (place / PLAN).is_file() and about.versions.get("torch") == _short(torch.__version__):
             with suppress(Refusal, KeyError, ValueError):  # made for another version: it will be proved anew
                 if about.versions.get("lightning_gradood") == __version__:

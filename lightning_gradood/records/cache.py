@@ -6,8 +6,8 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Collection, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from lightning_gradood.core import Refusal, atomic_write, check_writable, is_temporary, writing_refused
+from lightning_gradood.core import Refusal, atomic_write, check_writable, fits, is_temporary, read_json, writing_refused
 from lightning_gradood.records.shards import (
     CACHE_FLAG,
     EARLIER,
@@ -82,7 +82,8 @@ class RecordCache:
             Refusal: if the entry is missing or its files were damaged.
         """
         about = self._entry(key)
-        found = Records.concatenate([Records(self._table(path, key)) for path in self._listed(key, about)]).by_id()
+        with _of_one_kind(self.folder / key):
+            found = Records.concatenate([Records(self._table(path, key)) for path in self._listed(key, about)]).by_id()
         if len(found) != about["rows"] or digest_of(found.ids) != about["ids"]:
             raise Damaged(self.folder / key, f"other rows than the {about['rows']} that were written")
         return found
@@ -91,7 +92,8 @@ class RecordCache:
         """Read the records of some images of a complete entry, in the order of `ids`, whatever the entry's size."""
         wanted = pc.field("id").isin(list(ids))
         parts = [self._table(path, key, wanted) for path in self._listed(key, self._entry(key))]
-        found = Records(pa.concat_tables(parts)).by_id()
+        with _of_one_kind(self.folder / key):
+            found = Records(pa.concat_tables(parts)).by_id()
         place = {name: row for row, name in enumerate(found.ids)}
         lacking = [name for name in ids if name not in place]
         if lacking:
@@ -211,13 +213,16 @@ class RecordCache:
                 f"`key` should name a complete entry of {self.folder}. Got `key = {key}`. Run `extract` first."
             )
         try:
-            about = json.loads(path.read_bytes())
+            about = read_json(path)
             digest = about.pop(_DIGEST, None)
             if entry_key(about) != digest:
                 raise Damaged(path, EARLIER if digest is None else "content that differs from its checksum")
             if about["key"] != key or about["format"] != FORMAT:
                 raise Damaged(path, f"the description of another entry, {about['key']}")
-        except (ValueError, AttributeError, TypeError, KeyError, OSError, RecursionError) as error:
+            kinds = {"shards": list[str], "rows": int, "ids": str, "description": dict[str, Any]}
+            if wrong := [name for name, kind in kinds.items() if not fits(about[name], kind) or about[name] == []]:
+                raise Damaged(path, f"something else under `{wrong[0]}`")
+        except (ValueError, AttributeError, TypeError, KeyError, OSError) as error:
             if isinstance(error, Damaged):
                 raise
             raise Damaged(path, f"what cannot be read ({error})") from error
@@ -288,6 +293,15 @@ def _damage_of(path: Path, key: str, ids: Collection[str], gone: bool = False) -
     except Damaged as damaged:
         return [] if gone and not path.exists() else [damaged]
     return [Damaged(path, f"rows of other images, such as {min(foreign)}")] if foreign else []
+
+
+@contextmanager
+def _of_one_kind(entry: Path) -> Iterator[None]:
+    """Refuse shards that are whole, one by one, and are no records of one table."""
+    try:
+        yield
+    except (pa.ArrowException, KeyError, TypeError) as error:
+        raise Damaged(entry, f"shards that are not of one table ({str(error).splitlines()[0]})") from error
 
 
 def write_columns(path: Path, columns: Mapping[str, Sequence[Any]]) -> None:

@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch.distributed as dist
 
-from lightning_gradood.core import Refusal, atomic_write, say, writing_refused
+from lightning_gradood.core import Refusal, atomic_write, parse_json, say, writing_refused
 
 FORMAT = 2
 CACHE_FLAG = "--cache_dir"
@@ -160,7 +160,7 @@ def _yes(question: str) -> bool:
 
 def _about(file: BinaryIO) -> dict[str, Any]:
     metadata = pq.read_schema(file).metadata or {}
-    return dict(json.loads(metadata[_ABOUT]))
+    return dict(parse_json(metadata[_ABOUT]))
 
 
 def _is_earlier(path: Path) -> bool:

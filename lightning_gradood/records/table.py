@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lightning_gradood.core import Refusal
+from lightning_gradood.core import Refusal, parse_json
 
 NORMAL = "normal"  # the name of the one source whose clean images are the normal side
 SYNTHETIC = "synthetic_"  # what the names of synthetic outliers start with, as sources and in the column `attack`
@@ -154,7 +154,7 @@ class Records:
     def names(self, probe: str) -> list[str]:
         """Names of the columns of a probe, such as parameter names; empty where none were given."""
         metadata = self.table.schema.field(probe).metadata or {}
-        return list(json.loads(metadata.get(_NAMES.encode(), b"[]")))
+        return list(parse_json(metadata.get(_NAMES.encode(), b"[]")))
 
     def join(self, other: Records) -> Records:
         """Add the probes of `other`, which must hold the same images."""

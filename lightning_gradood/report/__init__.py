@@ -31,7 +31,7 @@ from lightning_gradood.report.comparison import auroc_figures, comparison_page, 
 from lightning_gradood.report.dashboard import apply_dashboard, dashboard_sections, definition
 from lightning_gradood.report.drift import ScoredImages, drift_by_class, drift_figure, drift_table
 from lightning_gradood.report.figures import ReportSettings, as_png, draw_figures, write_figures
-from lightning_gradood.report.finished_runs import FinishedRun, read_runs
+from lightning_gradood.report.finished_runs import FinishedRun, read_results, read_runs
 from lightning_gradood.report.first_layer import first_layer
 from lightning_gradood.report.guards import (
     GuardSummary,
@@ -135,6 +135,7 @@ __all__ = [
     "offline_without_account",
     "pairs",
     "precision_recall_curves",
+    "read_results",
     "read_runs",
     "reading_cells",
     "render",

@@ -1,14 +1,11 @@
 """Runs that have ended, read from their folders for a comparison: JSON and YAML only, no code is executed."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
-
-from lightning_gradood.core import CONFIG, Refusal
+from lightning_gradood.core import CONFIG, Refusal, Unparsable, read_json, read_yaml
 from lightning_gradood.evaluation import is_transferred
 
 RESULTS = "results.json"
@@ -86,7 +83,7 @@ def _short_names(folders: Sequence[Path]) -> list[str]:
 def _read(folder: Path, name: str) -> FinishedRun:
     path = folder / RESULTS
     try:
-        document = json.loads(path.read_bytes())
+        document = read_results(folder)
         aurocs = {
             (str(one["source"]), str(one["detector"])): _auroc(one)
             for one in document["outcomes"]
@@ -103,6 +100,29 @@ def _read(folder: Path, name: str) -> FinishedRun:
     return FinishedRun(name, folder, experiment, known, provenance, _config(folder / CONFIG))
 
 
+def read_results(folder: Path, *needed: str) -> dict[str, Any]:
+    """Read the `results.json` of a run, which `detect` writes.
+
+    Args:
+        folder: of the run.
+        needed: what the document must hold: `outcomes`, a list, or `provenance`, a dict.
+
+    Raises:
+        Refusal: it is not there or holds something else.
+    """
+    path = folder / RESULTS
+    try:
+        document = read_json(path)
+    except (OSError, Unparsable) as error:
+        raise _unreadable(path, getattr(error, "strerror", None) or str(error)) from error
+    if not isinstance(document, dict):
+        raise _unreadable(path, f"a {type(document).__name__}")
+    for name in needed:
+        if not isinstance(document.get(name), {"outcomes": list, "provenance": dict}[name]):
+            raise _unreadable(path, f"none with `{name}`")
+    return document
+
+
 def _auroc(outcome: Mapping[str, Any]) -> Auroc | None:
     value, interval = outcome["metrics"]["test"].get("auroc"), outcome["auroc_interval"]
     if value is None:
@@ -115,9 +135,9 @@ def _config(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        found = yaml.safe_load(path.read_bytes())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise _unreadable(path, str(error).splitlines()[0]) from error
+        found = read_yaml(path)
+    except Unparsable as error:
+        raise _unreadable(path, str(error)) from error
     if not isinstance(found, Mapping):
         raise _unreadable(path, f"a {type(found).__name__}")
     return {key: value for key, value in _flat(found).items() if key not in _PLACE}
