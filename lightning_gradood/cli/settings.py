@@ -49,6 +49,12 @@ def _some(name: str, value: Any) -> None:
         )
 
 
+def _interval(name: str, value: Any) -> None:
+    """Batches or a share of an epoch; times are Lightning's to read."""
+    if isinstance(value, int | float):
+        check_finite(name, value, 0, _MOST, 0.5)
+
+
 def _time(name: str, value: Any) -> None:
     """Days, hours and so on by name; a text is Lightning's to read."""
     if isinstance(value, dict | Namespace) and sum(dict(value.items()).values()) <= 0:
@@ -83,6 +89,7 @@ _CHECKS: dict[str, Callable[[str, Any], None]] = {
     "limit_test_batches": _share,
     "limit_predict_batches": _share,
     "overfit_batches": _share,
+    "val_check_interval": _interval,
     "check_val_every_n_epoch": partial(_positive, example=1),
     "log_every_n_steps": partial(_count, example=50),
     "accumulate_grad_batches": partial(_positive, example=1),
@@ -155,7 +162,7 @@ def _check_part(flag: str, part: Any) -> None:
             _check_part(flag, one)
     elif isinstance(part, Namespace) and isinstance(part.get("class_path"), str):
         if part["class_path"].startswith("lightning_gradood."):  # whose annotations say what they take
-            _check_arguments(flag, part.get("init_args") or Namespace(), resolve_name(part["class_path"]))  # type: ignore[no-untyped-call]
+            _check_arguments(flag, part.get("init_args") or {}, resolve_name(part["class_path"]))
     elif isinstance(part, dict):
         for name, one in part.items():
             _check_part(f"{flag}.{name}", one)
@@ -167,7 +174,7 @@ def _check_dataclass(flag: str, given: Any, kind: type) -> None:
     _check_arguments(flag, given, kind)
 
 
-def _check_arguments(flag: str, given: Namespace, kind: Any) -> None:
+def _check_arguments(flag: str, given: Namespace | dict[str, Any], kind: Any) -> None:
     """Look at the arguments of a class or function by their annotations."""
     hints = get_type_hints(kind.__init__ if inspect.isclass(kind) else kind)
     for name, parameter in inspect.signature(kind).parameters.items():
