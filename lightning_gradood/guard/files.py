@@ -209,7 +209,10 @@ def _refuse_other_shape(rows: list[_Decoded], fits: bool) -> None:
 
 def _matching(pattern: str) -> list[str]:
     """Paths that match, sorted; where `**` meets a link that leads back up, each file once, by its shortest path."""
-    found = glob.glob(pattern, recursive=True)
+    try:
+        found = glob.glob(pattern, recursive=True)
+    except (ValueError, RecursionError):  # a null character, which no name holds, or a thousand folders
+        return []
     if "**" in pattern:
         shortest = {os.path.realpath(path): path for path in sorted(found, key=len, reverse=True)}
         found = list(shortest.values())

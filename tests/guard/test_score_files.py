@@ -13,7 +13,7 @@ from guards import BATCH, images, save
 from PIL import Image
 from torchvision.transforms.functional import to_pil_image
 
-from lightning_gradood.core import Refusal
+from lightning_gradood.core import Refusal, Unreadable, read_picture
 from lightning_gradood.guard import ImageBytes, image_paths, score_files
 
 
@@ -194,3 +194,12 @@ def test_a_transform_is_applied_as_it_was_when_the_guard_was_fitted(tmp_path):
     (found,) = score_files(guard, [ImageBytes("a.png", buffer.getvalue())])
     assert found.score == guard(guard.read(picture)[None]).scores[0]
     assert re.search("Resize", repr(guard.transform))
+
+
+@pytest.mark.parametrize("place", ["a\0b", "photos\0/*.png", "**/" * 3000 + "*.png", "[" * 5000, "x" * 5000 + "*"])
+def test_a_name_that_no_file_can_have_is_passed_on(place, tmp_path, monkeypatch):
+    """A line of a list may hold anything; it becomes a row with an error."""
+    monkeypatch.chdir(tmp_path)
+    assert list(image_paths([place])) == [place]
+    with pytest.raises(Unreadable):
+        read_picture(place)
