@@ -14,7 +14,14 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from lightning_gradood.core import CHECKPOINTS
 from lightning_gradood.extraction import ImageProgressBar
-from lightning_gradood.report import PROJECT, ReportCallback, ReportSettings, offline_without_account, working_commit
+from lightning_gradood.report import (
+    FINISH_SECONDS,
+    PROJECT,
+    ReportCallback,
+    ReportSettings,
+    offline_without_account,
+    working_commit,
+)
 from lightning_gradood.tasks import ResumeCheckpoint
 
 LAST = "last.ckpt"  # in the folder's checkpoints
@@ -145,6 +152,7 @@ def place_loggers(loggers: Any, folder: Path | None, identity: Callable[[], RunI
         if "save_dir" in given and given["save_dir"] in (None, "."):
             given["save_dir"] = str(folder or "runs")
         if logger.class_path.endswith("WandbLogger"):
+            os.environ.setdefault("WANDB_FINISH_TIMEOUT", str(FINISH_SECONDS))  # W&B itself would wait for hours
             defaults = {"project": os.environ.get("WANDB_PROJECT", PROJECT), **asdict(identity())}
             for key, value in defaults.items():
                 if given.get(key) is None:

@@ -65,6 +65,7 @@ from lightning_gradood.report.results import results_table, scores_table, write_
 from lightning_gradood.report.run_page import run_page, write_run_page
 from lightning_gradood.report.tables import Matrix, console_table, matrices, matrix_table
 from lightning_gradood.report.wandb_runs import (
+    FINISH_SECONDS,
     PROJECT,
     LoggingSettings,
     WandbCallback,
@@ -75,6 +76,7 @@ from lightning_gradood.report.wandb_runs import (
 
 __all__ = [
     "ATTACK_HEADS",
+    "FINISH_SECONDS",
     "PAGE",
     "PROJECT",
     "READING_HEADS",

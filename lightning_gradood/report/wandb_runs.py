@@ -5,7 +5,8 @@ W&B is imported by the functions that need it: importing this room must not.
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -14,7 +15,7 @@ import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger, WandbLogger
 
-from lightning_gradood.core import Refusal
+from lightning_gradood.core import Refusal, say
 from lightning_gradood.guard import read_description
 from lightning_gradood.records import NORMAL
 from lightning_gradood.report.bundle import DetectionReport, by_detector
@@ -90,6 +91,28 @@ def has_wandb_account() -> bool:
     return bool(key or settings.identity_token_file)
 
 
+FINISH_SECONDS = 120
+"""How long a run that has ended waits at most until W&B has got all of it; `WANDB_FINISH_TIMEOUT` says otherwise."""
+
+_CONNECTION = ("wandb", "requests", "urllib3")  # packages whose exceptions say that W&B could not be reached
+
+
+@contextmanager
+def _unless_lost(run: Any) -> Iterator[None]:
+    """Go on without W&B where it cannot be reached: what it has not got is on disk, and can be sent later."""
+    try:
+        yield
+    except Exception as error:
+        lost = type(error).__module__.partition(".")[0] in _CONNECTION or isinstance(
+            error, ConnectionError | TimeoutError
+        )
+        if not lost:
+            raise
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(".")
+        folder = Path(run.dir).parent
+        say(f"W&B could not be reached: {reason}. The run goes on. `wandb sync {folder}` sends what W&B has not got.")
+
+
 @log_numbers.register
 def _(logger: WandbLogger, report: DetectionReport) -> None:
     # W&B drops rows whose step lies behind the last one, and Lightning's x axis `trainer/global_step` stands where the
@@ -102,9 +125,10 @@ def _(logger: WandbLogger, report: DetectionReport) -> None:
     run.define_metric(EPOCH, hidden=True)
     for key in sorted({key for _, values in rows for key in values}):
         run.define_metric(key, step_metric=EPOCH, summary=_BEST.get(key.rpartition("/")[2], "last"))
-    for epoch, values in rows:
-        run.log({EPOCH: epoch, **values})
-    run.summary.update(detection_scalars(report.outcomes) | _about_the_run(report))
+    with _unless_lost(run):
+        for epoch, values in rows:
+            run.log({EPOCH: epoch, **values})
+        run.summary.update(detection_scalars(report.outcomes) | _about_the_run(report))
 
 
 def _about_the_run(report: DetectionReport) -> dict[str, float]:
@@ -125,10 +149,12 @@ def _(logger: WandbLogger, report: DetectionReport, folder: Path, figures: bool)
     table = results_table(report.outcomes)
     rows = [list(row) for row in zip(*table.values(), strict=True)]
     known = [row for row in rows if row[list(table).index("value")] is not None]
-    logger.log_table("results", columns=list(table), data=known)
     # Written anew: figures that already lie there may be those of an earlier report.
-    for path in write_figures(report, folder) if figures else []:
-        logger.log_image(f"figures/{path.stem}", [str(path)])
+    paths = write_figures(report, folder) if figures else []
+    with _unless_lost(logger.experiment):
+        logger.log_table("results", columns=list(table), data=known)
+        for path in paths:
+            logger.log_image(f"figures/{path.stem}", [str(path)])
 
 
 @dataclass(frozen=True)
@@ -175,10 +201,11 @@ class WandbCallback(Callback):
         folder = Path(trainer.default_root_dir)
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
-                if (folder / "guard" / "guard.json").is_file():
-                    log_guard(logger, folder, files=self.settings.artifacts != "none")
-                if self.settings.artifacts == "all":
-                    log_result_files(logger, folder)
+                with _unless_lost(logger.experiment):
+                    if (folder / "guard" / "guard.json").is_file():
+                        log_guard(logger, folder, files=self.settings.artifacts != "none")
+                    if self.settings.artifacts == "all":
+                        log_result_files(logger, folder)
 
 
 def log_guard(logger: WandbLogger, folder: Path, files: bool) -> None:
@@ -254,7 +281,8 @@ def alert(loggers: Sequence[Logger], title: str, text: str) -> None:
     """
     for logger in loggers:
         if isinstance(logger, WandbLogger):
-            logger.experiment.alert(title=title, text=text, level="WARN")
+            with _unless_lost(logger.experiment):
+                logger.experiment.alert(title=title, text=text, level="WARN")
 
 
 def alert_of_accuracy(report: DetectionReport, loggers: Sequence[Logger]) -> None:

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -97,3 +98,24 @@ def test_a_setting_that_is_none_is_refused(run, workplace):
     )  # fmt: skip
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1].startswith("error: `logging.artifacts`: ")
+
+
+def test_a_run_whose_connection_is_lost_goes_on_and_ends(run, workplace):
+    command = [sys.executable, "-m", "lightning_gradood", "detect", *FILE, *LOGGED, "--run_dir", "lost"]
+    with wandb_server() as server:
+        process = subprocess.Popen(
+            [*command, "--ckpt_path", str(run / "checkpoints/best.ckpt")],
+            env=server.environment(workplace) | {"WANDB_FINISH_TIMEOUT": "5"}, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        deadline = time.monotonic() + 120
+        while not server.runs:
+            assert process.poll() is None, process.stderr.read()
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+    error = process.communicate(timeout=200)[1]
+    assert process.returncode == 0, error
+    assert "Traceback" not in error
+    assert "W&B could not be reached: " in error
+    assert "`wandb sync lost/wandb/run-" in error.replace(str(workplace) + "/", "")
+    assert results(Path("lost"))["outcomes"]
+    assert Path("lost/guard/guard.json").is_file()
