@@ -232,24 +232,19 @@ class Trainer(pl.Trainer):
         for note in datamodule.fit_outputs(outputs):
             sys.stdout.write(f"{note}\n")
 
-    def try_probes(
-        self,
-        model: ClassificationTask,
-        datamodule: ImageDataModule,
-        settings: DetectionSettings,
-        gradients: bool = True,
-    ) -> None:
+    def try_probes(self, model: ClassificationTask, datamodule: ImageDataModule, settings: DetectionSettings) -> None:
         """Refuse a network that a detector cannot read, before any long work; the first process looks, on two images.
+
+        Gradient probes are left out: they compare their formulas with autograd in their first batch, which takes seconds.
 
         Args:
             model: the task that holds the classifier.
             datamodule: its images.
             settings: detectors, whose probes are read where they need no training images.
-            gradients: try gradient probes too, which takes as long as a batch of them.
         """
         if self.is_global_zero:
             probes = settings.probes(datamodule.knows_anomalies)
-            tried = [probe for probe in probes if gradients or not isinstance(probe, GradientProbe)]
+            tried = [probe for probe in probes if not isinstance(probe, GradientProbe)]
             images = as_float(datamodule.normal_source.images(range(min(2, len(datamodule.normal_source)))))
             try_probes(tried, model.network, images)
 

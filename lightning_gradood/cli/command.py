@@ -266,7 +266,7 @@ class Command(LightningCLI):
             )
         self.trainer.load(self.model, self._classifier())
         self.trainer.check(self.model, self.datamodule)
-        self.trainer.try_probes(self.model, self.datamodule, self.detection, gradients=False)
+        self.trainer.try_probes(self.model, self.datamodule, self.detection)
         self._choose_threads()
 
     def _choose_threads(self) -> None:

@@ -234,6 +234,12 @@ class Parser(LightningArgumentParser):
             raise BadText(
                 "The configuration should be nested as experiment files are. Got one that is nested deeper."
             ) from error
+        except ValueError as error:
+            if "null byte" not in str(error):
+                raise
+            raise Refusal(
+                "Settings should be text without NUL characters. Got some where a file may be named."
+            ) from error
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raise the refusal that `main` prints."""

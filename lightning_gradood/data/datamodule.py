@@ -151,7 +151,9 @@ class ImageDataModule(ExperimentSources, LightningDataModule):
         rows = {name: range(len(source)) for name, source in self.detection_sources.items()}
         return self.probe_dataloaders(rows, 1 if self.trainer is None else self.trainer.world_size)
 
-    def probe_dataloaders(self, rows: Mapping[str, Sequence[int]], processes: int) -> list[DataLoader[ImageBatch]]:
+    def probe_dataloaders(
+        self, rows: Mapping[str, Sequence[int] | Rows], processes: int
+    ) -> list[DataLoader[ImageBatch]]:
         """Load some rows of some detection sources, one loader for each source that is named.
 
         Args:

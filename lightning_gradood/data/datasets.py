@@ -336,13 +336,13 @@ class SourceRows(Dataset[ImageBatch]):
 
     def __init__(self, source: LoadedSource, rows: Sequence[int] | NDArray[np.int64]) -> None:
         self.source = source
-        self.rows = [int(row) for row in rows]
+        self.rows = np.asarray(rows, dtype=np.int64)  # rather than a list: there may be millions
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, index: int) -> ImageBatch:
-        return self.source[self.rows[index]]
+        return self.source[int(self.rows[index])]
 
     def __getitems__(self, indices: Sequence[int]) -> ImageBatch:
-        return self.source.__getitems__([self.rows[index] for index in indices])
+        return self.source.__getitems__(self.rows[list(indices)].tolist())

@@ -84,7 +84,7 @@ def labelled(source: LoadedSource) -> LoadedSource:
     return source
 
 
-def refuse_fewer_than_processes(source: LoadedSource, rows: Sequence[int], processes: int) -> None:
+def refuse_fewer_than_processes(source: LoadedSource, rows: Sequence[int] | Rows, processes: int) -> None:
     """Refuse to spread rows over more processes than rows; Lightning would stop on a bare assertion.
 
     Raises:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import lightning.pytorch as pl
+import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
@@ -63,7 +64,7 @@ class ProbeTask(pl.LightningModule):
         sizes = {name: len(source) for name, source in self.reader.data.detection_sources.items()}
         rows = self.reader.plan.rows_to_load(sizes, self.trainer.world_size)
         self.sources = list(rows)
-        self._idle = {source for source, given in rows.items() if self.trainer.global_rank >= len(set(given))}
+        self._idle = {source for source, given in rows.items() if self.trainer.global_rank >= len(np.unique(given))}
         return self.reader.data.probe_dataloaders(rows, self.trainer.world_size)
 
     def on_after_batch_transfer(self, batch: ImageBatch, dataloader_idx: int) -> ImageBatch:

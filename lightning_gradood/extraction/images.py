@@ -1,11 +1,12 @@
 """The images of one batch as each source has them: unchanged, perturbed now, or perturbed and stored by an earlier run."""
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from lightning_gradood.attacks import noise_like
@@ -100,9 +101,7 @@ class ImageMaker:
     def __post_init__(self) -> None:
         self._rows = self.plan.rows_of_source
         made = self.data.perturbed_sources
-        self._places = {
-            name: {row: place for place, row in enumerate(made[name].rows)} for name in self._rows if name in made
-        }
+        self._made_of = {name: np.asarray(made[name].rows) for name in self._rows if name in made}
 
     def of_batch(self, source: str, batch: ImageBatch) -> Iterator[SourceImages]:
         """Yield the images of a batch that the plan asks for, those of each source when its turn comes.
@@ -112,19 +111,19 @@ class ImageMaker:
             batch: images, labels and rows of that source.
         """
         ids = self.data.detection_sources[source].ids
-        part = _chosen(batch, self._rows.get(source, ()))
+        part = _chosen(batch, self._rows.get(source))
         if part:
             names = [ids[row] for row in part.rows.tolist()]
             yield SourceImages(source, part.images, part.labels.tolist(), names, names)
         for spec in self.data.perturbed_sources.values() if source == NORMAL else ():
-            part = _chosen(batch, self._rows.get(spec.name, ()))
+            part = _chosen(batch, self._rows.get(spec.name))
             if part:
                 with self.profiler.profile(f"gradood: making {spec.name}"):
                     perturbed = self._perturbed(spec, part)
                 yield perturbed
 
     def _perturbed(self, spec: PerturbedSource, batch: ImageBatch) -> SourceImages:
-        places = [self._places[spec.name][row] for row in batch.rows.tolist()]
+        places = np.searchsorted(self._made_of[spec.name], batch.rows.cpu().numpy()).tolist()
         ids, origins = [spec.ids[index] for index in places], [spec.origins[index] for index in places]
         labels, key = batch.labels.tolist(), self.plan.pixels.get(spec.name)
         if key is not None:
@@ -145,10 +144,13 @@ class ImageMaker:
         return SourceImages(spec.name, crafted.images, labels, ids, origins, spec, crafted)
 
 
-def _chosen(batch: ImageBatch, rows: Collection[int]) -> ImageBatch | None:
-    """The part of a batch that lies in `rows`; None if there is none."""
-    index = [place for place, row in enumerate(batch.rows.tolist()) if row in rows]
-    if len(index) == len(batch.rows):
+def _chosen(batch: ImageBatch, rows: NDArray[np.int64] | None) -> ImageBatch | None:
+    """The part of a batch that lies in `rows`, which are ascending; None if there is none."""
+    if rows is None or not len(rows):
+        return None
+    own = batch.rows.cpu().numpy()
+    index = np.flatnonzero(rows[np.searchsorted(rows, own).clip(max=len(rows) - 1)] == own)
+    if len(index) == len(own):
         return batch
-    where = torch.tensor(index, dtype=torch.int64, device=batch.images.device)
-    return ImageBatch(*(column[where.to(column.device)] for column in batch)) if index else None
+    where = torch.from_numpy(index).to(batch.images.device)
+    return ImageBatch(*(column[where.to(column.device)] for column in batch)) if len(index) else None

@@ -1,9 +1,10 @@
 """The plan of an extraction: which cache entries an experiment needs, and which rows of each source are still to be read."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 
+import numpy as np
+from numpy.typing import NDArray
 from tabulate import tabulate
 from torch import nn
 
@@ -35,7 +36,7 @@ class CacheEntry:
     description: dict[str, object]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Plan:
     """The records that are missing, and how they are keyed; made by the first process and sent to the others.
 
@@ -49,7 +50,7 @@ class Plan:
     """
 
     entries: list[CacheEntry]
-    rows: Mapping[str, list[int]]
+    rows: Mapping[str, NDArray[np.int64]]
     weights: str
     structure: object
     training_images: str
@@ -61,14 +62,16 @@ class Plan:
         return [entry for entry in self.entries if entry.key in self.rows]
 
     @property
-    def rows_of_source(self) -> dict[str, set[int]]:
-        """Rows of the origin to read, by the name of the source that is read."""
-        found: dict[str, set[int]] = {}
-        for entry in self.missing:
-            found.setdefault(entry.source, set()).update(self.rows[entry.key])
-        return found
+    def rows_of_source(self) -> dict[str, NDArray[np.int64]]:
+        """Rows of the origin to read, ascending, by the name of the source that is read."""
+        sources = dict.fromkeys(entry.source for entry in self.missing)
+        return {name: self._rows_where(lambda entry, name=name: entry.source == name) for name in sources}  # type: ignore[misc]
 
-    def rows_to_load(self, sizes: Mapping[str, int], processes: int) -> dict[str, list[int]]:
+    def _rows_where(self, is_wanted: Callable[[CacheEntry], bool]) -> NDArray[np.int64]:
+        found = [self.rows[entry.key] for entry in self.missing if is_wanted(entry)]
+        return np.unique(np.concatenate(found))
+
+    def rows_to_load(self, sizes: Mapping[str, int], processes: int) -> dict[str, NDArray[np.int64]]:
         """Rows that the loaders of each origin give; at least one for each process.
 
         Args:
@@ -76,15 +79,13 @@ class Plan:
             processes: how many share the rows. Where fewer are missing, rows that are done already are added, which are not
                 read again; where the source has fewer, its first row is repeated at the end.
         """
-        wanted: dict[str, set[int]] = {}
-        for entry in self.missing:
-            wanted.setdefault(entry.origin, set()).update(self.rows[entry.key])
-        found = {}
-        for origin, rows in wanted.items():
-            if rows:
-                done = (row for row in range(sizes[origin]) if row not in rows)
-                unique = sorted([*rows, *islice(done, max(processes - len(rows), 0))])
-                found[origin] = unique + unique[:1] * (processes - len(unique))
+        found: dict[str, NDArray[np.int64]] = {}
+        for origin in dict.fromkeys(entry.origin for entry in self.missing):
+            rows = self._rows_where(lambda entry, origin=origin: entry.origin == origin)  # type: ignore[misc]
+            if len(rows):
+                done = np.setdiff1d(np.arange(min(sizes[origin], len(rows) + processes)), rows)
+                unique = np.sort(np.concatenate([rows, done[: max(processes - len(rows), 0)]]))
+                found[origin] = np.concatenate([unique, unique[:1].repeat(max(processes - len(unique), 0))])
         return {origin: found[origin] for origin in sizes if origin in found}
 
     def __str__(self) -> str:
@@ -162,10 +163,11 @@ def wanted_ids(plan: Plan, data: ImageDataModule) -> dict[str, list[str]]:
     return found | {key: ids_of(data, source) for source, key in plan.pixels.items()}
 
 
-def _rows_to_read(entry: CacheEntry, data: ImageDataModule, cache: RecordCache) -> list[int]:
+def _rows_to_read(entry: CacheEntry, data: ImageDataModule, cache: RecordCache) -> NDArray[np.int64]:
     done, made = cache.done(entry.key), data.perturbed_sources.get(entry.source)
     rows = range(len(data.detection_sources[entry.source])) if made is None else made.rows
-    return [row for row, name in zip(rows, ids_of(data, entry.source), strict=True) if name not in done]
+    ids = ids_of(data, entry.source)
+    return np.fromiter((row for row, name in zip(rows, ids, strict=True) if name not in done), dtype=np.int64)
 
 
 def _is_read(made: PerturbedSource | None, probe: Probe) -> bool:

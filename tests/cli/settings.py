@@ -28,9 +28,10 @@ from unittest import mock
 
 import yaml
 
-import lightning_gradood.extraction.reader as reader_module
+import lightning_gradood.extraction.reading as reading_module
 from lightning_gradood.cli import main
-from lightning_gradood.cli.command import Command, configuration_of
+from lightning_gradood.cli.calls import configuration_of
+from lightning_gradood.cli.command import Command
 from lightning_gradood.cli.program import interpolation
 from lightning_gradood.data import DigitsSource, PhotoPatches, Source
 from lightning_gradood.tasks import ClassificationTask
@@ -218,7 +219,7 @@ def _stopping_early(verb: str) -> Iterator[None]:
         _open_once(DigitsSource),
         _open_once(PhotoPatches),
         mock.patch.object(ClassificationTask, "training_step", _reached),
-        mock.patch.object(reader_module, "read_probes", _reached),
+        mock.patch.object(reading_module, "read_probes", _reached),
         mock.patch("sys.argv", ["lightning_gradood"]),
         warnings.catch_warnings(),
     ):

@@ -57,7 +57,14 @@ def test_scale_and_size_set_the_number_of_patches():
     assert pixels(listing).shape == (2 * 6 * 10, 16, 16, 3)
 
 
-@pytest.mark.parametrize(("size", "scale"), [(0, 1.0), (32, 0.0), (32, 0.05)])
-def test_impossible_patches_are_refused(size, scale):
-    with pytest.raises(Refusal, match=f"`size` should be between 1 and.*Got `size = {size}, scale = {scale}`"):
+@pytest.mark.parametrize(
+    ("size", "scale", "words"),
+    [
+        (0, 1.0, "`size` should be at least 1. Got `size = 0`"),
+        (32, 0.0, "`size` should be between 1 and.*Got `size = 32, scale = 0.0`"),
+        (32, 0.05, "`size` should be between 1 and.*Got `size = 32, scale = 0.05`"),
+    ],
+)
+def test_impossible_patches_are_refused(size, scale, words):
+    with pytest.raises(Refusal, match=words):
         PhotoPatches(size, scale)
