@@ -302,7 +302,7 @@ class Command(LightningCLI):
         """Write the configuration into the folder, and the log from now on."""
         self._on_folder(claim)
         if self.folder and self.trainer.is_global_zero:
-            self.log.open(self.folder, self.configuration)
+            self.log.begin(self.folder, self.configuration)
 
     def _take_folder(self) -> None:
         """Keep other runs out of the folder until this one ends, and write the configuration into it."""

@@ -238,7 +238,7 @@ class Parser(LightningArgumentParser):
             if "null byte" not in str(error):
                 raise
             raise Refusal(
-                "Settings should be text without NUL characters. Got some where a file may be named."
+                "A file should have a name without NUL characters. Got one among the settings. Remove them."
             ) from error
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:

@@ -69,7 +69,7 @@ class RunLog(logging.Handler):
             self._file.close()
             self._file = None
 
-    def open(self, folder: Path, configuration: Mapping[str, Any]) -> None:
+    def begin(self, folder: Path, configuration: Mapping[str, Any]) -> None:
         """Write what was kept so far, and from now on each line as it comes.
 
         Args:

@@ -14,6 +14,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from lightning_gradood.core import CHECKPOINTS, Refusal, refuse_foreign
 from lightning_gradood.experiments.artifacts import RunArtifacts, StoreArtifacts
 from lightning_gradood.experiments.settings import Benchmark
+from lightning_gradood.report import read_results
 
 
 @dataclass(frozen=True)
@@ -151,7 +152,7 @@ def is_done(call: Call, weights: str | None = None) -> bool:
 
 def failures_of(call: Call) -> list[str]:
     """Names of the detectors that failed, each once."""
-    found = json.loads((call.folder / RESULTS).read_text())
+    found = read_results(call.folder)
     return list(dict.fromkeys(one["detector"] for one in found.get("failures", [])))
 
 

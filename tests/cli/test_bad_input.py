@@ -389,7 +389,7 @@ def test_a_checkpoint_of_another_architecture_is_refused_by_fit(finished, capsys
 def test_logits_that_are_not_finite_are_refused_with_the_images_and_nothing_is_kept(capsys):
     message = refused(["detect", *FILE, "--ckpt_path", "nan.pt"], capsys)
     assert "logits should be finite. Got NaN or infinity" in message
-    assert "The batch holds normal/" in message
+    assert "These are normal/" in message
     assert not list(Path("runs/.records").glob("*/entry.json"))
     assert not list(Path("runs").rglob("results.json"))
 

@@ -81,7 +81,7 @@ def test_the_files_of_a_run_agree_with_its_table(run, finished):
 def test_detection_null_stops_after_the_classifier(capsys, probed):
     main(["fit", *FILE, "--detection", "null", "--trainer.max_epochs", "1"])
     folder = only_run()
-    assert {path.name for path in folder.iterdir()} == {"config.yaml", "checkpoints", "logs"}
+    assert {path.name for path in folder.iterdir()} == {"config.yaml", "checkpoints", "logs", "run.log"}
     assert not probed
     assert "AUROC" not in capsys.readouterr().out
 

@@ -111,7 +111,7 @@ def test_no_module_writes_a_file_but_through_atomic_write():
     root = Path(lightning_gradood.__file__).parent
     found = []
     for path in sorted(root.rglob("*.py")):
-        if path.relative_to(root).parts[:1] == ("core",) and path.name in ("files.py", "locks.py"):
+        if str(path.relative_to(root)) in ("core/files.py", "core/locks.py", "cli/run_log.py"):  # a log grows by lines
             continue
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and _writes(node):

@@ -62,7 +62,7 @@ def test_images_that_the_network_cannot_take_are_refused(images, got):
     ("output", "got"),
     [
         (torch.zeros(2, 3, 1, 1), "Got `output = [2, 3, 1, 1]`"),
-        (torch.zeros(2), "Got `output = [2]`"),
+        (torch.zeros(3), "Got `output = [3]`"),
         (torch.zeros(1, 3), "Got `output = [1, 3]`"),
         ((None, "no tensor"), "Got `output = tuple`"),
     ],
