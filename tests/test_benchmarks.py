@@ -20,7 +20,7 @@ COMMANDS = {
     "memory": ("--images 60 --sources 1", "1.000 x the smallest"),
     "scaling": ("--processes 1 --images 40", "1.00"),
     "threads": ("--busy 0 --network resnet18 --batch 1 --steps 1", "best fixed number"),
-    "fuzz": ("--cases 50 --targets image records splits guard score config", "failures"),
+    "fuzz": ("--cases 24 --targets image records splits guard score config", "failures"),
     "metrics": ("--scores 2000 --resamples 5", "sum without conventions"),
     "end_to_end": ("--network resnet20 --images 20", "share of required passes"),
     "trained": ("--images pictures --networks mobilenet_v3_small --steps 10 --batch 4 --compared 4", "fast"),

@@ -12,7 +12,7 @@ import settings
 import tiny_archives
 from settings import Case, verdict
 
-_SAMPLE = 60
+_SAMPLE = 32
 _ALL = os.environ.get("SETTINGS") == "all"
 
 
