@@ -174,7 +174,8 @@ class Command(LightningCLI):
                 check_checkpointing(self.trainer)
             self.trainer.check_stage_two(self.datamodule, self.detection)
             self.trainer.try_probes(self.model, self.datamodule, self.detection)
-        self.datamodule.compare_with_training()
+        if self.trainer.is_global_zero:  # the others wait until the images are there
+            self.datamodule.compare_with_training()
         self._choose_threads()
         self._take_folder()
 

@@ -24,6 +24,7 @@ def limit_texts() -> None:
 
 def _limited(load: Callable[[str], Any]) -> Callable[[str], Any]:
     def limited(text: str) -> Any:
+        """Load a text that passes no limit."""
         try:
             check_yaml(text)
             return load(text)
