@@ -53,6 +53,7 @@ def _holds_everything_once(folder):
     assert {path.name for path in folder.iterdir()} == {
         *(
             "config.yaml",
+            "run.log",
             "splits.json",
             "report.html",
             "results.json",
