@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import wandb
 from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
 from PIL import Image
 
@@ -209,7 +210,8 @@ def test_figures_of_an_earlier_report_are_not_passed_on(tmp_path, monkeypatch):
     stale = tmp_path / "figures" / "samples.png"
     stale.parent.mkdir()
     stale.write_bytes(b"stale")
-    logger = WandbLogger(save_dir=tmp_path)
+    run = wandb.init(mode="disabled", dir=tmp_path)  # needs no account, and starts no process
+    logger = WandbLogger(experiment=run)
     shown = {}
     monkeypatch.setattr(logger, "log_table", lambda *args, **kwargs: None)
     monkeypatch.setattr(logger, "log_image", lambda key, paths: shown.update({key: np.asarray(Image.open(paths[0]))}))
@@ -220,3 +222,4 @@ def test_figures_of_an_earlier_report_are_not_passed_on(tmp_path, monkeypatch):
     log_pictures(logger, report(), tmp_path, figures=True)
     assert len(shown) == 8
     assert shown["figures/samples"].ndim == 3
+    run.finish()
