@@ -1,15 +1,15 @@
 """Every benchmark runs, in miniature: a number that nobody can print again is no number."""
 
-import os
-import subprocess
-import sys
+import json
 
 import numpy as np
 import pytest
 import torch
+from forked import run_forked
 from PIL import Image
 
 from benchmarks import zoo
+from benchmarks.fuzz_targets import TARGETS
 from lightning_gradood import gradients
 
 COMMANDS = {
@@ -20,7 +20,7 @@ COMMANDS = {
     "memory": ("--images 60 --sources 1", "1.000 x the smallest"),
     "scaling": ("--processes 1 --images 40", "1.00"),
     "threads": ("--busy 0 --network resnet18 --batch 1 --steps 1", "best fixed number"),
-    "fuzz": ("--cases 24 --targets image records splits guard score config", "failures"),
+    "fuzz": ("--cases 6 --targets splits", "failures"),
     "metrics": ("--scores 2000 --resamples 5", "sum without conventions"),
     "end_to_end": ("--network resnet20 --images 20", "share of required passes"),
     "trained": ("--images pictures --networks mobilenet_v3_small --steps 10 --batch 4 --compared 4", "fast"),
@@ -28,20 +28,26 @@ COMMANDS = {
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_it_prints_its_numbers(name, tmp_path, pytestconfig):
+def test_it_prints_its_numbers(name, tmp_path, pytestconfig, monkeypatch):
     for label in ("cat", "dog"):
         (tmp_path / "pictures" / label).mkdir(parents=True)
         for number in range(8):
             pixels = np.random.default_rng(number).integers(0, 256, (32, 32, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(tmp_path / "pictures" / label / f"{number}.png")
     flags, expected = COMMANDS[name]
-    done = subprocess.run(
-        [sys.executable, "-m", f"benchmarks.{name}", *flags.split()],
-        env=os.environ | {"PYTHONPATH": str(pytestconfig.rootpath), "OMP_NUM_THREADS": "1"},
-        cwd=tmp_path, capture_output=True, text=True, timeout=240, check=False,
-    )  # fmt: skip
+    monkeypatch.setenv("PYTHONPATH", str(pytestconfig.rootpath))  # of processes that it starts
+    done = run_forked(f"benchmarks.{name}", flags.split(), tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
     assert expected in done.stdout
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_no_damaged_file_ends_in_a_traceback(target, tmp_path):
+    done = run_forked("benchmarks.fuzz", ["--worker", target, "--cases", "24"], tmp_path)
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["cases"] > 0
+    assert found["failures"] == 0, found["places"]
 
 
 def test_the_zoo_tells_a_wrong_engine_from_a_right_one(monkeypatch):
@@ -56,11 +62,8 @@ def test_the_zoo_tells_a_wrong_engine_from_a_right_one(monkeypatch):
     assert zoo.compared(network, images)["way"] == "WRONG"
 
 
-def test_the_zoo_prints_its_line(tmp_path, pytestconfig):
+def test_the_zoo_prints_its_line(tmp_path):
     pytest.importorskip("timm")
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.zoo", "--families", "MobileNetV2", "--rounds", "1", "--out", "zoo.json"],
-        env=os.environ | {"PYTHONPATH": str(pytestconfig.rootpath), "OMP_NUM_THREADS": "1"},
-        cwd=tmp_path, capture_output=True, text=True, timeout=240, check=False,
-    )  # fmt: skip
+    words = ["--families", "MobileNetV2", "--rounds", "1", "--out", "zoo.json"]
+    done = run_forked("benchmarks.zoo", words, tmp_path)
     assert "1 families: 1 fast, 0 loop, 0 WRONG, 0 traceback" in done.stdout, done.stderr[-2000:]

@@ -13,18 +13,18 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from lightning_gradood.cli.explained import Explained, figure_folder
 from lightning_gradood.cli.verbs import VERBS
 
 if TYPE_CHECKING:  # torch takes seconds to import, and `--help` needs none of it
-    from torch import Tensor
-
     from lightning_gradood.core import PassedOver
-    from lightning_gradood.guard import Explanation, FileVerdict, Guard
+    from lightning_gradood.guard import FileVerdict, Guard
 
 UNREADABLE = 3
 """Exit code where some files could not be scored."""
 
 _TYPES = (str, str, float, float, float, bool, str)
+_PROCESSES = 256  # each holds a guard
 _SECONDS = 1.0  # between two lines of progress where nobody looks at a terminal
 
 
@@ -92,7 +92,7 @@ class Summary:
 
 def _run(guard: Guard, paths: Iterator[str], given: argparse.Namespace, passed: PassedOver) -> Summary:
     from lightning_gradood.core import Refusal, printable
-    from lightning_gradood.guard import COLUMNS, score_files
+    from lightning_gradood.guard import COLUMNS
     from lightning_gradood.records import CsvStream, row_file
 
     summary, columns = Summary(), dict(zip(COLUMNS, _TYPES, strict=True))
@@ -100,7 +100,7 @@ def _run(guard: Guard, paths: Iterator[str], given: argparse.Namespace, passed: 
     paths = explained.remembered(paths) if explained else paths
     columns |= explained.columns if explained else {}
     with row_file(Path(given.output), columns) if given.output else nullcontext(CsvStream(sys.stdout, columns)) as file:
-        for verdict in _shown(score_files(guard, paths, given.batch_size, given.max_megapixels)):
+        for verdict in _shown(_verdicts(guard, paths, given)):
             file.write(asdict(verdict) | (explained.of(verdict) if explained else {}))
             summary.add(verdict)
         if summary.images == 0:  # raised inside, so that no empty file takes an older one's place
@@ -110,69 +110,13 @@ def _run(guard: Guard, paths: Iterator[str], given: argparse.Namespace, passed: 
     return summary
 
 
-class Explained:
-    """Contributions of every image as columns, and figures of the first ones.
+def _verdicts(guard: Guard, paths: Iterator[str], given: argparse.Namespace) -> Iterator[FileVerdict]:
+    from lightning_gradood.guard import Processes, score_files, score_files_on_processes
 
-    Args:
-        guard: which gives the scores.
-        given: the command line.
-
-    Attributes:
-        folder: of the figures.
-        columns: name to type, beside those of a verdict.
-    """
-
-    def __init__(self, guard: Guard, given: argparse.Namespace) -> None:
-        from lightning_gradood.core import PixelLimit
-        from lightning_gradood.guard import reading_names
-
-        self.guard, self.limit = guard, PixelLimit(given.max_megapixels)
-        self.folder = figure_folder(given)
-        self.left = given.explain if self.folder else 0
-        self.columns = {"baseline": float} | {f"contribution/{name}": float for name in reading_names(guard)}
-        self._figures = 0
-        self._files: dict[str, str] = {}
-
-    def remembered(self, paths: Iterator[str]) -> Iterator[str]:
-        """Remember which file is meant by a path that a verdict has to write otherwise, as it is no UTF-8."""
-        from lightning_gradood.core import printable
-
-        for path in paths:
-            if (shown := printable(path)) != path:
-                self._files[shown] = path
-            yield path
-
-    def of(self, verdict: FileVerdict) -> dict[str, float | None]:
-        """The columns of one image; a figure is written while any are left."""
-        from lightning_gradood.core import read_picture
-        from lightning_gradood.guard import explain
-
-        if verdict.error is not None:
-            return dict.fromkeys(self.columns)
-        file = self._files.get(verdict.path, verdict.path)
-        pixels = self.guard.read(read_picture(file, self.guard.about.picture, self.limit), verdict.path)
-        (found,) = explain(self.guard, pixels[None], heat=self.left > 0)
-        if self.left > 0:
-            self.left -= 1
-            self._draw(verdict, pixels, found)
-        values: dict[str, float | None] = {"baseline": found.baseline}
-        return values | {f"contribution/{name}": value for name, value in found.contributions.items()}
-
-    def _draw(self, verdict: FileVerdict, pixels: Tensor, found: Explanation) -> None:
-        from lightning_gradood.core import as_float, atomic_write
-        from lightning_gradood.report import as_png, explanation_figure
-
-        self._figures += 1
-        image = (as_float(pixels) * 255).round().byte().permute(1, 2, 0).numpy()
-        flag = "flagged" if verdict.flagged else "not flagged"
-        title = (
-            f"{verdict.path}: {verdict.prediction}, score {verdict.score:.4g}, p-value {verdict.p_value:.3g}, {flag}"
-        )
-        heat = None if found.heat is None else found.heat.numpy()
-        figure = explanation_figure(image, heat, found.contributions, title, found.note)
-        name = f"{self._figures:03d}_{Path(verdict.path).stem}.png"
-        with atomic_write(Path(str(self.folder), name), "--output") as file:
-            file.write(as_png(figure))
+    if given.processes == 1:
+        return score_files(guard, paths, given.batch_size, given.max_megapixels)
+    processes = Processes(given.processes, given.guard, given.trust, given.device)
+    return score_files_on_processes(guard, paths, processes, given.batch_size, given.max_megapixels)
 
 
 def _shown(verdicts: Iterator[FileVerdict]) -> Iterator[FileVerdict]:
@@ -249,6 +193,11 @@ def _check(given: argparse.Namespace) -> None:
         raise Refusal("`--threshold` should be a number. Got nan.")
     if given.explain is not None and given.explain < 0:
         raise Refusal(f"`--explain` should be at least 0. Got `--explain {given.explain}`. It is a number of figures.")
+    if not 1 <= given.processes <= _PROCESSES:
+        raise Refusal(
+            f"`--processes` should lie between 1 and {_PROCESSES}. Got `--processes {given.processes}`. Take one for each "
+            "device, or for each processor or two."
+        )
     if not given.max_megapixels > 0:
         raise Refusal(f"`--max_megapixels` should be above 0. Got `--max_megapixels {given.max_megapixels}`.")
     if given.output and Path(given.output).suffix.lower() not in ENDINGS:
@@ -257,11 +206,6 @@ def _check(given: argparse.Namespace) -> None:
         )
     for path in filter(None, (given.output, figure_folder(given))):
         refuse_existing("--output", Path(path), given.overwrite)
-
-
-def figure_folder(given: argparse.Namespace) -> Path | None:
-    """Where figures of explanations go, beside the output; None where there are none."""
-    return Path(given.output).with_suffix("") if given.output and given.explain else None
 
 
 def refuse_existing(flag: str, path: Path, overwrite: bool) -> None:
@@ -303,6 +247,13 @@ def parser() -> PlainParser:
     )
     add("--threshold", type=float, metavar="SCORE", help="flag images that score above this")
     add("--batch_size", type=int, metavar="N", help="images read together; by default as when the guard was calibrated")
+    add(
+        "--processes",
+        type=int,
+        default=1,
+        metavar="N",
+        help="that share the files; with --device cuda each on another device (default: %(default)s)",
+    )
     _add_limits(made)
     return made
 

@@ -21,6 +21,7 @@ from lightning_gradood.guard.explain import Explanation, explain, mean_readings,
 from lightning_gradood.guard.files import COLUMNS, FileVerdict, ImageBytes, image_paths, score_files
 from lightning_gradood.guard.folder import Description, read_description
 from lightning_gradood.guard.guard import Guard, OtherShape, Verdict
+from lightning_gradood.guard.processes import Processes, score_files_on_processes
 from lightning_gradood.guard.saving import Recipe, save_guard
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "Guard",
     "ImageBytes",
     "OtherShape",
+    "Processes",
     "Recipe",
     "Verdict",
     "component_of",
@@ -44,4 +46,5 @@ __all__ = [
     "reading_names",
     "save_guard",
     "score_files",
+    "score_files_on_processes",
 ]

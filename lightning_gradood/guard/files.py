@@ -6,7 +6,7 @@ import glob
 import io
 import os
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
@@ -118,9 +118,7 @@ def score_files(
         Refusal: every file so far, a whole batch of them, has another size than the guard's images; or `batch_size` is
             below 1.
     """
-    size = guard.about.batch_size if batch_size is None else batch_size
-    if size < 1:
-        raise Refusal(f"`--batch_size` should be at least 1. Got `--batch_size {size}`.")
+    size = batch_size_of(guard, batch_size)
     limit = PixelLimit(megapixels)
     rows: list[_Decoded] = []
     fits = False  # whether any image had the guard's shape
@@ -134,6 +132,42 @@ def score_files(
                 rows = []
     _refuse_other_shape(rows, fits)
     yield from _verdicts(guard, rows)
+
+
+def batch_size_of(guard: Guard, batch_size: int | None) -> int:
+    """Images read together: as many as are asked for, or as when the guard was calibrated.
+
+    Raises:
+        Refusal: `batch_size` is below 1.
+    """
+    size = guard.about.batch_size if batch_size is None else batch_size
+    if size < 1:
+        raise Refusal(f"`--batch_size` should be at least 1. Got `--batch_size {size}`.")
+    return size
+
+
+@dataclass(frozen=True)
+class ScoredBatch:
+    """What became of some files.
+
+    Args:
+        verdicts: one for each, in their order.
+        fits: whether any image had the guard's shape.
+        other_shape: the sentence about the first image that had another one.
+    """
+
+    verdicts: list[FileVerdict]
+    fits: bool
+    other_shape: str | None
+
+
+def score_batch(guard: Guard, paths: Sequence[str | Path | ImageBytes], megapixels: float = MEGAPIXELS) -> ScoredBatch:
+    """Score a few files, all of which are in memory at once; of none it is refused that its image has another shape."""
+    with closing(_decoded(guard, paths, PixelLimit(megapixels), ahead=len(paths))) as stream:
+        rows = list(stream)
+    wrong = [str(row.error) for row in rows if isinstance(row.error, OtherShape)]
+    fits = any(row.pixels is not None for row in rows)
+    return ScoredBatch(list(_verdicts(guard, rows)), fits, wrong[0] if wrong else None)
 
 
 @dataclass(frozen=True)

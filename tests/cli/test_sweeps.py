@@ -74,16 +74,16 @@ TWO_PROCESSES = ["--trainer.devices=2", "--trainer.strategy=ddp"]
 
 
 @pytest.mark.parametrize(
-    ("path", "more"),
+    ("path", "more", "places"),
     [
-        *(pytest.param(path, [], id=path.stem) for path in SWEEPS),
-        pytest.param(SWEEPS[2], TWO_PROCESSES, id="two processes"),
+        *(pytest.param(path, [], (0, -1) if path == SWEEPS[2] else (-1,), id=path.stem) for path in SWEEPS),
+        pytest.param(SWEEPS[2], TWO_PROCESSES, (-1,), id="two processes"),
     ],
 )
-def test_two_points_by_the_real_agent(path, more, run, workplace):
+def test_points_by_the_real_agent(path, more, places, run, workplace):
     """As a team does: `wandb sweep`, then `wandb agent`, which starts a process for each point."""
     sweep = yaml.safe_load(path.read_text())
-    points = [{key: values(one)[place] for key, one in sweep["parameters"].items()} for place in (0, -1)]
+    points = [{key: values(one)[place] for key, one in sweep["parameters"].items()} for place in places]
     experiment = Path("tiny.yaml").read_text().replace("    network:\n", f"{OPTIMIZER}    network:\n", 1)
     Path("tiny.yaml").write_text(experiment)
     Path("sweeps").mkdir()
@@ -100,7 +100,7 @@ def test_two_points_by_the_real_agent(path, more, run, workplace):
             )
             assert done.returncode == 0, done.stderr
         assert server.sweeps[0]["metric"] == sweep["metric"]
-        assert len(server.runs) == 2, done.stderr  # one for each point, whatever the number of processes
+        assert len(server.runs) == len(points), done.stderr  # one for each point, whatever the number of processes
         for number, point in enumerate(points):
             sent = server.runs[f"point{number}"]
             assert (sent.about["sweep"], sent.about["project"]) == ("sweep1", "lightning_gradood")
@@ -111,7 +111,7 @@ def test_two_points_by_the_real_agent(path, more, run, workplace):
             "run_table"
         }  # of a sweep's points no files are kept
     names = [path.parent.name for path in Path("runs/tiny").glob("*/config.yaml") if path.parent.name != run.name]
-    assert len(names) == 2  # each point in a folder of its own
+    assert len(names) == len(points)  # each point in a folder of its own
     assert not list(Path("runs/tiny").glob("*/figures"))
 
 
