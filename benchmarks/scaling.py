@@ -1,9 +1,9 @@
 """Measure images/s of `extract` on several processes with one thread each, compared with one process with one thread.
 
-    python -m benchmarks.scaling --processes 1 2 4 --images 2000
+    python -m benchmarks.scaling --processes 1 2 4 --images 20000
 
 Images are synthetic. Time is that of the slowest process from its first batch to its last, so that starting Python does not
-count. Run it on a quiet machine.
+count; with few images the first batches, in which the network is checked, do. Run it on a quiet machine.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def main() -> None:
     """Print one row for each number of processes."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--processes", type=int, nargs="+", default=[1, 2, 4])
-    parser.add_argument("--images", type=int, default=2000)
+    parser.add_argument("--images", type=int, default=20_000)
     parser.add_argument("--alone", action="store_true", help="be one of the measured processes")
     settings = parser.parse_args()
     if settings.alone:

@@ -1,6 +1,8 @@
 """What all tests share: one thread, and which warnings of others are let through."""
 
 import os
+import shutil
+import subprocess
 
 import pytest
 import torch
@@ -15,3 +17,18 @@ def pytest_collection_modifyitems(config, items):
     exceptions = [line for line in config.getini("filterwarnings") if line.startswith("ignore")]
     for item in items:
         item.add_marker(pytest.mark.filterwarnings(*exceptions))
+
+
+@pytest.fixture
+def fixed():
+    """Make files and folders immutable, whoever writes, and mutable again at the end."""
+    done = []
+
+    def fix(path):
+        if not shutil.which("chattr") or subprocess.run(["chattr", "+i", str(path)], capture_output=True).returncode:
+            pytest.skip("this file system, or this user, knows no immutable files")
+        done.append(path)
+
+    yield fix
+    for path in done:
+        subprocess.run(["chattr", "-i", str(path)], check=True)

@@ -129,10 +129,11 @@ class RecordCache:
         if not damages:
             return False
         allow_repair(damages, self.repair)
-        with writing_refused(self.folder, CACHE_FLAG, *(one.path for one in damages)):
-            for key, part in found.items():
-                if part:
-                    self._set_aside(key, {one.path for one in part})
+        for key in [key for key, part in found.items() if part]:
+            entry, partial = self.folder / key, self._partial(key)
+            files = (entry / _ENTRY, partial, *self._shards(entry), *self._shards(partial))
+            with writing_refused(entry, CACHE_FLAG, *files):
+                self._set_aside(key, {one.path for one in found[key]})
         return True
 
     def check_writable(self, size: int) -> None:

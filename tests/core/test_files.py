@@ -64,6 +64,22 @@ def test_a_disk_that_fails_leaves_the_old_file(tmp_path, monkeypatch, number, ca
     assert [path.read_text() for path in tmp_path.iterdir()] == ["old"]
 
 
+def test_immutable_files_and_folders_are_left_alone(tmp_path, fixed):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "a").write_text("old")
+    fixed(tmp_path / "a")
+    fixed(tmp_path / "folder")
+    for path in (tmp_path / "a", tmp_path / "folder" / "b", tmp_path / "folder" / "new" / "b"):
+        with pytest.raises(
+            Unwritable, match=f"{WORDS}{path}: Operation not permitted. Ask for the right to write there"
+        ):
+            write(path)
+    with pytest.raises(Unwritable, match="`--cache_dir` should be a place that can be written"):
+        check_writable(tmp_path / "folder", "--cache_dir")
+    assert (tmp_path / "a").read_text() == "old"
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["a", "folder"]
+
+
 def test_a_limit_of_the_system_on_a_files_size_is_a_sentence(tmp_path):
     script = (
         "import resource, sys\nfrom pathlib import Path\nfrom lightning_gradood.core import Refusal, atomic_write\n"

@@ -130,6 +130,15 @@ def test_an_extra_shard_is_not_read_and_rows_of_other_images_are_removed(cache):
     assert read_again(cache).table.equals(expected)
 
 
+@pytest.mark.parametrize("place", [0, 1, "folder"])
+def test_damage_that_cannot_be_set_aside_is_a_sentence(cache, fixed, place):
+    damaged, other, _ = shards(cache)
+    flip(damaged, 5000)
+    fixed(cache.folder / KEY if place == "folder" else (damaged, other)[place])
+    with pytest.raises(Refusal, match=r"`--cache_dir` should be a place that can be written\. .*Operation not permitted"):
+        cache.mend({KEY: IDS})
+
+
 def test_an_entry_of_other_images_than_wanted_is_mended(cache):
     assert cache.mend({KEY: [*IDS, "cats/new"]})
     assert cache.done(KEY) == set(IDS)
