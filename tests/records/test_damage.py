@@ -135,7 +135,9 @@ def test_damage_that_cannot_be_set_aside_is_a_sentence(cache, fixed, place):
     damaged, other, _ = shards(cache)
     flip(damaged, 5000)
     fixed(cache.folder / KEY if place == "folder" else (damaged, other)[place])
-    with pytest.raises(Refusal, match=r"`--cache_dir` should be a place that can be written\. .*Operation not permitted"):
+    with pytest.raises(
+        Refusal, match=r"`--cache_dir` should be a place that can be written\. .*Operation not permitted"
+    ):
         cache.mend({KEY: IDS})
 
 
