@@ -1,4 +1,4 @@
-"""A program run in a copy of this process, which has imported already what takes a new one ten seconds."""
+"""A program of one thread run in a copy of this process, which has imported what takes a new one ten seconds."""
 
 import os
 import runpy
@@ -8,6 +8,8 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from subprocess import CompletedProcess
+
+import torch
 
 
 def run_forked(module: str, words: Sequence[str], folder: Path) -> CompletedProcess[str]:
@@ -36,6 +38,7 @@ def _become(module: str, words: Sequence[str], folder: Path) -> None:
             os.dup2(file.fileno(), number)
             setattr(sys, name, file)
         warnings.resetwarnings()  # those of pytest
+        torch.set_num_threads(1)  # a fork that uses several, after its parent did, waits for threads that it has not
         sys.argv = [module, *words]
         runpy.run_module(module, run_name="__main__", alter_sys=True)
         code = 0

@@ -1,6 +1,9 @@
 """Every benchmark runs, in miniature: a number that nobody can print again is no number."""
 
 import json
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -19,7 +22,6 @@ COMMANDS = {
     "detectors": ("--records 300 --detectors Baseline KNN", "KNN"),
     "memory": ("--images 60 --sources 1", "1.000 x the smallest"),
     "scaling": ("--processes 1 --images 40", "1.00"),
-    "threads": ("--busy 0 --network resnet18 --batch 1 --steps 1", "best fixed number"),
     "fuzz": ("--cases 6 --targets splits", "failures"),
     "metrics": ("--scores 2000 --resamples 5", "sum without conventions"),
     "end_to_end": ("--network resnet20 --images 20", "share of required passes"),
@@ -39,6 +41,20 @@ def test_it_prints_its_numbers(name, tmp_path, pytestconfig, monkeypatch):
     done = run_forked(f"benchmarks.{name}", flags.split(), tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
     assert expected in done.stdout
+
+
+def test_threads_are_compared(tmp_path, pytestconfig):
+    words = ["--busy", "0", "--network", "resnet18", "--batch", "1", "--steps", "1"]
+    environment = os.environ | {"PYTHONPATH": str(pytestconfig.rootpath)}
+    done = subprocess.run(  # several threads, which a fork cannot have
+        [sys.executable, "-m", "benchmarks.threads", *words],
+        env=environment,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "best fixed number" in done.stdout
 
 
 @pytest.mark.parametrize("target", TARGETS)
