@@ -54,7 +54,8 @@ def score_files_on_processes(
     """Score image files as `score_files` does, each batch on the next process that is free.
 
     Scores are those of one process up to the order in which sums are added up, about 1e-6 of their size; the same to the
-    last bit if every file can be read and each process has as many threads as one alone would have.
+    last bit if every file can be read and each process has as many threads as one alone would have. A script that calls this
+    does so under `if __name__ == "__main__"`, as each process imports it.
 
     Args:
         guard: whose threshold and batch size are used.
