@@ -1,13 +1,11 @@
 """Any map-style data set as a source, and `LoadedSource`, an opened source whose images are ready for a network."""
 
-import functools
 import hashlib
 import numbers
 import re
 from collections.abc import Callable, Iterator, Sequence, Sized
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -19,6 +17,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from lightning_gradood.core import Picture, Refusal, Transform, eight_bit, progress, to_pixels
+from lightning_gradood.data.dataset_refusals import arguments_wrong, files_missing
 from lightning_gradood.data.source import (
     ImageBatch,
     Listing,
@@ -26,17 +25,6 @@ from lightning_gradood.data.source import (
     check_deterministic,
     row_keys,
 )
-
-BY_HAND = {
-    "CIFAR10": "Unpack `cifar-10-python.tar.gz` there, so that `cifar-10-batches-py/data_batch_1` exists below it",
-    "CIFAR100": "Unpack `cifar-100-python.tar.gz` there, so that `cifar-100-python/train` exists below it",
-    "SVHN": "Put `train_32x32.mat` and `test_32x32.mat` there",
-    "TinyImageNetResize": "Put ODIN's `Imagenet_resize.tar.gz` there and unpack it beside itself, "
-    "so that `Imagenet_resize/Imagenet_resize/` holds the images",
-    "LSUNResize": "Put ODIN's `LSUN_resize.tar.gz` there and unpack it beside itself, "
-    "so that `LSUN_resize/LSUN_resize/` holds the images",
-}
-"""How the files of the data sets in our configs are placed by hand, by class name."""
 
 
 class DatasetSource(Source):
@@ -66,7 +54,7 @@ class DatasetSource(Source):
         """Build the data set and list its rows.
 
         Raises:
-            Refusal: The data set's files are not there, or it has no length.
+            Refusal: The data set's files are not there, it raises anything else when it is built, or it has no length.
         """
         try:
             dataset = self.dataset()
@@ -75,7 +63,11 @@ class DatasetSource(Source):
             RuntimeError,
             ImportError,
         ) as error:  # missing files, no network, a missing reader such as scipy
-            raise Refusal(self._not_there(error)) from error
+            raise Refusal(files_missing(self.dataset, self.where, self.how, error)) from error
+        except Refusal:
+            raise
+        except Exception as error:  # each data set has words of its own for arguments that are wrong
+            raise Refusal(arguments_wrong(self.dataset, error)) from error
         if not isinstance(dataset, Sized):
             raise Refusal(
                 f"`dataset` should be a map-style data set with a length. Got `dataset = {type(dataset).__name__}`. "
@@ -85,18 +77,6 @@ class DatasetSource(Source):
         listing = DatasetListing(row_keys(len(dataset)), [], classes, dataset)
         listing.labels.extend(_ready_labels(dataset) or [listing.label(row) for row in range(len(dataset))])
         return listing
-
-    def _not_there(self, error: Exception) -> str:
-        name, arguments = _describe(self.dataset)
-        where = self.where or arguments.get("root", "")
-        place = f"in `{Path(where).expanduser().absolute()}`" if where else "where its own arguments say"
-        how = self.how or BY_HAND.get(name, "Put its files there")
-        shown = ", ".join(f"{key}={value!r}" for key, value in arguments.items() if value is not None)
-        reason = " ".join(str(error).split()).split("You can use download")[0].rstrip(" .")
-        return (
-            f"`dataset` should find its files {place}. Got `dataset = {name}({shown})`: "
-            f"{reason or type(error).__name__}. {how.rstrip('.')}; `configs/digits.yaml` needs no download."
-        )
 
 
 @dataclass(frozen=True)
@@ -139,14 +119,6 @@ class DatasetListing(Listing):
                 f"`dataset` should give a readable image for every row. Got `{type(self.dataset).__name__}` "
                 f"failing in row {row}: {str(error) or type(error).__name__}. Remove or replace that image."
             ) from error
-
-
-def _describe(factory: Callable[[], Dataset[Any]]) -> tuple[str, dict[str, Any]]:
-    """Return the class name and arguments behind a data set factory; jsonargparse hands over a `functools.partial`."""
-    if not isinstance(factory, functools.partial):
-        return getattr(factory, "__name__", type(factory).__name__), {}
-    built = next((arg for arg in reversed(factory.args) if isinstance(arg, type)), factory.func)
-    return getattr(built, "__name__", type(built).__name__), dict(factory.keywords)
 
 
 def _ready_labels(dataset: Any) -> list[int]:

@@ -5,9 +5,11 @@ advanced after every step.
 """
 
 import inspect
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+import torch
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, OneCycleLR
@@ -101,7 +103,9 @@ def try_optimizer(
     scheduler: Callable[[Optimizer, int], LRScheduler] | None,
     parameters: Iterable[nn.Parameter],
 ) -> None:
-    """Refuse an optimizer or a schedule that cannot be built, or whose numbers nothing can be trained with.
+    """Refuse an optimizer or a schedule that cannot be built, fails in its first step, or has numbers that train nothing.
+
+    The step is taken with a parameter that is made for it.
 
     Args:
         optimizer: factory from parameters to the optimizer.
@@ -123,6 +127,28 @@ def try_optimizer(
                 check_finite(f"model.optimizer.{name}", number, -_LARGEST, _LARGEST, 0.1)
     if scheduler is not None:
         _built("model.scheduler", scheduler, built, _STEPS)
+    _step(optimizer, scheduler)
+
+
+def _step(
+    optimizer: Callable[[Iterable[nn.Parameter]], Optimizer],
+    scheduler: Callable[[Optimizer, int], LRScheduler] | None,
+) -> None:
+    """Take a step, in which some settings are looked at first."""
+    parameter = nn.Parameter(torch.ones(2, 2))
+
+    def loss() -> torch.Tensor:
+        parameter.grad = None
+        value = parameter.square().sum()
+        torch.autograd.backward(value)
+        return value
+
+    with torch.random.fork_rng(devices=[]), torch.enable_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # they come again where they matter
+        built = optimizer([parameter])
+        _built("model.optimizer", built.step, loss)
+        if scheduler is not None:
+            _built("model.scheduler", scheduler(built, _STEPS).step)
 
 
 def _built(flag: str, factory: Callable[..., Any], *arguments: Any) -> Any:
@@ -133,7 +159,7 @@ def _built(flag: str, factory: Callable[..., Any], *arguments: Any) -> Any:
     except Exception as error:  # each optimizer has words of its own
         first = next(iter(str(error).strip().splitlines()), "").rstrip(".")
         raise Refusal(
-            f"`{flag}` should have settings that it can be built with. Got {type(error).__name__}: {first}. "
+            f"`{flag}` should have settings that it can be built and take a step with. Got {type(error).__name__}: {first}. "
             "Correct that setting, or leave it out for its default."
         ) from error
 

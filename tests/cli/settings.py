@@ -264,7 +264,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("experiment", choices=EXPERIMENTS)
     parser.add_argument("--verb", default="fit")
     parser.add_argument("--only", nargs="*", default=[""], help="beginnings of keys")
-    parser.add_argument("--without", default=None, help="a file whose keys are left out")
+    parser.add_argument("--without", nargs="*", default=[], help="files whose keys are left out")
     parser.add_argument("--every", type=int, default=1)
     parser.add_argument("--start", type=int, default=0)
     parser.add_argument("--gib", type=float, default=14, help="limit on the address space")
@@ -283,9 +283,8 @@ def _run_all() -> None:
     tiny_archives.place_odin(data, "normal")
     config = resolved(given.experiment, data)
     chosen = cases(given.experiment, config)
-    if given.without:
-        known = set(keys(resolved(given.without, data)))
-        chosen = [case for case in chosen if case.key not in known]
+    known = {key for other in given.without for key in keys(resolved(other, data))}
+    chosen = [case for case in chosen if case.key not in known]
     chosen = [case for case in chosen if ".".join(map(str, case.key)).startswith(tuple(given.only))]
     kinds: dict[str, list[str]] = defaultdict(list)
     of_wrong_type: set[tuple[tuple[str | int, ...], type]] = set()

@@ -15,7 +15,7 @@ from torchvision.datasets import CIFAR10, SVHN
 
 from lightning_gradood.core import Refusal
 from lightning_gradood.data import DatasetSource
-from lightning_gradood.data.datasets import BY_HAND
+from lightning_gradood.data.dataset_refusals import BY_HAND
 
 
 class Items(Dataset):
@@ -127,6 +127,25 @@ def test_missing_files_are_refused_with_what_where_how_and_what_needs_no_downloa
     assert by_hand in message
     assert message.endswith("; `configs/digits.yaml` needs no download.")
     assert "You can use" not in message
+
+
+@pytest.mark.parametrize(
+    ("split", "words"), [("nonsense", "ValueError: Unknown value 'nonsense'"), (None, "ValueError: Expected type str")]
+)
+def test_an_argument_that_a_dataset_refuses_is_named_with_its_words(tmp_path, split, words):
+    with pytest.raises(Refusal) as refusal:
+        DatasetSource(functools.partial(SVHN, root=str(tmp_path), split=split)).open()
+    got = f"`dataset = SVHN(root='{tmp_path}', split={split!r})`: {words}"
+    assert str(refusal.value).startswith(f"`dataset` should have arguments that it can be built with. Got {got}")
+
+
+@pytest.mark.parametrize("error", [KeyError("a"), ZeroDivisionError(), AssertionError("b"), TypeError("c")])
+def test_whatever_else_a_dataset_raises_is_a_refusal(error):
+    def build():
+        raise error
+
+    with pytest.raises(Refusal, match=rf"Got `dataset = build\(\)`: {type(error).__name__}: "):
+        DatasetSource(build).open()
 
 
 def test_the_archives_of_odin_are_known_by_name():

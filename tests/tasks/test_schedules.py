@@ -13,6 +13,18 @@ SGD, ENDLESS = torch.optim.SGD, SimpleNamespace(max_epochs=-1, max_steps=-1)
 TEN_EPOCHS = SimpleNamespace(max_epochs=10, max_steps=-1)
 
 
+class Stuck(SGD):
+    def step(self, closure=None):
+        raise KeyError("momentum")
+
+
+class StuckSchedule(Cosine):
+    def step(self, epoch=None):
+        if self.last_epoch >= 0:  # torch takes one step when it is built
+            1 / 0  # noqa: B018
+        super().step()
+
+
 def task(**settings):
     return ClassificationTask(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 3)), **settings)
 
@@ -41,8 +53,14 @@ def task(**settings):
         ),
         (
             {"scheduler": torch.optim.lr_scheduler.MultiStepLR},
-            r"`model\.scheduler` should have settings that it can be built with\. Got ",
+            r"`model\.scheduler` should have settings that it can be built and take a step with\. Got ",
         ),
+        (
+            {"optimizer": partial(SGD, lr=0.1, differentiable=None)},
+            r"`model\.optimizer` should have settings that it can be built and take a step with\. Got TypeError: ",
+        ),
+        ({"optimizer": Stuck}, r"`model\.optimizer` should have .* Got KeyError: 'momentum'\."),
+        ({"scheduler": StuckSchedule}, r"`model\.scheduler` should have .* Got ZeroDivisionError: division by zero\."),
     ],
 )
 def test_an_optimizer_that_cannot_train_is_refused(settings, words):
@@ -54,7 +72,9 @@ def test_trying_changes_no_weight_and_takes_every_usual_optimizer():
     for optimizer in (torch.optim.AdamW, partial(SGD, lr=0.1), torch.optim.RMSprop, partial(torch.optim.LBFGS, lr=1)):
         one = task(optimizer=optimizer)
         before = {name: value.clone() for name, value in one.network.state_dict().items()}
+        drawn = torch.get_rng_state()
         one.prepare_training(TEN_EPOCHS)
+        assert torch.equal(torch.get_rng_state(), drawn)
         assert all(torch.equal(value, before[name]) for name, value in one.network.state_dict().items())
 
 
