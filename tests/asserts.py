@@ -2,7 +2,6 @@
 
 import json
 import random
-import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +10,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from programs import run_program
 from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
@@ -44,7 +44,7 @@ def assert_saved_scores_are_equal(fitted: Mapping[str, tuple[Detector, Records]]
         save_detector(saved, detector, 0.5, records)
         pq.write_table(records.table, table)
         files[name] = (saved, table, scores)
-    subprocess.run([sys.executable, "-c", _SCORE, json.dumps(files)], check=True)
+    run_program([sys.executable, "-c", _SCORE, json.dumps(files)]).check_returncode()
     for name, (detector, records) in fitted.items():
         found, expected = np.load(files[name][2]), detector.score(records)
         assert (found.dtype, found.shape) == (np.float64, (len(records),)), name

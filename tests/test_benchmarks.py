@@ -8,8 +8,8 @@ import sys
 import numpy as np
 import pytest
 import torch
-from forked import run_forked
 from PIL import Image
+from programs import run_program
 
 from benchmarks import zoo
 from benchmarks.fuzz_targets import TARGETS
@@ -19,7 +19,7 @@ COMMANDS = {
     "run": ("--networks resnet18 --batch 2 --rounds 1 --contenders ours loop --out results.json", "ours"),
     "once": ("--networks resnet18 --images 4 --batch 2", "peaks"),
     "attacks": ("--attacks FGSM --batch 2 --rounds 1", "FGSM"),
-    "detectors": ("--records 300 --detectors Baseline KNN", "KNN"),
+    "detectors": ("--records 300 --detectors KNN", "KNN"),
     "memory": ("--images 60 --sources 1", "1.000 x the smallest"),
     "scaling": ("--processes 1 --images 40", "1.00"),
     "fuzz": ("--cases 6 --targets splits", "failures"),
@@ -30,15 +30,15 @@ COMMANDS = {
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_it_prints_its_numbers(name, tmp_path, pytestconfig, monkeypatch):
+def test_it_prints_its_numbers(name, tmp_path, pytestconfig):
     for label in ("cat", "dog"):
         (tmp_path / "pictures" / label).mkdir(parents=True)
         for number in range(8):
             pixels = np.random.default_rng(number).integers(0, 256, (32, 32, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(tmp_path / "pictures" / label / f"{number}.png")
     flags, expected = COMMANDS[name]
-    monkeypatch.setenv("PYTHONPATH", str(pytestconfig.rootpath))  # of processes that it starts
-    done = run_forked(f"benchmarks.{name}", flags.split(), tmp_path)
+    environment = os.environ | {"PYTHONPATH": str(pytestconfig.rootpath)}
+    done = run_program([sys.executable, "-m", f"benchmarks.{name}", *flags.split()], tmp_path, environment)
     assert done.returncode == 0, done.stderr[-2000:]
     assert expected in done.stdout
 
@@ -58,8 +58,10 @@ def test_threads_are_compared(tmp_path, pytestconfig):
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_no_damaged_file_ends_in_a_traceback(target, tmp_path):
-    done = run_forked("benchmarks.fuzz", ["--worker", target, "--cases", "24"], tmp_path)
+def test_no_damaged_file_ends_in_a_traceback(target, tmp_path, pytestconfig):
+    environment = os.environ | {"PYTHONPATH": str(pytestconfig.rootpath)}
+    command = [sys.executable, "-m", "benchmarks.fuzz", "--worker", target, "--cases", "24"]
+    done = run_program(command, tmp_path, environment)
     assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads(done.stdout.splitlines()[-1])
     assert found["cases"] > 0
@@ -78,8 +80,9 @@ def test_the_zoo_tells_a_wrong_engine_from_a_right_one(monkeypatch):
     assert zoo.compared(network, images)["way"] == "WRONG"
 
 
-def test_the_zoo_prints_its_line(tmp_path):
+def test_the_zoo_prints_its_line(tmp_path, pytestconfig):
     pytest.importorskip("timm")
     words = ["--families", "MobileNetV2", "--rounds", "1", "--out", "zoo.json"]
-    done = run_forked("benchmarks.zoo", words, tmp_path)
+    environment = os.environ | {"PYTHONPATH": str(pytestconfig.rootpath)}
+    done = run_program([sys.executable, "-m", "benchmarks.zoo", *words], tmp_path, environment)
     assert "1 families: 1 fast, 0 loop, 0 WRONG, 0 traceback" in done.stdout, done.stderr[-2000:]

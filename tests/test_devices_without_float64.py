@@ -4,9 +4,10 @@ The files below run in one process of their own: torch has to know a device befo
 forget it afterwards.
 """
 
-import subprocess
 import sys
 from pathlib import Path
+
+from programs import run_program
 
 TESTS = Path(__file__).parent
 FILES = sorted(TESTS.glob("*/*on_float32_device.py"))
@@ -15,5 +16,5 @@ FILES = sorted(TESTS.glob("*/*on_float32_device.py"))
 def test_in_a_process_of_its_own():
     assert {path.parent.name for path in FILES} == {"attacks", "cli", "gradients", "probes", "tasks"}
     command = [sys.executable, "-m", "pytest", "-n", "0", "-q", "-p", "no:cacheprovider", *map(str, FILES)]
-    ended = subprocess.run(command, capture_output=True, text=True, cwd=TESTS.parent)
+    ended = run_program(command, TESTS.parent)
     assert ended.returncode == 0, ended.stdout[-5000:] + ended.stderr[-2000:]

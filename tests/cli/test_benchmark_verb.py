@@ -328,8 +328,8 @@ def test_help_names_every_key(capsys, monkeypatch):
     ("file", "verbs"),
     [("tables_digits", ["fit", "detect", "detect"] * 2), ("tables_folders", ["detect"] * 12)],
 )
-def test_the_shipped_benchmarks_ask_for_every_detector_there_is(file, verbs, monkeypatch):
-    calls = _calls(file, monkeypatch)
+def test_the_shipped_benchmarks_ask_for_every_detector_there_is(file, verbs):
+    calls = _calls(file)
     assert [call.words[0] for call in calls] == verbs
     abstract = {"Detector", "FixedDetector"}
     classes = {name for name in detectors.__all__ if isinstance(getattr(detectors, name), type)}
@@ -340,8 +340,8 @@ def test_the_shipped_benchmarks_ask_for_every_detector_there_is(file, verbs, mon
     assert DetectionSettings().build()[0].name == "mlp"
 
 
-def test_the_benchmark_of_folders_has_attacks_and_unknown_images_for_both_networks(monkeypatch):
-    for call in _calls("tables_folders", monkeypatch):
+def test_the_benchmark_of_folders_has_attacks_and_unknown_images_for_both_networks():
+    for call in _calls("tables_folders"):
         data, model = call.config["data"]["init_args"], call.config["model"]["init_args"]
         network, _, kind = call.experiment.partition("_")
         assert model["network"]["class_path"].endswith(f".{network}")
@@ -355,9 +355,15 @@ def test_the_benchmark_of_folders_has_attacks_and_unknown_images_for_both_networ
             assert sorted(data["anomalies"]) == ["places", "svhn_digits", "tiny_imagenet"]
 
 
-def _calls(file, monkeypatch):
+@functools.cache  # each call is parsed
+def _calls(file):
     """The calls that a shipped benchmark consists of."""
-    monkeypatch.chdir(ROOT)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(ROOT)
+        return _parsed(file)
+
+
+def _parsed(file):
     settings = yaml.safe_load(Path(f"configs/{file}.yaml").read_text())
     experiments = {name: Experiment(**one) for name, one in settings["experiments"].items()}
     benchmark = Benchmark(

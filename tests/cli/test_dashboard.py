@@ -1,12 +1,12 @@
 """The dashboard shows keys that runs log, is sent through the real client, and is kept as a file without an account."""
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import wandb
+from programs import run_program
 from report.wandb_reader import read_offline_run
 from tiny import FILE, WITH_FIGURES, refused
 from wandb_server import ENTITY, wandb_server
@@ -44,9 +44,7 @@ def test_every_key_of_the_definition_is_one_that_a_run_logs(protocol, run, no_ac
 
 def dashboard(server, home, *flags):
     command = [sys.executable, "-m", "lightning_gradood", "dashboard", *flags]
-    return subprocess.run(
-        command, env=server.environment(home), capture_output=True, text=True, timeout=200, check=False
-    )
+    return run_program(command, environment=server.environment(home), timeout=200)
 
 
 def test_a_second_call_updates_workspace_and_report(run, workplace):

@@ -1,16 +1,15 @@
 """What happens in the middle of a long run: too little memory, images for which the network breaks down, and its log."""
 
 import json
-import os
 import re
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from programs import run_program
 from tiny import FILE, refused, results, table
 
 import lightning_gradood.extraction.reading as reading
@@ -189,13 +188,7 @@ def test_the_log_keeps_warnings_refusals_and_signals(run, brittle, capsys):
         "        return super().forward(images)\n"
     )
     words = ["detect", *FILE, "--model.network.class_path", "killer.Killer", "--run_dir", "stopped"]
-    ended = subprocess.run(
-        [sys.executable, "-m", "lightning_gradood", *words],
-        env=os.environ | {"PYTHONPATH": f"{Path.cwd()}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    ended = run_program([sys.executable, "-m", "lightning_gradood", *words])
     assert ended.returncode == 128 + signal.SIGTERM, ended.stderr
     assert "ERROR stopped by SIGTERM" in Path("stopped/run.log").read_text()
 

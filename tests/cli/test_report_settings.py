@@ -1,13 +1,13 @@
 """`--report.formats` and `--report.titles`: how the figures of a run are written."""
 
 import os
-import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from programs import run_program
 from tiny import FILE, WITH_FIGURES, refused
 
 from lightning_gradood.cli import main
@@ -79,7 +79,7 @@ def test_wandb_gets_png_whatever_is_written(run, tmp_path):
     command = [sys.executable, "-m", "lightning_gradood", "detect", *FILE, "--run_dir", str(run), *flags]
     environment = {key: value for key, value in os.environ.items() if not key.startswith("WANDB_")}
     environment |= {"WANDB_MODE": "offline", "HOME": str(tmp_path)}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    done = run_program(command, environment=environment)
     assert done.returncode == 0, done.stderr
     assert (run / "figures/roc_mlp.pdf").is_file()
     sent = [path.name for path in run.glob("wandb/offline-run-*/files/media/images/**/*") if path.is_file()]

@@ -2,13 +2,13 @@
 
 import os
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
+from programs import run_program
 from tiny import FILE, numbers, snapshot, table
 
 from lightning_gradood.cli import main
@@ -69,9 +69,7 @@ def test_a_fit_that_was_killed_twice_ends_as_one_that_was_left_alone(capsys, cap
     assert steps >= 2
     dying = [sys.executable, "-m", "lightning_gradood", *COMMAND, *FOUR, "--run_dir", "killed"]
     for step in (steps + 2, steps + 1):  # in the middle of the second epoch, and in the first step of the third
-        ended = subprocess.run(
-            dying, env=os.environ | {"DIES_IN_STEP": str(step)}, capture_output=True, text=True, check=False
-        )
+        ended = run_program(dying, environment=os.environ | {"DIES_IN_STEP": str(step)})
         assert ended.returncode == -signal.SIGKILL, ended.stderr
     assert "Training goes on after 1 of 4 epochs." in ended.stderr
     main([*COMMAND, *FOUR, "--run_dir", "killed", "--cache_dir", "new"])

@@ -4,7 +4,6 @@ import csv
 import io
 import os
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -12,6 +11,7 @@ from pathlib import Path
 import pytest
 from photos import write_digits
 from PIL import Image
+from programs import Program
 from test_score import called
 from tiny import refused
 
@@ -70,10 +70,7 @@ def under_way(guard):
     photos(100)
     files = [str(path) for path in sorted(Path("photos").iterdir())] * 500
     words = [sys.executable, "-m", "lightning_gradood", "score", "--guard", guard, *files, "--processes", "2"]
-    program = subprocess.Popen(
-        [*words, "--batch_size", "8", "--output", "scores.csv"], stderr=subprocess.PIPE, text=True
-    )
-    assert program.stderr is not None
+    program = Program([*words, "--batch_size", "8", "--output", "scores.csv"])
     assert program.stderr.readline().startswith("scoring: ")  # both have begun, or will
     workers = [number for number in children(program.pid) if "spawn_main" in words_of(number)]
     assert len(workers) == 2

@@ -2,13 +2,13 @@
 
 import os
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
+from programs import Program
 from tiny import FILE, IMAGES, results
 
 from lightning_gradood.cli import main
@@ -39,11 +39,8 @@ def test_a_stopped_run_ends_soon_and_keeps_what_it_has_read(number, code, workpl
     Path("slow.py").write_text(SLOW)
     torch.save(CifarResNet(blocks_per_stage=1, num_classes=3).state_dict(), "some.pt")
     monkeypatch.syspath_prepend(workplace)
-    process = subprocess.Popen(
-        [sys.executable, "-m", "lightning_gradood", *COMMAND],
-        env=os.environ | {"OMP_NUM_THREADS": "1", "SECONDS": "1.0"}, stderr=subprocess.PIPE, text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore Ctrl-C
-    )  # fmt: skip
+    command = [sys.executable, "-m", "lightning_gradood", *COMMAND]
+    process = Program(command, environment=os.environ | {"OMP_NUM_THREADS": "1", "SECONDS": "1.0"})
     deadline = time.monotonic() + 120
     while not Path("passes").exists() or Path("passes").stat().st_size < 4:
         assert process.poll() is None, process.stderr.read()
@@ -84,12 +81,8 @@ def test_two_processes_end_together_and_keep_what_they_have_read(
     Path("slow.py").write_text(SLOW)
     torch.save(CifarResNet(blocks_per_stage=1, num_classes=3).state_dict(), "some.pt")
     monkeypatch.syspath_prepend(workplace)
-    process = subprocess.Popen(
-        [sys.executable, "-m", "lightning_gradood", *COMMAND, *TWO],
-        env=os.environ | {"OMP_NUM_THREADS": "1", "SECONDS": "0.7"} | ({"FAST": fast} if fast else {}),
-        stderr=subprocess.PIPE, text=True, start_new_session=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )  # fmt: skip
+    variables = os.environ | {"OMP_NUM_THREADS": "1", "SECONDS": "0.7"} | ({"FAST": fast} if fast else {})
+    process = Program([sys.executable, "-m", "lightning_gradood", *COMMAND, *TWO], environment=variables)
     deadline = time.monotonic() + 120
     files = [Path("passes"), Path("passes1")]
     while not all(file.exists() and file.stat().st_size >= 3 for file in files):

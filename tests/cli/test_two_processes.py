@@ -1,7 +1,6 @@
 """The command line on two gloo processes: one folder, one table, every image once."""
 
 import os
-import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
@@ -9,6 +8,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 import torch
+from programs import run_program
 from tiny import FILE, IMAGES, numbers, only_run, results, table
 
 from lightning_gradood.cli import main
@@ -21,7 +21,7 @@ def launched(arguments, code=0):
     """Run the program as a user does; Lightning starts the second process from the first."""
     environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     command = [sys.executable, "-m", "lightning_gradood", *arguments]
-    ended = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=240, check=False)
+    ended = run_program(command, environment=environment, timeout=240)
     assert ended.returncode == code, ended.stderr
     for words in ("Traceback", "Warning", "It is recommended"):
         assert words not in ended.stderr, ended.stderr

@@ -1,9 +1,9 @@
 """Two runs that start at once: on one cache both end as one alone, in one folder the second is refused."""
 
-import subprocess
 import sys
 from pathlib import Path
 
+from programs import Program
 from tiny import FILE, IMAGES, results, table
 
 from lightning_gradood.cli import main
@@ -13,7 +13,7 @@ def start(run, *more):
     """A `detect` in a process of its own."""
     words = ["detect", *FILE, "--ckpt_path", str(run / "checkpoints/best.ckpt"), *more]
     command = [sys.executable, "-m", "lightning_gradood", *words]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return Program(command)
 
 
 def test_two_runs_on_one_cache_give_the_table_of_one_and_leave_whole_records(run, probed, capsys):

@@ -1,11 +1,11 @@
 """What a team sees of a run in W&B, through the real client and a stand-in for its server."""
 
-import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
+from programs import Program, run_program
 from tiny import FILE, results
 from wandb_server import wandb_server
 
@@ -16,9 +16,7 @@ def detect(run, server, home, *flags):
     """A `detect` in a process of its own, on records that exist."""
     checkpoint = ["--ckpt_path", str(run / "checkpoints/best.ckpt")]
     command = [sys.executable, "-m", "lightning_gradood", "detect", *FILE, *LOGGED, *checkpoint, *flags]
-    return subprocess.run(
-        command, env=server.environment(home), capture_output=True, text=True, timeout=200, check=False
-    )
+    return run_program(command, environment=server.environment(home), timeout=200)
 
 
 def sent_artifacts(server):
@@ -92,10 +90,7 @@ def test_a_detector_that_fails_and_a_classifier_near_chance_are_alerted_of(run, 
 
 
 def test_a_setting_that_is_none_is_refused(run, workplace):
-    done = subprocess.run(
-        [sys.executable, "-m", "lightning_gradood", "detect", *FILE, "--logging.artifacts", "some"],
-        capture_output=True, text=True, timeout=100, check=False,
-    )  # fmt: skip
+    done = run_program([sys.executable, "-m", "lightning_gradood", "detect", *FILE, "--logging.artifacts", "some"])
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1].startswith("error: `logging.artifacts`: ")
 
@@ -103,10 +98,8 @@ def test_a_setting_that_is_none_is_refused(run, workplace):
 def test_a_run_whose_connection_is_lost_goes_on_and_ends(run, workplace):
     command = [sys.executable, "-m", "lightning_gradood", "detect", *FILE, *LOGGED, "--run_dir", "lost"]
     with wandb_server() as server:
-        process = subprocess.Popen(
-            [*command, "--ckpt_path", str(run / "checkpoints/best.ckpt")],
-            env=server.environment(workplace) | {"WANDB_FINISH_TIMEOUT": "5"}, stderr=subprocess.PIPE, text=True,
-        )  # fmt: skip
+        variables = server.environment(workplace) | {"WANDB_FINISH_TIMEOUT": "5"}
+        process = Program([*command, "--ckpt_path", str(run / "checkpoints/best.ckpt")], environment=variables)
         deadline = time.monotonic() + 120
         while not server.runs:
             assert process.poll() is None, process.stderr.read()

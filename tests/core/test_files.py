@@ -4,11 +4,11 @@ import ast
 import errno
 import os
 import resource
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from programs import run_program
 
 import lightning_gradood
 from lightning_gradood.core import Unwritable, atomic_write, check_writable, writing_refused
@@ -88,9 +88,8 @@ def test_a_limit_of_the_system_on_a_files_size_is_a_sentence(tmp_path):
         "except Refusal as refusal: print(refusal)"
     )
     assert resource.RLIMIT_FSIZE is not None
-    found = subprocess.run(
-        [sys.executable, "-c", script, str(tmp_path / "a")], capture_output=True, text=True, check=True
-    )
+    found = run_program([sys.executable, "-c", script, str(tmp_path / "a")])
+    found.check_returncode()
     assert "File too large. Free some space, or name another" in found.stdout
     assert list(tmp_path.iterdir()) == []
 

@@ -7,9 +7,9 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
+from programs import Program, run_program
 
 from lightning_gradood.core import Refusal, claim, hold, refuse_foreign
 from lightning_gradood.core.locks import _SILENT
@@ -23,12 +23,7 @@ CONFIG, IDENTITY = {"seed": 1}, ("seed",)
 
 def started(folder, seconds=60.0):
     """Start a process that holds a folder."""
-    return subprocess.Popen(
-        [sys.executable, "-c", HOLDING, str(folder), str(seconds)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    return Program([sys.executable, "-c", HOLDING, str(folder), str(seconds)])
 
 
 def locks(folder):
@@ -36,7 +31,8 @@ def locks(folder):
 
 
 def test_the_first_wins_and_the_second_names_it_then_a_killed_run_is_taken_over(tmp_path, capsys):
-    holder = started(tmp_path)
+    command = [sys.executable, "-c", HOLDING, str(tmp_path), "60"]
+    holder = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)  # a child of this process
     assert holder.stdout.readline() == "held\n"
     words = f"`run_dir = {tmp_path}`, held by process {holder.pid} on .* since 20.*If it has died, delete "
     with pytest.raises(Refusal, match=words), hold(tmp_path):
@@ -106,7 +102,7 @@ def test_a_crash_while_a_folder_is_claimed_does_not_lock_it(tmp_path):
     )
     for number, text in enumerate((script, late)):
         folder = tmp_path / str(number)
-        assert subprocess.run([sys.executable, "-c", text, str(folder)], check=False).returncode == -signal.SIGKILL
+        assert run_program([sys.executable, "-c", text, str(folder)]).returncode == -signal.SIGKILL
         assert any(path.name.endswith(".tmp") for path in folder.iterdir())
         refuse_foreign(folder, CONFIG, IDENTITY)
         with hold(folder):
@@ -133,7 +129,6 @@ def test_a_user_without_the_right_to_write_gets_a_sentence(tmp_path):
         "try:\n    hold(Path(sys.argv[1])).__enter__()\nexcept Refusal as refusal: print(refusal)"
     )
     for place in (own, own / "deeper" / "run"):
-        found = subprocess.run(
-            [sys.executable, "-c", script, str(place)], capture_output=True, text=True, check=True, cwd=Path.cwd()
-        )
+        found = run_program([sys.executable, "-c", script, str(place)])
+        found.check_returncode()
         assert re.search(r"Permission denied\. (Ask for the right to write there, or n|N)ame another", found.stdout)

@@ -2,13 +2,13 @@
 
 import os
 import re
-import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 
 import pytest
 import yaml
+from programs import run_program
 
 from lightning_gradood.core import Refusal, claim, new_run_folder, refuse_foreign, runs
 
@@ -73,7 +73,8 @@ def test_processes_that_the_run_starts_get_its_folder(tmp_path):
         "with new_run_folder(Path('elsewhere')) as folder: print(folder)"
     )
     with new_run_folder(tmp_path) as folder:
-        child = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=tmp_path)
+        child = run_program([sys.executable, "-c", script], tmp_path)
+        child.check_returncode()
         assert child.stdout.strip() == str(folder)
         assert folder.is_dir()  # the child, which put nothing there, left it alone
     assert runs._CHOSEN not in os.environ

@@ -2,13 +2,13 @@
 
 import json
 import os
-import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
 
 import pytest
 from image_files import write_images
+from programs import run_program
 
 SCRIPT = Path(__file__).with_name("predict_on_two_processes.py")
 
@@ -21,7 +21,7 @@ def predicted(tmp_path_factory):
         write_images(folder / name, count, seed=seed)
     environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     command = [sys.executable, str(SCRIPT), str(folder)]
-    return folder, subprocess.run(command, capture_output=True, text=True, env=environment, timeout=240, check=False)
+    return folder, run_program(command, environment=environment, timeout=240)
 
 
 @pytest.mark.parametrize(

@@ -2,12 +2,12 @@
 
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from preparing_experiment import STEPPING, CountedProbe, trained_data
+from programs import run_program
 from safetensors.torch import load_file
 from small_experiment import probe, tables, task
 
@@ -22,7 +22,7 @@ def together(tmp_path_factory):
     folder = tmp_path_factory.mktemp("together")
     environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     command = [sys.executable, str(SCRIPT), str(folder)]
-    ended = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=240, check=False)
+    ended = run_program(command, environment=environment, timeout=240)
     assert ended.returncode == 0, ended.stderr
     return folder
 

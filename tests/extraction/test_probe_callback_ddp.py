@@ -2,7 +2,6 @@
 
 import json
 import os
-import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from probe_on_two_processes import PERTURBED, RUNS
+from programs import run_program
 from small_experiment import data, probe, tables, task
 
 from lightning_gradood.records import RecordCache, Records
@@ -32,7 +32,7 @@ def together(tmp_path_factory, alone):
         RecordCache(folder / "resumed").write_shard(entry.key, Records(records.table.slice(0, 11)))
     environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     command = [sys.executable, str(SCRIPT), str(folder)]
-    ended = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=240, check=False)
+    ended = run_program(command, environment=environment, timeout=240)
     assert ended.returncode == 0, ended.stderr
     return folder
 

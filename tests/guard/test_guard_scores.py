@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from guards import DETECTORS, images, save
+from programs import run_program
 
 from lightning_gradood import detectors
 from lightning_gradood.detectors import Detector, score_in_blocks
@@ -65,7 +66,7 @@ def test_another_process_gives_the_same_bits(tmp_path):
         torch.save(pixels, tmp_path / name / "images.pt")
         folders.append(str(tmp_path / name / "guard"))
         expected.append(guard(pixels).scores)
-    subprocess.run([sys.executable, "-c", _SCORE, json.dumps(folders)], check=True)
+    run_program([sys.executable, "-c", _SCORE, json.dumps(folders)]).check_returncode()
     for folder, scores in zip(folders, expected, strict=True):
         assert np.load(f"{folder}/../scores.npy").tobytes() == scores.tobytes(), folder
 
