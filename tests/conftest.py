@@ -19,6 +19,11 @@ def pytest_collection_modifyitems(config, items):
         item.add_marker(pytest.mark.filterwarnings(*exceptions))
 
 
+def pytest_xdist_auto_num_workers():
+    """One more than there are cores, as some tests wait for clocks and for other processes."""
+    return (os.cpu_count() or 1) + 1
+
+
 @pytest.fixture
 def fixed():
     """Make files and folders immutable, whoever writes, and mutable again at the end."""
