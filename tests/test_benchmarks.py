@@ -16,15 +16,15 @@ from benchmarks.fuzz_targets import TARGETS
 from lightning_gradood import gradients
 
 COMMANDS = {
-    "run": ("--networks resnet18 --batch 2 --rounds 1 --contenders ours loop --out results.json", "ours"),
-    "once": ("--networks resnet18 --images 4 --batch 2", "peaks"),
+    "run": ("--networks resnet18 --batch 1 --rounds 1 --contenders ours loop --out results.json", "ours"),
+    "once": ("--networks resnet18 --images 2 --batch 1", "peaks"),
     "attacks": ("--attacks FGSM --batch 2 --rounds 1", "FGSM"),
     "detectors": ("--records 300 --detectors KNN", "KNN"),
     "memory": ("--images 60 --sources 1", "1.000 x the smallest"),
     "scaling": ("--processes 1 --images 40", "1.00"),
     "fuzz": ("--cases 6 --targets splits", "failures"),
     "metrics": ("--scores 2000 --resamples 5", "sum without conventions"),
-    "end_to_end": ("--network resnet20 --images 20", "share of required passes"),
+    "end_to_end": ("--network resnet20 --images 12", "share of required passes"),
     "trained": ("--images pictures --networks mobilenet_v3_small --steps 10 --batch 4 --compared 4", "fast"),
 }
 
