@@ -159,9 +159,18 @@ def to_pixels(image: Picture, transform: Transform | None, name: str) -> Tensor:
         [C, H, W], uint8 or float32 in [0, 1].
 
     Raises:
-        Refusal: The transform gives something else.
+        Refusal: The transform raises an error, or gives something else.
     """
-    result = image if transform is None else transform(image)
+    try:
+        result = image if transform is None else transform(image)
+    except Refusal:
+        raise
+    except Exception as error:  # each transform has words of its own
+        reason = next(iter(str(error).strip().splitlines()), "").rstrip(".")
+        raise Refusal(
+            f"`transform` should take every image. Got {type(error).__name__}: {reason}, for image `{name}`. "
+            "Correct its settings; or, if others pass, remove that image."
+        ) from error
     if isinstance(result, Image.Image):
         pixels: Tensor = pil_to_tensor(result)
         return pixels

@@ -153,6 +153,20 @@ def test_a_transform_that_gives_no_image_is_refused(root, transform, words):
         load(root, transform)
 
 
+@pytest.mark.parametrize(
+    ("transform", "words"),
+    [
+        (v2.Resize([0, 4]), r"Got ValueError: height and width must be > 0, for image `here/a/000\.png`"),
+        (v2.Resize([4, 4], interpolation="nonsense"), "Got ValueError: Invalid interpolation mode: 'nonsense'"),
+        (v2.RandomCrop([900, 900]), r"Got ValueError: Required crop size \(900, 900\) is larger than input image size"),
+        (lambda image: {}["missing"], r"Got KeyError: 'missing', for image `here/a/000\.png`"),
+    ],
+)
+def test_a_transform_that_raises_an_error_is_refused_with_its_words(root, transform, words):
+    with pytest.raises(Refusal, match=f"`transform` should take every image. {words}"):
+        load(root, transform)
+
+
 def test_a_transform_may_give_torchvisions_own_tensors(root):
     assert type(load(root, v2.ToImage()).images([0])) is torch.Tensor
 

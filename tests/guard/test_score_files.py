@@ -196,6 +196,17 @@ def test_a_transform_is_applied_as_it_was_when_the_guard_was_fitted(tmp_path):
     assert re.search("Resize", repr(guard.transform))
 
 
+def test_an_image_that_the_transform_cannot_take_is_a_verdict_and_the_others_are_scored(tmp_path):
+    crop = {"class_path": "torchvision.transforms.v2.RandomCrop", "init_args": {"size": [16, 16]}}
+    guard, *_ = save(tmp_path, "baseline", transform=crop)
+    Image.new("RGB", (16, 16)).save(tmp_path / "whole.png")
+    Image.new("RGB", (8, 8)).save(tmp_path / "small.png")
+    small, whole = score_files(guard, [tmp_path / "small.png", tmp_path / "whole.png"])
+    assert "`transform` should take every image. Got ValueError: Required crop size (16, 16)" in small.error
+    assert f"for image `{tmp_path / 'small.png'}`" in small.error
+    assert whole.error is None
+
+
 @pytest.mark.parametrize("place", ["a\0b", "photos\0/*.png", "**/" * 3000 + "*.png", "[" * 5000, "x" * 5000 + "*"])
 def test_a_name_that_no_file_can_have_is_passed_on(place, tmp_path, monkeypatch):
     """A line of a list may hold anything; it becomes a row with an error."""
