@@ -27,6 +27,7 @@ from lightning_gradood.cli.limits import limit_texts
 from lightning_gradood.cli.main import end
 from lightning_gradood.cli.parsing import Parser, experiment_name, with_shipped_files
 from lightning_gradood.cli.processes import EndTogether
+from lightning_gradood.cli.settings import check_benchmark
 from lightning_gradood.cli.stopping import Stopped
 from lightning_gradood.cli.trust import trusting, without_trust
 from lightning_gradood.cli.verbs import VERBS
@@ -75,6 +76,7 @@ def benchmark(words: list[str]) -> None:
 
 def _built(given: dict[str, Any]) -> Benchmark:
     """Built by hand: the parser would build the classes that `flags` and `detectors` name, which the runs build."""
+    check_benchmark(given)
     given["experiments"] = {name: Experiment(**one) for name, one in given["experiments"].items()}
     given["tables"] = TableSettings(**given["tables"])
     return Benchmark(**{name: given[name] for name in Benchmark.__dataclass_fields__})

@@ -18,8 +18,9 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from lightning_gradood.core import Refusal, check_finite, check_seed, check_whole
 from lightning_gradood.evaluation import DetectionSettings
+from lightning_gradood.experiments import Benchmark, Experiment
 from lightning_gradood.report import LoggingSettings, ReportSettings
-from lightning_gradood.trainer import Trainer
+from lightning_gradood.trainer import DEFAULT_CACHE, Trainer
 
 _MOST = 2**31 - 1  # epochs, steps, batches: torch counts some of them in 32 bits
 _count, _positive = partial(check_whole, least=0, most=_MOST), partial(check_whole, least=1, most=_MOST)
@@ -144,6 +145,8 @@ def check_settings(config: Namespace) -> None:
     for name, example in (("run_dir", "runs/first"), ("cache_dir", "runs/.records")):
         if (value := config.get(name)) is not None and not str(value).strip():
             raise Refusal(f"`{name}` should be the path of a folder. Got `{name} = {value!r}`. Write e.g. {example}.")
+    if "cache_dir" in config and config.cache_dir is None:
+        raise Refusal(f"`cache_dir` should have a value. Got null. Leave it out for {DEFAULT_CACHE}.")
     _check_arguments("trainer", config.trainer, Trainer)
     for name in ("model", "data"):
         _check_part(name, config[name])
@@ -153,6 +156,20 @@ def check_settings(config: Namespace) -> None:
     for name, value in _texts("", config):
         if "\0" in value:
             raise Refusal(f"`{name}` should be text without NUL characters. Got `{name} = {value!r}`. Remove them.")
+
+
+def check_benchmark(given: dict[str, Any]) -> None:
+    """Refuse what the parser of a benchmark file lets pass and nothing can work with.
+
+    Args:
+        given: the file's settings, as they were parsed.
+
+    Raises:
+        Refusal: null where a value is needed, or a section is no section.
+    """
+    _check_arguments("", given, Benchmark)
+    for name, one in given["experiments"].items():
+        _check_dataclass(f"experiments.{name}", one, Experiment)
 
 
 def _check_part(flag: str, part: Any) -> None:
@@ -169,7 +186,7 @@ def _check_part(flag: str, part: Any) -> None:
 
 
 def _check_dataclass(flag: str, given: Any, kind: type) -> None:
-    if not isinstance(given, Namespace):
+    if not isinstance(given, Namespace | dict):
         raise Refusal(f"`{flag}` should hold settings. Got `{flag} = {given!r}`. Leave it out for the defaults.")
     _check_arguments(flag, given, kind)
 
@@ -180,14 +197,15 @@ def _check_arguments(flag: str, given: Namespace | dict[str, Any], kind: Any) ->
     for name, parameter in inspect.signature(kind).parameters.items():
         if name not in given or name not in hints:
             continue
+        place = f"{flag}.{name}".lstrip(".")
         value, kinds = given[name], _alternatives(hints[name])
         if value is None and not {NoneType, Any} & set(kinds):
             way_out = "Give one" if parameter.default is parameter.empty else "Leave it out for its default"
-            raise Refusal(f"`{flag}.{name}` should have a value. Got null. {way_out}.")
+            raise Refusal(f"`{place}` should have a value. Got null. {way_out}.")
         if value is not None and (settings := next((one for one in kinds if is_dataclass(one)), None)):
-            _check_dataclass(f"{flag}.{name}", value, settings)  # type: ignore[arg-type]  # a class, not an instance
+            _check_dataclass(place, value, settings)  # type: ignore[arg-type]  # a class, not an instance
         else:
-            _check_part(f"{flag}.{name}", value)
+            _check_part(place, value)
 
 
 def _alternatives(hint: Any) -> tuple[Any, ...]:

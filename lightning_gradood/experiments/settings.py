@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from lightning_gradood.core import Refusal, experiment_file
+from lightning_gradood.core import Refusal, check_seed, experiment_file
 
 _OURS = ("config", "run_dir", "cache_dir", "detection.seed", "data.split_seed")  # what the benchmark sets itself
 _SAME = {  # sources as the experiment files name them, and as the paper's Table 2 does; resized images only
@@ -109,6 +109,8 @@ class Benchmark:
             raise Refusal(
                 f"`seeds` should be different numbers, none below 0. Got `seeds = {self.seeds}`. Write e.g. [0, 1, 2]."
             )
+        for seed in self.seeds:
+            check_seed("seeds", seed)
         both = [name for name, one in self.experiments.items() if "detection.detectors" in one.flags]
         if self.detectors is not None and both:
             raise Refusal(

@@ -95,6 +95,7 @@ REFUSED = [
     (("detection", "mlp", "width"), 2**63, "`mlp.width` should be at most 65536."),
     (("detection", "mlp", "learning_rate"), float("nan"), "`mlp.learning_rate` should be a finite number above 0."),
     (("detection", "preset"), None, "`detection.preset` should have a value. Got null."),
+    (("cache_dir",), None, "`cache_dir` should have a value. Got null. Leave it out for runs/.records."),
     (("detection", "seed"), 2**32, "`detection.seed` should be at most 4294967295."),
     (("detection", "resamples"), 2**63, "`detection.resamples` should be at most 1000000."),
     (("detection", "detectors"), [{"class_path": "KNN", "init_args": {"k": 1000}}], "at least 1000 images in `train`"),
