@@ -158,7 +158,8 @@ class _First(threading.Thread):
 
 
 def _how(rank: int, code: int) -> str:
-    names = {128 + number: signal.Signals(number).name for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
+    signals = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
+    names = {128 + number: signal.Signals(number).name for number in signals}
     if code in names:
         return f"stopped by {names[code]}, which process {rank} got"
     return f"left alone: process {rank} has ended with exit code {code}, and what it wrote says why"

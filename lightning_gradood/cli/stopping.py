@@ -26,16 +26,17 @@ class Stopped(SystemExit):
 
     Args:
         why: completes a sentence that begins with the run: "stopped by SIGTERM".
-        code: exit code.
+        code: 128 + the signal's number, or an exit code.
         told: whether another process of the run said so, rather than a signal.
 
     Attributes:
+        said: `code`, which the other processes are told; they exit as this one.
         run_dir: of a fit that can go on, once that is known.
     """
 
     def __init__(self, why: str, code: int, told: bool = False) -> None:
-        super().__init__(code)
-        self.why, self.told = why, told
+        super().__init__(143 if code == 128 + signal.SIGUSR1 else code)
+        self.why, self.said, self.told = why, code, told
         self.run_dir: str | None = None
 
     @property
@@ -55,8 +56,7 @@ class _State:
 
     def stopped(self, number: int) -> Stopped:
         """What is raised for a signal."""
-        code = 143 if number == signal.SIGUSR1 else 128 + number
-        return self.pending or Stopped(f"stopped by {signal.Signals(number).name}", code)
+        return self.pending or Stopped(f"stopped by {signal.Signals(number).name}", 128 + number)
 
     def tell(self, code: int) -> None:
         """Tell the other processes of the run."""
@@ -128,7 +128,7 @@ def _stop(number: int, _frame: FrameType | None) -> None:
     if _STATE.begun is None:
         _STATE.begun, _STATE.asked = time.monotonic(), True
         stopped = _STATE.stopped(number)
-        _STATE.tell(stopped.exit_code)
+        _STATE.tell(stopped.said)
         raise stopped
     if number == signal.SIGINT and time.monotonic() > _STATE.begun + _TWICE:
         os._exit(130)
@@ -161,10 +161,10 @@ def _end_at_any_price(reading: int, parent: int | None) -> None:
             stop("its launcher has ended", 143)
             parent = None
     _STATE.asked = True
-    code = _STATE.stopped(number).exit_code
-    _STATE.tell(code)
+    stopped = _STATE.stopped(number)
+    _STATE.tell(stopped.said)
     time.sleep(PATIENCE)
-    os._exit(code)
+    os._exit(stopped.exit_code)
 
 
 def _leave_to_parent() -> None:
