@@ -12,6 +12,9 @@ from programs import Program
 from tiny import FILE, IMAGES, results
 
 from lightning_gradood.cli import main
+from lightning_gradood.cli.processes import _how
+from lightning_gradood.cli.program import _requeue
+from lightning_gradood.cli.stopping import Stopped
 from lightning_gradood.networks import CifarResNet
 
 SLOW = """
@@ -112,3 +115,18 @@ def _lives(pid):
         return "Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except FileNotFoundError:
         return False
+
+
+def test_a_first_process_that_hears_of_preemption_before_its_own_signal_requeues_the_job_too(workplace, monkeypatch):
+    queue = Path("bin/scontrol")
+    queue.parent.mkdir()
+    queue.write_text('#!/bin/sh\necho "$@" >> requeued\n')
+    queue.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{queue.parent.absolute()}:{os.environ['PATH']}")
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    said = Stopped("stopped by SIGUSR1", 128 + signal.SIGUSR1).said
+    heard = Stopped(_how(1, said), said, told=True)
+    assert (heard.why, heard.exit_code) == ("stopped by SIGUSR1, which process 1 got", 143)
+    _requeue(heard)
+    _requeue(Stopped("stopped by SIGTERM, which process 1 got", 143, told=True))
+    assert Path("requeued").read_text() == "requeue 7\n"
