@@ -90,12 +90,3 @@ def test_the_notebook_runs(tmp_path):
     assert (
         len(re.findall(r"^taken for class \d, p-value [01]\.\d{3}, (?:not )?flagged$", said, flags=re.MULTILINE)) == 4
     )
-
-
-def test_every_test_that_the_page_on_reliability_names_exists():
-    named = re.findall(
-        r"`(tests/[\w/]+\.py)(?:::(\w+)(?:\[[^`]*\])?)?` \|$", (ROOT / "docs/reliability.md").read_text(), re.MULTILINE
-    )
-    assert len(named) >= 100
-    for file, test in named:
-        assert f"def {test}" in (ROOT / file).read_text(), f"{file}::{test}"
