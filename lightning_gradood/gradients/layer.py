@@ -18,12 +18,10 @@ class Layer(ABC):
 
     Attributes:
         parameters: the tensors among its arguments whose gradients it accounts for; None where an argument is absent.
-        steps: how often autograd's graph of the operation may lead to each of them.
         keeps_input: whether `backward` looks at the input's values; where it does not, the network may overwrite them.
     """
 
     parameters: Sequence[Tensor | None]
-    steps: int = 1
     keeps_input: bool = True
 
     @abstractmethod

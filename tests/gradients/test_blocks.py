@@ -26,4 +26,4 @@ def test_block_is_exact_and_fast(name: str) -> None:
         truth.assert_exact(squared_gradient_norms(network, images), truth.true_norms(network, images))
     with exact_arithmetic(), evaluating(network):
         plan = plan_for(network, pictures(4), list(network.parameters()))
-    assert plan.trace is not None, plan.reason
+    assert (plan.trace is None) == name.startswith("rows"), plan.reason  # recurrent cells have no closed form

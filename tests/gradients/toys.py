@@ -89,7 +89,7 @@ TOYS: dict[str, Callable[[], nn.Module]] = {
 }  # fmt: skip
 
 SLOW = {
-    "sequence_first", "gated_recurrent", "checkpointed", "checkpointed_later",
+    "sequence_first", "recurrent", "stacked_recurrent", "gated_recurrent", "checkpointed", "checkpointed_later",
 }  # fmt: skip
 """Exact through the loop; the others are exact through closed forms."""
 
