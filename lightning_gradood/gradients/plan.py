@@ -41,7 +41,7 @@ def plan_for(
     structure = structure_of(network) if structure is None else structure
     plans = _plans.setdefault(network, {})
     known = plans.get(_key(images))
-    if known is not None:
+    if known is not None and not any(parameter._backward_hooks for parameter in parameters):
         plan, fingerprint = known
         if (images.shape[0] == 1 and not plan.single) or fingerprint.fits(structure, network):
             return plan
