@@ -51,7 +51,7 @@ class Call:
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     accumulator: Accumulator
-    from_images: Callable[[Tensor], bool] = lambda tensor: True
+    from_images: Callable[[Tensor], bool]
 
     def bind(self, names: Sequence[str], defaults: Sequence[Any]) -> list[Any] | None:
         """Return the arguments in the order of `names`; None if the call has others, which no formula covers."""

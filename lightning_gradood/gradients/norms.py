@@ -50,7 +50,7 @@ def batched_norms(
         label_designs: K designs.
         structure: the network's modules and parameters.
     """
-    plan = plan_for(network, images, list(structure.parameters.values()), structure)
+    plan = plan_for(network, images, structure)
     work = _Work(network, label_designs, structure.parameters, plan)
     done, first = [], 0
     if images.shape[0] == 1 and not plan.single:

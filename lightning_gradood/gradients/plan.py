@@ -5,7 +5,6 @@ It holds as long as the network's `Fingerprint` does; `norms` checks it on the c
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from weakref import WeakKeyDictionary
 
@@ -14,31 +13,25 @@ from torch import Tensor, nn
 
 from lightning_gradood.gradients.coupling import check_statistics
 from lightning_gradood.gradients.fingerprint import Fingerprint
-from lightning_gradood.gradients.network_checks import Structure, check_network, structure_of
+from lightning_gradood.gradients.network_checks import Structure, check_network
 from lightning_gradood.gradients.proof import NO_NUMBERS, Plan, probe_images, prove
 
 _Key = tuple[torch.Size, torch.dtype, torch.device]
 _plans: WeakKeyDictionary[nn.Module, dict[_Key, tuple[Plan, Fingerprint]]] = WeakKeyDictionary()
 
 
-def plan_for(
-    network: nn.Module,
-    images: Tensor,
-    parameters: Sequence[nn.Parameter],
-    structure: Structure | None = None,
-) -> Plan:
+def plan_for(network: nn.Module, images: Tensor, structure: Structure) -> Plan:
     """Return the plan for a network in eval mode and images of this shape; make it on the first call.
 
     Args:
         network: in eval mode.
         images: [N, ...] in any floating dtype.
-        parameters: the L tensors.
-        structure: the network's, where it is at hand.
+        structure: the network's.
 
     Raises:
         Refusal: if the images of a batch influence each other, or the network is not deterministic.
     """
-    structure = structure_of(network) if structure is None else structure
+    parameters = list(structure.parameters.values())
     plans = _plans.setdefault(network, {})
     known = plans.get(_key(images))
     if known is not None and not any(parameter._backward_hooks for parameter in parameters):

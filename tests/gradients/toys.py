@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_gradood.core import exact_arithmetic, frozen_network
+from lightning_gradood.gradients.network_checks import structure_of
 from lightning_gradood.gradients.plan import plan_for
 from lightning_gradood.gradients.proof import Plan
 
@@ -112,7 +113,7 @@ def make(name: str, dtype: torch.dtype = torch.float64) -> nn.Module:
 def plan_of(network: nn.Module, images: Tensor) -> Plan:
     """The network's plan for such images."""
     with exact_arithmetic(), frozen_network(network):
-        return plan_for(network, images, list(network.parameters()))
+        return plan_for(network, images, structure_of(network))
 
 
 def pictures(number: int = 4, dtype: torch.dtype = torch.float64, seed: int = 0) -> Tensor:
