@@ -24,6 +24,7 @@ from torchvision.transforms import v2
 from benchmarks.contenders import all_ones, loop
 from lightning_gradood.core.network_state import exact_arithmetic, frozen_network
 from lightning_gradood.gradients import squared_gradient_norms
+from lightning_gradood.gradients.network_checks import structure_of
 from lightning_gradood.gradients.plan import plan_for
 
 NETWORKS: dict[str, int] = {
@@ -99,7 +100,7 @@ def compared(network: nn.Module, images: Tensor) -> str:
     engine = torch.cat([squared_gradient_norms(network, part) for part in parts])
     ways = (engine, loop(network)(images), together)
     with exact_arithmetic(), frozen_network(network):
-        way = "loop" if plan_for(network, images, list(network.parameters())).trace is None else "fast"
+        way = "loop" if plan_for(network, images, structure_of(network)).trace is None else "fast"
     return f"{way}   {double:.1e}   " + "   ".join(_spread(_errors(norms, truth)) for norms in ways)
 
 

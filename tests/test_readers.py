@@ -20,7 +20,6 @@ from lightning_gradood.core import Refusal, hold, read_picture
 from lightning_gradood.data import Manifest, Outputs
 from lightning_gradood.detectors import load_detector
 from lightning_gradood.experiments.artifacts import RunArtifacts
-from lightning_gradood.gradients import adopt_proofs
 from lightning_gradood.guard import Guard
 from lightning_gradood.networks import read_state_dict
 from lightning_gradood.records import RecordCache, StateStore, read_columns, read_rows
@@ -216,16 +215,9 @@ def guards(folders, capsys):
         bomb(place / name)
         if name != "guard.json":
             (place / "guard.json").write_text(json.dumps(signed(about, place, names)))
-        if name == "gradient_plan.json":
-            Guard.load(place)  # it is proved anew
-        else:
-            with pytest.raises(Refusal):
-                Guard.load(place)
+        with pytest.raises(Refusal):
+            Guard.load(place)
         (place / name).write_bytes(whole)
-
-
-def plans(folders, capsys):
-    assert adopt_proofs(torch.nn.Linear(1, 1), pickle.dumps(Malicious(), protocol=0).decode()) == 0
 
 
 READERS = {
@@ -258,8 +250,6 @@ READERS = {
     "guard/folder.py:_file_digest": guards,
     "guard/folder.py:_write_json": "text that was dumped in the same call",
     "guard/folder.py:read_tensors": guards,
-    "guard/guard.py:Guard.load": guards,
-    "gradients/stored_plans.py:adopt": plans,
     "networks/checkpoints.py:_read": weights,
     "networks/checkpoints.py:_with_shared_tensors": weights,
     "probes/gradients.py:GradientProbe._settings": "text that was dumped in the same call",

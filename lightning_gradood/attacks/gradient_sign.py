@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lightning_gradood.attacks.advertorch_compatibility import advertorch
 from lightning_gradood.attacks.goals import Goal, TargetChoice, choose_targets
-from lightning_gradood.core import Logits, Perturbation, cast_like, check_count, check_distance, image_generator
+from lightning_gradood.core import Logits, Perturbation, check_count, check_distance, image_generator
 
 
 @dataclass(frozen=True)
@@ -285,5 +285,5 @@ class PGD(Perturbation):
             torch.rand(images.shape[1:], generator=image_generator(self.seed, name), dtype=torch.float64)
             for name in ids
         ]  # in float64 whatever the images are in, so that both start from the same place
-        change = self._steps.eps * cast_like(2 * torch.stack(drawn) - 1, images)
+        change = self._steps.eps * (2 * torch.stack(drawn) - 1).to(images)
         return (images + change).clamp(0, 1) - images

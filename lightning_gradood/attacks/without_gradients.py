@@ -6,7 +6,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from lightning_gradood.core import Crafted, Perturbation, cast_like, image_generator, to_float64_device
+from lightning_gradood.core import Crafted, Perturbation, image_generator, to_float64
 
 
 class Semantic(Perturbation):
@@ -51,19 +51,19 @@ def noise_like(crafted: Crafted, ids: Sequence[str], seed: int = 0) -> Crafted:
     Reference:
         Lee et al. 2018, A Simple Unified Framework, section 3.2: noisy samples are normal in the adversarial setting.
     """
-    clean, attacked = to_float64_device(crafted.clean), to_float64_device(crafted.images)
+    clean = crafted.clean
     drawn = [
         torch.randn(clean.shape[1:], generator=image_generator(seed, f"{name}/noise"), dtype=torch.float64)
         for name in ids
     ]
     noise = torch.stack(drawn).to(clean)
-    wanted = _norms(attacked, clean)
+    wanted = _norms(crafted.images, clean)
     low, high = torch.zeros_like(wanted), torch.full_like(wanted, _LARGEST)
     for _ in range(_HALVINGS):  # the norm grows with the scale
         middle = (low + high) / 2
         enough = _norms(_noisy(clean, noise, middle), clean) >= wanted
         low, high = torch.where(enough, low, middle), torch.where(enough, middle, high)
-    return replace(crafted, images=cast_like(_noisy(clean, noise, low), crafted.clean), targets=None)
+    return replace(crafted, images=_noisy(clean, noise, low), targets=None)
 
 
 def _noisy(clean: Tensor, noise: Tensor, scale: Tensor) -> Tensor:
@@ -71,4 +71,4 @@ def _noisy(clean: Tensor, noise: Tensor, scale: Tensor) -> Tensor:
 
 
 def _norms(images: Tensor, clean: Tensor) -> Tensor:
-    return (images.double() - clean.double()).flatten(1).square().sum(1).sqrt()
+    return (to_float64(images) - to_float64(clean)).flatten(1).square().sum(1).sqrt()

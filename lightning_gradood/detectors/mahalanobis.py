@@ -7,7 +7,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lightning_gradood.core import Refusal, exact_arithmetic, float64_device, frozen_network, input_gradient, to_float64
+from lightning_gradood.core import (
+    Refusal,
+    exact_arithmetic,
+    frozen_network,
+    input_gradient,
+    to_float64,
+    to_float64_device,
+)
 from lightning_gradood.detectors.detector import Detector
 from lightning_gradood.detectors.logistic import Logistic, fit_logistic
 from lightning_gradood.metrics import auroc
@@ -50,8 +57,8 @@ class TiedGaussians:
         return -0.5 * (white - closest).square().sum(dim=1)
 
     def to(self, device: torch.device) -> "TiedGaussians":
-        """Return the same on a device, or on the CPU for one that has no float64."""
-        return TiedGaussians(self.means.to(float64_device(device)), self.whitening.to(float64_device(device)))
+        """Return the same on a device."""
+        return TiedGaussians(self.means.to(device), self.whitening.to(device))
 
 
 class Moments:
@@ -207,7 +214,7 @@ class MahalanobisProbe(Probe):
         return feature_layer_names(network) if self.layers is None else self.layers
 
     def _columns(self, network: nn.Module, images: Tensor, layer: str, features: Tensor) -> list[Tensor]:
-        gaussian = self._gaussians[layer] = self._gaussians[layer].to(images.device)
+        gaussian = self._gaussians[layer] = self._gaussians[layer].to(to_float64_device(images[:0]).device)
         confidence = gaussian.confidence(features)
         signs = None
         if any(self.magnitudes):

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lightning_gradood.core import cast_like, exact_arithmetic, frozen_network, input_gradient, to_float64
+from lightning_gradood.core import exact_arithmetic, frozen_network, input_gradient, to_float64
 from lightning_gradood.detectors.detector import Detector
 from lightning_gradood.gradients import Predicted
 from lightning_gradood.metrics import auroc
@@ -87,7 +87,7 @@ def _signs(images: Tensor, logits: Tensor, temperature: float) -> Tensor:
     """Signs of each image's own gradient; the scale of the logits' gradient changes no sign and keeps float32 from underflow."""
     gradient_in_logits = Predicted(temperature).logit_gradient(to_float64(logits.detach()))
     largest = gradient_in_logits.abs().amax(dim=1, keepdim=True)
-    gradient_in_logits = cast_like(gradient_in_logits / largest.where(largest > 0, 1.0), logits)
+    gradient_in_logits = (gradient_in_logits / largest.where(largest > 0, 1.0)).to(logits)
     return signs_of(input_gradient(logits, images, gradient_in_logits, keep=True))
 
 

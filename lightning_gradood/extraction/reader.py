@@ -1,17 +1,13 @@
 """Reading the probes of an experiment batch by batch, and writing records as they come; no Lightning loop is assumed."""
 
-import hashlib
-import json
 import time
 from collections.abc import Sequence
 from contextlib import suppress
 
 import lightning.pytorch as pl
-import torch
 from lightning.pytorch.profilers import PassThroughProfiler
 from torch import nn
 
-from lightning_gradood import __version__
 from lightning_gradood.core import LOG, Portions, Profiler, Refusal, as_float, gathered
 from lightning_gradood.data import ImageBatch, ImageDataModule
 from lightning_gradood.extraction.images import ImageMaker, SourceImages
@@ -20,7 +16,6 @@ from lightning_gradood.extraction.preparation import prepare, refuse_without_tra
 from lightning_gradood.extraction.reading import ImageReader, OnBadImage
 from lightning_gradood.extraction.trial import with_two_logits
 from lightning_gradood.extraction.work import Work
-from lightning_gradood.gradients import adopt_proofs, proofs_of
 from lightning_gradood.probes import Probe
 from lightning_gradood.records import RecordCache, Records, StateStore
 from lightning_gradood.tasks import check_network
@@ -65,7 +60,6 @@ class ProbeReader:
         self.plan = Plan([], {}, "", None, "", {})
         self._buffer: dict[str, list[Records]] = {}
         self._written = time.monotonic()
-        self._proofs: ProofStore | None = None
 
     def start(self, trainer: pl.Trainer) -> None:
         """Plan on the first process, and give the plan to all.
@@ -99,13 +93,10 @@ class ProbeReader:
         return check_network(self.network, image.to(device), None if self.data.output_names else self.data.num_classes)
 
     def prepare(self, trainer: pl.Trainer) -> None:
-        """Prepare the probes that learn from the training images, and adopt what an earlier run proved of the network."""
+        """Prepare the probes that learn from the training images."""
         wanted = {entry.probe for entry in self.plan.missing}
         needy = [probe for probe in self.probes if probe.needs_preparation and probe.name in wanted]
         prepare(needy, self.network, self.data, self.plan, StateStore(self.cache.folder, self.cache.repair), trainer)
-        if wanted:
-            proofs = StateStore(self.cache.folder / "proofs", self.cache.repair)
-            self._proofs = ProofStore(self.network, proofs, self.plan)
 
     def read(self, source: str, batch: ImageBatch) -> None:
         """Read what the plan asks of a batch, unchanged and perturbed.
@@ -138,8 +129,6 @@ class ProbeReader:
                     "process %d: %d images in %.1f s, %.1f images/s", rank, images, seconds, images / max(seconds, 1e-9)
                 )
         if trainer.is_global_zero:
-            if self._proofs is not None:
-                self._proofs.keep()
             for entry in self.plan.missing:
                 self.cache.commit(entry.key, ids_of(self.data, entry.source), entry.description)
         trainer.strategy.barrier("records visible")
@@ -175,30 +164,3 @@ class ProbeReader:
 
     def _write(self, key: str) -> None:
         self.cache.write_shard(key, Records.concatenate(self._buffer.pop(key)))
-
-
-class ProofStore:
-    """Stored plans of the gradient engine for a network, under a key of its weights, structure and the versions of the code.
-
-    Made while the network is in the state that is probed, it adopts what an earlier run left.
-
-    Args:
-        network: whose gradients are read.
-        store: beside the records.
-        plan: digests of the network.
-    """
-
-    def __init__(self, network: nn.Module, store: StateStore, plan: Plan) -> None:
-        self.network, self.store = network, store
-        about = [plan.weights, plan.structure, torch.__version__, __version__]
-        self.key = hashlib.sha256(json.dumps(about).encode()).hexdigest()
-        store.mend(self.key)
-        if store.has(self.key):
-            with suppress(Refusal, KeyError, UnicodeDecodeError):  # damaged: it will be proved anew
-                adopt_proofs(network, bytes(store.read(self.key)["json"].tolist()).decode())
-
-    def keep(self) -> None:
-        """Write what is proved by now, if anything is."""
-        text = proofs_of(self.network)
-        if text is not None:
-            self.store.write(self.key, {"json": torch.tensor(list(text.encode()), dtype=torch.uint8)})

@@ -20,13 +20,13 @@ How one image goes through the room, file by file:
 
 1. `norms` has the public functions. They refuse what has no answer (`network_checks`), lock the network for their thread,
    freeze it and lift autocast, inference mode and TF32 (`core.network_state`).
-2. `batches` cuts the batch into micro-batches and asks `plan` how to compute them. On a network's first batch `proof`
+2. `norms` cuts the batch into micro-batches and asks `plan` how to compute them. On a network's first batch `proof`
    makes the plan: three images go through plain autograd one at a time (`fallback`) and through closed forms, in batches of
    different size and order, on a copy of the network whose small weights are replaced so that no error is too small to be
    seen. The two must agree, entry by entry; the images must not influence each other (`coupling`). Where anything speaks
    against closed forms, the loop is the plan; a single image takes it too, unless the parameters are large. The plan holds
-   while the network stays as it is (`stored_plans`, which also writes plans to disk); `precautions` protect a pass from
-   tensors that the network keeps or overwrites.
+   while the network stays as it is (`fingerprint`). Where a network keeps or overwrites tensors, each pass goes through a copy
+   of its own (`kept_tensors`).
 3. `engine` runs a micro-batch forward and intercepts every torch call. Where a call takes a parameter, a closed form
    (`rules`, one file per family of layers; `layer` has their contract) takes its place in the autograd graph. Weights that
    are computed from parameters first are handled by `reparametrised`.
@@ -39,15 +39,14 @@ How one image goes through the room, file by file:
 
 Half precision: parameters and activations stay in the network's own dtype, one image at a time; norms are summed in float64.
 Autocast around the call is lifted; a network whose own forward enters autocast is computed one image at a time, too, rounded
-as it asks. On a device without float64 (Apple's GPUs) float64 numbers are computed on the CPU, or from scaled float32 sums,
-and the result lies on the CPU (`core.precision`).
+as it asks. On a device without float64 (Apple's GPUs) norms are summed on the CPU, where the result
+lies, too (`core.precision`).
 
 A new kind of layer is one closed form in `rules` and one line in its table; until then networks that have it take the loop.
 """
 
 from lightning_gradood.gradients.labels import AllOnes, AllZeros, KHot, LabelDesign, Predicted, SecondBest, Uniform
 from lightning_gradood.gradients.norms import parameter_names, probe_gradients, squared_gradient_norms, warm_up
-from lightning_gradood.gradients.plan import adopt_proofs, proofs_of
 
 __all__ = [
     "AllOnes",
@@ -57,10 +56,8 @@ __all__ = [
     "Predicted",
     "SecondBest",
     "Uniform",
-    "adopt_proofs",
     "parameter_names",
     "probe_gradients",
-    "proofs_of",
     "squared_gradient_norms",
     "warm_up",
 ]

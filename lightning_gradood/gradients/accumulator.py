@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from lightning_gradood.core import float64_device, has_float64, scaled_squares, to_float64, to_float64_device
+from lightning_gradood.core import to_float64, to_float64_device
 from lightning_gradood.gradients.reparametrised import Reparametrised
 
 SMALLEST_RATIO = 1e-4  # keeps float32 below about 1e-4 relative error and float64 below 1e-11
@@ -166,14 +166,14 @@ class Accumulator:
             self._norms[column] = squared_rows(gradients()) if norms is None else to_float64(norms())
 
     def result(self) -> Tensor:
-        """The pass's squared norms, float64 [N, L], on `float64_device`; a parameter without any contribution has 0."""
+        """The pass's squared norms, float64 [N, L]; a parameter without any contribution has 0."""
         ways_back = {key: gradient for key, gradient in self._sums.items() if key not in self._column}
         for parameter, gradient in self.reparametrised.pull_back(ways_back):
             self._add(parameter, gradient)
         for key, gradient in self._sums.items():
             if key in self._column:
                 self._norms[self._column[key]] = squared_rows(gradient)
-        nothing = torch.zeros(self.batch, dtype=torch.float64, device=float64_device(self._parameters[0].device))
+        nothing = to_float64(self._parameters[0].new_zeros(self.batch))
         return torch.stack([self._norms.get(column, nothing) for column in range(len(self._uses))], 1)
 
     def is_summed(self, tensor: Tensor) -> bool:
@@ -190,9 +190,7 @@ class Accumulator:
 
 def squared_rows(gradients: Tensor) -> Tensor:
     """Squared L2 norm of every row, [N, ...] -> float64 [N]; small ones and those near underflow summed in float64."""
-    rows = gradients.reshape(gradients.shape[0], -1)
-    if not has_float64(rows.device):
-        return scaled_squares(rows)
+    rows = to_float64_device(gradients.reshape(gradients.shape[0], -1))
     if rows.numel() <= _SMALL:
         norms: Tensor = torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64)
         return norms.square()

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from lightning_gradood.core import Refusal
-from lightning_gradood.gradients.precautions import Precautions
 from lightning_gradood.gradients.verification import copy_for_proof, images_for
 
 
@@ -29,9 +28,7 @@ def _averages(norm: _BatchNorm) -> bool:
     return norm.running_mean is None or norm.running_var is None
 
 
-def check_deterministic(
-    network: nn.Module, image: Tensor, one: Tensor, other: Tensor, precautions: Precautions
-) -> None:
+def check_deterministic(network: nn.Module, image: Tensor, one: Tensor, other: Tensor) -> None:
     """Refuse a network in which an image's output changes from call to call.
 
     Args:
@@ -39,10 +36,9 @@ def check_deterministic(
         image: [1, ...].
         one: its logits in one call.
         other: its logits in another.
-        precautions: how a pass of this network has to be made.
     """
     if not torch.equal(one, other):
-        place = _first_difference(network, image, image, precautions)
+        place = _first_difference(network, image, image)
         raise Refusal(
             "`network` should return the same logits for the same image. "
             f"Got different ones in two calls, first seen {place}. "
@@ -50,49 +46,42 @@ def check_deterministic(
         )
 
 
-def check_independent(network: nn.Module, probes: Tensor, alone: Tensor, precautions: Precautions) -> None:
+def check_independent(network: nn.Module, probes: Tensor, alone: Tensor) -> None:
     """Refuse a network in which an image's output changes with the other images of its batch.
 
     Args:
         network: frozen, in eval mode.
         probes: three different images [3, ...].
         alone: the logits [3, C] of each image in a batch of its own.
-        precautions: how a pass of this network has to be made.
     """
     for rows in ([0, 1, 2], [1, 0]):
-        if not _close(_run(network, probes[rows], precautions), alone[rows], _rounding(network)):
-            _refuse(_first_difference(network, probes[rows], probes[rows[:1]], precautions))
-    if _jacobian_crosses(network, probes, precautions):
+        if not _close(network(probes[rows].clone()), alone[rows], _rounding(network)):
+            _refuse(_first_difference(network, probes[rows], probes[rows[:1]]))
+    if _jacobian_crosses(network, probes):
         _refuse("in the gradient")
 
 
-def check_same_logits(network: nn.Module, images: Tensor, alone: Tensor, precautions: Precautions) -> None:
+def check_same_logits(network: nn.Module, images: Tensor, alone: Tensor) -> None:
     """Refuse a network in which this batch's outputs are not those of its images alone.
 
     Args:
         network: frozen, in eval mode.
         images: [N, ...].
         alone: their logits [N, C] from batches of one.
-        precautions: how a pass of this network has to be made.
     """
     with torch.no_grad():
-        row = _first_apart(_run(network, images, precautions), alone, _rounding(network))
+        row = _first_apart(network(images.clone()), alone, _rounding(network))
         if row is None:
             return
         try:  # rounding is no excuse in float64
             network = copy_for_proof(network)
             images = images_for(network, images)
-            alone = torch.cat([_run(network, image, precautions) for image in torch.split(images, 1)])
-            row = _first_apart(_run(network, images, precautions), alone, _rounding(network))
+            alone = torch.cat([network(image.clone()) for image in torch.split(images, 1)])
+            row = _first_apart(network(images.clone()), alone, _rounding(network))
         except Exception:  # a network that cannot be copied, or insists on float32
             pass
         if row is not None:
-            _refuse(_first_difference(network, images, images[row : row + 1], precautions, row))
-
-
-def _run(network: nn.Module, images: Tensor, precautions: Precautions) -> Any:
-    with precautions.around(network):
-        return network(images.clone())
+            _refuse(_first_difference(network, images, images[row : row + 1], row))
 
 
 def _refuse(place: str) -> NoReturn:
@@ -120,17 +109,16 @@ def _first_apart(found: Any, alone: Tensor, epsilon: float) -> int | None:
     return int(apart[0]) if apart.numel() else None
 
 
-def _jacobian_crosses(network: nn.Module, probes: Tensor, precautions: Precautions) -> bool:
+def _jacobian_crosses(network: nn.Module, probes: Tensor) -> bool:
     """Whether ∂z₀/∂x₁ or ∂z₀/∂x₂ is anything but zero; in float64, where the verdict is final, but for its rounding.
 
     Most operations leave exact zeros there; a few leave rounding.
     """
     leaves = probes.detach().clone().requires_grad_()
-    with precautions.around(network):
-        logits = network(leaves.clone())  # a leaf cannot be written into, but a copy of it can
-        if not logits.requires_grad:  # no gradient reaches the images at all, e.g. through an embedding
-            return False
-        (gradient,) = torch.autograd.grad(logits[0].sum(), leaves, allow_unused=True)
+    logits = network(leaves.clone())  # a leaf cannot be written into, but a copy of it can
+    if not logits.requires_grad:  # no gradient reaches the images at all, e.g. through an embedding
+        return False
+    (gradient,) = torch.autograd.grad(logits[0].sum(), leaves, allow_unused=True)
     if gradient is None:
         return False
     largest = gradient.nan_to_num(0.0).abs().flatten(1).amax(1)
@@ -138,9 +126,9 @@ def _jacobian_crosses(network: nn.Module, probes: Tensor, precautions: Precautio
     return bool((largest[1:] > rounding * largest[0]).any())
 
 
-def _first_difference(network: nn.Module, first: Tensor, second: Tensor, precautions: Precautions, row: int = 0) -> str:
+def _first_difference(network: nn.Module, first: Tensor, second: Tensor, row: int = 0) -> str:
     """Name the first module whose output for one image, `row` of the first batch and 0 of the second, differs."""
-    outputs = [_outputs(network, batch, precautions) for batch in (first, second)]
+    outputs = [_outputs(network, batch) for batch in (first, second)]
     modules = dict(network.named_modules())
     for (name, one), (_, other) in zip(*outputs, strict=False):
         if not _close(one[row : row + 1], other[:1], _rounding(network)):
@@ -148,7 +136,7 @@ def _first_difference(network: nn.Module, first: Tensor, second: Tensor, precaut
     return "at its output"
 
 
-def _outputs(network: nn.Module, images: Tensor, precautions: Precautions) -> list[tuple[str, Tensor]]:
+def _outputs(network: nn.Module, images: Tensor) -> list[tuple[str, Tensor]]:
     """Every module's output in the order of completion; the network itself comes last."""
     found: list[tuple[str, Tensor]] = []
 
@@ -163,7 +151,7 @@ def _outputs(network: nn.Module, images: Tensor, precautions: Precautions) -> li
 
     handles = [module.register_forward_hook(keep(name)) for name, module in network.named_modules()]
     try:
-        _run(network, images, precautions)
+        network(images.clone())
     finally:
         for handle in handles:
             handle.remove()

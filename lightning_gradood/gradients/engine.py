@@ -89,7 +89,7 @@ class Interception(TorchFunctionMode):
         found = next(filter(None, (match(call) for match in MATCHES.get(func, ()))), None)
         if found is not None:
             layer, x = found
-            self._note(func, type(layer).__name__, used * layer.steps, self._rows(x))
+            self._note(func, type(layer).__name__, used, self._rows(x))
             for tensor in layer.parameters:
                 self._accumulator.use(tensor)
             return Recorded.apply(self.anchor, layer, self._accumulator, x)

@@ -8,17 +8,9 @@ from contextlib import contextmanager, nullcontext
 import torch
 from torch import Tensor, nn
 
-from lightning_gradood.core import (
-    OrderedBatchNorm,
-    Refusal,
-    float64_device,
-    has_float64,
-    requiring_grad,
-    scaled_squares,
-)
+from lightning_gradood.core import OrderedBatchNorm, Refusal, requiring_grad, to_float64_device
 from lightning_gradood.gradients.labels import LabelDesign, natural_logit_gradient, scaled_logit_gradient
 from lightning_gradood.gradients.network_checks import check_logits
-from lightning_gradood.gradients.precautions import Precautions
 
 _LARGE = 1 << 15  # elements, from which float64 takes eight times as long as float32 row by row
 _UNDERFLOW = torch.finfo(torch.float32).tiny / torch.finfo(torch.float32).eps ** 2  # squares of float32 are lost below
@@ -29,7 +21,8 @@ def loop_norms(
     images: Tensor,
     label_designs: Sequence[LabelDesign],
     parameters: Sequence[nn.Parameter],
-    precautions: Precautions = Precautions(),  # noqa: B008 - frozen, so sharing it is harmless
+    reorders: bool = True,
+    scales: bool = True,
 ) -> tuple[Tensor, Tensor]:
     """Return squared gradient norms and logits, one forward and K backward passes per image.
 
@@ -38,7 +31,8 @@ def loop_norms(
         images: [N, ...], ordinary tensors of the network's dtype.
         label_designs: K designs.
         parameters: the L parameters to read.
-        precautions: how a pass of this network has to be made.
+        reorders: whether batch norm may meet a layout that torch misreads (`core.network_state`).
+        scales: whether the backward pass is linear, so that its logit gradient may be brought to a safe scale.
 
     Returns:
         float64 [N, K, L] and the logits [N, C] in the dtype of the network's output.
@@ -46,9 +40,9 @@ def loop_norms(
     Raises:
         Refusal: if the output is not logits, or a checkpointed block keeps its gradients to itself.
     """
-    ordered = OrderedBatchNorm() if precautions.reorders else nullcontext()
+    ordered = OrderedBatchNorm() if reorders else nullcontext()
     with requiring_grad(parameters, True), refusing_missing_gradients(network), ordered:
-        rows = [_one_image(network, image, label_designs, parameters, precautions) for image in torch.split(images, 1)]
+        rows = [_one_image(network, image, label_designs, parameters, scales) for image in torch.split(images, 1)]
     return torch.stack([norms for norms, _ in rows]), torch.cat([logits for _, logits in rows])
 
 
@@ -89,23 +83,19 @@ def _one_image(
     image: Tensor,
     label_designs: Sequence[LabelDesign],
     parameters: Sequence[nn.Parameter],
-    precautions: Precautions,
+    scales: bool,
 ) -> tuple[Tensor, Tensor]:
-    with precautions.around(network):
-        logits = network(image.clone())  # into which it may write
-        check_logits(logits, 1)
-        norms = []
-        for number, design in enumerate(label_designs, start=1):
-            logit_gradient, scale = (
-                scaled_logit_gradient(design, logits)
-                if precautions.scales_logit_gradients
-                else natural_logit_gradient(design, logits)
-            )
-            gradients = torch.autograd.grad(
-                logits, parameters, logit_gradient, allow_unused=True, retain_graph=number < len(label_designs)
-            )
-            _refuse_cut(network, parameters, gradients, logits)
-            norms.append(_squared(gradients, logits) * scale.square())
+    logits = network(image.clone())  # into which it may write
+    check_logits(logits, 1)
+    logit_gradient_of = scaled_logit_gradient if scales else natural_logit_gradient
+    norms = []
+    for number, design in enumerate(label_designs, start=1):
+        logit_gradient, scale = logit_gradient_of(design, logits)
+        gradients = torch.autograd.grad(
+            logits, parameters, logit_gradient, allow_unused=True, retain_graph=number < len(label_designs)
+        )
+        _refuse_cut(network, parameters, gradients, logits)
+        norms.append(_squared(gradients, logits) * scale.square())
     return torch.stack(norms), logits.detach()
 
 
@@ -139,13 +129,9 @@ def _leaves(output: Tensor) -> set[Tensor]:
 
 
 def _squared(gradients: Sequence[Tensor | None], like: Tensor) -> Tensor:
-    """Squared L2 norms, float64 [L], on the `float64_device` of `like`; an unused parameter has norm 0."""
-    squares = torch.zeros(len(gradients), dtype=torch.float64, device=float64_device(like.device))
-    given = [(column, gradient) for column, gradient in enumerate(gradients) if gradient is not None]
-    if not has_float64(like.device):
-        for column, gradient in given:
-            squares[column] = scaled_squares(gradient.reshape(1, -1))[0]
-        return squares
+    """Squared L2 norms, float64 [L], on the `to_float64_device` of `like`; an unused parameter has norm 0."""
+    given = [(column, to_float64_device(gradient)) for column, gradient in enumerate(gradients) if gradient is not None]
+    squares = torch.zeros(len(gradients), dtype=torch.float64, device=to_float64_device(like.detach()).device)
     large = {column: gradient for column, gradient in given if _is_large(gradient)}
     small = {column: gradient for column, gradient in given if column not in large}
     if large:
@@ -154,9 +140,8 @@ def _squared(gradients: Sequence[Tensor | None], like: Tensor) -> Tensor:
         norms = torch._foreach_norm(list(small.values()), dtype=torch.float64)
         squares[list(small)] = torch.stack(norms).square()
     for column in (squares < _UNDERFLOW).nonzero().flatten().tolist():
-        gradient = gradients[column]
-        if column in large and gradient is not None:
-            squares[column] = torch.linalg.vector_norm(gradient, dtype=torch.float64).square()
+        if column in large:
+            squares[column] = torch.linalg.vector_norm(large[column], dtype=torch.float64).square()
     return squares
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override  # comes with torch; typing has it from Python 3.12 on
 
-from lightning_gradood.core import Refusal, cast_like, to_float64
+from lightning_gradood.core import Refusal, to_float64
 
 
 class LabelDesign(ABC):
@@ -220,7 +220,7 @@ def scaled_logit_gradient(design: LabelDesign, logits: Tensor) -> tuple[Tensor, 
     logit_gradient = design.logit_gradient(to_float64(logits.detach()))
     scale = logit_gradient.abs().amax(1)
     scale = scale.where(scale > 0, 1.0)
-    return cast_like(logit_gradient / scale[:, None], logits), scale
+    return (logit_gradient / scale[:, None]).to(logits), scale
 
 
 def natural_logit_gradient(design: LabelDesign, logits: Tensor) -> tuple[Tensor, Tensor]:
@@ -228,4 +228,4 @@ def natural_logit_gradient(design: LabelDesign, logits: Tensor) -> tuple[Tensor,
     `scaled_logit_gradient`.
     """
     logit_gradient = design.logit_gradient(to_float64(logits.detach()))
-    return cast_like(logit_gradient, logits), logit_gradient.new_ones(logit_gradient.shape[0])
+    return logit_gradient.to(logits), logit_gradient.new_ones(logit_gradient.shape[0])

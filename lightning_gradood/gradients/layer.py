@@ -18,12 +18,10 @@ class Layer(ABC):
 
     Attributes:
         parameters: the tensors among its arguments whose gradients it accounts for; None where an argument is absent.
-        steps: how often autograd's graph of the operation may lead to each of them.
         keeps_input: whether `backward` looks at the input's values; where it does not, the network may overwrite them.
     """
 
     parameters: Sequence[Tensor | None]
-    steps: int = 1
     keeps_input: bool = True
 
     @abstractmethod
@@ -53,7 +51,7 @@ class Call:
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     accumulator: Accumulator
-    from_images: Callable[[Tensor], bool] = lambda tensor: True
+    from_images: Callable[[Tensor], bool]
 
     def bind(self, names: Sequence[str], defaults: Sequence[Any]) -> list[Any] | None:
         """Return the arguments in the order of `names`; None if the call has others, which no formula covers."""

@@ -50,7 +50,7 @@ def batched_norms(
         label_designs: K designs.
         structure: the network's modules and parameters.
     """
-    plan = plan_for(network, images, list(structure.parameters.values()), structure)
+    plan = plan_for(network, images, structure)
     work = _Work(network, label_designs, structure.parameters, plan)
     done, first = [], 0
     if images.shape[0] == 1 and not plan.single:
@@ -79,11 +79,14 @@ class _Work:
         plan: Plan,
     ) -> None:
         self.network, self.label_designs, self.plan = network, label_designs, plan
+        self.subject = plan.subject(network)
         self.names, self.parameters = list(parameters), list(parameters.values())
 
     def loop(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """One image at a time."""
-        return loop_norms(self.network, images, self.label_designs, self.parameters, self.plan.precautions)
+        return loop_norms(
+            self.subject, images, self.label_designs, self.parameters, self.plan.reorders, self.plan.scales
+        )
 
     def micro_batch(self, images: Tensor, first: int) -> tuple[Tensor, Tensor]:
         """The fast way, or the loop where it does not lead to the end; `first` is the number of the first image."""
@@ -109,7 +112,7 @@ class _Work:
         """The loop, for a batch in which the network does something else than in the plan's: is it still uncoupled?"""
         norms, logits = self.loop(images)
         with requiring_grad(self.parameters, False):
-            check_same_logits(self.network, images, logits, self.plan.precautions)
+            check_same_logits(self.subject, images, logits)
         return norms, logits
 
     def _due(self, images: Tensor, is_new: bool) -> Checks:
@@ -128,13 +131,13 @@ class _Work:
         """Norms and logits; None where the pass was not what the plan says or cannot be done."""
         plan, passes = self.plan, len(self.label_designs) + bool(checks)
         try:
-            with requiring_grad(self.parameters, False), plan.precautions.around(self.network):
-                pass_ = engine.forward(self.network, images, self.parameters, passes)
+            with requiring_grad(self.parameters, False):
+                pass_ = engine.forward(self.subject, images, self.parameters, passes)
                 if tuple(pass_.watch.trace) != plan.trace or pass_.watch.unknown:
                     return None
                 check_logits(pass_.output, images.shape[0])
                 norms = engine.backward(pass_, self.label_designs, keep=bool(checks))
-                subject = Subject(self.network, self.parameters, plan.precautions)
+                subject = Subject(self.subject, self.parameters, plan.reorders)
                 fault = checks and find_fault(subject, images, self.label_designs[0], pass_, norms[:, 0], checks)
         except Refusal:
             raise

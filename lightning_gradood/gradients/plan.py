@@ -1,50 +1,40 @@
 """The plan for a network and an image shape: made once, used while the network is the same, replaced if it fails.
 
-It holds as long as the network's `Fingerprint` does; `batches` checks it on the caller's images. What one process has
-proved, another one of the same network may adopt (`stored_plans`).
+It holds as long as the network's `Fingerprint` does; `norms` checks it on the caller's images.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
-from lightning_gradood.core import requiring_grad
-from lightning_gradood.gradients import stored_plans
 from lightning_gradood.gradients.coupling import check_statistics
-from lightning_gradood.gradients.network_checks import Structure, check_network, structure_of
-from lightning_gradood.gradients.proof import NO_NUMBERS, Checked, Plan, probe_images, prove
-from lightning_gradood.gradients.stored_plans import Fingerprint, attributes_that_move
+from lightning_gradood.gradients.fingerprint import Fingerprint
+from lightning_gradood.gradients.network_checks import Structure, check_network
+from lightning_gradood.gradients.proof import NO_NUMBERS, Plan, probe_images, prove
 
 _Key = tuple[torch.Size, torch.dtype, torch.device]
 _plans: WeakKeyDictionary[nn.Module, dict[_Key, tuple[Plan, Fingerprint]]] = WeakKeyDictionary()
 
 
-def plan_for(
-    network: nn.Module,
-    images: Tensor,
-    parameters: Sequence[nn.Parameter],
-    structure: Structure | None = None,
-) -> Plan:
+def plan_for(network: nn.Module, images: Tensor, structure: Structure) -> Plan:
     """Return the plan for a network in eval mode and images of this shape; make it on the first call.
 
     Args:
         network: in eval mode.
         images: [N, ...] in any floating dtype.
-        parameters: the L tensors.
-        structure: the network's, where it is at hand.
+        structure: the network's.
 
     Raises:
         Refusal: if the images of a batch influence each other, or the network is not deterministic.
     """
-    structure = structure_of(network) if structure is None else structure
+    parameters = list(structure.parameters.values())
     plans = _plans.setdefault(network, {})
     known = plans.get(_key(images))
-    if known is not None:
+    if known is not None and not any(parameter._backward_hooks for parameter in parameters):
         plan, fingerprint = known
         if (images.shape[0] == 1 and not plan.single) or fingerprint.fits(structure, network):
             return plan
@@ -52,13 +42,9 @@ def plan_for(
     check_network(network, structure.parameters, modules)
     check_statistics(modules)
     probes = probe_images(images, parameters[0].dtype)
-    plan = Plan(None, 1, reason=NO_NUMBERS)
-    if probes is not None:
-        plan = _adopted(network, probes, parameters) or prove(network, probes, parameters)
+    plan = Plan(None, 1, reason=NO_NUMBERS) if probes is None else prove(network, probes, parameters)
     if plan.reason != NO_NUMBERS:  # this batch; the next may be better
-        with requiring_grad(parameters, False), torch.no_grad():
-            moving = [] if probes is None else attributes_that_move(network, probes[:1], plan.precautions)
-        plans[_key(images)] = (plan, Fingerprint(structure, network, (*moving, *plan.precautions.slots)))
+        plans[_key(images)] = (plan, Fingerprint(structure, network, plan.moving))
     return plan
 
 
@@ -72,42 +58,10 @@ def way_of(network: nn.Module, images: Tensor) -> str:
 
 def distrust(network: nn.Module, images: Tensor, plan: Plan, reason: str) -> Plan:
     """Replace a plan by the loop, for the reason given, and return the new one."""
-    slow = replace(plan, trace=None, single=False, reason=reason, precautions=replace(plan.precautions, reorders=True))
+    slow = replace(plan, trace=None, single=False, reason=reason, reorders=True)
     _plans[network][_key(images)] = (slow, _plans[network][_key(images)][1])
     return slow
 
 
 def _key(images: Tensor) -> _Key:
     return (images.shape[1:], images.dtype, images.device)
-
-
-def proofs_of(network: nn.Module) -> str | None:
-    """Return what is proved about a network, for `adopt_proofs` in another process; None if nothing is."""
-    plans = {
-        stored_plans.key_text(torch.empty((0, *shape), dtype=dtype, device=device)): stored_plans.described(
-            plan.trace, plan.micro_batch, plan.single, plan.precautions, plan.checked.columns
-        )
-        for (shape, dtype, device), (plan, _) in _plans.get(network, {}).items()
-        if plan.trace is not None
-    }
-    return stored_plans.written(plans) if plans else None
-
-
-def adopt_proofs(network: nn.Module, text: str) -> int:
-    """Take over what `proofs_of` returned in another process for the same network; return for how many kinds of images.
-
-    Args:
-        network: with the same weights, modules and attributes, which the caller has to make sure of.
-        text: from `proofs_of`; one of another version, or damaged, is left aside.
-    """
-    return stored_plans.adopt(network, text)
-
-
-def _adopted(network: nn.Module, probes: Tensor, parameters: Sequence[nn.Parameter]) -> Plan | None:
-    found = stored_plans.adopted(network, probes, parameters)
-    if found is None:
-        return None
-    plain, trace, precautions = found
-    columns = torch.zeros(len(parameters), dtype=torch.bool)
-    columns[plain["columns"]] = True
-    return Plan(trace, plain["micro_batch"], plain["single"], "", precautions, Checked(columns))

@@ -31,9 +31,10 @@ from lightning_gradood.gradients import costs, engine
 from lightning_gradood.gradients.coupling import check_deterministic, check_independent
 from lightning_gradood.gradients.engine import Step
 from lightning_gradood.gradients.fallback import loop_norms, refusing_missing_gradients
+from lightning_gradood.gradients.fingerprint import Place
+from lightning_gradood.gradients.kept_tensors import Afresh, observe
 from lightning_gradood.gradients.labels import AllOnes, LabelDesign, scaled_logit_gradient
 from lightning_gradood.gradients.network_checks import RefusingQuantised
-from lightning_gradood.gradients.precautions import Precautions, observe
 from lightning_gradood.gradients.verification import (
     copy_for_proof,
     first_excess,
@@ -70,7 +71,10 @@ class Plan:
         micro_batch: images in one pass, so that activations stay within `costs.limits`.
         single: whether the fast way is right and pays for one image alone, too.
         reason: why the fast way is not taken, for whoever wonders about the speed; empty where it is.
-        precautions: how a pass of this network has to be made.
+        reorders: whether batch norm may meet a layout that torch misreads (`core.network_state`).
+        scales: whether the backward pass is linear, so that its logit gradient may be brought to a safe scale.
+        starts: what `Afresh` needs; None for a network that may be used as it is.
+        moving: attributes and buffers that every pass changes.
         checked: what the caller's images have confirmed.
     """
 
@@ -78,8 +82,15 @@ class Plan:
     micro_batch: int
     single: bool = False
     reason: str = ""
-    precautions: Precautions = field(default_factory=Precautions)
+    reorders: bool = True
+    scales: bool = True
+    starts: dict[Place, Any] | None = None
+    moving: frozenset[Place] = frozenset()
     checked: Checked = field(default_factory=lambda: Checked(torch.zeros(0, dtype=torch.bool)), compare=False)
+
+    def subject(self, network: nn.Module) -> nn.Module:
+        """What passes are made of: the network, or one that lets no pass meet another."""
+        return network if self.starts is None else Afresh(network, self.starts)
 
 
 def probe_images(images: Tensor, dtype: torch.dtype) -> Tensor | None:
@@ -107,21 +118,19 @@ def prove(network: nn.Module, probes: Tensor, parameters: Sequence[nn.Parameter]
     Raises:
         Refusal: if the images of a batch influence each other, or the network is not deterministic.
     """
-    with _warned_of_checkpoints(network):
-        return _made(network, probes, parameters)
-
-
-def _made(network: nn.Module, probes: Tensor, parameters: Sequence[nn.Parameter]) -> Plan:
     ordered = OrderedBatchNorm()
-    with ordered, RefusingQuantised():
-        precautions, first = observe(network, probes[:1], parameters)
-        norms, logits = loop_norms(network, probes[:1], [AllOnes()], parameters, precautions)
-    if not torch.isfinite(norms).all() or not torch.isfinite(logits).all():
-        return Plan(None, 1, reason=NO_NUMBERS, precautions=precautions)
-    uses = _uses(first, parameters)
-    with requiring_grad(parameters, False), ordered:
-        check_deterministic(network, probes[:1], first.detach(), logits, precautions)
-        plan = _judged(network, probes, precautions)
+    with _warned_of_checkpoints(network):
+        with ordered, RefusingQuantised():
+            starts, moving, first = observe(network, probes[:1], parameters)
+            plan = Plan(None, 1, reason=NO_NUMBERS, starts=starts, moving=frozenset(moving))
+            subject = plan.subject(network)
+            norms, logits = loop_norms(subject, probes[:1], [AllOnes()], parameters)
+        if not torch.isfinite(norms).all() or not torch.isfinite(logits).all():
+            return plan
+        uses = _uses(first, parameters)
+        with requiring_grad(parameters, False), ordered:
+            check_deterministic(subject, probes[:1], first.detach(), logits)
+            plan = replace(_judged(subject, probes), starts=plan.starts, moving=plan.moving)
     if plan.trace is None:
         return plan
     seen = Counter(column for step in plan.trace for column in step[2])
@@ -131,18 +140,18 @@ def _made(network: nn.Module, probes: Tensor, parameters: Sequence[nn.Parameter]
             reason="parameters are used where no torch function shows, e.g. in a custom autograd function",
         )  # fmt: skip
     # the trace says that no other way is taken, so what was not met here will not be met later
-    return replace(plan, precautions=replace(precautions, reorders=ordered.met))
+    return replace(plan, reorders=ordered.met)
 
 
-def _judged(network: nn.Module, probes: Tensor, precautions: Precautions) -> Plan:
+def _judged(network: nn.Module, probes: Tensor) -> Plan:
     """The verdict in float32 where that is enough, for it is several times faster there; else in float64."""
     own = next(network.parameters()).dtype
     verdict: Plan | None = None
     if own != torch.float64:
         with suppress(Refusal):  # an output that seems to depend on other images may be rounded
-            verdict = _examined_where_possible(network, probes, torch.float32, precautions)
+            verdict = _examined_where_possible(network, probes, torch.float32)
     if verdict is None or verdict.reason in (MISMATCH, _NOT_LINEAR):
-        verdict = _examined_where_possible(network, probes, torch.float64, precautions)
+        verdict = _examined_where_possible(network, probes, torch.float64)
     if own not in (torch.float32, torch.float64):
         return replace(verdict, trace=None, single=False, reason=f"closed forms are not accurate enough in {own}")
     if len({parameter.dtype for parameter in network.parameters()}) > 1:
@@ -150,7 +159,7 @@ def _judged(network: nn.Module, probes: Tensor, precautions: Precautions) -> Pla
     return verdict
 
 
-def _examined_where_possible(network: nn.Module, probes: Tensor, dtype: torch.dtype, precautions: Precautions) -> Plan:
+def _examined_where_possible(network: nn.Module, probes: Tensor, dtype: torch.dtype) -> Plan:
     """Examine a copy with replaced weights, else a plain copy, else the network itself."""
     if sum(parameter.numel() for parameter in network.parameters()) * dtype.itemsize <= _LARGEST_COPY:
         for revealed in (True, False):
@@ -158,39 +167,38 @@ def _examined_where_possible(network: nn.Module, probes: Tensor, dtype: torch.dt
                 subject = copy_for_proof(network, dtype)
                 if revealed:
                     reveal(list(subject.parameters()))
-                truth, logits = _truth(subject, probes, precautions)
+                truth, logits = _truth(subject, probes)
             except Exception:  # a network that cannot be copied, or insists on another dtype
                 break
             if torch.isfinite(truth).all():
-                return _examined(subject, probes, truth, logits, precautions)
-    return _examined(network, probes, *_truth(network, probes, precautions), precautions)
+                return _examined(subject, probes, truth, logits)
+    return _examined(network, probes, *_truth(network, probes))
 
 
-def _truth(network: nn.Module, probes: Tensor, precautions: Precautions) -> tuple[Tensor, Tensor]:
+def _truth(network: nn.Module, probes: Tensor) -> tuple[Tensor, Tensor]:
     """Three images' norms by the loop, float64 [3, K, L], the first one's under logit gradients of other sizes, too;
     logits [3, C].
     """
     parameters = list(network.parameters())
-    probes, plain = images_for(network, probes), replace(precautions, scales_logit_gradients=False)
-    first, logits = loop_norms(
-        network, probes[:1], [_Sized(factor) for factor in (1.0, 2.0**20, 2.0**-20)], parameters, plain
-    )
-    others, more = loop_norms(network, probes[1:], [_UNIT], parameters, plain)
+    probes = images_for(network, probes)
+    sizes = [_Sized(factor) for factor in (1.0, 2.0**20, 2.0**-20)]
+    first, logits = loop_norms(network, probes[:1], sizes, parameters, scales=False)
+    others, more = loop_norms(network, probes[1:], [_UNIT], parameters, scales=False)
     first[:, 1] *= 2.0**-40
     first[:, 2] *= 2.0**40
     return torch.cat([first, others.expand(-1, 3, -1)]), torch.cat([logits, more])
 
 
-def _examined(network: nn.Module, probes: Tensor, truth: Tensor, logits: Tensor, precautions: Precautions) -> Plan:
+def _examined(network: nn.Module, probes: Tensor, truth: Tensor, logits: Tensor) -> Plan:
     parameters = list(network.parameters())
     size = probes.element_size()
     probes = images_for(network, probes)
     with requiring_grad(parameters, False):
-        check_independent(network, probes, logits, precautions)
+        check_independent(network, probes, logits)
         # powers of two do not round, so that float32 is as good as float64 here
         if any(first_excess(truth[:1, 0], truth[:1, number], strict=True) for number in (1, 2)):
-            return Plan(None, 1, reason=_NOT_LINEAR, precautions=replace(precautions, scales_logit_gradients=False))
-        plan = _proved(network, probes, parameters, truth[:, 0], precautions, size)
+            return Plan(None, 1, reason=_NOT_LINEAR, scales=False)
+        plan = _proved(network, probes, parameters, truth[:, 0], size)
     return plan
 
 
@@ -232,27 +240,25 @@ def _proved(
     probes: Tensor,
     parameters: Sequence[nn.Parameter],
     truth: Tensor,
-    precautions: Precautions,
     element_size: int,
 ) -> Plan:
     """Try the fast way on two batches of different size and order."""
     tried = []
     for rows in ([0, 1, 2], [1, 0]):
-        outcome = _try(network, probes[rows], parameters, truth[rows], precautions)
+        outcome = _try(network, probes[rows], parameters, truth[rows])
         if isinstance(outcome, str):
-            return Plan(None, 1, reason=outcome, precautions=precautions)
+            return Plan(None, 1, reason=outcome)
         tried.append(outcome)
     (trace, size), (other, _) = tried
     if trace != other:
-        return Plan(None, 1, reason="the network's operations depend on its input", precautions=precautions)
+        return Plan(None, 1, reason="the network's operations depend on its input")
     limits = costs.limits(probes.device)
     size = size * element_size // probes.element_size()
-    single = _pays_alone(parameters) and _try(network, probes[:1], parameters, truth[:1], precautions)
+    single = _pays_alone(parameters) and _try(network, probes[:1], parameters, truth[:1])
     return Plan(
         trace,
         max(1, min(limits.micro_batch, limits.activation_bytes // max(1, size))),
         single=isinstance(single, tuple) and single[0] == trace,
-        precautions=precautions,
         checked=Checked((truth > 0).any(0)),
     )
 
@@ -263,7 +269,7 @@ def _pays_alone(parameters: Sequence[nn.Parameter]) -> bool:
 
 
 def _try(
-    network: nn.Module, images: Tensor, parameters: Sequence[nn.Parameter], truth: Tensor, precautions: Precautions
+    network: nn.Module, images: Tensor, parameters: Sequence[nn.Parameter], truth: Tensor
 ) -> tuple[tuple[Step, ...], int] | str:
     """Run the fast way on a probe batch: its trace and the bytes it keeps per image, or why it is not to be used."""
     kept: dict[int, int] = {}
@@ -273,7 +279,7 @@ def _try(
         return tensor
 
     try:
-        with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor), precautions.around(network):
+        with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
             pass_ = engine.forward(network, images, parameters, 2)
             if pass_.accumulator.knows(pass_.output):
                 return "no closed form covers the way from the images to the output"

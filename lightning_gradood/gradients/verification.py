@@ -16,7 +16,6 @@ layer scale of 1e-6 as many networks start with, a wrong number would be too sma
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,11 +23,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from lightning_gradood.core import float64_device, requiring_grad
+from lightning_gradood.core import requiring_grad, to_float64_device
 from lightning_gradood.gradients import engine
 from lightning_gradood.gradients.fallback import loop_norms
+from lightning_gradood.gradients.kept_tensors import copied
 from lightning_gradood.gradients.labels import LabelDesign, scaled_logit_gradient
-from lightning_gradood.gradients.precautions import Precautions
 
 _TINY = 0.05  # root mean square of a parameter, below which what lies behind it could be hidden
 
@@ -39,19 +38,15 @@ def copy_for_proof(network: nn.Module, dtype: torch.dtype = torch.float64) -> nn
     Raises:
         Exception: whatever a network raises that cannot be copied or cast.
     """
-    memo: dict[int, object] = {}
-    for module in network.modules():
-        for value in module.__dict__.values():
-            if isinstance(value, Tensor) and not value.is_leaf:  # which deepcopy refuses, e.g. a cached weight
-                memo[id(value)] = value.detach().clone()
-    copied = copy.deepcopy(network, memo)
-    device = next(copied.parameters()).device
-    copied = copied.to(float64_device(device) if dtype == torch.float64 else device).to(dtype)
-    for module in copied.modules():
+    made = copied(network)
+    first = next(made.parameters())
+    made = made.to(to_float64_device(first).device if dtype == torch.float64 else first.device).to(dtype)
+    device = next(made.parameters()).device
+    for module in made.modules():
         for name, value in module.__dict__.items():
             if isinstance(value, Tensor) and value.is_floating_point():
-                module.__dict__[name] = value.to(dtype).to(next(copied.parameters()).device)
-    return copied
+                module.__dict__[name] = value.to(device).to(dtype)
+    return made
 
 
 def images_for(network: nn.Module, images: Tensor) -> Tensor:
@@ -83,11 +78,11 @@ def _inputs(values: Tensor) -> int:
 
 @dataclass(frozen=True)
 class Subject:
-    """A network as it is looked at: its L parameters and how its passes have to be made."""
+    """A network as it is looked at: its L parameters, and whether its batch norms may meet a layout that torch misreads."""
 
     network: nn.Module
     parameters: Sequence[nn.Parameter]
-    precautions: Precautions
+    reorders: bool
 
 
 SMALL = 3  # images in a batch whose way the plan has proved
@@ -156,7 +151,7 @@ def _compare(
         return Fault("logit gradients", *place)
     if checks.row is not None:
         rows = slice(checks.row, checks.row + 1)
-        truth, _ = loop_norms(subject.network, images[rows], [design], subject.parameters, subject.precautions)
+        truth, _ = loop_norms(subject.network, images[rows], [design], subject.parameters, subject.reorders)
         if (place := first_excess(norms[rows], truth[:, 0], images.dtype == torch.float64)) is not None:
             return Fault("row", checks.row, place[1])
     if checks.logits and (row := _logits_differ(subject, images, pass_.output)) is not None:
@@ -199,26 +194,22 @@ def _logit_gradients_differ(pass_: engine.Forward, design: LabelDesign, norms: T
 
 def _logits_differ(subject: Subject, images: Tensor, logits: Tensor) -> int | None:
     with torch.no_grad():
-        parts = []
-        for part in torch.split(images, SMALL):
-            with subject.precautions.around(subject.network):
-                parts.append(subject.network(part.clone()))
-    small = torch.cat(parts)
+        small = torch.cat([subject.network(part.clone()) for part in torch.split(images, SMALL)])
     bound = 1e4 * torch.finfo(logits.dtype).eps * (1 + small.abs().amax(1, keepdim=True))
     place = _first((small - logits.detach()).abs() > bound)
     return None if place is None else place[0]
 
 
 def _in_double(subject: Subject, images: Tensor, design: LabelDesign, checks: Checks, fault: Fault) -> Fault | None:
-    """Compare again where rounding is no excuse; a network that cannot be copied keeps the fault."""
+    """Compare again where rounding is no excuse; a network that cannot be double keeps the fault."""
     try:
         network = copy_for_proof(subject.network)
-        copied = Subject(network, list(network.parameters()), subject.precautions)
+        double = Subject(network, list(network.parameters()), subject.reorders)
         images = images_for(network, images)
-        with requiring_grad(copied.parameters, False), copied.precautions.around(network):
-            pass_ = engine.forward(network, images, copied.parameters, 2)
+        with requiring_grad(double.parameters, False):
+            pass_ = engine.forward(network, images, double.parameters, 2)
             norms = engine.backward(pass_, [design], keep=True)[:, 0]
-            return _compare(copied, images, design, pass_, norms, checks)
+            return _compare(double, images, design, pass_, norms, checks)
     except Exception:  # casts inside the forward, custom kernels for float32 alone
         return fault
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import threading
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -15,15 +14,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lightning_gradood import __version__
 from lightning_gradood.core import MEGAPIXELS, Picture, Portions, Refusal, as_float, to_pixels, upright
 from lightning_gradood.detectors import Detector, load_detector, score_in_blocks
-from lightning_gradood.gradients import adopt_proofs, parameter_names
+from lightning_gradood.gradients import parameter_names
 from lightning_gradood.guard.components import decode
 from lightning_gradood.guard.folder import (
     DETECTOR,
     NETWORK,
-    PLAN,
     PROBES,
     Description,
     built_or_refused,
@@ -107,10 +104,6 @@ class Guard:
             probes = _prepared(detector.probes, place)
             guard = cls(network, detector, probes, decode(about.transform, trust), about)
         guard.to(device)
-        if (place / PLAN).is_file() and about.versions.get("torch") == _short(torch.__version__):
-            with suppress(Refusal, KeyError, ValueError):  # made for another version: it will be proved anew
-                if about.versions.get("lightning_gradood") == __version__:
-                    adopt_proofs(network, (place / PLAN).read_text())
         return guard
 
     def __call__(self, images: Tensor) -> Verdict:
@@ -292,7 +285,3 @@ def _prepared(probes: Sequence[Probe], folder: Path) -> list[Probe]:
         prefix = f"{probe.name}|"
         probe.load({name.removeprefix(prefix): part for name, part in states.items() if name.startswith(prefix)})
     return list(probes)
-
-
-def _short(name: str) -> str:
-    return name.partition("+")[0]

@@ -1,23 +1,11 @@
 """The paper's detector as a plain module: a 2-layer MLP on standardised gradient representations, and its settings."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Self
 
 import torch
 from torch import Tensor, nn
 
-from lightning_gradood.core import (
-    LOG_FLOOR,
-    Refusal,
-    cast_like,
-    check_above_zero,
-    check_finite,
-    check_whole,
-    float64_device,
-    has_float64,
-    to_float64,
-)
+from lightning_gradood.core import LOG_FLOOR, Refusal, check_above_zero, check_finite, check_whole, to_float64
 
 _NOTHING = 1e-10  # a share of the largest variance that float32 norms leave by rounding alone
 _MOST_UNITS = 65536  # far more than there are records; for more no memory would do
@@ -77,8 +65,7 @@ class RepresentationMLP(nn.Module):
     """A 2-layer MLP that gives a gradient representation the logit of being anomalous.
 
     Inputs are log-transformed, then standardised and whitened with the statistics of the training split, which are saved
-    with the weights. Representations and statistics are float64 and stay on the CPU where the module is on a device that has
-    none.
+    with the weights. Representations and statistics are float64, for which the module's device must have it.
 
     Args:
         representations: those of the training split, float64 [n, L]; give the statistics and the input width.
@@ -109,7 +96,7 @@ class RepresentationMLP(nn.Module):
     def forward(self, representations: Tensor) -> Tensor:
         """Logits [n] of representations float64 [n, L]; higher = more anomalous."""
         standardised = (self._transformed(representations) - self.mean) / self.std
-        logits: Tensor = self.network(cast_like(standardised @ self.directions, next(self.parameters())))
+        logits: Tensor = self.network((standardised @ self.directions).to(next(self.parameters())))
         return logits.squeeze(1)
 
     def optimizer(self) -> torch.optim.Optimizer:
@@ -117,17 +104,6 @@ class RepresentationMLP(nn.Module):
         return torch.optim.AdamW(
             self.parameters(), lr=self.settings.learning_rate, weight_decay=self.settings.weight_decay
         )
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        """Move all there is, as `Module.to` does by this function, but float64 statistics to a device's `float64_device`."""
-        device = fn(torch.empty(0)).device
-
-        def moved(tensor: Tensor) -> Tensor:
-            stays = tensor.dtype == torch.float64 and not has_float64(device)
-            return tensor.to(float64_device(device)) if stays else fn(tensor)
-
-        super()._apply(moved, recurse)  # type: ignore[no-untyped-call]
-        return self
 
     def _transformed(self, representations: Tensor) -> Tensor:
         values = to_float64(representations)

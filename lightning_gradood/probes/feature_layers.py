@@ -54,7 +54,7 @@ def feature_layer_outputs(network: nn.Module, images: Tensor, names: Sequence[st
 
     Outputs [N, C, ...] are averaged over all but their first two axes, tokens [N, T, C] over T; [N, C] stays. Gradients
     flow to images and parameters where they are enabled. Mode, autocast and the rest are the caller's: enter
-    `exact_arithmetic()` and `probing(network)` first.
+    `exact_arithmetic()` and `frozen_network(network)` first.
 
     Args:
         network: pixels in, logits out; its hooks are as before afterwards.

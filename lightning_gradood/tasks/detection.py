@@ -7,7 +7,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
-from lightning_gradood.core import float64_device, widest_float_dtype
+from lightning_gradood.core import to_float64
 from lightning_gradood.metrics import auroc
 from lightning_gradood.networks import MLPSettings, RepresentationMLP
 
@@ -16,7 +16,7 @@ class RawBinaryAUROC(Metric):
     """AUROC over all batches, on scores of any range, equal to `auroc` of the concatenated scores.
 
     torchmetrics' own `BinaryAUROC` sends a batch with any score outside [0, 1] through a float32 sigmoid, which ties
-    what differs. This one keeps the scores as float64 (float32 on a device that has no more) and sorts once, in
+    what differs. This one keeps the scores as float64 and sorts once, in
     `compute`. Call `update` on each batch and `compute` at the end; calling the object itself would ask for the AUROC of
     one batch, which may hold a single class.
 
@@ -54,14 +54,14 @@ class RawBinaryAUROC(Metric):
             scores: Real numbers `[n]`, higher = more anomalous, any floating dtype.
             labels: 0 (normal) or 1 (anomalous), `[n]`.
         """
-        self.scores.append(scores.detach().to(widest_float_dtype(scores.device)))
+        self.scores.append(to_float64(scores.detach()))
         self.labels.append(labels.detach())
 
     def compute(self) -> Tensor:
-        """Return the AUROC of all scores so far as a scalar, float64 or, on a device that has none, float32."""
+        """Return the AUROC of all scores so far as a float64 scalar."""
         scores, labels = dim_zero_cat(self.scores), dim_zero_cat(self.labels)
         area = auroc(scores.cpu().double().numpy(), labels.cpu().numpy())
-        return torch.tensor(area, dtype=widest_float_dtype(scores.device), device=scores.device)
+        return torch.tensor(area, dtype=torch.float64, device=scores.device)
 
 
 class DetectionTask(RepresentationMLP, LightningModule):
@@ -81,13 +81,6 @@ class DetectionTask(RepresentationMLP, LightningModule):
     def __init__(self, representations: Tensor, settings: MLPSettings) -> None:
         super().__init__(representations, settings)
         self.auroc = RawBinaryAUROC(sync_on_compute=False)  # each process trains detectors of its own
-
-    def transfer_batch_to_device(
-        self, batch: tuple[Tensor, Tensor], device: torch.device, dataloader_idx: int
-    ) -> tuple[Tensor, Tensor]:
-        """Move labels to the device and representations to where float64 is."""
-        representations, anomalous = batch
-        return representations.to(float64_device(device)), anomalous.to(device)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """Mean loss of a batch of (representations, 0/1)."""

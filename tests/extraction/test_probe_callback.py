@@ -19,7 +19,7 @@ from lightning_gradood.extraction import plan as plan_module
 from lightning_gradood.extraction import reader as reader_module
 from lightning_gradood.extraction import reading as reading_module
 from lightning_gradood.extraction.reading import ImageReader
-from lightning_gradood.gradients import AllOnes, AllZeros, costs, parameter_names, plan, squared_gradient_norms
+from lightning_gradood.gradients import AllOnes, AllZeros, costs, parameter_names, squared_gradient_norms
 from lightning_gradood.probes import GradientProbe, LogitsProbe
 from lightning_gradood.records import RecordCache
 
@@ -389,28 +389,3 @@ def test_another_datamodule_is_refused():
     trainer = Trainer(logger=False, accelerator="cpu", callbacks=[callback], enable_progress_bar=False)
     with pytest.raises(Refusal, match=re.escape("should be an ImageDataModule. Got `datamodule = Other`.")):
         trainer.predict(task(), datamodule=Other(), return_predictions=False)
-
-
-def test_proofs_stand_beside_the_records(tmp_path, monkeypatch):
-    """The second run of a network, here with other images, adopts what the first one proved."""
-    proved = []
-    prove = plan.prove
-    monkeypatch.setattr(plan, "prove", lambda *given: (proved.append(given[0]), prove(*given))[1])
-    first = tables(probe(tmp_path, task(), data()))
-    assert len(proved) == 1
-    assert len(list(tmp_path.glob("proofs/*.safetensors"))) == 1
-    again = tables(probe(tmp_path, task(), data(limit=15)))
-    assert len(proved) == 1
-    kind = ("nine", "gradients/all_ones")
-    rows = [again[kind].ids.index(name) for name in first[kind].ids]
-    assert again[kind].probe(kind[1])[rows] == pytest.approx(first[kind].probe(kind[1]))
-    probe(tmp_path, task(seed=1), data())  # other weights
-    assert len(proved) == 2
-
-
-def test_damaged_proofs_are_made_anew(tmp_path):
-    first = tables(probe(tmp_path, task(), data()))
-    (path,) = tmp_path.glob("proofs/*.safetensors")
-    path.write_bytes(path.read_bytes()[:40])
-    again = tables(probe(tmp_path, task(), data(limit=15)))
-    assert set(first["nine", "logits"].ids) <= set(again["nine", "logits"].ids)

@@ -1,23 +1,33 @@
-"""Every toy network, every label design: equal to torch's own loss backpropagated for each image alone."""
+"""Every network, label design and dtype: equal to torch's own loss backpropagated for each image alone."""
 
 import pytest
 import torch
+import torchvision
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
+from lightning_gradood.core import exact_arithmetic, frozen_network
 from lightning_gradood.gradients import (
     AllOnes,
     AllZeros,
     KHot,
+    LabelDesign,
     Predicted,
     Uniform,
+    costs,
+    norms,
     parameter_names,
     probe_gradients,
     squared_gradient_norms,
+    warm_up,
 )
+from lightning_gradood.gradients.engine import backward, forward
 
 from . import truth
 from .toy_modules import TwoDtypes
-from .toys import TOYS, make, pictures
+from .toys import FAST, NETWORKS, SLOW, make, pictures, plan_of, trained
+from .treacherous import Between
 
 DESIGNS = {
     AllOnes(): truth.all_ones,
@@ -28,76 +38,176 @@ DESIGNS = {
 }
 
 
-@pytest.mark.parametrize("name", TOYS)
-def test_toy_network_equals_the_loop(name: str) -> None:
-    network, images = make(name), pictures(4)
+def batches(images: Tensor) -> dict[str, Tensor]:
+    """The images alone, few and many, in another order, beside others, in another layout; there are 16 tokens and 8 rows."""
+    sizes = {f"first {number}": images[:number] for number in (4, 1, 2, 3, 5, 8, 16)}
+    return sizes | {
+        "permuted": images[[3, 0, 2, 1]],
+        "beside others": torch.cat([images[:2], pictures(4, seed=9) ** 4]),
+        "channels last": images[:4].contiguous(memory_format=torch.channels_last),
+        "as inference tensors": inference(images[:3]),
+    }
+
+
+def inference(images: Tensor) -> Tensor:
+    with torch.inference_mode():
+        return images * 1
+
+
+@pytest.mark.parametrize("part", range(4))
+def test_every_network_is_exact_in_every_batch_and_by_closed_forms(part: int) -> None:
+    wrong, images = {}, pictures(16)
+    for name in sorted(NETWORKS)[part::4]:
+        network = make(name)
+        for what, batch in batches(images).items():
+            expected = truth.true_norms(network, batch.clone())
+            wrong[name, what] = truth.excess(squared_gradient_norms(network, batch), expected)
+        plan = plan_of(network, images)
+        wrong[name, "way"] = (plan.trace is None) != (name in SLOW) and (plan.reason or "closed forms")
+    truth.assert_none(wrong)
+
+
+def test_one_image_alone_is_exact_by_closed_forms(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Networks of large parameters take them; here all do."""
+    monkeypatch.setattr(costs, "ALONE", 0)
+    monkeypatch.setattr(costs, "limits", lambda device: costs.Limits(recheck=0))
+    wrong, one = {}, pictures(1)
+    for name in FAST:
+        network = make(name)
+        squared_gradient_norms(network, pictures(2))  # the plan, which asks the loop
+        squared_gradient_norms(network, one)  # the first batch of this size is compared with the loop
+        with monkeypatch.context() as patch:
+            patch.setattr(norms, "loop_norms", lambda *_: pytest.fail("took the loop"))
+            wrong[name] = truth.excess(squared_gradient_norms(network, one), truth.true_norms(network, one))
+    truth.assert_none(wrong)
+
+
+def test_one_image_alone_takes_the_way_that_pays() -> None:
+    large = nn.Sequential(nn.Flatten(), nn.Linear(192, 2000), nn.Linear(2000, 5))
+    for network, single in ((large, True), (make("residual", torch.float32), False)):
+        assert plan_of(network, pictures(1, torch.float32)).single is single
+
+
+def test_a_layer_norm_taken_image_by_image_is_exact(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As large ones are."""
+    monkeypatch.setattr(costs, "LARGE_NORM", 0)
+    found = {}
+    for name in ("norms", "tokens", "windows", "transformer"):
+        network, images = make(name), pictures()
+        found[name] = truth.excess(squared_gradient_norms(network, images), truth.true_norms(network, images))
+    truth.assert_none(found)
+
+
+# vit_b_16 without its 86 million parameters
+SMALL = {"image_size": 32, "patch_size": 8, "num_layers": 2, "num_heads": 3, "hidden_dim": 48, "mlp_dim": 96}
+SOME = ["resnet18", "mobilenet_v3_small", "shufflenet_v2_x0_5", "VisionTransformer"]
+OTHERS = ["densenet121", "efficientnet_b0", "convnext_tiny", "swin_t", "regnet_y_400mf"]
+
+
+def torchvision_network(name: str) -> tuple[nn.Module, Tensor]:
+    torch.manual_seed(0)
+    network = getattr(torchvision.models, name)(num_classes=10, **SMALL if name == "VisionTransformer" else {})
+    return trained(network).double().eval(), torch.rand(2, 3, 32, 32, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("name", [*SOME, *(pytest.param(name, marks=pytest.mark.slow) for name in OTHERS)])
+def test_networks_that_nobody_here_wrote_are_exact_by_closed_forms(name: str) -> None:
+    network, images = torchvision_network(name)
     truth.assert_exact(squared_gradient_norms(network, images), truth.true_norms(network, images))
+    assert plan_of(network, images).trace is not None
 
 
-@pytest.mark.parametrize("design", DESIGNS, ids=lambda design: design.name)
-@pytest.mark.parametrize("name", ["residual", "transformer"])
-def test_label_design_equals_torch_loss(name: str, design: AllOnes) -> None:
-    network, images = make(name), pictures(3)
-    truth.assert_exact(
-        squared_gradient_norms(network, images, design), truth.true_norms(network, images, DESIGNS[design])
-    )
+def test_every_design_is_exact_alone_and_beside_others() -> None:
+    wrong, images = {}, pictures(3)
+    for name in ("residual", "transformer"):
+        network = make(name)
+        together, logits = probe_gradients(network, images, list(DESIGNS))
+        for (design, loss), part in zip(DESIGNS.items(), together.chunk(len(DESIGNS), 1), strict=True):
+            expected = truth.true_norms(network, images, loss)
+            wrong[name, design.name, "alone"] = truth.excess(squared_gradient_norms(network, images, design), expected)
+            wrong[name, design.name, "beside others"] = truth.excess(part, expected)
+        torch.testing.assert_close(logits, network(images).detach(), rtol=1e-12, atol=0)
+        assert not logits.requires_grad
+    truth.assert_none(wrong)
 
 
-def test_several_designs_stand_side_by_side() -> None:
+class Scaled(LabelDesign):
+    """The all-ones loss times a constant."""
+
+    def __init__(self, factor: float) -> None:
+        self.factor = factor
+
+    @property
+    def name(self) -> str:
+        return f"{self.factor}"
+
+    def logit_gradient(self, logits: Tensor) -> Tensor:
+        return self.factor * AllOnes().logit_gradient(logits)
+
+
+def test_scaling_the_loss_scales_the_norms_by_its_square() -> None:
     network, images = make("residual"), pictures(3)
-    norms, logits = probe_gradients(network, images, list(DESIGNS))
-    expected = torch.cat([truth.true_norms(network, images, loss) for loss in DESIGNS.values()], 1)
-    truth.assert_exact(norms, expected)
-    assert norms.shape == (3, len(DESIGNS) * len(parameter_names(network)))
-    torch.testing.assert_close(logits, network(images).detach(), rtol=1e-12, atol=0)
-    assert not logits.requires_grad
+    plain = squared_gradient_norms(network, images)
+    for factor in (1e-200, 0.3, 1e150):
+        truth.assert_exact(squared_gradient_norms(network, images, Scaled(factor**0.5)) / factor, plain)
 
 
-def test_columns_follow_named_parameters() -> None:
+def test_designs_over_one_forward_equal_designs_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The input's Gram matrices are shared between designs; they must not be shared between chunks or layers."""
+    monkeypatch.setattr(costs, "limits", lambda device: costs.Limits(chunk=1 << 16))  # several chunks a layer
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.Conv2d(3, 40, 3, padding=1), nn.Tanh(), nn.Conv2d(40, 40, 3, padding=1), nn.Tanh(), nn.Flatten(),
+        nn.Linear(2560, 5),
+    ).double()  # fmt: skip
+    images, parameters = pictures(32), list(network.parameters())
+    with exact_arithmetic(), frozen_network(network):
+        together = backward(forward(network, images, parameters, 3), [Scaled(1), Scaled(-2), Scaled(0.5)])
+    alone = squared_gradient_norms(network, images)
+    for column, factor in enumerate((1.0, 4.0, 0.25)):
+        truth.assert_exact(together[:, column], factor * alone)
+
+
+def test_columns_follow_named_parameters_used_or_not() -> None:
     network = make("tied")
     names = parameter_names(network)
     assert names == [name for name, _ in network.named_parameters()]
     assert "again.weight" not in names
-    assert squared_gradient_norms(network, pictures(2)).shape == (2, len(names))
-
-
-def test_unused_parameter_is_zero_and_frozen_one_is_not() -> None:
     network = make("unused")
-    norms = dict(zip(parameter_names(network), squared_gradient_norms(network, pictures(3)).T, strict=True))
-    assert (norms["spare.weight"] == 0).all()
-    assert (norms["linear.bias"] > 0).all()
-
-
-@pytest.mark.parametrize("number", [1, 2, 9])
-def test_rows_do_not_depend_on_the_rest_of_the_batch(number: int) -> None:
-    network, images = make("residual"), pictures(9)
-    whole = squared_gradient_norms(network, images)
-    truth.assert_exact(squared_gradient_norms(network, images[:number]), whole[:number])
-    order = torch.randperm(9, generator=torch.Generator().manual_seed(1))
-    truth.assert_exact(squared_gradient_norms(network, images[order]), whole[order])
+    found = dict(zip(parameter_names(network), squared_gradient_norms(network, pictures(3)).T, strict=True))
+    assert (found["spare.weight"] == 0).all()
+    assert (found["linear.bias"] > 0).all(), "frozen"
 
 
 def test_float32_network_computes_in_float32_and_returns_float64() -> None:
     network, exact = make("residual", torch.float32), make("residual")
     exact.load_state_dict(network.state_dict())
-    norms = squared_gradient_norms(network, pictures(4))
-    assert norms.dtype == torch.float64
-    torch.testing.assert_close(norms, squared_gradient_norms(exact, pictures(4)), rtol=1e-4, atol=0)
+    found = squared_gradient_norms(network, pictures(4))  # of float64, which is cast
+    assert found.dtype == torch.float64
+    assert torch.equal(found, squared_gradient_norms(network, pictures(4).float()))
+    torch.testing.assert_close(found, squared_gradient_norms(exact, pictures(4)), rtol=1e-4, atol=0)
 
 
-@pytest.mark.parametrize("number", [1, 4])
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("name", ["residual", "recurrent", "scalars"])
-def test_half_precision_is_no_worse_than_plain_autograd(name: str, dtype: torch.dtype, number: int) -> None:
-    network, images = make(name, dtype), pictures(number, dtype)
-    plain, found = truth.true_norms(network, images), squared_gradient_norms(network, images)
-    exact = truth.true_norms(network.double(), images.double())
-    own = ((plain - exact).abs() / exact).max()
-    assert ((found - exact).abs() / exact).max() <= max(3 * own, 8 * torch.finfo(dtype).eps)
+def test_half_precision_is_no_worse_than_plain_autograd_and_takes_the_loop() -> None:
+    wrong = {}
+    for name in ("residual", "recurrent", "scalars"):
+        for dtype in (torch.float16, torch.bfloat16):
+            network, images = make(name, dtype), pictures(4, dtype)
+            found = {number: squared_gradient_norms(network, images[:number]) for number in (1, 4)}
+            plan = plan_of(network, images)
+            assert plan.trace is None
+            assert str(dtype) in plan.reason or name == "recurrent"
+            plain, exact = (
+                truth.true_norms(network.to(kind), images.to(kind)) for kind in (dtype, torch.float64)
+            )  # fmt: skip
+            bound = max(3 * ((plain - exact).abs() / exact).max(), 8 * torch.finfo(dtype).eps)
+            for number, norms_ in found.items():
+                worst = ((norms_ - exact[:number]).abs() / exact[:number]).max()
+                wrong[name, dtype, number] = "" if worst <= bound else f"{worst} above {bound}"
+    truth.assert_none(wrong)
 
 
-@pytest.mark.parametrize("number", [1, 4])
-def test_autocast_inside_the_forward_rounds_as_the_network_asks(number: int) -> None:
+def test_autocast_inside_the_forward_rounds_as_the_network_asks() -> None:
     class Inside(nn.Sequential):
         def forward(self, x: Tensor) -> Tensor:
             with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -105,8 +215,11 @@ def test_autocast_inside_the_forward_rounds_as_the_network_asks(number: int) -> 
 
     torch.manual_seed(0)
     network = Inside(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5))
-    found, plain = (way(network, pictures(number, torch.float32)) for way in (squared_gradient_norms, truth.true_norms))
-    torch.testing.assert_close(found, plain, rtol=8 * torch.finfo(torch.bfloat16).eps, atol=0)
+    for number in (1, 4):
+        found, plain = (
+            way(network, pictures(number, torch.float32)) for way in (squared_gradient_norms, truth.true_norms)
+        )
+        torch.testing.assert_close(found, plain, rtol=8 * torch.finfo(torch.bfloat16).eps, atol=0)
 
 
 def test_parameters_of_several_dtypes_are_exact() -> None:
@@ -122,13 +235,77 @@ def test_confident_images_do_not_underflow_in_float32() -> None:
     with torch.no_grad():
         network.weight.fill_(10.0)
         network.bias.fill_(30.0)
-    images = torch.ones(1, 3)
-    norms = squared_gradient_norms(network, images)
     tail = torch.tensor(-60.0, dtype=torch.float64).exp() / 2  # torch's own loss returns 0 here, even in float64
-    truth.assert_exact(norms, tail.square() * torch.tensor([[6.0, 2.0]], dtype=torch.float64))
+    expected = tail.square() * torch.tensor([[6.0, 2.0]], dtype=torch.float64)
+    truth.assert_exact(squared_gradient_norms(network, torch.ones(1, 3)), expected)
 
 
-def test_any_input_dtype_is_cast_to_the_network() -> None:
-    network = make("linear", torch.float32)
-    expected = squared_gradient_norms(network, pictures(2).float())
-    assert torch.equal(squared_gradient_norms(network, pictures(2)), expected)
+def test_plan_is_made_once_per_network_and_shape() -> None:
+    network = make("residual")
+    plan = plan_of(network, pictures(4))
+    assert plan_of(network, pictures(9, seed=3)) is plan
+    assert plan_of(network, pictures(4)[:, :, :6]) is not plan
+
+
+def test_warm_up_says_which_way_is_taken() -> None:
+    assert warm_up(make("residual"), (4, 3, 8, 8)) == "closed forms"
+    assert warm_up(make("sequence_first"), (4, 3, 8, 8)).startswith("one image at a time: ")
+    other_in_larger_batches = Between(lambda x: x if len(x) < 9 else 1 * x)
+    assert warm_up(other_in_larger_batches, (16, 3, 12, 12)).startswith("one image at a time: ")
+
+
+class Sizes(nn.Module):
+    """Remembers how many images each forward pass had."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear, self.sizes = nn.Linear(192, 5), []
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.sizes.append(len(x))
+        return self.linear(x.flatten(1))
+
+
+def test_memory_is_bounded_and_checks_are_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(costs, "limits", lambda device: costs.Limits(recheck=0))  # by chance, see test_silent_errors
+    network = Sizes()
+    squared_gradient_norms(network, pictures(500))
+    assert max(network.sizes) <= 32
+    # two micro-batches; of a run over 10,000 images less than 5 % even at five times the price
+    assert sum(network.sizes) - 500 <= 80
+    network.sizes.clear()
+    squared_gradient_norms(network, pictures(500))
+    assert sum(network.sizes) == 500
+    monkeypatch.setattr(costs, "limits", lambda device: costs.Limits(activation_bytes=20_000))
+    assert 1 <= plan_of(make("residual"), pictures(20)).micro_batch < 5
+
+
+class Largest(TorchDispatchMode):
+    """Remembers the largest tensor that an operation made, views of others apart."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.elements = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        given = {t.untyped_storage().data_ptr() for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)}
+        made = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(made):
+            if isinstance(tensor, Tensor) and tensor.untyped_storage().data_ptr() not in given:
+                self.elements = max(self.elements, tensor.numel())
+        return made
+
+
+def test_nothing_is_as_large_as_the_callers_batch() -> None:
+    """Neither the first call nor a later one, by closed forms or by the loop, copies, casts or compares it whole."""
+    wrong = {}
+    for name, inference_mode in (("pointwise", True), ("pointwise", False), ("sequence_first", True)):
+        network = make(name, torch.float32)
+        with torch.inference_mode(inference_mode):
+            images = pictures(120, torch.float64)
+            for call in range(2):
+                with Largest() as largest:
+                    squared_gradient_norms(network, images)
+                # 32 images of up to 8 channels for 3
+                wrong[name, inference_mode, call] = largest.elements > images.numel() * 0.9 and largest.elements
+    truth.assert_none(wrong)

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -40,20 +41,30 @@ def _state(network: nn.Module) -> list[object]:
     return [modes, flags, {name: value.tolist() for name, value in network.state_dict().items()}]
 
 
-def test_state_is_restored() -> None:
+def test_state_is_restored_also_when_something_is_raised() -> None:
+    for network, images, raised in (
+        (make("residual"), pictures(2), None),
+        (Fails(), pictures(2), RuntimeError),
+        (nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()), pictures(2).float(), Refusal),
+    ):
+        network = _awkward(network)
+        before = _state(network)
+        images = images.requires_grad_()
+        with nullcontext() if raised is None else pytest.raises(raised):
+            squared_gradient_norms(network, images)
+        assert _state(network) == before
+        assert not torch.is_inference_mode_enabled()
+        assert images.requires_grad
+        assert images.grad is None
     network = _awkward(make("residual"))
     before = _state(network)
-    squared_gradient_norms(network, pictures(2))
+    with frozen_network(network):
+        assert not any(module.training for module in network.modules())
+        assert not any(parameter.requires_grad for parameter in network.parameters())
     assert _state(network) == before
-
-
-def test_state_is_restored_when_the_forward_raises() -> None:
-    network = _awkward(Fails())
-    before = _state(network)
-    with pytest.raises(RuntimeError, match="half way"):
-        squared_gradient_norms(network, pictures(2))
+    with pytest.raises(RuntimeError, match="inside"), frozen_network(network):
+        raise RuntimeError("inside")
     assert _state(network) == before
-    assert not torch.is_inference_mode_enabled()
 
 
 def test_train_mode_is_probed_in_eval_mode() -> None:
@@ -63,26 +74,19 @@ def test_train_mode_is_probed_in_eval_mode() -> None:
     truth.assert_exact(squared_gradient_norms(network.train(), pictures(2)), expected)
 
 
-@pytest.mark.parametrize("context", [torch.inference_mode, torch.no_grad])
-def test_one_call_works_where_gradients_are_off(context: type) -> None:
-    network = make("residual")
-    with context():
-        found = squared_gradient_norms(network, pictures(2) * 1)
-    truth.assert_exact(found, truth.true_norms(network, pictures(2)))
-
-
-def test_autocast_is_lifted() -> None:
-    network = make("residual", torch.float32)
-    expected = squared_gradient_norms(network, pictures(2))
+def test_what_switches_gradients_or_precision_off_is_lifted() -> None:
+    network, single = make("residual"), make("residual", torch.float32)
+    expected, plain = truth.true_norms(network, pictures(2)), squared_gradient_norms(single, pictures(2))
+    for context in (torch.inference_mode, torch.no_grad):
+        with context():
+            found = squared_gradient_norms(network, pictures(2) * 1)
+        truth.assert_exact(found, expected)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert torch.equal(squared_gradient_norms(network, pictures(2)), expected)
-
-
-def test_images_keep_their_flags() -> None:
-    images = pictures(2).requires_grad_()
-    squared_gradient_norms(make("linear"), images)
-    assert images.requires_grad
-    assert images.grad is None
+        assert torch.equal(squared_gradient_norms(single, pictures(2)), plain)
+    with torch.inference_mode():
+        constant = torch.zeros(4, 3, 8, 8, dtype=torch.float64)
+        found = squared_gradient_norms(network, constant)
+    truth.assert_exact(found, truth.true_norms(network, torch.zeros(4, 3, 8, 8, dtype=torch.float64)))
 
 
 def test_exact_arithmetic_sets_and_restores_precision() -> None:
@@ -100,26 +104,6 @@ def test_exact_arithmetic_sets_and_restores_precision() -> None:
         torch.set_float32_matmul_precision("highest")
 
 
-def test_probing_restores_each_module_and_parameter() -> None:
-    network = _awkward(make("residual"))
-    before = _state(network)
-    with frozen_network(network):
-        assert not any(module.training for module in network.modules())
-        assert not any(parameter.requires_grad for parameter in network.parameters())
-    assert _state(network) == before
-    with pytest.raises(RuntimeError, match="inside"), frozen_network(network):
-        raise RuntimeError("inside")
-    assert _state(network) == before
-
-
 def test_importing_the_room_does_not_import_lightning() -> None:
     code = "import sys, lightning_gradood.gradients; sys.exit(any(m.split('.')[0] == 'lightning' for m in sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
-
-
-def test_refusal_leaves_no_trace() -> None:
-    network = _awkward(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()))
-    before = _state(network)
-    with pytest.raises(Refusal):
-        squared_gradient_norms(network, pictures(2).float())
-    assert _state(network) == before

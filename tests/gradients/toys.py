@@ -7,6 +7,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from lightning_gradood.core import exact_arithmetic, frozen_network
+from lightning_gradood.gradients.network_checks import structure_of
+from lightning_gradood.gradients.plan import plan_for
+from lightning_gradood.gradients.proof import Plan
+
+from .block_modules import BLOCKS
 from .toy_modules import (
     Checkpointed,
     Frozen,
@@ -89,15 +95,25 @@ TOYS: dict[str, Callable[[], nn.Module]] = {
 }  # fmt: skip
 
 SLOW = {
-    "sequence_first", "gated_recurrent", "checkpointed", "checkpointed_later",
+    "sequence_first", "recurrent", "stacked_recurrent", "gated_recurrent", "checkpointed", "checkpointed_later",
+    "rows", "rows first",
 }  # fmt: skip
 """Exact through the loop; the others are exact through closed forms."""
 
+NETWORKS = TOYS | BLOCKS
+FAST = sorted(set(NETWORKS) - SLOW)
+
 
 def make(name: str, dtype: torch.dtype = torch.float64) -> nn.Module:
-    """Build one toy with weights that depend on nothing else."""
+    """Build one toy or block with weights that depend on nothing else."""
     torch.manual_seed(sum(map(ord, name)))
-    return trained(TOYS[name]()).to(dtype).eval()
+    return trained(NETWORKS[name]()).to(dtype).eval()
+
+
+def plan_of(network: nn.Module, images: Tensor) -> Plan:
+    """The network's plan for such images."""
+    with exact_arithmetic(), frozen_network(network):
+        return plan_for(network, images, structure_of(network))
 
 
 def pictures(number: int = 4, dtype: torch.dtype = torch.float64, seed: int = 0) -> Tensor:

@@ -210,3 +210,77 @@ NOT_LINEAR = {
     "clamped straight-through": Clamped.apply,
     "normalised gradient": UnitLength.apply,
 }
+
+
+class Routed(nn.Module):
+    """Sorts the images before a layer and puts them back after it: row n of the layer is not image n."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.linear = nn.Linear(432, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        order = x.flatten(1).sum(1).argsort(descending=True)
+        return self.linear(x.flatten(1)[order])[order.argsort()]
+
+
+class Experts(nn.Module):
+    """Sends each image to one of two layers: which operations run depends on the data."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.experts = nn.ModuleList([nn.Linear(432, 5), nn.Linear(432, 5)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.flatten(1)
+        first = x.mean(1) > 0.5
+        result = x.new_zeros(len(x), 5)
+        for chosen, expert in ((first, self.experts[0]), (~first, self.experts[1])):
+            if chosen.any():
+                result = result.index_put((chosen.nonzero().flatten(),), expert(x[chosen]))
+        return result
+
+
+class Prompts(nn.Module):
+    """Five constant vectors through the same layer as the images: with five images they look like a batch."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.linear, self.extra = nn.Linear(432, 7), nn.Parameter(torch.rand(1, 7))
+        self.register_buffer("prompts", torch.rand(number, 432))
+        self.number = number
+
+    def forward(self, x: Tensor) -> Tensor:
+        keys = self.linear(self.prompts) + self.extra.expand(self.number, -1)
+        return self.linear(x.flatten(1)) @ keys.T
+
+
+class Scale(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, weight):
+        ctx.save_for_backward(x, weight)
+        return x * weight
+
+    @staticmethod
+    def backward(ctx, gradient):
+        x, weight = ctx.saved_tensors
+        return gradient * weight, (gradient * x).sum(0)
+
+
+class Custom(nn.Module):
+    """A parameter in a custom autograd function, which no torch function mode sees; `gate` may close it."""
+
+    def __init__(self, gate: float, twice: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.twice = twice
+        self.weight, self.linear, self.gate = nn.Parameter(torch.rand(432)), nn.Linear(432, 5), gate
+        self.double()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.flatten(1)
+        x = x * self.weight if self.twice else x
+        return self.linear(x + F.relu(x.sum(1, keepdim=True) - self.gate) * Scale.apply(x, self.weight))

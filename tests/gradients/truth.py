@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 import torch.nn.functional as F
@@ -90,10 +90,19 @@ def norms_behind_one_forward(network: nn.Module, images: Tensor) -> Tensor:
     return torch.tensor(rows, dtype=torch.float64)
 
 
+def excess(found: Tensor, truth: Tensor) -> str:
+    """Where |a − b| ≤ 1e-10·b + 1e-20·max b, the float64 contract of `squared_gradient_norms`, fails; empty where it holds."""
+    if found.dtype != torch.float64 or found.shape != truth.shape:
+        return f"{found.dtype} {list(found.shape)}, not float64 {list(truth.shape)}"
+    beyond = ((found - truth).abs() - (1e-10 * truth + 1e-20 * truth.max())).nan_to_num(torch.inf).flatten()
+    worst = int(beyond.argmax())
+    return f"entry {worst}: {found.flatten()[worst]} for {truth.flatten()[worst]}" if beyond[worst] > 0 else ""
+
+
 def assert_exact(found: Tensor, truth: Tensor) -> None:
-    """|a − b| ≤ 1e-10·b + 1e-20·max b for every entry: the float64 contract of `squared_gradient_norms`."""
-    assert found.dtype == torch.float64
-    assert found.shape == truth.shape
-    excess = (found - truth).abs() - (1e-10 * truth + 1e-20 * truth.max())
-    worst = int(excess.argmax())
-    assert excess.flatten()[worst] <= 0, f"entry {worst}: {found.flatten()[worst]} for {truth.flatten()[worst]}"
+    assert not (text := excess(found, truth)), text
+
+
+def assert_none(wrong: Mapping[object, object]) -> None:
+    """No case failed; the message names all that did."""
+    assert not {case: text for case, text in wrong.items() if text}

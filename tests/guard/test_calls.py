@@ -8,7 +8,6 @@ import torch
 from guards import images, save
 
 from lightning_gradood.core import Refusal
-from lightning_gradood.guard import Guard
 from lightning_gradood.metrics import conformal_threshold
 
 
@@ -118,9 +117,3 @@ def test_logits_that_are_not_finite_are_refused(tmp_path):
         guard.network.network.linear.weight.mul_(float("inf"))
     with pytest.raises(Refusal, match="finite"):
         guard(images(2))
-
-
-def test_the_stored_plan_is_used_and_a_damaged_one_is_not_needed(tmp_path):
-    guard, *_ = save(tmp_path, "gradient_knn")
-    assert (tmp_path / "guard" / "gradient_plan.json").is_file()
-    assert Guard.load(tmp_path / "guard")(images(4)).scores.tolist() == guard(images(4)).scores.tolist()

@@ -16,7 +16,7 @@ from lightning_gradood.core import Refusal
 from lightning_gradood.guard import Component, Guard, read_description
 from lightning_gradood.guard.folder import _json_digest
 
-FILES = ["network.safetensors", "detector.safetensors", "probes.safetensors", "gradient_plan.json", "guard.json"]
+FILES = ["network.safetensors", "detector.safetensors", "probes.safetensors", "guard.json"]
 
 
 @pytest.fixture(scope="module")

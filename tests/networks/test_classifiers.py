@@ -27,64 +27,52 @@ MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 BUILDERS = [resnet18, resnet34, resnet20, densenet_bc_100_12]
 
 
-@pytest.mark.parametrize(
-    ("build", "tensors", "parameters"),
-    [
-        (resnet18, 62, 11_173_962),
-        (resnet34, 110, 21_282_122),
-        (resnet20, 59, 269_722),
-        (densenet_bc_100_12, 299, 769_162),
-    ],
-)
-def test_sizes_are_those_of_the_literature(build, tensors, parameters):
-    shapes = [parameter.numel() for parameter in build(num_classes=10).parameters()]
-    assert (len(shapes), sum(shapes)) == (tensors, parameters)
+SIZES = {  # parameter tensors, parameters, convolutions and linear layers that count
+    resnet18: (62, 11_173_962, None),
+    resnet34: (110, 21_282_122, None),
+    resnet20: (59, 269_722, 20),
+    densenet_bc_100_12: (299, 769_162, 100),
+    lambda: CifarResNet(9): (167, 853_018, 56),
+}
 
 
-def test_depths_count_to_their_names():
-    assert sum(isinstance(module, nn.Conv2d | nn.Linear) for module in densenet_bc_100_12().modules()) == 100
-    assert sum(isinstance(module, nn.Conv2d | nn.Linear) for module in resnet20().modules()) == 20
-    assert sum(isinstance(module, nn.Conv2d | nn.Linear) for module in CifarResNet(9).modules()) == 56
+def test_sizes_and_depths_are_those_of_the_literature():
+    for build, (tensors, parameters, depth) in SIZES.items():
+        network = build()
+        shapes = [parameter.numel() for parameter in network.parameters()]
+        assert (len(shapes), sum(shapes)) == (tensors, parameters)
+        layers = sum(isinstance(module, nn.Conv2d | nn.Linear) for module in network.modules())
+        assert depth in (None, layers)
 
 
-@pytest.mark.parametrize("build", BUILDERS)
-@pytest.mark.parametrize(("num_classes", "channels", "size"), [(10, 3, 32), (4, 1, 28), (100, 5, 64)])
-def test_classes_and_channels_are_free(build, num_classes, channels, size):
-    network = build(num_classes, channels).eval()
-    with torch.no_grad():
-        logits = network(torch.rand(2, channels, size, size))
-    assert logits.shape == (2, num_classes)
-    assert logits.isfinite().all()
+def test_classes_and_channels_are_free_and_the_stem_keeps_resolution_and_variance():
+    for build in BUILDERS:
+        torch.manual_seed(0)
+        for num_classes, channels, size in ((10, 3, 32), (4, 1, 28), (100, 5, 64)):
+            network = build(num_classes, channels).eval()
+            stem = next(module for module in network.modules() if isinstance(module, nn.Conv2d))
+            shapes = []
+            stem.register_forward_hook(lambda module, given, output, shapes=shapes: shapes.append(output.shape[2:]))
+            with torch.no_grad():
+                logits = network(torch.rand(2, channels, size, size))
+            assert logits.shape == (2, num_classes)
+            assert logits.isfinite().all()
+            assert shapes == [(size, size)]
+            # torchvision: fan-in there, fan-out in ResNet
+            fan = 9 * (channels if build is densenet_bc_100_12 else stem.out_channels)
+            # Kaiming's for ReLU, within six standard errors
+            spread = 6 / math.sqrt(2 * stem.weight.numel())
+            assert stem.weight.std().item() == pytest.approx(math.sqrt(2 / fan), rel=spread)
 
 
-@pytest.mark.parametrize("build", BUILDERS)
-def test_stem_keeps_the_resolution(build):
-    shapes = []
-    network = build().eval()
-    stem = next(module for module in network.modules() if isinstance(module, nn.Conv2d))
-    stem.register_forward_hook(lambda module, arguments, output: shapes.append(output.shape[2:]))
-    with torch.no_grad():
-        network(torch.rand(1, 3, 32, 32))
-    assert shapes == [(32, 32)]
-
-
-@pytest.mark.parametrize("build", BUILDERS)
-def test_initial_stem_keeps_the_variance(build):
-    torch.manual_seed(0)
-    stem = next(module for module in build().modules() if isinstance(module, nn.Conv2d))
-    fan = 9 * (3 if build is densenet_bc_100_12 else stem.out_channels)  # torchvision: fan-in there, fan-out in ResNet
-    # Kaiming's for ReLU; a sample of at least 432 weights is within six standard errors.
-    assert stem.weight.std().item() == pytest.approx(math.sqrt(2 / fan), rel=6 / math.sqrt(2 * stem.weight.numel()))
-
-
-@pytest.mark.parametrize("build", BUILDERS)
-def test_the_command_line_names_them_by_class_path(build):
+def test_the_command_line_names_them_by_class_path():
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--network", type=nn.Module)
-    arguments = [f"--network=lightning_gradood.networks.{build.__name__}", "--network.num_classes=7"]
-    network = parser.parse_args(arguments).network
-    assert network.class_path == f"lightning_gradood.networks.{build.__name__}"
-    assert network.init_args.as_dict() == {"num_classes": 7, "channels": 3}
+    for build in BUILDERS:
+        arguments = [f"--network=lightning_gradood.networks.{build.__name__}", "--network.num_classes=7"]
+        network = parser.parse_args(arguments).network
+        assert network.class_path == f"lightning_gradood.networks.{build.__name__}"
+        assert network.init_args.as_dict() == {"num_classes": 7, "channels": 3}
 
 
 def test_resnet20_is_the_plain_formula():

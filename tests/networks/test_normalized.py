@@ -1,11 +1,18 @@
-"""Pixels in, logits out: the wrapper normalises as the training did, and refuses what it cannot normalise."""
+"""What is put around a network: its pixel statistics, and a second logit, with which every method of two classes works."""
+
+import re
 
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
+from lightning_gradood.attacks import FGSM
 from lightning_gradood.core import Refusal
-from lightning_gradood.networks import Normalized
+from lightning_gradood.detectors import GradNormProbe
+from lightning_gradood.gradients import AllOnes, KHot, Predicted, SecondBest, Uniform, squared_gradient_norms
+from lightning_gradood.networks import Normalized, TwoLogits, two_logits
+from lightning_gradood.tasks import ClassificationTask, check_network
 
 MEAN, STD = [0.1, 0.2, 0.3], [0.5, 1.0, 2.0]
 
@@ -19,43 +26,100 @@ def test_normalises_each_channel_before_the_network():
 def test_statistics_are_no_weights_but_follow_the_dtype():
     network = Normalized(nn.Conv2d(3, 2, 1), MEAN, STD)
     assert list(network.state_dict()) == ["network.weight", "network.bias"]
-    assert [name for name, _ in network.named_parameters()] == ["network.weight", "network.bias"]
     assert network.double()(torch.rand(1, 3, 4, 4, dtype=torch.float64)).dtype == torch.float64
 
 
-@pytest.mark.parametrize("shape", [(2, 1, 4, 4), (2, 4, 4, 4), (3, 4, 4), (2, 4, 4, 3), (2, 3)])
-def test_other_channels_and_shapes_are_refused(shape):
+def test_images_and_statistics_that_do_not_fit_are_refused():
     network = Normalized(nn.Identity(), MEAN, STD)
-    words = (
-        r"`images` should be \[N, 3, H, W\], one channel for each of the 3 values of `mean`\. "
-        rf"Got `images\.shape = \[{', '.join(map(str, shape))}\]`\. Convert the images"
-    )
-    with pytest.raises(Refusal, match=words):
-        network(torch.rand(shape))
-
-
-def test_8_bit_pixels_are_refused():
-    network = Normalized(nn.Identity(), MEAN, STD)
+    for shape in ([2, 1, 4, 4], [2, 4, 4, 4], [3, 4, 4], [2, 4, 4, 3], [2, 3]):
+        words = f"[N, 3, H, W], one channel for each of the 3 values of `mean`. Got `images.shape = {shape}`. Convert"
+        with pytest.raises(Refusal, match=re.escape(words)):
+            network(torch.rand(shape))
     with pytest.raises(Refusal, match=r"`images` should be floating .* Got `images.dtype = torch.uint8`\. Divide"):
         network(torch.zeros(1, 3, 4, 4, dtype=torch.uint8))
-
-
-@pytest.mark.parametrize(
-    ("mean", "std", "words"),
-    [
-        (
-            MEAN,
-            [0.5],
-            r"one value for each .* Got `mean = \[0\.1, 0\.2, 0\.3\]` and `std = \[0\.5\]`\. Give both",
-        ),
+    cases = [
+        (MEAN, [0.5], r"one value for each .* Got `mean = \[0\.1, 0\.2, 0\.3\]` and `std = \[0\.5\]`\. Give both"),
         ([], [], r"one value for each image channel\. Got `mean = \[\]` and `std = \[\]`"),
-        (MEAN, [0.5, 0.0, 1.0], r"`std` should be above zero .* Got `std = \[0\.5, 0\.0, 1\.0\]`\. Give"),
-        (MEAN, [0.5, -1.0, 1.0], r"`std` should be above zero"),
-        (MEAN, [0.5, 1e-60, 1.0], r"`std` should be above zero"),
-        (MEAN, [0.5, float("nan"), 1.0], r"`std` should be above zero"),
+        *((MEAN, [0.5, bad, 1.0], r"`std` should be above zero") for bad in (0.0, -1.0, 1e-60, float("nan"))),
         ([0.1, float("inf"), 0.3], STD, r"`mean` should be finite\. Got `mean = \[0\.1, inf, 0\.3\]`\. Give"),
-    ],
-)
-def test_impossible_statistics_are_refused(mean, std, words):
-    with pytest.raises(Refusal, match=words):
-        Normalized(nn.Identity(), mean, std)
+    ]
+    for mean, std, words in cases:
+        with pytest.raises(Refusal, match=words):
+            Normalized(nn.Identity(), mean, std)
+
+
+LOSSES = {  # of one logit z, written without softmax; all as means over the two classes where the design takes one
+    AllOnes(): lambda z: F.softplus(-z) / 2,
+    KHot([0]): lambda z: F.softplus(z) / 2,
+    Predicted(): lambda z: F.softplus(-z.abs()),
+    SecondBest(): lambda z: F.softplus(z.abs()),
+    Uniform(): lambda z: (F.softplus(z) + F.softplus(-z)) / 2,
+}
+IMAGES = torch.rand(5, 3, 6, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+LABELS = torch.tensor([0, 1, 1, 0, 1])
+
+
+def single():
+    torch.manual_seed(0)
+    layers = (nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 1))
+    return nn.Sequential(*layers).double().eval()
+
+
+def test_norms_and_gradnorm_are_those_of_the_one_logit_network():
+    network = single()
+    for design, loss in LOSSES.items():
+        found = squared_gradient_norms(TwoLogits(network), IMAGES, [design])
+        for image, row in zip(IMAGES, found, strict=True):
+            gradients = torch.autograd.grad(loss(network(image[None])[0, 0]), list(network.parameters()))
+            expected = torch.stack([part.square().sum() for part in gradients])
+            torch.testing.assert_close(row, expected, rtol=1e-9, atol=1e-18)
+    for image, value in zip(IMAGES, GradNormProbe()(TwoLogits(network), IMAGES)[:, 0], strict=True):
+        logit = network(image[None])[0, 0]
+        loss = F.softplus(logit) + F.softplus(-logit)  # to a uniform label, summed over the two classes
+        torch.testing.assert_close(value, torch.autograd.grad(loss, network[-1].weight)[0].abs().sum())
+
+
+def test_one_logit_without_a_second_dimension_is_the_same_network():
+    class Flat(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.network = single()
+
+        def forward(self, images):
+            return self.network(images)[:, 0]
+
+    flat = Flat().eval()
+    both = TwoLogits(flat), TwoLogits(flat.network)
+    assert torch.equal(*(network(IMAGES) for network in both))
+    torch.testing.assert_close(*(squared_gradient_norms(network, IMAGES) for network in both))
+    torch.testing.assert_close(*(FGSM(eps=0.1).craft(network, IMAGES, LABELS).images for network in both))
+    assert check_network(flat, IMAGES[:2], 2) == 1
+    logits = torch.rand(4, 3)
+    assert two_logits(logits) is logits, "of two classes or more"
+
+
+def test_training_is_binary_cross_entropy_and_predicts_by_the_sign():
+    for smoothing in (0.0, 0.2):
+        network = single().float().train()
+        logits = ClassificationTask(network, label_smoothing=smoothing)(IMAGES.float())
+        logit = network(IMAGES.float())[:, 0]
+        assert torch.equal(logits.argmax(1), (logit > 0).long())
+        expected = F.binary_cross_entropy_with_logits(logit, LABELS * (1 - smoothing) + smoothing / 2)
+        loss = F.cross_entropy(logits, LABELS, label_smoothing=smoothing)
+        torch.testing.assert_close(loss, expected)
+        mine, theirs = (torch.autograd.grad(one, list(network.parameters())) for one in (loss, expected))
+        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-7)
+
+
+def test_an_attack_follows_the_gradient_of_binary_cross_entropy():
+    network, images = single(), (0.2 + 0.6 * IMAGES).requires_grad_()
+    loss = F.binary_cross_entropy_with_logits(network(images)[:, 0], LABELS.double(), reduction="sum")
+    expected = images + 0.01 * torch.autograd.grad(loss, images)[0].sign()
+    found = FGSM(eps=0.01).craft(TwoLogits(network), images.detach(), LABELS).images
+    torch.testing.assert_close(found, expected.detach())
+
+
+def test_softmax_of_one_logit_is_refused_with_the_way_out():
+    for design in (Predicted(), SecondBest(), Uniform()):
+        with pytest.raises(Refusal, match=r"network with one logit.*Use `networks\.TwoLogits\(network\)`"):
+            design.logit_gradient(torch.zeros(2, 1, dtype=torch.float64))

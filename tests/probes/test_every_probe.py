@@ -35,7 +35,6 @@ PROBES = [
 IMAGES = torch.rand(6, 3, 16, 16, generator=torch.Generator().manual_seed(1))
 
 
-@pytest.fixture
 def network():
     """Return a small network in training mode, one parameter frozen and one layer in evaluation mode: state to restore."""
     torch.manual_seed(0)
@@ -43,15 +42,6 @@ def network():
     network.network.conv1.weight.requires_grad_(False)
     network.network.layer2.eval()
     return network
-
-
-@pytest.fixture(params=PROBES, ids=lambda probe: probe.name)
-def probe(request, network):
-    """Return each probe, prepared where it learns from training images."""
-    if request.param.needs_preparation:
-        images, labels = torch.rand(80, 3, 16, 16, generator=torch.Generator().manual_seed(2)), torch.arange(80) % 4
-        request.param.load(request.param.prepare(network, list(zip(images.split(32), labels.split(32), strict=True))))
-    return request.param
 
 
 def test_no_probe_and_no_label_design_is_forgotten():
@@ -64,13 +54,15 @@ def test_no_probe_and_no_label_design_is_forgotten():
     assert {type(design) for design in DESIGNS} == concrete(gradients, gradients.LabelDesign)
 
 
-def test_reading_leaves_everything_as_it_was(probe, network):
-    assert_reading_leaves_everything_as_it_was(probe, network, IMAGES)
-
-
-def test_rows_belong_to_their_images(probe, network):
-    assert_rows_belong_to_their_images(probe, network, IMAGES)
-
-
-def test_modes_of_the_caller_change_nothing(probe, network):
-    assert_modes_of_the_caller_change_nothing(probe, network, IMAGES)
+@pytest.mark.parametrize("kind", dict.fromkeys(map(type, PROBES)), ids=lambda kind: kind.__name__)
+def test_a_probe_keeps_its_promises(kind):
+    for probe in PROBES:
+        if type(probe) is not kind:
+            continue
+        subject = network()
+        if probe.needs_preparation:
+            images, labels = torch.rand(80, 3, 16, 16, generator=torch.Generator().manual_seed(2)), torch.arange(80) % 4
+            probe.load(probe.prepare(subject, list(zip(images.split(32), labels.split(32), strict=True))))
+        assert_reading_leaves_everything_as_it_was(probe, subject, IMAGES)
+        assert_rows_belong_to_their_images(probe, subject, IMAGES)
+        assert_modes_of_the_caller_change_nothing(probe, subject, IMAGES)

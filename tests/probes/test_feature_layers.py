@@ -9,7 +9,7 @@ import torchvision.models
 from torch import nn
 
 from lightning_gradood.core import Refusal
-from lightning_gradood.gradients import AllOnes, costs
+from lightning_gradood.gradients import AllOnes, Predicted, costs, squared_gradient_norms
 from lightning_gradood.networks import CifarResNet, Normalized, densenet_bc_100_12, resnet18, resnet20
 from lightning_gradood.probes import (
     PENULTIMATE,
@@ -49,33 +49,28 @@ def plain():
     return nn.Sequential(nn.Conv2d(3, 5, 3), nn.ReLU(inplace=True), nn.Flatten(), nn.Linear(5 * 14 * 14, 4))
 
 
-@pytest.mark.parametrize(
-    ("build", "names"),
-    [
-        (resnet18, RESNET),
-        (resnet20, RESNET[:4]),
-        (lambda: Normalized(resnet18(), [0.5] * 3, [0.5] * 3), [f"network.{name}" for name in RESNET]),
-        (lambda: torchvision.models.resnet50(weights=None), RESNET),
-        (densenet_bc_100_12, ["features.conv0", "features.transition1", "features.transition2", PENULTIMATE]),
-        (
-            lambda: torchvision.models.densenet121(weights=None),
-            ["features.relu0", "features.transition1", "features.transition2", "features.transition3", PENULTIMATE],
-        ),
-        (lambda: torchvision.models.mobilenet_v2(weights=None), ["features", PENULTIMATE]),
-        (Tokens, ["patches", "encoder", PENULTIMATE]),
-        (plain, ["0", PENULTIMATE]),
-        (lambda: Normalized(plain(), [0.5] * 3, [0.5] * 3), ["network.0", PENULTIMATE]),
-        (lambda: nn.Sequential(nn.Flatten(), nn.Linear(12, 2)), [PENULTIMATE]),
-        (lambda: nn.Linear(12, 2), [PENULTIMATE]),
-        (lambda: nn.Sequential(nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 1), nn.Flatten()), ["0", "1"]),
-    ],
-    ids=[
-        *("resnet18", "resnet20", "normalized", "resnet50", "densenet", "densenet121", "mobilenet", "tokens", "plain"),
-        *("wrapped", "linear in a sequence", "linear", "no linear"),
-    ],
-)
-def test_the_usual_feature_layers(build, names):
-    assert feature_layer_names(build()) == names
+USUAL = [
+    (resnet18, RESNET),
+    (resnet20, RESNET[:4]),
+    (lambda: Normalized(resnet18(), [0.5] * 3, [0.5] * 3), [f"network.{name}" for name in RESNET]),
+    (lambda: torchvision.models.resnet50(weights=None), RESNET),
+    (densenet_bc_100_12, ["features.conv0", "features.transition1", "features.transition2", PENULTIMATE]),
+    (
+        lambda: torchvision.models.densenet121(weights=None),
+        ["features.relu0", "features.transition1", "features.transition2", "features.transition3", PENULTIMATE],
+    ),
+    (lambda: torchvision.models.mobilenet_v2(weights=None), ["features", PENULTIMATE]),
+    (Tokens, ["patches", "encoder", PENULTIMATE]),
+    (plain, ["0", PENULTIMATE]),
+    (lambda: Normalized(plain(), [0.5] * 3, [0.5] * 3), ["network.0", PENULTIMATE]),
+    (lambda: nn.Sequential(nn.Flatten(), nn.Linear(12, 2)), [PENULTIMATE]),
+    (lambda: nn.Linear(12, 2), [PENULTIMATE]),
+    (lambda: nn.Sequential(nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 1), nn.Flatten()), ["0", "1"]),
+]
+
+
+def test_the_usual_feature_layers():
+    assert [feature_layer_names(build()) for build, _ in USUAL] == [names for _, names in USUAL]
 
 
 def test_feature_layers_of_a_resnet_are_the_means_of_a_forward_by_hand():
@@ -109,11 +104,8 @@ def test_layers_that_overwrite_their_input_do_not_change_a_feature_layer():
     raw = F.conv2d(IMAGES, network[0].weight, network[0].bias)
     torch.testing.assert_close(before, raw.mean((2, 3)), rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(after, raw.relu().mean((2, 3)), rtol=1e-5, atol=1e-6)
-
-
-def test_rows_that_are_overwritten_do_not_change_a_feature_layer():
-    network = nn.Sequential(nn.Flatten(), nn.Linear(768, 8), nn.ReLU(inplace=True), nn.Linear(8, 2)).eval()
-    _, (before,) = feature_layer_outputs(network, IMAGES, ["1"])
+    rows = nn.Sequential(nn.Flatten(), nn.Linear(768, 8), nn.ReLU(inplace=True), nn.Linear(8, 2)).eval()
+    _, (before,) = feature_layer_outputs(rows, IMAGES, ["1"])
     assert (before < 0).any()
 
 
@@ -136,17 +128,17 @@ def test_tokens_are_averaged_over_tokens_and_rows_stay():
     torch.testing.assert_close(logits, network.heads[1](penultimate))
 
 
-@pytest.mark.parametrize("name", [*RESNET[:4], PENULTIMATE])
-def test_one_feature_layer_alone_is_the_same_and_leaves_no_trace(name):
-    network = resnet20().eval()
-    ran = []
+def test_one_feature_layer_alone_is_the_same_and_leaves_no_trace():
+    network, ran = resnet20().eval(), []
     network.linear.register_forward_hook(lambda *_: ran.append("linear"))
-    with torch.no_grad():
-        alone = feature_layer_output(network, IMAGES, name)
-        assert ran == (["linear"] if name == PENULTIMATE else [])  # it stops at the feature layer
-        _, (together,) = feature_layer_outputs(network, IMAGES, [name])
-        assert torch.equal(alone, together)
-        assert network(IMAGES).shape == (3, 10)
+    for name in (*RESNET[:4], PENULTIMATE):
+        with torch.no_grad():
+            ran.clear()
+            alone = feature_layer_output(network, IMAGES, name)
+            assert ran == (["linear"] if name == PENULTIMATE else [])  # it stops at the feature layer
+            _, (together,) = feature_layer_outputs(network, IMAGES, [name])
+            assert torch.equal(alone, together)
+            assert network(IMAGES).shape == (3, 10)
 
 
 def test_a_network_that_catches_errors_cannot_hold_up_one_feature_layer():
@@ -189,35 +181,26 @@ class Shared(nn.Module):
         return self.linear(self.pair(features)[0])
 
 
-@pytest.mark.parametrize(
-    ("name", "words"),
-    [
-        (
-            "layer9",
-            "`layers` should be modules of the network, or penultimate. Got `layers = ['layer9']` with 'layer9'. Its",
-        ),
-        (
-            "act",
-            "should be modules that run once on a batch and give a row for each of its 3 images. Got 2 outputs from",
-        ),
+def test_feature_layers_that_give_no_row_an_image_are_refused():
+    network = Shared().eval()
+    for name, words in (
+        ("layer9", "modules of the network, or penultimate. Got `layers = ['layer9']` with 'layer9'. Its"),
+        ("act", "modules that run once on a batch and give a row for each of its 3 images. Got 2 outputs from"),
         ("aside", "Got 0 outputs from 'aside'. Name another module."),
         ("halved", "Got 2 rows from 'halved'. Name another module."),
         ("pair", "`layers` should give a tensor [N, C, ...] each. Got a tuple from 'pair'. Name another module."),
-    ],
-)
-def test_feature_layers_that_give_no_row_an_image_are_refused(name, words):
-    network = Shared().eval()
-    with pytest.raises(Refusal, match=re.escape(words)):
-        feature_layer_outputs(network, IMAGES, [name])
-    assert not any(module._forward_hooks or module._forward_pre_hooks for module in network.modules())
-
-
-def test_networks_without_feature_layers_or_a_last_linear_are_refused():
-    network = nn.Sequential(nn.Conv2d(3, 4, 16), nn.Flatten())
+    ):
+        with pytest.raises(Refusal, match=re.escape(words)):
+            feature_layer_outputs(network, IMAGES, [name])
+        assert not any(module._forward_hooks or module._forward_pre_hooks for module in network.modules())
     with pytest.raises(Refusal, match=re.escape("The network should end in an nn.Linear, whose input are its")):
-        feature_layer_outputs(network, IMAGES, [PENULTIMATE])
+        feature_layer_outputs(nn.Sequential(nn.Conv2d(3, 4, 16), nn.Flatten()), IMAGES, [PENULTIMATE])
     with pytest.raises(Refusal, match=re.escape("should have children with parameters or an nn.Linear. Got a Flatten")):
         feature_layer_names(nn.Flatten())
+    for layers in ([], ["relu", "relu"]):
+        words = f"`layers` should name different modules, at least one. Got `layers = {layers}`. Leave it out"
+        with pytest.raises(Refusal, match=re.escape(words)):
+            FeatureProbe(layers)
 
 
 def test_feature_probe_puts_feature_layers_side_by_side_and_names_their_channels():
@@ -247,13 +230,6 @@ def test_feature_layers_of_a_user_s_own_are_another_column():
     assert probe.describe() != FeatureProbe(["layer1.0"]).describe()
 
 
-@pytest.mark.parametrize("layers", [[], ["relu", "relu"]])
-def test_feature_layers_that_are_none_or_double_are_refused(layers):
-    words = f"`layers` should name different modules, at least one. Got `layers = {layers}`. Leave it out for the usual ones."
-    with pytest.raises(Refusal, match=re.escape(words)):
-        FeatureProbe(layers)
-
-
 def test_penultimate_probe_gives_the_input_of_the_last_linear():
     network, probe = Normalized(plain(), [0.5] * 3, [0.5] * 3), PenultimateProbe()
     values = probe(network, IMAGES)
@@ -261,19 +237,21 @@ def test_penultimate_probe_gives_the_input_of_the_last_linear():
     torch.testing.assert_close(network.network[3](values), network(IMAGES))
 
 
-@pytest.mark.parametrize("with_gradients", [False, True])
-def test_probes_of_feature_layers_and_logits_share_a_forward_pass(with_gradients, monkeypatch):
+def test_probes_of_feature_layers_and_logits_share_a_forward_pass(monkeypatch):
     monkeypatch.setattr(costs, "limits", lambda device: costs.Limits(recheck=0))  # else one in a hundred is compared
     network, calls = CifarResNet(1, num_classes=4).eval(), []
     network.register_forward_pre_hook(lambda *_: calls.append(1))
-    probes = [FeatureProbe(), LogitsProbe(), PenultimateProbe(), *[GradientProbe(AllOnes())] * with_gradients]
-    expected = {probe.name: probe(network, IMAGES) for probe in probes}
-    calls.clear()
-    reading = read_probes(probes, network, IMAGES)
-    assert len(calls) == 1 + with_gradients
-    assert list(reading.values) == list(expected)
-    for name, values in expected.items():
-        torch.testing.assert_close(reading.values[name], values, rtol=1e-5, atol=1e-6)
+    of_features = [FeatureProbe(), LogitsProbe(), PenultimateProbe()]
+    of_gradients = [GradientProbe(AllOnes()), GradientProbe(Predicted())]
+    squared_gradient_norms(network, IMAGES)  # the first call looks the network over
+    for probes, passes in ((of_features, 1), (of_gradients, 1), ([*of_features, *of_gradients], 2)):
+        expected = {probe.name: probe(network, IMAGES) for probe in probes}
+        calls.clear()
+        reading = read_probes(probes, network, IMAGES)
+        assert len(calls) == passes
+        assert list(reading.values) == list(expected)
+        for name, values in expected.items():
+            torch.testing.assert_close(reading.values[name], values, rtol=1e-5, atol=1e-6)
 
 
 def test_features_that_are_not_finite_are_refused_with_their_number():

@@ -6,15 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from lightning_gradood.gradients.layer import Match, Rewrite
-from lightning_gradood.gradients.rules import (
-    attention,
-    broadcast,
-    contraction,
-    convolution,
-    linear,
-    normalisation,
-    recurrent,
-)
+from lightning_gradood.gradients.rules import attention, broadcast, contraction, convolution, linear, normalisation
 
 
 def _merged(*tables: Mapping[Callable[..., Any], Match]) -> dict[Callable[..., Any], tuple[Match, ...]]:
@@ -32,7 +24,6 @@ MATCHES: dict[Callable[..., Any], tuple[Match, ...]] = _merged(
     broadcast.MATCHES,
     linear.PRELU_MATCHES,
     linear.EMBEDDING_MATCHES,
-    recurrent.MATCHES,
 )
 """Closed forms by the function whose place they take; the first that does not decline is taken."""
 
@@ -41,6 +32,5 @@ REWRITES: dict[Callable[..., Any], Rewrite] = {
     **normalisation.REWRITES,
     **broadcast.REWRITES,
     **contraction.REWRITES,
-    **recurrent.REWRITES,
     **contraction.ROW_REWRITES,
 }

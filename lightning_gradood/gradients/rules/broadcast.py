@@ -41,7 +41,6 @@ class Sum(Layer):
 
     @override
     def backward(self, x: Tensor, gradient: Tensor, needs_input: bool, accumulator: Accumulator) -> Tensor | None:
-        """Return the input's gradient and record the parameters' norms; see `Layer.backward`."""
         accumulator.record(
             self.parameter, lambda: self.sign * per_sample(gradient, accumulator.batch, self.parameter.shape)
         )
@@ -78,7 +77,6 @@ class Quotient(Layer):
 
     @override
     def backward(self, x: Tensor, gradient: Tensor, needs_input: bool, accumulator: Accumulator) -> Tensor | None:
-        """Return the input's gradient and record the parameters' norms; see `Layer.backward`."""
         inputs = gradient / self.parameter
         accumulator.record(
             self.parameter,

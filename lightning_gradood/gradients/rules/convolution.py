@@ -47,7 +47,6 @@ class Convolution(Layer):
 
     @override
     def output(self, x: Tensor) -> Tensor:
-        """Compute the layer's output; see `Layer.output`."""
         g = self.geometry
         return torch.convolution(
             x, self.weight, self.bias, g.stride, g.padding, g.dilation, g.transposed, g.output_padding, g.groups
@@ -55,7 +54,6 @@ class Convolution(Layer):
 
     @override
     def backward(self, x: Tensor, gradient: Tensor, needs_input: bool, accumulator: Accumulator) -> Tensor | None:
-        """Return the input's gradient and record the parameters' norms; see `Layer.backward`."""
         gradient, g = gradient.contiguous(), self.geometry
         inputs = forms.input_gradient(x, gradient, self.weight, g) if needs_input else None
         accumulator.record(
@@ -202,7 +200,6 @@ class StandardisedConvolution(Convolution):
 
     @override
     def output(self, x: Tensor) -> Tensor:
-        """Compute the layer's output; see `Layer.output`."""
         y = self._convolved(x, self.standardised.rows)
         self.plain, self.version = y.detach(), y._version
         factor, wide = self.standardised.factor, (-1, *(1,) * (y.ndim - 2))
@@ -212,7 +209,6 @@ class StandardisedConvolution(Convolution):
 
     @override
     def backward(self, x: Tensor, gradient: Tensor, needs_input: bool, accumulator: Accumulator) -> Tensor | None:
-        """Return the input's gradient and record the parameters' norms; see `Layer.backward`."""
         if accumulator.is_summed(self.standardised.parameter):  # then its way back leads to the factor, too
             return super().backward(x, gradient, needs_input, accumulator)
         gradient, wide = gradient.contiguous(), (-1, *(1,) * (gradient.ndim - 2))

@@ -77,7 +77,6 @@ class Linear(Layer):
 
     @override
     def backward(self, x: Tensor, gradient: Tensor, needs_input: bool, accumulator: Accumulator) -> Tensor | None:
-        """Return the input's gradient and record the parameters' norms; see `Layer.backward`."""
         a, b = (tensor.reshape(accumulator.batch, -1, tensor.shape[-1]) for tensor in (x, gradient))
         accumulator.record(self.weight, lambda: weight_gradients(a, b), lambda: weight_norms(a, b))
         accumulator.record(self.bias, lambda: b.sum(1))
@@ -165,7 +164,6 @@ class PReLU(Layer):
 
     @override
     def backward(self, x: Tensor, gradient: Tensor, needs_input: bool, accumulator: Accumulator) -> Tensor | None:
-        """Return the input's gradient and record the parameters' norms; see `Layer.backward`."""
         spatial = (1,) * (x.ndim - 2)
         accumulator.record(
             self.slope,

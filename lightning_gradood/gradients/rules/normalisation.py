@@ -43,7 +43,6 @@ class BatchNorm(Layer):
 
     @override
     def backward(self, x: Tensor, gradient: Tensor, needs_input: bool, accumulator: Accumulator) -> Tensor | None:
-        """Return the input's gradient and record the parameters' norms; see `Layer.backward`."""
         N, C = x.shape[:2]
         wide = (1, N * C, *x.shape[2:], *((1,) if x.ndim == 2 else ()))
         weight, mean, variance = (
@@ -93,7 +92,6 @@ class LayerNorm(Layer):
 
     @override
     def backward(self, x: Tensor, gradient: Tensor, needs_input: bool, accumulator: Accumulator) -> Tensor | None:
-        """Return the input's gradient and record the parameters' norms; see `Layer.backward`."""
         weights, biases = self._sums(x, gradient, accumulator.batch)
         accumulator.record(self.weight, lambda: weights)
         accumulator.record(self.bias, lambda: biases)

@@ -1,36 +1,28 @@
-"""Fingerprints of networks, for which a plan was made, and plans on disk for other processes.
+"""Fingerprints of networks, for which a plan was made.
 
 A plan says that closed forms are right for a network as it was. Training, loading weights, a changed flag, hook or layer
 make it another network, for which a plan has to be made anew; the fingerprint of weights, flags and attributes is compared
 in a fraction of a millisecond.
-
-A stored plan says what a pass of the network does (a digest of its trace) and how it has to be made. It is used only if
-one forward pass leaves the same trace, and the caller's first images are compared as after any new plan. Whether the network
-is the same, the caller has to know, by a digest of its weights and attributes.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
-from lightning_gradood.core import parse_json, requiring_grad
-from lightning_gradood.gradients import engine
-from lightning_gradood.gradients.engine import Step
 from lightning_gradood.gradients.network_checks import Structure, is_compiled
-from lightning_gradood.gradients.precautions import Precautions, Slot
 
 _REGISTRIES = ("_parameters", "_buffers", "_modules")
 _HOOKS = [name for name, value in vars(nn.Module()).items() if name.endswith("hooks") and isinstance(value, dict)]
 _COUNTED = {*_HOOKS, "_non_persistent_buffers_set"}
 _SKIPPED = {*_REGISTRIES, "training"}
 _DEPTH = 3  # of nested containers that are looked into
+
+Place = tuple[str, str]
+"""A module's name in its network, and an attribute's or a buffer's in that module."""
 
 
 class Fingerprint:
@@ -46,13 +38,13 @@ class Fingerprint:
         moving: attributes and buffers that every forward pass changes; they are left out.
     """
 
-    def __init__(self, structure: Structure, network: nn.Module, moving: Collection[Slot] = ()) -> None:
-        self._structure, self._moving = structure, {(slot.module, slot.name) for slot in moving}
+    def __init__(self, structure: Structure, network: nn.Module, moving: Collection[Place] = ()) -> None:
+        self._structure, self._moving = structure, set(moving)
         modules = structure.modules(network)
         self._attributes = self._shallow(modules)
         values = (value for attributes in self._attributes for key, value in attributes.items() if key not in _COUNTED)
         mutable = {id(value): value for value in values if isinstance(value, dict | list | set) or _is_settings(value)}
-        self._containers = [(value, _frozen(value, _DEPTH)) for value in mutable.values()]
+        self._containers = [(value, frozen(value)) for value in mutable.values()]
         self._hooks = [vars(module)[name] for module in _in_python(modules).values() for name in _HOOKS]
         self._count = sum(map(len, self._hooks))
         self._buffers = self._fixed_buffers(modules)
@@ -72,10 +64,9 @@ class Fingerprint:
                 structure is self._structure
                 and self._shallow(modules) == self._attributes
                 and sum(map(len, self._hooks)) == self._count
-                and all(_frozen(value, _DEPTH) == frozen for value, frozen in self._containers)
+                and all(frozen(value) == kept for value, kept in self._containers)
                 and _same(self._fixed_buffers(modules), self._buffers)
                 and _versions(self._tensors) == self._versions
-                and not any(parameter._backward_hooks for parameter in structure.parameters.values())
                 and torch.equal(_joined(self._samples), self._values)
             )
         except (RuntimeError, ValueError):  # tensors or arrays that took another's place have no single truth value
@@ -104,20 +95,15 @@ class Fingerprint:
         ]
 
 
-def attributes_that_move(network: nn.Module, image: Tensor, precautions: Precautions) -> list[Slot]:
-    """Plain attributes that one more forward pass changes, such as a count of calls."""
+def attributes_of(network: nn.Module) -> dict[Place, Any]:
+    """Every module's own attributes, but for its mode and those that hold parameters, buffers and modules."""
     modules = _in_python(dict(network.named_modules()))
-    before = {
-        Slot(name, key): _frozen(value, _DEPTH)
+    return {
+        (name, key): value
         for name, module in modules.items()
         for key, value in vars(module).items()
         if key not in _SKIPPED
     }
-    with precautions.around(network):
-        network(image.clone())
-    return [
-        slot for slot, value in before.items() if _frozen(vars(modules[slot.module]).get(slot.name), _DEPTH) != value
-    ]
 
 
 def _in_python(modules: Mapping[str, nn.Module]) -> Mapping[str, nn.Module]:
@@ -135,16 +121,16 @@ def _versions(tensors: list[Tensor]) -> list[tuple[int, int]]:
     return [(tensor._version, tensor.data_ptr()) for tensor in tensors]
 
 
-def _frozen(value: Any, depth: int) -> Any:
+def frozen(value: Any, depth: int = _DEPTH) -> Any:
     """A value that can be compared later: containers entry by entry, tensors and other objects by identity."""
     if isinstance(value, Tensor):
         return (id(value), value._version)
     if depth and isinstance(value, dict):
-        return [(_frozen(key, 0), _frozen(item, depth - 1)) for key, item in value.items()]
+        return [(frozen(key, 0), frozen(item, depth - 1)) for key, item in value.items()]
     if depth and isinstance(value, list | tuple | set | frozenset):
-        return [_frozen(item, depth - 1) for item in value]
+        return [frozen(item, depth - 1) for item in value]
     if depth and _is_settings(value):
-        return (id(value), _frozen(vars(value), depth - 1))
+        return (id(value), frozen(vars(value), depth - 1))
     return value if isinstance(value, bool | int | float | complex | str | bytes | None) else id(value)
 
 
@@ -166,67 +152,3 @@ def _samples(tensor: Tensor) -> list[Tensor]:
 
 def _joined(samples: list[Tensor]) -> Tensor:
     return torch.stack(samples).nan_to_num() if samples else torch.zeros(0)
-
-
-_VERSION = 1  # of what is written; others are left aside
-
-_adopted: WeakKeyDictionary[nn.Module, dict[str, dict[str, Any]]] = WeakKeyDictionary()
-
-
-def key_text(images: Tensor) -> str:
-    """Text of what a plan is for beside its network: an image's shape, dtype and kind of device."""
-    return f"{list(images.shape[1:])} {images.dtype} {images.device.type}"
-
-
-def written(plans: dict[str, dict[str, Any]]) -> str:
-    """Plans by `key_text`, each as from `described`, as JSON."""
-    return json.dumps({"version": _VERSION, "torch": torch.__version__, "plans": plans})
-
-
-def described(
-    trace: Sequence[Step], micro_batch: int, single: bool, precautions: Precautions, columns: Tensor
-) -> dict[str, Any]:
-    """A plan in plain data."""
-    return {
-        "trace": digest(trace),
-        "micro_batch": micro_batch,
-        "single": single,
-        "slots": [[slot.module, slot.name, slot.is_buffer, slot.is_read] for slot in precautions.slots],
-        "reorders": precautions.reorders,
-        "columns": columns.nonzero().flatten().tolist(),
-    }
-
-
-def digest(trace: Sequence[Step]) -> str:
-    """A digest of a trace; equal ones in every process, unless an index holds an object without a readable form."""
-    return hashlib.sha256(repr(list(trace)).encode()).hexdigest()
-
-
-def adopt(network: nn.Module, text: str) -> int:
-    """Keep proofs from `written` for a network; return how many there are, 0 for those of another version."""
-    try:
-        found = parse_json(text)
-        if found["version"] != _VERSION or found["torch"] != torch.__version__:
-            return 0
-        _adopted[network] = {str(key): dict(plan) for key, plan in found["plans"].items()}
-    except (ValueError, KeyError, TypeError, AttributeError):  # damaged: it will be proved anew
-        return 0
-    return len(_adopted[network])
-
-
-def adopted(
-    network: nn.Module, probes: Tensor, parameters: Sequence[nn.Parameter]
-) -> tuple[dict[str, Any], tuple[Step, ...], Precautions] | None:
-    """An adopted proof, its trace and precautions, if one forward pass of three images does what it says."""
-    found = _adopted.get(network, {}).get(key_text(probes))
-    if found is None:
-        return None
-    try:
-        slots = tuple(Slot(*slot) for slot in found["slots"])
-        precautions = Precautions(slots, found["reorders"])
-        with requiring_grad(parameters, False), precautions.around(network):
-            pass_ = engine.forward(network, probes, parameters, 1)
-        matches = digest(pass_.watch.trace) == found["trace"] and not pass_.watch.unknown
-    except Exception:  # of whatever kind: it will be proved anew
-        return None
-    return (found, tuple(pass_.watch.trace), precautions) if matches else None
