@@ -1,4 +1,4 @@
-"""One-class detectors on gradient representations: a Gaussian, nearest neighbours, an isolation forest.
+"""One-class detectors on gradient representations: a Gaussian, nearest neighbours.
 
 They are fitted on normal images alone. The norms follow the predicted class, so what varies between classes would hide what
 varies with the image; log norms are first whitened by `ClassGaussian`. Fully whitened, the many directions in which normal images
@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from torch import Tensor
+from typing_extensions import override  # typing has it from Python 3.12 on
 
-from lightning_gradood.core import LOG_FLOOR, Refusal, check_whole
+from lightning_gradood.core import LOG_FLOOR, Refusal
 from lightning_gradood.detectors.class_gaussian import ClassGaussian
 from lightning_gradood.detectors.detector import Detector, check_neighbour_rank, neighbour_rank, normal_training_records
-from lightning_gradood.detectors.isolation_trees import Trees
 from lightning_gradood.gradients import AllOnes, LabelDesign
 from lightning_gradood.probes import GradientProbe, Probe
 from lightning_gradood.records import Records
@@ -42,6 +42,8 @@ class OneClassDetector(Detector):
         whitening: from 0, standardised norms, to 1, fully whitened ones; see `ClassGaussian`.
     """
 
+    needs_anomalies = False
+
     def __init__(self, label_designs: list[LabelDesign] | None, whitening: float) -> None:
         if not 0 <= whitening <= 1:
             raise Refusal(
@@ -55,11 +57,6 @@ class OneClassDetector(Detector):
     def with_label_designs(self, label_designs: Sequence[LabelDesign]) -> OneClassDetector:
         """One that reads these, unless it was given its own."""
         return self if self._given else type(self)(**self.arguments | {"label_designs": list(label_designs)})
-
-    @property
-    def needs_anomalies(self) -> bool:
-        """False."""
-        return False
 
     @property
     def probes(self) -> Sequence[Probe]:
@@ -82,8 +79,8 @@ class OneClassDetector(Detector):
         """The whitening of normal images, and what else the method has learnt."""
         return self._fitted(self._gaussian).state_dict() | self._state()
 
+    @override
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Take both; see `Detector.load_state_dict`."""
         self._gaussian = ClassGaussian.from_state_dict(state)
         self._load(state)
 
@@ -120,13 +117,10 @@ class GradientGaussian(OneClassDetector):
         Lee et al. 2018, Eq. 1, on gradient norms rather than features; Ledoit and Wolf 2004 for the shrinkage.
     """
 
+    name = "gradient_gaussian"
+
     def __init__(self, label_designs: list[LabelDesign] | None = None, whitening: float = 0.5) -> None:
         super().__init__(label_designs, whitening)
-
-    @property
-    def name(self) -> str:
-        """`gradient_gaussian`."""
-        return "gradient_gaussian"
 
     def _fit(self, normal: np.ndarray, seed: int) -> None:
         """The normality is all there is."""
@@ -152,6 +146,8 @@ class GradientKNN(OneClassDetector):
         Sun et al. 2022, with gradient norms in place of normalised features.
     """
 
+    name = "gradient_knn"
+
     def __init__(
         self, label_designs: list[LabelDesign] | None = None, k: int | None = None, whitening: float = 0.5
     ) -> None:
@@ -160,11 +156,6 @@ class GradientKNN(OneClassDetector):
         self.k = k
         self._normal = np.empty((0, 0))
         self._neighbours: NearestNeighbors | None = None
-
-    @property
-    def name(self) -> str:
-        """`gradient_knn`."""
-        return "gradient_knn"
 
     def _fit(self, normal: np.ndarray, seed: int) -> None:
         self._keep(normal)
@@ -189,48 +180,3 @@ class GradientKNN(OneClassDetector):
 
     def _load(self, state: dict[str, Tensor]) -> None:
         self._keep(state["normal"].numpy())
-
-
-_MOST_TREES = 100_000
-
-
-class GradientForest(OneClassDetector):
-    """Score by how few random cuts isolate an image among normal ones.
-
-    Args:
-        label_designs: the representation is their norms side by side; those of the experiment if none are named, and
-            [AllOnes] outside one.
-        trees: of the forest.
-
-    Reference:
-        Liu, Ting and Zhou 2008; 256 images a tree, as they have it.
-    """
-
-    def __init__(self, label_designs: list[LabelDesign] | None = None, trees: int = 200) -> None:
-        super().__init__(label_designs, whitening=0.0)
-        check_whole("trees", trees, 1, _MOST_TREES, 200)
-        self.trees = trees
-        self._trees: Trees | None = None
-
-    @property
-    def name(self) -> str:
-        """`gradient_forest`."""
-        return "gradient_forest"
-
-    def _fit(self, normal: np.ndarray, seed: int) -> None:
-        from sklearn.ensemble import IsolationForest  # see above
-
-        forest = IsolationForest(n_estimators=self.trees, max_samples="auto", random_state=seed)
-        self._trees = Trees.of(forest.fit(normal))
-
-    def _score(self, values: np.ndarray) -> np.ndarray:
-        return self._fitted(self._trees).scores(values)
-
-    def _state(self) -> dict[str, Tensor]:
-        """The fields of `Trees`."""
-        trees = self._fitted(self._trees)
-        return {f"trees/{name}": torch.from_numpy(np.array(value)) for name, value in vars(trees).items()}
-
-    def _load(self, state: dict[str, Tensor]) -> None:
-        fields = {name: state[f"trees/{name}"].numpy() for name in Trees.__dataclass_fields__}
-        self._trees = Trees(**fields)

@@ -62,17 +62,14 @@ class SyntheticOutlier(Perturbation):
         ('fade', torch.Size([2, 1, 2, 2]))
     """
 
+    passes = 0
+
     seed: int
 
     @property
     def name(self) -> str:
         """In ids, tables and the records' column `attack`: the name of the class in snake case."""
         return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(self).__name__).lower()
-
-    @property
-    def passes(self) -> int:
-        """None, as the network is not asked."""
-        return 0
 
     @abstractmethod
     def make(self, images: Tensor, draws: Draws) -> Tensor:
