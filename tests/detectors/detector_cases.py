@@ -141,7 +141,7 @@ def cases() -> dict[str, tuple[Detector, Records]]:
     features = changed(features, probes={"logits": less_sure})
     outliers = [Blur(high=0.1), Zoom(seed=3)]
     against = with_outliers(features, "blur", "zoom")
-    settings = MLPSettings(max_epochs=4, width=8, whitening=0.5)
+    settings = MLPSettings(max_epochs=10, width=8, learning_rate=1e-2, whitening=0.5)
     more = MLPSettings(max_epochs=4, width=8, inputs=["features", "confidence", "views"])
     members = [Energy(), SyntheticOutliers(["views"], outliers=outliers)]
     mlp = SyntheticOutliers(["features", "confidence"], "mlp", outliers=outliers, settings=settings, name="other")
