@@ -66,13 +66,7 @@ class Neighbourhoods:
 
     @classmethod
     def build(cls, features: np.ndarray, ids: Sequence[str], seed: int) -> "Neighbourhoods":
-        """Shuffle clean images into batches of 100, or one of all if there are fewer; the remainder is left out.
-
-        Args:
-            features: float [n, width].
-            ids: of the n images.
-            seed: of the shuffle.
-        """
+        """Shuffle clean images, float [n, width], into batches of 100, or one of all if fewer; the remainder is left out."""
         size = min(_BATCH, len(ids))
         count = len(ids) // size
         rows = np.random.default_rng(seed).permutation(len(ids))[: count * size]

@@ -112,11 +112,6 @@ class GradientOutlier(SyntheticOutlier):
 
 
 def pixel_gradient(loss: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
-    """Gradient of a loss by the pixels, [N, C, H, W].
-
-    Args:
-        loss: from images to one number each, [N], or their sum.
-        images: [N, C, H, W].
-    """
+    """Gradient by the pixels, [N, C, H, W], of a loss that gives one number for each image, [N], or their sum."""
     leaf = images.detach().clone().requires_grad_()
     return input_gradient(loss(leaf).sum(), leaf)

@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from jsonargparse import ArgumentError, ArgumentParser
+from jsonargparse import ArgumentParser
 from torch import nn
 
 from lightning_gradood.attacks import BIM, FGSM, PGD, CarliniWagner, IterLL, Semantic, noise_like, preset
 from lightning_gradood.core import Crafted, Perturbation
 
 from .conftest import Digits
-from .examples import ATTACKS, MOMENTUM, by_path
+from .examples import ATTACKS
 
 NUMBER = 12
 IDS = [f"digits/{row}" for row in range(NUMBER)]
@@ -120,21 +120,6 @@ def test_an_attack(name: str, digits: Digits) -> None:
     assert torch.equal(plain, last)
 
 
-@pytest.mark.parametrize("name", [name for name in ATTACKS if name.startswith("paper") or "stopping" in name])
-def test_single_precision_hardly_depends_on_the_batch(name: str, digits: Digits) -> None:
-    network, images, labels = digits.network, digits.images[:100], digits.labels[:100]
-    ids = [str(row) for row in range(100)]
-    whole = ATTACKS[name].perturb(network, images, labels, ids)
-    parts = [
-        ATTACKS[name].perturb(network, images[rows], labels[rows], [ids[row] for row in rows])
-        for rows in torch.arange(100).split(15)
-    ]
-    same = (torch.cat([part.images for part in parts]) - whole.images).abs().flatten(1).amax(1) <= 1e-6
-    assert same.float().mean() >= 0.9
-    success = torch.cat([part.success for part in parts]).float().mean()
-    assert abs(float(success - whole.success.float().mean())) <= 0.01
-
-
 def test_seed_and_id_decide_what_is_drawn(digits: Digits) -> None:
     batch = digits.network, digits.images[:NUMBER], digits.labels[:NUMBER]
     for name in ("paper/pgd", "bim/random", "function/noisy"):
@@ -186,25 +171,6 @@ def test_presets_are_the_table_that_results_are_compared_by() -> None:
         assert [one.describe() for one in found.values()] == [one.describe() for one in attacks], name
     defaults = [FGSM(), BIM(), PGD(), CarliniWagner(), IterLL(), Semantic()]
     assert [attack.describe() for attack in defaults] == [attack.describe() for attack in table["paper"]]
-
-
-def test_attacks_are_built_from_class_path_and_settings() -> None:
-    written: dict[str, dict[str, Any]] = {
-        "FGSM": {"eps": 0.03, "targeted": "next"},
-        "BIM": {"eps": 0.03, "step": 0.01, "steps": 4, "stop_at_success": True},
-        "PGD": {"random_start": False, "seed": 3},
-        "CarliniWagner": {"confidence": 1.0, "searches": 5, "targeted": None},
-        "IterLL": {"steps": 12},
-        "Semantic": {},
-        "AdvertorchAttack": {"attack": MOMENTUM, "settings": {"eps": 0.03}, "targeted": "least_likely"},
-        "FunctionAttack": {"function": by_path("darker"), "eps": 0.2},
-    }
-    for name, settings in written.items():
-        attack = parsed(f"lightning_gradood.attacks.{name}", settings)
-        assert type(attack).__name__ == name
-        assert {setting: getattr(attack, setting) for setting in settings} == settings
-    with pytest.raises(ArgumentError, match="least_likely"):
-        parsed("lightning_gradood.attacks.FGSM", {"targeted": "cat"})
 
 
 def test_noise_has_the_norm_of_the_attack_and_belongs_to_seed_and_id(digits: Digits) -> None:

@@ -78,15 +78,6 @@ def test_every_epoch_mixes_the_sources_anew(monkeypatch):
     assert sum(map(sum, seen[:4])) == sum(map(sum, seen[4:])) == 60
 
 
-def test_val_stops_and_train_teaches():
-    table, weights = records(), {}
-    for split in ("none", "train", "val", "test"):
-        other = changed(table, table.column("split") == split, {PROBE: np.exp(np.random.default_rng(9).normal(size=3))})
-        weights[split] = [tensor.tolist() for tensor in fitted(other)[0].state_dict().values()]
-    assert weights["none"] == weights["test"]
-    assert weights["train"] != weights["none"] != weights["val"]
-
-
 def test_label_designs_are_read_side_by_side_and_norms_as_they_are():
     designs = [AllOnes(), AllZeros()]
     detector = MLP(designs, SETTINGS)
