@@ -1,4 +1,6 @@
-"""Properties that hold for every probe, each written once."""
+"""Properties that hold for every probe, each written once, and a table of refusals."""
+
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -6,6 +8,20 @@ from torch import Tensor, nn
 
 from lightning_gradood.core import Refusal
 from lightning_gradood.probes import PixelProbe, Probe, read_probes
+
+
+def assert_refused(*cases: tuple[Callable[[], object], str]) -> None:
+    """Every call is refused with its words; those that are not are all listed."""
+    missed = []
+    for number, (call, words) in enumerate(cases):
+        try:
+            call()
+            said = "no refusal"
+        except Refusal as refusal:
+            said = str(refusal)
+        if words not in said:
+            missed.append((number, words, said))
+    assert missed == []
 
 
 def state_of(network: nn.Module) -> tuple[object, ...]:

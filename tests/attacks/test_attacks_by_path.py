@@ -5,11 +5,11 @@ import sys
 
 import pytest
 import torch
+from asserts import assert_refused
 from torch import Tensor, nn
 
 from lightning_gradood.attacks import AdvertorchAttack, FunctionAttack
 from lightning_gradood.attacks.advertorch_compatibility import advertorch_class
-from lightning_gradood.core import Refusal
 
 from .conftest import Digits
 from .examples import MOMENTUM, by_path
@@ -83,10 +83,8 @@ def test_what_an_attack_should_not_do_is_refused(digits: Digits) -> None:
         cases += (
             [(FunctionAttack(by_path(function), one_at_a_time=True), alone)] if function in ("cropped", "wordy") else []
         )
-    for attack, words in cases:
-        with pytest.raises(Refusal) as told:
-            attack.craft(digits.network, digits.images, digits.labels)
-        assert words in str(told.value)
+    batch = digits.network, digits.images, digits.labels
+    assert_refused(*((lambda attack=attack: attack.craft(*batch), words) for attack, words in cases))
     assert torch.equal(state, torch.get_rng_state())
 
 

@@ -1,10 +1,7 @@
 """Stage two's settings: sensible by default, refused where nothing could come of them."""
 
-import re
+from asserts import assert_refused
 
-import pytest
-
-from lightning_gradood.core import Refusal
 from lightning_gradood.detectors import MLP, Energy, Mahalanobis
 from lightning_gradood.evaluation import DetectionSettings
 from lightning_gradood.gradients import AllOnes, AllZeros, Uniform
@@ -58,16 +55,8 @@ def test_settings_without_meaning_are_refused():
         (lambda: DetectionSettings(label_designs=[]), "should name at least one label design. Got none."),
         (lambda: DetectionSettings(label_designs=[AllOnes()] * 2), "different names. Got ['all_ones', 'all_ones']."),
         (lambda: DetectionSettings(resamples=0), "`detection.resamples` should be at least 1. Got"),
-        (
-            lambda: DetectionSettings(detectors=[MLP([AllZeros()], MLPSettings())]).build(),
-            "Got ['mlp', 'mlp']. Remove one.",
-        ),
-        (
-            lambda: DetectionSettings(detectors=[Energy(name="a/b")]).build(),
-            "names that can be files', without a slash",
-        ),
+        (lambda: DetectionSettings(detectors=[MLP([AllZeros()], MLPSettings())]).build(), "Got ['mlp', 'mlp']."),
+        (lambda: DetectionSettings(detectors=[Energy(name="a/b")]).build(), "names that can be files', without a"),
         (lambda: DetectionSettings(detectors=other).probes(), "Got two settings of `mahalanobis/preprocessed`. Give"),
     ]
-    for call, words in cases:
-        with pytest.raises(Refusal, match=re.escape(words)):
-            call()
+    assert_refused(*cases)
