@@ -7,7 +7,6 @@ hardly differ would drown the few in which anomalous ones stand out, so by defau
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -63,45 +62,25 @@ class OneClassDetector(Detector):
         """One gradient probe per label design."""
         return [GradientProbe(design) for design in self.label_designs]
 
+    @override
     def fit(self, records: Records, seed: int) -> list[dict[str, float]]:
-        """Learn what is usual from normal `train` records; other rows are never looked at. See `Detector.fit`."""
         normal = normal_training_records(records)
         values = log_norms(normal, self.label_designs)
         self._gaussian = ClassGaussian.of(values, normal.column("prediction"), self.whitening)
-        self._fit(self._whitened(normal), seed)
         return []
 
-    def score(self, records: Records) -> np.ndarray:
-        """Anomaly scores, float64 [n]."""
-        return np.asarray(self._score(self._whitened(records)), dtype=np.float64)
-
+    @override
     def state_dict(self) -> dict[str, Tensor]:
-        """The whitening of normal images, and what else the method has learnt."""
-        return self._fitted(self._gaussian).state_dict() | self._state()
+        return self._fitted(self._gaussian).state_dict()
 
     @override
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         self._gaussian = ClassGaussian.from_state_dict(state)
-        self._load(state)
 
-    def _whitened(self, records: Records) -> np.ndarray:
+    def whitened(self, records: Records) -> np.ndarray:
+        """Log norms, seen from the predicted class' centre and whitened, float64 [n, D]."""
         values = log_norms(records, self.label_designs)
         return self._fitted(self._gaussian).whitened(values, records.column("prediction"))
-
-    @abstractmethod
-    def _fit(self, normal: np.ndarray, seed: int) -> None:
-        """Fit on values [n, D] of normal images."""
-
-    @abstractmethod
-    def _score(self, values: np.ndarray) -> np.ndarray:
-        """Score values [n, D], higher = more anomalous."""
-
-    def _state(self) -> dict[str, Tensor]:
-        """Tensors that were fitted beyond the whitening."""
-        return {}
-
-    def _load(self, state: dict[str, Tensor]) -> None:  # nothing, unless a method learns more
-        """Take what `_state` returned."""
 
 
 class GradientGaussian(OneClassDetector):
@@ -122,11 +101,9 @@ class GradientGaussian(OneClassDetector):
     def __init__(self, label_designs: list[LabelDesign] | None = None, whitening: float = 0.5) -> None:
         super().__init__(label_designs, whitening)
 
-    def _fit(self, normal: np.ndarray, seed: int) -> None:
-        """The normality is all there is."""
-
-    def _score(self, values: np.ndarray) -> np.ndarray:
-        return np.asarray(np.square(values).sum(axis=1))
+    @override
+    def score(self, records: Records) -> np.ndarray:
+        return np.asarray(np.square(self.whitened(records)).sum(axis=1))
 
 
 _MEBIBYTES = 256  # of distances at a time
@@ -157,8 +134,27 @@ class GradientKNN(OneClassDetector):
         self._normal = np.empty((0, 0))
         self._neighbours: NearestNeighbors | None = None
 
-    def _fit(self, normal: np.ndarray, seed: int) -> None:
-        self._keep(normal)
+    @override
+    def fit(self, records: Records, seed: int) -> list[dict[str, float]]:
+        super().fit(records, seed)
+        self._keep(self.whitened(normal_training_records(records)))
+        return []
+
+    @override
+    def score(self, records: Records) -> np.ndarray:
+        from sklearn import config_context  # takes half a second, which refusals and most runs do without
+
+        with config_context(working_memory=_MEBIBYTES):
+            return np.asarray(self._fitted(self._neighbours).kneighbors(self.whitened(records))[0][:, -1])
+
+    @override
+    def state_dict(self) -> dict[str, Tensor]:
+        return super().state_dict() | {"normal": torch.from_numpy(np.ascontiguousarray(self._normal))}
+
+    @override
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        super().load_state_dict(state)
+        self._keep(state["normal"].numpy())
 
     def _keep(self, normal: np.ndarray) -> None:
         from sklearn.neighbors import NearestNeighbors  # see above
@@ -167,16 +163,3 @@ class GradientKNN(OneClassDetector):
         # brute force, in chunks: trees do not help in this many dimensions
         k = min(neighbour_rank(self.k, len(normal), _MOST), len(normal))
         self._neighbours = NearestNeighbors(n_neighbors=k, algorithm="brute").fit(normal)
-
-    def _score(self, values: np.ndarray) -> np.ndarray:
-        from sklearn import config_context  # see above
-
-        with config_context(working_memory=_MEBIBYTES):
-            return np.asarray(self._fitted(self._neighbours).kneighbors(values)[0][:, -1])
-
-    def _state(self) -> dict[str, Tensor]:
-        """The normal representations, float64 [n, D]."""
-        return {"normal": torch.from_numpy(np.ascontiguousarray(self._normal))}
-
-    def _load(self, state: dict[str, Tensor]) -> None:
-        self._keep(state["normal"].numpy())
