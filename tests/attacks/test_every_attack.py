@@ -152,25 +152,16 @@ def test_eight_bit_images_are_grey_levels_and_judging_needs_only_logits(digits: 
     assert replace(crafted, targets=None).judge(torch.zeros(2, 3)).target_hit is None
 
 
-def test_presets_are_the_table_that_results_are_compared_by() -> None:
-    cw, fine, negative = CarliniWagner(0.0, 1.0, 0.01, 100, 1), IterLL(8 / 255, 1 / 255, 10), Semantic()
-    table: dict[str, list[Perturbation]] = {
-        "paper": [FGSM(0.05), BIM(0.05, 0.01, 6), PGD(0.05, 0.01, 10, random_start=True), cw, fine, negative],
-        "modern": [
-            FGSM(8 / 255), BIM(8 / 255, 2 / 255, 10), PGD(8 / 255, 2 / 255, 40, random_start=True),
-            CarliniWagner(0.0, 1.0, 0.01, 100, 5), fine, negative,
-        ],
-        "pilot": [
-            FGSM(8 / 255), FGSM(0.05), BIM(0.05, 0.01, 6), PGD(8 / 255, 2 / 255, 20, random_start=True), cw,
-            IterLL(8 / 255, 1 / 255, 12), negative,
-        ],
-    }  # fmt: skip
-    for name, attacks in table.items():
-        found, names = preset(name), ["fgsm", "fgsm_05", "bim", "pgd", "cw", "iterll", "semantic"]
-        assert list(found) == [one for one in names if one != "fgsm_05" or name == "pilot"]
-        assert [one.describe() for one in found.values()] == [one.describe() for one in attacks], name
+def test_presets_are_those_of_the_papers_and_paper_is_the_default() -> None:
     defaults = [FGSM(), BIM(), PGD(), CarliniWagner(), IterLL(), Semantic()]
-    assert [attack.describe() for attack in defaults] == [attack.describe() for attack in table["paper"]]
+    assert [one.describe() for one in preset("paper").values()] == [one.describe() for one in defaults]
+    passes = {name: [attack.passes for attack in preset(name).values()] for name in ("paper", "modern", "pilot")}
+    assert passes == {
+        "paper": [1, 6, 10, 100, 10, 0],
+        "modern": [1, 10, 40, 500, 10, 0],
+        "pilot": [1, 1, 6, 20, 100, 12, 0],
+    }
+    assert {getattr(attack, "eps", None) for attack in preset("modern").values()} == {8 / 255, None}
 
 
 def test_noise_has_the_norm_of_the_attack_and_belongs_to_seed_and_id(digits: Digits) -> None:

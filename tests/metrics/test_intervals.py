@@ -71,19 +71,6 @@ def test_the_bootstrap_covers_the_true_auroc_as_often_as_it_says():
     assert 0.84 < covered / 400 < 0.95
 
 
-def test_attacked_images_make_the_interval_wider_than_independent_images():
-    generator = np.random.default_rng(7)
-    clean = generator.standard_normal(50)
-    scores, labels = np.repeat(np.concatenate([clean, clean + 0.5]), 20), np.repeat([0, 1], 1000)
-    perturbed = np.tile(np.repeat(np.arange(50), 20), 2)
-    single, copies, pairs = (
-        np.ptp(bootstrap_auroc(scores, labels, ids, resamples=200))
-        for ids in (np.arange(2000), perturbed + 50 * labels, perturbed)
-    )
-    assert 3 < copies / single < 6  # twenty copies of each image hold no more information than one: √20 = 4.5
-    assert pairs < 0.7 * copies  # a difference between perturbed is more certain than one between others
-
-
 def test_it_holds_the_auroc_and_depends_on_the_seed_and_the_order_of_scores_alone():
     scores, labels, ids = records()
     interval = bootstrap_auroc(scores, labels, ids, resamples=200, seed=1)
@@ -119,15 +106,6 @@ def test_the_interval_covers_the_true_auroc_also_for_few_images(true, normal, an
         covered += low <= true <= high
     # binomial: 0.95 less three standard deviations of 300 runs; the bootstrap alone has 0.57 to 0.92 on the first six
     assert covered / runs > 0.91
-
-
-def test_perfect_order_of_few_images_is_no_certainty():
-    for normal, anomalous, lowest in ((1, 1, 0.3), (10, 10, 0.81), (129, 104, 0.984)):
-        ids, labels = np.arange(normal + anomalous), np.repeat([0, 1], [normal, anomalous])
-        low, high = auroc_interval(ids, labels, ids)
-        assert (0 < low < lowest, high) == (True, 1.0)
-        low, high = auroc_interval(-ids, labels, ids)
-        assert (low, 1 - lowest < high < 1) == (0.0, True)
 
 
 def test_ends_are_z_standard_errors_of_hanley_and_mcneil_away():
