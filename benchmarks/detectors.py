@@ -26,7 +26,6 @@ from lightning_gradood.detectors import (
     Baseline,
     Detector,
     Energy,
-    GradientForest,
     GradientGaussian,
     GradientKNN,
     GradNorm,
@@ -50,7 +49,6 @@ DETECTORS = {
     "KNN": KNN,
     "GradientGaussian": lambda: GradientGaussian(DESIGNS),
     "GradientKNN": lambda: GradientKNN(DESIGNS),
-    "GradientForest": lambda: GradientForest(DESIGNS),
     "ImageStatistics": ImageStatistics,
 }
 LAYERS = {"relu": 64, "layer1": 64, "layer2": 128, "layer3": 256, "layer4": 512}

@@ -103,7 +103,7 @@ class Trainer(pl.Trainer):
         datamodule.make_synthetic(*settings.outliers(datamodule.knows_anomalies))
         probes = settings.probes(datamodule.knows_anomalies)
         pixels = [PixelProbe(datamodule.keep_pixels)] if datamodule.keep_pixels else []
-        cache = RecordCache(cache_dir, settings.repair)
+        cache = RecordCache(cache_dir)
         task = ProbeTask(model.network, datamodule, [*probes, *pixels], cache, settings.on_bad_image)
         try:
             with (
@@ -333,7 +333,7 @@ class Trainer(pl.Trainer):
         probes = [] if chosen is None else [probe for probe in chosen.detector.probes if probe.needs_preparation]
         probes = self.strategy.broadcast(probes)
         network = place.model.network.to(self.strategy.root_device)
-        cache = RecordCache(place.cache_dir, settings.repair)
+        cache = RecordCache(place.cache_dir)
         states = prepared_states(probes, network, place.datamodule, cache, self)
         if self.is_global_zero:
             if chosen is not None:

@@ -1,6 +1,9 @@
-"""Made-up records of a normal and an anomalous source, for the tests of this room."""
+"""Made-up records of a normal and an anomalous source, and the same records with something changed."""
+
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from lightning_gradood.records import SPLITS, Records
 
@@ -27,14 +30,36 @@ def records(counts: dict[str, int] | None = None, gap: float = 3.0, seed: int = 
     return Records.concatenate(parts).with_splits(split_of)
 
 
-def with_values(table: Records, split: str, values: np.ndarray) -> Records:
-    """Return the same records with other values of the probe in one split."""
-    rows = table.column("split") == split
-    changed = table.probe(PROBE).copy()
-    changed[rows] = values
-    columns = {name: table.table[name].to_pylist() for name in ("id", "source", "split")}
-    parts = [
-        Records.build([name], source=source, values={PROBE: row[None]})
-        for name, source, row in zip(columns["id"], columns["source"], changed, strict=True)
-    ]
-    return Records.concatenate(parts).with_splits(dict(zip(columns["id"], columns["split"], strict=True)))
+def changed(
+    table: Records, rows: np.ndarray | None = None, probes: dict[str, Any] | None = None, **columns: Any
+) -> Records:
+    """Return the records with other values in some rows, or in all.
+
+    Args:
+        table: n records.
+        rows: bool [n].
+        probes: name to values of these rows, or one for all.
+        columns: the same for `source`, `prediction` and the like.
+    """
+    rows, arrow = np.ones(len(table), bool) if rows is None else rows, table.table
+    for name, new in (probes or {}).items():
+        values = table.probe(name).copy()
+        values[rows] = new
+        lists = pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), values.shape[1])
+        place = arrow.column_names.index(name)
+        arrow = arrow.set_column(place, arrow.schema.field(place), lists.cast(arrow.schema.field(place).type))
+    for name, new in columns.items():
+        column = table.column(name).astype(object)
+        column[rows] = new
+        place = arrow.column_names.index(name)
+        field = arrow.schema.field(place)
+        arrow = arrow.set_column(place, field, pa.array(column.tolist(), field.type))
+    return Records(arrow)
+
+
+def exchanged(table: Records, split: str, seed: int = 3) -> Records:
+    """Return the records with what was read of the images of one split, of either source, given to others of that split."""
+    rows = np.flatnonzero(table.column("split") == split)
+    shuffled = np.random.default_rng(seed).permutation(rows)
+    mask = table.column("split") == split
+    return changed(table, mask, {probe: table.probe(probe)[shuffled] for probe in table.probes})

@@ -31,6 +31,8 @@ class AdvertorchAttack(Perturbation):
         >>> momentum = AdvertorchAttack("advertorch.attacks.MomentumIterativeAttack", {"eps": 8 / 255, "nb_iter": 10})
     """
 
+    passes = 0  # unknown
+
     def __init__(
         self,
         attack: str,
@@ -50,11 +52,6 @@ class AdvertorchAttack(Perturbation):
         self.one_at_a_time = one_at_a_time
         self.seed = seed
         self._check_settings()
-
-    @property
-    def passes(self) -> int:
-        """Zero, for unknown."""
-        return 0
 
     def _craft(
         self, network: nn.Module, images: Tensor, labels: Tensor, ids: Sequence[str]

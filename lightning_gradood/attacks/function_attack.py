@@ -31,6 +31,8 @@ class FunctionAttack(Perturbation):
         lightning_gradood.core.errors.Refusal: `function` should be the import path of a function ...
     """
 
+    passes = 0  # unknown
+
     def __init__(
         self,
         function: str,
@@ -56,11 +58,6 @@ class FunctionAttack(Perturbation):
         self.one_at_a_time = one_at_a_time
         self.seed = seed
         self.version = version
-
-    @property
-    def passes(self) -> int:
-        """Zero, for unknown."""
-        return 0
 
     def _craft(
         self, network: nn.Module, images: Tensor, labels: Tensor, ids: Sequence[str]

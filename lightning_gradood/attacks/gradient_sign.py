@@ -103,17 +103,14 @@ class FGSM(Perturbation):
         1
     """
 
+    passes = 1
+
     def __init__(self, eps: float = 0.05, targeted: TargetChoice | None = None, seed: int = 0) -> None:
         check_distance("eps", eps)
         advertorch()
         self.eps = eps
         self.targeted = targeted
         self.seed = seed
-
-    @property
-    def passes(self) -> int:
-        """One."""
-        return 1
 
     def _craft(
         self, network: nn.Module, images: Tensor, labels: Tensor, ids: Sequence[str]

@@ -26,10 +26,7 @@ def preset(name: str) -> dict[str, Perturbation]:
         ['fgsm', 'bim', 'pgd', 'cw', 'iterll', 'semantic']
     """
     if name not in _PRESETS:
-        renamed = "; what was lee2018 is paper now" if name == "lee2018" else ""
-        raise Refusal(
-            f"`preset` should be one of {', '.join(_PRESETS)}. Got `preset = {name!r}`. Choose one of these{renamed}."
-        )
+        raise Refusal(f"`preset` should be one of {', '.join(_PRESETS)}. Got `preset = {name!r}`. Choose one of these.")
     return _PRESETS[name]()
 
 

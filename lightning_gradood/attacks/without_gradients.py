@@ -20,10 +20,7 @@ class Semantic(Perturbation):
         0
     """
 
-    @property
-    def passes(self) -> int:
-        """None."""
-        return 0
+    passes = 0
 
     def _craft(
         self, network: nn.Module, images: Tensor, labels: Tensor, ids: Sequence[str]

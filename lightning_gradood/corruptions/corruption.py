@@ -183,7 +183,7 @@ def corrupt(pixels: NDArray[np.uint8], kind: Kind, severity: int, generator: np.
     Args:
         pixels: uint8 [H, W, 3], red, green and blue.
         kind: One of the 15.
-        severity: 1 (mild) … 5; `severities` says what that means, which depends on the size of the image.
+        severity: 1 (mild) … 5; what that means depends on the size of the image, see `parameters_for`.
         generator: All that is random.
 
     Returns:
@@ -251,16 +251,13 @@ class Corruption(Perturbation):
         torch.Size([2, 3, 32, 32])
     """
 
+    passes = 0
+
     def __init__(self, kind: Kind, severity: int = 3, seed: int = 0) -> None:
         check(kind, severity)
         self.kind = kind
         self.severity = severity
         self.seed = seed
-
-    @property
-    @override
-    def passes(self) -> int:
-        return 0  # no network is asked
 
     @override
     def _craft(

@@ -15,12 +15,7 @@ def brightness(image: Image, generator: np.random.Generator, gain: float) -> Ima
     Hue and saturation stay, which means that the three keep their proportions; black becomes grey.
 
     Args:
-        image: [H, W, 3] in [0, 1].
-        generator: Not used.
         gain: Added to the value, which ends at 1.
-
-    Returns:
-        [H, W, 3] in [0, 1].
     """
     value: Image = image.max(axis=2, keepdims=True)
     raised = np.minimum(value + gain, 1)
@@ -31,12 +26,7 @@ def contrast(image: Image, generator: np.random.Generator, kept: float) -> Image
     """Bring every pixel nearer to the mean of its channel.
 
     Args:
-        image: [H, W, 3] in [0, 1].
-        generator: Not used.
         kept: The fraction of each difference that is left.
-
-    Returns:
-        [H, W, 3] in [0, 1].
     """
     means: Image = image.mean(axis=(0, 1), keepdims=True)
     return means + kept * (image - means)
@@ -46,12 +36,7 @@ def pixelate(image: Image, generator: np.random.Generator, kept: float) -> Image
     """Scale down to fewer pixels and up again, by boxes.
 
     Args:
-        image: [H, W, 3] in [0, 1].
-        generator: Not used.
         kept: The fraction of rows and of columns that is left in between.
-
-    Returns:
-        [H, W, 3] in [0, 1].
     """
     picture = _picture(image)
     small = (max(1, int(picture.width * kept)), max(1, int(picture.height * kept)))
@@ -63,12 +48,7 @@ def jpeg_compression(image: Image, generator: np.random.Generator, quality: floa
     """Write a JPEG and read it again.
 
     Args:
-        image: [H, W, 3] in [0, 1].
-        generator: Not used.
         quality: As JPEG counts it, 1 … 95; a whole number.
-
-    Returns:
-        [H, W, 3] in [0, 1].
     """
     written = BytesIO()
     _picture(image).save(written, "JPEG", quality=int(quality))
@@ -84,14 +64,9 @@ def elastic_transform(image: Image, generator: np.random.Generator, pull: float,
     """Stretch the image as if it were printed on rubber.
 
     Args:
-        image: [H, W, 3] in [0, 1].
-        generator: Draws the affine map and the displacements.
         pull: Displacement before smoothing, down and right alike: uniform between ± this share of the shorter side.
         smooth: Standard deviation of the Gaussian that smooths displacements, as a share of the shorter side.
         corner: Each of three corners that define the affine map moves by up to ± this share of the shorter side.
-
-    Returns:
-        [H, W, 3] in [0, 1].
 
     Reference:
         Simard, Steinkraus and Platt, Best Practices for Convolutional Neural Networks, ICDAR 2003; the affine map before

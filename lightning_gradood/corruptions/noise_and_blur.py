@@ -1,4 +1,8 @@
-"""Noise and blur corruptions: Gaussian, shot and impulse noise; defocus, frosted glass, motion and zoom."""
+"""Noise and blur corruptions: Gaussian, shot and impulse noise; defocus, frosted glass, motion and zoom.
+
+As in the other files of this room, a corruption takes an image [H, W, 3] in [0, 1], the generator of all that is random and its
+own parameters, and returns [H, W, 3], not clipped.
+"""
 
 import math
 from functools import lru_cache
@@ -16,12 +20,7 @@ def gaussian_noise(image: Image, generator: np.random.Generator, deviation: floa
     """Add noise of one standard deviation, as in low light.
 
     Args:
-        image: [H, W, 3] in [0, 1].
-        generator: Draws one number for each pixel and channel.
         deviation: Standard deviation on the scale of [0, 1].
-
-    Returns:
-        [H, W, 3], not clipped.
     """
     return image + generator.normal(scale=deviation, size=image.shape)
 
@@ -30,12 +29,7 @@ def shot_noise(image: Image, generator: np.random.Generator, photons: float) -> 
     """Count photons: the variance of a pixel is its brightness over `photons`.
 
     Args:
-        image: [H, W, 3] in [0, 1].
-        generator: Draws one count for each pixel and channel.
         photons: Mean count of a pixel of brightness 1.
-
-    Returns:
-        [H, W, 3], not clipped.
     """
     return generator.poisson(image * photons) / photons
 
@@ -44,12 +38,7 @@ def impulse_noise(image: Image, generator: np.random.Generator, share: float) ->
     """Replace a share of the values by 0 or 1, each as likely: colour salt and pepper, as from bit errors.
 
     Args:
-        image: [H, W, 3] in [0, 1].
-        generator: Draws two numbers for each pixel and channel.
         share: Expected fraction of values that are replaced.
-
-    Returns:
-        [H, W, 3].
     """
     hit = generator.random(image.shape) < share
     salt = generator.random(image.shape) < 0.5
@@ -92,12 +81,7 @@ def shuffled(image: Image, generator: np.random.Generator, reach: int) -> Image:
     """Give every pixel, except those near the border, the value of a random neighbour.
 
     Args:
-        image: [H, W, 3].
-        generator: Draws two offsets, each from -`reach` to `reach` - 1, for each pixel.
         reach: In pixels, at least 1. Images of up to 2 · `reach` pixels a side stay as they are.
-
-    Returns:
-        [H, W, 3], values of `image` only.
     """
     rows, columns = (max(0, size - 2 * reach) for size in image.shape[:2])
     return rearranged(image, generator.integers(-reach, reach, size=(rows, columns, 2)), reach)
@@ -111,12 +95,8 @@ def rearranged(image: Image, offsets: NDArray[np.int64], reach: int) -> Image:
     chains are followed at once by doubling instead of one pixel after the other.
 
     Args:
-        image: [H, W, 3].
         offsets: [H - 2 · reach, W - 2 · reach, 2], down and right, of rows and columns reach + 1 … size - reach.
         reach: In pixels, at least 1.
-
-    Returns:
-        [H, W, 3], values of `image` only.
     """
     height, width = image.shape[:2]
     places = np.arange(height * width).reshape(height, width)
@@ -153,13 +133,8 @@ def defocus_blur(image: Image, generator: np.random.Generator, radius: float, al
     """Convolve with a softened disc; the image is mirrored at its borders.
 
     Args:
-        image: [H, W, 3] in [0, 1].
-        generator: Not used.
         radius: Of the disc, in pixels.
         alias: As in `defocus_kernel`.
-
-    Returns:
-        [H, W, 3].
     """
     kernel = defocus_kernel(radius, alias)
     reach = len(kernel) // 2
@@ -172,14 +147,9 @@ def glass_blur(image: Image, generator: np.random.Generator, deviation: float, r
     """Blur a little, let pixels take the place of their neighbours, and blur again.
 
     Args:
-        image: [H, W, 3] in [0, 1].
-        generator: Draws whose place each pixel takes.
         deviation: Of the Gaussian blur before and after, in pixels.
         reach: How far a neighbour is, in pixels; a whole number.
         times: How often the pixels are shuffled; a whole number.
-
-    Returns:
-        [H, W, 3].
     """
     mixed: Image = gaussian_filter(image, deviation, axes=(0, 1), mode="nearest")
     for _ in range(int(times)):
@@ -221,13 +191,8 @@ def motion_blur(image: Image, generator: np.random.Generator, radius: float, dev
     """Move the camera quickly to the side, at up to 45 degrees from the horizontal.
 
     Args:
-        image: [H, W, 3] in [0, 1].
-        generator: Draws the angle.
         radius: As in `streaked`.
         deviation: As in `streaked`.
-
-    Returns:
-        [H, W, 3].
     """
     return streaked(image, radius, deviation, generator.uniform(-45, 45))
 
@@ -236,14 +201,9 @@ def zoom_blur(image: Image, generator: np.random.Generator, largest: float, step
     """Move the camera quickly forward: the mean of the image and its enlargements.
 
     Args:
-        image: [H, W, 3] in [0, 1].
-        generator: Not used.
         largest: End of the range of factors, which starts at 1. It belongs to the range or not as
             ``numpy.arange(1, largest, step)`` rounds, so that the factors are the published ones.
         step: Between factors.
-
-    Returns:
-        [H, W, 3].
     """
     factors = np.arange(1, largest, step)
     enlarged = sum(

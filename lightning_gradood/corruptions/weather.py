@@ -11,9 +11,6 @@ def plasma(height: int, width: int, generator: np.random.Generator, decay: float
     """Draw a plasma fractal by the diamond-square algorithm on a torus.
 
     Args:
-        height: Of the field.
-        width: Of the field.
-        generator: Draws one number for each point of the smallest power-of-two square that holds the field.
         decay: From one scale to the next, half as large, displacements shrink by `decay`². Around 1 is grain, 3 is smooth.
 
     Returns:
@@ -59,14 +56,9 @@ def frost(image: Image, generator: np.random.Generator, kept: float, weight: flo
     The published images blend in photographs of frost, which are not ours to ship; `crystals` stands in for them.
 
     Args:
-        image: [H, W, 3] in [0, 1].
-        generator: Draws the crystals.
         kept: Weight of the image.
         weight: Weight of the frost; the two may sum to more than 1.
         scale: By which the photographs were resized before a part was cut out.
-
-    Returns:
-        [H, W, 3], not clipped.
     """
     return kept * image + weight * crystals(image.shape[0], image.shape[1], generator, scale)
 
@@ -78,9 +70,6 @@ def crystals(height: int, width: int, generator: np.random.Generator, scale: flo
     contrast, and so has this.
 
     Args:
-        height: In pixels.
-        width: In pixels.
-        generator: Draws everything.
         scale: 1 shows needles of up to 20 pixels; they shrink with it, until only grain is left.
 
     Returns:
@@ -122,14 +111,9 @@ def snow(image: Image, generator: np.random.Generator, *settings: float) -> Imag
     """Let flakes fall, streaked by their speed, over an image that has become paler.
 
     Args:
-        image: [H, W, 3] in [0, 1].
-        generator: Draws the flakes and the direction they fall in.
         settings: Mean and standard deviation of the normal field that flakes are cut from, its enlargement, the threshold
             below which there is no flake, radius and deviation of the streaks as in `streaked`, and the share of the
             image that is not made paler.
-
-    Returns:
-        [H, W, 3], not clipped.
     """
     mean, deviation, enlargement, threshold, radius, spread, kept = settings
     field = zoomed(generator.normal(mean, deviation, size=image.shape[:2]), enlargement)
@@ -143,13 +127,8 @@ def fog(image: Image, generator: np.random.Generator, density: float, decay: flo
     """Lay clouds over the image, and scale the sum to the brightest pixel that the image had.
 
     Args:
-        image: [H, W, 3] in [0, 1].
-        generator: Draws the clouds.
         density: Brightness of the thickest cloud.
         decay: As in `plasma`.
-
-    Returns:
-        [H, W, 3] in [0, 1].
     """
     brightest = float(image.max())
     clouds = plasma(image.shape[0], image.shape[1], generator, decay)[..., None]

@@ -17,8 +17,8 @@ images, and are measured on the same records:
 - formulas that learn nothing: `Baseline` (softmax probability), `Energy` and `GradNorm`; `FixedDetector` is their base;
 - distances to normal `train` images: `KNN`; like the formulas it needs no anomalous image (`needs_anomalies` is false);
 - settings chosen on `val`: `ODIN`; regressions on `train` as well: `LID`, `Mahalanobis` (with `ensemble`);
-- gradient representations without any anomalous image (`needs_anomalies` is false): `GradientGaussian`, `GradientKNN` and
-  `GradientForest` learn what is usual from normal `train` records, and their threshold is a quantile of normal `val` scores;
+- gradient representations without any anomalous image (`needs_anomalies` is false): `GradientGaussian` and `GradientKNN`
+  learn what is usual from normal `train` records, and their threshold is a quantile of normal `val` scores;
 - `MahalanobisPP` (features), `Consistency` (views of the image), `SyntheticOutliers` (a model that tells normal images from
   outliers made of them) and `Combined` (p-values of several), which need no anomalies either, and together are the preset
   `no_anomalies`;
@@ -38,7 +38,7 @@ from lightning_gradood.detectors.detector import (
     score_in_blocks,
 )
 from lightning_gradood.detectors.grad_norm import GradNorm, GradNormProbe
-from lightning_gradood.detectors.gradient_novelty import GradientForest, GradientGaussian, GradientKNN
+from lightning_gradood.detectors.gradient_novelty import GradientGaussian, GradientKNN
 from lightning_gradood.detectors.image_statistics import ImageStatistics, ImageStatisticsProbe, image_statistics
 from lightning_gradood.detectors.inputs import Inputs
 from lightning_gradood.detectors.knn import KNN
@@ -65,7 +65,6 @@ __all__ = [
     "FixedDetector",
     "GradNorm",
     "GradNormProbe",
-    "GradientForest",
     "GradientGaussian",
     "GradientKNN",
     "ImageStatistics",

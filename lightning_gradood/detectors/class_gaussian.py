@@ -59,12 +59,7 @@ class ClassGaussian:
         return cls(mean, scale, classes, centres, directions)
 
     def whitened(self, values: np.ndarray, predictions: np.ndarray) -> np.ndarray:
-        """Values relative to the mean of the predicted class, float64 [n, D].
-
-        Args:
-            values: float64 [n, D].
-            predictions: int [n].
-        """
+        """Values [n, D] relative to the mean of the predicted class, float64 [n, D]."""
         places = np.minimum(np.searchsorted(self.classes, predictions), len(self.classes) - 1)
         known = self.classes[places] == predictions
         centres = np.where(known[:, None], self.centres[places], 0.0)

@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 import torch
 from torch import Tensor
+from typing_extensions import override  # typing has it from Python 3.12 on
 
 from lightning_gradood.core import Refusal
 from lightning_gradood.detectors.detector import Detector, normal_training_records
@@ -69,6 +70,9 @@ class Combined(Detector):
         Fisher 1932 for the sum of logarithms; Liu and Xie 2020 for Cauchy's.
     """
 
+    name = "combined"
+    needs_anomalies = False
+
     def __init__(
         self, detectors: list[Detector], rule: Rule = "fisher", folds: int = 5, name: str = "combined"
     ) -> None:
@@ -84,7 +88,7 @@ class Combined(Detector):
                 f"`rule` should be one of {', '.join(get_args(Rule))}, and `folds` from 2 to {_MOST_FOLDS}. "
                 f"Got `rule = {rule}` and `folds = {folds}`."
             )
-        self.detectors, self.rule, self.folds, self._name = list(detectors), rule, folds, name
+        self.detectors, self.rule, self.folds, self.name = list(detectors), rule, folds, name
         self._tails: list[EmpiricalTail] | None = None
 
     @property
@@ -92,16 +96,6 @@ class Combined(Detector):
         """20 to make folds of, or as many as leave enough for its detectors when one fold is kept from them."""
         needed = max(one.fewest for one in self.detectors)
         return max(20, self.folds, math.ceil(needed * self.folds / (self.folds - 1)))
-
-    @property
-    def needs_anomalies(self) -> bool:
-        """False."""
-        return False
-
-    @property
-    def name(self) -> str:
-        """`combined`, unless it was given another."""
-        return self._name
 
     @property
     def probes(self) -> Sequence[Probe]:
@@ -119,17 +113,8 @@ class Combined(Detector):
         return type(self)(**self.arguments | {"detectors": members})
 
     def fit(self, records: Records, seed: int) -> list[dict[str, float]]:
-        """Fit every detector, and its p-values on images that it was not fitted on.
-
-        Raises:
-            Refusal: there are fewer normal `train` records than `fewest`.
-        """
-        plain = normal_training_records(records.only([]))
-        if len(plain) < self.fewest:
-            raise Refusal(
-                f"`train` should hold at least {self.fewest} normal records for `{self.name}`. Got {len(plain)}. "
-                "Take more normal images."
-            )
+        """Fit every detector, and its p-values on images that it was not fitted on."""
+        plain = normal_training_records(records.only([]), self.fewest)
         folds = dict(zip(plain.ids, np.random.default_rng(seed).permutation(len(plain)) % self.folds, strict=True))
         train, anomalous = records.column("split") == "train", records.anomalous == 1
         synthetic = np.char.startswith(records.column("attack").astype(str), SYNTHETIC)
@@ -160,8 +145,8 @@ class Combined(Detector):
             found[f"{one.name}|normal"] = torch.from_numpy(tail.normal.copy())
         return found
 
+    @override
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Take them; see `Detector.load_state_dict`."""
         for one in self.detectors:
             prefix = f"{one.name}/"
             one.load_state_dict(

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from typing_extensions import override  # typing has it from Python 3.12 on
 
 from lightning_gradood.core import Refusal, check_finite_rows, exact_arithmetic, frozen_network, to_float64
 from lightning_gradood.detectors.class_gaussian import ClassGaussian
@@ -109,28 +110,21 @@ class Consistency(Detector):
         Xu, Evans and Qi 2018, "Feature Squeezing", for the comparison of views.
     """
 
+    name = "consistency"
+    needs_anomalies = False
+
     def __init__(self, views: Sequence[View] = ("mirror", "blur"), name: str = "consistency") -> None:
         self._probe = ViewsProbe(views)
-        self.views, self._name = self._probe.views, name
+        self.views, self.name = self._probe.views, name
         self._gaussian: ClassGaussian | None = None
-
-    @property
-    def needs_anomalies(self) -> bool:
-        """False."""
-        return False
-
-    @property
-    def name(self) -> str:
-        """`consistency`, unless it was given another."""
-        return self._name
 
     @property
     def probes(self) -> Sequence[Probe]:
         """The views."""
         return [self._probe]
 
+    @override
     def fit(self, records: Records, seed: int) -> list[dict[str, float]]:
-        """Learn from normal `train` records what is usual; nothing is random."""
         normal = normal_training_records(records)
         self._gaussian = ClassGaussian.of(self._values(normal), normal.column("prediction"))
         return []
@@ -144,8 +138,8 @@ class Consistency(Detector):
         """The Gaussian."""
         return self._fitted(self._gaussian).state_dict()
 
+    @override
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Take the Gaussian; see `Detector.load_state_dict`."""
         self._gaussian = ClassGaussian.from_state_dict(state)
 
     def _values(self, records: Records) -> np.ndarray:

@@ -9,6 +9,7 @@ from typing import Any, TypeVar, final
 
 import numpy as np
 from torch import Tensor
+from typing_extensions import override  # typing has it from Python 3.12 on
 
 from lightning_gradood.core import Refusal
 from lightning_gradood.gradients import LabelDesign
@@ -128,16 +129,16 @@ class Detector(ABC):
         return learnt
 
 
-def normal_training_records(records: Records) -> Records:
+def normal_training_records(records: Records, fewest: int = 2) -> Records:
     """The records a one-class detector may be fitted on.
 
     Raises:
-        Refusal: if there are fewer than two.
+        Refusal: if there are fewer than `fewest`.
     """
     rows = (records.column("split") == "train") & (records.anomalous == 0)
-    if rows.sum() < 2:
+    if rows.sum() < fewest:
         raise Refusal(
-            f"`records` should hold at least 2 normal ones in `train` for a one-class detector. Got {rows.sum()}. "
+            f"`records` should hold at least {fewest} normal ones in `train` for this detector. Got {rows.sum()}. "
             "Take more normal images."
         )
     return Records(records.table.filter(rows))
@@ -196,21 +197,19 @@ def score_in_blocks(detector: Detector, records: Records) -> np.ndarray:
 class FixedDetector(Detector):
     """A formula: nothing is learnt; its threshold is a quantile of normal `val` scores."""
 
-    @property
-    def needs_anomalies(self) -> bool:
-        """False."""
-        return False
+    needs_anomalies = False
 
     @final
+    @override
     def fit(self, records: Records, seed: int) -> list[dict[str, float]]:
-        """Do nothing."""
         return []
 
     @final
+    @override
     def state_dict(self) -> dict[str, Tensor]:
-        """Empty."""
         return {}
 
     @final
+    @override
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Do nothing."""
+        return

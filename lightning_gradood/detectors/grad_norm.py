@@ -72,15 +72,8 @@ class GradNorm(FixedDetector):
         Huang, Geng, Li 2021, Eq. 7.
     """
 
-    @property
-    def name(self) -> str:
-        """`gradnorm`."""
-        return "gradnorm"
-
-    @property
-    def probes(self) -> Sequence[Probe]:
-        """The norm."""
-        return [GradNormProbe()]
+    name = "gradnorm"
+    probes: Sequence[Probe] = (GradNormProbe(),)
 
     def score(self, records: Records) -> np.ndarray:
         """Negated norms, float64 [n]."""

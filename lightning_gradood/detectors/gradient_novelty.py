@@ -1,4 +1,4 @@
-"""One-class detectors on gradient representations: a Gaussian, nearest neighbours, an isolation forest.
+"""One-class detectors on gradient representations: a Gaussian, nearest neighbours.
 
 They are fitted on normal images alone. The norms follow the predicted class, so what varies between classes would hide what
 varies with the image; log norms are first whitened by `ClassGaussian`. Fully whitened, the many directions in which normal images
@@ -7,18 +7,17 @@ hardly differ would drown the few in which anomalous ones stand out, so by defau
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
+from typing_extensions import override  # typing has it from Python 3.12 on
 
-from lightning_gradood.core import LOG_FLOOR, Refusal, check_whole
+from lightning_gradood.core import LOG_FLOOR, Refusal
 from lightning_gradood.detectors.class_gaussian import ClassGaussian
 from lightning_gradood.detectors.detector import Detector, check_neighbour_rank, neighbour_rank, normal_training_records
-from lightning_gradood.detectors.isolation_trees import Trees
 from lightning_gradood.gradients import AllOnes, LabelDesign
 from lightning_gradood.probes import GradientProbe, Probe
 from lightning_gradood.records import Records
@@ -42,6 +41,8 @@ class OneClassDetector(Detector):
         whitening: from 0, standardised norms, to 1, fully whitened ones; see `ClassGaussian`.
     """
 
+    needs_anomalies = False
+
     def __init__(self, label_designs: list[LabelDesign] | None, whitening: float) -> None:
         if not 0 <= whitening <= 1:
             raise Refusal(
@@ -57,54 +58,29 @@ class OneClassDetector(Detector):
         return self if self._given else type(self)(**self.arguments | {"label_designs": list(label_designs)})
 
     @property
-    def needs_anomalies(self) -> bool:
-        """False."""
-        return False
-
-    @property
     def probes(self) -> Sequence[Probe]:
         """One gradient probe per label design."""
         return [GradientProbe(design) for design in self.label_designs]
 
+    @override
     def fit(self, records: Records, seed: int) -> list[dict[str, float]]:
-        """Learn what is usual from normal `train` records; other rows are never looked at. See `Detector.fit`."""
         normal = normal_training_records(records)
         values = log_norms(normal, self.label_designs)
         self._gaussian = ClassGaussian.of(values, normal.column("prediction"), self.whitening)
-        self._fit(self._whitened(normal), seed)
         return []
 
-    def score(self, records: Records) -> np.ndarray:
-        """Anomaly scores, float64 [n]."""
-        return np.asarray(self._score(self._whitened(records)), dtype=np.float64)
-
+    @override
     def state_dict(self) -> dict[str, Tensor]:
-        """The whitening of normal images, and what else the method has learnt."""
-        return self._fitted(self._gaussian).state_dict() | self._state()
+        return self._fitted(self._gaussian).state_dict()
 
+    @override
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Take both; see `Detector.load_state_dict`."""
         self._gaussian = ClassGaussian.from_state_dict(state)
-        self._load(state)
 
-    def _whitened(self, records: Records) -> np.ndarray:
+    def whitened(self, records: Records) -> np.ndarray:
+        """Log norms, seen from the predicted class' centre and whitened, float64 [n, D]."""
         values = log_norms(records, self.label_designs)
         return self._fitted(self._gaussian).whitened(values, records.column("prediction"))
-
-    @abstractmethod
-    def _fit(self, normal: np.ndarray, seed: int) -> None:
-        """Fit on values [n, D] of normal images."""
-
-    @abstractmethod
-    def _score(self, values: np.ndarray) -> np.ndarray:
-        """Score values [n, D], higher = more anomalous."""
-
-    def _state(self) -> dict[str, Tensor]:
-        """Tensors that were fitted beyond the whitening."""
-        return {}
-
-    def _load(self, state: dict[str, Tensor]) -> None:  # nothing, unless a method learns more
-        """Take what `_state` returned."""
 
 
 class GradientGaussian(OneClassDetector):
@@ -120,19 +96,14 @@ class GradientGaussian(OneClassDetector):
         Lee et al. 2018, Eq. 1, on gradient norms rather than features; Ledoit and Wolf 2004 for the shrinkage.
     """
 
+    name = "gradient_gaussian"
+
     def __init__(self, label_designs: list[LabelDesign] | None = None, whitening: float = 0.5) -> None:
         super().__init__(label_designs, whitening)
 
-    @property
-    def name(self) -> str:
-        """`gradient_gaussian`."""
-        return "gradient_gaussian"
-
-    def _fit(self, normal: np.ndarray, seed: int) -> None:
-        """The normality is all there is."""
-
-    def _score(self, values: np.ndarray) -> np.ndarray:
-        return np.asarray(np.square(values).sum(axis=1))
+    @override
+    def score(self, records: Records) -> np.ndarray:
+        return np.asarray(np.square(self.whitened(records)).sum(axis=1))
 
 
 _MEBIBYTES = 256  # of distances at a time
@@ -152,6 +123,8 @@ class GradientKNN(OneClassDetector):
         Sun et al. 2022, with gradient norms in place of normalised features.
     """
 
+    name = "gradient_knn"
+
     def __init__(
         self, label_designs: list[LabelDesign] | None = None, k: int | None = None, whitening: float = 0.5
     ) -> None:
@@ -161,13 +134,27 @@ class GradientKNN(OneClassDetector):
         self._normal = np.empty((0, 0))
         self._neighbours: NearestNeighbors | None = None
 
-    @property
-    def name(self) -> str:
-        """`gradient_knn`."""
-        return "gradient_knn"
+    @override
+    def fit(self, records: Records, seed: int) -> list[dict[str, float]]:
+        super().fit(records, seed)
+        self._keep(self.whitened(normal_training_records(records)))
+        return []
 
-    def _fit(self, normal: np.ndarray, seed: int) -> None:
-        self._keep(normal)
+    @override
+    def score(self, records: Records) -> np.ndarray:
+        from sklearn import config_context  # takes half a second, which refusals and most runs do without
+
+        with config_context(working_memory=_MEBIBYTES):
+            return np.asarray(self._fitted(self._neighbours).kneighbors(self.whitened(records))[0][:, -1])
+
+    @override
+    def state_dict(self) -> dict[str, Tensor]:
+        return super().state_dict() | {"normal": torch.from_numpy(np.ascontiguousarray(self._normal))}
+
+    @override
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        super().load_state_dict(state)
+        self._keep(state["normal"].numpy())
 
     def _keep(self, normal: np.ndarray) -> None:
         from sklearn.neighbors import NearestNeighbors  # see above
@@ -176,61 +163,3 @@ class GradientKNN(OneClassDetector):
         # brute force, in chunks: trees do not help in this many dimensions
         k = min(neighbour_rank(self.k, len(normal), _MOST), len(normal))
         self._neighbours = NearestNeighbors(n_neighbors=k, algorithm="brute").fit(normal)
-
-    def _score(self, values: np.ndarray) -> np.ndarray:
-        from sklearn import config_context  # see above
-
-        with config_context(working_memory=_MEBIBYTES):
-            return np.asarray(self._fitted(self._neighbours).kneighbors(values)[0][:, -1])
-
-    def _state(self) -> dict[str, Tensor]:
-        """The normal representations, float64 [n, D]."""
-        return {"normal": torch.from_numpy(np.ascontiguousarray(self._normal))}
-
-    def _load(self, state: dict[str, Tensor]) -> None:
-        self._keep(state["normal"].numpy())
-
-
-_MOST_TREES = 100_000
-
-
-class GradientForest(OneClassDetector):
-    """Score by how few random cuts isolate an image among normal ones.
-
-    Args:
-        label_designs: the representation is their norms side by side; those of the experiment if none are named, and
-            [AllOnes] outside one.
-        trees: of the forest.
-
-    Reference:
-        Liu, Ting and Zhou 2008; 256 images a tree, as they have it.
-    """
-
-    def __init__(self, label_designs: list[LabelDesign] | None = None, trees: int = 200) -> None:
-        super().__init__(label_designs, whitening=0.0)
-        check_whole("trees", trees, 1, _MOST_TREES, 200)
-        self.trees = trees
-        self._trees: Trees | None = None
-
-    @property
-    def name(self) -> str:
-        """`gradient_forest`."""
-        return "gradient_forest"
-
-    def _fit(self, normal: np.ndarray, seed: int) -> None:
-        from sklearn.ensemble import IsolationForest  # see above
-
-        forest = IsolationForest(n_estimators=self.trees, max_samples="auto", random_state=seed)
-        self._trees = Trees.of(forest.fit(normal))
-
-    def _score(self, values: np.ndarray) -> np.ndarray:
-        return self._fitted(self._trees).scores(values)
-
-    def _state(self) -> dict[str, Tensor]:
-        """The fields of `Trees`."""
-        trees = self._fitted(self._trees)
-        return {f"trees/{name}": torch.from_numpy(np.array(value)) for name, value in vars(trees).items()}
-
-    def _load(self, state: dict[str, Tensor]) -> None:
-        fields = {name: state[f"trees/{name}"].numpy() for name in Trees.__dataclass_fields__}
-        self._trees = Trees(**fields)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from torch import Tensor, nn
+from typing_extensions import override  # typing has it from Python 3.12 on
 
 from lightning_gradood.core import Refusal, to_float64
 from lightning_gradood.detectors.detector import Detector
@@ -96,21 +97,14 @@ class ImageStatistics(Detector):
     numbers of other detectors on that source then say little.
     """
 
+    name = "image_statistics"
+    probes: Sequence[Probe] = (ImageStatisticsProbe(),)
+
     def __init__(self) -> None:
         self._logistic: Logistic | None = None
 
-    @property
-    def name(self) -> str:
-        """`image_statistics`."""
-        return "image_statistics"
-
-    @property
-    def probes(self) -> Sequence[Probe]:
-        """The statistics."""
-        return [ImageStatisticsProbe()]
-
+    @override
     def fit(self, records: Records, seed: int) -> list[dict[str, float]]:
-        """Fit on `train`; nothing is random, and `val` is not looked at."""
         train = records.where(split="train")
         self._logistic = fit_logistic(_inputs(train), train.anomalous)
         return []
@@ -123,8 +117,8 @@ class ImageStatistics(Detector):
         """The regression."""
         return self._fitted(self._logistic).state_dict()
 
+    @override
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Take the regression; see `Detector.load_state_dict`."""
         self._logistic = Logistic.from_state_dict(state)
 
 

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from torch import Tensor
+from typing_extensions import override  # typing has it from Python 3.12 on
 
-from lightning_gradood.core import Refusal
-from lightning_gradood.detectors.detector import Detector, check_neighbour_rank, neighbour_rank
+from lightning_gradood.detectors.detector import Detector, check_neighbour_rank, neighbour_rank, normal_training_records
 from lightning_gradood.probes import PenultimateProbe, Probe
 from lightning_gradood.records import Records
 
@@ -30,49 +30,31 @@ class KNN(Detector):
         name: in tables, files and W&B keys.
 
     Raises:
-        Refusal: if `k` is below 1; in `fit`, if there are fewer than `k` normal `train` records.
+        Refusal: if `k` is below 1.
 
     Reference:
         Sun, Ming, Zhu, Li 2022, section 3.
     """
 
+    name = "knn"
+    needs_anomalies = False
+    probes: Sequence[Probe] = (PenultimateProbe(),)
+
     def __init__(self, k: int | None = None, name: str = "knn") -> None:
         check_neighbour_rank(k)
         self.k = k
-        self._name = name
+        self.name = name
         self._directions = np.empty((0, 0))
         self._neighbours: NearestNeighbors | None = None
-
-    @property
-    def needs_anomalies(self) -> bool:
-        """False: normal records are all it keeps."""
-        return False
 
     @property
     def fewest(self) -> int:
         """k, where it is given."""
         return self.k or 2
 
-    @property
-    def name(self) -> str:
-        """`knn`, unless it was given another."""
-        return self._name
-
-    @property
-    def probes(self) -> Sequence[Probe]:
-        """The penultimate features."""
-        return [PenultimateProbe()]
-
+    @override
     def fit(self, records: Records, seed: int) -> list[dict[str, float]]:
-        """Keep the directions of the normal `train` records; nothing is random."""
-        train = records.where(split="train")
-        directions = _directions(train)[train.anomalous == 0]
-        if len(directions) < self.fewest:
-            raise Refusal(
-                f"`k` should be at most the number of normal records in `train`. Got `k = {self.k}` for "
-                f"{len(directions)}. Leave `k` out, or name a smaller one."
-            )
-        self._keep(directions)
+        self._keep(_directions(normal_training_records(records, self.fewest)))
         return []
 
     def score(self, records: Records) -> np.ndarray:
@@ -85,8 +67,8 @@ class KNN(Detector):
         self._fitted(self._neighbours)
         return {"directions": torch.from_numpy(self._directions)}
 
+    @override
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Take the directions; see `Detector.load_state_dict`."""
         self._keep(state["directions"].numpy())
 
     def _keep(self, directions: np.ndarray) -> None:

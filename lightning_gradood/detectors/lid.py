@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from scipy.spatial.distance import cdist
 from torch import Tensor
+from typing_extensions import override  # typing has it from Python 3.12 on
 
 from lightning_gradood.core import Refusal, parse_json
 from lightning_gradood.detectors.detector import Detector
@@ -65,13 +66,7 @@ class Neighbourhoods:
 
     @classmethod
     def build(cls, features: np.ndarray, ids: Sequence[str], seed: int) -> "Neighbourhoods":
-        """Shuffle clean images into batches of 100, or one of all if there are fewer; the remainder is left out.
-
-        Args:
-            features: float [n, width].
-            ids: of the n images.
-            seed: of the shuffle.
-        """
+        """Shuffle clean images, float [n, width], into batches of 100, or one of all if fewer; the remainder is left out."""
         size = min(_BATCH, len(ids))
         count = len(ids) // size
         rows = np.random.default_rng(seed).permutation(len(ids))[: count * size]
@@ -156,6 +151,8 @@ class LID(Detector):
         Ma et al. 2018, algorithm 1; deep_Mahalanobis (Lee et al. 2018), `lib_generation.py`, `get_LID`.
     """
 
+    name = "lid"
+
     def __init__(self, neighbours: Sequence[int] = _GRID, layers: list[str] | None = None, name: str = "lid") -> None:
         if not neighbours or min(neighbours) < 2:
             raise Refusal(
@@ -164,13 +161,8 @@ class LID(Detector):
             )
         self.neighbours = list(neighbours)
         self.layers = layers
-        self._name = name
+        self.name = name
         self._fit: _Fit | None = None
-
-    @property
-    def name(self) -> str:
-        """`lid`, unless it was given another."""
-        return self._name
 
     @property
     def fewest(self) -> int:
@@ -220,8 +212,8 @@ class LID(Detector):
             "ids": torch.tensor(list(ids), dtype=torch.uint8),
         }
 
+    @override
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Take the mini-batches and the regression; see `Detector.load_state_dict`."""
         clean, layer = state["clean"].numpy(), state["layer"].numpy()
         ids = parse_json(bytes(state["ids"].tolist()))
         place_of = {name: divmod(index, clean.shape[1]) for index, name in enumerate(ids)}
@@ -230,14 +222,7 @@ class LID(Detector):
         self._fit = _Fit(int(state["k"]), layers, Neighbourhoods(clean, place_of), logistic)
 
     def _columns(self, records: Records) -> list[list[int]]:
-        column = FeatureProbe(self.layers).name
-        layers = list(columns_by_layer(records.names(column)).values())
-        if not layers:
-            raise Refusal(
-                f"`records` should say which columns of {column!r} belong to which feature layer. Got no names. Build them with "
-                "`names`, e.g. those of `FeatureProbe.names` after a reading."
-            )
-        return layers
+        return list(columns_by_layer(records.names(FeatureProbe(self.layers).name)).values())
 
     def _values(self, records: Records) -> np.ndarray:
         return records.probe(FeatureProbe(self.layers).name).astype(np.float64, copy=False)

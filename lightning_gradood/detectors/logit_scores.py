@@ -18,15 +18,8 @@ class Baseline(FixedDetector):
         Hendrycks, Gimpel 2017, section 2.
     """
 
-    @property
-    def name(self) -> str:
-        """`baseline`."""
-        return "baseline"
-
-    @property
-    def probes(self) -> Sequence[Probe]:
-        """The logits."""
-        return [LogitsProbe()]
+    name = "baseline"
+    probes: Sequence[Probe] = (LogitsProbe(),)
 
     def score(self, records: Records) -> np.ndarray:
         """log(1 − max_c p_c), float64 [n], in (−∞, 0)."""
@@ -50,23 +43,16 @@ class Energy(FixedDetector):
         Liu, Wang, Owens, Li 2020, Eq. 4.
     """
 
+    name = "energy"
+    probes: Sequence[Probe] = (LogitsProbe(),)
+
     def __init__(self, temperature: float = 1.0, name: str = "energy") -> None:
         if not 0 < temperature < np.inf:
             raise Refusal(
                 f"`temperature` should be above 0 and finite. Got `temperature = {temperature}`. The paper's is 1."
             )
         self.temperature = temperature
-        self._name = name
-
-    @property
-    def name(self) -> str:
-        """`energy`, unless it was given another."""
-        return self._name
-
-    @property
-    def probes(self) -> Sequence[Probe]:
-        """The logits."""
-        return [LogitsProbe()]
+        self.name = name
 
     def score(self, records: Records) -> np.ndarray:
         """Energy, float64 [n]."""

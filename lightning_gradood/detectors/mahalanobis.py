@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor, nn
+from typing_extensions import override  # typing has it from Python 3.12 on
 
 from lightning_gradood.core import (
     Refusal,
@@ -270,6 +271,8 @@ class Mahalanobis(Detector):
         Lee et al. 2018, section 2 and algorithm 1; deep_Mahalanobis, `OOD_Regression_Mahalanobis.py`.
     """
 
+    name = "mahalanobis_v"
+
     def __init__(
         self,
         preprocessing: bool = False,
@@ -281,13 +284,8 @@ class Mahalanobis(Detector):
         self.preprocessing, self.ensemble, self.magnitudes, self.layers = preprocessing, ensemble, magnitudes, layers
         self._probe = MahalanobisProbe(magnitudes if preprocessing else (0.0,), layers)
         suffix = "_p" * preprocessing + "_fe" * ensemble or "_v"
-        self._name = name or f"mahalanobis{suffix}"
+        self.name = name or f"mahalanobis{suffix}"
         self._fit: _Fit | None = None
-
-    @property
-    def name(self) -> str:
-        """`mahalanobis_v`, `_p`, `_fe` or `_p_fe`, unless it was given another."""
-        return self._name
 
     @property
     def probes(self) -> Sequence[Probe]:
@@ -316,8 +314,8 @@ class Mahalanobis(Detector):
         chosen = {"magnitude": torch.tensor(magnitude), "index": torch.tensor(fit.index)}
         return chosen if fit.logistic is None else chosen | fit.logistic.state_dict()
 
+    @override
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Take magnitude and regression; see `Detector.load_state_dict`."""
         self._fit = _Fit(int(state["index"]), Logistic.from_state_dict(state) if self.ensemble else None)
 
     def _scores(self, records: Records, fit: _Fit) -> np.ndarray:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from torch import Tensor
+from typing_extensions import override  # typing has it from Python 3.12 on
 
 from lightning_gradood.detectors.class_gaussian import ClassGaussian
 from lightning_gradood.detectors.detector import Detector, normal_training_records
@@ -29,30 +30,23 @@ class MahalanobisPP(Detector):
         Müller and Hein 2025, "Mahalanobis++", which takes the closest class rather than the predicted one.
     """
 
+    name = "mahalanobis_pp"
+    needs_anomalies = False
+
     def __init__(self, all_layers: bool = False, layers: list[str] | None = None, name: str | None = None) -> None:
         self.all_layers, self.layers = all_layers, layers
         self._probe: Probe = FeatureProbe(layers) if all_layers else PenultimateProbe()
-        self._name = name or ("mahalanobis_pp_layers" if all_layers else "mahalanobis_pp")
+        self.name = name or ("mahalanobis_pp_layers" if all_layers else "mahalanobis_pp")
         self._columns: list[list[int]] = []
         self._gaussians: list[ClassGaussian] | None = None
-
-    @property
-    def needs_anomalies(self) -> bool:
-        """False."""
-        return False
-
-    @property
-    def name(self) -> str:
-        """`mahalanobis_pp`, `mahalanobis_pp_layers`, or what it was given."""
-        return self._name
 
     @property
     def probes(self) -> Sequence[Probe]:
         """The penultimate features, or those of all feature layers."""
         return [self._probe]
 
+    @override
     def fit(self, records: Records, seed: int) -> list[dict[str, float]]:
-        """Learn from normal `train` records what is usual; nothing is random."""
         normal = normal_training_records(records)
         width = normal.probe(self._probe.name).shape[1]
         named = columns_by_layer(normal.names(self._probe.name)) if self.all_layers else {}
@@ -74,8 +68,8 @@ class MahalanobisPP(Detector):
             found |= gaussian.state_dict(f"{number}/") | {f"{number}/columns": torch.tensor(self._columns[number])}
         return found
 
+    @override
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Take them; see `Detector.load_state_dict`."""
         count = len({name.partition("/")[0] for name in state})
         self._columns = [state[f"{number}/columns"].tolist() for number in range(count)]
         self._gaussians = [ClassGaussian.from_state_dict(state, f"{number}/") for number in range(count)]

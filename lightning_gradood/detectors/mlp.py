@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
+from typing_extensions import override  # typing has it from Python 3.12 on
 
 from lightning_gradood.detectors.detector import Detector
 from lightning_gradood.detectors.inputs import Inputs
@@ -35,22 +36,15 @@ class MLP(Detector):
         Lee, Prabhushankar, AlRegib 2022, section 3.2.
     """
 
+    name = "mlp"
+    scores_are_logits = True
+
     def __init__(self, label_designs: Sequence[LabelDesign], settings: MLPSettings, name: str = "mlp") -> None:
         self.label_designs = list(label_designs)
         self.settings = settings
         self._inputs = Inputs(settings.inputs, self.label_designs)
-        self._name = name
+        self.name = name
         self.network: RepresentationMLP | None = None
-
-    @property
-    def name(self) -> str:
-        """`mlp`, unless it was given another."""
-        return self._name
-
-    @property
-    def scores_are_logits(self) -> bool:
-        """True."""
-        return True
 
     @property
     def probes(self) -> Sequence[Probe]:
@@ -81,8 +75,8 @@ class MLP(Detector):
         """Weights and standardisation of the best epoch."""
         return dict(self._fitted(self.network).state_dict())
 
+    @override
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Take weights and standardisation; see `Detector.load_state_dict`."""
         with torch.random.fork_rng(devices=[]):  # weights are drawn before they are replaced
             network = RepresentationMLP(torch.zeros(2, len(state["mean"]), dtype=torch.float64), self._network_settings)
         network.load_state_dict(state)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from torch import Tensor, nn
+from typing_extensions import override  # typing has it from Python 3.12 on
 
 from lightning_gradood.core import exact_arithmetic, frozen_network, input_gradient, to_float64
 from lightning_gradood.detectors.detector import Detector
@@ -106,6 +107,8 @@ class ODIN(Detector):
         Liang et al. 2018, section 3; the grid of deep_Mahalanobis (Lee et al. 2018), `OOD_Baseline_and_ODIN.py`.
     """
 
+    name = "odin"
+
     def __init__(
         self,
         temperatures: Sequence[float] = OdinProbe.TEMPERATURES,
@@ -114,13 +117,8 @@ class ODIN(Detector):
     ) -> None:
         self._probe = OdinProbe(temperatures, magnitudes)
         self.temperatures, self.magnitudes = self._probe.temperatures, self._probe.magnitudes
-        self._name = name
+        self.name = name
         self._column: int | None = None
-
-    @property
-    def name(self) -> str:
-        """`odin`, unless it was given another."""
-        return self._name
 
     @property
     def probes(self) -> Sequence[Probe]:
@@ -145,6 +143,6 @@ class ODIN(Detector):
         values = {"temperature": temperature, "magnitude": magnitude, "column": column}
         return {name: torch.tensor(value) for name, value in values.items()}
 
+    @override
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Take the column; see `Detector.load_state_dict`."""
         self._column = int(state["column"])

@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 import torch
 from torch import Tensor
+from typing_extensions import override  # typing has it from Python 3.12 on
 
 from lightning_gradood.core import Refusal
 from lightning_gradood.detectors.detector import Detector, normal_training_records, outlier_training_records
@@ -49,6 +50,10 @@ class SyntheticOutliers(Detector):
         classifier itself is trained, here a small model on what it shows.
     """
 
+    name = "synthetic_outliers"
+    needs_anomalies = False
+    outliers: Sequence[SyntheticOutlier] = ()
+
     def __init__(
         self,
         inputs: Sequence[Input] = ("features", "confidence", "views"),
@@ -59,10 +64,10 @@ class SyntheticOutliers(Detector):
         settings: MLPSettings | None = None,
         name: str = "synthetic_outliers",
     ) -> None:
-        self._given = label_designs
+        self.label_designs = label_designs
         self._inputs = Inputs(inputs, label_designs or [AllOnes()])
-        self._outliers = default_outliers() if outliers is None else list(outliers)
-        names = [one.name for one in self._outliers]
+        self.outliers = default_outliers() if outliers is None else list(outliers)
+        names = [one.name for one in self.outliers]
         if not names or len(set(names)) < len(names):
             raise Refusal(f"`outliers` should be one or more with different names. Got {names}. Name others.")
         if model not in ("linear", "mlp") or not strength > 0:
@@ -73,29 +78,9 @@ class SyntheticOutliers(Detector):
         self.inputs, self.model, self.strength = list(inputs), model, strength
         # logarithms were taken where they belong
         self.settings = replace(settings or MLPSettings(), log_values=False)
-        self._name = name
+        self.name = name
         self._linear: Logistic | None = None
         self._mlp: RepresentationMLP | None = None
-
-    @property
-    def needs_anomalies(self) -> bool:
-        """False."""
-        return False
-
-    @property
-    def name(self) -> str:
-        """`synthetic_outliers`, unless it was given another."""
-        return self._name
-
-    @property
-    def label_designs(self) -> list[LabelDesign] | None:
-        """Those it was given."""
-        return self._given
-
-    @property
-    def outliers(self) -> list[SyntheticOutlier]:
-        """The kinds that it is fitted against."""
-        return self._outliers
 
     @property
     def probes(self) -> Sequence[Probe]:
@@ -104,7 +89,7 @@ class SyntheticOutliers(Detector):
 
     def with_label_designs(self, label_designs: Sequence[LabelDesign]) -> SyntheticOutliers:
         """One that reads these, unless it was given its own."""
-        if self._given:
+        if self.label_designs:
             return self
         return SyntheticOutliers(**self.arguments | {"label_designs": list(label_designs)})
 
@@ -146,8 +131,8 @@ class SyntheticOutliers(Detector):
             return self._fitted(self._linear).state_dict()
         return dict(self._fitted(self._mlp).state_dict())
 
+    @override
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Take them; see `Detector.load_state_dict`."""
         if self.model == "linear":
             self._linear = Logistic.from_state_dict(state)
             return

@@ -53,12 +53,7 @@ def attempt(action: Callable[[], Result]) -> tuple[Result | None, str]:
 def attempt_trial(
     trial: Trial, datasets: DetectionDatasets, settings: DetectionSettings, fitted_before: dict[str, Detector]
 ) -> tuple[Detector | None, list[Outcome], list[Failure]]:
-    """Run a trial; where that fails, return no detector and no outcome but the failure.
-
-    Args:
-        trial, datasets, fitted_before: as for `run_trial`.
-        settings: of the experiment.
-    """
+    """Run a trial, see `run_trial`; where that fails, return no detector and no outcome but the failure."""
     run = partial(
         run_trial,
         trial,
@@ -90,11 +85,7 @@ def refuse_all_failed(outcomes: Sequence[Outcome], failures: Sequence[Failure]) 
 
 
 def notes_on_left_out(left_out: Mapping[str, Sequence[str]]) -> list[str]:
-    """Say which images are in no number, as the network was not finite for them.
-
-    Args:
-        left_out: their ids by source.
-    """
+    """Say which images are in no number, as the network was not finite for them: their ids by source."""
     return [
         f"{source}: {len(names)} images are left out, as the network is not finite for them, e.g. {names[0]}."
         for source, names in left_out.items()

@@ -159,35 +159,17 @@ def fitting_seed(detector: Detector, owner: str, seed: int) -> int:
     """Seed of a fit: by the name of the source that it belongs to, or for a detector that knows no anomalies one for all.
 
     So such a detector is the same for each source, and the same as the one that a guard is made of.
-
-    Args:
-        detector: to be fitted.
-        owner: anomaly source, see `Trial`.
-        seed: of the experiment.
     """
     return named_seed(seed, owner if detector.needs_anomalies else NORMAL, bits=32)
 
 
 def trials_of_process(trials: Sequence[Trial], sources: Sequence[str], rank: int, processes: int) -> list[Trial]:
-    """The trials that fall to one of several processes: those owned by every so many-th source.
-
-    Args:
-        trials: of the experiment.
-        sources: its anomaly sources.
-        rank: of the process.
-        processes: how many there are.
-    """
+    """The trials that fall to one of several processes: those owned by every so many-th source."""
     return [trial for trial in trials if sources.index(trial.owner) % processes == rank]
 
 
 def gather_outcomes(outcomes: list[Outcome], detectors: Sequence[Detector], sources: Sequence[str]) -> list[Outcome]:
-    """The outcomes of all processes, by tested source, detector and source of training; the same on every process.
-
-    Args:
-        outcomes: of this process.
-        detectors: of the experiment, in their order.
-        sources: its anomaly sources, in theirs.
-    """
+    """The outcomes of all processes, by tested source, detector and source of training; the same on every process."""
     rank = {name: number for number, name in enumerate(sources)}
     place = {detector.name: number for number, detector in enumerate(detectors)}
     return sorted(

@@ -13,7 +13,6 @@ from lightning_gradood.detectors import (
     Consistency,
     Detector,
     Energy,
-    GradientForest,
     GradientGaussian,
     GradientKNN,
     MahalanobisPP,
@@ -74,8 +73,6 @@ class DetectionSettings:
             anomalies. One that needs them is fitted on all anomaly sources together.
         resamples: bootstrap resamples for the 95 % interval of the AUROC.
         seed: of the detectors and the bootstrap; the splits have theirs in `data.split_seed`.
-        repair: what to do where records in the cache are damaged: `auto` names them and has their images probed again; `ask`
-            asks first, and refuses where nobody sits at a terminal.
         on_bad_image: what to do with an image for which the network, or a gradient, is NaN or infinite: `refuse` names it and
             ends the run; `skip` names it and leaves it out, with its attacked versions where they are so too.
     """
@@ -90,7 +87,6 @@ class DetectionSettings:
     guard: str | None = None
     resamples: int = 1000
     seed: int = 0
-    repair: Literal["auto", "ask"] = "auto"
     on_bad_image: Literal["refuse", "skip"] = "refuse"
 
     def __post_init__(self) -> None:
@@ -137,7 +133,7 @@ class DetectionSettings:
                 anyway, and otherwise the preset for that case, and two of what it is compared with.
         """
         named = [detector for detector in self.build() if not detector.needs_anomalies]
-        cheap: list[Detector] = [GradientGaussian(), GradientKNN(), GradientForest(), Baseline(), Energy()]
+        cheap: list[Detector] = [GradientGaussian(), GradientKNN(), Baseline(), Energy()]
         usual = cheap if known else [*no_anomalies(), GradientKNN(), Energy()]
         return named or [detector.with_label_designs(self.label_designs) for detector in usual]
 

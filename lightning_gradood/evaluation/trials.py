@@ -129,18 +129,7 @@ def evaluate(
 
 @dataclass(frozen=True)
 class Fitted:
-    """A detector that is ready for `test`.
-
-    Args:
-        detector: fitted.
-        trained_on: name of what it was fitted on.
-        counts: `train` and `val` to their numbers of records.
-        curves: as in `Outcome`.
-        val: its scores.
-        attacks: what `attack_numbers` says of `val`.
-        threshold: chosen on `val`.
-        seconds: time that the fit took.
-    """
+    """A detector that is ready for `test`, with the fields of `Outcome` that its fit decides; `attacks` are those of `val`."""
 
     detector: Detector
     trained_on: str
@@ -168,8 +157,7 @@ def fit(
         detector: fitted here.
         records: normal and anomalous records with their `split`; those of `test` are never looked at.
         trained_on: name of the anomaly source, or of all of them together.
-        seed: fixes the fit; see `core.named_seed`.
-        false_positive_rate: share of normal images that a one-class detector may flag.
+        seed, false_positive_rate: as for `evaluate`.
         synthetic: synthetic outliers, for a detector that asks for some.
         is_fitted: whether it was fitted on the same records before.
 
@@ -197,13 +185,7 @@ def fit(
 
 
 def fitting_records(detector: Detector, parts: Sequence[Records], synthetic: Records | None) -> Records:
-    """Put together what a detector is fitted on.
-
-    Args:
-        detector: not fitted.
-        parts: records of `train` and `val`.
-        synthetic: synthetic outliers, which may have fewer probes, or None.
-    """
+    """Put together what a detector is fitted on: parts of `train` and `val`, and outliers, which may have fewer probes."""
     if synthetic is None:
         return Records.concatenate(parts)
     own = [probe.name for probe in detector.probes]
@@ -223,10 +205,9 @@ def measure(
 
     Args:
         fitted: what `fit` returned.
-        records: normal and anomalous records with their `split`; only those of `test` are looked at.
-        source: the name of the anomaly source they are of.
-        seed: fixes the bootstrap; see `core.named_seed`.
-        resamples: bootstrap resamples of the AUROC's interval.
+        records: normal and anomalous records of one source; only those of `test` are looked at.
+        source: its name.
+        seed, resamples: of the bootstrap of the AUROC's interval.
         conventions: whose arithmetic is added as `<convention>/<metric>`.
     """
     start, test, detector = time.perf_counter(), records.where(split="test"), fitted.detector

@@ -29,7 +29,7 @@ from lightning_gradood.metrics.calibration import (
 )
 from lightning_gradood.metrics.conventions import CONVENTIONS, conventional_metrics
 from lightning_gradood.metrics.curves import accuracy_at, best_balanced_threshold, precision_recall_curve, roc_curve
-from lightning_gradood.metrics.detection import auroc, detection_accuracy, detection_metrics
+from lightning_gradood.metrics.detection import auroc, detection_metrics
 from lightning_gradood.metrics.drift import ScoreDrift, score_drift
 
 __all__ = [
@@ -46,7 +46,6 @@ __all__ = [
     "conformal_p_values",
     "conformal_threshold",
     "conventional_metrics",
-    "detection_accuracy",
     "detection_metrics",
     "newcombe_interval",
     "precision_recall_curve",

@@ -30,21 +30,8 @@ def auroc_interval(
     """Return an interval of the AUROC that also holds for few images and for AUROCs near 0 and 1.
 
     `bootstrap_auroc`, unless min(AUROC, 1 − AUROC) times the number of origins of the smaller class is below 5; then
-    `newcombe_interval`, with the numbers of origins in each class.
-
-    Args:
-        scores: As for `bootstrap_auroc`.
-        labels: As there.
-        origin_ids: As there.
-        resamples: As there.
-        seed: As there.
-        confidence: As there.
-
-    Returns:
-        `(low, high)`, in [0, 1].
-
-    Raises:
-        Refusal: As `bootstrap_auroc`.
+    `newcombe_interval`, with the numbers of origins in each class. Arguments, result and refusals are those of
+    `bootstrap_auroc`.
 
     Example:
         >>> low, high = auroc_interval(range(20), [0] * 10 + [1] * 10, origin_ids=range(20))

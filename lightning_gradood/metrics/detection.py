@@ -41,7 +41,7 @@ def detection_metrics(scores: ArrayLike, labels: ArrayLike) -> dict[str, float]:
         "aupr_in": _average_precision(counts.mirrored()),
         "fpr95_out": _fpr95(counts),
         "fpr95_in": _fpr95(counts.mirrored()),
-        "detection_accuracy": _detection_accuracy(counts),
+        "detection_accuracy": 0.5 + int(counts.advantage.max()) / (2 * counts.anomalous * counts.normal),
     }
 
 
@@ -65,29 +65,6 @@ def auroc(scores: ArrayLike, labels: ArrayLike) -> float:
     return _auroc(threshold_counts(scores, labels))
 
 
-def detection_accuracy(scores: ArrayLike, labels: ArrayLike) -> float:
-    """Return the balanced accuracy at the threshold that is best on these very images, an oracle's.
-
-    Args:
-        scores: Finite real numbers `[n]`, higher = more anomalous.
-        labels: 0 (normal) or 1 (anomalous), `[n]`.
-
-    Returns:
-        Maximum over thresholds of (TPR + 1 − FPR) / 2, in [0.5, 1].
-
-    Raises:
-        Refusal: As `detection_metrics`.
-
-    Reference:
-        Lee et al.'s deep_Mahalanobis, `calculate_log.py`.
-
-    Example:
-        >>> detection_accuracy([0.1, 0.4, 0.35, 0.8], [0, 0, 1, 1])
-        0.75
-    """
-    return _detection_accuracy(threshold_counts(scores, labels))
-
-
 def _auroc(counts: ThresholdCounts) -> float:
     # Twice the Mann-Whitney statistic, in integers: 2 for each normal image below an anomalous one, 1 for each tie.
     anomalous_at = -np.diff(counts.true_positives)
@@ -105,7 +82,3 @@ def _average_precision(counts: ThresholdCounts) -> float:
 def _fpr95(counts: ThresholdCounts) -> float:
     enough = 20 * counts.true_positives >= 19 * counts.anomalous  # TPR ≥ .95 in integers
     return float(counts.false_positives[enough].min() / counts.normal)
-
-
-def _detection_accuracy(counts: ThresholdCounts) -> float:
-    return 0.5 + int(counts.advantage.max()) / (2 * counts.anomalous * counts.normal)

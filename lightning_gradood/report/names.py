@@ -20,7 +20,6 @@ _DETECTORS = {
     "knn": "kNN",
     "gradient_gaussian": "Gradient Gaussian",
     "gradient_knn": "Gradient kNN",
-    "gradient_forest": "Gradient forest",
     "mahalanobis_pp": "Mahalanobis++",
     "consistency": "Consistency",
     "synthetic_outliers": "Synthetic outliers",

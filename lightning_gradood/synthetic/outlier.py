@@ -62,17 +62,14 @@ class SyntheticOutlier(Perturbation):
         ('fade', torch.Size([2, 1, 2, 2]))
     """
 
+    passes = 0
+
     seed: int
 
     @property
     def name(self) -> str:
         """In ids, tables and the records' column `attack`: the name of the class in snake case."""
         return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(self).__name__).lower()
-
-    @property
-    def passes(self) -> int:
-        """None, as the network is not asked."""
-        return 0
 
     @abstractmethod
     def make(self, images: Tensor, draws: Draws) -> Tensor:
@@ -115,11 +112,6 @@ class GradientOutlier(SyntheticOutlier):
 
 
 def pixel_gradient(loss: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
-    """Gradient of a loss by the pixels, [N, C, H, W].
-
-    Args:
-        loss: from images to one number each, [N], or their sum.
-        images: [N, C, H, W].
-    """
+    """Gradient by the pixels, [N, C, H, W], of a loss that gives one number for each image, [N], or their sum."""
     leaf = images.detach().clone().requires_grad_()
     return input_gradient(loss(leaf).sum(), leaf)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from typing_extensions import override  # typing has it from Python 3.12 on
 
 from lightning_gradood.core import Logits, input_gradient
 from lightning_gradood.synthetic.outlier import Draws, GradientOutlier, pixel_gradient
@@ -29,17 +30,14 @@ class SignStep(GradientOutlier):
         seed: another one draws other steps.
     """
 
+    passes = 1
+
     low: float = 0.01
     high: float = 0.06
     seed: int = 0
 
-    @property
-    def passes(self) -> int:
-        """One."""
-        return 1
-
+    @override
     def walk(self, predict: Logits, images: Tensor, predicted: Tensor, draws: Draws) -> Tensor:
-        """Step."""
         gradient = pixel_gradient(lambda leaf: _cross_entropy(predict, leaf, predicted), images)
         return images + draws.uniform(self.low, self.high) * gradient.sign()
 
@@ -53,17 +51,14 @@ class TargetSteps(GradientOutlier):
         seed: another one draws other classes and distances.
     """
 
+    passes = 7  # the first counts the classes
+
     low: float = 0.01
     high: float = 0.05
     seed: int = 0
 
-    @property
-    def passes(self) -> int:
-        """Six, and one to count the classes."""
-        return 7
-
+    @override
     def walk(self, predict: Logits, images: Tensor, predicted: Tensor, draws: Draws) -> Tensor:
-        """Walk."""
         with torch.no_grad():
             classes = predict(images).shape[1]
         steps = torch.tensor(draws.integers(1, classes), device=images.device)
@@ -86,16 +81,13 @@ class BoundarySteps(GradientOutlier):
         Moosavi-Dezfooli, Fawzi and Frossard 2016, "DeepFool", towards the runner-up alone.
     """
 
+    passes = 5
+
     beyond: float = 0.02
     seed: int = 0
 
-    @property
-    def passes(self) -> int:
-        """Five, and a forward pass each."""
-        return 5
-
+    @override
     def walk(self, predict: Logits, images: Tensor, predicted: Tensor, draws: Draws) -> Tensor:
-        """Walk; an image that has passed the boundary stays."""
         moved, own = images, predicted[:, None]
         for _ in range(5):
             leaf = moved.detach().clone().requires_grad_()
@@ -105,6 +97,7 @@ class BoundarySteps(GradientOutlier):
             gradient = input_gradient(lead.sum(), leaf)
             needed = (lead.detach().clamp(min=0) + self.beyond).view(-1, 1, 1, 1)
             step = 1.02 * needed * gradient / gradient.flatten(1).square().sum(1).clamp(min=_TINY).view(-1, 1, 1, 1)
+            # an image that has passed the boundary stays
             moved = torch.where((lead.detach() < 0).view(-1, 1, 1, 1), moved, (moved - step).clamp(0, 1))
         return moved
 
@@ -119,17 +112,14 @@ class EuclideanSteps(GradientOutlier):
         seed: another one draws other distances.
     """
 
+    passes = 5
+
     low: float = 0.3
     high: float = 2.0
     seed: int = 0
 
-    @property
-    def passes(self) -> int:
-        """Five."""
-        return 5
-
+    @override
     def walk(self, predict: Logits, images: Tensor, predicted: Tensor, draws: Draws) -> Tensor:
-        """Walk."""
         distance = draws.uniform(self.low, self.high) * (images[0].numel() / 3072) ** 0.5
         moved = images
         for _ in range(5):
@@ -149,17 +139,14 @@ class SurerSteps(GradientOutlier):
         seed: another one draws other distances.
     """
 
+    passes = 4
+
     low: float = 0.01
     high: float = 0.05
     seed: int = 0
 
-    @property
-    def passes(self) -> int:
-        """Four."""
-        return 4
-
+    @override
     def walk(self, predict: Logits, images: Tensor, predicted: Tensor, draws: Draws) -> Tensor:
-        """Walk."""
         distance, moved = draws.uniform(self.low, self.high), images
         for _ in range(4):
             gradient = pixel_gradient(lambda leaf: torch.logsumexp(predict(leaf), dim=1), moved)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from typing_extensions import override  # typing has it from Python 3.12 on
 
 from lightning_gradood.synthetic.outlier import Draws, SyntheticOutlier
 
@@ -23,8 +24,8 @@ class GaussianNoise(SyntheticOutlier):
     high: float = 0.15
     seed: int = 0
 
+    @override
     def make(self, images: Tensor, draws: Draws) -> Tensor:
-        """Add the noise."""
         return images + draws.uniform(self.low, self.high) * draws.normal(*images.shape[1:])
 
 
@@ -41,8 +42,8 @@ class SignNoise(SyntheticOutlier):
     high: float = 0.08
     seed: int = 0
 
+    @override
     def make(self, images: Tensor, draws: Draws) -> Tensor:
-        """Add the noise."""
         return images + draws.uniform(self.low, self.high) * draws.normal(*images.shape[1:]).sign()
 
 
@@ -58,8 +59,8 @@ class PatchShuffle(SyntheticOutlier):
     most: int = 4
     seed: int = 0
 
+    @override
     def make(self, images: Tensor, draws: Draws) -> Tensor:
-        """Shuffle."""
         for row, grid in enumerate(draws.integers(2, self.most + 1)):
             height, width = images.shape[2] // grid, images.shape[3] // grid
             part = images[row, :, : grid * height, : grid * width]
@@ -82,8 +83,8 @@ class Overlay(SyntheticOutlier):
     high: float = 0.65
     seed: int = 0
 
+    @override
     def make(self, images: Tensor, draws: Draws) -> Tensor:
-        """Mix."""
         share = draws.uniform(self.low, self.high)
         return share * images + (1 - share) * images.flip(2, 3)
 
@@ -101,8 +102,8 @@ class Blur(SyntheticOutlier):
     high: float = 0.07
     seed: int = 0
 
+    @override
     def make(self, images: Tensor, draws: Draws) -> Tensor:
-        """Blur rows, then columns."""
         side = min(images.shape[2:])
         sigma = draws.uniform(self.low, self.high).flatten() * side
         reach = min(max(1, math.ceil(3 * self.high * side)), side - 1)
@@ -125,8 +126,8 @@ class ChannelPermutation(SyntheticOutlier):
 
     seed: int = 0
 
+    @override
     def make(self, images: Tensor, draws: Draws) -> Tensor:
-        """Exchange channels."""
         channels = images.shape[1]
         for row in range(len(images) if channels > 1 else 0):
             order = draws.permutation(row, channels)
@@ -149,8 +150,8 @@ class Solarise(SyntheticOutlier):
     high: float = 0.7
     seed: int = 0
 
+    @override
     def make(self, images: Tensor, draws: Draws) -> Tensor:
-        """Turn them."""
         return torch.where(images > draws.uniform(self.low, self.high), 1 - images, images)
 
 
@@ -164,8 +165,8 @@ class Rotation(SyntheticOutlier):
 
     seed: int = 0
 
+    @override
     def make(self, images: Tensor, draws: Draws) -> Tensor:
-        """Turn."""
         square = images.shape[2] == images.shape[3]
         turned = [
             torch.rot90(image, quarter if square else 2, (1, 2))
@@ -187,8 +188,8 @@ class Zoom(SyntheticOutlier):
     high: float = 0.5
     seed: int = 0
 
+    @override
     def make(self, images: Tensor, draws: Draws) -> Tensor:
-        """Enlarge."""
         size = images.shape[2:]
         sides = (draws.uniform(self.low, self.high).flatten() * min(size)).round().clamp(min=1).long().tolist()
         places = draws.uniform(0, 1, 2).tolist()
@@ -213,8 +214,8 @@ class Elastic(SyntheticOutlier):
     high: float = 0.35
     seed: int = 0
 
+    @override
     def make(self, images: Tensor, draws: Draws) -> Tensor:
-        """Bend."""
         coarse = draws.normal(2, 5, 5) * draws.uniform(self.low, self.high)
         shifts = F.interpolate(coarse, size=tuple(images.shape[2:]), mode="bicubic", align_corners=True)
         still = torch.eye(2, 3, device=images.device, dtype=images.dtype).expand(len(images), 2, 3)
@@ -235,8 +236,8 @@ class ColourField(SyntheticOutlier):
     high: float = 2.0
     seed: int = 0
 
+    @override
     def make(self, images: Tensor, draws: Draws) -> Tensor:
-        """Draw clouds."""
         height, width = images.shape[2:]
         down, right = (torch.fft.fftfreq(side, device=images.device) for side in (height, width))
         frequency = (down[:, None].square() + right[None].square()).sqrt()
@@ -261,8 +262,8 @@ class Rectangles(SyntheticOutlier):
     most: int = 11
     seed: int = 0
 
+    @override
     def make(self, images: Tensor, draws: Draws) -> Tensor:
-        """Draw them."""
         channels, height, width = images.shape[1:]
         colours = draws.uniform(0, 1, self.most + 1, channels, 1, 1)
         places = draws.uniform(0, 1, self.most, 4).tolist()

@@ -54,32 +54,16 @@ def by_path(name: str) -> str:
 MOMENTUM = "advertorch.attacks.MomentumIterativeAttack"
 
 
-def _brief(attack: Perturbation) -> Perturbation:
-    """The same attack, of fewer steps where these only take time."""
-    if not isinstance(attack, CarliniWagner):
-        return attack
-    settings = attack.describe()["settings"]
-    assert isinstance(settings, dict)
-    return CarliniWagner(**settings | {"steps": 15, "searches": min(2, attack.searches)})
-
-
-def _presets() -> dict[str, Perturbation]:
-    """The attacks of all presets, each once."""
-    distinct: dict[str, tuple[str, Perturbation]] = {}
-    for name in ("paper", "modern", "pilot"):
-        for key, attack in preset(name).items():
-            distinct.setdefault(repr(attack.describe()), (f"{name}/{key}", _brief(attack)))
-    return dict(distinct.values())
-
-
-ATTACKS: dict[str, Perturbation] = _presets() | {
+BRIEF = CarliniWagner(steps=15)  # steps of an optimiser only take time
+ATTACKS: dict[str, Perturbation] = {
+    **{f"paper/{name}": attack for name, attack in (preset("paper") | {"cw": BRIEF}).items()},
     "fgsm/next": FGSM(targeted="next"),
     "bim/random": BIM(targeted="random"),
     "bim/stopping": BIM(stop_at_success=True),
     "pgd/least_likely": PGD(targeted="least_likely"),
     "pgd/stopping": PGD(stop_at_success=True),
     "cw/next": CarliniWagner(targeted="next", steps=10),
-    "cw/confident": CarliniWagner(confidence=1.0, steps=10),
+    "cw/confident": CarliniWagner(confidence=1.0, steps=8, searches=2),
     "iterll/stopping": IterLL(stop_at_success=True),
     "advertorch/momentum": AdvertorchAttack(MOMENTUM, {"eps": 0.03, "nb_iter": 5}, eps=0.03),
     "advertorch/pgd": AdvertorchAttack(

@@ -55,17 +55,17 @@ def judged(network: nn.Module, images: Tensor, labels: Tensor, attack: object, g
         return attack.run(model, images, criterion, **settings).detach()  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize("precision", ["single", "double"])
 @pytest.mark.parametrize("name", STEPS)
-def test_signed_steps_are_equal(name: str, precision: str, digits: Digits) -> None:
+def test_signed_steps_are_equal(name: str, digits: Digits) -> None:
     ours, theirs, goal = STEPS[name]
-    digits = digits.double() if precision == "double" else digits
-    expected = judged(digits.network, digits.images, digits.labels, theirs, goal, ours.eps)
-    found = ours.craft(digits.network, digits.images, digits.labels)
-    assert float((found.images - digits.images).abs().max()) > 0.9 * (ours.eps or 0)
-    equal = ((found.images - expected).abs() <= 1e-6).flatten(1).all(1)
-    # float32 may round a gradient near zero to either sign, and the image goes another way from there on
-    assert int((~equal).sum()) <= (0 if precision == "double" else 2)
+    double = digits.double()
+    for given in (digits, Digits(double.network, double.images[:50], double.labels[:50])):
+        expected = judged(given.network, given.images, given.labels, theirs, goal, ours.eps)
+        found = ours.craft(given.network, given.images, given.labels)
+        assert float((found.images - given.images).abs().max()) > 0.9 * (ours.eps or 0)
+        equal = ((found.images - expected).abs() <= 1e-6).flatten(1).all(1)
+        # float32 may round a gradient near zero to either sign, and the image goes another way from there on
+        assert int((~equal).sum()) <= (2 if given is digits else 0)
 
 
 @pytest.mark.parametrize(("searches", "confidence"), [(1, 0.0), (3, 0.0), (1, 2.0)])

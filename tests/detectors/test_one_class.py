@@ -1,189 +1,215 @@
-"""Detectors that know normal images only: they learn from nothing else, find what is unusual, and say so by quantile."""
-
-import re
+"""Detectors that know normal images alone, against scipy, scikit-learn, pytorch and plain forward passes."""
 
 import numpy as np
 import pytest
-from made_up_records import PROBE, records
+import torch
+from asserts import assert_refused
+from detector_cases import feature_records
+from made_up_records import PROBE, changed, records
+from scipy.spatial.distance import mahalanobis
+from scipy.stats import combine_pvalues, kstest
 from sklearn.covariance import LedoitWolf
-from sklearn.ensemble import IsolationForest
 from sklearn.neighbors import NearestNeighbors
+from torch import nn
 
-from lightning_gradood.core import Refusal
-from lightning_gradood.detectors import GradientForest, GradientGaussian, GradientKNN
-from lightning_gradood.detectors.class_gaussian import ClassGaussian
-from lightning_gradood.detectors.detector import normal_training_records
-from lightning_gradood.detectors.gradient_novelty import log_norms
+from lightning_gradood.detectors import (
+    KNN,
+    MLP,
+    Baseline,
+    ClassGaussian,
+    Combined,
+    Consistency,
+    Energy,
+    GradientGaussian,
+    GradientKNN,
+    MahalanobisPP,
+    ViewsProbe,
+)
+from lightning_gradood.detectors.combined import EmpiricalTail
 from lightning_gradood.evaluation import evaluate
 from lightning_gradood.gradients import AllOnes, Predicted
 from lightning_gradood.metrics import auroc
+from lightning_gradood.networks import CifarResNet, MLPSettings
 from lightning_gradood.records import Records
 
-DETECTORS = {"gaussian": GradientGaussian, "knn": GradientKNN, "forest": GradientForest}
-EVERY = pytest.mark.parametrize("kind", DETECTORS.values(), ids=DETECTORS)
+ON_GRADIENTS = pytest.mark.parametrize("kind", [GradientGaussian, GradientKNN])
 
 
-def changed(table, rows=None, **columns):
-    """Return the records with other columns in some rows, or in all; `probe` stands for the probe's values."""
-    rows = np.ones(len(table), bool) if rows is None else rows
-    values, given = table.probe(PROBE).copy(), {}
-    for name, new in columns.items():
-        column = values if name == "probe" else given.setdefault(name, table.column(name).copy())
-        column[rows] = new
-    parts = [
-        Records.build(
-            [table.ids[row]],
-            source=str(table.column("source")[row]),
-            values={PROBE: values[[row]]},
-            **{name: [column[row]] for name, column in given.items()},
-        )
-        for row in range(len(table))
-    ]
-    return Records.concatenate(parts).with_splits(dict(zip(table.ids, table.column("split"), strict=True)))
+def classed(number=300, width=5):
+    """Values of three predicted classes with means of their own, and the classes."""
+    rng = np.random.default_rng(0)
+    predictions = rng.integers(0, 3, number)
+    return rng.normal(size=(number, width)) * [1, 2, 3, 4, 5] + 4.0 * predictions[:, None], predictions
 
 
-def states(detector, table, seed=0):
-    """What is learnt, as lists."""
-    detector.fit(table, seed)
-    return {name: tensor.tolist() for name, tensor in detector.state_dict().items()}
+def test_the_log_distance_is_scipys_with_scikit_learns_covariance():
+    values, predictions = classed()
+    gaussian = ClassGaussian.of(values, predictions)
+    standardised = (values - values.mean(axis=0)) / values.std(axis=0)
+    centres = np.stack([standardised[predictions == one].mean(axis=0) for one in range(3)])
+    inverse = np.linalg.inv(LedoitWolf(assume_centered=True).fit(standardised - centres[predictions]).covariance_)
+    pairs = zip(standardised, predictions, strict=True)
+    expected = [2 * np.log(mahalanobis(row, centres[one], inverse)) for row, one in pairs]
+    np.testing.assert_allclose(gaussian.log_distance(values, predictions), expected, rtol=1e-8)
+    unknown = gaussian.log_distance(values.mean(axis=0)[None], np.array([7]))  # no normal image was predicted as one
+    assert unknown[0] < -20  # it has the mean of all
 
 
-@EVERY
-def test_only_normal_train_records_are_looked_at(kind):
-    table, rng = records(width=4), np.random.default_rng(1)
-    train, anomalous = table.column("split") == "train", table.anomalous == 1
-    expected = states(kind(), table)
-    assert states(kind(), changed(table, anomalous, probe=1.0, prediction=3)) == expected
-    assert states(kind(), changed(table, ~train, probe=1.0, prediction=3)) == expected
-    assert states(kind(), Records(table.table.filter(train & ~anomalous))) == expected
-    other = changed(table, train & ~anomalous, probe=rng.lognormal(size=(60, 4)))
-    assert states(kind(), other) != expected
+def test_mahalanobis_pp_does_not_see_the_length_of_features():
+    table, detector, probe = feature_records(), MahalanobisPP(), "features/penultimate"
+    detector.fit(table, seed=0)
+    longer = changed(table, probes={probe: 7.5 * table.probe(probe)})
+    np.testing.assert_allclose(detector.score(longer), detector.score(table), rtol=1e-9)
 
 
-@EVERY
-def test_the_threshold_flags_at_most_5_percent_of_normal_val_images(kind):
-    table = records({"train": 60, "val": 200, "test": 30})
-    outcome = evaluate(kind(), table, source="smoke", seed=0, resamples=20)
-    val = outcome.scores["val"]
-    assert np.mean(val.scores[val.labels == 0] <= outcome.threshold) == pytest.approx(0.95, abs=0.0051)
-    assert not kind().needs_anomalies
-    outside = changed(table, table.anomalous == 1, probe=1.0)
-    assert evaluate(kind(), outside, source="smoke", seed=0, resamples=20).threshold == outcome.threshold
-
-
-@EVERY
-@pytest.mark.parametrize("gap", [4.0, -4.0])
-def test_what_is_unusual_is_found_whichever_side_it_lies_on(kind, gap):
-    outcome = evaluate(kind(), records(gap=gap, width=6), source="smoke", seed=0, resamples=20)
-    assert outcome.metrics["test"]["auroc"] > 0.95
-    assert outcome.metrics["test"]["accuracy_at_val_threshold_balanced"] > 0.85
-
-
-@EVERY
-def test_a_class_is_compared_with_its_own_kind(kind):
-    """Norms of class 1 lie 8 higher; an image of class 0 with the norms of class 1 is unusual although they are not."""
-    table = records({"train": 100, "val": 60, "test": 30}, gap=0.0, width=5)
-    second = np.arange(len(table)) % 2 == 1
-    shifted = np.where(second[:, None], np.exp(8.0), 1.0) * table.probe(PROBE)
-    anomalous = table.anomalous == 1
-    prediction = np.where(anomalous, ~second, second).astype(int)
-    detector = kind()
-    test = changed(table, probe=shifted, prediction=prediction)
-    assert evaluate(detector, test, source="smoke", seed=0, resamples=20).metrics["test"]["auroc"] > 0.99
-
-
-@EVERY
-def test_an_unseen_class_and_constant_or_vanished_norms_give_finite_scores(kind):
-    table = records(width=4)
-    values = table.probe(PROBE).copy()
-    values[:, 0], values[:, 1] = 0.0, 7.0
-    values[::5, 2] = 0.0
-    detector = kind()
-    detector.fit(changed(table, probe=values), 0)
-    scores = detector.score(changed(table, probe=values, prediction=99))
-    assert np.isfinite(scores).all()
-    assert scores.dtype == np.float64
-
-
-def test_the_forest_follows_its_seed():
-    table = records(width=4)
-    assert states(GradientForest(), table, seed=1) != states(GradientForest(), table, seed=2)
-
-
-def test_the_gaussian_is_scikit_learn_s_mahalanobis_distance_when_it_whitens():
-    table = records(width=5)
-    detector = GradientGaussian(whitening=1.0)
-    detector.fit(table, 0)
+def standardised(table):
+    """Log norms in standard deviations of the normal `train` records, and these rows."""
+    rows = (table.column("split") == "train") & (table.anomalous == 0)
     logs = np.log(table.probe(PROBE))
-    train = logs[(table.column("split") == "train") & (table.anomalous == 0)]
-    standardised = (train - train.mean(axis=0)) / train.std(axis=0)
-    expected = LedoitWolf().fit(standardised).mahalanobis((logs - train.mean(axis=0)) / train.std(axis=0))
-    assert detector.score(table) == pytest.approx(expected, rel=1e-8)
+    return (logs - logs[rows].mean(axis=0)) / logs[rows].std(axis=0), rows
 
 
-def test_the_gaussian_is_euclid_s_distance_when_it_does_not():
+def test_the_gaussian_is_mahalanobis_distance_where_it_whitens_and_euclid_s_where_it_does_not():
     table = records(width=5)
-    detector = GradientGaussian(whitening=0.0)
-    detector.fit(table, 0)
-    logs = np.log(table.probe(PROBE))
-    train = logs[(table.column("split") == "train") & (table.anomalous == 0)]
-    expected = (((logs - train.mean(axis=0)) / train.std(axis=0)) ** 2).sum(axis=1)
-    assert detector.score(table) == pytest.approx(expected, rel=1e-9)
+    values, rows = standardised(table)
+    for whitening, expected in (
+        (1.0, LedoitWolf().fit(values[rows]).mahalanobis(values)),
+        (0.0, np.square(values).sum(axis=1)),
+    ):
+        detector = GradientGaussian(whitening=whitening)
+        detector.fit(table, 0)
+        assert detector.score(table) == pytest.approx(expected, rel=1e-8), whitening
 
 
 def test_the_neighbour_is_the_k_th_nearest_or_the_last():
     table = records(width=5)
-    logs = np.log(table.probe(PROBE))
-    train = logs[(table.column("split") == "train") & (table.anomalous == 0)]
-    standard = lambda values: (values - train.mean(axis=0)) / train.std(axis=0)  # noqa: E731  # one line says it
-    distances = NearestNeighbors(n_neighbors=60).fit(standard(train)).kneighbors(standard(logs))[0]
+    values, rows = standardised(table)
+    distances = NearestNeighbors(n_neighbors=60).fit(values[rows]).kneighbors(values)[0]
     for k, column in ((1, 0), (7, 6), (1000, 59)):
         detector = GradientKNN(k=k, whitening=0.0)
         detector.fit(table, 0)
         assert detector.score(table) == pytest.approx(distances[:, column], rel=1e-6, abs=1e-6)
 
 
-@pytest.mark.parametrize("number", [2, 40, 400])  # of normal records; a tree is grown on 256 at most
-def test_the_forest_s_scores_are_scikit_learn_s(number):
-    table = records({"train": number, "val": 5, "test": 50}, width=4)
-    detector = GradientForest(trees=30)
-    detector.fit(table, 7)
-    normal = normal_training_records(table)
-    gaussian = ClassGaussian.of(log_norms(normal, [AllOnes()]), normal.column("prediction"), whitening=0.0)
-    values = lambda rows: gaussian.whitened(log_norms(rows, [AllOnes()]), rows.column("prediction"))  # noqa: E731
-    truth = IsolationForest(n_estimators=30, max_samples="auto", random_state=7).fit(values(normal))
-    assert np.array_equal(detector.score(table), -truth.score_samples(values(table)))
+@ON_GRADIENTS
+def test_what_is_unusual_is_found_on_either_side_at_the_rate_that_was_chosen(kind):
+    for gap in (4.0, -4.0):
+        table = records({"train": 60, "val": 200, "test": 30}, gap=gap, width=6)
+        outcome = evaluate(kind(), table, source="smoke", seed=0, resamples=20)
+        assert outcome.metrics["test"]["auroc"] > 0.95
+        assert outcome.metrics["test"]["accuracy_at_val_threshold_balanced"] > 0.85
+        val = outcome.scores["val"]
+        assert np.mean(val.scores[val.labels == 0] <= outcome.threshold) == pytest.approx(0.95, abs=0.0051)
+        outside = changed(table, table.anomalous == 1, {PROBE: 1.0})
+        assert evaluate(kind(), outside, source="smoke", seed=0, resamples=20).threshold == outcome.threshold
 
 
-@EVERY
-def test_label_designs_are_read_side_by_side(kind):
-    detector = kind(label_designs=[AllOnes(), Predicted()])
+@ON_GRADIENTS
+def test_a_class_is_compared_with_its_own_kind(kind):
+    """Norms of class 1 lie 8 higher; an image of class 0 with the norms of class 1 is unusual although they are not."""
+    table = records({"train": 100, "val": 60, "test": 30}, gap=0.0, width=5)
+    second = np.arange(len(table)) % 2 == 1
+    shifted = np.where(second[:, None], np.exp(8.0), 1.0) * table.probe(PROBE)
+    prediction = np.where(table.anomalous == 1, ~second, second).astype(int)
+    test = changed(table, probes={PROBE: shifted}, prediction=prediction)
+    assert evaluate(kind(), test, source="smoke", seed=0, resamples=20).metrics["test"]["auroc"] > 0.99
+
+
+@ON_GRADIENTS
+def test_label_designs_are_read_side_by_side_and_vanished_norms_have_scores(kind):
+    table, detector = records(gap=0.0), kind(label_designs=[AllOnes(), Predicted()])
     assert [probe.name for probe in detector.probes] == ["gradients/all_ones", "gradients/predicted"]
     assert [probe.name for probe in kind().probes] == ["gradients/all_ones"]
-    table = records(gap=0.0)
     strange = np.where(table.anomalous[:, None] == 1, 1.0, table.probe(PROBE))
-    parts = Records.build(table.ids, source="normal", values={"gradients/predicted": strange})
-    both = table.by_id().join(parts)
+    both = table.by_id().join(Records.build(table.ids, source="normal", values={"gradients/predicted": strange}))
     detector.fit(both, 0)
-    scores = detector.score(both)
-    assert auroc(scores, both.anomalous) > 0.85
+    assert auroc(detector.score(both), both.anomalous) > 0.85
+    values = table.probe(PROBE).copy()
+    values[:, 0], values[:, 1], values[::5, 2] = 0.0, 7.0, 0.0
+    detector = kind()
+    detector.fit(changed(table, probes={PROBE: values}), 0)
+    assert np.isfinite(detector.score(changed(table, probes={PROBE: values}, prediction=99))).all()
 
 
-@pytest.mark.parametrize(
-    ("settings", "words"),
-    [
-        (
-            lambda: GradientGaussian(whitening=1.5),
-            "`whitening` should be between 0 (standardised) and 1 (whitened). Got",
-        ),
+@pytest.mark.parametrize("number", [4, 40])  # one batch of all views, and one for each
+def test_views_are_changes_of_plain_forward_passes(number):
+    torch.manual_seed(0)
+    network, images = CifarResNet(1, num_classes=6).eval(), torch.rand(number, 3, 16, 16)
+    found = ViewsProbe()(network, images)
+    with torch.no_grad():
+        logits = network(images).double()
+        mirrored = network(images.flip(3)).double() - logits
+        padded = nn.functional.pad(images, (0, 1, 0, 1), mode="replicate")
+        mean = (padded[..., :-1, :-1] + padded[..., 1:, :-1] + padded[..., :-1, 1:] + padded[..., 1:, 1:]) / 4
+        blurred = network(mean).double() - logits
+    for row, order in enumerate(logits.argsort(dim=1, descending=True)):
+        for start, change in ((0, mirrored[row, order]), (5, blurred[row, order])):
+            expected = [*change[:3].tolist(), change[3:].mean().item(), change[3:].std(correction=0).item()]
+            assert found[row, start : start + 5].tolist() == pytest.approx(expected, abs=1e-5)
+    assert len(ViewsProbe().names(network)) == found.shape[1] == 10
+    for classes in (1, 2, 3, 4):  # zeros where there are no others
+        few = ViewsProbe(["mirror"])(nn.Sequential(nn.Flatten(), nn.Linear(12, classes)), torch.rand(3, 3, 2, 2))
+        assert few.shape == (3, 5)
+        assert few.isfinite().all()
+        assert (few[:, min(classes, 3) : 3] == 0).all()
+
+
+def test_p_values_of_fresh_normal_scores_are_uniform_and_the_tail_goes_on():
+    rng = np.random.default_rng(0)
+    tail = EmpiricalTail(np.sort(rng.exponential(size=4000)))
+    fresh = np.exp(-tail.surprise(rng.exponential(size=4000)))
+    assert kstest(fresh, "uniform").statistic < 0.05  # both samples vary
+    far = tail.surprise(np.array([20.0, 40.0]))
+    assert far == pytest.approx([20.0, 40.0], rel=0.2)  # of an exponential distribution −log p is the score
+    assert (np.diff(tail.surprise(np.linspace(-1, 50, 1000))) >= 0).all()
+
+
+def combined_of(members, table, **settings):
+    detector = Combined(members, **settings)
+    detector.fit(table, seed=0)
+    return detector
+
+
+def test_fisher_is_scipys_statistic_and_each_rule_rises_with_every_member():
+    table = feature_records()
+    found, surprises = {}, None
+    for rule in ("fisher", "squares", "cauchy"):
+        detector = combined_of([Energy(), KNN(k=3)], table, rule=rule)
+        pairs = zip(detector.detectors, detector._tails, strict=True)
+        surprises = np.stack([tail.surprise(one.score(table)) for one, tail in pairs])
+        found[rule] = detector.score(table)
+        first, second = np.argsort(surprises[0]), np.argsort(surprises[1])
+        both = (np.diff(surprises[0][first]) > 0) & (np.diff(surprises[1][first]) > 0)
+        assert (np.diff(found[rule][first])[both] > 0).all()
+        both = (np.diff(surprises[1][second]) > 0) & (np.diff(surprises[0][second]) > 0)
+        assert (np.diff(found[rule][second])[both] > 0).all()
+    expected = [combine_pvalues(np.exp(-column), method="fisher").statistic for column in surprises.T]
+    np.testing.assert_allclose(2 * found["fisher"], expected, rtol=1e-9)
+    np.testing.assert_allclose(found["squares"], np.square(surprises).sum(axis=0), rtol=1e-9)
+    np.testing.assert_allclose(found["cauchy"], np.log(1 + np.exp(surprises).sum(axis=0)), rtol=1e-9)
+
+
+def test_members_are_scored_on_images_they_were_not_fitted_on():
+    """A nearest neighbour finds a member at distance 0: in-sample p-values would call every fresh image anomalous."""
+    table = feature_records(counts={"train": 200, "val": 300, "test": 10}, width=12)
+    detector = combined_of([KNN(k=1), MahalanobisPP()], table)
+    normal = table.where(source="normal", split="val")
+    for one, tail in zip(detector.detectors, detector._tails, strict=True):
+        assert 0.3 < np.exp(-tail.surprise(one.score(normal))).mean() < 0.6
+
+
+def test_settings_and_records_that_cannot_be_are_refused():
+    few = feature_records(counts={"train": 19, "val": 19, "test": 5})
+    assert_refused(
+        (lambda: Combined([Energy()]), "`detectors` should be two or more with different names that need no"),
+        (lambda: Combined([Energy(), Energy()]), "Got ['energy', 'energy']. Name others"),
+        (lambda: Combined([Energy(), MLP([AllOnes()], MLPSettings())]), "of which ['mlp'] need some"),
+        (lambda: Combined([Energy(), Baseline()], rule="sum"), "`rule` should be one of fisher, squares, cauchy"),
+        (lambda: Combined([Energy(), Baseline()], folds=1), "`folds` from 2 to 1000. Got `rule = fisher` and `folds"),
+        (lambda: combined_of([Energy(), Baseline()], few), "at least 20 normal ones in `train` for this detector."),
+        (lambda: Consistency(["mirror", "mirror"]), "`views` should be one or more of mirror, blur, each once"),
+        (lambda: ViewsProbe([]), "`views` should be one or more of mirror, blur"),
+        (lambda: GradientGaussian(whitening=1.5), "`whitening` should be between 0 (standardised) and 1 (whitened)."),
         (lambda: GradientKNN(k=0), "`k` should be at least 1. Got `k = 0`."),
-        (lambda: GradientForest(trees=0), "`trees` should be at least 1. Got `trees = 0`."),
-        (
-            lambda: GradientGaussian().fit(records().where(source="smoke"), 0),
-            "`records` should hold at least 2 normal ones in `train` for a one-class detector. Got 0. Take more",
-        ),
-    ],
-)
-def test_settings_without_meaning_are_refused(settings, words):
-    with pytest.raises(Refusal, match=re.escape(words)):
-        settings()
+        (lambda: GradientGaussian().fit(records().where(source="smoke"), 0), "should hold at least 2 normal ones"),
+    )

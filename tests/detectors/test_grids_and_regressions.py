@@ -1,0 +1,153 @@
+"""ODIN and Mahalanobis choose on `val` by AUROC, ties to the first; regressions on `train` are scikit-learn's."""
+
+import warnings
+
+import numpy as np
+import pytest
+from asserts import assert_refused
+from detector_cases import (
+    MAGNITUDES,
+    STEPS,
+    TEMPERATURES,
+    built,
+    feature_records,
+    mahalanobis_records,
+    odin_records,
+)
+from made_up_records import changed
+from sklearn.linear_model import LogisticRegressionCV
+from sklearn.metrics import roc_auc_score
+from sklearn.preprocessing import StandardScaler
+
+from lightning_gradood.detectors import ODIN, ImageStatistics, Mahalanobis
+from lightning_gradood.detectors.logistic import fit_logistic
+
+
+def odin():
+    return ODIN(TEMPERATURES, MAGNITUDES)
+
+
+def mahalanobis(**settings):
+    return Mahalanobis(magnitudes=STEPS, **settings)
+
+
+def learnt(detector, table):
+    assert detector.fit(table, 0) == []
+    return detector
+
+
+def test_names_tell_the_variants_apart():
+    variants = [mahalanobis(preprocessing=p, ensemble=e) for p in (False, True) for e in (False, True)]
+    assert [one.name for one in variants] == ["mahalanobis_v", "mahalanobis_fe", "mahalanobis_p", "mahalanobis_p_fe"]
+    probes = ["mahalanobis", "mahalanobis", "mahalanobis/preprocessed", "mahalanobis/preprocessed"]
+    assert [probe.name for one in variants for probe in one.probes] == probes
+    assert (ODIN(name="mine").name, Mahalanobis(name="mine").name) == ("mine", "mine")
+
+
+@pytest.mark.parametrize("best", range(6))
+def test_odin_takes_the_pair_that_is_best_on_val(best):
+    table = odin_records(best)
+    state = learnt(detector := odin(), table).state_dict()
+    assert (state["temperature"], state["magnitude"]) == (TEMPERATURES[best // 3], MAGNITUDES[best % 3])
+    assert np.array_equal(detector.score(table), -table.probe("odin")[:, best])
+
+
+@pytest.mark.parametrize("best", range(3))
+def test_mahalanobis_takes_the_magnitude_that_is_best_on_val(best):
+    table = mahalanobis_records(best)
+    assert learnt(mahalanobis(preprocessing=True, ensemble=True), table).state_dict()["magnitude"] == STEPS[best]
+    alone = learnt(mahalanobis(preprocessing=True), table)
+    assert alone.state_dict()["magnitude"] == STEPS[best]
+    assert np.array_equal(alone.score(table), -table.probe("mahalanobis/preprocessed")[:, 9 + best])
+    plain = learnt(mahalanobis(), table)  # without preprocessing it is the last feature layer's distance
+    assert np.array_equal(plain.score(table), -table.probe("mahalanobis")[:, -1])
+
+
+def contradicting(table, split, width):
+    """Make the first column of the grid perfect in one split, and every other one worse than chance."""
+    (probe,) = [name for name in table.probes if name in ("odin", "mahalanobis/preprocessed")]
+    rows = table.column("split") == split
+    values = np.where(table.anomalous[rows] == 1, -0.2, -0.9)[:, None].repeat(table.probe(probe).shape[1], axis=1)
+    values[:, ::width] *= -1
+    return changed(table, rows, {probe: values})
+
+
+def test_the_grid_is_searched_on_val_alone():
+    counts = {"train": 60, "val": 60, "test": 400}
+    for make, records, width in (
+        (odin, odin_records, 6),
+        (lambda: mahalanobis(preprocessing=True), mahalanobis_records, 3),
+        (lambda: mahalanobis(preprocessing=True, ensemble=True), mahalanobis_records, 3),
+    ):
+        table = records(counts=counts)
+        expected = learnt(make(), table).state_dict()["magnitude"]
+        for split in ("test", "val"):
+            found = learnt(make(), contradicting(table, split, width)).state_dict()["magnitude"]
+            assert (found == expected) == (split == "test"), (make().name, split)
+
+
+def test_ties_go_to_the_first():
+    tied = built(lambda number, anomalous: {"odin": np.full((number, 6), 0.9 - 0.2 * anomalous)})
+    assert learnt(odin(), tied).state_dict()["magnitude"] == MAGNITUDES[0]
+    table = mahalanobis_records()
+    tied = changed(table, probes={"mahalanobis/preprocessed": np.repeat(table.probe("mahalanobis"), 3, axis=1)})
+    for ensemble in (False, True):
+        assert learnt(mahalanobis(preprocessing=True, ensemble=ensemble), tied).state_dict()["magnitude"] == 0
+
+
+def test_the_ensemble_is_scikit_learn_s_cross_validated_regression_over_all_feature_layers():
+    """On standardised values, which is how the regularisation comes to mean the same for every feature layer."""
+    table = mahalanobis_records()
+    detector = learnt(mahalanobis(ensemble=True), table)
+    train, test = table.where(split="train"), table.where(split="test")
+    scaler = StandardScaler().fit(train.probe("mahalanobis"))
+    judge = LogisticRegressionCV(cv=5, max_iter=1000, l1_ratios=(0,), use_legacy_attributes=False, scoring="accuracy")
+    judge.fit(scaler.transform(train.probe("mahalanobis")), train.anomalous)
+    expected = judge.decision_function(scaler.transform(test.probe("mahalanobis")))
+    np.testing.assert_allclose(detector.score(test), expected, rtol=1e-3, atol=1e-3)
+    alone = roc_auc_score(test.anomalous, -test.probe("mahalanobis")[:, -1])
+    assert (
+        roc_auc_score(test.anomalous, detector.score(test)) > alone + 0.02
+    )  # both layers that tell something are read
+
+
+def labelled(gap=1.0, n=300):
+    labels = np.arange(n) % 2
+    values = np.random.default_rng(0).normal(size=(n, 4)) * [1, 10, 0.1, 1]
+    return values + gap * labels[:, None] * [1, 5, 0, 0], labels
+
+
+def test_logistic_regression_is_scikit_learn_s_and_ignores_columns_that_do_not_vary():
+    for gap in (0.0, 0.5, 3.0):
+        values, labels = labelled(gap)
+        standard = (values - values.mean(axis=0)) / values.std(axis=0)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # releases announce other defaults, not other numbers
+            theirs = LogisticRegressionCV(cv=5, max_iter=1000).fit(standard, labels)
+        scores = fit_logistic(values, labels).score(values)
+        np.testing.assert_allclose(scores, theirs.decision_function(standard), rtol=2e-2, atol=2e-2)
+    constant = np.concatenate([values, np.full((len(values), 1), 7.0)], axis=1)
+    np.testing.assert_allclose(fit_logistic(constant, labels).score(constant), scores, rtol=1e-3, atol=1e-3)
+
+
+def test_the_audit_finds_a_source_that_differs_in_one_statistic_and_scores_flat_images():
+    table = feature_records(gap=0.0)
+    for column in range(4):
+        statistics = table.probe("image_statistics").copy()
+        statistics[:, column] += 0.5 * table.anomalous
+        other = changed(table, probes={"image_statistics": statistics})
+        detector, test = learnt(ImageStatistics(), other), other.where(split="test")
+        assert roc_auc_score(test.anomalous, detector.score(test)) > 0.9, column
+    flat = changed(table, probes={"image_statistics": [0.5, 0, 0, 0]})
+    assert np.isfinite(detector.score(flat)).all()
+
+
+def test_grids_without_meaning_and_too_few_records_are_refused():
+    values, labels = labelled()
+    rows = [*np.flatnonzero(labels == 0)[:20], *np.flatnonzero(labels == 1)[:4]]
+    few = "least 5 normal and 5 anomalous records for a logistic regression. Got 20 normal and 4 anomalous. Give more"
+    assert_refused(
+        (lambda: ODIN(temperatures=[-1]), "Got `temperatures = [-1.0]`."),
+        (lambda: Mahalanobis(preprocessing=True, magnitudes=[]), "Got `magnitudes = []`."),
+        (lambda: fit_logistic(values[rows], labels[rows]), few),
+    )

@@ -1,0 +1,156 @@
+"""scikit-learn and loops over all thresholds are the judges of every number; what has no number is refused with counts."""
+
+import re
+
+import numpy as np
+import pytest
+from sklearn import metrics as judge
+
+from lightning_gradood.core import Refusal
+from lightning_gradood.metrics import (
+    accuracy_at,
+    auroc,
+    best_balanced_threshold,
+    bootstrap_auroc,
+    detection_metrics,
+    precision_recall_curve,
+    roc_curve,
+)
+
+LARGEST, SMALLEST = np.finfo(np.float64).max, 5e-324
+NAN, INF = float("nan"), float("inf")
+
+
+def _sets():
+    generator = np.random.default_rng(0)
+    labels = np.array([0, 1, *generator.integers(0, 2, 398)])
+    normal = generator.standard_normal(400) + 0.7 * labels
+    return {
+        "unbounded": (np.exp(30 * normal), labels),
+        "negative": (-np.exp(5 * normal) - 1e6, labels),
+        "tied": (np.round(normal), labels),
+        "binary": ((normal > 0).astype(float), labels),
+        "constant": (np.full(400, 3.25), labels),
+        "reversed": (-normal, labels),
+        "separated": (normal + 100 * labels, labels),
+        "differences below float32": (1e8 + 1e-3 * normal, labels),
+        "tiny": (1e-300 * np.exp(normal), labels),
+        "few anomalous": (normal, (np.arange(400) < 3).astype(int)),
+        "one each": (np.array([2.0, -1.0]), np.array([0, 1])),
+        "prefix of 19 in 20": (np.arange(40.0), np.tile([0, 1], 20)),
+    }
+
+
+SETS = _sets()
+
+
+def rates(scores, labels):
+    """TPR and FPR of calling all images above a threshold anomalous, for all thresholds: all of them, …, none of them."""
+    called = [scores > threshold for threshold in [-np.inf, *np.unique(scores)]]
+    return [(one[labels == 1].mean(), one[labels == 0].mean()) for one in called]
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_every_number_is_scikit_learns_or_that_of_a_loop_over_thresholds(name):
+    scores, labels = SETS[name]
+    ours = detection_metrics(scores, labels)
+    assert all(type(value) is float for value in ours.values())
+    # Areas are sums of a few hundred float64 terms: equal up to their rounding.
+    assert ours == {
+        "auroc": pytest.approx(judge.roc_auc_score(labels, scores), abs=1e-12),
+        "aupr_out": pytest.approx(judge.average_precision_score(labels, scores), abs=1e-12),
+        "aupr_in": pytest.approx(judge.average_precision_score(1 - labels, -scores), abs=1e-12),
+        "fpr95_out": pytest.approx(min(fpr for tpr, fpr in rates(scores, labels) if tpr >= 0.95), abs=1e-15),
+        "fpr95_in": pytest.approx(min(fpr for tpr, fpr in rates(-scores, 1 - labels) if tpr >= 0.95), abs=1e-15),
+        "detection_accuracy": pytest.approx(max((tpr + 1 - fpr) / 2 for tpr, fpr in rates(scores, labels)), abs=1e-15),
+    }
+    assert auroc(scores, labels) == ours["auroc"]
+    order = np.random.default_rng(3).permutation(len(scores))
+    assert detection_metrics(scores[order], labels[order]) == ours
+    mirrored = detection_metrics(-scores, 1 - labels)
+    assert (mirrored["aupr_in"], mirrored["fpr95_in"]) == (ours["aupr_out"], ours["fpr95_out"])
+    curves = (
+        (roc_curve(scores, labels), judge.roc_curve(labels, scores, drop_intermediate=False)),
+        (precision_recall_curve(scores, labels), judge.precision_recall_curve(labels, scores)),
+    )
+    for one, other in curves:
+        for mine, theirs in zip(one, other, strict=True):
+            np.testing.assert_allclose(mine, theirs, rtol=1e-15)
+
+
+def some(seed, digits):
+    generator = np.random.default_rng(seed)
+    labels = np.array([0, 1, *generator.integers(0, 2, 58)])
+    return np.round(generator.standard_normal(60) + labels, digits), labels
+
+
+def test_accuracies_at_a_threshold_equal_scikit_learn():
+    for seed in range(3):
+        scores, labels = some(seed, digits=1)
+        for threshold in (-10.0, 0.0, 0.3, 1.0, 10.0, np.inf):
+            assert accuracy_at(scores, labels, threshold) == {
+                "plain": pytest.approx(judge.accuracy_score(labels, scores > threshold)),
+                "balanced": pytest.approx(judge.balanced_accuracy_score(labels, scores > threshold)),
+            }
+    assert accuracy_at([1.0, 1.0, 2.0], [0, 1, 1], threshold=1.0) == {"plain": 2 / 3, "balanced": 0.75}  # at it: normal
+
+
+def test_the_best_threshold_is_the_smallest_best_midpoint_and_reaches_the_oracle():
+    for digits in (0, 1, 12):
+        for seed in range(10):
+            scores, labels = some(seed, digits)
+            values = np.unique(scores)
+            midpoints = (values[1:] + values[:-1]) / 2
+            found = np.array([judge.balanced_accuracy_score(labels, scores > midpoint) for midpoint in midpoints])
+            best = best_balanced_threshold(scores, labels)
+            assert best == pytest.approx(midpoints[np.flatnonzero(found >= found.max() - 1e-12)[0]], rel=1e-15)
+            oracle = detection_metrics(scores, labels)["detection_accuracy"]
+            assert accuracy_at(scores, labels, best)["balanced"] == pytest.approx(oracle)
+    assert best_balanced_threshold([0.0, 1.0, 2.0, 3.0], [0, 1, 0, 1]) == 0.5  # 2.5 is as good
+
+
+def test_the_best_threshold_is_finite_and_separates_at_the_ends_of_float64():
+    for scores in ([5.0, 5.0], [9.0, 5.0], [-1e300, -1e300]):  # no threshold is useful: all are called anomalous
+        threshold = best_balanced_threshold(scores, [0, 1])
+        assert np.isfinite(threshold)
+        assert threshold < min(scores)
+        assert accuracy_at(scores, [0, 1], threshold)["balanced"] == 0.5
+    assert best_balanced_threshold([-LARGEST, -LARGEST], [0, 1]) == -LARGEST
+    assert best_balanced_threshold([0.9 * LARGEST, LARGEST], [0, 1]) == pytest.approx(0.95 * LARGEST)
+    assert best_balanced_threshold([-LARGEST, LARGEST], [0, 1]) == 0.0
+    for low in (1.0, np.nextafter(1.0, 2), -1.0, 0.0, SMALLEST, 3 * SMALLEST, 1e300):
+        neighbours = [low, np.nextafter(low, np.inf)]
+        assert accuracy_at(neighbours, [0, 1], best_balanced_threshold(neighbours, [0, 1]))["plain"] == 1.0
+
+
+METRICS = {
+    "accuracy_at": lambda scores, labels: accuracy_at(scores, labels, 0.0),
+    "auroc": auroc,
+    "best_balanced_threshold": best_balanced_threshold,
+    "bootstrap_auroc": lambda scores, labels: bootstrap_auroc(scores, labels, list(range(len(scores)))),
+    "detection_metrics": detection_metrics,
+    "precision_recall_curve": precision_recall_curve,
+    "roc_curve": roc_curve,
+}
+REFUSED = [
+    ([NAN, 1.0, NAN, INF, -INF], [0, 1, 0, 1, 1], r"finite\. Got 2 NaN, 1 \+inf and 1 -inf among 5 scores\. Look for"),
+    ([1.0, 2.0], [0, 0], r"`labels` should hold both normal .* Got 2 normal and 0 anomalous\. Give"),
+    ([1.0, 2.0], [1, 1], r"Got 0 normal and 2 anomalous"),
+    ([], [], r"at least one normal and one anomalous image\. Got no scores\. Check"),
+    ([1.0, 2.0, 3.0], [0, 1], r"one value for each image\. Got 3 scores and 2 labels\. Give"),
+    ([1.0, 2.0, 3.0], [0, 1, 2], r"0 \(normal\) or 1 .* Got 1 other values among 3, the first is 2"),
+    ([1.0, 2.0, 3.0], [-1, 1, -1], r"Got 2 other values among 3, the first is -1\. Map"),
+    ([1.0, 2.0], [NAN, 1], r"Got 1 other values among 2, the first is nan"),
+    ([1.0, 2.0], ["normal", "anomalous"], r"Got 2 other values among 2, the first is normal"),
+    ([[1.0], [2.0]], [0, 1], r"one-dimensional.* Got `scores.shape = \(2, 1\)` and `labels.shape = \(2,\)`\. Flatten"),
+]
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_what_has_no_number_is_refused_with_counts(metric):
+    for scores, labels, words in REFUSED:
+        with pytest.raises(Refusal) as told:
+            METRICS[metric](scores, labels)
+        assert re.search(words, str(told.value)), told.value
+    with pytest.raises(Refusal, match=r"`threshold` should be a number\. Got `threshold = nan`\."):
+        accuracy_at([0.0, 1.0], [0, 1], NAN)

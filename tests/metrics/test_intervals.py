@@ -1,0 +1,143 @@
+"""Intervals of the AUROC cover the true one as often as they say, and the bootstrap equals a loop that repeats records."""
+
+import numpy as np
+import pytest
+from scipy.stats import norm
+from sklearn.metrics import roc_auc_score
+
+from lightning_gradood.core import Refusal
+from lightning_gradood.metrics import auroc, auroc_interval, bootstrap_auroc, newcombe_interval
+from lightning_gradood.metrics.bootstrap import _multiplicities, _plan
+
+COUNTS = [(20, 15, 11), (20, 0, 0), (0, 15, 11), (5, 0, 9), (5, 9, 0), (0, 1, 1)]
+
+
+def records(triples=20, normal_only=15, anomalous_only=11):
+    """Return scores with ties, labels and origin ids: clean images with two perturbed each, and images on their own."""
+    generator = np.random.default_rng(0)
+    labels = np.array([0, 1, 1] * triples + [0] * normal_only + [1] * anomalous_only)
+    ids = [f"cat{i}" for i in range(triples) for _ in range(3)]
+    ids += [f"dog{i}" for i in range(normal_only)] + [f"noise{i}" for i in range(anomalous_only)]
+    scores = np.round(generator.standard_normal(len(labels)) + labels, 1)
+    order = generator.permutation(len(labels))
+    return scores[order], labels[order], [ids[i] for i in order]
+
+
+def resamples_of(scores, labels, ids, resamples, seed):
+    """Yield the record numbers of each resample, repeated as often as their origin was drawn."""
+    plan = _plan(scores, labels, ids)
+    ascending = sorted(range(len(ids)), key=lambda i: (scores[i], ids[i]))
+    normal, anomalous = ([i for i in ascending if labels[i] == kind] for kind in (0, 1))
+    origin = dict(zip(normal, plan.normal, strict=True)) | dict(zip(anomalous, plan.anomalous, strict=True))
+    generator = np.random.default_rng(seed)
+    for _ in range(resamples):
+        drawn = _multiplicities(plan.strata, generator)
+        yield np.repeat(np.arange(len(ids)), [drawn[origin[i]] for i in range(len(ids))])
+
+
+@pytest.mark.parametrize("counts", COUNTS)
+def test_the_bootstrap_equals_a_loop_that_repeats_whole_origins_stratum_by_stratum(counts):
+    scores, labels, ids = records(*counts)
+    chosen = list(resamples_of(scores, labels, ids, 50, seed=3))
+    slow = [roc_auc_score(labels[one], scores[one]) for one in chosen]
+    fast = bootstrap_auroc(scores, labels, ids, resamples=50, seed=3, confidence=0.9)
+    assert fast == pytest.approx(np.quantile(slow, [0.05, 0.95]), abs=1e-12)
+    names = np.array(ids)
+    for one in chosen[:20]:
+        drawn = [np.char.startswith(names[one], kind).sum() for kind in ("cat", "dog", "noise")]
+        assert drawn == [3 * counts[0], *counts[1:]]
+        times = np.bincount(one, minlength=len(ids))
+        assert all(len(set(times[names == name])) == 1 for name in set(ids))
+
+
+def test_draws_are_uniform_with_replacement():
+    scores, labels, ids = records(0, 40, 1)
+    chosen = resamples_of(scores, labels, ids, 4000, seed=5)
+    times = [np.bincount(one, minlength=41)[labels == 0] for one in chosen]
+    # Multinomial: mean 1 and variance 1 - 1/40 for each origin; six standard errors of 4,000 draws.
+    assert np.mean(times, axis=0) == pytest.approx(np.ones(40), abs=6 / np.sqrt(4000))
+    assert np.var(times) == pytest.approx(1 - 1 / 40, abs=0.05)
+
+
+def test_the_bootstrap_covers_the_true_auroc_as_often_as_it_says():
+    generator = np.random.default_rng(6)
+    labels, ids = np.repeat([0, 1], 60), list(range(120))
+    true = 0.7602499389065233  # P(a + 1 > b) for standard normal a, b: the normal distribution function at 1/√2
+    covered = 0
+    for _ in range(400):
+        low, high = bootstrap_auroc(generator.standard_normal(120) + labels, labels, ids, resamples=200, confidence=0.9)
+        covered += low <= true <= high
+    # Binomial standard deviation of 0.9 over 400 runs is 0.015; percentile intervals of 60 images fall a little short.
+    assert 0.84 < covered / 400 < 0.95
+
+
+def test_it_holds_the_auroc_and_depends_on_the_seed_and_the_order_of_scores_alone():
+    scores, labels, ids = records()
+    interval = bootstrap_auroc(scores, labels, ids, resamples=200, seed=1)
+    assert interval[0] < auroc(scores, labels) < interval[1]
+    assert all(type(end) is float for end in interval)
+    order = np.random.default_rng(8).permutation(len(ids))
+    numbers = np.unique(ids, return_inverse=True)[1]
+    same = [
+        (scores, labels, ids),
+        (scores[order], labels[order], [ids[i] for i in order]),
+        (np.exp(3 * scores), labels, np.array(ids)),
+        (scores, labels, numbers),
+    ]
+    assert [bootstrap_auroc(*one, resamples=200, seed=1) for one in same] == [interval] * 4
+    assert bootstrap_auroc(scores, labels, ids, resamples=200, seed=2) != interval
+    low, high = bootstrap_auroc(scores, labels, ids, confidence=0.99)
+    low_half, high_half = bootstrap_auroc(scores, labels, ids, confidence=0.5)
+    assert low < low_half < high_half < high
+    assert bootstrap_auroc([1.0, 2.0, 3.0], [0, 0, 1], ["a", "b", "c"]) == (1.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("true", "normal", "anomalous"),
+    [(0.9, 10, 10), (0.95, 20, 20), (0.99, 30, 30), (0.999, 50, 50), (0.98, 129, 30), (0.97, 129, 129), (0.8, 60, 60)],
+)
+def test_the_interval_covers_the_true_auroc_also_for_few_images(true, normal, anomalous):
+    generator = np.random.default_rng(0)
+    labels, ids = np.repeat([0, 1], [normal, anomalous]), np.arange(normal + anomalous)
+    covered, runs = 0, 300
+    for run in range(runs):
+        scores = generator.normal(size=len(ids)) + labels * norm.ppf(true) * 2**0.5
+        low, high = auroc_interval(scores, labels, ids, resamples=200, seed=run)
+        covered += low <= true <= high
+    # binomial: 0.95 less three standard deviations of 300 runs; the bootstrap alone has 0.57 to 0.92 on the first six
+    assert covered / runs > 0.91
+
+
+def test_ends_are_z_standard_errors_of_hanley_and_mcneil_away():
+    for normal, anomalous in ((3, 5), (40, 200)):
+        for area in (0.5, 0.87, 0.99, 1.0):
+            low, high = newcombe_interval(area, normal, anomalous)
+            size = (normal + anomalous) / 2
+            for theta in {low, high} - {1.0}:
+                q1, q2 = theta / (2 - theta), 2 * theta**2 / (1 + theta)  # Hanley and McNeil 1982, Eq. 2
+                variance = theta * (1 - theta) + (size - 1) * (q1 - theta**2 + q2 - theta**2)
+                expected = norm.ppf(0.975) * (variance / (normal * anomalous)) ** 0.5
+                assert abs(theta - area) == pytest.approx(expected, rel=1e-6)
+            mirrored = newcombe_interval(1 - area, anomalous, normal)
+            assert (1 - mirrored[1], 1 - mirrored[0]) == pytest.approx((low, high), abs=1e-9)
+
+
+def test_it_is_the_bootstrap_where_enough_goes_wrong_and_copies_of_an_image_count_once():
+    generator = np.random.default_rng(3)
+    labels, ids = np.repeat([0, 1], 100), np.arange(200) % 150
+    scores = generator.normal(size=200) + labels
+    assert auroc(scores, labels) < 0.9
+    arguments = scores, labels, ids, 100, 5, 0.9
+    assert auroc_interval(*arguments) == bootstrap_auroc(*arguments)
+    assert auroc_interval(np.arange(200), labels, np.repeat(np.arange(20), 10)) == newcombe_interval(1.0, 10, 10)
+
+
+def test_refusals_name_the_setting():
+    for interval in (bootstrap_auroc, auroc_interval):
+        with pytest.raises(Refusal, match=r"`origin_ids` should hold one id .* Got 1 ids and 2 scores\. Give"):
+            interval([0.0, 1.0], [0, 1], ["a"])
+        with pytest.raises(Refusal, match=r"`resamples` should be at least 1\. Got `resamples = 0`\. 1000 is usual"):
+            interval([0.0, 1.0], [0, 1], ["a", "b"], resamples=0)
+        for value in (0.0, 1.0, 95, float("nan")):
+            with pytest.raises(Refusal, match=rf"`confidence` should be between 0 and 1\. Got `confidence = {value}`"):
+                interval([0.0, 1.0], [0, 1], ["a", "b"], confidence=value)
