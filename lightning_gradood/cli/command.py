@@ -175,12 +175,11 @@ class Command(LightningCLI):
         if checkpoint := self._resumed():
             check_resumable(checkpoint, self.model)
         self.model.prepare_training(self.trainer)
-        self.trainer.check(self.model, self.datamodule, training=True)
+        self.trainer.check(self.model, self.datamodule, self.detection, training=True)
         if self.detection is not None:
             if not self._setting("trainer").fast_dev_run:
                 check_checkpointing(self.trainer)
             self.trainer.check_stage_two(self.datamodule, self.detection)
-            self.trainer.try_probes(self.model, self.datamodule, self.detection)
         if self.trainer.is_global_zero:  # the others wait until the images are there
             self.datamodule.compare_with_training()
         self._choose_threads()
@@ -273,8 +272,7 @@ class Command(LightningCLI):
                 f"`detection` should hold settings for `{self.subcommand}`. Got null. Remove --detection null."
             )
         self.trainer.load(self.model, self._classifier())
-        self.trainer.check(self.model, self.datamodule)
-        self.trainer.try_probes(self.model, self.datamodule, self.detection)
+        self.trainer.check(self.model, self.datamodule, self.detection)
         self._choose_threads()
 
     def _choose_threads(self) -> None:

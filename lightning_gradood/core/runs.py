@@ -16,7 +16,7 @@ from lightning_gradood.core.text_files import Unparsable, read_yaml
 
 CONFIG = "config.yaml"
 CHECKPOINTS = "checkpoints"
-_FREE = ("detection.repair", "detection.on_bad_image")  # settings that change no result
+_FREE = ("detection.on_bad_image",)  # settings that change no result
 _CHOSEN = "LIGHTNING_GRADOOD_RUN_DIR"  # how the first process tells those it launches where the run lies
 
 

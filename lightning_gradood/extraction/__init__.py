@@ -17,8 +17,7 @@ from lightning_gradood.extraction.predictions import PredictionWriter
 from lightning_gradood.extraction.preparation import prepared_states
 from lightning_gradood.extraction.progress import ImageProgressBar
 from lightning_gradood.extraction.reader import ProbeReader
-from lightning_gradood.extraction.reading import leave_out_bad
-from lightning_gradood.extraction.trial import try_probes
+from lightning_gradood.extraction.reading import leave_out_bad, try_probes
 
 __all__ = [
     "CacheEntry",

@@ -85,7 +85,7 @@ def prepared_states(
     """
     if not probes:
         return {}
-    plan, store = make_plan(network, data, probes, cache), StateStore(cache.folder, cache.repair)
+    plan, store = make_plan(network, data, probes, cache), StateStore(cache.folder)
     prepare(probes, network, data, plan, store, trainer)
     return {probe.name: store.read(preparation_key(probe, plan)) for probe in probes}
 
