@@ -231,7 +231,6 @@ class Trainer(pl.Trainer):
             datamodule.try_built_in_probes()
         if not self.is_global_zero or self._checked == (model, datamodule, settings):
             return
-        self._checked = (model, datamodule, settings)
         source = datamodule.train_source if training else datamodule.normal_source
         images = as_float(source.images(range(min(2, len(source)))))
         if training:
@@ -242,6 +241,7 @@ class Trainer(pl.Trainer):
             sys.stdout.write(f"{note}\n")
         if settings is not None:
             try_probes(settings.probes(datamodule.knows_anomalies), model.network, images.to(model.device), outputs)
+        self._checked = (model, datamodule, settings)
 
     def check_stage_two(self, datamodule: ImageDataModule, settings: DetectionSettings) -> None:
         """Refuse settings and sources on which `detect` would fail; the first process opens and splits the sources, once."""
@@ -249,10 +249,10 @@ class Trainer(pl.Trainer):
         settings.guarding(datamodule.knows_anomalies)
         refuse_single(datamodule.anomaly_names, settings.protocol)
         if self.is_global_zero and self._checked_stage_two != (datamodule, settings):
-            self._checked_stage_two = (datamodule, settings)
             counts = datamodule.manifest.counts[NORMAL]
             settings.check_train_images(counts["train"], datamodule.knows_anomalies)
             settings.check_normal_images(counts["val"], datamodule.knows_anomalies)
+            self._checked_stage_two = (datamodule, settings)
 
     def load(self, model: ClassificationTask, ckpt_path: str | None) -> None:
         """Load a classifier's weights, never executing code.
