@@ -1,6 +1,6 @@
 """Lightning's view of the sources: which images each stage of an experiment sees, and how they are batched."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any, Literal
 
@@ -10,22 +10,29 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from lightning_gradood.core import MEGAPIXELS, Perturbation, Refusal, as_float, named_seed
+from lightning_gradood.core import (
+    MEGAPIXELS,
+    Perturbation,
+    Refusal,
+    as_float,
+    check_finite,
+    check_seed,
+    check_whole,
+    named_seed,
+)
 from lightning_gradood.data.classes import Outputs
 from lightning_gradood.data.duplicates import refuse_two_roles
 from lightning_gradood.data.experiment_sources import ExperimentSources
 from lightning_gradood.data.folder import Opening
 from lightning_gradood.data.loaders import labelled, make_loader, refuse_fewer_than_processes, training_parts
 from lightning_gradood.data.perturbations import Perturbations
-from lightning_gradood.data.settings import (
-    refuse_limits,
-    refuse_loading,
-    refuse_memory,
-    refuse_settings,
-    refuse_unknown,
-)
 from lightning_gradood.data.source import ImageBatch, Source
-from lightning_gradood.data.splits import Rows
+from lightning_gradood.data.splits import Rows, exact_shares
+from lightning_gradood.records import NORMAL
+
+_LONGEST = 100  # letters of a source's name, which becomes a folder's and a file's
+_MOST_IMAGES, _MOST_WORKERS = 2**20, 1024  # in a batch; of a loader
+_MEAN = "mean"  # stands for the mean over sources wherever a source's name stands in results
 
 
 class ImageDataModule(ExperimentSources, LightningDataModule):
@@ -97,15 +104,20 @@ class ImageDataModule(ExperimentSources, LightningDataModule):
         super().__init__()
         self.perturbations = Perturbations.named(attacks, corruptions, noise_control, limits or {}, limit_seed)
         anomalies = anomalies or {}
-        refuse_settings(
-            [*anomalies, *self.perturbations.names, *self.perturbations.noise_names.values()],
-            split,
-            validation_fraction,
-        )
+        made = [*self.perturbations.names, *self.perturbations.noise_names.values()]
+        _refuse_settings([*anomalies, *made], split, validation_fraction)
         refuse_two_roles(train, normal, anomalies)
-        refuse_memory(memory_limit_gib, max_megapixels)
-        refuse_loading(batch_size, probe_batch_size, num_workers, split_seed=split_seed, limit_seed=limit_seed)
-        refuse_limits(limit=1 if limit is None else limit)
+        check_finite("memory_limit_gib", memory_limit_gib, 0, 2**33, 2.0)
+        if not isinstance(max_megapixels, int | float) or not max_megapixels > 0:
+            raise Refusal(
+                f"`data.max_megapixels` should be above 0. Got `data.max_megapixels = {max_megapixels}`. Write e.g. 89."
+            )
+        check_whole("batch_size", batch_size, 1, _MOST_IMAGES, 128)
+        check_whole("probe_batch_size", probe_batch_size, 1, _MOST_IMAGES, 64)
+        check_whole("num_workers", num_workers, 0, _MOST_WORKERS, 4)
+        check_whole("limit", 1 if limit is None else limit, 1, 2**63, 1000)
+        check_seed("data.split_seed", split_seed)
+        check_seed("data.limit_seed", limit_seed)
         self.normal, self.anomalies, self.train = normal, anomalies, train
         self.augment, self.validation_fraction = augment, validation_fraction
         self.split, self.split_seed = split, split_seed
@@ -161,9 +173,8 @@ class ImageDataModule(ExperimentSources, LightningDataModule):
             processes: How many share them.
 
         Raises:
-            Refusal: A name is not a detection source's, or a source has fewer rows than there are processes.
+            Refusal: A source has fewer rows than there are processes.
         """
-        refuse_unknown(rows, self.detection_sources)
         loaders = []
         for name, chosen in rows.items():
             source = self.detection_sources[name]
@@ -216,3 +227,27 @@ class ImageDataModule(ExperimentSources, LightningDataModule):
     @cached_property
     def _train_rows(self) -> tuple[Rows, Rows]:
         return training_parts(self.train_source, self.validation_fraction, named_seed(self.split_seed, "train"))
+
+
+def _refuse_settings(anomalies: Iterable[str], split: Sequence[float], validation_fraction: float) -> None:
+    """Refuse names of anomalous sources that would make ids ambiguous, and fractions that are no fractions."""
+    anomalies = list(anomalies)
+    for name in anomalies:
+        if name in ("", NORMAL, _MEAN, ".", "..") or "/" in name or not name.isprintable() or len(name) > _LONGEST:
+            raise Refusal(
+                f"`anomalies` should have names without a slash, of at most {_LONGEST} letters, other than `{NORMAL}`, "
+                f"`{_MEAN}`, `.` and `..`. Got `anomalies` with the name `{name[:_LONGEST].encode('unicode_escape').decode()}`. "
+                "Rename that source."
+            )
+    repeated = sorted({name for name in anomalies if anomalies.count(name) > 1})
+    if repeated:
+        raise Refusal(
+            "`anomalies`, `attacks` and `corruptions` should have different names. "
+            f"Got {repeated} more than once. Rename one of them."
+        )
+    if not isinstance(validation_fraction, int | float) or not 0 < validation_fraction < 1:
+        raise Refusal(
+            "`validation_fraction` should be between 0 and 1. "
+            f"Got `validation_fraction = {validation_fraction}`. Write e.g. 0.1."
+        )
+    exact_shares(split)

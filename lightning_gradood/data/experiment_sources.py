@@ -16,7 +16,6 @@ from lightning_gradood.data.duplicates import groups_of, say_duplicates, say_sha
 from lightning_gradood.data.folder import Opening, refuse_other_shape
 from lightning_gradood.data.loaders import labelled
 from lightning_gradood.data.perturbations import Perturbations, PerturbedSource, built_in_probes
-from lightning_gradood.data.settings import given_train
 from lightning_gradood.data.source import Source
 from lightning_gradood.data.splits import Manifest, make_manifest
 from lightning_gradood.records import NORMAL, SPLITS
@@ -45,13 +44,14 @@ class ExperimentSources:
 
     @cached_property
     def train_source(self) -> LoadedSource:
-        """The classifier's training images.
-
-        Raises:
-            Refusal: None are configured, or some have no class.
-        """
+        """The classifier's training images."""
+        if self.train is None:
+            raise Refusal(
+                "`data.train` should name the classifier's training images. Got `data.train = None`. "
+                "Give `data.train`, or give trained weights and use `detect` in place of `fit`."
+            )
         named, flag = (self.output_names, "data.classes") if self.output_names else (self.names_of_weights, "")
-        return labelled(self.opening.load("train", given_train(self.train), classes=named, flag=flag))
+        return labelled(self.opening.load("train", self.train, classes=named, flag=flag))
 
     @cached_property
     def normal_source(self) -> LoadedSource:
@@ -66,11 +66,7 @@ class ExperimentSources:
 
     @cached_property
     def detection_sources(self) -> dict[str, LoadedSource]:
-        """Every source a detector sees, `normal` first; opened at first use.
-
-        Raises:
-            Refusal: A source cannot be opened, or its images have another shape than the normal ones.
-        """
+        """Every source a detector sees, `normal` first; opened at first use."""
         sources = {NORMAL: self.normal_source}
         for name, anomaly in self.anomalies.items():
             sources[name] = self.opening.load(name, anomaly, self.limit)
@@ -79,11 +75,7 @@ class ExperimentSources:
 
     @cached_property
     def manifest(self) -> Manifest:
-        """The split of every detection source's images.
-
-        Raises:
-            Refusal: A source has too few images to fill every split.
-        """
+        """The split of every detection source's images."""
         ids = {name: source.ids for name, source in self.detection_sources.items()}
         labels = {name: source.labels for name, source in self.detection_sources.items()}
         return make_manifest(ids, labels, self.split, self.split_seed, self._groups)
@@ -107,9 +99,6 @@ class ExperimentSources:
         """The perturbed sources by name: what attacks and corruptions make of the normal images.
 
         Which images a limit takes is settled by the split of `limit_seed`, so that other splits attack the same ones.
-
-        Raises:
-            Refusal: A limit leaves a split without images of an attack or corruption.
         """
         normal = self.normal_source
         settled = make_manifest(
@@ -133,15 +122,7 @@ class ExperimentSources:
             vars(self).pop("perturbed_sources", None)
 
     def make_synthetic(self, outliers: Mapping[str, Perturbation], probes: Sequence[str]) -> None:
-        """Make synthetic outliers of normal images, in place of those asked for before.
-
-        Args:
-            outliers: by name, as sources and in the column `attack`.
-            probes: what is read of them.
-
-        Raises:
-            Refusal: a source has one of these names.
-        """
+        """Make synthetic outliers of normal images, in place of those asked for before."""
         taken = sorted({*outliers} & {*self.anomaly_names, *self.perturbations.noise_names.values()})
         if taken:
             raise Refusal(
@@ -182,9 +163,6 @@ class ExperimentSources:
 
         Returns:
             Sentences about what was decided and a user could have meant otherwise; none for a number that is known already.
-
-        Raises:
-            Refusal: `data.classes` names another number of outputs.
         """
         if self.outputs == outputs:
             return []

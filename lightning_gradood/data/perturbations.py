@@ -9,10 +9,9 @@ import numpy as np
 from lightning.pytorch.utilities import rank_zero_info
 
 from lightning_gradood.attacks import FGSM, PGD, Semantic, preset
-from lightning_gradood.core import Perturbation, Refusal, named_seed, refused_as
+from lightning_gradood.core import Perturbation, Refusal, check_whole, named_seed, refused_as
 from lightning_gradood.corruptions import KINDS, corruptions_at
 from lightning_gradood.data.datasets import LoadedSource
-from lightning_gradood.data.settings import refuse_limits
 from lightning_gradood.data.splits import allocate, exact_shares, split_rows
 from lightning_gradood.records import SPLITS
 
@@ -78,16 +77,13 @@ class Perturbations:
         limits: Mapping[str, int],
         seed: int,
     ) -> "Perturbations":
-        """Resolve the name of a preset and the severity at which all corruptions are taken.
-
-        Raises:
-            Refusal: There is no such preset or severity, or a limit is below 1 or of a name that is known nowhere.
-        """
+        """Resolve the name of a preset and the severity at which all corruptions are taken."""
         without_attacks = attacks is None
         with refused_as(preset="data.attacks"):
             attacks = preset(attacks) if isinstance(attacks, str) else attacks or {}
         corruptions = corruptions_at(corruptions) if isinstance(corruptions, int) else corruptions or {}
-        refuse_limits(**limits)
+        for name, limit in limits.items():
+            check_whole(name, limit, 1, 2**63, 1000)
         made = {*attacks, *corruptions}
         _say_or_refuse_unmade(set(limits) - made, made, without_attacks)
         return cls(attacks, corruptions, noise_control, {name: limits[name] for name in limits if name in made}, seed)

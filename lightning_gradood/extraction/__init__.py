@@ -6,8 +6,8 @@ the same in a Lightning Trainer of your own, see examples/own_script.py. `ImageP
 source's name and images/s; `PredictionWriter` writes the classifier's predictions.
 
     >>> from lightning_gradood.extraction import ImageProgressBar, Plan
-    >>> print(Plan([], {}, weights="", structure=None, training_images="", pixels={}))
-    source    probe    records
+    >>> Plan([], {}, weights="", structure=None, training_images="", pixels={}).missing
+    []
     >>> callbacks = [ImageProgressBar()]
 """
 

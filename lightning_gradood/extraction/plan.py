@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from tabulate import tabulate
 from torch import nn
 
 from lightning_gradood.data import ImageDataModule, PerturbedSource
@@ -88,17 +87,6 @@ class Plan:
                 unique = np.sort(np.concatenate([rows, done[: max(processes - len(rows), 0)]]))
                 found[origin] = np.concatenate([unique, unique[:1].repeat(max(processes - len(unique), 0))])
         return {origin: found[origin] for origin in sizes if origin in found}
-
-    def __str__(self) -> str:
-        lines = [
-            [
-                entry.source,
-                entry.probe,
-                "complete" if entry.key not in self.rows else f"{len(self.rows[entry.key])} to read",
-            ]
-            for entry in self.entries
-        ]
-        return str(tabulate(lines, ["source", "probe", "records"], "plain"))
 
 
 def make_plan(network: nn.Module, data: ImageDataModule, probes: Sequence[Probe], cache: RecordCache) -> Plan:
@@ -201,14 +189,7 @@ class Work:
         self._start: float | None = None
 
     def plan(self, plan: Plan, data: ImageDataModule, probes: Sequence[Probe], processes: int) -> None:
-        """Count what is to be done.
-
-        Args:
-            plan: which rows are missing.
-            data: the perturbations.
-            probes: what is read.
-            processes: how many share the work.
-        """
+        """Count what is to be done."""
         made = data.perturbed_sources
         wanted = {(entry.source, entry.probe) for entry in plan.missing}
         for source, rows in plan.rows_of_source.items():

@@ -15,11 +15,7 @@ from lightning_gradood.records import RecordCache, StateStore, entry_key
 
 
 def refuse_without_training_images(probes: Sequence[Probe], datamodule: ImageDataModule) -> None:
-    """Refuse probes that need the training images where none are named.
-
-    Raises:
-        Refusal: if there are such probes and `data.train` is None.
-    """
+    """Refuse probes that need the training images where none are named."""
     needy = [probe.name for probe in probes if probe.needs_preparation]
     if needy and datamodule.train is None:
         raise Refusal(
@@ -51,14 +47,6 @@ def prepare(
     """Load into each probe what it learnt from the training images.
 
     The first process learns it unless the store holds it already; the others wait, and read it there.
-
-    Args:
-        probes: those that need it; every process names the same.
-        network: on its device.
-        data: has the training images.
-        plan: digests of the network and the training images.
-        store: where it is kept.
-        trainer: whose processes take part.
     """
     for probe in probes:
         key = preparation_key(probe, plan)
@@ -74,15 +62,7 @@ def prepare(
 def prepared_states(
     probes: Sequence[Probe], network: nn.Module, data: ImageDataModule, cache: RecordCache, trainer: pl.Trainer
 ) -> dict[str, dict[str, Tensor]]:
-    """What probes learn from the training images, by name; an earlier run may have kept it.
-
-    Args:
-        probes: those that need it; every process names the same.
-        network: on its device.
-        data: has the training images.
-        cache: beside whose records it is kept.
-        trainer: whose processes take part.
-    """
+    """What probes learn from the training images, by name; an earlier run may have kept it."""
     if not probes:
         return {}
     plan, store = make_plan(network, data, probes, cache), StateStore(cache.folder)

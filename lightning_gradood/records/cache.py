@@ -95,10 +95,6 @@ class RecordCache:
             raise Damaged(self.folder / key, f"no row for {lacking[0]}")
         return Records(found.table.take([place[name] for name in ids]))
 
-    def describe(self, key: str) -> dict[str, object]:
-        """The description of a complete entry, as given to `commit`."""
-        return dict(self._entry(key)["description"])
-
     def done(self, key: str) -> set[str]:
         """Ids that an earlier, interrupted run has already written for this entry."""
         found: set[str] = set()

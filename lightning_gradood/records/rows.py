@@ -111,12 +111,7 @@ def _read_csv(path: Path) -> pa.Table:
 
 
 class CsvStream:
-    """Writes rows as CSV to a stream as they come.
-
-    Args:
-        stream: of text.
-        columns: their names.
-    """
+    """Writes rows as CSV to a stream as they come."""
 
     def __init__(self, stream: TextIO, columns: Iterable[str]) -> None:
         self._stream, self._columns = stream, list(columns)
@@ -134,12 +129,7 @@ def _csv_line(values: Sequence[Any]) -> bytes:
 
 
 def write_columns(path: Path, columns: Mapping[str, Sequence[Any]]) -> None:
-    """Write a plain table as Parquet, whole or not at all.
-
-    Args:
-        path: of the file.
-        columns: name to values, all of one length; None where a value does not exist.
-    """
+    """Write a plain table as Parquet, whole or not at all."""
     with atomic_write(path) as file:
         pq.write_table(pa.table(dict(columns)), file, write_page_checksum=True)
 

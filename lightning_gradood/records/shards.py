@@ -39,21 +39,8 @@ class Damaged(Refusal):
         self.path, self.got = path, got
 
 
-def write_shard(folder: Path, key: str, table: pa.Table, flag: str) -> Path:
-    """Write a shard into a folder, whole or not at all.
-
-    Args:
-        folder: made if it is not there.
-        key: of the entry.
-        table: its rows, with the column `id`.
-        flag: what the user would name another place with.
-
-    Returns:
-        The file's path.
-
-    Raises:
-        Refusal: the folder cannot be written.
-    """
+def write_shard(folder: Path, key: str, table: pa.Table, flag: str) -> None:
+    """Write a shard into a folder, whole or not at all."""
     about = {"format": FORMAT, "key": key, "rows": table.num_rows, "ids": digest_of(table["id"].to_pylist())}
     buffer = pa.BufferOutputStream()
     with writing_refused(folder, flag):
@@ -62,19 +49,10 @@ def write_shard(folder: Path, key: str, table: pa.Table, flag: str) -> Path:
     path = folder / f"{hashlib.sha256(content).hexdigest()}.parquet"
     with atomic_write(path, flag) as file:
         file.write(content)
-    return path
 
 
 def check_shard(path: Path, key: str) -> list[str]:
-    """Compare a shard with its checksums and return its ids.
-
-    Args:
-        path: of the shard.
-        key: of the entry that it should belong to.
-
-    Raises:
-        Damaged: it differs, belongs to another entry or is not there.
-    """
+    """Compare a shard with its checksums and return its ids."""
     try:
         with path.open("rb") as file:
             if hashlib.file_digest(file, "sha256").hexdigest() != path.stem:
@@ -93,11 +71,7 @@ def check_shard(path: Path, key: str) -> list[str]:
 
 
 def read_shard(path: Path, filters: pc.Expression | None = None) -> pa.Table:
-    """Read a shard that was checked.
-
-    Raises:
-        Damaged: it cannot be read.
-    """
+    """Read a shard that was checked."""
     try:
         with path.open("rb") as file:
             return read_table(file, filters=filters).replace_schema_metadata(None)

@@ -53,17 +53,7 @@ class Cosine(CosineAnnealingLR):
 def refuse_other_schedule(
     checkpoint: Mapping[str, Any], optimizer: Optimizer, scheduler: LRScheduler | None, path: object
 ) -> None:
-    """Refuse to continue a run with another schedule or peak than it was begun with: its state would be taken for this one's.
-
-    Args:
-        checkpoint: Lightning's, from which the run goes on.
-        optimizer: as it is built now.
-        scheduler: as it is built now; None for a constant learning rate.
-        path: of the checkpoint, for the message.
-
-    Raises:
-        Refusal: a setting of the schedule, its number of steps among them, or the learning rate that it starts from differs.
-    """
+    """Refuse to continue a run with another schedule or peak than it was begun with: its state would be taken for this one's."""
     stored = next(iter(checkpoint.get("lr_schedulers", [])), None)
     groups: list[Any] = next((state["param_groups"] for state in checkpoint.get("optimizer_states", [])), [])
     then: dict[str, Any] = {"learning rates": [group.get("initial_lr", group["lr"]) for group in groups]}
@@ -106,14 +96,6 @@ def try_optimizer(
     """Refuse an optimizer or a schedule that cannot be built, fails in its first step, or has numbers that train nothing.
 
     The step is taken with a parameter that is made for it.
-
-    Args:
-        optimizer: factory from parameters to the optimizer.
-        scheduler: factory from (optimizer, total steps) to a schedule; None for none.
-        parameters: of the network.
-
-    Raises:
-        Refusal: what it raises, or a setting that is no finite number below a million.
     """
     if not callable(optimizer):
         raise Refusal(
@@ -165,14 +147,7 @@ def _built(flag: str, factory: Callable[..., Any], *arguments: Any) -> Any:
 
 
 def refuse_endless(trainer: Any) -> None:
-    """Refuse a training without an end, which a schedule needs to know.
-
-    Args:
-        trainer: Lightning's Trainer.
-
-    Raises:
-        Refusal: it has neither a number of epochs nor of steps.
-    """
+    """Refuse a training without an end, which a schedule needs to know."""
     if trainer.max_epochs == -1 and trainer.max_steps == -1:
         raise Refusal(
             "`trainer.max_epochs` should be a number of epochs where `scheduler` is given, which needs to know the end. "

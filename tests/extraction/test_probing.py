@@ -1,6 +1,5 @@
 """Probes in Lightning's predict loop: every image once, the right numbers, nothing read twice, nothing lost."""
 
-import pickle
 import re
 
 import lightning.pytorch as pl
@@ -102,7 +101,7 @@ def test_the_task_reads_what_the_callback_reads_and_a_second_run_reads_nothing(t
     assert sorted(flat(probed)) == all_ids(data())
     probed.clear()
     plan = extract(tmp_path / "task", model, data())
-    assert (str(plan), plan.entries) == (str(callback.plan), callback.plan.entries)
+    assert (plan.entries, len(plan.missing)) == (callback.plan.entries, 4)
     assert sorted(flat(probed)) == all_ids(data())
     for entry in plan.entries:
         assert RecordCache(tmp_path / "task").read(entry.key).table.equals(callback.cache.read(entry.key).table)
@@ -110,14 +109,6 @@ def test_the_task_reads_what_the_callback_reads_and_a_second_run_reads_nothing(t
     again = extract(tmp_path / "task", model, data())
     assert (probed, again.missing, again.entries) == ([], [], plan.entries)
     assert images == [1], "one image, to count the network's outputs"
-    assert {line.split()[-1] for line in str(again).splitlines()[1:]} == {"complete"}
-    assert [line.split() for line in str(pickle.loads(pickle.dumps(plan))).splitlines()] == [
-        ["source", "probe", "records"],
-        ["normal", "gradients/all_ones", "12", "to", "read"],
-        ["normal", "logits", "12", "to", "read"],
-        ["nine", "gradients/all_ones", "12", "to", "read"],
-        ["nine", "logits", "12", "to", "read"],
-    ]
 
 
 def test_weights_and_images_are_hashed_once(tmp_path, monkeypatch):
