@@ -183,7 +183,7 @@ def _say_or_refuse_unmade(names: Collection[str], made: Collection[str], without
         near = difflib.get_close_matches(name, sorted(known), n=1)
         if near or not without_attacks:
             hint = f"Did you mean `{near[0]}`?" if near else f"Choose among {sorted(made)}."
-            raise Refusal(f"`limits` should name attacks or corruptions. Got `limits` with `{name}`. {hint}")
+            raise Refusal(f"`limits` should name attacks or corruptions. Got `limits` with {[name]}. {hint}")
     if names:
         rank_zero_info(
             f"Limits of {', '.join(sorted(names))} are ignored: there are no such attacks or corruptions here."

@@ -116,9 +116,9 @@ UNFIT = [
     ({"attacks": "paper", "corruptions": {"bim": Corruption("fog")}}, "Got ['bim'] more than once"),
     ({"attacks": {"normal": Semantic()}}, "Got `anomalies` with the name `normal`"),
     ({"attacks": {"a/b": Semantic()}}, "Got `anomalies` with the name `a/b`"),
-    ({"attacks": "paper", "limits": {"pdg": 3}}, "Got `limits` with `pdg`. Did you mean `pgd`?"),
-    ({"attacks": None, "limits": {"pdg": 3}}, "Got `limits` with `pdg`. Did you mean `pgd`?"),
-    ({"attacks": {"a": FGSM()}, "limits": {"zzz": 3}}, "Got `limits` with `zzz`. Choose among ['a']."),
+    ({"attacks": "paper", "limits": {"pdg": 3}}, "Got `limits` with ['pdg']. Did you mean `pgd`?"),
+    ({"attacks": None, "limits": {"pdg": 3}}, "Got `limits` with ['pdg']. Did you mean `pgd`?"),
+    ({"attacks": {"a": FGSM()}, "limits": {"zzz": 3}}, "Got `limits` with ['zzz']. Choose among ['a']."),
     ({"attacks": "paper", "limits": {"pgd": 0}}, "`pgd` should be at least 1. Got `pgd = 0`"),
 ]
 
