@@ -1,12 +1,16 @@
-"""Lightning's view of the sources: which images each stage of an experiment sees, and how they are batched."""
+"""The sources of an experiment with the manifest of their splits, and what Lightning sees of them at each stage, in batches."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.trainer.states import TrainerFn
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -20,22 +24,28 @@ from lightning_gradood.core import (
     check_whole,
     named_seed,
 )
-from lightning_gradood.data.classes import Outputs
-from lightning_gradood.data.duplicates import refuse_two_roles
-from lightning_gradood.data.experiment_sources import ExperimentSources
-from lightning_gradood.data.folder import Opening
+from lightning_gradood.data.classes import Outputs, fit_to_outputs
+from lightning_gradood.data.datasets import LoadedSource
+from lightning_gradood.data.duplicates import (
+    groups_of,
+    refuse_two_roles,
+    say_duplicates,
+    say_shared,
+    say_trained_on,
+)
+from lightning_gradood.data.folder import Opening, refuse_other_shape
 from lightning_gradood.data.loaders import labelled, make_loader, refuse_fewer_than_processes, training_parts
-from lightning_gradood.data.perturbations import Perturbations
+from lightning_gradood.data.perturbations import Perturbations, PerturbedSource, built_in_probes
 from lightning_gradood.data.source import ImageBatch, Source
-from lightning_gradood.data.splits import Rows, exact_shares
-from lightning_gradood.records import NORMAL
+from lightning_gradood.data.splits import Manifest, Rows, exact_shares, make_manifest
+from lightning_gradood.records import NORMAL, SPLITS
 
 _LONGEST = 100  # letters of a source's name, which becomes a folder's and a file's
 _MOST_IMAGES, _MOST_WORKERS = 2**20, 1024  # in a batch; of a loader
 _MEAN = "mean"  # stands for the mean over sources wherever a source's name stands in results
 
 
-class ImageDataModule(ExperimentSources, LightningDataModule):
+class ImageDataModule(LightningDataModule):
     """The images of an experiment: a classifier's training set, its normal test set, and anomalous sources.
 
     `fit` and `validate` see `train`, of which a stratified part is held out for validation; `test` sees `normal`;
@@ -122,9 +132,149 @@ class ImageDataModule(ExperimentSources, LightningDataModule):
         self.augment, self.validation_fraction = augment, validation_fraction
         self.split, self.split_seed = split, split_seed
         self.batch_size, self.probe_batch_size, self.num_workers = batch_size, probe_batch_size, num_workers
-        self.limit, self.keep, self.eight_bit, self.keep_pixels = limit, keep, eight_bit, keep_pixels
-        self.knows_anomalies, self.output_names = True, None if classes is None else Outputs.read(classes)
+        self.limit, self.eight_bit, self.keep_pixels = limit, eight_bit, keep_pixels
+        self.keep: Literal["all", "successful"] = keep
+        self.knows_anomalies = True
+        """Whether the anomalous sources are the user's, rather than built-in probes."""
+        self.output_names = None if classes is None else Outputs.read(classes)
+        self.names_of_weights: Outputs | None = None
+        """The network's outputs by name, where they came with its weights; set it before a source is opened."""
+        self.outputs: int | None = None
+        """How many outputs the network has; None until `fit_outputs` is told."""
         self.opening = Opening(transform, memory_limit_gib, limit_seed, max_megapixels)
+
+    @cached_property
+    def train_source(self) -> LoadedSource:
+        """The classifier's training images."""
+        if self.train is None:
+            raise Refusal(
+                "`data.train` should name the classifier's training images. Got `data.train = None`. "
+                "Give `data.train`, or give trained weights and use `detect` in place of `fit`."
+            )
+        named, flag = (self.output_names, "data.classes") if self.output_names else (self.names_of_weights, "")
+        return labelled(self.opening.load("train", self.train, classes=named, flag=flag))
+
+    @cached_property
+    def normal_source(self) -> LoadedSource:
+        """The normal source; labels are indices into the classes of `output_names`, of the training images, or of the weights."""
+        named, flag = self.output_names or self.names_of_weights, "data.classes" if self.output_names else ""
+        if self.output_names is None and self.train is not None:
+            named, flag = Outputs.of(self.train_source.classes), "train"
+        normal = self.opening.load(NORMAL, self.normal, self.limit, named, flag)
+        if self.train is not None:
+            refuse_other_shape(self.train_source, normal)
+        return normal
+
+    @cached_property
+    def detection_sources(self) -> dict[str, LoadedSource]:
+        """Every source a detector sees, `normal` first; opened at first use."""
+        sources = {NORMAL: self.normal_source}
+        for name, anomaly in self.anomalies.items():
+            sources[name] = self.opening.load(name, anomaly, self.limit)
+            refuse_other_shape(sources[name], self.normal_source)
+        return sources
+
+    @cached_property
+    def manifest(self) -> Manifest:
+        """The split of every detection source's images."""
+        ids = {name: source.ids for name, source in self.detection_sources.items()}
+        labels = {name: source.labels for name, source in self.detection_sources.items()}
+        return make_manifest(ids, labels, self.split, self.split_seed, self._groups)
+
+    def compare_with_training(self) -> None:
+        """Say it where normal images are training images too; all training images are read for it."""
+        if self.train is not None:
+            say_trained_on(self.train_source, self.normal_source)
+
+    @cached_property
+    def _groups(self) -> dict[str, NDArray[np.int64]]:
+        """Which images of a source are the same one, which are kept in one split; said where there are any."""
+        groups = {name: groups_of(source) for name, source in self.detection_sources.items()}
+        for name, source in self.detection_sources.items():
+            say_duplicates(source, groups[name])
+        say_shared(self.detection_sources)
+        return groups
+
+    @cached_property
+    def perturbed_sources(self) -> dict[str, PerturbedSource]:
+        """The perturbed sources by name: what attacks and corruptions make of the normal images.
+
+        Which images a limit takes is settled by the split of `limit_seed`, so that other splits attack the same ones.
+        """
+        normal = self.normal_source
+        settled = make_manifest(
+            {NORMAL: normal.ids}, {NORMAL: normal.labels}, self.split, self.opening.seed, {NORMAL: groups_of(normal)}
+        )
+        made = self.perturbations.of(normal, settled.split_of)
+        for name, limit in self.perturbations.limits.items():
+            counts = Counter(self.manifest.split_of[origin] for origin in made[name].origins)
+            if len(counts) < len(SPLITS):
+                raise Refusal(
+                    f"`limits.{name}` should leave images in every split. Got `limits.{name} = {limit}`, which gives "
+                    f"{dict(counts)}. Raise it."
+                )
+        return made
+
+    def try_built_in_probes(self) -> None:
+        """Where no anomalies are known, take built-in probes of the normal images in their place; see `built_in_probes`."""
+        if self.knows_anomalies and not self.anomaly_names:
+            self.knows_anomalies = False
+            self.perturbations = built_in_probes(self.opening.seed)
+            vars(self).pop("perturbed_sources", None)
+
+    def make_synthetic(self, outliers: Mapping[str, Perturbation], probes: Sequence[str]) -> None:
+        """Make synthetic outliers of normal images, in place of those asked for before."""
+        taken = sorted({*outliers} & {*self.anomaly_names, *self.perturbations.noise_names.values()})
+        if taken:
+            raise Refusal(
+                "`data.anomalies`, attacks and corruptions should not have names of synthetic outliers. "
+                f"Got {taken}. Rename them."
+            )
+        self.perturbations = replace(self.perturbations, synthetic=outliers, synthetic_probes=frozenset(probes))
+        vars(self).pop("perturbed_sources", None)
+
+    @property
+    def anomaly_names(self) -> list[str]:
+        """The names of all anomalous sources, those of attacks and corruptions last."""
+        return [*self.anomalies, *self.perturbations.names]
+
+    def keep_of(self, source: str) -> Literal["all", "successful"]:
+        """Which images of an anomalous source are detected; only attacks can succeed or fail."""
+        return self.keep if source in self.perturbations.attacks else "all"
+
+    def noise_of(self, source: str) -> str | None:
+        """The name of an attack's noise control, if there is one."""
+        return self.perturbations.noise_names.get(source)
+
+    @property
+    def classes(self) -> list[str]:
+        """Names of the classifier's classes, those of `train`, or else of `normal`; empty where they have none."""
+        return (self.normal_source if self.train is None else self.train_source).classes
+
+    @property
+    def num_classes(self) -> int | None:
+        """The number of classes of `train`, or else of `normal`; None where they have no labels."""
+        return (self.normal_source if self.train is None else self.train_source).num_classes
+
+    def fit_outputs(self, outputs: int) -> list[str]:
+        """Leave out labels that cannot be outputs of the network: of fewer classes than it has, nobody knows which ones they are.
+
+        Args:
+            outputs: how many the network has; a single one tells two classes apart.
+
+        Returns:
+            Sentences about what was decided and a user could have meant otherwise; none for a number that is known already.
+        """
+        if self.outputs == outputs:
+            return []
+        self.outputs = outputs
+        source = self.normal_source if self.train is None else self.train_source
+        before = source.num_classes
+        notes = fit_to_outputs(source, outputs, self.output_names)
+        if source.num_classes != before:
+            for kept in ("manifest", "perturbed_sources"):  # which depend on labels
+                vars(self).pop(kept, None)
+        return notes
 
     @property
     def predict_sources(self) -> list[str]:
