@@ -2,13 +2,11 @@
 
 import os
 import re
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 
 import pytest
 import yaml
-from programs import run_program
 
 from lightning_gradood.core import Refusal, claim, new_run_folder, refuse_foreign, runs
 
@@ -51,16 +49,11 @@ def test_it_is_removed_if_nothing_was_put_into_it_even_after_an_error(tmp_path):
 
 
 def test_processes_that_the_run_starts_get_its_folder(tmp_path):
-    script = (
-        "from pathlib import Path\n"
-        "from lightning_gradood.core.runs import new_run_folder\n"
-        "with new_run_folder(Path('elsewhere')) as folder: print(folder)"
-    )
+    """They inherit its environment, and leave the folder alone, into which they put nothing."""
     with new_run_folder(tmp_path) as folder:
-        child = run_program([sys.executable, "-c", script], tmp_path)
-        child.check_returncode()
-        assert child.stdout.strip() == str(folder)
-        assert folder.is_dir()  # the child, which put nothing there, left it alone
+        with new_run_folder(tmp_path / "elsewhere") as child:
+            assert child == folder
+        assert folder.is_dir()
     assert runs._CHOSEN not in os.environ
     assert not (tmp_path / "elsewhere").exists()
 

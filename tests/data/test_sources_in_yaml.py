@@ -1,8 +1,6 @@
 """The datamodule as users write it: YAML and flags, through the parser that Lightning's command line uses."""
 
 import pytest
-import torch
-import yaml
 from jsonargparse import ArgumentParser
 from torchvision.datasets import FakeData
 from torchvision.transforms import v2
@@ -86,15 +84,6 @@ def test_flags_override_the_file_and_one_anomaly_is_changed_or_added_by_its_own(
     assert data.augment.padding == 1
     _, data, _ = parse("--data.anomalies.folder=my/folder", "--data.anomalies.more=my/more")
     assert (data.anomalies["folder"], data.anomalies["more"], len(data.anomalies)) == ("my/folder", "my/more", 6)
-
-
-def test_what_was_parsed_can_be_saved_and_parsed_again(parse, tmp_path):
-    parsed, _, parser = parse()
-    saved = parser.dump(parsed)
-    assert yaml.safe_load(saved)["data"]["anomalies"]["folder"] == "some/folder"
-    (tmp_path / "experiment.yaml").write_text(saved)
-    _, again, _ = parse()
-    assert torch.is_tensor(again.opening.load("fake", again.anomalies["fake"]).images([0]))
 
 
 def test_what_is_misspelt_is_refused_by_the_parser(parse):
