@@ -26,13 +26,7 @@ from lightning_gradood.core import (
 )
 from lightning_gradood.data.classes import Outputs, fit_to_outputs
 from lightning_gradood.data.datasets import LoadedSource
-from lightning_gradood.data.duplicates import (
-    groups_of,
-    refuse_two_roles,
-    say_duplicates,
-    say_shared,
-    say_trained_on,
-)
+from lightning_gradood.data.duplicates import groups_of, refuse_two_roles, say_duplicates, say_shared, say_trained_on
 from lightning_gradood.data.folder import Opening, refuse_other_shape
 from lightning_gradood.data.loaders import labelled, make_loader, refuse_fewer_than_processes, training_parts
 from lightning_gradood.data.perturbations import Perturbations, PerturbedSource, built_in_probes
@@ -338,14 +332,7 @@ class ImageDataModule(LightningDataModule):
         return make_loader(source, range(len(source)), self.probe_batch_size, self.num_workers)
 
     def try_augment(self, images: Tensor) -> None:
-        """Refuse an augmentation that does not map images to images, before the first step; no random numbers are used up.
-
-        Args:
-            images: Some of the training images, float [N, C, H, W].
-
-        Raises:
-            Refusal: It raises, or gives something else.
-        """
+        """Refuse an augmentation that does not map training images [N, C, H, W] to such; no random numbers are used up."""
         if self.augment is None:
             return
         try:

@@ -14,10 +14,10 @@ source's name and images/s; `PredictionWriter` writes the classifier's predictio
 from lightning_gradood.extraction.callback import ProbeCallback, ProbeTask
 from lightning_gradood.extraction.plan import CacheEntry, Plan, ids_of, make_plan, read_records
 from lightning_gradood.extraction.predictions import PredictionWriter
-from lightning_gradood.extraction.preparation import prepared_states
+from lightning_gradood.extraction.preparation import prepared_states, try_probes
 from lightning_gradood.extraction.progress import ImageProgressBar
 from lightning_gradood.extraction.reader import ProbeReader
-from lightning_gradood.extraction.reading import leave_out_bad, try_probes
+from lightning_gradood.extraction.reading import leave_out_bad
 
 __all__ = [
     "CacheEntry",

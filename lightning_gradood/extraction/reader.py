@@ -16,8 +16,8 @@ from lightning_gradood.core import LOG, Portions, Profiler, Refusal, as_float, g
 from lightning_gradood.data import ImageBatch, ImageDataModule
 from lightning_gradood.extraction.images import ImageMaker, SourceImages
 from lightning_gradood.extraction.plan import Plan, Work, ids_of, make_plan, wanted_ids
-from lightning_gradood.extraction.preparation import prepare, refuse_without_training_images
-from lightning_gradood.extraction.reading import ImageReader, OnBadImage, with_two_logits
+from lightning_gradood.extraction.preparation import prepare, refuse_without_training_images, with_two_logits
+from lightning_gradood.extraction.reading import ImageReader, OnBadImage
 from lightning_gradood.gradients import adopt_proofs, proofs_of
 from lightning_gradood.probes import Probe
 from lightning_gradood.records import RecordCache, Records, StateStore

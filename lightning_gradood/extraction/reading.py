@@ -1,52 +1,21 @@
-"""Reading the images of one source: a trial, images for which the network is not finite, and too little memory."""
+"""Reading the images of one source: images for which the network is not finite, and too little memory."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lightning_gradood.core import NotFinite, Portions, Refusal, generator_states, restore_generators, say
+from lightning_gradood.core import NotFinite, Portions, Refusal, say
 from lightning_gradood.extraction.images import SourceImages
-from lightning_gradood.networks import TwoLogits
-from lightning_gradood.probes import GradientProbe, PixelProbe, Probe, ProbeReadings, read_probes
+from lightning_gradood.probes import PixelProbe, Probe, ProbeReadings, read_probes
 from lightning_gradood.records import NORMAL, Records
 
 OnBadImage = Literal["refuse", "skip"]
 """What is done with an image for which the network gives NaN or infinity."""
 
 _SHOWN = 5  # names in a sentence
-
-
-def with_two_logits(network: nn.Module) -> nn.Module:
-    """A network with one logit as `TwoLogits`."""
-    return network if isinstance(network, TwoLogits) else TwoLogits(network)
-
-
-def try_probes(probes: Sequence[Probe], network: nn.Module, images: Tensor, outputs: int) -> None:
-    """Read a few images and forget them, so that a network that cannot be read is refused before any long work.
-
-    Probes that need training images are left out, and gradient probes too: they compare their formulas with autograd in their
-    first batch, which takes seconds. Network and random generators are as before afterwards.
-
-    Args:
-        probes: of all detectors.
-        network: pixels in, logits out, on the images' device.
-        images: float [N, C, H, W].
-        outputs: how many the network has; a single logit is taken as `TwoLogits`.
-
-    Raises:
-        Refusal: a probe does not fit the network.
-    """
-    ready = [probe for probe in probes if not probe.needs_preparation and not isinstance(probe, GradientProbe)]
-    generators = generator_states()
-    try:
-        with suppress(NotFinite):  # what to do with such images is decided where all are read
-            read_probes(ready, with_two_logits(network) if outputs == 1 else network, images)
-    finally:
-        restore_generators(generators)
 
 
 class ImageReader:
