@@ -178,7 +178,7 @@ class ClassificationTask(LightningModule):
     def prepare_training(self, trainer: Any) -> None:
         """Read the initial weights, and refuse an optimizer or a schedule that cannot be built, before the first step."""
         self.load_initial_weights()
-        try_optimizer(self.optimizer_factory, self.scheduler_factory, self.parameters())
+        try_optimizer(self.optimizer_factory, self.scheduler_factory)
         if self.scheduler_factory is not None:
             refuse_endless(trainer)
 

@@ -91,32 +91,16 @@ _STEPS = 1000  # of a schedule that is only tried
 def try_optimizer(
     optimizer: Callable[[Iterable[nn.Parameter]], Optimizer],
     scheduler: Callable[[Optimizer, int], LRScheduler] | None,
-    parameters: Iterable[nn.Parameter],
 ) -> None:
     """Refuse an optimizer or a schedule that cannot be built, fails in its first step, or has numbers that train nothing.
 
-    The step is taken with a parameter that is made for it.
+    The step is taken with a parameter that is made for it, as some settings are looked at there first.
     """
     if not callable(optimizer):
         raise Refusal(
             f"`model.optimizer` should name an optimizer's class. Got `model.optimizer = {optimizer!r}`. "
             "Write e.g. torch.optim.AdamW, or leave it out for SGD."
         )
-    built = _built("model.optimizer", optimizer, list(parameters))
-    for name, value in ((name, value) for group in built.param_groups for name, value in group.items()):
-        for number in value if isinstance(value, tuple | list) else [value]:
-            if isinstance(number, float):
-                check_finite(f"model.optimizer.{name}", number, -_LARGEST, _LARGEST, 0.1)
-    if scheduler is not None:
-        _built("model.scheduler", scheduler, built, _STEPS)
-    _step(optimizer, scheduler)
-
-
-def _step(
-    optimizer: Callable[[Iterable[nn.Parameter]], Optimizer],
-    scheduler: Callable[[Optimizer, int], LRScheduler] | None,
-) -> None:
-    """Take a step, in which some settings are looked at first."""
     parameter = nn.Parameter(torch.ones(2, 2))
 
     def loss() -> torch.Tensor:
@@ -127,10 +111,15 @@ def _step(
 
     with torch.random.fork_rng(devices=[]), torch.enable_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # they come again where they matter
-        built = optimizer([parameter])
+        built = _built("model.optimizer", optimizer, [parameter])
+        for name, value in ((name, value) for group in built.param_groups for name, value in group.items()):
+            for number in value if isinstance(value, tuple | list) else [value]:
+                if isinstance(number, float):
+                    check_finite(f"model.optimizer.{name}", number, -_LARGEST, _LARGEST, 0.1)
+        schedule = None if scheduler is None else _built("model.scheduler", scheduler, built, _STEPS)
         _built("model.optimizer", built.step, loss)
-        if scheduler is not None:
-            _built("model.scheduler", scheduler(built, _STEPS).step)
+        if schedule is not None:
+            _built("model.scheduler", schedule.step)
 
 
 def _built(flag: str, factory: Callable[..., Any], *arguments: Any) -> Any:

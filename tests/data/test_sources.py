@@ -1,7 +1,6 @@
 """Sources: bundled images, data sets by factory, image folders; what they list, what they read, and what they refuse."""
 
 import functools
-import pickle
 import re
 import urllib.error
 from pathlib import Path
@@ -10,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from scipy.io import savemat
 from sklearn.datasets import load_digits, load_sample_image
 from torch.utils.data import Dataset, IterableDataset
 from torchvision.datasets import CIFAR10, SVHN, ImageFolder
@@ -117,28 +115,6 @@ def test_labels_kept_beside_the_images_are_taken_where_they_will_do_and_read_els
     ):
         assert listed(items, **attributes).labels == [2, 1, 0], attributes
     assert listed([(COLOUR, {"boxes": []}), (COLOUR, 0.5)]).labels == [-1, -1], "no class"
-
-
-def test_cifar10_and_svhn_in_place_are_read(tmp_path, monkeypatch):
-    """Archives in their formats; torchvision's checksums are those of the real ones."""
-    folder = tmp_path / "cifar-10-batches-py"
-    folder.mkdir()
-    for seed, name in enumerate([f"data_batch_{n}" for n in range(1, 6)] + ["test_batch"]):
-        images = np.random.default_rng(seed).integers(0, 256, (10, 3072), dtype=np.uint8)
-        (folder / name).write_bytes(pickle.dumps({"data": images, "labels": list(range(10))}))
-    (folder / "batches.meta").write_bytes(pickle.dumps({"label_names": [f"class {n}" for n in range(10)]}))
-    monkeypatch.setattr(CIFAR10, "train_list", [[name, None] for name, _ in CIFAR10.train_list])
-    monkeypatch.setattr(CIFAR10, "test_list", [[name, None] for name, _ in CIFAR10.test_list])
-    monkeypatch.setattr(CIFAR10, "meta", CIFAR10.meta | {"md5": None})
-    listing = DatasetSource(functools.partial(CIFAR10, root=str(tmp_path), train=True)).open()
-    assert (len(listing.keys), listing.labels[:12], listing.classes[3]) == (50, [*range(10), 0, 1], "class 3")
-    assert listing.read(0).size == (32, 32)
-    images = np.random.default_rng(0).integers(0, 256, (32, 32, 3, 12), dtype=np.uint8)
-    savemat(tmp_path / "test_32x32.mat", {"X": images, "y": np.array([[10, 1, 2] * 4]).T})
-    monkeypatch.setitem(SVHN.split_list, "test", [None, "test_32x32.mat", None])
-    listing = DatasetSource(functools.partial(SVHN, root=str(tmp_path), split="test")).open()
-    assert listing.labels == [0, 1, 2] * 4
-    assert np.array_equal(np.asarray(listing.read(7)), images[..., 7])
 
 
 @pytest.mark.parametrize(
