@@ -1,6 +1,6 @@
 """Six readers on files that are damaged or made up: each ends with a result or a refusal, in seconds and in bounded memory.
 
-    python -m benchmarks.fuzz --minutes 10 --targets image records splits guard score config
+    python -m benchmarks.fuzz --minutes 10 --targets image records guard score config
 
 Hypothesis draws the cases: valid files with flipped bits, cut short, with chunks inserted, doubled, swapped or overwritten;
 documents with a value, a name or a branch exchanged, under checksums that were made to fit; and bytes of no file. A case fails by

@@ -198,27 +198,6 @@ def records(folder: Path) -> Target:
     return st.one_of(*drawn, st.tuples(st.just("entry"), edited([about]))), read
 
 
-def splits(folder: Path) -> Target:
-    """The manifest of splits, as text and as a document."""
-    from lightning_gradood.data import Manifest
-
-    about = {
-        "seed": 0,
-        "fractions": [0.4, 0.4, 0.2],
-        "sources": {"normal": {"train": ["a/0", "a/1"], "val": ["a/2"], "test": ["a/3"]}},
-    }
-    text = json.dumps(about, indent=1).encode()
-
-    def read(content: Any) -> None:
-        path = folder / "splits.json"
-        path.write_bytes(content if isinstance(content, bytes) else json.dumps(content).encode())
-        manifest = Manifest.read(path)
-        manifest.write(folder / "again.json")
-        manifest.counts, manifest.split_of  # noqa: B018  # properties that walk through all of it
-
-    return damaged([text]) | edited([about]), read
-
-
 def guard(folder: Path) -> Target:
     """A guard's folder, its hashes made to fit in one half of the cases; what loads scores a batch."""
     from lightning_gradood.guard import Guard
@@ -372,4 +351,4 @@ def config(folder: Path) -> Target:
     return st.one_of(edited([yaml.safe_load(CONFIG)]), words, damaged([CONFIG.encode()])), read
 
 
-TARGETS = {one.__name__: one for one in (image, records, splits, guard, score, config)}
+TARGETS = {one.__name__: one for one in (image, records, guard, score, config)}

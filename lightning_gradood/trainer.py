@@ -38,7 +38,7 @@ from lightning_gradood.extraction import (
     try_probes,
 )
 from lightning_gradood.guard import Recipe
-from lightning_gradood.probes import GradientProbe, PixelProbe
+from lightning_gradood.probes import PixelProbe
 from lightning_gradood.records import NORMAL, RecordCache, Records
 from lightning_gradood.report import (
     DetectionReport,
@@ -69,6 +69,8 @@ class Trainer(pl.Trainer):
 
     experiment: str | None = None
     failures: Sequence[Failure] = ()
+    _checked: tuple[object, ...] = ()
+    _checked_stage_two: tuple[object, ...] = ()
 
     @property
     def _experiment_name(self) -> str:
@@ -95,22 +97,17 @@ class Trainer(pl.Trainer):
         Returns:
             The cache entries that hold the records, known on every process.
         """
-        self._refuse_unfit_settings()
-        self.load(model, ckpt_path)
-        self.check(model, datamodule)
-        datamodule.try_built_in_probes()
         settings = settings or DetectionSettings()
+        self.load(model, ckpt_path)
+        self.check(model, datamodule, settings)
         datamodule.make_synthetic(*settings.outliers(datamodule.knows_anomalies))
         probes = settings.probes(datamodule.knows_anomalies)
         pixels = [PixelProbe(datamodule.keep_pixels)] if datamodule.keep_pixels else []
         cache = RecordCache(cache_dir)
         task = ProbeTask(model.network, datamodule, [*probes, *pixels], cache, settings.on_bad_image)
         try:
-            with (
-                stage("probing", self),
-                warnings.catch_warnings(),
-            ):  # where every record is there already, an empty loop is what is meant
-                warnings.filterwarnings("ignore", "Total length of .* across ranks is zero")
+            with stage("probing", self), warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "Total length of .* across ranks is zero")  # every record is there
                 self.predict(task, return_predictions=False, weights_only=True)
         except BaseException:  # a kill too: what was read is written before it passes
             task.reader.abandon()
@@ -211,17 +208,28 @@ class Trainer(pl.Trainer):
         own = [one for one in self.callbacks if isinstance(one, ReportCallback)]  # type: ignore[attr-defined]
         return [*own, *(one for one in self.callbacks if isinstance(one, WandbCallback))]  # type: ignore[attr-defined]
 
-    def check(self, model: ClassificationTask, datamodule: ImageDataModule, training: bool = False) -> None:
-        """Refuse a network that does not fit the images, before any long work.
+    def check(
+        self,
+        model: ClassificationTask,
+        datamodule: ImageDataModule,
+        settings: DetectionSettings | None = None,
+        training: bool = False,
+    ) -> None:
+        """Refuse a network that does not fit the images, or that a detector cannot read, before any long work.
 
-        Only the first process looks: it may have to download the images, and the others wait for it in `prepare_data`.
+        Two images pass through the network, once for each model and data: a verb's own call finds that it was done. Only the
+        first process looks: it may have to download the images, and the others wait for it in `prepare_data`.
 
         Args:
             model: the task that holds the classifier.
             datamodule: its images.
+            settings: those of the detectors, whose probes are tried; None where nothing is probed.
             training: look at the training images rather than at the normal source's.
         """
-        if not self.is_global_zero:
+        if settings is not None:
+            self._refuse_unfit_settings()
+            datamodule.try_built_in_probes()
+        if not self.is_global_zero or self._checked == (model, datamodule, settings):
             return
         source = datamodule.train_source if training else datamodule.normal_source
         images = as_float(source.images(range(min(2, len(source)))))
@@ -231,34 +239,20 @@ class Trainer(pl.Trainer):
         outputs = check_network(model.network, images.to(model.device), classes)
         for note in datamodule.fit_outputs(outputs):
             sys.stdout.write(f"{note}\n")
+        if settings is not None:
+            try_probes(settings.probes(datamodule.knows_anomalies), model.network, images.to(model.device), outputs)
+        self._checked = (model, datamodule, settings)
 
-    def try_probes(self, model: ClassificationTask, datamodule: ImageDataModule, settings: DetectionSettings) -> None:
-        """Refuse a network that a detector cannot read, before any long work; the first process looks, on two images.
-
-        Gradient probes are left out: they compare their formulas with autograd in their first batch, which takes seconds.
-
-        Args:
-            model: the task that holds the classifier.
-            datamodule: its images.
-            settings: detectors, whose probes are read where they need no training images.
-        """
-        if self.is_global_zero:
-            probes = settings.probes(datamodule.knows_anomalies)
-            tried = [probe for probe in probes if not isinstance(probe, GradientProbe)]
-            images = as_float(datamodule.normal_source.images(range(min(2, len(datamodule.normal_source)))))
-            try_probes(tried, model.network, images)
-
-    def check_stage_two(self, datamodule: ImageDataModule, settings: DetectionSettings | None = None) -> None:
-        """Refuse settings and sources on which `detect` would fail; the first process opens and splits the sources."""
-        self._refuse_unfit_settings()
+    def check_stage_two(self, datamodule: ImageDataModule, settings: DetectionSettings) -> None:
+        """Refuse settings and sources on which `detect` would fail; the first process opens and splits the sources, once."""
         datamodule.try_built_in_probes()
-        settings = settings or DetectionSettings()
         settings.guarding(datamodule.knows_anomalies)
         refuse_single(datamodule.anomaly_names, settings.protocol)
-        if self.is_global_zero:
+        if self.is_global_zero and self._checked_stage_two != (datamodule, settings):
             counts = datamodule.manifest.counts[NORMAL]
             settings.check_train_images(counts["train"], datamodule.knows_anomalies)
             settings.check_normal_images(counts["val"], datamodule.knows_anomalies)
+            self._checked_stage_two = (datamodule, settings)
 
     def load(self, model: ClassificationTask, ckpt_path: str | None) -> None:
         """Load a classifier's weights, never executing code.

@@ -175,12 +175,11 @@ class Command(LightningCLI):
         if checkpoint := self._resumed():
             check_resumable(checkpoint, self.model)
         self.model.prepare_training(self.trainer)
-        self.trainer.check(self.model, self.datamodule, training=True)
+        self.trainer.check(self.model, self.datamodule, self.detection, training=True)
         if self.detection is not None:
             if not self._setting("trainer").fast_dev_run:
                 check_checkpointing(self.trainer)
             self.trainer.check_stage_two(self.datamodule, self.detection)
-            self.trainer.try_probes(self.model, self.datamodule, self.detection)
         if self.trainer.is_global_zero:  # the others wait until the images are there
             self.datamodule.compare_with_training()
         self._choose_threads()
@@ -199,8 +198,7 @@ class Command(LightningCLI):
     def before_detect(self) -> None:
         """Look at everything that can be refused before the folder is claimed."""
         self._on_folder(refuse_foreign)
-        self._check_probing()
-        self.trainer.check_stage_two(self.datamodule, self.detection)
+        self.trainer.check_stage_two(self.datamodule, self._check_probing())
         self._take_folder()
 
     def before_extract(self) -> None:
@@ -267,15 +265,16 @@ class Command(LightningCLI):
         self._claim()
         verb(**{**kwargs, "weights_only": True})
 
-    def _check_probing(self) -> None:
-        if self.detection is None:
+    def _check_probing(self) -> DetectionSettings:
+        settings = self.detection
+        if settings is None:
             raise Refusal(
                 f"`detection` should hold settings for `{self.subcommand}`. Got null. Remove --detection null."
             )
         self.trainer.load(self.model, self._classifier())
-        self.trainer.check(self.model, self.datamodule)
-        self.trainer.try_probes(self.model, self.datamodule, self.detection)
+        self.trainer.check(self.model, self.datamodule, settings)
         self._choose_threads()
+        return settings
 
     def _choose_threads(self) -> None:
         set_threads(self.trainer, self.model, self.datamodule, self._setting("threads"), self.leaving)

@@ -82,7 +82,7 @@ from lightning_gradood.core.precision import (
     to_float64,
     to_float64_device,
 )
-from lightning_gradood.core.progress import ProgressLines, is_terminal, progress, say
+from lightning_gradood.core.progress import LOG, Profiler, ProgressLines, is_terminal, progress, say, stage
 from lightning_gradood.core.runs import CHECKPOINTS, CONFIG, claim, new_run_folder, refuse_foreign, refuse_unclaimed
 from lightning_gradood.core.seeding import (
     craft_apart,
@@ -92,7 +92,6 @@ from lightning_gradood.core.seeding import (
     restore_generators,
 )
 from lightning_gradood.core.shipped import experiment_file, shipped_files
-from lightning_gradood.core.stages import LOG, Profiler, stage
 from lightning_gradood.core.text_files import (
     TooLarge,
     Unparsable,

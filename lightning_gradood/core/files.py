@@ -69,13 +69,7 @@ def atomic_write(path: Path, flag: str = "--run_dir") -> Iterator[BinaryIO]:
 
 @contextmanager
 def writing_refused(path: Path, flag: str, *others: Path) -> Iterator[None]:
-    """Turn a failure to write into a sentence; failures that name files elsewhere pass.
-
-    Args:
-        path: what is written, a file or a folder.
-        flag: what the user would name another place with.
-        others: further names that a failure may bear.
-    """
+    """Turn a failure to write into a sentence; failures that name files elsewhere pass."""
     try:
         yield
     except OSError as error:
@@ -86,13 +80,7 @@ def writing_refused(path: Path, flag: str, *others: Path) -> Iterator[None]:
 
 
 def writing_refusal(path: Path | str, flag: str, error: OSError) -> Unwritable:
-    """Word a failure to write.
-
-    Args:
-        path: what should have been written.
-        flag: what the user would name another place with.
-        error: the operating system's.
-    """
+    """Word a failure to write."""
     fix = _FIX.get(error.errno or 0, "See what is wrong with it")
     return Unwritable(
         f"`{flag}` should be a place that can be written. Got {path}: {error.strerror or error}. {fix}, or name another, and "
@@ -107,11 +95,6 @@ def is_writing_error(error: OSError) -> bool:
 
 def check_writable(folder: Path, flag: str, size: int = 0) -> None:
     """Refuse a folder in which no file can be made, before the work whose results it is for.
-
-    Args:
-        folder: made if it is not there.
-        flag: what the user would name another place with.
-        size: bytes that will be written at least.
 
     Raises:
         Unwritable: no file can be written there, or the disk has less room.

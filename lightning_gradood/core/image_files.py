@@ -47,11 +47,7 @@ def image_suffixes() -> frozenset[str]:
 
 
 def printable(name: str) -> str:
-    r"""Write a file's name so that it can be printed and stored: bytes that are no UTF-8 become `\xe9`.
-
-    Args:
-        name: as Python gives it, with surrogates for such bytes.
-    """
+    r"""Write a file's name so that it can be printed and stored: bytes that are no UTF-8 become `\xe9`."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 

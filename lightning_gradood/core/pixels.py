@@ -197,11 +197,7 @@ def to_pixels(image: Picture, transform: Transform | None, name: str) -> Tensor:
 
 
 def eight_bit(image: Image.Image, name: str) -> Image.Image:
-    """Return an image of at most eight bits a channel; Pillow would clip deeper ones to white without a word.
-
-    Raises:
-        Refusal: Its pixels are integers or floats of more bits.
-    """
+    """Return an image of at most eight bits a channel; Pillow would clip deeper ones to white without a word."""
     if image.mode[0] in "IF":
         raise Refusal(
             f"`{name}` should be an image with 8 bits a channel. "

@@ -1,9 +1,11 @@
-"""Progress of long loops: a bar on a terminal, plain lines in a log file or pipe; and single lines about what happened."""
+"""What a run says while it runs: progress of long loops, single lines about what happened, and its stages in the log."""
 
+import logging
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from typing import TextIO, TypeVar
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, Protocol, TextIO, TypeVar
 
 from tqdm.auto import tqdm
 
@@ -22,15 +24,7 @@ def is_terminal(stream: TextIO) -> bool:
 
 
 def progress(items: Iterable[Item], description: str, total: int, unit: str, quiet: bool = False) -> Iterator[Item]:
-    """Yield the items and show on standard error how far the loop is.
-
-    Args:
-        items: what is looped over.
-        description: of the step, e.g. `reading normal`.
-        total: how many items there are.
-        unit: what they are, e.g. `images`.
-        quiet: show nothing, as on all processes but the first.
-    """
+    """Yield the items and show on standard error how far the loop is."""
     if quiet or is_terminal(sys.stderr):
         yield from tqdm(items, desc=description, total=total, unit=f" {unit}", disable=quiet)
         return
@@ -57,12 +51,7 @@ class ProgressLines:
         self._start = self._last = time.perf_counter()
 
     def advance(self, number: int = 1, note: str = "") -> None:
-        """Count units, and write a line if one is due.
-
-        Args:
-            number: of units that were done.
-            note: what stands at the end of the line.
-        """
+        """Count units, and write a line if one is due."""
         self._done += number
         percent, now = 100 * self._done // max(self.total, 1), time.perf_counter()
         if percent == self._percent or (now < self._last + self.seconds and self._done < self.total):
@@ -72,3 +61,28 @@ class ProgressLines:
         text = f"{self.description}: {percent} % ({self._done}/{self.total} {self.unit}), {passed:.0f} s"
         self.stream.write(f"{text}, {note}\n" if note else f"{text}\n")
         self.stream.flush()
+
+
+LOG = logging.getLogger("lightning_gradood")
+"""What is worth keeping of a run beside what a user is shown; silent unless a handler is added, as the command line does."""
+
+LOG.addHandler(logging.NullHandler())
+
+
+class Profiler(Protocol):
+    """Lightning's profilers."""
+
+    def profile(self, action_name: str) -> AbstractContextManager[Any]:
+        """Measure what is done meanwhile."""
+
+
+@contextmanager
+def stage(name: str, trainer: Any) -> Iterator[None]:
+    """Name what is done meanwhile in a profiler's summary, as `gradood: <name>`, and log how long it took."""
+    start, how = time.perf_counter(), "stopped after"
+    try:
+        with trainer.profiler.profile(f"gradood: {name}"):
+            yield
+        how = "took"
+    finally:
+        LOG.info("stage `%s` %s %.1f s", name, how, time.perf_counter() - start)

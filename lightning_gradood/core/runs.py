@@ -80,10 +80,7 @@ def refuse_foreign(folder: Path, config: Mapping[str, Any], identity: tuple[str,
 def refuse_unclaimed(folder: Path, config: Mapping[str, Any], identity: tuple[str, ...]) -> None:
     """Refuse a folder that is not an earlier run's of the same experiment; nothing is written.
 
-    Args:
-        folder: as for `refuse_foreign`.
-        config: as for `refuse_foreign`.
-        identity: as for `refuse_foreign`.
+    Arguments are those of `refuse_foreign`.
 
     Raises:
         Refusal: if it is new, or belongs to something else.
@@ -99,10 +96,7 @@ def refuse_unclaimed(folder: Path, config: Mapping[str, Any], identity: tuple[st
 def claim(folder: Path, config: Mapping[str, Any], identity: tuple[str, ...]) -> None:
     """Write the configuration into a folder, unless an earlier run of the same experiment did.
 
-    Args:
-        folder: as for `refuse_foreign`.
-        config: as for `refuse_foreign`.
-        identity: as for `refuse_foreign`.
+    Arguments are those of `refuse_foreign`.
 
     Raises:
         Refusal: if the folder belongs to something else or cannot be made.

@@ -144,17 +144,7 @@ def _listed(found: Any) -> list[Any]:
 
 
 def relabelled(name: str, listing: Listing, outputs: Outputs, flag: str) -> Listing:
-    """Make the labels of a source indices into the outputs, by the names of its classes.
-
-    Args:
-        name: of the source, for the message.
-        listing: what it holds; images whose class has no name keep their label.
-        outputs: by name.
-        flag: what named them, for the message.
-
-    Raises:
-        Refusal: a class is not among them, or a label that has no name is beyond them.
-    """
+    """Make the labels of a source indices into the outputs, by the names of its classes."""
     places = [outputs.index(known) for known in listing.classes]
     if None in places:
         unknown = listing.classes[places.index(None)]
@@ -211,9 +201,6 @@ def fit_to_outputs(source: LoadedSource, outputs: int, named: Outputs | None) ->
 
     Returns:
         Sentences about what was decided and could have been meant otherwise.
-
-    Raises:
-        Refusal: another number of outputs is named than there are.
     """
     single, outputs = [_ONE_LOGIT] if outputs == 1 else [], max(outputs, 2)
     if named is not None:

@@ -1,34 +1,45 @@
-"""Lightning's view of the sources: which images each stage of an experiment sees, and how they are batched."""
+"""The sources of an experiment with the manifest of their splits, and what Lightning sees of them at each stage, in batches."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.trainer.states import TrainerFn
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from lightning_gradood.core import MEGAPIXELS, Perturbation, Refusal, as_float, named_seed
-from lightning_gradood.data.classes import Outputs
-from lightning_gradood.data.duplicates import refuse_two_roles
-from lightning_gradood.data.experiment_sources import ExperimentSources
-from lightning_gradood.data.folder import Opening
-from lightning_gradood.data.loaders import labelled, make_loader, refuse_fewer_than_processes, training_parts
-from lightning_gradood.data.perturbations import Perturbations
-from lightning_gradood.data.settings import (
-    refuse_limits,
-    refuse_loading,
-    refuse_memory,
-    refuse_settings,
-    refuse_unknown,
+from lightning_gradood.core import (
+    MEGAPIXELS,
+    Perturbation,
+    Refusal,
+    as_float,
+    check_finite,
+    check_seed,
+    check_whole,
+    named_seed,
 )
+from lightning_gradood.data.classes import Outputs, fit_to_outputs
+from lightning_gradood.data.datasets import LoadedSource
+from lightning_gradood.data.duplicates import groups_of, refuse_two_roles, say_duplicates, say_shared, say_trained_on
+from lightning_gradood.data.folder import Opening, refuse_other_shape
+from lightning_gradood.data.loaders import labelled, make_loader, refuse_fewer_than_processes, training_parts
+from lightning_gradood.data.perturbations import Perturbations, PerturbedSource, built_in_probes
 from lightning_gradood.data.source import ImageBatch, Source
-from lightning_gradood.data.splits import Rows
+from lightning_gradood.data.splits import Manifest, Rows, exact_shares, make_manifest
+from lightning_gradood.records import NORMAL, SPLITS
+
+_LONGEST = 100  # letters of a source's name, which becomes a folder's and a file's
+_MOST_IMAGES, _MOST_WORKERS = 2**20, 1024  # in a batch; of a loader
+_MEAN = "mean"  # stands for the mean over sources wherever a source's name stands in results
 
 
-class ImageDataModule(ExperimentSources, LightningDataModule):
+class ImageDataModule(LightningDataModule):
     """The images of an experiment: a classifier's training set, its normal test set, and anomalous sources.
 
     `fit` and `validate` see `train`, of which a stratified part is held out for validation; `test` sees `normal`;
@@ -97,22 +108,167 @@ class ImageDataModule(ExperimentSources, LightningDataModule):
         super().__init__()
         self.perturbations = Perturbations.named(attacks, corruptions, noise_control, limits or {}, limit_seed)
         anomalies = anomalies or {}
-        refuse_settings(
-            [*anomalies, *self.perturbations.names, *self.perturbations.noise_names.values()],
-            split,
-            validation_fraction,
-        )
+        made = [*self.perturbations.names, *self.perturbations.noise_names.values()]
+        _refuse_settings([*anomalies, *made], split, validation_fraction)
         refuse_two_roles(train, normal, anomalies)
-        refuse_memory(memory_limit_gib, max_megapixels)
-        refuse_loading(batch_size, probe_batch_size, num_workers, split_seed=split_seed, limit_seed=limit_seed)
-        refuse_limits(limit=1 if limit is None else limit)
+        check_finite("memory_limit_gib", memory_limit_gib, 0, 2**33, 2.0)
+        if not isinstance(max_megapixels, int | float) or not max_megapixels > 0:
+            raise Refusal(
+                f"`data.max_megapixels` should be above 0. Got `data.max_megapixels = {max_megapixels}`. Write e.g. 89."
+            )
+        check_whole("batch_size", batch_size, 1, _MOST_IMAGES, 128)
+        check_whole("probe_batch_size", probe_batch_size, 1, _MOST_IMAGES, 64)
+        check_whole("num_workers", num_workers, 0, _MOST_WORKERS, 4)
+        check_whole("limit", 1 if limit is None else limit, 1, 2**63, 1000)
+        check_seed("data.split_seed", split_seed)
+        check_seed("data.limit_seed", limit_seed)
         self.normal, self.anomalies, self.train = normal, anomalies, train
         self.augment, self.validation_fraction = augment, validation_fraction
         self.split, self.split_seed = split, split_seed
         self.batch_size, self.probe_batch_size, self.num_workers = batch_size, probe_batch_size, num_workers
-        self.limit, self.keep, self.eight_bit, self.keep_pixels = limit, keep, eight_bit, keep_pixels
-        self.knows_anomalies, self.output_names = True, None if classes is None else Outputs.read(classes)
+        self.limit, self.eight_bit, self.keep_pixels = limit, eight_bit, keep_pixels
+        self.keep: Literal["all", "successful"] = keep
+        self.knows_anomalies = True
+        """Whether the anomalous sources are the user's, rather than built-in probes."""
+        self.output_names = None if classes is None else Outputs.read(classes)
+        self.names_of_weights: Outputs | None = None
+        """The network's outputs by name, where they came with its weights; set it before a source is opened."""
+        self.outputs: int | None = None
+        """How many outputs the network has; None until `fit_outputs` is told."""
         self.opening = Opening(transform, memory_limit_gib, limit_seed, max_megapixels)
+
+    @cached_property
+    def train_source(self) -> LoadedSource:
+        """The classifier's training images."""
+        if self.train is None:
+            raise Refusal(
+                "`data.train` should name the classifier's training images. Got `data.train = None`. "
+                "Give `data.train`, or give trained weights and use `detect` in place of `fit`."
+            )
+        named, flag = (self.output_names, "data.classes") if self.output_names else (self.names_of_weights, "")
+        return labelled(self.opening.load("train", self.train, classes=named, flag=flag))
+
+    @cached_property
+    def normal_source(self) -> LoadedSource:
+        """The normal source; labels are indices into the classes of `output_names`, of the training images, or of the weights."""
+        named, flag = self.output_names or self.names_of_weights, "data.classes" if self.output_names else ""
+        if self.output_names is None and self.train is not None:
+            named, flag = Outputs.of(self.train_source.classes), "train"
+        normal = self.opening.load(NORMAL, self.normal, self.limit, named, flag)
+        if self.train is not None:
+            refuse_other_shape(self.train_source, normal)
+        return normal
+
+    @cached_property
+    def detection_sources(self) -> dict[str, LoadedSource]:
+        """Every source a detector sees, `normal` first; opened at first use."""
+        sources = {NORMAL: self.normal_source}
+        for name, anomaly in self.anomalies.items():
+            sources[name] = self.opening.load(name, anomaly, self.limit)
+            refuse_other_shape(sources[name], self.normal_source)
+        return sources
+
+    @cached_property
+    def manifest(self) -> Manifest:
+        """The split of every detection source's images."""
+        ids = {name: source.ids for name, source in self.detection_sources.items()}
+        labels = {name: source.labels for name, source in self.detection_sources.items()}
+        return make_manifest(ids, labels, self.split, self.split_seed, self._groups)
+
+    def compare_with_training(self) -> None:
+        """Say it where normal images are training images too; all training images are read for it."""
+        if self.train is not None:
+            say_trained_on(self.train_source, self.normal_source)
+
+    @cached_property
+    def _groups(self) -> dict[str, NDArray[np.int64]]:
+        """Which images of a source are the same one, which are kept in one split; said where there are any."""
+        groups = {name: groups_of(source) for name, source in self.detection_sources.items()}
+        for name, source in self.detection_sources.items():
+            say_duplicates(source, groups[name])
+        say_shared(self.detection_sources)
+        return groups
+
+    @cached_property
+    def perturbed_sources(self) -> dict[str, PerturbedSource]:
+        """The perturbed sources by name: what attacks and corruptions make of the normal images.
+
+        Which images a limit takes is settled by the split of `limit_seed`, so that other splits attack the same ones.
+        """
+        normal = self.normal_source
+        settled = make_manifest(
+            {NORMAL: normal.ids}, {NORMAL: normal.labels}, self.split, self.opening.seed, {NORMAL: groups_of(normal)}
+        )
+        made = self.perturbations.of(normal, settled.split_of)
+        for name, limit in self.perturbations.limits.items():
+            counts = Counter(self.manifest.split_of[origin] for origin in made[name].origins)
+            if len(counts) < len(SPLITS):
+                raise Refusal(
+                    f"`limits.{name}` should leave images in every split. Got `limits.{name} = {limit}`, which gives "
+                    f"{dict(counts)}. Raise it."
+                )
+        return made
+
+    def try_built_in_probes(self) -> None:
+        """Where no anomalies are known, take built-in probes of the normal images in their place; see `built_in_probes`."""
+        if self.knows_anomalies and not self.anomaly_names:
+            self.knows_anomalies = False
+            self.perturbations = built_in_probes(self.opening.seed)
+            vars(self).pop("perturbed_sources", None)
+
+    def make_synthetic(self, outliers: Mapping[str, Perturbation], probes: Sequence[str]) -> None:
+        """Make synthetic outliers of normal images, in place of those asked for before."""
+        taken = sorted({*outliers} & {*self.anomaly_names, *self.perturbations.noise_names.values()})
+        if taken:
+            raise Refusal(
+                "`data.anomalies`, attacks and corruptions should not have names of synthetic outliers. "
+                f"Got {taken}. Rename them."
+            )
+        self.perturbations = replace(self.perturbations, synthetic=outliers, synthetic_probes=frozenset(probes))
+        vars(self).pop("perturbed_sources", None)
+
+    @property
+    def anomaly_names(self) -> list[str]:
+        """The names of all anomalous sources, those of attacks and corruptions last."""
+        return [*self.anomalies, *self.perturbations.names]
+
+    def keep_of(self, source: str) -> Literal["all", "successful"]:
+        """Which images of an anomalous source are detected; only attacks can succeed or fail."""
+        return self.keep if source in self.perturbations.attacks else "all"
+
+    def noise_of(self, source: str) -> str | None:
+        """The name of an attack's noise control, if there is one."""
+        return self.perturbations.noise_names.get(source)
+
+    @property
+    def classes(self) -> list[str]:
+        """Names of the classifier's classes, those of `train`, or else of `normal`; empty where they have none."""
+        return (self.normal_source if self.train is None else self.train_source).classes
+
+    @property
+    def num_classes(self) -> int | None:
+        """The number of classes of `train`, or else of `normal`; None where they have no labels."""
+        return (self.normal_source if self.train is None else self.train_source).num_classes
+
+    def fit_outputs(self, outputs: int) -> list[str]:
+        """Leave out labels that cannot be outputs of the network: of fewer classes than it has, nobody knows which ones they are.
+
+        Args:
+            outputs: how many the network has; a single one tells two classes apart.
+
+        Returns:
+            Sentences about what was decided and a user could have meant otherwise; none for a number that is known already.
+        """
+        if self.outputs == outputs:
+            return []
+        self.outputs = outputs
+        source = self.normal_source if self.train is None else self.train_source
+        before = source.num_classes
+        notes = fit_to_outputs(source, outputs, self.output_names)
+        if source.num_classes != before:
+            for kept in ("manifest", "perturbed_sources"):  # which depend on labels
+                vars(self).pop(kept, None)
+        return notes
 
     @property
     def predict_sources(self) -> list[str]:
@@ -161,9 +317,8 @@ class ImageDataModule(ExperimentSources, LightningDataModule):
             processes: How many share them.
 
         Raises:
-            Refusal: A name is not a detection source's, or a source has fewer rows than there are processes.
+            Refusal: A source has fewer rows than there are processes.
         """
-        refuse_unknown(rows, self.detection_sources)
         loaders = []
         for name, chosen in rows.items():
             source = self.detection_sources[name]
@@ -177,14 +332,7 @@ class ImageDataModule(ExperimentSources, LightningDataModule):
         return make_loader(source, range(len(source)), self.probe_batch_size, self.num_workers)
 
     def try_augment(self, images: Tensor) -> None:
-        """Refuse an augmentation that does not map images to images, before the first step; no random numbers are used up.
-
-        Args:
-            images: Some of the training images, float [N, C, H, W].
-
-        Raises:
-            Refusal: It raises, or gives something else.
-        """
+        """Refuse an augmentation that does not map training images [N, C, H, W] to such; no random numbers are used up."""
         if self.augment is None:
             return
         try:
@@ -216,3 +364,27 @@ class ImageDataModule(ExperimentSources, LightningDataModule):
     @cached_property
     def _train_rows(self) -> tuple[Rows, Rows]:
         return training_parts(self.train_source, self.validation_fraction, named_seed(self.split_seed, "train"))
+
+
+def _refuse_settings(anomalies: Iterable[str], split: Sequence[float], validation_fraction: float) -> None:
+    """Refuse names of anomalous sources that would make ids ambiguous, and fractions that are no fractions."""
+    anomalies = list(anomalies)
+    for name in anomalies:
+        if name in ("", NORMAL, _MEAN, ".", "..") or "/" in name or not name.isprintable() or len(name) > _LONGEST:
+            raise Refusal(
+                f"`anomalies` should have names without a slash, of at most {_LONGEST} letters, other than `{NORMAL}`, "
+                f"`{_MEAN}`, `.` and `..`. Got `anomalies` with the name `{name[:_LONGEST].encode('unicode_escape').decode()}`. "
+                "Rename that source."
+            )
+    repeated = sorted({name for name in anomalies if anomalies.count(name) > 1})
+    if repeated:
+        raise Refusal(
+            "`anomalies`, `attacks` and `corruptions` should have different names. "
+            f"Got {repeated} more than once. Rename one of them."
+        )
+    if not isinstance(validation_fraction, int | float) or not 0 < validation_fraction < 1:
+        raise Refusal(
+            "`validation_fraction` should be between 0 and 1. "
+            f"Got `validation_fraction = {validation_fraction}`. Write e.g. 0.1."
+        )
+    exact_shares(split)

@@ -1,11 +1,13 @@
 """Any map-style data set as a source, and `LoadedSource`, an opened source whose images are ready for a network."""
 
+import functools
 import hashlib
 import numbers
 import re
 from collections.abc import Callable, Iterator, Sequence, Sized
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -17,7 +19,6 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from lightning_gradood.core import Picture, Refusal, Transform, eight_bit, progress, to_pixels
-from lightning_gradood.data.dataset_refusals import arguments_wrong, files_missing
 from lightning_gradood.data.source import (
     ImageBatch,
     Listing,
@@ -58,16 +59,12 @@ class DatasetSource(Source):
         """
         try:
             dataset = self.dataset()
-        except (
-            OSError,
-            RuntimeError,
-            ImportError,
-        ) as error:  # missing files, no network, a missing reader such as scipy
-            raise Refusal(files_missing(self.dataset, self.where, self.how, error)) from error
+        except (OSError, RuntimeError, ImportError) as error:  # missing files, no network, no reader such as scipy
+            raise Refusal(_files_missing(self.dataset, self.where, self.how, error)) from error
         except Refusal:
             raise
         except Exception as error:  # each data set has words of its own for arguments that are wrong
-            raise Refusal(arguments_wrong(self.dataset, error)) from error
+            raise Refusal(_arguments_wrong(self.dataset, error)) from error
         if not isinstance(dataset, Sized):
             raise Refusal(
                 f"`dataset` should be a map-style data set with a length. Got `dataset = {type(dataset).__name__}`. "
@@ -136,6 +133,51 @@ def _as_label(label: Any) -> int:
     if isinstance(label, Tensor) and label.ndim == 0:
         label = label.item()
     return max(int(cast(int, label)), -1) if isinstance(label, numbers.Integral) else -1
+
+
+# How the files of the data sets in our configs are placed by hand, by class name.
+_BY_HAND = {
+    "CIFAR10": "Unpack `cifar-10-python.tar.gz` there, so that `cifar-10-batches-py/data_batch_1` exists below it",
+    "CIFAR100": "Unpack `cifar-100-python.tar.gz` there, so that `cifar-100-python/train` exists below it",
+    "SVHN": "Put `train_32x32.mat` and `test_32x32.mat` there",
+    "TinyImageNetResize": "Put ODIN's `Imagenet_resize.tar.gz` there and unpack it beside itself, "
+    "so that `Imagenet_resize/Imagenet_resize/` holds the images",
+    "LSUNResize": "Put ODIN's `LSUN_resize.tar.gz` there and unpack it beside itself, "
+    "so that `LSUN_resize/LSUN_resize/` holds the images",
+}
+
+
+def _files_missing(factory: Callable[[], Any], where: str, how: str, error: Exception) -> str:
+    """Say which files are missing, where they are looked for and how they are placed by hand."""
+    name, arguments = _describe(factory)
+    where = where or arguments.get("root", "")
+    place = f"in `{Path(where).expanduser().absolute()}`" if where else "where its own arguments say"
+    how = how or _BY_HAND.get(name, "Put its files there")
+    shown = ", ".join(f"{key}={value!r}" for key, value in arguments.items() if value is not None)
+    reason = " ".join(str(error).split()).split("You can use download")[0].rstrip(" .")
+    return (
+        f"`dataset` should find its files {place}. Got `dataset = {name}({shown})`: "
+        f"{reason or type(error).__name__}. {how.rstrip('.')}; `configs/digits.yaml` needs no download."
+    )
+
+
+def _arguments_wrong(factory: Callable[[], Any], error: Exception) -> str:
+    """Say which arguments a data set was given, and what it said to them."""
+    name, arguments = _describe(factory)
+    shown = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
+    reason = " ".join(str(error).split()).rstrip(" .")
+    return (
+        f"`dataset` should have arguments that it can be built with. Got `dataset = {name}({shown})`: "
+        f"{type(error).__name__}: {reason}. Correct that argument, or leave it out for its default."
+    )
+
+
+def _describe(factory: Callable[[], Any]) -> tuple[str, dict[str, Any]]:
+    """Return the class name and arguments behind a data set factory; jsonargparse hands over a `functools.partial`."""
+    if not isinstance(factory, functools.partial):
+        return getattr(factory, "__name__", type(factory).__name__), {}
+    built = next((arg for arg in reversed(factory.args) if isinstance(arg, type)), factory.func)
+    return getattr(built, "__name__", type(built).__name__), dict(factory.keywords)
 
 
 GIB = 2**30

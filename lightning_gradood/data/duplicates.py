@@ -71,11 +71,7 @@ def _shared(source: LoadedSource, other: LoadedSource) -> list[tuple[str, str]]:
 
 
 def refuse_two_roles(train: Source | str | None, normal: Source | str, anomalies: Mapping[str, Source | str]) -> None:
-    """Refuse one folder or data set, with the same settings, in two roles, and a folder inside that of another role.
-
-    Raises:
-        Refusal: Two of them are the same, or share images.
-    """
+    """Refuse one folder or data set, with the same settings, in two roles, and a folder inside that of another role."""
     roles = {"data.train": train, "data.normal": normal} | {
         f"data.anomalies.{name}": one for name, one in anomalies.items()
     }

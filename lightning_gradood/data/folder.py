@@ -65,9 +65,6 @@ class Opening:
             classes: The classifier's outputs by name, into which labels become indices.
             flag: What the user named them with, whose list is complete; empty for names that came with the network, where
                 a class that is not among them has no label.
-
-        Raises:
-            Refusal: The source cannot be opened, is empty, or has classes the classifier does not know.
         """
         key = name if name in ("train", NORMAL) else f"anomalies.{name}"
         with refused_as(root=f"data.{key}"):
@@ -94,11 +91,7 @@ class Opening:
 
 
 def refuse_other_shape(source: LoadedSource, normal: LoadedSource) -> None:
-    """Refuse a source whose images have another shape than the normal source's.
-
-    Raises:
-        Refusal: The shapes differ.
-    """
+    """Refuse a source whose images have another shape than the normal source's."""
     if source.shape != normal.shape:
         raise Refusal(
             f"`{source.name}` should hold images of shape {list(normal.shape)} [C, H, W], as `normal` does. "

@@ -23,15 +23,7 @@ def make_loader(
     num_workers: int = 0,
     shuffle: bool = False,
 ) -> DataLoader[ImageBatch]:
-    """Load some rows of a source in batches of `ImageBatch`.
-
-    Args:
-        source: The source.
-        rows: Its rows, in the order they come unless shuffled.
-        batch_size: Images per batch; the last batch may be smaller.
-        num_workers: Processes that decode; none are used for a source in memory, where they would only copy.
-        shuffle: Reorder each epoch, by torch's global generator.
-    """
+    """Load some rows of a source in batches of `ImageBatch`."""
     if source.in_memory:
         num_workers = 0
         # Lightning's advice would slow these loaders down: there is nothing left to decode.
@@ -51,9 +43,6 @@ def training_parts(source: LoadedSource, validation_fraction: float, seed: int) 
     """Split the training images into those trained on and those that select the checkpoint, stratified by class.
 
     The same image twice is in one of them, if the images are in memory; others would have to be read once more.
-
-    Raises:
-        Refusal: One of the two would be empty.
     """
     groups = groups_of(source) if source.in_memory else None
     if groups is not None:
@@ -69,11 +58,7 @@ def training_parts(source: LoadedSource, validation_fraction: float, seed: int) 
 
 
 def labelled(source: LoadedSource) -> LoadedSource:
-    """Return the source if every image has a class.
-
-    Raises:
-        Refusal: Some have none.
-    """
+    """Return the source if every image has a class."""
     unknown = int((source.labels < 0).sum())
     if unknown:
         raise Refusal(
@@ -85,11 +70,7 @@ def labelled(source: LoadedSource) -> LoadedSource:
 
 
 def refuse_fewer_than_processes(source: LoadedSource, rows: Sequence[int] | Rows, processes: int) -> None:
-    """Refuse to spread rows over more processes than rows; Lightning would stop on a bare assertion.
-
-    Raises:
-        Refusal: There are fewer rows than processes.
-    """
+    """Refuse to spread rows over more processes than rows; Lightning would stop on a bare assertion."""
     if len(rows) < processes:
         raise Refusal(
             f"`{source.name}` should have at least one image for each process. "

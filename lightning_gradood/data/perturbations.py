@@ -1,16 +1,17 @@
 """Perturbed sources: which perturbations of which normal images an experiment has, and under which ids."""
 
+import difflib
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+from lightning.pytorch.utilities import rank_zero_info
 
 from lightning_gradood.attacks import FGSM, PGD, Semantic, preset
-from lightning_gradood.core import Perturbation, Refusal, named_seed, refused_as
-from lightning_gradood.corruptions import corruptions_at
+from lightning_gradood.core import Perturbation, Refusal, check_whole, named_seed, refused_as
+from lightning_gradood.corruptions import KINDS, corruptions_at
 from lightning_gradood.data.datasets import LoadedSource
-from lightning_gradood.data.settings import refuse_limits
 from lightning_gradood.data.splits import allocate, exact_shares, split_rows
 from lightning_gradood.records import SPLITS
 
@@ -76,22 +77,16 @@ class Perturbations:
         limits: Mapping[str, int],
         seed: int,
     ) -> "Perturbations":
-        """Resolve the name of a preset and the severity at which all corruptions are taken.
-
-        Raises:
-            Refusal: There is no such preset or severity, or a limit is below 1 or of a name that is not there.
-        """
+        """Resolve the name of a preset and the severity at which all corruptions are taken."""
+        without_attacks = attacks is None
         with refused_as(preset="data.attacks"):
             attacks = preset(attacks) if isinstance(attacks, str) else attacks or {}
         corruptions = corruptions_at(corruptions) if isinstance(corruptions, int) else corruptions or {}
-        refuse_limits(**limits)
-        unknown = sorted(set(limits) - {*attacks, *corruptions})
-        if unknown:
-            raise Refusal(
-                f"`limits` should name attacks or corruptions. Got `limits` with {unknown}. "
-                f"Choose among {[*attacks, *corruptions]}."
-            )
-        return cls(attacks, corruptions, noise_control, limits, seed)
+        for name, limit in limits.items():
+            check_whole(name, limit, 1, 2**63, 1000)
+        made = {*attacks, *corruptions}
+        _say_or_refuse_unmade(set(limits) - made, made, without_attacks)
+        return cls(attacks, corruptions, noise_control, {name: limits[name] for name in limits if name in made}, seed)
 
     @property
     def names(self) -> list[str]:
@@ -172,6 +167,27 @@ def built_in_probes(seed: int) -> Perturbations:
         limits={},
         seed=seed,
     )
+
+
+_PRESETS = ("paper", "modern", "pilot")
+
+
+def _say_or_refuse_unmade(names: Collection[str], made: Collection[str], without_attacks: bool) -> None:
+    """Say that limits of perturbations that were left out are ignored, and refuse those of names that are known nowhere.
+
+    An experiment file sets limits beside its attacks, and a flag such as `--data.attacks null` takes these away. A name that
+    the file alone knew cannot be told from a misspelt one then, unless it is nearly a known one.
+    """
+    known = {*made, *(name for one in _PRESETS for name in preset(one)), *KINDS}
+    for name in sorted(set(names) - known):
+        near = difflib.get_close_matches(name, sorted(known), n=1)
+        if near or not without_attacks:
+            hint = f"Did you mean `{near[0]}`?" if near else f"Choose among {sorted(made)}."
+            raise Refusal(f"`limits` should name attacks or corruptions. Got `limits` with {[name]}. {hint}")
+    if names:
+        rank_zero_info(
+            f"Limits of {', '.join(sorted(names))} are ignored: there are no such attacks or corruptions here."
+        )
 
 
 def _perturbed_source(

@@ -86,15 +86,7 @@ TRIES = 8  # a flip that happens half the time is missed once in 128
 
 
 def check_deterministic(read: Callable[[], Tensor], transform: Transform | None) -> None:
-    """Refuse a transform that gives one image several ways.
-
-    Args:
-        read: Reads and transforms one image.
-        transform: The transform, to be named.
-
-    Raises:
-        Refusal: Two of several tries differ.
-    """
+    """Refuse a transform that gives one image several ways."""
     first = read()
     if transform is not None and any(not torch.equal(first, read()) for _ in range(TRIES - 1)):
         raise Refusal(

@@ -17,12 +17,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lightning_gradood.core import Refusal, atomic_write, fits, named_seed, read_json
+from lightning_gradood.core import Refusal, atomic_write, named_seed
 from lightning_gradood.records import SPLITS
 
 Rows = NDArray[np.int64]
-
-_BYTES = 256_000_000  # of a manifest; the splits of ImageNet's training images take 80 million
 
 
 def split_rows(
@@ -100,11 +98,7 @@ def allocate(counts: Sequence[int], shares: Sequence[Fraction]) -> list[list[int
 
 
 def exact_shares(fractions: Sequence[float]) -> list[Fraction]:
-    """Return the fractions as exact ratios, so that 0.4 of 10,000 is 4,000 and not a hair more.
-
-    Raises:
-        Refusal: They are not positive, or do not sum to 1.
-    """
+    """Return the fractions as exact ratios, so that 0.4 of 10,000 is 4,000 and not a hair more."""
     finite = all(isinstance(fraction, int | float) and math.isfinite(fraction) for fraction in fractions)
     ratios = [Fraction(fraction).limit_denominator(10**6) for fraction in fractions if finite]
     if not ratios or min(ratios) <= 0 or abs(float(sum(ratios)) - 1) > 1e-5:
@@ -152,26 +146,6 @@ class Manifest:
         content = {"seed": self.seed, "fractions": self.fractions, "sources": self.sources}
         with atomic_write(Path(path)) as file:
             file.write(f"{json.dumps(content, indent=1)}\n".encode())
-
-    @classmethod
-    def read(cls, path: str | os.PathLike[str]) -> "Manifest":
-        """Read a manifest that `write` wrote.
-
-        Raises:
-            Refusal: The file is missing or not a manifest.
-        """
-        try:
-            content: dict[str, Any] = read_json(path, _BYTES)
-            kinds = {"seed": int, "fractions": list[float], "sources": dict[str, dict[str, list[str]]]}
-            wrong = [name for name, kind in kinds.items() if not fits(content[name], kind)]
-            if wrong:
-                raise ValueError(f"something else under {wrong[0]}")
-            return cls(seed=content["seed"], fractions=content["fractions"], sources=content["sources"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise Refusal(
-                f"`path` should be a manifest of splits. Got `path = {os.fspath(path)}`: {error!r}. "
-                "Delete the file to have it made anew from the sources."
-            ) from error
 
 
 def make_manifest(

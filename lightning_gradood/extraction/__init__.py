@@ -6,19 +6,18 @@ the same in a Lightning Trainer of your own, see examples/own_script.py. `ImageP
 source's name and images/s; `PredictionWriter` writes the classifier's predictions.
 
     >>> from lightning_gradood.extraction import ImageProgressBar, Plan
-    >>> print(Plan([], {}, weights="", structure=None, training_images="", pixels={}))
-    source    probe    records
+    >>> Plan([], {}, weights="", structure=None, training_images="", pixels={}).missing
+    []
     >>> callbacks = [ImageProgressBar()]
 """
 
 from lightning_gradood.extraction.callback import ProbeCallback, ProbeTask
 from lightning_gradood.extraction.plan import CacheEntry, Plan, ids_of, make_plan, read_records
 from lightning_gradood.extraction.predictions import PredictionWriter
-from lightning_gradood.extraction.preparation import prepared_states
+from lightning_gradood.extraction.preparation import prepared_states, try_probes
 from lightning_gradood.extraction.progress import ImageProgressBar
 from lightning_gradood.extraction.reader import ProbeReader
 from lightning_gradood.extraction.reading import leave_out_bad
-from lightning_gradood.extraction.trial import try_probes
 
 __all__ = [
     "CacheEntry",

@@ -104,12 +104,7 @@ class ImageMaker:
         self._made_of = {name: np.asarray(made[name].rows) for name in self._rows if name in made}
 
     def of_batch(self, source: str, batch: ImageBatch) -> Iterator[SourceImages]:
-        """Yield the images of a batch that the plan asks for, those of each source when its turn comes.
-
-        Args:
-            source: the source whose images the batch holds.
-            batch: images, labels and rows of that source.
-        """
+        """Yield the images of a batch that the plan asks for, those of each source when its turn comes."""
         ids = self.data.detection_sources[source].ids
         part = _chosen(batch, self._rows.get(source))
         if part:

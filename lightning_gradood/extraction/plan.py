@@ -1,16 +1,16 @@
-"""The plan of an extraction: which cache entries an experiment needs, and which rows of each source are still to be read."""
+"""The plan of an extraction: which cache entries an experiment needs, which rows are still to be read, and how long it takes."""
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from tabulate import tabulate
 from torch import nn
 
 from lightning_gradood.data import ImageDataModule, PerturbedSource
 from lightning_gradood.networks import architecture, state_digest
-from lightning_gradood.probes import PixelProbe, Probe
+from lightning_gradood.probes import GradientProbe, PixelProbe, Probe
 from lightning_gradood.records import NORMAL, RecordCache, Records, entry_key
 
 PIXELS = PixelProbe("float32")
@@ -87,17 +87,6 @@ class Plan:
                 unique = np.sort(np.concatenate([rows, done[: max(processes - len(rows), 0)]]))
                 found[origin] = np.concatenate([unique, unique[:1].repeat(max(processes - len(unique), 0))])
         return {origin: found[origin] for origin in sizes if origin in found}
-
-    def __str__(self) -> str:
-        lines = [
-            [
-                entry.source,
-                entry.probe,
-                "complete" if entry.key not in self.rows else f"{len(self.rows[entry.key])} to read",
-            ]
-            for entry in self.entries
-        ]
-        return str(tabulate(lines, ["source", "probe", "records"], "plain"))
 
 
 def make_plan(network: nn.Module, data: ImageDataModule, probes: Sequence[Probe], cache: RecordCache) -> Plan:
@@ -180,3 +169,53 @@ def _sources(data: ImageDataModule) -> Iterator[tuple[str, str, dict[str, object
         yield name, name, None
     for name, made in data.perturbed_sources.items():
         yield name, NORMAL, made.describe() | {"eight_bit": data.eight_bit}
+
+
+_GRADIENTS = 2  # passes of a label design, beside the forward pass that all share
+
+
+class Work:
+    """What one process has to read: passes of an image, those that its attack takes among them.
+
+    Attributes:
+        images: how many were read, unchanged and perturbed.
+        seconds: how long that took.
+    """
+
+    def __init__(self) -> None:
+        self.total = self.done = self.seconds = 0.0
+        self.images = 0
+        self._passes: dict[str, float] = {}
+        self._start: float | None = None
+
+    def plan(self, plan: Plan, data: ImageDataModule, probes: Sequence[Probe], processes: int) -> None:
+        """Count what is to be done."""
+        made = data.perturbed_sources
+        wanted = {(entry.source, entry.probe) for entry in plan.missing}
+        for source, rows in plan.rows_of_source.items():
+            read = [probe for probe in probes if (source, probe.name) in wanted]
+            passes = 1.0 + _GRADIENTS * sum(isinstance(probe, GradientProbe) for probe in read)
+            if source in made and source not in plan.pixels:
+                passes += made[source].attack.passes
+            self._passes[source] = passes
+            self.total += passes * len(rows) / processes
+
+    def begin(self) -> None:
+        """Start the clock, once."""
+        self._start = self._start or time.perf_counter()
+
+    def advance(self, source: str, number: int) -> None:
+        """Count images of a source that were read."""
+        self.done += self._passes.get(source, 0.0) * number
+        self.images += number
+
+    @property
+    def left(self) -> str:
+        """How long the rest takes at the speed so far, in words; empty where nothing is done yet."""
+        if self._start is None or self.done <= 0:
+            return ""
+        passed = time.perf_counter() - self._start
+        seconds = passed * max(self.total - self.done, 0.0) / self.done
+        if seconds < 90:
+            return f"{seconds:.0f} s left"
+        return f"{seconds / 60:.0f} min left" if seconds < 5400 else f"{seconds / 3600:.1f} h left"

@@ -40,7 +40,7 @@ class PredictionWriter(BasePredictionWriter):
         dataloader_idx: int,
     ) -> None:
         """Keep what the batch's logits [N, classes] say."""
-        data = _datamodule(trainer)
+        data: ImageDataModule = trainer.datamodule  # type: ignore[attr-defined]  # set by Lightning's data connector
         name = data.predict_sources[dataloader_idx]
         source = data.detection_sources[name]
         values, predicted = prediction.float().softmax(dim=1).max(dim=1)
@@ -58,13 +58,8 @@ class PredictionWriter(BasePredictionWriter):
             parts = [[] for _ in range(dist.get_world_size())]
             dist.all_gather_object(parts, self._rows)
         if trainer.is_global_zero:
-            rank = {name: number for number, name in enumerate(_datamodule(trainer).predict_sources)}
+            rank = {name: number for number, name in enumerate(trainer.datamodule.predict_sources)}  # type: ignore[attr-defined]
             found = {row[0]: row for part in parts for row in part}
             rows = sorted(found.values(), key=lambda row: (rank[row[2]], row[0]))
             write_columns(self.path, {name: [row[place] for row in rows] for place, name in enumerate(_COLUMNS)})
         self._rows = []
-
-
-def _datamodule(trainer: pl.Trainer) -> ImageDataModule:
-    data: ImageDataModule = trainer.datamodule  # type: ignore[attr-defined]  # set by Lightning's data connector
-    return data

@@ -1,25 +1,51 @@
-"""Prepare probes on the classifier's training images, once for all processes and all runs."""
+"""Before images are read: a trial on a few, and what probes learn from training images, once for all processes and runs."""
 
 from collections.abc import Generator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 
 import lightning.pytorch as pl
 import torch
 from torch import Tensor, nn
 
-from lightning_gradood.core import Refusal, as_float, progress
+from lightning_gradood.core import NotFinite, Refusal, as_float, generator_states, progress, restore_generators
 from lightning_gradood.data import ImageDataModule
 from lightning_gradood.extraction.plan import Plan, make_plan
-from lightning_gradood.probes import Probe
+from lightning_gradood.networks import TwoLogits
+from lightning_gradood.probes import GradientProbe, Probe, read_probes
 from lightning_gradood.records import RecordCache, StateStore, entry_key
 
 
-def refuse_without_training_images(probes: Sequence[Probe], datamodule: ImageDataModule) -> None:
-    """Refuse probes that need the training images where none are named.
+def with_two_logits(network: nn.Module) -> nn.Module:
+    """A network with one logit as `TwoLogits`."""
+    return network if isinstance(network, TwoLogits) else TwoLogits(network)
+
+
+def try_probes(probes: Sequence[Probe], network: nn.Module, images: Tensor, outputs: int) -> None:
+    """Read a few images and forget them, so that a network that cannot be read is refused before any long work.
+
+    Probes that need training images are left out, and gradient probes too: they compare their formulas with autograd in their
+    first batch, which takes seconds. Network and random generators are as before afterwards.
+
+    Args:
+        probes: of all detectors.
+        network: pixels in, logits out, on the images' device.
+        images: float [N, C, H, W].
+        outputs: how many the network has; a single logit is taken as `TwoLogits`.
 
     Raises:
-        Refusal: if there are such probes and `data.train` is None.
+        Refusal: a probe does not fit the network.
     """
+    ready = [probe for probe in probes if not probe.needs_preparation and not isinstance(probe, GradientProbe)]
+    generators = generator_states()
+    try:
+        with suppress(NotFinite):  # what to do with such images is decided where all are read
+            read_probes(ready, with_two_logits(network) if outputs == 1 else network, images)
+    finally:
+        restore_generators(generators)
+
+
+def refuse_without_training_images(probes: Sequence[Probe], datamodule: ImageDataModule) -> None:
+    """Refuse probes that need the training images where none are named."""
     needy = [probe.name for probe in probes if probe.needs_preparation]
     if needy and datamodule.train is None:
         raise Refusal(
@@ -51,14 +77,6 @@ def prepare(
     """Load into each probe what it learnt from the training images.
 
     The first process learns it unless the store holds it already; the others wait, and read it there.
-
-    Args:
-        probes: those that need it; every process names the same.
-        network: on its device.
-        data: has the training images.
-        plan: digests of the network and the training images.
-        store: where it is kept.
-        trainer: whose processes take part.
     """
     for probe in probes:
         key = preparation_key(probe, plan)
@@ -74,18 +92,10 @@ def prepare(
 def prepared_states(
     probes: Sequence[Probe], network: nn.Module, data: ImageDataModule, cache: RecordCache, trainer: pl.Trainer
 ) -> dict[str, dict[str, Tensor]]:
-    """What probes learn from the training images, by name; an earlier run may have kept it.
-
-    Args:
-        probes: those that need it; every process names the same.
-        network: on its device.
-        data: has the training images.
-        cache: beside whose records it is kept.
-        trainer: whose processes take part.
-    """
+    """What probes learn from the training images, by name; an earlier run may have kept it."""
     if not probes:
         return {}
-    plan, store = make_plan(network, data, probes, cache), StateStore(cache.folder, cache.repair)
+    plan, store = make_plan(network, data, probes, cache), StateStore(cache.folder)
     prepare(probes, network, data, plan, store, trainer)
     return {probe.name: store.read(preparation_key(probe, plan)) for probe in probes}
 

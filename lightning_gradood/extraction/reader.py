@@ -11,11 +11,9 @@ from torch import nn
 from lightning_gradood.core import LOG, Portions, Profiler, Refusal, as_float, gathered
 from lightning_gradood.data import ImageBatch, ImageDataModule
 from lightning_gradood.extraction.images import ImageMaker, SourceImages
-from lightning_gradood.extraction.plan import Plan, ids_of, make_plan, wanted_ids
-from lightning_gradood.extraction.preparation import prepare, refuse_without_training_images
+from lightning_gradood.extraction.plan import Plan, Work, ids_of, make_plan, wanted_ids
+from lightning_gradood.extraction.preparation import prepare, refuse_without_training_images, with_two_logits
 from lightning_gradood.extraction.reading import ImageReader, OnBadImage
-from lightning_gradood.extraction.trial import with_two_logits
-from lightning_gradood.extraction.work import Work
 from lightning_gradood.probes import Probe
 from lightning_gradood.records import RecordCache, Records, StateStore
 from lightning_gradood.tasks import check_network
@@ -65,8 +63,7 @@ class ProbeReader:
         """Plan on the first process, and give the plan to all.
 
         Raises:
-            Refusal: a probe needs training images and none are named; records are damaged and may not be read anew; or
-                there is no place for what is missing.
+            Refusal: a probe needs training images and none are named, or there is no place for what is missing.
         """
         refuse_without_training_images(self.probes, self.data)
         known = trainer.strategy.broadcast(self.data.outputs)
@@ -96,7 +93,7 @@ class ProbeReader:
         """Prepare the probes that learn from the training images."""
         wanted = {entry.probe for entry in self.plan.missing}
         needy = [probe for probe in self.probes if probe.needs_preparation and probe.name in wanted]
-        prepare(needy, self.network, self.data, self.plan, StateStore(self.cache.folder, self.cache.repair), trainer)
+        prepare(needy, self.network, self.data, self.plan, StateStore(self.cache.folder), trainer)
 
     def read(self, source: str, batch: ImageBatch) -> None:
         """Read what the plan asks of a batch, unchanged and perturbed.

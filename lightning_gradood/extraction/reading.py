@@ -32,15 +32,7 @@ class ImageReader:
         self._widths: dict[str, int] = {}
 
     def records(self, probes: Sequence[Probe], images: SourceImages) -> Iterator[tuple[str, Records]]:
-        """Yield each probe's name with its records.
-
-        Args:
-            probes: what to read.
-            images: of one source.
-
-        Raises:
-            Refusal: a probe cannot read the network, or something is not finite: for any image, or for every one so far.
-        """
+        """Yield each probe's name with its records."""
 
         def read(rows: slice) -> list[tuple[SourceImages, ProbeReadings | None]]:
             """Read a portion."""

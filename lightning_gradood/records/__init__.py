@@ -13,8 +13,16 @@ depend on (`entry_key`); a run refers to keys, so a second run with the same wei
     ((2, 2), [1, 1])
 """
 
-from lightning_gradood.records.cache import RecordCache, entry_key, read_columns, write_columns
-from lightning_gradood.records.rows import ENDINGS, CsvStream, RowWriter, read_rows, row_file
+from lightning_gradood.records.cache import RecordCache, entry_key
+from lightning_gradood.records.rows import (
+    ENDINGS,
+    CsvStream,
+    RowWriter,
+    read_columns,
+    read_rows,
+    row_file,
+    write_columns,
+)
 from lightning_gradood.records.shards import Damaged
 from lightning_gradood.records.states import StateStore
 from lightning_gradood.records.table import NORMAL, SPLITS, SYNTHETIC, Records, detection_dataset, normal_records

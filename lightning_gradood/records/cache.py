@@ -13,20 +13,16 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from lightning_gradood.core import Refusal, atomic_write, check_writable, fits, is_temporary, read_json, writing_refused
 from lightning_gradood.records.shards import (
     CACHE_FLAG,
-    EARLIER,
     FORMAT,
     Damaged,
-    Repair,
-    allow_repair,
     check_shard,
     digest_of,
     read_shard,
-    read_table,
+    say_damaged,
     write_shard,
 )
 from lightning_gradood.records.table import Records
@@ -64,11 +60,10 @@ class RecordCache:
 
     Args:
         folder: where entries lie; made when first written to.
-        repair: whether what is damaged is computed anew without a question, see `mend`.
     """
 
-    def __init__(self, folder: str | Path, repair: Repair = "auto") -> None:
-        self.folder, self.repair = Path(folder), repair
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
         self._checked: set[tuple[object, ...]] = set()
 
     def has(self, key: str) -> bool:
@@ -100,10 +95,6 @@ class RecordCache:
             raise Damaged(self.folder / key, f"no row for {lacking[0]}")
         return Records(found.table.take([place[name] for name in ids]))
 
-    def describe(self, key: str) -> dict[str, object]:
-        """The description of a complete entry, as given to `commit`."""
-        return dict(self._entry(key)["description"])
-
     def done(self, key: str) -> set[str]:
         """Ids that an earlier, interrupted run has already written for this entry."""
         found: set[str] = set()
@@ -113,22 +104,19 @@ class RecordCache:
         return found
 
     def mend(self, wanted: Mapping[str, Sequence[str]]) -> bool:
-        """Set aside files of these entries that are damaged; what they held is missing then, and read anew.
+        """Name and set aside files of these entries that are damaged; what they held is missing then, and read anew.
 
         Args:
             wanted: key to the ids that the entry should hold.
 
         Returns:
             Whether anything was damaged.
-
-        Raises:
-            Refusal: something is damaged, `repair` is `ask`, and nobody says yes.
         """
         found = {key: self._damages(key, frozenset(ids)) for key, ids in wanted.items()}
         damages = [one for part in found.values() for one in part]
         if not damages:
             return False
-        allow_repair(damages, self.repair)
+        say_damaged(damages)
         for key in [key for key, part in found.items() if part]:
             entry, partial = self.folder / key, self._partial(key)
             files = (entry / _ENTRY, partial, *self._shards(entry), *self._shards(partial))
@@ -152,9 +140,8 @@ class RecordCache:
         """
         try:
             write_shard(self._partial(key), key, records.table, CACHE_FLAG)
-        except (
-            Refusal
-        ) as refusal:  # perhaps another run finished the entry, these rows included, and renamed the folder
+        except Refusal as refusal:
+            # perhaps another run finished the entry, these rows included, and renamed the folder
             if not isinstance(refusal.__cause__, FileNotFoundError) or not self.has(key):
                 raise
             for left in (self.folder / key).iterdir():
@@ -217,7 +204,7 @@ class RecordCache:
             about = read_json(path)
             digest = about.pop(_DIGEST, None)
             if entry_key(about) != digest:
-                raise Damaged(path, EARLIER if digest is None else "content that differs from its checksum")
+                raise Damaged(path, "content that differs from its checksum")
             if about["key"] != key or about["format"] != FORMAT:
                 raise Damaged(path, f"the description of another entry, {about['key']}")
             kinds = {"shards": list[str], "rows": int, "ids": str, "description": dict[str, Any]}
@@ -303,30 +290,3 @@ def _of_one_kind(entry: Path) -> Iterator[None]:
         yield
     except (pa.ArrowException, KeyError, TypeError) as error:
         raise Damaged(entry, f"shards that are not of one table ({str(error).splitlines()[0]})") from error
-
-
-def write_columns(path: Path, columns: Mapping[str, Sequence[Any]]) -> None:
-    """Write a plain table as Parquet, whole or not at all.
-
-    Args:
-        path: of the file.
-        columns: name to values, all of one length; None where a value does not exist.
-    """
-    with atomic_write(path) as file:
-        pq.write_table(pa.table(dict(columns)), file, write_page_checksum=True)
-
-
-def read_columns(path: Path) -> dict[str, list[Any]]:
-    """Read what `write_columns` wrote.
-
-    Raises:
-        Refusal: the file is damaged.
-    """
-    try:
-        columns: dict[str, list[Any]] = read_table(path).to_pydict()
-    except (pa.ArrowException, OSError, ValueError) as error:
-        raise Refusal(
-            f"{path} should be a table as it was written. Got what cannot be read ({error}). Delete it and run the command "
-            "that wrote it again."
-        ) from error
-    return columns

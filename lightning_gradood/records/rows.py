@@ -1,4 +1,4 @@
-"""Tables that are written row by row, whole or not at all: Parquet, CSV or JSON lines, to a file or to a stream."""
+"""Plain tables, written whole or not at all: row by row as Parquet, CSV or JSON lines, or column by column as Parquet."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def read_rows(path: Path) -> dict[str, list[Any]]:
     """
     if not path.is_file():
         raise Refusal(f"`{path}` should be a table of scores. Got {'a folder' if path.is_dir() else 'no such file'}.")
-    readers = {".parquet": _read_parquet, ".csv": _read_csv, ".jsonl": pyarrow.json.read_json}
+    readers = {".parquet": read_table, ".csv": _read_csv, ".jsonl": pyarrow.json.read_json}
     reader = readers.get(path.suffix.lower())
     if reader is None:
         raise Refusal(f"`{path}` should end in {', '.join(ENDINGS)}. Name a table of scores.")
@@ -105,22 +105,13 @@ def read_rows(path: Path) -> dict[str, list[Any]]:
         raise Refusal(f"`{path}` should be a readable table. Got: {str(error).splitlines()[0]}.") from error
 
 
-def _read_parquet(path: Path) -> pa.Table:
-    return read_table(path)
-
-
 def _read_csv(path: Path) -> pa.Table:
     text = {"path": pa.string(), "prediction": pa.string(), "label": pa.string(), "error": pa.string()}
     return pyarrow.csv.read_csv(path, convert_options=pyarrow.csv.ConvertOptions(column_types=text))
 
 
 class CsvStream:
-    """Writes rows as CSV to a stream as they come.
-
-    Args:
-        stream: of text.
-        columns: their names.
-    """
+    """Writes rows as CSV to a stream as they come."""
 
     def __init__(self, stream: TextIO, columns: Iterable[str]) -> None:
         self._stream, self._columns = stream, list(columns)
@@ -135,3 +126,25 @@ def _csv_line(values: Sequence[Any]) -> bytes:
     buffer = io.StringIO(newline="")
     csv.writer(buffer, lineterminator="\n").writerow(values)
     return buffer.getvalue().encode(errors="surrogateescape")
+
+
+def write_columns(path: Path, columns: Mapping[str, Sequence[Any]]) -> None:
+    """Write a plain table as Parquet, whole or not at all."""
+    with atomic_write(path) as file:
+        pq.write_table(pa.table(dict(columns)), file, write_page_checksum=True)
+
+
+def read_columns(path: Path) -> dict[str, list[Any]]:
+    """Read what `write_columns` wrote.
+
+    Raises:
+        Refusal: the file is damaged.
+    """
+    try:
+        columns: dict[str, list[Any]] = read_table(path).to_pydict()
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise Refusal(
+            f"{path} should be a table as it was written. Got what cannot be read ({error}). Delete it and run the command "
+            "that wrote it again."
+        ) from error
+    return columns

@@ -8,23 +8,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-import torch.distributed as dist
 
 from lightning_gradood.core import Refusal, atomic_write, parse_json, say, writing_refused
 
 FORMAT = 2
 CACHE_FLAG = "--cache_dir"
-Repair = Literal["auto", "ask"]
-EARLIER = "a file of an earlier version, which kept no checksums"
 _ABOUT = b"lightning_gradood"  # metadata key
 _SHOWN = 5  # damaged files that are named one by one
 
@@ -44,21 +39,8 @@ class Damaged(Refusal):
         self.path, self.got = path, got
 
 
-def write_shard(folder: Path, key: str, table: pa.Table, flag: str) -> Path:
-    """Write a shard into a folder, whole or not at all.
-
-    Args:
-        folder: made if it is not there.
-        key: of the entry.
-        table: its rows, with the column `id`.
-        flag: what the user would name another place with.
-
-    Returns:
-        The file's path.
-
-    Raises:
-        Refusal: the folder cannot be written.
-    """
+def write_shard(folder: Path, key: str, table: pa.Table, flag: str) -> None:
+    """Write a shard into a folder, whole or not at all."""
     about = {"format": FORMAT, "key": key, "rows": table.num_rows, "ids": digest_of(table["id"].to_pylist())}
     buffer = pa.BufferOutputStream()
     with writing_refused(folder, flag):
@@ -67,23 +49,14 @@ def write_shard(folder: Path, key: str, table: pa.Table, flag: str) -> Path:
     path = folder / f"{hashlib.sha256(content).hexdigest()}.parquet"
     with atomic_write(path, flag) as file:
         file.write(content)
-    return path
 
 
 def check_shard(path: Path, key: str) -> list[str]:
-    """Compare a shard with its checksums and return its ids.
-
-    Args:
-        path: of the shard.
-        key: of the entry that it should belong to.
-
-    Raises:
-        Damaged: it differs, belongs to another entry or is not there.
-    """
+    """Compare a shard with its checksums and return its ids."""
     try:
         with path.open("rb") as file:
             if hashlib.file_digest(file, "sha256").hexdigest() != path.stem:
-                raise Damaged(path, EARLIER if _is_earlier(path) else "content that differs from its checksum")
+                raise Damaged(path, "content that differs from its checksum")
             about = _about(file)
             ids: list[str] = read_table(file, columns=["id"])["id"].to_pylist()
     except (pa.ArrowException, OSError, ValueError, TypeError, KeyError) as error:
@@ -98,11 +71,7 @@ def check_shard(path: Path, key: str) -> list[str]:
 
 
 def read_shard(path: Path, filters: pc.Expression | None = None) -> pa.Table:
-    """Read a shard that was checked.
-
-    Raises:
-        Damaged: it cannot be read.
-    """
+    """Read a shard that was checked."""
     try:
         with path.open("rb") as file:
             return read_table(file, filters=filters).replace_schema_metadata(None)
@@ -122,50 +91,18 @@ def digest_of(names: Iterable[str]) -> str:
     return hashlib.sha256(json.dumps(list(names), ensure_ascii=True).encode()).hexdigest()
 
 
-def allow_repair(damages: Sequence[Damaged], repair: Repair) -> None:
-    """Name what is damaged, and go on if it may be computed anew.
-
-    Args:
-        damages: at least one.
-        repair: `auto` goes on; `ask` asks whoever started the run at a terminal, and refuses where nobody can answer.
-
-    Raises:
-        Refusal: it may not.
-    """
+def say_damaged(damages: Sequence[Damaged]) -> None:
+    """Name what is damaged and is about to be computed anew."""
     for one in damages[:_SHOWN]:
         say(f"Damaged: {one.path} holds {one.got}.")
     if len(damages) > _SHOWN:
         say(f"Damaged: {len(damages) - _SHOWN} more files.")
-    if repair == "auto" or (_somebody_answers() and _yes("Compute anew what they held? [y/N] ")):
-        say("What they held is computed anew.")
-        return
-    raise Refusal(
-        f"The records should be as they were written. Got {damages[0].path} with {damages[0].got}"
-        f"{f', and {len(damages) - 1} more' if len(damages) > 1 else ''}. Use --detection.repair auto to have it computed "
-        "anew, or put a copy in its place."
-    )
-
-
-def _somebody_answers() -> bool:
-    """Whether this is the only process and a person sits at its terminal."""
-    alone = not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1)
-    return alone and sys.stdin is not None and sys.stdin.isatty() and sys.stderr.isatty()
-
-
-def _yes(question: str) -> bool:
-    sys.stderr.write(question)
-    sys.stderr.flush()
-    return sys.stdin.readline().strip().lower() in ("y", "yes")
+    say("What they held is computed anew.")
 
 
 def _about(file: BinaryIO) -> dict[str, Any]:
     metadata = pq.read_schema(file).metadata or {}
     return dict(parse_json(metadata[_ABOUT]))
-
-
-def _is_earlier(path: Path) -> bool:
-    """Whether the name is a random one, as earlier versions gave; a name is a digest today."""
-    return len(path.stem) < hashlib.sha256().digest_size * 2 and os.path.getsize(path) > 0
 
 
 def _first_line(error: Exception) -> str:

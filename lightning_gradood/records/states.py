@@ -13,7 +13,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from lightning_gradood.core import atomic_write, writing_refused
-from lightning_gradood.records.shards import CACHE_FLAG, EARLIER, Damaged, Repair, allow_repair
+from lightning_gradood.records.shards import CACHE_FLAG, Damaged, say_damaged
 
 _DIGEST = "digest"
 
@@ -23,27 +23,22 @@ class StateStore:
 
     Args:
         folder: the cache's; made when first written to.
-        repair: as for `RecordCache`.
     """
 
-    def __init__(self, folder: str | Path, repair: Repair = "auto") -> None:
-        self.folder, self.repair = Path(folder), repair
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
 
     def has(self, key: str) -> bool:
         """Whether there is a state of that key."""
         return self._path(key).is_file()
 
     def mend(self, key: str) -> None:
-        """Delete a state that is damaged, so that it is made again.
-
-        Raises:
-            Refusal: it is damaged, `repair` is `ask`, and nobody says yes.
-        """
+        """Name and delete a state that is damaged, so that it is made again."""
         if self.has(key):
             try:
                 self.read(key)
             except Damaged as damaged:
-                allow_repair([damaged], self.repair)
+                say_damaged([damaged])
                 with writing_refused(damaged.path, CACHE_FLAG):
                     damaged.path.unlink(missing_ok=True)
 
@@ -61,7 +56,7 @@ class StateStore:
         except (SafetensorError, OSError, ValueError, TypeError, RuntimeError) as error:
             raise Damaged(path, f"what cannot be read ({error})") from error
         if about.get(_DIGEST) != digest_of_tensors(state, key):
-            raise Damaged(path, EARLIER if _DIGEST not in about else "content that differs from its checksum")
+            raise Damaged(path, "content that differs from its checksum")
         return state
 
     def write(self, key: str, state: Mapping[str, Tensor]) -> None:

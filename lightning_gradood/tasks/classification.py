@@ -176,22 +176,14 @@ class ClassificationTask(LightningModule):
         self._initialised = True
 
     def prepare_training(self, trainer: Any) -> None:
-        """Read the initial weights, and refuse an optimizer or a schedule that cannot be built, before the first step.
-
-        Args:
-            trainer: Lightning's Trainer.
-        """
+        """Read the initial weights, and refuse an optimizer or a schedule that cannot be built, before the first step."""
         self.load_initial_weights()
-        try_optimizer(self.optimizer_factory, self.scheduler_factory, self.parameters())
+        try_optimizer(self.optimizer_factory, self.scheduler_factory)
         if self.scheduler_factory is not None:
             refuse_endless(trainer)
 
     def load_trained_weights(self, path: str) -> None:
-        """Read weights that take the place of the initial ones, which are not loaded any more.
-
-        Args:
-            path: as for `weights`.
-        """
+        """Read weights that take the place of the initial ones, which are not loaded any more."""
         self.use_float32()
         _say(load_weights(self.network, path, None if self.weights else self.weights_prefix))
         self._initialised = True

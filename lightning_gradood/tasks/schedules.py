@@ -53,17 +53,7 @@ class Cosine(CosineAnnealingLR):
 def refuse_other_schedule(
     checkpoint: Mapping[str, Any], optimizer: Optimizer, scheduler: LRScheduler | None, path: object
 ) -> None:
-    """Refuse to continue a run with another schedule or peak than it was begun with: its state would be taken for this one's.
-
-    Args:
-        checkpoint: Lightning's, from which the run goes on.
-        optimizer: as it is built now.
-        scheduler: as it is built now; None for a constant learning rate.
-        path: of the checkpoint, for the message.
-
-    Raises:
-        Refusal: a setting of the schedule, its number of steps among them, or the learning rate that it starts from differs.
-    """
+    """Refuse to continue a run with another schedule or peak than it was begun with: its state would be taken for this one's."""
     stored = next(iter(checkpoint.get("lr_schedulers", [])), None)
     groups: list[Any] = next((state["param_groups"] for state in checkpoint.get("optimizer_states", [])), [])
     then: dict[str, Any] = {"learning rates": [group.get("initial_lr", group["lr"]) for group in groups]}
@@ -101,40 +91,16 @@ _STEPS = 1000  # of a schedule that is only tried
 def try_optimizer(
     optimizer: Callable[[Iterable[nn.Parameter]], Optimizer],
     scheduler: Callable[[Optimizer, int], LRScheduler] | None,
-    parameters: Iterable[nn.Parameter],
 ) -> None:
     """Refuse an optimizer or a schedule that cannot be built, fails in its first step, or has numbers that train nothing.
 
-    The step is taken with a parameter that is made for it.
-
-    Args:
-        optimizer: factory from parameters to the optimizer.
-        scheduler: factory from (optimizer, total steps) to a schedule; None for none.
-        parameters: of the network.
-
-    Raises:
-        Refusal: what it raises, or a setting that is no finite number below a million.
+    The step is taken with a parameter that is made for it, as some settings are looked at there first.
     """
     if not callable(optimizer):
         raise Refusal(
             f"`model.optimizer` should name an optimizer's class. Got `model.optimizer = {optimizer!r}`. "
             "Write e.g. torch.optim.AdamW, or leave it out for SGD."
         )
-    built = _built("model.optimizer", optimizer, list(parameters))
-    for name, value in ((name, value) for group in built.param_groups for name, value in group.items()):
-        for number in value if isinstance(value, tuple | list) else [value]:
-            if isinstance(number, float):
-                check_finite(f"model.optimizer.{name}", number, -_LARGEST, _LARGEST, 0.1)
-    if scheduler is not None:
-        _built("model.scheduler", scheduler, built, _STEPS)
-    _step(optimizer, scheduler)
-
-
-def _step(
-    optimizer: Callable[[Iterable[nn.Parameter]], Optimizer],
-    scheduler: Callable[[Optimizer, int], LRScheduler] | None,
-) -> None:
-    """Take a step, in which some settings are looked at first."""
     parameter = nn.Parameter(torch.ones(2, 2))
 
     def loss() -> torch.Tensor:
@@ -145,10 +111,15 @@ def _step(
 
     with torch.random.fork_rng(devices=[]), torch.enable_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # they come again where they matter
-        built = optimizer([parameter])
+        built = _built("model.optimizer", optimizer, [parameter])
+        for name, value in ((name, value) for group in built.param_groups for name, value in group.items()):
+            for number in value if isinstance(value, tuple | list) else [value]:
+                if isinstance(number, float):
+                    check_finite(f"model.optimizer.{name}", number, -_LARGEST, _LARGEST, 0.1)
+        schedule = None if scheduler is None else _built("model.scheduler", scheduler, built, _STEPS)
         _built("model.optimizer", built.step, loss)
-        if scheduler is not None:
-            _built("model.scheduler", scheduler(built, _STEPS).step)
+        if schedule is not None:
+            _built("model.scheduler", schedule.step)
 
 
 def _built(flag: str, factory: Callable[..., Any], *arguments: Any) -> Any:
@@ -165,14 +136,7 @@ def _built(flag: str, factory: Callable[..., Any], *arguments: Any) -> Any:
 
 
 def refuse_endless(trainer: Any) -> None:
-    """Refuse a training without an end, which a schedule needs to know.
-
-    Args:
-        trainer: Lightning's Trainer.
-
-    Raises:
-        Refusal: it has neither a number of epochs nor of steps.
-    """
+    """Refuse a training without an end, which a schedule needs to know."""
     if trainer.max_epochs == -1 and trainer.max_steps == -1:
         raise Refusal(
             "`trainer.max_epochs` should be a number of epochs where `scheduler` is given, which needs to know the end. "

@@ -3,12 +3,10 @@
 import ast
 import errno
 import os
-import resource
-import sys
+import re
 from pathlib import Path
 
 import pytest
-from programs import run_program
 
 import lightning_gradood
 from lightning_gradood.core import Unwritable, atomic_write, check_writable, writing_refused
@@ -21,47 +19,34 @@ def write(path, size=10):
         file.write(b"x" * size)
 
 
-def make_file(folder):
-    (folder / "in the way").write_text("")
-    return folder / "in the way" / "a"
-
-
-def make_folder(folder):
-    (folder / "a").mkdir()
-    (folder / "a" / "b").mkdir()
-    return folder / "a"
-
-
-@pytest.mark.parametrize(
-    ("place", "words"),
-    [
-        (make_file, "Move away what has that name"),
-        (make_folder, "Is a directory. Move away what has that name"),
-        (lambda folder: folder / ("a" * 300), "File name too long. Give it a shorter or plainer name"),
-        (lambda folder: Path("/proc/nowhere/a"), "See whether its disk is still there"),
-        (lambda folder: Path("/dev/null/a"), "Move away what has that name"),
-    ],
-)
-def test_what_is_in_the_way_is_named(tmp_path, place, words):
-    path = place(tmp_path)
+def test_what_is_in_the_way_is_named(tmp_path):
+    (tmp_path / "in the way").write_text("")
+    (tmp_path / "folder" / "b").mkdir(parents=True)
     before = sorted(tmp_path.rglob("*"))
-    with pytest.raises(Unwritable, match=f"{WORDS}{path}: .*{words}"):
-        write(path)
+    for path, words in [
+        (tmp_path / "in the way" / "a", "Move away what has that name"),
+        (tmp_path / "folder", "Is a directory. Move away what has that name"),
+        (tmp_path / ("a" * 300), "File name too long. Give it a shorter or plainer name"),
+        (Path("/proc/nowhere/a"), "See whether its disk is still there"),
+        (Path("/dev/null/a"), "Move away what has that name"),
+    ]:
+        with pytest.raises(Unwritable, match=f"{WORDS}{path}: .*{words}"):
+            write(path)
     assert sorted(tmp_path.rglob("*")) == before
 
 
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE])
 @pytest.mark.parametrize("call", ["fsync", "replace"])
-def test_a_disk_that_fails_leaves_the_old_file(tmp_path, monkeypatch, number, call):
+def test_a_disk_that_fails_leaves_the_old_file(tmp_path, monkeypatch, call):
     (tmp_path / "a").write_text("old")
+    for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.ESTALE):
 
-    def fail(*_):
-        raise OSError(number, os.strerror(number))
+        def fail(*_, number=number):
+            raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(os, call, fail)
-    with pytest.raises(Unwritable, match=os.strerror(number)):
-        write(tmp_path / "a")
-    assert [path.read_text() for path in tmp_path.iterdir()] == ["old"]
+        monkeypatch.setattr(os, call, fail)
+        with pytest.raises(Unwritable, match=re.escape(os.strerror(number))):
+            write(tmp_path / "a")
+        assert [path.read_text() for path in tmp_path.iterdir()] == ["old"]
 
 
 def test_immutable_files_and_folders_are_left_alone(tmp_path, fixed):
@@ -70,28 +55,12 @@ def test_immutable_files_and_folders_are_left_alone(tmp_path, fixed):
     fixed(tmp_path / "a")
     fixed(tmp_path / "folder")
     for path in (tmp_path / "a", tmp_path / "folder" / "b", tmp_path / "folder" / "new" / "b"):
-        with pytest.raises(
-            Unwritable, match=f"{WORDS}{path}: Operation not permitted. Ask for the right to write there"
-        ):
+        with pytest.raises(Unwritable, match=f"{WORDS}{path}: Operation not permitted. Ask for the right to write"):
             write(path)
     with pytest.raises(Unwritable, match="`--cache_dir` should be a place that can be written"):
         check_writable(tmp_path / "folder", "--cache_dir")
     assert (tmp_path / "a").read_text() == "old"
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["a", "folder"]
-
-
-def test_a_limit_of_the_system_on_a_files_size_is_a_sentence(tmp_path):
-    script = (
-        "import resource, sys\nfrom pathlib import Path\nfrom lightning_gradood.core import Refusal, atomic_write\n"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
-        "try:\n    with atomic_write(Path(sys.argv[1])) as file: file.write(b'x' * 5000)\n"
-        "except Refusal as refusal: print(refusal)"
-    )
-    assert resource.RLIMIT_FSIZE is not None
-    found = run_program([sys.executable, "-c", script, str(tmp_path / "a")])
-    found.check_returncode()
-    assert "File too large. Free some space, or name another" in found.stdout
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_failures_of_other_files_pass(tmp_path):
@@ -108,7 +77,7 @@ def test_too_little_room_is_refused_before_the_work(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-WRITING = (
+WRITING = [
     "write_text",
     "write_bytes",
     "savefig",
@@ -118,7 +87,7 @@ WRITING = (
     "savez",
     "savez_compressed",
     "tofile",
-)
+]
 
 
 def test_no_module_writes_a_file_but_through_atomic_write():

@@ -2,13 +2,11 @@
 
 import os
 import re
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 
 import pytest
 import yaml
-from programs import run_program
 
 from lightning_gradood.core import Refusal, claim, new_run_folder, refuse_foreign, runs
 
@@ -23,38 +21,22 @@ def alone(monkeypatch):
         monkeypatch.delenv(name, raising=False)
 
 
-@pytest.fixture
-def one_second(monkeypatch):
-    """Stop the clock that names folders."""
-
+def test_it_is_named_by_the_moment_and_never_the_same_within_a_second(tmp_path, monkeypatch):
     class Stopped(datetime):
         @classmethod
         def now(cls, tz=None):
             return cls(2026, 11, 22, 14, 5, 9)
 
     monkeypatch.setattr(runs, "datetime", Stopped)
-
-
-def test_it_is_named_by_the_moment_and_kept_if_used(tmp_path, one_second):
-    with new_run_folder(tmp_path / "runs" / "digits") as folder:
-        assert folder == tmp_path / "runs" / "digits" / "2026-11-22_14-05-09"
-        (folder / "results.json").touch()
-    assert folder.is_dir()
-
-
-def test_it_is_never_the_same_within_a_second(tmp_path, one_second):
     folders = []
     for _ in range(3):
-        with new_run_folder(tmp_path) as folder:
+        with new_run_folder(tmp_path / "runs" / "digits") as folder:
             (folder / "results.json").touch()
+        assert folder.is_dir()
         folders.append(folder.name)
     assert folders == ["2026-11-22_14-05-09", "2026-11-22_14-05-09_2", "2026-11-22_14-05-09_3"]
-
-
-def test_runs_that_start_at_once_get_folders_of_their_own(tmp_path, one_second):
     with ThreadPoolExecutor(8) as pool:
-        folders = list(pool.map(lambda _: runs._make_new(tmp_path), range(32)))
-    assert len(set(folders)) == 32
+        assert len(set(pool.map(lambda _: runs._make_new(tmp_path), range(32)))) == 32
 
 
 def test_it_is_removed_if_nothing_was_put_into_it_even_after_an_error(tmp_path):
@@ -67,16 +49,11 @@ def test_it_is_removed_if_nothing_was_put_into_it_even_after_an_error(tmp_path):
 
 
 def test_processes_that_the_run_starts_get_its_folder(tmp_path):
-    script = (
-        "from pathlib import Path\n"
-        "from lightning_gradood.core.runs import new_run_folder\n"
-        "with new_run_folder(Path('elsewhere')) as folder: print(folder)"
-    )
+    """They inherit its environment, and leave the folder alone, into which they put nothing."""
     with new_run_folder(tmp_path) as folder:
-        child = run_program([sys.executable, "-c", script], tmp_path)
-        child.check_returncode()
-        assert child.stdout.strip() == str(folder)
-        assert folder.is_dir()  # the child, which put nothing there, left it alone
+        with new_run_folder(tmp_path / "elsewhere") as child:
+            assert child == folder
+        assert folder.is_dir()
     assert runs._CHOSEN not in os.environ
     assert not (tmp_path / "elsewhere").exists()
 
@@ -94,70 +71,52 @@ def test_another_launcher_must_name_the_folder(tmp_path, monkeypatch, variable):
 
 def test_a_place_where_no_folder_can_be_made_is_refused(tmp_path):
     (tmp_path / "runs").write_text("a file")
-    words = "`run_dir` should be a folder that can be made. Got `run_dir = "
-    with pytest.raises(Refusal, match=re.escape(words)), new_run_folder(tmp_path / "runs" / "digits"):
+    words = re.escape("`run_dir` should be a folder that can be made. Got `run_dir = ")
+    with pytest.raises(Refusal, match=words), new_run_folder(tmp_path / "runs" / "digits"):
         pass
-    with pytest.raises(Refusal, match=re.escape(words)):
+    with pytest.raises(Refusal, match=words):
         claim(tmp_path / "runs" / "mine", CONFIG, IDENTITY)
+    with pytest.raises(Refusal, match=re.escape(f"Got `run_dir = {tmp_path / 'runs'}`, which is no folder or")):
+        claim(tmp_path / "runs", CONFIG, IDENTITY)
 
 
-def test_claiming_a_new_folder_writes_the_configuration(tmp_path):
-    claim(tmp_path / "a" / "b", CONFIG, IDENTITY)
-    assert yaml.safe_load((tmp_path / "a" / "b" / "config.yaml").read_text()) == CONFIG
-    assert [path.name for path in (tmp_path / "a" / "b").iterdir()] == ["config.yaml"]
+def test_the_first_configuration_is_written_and_stays_and_looking_writes_nothing(tmp_path):
+    folder = tmp_path / "a" / "b"
+    refuse_foreign(folder, CONFIG, IDENTITY)
+    assert not folder.exists()
+    claim(folder, CONFIG, IDENTITY)
+    assert [path.name for path in folder.iterdir()] == ["config.yaml"]
+    (folder / "results.json").touch()
+    claim(folder, CONFIG | {"trainer": {"devices": 2}}, IDENTITY)
+    assert yaml.safe_load((folder / "config.yaml").read_text()) == CONFIG
 
 
-def test_looking_writes_nothing(tmp_path):
-    refuse_foreign(tmp_path / "new", CONFIG, IDENTITY)
-    assert not (tmp_path / "new").exists()
-
-
-def test_the_same_experiment_goes_on_and_its_first_configuration_stays(tmp_path):
+@pytest.mark.parametrize("look", [claim, refuse_foreign])
+def test_another_experiment_is_refused_with_what_differs(tmp_path, look):
     claim(tmp_path, CONFIG, IDENTITY)
-    (tmp_path / "results.json").touch()
-    claim(tmp_path, CONFIG | {"trainer": {"devices": 2}}, IDENTITY)
-    assert yaml.safe_load((tmp_path / "config.yaml").read_text()) == CONFIG
-
-
-@pytest.mark.parametrize(
-    ("change", "named"),
-    [
+    before = (tmp_path / "config.yaml").read_text()
+    for change, named in [
         ({"seed": 2}, "seed"),
         ({"model": {"width": 32, "norm": {"mean": [0.5, 0.5]}}}, "model.width"),
         ({"model": {"width": 64, "norm": {"mean": [0.5, 0.4]}}}, "model.norm.mean"),
         ({"model": {"width": 64, "norm": None}}, "model.norm"),
         ({"model": {"width": 1, "norm": {"mean": []}, "new": 1}}, "model.width, model.norm.mean, model.new"),
         ({"model": None}, "model"),
-    ],
-)
-@pytest.mark.parametrize("look", [claim, refuse_foreign])
-def test_another_experiment_is_refused_with_what_differs(tmp_path, change, named, look):
-    claim(tmp_path, CONFIG, IDENTITY)
-    before = (tmp_path / "config.yaml").read_text()
-    words = f"Got `run_dir = {tmp_path}`, whose config.yaml differs in {named}. Name another folder, or none"
-    with pytest.raises(Refusal, match=re.escape(words)):
-        look(tmp_path, CONFIG | change, IDENTITY)
+    ]:
+        words = f"Got `run_dir = {tmp_path}`, whose config.yaml differs in {named}. Name another folder, or none"
+        with pytest.raises(Refusal, match=re.escape(words)):
+            look(tmp_path, CONFIG | change, IDENTITY)
     assert (tmp_path / "config.yaml").read_text() == before
-
-
-@pytest.mark.parametrize("text", ["", "- a list", "a: [unclosed", "just words", "\x00"])
-def test_a_configuration_that_is_none_of_ours_is_refused(tmp_path, text):
-    (tmp_path / "config.yaml").write_text(text)
-    with pytest.raises(Refusal, match=r"config\.yaml differs in seed, model\. Name another"):
-        claim(tmp_path, CONFIG, IDENTITY)
-    assert (tmp_path / "config.yaml").read_text() == text
+    for text in ("", "- a list", "a: [unclosed", "just words", "\x00"):
+        (tmp_path / "config.yaml").write_text(text)
+        with pytest.raises(Refusal, match=r"config\.yaml differs in seed, model\. Name another"):
+            look(tmp_path, CONFIG, IDENTITY)
+        assert (tmp_path / "config.yaml").read_text() == text
 
 
 @pytest.mark.parametrize("look", [claim, refuse_foreign])
 def test_a_folder_of_other_things_is_refused_and_left_alone(tmp_path, look):
     (tmp_path / "holiday.jpg").touch()
-    words = "holds other files and no config.yaml. Name another folder"
-    with pytest.raises(Refusal, match=re.escape(words)):
+    with pytest.raises(Refusal, match=re.escape("holds other files and no config.yaml. Name another folder")):
         look(tmp_path, CONFIG, IDENTITY)
     assert [path.name for path in tmp_path.iterdir()] == ["holiday.jpg"]
-
-
-def test_a_file_is_refused(tmp_path):
-    (tmp_path / "file").touch()
-    with pytest.raises(Refusal, match=re.escape(f"Got `run_dir = {tmp_path / 'file'}`, which is no folder or")):
-        claim(tmp_path / "file", CONFIG, IDENTITY)

@@ -1,10 +1,11 @@
-"""Small image folders for the tests of this room."""
+"""Small image folders for the tests of this room, and the lines that are printed about them."""
 
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
-from image_files import write_images
+from PIL import Image
 
 
 @pytest.fixture
@@ -13,7 +14,20 @@ def image_folder(tmp_path: Path) -> Callable[..., str]:
 
     def write(name: str, classes: dict[str, int], size: int = 8) -> str:
         for seed, (label, count) in enumerate(classes.items()):
-            write_images(tmp_path / name / label, count, size, seed)
+            folder = tmp_path / name / label
+            folder.mkdir(parents=True, exist_ok=True)
+            pixels = np.random.default_rng(seed).integers(0, 256, (count, size, size, 3), dtype=np.uint8)
+            for row, image in enumerate(pixels):
+                Image.fromarray(image).save(folder / f"{row:03d}.png")
         return str(tmp_path / name)
 
     return write
+
+
+@pytest.fixture
+def said(monkeypatch):
+    """Return the lines that are printed."""
+    lines = []
+    for module in ("duplicates", "folder", "perturbations"):
+        monkeypatch.setattr(f"lightning_gradood.data.{module}.rank_zero_info", lines.append)
+    return lines

@@ -1,17 +1,21 @@
 """The datamodule in a real Trainer: which images each stage sees, once each, as float pixels, and its refusals."""
 
+import json
+import os
 import re
+import sys
+from collections import Counter
+from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from lightning.pytorch import LightningModule, Trainer, seed_everything
 from PIL import Image
+from programs import run_program
 from torch import nn
 
 from lightning_gradood.core import Refusal
 from lightning_gradood.data import DigitsSource, ImageBatch, ImageDataModule
-from lightning_gradood.data.loaders import refuse_fewer_than_processes
 
 # Lightning 2.6 asks torch 2.15's pytree in a way that is on its way out.
 pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning")
@@ -50,13 +54,9 @@ class Watcher(LightningModule):
 
 
 def trainer(**options):
-    quiet = {
-        "logger": False,
-        "enable_checkpointing": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-    }
-    return Trainer(**({"accelerator": "cpu", "max_epochs": 1, "num_sanity_val_steps": 0} | quiet | options))
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    quiet |= {"enable_model_summary": False, "accelerator": "cpu", "max_epochs": 1, "num_sanity_val_steps": 0}
+    return Trainer(**(quiet | options))
 
 
 @pytest.fixture
@@ -71,9 +71,14 @@ def settings(image_folder):
 
 
 def test_fit_sees_training_images_and_a_stratified_part_of_them_for_validation(settings):
-    module, data = Watcher(), ImageDataModule(**settings, validation_fraction=0.2)
-    trainer(max_epochs=2).fit(module, data)
-    train, val = module.rows("train"), module.rows("val")
+    orders = []
+    for seed in (1, 1, 2):
+        seed_everything(seed, verbose=False)
+        module, data = Watcher(), ImageDataModule(**settings, validation_fraction=0.2)
+        trainer(max_epochs=2).fit(module, data)
+        orders.append(module.rows("train"))
+    assert orders[0] == orders[1] != orders[2], "the Trainer's seed fixes the order"
+    train, val = orders[2], module.rows("val")
     assert len(train) == 2 * 40
     assert sorted({*train, *val}) == list(range(50))
     assert not set(train) & set(val)
@@ -82,97 +87,62 @@ def test_fit_sees_training_images_and_a_stratified_part_of_them_for_validation(s
     assert "detection_sources" not in vars(data)  # a classifier can be trained before the anomalies are there
 
 
-def test_images_arrive_as_float_and_only_training_is_augmented(settings):
-    class Blacken(nn.Module):
-        def forward(self, images):
-            assert images.dtype == torch.float32
-            return images * 0
+class Blacken(nn.Module):
+    def forward(self, images):
+        assert images.dtype == torch.float32
+        return images * 0
 
+
+def test_images_arrive_as_float_with_labels_and_only_training_is_augmented(settings):
     module, data = Watcher(), ImageDataModule(**settings, augment=Blacken())
     trainer(num_sanity_val_steps=1).fit(module, data)
     trainer().test(module, data, verbose=False)
     trainer().predict(module, data)
     assert all(batch.images.max() == 0 for batch in module.seen["train"])
-    for stage, source in [
-        ("val", data.train_source),
-        ("test", data.normal_source),
-        (1, data.detection_sources["near"]),
-    ]:
+    sources = [("val", data.train_source), ("test", data.normal_source), (1, data.detection_sources["near"])]
+    for stage, source in sources:
         for batch in module.seen[stage]:
             assert torch.equal(batch.images, source.images(batch.rows) / 255)
-
-
-def test_the_trainers_seed_fixes_the_order_of_training(settings):
-    orders = []
-    for seed in (1, 1, 2):
-        seed_everything(seed, verbose=False)
-        module = Watcher()
-        trainer().fit(module, ImageDataModule(**settings))
-        orders.append(module.rows("train"))
-    assert orders[0] == orders[1] != orders[2]
-
-
-def test_test_sees_the_normal_images_with_their_labels(settings):
-    module, data = Watcher(), ImageDataModule(**settings)
-    trainer().test(module, data, verbose=False)
     assert module.rows("test") == list(range(13))
     assert torch.cat([batch.labels for batch in module.seen["test"]]).tolist() == [0] * 6 + [1] * 7
-
-
-def test_predict_sees_every_detection_source_once_and_in_order(settings):
-    module, data = Watcher(), ImageDataModule(**settings)
-    trainer().predict(module, data)
     assert data.predict_sources == ["normal", "near", "far"]
     assert [module.rows(index) for index in range(3)] == [list(range(count)) for count in (13, 9, 11)]
     assert data.detection_sources["far"].ids[0] == "far/x/000.png"
     assert torch.cat([batch.labels for batch in module.seen[1]]).tolist() == [-1] * 9
+    alone = ImageDataModule(**settings, augment=Blacken())
+    batch = alone.on_after_batch_transfer(alone.normal_source.__getitems__([0, 1]), 0)
+    assert torch.equal(batch.images, alone.normal_source.images([0, 1]) / 255), "without a Trainer"
+    trainer(precision="64-true").test(double := Watcher(), ImageDataModule(**settings), verbose=False)
+    assert double.seen["test"][0].images.dtype == torch.float64
 
 
 def test_loaders_can_be_made_for_some_rows_of_some_sources(settings):
-    (loader,) = ImageDataModule(**settings).probe_dataloaders({"far": [3, 7]}, processes=1)
-    assert [row for batch in loader for row in batch.rows.tolist()] == [3, 7]
-
-
-def test_loaders_of_an_unknown_source_are_refused(settings):
     data = ImageDataModule(**settings)
-    with pytest.raises(
-        Refusal,
-        match=r"`rows` should name detection sources\. Got `rows` with \['fra'\]\. Choose among \['normal', 'near'",
-    ):
-        data.probe_dataloaders({"fra": [0]}, processes=1)
+    (loader,) = data.probe_dataloaders({"far": [3, 7]}, processes=2)
+    assert [row for batch in loader for row in batch.rows.tolist()] == [3, 7]
+    with pytest.raises(Refusal, match=r"`far` should have at least one image for each process\. Got `far` with 2 to"):
+        data.probe_dataloaders({"far": [3, 7]}, processes=3)
 
 
-def test_sources_too_large_for_memory_are_decoded_by_workers(settings):
+def test_sources_too_large_for_memory_are_decoded_by_workers_and_others_need_none(settings, monkeypatch):
     module, data = Watcher(), ImageDataModule(**settings, memory_limit_gib=0, num_workers=2)
     assert data.val_dataloader().num_workers == 2
     trainer().predict(module, data)
     assert torch.equal(module.seen[1][0].images, data.detection_sources["near"].images(range(4)) / 255)
-
-
-def test_sources_in_memory_need_no_workers_nor_lightnings_advice_to_add_some(settings, monkeypatch):
     monkeypatch.setattr("lightning.pytorch.trainer.connectors.data_connector.suggested_max_num_workers", lambda _: 8)
-    data = ImageDataModule(**settings, num_workers=2)
-    trainer().predict(Watcher(), data)  # a warning would be an error here
-    assert data.val_dataloader().num_workers == 0
+    kept = ImageDataModule(**settings, num_workers=2)
+    trainer().predict(Watcher(), kept)  # a warning, Lightning's advice to add workers, would be an error here
+    assert kept.val_dataloader().num_workers == 0
 
 
-def test_a_refusal_from_a_worker_keeps_its_own_words_only(settings, tmp_path):
+def test_a_refusal_keeps_its_own_words_only_from_a_worker_too(settings, tmp_path):
+    (tmp_path / "near" / "005.png").write_bytes(b"")
+    with pytest.raises(Refusal, match=r"^`root` should hold readable images\. Got .*005\.png.*whole one\.$"):
+        trainer().predict(Watcher(), ImageDataModule(**settings))
     Image.new("RGB", (9, 9)).save(tmp_path / "near" / "005.png")
     data = ImageDataModule(**settings, memory_limit_gib=0, num_workers=2)
     with pytest.raises(Refusal, match=r"^`near` should hold images of one shape, .*with size \[32, 32\]\.$"):
         trainer().predict(Watcher(), data)
-
-
-def test_a_refusal_outside_workers_keeps_its_words(settings, tmp_path):
-    (tmp_path / "near" / "005.png").write_bytes(b"")
-    with pytest.raises(Refusal, match=r"^`root` should hold readable images\. Got .*005\.png.*whole one\.$"):
-        trainer().predict(Watcher(), ImageDataModule(**settings))
-
-
-def test_the_trainers_precision_holds_for_images(settings):
-    module = Watcher()
-    trainer(precision="64-true").test(module, ImageDataModule(**settings), verbose=False)
-    assert module.seen["test"][0].images.dtype == torch.float64
 
 
 def test_the_manifest_covers_every_detection_image_and_does_not_depend_on_the_order_of_sources(settings):
@@ -181,141 +151,98 @@ def test_the_manifest_covers_every_detection_image_and_does_not_depend_on_the_or
     swapped = settings | {"anomalies": dict(reversed(settings["anomalies"].items()))}
     assert ImageDataModule(**swapped).manifest == data.manifest
     assert ImageDataModule(**settings, split_seed=1).manifest != data.manifest
-    assert ImageDataModule(**settings, split=(0.5, 0.25, 0.25)).manifest.counts["near"] == {
-        "train": 5,
-        "val": 2,
-        "test": 2,
-    }
+    counts = ImageDataModule(**settings, split=(0.5, 0.25, 0.25)).manifest.counts
+    assert counts["near"] == {"train": 5, "val": 2, "test": 2}
 
 
-def test_the_images_of_a_limit_have_a_seed_of_their_own(settings):
+def test_the_images_of_a_limit_have_a_seed_of_their_own_and_training_has_none(settings):
     """Several splits of the same images need no further probing."""
-    one = ImageDataModule(**settings, limit=10)
-    split_again = ImageDataModule(**settings, limit=10, split_seed=1)
-    assert one.normal_source.ids == split_again.normal_source.ids
-    assert one.normal_source.digest() == split_again.normal_source.digest()
-    assert one.manifest != split_again.manifest
+    one, again = ImageDataModule(**settings, limit=10), ImageDataModule(**settings, limit=10, split_seed=1)
+    assert one.normal_source.ids == again.normal_source.ids
+    assert one.normal_source.digest() == again.normal_source.digest()
+    assert one.manifest != again.manifest
     assert one.normal_source.ids != ImageDataModule(**settings, limit=10, limit_seed=1).normal_source.ids
-
-
-def test_a_limit_holds_for_detection_but_not_for_training(settings):
-    data = ImageDataModule(**settings, limit=10)
-    assert {name: len(source) for name, source in data.detection_sources.items()} == {
-        "normal": 10,
-        "near": 9,
-        "far": 10,
-    }
-    assert len(data.train_source) == 50
+    assert {name: len(source) for name, source in one.detection_sources.items()} == {"normal": 10, "near": 9, "far": 10}
+    assert len(one.train_source) == 50
 
 
 def test_the_classes_are_those_of_training_or_of_the_normal_images(settings, image_folder):
-    assert ImageDataModule(**settings).num_classes == 2
     without = settings | {"train": None}
-    assert ImageDataModule(**without).num_classes == 2
-    assert ImageDataModule(**without | {"normal": image_folder("flat", {".": 9})}).num_classes is None
+    flat = without | {"normal": image_folder("flat", {".": 9})}
+    assert [ImageDataModule(**one).num_classes for one in (settings, without, flat)] == [2, 2, None]
+    some = ImageDataModule(**settings | {"normal": image_folder("some", {"b": 4})})
+    assert some.normal_source.labels.tolist() == [1] * 4
+    digits = ImageDataModule(DigitsSource([0, 1], "test"), {"two": DigitsSource([2])}, DigitsSource([0, 1], "train"))
+    assert digits.num_classes == 2
+    assert not set(digits.normal_source._listing.keys) & set(digits.train_source._listing.keys)
 
 
-def test_digits_need_no_files():
-    data = ImageDataModule(DigitsSource([0, 1], "test"), {"two": DigitsSource([2])}, DigitsSource([0, 1], "train"))
-    assert data.num_classes == 2
-    assert not set(data.normal_source._listing.keys) & set(data.train_source._listing.keys)
-
-
-def test_normal_labels_follow_the_classes_of_training(settings, image_folder):
-    data = ImageDataModule(**settings | {"normal": image_folder("some", {"b": 4})})
-    assert data.normal_source.labels.tolist() == [1] * 4
-    with pytest.raises(Refusal, match=r"`normal` should have the classes of `train`.* with class `c`"):
-        _ = ImageDataModule(**settings | {"normal": image_folder("other", {"c": 4})}).normal_source
-
-
-def test_fit_without_training_images_is_refused(settings):
-    with pytest.raises(
-        Refusal, match=r"`data\.train` should name .*Got `data\.train = None`.*`detect` in place of `fit`"
-    ):
-        trainer().fit(Watcher(), ImageDataModule(**settings | {"train": None}))
-
-
-@pytest.mark.parametrize(("setting", "verb"), [("train", "fit"), ("normal", "test")])
-def test_images_without_classes_cannot_train_or_test_a_classifier(settings, image_folder, setting, verb):
-    data = ImageDataModule(**settings | {setting: image_folder("flat", {".": 9})})
-    words = rf"`{setting}` should have a class for every image, .*Got `{setting}` with 9 of 9 without"
-    with pytest.raises(Refusal, match=words):
-        getattr(trainer(), verb)(Watcher(), data)
-
-
-def test_too_few_training_images_for_validation_are_refused(settings, image_folder):
-    data = ImageDataModule(**settings | {"train": image_folder("few", {"a": 1, "b": 1})})
-    with pytest.raises(
-        Refusal, match=r"`train` should have enough images .*Got `train` with 2 and `validation_fraction = 0\.1`"
-    ):
-        data.train_dataloader()
-
-
-@pytest.mark.parametrize("setting", ["train", "anomaly"])
-def test_another_shape_is_refused_with_both(settings, image_folder, setting):
-    large = image_folder("large", {"a": 5, "b": 5}, size=16)
-    changed = {"train": large} if setting == "train" else {"anomalies": {"large": large}}
-    with pytest.raises(Refusal, match=r"`(train|large)` should hold images of shape \[3, 8, 8\] .* with \[3, 16, 16\]"):
-        _ = ImageDataModule(**settings | changed).detection_sources
-
-
-def test_a_source_too_small_to_split_is_refused(settings, image_folder):
-    data = ImageDataModule(**settings | {"anomalies": {"few": image_folder("few", {".": 2})}})
-    with pytest.raises(Refusal, match=r"`few` should have at least 3 images, .*Got `few` with 2\. Add images"):
-        _ = data.manifest
-
-
-def test_fewer_images_than_processes_are_refused(settings):
-    source = ImageDataModule(**settings).detection_sources["near"]
-    refuse_fewer_than_processes(source, [1, 2], 2)
-    with pytest.raises(
-        Refusal,
-        match=r"`near` should have at least one image for each process\. Got `near` with 2 to probe and 3 processes\.",
-    ):
-        refuse_fewer_than_processes(source, [1, 2], 3)
-
-
-@pytest.mark.parametrize("name", ["normal", "mean", "a/b", "", ".", "..", "a\nb"])
-def test_ambiguous_names_are_refused(name):
-    with pytest.raises(
-        Refusal,
-        match=r"names without a slash, of at most 100 letters, other than .*\. Got `anomalies` with the name "
-        + re.escape(f"`{name.encode('unicode_escape').decode()}`"),
-    ):
-        ImageDataModule("here", {name: "there"})
-
-
-@pytest.mark.parametrize(
-    ("setting", "words"),
-    [
-        ({"batch_size": 0}, r"`batch_size` should be at least 1\. Got `batch_size = 0`"),
-        ({"probe_batch_size": 0}, r"`probe_batch_size` should be at least 1"),
-        ({"limit": 0}, r"`limit` should be at least 1"),
-        ({"num_workers": -1}, r"`num_workers` should be at least 0\. Got `num_workers = -1`"),
-        ({"memory_limit_gib": -1.0}, r"`memory_limit_gib` should be at least 0"),
+def test_images_that_do_not_fit_their_part_are_refused(settings, image_folder):
+    flat, large = image_folder("flat", {".": 9}), image_folder("large", {"a": 5, "b": 5}, size=16)
+    few = {"train": image_folder("few", {"a": 1, "b": 1})}
+    shape = r"should hold images of shape \[3, 8, 8\] .* with \[3, 16, 16\]"
+    for changed, use, words in [
+        ({"train": None}, lambda one: trainer().fit(Watcher(), one), r"`data\.train` should name .*`detect` in place"),
         (
-            {"validation_fraction": 1.0},
-            r"`validation_fraction` should be between 0 and 1\. Got `validation_fraction = 1\.0`",
+            {"train": flat},
+            lambda one: trainer().fit(Watcher(), one),
+            "`train` should have a class .* with 9 of 9 without",
         ),
-        ({"validation_fraction": 0.0}, r"`validation_fraction` should be between 0 and 1"),
         (
-            {"split": (0.5, 0.5, 0.5)},
-            r"`split` should be positive fractions that sum to 1\. Got `split = \[0\.5, 0\.5, 0\.5\]`",
+            {"normal": flat},
+            lambda one: trainer().test(Watcher(), one),
+            "`normal` should have a class .* 9 of 9 without",
         ),
-    ],
-)
-def test_settings_out_of_range_are_refused_at_once(setting, words):
-    with pytest.raises(Refusal, match=words):
-        ImageDataModule("here", {}, **setting)
-
-
-def test_the_constructor_touches_no_disk():
-    data = ImageDataModule("nowhere", {"a": "elsewhere"}, "no/more")
+        (few, lambda one: one.train_dataloader(), r"Got `train` with 2 and `validation_fraction = 0\.1`"),
+        ({"train": large}, lambda one: one.detection_sources, f"`train` {shape}"),
+        ({"anomalies": {"large": large}}, lambda one: one.detection_sources, f"`large` {shape}"),
+        ({"normal": image_folder("c", {"c": 4})}, lambda one: one.normal_source, "classes of `train`.* with class `c`"),
+        ({"anomalies": {"few": image_folder("two", {".": 2})}}, lambda one: one.manifest, "at least 3 .*`few` with 2"),
+        ({"max_megapixels": 1e-5}, lambda one: one.normal_source, r"Got 8 × 8.*raise --data\.max_megapixels\."),
+    ]:
+        with pytest.raises(Refusal, match=words):
+            use(ImageDataModule(**settings | changed))
+    nowhere = ImageDataModule("nowhere", {"a": "elsewhere"}, "no/more")  # the constructor touches no disk
     with pytest.raises(Refusal, match=r"Got `data\.train = no/more`"):
-        _ = data.detection_sources
+        _ = nowhere.detection_sources
 
 
-def test_a_batch_without_a_trainer_becomes_float(settings):
-    data = ImageDataModule(**settings, augment=nn.Identity())
-    batch = data.on_after_batch_transfer(data.normal_source.__getitems__([0, 1]), 0)
-    assert np.isclose(batch.images.numpy() * 255, data.normal_source.images([0, 1]).numpy()).all()
+def test_names_and_settings_out_of_range_are_refused_at_once():
+    calls = [
+        ({"anomalies": {name: "there"}}, f"Got `anomalies` with the name `{name.encode('unicode_escape').decode()}`")
+        for name in ("normal", "mean", "a/b", "", ".", "..", "a\nb")
+    ]
+    calls += [
+        ({"batch_size": 0}, "`batch_size` should be at least 1. Got `batch_size = 0`"),
+        ({"probe_batch_size": 0}, "`probe_batch_size` should be at least 1"),
+        ({"limit": 0}, "`limit` should be at least 1"),
+        ({"num_workers": -1}, "`num_workers` should be at least 0. Got `num_workers = -1`"),
+        ({"memory_limit_gib": -1.0}, "`memory_limit_gib` should be at least 0"),
+        ({"max_megapixels": 0}, "`data.max_megapixels` should be above 0"),
+        ({"validation_fraction": 1.0}, "should be between 0 and 1. Got `validation_fraction = 1.0`"),
+        ({"validation_fraction": 0.0}, "`validation_fraction` should be between 0 and 1"),
+        ({"split": (0.5, 0.5, 0.5)}, "fractions that sum to 1. Got `split = [0.5, 0.5, 0.5]`"),
+    ]
+    for setting, words in calls:
+        with pytest.raises(Refusal, match=re.escape(words)):
+            ImageDataModule("here", **setting)
+
+
+SCRIPT = Path(__file__).with_name("predict_on_two_processes.py")
+
+
+@pytest.mark.slow
+def test_two_processes_see_each_image_of_each_source_once_between_them(tmp_path, image_folder):
+    image_folder("normal", {"a": 4, "b": 4}), image_folder("odd", {".": 7})
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    ended = run_program([sys.executable, str(SCRIPT), str(tmp_path)], environment=environment, timeout=240)
+    normal = [f"{c}/00{n}" for c in "ab" for n in range(4)]
+    for name, rows, odd in (("all", normal, range(7)), ("some", [], [2, 4, 5])):
+        assert (tmp_path / f"{name}-1.json").exists(), ended.stderr
+        seen = [json.loads((tmp_path / f"{name}-{rank}.json").read_text()) for rank in range(2)]
+        expected = [f"normal/{key}.png" for key in rows] + [f"odd/00{n}.png" for n in odd]
+        assert Counter(seen[0] + seen[1]) == Counter(expected)
+        assert all(seen)
+    assert ended.returncode != 0
+    words = "`odd` should have at least one image for each process. Got `odd` with 1 to probe and 2 processes."
+    assert words in ended.stderr

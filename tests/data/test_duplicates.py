@@ -13,13 +13,10 @@ from lightning_gradood.core import Refusal
 from lightning_gradood.data import DatasetSource, DigitsSource, FolderSource, ImageDataModule, make_manifest
 
 
-@pytest.fixture
-def said(monkeypatch):
-    """Return the lines that are printed."""
-    lines = []
-    for module in ("duplicates", "folder"):
-        monkeypatch.setattr(f"lightning_gradood.data.{module}.rank_zero_info", lines.append)
-    return lines
+def turned(folder, kept=0):
+    """Make other images of those in a folder, but for the first ones."""
+    for path in sorted(Path(folder).rglob("*.png"))[kept:]:
+        Image.open(path).rotate(90).save(path)
 
 
 @pytest.mark.parametrize("memory", [2.0, 0.0], ids=["pixels in memory", "bytes of files"])
@@ -27,16 +24,26 @@ def test_copies_are_in_one_split_and_said(image_folder, said, memory):
     root = Path(image_folder("normal", {".": 30}))
     for row in range(10):
         shutil.copy(root / f"{row:03d}.png", root / f"copy{row:03d}.png")
-    data = ImageDataModule(str(root), memory_limit_gib=memory)
-    split_of = data.manifest.split_of
-    for row in range(10):
-        assert split_of[f"normal/{row:03d}.png"] == split_of[f"normal/copy{row:03d}.png"]
+    split_of = ImageDataModule(str(root), memory_limit_gib=memory).manifest.split_of
+    assert all(split_of[f"normal/{row:03d}.png"] == split_of[f"normal/copy{row:03d}.png"] for row in range(10))
     assert len(split_of) == 40
-    (line,) = said
-    assert line == (
+    assert said == [
         "normal: 20 of 40 images are there more than once (10 different ones), e.g. `normal/000.png` and "
         "`normal/copy000.png`. The same images are in the same split."
-    )
+    ]
+    if memory:  # equal pixels in other files are the same image
+        Image.open(root / "013.png").save(root / "saved_anew.bmp")
+        split_of = ImageDataModule(str(root)).manifest.split_of
+        assert split_of["normal/013.png"] == split_of["normal/saved_anew.bmp"]
+        assert "22 of 41 images" in said[1]
+
+
+def test_copies_of_one_image_alone_cannot_be_split(image_folder, said):
+    root = Path(image_folder("normal", {".": 1}))
+    for row in range(9):
+        shutil.copy(root / "000.png", root / f"copy{row}.png")
+    with pytest.raises(Refusal, match=r"should have at least \d images.* Got `normal` with 10, of which 1 differ\."):
+        _ = ImageDataModule(str(root)).manifest
 
 
 def test_copies_in_training_images_do_not_select_the_checkpoint_they_trained(image_folder, said):
@@ -53,49 +60,33 @@ def test_copies_in_training_images_do_not_select_the_checkpoint_they_trained(ima
     assert len(said) == 1
 
 
-def test_equal_pixels_in_other_files_are_the_same_image(image_folder, said):
-    root = Path(image_folder("normal", {".": 12}))
-    Image.open(root / "003.png").save(root / "saved_anew.bmp")
-    split_of = ImageDataModule(str(root)).manifest.split_of
-    assert split_of["normal/003.png"] == split_of["normal/saved_anew.bmp"]
-    assert "2 of 13 images" in said[0]
-
-
-def test_copies_of_one_image_alone_cannot_be_split(image_folder, said):
-    root = Path(image_folder("normal", {".": 1}))
-    for row in range(9):
-        shutil.copy(root / "000.png", root / f"copy{row}.png")
-    with pytest.raises(Refusal, match=r"should have at least \d images.* Got `normal` with 10, of which 1 differ\."):
-        _ = ImageDataModule(str(root)).manifest
-
-
-def test_splits_without_copies_are_as_without_looking_for_them(image_folder, said):
+def test_splits_without_copies_are_as_without_looking_for_them(said):
     data = ImageDataModule(DigitsSource([0, 1], "test"), {"nine": DigitsSource([9])})
     sources = data.detection_sources.items()
     plain = make_manifest({n: s.ids for n, s in sources}, {n: s.labels for n, s in sources}, data.split, 0)
-    assert data.manifest == plain
-    assert said == []
+    assert (data.manifest, said) == (plain, [])
 
 
 def test_images_of_normal_among_anomalies_are_said(image_folder, said):
-    normal, smoke = Path(image_folder("normal", {".": 10})), Path(image_folder("smoke", {"x": 10}))
-    for path in smoke.glob("x/*.png"):
-        path.unlink()
-    for row, path in enumerate(sorted(normal.iterdir())):
-        image = Image.open(path)
-        (image if row < 3 else image.rotate(90)).save(smoke / "x" / f"{row}.png")
-    _ = ImageDataModule(str(normal), {"smoke": str(smoke)}).manifest
-    assert said == [
-        "smoke: 3 of 10 images are also in `normal`, e.g. `smoke/x/0.png` is `normal/000.png`. No detector can tell these "
+    normal, smoke = Path(image_folder("normal", {".": 10})), Path(image_folder("smoke", {".": 30}))
+    turned(smoke)
+    for row in range(3):
+        shutil.copy(normal / f"{row:03d}.png", smoke / f"{row:03d}.png")
+    words = (
+        "smoke: 3 of 30 images are also in `normal`, e.g. `smoke/000.png` is `normal/000.png`. No detector can tell these "
         "apart: remove them from one of the two."
-    ]
+    )
+    for gib, in_memory in ((2.0, [True, True]), (20 * 3 * 8 * 8 / 2**30, [True, False])):  # by pixels; by files
+        data = ImageDataModule(str(normal), {"smoke": str(smoke)}, memory_limit_gib=gib)
+        assert [source.in_memory for source in data.detection_sources.values()] == in_memory
+        _ = data.manifest
+        assert said[-1] == words
 
 
 @pytest.mark.parametrize("memory", [2.0, 0.0], ids=["pixels in memory", "bytes of files"])
 def test_training_images_among_normal_ones_are_said(image_folder, said, memory, monkeypatch):
     train, normal = Path(image_folder("train", {"a": 10})), Path(image_folder("normal", {"a": 5, "b": 5}))
-    for path in sorted(normal.rglob("*.png")):
-        Image.open(path).rotate(90).save(path)
+    turned(normal)
     for row in range(4):
         shutil.copy(train / "a" / f"{row:03d}.png", normal / "a" / f"known{row}.png")
     data = ImageDataModule(str(normal), train=str(train), memory_limit_gib=memory, classes=["a", "b"])
@@ -110,77 +101,38 @@ def test_training_images_among_normal_ones_are_said(image_folder, said, memory, 
     assert ("too many to look for copies" in said[1]) == (memory == 0)
 
 
-def test_sources_of_which_one_is_in_memory_are_compared_by_files(image_folder, said):
-    normal, smoke = Path(image_folder("normal", {".": 10})), Path(image_folder("smoke", {".": 30}))
-    for row, path in enumerate(sorted(smoke.iterdir())):
-        shutil.copy(normal / f"{row:03d}.png", path) if row < 2 else Image.open(path).rotate(90).save(path)
-    data = ImageDataModule(str(normal), {"smoke": str(smoke)}, memory_limit_gib=20 * 3 * 8 * 8 / 2**30)
-    assert [source.in_memory for source in data.detection_sources.values()] == [True, False]
-    _ = data.manifest
-    assert "smoke: 2 of 30 images are also in `normal`" in said[-1]
-
-
 def fake(**settings):
     return DatasetSource(functools.partial(FakeData, **settings))
 
 
-@pytest.mark.parametrize(
-    ("settings", "flags"),
-    [
-        ({"train": "photos", "normal": "photos"}, "`data.train` and `data.normal`"),
-        ({"train": "photos", "normal": "./x/../photos/"}, "`data.train` and `data.normal`"),
-        ({"train": "photos", "normal": "link"}, "`data.train` and `data.normal`"),
-        ({"train": "photos", "normal": FolderSource("photos")}, "`data.train` and `data.normal`"),
-        ({"normal": "a", "anomalies": {"b": "a"}}, "`data.normal` and `data.anomalies.b`"),
-        ({"normal": "a", "anomalies": {"b": "c", "d": "c"}}, "`data.anomalies.b` and `data.anomalies.d`"),
-        ({"train": "a", "normal": "b", "anomalies": {"c": "a"}}, "`data.train` and `data.anomalies.c`"),
-        ({"train": fake(size=9), "normal": fake(size=9)}, "`data.train` and `data.normal`"),
-        ({"train": DigitsSource([1]), "normal": DigitsSource([1])}, "`data.train` and `data.normal`"),
-    ],
-)
-def test_one_folder_in_two_roles_is_refused_by_its_flags(tmp_path, monkeypatch, settings, flags):
+SAME = "{} should be different images. Got both as "
+TRAIN_NORMAL = SAME.format("`data.train` and `data.normal`")
+ROLES = [
+    ({"train": "photos", "normal": "photos"}, TRAIN_NORMAL),
+    ({"train": "photos", "normal": "./x/../photos/"}, TRAIN_NORMAL),
+    ({"train": "photos", "normal": "link"}, TRAIN_NORMAL),
+    ({"train": "photos", "normal": FolderSource("photos")}, TRAIN_NORMAL),
+    ({"train": fake(size=9), "normal": fake(size=9)}, TRAIN_NORMAL),
+    ({"train": DigitsSource([1]), "normal": DigitsSource([1])}, TRAIN_NORMAL),
+    ({"normal": "a", "anomalies": {"b": "a"}}, SAME.format("`data.normal` and `data.anomalies.b`")),
+    ({"normal": "a", "anomalies": {"b": "c", "d": "c"}}, SAME.format("`data.anomalies.b` and `data.anomalies.d`")),
+    ({"train": "a", "normal": "b", "anomalies": {"c": "a"}}, SAME.format("`data.train` and `data.anomalies.c`")),
+    ({"train": "photos", "normal": "photos/val"}, "`data.train` and .*`photos/val` inside the folder `photos`,"),
+    ({"normal": "a/b", "anomalies": {"x": "a"}}, "`data.normal` and `data.anomalies.x`.*`a/b` inside the folder `a`,"),
+    ({"normal": FolderSource("a"), "anomalies": {"x": "./a/../a/b/c"}}, "`data.normal` and `data.anomalies.x`.*inside"),
+    ({"normal": "b", "anomalies": {"x": "/"}}, "inside the folder `/`,"),
+]
+
+
+def test_one_folder_in_two_roles_or_inside_another_is_refused_by_its_flags(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     os.symlink("photos", "link")
-    with pytest.raises(Refusal, match=f"{flags} should be different images. Got both as "):
-        ImageDataModule(**settings)
-
-
-@pytest.mark.parametrize(
-    ("settings", "words"),
-    [
-        (
-            {"train": "photos", "normal": "photos/val"},
-            "`data.train` and `data.normal`.*`photos/val` inside the folder `photos`,",
-        ),
-        (
-            {"normal": "a/b", "anomalies": {"x": "a"}},
-            "`data.normal` and `data.anomalies.x`.*`a/b` inside the folder `a`,",
-        ),
-        (
-            {"normal": FolderSource("a"), "anomalies": {"x": "./a/../a/b/c"}},
-            "`data.normal` and `data.anomalies.x`.*inside",
-        ),
-        ({"normal": "b", "anomalies": {"x": "/"}}, "inside the folder `/`,"),
-    ],
-)
-def test_a_folder_inside_that_of_another_role_is_refused(tmp_path, monkeypatch, settings, words):
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(Refusal, match=words):
-        ImageDataModule(**settings)
+    for settings, words in ROLES:
+        with pytest.raises(Refusal, match=words):
+            ImageDataModule(**settings)
     ImageDataModule("photos/a", {"x": "photos/b", "y": "photos/ab"}, train="photos/train")
-
-
-def test_other_settings_of_one_data_set_are_other_images():
-    ImageDataModule(fake(size=9, random_offset=1), {"x": fake(size=9)}, train=fake(size=8))
+    ImageDataModule(fake(size=9, random_offset=1), {"x": fake(size=9)}, train=fake(size=8))  # other settings
     ImageDataModule(DatasetSource(lambda: FakeData(9)), {"x": DatasetSource(lambda: FakeData(8))})
-
-
-def test_a_large_image_names_the_flag_of_the_experiment(image_folder):
-    root = image_folder("normal", {".": 3}, size=40)
-    with pytest.raises(Refusal, match=r"at most 0\.001 megapixels\. Got 40 × 40.*raise --data\.max_megapixels\."):
-        _ = ImageDataModule(root, max_megapixels=0.001).normal_source
-    with pytest.raises(Refusal, match=r"`data\.max_megapixels` should be above 0"):
-        ImageDataModule(root, max_megapixels=0)
 
 
 def test_what_is_passed_over_is_said_with_the_sources_name(image_folder, said):

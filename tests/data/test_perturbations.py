@@ -2,11 +2,14 @@
 
 import re
 from collections import Counter
+from pathlib import Path
 
 import pytest
+import yaml
 
 from lightning_gradood.attacks import FGSM, Semantic
-from lightning_gradood.core import Refusal
+from lightning_gradood.cli import main
+from lightning_gradood.core import Refusal, shipped_files
 from lightning_gradood.corruptions import Corruption
 from lightning_gradood.data import DigitsSource, ImageDataModule, PhotoPatches
 from lightning_gradood.synthetic import Blur
@@ -17,18 +20,15 @@ def data(**settings):
     return ImageDataModule(**(defaults | settings))
 
 
-@pytest.mark.parametrize("name", ["paper", "modern"])
-def test_a_preset_s_name_stands_for_its_six_attacks(name):
-    sources = data(attacks=name)
-    assert sources.anomaly_names == ["photographs", "fgsm", "bim", "pgd", "cw", "iterll", "semantic"]
-    assert set(sources.perturbed_sources) == set(sources.anomaly_names) - {"photographs"}
-
-
-def test_a_severity_stands_for_all_fifteen_corruptions():
-    sources = data(corruptions=2, attacks={"mine": Semantic()})
-    assert len(sources.perturbed_sources) == 16
-    assert {perturbed.attack.severity for name, perturbed in sources.perturbed_sources.items() if name != "mine"} == {2}
-    assert [name for name, perturbed in sources.perturbed_sources.items() if perturbed.adversarial] == ["mine"]
+def test_a_preset_s_name_stands_for_its_attacks_and_a_severity_for_all_fifteen_corruptions():
+    for name in ("paper", "modern"):
+        sources = data(attacks=name)
+        assert sources.anomaly_names == ["photographs", "fgsm", "bim", "pgd", "cw", "iterll", "semantic"]
+        assert set(sources.perturbed_sources) == set(sources.anomaly_names) - {"photographs"}
+    made = data(corruptions=2, attacks={"mine": Semantic()}).perturbed_sources
+    assert len(made) == 16
+    assert {one.attack.severity for name, one in made.items() if name != "mine"} == {2}
+    assert [name for name, one in made.items() if one.adversarial] == ["mine"]
 
 
 def test_each_perturbed_image_has_its_origin_s_key_and_thereby_its_split():
@@ -42,76 +42,99 @@ def test_each_perturbed_image_has_its_origin_s_key_and_thereby_its_split():
         assert set(perturbed.origins) <= set(split_of)
 
 
-@pytest.mark.parametrize("limit", [10, 25, 50, 1000])
-def test_a_limit_takes_the_same_share_of_each_split_and_class(limit):
-    sources = data(attacks="paper", limits={"cw": limit})
-    perturbed, split_of = sources.perturbed_sources["cw"], sources.manifest.split_of
-    taken = min(limit, 50)
-    assert len(perturbed.rows) == taken
-    splits = Counter(split_of[name] for name in perturbed.origins)
-    assert [splits[split] for split in ("train", "val", "test")] == [0.4 * taken, 0.4 * taken, 0.2 * taken]
-    classes = Counter(sources.normal_source.labels[perturbed.rows].tolist())
-    assert max(classes.values()) - min(classes.values()) <= 3
-    assert perturbed.rows == data(attacks="modern", limits={"cw": limit}).perturbed_sources["cw"].rows
-    assert sources.perturbed_sources["fgsm"].rows == list(range(50))
-
-
-def test_other_splits_attack_the_same_images():
-    first = data(attacks="paper", limits={"cw": 20})
-    second = data(attacks="paper", limits={"cw": 20}, split_seed=1)
-    assert first.manifest.sources["normal"] != second.manifest.sources["normal"]
-    assert first.perturbed_sources["cw"].rows == second.perturbed_sources["cw"].rows
-    assert (
-        first.perturbed_sources["cw"].rows
-        != data(attacks="paper", limits={"cw": 20}, limit_seed=1).perturbed_sources["cw"].rows
+def test_a_limit_takes_the_same_share_of_each_split_and_class_and_the_same_images_for_other_splits():
+    for limit in (10, 25, 50, 1000):
+        sources = data(attacks="paper", limits={"cw": limit})
+        perturbed, split_of, taken = sources.perturbed_sources["cw"], sources.manifest.split_of, min(limit, 50)
+        assert len(perturbed.rows) == taken
+        splits = Counter(split_of[name] for name in perturbed.origins)
+        assert [splits[split] for split in ("train", "val", "test")] == [0.4 * taken, 0.4 * taken, 0.2 * taken]
+        classes = Counter(sources.normal_source.labels[perturbed.rows].tolist())
+        assert max(classes.values()) - min(classes.values()) <= 3
+        assert perturbed.rows == data(attacks="modern", limits={"cw": limit}).perturbed_sources["cw"].rows
+        assert sources.perturbed_sources["fgsm"].rows == list(range(50))
+    first, second, third = (
+        data(attacks="paper", limits={"cw": 20}, **one) for one in ({}, {"split_seed": 1}, {"limit_seed": 1})
     )
+    assert first.manifest.sources["normal"] != second.manifest.sources["normal"]
+    rows = [one.perturbed_sources["cw"].rows for one in (first, second, third)]
+    assert rows[0] == rows[1] != rows[2]
 
 
-def test_a_limit_that_leaves_a_split_empty_is_refused_before_anything_is_attacked():
+def test_noise_stands_behind_its_attack_and_is_no_anomaly_and_only_attacks_can_succeed():
+    fog = {"fog": Corruption("fog")}
+    sources = data(attacks={"small": FGSM(eps=0.01)}, corruptions=fog, noise_control=True, keep="successful")
+    assert list(sources.perturbed_sources) == ["small", "small.noise", "fog"]
+    assert sources.anomaly_names == ["photographs", "small", "fog"]
+    assert [sources.noise_of(name) for name in sources.anomaly_names] == [None, "small.noise", None]
+    assert [sources.keep_of(name) for name in sources.anomaly_names] == ["all", "successful", "all"]
+    assert data(attacks="paper").noise_of("fgsm") is None
+
+
+def test_limits_of_what_a_flag_has_taken_away_are_ignored_with_a_line(said):
+    mine = {"mine": FGSM()}
+    for settings, kept, ignored in [
+        ({"attacks": "paper", "limits": {"cw": 20}}, {"cw": 20}, ""),
+        ({"attacks": None, "limits": {"cw": 20}}, {}, "cw"),
+        (
+            {"attacks": None, "corruptions": {"fog": Corruption("fog")}, "limits": {"mine": 9, "fog": 20}},
+            {"fog": 20},
+            "mine",
+        ),
+        ({"attacks": mine, "limits": {"mine": 20, "snow": 9, "cw": 9}}, {"mine": 20}, "cw, snow"),
+    ]:
+        said.clear()
+        sources = data(**settings)
+        assert dict(sources.perturbations.limits) == kept
+        assert {name: len(one.rows) for name, one in sources.perturbed_sources.items() if name in kept} == kept
+        assert [line.partition(" are ignored")[0] for line in said] == ([f"Limits of {ignored}"] if ignored else [])
+
+
+def test_one_flag_leaves_out_the_attacks_of_the_shipped_experiment(tmp_path, monkeypatch, capsys):
+    """`digits.yaml` sets limits beside its attacks."""
+    monkeypatch.chdir(tmp_path)
+    flags = [
+        "--data.attacks",
+        "null",
+        "--trainer.fast_dev_run",
+        "true",
+        "--trainer.accelerator",
+        "cpu",
+        "--run_dir",
+        "mine",
+    ]
+    main(["fit", "--config", str(shipped_files("configs")["digits"]), *flags])
+    (folder,) = Path().glob("mine*")
+    assert "fgsm" not in (folder / "results.csv").read_text()
+    assert yaml.safe_load((folder / "config.yaml").read_text())["data"]["init_args"]["attacks"] is None
+
+
+UNFIT = [
+    ({"attacks": "lee2019"}, "`data.attacks` should be one of paper, modern, pilot. Got `data.attacks = 'lee2019'`"),
+    ({"corruptions": 6}, "`severity` should be"),
+    ({"attacks": {"photographs": Semantic()}}, "should have different names. Got ['photographs'] more than once"),
+    ({"attacks": "paper", "corruptions": {"bim": Corruption("fog")}}, "Got ['bim'] more than once"),
+    ({"attacks": {"normal": Semantic()}}, "Got `anomalies` with the name `normal`"),
+    ({"attacks": {"a/b": Semantic()}}, "Got `anomalies` with the name `a/b`"),
+    ({"attacks": "paper", "limits": {"pdg": 3}}, "Got `limits` with ['pdg']. Did you mean `pgd`?"),
+    ({"attacks": None, "limits": {"pdg": 3}}, "Got `limits` with ['pdg']. Did you mean `pgd`?"),
+    ({"attacks": {"a": FGSM()}, "limits": {"zzz": 3}}, "Got `limits` with ['zzz']. Choose among ['a']."),
+    ({"attacks": "paper", "limits": {"pgd": 0}}, "`pgd` should be at least 1. Got `pgd = 0`"),
+]
+
+
+def test_what_cannot_be_is_refused_before_anything_is_opened_or_attacked():
+    for settings, words in UNFIT:
+        with pytest.raises(Refusal, match=re.escape(words)):
+            data(**settings)
     with pytest.raises(Refusal, match=re.escape("`limits.cw` should leave images in every split. Got `limits.cw = 2`")):
         data(attacks="paper", limits={"cw": 2}).perturbed_sources  # noqa: B018
 
 
-def test_noise_stands_behind_its_attack_and_is_no_anomaly():
-    sources = data(attacks={"small": FGSM(eps=0.01)}, corruptions={"fog": Corruption("fog")}, noise_control=True)
-    assert list(sources.perturbed_sources) == ["small", "small.noise", "fog"]
-    assert sources.anomaly_names == ["photographs", "small", "fog"]
-    assert [sources.noise_of(name) for name in sources.anomaly_names] == [None, "small.noise", None]
-    assert data(attacks="paper").noise_of("fgsm") is None
-
-
-def test_only_attacks_can_succeed():
-    sources = data(attacks={"small": FGSM()}, corruptions={"fog": Corruption("fog")}, keep="successful")
-    assert [sources.keep_of(name) for name in sources.anomaly_names] == ["all", "successful", "all"]
-
-
-@pytest.mark.parametrize(
-    ("settings", "words"),
-    [
-        (
-            {"attacks": "lee2019"},
-            "`data.attacks` should be one of paper, modern, pilot. Got `data.attacks = 'lee2019'`",
-        ),
-        ({"corruptions": 6}, "`severity` should be"),
-        ({"attacks": {"photographs": Semantic()}}, "should have different names. Got ['photographs'] more than once"),
-        ({"attacks": "paper", "corruptions": {"bim": Corruption("fog")}}, "Got ['bim'] more than once"),
-        ({"attacks": {"normal": Semantic()}}, "Got `anomalies` with the name `normal`"),
-        ({"attacks": {"a/b": Semantic()}}, "Got `anomalies` with the name `a/b`"),
-        ({"attacks": "paper", "limits": {"pdg": 3}}, "Got `limits` with ['pdg']. Choose among ['fgsm', 'bim',"),
-        ({"attacks": "paper", "limits": {"pgd": 0}}, "`pgd` should be at least 1. Got `pgd = 0`"),
-    ],
-    ids=lambda value: "-".join(value) if isinstance(value, dict) else value,  # no addresses: processes must agree
-)
-def test_what_cannot_be_is_refused_before_anything_is_opened(settings, words):
-    with pytest.raises(Refusal, match=re.escape(words)):
-        data(**settings)
-
-
 @pytest.mark.parametrize(("limit", "made"), [(50, 50), (400, 200), (4800, 1000)])
 def test_synthetic_outliers_are_a_share_of_the_normal_images_and_no_anomalies(limit, made):
-    sources = data(
-        limit=limit, anomalies={}, normal=PhotoPatches(size=6) if limit > 400 else DigitsSource(list(range(10)), "all")
-    )
+    normal = PhotoPatches(size=6) if limit > 400 else DigitsSource(list(range(10)), "all")
+    sources = data(limit=limit, anomalies={}, normal=normal)
     sources.make_synthetic({"synthetic_blur": Blur()}, ["logits"])
     (blur,) = [one for one in sources.perturbed_sources.values() if one.name == "synthetic_blur"]
     assert (len(blur.rows), blur.probes, blur.adversarial) == (made, {"logits"}, False)

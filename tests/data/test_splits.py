@@ -1,34 +1,35 @@
-"""Splits: exact sizes, every row once, in proportion, and independent of what they should not depend on."""
+"""Splits: exact sizes, every row once, in proportion, independent of what they should not depend on; and their manifest."""
 
+import json
 from fractions import Fraction
 
 import numpy as np
 import pytest
 
 from lightning_gradood.core import Refusal, named_seed
+from lightning_gradood.data import make_manifest
 from lightning_gradood.data.splits import allocate, smallest_count, split_rows
 
 PAPER = (0.4, 0.4, 0.2)
 SVHN_TEST = [1744, 5099, 4149, 2882, 2523, 2384, 1977, 2019, 1660, 1595]  # images of each digit, 26,032 together
 
 
-@pytest.mark.parametrize(
-    ("counts", "sizes"), [([1000] * 10, [4000, 4000, 2000]), (SVHN_TEST, [10413, 10413, 5206]), ([3], [1, 1, 1])]
-)
-def test_sizes_are_those_of_the_papers_protocol(counts, sizes):
-    labels = np.repeat(np.arange(len(counts)), counts)
-    assert [len(part) for part in split_rows(labels, PAPER, seed=0)] == sizes
+def test_sizes_are_those_of_the_papers_protocol():
+    expected = {(1000,) * 10: [4000, 4000, 2000], tuple(SVHN_TEST): [10413, 10413, 5206], (3,): [1, 1, 1]}
+    for counts, sizes in expected.items():
+        labels = np.repeat(np.arange(len(counts)), counts)
+        assert [len(part) for part in split_rows(labels, PAPER, seed=0)] == sizes
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_every_row_is_in_one_part_and_every_class_within_one_image_of_its_share(seed):
-    labels = np.random.default_rng(seed).geometric(0.2, size=997) - 1
-    parts = split_rows(labels, PAPER, seed)
-    assert np.array_equal(np.sort(np.concatenate(parts)), np.arange(997))
-    for part, share in zip(parts, PAPER, strict=True):
-        assert np.array_equal(part, np.sort(part))
-        for label in np.unique(labels):
-            assert abs((labels[part] == label).sum() - share * (labels == label).sum()) < 1
+def test_every_row_is_in_one_part_and_every_class_within_one_image_of_its_share():
+    for seed in range(5):
+        labels = np.random.default_rng(seed).geometric(0.2, size=997) - 1
+        parts = split_rows(labels, PAPER, seed)
+        assert np.array_equal(np.sort(np.concatenate(parts)), np.arange(997))
+        for part, share in zip(parts, PAPER, strict=True):
+            assert np.array_equal(part, np.sort(part))
+            for label in np.unique(labels):
+                assert abs((labels[part] == label).sum() - share * (labels == label).sum()) < 1
 
 
 def test_seats_keep_both_margins_for_any_counts():
@@ -48,25 +49,16 @@ def test_the_seed_changes_who_is_where_but_not_how_many():
     one, same, other = (split_rows(labels, PAPER, seed)[0].tolist() for seed in (1, 1, 2))
     assert one == same != other
     assert len(one) == len(other)
-
-
-def test_the_order_within_a_class_is_shuffled():
     train, _, _ = split_rows(np.zeros(1000), PAPER, seed=0)
-    assert 350 < np.mean(train) < 650  # the first 400 rows would have a mean of 200
+    assert 350 < np.mean(train) < 650, "shuffled within a class: the first 400 rows would have a mean of 200"
+    assert len({named_seed(seed, name) for seed in (0, 1, 1) for name in ("a", "b")}) == 4
 
 
 def test_rows_of_one_origin_stay_together_and_shares_count_origins():
     origins = np.repeat([f"normal/{n}" for n in range(50)], 3)
-    labels = np.repeat(np.arange(50) % 5, 3)
-    parts = split_rows(labels, PAPER, seed=3, groups=origins)
+    parts = split_rows(np.repeat(np.arange(50) % 5, 3), PAPER, seed=3, groups=origins)
     assert [len(part) for part in parts] == [60, 60, 30]
-    kept_together = [set(origins[part]) for part in parts]
-    assert sum(len(kept) for kept in kept_together) == 50
-
-
-def test_names_give_different_seeds():
-    assert named_seed(0, "a") == named_seed(0, "a")
-    assert len({named_seed(seed, name) for seed in (0, 1) for name in ("a", "b")}) == 4
+    assert sum(len(set(origins[part])) for part in parts) == 50
 
 
 @pytest.mark.parametrize(("fractions", "least"), [(PAPER, 3), ((0.9, 0.1), 6), ((0.45, 0.45, 0.1), 7)])
@@ -77,7 +69,59 @@ def test_the_smallest_count_is_the_last_that_leaves_no_part_empty(fractions, lea
     assert min(sizes[1:]) > 0
 
 
-@pytest.mark.parametrize("fractions", [[], [0.5, 0.4], [1.0, 0.0], [1.5, -0.5], [1 - 1e-9, 1e-9]])
-def test_fractions_that_are_no_split_are_refused(fractions):
-    with pytest.raises(Refusal, match=r"`split` should be positive fractions that sum to 1\. Got `split = \["):
-        split_rows([0, 1], fractions, seed=0)
+IDS = {name: [f"{name}/{n:02d}" for n in range(count)] for name, count in {"normal": 20, "near": 10, "far": 7}.items()}
+LABELS = {name: [n % 2 for n in range(len(ids))] for name, ids in IDS.items()}
+
+
+def manifest(names=("normal", "near", "far"), seed=0):
+    return make_manifest({name: IDS[name] for name in names}, LABELS, PAPER, seed)
+
+
+def test_every_id_has_one_split_in_the_order_of_its_source():
+    made = manifest()
+    assert made.counts == {
+        "normal": {"train": 8, "val": 8, "test": 4},
+        "near": {"train": 4, "val": 4, "test": 2},
+        "far": {"train": 3, "val": 3, "test": 1},
+    }
+    assert set(made.split_of) == {name for ids in IDS.values() for name in ids}
+    assert all(ids == sorted(ids) for parts in made.sources.values() for ids in parts.values())
+    assert all(made.split_of[name] == split for split, ids in made.sources["near"].items() for name in ids)
+
+
+def test_a_source_is_split_by_its_name_and_the_seed_whatever_stands_beside_it():
+    assert manifest() == manifest(("far", "normal", "near"))
+    assert manifest(("normal",)).sources["normal"] == manifest().sources["normal"]
+    assert manifest(seed=1).sources != manifest().sources
+    ids = {name: [f"{name}/{n}" for n in range(50)] for name in ("a", "b")}
+    made = make_manifest(ids, {name: [0] * 50 for name in ids}, PAPER, 0)
+    rows = [[name.partition("/")[2] for name in made.sources[source]["train"]] for source in ("a", "b")]
+    assert rows[0] != rows[1], "sources of one size are split differently"
+
+
+def test_it_is_written_whole_as_json(tmp_path):
+    made = manifest()
+    made.write(tmp_path / "splits.json")
+    assert json.loads((tmp_path / "splits.json").read_text()) == vars(made)
+    assert [path.name for path in tmp_path.iterdir()] == ["splits.json"]
+
+
+def test_splits_that_cannot_be_are_refused():
+    calls = [
+        (lambda fractions=fractions: split_rows([0, 1], fractions, 0), r"positive fractions that sum to 1\. Got `split = \[")
+        for fractions in ([], [0.5, 0.4], [1.0, 0.0], [1.5, -0.5], [1 - 1e-9, 1e-9])
+    ]  # fmt: skip
+    few = {"few": ["few/0", "few/1"]}
+    calls += [
+        (
+            lambda: make_manifest(few, {"few": [0, 0]}, PAPER, 0),
+            r"`few` should have at least 3 images, .*`few` with 2\.",
+        ),
+        (
+            lambda: make_manifest(IDS, LABELS, [0.5, 0.5], 0),
+            r"should be three fractions: .*Got `split = \[0\.5, 0\.5\]`",
+        ),
+    ]
+    for call, words in calls:
+        with pytest.raises(Refusal, match=words):
+            call()

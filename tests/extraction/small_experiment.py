@@ -1,17 +1,22 @@
 """A small experiment on scikit-learn's digits: sources, a convolutional network, and one call that probes them."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import lightning.pytorch as pl
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lightning_gradood.data import DigitsSource, ImageDataModule
+from lightning_gradood.detectors import MahalanobisProbe
 from lightning_gradood.extraction import ProbeCallback
 from lightning_gradood.gradients import AllOnes
 from lightning_gradood.probes import GradientProbe, LogitsProbe, Probe
 from lightning_gradood.records import RecordCache, Records
 from lightning_gradood.tasks import ClassificationTask
+
+LAYERS = ["2", "penultimate"]
+STEPPING = (0.0, 0.01)
 
 
 def data(limit: int = 12, normal: list[int] | None = None, **settings: object) -> ImageDataModule:
@@ -19,6 +24,11 @@ def data(limit: int = 12, normal: list[int] | None = None, **settings: object) -
     anomalies = {"nine": DigitsSource([9], "test")}
     source = DigitsSource(normal or [0, 1], "test")
     return ImageDataModule(source, anomalies, **({"limit": limit, "probe_batch_size": 5} | settings))
+
+
+def trained_data(**settings: object) -> ImageDataModule:
+    """Return `data` with training images of the digits 0 and 1."""
+    return data(**({"train": DigitsSource([0, 1], "train")} | settings))
 
 
 def task(seed: int = 0, **settings: object) -> ClassificationTask:
@@ -38,6 +48,23 @@ def task(seed: int = 0, **settings: object) -> ClassificationTask:
 def probes() -> list[Probe]:
     """Return the paper's probe and the logits."""
     return [GradientProbe(AllOnes()), LogitsProbe()]
+
+
+class CountedProbe(MahalanobisProbe):
+    """A probe that learns from training images; counts the images it is prepared on, and how often it is loaded."""
+
+    def __init__(self, magnitudes: tuple[float, ...] = (0.0,)) -> None:
+        super().__init__(magnitudes, LAYERS)
+        self.prepared, self.loaded = 0, 0
+
+    def prepare(self, network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
+        seen = list(batches)
+        self.prepared += sum(len(images) for images, _ in seen)
+        return super().prepare(network, seen)
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        self.loaded += 1
+        super().load(state)
 
 
 def probe(

@@ -10,6 +10,7 @@ import pytest
 
 from lightning_gradood.records import RecordCache
 
+pytestmark = pytest.mark.slow
 SCRIPT = Path(__file__).parents[2] / "examples" / "own_script.py"
 
 

@@ -4,8 +4,7 @@ import re
 
 import pytest
 import torch
-from preparing_experiment import LAYERS, STEPPING, CountedProbe, trained_data
-from small_experiment import data, probe, probes, tables, task
+from small_experiment import LAYERS, STEPPING, CountedProbe, data, probe, probes, tables, task, trained_data
 from torch import nn
 
 from lightning_gradood.core import Refusal, as_float
@@ -21,9 +20,14 @@ def states(folder):
     return sorted(path.name for path in folder.glob("*.safetensors"))
 
 
-def test_records_equal_a_probe_prepared_by_hand(tmp_path):
+def test_records_equal_a_probe_prepared_by_hand_and_the_network_is_left_as_it_was(tmp_path):
     counted, model, sources = CountedProbe(STEPPING), task(), trained_data()
+    model.network[2].eval()
+    modes = [module.training for module in model.modules()]
+    weights = {name: value.clone() for name, value in model.state_dict().items()}
     found = tables(probe(tmp_path, model, sources, [counted]))
+    assert [module.training for module in model.modules()] == modes
+    assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
     train = sources.train_source
     assert (counted.prepared, counted.loaded) == (len(train), 1)
     by_hand = MahalanobisProbe(STEPPING, LAYERS)
@@ -37,63 +41,41 @@ def test_records_equal_a_probe_prepared_by_hand(tmp_path):
         assert records.names(counted.name) == [f"{layer} m={m}" for layer in LAYERS for m in ("0", "0.01")]
 
 
-def test_a_second_run_prepares_nothing_and_probes_nothing(tmp_path):
-    first = probe(tmp_path, task(), trained_data(), [CountedProbe()])
-    counted = CountedProbe()
-    second = probe(tmp_path, task(), trained_data(), [counted])
-    assert (counted.prepared, counted.loaded, second.plan.missing) == (0, 0, [])
-    assert second.entries == first.entries
-
-
-def test_a_new_source_is_probed_with_what_was_learnt_before(tmp_path):
-    probe(tmp_path, task(), trained_data(), [CountedProbe()])
-    counted = CountedProbe()
-    again = probe(tmp_path, task(), trained_data(normal=[1]), [counted])
-    assert (counted.prepared, counted.loaded) == (0, 1)
-    assert {entry.source for entry in again.plan.missing} == {"normal"}
-
-
-def test_probes_that_agree_on_what_is_learnt_share_it(tmp_path):
+def test_what_is_learnt_is_learnt_once_for_all_runs_sources_and_probes_that_agree_on_it(tmp_path):
     plain, stepping = CountedProbe(), CountedProbe(STEPPING)
-    found = tables(probe(tmp_path, task(), trained_data(), [plain, stepping]))
+    first = probe(tmp_path, task(), trained_data(), [plain, stepping])
     assert (plain.prepared > 0, stepping.prepared, stepping.loaded) == (True, 0, 1)
-    assert len(states(tmp_path)) == 1
+    found = tables(first)
     for source in ("normal", "nine"):
         without_step = found[source, stepping.name].probe(stepping.name)[:, ::2]
         assert without_step == pytest.approx(found[source, plain.name].probe(plain.name), rel=1e-6)
+    again = CountedProbe()
+    second = probe(tmp_path, task(), trained_data(), [again])
+    assert (again.prepared, again.loaded, second.plan.missing) == (0, 0, [])
+    elsewhere = probe(tmp_path, task(), trained_data(normal=[1]), [again])
+    assert (again.prepared, again.loaded) == (0, 1)
+    assert {entry.source for entry in elsewhere.plan.missing} == {"normal"}
+    assert len(states(tmp_path)) == 1
 
 
-def changed_training_images():
-    return task(), trained_data(train=DigitsSource([0, 1], "all"))
-
-
-def changed_transform():
-    return task(), trained_data(transform=lambda image: image.rotate(180))
-
-
-def changed_weights():
-    model = task()
-    with torch.no_grad():
-        model.network[0].bias[0] += 1e-3
-    return model, trained_data()
-
-
-def changed_structure():
-    model = task()
-    model.network[2] = nn.LeakyReLU(0.1)
-    return model, trained_data()
-
-
-@pytest.mark.parametrize("change", [changed_training_images, changed_transform, changed_weights, changed_structure])
-def test_what_changed_is_learnt_and_probed_again(tmp_path, change):
+def test_what_changed_is_learnt_and_probed_again(tmp_path):
     first = probe(tmp_path, task(), trained_data(), [CountedProbe()])
-    model, sources = change()
-    counted = CountedProbe()
-    second = probe(tmp_path, model, sources, [counted])
-    assert counted.prepared > 0
-    assert not {entry.key for entry in first.entries} & {entry.key for entry in second.entries}
-    assert len(second.plan.missing) == 2
-    assert len(states(tmp_path)) == 2
+    other_weights, other_structure = task(), task()
+    with torch.no_grad():
+        other_weights.network[0].bias[0] += 1e-3
+    other_structure.network[2] = nn.LeakyReLU(0.1)
+    changes = {
+        "training images": (task(), trained_data(train=DigitsSource([0, 1], "all"))),
+        "transform": (task(), trained_data(transform=lambda image: image.rotate(180))),
+        "weights": (other_weights, trained_data()),
+        "structure": (other_structure, trained_data()),
+    }
+    for number, (change, (model, sources)) in enumerate(changes.items()):
+        counted = CountedProbe()
+        second = probe(tmp_path, model, sources, [counted])
+        assert counted.prepared > 0, change
+        assert not {entry.key for entry in first.entries} & {entry.key for entry in second.entries}, change
+        assert (len(second.plan.missing), len(states(tmp_path))) == (2, number + 2), change
 
 
 def test_training_images_are_no_part_of_what_other_probes_depend_on(tmp_path):
@@ -110,17 +92,7 @@ def test_without_training_images_it_is_refused_before_anything_is_read(tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_damaged_file_is_named_and_made_again(tmp_path, capsys):
-    probe(tmp_path, task(), trained_data(), [CountedProbe()])
-    (name,) = states(tmp_path)
-    before = (tmp_path / name).read_bytes()
-    (tmp_path / name).write_bytes(b"half of it")
-    probe(tmp_path, task(), trained_data(normal=[1]), [CountedProbe()])
-    assert f"Damaged: {tmp_path / name} holds what cannot be read" in capsys.readouterr().err
-    assert (tmp_path / name).read_bytes() == before
-
-
-def test_an_interrupted_preparation_leaves_nothing_and_is_done_again(tmp_path, monkeypatch):
+def test_a_damaged_file_is_made_again_and_an_interrupted_preparation_leaves_none(tmp_path, capsys, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(CountedProbe, "prepare", lambda *_: {}["lost"])
         with pytest.raises(KeyError):
@@ -128,12 +100,9 @@ def test_an_interrupted_preparation_leaves_nothing_and_is_done_again(tmp_path, m
     assert states(tmp_path) == []
     callback = probe(tmp_path, task(), trained_data(), [CountedProbe()])
     assert all(RecordCache(tmp_path).has(entry.key) for entry in callback.entries)
-
-
-def test_the_network_is_left_as_it_was(tmp_path):
-    model = task()
-    model.network[2].eval()
-    before = [module.training for module in model.modules()], {k: v.clone() for k, v in model.state_dict().items()}
-    probe(tmp_path, model, trained_data(), [CountedProbe(STEPPING)])
-    assert [module.training for module in model.modules()] == before[0]
-    assert all(torch.equal(value, before[1][name]) for name, value in model.state_dict().items())
+    (name,) = states(tmp_path)
+    before = (tmp_path / name).read_bytes()
+    (tmp_path / name).write_bytes(b"half of it")
+    probe(tmp_path, task(), trained_data(normal=[1]), [CountedProbe()])
+    assert f"Damaged: {tmp_path / name} holds what cannot be read" in capsys.readouterr().err
+    assert (tmp_path / name).read_bytes() == before

@@ -1,4 +1,4 @@
-"""The bar names the source that is probed and counts images, not batches."""
+"""The bar names the source that is probed and counts images, not batches; in a pipe, lines take its place."""
 
 import io
 import itertools
@@ -6,10 +6,9 @@ import re
 
 import lightning.pytorch as pl
 import pytest
-from small_experiment import data, probe, task
+from small_experiment import data, probe, task, trained_data
 
 from lightning_gradood.core import ProgressLines
-from lightning_gradood.data import DigitsSource
 from lightning_gradood.extraction import ImageProgressBar, progress
 
 
@@ -24,26 +23,10 @@ class Clock:
         return self.now
 
 
-@pytest.fixture
-def terminal(monkeypatch):
-    """Have the bars believe that somebody looks."""
+def test_a_terminal_is_shown_each_source_with_images_per_second(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(progress, "is_terminal", lambda stream: True)
-
-
-@pytest.fixture
-def clock(monkeypatch):
-    """Replace the time of the bars."""
     monkeypatch.setattr(progress, "time", Clock())
-
-
-def with_bar(folder, **settings):
-    bar = ImageProgressBar(**settings)
-    probe(folder, task(), data(), callbacks=[bar], enable_progress_bar=True)
-    return bar
-
-
-def test_it_names_each_source_and_says_images_per_second(tmp_path, capsys, clock, terminal):
-    with_bar(tmp_path)
+    probe(tmp_path, task(), data(), callbacks=[ImageProgressBar()], enable_progress_bar=True)
     lines = re.split(r"[\r\n]+", re.sub(r"\x1b\[[A-Z]", "", capsys.readouterr().out))
     for source in ("normal", "nine"):
         shown = [line for line in lines if line.startswith(f"{source}: ")]
@@ -54,63 +37,50 @@ def test_it_names_each_source_and_says_images_per_second(tmp_path, capsys, clock
         assert "images/s" not in shown[0]
 
 
-def test_training_shows_images_per_second_and_no_version_number(tmp_path, capsys, terminal):
+@pytest.mark.filterwarnings("ignore:Total length of .* across ranks is zero")
+def test_a_pipe_gets_a_line_for_each_source_and_nothing_where_it_is_switched_off(tmp_path, capsys):
     bar = ImageProgressBar()
-    sources = data(train=DigitsSource([0, 1], "train"), batch_size=50)
-    trainer = pl.Trainer(
-        max_epochs=1, callbacks=[bar], accelerator="cpu", default_root_dir=tmp_path, enable_checkpointing=False,
-        logger=pl.loggers.CSVLogger(tmp_path), log_every_n_steps=1, enable_model_summary=False,
-    )  # fmt: skip
-    trainer.fit(task(), datamodule=sources)
+    probe(tmp_path, task(), data(), callbacks=[bar], enable_progress_bar=True)
     text = capsys.readouterr().out
-    assert re.search(r"images/s=\d+", text)
-    assert "train/accuracy=" in text
-    assert "v_num" not in text
-
-
-def test_it_can_be_switched_off(tmp_path, capsys):
-    assert with_bar(tmp_path, refresh_rate=0).is_disabled
-    assert "images/s" not in capsys.readouterr().out
-
-
-def test_a_pipe_gets_a_line_for_each_source_and_percent(tmp_path, capsys):
-    bar = with_bar(tmp_path)
-    text = capsys.readouterr().out
-    assert "\r" not in text
     lines = [line for line in text.splitlines() if line.startswith("reading ")]
     assert [line.partition(":")[0] for line in lines] == [
         "reading normal",
         "reading nine",
     ]  # quick: the last line alone
     assert all(re.search(r"100 % \(3/3 batches\), \d+ s, \d+ images/s$", line) for line in lines)
-    assert not bar.is_disabled
-
-
-def test_a_pipe_gets_a_line_for_each_epoch(tmp_path, capsys):
-    sources = data(train=DigitsSource([0, 1], "train"), batch_size=50)
-    trainer = pl.Trainer(
-        max_epochs=2, callbacks=[ImageProgressBar()], accelerator="cpu", default_root_dir=tmp_path, logger=False,
-        enable_checkpointing=False, enable_model_summary=False,
-    )  # fmt: skip
-    trainer.fit(task(), datamodule=sources)
-    text = capsys.readouterr().out
     assert "\r" not in text
-    assert re.findall(r"^epoch (\d)/2: .*train/accuracy \d\.\d{3}.*, \d+ images/s$", text, re.MULTILINE) == ["1", "2"]
+    assert not bar.is_disabled
+    off = ImageProgressBar(refresh_rate=0)
+    probe(tmp_path / "off", task(), data(), callbacks=[off], enable_progress_bar=True)
+    assert off.is_disabled
+    assert "images/s" not in capsys.readouterr().out
 
 
-class Stream(io.StringIO):
-    """A pipe."""
+@pytest.mark.parametrize("terminal", [True, False])
+def test_training_shows_images_per_second_and_no_version_number(tmp_path, capsys, monkeypatch, terminal):
+    monkeypatch.setattr(progress, "is_terminal", lambda stream: terminal)
+    trainer = pl.Trainer(
+        max_epochs=2, callbacks=[ImageProgressBar()], accelerator="cpu", enable_checkpointing=False,
+        logger=pl.loggers.CSVLogger(tmp_path), log_every_n_steps=1, enable_model_summary=False,
+    )  # fmt: skip
+    trainer.fit(task(), datamodule=trained_data(batch_size=50))
+    text = capsys.readouterr().out
+    assert "v_num" not in text
+    if terminal:
+        assert re.search(r"images/s=\d+", text)
+        assert "train/accuracy=" in text
+    else:
+        line = r"^epoch (\d)/2: .*train/accuracy \d\.\d{3}.*, \d+ images/s$"
+        assert re.findall(line, text, re.MULTILINE) == ["1", "2"]
+        assert "\r" not in text
 
 
 def test_lines_come_once_for_each_percent_and_not_more_often_than_asked():
-    stream = Stream()
-    lines = ProgressLines("reading x", 1000, "images", stream, seconds=0.0)
+    stream, slow = io.StringIO(), io.StringIO()
+    quick_lines = ProgressLines("reading x", 1000, "images", stream, seconds=0.0)
+    slow_lines = ProgressLines("reading x", 1000, "images", slow, seconds=3600.0)
     for _ in range(1000):
-        lines.advance()
+        quick_lines.advance()
+        slow_lines.advance(note="fast")
     assert [int(line.split()[2]) for line in stream.getvalue().splitlines()] == list(range(1, 101))
-    slow = Stream()
-    lines = ProgressLines("reading x", 1000, "images", slow, seconds=3600.0)
-    for _ in range(1000):
-        lines.advance(note="fast")
-    (line,) = slow.getvalue().splitlines()
-    assert re.fullmatch(r"reading x: 100 % \(1000/1000 images\), \d+ s, fast", line)
+    assert re.fullmatch(r"reading x: 100 % \(1000/1000 images\), \d+ s, fast\n", slow.getvalue())

@@ -6,8 +6,7 @@ import numpy as np
 
 from lightning_gradood.records import Records
 
-# Values that float32 or a text format would change.
-EXACT = np.array([0.1, 1 / 3, np.pi * 1e-300, 5e-324, -0.0, 1.7976931348623157e308])
+KEY, OTHER = "k" * 64, "o" * 64
 
 
 def table_of(ids: Sequence[str], *, source: str = "cats", probe: str = "norms", offset: float = 0.0) -> Records:
@@ -17,6 +16,6 @@ def table_of(ids: Sequence[str], *, source: str = "cats", probe: str = "norms", 
     return Records.build(ids, source=source, values={probe: values}, names={probe: ["w", "b"]})
 
 
-def ids_of(count: int, source: str = "cats") -> list[str]:
+def ids_of(count: int) -> list[str]:
     """Return `count` ids of a source."""
-    return [f"{source}/{row:03d}" for row in range(count)]
+    return [f"cats/{row:03d}" for row in range(count)]

@@ -1,16 +1,81 @@
-"""Optimizers and schedules that cannot train are refused before the first step."""
+"""Schedules: their rates, a run that goes on with the rates it would have had, and what is refused before the first step."""
 
+import re
 from functools import partial
 from types import SimpleNamespace
 
 import pytest
 import torch
+from lightning.pytorch.callbacks import Callback
+from torch.optim.lr_scheduler import CosineAnnealingWarmRestarts, MultiStepLR, StepLR
+from toy_images import Rates, loader, network, trainer
 
 from lightning_gradood.core import Refusal
 from lightning_gradood.tasks import ClassificationTask, Cosine, OneCycle
 
-SGD, ENDLESS = torch.optim.SGD, SimpleNamespace(max_epochs=-1, max_steps=-1)
-TEN_EPOCHS = SimpleNamespace(max_epochs=10, max_steps=-1)
+SGD = torch.optim.SGD
+TEN_EPOCHS, ENDLESS = SimpleNamespace(max_epochs=10, max_steps=-1), SimpleNamespace(max_epochs=-1, max_steps=-1)
+
+
+def test_warmup_of_one_cycle_is_a_fraction_of_the_steps():
+    optimizer = SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.4)
+    schedule, rates = OneCycle(optimizer, total_steps=100, warmup=0.1), []
+    for _ in range(99):
+        rates.append(schedule.get_last_lr()[0])
+        optimizer.step()
+        schedule.step()
+    assert (rates.index(max(rates)), max(rates)) == (9, pytest.approx(0.4))
+
+
+def fit(folder, scheduler, epochs, ckpt_path=None, stop=None, rate=0.1, batches=4):
+    """Train and return the learning rates; `stop` epochs are trained of those that the schedule was made for."""
+    rates = Rates()
+
+    class Stop(Callback):
+        def on_train_epoch_end(self, trainer, *_):
+            trainer.save_checkpoint(folder / "last.ckpt")
+            trainer.should_stop = trainer.current_epoch + 1 == stop
+
+    task = ClassificationTask(network(), optimizer=partial(SGD, lr=rate), scheduler=scheduler)
+    running = trainer(max_epochs=epochs, callbacks=[rates, Stop()])
+    running.fit(task, loader(batches), loader(1), ckpt_path=ckpt_path, weights_only=True)
+    return rates.rates
+
+
+def restarts(optimizer, steps):
+    return CosineAnnealingWarmRestarts(optimizer, T_0=3)
+
+
+def steps(optimizer, steps):
+    return StepLR(optimizer, 3)
+
+
+@pytest.mark.parametrize("scheduler", [OneCycle, partial(OneCycle, warmup=0.5), Cosine, restarts, steps, None])
+def test_an_interrupted_run_goes_on_with_the_rates_of_a_whole_one(tmp_path, scheduler):
+    whole = fit(tmp_path / "whole", scheduler, epochs=4)
+    begun = fit(tmp_path, scheduler, epochs=4, stop=2)
+    rest = fit(tmp_path, scheduler, epochs=4, ckpt_path=str(tmp_path / "last.ckpt"))
+    assert len(begun) == len(rest) == 8
+    assert [*begun, *rest] == pytest.approx(whole)
+    if scheduler in (restarts, steps, None):  # without an end: it goes on for more epochs
+        more = fit(tmp_path, scheduler, epochs=5, ckpt_path=str(tmp_path / "last.ckpt"))
+        assert more == pytest.approx(fit(tmp_path / "whole", scheduler, epochs=5)[16:])
+
+
+STEPS = r"`trainer.max_epochs`.* 8 in `ckpt_path = \S+last\.ckpt` and {} now.*--model\.weights \S+last\.ckpt"
+OTHER = r"`model\.scheduler` .*should be those of the run that is continued"
+RATE = r"`model\.optimizer` should be those.* learning rates \["
+
+
+@pytest.mark.parametrize("before", [OneCycle, Cosine, None])
+def test_another_number_of_steps_schedule_or_learning_rate_is_refused(tmp_path, before):
+    fit(tmp_path, before, epochs=2)
+    changes = [({"rate": 0.01}, RATE), ({"scheduler": Cosine if before is not Cosine else OneCycle}, OTHER)]
+    if before is not None:
+        changes += [({"epochs": 5}, STEPS.format(20)), ({"batches": 5}, STEPS.format(10)), ({"scheduler": None}, OTHER)]
+    for change, words in changes:
+        with pytest.raises(Refusal, match=words):
+            fit(tmp_path, **({"scheduler": before, "epochs": 2, "ckpt_path": str(tmp_path / "last.ckpt")} | change))
 
 
 class Stuck(SGD):
@@ -29,43 +94,32 @@ def task(**settings):
     return ClassificationTask(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 3)), **settings)
 
 
-@pytest.mark.parametrize(
-    ("settings", "words"),
-    [
-        ({"optimizer": None}, r"`model\.optimizer` should name an optimizer's class\. Got `model\.optimizer = None`"),
-        (
-            {"optimizer": partial(SGD, lr=-1.0)},
-            r"`model\.optimizer` should have settings .* Got ValueError: Invalid learning",
-        ),
-        (
-            {"optimizer": partial(SGD, lr=float("nan"))},
-            r"`model\.optimizer\.lr` should be a finite number\. Got .* = nan`",
-        ),
-        ({"optimizer": partial(SGD, lr=1e30)}, r"`model\.optimizer\.lr` should be at most 1e\+06"),
-        ({"optimizer": partial(SGD, lr=0.1, nesterov=True)}, "Nesterov momentum requires a momentum"),
-        (
-            {"optimizer": partial(torch.optim.AdamW, betas=(0.9, float("nan")))},
-            r"`model\.optimizer(\.betas)?` should .* Got .*nan",
-        ),
-        (
-            {"scheduler": partial(OneCycle, warmup=1.5)},
-            r"`model\.scheduler\.warmup` should be at most 1\. Got .* = 1\.5`",
-        ),
-        (
-            {"scheduler": torch.optim.lr_scheduler.MultiStepLR},
-            r"`model\.scheduler` should have settings that it can be built and take a step with\. Got ",
-        ),
-        (
-            {"optimizer": partial(SGD, lr=0.1, differentiable=None)},
-            r"`model\.optimizer` should have settings that it can be built and take a step with\. Got TypeError: ",
-        ),
-        ({"optimizer": Stuck}, r"`model\.optimizer` should have .* Got KeyError: 'momentum'\."),
-        ({"scheduler": StuckSchedule}, r"`model\.scheduler` should have .* Got ZeroDivisionError: division by zero\."),
-    ],
-)
-def test_an_optimizer_that_cannot_train_is_refused(settings, words):
-    with pytest.raises(Refusal, match=words):
-        task(**settings).prepare_training(TEN_EPOCHS)
+BUILT = r"should have settings that it can be built and take a step with\. Got "
+UNFIT = [
+    ({"optimizer": None}, r"`model\.optimizer` should name an optimizer's class\. Got `model\.optimizer = None`"),
+    ({"optimizer": partial(SGD, lr=-1.0)}, rf"`model\.optimizer` {BUILT}ValueError: Invalid learning"),
+    ({"optimizer": partial(SGD, lr=float("nan"))}, r"`model\.optimizer\.lr` should be a finite number\. Got .* = nan`"),
+    ({"optimizer": partial(SGD, lr=1e30)}, r"`model\.optimizer\.lr` should be at most 1e\+06"),
+    ({"optimizer": partial(SGD, lr=0.1, nesterov=True)}, "Nesterov momentum requires a momentum"),
+    ({"optimizer": partial(torch.optim.AdamW, betas=(0.9, float("nan")))}, r"`model\.optimizer.* Got .*nan"),
+    ({"optimizer": partial(SGD, lr=0.1, differentiable=None)}, rf"`model\.optimizer` {BUILT}TypeError: "),
+    ({"optimizer": Stuck}, rf"`model\.optimizer` {BUILT}KeyError: 'momentum'\."),
+    ({"scheduler": partial(OneCycle, warmup=1.5)}, r"`model\.scheduler\.warmup` should be at most 1\. Got .* = 1\.5`"),
+    ({"scheduler": MultiStepLR}, rf"`model\.scheduler` {BUILT}"),
+    ({"scheduler": StuckSchedule}, rf"`model\.scheduler` {BUILT}ZeroDivisionError: division by zero\."),
+]
+
+
+def test_an_optimizer_that_cannot_train_is_refused():
+    for settings, words in UNFIT:
+        with pytest.raises(Refusal) as refused:
+            task(**settings).prepare_training(TEN_EPOCHS)
+        assert re.search(words, str(refused.value)), settings
+    for scheduler in (OneCycle, Cosine):
+        task(scheduler=scheduler).prepare_training(TEN_EPOCHS)
+        with pytest.raises(Refusal, match=r"`trainer\.max_epochs` should be a number .* where `scheduler` is given"):
+            task(scheduler=scheduler).prepare_training(ENDLESS)
+    task().prepare_training(ENDLESS)
 
 
 def test_trying_changes_no_weight_and_takes_every_usual_optimizer():
@@ -76,12 +130,3 @@ def test_trying_changes_no_weight_and_takes_every_usual_optimizer():
         one.prepare_training(TEN_EPOCHS)
         assert torch.equal(torch.get_rng_state(), drawn)
         assert all(torch.equal(value, before[name]) for name, value in one.network.state_dict().items())
-
-
-@pytest.mark.parametrize("scheduler", [OneCycle, Cosine])
-def test_a_schedule_needs_an_end(scheduler):
-    one = task(scheduler=scheduler)
-    one.prepare_training(TEN_EPOCHS)
-    with pytest.raises(Refusal, match=r"`trainer\.max_epochs` should be a number of epochs where `scheduler` is given"):
-        one.prepare_training(ENDLESS)
-    task().prepare_training(ENDLESS)

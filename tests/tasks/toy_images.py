@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
 from torch import Tensor, nn
 
 Batch = tuple[Tensor, Tensor, Tensor]
@@ -20,6 +20,19 @@ class Loader:
 
     def __iter__(self) -> Iterator[Batch]:
         return iter(self.batches)
+
+
+class Rates(Callback):
+    """Keep the learning rate and the loss of every batch."""
+
+    def __init__(self) -> None:
+        self.rates, self.losses = [], []
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        self.rates.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        self.losses.append(float(outputs["loss"]))
 
 
 def loader(number: int = 4, **settings: int) -> Loader:

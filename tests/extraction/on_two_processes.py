@@ -1,4 +1,4 @@
-"""Run by test_probe_callback_ddp.py: probe on two gloo processes, writing the ids that each of them probed."""
+"""Run by test_two_processes.py: probe on two gloo processes, writing what each of them read and learnt."""
 
 import json
 import os
@@ -6,7 +6,7 @@ import sys
 import warnings
 from pathlib import Path
 
-from small_experiment import data, probe, task
+from small_experiment import STEPPING, CountedProbe, data, probe, task, trained_data
 
 from lightning_gradood.attacks import PGD, IterLL
 from lightning_gradood.corruptions import Corruption
@@ -31,14 +31,21 @@ def main(folder: Path) -> None:
         ids.extend(images.ids)
         return read(self, probes, images)
 
+    def tell(run, told):
+        (folder / f"{run}-{os.environ.get('LOCAL_RANK', 0)}.json").write_text(json.dumps(told))
+
     ImageReader._read = noting
     warnings.filterwarnings("ignore", "Total length of .* across ranks is zero")
-    for name, limit in RUNS.items():
+    two = {"strategy": "ddp", "devices": 2}
+    for run, limit in RUNS.items():
         ids.clear()
-        cache = folder / FOLDERS.get(name, name)
-        probe(cache, task(), data(limit=limit), strategy="ddp", devices=2)
-        (folder / f"{name}-{os.environ.get('LOCAL_RANK', 0)}.json").write_text(json.dumps(ids))
-    probe(folder / "perturbed", task(), data(**PERTURBED), strategy="ddp", devices=2)
+        probe(folder / FOLDERS.get(run, run), task(), data(limit=limit), **two)
+        tell(run, ids)
+    probe(folder / "perturbed", task(), data(**PERTURBED), **two)
+    for run in ("learning", "learnt"):
+        counted = CountedProbe(STEPPING)
+        plan = probe(folder / "prepared", task(), trained_data(), [counted], **two).plan
+        tell(run, {"prepared": counted.prepared, "loaded": counted.loaded, "missing": len(plan.missing)})
 
 
 if __name__ == "__main__":

@@ -1,0 +1,218 @@
+"""Image files as people and systems leave them: what is found in a folder, and how one is decoded or refused."""
+
+import io
+import os
+import socket
+import time
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageOps, features
+
+from lightning_gradood.core import (
+    PassedOver,
+    PixelLimit,
+    Refusal,
+    Unreadable,
+    find_image_files,
+    image_suffixes,
+    printable,
+    read_picture,
+    subfolders,
+    upright,
+)
+
+
+def found(root):
+    passed = PassedOver()
+    return [os.path.relpath(path, root) for path in find_image_files(str(root), passed)], passed
+
+
+def test_suffixes_that_pillow_reads_are_images_and_programs_and_papers_are_not():
+    read = {".gif", ".jfif", ".jpe", ".avif", ".jp2", ".tga", ".webp", ".jpg", ".bmp", ".tiff", ".ico", ".dds"}
+    assert read <= image_suffixes()
+    assert not image_suffixes() & {".eps", ".ps", ".pdf", ".wmf", ".mpg", ".h5"}
+
+
+def test_everything_else_is_counted_in_one_line(tmp_path):
+    for name in ("a.PNG", "b.txt", "c.TXT", "d", ".DS_Store", "Thumbs.db", "desktop.ini", "e.xyz"):
+        (tmp_path / name).touch()
+    (tmp_path / "__MACOSX").mkdir()
+    (tmp_path / "__MACOSX" / "._a.png").touch()
+    (tmp_path / "gone.png").symlink_to("nowhere.png")
+    (tmp_path / "self.png").symlink_to("self.png")
+    names, passed = found(tmp_path)
+    assert names == ["a.PNG"]
+    assert passed.sentence("photos") == (
+        "photos: passed over 2 .txt, 2 links that lead nowhere, 1 names that start with a dot, 1 Thumbs.db, 1 __MACOSX, "
+        "1 without a suffix, 1 desktop.ini, 1 .xyz."
+    )
+    many, heic = PassedOver(), PassedOver()
+    for number in range(1000):
+        many.add(f"x.{number}")
+    assert len(many.sentence("photos")) < 200
+    assert "and 992 others" in many.sentence("photos")
+    heic.add("x.HEIC")
+    assert heic.sentence("photos") == "photos: passed over 1 .heic (read where pillow-heif is installed)."
+
+
+def test_loops_of_links_end(tmp_path):
+    for number in range(12):  # each holds links to all: 12! paths
+        folder = tmp_path / f"{number:02d}"
+        folder.mkdir()
+        (folder / "x.png").touch()
+        for other in range(12):
+            (folder / f"to{other:02d}").symlink_to(tmp_path / f"{other:02d}")
+        (folder / "up").symlink_to(tmp_path)
+    started = time.monotonic()
+    names, passed = found(tmp_path)
+    assert time.monotonic() - started < 10
+    assert len({os.path.realpath(tmp_path / name) for name in names}) == len(names) == 12
+    assert "links to a folder that was read already" in passed.sentence("x")
+
+
+def test_pipes_sockets_and_devices_are_not_opened(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # a socket's path must be short
+    os.mkfifo("pipe.png")
+    (tmp_path / "zero.png").symlink_to("/dev/zero")
+    with socket.socket(socket.AF_UNIX) as one:
+        one.bind("socket.png")
+        names, passed = found(tmp_path)
+    assert (names, dict(passed.counts)) == ([], {"pipes, sockets or devices": 3})
+    for path, what in (("pipe.png", "a pipe"), ("/dev/zero", "a pipe"), (tmp_path, "a folder")):
+        with pytest.raises(Unreadable, match=f"Got: it is {what}"):
+            read_picture(path)
+
+
+def test_a_folder_named_like_an_image_is_a_folder(tmp_path):
+    (tmp_path / "x.png").mkdir()
+    Image.new("RGB", (4, 4)).save(tmp_path / "x.png" / "y.png")
+    assert found(tmp_path)[0] == ["x.png/y.png"]
+    assert subfolders(str(tmp_path), PassedOver()) == ["x.png"]
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may read everything")
+def test_a_folder_without_permission_is_counted(tmp_path):
+    (tmp_path / "closed").mkdir(mode=0)
+    assert "folders that cannot be read" in found(tmp_path)[1].sentence("x")
+
+
+def test_names_that_are_no_utf8_can_be_printed(tmp_path):
+    name = os.fsdecode(b"caf\xe9.png")
+    try:
+        Path(tmp_path, name).touch()
+    except OSError:
+        pytest.skip("this file system stores UTF-8 names only")
+    assert found(tmp_path)[0] == [name]
+    assert (printable(name), printable("café.png")) == (r"caf\xe9.png", "café.png")
+
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (6, 4, 3), dtype=np.uint8)
+# What each value of EXIF's tag means, in NumPy's words rather than Pillow's.
+TURNED = {
+    1: PIXELS,
+    2: PIXELS[:, ::-1],
+    3: PIXELS[::-1, ::-1],
+    4: PIXELS[::-1],
+    5: PIXELS.transpose(1, 0, 2),
+    6: np.rot90(PIXELS, -1),
+    7: PIXELS[::-1, ::-1].transpose(1, 0, 2),
+    8: np.rot90(PIXELS),
+}
+
+
+def with_orientation(orientation, form):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    buffer = io.BytesIO()
+    Image.fromarray(PIXELS).save(buffer, form, exif=exif, **({"lossless": True} if form == "WEBP" else {}))
+    buffer.seek(0)
+    return buffer
+
+
+@pytest.mark.parametrize("form", ["PNG", "TIFF", "WEBP"])
+def test_orientation_is_applied_once(form):
+    for orientation, expected in TURNED.items():
+        picture = read_picture(with_orientation(orientation, form), name="x")
+        np.testing.assert_array_equal(np.asarray(picture), expected)
+        np.testing.assert_array_equal(np.asarray(upright(picture)), expected)
+        with Image.open(with_orientation(orientation, form)) as image:
+            np.testing.assert_array_equal(np.asarray(ImageOps.exif_transpose(image)), expected)
+
+
+def test_an_orientation_that_is_none_or_damaged_leaves_the_image(tmp_path):
+    np.testing.assert_array_equal(np.asarray(read_picture(with_orientation(9, "PNG"), name="x")), PIXELS)
+    Image.fromarray(PIXELS).save(tmp_path / "x.jpg", exif=b"Exif\x00\x00MM\x00*\x00\xff\xff\xff", quality=95)
+    with warnings.catch_warnings(action="ignore"):  # Pillow warns of it
+        assert read_picture(tmp_path / "x.jpg").size == (4, 6)
+
+
+def test_formats_are_read_as_pillow_reads_them(tmp_path):
+    for suffix in ("gif", "jfif", "jpe", "avif", "jp2", "tga", "webp"):
+        if suffix in ("avif", "webp") and not features.check(suffix):
+            continue  # this Pillow was built without it
+        path = tmp_path / f"x.{suffix}"
+        Image.fromarray(PIXELS).save(path)
+        with Image.open(path) as image:
+            np.testing.assert_array_equal(np.asarray(read_picture(path)), np.asarray(image.convert("RGB")))
+
+
+def test_the_first_frame_is_taken(tmp_path):
+    frames = [Image.new("RGB", (4, 4), colour) for colour in ("red", "blue")]
+    frames[0].save(tmp_path / "x.gif", save_all=True, append_images=frames[1:])
+    assert read_picture(tmp_path / "x.gif").getpixel((0, 0)) == (255, 0, 0)
+
+
+def test_a_large_image_is_larger_than_the_limit_and_not_broken(tmp_path):
+    path = tmp_path / "x.png"
+    Image.new("1", (20_000, 10_000)).save(path)  # of the size at which Pillow itself refuses
+    with pytest.raises(Refusal) as refusal:
+        read_picture(path, limit=PixelLimit(100, "--data.max_megapixels"))
+    assert str(refusal.value) == (
+        f"`{path}` should have at most 100 megapixels. Got 20000 × 10000, 200 megapixels, larger than this limit. "
+        "Scale it down, or raise --data.max_megapixels."
+    )
+    assert not isinstance(refusal.value, Unreadable)
+
+
+def test_the_limit_can_be_raised_above_pillows_which_stays_as_it_was(monkeypatch, tmp_path):
+    path = tmp_path / "x.png"
+    Image.new("1", (40, 50)).save(path)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    assert read_picture(path).size == (40, 50)
+    (tmp_path / "text.png").write_text("no image")
+    with pytest.raises(Unreadable):
+        read_picture(tmp_path / "text.png")
+    with ThreadPoolExecutor(4) as pool:
+        assert {picture.size for picture in pool.map(read_picture, [path] * 40)} == {(40, 50)}
+    assert Image.MAX_IMAGE_PIXELS == 100
+
+
+def test_whatever_a_decoder_raises_is_one_refusal(tmp_path, monkeypatch):
+    path = tmp_path / "x.png"
+    Image.fromarray(PIXELS).save(path)
+    for error in (IndexError, KeyError, NotImplementedError, RuntimeError, EOFError, MemoryError):
+
+        def load(self, error=error):
+            raise error("odd")
+
+        monkeypatch.setattr("PIL.PngImagePlugin.PngImageFile.load", load)
+        with pytest.raises(Unreadable, match=rf"x\.png` should be a readable image\. Got: {error.__name__} '?odd'?\."):
+            read_picture(path)
+
+
+def test_headers_followed_by_noise_and_postscript_are_refused(tmp_path):
+    noise = np.random.default_rng(1).bytes(400)
+    heads = [b"DDS |\x00\x00\x00", b"BLP2\x01\x00\x00\x00", b"BLP1", b"\x00\x00\x01\x00\x01\x00", b"8BPS"]
+    for head in heads:
+        for length in (0, 20, 120, 400):
+            (tmp_path / "x.png").write_bytes(head + noise[:length])
+            with pytest.raises(Refusal, match=r"x\.png` should "):
+                read_picture(tmp_path / "x.png")
+    script = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n%%EOF\n"
+    (tmp_path / "x.png").write_bytes(script)
+    with pytest.raises(Unreadable, match="it is no image"):  # rather than executed by Ghostscript
+        read_picture(tmp_path / "x.png")

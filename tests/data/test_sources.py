@@ -1,0 +1,245 @@
+"""Sources: bundled images, data sets by factory, image folders; what they list, what they read, and what they refuse."""
+
+import functools
+import re
+import urllib.error
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sklearn.datasets import load_digits, load_sample_image
+from torch.utils.data import Dataset, IterableDataset
+from torchvision.datasets import CIFAR10, SVHN, ImageFolder
+
+from lightning_gradood.core import Refusal
+from lightning_gradood.data import DatasetSource, DigitsSource, FolderSource, PhotoPatches
+
+
+def pixels(listing):
+    return np.stack([np.asarray(listing.read(row)) for row in range(len(listing.keys))])
+
+
+def test_digits_are_32_by_32_rgb_and_labelled_by_their_place_in_the_list():
+    listing = DigitsSource([9, 0]).open()
+    assert pixels(listing).shape == (358, 32, 32, 3)
+    assert (listing.classes, listing.labels.count(0), listing.labels[:3]) == (["9", "0"], 180, [1, 0, 1])
+    assert listing.keys[:3] == ["0000", "0009", "0010"]
+    shrunk = pixels(DigitsSource(list(range(10))).open())[..., 0].reshape(-1, 8, 4, 8, 4).mean((2, 4)) * 16 / 255
+    assert np.corrcoef(shrunk.ravel(), load_digits().images.ravel())[0, 1] > 0.95
+
+
+def test_train_and_test_parts_are_disjoint_complete_and_do_not_depend_on_the_other_digits():
+    every, train, test = (DigitsSource(list(range(9)), part).open() for part in ("all", "train", "test"))
+    assert sorted(train.keys + test.keys) == every.keys
+    assert (len(train.keys), len(test.keys)) == (970, 647)
+    assert set(DigitsSource([4], "test").open().keys) <= set(test.keys)
+    for digit in range(9):
+        assert train.labels.count(digit) == pytest.approx(0.6 * every.labels.count(digit), abs=1)
+
+
+def test_photographs_are_cut_into_patches_that_put_them_together_again():
+    listing = PhotoPatches().open()
+    assert len(listing.keys) == len(set(listing.keys)) == 520
+    assert (listing.labels.count(0), listing.labels.count(1), listing.classes) == (260, 260, ["china", "flower"])
+    whole = pixels(listing)[260:].reshape(13, 20, 32, 32, 3).transpose(0, 2, 1, 3, 4).reshape(416, 640, 3)
+    assert np.array_equal(whole, load_sample_image("flower.jpg")[:416, :640])
+    assert pixels(PhotoPatches(size=16, scale=0.25).open()).shape == (2 * 6 * 10, 16, 16, 3)
+
+
+def test_impossible_digits_and_patches_are_refused():
+    calls = [
+        (lambda d=d: DigitsSource(d), r"one or more of 0 … 9, each once\. Got `d.*\[") for d in ([], [1, 1], [10], [-1])
+    ]
+    calls += [
+        (lambda: PhotoPatches(0, 1.0), "`size` should be at least 1. Got `size = 0`"),
+        (lambda: PhotoPatches(32, 0.0), "`size` should be between 1 and.*Got `size = 32, scale = 0.0`"),
+        (lambda: PhotoPatches(32, 0.05), "`size` should be between 1 and.*Got `size = 32, scale = 0.05`"),
+    ]
+    for call, words in calls:
+        with pytest.raises(Refusal, match=words):
+            call()
+
+
+class Items(Dataset):
+    """Items as given, counting the reads."""
+
+    def __init__(self, items, **attributes):
+        self.items = items
+        self.reads = 0
+        self.__dict__.update(attributes)
+
+    def __len__(self):
+        return len(self.items)
+
+    def __getitem__(self, row):
+        self.reads += 1
+        item = self.items[row]
+        if isinstance(item, Exception):
+            raise item
+        return item
+
+
+GREY, COLOUR, CLEAR = (Image.new(mode, (4, 4)) for mode in ("L", "RGB", "RGBA"))
+
+
+def listed(items, **attributes):
+    return DatasetSource(lambda: Items(items, **attributes)).open()
+
+
+def test_images_may_be_grey_colour_or_tensors_alone_or_in_a_tuple():
+    built, tensor = [], torch.zeros(3, 4, 4)
+    source = DatasetSource(lambda: built.append(1) or Items([(COLOUR, 3)] * 11, classes=["cat", "dog"]))
+    assert not built, "nothing is built before `open`"
+    assert (source.open().keys[0], source.open().keys[-1], source.open().classes) == ("00", "10", ["cat", "dog"])
+    listing = listed([(GREY, 0), [COLOUR, 1], (CLEAR, 2, "more"), tensor, (tensor,)])
+    assert [listing.read(row).mode for row in range(3)] == ["L", "RGB", "RGB"]
+    assert listing.read(3) is tensor
+    assert listing.labels == [0, 1, 2, -1, -1]
+    same = listed([COLOUR, COLOUR.copy(), Image.new("RGB", (4, 4), "red")])
+    assert same.fingerprint(0) == same.fingerprint(1) != same.fingerprint(2)
+
+
+def test_labels_kept_beside_the_images_are_taken_where_they_will_do_and_read_elsewhere():
+    for name in ("targets", "labels"):
+        for container in (list, np.array, torch.tensor):
+            kept = listed([(COLOUR, 9)] * 3, **{name: container([2, 0, -1000])})
+            assert (kept.labels, kept.dataset.reads) == ([2, 0, -1], 0)
+    items = [(COLOUR, 2), (COLOUR, torch.tensor(1)), (COLOUR, np.int64(0))]
+    for attributes in (
+        {},
+        {"targets": [0, 1]},  # of another length
+        {"targets": [[1, 0], [0, 1], [1, 1]]},  # not one a row
+        {"targets": [7] * 3, "target_transform": abs},  # before their transform
+    ):
+        assert listed(items, **attributes).labels == [2, 1, 0], attributes
+    assert listed([(COLOUR, {"boxes": []}), (COLOUR, 0.5)]).labels == [-1, -1], "no class"
+
+
+@pytest.mark.parametrize(
+    ("dataset", "by_hand"),
+    [(CIFAR10, "Unpack `cifar-10-python.tar.gz` there"), (SVHN, "Put `train_32x32.mat` and `test_32x32.mat` there")],
+)
+def test_missing_files_are_refused_with_what_where_how_and_what_needs_no_download(tmp_path, dataset, by_hand):
+    root = tmp_path / "data"
+    with pytest.raises(Refusal) as refusal:
+        DatasetSource(functools.partial(dataset, root=str(root), download=False)).open()
+    message = str(refusal.value)
+    assert message.startswith(f"`dataset` should find its files in `{root}`. ")
+    assert f"Got `dataset = {dataset.__name__}(root='{root}', download=False)`: Dataset not found" in message
+    assert by_hand in message
+    assert message.endswith("; `configs/digits.yaml` needs no download.")
+    assert "You can use" not in message
+
+
+def test_whatever_a_dataset_raises_when_it_is_built_or_read_is_a_refusal(tmp_path):
+    def raising(error):
+        def build():
+            raise error
+
+        return build
+
+    class Stream(IterableDataset):
+        def __iter__(self):
+            return iter([])
+
+    svhn = f"Got `dataset = SVHN(root='{tmp_path}', split={{}})`: ValueError: "
+    calls = [
+        (lambda split=split: DatasetSource(functools.partial(SVHN, root=str(tmp_path), split=split)).open(),
+         f"have arguments that it can be built with. {svhn.format(repr(split))}{words}")
+        for split, words in (("nonsense", "Unknown value 'nonsense'"), (None, "Expected type str"))
+    ]  # fmt: skip
+    for error in (KeyError("a"), ZeroDivisionError(), AssertionError("b"), TypeError("c")):
+        words = f"Got `dataset = build()`: {type(error).__name__}: "
+        calls.append((DatasetSource(raising(error)).open, words))
+    for error in (urllib.error.URLError("no network"), FileNotFoundError("x"), ImportError("lmdb"), RuntimeError()):
+        mine = DatasetSource(raising(error), where="/mine", how="Ask Ann for the disk.")
+        calls.append((mine.open, "Ask Ann for the disk; "))
+    for error in (OSError, IndexError, NotImplementedError, EOFError):
+        truncated = listed([COLOUR, error("truncated")], targets=[0, 0])
+        words = "readable image for every row. Got `Items` failing in row 1: truncated"
+        calls.append((lambda truncated=truncated: truncated.read(1), words))
+    calls += [
+        (DatasetSource(Stream).open, "should be a map-style data set with a length. Got `dataset = Stream`"),
+        (lambda: listed([COLOUR, {"image": COLOUR}]).read(1), "Got `dict` in row 1 of `Items`"),
+        (lambda: listed([Image.new("F", (4, 4))]).read(0), "`Items[0]` should be an image with 8 bits a channel"),
+    ]
+    for call, words in calls:
+        with pytest.raises(Refusal, match=re.escape(words)):
+            call()
+
+
+def test_class_folders_give_sorted_classes_as_torchvision_and_relative_posix_keys(image_folder):
+    root = image_folder("photos", {"dog": 2, "cat/deep": 1, ".ipynb_checkpoints": 1, "cat/.thumbnails": 1})
+    Path(root, "dog", "notes.txt").write_text("hello")
+    Path(root, "dog", "._000.png").write_bytes(b"macOS")
+    listing = FolderSource(root).open()
+    assert listing.keys == ["cat/deep/000.png", "dog/000.png", "dog/001.png"]
+    assert (listing.labels, listing.classes) == ([0, 1, 1], ["cat", "dog"])
+    words = image_folder("words", {"wasp": 2, "ant": 1, "bee": 1})
+    theirs, ours = ImageFolder(words), FolderSource(words).open()
+    assert (ours.classes, ours.labels) == (theirs.classes, [label for _, label in theirs.samples])
+
+
+def test_flat_folders_loose_images_and_empty_classes_are_said(image_folder):
+    flat = image_folder("flat", {".": 3})
+    Path(flat, "x.png").mkdir()  # a folder without images is no class of a flat folder
+    listing = FolderSource(flat).open()
+    assert (listing.keys, listing.labels) == (["000.png", "001.png", "002.png"], [-1] * 3)
+    assert (listing.classes, listing.notes) == ([], ())
+    loose = FolderSource(image_folder("loose", {"a": 1, ".": 2})).open()
+    assert (loose.keys, loose.labels) == (["000.png", "001.png", "a/000.png"], [-1, -1, 0])
+    assert loose.notes == ("2 images beside the class folders, e.g. `000.png`, have no class.",)
+    gap = image_folder("gap", {"a": 1, "c": 1})
+    Path(gap, "b").mkdir()
+    listing = FolderSource(gap).open()
+    assert (listing.classes, listing.labels) == (["a", "b", "c"], [0, 2])
+    assert listing.notes == ("class folders without images keep their place among the classes: `b`.",)
+
+
+def test_every_image_becomes_rgb_and_its_fingerprint_follows_the_file(tmp_path, image_folder):
+    for mode in ("L", "RGBA", "P", "CMYK"):
+        folder = tmp_path / mode
+        folder.mkdir()
+        Image.new(mode, (4, 3)).save(folder / ("image.tif" if mode == "CMYK" else "image.png"))
+        image = FolderSource(str(folder)).open().read(0)
+        assert (image.mode, image.size) == ("RGB", (4, 3))
+    root = Path(image_folder("photos", {"a": 2}))
+    listing = FolderSource(str(root)).open()
+    before = listing.fingerprint(0)
+    assert before == listing.fingerprint(0) != listing.fingerprint(1)
+    Image.new("RGB", (8, 8)).save(root / "a" / "000.png")
+    assert listing.fingerprint(0) != before
+
+
+def test_folders_and_files_that_are_none_are_refused_by_name(tmp_path, image_folder):
+    path = Path(image_folder("photos", {"a": 1}, size=64)) / "a" / "000.png"
+    whole, listing = path.read_bytes(), FolderSource(str(path.parent.parent)).open()
+    (tmp_path / "file").touch()
+    (tmp_path / "none" / "a").mkdir(parents=True)
+    (tmp_path / "none" / "a" / "notes.txt").touch()
+    (tmp_path / "deep").mkdir()
+    Image.new("I;16", (4, 4), 40000).save(tmp_path / "deep" / "deep.png")
+
+    def opened(name):
+        return FolderSource(str(tmp_path / name)).open()
+
+    calls = [
+        (FolderSource("nowhere/at/all").open, r"folder of images\. Got `root = nowhere/at/all`, which does not"),
+        (lambda: opened("file"), "which is not a folder"),
+        (lambda: opened("none"), r"hold images \(\.apng, .*with none .*It: passed over 1 \.txt\. .*root/<class>/image"),
+        (
+            lambda: opened("deep").read(0),
+            r"deep\.png` should be an image with 8 bits a channel\..* mode I;16, .*Scale it",
+        ),
+    ]
+    for call, words in calls:
+        with pytest.raises(Refusal, match=words):
+            call()
+    for content in (b"", b"not an image", whole[:500], None):
+        path.unlink() if content is None else path.write_bytes(content)
+        for use in (listing.read, *([listing.fingerprint] if content is None else [])):
+            words = f"`root` should hold readable images. Got `{re.escape(str(path))}`: .*Remove that file"
+            with pytest.raises(Refusal, match=words):
+                use(0)

@@ -1,0 +1,18 @@
+"""What is read and attacked while a test runs."""
+
+import pytest
+
+from lightning_gradood.extraction.reading import ImageReader
+
+
+@pytest.fixture
+def probed(monkeypatch):
+    """Return source and ids of what is probed, batch by batch."""
+    batches, read = [], ImageReader._read
+
+    def noting(self, probes, images):
+        batches.append((images.source, images.ids))
+        return read(self, probes, images)
+
+    monkeypatch.setattr(ImageReader, "_read", noting)
+    return batches

@@ -1,0 +1,103 @@
+"""Two processes probe each image once between them, learn once, and leave the table that one process leaves."""
+
+import json
+import os
+import sys
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from on_two_processes import PERTURBED, RUNS
+from programs import run_program
+from safetensors.torch import load_file
+from small_experiment import STEPPING, CountedProbe, data, probe, tables, task, trained_data
+
+from lightning_gradood.records import RecordCache, Records
+
+SCRIPT = Path(__file__).with_name("on_two_processes.py")
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """Probe on one process, by number of images."""
+    folder = tmp_path_factory.mktemp("alone")
+    return {limit: probe(folder, task(), data(limit=limit)) for limit in set(RUNS.values())}
+
+
+@pytest.fixture(scope="module")
+def together(tmp_path_factory, alone):
+    """Probe on two processes and return the folder; one of the caches lacks one image of each entry."""
+    folder = tmp_path_factory.mktemp("together")
+    for (_, entry), records in zip(enumerate(alone[12].entries), tables(alone[12]).values(), strict=True):
+        RecordCache(folder / "resumed").write_shard(entry.key, Records(records.table.slice(0, 11)))
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    ended = run_program([sys.executable, str(SCRIPT), str(folder)], environment=environment, timeout=240)
+    assert ended.returncode == 0, ended.stderr
+    return folder
+
+
+def told(folder, run):
+    """What each process tells of a run: the ids that it read, or what it learnt."""
+    return [json.loads((folder / f"{run}-{rank}.json").read_text()) for rank in range(2)]
+
+
+def test_two_processes_leave_the_table_of_one(together, alone):
+    for run in ("even", "odd", "resumed"):
+        one = alone[RUNS[run]]
+        for entry, records in zip(one.entries, tables(one).values(), strict=True):
+            found = RecordCache(together / run).read(entry.key)
+            assert found.ids == records.ids
+            assert found.probe(entry.probe) == pytest.approx(records.probe(entry.probe), rel=1e-4, abs=1e-12)
+            assert found.names(entry.probe) == records.names(entry.probe)
+            plain = [name for name in found.table.column_names if name not in found.probes]
+            assert found.table.select(plain).to_pylist() == records.table.select(plain).to_pylist()
+
+
+def test_each_image_is_probed_by_one_process_once_and_never_again(together, alone):
+    for run in ("even", "odd"):
+        first, second = told(together, run)
+        sources = data(limit=RUNS[run]).detection_sources.values()
+        assert Counter(first + second) == Counter(name for source in sources for name in source.ids)
+        assert abs(len(first) - len(second)) <= 2  # at most one image of each of the two sources
+    assert told(together, "again") == [[], []]
+    # each process needs an image to load; one whose records are there already is not probed again
+    missing = {records.ids[-1] for records in tables(alone[12]).values()}
+    first, second = told(together, "resumed")
+    assert sorted(first + second) == sorted(missing)
+
+
+def test_attacks_and_corruptions_do_not_depend_on_the_number_of_processes(together, tmp_path):
+    one = probe(tmp_path, task(), data(**PERTURBED))
+    expected = tables(one)
+    assert {source for source, _ in expected} == {"normal", "nine", "pgd", "pgd.noise", "iterll", "iterll.noise", "fog"}
+    for entry, records in zip(one.entries, expected.values(), strict=True):
+        found = RecordCache(together / "perturbed").read(entry.key)  # the same keys: nothing in them knows of processes
+        assert found.ids == records.ids
+        for name in ("origin_id", "attack", "label"):
+            assert found.column(name).tolist() == records.column(name).tolist()
+        assert found.column("l2") == pytest.approx(records.column("l2"), rel=0.02, abs=1e-6)  # a sign may flip at zero
+        close = np.isclose(found.probe(entry.probe), records.probe(entry.probe), rtol=1e-2, atol=1e-12).all(axis=1)
+        assert close.mean() >= 0.9
+
+
+def test_what_is_learnt_from_training_images_is_learnt_once_and_is_that_of_one_process(together, tmp_path):
+    first, second = told(together, "learning")
+    assert (first["prepared"], second["prepared"]) == (len(trained_data().train_source), 0)
+    assert first["loaded"] == second["loaded"] == 1
+    assert told(together, "learnt") == [{"prepared": 0, "loaded": 0, "missing": 0}] * 2
+    one = probe(tmp_path, task(), trained_data(), [CountedProbe(STEPPING)])
+    (mine,), (theirs,) = tmp_path.glob("*.safetensors"), (together / "prepared").glob("*.safetensors")
+    assert mine.name == theirs.name
+    expected, found = load_file(mine), load_file(theirs)
+    assert expected.keys() == found.keys()
+    assert all(found[name].numpy() == pytest.approx(expected[name].numpy(), rel=1e-9) for name in expected)
+    for entry, records in zip(one.entries, tables(one).values(), strict=True):
+        others = RecordCache(together / "prepared").read(entry.key)
+        assert others.ids == records.ids
+        assert others.probe(entry.probe) == pytest.approx(records.probe(entry.probe), rel=1e-3, abs=1e-3)
+
+
+def test_only_whole_entries_are_left(together):
+    left = {path.name for run in ("even", "odd", "resumed", "perturbed") for path in (together / run).iterdir()}
+    assert all(len(name) == 64 for name in left)

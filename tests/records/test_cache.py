@@ -1,0 +1,207 @@
+"""Records on disk: an entry is there whole or not at all, whatever is interrupted, raced or full; what probes learnt as well."""
+
+import errno
+import hashlib
+import json
+import os
+import re
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+from record_tables import KEY, ids_of, table_of
+
+from lightning_gradood.core import Refusal
+from lightning_gradood.records import RecordCache, StateStore, entry_key
+
+
+@pytest.fixture
+def cache(tmp_path):
+    """Return a cache in a folder that does not exist yet."""
+    return RecordCache(tmp_path / "deep" / "cache")
+
+
+def first(records):
+    return records.probe("norms")[:, 0].tolist()
+
+
+def files(cache):
+    return sorted(str(path.relative_to(cache.folder)) for path in cache.folder.rglob("*") if path.is_file())
+
+
+def test_the_key_changes_with_every_ingredient_and_not_with_their_order():
+    ingredients = {
+        "source": "svhn", "images": "ab12", "attack": None, "weights": "cd34", "dtype": "float32",
+        "probe": {"probe": "GradientProbe", "name": "gradients/all_ones", "version": 1},
+    }  # fmt: skip
+    changed = [ingredients | {name: "another"} for name in ingredients]
+    changed += [{key: value for key, value in ingredients.items() if key != name} for name in ingredients]
+    changed += [ingredients | {"probe": ingredients["probe"] | {"version": 2}}]
+    assert len({entry_key(one) for one in [ingredients, *changed]}) == len(changed) + 1
+    backwards = dict(reversed((ingredients | {"probe": dict(reversed(ingredients["probe"].items()))}).items()))
+    assert entry_key(backwards) == entry_key(ingredients)
+    assert entry_key({"b": 1, "a": "é"}) == hashlib.sha256(b'{"a":"\\u00e9","b":1}').hexdigest()
+    with pytest.raises(TypeError, match="not JSON serializable"):  # its default text could hide a difference
+        entry_key({"weights": object()})
+
+
+def test_an_entry_is_invisible_until_commit_and_then_whole(cache):
+    assert (cache.has(KEY), cache.done(KEY), cache.folder.exists()) == (False, set(), False)
+    cache.write_shard(KEY, table_of(["b", "d"]))
+    cache.write_shard(KEY, table_of(["a", "c"], offset=5))
+    with pytest.raises(Refusal, match=re.escape(f"Got `key = {KEY}`. Run `extract` first.")):
+        cache.read(KEY)
+    cache.commit(KEY, ["a", "b", "c", "d"], {"probe": "norms", "attack": None})
+    read = cache.read(KEY)
+    assert (read.ids, first(read), read.names("norms")) == (["a", "b", "c", "d"], [5, 0, 6, 1], ["w", "b"])
+    assert [path.name for path in cache.folder.iterdir()] == [KEY]
+    about = json.loads((cache.folder / KEY / "entry.json").read_text())
+    assert (about["key"], about["rows"], about["description"]) == (KEY, 4, {"probe": "norms", "attack": None})
+
+
+def test_some_rows_are_read_in_the_order_asked_for(cache):
+    ids = ids_of(30)
+    for start in range(0, 30, 7):
+        cache.write_shard(KEY, table_of(ids[start : start + 7], offset=start))
+    cache.commit(KEY, ids, {})
+    assert first(cache.read(KEY)) == list(range(30))
+    assert first(cache.rows(KEY, [ids[row] for row in (20, 3, 11)])) == [20, 3, 11]
+    with pytest.raises(Refusal, match="no row for cats/999"):
+        cache.rows(KEY, ["cats/999"])
+
+
+def test_a_killed_run_finds_what_it_wrote_and_writes_only_the_rest(cache):
+    ids = ids_of(6)
+    cache.write_shard(KEY, table_of(ids[:4]))
+    (shard,) = (cache.folder / f"{KEY}.partial").glob("*.parquet")
+    shard.with_name("killed.tmp").write_bytes(shard.read_bytes()[:40])
+    later = RecordCache(cache.folder)  # another process, after a kill
+    assert later.done(KEY) == set(ids[:4])
+    later.write_shard(KEY, table_of(ids[3:], offset=3))  # one of them again: rows written twice are read once
+    with pytest.raises(Refusal, match=r"hold all 7 images\. Got none for 1 of them, such as x\. Run the same command"):
+        later.commit(KEY, [*ids, "x"], {})
+    assert (later.has(KEY), later.done(KEY)) == (False, set(ids))
+    later.commit(KEY, ids, {})
+    assert first(later.read(KEY)) == [0, 1, 2, 3, 4, 5]
+
+
+def test_writers_that_commit_at_once_leave_one_entry(cache):
+    ids, errors, start = ids_of(40), [], threading.Barrier(8)
+
+    def run(number):
+        try:
+            mine = RecordCache(cache.folder)
+            mine.write_shard(KEY, table_of(ids[number::8]))
+            start.wait()
+            mine.commit(KEY, ids, {"probe": "norms"})
+        except Exception as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=run, args=[number]) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    assert cache.read(KEY).ids == ids
+    assert [path.name for path in cache.folder.iterdir()] == [KEY]
+
+
+@pytest.mark.parametrize("moment", ["shard", "commit"])
+def test_an_entry_finished_by_another_run_serves_a_run_that_still_writes(cache, monkeypatch, moment):
+    """The other run commits, which renames the folder, just before this one's own rename."""
+    cache.write_shard(KEY, table_of(["a"]))
+    target, name = (os, "fsync") if moment == "shard" else (cache, "_publish")
+    whole = getattr(target, name)
+
+    def lose_the_race(*given):
+        if moment == "shard":
+            whole(*given)
+        monkeypatch.setattr(target, name, whole)
+        RecordCache(cache.folder).commit(KEY, ["a"], {})
+        if moment == "commit":
+            whole(*given)
+
+    monkeypatch.setattr(target, name, lose_the_race)
+    if moment == "shard":
+        cache.write_shard(KEY, table_of(["a"], offset=1))
+        cache.write_shard(KEY, table_of(["a"]))
+    cache.commit(KEY, ["a"], {})
+    assert cache.read(KEY).ids == ["a"]
+    assert [path.name for path in cache.folder.iterdir()] == [KEY]
+    assert not list((cache.folder / KEY).glob(".*"))
+
+
+def test_what_is_left_of_a_deleted_entry_does_not_bar_a_new_one(cache):
+    cache.write_shard(KEY, table_of(["a"]))
+    cache.commit(KEY, ["a"], {})
+    (cache.folder / KEY / "entry.json").unlink()  # a deletion that was interrupted
+    assert not cache.has(KEY)
+    cache.write_shard(KEY, table_of(["a"], offset=3))
+    cache.commit(KEY, ["a"], {})
+    assert first(cache.read(KEY)) == [3]
+
+
+WORDS = "`--cache_dir` should be a place that can be written. Got .*: .*"
+FAILURES = {
+    errno.ENOSPC: "Free some space, or name another.*what was written before is kept",
+    errno.EDQUOT: "Free some space, or name another",
+    errno.EIO: "See whether its disk is still there, or name another",
+    errno.ESTALE: "See whether its disk is still there",
+    errno.ENOTCONN: "See whether its disk is still there",
+}
+
+
+@pytest.mark.parametrize("number", FAILURES)
+def test_a_full_or_lost_disk_is_refused_and_nothing_is_lost(cache, monkeypatch, number):
+    """While a shard is written, and at the end, when the entry is to become visible."""
+    cache.write_shard(KEY, table_of(["a", "b"]))
+    before = files(cache)
+    with monkeypatch.context() as patch:
+
+        def fail(_):
+            raise OSError(number, os.strerror(number))
+
+        patch.setattr(os, "fsync", fail)
+        for write in (lambda: cache.write_shard(KEY, table_of(["c"])), lambda: cache.commit(KEY, ["a", "b"], {})):
+            with pytest.raises(Refusal, match=f"{WORDS}{re.escape(os.strerror(number))}. {FAILURES[number]}"):
+                write()
+            assert (files(cache), cache.done(KEY), cache.has(KEY)) == (before, {"a", "b"}, False)
+    cache.commit(KEY, ["a", "b"], {})
+    assert cache.read(KEY).ids == ["a", "b"]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a device that is always full")
+def test_a_device_that_is_really_full_is_refused(cache, monkeypatch):
+    """The shard's own file is /dev/full."""
+    cache.write_shard(KEY, table_of(["a", "b"]))
+    before, opened = files(cache), Path.open
+    monkeypatch.setattr(
+        Path, "open", lambda path, mode="r": opened(Path("/dev/full") if mode == "xb" else path, mode.replace("x", "w"))
+    )
+    with pytest.raises(Refusal, match=f"{WORDS}Free some space"):
+        cache.write_shard(KEY, table_of(ids_of(1000)))
+    assert files(cache) == before
+    assert Path("/dev/full").exists()
+
+
+def test_a_state_comes_back_as_it_was_and_is_replaced_as_a_whole(tmp_path, monkeypatch):
+    state = {"layer1/means": torch.rand(3, 4, dtype=torch.float64), "layer1/whitening": torch.rand(6, 4)[:, :2].T}
+    store = StateStore(tmp_path / "cache")
+    assert not store.has(KEY)
+    store.write(KEY, state)
+    assert (store.has(KEY), store.has("other")) == (True, False)
+    found = store.read(KEY)
+    assert found.keys() == state.keys()
+    assert all(torch.equal(found[name], state[name]) and found[name].dtype == state[name].dtype for name in state)
+    store.write(KEY, {"other": torch.ones(1)})
+    assert list(store.read(KEY)) == ["other"]
+
+    def full(_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(Refusal, match=f"{WORDS}No space"):
+        store.write("another", state)
+    assert os.listdir(tmp_path / "cache") == [f"{KEY}.safetensors"]

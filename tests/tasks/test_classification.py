@@ -1,0 +1,190 @@
+"""The classifier's task: trains, measures, loads its initial weights once, normalises inside the network; what does not fit."""
+
+import math
+import re
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+from toy_images import Loader, Rates, batches, loader, network, trainer
+
+from lightning_gradood.core import Refusal
+from lightning_gradood.networks import Normalized
+from lightning_gradood.tasks import ClassificationTask, Cosine, Normalization, OneCycle, check_network
+
+IMAGES = torch.rand(2, 3, 4, 4)
+
+
+def sgd(parameters):
+    return torch.optim.SGD(parameters, lr=0.5)
+
+
+@pytest.mark.parametrize("schedule", [OneCycle, Cosine, None])
+def test_fit_learns_the_toy_and_walks_the_whole_schedule(schedule):
+    rates = Rates()
+    task = ClassificationTask(network(), optimizer=sgd, scheduler=schedule)
+    fitting = trainer(max_epochs=10, callbacks=[rates])
+    fitting.fit(task, loader(4), loader(2, seed=9))
+    assert sum(rates.losses[-4:]) < 0.7 * sum(rates.losses[:4])
+    assert fitting.callback_metrics["val/accuracy"] > 0.6
+    assert len(rates.rates) == 40
+    if schedule is None:
+        assert set(rates.rates) == {0.5}
+    if schedule is Cosine:
+        assert rates.rates == pytest.approx([0.25 * (1 + math.cos(math.pi * step / 40)) for step in range(40)])
+    if schedule is OneCycle:
+        assert rates.rates.index(max(rates.rates)) == pytest.approx(0.3 * 40, abs=1)
+        assert max(rates.rates) == pytest.approx(0.5, rel=0.02)
+        assert rates.rates[-1] < 1e-4 < rates.rates[0] < 0.1
+
+
+def test_the_schedule_advances_with_the_optimizer_not_with_the_batches():
+    rates = Rates()
+    task = ClassificationTask(network(), optimizer=sgd, scheduler=Cosine)
+    trainer(max_epochs=2, accumulate_grad_batches=2, callbacks=[rates]).fit(task, loader(4), loader(1))
+    steps = (0, 0, 1, 1, 2, 2, 3, 3)
+    assert rates.rates == pytest.approx([0.25 * (1 + math.cos(math.pi * step / 4)) for step in steps])
+
+
+def test_test_and_validate_log_means_over_images_of_unequal_batches():
+    task = ClassificationTask(network(), label_smoothing=0.1)
+    data = [*batches(2, size=16), *batches(1, size=5, seed=3)]
+    logged = trainer().test(task, Loader(data), verbose=False)[0]
+    task.eval()
+    images, labels = (torch.cat([batch[part] for batch in data]) for part in (0, 1))
+    with torch.no_grad():
+        logits = task.network(images)
+    by_hand = sum(int(row.argmax()) == int(label) for row, label in zip(logits, labels, strict=True)) / 37
+    assert logged["test/accuracy"] == pytest.approx(by_hand)
+    loss = nn.functional.cross_entropy(logits, labels, label_smoothing=0.1)
+    assert logged["test/loss"] == pytest.approx(float(loss))
+    validated = trainer().validate(task, Loader(data), verbose=False)[0]
+    assert validated == pytest.approx({"val/loss": logged["test/loss"], "val/accuracy": by_hand})
+    torch.testing.assert_close(torch.cat(trainer().predict(task, Loader(data))), logits)
+
+
+def test_normalisation_happens_inside_the_network():
+    plain = network().eval()
+    task = ClassificationTask(plain, normalize=Normalization(mean=[0.1, 0.2, 0.3], std=[0.5, 0.25, 1.0])).eval()
+    mean, std = torch.tensor([0.1, 0.2, 0.3]).view(3, 1, 1), torch.tensor([0.5, 0.25, 1.0]).view(3, 1, 1)
+    assert isinstance(task.network, Normalized)
+    torch.testing.assert_close(task(IMAGES), plain((IMAGES - mean) / std))
+    assert ClassificationTask(plain).network is plain
+
+
+def saved(form, trained, folder):
+    """Save weights as a state dict, as safetensors, or in a checkpoint of a task that normalises."""
+    if form == "pt":
+        torch.save(trained.state_dict(), folder / "weights.pt")
+    elif form == "safetensors":
+        save_file(trained.state_dict(), folder / "weights.safetensors")
+    else:
+        saving = trainer(max_epochs=0, default_root_dir=folder)
+        saving.fit(ClassificationTask(trained, normalize=Normalization([0.5] * 3, [0.5] * 3)), loader(1), loader(1))
+        saving.save_checkpoint(folder / "weights.ckpt")
+    return str(folder / f"weights.{form}")
+
+
+@pytest.mark.parametrize("form", ["pt", "safetensors", "ckpt"])
+def test_initial_weights_are_loaded_before_the_first_loop(tmp_path, form):
+    trained = network(seed=1)
+    for normalize in (None, Normalization([0.5] * 3, [0.5] * 3)):
+        task = ClassificationTask(network(seed=2), normalize=normalize, weights=saved(form, trained, tmp_path))
+        inner = task.network.network if normalize else task.network
+        assert not torch.equal(inner[0].weight, trained[0].weight)  # nothing is read on construction
+        trainer().validate(task, loader(1), verbose=False)
+        for name, value in trained.state_dict().items():
+            torch.testing.assert_close(inner.state_dict()[name], value, rtol=0, atol=0)
+
+
+def test_initial_weights_do_not_overwrite_trained_or_later_ones(tmp_path):
+    initial = saved("pt", network(seed=1), tmp_path)
+    task = ClassificationTask(network(), optimizer=sgd, weights=initial)
+    trainer().fit(task, loader(2), loader(1))
+    trained = task.network[0].weight.detach().clone()
+    assert not torch.equal(trained, network(seed=1)[0].weight)
+    trainer().test(task, loader(1), verbose=False)
+    assert torch.equal(task.network[0].weight, trained)
+    (tmp_path / "later").mkdir()
+    other = ClassificationTask(network(), weights=initial)
+    other.load_trained_weights(saved("pt", network(seed=2), tmp_path / "later"))
+    trainer().predict(other, loader(1))
+    assert torch.equal(other.network[0].weight, network(seed=2)[0].weight)
+
+
+class Layouts(nn.Module):
+    """Note the memory format of what the network sees."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def forward(self, images):
+        self.seen.append(images.is_contiguous(memory_format=torch.channels_last))
+        return images
+
+
+def test_channels_last_changes_the_layout_of_images_and_weights_and_no_number():
+    layouts, plain = Layouts(), ClassificationTask(network())
+    last = ClassificationTask(nn.Sequential(layouts, network()), optimizer=sgd, channels_last=True)
+    expected, found = (trainer().predict(task, loader(1))[0] for task in (plain, last))
+    torch.testing.assert_close(found, expected)
+    assert layouts.seen == [True]
+    before = last.network[1][0].weight.detach().clone()
+    trainer().fit(last, loader(2), loader(1))
+    assert not torch.equal(last.network[1][0].weight, before)
+    assert last.network[1][0].weight.is_contiguous(memory_format=torch.channels_last)
+    assert plain.network[0].weight.is_contiguous()
+
+
+def test_the_default_optimizer_is_the_recipe_that_the_help_names():
+    optimizer = ClassificationTask(network()).optimizer_factory([nn.Parameter(torch.zeros(1))])
+    recipe = {"lr": 0.1, "momentum": 0.9, "nesterov": True, "weight_decay": 5e-4}
+    assert {name: optimizer.defaults[name] for name in recipe} == recipe
+
+
+def test_a_fitting_network_passes_the_check_and_keeps_its_state():
+    fitting = network()
+    before = {name: value.clone() for name, value in fitting.state_dict().items()}
+    assert [check_network(fitting, IMAGES, classes) for classes in (3, 2, None)] == [3, 3, 3]
+    assert fitting.training
+    assert all(parameter.requires_grad for parameter in fitting.parameters())
+    assert all(torch.equal(value, before[name]) for name, value in fitting.state_dict().items())
+    single = nn.Sequential(nn.Flatten(), nn.Linear(48, 1))
+    assert check_network(single, IMAGES, 2) == 1, "a single output tells two classes apart"
+    with pytest.raises(Refusal, match=r"as the data have classes, 3\. Got 1 outputs"):
+        check_network(single, IMAGES, 3)
+
+
+class Returning(nn.Module):
+    """Return, or raise, whatever it was given for that."""
+
+    def __init__(self, output):
+        super().__init__()
+        self.output = output
+
+    def forward(self, images):
+        if isinstance(self.output, Exception):
+            raise self.output
+        return self.output
+
+
+NO_ROWS = "should be logits [N, classes], a row for each image. Got `output = "
+UNFIT = [
+    (Returning(RuntimeError("The sizes differ.\nThis is how to find out more:\n...")), IMAGES, 3, "Got: The sizes differ. Give"),
+    (network(), IMAGES[:, :1], 3, "should accept images of shape [1, 4, 4]. Got: Given groups=1, weight of size"),
+    (Returning(torch.zeros(2, 3, 1, 1)), IMAGES, 3, f"{NO_ROWS}[2, 3, 1, 1]`"),
+    (Returning(torch.zeros(3)), IMAGES, 3, f"{NO_ROWS}[3]`"),
+    (Returning(torch.zeros(1, 3)), IMAGES, 3, f"{NO_ROWS}[1, 3]`"),
+    (Returning((None, "no tensor")), IMAGES, 3, f"{NO_ROWS}tuple`"),
+    (network(), IMAGES, 10, "as the data have classes, 10. Got 3 outputs."),
+    (network(), IMAGES, 10, "built with e.g. --model.network.num_classes 10."),
+]  # fmt: skip
+
+
+def test_a_network_that_does_not_fit_the_images_is_refused_in_one_line():
+    for unfit, images, classes, words in UNFIT:
+        with pytest.raises(Refusal, match=re.escape(words)) as refused:
+            check_network(unfit, images, classes)
+        assert "\n" not in str(refused.value)
