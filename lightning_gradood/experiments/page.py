@@ -30,11 +30,7 @@ _METRIC = "AUROC"  # of Table 2's three, that in which methods are compared
 
 
 def summary(tables: Sequence[Table]) -> list[str]:
-    """One sentence for each table.
-
-    Args:
-        tables: as `table_1` and `table_2` make them.
-    """
+    """One sentence for each table."""
     return [_sentence(table) for table in tables]
 
 
@@ -60,15 +56,7 @@ def _place(heads: tuple[str, ...], rows: Sequence[tuple[tuple[str, ...], object]
 
 
 def page(name: str, benchmark: Benchmark, calls: Sequence[Call], rows: Sequence[Row], tables: Sequence[Table]) -> str:
-    """Lay out everything that was found as one HTML file that needs nothing else.
-
-    Args:
-        name: of the benchmark.
-        benchmark: its settings.
-        calls: finished.
-        rows: their numbers over seeds.
-        tables: made of the rows.
-    """
+    """Lay out everything that was found as one HTML file that needs nothing else."""
     sections = [
         section
         for experiment in benchmark.experiments

@@ -27,9 +27,6 @@ Rows = dict[tuple[str, str], list[Auroc | None]]
 def compared(runs: Sequence[FinishedRun]) -> Rows:
     """Line up the AUROCs of runs.
 
-    Args:
-        runs: at least one.
-
     Returns:
         One entry for each pair of source and detector that some run has, sources together in order of first appearance; then the
         mean of each detector over the sources that all runs with this detector share, where they share several.
@@ -45,9 +42,6 @@ def compared(runs: Sequence[FinishedRun]) -> Rows:
 
 def compared_means(runs: Sequence[FinishedRun]) -> dict[str, tuple[list[str], list[Auroc | None]]]:
     """Average the AUROCs of each detector over the sources that all runs with this detector share.
-
-    Args:
-        runs: at least one.
 
     Returns:
         Detector to these sources and the mean of each run, without an interval: sources share their normal images. A detector is
@@ -70,14 +64,7 @@ def _mean(run: FinishedRun, detector: str, sources: Sequence[str]) -> Auroc:
 
 
 def comparison_text(runs: Sequence[FinishedRun]) -> str:
-    """Write mean AUROCs in % as plain text, with the difference to the first run in brackets, and the classifiers' accuracies.
-
-    Args:
-        runs: at least one.
-
-    Returns:
-        Lines joined by newlines: heads, a rule, a row for each detector, and one for the classifier.
-    """
+    """Mean AUROCs in % as plain text, with the difference to the first run in brackets, and the classifiers' accuracies."""
     lines = []
     for detector, (shared, aurocs) in compared_means(runs).items():
         differences = ["", *(f" ({text})" if text != _ABSENT else "" for text in _differences(aurocs))]
@@ -91,11 +78,7 @@ def comparison_text(runs: Sequence[FinishedRun]) -> str:
 
 
 def comparison_page(runs: Sequence[FinishedRun]) -> str:
-    """Lay the comparison out as HTML that needs nothing else.
-
-    Args:
-        runs: at least one.
-    """
+    """Lay the comparison out as HTML that needs nothing else."""
     rows = compared(runs)
     return render(
         "comparison.html.jinja",
@@ -176,9 +159,6 @@ Series = Mapping[str, Mapping[str, Auroc]]
 
 def auroc_figures(runs: Sequence[FinishedRun]) -> dict[str, Figure]:
     """Draw AUROCs as grouped bars: for each detector a group of runs for each source, or for a single run all detectors.
-
-    Args:
-        runs: at least one.
 
     Returns:
         Caption to figure.

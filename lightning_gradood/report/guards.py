@@ -103,14 +103,7 @@ def guard_summary(folder: Path, chosen: Calibrated, place: Workplace) -> GuardSu
 
 
 def guard_description(folder: Path, place: Workplace, chosen: Calibrated, normal: Records) -> Description:
-    """What `guard.json` says.
-
-    Args:
-        folder: of the guard, in its run's folder.
-        place: what it is made from.
-        chosen: its detector.
-        normal: records of normal images.
-    """
+    """What `guard.json` says."""
     data, model, recipe = place.datamodule, place.model, place.recipe
     if recipe is None:
         raise RuntimeError("choose_guard comes first.")
@@ -174,15 +167,7 @@ def keep_guard(
     normal: Records,
     states: Mapping[str, Mapping[str, Tensor]],
 ) -> GuardSummary:
-    """Save a guard, and return what the user is told.
-
-    Args:
-        folder: where.
-        place: what it is made from.
-        chosen: its detector.
-        normal: records of normal images.
-        states: what its probes have learnt.
-    """
+    """Save a guard, with the `states` that its probes have learnt, and return what the user is told."""
     source = place.datamodule.normal_source
     rows = {name: row for row, name in enumerate(source.ids)}
     held = normal.where(split="val")

@@ -63,15 +63,10 @@ def layer_norms(norms: Mapping[str, np.ndarray], layer_names: Sequence[str], mos
 
 
 def representative_layers(layer_names: Sequence[str], most: int = 12) -> list[int]:
-    """Choose weights of convolutions evenly through the network, and its last weight.
+    """Choose weights of convolutions evenly through the network, and its last weight: increasing columns, at most `most`.
 
-    Args:
-        layer_names: names of the parameter tensors, in the network's order.
-        most: how many to choose at most, at least 2.
-
-    Returns:
-        Increasing columns. Convolutions are known by `conv` in the last part of the module's name; a network that
-        names none gets all its weights, one without weights all its tensors.
+    Convolutions are known by `conv` in the last part of the module's name; a network that names none gets all its weights, one
+    without weights all its tensors.
     """
     weights = [i for i, name in enumerate(layer_names) if name.endswith("weight")] or list(range(len(layer_names)))
     convolutions = [i for i in weights if "conv" in ".".join(layer_names[i].split(".")[-2:])] or weights
@@ -177,16 +172,17 @@ def weight_gradients(
     return figure
 
 
-def first_layer_figure(stored: Mapping[str, Any]) -> Figure:
-    """Draw `weight_gradients` of a normal image, one of the first anomaly source and one of the last.
+def first_layer_figure(stored: Mapping[str, Any], chosen: Mapping[str, str] | None = None) -> Figure:
+    """Draw `weight_gradients` of an image of some sources.
 
     Args:
         stored: what `first_layer` returns.
+        chosen: caption to source; by default the normal one, the first anomaly source and the last.
     """
     others = [source for source in stored["images"] if source != NORMAL]
-    chosen = dict.fromkeys([NORMAL, *others[:1], *others[-1:]])
+    chosen = chosen or {source_title(source): source for source in (NORMAL, *others[:1], *others[-1:])}
     gradients, images = (
-        {source_title(source): stored[kind][source] for source in chosen} for kind in ("gradients", "images")
+        {caption: stored[kind][source] for caption, source in chosen.items()} for kind in ("gradients", "images")
     )
     return weight_gradients(stored["name"], stored["weights"], gradients, images)
 
