@@ -12,7 +12,6 @@ from lightning_gradood.detectors import (
     Combined,
     Consistency,
     Energy,
-    GradientForest,
     GradientGaussian,
     GradientKNN,
     GradNorm,
@@ -54,7 +53,6 @@ DETECTORS = {
     "mahalanobis_p_fe": Mahalanobis(preprocessing=True, ensemble=True, magnitudes=[0.0, 0.01]),
     "gradient_gaussian": GradientGaussian(DESIGNS),
     "gradient_knn": GradientKNN([Uniform()], k=3),
-    "gradient_forest": GradientForest(DESIGNS, trees=20),
     "consistency": Consistency(),
     "mahalanobis_pp": MahalanobisPP(),
     "mahalanobis_pp_layers": MahalanobisPP(all_layers=True),
@@ -101,20 +99,17 @@ def fitted(name, net=None):
         if probe.needs_preparation:
             states[probe.name] = probe.prepare(net, [(images(640, seed=5), torch.arange(640) % 4)])
             probe.load(states[probe.name])
-    normal, anomalous = images(60), (images(60, seed=2) * 0.5 + 0.5)
+    normal, anomalous = images(60), images(60, seed=2) * 0.5 + 0.5
+    ids = [f"normal/{row}" for row in range(len(normal))]
     sides = [readings(net, detector, pixels, source) for source, pixels in (("normal", normal), ("bright", anomalous))]
     for outlier in detector.outliers:
-        names = [f"normal/{row}" for row in range(len(normal))]
-        made, kind = (
-            outlier.craft(net, normal, torch.full((len(normal),), -1), names).images,
-            f"{SYNTHETIC}{outlier.name}",
-        )
-        about = {"origin_id": names, "attack": [kind] * len(made), "linf": [1.0] * len(made)}
+        made = outlier.craft(net, normal, torch.full((len(normal),), -1), ids).images
+        kind = f"{SYNTHETIC}{outlier.name}"
+        about = {"origin_id": ids, "attack": [kind] * len(made), "linf": [1.0] * len(made)}
         sides.append(readings(net, detector, made, kind, **about))
     records = Records.concatenate(sides)
-    records = records.with_splits(
-        {one: ("train", "val", "test")[row % 3] for row, one in enumerate(records.column("origin_id")[:120])}
-    )
+    splits = {one: ("train", "val", "test")[row % 3] for row, one in enumerate(records.column("origin_id")[:120])}
+    records = records.with_splits(splits)
     detector.fit(records, seed=0)
     return net, detector, records, states
 
@@ -123,7 +118,8 @@ def save(folder, name, net=None, **changes):
     """Save a guard; returns it as it was loaded, its records, and the images of its first records."""
     net, detector, records, states = fitted(name, net)
     normal = normal_records(records)
-    calibration = np.sort(score_in_blocks(detector, normal.where(split="val")))
+    held = normal.where(split="val")
+    calibration = np.sort(score_in_blocks(detector, held))
     about = {
         "experiment": "made_up",
         "network": NETWORK.encoded(),
@@ -144,8 +140,7 @@ def save(folder, name, net=None, **changes):
         "threshold": conformal_threshold(calibration, 0.1),
         "metrics": {},
         "batch_size": BATCH,
-    } | changes
-    held = normal.where(split="val")
+    }
     shown = images(60)[[int(name.rpartition("/")[2]) for name in held.ids[:BATCH]]]
-    guard = save_guard(folder / "guard", Description(**about), net, detector, states, held, shown)
+    guard = save_guard(folder / "guard", Description(**about | changes), net, detector, states, held, shown)
     return guard, detector, records
