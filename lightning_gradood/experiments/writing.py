@@ -4,10 +4,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tabulate import tabulate
-
 from lightning_gradood.experiments.tables import Cell, Table, best_of, title
-from lightning_gradood.report import csv_text
+from lightning_gradood.report import csv_text, text_table
 
 ABSENT = "-"
 _BAR = r"\|"  # in Markdown
@@ -35,8 +33,7 @@ class Layout:
     def tabulate(self, form: str, bar: str = "|") -> str:
         """The table alone in one of tabulate's formats, in which `bar` stands for a vertical bar."""
         heads, *lines = [[cell.replace("|", bar) for cell in line] for line in (self.heads, *self.lines)]
-        align = ["left"] * self.words + ["right"] * (len(heads) - self.words)
-        return str(tabulate(lines, heads, form, colalign=align, disable_numparse=True))
+        return text_table(heads, lines, form, self.words)
 
 
 def full_layout(table: Table) -> Layout:

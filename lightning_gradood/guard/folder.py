@@ -18,17 +18,10 @@ from torch import Tensor, nn
 import lightning_gradood
 from lightning_gradood.core import Refusal, atomic_write, fits, read_json, writing_refused
 from lightning_gradood.detectors import Detector, save_detector
-from lightning_gradood.gradients import proofs_of
 from lightning_gradood.records import Records
 
 FORMAT = 1
-GUARD, NETWORK, DETECTOR, PROBES, PLAN = (
-    "guard.json",
-    "network.safetensors",
-    "detector.safetensors",
-    "probes.safetensors",
-    "gradient_plan.json",
-)
+GUARD, NETWORK, DETECTOR, PROBES = "guard.json", "network.safetensors", "detector.safetensors", "probes.safetensors"
 _DIGEST = "digest"  # of guard.json itself, without this entry
 _VERSIONS = ("torch", "torchvision", "numpy", "scikit-learn", "timm")
 
@@ -102,23 +95,6 @@ def write_folder(
         states = {f"{probe}|{name}": part for probe, state in probe_states.items() for name, part in state.items()}
         if states:
             _write_tensors(folder / PROBES, states)
-        _write_json(folder, about)
-
-
-def add_plan(folder: Path, network: nn.Module) -> None:
-    """Keep what the gradient engine has proved of a guard's network, so that its first image comes sooner.
-
-    Args:
-        folder: of a guard.
-        network: its network, after a first reading.
-    """
-    plan = proofs_of(network)
-    if plan is None:
-        return
-    about = read_description(folder)
-    with writing_refused(folder, "--run_dir"):
-        with atomic_write(folder / PLAN) as file:
-            file.write(plan.encode())
         _write_json(folder, about)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import threading
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,16 +14,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lightning_gradood import __version__
 from lightning_gradood.core import MEGAPIXELS, Picture, Portions, Refusal, as_float, to_pixels, upright
 from lightning_gradood.detectors import Detector, load_detector, score_in_blocks
-from lightning_gradood.gradients import adopt_proofs, parameter_names
+from lightning_gradood.gradients import parameter_names
 from lightning_gradood.guard.components import decode
 from lightning_gradood.guard.files import FileVerdict, ImageBytes, OtherShape, Verdict, score_files
 from lightning_gradood.guard.folder import (
     DETECTOR,
     NETWORK,
-    PLAN,
     PROBES,
     Description,
     built_or_refused,
@@ -85,12 +82,7 @@ class Guard:
             detector = load_detector(place / DETECTOR, detector=decode(about.detector, trust)).detector
             probes = _prepared(detector.probes, place)
             guard = cls(network, detector, probes, decode(about.transform, trust), about)
-        guard.to(device)
-        if (place / PLAN).is_file() and about.versions.get("torch") == _short(torch.__version__):
-            with suppress(Refusal, KeyError, ValueError):  # made for another version: it will be proved anew
-                if about.versions.get("lightning_gradood") == __version__:
-                    adopt_proofs(network, (place / PLAN).read_text())
-        return guard
+        return guard.to(device)
 
     def __call__(self, images: Tensor) -> Verdict:
         """Score images that are ready for the network, as `read` makes them.
@@ -107,7 +99,7 @@ class Guard:
         parts = [
             found
             for block in torch.split(images, self.about.batch_size)
-            for found in self._portions.run(partial(self._read_rows, block), len(block))
+            for found in self._portions.run(partial(self._read, block), len(block))
         ]
         records, probabilities = zip(*parts, strict=True)
         table = Records.concatenate(list(records))
@@ -190,10 +182,8 @@ class Guard:
                     "leave normalisation to the guard's network."
                 )
 
-    def _read_rows(self, images: Tensor, rows: slice) -> tuple[Records, np.ndarray]:
-        return self._read(images[rows])
-
-    def _read(self, images: Tensor) -> tuple[Records, np.ndarray]:
+    def _read(self, images: Tensor, rows: slice = slice(None)) -> tuple[Records, np.ndarray]:
+        images = images[rows]
         with self._lock, torch.inference_mode(False):
             batch = as_float(images.detach().to(self.device).clone()).float()
             reading = read_probes(self.probes, self.network, batch)
@@ -242,7 +232,3 @@ def _prepared(probes: Sequence[Probe], folder: Path) -> list[Probe]:
         prefix = f"{probe.name}|"
         probe.load({name.removeprefix(prefix): part for name, part in states.items() if name.startswith(prefix)})
     return list(probes)
-
-
-def _short(name: str) -> str:
-    return name.partition("+")[0]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from lightning_gradood.core import Refusal
 from lightning_gradood.detectors import Detector, score_in_blocks
 from lightning_gradood.guard.components import PACKAGES, Component, packages_of
-from lightning_gradood.guard.folder import Description, add_plan, replace_folder, write_folder
+from lightning_gradood.guard.folder import Description, replace_folder, write_folder
 from lightning_gradood.guard.guard import Guard
 from lightning_gradood.networks import Normalized, TwoLogits
 from lightning_gradood.records import Records
@@ -65,7 +65,6 @@ def save_guard(
         write_folder(trial, about, bare, detector, probe_states, records)
         guard = Guard.load(trial, trust, device)
         _refuse_other_scores(guard, detector, records, images)
-        add_plan(trial, guard.network)
         replace_folder(trial, folder)
     finally:
         shutil.rmtree(trial, ignore_errors=True)

@@ -52,7 +52,7 @@ from lightning_gradood.report.provenance import (
     working_commit,
 )
 from lightning_gradood.report.results import csv_text
-from lightning_gradood.report.tables import console_table
+from lightning_gradood.report.tables import console_table, text_table
 from lightning_gradood.report.wandb_runs import (
     FINISH_SECONDS,
     PROJECT,
@@ -119,6 +119,7 @@ __all__ = [
     "sample_sheet",
     "source_title",
     "split_cells",
+    "text_table",
     "without_anomalies_sentence",
     "working_commit",
 ]

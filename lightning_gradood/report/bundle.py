@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 import lightning_gradood
-from lightning_gradood.core import as_float, cast_like, exact_arithmetic, frozen_network, to_float64
+from lightning_gradood.core import as_float, exact_arithmetic, frozen_network, to_float64
 from lightning_gradood.data import ImageDataModule, LoadedSource, class_name
 from lightning_gradood.evaluation import Failure, Outcome, attack_numbers
 from lightning_gradood.extraction import CacheEntry
@@ -299,7 +299,7 @@ def _gradient(network: nn.Module, convolution: nn.Conv2d, image: Tensor) -> np.n
     with exact_arithmetic(), frozen_network(network):
         convolution.weight.requires_grad_(True)  # `frozen_network` puts back what it was
         logits = network(image)
-        logit_gradient = cast_like(AllOnes().logit_gradient(to_float64(logits.detach())), logits)
+        logit_gradient = AllOnes().logit_gradient(to_float64(logits.detach())).to(logits)
         (gradient,) = torch.autograd.grad(logits, [convolution.weight], logit_gradient)
     return np.asarray(gradient.cpu().numpy())
 

@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tabulate import tabulate
 from torch import Tensor
 
 from lightning_gradood.core import Refusal, Unwritable
@@ -16,7 +15,7 @@ from lightning_gradood.guard import Description, Recipe, component_of, mean_read
 from lightning_gradood.networks import TwoLogits
 from lightning_gradood.probes import GradientProbe
 from lightning_gradood.records import NORMAL, Records
-from lightning_gradood.report.tables import percent
+from lightning_gradood.report.tables import percent, text_table
 from lightning_gradood.tasks import ClassificationTask
 
 
@@ -70,8 +69,7 @@ class GuardSummary:
         if not self.metrics:
             return self.sentence
         heads, rows = self.table
-        table = tabulate(rows, heads, disable_numparse=True, colalign=("left", "right", "right"))
-        return f"Guard: {self.sentence}\n\n{table}\n\nIt scores any image:\n  {self.command}"
+        return f"Guard: {self.sentence}\n\n{text_table(heads, rows)}\n\nIt scores any image:\n  {self.command}"
 
     @property
     def table(self) -> tuple[list[str], list[list[str]]]:

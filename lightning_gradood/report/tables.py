@@ -119,11 +119,9 @@ def matrices(outcomes: Sequence[Outcome]) -> dict[str, Matrix]:
 def matrix_table(matrix: Matrix) -> str:
     """Lay a matrix out as plain text, in % with one decimal, with the mean of each row over the other sources."""
     head, rows = matrix_cells(matrix)
-    title = (
-        f"{matrix.detector}: AUROC in %, trained on the row's source, tested on the column's; others = mean but its own"
-    )
-    align = ["left", *["right"] * (len(head) - 1)]
-    return f"{title}\n{tabulate(rows, head, 'plain', colalign=align, disable_numparse=True)}"
+    where = "trained on the row's source, tested on the column's"
+    title = f"{matrix.detector}: AUROC in %, {where}; others = mean but its own"
+    return f"{title}\n{text_table(head, rows, 'plain')}"
 
 
 def matrix_cells(matrix: Matrix) -> tuple[list[str], list[list[str]]]:
@@ -217,6 +215,12 @@ def result_table(outcomes: list[Outcome], failures: Sequence[Failure] = ()) -> R
     return ResultTable(heads, rows, last, [*failed, *([] if _SUCCESS in idle else [_SUCCESS_NOTE]), *_NOTES])
 
 
+def text_table(heads: Sequence[str], rows: Sequence[Sequence[str]], form: str = "simple", words: int = 1) -> str:
+    """A table in one of tabulate's formats; as many columns hold words, flush left, and the others numbers, flush right."""
+    align = ["left"] * words + ["right"] * (len(heads) - words)
+    return str(tabulate(rows, heads, form, colalign=align, disable_numparse=True))
+
+
 def percent(value: float | None) -> str:
     """Write a share in [0, 1] as a percentage with two decimals, `-` if there is none."""
     return _ABSENT if value is None or math.isnan(value) else f"{100 * value:.2f}"
@@ -262,7 +266,7 @@ def _flagged_text(outcomes: list[Outcome]) -> list[str]:
     heads, rows = flagged_table(outcomes)
     if not rows:
         return []
-    return [f"\n{tabulate(rows, heads, 'simple', colalign=['left', *['right'] * 3], disable_numparse=True)}"]
+    return [f"\n{text_table(heads, rows)}"]
 
 
 def _with_interval(share: float | None, images: int) -> str:

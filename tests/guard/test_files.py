@@ -60,9 +60,7 @@ def bad_files(folder):
     (folder / "text.png").write_text("no image")
     (folder / "empty.png").write_bytes(b"")
     (folder / "cut.png").write_bytes(content[: len(content) // 2])
-    (folder / "video.png").write_bytes(b"\x00\x00\x00\x20ftypisom" + bytes(2000))
     Image.new("RGB", (8, 16)).save(folder / "small.png")
-    Image.new("I;16", (16, 16)).save(folder / "deep.png")
     Image.new("L", (2000, 1500)).save(folder / "huge.png")
     (folder / "folder.png").mkdir()
     (folder / "nowhere.png").symlink_to(folder / "gone.png")
@@ -70,9 +68,7 @@ def bad_files(folder):
         "text.png": "should be a readable image. Got: it is no image.",
         "empty.png": "should be a readable image. Got: it is no image.",
         "cut.png": "should be a readable image. Got: ",
-        "video.png": "should be a readable image. Got: it is no image.",
         "small.png": "should be an image of 16 × 16 pixels with 3 channels after the guard's transform. Got 16 × 8 with 3.",
-        "deep.png": "should be an image with 8 bits a channel.",
         "huge.png": "should have at most 2 megapixels. Got 2000 × 1500, 3 megapixels, larger than this limit. Scale",
         "nowhere.png": "should be an image file. Got none of that name.",
         "missing.png": "should be an image file. Got none of that name.",
@@ -97,10 +93,7 @@ def test_every_bad_file_is_a_verdict_with_a_sentence_and_the_others_are_scored(g
     np.testing.assert_allclose([*scored.values()], [one.score for one in score_files(guard, good)], rtol=1e-6)
 
 
-def test_grey_palette_and_transparent_images_become_rgb_and_another_size_alone_is_refused(guard, tmp_path):
-    for mode in ("L", "P", "RGBA", "CMYK", "1", "LA"):
-        Image.new(mode, (16, 16)).save(tmp_path / f"{mode}.{'tif' if mode == 'CMYK' else 'png'}")
-    assert [one.error for one in score_files(guard, sorted(tmp_path.iterdir()))] == [None] * 6
+def test_images_of_another_size_alone_are_refused(guard, tmp_path):
     Image.new("RGB", (32, 32)).save(tmp_path / "large.png")
     with pytest.raises(
         Refusal, match=r"16 × 16 pixels .* Got 32 × 32 with 3. Resize the images, or fit the guard with"

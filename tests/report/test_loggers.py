@@ -214,26 +214,23 @@ def test_without_account_the_run_goes_offline_and_the_user_reads_one_line(home, 
         ("WANDB_API_KEY", "not a key"),
         ("WANDB_IDENTITY_TOKEN_FILE", "token.jwt"),
         ("WANDB_MODE", "online"),
-        ("WANDB_MODE", "disabled"),
+        ("mode", "offline"),  # of the settings file
         ("WANDB_BASE_URL", "https://wandb.example.com"),  # for which netrc has an account
         ("WANDB_BASE_URL", "https://other.example.com"),  # for which it has none
     ],
 )
 def test_an_account_or_a_chosen_mode_is_kept(home, monkeypatch, name, value):
+    settings = home / ".config" / "wandb" / "settings"
+    settings.parent.mkdir(parents=True)
+    settings.write_text(f"[default]\n{name} = {value}\n" if name == "mode" else "")
     netrc = home / ".netrc"
     netrc.write_text(f"machine wandb.example.com\n  login user\n  password {KEY}\n")
     netrc.chmod(0o600)  # Python refuses a netrc that others can read
-    monkeypatch.setenv(name, value)
+    if name != "mode":
+        monkeypatch.setenv(name, value)
     before = os.environ.get("WANDB_MODE")
     assert (offline_without_account() is None) == ("other" not in value)
     assert os.environ.get("WANDB_MODE") == (before if "other" not in value else "offline")
-
-
-def test_a_mode_in_the_settings_file_is_kept(home):
-    settings = home / ".config" / "wandb" / "settings"
-    settings.parent.mkdir(parents=True)
-    settings.write_text("[default]\nmode = offline\n")
-    assert offline_without_account() is None
 
 
 @pytest.mark.slow

@@ -25,7 +25,9 @@ def printed(outcomes):
     """Heads to cells of each row of the printed table; two spaces or more separate them."""
     head, _, *lines = console_table(outcomes).splitlines()
     split = [[cell.strip() for cell in line.split("  ") if cell.strip()] for line in (head, *lines)]
-    return [dict(zip(split[0], row, strict=True)) for row in split[1:] if len(row) == len(split[0]) and row[0][:2] != "--"]
+    return [
+        dict(zip(split[0], row, strict=True)) for row in split[1:] if len(row) == len(split[0]) and row[0][:2] != "--"
+    ]
 
 
 def test_the_printed_table_shows_the_numbers_of_the_outcomes_and_their_means():
