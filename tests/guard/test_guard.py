@@ -60,6 +60,7 @@ def test_scores_equal_those_of_detect_and_are_explained(name, saved):
     assert [one for one in rows if verdict.scores[one] != expected[one]] == []
     assert (verdict.predictions == normal.column("prediction")).all()
     assert (verdict.flagged == (verdict.scores > guard.threshold)).all()
+    assert guard.calibration.tolist() == sorted(score_in_blocks(detector, normal.where(split="val")))
     assert verdict.p_values.tolist() == conformal_p_values(guard.calibration, verdict.scores).tolist()
     alone = np.concatenate([guard(pixels[row : row + 1]).scores for row in rows[:10]])
     # float32 rounds other batches otherwise, 1e-7 of a feature, which differences of logits and distances to close means amplify
