@@ -109,9 +109,9 @@ def _draw_rocs(
     axes.set_ylabel("true positive rate")
 
 
-def _name_lines(figure: Figure, title: str, lines: int, longest: int = 3) -> None:
+def _name_lines(figure: Figure, title: str, lines: int) -> None:
     """Put the legend below the axes, where it covers no line."""
-    columns = 2 if lines > longest else 1
+    columns = 2 if lines > 3 else 1
     look = {"fontsize": 8, "frameon": False, "title_fontsize": 8, "borderpad": 0.9}
     figure.legend(loc="outside lower center", ncols=columns, title=title, **look)
     figure.set_figheight(figure.get_figheight() + 0.18 * -(-lines // columns))

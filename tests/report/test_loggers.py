@@ -3,7 +3,6 @@
 import csv
 import json
 import os
-import pty
 import subprocess
 import sys
 from pathlib import Path
@@ -193,34 +192,6 @@ def test_an_account_or_a_chosen_mode_is_kept(home, monkeypatch, name, value):
     before = os.environ.get("WANDB_MODE")
     assert (offline_without_account() is None) == ("other" not in value)
     assert os.environ.get("WANDB_MODE") == (before if "other" not in value else "offline")
-
-
-@pytest.mark.slow
-def test_a_run_on_a_terminal_is_offline_and_asks_nothing(home):
-    script = """
-import sys
-from lightning_gradood.report import offline_without_account
-print("wandb imported:", "wandb" in sys.modules)
-from lightning.pytorch.loggers import WandbLogger
-print(offline_without_account(sys.argv[1]))
-logger = WandbLogger(project="test", save_dir=sys.argv[1])
-logger.log_metrics({"x": 1.0})
-logger.experiment.finish()
-"""
-    ours, theirs = pty.openpty()  # a terminal is where W&B would ask
-    command, to = [sys.executable, "-c", script, str(home)], subprocess.PIPE
-    try:
-        done = subprocess.run(
-            command, stdin=theirs, stdout=to, stderr=subprocess.STDOUT, text=True, timeout=120, check=False
-        )
-    finally:
-        os.close(ours)
-        os.close(theirs)
-    assert done.returncode == 0, done.stdout
-    assert len(list(home.glob("wandb/offline-run-*/run-*.wandb"))) == 1
-    assert "wandb imported: False" in done.stdout  # importing the room is free of it
-    assert f"wandb sync {home}/wandb/offline-run-*" in done.stdout
-    assert "environment variables will be ignored" not in done.stdout
 
 
 def test_settings_and_missing_packages_are_refused(monkeypatch):
