@@ -258,6 +258,7 @@ READERS = {
     "guard/folder.py:_file_digest": guards,
     "guard/folder.py:_write_json": "text that was dumped in the same call",
     "guard/folder.py:read_tensors": guards,
+    "guard/guard.py:Guard.load": guards,
     "gradients/stored_plans.py:adopt": plans,
     "networks/checkpoints.py:_read": weights,
     "networks/checkpoints.py:_with_shared_tensors": weights,
