@@ -15,8 +15,7 @@ executes no code of the folder: weights are safetensors, classes are named by cl
 torch, torchvision, timm, or packages that the caller trusts by name; every file is compared with its hash.
 """
 
-from lightning_gradood.core import MEGAPIXELS
-from lightning_gradood.guard.components import PACKAGES, Component, component_of
+from lightning_gradood.guard.components import Component, component_of
 from lightning_gradood.guard.explain import Explanation, explain, mean_readings, reading_names
 from lightning_gradood.guard.files import (
     COLUMNS,
@@ -34,8 +33,6 @@ from lightning_gradood.guard.saving import Recipe, save_guard
 
 __all__ = [
     "COLUMNS",
-    "MEGAPIXELS",
-    "PACKAGES",
     "Component",
     "Description",
     "Explanation",
