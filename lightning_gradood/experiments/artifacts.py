@@ -58,11 +58,7 @@ class RunArtifacts:
 
     @classmethod
     def read(cls, folder: Path) -> "RunArtifacts":
-        """Read that of a run's folder.
-
-        Raises:
-            Refusal: it is not there, or holds something else.
-        """
+        """Read that of a run's folder, or refuse what is not there or holds something else."""
         try:
             with np.load(cls.path(folder), allow_pickle=False) as arrays:
                 return cls(**_filled(parse_json(str(arrays[_INDEX])), arrays))
@@ -100,12 +96,7 @@ def _filled(value: Any, arrays: Any) -> Any:
 
 
 def probe_cost(probe: Probe, network: nn.Module, images: Tensor) -> dict[str, float]:
-    """Read a probe three times: to warm up, for the time and for the memory.
-
-    Args:
-        probe: prepared.
-        network: in eval mode, on the images' device.
-        images: float32 [N, C, H, W].
+    """Read a prepared probe of images float32 [N, C, H, W] three times: to warm up, for the time and for the memory.
 
     Returns:
         `milliseconds` an image, wall clock, and `mebibytes` an image, what tensors hold at their peak beyond what was held

@@ -17,25 +17,19 @@ from lightning_gradood.report import (
     activation_norms,
     as_png,
     extreme_images,
+    first_layer_figure,
     layer_norms,
     method_rocs,
     read_results,
     sample_sheet,
     source_title,
-    weight_gradients,
 )
 
 _LAYERS = "features/layers"
 
 
 def figure_sections(experiment: str, calls: Sequence[Call], benchmark: Benchmark) -> list[Section]:
-    """Draw every figure for which a run has stored what it needs; where it has not, a sentence says why.
-
-    Args:
-        experiment: its name.
-        calls: of the experiment, the first seed's first.
-        benchmark: where records are, and which images are near and far.
-    """
+    """Draw what the first run of an experiment has stored; where it has not, a sentence says why."""
     call = calls[0]
     artifacts = RunArtifacts.read(call.folder)
     curves = [
@@ -58,9 +52,6 @@ def figure_sections(experiment: str, calls: Sequence[Call], benchmark: Benchmark
 
 def scores_of_test(folder: Path) -> dict[str, dict[str, dict[str, np.ndarray]]]:
     """Read the scores of `test`, without those of detectors that were trained on one other source alone.
-
-    Args:
-        folder: of a run.
 
     Returns:
         Source to detector to `labels` (0 normal, 1 anomalous) int64 [n] and `scores` float64 [n].
@@ -117,17 +108,7 @@ def _first_layer(artifacts: RunArtifacts, tables: TableSettings) -> Picture | st
     if not stored:
         return "Not drawn: the network has no convolution."
     others = [source for source in stored["images"] if source != NORMAL]
-    asked = {
-        "normal": NORMAL,
-        "near": tables.near or next(iter(others), None),
-        "far": tables.far or (others or [None])[-1],
-    }
-    chosen = {
-        role if role == source else f"{role}: {source_title(str(source))}": source
-        for role, source in asked.items()
-        if source in stored["images"]
-    }
-    gradients: dict[str, np.ndarray] = {caption: stored["gradients"][source] for caption, source in chosen.items()}
-    images = {caption: stored["images"][source] for caption, source in chosen.items()}
+    asked = {"near": tables.near or next(iter(others), ""), "far": tables.far or next(reversed(others), "")}
+    shown = {f"{role}: {source_title(source)}": source for role, source in asked.items() if source in stored["images"]}
     caption = f"{stored['name']} and the gradient of the all-ones loss for one image each"
-    return Picture(as_png(weight_gradients(stored["name"], stored["weights"], gradients, images)), caption)
+    return Picture(as_png(first_layer_figure(stored, {NORMAL: NORMAL} | shown)), caption)

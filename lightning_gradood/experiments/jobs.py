@@ -50,13 +50,7 @@ class Call:
 
 
 def calls_of(benchmark: Benchmark, folder: Path, program: Program) -> list[Call]:
-    """List the calls in the order in which they must be made: the first of an experiment may train its classifier.
-
-    Args:
-        benchmark: what to run.
-        folder: of the benchmark.
-        program: what it refuses to parse is refused here, before anything is run.
-    """
+    """List the calls in the order in which they must be made: the first of an experiment may train its classifier."""
     calls: list[Call] = []
     for name in benchmark.experiments:
         first = folder / name / f"seed_{benchmark.seeds[0]}"
@@ -72,11 +66,7 @@ def calls_of(benchmark: Benchmark, folder: Path, program: Program) -> list[Call]
 
 
 def refuse_unknown_images(benchmark: Benchmark, calls: Sequence[Call]) -> None:
-    """Refuse names of Figure 1's images that no experiment has.
-
-    Raises:
-        Refusal: if `tables.near` or `tables.far` is no anomaly source whose images are loaded.
-    """
+    """Refuse names of Figure 1's images that are no anomaly source whose images are loaded."""
     known = list(dict.fromkeys(name for call in calls for name in call.config["data"]["init_args"]["anomalies"] or {}))
     for key in ("near", "far"):
         name = getattr(benchmark.tables, key)
@@ -116,14 +106,7 @@ RESULTS = "results.json"
 def make_calls(calls: Sequence[Call], program: Program) -> None:
     """Make every call that has no results of the same configuration and classifier; print each command.
 
-    Folders of other configurations are looked for first, so that a refusal comes before an hour's work and not after it.
-
-    Args:
-        calls: in order; the first of each experiment gives the classifier.
-        program: runs them.
-
-    Raises:
-        Refusal: if the folder of a call holds something else.
+    Folders of other configurations are refused first, and not after an hour's work.
     """
     for call in calls:
         refuse_foreign(call.folder, call.config, _IDENTITY)
@@ -137,12 +120,7 @@ def make_calls(calls: Sequence[Call], program: Program) -> None:
 
 
 def is_done(call: Call, weights: str | None = None) -> bool:
-    """Whether a call's results are there, those of every detector.
-
-    Args:
-        call: whose configuration is that of its folder, if there is one.
-        weights: digest of the classifier's weights that the results must be of; None where any will do.
-    """
+    """Whether a call's results are there, those of every detector, of a classifier with this digest where one is given."""
     if not (call.folder / RESULTS).is_file() or not RunArtifacts.path(call.folder).is_file():
         return False
     if failures_of(call):

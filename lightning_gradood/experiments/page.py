@@ -29,16 +29,8 @@ from lightning_gradood.report import (
 _METRIC = "AUROC"  # of Table 2's three, that in which methods are compared
 
 
-def summary(tables: Sequence[Table]) -> list[str]:
-    """One sentence for each table.
-
-    Args:
-        tables: as `table_1` and `table_2` make them.
-    """
-    return [_sentence(table) for table in tables]
-
-
-def _sentence(table: Table) -> str:
+def summary(table: Table) -> str:
+    """A sentence that counts on how many rows each method is best."""
     rows = [(heads, cells) for heads, cells in table.rows if table.heads[0] != "Metric" or heads[0] == _METRIC]
     wins: dict[str, list[str]] = {}
     for heads, cells in rows:
@@ -60,15 +52,7 @@ def _place(heads: tuple[str, ...], rows: Sequence[tuple[tuple[str, ...], object]
 
 
 def page(name: str, benchmark: Benchmark, calls: Sequence[Call], rows: Sequence[Row], tables: Sequence[Table]) -> str:
-    """Lay out everything that was found as one HTML file that needs nothing else.
-
-    Args:
-        name: of the benchmark.
-        benchmark: its settings.
-        calls: finished.
-        rows: their numbers over seeds.
-        tables: made of the rows.
-    """
+    """Lay out everything that was found as one HTML file that needs nothing else."""
     sections = [
         section
         for experiment in benchmark.experiments
@@ -78,7 +62,7 @@ def page(name: str, benchmark: Benchmark, calls: Sequence[Call], rows: Sequence[
         "benchmark.html.jinja",
         package="lightning_gradood.experiments",
         title=f"Benchmark {name}",
-        summary=summary(tables),
+        summary=[summary(table) for table in tables],
         experiments=list(benchmark.experiments),
         seeds=benchmark.seeds,
         tables=[(_TITLES[table.name], table, _grids(table)) for table in tables],

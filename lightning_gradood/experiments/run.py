@@ -11,16 +11,11 @@ from lightning_gradood.experiments.jobs import Call, Program, calls_of, failures
 from lightning_gradood.experiments.page import page
 from lightning_gradood.experiments.settings import Benchmark
 from lightning_gradood.experiments.tables import Row, rows_of, table_1, table_2
-from lightning_gradood.experiments.writing import csv_text, latex, markdown, paper_layout, paper_layout_latex
+from lightning_gradood.experiments.writing import full_layout, latex, markdown, paper_layout, tables_csv
 
 
 def run_benchmark(benchmark: Benchmark, folder: Path, program: Program) -> list[str]:
     """Run what has no results yet, or not those of every detector, then write tables and page.
-
-    Args:
-        benchmark: what to run.
-        folder: where runs and tables go.
-        program: the command line.
 
     Returns:
         The detectors that failed, each once.
@@ -39,14 +34,11 @@ def run_benchmark(benchmark: Benchmark, folder: Path, program: Program) -> list[
 @rank_zero_only
 def _write(benchmark: Benchmark, calls: Sequence[Call], rows: Sequence[Row], folder: Path) -> None:
     tables = [table for table in (table_1(rows), table_2(rows, benchmark.tables)) if table.rows]
-    contents = {"tables.csv": csv_text(tables)}
+    contents = {"tables.csv": tables_csv(tables)}
     for table in tables:
-        contents |= {f"{table.name}.md": markdown(table), f"{table.name}.tex": latex(table)}
-        if table.name == "table_2":
-            contents["table_2.md"] = paper_layout(table, benchmark.tables.columns) + "\n" + contents["table_2.md"]
-            contents["table_2.tex"] = (
-                paper_layout_latex(table, benchmark.tables.columns) + "\n" + contents["table_2.tex"]
-            )
+        papers = [paper_layout(table, benchmark.tables.columns)] if table.name == "table_2" else []
+        for ending, write in (("md", markdown), ("tex", latex)):
+            contents[f"{table.name}.{ending}"] = "\n".join(map(write, [*papers, full_layout(table)]))
     contents["report.html"] = page(folder.name, benchmark, calls, rows, tables)
     for name, text in contents.items():
         with atomic_write(folder / name) as file:

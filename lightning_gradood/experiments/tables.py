@@ -13,12 +13,7 @@ from lightning_gradood.report import detector_title, read_results
 
 @dataclass(frozen=True)
 class Cell:
-    """One number of a table.
-
-    Args:
-        values: of each seed, shares in [0, 1].
-        paper: the paper's number for the same, if it has one.
-    """
+    """One number of a table: shares in [0, 1], one for each seed, and the paper's number for the same, if it has one."""
 
     values: tuple[float, ...]
     paper: float | None = None
@@ -140,7 +135,7 @@ SVHN     DenseNet LSUN     89.14 89.13 99.49 - 99.52   94.12 94.52 99.92 83.45 9
 
 
 def paper_number(dataset: str, network: str, source: str, method: str, metric: str) -> float | None:
-    """Look up one number of the paper.
+    """Look up one number of the paper, a share in [0, 1]; None where it has none.
 
     Args:
         dataset: the classifier's, CIFAR-10 or SVHN.
@@ -148,9 +143,6 @@ def paper_number(dataset: str, network: str, source: str, method: str, metric: s
         source: attack (FGSM, BIM, C&W, PGD, IterLL, Semantic) or images (SVHN, CIFAR-10, ImageNet, LSUN).
         method: one of METHODS_1 or METHODS_2.
         metric: one of METRICS_2; Table 1 has `auroc` only.
-
-    Returns:
-        A share in [0, 1], or None where the paper has no such number.
 
     Reference:
         Lee et al. 2022, Tables 1 and 2.

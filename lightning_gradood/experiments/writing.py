@@ -1,89 +1,88 @@
 """The tables as Markdown, LaTeX and CSV; all three hold the same numbers."""
 
-import csv
-import io
-from collections.abc import Callable, Sequence
-
-from tabulate import tabulate
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from lightning_gradood.experiments.tables import Cell, Table, best_of, title
+from lightning_gradood.report import csv_text, text_table
 
-_LATEX = {"&": r"\&", "%": r"\%", "_": r"\_", "#": r"\#", "±": r"$\pm$"}
-_COLUMNS = ("table", "row", "detector", "mean", "spread", "seeds", "best", "paper")
 ABSENT = "-"
+_BAR = r"\|"  # in Markdown
 NOTE = "Mean ± standard deviation over seeds, in %; best of each row in bold; [the paper's number, on its own images]."
-_BOLD = "**{}**".format
-_BOLD_LATEX = r"\textbf{{{}}}".format
 
 
-def markdown(table: Table) -> str:
-    """A Markdown table under its caption."""
-    head = [*table.heads, *map(title, table.detectors)]
-    lines = [[*heads, *_marked(cells, table.detectors, _BOLD)] for heads, cells in table.rows]
-    align = ["left"] * len(table.heads) + ["right"] * len(table.detectors)
-    return f"**{table.caption}** {NOTE}\n\n{_pipes(head, lines, align)}\n"
+@dataclass(frozen=True)
+class Layout:
+    """A table as text; numbers in bold stand between `**`.
+
+    Args:
+        caption: one sentence.
+        note: what the numbers are.
+        heads: of the columns.
+        lines: cells.
+        words: how many columns on the left are set flush left.
+    """
+
+    caption: str
+    note: str
+    heads: list[str]
+    lines: list[list[str]]
+    words: int
+
+    def tabulate(self, form: str, bar: str = "|") -> str:
+        """The table alone in one of tabulate's formats, in which `bar` stands for a vertical bar."""
+        heads, *lines = [[cell.replace("|", bar) for cell in line] for line in (self.heads, *self.lines)]
+        return text_table(heads, lines, form, self.words)
 
 
-def latex(table: Table) -> str:
-    """A LaTeX table for booktabs."""
-    lines = [[*table.heads, *map(title, table.detectors)]]
-    lines += [[*heads, *_marked(cells, table.detectors, _BOLD_LATEX)] for heads, cells in table.rows]
-    return _tabular(f"{table.caption} {NOTE}", "l" * len(table.heads) + "r" * len(table.detectors), lines)
+def full_layout(table: Table) -> Layout:
+    """A column for each detector."""
+    heads = [*table.heads, *map(title, table.detectors)]
+    lines = [[*keys, *_marked(cells, table.detectors)] for keys, cells in table.rows]
+    return Layout(table.caption, NOTE, heads, lines, len(table.heads))
 
 
-def paper_layout(table: Table, columns: Sequence[str]) -> str:
-    """Table 2 as the paper prints it, in Markdown: a column for each metric, the methods' numbers separated by slashes.
+def paper_layout(table: Table, columns: Sequence[str]) -> Layout:
+    """Table 2 as the paper prints it: a column for each metric, the methods' numbers separated by slashes.
 
     Args:
         table: with heads Metric, In, Out.
         columns: the detectors to show, those that are there.
     """
-    caption, head, *lines = _grouped(table, columns, _BOLD)
-    return f"**{table.caption}** {caption[0]}\n\n{_pipes(head, lines, ['left'] * len(head))}\n"
-
-
-def paper_layout_latex(table: Table, columns: Sequence[str]) -> str:
-    """The same in LaTeX, for booktabs."""
-    caption, *lines = _grouped(table, columns, _BOLD_LATEX)
-    return _tabular(f"{table.caption} {caption[0]}", "l" * len(lines[0]), lines)
-
-
-def _grouped(table: Table, columns: Sequence[str], bold: Callable[[str], str]) -> list[list[str]]:
-    """The caption, the head and the lines."""
     shown = [detector for detector in columns if detector in table.detectors]
     metrics = list(dict.fromkeys(metric for (metric, *_), _ in table.rows))
     places = list(dict.fromkeys(tuple(place) for (_, *place), _ in table.rows))
     cells = {heads: {name: found[name] for name in shown} for heads, found in table.rows}
-    lines = [
-        [*place, *(" / ".join(_marked(cells[metric, *place], shown, bold)) for metric in metrics)] for place in places
-    ]
-    caption = f"{' / '.join(map(title, shown))}. {NOTE.replace('each row', 'these')}"
-    return [[caption], ["In", "Out", *metrics], *lines]
+    lines = [[*place, *(" / ".join(_marked(cells[metric, *place], shown)) for metric in metrics)] for place in places]
+    note = f"{' / '.join(map(title, shown))}. {NOTE.replace('each row', 'these')}"
+    return Layout(table.caption, note, ["In", "Out", *metrics], lines, 2 + len(metrics))
 
 
-def _tabular(caption: str, columns: str, lines: Sequence[Sequence[str]]) -> str:
-    head, *rows = [" & ".join(map(_escaped, line)) + r" \\" for line in lines]
-    opening = [r"\begin{table}", rf"\caption{{{_escaped(caption)}}}", rf"\begin{{tabular}}{{{columns}}}"]
-    return "\n".join(
-        [*opening, r"\toprule", head, r"\midrule", *rows, r"\bottomrule", r"\end{tabular}", r"\end{table}", ""]
-    )
+def markdown(layout: Layout) -> str:
+    """A Markdown table under its caption."""
+    return f"**{layout.caption}** {layout.note}\n\n{layout.tabulate('pipe', bar=_BAR)}\n"
 
 
-def csv_text(tables: Sequence[Table]) -> str:
+def latex(layout: Layout) -> str:
+    """A LaTeX table for booktabs."""
+    caption = re.sub("([&%_#])", r"\\\1", f"{layout.caption} {layout.note}")
+    text = f"\\begin{{table}}\n\\caption{{{caption}}}\n{layout.tabulate('latex_booktabs')}\n\\end{{table}}\n"
+    return re.sub(r"\*\*(.*?)\*\*", r"\\textbf{\1}", text).replace("±", r"$\pm$")
+
+
+def tables_csv(tables: Sequence[Table]) -> str:
     """One line for each number, unrounded; shares in [0, 1]."""
-    buffer = io.StringIO(newline="")
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(_COLUMNS)
+    heads = ("table", "row", "detector", "mean", "spread", "seeds", "best", "paper")
+    rows = []
     for table in tables:
-        for heads, cells in table.rows:
+        for keys, cells in table.rows:
             best = best_of(cells)
             for detector, cell in cells.items():
                 if cell:
-                    numbers = [cell.mean, cell.spread, len(cell.values), int(detector in best), cell.paper]
-                    writer.writerow(
-                        [table.name, " / ".join(heads), detector, *("" if n is None else n for n in numbers)]
-                    )
-    return buffer.getvalue()
+                    numbers = (cell.mean, cell.spread, len(cell.values), int(detector in best), cell.paper)
+                    rows.append((table.name, " / ".join(keys), detector, *numbers))
+    return csv_text(heads, rows)
 
 
 def number(cell: Cell | None) -> str:
@@ -99,17 +98,9 @@ def paper_text(cell: Cell | None) -> str:
     return "" if cell is None or cell.paper is None else f" [{100 * cell.paper:.2f}]"
 
 
-def _marked(cells: dict[str, Cell | None], detectors: Sequence[str], bold: Callable[[str], str]) -> list[str]:
+def _marked(cells: dict[str, Cell | None], detectors: Sequence[str]) -> list[str]:
     best = best_of(cells)
     texts = {detector: number(cells[detector]) for detector in detectors}
-    marked = {detector: bold(text) if detector in best else text for detector, text in texts.items()}
-    return [marked[detector] + paper_text(cells[detector]) for detector in detectors]
-
-
-def _pipes(head: Sequence[str], lines: Sequence[Sequence[str]], align: Sequence[str]) -> str:
-    cells = [[cell.replace("|", r"\|") for cell in line] for line in (head, *lines)]
-    return str(tabulate(cells[1:], cells[0], "pipe", colalign=align, disable_numparse=True))
-
-
-def _escaped(text: str) -> str:
-    return "".join(_LATEX.get(sign, sign) for sign in text)
+    return [
+        (f"**{text}**" if detector in best else text) + paper_text(cells[detector]) for detector, text in texts.items()
+    ]

@@ -15,19 +15,24 @@ executes no code of the folder: weights are safetensors, classes are named by cl
 torch, torchvision, timm, or packages that the caller trusts by name; every file is compared with its hash.
 """
 
-from lightning_gradood.core import MEGAPIXELS
-from lightning_gradood.guard.components import PACKAGES, Component, component_of
+from lightning_gradood.guard.components import Component, component_of
 from lightning_gradood.guard.explain import Explanation, explain, mean_readings, reading_names
-from lightning_gradood.guard.files import COLUMNS, FileVerdict, ImageBytes, image_paths, score_files
+from lightning_gradood.guard.files import (
+    COLUMNS,
+    FileVerdict,
+    ImageBytes,
+    OtherShape,
+    Verdict,
+    image_paths,
+    score_files,
+)
 from lightning_gradood.guard.folder import Description, read_description
-from lightning_gradood.guard.guard import Guard, OtherShape, Verdict
+from lightning_gradood.guard.guard import Guard
 from lightning_gradood.guard.processes import Processes, score_files_on_processes
 from lightning_gradood.guard.saving import Recipe, save_guard
 
 __all__ = [
     "COLUMNS",
-    "MEGAPIXELS",
-    "PACKAGES",
     "Component",
     "Description",
     "Explanation",

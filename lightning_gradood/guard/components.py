@@ -56,11 +56,7 @@ class Component:
         return cls(str(given["class_path"]), {name: _component(value) for name, value in arguments.items()})
 
     def encoded(self) -> dict[str, Any]:
-        """JSON-able form.
-
-        Raises:
-            Refusal: an argument is no plain value.
-        """
+        """JSON-able form; an argument that is no plain value is refused."""
         arguments = {
             name: encode(value)
             for name, value in self.init_args.items()
@@ -96,11 +92,7 @@ def packages_of(encoded: Any) -> set[str]:
 
 
 def component_of(thing: Any) -> Component:
-    """Describe a detector, a label design or another object by its fields, or by the arguments it keeps under their own names.
-
-    Raises:
-        Refusal: it keeps an argument under another name.
-    """
+    """Describe a detector, a label design or another object by its fields, or by the arguments that it keeps, or refuse it."""
     taken = (
         [field.name for field in fields(thing)]
         if is_dataclass(thing)
@@ -117,11 +109,7 @@ def component_of(thing: Any) -> Component:
 
 
 def encode(value: Any) -> Any:
-    """Bring an argument to JSON types; `decode` is its inverse, but tuples become lists.
-
-    Raises:
-        Refusal: it is of a kind that a guard cannot name.
-    """
+    """Bring an argument to JSON types, or refuse one of another kind; `decode` is its inverse, but tuples become lists."""
     if value is None or (isinstance(value, bool | int | float | str) and not isinstance(value, Enum)):
         return value
     if isinstance(value, Enum):
@@ -144,15 +132,7 @@ def encode(value: Any) -> Any:
 
 
 def decode(value: Any, trust: Collection[str] = ()) -> Any:
-    """Rebuild what `encode` described.
-
-    Args:
-        value: JSON types.
-        trust: as for `Component.build`.
-
-    Raises:
-        Refusal: as for `Component.build`.
-    """
+    """Rebuild what `encode` described; see `Component.build`."""
     if isinstance(value, list):
         return [decode(part, trust) for part in value]
     if not isinstance(value, dict):
@@ -229,16 +209,12 @@ def _is_below(module: str, packages: Sequence[str]) -> bool:
 
 
 def _misses_arguments(made: Any, arguments: Mapping[str, Any]) -> bool:
-    try:
-        inspect.signature(made).bind(**arguments)
-    except TypeError:
-        needed = (
-            parameter.name
-            for parameter in inspect.signature(made).parameters.values()
-            if parameter.default is parameter.empty and parameter.kind is parameter.POSITIONAL_OR_KEYWORD
-        )
-        return any(name not in arguments for name in needed)
-    return False
+    needed = (
+        parameter.name
+        for parameter in inspect.signature(made).parameters.values()
+        if parameter.default is parameter.empty and parameter.kind is parameter.POSITIONAL_OR_KEYWORD
+    )
+    return any(name not in arguments for name in needed)
 
 
 def _dtype(name: Any) -> torch.dtype:

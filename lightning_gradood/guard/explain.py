@@ -12,7 +12,7 @@ Reference:
 
 import copy
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_gradood.core import LOG_FLOOR, as_float, logits_in
-from lightning_gradood.detectors import MLP, Detector
+from lightning_gradood.detectors import MLP
 from lightning_gradood.gradients import LabelDesign
 from lightning_gradood.guard.guard import Guard
 from lightning_gradood.networks import RepresentationMLP
@@ -51,16 +51,13 @@ class Explanation:
 
 
 def mean_readings(records: Records, probes: Sequence[Probe]) -> dict[str, list[float]]:
-    """Means over normal records of what probes read, the geometric mean for gradient norms; a guard's baseline.
-
-    Args:
-        records: normal and other records.
-        probes: which are read.
-    """
+    """Means over normal records of what probes read, the geometric mean for gradient norms; a guard's baseline."""
     normal, found = normal_records(records), {}
     for probe in probes:
         values = normal.probe(probe.name).astype(np.float64)
-        mean = np.exp(np.log(values + LOG_FLOOR).mean(axis=0)) if _is_norm(probe) else values.mean(axis=0)
+        mean = (
+            np.exp(np.log(values + LOG_FLOOR).mean(axis=0)) if isinstance(probe, GradientProbe) else values.mean(axis=0)
+        )
         found[probe.name] = mean.tolist()
     return found
 
@@ -83,9 +80,6 @@ def explain(guard: Guard, images: Tensor, heat: bool = False) -> list[Explanatio
         guard: which gives the scores.
         images: as for `Guard.__call__`, [N, C, H, W].
         heat: whether to find out which pixels would change the score, which takes a second backward pass.
-
-    Returns:
-        One explanation for each image.
     """
     records, names = guard.records(images), reading_names(guard)
     found = []
@@ -99,34 +93,19 @@ def explain(guard: Guard, images: Tensor, heat: bool = False) -> list[Explanatio
 
 
 def contributions(guard: Guard, record: Records) -> tuple[float, float, np.ndarray]:
-    """Score, baseline's score, and what each reading adds.
-
-    Args:
-        guard: whose detector gives the score.
-        record: of one image.
-
-    Returns:
-        Two numbers and float64 [D], the readings in the order of `reading_names`.
-    """
-    readings = _Readings(guard.detector, guard.probes, record)
-    image = np.concatenate([record.probe(probe.name)[0].astype(np.float64) for probe in guard.probes])
-    baseline = np.concatenate([guard.about.baseline[probe.name] for probe in guard.probes])
-    score, base = readings.scores(np.stack([image, baseline]))
-    detector = guard.detector
+    """Score, baseline's score, and what each reading of one image adds, float64 [D], in the order of `reading_names`."""
+    readings, detector = _Readings(guard, record), guard.detector
+    image, baseline = readings.image, np.concatenate([guard.about.baseline[probe.name] for probe in guard.probes])
+    score, base = map(float, readings.scores(np.stack([image, baseline])))
     if isinstance(detector, MLP) and detector.reads_norms_alone and detector.network is not None:
-        return float(score), float(base), mlp_contributions(detector.network, image, baseline)
-    return float(score), float(base), shapley_values(readings.scores, image, baseline)
+        return score, base, mlp_contributions(detector.network, image, baseline)
+    return score, base, shapley_values(readings.scores, image, baseline)
 
 
 def mlp_contributions(network: RepresentationMLP, image: np.ndarray, baseline: np.ndarray) -> np.ndarray:
-    """Integrated gradients of the MLP's logit along the straight line between two representations, exactly.
+    """Integrated gradients of the MLP's logit along the straight line between two representations float64 [D], exactly.
 
     On the line every hidden unit's input is linear, so the share of the line on which it is active has a closed form.
-
-    Args:
-        network: fitted.
-        image: representation, float64 [D].
-        baseline: another, float64 [D].
 
     Returns:
         float64 [D]; sums to the difference of the two logits but for float32's rounding.
@@ -168,12 +147,7 @@ def shapley_values(
 
 
 def heat_map(guard: Guard, record: Records, image: Tensor) -> tuple[Tensor | None, str]:
-    """Find out how strongly each pixel would change the score.
-
-    Args:
-        guard: which gives the score.
-        record: of the image.
-        image: float in [0, 1], [1, C, H, W], on the CPU.
+    """Find out how strongly each pixel of an image float in [0, 1], [1, C, H, W], would change the score.
 
     Returns:
         L2 norm over channels of the score's gradient, float64 [H, W], and an empty text; or None and why there is none.
@@ -183,7 +157,8 @@ def heat_map(guard: Guard, record: Records, image: Tensor) -> tuple[Tensor | Non
     ]
     if others:
         return None, f"no heat map: the readings {', '.join(others)} are not differentiated"
-    slopes = _slopes(guard, record)
+    readings = _Readings(guard, record)
+    slopes = readings.slopes()
     if not np.any(slopes):
         return None, "no heat map: the score does not change with small changes of the image"
     with torch.inference_mode(False), torch.enable_grad():
@@ -191,7 +166,7 @@ def heat_map(guard: Guard, record: Records, image: Tensor) -> tuple[Tensor | Non
         pixels = image.clone().double().requires_grad_()
         try:
             total = pixels.new_zeros(())
-            for probe, part in zip(guard.probes, _split(slopes, guard), strict=True):
+            for probe, part in zip(guard.probes, readings.split(slopes), strict=True):
                 total = total + (torch.from_numpy(part) * _differentiable(probe, network, pixels)).sum()
             (gradient,) = torch.autograd.grad(total, pixels)
         except (RuntimeError, NotImplementedError) as error:
@@ -200,23 +175,39 @@ def heat_map(guard: Guard, record: Records, image: Tensor) -> tuple[Tensor | Non
 
 
 class _Readings:
-    """Scores a detector gives to readings of one image, which are exchanged one by one."""
+    """What is read of one image, float64 [D], and scores of the same with other values."""
 
-    def __init__(self, detector: Detector, probes: Sequence[Probe], record: Records) -> None:
-        self.detector, self.probes, self.record = detector, probes, record
-        self.widths = [record.probe(probe.name).shape[1] for probe in probes]
+    def __init__(self, guard: Guard, record: Records) -> None:
+        self.guard, self.record = guard, record
+        values = [record.probe(probe.name)[0].astype(np.float64) for probe in guard.probes]
+        self.image, self._widths = np.concatenate(values), [len(one) for one in values]
+        self.is_log = np.repeat([isinstance(probe, GradientProbe) for probe in guard.probes], self._widths)
+
+    def split(self, rows: np.ndarray) -> list[np.ndarray]:
+        """Values [..., D] for each probe."""
+        return np.split(rows, np.cumsum(self._widths)[:-1], axis=-1)
 
     def scores(self, rows: np.ndarray) -> np.ndarray:
         """Scores float64 [n] of readings [n, D]."""
-        parts = np.split(rows, np.cumsum(self.widths)[:-1], axis=1)
+        names = [probe.name for probe in self.guard.probes]
         table = Records.build(
             [f"image/{row}" for row in range(len(rows))],
             source=NORMAL,
-            values={probe.name: part for probe, part in zip(self.probes, parts, strict=True)},
-            names={probe.name: self.record.names(probe.name) for probe in self.probes},
+            values=dict(zip(names, self.split(rows), strict=True)),
+            names={name: self.record.names(name) for name in names},
             prediction=[int(self.record.column("prediction")[0])] * len(rows),
         )
-        return np.asarray(self.detector.score(table), dtype=np.float64)
+        return np.asarray(self.guard.detector.score(table), dtype=np.float64)
+
+    def slopes(self) -> np.ndarray:
+        """Derivative of the score in each reading, in its logarithm for gradient norms; central differences."""
+        size = np.where(self.is_log, 1.0, np.maximum(np.abs(self.image), 1e-3))
+        moved = [
+            np.where(self.is_log, self.image * math.exp(step), self.image + step * size) for step in (_STEP, -_STEP)
+        ]
+        rows = [np.where(np.eye(len(self.image), dtype=bool), values, self.image) for values in moved]
+        up, down = np.split(self.scores(np.concatenate(rows)), 2)
+        return np.asarray((up - down) / (2 * _STEP * size))
 
 
 def _active_share(start: Tensor, end: Tensor) -> Tensor:
@@ -224,27 +215,6 @@ def _active_share(start: Tensor, end: Tensor) -> Tensor:
     return (end.clamp_min(0) - start.clamp_min(0)) / torch.where(end == start, 1.0, end - start) + (
         (end == start) & (start > 0)
     ).double()
-
-
-def _slopes(guard: Guard, record: Records) -> np.ndarray:
-    """Derivative of the score in each reading, in its logarithm for gradient norms, float64 [D]; central differences."""
-    readings = _Readings(guard.detector, guard.probes, record)
-    image = np.concatenate([record.probe(probe.name)[0].astype(np.float64) for probe in guard.probes])
-    is_log = np.concatenate(
-        [np.full(width, _is_norm(one)) for one, width in zip(guard.probes, readings.widths, strict=True)]
-    )
-    size = np.where(is_log, 1.0, np.maximum(np.abs(image), 1e-3))
-    rows = np.repeat(image[None], 2 * len(image), axis=0)
-    places = np.arange(len(image))
-    for sign, start in ((1, 0), (-1, len(image))):
-        rows[start + places, places] = np.where(is_log, image * math.exp(sign * _STEP), image + sign * _STEP * size)
-    up, down = np.split(readings.scores(rows), 2)
-    return np.asarray((up - down) / (2 * _STEP * size))
-
-
-def _split(values: np.ndarray, guard: Guard) -> list[np.ndarray]:
-    widths: Mapping[str, int] = {name: len(one) for name, one in guard.about.baseline.items()}
-    return np.split(values, np.cumsum([widths[probe.name] for probe in guard.probes])[:-1])
 
 
 def _differentiable(probe: Probe, network: nn.Module, pixels: Tensor) -> Tensor:
@@ -265,7 +235,3 @@ def _log_norms(design: LabelDesign, network: nn.Module, pixels: Tensor) -> Tenso
     gradients = torch.autograd.grad(logits, parameters, seeds, create_graph=True, allow_unused=True)
     norms = [pixels.new_zeros(()) if one is None else one.square().sum() for one in gradients]
     return torch.log(torch.stack(norms) + LOG_FLOOR)
-
-
-def _is_norm(probe: Probe) -> bool:
-    return isinstance(probe, GradientProbe)

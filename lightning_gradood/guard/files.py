@@ -12,22 +12,72 @@ from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from lightning_gradood.core import (
     MEGAPIXELS,
     PassedOver,
+    Picture,
     PixelLimit,
     Refusal,
     find_image_files,
     printable,
     read_picture,
 )
-from lightning_gradood.guard.guard import Guard, OtherShape
+from lightning_gradood.guard.folder import Description
 
 _THREADS = 4
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a guard says of N images.
+
+    Args:
+        scores: higher = more anomalous, float64 [N].
+        p_values: share of normal images, the calibration images and the image itself, that score at least as high,
+            float64 [N] in (0, 1].
+        flagged: whether the score is above the threshold, bool [N].
+        predictions: the classifier's, int64 [N].
+        probabilities: the largest softmax probability, float64 [N].
+    """
+
+    scores: np.ndarray
+    p_values: np.ndarray
+    flagged: np.ndarray
+    predictions: np.ndarray
+    probabilities: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+
+class ImageScorer(Protocol):
+    """What scores images that are ready for the network: a `Guard`."""
+
+    about: Description
+
+    def read(self, picture: Picture, name: str = ...) -> Tensor:
+        """Make of a picture what the network gets, or refuse it."""
+
+    def __call__(self, images: Tensor) -> Verdict:
+        """Score images [N, C, H, W]."""
+
+
+class OtherShape(Refusal):
+    """An image has another shape, [C, H, W], than those that the guard was fitted on."""
+
+    def __init__(self, name: str, got: list[int], expected: list[int]) -> None:
+        size = " × ".join(map(str, expected[1:]))
+        super().__init__(
+            f"`{name}` should be an image of {size} pixels with {expected[0]} channels after the guard's transform. "
+            f"Got {' × '.join(map(str, got[1:]))} with {got[0]}. Resize the images, or fit the guard with a "
+            f"`data.transform` that does, such as torchvision.transforms.v2.Resize."
+        )
 
 
 @dataclass(frozen=True)
@@ -55,12 +105,7 @@ class FileVerdict:
 
 @dataclass(frozen=True)
 class ImageBytes:
-    """An image file in memory.
-
-    Args:
-        name: for verdicts and messages.
-        content: the file's bytes.
-    """
+    """An image file in memory, with a name for verdicts and messages."""
 
     name: str
     content: bytes
@@ -80,9 +125,6 @@ def image_paths(places: Iterable[str], passed: PassedOver | None = None) -> Iter
             patterns with `*`, `?` or `[...]`, where `**` stands for any folders. What does not exist is passed on, so
             that it becomes a verdict with an error.
         passed: counts what is no image in folders; see `core.find_image_files`.
-
-    Yields:
-        Paths.
     """
     passed = PassedOver() if passed is None else passed
     for place in places:
@@ -97,7 +139,7 @@ def image_paths(places: Iterable[str], passed: PassedOver | None = None) -> Iter
 
 
 def score_files(
-    guard: Guard,
+    guard: ImageScorer,
     paths: Iterable[str | Path | ImageBytes],
     batch_size: int | None = None,
     megapixels: float = MEGAPIXELS,
@@ -134,12 +176,8 @@ def score_files(
     yield from _verdicts(guard, rows)
 
 
-def batch_size_of(guard: Guard, batch_size: int | None) -> int:
-    """Images read together: as many as are asked for, or as when the guard was calibrated.
-
-    Raises:
-        Refusal: `batch_size` is below 1.
-    """
+def batch_size_of(guard: ImageScorer, batch_size: int | None) -> int:
+    """Images read together: as many as are asked for, at least 1, or as when the guard was calibrated."""
     size = guard.about.batch_size if batch_size is None else batch_size
     if size < 1:
         raise Refusal(f"`--batch_size` should be at least 1. Got `--batch_size {size}`.")
@@ -148,20 +186,16 @@ def batch_size_of(guard: Guard, batch_size: int | None) -> int:
 
 @dataclass(frozen=True)
 class ScoredBatch:
-    """What became of some files.
-
-    Args:
-        verdicts: one for each, in their order.
-        fits: whether any image had the guard's shape.
-        other_shape: the sentence about the first image that had another one.
-    """
+    """Verdicts of some files, whether any image had the guard's shape, and the sentence about the first that had another one."""
 
     verdicts: list[FileVerdict]
     fits: bool
     other_shape: str | None
 
 
-def score_batch(guard: Guard, paths: Sequence[str | Path | ImageBytes], megapixels: float = MEGAPIXELS) -> ScoredBatch:
+def score_batch(
+    guard: ImageScorer, paths: Sequence[str | Path | ImageBytes], megapixels: float = MEGAPIXELS
+) -> ScoredBatch:
     """Score a few files, all of which are in memory at once; of none it is refused that its image has another shape."""
     with closing(_decoded(guard, paths, PixelLimit(megapixels), ahead=len(paths))) as stream:
         rows = list(stream)
@@ -178,7 +212,7 @@ class _Decoded:
 
 
 def _decoded(
-    guard: Guard, paths: Iterable[str | Path | ImageBytes], limit: PixelLimit, ahead: int
+    guard: ImageScorer, paths: Iterable[str | Path | ImageBytes], limit: PixelLimit, ahead: int
 ) -> Generator[_Decoded]:
     """Decode in threads, at most `ahead` files before the one that is taken."""
     waiting: deque[Future[_Decoded]] = deque()
@@ -194,7 +228,7 @@ def _decoded(
                 future.cancel()
 
 
-def _decode(guard: Guard, given: str | Path | ImageBytes, limit: PixelLimit) -> _Decoded:
+def _decode(guard: ImageScorer, given: str | Path | ImageBytes, limit: PixelLimit) -> _Decoded:
     path = printable(str(given))
     file = io.BytesIO(given.content) if isinstance(given, ImageBytes) else given
     try:
@@ -204,14 +238,14 @@ def _decode(guard: Guard, given: str | Path | ImageBytes, limit: PixelLimit) -> 
         return _Decoded(path, error=refusal)
 
 
-def _verdicts(guard: Guard, rows: list[_Decoded]) -> Iterator[FileVerdict]:
+def _verdicts(guard: ImageScorer, rows: list[_Decoded]) -> Iterator[FileVerdict]:
     good = [row for row in rows if row.pixels is not None]
     found = {id(row): verdict for row, verdict in zip(good, _scored(guard, good), strict=True)}
     for row in rows:
         yield found.get(id(row)) or FileVerdict(row.path, error=str(row.error))
 
 
-def _scored(guard: Guard, rows: list[_Decoded]) -> list[FileVerdict]:
+def _scored(guard: ImageScorer, rows: list[_Decoded]) -> list[FileVerdict]:
     """Score a batch; where that is refused, one image after the other, so that only the bad ones are lost."""
     if not rows:
         return []
@@ -221,7 +255,7 @@ def _scored(guard: Guard, rows: list[_Decoded]) -> list[FileVerdict]:
         if len(rows) == 1:
             return [FileVerdict(rows[0].path, error=str(refusal))]
         return [one for row in rows for one in _scored(guard, [row])]
-    names = guard.classes
+    names = guard.about.classes
     return [
         FileVerdict(
             row.path,

@@ -87,16 +87,7 @@ def write_folder(
     probe_states: Mapping[str, Mapping[str, Tensor]],
     records: Records,
 ) -> None:
-    """Write a guard's files into a new folder.
-
-    Args:
-        folder: made if it is not there.
-        about: everything but weights and states.
-        network: the bare network, without its normalisation.
-        detector: fitted.
-        probe_states: probe name to what it learnt from the training images.
-        records: any that the detector can score.
-    """
+    """Write a guard's files into a folder: of the bare network, and of records only what the detector keeps with itself."""
     with writing_refused(folder, "--run_dir"):
         folder.mkdir(parents=True, exist_ok=True)
         _write_tensors(folder / NETWORK, network.state_dict())
@@ -108,12 +99,8 @@ def write_folder(
 
 
 def read_description(folder: Path) -> Description:
-    """Read `guard.json` and compare all files with their hashes.
-
-    Raises:
-        Refusal: a file is missing or altered, or the folder is no guard or of a newer format.
-    """
-    content = {"one_logit": False, **_content(folder)}  # which guards of version 1 do not say
+    """Read `guard.json` and compare all files with their hashes; what is missing, altered or of another format is refused."""
+    content = _content(folder)
     names = {one.name for one in fields(Description)}
     if not names <= set(content):
         raise _refusal(folder / GUARD, f"none of the entries {sorted(names - set(content))}")
@@ -168,9 +155,9 @@ def _content(folder: Path) -> dict[str, Any]:
         raise _refusal(path, str(error)) from error
     if not isinstance(content, dict) or not isinstance(content.get("format"), int):
         raise _refusal(path, "a JSON file of something else")
-    if content["format"] > FORMAT:
+    if content["format"] != FORMAT:
         raise Refusal(
-            f"{path} should be a guard of format {FORMAT} or older. Got format {content['format']}. "
+            f"{path} should be a guard of format {FORMAT}. Got format {content['format']}. "
             "Update lightning_gradood: a newer version has written it."
         )
     if content.get(_DIGEST) != _json_digest(content):

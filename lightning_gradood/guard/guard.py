@@ -5,10 +5,10 @@ from __future__ import annotations
 import copy
 import threading
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from lightning_gradood.core import MEGAPIXELS, Picture, Portions, Refusal, as_fl
 from lightning_gradood.detectors import Detector, load_detector, score_in_blocks
 from lightning_gradood.gradients import parameter_names
 from lightning_gradood.guard.components import decode
+from lightning_gradood.guard.files import FileVerdict, ImageBytes, OtherShape, Verdict, score_files
 from lightning_gradood.guard.folder import (
     DETECTOR,
     NETWORK,
@@ -32,32 +33,6 @@ from lightning_gradood.networks import Normalized, TwoLogits
 from lightning_gradood.probes import Probe, read_probes
 from lightning_gradood.records import NORMAL, Records
 
-if TYPE_CHECKING:
-    from lightning_gradood.guard.files import FileVerdict, ImageBytes
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What a guard says of N images.
-
-    Args:
-        scores: higher = more anomalous, float64 [N].
-        p_values: share of normal images, the calibration images and the image itself, that score at least as high,
-            float64 [N] in (0, 1].
-        flagged: whether the score is above the threshold, bool [N].
-        predictions: the classifier's, int64 [N].
-        probabilities: the largest softmax probability, float64 [N].
-    """
-
-    scores: np.ndarray
-    p_values: np.ndarray
-    flagged: np.ndarray
-    predictions: np.ndarray
-    probabilities: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.scores)
-
 
 class Guard:
     """A classifier with a fitted detector and a threshold; make it with `Guard.load`.
@@ -71,6 +46,10 @@ class Guard:
         probes: those that the detector reads, prepared where they need it.
         transform: of a picture; None for none.
         about: everything else.
+
+    Attributes:
+        threshold: an image is flagged if its score is above it.
+        calibration: scores of normal images that the detector was not fitted on, float64 [n], ascending.
     """
 
     def __init__(
@@ -79,7 +58,7 @@ class Guard:
         self.network, self.detector, self.probes = network, detector, list(probes)
         self.transform, self.about = transform, about
         self.threshold = about.threshold
-        self._calibration = np.array(about.calibration)
+        self.calibration = np.array(about.calibration)
         self._lock = threading.RLock()
         self._portions = Portions()
 
@@ -103,8 +82,7 @@ class Guard:
             detector = load_detector(place / DETECTOR, detector=decode(about.detector, trust)).detector
             probes = _prepared(detector.probes, place)
             guard = cls(network, detector, probes, decode(about.transform, trust), about)
-        guard.to(device)
-        return guard
+        return guard.to(device)
 
     def __call__(self, images: Tensor) -> Verdict:
         """Score images that are ready for the network, as `read` makes them.
@@ -121,7 +99,7 @@ class Guard:
         parts = [
             found
             for block in torch.split(images, self.about.batch_size)
-            for found in self._portions.run(partial(self._read_rows, block), len(block))
+            for found in self._portions.run(partial(self._read, block), len(block))
         ]
         records, probabilities = zip(*parts, strict=True)
         table = Records.concatenate(list(records))
@@ -149,12 +127,10 @@ class Guard:
         return pixels
 
     def score_files(
-        self, paths: Iterable[str | Path | ImageBytes], batch_size: int | None = None, megapixels: float | None = None
+        self, paths: Iterable[str | Path | ImageBytes], batch_size: int | None = None, megapixels: float = MEGAPIXELS
     ) -> Iterator[FileVerdict]:
         """Score image files in their order; see `guard.score_files`."""
-        from lightning_gradood.guard.files import score_files  # which needs this file
-
-        return score_files(self, paths, batch_size, MEGAPIXELS if megapixels is None else megapixels)
+        return score_files(self, paths, batch_size, megapixels)
 
     def records(self, images: Tensor) -> Records:
         """Read the detector's probes, as `__call__` does; for `explain`."""
@@ -174,19 +150,10 @@ class Guard:
         return other
 
     def with_false_positive_rate(self, rate: float) -> Guard:
-        """The same guard that flags another share of normal images; the network is shared.
-
-        Raises:
-            Refusal: the rate is not in (0, 1), or there are too few calibration images for it.
-        """
-        other = self.with_threshold(conformal_threshold(self._calibration, rate, flag="--false_positive_rate"))
+        """The same guard that flags another share of normal images, in (0, 1), which the calibration images must allow."""
+        other = self.with_threshold(conformal_threshold(self.calibration, rate, flag="--false_positive_rate"))
         other.about = replace(self.about, false_positive_rate=rate)
         return other
-
-    @property
-    def calibration(self) -> np.ndarray:
-        """Scores of normal images that the detector was not fitted on, float64 [n], ascending."""
-        return self._calibration
 
     @property
     def classes(self) -> list[str]:
@@ -215,10 +182,8 @@ class Guard:
                     "leave normalisation to the guard's network."
                 )
 
-    def _read_rows(self, images: Tensor, rows: slice) -> tuple[Records, np.ndarray]:
-        return self._read(images[rows])
-
-    def _read(self, images: Tensor) -> tuple[Records, np.ndarray]:
+    def _read(self, images: Tensor, rows: slice = slice(None)) -> tuple[Records, np.ndarray]:
+        images = images[rows]
         with self._lock, torch.inference_mode(False):
             batch = as_float(images.detach().to(self.device).clone()).float()
             reading = read_probes(self.probes, self.network, batch)
@@ -233,26 +198,8 @@ class Guard:
         return records, logits.softmax(dim=1).amax(dim=1).numpy()
 
     def _verdict(self, scores: np.ndarray, predictions: np.ndarray, probabilities: np.ndarray) -> Verdict:
-        p_values = conformal_p_values(self._calibration, scores)
+        p_values = conformal_p_values(self.calibration, scores)
         return Verdict(scores, p_values, scores > self.threshold, predictions.astype(np.int64), probabilities)
-
-
-class OtherShape(Refusal):
-    """An image has another shape than those that the guard was fitted on.
-
-    Args:
-        name: of the image.
-        got: its shape after the transform, [C, H, W].
-        expected: that of the guard.
-    """
-
-    def __init__(self, name: str, got: list[int], expected: list[int]) -> None:
-        size = " × ".join(map(str, expected[1:]))
-        super().__init__(
-            f"`{name}` should be an image of {size} pixels with {expected[0]} channels after the guard's transform. "
-            f"Got {' × '.join(map(str, got[1:]))} with {got[0]}. Resize the images, or fit the guard with a "
-            f"`data.transform` that does, such as torchvision.transforms.v2.Resize."
-        )
 
 
 def _network(folder: Path, about: Description, trust: Collection[str]) -> nn.Module:

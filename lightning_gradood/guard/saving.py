@@ -21,12 +21,7 @@ _TOLERANCE = 1e-3  # of the scores' spread; another network or transform is off 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a guard's network and transform are built again.
-
-    Args:
-        network: of the bare network, without its normalisation.
-        transform: of each picture; None for none.
-    """
+    """How a guard's network, without its normalisation, and the transform of each picture are built again."""
 
     network: Component
     transform: Component | None = None
@@ -47,10 +42,10 @@ def save_guard(
     records: Records,
     images: Tensor,
 ) -> Guard:
-    """Save a guard and load it again.
+    """Save a guard, load it again, and compare the scores; a folder that is there is replaced whole, or stays as it was.
 
     Args:
-        folder: where; an older guard there is replaced.
+        folder: where.
         about: what it is.
         network: pixels in [0, 1] in, logits out, with its normalisation.
         detector: fitted.
@@ -58,12 +53,8 @@ def save_guard(
         records: of some images that the detector was not fitted on; its first rows are those of `images`.
         images: float in [0, 1] or uint8, [N, C, H, W].
 
-    Returns:
-        The guard as it was loaded.
-
     Raises:
-        Refusal: the network cannot be built again from class path and arguments, or gives other scores then; the folder is as
-            it was before.
+        Refusal: the network cannot be built again from class path and arguments, or gives other scores then.
     """
     device = next(network.parameters()).device
     inner = network.network if about.one_logit and isinstance(network, TwoLogits) else network

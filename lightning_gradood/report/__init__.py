@@ -2,7 +2,7 @@
 
 Everything starts from one `DetectionReport`: the outcomes of the detectors, the gradient norms per layer, a few
 images and where all of it comes from. From it come the console table, `results.json` and `results.csv`, the figures,
-`report.html`, and the numbers in every Lightning logger. `read_runs` reads finished runs again to compare them. All
+`report.html`, and the numbers in every Lightning logger, all by `ReportCallback`. `read_runs` reads finished runs again. All
 numbers are shares in [0, 1] under the same names everywhere; only the console table and the figures speak in percent.
 W&B is imported here and nowhere else, and only when a run uses it.
 
@@ -19,36 +19,26 @@ Example:
     ['svhn', 'mlp', '-', '-', '50+50', '92.00', '[86.0,']
 """
 
-from lightning_gradood.report.bundle import (
-    DetectionReport,
-    ImageFacts,
-    ImagePairs,
-    ImageRow,
-    classifier_accuracy,
-    make_report,
-)
-from lightning_gradood.report.comparison import auroc_figures, comparison_page, comparison_text
+from lightning_gradood.report.bundle import DetectionReport, ImageRow, first_layer, make_report
+from lightning_gradood.report.comparison import comparison_page, comparison_text
 from lightning_gradood.report.dashboard import apply_dashboard, dashboard_sections, definition
 from lightning_gradood.report.drift import ScoredImages, drift_by_class, drift_figure, drift_table
-from lightning_gradood.report.figures import ReportSettings, as_png, draw_figures, write_figures
-from lightning_gradood.report.finished_runs import FinishedRun, read_results, read_runs
-from lightning_gradood.report.first_layer import first_layer
+from lightning_gradood.report.figures import ReportSettings, as_png
+from lightning_gradood.report.finished_runs import read_results, read_runs
 from lightning_gradood.report.guards import (
     GuardSummary,
     Workplace,
     choose_guard,
-    guard_description,
-    guard_summary,
     keep_guard,
     no_guard,
     without_anomalies_sentence,
 )
-from lightning_gradood.report.image_figures import attacked_samples, explanation_figure, extreme_images, sample_sheet
-from lightning_gradood.report.loggers import ReportCallback, log_report
+from lightning_gradood.report.image_figures import explanation_figure, extreme_images, sample_sheet
+from lightning_gradood.report.loggers import ReportCallback
 from lightning_gradood.report.names import detector_title, source_title
-from lightning_gradood.report.network_figures import activation_norms, layer_norms, weight_gradients
-from lightning_gradood.report.page import PAGE, Cells, Grid, Picture, Section, render
-from lightning_gradood.report.plots import heat_map, method_rocs, precision_recall_curves, roc_curves, score_histograms
+from lightning_gradood.report.network_figures import activation_norms, first_layer_figure, layer_norms
+from lightning_gradood.report.page import Cells, Grid, Picture, Section, render
+from lightning_gradood.report.plots import method_rocs
 from lightning_gradood.report.provenance import (
     ATTACK_HEADS,
     READING_HEADS,
@@ -61,9 +51,8 @@ from lightning_gradood.report.provenance import (
     split_cells,
     working_commit,
 )
-from lightning_gradood.report.results import results_table, scores_table, write_results
-from lightning_gradood.report.run_page import run_page, write_run_page
-from lightning_gradood.report.tables import Matrix, console_table, matrices, matrix_table
+from lightning_gradood.report.results import csv_text
+from lightning_gradood.report.tables import console_table, text_table
 from lightning_gradood.report.wandb_runs import (
     FINISH_SECONDS,
     PROJECT,
@@ -77,19 +66,14 @@ from lightning_gradood.report.wandb_runs import (
 __all__ = [
     "ATTACK_HEADS",
     "FINISH_SECONDS",
-    "PAGE",
     "PROJECT",
     "READING_HEADS",
     "Cells",
     "DetectionReport",
-    "FinishedRun",
     "Grid",
     "GuardSummary",
-    "ImageFacts",
-    "ImagePairs",
     "ImageRow",
     "LoggingSettings",
-    "Matrix",
     "Picture",
     "ReportCallback",
     "ReportSettings",
@@ -104,17 +88,14 @@ __all__ = [
     "apply_dashboard",
     "as_png",
     "attack_cells",
-    "attacked_samples",
-    "auroc_figures",
     "choose_guard",
-    "classifier_accuracy",
     "comparison_page",
     "comparison_text",
     "console_table",
+    "csv_text",
     "dashboard_sections",
     "definition",
     "detector_title",
-    "draw_figures",
     "drift_by_class",
     "drift_figure",
     "drift_table",
@@ -122,37 +103,23 @@ __all__ = [
     "explanation_figure",
     "extreme_images",
     "first_layer",
-    "guard_description",
-    "guard_summary",
+    "first_layer_figure",
     "has_wandb_account",
-    "heat_map",
     "keep_guard",
     "layer_norms",
-    "log_report",
     "make_report",
-    "matrices",
-    "matrix_table",
     "method_rocs",
     "no_guard",
     "offline_without_account",
     "pairs",
-    "precision_recall_curves",
     "read_results",
     "read_runs",
     "reading_cells",
     "render",
-    "results_table",
-    "roc_curves",
-    "run_page",
     "sample_sheet",
-    "score_histograms",
-    "scores_table",
     "source_title",
     "split_cells",
-    "weight_gradients",
+    "text_table",
     "without_anomalies_sentence",
     "working_commit",
-    "write_figures",
-    "write_results",
-    "write_run_page",
 ]

@@ -11,14 +11,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 
 import lightning_gradood
-from lightning_gradood.core import Refusal, as_float
-from lightning_gradood.data import ImageDataModule, class_name
+from lightning_gradood.core import as_float, exact_arithmetic, frozen_network, to_float64
+from lightning_gradood.data import ImageDataModule, LoadedSource, class_name
 from lightning_gradood.evaluation import Failure, Outcome, attack_numbers
 from lightning_gradood.extraction import CacheEntry
+from lightning_gradood.gradients import AllOnes
 from lightning_gradood.records import NORMAL, Records
-from lightning_gradood.report.first_layer import first_layer
 from lightning_gradood.report.names import source_title
 from lightning_gradood.tasks import ClassificationTask
 
@@ -42,12 +43,7 @@ class ImageFacts(NamedTuple):
 
 @dataclass(frozen=True)
 class ImageRow:
-    """Some images with their scores.
-
-    Args:
-        images: uint8 [k, H, W, C], C = 1 or 3.
-        scores: float64 [k].
-    """
+    """Images, uint8 [k, H, W, C] with C = 1 or 3, and their scores, float64 [k]."""
 
     images: np.ndarray
     scores: np.ndarray
@@ -55,13 +51,7 @@ class ImageRow:
 
 @dataclass(frozen=True)
 class ImagePairs:
-    """Some normal images with what an attack made of them.
-
-    Args:
-        clean: uint8 [k, H, W, C], C = 1 or 3.
-        attacked: of the same shape, in the same order.
-        predictions: the classifier's on each pair, before and after.
-    """
+    """Normal images and what an attack made of them, uint8 [k, H, W, C], with the predictions before and after."""
 
     clean: np.ndarray
     attacked: np.ndarray
@@ -75,8 +65,8 @@ class DetectionReport:
     Args:
         experiment: name of the experiment.
         outcomes: one per anomaly source and detector, or one per pair of sources where each is tested with each.
-        norms: source name to gradient representation of the first label design, squared L2 norms, float64 [n, L];
-            `"normal"` first, then the anomaly sources. It may be empty when no gradients were probed.
+        norms: source, `"normal"` first, to gradient representation of the first label design, squared L2 norms, float64 [n, L];
+            empty where no gradients were probed.
         layer_names: names of the L parameter tensors, in the order of the columns of `norms`.
         samples: source name to a few of its images, uint8 [k, H, W, C] with C = 1 or 3, `"normal"` first.
         facts: id of each record to what is known of its image.
@@ -85,13 +75,8 @@ class DetectionReport:
         first_layer: what `first_layer` returns; empty if the network has no convolution.
         features: source name to the feature layers' spatial averages, [n, ΣC]; empty if no detector reads them.
         feature_names: of the ΣC columns.
-        manifest: which id is in which split (others write it as `splits.json`).
         failures: detectors that have no outcome on a source, with the reason.
         provenance: versions, network, checkpoint, seeds, seconds and whatever else a reader needs to repeat the run.
-
-    Raises:
-        Refusal: two outcomes share source and detector, a source is called `"mean"`, `norms` and `layer_names`
-            disagree, or `samples` are not uint8 images.
     """
 
     experiment: str
@@ -105,14 +90,8 @@ class DetectionReport:
     first_layer: dict[str, Any] = field(default_factory=dict)
     features: dict[str, np.ndarray] = field(default_factory=dict)
     feature_names: list[str] = field(default_factory=list)
-    manifest: dict[str, Any] = field(default_factory=dict)
     failures: list[Failure] = field(default_factory=list)
     provenance: dict[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        _check_outcomes(self.outcomes)
-        _check_norms(self.norms, self.layer_names)
-        _check_samples(self.samples)
 
 
 def by_detector(outcomes: list[Outcome]) -> dict[str, list[Outcome]]:
@@ -128,40 +107,6 @@ def not_transferred(outcomes: list[Outcome]) -> list[Outcome]:
     return [outcome for outcome in outcomes if not outcome.transferred]
 
 
-def _check_outcomes(outcomes: list[Outcome]) -> None:
-    pairs = [(outcome.source, outcome.label) for outcome in outcomes]
-    for source, detector in pairs:
-        if source == MEAN:
-            raise Refusal(
-                f'`outcomes` should name no source "{MEAN}", the word for the mean over sources. '
-                f"Got `source = {source!r}`. Rename the source."
-            )
-        if pairs.count((source, detector)) > 1:
-            raise Refusal(
-                "`outcomes` should hold each pair of source and detector once. "
-                f"Got `{source!r}` with `{detector!r}` {pairs.count((source, detector))} times. "
-                "Give the detectors, or the sources, different names."
-            )
-
-
-def _check_norms(norms: dict[str, np.ndarray], layer_names: list[str]) -> None:
-    for source, values in norms.items():
-        if values.ndim != 2 or values.shape[1] != len(layer_names):
-            raise Refusal(
-                f"`norms[{source!r}]` should have one column per layer name, shape [n, {len(layer_names)}]. "
-                f"Got `shape = {list(values.shape)}`. Pass the representation of the first label design only."
-            )
-
-
-def _check_samples(samples: dict[str, np.ndarray]) -> None:
-    for source, images in samples.items():
-        if images.ndim != 4 or images.shape[3] not in (1, 3) or images.dtype != np.uint8:
-            raise Refusal(
-                f"`samples[{source!r}]` should be uint8 images of shape [k, H, W, C] with C = 1 or 3. "
-                f"Got `{images.dtype} {list(images.shape)}`. Move the channels last and scale to 0..255."
-            )
-
-
 _PACKAGES = ("torch", "torchvision", "lightning", "numpy", "scikit-learn")
 _FEATURES = "features/layers"  # what LID reads
 _SAMPLES = 12  # images per row of the sample sheet
@@ -175,16 +120,7 @@ def make_report(
     records: dict[str, Records],
     outcomes: list[Outcome],
 ) -> DetectionReport:
-    """Put outcomes together with representations, sample images and provenance.
-
-    Args:
-        experiment: its name.
-        model: the task that holds the classifier.
-        datamodule: sources and splits.
-        entries: where the records lie.
-        records: of every source, the normal one among them.
-        outcomes: one per anomaly source and detector.
-    """
+    """Put outcomes together with representations, sample images and provenance; `records` are of every source."""
     column = next((name for name in records[NORMAL].probes if name.startswith("gradients/")), None)
     shown = {source: records[source] for source in [NORMAL, *datamodule.anomaly_names]}
     samples = {source: _samples(source, datamodule, table) for source, table in shown.items()}
@@ -201,7 +137,6 @@ def make_report(
         first_layer=first_layer(model.network, datamodule.detection_sources),
         features={source: table.probe(_FEATURES) for source, table in shown.items()} if has_features else {},
         feature_names=records[NORMAL].names(_FEATURES) if has_features else [],
-        manifest=datamodule.manifest.counts,
         provenance=_provenance(datamodule, entries, records),
     )
 
@@ -222,17 +157,12 @@ def _provenance(
 
 
 def classifier_accuracy(normal: Records, outputs: int | None = None) -> dict[str, float | int]:
-    """Accuracy on the labelled normal images, their number and that of classes, from the predictions that records keep.
-
-    Args:
-        normal: records of normal images.
-        outputs: how many classes the network tells apart; by default those that the images have.
-    """
+    """Accuracy on the labelled normal images, their number, and that of classes: `outputs`, or those that the images have."""
     labels, predictions = normal.column("label"), normal.column("prediction")
     known = labels >= 0
-    accuracy = float(np.mean(labels[known] == predictions[known])) if known.any() else float("nan")
     if not known.any():
         return {"images": 0}
+    accuracy = float(np.mean(labels[known] == predictions[known]))
     return {"images": int(known.sum()), "accuracy": accuracy, "classes": outputs or len(np.unique(labels[known]))}
 
 
@@ -249,12 +179,7 @@ def _versions() -> dict[str, str]:
 
 
 def image_facts(datamodule: ImageDataModule, records: Mapping[str, Records]) -> dict[str, ImageFacts]:
-    """Say of every record which file its image comes from, its class and its prediction.
-
-    Args:
-        datamodule: sources and splits.
-        records: of every source.
-    """
+    """Say of every record which file its image comes from, its class and its prediction."""
     normal = datamodule.normal_source
     found: dict[str, ImageFacts] = {}
     for name, table in records.items():
@@ -322,7 +247,7 @@ def _pairs(
 
 
 def _samples(source: str, datamodule: ImageDataModule, records: Records) -> np.ndarray | None:
-    """A few images spread over the source, uint8 [k, H, W, C]; None for those made while probing and not kept."""
+    """A few images spread over the source, see `_pixels`."""
     rows = np.unique(np.linspace(0, len(records) - 1, _SAMPLES).astype(int))
     ids = datamodule.detection_sources[source].ids if source in datamodule.detection_sources else records.ids
     return _pixels(source, [ids[row] for row in rows], datamodule, records)
@@ -344,3 +269,40 @@ def _pixels(source: str, ids: Sequence[str], datamodule: ImageDataModule, record
     else:
         return None
     return np.asarray(images.transpose(0, 2, 3, 1))
+
+
+def first_layer(network: nn.Module, sources: Mapping[str, LoadedSource]) -> dict[str, Any]:
+    """Take the gradient of the first convolution's weight for an image from the middle of each source; see `weight_gradients`.
+
+    Returns:
+        `name` of the weight, `weights` float32 [filters, C, h, w] and, by source, `gradients` of the all-ones loss of one
+        image, of the same shape, and `images` uint8 [H, W, C]; empty if the network has no convolution.
+
+    Reference:
+        Lee et al. 2022, Figure 1 and Eq. 1.
+    """
+    found = next(((name, one) for name, one in network.named_modules() if isinstance(one, nn.Conv2d)), None)
+    if found is None:
+        return {}
+    name, convolution = found
+    device = convolution.weight.device
+    images = {source: as_float(loaded.images([len(loaded) // 2])).to(device) for source, loaded in sources.items()}
+    return {
+        "name": f"{name}.weight",
+        "weights": convolution.weight.detach().cpu().numpy().copy(),
+        "gradients": {source: _gradient(network, convolution, image) for source, image in images.items()},
+        "images": {source: _picture(image) for source, image in images.items()},
+    }
+
+
+def _gradient(network: nn.Module, convolution: nn.Conv2d, image: Tensor) -> np.ndarray:
+    with exact_arithmetic(), frozen_network(network):
+        convolution.weight.requires_grad_(True)  # `frozen_network` puts back what it was
+        logits = network(image)
+        logit_gradient = AllOnes().logit_gradient(to_float64(logits.detach())).to(logits)
+        (gradient,) = torch.autograd.grad(logits, [convolution.weight], logit_gradient)
+    return np.asarray(gradient.cpu().numpy())
+
+
+def _picture(image: Tensor) -> np.ndarray:
+    return np.asarray((image[0] * 255).round().to(torch.uint8).cpu().numpy().transpose(1, 2, 0))

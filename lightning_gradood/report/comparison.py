@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from tabulate import tabulate
 
 from lightning_gradood.report.bundle import MEAN
 from lightning_gradood.report.figures import as_png
@@ -15,7 +14,7 @@ from lightning_gradood.report.finished_runs import Auroc, FinishedRun
 from lightning_gradood.report.page import Cells, Grid, Picture, render
 from lightning_gradood.report.plots import line_styles, new_figure, tidy
 from lightning_gradood.report.provenance import accuracy_text
-from lightning_gradood.report.tables import percent
+from lightning_gradood.report.tables import percent, text_table
 
 _ABSENT = "-"
 _FRACTION = 1e4  # AUROCs are compared as they are printed: in % with two decimals
@@ -26,9 +25,6 @@ Rows = dict[tuple[str, str], list[Auroc | None]]
 
 def compared(runs: Sequence[FinishedRun]) -> Rows:
     """Line up the AUROCs of runs.
-
-    Args:
-        runs: at least one.
 
     Returns:
         One entry for each pair of source and detector that some run has, sources together in order of first appearance; then the
@@ -45,9 +41,6 @@ def compared(runs: Sequence[FinishedRun]) -> Rows:
 
 def compared_means(runs: Sequence[FinishedRun]) -> dict[str, tuple[list[str], list[Auroc | None]]]:
     """Average the AUROCs of each detector over the sources that all runs with this detector share.
-
-    Args:
-        runs: at least one.
 
     Returns:
         Detector to these sources and the mean of each run, without an interval: sources share their normal images. A detector is
@@ -70,14 +63,7 @@ def _mean(run: FinishedRun, detector: str, sources: Sequence[str]) -> Auroc:
 
 
 def comparison_text(runs: Sequence[FinishedRun]) -> str:
-    """Write mean AUROCs in % as plain text, with the difference to the first run in brackets, and the classifiers' accuracies.
-
-    Args:
-        runs: at least one.
-
-    Returns:
-        Lines joined by newlines: heads, a rule, a row for each detector, and one for the classifier.
-    """
+    """Mean AUROCs in % as plain text, with the difference to the first run in brackets, and the classifiers' accuracies."""
     lines = []
     for detector, (shared, aurocs) in compared_means(runs).items():
         differences = ["", *(f" ({text})" if text != _ABSENT else "" for text in _differences(aurocs))]
@@ -85,17 +71,11 @@ def comparison_text(runs: Sequence[FinishedRun]) -> str:
         lines.append([detector, str(len(shared)), *map("".join, zip(values, differences, strict=True))])
     accuracies = [percent(run.provenance.get("classifier", {}).get("accuracy")) for run in runs]
     heads = ["mean AUROC, %", "sources", *(run.name for run in runs)]
-    align = ["left", *["right"] * (len(runs) + 1)]
-    rows = [*lines, ["classifier's accuracy", "", *accuracies]]
-    return str(tabulate(rows, heads, "simple", colalign=align, disable_numparse=True))
+    return text_table(heads, [*lines, ["classifier's accuracy", "", *accuracies]])
 
 
 def comparison_page(runs: Sequence[FinishedRun]) -> str:
-    """Lay the comparison out as HTML that needs nothing else.
-
-    Args:
-        runs: at least one.
-    """
+    """Lay the comparison out as HTML that needs nothing else."""
     rows = compared(runs)
     return render(
         "comparison.html.jinja",
@@ -124,11 +104,8 @@ def _about(runs: Sequence[FinishedRun]) -> Grid:
             for name, key in (("weights", "checkpoint"), ("device", "device"), ("seconds", "seconds"))
         },
     }
-    return Grid(_heads("", runs), [[name, *texts] for name, texts in about.items()], keys=1 + len(runs), wrap=True)
-
-
-def _heads(first: str, runs: Sequence[FinishedRun]) -> list[str]:
-    return [first, *(run.name for run in runs)]
+    heads = ["", *(run.name for run in runs)]
+    return Grid(heads, [[name, *texts] for name, texts in about.items()], keys=len(heads), wrap=True)
 
 
 def _line(names: tuple[str, str], aurocs: Sequence[Auroc | None]) -> list[str | Cells]:
@@ -156,7 +133,8 @@ def _settings(runs: Sequence[FinishedRun]) -> Grid:
     keys = list(dict.fromkeys(key for run in known for key in run.config))
     texts = {key: [_text(run.config, key) for run in known] for key in keys}
     rows = [[key, *values] for key, values in texts.items() if len(set(values)) > 1]
-    return Grid(_heads("key", known), rows, keys=1 + len(known), wrap=True)
+    heads = ["key", *(run.name for run in known)]
+    return Grid(heads, rows, keys=len(heads), wrap=True)
 
 
 def _text(config: Mapping[str, Any], key: str) -> str:
@@ -170,15 +148,9 @@ _BAR, _GAP = 0.17, 0.3  # inches
 _CHANCE = 50.0
 _HATCHES = {"-": "", "--": "////", ":": "....", "-.": "xxxx"}
 
-Series = Mapping[str, Mapping[str, Auroc]]
-"""Name to source to AUROC."""
-
 
 def auroc_figures(runs: Sequence[FinishedRun]) -> dict[str, Figure]:
     """Draw AUROCs as grouped bars: for each detector a group of runs for each source, or for a single run all detectors.
-
-    Args:
-        runs: at least one.
 
     Returns:
         Caption to figure.
@@ -195,8 +167,13 @@ def auroc_figures(runs: Sequence[FinishedRun]) -> dict[str, Figure]:
     return {f"AUROC of {chart}": _bars(series, styles) for chart, series in found.items()}
 
 
-def _bars(series: Series, styles: Mapping[str, tuple[str, str]]) -> Figure:
-    """One axes: a group for each source, a bar with its interval for each name; from chance, or from 0 where one is below."""
+def _bars(series: Mapping[str, Mapping[str, Auroc]], styles: Mapping[str, tuple[str, str]]) -> Figure:
+    """One axes: a group for each source, a bar with its interval for each name; from chance, or from 0 where one is below.
+
+    Args:
+        series: name to source to AUROC.
+        styles: name to colour and dash.
+    """
     groups = list(dict.fromkeys(source for found in series.values() for source in found))
     names = [name for name in styles if name in series]
     step, lowest = len(names) * _BAR + _GAP, 100.0

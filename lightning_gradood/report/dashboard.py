@@ -33,8 +33,7 @@ class Panel:
     Args:
         title: above it.
         kind: what it draws.
-        keys: summary keys of `bars`, `importance` and `parallel coordinates` (there behind the parameters), history keys of
-            `lines`, media keys of `images`.
+        keys: summary keys; history keys of `lines`, media keys of `images`.
         parameters: configuration keys of `parallel coordinates`.
     """
 
@@ -57,7 +56,7 @@ def dashboard_sections(results: Mapping[str, Any], figures: Sequence[str]) -> li
 
     Args:
         results: content of its `results.json`.
-        figures: names of its figures, without `.png`; none gives no panels of images.
+        figures: names of its figures, without `.png`.
 
     Returns:
         Sections, every key of which a run with these sources, detectors and figures logs.
@@ -65,20 +64,18 @@ def dashboard_sections(results: Mapping[str, Any], figures: Sequence[str]) -> li
     outcomes = results["outcomes"]
     labels = list(dict.fromkeys(_label(one) for one in outcomes))
     best = f"detection/mean/{labels[0]}/val/auroc"
+    fitting = Panel("Seconds to fit and score", "bars", [f"cost/fit_seconds/{label}" for label in labels])
+    sweeps = Panel("Parameters", "parallel coordinates", [best], _PARAMETERS)
+    curves = [f"detector/{one['source']}/{one['detector']}/val/auroc" for one in outcomes if one["curves"]]
+    training = [Panel("AUROC on val", "lines", list(dict.fromkeys(curves)))] if curves else []
     found = [
         Section("AUROC", _auroc_panels(outcomes, labels)),
         Section("Runs side by side", [Panel("What differs", "comparer")]),
         Section("Figures", _figure_panels(figures)),
         Section("Guard", [Panel(title, "bars", [key]) for title, key in _GUARD.items()]),
-        Section(
-            "Sweeps",
-            [
-                Panel("Parameters", "parallel coordinates", [best], _PARAMETERS),
-                Panel("Importance of parameters", "importance", [best]),
-            ],
-        ),
-        Section("Cost", [Panel("Seconds of detect", "bars", ["cost/detect_seconds"]), _fitting_panel(labels)]),
-        Section("Training of detectors", _curve_panels(outcomes)),
+        Section("Sweeps", [sweeps, Panel("Importance of parameters", "importance", [best])]),
+        Section("Cost", [Panel("Seconds of detect", "bars", ["cost/detect_seconds"]), fitting]),
+        Section("Training of detectors", training),
     ]
     return [section for section in found if section.panels]
 
@@ -98,16 +95,6 @@ def _figure_panels(figures: Sequence[str]) -> list[Panel]:
     return [Panel(title, "images", [f"figures/{name}" for name in names]) for title, names in kinds.items() if names]
 
 
-def _fitting_panel(labels: Sequence[str]) -> Panel:
-    return Panel("Seconds to fit and score", "bars", [f"cost/fit_seconds/{label}" for label in labels])
-
-
-def _curve_panels(outcomes: Sequence[Mapping[str, Any]]) -> list[Panel]:
-    """One panel of curves; none where nothing was trained in epochs."""
-    curves = [f"detector/{one['source']}/{one['detector']}/val/auroc" for one in outcomes if one["curves"]]
-    return [Panel("AUROC on val", "lines", list(dict.fromkeys(curves)))] if curves else []
-
-
 def _label(outcome: Mapping[str, Any]) -> str:
     """A detector's name in keys, with its one source of training where it was tested on others."""
     detector, known = outcome["detector"], outcome["trained_on"]
@@ -121,11 +108,6 @@ def definition(sections: Sequence[Section]) -> dict[str, Any]:
 
 def apply_dashboard(sections: Sequence[Section], entity: str, project: str) -> tuple[str, str]:
     """Create or update the saved workspace and the report of a project.
-
-    Args:
-        sections: what they show.
-        entity: W&B's team or user.
-        project: in which the runs are.
 
     Returns:
         Addresses of workspace and report.
@@ -148,12 +130,7 @@ def apply_dashboard(sections: Sequence[Section], entity: str, project: str) -> t
         report.id = _report_of(entity, project)
         workspace.save()
         report.save()
-    except (
-        wandb.errors.Error,
-        ValueError,
-        TypeError,
-        KeyError,
-    ) as error:  # W&B's client words a refused write in all of these
+    except (wandb.errors.Error, ValueError, TypeError, KeyError) as error:  # a refused write is any of these
         raise Refusal(
             f"`--entity` and `--project` should name a place in W&B where your account may write. Got `--entity {entity} "
             f"--project {project}`; W&B says: {str(error).strip().splitlines()[0][:200]}"

@@ -11,19 +11,24 @@ from lightning_gradood.metrics import ScoreDrift, score_drift
 from lightning_gradood.report.plots import NORMAL_COLOUR, new_figure, tidy
 
 ALL = "all"
+_HEADS = [
+    "images",
+    "reference",
+    "new",
+    "flagged, reference",
+    "flagged, new",
+    "95 % interval",
+    "distance",
+    "p",
+    "effect",
+]
 _FEW = 5  # images of a class below which nothing is said of it
 _NEW_COLOUR = "#D55E00"
 
 
 @dataclass(frozen=True)
 class ScoredImages:
-    """Scores of a table that `score` or `detect` has written.
-
-    Args:
-        scores: float64 [n].
-        flagged: bool [n].
-        predictions: names of the predicted classes, str [n].
-    """
+    """Scores, float64 [n], whether each is above the threshold, bool [n], and the names of the predicted classes, str [n]."""
 
     scores: np.ndarray
     flagged: np.ndarray
@@ -36,36 +41,20 @@ class ScoredImages:
 
 
 def drift_by_class(reference: ScoredImages, new: ScoredImages) -> dict[str, ScoreDrift]:
-    """Compare all images, then those of each predicted class of which both have at least 5.
-
-    Args:
-        reference: as usual.
-        new: to be looked at.
-
-    Returns:
-        `all` and predicted classes to what was found.
-    """
-    found = {ALL: _drift(reference, new)}
+    """Compare all images, as `all`, then those of each predicted class of which both have at least 5."""
+    pairs = {ALL: (reference, new)}
     for name in sorted(set(reference.predictions.tolist()) & set(new.predictions.tolist())):
         pair = reference.of(name), new.of(name)
         if min(len(one.scores) for one in pair) >= _FEW:
-            found[f"predicted {name}"] = _drift(*pair)
-    return found
+            pairs[f"predicted {name}"] = pair
+    return {
+        name: score_drift(usual.scores, other.scores, usual.flagged, other.flagged)
+        for name, (usual, other) in pairs.items()
+    }
 
 
 def drift_table(found: Mapping[str, ScoreDrift]) -> str:
     """Text of a drift report."""
-    heads = [
-        "images",
-        "reference",
-        "new",
-        "flagged, reference",
-        "flagged, new",
-        "95 % interval",
-        "distance",
-        "p",
-        "effect",
-    ]
     rows = [
         [
             name,
@@ -84,17 +73,11 @@ def drift_table(found: Mapping[str, ScoreDrift]) -> str:
         "distance = Kolmogorov and Smirnov's, the largest difference of the two cumulative distributions of scores; p is its.\n"
         "effect = P(new > reference) - P(new < reference): above 0 new images are more anomalous."
     )
-    return f"{tabulate(rows, heads, disable_numparse=True, stralign='right')}\n{notes}"
+    return f"{tabulate(rows, _HEADS, disable_numparse=True, stralign='right')}\n{notes}"
 
 
 def drift_figure(reference: ScoredImages, new: ScoredImages, found: Mapping[str, ScoreDrift]) -> Figure:
-    """Draw the cumulative distributions of both, and the share flagged with its interval.
-
-    Args:
-        reference: as usual.
-        new: to be looked at.
-        found: by class.
-    """
+    """Draw the cumulative distributions of both, and the share flagged with its interval."""
     figure = new_figure(10, max(3.2, 0.28 * len(found) + 1.4))
     left, right = figure.subplots(1, 2)
     for name, images, colour in (("reference", reference, NORMAL_COLOUR), ("new", new, _NEW_COLOUR)):
@@ -106,21 +89,11 @@ def drift_figure(reference: ScoredImages, new: ScoredImages, found: Mapping[str,
     shares = [100 * one.new_flagged for one in found.values()]
     errors = [[100 * abs(bound - one.new_flagged) for bound in (one.low, one.high)] for one in found.values()]
     right.errorbar(shares, places, xerr=np.transpose(errors), fmt="o", color=_NEW_COLOUR, label="new, 95 % interval")
-    right.plot(
-        [100 * one.reference_flagged for one in found.values()],
-        places,
-        "|",
-        ms=12,
-        color=NORMAL_COLOUR,
-        label="reference",
-    )
+    usual = [100 * one.reference_flagged for one in found.values()]
+    right.plot(usual, places, "|", ms=12, color=NORMAL_COLOUR, label="reference")
     right.set_yticks(places, list(found))
     right.set_xlabel("flagged, %")
     right.legend(frameon=False)
     for axes in (left, right):
         tidy(axes)
     return figure
-
-
-def _drift(reference: ScoredImages, new: ScoredImages) -> ScoreDrift:
-    return score_drift(reference.scores, new.scores, reference.flagged, new.flagged)

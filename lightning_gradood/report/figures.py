@@ -21,11 +21,7 @@ _PNG_DPI = 110  # sharp enough at a phone's width, a tenth of a megabyte each
 
 
 def as_png(figure: Figure) -> bytes:
-    """Encode a figure as PNG.
-
-    Args:
-        figure: any of this room's.
-    """
+    """Encode a figure as PNG."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=_PNG_DPI)
     return buffer.getvalue()
@@ -65,11 +61,7 @@ class ReportSettings:
 
 
 def draw_figures(report: DetectionReport, titles: bool = True) -> dict[str, Figure]:
-    """Draw what the report has data for.
-
-    Args:
-        report: its outcomes, norms and samples are drawn.
-        titles: whether figures have titles; panels keep theirs.
+    """Draw what the report has data for; without titles, panels keep theirs.
 
     Returns:
         Name to figure: `roc_<detector>`, `precision_recall_<detector>`, `scores_<detector>` for each detector, then
@@ -95,31 +87,18 @@ def draw_figures(report: DetectionReport, titles: bool = True) -> dict[str, Figu
 
 
 def _of_network_and_images(report: DetectionReport) -> dict[str, Figure]:
-    figures = {}
-    if report.norms:
-        figures["layer_norms"] = layer_norms(report.norms, report.layer_names)
-    if report.features:
-        figures["activation_norms"] = activation_norms(report.features, report.feature_names)
-    if report.first_layer:
-        figures["first_layer"] = first_layer_figure(report.first_layer)
-    if report.samples:
-        figures["samples"] = sample_sheet(report.samples)
-    if report.pairs:
-        figures["attacked_samples"] = attacked_samples(report.pairs)
-    return figures
+    drawn = {
+        "layer_norms": report.norms and layer_norms(report.norms, report.layer_names),
+        "activation_norms": report.features and activation_norms(report.features, report.feature_names),
+        "first_layer": report.first_layer and first_layer_figure(report.first_layer),
+        "samples": report.samples and sample_sheet(report.samples),
+        "attacked_samples": report.pairs and attacked_samples(report.pairs),
+    }
+    return {name: figure for name, figure in drawn.items() if isinstance(figure, Figure)}
 
 
 def write_figures(report: DetectionReport, folder: Path, settings: ReportSettings | None = None) -> list[Path]:
-    """Write every figure.
-
-    Args:
-        report: what to draw.
-        folder: the run's folder; the files go to `figures/` in it.
-        settings: formats, and whether there are titles; by default PNG with titles.
-
-    Returns:
-        The paths, in the order of `draw_figures`, the formats of each in the order of the settings.
-    """
+    """Write every figure into `figures/` of the run folder, as PNG with titles unless the settings say otherwise."""
     settings, paths = settings or ReportSettings(), []
     # Fonts are embedded as TrueType, whose letters stay letters (journals refuse matplotlib's default, Type 3), or drawn as
     # paths; equal reports give equal files.
@@ -133,15 +112,7 @@ def write_figures(report: DetectionReport, folder: Path, settings: ReportSetting
 
 
 def as_pngs(report: DetectionReport, written: Sequence[Path]) -> dict[str, bytes]:
-    """Figures of a report for a page, read from files where they were written as PNG, and drawn where not.
-
-    Args:
-        report: whose figures.
-        written: what `write_figures` has written for it; empty if no figures are wanted.
-
-    Returns:
-        Name to PNG.
-    """
+    """PNG of each figure by name: what `write_figures` has `written`, or drawn anew where that is no PNG; none for no files."""
     found = {path.stem: path.read_bytes() for path in written if path.suffix == ".png"}
     if found or not written:
         return found

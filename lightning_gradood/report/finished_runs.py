@@ -42,10 +42,7 @@ class FinishedRun:
 
 
 def read_runs(folders: Sequence[Path]) -> list[FinishedRun]:
-    """Read the results of runs.
-
-    Args:
-        folders: of runs, each once.
+    """Read the results of runs, each folder given once.
 
     Raises:
         Refusal: a folder is not there, is given twice, or holds no results that can be read.
@@ -103,12 +100,8 @@ def _read(folder: Path, name: str) -> FinishedRun:
 def read_results(folder: Path, *needed: str) -> dict[str, Any]:
     """Read the `results.json` of a run, which `detect` writes.
 
-    Args:
-        folder: of the run.
-        needed: what the document must hold: `outcomes`, a list, or `provenance`, a dict.
-
     Raises:
-        Refusal: it is not there or holds something else.
+        Refusal: it is not there, or lacks what is `needed`: `outcomes`, a list, or `provenance`, a dict.
     """
     path = folder / RESULTS
     try:

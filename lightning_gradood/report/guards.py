@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tabulate import tabulate
 from torch import Tensor
 
 from lightning_gradood.core import Refusal, Unwritable
@@ -16,7 +15,7 @@ from lightning_gradood.guard import Description, Recipe, component_of, mean_read
 from lightning_gradood.networks import TwoLogits
 from lightning_gradood.probes import GradientProbe
 from lightning_gradood.records import NORMAL, Records
-from lightning_gradood.report.tables import percent
+from lightning_gradood.report.tables import percent, text_table
 from lightning_gradood.tasks import ClassificationTask
 
 
@@ -70,8 +69,7 @@ class GuardSummary:
         if not self.metrics:
             return self.sentence
         heads, rows = self.table
-        table = tabulate(rows, heads, disable_numparse=True, colalign=("left", "right", "right"))
-        return f"Guard: {self.sentence}\n\n{table}\n\nIt scores any image:\n  {self.command}"
+        return f"Guard: {self.sentence}\n\n{text_table(heads, rows)}\n\nIt scores any image:\n  {self.command}"
 
     @property
     def table(self) -> tuple[list[str], list[list[str]]]:
@@ -103,14 +101,7 @@ def guard_summary(folder: Path, chosen: Calibrated, place: Workplace) -> GuardSu
 
 
 def guard_description(folder: Path, place: Workplace, chosen: Calibrated, normal: Records) -> Description:
-    """What `guard.json` says.
-
-    Args:
-        folder: of the guard, in its run's folder.
-        place: what it is made from.
-        chosen: its detector.
-        normal: records of normal images.
-    """
+    """What `guard.json` says."""
     data, model, recipe = place.datamodule, place.model, place.recipe
     if recipe is None:
         raise RuntimeError("choose_guard comes first.")
@@ -174,15 +165,7 @@ def keep_guard(
     normal: Records,
     states: Mapping[str, Mapping[str, Tensor]],
 ) -> GuardSummary:
-    """Save a guard, and return what the user is told.
-
-    Args:
-        folder: where.
-        place: what it is made from.
-        chosen: its detector.
-        normal: records of normal images.
-        states: what its probes have learnt.
-    """
+    """Save a guard, with the `states` that its probes have learnt, and return what the user is told."""
     source = place.datamodule.normal_source
     rows = {name: row for row, name in enumerate(source.ids)}
     held = normal.where(split="val")

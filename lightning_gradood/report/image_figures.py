@@ -25,9 +25,6 @@ def sample_sheet(samples: Mapping[str, np.ndarray], below: float = 0.0) -> Figur
         samples: source name to uint8 images [k, H, W, C], C = 1 (grey) or 3 (RGB); the first 12 are shown.
         below: room under each row, in inches.
 
-    Returns:
-        One axes per source, labelled with its name, nearest-neighbour interpolation.
-
     Reference:
         Lee et al. 2022, Figure 4.
     """
@@ -53,11 +50,7 @@ def sample_sheet(samples: Mapping[str, np.ndarray], below: float = 0.0) -> Figur
 
 
 def extreme_images(rows: Mapping[str, ImageRow]) -> Figure:
-    """Show a row of images each with its score below.
-
-    Args:
-        rows: what they are, e.g. `normal, most anomalous`, to images and scores; the first 12 are shown.
-    """
+    """Show rows of images, of which the first 12, each with its score below."""
     figure = sample_sheet({name: row.images for name, row in rows.items()}, below=_SCORE)
     for axes, row in zip(figure.axes, rows.values(), strict=True):
         width, gap = row.images.shape[2], max(row.images.shape[2] // _GAP, 1)
@@ -86,9 +79,6 @@ _LONGEST = 11  # letters of a prediction
 
 def attacked_samples(pairs: Mapping[str, ImagePairs]) -> Figure:
     """Show clean images beside attacked ones, their difference amplified, and the classifier's predictions on both.
-
-    Args:
-        pairs: attack to images.
 
     Returns:
         One axes per attack with a row per image: clean, attacked, and grey plus the difference times a factor which its

@@ -45,13 +45,7 @@ _SOURCES: dict[str, str] = {
 
 
 def detector_title(detector: str) -> str:
-    """Display name of a detector.
-
-    Args:
-        detector: its name in a run, also with the source that it was trained on, `mlp@fgsm`.
-
-    Returns:
-        The name in the literature, `name (trained on source)` of the latter; an unknown name as it is.
+    """The literature's name of a detector, also of one with the source that it was trained on; an unknown name as it is.
 
     Example:
         >>> detector_title("mahalanobis_p_fe"), detector_title("odin@fgsm"), detector_title("mine")
@@ -63,13 +57,7 @@ def detector_title(detector: str) -> str:
 
 
 def source_title(source: str) -> str:
-    """Display name of an attack, a corruption or a data set.
-
-    Args:
-        source: its name in a run.
-
-    Returns:
-        The name in the literature; an unknown name as it is.
+    """The literature's name of an attack, a corruption or a data set; an unknown name as it is.
 
     Example:
         >>> source_title("cw"), source_title("lsun_resize"), source_title("builtin_gaussian_noise"), source_title("digit_9")
@@ -81,13 +69,7 @@ def source_title(source: str) -> str:
 
 
 def source_titles(sources: Iterable[str]) -> dict[str, str]:
-    """Display names of the sources of one figure, distinct.
-
-    Args:
-        sources: names in a run.
-
-    Returns:
-        Source to display name; sources that would share one keep their own names.
+    """Display names of the sources of one figure; sources that would share one keep their own names.
 
     Example:
         >>> source_titles(["svhn", "lsun_crop", "lsun_resize"])

@@ -18,6 +18,7 @@ from lightning_gradood.records import NORMAL
 from lightning_gradood.report.names import source_title, source_titles
 from lightning_gradood.report.plots import line_styles, new_figure, tidy
 
+_MOST_LAYERS = 12
 _WHISKERS = (5, 95)
 _INCHES_PER_BOX = 0.13
 _WIDEST = 14.0
@@ -25,13 +26,12 @@ _GROUP_WIDTH = 0.8
 _HATCHES = {"-": "", "--": "/////", ":": ".....", "-.": "xxxxx"}  # what dashes are to lines
 
 
-def layer_norms(norms: Mapping[str, np.ndarray], layer_names: Sequence[str], most_layers: int = 12) -> Figure:
+def layer_norms(norms: Mapping[str, np.ndarray], layer_names: Sequence[str]) -> Figure:
     """Draw the distribution of squared gradient norms over images, per layer and source.
 
     Args:
         norms: source name to squared L2 norms, float64 [n, L], `"normal"` first.
-        layer_names: names of the L parameter tensors.
-        most_layers: how many layers are drawn at most.
+        layer_names: names of the L parameter tensors, of which `representative_layers` are drawn.
 
     Returns:
         One axes: per layer a box per source of log10 of the squared norm. Box: quartiles and median; whiskers: 5th and
@@ -40,7 +40,7 @@ def layer_norms(norms: Mapping[str, np.ndarray], layer_names: Sequence[str], mos
     Reference:
         Lee et al. 2022, Figure 3a, which draws norms of one convolution per residual block.
     """
-    chosen = representative_layers(layer_names, most_layers)
+    chosen = representative_layers(layer_names)
     boxes = len(chosen) * len(norms)
     figure = new_figure(min(max(7.0, 1.5 + _INCHES_PER_BOX * boxes + 0.25 * len(chosen)), _WIDEST), 4.8)
     axes = figure.add_subplot()
@@ -62,22 +62,17 @@ def layer_norms(norms: Mapping[str, np.ndarray], layer_names: Sequence[str], mos
     return figure
 
 
-def representative_layers(layer_names: Sequence[str], most: int = 12) -> list[int]:
-    """Choose weights of convolutions evenly through the network, and its last weight.
+def representative_layers(layer_names: Sequence[str]) -> list[int]:
+    """Choose weights of convolutions evenly through the network, and its last weight: at most 12 increasing columns.
 
-    Args:
-        layer_names: names of the parameter tensors, in the network's order.
-        most: how many to choose at most, at least 2.
-
-    Returns:
-        Increasing columns. Convolutions are known by `conv` in the last part of the module's name; a network that
-        names none gets all its weights, one without weights all its tensors.
+    Convolutions are known by `conv` in the last part of the module's name; a network that names none gets all its weights, one
+    without weights all its tensors.
     """
     weights = [i for i, name in enumerate(layer_names) if name.endswith("weight")] or list(range(len(layer_names)))
     convolutions = [i for i in weights if "conv" in ".".join(layer_names[i].split(".")[-2:])] or weights
     last = weights[-1]
     candidates = [i for i in convolutions if i != last]
-    steps = np.linspace(0, len(candidates) - 1, min(most - 1, len(candidates)))
+    steps = np.linspace(0, len(candidates) - 1, min(_MOST_LAYERS - 1, len(candidates)))
     return [*(candidates[int(step)] for step in np.round(steps)), last]
 
 
@@ -177,16 +172,17 @@ def weight_gradients(
     return figure
 
 
-def first_layer_figure(stored: Mapping[str, Any]) -> Figure:
-    """Draw `weight_gradients` of a normal image, one of the first anomaly source and one of the last.
+def first_layer_figure(stored: Mapping[str, Any], chosen: Mapping[str, str] | None = None) -> Figure:
+    """Draw `weight_gradients` of an image of some sources.
 
     Args:
         stored: what `first_layer` returns.
+        chosen: caption to source; by default the normal one, the first anomaly source and the last.
     """
     others = [source for source in stored["images"] if source != NORMAL]
-    chosen = dict.fromkeys([NORMAL, *others[:1], *others[-1:]])
+    chosen = chosen or {source_title(source): source for source in (NORMAL, *others[:1], *others[-1:])}
     gradients, images = (
-        {source_title(source): stored[kind][source] for source in chosen} for kind in ("gradients", "images")
+        {caption: stored[kind][source] for caption, source in chosen.items()} for kind in ("gradients", "images")
     )
     return weight_gradients(stored["name"], stored["weights"], gradients, images)
 

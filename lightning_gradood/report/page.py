@@ -68,12 +68,7 @@ class Grid:
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure inside the page.
-
-    Args:
-        png: the image.
-        caption: what it shows.
-    """
+    """A PNG inside the page, with its caption."""
 
     png: bytes
     caption: str
@@ -105,15 +100,9 @@ class Section:
 
 
 def render(template: str, package: str = "lightning_gradood.report", **values: Any) -> str:
-    """Fill in a template; text is escaped, and a value that is missing is an error.
+    """Fill in a template of this room, or of another `package`; text is escaped, and a value that is missing is an error.
 
-    Args:
-        template: its file's name; it extends `page.html.jinja` and may import `parts.html.jinja`, both of this room.
-        package: where the file lies.
-        values: by the names that the template uses.
-
-    Returns:
-        The page.
+    A template extends `page.html.jinja` and may import `parts.html.jinja`, both of this room.
     """
     rooms = dict.fromkeys((package, "lightning_gradood.report"))
     jinja = Environment(

@@ -28,12 +28,7 @@ CHANGED_COLOUR = "#D55E00"
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """Make a figure with an Agg canvas of its own: nothing is registered with pyplot, so nothing has to be closed.
-
-    Args:
-        width: in inches.
-        height: in inches.
-    """
+    """Make a figure, in inches, with an Agg canvas of its own: nothing is registered with pyplot, so nothing has to be closed."""
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
@@ -42,11 +37,9 @@ def new_figure(width: float, height: float) -> Figure:
 def line_styles(sources: Sequence[str]) -> dict[str, tuple[str, str]]:
     """Give every source its colour and dash pattern, the normal images grey.
 
-    Args:
-        sources: names in the order of the report; the same order gives the same styles in every figure.
-
     Returns:
-        Source to (colour, dash); pairs are distinct for up to 24 anomaly sources, and so are colour and dash of neighbours.
+        Source to (colour, dash), the same for the same order; pairs are distinct for up to 24 anomaly sources, and so are colour
+        and dash of neighbours.
     """
     anomalies = [source for source in dict.fromkeys(sources) if source != NORMAL]
     turn = math.lcm(len(_COLOURS), len(_DASHES))  # after so many the same pairs would come again
@@ -65,10 +58,7 @@ def tidy(axes: Axes) -> None:
 
 
 def roc_curves(outcomes: "Sequence[Outcome]") -> Figure:
-    """Draw true against false positives on the test split, anomalous as the positive class.
-
-    Args:
-        outcomes: of one detector, one per source.
+    """Draw true against false positives of one detector's outcomes on the test split, anomalous as the positive class.
 
     Returns:
         One axes with a line per source, named with its AUROC and interval in % below the axes, and the diagonal of chance;
@@ -119,26 +109,16 @@ def _draw_rocs(
     axes.set_ylabel("true positive rate")
 
 
-def _name_lines(figure: Figure, title: str, lines: int, longest: int = 3) -> None:
+def _name_lines(figure: Figure, title: str, lines: int) -> None:
     """Put the legend below the axes, where it covers no line."""
-    columns = 2 if lines > longest else 1
-    figure.legend(
-        loc="outside lower center",
-        ncols=columns,
-        fontsize=8,
-        frameon=False,
-        title=title,
-        title_fontsize=8,
-        borderpad=0.9,
-    )
+    columns = 2 if lines > 3 else 1
+    look = {"fontsize": 8, "frameon": False, "title_fontsize": 8, "borderpad": 0.9}
+    figure.legend(loc="outside lower center", ncols=columns, title=title, **look)
     figure.set_figheight(figure.get_figheight() + 0.18 * -(-lines // columns))
 
 
 def precision_recall_curves(outcomes: "Sequence[Outcome]") -> Figure:
-    """Draw precision against recall on the test split, anomalous as the positive class.
-
-    Args:
-        outcomes: of one detector, one per source.
+    """Draw precision against recall of one detector's outcomes on the test split, anomalous as the positive class.
 
     Returns:
         One axes with a step line per source, named below the axes with its average precision (AUPR-out) and its prevalence
@@ -189,10 +169,7 @@ _HEADROOM = 1.45  # for the legend, above the highest bar
 
 
 def score_histograms(outcomes: "Sequence[Outcome]") -> Figure:
-    """Draw the test scores of normal and anomalous images, one axes per source.
-
-    Args:
-        outcomes: of one detector, one per source.
+    """Draw the test scores of normal and anomalous images of one detector's outcomes.
 
     Returns:
         One axes per source, all with the same scales and bins: both classes as shares that sum to 100 %, so that unequal
@@ -276,9 +253,6 @@ _DARK = 0.62  # share of the colour scale above which letters are white
 def heat_map(matrix: Matrix) -> Figure:
     """Draw the AUROC of one detector for each source of training (rows) and of testing (columns).
 
-    Args:
-        matrix: what to draw.
-
     Returns:
         Two axes: cells from white (chance, or less) to dark blue (all told apart), each with its AUROC in %, those trained
         and tested on the same source framed; and the scale.
@@ -312,15 +286,11 @@ def heat_map(matrix: Matrix) -> Figure:
 
 
 def method_rocs(source: str, scores: "Mapping[str, Mapping[str, np.ndarray]]") -> Figure:
-    """Draw true against false positives of every detector, anomalous as the positive class.
+    """Draw ROCs as `roc_curves` does, of one source with a line per detector.
 
     Args:
         source: its name, for the title.
         scores: detector to `labels` int64 [n] and `scores` float64 [n].
-
-    Returns:
-        One axes with a line per detector, named with its AUROC in % below the axes, the diagonal of chance and an inset as
-        `roc_curves` has it.
     """
     figure, axes = _square(f"ROC on {source_title(source)}, test split")
     curves = {

@@ -14,11 +14,7 @@ _ABSENT = "-"
 
 
 def environment(provenance: Mapping[str, Any]) -> dict[str, str]:
-    """Describe what a run ran on.
-
-    Args:
-        provenance: of a run's results.
-    """
+    """Describe what a run ran on."""
     versions = ", ".join(f"{name} {version}" for name, version in provenance.get("versions", {}).items())
     system = f"{platform.system()} {platform.release()}, {platform.machine()}, {os.cpu_count()} processors"
     return {
@@ -44,12 +40,9 @@ def accuracy_sentence(provenance: Mapping[str, Any]) -> str:
 
 
 def accuracy_warning(provenance: Mapping[str, Any]) -> str:
-    """Name the first suspect where the classifier is hardly better than chance; empty where it is, or nobody knows.
+    """Name the first suspect where the classifier is hardly better than chance; empty where it is, or where that is not known.
 
     The limit is 3 × chance, or, with few classes, half way from chance to 1.
-
-    Args:
-        provenance: of a run's results.
     """
     found = provenance.get("classifier", {})
     if found.get("accuracy") is None or not found.get("classes"):
@@ -92,12 +85,7 @@ ATTACK_HEADS = ("images", "success, %", "mean L2", "mean L∞")
 
 
 def attack_cells(numbers: Mapping[str, Any]) -> list[str]:
-    """What an attack or corruption did, under `ATTACK_HEADS`.
-
-    Args:
-        numbers: of one source, from the results' provenance: `images`, and `attack_success` (share), `attack_l2` and
-            `attack_linf` (means, pixels in [0, 1]) where they are known.
-    """
+    """What an attack or corruption did, under `ATTACK_HEADS`; norms are means, of pixels in [0, 1]."""
     success = numbers.get("attack_success")
     norms = [numbers.get(name) for name in ("attack_l2", "attack_linf")]
     rest = [_ABSENT if value is None else f"{value:.3f}" for value in norms]

@@ -4,7 +4,7 @@ import csv
 import io
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,39 +19,32 @@ from lightning_gradood.report.bundle import MEAN, DetectionReport, ImageFacts, b
 from lightning_gradood.report.tables import FAILED, mean_numbers, outcome_numbers
 
 _UNKNOWN = ImageFacts("", "", "")
+# of an outcome, in `results.json`
+_WRITTEN = ("source", "detector", "trained_on", "counts", "metrics", "auroc_interval", "threshold", "seconds", "curves")
 _COLUMNS = ("source", "trained_on", "detector", "split", "metric", "value", "low", "high")
 
 
-def write_results(report: DetectionReport, folder: Path) -> list[Path]:
-    """Write the numbers of a report, each file whole or not at all.
+def write_results(report: DetectionReport, folder: Path) -> None:
+    """Write the numbers of a report into the run folder, each file whole or not at all.
 
     - `results.json`: everything, nested.
     - `results.csv` and `results.parquet`: one row per number, see `results_table`.
     - `scores.parquet`: one row per image, split and detector, see `scores_table`.
-
-    Args:
-        report: what to write.
-        folder: the run's folder.
-
-    Returns:
-        The four paths.
     """
     table = results_table(report.outcomes, report.failures)
     document = json.dumps(results_document(report), indent=2, allow_nan=False) + "\n"
-    for name, text in {"results.json": document, "results.csv": _csv_text(table)}.items():
+    for name, text in {
+        "results.json": document,
+        "results.csv": csv_text(table, zip(*table.values(), strict=True)),
+    }.items():
         with atomic_write(folder / name) as file:
             file.write(text.encode())
     write_columns(folder / "results.parquet", table)
     write_columns(folder / "scores.parquet", scores_table(report.outcomes, report.facts))
-    return [folder / name for name in ("results.json", "results.csv", "results.parquet", "scores.parquet")]
 
 
 def results_table(outcomes: Sequence[Outcome], failures: Sequence[Failure] = ()) -> dict[str, list[Any]]:
-    """List every number of every outcome, one row each.
-
-    Args:
-        outcomes: of all sources and detectors.
-        failures: each becomes a row `failed` without a value; `results.json` says why.
+    """List every number of every outcome, one row each; each failure is a row `failed` without a value.
 
     Returns:
         Columns `source` (tested on), `trained_on`, `detector`, `split`, `metric`, `value`, `low` and `high`, the bounds of
@@ -90,10 +83,6 @@ def _rate_interval(outcome: Outcome) -> tuple[float, float]:
 def scores_table(outcomes: Sequence[Outcome], facts: Mapping[str, ImageFacts] | None = None) -> dict[str, list[Any]]:
     """List the score of every image of `val` and `test` by every detector.
 
-    Args:
-        outcomes: of all sources and detectors.
-        facts: id to what is known of its image.
-
     Returns:
         Columns `id`, `path` (the file, or that which the image was made from), `label`, `prediction`, `source` (tested on),
         `trained_on`, `split`, `detector`, `anomalous` (0 or 1), `score` (higher = more anomalous), `p_value` (conformal, against
@@ -120,15 +109,7 @@ def scores_table(outcomes: Sequence[Outcome], facts: Mapping[str, ImageFacts] | 
 
 
 def results_document(report: DetectionReport) -> dict[str, Any]:
-    """Nest the report as it stands in `results.json`.
-
-    Args:
-        report: what to nest.
-
-    Returns:
-        `experiment`, `provenance`, `outcomes` (a list), `failures` (a list, with reasons) and
-        `mean` (detector to split to metric), JSON types only.
-    """
+    """The report as it stands in `results.json`, JSON types only; `mean` is detector to split to metric."""
     means = {detector: mean_numbers(group) for detector, group in by_detector(report.outcomes).items()}
     document = {
         "experiment": report.experiment,
@@ -155,22 +136,13 @@ def plain(value: Any) -> Any:
 
 def _outcome_document(outcome: Outcome) -> dict[str, Any]:
     low, high = outcome.auroc_interval
-    return {
-        "source": outcome.source,
-        "detector": outcome.detector,
-        "trained_on": outcome.trained_on,
-        "counts": outcome.counts,
-        "metrics": outcome.metrics,
-        "auroc_interval": {"low": low, "high": high},
-        "threshold": outcome.threshold,
-        "seconds": outcome.seconds,
-        "curves": outcome.curves,
-    }
+    return {name: getattr(outcome, name) for name in _WRITTEN} | {"auroc_interval": {"low": low, "high": high}}
 
 
-def _csv_text(table: Mapping[str, list[Any]]) -> str:
+def csv_text(heads: Iterable[str], rows: Iterable[Sequence[Any]]) -> str:
+    """Rows under their heads as CSV; what is None is empty."""
     buffer = io.StringIO(newline="")
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(table)
-    writer.writerows(["" if value is None else value for value in row] for row in zip(*table.values(), strict=True))
+    writer.writerow(heads)
+    writer.writerows(["" if value is None else value for value in row] for row in rows)
     return buffer.getvalue()

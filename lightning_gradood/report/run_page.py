@@ -6,11 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lightning_gradood.core import atomic_write
 from lightning_gradood.evaluation import Outcome
 from lightning_gradood.report.bundle import MEAN, DetectionReport, by_detector, not_transferred
 from lightning_gradood.report.guards import GuardSummary
-from lightning_gradood.report.page import PAGE, Cells, Grid, Picture, Section, render
+from lightning_gradood.report.page import Cells, Grid, Picture, Section, render
 from lightning_gradood.report.provenance import (
     ATTACK_HEADS,
     READING_HEADS,
@@ -46,33 +45,11 @@ _KINDS = {  # first words of a figure's file name, the section it stands in, and
     "extremes_": ("Most wrong", "Test images on which {} was most wrong, with their scores; higher is more anomalous"),
 }
 _OTHERS = ("More figures", "{}")
-
-
-def write_run_page(report: DetectionReport, guard: GuardSummary, figures: Mapping[str, bytes], folder: Path) -> Path:
-    """Write the page of a run into its folder, whole or not at all.
-
-    Args:
-        report: what was found.
-        guard: what is said of the guard.
-        figures: name, as in `draw_figures`, to PNG; empty where none are drawn.
-        folder: the run's.
-
-    Returns:
-        The file.
-    """
-    path = folder / PAGE
-    text = run_page(report, guard, figures, folder)
-    with atomic_write(path) as file:
-        file.write(text.encode())
-    return path
+_SHOWN = ("versions", "device", "seconds", "checkpoint", "command", "classifier", "perturbations", "records", "probes")
 
 
 def run_page(report: DetectionReport, guard: GuardSummary, figures: Mapping[str, bytes], folder: Path) -> str:
-    """Lay out a run as HTML that needs nothing else.
-
-    Args:
-        report, guard, figures, folder: as for `write_run_page`.
-    """
+    """Lay out a run as HTML that needs nothing else; figures by name, as in `draw_figures`, as PNG."""
     outcomes, provenance = report.outcomes, report.provenance
     table = result_table(outcomes, report.failures)
     flagged_heads, flagged = flagged_table(outcomes)
@@ -80,7 +57,7 @@ def run_page(report: DetectionReport, guard: GuardSummary, figures: Mapping[str,
         "run_page.html.jinja",
         title=report.experiment,
         folder=folder,
-        summary=[*_classifier(provenance), *_best(outcomes)],
+        summary=[*classifier_sentences(provenance), *_best(outcomes)],
         results=_results(table),
         notes=table.notes,
         flagged=Grid(flagged_heads, flagged, keys=1),
@@ -97,13 +74,12 @@ def run_page(report: DetectionReport, guard: GuardSummary, figures: Mapping[str,
     )
 
 
-def _classifier(provenance: Mapping[str, Any]) -> list[str]:
+def classifier_sentences(provenance: Mapping[str, Any]) -> list[str]:
+    """The classifier's accuracy on the normal images, and a warning where it is low."""
+    if "classifier" not in provenance:
+        return []
     warning = accuracy_warning(provenance)
-    return (
-        [accuracy_sentence(provenance), *([f"Warning: {warning}"] if warning else [])]
-        if "classifier" in provenance
-        else []
-    )
+    return [accuracy_sentence(provenance), *([f"Warning: {warning}"] if warning else [])]
 
 
 def _best(outcomes: list[Outcome]) -> list[str]:
@@ -172,11 +148,7 @@ def _short(value: Any) -> str:
 
 
 def figure_sections(figures: Mapping[str, bytes]) -> list[Section]:
-    """Sort figures into sections by the first words of their names.
-
-    Args:
-        figures: name, as in `draw_figures`, to PNG.
-    """
+    """Sort figures into sections by the first words of their names."""
     placed = [(*_kind(name), png) for name, png in figures.items()]
     order = list(dict.fromkeys([heading for heading, _ in _KINDS.values()]))
     placed.sort(key=lambda item: order.index(item[0]) if item[0] in order else len(order))
@@ -218,16 +190,5 @@ def _environment(provenance: Mapping[str, Any]) -> Grid:
         about["duration"] = f"{provenance['seconds']} s, reading and detectors"
     if "checkpoint" in provenance:
         about["weights"] = str(provenance["checkpoint"] or "as the network was built")
-    known = {
-        "versions",
-        "device",
-        "seconds",
-        "checkpoint",
-        "command",
-        "classifier",
-        "perturbations",
-        "records",
-        "probes",
-    }
-    about |= {name: json.dumps(value, default=str) for name, value in provenance.items() if name not in known}
+    about |= {name: json.dumps(value, default=str) for name, value in provenance.items() if name not in _SHOWN}
     return pairs(about)

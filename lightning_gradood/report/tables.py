@@ -19,9 +19,6 @@ Numbers = dict[str, dict[str, float]]
 def outcome_numbers(outcome: Outcome) -> Numbers:
     """Collect the numbers of one outcome.
 
-    Args:
-        outcome: of one detector on one source.
-
     Returns:
         Split (`train`, `val`, `test`) to metric to value: `n_normal` and `n_anomalous` (counts) everywhere,
         `prevalence` (share of anomalous images) and the metrics, in [0, 1], where there are any, and on `test` the
@@ -41,14 +38,7 @@ def outcome_numbers(outcome: Outcome) -> Numbers:
 
 
 def mean_numbers(outcomes: "Sequence[Outcome]") -> Numbers:
-    """Average the metrics of one detector over its sources, each source counting the same.
-
-    Args:
-        outcomes: of one detector, at least one.
-
-    Returns:
-        Split to metric to arithmetic mean; a metric that some source lacks has no mean.
-    """
+    """Average the metrics of one detector over its sources, each counting the same; one that some source lacks has no mean."""
     means: Numbers = {}
     for split, metrics in outcomes[0].metrics.items():
         everywhere = [name for name in metrics if all(name in other.metrics.get(split, {}) for other in outcomes)]
@@ -60,9 +50,6 @@ def mean_numbers(outcomes: "Sequence[Outcome]") -> Numbers:
 
 def detection_scalars(outcomes: list[Outcome]) -> dict[str, float]:
     """Name every final number as loggers and sweeps know it.
-
-    Args:
-        outcomes: of all sources and detectors.
 
     Returns:
         `detection/<source>/<detector>/<val|test>/<metric>` and `detection/mean/<detector>/<val|test>/<metric>` to
@@ -79,9 +66,6 @@ def detection_scalars(outcomes: list[Outcome]) -> dict[str, float]:
 
 def curve_rows(outcomes: list[Outcome]) -> list[tuple[int, dict[str, float]]]:
     """Line up the training curves of all detectors by epoch.
-
-    Args:
-        outcomes: of all sources and detectors; those that trained nothing have no curves.
 
     Returns:
         (epoch, `detector/<source>/<detector>/<metric>` to value), epochs increasing, each once.
@@ -127,34 +111,17 @@ class Matrix:
 
 
 def matrices(outcomes: Sequence[Outcome]) -> dict[str, Matrix]:
-    """Collect the matrices of all detectors that were trained on one source and tested on another.
-
-    Args:
-        outcomes: of all sources and detectors.
-
-    Returns:
-        Detector to matrix, in order of first appearance; empty if nothing was transferred.
-    """
+    """The matrix of each detector that was trained on one source and tested on another."""
     detectors = dict.fromkeys(outcome.detector for outcome in outcomes if outcome.transferred)
     return {name: _matrix(name, [outcome for outcome in outcomes if outcome.detector == name]) for name in detectors}
 
 
 def matrix_table(matrix: Matrix) -> str:
-    """Lay a matrix out as plain text.
-
-    Args:
-        matrix: AUROCs.
-
-    Returns:
-        Lines joined by newlines: a title, sources of testing, a row per source of training, in % with one decimal, and the
-        mean of each row over the other sources.
-    """
+    """Lay a matrix out as plain text, in % with one decimal, with the mean of each row over the other sources."""
     head, rows = matrix_cells(matrix)
-    title = (
-        f"{matrix.detector}: AUROC in %, trained on the row's source, tested on the column's; others = mean but its own"
-    )
-    align = ["left", *["right"] * (len(head) - 1)]
-    return f"{title}\n{tabulate(rows, head, 'plain', colalign=align, disable_numparse=True)}"
+    where = "trained on the row's source, tested on the column's"
+    title = f"{matrix.detector}: AUROC in %, {where}; others = mean but its own"
+    return f"{title}\n{text_table(head, rows, 'plain')}"
 
 
 def matrix_cells(matrix: Matrix) -> tuple[list[str], list[list[str]]]:
@@ -201,16 +168,9 @@ _NOTES = [
 def console_table(outcomes: list[Outcome], failures: Sequence[Failure] = ()) -> str:
     """Lay the test results out as plain text, one row per source and detector.
 
-    Args:
-        outcomes: of all sources and detectors. A detector with more than one source gets a row of means after them; one
-            that was trained on each source and tested on every one gets a matrix below the table. Shares of normal images
-            flagged follow by detector, with binomial intervals; of one that is fitted on each source, the mean.
-        failures: a row each, and below the table a sentence that says why.
-
-    Returns:
-        Lines joined by newlines: header, rule, rows, rule, means, and a note that defines the columns. Percentages with two
-        decimals, bounds of intervals with one, `-` where a number does not exist. `trained on` is a column where it is not
-        the tested source.
+    A detector with more than one source gets a row of means after them; one that was trained on each source and tested on every
+    one gets a matrix below the table. Percentages have two decimals, bounds of intervals one, and `-` stands where a number does
+    not exist.
     """
     found = result_table(outcomes, failures)
     cells: list[Any] = [found.heads, SEPARATING_LINE, *found.rows]
@@ -241,12 +201,7 @@ class ResultTable:
 
 
 def result_table(outcomes: list[Outcome], failures: Sequence[Failure] = ()) -> ResultTable:
-    """Write the test results of all detectors, without those that were trained on one other source.
-
-    Args:
-        outcomes: of all sources and detectors.
-        failures: each becomes a row without numbers, and a note.
-    """
+    """The test results of all detectors but those that were trained on one other source; a failure is a row and a note."""
     groups = by_detector(not_transferred(outcomes))
     body = [_row(outcome) for group in groups.values() for outcome in group]
     body += [_failed_row(failure, list(body[0])) for failure in failures if body]
@@ -258,6 +213,12 @@ def result_table(outcomes: list[Outcome], failures: Sequence[Failure] = ()) -> R
     rows, last = ([[row[column] for column in heads] for row in part] for part in (body, means))
     failed = [f"{FAILED}: `{one.detector}` on `{one.source}`: {one.reason}" for one in failures]
     return ResultTable(heads, rows, last, [*failed, *([] if _SUCCESS in idle else [_SUCCESS_NOTE]), *_NOTES])
+
+
+def text_table(heads: Sequence[str], rows: Sequence[Sequence[str]], form: str = "simple", words: int = 1) -> str:
+    """A table in one of tabulate's formats; as many columns hold words, flush left, and the others numbers, flush right."""
+    align = ["left"] * words + ["right"] * (len(heads) - words)
+    return str(tabulate(rows, heads, form, colalign=align, disable_numparse=True))
 
 
 def percent(value: float | None) -> str:
@@ -291,14 +252,7 @@ def _rates(metrics: dict[str, float], interval: str) -> dict[str, str]:
 
 
 def flagged_table(outcomes: list[Outcome]) -> tuple[list[str], list[list[str]]]:
-    """Write the share of normal images that each detector flags at fixed rates, with its interval.
-
-    Args:
-        outcomes: of all sources and detectors.
-
-    Returns:
-        Heads, and one row per detector; no rows where none is known.
-    """
+    """Heads, and one row per detector: the share of normal images that it flags at fixed rates, with its interval."""
     rows = []
     for detector, group in by_detector(not_transferred(outcomes)).items():
         means, images = mean_numbers(group)["test"], group[0].counts["test"]["normal"]
@@ -312,7 +266,7 @@ def _flagged_text(outcomes: list[Outcome]) -> list[str]:
     heads, rows = flagged_table(outcomes)
     if not rows:
         return []
-    return [f"\n{tabulate(rows, heads, 'simple', colalign=['left', *['right'] * 3], disable_numparse=True)}"]
+    return [f"\n{text_table(heads, rows)}"]
 
 
 def _with_interval(share: float | None, images: int) -> str:

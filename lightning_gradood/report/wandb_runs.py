@@ -22,6 +22,7 @@ from lightning_gradood.report.bundle import DetectionReport, by_detector
 from lightning_gradood.report.figures import write_figures
 from lightning_gradood.report.guards import GuardSummary
 from lightning_gradood.report.loggers import log_numbers, log_pictures
+from lightning_gradood.report.page import PAGE
 from lightning_gradood.report.provenance import accuracy_warning
 from lightning_gradood.report.results import results_table
 from lightning_gradood.report.tables import curve_rows, detection_scalars
@@ -34,30 +35,16 @@ EPOCH = "detector/epoch"
 
 _BEST = {"loss": "min", "auroc": "max"}  # which value of a curve W&B keeps in its summary
 Artifacts = Literal["all", "guard", "none"]
-_RESULTS = (
-    "report.html",
-    "results.json",
-    "results.csv",
-    "results.parquet",
-    "scores.parquet",
-    "splits.json",
-    "config.yaml",
-)
+_RESULTS = (PAGE, "results.json", "results.csv", "results.parquet", "scores.parquet", "splits.json", "config.yaml")
 
 
 def offline_without_account(save_dir: str | Path | None = None) -> str | None:
-    """Switch W&B to offline if nothing says otherwise and no account is configured.
+    """Switch W&B to offline if nothing says otherwise and no account is configured; returns the line for the user, or None.
 
     Call it before the first W&B run starts, in every process (child processes inherit `WANDB_MODE`). It asks nobody and
     sends nothing: API key and identity token in the environment, W&B's settings files and netrc are looked up where W&B
     itself looks. Nothing changes if a mode is chosen already (`WANDB_MODE`, `wandb offline`), if a run is going on, or
     if the key is malformed (W&B says so itself).
-
-    Args:
-        save_dir: the `save_dir` of the `WandbLogger`; by default where W&B writes.
-
-    Returns:
-        The line to show to the user, or None if nothing was changed.
     """
     if "WANDB_MODE" in os.environ:
         return None
@@ -181,9 +168,6 @@ class WandbCallback(Callback):
     Each has the alias `latest`. A guard that has a higher mean AUROC on `val` than the one which has the alias `best` takes
     that alias over; an offline run cannot ask for that one, and leaves the alias alone. Called by `Trainer.detect` on
     rank zero.
-
-    Args:
-        settings: which of the two.
     """
 
     def __init__(self, settings: LoggingSettings) -> None:
@@ -191,7 +175,8 @@ class WandbCallback(Callback):
 
     def on_detect_end(self, trainer: pl.Trainer, report: DetectionReport) -> None:
         """Alert where the classifier is hardly better than chance, and where detectors have failed."""
-        alert_of_accuracy(report, trainer.loggers)
+        if text := accuracy_warning(report.provenance):
+            alert(trainer.loggers, f"{report.experiment}: the classifier is hardly better than chance", text)
         if report.failures:
             text = " ".join(f"`{one.detector}` on `{one.source}`: {one.reason}" for one in report.failures)
             alert(trainer.loggers, f"{report.experiment}: detectors have failed", text[:500])
@@ -209,13 +194,7 @@ class WandbCallback(Callback):
 
 
 def log_guard(logger: WandbLogger, folder: Path, files: bool) -> None:
-    """Put a guard's numbers into the summary, and its folder into an artifact.
-
-    Args:
-        logger: whose run made it.
-        folder: of the run.
-        files: whether the artifact is wanted.
-    """
+    """Put a guard's numbers into the summary, and its folder into an artifact where `files` are wanted."""
     import wandb
 
     run, about = logger.experiment, read_description(folder / "guard")
@@ -236,12 +215,7 @@ def log_guard(logger: WandbLogger, folder: Path, files: bool) -> None:
 
 
 def log_result_files(logger: WandbLogger, folder: Path) -> None:
-    """Log tables, scores, splits, configuration, page and figures of a run as one artifact.
-
-    Args:
-        logger: whose run made them.
-        folder: of the run.
-    """
+    """Log tables, scores, splits, configuration, page and figures of a run as one artifact."""
     import wandb
 
     run = logger.experiment
@@ -272,25 +246,8 @@ def _beats_the_best(run: Any, name: str, auroc: float) -> bool:
 
 
 def alert(loggers: Sequence[Logger], title: str, text: str) -> None:
-    """Send W&B's alert, which reaches people by mail or chat as they have set it up; other loggers have none.
-
-    Args:
-        loggers: a Trainer's.
-        title: short.
-        text: a sentence.
-    """
+    """Send W&B's alert, which reaches people by mail or chat as they have set it up; other loggers have none."""
     for logger in loggers:
         if isinstance(logger, WandbLogger):
             with _unless_lost(logger.experiment):
                 logger.experiment.alert(title=title, text=text, level="WARN")
-
-
-def alert_of_accuracy(report: DetectionReport, loggers: Sequence[Logger]) -> None:
-    """Send an alert where the classifier is hardly better than chance: below 3 × chance, or, of few classes, half way to 1.
-
-    Args:
-        report: with the accuracy in its provenance.
-        loggers: a Trainer's.
-    """
-    if text := accuracy_warning(report.provenance):
-        alert(loggers, f"{report.experiment}: the classifier is hardly better than chance", text)

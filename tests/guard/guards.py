@@ -3,24 +3,7 @@
 import numpy as np
 import torch
 
-from lightning_gradood.detectors import (
-    KNN,
-    LID,
-    MLP,
-    ODIN,
-    Baseline,
-    Combined,
-    Consistency,
-    Energy,
-    GradientGaussian,
-    GradientKNN,
-    GradNorm,
-    ImageStatistics,
-    Mahalanobis,
-    MahalanobisPP,
-    SyntheticOutliers,
-    score_in_blocks,
-)
+from lightning_gradood import detectors as d
 from lightning_gradood.gradients import AllOnes, KHot, Predicted, Uniform, parameter_names
 from lightning_gradood.guard import Component, Description, component_of, mean_readings, save_guard
 from lightning_gradood.metrics import conformal_threshold
@@ -33,30 +16,30 @@ BATCH = 8
 CLASSES = ["ant", "bee", "cat", "dog"]
 DESIGNS = [AllOnes(), Predicted(), KHot((0, 2))]
 DETECTORS = {
-    "mlp": MLP(DESIGNS, MLPSettings(max_epochs=3, width=8)),
-    "mlp_raw": MLP([AllOnes()], MLPSettings(max_epochs=3, width=8, log_values=False, whitening=None), name="mlp_raw"),
-    "mlp_more": MLP(
+    "mlp": d.MLP(DESIGNS, MLPSettings(max_epochs=3, width=8)),
+    "mlp_raw": d.MLP([AllOnes()], MLPSettings(max_epochs=3, width=8, log_values=False, whitening=None), name="mlp_raw"),
+    "mlp_more": d.MLP(
         DESIGNS, MLPSettings(max_epochs=3, width=8, inputs=["norms", "features", "confidence"]), "mlp_more"
     ),
-    "synthetic_outliers": SyntheticOutliers(outliers=[PatchShuffle(), SurerSteps()]),
-    "synthetic_mlp": SyntheticOutliers(
+    "synthetic_outliers": d.SyntheticOutliers(outliers=[PatchShuffle(), SurerSteps()]),
+    "synthetic_mlp": d.SyntheticOutliers(
         ["norms", "views"], "mlp", DESIGNS, [Blur()], settings=MLPSettings(max_epochs=3)
     ),
-    "baseline": Baseline(),
-    "energy": Energy(temperature=2.0),
-    "gradnorm": GradNorm(),
-    "knn": KNN(k=5),
-    "lid": LID(neighbours=[5, 10]),
-    "image_statistics": ImageStatistics(),
-    "odin": ODIN(temperatures=[1.0, 1000.0], magnitudes=[0.0, 0.01]),
-    "mahalanobis_v": Mahalanobis(),
-    "mahalanobis_p_fe": Mahalanobis(preprocessing=True, ensemble=True, magnitudes=[0.0, 0.01]),
-    "gradient_gaussian": GradientGaussian(DESIGNS),
-    "gradient_knn": GradientKNN([Uniform()], k=3),
-    "consistency": Consistency(),
-    "mahalanobis_pp": MahalanobisPP(),
-    "mahalanobis_pp_layers": MahalanobisPP(all_layers=True),
-    "combined": Combined([Baseline(), MahalanobisPP(), Consistency(), GradientKNN(DESIGNS, k=3)]),
+    "baseline": d.Baseline(),
+    "energy": d.Energy(temperature=2.0),
+    "gradnorm": d.GradNorm(),
+    "knn": d.KNN(k=5),
+    "lid": d.LID(neighbours=[5, 10]),
+    "image_statistics": d.ImageStatistics(),
+    "odin": d.ODIN(temperatures=[1.0, 1000.0], magnitudes=[0.0, 0.01]),
+    "mahalanobis_v": d.Mahalanobis(),
+    "mahalanobis_p_fe": d.Mahalanobis(preprocessing=True, ensemble=True, magnitudes=[0.0, 0.01]),
+    "gradient_gaussian": d.GradientGaussian(DESIGNS),
+    "gradient_knn": d.GradientKNN([Uniform()], k=3),
+    "consistency": d.Consistency(),
+    "mahalanobis_pp": d.MahalanobisPP(),
+    "mahalanobis_pp_layers": d.MahalanobisPP(all_layers=True),
+    "combined": d.Combined([d.Baseline(), d.MahalanobisPP(), d.Consistency(), d.GradientKNN(DESIGNS, k=3)]),
 }
 NETWORK = Component("lightning_gradood.networks.CifarResNet", {"blocks_per_stage": 1, "num_classes": 4})
 
@@ -99,20 +82,17 @@ def fitted(name, net=None):
         if probe.needs_preparation:
             states[probe.name] = probe.prepare(net, [(images(640, seed=5), torch.arange(640) % 4)])
             probe.load(states[probe.name])
-    normal, anomalous = images(60), (images(60, seed=2) * 0.5 + 0.5)
+    normal, anomalous = images(60), images(60, seed=2) * 0.5 + 0.5
+    ids = [f"normal/{row}" for row in range(len(normal))]
     sides = [readings(net, detector, pixels, source) for source, pixels in (("normal", normal), ("bright", anomalous))]
     for outlier in detector.outliers:
-        names = [f"normal/{row}" for row in range(len(normal))]
-        made, kind = (
-            outlier.craft(net, normal, torch.full((len(normal),), -1), names).images,
-            f"{SYNTHETIC}{outlier.name}",
-        )
-        about = {"origin_id": names, "attack": [kind] * len(made), "linf": [1.0] * len(made)}
+        made = outlier.craft(net, normal, torch.full((len(normal),), -1), ids).images
+        kind = f"{SYNTHETIC}{outlier.name}"
+        about = {"origin_id": ids, "attack": [kind] * len(made), "linf": [1.0] * len(made)}
         sides.append(readings(net, detector, made, kind, **about))
     records = Records.concatenate(sides)
-    records = records.with_splits(
-        {one: ("train", "val", "test")[row % 3] for row, one in enumerate(records.column("origin_id")[:120])}
-    )
+    splits = {one: ("train", "val", "test")[row % 3] for row, one in enumerate(records.column("origin_id")[:120])}
+    records = records.with_splits(splits)
     detector.fit(records, seed=0)
     return net, detector, records, states
 
@@ -121,7 +101,8 @@ def save(folder, name, net=None, **changes):
     """Save a guard; returns it as it was loaded, its records, and the images of its first records."""
     net, detector, records, states = fitted(name, net)
     normal = normal_records(records)
-    calibration = np.sort(score_in_blocks(detector, normal.where(split="val")))
+    held = normal.where(split="val")
+    calibration = np.sort(d.score_in_blocks(detector, held))
     about = {
         "experiment": "made_up",
         "network": NETWORK.encoded(),
@@ -142,8 +123,7 @@ def save(folder, name, net=None, **changes):
         "threshold": conformal_threshold(calibration, 0.1),
         "metrics": {},
         "batch_size": BATCH,
-    } | changes
-    held = normal.where(split="val")
+    }
     shown = images(60)[[int(name.rpartition("/")[2]) for name in held.ids[:BATCH]]]
-    guard = save_guard(folder / "guard", Description(**about), net, detector, states, held, shown)
+    guard = save_guard(folder / "guard", Description(**about | changes), net, detector, states, held, shown)
     return guard, detector, records

@@ -6,86 +6,63 @@ from lightning_gradood.evaluation import Outcome, SplitScores
 from lightning_gradood.metrics import accuracy_at, best_balanced_threshold, bootstrap_auroc, detection_metrics
 from lightning_gradood.report import DetectionReport
 
-LAYERS = [
-    f"network.{name}"
-    for name in (
-        "conv1.weight",
-        "bn1.weight",
-        "bn1.bias",
-        *(
-            f"layer{stage}.{block}.{part}"
-            for stage in (1, 2, 3, 4)
-            for block in (0, 1)
-            for part in ("conv1.weight", "bn1.weight", "bn1.bias", "conv2.weight", "bn2.weight", "bn2.bias")
-        ),
-        "fc.weight",
-        "fc.bias",
-    )
-]
+_BLOCK = ("conv1.weight", "bn1.weight", "bn1.bias", "conv2.weight", "bn2.weight", "bn2.bias")
+_BLOCKS = [f"layer{stage}.{block}.{part}" for stage in (1, 2, 3, 4) for block in (0, 1) for part in _BLOCK]
+LAYERS = [f"network.{name}" for name in (*_BLOCK[:3], *_BLOCKS, "fc.weight", "fc.bias")]
 
 
-def outcome(source: str = "svhn", detector: str = "mlp", gap: float = 2.0, seed: int = 0) -> Outcome:
+def outcome(
+    source: str = "svhn", detector: str = "mlp", gap: float = 2.0, seed: int = 0, trained_on: str = ""
+) -> Outcome:
     """Return an outcome of normally distributed scores, its metrics computed from them."""
-    rng = np.random.default_rng(seed)
-    counts = {
-        "train": {"normal": 120, "anomalous": 60},
-        "val": {"normal": 120, "anomalous": 60},
-        "test": {"normal": 60, "anomalous": 30},
-    }
-    scores = {}
+    rng, scores, metrics = np.random.default_rng(seed), {}, {}
+    counts = {split: {"normal": 60 * n, "anomalous": 30 * n} for split, n in (("train", 2), ("val", 2), ("test", 1))}
     for split in ("val", "test"):
         labels = np.repeat([0, 1], [counts[split]["normal"], counts[split]["anomalous"]])
         ids = [f"{source}/{split}/{row}" for row in range(len(labels))]
         scores[split] = SplitScores(ids, labels, rng.normal(gap * labels))
-    threshold = best_balanced_threshold(scores["val"].scores, scores["val"].labels)
-    test = scores["test"]
-    return Outcome(
-        source=source,
-        detector=detector,
-        counts=counts,
-        metrics={split: _metrics(part, threshold, detector) for split, part in scores.items()},
-        auroc_interval=bootstrap_auroc(test.scores, test.labels, test.ids, resamples=50),
-        threshold=threshold,
-        scores=scores,
-        curves=[
-            {"epoch": epoch, "train/loss": 0.7 * 0.9**epoch, "val/loss": 0.7 * 0.92**epoch, "val/auroc": 1 - 0.5**epoch}
-            for epoch in range(3 + seed)
-        ]
-        if detector == "mlp"
-        else [],
-        seconds=0.25,
-    )
+    val, test = scores["val"], scores["test"]
+    threshold = best_balanced_threshold(val.scores, val.labels)
+    thresholds = {"val_threshold": threshold} | ({"0.5": 0.0} if detector == "mlp" else {})
+    for split, part in scores.items():
+        metrics[split] = dict(detection_metrics(part.scores, part.labels))
+        for name, one in thresholds.items():
+            at = accuracy_at(part.scores, part.labels, one)
+            metrics[split] |= {f"accuracy_at_{name}": at["plain"], f"accuracy_at_{name}_balanced": at["balanced"]}
+    curves = [
+        {"epoch": epoch, "train/loss": 0.7 * 0.9**epoch, "val/loss": 0.7 * 0.92**epoch, "val/auroc": 1 - 0.5**epoch}
+        for epoch in range(3 + seed if detector == "mlp" else 0)
+    ]
+    interval = bootstrap_auroc(test.scores, test.labels, test.ids, resamples=50)
+    return Outcome(source, detector, counts, metrics, interval, threshold, scores, curves, 0.25, trained_on)
 
 
-def report() -> DetectionReport:
+def report(**changes) -> DetectionReport:
     """Return a report of two sources and two detectors, with norms and images."""
-    rng = np.random.default_rng(0)
+    rng, names = np.random.default_rng(0), ("normal", "svhn", "places/lsun")
     outcomes = [
         outcome("svhn", "mlp", 3.0, seed=0),
         outcome("places/lsun", "mlp", 1.0, seed=4),
         outcome("svhn", "energy", 1.5, seed=2),
         outcome("places/lsun", "energy", 0.5, seed=3),
     ]
-    names = ("normal", "svhn", "places/lsun")
-    return DetectionReport(
-        experiment="cifar_resnet",
-        outcomes=outcomes,
-        norms={name: rng.lognormal(rank, 1.0, (40, len(LAYERS))) for rank, name in enumerate(names)},
-        layer_names=LAYERS,
-        samples={name: rng.integers(0, 256, (6, 32, 32, 3), dtype=np.uint8) for name in names},
-        manifest={"train": ["svhn/0"]},
-        provenance={"seed": 7, "versions": {"torch": "2.15"}, "records": ["ab12"]},
-    )
+    parts = {
+        "experiment": "cifar_resnet",
+        "outcomes": outcomes,
+        "norms": {name: rng.lognormal(rank, 1.0, (40, len(LAYERS))) for rank, name in enumerate(names)},
+        "layer_names": LAYERS,
+        "samples": {name: rng.integers(0, 256, (6, 32, 32, 3), dtype=np.uint8) for name in names},
+        "provenance": {"seed": 7, "versions": {"torch": "2.15"}, "records": ["ab12"]},
+    }
+    return DetectionReport(**parts | changes)
 
 
-def _metrics(part: SplitScores, threshold: float, detector: str) -> dict[str, float]:
-    metrics = dict(detection_metrics(part.scores, part.labels))
-    at = accuracy_at(part.scores, part.labels, threshold)
-    metrics["accuracy_at_val_threshold"] = at["plain"]
-    metrics["accuracy_at_val_threshold_balanced"] = at["balanced"]
-    if detector == "mlp":
-        at = accuracy_at(part.scores, part.labels, 0.0)
-        metrics["accuracy_at_0.5"] = at["plain"]
-        metrics["accuracy_at_0.5_balanced"] = at["balanced"]
-        metrics["prevalence"] = float(part.labels.mean())
-    return metrics
+def crossed(sources: list[str]) -> list[Outcome]:
+    """Return outcomes of each source against each, as `gather_outcomes` sorts them, and of a one-class detector."""
+    found = []
+    for tested, source in enumerate(sources):
+        for trained, other in enumerate(sources):
+            gap = 3.0 if tested == trained else 1.0 + 0.2 * trained - 0.9 * tested
+            found.append(outcome(source, "mlp", gap, 3 * tested + trained, trained_on=other))
+        found.append(outcome(source, "energy", 1.0, tested, trained_on="normal"))
+    return found

@@ -1,8 +1,7 @@
 """Read an offline W&B run back: wandb writes `run-*.wandb` files but has no public reader for them.
 
-The file is a LevelDB log: a 7-byte header, then blocks of 32 KiB of chunks, each with a 7-byte header (CRC32 uint32,
-length uint16, type uint8: 1 full, 2 first, 3 middle, 4 last) and never across a block's end. A record is the chunks
-from `first` to `last`; it is a `wandb.proto.wandb_internal_pb2.Record`.
+The file is a LevelDB log: a 7-byte header, then blocks of 32 KiB of chunks, each with a 7-byte header (CRC32, length, type) and
+never across a block's end; the chunks from a first to a last one hold a `wandb.proto.wandb_internal_pb2.Record`.
 """
 
 import json
@@ -22,11 +21,7 @@ _FULL, _FIRST, _LAST = 1, 2, 4
 
 @dataclass
 class WandbRun:
-    """What an offline run recorded.
-
-    `history` is one dict per logged row, `summary` and `config` are the final values, `steps` maps each metric with a
-    defined x axis to it; `files` is the folder that media paths in `history` are relative to.
-    """
+    """Rows that were logged, final values, and each metric's x axis; media paths in `history` are relative to `files`."""
 
     files: Path
     history: list[dict[str, Any]] = field(default_factory=list)
@@ -40,30 +35,17 @@ class WandbRun:
 
 
 def read_offline_run(save_dir: Path) -> WandbRun:
-    """Read the only offline run below `<save_dir>/wandb`, which must have been finished.
-
-    W&B's service may write the file a moment after `finish` has returned; it is whole once the service has ended.
-    """
-    wandb.teardown()
+    """Read the only offline run below `<save_dir>/wandb`, which must have been finished."""
+    wandb.teardown()  # its service may write the file a moment after `finish` has returned
     (path,) = sorted(save_dir.glob("wandb/offline-run-*/run-*.wandb"))
     run = WandbRun(files=path.parent / "files")
     for record in _records(path.read_bytes()):
-        _take(record, run)
+        run.history += [_items(record.history.item)] if record.HasField("history") else []
+        run.summary |= _items(record.summary.update)
+        run.config |= _items(record.run.config.update) | _items(record.config.update)
+        if record.metric.step_metric:
+            run.steps[record.metric.name or record.metric.glob_name] = record.metric.step_metric
     return run
-
-
-def _take(record: Any, run: WandbRun) -> None:
-    kind = record.WhichOneof("record_type")
-    if kind == "history":
-        run.history.append(_items(record.history.item))
-    elif kind == "summary":
-        run.summary.update(_items(record.summary.update))
-    elif kind == "run":
-        run.config.update(_items(record.run.config.update))
-    elif kind == "config":
-        run.config.update(_items(record.config.update))
-    elif kind == "metric" and record.metric.step_metric:
-        run.steps[record.metric.name or record.metric.glob_name] = record.metric.step_metric
 
 
 def _items(items: Any) -> dict[str, Any]:

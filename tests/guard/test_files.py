@@ -3,7 +3,6 @@
 import io
 import itertools
 import os
-import re
 from pathlib import Path
 
 import numpy as np
@@ -34,29 +33,23 @@ def photos(tmp_path):
     return folder, pixels
 
 
-def test_files_get_the_verdicts_of_their_pixels(guard, photos):
+def test_files_get_the_verdicts_of_their_pixels_on_disk_and_in_memory(guard, photos):
     folder, pixels = photos
-    found = list(guard.score_files(image_paths([str(folder)])))
-    expected = guard(pixels)
+    found, expected = list(guard.score_files(image_paths([str(folder)]))), guard(pixels)
     assert [one.path for one in found] == [str(folder / f"{row:02d}.png") for row in range(20)]
-    assert [one.score for one in found] == expected.scores.tolist()
-    assert [one.p_value for one in found] == expected.p_values.tolist()
-    assert [one.flagged for one in found] == expected.flagged.tolist()
+    for name, values in (("score", "scores"), ("p_value", "p_values"), ("flagged", "flagged")):
+        assert [getattr(one, name) for one in found] == getattr(expected, values).tolist()
     assert [one.probability for one in found] == expected.probabilities.tolist()
     assert [one.prediction for one in found] == [guard.classes[index] for index in expected.predictions]
     assert {one.error for one in found} == {None}
     alone = [one.score for one in score_files(guard, sorted(folder.iterdir()), batch_size=1)]
     np.testing.assert_allclose(alone, expected.scores, rtol=1e-6)
-
-
-def test_files_in_memory_are_scored_as_files_on_disk(guard, photos):
-    folder, _ = photos
     given = [ImageBytes(path.name, path.read_bytes()) for path in sorted(folder.iterdir())]
-    found = list(score_files(guard, given))
-    assert [one.path for one in found] == [f"{row:02d}.png" for row in range(20)]
-    assert [one.score for one in found] == [one.score for one in score_files(guard, sorted(folder.iterdir()))]
-    (bad,) = score_files(guard, [ImageBytes("x.png", b"no image")])
+    *memory, bad = score_files(guard, [*given, ImageBytes("x.png", b"no image")])
+    assert [(one.path, one.score) for one in memory] == [(Path(one.path).name, one.score) for one in found]
     assert bad.error == "`x.png` should be a readable image. Got: it is no image."
+    with pytest.raises(Refusal, match=r"`--batch_size` should be at least 1. Got `--batch_size 0`"):
+        list(score_files(guard, [], batch_size=0))
 
 
 def bad_files(folder):
@@ -67,9 +60,7 @@ def bad_files(folder):
     (folder / "text.png").write_text("no image")
     (folder / "empty.png").write_bytes(b"")
     (folder / "cut.png").write_bytes(content[: len(content) // 2])
-    (folder / "video.png").write_bytes(b"\x00\x00\x00\x20ftypisom" + bytes(2000))
     Image.new("RGB", (8, 16)).save(folder / "small.png")
-    Image.new("I;16", (16, 16)).save(folder / "deep.png")
     Image.new("L", (2000, 1500)).save(folder / "huge.png")
     (folder / "folder.png").mkdir()
     (folder / "nowhere.png").symlink_to(folder / "gone.png")
@@ -77,9 +68,7 @@ def bad_files(folder):
         "text.png": "should be a readable image. Got: it is no image.",
         "empty.png": "should be a readable image. Got: it is no image.",
         "cut.png": "should be a readable image. Got: ",
-        "video.png": "should be a readable image. Got: it is no image.",
         "small.png": "should be an image of 16 × 16 pixels with 3 channels after the guard's transform. Got 16 × 8 with 3.",
-        "deep.png": "should be an image with 8 bits a channel.",
         "huge.png": "should have at most 2 megapixels. Got 2000 × 1500, 3 megapixels, larger than this limit. Scale",
         "nowhere.png": "should be an image file. Got none of that name.",
         "missing.png": "should be an image file. Got none of that name.",
@@ -90,8 +79,8 @@ def bad_files(folder):
 def test_every_bad_file_is_a_verdict_with_a_sentence_and_the_others_are_scored(guard, photos, tmp_path):
     folder, _ = photos
     expected = bad_files(tmp_path / "bad")
-    good = sorted(folder.iterdir())
-    mixed = [path for pair in zip(good, [tmp_path / "bad" / name for name in expected], strict=False) for path in pair]
+    good = sorted(folder.iterdir())[: len(expected)]
+    mixed = [path for pair in zip(good, [tmp_path / "bad" / name for name in expected], strict=True) for path in pair]
     found = {one.path: one for one in score_files(guard, mixed, megapixels=2)}
     assert list(found) == [str(path) for path in mixed]
     for name, words in expected.items():
@@ -99,32 +88,21 @@ def test_every_bad_file_is_a_verdict_with_a_sentence_and_the_others_are_scored(g
         assert verdict.error.startswith(f"`{tmp_path / 'bad' / name}`"), name
         assert words in verdict.error, name
         assert (verdict.score, verdict.p_value, verdict.flagged, verdict.prediction) == (None,) * 4
-    scored = {path: one for path, one in found.items() if one.error is None}
-    assert list(scored) == [str(path) for path in good[: len(expected)]]
-    alone = list(score_files(guard, good[: len(expected)]))
-    np.testing.assert_allclose([one.score for one in scored.values()], [one.score for one in alone], rtol=1e-6)
-
-
-def test_grey_palette_and_transparent_images_become_rgb(guard, tmp_path):
-    for number, mode in enumerate(("L", "P", "RGBA", "CMYK", "1", "LA")):
-        ending = "tif" if mode == "CMYK" else "png"
-        Image.new(mode, (16, 16)).save(tmp_path / f"{number}.{ending}")
-    assert [one.error for one in score_files(guard, sorted(tmp_path.iterdir()))] == [None] * 6
+    scored = {path: one.score for path, one in found.items() if one.error is None}
+    assert list(scored) == [str(path) for path in good]
+    np.testing.assert_allclose([*scored.values()], [one.score for one in score_files(guard, good)], rtol=1e-6)
 
 
 def test_images_of_another_size_alone_are_refused(guard, tmp_path):
-    for number in range(3):
-        Image.new("RGB", (32, 32)).save(tmp_path / f"{number}.png")
+    Image.new("RGB", (32, 32)).save(tmp_path / "large.png")
     with pytest.raises(
-        Refusal, match=r"16 × 16 pixels .* Got 32 × 32 with 3. Resize the images, or fit the guard with a"
+        Refusal, match=r"16 × 16 pixels .* Got 32 × 32 with 3. Resize the images, or fit the guard with"
     ):
-        list(score_files(guard, sorted(tmp_path.iterdir())))
+        list(score_files(guard, [tmp_path / "large.png"] * 3))
 
 
-def test_an_image_that_breaks_the_network_is_lost_alone(guard, photos):
+def test_an_image_that_breaks_the_network_is_lost_alone(guard, photos, monkeypatch):
     folder, _ = photos
-    paths = sorted(folder.iterdir())
-    broken = guard.with_threshold(0.0)
     real = guard.network.forward
 
     def forward(pixels):
@@ -132,26 +110,16 @@ def test_an_image_that_breaks_the_network_is_lost_alone(guard, photos):
         return torch.where(dark, float("nan"), real(pixels))
 
     Image.new("RGB", (16, 16)).save(folder / "05.png")  # black
-    try:
-        guard.network.forward = forward
-        found = list(score_files(broken, paths))
-    finally:
-        del guard.network.forward
+    monkeypatch.setattr(guard.network, "forward", forward)
+    found = list(score_files(guard, sorted(folder.iterdir())))
     assert [one.path for one in found if one.error] == [str(folder / "05.png")]
     assert "finite" in found[5].error
     assert all(one.score is not None for one in found if not one.error)
 
 
 def test_a_long_list_is_read_as_it_is_scored(guard, photos):
-    folder, _ = photos
-    path, taken = str(folder / "00.png"), itertools.count()
-
-    def endless():
-        while True:
-            next(taken)
-            yield path
-
-    stream = score_files(guard, endless())
+    path, taken = str(photos[0] / "00.png"), itertools.count()
+    stream = score_files(guard, (path for _ in taken))
     for _ in range(3 * BATCH):
         next(stream)
     stream.close()
@@ -160,57 +128,36 @@ def test_a_long_list_is_read_as_it_is_scored(guard, photos):
 
 def test_places_are_files_folders_and_patterns(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for name in (
-        "a/2.png",
-        "a/1.JPG",
-        "a/b/0.png",
-        "a/.hidden.png",
-        "a/.cache/x.png",
-        "a/notes.txt",
-        "c.bin",
-        "[odd].png",
-    ):
-        Path(name).parent.mkdir(parents=True, exist_ok=True)
-        Path(name).touch()
+    files = "a/2.png a/1.JPG a/b/0.png a/.hidden.png a/.cache/x.png a/notes.txt c.bin [odd].png"
+    for path in map(Path, files.split()):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
     os.symlink("..", "a/b/up")  # a loop
     assert list(image_paths(["a"])) == ["a/1.JPG", "a/2.png", "a/b/0.png"]
     assert list(image_paths(["c.bin", "a/*.png"])) == ["c.bin", "a/2.png"]
     assert list(image_paths(["a/**/0.png"])) == ["a/b/0.png"]
     assert list(image_paths(["[odd].png"])) == ["[odd].png"]
-    assert list(image_paths(["nothing*.png", "gone.png"])) == ["nothing*.png", "gone.png"]
+    impossible = ["a\0b", "photos\0/*.png", "**/" * 3000 + "*.png", "[" * 5000, "x" * 5000 + "*"]
+    passed_on = ["nothing*.png", "gone.png", *impossible]  # each becomes a row with an error
+    assert list(image_paths(passed_on)) == passed_on
+    for place in impossible:
+        with pytest.raises(Unreadable):
+            read_picture(place)
 
 
-def test_a_batch_size_below_one_is_refused(guard):
-    with pytest.raises(Refusal, match=r"`--batch_size` should be at least 1. Got `--batch_size 0`"):
-        list(score_files(guard, [], batch_size=0))
-
-
-def test_a_transform_is_applied_as_it_was_when_the_guard_was_fitted(tmp_path):
+def test_a_transform_is_applied_as_it_was_and_an_image_that_it_cannot_take_is_a_verdict(tmp_path):
     resize = {"class_path": "torchvision.transforms.v2.Resize", "init_args": {"size": [16, 16]}}
     guard, *_ = save(tmp_path, "baseline", transform=resize)
-    picture = to_pil_image((images(1)[0] * 255).byte()).resize((40, 24))
-    buffer = io.BytesIO()
+    picture, buffer = to_pil_image((images(1)[0] * 255).byte()).resize((40, 24)), io.BytesIO()
     picture.save(buffer, "PNG")
     (found,) = score_files(guard, [ImageBytes("a.png", buffer.getvalue())])
     assert found.score == guard(guard.read(picture)[None]).scores[0]
-    assert re.search("Resize", repr(guard.transform))
-
-
-def test_an_image_that_the_transform_cannot_take_is_a_verdict_and_the_others_are_scored(tmp_path):
+    assert "Resize" in repr(guard.transform)
     crop = {"class_path": "torchvision.transforms.v2.RandomCrop", "init_args": {"size": [16, 16]}}
     guard, *_ = save(tmp_path, "baseline", transform=crop)
-    Image.new("RGB", (16, 16)).save(tmp_path / "whole.png")
-    Image.new("RGB", (8, 8)).save(tmp_path / "small.png")
+    for name, side in (("whole.png", 16), ("small.png", 8)):
+        Image.new("RGB", (side, side)).save(tmp_path / name)
     small, whole = score_files(guard, [tmp_path / "small.png", tmp_path / "whole.png"])
     assert "`transform` should take every image. Got ValueError: Required crop size (16, 16)" in small.error
     assert f"for image `{tmp_path / 'small.png'}`" in small.error
     assert whole.error is None
-
-
-@pytest.mark.parametrize("place", ["a\0b", "photos\0/*.png", "**/" * 3000 + "*.png", "[" * 5000, "x" * 5000 + "*"])
-def test_a_name_that_no_file_can_have_is_passed_on(place, tmp_path, monkeypatch):
-    """A line of a list may hold anything; it becomes a row with an error."""
-    monkeypatch.chdir(tmp_path)
-    assert list(image_paths([place])) == [place]
-    with pytest.raises(Unreadable):
-        read_picture(place)

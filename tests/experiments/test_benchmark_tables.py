@@ -1,0 +1,179 @@
+"""Rows, columns, bold, the paper's numbers, and the three ways of writing them."""
+
+import csv
+import io
+import itertools
+import re
+import statistics
+from dataclasses import replace
+
+import pytest
+
+from lightning_gradood.experiments import Cell, Experiment, TableSettings, paper_number
+from lightning_gradood.experiments.page import summary
+from lightning_gradood.experiments.tables import METHODS_1, METHODS_2, METRICS_2, Row, best_of, table_1, table_2
+from lightning_gradood.experiments.writing import full_layout, latex, markdown, number, paper_layout, tables_csv
+
+SEEDS = {"baseline": [0.9, 0.8], "mlp": [0.97, 0.99], "knn": [0.98, 0.98], "image_statistics": [1.0, 1.0]}
+
+
+@pytest.fixture
+def about(tmp_path):
+    (tmp_path / "some.yaml").touch()
+    return Experiment(str(tmp_path / "some.yaml"), "CIFAR-10", "ResNet")
+
+
+@pytest.fixture
+def rows(about):
+    metrics = {name: dict.fromkeys(("auroc", "detection_accuracy", "aupr_out"), found) for name, found in SEEDS.items()}
+    return [Row("one", about, source, source == "cw", metrics) for source in ("cw", "svhn", "rain")]
+
+
+def test_rows_and_columns_are_in_the_paper_s_order_and_others_behind(rows, about):
+    made = [Row("one", about, source, True) for source in ("rain", "pgd", "cw", "fgsm")]
+    heads = [heads[1] for heads, _ in table_1([*made, Row("two", about, "bim", True)]).rows]
+    assert heads == ["FGSM", "C&W", "PGD", "rain", "BIM"]
+    first, second = table_1(rows), table_2(rows, TableSettings())
+    assert [heads for heads, _ in first.rows] == [("CIFAR-10 (ResNet)", "C&W")]
+    metrics = ("Detection accuracy", "AUROC", "AUPR (anomalous positive)")
+    places = itertools.product(metrics, ["CIFAR-10 (ResNet)"], ["svhn", "rain"])
+    assert [heads for heads, _ in second.rows] == list(places)
+    assert first.detectors == ["baseline", "mlp", "knn", "image_statistics"]
+
+
+def test_the_paper_s_number_stands_beside_the_method_that_is_the_paper_s(rows, about):
+    (_, cells), *_ = table_1(rows).rows
+    assert {name: cell.paper for name, cell in cells.items()} == pytest.approx(
+        {"baseline": 0.5340, "mlp": 0.9707, "knn": None, "image_statistics": None}
+    )
+    for row in rows:
+        row.metrics["mlp_all_ones"] = row.metrics["mlp"]  # the all-ones label alone, beside an MLP on several
+    (_, cells), *_ = table_1(rows).rows
+    assert (cells["mlp_all_ones"].paper, cells["mlp"].paper) == (pytest.approx(0.9707), None)
+    second = dict(table_2(rows, TableSettings()).rows)
+    assert second["AUROC", "CIFAR-10 (ResNet)", "svhn"]["mlp_all_ones"].paper == pytest.approx(0.9984)
+    assert second["AUROC", "CIFAR-10 (ResNet)", "rain"]["mlp_all_ones"].paper is None
+    for paper, expected in (("CIFAR-10 DenseNet", pytest.approx(0.9705)), (None, None)):
+        named = replace(about, network="ResNet-18", paper=paper)
+        ((_, cells),) = table_1([Row("one", named, "cw", True, {"mlp": {"auroc": [0.9]}})]).rows
+        assert cells["mlp"].paper == expected
+
+
+def test_best_is_the_highest_printed_mean_with_ties_and_without_the_audit(rows):
+    (_, cells), *_ = table_1(rows).rows
+    assert best_of(cells) == {"mlp", "knn"}
+    first, second = summary(table_1(rows)), summary(table_2(rows, TableSettings()))
+    assert "Ours on 1 of 1 (C&W)" in first
+    assert "kNN on all 2" in second
+    rows[1] = replace(rows[1], metrics=rows[1].metrics | {"baseline": {"auroc": [1.0, 1.0]}})
+    second = summary(table_2(rows, TableSettings()))
+    assert "Baseline on 1 of 2 (svhn); kNN on 1 of 2 (rain); Ours on 1 of 2 (rain)" in second
+
+
+NUMBER = r"(\*\*|\\textbf{)?(\d+\.\d\d) (?:±|\$\\pm\$) (\d+\.\d\d)(?:\*\*|})?(?: \[(\d+\.\d\d)\])?"
+
+
+def numbers(text):
+    """Whether it is bold, mean, spread and the paper's, of each number in a table."""
+    found = re.findall(NUMBER, text)
+    return [(bool(bold), mean, spread, paper) for bold, mean, spread, paper in found]
+
+
+def test_markdown_latex_and_csv_agree_and_are_the_mean_and_standard_deviation(rows):
+    for table in (table_1(rows), table_2(rows, TableSettings())):
+        expected = [
+            (name in ("mlp", "knn"), f"{100 * statistics.fmean(SEEDS[name]):.2f}", f"{100 * spread:.2f}", paper)
+            for _, cells in table.rows
+            for name in table.detectors
+            for spread in [statistics.stdev(SEEDS[name])]
+            for paper in ["" if cells[name].paper is None else f"{100 * cells[name].paper:.2f}"]
+        ]
+        text = full_layout(table)
+        assert numbers(markdown(text)) == numbers(latex(text)) == expected
+        written = [
+            (
+                line["best"] == "1",
+                *(line[name] and f"{100 * float(line[name]):.2f}" for name in ("mean", "spread", "paper")),
+            )
+            for line in csv.DictReader(io.StringIO(tables_csv([table])))
+        ]
+        assert written == expected
+    assert (Cell((0.5,)).spread, number(Cell((0.5,))), number(None)) == (None, "50.00", "-")
+
+
+def test_the_paper_s_layout_puts_the_methods_of_a_metric_between_slashes(rows):
+    text = paper_layout(table_2(rows, TableSettings()), TableSettings().columns)
+    lines = [re.sub(" +", " ", line) for line in markdown(text).splitlines()]
+    assert lines[0].startswith("**Out-of-distribution detection.** Baseline / Ours.")
+    assert lines[2] == "| In | Out | Detection accuracy | AUROC | AUPR (anomalous positive) |"
+    assert lines[4].startswith("| CIFAR-10 (ResNet) | svhn | 85.00 ± 7.07 [83.36] / **98.00 ± 1.41** [98.04] | 85.00")
+    assert len(lines) == 6
+    assert numbers(latex(text)) == numbers(markdown(text))
+
+
+def test_latex_is_a_table_whose_rows_have_a_cell_for_each_column_and_escapes_what_it_takes_for_commands(rows):
+    rows[0].metrics["a_b%{#}~^\\|"] = {"auroc": [0.5, 0.5]}
+    full, columns = table_2(rows, TableSettings()), TableSettings().columns
+    for layout in (full_layout(table_1(rows)), full_layout(full), paper_layout(full, columns)):
+        text = latex(layout)
+        environments = re.findall(r"\\(begin|end){(\w+)}", text)
+        assert environments == [("begin", "table"), ("begin", "tabular"), ("end", "tabular"), ("end", "table")]
+        head, *body = [line for line in text.splitlines() if line.endswith(r"\\")]
+        aligned = re.search(r"\\begin{tabular}{([lr]+)}", text)[1]
+        assert len(body) == len(layout.lines)
+        assert {len(re.split(r"(?<!\\)&", line)) for line in (head, *body)} == {len(aligned)} == {len(layout.heads)}
+        rules = re.findall(r"\\(toprule|midrule|bottomrule)", text)
+        assert rules == ["toprule", "midrule", "bottomrule"]
+        assert not re.search(r"(?<!\\)[%#_]|±|\*\*", text)
+        assert text.count("{") == text.count("}")
+    assert r"C\&W" in latex(full_layout(table_1(rows)))
+    assert r"a_b%{#}~^\\|" in markdown(full_layout(table_1(rows)))
+
+
+ATTACKS = ["FGSM", "BIM", "C&W", "PGD", "IterLL", "Semantic"]
+OUT = {"CIFAR-10": ["SVHN", "ImageNet", "LSUN"], "SVHN": ["CIFAR-10", "ImageNet", "LSUN"]}
+# The numbers of the paper's own method, typed a second time from its text: AUROC, and of Table 2 detection accuracy too.
+OURS_1 = {
+    "ResNet": [93.45, 96.19, 97.07, 95.82, 98.17, 90.15],
+    "DenseNet": [96.83, 96.85, 97.05, 96.77, 98.53, 89.55],
+}
+OURS_2 = {
+    ("CIFAR-10", "ResNet"): [(99.84, 98.04), (96.92, 91.28), (99.86, 98.37)],
+    ("SVHN", "ResNet"): [(99.79, 97.90), (99.77, 97.74), (99.93, 99.04)],
+    ("CIFAR-10", "DenseNet"): [(99.94, 98.92), (96.44, 90.07), (99.96, 99.20)],
+    ("SVHN", "DenseNet"): [(99.82, 98.34), (99.81, 98.21), (99.96, 99.52)],
+}
+
+
+def test_the_paper_s_numbers_are_the_paper_s():
+    typed = {
+        ("CIFAR-10", network, attack, "ours", "auroc"): number
+        for network, numbers in OURS_1.items()
+        for attack, number in zip(ATTACKS, numbers, strict=True)
+    }
+    for place, pairs in OURS_2.items():
+        for source, (auroc, accuracy) in zip(OUT[place[0]], pairs, strict=True):
+            typed |= {(*place, source, "ours", "auroc"): auroc, (*place, source, "ours", "accuracy"): accuracy}
+    typed |= {
+        ("CIFAR-10", "ResNet", "FGSM", "mahalanobis_p_fe", "auroc"): 99.95,
+        ("CIFAR-10", "DenseNet", "Semantic", "lid", "auroc"): 81.41,
+        ("SVHN", "DenseNet", "LSUN", "energy", "aupr"): 89.33,
+        ("CIFAR-10", "ResNet", "SVHN", "odin", "accuracy"): 88.81,
+    }
+    assert {place: 100 * paper_number(*place) for place in typed} == pytest.approx(typed)
+    places = [(*place, source) for place in OURS_2 for source in OUT[place[0]]]
+    missing = {
+        (method, metric)
+        for place, method, metric in itertools.product(places, METHODS_2, METRICS_2)
+        if not paper_number(*place, method, metric)
+    }
+    assert missing == {("energy", "accuracy")}
+    assert all(paper_number("CIFAR-10", n, a, m, "auroc") for n in OURS_1 for a in ATTACKS for m in METHODS_1)
+    nothing = [
+        ("Digits", "ResNet", "FGSM", "ours", "auroc"),
+        ("SVHN", "ResNet", "FGSM", "ours", "auroc"),
+        ("CIFAR-10", "ResNet-20", "SVHN", "ours", "auroc"),
+        ("CIFAR-10", "ResNet", "Places", "ours", "auroc"),
+        ("CIFAR-10", "ResNet", "FGSM", "ours", "accuracy"),
+    ]
+    assert [place for place in nothing if paper_number(*place) is not None] == []

@@ -1,0 +1,236 @@
+"""A guard of every kind of detector gives the scores that `detect` gave, in another process too; calls, thresholds, reasons."""
+
+import copy
+import json
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import pytest
+import torch
+from guards import DETECTORS, images, readings, save
+
+from lightning_gradood import detectors
+from lightning_gradood.core import LOG_FLOOR, Refusal
+from lightning_gradood.detectors import Detector, score_in_blocks
+from lightning_gradood.guard import Guard, explain, mean_readings, reading_names
+from lightning_gradood.guard.explain import mlp_contributions, shapley_values
+from lightning_gradood.metrics import conformal_p_values, conformal_threshold
+from lightning_gradood.records import normal_records
+
+ROUNDED = ("consistency", "combined", "synthetic_outliers", "mahalanobis_v", "mahalanobis_pp_layers")
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """Return a function that saves a guard once: it, its detector, its records and its folder."""
+    root, found = tmp_path_factory.mktemp("guards"), {}
+
+    def guard_of(name):
+        if name not in found:
+            found[name] = (*save(root / name, name), root / name / "guard")
+        return found[name]
+
+    return guard_of
+
+
+@pytest.fixture(scope="module")
+def guard(saved):
+    """Return a guard that reads gradients."""
+    return saved("gradient_knn")[0]
+
+
+def test_no_kind_of_detector_is_forgotten():
+    kinds = {one for name in detectors.__all__ if isinstance(one := getattr(detectors, name), type)}
+    concrete = {one for one in kinds if issubclass(one, Detector) and not one.__abstractmethods__}
+    assert {one.__name__ for one in concrete} - {"GradientForest"} == {type(one).__name__ for one in DETECTORS.values()}
+
+
+@pytest.mark.parametrize("name", DETECTORS)
+def test_scores_equal_those_of_detect_and_are_explained(name, saved):
+    _, detector, records, folder = saved(name)
+    guard, normal = Guard.load(folder), normal_records(records)
+    expected = score_in_blocks(detector, records)[: len(normal)]
+    pixels = images(len(normal))
+    verdict = guard(pixels)
+    if name != "lid":  # which knows the images that it was fitted on, and leaves each out among its own neighbours
+        assert verdict.scores.tobytes() == expected.tobytes()
+    rows = [row for row, split in enumerate(normal.column("split")) if split != "train"]
+    assert [one for one in rows if verdict.scores[one] != expected[one]] == []
+    assert (verdict.predictions == normal.column("prediction")).all()
+    assert (verdict.flagged == (verdict.scores > guard.threshold)).all()
+    assert guard.calibration.tolist() == sorted(score_in_blocks(detector, normal.where(split="val")))
+    assert verdict.p_values.tolist() == conformal_p_values(guard.calibration, verdict.scores).tolist()
+    alone = np.concatenate([guard(pixels[row : row + 1]).scores for row in rows[:10]])
+    # float32 rounds other batches otherwise, 1e-7 of a feature, which differences of logits and distances to close means amplify
+    np.testing.assert_allclose(alone, verdict.scores[rows[:10]], rtol=1e-5 if name in ROUNDED else 1e-6, atol=1e-6)
+    for explanation, score in zip(explain(guard, pixels[:3]), verdict.scores, strict=False):
+        assert list(explanation.contributions) == reading_names(guard)
+        assert len(explanation.contributions) == sum(len(mean) for mean in guard.about.baseline.values())
+        assert explanation.score == pytest.approx(score, rel=1e-5, abs=1e-5)
+        total = sum(explanation.contributions.values())
+        assert total == pytest.approx(explanation.score - explanation.baseline, rel=1e-4, abs=1e-4)
+
+
+def test_another_process_gives_the_same_bits_without_lightning(saved, tmp_path):
+    script = """
+import json, sys
+import numpy as np, torch
+from lightning_gradood.guard import Guard
+images = torch.load("images.pt", weights_only=True)
+for number, folder in enumerate(json.loads(sys.argv[1])):
+    np.save(f"{number}.npy", Guard.load(folder)(images).scores)
+print(sorted({name.split(".")[0] for name in sys.modules} & {"lightning", "torchmetrics", "wandb", "jsonargparse"}))
+"""
+    pixels = images(20, seed=9)
+    torch.save(pixels, tmp_path / "images.pt")
+    folders = [str(saved(name)[3]) for name in DETECTORS]
+    command = [sys.executable, "-c", script, json.dumps(folders)]
+    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stdout.strip()) == (0, "[]"), ended.stderr
+    expected = [saved(name)[0](pixels).scores.tobytes() for name in DETECTORS]
+    scored = [np.load(tmp_path / f"{number}.npy").tobytes() for number in range(len(folders))]
+    assert [name for name, one, other in zip(DETECTORS, scored, expected, strict=True) if one != other] == []
+
+
+def test_other_images_are_refused(guard):
+    given = [
+        (torch.rand(2, 3, 8, 8), "`images` should be [N, 3, 16, 16], as the guard was fitted on. Got [2, 3, 8, 8]"),
+        (torch.rand(3, 16, 16), "Got [3, 16, 16]. Use `guard.read` or `guard.score_files`"),
+        (torch.rand(2, 1, 16, 16), "Got [2, 1, 16, 16]"),
+        (torch.full((2, 3, 16, 16), 255.0), "`images` should be pixels in [0, 1]. Got 255 to 255. Divide 8-bit"),
+        (torch.full((1, 3, 16, 16), float("nan")), "Got nan to nan"),
+        (torch.zeros(1, 3, 16, 16, dtype=torch.int64), "or uint8. Got torch.int64"),
+        (-torch.rand(1, 3, 16, 16), "`images` should be pixels in [0, 1]"),
+    ]
+    for pixels, words in given:
+        with pytest.raises(Refusal) as refusal:
+            guard(pixels)
+        assert words in str(refusal.value)
+
+
+def test_logits_that_are_not_finite_are_refused(saved):
+    guard = Guard.load(saved("energy")[3])
+    with torch.no_grad():
+        guard.network.network.linear.weight.mul_(float("inf"))
+    with pytest.raises(Refusal, match="finite"):
+        guard(images(2))
+
+
+def test_no_images_give_no_verdicts_and_eight_bit_images_are_divided(guard):
+    verdict = guard(images(0))
+    assert len(verdict) == len(verdict.flagged) == len(verdict.predictions) == 0
+    pixels = (images(3) * 255).round().byte()
+    assert guard(pixels).scores.tolist() == guard(pixels.float() / 255).scores.tolist()
+
+
+def test_modes_of_the_caller_change_nothing(guard):
+    pixels, expected = images(5), guard(images(5)).scores.tolist()
+    for mode in (torch.no_grad(), torch.inference_mode(), torch.autocast("cpu", torch.bfloat16), torch.enable_grad()):
+        with mode:
+            assert guard(pixels).scores.tolist() == guard(pixels.clone()).scores.tolist() == expected, mode
+        assert pixels.equal(images(5))
+        assert not guard.network.training
+        assert all(parameter.grad is None for parameter in guard.network.parameters())
+
+
+def test_many_threads_get_the_verdicts_of_one(guard):
+    given = [images(3, seed=seed) for seed in range(8)]
+    expected = [guard(pixels).scores.tobytes() for pixels in given]
+    found = [[] for _ in given]
+
+    def work(number):
+        for _ in range(3):
+            found[number].append(guard(given[number]).scores.tobytes())
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(len(given))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == [[one] * 3 for one in expected]
+
+
+def test_thresholds_are_conformal_or_given_and_what_lies_on_one_is_not_flagged(guard):
+    other, pixels = guard.with_false_positive_rate(0.25), images(30, seed=11)
+    assert other.threshold == conformal_threshold(guard.calibration, 0.25)
+    assert other.network is guard.network
+    verdict = other(pixels)
+    assert verdict.flagged.tolist() == (verdict.p_values <= 0.25).tolist()
+    assert (guard.about.false_positive_rate, other.about.false_positive_rate) == (0.1, 0.25)
+    assert guard.with_threshold(-np.inf)(pixels).flagged.all()
+    middle = float(np.sort(verdict.scores)[15])
+    assert guard.with_threshold(middle)(pixels).flagged.tolist() == [score > middle for score in verdict.scores]
+    with pytest.raises(Refusal, match=r"at least 999 images in `val` for `--false_positive_rate = 0.001`. Got 20"):
+        guard.with_false_positive_rate(0.001)
+    with pytest.raises(Refusal, match="`--false_positive_rate` should be between 0 and 1"):
+        guard.with_false_positive_rate(1.5)
+
+
+def test_the_mlps_contributions_are_integrated_gradients(saved):
+    guard, detector, records, _ = saved("mlp")
+    net = copy.deepcopy(guard.detector.network).double().eval()
+    image = np.concatenate([records.probe(probe.name)[70] for probe in detector.probes])
+    baseline = np.concatenate([guard.about.baseline[probe.name] for probe in detector.probes])
+    start, end = (torch.log(torch.from_numpy(one) + LOG_FLOOR) for one in (baseline, image))
+    steps = (torch.arange(20_000, dtype=torch.float64) + 0.5) / 20_000
+    points = (torch.exp(start + steps[:, None] * (end - start)) - LOG_FLOOR).requires_grad_()
+    (slopes,) = torch.autograd.grad(net(points).sum(), points)
+    slopes = slopes * (points.detach() + LOG_FLOOR)  # the derivative in the logarithm
+    expected = (slopes.mean(dim=0) * (end - start)).numpy()
+    np.testing.assert_allclose(mlp_contributions(net, image, baseline), expected, atol=2e-4 * np.abs(expected).max())
+
+
+def test_shapley_values_are_exact_for_sums_and_symmetric_for_products():
+    weights, image, baseline = np.random.default_rng(0).normal(size=(3, 6))
+    found = shapley_values(lambda rows: rows @ weights + 2.0, image, baseline, orders=1)
+    np.testing.assert_allclose(found, weights * (image - baseline), rtol=1e-12)
+    both = shapley_values(lambda rows: rows[:, 0] * rows[:, 1], np.array([2.0, 2.0, 5.0]), np.zeros(3), orders=1)
+    np.testing.assert_allclose(both, [2.0, 2.0, 0.0])
+
+
+@pytest.mark.parametrize("name", ["energy", "baseline", "gradient_gaussian", "mlp", "knn", "gradnorm"])
+def test_the_heat_map_is_the_gradient_of_the_score(name, saved):
+    guard = Guard.load(saved(name)[3])
+    guard.network.double()
+    if name == "mlp":
+        guard.detector.network.double()
+    pixels = images(1, seed=6).double()
+    (found,) = explain(guard, pixels, heat=True)
+    assert (found.note, found.heat.shape) == ("", (16, 16))
+    place, step = divmod(int(found.heat.argmax()), 16), 1e-6
+
+    def score(channel, change):
+        moved = pixels.clone()
+        moved[0, channel, place[0], place[1]] += change
+        return guard.detector.score(readings(guard.network, guard.detector, moved, "image"))[0]
+
+    slopes = [(score(channel, step) - score(channel, -step)) / (2 * step) for channel in range(3)]
+    assert np.linalg.norm(slopes) == pytest.approx(float(found.heat[place]), rel=1e-3)
+
+
+def test_where_there_is_no_heat_map_it_is_said_why(saved, monkeypatch):
+    (found,) = explain(saved("odin")[0], images(1), heat=True)
+    assert (found.heat, found.note) == (None, "no heat map: the readings odin are not differentiated")
+    guard = saved("baseline")[0]
+    monkeypatch.setattr(type(guard.detector), "score", lambda self, records: np.zeros(len(records)))
+    (found,) = explain(guard, images(1), heat=True)
+    assert (found.heat, found.note) == (None, "no heat map: the score does not change with small changes of the image")
+
+
+def test_explaining_leaves_the_guard_as_it_was(guard):
+    before = guard(images(3)).scores
+    with torch.inference_mode():
+        explain(guard, images(2), heat=True)
+    assert guard(images(3)).scores.tobytes() == before.tobytes()
+    assert {parameter.dtype for parameter in guard.network.parameters()} == {torch.float32}
+
+
+def test_the_baseline_is_the_mean_normal_image(saved):
+    guard, detector, records, _ = saved("gradient_knn")
+    (probe,) = detector.probes
+    normal = records.where(source="normal", split="train").probe(probe.name)
+    expected = np.exp(np.log(normal + LOG_FLOOR).mean(axis=0))
+    np.testing.assert_allclose(mean_readings(records.where(split="train"), [probe])[probe.name], expected)
+    np.testing.assert_allclose(guard.about.baseline[probe.name], expected)

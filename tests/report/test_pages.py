@@ -1,0 +1,212 @@
+"""The page of a run and of several: all that the console and the files say, the best in bold, names escaped."""
+
+import json
+import math
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from lightning_gradood.core import Refusal
+from lightning_gradood.report import GuardSummary, as_png, comparison_page, comparison_text, read_runs
+from lightning_gradood.report.comparison import auroc_figures, compared, compared_means
+from lightning_gradood.report.figures import as_pngs, draw_figures, write_figures
+from lightning_gradood.report.page import Grid
+from lightning_gradood.report.results import write_results
+from lightning_gradood.report.run_page import run_page
+from lightning_gradood.report.tables import result_table
+
+from .examples import crossed, outcome, report
+
+METRICS = {"digit": {"test/auroc": 0.9123, "test/flagged": 0.5}, "normal": {"test/flagged": 0.023}}
+GUARD = GuardSummary("`mlp`, fitted on digit. It may flag 5 % of normal images.", "images", METRICS, "gradood score X")
+NO_GUARD = GuardSummary("No guard is saved: too few images.")
+
+
+def words(page):
+    """The text of a page, without marks and styles."""
+    return " ".join(re.sub("<style>.*?</style>|<[^>]*>", " ", page, flags=re.DOTALL).split())
+
+
+def bold(page):
+    return re.findall("<strong>(.*?)</strong>", page)
+
+
+def headings(page):
+    return re.findall(r"<h[123]>(.*?)</h", page)
+
+
+def test_every_number_of_the_printed_table_and_the_guard_is_on_the_page(tmp_path):
+    found = report()
+    page = run_page(found, GUARD, {}, tmp_path)
+    table, shown = result_table(found.outcomes), words(page)
+    assert len(table.rows) == 4
+    assert [text for row in (*table.rows, *table.means) for text in row if text not in shown] == []
+    assert [note for note in table.notes if note.replace("'", "&#39;") not in shown] == []
+    assert "mlp , fitted on digit. It may flag 5 % of normal images." in shown
+    assert "images AUROC flagged, % digit 91.23 50.0 normal - 2.3" in shown
+    assert "gradood score X" in shown
+    assert not {"What attacks did", "Trained on one source, tested on another"} & set(headings(page))
+    assert "<img" not in page
+    shown = words(run_page(found, NO_GUARD, {}, tmp_path))
+    assert "No guard is saved: too few images." in shown
+    assert "It scores any image" not in shown
+
+
+def test_the_best_of_each_source_is_bold_and_the_best_mean_is_named(tmp_path):
+    outcomes = [outcome("svhn", "mlp", 3.0), outcome("lsun", "mlp", 0.5), outcome("svhn", "energy", 0.2)]
+    outcomes += [outcome("lsun", "energy", 3.0, seed=1)]
+    page = run_page(report(outcomes=outcomes), GUARD, {}, tmp_path)
+    aurocs = {(one.source, one.detector): one.metrics["test"]["auroc"] for one in outcomes}
+    mean = {name: (aurocs["svhn", name] + aurocs["lsun", name]) / 2 for name in ("mlp", "energy")}
+    highest = max(mean, key=mean.get)
+    best = (aurocs["svhn", "mlp"], aurocs["lsun", "energy"], mean[highest])
+    assert bold(page) == [f"{100 * value:.2f}" for value in best]
+    assert f"mean AUROC over 2 sources on the test split, {100 * mean[highest]:.2f} %, is that of {highest}" in page
+
+
+def test_a_matrix_and_attacks_are_there_where_the_run_has_them(tmp_path):
+    attack = {"attack": "a.b.FGSM", "settings": {"eps": 0.125}, "images": 77, "attack_success": 0.5, "attack_l2": 1.25}
+    made = {"svhn": attack, "outliers": {"attack": "a.b.Blur", "settings": {}, "images": 77}}
+    outcomes = crossed(["svhn", "lsun"])
+    page = run_page(report(outcomes=outcomes, provenance={"perturbations": made}), GUARD, {}, tmp_path)
+    assert {"What attacks did", "Trained on one source, tested on another"} <= set(headings(page))
+    assert "FGSM eps=0.125 77 50.00 1.250 -" in words(page)
+    assert "Blur" not in page  # a detector is trained on it, none is tested on it
+    numbers = [f"{100 * one.metrics['test']['auroc']:.1f}" for one in outcomes if one.detector == "mlp"]
+    assert [text for text in numbers if text not in words(page)] == []
+
+
+def test_names_are_escaped_and_figures_stand_in_sections(tmp_path):
+    name = '<script>alert("x")</script>'
+    small = report(outcomes=report().outcomes[:1], norms={}, layer_names=[])
+    pixel = as_png(draw_figures(small)["samples"])
+    figures = dict.fromkeys((f"roc_{name}", "samples", "scores_mlp", "of_another_version", "roc_energy"), pixel)
+    page = run_page(report(experiment=name, outcomes=[outcome(name, name)]), NO_GUARD, figures, tmp_path)
+    assert "<script" not in page
+    assert page.count("&lt;script&gt;") > 5
+    assert page.count('src="data:image/png;base64,') == 5
+    wanted = ["ROC curves", "Scores", "Images", "More figures"]
+    assert [one for one in headings(page) if one in wanted] == wanted
+    paths = write_figures(small, tmp_path)
+    kept, drawn = (as_pngs(small, files) for files in (paths, [path.with_suffix(".pdf") for path in paths]))
+    assert list(kept) == list(drawn) == list(draw_figures(small))
+    assert [kept[path.stem] for path in paths] == [path.read_bytes() for path in paths]
+    assert {png[:4] for png in drawn.values()} == {b"\x89PNG"}
+    assert as_pngs(small, []) == {}
+
+
+def test_a_row_head_that_repeats_is_shown_once():
+    lines = Grid(["model", "source", "number"], [["a", "x", "1"], ["a", "y", "2"], ["b", "x", "3"]]).lines
+    assert [[(cell.text, cell.rows) for cell in line] for line in lines] == [
+        [("a", 2), ("x", 1), ("1", 1)],
+        [("y", 1), ("2", 1)],
+        [("b", 1), ("x", 1), ("3", 1)],
+    ]
+
+
+def write_run(folder, outcomes, config=None, accuracy=None):
+    """Write a run's results as `detect` does."""
+    folder.mkdir(parents=True)
+    classifier = {"classifier": {"images": 50, "accuracy": accuracy}} if accuracy else {}
+    write_results(report(outcomes=outcomes, provenance=classifier), folder)
+    if config is not None:
+        (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    return folder
+
+
+@pytest.fixture
+def folders(tmp_path):
+    """Two runs that share two of three sources."""
+    one = [outcome("svhn", seed=1), outcome("lsun", gap=1.0, seed=2), outcome("svhn", "energy", 1.0)]
+    two = [outcome("svhn", gap=1.5, seed=3), outcome("lsun", gap=2.5, seed=4), outcome("bim", seed=5)]
+    first = {"seed": 0, "data": {"limit": 20, "attacks": None}, "run_dir": "a", "gone": {"x": 1}}
+    second = {"seed": 0, "data": {"limit": 30, "attacks": None}, "run_dir": "b", "models": ["<b>"]}
+    return [write_run(tmp_path / "x/a", one, first, 0.75), write_run(tmp_path / "x/b", two, second)]
+
+
+def aurocs_of(folder):
+    """Source and detector to AUROC, as the file has it."""
+    outcomes = json.loads((folder / "results.json").read_text())["outcomes"]
+    return {(one["source"], one["detector"]): one["metrics"]["test"]["auroc"] for one in outcomes}
+
+
+def test_runs_are_compared_by_their_files_and_means_are_over_shared_sources(folders):
+    runs, (one, two) = read_runs(folders), map(aurocs_of, folders)
+    means = [(found["svhn", "mlp"] + found["lsun", "mlp"]) / 2 for found in (one, two)]
+    values = {pair: [found and found.value for found in row] for pair, row in compared(runs).items()}
+    pairs = [("svhn", "mlp"), ("svhn", "energy"), ("lsun", "mlp"), ("bim", "mlp")]
+    assert values == {pair: [one.get(pair), two.get(pair)] for pair in pairs} | {("mean", "mlp"): pytest.approx(means)}
+    assert compared_means(runs)["energy"][0] == ["svhn"]
+    lines = [line.split() for line in comparison_text(runs).splitlines()]
+    assert lines[0][-2:] == ["a", "b"]
+    difference = f"({100 * (means[1] - means[0]):+.2f})"
+    assert lines[2] == ["mlp", "2", f"{100 * means[0]:.2f}", f"{100 * means[1]:.2f}", difference]
+    assert lines[3] == ["energy", "1", f"{100 * one['svhn', 'energy']:.2f}", "-"]
+    assert lines[4] == ["classifier's", "accuracy", "75.00", "-"]
+    page = comparison_page(runs)
+    best = [max(one[pair], two[pair]) for pair in (("svhn", "mlp"), ("lsun", "mlp"))]
+    assert bold(page) == [f"{100 * value:.2f}" for value in (*best, max(means))]
+    assert f"{100 * (two['lsun', 'mlp'] - one['lsun', 'mlp']):+.2f}" in page
+    assert "75.00 % accurate on 50 normal images" in page
+    assert page.count("<img") == 2
+
+
+def test_only_keys_that_differ_are_shown(folders):
+    page = comparison_page(read_runs(folders))
+    row = r'<th class="key" rowspan="1">(.*?)</th><td class="text">(.*?)</td><td class="text">(.*?)</td>'
+    assert re.findall(row, page[page.index("Keys whose values differ") :]) == [
+        ("data.limit", "20", "30"),
+        ("gone.x", "1", "(not there)"),
+        ("models", "(not there)", "[&#34;&lt;b&gt;&#34;]"),
+    ]
+    (folders[1] / "config.yaml").unlink()
+    assert "Not compared, as their folders hold no config.yaml: b." in comparison_page(read_runs(folders))
+    (folders[1] / "config.yaml").write_text((folders[0] / "config.yaml").read_text())
+    assert "The configurations are the same." in comparison_page(read_runs(folders))
+
+
+def test_what_is_not_of_the_paper_s_protocol_or_no_number_is_left_out_and_names_differ(tmp_path):
+    none = outcome("lsun", seed=1)
+    none.metrics["test"]["auroc"] = math.nan
+    one = [outcome("svhn", trained_on="svhn"), outcome("svhn", seed=1, trained_on="bim"), none]
+    two = [outcome("svhn", seed=3, trained_on="others")]
+    runs = read_runs([write_run(tmp_path / name / "seed_0", found) for name, found in (("a", one), ("b", two))])
+    assert [run.name for run in runs] == [str(Path("a/seed_0")), str(Path("b/seed_0"))]
+    found = [{pair: auroc.value for pair, auroc in run.aurocs.items()} for run in runs]
+    assert found == [{("svhn", "mlp"): first.metrics["test"]["auroc"]} for first in (one[0], two[0])]
+
+
+def test_a_chart_has_a_bar_for_each_auroc_from_chance_or_from_zero(folders, tmp_path):
+    figures, rows = auroc_figures(read_runs(folders)), compared(read_runs(folders))
+    for detector in ("mlp", "energy"):
+        heights = sorted(bar.get_height() for bar in figures[f"AUROC of {detector}"].axes[0].patches)
+        values = [100 * one.value for (_, name), found in rows.items() if name == detector for one in found if one]
+        assert heights == pytest.approx(sorted(values))
+    assert figures["AUROC of mlp"].axes[0].get_ylim()[0] == 50
+    worse = write_run(tmp_path / "worse", [outcome("svhn", gap=-2.0), outcome("svhn", "energy", 2.0)])
+    (alone,) = auroc_figures(read_runs([worse])).values()
+    assert alone.axes[0].get_ylim()[0] == 0
+    assert [text.get_text() for text in alone.legends[0].get_texts()] == ["mlp", "energy"]
+
+
+def test_files_that_are_broken_are_refused(folders):
+    broken = [
+        ("results.json", b"{", "results.json` should be as `detect` has written it. Got Expecting property name"),
+        ("results.json", b"[]", "results.json` should be as `detect` has written it."),
+        ("results.json", b'{"outcomes": []}', "Got none with `experiment`. Run `detect` again with --run_dir "),
+        ("results.json", b'{"outcomes": [{}], "experiment": "x"}', "Got none with `trained_on`"),
+        ("results.json", b'{"outcomes": [], "experiment": "x", "provenance": {}}', "Got no AUROC of any detector"),
+        ("results.json", b"\xff\xfe\x00", "results.json` should be as `detect` has written it."),
+        ("config.yaml", b"a: [", "config.yaml` should be as `detect` has written it."),
+        ("config.yaml", b"text", "config.yaml` should be as `detect` has written it. Got a str."),
+    ]
+    for name, content, sentence in broken:
+        whole = (folders[1] / name).read_bytes()
+        (folders[1] / name).write_bytes(content)
+        with pytest.raises(Refusal) as refusal:
+            read_runs(folders)
+        assert sentence in str(refusal.value)
+        assert "\n" not in str(refusal.value)
+        (folders[1] / name).write_bytes(whole)
