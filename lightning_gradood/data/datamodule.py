@@ -10,20 +10,26 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from lightning_gradood.core import MEGAPIXELS, Perturbation, Refusal, as_float, named_seed
+from lightning_gradood.core import (
+    MEGAPIXELS,
+    FiniteNonNegative,
+    NonNegativeInt,
+    OpenUnitInterval,
+    Perturbation,
+    PositiveFloat,
+    PositiveInt,
+    Refusal,
+    Seed,
+    as_float,
+    named_seed,
+)
 from lightning_gradood.data.classes import Outputs
 from lightning_gradood.data.duplicates import refuse_two_roles
 from lightning_gradood.data.experiment_sources import ExperimentSources
 from lightning_gradood.data.folder import Opening
 from lightning_gradood.data.loaders import labelled, make_loader, refuse_fewer_than_processes, training_parts
 from lightning_gradood.data.perturbations import Perturbations
-from lightning_gradood.data.settings import (
-    refuse_limits,
-    refuse_loading,
-    refuse_memory,
-    refuse_settings,
-    refuse_unknown,
-)
+from lightning_gradood.data.settings import refuse_settings, refuse_unknown
 from lightning_gradood.data.source import ImageBatch, Source
 from lightning_gradood.data.splits import Rows
 
@@ -82,30 +88,23 @@ class ImageDataModule(ExperimentSources, LightningDataModule):
         keep_pixels: Literal["uint8", "float16", "float32"] | None = None,
         transform: Callable[[Any], Any] | None = None,
         augment: nn.Module | None = None,
-        validation_fraction: float = 0.1,
+        validation_fraction: OpenUnitInterval = 0.1,
         split: tuple[float, float, float] = (0.4, 0.4, 0.2),
-        split_seed: int = 0,
-        batch_size: int = 128,
-        probe_batch_size: int = 64,
-        num_workers: int = 0,
-        limit: int | None = None,
-        limits: dict[str, int] | None = None,
-        limit_seed: int = 0,
-        memory_limit_gib: float = 2.0,
-        max_megapixels: float = MEGAPIXELS,
+        split_seed: Seed = 0,
+        batch_size: PositiveInt = 128,
+        probe_batch_size: PositiveInt = 64,
+        num_workers: NonNegativeInt = 0,
+        limit: PositiveInt | None = None,
+        limits: dict[str, PositiveInt] | None = None,
+        limit_seed: Seed = 0,
+        memory_limit_gib: FiniteNonNegative = 2.0,
+        max_megapixels: PositiveFloat = MEGAPIXELS,
     ) -> None:
         super().__init__()
         self.perturbations = Perturbations.named(attacks, corruptions, noise_control, limits or {}, limit_seed)
         anomalies = anomalies or {}
-        refuse_settings(
-            [*anomalies, *self.perturbations.names, *self.perturbations.noise_names.values()],
-            split,
-            validation_fraction,
-        )
+        refuse_settings([*anomalies, *self.perturbations.names, *self.perturbations.noise_names.values()], split)
         refuse_two_roles(train, normal, anomalies)
-        refuse_memory(memory_limit_gib, max_megapixels)
-        refuse_loading(batch_size, probe_batch_size, num_workers, split_seed=split_seed, limit_seed=limit_seed)
-        refuse_limits(limit=1 if limit is None else limit)
         self.normal, self.anomalies, self.train = normal, anomalies, train
         self.augment, self.validation_fraction = augment, validation_fraction
         self.split, self.split_seed = split, split_seed

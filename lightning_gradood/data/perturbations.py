@@ -10,7 +10,6 @@ from lightning_gradood.attacks import FGSM, PGD, Semantic, preset
 from lightning_gradood.core import Perturbation, Refusal, named_seed, refused_as
 from lightning_gradood.corruptions import corruptions_at
 from lightning_gradood.data.datasets import LoadedSource
-from lightning_gradood.data.settings import refuse_limits
 from lightning_gradood.data.splits import allocate, exact_shares, split_rows
 from lightning_gradood.records import SPLITS
 
@@ -79,12 +78,11 @@ class Perturbations:
         """Resolve the name of a preset and the severity at which all corruptions are taken.
 
         Raises:
-            Refusal: There is no such preset or severity, or a limit is below 1 or of a name that is not there.
+            Refusal: There is no such preset or severity, or a limit is of a name that is not there.
         """
         with refused_as(preset="data.attacks"):
             attacks = preset(attacks) if isinstance(attacks, str) else attacks or {}
         corruptions = corruptions_at(corruptions) if isinstance(corruptions, int) else corruptions or {}
-        refuse_limits(**limits)
         unknown = sorted(set(limits) - {*attacks, *corruptions})
         if unknown:
             raise Refusal(
