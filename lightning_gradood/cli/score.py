@@ -1,6 +1,7 @@
 """The verb `score`: run a guard on image files. Lightning is not imported, and for `--help` torch is not."""
 
 import io
+import math
 import os
 import sys
 import time
@@ -10,7 +11,7 @@ from dataclasses import KW_ONLY, asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jsonargparse.typing import NonNegativeInt, OpenUnitInterval, PositiveFloat, PositiveInt
+from jsonargparse.typing import NonNegativeInt, OpenUnitInterval, PositiveFloat, PositiveInt, restricted_number_type
 
 from lightning_gradood.cli.explained import Explained, figure_folder
 from lightning_gradood.cli.plain import SWITCH, call, refuse_existing
@@ -28,7 +29,7 @@ _SPELLING: dict[str, dict[str, Any]] = {
     "images": {"nargs": "*", "type": str, "default": []},
     "overwrite": SWITCH,
     "explain": {"nargs": "?", "const": 8, "type": NonNegativeInt, "metavar": "N"},
-    "threshold": {"type": float},  # takes -inf
+    "threshold": {"type": restricted_number_type("Score", float, (">=", -math.inf))},  # also infinite, no NaN
     "trust": {"action": "append", "type": str},
 }
 _EPILOG = (
@@ -220,8 +221,6 @@ def _check(given: Request) -> None:
 
     if given.false_positive_rate is not None and given.threshold is not None:
         raise Refusal("`--false_positive_rate` and `--threshold` should not be given together. Got both. Remove one.")
-    if given.threshold is not None and given.threshold != given.threshold:
-        raise Refusal("`--threshold` should be a number. Got nan.")
     if given.output and Path(given.output).suffix.lower() not in ENDINGS:
         raise Refusal(
             f"`--output` should end in {', '.join(ENDINGS)}. Got `--output {given.output}`. Name the format so."

@@ -76,4 +76,4 @@ def test_without_results_there_is_nothing_to_show(capsys):
     assert "no runs/*/*/results.json exists" in refused(["dashboard", "--entity", "me"], capsys)
     Path("empty").mkdir()
     assert "Got `empty`, which has no results.json." in refused(["dashboard", "empty", "--entity", "me"], capsys)
-    assert "required: --entity" in refused(["dashboard"], capsys)
+    assert "required: entity" in refused(["dashboard"], capsys)
