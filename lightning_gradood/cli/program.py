@@ -25,7 +25,7 @@ from lightning_gradood.cli.command import Command
 from lightning_gradood.cli.main import end
 from lightning_gradood.cli.parsing import Parser, experiment_name, limit_texts, with_shipped_files
 from lightning_gradood.cli.processes import EndTogether
-from lightning_gradood.cli.settings import check_benchmark
+from lightning_gradood.cli.settings import refuse_null
 from lightning_gradood.cli.stopping import Stopped
 from lightning_gradood.cli.trust import trusting, without_trust
 from lightning_gradood.cli.verbs import VERBS
@@ -53,7 +53,9 @@ def benchmark(words: list[str]) -> None:
     parser.add_argument("-c", "--config", action="config", help="The benchmark file, e.g. configs/tables_digits.yaml.")
     parser.add_class_arguments(Benchmark, as_group=False)
     words = with_shipped_files(words)
-    settings = _built(parser.parse_args(words).as_dict())
+    given = parser.parse_args(words)
+    refuse_null(parser, given, ["tables"])
+    settings = _built(given.as_dict())
     folder = Path(settings.run_dir or Path("runs", "benchmarks", experiment_name(words)))
     failed = run_benchmark(settings, folder, Program(configuration_of, run_verb))
     if failed:
@@ -63,7 +65,6 @@ def benchmark(words: list[str]) -> None:
 
 def _built(given: dict[str, Any]) -> Benchmark:
     """Built by hand: the parser would build the classes that `flags` and `detectors` name, which the runs build."""
-    check_benchmark(given)
     given["experiments"] = {name: Experiment(**one) for name, one in given["experiments"].items()}
     given["tables"] = TableSettings(**given["tables"])
     return Benchmark(**{name: given[name] for name in Benchmark.__dataclass_fields__})

@@ -10,9 +10,9 @@ from lightning_gradood.core import Refusal
 
 
 @functools.cache
-def _parser(verb):
+def _parsed(verb):
     with ExitStack() as leaving:
-        return _Parsed(leaving, [verb, "--config", "tiny.yaml"]).parser
+        return _Parsed(leaving, [verb, "--config", "tiny.yaml"])
 
 
 def verdict(*flags, verb="fit", file="tiny.yaml"):
@@ -23,9 +23,10 @@ def verdict(*flags, verb="fit", file="tiny.yaml"):
     """
     try:
         with interpolation():
-            config = _parser(verb).parse_args([verb, "--config", file, *flags])
-            check_settings(config[verb])
-            return config[verb]
+            command = _parsed(verb)
+            config = command.parser.parse_args([verb, "--config", file, *flags])[verb]
+            check_settings(command._parser(verb), config)
+            return config
     except Refusal as refusal:
         return str(refusal)
 

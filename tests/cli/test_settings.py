@@ -130,34 +130,41 @@ def test_values_of_the_wrong_type_or_range_are_refused_by_their_flag():
 
 
 def test_null_and_numbers_in_place_of_settings_are_refused_by_their_flag():
-    null = "should have a value. Got null. Leave it out for its default."
     rows = [
-        (["--model", "null"], "the following arguments are required: fit.model."),
-        (["--data", "null"], "the following arguments are required: fit.data."),
-        (["--data.batch_size", "null"], f"`data.batch_size` {null}"),
-        (["--model.optimizer", "null"], f"`model.optimizer` {null}"),
-        (["--detection.preset", "null"], f"`detection.preset` {null}"),
-        (["--detection.mlp.width", "null"], "`detection.mlp.width`: Not of type PositiveInt"),
-        (["--detection.mlp", "3"], "`detection.mlp`"),
-        (["--cache_dir", ""], "`cache_dir` should be the path of a folder."),
-        (["--run_dir", " "], "`run_dir` should be the path of a folder."),
-    ]
-    check(rows)
-    for text, words in [
-        ("trainer: null", "`trainer` should hold settings. Got `trainer = None`. Leave it out for the defaults."),
-        ("report: 3", "`report` should hold settings. Got `report = 3`."),
-        ("model: 3", "`model`: "),
+        ("model: null", "the following arguments are required: fit.model."),
+        ("model: 3", "`model`: Not a valid subclass of ClassificationTask; Given value: 3."),
+        ("model: {init_args: {optimizer: null}}", "`model.optimizer`: "),
+        (
+            "model: {init_args: {network: {init_args: {num_classes: null}}}}",
+            "`model.network.num_classes`: Not of type Pos",
+        ),
+        ("data: {init_args: {batch_size: null}}", "`data.batch_size`: Not of type PositiveInt"),
+        (
+            "data: {init_args: {keep: null}}",
+            "`data.keep`: Expected a typing.Literal['all', 'successful']. Got value: None.",
+        ),
+        ("data: {init_args: {anomalies: {nine: {init_args: {part: null}}}}}", "`data.anomalies.part`: Expected a"),
         ("detection: 3", "`detection`: "),
-        ("detection: {mlp: null}", f"`detection.mlp` {null}"),
-        ("detection: {mlp: {dropout: null}}", f"`detection.mlp.dropout` {null}"),
-        ("cache_dir: null", "`cache_dir` should be the path of a folder."),
-        ("data: {class_path: ImageDataModule, init_args: {normal: {class_path: PhotoPatches, init_args: {size: null}}}}",
-         f"`data.normal.size` {null}"),
-    ]:  # fmt: skip
+        ("detection: {preset: null}", "`detection.preset`: Expected a"),
+        ("detection: {mlp: null}", "`detection.mlp` should hold settings. Got `None`."),
+        ("detection: {mlp: {dropout: null}}", "`detection.mlp.dropout`: Not of type HalfOpenUnitInterval"),
+        ("trainer: null", "`trainer` should hold settings. Got `None`. Leave it out for the defaults."),
+        ("report: 3", "`report` should hold settings. Got `3`."),
+        ("cache_dir: null", "`cache_dir`: Expected a <class 'str'>. Got value: None."),
+        ("cache_dir: ''", "`cache_dir` should be the path of a folder."),
+        ("run_dir: ' '", "`run_dir` should be the path of a folder."),
+    ]
+    failed = []
+    for text, words in rows:
         Path("more.yaml").write_text(text)
-        assert words in str(verdict("--config", "more.yaml")), text
-    assert verdict("--detection", "null").detection is None
-    assert verdict("--data.limit", "null").data.init_args.limit is None
+        said = str(verdict("--config", "more.yaml"))
+        failed += [f"{text}: {said[:300]}"] * (words not in said)
+    assert not failed, "\n".join(failed)
+    Path("more.yaml").write_text(
+        "seed_everything: null\ndetection: null\ndata: {init_args: {limit: null}}\nrun_dir: null"
+    )
+    found = verdict("--config", "more.yaml")
+    assert (found.seed_everything, found.detection, found.data.init_args.limit, found.run_dir) == (None,) * 4
 
 
 def test_interpolated_values_are_held_to_the_same_ranges(monkeypatch):
