@@ -33,7 +33,7 @@ OUTSIDE = {
     "wandb": {"report"},
     "matplotlib": {"report"},
     "pyarrow": {"records"},
-    "jsonargparse": {"cli"},
+    "jsonargparse": {"cli", "core"},  # core: ranges for annotations
     "omegaconf": {"cli"},
     "torchmetrics": {"tasks"},
     "pytorch_ood": {"data"},

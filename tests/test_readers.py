@@ -338,7 +338,6 @@ IMPORTING = {  # what imports a module by name, and why it may
     "attacks/function_attack.py:FunctionAttack.__init__": "looks whether it is trusted",
     "cli/functions.py:_function": "looks whether it is trusted",
     "cli/main.py:run_alone": "modules of the package",
-    "cli/settings.py:_check_part": "classes of the package",
     "core/image_files.py:image_formats": "plugins of Pillow, by fixed names",
     "guard/components.py:_found": "looks whether it is trusted",
 }

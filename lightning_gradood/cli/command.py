@@ -124,7 +124,8 @@ class Command(LightningCLI):
 
     def _parse_ckpt_path(self) -> None:
         """Look at what was parsed; leave hyper-parameters in checkpoints alone, which Lightning lets beat the command line."""
-        check_settings(self.config[self.config["subcommand"]])
+        verb = self.config["subcommand"]
+        check_settings(self._parser(verb), self.config[verb])
 
     def before_instantiate_classes(self) -> None:
         """Find the run's folder and point the loggers at it."""

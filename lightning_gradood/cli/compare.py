@@ -3,10 +3,8 @@
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from lightning_gradood.cli.score import PlainParser, refuse_existing
-from lightning_gradood.cli.verbs import VERBS
+from lightning_gradood.cli.plain import SWITCH, call, refuse_existing
 
 
 def compare(words: Sequence[str]) -> int:
@@ -21,18 +19,33 @@ def compare(words: Sequence[str]) -> int:
     Raises:
         Refusal: a folder holds no results, or the page cannot be written; nothing was written then.
     """
-    given = parser().parse_args(words)
+    epilog = (
+        "The page needs nothing else: AUROC of every detector on every source, differences to the first run, bars, and the keys "
+        "in which the configurations differ."
+    )
+    code: int = call("compare", _compare, words, epilog, runs={"nargs": "+", "type": str}, overwrite=SWITCH)
+    return code
+
+
+def _compare(runs: list[str], *, output: str = "compare.html", overwrite: bool = False) -> int:
+    """Write the page.
+
+    Args:
+        runs: run folders with results: runs/<experiment>/<time>; the first is compared with.
+        output: the page, in the current folder.
+        overwrite: replace the page if it exists.
+    """
     from lightning_gradood.core import atomic_write
 
-    output = Path(given.output)
-    _check_output(output, given.overwrite)
+    place = Path(output)
+    _check_output(place, overwrite)
     from lightning_gradood.report import comparison_page, comparison_text, read_runs
 
-    runs = read_runs([Path(folder) for folder in given.runs])
-    page = comparison_page(runs)
-    with atomic_write(output, "--output") as file:
+    found = read_runs([Path(folder) for folder in runs])
+    page = comparison_page(found)
+    with atomic_write(place, "--output") as file:
         file.write(page.encode())
-    sys.stdout.write(f"{comparison_text(runs)}\nComparison: {output}\n")
+    sys.stdout.write(f"{comparison_text(found)}\nComparison: {place}\n")
     return 0
 
 
@@ -46,26 +59,3 @@ def _check_output(output: Path, overwrite: bool) -> None:
             f"`--output` should lie in a folder that exists. Got `--output {output}`. Make `{output.parent}`, or name another."
         )
     refuse_existing("--output", output, overwrite)
-
-
-def parser() -> PlainParser:
-    """Flags of the verb."""
-    made = PlainParser(
-        prog="python -m lightning_gradood compare",
-        description=VERBS["compare"],
-        epilog="The page needs nothing else: AUROC of every detector on every source, differences to the first run, bars, and "
-        "the keys in which the configurations differ.",
-        allow_abbrev=False,
-    )
-    add: Any = made.add_argument
-    add(
-        "runs",
-        nargs="+",
-        metavar="RUN",
-        help="a run folder with results: runs/<experiment>/<time>; the first is compared with",
-    )
-    add(
-        "--output", default="compare.html", metavar="FILE", help="the page (default: %(default)s in the current folder)"
-    )
-    add("--overwrite", action="store_true", help="replace the page if it exists")
-    return made

@@ -6,10 +6,8 @@ import difflib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from lightning_gradood.cli.score import PlainParser
-from lightning_gradood.cli.verbs import VERBS
+from lightning_gradood.cli.plain import call
 
 _FOLDERS = ("configs", "sweeps")
 
@@ -26,13 +24,22 @@ def configs(words: Sequence[str]) -> int:
     Raises:
         Refusal: no file of a name comes with the package, or a copy would replace a file of the user's.
     """
-    given = parser().parse_args(words)
-    found = _named(given.names)
-    if given.copy is None:
+    call("configs", _configs, words, "", names={"nargs": "*", "type": str, "default": []})
+    return 0
+
+
+def _configs(names: list[str], *, copy: str | None = None) -> None:
+    """List or copy files.
+
+    Args:
+        names: which files, e.g. digits; all by default.
+        copy: folder to copy them to, into configs/ and sweeps/; changed files are not replaced.
+    """
+    found = _named(names)
+    if copy is None:
         sys.stdout.write(_listing(found))
     else:
-        _copy(found, Path(given.copy))
-    return 0
+        _copy(found, Path(copy))
 
 
 def _named(names: Sequence[str]) -> dict[str, Path]:
@@ -87,12 +94,3 @@ def _copy(found: dict[str, Path], folder: Path) -> None:
         with atomic_write(folder / name, "--copy") as file:
             file.write(path.read_bytes())
         sys.stdout.write(f"{folder / name}\n")
-
-
-def parser() -> PlainParser:
-    """Flags of the verb."""
-    made = PlainParser(prog="python -m lightning_gradood configs", description=VERBS["configs"], allow_abbrev=False)
-    add: Any = made.add_argument
-    add("names", nargs="*", metavar="NAME", help="which files, e.g. digits; all by default")
-    add("--copy", metavar="FOLDER", help="copy them there, into configs/ and sweeps/; changed files are not replaced")
-    return made

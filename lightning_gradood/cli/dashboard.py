@@ -6,10 +6,8 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from lightning_gradood.cli.score import PlainParser
-from lightning_gradood.cli.verbs import VERBS
+from lightning_gradood.cli.plain import call
 
 _FILE = "dashboard.json"
 
@@ -26,7 +24,19 @@ def dashboard(words: Sequence[str]) -> int:
     Raises:
         Refusal: there is no run with results, or W&B does not let the account write there.
     """
-    given = parser().parse_args(words)
+    epilog = "An earlier dashboard of the project is replaced. Without a W&B account only the definition is written."
+    call("dashboard", _dashboard, words, epilog, run={"nargs": "?", "type": str, "default": ""})
+    return 0
+
+
+def _dashboard(run: str, *, entity: str, project: str = "lightning_gradood") -> None:
+    """Write the definition, and send it.
+
+    Args:
+        run: folder of a run with the sources and detectors; by default the newest below runs/.
+        entity: W&B's team or user.
+        project: W&B's project.
+    """
     from lightning_gradood.core import Refusal, atomic_write
     from lightning_gradood.report import (
         apply_dashboard,
@@ -36,33 +46,32 @@ def dashboard(words: Sequence[str]) -> int:
         read_results,
     )
 
-    run = _run_folder(given.run)
-    results = read_results(run, "outcomes")
+    folder = _run_folder(run)
+    results = read_results(folder, "outcomes")
     try:
-        sections = dashboard_sections(results, sorted(path.stem for path in (run / "figures").glob("*.png")))
+        sections = dashboard_sections(results, sorted(path.stem for path in (folder / "figures").glob("*.png")))
     except (KeyError, IndexError, TypeError, AttributeError) as error:
         raise Refusal(
-            f"`{run / 'results.json'}` should be as `detect` has written it. Got one without {error}. Name another run."
+            f"`{folder / 'results.json'}` should be as `detect` has written it. Got one without {error}. Name another run."
         ) from error
-    with atomic_write(run / _FILE, "RUN") as file:
+    with atomic_write(folder / _FILE, "RUN") as file:
         file.write((json.dumps(definition(sections), indent=2) + "\n").encode())
-    sys.stdout.write(f"Definition, for the sources and detectors of {run}: {run / _FILE}\n")
+    sys.stdout.write(f"Definition, for the sources and detectors of {folder}: {folder / _FILE}\n")
     if not has_wandb_account():
-        again = f"python -m lightning_gradood dashboard {run} --entity {given.entity} --project {given.project}"
+        again = f"python -m lightning_gradood dashboard {folder} --entity {entity} --project {project}"
         sys.stdout.write(
             f"Nothing was sent, as no W&B account is configured. To apply it: `wandb login`, then `{again}`.\n"
         )
-        return 0
-    workspace, report = apply_dashboard(sections, given.entity, given.project)
+        return
+    workspace, report = apply_dashboard(sections, entity, project)
     sys.stdout.write(f"Workspace: {workspace}\nReport: {report}\n")
-    return 0
 
 
-def _run_folder(named: str | None) -> Path:
+def _run_folder(named: str) -> Path:
     """The run that was named, or the newest one below `runs/`."""
     from lightning_gradood.core import Refusal
 
-    if named is None:
+    if not named:
         found = sorted(Path("runs").glob("*/*/results.json"), key=lambda path: path.stat().st_mtime)
         if not found:
             raise Refusal(
@@ -76,23 +85,3 @@ def _run_folder(named: str | None) -> Path:
             "`fit` and `detect` write it."
         )
     return Path(named)
-
-
-def parser() -> PlainParser:
-    """Flags of the verb."""
-    made = PlainParser(
-        prog="python -m lightning_gradood dashboard",
-        description=VERBS["dashboard"],
-        epilog="An earlier dashboard of the project is replaced. Without a W&B account only the definition is written.",
-        allow_abbrev=False,
-    )
-    add: Any = made.add_argument
-    add(
-        "run",
-        nargs="?",
-        metavar="RUN",
-        help="folder of a run with the sources and detectors; by default the newest below runs/",
-    )
-    add("--entity", required=True, metavar="NAME", help="W&B's team or user")
-    add("--project", default="lightning_gradood", metavar="NAME", help="W&B's project (default: %(default)s)")
-    return made

@@ -1,14 +1,11 @@
 """The verb `drift`: compare the scores of new images with those of reference images."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lightning_gradood.cli.score import PlainParser, refuse_existing
-from lightning_gradood.cli.verbs import VERBS
+from lightning_gradood.cli.plain import SWITCH, call, refuse_existing
 
 if TYPE_CHECKING:  # takes seconds to import, and `--help` needs none of it
     from lightning_gradood.report import ScoredImages
@@ -31,27 +28,50 @@ def drift(words: Sequence[str]) -> int:
     Raises:
         Refusal: a file cannot be read, or holds no scores.
     """
-    given = parser().parse_args(words)
+    epilog = "Exit code 4 if the distance is above --alarm and its p-value below 0.01."
+    code: int = call("drift", _drift, words, epilog, overwrite=SWITCH)
+    return code
+
+
+def _drift(
+    reference: str,
+    new: str,
+    *,
+    alarm: float | None = None,
+    figure: str | None = None,
+    detector: str | None = None,
+    overwrite: bool = False,
+) -> int:
+    """Compare two tables of scores.
+
+    Args:
+        reference: scores of images as usual: written by `score`, or a run's scores.parquet.
+        new: scores of new images by the same guard, written by `score`.
+        alarm: largest distance of the two distributions that is no alarm, in [0, 1).
+        figure: a PNG file; by default NEW's name with _drift.png.
+        detector: whose scores, where a table is a run's scores.parquet: its normal test images.
+        overwrite: replace the figure if it exists.
+    """
     from lightning_gradood.core import Refusal, atomic_write
     from lightning_gradood.report import as_png, drift_by_class, drift_figure, drift_table
 
-    if given.alarm is not None and not 0 <= given.alarm < 1:
-        raise Refusal(f"`--alarm` should be at least 0 and below 1. Got `--alarm {given.alarm}`. It is a distance.")
-    figure = Path(given.figure or Path(given.new).with_name(f"{Path(given.new).stem}_drift.png"))
-    refuse_existing("--figure", figure, given.overwrite)
-    reference, new = (_read(Path(path), given.detector) for path in (given.reference, given.new))
-    found = drift_by_class(reference, new)
-    with atomic_write(figure, "--figure") as file:
-        file.write(as_png(drift_figure(reference, new, found)))
-    sys.stdout.write(f"{drift_table(found)}\nfigure: {figure}\n")
+    if alarm is not None and not 0 <= alarm < 1:
+        raise Refusal(f"`--alarm` should be at least 0 and below 1. Got `--alarm {alarm}`. It is a distance.")
+    place = Path(figure or Path(new).with_name(f"{Path(new).stem}_drift.png"))
+    refuse_existing("--figure", place, overwrite)
+    before, after = (_read(Path(path), detector) for path in (reference, new))
+    found = drift_by_class(before, after)
+    with atomic_write(place, "--figure") as file:
+        file.write(as_png(drift_figure(before, after, found)))
+    sys.stdout.write(f"{drift_table(found)}\nfigure: {place}\n")
     overall = found["all"]
-    if given.alarm is None or overall.distance <= given.alarm or overall.p_value >= _SIGNIFICANT:
+    if alarm is None or overall.distance <= alarm or overall.p_value >= _SIGNIFICANT:
         return 0
-    sys.stdout.write(f"ALARM: the distance {overall.distance:.3f} is above {given.alarm:g}.\n")
+    sys.stdout.write(f"ALARM: the distance {overall.distance:.3f} is above {alarm:g}.\n")
     return ALARM
 
 
-def _read(path: Path, detector: str | None) -> ScoredImages:
+def _read(path: Path, detector: str | None) -> "ScoredImages":
     import numpy as np
 
     from lightning_gradood.core import Refusal
@@ -84,34 +104,3 @@ def _normal_test_rows(table: dict[str, list[Any]], detector: str) -> list[int]:
         if table["detector"][row] == detector and table["split"][row] == "test" and table["anomalous"][row] == 0:
             found.setdefault(name, row)
     return list(found.values())
-
-
-def parser() -> PlainParser:
-    """Flags of the verb."""
-    made = PlainParser(
-        prog="python -m lightning_gradood drift",
-        description=VERBS["drift"],
-        epilog="Exit code 4 if the distance is above --alarm and its p-value below 0.01.",
-        allow_abbrev=False,
-    )
-    add: Any = made.add_argument
-    add(
-        "reference",
-        metavar="REFERENCE",
-        help="scores of images as usual: written by `score`, or a run's scores.parquet",
-    )
-    add("new", metavar="NEW", help="scores of new images by the same guard, written by `score`")
-    add(
-        "--alarm",
-        type=float,
-        metavar="DISTANCE",
-        help="largest distance of the two distributions that is no alarm, in [0, 1)",
-    )
-    add("--figure", metavar="FILE", help="a PNG file; by default NEW's name with _drift.png")
-    add(
-        "--detector",
-        metavar="NAME",
-        help="whose scores, where a table is a run's scores.parquet: its normal test images",
-    )
-    add("--overwrite", action="store_true", help="replace the figure if it exists")
-    return made

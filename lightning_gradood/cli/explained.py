@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:  # torch takes seconds to import, and `--help` needs none of it
     from torch import Tensor
 
+    from lightning_gradood.cli.score import Request
     from lightning_gradood.guard import Explanation, FileVerdict, Guard
 
 
@@ -25,13 +25,13 @@ class Explained:
         columns: name to type, beside those of a verdict.
     """
 
-    def __init__(self, guard: Guard, given: argparse.Namespace) -> None:
+    def __init__(self, guard: Guard, given: Request) -> None:
         from lightning_gradood.core import PixelLimit
         from lightning_gradood.guard import reading_names
 
         self.guard, self.limit = guard, PixelLimit(given.max_megapixels)
         self.folder = figure_folder(given)
-        self.left = given.explain if self.folder else 0
+        self.left = (given.explain or 0) if self.folder else 0
         self.columns = {"baseline": float} | {f"contribution/{name}": float for name in reading_names(guard)}
         self._figures = 0
         self._files: dict[str, str] = {}
@@ -78,6 +78,6 @@ class Explained:
             file.write(as_png(figure))
 
 
-def figure_folder(given: argparse.Namespace) -> Path | None:
+def figure_folder(given: Request) -> Path | None:
     """Where figures of explanations go, beside the output; None where there are none."""
     return Path(given.output).with_suffix("") if given.output and given.explain else None

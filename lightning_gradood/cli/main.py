@@ -66,15 +66,17 @@ def run_alone(verb: str, words: Sequence[str]) -> None:
         verb: its name.
         words: of the command line behind it.
     """
-    from lightning_gradood.core import Refusal
-
     try:
         code: int = getattr(import_module(_ALONE[verb]), verb)(words)
-    except Refusal as refusal:
-        end(str(refusal))
     except BrokenPipeError:  # whoever read standard output has enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(_SIGPIPE)
+    except ValueError as error:
+        from lightning_gradood.core import Refusal  # imports torch, which `--help` does without
+
+        if isinstance(error, Refusal):
+            end(str(error))
+        raise
     if code:
         sys.exit(code)
 

@@ -1,18 +1,18 @@
-"""The parser of the command line: its help texts, and its error messages in one sentence with the nearest spelling."""
+"""The parser of experiments: its help texts, its error messages in one sentence, limits on what it reads as YAML."""
 
-import difflib
 import inspect
 import itertools
 import os
 import re
-import sys
 import traceback
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn
 
+import torch
 import yaml
+from jsonargparse import ArgumentParser, get_loader, set_loader
 from lightning.pytorch import Trainer, callbacks, loggers
 from lightning.pytorch.cli import LightningArgumentParser, SaveConfigCallback
 
@@ -23,7 +23,7 @@ import lightning_gradood.detectors as detectors
 import lightning_gradood.gradients as gradients
 import lightning_gradood.networks as networks
 import lightning_gradood.tasks as tasks
-from lightning_gradood.cli.limits import BadText
+from lightning_gradood.cli.sentences import one_sentence
 from lightning_gradood.cli.trust import distrusted_in
 from lightning_gradood.cli.verbs import ALONE, VERBS
 from lightning_gradood.core import Refusal, Unparsable, check_yaml, experiment_file, read_text
@@ -35,6 +35,36 @@ _KNOWN = re.compile(r"known\s+subclasses:\s+([^()]+)\)")
 _MANY = 40  # Lightning's callbacks are fewer; there are hundreds of modules
 _LINE = "\n" + " " * 24
 _SYNTHETIC = "lightning_gradood.synthetic."  # perturbations that may stand as attacks, but are not meant as such
+
+
+class BadText(Refusal):
+    """A text of the configuration that is parsed no further: it passes a limit, or no converter takes it."""
+
+
+def limit_texts() -> None:
+    """Look at every text, of files and of the command line, before the parser's loaders expand it."""
+    ArgumentParser(parser_mode="omegaconf+").parse_string("{}")  # the first text brings the loader of this mode
+    for mode in ("yaml", "omegaconf+"):
+        load = get_loader(mode)
+        if load.__module__ != __name__:
+            set_loader(mode, _limited(load), (yaml.YAMLError,))
+
+
+def _limited(load: Callable[[str], Any]) -> Callable[[str], Any]:
+    def limited(text: str) -> Any:
+        """Load a text that passes no limit."""
+        try:
+            check_yaml(text)
+            return load(text)
+        except yaml.YAMLError:  # the parser takes it for plain text, or says what is wrong
+            raise
+        except Exception as error:  # a limit, or whatever the converter of a tag or a number runs into
+            start = " ".join(text[:60].split())
+            raise BadText(
+                f"A value of the configuration should be short YAML. Got `{start}`: {error}. Put text in quotes."
+            ) from error
+
+    return limited
 
 
 def shortened(text: str) -> str:
@@ -56,122 +86,9 @@ def _cut(match: re.Match[str]) -> str:
     return f"known subclasses:{_LINE}{f',{_LINE}'.join([*shown, f'and {len(names) - len(shown)} others'])})"
 
 
-_FILE = "e.g. `--config configs/digits.yaml`"
-_SECTIONS = {
-    "seed_everything",
-    "trainer",
-    "model",
-    "data",
-    "detection",
-    "logging",
-    "report",
-    "run_dir",
-    "cache_dir",
-    "threads",
-}
-
-# Lines that say how the parser works rather than what is wrong, and the ends of Unions that nobody meant.
-_NOISE = re.compile(
-    r"Does not validate against|Subtypes:|Errors:|Given value|Expected a path but|Problem with given class_path"
-    r"|Not a valid subclass of|Subclass types expect one of|^a (class path|dict) "
-    r"|Expected a <class '(NoneType|collections.abc.Iterable)'>"
-)
-_OTHER_TYPE = re.compile(r"Expected an? [\w.]+$")
-_KEY = re.compile(r'(?:- )?Parser key "(.+?)":')
-_GIVEN = re.compile(r"Given value: ([^\[{(]{1,60})$")
-_VERB = re.compile(r"argument subcommand: invalid choice: '(?P<word>[^']*)' \(choose from")
-_UNKNOWN = (
-    re.compile(r"Option '(?P<word>[\w.]+)' is not accepted"),
-    re.compile(r"unrecognized arguments: --(?P<word>[\w.]+)"),
-    re.compile(r"Key '(?P<word>[\w.]+)' is not expected"),
-    re.compile(r"there is no class called (?P<word>[\w.]+)"),
-    re.compile(r"module '(?P<module>[\w.]+)' has no attribute '(?P<word>\w+)'"),
-)
-_REWORDED = (  # in this order
-    (re.compile(r"<class '([\w.]+)'>"), r"\1"),
-    (re.compile(r"typing\.|collections\.abc\."), ""),
-    (re.compile(r"Expected a dot import path string: "), "there is no class called "),
-    (re.compile(r"Expected a (?=[aeio])"), "Expected an "),
-    (re.compile(r"Type Callable\[.*?expects a function or a callable class: "), ""),
-    (
-        re.compile(r'expected "subcommand" to be one of .*, but it was not provided'),
-        f"A verb should come first. Got none. Write e.g. `fit` with an experiment file, {_FILE}; --help lists the verbs",
-    ),
-    (
-        re.compile(r"the following arguments are required: \w+\.(?:model|data).*"),
-        f"The keys `model` and `data` should be given. Name an experiment file, {_FILE}",
-    ),
-    (
-        re.compile(r"Expected an instantiatable class, but lightning_gradood\.data\.Source is abstract"),
-        "Each name should have a folder or a source with its class_path. Got a name without one. A name with a dot is given "
-        "in braces, e.g. --data.anomalies '{my.photos: photos/mine}'",
-    ),
-    (re.compile(r"Problems parsing config: "), "The configuration file should be YAML. Got: "),
-    (re.compile(r' ?in "<unicode string>", '), " in "),
-)
-
-
-def one_sentence(message: str) -> str:
-    """Shorten a message of the argument parser.
-
-    Args:
-        message: as jsonargparse words it, several nested lines; what it quotes may have been shortened already.
-
-    Returns:
-        The key, what is wrong with it, and the nearest spelling that exists if a word is unknown.
-    """
-    if match := _VERB.search(message):
-        near = difflib.get_close_matches(match["word"], VERBS, n=1)
-        hint = f"Did you mean `{near[0]}`?" if near else "`--help` lists them."
-        return f"A verb should be one of {', '.join(VERBS)}. Got `{match['word']}`. {hint}"
-    lines = [line.strip().removeprefix("- ") for line in message.splitlines() if line.strip()]
-    keys = list(dict.fromkeys(match.group(1) for line in lines if (match := _KEY.match(line))))
-    wrong = _wrong(lines)
-    if keys and (inner := re.match(r"`([\w.]+)`: ", wrong)):
-        keys, wrong = [*keys, inner.group(1)], wrong[inner.end() :]
-    where = f"`{'.'.join(keys)}`: " if keys else ""
-    return f"{where}{wrong}{'' if wrong.endswith(('?', '.')) else '.'}{_suggestion(wrong)}"
-
-
-def _wrong(lines: list[str]) -> str:
-    rest = [_readable(_KEY.sub("", line).strip()) for line in lines if not _NOISE.search(line)]
-    rest = list(dict.fromkeys(filter(None, rest)))
-    types = [line for line in rest if _OTHER_TYPE.match(line)]
-    if len(types) < len(rest):  # what fits one type of a Union but for a detail is what was meant
-        return " ".join(line for line in rest if line not in types)
-    given = next((f" Got `{match.group(1)}`." for line in lines if (match := _GIVEN.match(line))), "")
-    return f"{' or '.join(types) or 'has a value of the wrong type'}.{given}"
-
-
-def _readable(wrong: str) -> str:
-    for pattern, better in _REWORDED:
-        wrong = pattern.sub(better, wrong)
-    return wrong
-
-
-def _suggestion(wrong: str) -> str:
-    match = next((match for pattern in _UNKNOWN if (match := pattern.search(wrong))), None)
-    if match is None or wrong.endswith("?") or " See --help" in wrong:  # an inner parser has said it
-        return ""
-    if "module" in match.groupdict():
-        return _nearest(match.group("word"), dir(sys.modules.get(match.group("module"))))  # never imported for a hint
-    parts = match.group("word").split(".")
-    known = _vocabulary()
-    word = next((part for part in parts if part not in known), parts[-1])
-    if word in known:
-        full = known[word]
-        return f" Did you mean `{full}`?" if full else f" Does `{word}` belong elsewhere, or is a `class_path` missing?"
-    return _nearest(word, known)
-
-
-def _nearest(word: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(word, known, n=1)
-    return f" Did you mean `{near[0]}`?" if near else " See --help for what is."
-
-
 @cache
 def _vocabulary() -> dict[str, str]:
-    """Names that a configuration may use, our own classes and functions with their import path."""
+    """Names that a configuration may use, classes and functions with their import path."""
     rooms = (attacks, corruptions, data, detectors, gradients, networks, tasks)
     public = {name: getattr(room, name) for room in rooms for name in room.__all__}
     parameters = {
@@ -180,10 +97,14 @@ def _vocabulary() -> dict[str, str]:
         if callable(one)
         for name in inspect.signature(one).parameters
     }
-    plain = dict.fromkeys([*parameters, *_SECTIONS, *loggers.__all__, *callbacks.__all__], "")
+    plain = dict.fromkeys([*parameters, *_SECTIONS, *loggers.__all__, *callbacks.__all__, *torch.optim.__all__], "")
     return plain | {name: f"{room.__name__}.{name}" for room in rooms for name in room.__all__}
 
 
+_SECTIONS = (
+    *("seed_everything", "trainer", "model", "data", "detection", "logging", "report"),
+    *("run_dir", "cache_dir", "threads"),
+)
 _HELP = {
     "detection": "Stage two: what is read from the classifier and which detectors are fitted; null stops `fit` before it.",
     "logging": "What W&B keeps of a run beside its numbers.",
@@ -215,38 +136,30 @@ class Parser(LightningArgumentParser):
 
     def parse_path(self, cfg_path: Any, *args: Any, **kwargs: Any) -> Any:
         """Read an experiment file, which must be text of a size, depth and expansion that a person writes."""
-        if "\0" in str(cfg_path):
-            raise Refusal(f"A file should have a name without NUL characters. Got {str(cfg_path)!r}. Remove them.")
         try:
             if os.path.isfile(cfg_path):  # a pipe from the shell can be read only once
                 check_yaml(read_text(cfg_path))
             return super().parse_path(cfg_path, *args, **kwargs)
-        except Unparsable as error:
+        except (Unparsable, UnicodeDecodeError) as error:
             raise BadText(f"`config` should be a YAML file. Got `config = {cfg_path}`, {error}.") from error
-        except UnicodeDecodeError as error:  # of a pipe
-            raise Refusal(f"`config` should be a YAML file. Got `config = {cfg_path}`, no text in UTF-8.") from error
 
     def parse_args(self, *args: Any, **kwargs: Any) -> Any:
         """Parse words; what the parser cannot walk through is refused."""
         try:
             return super().parse_args(*args, **kwargs)
         except RecursionError as error:
-            raise BadText(
-                "The configuration should be nested as experiment files are. Got one that is nested deeper."
-            ) from error
-        except ValueError as error:
-            if "null byte" not in str(error):
-                raise
-            raise Refusal(
-                "A file should have a name without NUL characters. Got one among the settings. Remove them."
-            ) from error
+            raise BadText("The configuration should be nested as experiment files are. Got a deeper one.") from error
+
+    def vocabulary(self) -> Mapping[str, str]:
+        """Names among which the nearest to an unknown one is looked for, classes with their import path."""
+        return _vocabulary()
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raise the refusal that `main` prints."""
         behind = refusal_behind(ex)
-        raise (
-            behind if isinstance(behind, BadText) else distrusted_in(message) or Refusal(one_sentence(message))
-        ) from ex
+        if isinstance(behind, BadText):
+            raise behind
+        raise distrusted_in(message) or Refusal(one_sentence(message, self.vocabulary())) from ex
 
 
 class LogConfig(SaveConfigCallback):

@@ -3,7 +3,6 @@
 `interpolation` adds resolvers for `${...}` in experiment files. `benchmark` is the verb that runs other verbs.
 """
 
-import difflib
 import logging
 import os
 import re
@@ -15,7 +14,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from jsonargparse import set_parsing_settings
 from omegaconf import OmegaConf
@@ -23,11 +22,10 @@ from omegaconf.errors import OmegaConfBaseException
 
 from lightning_gradood.cli.calls import configuration_of, run_verb
 from lightning_gradood.cli.command import Command
-from lightning_gradood.cli.limits import limit_texts
 from lightning_gradood.cli.main import end
-from lightning_gradood.cli.parsing import Parser, experiment_name, with_shipped_files
+from lightning_gradood.cli.parsing import Parser, experiment_name, limit_texts, with_shipped_files
 from lightning_gradood.cli.processes import EndTogether
-from lightning_gradood.cli.settings import check_benchmark
+from lightning_gradood.cli.settings import refuse_null
 from lightning_gradood.cli.stopping import Stopped
 from lightning_gradood.cli.trust import trusting, without_trust
 from lightning_gradood.cli.verbs import VERBS
@@ -35,25 +33,14 @@ from lightning_gradood.core import LOG, Refusal, is_writing_error, writing_refus
 from lightning_gradood.experiments import Benchmark, Experiment, Program, TableSettings, run_benchmark
 
 _KEYS = [name for kind in (Benchmark, Experiment, TableSettings) for name in kind.__dataclass_fields__]
-_UNKNOWN = re.compile(r"(?:[Oo]ption|Key|arguments:) '?(?:--)?(?P<word>[\w.]+)'?")
 
 
 class BenchmarkParser(Parser):
     """Suggests keys of a benchmark file, where other verbs have those of an experiment."""
 
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Raise the refusal that `main` prints."""
-        if "are required: experiments" in message:
-            raise Refusal(
-                "`experiments` should be given. Got none. Name a benchmark file, e.g. `--config configs/tables_digits.yaml`."
-            ) from ex
-        match = _UNKNOWN.search(message)
-        if match is None:
-            super().error(message, ex)
-        word = match["word"]
-        near = difflib.get_close_matches(word.rpartition(".")[2], _KEYS, n=1)
-        hint = f"Did you mean `{near[0]}`?" if near else "`benchmark --help` lists them."
-        raise Refusal(f"A benchmark file should hold only keys that it knows. Got `{word}`. {hint}") from ex
+    def vocabulary(self) -> dict[str, str]:
+        """Keys of a benchmark file, and classes for its `detectors`."""
+        return {name: path for name, path in super().vocabulary().items() if path} | dict.fromkeys(_KEYS, "")
 
 
 def benchmark(words: list[str]) -> None:
@@ -66,7 +53,9 @@ def benchmark(words: list[str]) -> None:
     parser.add_argument("-c", "--config", action="config", help="The benchmark file, e.g. configs/tables_digits.yaml.")
     parser.add_class_arguments(Benchmark, as_group=False)
     words = with_shipped_files(words)
-    settings = _built(parser.parse_args(words).as_dict())
+    given = parser.parse_args(words)
+    refuse_null(parser, given, ["tables"])
+    settings = _built(given.as_dict())
     folder = Path(settings.run_dir or Path("runs", "benchmarks", experiment_name(words)))
     failed = run_benchmark(settings, folder, Program(configuration_of, run_verb))
     if failed:
@@ -76,7 +65,6 @@ def benchmark(words: list[str]) -> None:
 
 def _built(given: dict[str, Any]) -> Benchmark:
     """Built by hand: the parser would build the classes that `flags` and `detectors` name, which the runs build."""
-    check_benchmark(given)
     given["experiments"] = {name: Experiment(**one) for name, one in given["experiments"].items()}
     given["tables"] = TableSettings(**given["tables"])
     return Benchmark(**{name: given[name] for name in Benchmark.__dataclass_fields__})

@@ -1,20 +1,20 @@
-"""The verb `score`: run a guard on image files. Neither Lightning nor the parser of experiments is imported."""
+"""The verb `score`: run a guard on image files. Lightning is not imported, and for `--help` torch is not."""
 
-from __future__ import annotations
-
-import argparse
 import io
+import math
 import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict
+from dataclasses import KW_ONLY, asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
+
+from jsonargparse.typing import NonNegativeInt, OpenUnitInterval, PositiveFloat, PositiveInt, restricted_number_type
 
 from lightning_gradood.cli.explained import Explained, figure_folder
-from lightning_gradood.cli.verbs import VERBS
+from lightning_gradood.cli.plain import SWITCH, call, refuse_existing
 
 if TYPE_CHECKING:  # torch takes seconds to import, and `--help` needs none of it
     from lightning_gradood.core import PassedOver
@@ -24,18 +24,53 @@ UNREADABLE = 3
 """Exit code where some files could not be scored."""
 
 _TYPES = (str, str, float, float, float, bool, str)
-_PROCESSES = 256  # each holds a guard
 _SECONDS = 1.0  # between two lines of progress where nobody looks at a terminal
+_SPELLING: dict[str, dict[str, Any]] = {
+    "images": {"nargs": "*", "type": str, "default": []},
+    "overwrite": SWITCH,
+    "explain": {"nargs": "?", "const": 8, "type": NonNegativeInt, "metavar": "N"},
+    "threshold": {"type": restricted_number_type("Score", float, (">=", -math.inf))},  # also infinite, no NaN
+    "trust": {"action": "append", "type": str},
+}
+_EPILOG = (
+    "Columns: path, prediction, probability, score (higher = more anomalous), p_value (share of normal images that score at "
+    "least as high), flagged, error. Exit code 3 if some files could not be scored."
+)
 
 
-class PlainParser(argparse.ArgumentParser):
-    """Refuses in one sentence where argparse would print its usage first."""
+@dataclass(frozen=True)
+class Request:
+    """What to score, with which guard, and what to write.
 
-    def error(self, message: str) -> NoReturn:
-        """Raise the refusal that the program prints."""
-        from lightning_gradood.core import Refusal
+    Args:
+        images: files, folders, patterns such as 'photos/*.jpg'; - for a list on stdin.
+        guard: folder that `detect` has saved: runs/<experiment>/<time>/guard.
+        output: a .parquet, .csv or .jsonl file; by default CSV on standard output.
+        overwrite: replace the output if it exists.
+        false_positive_rate: share of normal images that may be flagged.
+        explain: add what each reading contributes to the score as columns, and with --output figures of the first N images
+            (default: 8) in a folder beside it.
+        threshold: flag images that score above this.
+        batch_size: images read together; by default as when the guard was calibrated.
+        processes: that share the files; with --device cuda each on another device.
+        device: where the network runs, e.g. cuda.
+        max_megapixels: larger images are not decoded.
+        trust: a package of yours whose classes the guard may name; may be given several times.
+    """
 
-        raise Refusal(f"{message[:1].upper()}{message[1:]}. See --help.")
+    images: list[str]
+    _: KW_ONLY
+    guard: str
+    output: str | None = None
+    overwrite: bool = False
+    false_positive_rate: OpenUnitInterval | None = None
+    explain: NonNegativeInt | None = None
+    threshold: float | None = None
+    batch_size: PositiveInt | None = None
+    processes: PositiveInt = 1
+    device: str = "cpu"
+    max_megapixels: PositiveFloat = 89.0
+    trust: list[str] = field(default_factory=list)
 
 
 def score(words: Sequence[str]) -> int:
@@ -50,7 +85,7 @@ def score(words: Sequence[str]) -> int:
     Raises:
         Refusal: the request cannot be carried out; nothing was written then.
     """
-    given = parser().parse_args(words)
+    given: Request = call("score", Request, words, _EPILOG, **_SPELLING)
     from lightning_gradood.core import PassedOver, writing_refused
 
     _check(given)
@@ -69,13 +104,13 @@ class Summary:
     def __init__(self) -> None:
         self.images = self.unreadable = self.flagged = 0
 
-    def add(self, verdict: FileVerdict) -> None:
+    def add(self, verdict: "FileVerdict") -> None:
         """Count a file."""
         self.images += 1
         self.unreadable += verdict.error is not None
         self.flagged += bool(verdict.flagged)
 
-    def sentence(self, guard: Guard) -> str:
+    def sentence(self, guard: "Guard") -> str:
         """How many were flagged, with a binomial 95 % interval, and how many would be if all were normal."""
         from lightning_gradood.metrics import binomial_interval
 
@@ -90,7 +125,7 @@ class Summary:
         )
 
 
-def _run(guard: Guard, paths: Iterator[str], given: argparse.Namespace, passed: PassedOver) -> Summary:
+def _run(guard: "Guard", paths: Iterator[str], given: Request, passed: "PassedOver") -> Summary:
     from lightning_gradood.core import Refusal, printable
     from lightning_gradood.guard import COLUMNS
     from lightning_gradood.records import CsvStream, row_file
@@ -110,7 +145,7 @@ def _run(guard: Guard, paths: Iterator[str], given: argparse.Namespace, passed: 
     return summary
 
 
-def _verdicts(guard: Guard, paths: Iterator[str], given: argparse.Namespace) -> Iterator[FileVerdict]:
+def _verdicts(guard: "Guard", paths: Iterator[str], given: Request) -> "Iterator[FileVerdict]":
     from lightning_gradood.guard import Processes, score_files, score_files_on_processes
 
     if given.processes == 1:
@@ -119,7 +154,7 @@ def _verdicts(guard: Guard, paths: Iterator[str], given: argparse.Namespace) -> 
     return score_files_on_processes(guard, paths, processes, given.batch_size, given.max_megapixels)
 
 
-def _shown(verdicts: Iterator[FileVerdict]) -> Iterator[FileVerdict]:
+def _shown(verdicts: "Iterator[FileVerdict]") -> "Iterator[FileVerdict]":
     """Show how many images were scored and how fast: a bar on a terminal, else a line a second."""
     from tqdm.auto import tqdm
 
@@ -136,7 +171,7 @@ def _shown(verdicts: Iterator[FileVerdict]) -> Iterator[FileVerdict]:
             sys.stderr.flush()
 
 
-def _guard(given: argparse.Namespace) -> Guard:
+def _guard(given: Request) -> "Guard":
     import torch
 
     from lightning_gradood.core import Refusal
@@ -155,7 +190,7 @@ def _guard(given: argparse.Namespace) -> Guard:
     return guard if given.false_positive_rate is None else guard.with_false_positive_rate(given.false_positive_rate)
 
 
-def _paths(given: argparse.Namespace, passed: PassedOver) -> Iterator[str]:
+def _paths(given: Request, passed: "PassedOver") -> Iterator[str]:
     """The files of the command line, or those of a list on standard input."""
     from lightning_gradood.core import Refusal, printable
     from lightning_gradood.guard import image_paths
@@ -165,7 +200,7 @@ def _paths(given: argparse.Namespace, passed: PassedOver) -> Iterator[str]:
             raise Refusal(
                 "`score` should be given image files, folders or patterns, or a list of files on standard input."
             )
-        given.images = ["standard input"]
+        given.images[:] = ["standard input"]
         if isinstance(sys.stdin, io.TextIOWrapper):  # names of files need not be UTF-8
             sys.stdin.reconfigure(errors="surrogateescape")
         return image_paths((line.rstrip("\n") for line in sys.stdin if line.strip()), passed)
@@ -180,98 +215,16 @@ def _is_pattern(name: str) -> bool:
     return any(sign in name for sign in "*?[")
 
 
-def _check(given: argparse.Namespace) -> None:
+def _check(given: Request) -> None:
     from lightning_gradood.core import Refusal
-    from lightning_gradood.metrics import check_rate
     from lightning_gradood.records import ENDINGS
 
     if given.false_positive_rate is not None and given.threshold is not None:
         raise Refusal("`--false_positive_rate` and `--threshold` should not be given together. Got both. Remove one.")
-    if given.false_positive_rate is not None:
-        check_rate(given.false_positive_rate, "--false_positive_rate")
-    if given.threshold is not None and given.threshold != given.threshold:
-        raise Refusal("`--threshold` should be a number. Got nan.")
-    if given.explain is not None and given.explain < 0:
-        raise Refusal(f"`--explain` should be at least 0. Got `--explain {given.explain}`. It is a number of figures.")
-    if not 1 <= given.processes <= _PROCESSES:
-        raise Refusal(
-            f"`--processes` should lie between 1 and {_PROCESSES}. Got `--processes {given.processes}`. Take one for each "
-            "device, or for each processor or two."
-        )
-    if not given.max_megapixels > 0:
-        raise Refusal(f"`--max_megapixels` should be above 0. Got `--max_megapixels {given.max_megapixels}`.")
     if given.output and Path(given.output).suffix.lower() not in ENDINGS:
         raise Refusal(
             f"`--output` should end in {', '.join(ENDINGS)}. Got `--output {given.output}`. Name the format so."
         )
-    for path in filter(None, (given.output, figure_folder(given))):
-        refuse_existing("--output", Path(path), given.overwrite)
-
-
-def refuse_existing(flag: str, path: Path, overwrite: bool) -> None:
-    """Refuse to write over a file unless the user wants it."""
-    from lightning_gradood.core import Refusal
-
-    if os.path.lexists(path) and not overwrite:
-        raise Refusal(f"`{flag}` should be a new file. Got `{flag} {path}`, which exists. Add --overwrite.")
-
-
-def parser() -> PlainParser:
-    """Flags of the verb."""
-    made = PlainParser(
-        prog="python -m lightning_gradood score",
-        description=VERBS["score"],
-        epilog="Columns: path, prediction, probability, score (higher = more anomalous), p_value (share of normal images that "
-        "score at least as high), flagged, error. Exit code 3 if some files could not be scored.",
-        allow_abbrev=False,
-    )
-    add: Any = made.add_argument
-    add(
-        "images",
-        nargs="*",
-        metavar="IMAGES",
-        help="files, folders, patterns such as 'photos/*.jpg'; - for a list on stdin",
-    )
-    add("--guard", required=True, metavar="FOLDER", help="that `detect` has saved: runs/<experiment>/<time>/guard")
-    add("--output", metavar="FILE", help="a .parquet, .csv or .jsonl file; by default CSV on standard output")
-    add("--overwrite", action="store_true", help="replace the output if it exists")
-    add("--false_positive_rate", type=float, metavar="RATE", help="share of normal images that may be flagged")
-    add(
-        "--explain",
-        type=int,
-        nargs="?",
-        const=8,
-        metavar="N",
-        help="add what each reading contributes to the score as columns, and with --output figures of the first N images "
-        "(default: 8) in a folder beside it",
-    )
-    add("--threshold", type=float, metavar="SCORE", help="flag images that score above this")
-    add("--batch_size", type=int, metavar="N", help="images read together; by default as when the guard was calibrated")
-    add(
-        "--processes",
-        type=int,
-        default=1,
-        metavar="N",
-        help="that share the files; with --device cuda each on another device (default: %(default)s)",
-    )
-    _add_limits(made)
-    return made
-
-
-def _add_limits(made: PlainParser) -> None:
-    add: Any = made.add_argument
-    add("--device", default="cpu", help="where the network runs, e.g. cuda (default: %(default)s)")
-    add(
-        "--max_megapixels",
-        type=float,
-        default=89.0,
-        metavar="N",
-        help="larger images are not decoded (default: %(default)s)",
-    )
-    add(
-        "--trust",
-        action="append",
-        default=[],
-        metavar="PACKAGE",
-        help="a package of yours whose classes the guard may name",
-    )
+    for path in (given.output, figure_folder(given)):
+        if path:
+            refuse_existing("--output", Path(path), given.overwrite)

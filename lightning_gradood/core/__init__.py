@@ -15,7 +15,6 @@ from lightning_gradood.core.checks import (
     check_at_least,
     check_count,
     check_distance,
-    check_finite,
     check_finite_rows,
     check_ids,
     check_images,
@@ -23,7 +22,6 @@ from lightning_gradood.core.checks import (
     check_logits_shape,
     check_network,
     check_result,
-    check_seed,
     check_whole,
 )
 from lightning_gradood.core.distributed import gathered
@@ -83,6 +81,17 @@ from lightning_gradood.core.precision import (
     to_float64_device,
 )
 from lightning_gradood.core.progress import LOG, Profiler, ProgressLines, is_terminal, progress, say, stage
+from lightning_gradood.core.ranges import (
+    ClosedUnitInterval,
+    FiniteNonNegative,
+    FinitePositive,
+    HalfOpenUnitInterval,
+    NonNegativeInt,
+    OpenUnitInterval,
+    PositiveFloat,
+    PositiveInt,
+    Seed,
+)
 from lightning_gradood.core.runs import CHECKPOINTS, CONFIG, claim, new_run_folder, refuse_foreign, refuse_unclaimed
 from lightning_gradood.core.seeding import (
     craft_apart,
@@ -93,7 +102,6 @@ from lightning_gradood.core.seeding import (
 )
 from lightning_gradood.core.shipped import experiment_file, shipped_files
 from lightning_gradood.core.text_files import (
-    TooLarge,
     Unparsable,
     check_yaml,
     fits,
@@ -113,9 +121,15 @@ __all__ = [
     "LOG",
     "LOG_FLOOR",
     "MEGAPIXELS",
+    "ClosedUnitInterval",
     "Crafted",
+    "FiniteNonNegative",
+    "FinitePositive",
+    "HalfOpenUnitInterval",
     "Logits",
+    "NonNegativeInt",
     "NotFinite",
+    "OpenUnitInterval",
     "OrderedBatchNorm",
     "PassedOver",
     "Perturbation",
@@ -123,11 +137,13 @@ __all__ = [
     "Picture",
     "PixelLimit",
     "Portions",
+    "PositiveFloat",
+    "PositiveInt",
     "Profiler",
     "ProgressLines",
     "Refusal",
+    "Seed",
     "Threads",
-    "TooLarge",
     "Transform",
     "Unparsable",
     "Unreadable",
@@ -140,7 +156,6 @@ __all__ = [
     "check_at_least",
     "check_count",
     "check_distance",
-    "check_finite",
     "check_finite_rows",
     "check_ids",
     "check_images",
@@ -150,7 +165,6 @@ __all__ = [
     "check_logits_shape",
     "check_network",
     "check_result",
-    "check_seed",
     "check_whole",
     "check_writable",
     "check_yaml",

@@ -55,27 +55,6 @@ def check_whole(name: str, value: object, least: int, most: int, example: int) -
     raise Refusal(f"`{name}` should be {wanted}. Got `{name} = {value!r}`. Write e.g. {example}.")
 
 
-def check_finite(name: str, value: object, least: float, most: float, example: float) -> None:
-    """Refuse what is no finite number from `least` to `most`; a bool is none."""
-    if not isinstance(value, int | float) or isinstance(value, bool) or not abs(value) < float("inf"):
-        wanted = "a finite number"
-    elif value < least:
-        wanted = f"at least {least:g}"
-    elif value > most:
-        wanted = f"at most {most:g}"
-    else:
-        return
-    raise Refusal(f"`{name}` should be {wanted}. Got `{name} = {value!r}`. Write e.g. {example:g}.")
-
-
-SEEDS = 2**32  # NumPy and scikit-learn take 32 bits
-
-
-def check_seed(name: str, value: object) -> None:
-    """Refuse what is no seed for every generator that is seeded: an integer of 32 bits, none below 0."""
-    check_whole(name, value, 0, SEEDS - 1, 0)
-
-
 _SHOWN = 10  # rows that a refusal names
 _ROUNDING = 1e-6  # float32 pixels near 1 are 6e-8 apart, and a difference of two sums up a few of these
 

@@ -9,7 +9,6 @@ import math
 import os
 import re
 import stat
-from collections.abc import Iterator
 from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin
@@ -26,18 +25,13 @@ YAML_BYTES = 2_000_000
 JSON_BYTES = 32_000_000
 """Largest YAML and JSON files. An experiment file takes some kilobytes, the results of a run a few megabytes."""
 
-_HARMLESS = 64  # characters in which neither limit can be passed
-_INSIDE = 4  # texts within texts that are looked at
+_HARMLESS = 64  # characters in which no limit can be passed
 _SURROGATE = re.compile(r"\\u[dD][89abAB]")
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 class Unparsable(ValueError):
-    """A text is not the YAML or JSON that it should be; the message says what was got."""
-
-
-class TooLarge(Unparsable):
-    """A text has more bytes, levels or values than anybody writes by hand."""
+    """A text is not the YAML or JSON that it should be, or passes a limit; the message says what was got."""
 
 
 def read_text(path: str | os.PathLike[str], limit: int = YAML_BYTES) -> str:
@@ -56,7 +50,7 @@ def read_text(path: str | os.PathLike[str], limit: int = YAML_BYTES) -> str:
     with open(path, "rb") as file:
         content = file.read(limit + 1)
     if len(content) > limit:
-        raise TooLarge(f"{os.path.getsize(path) / 1e6:,.1f} MB, where at most {limit / 1e6:g} are read")
+        raise Unparsable(f"{os.path.getsize(path) / 1e6:,.1f} MB, where at most {limit / 1e6:g} are read")
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -87,7 +81,7 @@ def parse_yaml(text: str) -> Any:
     try:
         return yaml.load(text, Loader=_Loader)  # a safe loader: nothing but plain values
     except Exception as error:  # of YAML's or, for tags such as `!!int x`, whatever a converter runs into
-        raise Unparsable(yaml_reason(error)) from error
+        raise Unparsable(" ".join(str(error).split())) from error
 
 
 def parse_json(text: str | bytes) -> Any:
@@ -104,16 +98,49 @@ def parse_json(text: str | bytes) -> Any:
         found = json.loads(text)
         if _SURROGATE.search(text if isinstance(text, str) else text.decode("latin-1")):
             json.dumps(found, ensure_ascii=False).encode()  # halves of characters cannot be printed or stored
+        return found
     except RecursionError as error:
-        raise TooLarge(_deep()) from error
+        raise Unparsable("text that is nested too deep") from error
     except ValueError as error:
         raise Unparsable(str(error)) from error
-    level, depth = [[found]], -1
-    while level := [part for one in level for part in _parts(one)]:
-        depth += 1
-        if depth > MAX_DEPTH:
-            raise TooLarge(_deep())
-    return found
+
+
+def check_yaml(text: str) -> None:
+    """Refuse a YAML text that passes a limit; one that is wrong otherwise passes, as whoever parses it says so.
+
+    Raises:
+        Unparsable: it has too many bytes, levels, or values once its aliases are expanded.
+    """
+    if len(text) > YAML_BYTES:
+        raise Unparsable(f"{len(text) / 1e6:,.1f} million characters, where at most {YAML_BYTES / 1e6:g} are read")
+    if len(text) > _HARMLESS:
+        try:
+            _count(text)
+        except yaml.YAMLError:
+            return
+
+
+def _count(text: str) -> None:
+    """Count values from the parser's events, of which each is one however much an alias stands for."""
+    sizes: dict[str, int] = {}  # of what anchors hold
+    total, begun = 0, list[tuple[str | None, int]]()
+    for event in yaml.parse(text, Loader=_Loader):
+        if isinstance(event, yaml.CollectionEndEvent):
+            anchor, before = begun.pop()
+            sizes[anchor or ""] = total - before
+        elif isinstance(event, yaml.AliasEvent):
+            total += sizes.get(event.anchor, 1)
+        elif isinstance(event, yaml.CollectionStartEvent):
+            begun.append((event.anchor, total))
+            sizes[event.anchor or ""] = MAX_VALUES  # until it ends: an alias within it would stand for itself
+            total += 1
+        elif isinstance(event, yaml.ScalarEvent):
+            sizes[event.anchor or ""] = 1
+            total += 1
+        if len(begun) > MAX_DEPTH:
+            raise Unparsable(f"text that is nested more than {MAX_DEPTH} deep")
+        if total > MAX_VALUES:
+            raise Unparsable(f"more than {MAX_VALUES:,} values, its aliases expanded")
 
 
 def fits(value: Any, kind: Any) -> bool:
@@ -141,81 +168,3 @@ def fits(value: Any, kind: Any) -> bool:
     if kind is float:
         return type(value) in (int, float) and math.isfinite(value)
     return kind is Any or (value is None if kind in (None, type(None)) else type(value) is kind)
-
-
-def check_yaml(text: str) -> None:
-    """Refuse a YAML text that passes a limit; one that is wrong otherwise passes.
-
-    Raises:
-        TooLarge: it has too many bytes, levels, or values once its aliases are expanded.
-    """
-    _check(text, _INSIDE)
-
-
-def yaml_reason(error: Exception) -> str:
-    """What is wrong with a YAML text, in one line, with the place where it is known."""
-    if isinstance(error, yaml.MarkedYAMLError):
-        mark = error.problem_mark or error.context_mark
-        place = f" in line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        return f"{' '.join(filter(None, (error.context, error.problem)))}{place}"
-    return (
-        " ".join(str(error).split())
-        if isinstance(error, yaml.YAMLError)
-        else f"a tag whose value does not fit ({error})"
-    )
-
-
-def _parts(value: Any) -> Iterator[Any]:
-    """The lists and dicts in a list or dict."""
-    return (one for one in (value.values() if type(value) is dict else value) if type(one) in (list, dict) and one)
-
-
-def _deep() -> str:
-    return f"text that is nested more than {MAX_DEPTH} deep"
-
-
-def _check(text: str, inside: int) -> None:
-    if len(text) <= _HARMLESS:
-        return
-    if len(text) > YAML_BYTES:
-        raise TooLarge(f"{len(text) / 1e6:,.1f} million characters, where at most {YAML_BYTES / 1e6:g} are read")
-    try:
-        _count(text, inside)
-    except yaml.YAMLError:  # whoever parses it says so
-        return
-
-
-def _count(text: str, inside: int) -> None:
-    """Count values from the parser's events, of which each is one however much an alias stands for."""
-    sizes: dict[str, int] = {}  # of what anchors hold
-    total, begun = 0, list[tuple[str | None, int]]()
-    for event in yaml.parse(text, Loader=_Loader):
-        if isinstance(event, yaml.CollectionStartEvent):
-            begun.append((event.anchor, total))
-            total += 1
-            sizes.pop(event.anchor, None)
-        elif isinstance(event, yaml.CollectionEndEvent):
-            anchor, before = begun.pop()
-            if anchor is not None:
-                sizes[anchor] = total - before
-        elif isinstance(event, yaml.AliasEvent):
-            if event.anchor not in sizes and any(anchor == event.anchor for anchor, _ in begun):
-                raise TooLarge(f"an alias, *{event.anchor}, that stands for what holds it")
-            total += sizes.get(event.anchor, 1)
-        elif isinstance(event, yaml.ScalarEvent):
-            total += 1
-            if event.anchor is not None:
-                sizes[event.anchor] = 1
-            _check_inside(event.value, inside)
-        if len(begun) > MAX_DEPTH:
-            raise TooLarge(_deep())
-        if total > MAX_VALUES:
-            raise TooLarge(f"more than {MAX_VALUES:,} values, its aliases expanded")
-
-
-def _check_inside(value: str, inside: int) -> None:
-    """A value in quotes may be parsed once more, as YAML of its own."""
-    if len(value) > _HARMLESS and ("&" in value or value.count("[") + value.count("{") + value.count("- ") > MAX_DEPTH):
-        if inside == 0:
-            raise TooLarge("texts within texts")
-        _check(value, inside - 1)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from lightning_gradood.core import Refusal, check_seed, check_whole
+from lightning_gradood.core import OpenUnitInterval, PositiveInt, Refusal, Seed
 from lightning_gradood.detectors import (
     MLP,
     Baseline,
@@ -20,13 +20,12 @@ from lightning_gradood.detectors import (
 )
 from lightning_gradood.evaluation.protocol import Protocol
 from lightning_gradood.gradients import AllOnes, LabelDesign
-from lightning_gradood.metrics import check_calibration, check_rate
+from lightning_gradood.metrics import check_calibration
 from lightning_gradood.probes import LogitsProbe, Probe
 from lightning_gradood.records import SYNTHETIC
 from lightning_gradood.synthetic import SyntheticOutlier
 from lightning_gradood.tasks import MLPSettings
 
-_MOST_RESAMPLES = 1_000_000  # minutes for each detector and source
 _LONGEST = 100  # letters of a detector's name
 Preset = Literal["paper", "no_anomalies", "one_pass"]
 
@@ -83,10 +82,10 @@ class DetectionSettings:
     preset: Preset = "paper"
     protocol: Protocol = "known"
     metrics: list[Literal["lee2018", "odin", "openood", "energy"]] = field(default_factory=list)
-    false_positive_rate: float = 0.05
+    false_positive_rate: OpenUnitInterval = 0.05
     guard: str | None = None
-    resamples: int = 1000
-    seed: int = 0
+    resamples: PositiveInt = 1000
+    seed: Seed = 0
     on_bad_image: Literal["refuse", "skip"] = "refuse"
 
     def __post_init__(self) -> None:
@@ -97,9 +96,6 @@ class DetectionSettings:
             raise Refusal(
                 f"`detection.label_designs` should have different names. Got {designs}. Remove or rename one."
             )
-        check_rate(self.false_positive_rate)
-        check_whole("detection.resamples", self.resamples, 1, _MOST_RESAMPLES, 1000)
-        check_seed("detection.seed", self.seed)
 
     def probes(self, anomalies: bool = True) -> list[Probe]:
         """The probes of all detectors, each once; logits come with the pass at no cost and give the predictions.

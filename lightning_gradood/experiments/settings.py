@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from lightning_gradood.core import Refusal, check_seed, experiment_file
+from lightning_gradood.core import Refusal, Seed, experiment_file
 
 _OURS = ("config", "run_dir", "cache_dir", "detection.seed", "data.split_seed")  # what the benchmark sets itself
 _SAME = {  # sources as the experiment files name them, and as the paper's Table 2 does; resized images only
@@ -88,7 +88,7 @@ class Benchmark:
     """
 
     experiments: dict[str, Experiment]
-    seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
+    seeds: list[Seed] = field(default_factory=lambda: [0, 1, 2])
     detectors: list[Any] | None = None
     run_dir: str | None = None
     cache_dir: str = "runs/.records"
@@ -105,12 +105,10 @@ class Benchmark:
                 raise Refusal(
                     f"`experiments` should have names that can be folders'. Got {name!r}. Use letters, digits, . _ + and -."
                 )
-        if not self.seeds or len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise Refusal(
                 f"`seeds` should be different numbers, none below 0. Got `seeds = {self.seeds}`. Write e.g. [0, 1, 2]."
             )
-        for seed in self.seeds:
-            check_seed("seeds", seed)
         both = [name for name, one in self.experiments.items() if "detection.detectors" in one.flags]
         if self.detectors is not None and both:
             raise Refusal(

@@ -5,18 +5,10 @@ from torch import Tensor, nn
 from torchvision.models.densenet import DenseNet
 from torchvision.models.resnet import BasicBlock, ResNet
 
-from lightning_gradood.core import check_whole
-
-_MOST_CLASSES, _MOST_CHANNELS, _MOST_BLOCKS = 1_000_000, 4096, 1000
+from lightning_gradood.core import PositiveInt
 
 
-def _check_shape(num_classes: int, channels: int) -> None:
-    """Refuse a width that is none, or for which no memory would do."""
-    check_whole("model.network.num_classes", num_classes, 1, _MOST_CLASSES, 10)
-    check_whole("model.network.channels", channels, 1, _MOST_CHANNELS, 3)
-
-
-def densenet_bc_100_12(num_classes: int = 10, channels: int = 3) -> DenseNet:
+def densenet_bc_100_12(num_classes: PositiveInt = 10, channels: PositiveInt = 3) -> DenseNet:
     """Build DenseNet-BC-100-12 for small images: 299 parameter tensors, 0.77 million parameters.
 
     Three blocks of 16 layers (a bottleneck 1×1 convolution to 48 channels and a 3×3 one that adds 12), transitions that
@@ -36,7 +28,6 @@ def densenet_bc_100_12(num_classes: int = 10, channels: int = 3) -> DenseNet:
         >>> sum(parameter.numel() for parameter in densenet_bc_100_12().parameters())
         769162
     """
-    _check_shape(num_classes, channels)
     network = DenseNet(growth_rate=12, block_config=(16, 16, 16), num_init_features=24, num_classes=num_classes)
     stem = nn.Conv2d(channels, 24, kernel_size=3, stride=1, padding=1, bias=False)
     nn.init.kaiming_normal_(stem.weight)  # as torchvision's own convolutions
@@ -45,7 +36,7 @@ def densenet_bc_100_12(num_classes: int = 10, channels: int = 3) -> DenseNet:
     return network
 
 
-def resnet18(num_classes: int = 10, channels: int = 3) -> ResNet:
+def resnet18(num_classes: PositiveInt = 10, channels: PositiveInt = 3) -> ResNet:
     """Build ResNet-18 for small images: 62 parameter tensors, 11.2 million parameters.
 
     Args:
@@ -65,7 +56,7 @@ def resnet18(num_classes: int = 10, channels: int = 3) -> ResNet:
     return _small_image_resnet([2, 2, 2, 2], num_classes, channels)
 
 
-def resnet34(num_classes: int = 10, channels: int = 3) -> ResNet:
+def resnet34(num_classes: PositiveInt = 10, channels: PositiveInt = 3) -> ResNet:
     """Build ResNet-34 for small images: 110 parameter tensors, 21.3 million parameters.
 
     Args:
@@ -87,7 +78,6 @@ def resnet34(num_classes: int = 10, channels: int = 3) -> ResNet:
 
 def _small_image_resnet(blocks: list[int], num_classes: int, channels: int) -> ResNet:
     """Exchange the stem for one that keeps the resolution: 3×3, stride 1, no max-pool."""
-    _check_shape(num_classes, channels)
     network = ResNet(BasicBlock, blocks, num_classes=num_classes)
     network.conv1 = nn.Conv2d(channels, 64, kernel_size=3, stride=1, padding=1, bias=False)
     # Initialised as torchvision's own convolutions are.
@@ -96,7 +86,7 @@ def _small_image_resnet(blocks: list[int], num_classes: int, channels: int) -> R
     return network
 
 
-def resnet20(num_classes: int = 10, channels: int = 3) -> "CifarResNet":
+def resnet20(num_classes: PositiveInt = 10, channels: PositiveInt = 3) -> "CifarResNet":
     """Build ResNet-20 for small images: 59 parameter tensors, 0.27 million parameters.
 
     Args:
@@ -131,10 +121,8 @@ class CifarResNet(nn.Module):
         >>> resnet56 = CifarResNet(blocks_per_stage=9)
     """
 
-    def __init__(self, blocks_per_stage: int, num_classes: int = 10, channels: int = 3) -> None:
+    def __init__(self, blocks_per_stage: PositiveInt, num_classes: PositiveInt = 10, channels: PositiveInt = 3) -> None:
         super().__init__()
-        check_whole("model.network.blocks_per_stage", blocks_per_stage, 1, _MOST_BLOCKS, 3)
-        _check_shape(num_classes, channels)
         self.conv1 = _conv3x3(channels, 16)
         self.bn1 = nn.BatchNorm2d(16)
         self.relu = nn.ReLU()

@@ -5,11 +5,16 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from lightning_gradood.core import LOG_FLOOR, Refusal, check_above_zero, check_finite, check_whole, to_float64
+from lightning_gradood.core import (
+    LOG_FLOOR,
+    FiniteNonNegative,
+    FinitePositive,
+    HalfOpenUnitInterval,
+    PositiveInt,
+    to_float64,
+)
 
 _NOTHING = 1e-10  # a share of the largest variance that float32 norms leave by rounding alone
-_MOST_UNITS = 65536  # far more than there are records; for more no memory would do
-_LARGEST = 1e6  # of a learning rate or a decay, behind which every weight is NaN after a step
 _ROUNDING = 1e-12  # relative error of a float64 mean of thousands of equal numbers, with room to spare
 
 
@@ -33,32 +38,16 @@ class MLPSettings:
             besides a second MLP is fitted beside the paper's.
     """
 
-    width: int = 128
-    learning_rate: float = 2e-3
-    weight_decay: float = 1e-4
-    max_epochs: int = 100
-    patience: int = 10
-    batch_size: int = 128
+    width: PositiveInt = 128
+    learning_rate: FinitePositive = 2e-3
+    weight_decay: FiniteNonNegative = 1e-4
+    max_epochs: PositiveInt = 100
+    patience: PositiveInt = 10
+    batch_size: PositiveInt = 128
     log_values: bool = True
-    whitening: float | None = 1.0
-    dropout: float = 0.2
+    whitening: FinitePositive | None = 1.0
+    dropout: HalfOpenUnitInterval = 0.2
     inputs: list[str] = field(default_factory=lambda: ["norms"])
-
-    def __post_init__(self) -> None:
-        check_whole("mlp.width", self.width, 1, _MOST_UNITS, 128)
-        for name, example in (("max_epochs", 100), ("patience", 10), ("batch_size", 128)):
-            check_whole(f"mlp.{name}", getattr(self, name), 1, 2**31 - 1, example)
-        check_above_zero("mlp.learning_rate", self.learning_rate, 0.002)
-        check_finite("mlp.learning_rate", self.learning_rate, 0, _LARGEST, 0.002)
-        check_finite("mlp.weight_decay", self.weight_decay, 0, _LARGEST, 0.0001)
-        if self.whitening is not None and not 0 < self.whitening < float("inf"):
-            raise Refusal(
-                f"`mlp.whitening` should be positive. Got `mlp.whitening = {self.whitening}`. Use null for no whitening."
-            )
-        if self.dropout is None or not 0 <= self.dropout < 1:
-            raise Refusal(
-                f"`mlp.dropout` should be in [0, 1). Got `mlp.dropout = {self.dropout}`. Use 0 for no dropout."
-            )
 
 
 class RepresentationMLP(nn.Module):

@@ -9,22 +9,23 @@ import torch
 import wandb
 import yaml
 from bad_inputs import write_images
+from parsed import verdict
 from report.wandb_reader import read_offline_run
-from test_verbs import VERBS, resolved
 from tiny import only_run, refused, results, table
 from tiny_archives import accept_any_checksum, place_cifar10, place_everything, place_odin, place_svhn
 
 from lightning_gradood.cli import main
+from lightning_gradood.cli.command import Command
 from lightning_gradood.evaluation.protocol import DetectionDatasets
 from lightning_gradood.networks import CifarResNet
 
-FILES = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
-BENCHMARKS = [path for path in FILES if path.stem.startswith("tables_")]  # test_benchmark_verb.py runs these
-CONFIGS = [path for path in FILES if path not in BENCHMARKS]
+FILES = {path.stem: path for path in sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))}
+CONFIGS = {
+    name: path for name, path in FILES.items() if not name.startswith("tables_")
+}  # test_benchmark_verb.py runs those
 ATTACKS = ["fgsm", "bim", "pgd", "cw", "iterll", "semantic"]
-PAPER = [path for path in CONFIGS if path.stem.partition("_")[0] in ("cifar", "svhn")]
 TINY_NETWORK = ["--model.network", "lightning_gradood.networks.CifarResNet", "--model.network.blocks_per_stage", "1"]
-RESNET = next(path for path in CONFIGS if path.stem == "cifar_resnet")
+RESNET = CONFIGS["cifar_resnet"]
 QUIET = ["--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false", "--trainer.log_every_n_steps=1"]
 TINY = [*TINY_NETWORK, *QUIET, "--trainer.max_epochs=1"]
 
@@ -39,37 +40,31 @@ def unreachable(monkeypatch):
     monkeypatch.setattr(urllib.request, "urlopen", refuse)
 
 
-def test_the_files_are_there():
-    assert [path.stem for path in CONFIGS] == [
-        *("cifar_adversarial", "cifar_densenet", "cifar_resnet", "digits", "folders", "svhn_densenet", "svhn_resnet"),
-    ]
-    assert len(PAPER) == 5
-    assert [path.stem for path in BENCHMARKS] == ["tables_digits", "tables_folders"]
+def test_each_file_parses_for_every_verb_and_starts_with_the_command_that_runs_it():
+    paper = ["cifar_adversarial", "cifar_densenet", "cifar_resnet", "svhn_densenet", "svhn_resnet"]
+    assert set(FILES) == {*paper, "digits", "folders", "tables_digits", "tables_folders"}
+    for name, path in CONFIGS.items():
+        for verb in Command.subcommands() if path == RESNET else ("fit", "detect"):  # the others read what `fit` reads
+            found = verdict(verb=verb, file=str(path))
+            assert not isinstance(found, str), f"{verb} {name}: {found}"
+            assert set(yaml.safe_load(path.read_text())) <= vars(found).keys()
+            assert found.model.init_args.network.class_path.startswith("lightning_gradood.networks.")
+        usual = "detect" if name == "folders" else "fit"
+        assert f"#   python -m lightning_gradood {usual} --config configs/{path.name}" in path.read_text()
 
 
-@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
-def test_each_file_parses_for_every_verb(config, capsys):
-    written = yaml.safe_load(config.read_text())
-    for verb in VERBS if config == RESNET else ("fit", "extract", "detect"):  # the others read what `fit` reads
-        found = resolved([verb, "--config", str(config)], capsys)
-        assert set(written) <= set(found)
-        assert found["model"]["init_args"]["network"]["class_path"].startswith("lightning_gradood.networks.")
-
-
-@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
-def test_each_file_starts_with_the_command_that_runs_it(config):
-    verb = "detect" if config.stem == "folders" else "fit"
-    assert f"#   python -m lightning_gradood {verb} --config configs/{config.name}" in config.read_text()
-
-
-@pytest.mark.parametrize("config", PAPER, ids=lambda path: path.stem)
-def test_without_network_the_sentence_says_what_where_and_how(config, unreachable, no_account, capsys, workplace):
-    message = refused(["fit", "--config", str(config), "--trainer.accelerator", "cpu"], capsys)
-    name, where, how = {
-        "cifar": ("CIFAR10", "data", "Unpack `cifar-10-python.tar.gz` there"),
-        "svhn": ("SVHN", "data/svhn", "Put `train_32x32.mat` and `test_32x32.mat` there"),
-    }[config.stem.partition("_")[0]]
-    assert message.startswith(f"`dataset` should find its files in `{workplace / where}`. Got `dataset = {name}(")
+@pytest.mark.parametrize(
+    ("name", "dataset", "where", "how"),
+    [
+        ("cifar_resnet", "CIFAR10", "data", "Unpack `cifar-10-python.tar.gz` there"),
+        ("svhn_resnet", "SVHN", "data/svhn", "Put `train_32x32.mat` and `test_32x32.mat` there"),
+    ],
+)
+def test_without_network_the_sentence_says_what_where_and_how(
+    name, dataset, where, how, unreachable, no_account, capsys, workplace
+):
+    message = refused(["fit", "--config", str(CONFIGS[name]), "--trainer.accelerator", "cpu"], capsys)
+    assert message.startswith(f"`dataset` should find its files in `{workplace / where}`. Got `dataset = {dataset}(")
     assert "no network here" in message
     assert how in message
     assert message.endswith("`configs/digits.yaml` needs no download.")
@@ -80,7 +75,6 @@ def test_without_network_the_sentence_says_what_where_and_how(config, unreachabl
     ("missing", "words"),
     [
         ("svhn", "`train_32x32.mat` and `test_32x32.mat`"),
-        ("Imagenet_resize", "Put ODIN's `Imagenet_resize.tar.gz` there and unpack it beside itself"),
         ("LSUN_resize", "Put ODIN's `LSUN_resize.tar.gz` there and unpack it beside itself"),
     ],
 )
@@ -100,6 +94,7 @@ def test_an_anomaly_source_that_is_missing_is_named_before_training(
     assert not list(Path("runs").rglob("*.ckpt"))
 
 
+@pytest.mark.slow
 def test_the_paper_s_experiment_runs_where_the_data_are_in_place(unreachable, no_account, capsys, monkeypatch):
     accept_any_checksum(monkeypatch)
     place_everything(Path("data"))
@@ -115,25 +110,27 @@ def test_the_paper_s_experiment_runs_where_the_data_are_in_place(unreachable, no
     assert read_offline_run(folder).summary["detection/svhn/mlp/test/n_normal"] == 2
 
 
-@pytest.mark.parametrize("config", [path for path in CONFIGS if path != RESNET], ids=lambda path: path.stem)
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "sources"), [("cifar_adversarial", 6), ("svhn_densenet", 9), ("folders", 6), ("digits", 8)]
+)
 def test_the_others_find_the_same_data_and_keep_attacked_images_with_their_origin(
-    config, pools, unreachable, capsys, monkeypatch
+    name, sources, pools, unreachable, capsys, monkeypatch
 ):
     accept_any_checksum(monkeypatch)
     place_everything(Path("data"))
     checked = [*TINY, "--trainer.logger", "false", "--data.limit", "12", "--detection.mlp.max_epochs", "1"]
     quiet = ["--trainer.callbacks", "[{class_path: ReportCallback, init_args: {figures: false}}]"]
-    if config.stem == "folders":  # which names no images, and no attacks
-        for seed, name in enumerate(("normal/cat", "normal/dog", "train/cat", "train/dog")):
-            write_images(Path("data") / name, 20, seed)
+    if name == "folders":  # which names no images, and no attacks
+        for seed, place in enumerate(("normal/cat", "normal/dog", "train/cat", "train/dog")):
+            write_images(Path("data") / place, 20, seed)
         checked += ["--data.train", "data/train", "--data.attacks", "paper", "--model.network.num_classes=2"]
-    main(["fit", "--config", str(config), *checked, *quiet])
-    sources = [outcome["source"] for outcome in results(only_run(config.stem))["outcomes"]]
-    expected = {"cifar_adversarial": 6, "folders": 6, "digits": 8}
-    assert len(set(sources)) == expected.get(config.stem, 9)
-    assert sources[-1] == "semantic"
-    assert ("mlp_all_ones" in table(capsys.readouterr().out)) == (config.stem in ("cifar_adversarial", "digits"))
-    assert len(pools) >= len(set(sources))
+    main(["fit", "--config", str(CONFIGS[name]), *checked, *quiet])
+    found = [outcome["source"] for outcome in results(only_run(name))["outcomes"]]
+    assert len(set(found)) == sources
+    assert found[-1] == "semantic"
+    assert ("mlp_all_ones" in table(capsys.readouterr().out)) == (name in ("cifar_adversarial", "digits"))
+    assert len(pools) >= sources
     for pool in pools:
         assert_perturbed_images_share_splits(pool)
 
@@ -163,8 +160,6 @@ def assert_perturbed_images_share_splits(pool):
 
 
 def test_a_users_own_folders_run_by_the_flags_that_the_file_names(capsys):
-
-    (config,) = [path for path in CONFIGS if path.stem == "folders"]
     for seed, name in enumerate(("normal/cat", "normal/dog", "smoke", "rain")):
         write_images(Path("photos") / name, 8, seed)
     torch.save(CifarResNet(1, 2).state_dict(), "mine.pt")
@@ -179,6 +174,7 @@ def test_a_users_own_folders_run_by_the_flags_that_the_file_names(capsys):
         "null",
     ]
     size = ["--data.transform.size", "[8, 8]", "--trainer.accelerator", "cpu"]
-    main(["detect", "--config", str(config), *folders, "--data.anomalies.rain", "photos/rain", *network, *size])
+    words = [*folders, "--data.anomalies.rain", "photos/rain", *network, *size]
+    main(["detect", "--config", str(CONFIGS["folders"]), *words])
     assert [line.split()[0] for line in table(capsys.readouterr().out).splitlines()[2:4]] == ["smoke", "rain"]
     assert results(only_run("folders"))["provenance"]["checkpoint"] == "mine.pt"

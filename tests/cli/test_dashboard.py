@@ -14,7 +14,7 @@ from wandb_server import ENTITY, wandb_server
 from lightning_gradood.cli import main
 
 
-@pytest.mark.parametrize("protocol", ["known", "cross"])
+@pytest.mark.parametrize("protocol", ["known", pytest.param("cross", marks=pytest.mark.slow)])
 def test_every_key_of_the_definition_is_one_that_a_run_logs(protocol, run, no_account, capsys):
     checkpoint = ["--ckpt_path", str(run / "checkpoints/best.ckpt"), "--detection.protocol", protocol]
     own = ["--run_dir", "mine", "--detection.detectors", "[Energy]"]
@@ -47,6 +47,7 @@ def dashboard(server, home, *flags):
     return run_program(command, environment=server.environment(home), timeout=200)
 
 
+@pytest.mark.slow
 def test_a_second_call_updates_workspace_and_report(run, workplace):
     with wandb_server() as server:
         for _ in range(2):
@@ -76,4 +77,4 @@ def test_without_results_there_is_nothing_to_show(capsys):
     assert "no runs/*/*/results.json exists" in refused(["dashboard", "--entity", "me"], capsys)
     Path("empty").mkdir()
     assert "Got `empty`, which has no results.json." in refused(["dashboard", "empty", "--entity", "me"], capsys)
-    assert "required: --entity" in refused(["dashboard"], capsys)
+    assert "required: entity" in refused(["dashboard"], capsys)

@@ -7,6 +7,7 @@ import lightning.pytorch  # noqa: F401  # its log handler keeps the stream that 
 import pytest
 import tiny
 import yaml
+from bad_inputs import write_images
 from tiny import FILE, refused, results
 
 from lightning_gradood.cli import main
@@ -42,6 +43,7 @@ def create(name, dtype=None, **kwargs):
     return network.to(getattr(torch, dtype)) if dtype else network
 '''
 NETWORK = ["--model.network", "people.create", "--model.network.name", "found", "--model.network.classes", "3"]
+NO_TRAINING = ["--data.train", "null", "--detection.detectors"]
 
 
 @pytest.fixture(autouse=True)
@@ -64,8 +66,8 @@ def test_a_function_without_annotations_is_used_with_any_keyword(dtype, caplog):
     with pytest.raises(Refusal, match="people"):
         Guard.load("runs/people/guard")
     guard = Guard.load("runs/people/guard", trust=["people"])
-    scores = main(["score", "--guard", "runs/people/guard", "--trust", "people", "--output", "scores.csv", _picture()])
-    assert scores is None
+    write_images(Path("photos"), 1)
+    main(["score", "--guard", "runs/people/guard", "--trust", "people", "--output", "scores.csv", "photos"])
     assert guard.about.network["class_path"] == "people.create"
 
 
@@ -77,55 +79,31 @@ def test_it_may_stand_in_a_file_and_its_weights_are_found_again():
     Path("own.yaml").write_text(text)
     with pytest.warns(UserWarning, match="The network returns a dict; `logits`, .*, is taken as logits"):
         main(["fit", "--config", "own.yaml", "--detection", "null", "--run_dir", "runs/own"])
+    weights = ["--ckpt_path", "runs/own/checkpoints/best.ckpt", "--run_dir", "runs/again"]
     with pytest.warns(UserWarning, match="The network returns a dict"):
-        main(["detect", "--config", "own.yaml", "--detection.detectors", "[Energy]", "--ckpt_path",
-              "runs/own/checkpoints/best.ckpt", "--run_dir", "runs/again"])  # fmt: skip
+        main(["detect", "--config", "own.yaml", "--detection.detectors", "[Energy]", *weights])
     assert {one["detector"] for one in results(Path("runs/again"))["outcomes"]} >= {"energy"}
 
 
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
-        (["--model.network.name", "other"], "Got KeyError: 'other' (people.py, line "),
-        (["--model.network.colour", "1"], "Got AssertionError: {'colour': 1}"),
-    ],
-)
-def test_what_a_constructor_raises_is_a_sentence(words, said, capsys):
-    assert said in refused(["fit", *FILE, *NETWORK, *words], capsys)
+def test_what_a_constructor_raises_is_a_sentence(capsys):
+    rows = [
+        ("name", "other", "Got KeyError: 'other' (people.py, line "),
+        ("colour", "1", "Got AssertionError: {'colour': 1}"),
+    ]
+    for name, value, said in rows:
+        assert said in refused(["fit", *FILE, *NETWORK, f"--model.network.{name}", value], capsys)
+        sys.modules.pop("people")  # the parser remembers the keywords of a function
 
 
 @pytest.mark.filterwarnings("ignore:The network returns a dict", "ignore:NO WEIGHTS")
 def test_gradients_that_are_zero_and_scores_that_are_the_same_are_said(capsys):
-    words = [
-        "--model.network.saturated",
-        "true",
-        "--data.attacks",
-        "{fgsm: {class_path: FGSM}}",
-        "--data.train",
-        "null",
-    ]
-    main(
-        [
-            "detect",
-            *FILE,
-            *NETWORK,
-            *words,
-            "--detection.detectors",
-            "[Baseline]",
-        ]
-    )
+    saturated = ["--model.network.saturated", "true", "--data.attacks", "{fgsm: {class_path: FGSM}}"]
+    main(["detect", *FILE, *NETWORK, *saturated, *NO_TRAINING, "[Baseline]"])
     output = capsys.readouterr().out
     assert "Note: fgsm: 20 of 20 perturbed images are as they were; of an attack, no gradient reaches" in output
     assert "Note: nine: `baseline` gives every image the same score; its AUROC says nothing." in output
 
 
-def test_a_network_without_weights_is_warned_of(capsys):
+def test_a_network_without_weights_is_warned_of():
     with pytest.warns(UserWarning, match="NO WEIGHTS: neither a checkpoint nor --model.weights is named"):
-        main(["detect", *FILE, "--data.train", "null", "--detection.detectors", "[Energy]"])
-
-
-def _picture():
-    from PIL import Image
-
-    Image.new("RGB", (8, 8), (200, 10, 10)).save("red.png")
-    return "red.png"
+        main(["detect", *FILE, *NO_TRAINING, "[Energy]"])

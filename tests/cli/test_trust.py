@@ -6,11 +6,12 @@ from pathlib import Path
 import lightning.pytorch  # noqa: F401  # its log handler keeps the stream that it first meets
 import pytest
 import tiny
+from parsed import verdict
 from tiny import FILE, refused
 
 from lightning_gradood.cli import main
-from lightning_gradood.cli.trust import OWN
-from lightning_gradood.core import may_import, shipped_files
+from lightning_gradood.cli.trust import OWN, trusting, without_trust
+from lightning_gradood.core import Refusal, may_import, shipped_files
 
 EVIL = """
 import os
@@ -33,145 +34,102 @@ class Network(CifarResNet):
 def attack(network, images, labels):
     return images
 """
+FLAGS = [
+    ["--model.network", "evil.Network"],
+    ["--model.network.class_path", "evil.Network"],
+    ["--model.init_args.network", "{class_path: evil.Network}"],
+    ["--model", "evil.Task"],
+    ["--data=evil.Data"],
+    ["--data.transform", "evil.Resize"],
+    ["--data.normal", "{class_path: evil.Source}"],
+    ["--data.anomalies", "{x: {class_path: evil.Source}}"],
+    ["--model.optimizer", "evil.SGD"],
+    ["--trainer.callbacks", "[{class_path: evil.Call}]"],
+    ["--trainer.callbacks+=evil.Call"],
+    ["--trainer.logger", "evil.Logger"],
+    ["--model.network", "${oc.env:EVIL}"],
+    ["--config", "interpolated.yaml"],
+    ["--config", "anchor.yaml"],
+    ["--config", "nested.yaml"],
+    ["--model", "task.yaml"],
+    ["--data.transform", "transform.yaml"],
+    ["--trainer", "callbacks.yaml"],
+    ["--model.network", "torch.nn.evil.Network"],
+    ["--model.network", "module 'evil' has no attribute 'Netwrk'"],  # a message's words
+]
+FILES = {
+    "interpolated": "run_dir: evil.Network\nmodel: {class_path: ClassificationTask, init_args: {network: '${run_dir}'}}",
+    "anchor": "model: {class_path: ClassificationTask, init_args: {network: {class_path: &a evil.Network}}}",
+    "nested": "data: {class_path: ImageDataModule, init_args: {normal: photos, transform: transform.yaml}}",
+    "task": "class_path: evil.Task",
+    "transform": "class_path: evil.Resize",
+    "callbacks": "callbacks: evil.Call",
+}
+WAYS_ROUND = [
+    *("os.system", "subprocess.Popen", "builtins.exec", "torch.hub.load", "torch.load", "torchvision.models.os.system"),
+    *(
+        "torch.utils.cpp_extension.load_inline",
+        "torch.nn.modules.module.functools.partial",
+        "torchvision.datasets.MNIST",
+    ),
+    *("lightning_gradood.networks.checkpoints.torch.load", "lightning_gradood.core.atomic_write"),
+    *("lightning_gradood.cli.main", "jsonargparse.set_parsing_settings"),
+]
+BUILT_BY_NAME = [  # what is imported only when it is built
+    "{x: {class_path: FunctionAttack, init_args: {function: %s}}}",
+    "{x: {class_path: AdvertorchAttack, init_args: {attack: %s}}}",
+]
 
 
 @pytest.fixture(autouse=True)
 def here(workplace, monkeypatch):
     Path("evil.py").write_text(EVIL)
+    for name, text in FILES.items():
+        Path(f"{name}.yaml").write_text(text)
+    monkeypatch.setenv("EVIL", "evil.Network")
     monkeypatch.syspath_prepend(".")
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     yield
     sys.modules.pop("evil", None)
 
 
-def not_imported(words, capsys):
-    """The sentence of a refusal before which the module was not imported."""
-    message = refused([words[0], "--trust", "own", *words[1:]], capsys)
-    assert "evil" not in sys.modules
+def test_no_flag_and_no_file_imports_what_is_not_trusted():
+    with trusting(["own"]):
+        for flags in [*FLAGS, *(["--model.network", path] for path in WAYS_ROUND)]:
+            assert isinstance(verdict(*flags), str), flags
+            assert "evil" not in sys.modules, flags
     assert not Path("executed").exists()
-    return message
 
 
-def edited(old, new):
-    assert old in tiny.CONFIG
-    Path("theirs.yaml").write_text(tiny.CONFIG.replace(old, new))
-    return ["--config", "theirs.yaml"]
+def test_nothing_that_is_not_trusted_is_imported_where_attacks_are_built(capsys):
+    for path in ("evil.attack", "os.system"):
+        for attack in BUILT_BY_NAME:
+            message = refused(["fit", "--trust", "own", *FILE, "--data.attacks", attack % path], capsys)
+            assert f"Got `{path}`" in message
+    assert "evil" not in sys.modules
 
 
-FLAGS = {
-    "network": ["--model.network", "evil.Network"],
-    "class_path": ["--model.network.class_path", "evil.Network"],
-    "init_args": ["--model.init_args.network", "{class_path: evil.Network}"],
-    "task": ["--model", "evil.Task"],
-    "data": ["--data=evil.Data"],
-    "transform": ["--data.transform", "evil.Resize"],
-    "source": ["--data.normal", "{class_path: evil.Source}"],
-    "anomalies": ["--data.anomalies", "{x: {class_path: evil.Source}}"],
-    "attack": ["--data.attacks", "{x: {class_path: FunctionAttack, init_args: {function: evil.attack}}}"],
-    "optimizer": ["--model.optimizer", "evil.SGD"],
-    "callbacks": ["--trainer.callbacks", "[{class_path: evil.Call}]"],
-    "more callbacks": ["--trainer.callbacks+=evil.Call"],
-    "logger": ["--trainer.logger", "evil.Logger"],
-    "advertorch": ["--data.attacks", "{x: {class_path: AdvertorchAttack, init_args: {attack: evil.attack}}}"],
-    "label design": ["--detection.label_designs", "[{class_path: evil.Design}]"],
-    "detector": ["--detection.detectors", "[{class_path: evil.Detector}]"],
-    "help": ["--model.help", "evil.Task"],
-}
-
-
-@pytest.mark.parametrize("flags", FLAGS.values(), ids=FLAGS)
-def test_no_flag_imports_what_is_not_trusted(flags, capsys):
-    message = not_imported(["fit", *FILE, *flags], capsys)
-    assert "Got `evil." in message
+def test_the_sentence_names_what_was_not_built_and_how_to_trust_it(capsys):
+    message = refused(["fit", "--trust", "own", *FILE, "--model.network", "evil.Network"], capsys)
+    assert "Got `evil.Network`" in message
     assert message.endswith("add --trust evil.")
-
-
-EDITS = {
-    "network": ("lightning_gradood.networks.CifarResNet", "evil.Network"),
-    "short": ("class_path: lightning_gradood.networks.CifarResNet", "evil.Network #"),
-    "environment": ("lightning_gradood.networks.CifarResNet", "${oc.env:EVIL}"),
-    "interpolated": (
-        "seed_everything: 0",
-        "run_dir: evil.Network\nmodel: {class_path: ClassificationTask, init_args: {network: {class_path: '${run_dir}'}}}"
-        "\nseed_everything: 0",
-    ),
-    "callbacks": ("ReportCallback", "evil.Call"),
-    "nested file": (
-        "transform: {class_path: torchvision.transforms.v2.Resize, init_args: {size: [8, 8]}}",
-        "transform: part.yaml",
-    ),
-    "attribute": ("lightning_gradood.networks.CifarResNet", "torch.nn.evil.Network"),
-    "anchor": ("lightning_gradood.networks.CifarResNet", "&a evil.Network"),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("edit", EDITS.values(), ids=EDITS)
-def test_no_file_imports_what_is_not_trusted(edit, capsys, monkeypatch):
-    monkeypatch.setenv("EVIL", "evil.Network")
-    Path("part.yaml").write_text("class_path: evil.Resize")
-    text = edited(*edit)
-    if edit[0].startswith("seed"):  # one key `model` only
-        Path("theirs.yaml").write_text(Path("theirs.yaml").read_text().replace("\nmodel:\n", "\nother:\n"))
-    not_imported(["fit", *text], capsys)
-
-
-@pytest.mark.parametrize("flag", ["--model", "--data", "--trainer"])
-def test_no_nested_file_imports_what_is_not_trusted(flag, capsys):
-    Path("part.yaml").write_text(
-        {"--model": "class_path: evil.Task", "--data": "class_path: evil.Data"}.get(flag, "callbacks: evil.Call")
-    )
-    assert "Got `evil." in not_imported(["fit", *FILE, flag, "part.yaml"], capsys)
-
-
-@pytest.mark.parametrize(
-    "path",
-    [
-        "os.system",
-        "subprocess.Popen",
-        "torch.hub.load",
-        "torch.load",
-        "torch.utils.cpp_extension.load_inline",
-        "torchvision.models.os.system",
-        "torch.nn.modules.module.functools.partial",
-        "lightning_gradood.networks.checkpoints.torch.load",
-        "lightning_gradood.core.atomic_write",
-        "lightning_gradood.cli.main",
-        "torchvision.datasets.MNIST",
-        "jsonargparse.set_parsing_settings",
-        "builtins.exec",
-    ],
-)
-def test_own_packages_are_no_way_round(path, capsys):
-    not_imported(["fit", *FILE, "--model.network", path], capsys)
-    not_imported(
-        ["fit", *FILE, "--data.attacks", f"{{x: {{class_path: FunctionAttack, init_args: {{function: {path}}}}}}}"],
-        capsys,
-    )
-
-
-def test_a_message_does_not_have_a_module_imported(capsys):
-    not_imported(["fit", *FILE, "--model.network", "module 'evil' has no attribute 'Netwrk'"], capsys)
-    refused(["fit", *FILE, "--model.network", "module 'evil' has no attribute 'Netwrk'"], capsys)
+    flags = "seeds: [0]\nexperiments: {a: {config: tiny.yaml, dataset: d, network: n, flags: {model.network: evil.Network}}}"
+    Path("bench.yaml").write_text(flags)
+    assert "Got `evil.Network`" in refused(["benchmark", "--trust", "own", "--config", "bench.yaml"], capsys)
     assert not Path("executed").exists()
 
 
 def test_a_file_cannot_trust_itself(capsys):
-    words = edited("seed_everything: 0", "trust: evil\nseed_everything: 0")
-    assert "trust" in not_imported(["fit", *words, "--model.network", "evil.Network"], capsys)
+    Path("theirs.yaml").write_text(f"trust: evil\n{tiny.CONFIG}")
+    words = ["fit", "--trust", "own", "--config", "theirs.yaml", "--model.network", "evil.Network"]
+    assert "trust" in refused(words, capsys)
+    assert "evil" not in sys.modules
 
 
-def test_a_benchmark_is_held_to_it(capsys):
-    Path("bench.yaml").write_text(
-        "seeds: [0]\nexperiments: {a: {config: tiny.yaml, dataset: d, network: n, flags: {model.network: evil.Network}}}"
-    )
-    assert "Got `evil.Network`" in not_imported(["benchmark", "--config", "bench.yaml"], capsys)
-
-
-@pytest.mark.parametrize(
-    "words", [["--trust"], ["--trust", "a b"], ["--trust="], ["--trust", "jsonargparse"], ["--trust", "*"]]
-)
-def test_what_names_no_package_is_refused(words, capsys):
-    assert "`--trust` should name a package or module" in refused(["fit", *FILE, *words], capsys)
+def test_what_names_no_package_is_refused():
+    for words in (["--trust"], ["--trust", "a b"], ["--trust="], ["--trust", "jsonargparse"], ["--trust", "*"]):
+        with pytest.raises(Refusal, match="`--trust` should name a package or module"):
+            without_trust(["fit", *words])
 
 
 def print_config(words, capsys):
@@ -192,10 +150,9 @@ def test_a_package_is_built_once_it_is_trusted_and_everything_is_without_the_fla
     assert may_import("os.system")
 
 
-@pytest.mark.parametrize("name", [name for name in shipped_files("configs") if not name.startswith("tables_")])
-def test_shipped_files_name_only_what_is_our_own(name, capsys):
-    assert "class_path" in print_config(["fit", "--trust=own", "--config", name], capsys)
-
-
-def test_own_does_not_hold_whole_packages_that_load_files():
+def test_shipped_files_name_only_what_is_our_own():
+    with trusting(["own"]):
+        for name, path in shipped_files("configs").items():
+            if not name.startswith("tables_"):
+                assert not isinstance(verdict(file=str(path)), str), name
     assert not {"torch", "torchvision", "torchvision.datasets", "lightning", "lightning_gradood", "timm"} & set(OWN)

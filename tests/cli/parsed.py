@@ -1,0 +1,38 @@
+"""Command lines that are parsed and looked at, and not run, with one parser for all tests of a worker."""
+
+import functools
+from contextlib import ExitStack
+
+from lightning_gradood.cli.calls import _Parsed
+from lightning_gradood.cli.program import interpolation
+from lightning_gradood.cli.settings import check_settings
+from lightning_gradood.core import Refusal
+
+
+@functools.cache
+def _parsed(verb):
+    with ExitStack() as leaving:
+        return _Parsed(leaving, [verb, "--config", "tiny.yaml"])
+
+
+def verdict(*flags, verb="fit", file="tiny.yaml"):
+    """What is said of a verb's flags behind an experiment file of the working directory.
+
+    Returns:
+        The sentence of a refusal, or the parsed configuration.
+    """
+    try:
+        with interpolation():
+            command = _parsed(verb)
+            config = command.parser.parse_args([verb, "--config", file, *flags])[verb]
+            check_settings(command._parser(verb), config)
+            return config
+    except Refusal as refusal:
+        return str(refusal)
+
+
+def check(rows):
+    """Assert that what is said of each row's flags is one line with the row's words."""
+    said = [(flags, words, str(verdict(*flags))) for flags, words in rows]
+    failed = [f"{flags}: {got[:300]}" for flags, words, got in said if words not in got or "\n" in got]
+    assert not failed, "\n".join(failed)
