@@ -109,7 +109,6 @@ from lightning_gradood.core.text_files import (
     read_text,
     read_yaml,
 )
-from lightning_gradood.core.threads import Threads, choose_threads, processes_per_machine, usable_processors
 from lightning_gradood.core.trust import check_import, check_imported, distrusted, importing_only, may_import
 
 __all__ = [
@@ -132,7 +131,6 @@ __all__ = [
     "Profiler",
     "ProgressLines",
     "Refusal",
-    "Threads",
     "TooLarge",
     "Transform",
     "Unparsable",
@@ -161,7 +159,6 @@ __all__ = [
     "check_whole",
     "check_writable",
     "check_yaml",
-    "choose_threads",
     "claim",
     "craft_apart",
     "distrusted",
@@ -193,7 +190,6 @@ __all__ = [
     "parse_json",
     "parse_yaml",
     "printable",
-    "processes_per_machine",
     "progress",
     "read_json",
     "read_picture",
@@ -215,7 +211,6 @@ __all__ = [
     "to_float64_device",
     "to_pixels",
     "upright",
-    "usable_processors",
     "wanted_size",
     "widest_float_dtype",
     "without_cached_parametrizations",

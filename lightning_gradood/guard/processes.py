@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import threading
-import time
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -13,18 +12,18 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from itertools import islice
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from multiprocessing.queues import SimpleQueue
 from pathlib import Path
 
 import torch
+from joblib import cpu_count
 
-from lightning_gradood.core import MEGAPIXELS, Refusal, usable_processors
+from lightning_gradood.core import MEGAPIXELS, Refusal
 from lightning_gradood.guard.files import FileVerdict, ImageBytes, ScoredBatch, batch_size_of, score_batch
 from lightning_gradood.guard.guard import Guard
 
 _AHEAD = 2  # batches of each process that wait or are read
-_POLL = 1.0  # seconds
 
 
 @dataclass(frozen=True)
@@ -77,8 +76,7 @@ def score_files_on_processes(
         devices.put(_device(processes.device, number))
     stream = iter(paths)
     batches = iter(lambda: tuple(islice(stream, size)), ())
-    begin = (os.getpid(), processes, devices, guard.threshold)
-    with ProcessPoolExecutor(processes.number, context, _begin, begin) as pool:
+    with ProcessPoolExecutor(processes.number, context, _begin, (processes, devices, guard.threshold)) as pool:
         tasks = (pool.submit(_score, batch, megapixels) for batch in batches)
         try:
             yield from _in_order(tasks, _AHEAD * processes.number)
@@ -117,19 +115,19 @@ class _Worker:
     guard: Guard | None = None
 
 
-def _begin(parent: int, processes: Processes, devices: SimpleQueue[str], threshold: float) -> None:
+def _begin(processes: Processes, devices: SimpleQueue[str], threshold: float) -> None:
     for number in (signal.SIGINT, signal.SIGHUP):  # the first process ends the others
         signal.signal(number, signal.SIG_IGN)
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-    torch.set_num_threads(max(1, int(usable_processors()) // processes.number))
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    torch.set_num_threads(max(1, cpu_count() // processes.number))
     device = devices.get()
     _Worker.load = lambda: Guard.load(processes.folder, processes.trust, device).with_threshold(threshold)
 
 
-def _end_with(parent: int) -> None:
-    """End this process soon after the one that started it, which may be killed without a word."""
-    while os.getppid() == parent:
-        time.sleep(_POLL)
+def _end_with_parent() -> None:
+    """End with the process that started this one, which may be killed without a word."""
+    if parent := parent_process():
+        parent.join()
     os._exit(1)
 
 
