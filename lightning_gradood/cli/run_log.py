@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from omegaconf import OmegaConf
 
 from lightning_gradood import __version__
 from lightning_gradood.core import LOG
@@ -83,7 +84,7 @@ def _head(configuration: Mapping[str, Any]) -> list[str]:
     """What a reader needs to repeat the run."""
     versions = {"lightning_gradood": __version__, "python": platform.python_version()}
     versions |= {name: version(name) for name in _PACKAGES}
-    seeds = {name: _found(configuration, name.split(".")) for name in _SEEDS}
+    seeds = {name: OmegaConf.select(OmegaConf.create(dict(configuration)), name) for name in _SEEDS}
     gpus = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
     return [
         f"# python -m lightning_gradood {shlex.join(sys.argv[1:])}",
@@ -92,9 +93,3 @@ def _head(configuration: Mapping[str, Any]) -> list[str]:
         f"{', '.join(gpus) or 'no GPU'}",
         f"# seeds: {', '.join(f'{name} {seed}' for name, seed in seeds.items())}",
     ]
-
-
-def _found(configuration: Any, path: list[str]) -> Any:
-    for name in path:
-        configuration = configuration.get(name) if isinstance(configuration, Mapping) else None
-    return configuration

@@ -7,7 +7,7 @@ import signal
 import threading
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -108,20 +108,18 @@ def _device(device: str, number: int) -> str:
     return f"cuda:{number % torch.cuda.device_count()}" if device == "cuda" else device
 
 
-class _Worker:
-    """What a process keeps between batches."""
-
-    load: Callable[[], Guard]
-    guard: Guard | None = None
+_guard: Guard | None = None  # of a process that scores
 
 
 def _begin(processes: Processes, devices: SimpleQueue[str], threshold: float) -> None:
+    global _guard
     for number in (signal.SIGINT, signal.SIGHUP):  # the first process ends the others
         signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(max(1, cpu_count() // processes.number))
-    device = devices.get()
-    _Worker.load = lambda: Guard.load(processes.folder, processes.trust, device).with_threshold(threshold)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the first process has shown them
+        _guard = Guard.load(processes.folder, processes.trust, devices.get()).with_threshold(threshold)
 
 
 def _end_with_parent() -> None:
@@ -132,11 +130,9 @@ def _end_with_parent() -> None:
 
 
 def _score(paths: Sequence[str | Path | ImageBytes], megapixels: float) -> ScoredBatch:
+    if _guard is None:
+        raise RuntimeError("A process loads its guard in `_begin`.")
     try:
-        if _Worker.guard is None:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # the first process has shown them
-                _Worker.guard = _Worker.load()
-        return score_batch(_Worker.guard, paths, megapixels)
+        return score_batch(_guard, paths, megapixels)
     except Refusal as refusal:  # some kinds cannot be sent to another process
         raise Refusal(str(refusal)) from None
