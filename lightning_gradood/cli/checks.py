@@ -1,24 +1,14 @@
 """What is looked at before the first step: files from which `fit` cannot go on, training that keeps no classifier, threads."""
 
 import os
-import time
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from typing import Any
 
 import torch
+from joblib import cpu_count
 from lightning.pytorch.utilities import rank_zero_info
-from torch import nn
 
-from lightning_gradood.core import (
-    Refusal,
-    as_float,
-    choose_threads,
-    exact_arithmetic,
-    frozen_network,
-    processes_per_machine,
-    refused_as,
-)
-from lightning_gradood.data import ImageDataModule
+from lightning_gradood.core import Refusal, refused_as
 from lightning_gradood.networks import read_state_dict
 from lightning_gradood.tasks import ClassificationTask
 
@@ -62,19 +52,16 @@ def check_checkpointing(trainer: Any) -> None:
 
 
 _MOST_THREADS = 1024
-_STEP_SECONDS = 0.2  # of one measured step; eight are measured
+_THREADS = "OMP_NUM_THREADS"
 
 
-def set_threads(
-    trainer: Any, model: ClassificationTask, data: ImageDataModule, threads: int | None, leaving: ExitStack
-) -> None:
-    """Choose the number of torch's threads where the network runs on the CPU, and say it.
+def set_threads(trainer: Any, threads: int | None, leaving: ExitStack) -> None:
+    """Set the number of torch's threads where the network runs on the CPU, and say it.
 
     Args:
         trainer: Lightning's Trainer.
-        model: its network is measured, without being changed.
-        data: whose normal images it is measured on, by the first process.
-        threads: what the user wants.
+        threads: what the user wants; by default `OMP_NUM_THREADS`, or else this process' share of the processors that
+            affinity and control group allow.
         leaving: gives `OMP_NUM_THREADS` back what the user had said, so that the next run in this process chooses anew.
 
     Raises:
@@ -82,48 +69,20 @@ def set_threads(
     """
     if threads is not None and not 1 <= threads <= _MOST_THREADS:
         raise Refusal(
-            f"`threads` should be between 1 and {_MOST_THREADS}. Got `threads = {threads}`. Leave it out to let it be measured."
+            f"`threads` should be between 1 and {_MOST_THREADS}. Got `threads = {threads}`. Leave it out to use all processors."
         )
     if trainer.strategy.root_device.type != "cpu":
         return
-
-    leaving.callback(_restore_threads, os.environ.get("OMP_NUM_THREADS"))
-    step = _MeasuredStep(model.network, data) if trainer.is_global_zero else None
-    rank_zero_info(str(choose_threads(step, processes_per_machine(trainer.num_devices), threads)))
-
-
-def _restore_threads(given: str | None) -> None:
+    given = os.environ.get(_THREADS)
+    if threads is None and given is not None and given.isdigit():
+        threads = int(given)
+    # SLURM has shared the processors out: the affinity is this process' alone
+    processes = 1 if "SLURM_CPUS_PER_TASK" in os.environ else trainer.num_devices
+    threads = max(1, cpu_count() // processes if threads is None else threads)
+    torch.set_num_threads(threads)
+    os.environ[_THREADS] = str(threads)  # for the processes that Lightning starts; it would set its own number
     if given is None:
-        os.environ.pop("OMP_NUM_THREADS", None)
+        leaving.callback(os.environ.pop, _THREADS)
     else:
-        os.environ["OMP_NUM_THREADS"] = given
-
-
-class _MeasuredStep:
-    """A forward and, where there is one, a backward pass of a batch; the network is left as it is.
-
-    Args:
-        network: images in, logits out.
-        data: whose normal images it looks at, at as many in a batch as take `_STEP_SECONDS`.
-    """
-
-    def __init__(self, network: nn.Module, data: ImageDataModule) -> None:
-        self.network, self.data, self.number = network, data, 0
-
-    def __call__(self) -> None:
-        """Make one; the first call finds out on one image how many fit."""
-        if not self.number:
-            begun = time.perf_counter()
-            self._look(1)
-            fitting = int(_STEP_SECONDS / (time.perf_counter() - begun))
-            self.number = max(1, min(self.data.probe_batch_size, fitting))
-        self._look(self.number)
-
-    def _look(self, number: int) -> None:
-        source = self.data.normal_source
-        images = as_float(source.images(range(min(number, len(source)))))
-        with exact_arithmetic(), frozen_network(self.network), torch.enable_grad():
-            inputs = images.clone().requires_grad_()
-            output = self.network(inputs)
-            with suppress(RuntimeError):  # no gradient: attacks and probes that need one refuse it in their own words
-                torch.autograd.grad(output.sum(), inputs, allow_unused=True)
+        leaving.callback(os.environ.__setitem__, _THREADS, given)
+    rank_zero_info(f"Computing on {threads} thread{'s' * (threads > 1)}.")

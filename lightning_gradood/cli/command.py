@@ -4,9 +4,11 @@ It adds the callbacks that every run has unless the user says otherwise, and ref
 first step or claims a folder.
 """
 
+import re
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -36,10 +38,9 @@ from lightning_gradood.cli.parsing import (
     unbuildable,
     with_shipped_files,
 )
-from lightning_gradood.cli.processes import EndTogether
-from lightning_gradood.cli.run_log import RunLog
+from lightning_gradood.cli.run_log import run_log
 from lightning_gradood.cli.settings import check_settings, refused_by_lightning
-from lightning_gradood.cli.stopping import Stopped
+from lightning_gradood.cli.stopping import Stopped, end, share_signals
 from lightning_gradood.cli.verbs import ABOUT, VERBS
 from lightning_gradood.core import (
     CHECKPOINTS,
@@ -62,6 +63,24 @@ from lightning_gradood.trainer import Trainer
 
 _IDENTITY = ("seed_everything", "model", "data", "detection")  # what makes an experiment this one and no other
 _WITH_RESULTS = ("fit", "detect", "predict")  # verbs that get a run folder of their own
+_KEPT = "What was read from the network is kept; the same command reads only the rest."
+_GOES_ON = "Epochs that ended and records that were read are kept: the same command goes on with --run_dir {}"
+_LEFT_ALONE = re.compile(
+    "Connection (closed|reset) by peer|Broken pipe|recvValue failed"
+)  # words of gloo and its store
+_SECONDS = 5.0  # until a launcher ends this process, too
+
+
+@contextmanager
+def _left_alone() -> Iterator[None]:
+    """Say in a sentence that a collective operation has failed because another process has ended."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not _LEFT_ALONE.search(str(error)):
+            raise
+        time.sleep(_SECONDS)
+        end(f"another process of this run has ended, and what it wrote says why. {_KEPT}", 1)
 
 
 class Command(LightningCLI):
@@ -82,7 +101,7 @@ class Command(LightningCLI):
 
     def __init__(self, leaving: ExitStack, args: list[str] | None, callbacks: Sequence[Callback] = ()) -> None:
         self.leaving, self.callbacks, self.outcomes = leaving, callbacks, list[Outcome]()
-        self.log = leaving.enter_context(RunLog())
+        self.log_into = leaving.enter_context(run_log())
         self.words = with_shipped_files(sys.argv[1:] if args is None else args)
         prepare_network_functions(self.words)
         self.folder: Path | None = None
@@ -150,7 +169,7 @@ class Command(LightningCLI):
         config.callbacks = with_default_callbacks(
             config,
             self.folder if self.subcommand == "fit" else None,
-            [EndTogether(), WandbCallback(self._get(self.config_init, "logging")), *self.callbacks],
+            [WandbCallback(self._get(self.config_init, "logging")), *self.callbacks],
             self._get(self.config_init, "report"),
         )
         config.default_root_dir = str(self.folder or "runs")
@@ -159,15 +178,16 @@ class Command(LightningCLI):
         with refused_by_lightning(ValueError):
             trainer: Trainer = super().instantiate_trainer(**kwargs)  # type: ignore[assignment]  # trainer_class is ours
         trainer.experiment = experiment_name(self.words)
+        share_signals(trainer)
         return trainer
 
     def _run_subcommand(self, subcommand: str) -> None:
-        """Run the verb; a fit that is stopped says where it can go on."""
+        """Run the verb; one that is stopped says what is kept."""
         try:
-            with refused_by_lightning():
+            with refused_by_lightning(), _left_alone():
                 super()._run_subcommand(subcommand)
         except Stopped as stopped:
-            stopped.run_dir = str(self.folder) if subcommand == "fit" else None
+            stopped.kept = _GOES_ON.format(self.folder) if subcommand == "fit" else _KEPT
             raise
 
     def before_fit(self) -> None:
@@ -278,7 +298,7 @@ class Command(LightningCLI):
         return settings
 
     def _choose_threads(self) -> None:
-        set_threads(self.trainer, self.model, self.datamodule, self._setting("threads"), self.leaving)
+        set_threads(self.trainer, self._setting("threads"), self.leaving)
 
     def _classifier(self) -> str | None:
         """The weights that are named, or else the best of the run."""
@@ -310,7 +330,7 @@ class Command(LightningCLI):
         """Write the configuration into the folder, and the log from now on."""
         self._on_folder(claim)
         if self.folder and self.trainer.is_global_zero:
-            self.log.begin(self.folder, self.configuration)
+            self.log_into(self.folder, self.configuration)
 
     def _take_folder(self) -> None:
         """Keep other runs out of the folder until this one ends, and write the configuration into it."""

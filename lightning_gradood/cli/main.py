@@ -1,20 +1,18 @@
-"""The entry of the program, and refusals as one sentence; nothing heavy is imported before the verb is known."""
+"""The entry of the program; nothing heavy is imported before the verb is known."""
 
 import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
-from typing import NoReturn
 
 from lightning_gradood import __version__
-from lightning_gradood.cli.stopping import Stopped, farewell, stopping
+from lightning_gradood.cli.stopping import Stopped, end, is_first, stopping
 from lightning_gradood.cli.verbs import overview
 
 _ALONE = {  # verbs without an experiment
     verb: f"lightning_gradood.cli.{verb}" for verb in ("score", "drift", "compare", "configs", "dashboard")
 }
 _SIGPIPE = 141  # exit code, as of other programs in a pipe
-_NOTHING = "{}. No file was written."
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -25,22 +23,17 @@ def main(args: Sequence[str] | None = None) -> None:
 
     Raises:
         SystemExit: with code 2 after one sentence on standard error, where the input is refused; with 143 after
-            SIGTERM, 130 after Ctrl-C and 129 where the terminal is lost; with 1 where another process of the run was
-            killed; with 3 and 4 from `score` and `drift`, see there.
+            SIGTERM, 130 after Ctrl-C and 129 where the terminal is lost; with 3 and 4 from `score` and `drift`, see there.
     """
+    if args is None and "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # else torch's threads keep cores busy while they wait
     try:
         with stopping(whole_process=args is None):
             _main(args)
-    except Stopped as stopped:  # while Python still read its files
-        end(_NOTHING.format(stopped.why), stopped.exit_code)
-    except SystemExit as leaving:
-        farewell(leaving.code if isinstance(leaving.code, int) else bool(leaving.code))
+    except Stopped as stopped:
+        if is_first():
+            end(f"{stopped}. {stopped.kept}", stopped.exit_code)
         raise
-    except BaseException:
-        farewell(1)
-        raise
-    else:
-        farewell(0)
 
 
 def _main(args: Sequence[str] | None) -> None:
@@ -79,12 +72,3 @@ def run_alone(verb: str, words: Sequence[str]) -> None:
         raise
     if code:
         sys.exit(code)
-
-
-def end(sentence: str, code: int = 2) -> NoReturn:
-    """Leave the program with a sentence on standard error."""
-    tqdm = sys.modules.get("tqdm")
-    if tqdm is not None and tqdm.tqdm._instances:  # a bar stands in the last line
-        sys.stderr.write("\n")
-    sys.stderr.write(f"error: {sentence}\n")
-    sys.exit(code)

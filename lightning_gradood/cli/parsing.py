@@ -111,7 +111,7 @@ _HELP = {
     "report": "How the figures of a run are written; a ReportCallback of your own has its own settings.",
     "run_dir": "Folder of the run: a new one below runs/ by default; an earlier one of the same experiment is continued.",
     "cache_dir": "Where records are kept and found again by later runs.",
-    "threads": "Threads of each process on a CPU; OMP_NUM_THREADS says the same. By default measured.",
+    "threads": "Threads of each process on a CPU; OMP_NUM_THREADS says the same. By default all processors.",
 }
 
 

@@ -5,13 +5,11 @@
 
 import logging
 import os
-import re
 import shutil
 import subprocess
 import sys
-import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,11 +20,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from lightning_gradood.cli.calls import configuration_of, run_verb
 from lightning_gradood.cli.command import Command
-from lightning_gradood.cli.main import end
 from lightning_gradood.cli.parsing import Parser, experiment_name, limit_texts, with_shipped_files
-from lightning_gradood.cli.processes import EndTogether
 from lightning_gradood.cli.settings import refuse_null
-from lightning_gradood.cli.stopping import Stopped
+from lightning_gradood.cli.stopping import Stopped, end, is_first
 from lightning_gradood.cli.trust import trusting, without_trust
 from lightning_gradood.cli.verbs import VERBS
 from lightning_gradood.core import LOG, Refusal, is_writing_error, writing_refusal
@@ -105,13 +101,6 @@ _NOISE = (
     "LightningCLI's args parameter is intended",  # `benchmark` calls the other verbs so, with words of its own in sys.argv
     "Precision .* is not supported by the model summary",  # its estimate of megabytes under mixed precision
 )
-_KEPT = "What was read from the network is kept; the same command reads only the rest."
-_GOES_ON = "Epochs that ended and records that were read are kept: the same command goes on with --run_dir {}"
-_LEFT_ALONE = re.compile(
-    "Connection (closed|reset) by peer|Broken pipe|recvValue failed"
-)  # words of gloo and its store
-_REFUSED = 2  # exit code
-_SECONDS = 5.0  # until it is known how another process ended
 
 
 def run_program(args: Sequence[str] | None = None) -> None:
@@ -128,7 +117,7 @@ def run_program(args: Sequence[str] | None = None) -> None:
     with ExitStack() as leaving:
         try:
             words, trusted = without_trust(sys.argv[1:] if args is None else args)
-            with interpolation(), trusting(trusted), _ends_of_others():
+            with interpolation(), trusting(trusted):
                 if words[:1] == ["benchmark"]:  # calls other verbs, and has no model and data of its own
                     benchmark(words[1:])
                 else:
@@ -141,36 +130,17 @@ def run_program(args: Sequence[str] | None = None) -> None:
                 raise
             end(str(writing_refusal(error.filename or "a file of this run", "--run_dir", error)))
         except Stopped as stopped:
-            LOG.error("%s", stopped.why)
-            _requeue(stopped)
-            if (EndTogether.connected and _rank() > 0) or (stopped.told and stopped.exit_code == _REFUSED):
-                sys.exit(stopped.exit_code)  # another process says it
-            end(f"{stopped.why}. {_GOES_ON.format(stopped.run_dir) if stopped.run_dir else _KEPT}", stopped.exit_code)
-
-
-@contextmanager
-def _ends_of_others() -> Iterator[None]:
-    """Wait for what ended another process, where a collective operation fails first."""
-    try:
-        yield
-    except RuntimeError as error:
-        if not _LEFT_ALONE.search(str(error)):
+            LOG.error("%s", stopped)
+            if stopped.signal == "SIGUSR1" and is_first() and shutil.which("scontrol"):
+                _requeue(os.environ)
             raise
-        time.sleep(_SECONDS)  # `Stopped` is raised meanwhile, unless nothing is known
-        raise Stopped("left alone: another process of this run has ended, and what it wrote says why", 1) from error
 
 
-def _rank() -> int:
-    """The process' place among all, as its launcher says it."""
-    names = [name for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK") if name in os.environ]
-    return int(os.environ[names[0]]) if names else 0
+def _requeue(given: Mapping[str, str]) -> None:
+    """Put the job back into SLURM's queue after the signal that means so (`--signal=SIGUSR1@90`).
 
-
-def _requeue(stopped: Stopped) -> None:
-    """Put the job back into SLURM's queue after the signal that means so to Lightning too (`--signal=SIGUSR1@90`)."""
-    if "SIGUSR1" not in stopped.why or _rank() > 0 or shutil.which("scontrol") is None:
-        return
-    given = os.environ
+    Lightning would save a checkpoint in the middle of a step first, for which it waits for all processes.
+    """
     array = f"{given['SLURM_ARRAY_JOB_ID']}_{given['SLURM_ARRAY_TASK_ID']}" if "SLURM_ARRAY_JOB_ID" in given else ""
     subprocess.run(["scontrol", "requeue", array or given["SLURM_JOB_ID"]], check=False)
 

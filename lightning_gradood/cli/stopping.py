@@ -1,178 +1,141 @@
-"""Signals: a run that is asked to end does so within half a minute, with what was read from the network written first.
+"""Signals: SIGTERM, Ctrl-C, a lost terminal and, under SLURM, SIGUSR1 raise `Stopped`, wherever the main thread is."""
 
-SIGTERM, Ctrl-C and a lost terminal raise `Stopped` in the main thread, wherever it is. (Lightning notes SIGTERM and looks at the
-note in its training loop only; and its handler waits for the other processes, which may be waiting for this one.) Where the main
-thread does not get to it, as it waits inside a collective operation or its exception is lost in a destructor, a second thread
-ends the process.
-"""
-
+import ctypes
 import os
-import select
 import signal
+import subprocess
+import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from types import FrameType
+from typing import Any, NoReturn
 
-PATIENCE = 20.0
-"""Seconds from a signal to the end at any price; Kubernetes, SLURM and torchrun kill after thirty."""
-_TWICE = 1.0  # a second Ctrl-C after this many seconds is meant as one; earlier it is the same, sent to a group twice
-_POLL = 1.0
+_PATIENCE = 20.0  # seconds from a signal to the end at any price: Kubernetes, SLURM and torchrun kill after thirty
+_TWICE = 1.0  # a second Ctrl-C after so many seconds ends the process at once; sooner, the first one came twice
+_NUMBERS = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, *[signal.SIGUSR1] * ("SLURM_JOB_ID" in os.environ)]
 
 
 class Stopped(SystemExit):
-    """The process was asked to end.
+    """The process was asked to end; `kept` is the sentence that follows the signal's name."""
 
-    Args:
-        why: completes a sentence that begins with the run: "stopped by SIGTERM".
-        code: 128 + the signal's number, or an exit code.
-        told: whether another process of the run said so, rather than a signal.
+    kept = "No file was written."
 
-    Attributes:
-        said: `code`, which the other processes are told; they exit as this one.
-        run_dir: of a fit that can go on, once that is known.
-    """
+    def __init__(self, number: int) -> None:
+        self.signal, self.exit_code = signal.Signals(number).name, 143 if number == signal.SIGUSR1 else 128 + number
+        super().__init__(self.exit_code)
 
-    def __init__(self, why: str, code: int, told: bool = False) -> None:
-        super().__init__(143 if code == 128 + signal.SIGUSR1 else code)
-        self.why, self.said, self.told = why, code, told
-        self.run_dir: str | None = None
-
-    @property
-    def exit_code(self) -> int:
-        """The exit code."""
-        return int(self.code or 0)
+    def __str__(self) -> str:
+        return f"stopped by {self.signal}"
 
 
-class _State:
-    """What is known of the end of this process; one for all, as signal handlers are."""
-
-    def __init__(self) -> None:
-        self.active = self.asked = False
-        self.begun: float | None = None
-        self.pending: Stopped | None = None
-        self.listeners: list[Callable[[int], None]] = []
-
-    def stopped(self, number: int) -> Stopped:
-        """What is raised for a signal."""
-        return self.pending or Stopped(f"stopped by {signal.Signals(number).name}", 128 + number)
-
-    def tell(self, code: int) -> None:
-        """Tell the other processes of the run."""
-        for listener in self.listeners:
-            listener(code)
-
-
-_STATE = _State()
-
-
-def stop(why: str, code: int) -> None:
-    """Stop this process from any of its threads.
-
-    Args:
-        why: as for `Stopped`.
-        code: exit code.
-    """
-    if _STATE.active and not _STATE.asked:
-        _STATE.asked = True
-        _STATE.pending = Stopped(why, code, told=True)
-        os.kill(os.getpid(), signal.SIGTERM)
-
-
-def on_stop(listener: Callable[[int], None]) -> None:
-    """Call a function with the exit code as soon as this process is asked to end, from any thread and perhaps twice."""
-    _STATE.listeners.append(listener)
-
-
-def farewell(code: int) -> None:
-    """Say to the other processes of the run how this one ends."""
-    _STATE.tell(code)
+class _Process:
+    begun: float | None = None  # when it began to end
+    launcher: Any = None
+    started: tuple[subprocess.Popen[bytes], ...] = ()  # by the launcher
 
 
 @contextmanager
 def stopping(whole_process: bool = False) -> Iterator[None]:
-    """Raise `Stopped` where a signal arrives that asks the process to end.
-
-    Signals that are ignored stay so (`nohup`, background jobs). Outside the main thread, where Python handles no signals,
-    nothing is changed.
+    """Raise `Stopped` where a signal asks the process to end; signals that are ignored stay so (`nohup`).
 
     Args:
-        whole_process: whether the process may be ended without the main thread's help, and belongs to a launcher with which
-            it ends.
+        whole_process: whether the process ends with the block, and with it those that Lightning started.
     """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    numbers = [
-        signal.SIGTERM,
-        signal.SIGINT,
-        signal.SIGHUP,
-        *([signal.SIGUSR1] if "SLURM_JOB_ID" in os.environ else []),
-    ]
-    before = {number: signal.getsignal(number) for number in numbers if signal.getsignal(number) != signal.SIG_IGN}
-    _STATE.active, _STATE.asked, _STATE.begun, _STATE.pending = True, False, None, None
-    for number in before:
-        signal.signal(number, _stop)
+    before = {number: signal.getsignal(number) for number in _NUMBERS}
+    if threading.current_thread() is not threading.main_thread():  # Python handles signals there alone
+        before = {}
+    _Process.begun = None
+    for number, handler in before.items():
+        signal.signal(number, _stop if handler != signal.SIG_IGN else handler)
     if whole_process:
-        _watch_signals()
+        _watch()
     try:
         yield
     finally:
-        _STATE.active = False
-        for number, handler in before.items():
-            signal.signal(number, handler if not whole_process or _STATE.begun is None else _stop)
+        if whole_process:
+            _leave(sys.exception())
+        else:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def share_signals(trainer: Any) -> None:
+    """Pass signals on to the processes that a Trainer starts, without its own handler, which waits for all of them."""
+    trainer._signal_connector.register_signal_handlers = lambda: None
+    _Process.launcher = trainer.strategy.launcher
+
+
+def is_first() -> bool:
+    """Whether this is the first of the run's processes, as its launcher says."""
+    ranks = [os.environ[name] for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK") if name in os.environ]
+    return ranks[:1] in ([], ["0"])
+
+
+def end(sentence: str, code: int = 2) -> NoReturn:
+    """Leave the program with a sentence on standard error."""
+    tqdm = sys.modules.get("tqdm")
+    if tqdm is not None and tqdm.tqdm._instances:  # a bar stands in the last line
+        sys.stderr.write("\n")
+    sys.stderr.write(f"error: {sentence}\n")
+    sys.exit(code)
 
 
 def _stop(number: int, _frame: FrameType | None) -> None:
-    if _STATE.begun is None:
-        _STATE.begun, _STATE.asked = time.monotonic(), True
-        stopped = _STATE.stopped(number)
-        _STATE.tell(stopped.said)
-        raise stopped
-    if number == signal.SIGINT and time.monotonic() > _STATE.begun + _TWICE:
+    if _Process.begun is None:
+        _Process.begun = time.monotonic()
+        raise Stopped(number)
+    if number == signal.SIGINT and time.monotonic() > _Process.begun + _TWICE:
         os._exit(130)
 
 
-def _watch_signals() -> None:
-    """Start the thread that ends the process where the main thread cannot, and that sees its launcher end."""
+def _watch() -> None:
+    """Hear of signals in a second thread, and of the end of a launcher that was killed."""
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
-    signal.set_wakeup_fd(writing, warn_on_full_buffer=False)  # Python writes there at once, also while C++ code waits
-    os.register_at_fork(after_in_child=_leave_to_parent)
-    parent = os.getppid() if _is_launched() else None
-    threading.Thread(target=_end_at_any_price, args=(reading, parent), name="signals", daemon=True).start()
+    signal.set_wakeup_fd(writing, warn_on_full_buffer=False)  # Python writes there also while C++ code waits
+    threading.Thread(target=_pass_on, args=(reading,), name="signals", daemon=True).start()
+    if "LOCAL_RANK" in os.environ:
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
 
 
-def _is_launched() -> bool:
-    """Whether another program started this one as one of several; a shell's end is nothing to end for."""
-    given = os.environ
-    return (
-        int(given.get("LOCAL_RANK", 0)) > 0 or "TORCHELASTIC_RUN_ID" in given or int(given.get("SLURM_NTASKS", 1)) > 1
-    )
-
-
-def _end_at_any_price(reading: int, parent: int | None) -> None:
+def _pass_on(reading: int) -> None:
+    """Pass the first signal on, and end the process where its main thread does not: it may wait for another process."""
     number = 0
-    while number not in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
-        if select.select([reading], [], [], _POLL)[0]:
-            number = os.read(reading, 1)[0]
-        elif parent is not None and os.getppid() != parent:
-            stop("its launcher has ended", 143)
-            parent = None
-    _STATE.asked = True
-    stopped = _STATE.stopped(number)
-    _STATE.tell(stopped.said)
-    time.sleep(PATIENCE)
-    os._exit(stopped.exit_code)
+    while number not in _NUMBERS:
+        number = os.read(reading, 1)[0]
+    _tell(number)
+    time.sleep(_PATIENCE)
+    os._exit(Stopped(number).exit_code)
 
 
-def _leave_to_parent() -> None:
-    """Keep workers of data loaders, which are forked, from handling signals as the program does: it ends them."""
-    if _STATE.active:
-        signal.set_wakeup_fd(-1)
-        _STATE.active = False
-        _STATE.listeners.clear()
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        signal.signal(signal.SIGHUP, signal.SIG_DFL)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _tell(number: int) -> None:
+    """Send a signal to the processes that Lightning started from this one, or to the one from which it started this one."""
+    for one in _started():
+        one.send_signal(number)
+    if int(os.environ.get("LOCAL_RANK", 0)) > 0 and "TORCHELASTIC_RUN_ID" not in os.environ:
+        os.kill(os.getppid(), number)
+
+
+def _started() -> tuple[subprocess.Popen[bytes], ...]:
+    """Take the processes from Lightning's observer, which would kill this one as soon as one of them has ended."""
+    procs = getattr(_Process.launcher, "procs", [])
+    _Process.started += tuple(one for one in procs if isinstance(one, subprocess.Popen))
+    procs.clear()
+    return _Process.started
+
+
+def _leave(error: BaseException | None) -> None:
+    """Wait for the processes that Lightning started; where one of them has refused or failed, its exit code counts."""
+    _Process.begun = _Process.begun or time.monotonic()  # what they pass on says nothing new
+    if error is not None and getattr(error, "code", True):
+        _tell(signal.SIGTERM)
+        torch = sys.modules.get("torch")
+        if _started() and torch is not None and torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()  # a collective operation in which one waits for this process ends
+    for one in _started():
+        with suppress(subprocess.TimeoutExpired):
+            code = one.wait(_PATIENCE)
+            if isinstance(error, Stopped) and 0 < code < 128:
+                raise SystemExit(code) from error

@@ -111,7 +111,6 @@ from lightning_gradood.core.text_files import (
     read_text,
     read_yaml,
 )
-from lightning_gradood.core.threads import Threads, choose_threads, processes_per_machine, usable_processors
 from lightning_gradood.core.trust import check_import, check_imported, distrusted, importing_only, may_import
 
 __all__ = [
@@ -143,7 +142,6 @@ __all__ = [
     "ProgressLines",
     "Refusal",
     "Seed",
-    "Threads",
     "Transform",
     "Unparsable",
     "Unreadable",
@@ -168,7 +166,6 @@ __all__ = [
     "check_whole",
     "check_writable",
     "check_yaml",
-    "choose_threads",
     "claim",
     "craft_apart",
     "distrusted",
@@ -198,7 +195,6 @@ __all__ = [
     "parse_json",
     "parse_yaml",
     "printable",
-    "processes_per_machine",
     "progress",
     "read_json",
     "read_picture",
@@ -219,7 +215,6 @@ __all__ = [
     "to_float64_device",
     "to_pixels",
     "upright",
-    "usable_processors",
     "wanted_size",
     "without_cached_parametrizations",
     "writing_refusal",

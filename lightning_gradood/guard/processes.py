@@ -5,26 +5,25 @@ from __future__ import annotations
 import os
 import signal
 import threading
-import time
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from itertools import islice
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from multiprocessing.queues import SimpleQueue
 from pathlib import Path
 
 import torch
+from joblib import cpu_count
 
-from lightning_gradood.core import MEGAPIXELS, Refusal, usable_processors
+from lightning_gradood.core import MEGAPIXELS, Refusal
 from lightning_gradood.guard.files import FileVerdict, ImageBytes, ScoredBatch, batch_size_of, score_batch
 from lightning_gradood.guard.guard import Guard
 
 _AHEAD = 2  # batches of each process that wait or are read
-_POLL = 1.0  # seconds
 
 
 @dataclass(frozen=True)
@@ -77,8 +76,7 @@ def score_files_on_processes(
         devices.put(_device(processes.device, number))
     stream = iter(paths)
     batches = iter(lambda: tuple(islice(stream, size)), ())
-    begin = (os.getpid(), processes, devices, guard.threshold)
-    with ProcessPoolExecutor(processes.number, context, _begin, begin) as pool:
+    with ProcessPoolExecutor(processes.number, context, _begin, (processes, devices, guard.threshold)) as pool:
         tasks = (pool.submit(_score, batch, megapixels) for batch in batches)
         try:
             yield from _in_order(tasks, _AHEAD * processes.number)
@@ -110,35 +108,31 @@ def _device(device: str, number: int) -> str:
     return f"cuda:{number % torch.cuda.device_count()}" if device == "cuda" else device
 
 
-class _Worker:
-    """What a process keeps between batches."""
-
-    load: Callable[[], Guard]
-    guard: Guard | None = None
+_guard: Guard | None = None  # of a process that scores
 
 
-def _begin(parent: int, processes: Processes, devices: SimpleQueue[str], threshold: float) -> None:
+def _begin(processes: Processes, devices: SimpleQueue[str], threshold: float) -> None:
+    global _guard
     for number in (signal.SIGINT, signal.SIGHUP):  # the first process ends the others
         signal.signal(number, signal.SIG_IGN)
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-    torch.set_num_threads(max(1, int(usable_processors()) // processes.number))
-    device = devices.get()
-    _Worker.load = lambda: Guard.load(processes.folder, processes.trust, device).with_threshold(threshold)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    torch.set_num_threads(max(1, cpu_count() // processes.number))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the first process has shown them
+        _guard = Guard.load(processes.folder, processes.trust, devices.get()).with_threshold(threshold)
 
 
-def _end_with(parent: int) -> None:
-    """End this process soon after the one that started it, which may be killed without a word."""
-    while os.getppid() == parent:
-        time.sleep(_POLL)
+def _end_with_parent() -> None:
+    """End with the process that started this one, which may be killed without a word."""
+    if parent := parent_process():
+        parent.join()
     os._exit(1)
 
 
 def _score(paths: Sequence[str | Path | ImageBytes], megapixels: float) -> ScoredBatch:
+    if _guard is None:
+        raise RuntimeError("A process loads its guard in `_begin`.")
     try:
-        if _Worker.guard is None:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # the first process has shown them
-                _Worker.guard = _Worker.load()
-        return score_batch(_Worker.guard, paths, megapixels)
+        return score_batch(_guard, paths, megapixels)
     except Refusal as refusal:  # some kinds cannot be sent to another process
         raise Refusal(str(refusal)) from None

@@ -62,6 +62,7 @@ def assert_equal_runs(one, other):
         assert all(torch.equal(mine[key], theirs[key]) for key in mine), f"{name}.ckpt differs"
 
 
+@pytest.mark.slow
 def test_a_fit_that_was_killed_twice_ends_as_one_that_was_left_alone(capsys, caplog):
     main([*COMMAND, *FOUR, "--run_dir", "alone"])
     printed = table(capsys.readouterr().out)
@@ -73,9 +74,8 @@ def test_a_fit_that_was_killed_twice_ends_as_one_that_was_left_alone(capsys, cap
         assert ended.returncode == -signal.SIGKILL, ended.stderr
     assert "Training goes on after 1 of 4 epochs." in ended.stderr
     main([*COMMAND, *FOUR, "--run_dir", "killed", "--cache_dir", "new"])
-    ended = capsys.readouterr()
     assert "Training goes on after 2 of 4 epochs." in caplog.text
-    assert table(ended.out) == printed
+    assert table(capsys.readouterr().out) == printed
     assert numbers(Path("killed")) == numbers(Path("alone"))
     assert_equal_runs("killed", "alone")
 
@@ -84,26 +84,25 @@ class Stop(Exception):
     pass
 
 
+def stop_in(task, epoch):
+    if task.current_epoch == epoch and not task.trainer.sanity_checking:
+        raise Stop
+
+
 @pytest.mark.parametrize(
     "flags",
     [
-        FOUR,
-        [*FOUR, "--trainer.max_steps", "14"],
-        [
-            *FOUR,
-            "--model.optimizer",
-            "{class_path: torch.optim.Adam, init_args: {lr: 0.0}}",
-        ],  # no epoch is an improvement
-        [*FOUR, "--trainer.check_val_every_n_epoch", "2"],
-        [*FOUR, "--trainer.accumulate_grad_batches", "2"],
+        ["--trainer.max_steps", "14"],
+        ["--model.optimizer", "{class_path: torch.optim.Adam, init_args: {lr: 0.0}}"],  # no epoch is an improvement
+        ["--trainer.check_val_every_n_epoch", "2", "--trainer.accumulate_grad_batches", "2"],
     ],
-    ids=["epochs", "steps", "no_improvement", "validated_rarely", "accumulated"],
+    ids=["steps", "no_improvement", "validated_rarely_and_accumulated"],
 )
 def test_a_fit_goes_on_exactly_whatever_ended_an_epoch(flags, monkeypatch):
-    command = [*COMMAND, *flags, "--detection", "null"]
+    command = [*COMMAND, *FOUR, *flags, "--detection", "null"]
     main([*command, "--run_dir", "alone"])
     with monkeypatch.context() as patch:
-        patch.setattr(ClassificationTask, "on_train_batch_end", lambda self, *_: _stop_in(self, 2))
+        patch.setattr(ClassificationTask, "on_train_batch_end", lambda self, *_: stop_in(self, 2))
         with pytest.raises(Stop):
             main([*command, "--run_dir", "stopped"])
     main([*command, "--run_dir", "stopped"])
@@ -118,51 +117,46 @@ class EpochSchedule(ClassificationTask):
         return {"optimizer": optimizer, "lr_scheduler": torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5)}
 
 
+class Counting(Callback):
+    """A callback of a user's own, with a state."""
+
+    epochs = 0
+
+    def on_train_epoch_start(self, *_):
+        self.epochs += 1
+
+    def state_dict(self):
+        return {"epochs": self.epochs}
+
+    def load_state_dict(self, state_dict):
+        self.epochs = state_dict["epochs"]
+
+
 def test_schedules_and_callbacks_that_count_epochs_count_each_once(monkeypatch):
-    class Counting(Callback):
-        epochs = 0
-
-        def on_train_epoch_start(self, *_):
-            self.epochs += 1
-
-        def state_dict(self):
-            return {"epochs": self.epochs}
-
-        def load_state_dict(self, state_dict):
-            self.epochs = state_dict["epochs"]
-
     monkeypatch.setitem(sys.modules, "mine", type(sys)("mine"))
     sys.modules["mine"].EpochSchedule, sys.modules["mine"].Counting = EpochSchedule, Counting
     command = ["fit", *FILE, *FOUR, "--detection", "null", "--model.class_path", "mine.EpochSchedule"]
-    command += ["--trainer.callbacks", "mine.Counting"]
+    command += ["--trainer.callbacks", "mine.Counting", "--run_dir", "stopped"]
     with monkeypatch.context() as patch:
-        patch.setattr(EpochSchedule, "on_validation_epoch_end", lambda self: _stop_in(self, 2))
+        patch.setattr(EpochSchedule, "on_validation_epoch_end", lambda self: stop_in(self, 2))
         with pytest.raises(Stop):
-            main([*command, "--run_dir", "stopped"])
-    main([*command, "--run_dir", "stopped"])
+            main(command)
+    main(command)
     kept = torch.load("stopped/checkpoints/last.ckpt", weights_only=True)
     assert kept["lr_schedulers"][0]["last_epoch"] == 4
     assert next(one for name, one in kept["callbacks"].items() if "Counting" in name) == {"epochs": 4}
 
 
-def _stop_in(task, epoch):
-    if task.current_epoch == epoch and not task.trainer.sanity_checking:
-        raise Stop
-
-
-@pytest.mark.parametrize(
-    "early", [[], ["--trainer.callbacks+", "EarlyStopping", "--trainer.callbacks.monitor", "val/loss"]]
-)
-def test_a_fit_that_had_ended_is_not_trained_again_and_says_so(early, caplog):
-    early = [*early, *(["--trainer.callbacks.patience", "0", "--trainer.callbacks.min_delta", "9"] if early else [])]
-    command = [*COMMAND, "--trainer.max_epochs", "3", "--detection", "null", "--run_dir", "done", *early]
-    main(command)
-    before = snapshot(Path("done/checkpoints"))
-    epochs = torch.load("done/checkpoints/last.ckpt", weights_only=True)["epoch"]
-    assert epochs == (2 if early else 3)
-    main(command)
-    assert f"Training had ended after {epochs} epochs already: nothing is trained again." in caplog.text
-    assert snapshot(Path("done/checkpoints")) == before
+def test_a_fit_that_had_ended_is_not_trained_again_and_says_so(caplog):
+    early = ["--trainer.callbacks+", "EarlyStopping", "--trainer.callbacks.monitor", "val/loss"]
+    early += ["--trainer.callbacks.patience", "0", "--trainer.callbacks.min_delta", "9"]
+    for folder, flags, epochs in (("early", early, 2), ("done", [], 3)):
+        command = [*COMMAND, "--trainer.max_epochs", "3", "--detection", "null", "--run_dir", folder, *flags]
+        main(command)
+        before = snapshot(Path(folder, "checkpoints"))
+        main(command)
+        assert f"Training had ended after {epochs} epochs already: nothing is trained again." in caplog.text
+        assert snapshot(Path(folder, "checkpoints")) == before
 
 
 def test_a_full_disk_at_a_checkpoint_is_a_sentence_and_leaves_the_older_one(monkeypatch, capsys):

@@ -1,4 +1,4 @@
-"""A plain `kill` in the middle of probing: the process ends, and the next reads only the rest."""
+"""A signal in the middle of probing: every process of the run ends soon, and what was read is kept."""
 
 import os
 import signal
@@ -6,110 +6,74 @@ import sys
 import time
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 from programs import Program
 from tiny import FILE, IMAGES, results
 
 from lightning_gradood.cli import main
-from lightning_gradood.cli.processes import _how
-from lightning_gradood.cli.program import _requeue
-from lightning_gradood.cli.stopping import Stopped
 from lightning_gradood.networks import CifarResNet
 
 SLOW = """
-import os, time
+import hashlib, os, time
+from lightning_gradood.core import Refusal
 from lightning_gradood.networks import CifarResNet
 
 class Slow(CifarResNet):
     def forward(self, images):
+        logits = super().forward(images)
         if "SECONDS" in os.environ and len(images) > 3:  # not where the engine makes its plan
-            rank = os.environ.get("LOCAL_RANK", "0")
-            with open("passes" + rank.replace("0", ""), "a") as file:
-                file.write("x")
-            with open("pid" + rank, "w") as file:
-                file.write(str(os.getpid()))
+            rank = os.environ.get("RANK") or os.environ.get("LOCAL_RANK", "0")
+            with open(f"batches{rank}", "a") as file:
+                file.write(hashlib.md5(images.detach().numpy().tobytes()).hexdigest() + "\\n")
+            with open(f"batches{rank}") as file:
+                begun = len(set(file))
+            if not os.path.exists(f"pid{rank}"):
+                with open(f"pid{rank}", "w") as file:
+                    file.write(str(os.getpid()))
+            if rank == os.environ.get("REFUSES") and begun > 2:
+                raise Refusal("images should be others")
             time.sleep(0.01 if rank == os.environ.get("FAST") else float(os.environ["SECONDS"]))
-        return super().forward(images)
+        return logits
 """
 NETWORK = {"class_path": "slow.Slow", "init_args": {"blocks_per_stage": 1, "num_classes": 3}}
 COMMAND = ["detect", *FILE, "--data.train", "null", "--model.network", str(NETWORK), "--model.weights", "some.pt"]
-COMMAND += ["--data.probe_batch_size", "4"]
-
-
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_stopped_run_ends_soon_and_keeps_what_it_has_read(number, code, workplace, monkeypatch, probed):
-    Path("slow.py").write_text(SLOW)
-    torch.save(CifarResNet(blocks_per_stage=1, num_classes=3).state_dict(), "some.pt")
-    monkeypatch.syspath_prepend(workplace)
-    command = [sys.executable, "-m", "lightning_gradood", *COMMAND]
-    process = Program(command, environment=os.environ | {"OMP_NUM_THREADS": "1", "SECONDS": "1.0"})
-    deadline = time.monotonic() + 120
-    while not Path("passes").exists() or Path("passes").stat().st_size < 4:
-        assert process.poll() is None, process.stderr.read()
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-    process.send_signal(number)
-    error = process.communicate(timeout=60)[1]
-    assert process.returncode == code, error
-    assert "Traceback" not in error
-    if number == signal.SIGTERM:
-        assert error.rstrip().endswith("reads only the rest.")
-    assert Path("passes").stat().st_size < IMAGES / 4, "it went on to the end"
-    assert not list(Path("runs").glob("*/*/results.json"))
-    main(COMMAND)
-    assert 0 < sum(probed) < IMAGES
-    sources = {
-        outcome["source"] for outcome in results(next(Path("runs/tiny").glob("*/results.json")).parent)["outcomes"]
-    }
-    assert sources == {"nine", "photographs"}
-
-
+COMMAND += ["--data.probe_batch_size", "5", "--run_dir", "out"]
+PROGRAM = [sys.executable, "-m", "lightning_gradood", *COMMAND]
 TWO = ["--trainer.strategy", "ddp", "--trainer.accelerator", "cpu", "--trainer.devices", "2"]
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", *PROGRAM[1:], *TWO]
 
 
-@pytest.mark.parametrize(
-    ("number", "rank", "fast", "code", "why"),
-    [
-        (signal.SIGTERM, 1, None, 143, "stopped by SIGTERM, which process 1 got."),
-        (signal.SIGINT, 0, "0", 130, "stopped by SIGINT."),  # while the first waits for the other in a barrier
-        (signal.SIGKILL, 1, None, 1, "left alone: process 1 was killed by SIGKILL."),
-        (signal.SIGKILL, 0, None, -9, ""),
-    ],
-    ids=["term_to_other", "interrupt_in_barrier", "kill_other", "kill_first"],
-)
-def test_two_processes_end_together_and_keep_what_they_have_read(
-    number, rank, fast, code, why, workplace, monkeypatch, probed
-):
+@pytest.fixture(autouse=True)
+def network(workplace, monkeypatch):
+    """A network that takes its time, and tells which batches it has begun."""
     Path("slow.py").write_text(SLOW)
     torch.save(CifarResNet(blocks_per_stage=1, num_classes=3).state_dict(), "some.pt")
     monkeypatch.syspath_prepend(workplace)
-    variables = os.environ | {"OMP_NUM_THREADS": "1", "SECONDS": "0.7"} | ({"FAST": fast} if fast else {})
-    process = Program([sys.executable, "-m", "lightning_gradood", *COMMAND, *TWO], environment=variables)
+    monkeypatch.setenv("PYTHONPATH", f"{workplace}:{os.environ.get('PYTHONPATH', '')}")
+    yield
+    sys.modules.pop("slow", None)
+
+
+def begun(rank):
+    """How many batches a process has begun."""
+    path = Path(f"batches{rank}")
+    return len(set(path.read_text().split())) if path.exists() else 0
+
+
+def under_way(command, processes, **variables):
+    """Start a program, and wait until each of its processes is in its third batch."""
+    program = Program(command, environment=os.environ | {"OMP_NUM_THREADS": "1", "SECONDS": "0.7"} | variables)
     deadline = time.monotonic() + 120
-    files = [Path("passes"), Path("passes1")]
-    while not all(file.exists() and file.stat().st_size >= 3 for file in files):
-        assert process.poll() is None, process.stderr.read()
+    while min(map(begun, range(processes))) < 3:
+        assert program.poll() is None, program.stderr.read()
         assert time.monotonic() < deadline
         time.sleep(0.1)
-    time.sleep(1.0 if fast else 0.0)
-    pids = [int(Path(f"pid{one}").read_text()) for one in (0, 1)]
-    begun = time.monotonic()
-    os.kill(pids[rank], number)
-    error = process.communicate(timeout=60)[1]
-    while any(_lives(pid) for pid in pids):
-        assert time.monotonic() < begun + 30
-        time.sleep(0.1)
-    assert process.returncode == code, error
-    assert "Traceback" not in error
-    assert error.count("error: ") == (code > 0), "it is said once"
-    assert why in error
-    assert not list(Path("runs").glob("*/*/results.json"))
-    main(COMMAND)
-    assert 0 < sum(probed) < IMAGES, "what the survivors had read is read again"
+    return program
 
 
-def _lives(pid):
+def lives(pid):
     """Whether a process runs, which is no child of this one."""
     try:
         return "Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
@@ -117,16 +81,72 @@ def _lives(pid):
         return False
 
 
-def test_a_first_process_that_hears_of_preemption_before_its_own_signal_requeues_the_job_too(workplace, monkeypatch):
-    queue = Path("bin/scontrol")
-    queue.parent.mkdir()
-    queue.write_text('#!/bin/sh\necho "$@" >> requeued\n')
-    queue.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{queue.parent.absolute()}:{os.environ['PATH']}")
-    monkeypatch.setenv("SLURM_JOB_ID", "7")
-    said = Stopped("stopped by SIGUSR1", 128 + signal.SIGUSR1).said
-    heard = Stopped(_how(1, said), said, told=True)
-    assert (heard.why, heard.exit_code) == ("stopped by SIGUSR1, which process 1 got", 143)
-    _requeue(heard)
-    _requeue(Stopped("stopped by SIGTERM, which process 1 got", 143, told=True))
-    assert Path("requeued").read_text() == "requeue 7\n"
+def assert_kept(*batches):
+    """Every batch that a process has read has its records, of gradients and of logits."""
+    shards = Path("runs/.records").glob("*/*.parquet")
+    assert sum(pq.read_metadata(shard).num_rows for shard in shards) >= 2 * 5 * sum(batches)
+
+
+def test_a_run_that_was_stopped_keeps_what_it_has_read_and_the_next_reads_only_the_rest(probed):
+    program = under_way(PROGRAM, 1)
+    program.send_signal(signal.SIGTERM)
+    error = program.communicate(timeout=60)[1]
+    assert program.returncode == 143, error
+    assert "Traceback" not in error
+    assert error.rstrip().endswith("error: stopped by SIGTERM. What was read from the network is kept; the same command "
+                                   "reads only the rest.")  # fmt: skip
+    assert begun(0) < IMAGES / 5, "it went on to the end"
+    assert "ERROR stopped by SIGTERM" in Path("out/run.log").read_text()
+    assert not Path("out/results.json").exists()
+    assert_kept(begun(0) - 1)
+    main(COMMAND)
+    assert sum(probed) == IMAGES - 5 * (begun(0) - 1)
+    assert {outcome["source"] for outcome in results(Path("out"))["outcomes"]} == {"nine", "photographs"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("command", "number", "rank", "waits", "code"),
+    [
+        ([*PROGRAM, *TWO], signal.SIGTERM, 0, False, 143),
+        ([*PROGRAM, *TWO], signal.SIGTERM, 1, True, 143),
+        ([*PROGRAM, *TWO], signal.SIGINT, 1, False, 130),
+        ([*PROGRAM, *TWO], signal.SIGINT, 0, True, 130),
+        ([*PROGRAM, *TWO], signal.SIGKILL, 0, False, -9),
+        (TORCHRUN, signal.SIGTERM, 1, False, 1),  # torchrun's own code
+        (TORCHRUN, signal.SIGINT, 0, True, 1),
+    ],
+    ids=["term_0", "term_1_waits", "int_1", "int_0_waits", "kill_0", "torchrun_term_1", "torchrun_int_0_waits"],
+)
+def test_two_processes_end_together_and_keep_what_they_have_read(command, number, rank, waits, code):
+    """Where one `waits`, it has read its part and is in a collective operation, in which Python handles no signal."""
+    program = under_way(command, 2, **({"FAST": str(rank), "SECONDS": "2.5"} if waits else {}))
+    time.sleep(1.0 if waits else 0.0)
+    pids = [int(Path(f"pid{one}").read_text()) for one in (0, 1)]
+    since = time.monotonic()
+    os.kill(pids[rank], number)
+    error = program.communicate(timeout=100)[1]
+    while any(map(lives, pids)):
+        time.sleep(0.1)
+        assert time.monotonic() < since + 60
+    assert program.returncode == code, error
+    assert error.count("error: ") == (code > 0), "it is said once"
+    if code > 1:
+        assert f"error: stopped by {number.name}. What was read" in error
+        assert "Traceback" not in error
+    assert not Path("out/results.json").exists()
+    if number == signal.SIGKILL:
+        assert_kept(begun(1) - 1)
+    else:
+        assert_kept(*(begun(one) - (not waits or one != rank) for one in (0, 1)))
+
+
+@pytest.mark.slow
+def test_what_one_of_two_processes_refuses_ends_both_with_its_code():
+    program = Program([*PROGRAM, *TWO], environment=os.environ | {"SECONDS": "2.0", "FAST": "1", "REFUSES": "1"})
+    error = program.communicate(timeout=100)[1]
+    assert program.returncode == 2, error
+    assert error.count("error: ") == 1
+    assert "error: images should be others" in error
+    assert "Traceback" not in error
+    assert_kept(begun(0) - 1, 2)

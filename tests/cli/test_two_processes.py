@@ -1,4 +1,4 @@
-"""The command line on two gloo processes: one folder, one table, every image once."""
+"""The command line on two gloo processes, and two runs at once: one table, every image once."""
 
 import os
 import sys
@@ -7,101 +7,104 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-import torch
-from programs import run_program
-from tiny import FILE, IMAGES, numbers, only_run, results, table
+from programs import Program, run_program
+from tiny import FILE, IMAGES, numbers, only_run, refused, results, snapshot, table
 
 from lightning_gradood.cli import main
-from lightning_gradood.networks import CifarResNet
+from lightning_gradood.core import hold
 
+PROGRAM = [sys.executable, "-m", "lightning_gradood"]
 TWO = ["--trainer.strategy", "ddp", "--trainer.accelerator", "cpu", "--trainer.devices", "2"]
 
 
-def launched(arguments, code=0):
+def launched(arguments):
     """Run the program as a user does; Lightning starts the second process from the first."""
     environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    command = [sys.executable, "-m", "lightning_gradood", *arguments]
-    ended = run_program(command, environment=environment, timeout=240)
-    assert ended.returncode == code, ended.stderr
+    ended = run_program([*PROGRAM, *arguments, *TWO], environment=environment, timeout=240)
+    assert ended.returncode == 0, ended.stderr
     for words in ("Traceback", "Warning", "It is recommended"):
         assert words not in ended.stderr, ended.stderr
+    assert ended.stdout.count("Results and figures: ") == 1
+    assert [line.split()[0] for line in table(ended.stdout).splitlines()[2:4]] == ["nine", "photographs"]
     return ended
 
 
-def test_fit_leaves_one_folder_one_table_and_each_image_once_and_one_process_gets_its_numbers(probed):
-    ended = launched(["fit", *FILE, *TWO, "--trainer.max_epochs", "1"])
-    assert "Starting with 2 processes" in ended.stderr
-    folder = only_run()
-    _holds_everything_once(folder)
-    _says_everything_once(ended.stdout)
-    _has_records_of_each_image_once(set(results(folder)["provenance"]["records"].values()))
-    checkpoint = ["--ckpt_path", str(folder / "checkpoints/best.ckpt")]
-    main(["detect", *FILE, *checkpoint, "--run_dir", "one"])
-    assert not probed
-    main(["detect", *FILE, *checkpoint, "--run_dir", "anew", "--cache_dir", "new"])
-    assert sum(probed) == IMAGES
-    assert numbers(folder) == numbers(Path("one"))
-    for mine, theirs in zip(numbers(folder), numbers(Path("anew")), strict=True):
-        # Batches of other sizes are summed in another order, which shows in the last float32 digits of logits and losses.
+def assert_equal_but_for_rounding(numbers, others):
+    """Batches of other sizes are summed in another order, which shows in the last float32 digits of logits and losses."""
+    for mine, theirs in zip(numbers, others, strict=True):
         assert mine["threshold"] == pytest.approx(theirs["threshold"], rel=1e-5)
         assert mine["curves"] == [pytest.approx(epoch, rel=1e-5) for epoch in theirs["curves"]]
         inexact = {"threshold": None, "curves": None}
         assert mine | inexact == theirs | inexact
 
 
-def _holds_everything_once(folder):
-    assert {path.name for path in folder.iterdir()} == {
-        *(
-            "config.yaml",
-            "run.log",
-            "splits.json",
-            "report.html",
-            "results.json",
-            "results.csv",
-            "results.parquet",
-            "scores.parquet",
-            "checkpoints",
-            "detectors",
-            "guard",
-            "logs",
-        ),
-    }
-    assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == ["best.ckpt", "last.ckpt"]
-    assert len(list((folder / "logs").iterdir())) == 1
-    assert {path.parent.name for path in (folder / "detectors").rglob("*.safetensors")} == {"nine", "photographs"}
-
-
-def _says_everything_once(printed):
-    assert printed.count("Results and figures: ") == 1
-    assert [line.split()[0] for line in table(printed).splitlines()[2:4]] == ["nine", "photographs"]
-
-
-def _has_records_of_each_image_once(entries):
-    assert entries == {path.parent.name for path in Path("runs/.records").glob("*/entry.json")}
-    shards = {entry: list(Path("runs/.records", entry).glob("*.parquet")) for entry in entries}
-    assert {len(files) for files in shards.values()} == {2}, "each process writes the records it computed"
-    ids = {entry: Counter(name for file in files for name in _ids(file)) for entry, files in shards.items()}
-    assert all(set(counts.values()) == {1} for counts in ids.values())
-    assert sum(map(len, ids.values())) == 2 * IMAGES  # gradients and logits
-
-
-def test_detect_reads_the_records_of_one_process_and_gives_its_numbers(run):
-    before = numbers(run)
-    modified = {path: path.stat().st_mtime_ns for path in Path("runs/.records").rglob("*")}
-    ended = launched(["detect", *FILE, *TWO, "--run_dir", str(run)])
-    assert numbers(run) == before
-    assert {path: path.stat().st_mtime_ns for path in Path("runs/.records").rglob("*")} == modified
-    _says_everything_once(ended.stdout)
-
-
-def test_a_refusal_while_both_are_probing_ends_both_with_the_sentence():
-    network = CifarResNet(blocks_per_stage=1, num_classes=3)
-    network.linear.bias.data[0] = torch.nan
-    torch.save(network.state_dict(), "broken.pt")
-    ended = launched(["detect", *FILE, *TWO, "--ckpt_path", "broken.pt"], code=2)
-    assert "logits should be finite" in ended.stderr
-    assert ended.stdout == ""
+def assert_each_image_has_one_record(cache):
+    """Each process writes the records it computed."""
+    shards = {entry: list(entry.parent.glob("*.parquet")) for entry in Path(cache).glob("*/entry.json")}
+    assert {len(files) for files in shards.values()} == {2}
+    ids = [Counter(name for file in files for name in _ids(file)) for files in shards.values()]
+    assert all(set(counts.values()) == {1} for counts in ids)
+    assert sum(map(len, ids)) == 2 * IMAGES  # gradients and logits
 
 
 def _ids(shard):
     return pq.read_table(shard, columns=["id"], partitioning=None)["id"].to_pylist()
+
+
+def test_detect_reads_each_image_once_and_gives_the_numbers_of_one_process(run):
+    before = numbers(run)
+    launched(["detect", *FILE, "--run_dir", str(run), "--cache_dir", "new"])
+    assert_equal_but_for_rounding(numbers(run), before)
+    assert_each_image_has_one_record("new")
+
+
+@pytest.mark.slow
+def test_fit_leaves_one_folder_and_detect_reads_the_records_of_the_other_number_of_processes(probed):
+    ended = launched(["fit", *FILE, "--trainer.max_epochs", "1"])
+    assert "Starting with 2 processes" in ended.stderr
+    folder = only_run()
+    files = {"config.yaml", "run.log", "splits.json", "report.html", "results.json", "results.csv", "results.parquet"}
+    files |= {"scores.parquet", "checkpoints", "detectors", "guard", "logs"}
+    assert {path.name for path in folder.iterdir()} == files
+    assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == ["best.ckpt", "last.ckpt"]
+    assert len(list((folder / "logs").iterdir())) == 1
+    assert {path.parent.name for path in (folder / "detectors").rglob("*.safetensors")} == {"nine", "photographs"}
+    assert_each_image_has_one_record("runs/.records")
+    detect = ["detect", *FILE, "--ckpt_path", str(folder / "checkpoints/best.ckpt")]
+    main([*detect, "--run_dir", "one"])
+    assert not probed
+    assert numbers(folder) == numbers(Path("one"))
+    main([*detect, "--run_dir", "anew", "--cache_dir", "new"])
+    assert sum(probed) == IMAGES
+    assert_equal_but_for_rounding(numbers(folder), numbers(Path("anew")))
+    modified = {path: path.stat().st_mtime_ns for path in Path("new").rglob("*")}
+    launched([*detect, "--run_dir", "again", "--cache_dir", "new"])
+    assert numbers(Path("again")) == numbers(Path("anew"))
+    assert {path: path.stat().st_mtime_ns for path in Path("new").rglob("*")} == modified
+
+
+@pytest.mark.slow
+def test_two_runs_on_one_cache_give_the_table_of_one_and_leave_whole_records(run, probed, capsys):
+    detect = ["detect", *FILE, "--ckpt_path", str(run / "checkpoints/best.ckpt")]
+    both = [Program([*PROGRAM, *detect, "--cache_dir", "shared", "--run_dir", name]) for name in ("first", "second")]
+    ended = [process.communicate(timeout=200) for process in both]
+    assert [process.returncode for process in both] == [0, 0], ended
+    main([*detect, "--cache_dir", "alone"])
+    expected = table(capsys.readouterr().out)
+    assert sum(probed) == IMAGES
+    assert [table(out) for out, _ in ended] == [expected, expected]
+    keys = [results(Path(name))["provenance"]["records"] for name in ("first", "second")]
+    assert keys[0] == keys[1]
+    probed.clear()
+    main([*detect, "--cache_dir", "shared"])
+    assert not probed, "the records of both are whole"
+    assert table(capsys.readouterr().out) == expected
+
+
+def test_of_two_runs_in_one_folder_the_second_is_refused_and_writes_nothing(run, capsys):
+    with hold(run):
+        before = snapshot(Path("."))
+        words = f"`run_dir = {run}`, held by process {os.getpid()} on"
+        assert words in refused(["detect", *FILE, "--run_dir", str(run)], capsys)
+        assert words in refused(["fit", *FILE, "--run_dir", str(run)], capsys)
+        assert snapshot(Path(".")) == before
