@@ -41,7 +41,7 @@ class Program:
             for path in paths:
                 os.mkfifo(path)
             print(json.dumps(request | {"pipes": pipes}), file=_server().stdin, flush=True)
-            self.stdout, self.stderr, self._state = (open(path) for path in paths)
+            self.stdout, self.stderr, self._state = (os.fdopen(os.open(path, os.O_RDONLY)) for path in paths)
         self.pid, self.returncode = int(self._state.readline()), None
 
     def poll(self):
@@ -115,7 +115,7 @@ def _become(command, folder, environment, pipes):
         opened = os.open(path, os.O_WRONLY if number else os.O_RDONLY)
         os.dup2(opened, number)
         os.close(opened)
-    sys.stdin = open(0)  # the old one holds lines that are not for this program
+    sys.stdin = os.fdopen(0)  # the old one holds lines that are not for this program
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(folder)
