@@ -1,6 +1,7 @@
 """A workplace for each test, and one run that several start from."""
 
 import os
+from contextlib import redirect_stdout
 
 import pytest
 import tiny
@@ -20,16 +21,17 @@ def workplace(tmp_path, monkeypatch):
     return tmp_path
 
 
-def prepared(tmp_path_factory, name, *verbs):
-    """A workplace in which verbs have run, one for all workers."""
+def prepared(tmp_path_factory, name, words, start=None):
+    """A workplace in which a verb has run, made once for all workers, and what it printed in `printed.txt` there."""
 
     def make(folder):
-        with pytest.MonkeyPatch.context() as patch:
+        if start:
+            tiny.copy_run(start, folder)
+        (folder / "tiny.yaml").write_text(tiny.CONFIG)
+        with pytest.MonkeyPatch.context() as patch, open(folder / "printed.txt", "w") as out, redirect_stdout(out):
             patch.chdir(folder)
-            patch.setattr("sys.argv", ["lightning_gradood"])
-            (folder / "tiny.yaml").write_text(tiny.CONFIG)
-            for words in verbs:
-                main(words)
+            patch.setattr("sys.argv", ["lightning_gradood", *words])
+            main(words)
 
     return shared(tmp_path_factory, name, make)
 
@@ -38,6 +40,18 @@ def prepared(tmp_path_factory, name, *verbs):
 def finished(tmp_path_factory):
     """A workplace in which `fit` has run once; tests copy it."""
     return prepared(tmp_path_factory, "finished", ["fit", *tiny.FILE])
+
+
+@pytest.fixture(scope="session")
+def drawn(finished, tmp_path_factory):
+    """A workplace with a run that has figures, an attack, a long name, and every source against each; not to be changed."""
+    (checkpoint,) = finished.glob("runs/tiny/*/checkpoints/best.ckpt")
+    words = ["detect", *tiny.FILE, *tiny.WITH_FIGURES, "--ckpt_path", str(checkpoint), "--run_dir", "drawn"]
+    words += ["--data.attacks", "{fgsm: {class_path: FGSM, init_args: {eps: 0.1}}}", "--data.keep_pixels", "uint8"]
+    words += [f"--data.anomalies.{tiny.LONG}", "{class_path: PhotoPatches, init_args: {scale: 2.0}}"]
+    words += ["--detection.protocol", "cross"]
+    words += ["--detection.detectors", "[Energy, {class_path: LID, init_args: {neighbours: [2]}}]"]
+    return prepared(tmp_path_factory, "drawn", words, finished)
 
 
 @pytest.fixture
