@@ -1,13 +1,9 @@
 """A workplace for each test, and one run that several start from."""
 
 import os
-from contextlib import redirect_stdout
 
 import pytest
 import tiny
-from shared import shared
-
-from lightning_gradood.cli import main
 
 
 @pytest.fixture(autouse=True)
@@ -21,25 +17,10 @@ def workplace(tmp_path, monkeypatch):
     return tmp_path
 
 
-def prepared(tmp_path_factory, name, words, start=None):
-    """A workplace in which a verb has run, made once for all workers, and what it printed in `printed.txt` there."""
-
-    def make(folder):
-        if start:
-            tiny.copy_run(start, folder)
-        (folder / "tiny.yaml").write_text(tiny.CONFIG)
-        with pytest.MonkeyPatch.context() as patch, open(folder / "printed.txt", "w") as out, redirect_stdout(out):
-            patch.chdir(folder)
-            patch.setattr("sys.argv", ["lightning_gradood", *words])
-            main(words)
-
-    return shared(tmp_path_factory, name, make)
-
-
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory):
     """A workplace in which `fit` has run once; tests copy it."""
-    return prepared(tmp_path_factory, "finished", ["fit", *tiny.FILE])
+    return tiny.prepared(tmp_path_factory, "finished", ["fit", *tiny.FILE])
 
 
 @pytest.fixture(scope="session")
@@ -51,7 +32,7 @@ def drawn(finished, tmp_path_factory):
     words += [f"--data.anomalies.{tiny.LONG}", "{class_path: PhotoPatches, init_args: {scale: 2.0}}"]
     words += ["--detection.protocol", "cross"]
     words += ["--detection.detectors", "[Energy, {class_path: LID, init_args: {neighbours: [2]}}]"]
-    return prepared(tmp_path_factory, "drawn", words, finished)
+    return tiny.prepared(tmp_path_factory, "drawn", words, finished)
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""What a run leaves in its loggers: CSV files, W"""What a run leaves in its loggers: CSV files by default, W&B offline and through the real client to a stand-in for its server."""B offline, and through the real client to a stand-in for its server."""
+"""What a run leaves in its loggers: CSV files, W&B offline, and through the real client to a stand-in for its server."""
 
 import csv
 import json

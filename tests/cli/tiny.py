@@ -3,11 +3,13 @@
 import json
 import re
 import shutil
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from shared import shared
 
 from lightning_gradood.cli import main
 
@@ -107,6 +109,24 @@ def numbers(folder: Path) -> list[Any]:
 def snapshot(folder: Path) -> dict[str, bytes]:
     """The content of every file below a folder."""
     return {str(path): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def prepared(
+    factory: pytest.TempPathFactory, name: str, words: list[str], start: Path | None = None, **files: str
+) -> Path:
+    """A workplace in which a verb has run, made once for all workers, and what it printed in `printed.txt` there."""
+
+    def make(folder: Path) -> None:
+        if start:
+            copy_run(start, folder)
+        for file, text in {"tiny": CONFIG, **files}.items():
+            (folder / f"{file}.yaml").write_text(text)
+        with pytest.MonkeyPatch.context() as patch, open(folder / "printed.txt", "w") as out, redirect_stdout(out):
+            patch.chdir(folder)
+            patch.setattr("sys.argv", ["lightning_gradood", *words])
+            main(words)
+
+    return shared(factory, name, make)
 
 
 def copy_run(source: Path, target: Path) -> Path:
