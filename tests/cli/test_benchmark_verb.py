@@ -1,6 +1,5 @@
 """The verb `benchmark`: one miniature of it end to end, going on after a loss, its page, its refusals."""
 
-import base64
 import csv
 import functools
 import re
@@ -12,8 +11,8 @@ import pytest
 import tiny
 import yaml
 from browser import check
-from pages import Page
-from tiny import printed, refused, snapshot
+from pages import whole
+from tiny import refused, snapshot
 
 import lightning_gradood.detectors as detectors
 from lightning_gradood.cli import main
@@ -76,13 +75,6 @@ def done(monkeypatch):
     return seen
 
 
-def values(source, detector, metric):
-    """Of both seeds, from their own results."""
-    for folder in SEEDS:
-        (one,) = [o for o in tiny.results(folder)["outcomes"] if (o["source"], o["detector"]) == (source, detector)]
-        yield one["metrics"]["test"][metric]
-
-
 def lines():
     """The rows of the tables' CSV file."""
     return list(csv.DictReader((HERE / "tables.csv").read_text().splitlines()))
@@ -110,9 +102,14 @@ def test_tables_hold_mean_and_standard_deviation_in_all_formats_beside_the_paper
     }
     assert {(line["table"], line["row"], line["detector"]) for line in lines()} == set(expected)
     page, said = (HERE / "report.html").read_text(), Path("printed.txt").read_text()
+    found = [one for folder in SEEDS for one in tiny.results(folder)["outcomes"]]
     for line in lines():
         source, metric = expected[line["table"], line["row"], line["detector"]]
-        both = list(values(source, line["detector"], metric))
+        both = [
+            one["metrics"]["test"][metric]
+            for one in found
+            if (one["source"], one["detector"]) == (source, line["detector"])
+        ]
         assert float(line["mean"]) == pytest.approx(statistics.fmean(both), abs=1e-12)
         assert float(line["spread"]) == pytest.approx(abs(both[0] - both[1]) / 2**0.5, abs=1e-12)
         assert line["seeds"] == "2"
@@ -126,21 +123,13 @@ def test_tables_hold_mean_and_standard_deviation_in_all_formats_beside_the_paper
 
 
 def test_the_page_is_whole_and_needs_nothing_from_elsewhere(here):
-    text = (HERE / "report.html").read_text()
-    page = Page(text)
-    assert "script" not in page.tags
-    assert page.references
-    assert all(reference.startswith("data:") for reference in page.references)
-    assert "url(" not in text
-    assert "@import" not in text
-    pictures = re.findall(r'src="data:image/png;base64,([^"]+)"', text)
-    assert len(pictures) == page.tags.count("img") == FIGURES
-    assert all(base64.b64decode(picture, validate=True).startswith(b"\x89PNG") for picture in pictures)
+    page, pictures = whole(HERE / "report.html")
+    assert len(pictures) == FIGURES
+    assert all(picture.startswith(b"\x89PNG") for picture in pictures)
     sections = ["Table 1: adversarial images", "Table 2: out-of-distribution images", "What attacks did"]
     sections += ["tiny: ROC curves", "tiny: layer by layer (Figure 3)", "tiny: images"]
     sections += ["Time and memory", "Images in each split", "Commands", "Environment"]
     assert set(sections) <= set(page.headings)
-    assert 'name="viewport" content="width=device-width' in text
 
 
 @pytest.mark.slow
@@ -225,15 +214,11 @@ def test_a_detector_that_fails_ends_in_exit_code_3_and_is_run_again(capsys):
 BAD = [
     ({"experiments": {}}, "`experiments` should name at least one. Got none."),
     ({"seeds": [1, 1]}, "`seeds` should be different numbers, none below 0. Got `seeds = [1, 1]`."),
-    ({"seeds": []}, "`seeds` should be different numbers"),
-    ({"seeds": ["a"]}, "seeds"),
     ({"seeds": [2**32]}, "`seeds` should be at most 4294967295. Got `seeds = 4294967296`."),
     ({"cache_dir": None}, "`cache_dir` should have a value. Got null. Leave it out for its default."),
     ({"tables": None}, "`tables` should have a value. Got null."),
     ({"tables": -1}, "`tables` should hold settings. Got `tables = -1`. Leave it out for the defaults."),
-    ({"tables": {"columns": None}}, "`tables.columns` should have a value. Got null."),
     ({"sedes": [1]}, "should hold only keys that it knows. Got `sedes`. Did you mean `seeds`?"),
-    ({"tables": {"neer": "nine"}}, "Got `neer`. Did you mean `near`?"),
     (
         {"tables": {"near": "ten"}},
         "`tables.near` should be a source of `data.anomalies`. Got `tables.near = ten`; there",
@@ -246,9 +231,7 @@ BAD_EXPERIMENTS = [
     ({"flags": {"run_dir": "x"}}, "Got `flags` with run_dir. Set `seeds`, `run_dir` or `cache_dir` of the benchmark."),
     ({"flags": {"detection.detectors": ["KNN"]}}, "should be set once. Got them for all and in the flags of tiny."),
     ({"flags": {"data.batch_sise": 3}}, "Did you mean `batch_size`?"),
-    ({"dataset": None}, "dataset"),
     ({"flags": None}, "`experiments.tiny.flags` should have a value. Got null. Leave it out for its default."),
-    ({"confg": "x"}, "Got `confg`. Did you mean `config`?"),
 ]
 
 
@@ -276,13 +259,6 @@ def test_a_folder_of_another_benchmark_is_refused_before_anything_is_run(here, d
     assert "differs in detection.detectors" in message
     assert done == []
     assert snapshot(Path(".")) == before
-
-
-def test_help_names_every_key(capsys):
-    text = printed(["benchmark", "--help"], capsys)
-    assert text.startswith("usage: python -m lightning_gradood benchmark ")
-    keys = ["--config", "--experiments", "--seeds", "--detectors", "--run_dir", "--cache_dir", "--tables.near"]
-    assert [key for key in keys if key not in text] == []
 
 
 def calls(file):

@@ -69,6 +69,9 @@ def test_help_names_every_verb_and_what_a_reader_needs_on_a_few_screens(capsys, 
         verb for verb in [*VERBS, "benchmark"] if not re.search(rf"^    {verb} +[A-Z].*\.$", text, re.MULTILINE)
     ] == []
     flags = ["--trainer.max_epochs", "--model", "--data", "--detection", "--run_dir", "--cache_dir", "--ckpt_path"]
+    text = printed(["benchmark", "--help"], capsys)
+    keys = ["--config", "--experiments", "--seeds", "--detectors", "--run_dir", "--cache_dir", "--tables.near"]
+    assert [key for key in keys if key not in text] == []
     for verb in ("fit", "detect"):
         text = printed([verb, "--help"], capsys)
         assert [flag for flag in flags if f"\n  {flag} " not in text] == []

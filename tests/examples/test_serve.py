@@ -4,11 +4,13 @@ import http.client
 import io
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -63,13 +65,11 @@ def wait_until_ready(port, process):
     """Ask until the guard is loaded."""
     for _ in range(600):
         assert process.poll() is None, process.stderr.read()
-        try:
+        with suppress(OSError):
             status, about = asked(port, "GET", "/ready")
-        except OSError:
-            time.sleep(0.1)
-            continue
-        assert (status, about["status"], about["detector"]) == (200, "ready", "gradient_knn")
-        return
+            assert (status, about["status"], about["detector"]) == (200, "ready", "gradient_knn")
+            return
+        time.sleep(0.1)
     raise AssertionError("the server did not get ready")
 
 
@@ -86,14 +86,6 @@ def asked(port, method, path, body=None, headers=None):
         return answer.status, json.loads(answer.read())
     finally:
         connection.close()
-
-
-def memory(process):
-    """Resident mebibytes of a process."""
-    for line in Path(f"/proc/{process.pid}/status").read_text().splitlines():
-        if line.startswith("VmRSS"):
-            return int(line.split()[1]) / 1024
-    raise AssertionError("no VmRSS")
 
 
 def test_images_get_the_verdicts_of_the_guard(server):
@@ -148,6 +140,7 @@ def test_bad_requests_get_a_sentence_and_forty_at_once_are_all_answered_in_flat_
     for _ in range(4):
         with ThreadPoolExecutor(40) as pool:
             assert list(pool.map(ask, range(40))) == [True] * 40
-        sizes.append(memory(process))
+        memory = re.search(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{process.pid}/status").read_text())
+        sizes.append(int(memory[1]) / 1024)  # mebibytes
     assert sizes[-1] < sizes[1] + 30, sizes
     assert asked(port, "GET", "/ready")[0] == 200
