@@ -19,6 +19,12 @@ def pytest_collection_modifyitems(config, items):
         item.add_marker(pytest.mark.filterwarnings(*exceptions))
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_collect_file():
+    """Examples are tried in the package alone: under tests/ no file is imported to look for some."""
+    return [one for one in (yield) if type(one) is pytest.Module]
+
+
 def pytest_xdist_auto_num_workers():
     """One more than there are cores, as some tests wait for clocks and for other processes."""
     return (os.cpu_count() or 1) + 1

@@ -5,7 +5,6 @@ signals, exit code, folder and environment, as what `subprocess` starts. What is
 hashes of strings, several threads or a launcher's processes is started by `subprocess`.
 """
 
-import atexit
 import contextlib
 import functools
 import importlib
@@ -14,16 +13,13 @@ import os
 import runpy
 import select
 import signal
-import socket
 import subprocess
 import sys
+import tempfile
 import threading
-from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from subprocess import CompletedProcess
-
-_DESCRIPTORS = 4  # standard input, output, error, and the connection
 
 
 class Program:
@@ -35,155 +31,100 @@ class Program:
         environment: all its variables; those of this process by default.
     """
 
-    def __init__(
-        self, command: Sequence[str], folder: Path | str = ".", environment: Mapping[str, str] | None = None
-    ) -> None:
-        if command[0] != sys.executable or (command[1].startswith("-") and command[1] not in ("-m", "-c")):
-            raise ValueError(f"`sys.executable` is expected, then -m, -c or a script. Got {command[:2]}.")
-        ours, theirs = socket.socketpair()
-        pipes = [os.pipe(), os.pipe()]
-        with open(os.devnull) as nothing, theirs:
-            given = [nothing.fileno(), *(write for _, write in pipes), theirs.fileno()]
-            socket.send_fds(_server(), [b"x"], given)
-        for _, write in pipes:
-            os.close(write)
-        self.stdout, self.stderr = (os.fdopen(read) for read, _ in pipes)
-        request = {"command": list(command[1:]), "folder": os.path.abspath(folder)}
+    def __init__(self, command, folder=".", environment=None):
+        assert command[0] == sys.executable
+        assert not command[1].startswith("-") or command[1] in ("-m", "-c"), f"no flags: {command[:2]}"
+        request = {"command": command[1:], "folder": os.path.abspath(folder)}
         request["environment"] = dict(os.environ if environment is None else environment)
-        ours.sendall(json.dumps(request).encode())
-        ours.shutdown(socket.SHUT_WR)
-        self._answers = ours.makefile()
-        ours.close()  # what reads answers keeps it open
-        self.pid = int(self._answers.readline())
-        self.returncode: int | None = None
-        self._written: tuple[str, ...] = ()
+        with tempfile.TemporaryDirectory() as pipes:
+            paths = [os.path.join(pipes, name) for name in ("stdout", "stderr", "state")]
+            for path in paths:
+                os.mkfifo(path)
+            print(json.dumps(request | {"pipes": pipes}), file=_server().stdin, flush=True)
+            self.stdout, self.stderr, self._state = (os.fdopen(os.open(path, os.O_RDONLY)) for path in paths)
+        self.pid, self.returncode = int(self._state.readline()), None
 
-    def poll(self) -> int | None:
+    def poll(self):
         """Its exit code; None while it runs."""
-        if self.returncode is None and select.select([self._answers], [], [], 0)[0]:
+        if self.returncode is None and select.select([self._state], [], [], 0)[0]:
             return self.wait()
         return self.returncode
 
-    def wait(self) -> int:
+    def wait(self):
         """Wait for its end, and return its exit code."""
         if self.returncode is None:
-            self.returncode = int(self._answers.readline())
-            self._answers.close()
+            self.returncode = int(self._state.readline())
+            self._state.close()
         return self.returncode
 
-    def communicate(self, timeout: float | None = None) -> tuple[str, ...]:
-        """Wait for its end.
-
-        Args:
-            timeout: seconds after which it is killed.
-
-        Returns:
-            What it wrote to standard output and to standard error.
-        """
-        end = threading.Timer(timeout or threading.TIMEOUT_MAX, self.kill)
+    def communicate(self, timeout=threading.TIMEOUT_MAX):
+        """Wait for its end, killing it after `timeout` seconds; what it wrote to standard output and to standard error."""
+        end = threading.Timer(timeout, self.kill)
         end.daemon = True
         end.start()
-        if not self._written:
-            with ThreadPoolExecutor(2) as both, self.stdout, self.stderr:
-                self._written = tuple(both.map(lambda stream: stream.read(), (self.stdout, self.stderr)))
+        with ThreadPoolExecutor(2) as both, self.stdout, self.stderr:
+            written = tuple(both.map(lambda stream: stream.read(), (self.stdout, self.stderr)))
         self.wait()
         end.cancel()
-        return self._written
+        return written
 
-    def send_signal(self, number: int) -> None:
+    def send_signal(self, number):
         """Send it a signal, if it runs."""
         if self.poll() is None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, number)
 
-    def kill(self) -> None:
+    def kill(self):
         """Kill it, if it runs."""
         self.send_signal(signal.SIGKILL)
 
 
-def run_program(
-    command: Sequence[str],
-    folder: Path | str = ".",
-    environment: Mapping[str, str] | None = None,
-    timeout: float | None = None,
-) -> CompletedProcess[str]:
-    """Run a program to its end.
-
-    Args:
-        command: see `Program`.
-        folder: where it runs.
-        environment: all its variables.
-        timeout: seconds after which it is killed.
-
-    Returns:
-        Exit code, standard output and standard error.
-    """
+def run_program(command, folder=".", environment=None, timeout=threading.TIMEOUT_MAX):
+    """Run a program to its end, see `Program`; its exit code, standard output and standard error."""
     program = Program(command, folder, environment)
     out, error = program.communicate(timeout)
     return CompletedProcess(list(command), program.wait(), out, error)
 
 
 @functools.cache
-def _server() -> socket.socket:
-    ours, theirs = socket.socketpair()
-    with theirs:
-        variables = os.environ | {"OMP_NUM_THREADS": "1"}
-        command = [sys.executable, __file__, str(theirs.fileno())]
-        server = subprocess.Popen(command, pass_fds=[theirs.fileno()], env=variables)
-    atexit.register(server.wait)
-    atexit.register(ours.close)  # first, which ends the server
-    return ours
+def _server():
+    """A process that forks for each line on its standard input, and ends with it, that is with this process."""
+    return subprocess.Popen([sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
 
 
-def _serve(requests: socket.socket) -> tuple[dict, list[int]] | None:
-    """Fork for each request until there are no more.
-
-    Returns:
-        In the fork that is to become a program, what it is and its standard streams; None in the server at its end.
-    """
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the forks that wait for programs
-    while True:
-        message, descriptors, *_ = socket.recv_fds(requests, 1, _DESCRIPTORS)
-        if not message:
-            return None
-        if os.fork() == 0:
-            break
-        for one in descriptors:
-            os.close(one)
-    requests.close()
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    *streams, connection = descriptors
-    with socket.socket(fileno=connection) as answers:
-        with answers.makefile() as words:
-            request = json.load(words)
+def _serve():
+    """Returns in the fork that is to become a program, with what was asked for."""
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the forks that wait for programs are waited for by none
+    for line in sys.stdin:
+        if os.fork():
+            continue
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        request = json.loads(line)
         if (program := os.fork()) == 0:
-            return request, streams
-        for one in streams:
-            os.close(one)
-        with contextlib.suppress(BrokenPipeError):  # the test has ended
-            answers.sendall(f"{program}\n".encode())
-            answers.sendall(f"{os.waitstatus_to_exitcode(os.waitpid(program, 0)[1])}\n".encode())
+            return request
+        with contextlib.suppress(BrokenPipeError), open(f"{request['pipes']}/state", "w") as state:
+            print(program, file=state, flush=True)
+            print(os.waitstatus_to_exitcode(os.waitpid(program, 0)[1]), file=state, flush=True)
         os._exit(0)
+    sys.exit()
 
 
-def _become(request: dict, streams: Sequence[int]) -> None:
-    for number, stream in enumerate(streams):
-        os.dup2(stream, number)
-        os.close(stream)
-    sys.stdin, sys.stdout, sys.stderr = os.fdopen(0), os.fdopen(1, "w"), os.fdopen(2, "w", buffering=1)
+def _become(command, folder, environment, pipes):
+    """Do what a fresh interpreter does with its arguments and variables."""
+    for number, path in enumerate((os.devnull, f"{pipes}/stdout", f"{pipes}/stderr")):
+        opened = os.open(path, os.O_WRONLY if number else os.O_RDONLY)
+        os.dup2(opened, number)
+        os.close(opened)
+    sys.stdin = os.fdopen(0)  # the old one holds lines that are not for this program
     os.environ.clear()
-    os.environ.update(request["environment"])
-    os.chdir(request["folder"])
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    paths = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
-    command = request["command"]
-    given = "" if command[0] in ("-m", "-c") else command.pop(0)
-    place = str(Path(given).resolve().parent) if given else request["folder"]
-    paths = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
-    sys.path[:1] = [place, *(path for path in paths if path not in sys.path)]
-    if given:
-        sys.argv = [given, *command]
-        runpy.run_path(given, run_name="__main__")
+    os.environ.update(environment)
+    os.chdir(folder)
+    script = command.pop(0) if command[0] not in ("-m", "-c") else ""
+    paths = [path for path in environment.get("PYTHONPATH", "").split(os.pathsep) if path not in ("", *sys.path)]
+    sys.path[:1] = [str(Path(script).resolve().parent) if script else folder, *paths]
+    if script:
+        sys.argv = [script, *command]
+        runpy.run_path(script, run_name="__main__")
     elif command[0] == "-m":
         sys.argv = command[1:]
         runpy.run_module(command[1], run_name="__main__", alter_sys=True)
@@ -195,5 +136,4 @@ def _become(request: dict, streams: Sequence[int]) -> None:
 if __name__ == "__main__":
     for name in ("lightning_gradood.cli.program", "sklearn.neighbors"):  # what most programs would import
         importlib.import_module(name)  # W&B is not: its folder for files would be that of all programs
-    if (asked := _serve(socket.socket(fileno=int(sys.argv[1])))) is not None:
-        _become(*asked)
+    _become(**_serve())

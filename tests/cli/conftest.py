@@ -1,54 +1,53 @@
 """A workplace for each test, and one run that several start from."""
 
 import os
-from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 import tiny
 
-from lightning_gradood.cli import main
-
 
 @pytest.fixture(autouse=True)
-def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def workplace(tmp_path, monkeypatch):
     """An empty working directory with the tiny experiment file."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.argv", ["lightning_gradood"])  # Lightning warns where pytest's arguments stand
     for name in ("DATA_DIR", "LIGHTNING_GRADOOD_RUN_DIR"):
         monkeypatch.delenv(name, raising=False)
-    Path("tiny.yaml").write_text(tiny.CONFIG)
+    (tmp_path / "tiny.yaml").write_text(tiny.CONFIG)
     return tmp_path
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finished(tmp_path_factory):
     """A workplace in which `fit` has run once; tests copy it."""
-    folder, before = tmp_path_factory.mktemp("finished"), Path.cwd()
-    os.chdir(folder)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sys.argv", ["lightning_gradood"])
-        Path("tiny.yaml").write_text(tiny.CONFIG)
-        try:
-            main(["fit", *tiny.FILE])
-        finally:
-            os.chdir(before)
-    return folder
+    return tiny.prepared(tmp_path_factory, "finished", ["fit", *tiny.FILE])
+
+
+@pytest.fixture(scope="session")
+def drawn(finished, tmp_path_factory):
+    """A workplace with a run that has figures, an attack, a long name, and every source against each; not to be changed."""
+    (checkpoint,) = finished.glob("runs/tiny/*/checkpoints/best.ckpt")
+    words = ["detect", *tiny.FILE, *tiny.WITH_FIGURES, "--ckpt_path", str(checkpoint), "--run_dir", "drawn"]
+    words += ["--data.attacks", "{fgsm: {class_path: FGSM, init_args: {eps: 0.1}}}", "--data.keep_pixels", "uint8"]
+    words += [f"--data.anomalies.{tiny.LONG}", "{class_path: PhotoPatches, init_args: {scale: 2.0}}"]
+    words += ["--detection.protocol", "cross"]
+    words += ["--detection.detectors", "[Energy, {class_path: LID, init_args: {neighbours: [2]}}]"]
+    return tiny.prepared(tmp_path_factory, "drawn", words, finished)
 
 
 @pytest.fixture
-def run(finished: Path, workplace: Path) -> Path:
+def run(finished, workplace):
     """The finished run, copied into the working directory with its records; its folder, relative."""
     return tiny.copy_run(finished, workplace).relative_to(workplace)
 
 
 @pytest.fixture
-def probed(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+def probed(monkeypatch):
     """The number of images in each batch that is probed."""
-    counts: list[int] = []
+    counts = []
     import lightning_gradood.extraction.reading as reading_module
 
-    read: Callable[..., object] = reading_module.read_probes
+    read = reading_module.read_probes
 
     def counting(probes, network, images, *more):
         counts.append(len(images))
@@ -59,7 +58,7 @@ def probed(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
 
 
 @pytest.fixture
-def no_account(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def no_account(tmp_path, monkeypatch):
     """No W&B setting anywhere, a network that fails at once, and W&B as if just started: it reads its settings once."""
     import wandb
 

@@ -1,5 +1,7 @@
 """A page as Python's parser sees it."""
 
+import base64
+import re
 from html.parser import HTMLParser
 
 _EMPTY = {"meta", "link", "img", "br"}
@@ -27,3 +29,17 @@ class Page(HTMLParser):
     def handle_data(self, data):
         if self.open and self.open[-1] in ("h1", "h2", "h3"):
             self.headings.append(data)
+
+
+def whole(path):
+    """A page that needs nothing from elsewhere, and the bytes of its pictures."""
+    text = path.read_text()
+    page = Page(text)
+    assert "script" not in page.tags
+    assert all(reference.startswith("data:") for reference in page.references)
+    assert "url(" not in text
+    assert "@import" not in text
+    assert 'name="viewport" content="width=device-width' in text
+    pictures = re.findall(r'src="data:image/png;base64,([^"]+)"', text)
+    assert len(pictures) == page.tags.count("img")
+    return page, [base64.b64decode(picture, validate=True) for picture in pictures]

@@ -3,10 +3,13 @@
 import json
 import re
 import shutil
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
+from shared import shared
 
 from lightning_gradood.cli import main
 
@@ -43,6 +46,7 @@ detection:
 """
 WITH_FIGURES = ["--trainer.callbacks", "null"]
 FILE = ["--config", "tiny.yaml"]
+LONG = "a_source_with_a_rather_long_name"
 IMAGES = 3 * 20  # of the three detection sources
 
 
@@ -57,6 +61,27 @@ def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     (line,) = [line for line in error.splitlines() if line.startswith("error: ")]
     assert error.rstrip().endswith(line), "the sentence should be the last thing a reader sees"
     return line.removeprefix("error: ")
+
+
+def printed(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """What a call prints that ends by itself, such as --help."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as exit_:
+        main(arguments)
+    output = capsys.readouterr()
+    assert exit_.value.code == 0, output.err
+    return output.out
+
+
+def resolved(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+    """The configuration that a call would run with."""
+    return yaml.safe_load(printed([*arguments, "--print_config"], capsys))
+
+
+def detect(run: Path, folder: str, *flags: str) -> Path:
+    """Detect with the classifier of a run, in a folder of its own; returns the folder."""
+    main(["detect", *FILE, "--ckpt_path", str(run / "checkpoints/best.ckpt"), "--run_dir", folder, *flags])
+    return Path(folder)
 
 
 def table(printed: str) -> str:
@@ -84,6 +109,24 @@ def numbers(folder: Path) -> list[Any]:
 def snapshot(folder: Path) -> dict[str, bytes]:
     """The content of every file below a folder."""
     return {str(path): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def prepared(
+    factory: pytest.TempPathFactory, name: str, words: list[str], start: Path | None = None, **files: str
+) -> Path:
+    """A workplace in which a verb has run, made once for all workers, and what it printed in `printed.txt` there."""
+
+    def make(folder: Path) -> None:
+        if start:
+            copy_run(start, folder)
+        for file, text in {"tiny": CONFIG, **files}.items():
+            (folder / f"{file}.yaml").write_text(text)
+        with pytest.MonkeyPatch.context() as patch, open(folder / "printed.txt", "w") as out, redirect_stdout(out):
+            patch.chdir(folder)
+            patch.setattr("sys.argv", ["lightning_gradood", *words])
+            main(words)
+
+    return shared(factory, name, make)
 
 
 def copy_run(source: Path, target: Path) -> Path:

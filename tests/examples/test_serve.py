@@ -4,11 +4,13 @@ import http.client
 import io
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,7 @@ from torchvision.transforms.functional import to_pil_image
 
 from lightning_gradood.guard import Guard
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
 BOUNDARY = "----boundary"
 
@@ -62,13 +65,11 @@ def wait_until_ready(port, process):
     """Ask until the guard is loaded."""
     for _ in range(600):
         assert process.poll() is None, process.stderr.read()
-        try:
+        with suppress(OSError):
             status, about = asked(port, "GET", "/ready")
-        except OSError:
-            time.sleep(0.1)
-            continue
-        assert (status, about["status"], about["detector"]) == (200, "ready", "gradient_knn")
-        return
+            assert (status, about["status"], about["detector"]) == (200, "ready", "gradient_knn")
+            return
+        time.sleep(0.1)
     raise AssertionError("the server did not get ready")
 
 
@@ -87,23 +88,14 @@ def asked(port, method, path, body=None, headers=None):
         connection.close()
 
 
-def memory(process):
-    """Resident mebibytes of a process."""
-    for line in Path(f"/proc/{process.pid}/status").read_text().splitlines():
-        if line.startswith("VmRSS"):
-            return int(line.split()[1]) / 1024
-    raise AssertionError("no VmRSS")
-
-
 def test_images_get_the_verdicts_of_the_guard(server):
     port, guard, _ = server
     pixels = (images(5, seed=3) * 255).round().byte()
-    status, verdicts = asked(
-        port, "POST", "/score", *multipart([(f"{n}.png", png(one)) for n, one in enumerate(pixels)])
-    )
+    files = [(f"{number}.png", png(one)) for number, one in enumerate(pixels)]
+    status, verdicts = asked(port, "POST", "/score", *multipart(files))
     assert status == 200
     expected = guard(pixels)
-    assert [one["path"] for one in verdicts] == [f"{number}.png" for number in range(5)]
+    assert [one["path"] for one in verdicts] == [name for name, _ in files]
     assert [one["score"] for one in verdicts] == expected.scores.tolist()
     assert [one["flagged"] for one in verdicts] == expected.flagged.tolist()
     assert set(verdicts[0]) == {"path", "prediction", "probability", "score", "p_value", "flagged"}
@@ -113,34 +105,29 @@ def bad_requests():
     """Body, headers, and the status and words of the answer."""
     good, bomb = png(images(1)[0]), io.BytesIO()
     to_pil_image(images(1)[0] * 0).resize((4000, 4000)).save(bomb, "PNG")
-    return {
-        "no image": (*multipart([("a.png", b"garbage" * 50)]), 400, "`a.png` should be a readable image"),
-        "one bad": (*multipart([("a.png", good), ("b.png", b"x")]), 400, "`b.png` should be a readable image"),
-        "another size": (*multipart([("a.png", png(images(1)[0][:, :8]))]), 400, "16 × 16 pixels"),
-        "megapixels": (*multipart([("a.png", bomb.getvalue())]), 400, "should have at most 1 megapixels"),
-        "nothing": (b"", {}, 400, "should be multipart with one or more files named `images`"),
-        "no multipart": (b"garbage", {"Content-Type": "application/json"}, 400, "should be multipart"),
-        "broken multipart": (b"garbage", multipart([])[1], 400, ""),
-        "too many": (*multipart([("a.png", good)] * 9), 413, "at most 8 images. Got 9."),
-        "too large": (*multipart([("a.png", bytes(3 * 2**20))]), 413, "at most 1048576 bytes"),
-    }
+    return [
+        (*multipart([("a.png", b"garbage" * 50)]), 400, "`a.png` should be a readable image"),
+        (*multipart([("a.png", good), ("b.png", b"x")]), 400, "`b.png` should be a readable image"),
+        (*multipart([("a.png", png(images(1)[0][:, :8]))]), 400, "16 × 16 pixels"),
+        (*multipart([("a.png", bomb.getvalue())]), 400, "should have at most 1 megapixels"),
+        (b"", {}, 400, "should be multipart with one or more files named `images`"),
+        (b"garbage", {"Content-Type": "application/json"}, 400, "should be multipart"),
+        (b"garbage", multipart([])[1], 400, ""),
+        (*multipart([("a.png", good)] * 9), 413, "at most 8 images. Got 9."),
+        (*multipart([("a.png", bytes(3 * 2**20))]), 413, "at most 1048576 bytes"),
+    ]
 
 
-@pytest.mark.parametrize("name", bad_requests())
-def test_a_bad_request_gets_a_sentence(server, name):
-    port, *_ = server
-    body, headers, status, words = bad_requests()[name]
-    found, answer = asked(port, "POST", "/score", body, headers)
-    assert found == status
-    assert words in str(answer.get("error", answer))
-
-
-def test_forty_concurrent_requests_are_all_answered_and_memory_stays_flat(server):
+def test_bad_requests_get_a_sentence_and_forty_at_once_are_all_answered_in_flat_memory(server):
     port, guard, process = server
+    bad = bad_requests()
+    for body, headers, status, words in bad:
+        found, answer = asked(port, "POST", "/score", body, headers)
+        assert found == status
+        assert words in str(answer.get("error", answer))
     pixels = (images(6, seed=3) * 255).round().byte()
     expected = guard(pixels).scores.tolist()
     good = multipart([(f"{number}.png", png(one)) for number, one in enumerate(pixels)])
-    bad = list(bad_requests().values())
 
     def ask(number):
         if number % 4:
@@ -153,6 +140,7 @@ def test_forty_concurrent_requests_are_all_answered_and_memory_stays_flat(server
     for _ in range(4):
         with ThreadPoolExecutor(40) as pool:
             assert list(pool.map(ask, range(40))) == [True] * 40
-        sizes.append(memory(process))
+        memory = re.search(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{process.pid}/status").read_text())
+        sizes.append(int(memory[1]) / 1024)  # mebibytes
     assert sizes[-1] < sizes[1] + 30, sizes
     assert asked(port, "GET", "/ready")[0] == 200

@@ -1,0 +1,286 @@
+"""What `--detection.*` chooses: detectors by name, what they may know, the guard's detector, and what happens if one fails."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from photos import write_digits
+from safetensors.numpy import load_file
+from test_two_processes import TWO, launched
+from tiny import FILE, detect, only_run, refused, results, table
+
+import lightning_gradood.detectors as detectors
+from lightning_gradood.cli import main
+from lightning_gradood.core import Refusal
+from lightning_gradood.guard import Guard
+from lightning_gradood.networks import CifarResNet
+from lightning_gradood.records import read_columns
+
+OWN = """
+from dataclasses import dataclass
+from lightning_gradood.synthetic import SyntheticOutlier
+
+@dataclass(frozen=True)
+class Half(SyntheticOutlier):
+    seed: int = 0
+
+    def make(self, images, draws):
+        return images * draws.uniform(0.2, 0.5)
+"""
+OUTLIERS = "[Blur, {class_path: SignStep, init_args: {high: 0.1}}, own_outliers.Half]"
+SYNTHETIC = "{class_path: SyntheticOutliers, init_args: {outliers: %s}}" % OUTLIERS  # noqa: UP031  # braces are YAML's
+DETECTORS = {
+    "gradient_gaussian": "GradientGaussian",
+    "gradient_knn": "{class_path: GradientKNN, init_args: {k: 3}}",
+    "baseline": "Baseline",
+    "energy": "Energy",
+    "gradnorm": "GradNorm",
+    "knn": "{class_path: KNN, init_args: {k: 3}}",
+    "lid": "{class_path: LID, init_args: {neighbours: [3, 5]}}",
+    "image_statistics": "ImageStatistics",
+    "odin": "{class_path: ODIN, init_args: {temperatures: [1, 1000], magnitudes: [0, 0.01]}}",
+    "mahalanobis_v": "Mahalanobis",
+    "mahalanobis_p_fe": "{class_path: Mahalanobis, init_args: {preprocessing: true, ensemble: true}}",
+    "synthetic_outliers": SYNTHETIC,
+}
+ALONE = ["--data.anomalies", "{}"]
+BUILT_IN = ["builtin_fgsm", "builtin_pgd", "builtin_semantic", "builtin_gaussian_noise", "builtin_defocus_blur",
+            "builtin_fog", "builtin_contrast", "builtin_jpeg_compression"]  # fmt: skip
+REASON = "`val` should have more images. Got 1. Add some."
+
+
+@pytest.fixture
+def own(monkeypatch):
+    """Put a kind of synthetic outliers of the user's on the path."""
+    Path("own_outliers.py").write_text(OWN)
+    monkeypatch.syspath_prepend(".")
+    monkeypatch.setenv("PYTHONPATH", ".")
+
+
+@pytest.fixture
+def broken(monkeypatch):
+    """Let a detector's fit fail, on every source or where a source's images are among the records."""
+
+    def broken(name, error, source=""):
+        kind = getattr(detectors, name)
+        fit = kind.fit
+
+        def failing(self, records, seed):
+            if any(one.startswith(source) for one in records.ids):
+                raise error
+            return fit(self, records, seed)
+
+        monkeypatch.setattr(kind, "fit", failing)
+
+    return broken
+
+
+def scores(folder, detector="synthetic_outliers"):
+    """Score of each image by a detector."""
+    columns = read_columns(Path(folder) / "scores.parquet")
+    chosen = np.array(columns["detector"]) == detector
+    return dict(zip(np.array(columns["id"])[chosen], np.array(columns["score"])[chosen], strict=True))
+
+
+def test_all_kinds_by_name_stand_in_table_and_files_and_the_best_that_needs_no_anomalies_is_the_guard(
+    run, own, capsys, probed
+):
+    words = ["--detection.detectors", f"[{', '.join(DETECTORS.values())}]", "--detection.metrics", "[lee2018, openood]"]
+    detect(run, "all", *words)
+    names, found = ["mlp", *DETECTORS], results(Path("all"))
+    outcomes = found["outcomes"]
+    assert [(one["source"], one["detector"]) for one in outcomes] == [
+        (source, name) for source in ("nine", "photographs") for name in names
+    ]
+    shown = [line.split()[:2] for line in table(capsys.readouterr().out).splitlines()]
+    assert [words[1] for words in shown if words[0] == "nine"] == names
+    mlp = [one["metrics"]["test"]["auroc"] for one in outcomes if one["detector"] == "mlp"]
+    assert mlp == [one["metrics"]["test"]["auroc"] for one in results(run)["outcomes"]]
+    metrics = set(outcomes[0]["metrics"]["test"])
+    assert {"lee2018/tnr_at_tpr95", "lee2018/aupr_in", "openood/fpr_at_tpr95", "openood/aupr_out"} <= metrics
+    assert not [name for name in metrics if name.startswith(("odin/", "energy/"))]
+    # what was learnt
+    saved = {name: load_file(f"all/detectors/nine/{name}.safetensors") for name in names}
+    assert int(saved["lid"]["k"]) in (3, 5)
+    assert sorted(set(saved["lid"]["layer"].tolist())) == [0, 1, 2, 3]  # the stem and three stages
+    assert saved["knn"]["directions"].shape == (8, 64)
+    assert saved["odin"].keys() == {"temperature", "magnitude", "column"}
+    assert saved["mahalanobis_p_fe"]["weights"].shape == (4,)
+    assert len(list(Path("runs/.records").glob("*.safetensors"))) == 1  # both kinds of Mahalanobis share it
+    # detectors that need no anomalies know none
+    free = {one["detector"] for one in outcomes if one["trained_on"] == "normal"}
+    assert free >= {"gradient_gaussian", "gradient_knn", "knn", "baseline", "energy", "synthetic_outliers"}
+    assert {one["counts"]["train"]["anomalous"] for one in outcomes if one["detector"] in free} == {0}
+    means = {name: np.mean([o["metrics"]["val"]["auroc"] for o in outcomes if o["detector"] == name]) for name in free}
+    assert Guard.load("all/guard", ["own_outliers"]).about.detector_name == max(means, key=means.__getitem__)
+    # synthetic outliers are made while probing, once, and are no source
+    made = {name for name in found["provenance"]["perturbations"] if name.startswith("synthetic_")}
+    assert made == {"synthetic_blur", "synthetic_sign_step", "synthetic_half"}
+    keys = found["provenance"]["records"]
+    read = {name.partition("/")[2] for name in keys if name.startswith("synthetic_blur/")}
+    assert read == {"features/layers+spread", "logits", "views/mirror+blur"}  # no gradients, which cost most
+    assert probed
+    probed.clear()
+    detect(run, "again", *words)
+    assert not probed
+    assert scores("again") == scores("all")
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_same_scores_of_synthetic_outliers(run, own):
+    words = ["--detection.detectors", f"[{SYNTHETIC}, Energy]"]
+    detect(run, "one", *words, "--cache_dir", "one_cache")
+    words = ["detect", *FILE, "--ckpt_path", str(run / "checkpoints/best.ckpt"), *words]
+    launched([*words, *TWO, "--run_dir", "two", "--cache_dir", "two_cache"])
+    one, two = scores("one"), scores("two")
+    assert one.keys() == two.keys()
+    assert [two[name] for name in one] == pytest.approx(list(one.values()), rel=1e-4, abs=1e-4)
+
+
+def test_leave_one_out_trains_on_the_others(run, capsys):
+    outcomes = results(detect(run, "other", "--detection.protocol", "leave_one_out"))["outcomes"]
+    assert [(one["source"], one["trained_on"]) for one in outcomes] == [("nine", "others"), ("photographs", "others")]
+    lines = table(capsys.readouterr().out).splitlines()
+    assert [line.split()[:3] for line in lines[2:4]] == [["nine", "mlp", "others"], ["photographs", "mlp", "others"]]
+
+
+def test_every_source_against_each_is_printed_written_and_drawn(drawn):
+    outcomes = [one for one in results(drawn / "drawn")["outcomes"] if one["detector"] == "mlp"]
+    pairs = {(one["trained_on"], one["source"]): one["metrics"]["test"]["auroc"] for one in outcomes}
+    names = list(dict.fromkeys(one["source"] for one in outcomes))
+    assert len(outcomes) == len(pairs) == len(names) ** 2
+    printed = (drawn / "printed.txt").read_text()
+    _, header, *rows = printed[printed.index("mlp: AUROC in %") :].splitlines()[: 2 + len(names)]
+    assert header.split() == ["trained", "on", *names, "others"]
+    expected = [[name, *(f"{100 * pairs[name, source]:.1f}" for source in names)] for name in names]
+    assert [row.split()[: len(names) + 1] for row in rows] == expected
+    assert (drawn / "drawn/figures/matrix_mlp.png").stat().st_size > 5000
+    assert [name for name in names if not (drawn / f"drawn/detectors/{name}/mlp.safetensors").is_file()] == []
+    assert "nine,photographs,mlp,test,auroc," in (drawn / "drawn/results.csv").read_text()
+
+
+def test_a_folder_of_normal_images_is_enough(run, capsys):
+    write_digits(Path("photos"), [0, 1, 2])
+    capsys.readouterr()
+    detect(run, "alone", *ALONE, "--data.train", "null", "--data.normal", "photos", "--data.limit", "60")
+    output = capsys.readouterr()
+    said = output.out + output.err
+    assert "No anomalies are named: no_anomalies, gradient_knn, energy are fitted on" in said
+    assert "The sources builtin_* are built-in probes, made from the normal images" in said
+    outcomes = results(Path("alone"))["outcomes"]
+    assert list(dict.fromkeys(one["source"] for one in outcomes)) == BUILT_IN
+    assert {one["trained_on"] for one in outcomes} == {"normal"}
+    about = json.loads(Path("alone/guard/guard.json").read_text())
+    assert about["built_in"] is True
+    assert set(about["metrics"]) == {*BUILT_IN, "normal"}
+    assert about["metrics"]["builtin_fgsm"].keys() == {"val/auroc", "test/auroc", "test/flagged"}
+    shown = output.out[output.out.index("Guard: `") :]
+    assert [line.split()[0] for line in shown.splitlines() if line.startswith("builtin_")] == BUILT_IN
+    main(["score", "--guard", "alone/guard", "photos", "--output", "scores.csv"])
+    found = {row.split(",")[0]: float(row.split(",")[3]) for row in Path("scores.csv").read_text().splitlines()[1:]}
+    own = {name: score for name, score in scores("alone", about["detector_name"]).items() if name.startswith("normal/")}
+    assert own
+    there = [found[f"photos/{name.removeprefix('normal/')}"] for name in own]
+    assert there == pytest.approx(list(own.values()), rel=1e-5)  # another batch: detect takes 60 of the files
+
+
+def test_the_guards_detector_can_be_chosen_or_there_is_none(run, capsys):
+    guard = Guard.load(detect(run, "chosen", "--detection.guard", "mlp") / "guard")
+    assert (guard.about.detector_name, guard.about.trained_on) == ("mlp", "nine+photographs")
+    assert len(guard.calibration) == 4  # the MLP stops on the other half of `val`
+    assert set(guard.about.metrics) == {"nine", "photographs", "normal"}
+    assert "Guard: `mlp`, fitted on " in capsys.readouterr().out
+    detect(run, "none", "--detection.false_positive_rate", "0.01")
+    output = capsys.readouterr().out
+    assert "No guard is saved: `data.normal` should have at least 99 images in `val`" in output
+    assert "Results and figures: " in output
+    assert not Path("none/guard").exists()
+
+
+def test_settings_that_cannot_work_are_refused_before_an_image_is_read(run, own, capsys, probed):
+    one = "[{class_path: KNN, init_args: {k: 50}}]"
+    other = (
+        "{class_path: SyntheticOutliers, init_args: {outliers: [{class_path: Blur, init_args: {seed: 1}}], name: b}}"
+    )
+    two = f"[{SYNTHETIC}, {other}]"
+    far = "{class_path: PhotoPatches, init_args: {scale: 2.0}}"
+    layer = "[{class_path: Mahalanobis, init_args: {layers: [layer9]}}]"
+    cases = [
+        (["--detection.protocol", "all"], "'known', 'leave_one_out', 'cross'"),
+        (["--data.train", "null", "--detection.detectors", "[Mahalanobis]"], "`data.train` should name the classifier's"),
+        (["--detection.detectors", layer], "Got `layers = ['layer9']` with 'layer9'. Its children are"),
+        (["--detection.detectors", two], "should agree on synthetic outliers of one name. Got two settings of `blur`"),
+        (["--detection.detectors", f"[{SYNTHETIC}]", "--data.anomalies.synthetic_blur", far],
+         "should not have names of synthetic outliers. Got ['synthetic_blur']. Rename them."),
+        (["--detection.detectors", one], "`data.normal` should have at least 50 images in `train` for `knn`. Got 8."),
+        (ALONE, "`data.normal` should have at least 20 images in `train` for `no_anomalies`. Got 8. Add images, or name"),
+        (["--detection.guard", "lid"], "name a detector of this experiment. Got `detection.guard = lid`. Choose among"),
+        ([*ALONE, "--detection.guard", "mlp"], "Got `detection.guard = mlp`"),
+        (["--data.limit", "7", "--detection.guard", "mlp"], "should have at least 4 images in `val` for `detection.false_"),
+    ]  # fmt: skip
+    words = ["detect", *FILE, "--ckpt_path", str(run / "checkpoints/best.ckpt"), "--run_dir"]
+    said = [(expected, refused([*words, f"runs/{n}", *flags], capsys)) for n, (flags, expected) in enumerate(cases)]
+    assert [(expected, sentence) for expected, sentence in said if expected not in sentence] == []
+    assert not probed
+
+
+def test_a_detector_that_cannot_read_the_network_is_refused_before_anything_is_trained_or_read(
+    capsys, monkeypatch, probed
+):
+    Path("headless.py").write_text(
+        "import torch\nfrom lightning_gradood.networks import CifarResNet\n\nclass Scaled(CifarResNet):\n"
+        "    def forward(self, images):\n"
+        "        return torch.tanh(super().forward(images))  # what the last layer gives is changed again\n"
+    )
+    monkeypatch.syspath_prepend(".")
+    torch.save(CifarResNet(1, 3).state_dict(), "headless.pt")
+    words = [*FILE, "--model.network.class_path", "headless.Scaled", "--detection.detectors", "[GradNorm]"]
+    for verb, more in (("fit", []), ("detect", ["--ckpt_path", "headless.pt"])):
+        sentence = refused([verb, *words, *more, "--run_dir", "none"], capsys)
+        assert sentence.startswith("`gradnorm` needs a network whose logits are the output of its last nn.Linear.")
+    assert not probed
+    assert not Path("none/checkpoints").exists()
+
+
+def test_a_detector_that_fails_is_a_row_that_says_why_and_costs_nothing_that_the_others_found(run, broken, capsys):
+    words = ["--detection.detectors", "[Energy, Baseline]", "--detection.guard", "energy"]
+    detect(run, "again", *words)  # its guard is there when the second one fails
+    broken("Energy", np.linalg.LinAlgError("Singular matrix\nmore of it"))
+    broken("MLP", Refusal(REASON), "nine/")
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as ended:
+        detect(run, "again", *words)
+    assert ended.value.code == 3
+    said = capsys.readouterr()
+    assert "error: fits failed: 3, of `" in said.err
+    assert said.err.endswith("; the table says why, and all else is reported.\n")
+    reason = "LinAlgError: Singular matrix."
+    assert f"failed: `energy` on `nine`: {reason}" in said.out
+    assert "No guard is saved: `energy` cannot be one: " in said.out
+    assert "The guard in again/guard is that of an earlier run." in said.out
+    rows = [line.split() for line in table(said.out).splitlines()]
+    assert [row[row.index("energy") + 1 :].count("failed") for row in rows if "energy" in row] == [1, 1]
+    found = results(Path("again"))
+    assert {(one["source"], one["detector"]) for one in found["outcomes"]} == {
+        ("photographs", "mlp"), ("nine", "baseline"), ("photographs", "baseline"),
+    }  # fmt: skip
+    assert {(one["source"], one["detector"], one["reason"]) for one in found["failures"]} == {
+        ("nine", "energy", reason), ("photographs", "energy", reason), ("nine", "mlp", REASON),
+    }  # fmt: skip
+    columns = read_columns(Path("again/results.parquet"))
+    failed = [columns["detector"][row] for row, metric in enumerate(columns["metric"]) if metric == "failed"]
+    assert sorted(failed) == ["energy", "energy", "mlp"]
+    assert "failed: `energy` on `nine`: " in Path("again/report.html").read_text()
+
+
+def test_a_run_in_which_all_failed_is_refused(run, broken, capsys):
+    broken("MLP", Refusal(REASON))
+    words = ["detect", *FILE, "--run_dir", "again", "--ckpt_path", str(run / "checkpoints/best.ckpt")]
+    sentence = refused(words, capsys)
+    assert sentence.startswith(
+        "At least one detector should be fitted. Got 2 failures, the first of `mlp` on `nine`: `val`"
+    )
+    assert not Path("again/results.json").exists()
+    assert only_run().is_dir()

@@ -1,0 +1,112 @@
+"""Pages and figures of a run: one file that needs nothing else, which looks right on a phone, a laptop and a large screen."""
+
+import shutil
+from pathlib import Path
+
+import browser
+import numpy as np
+import pytest
+from browser import WIDTHS, check, look_at
+from pages import Page, whole
+from PIL import Image
+from tiny import FILE, WITH_FIGURES, detect, refused, results
+
+from lightning_gradood.cli import main
+from lightning_gradood.report import ReportCallback
+
+HEADINGS = {"tiny", "Results", "Guard", "Time", "Images in each split", "Command", "Environment"}
+MORE = {"Trained on one source, tested on another", "What attacks did", "ROC curves", "Scores", "Heat maps", "Images"}
+FGSM = ["--data.attacks", "{fgsm: {class_path: FGSM, init_args: {eps: 0.1}}}"]
+BAD = """<!DOCTYPE html><html><body><h1>Bad</h1><div style="width: 800px">wide</div><img src="data:image/png;base64,AAAA">
+<table><tbody></tbody></table><script>throw new Error("mistake")</script></body></html>"""
+
+
+def test_a_run_without_figures_has_a_page_of_its_numbers(run):
+    text = (run / "report.html").read_text()
+    page, found = Page(text), results(run)
+    assert set(page.headings) == HEADINGS
+    assert not {"img", "script"} & set(page.tags)
+    assert "gradood score --guard " in text
+    for outcome in found["outcomes"]:
+        metrics = ("auroc", "aupr_in", "aupr_out", "fpr95_in", "detection_accuracy")
+        assert [name for name in metrics if f"{100 * outcome['metrics']['test'][name]:.2f}" not in text] == []
+        assert "+".join(str(number) for number in outcome["counts"]["test"].values()) in text
+    assert f"{100 * found['provenance']['classifier']['accuracy']:.2f} % accurate on 20 normal images" in text
+    assert found["provenance"]["versions"]["torch"] in text
+    assert not list(run.glob(".*"))
+
+
+def test_the_page_is_whole_and_needs_nothing_from_elsewhere(drawn):
+    page, pictures = whole(drawn / "drawn/report.html")
+    assert set(page.headings) >= HEADINGS | MORE
+    files = {path.stem: path.read_bytes() for path in (drawn / "drawn/figures").glob("*.png")}
+    assert sorted(pictures) == sorted(files.values())
+    paper = {"first_layer", "layer_norms", "activation_norms", "samples", "attacked_samples"}
+    assert files.keys() >= {*paper, "roc_mlp", "precision_recall_mlp", "scores_mlp"}
+    assert "--data.attacks &#39;{fgsm: " in (drawn / "drawn/report.html").read_text(), "the command can be pasted"
+
+
+def test_figures_are_written_in_formats_and_with_titles_as_papers_want_them(run, drawn):
+    folder = detect(run, "paper", *WITH_FIGURES, "--report.formats", "[svg, png]", "--report.titles", "false")
+    names = {path.name for path in (folder / "figures").iterdir()}
+    assert {"roc_mlp.png", "roc_mlp.svg", "scores_mlp.png", "layer_norms.svg"} <= names
+    titled = Image.open(drawn / "drawn/figures/roc_mlp.png").convert("L").crop((0, 0, 800, 30)).getextrema()
+    plain = Image.open(folder / "figures/roc_mlp.png").convert("L")
+    assert titled[0] < 100  # black letters
+    assert plain.crop((0, 0, plain.width, 5)).getextrema() == (255, 255)
+    own = "[{class_path: ReportCallback, init_args: {figures: true, settings: {formats: [pdf]}}}]"
+    folder = detect(run, "own", "--trainer.callbacks", own, "--report.formats", "[svg]")
+    assert {path.suffix for path in (folder / "figures").iterdir()} == {".pdf"}
+
+
+def test_attacked_samples_are_pairs_of_one_image_with_its_predictions(run, monkeypatch):
+    found = []
+    monkeypatch.setattr(ReportCallback, "on_detect_end", lambda self, trainer, report: found.append(report))
+    detect(run, "x", *FGSM, "--data.keep_pixels", "uint8")
+    ((name, pairs),) = found[0].pairs.items()
+    assert name == "fgsm"
+    change = np.abs(pairs.attacked.astype(int) - pairs.clean).max(axis=(1, 2, 3))
+    assert (change > 0).all()
+    assert (change <= 0.1 * 255 + 1).all()  # FGSM's bound: another image would be far away
+    known = {(facts.prediction) for facts in found[0].facts.values()}
+    assert {word for pair in pairs.predictions for word in pair} <= known
+
+
+def test_other_formats_are_refused_before_anything_is_done(workplace, capsys):
+    said = {
+        one: refused(["fit", *FILE, "--report.formats", one], capsys) for one in ("gif", "[]", "[png, png]", "null")
+    }
+    assert {one: line for one, line in said.items() if not line.startswith("`report.formats`")} == {}
+    assert not [path for path in workplace.rglob("runs/**/*") if path.is_file()]
+
+
+def test_the_page_of_a_run_looks_right_in_a_browser(drawn, tmp_path_factory):
+    headings = {"tiny", "Results", "Guard", "What attacks did", "ROC curves", "Images", "Environment"}
+    check(drawn / "drawn/report.html", tmp_path_factory.mktemp("run"), headings)
+
+
+@pytest.mark.slow
+def test_pages_without_pictures_and_of_several_runs_look_right_and_one_that_does_not_is_seen(
+    run, drawn, tmp_path_factory
+):
+    check(run / "report.html", tmp_path_factory.mktemp("plain"), {"tiny", "Results", "Guard"}, pictures=False)
+    main(["compare", str(run), str(drawn / "drawn")])
+    headings = {"Comparison of 2 runs", "AUROC", "Source by source", "Configuration"}
+    check(Path("compare.html"), tmp_path_factory.mktemp("compare"), headings)
+    Path("bad.html").write_text(BAD)
+    seen, console = look_at(Path("bad.html"), tmp_path_factory.mktemp("bad"))
+    assert [one["width"] for one in seen] == list(WIDTHS)
+    assert [one["scroll_width"] > one["client_width"] for one in seen] == [True, False, False]
+    assert all((one["headings"], one["images"][0][0], one["rows"]) == (["Bad"], 0, [0]) for one in seen)
+    assert console
+    assert all("mistake" in line for line in console)
+
+
+def test_without_a_browser_ci_fails_and_a_developer_is_told(monkeypatch):
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    monkeypatch.setenv("CI", "true")
+    with pytest.raises(pytest.fail.Exception, match="none of chromium, chromium-browser, google-chrome is installed"):
+        browser.browser()
+    monkeypatch.delenv("CI")
+    with pytest.raises(pytest.skip.Exception, match="apt-get install chromium"):
+        browser.browser()
