@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from lightning_gradood.extraction.work import Work
+from lightning_gradood.extraction.plan import Work
 from tiny import FILE, refused, results, table
 
 import lightning_gradood.extraction.reading as reading

@@ -1,4 +1,4 @@
-"""Run by test_two_processes.py: probe on two gloo processes, writing what each of them read and learnt."""
+"""Run by test_probing_on_two_processes.py: probe on two gloo processes, writing what each of them read and learnt."""
 
 import json
 import os
