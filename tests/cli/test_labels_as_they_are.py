@@ -16,8 +16,10 @@ from lightning_gradood.cli import main
 from lightning_gradood.guard import Guard
 from lightning_gradood.records import read_columns
 
-EVERY = "[Energy, Baseline, KNN, LID, GradNorm, GradientKNN, GradientGaussian, Mahalanobis, MahalanobisPP, \
+EVERY = (
+    "[Energy, Baseline, KNN, LID, GradNorm, GradientKNN, GradientGaussian, GradientForest, Mahalanobis, MahalanobisPP, \
 ODIN, Consistency, SyntheticOutliers, ImageStatistics]"
+)
 
 
 def test_a_network_with_one_logit_is_trained_attacked_probed_and_guarded(capsys):

@@ -62,7 +62,7 @@ def test_detectors_that_need_none_are_those_that_are_named(run):
     assert {one["detector"] for one in results(Path("runs/alone"))["outcomes"]} == {"energy", "knn"}
 
 
-@pytest.mark.parametrize("name", ["mlp", "gradient_knn", "energy"])
+@pytest.mark.parametrize("name", ["mlp", "gradient_forest", "energy"])
 def test_the_guards_detector_can_be_chosen(run, name, capsys):
     main(["detect", *FILE, "--detection.guard", name, "--run_dir", "runs/chosen", "--ckpt_path",
           str(run / "checkpoints/best.ckpt")])  # fmt: skip
@@ -77,7 +77,7 @@ def test_the_guards_detector_can_be_chosen(run, name, capsys):
 def test_by_default_it_is_the_best_on_val_of_those_that_need_no_anomalies(run, capsys):
     about = json.loads((run / "guard/guard.json").read_text())
     means = {}
-    for name in ("gradient_gaussian", "gradient_knn", "baseline", "energy"):
+    for name in ("gradient_gaussian", "gradient_knn", "gradient_forest", "baseline", "energy"):
         main(["detect", *FILE, "--detection.guard", name, "--run_dir", f"runs/{name}", "--ckpt_path",
               str(run / "checkpoints/best.ckpt")])  # fmt: skip
         metrics = Guard.load(f"runs/{name}/guard").about.metrics

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from lightning_gradood.cli import main
 
-FREE = "[GradientGaussian, {class_path: GradientKNN, init_args: {k: 3}}]"
+FREE = "[GradientGaussian, {class_path: GradientKNN, init_args: {k: 3}}, GradientForest]"
 
 
 def detect(run, *flags):
@@ -27,7 +27,7 @@ def test_known_is_the_default_and_one_class_detectors_stand_beside_it(run, capsy
     assert [(o["source"], o["detector"], o["trained_on"]) for o in outcomes] == [
         (source, name, source if name == "mlp" else "normal")
         for source in ("nine", "photographs")
-        for name in ("mlp", "gradient_gaussian", "gradient_knn")
+        for name in ("mlp", "gradient_gaussian", "gradient_knn", "gradient_forest")
     ]
     assert [o["metrics"]["test"]["auroc"] for o in outcomes if o["detector"] == "mlp"] == [
         o["metrics"]["test"]["auroc"] for o in tiny.results(run)["outcomes"]
@@ -35,10 +35,10 @@ def test_known_is_the_default_and_one_class_detectors_stand_beside_it(run, capsy
     assert {o["counts"]["train"]["anomalous"] for o in outcomes if o["trained_on"] == "normal"} == {0}
     rows = [line.split() for line in tiny.table(capsys.readouterr().out).splitlines()]
     assert {tuple(row[:3]) for row in rows} >= {
-        ("mean", "gradient_gaussian", "normal"),
+        ("mean", "gradient_forest", "normal"),
         ("nine", "gradient_knn", "normal"),
     }
-    assert (folder / "detectors" / "nine" / "gradient_knn.safetensors").is_file()
+    assert (folder / "detectors" / "nine" / "gradient_forest.safetensors").is_file()
 
 
 def test_leave_one_out_trains_on_the_others(run, capsys):

@@ -58,6 +58,7 @@ def test_the_heat_map_is_the_gradient_of_the_score(name, tmp_path):
     ("name", "words"),
     [
         ("odin", "no heat map: the readings odin are not differentiated"),
+        ("gradient_forest", "no heat map: the score does not change with small changes of the image"),
     ],
 )
 def test_where_there_is_no_heat_map_it_is_said_why(name, words, tmp_path):
