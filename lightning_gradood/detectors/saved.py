@@ -124,7 +124,7 @@ def load_detector(path: str | Path, detector: Detector | None = None) -> SavedDe
     about, state = _read(Path(path))
     if about["format"] > FORMAT:
         raise Refusal(
-            f"{path} should be a detector of format {FORMAT} or older. Got format {about['format']}. "
+            f"{path} should be a detector of format {FORMAT}. Got format {about['format']}. "
             "Update lightning_gradood: a newer version has written it."
         )
     if detector is None:

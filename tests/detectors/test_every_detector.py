@@ -204,7 +204,7 @@ def test_files_that_are_no_detectors_are_refused_and_execute_nothing(tmp_path, s
         ({"class": "lightning_gradood.detectors.load_detector"}, foreign),
         ({"arguments": {"kelvin": 3}}, r"Got arguments that `Energy` does not take .*'kelvin'"),
         ({"class": "lightning_gradood.detectors.mlp.MLP", "arguments": strange}, "or .synthetic. Got `AllOnes.mro`"),
-        ({"format": 2}, r"format 1 or older. Got format 2. Update lightning_gradood"),
+        ({"format": 2}, r"format 1\. Got format 2\. Update lightning_gradood"),
     ]
     for name in ("format", "class", "threshold", "trained_on", "counts", "reads", "versions"):
         words = f"written.safetensors should be a detector .* Got `{name}: "

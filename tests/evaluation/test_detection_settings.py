@@ -54,7 +54,6 @@ def test_settings_without_meaning_are_refused():
     cases = [
         (lambda: DetectionSettings(label_designs=[]), "should name at least one label design. Got none."),
         (lambda: DetectionSettings(label_designs=[AllOnes()] * 2), "different names. Got ['all_ones', 'all_ones']."),
-        (lambda: DetectionSettings(resamples=0), "`detection.resamples` should be at least 1. Got"),
         (lambda: DetectionSettings(detectors=[MLP([AllZeros()], MLPSettings())]).build(), "Got ['mlp', 'mlp']."),
         (lambda: DetectionSettings(detectors=[Energy(name="a/b")]).build(), "names that can be files', without a"),
         (lambda: DetectionSettings(detectors=other).probes(), "Got two settings of `mahalanobis/preprocessed`. Give"),

@@ -9,7 +9,6 @@ from scipy.stats import binom, kstest, rankdata
 from sklearn.ensemble import IsolationForest
 
 from lightning_gradood.core import Refusal
-from lightning_gradood.evaluation import DetectionSettings
 from lightning_gradood.metrics import conformal_p_values, conformal_threshold, score_drift
 
 DRAWS = {
@@ -79,7 +78,7 @@ def test_rates_that_cannot_be_kept_are_refused_with_numbers_that_work():
             conformal_threshold(np.arange(float(n)), possible)
     for rate in (0.0, 1.0, -0.1, 5.0, float("nan")):
         with pytest.raises(Refusal, match=r"`detection.false_positive_rate` should be between 0 and 1, e.g. 0.05. Got"):
-            DetectionSettings(false_positive_rate=rate)
+            conformal_threshold(np.arange(99.0), rate)
 
 
 @pytest.mark.parametrize("ties", [False, True])
