@@ -1,4 +1,4 @@
-"""Lightning's Trainer with two more verbs: `extract` probes every source, `detect` also fits, reports and saves detectors."""
+"""Lightning's Trainer with two more verbs: `extract` probes every source, `detect` also fits and reports detectors."""
 
 import sys
 import time
@@ -84,7 +84,7 @@ class Trainer(pl.Trainer):
         settings: DetectionSettings | None = None,
         cache_dir: str = DEFAULT_CACHE,
     ) -> list[CacheEntry]:
-        """Probe every source on all processes and keep the records.
+        """Probe every source on all processes, keep the records, and return their cache entries on every process.
 
         Args:
             model: the task that holds the classifier.
@@ -93,9 +93,6 @@ class Trainer(pl.Trainer):
                 network as it is, with the initial weights that the task names.
             settings: label designs and detectors; they decide what is read.
             cache_dir: where records are kept and found again.
-
-        Returns:
-            The cache entries that hold the records, known on every process.
         """
         settings = settings or DetectionSettings()
         self.load(model, ckpt_path)
@@ -161,7 +158,6 @@ class Trainer(pl.Trainer):
         settings: DetectionSettings,
         cache_dir: str,
     ) -> tuple[DetectionDatasets, list[Outcome], DetectionReport | None]:
-        """Records of all sources, what detectors do on them, and on the first process the report."""
         started = time.perf_counter()
         entries = self.extract(model, datamodule, ckpt_path, settings, cache_dir)
         cache, split_of = RecordCache(cache_dir), datamodule.manifest.split_of
@@ -193,18 +189,18 @@ class Trainer(pl.Trainer):
 
     @contextmanager
     def _alert_of_failure(self) -> Iterator[None]:
-        """Let W&B tell people that a run has failed; the error passes on."""
+        """Send an alert through W&B when a run fails, and raise its error again."""
         try:
             yield
         except Exception as error:
             if self.is_global_zero:
-                with suppress(Exception):  # whatever W&B has to say, the run's own error is what counts
+                with suppress(Exception):  # the run's own error matters more than W&B's
                     alert(self.loggers, f"{self._experiment_name}: `detect` has failed", str(error)[:500])
             raise
 
     @property
     def _reporting(self) -> list[ReportCallback | WandbCallback]:
-        """Those that write into the run's folder, and then those that give W&B what lies there."""
+        """Callbacks that write into the run's folder, then those that log its content to W&B."""
         own = [one for one in self.callbacks if isinstance(one, ReportCallback)]  # type: ignore[attr-defined]
         return [*own, *(one for one in self.callbacks if isinstance(one, WandbCallback))]  # type: ignore[attr-defined]
 
@@ -217,14 +213,9 @@ class Trainer(pl.Trainer):
     ) -> None:
         """Refuse a network that does not fit the images, or that a detector cannot read, before any long work.
 
-        Two images pass through the network, once for each model and data: a verb's own call finds that it was done. Only the
-        first process looks: it may have to download the images, and the others wait for it in `prepare_data`.
-
-        Args:
-            model: the task that holds the classifier.
-            datamodule: its images.
-            settings: those of the detectors, whose probes are tried; None where nothing is probed.
-            training: look at the training images rather than at the normal source's.
+        Two images pass through the network, once for each model and data. Only the first process looks: it may have to
+        download the images, and the others wait for it in `prepare_data`. `training` checks the training images instead
+        of the normal source's; without `settings` no probes are tried.
         """
         if settings is not None:
             self._refuse_unfit_settings()
@@ -244,7 +235,7 @@ class Trainer(pl.Trainer):
         self._checked = (model, datamodule, settings)
 
     def check_stage_two(self, datamodule: ImageDataModule, settings: DetectionSettings) -> None:
-        """Refuse settings and sources on which `detect` would fail; the first process opens and splits the sources, once."""
+        """Refuse settings and sources on which `detect` would fail; opens and splits sources on the first process."""
         datamodule.try_built_in_probes()
         settings.guarding(datamodule.knows_anomalies)
         refuse_single(datamodule.anomaly_names, settings.protocol)
@@ -294,7 +285,7 @@ class Trainer(pl.Trainer):
     def _fit_detectors(
         self, settings: DetectionSettings, datasets: DetectionDatasets, datamodule: ImageDataModule
     ) -> list[Outcome]:
-        """Fit on the anomaly sources that fall to this process; every process gets all outcomes."""
+        """Fit on the anomaly sources of this process; every process gets all outcomes."""
         detectors = settings.detectors_for(datamodule.knows_anomalies)
         sources, outcomes, fitted_before = datamodule.anomaly_names, list[Outcome](), dict[str, Detector]()
         if not datamodule.knows_anomalies and self.is_global_zero:
@@ -316,7 +307,7 @@ class Trainer(pl.Trainer):
         save_detector(path, detector, found.threshold, normal, trained_on=found.trained_on, counts=counts)
 
     def _save_guard(self, place: Workplace, settings: DetectionSettings, datasets: DetectionDatasets) -> GuardSummary:
-        """Choose, calibrate and save the guard's detector, on the first process; the others help to prepare its probes."""
+        """Choose, calibrate and save the guard's detector on the first process; the others help to prepare probes."""
         folder = Path(self.default_root_dir) / "guard"
         chosen, summary = None, GuardSummary("")
         if self.is_global_zero:

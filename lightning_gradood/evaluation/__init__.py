@@ -1,6 +1,7 @@
 """From records to numbers: `evaluate` fits a detector on `train`, chooses its threshold on `val`, looks at `test` once.
 
-An `Outcome` holds every number of one detector on one anomaly source; `trials_of` lists the fits that a protocol asks for.
+An `Outcome` holds all numbers of one detector on one anomaly source; `trials_of` lists the fits that a protocol asks
+for.
 
     >>> import numpy as np
     >>> from lightning_gradood.detectors import MLP

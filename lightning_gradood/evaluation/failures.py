@@ -1,4 +1,4 @@
-"""Detectors that fail, which are reported beside the others, and numbers that say nothing."""
+"""Detectors that fail, which are reported beside the others, and measurements without information."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,14 +17,7 @@ from lightning_gradood.records import Records
 
 @dataclass(frozen=True)
 class Failure:
-    """A detector that could not be fitted or tested, in place of its outcomes.
-
-    Args:
-        source: the anomaly source that its trial belongs to.
-        detector: its name.
-        trained_on: name of what it was to be trained on.
-        reason: one sentence.
-    """
+    """A detector that could not be fitted or tested on an anomaly source, with the reason in one sentence."""
 
     source: str
     detector: str
@@ -36,16 +29,12 @@ Result = TypeVar("Result")
 
 
 def attempt(action: Callable[[], Result]) -> tuple[Result | None, str]:
-    """Do something with one detector, of which there are others.
-
-    Returns:
-        The result and an empty reason; or None, and one sentence about why there is none.
-    """
+    """The result and an empty reason; or None and one sentence why there is none."""
     try:
         return action(), ""
     except Refusal as refusal:
         return None, str(refusal)
-    except Exception as error:  # detectors are anybody's code, and one must not cost what the others found
+    except Exception as error:  # a user's detector must not lose the others' results
         first = next(iter(str(error).strip().splitlines()), "")
         return None, f"{type(error).__name__}: {first}".rstrip(": .") + "."
 
@@ -53,7 +42,7 @@ def attempt(action: Callable[[], Result]) -> tuple[Result | None, str]:
 def attempt_trial(
     trial: Trial, datasets: DetectionDatasets, settings: DetectionSettings, fitted_before: dict[str, Detector]
 ) -> tuple[Detector | None, list[Outcome], list[Failure]]:
-    """Run a trial, see `run_trial`; where that fails, return no detector and no outcome but the failure."""
+    """Run a trial, see `run_trial`; one that fails returns no detector, no outcome, and the failure."""
     run = partial(
         run_trial,
         trial,
@@ -71,11 +60,7 @@ def attempt_trial(
 
 
 def refuse_all_failed(outcomes: Sequence[Outcome], failures: Sequence[Failure]) -> None:
-    """Refuse a run that has nothing to report.
-
-    Raises:
-        Refusal: every detector has failed on every source.
-    """
+    """Refuse a run in which every detector has failed on every source."""
     if failures and not outcomes:
         one = failures[0]
         raise Refusal(
@@ -85,7 +70,7 @@ def refuse_all_failed(outcomes: Sequence[Outcome], failures: Sequence[Failure]) 
 
 
 def notes_on_left_out(left_out: Mapping[str, Sequence[str]]) -> list[str]:
-    """Say which images are in no number, as the network was not finite for them: their ids by source."""
+    """Name the images, by source, that are left out of all numbers because the network was not finite for them."""
     return [
         f"{source}: {len(names)} images are left out, as the network is not finite for them, e.g. {names[0]}."
         for source, names in left_out.items()
@@ -93,16 +78,10 @@ def notes_on_left_out(left_out: Mapping[str, Sequence[str]]) -> list[str]:
 
 
 def notes_on_zeros(records: Mapping[str, Records], outcomes: Sequence[Outcome]) -> list[str]:
-    """Say where nothing was measured: attacks that moved no pixel, gradients that are zero, scores that are all the same.
+    """Sentences on attacks that moved no pixel, gradients that are zero and scores that are all equal, with counts.
 
-    A dead layer and a saturated softmax have zero gradients in truth; an operation without a backward has them by mistake.
-
-    Args:
-        records: by source.
-        outcomes: of all detectors.
-
-    Returns:
-        A sentence each, with how many images; none where there are none.
+    A dead layer and a saturated softmax have zero gradients in truth; an operation without a backward has them by
+    mistake.
     """
     notes = []
     for source, table in records.items():

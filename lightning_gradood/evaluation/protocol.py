@@ -36,21 +36,13 @@ class Trial:
 
 
 def trials_of(detectors: Sequence[Detector], sources: Sequence[str], protocol: Protocol) -> list[Trial]:
-    """List what a protocol asks for.
+    """List the trials of a protocol source by source, for each the detectors in their order.
 
     - `known` (the paper's): trained and tested on the same source.
     - `leave_one_out`: trained and selected on all sources but the tested one, as if its anomalies were not known.
     - `cross`: trained on each source, and tested on every one.
 
-    A one-class detector knows no anomalies, so that all protocols are one for it.
-
-    Args:
-        detectors: each is fitted anew for each trial.
-        sources: anomaly sources.
-        protocol: which.
-
-    Returns:
-        Source by source, for each the detectors in their order.
+    For a one-class detector, which knows no anomalies, all protocols are the same.
     """
     return [_trial(detector, source, sources, protocol) for source in sources for detector in detectors]
 
@@ -64,11 +56,7 @@ def _trial(detector: Detector, source: str, sources: Sequence[str], protocol: Pr
 
 
 def refuse_single(sources: Sequence[str], protocol: Protocol) -> None:
-    """Refuse a protocol that needs other sources where there are none.
-
-    Raises:
-        Refusal: if so.
-    """
+    """Refuse a protocol that needs several sources where there is only one."""
     if protocol != "known" and len(sources) < 2:
         raise Refusal(
             f"`detection.protocol = {protocol}` should have at least two anomaly sources. Got {list(sources)}. "
@@ -82,7 +70,7 @@ class DetectionDatasets:
 
     Args:
         records: by source, with their splits.
-        noise_of: the source of an attack's noise control, which is on the normal side, if it has one.
+        noise_of: source to that of its noise control, which is on the normal side.
         keep_of: which of a source's images are detected.
     """
 
@@ -96,11 +84,11 @@ class DetectionDatasets:
         return Records.concatenate([self.records[name] for name in names]) if names else None
 
     def same_normal(self, source: str) -> bool:
-        """Whether the normal side of a source's data set is the normal source, all of it and nothing else."""
+        """Whether the normal side of a source's data set is exactly the normal source."""
         return self.noise_of(source) is None and self.keep_of(source) == "all"
 
     def of(self, *sources: str) -> Records:
-        """Normal and anomalous records of one source, or of several, each record once."""
+        """Normal and anomalous records of some sources, each record once."""
         datasets = [
             detection_dataset(self.records, source, self.noise_of(source), self.keep_of(source)) for source in sources
         ]
@@ -117,20 +105,15 @@ def run_trial(
     false_positive_rate: float = 0.05,
     fitted_before: dict[str, Detector] | None = None,
 ) -> tuple[Detector, list[Outcome]]:
-    """Fit a copy of a trial's detector and test it on each of the trial's sources.
+    """Fit a copy of a trial's detector and test it; returns it and one outcome per tested source.
 
     Args:
-        trial: what to do.
-        datasets: where the records come from.
         seed: see `fitting_seed`; with the name of a tested source it fixes the bootstrap.
         resamples: bootstrap resamples of the AUROC's interval.
         conventions: whose arithmetic is added to the metrics.
         false_positive_rate: share of normal images that a one-class detector may flag.
-        fitted_before: by name, detectors that know no anomalies and were fitted on all normal images; one that is found here is
-            not fitted again, and one that is fitted here is added.
-
-    Returns:
-        The fitted detector and one outcome per tested source.
+        fitted_before: one-class detectors by name, fitted on all normal images; one found here is not fitted again, and
+            one fitted here is added.
     """
     shared = not trial.detector.needs_anomalies and datasets.same_normal(trial.owner)
     before = (fitted_before or {}).get(trial.detector.name) if shared else None
@@ -156,20 +139,17 @@ def run_trial(
 
 
 def fitting_seed(detector: Detector, owner: str, seed: int) -> int:
-    """Seed of a fit: by the name of the source that it belongs to, or for a detector that knows no anomalies one for all.
-
-    So such a detector is the same for each source, and the same as the one that a guard is made of.
-    """
+    """Seed of a fit, from the owner's name; for a one-class detector the same for all sources and for the guard."""
     return named_seed(seed, owner if detector.needs_anomalies else NORMAL, bits=32)
 
 
 def trials_of_process(trials: Sequence[Trial], sources: Sequence[str], rank: int, processes: int) -> list[Trial]:
-    """The trials that fall to one of several processes: those owned by every so many-th source."""
+    """The trials of one of several processes: those owned by every so many-th source."""
     return [trial for trial in trials if sources.index(trial.owner) % processes == rank]
 
 
 def gather_outcomes(outcomes: list[Outcome], detectors: Sequence[Detector], sources: Sequence[str]) -> list[Outcome]:
-    """The outcomes of all processes, by tested source, detector and source of training; the same on every process."""
+    """The outcomes of all processes by tested source, detector and source of training; the same on every process."""
     rank = {name: number for number, name in enumerate(sources)}
     place = {detector.name: number for number, detector in enumerate(detectors)}
     return sorted(
@@ -179,5 +159,5 @@ def gather_outcomes(outcomes: list[Outcome], detectors: Sequence[Detector], sour
 
 
 def of_all_processes(own: list[Found]) -> list[Found]:
-    """What all processes have found, put together on each of them."""
+    """Concatenate what all processes have found; the same on each."""
     return [one for part in gathered(own) for one in part]  # a few scores an image

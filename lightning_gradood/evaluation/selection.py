@@ -1,4 +1,4 @@
-"""The detector of a guard: which one it is, fitted on all that is known, calibrated on normal images that it has not seen."""
+"""The detector of a guard: chosen, fitted on all known anomalies, calibrated on normal images that it has not seen."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,7 +14,7 @@ from lightning_gradood.evaluation.trials import fitting_records
 from lightning_gradood.metrics import auroc, binomial_interval, conformal_threshold
 from lightning_gradood.records import NORMAL, Records, normal_records
 
-GUARD = "guard"  # stands where a source's name stands when a detector is trained on all of them for a guard
+GUARD = "guard"  # in place of a source: trained on all of them, for a guard
 
 
 @dataclass(frozen=True)
@@ -22,14 +22,14 @@ class Calibrated:
     """A detector that is ready to guard.
 
     Args:
-        detector: fitted.
         trained_on: `normal`, or the anomaly sources it was fitted on, joined by `+`.
-        calibration: its scores of normal `val` images, none of which it was fitted on or selected by, float64 [n], ascending.
+        calibration: its scores of normal `val` images, none of which it was fitted on or selected by, float64 [n],
+            ascending.
         threshold: conformal, for `false_positive_rate`.
         false_positive_rate: share of normal images that it may flag.
         counts: `train` and `calibration` to their numbers of records.
-        metrics: anomaly source to `val/auroc`, `test/auroc` and `test/flagged`; `normal` to `test/flagged` with the bounds of
-            its binomial 95 % interval, `low` and `high`.
+        metrics: anomaly source to `val/auroc`, `test/auroc` and `test/flagged`; `normal` to `test/flagged` with the
+            bounds of its binomial 95 % interval, `low` and `high`.
     """
 
     detector: Detector
@@ -57,16 +57,8 @@ def best_calibrated(
 ) -> Calibrated:
     """Fit and calibrate every candidate, and return the one with the highest mean AUROC on `val`, the first of equals.
 
-    A detector that needs anomalies is fitted on all sources together. As it selects on `val`, every other normal image of
-    `val` is kept from it, to calibrate on.
-
-    Args:
-        candidates: at least one.
-        datasets: where the records come from.
-        sources: anomaly sources.
-        seed: fixes the fits.
-        false_positive_rate: share of normal images that may be flagged.
-        failures: of detectors which are no candidates any more.
+    A detector that needs anomalies is fitted on all sources together. As it selects on `val`, every other normal image
+    of `val` is kept from it for calibration. Candidates named in `failures` are skipped.
 
     Raises:
         Refusal: none of them can be fitted and calibrated.
@@ -124,7 +116,6 @@ def _auroc(detector: Detector, records: Records) -> float:
 
 
 def _tested(chosen: Calibrated, datasets: DetectionDatasets, sources: Sequence[str]) -> dict[str, dict[str, float]]:
-    """Add what the chosen detector, and no other candidate, does on `test`."""
     found: dict[str, dict[str, float]] = {}
     for source in sources:
         test = datasets.of(source).where(split="test")

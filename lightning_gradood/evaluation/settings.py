@@ -31,9 +31,10 @@ Preset = Literal["paper", "no_anomalies", "one_pass"]
 
 
 def no_anomalies() -> list[Detector]:
-    """Return the detector for when no anomalies are known; it takes three forward passes and no gradients.
+    """Return the detector for unknown anomalies, with three forward passes and no gradients.
 
-    It combines confidence, features, views of the image, and a model that tells normal images from synthetic outliers by these.
+    It combines confidence, features, views of the image, and a model that tells normal images from synthetic outliers
+    by these.
     """
     return [Combined([Baseline(), MahalanobisPP(), Consistency(), SyntheticOutliers()], name="no_anomalies")]
 
@@ -58,22 +59,24 @@ class DetectionSettings:
         label_designs: confounding labels, e.g. [AllOnes]; several together make one longer representation, and the
             paper's all-ones label, if it is one of several, is then reported alone too, as `mlp_all_ones`.
         mlp: the paper's detector, a 2-layer MLP.
-        detectors: further detectors by class path.
-            Those that read gradients and name no label designs read the experiment's.
-        preset: `paper`, the MLP alone; `no_anomalies`, also a detector that needs no anomalies, and reads confidence, features
-            and views of the image in three forward passes; `one_pass`, also two that need none and read one forward pass and
-            its gradients, the second of them the paper's MLP trained against synthetic outliers. A preset and `detectors` add up.
-        protocol: what the detectors may know: `known`, the very source they are tested on, as in the paper; `leave_one_out`, all
-            sources but the tested one; `cross`, each source in turn, and tested on every one.
-        metrics: conventions whose arithmetic is reported too, under `<convention>/<metric>`, to compare with their tables.
+        detectors: further detectors by class path. Those that read gradients and name no label designs read the
+            experiment's.
+        preset: `paper`, the MLP alone; `no_anomalies`, also a detector that needs no anomalies, and reads confidence,
+            features and views of the image in three forward passes; `one_pass`, also two that need none and read one
+            forward pass and its gradients, the second of them the paper's MLP trained against synthetic outliers. A
+            preset and `detectors` add up.
+        protocol: what the detectors may know: `known`, the very source they are tested on, as in the paper;
+            `leave_one_out`, all sources but the tested one; `cross`, each source in turn, and tested on every one.
+        metrics: conventions whose arithmetic is reported too, under `<convention>/<metric>`, to compare with their
+            tables.
         false_positive_rate: share of normal images that a detector without known anomalies may flag: its threshold is a
             split-conformal quantile of the scores of the normal `val` images.
-        guard: name of the detector that guards new images, see `score`; by default the best on `val` of those that need no
-            anomalies. One that needs them is fitted on all anomaly sources together.
+        guard: name of the detector that guards new images, see `score`; by default the best on `val` of those that need
+            no anomalies. One that needs them is fitted on all anomaly sources together.
         resamples: bootstrap resamples for the 95 % interval of the AUROC.
         seed: of the detectors and the bootstrap; the splits have theirs in `data.split_seed`.
-        on_bad_image: what to do with an image for which the network, or a gradient, is NaN or infinite: `refuse` names it and
-            ends the run; `skip` names it and leaves it out, with its attacked versions where they are so too.
+        on_bad_image: what to do with an image for which the network, or a gradient, is NaN or infinite: `refuse` names
+            it and ends the run; `skip` names it and leaves it out, with its attacked versions where they are so too.
     """
 
     label_designs: list[LabelDesign] = field(default_factory=lambda: [AllOnes()])
@@ -98,11 +101,7 @@ class DetectionSettings:
             )
 
     def probes(self, anomalies: bool = True) -> list[Probe]:
-        """The probes of all detectors, each once; logits come with the pass at no cost and give the predictions.
-
-        Args:
-            anomalies: whether any are known.
-        """
+        """The probes of all detectors, each once, and logits, which cost nothing and give the predictions."""
         probes = [probe for detector in self.detectors_for(anomalies) for probe in detector.probes]
         found: dict[str, Probe] = {}
         for probe in [*probes, LogitsProbe()]:
@@ -114,19 +113,14 @@ class DetectionSettings:
         return list(found.values())
 
     def detectors_for(self, anomalies: bool = True) -> list[Detector]:
-        """The detectors that are fitted: all of them, or without known anomalies those that need none.
-
-        Args:
-            anomalies: whether any are known.
-        """
+        """The detectors that are fitted: all of them, or where no anomalies are known those that need none."""
         return self.build() if anomalies else self.without_anomalies(known=False)
 
     def without_anomalies(self, known: bool) -> list[Detector]:
         """The detectors that need no anomalies.
 
-        Args:
-            known: whether anomalies are known. Where no such detector is named, these are then some that read what is read
-                anyway, and otherwise the preset for that case, and two of what it is compared with.
+        Where none is configured: if anomalies are known, some that read what is read anyway; if not, the preset for
+        that case and two detectors to compare it with.
         """
         named = [detector for detector in self.build() if not detector.needs_anomalies]
         cheap: list[Detector] = [GradientGaussian(), GradientKNN(), Baseline(), Energy()]
@@ -134,14 +128,7 @@ class DetectionSettings:
         return named or [detector.with_label_designs(self.label_designs) for detector in usual]
 
     def outliers(self, anomalies: bool = True) -> tuple[dict[str, SyntheticOutlier], list[str]]:
-        """The synthetic outliers that detectors are fitted against, by name, and the probes that are read of them.
-
-        Args:
-            anomalies: whether any are known.
-
-        Raises:
-            Refusal: two of one name differ.
-        """
+        """The detectors' synthetic outliers by name, and the probes read of them; refuses unequal ones of one name."""
         found: dict[str, SyntheticOutlier] = {}
         needy = [detector for detector in self.detectors_for(anomalies) if detector.outliers]
         for outlier in (outlier for detector in needy for outlier in detector.outliers):
@@ -153,14 +140,7 @@ class DetectionSettings:
         return found, [probe.name for detector in needy for probe in detector.probes]
 
     def guarding(self, anomalies: bool = True) -> list[Detector]:
-        """The detectors among which the guard's is chosen.
-
-        Args:
-            anomalies: whether any are known.
-
-        Raises:
-            Refusal: `guard` names none of them.
-        """
+        """The detectors among which the guard's is chosen; refuses a `guard` that names none of them."""
         candidates = self.without_anomalies(anomalies)
         if self.guard is None:
             return candidates
@@ -188,12 +168,7 @@ class DetectionSettings:
         return detectors
 
     def check_train_images(self, in_train: int, anomalies: bool = True) -> None:
-        """Refuse too few normal images in `train` for a detector, such as one that divides them into folds.
-
-        Args:
-            in_train: number of normal images in `train`.
-            anomalies: whether any are known.
-        """
+        """Refuse too few normal images in `train` for a detector, such as one that divides them into folds."""
         for detector in self.detectors_for(anomalies):
             if in_train < detector.fewest:
                 raise Refusal(
@@ -202,12 +177,7 @@ class DetectionSettings:
                 )
 
     def check_normal_images(self, in_val: int, anomalies: bool = True) -> None:
-        """Refuse too few normal images in `val` for the false-positive rate, if a threshold that was asked for rests on them.
-
-        Args:
-            in_val: number of normal images in `val`.
-            anomalies: whether any are known.
-        """
+        """Refuse too few normal images in `val` for the false-positive rate where a threshold depends on it."""
         if not all(detector.needs_anomalies for detector in self.detectors_for(anomalies)):
             check_calibration(in_val, self.false_positive_rate)
         if self.guard is not None:
@@ -216,7 +186,6 @@ class DetectionSettings:
 
 
 def _refuse_names(names: Sequence[str]) -> None:
-    """Refuse names of detectors that repeat, or that no file in the run's folder can have."""
     if len(set(names)) < len(names):
         raise Refusal(f"`detection.detectors` should have different names. Got {names}. Remove one.")
     for name in names:

@@ -1,4 +1,4 @@
-"""Fitting a detector on `train`, choosing its threshold on `val`, measuring it on `test` once, and all numbers of that."""
+"""Fitting a detector on `train`, choosing its threshold on `val`, measuring it on `test` once."""
 
 import time
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ from lightning_gradood.metrics import (
 )
 from lightning_gradood.records import NORMAL, Records, normal_records
 
-OTHERS = "others"  # stands where a source's name stands when a detector was trained on all but the tested one
+OTHERS = "others"  # in place of a source: trained on all but the tested one
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class SplitScores:
     """Scores of one split.
 
     Args:
-        ids: record ids, n of them.
+        ids: of the n records.
         labels: 0 normal, 1 anomalous, int64 [n].
         scores: higher = more anomalous, float64 [n].
     """
@@ -41,8 +41,7 @@ def is_transferred(trained_on: str, source: str) -> bool:
     """Whether a detector was trained on one anomaly source and tested on another.
 
     Args:
-        trained_on: the source it was trained on, `normal`, `others`, or empty where it is the tested one.
-        source: the tested one.
+        trained_on: a source, `normal`, `others`, or empty where it is the tested one.
     """
     return trained_on not in ("", source, NORMAL, OTHERS)
 
@@ -53,16 +52,15 @@ class Outcome:
 
     Args:
         source: the anomaly source whose `test` it is measured on.
-        detector: the detector's name.
         counts: split to `normal` and `anomalous` to number of records.
         metrics: `val` and `test` to metric to value, in [0, 1] but for norms of perturbations.
         auroc_interval: 95 % interval of the test AUROC, see `metrics.auroc_interval`.
         threshold: chosen on `val`; anomalous iff score > threshold.
-        scores: `val` and `test` to their scores.
+        scores: of `val` and `test`.
         curves: one dict per epoch, empty if nothing was trained.
         seconds: time to fit and score.
-        trained_on: the anomaly source whose `train` and `val` it was fitted on; `others` for all but the tested one, `normal`
-            for a one-class detector, empty where nobody said.
+        trained_on: the anomaly source whose `train` and `val` it was fitted on; `others` for all but the tested one,
+            `normal` for a one-class detector, empty where unknown.
     """
 
     source: str
@@ -91,7 +89,7 @@ class Outcome:
 
     @property
     def label(self) -> str:
-        """The detector's name, with a source it was transferred from: `mlp@fgsm`; with `source` it is unique in a run."""
+        """The detector's name, with a source it was transferred from (`mlp@fgsm`); with `source` unique in a run."""
         return f"{self.detector}@{self.trained_on}" if self.transferred else self.detector
 
 
@@ -107,10 +105,8 @@ def evaluate(
     """Fit a detector on one anomaly source against the normal source and measure it on the same source.
 
     Args:
-        detector: fitted here.
         records: normal and anomalous records of that source, with their `split`.
-        source: the anomaly source's name.
-        seed: with the source's name it fixes the fit and the bootstrap, whichever process runs them in whatever order.
+        seed: with the source's name it fixes fit and bootstrap, independent of process and order.
         resamples: bootstrap resamples of the AUROC's interval.
         false_positive_rate: share of normal images that a detector without known anomalies may flag.
 
@@ -129,7 +125,7 @@ def evaluate(
 
 @dataclass(frozen=True)
 class Fitted:
-    """A detector that is ready for `test`, with the fields of `Outcome` that its fit decides; `attacks` are those of `val`."""
+    """A detector ready for `test`, with the fields of `Outcome` that its fit decides; `attacks` are those of `val`."""
 
     detector: Detector
     trained_on: str
@@ -151,18 +147,10 @@ def fit(
     synthetic: Records | None = None,
     is_fitted: bool = False,
 ) -> Fitted:
-    """Fit a detector on `train`, select on `val`; a one-class one gets the normal records alone.
+    """Fit a detector on `train`, select on `val`, without looking at `test`; one-class ones get normal records alone.
 
-    Args:
-        detector: fitted here.
-        records: normal and anomalous records with their `split`; those of `test` are never looked at.
-        trained_on: name of the anomaly source, or of all of them together.
-        seed, false_positive_rate: as for `evaluate`.
-        synthetic: synthetic outliers, for a detector that asks for some.
-        is_fitted: whether it was fitted on the same records before.
-
-    Raises:
-        Refusal: `val` has too few normal records for that rate.
+    `is_fitted` skips the fit where the detector was fitted on the same records before. Too few normal `val` records for
+    the false-positive rate are refused.
     """
     start = time.perf_counter()
     train, val = (records.where(split=split) for split in ("train", "val"))
@@ -185,7 +173,7 @@ def fit(
 
 
 def fitting_records(detector: Detector, parts: Sequence[Records], synthetic: Records | None) -> Records:
-    """Put together what a detector is fitted on: parts of `train` and `val`, and outliers, which may have fewer probes."""
+    """Records that a detector is fitted on: parts of `train` and `val`, and outliers, which may have fewer probes."""
     if synthetic is None:
         return Records.concatenate(parts)
     own = [probe.name for probe in detector.probes]
@@ -201,15 +189,7 @@ def measure(
     resamples: int = 1000,
     conventions: Sequence[str] = (),
 ) -> Outcome:
-    """Look at `test` once.
-
-    Args:
-        fitted: what `fit` returned.
-        records: normal and anomalous records of one source; only those of `test` are looked at.
-        source: its name.
-        seed, resamples: of the bootstrap of the AUROC's interval.
-        conventions: whose arithmetic is added as `<convention>/<metric>`.
-    """
+    """Measure once on the `test` records of one source; `conventions` add metrics named `<convention>/<metric>`."""
     start, test, detector = time.perf_counter(), records.where(split="test"), fitted.detector
     scores = {"val": fitted.val, "test": SplitScores(test.ids, test.anomalous, score_in_blocks(detector, test))}
     seconds = fitted.seconds + time.perf_counter() - start
@@ -238,13 +218,13 @@ def measure(
 
 
 FLAGGED = {"flagged_at_1_percent": 0.01, "flagged_at_5_percent": 0.05}
-"""Metrics of `test`: the share of normal images with a conformal p-value of at most this, whatever the run's own rate is."""
+"""Metrics of `test`: share of normal images with a conformal p-value of at most this, independent of the run's rate."""
 
 
 def flagged_normal(val: SplitScores, test: SplitScores) -> dict[str, float]:
-    """Share of normal `test` images that are flagged at 1 % and 5 %; absent where `val` has too few normal images for that.
+    """Share of normal `test` images flagged at 1 % and 5 %; absent where `val` has too few normal images for that.
 
-    For a detector that is selected on `val` the share is a little too large, as normal images of `val` look too normal to it.
+    For a detector that is selected on `val` the share is a little too large.
     """
     calibration, normal = val.scores[val.labels == 0], test.scores[test.labels == 0]
     p_values = conformal_p_values(calibration, normal)
@@ -254,11 +234,11 @@ def flagged_normal(val: SplitScores, test: SplitScores) -> dict[str, float]:
 
 
 def attack_numbers(records: Records) -> dict[str, float]:
-    """Success rate and mean L2 and L∞ distance of the perturbed images of these records; empty if there are none.
+    """Success rate and mean distances of the perturbed images among these records; empty if there are none.
 
     Returns:
-        `attack_success` (share of images whose prediction is not their class), `attack_target_hit` for targeted attacks,
-        and the mean norms of the perturbations, `attack_l2` and `attack_linf`, pixels in [0, 1].
+        `attack_success` (share of images whose prediction is not their class), `attack_target_hit` for targeted
+        attacks, and mean norms of the perturbations, `attack_l2` and `attack_linf`, of pixels in [0, 1].
     """
     rows = records.column("attack") != ""
     if not rows.any():
@@ -269,7 +249,7 @@ def attack_numbers(records: Records) -> dict[str, float]:
 
 
 def _threshold(val: SplitScores, false_positive_rate: float | None) -> float:
-    """Best balanced accuracy, or the conformal threshold for a rate where anomalous images are not known."""
+    """Threshold of best balanced accuracy, or the conformal one for a rate where anomalous images are not known."""
     if false_positive_rate is not None:
         return conformal_threshold(val.scores[val.labels == 0], false_positive_rate)
     return best_balanced_threshold(val.scores, val.labels)

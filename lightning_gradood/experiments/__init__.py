@@ -1,9 +1,8 @@
-"""Experiments: files times seeds, the paper's Tables 1 and 2, and one page that holds it all.
+"""Experiments: files times seeds, the paper's Tables 1 and 2, and one page with all results.
 
-A `Benchmark` names experiments and seeds. `run_benchmark` runs a verb for each pair, as a user could, and prints the
-command; what has results already is not run again. From the runs' folders it then writes the
-tables as Markdown, LaTeX and CSV, mean and standard deviation over seeds with the paper's numbers beside ours, and
-`report.html`. Each run stores what that page is drawn from (`StoreArtifacts`).
+`run_benchmark` runs a verb for each experiment and seed of a `Benchmark`, as a user could, and prints the command;
+finished runs are not repeated. From the run folders it writes tables as Markdown, LaTeX and CSV (mean and standard
+deviation over seeds beside the paper's numbers) and `report.html`, drawn from what `StoreArtifacts` kept.
 
     >>> from lightning_gradood.experiments import Cell, paper_number
     >>> cell = Cell((0.97, 0.98, 0.96), paper_number("CIFAR-10", "ResNet", "PGD", "ours", "auroc"))

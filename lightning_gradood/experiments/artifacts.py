@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import profiler as autograd_profiler
 from torch.profiler import ProfilerActivity, profile
+from typing_extensions import override
 
 from lightning_gradood.core import Refusal, as_float, atomic_write, parse_json
 from lightning_gradood.extraction import ProbeReader, ProbeTask
@@ -30,17 +31,10 @@ _INDEX = "index"  # of the file: JSON with the structure, arrays replaced by the
 
 @dataclass(frozen=True)
 class RunArtifacts:
-    """Arrays of one run, stored in its folder.
+    """Arrays that one run stores in its folder; fields as in `DetectionReport`, rows of `extremes` as dicts.
 
-    Args:
-        weights: digest of the classifier's weights.
-        norms: source to squared gradient norms, float64 [k, L], at most 1,000 images.
-        layer_names: of the L columns.
-        samples: source to uint8 images [k, H, W, C].
-        extremes: detector to rows of images, each `images` uint8 [k, H, W, C] and `scores`; see `DetectionReport`.
-        first_layer: `name`, `weights` [filters, C, h, w] and, by source, `gradients` of the same shape and the `images`
-            uint8 [H, W, C] they are of; empty if the network has no convolution.
-        probes: probe to `milliseconds` an image, and `mebibytes` an image where the device counts them.
+    `weights` is the classifier's digest; `norms` are of at most 1,000 images a source; `probes` is probe to
+    `milliseconds` and, where the device counts them, `mebibytes` an image.
     """
 
     weights: str
@@ -58,7 +52,7 @@ class RunArtifacts:
 
     @classmethod
     def read(cls, folder: Path) -> "RunArtifacts":
-        """Read that of a run's folder, or refuse what is not there or holds something else."""
+        """Read a run's file; a missing or damaged one is refused."""
         try:
             with np.load(cls.path(folder), allow_pickle=False) as arrays:
                 return cls(**_filled(parse_json(str(arrays[_INDEX])), arrays))
@@ -96,11 +90,10 @@ def _filled(value: Any, arrays: Any) -> Any:
 
 
 def probe_cost(probe: Probe, network: nn.Module, images: Tensor) -> dict[str, float]:
-    """Read a prepared probe of images float32 [N, C, H, W] three times: to warm up, for the time and for the memory.
+    """Measure `milliseconds` and peak `mebibytes` an image of a prepared probe on images float32 [N, C, H, W].
 
-    Returns:
-        `milliseconds` an image, wall clock, and `mebibytes` an image, what tensors hold at their peak beyond what was held
-        before, records included. No `mebibytes` where another profiler is at work.
+    Wall clock after a warm-up; memory beyond what was held before, records included, and missing where another profiler
+    is active.
     """
     probe(network, images)
     started = _now(images.device)
@@ -127,10 +120,10 @@ def _peak_on_gpu(work: Callable[[], object], device: torch.device) -> int:
 
 
 def _peak_on_cpu(work: Callable[[], object], device: torch.device) -> int | None:
-    """From the allocator's own log; the process' size grows by steps and never shrinks."""
+    """From the allocator's log: the process' size grows in steps and never shrinks."""
     if autograd_profiler._is_profiler_enabled:
         return None
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # or it writes about drivers that are not there
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # or it warns of missing drivers
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as log:
         work()
     events = log.profiler.kineto_results.events()
@@ -147,9 +140,10 @@ _ROWS = 1000  # of norms that a box plot is drawn from
 
 
 class StoreArtifacts(ReportCallback):
-    """Write results as `ReportCallback` does, and `artifacts.npz` before them.
+    """Write results as `ReportCallback` does, and before them `artifacts.npz`.
 
-    If the experiment file has a `ReportCallback` of its own, that one reports and this one only stores.
+    It holds time and memory of each probe that was just read. If the experiment file has a `ReportCallback` of its own,
+    that one reports and this one only stores.
     """
 
     def __init__(self) -> None:
@@ -157,13 +151,13 @@ class StoreArtifacts(ReportCallback):
         self._probes: dict[str, dict[str, float]] = {}
         self._reader: ProbeReader | None = None
 
+    @override
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Remember what reads the probes."""
         if isinstance(pl_module, ProbeTask):
             self._reader = pl_module.reader
 
+    @override
     def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Time and memory of each probe alone, on the device where it has just been read; not of those that were read before."""
         if not trainer.is_global_zero or not isinstance(pl_module, ProbeTask):
             return
         reader = pl_module.reader
@@ -173,8 +167,8 @@ class StoreArtifacts(ReportCallback):
         timed = [probe for probe in reader.probes if probe.name in read]
         self._probes = {probe.name: probe_cost(probe, reader.network, images) for probe in timed}
 
+    @override
     def on_detect_end(self, trainer: pl.Trainer, report: DetectionReport) -> None:
-        """Store the arrays; report, unless another callback does."""
         folder = Path(trainer.default_root_dir)
         with atomic_write(RunArtifacts.path(folder)) as file:
             file.write(self._artifacts(report).to_bytes())
@@ -182,8 +176,8 @@ class StoreArtifacts(ReportCallback):
         if not self._others(trainer):
             super().on_detect_end(trainer, report)
 
+    @override
     def on_guard_end(self, trainer: pl.Trainer, report: DetectionReport, guard: GuardSummary) -> None:
-        """Write the page of the run, unless another callback does."""
         if not self._others(trainer):
             super().on_guard_end(trainer, report, guard)
 

@@ -1,4 +1,4 @@
-"""The figures of one experiment, drawn from what its first run has stored."""
+"""The figures of one experiment, drawn from the artifacts of its first run."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,7 +29,7 @@ _LAYERS = "features/layers"
 
 
 def figure_sections(experiment: str, calls: Sequence[Call], benchmark: Benchmark) -> list[Section]:
-    """Draw what the first run of an experiment has stored; where it has not, a sentence says why."""
+    """Draw the artifacts of an experiment's first run; a sentence replaces each figure that has no data."""
     call = calls[0]
     artifacts = RunArtifacts.read(call.folder)
     curves = [
@@ -51,10 +51,9 @@ def figure_sections(experiment: str, calls: Sequence[Call], benchmark: Benchmark
 
 
 def scores_of_test(folder: Path) -> dict[str, dict[str, dict[str, np.ndarray]]]:
-    """Read the scores of `test`, without those of detectors that were trained on one other source alone.
+    """Source to detector to `labels` (0 normal, 1 anomalous; int64 [n]) and `scores` (float64 [n]) of `test`.
 
-    Returns:
-        Source to detector to `labels` (0 normal, 1 anomalous) int64 [n] and `scores` float64 [n].
+    Detectors that were trained on one other source are left out.
     """
     table = {name: np.array(values) for name, values in read_columns(folder / "scores.parquet").items()}
     others = np.isin(table["trained_on"], table["source"]) & (table["trained_on"] != table["source"])

@@ -1,4 +1,4 @@
-"""The runs of a benchmark: one verb call for each experiment and seed, which a user could type, run in this process."""
+"""The runs of a benchmark: one command for each experiment and seed, run in this process."""
 
 import json
 import shlex
@@ -22,7 +22,7 @@ class Program:
     """The command line as functions of its words.
 
     Args:
-        configuration: the resolved configuration that the words stand for; nothing is run.
+        configuration: returns the resolved configuration of the words; nothing is run.
         run: runs the verb in this process, with these callbacks beside those of the configuration.
     """
 
@@ -32,15 +32,7 @@ class Program:
 
 @dataclass(frozen=True)
 class Call:
-    """One experiment with one seed.
-
-    Args:
-        experiment: its name.
-        seed: of the splits and the detectors.
-        folder: of the run.
-        words: of the command line, the verb first.
-        config: the configuration that the words resolve to.
-    """
+    """One experiment with one seed; `words` are the command line, verb first, and `config` is what they resolve to."""
 
     experiment: str
     seed: int
@@ -50,7 +42,7 @@ class Call:
 
 
 def calls_of(benchmark: Benchmark, folder: Path, program: Program) -> list[Call]:
-    """List the calls in the order in which they must be made: the first of an experiment may train its classifier."""
+    """List the calls in execution order: the first of an experiment may train its classifier."""
     calls: list[Call] = []
     for name in benchmark.experiments:
         first = folder / name / f"seed_{benchmark.seeds[0]}"
@@ -66,7 +58,7 @@ def calls_of(benchmark: Benchmark, folder: Path, program: Program) -> list[Call]
 
 
 def refuse_unknown_images(benchmark: Benchmark, calls: Sequence[Call]) -> None:
-    """Refuse names of Figure 1's images that are no anomaly source whose images are loaded."""
+    """Refuse sources for Figure 1 that are not among `data.anomalies`."""
     known = list(dict.fromkeys(name for call in calls for name in call.config["data"]["init_args"]["anomalies"] or {}))
     for key in ("near", "far"):
         name = getattr(benchmark.tables, key)
@@ -89,13 +81,11 @@ def _of_seed(seed: int, run: Path) -> list[str]:
 
 
 def _trains(config: Mapping[str, Any]) -> bool:
-    """Whether there are training images, and no weights that make training needless."""
     data, model = config["data"]["init_args"], config["model"]["init_args"]
     return bool(data.get("train")) and model.get("weights") is None and config.get("ckpt_path") is None
 
 
 def _text(value: Any) -> str:
-    """A value as the command line reads it; JSON is YAML."""
     return value if isinstance(value, str) else json.dumps(value)
 
 
@@ -104,9 +94,9 @@ RESULTS = "results.json"
 
 
 def make_calls(calls: Sequence[Call], program: Program) -> None:
-    """Make every call that has no results of the same configuration and classifier; print each command.
+    """Make every call that has no results of the same configuration and classifier, and print each command.
 
-    Folders of other configurations are refused first, and not after an hour's work.
+    Folders of other configurations are refused before the first call.
     """
     for call in calls:
         refuse_foreign(call.folder, call.config, _IDENTITY)
@@ -120,7 +110,7 @@ def make_calls(calls: Sequence[Call], program: Program) -> None:
 
 
 def is_done(call: Call, weights: str | None = None) -> bool:
-    """Whether a call's results are there, those of every detector, of a classifier with this digest where one is given."""
+    """Whether results of every detector exist, from a classifier with this digest if one is given."""
     if not (call.folder / RESULTS).is_file() or not RunArtifacts.path(call.folder).is_file():
         return False
     if failures_of(call):
@@ -135,7 +125,7 @@ def failures_of(call: Call) -> list[str]:
 
 
 def command_line(call: Call) -> str:
-    """The call as it is typed."""
+    """The call as a shell command."""
     return f"python -m lightning_gradood {shlex.join(call.words)}"
 
 

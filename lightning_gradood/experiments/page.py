@@ -52,7 +52,7 @@ def _place(heads: tuple[str, ...], rows: Sequence[tuple[tuple[str, ...], object]
 
 
 def page(name: str, benchmark: Benchmark, calls: Sequence[Call], rows: Sequence[Row], tables: Sequence[Table]) -> str:
-    """Lay out everything that was found as one HTML file that needs nothing else."""
+    """Lay out all results as one self-contained HTML file."""
     sections = [
         section
         for experiment in benchmark.experiments
@@ -99,7 +99,7 @@ _TITLES = {"table_1": "Table 1: adversarial images", "table_2": "Table 2: out-of
 
 
 def _grids(table: Table) -> list[tuple[str, Grid]]:
-    """Table 1 as it is, Table 2 in a part for each metric, each with its heading."""
+    """Table 1 as one grid, Table 2 as one for each metric, each with its heading."""
     heads = [*table.heads, *map(title, table.detectors)]
     if table.heads[0] != "Metric":
         return [("", Grid(heads, [_line(keys, cells, table) for keys, cells in table.rows]))]

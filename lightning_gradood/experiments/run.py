@@ -15,14 +15,7 @@ from lightning_gradood.experiments.writing import full_layout, latex, markdown, 
 
 
 def run_benchmark(benchmark: Benchmark, folder: Path, program: Program) -> list[str]:
-    """Run what has no results yet, or not those of every detector, then write tables and page.
-
-    Returns:
-        The detectors that failed, each once.
-
-    Raises:
-        Refusal: if a folder of a run belongs to something else.
-    """
+    """Run what lacks results of some detector, write tables and page, and return the names of detectors that failed."""
     calls = calls_of(benchmark, folder, program)
     refuse_unknown_images(benchmark, calls)
     make_calls(calls, program)

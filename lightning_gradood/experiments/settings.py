@@ -24,8 +24,8 @@ class Experiment:
         dataset: what the classifier was trained on, as the tables are to say it, e.g. CIFAR-10.
         network: the classifier, as the tables are to say it, e.g. ResNet.
         flags: further flags by dotted name, e.g. {data.limit: 100}; see `fit --help` for their names.
-        paper: whose of the paper's numbers stand beside ours, e.g. CIFAR-10 ResNet; by default those of `dataset` and `network`,
-            if the paper has them.
+        paper: whose of the paper's numbers stand beside ours, e.g. CIFAR-10 ResNet; by default those of `dataset` and
+            `network`, if the paper has them.
     """
 
     config: str
@@ -54,11 +54,12 @@ class TableSettings:
     """Settings of the tables and the page.
 
     Args:
-        accuracy: which accuracy Table 2 shows; `detection_accuracy` is the oracle's (Lee et al. 2018), the best balanced
-            accuracy of any threshold.
-        aupr: which side is positive in Table 2's AUPR, the anomalous (`aupr_out`) or the normal (`aupr_in`); the paper does
-            not say which its column has.
-        columns: detectors of Table 2 in the paper's layout, those that were run; every detector stands in the full table.
+        accuracy: which accuracy Table 2 shows; `detection_accuracy` is the oracle's (Lee et al. 2018), the best
+            balanced accuracy of any threshold.
+        aupr: which side is positive in Table 2's AUPR, the anomalous (`aupr_out`) or the normal (`aupr_in`); the paper
+            does not say which its column has.
+        columns: detectors of Table 2 in the paper's layout, those that were run; every detector stands in the full
+            table.
         same: source name to the paper's name of the same images, for the paper's numbers beside ours.
         near: the source whose image is the near one of Figure 1; by default the first that is no attack.
         far: the source whose image is the far one; by default the last that is no attack.
@@ -81,7 +82,8 @@ class Benchmark:
     Args:
         experiments: by name, which becomes a folder's; each with config, dataset, network and flags.
         seeds: of the splits and the detectors; the classifier is trained once, with the first.
-        detectors: the detectors beside the MLP in every experiment, as for `--detection.detectors`; by default each file's own.
+        detectors: the detectors beside the MLP in every experiment, as for `--detection.detectors`; by default each
+            file's own.
         run_dir: where runs and tables go; by default runs/benchmarks/ and the benchmark file's name.
         cache_dir: where records are kept and found again by later seeds.
         tables: how the tables and the page are made.

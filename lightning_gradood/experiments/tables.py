@@ -1,4 +1,4 @@
-"""The paper's Tables 1 and 2 from finished runs: rows, columns, best numbers, and the paper's own numbers beside them."""
+"""The paper's Tables 1 and 2 from finished runs, with the paper's own numbers."""
 
 import statistics
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from lightning_gradood.report import detector_title, read_results
 
 @dataclass(frozen=True)
 class Cell:
-    """One number of a table: shares in [0, 1], one for each seed, and the paper's number for the same, if it has one."""
+    """One number of a table: a share in [0, 1] for each seed, and the paper's number, if it has one."""
 
     values: tuple[float, ...]
     paper: float | None = None
@@ -25,23 +25,16 @@ class Cell:
 
     @property
     def spread(self) -> float | None:
-        """Standard deviation over seeds, of a sample (n − 1); None of a single one."""
+        """Sample standard deviation over seeds (n − 1); None for a single seed."""
         return statistics.stdev(self.values) if len(self.values) > 1 else None
 
 
 @dataclass(frozen=True)
 class Row:
-    """The numbers of all detectors on one source.
+    """The numbers of all detectors on one source; `metrics` is detector to `test` metric to a value per seed.
 
-    Args:
-        experiment: its name in the benchmark.
-        about: its place in the tables.
-        source: the anomaly source.
-        made: whether it is made of normal images by an attack or corruption.
-        metrics: detector to metric of the test split to one value for each seed.
-        seconds: detector to seconds to fit and score, for each seed.
-        counts: of the first seed, split to `normal` and `anomalous`.
-        made_by: what was done to the images, of the first seed; empty if nothing was.
+    `made` and `made_by` are about perturbed sources; `seconds` (fit and score) per seed; `counts` by split, of the
+    first seed.
     """
 
     experiment: str
@@ -62,7 +55,7 @@ class Row:
 def rows_of(benchmark: Benchmark, calls: Sequence[Call]) -> list[Row]:
     """Read the results of every call, grouped by experiment and source in order of first appearance.
 
-    Detectors that were trained on one other source alone are left out: the tables are for the paper's protocol.
+    Detectors trained on one other source are left out: the tables are for the paper's protocol.
     """
     rows: dict[tuple[str, str], Row] = {}
     for call in calls:
@@ -85,7 +78,6 @@ _SIDES = {"n_normal": "normal", "n_anomalous": "anomalous"}
 
 
 def _add(row: Row, line: dict[str, Any], first: bool) -> None:
-    """Add one line of the long table; counts are those of the first seed."""
     detector, split, metric, value = (line[name] for name in ("detector", "split", "metric", "value"))
     metrics = row.metrics.setdefault(detector, {})
     if metric in _SIDES:
@@ -168,7 +160,7 @@ def _numbers() -> dict[tuple[str, str, str, str, str], str]:
 _NUMBERS = _numbers()
 
 
-AUDIT = "image_statistics"  # shows what is easy for the wrong reason; it is no rival and never the best
+AUDIT = "image_statistics"  # a baseline that reads no network; never counted as best
 _ATTACKS = {"fgsm": "FGSM", "bim": "BIM", "cw": "C&W", "pgd": "PGD", "iterll": "IterLL", "semantic": "Semantic"}
 _TITLES = {
     "detection_accuracy": "Detection accuracy",
@@ -189,7 +181,7 @@ _OURS = {
 
 
 def title(detector: str) -> str:
-    """Name of a detector as the paper's tables have it, in which its own method is ours."""
+    """Name of a detector as in the paper's tables, where its own method is `ours`."""
     return _OURS.get(detector) or detector_title(detector)
 
 
@@ -198,15 +190,7 @@ Lines = list[tuple[tuple[str, ...], dict[str, Cell | None]]]
 
 @dataclass(frozen=True)
 class Table:
-    """Numbers with their heads.
-
-    Args:
-        name: of its files, such as `table_1`.
-        caption: one sentence.
-        heads: what the row heads are.
-        detectors: of the columns, in order.
-        rows: row heads, and a cell for each detector or None.
-    """
+    """A table with heads for its row heads, detectors as columns, and rows of (row heads, detector to cell)."""
 
     name: str
     caption: str
@@ -239,13 +223,12 @@ def table_2(rows: Sequence[Row], settings: TableSettings) -> Table:
 
 
 def best_of(cells: dict[str, Cell | None]) -> set[str]:
-    """The detectors with the highest mean as it is printed, ties included; the audit is left out."""
+    """Detectors with the highest mean as it is printed, ties included; the audit is left out."""
     means = {name: round(100 * cell.mean, 2) for name, cell in cells.items() if cell and name != AUDIT}
     return {name for name, mean in means.items() if mean == max(means.values())}
 
 
 def _in_the_paper_s_order(rows: Sequence[Row]) -> list[Row]:
-    """The rows of each experiment by the paper's order of attacks, others behind."""
     experiments = list(dict.fromkeys(row.experiment for row in rows))
     attacks = [*_ATTACKS]
     place = {
@@ -255,7 +238,7 @@ def _in_the_paper_s_order(rows: Sequence[Row]) -> list[Row]:
 
 
 def _ordered(rows: Sequence[Row], paper: Sequence[str]) -> list[str]:
-    """The paper's methods in its order, ours at the end of them as there, then all others, the audit last."""
+    """The paper's methods in its order, with ours last, then all others, the audit at the end."""
     run = list(dict.fromkeys(detector for row in rows for detector in row.metrics))
     known = [*(method for method in paper if method != "ours"), "mlp_all_ones", "mlp"]
     others = [detector for detector in run if detector not in known]

@@ -14,15 +14,7 @@ NOTE = "Mean ± standard deviation over seeds, in %; best of each row in bold; [
 
 @dataclass(frozen=True)
 class Layout:
-    """A table as text; numbers in bold stand between `**`.
-
-    Args:
-        caption: one sentence.
-        note: what the numbers are.
-        heads: of the columns.
-        lines: cells.
-        words: how many columns on the left are set flush left.
-    """
+    """A table as text; numbers in bold are between `**`, the first `words` columns are flush left."""
 
     caption: str
     note: str
@@ -31,7 +23,7 @@ class Layout:
     words: int
 
     def tabulate(self, form: str, bar: str = "|") -> str:
-        """The table alone in one of tabulate's formats, in which `bar` stands for a vertical bar."""
+        """The table alone in one of tabulate's formats; `bar` replaces vertical bars."""
         heads, *lines = [[cell.replace("|", bar) for cell in line] for line in (self.heads, *self.lines)]
         return text_table(heads, lines, form, self.words)
 
@@ -44,12 +36,7 @@ def full_layout(table: Table) -> Layout:
 
 
 def paper_layout(table: Table, columns: Sequence[str]) -> Layout:
-    """Table 2 as the paper prints it: a column for each metric, the methods' numbers separated by slashes.
-
-    Args:
-        table: with heads Metric, In, Out.
-        columns: the detectors to show, those that are there.
-    """
+    """Table 2 as the paper prints it: a column for each metric, the methods' numbers separated by slashes."""
     shown = [detector for detector in columns if detector in table.detectors]
     metrics = list(dict.fromkeys(metric for (metric, *_), _ in table.rows))
     places = list(dict.fromkeys(tuple(place) for (_, *place), _ in table.rows))
@@ -86,7 +73,7 @@ def tables_csv(tables: Sequence[Table]) -> str:
 
 
 def number(cell: Cell | None) -> str:
-    """Ours as text, in % with two decimals."""
+    """Our number as text, in % with two decimals."""
     if cell is None:
         return ABSENT
     spread = "" if cell.spread is None else f" ± {100 * cell.spread:.2f}"
@@ -94,7 +81,7 @@ def number(cell: Cell | None) -> str:
 
 
 def paper_text(cell: Cell | None) -> str:
-    """The paper's as text in brackets; empty if it has none."""
+    """The paper's number as text in brackets; empty if it has none."""
     return "" if cell is None or cell.paper is None else f" [{100 * cell.paper:.2f}]"
 
 

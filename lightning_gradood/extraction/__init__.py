@@ -1,9 +1,9 @@
 """Extraction: read the probes of every image in Lightning's predict loop, on any number of processes.
 
-The first process plans: a `Plan` says which records are missing. Every process reads its part of the images, unchanged and
-perturbed, and writes records to the cache (`ProbeReader`). `ProbeTask` is what our Trainer predicts with; `ProbeCallback` does
-the same in a Lightning Trainer of your own, see examples/own_script.py. `ImageProgressBar` is Lightning's bar with the
-source's name and images/s; `PredictionWriter` writes the classifier's predictions.
+The first process makes a `Plan` of the records that are missing. Every process reads its part of the images, unchanged
+and perturbed, and writes records to the cache (`ProbeReader`). `ProbeTask` is what our Trainer predicts with;
+`ProbeCallback` does the same in a Lightning Trainer of your own, see examples/own_script.py. `ImageProgressBar` shows
+the source's name and images/s; `PredictionWriter` writes the classifier's predictions.
 
     >>> from lightning_gradood.extraction import ImageProgressBar, Plan
     >>> Plan([], {}, weights="", structure=None, training_images="", pixels={}).missing

@@ -1,4 +1,4 @@
-"""Extraction in Lightning's predict loop: a task of its own for our Trainer, and a callback for anybody's."""
+"""Extraction in Lightning's predict loop: a task for our Trainer, and a callback for any other."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,6 +9,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
+from typing_extensions import override
 
 from lightning_gradood.core import Refusal, as_float
 from lightning_gradood.data import ImageBatch, ImageDataModule
@@ -25,7 +26,7 @@ class ProbeTask(pl.LightningModule):
     """Read the probes in `predict_step`, from loaders that hold only what is missing.
 
     Use it as `trainer.predict(ProbeTask(network, datamodule, probes, cache), return_predictions=False)`, without a
-    datamodule; it makes the loaders itself.
+    datamodule: it makes the loaders itself.
 
     Args:
         network: pixels in [0, 1] in, logits out.
@@ -50,41 +51,41 @@ class ProbeTask(pl.LightningModule):
         self.sources: list[str] = []
         """Names of the sources of the predict loaders, in their order; known once the plan is made."""
 
+    @override
     def prepare_data(self) -> None:
-        """Open the sources on one process first, which alone downloads what may be downloaded."""
         _ = self.reader.data.detection_sources
 
+    @override
     def setup(self, stage: str) -> None:
-        """Plan."""
         self.reader.start(self.trainer)
         self.network = self.reader.network
 
+    @override
     def predict_dataloader(self) -> list[DataLoader[ImageBatch]]:
-        """Load the rows that are missing, one loader for each source."""
         sizes = {name: len(source) for name, source in self.reader.data.detection_sources.items()}
         rows = self.reader.plan.rows_to_load(sizes, self.trainer.world_size)
         self.sources = list(rows)
         self._idle = {source for source, given in rows.items() if self.trainer.global_rank >= len(np.unique(given))}
         return self.reader.data.probe_dataloaders(rows, self.trainer.world_size)
 
+    @override
     def on_after_batch_transfer(self, batch: ImageBatch, dataloader_idx: int) -> ImageBatch:
-        """Bring pixels to float32 in [0, 1]."""
         return batch._replace(images=as_float(batch.images))
 
+    @override
     def on_predict_start(self) -> None:
-        """Prepare the probes that need it."""
         self.reader.prepare(self.trainer)
 
+    @override
     def predict_step(self, batch: ImageBatch, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
-        """Read a batch; nothing is returned, as a tensor [0]."""
         source = self.sources[dataloader_idx]
         with torch.autocast(self.device.type, enabled=False):
             if source not in self._idle:
                 self.reader.read(source, ImageBatch(*batch))
         return batch.images.new_empty(0)
 
+    @override
     def teardown(self, stage: str) -> None:
-        """Make the records visible, also where the loop had nothing to load."""
         self.reader.finish(self.trainer)
 
 
@@ -92,11 +93,7 @@ class ProbeCallback(Callback):
     """Read the probes of every image of a predict loop, beside whatever the task's own `predict_step` does.
 
     For a Lightning Trainer of your own, with an `ImageDataModule` and a task that has a `network`, such as
-    `ClassificationTask`: what the cache holds already is loaded but not read again.
-
-    Args:
-        probes: what to read.
-        cache: where the records go.
+    `ClassificationTask`. Images whose records are cached are loaded but not read again.
     """
 
     def __init__(self, probes: Sequence[Probe], cache: RecordCache) -> None:
@@ -106,7 +103,7 @@ class ProbeCallback(Callback):
 
     @property
     def plan(self) -> Plan:
-        """The plan that was made when `predict` began."""
+        """The plan made when `predict` began."""
         return self._started().plan
 
     @property
@@ -115,15 +112,11 @@ class ProbeCallback(Callback):
         return self.plan.entries
 
     def records(self, source: str) -> Records:
-        """Read the records of a source with all probes, without their splits.
-
-        Args:
-            source: a name in `datamodule.detection_sources` or `datamodule.perturbed_sources`.
-        """
+        """Read the records, with all probes and without splits, of a detection or perturbed source of `datamodule`."""
         return read_records(self.cache, self.entries, source)
 
+    @override
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Plan, where the loop is `predict`."""
         if stage != "predict":
             return
         if isinstance(pl_module, ClassificationTask):
@@ -131,12 +124,8 @@ class ProbeCallback(Callback):
         self.reader = ProbeReader(_network(pl_module), _datamodule(trainer), self.probes, self.cache)
         self.reader.start(trainer)
 
+    @override
     def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Prepare the probes that need it.
-
-        Raises:
-            Refusal: weights were loaded or converted after `setup`, so that they are not those that the keys name.
-        """
         reader = self._started()
         if reader.plan.weights != state_digest(reader.network):
             raise Refusal(
@@ -146,6 +135,7 @@ class ProbeCallback(Callback):
             )
         reader.prepare(trainer)
 
+    @override
     def on_predict_batch_end(
         self,
         trainer: pl.Trainer,
@@ -155,17 +145,16 @@ class ProbeCallback(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Read the batch and what perturbations make of it."""
         reader = self._started()
         reader.read(reader.data.predict_sources[dataloader_idx], ImageBatch(*batch))
 
+    @override
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Make the records visible, where the loop was `predict`."""
         if stage == "predict":
             self._started().finish(trainer)
 
+    @override
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Leave what was read so far on disk for the next run."""
         if self.reader is not None:
             self.reader.abandon()
 

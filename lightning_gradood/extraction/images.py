@@ -1,4 +1,4 @@
-"""The images of one batch as each source has them: unchanged, perturbed now, or perturbed and stored by an earlier run."""
+"""The images of one batch as each source has them: unchanged, perturbed now, or stored by an earlier run."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -20,17 +20,10 @@ _ACHIEVED = ("attack", "success", "target_hit", "l2", "linf")
 
 @dataclass(frozen=True)
 class SourceImages:
-    """Images of one batch as one source has them.
+    """Images float [n, C, H, W] of one batch as one source has them, with record ids and labels (-1 = unknown).
 
-    Args:
-        source: the source's name.
-        images: float [n, C, H, W].
-        labels: class indices, -1 where unknown.
-        ids: of their records.
-        origins: ids of the images they are made of.
-        spec: the perturbed source; None where the images are unchanged.
-        made: the images beside the unchanged ones, for what is measured on them; an earlier run's records, if it stored the
-            images; None where they are unchanged.
+    `origins` are ids of the images they are made of. `spec` (the perturbed source) and `made` (images before and after,
+    or an earlier run's records of them) are None where the images are unchanged.
     """
 
     source: str
@@ -42,7 +35,7 @@ class SourceImages:
     made: Crafted | Records | None = None
 
     def at(self, rows: Sequence[int]) -> "SourceImages":
-        """Some of the images."""
+        """The images at these rows."""
         if len(rows) == len(self.ids):
             return self
         return replace(
@@ -55,10 +48,7 @@ class SourceImages:
         )
 
     def columns(self, logits: Tensor | None) -> dict[str, list[Any]]:
-        """Columns of the records beside their probes, given the network's logits [n, classes] on the images.
-
-        Without logits, as the network is not finite there, there is no prediction, and an attack is not said to have succeeded.
-        """
+        """Columns of records beside their probes; without `logits` (not finite there) no prediction and no success."""
         columns: dict[str, list[Any]] = {"origin_id": self.origins, "label": self.labels}
         if logits is None:
             if self.spec is not None and not self.spec.noise:
@@ -80,16 +70,7 @@ class SourceImages:
 
 @dataclass
 class ImageMaker:
-    """Makes the images that a plan asks for out of the batches of the loaders.
-
-    Args:
-        data: sources and perturbations.
-        network: what attacks are aimed at.
-        plan: says which rows of which source are to be read.
-        cache: where an earlier run may have stored perturbed images.
-        portions: how many images an attack changes at once.
-        profiler: is told the name of each attack.
-    """
+    """Makes the images that a plan asks for out of the loaders' batches, perturbed ones in memory-sized `portions`."""
 
     data: ImageDataModule
     network: nn.Module
@@ -104,7 +85,7 @@ class ImageMaker:
         self._made_of = {name: np.asarray(made[name].rows) for name in self._rows if name in made}
 
     def of_batch(self, source: str, batch: ImageBatch) -> Iterator[SourceImages]:
-        """Yield the images of a batch that the plan asks for, those of each source when its turn comes."""
+        """Yield the images of a batch that the plan asks for, source by source."""
         ids = self.data.detection_sources[source].ids
         part = _chosen(batch, self._rows.get(source))
         if part:
@@ -140,7 +121,7 @@ class ImageMaker:
 
 
 def _chosen(batch: ImageBatch, rows: NDArray[np.int64] | None) -> ImageBatch | None:
-    """The part of a batch that lies in `rows`, which are ascending; None if there is none."""
+    """The part of a batch that lies in the ascending `rows`; None if there is none."""
     if rows is None or not len(rows):
         return None
     own = batch.rows.cpu().numpy()

@@ -1,4 +1,4 @@
-"""The plan of an extraction: which cache entries an experiment needs, which rows are still to be read, and how long it takes."""
+"""The plan of an extraction: the cache entries that an experiment needs, missing rows, and the time they take."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,8 +13,7 @@ from lightning_gradood.networks import architecture, state_digest
 from lightning_gradood.probes import GradientProbe, PixelProbe, Probe
 from lightning_gradood.records import NORMAL, RecordCache, Records, entry_key
 
-PIXELS = PixelProbe("float32")
-"""Perturbed images that can be read again instead of being made: rounded ones may lie beyond the decision boundary."""
+PIXELS = PixelProbe("float32")  # read again instead of remade: rounded ones may be beyond the decision boundary
 
 
 @dataclass(frozen=True)
@@ -22,9 +21,7 @@ class CacheEntry:
     """One cache entry: one probe on one source.
 
     Args:
-        source: the source's name.
         origin: the source whose images are loaded: itself, or that whose images are perturbed.
-        probe: the probe's name.
         key: digest of the description.
         description: JSON-able text of everything the entry depends on.
     """
@@ -38,11 +35,11 @@ class CacheEntry:
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """The records that are missing, and how they are keyed; made by the first process and sent to the others.
+    """The records that are missing, and their keys; made by the first process and sent to the others.
 
     Args:
         entries: all that the experiment needs.
-        rows: key of each entry that is not complete to the rows of its origin that are to be read, in ascending order.
+        rows: key of each incomplete entry to the rows of its origin that are to be read, ascending.
         weights: digest of the network's weights and buffers.
         structure: description of the network's modules and settings.
         training_images: digest of the classifier's training images; empty where no probe needs them.
@@ -74,10 +71,8 @@ class Plan:
     def rows_to_load(self, sizes: Mapping[str, int], processes: int) -> dict[str, NDArray[np.int64]]:
         """Rows that the loaders of each origin give; at least one for each process.
 
-        Args:
-            sizes: images of each source that is loaded.
-            processes: how many share the rows. Where fewer are missing, rows that are done already are added, which are not
-                read again; where the source has fewer, its first row is repeated at the end.
+        Where fewer are missing than there are processes, finished rows are added, which are not read again; where the
+        source is smaller (`sizes` are images of each loaded source), its first row is repeated at the end.
         """
         found: dict[str, NDArray[np.int64]] = {}
         for origin in dict.fromkeys(entry.origin for entry in self.missing):
@@ -92,22 +87,15 @@ class Plan:
 def make_plan(network: nn.Module, data: ImageDataModule, probes: Sequence[Probe], cache: RecordCache) -> Plan:
     """Find out what is missing; weights and images are hashed once.
 
-    The key of an entry covers weights and buffers, the network's structure and plain settings, the images as the network
-    sees them with their ids, the perturbation with its settings, the probe with its version and settings, and the dtype; for
-    a probe that is prepared on the training images, those too.
-
-    Args:
-        network: what is probed.
-        data: sources and perturbations.
-        probes: what is read.
-        cache: what was read before.
+    The key of an entry covers weights and buffers, the network's structure and plain settings, the images as the
+    network sees them with their ids, the perturbation with its settings, the probe with its version and settings, and
+    the dtype; for a probe that is prepared on the training images, those too.
     """
     weights, structure = state_digest(network), architecture(network)
     images = {name: source.digest() for name, source in data.detection_sources.items()}
     training = data.train_source.digest() if any(probe.needs_preparation for probe in probes) else ""
 
     def entry(source: str, origin: str, perturbation: dict[str, object] | None, probe: Probe) -> CacheEntry:
-        """Name one entry by all that it depends on."""
         description: dict[str, object] = {
             "source": source,
             "images": images[origin],
@@ -141,13 +129,13 @@ def read_records(cache: RecordCache, entries: Sequence[CacheEntry], source: str)
 
 
 def ids_of(data: ImageDataModule, source: str) -> list[str]:
-    """The ids of a source's records, whether its images are loaded or made."""
+    """Ids of a source's records, whether its images are loaded or made."""
     made = data.perturbed_sources.get(source)
     return data.detection_sources[source].ids if made is None else made.ids
 
 
 def wanted_ids(plan: Plan, data: ImageDataModule) -> dict[str, list[str]]:
-    """The ids that the entries of a plan should hold, by key, and those of the images that it reads from the cache."""
+    """Ids that each entry of a plan should hold, by key, and those of the stored images that it reads."""
     found = {entry.key: ids_of(data, entry.source) for entry in plan.entries}
     return found | {key: ids_of(data, source) for source, key in plan.pixels.items()}
 
@@ -164,7 +152,6 @@ def _is_read(made: PerturbedSource | None, probe: Probe) -> bool:
 
 
 def _sources(data: ImageDataModule) -> Iterator[tuple[str, str, dict[str, object] | None]]:
-    """Name, origin and perturbation of every source."""
     for name in data.detection_sources:
         yield name, name, None
     for name, made in data.perturbed_sources.items():
@@ -175,12 +162,7 @@ _GRADIENTS = 2  # passes of a label design, beside the forward pass that all sha
 
 
 class Work:
-    """What one process has to read: passes of an image, those that its attack takes among them.
-
-    Attributes:
-        images: how many were read, unchanged and perturbed.
-        seconds: how long that took.
-    """
+    """Passes of images that one process has to read, including those of attacks, and how many are done."""
 
     def __init__(self) -> None:
         self.total = self.done = self.seconds = 0.0
@@ -189,7 +171,7 @@ class Work:
         self._start: float | None = None
 
     def plan(self, plan: Plan, data: ImageDataModule, probes: Sequence[Probe], processes: int) -> None:
-        """Count what is to be done."""
+        """Count the passes of this process."""
         made = data.perturbed_sources
         wanted = {(entry.source, entry.probe) for entry in plan.missing}
         for source, rows in plan.rows_of_source.items():
@@ -205,13 +187,13 @@ class Work:
         self._start = self._start or time.perf_counter()
 
     def advance(self, source: str, number: int) -> None:
-        """Count images of a source that were read."""
+        """Add images of a source that were read."""
         self.done += self._passes.get(source, 0.0) * number
         self.images += number
 
     @property
     def left(self) -> str:
-        """How long the rest takes at the speed so far, in words; empty where nothing is done yet."""
+        """Estimated time left, in words; empty where nothing is done yet."""
         if self._start is None or self.done <= 0:
             return ""
         passed = time.perf_counter() - self._start

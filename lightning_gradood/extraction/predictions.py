@@ -1,4 +1,4 @@
-"""Predictions of the classifier for every image of a predict loop, as one table, whatever the number of processes."""
+"""Predictions of the classifier for every image of a predict loop, as one table for all processes."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,6 +8,7 @@ import lightning.pytorch as pl
 import torch.distributed as dist
 from lightning.pytorch.callbacks import BasePredictionWriter
 from torch import Tensor
+from typing_extensions import override
 
 from lightning_gradood.data import ImageBatch, ImageDataModule, class_name
 from lightning_gradood.records import write_columns
@@ -29,6 +30,7 @@ class PredictionWriter(BasePredictionWriter):
         self.path = path
         self._rows: list[tuple[Any, ...]] = []
 
+    @override
     def write_on_batch_end(
         self,
         trainer: pl.Trainer,
@@ -39,7 +41,6 @@ class PredictionWriter(BasePredictionWriter):
         batch_idx: int,
         dataloader_idx: int,
     ) -> None:
-        """Keep what the batch's logits [N, classes] say."""
         data: ImageDataModule = trainer.datamodule  # type: ignore[attr-defined]  # set by Lightning's data connector
         name = data.predict_sources[dataloader_idx]
         source = data.detection_sources[name]
@@ -50,8 +51,8 @@ class PredictionWriter(BasePredictionWriter):
             names = (class_name(label, source.classes), class_name(index, data.classes))
             self._rows.append((source.ids[row], source.path(row), name, *names, value))
 
+    @override
     def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Bring the rows of all processes together, each image once, and write them."""
         super().on_predict_end(trainer, pl_module)
         parts = [self._rows]
         if dist.is_initialized():

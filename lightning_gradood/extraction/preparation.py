@@ -1,4 +1,4 @@
-"""Before images are read: a trial on a few, and what probes learn from training images, once for all processes and runs."""
+"""Before images are read: a trial on a few, and what probes learn from training images, once for all processes."""
 
 from collections.abc import Generator, Sequence
 from contextlib import closing, suppress
@@ -21,16 +21,11 @@ def with_two_logits(network: nn.Module) -> nn.Module:
 
 
 def try_probes(probes: Sequence[Probe], network: nn.Module, images: Tensor, outputs: int) -> None:
-    """Read a few images and forget them, so that a network that cannot be read is refused before any long work.
+    """Read a few images, float [N, C, H, W] on the network's device, to refuse an unfit network before long work.
 
-    Probes that need training images are left out, and gradient probes too: they compare their formulas with autograd in their
-    first batch, which takes seconds. Network and random generators are as before afterwards.
-
-    Args:
-        probes: of all detectors.
-        network: pixels in, logits out, on the images' device.
-        images: float [N, C, H, W].
-        outputs: how many the network has; a single logit is taken as `TwoLogits`.
+    Probes that need training images are left out, and gradient probes too, which compare their formulas with autograd
+    in their first batch. Network and random generators are restored. With one of `outputs` the network is taken as
+    `TwoLogits`.
 
     Raises:
         Refusal: a probe does not fit the network.
@@ -38,7 +33,7 @@ def try_probes(probes: Sequence[Probe], network: nn.Module, images: Tensor, outp
     ready = [probe for probe in probes if not probe.needs_preparation and not isinstance(probe, GradientProbe)]
     generators = generator_states()
     try:
-        with suppress(NotFinite):  # what to do with such images is decided where all are read
+        with suppress(NotFinite):  # handled where all images are read
             read_probes(ready, with_two_logits(network) if outputs == 1 else network, images)
     finally:
         restore_generators(generators)
@@ -55,7 +50,7 @@ def refuse_without_training_images(probes: Sequence[Probe], datamodule: ImageDat
 
 
 def preparation_key(probe: Probe, plan: Plan) -> str:
-    """Digest all that a probe's preparation depends on: itself, the network with its weights, the training images."""
+    """Digest of the probe, the network with its weights, and the training images."""
     return entry_key(
         {
             "prepared": probe.describe_preparation(),
@@ -74,10 +69,7 @@ def prepare(
     store: StateStore,
     trainer: pl.Trainer,
 ) -> None:
-    """Load into each probe what it learnt from the training images.
-
-    The first process learns it unless the store holds it already; the others wait, and read it there.
-    """
+    """Load into each probe what it learnt from the training images; the first process learns what is not stored."""
     for probe in probes:
         key = preparation_key(probe, plan)
         if trainer.is_global_zero:
@@ -92,7 +84,7 @@ def prepare(
 def prepared_states(
     probes: Sequence[Probe], network: nn.Module, data: ImageDataModule, cache: RecordCache, trainer: pl.Trainer
 ) -> dict[str, dict[str, Tensor]]:
-    """What probes learn from the training images, by name; an earlier run may have kept it."""
+    """What probes learn from the training images, by probe name; read from the cache where it is stored."""
     if not probes:
         return {}
     plan, store = make_plan(network, data, probes, cache), StateStore(cache.folder)

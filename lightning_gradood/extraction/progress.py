@@ -6,6 +6,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import TQDMProgressBar
+from typing_extensions import override
 
 from lightning_gradood.core import ProgressLines, is_terminal
 from lightning_gradood.data import ImageDataModule
@@ -15,8 +16,7 @@ from lightning_gradood.extraction.callback import ProbeTask
 class ImageProgressBar(TQDMProgressBar):
     """Show images per second, and in the predict loop which source is being probed.
 
-    Where standard output is no terminal, it writes one line for each epoch of training, and while probing one line for each
-    source and percent.
+    Where standard output is no terminal, write a line for each epoch of training, and one for each source and percent.
 
     Args:
         refresh_rate: batches between two updates; 0 switches the bar off.
@@ -29,21 +29,21 @@ class ImageProgressBar(TQDMProgressBar):
         self._plain = False
         self._lines = ProgressLines("", 0, "", sys.stdout)
 
+    @override
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Choose between a bar and lines."""
         super().setup(trainer, pl_module, stage)
         self._plain = self.refresh_rate > 0 and not self.is_disabled and not is_terminal(sys.stdout)
         if self._plain:
             self.disable()
 
+    @override
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Leave the bar as it was."""
         super().teardown(trainer, pl_module, stage)
         if self._plain:
             self.enable()
 
+    @override
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Say what the epoch gave."""
         super().on_train_epoch_end(trainer, pl_module)
         if self._plain:
             metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
@@ -53,31 +53,31 @@ class ImageProgressBar(TQDMProgressBar):
             )
             sys.stdout.flush()
 
+    @override
     def on_train_epoch_start(self, trainer: pl.Trainer, *args: Any) -> None:
-        """Start counting."""
         super().on_train_epoch_start(trainer, *args)
         self._restart()
 
+    @override
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, *args: Any
     ) -> None:
-        """Count the batch."""
         self._images += len(batch[0]) * trainer.world_size
         super().on_train_batch_end(trainer, pl_module, outputs, batch, *args)
 
+    @override
     def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
-        """Add images/s, and leave out Lightning's version number of the run."""
         metrics = dict(super().get_metrics(trainer, pl_module))
         metrics.pop("v_num", None)
         return metrics | {"images/s": self._rate()}
 
+    @override
     def on_predict_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        """Say which source it is."""
         if batch_idx == 0:
             self._restart()
-            self._show_rate("")  # not the last source's
+            self._show_rate("")  # clear the rate of the last source
         super().on_predict_batch_start(trainer, pl_module, batch, batch_idx, dataloader_idx)
         source = _source(trainer, pl_module, dataloader_idx)
         if not self.is_disabled:
@@ -86,6 +86,7 @@ class ImageProgressBar(TQDMProgressBar):
             batches = trainer.num_predict_batches[dataloader_idx]
             self._lines = ProgressLines(f"reading {source}", int(batches), "batches", sys.stdout)
 
+    @override
     def on_predict_batch_end(
         self,
         trainer: pl.Trainer,
@@ -95,7 +96,6 @@ class ImageProgressBar(TQDMProgressBar):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Count the batch."""
         self._images += len(batch[0]) * trainer.world_size
         left = pl_module.reader.work.left if isinstance(pl_module, ProbeTask) else ""
         note = f"{self._rate()} images/s{f', {left} of all reading' if left else ''}"
@@ -116,7 +116,6 @@ class ImageProgressBar(TQDMProgressBar):
 
 
 def _source(trainer: pl.Trainer, task: pl.LightningModule, loader: int) -> str:
-    """The name of the source of a predict loader."""
     data = getattr(trainer, "datamodule", None)
     if isinstance(task, ProbeTask):
         return task.sources[loader]

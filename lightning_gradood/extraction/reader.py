@@ -1,4 +1,4 @@
-"""Reading the probes of an experiment batch by batch, and writing records as they come; no Lightning loop is assumed."""
+"""Reading the probes of an experiment batch by batch, and writing records as they come, without a Lightning loop."""
 
 import time
 from collections.abc import Sequence
@@ -29,17 +29,11 @@ class ProbeReader:
     The first process plans, so that all agree; each process writes the records it computed, keyed by image id; entries
     become visible when all have finished. Probes are read on the bare network in float32 and without collectives.
 
-    Call `start`, `prepare`, `read` for each batch, then `finish`; `abandon` instead where something was raised.
+    Call `start`, `prepare`, `read` for each batch, then `finish`; `abandon` instead after an error.
 
     Args:
-        network: what is probed; where it has one logit it becomes `TwoLogits` of it in `start`.
-        data: sources and perturbations.
-        probes: what is read.
-        cache: where the records go.
+        network: what is probed; `start` wraps one with a single logit in `TwoLogits`.
         on_bad_image: `refuse` images for which the network is not finite, or `skip` them: their records hold NaN.
-
-    Attributes:
-        work: how much of this process' part is done.
     """
 
     def __init__(
@@ -60,10 +54,10 @@ class ProbeReader:
         self._written = time.monotonic()
 
     def start(self, trainer: pl.Trainer) -> None:
-        """Plan on the first process, and give the plan to all.
+        """Plan on the first process, and send the plan to all.
 
         Raises:
-            Refusal: a probe needs training images and none are named, or there is no place for what is missing.
+            Refusal: a probe needs training images and none are named, or the disk has no room for what is missing.
         """
         refuse_without_training_images(self.probes, self.data)
         known = trainer.strategy.broadcast(self.data.outputs)
@@ -84,7 +78,6 @@ class ProbeReader:
             self.cache.check_writable(self._least_bytes())
 
     def _count_outputs(self) -> int:
-        """How many outputs the network has for one image."""
         image = as_float(self.data.normal_source.images([0]))
         device = next((one.device for one in self.network.parameters()), image.device)
         return check_network(self.network, image.to(device), None if self.data.output_names else self.data.num_classes)
@@ -96,11 +89,9 @@ class ProbeReader:
         prepare(needy, self.network, self.data, self.plan, StateStore(self.cache.folder), trainer)
 
     def read(self, source: str, batch: ImageBatch) -> None:
-        """Read what the plan asks of a batch, unchanged and perturbed.
+        """Read what the plan asks of a batch of this source, unchanged and perturbed.
 
-        Args:
-            source: whose images the batch holds.
-            batch: images float32 [N, C, H, W] in [0, 1] on the network's device, labels and rows of that source.
+        `batch` holds images float32 [N, C, H, W] in [0, 1] on the network's device, labels and rows.
         """
         begun = time.perf_counter()
         self.work.begin()
@@ -131,13 +122,13 @@ class ProbeReader:
         trainer.strategy.barrier("records visible")
 
     def abandon(self) -> None:
-        """Leave what was read so far on disk for the next run."""
+        """Write what was read so far, for the next run."""
         with suppress(Refusal, OSError):  # a full disk may be what was raised
             self._write_all()
         self._buffer.clear()
 
     def _least_bytes(self) -> int:
-        """What the missing records will take at least: numbers of 8 bytes shrink to half at best."""
+        """Lower bound of the size of missing records: numbers of 8 bytes are compressed to half at best."""
         width = {probe.name: 1 if probe.needs_preparation else len(probe.names(self.network)) for probe in self.probes}
         return sum(4 * len(self.plan.rows[entry.key]) * max(width[entry.probe], 1) for entry in self.plan.missing)
 

@@ -1,4 +1,4 @@
-"""Reading the images of one source: images for which the network is not finite, and too little memory."""
+"""Reading the images of one source, with images for which the network is not finite, and too little memory."""
 
 from collections.abc import Iterator, Sequence
 from typing import Literal
@@ -12,19 +12,15 @@ from lightning_gradood.extraction.images import SourceImages
 from lightning_gradood.probes import PixelProbe, Probe, ProbeReadings, read_probes
 from lightning_gradood.records import NORMAL, Records
 
-OnBadImage = Literal["refuse", "skip"]
-"""What is done with an image for which the network gives NaN or infinity."""
+OnBadImage = Literal["refuse", "skip"]  # what is done with an image for which the network gives NaN or infinity
 
 _SHOWN = 5  # names in a sentence
 
 
 class ImageReader:
-    """Reads probes of images, in portions that fit into memory, and marks images for which something is not finite.
+    """Reads probes of images in portions that fit into memory.
 
-    Args:
-        network: on the images' device.
-        portions: how many images are read at once.
-        on_bad_image: `skip` gives images for which something is not finite records of NaN, without a prediction.
+    With `on_bad_image` = `skip`, images for which something is not finite get records of NaN without a prediction.
     """
 
     def __init__(self, network: nn.Module, portions: Portions, on_bad_image: OnBadImage = "refuse") -> None:
@@ -35,7 +31,6 @@ class ImageReader:
         """Yield each probe's name with its records."""
 
         def read(rows: slice) -> list[tuple[SourceImages, ProbeReadings | None]]:
-            """Read a portion."""
             return self._read(probes, images.at(range(rows.start, rows.stop)))
 
         for part, readings in (pair for found in self.portions.run(read, len(images.ids)) for pair in found):
@@ -55,7 +50,7 @@ class ImageReader:
                 )
 
     def _read(self, probes: Sequence[Probe], images: SourceImages) -> list[tuple[SourceImages, ProbeReadings | None]]:
-        """Readings of images, and those that have none, as something is not finite."""
+        """Readings of images, None for those for which something is not finite."""
         try:
             readings = read_probes(probes, self.network, images.images)
         except NotFinite as error:
@@ -85,7 +80,7 @@ class ImageReader:
         say(f"{images.source}: {why} are not finite for {len(names)} images, which are left out: {shown}.")
 
     def _nothing(self, probe: Probe, images: SourceImages) -> Tensor:
-        """What stands in the record of images that have no reading; pixels are always there."""
+        """The record of images that have no reading: NaN, but their pixels are kept."""
         if isinstance(probe, PixelProbe):
             return probe(self.network, images.images)
         return torch.full((len(images.ids), self._widths[probe.name]), torch.nan, dtype=torch.float64)
@@ -94,17 +89,11 @@ class ImageReader:
 def leave_out_bad(
     records: dict[str, Records], on_bad_image: OnBadImage
 ) -> tuple[dict[str, Records], dict[str, list[str]]]:
-    """Leave out images for which the network or a probe was not finite.
-
-    Args:
-        records: by source.
-        on_bad_image: as it is now; an earlier run may have skipped what is refused now.
+    """Leave out images for which the network or a probe was not finite, or refuse them.
 
     Returns:
-        The records of all other images, and by source the ids of those that are left out, where there are any.
-
-    Raises:
-        Refusal: there are some, and they are to be refused.
+        The records, by source, of all other images, and by source the ids of those left out. With `on_bad_image` =
+        `refuse` those that an earlier run has skipped are refused.
     """
     finite = {source: table.finite for source, table in records.items()}
     left_out = {

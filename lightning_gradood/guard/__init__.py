@@ -1,18 +1,17 @@
 """Guards: a classifier, its fitted detector and a threshold in one folder, which score any image.
 
-`detect` saves a guard in `runs/<experiment>/<time>/guard`; `python -m lightning_gradood score` runs it on files. In Python:
+`detect` saves a guard in `runs/<experiment>/<time>/guard`; `python -m lightning_gradood score` runs it on files.
+Loading executes no code of the folder: weights are safetensors, every file is compared with its hash, and classes are
+named by class path and must come from this package, torch, torchvision, timm, or packages that the caller trusts by
+name. Neither Lightning nor a DataModule is imported. `guard(images)` takes a batch that is ready for the network; for
+files:
 
     >>> from lightning_gradood.guard import Component, Guard, score_files
     >>> guard = Guard.load("runs/digits/2026-11-22_14-05-09/guard")  # doctest: +SKIP
     >>> for verdict in score_files(guard, ["a.png", "b.png"]):  # doctest: +SKIP
     ...     print(verdict.path, verdict.prediction, verdict.p_value, verdict.flagged)
-
-    >>> Component("torch.nn.Linear", {"in_features": 2, "out_features": 3}).build()  # how its folder names what it needs
+    >>> Component("torch.nn.Linear", {"in_features": 2, "out_features": 3}).build()  # how a guard names its parts
     Linear(in_features=2, out_features=3, bias=True)
-
-`guard(images)` takes a batch that is ready for the network. Neither Lightning nor a DataModule is imported. Loading
-executes no code of the folder: weights are safetensors, classes are named by class path and must come from this package,
-torch, torchvision, timm, or packages that the caller trusts by name; every file is compared with its hash.
 """
 
 from lightning_gradood.guard.components import Component, component_of

@@ -1,9 +1,8 @@
-"""Networks, transforms and detectors as class path and arguments, and which of them a guard may build without executing code.
+"""Networks, transforms and detectors as class path and arguments; which of them may be built from a guard's folder.
 
-A guard's folder names what it needs as `{"class_path": ..., "init_args": {...}}`, as an experiment file does. Nothing is
-unpickled. What is built must be a network, a transform, a detector, label design or synthetic outlier of this package, torch,
-torchvision or timm, or anything of a package that the user trusts by name; so a folder from elsewhere can at most build another
-network.
+The folder names its parts as `{"class_path": ..., "init_args": {...}}`, as an experiment file does; nothing is
+unpickled and no code of it is executed. Only networks, transforms, detectors, label designs and synthetic outliers of
+this package, torch, torchvision and timm are built, and any class of a package that the user trusts by name.
 """
 
 import functools
@@ -40,10 +39,6 @@ class Component:
     Args:
         class_path: of a class, or of a function that returns the object, e.g. `torchvision.models.resnet18`.
         init_args: plain values, lists, enumeration members, dtypes, and other components.
-
-    Example:
-        >>> Component("torch.nn.Linear", {"in_features": 2, "out_features": 3}).build()
-        Linear(in_features=2, out_features=3, bias=True)
     """
 
     class_path: str
@@ -77,12 +72,12 @@ class Component:
 
     @property
     def packages(self) -> set[str]:
-        """Names of the packages that it and the components among its arguments come from."""
+        """Packages that it and the components among its arguments come from."""
         return packages_of(self.encoded())
 
 
 def packages_of(encoded: Any) -> set[str]:
-    """Names of the packages of all class paths in what `encode` returned."""
+    """Packages of all class paths in what `encode` returned."""
     if isinstance(encoded, list):
         return set[str]().union(*map(packages_of, encoded))
     if not isinstance(encoded, dict):
@@ -92,7 +87,7 @@ def packages_of(encoded: Any) -> set[str]:
 
 
 def component_of(thing: Any) -> Component:
-    """Describe a detector, a label design or another object by its fields, or by the arguments that it keeps, or refuse it."""
+    """Describe a detector, a label design or another object by its fields or stored arguments; refuse any other."""
     taken = (
         [field.name for field in fields(thing)]
         if is_dataclass(thing)
@@ -109,7 +104,7 @@ def component_of(thing: Any) -> Component:
 
 
 def encode(value: Any) -> Any:
-    """Bring an argument to JSON types, or refuse one of another kind; `decode` is its inverse, but tuples become lists."""
+    """Convert an argument to JSON types or refuse it; `decode` is the inverse, except that tuples become lists."""
     if value is None or (isinstance(value, bool | int | float | str) and not isinstance(value, Enum)):
         return value
     if isinstance(value, Enum):
@@ -178,7 +173,6 @@ def _built(path: Any, given: Any, trust: Collection[str]) -> Any:
 
 
 def _found(path: Any, trust: Collection[str]) -> Any:
-    """The class or function behind a path, of a package that may be imported."""
     module, _, name = str(path).rpartition(".")
     package = str(path).partition(".")[0]
     if package not in (*PACKAGES, *trust):
@@ -197,7 +191,7 @@ def _found(path: Any, trust: Collection[str]) -> Any:
 
 
 def _is_allowed(made: Any) -> bool:
-    """Whether building it cannot do more than build a part of a guard."""
+    """Whether building it can do no more than build a part of a guard."""
     module = str(getattr(made, "__module__", ""))
     if isinstance(made, type):
         return issubclass(made, _KINDS) or _is_below(module, (_TRANSFORMS,))

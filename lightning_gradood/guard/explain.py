@@ -1,12 +1,12 @@
-"""Why an image has its score: what each number that the detector reads adds to it, and which pixels would change it.
+"""Why an image has its score: how much each reading of the detector contributes, and which pixels would change it.
 
-Contributions are measured from a baseline, the mean normal image's readings, and sum to the score minus the baseline's score.
+Contributions are measured from a baseline, the mean normal image's readings, and sum to the score minus the baseline's.
 For the MLP they are integrated gradients along the straight line from the baseline, in closed form, since the MLP is
-piecewise linear on it. For any other detector they are Shapley values over its readings, by exchanging one reading after the
-other in several orders; where the score is a sum over readings every order gives the same, and they are exact.
+piecewise linear on it. For other detectors they are Shapley values sampled over several orders of the readings; exact
+where the score is a sum over readings.
 
 Reference:
-    Sundararajan, Taly and Yan 2017, "Axiomatic Attribution for Deep Networks", Eq. 1; Castro, Gómez and Tejada 2009 for the
+    Sundararajan, Taly and Yan 2017, "Axiomatic Attribution for Deep Networks", Eq. 1; Castro, Gómez and Tejada 2009 for
     sampled Shapley values; Simonyan, Vedaldi and Zisserman 2014 for the heat map.
 """
 
@@ -36,10 +36,11 @@ class Explanation:
     """Why one image has its score.
 
     Args:
-        score: the image's.
-        baseline: that of the baseline's readings with the image's own prediction.
-        contributions: reading, such as `gradients/all_ones/conv1.weight`, to what it adds; they sum to score − baseline.
-        heat: L2 norm over channels of the gradient of the score in the pixels, float64 [H, W]; None where there is none.
+        baseline: score of the baseline's readings with the image's own prediction.
+        contributions: reading, such as `gradients/all_ones/conv1.weight`, to what it adds; they sum to score −
+            baseline.
+        heat: L2 norm over channels of the gradient of the score in the pixels, float64 [H, W]; None where there is
+            none.
         note: why there is no heat map; empty where there is.
     """
 
@@ -51,7 +52,7 @@ class Explanation:
 
 
 def mean_readings(records: Records, probes: Sequence[Probe]) -> dict[str, list[float]]:
-    """Means over normal records of what probes read, the geometric mean for gradient norms; a guard's baseline."""
+    """A guard's baseline: means over normal records of what probes read, geometric for gradient norms."""
     normal, found = normal_records(records), {}
     for probe in probes:
         values = normal.probe(probe.name).astype(np.float64)
@@ -74,13 +75,7 @@ def reading_names(guard: Guard) -> list[str]:
 
 
 def explain(guard: Guard, images: Tensor, heat: bool = False) -> list[Explanation]:
-    """Explain the scores of some images.
-
-    Args:
-        guard: which gives the scores.
-        images: as for `Guard.__call__`, [N, C, H, W].
-        heat: whether to find out which pixels would change the score, which takes a second backward pass.
-    """
+    """Explain the scores of images [N, C, H, W], as for `Guard.__call__`; `heat` maps take a second backward pass."""
     records, names = guard.records(images), reading_names(guard)
     found = []
     for row in range(len(records)):
@@ -93,7 +88,7 @@ def explain(guard: Guard, images: Tensor, heat: bool = False) -> list[Explanatio
 
 
 def contributions(guard: Guard, record: Records) -> tuple[float, float, np.ndarray]:
-    """Score, baseline's score, and what each reading of one image adds, float64 [D], in the order of `reading_names`."""
+    """Score, baseline's score, and each reading's contribution for one image, float64 [D], as in `reading_names`."""
     readings, detector = _Readings(guard, record), guard.detector
     image, baseline = readings.image, np.concatenate([guard.about.baseline[probe.name] for probe in guard.probes])
     score, base = map(float, readings.scores(np.stack([image, baseline])))
@@ -103,12 +98,10 @@ def contributions(guard: Guard, record: Records) -> tuple[float, float, np.ndarr
 
 
 def mlp_contributions(network: RepresentationMLP, image: np.ndarray, baseline: np.ndarray) -> np.ndarray:
-    """Integrated gradients of the MLP's logit along the straight line between two representations float64 [D], exactly.
+    """Exact integrated gradients of the MLP's logit from `baseline` to `image`, float64 [D].
 
-    On the line every hidden unit's input is linear, so the share of the line on which it is active has a closed form.
-
-    Returns:
-        float64 [D]; sums to the difference of the two logits but for float32's rounding.
+    Every hidden unit's input is linear on the line, so the share of the line on which it is active has a closed form.
+    They sum to the difference of the two logits up to float32 rounding.
     """
     first, second = (layer for layer in network.network if isinstance(layer, nn.Linear))
     with torch.no_grad():
@@ -123,16 +116,9 @@ def mlp_contributions(network: RepresentationMLP, image: np.ndarray, baseline: n
 def shapley_values(
     scores: Callable[[np.ndarray], np.ndarray], image: np.ndarray, baseline: np.ndarray, orders: int = _ORDERS
 ) -> np.ndarray:
-    """Sampled Shapley values: how the score changes as one reading after the other takes the image's value.
+    """Shapley values, float64 [D], from `orders` random orders with a fixed seed, each taken forwards and backwards.
 
-    Args:
-        scores: of readings [n, D], float64 [n].
-        image: its readings, float64 [D].
-        baseline: the readings to start from, float64 [D].
-        orders: how many random orders, each taken forwards and backwards; fixed by a seed.
-
-    Returns:
-        float64 [D]; sums to the difference of the two scores.
+    `scores` maps readings [n, D] to float64 [n]; the values sum to the score of `image` minus that of `baseline`.
     """
     rng, width = np.random.default_rng(0), len(image)
     total = np.zeros(width)
@@ -147,10 +133,9 @@ def shapley_values(
 
 
 def heat_map(guard: Guard, record: Records, image: Tensor) -> tuple[Tensor | None, str]:
-    """Find out how strongly each pixel of an image float in [0, 1], [1, C, H, W], would change the score.
+    """L2 norm over channels of the score's gradient in the pixels, float64 [H, W], or None; and the reason for None.
 
-    Returns:
-        L2 norm over channels of the score's gradient, float64 [H, W], and an empty text; or None and why there is none.
+    The image is float in [0, 1], [1, C, H, W].
     """
     others = [
         probe.name for probe in guard.probes if not isinstance(probe, GradientProbe | LogitsProbe | FeatureLayerProbe)
@@ -175,7 +160,7 @@ def heat_map(guard: Guard, record: Records, image: Tensor) -> tuple[Tensor | Non
 
 
 class _Readings:
-    """What is read of one image, float64 [D], and scores of the same with other values."""
+    """Readings of one image, float64 [D], and scores of the image with other values."""
 
     def __init__(self, guard: Guard, record: Records) -> None:
         self.guard, self.record = guard, record
@@ -184,7 +169,7 @@ class _Readings:
         self.is_log = np.repeat([isinstance(probe, GradientProbe) for probe in guard.probes], self._widths)
 
     def split(self, rows: np.ndarray) -> list[np.ndarray]:
-        """Values [..., D] for each probe."""
+        """Divide values [..., D] by probe."""
         return np.split(rows, np.cumsum(self._widths)[:-1], axis=-1)
 
     def scores(self, rows: np.ndarray) -> np.ndarray:
@@ -200,7 +185,7 @@ class _Readings:
         return np.asarray(self.guard.detector.score(table), dtype=np.float64)
 
     def slopes(self) -> np.ndarray:
-        """Derivative of the score in each reading, in its logarithm for gradient norms; central differences."""
+        """Central-difference derivative of the score in each reading, or in its logarithm for gradient norms."""
         size = np.where(self.is_log, 1.0, np.maximum(np.abs(self.image), 1e-3))
         moved = [
             np.where(self.is_log, self.image * math.exp(step), self.image + step * size) for step in (_STEP, -_STEP)
@@ -218,7 +203,7 @@ def _active_share(start: Tensor, end: Tensor) -> Tensor:
 
 
 def _differentiable(probe: Probe, network: nn.Module, pixels: Tensor) -> Tensor:
-    """What the probe reads of one image as a function of its pixels, log norms for gradients, float64 [D]."""
+    """Readings of one image as a function of its pixels, float64 [D]; log norms for gradients."""
     if isinstance(probe, GradientProbe):
         return _log_norms(probe.label_design, network, pixels)
     if isinstance(probe, FeatureLayerProbe):
@@ -228,7 +213,6 @@ def _differentiable(probe: Probe, network: nn.Module, pixels: Tensor) -> Tensor:
 
 
 def _log_norms(design: LabelDesign, network: nn.Module, pixels: Tensor) -> Tensor:
-    """Logarithms of the squared gradient norms, by plain autograd twice."""
     parameters = [parameter.requires_grad_() for parameter in network.parameters()]
     logits = logits_in(network(pixels))
     seeds = design.logit_gradient(logits)

@@ -1,4 +1,4 @@
-"""Scoring image files with a guard: finding them, decoding ahead in threads, one verdict a file whatever is wrong with it."""
+"""Scoring image files with a guard: finding them, decoding ahead in threads, one verdict per file, readable or not."""
 
 from __future__ import annotations
 
@@ -57,19 +57,19 @@ class Verdict:
 
 
 class ImageScorer(Protocol):
-    """What scores images that are ready for the network: a `Guard`."""
+    """Scores images that are ready for the network; a `Guard`."""
 
     about: Description
 
     def read(self, picture: Picture, name: str = ...) -> Tensor:
-        """Make of a picture what the network gets, or refuse it."""
+        """Convert a picture to the network's input, or refuse it."""
 
     def __call__(self, images: Tensor) -> Verdict:
         """Score images [N, C, H, W]."""
 
 
 class OtherShape(Refusal):
-    """An image has another shape, [C, H, W], than those that the guard was fitted on."""
+    """An image has another shape [C, H, W] than those that the guard was fitted on."""
 
     def __init__(self, name: str, got: list[int], expected: list[int]) -> None:
         size = " × ".join(map(str, expected[1:]))
@@ -85,7 +85,6 @@ class FileVerdict:
     """What a guard says of one file; all but `path` and `error` are None where the file cannot be scored.
 
     Args:
-        path: as it was given.
         prediction: name of the predicted class, or its index where classes have no names.
         probability: the largest softmax probability.
         score: higher = more anomalous.
@@ -121,10 +120,10 @@ def image_paths(places: Iterable[str], passed: PassedOver | None = None) -> Iter
     """Find image files, one place after the other.
 
     Args:
-        places: files, whatever they end in; folders, of which all image files below are taken in the order of their names;
-            patterns with `*`, `?` or `[...]`, where `**` stands for any folders. What does not exist is passed on, so
-            that it becomes a verdict with an error.
-        passed: counts what is no image in folders; see `core.find_image_files`.
+        places: files, whatever their suffix; folders, whose image files are taken recursively by name; patterns with
+            `*`, `?` or `[...]`, where `**` stands for any folders. A missing file is passed on, so that it gets a
+            verdict with an error.
+        passed: counts other files in folders; see `core.find_image_files`.
     """
     passed = PassedOver() if passed is None else passed
     for place in places:
@@ -144,21 +143,18 @@ def score_files(
     batch_size: int | None = None,
     megapixels: float = MEGAPIXELS,
 ) -> Iterator[FileVerdict]:
-    """Score image files, in their order, holding a few batches in memory.
+    """Score image files in their order, holding a few batches in memory; yields a verdict for each.
+
+    Files that are missing, no image, damaged, too large, or of another size than the guard's images after its
+    transform, have an `error`.
 
     Args:
-        guard: what scores them.
         paths: of files, or files in memory; see `image_paths` for folders and patterns.
         batch_size: images that are read from the network together; by default as many as when the guard was calibrated.
         megapixels: larger images are not decoded.
 
-    Yields:
-        A verdict for each file. Files that are missing, no image, damaged, too large, or of another size than the guard's
-        images after its transform, have an `error`.
-
     Raises:
-        Refusal: every file so far, a whole batch of them, has another size than the guard's images; or `batch_size` is
-            below 1.
+        Refusal: every file so far, a whole batch of them, has another size than the guard's images.
     """
     size = batch_size_of(guard, batch_size)
     limit = PixelLimit(megapixels)
@@ -177,7 +173,7 @@ def score_files(
 
 
 def batch_size_of(guard: ImageScorer, batch_size: int | None) -> int:
-    """Images read together: as many as are asked for, at least 1, or as when the guard was calibrated."""
+    """Images read together: as many as requested, at least 1, or as when the guard was calibrated."""
     size = guard.about.batch_size if batch_size is None else batch_size
     if size < 1:
         raise Refusal(f"`--batch_size` should be at least 1. Got `--batch_size {size}`.")
@@ -186,7 +182,7 @@ def batch_size_of(guard: ImageScorer, batch_size: int | None) -> int:
 
 @dataclass(frozen=True)
 class ScoredBatch:
-    """Verdicts of some files, whether any image had the guard's shape, and the sentence about the first that had another one."""
+    """Verdicts of some files, whether any image had the guard's shape, and the message about the first that had not."""
 
     verdicts: list[FileVerdict]
     fits: bool
@@ -196,7 +192,7 @@ class ScoredBatch:
 def score_batch(
     guard: ImageScorer, paths: Sequence[str | Path | ImageBytes], megapixels: float = MEGAPIXELS
 ) -> ScoredBatch:
-    """Score a few files, all of which are in memory at once; of none it is refused that its image has another shape."""
+    """Score a few files, all in memory at once; other shapes are noted in the verdicts and not refused."""
     with closing(_decoded(guard, paths, PixelLimit(megapixels), ahead=len(paths))) as stream:
         rows = list(stream)
     wrong = [str(row.error) for row in rows if isinstance(row.error, OtherShape)]
@@ -214,7 +210,7 @@ class _Decoded:
 def _decoded(
     guard: ImageScorer, paths: Iterable[str | Path | ImageBytes], limit: PixelLimit, ahead: int
 ) -> Generator[_Decoded]:
-    """Decode in threads, at most `ahead` files before the one that is taken."""
+    """Decode in threads, at most `ahead` files in advance."""
     waiting: deque[Future[_Decoded]] = deque()
     stream = iter(paths)
     with ThreadPoolExecutor(_THREADS, thread_name_prefix="decode") as pool:
@@ -276,10 +272,10 @@ def _refuse_other_shape(rows: list[_Decoded], fits: bool) -> None:
 
 
 def _matching(pattern: str) -> list[str]:
-    """Paths that match, sorted; where `**` meets a link that leads back up, each file once, by its shortest path."""
+    """Paths that match, sorted; a file reachable through cyclic links is listed once, by its shortest path."""
     try:
         found = glob.glob(pattern, recursive=True)
-    except (ValueError, RecursionError):  # a null character, which no name holds, or a thousand folders
+    except (ValueError, RecursionError):  # a null character, or too many nested folders
         return []
     if "**" in pattern:
         shortest = {os.path.realpath(path): path for path in sorted(found, key=len, reverse=True)}

@@ -1,4 +1,4 @@
-"""A guard's folder on disk: weights and states as safetensors, everything else in `guard.json`, all of it under hashes."""
+"""A guard's folder on disk: weights and states as safetensors, everything else in `guard.json`, all with hashes."""
 
 import hashlib
 import json
@@ -31,16 +31,11 @@ class Description:
     """What `guard.json` says beside the hashes.
 
     Args:
-        experiment: name of the experiment that fitted it.
-        network: class path and arguments of the network.
         normalize: `mean` and `std` of each channel that are applied before the network; None where it does so itself.
-        transform: class path and arguments of the transform of each picture; None for none.
         picture: how files are decoded before the transform: `RGB`, or `L` for grey.
         image_shape: [C, H, W] of an image after the transform.
         classes: names of the classes; empty where they have none.
         parameters: names of the network's parameter tensors, in the order of the gradient norms.
-        detector: class path and arguments of the detector.
-        detector_name: its name in tables.
         label_designs: names of the label designs whose gradients it reads.
         trained_on: `normal` for a detector that needs no anomalies, else the anomaly sources it was fitted on.
         counts: number of records it was fitted and calibrated on.
@@ -52,7 +47,6 @@ class Description:
         batch_size: images in a batch when the calibration images were read.
         built_in: whether no anomalies were known, so that `metrics` are about built-in probes of the normal images.
         one_logit: whether the network has one logit z, which is read as [0, z].
-        versions: of the packages that computed it.
     """
 
     experiment: str
@@ -87,7 +81,7 @@ def write_folder(
     probe_states: Mapping[str, Mapping[str, Tensor]],
     records: Records,
 ) -> None:
-    """Write a guard's files into a folder: of the bare network, and of records only what the detector keeps with itself."""
+    """Write a guard's files: the bare network, and of `records` only what the detector keeps."""
     with writing_refused(folder, "--run_dir"):
         folder.mkdir(parents=True, exist_ok=True)
         _write_tensors(folder / NETWORK, network.state_dict())
@@ -99,7 +93,7 @@ def write_folder(
 
 
 def read_description(folder: Path) -> Description:
-    """Read `guard.json` and compare all files with their hashes; what is missing, altered or of another format is refused."""
+    """Read `guard.json` and verify all hashes; a file that is missing, altered or of another format is refused."""
     content = _content(folder)
     names = {one.name for one in fields(Description)}
     if not names <= set(content):
@@ -123,7 +117,7 @@ def read_description(folder: Path) -> Description:
 
 @contextmanager
 def built_or_refused(folder: Path) -> Iterator[None]:
-    """Refuse a guard whose files are whole and do not belong together, whatever building it runs into."""
+    """Turn any error while a guard is built into a refusal: its files are intact but do not belong together."""
     try:
         yield
     except Refusal:

@@ -1,4 +1,4 @@
-"""The guard: a classifier, a fitted detector and a threshold that say of any image whether it is one of the classifier's own."""
+"""The guard: a classifier, a fitted detector and a threshold that decide whether an image is anomalous."""
 
 from __future__ import annotations
 
@@ -37,12 +37,11 @@ from lightning_gradood.records import NORMAL, Records
 class Guard:
     """A classifier with a fitted detector and a threshold; make it with `Guard.load`.
 
-    Calls are thread-safe: one at a time reads the network. They may come from inside `torch.no_grad` or
-    `torch.inference_mode`, and from under autocast; the network is read in float32 with the gradients that it needs.
+    Calls are thread-safe: one at a time reads the network. They work inside `torch.no_grad`, `torch.inference_mode` and
+    autocast; the network is read in float32 with the gradients that it needs.
 
     Args:
         network: pixels in [0, 1] in, logits out.
-        detector: fitted.
         probes: those that the detector reads, prepared where they need it.
         transform: of a picture; None for none.
         about: everything else.
@@ -67,13 +66,11 @@ class Guard:
         """Load a guard that `detect` has saved; no code of the folder is executed.
 
         Args:
-            folder: with `guard.json`.
-            trust: packages of your own whose classes it may name.
-            device: where the network is put.
+            trust: packages of your own whose classes `guard.json` may name.
 
         Raises:
-            Refusal: a file is missing, altered or of a newer format, or a class is not trusted, not installed or other than
-                it was.
+            Refusal: a file is missing, altered or of a newer format, or a class is not trusted, not installed or
+                changed.
         """
         place = Path(folder)
         about = read_description(place)
@@ -108,15 +105,12 @@ class Guard:
         )
 
     def read(self, picture: Picture, name: str = "picture") -> Tensor:
-        """Make of a picture what the network gets.
+        """Convert a picture to the network's input: uint8, or float32 in [0, 1], [C, H, W].
 
         Args:
             picture: a PIL image, which is turned as its EXIF orientation says, or a tensor [C, H, W]; see
                 `core.read_picture` for files.
             name: for the message.
-
-        Returns:
-            uint8, or float32 in [0, 1], [C, H, W].
 
         Raises:
             Refusal: it has another size than the images that the guard was fitted on.
@@ -150,7 +144,7 @@ class Guard:
         return other
 
     def with_false_positive_rate(self, rate: float) -> Guard:
-        """The same guard that flags another share of normal images, in (0, 1), which the calibration images must allow."""
+        """The same guard flagging another share of normal images, in (0, 1), as calibration images allow."""
         other = self.with_threshold(conformal_threshold(self.calibration, rate, flag="--false_positive_rate"))
         other.about = replace(self.about, false_positive_rate=rate)
         return other

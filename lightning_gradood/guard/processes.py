@@ -1,4 +1,4 @@
-"""Scoring image files with several processes of one machine, each of which loads the guard for itself."""
+"""Scoring image files with several processes of one machine, each with its own guard."""
 
 from __future__ import annotations
 
@@ -52,22 +52,13 @@ def score_files_on_processes(
 ) -> Iterator[FileVerdict]:
     """Score image files as `score_files` does, each batch on the next process that is free.
 
-    Scores are those of one process up to the order in which sums are added up, about 1e-6 of their size; the same to the
-    last bit if every file can be read and each process has as many threads as one alone would have. A script that calls this
-    does so under `if __name__ == "__main__"`, as each process imports it.
-
-    Args:
-        guard: whose threshold and batch size are used.
-        paths: of files, or files in memory.
-        processes: that read and score them.
-        batch_size: images that are read from the network together; by default as many as when the guard was calibrated.
-        megapixels: larger images are not decoded.
-
-    Yields:
-        A verdict for each file, in the order of `paths`, of which a few batches are held in memory.
+    Scores are those of one process up to the order of summation, about 1e-6 of their size; identical if every file can
+    be read and each process has as many threads as one alone would have. A script that calls this needs the usual
+    `__main__` guard, as each process imports it. Arguments as for `score_files`; of `guard`, threshold and batch size
+    are used.
 
     Raises:
-        Refusal: as for `score_files`; or a process has ended, e.g. as memory does not suffice for so many.
+        Refusal: as for `score_files`; or a process has ended, e.g. for lack of memory.
     """
     size = batch_size_of(guard, batch_size)
     context = get_context("spawn")  # a copy of this process would share its threads' locks and its CUDA context
@@ -88,7 +79,7 @@ def score_files_on_processes(
 
 
 def _in_order(tasks: Iterator[Future[ScoredBatch]], ahead: int) -> Iterator[FileVerdict]:
-    """The verdicts of tasks, of which `ahead` are under way."""
+    """Yield verdicts of tasks in their order, of which `ahead` are under way."""
     waiting, fits = deque(islice(tasks, ahead)), False
     try:
         while waiting:
@@ -104,7 +95,7 @@ def _in_order(tasks: Iterator[Future[ScoredBatch]], ahead: int) -> Iterator[File
 
 
 def _device(device: str, number: int) -> str:
-    """`cuda` for one process after the other, `cuda:0`, `cuda:1` and so on; any other device as it is."""
+    """`cuda:0`, `cuda:1` and so on in turn for `cuda`; any other device unchanged."""
     return f"cuda:{number % torch.cuda.device_count()}" if device == "cuda" else device
 
 
@@ -118,12 +109,12 @@ def _begin(processes: Processes, devices: SimpleQueue[str], threshold: float) ->
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(max(1, cpu_count() // processes.number))
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the first process has shown them
+        warnings.simplefilter("ignore")  # shown by the first process
         _guard = Guard.load(processes.folder, processes.trust, devices.get()).with_threshold(threshold)
 
 
 def _end_with_parent() -> None:
-    """End with the process that started this one, which may be killed without a word."""
+    """End this process when its parent ends, even if that is killed."""
     if parent := parent_process():
         parent.join()
     os._exit(1)

@@ -1,4 +1,4 @@
-"""Saving a guard: the folder is written, loaded again in the way that users load it, and compared with what was fitted."""
+"""Saving a guard: the folder is written, loaded again as users load it, and its scores are compared."""
 
 import shutil
 from collections.abc import Mapping
@@ -28,7 +28,7 @@ class Recipe:
 
     @property
     def packages(self) -> list[str]:
-        """Packages that whoever loads the guard has to trust by name."""
+        """Packages that must be trusted by name to load the guard."""
         parts = [self.network, *([self.transform] if self.transform else [])]
         return sorted(set().union(*(part.packages for part in parts)) - set(PACKAGES))
 
@@ -42,13 +42,10 @@ def save_guard(
     records: Records,
     images: Tensor,
 ) -> Guard:
-    """Save a guard, load it again, and compare the scores; a folder that is there is replaced whole, or stays as it was.
+    """Save a guard, load it again, and compare the scores; an existing folder is replaced whole, or stays as it was.
 
     Args:
-        folder: where.
-        about: what it is.
         network: pixels in [0, 1] in, logits out, with its normalisation.
-        detector: fitted.
         probe_states: probe name to what it learnt from the training images.
         records: of some images that the detector was not fitted on; its first rows are those of `images`.
         images: float in [0, 1] or uint8, [N, C, H, W].

@@ -1,7 +1,7 @@
-"""Intervals of the AUROC: by bootstrap, clean images drawn with all that was made from them; by a formula near 0 and 1.
+"""Intervals of the AUROC: by bootstrap over clean images with all that was made from them; by a formula near 0 and 1.
 
-Where almost all pairs are in order a bootstrap has nothing to vary: with ten images of each kind perfectly apart every
-resample's AUROC is 1, and [1, 1] would be promised although the true one may well be 0.8.
+Where almost all pairs are in order a bootstrap is too narrow: with ten images of each kind perfectly separated every
+resample's AUROC is 1, and the interval [1, 1], although the true value may well be 0.8.
 """
 
 from collections.abc import Hashable, Sequence
@@ -30,7 +30,7 @@ def auroc_interval(
     """Return an interval of the AUROC that also holds for few images and for AUROCs near 0 and 1.
 
     `bootstrap_auroc`, unless min(AUROC, 1 − AUROC) times the number of origins of the smaller class is below 5; then
-    `newcombe_interval`, with the numbers of origins in each class. Arguments, result and refusals are those of
+    `newcombe_interval` with the numbers of origins in each class. Arguments, result and refusals are those of
     `bootstrap_auroc`.
 
     Example:
@@ -49,19 +49,13 @@ def auroc_interval(
 
 
 def newcombe_interval(area: float, normal: int, anomalous: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Return the score interval of an AUROC: all θ from which the observed one is less than z standard errors away.
+    """Return the score interval of an AUROC: all θ less than z standard errors away from the observed `area`.
 
     The standard error is Hanley and McNeil's at θ, not at the observed value, and thus is not 0 where that is 1:
-    √(θ (1 − θ) (1 + N (1 − θ)/(2 − θ) + N θ/(1 + θ)) / (m n)) with N = (m + n)/2 − 1.
 
-    Args:
-        area: The observed AUROC, in [0, 1].
-        normal: Number m of independent normal images, at least 1.
-        anomalous: Number n of anomalous ones, at least 1.
-        confidence: Between 0 and 1.
+        √(θ (1 − θ) (1 + N (1 − θ)/(2 − θ) + N θ/(1 + θ)) / (m n)) with N = (m + n)/2 − 1,
 
-    Returns:
-        `(low, high)`, in [0, 1].
+    for m `normal` and n `anomalous` independent images.
 
     Reference:
         Newcombe 2006, "Confidence intervals for an effect size measure based on the Mann-Whitney statistic. Part 2",
@@ -72,12 +66,11 @@ def newcombe_interval(area: float, normal: int, anomalous: int, confidence: floa
 
 
 def _lowest(area: float, m: int, n: int, z: float) -> float:
-    """The smallest θ of Newcombe's interval."""
     if area == 0:
         return 0.0
 
     def beyond(theta: float) -> float:
-        """Squared distance less squared standard errors; where the observed area is 1 both have a factor 1 − θ, left out."""
+        """Squared distance minus squared standard errors, without the factor 1 − θ that both have for an area of 1."""
         N = (m + n) / 2 - 1
         spread = z * z * theta * (1 + N * (1 - theta) / (2 - theta) + N * theta / (1 + theta)) / (m * n)
         return 1 - theta - spread if area == 1 else (area - theta) ** 2 - (1 - theta) * spread
@@ -95,10 +88,10 @@ def bootstrap_auroc(
 ) -> tuple[float, float]:
     """Return the percentile bootstrap interval of the AUROC.
 
-    An origin (a clean image) is drawn as one unit: with it come all its records, so a clean image and its attacked version
-    are both in a resample or both absent. Origins are drawn with replacement within three strata, those with normal
-    records only, with anomalous ones only, and with both, each as often as it has origins; so every resample holds both
-    classes. The result does not depend on the order of the records.
+    An origin (a clean image) is drawn with all its records, so a clean image and its attacked version are both in a
+    resample or both absent. Origins are drawn with replacement within three strata, those with normal records only,
+    with anomalous ones only, and with both, each as often as it has origins; so every resample holds both classes. The
+    result does not depend on the order of the records. Refusals are those of `detection_metrics`.
 
     Args:
         scores: Finite real numbers `[n]`, higher = more anomalous.
@@ -110,10 +103,6 @@ def bootstrap_auroc(
 
     Returns:
         `(low, high)`: the (1 − confidence)/2 and (1 + confidence)/2 quantiles of the resampled AUROCs.
-
-    Raises:
-        Refusal: As `detection_metrics`, or if `origin_ids` has another length, `resamples` is below 1, or `confidence`
-            is not between 0 and 1.
 
     Reference:
         Efron & Tibshirani, An Introduction to the Bootstrap, 1993, sections 8.3 (strata) and 13.3 (percentiles).
@@ -133,14 +122,10 @@ def bootstrap_auroc(
 
 @dataclass(frozen=True)
 class _Plan:
-    """Records sorted once by score, so that the AUROC of a resample is a sum over multiplicities.
+    """Records sorted once by score, so that the AUROC of a resample is a sum over multiplicities of origins.
 
-    Attributes:
-        strata: Number of origins in each stratum; origins are numbered stratum by stratum.
-        normal: Origin of each normal record, by ascending score.
-        anomalous: Origin of each anomalous record, by ascending score.
-        below: For each anomalous record the number of normal records with a lower score.
-        not_above: For each anomalous record the number of normal records with a lower score or the same.
+    `normal` and `anomalous` are origins by ascending score, numbered stratum by stratum; `below` and `not_above` count
+    normal records with a lower, and with a lower or equal score for each anomalous one.
     """
 
     strata: list[int]
@@ -185,13 +170,12 @@ def _origins_by_stratum(classes: Integers, names: Integers) -> tuple[Integers, l
 
 
 def _multiplicities(strata: list[int], generator: np.random.Generator) -> Integers:
-    """Draw how often each origin is in a resample."""
     draws = [np.bincount(generator.integers(size, size=size), minlength=size) for size in strata if size]
     return np.concatenate(draws)
 
 
 def _auroc(plan: _Plan, multiplicities: Integers) -> float:
-    """Return the AUROC of a resample: the Mann-Whitney statistic with multiplicities as weights, ties counting half."""
+    """The AUROC of a resample: the Mann-Whitney statistic with multiplicities as weights, ties counting half."""
     normal, anomalous = multiplicities[plan.normal], multiplicities[plan.anomalous]
     lowest = np.concatenate([[0], np.cumsum(normal)])  # normal images among the lowest i
     wins = lowest[plan.below] + lowest[plan.not_above]

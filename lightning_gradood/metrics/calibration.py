@@ -1,15 +1,14 @@
-"""Thresholds and p-values from normal images alone, with a promise about the share of normal images that are flagged.
+"""Thresholds and p-values from normal images alone, with a guarantee about the share of normal images flagged.
 
-Split-conformal prediction: if n calibration scores and a new one are exchangeable (normal images alike, none of them used to
-fit the detector), each of the n + 1 ranks of the new score is equally likely. So a threshold at the k-th smallest calibration
-score is exceeded with a probability of at most 1 − k / (n + 1), whatever the scores' distribution.
-
-The promise is about the mean over calibration sets. With one set of n images the share flagged varies: it is Beta(n + 1 − k, k)
-distributed, for n = 100 and a rate of 5 % between 1.6 and 9.9 % in 95 of 100 cases.
+Split-conformal prediction: if n calibration scores and a new one are exchangeable (all normal, none used to fit the
+detector), each of the n + 1 ranks of the new score is equally likely. So a threshold at the k-th smallest calibration
+score is exceeded with a probability of at most 1 − k / (n + 1), whatever the distribution. This is the mean over
+calibration sets; with one set the share flagged is Beta(n + 1 − k, k) distributed, for n = 100 and a rate of 5 %
+between 1.6 and 9.9 % in 95 of 100 cases.
 
 Reference:
-    Vovk, Gammerman and Shafer 2005, "Algorithmic Learning in a Random World"; Bates et al. 2023, "Testing for outliers with
-    conformal p-values", Section 2.
+    Vovk, Gammerman and Shafer 2005, "Algorithmic Learning in a Random World"; Bates et al. 2023, "Testing for outliers
+    with conformal p-values", Section 2.
 """
 
 from __future__ import annotations
@@ -22,8 +21,7 @@ from scipy.stats import binomtest
 
 from lightning_gradood.core import Refusal, as_array
 
-RATE = "detection.false_positive_rate"
-"""The flag of the false-positive rate in an experiment."""
+RATE = "detection.false_positive_rate"  # the flag of the rate in an experiment
 _ROUNDING = 1e-9  # (n + 1) · rate is a whole number where it should be: 1000 · 0.001
 
 
@@ -33,7 +31,7 @@ def conformal_threshold(normal_scores: ArrayLike, false_positive_rate: float, fl
     Args:
         normal_scores: of n normal images that the detector was not fitted on, float [n]; higher = more anomalous.
         false_positive_rate: in (0, 1).
-        flag: what the user set it with.
+        flag: named in a refusal.
 
     Returns:
         The k-th smallest score, k = n + 1 − ⌊(n + 1) · rate⌋; an image is anomalous if its score is above it.
@@ -53,16 +51,10 @@ def conformal_threshold(normal_scores: ArrayLike, false_positive_rate: float, fl
 
 
 def conformal_p_values(normal_scores: ArrayLike, scores: ArrayLike) -> np.ndarray:
-    """Share of calibration scores, the image's own included, that are at least as high as an image's.
+    """Conformal p-values: (1 + number of n `normal_scores` ≥ score) / (n + 1) for each of m `scores`.
 
-    A p-value is at most the rate exactly where the score is above `conformal_threshold` of that rate.
-
-    Args:
-        normal_scores: as for `conformal_threshold`, float [n].
-        scores: of any images, float [m].
-
-    Returns:
-        (1 + number of calibration scores ≥ score) / (n + 1), float64 [m], in [1 / (n + 1), 1].
+    float64 [m], in [1 / (n + 1), 1]; at most the rate exactly where the score is above `conformal_threshold` of that
+    rate.
 
     Example:
         >>> conformal_p_values(np.arange(99.0), np.array([98.5, 98.0, 0.0]))
@@ -74,14 +66,7 @@ def conformal_p_values(normal_scores: ArrayLike, scores: ArrayLike) -> np.ndarra
 
 
 def binomial_interval(count: int, number: int) -> tuple[float, float]:
-    """Clopper and Pearson's 95 % interval of a share.
-
-    Args:
-        count: how many of the images.
-        number: of images; for none the interval is [0, 1].
-
-    Returns:
-        Its bounds, in [0, 1].
+    """Clopper and Pearson's 95 % interval of the share `count` / `number`; [0, 1] for a number of 0.
 
     Example:
         >>> low, high = binomial_interval(0, 100)
@@ -95,16 +80,7 @@ def binomial_interval(count: int, number: int) -> tuple[float, float]:
 
 
 def check_calibration(number: int, false_positive_rate: float, flag: str = RATE) -> None:
-    """Refuse a rate that so many calibration images cannot keep.
-
-    Args:
-        number: of normal images in `val`.
-        false_positive_rate: asked for.
-        flag: what the user set it with.
-
-    Raises:
-        Refusal: the rate is not in (0, 1), or `number` < 1 / rate − 1.
-    """
+    """Refuse a rate outside of (0, 1), or one that `number` < 1 / rate − 1 calibration images cannot keep."""
     check_rate(false_positive_rate, flag)
     needed = math.ceil(1 / false_positive_rate - 1 - _ROUNDING)
     if number < needed:
@@ -121,7 +97,7 @@ def check_rate(false_positive_rate: float, flag: str = RATE) -> None:
 
 
 def _rounded_up(number: int) -> float:
-    """The smallest rate of so many images, in three digits that keep it."""
+    """The smallest rate that so many images can keep, rounded up to three digits."""
     rate = 1 / (number + 1)
     scale = 10.0 ** (2 - math.floor(math.log10(rate)))
     return min(0.999, math.ceil(rate * scale - _ROUNDING) / scale)

@@ -13,19 +13,11 @@ _STEPS = 100_000
 
 
 def odin_grid_metrics(scores: Floats, labels: Integers) -> dict[str, float]:
-    """Measure as ODIN's `calMetric.py` does, normal images being the positives.
+    """Measure as ODIN's `calMetric.py` does, normal images being the positives; fractions in [0, 1].
 
-    The original lays its grid over the softmax scores of ten classes (0.1 to 1, or 0.1 to 0.12 at temperature 1000); here
-    it spans the given scores, so that any detector can be measured. Scores with heavy tails get few thresholds where it
-    matters: the convention was made for probabilities.
-
-    Args:
-        scores: Finite real numbers `[n]`, higher = more anomalous.
-        labels: 0 (normal) or 1 (anomalous), both present, `[n]`.
-
-    Returns:
-        `fpr_at_tpr95`, `detection_error`, `auroc`, `aupr_in`, `aupr_out`, fractions in [0, 1]. The first is missing if no
-        threshold has a TPR of 94.95 to 95.05 %, as with few normal images; all are if every score is the same.
+    The original lays its grid over the softmax scores of ten classes; here it spans the given scores, so heavy tails
+    get few thresholds where it matters. `fpr_at_tpr95` is missing if no threshold has a TPR of 94.95 to 95.05 %; all
+    are if every score is the same.
     """
     lowest, highest = float(-scores.max()), float(-scores.min())
     step = (highest - lowest) / _STEPS
@@ -56,13 +48,13 @@ def _share_below(confidences: Floats, grid: Floats) -> Floats:
 
 
 def _recall_and_precision(true: Floats, false: Floats) -> tuple[Floats, Floats]:
-    """Precision of rates, where any image is called positive."""
+    """Precision from rates, at thresholds where any image is called positive."""
     called = true + false > 0
     return true[called], true[called] / (true + false)[called]
 
 
 def _rectangles(widths_of: Floats, heights: Floats) -> float:
-    """Area under a curve whose abscissa falls from 1: each height counts from the abscissa before to its own."""
+    """Area under a curve whose abscissa falls from 1: each height counts from the previous abscissa to its own."""
     before = np.concatenate([[1.0], widths_of[:-1]])
     return float(((before - widths_of) * heights).sum() + widths_of[-1] * heights[-1])
 
@@ -73,24 +65,21 @@ def conventional_metrics(scores: ArrayLike, labels: ArrayLike, convention: str) 
     - `lee2018` (Lee et al.'s deep_Mahalanobis): normal images are the positives. `tnr_at_tpr95` at the TPR *nearest* to
       95 %, `auroc`, `detection_accuracy` (an oracle's), `aupr_in` and `aupr_out` as areas under trapezoids. Images are
       passed one by one, and of tied ones the normal first, so that ties count against the detector.
-    - `odin` (Liang et al.): normal images are the positives, on a grid of 100,000 thresholds, summed as rectangles, with
-      precisions of *rates*, as if there were as many images of each kind. `fpr_at_tpr95` is the mean over thresholds with a
-      TPR of 94.95 to 95.05 %; `detection_error` is an oracle's. See `odin_grid_metrics`.
-    - `openood` (OpenOOD 1.5): `fpr_at_tpr95` with *anomalous* images as the positives, `auroc`, `aupr_in` (normal images
-      positive) and `aupr_out` as areas under trapezoids.
-    - `energy` (Liu et al., after Hendrycks et al.): normal images are the positives. `fpr_at_tpr95` at the TPR *nearest* to
-      95 %, `auroc`, `aupr`, an average precision.
+    - `odin` (Liang et al.): normal images are the positives, on a grid of 100,000 thresholds, summed as rectangles,
+      with precisions of *rates*, as if there were as many images of each kind. `fpr_at_tpr95` is the mean over
+      thresholds with a TPR of 94.95 to 95.05 %; `detection_error` is an oracle's. See `odin_grid_metrics`.
+    - `openood` (OpenOOD 1.5): `fpr_at_tpr95` with *anomalous* images as the positives, `auroc`, `aupr_in` (normal
+      images positive) and `aupr_out` as areas under trapezoids.
+    - `energy` (Liu et al., after Hendrycks et al.): normal images are the positives. `fpr_at_tpr95` at the TPR
+      *nearest* to 95 %, `auroc`, `aupr`, an average precision.
 
     Args:
-        scores: Finite real numbers `[n]`, higher = more anomalous, as everywhere here; the codebases' are the negative.
+        scores: Finite real numbers `[n]`, higher = more anomalous; the codebases' are the negative.
         labels: 0 (normal) or 1 (anomalous), `[n]`.
-        convention: Whose arithmetic, one of `CONVENTIONS`.
+        convention: One of `CONVENTIONS`.
 
     Returns:
         Their names to fractions in [0, 1]; a number that the original cannot compute is left out.
-
-    Raises:
-        Refusal: As `detection_metrics`, or if there is no such convention.
 
     Reference:
         deep_Mahalanobis_detector `calculate_log.py`; odin `calMetric.py`; OpenOOD `openood/evaluators/metrics.py`;
@@ -141,10 +130,8 @@ def _openood(scores: Floats, labels: Integers) -> dict[str, float]:
 
 
 def _energy(scores: Floats, labels: Integers) -> dict[str, float]:
-    ours, counts = (
-        detection_metrics(scores, labels),
-        threshold_counts(scores, labels).mirrored(),
-    )  # normal images are to be found
+    # Normal images are the positives.
+    ours, counts = detection_metrics(scores, labels), threshold_counts(scores, labels).mirrored()
     recall = counts.true_positives[:-1] / counts.anomalous
     whole = int(np.flatnonzero(counts.true_positives == counts.anomalous)[-1])  # the highest threshold that finds all
     nearest = whole + int(np.abs(recall[whole:] - 0.95).argmin())

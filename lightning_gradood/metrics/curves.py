@@ -1,7 +1,6 @@
 """Counts at every threshold, and what follows from them: ROC and precision-recall curves, thresholds, accuracies.
 
-`validated` holds the refusals that every metric shares; `threshold_counts` is the one sort from which all metrics of a set of
-scores follow.
+`validated` holds the refusals that every metric shares; `threshold_counts` sorts the scores for all metrics.
 """
 
 import math
@@ -19,15 +18,9 @@ Integers: TypeAlias = NDArray[np.int64]
 
 
 def validated(scores: ArrayLike, labels: ArrayLike) -> tuple[Floats, Integers]:
-    """Return scores as float64 `[n]` and labels as int64 `[n]`, or refuse them with counts.
+    """Return scores as float64 `[n]` and labels as int64 `[n]`.
 
-    Args:
-        scores: One finite real number for each image, any range.
-        labels: 0 (normal) or 1 (anomalous) for each image, both present; integers, floats or booleans.
-
-    Raises:
-        Refusal: If the two are not one-dimensional and of one length, are empty, hold NaN or infinite scores, labels
-            other than 0 and 1, or a single class.
+    Refuses, with counts, anything but one finite score and one label 0 or 1 per image, with both classes present.
     """
     values, classes = as_array(scores).astype(np.float64), as_array(labels)
     _check_shapes(values, classes)
@@ -80,12 +73,10 @@ def _check_labels(labels: NDArray[np.generic]) -> None:
 
 @dataclass(frozen=True)
 class ThresholdCounts:
-    """Numbers of normal and anomalous images that score at least as high as each distinct score.
+    """Numbers of images that score at least as high as each of the k distinct scores `values`, ascending.
 
-    Attributes:
-        values: The k distinct scores, ascending; float64 `[k]`.
-        true_positives: Anomalous images with score ≥ `values[i]`, then 0 for the threshold above all; int64 `[k + 1]`.
-        false_positives: Normal images with score ≥ `values[i]`, then 0; int64 `[k + 1]`.
+    `true_positives` are anomalous and `false_positives` normal images with score ≥ `values[i]`, then 0 for a threshold
+    above all: int64 `[k + 1]`.
     """
 
     values: Floats
@@ -104,11 +95,11 @@ class ThresholdCounts:
 
     @property
     def advantage(self) -> Integers:
-        """TPR − FPR at each threshold times `anomalous * normal`: in integers, so that equal is equal; `[k + 1]`."""
+        """(TPR − FPR) · `anomalous` · `normal` at each threshold, in integers, so that ties are exact; `[k + 1]`."""
         return self.true_positives * self.normal - self.false_positives * self.anomalous
 
     def mirrored(self) -> "ThresholdCounts":
-        """Return the counts of negated scores with the classes exchanged: normal images become the ones to find."""
+        """Return the counts of negated scores with the classes exchanged, so that normal images are the positives."""
         return ThresholdCounts(
             values=-self.values[::-1],
             true_positives=self.normal - self.false_positives[::-1],
@@ -129,18 +120,11 @@ def threshold_counts(scores: ArrayLike, labels: ArrayLike) -> ThresholdCounts:
 
 
 def roc_curve(scores: ArrayLike, labels: ArrayLike) -> tuple[Floats, Floats, Floats]:
-    """Return the ROC curve with anomalous images as the positives.
-
-    Args:
-        scores: Finite real numbers `[n]`, higher = more anomalous.
-        labels: 0 (normal) or 1 (anomalous), `[n]`.
+    """Return the ROC curve with anomalous images as the positives; arguments as for `detection_metrics`.
 
     Returns:
         `(fpr, tpr, thresholds)`, each float64 `[k + 1]` for k distinct scores, from (0, 0) to (1, 1): the share of
         normal and of anomalous images with score ≥ threshold. The first threshold is +inf.
-
-    Raises:
-        Refusal: As `detection_metrics`.
 
     Reference:
         scikit-learn's `roc_curve(drop_intermediate=False)`.
@@ -157,20 +141,13 @@ def roc_curve(scores: ArrayLike, labels: ArrayLike) -> tuple[Floats, Floats, Flo
 
 
 def precision_recall_curve(scores: ArrayLike, labels: ArrayLike) -> tuple[Floats, Floats, Floats]:
-    """Return the precision-recall curve with anomalous images as the positives.
+    """Return the precision-recall curve with anomalous images as the positives; arguments as for `detection_metrics`.
 
     For normal images as the positives, negate the scores and exchange the labels.
-
-    Args:
-        scores: Finite real numbers `[n]`, higher = more anomalous.
-        labels: 0 (normal) or 1 (anomalous), `[n]`.
 
     Returns:
         `(precision, recall, thresholds)` for k distinct scores, by ascending threshold: precision and recall float64
         `[k + 1]`, the last point (1, 0) without a threshold; thresholds float64 `[k]`.
-
-    Raises:
-        Refusal: As `detection_metrics`.
 
     Reference:
         scikit-learn's `precision_recall_curve(drop_intermediate=False)`.
@@ -189,17 +166,9 @@ def precision_recall_curve(scores: ArrayLike, labels: ArrayLike) -> tuple[Floats
 def accuracy_at(scores: ArrayLike, labels: ArrayLike, threshold: float) -> dict[str, float]:
     """Return the plain and the balanced accuracy of calling an image anomalous iff its score is above `threshold`.
 
-    Args:
-        scores: Finite real numbers `[n]`, higher = more anomalous.
-        labels: 0 (normal) or 1 (anomalous), `[n]`.
-        threshold: In the scores' unit; an image exactly at it is called normal.
-
     Returns:
         Two fractions in [0, 1]: `plain`, the share of images that are called right, and `balanced`, the mean of that
         share among normal and among anomalous images.
-
-    Raises:
-        Refusal: As `detection_metrics`, or if `threshold` is NaN.
 
     Example:
         >>> accuracy_at([0.1, 0.2, 0.3, 0.9], [0, 0, 0, 1], threshold=0.25)
@@ -214,18 +183,10 @@ def accuracy_at(scores: ArrayLike, labels: ArrayLike, threshold: float) -> dict[
 
 
 def best_balanced_threshold(scores: ArrayLike, labels: ArrayLike) -> float:
-    """Return the threshold with the best balanced accuracy on these images, the smallest if several are equally good.
+    """Return the threshold for `accuracy_at` with the best balanced accuracy, the smallest if several are equally good.
 
-    Args:
-        scores: Finite real numbers `[n]`, higher = more anomalous.
-        labels: 0 (normal) or 1 (anomalous), `[n]`.
-
-    Returns:
-        The midpoint between two neighbouring distinct scores, in the scores' unit, for `accuracy_at`. If no threshold
-        beats calling every image anomalous, the next float64 below the lowest score: always a finite number.
-
-    Raises:
-        Refusal: As `detection_metrics`.
+    It is the midpoint between two neighbouring distinct scores, or, if no threshold beats calling every image
+    anomalous, the next float64 below the lowest score: always finite. Arguments as for `detection_metrics`.
 
     Example:
         >>> best_balanced_threshold([-2.0, 1.0, 3.0, 8.0], [0, 0, 1, 1])

@@ -1,4 +1,4 @@
-"""Metrics that need no threshold (AUROC, AUPR, FPR95, best accuracy of any)."""
+"""Metrics that need no chosen threshold: AUROC, AUPR, FPR95, best accuracy of any."""
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -48,15 +48,7 @@ def detection_metrics(scores: ArrayLike, labels: ArrayLike) -> dict[str, float]:
 def auroc(scores: ArrayLike, labels: ArrayLike) -> float:
     """Return the area under the ROC curve: the probability that an anomalous image scores above a normal one.
 
-    Args:
-        scores: Finite real numbers `[n]`, higher = more anomalous.
-        labels: 0 (normal) or 1 (anomalous), `[n]`.
-
-    Returns:
-        A fraction in [0, 1], ties counting half; exact up to its last division.
-
-    Raises:
-        Refusal: As `detection_metrics`.
+    A fraction in [0, 1], ties counting half, exact up to its last division; arguments as for `detection_metrics`.
 
     Example:
         >>> auroc([7.0, 7.0], [0, 1])

@@ -1,4 +1,4 @@
-"""Whether scores of new images still look like those of a reference: share flagged, distance of distributions, effect size."""
+"""Drift of scores against a reference: share flagged, distance of distributions, effect size."""
 
 from dataclasses import dataclass
 
@@ -20,10 +20,11 @@ class ScoreDrift:
         new_flagged: share of the new images that is flagged.
         low: lower bound of the latter's binomial 95 % interval.
         high: its upper bound.
-        distance: Kolmogorov and Smirnov's, the largest difference of the two cumulative distributions, in [0, 1]; whatever the
-            threshold, the share flagged differs by no more.
+        distance: Kolmogorov and Smirnov's, the largest difference of the two cumulative distributions, in [0, 1]; it
+            bounds the difference in the share flagged at any threshold.
         p_value: of that distance, two-sided.
-        effect: Cliff's delta, P(new > reference) − P(new < reference), in [−1, 1]; above 0 new images are more anomalous.
+        effect: Cliff's delta, P(new > reference) − P(new < reference), in [−1, 1]; above 0 new images are more
+            anomalous.
     """
 
     reference: int
@@ -40,16 +41,10 @@ class ScoreDrift:
 def score_drift(
     reference: np.ndarray, new: np.ndarray, reference_flagged: np.ndarray, new_flagged: np.ndarray
 ) -> ScoreDrift:
-    """Compare scores of new images with those of reference images.
-
-    Args:
-        reference: scores, float [n], n ≥ 1.
-        new: scores, float [m], m ≥ 1.
-        reference_flagged: whether each is flagged, bool [n].
-        new_flagged: bool [m].
+    """Compare scores float [m] of new images with those [n] of reference images, with bool flags of both.
 
     Raises:
-        Refusal: there are none of either.
+        Refusal: there are no scores of either.
 
     Reference:
         Cliff 1993, "Dominance statistics", for the effect size.

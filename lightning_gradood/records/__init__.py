@@ -1,10 +1,10 @@
 """Records: what the probes read from the network, one row an image, in memory and on disk.
 
-`Records` is a table (Arrow underneath) of one source's or many sources' images: `id`, `origin_id` (the clean image it
-comes from), `source`, `attack` (empty when clean), `label`, `prediction`, `success`, `target_hit`, `l2`, `linf`, and one
-fixed-size list of numbers per probe. `RecordCache` keeps them on disk as Parquet shards under a key that names everything they
-depend on (`entry_key`); a run refers to keys, so a second run with the same weights and images reads instead of probing.
-`StateStore` keeps beside them, by key as well, what probes learnt from the training images.
+`Records` is an Arrow table of images: `id`, `origin_id` (the clean image it comes from), `source`, `attack` (empty when
+clean), `label`, `prediction`, `success`, `target_hit`, `l2`, `linf`, and one fixed-size list of numbers per probe.
+`RecordCache` keeps them as Parquet shards under a key that covers everything they depend on (`entry_key`), so a second
+run with the same weights and images reads instead of probing. `StateStore` keeps what probes learnt from the training
+images.
 
     >>> import numpy as np
     >>> from lightning_gradood.records import Records

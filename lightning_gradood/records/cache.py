@@ -1,4 +1,4 @@
-"""Records on disk by key: entries of Parquet shards, each whole or not there, compared with their checksums when read."""
+"""Records on disk by key: entries of Parquet shards, each complete or absent, verified when read."""
 
 from __future__ import annotations
 
@@ -29,17 +29,12 @@ from lightning_gradood.records.table import Records
 
 
 def entry_key(ingredients: Mapping[str, object]) -> str:
-    """Digest everything that a cache entry depends on.
+    """SHA-256, 64 hexadecimal digits, of everything that a cache entry depends on.
 
     Args:
-        ingredients: JSON-able values by name, such as the digest of the weights, the digest of the images, the attack,
-            the probe with its version and label design, and the dtype. Their order does not matter.
-
-    Returns:
-        SHA-256 as 64 hexadecimal digits.
-
-    Raises:
-        TypeError: if an ingredient cannot be written as JSON; its default text could hide a difference.
+        ingredients: JSON-able values by name, such as digests of weights and images, the attack, the probe with its
+            version and label design, and the dtype, in any order. Others raise a TypeError: their text could hide a
+            difference.
     """
     canonical = json.dumps(ingredients, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(canonical.encode()).hexdigest()
@@ -52,14 +47,10 @@ _DIGEST = "digest"  # of entry.json itself, without this entry
 class RecordCache:
     """Entries of records by key: `<folder>/<key>/`, holding Parquet shards and `entry.json`.
 
-    While an entry is written its shards lie in `<key>.partial/`; each shard appears by a rename, and the whole entry by
-    another, so a reader never sees half of one. A run that was killed finds its shards again (`done`) and
-    probes only the images that are still missing. Several processes and several runs may write the same entry: rows that
-    were written twice are equal and are read once. Whatever is read is compared with its checksums; `mend` sets aside what
-    is damaged, so that its images are probed again.
-
-    Args:
-        folder: where entries lie; made when first written to.
+    Shards of an unfinished entry lie in `<key>.partial/`; each shard, and then the entry, appears by a rename. An
+    interrupted run finds its shards again (`done`) and probes only the missing images. Several processes and runs may
+    write the same entry: rows written twice are equal and read once. Whatever is read is compared with its checksums;
+    `mend` removes what is damaged, so that its images are probed again.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -71,11 +62,7 @@ class RecordCache:
         return (self.folder / key / _ENTRY).is_file()
 
     def read(self, key: str) -> Records:
-        """Read a complete entry, sorted by id.
-
-        Raises:
-            Refusal: if the entry is missing or its files were damaged.
-        """
+        """Read a complete entry, sorted by id; a missing or damaged one is refused."""
         about = self._entry(key)
         with _of_one_kind(self.folder / key):
             found = Records.concatenate([Records(self._table(path, key)) for path in self._listed(key, about)]).by_id()
@@ -84,7 +71,7 @@ class RecordCache:
         return found
 
     def rows(self, key: str, ids: Sequence[str]) -> Records:
-        """Read the records of some images of a complete entry, in the order of `ids`, whatever the entry's size."""
+        """Read the records of some images of a complete entry, in the order of `ids`, without loading all of it."""
         wanted = pc.field("id").isin(list(ids))
         parts = [self._table(path, key, wanted) for path in self._listed(key, self._entry(key))]
         with _of_one_kind(self.folder / key):
@@ -96,7 +83,7 @@ class RecordCache:
         return Records(found.table.take([place[name] for name in ids]))
 
     def done(self, key: str) -> set[str]:
-        """Ids that an earlier, interrupted run has already written for this entry."""
+        """Ids that an interrupted run has already written for this entry."""
         found: set[str] = set()
         for path in self._shards(self._partial(key)):
             with suppress(Damaged):  # or gone, as another run has finished the entry
@@ -104,14 +91,7 @@ class RecordCache:
         return found
 
     def mend(self, wanted: Mapping[str, Sequence[str]]) -> bool:
-        """Name and set aside files of these entries that are damaged; what they held is missing then, and read anew.
-
-        Args:
-            wanted: key to the ids that the entry should hold.
-
-        Returns:
-            Whether anything was damaged.
-        """
+        """Name and delete damaged files of entries, and return whether there were any; `wanted` maps keys to ids."""
         found = {key: self._damages(key, frozenset(ids)) for key, ids in wanted.items()}
         damages = [one for part in found.values() for one in part]
         if not damages:
@@ -125,23 +105,15 @@ class RecordCache:
         return True
 
     def check_writable(self, size: int) -> None:
-        """Refuse a folder that cannot be written or has no room, before the network is read.
-
-        Args:
-            size: bytes that will be written at least.
-        """
+        """Refuse a folder that cannot be written or has no room for `size` bytes, before the network is read."""
         check_writable(self.folder, CACHE_FLAG, size)
 
     def write_shard(self, key: str, records: Records) -> None:
-        """Add records to an entry that is being written.
-
-        Raises:
-            Refusal: if the disk is full; what was written before stays and is used by the next run.
-        """
+        """Add records to an unfinished entry; on a full disk refuses, and the next run uses what was written before."""
         try:
             write_shard(self._partial(key), key, records.table, CACHE_FLAG)
         except Refusal as refusal:
-            # perhaps another run finished the entry, these rows included, and renamed the folder
+            # Perhaps another run finished the entry, these rows included, and renamed the folder.
             if not isinstance(refusal.__cause__, FileNotFoundError) or not self.has(key):
                 raise
             for left in (self.folder / key).iterdir():
@@ -152,7 +124,6 @@ class RecordCache:
         """Make the entry visible; called by one process once all have written their shards.
 
         Args:
-            key: the entry.
             ids: the images it must hold; a missing one is refused.
             description: JSON-able text of what the entry was computed from.
         """
@@ -190,11 +161,6 @@ class RecordCache:
                 os.replace(partial, entry)
 
     def _entry(self, key: str) -> dict[str, Any]:
-        """What `entry.json` says.
-
-        Raises:
-            Refusal: there is none, or it is damaged.
-        """
         path = self.folder / key / _ENTRY
         if not path.is_file():
             raise Refusal(
@@ -220,7 +186,7 @@ class RecordCache:
         return [self.folder / key / Path(str(name)).name for name in about["shards"]]
 
     def _table(self, path: Path, key: str, filters: pc.Expression | None = None) -> pa.Table:
-        """A shard's rows; compared with its checksums unless it was a moment ago and looks the same."""
+        """A shard's rows; compared with its checksums unless it was compared before and has not changed."""
         try:
             state = os.stat(path)
         except OSError as error:
@@ -232,7 +198,6 @@ class RecordCache:
         return read_shard(path, filters)
 
     def _damages(self, key: str, ids: Collection[str]) -> list[Damaged]:
-        """What is wrong with an entry, complete or not."""
         entry, partial = self.folder / key, self._partial(key)
         found = [one for path in self._shards(partial) for one in _damage_of(path, key, ids, gone=True)]
         if not self.has(key):
@@ -248,7 +213,7 @@ class RecordCache:
         return found
 
     def _set_aside(self, key: str, damaged: Collection[Path]) -> None:
-        """Delete damaged shards; a complete entry becomes one that is being written, with the shards that are whole."""
+        """Delete damaged shards; a complete entry becomes an unfinished one with its intact shards."""
         entry, partial = self.folder / key, self._partial(key)
         for path in damaged:
             path.unlink(missing_ok=True)
@@ -268,14 +233,7 @@ class RecordCache:
 
 
 def _damage_of(path: Path, key: str, ids: Collection[str], gone: bool = False) -> list[Damaged]:
-    """What is wrong with a shard, if anything.
-
-    Args:
-        path: of the shard.
-        key: of its entry.
-        ids: that the entry should hold.
-        gone: whether it may have vanished, as another run has finished the entry.
-    """
+    """Damages of a shard; with `gone` it may be missing, as another run has finished the entry."""
     try:
         foreign = set(check_shard(path, key)).difference(ids)
     except Damaged as damaged:
@@ -285,7 +243,7 @@ def _damage_of(path: Path, key: str, ids: Collection[str], gone: bool = False) -
 
 @contextmanager
 def _of_one_kind(entry: Path) -> Iterator[None]:
-    """Refuse shards that are whole, one by one, and are no records of one table."""
+    """Refuse shards that are intact one by one but are not records of one table."""
     try:
         yield
     except (pa.ArrowException, KeyError, TypeError) as error:

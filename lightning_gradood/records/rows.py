@@ -1,4 +1,4 @@
-"""Plain tables, written whole or not at all: row by row as Parquet, CSV or JSON lines, or column by column as Parquet."""
+"""Plain tables, written whole or not at all: row by row as Parquet, CSV or JSON lines, or by columns as Parquet."""
 
 from __future__ import annotations
 
@@ -26,13 +26,7 @@ Row = Mapping[str, Any]
 
 
 class RowWriter:
-    """Writes rows to an open file.
-
-    Args:
-        file: binary.
-        columns: name to type (str, float, bool or int); any value may be None.
-        kind: the format.
-    """
+    """Writes rows to a binary file; `columns` is name to type (str, float, bool or int), and any value may be None."""
 
     def __init__(self, file: BinaryIO, columns: Mapping[str, type], kind: Literal["parquet", "csv", "jsonl"]) -> None:
         self._schema = pa.schema([(name, _TYPES[type_]) for name, type_ in columns.items()])
@@ -53,7 +47,7 @@ class RowWriter:
                 self._flush()
 
     def close(self) -> None:
-        """Write what is left."""
+        """Write buffered rows and the end of the file."""
         if self._parquet is not None:
             self._flush()
             self._parquet.close()
@@ -71,10 +65,7 @@ def row_file(path: Path, columns: Mapping[str, type], flag: str = "--output") ->
     Args:
         path: ends in one of `ENDINGS`.
         columns: as for `RowWriter`.
-        flag: what the user would name another place with.
-
-    Raises:
-        Refusal: the file cannot be written.
+        flag: named in the refusal of a file that cannot be written.
     """
     kind: Any = path.suffix.lower().removeprefix(".")
     with atomic_write(path, flag) as file, closing(RowWriter(file, columns, kind)) as writer:
@@ -82,17 +73,7 @@ def row_file(path: Path, columns: Mapping[str, type], flag: str = "--output") ->
 
 
 def read_rows(path: Path) -> dict[str, list[Any]]:
-    """Read a table that `row_file` or `write_columns` wrote.
-
-    Args:
-        path: ends in .parquet, .csv or .jsonl.
-
-    Returns:
-        Column name to values.
-
-    Raises:
-        Refusal: the file is not there, or is none.
-    """
+    """Read a table that `row_file` or `write_columns` wrote, a .parquet, .csv or .jsonl file, as column to values."""
     if not path.is_file():
         raise Refusal(f"`{path}` should be a table of scores. Got {'a folder' if path.is_dir() else 'no such file'}.")
     readers = {".parquet": read_table, ".csv": _read_csv, ".jsonl": pyarrow.json.read_json}
@@ -111,7 +92,7 @@ def _read_csv(path: Path) -> pa.Table:
 
 
 class CsvStream:
-    """Writes rows as CSV to a stream as they come."""
+    """Writes rows as CSV to a stream, one at a time."""
 
     def __init__(self, stream: TextIO, columns: Iterable[str]) -> None:
         self._stream, self._columns = stream, list(columns)

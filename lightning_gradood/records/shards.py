@@ -1,7 +1,7 @@
 """One shard of records: a Parquet file that is named by the digest of its bytes and says which entry it belongs to.
 
-Pages carry checksums; the file's name is the SHA-256 of all its bytes, so that a change in footer or metadata is found too; its
-metadata hold the entry's key, the number of rows and a digest of their ids, so that a file of another entry is found.
+Pages carry checksums, the digest covers footer and metadata too, and the metadata hold the entry's key, the number of
+rows and a digest of their ids, so that a file of another entry is recognised.
 """
 
 from __future__ import annotations
@@ -25,12 +25,7 @@ _SHOWN = 5  # damaged files that are named one by one
 
 
 class Damaged(Refusal):
-    """A file of the cache is not as it was written.
-
-    Args:
-        path: of the file.
-        got: what was found.
-    """
+    """A file of the cache is not as it was written; `got` is what was found."""
 
     def __init__(self, path: Path, got: str) -> None:
         super().__init__(
@@ -92,7 +87,7 @@ def digest_of(names: Iterable[str]) -> str:
 
 
 def say_damaged(damages: Sequence[Damaged]) -> None:
-    """Name what is damaged and is about to be computed anew."""
+    """Print the names of damaged files, which are computed anew."""
     for one in damages[:_SHOWN]:
         say(f"Damaged: {one.path} holds {one.got}.")
     if len(damages) > _SHOWN:

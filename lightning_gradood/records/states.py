@@ -19,11 +19,7 @@ _DIGEST = "digest"
 
 
 class StateStore:
-    """Tensors by key: `<folder>/<key>.safetensors`, each file whole or not there, with a checksum that is verified.
-
-    Args:
-        folder: the cache's; made when first written to.
-    """
+    """Tensors by key: `<folder>/<key>.safetensors`, each file complete or absent, with a checksum that is verified."""
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
@@ -33,7 +29,7 @@ class StateStore:
         return self._path(key).is_file()
 
     def mend(self, key: str) -> None:
-        """Name and delete a state that is damaged, so that it is made again."""
+        """Name and delete a damaged state, so that it is made again."""
         if self.has(key):
             try:
                 self.read(key)
@@ -43,11 +39,7 @@ class StateStore:
                     damaged.path.unlink(missing_ok=True)
 
     def read(self, key: str) -> dict[str, Tensor]:
-        """Read a state, on the CPU.
-
-        Raises:
-            Refusal: if the file is not there or was damaged.
-        """
+        """Read a state, on the CPU; a missing or damaged file is refused."""
         path = self._path(key)
         try:
             with safe_open(path, framework="pt") as file:
@@ -60,11 +52,7 @@ class StateStore:
         return state
 
     def write(self, key: str, state: Mapping[str, Tensor]) -> None:
-        """Keep a state; one of the same key is replaced.
-
-        Raises:
-            Refusal: if the disk is full.
-        """
+        """Write a state, replacing one of the same key."""
         tensors = {name: tensor.cpu().contiguous() for name, tensor in state.items()}
         with atomic_write(self._path(key), CACHE_FLAG) as file:
             file.write(save(tensors, {_DIGEST: digest_of_tensors(tensors, key)}))

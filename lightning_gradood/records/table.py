@@ -45,8 +45,8 @@ class Records:
     """Probe values of images with their ids, immutable.
 
     Args:
-        table: Arrow table with the columns of the front door's list; every other column is a probe (fixed-size list of
-            float64), except `split`, which `with_splits` adds.
+        table: Arrow table with the columns listed in `lightning_gradood.records`; every other column is a probe
+            (fixed-size list of float64), except `split`, which `with_splits` adds.
     """
 
     def __init__(self, table: pa.Table) -> None:
@@ -71,12 +71,11 @@ class Records:
         """Make records of one source from arrays.
 
         Args:
-            ids: ids of n images.
-            source: their source.
+            ids: of n images.
             values: probe name to array [n, width]; uint8 and float16 are kept as they are, all else as float64.
             names: probe name to what its columns are (parameter or layer names); kept in the file's metadata.
-            **columns: any of `origin_id` (default: the ids), `attack`, `label`, `prediction`, `success`,
-                `target_hit`, `l2`, `linf`.
+            **columns: any of `origin_id` (default: the ids), `attack`, `label`, `prediction`, `success`, `target_hit`,
+                `l2`, `linf`.
         """
         given = {"id": list(ids), "origin_id": list(ids), "source": [source] * len(ids)}
         given |= {name: [default] * len(ids) for name, default in _DEFAULTS.items()}
@@ -114,7 +113,7 @@ class Records:
 
     @property
     def finite(self) -> np.ndarray:
-        """Whether all values of an image are numbers, bool [n]; those for which the network was not finite have NaN."""
+        """Whether all values of an image are finite, bool [n]; those for which the network was not finite have NaN."""
         found = np.ones(len(self), dtype=bool)
         for name in self.probes:
             found &= np.isfinite(self.probe(name)).all(axis=1)
@@ -125,11 +124,7 @@ class Records:
         return Records(self.table.take(pa.array(list(rows), pa.int64())))
 
     def only(self, probes: Sequence[str]) -> Records:
-        """Keep the columns of these probes alone, in this order.
-
-        Raises:
-            Refusal: one is not there.
-        """
+        """Keep the columns of these probes alone, in this order; a missing one is refused."""
         missing = [name for name in probes if name not in self.probes]
         if missing:
             raise Refusal(f"`probes` should be of these records. Got {missing}; they hold {self.probes}.")
@@ -141,11 +136,7 @@ class Records:
         return np.asarray(self.table[name].to_numpy(zero_copy_only=False))
 
     def probe(self, name: str) -> np.ndarray:
-        """One probe's values [n, width], float64 unless they were kept shorter.
-
-        Raises:
-            Refusal: if these records do not hold that probe; the message lists those they hold.
-        """
+        """One probe's values [n, width], float64 unless stored as uint8 or float16; a missing one is refused."""
         if name not in self.probes:
             raise Refusal(f"`name` should be a probe of these records. Got `name = {name!r}`; they hold {self.probes}.")
         column = self.table[name].combine_chunks()
@@ -170,19 +161,16 @@ class Records:
         return Records(mine)
 
     def by_id(self) -> Records:
-        """Sort by id and keep the first record of each: the same table whoever wrote it, in whatever order."""
+        """Sort by id and keep the first record of each, so that the table does not depend on the order of writing."""
         ids, first = np.unique(self.column("id").astype(str), return_index=True)
         return Records(self.table.take(pa.array(first))) if len(ids) else self
 
     def with_splits(self, split_of: Mapping[str, str], ids: Collection[str] = ()) -> Records:
-        """Join the manifest: adds the column `split`, by the image an id comes from, and drops ids without a split.
+        """Add the column `split` by origin id, and drop rows without a split; refuse missing rows of `ids`.
 
         Args:
             split_of: id of a clean image to its split.
             ids: those that must have a row here.
-
-        Raises:
-            Refusal: one of them has none.
         """
         lacking = set(ids).difference(self.ids)
         if lacking:
@@ -228,7 +216,7 @@ def detection_dataset(
             and otherwise when attacked.
 
     Raises:
-        Refusal: if too few attacks succeeded to fill every split.
+        Refusal: too few attacks succeeded to fill every split.
 
     Reference:
         Lee et al. 2018, section 3 and their code, which keeps clean, noisy and adversarial versions of the same images.
@@ -242,7 +230,7 @@ def detection_dataset(
 
 
 def normal_records(records: Records) -> Records:
-    """Keep the normal records: what a label-free detector may look at."""
+    """Keep the normal records, which alone a one-class detector may use."""
     return Records(records.table.filter(records.anomalous == 0))
 
 

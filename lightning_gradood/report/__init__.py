@@ -1,10 +1,10 @@
-"""What a run found, for people and for programs: a table, files, figures, loggers.
+"""What a run found: a table, files, figures and logged numbers.
 
-Everything starts from one `DetectionReport`: the outcomes of the detectors, the gradient norms per layer, a few
-images and where all of it comes from. From it come the console table, `results.json` and `results.csv`, the figures,
-`report.html`, and the numbers in every Lightning logger, all by `ReportCallback`. `read_runs` reads finished runs again. All
-numbers are shares in [0, 1] under the same names everywhere; only the console table and the figures speak in percent.
-W&B is imported here and nowhere else, and only when a run uses it.
+Everything is made from one `DetectionReport`: outcomes of the detectors, gradient norms per layer, a few images,
+provenance. `ReportCallback` writes the console table, `results.json` and `results.csv`, figures and `report.html`, and
+sends the numbers to every Lightning logger; `read_runs` reads finished runs. Numbers are shares in [0, 1] under the
+same names everywhere; only the console table and the figures are in percent. W&B is imported here alone, and only when
+a run uses it.
 
 Example:
     >>> import numpy as np

@@ -1,4 +1,4 @@
-"""The data that a detection report is made from, in one object, and where its numbers come from."""
+"""The data that a detection report is made from, with their provenance."""
 
 import platform
 import shlex
@@ -23,18 +23,11 @@ from lightning_gradood.records import NORMAL, Records
 from lightning_gradood.report.names import source_title
 from lightning_gradood.tasks import ClassificationTask
 
-MEAN = "mean"
-"""The word that stands where a source's name stands when a number is the mean over sources."""
+MEAN = "mean"  # in place of a source, in numbers that are means over sources
 
 
 class ImageFacts(NamedTuple):
-    """What is known of an image beside its scores.
-
-    Args:
-        path: the file it was read from, or the one it was made from; empty where images are no files.
-        label: name of its class, or its index where classes have no names; empty where it is unknown.
-        prediction: of the classifier, in the same way.
-    """
+    """An image's file (empty if it is none), and the names of its class and prediction (indices if they have none)."""
 
     path: str
     label: str
@@ -63,20 +56,20 @@ class DetectionReport:
     """Outcomes, representations, sample images and provenance of a `detect` run.
 
     Args:
-        experiment: name of the experiment.
-        outcomes: one per anomaly source and detector, or one per pair of sources where each is tested with each.
-        norms: source, `"normal"` first, to gradient representation of the first label design, squared L2 norms, float64 [n, L];
-            empty where no gradients were probed.
-        layer_names: names of the L parameter tensors, in the order of the columns of `norms`.
-        samples: source name to a few of its images, uint8 [k, H, W, C] with C = 1 or 3, `"normal"` first.
-        facts: id of each record to what is known of its image.
-        extremes: detector to rows of `test` images: the most anomalous normal ones, and of each source the most normal ones.
+        outcomes: one per anomaly source and detector, or one per pair of sources under protocol `cross`.
+        norms: source, `"normal"` first, to squared L2 gradient norms of the first label design, float64 [n, L]; empty
+            where no gradients were probed.
+        layer_names: of the L parameter tensors, the columns of `norms`.
+        samples: source, `"normal"` first, to a few of its images, uint8 [k, H, W, C] with C = 1 or 3.
+        facts: record id to what is known of its image.
+        extremes: detector to rows of `test` images: the most anomalous normal ones, and of each source the most normal
+            ones.
         pairs: attack to images before and after it, where a run keeps pixels.
-        first_layer: what `first_layer` returns; empty if the network has no convolution.
-        features: source name to the feature layers' spatial averages, [n, ΣC]; empty if no detector reads them.
-        feature_names: of the ΣC columns.
+        first_layer: what `first_layer` returns.
+        features: source to spatial averages of the feature layers, [n, ΣC], columns `feature_names`; empty if no
+            detector reads them.
         failures: detectors that have no outcome on a source, with the reason.
-        provenance: versions, network, checkpoint, seeds, seconds and whatever else a reader needs to repeat the run.
+        provenance: versions, network, checkpoint, seeds, seconds: what a reader needs to repeat the run.
     """
 
     experiment: str
@@ -103,7 +96,7 @@ def by_detector(outcomes: list[Outcome]) -> dict[str, list[Outcome]]:
 
 
 def not_transferred(outcomes: list[Outcome]) -> list[Outcome]:
-    """Leave out the outcomes of detectors that were trained on one other source: they belong into a matrix."""
+    """Leave out the outcomes of detectors that were trained on one other source, which are shown in a matrix."""
     return [outcome for outcome in outcomes if not outcome.transferred]
 
 
@@ -157,7 +150,7 @@ def _provenance(
 
 
 def classifier_accuracy(normal: Records, outputs: int | None = None) -> dict[str, float | int]:
-    """Accuracy on the labelled normal images, their number, and that of classes: `outputs`, or those that the images have."""
+    """Accuracy on labelled normal images, their number, and the number of classes (`outputs`, or those found)."""
     labels, predictions = normal.column("label"), normal.column("prediction")
     known = labels >= 0
     if not known.any():
@@ -167,7 +160,6 @@ def classifier_accuracy(normal: Records, outputs: int | None = None) -> dict[str
 
 
 def _command() -> str:
-    """What this process was started with, as a user types it."""
     program, *words = sys.argv
     ours = Path(program) == Path(lightning_gradood.__file__).with_name("__main__.py")
     return shlex.join(["python", "-m", "lightning_gradood", *words] if ours else sys.argv)
@@ -179,7 +171,7 @@ def _versions() -> dict[str, str]:
 
 
 def image_facts(datamodule: ImageDataModule, records: Mapping[str, Records]) -> dict[str, ImageFacts]:
-    """Say of every record which file its image comes from, its class and its prediction."""
+    """Map each record's id to its image's file, class and prediction."""
     normal = datamodule.normal_source
     found: dict[str, ImageFacts] = {}
     for name, table in records.items():
@@ -193,13 +185,13 @@ def image_facts(datamodule: ImageDataModule, records: Mapping[str, Records]) -> 
 
 
 _EXTREMES = 8  # images in a row
-_THUMBNAIL = 96  # pixels; larger images are shown at every so many-th pixel
+_THUMBNAIL = 96  # pixels; larger images are subsampled
 
 
 def _extremes(
     outcomes: Sequence[Outcome], datamodule: ImageDataModule, records: Mapping[str, Records]
 ) -> dict[str, dict[str, ImageRow]]:
-    """Rows of images that each detector found hardest on `test`; of sources whose images were kept or are loaded."""
+    """Images of `test` that each detector found hardest, from sources whose images are kept or loaded."""
     found: dict[str, dict[str, ImageRow]] = {}
     for outcome in not_transferred(list(outcomes)):
         rows = found.setdefault(outcome.detector, {})
@@ -228,7 +220,6 @@ _PAIRS = 4  # images of each attack
 def _pairs(
     datamodule: ImageDataModule, records: Mapping[str, Records], facts: Mapping[str, ImageFacts]
 ) -> dict[str, ImagePairs]:
-    """A few images from all over each attack's, whether it succeeded or not, with those they are made of."""
     found = {}
     for name, made in datamodule.perturbed_sources.items():
         if not (datamodule.keep_pixels and made.adversarial and name in datamodule.anomaly_names):
@@ -247,7 +238,6 @@ def _pairs(
 
 
 def _samples(source: str, datamodule: ImageDataModule, records: Records) -> np.ndarray | None:
-    """A few images spread over the source, see `_pixels`."""
     rows = np.unique(np.linspace(0, len(records) - 1, _SAMPLES).astype(int))
     ids = datamodule.detection_sources[source].ids if source in datamodule.detection_sources else records.ids
     return _pixels(source, [ids[row] for row in rows], datamodule, records)
@@ -272,11 +262,11 @@ def _pixels(source: str, ids: Sequence[str], datamodule: ImageDataModule, record
 
 
 def first_layer(network: nn.Module, sources: Mapping[str, LoadedSource]) -> dict[str, Any]:
-    """Take the gradient of the first convolution's weight for an image from the middle of each source; see `weight_gradients`.
+    """Take the gradient of the first convolution's weight for the middle image of each source; see `weight_gradients`.
 
     Returns:
-        `name` of the weight, `weights` float32 [filters, C, h, w] and, by source, `gradients` of the all-ones loss of one
-        image, of the same shape, and `images` uint8 [H, W, C]; empty if the network has no convolution.
+        `name` of the weight, `weights` float32 [filters, C, h, w] and, by source, `gradients` of the all-ones loss of
+        one image, of the same shape, and `images` uint8 [H, W, C]; empty if the network has no convolution.
 
     Reference:
         Lee et al. 2022, Figure 1 and Eq. 1.

@@ -1,4 +1,4 @@
-"""Runs side by side: AUROC of every detector on every source, differences, configuration, as text and as one HTML page."""
+"""Comparison of runs as text and as one HTML page: AUROC of every detector on every source, and the configurations."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -19,17 +19,11 @@ from lightning_gradood.report.tables import percent, text_table
 _ABSENT = "-"
 _FRACTION = 1e4  # AUROCs are compared as they are printed: in % with two decimals
 
-Rows = dict[tuple[str, str], list[Auroc | None]]
-"""Source and detector to the AUROC of each run; the source of a mean is `mean`."""
+Rows = dict[tuple[str, str], list[Auroc | None]]  # (source or `mean`, detector) to the AUROC of each run
 
 
 def compared(runs: Sequence[FinishedRun]) -> Rows:
-    """Line up the AUROCs of runs.
-
-    Returns:
-        One entry for each pair of source and detector that some run has, sources together in order of first appearance; then the
-        mean of each detector over the sources that all runs with this detector share, where they share several.
-    """
+    """AUROCs of runs by source and detector, in order of first appearance, then `compared_means` as source `mean`."""
     pairs = list(dict.fromkeys(pair for run in runs for pair in run.aurocs))
     sources = list(dict.fromkeys(source for source, _ in pairs))
     rows: Rows = {
@@ -40,11 +34,9 @@ def compared(runs: Sequence[FinishedRun]) -> Rows:
 
 
 def compared_means(runs: Sequence[FinishedRun]) -> dict[str, tuple[list[str], list[Auroc | None]]]:
-    """Average the AUROCs of each detector over the sources that all runs with this detector share.
+    """Map each detector to the sources that all its runs share, and each run's mean AUROC on them.
 
-    Returns:
-        Detector to these sources and the mean of each run, without an interval: sources share their normal images. A detector is
-        left out where its runs share no source.
+    Means have no interval, as sources share their normal images; a detector whose runs share no source is left out.
     """
     pairs = list(dict.fromkeys(pair for run in runs for pair in run.aurocs))
     means: dict[str, tuple[list[str], list[Auroc | None]]] = {}
@@ -63,7 +55,7 @@ def _mean(run: FinishedRun, detector: str, sources: Sequence[str]) -> Auroc:
 
 
 def comparison_text(runs: Sequence[FinishedRun]) -> str:
-    """Mean AUROCs in % as plain text, with the difference to the first run in brackets, and the classifiers' accuracies."""
+    """Mean AUROCs in % as plain text, with differences to the first run in brackets, and classifiers' accuracies."""
     lines = []
     for detector, (shared, aurocs) in compared_means(runs).items():
         differences = ["", *(f" ({text})" if text != _ABSENT else "" for text in _differences(aurocs))]
@@ -75,7 +67,7 @@ def comparison_text(runs: Sequence[FinishedRun]) -> str:
 
 
 def comparison_page(runs: Sequence[FinishedRun]) -> str:
-    """Lay the comparison out as HTML that needs nothing else."""
+    """Lay the comparison out as one self-contained HTML file."""
     rows = compared(runs)
     return render(
         "comparison.html.jinja",
@@ -122,13 +114,12 @@ def _cell(auroc: Auroc | None, best: int | None) -> Cells:
 
 
 def _differences(aurocs: Sequence[Auroc | None]) -> list[str]:
-    """AUROC of each later run less the first's, in points of %."""
+    """AUROC of each later run minus the first's, in percentage points."""
     first, *later = aurocs
     return [f"{100 * (one.value - first.value):+.2f}" if one and first else _ABSENT for one in later]
 
 
 def _settings(runs: Sequence[FinishedRun]) -> Grid:
-    """Keys of the configurations that have one in some run and differ."""
     known = [run for run in runs if run.config]
     keys = list(dict.fromkeys(key for run in known for key in run.config))
     texts = {key: [_text(run.config, key) for run in known] for key in keys}
@@ -150,11 +141,7 @@ _HATCHES = {"-": "", "--": "////", ":": "....", "-.": "xxxx"}
 
 
 def auroc_figures(runs: Sequence[FinishedRun]) -> dict[str, Figure]:
-    """Draw AUROCs as grouped bars: for each detector a group of runs for each source, or for a single run all detectors.
-
-    Returns:
-        Caption to figure.
-    """
+    """Grouped bars of AUROCs by caption: for each detector, runs by source; for one run, all detectors by source."""
     rows = compared(runs)
     detectors = list(dict.fromkeys(detector for _, detector in rows))
     styles = line_styles(detectors if len(runs) == 1 else [run.name for run in runs])
@@ -168,11 +155,9 @@ def auroc_figures(runs: Sequence[FinishedRun]) -> dict[str, Figure]:
 
 
 def _bars(series: Mapping[str, Mapping[str, Auroc]], styles: Mapping[str, tuple[str, str]]) -> Figure:
-    """One axes: a group for each source, a bar with its interval for each name; from chance, or from 0 where one is below.
+    """Draw a group of bars with intervals for each source, a bar per name; `series` is name to source to AUROC.
 
-    Args:
-        series: name to source to AUROC.
-        styles: name to colour and dash.
+    The axis starts at chance, or at 0 where a value is lower; `styles` is name to (colour, dash).
     """
     groups = list(dict.fromkeys(source for found in series.values() for source in found))
     names = [name for name in styles if name in series]
@@ -199,7 +184,7 @@ def _bars(series: Mapping[str, Mapping[str, Auroc]], styles: Mapping[str, tuple[
 
 
 def _arms(auroc: Auroc) -> tuple[float, float]:
-    """How far the interval reaches below and above, in points of %; NaN, which is not drawn, where there is none."""
+    """Lengths of the interval below and above, in percentage points; NaN, which is not drawn, where there is none."""
     below, above = np.clip(np.array([auroc.value - auroc.low, auroc.high - auroc.value]), 0, None)
     return 100 * float(below), 100 * float(above)
 

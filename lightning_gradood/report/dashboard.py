@@ -7,8 +7,7 @@ from typing import Any, Literal
 from lightning_gradood.core import Refusal
 from lightning_gradood.evaluation import is_transferred
 
-TITLE = "lightning_gradood"
-"""Name of the workspace and title of the report; those that have it are replaced."""
+TITLE = "lightning_gradood"  # of workspace and report; existing ones of this name are replaced
 
 Kind = Literal["bars", "lines", "images", "parallel coordinates", "importance", "comparer"]
 _VIEW = "lightninggradood"  # W&B's own name of the workspace, part of its address
@@ -28,14 +27,7 @@ _GUARD = {
 
 @dataclass(frozen=True)
 class Panel:
-    """One panel.
-
-    Args:
-        title: above it.
-        kind: what it draws.
-        keys: summary keys; history keys of `lines`, media keys of `images`.
-        parameters: configuration keys of `parallel coordinates`.
-    """
+    """One panel; `keys` are summary keys, history keys for `lines`, media keys for `images`."""
 
     title: str
     kind: Kind
@@ -52,14 +44,9 @@ class Section:
 
 
 def dashboard_sections(results: Mapping[str, Any], figures: Sequence[str]) -> list[Section]:
-    """Choose panels for the sources and detectors of a run.
+    """Choose panels whose keys a run with these sources, detectors and figures logs.
 
-    Args:
-        results: content of its `results.json`.
-        figures: names of its figures, without `.png`.
-
-    Returns:
-        Sections, every key of which a run with these sources, detectors and figures logs.
+    `results` is the content of `results.json`; `figures` are names without `.png`.
     """
     outcomes = results["outcomes"]
     labels = list(dict.fromkeys(_label(one) for one in outcomes))
@@ -81,7 +68,6 @@ def dashboard_sections(results: Mapping[str, Any], figures: Sequence[str]) -> li
 
 
 def _auroc_panels(outcomes: Sequence[Mapping[str, Any]], labels: Sequence[str]) -> list[Panel]:
-    """The means over sources, and for each source its detectors side by side."""
     by_source: dict[str, list[str]] = {}
     for one in outcomes:
         by_source.setdefault(one["source"], []).append(f"detection/{one['source']}/{_label(one)}/test/auroc")
@@ -90,13 +76,12 @@ def _auroc_panels(outcomes: Sequence[Mapping[str, Any]], labels: Sequence[str]) 
 
 
 def _figure_panels(figures: Sequence[str]) -> list[Panel]:
-    """Those kinds of figures that were drawn."""
     kinds = {title: [name for name in figures if name.startswith(start)] for title, start in _FIGURES.items()}
     return [Panel(title, "images", [f"figures/{name}" for name in names]) for title, names in kinds.items() if names]
 
 
 def _label(outcome: Mapping[str, Any]) -> str:
-    """A detector's name in keys, with its one source of training where it was tested on others."""
+    """A detector's name in keys, with `@` and its one source of training under protocol `cross`."""
     detector, known = outcome["detector"], outcome["trained_on"]
     return f"{detector}@{known}" if is_transferred(known, outcome["source"]) else str(detector)
 
@@ -107,10 +92,7 @@ def definition(sections: Sequence[Section]) -> dict[str, Any]:
 
 
 def apply_dashboard(sections: Sequence[Section], entity: str, project: str) -> tuple[str, str]:
-    """Create or update the saved workspace and the report of a project.
-
-    Returns:
-        Addresses of workspace and report.
+    """Create or update the saved workspace and the report of a project, and return their addresses.
 
     Raises:
         Refusal: the package `wandb-workspaces` is missing, or W&B does not let the account write there.
@@ -130,7 +112,7 @@ def apply_dashboard(sections: Sequence[Section], entity: str, project: str) -> t
         report.id = _report_of(entity, project)
         workspace.save()
         report.save()
-    except (wandb.errors.Error, ValueError, TypeError, KeyError) as error:  # a refused write is any of these
+    except (wandb.errors.Error, ValueError, TypeError, KeyError) as error:  # a refused write raises any of these
         raise Refusal(
             f"`--entity` and `--project` should name a place in W&B where your account may write. Got `--entity {entity} "
             f"--project {project}`; W&B says: {str(error).strip().splitlines()[0][:200]}"
@@ -158,7 +140,7 @@ def _report(reports: Any, sections: Sequence[Section], entity: str, project: str
 
 
 def _report_of(entity: str, project: str) -> str:
-    """Id of the report that an earlier call has made; empty if there is none."""
+    """Id of the report made by an earlier call; empty if there is none."""
     import wandb
 
     for found in wandb.Api().reports(f"{entity}/{project}"):
@@ -168,7 +150,6 @@ def _report_of(entity: str, project: str) -> str:
 
 
 def _panel(reports: Any, panel: Panel) -> Any:
-    """The panel as an object of wandb-workspaces."""
     keys = list(panel.keys)
     if panel.kind == "bars":
         return reports.BarPlot(title=panel.title, metrics=keys, orientation="h")

@@ -22,26 +22,26 @@ _HEADS = [
     "p",
     "effect",
 ]
-_FEW = 5  # images of a class below which nothing is said of it
+_FEW = 5  # classes with fewer images are left out
 _NEW_COLOUR = "#D55E00"
 
 
 @dataclass(frozen=True)
 class ScoredImages:
-    """Scores, float64 [n], whether each is above the threshold, bool [n], and the names of the predicted classes, str [n]."""
+    """Scores float64 [n], whether each is above the threshold, bool [n], and predicted classes' names, str [n]."""
 
     scores: np.ndarray
     flagged: np.ndarray
     predictions: np.ndarray
 
     def of(self, prediction: str) -> "ScoredImages":
-        """Those with one predicted class."""
+        """The images with one predicted class."""
         rows = self.predictions == prediction
         return ScoredImages(self.scores[rows], self.flagged[rows], self.predictions[rows])
 
 
 def drift_by_class(reference: ScoredImages, new: ScoredImages) -> dict[str, ScoreDrift]:
-    """Compare all images, as `all`, then those of each predicted class of which both have at least 5."""
+    """Compare all images, as `all`, then those of each predicted class that has at least 5 images in both."""
     pairs = {ALL: (reference, new)}
     for name in sorted(set(reference.predictions.tolist()) & set(new.predictions.tolist())):
         pair = reference.of(name), new.of(name)

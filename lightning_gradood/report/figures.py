@@ -1,4 +1,4 @@
-"""All figures of a report by name, drawn and written in the formats that are asked for."""
+"""All figures of a report by name, drawn and written in the requested formats."""
 
 import io
 import re
@@ -28,7 +28,7 @@ def as_png(figure: Figure) -> bytes:
 
 
 Format = Literal["png", "pdf", "svg"]
-# Images inside vector figures have a resolution, too.
+# Images inside vector figures have a resolution too.
 _SAVING: dict[str, dict[str, Any]] = {
     "png": {"dpi": 150},
     "pdf": {"dpi": 300, "metadata": {"CreationDate": None}},
@@ -43,9 +43,6 @@ class ReportSettings:
     Args:
         formats: any of `png`, `pdf` and `svg`; the last two are vector graphics with their fonts, for papers.
         titles: whether figures have titles; in a paper the caption says it. Panels of one figure keep theirs.
-
-    Raises:
-        Refusal: `formats` is empty, repeats one or has another.
     """
 
     formats: list[Format] = field(default_factory=lambda: ["png"])
@@ -61,13 +58,11 @@ class ReportSettings:
 
 
 def draw_figures(report: DetectionReport, titles: bool = True) -> dict[str, Figure]:
-    """Draw what the report has data for; without titles, panels keep theirs.
+    """Draw what the report has data for, by name; without `titles`, panels of one figure keep theirs.
 
-    Returns:
-        Name to figure: `roc_<detector>`, `precision_recall_<detector>`, `scores_<detector>` for each detector, then
-        `matrix_<detector>` for each that was trained on one source and tested on another; `layer_norms`,
-        `activation_norms`, `first_layer`, `samples` and `attacked_samples` if there are any; and `extremes_<detector>`, the
-        images on which it was most wrong.
+    Names: `roc_`, `precision_recall_` and `scores_<detector>`; `matrix_<detector>` under protocol `cross`;
+    `layer_norms`, `activation_norms`, `first_layer`, `samples`, `attacked_samples`; `extremes_<detector>`, images on
+    which it was most wrong.
     """
     figures = {}
     for detector, outcomes in by_detector(not_transferred(report.outcomes)).items():
@@ -100,8 +95,7 @@ def _of_network_and_images(report: DetectionReport) -> dict[str, Figure]:
 def write_figures(report: DetectionReport, folder: Path, settings: ReportSettings | None = None) -> list[Path]:
     """Write every figure into `figures/` of the run folder, as PNG with titles unless the settings say otherwise."""
     settings, paths = settings or ReportSettings(), []
-    # Fonts are embedded as TrueType, whose letters stay letters (journals refuse matplotlib's default, Type 3), or drawn as
-    # paths; equal reports give equal files.
+    # Fonts as TrueType (journals refuse matplotlib's default, Type 3) or as paths; equal reports give equal files.
     with mpl.rc_context({"pdf.fonttype": 42, "svg.fonttype": "path", "svg.hashsalt": "lightning_gradood"}):
         for name, figure in draw_figures(report, settings.titles).items():
             for kind in settings.formats:
@@ -112,7 +106,7 @@ def write_figures(report: DetectionReport, folder: Path, settings: ReportSetting
 
 
 def as_pngs(report: DetectionReport, written: Sequence[Path]) -> dict[str, bytes]:
-    """PNG of each figure by name: what `write_figures` has `written`, or drawn anew where that is no PNG; none for no files."""
+    """PNG of each figure by name: as `written` by `write_figures`, or drawn anew if not PNG; none for no files."""
     found = {path.stem: path.read_bytes() for path in written if path.suffix == ".png"}
     if found or not written:
         return found

@@ -1,4 +1,4 @@
-"""Runs that have ended, read from their folders for a comparison: JSON and YAML only, no code is executed."""
+"""Finished runs, read from the JSON and YAML in their folders; no code is executed."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from lightning_gradood.core import CONFIG, Refusal, Unparsable, read_json, read_
 from lightning_gradood.evaluation import is_transferred
 
 RESULTS = "results.json"
-_PLACE = ("run_dir", "config")  # keys of a configuration that say where it stands, not what it does
+_PLACE = ("run_dir", "config")  # configuration keys that are locations
 
 
 class Auroc(NamedTuple):
@@ -22,15 +22,10 @@ class Auroc(NamedTuple):
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """What a comparison needs of a run.
+    """What a comparison needs of a run; `aurocs` is source to detector to AUROC, without transferred detectors.
 
-    Args:
-        name: of its folder, with as many parents as tell it from the other runs.
-        folder: as it was given.
-        experiment: its name.
-        aurocs: source and detector to AUROC, without detectors that were trained on one other source.
-        provenance: as in `results.json`.
-        config: the resolved configuration, dotted key to plain value or list; empty where the folder has none.
+    `name` is its folder's, with as many parents as tell it from the other runs; `config` is dotted key to plain value
+    or list, empty where the folder has none.
     """
 
     name: str
@@ -42,11 +37,7 @@ class FinishedRun:
 
 
 def read_runs(folders: Sequence[Path]) -> list[FinishedRun]:
-    """Read the results of runs, each folder given once.
-
-    Raises:
-        Refusal: a folder is not there, is given twice, or holds no results that can be read.
-    """
+    """Read the results of runs, each folder given once."""
     seen: dict[Path, Path] = {}
     for folder in folders:
         _check_folder(folder)
@@ -69,7 +60,7 @@ def _check_folder(folder: Path) -> None:
 
 
 def _short_names(folders: Sequence[Path]) -> list[str]:
-    """The last part of each path; of those that share it, as many parts as tell them apart."""
+    """The last parts of each path, as many as tell it from the others."""
     for length in range(1, max(len(folder.parts) for folder in folders) + 1):
         names = [str(Path(*folder.parts[-length:])) for folder in folders]
         if len(set(names)) == len(names):
@@ -98,11 +89,7 @@ def _read(folder: Path, name: str) -> FinishedRun:
 
 
 def read_results(folder: Path, *needed: str) -> dict[str, Any]:
-    """Read the `results.json` of a run, which `detect` writes.
-
-    Raises:
-        Refusal: it is not there, or lacks what is `needed`: `outcomes`, a list, or `provenance`, a dict.
-    """
+    """Read a run's `results.json`, refused where it lacks what is `needed`: `outcomes` (list), `provenance` (dict)."""
     path = folder / RESULTS
     try:
         document = read_json(path)
@@ -137,7 +124,7 @@ def _config(path: Path) -> dict[str, Any]:
 
 
 def _flat(nested: Mapping[str, Any], above: str = "") -> dict[str, Any]:
-    """Dotted keys; a part that is empty is kept, so that it differs from one that is not there."""
+    """Flatten to dotted keys; an empty mapping is kept, so that it differs from a missing one."""
     flat: dict[str, Any] = {}
     for key, value in nested.items():
         name = f"{above}{key}"

@@ -1,4 +1,4 @@
-"""A run's guard: choosing and saving it, the description that is saved with it, and the lines that a user reads."""
+"""A run's guard: choosing and saving it, its description on disk, and the text shown to the user."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,15 +21,7 @@ from lightning_gradood.tasks import ClassificationTask
 
 @dataclass(frozen=True)
 class Workplace:
-    """What a guard is made from.
-
-    Args:
-        experiment: its name.
-        model: the task that holds the classifier.
-        datamodule: sources and splits.
-        cache_dir: where records lie.
-        recipe: how network and transform are built again; None where nobody said.
-    """
+    """What a guard is made from; without a `recipe` to build network and transform again, none can be saved."""
 
     experiment: str
     model: ClassificationTask
@@ -39,7 +31,7 @@ class Workplace:
 
 
 def without_anomalies_sentence(detectors: Sequence[Detector]) -> str:
-    """Say which detectors are fitted where no anomalies are known, and what they are tried on."""
+    """Name the detectors that are fitted where no anomalies are known, and what they are tested on."""
     return (
         f"No anomalies are named: {', '.join(one.name for one in detectors)} are fitted on normal images alone, and detectors "
         f"that need anomalies are left out. The sources {BUILT_IN}* are built-in probes, made from the normal images; what "
@@ -49,13 +41,13 @@ def without_anomalies_sentence(detectors: Sequence[Detector]) -> str:
 
 @dataclass(frozen=True)
 class GuardSummary:
-    """What a user reads of a run's guard.
+    """What is shown of a run's guard.
 
     Args:
         sentence: which detector it runs and what it flags, or why there is none.
         heading: of the column of sources.
         metrics: source to numbers, see `evaluation.Calibrated`; empty where there is no guard.
-        command: how it scores images; empty where there is none.
+        command: scores images with it; empty where there is none.
     """
 
     sentence: str
@@ -65,7 +57,7 @@ class GuardSummary:
 
     @property
     def text(self) -> str:
-        """All of it as lines for a terminal."""
+        """The summary as lines for a terminal."""
         if not self.metrics:
             return self.sentence
         heads, rows = self.table
@@ -82,7 +74,7 @@ class GuardSummary:
 
 
 def guard_summary(folder: Path, chosen: Calibrated, place: Workplace) -> GuardSummary:
-    """Say what the guard is and how it is used."""
+    """Summarise a saved guard and the command that runs it."""
     normal = chosen.metrics[NORMAL]
     low, high = 100 * normal["low"], 100 * normal["high"]
     packages = place.recipe.packages if place.recipe else []
@@ -101,7 +93,7 @@ def guard_summary(folder: Path, chosen: Calibrated, place: Workplace) -> GuardSu
 
 
 def guard_description(folder: Path, place: Workplace, chosen: Calibrated, normal: Records) -> Description:
-    """What `guard.json` says."""
+    """The description that is saved as `guard.json`."""
     data, model, recipe = place.datamodule, place.model, place.recipe
     if recipe is None:
         raise RuntimeError("choose_guard comes first.")
@@ -133,7 +125,7 @@ def guard_description(folder: Path, place: Workplace, chosen: Calibrated, normal
 
 
 def no_guard(refusal: Refusal, folder: Path) -> GuardSummary:
-    """What is said where a guard is refused, and an earlier run may have left one in the folder."""
+    """Summary for a refused guard; it mentions one that an earlier run has left in the folder."""
     left = f" The guard in {folder} is that of an earlier run." if folder.exists() else ""
     return GuardSummary(f"No guard is saved: {refusal}{left}")
 
@@ -141,10 +133,11 @@ def no_guard(refusal: Refusal, folder: Path) -> GuardSummary:
 def choose_guard(
     place: Workplace, settings: DetectionSettings, datasets: DetectionDatasets, failures: Sequence[Failure] = ()
 ) -> Calibrated:
-    """Choose, fit and calibrate the guard's detector, none that has failed before.
+    """Choose, fit and calibrate the guard's detector among those that have not failed.
 
     Raises:
-        Refusal: there is no recipe, there are too few normal images in `val` for the false-positive rate, or all have failed.
+        Refusal: there is no recipe, `val` has too few normal images for the false-positive rate, or all detectors have
+            failed.
     """
     if place.recipe is None:
         raise Refusal("a network and a transform are named by class path on the command line, or given as `recipe`.")
@@ -165,7 +158,7 @@ def keep_guard(
     normal: Records,
     states: Mapping[str, Mapping[str, Tensor]],
 ) -> GuardSummary:
-    """Save a guard, with the `states` that its probes have learnt, and return what the user is told."""
+    """Save a guard with the `states` that its probes have learnt, and return its summary."""
     source = place.datamodule.normal_source
     rows = {name: row for row, name in enumerate(source.ids)}
     held = normal.where(split="val")

@@ -22,7 +22,7 @@ def sample_sheet(samples: Mapping[str, np.ndarray], below: float = 0.0) -> Figur
     """Show a row of images per source, pixels as they are.
 
     Args:
-        samples: source name to uint8 images [k, H, W, C], C = 1 (grey) or 3 (RGB); the first 12 are shown.
+        samples: source to uint8 images [k, H, W, C], C = 1 (grey) or 3 (RGB); the first 12 are shown.
         below: room under each row, in inches.
 
     Reference:
@@ -34,7 +34,7 @@ def sample_sheet(samples: Mapping[str, np.ndarray], below: float = 0.0) -> Figur
     heights = [_SIDE * images.shape[1] / images.shape[2] + _BETWEEN + below for images in samples.values()]
     width, height = left + _SIDE * count + _BETWEEN, sum(heights) + _BETWEEN
     figure = new_figure(width, height)
-    # Images keep their aspect, which a layout engine does not allow for when it makes room for the names.
+    # Layout engines ignore the images' fixed aspect when they make room for the names.
     figure.set_layout_engine("none")
     for row, (source, images) in enumerate(samples.items()):
         bottom = height - sum(heights[: row + 1]) + below
@@ -50,7 +50,7 @@ def sample_sheet(samples: Mapping[str, np.ndarray], below: float = 0.0) -> Figur
 
 
 def extreme_images(rows: Mapping[str, ImageRow]) -> Figure:
-    """Show rows of images, of which the first 12, each with its score below."""
+    """Show the first 12 images of each row, each with its score below."""
     figure = sample_sheet({name: row.images for name, row in rows.items()}, below=_SCORE)
     for axes, row in zip(figure.axes, rows.values(), strict=True):
         width, gap = row.images.shape[2], max(row.images.shape[2] // _GAP, 1)
@@ -61,7 +61,7 @@ def extreme_images(rows: Mapping[str, ImageRow]) -> Figure:
 
 
 def _strip(images: np.ndarray, count: int) -> np.ndarray:
-    """Put images side by side on white, uint8 [H, count·(W + gap) − gap, 3] or without the last axis if grey."""
+    """Put images side by side on white: uint8 [H, count·(W + gap) − gap, 3], without the last axis if grey."""
     _, height, width, channels = images.shape
     gap = max(width // _GAP, 1)
     strip = np.full((height, count * (width + gap) - gap, channels), 255, dtype=np.uint8)
@@ -78,12 +78,10 @@ _LONGEST = 11  # letters of a prediction
 
 
 def attacked_samples(pairs: Mapping[str, ImagePairs]) -> Figure:
-    """Show clean images beside attacked ones, their difference amplified, and the classifier's predictions on both.
+    """Show rows of clean image, attacked image and amplified difference, with predictions; one axes per attack.
 
-    Returns:
-        One axes per attack with a row per image: clean, attacked, and grey plus the difference times a factor which its
-        head names, the largest of 1, 2, 5, ... 100 that keeps 99 % of the differences on the scale. A prediction that the
-        attack changed is red.
+    The difference is on grey; its factor, in the head, is the largest of 1, 2, 5, ... 100 that keeps 99 % of the values
+    on the scale. A prediction that the attack changed is red.
     """
     columns, rows = min(len(pairs), _BLOCKS), -(-len(pairs) // _BLOCKS)
     tall = max(len(one.clean) * one.clean.shape[1] / one.clean.shape[2] for one in pairs.values())
@@ -134,13 +132,12 @@ _BARS = 12  # contributions in a figure of one explanation
 def explanation_figure(
     image: np.ndarray, heat: np.ndarray | None, contributions: Mapping[str, float], title: str, note: str = ""
 ) -> Figure:
-    """Show an image, which of its pixels would change the score, and which readings make the score.
+    """Show an image, which of its pixels would change the score, and the 12 readings that contribute most to it.
 
     Args:
         image: uint8 [H, W, C], C = 1 or 3.
         heat: float [H, W], see `guard.Explanation`; None where there is none.
-        contributions: reading to what it adds to the score; the 12 largest are shown.
-        title: of the figure.
+        contributions: reading to what it adds to the score.
         note: shown in place of the heat map.
     """
     largest = sorted(contributions, key=lambda name: -abs(contributions[name]))[:_BARS]

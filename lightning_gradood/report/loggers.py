@@ -1,4 +1,4 @@
-"""A report in every logger of a Trainer, and the callback that writes and logs it; `wandb_runs` has what is W&B's."""
+"""A report in every logger of a Trainer, and the callback that writes and logs it; W&B's part is in `wandb_runs`."""
 
 import sys
 from collections.abc import Sequence
@@ -29,7 +29,7 @@ def log_report(report: DetectionReport, loggers: Sequence[Logger], folder: Path,
 
 @singledispatch
 def log_numbers(logger: Logger, report: DetectionReport) -> None:
-    """Log training curves with step = epoch, and final numbers at step 0; `WandbLogger` has its own way."""
+    """Log training curves with step = epoch, and final numbers at step 0; overridden for `WandbLogger`."""
     for epoch, values in curve_rows(report.outcomes):
         logger.log_metrics(values, step=epoch)
     logger.log_metrics(detection_scalars(report.outcomes), step=0)
@@ -37,7 +37,7 @@ def log_numbers(logger: Logger, report: DetectionReport) -> None:
 
 @singledispatch
 def log_pictures(logger: Logger, report: DetectionReport, folder: Path, figures: bool) -> None:
-    """Log the table, and figures where they are wanted; nothing for a logger that takes numbers only."""
+    """Log the table and, if asked for, the figures; nothing where a logger takes numbers only."""
 
 
 @log_pictures.register
@@ -47,12 +47,12 @@ def _(logger: TensorBoardLogger, report: DetectionReport, folder: Path, figures:
 
 
 class ReportCallback(Callback):
-    """Write results, figures and the page into the run folder, send them to every logger, print the table.
+    """Write results, figures and the page into the run folder, log them, print the table.
 
-    Called by `Trainer.detect` on rank zero.
+    Called by `Trainer.detect` on rank 0.
 
     Args:
-        figures: whether to draw them; a sweep may not want to. The page has none then.
+        figures: whether to draw them, which a sweep may not want; without, the page has none.
         settings: how they are written; loggers get PNG with titles in any case.
     """
 
@@ -61,11 +61,11 @@ class ReportCallback(Callback):
         self._drawn: list[Path] = []
 
     def on_detect_end(self, trainer: pl.Trainer, report: DetectionReport) -> None:
-        """Report to the trainer's run folder and loggers."""
+        """Write and log results and figures."""
         folder = Path(trainer.default_root_dir)
         write_results(report, folder)
         log_report(report, trainer.loggers, folder, self.figures)
-        # after W&B's, which lie in the same folder
+        # After W&B's figures, which are in the same folder.
         self._drawn = write_figures(report, folder, self.settings) if self.figures else []
         about = "".join(f"{sentence}\n" for sentence in classifier_sentences(report.provenance))
         table = ("\n" if about else "") + console_table(report.outcomes, report.failures)
@@ -73,7 +73,7 @@ class ReportCallback(Callback):
         sys.stdout.write(f"All on one page: {folder / PAGE}\n")
 
     def on_guard_end(self, trainer: pl.Trainer, report: DetectionReport, guard: GuardSummary) -> None:
-        """Write the page of the run, which shows the guard too; called after `on_detect_end`, with the same report."""
+        """Write the run's page with its guard; called after `on_detect_end`, with the same report."""
         folder = Path(trainer.default_root_dir)
         page = run_page(report, guard, as_pngs(report, self._drawn), folder)
         with atomic_write(folder / PAGE) as file:

@@ -45,7 +45,7 @@ _SOURCES: dict[str, str] = {
 
 
 def detector_title(detector: str) -> str:
-    """The literature's name of a detector, also of one with the source that it was trained on; an unknown name as it is.
+    """The literature's name of a detector, also of `<detector>@<source>`; an unknown name is returned unchanged.
 
     Example:
         >>> detector_title("mahalanobis_p_fe"), detector_title("odin@fgsm"), detector_title("mine")
@@ -57,11 +57,11 @@ def detector_title(detector: str) -> str:
 
 
 def source_title(source: str) -> str:
-    """The literature's name of an attack, a corruption or a data set; an unknown name as it is.
+    """The literature's name of an attack, a corruption or a data set; an unknown name is returned unchanged.
 
     Example:
-        >>> source_title("cw"), source_title("lsun_resize"), source_title("builtin_gaussian_noise"), source_title("digit_9")
-        ('C&W', 'LSUN', 'gaussian noise (built in)', 'digit_9')
+        >>> source_title("cw"), source_title("lsun_resize"), source_title("builtin_gaussian_noise")
+        ('C&W', 'LSUN', 'gaussian noise (built in)')
     """
     if source.startswith(BUILT_IN):
         return f"{source_title(source.removeprefix(BUILT_IN))} (built in)"

@@ -1,8 +1,4 @@
-"""Figures of networks and images, after the paper's Figures 1, 3 and 4.
-
-Gradient norms by layer (3a), activation norms by feature layer (3b), first-layer weights beside the gradients of single images
-(1), and a sheet of sample images (4).
-"""
+"""Figures of networks: first-layer gradients (the paper's Figure 1), gradient norms (3a), activation norms (3b)."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -23,15 +19,15 @@ _WHISKERS = (5, 95)
 _INCHES_PER_BOX = 0.13
 _WIDEST = 14.0
 _GROUP_WIDTH = 0.8
-_HATCHES = {"-": "", "--": "/////", ":": ".....", "-.": "xxxxx"}  # what dashes are to lines
+_HATCHES = {"-": "", "--": "/////", ":": ".....", "-.": "xxxxx"}  # for boxes, as dashes for lines
 
 
 def layer_norms(norms: Mapping[str, np.ndarray], layer_names: Sequence[str]) -> Figure:
     """Draw the distribution of squared gradient norms over images, per layer and source.
 
     Args:
-        norms: source name to squared L2 norms, float64 [n, L], `"normal"` first.
-        layer_names: names of the L parameter tensors, of which `representative_layers` are drawn.
+        norms: source, `"normal"` first, to squared L2 norms, float64 [n, L].
+        layer_names: of the L parameter tensors, of which `representative_layers` are drawn.
 
     Returns:
         One axes: per layer a box per source of log10 of the squared norm. Box: quartiles and median; whiskers: 5th and
@@ -63,10 +59,10 @@ def layer_norms(norms: Mapping[str, np.ndarray], layer_names: Sequence[str]) -> 
 
 
 def representative_layers(layer_names: Sequence[str]) -> list[int]:
-    """Choose weights of convolutions evenly through the network, and its last weight: at most 12 increasing columns.
+    """Choose at most 12 increasing columns: weights of convolutions evenly through the network, and its last weight.
 
-    Convolutions are known by `conv` in the last part of the module's name; a network that names none gets all its weights, one
-    without weights all its tensors.
+    Convolutions have `conv` in their module's name; a network without such names gets all weights, one without weights
+    all tensors.
     """
     weights = [i for i, name in enumerate(layer_names) if name.endswith("weight")] or list(range(len(layer_names)))
     convolutions = [i for i in weights if "conv" in ".".join(layer_names[i].split(".")[-2:])] or weights
@@ -99,7 +95,7 @@ def _face(style: tuple[str, str]) -> dict[str, Any]:
 
 
 def _short_names(names: Sequence[str]) -> list[str]:
-    """Drop what all names share: `.weight` behind, wrappers such as `network.` in front."""
+    """Drop what all names share: the suffix `.weight`, prefixes such as `network.`."""
     modules = [name.removesuffix(".weight") for name in names]
     while len({module.partition(".")[0] for module in modules}) == 1 and all("." in module for module in modules):
         modules = [module.partition(".")[2] for module in modules]
@@ -110,14 +106,11 @@ _NARROWEST = 9.0  # inches; a network has few feature layers, but the legend nam
 
 
 def activation_norms(features: Mapping[str, np.ndarray], names: Sequence[str]) -> Figure:
-    """Draw the distribution over images of the squared L2 norm of each feature layer's features.
+    """Draw the distribution over images of the squared L2 norm of each feature layer's features, as `layer_norms` does.
 
     Args:
-        features: source name to the feature layers' spatial averages, [n, ΣC], `"normal"` first.
+        features: source, `"normal"` first, to spatial averages of the feature layers, [n, ΣC].
         names: of the ΣC columns, `layer.channel`, as `FeatureProbe` gives them.
-
-    Returns:
-        One axes as `layer_norms` draws it: per feature layer a box per source of log10 of the squared norm.
 
     Reference:
         Lee et al. 2022, Figure 3b; there of whole feature maps, here of their spatial averages, which detectors read.
@@ -143,20 +136,10 @@ _INCHES = 1.75
 def weight_gradients(
     name: str, weights: np.ndarray, gradients: Mapping[str, np.ndarray], images: Mapping[str, np.ndarray]
 ) -> Figure:
-    """Show filters of the first convolution, and under each image what it asks to change of them.
+    """Show filters of the first convolution, and a row per image: the image, its gradients, their squared norm.
 
-    Args:
-        name: of the weight.
-        weights: [filters, C, h, w].
-        gradients: caption of an image to the gradient of `weights` for it, of the same shape.
-        images: the same captions to uint8 [H, W, C], C = 1 or 3.
-
-    Returns:
-        A row for the weights and one for each image: image, then gradients, with their squared norm. Grey is zero; all
-        gradients share one scale, the weights have their own. The first 16 filters are shown.
-
-    Reference:
-        Lee et al. 2022, Figure 1.
+    `weights` [filters, C, h, w]; `gradients` and `images` (uint8 [H, W, C]) are by caption. The first 16 filters are
+    shown; grey is zero; all gradients share one scale, the weights have their own (Lee et al. 2022, Figure 1).
     """
     rows = len(gradients) + 1
     figure = new_figure(2 * _INCHES + 0.6, rows * (_INCHES + 0.35))
@@ -173,11 +156,9 @@ def weight_gradients(
 
 
 def first_layer_figure(stored: Mapping[str, Any], chosen: Mapping[str, str] | None = None) -> Figure:
-    """Draw `weight_gradients` of an image of some sources.
+    """Draw `weight_gradients` of one image of some sources, from what `first_layer` returns.
 
-    Args:
-        stored: what `first_layer` returns.
-        chosen: caption to source; by default the normal one, the first anomaly source and the last.
+    `chosen` is caption to source; by default the normal one, the first anomaly source and the last.
     """
     others = [source for source in stored["images"] if source != NORMAL]
     chosen = chosen or {source_title(source): source for source in (NORMAL, *others[:1], *others[-1:])}

@@ -1,6 +1,6 @@
-"""The parts that every HTML page is made of: tables, figures and sections, and the templates that lay them out.
+"""The parts of every HTML page, tables, figures and sections, and the templates that lay them out.
 
-A page is one file that needs nothing else: styles and pictures are inside it, and there is no script.
+A page is one file without scripts; styles and pictures are embedded.
 """
 
 import base64
@@ -14,24 +14,16 @@ from typing import Any
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-PAGE = "report.html"
-"""The page in the folder of a run, or of a benchmark."""
+PAGE = "report.html"  # in the folder of a run or a benchmark
 
-# A picture beyond both is unreadable when it is squeezed onto a phone.
+# A picture beyond both is unreadable on a phone unless it scrolls.
 _WIDE = 600  # pixels
 _LONG = 1.25  # width by height
 
 
 @dataclass(frozen=True)
 class Cells:
-    """One cell of a table on the page.
-
-    Args:
-        text: what it says.
-        small: what stands below it in small type.
-        best: whether it is set in bold.
-        rows: how many rows it spans.
-    """
+    """One cell of a table on the page: `text`, `small` below it in small type, `best` in bold, spanning `rows`."""
 
     text: str
     small: str = ""
@@ -44,8 +36,6 @@ class Grid:
     """A table on the page; consecutive rows with the same first cell share it.
 
     Args:
-        heads: of the columns.
-        rows: of text or cells.
         keys: how many columns on the left are text.
         wrap: whether long text is broken into lines.
     """
@@ -75,7 +65,7 @@ class Picture:
 
     @property
     def data(self) -> str:
-        """The image as the page holds it, base64."""
+        """The PNG in base64."""
         return base64.b64encode(self.png).decode()
 
     @property
@@ -100,9 +90,9 @@ class Section:
 
 
 def render(template: str, package: str = "lightning_gradood.report", **values: Any) -> str:
-    """Fill in a template of this room, or of another `package`; text is escaped, and a value that is missing is an error.
+    """Fill in a template of `package`, which may extend `page.html.jinja` and import `parts.html.jinja` of this room.
 
-    A template extends `page.html.jinja` and may import `parts.html.jinja`, both of this room.
+    Text is escaped; a missing value is an error.
     """
     rooms = dict.fromkeys((package, "lightning_gradood.report"))
     jinja = Environment(
@@ -117,5 +107,4 @@ def render(template: str, package: str = "lightning_gradood.report", **values: A
 
 
 def _code(text: str) -> Markup:
-    """Text whose `words` between backticks are set as code."""
     return Markup(re.sub("`([^`]*)`", r"<code>\1</code>", str(escape(text))))

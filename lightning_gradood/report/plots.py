@@ -1,6 +1,6 @@
 """Figures of scores: ROC and precision-recall curves, histograms, and AUROC of sources against sources as a heat map.
 
-All share colours that people with colour blindness can tell apart, and touch no global state of matplotlib.
+Colours are distinguishable with common colour blindness; no global state of matplotlib is touched.
 """
 
 import math
@@ -18,8 +18,7 @@ from lightning_gradood.records import NORMAL
 from lightning_gradood.report.names import detector_title, source_title, source_titles
 from lightning_gradood.report.tables import Matrix, percent
 
-# Okabe & Ito (2008), the palette that readers with any common colour blindness can tell apart, without its yellow (too
-# pale for lines on white) and its black (normal images are dark grey).
+# Okabe & Ito's (2008) colour-blind-safe palette without yellow (too pale on white) and black (normal is grey).
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 _DASHES = ("-", "--", ":", "-.")
 NORMAL_COLOUR = "#555555"
@@ -28,21 +27,19 @@ CHANGED_COLOUR = "#D55E00"
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """Make a figure, in inches, with an Agg canvas of its own: nothing is registered with pyplot, so nothing has to be closed."""
+    """A figure, in inches, with its own Agg canvas: it is not registered with pyplot and need not be closed."""
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
 
 
 def line_styles(sources: Sequence[str]) -> dict[str, tuple[str, str]]:
-    """Give every source its colour and dash pattern, the normal images grey.
+    """Map each source to (colour, dash), normal images grey; distinct for up to 24 anomaly sources.
 
-    Returns:
-        Source to (colour, dash), the same for the same order; pairs are distinct for up to 24 anomaly sources, and so are colour
-        and dash of neighbours.
+    Neighbours differ in both colour and dash.
     """
     anomalies = [source for source in dict.fromkeys(sources) if source != NORMAL]
-    turn = math.lcm(len(_COLOURS), len(_DASHES))  # after so many the same pairs would come again
+    turn = math.lcm(len(_COLOURS), len(_DASHES))  # after so many the pairs repeat
     styles = {
         source: (_COLOURS[rank % len(_COLOURS)], _DASHES[(rank + rank // turn) % len(_DASHES)])
         for rank, source in enumerate(anomalies)
@@ -51,18 +48,16 @@ def line_styles(sources: Sequence[str]) -> dict[str, tuple[str, str]]:
 
 
 def tidy(axes: Axes) -> None:
-    """Leave only what carries information: two spines, a pale grid behind the data."""
+    """Remove two spines and put a pale grid behind the data."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.set_axisbelow(True)
     axes.grid(color=GRID_COLOUR, linewidth=0.6)
 
 
 def roc_curves(outcomes: "Sequence[Outcome]") -> Figure:
-    """Draw true against false positives of one detector's outcomes on the test split, anomalous as the positive class.
+    """Draw a test ROC of one detector per source, anomalous as the positive class, named with AUROC and interval in %.
 
-    Returns:
-        One axes with a line per source, named with its AUROC and interval in % below the axes, and the diagonal of chance;
-        the inset has the same lines from a false positive rate of 0.001 on, on a logarithmic axis.
+    The inset shows false positive rates from 0.001 on, on a logarithmic axis.
     """
     figure, axes = _square(f"ROC of {detector_title(outcomes[0].label)}, test split")
     titles = source_titles(outcome.source for outcome in outcomes)
@@ -88,7 +83,7 @@ def _draw_rocs(
     curves: Mapping[str, tuple[np.ndarray, np.ndarray]],
     styles: Sequence[tuple[str, str]],
 ) -> None:
-    """Draw lines with their inset, which stands beside the axes if a line passes where it would be."""
+    """Draw the curves and their inset, which is moved beside the axes if it would cover one."""
     axes.plot([0, 1], [0, 1], color=NORMAL_COLOUR, linewidth=0.8, linestyle=(0, (1, 2)), label="_chance")
     low = any(np.any(true < 0.55 * np.minimum(2 * false, 1)) for false, true in curves.values())
     inset = axes.inset_axes(_BESIDE if low else _INSIDE)
@@ -110,7 +105,6 @@ def _draw_rocs(
 
 
 def _name_lines(figure: Figure, title: str, lines: int) -> None:
-    """Put the legend below the axes, where it covers no line."""
     columns = 2 if lines > 3 else 1
     look = {"fontsize": 8, "frameon": False, "title_fontsize": 8, "borderpad": 0.9}
     figure.legend(loc="outside lower center", ncols=columns, title=title, **look)
@@ -118,12 +112,10 @@ def _name_lines(figure: Figure, title: str, lines: int) -> None:
 
 
 def precision_recall_curves(outcomes: "Sequence[Outcome]") -> Figure:
-    """Draw precision against recall of one detector's outcomes on the test split, anomalous as the positive class.
+    """Draw a test precision-recall curve of one detector per source, named with average precision and prevalence in %.
 
-    Returns:
-        One axes with a step line per source, named below the axes with its average precision (AUPR-out) and its prevalence
-        in %. A line starts at recall 0 with the precision of the highest score and ends where recall 1 is reached first;
-        the area under its steps is the average precision.
+    Anomalous is the positive class. A line starts at recall 0 with the precision of the highest score and ends where
+    recall first reaches 1; the area under its steps is the average precision (AUPR-out).
     """
     figure, axes = _square(f"Precision and recall of {detector_title(outcomes[0].label)}, test split")
     titles = source_titles(outcome.source for outcome in outcomes)
@@ -143,7 +135,7 @@ def precision_recall_curves(outcomes: "Sequence[Outcome]") -> Figure:
 
 
 def _without_ends(precision: np.ndarray, recall: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Leave out the point (precision 1, recall 0), which is no threshold's, and thresholds below every anomalous score."""
+    """Leave out the point (precision 1, recall 0), which has no threshold, and thresholds below all anomalies."""
     first = int(np.flatnonzero(recall == 1)[-1])
     precision = np.append(precision[first:-1], precision[-2])
     return precision, recall[first:]
@@ -162,19 +154,17 @@ def _square(title: str) -> tuple[Figure, Axes]:
 
 _FEWEST_BINS, _MOST_BINS = 24, 50
 _MOST_COLUMNS = 3
-# Distances have tails that would press everything else into one bin: if all scores span this many times what the middle
-# half spans (a normal distribution: 6), the axis is logarithmic, or linear around zero and logarithmic outside.
+# Heavy tails would press all else into one bin: if the range is this many times the interquartile range (normal
+# distribution: 6), the axis is logarithmic, or linear around zero and logarithmic outside.
 _HEAVY_TAIL = 20.0
 _HEADROOM = 1.45  # for the legend, above the highest bar
 
 
 def score_histograms(outcomes: "Sequence[Outcome]") -> Figure:
-    """Draw the test scores of normal and anomalous images of one detector's outcomes.
+    """Draw the test scores of normal and anomalous images of one detector, one axes per source.
 
-    Returns:
-        One axes per source, all with the same scales and bins: both classes as shares that sum to 100 %, so that unequal
-        numbers of images compare, and the threshold chosen on `val` with its value. Every score is inside the axes;
-        scores with heavy tails get a log or asinh axis.
+    Scales and bins are common; each class sums to 100 %; the threshold chosen on `val` is marked. Every score is inside
+    the axes; heavy tails get a log or asinh axis.
     """
     columns = min(len(outcomes), _MOST_COLUMNS)
     rows = math.ceil(len(outcomes) / columns)
@@ -199,7 +189,7 @@ def score_histograms(outcomes: "Sequence[Outcome]") -> Figure:
 
 
 def _draw(axes: Axes, outcome: Outcome, edges: np.ndarray, title: str, colour: str) -> float:
-    """Draw one panel; the height of the highest bar."""
+    """Draw one panel and return the height of its highest bar."""
     test = outcome.scores["test"]
     highest = 0.0
     for name, label, shade in (("normal", 0, NORMAL_COLOUR), (title, 1, colour)):
@@ -219,14 +209,14 @@ def _draw(axes: Axes, outcome: Outcome, edges: np.ndarray, title: str, colour: s
 
 
 def _bins(outcomes: "Sequence[Outcome]") -> int:
-    """Choose so many bins that those of the smallest class are seldom empty where it lies."""
+    """Number of bins at which those of the smallest class are seldom empty near its mode."""
     labels = [outcome.scores["test"].labels for outcome in outcomes]
     smaller = min(int(np.sum(one == label)) for one in labels for label in (0, 1))
     return int(np.clip(3 * math.sqrt(smaller), _FEWEST_BINS, _MOST_BINS))
 
 
 def _scaled_edges(axes: Axes, outcomes: "Sequence[Outcome]") -> np.ndarray:
-    """Choose the axis' scale and bins of equal width on it, float64 [bins + 1]."""
+    """Set the axis' scale and return bins of equal width on it, float64 [bins + 1]."""
     scores, bins = np.concatenate([outcome.scores["test"].scores for outcome in outcomes]), _bins(outcomes)
     low, high = float(scores.min()), float(scores.max())
     if low == high:
@@ -251,11 +241,9 @@ _DARK = 0.62  # share of the colour scale above which letters are white
 
 
 def heat_map(matrix: Matrix) -> Figure:
-    """Draw the AUROC of one detector for each source of training (rows) and of testing (columns).
+    """Draw the AUROC in % of one detector for each source of training (rows) and of testing (columns).
 
-    Returns:
-        Two axes: cells from white (chance, or less) to dark blue (all told apart), each with its AUROC in %, those trained
-        and tested on the same source framed; and the scale.
+    Cells go from white (chance or less) to dark blue (1); the diagonal is framed.
     """
     count = len(matrix.sources)
     figure = new_figure(_CELL * count + _MARGIN + 0.8, _CELL * count + _MARGIN)
@@ -286,12 +274,7 @@ def heat_map(matrix: Matrix) -> Figure:
 
 
 def method_rocs(source: str, scores: "Mapping[str, Mapping[str, np.ndarray]]") -> Figure:
-    """Draw ROCs as `roc_curves` does, of one source with a line per detector.
-
-    Args:
-        source: its name, for the title.
-        scores: detector to `labels` int64 [n] and `scores` float64 [n].
-    """
+    """Draw ROCs of one source; `scores` is detector to `labels` int64 [n] and `scores` float64 [n]."""
     figure, axes = _square(f"ROC on {source_title(source)}, test split")
     curves = {
         f"{detector_title(detector)} {percent(auroc(one['scores'], one['labels']))}": roc_curve(

@@ -1,4 +1,4 @@
-"""Where numbers come from, as pages say it: environment, commit, attacks, splits and time."""
+"""Where numbers come from, as pages show it: environment, commit, attacks, splits and time."""
 
 import os
 import platform
@@ -14,7 +14,7 @@ _ABSENT = "-"
 
 
 def environment(provenance: Mapping[str, Any]) -> dict[str, str]:
-    """Describe what a run ran on."""
+    """Describe the software and hardware of a run."""
     versions = ", ".join(f"{name} {version}" for name, version in provenance.get("versions", {}).items())
     system = f"{platform.system()} {platform.release()}, {platform.machine()}, {os.cpu_count()} processors"
     return {
@@ -26,7 +26,7 @@ def environment(provenance: Mapping[str, Any]) -> dict[str, str]:
 
 
 def accuracy_text(provenance: Mapping[str, Any]) -> str:
-    """Say how accurate the classifier is on the normal images; empty where they have no classes."""
+    """The classifier's accuracy on the normal images, in words; empty where they have no classes."""
     found = provenance.get("classifier", {})
     if found.get("accuracy") is None:
         return ""
@@ -34,15 +34,15 @@ def accuracy_text(provenance: Mapping[str, Any]) -> str:
 
 
 def accuracy_sentence(provenance: Mapping[str, Any]) -> str:
-    """`accuracy_text` as a sentence, which stands above every table; says so where no accuracy is known."""
+    """`accuracy_text` as a sentence, also where no accuracy is known."""
     accuracy = accuracy_text(provenance) or "of unknown accuracy, as the normal images have no labels"
     return f"The classifier is {accuracy}."
 
 
 def accuracy_warning(provenance: Mapping[str, Any]) -> str:
-    """Name the first suspect where the classifier is hardly better than chance; empty where it is, or where that is not known.
+    """Warn of a classifier hardly better than chance: below 3 × chance or, with few classes, half way from chance to 1.
 
-    The limit is 3 × chance, or, with few classes, half way from chance to 1.
+    Empty where it is better, or where its accuracy is not known.
     """
     found = provenance.get("classifier", {})
     if found.get("accuracy") is None or not found.get("classes"):
@@ -59,7 +59,7 @@ def accuracy_warning(provenance: Mapping[str, Any]) -> str:
 
 
 def commit(package: Path) -> str:
-    """The commit of the package's files; says so where they differ from it or are not under version control."""
+    """The commit of the package's files, marked where they differ from it; or a note that they are not versioned."""
     try:
         _git(package, "ls-files", "--error-unmatch", "__init__.py")  # or it lies inside someone else's repository
         name = _git(package, "rev-parse", "HEAD")
@@ -69,7 +69,7 @@ def commit(package: Path) -> str:
 
 
 def working_commit() -> str:
-    """First characters of the commit that the working directory is at; empty outside a repository."""
+    """Short commit hash of the working directory; empty outside a repository."""
     try:
         return _git(Path(), "rev-parse", "--short", "HEAD")
     except (OSError, subprocess.CalledProcessError):
@@ -107,5 +107,5 @@ def split_cells(counts: Mapping[str, Mapping[str, int]]) -> list[str]:
 
 
 def pairs(about: Mapping[str, str]) -> Grid:
-    """Names and what stands beside them, as a table without heads."""
+    """Names and values as a table without heads."""
     return Grid(["", ""], [list(pair) for pair in about.items()], wrap=True)

@@ -19,17 +19,15 @@ from lightning_gradood.report.bundle import MEAN, DetectionReport, ImageFacts, b
 from lightning_gradood.report.tables import FAILED, mean_numbers, outcome_numbers
 
 _UNKNOWN = ImageFacts("", "", "")
-# of an outcome, in `results.json`
+# Fields of an outcome in `results.json`.
 _WRITTEN = ("source", "detector", "trained_on", "counts", "metrics", "auroc_interval", "threshold", "seconds", "curves")
 _COLUMNS = ("source", "trained_on", "detector", "split", "metric", "value", "low", "high")
 
 
 def write_results(report: DetectionReport, folder: Path) -> None:
-    """Write the numbers of a report into the run folder, each file whole or not at all.
+    """Write `results.json`, `results.csv`, `results.parquet` (`results_table`) and `scores.parquet` (`scores_table`).
 
-    - `results.json`: everything, nested.
-    - `results.csv` and `results.parquet`: one row per number, see `results_table`.
-    - `scores.parquet`: one row per image, split and detector, see `scores_table`.
+    Each file appears whole or not at all.
     """
     table = results_table(report.outcomes, report.failures)
     document = json.dumps(results_document(report), indent=2, allow_nan=False) + "\n"
@@ -44,13 +42,11 @@ def write_results(report: DetectionReport, folder: Path) -> None:
 
 
 def results_table(outcomes: Sequence[Outcome], failures: Sequence[Failure] = ()) -> dict[str, list[Any]]:
-    """List every number of every outcome, one row each; each failure is a row `failed` without a value.
+    """List every number of every outcome, one row each, as columns; a failure is a row `failed` without a value.
 
-    Returns:
-        Columns `source` (tested on), `trained_on`, `detector`, `split`, `metric`, `value`, `low` and `high`, the bounds of
-        a 95 % interval where there is one (the test AUROC's by bootstrap, those of false-positive rates binomial). Rates are
-        in [0, 1]; `threshold` stands under `val`, where it was chosen, and
-        `seconds` (to fit and score) under `test`. What is not finite or not known is None.
+    Rates are in [0, 1]; `low` and `high` are a 95 % interval (bootstrap for test AUROC, binomial for false-positive
+    rates); `threshold` is under `val`, `seconds` (to fit and score) under `test`; what is not finite or not known is
+    None.
     """
     rows = []
     for outcome in outcomes:
@@ -81,12 +77,10 @@ def _rate_interval(outcome: Outcome) -> tuple[float, float]:
 
 
 def scores_table(outcomes: Sequence[Outcome], facts: Mapping[str, ImageFacts] | None = None) -> dict[str, list[Any]]:
-    """List the score of every image of `val` and `test` by every detector.
+    """List, as columns, the score of every image of `val` and `test` by every detector.
 
-    Returns:
-        Columns `id`, `path` (the file, or that which the image was made from), `label`, `prediction`, `source` (tested on),
-        `trained_on`, `split`, `detector`, `anomalous` (0 or 1), `score` (higher = more anomalous), `p_value` (conformal, against
-        the normal images of `val`) and `flagged`, whether the score is above the threshold.
+    `path` is the file, or that which the image was made from; `anomalous` 0 or 1; `score` higher = more anomalous;
+    `p_value` conformal, against the normal images of `val`; `flagged`: score above the threshold.
     """
     names = ("source", "trained_on", "split", "detector", "anomalous", "score", "p_value", "flagged")
     table: dict[str, list[Any]] = {name: [] for name in ("id", *ImageFacts._fields, *names)}
@@ -109,7 +103,7 @@ def scores_table(outcomes: Sequence[Outcome], facts: Mapping[str, ImageFacts] | 
 
 
 def results_document(report: DetectionReport) -> dict[str, Any]:
-    """The report as it stands in `results.json`, JSON types only; `mean` is detector to split to metric."""
+    """The content of `results.json`, JSON types only; its `mean` is detector to split to metric."""
     means = {detector: mean_numbers(group) for detector, group in by_detector(report.outcomes).items()}
     document = {
         "experiment": report.experiment,
@@ -122,7 +116,7 @@ def results_document(report: DetectionReport) -> dict[str, Any]:
 
 
 def plain(value: Any) -> Any:
-    """Turn a value into JSON types: numbers that are not finite become None, what JSON lacks becomes its text."""
+    """Convert to JSON types: numbers that are not finite become None, other objects their text."""
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple, set, frozenset)):
@@ -140,7 +134,7 @@ def _outcome_document(outcome: Outcome) -> dict[str, Any]:
 
 
 def csv_text(heads: Iterable[str], rows: Iterable[Sequence[Any]]) -> str:
-    """Rows under their heads as CSV; what is None is empty."""
+    """Rows under their heads as CSV; None is an empty cell."""
     buffer = io.StringIO(newline="")
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(heads)

@@ -1,4 +1,4 @@
-"""The page of one run: everything that `detect` found, as one HTML file."""
+"""The page of one run: all results of `detect` as one HTML file."""
 
 import itertools
 import json
@@ -49,7 +49,7 @@ _SHOWN = ("versions", "device", "seconds", "checkpoint", "command", "classifier"
 
 
 def run_page(report: DetectionReport, guard: GuardSummary, figures: Mapping[str, bytes], folder: Path) -> str:
-    """Lay out a run as HTML that needs nothing else; figures by name, as in `draw_figures`, as PNG."""
+    """Lay out a run as one self-contained HTML file; `figures` are PNG by name, as in `draw_figures`."""
     outcomes, provenance = report.outcomes, report.provenance
     table = result_table(outcomes, report.failures)
     flagged_heads, flagged = flagged_table(outcomes)
@@ -83,7 +83,6 @@ def classifier_sentences(provenance: Mapping[str, Any]) -> list[str]:
 
 
 def _best(outcomes: list[Outcome]) -> list[str]:
-    """A sentence that names the detectors with the highest mean AUROC as it is printed."""
     groups = by_detector(not_transferred(outcomes))
     means = {name: mean_numbers(group)["test"].get("auroc") for name, group in groups.items()}
     printed = {name: f"{100 * value:.2f}" for name, value in means.items() if value is not None}
@@ -100,7 +99,7 @@ _INTERVAL = "95 % interval"  # below the AUROC on the page, where a column of it
 
 
 def _results(table: ResultTable) -> Grid:
-    """The results by source, the best AUROC of each in bold; without empty columns, numbers of images in a table of their own."""
+    """Results by source, the best AUROC of each in bold; empty columns and numbers of images are left out."""
     full = [head for place, head in enumerate(table.heads) if any(row[place] != "-" for row in table.rows)]
     shown = [head for head in full if head != _INTERVAL and not head.startswith("n ")]
     rows = [dict(zip(table.heads, row, strict=True)) for row in table.rows]
@@ -123,13 +122,13 @@ def _cell(head: str, row: Mapping[str, str], best: bool) -> str | Cells:
 
 
 def _highest(rows: Sequence[Mapping[str, str]]) -> str | None:
-    """The highest AUROC as it is printed; None for a single detector, which is best at nothing."""
+    """The highest AUROC as it is printed; None for a single detector."""
     numbers = [row["AUROC"] for row in rows if row["AUROC"] not in ("-", FAILED)]
     return max(numbers, key=float) if len(rows) > 1 and numbers else None
 
 
 def _attacks(outcomes: list[Outcome], perturbations: Mapping[str, Mapping[str, Any]]) -> Grid:
-    """What was done to the images of tested sources; outliers that detectors are only trained on are left out."""
+    """What was done to the images of tested sources; outliers used only for training are left out."""
     tested = {outcome.source for outcome in outcomes}
     rows: list[list[str | Cells]] = [
         [name, _made_by(about), *attack_cells(about)] for name, about in perturbations.items() if name in tested
@@ -138,7 +137,6 @@ def _attacks(outcomes: list[Outcome], perturbations: Mapping[str, Mapping[str, A
 
 
 def _made_by(about: Mapping[str, Any]) -> Cells:
-    """The class, and below it its settings."""
     settings = [f"{name}={_short(value)}" for name, value in about.get("settings", {}).items() if value is not None]
     return Cells(str(about.get("attack", "-")).rpartition(".")[2], ", ".join(settings))
 
@@ -159,7 +157,6 @@ def figure_sections(figures: Mapping[str, bytes]) -> list[Section]:
 
 
 def _kind(name: str) -> tuple[str, str]:
-    """The section and the caption of a figure."""
     for prefix, (heading, caption) in _KINDS.items():
         if name.startswith(prefix):
             return heading, caption.format(name.removeprefix(prefix))
@@ -176,7 +173,7 @@ def _fitting(outcomes: list[Outcome]) -> Grid:
 
 
 def _splits(outcomes: list[Outcome]) -> Grid:
-    """Images in each split; of the first detector, one that needs no anomalies knows fewer."""
+    """Numbers of images in each split, from the first detector; one that needs no anomalies has fewer."""
     counts: dict[str, dict[str, dict[str, int]]] = {}
     for outcome in not_transferred(outcomes):
         counts.setdefault(outcome.source, outcome.counts)

@@ -12,18 +12,11 @@ from lightning_gradood.evaluation import FLAGGED, Failure, Outcome
 from lightning_gradood.metrics import binomial_interval
 from lightning_gradood.report.bundle import MEAN, by_detector, not_transferred
 
-Numbers = dict[str, dict[str, float]]
-"""Split to metric to value."""
+Numbers = dict[str, dict[str, float]]  # split to metric to value
 
 
 def outcome_numbers(outcome: Outcome) -> Numbers:
-    """Collect the numbers of one outcome.
-
-    Returns:
-        Split (`train`, `val`, `test`) to metric to value: `n_normal` and `n_anomalous` (counts) everywhere,
-        `prevalence` (share of anomalous images) and the metrics, in [0, 1], where there are any, and on `test` the
-        interval `auroc_low`, `auroc_high`.
-    """
+    """Numbers of one outcome by split: counts, `prevalence`, metrics in [0, 1], interval of the test AUROC."""
     numbers: Numbers = {}
     for split, counts in outcome.counts.items():
         normal, anomalous = counts["normal"], counts["anomalous"]
@@ -38,7 +31,7 @@ def outcome_numbers(outcome: Outcome) -> Numbers:
 
 
 def mean_numbers(outcomes: "Sequence[Outcome]") -> Numbers:
-    """Average the metrics of one detector over its sources, each counting the same; one that some source lacks has no mean."""
+    """Average one detector's metrics over sources with equal weight; a metric that a source lacks has no mean."""
     means: Numbers = {}
     for split, metrics in outcomes[0].metrics.items():
         everywhere = [name for name in metrics if all(name in other.metrics.get(split, {}) for other in outcomes)]
@@ -49,12 +42,10 @@ def mean_numbers(outcomes: "Sequence[Outcome]") -> Numbers:
 
 
 def detection_scalars(outcomes: list[Outcome]) -> dict[str, float]:
-    """Name every final number as loggers and sweeps know it.
+    """Every final number as `detection/<source or mean>/<detector>/<val|test>/<metric>`, for loggers and sweeps.
 
-    Returns:
-        `detection/<source>/<detector>/<val|test>/<metric>` and `detection/mean/<detector>/<val|test>/<metric>` to
-        value; the mean is there for a single source too, so that a sweep has one key to optimise. A detector that was
-        trained on one other source is `<detector>@<that source>`.
+    The mean exists for a single source too, so that a sweep always has its key; a transferred detector is
+    `<detector>@<its source>`.
     """
     scalars = {}
     for outcome in outcomes:
@@ -65,11 +56,7 @@ def detection_scalars(outcomes: list[Outcome]) -> dict[str, float]:
 
 
 def curve_rows(outcomes: list[Outcome]) -> list[tuple[int, dict[str, float]]]:
-    """Line up the training curves of all detectors by epoch.
-
-    Returns:
-        (epoch, `detector/<source>/<detector>/<metric>` to value), epochs increasing, each once.
-    """
+    """Training curves of all detectors by increasing epoch: epoch, `detector/<source>/<detector>/<metric>` to value."""
     rows: dict[int, dict[str, float]] = {}
     for outcome in not_transferred(outcomes):  # the others share the curves of the source they were trained on
         for position, point in enumerate(outcome.curves):
@@ -91,13 +78,7 @@ def _named(source: str, detector: str, numbers: Numbers) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class Matrix:
-    """AUROC of one detector by source of training and of testing.
-
-    Args:
-        detector: its name.
-        sources: in the order of rows and columns.
-        aurocs: row = trained on, column = tested on, in [0, 1], NaN where there is none, float64 [k, k].
-    """
+    """AUROC of one detector in [0, 1], float64 [k, k]; row = trained on, column = tested on, NaN where none exists."""
 
     detector: str
     sources: list[str]
@@ -117,7 +98,7 @@ def matrices(outcomes: Sequence[Outcome]) -> dict[str, Matrix]:
 
 
 def matrix_table(matrix: Matrix) -> str:
-    """Lay a matrix out as plain text, in % with one decimal, with the mean of each row over the other sources."""
+    """A matrix as plain text, in % with one decimal, with the mean of each row over the other sources."""
     head, rows = matrix_cells(matrix)
     where = "trained on the row's source, tested on the column's"
     title = f"{matrix.detector}: AUROC in %, {where}; others = mean but its own"
@@ -151,11 +132,10 @@ _METRICS = {
     **{f"FPR({100 * rate:.0f}%)": name for name, rate in FLAGGED.items()},
 }
 _SPLITS = ("train", "val", "test")
-_TRAINED_ON, _SUCCESS = "trained on", "success"  # columns that are there where they say something
+_TRAINED_ON, _SUCCESS = "trained on", "success"  # columns that are left out where they are empty
 TEXT = ("source", "detector", _TRAINED_ON)
 _ABSENT = "-"
-FAILED = "failed"
-"""Stands for the AUROC of a detector that could not be fitted or tested."""
+FAILED = "failed"  # in place of the AUROC of a detector that could not be fitted or tested
 _SUCCESS_NOTE = "success = share of attacked or corrupted images that the classifier no longer gives their class."
 _NOTES = [
     "In % on the test split; n = normal+anomalous images. AUPR-in, FPR95: normal is positive; AUPR-out: anomalous is.",
@@ -168,16 +148,15 @@ _NOTES = [
 def console_table(outcomes: list[Outcome], failures: Sequence[Failure] = ()) -> str:
     """Lay the test results out as plain text, one row per source and detector.
 
-    A detector with more than one source gets a row of means after them; one that was trained on each source and tested on every
-    one gets a matrix below the table. Percentages have two decimals, bounds of intervals one, and `-` stands where a number does
-    not exist.
+    A detector with several sources gets a row of means; one trained on each source and tested on every one a matrix
+    below the table. Percentages have two decimals, bounds of intervals one; `-` stands for a missing number.
     """
     found = result_table(outcomes, failures)
     cells: list[Any] = [found.heads, SEPARATING_LINE, *found.rows]
     if found.means:
         cells += [SEPARATING_LINE, *found.means]
     align = ["left" if column in TEXT else "right" for column in found.heads]
-    # the header is a row among others, as tabulate makes columns under a real one two signs wider; so a rule stands above it
+    # The header is a plain row, as tabulate makes columns under a real one two characters wider; drop the rule above.
     _, table = tabulate(cells, (), "simple", colalign=align, disable_numparse=True).split("\n", 1)
     below = [*_flagged_text(outcomes), *(f"\n{matrix_table(one)}" for one in matrices(outcomes).values())]
     return "\n".join([table, "\n".join(found.notes), *below])
@@ -185,13 +164,9 @@ def console_table(outcomes: list[Outcome], failures: Sequence[Failure] = ()) -> 
 
 @dataclass(frozen=True)
 class ResultTable:
-    """The test results as text.
+    """The test results as text: a row per source and detector, `means` per detector with several sources.
 
-    Args:
-        heads: of the columns; those in `TEXT` hold words, the others numbers in %, and `AUROC` is among them.
-        rows: one per source and detector, each detector's sources together.
-        means: one per detector with more than one source.
-        notes: sentences that define the columns.
+    Columns in `TEXT` hold words, the others numbers in %; `notes` define the columns.
     """
 
     heads: list[str]
@@ -201,7 +176,7 @@ class ResultTable:
 
 
 def result_table(outcomes: list[Outcome], failures: Sequence[Failure] = ()) -> ResultTable:
-    """The test results of all detectors but those that were trained on one other source; a failure is a row and a note."""
+    """Test results of all detectors but transferred ones; a failure is a row and a note."""
     groups = by_detector(not_transferred(outcomes))
     body = [_row(outcome) for group in groups.values() for outcome in group]
     body += [_failed_row(failure, list(body[0])) for failure in failures if body]
@@ -216,7 +191,7 @@ def result_table(outcomes: list[Outcome], failures: Sequence[Failure] = ()) -> R
 
 
 def text_table(heads: Sequence[str], rows: Sequence[Sequence[str]], form: str = "simple", words: int = 1) -> str:
-    """A table in one of tabulate's formats; as many columns hold words, flush left, and the others numbers, flush right."""
+    """A table in one of tabulate's formats; the first `words` columns are flush left, the others flush right."""
     align = ["left"] * words + ["right"] * (len(heads) - words)
     return str(tabulate(rows, heads, form, colalign=align, disable_numparse=True))
 

@@ -1,6 +1,6 @@
-"""W&B: kept offline without an account, one row of numbers in a run's summary, a table, figures, artifacts, alerts.
+"""W&B runs: offline without an account; summary numbers, a table, figures, artifacts, alerts.
 
-W&B is imported by the functions that need it: importing this room must not.
+Functions import W&B themselves: importing this room must not.
 """
 
 import os
@@ -30,8 +30,7 @@ from lightning_gradood.report.tables import curve_rows, detection_scalars
 PROJECT = "lightning_gradood"
 """W&B's project where neither the logger nor `WANDB_PROJECT` names one."""
 
-EPOCH = "detector/epoch"
-"""W&B's x axis of the detectors' training curves."""
+EPOCH = "detector/epoch"  # x axis of the detectors' training curves
 
 _BEST = {"loss": "min", "auroc": "max"}  # which value of a curve W&B keeps in its summary
 Artifacts = Literal["all", "guard", "none"]
@@ -39,16 +38,14 @@ _RESULTS = (PAGE, "results.json", "results.csv", "results.parquet", "scores.parq
 
 
 def offline_without_account(save_dir: str | Path | None = None) -> str | None:
-    """Switch W&B to offline if nothing says otherwise and no account is configured; returns the line for the user, or None.
+    """Switch W&B to offline if no mode is chosen and no account is configured; returns the line for the user, or None.
 
-    Call it before the first W&B run starts, in every process (child processes inherit `WANDB_MODE`). It asks nobody and
-    sends nothing: API key and identity token in the environment, W&B's settings files and netrc are looked up where W&B
-    itself looks. Nothing changes if a mode is chosen already (`WANDB_MODE`, `wandb offline`), if a run is going on, or
-    if the key is malformed (W&B says so itself).
+    Call it before the first W&B run starts, in every process (child processes inherit `WANDB_MODE`). It neither prompts
+    nor connects: credentials are looked up where W&B itself looks. Nothing changes if a mode is chosen already
+    (`WANDB_MODE`, `wandb offline`), a run is active, or the key is malformed (which W&B reports).
     """
     if "WANDB_MODE" in os.environ:
         return None
-    # Imported here: importing this room must not import wandb.
     import wandb
     from wandb.sdk import wandb_setup
 
@@ -65,7 +62,7 @@ def offline_without_account(save_dir: str | Path | None = None) -> str | None:
 
 
 def has_wandb_account() -> bool:
-    """Say whether W&B would find credentials, by the lookup that its own command line uses."""
+    """Whether W&B would find credentials, by the lookup of its own command line."""
     from wandb.errors import AuthenticationError
     from wandb.sdk import wandb_setup
     from wandb.sdk.lib import wbauth
@@ -74,7 +71,7 @@ def has_wandb_account() -> bool:
     try:
         key = settings.api_key or wbauth.read_netrc_auth(host=settings.base_url)
     except AuthenticationError:
-        return True  # there is a key, and W&B's own message says what is wrong with it
+        return True  # a malformed key, which W&B reports itself
     return bool(key or settings.identity_token_file)
 
 
@@ -86,7 +83,7 @@ _CONNECTION = ("wandb", "requests", "urllib3")  # packages whose exceptions say 
 
 @contextmanager
 def _unless_lost(run: Any) -> Iterator[None]:
-    """Go on without W&B where it cannot be reached: what it has not got is on disk, and can be sent later."""
+    """Continue without W&B where it cannot be reached; the data stay on disk for `wandb sync`."""
     try:
         yield
     except Exception as error:
@@ -105,8 +102,8 @@ def _(logger: WandbLogger, report: DetectionReport) -> None:
     # W&B drops rows whose step lies behind the last one, and Lightning's x axis `trainer/global_step` stands where the
     # classifier's fit ended. So no step is passed (rows are appended) and the curves bring their own x axis. It is
     # defined key by key, because which of two globs wins, Lightning's `*` or ours, is not specified. The run itself
-    # logs, so that a logger's `prefix` cannot hide the keys that sweeps optimise. Final numbers are no curves of one point:
-    # they go into the summary, which sweeps, tables of runs and scatter plots read.
+    # logs, so that a logger's `prefix` cannot hide the keys that sweeps optimise. Final numbers go into the summary,
+    # which sweeps, tables of runs and scatter plots read.
     rows = curve_rows(report.outcomes)
     run = logger.experiment
     run.define_metric(EPOCH, hidden=True)
@@ -119,7 +116,6 @@ def _(logger: WandbLogger, report: DetectionReport) -> None:
 
 
 def _about_the_run(report: DetectionReport) -> dict[str, float]:
-    """Accuracy of the classifier, and seconds: of `detect`, and in the mean of each detector on a source."""
     numbers = {
         f"cost/fit_seconds/{label}": sum(one.seconds for one in group) / len(group)
         for label, group in by_detector(report.outcomes).items()
@@ -163,11 +159,10 @@ class LoggingSettings:
 
 
 class WandbCallback(Callback):
-    """Give W&B a run's result files and its guard, as artifacts `results-<experiment>` and `guard-<experiment>`, and its alerts.
+    """Give W&B a run's alerts, and the artifacts `results-<experiment>` and `guard-<experiment>` as `latest`.
 
-    Each has the alias `latest`. A guard that has a higher mean AUROC on `val` than the one which has the alias `best` takes
-    that alias over; an offline run cannot ask for that one, and leaves the alias alone. Called by `Trainer.detect` on
-    rank zero.
+    A guard with a higher mean AUROC on `val` than the one with the alias `best` takes over that alias, except in an
+    offline run. Called by `Trainer.detect` on rank 0.
     """
 
     def __init__(self, settings: LoggingSettings) -> None:
@@ -182,7 +177,7 @@ class WandbCallback(Callback):
             alert(trainer.loggers, f"{report.experiment}: detectors have failed", text[:500])
 
     def on_guard_end(self, trainer: pl.Trainer, report: DetectionReport, guard: GuardSummary) -> None:
-        """Log what the run folder holds to every W&B logger."""
+        """Log the content of the run folder to every W&B logger."""
         folder = Path(trainer.default_root_dir)
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
@@ -194,7 +189,7 @@ class WandbCallback(Callback):
 
 
 def log_guard(logger: WandbLogger, folder: Path, files: bool) -> None:
-    """Put a guard's numbers into the summary, and its folder into an artifact where `files` are wanted."""
+    """Put a guard's numbers into the summary and, if `files`, its folder into an artifact."""
     import wandb
 
     run, about = logger.experiment, read_description(folder / "guard")
@@ -241,12 +236,12 @@ def _beats_the_best(run: Any, name: str, auroc: float) -> bool:
     try:
         before = wandb.Api().artifact(f"{run.entity}/{run.project}/{name}:best")
     except wandb.errors.CommError as error:
-        return "not found" in str(error)  # else W&B could not be asked, and whose alias it is stays as it was
+        return "not found" in str(error)  # else W&B was not reachable, and the alias is left alone
     return bool(auroc > before.metadata.get("mean_val_auroc", float("-inf")))
 
 
 def alert(loggers: Sequence[Logger], title: str, text: str) -> None:
-    """Send W&B's alert, which reaches people by mail or chat as they have set it up; other loggers have none."""
+    """Send an alert through W&B; other loggers have none."""
     for logger in loggers:
         if isinstance(logger, WandbLogger):
             with _unless_lost(logger.experiment):
