@@ -87,7 +87,18 @@ from lightning_gradood.core.precision import (
     to_float64_device,
     widest_float_dtype,
 )
-from lightning_gradood.core.progress import LOG, Profiler, ProgressLines, is_terminal, progress, say, stage
+from lightning_gradood.core.progress import ProgressLines, is_terminal, progress, say
+from lightning_gradood.core.ranges import (
+    ClosedUnitInterval,
+    FiniteNonNegative,
+    FinitePositive,
+    HalfOpenUnitInterval,
+    NonNegativeInt,
+    OpenUnitInterval,
+    PositiveFloat,
+    PositiveInt,
+    Seed,
+)
 from lightning_gradood.core.runs import CHECKPOINTS, CONFIG, claim, new_run_folder, refuse_foreign, refuse_unclaimed
 from lightning_gradood.core.seeding import (
     craft_apart,
@@ -97,6 +108,7 @@ from lightning_gradood.core.seeding import (
     restore_generators,
 )
 from lightning_gradood.core.shipped import experiment_file, shipped_files
+from lightning_gradood.core.stages import LOG, Profiler, stage
 from lightning_gradood.core.text_files import (
     TooLarge,
     Unparsable,
@@ -118,9 +130,15 @@ __all__ = [
     "LOG",
     "LOG_FLOOR",
     "MEGAPIXELS",
+    "ClosedUnitInterval",
     "Crafted",
+    "FiniteNonNegative",
+    "FinitePositive",
+    "HalfOpenUnitInterval",
     "Logits",
+    "NonNegativeInt",
     "NotFinite",
+    "OpenUnitInterval",
     "OrderedBatchNorm",
     "PassedOver",
     "Perturbation",
@@ -128,9 +146,12 @@ __all__ = [
     "Picture",
     "PixelLimit",
     "Portions",
+    "PositiveFloat",
+    "PositiveInt",
     "Profiler",
     "ProgressLines",
     "Refusal",
+    "Seed",
     "Threads",
     "TooLarge",
     "Transform",

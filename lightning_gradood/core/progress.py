@@ -1,11 +1,9 @@
-"""What a run says while it runs: progress of long loops, single lines about what happened, and its stages in the log."""
+"""Progress of long loops: a bar on a terminal, plain lines in a log file or pipe; and single lines about what happened."""
 
-import logging
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
-from typing import Any, Protocol, TextIO, TypeVar
+from typing import TextIO, TypeVar
 
 from tqdm.auto import tqdm
 
@@ -61,28 +59,3 @@ class ProgressLines:
         text = f"{self.description}: {percent} % ({self._done}/{self.total} {self.unit}), {passed:.0f} s"
         self.stream.write(f"{text}, {note}\n" if note else f"{text}\n")
         self.stream.flush()
-
-
-LOG = logging.getLogger("lightning_gradood")
-"""What is worth keeping of a run beside what a user is shown; silent unless a handler is added, as the command line does."""
-
-LOG.addHandler(logging.NullHandler())
-
-
-class Profiler(Protocol):
-    """Lightning's profilers."""
-
-    def profile(self, action_name: str) -> AbstractContextManager[Any]:
-        """Measure what is done meanwhile."""
-
-
-@contextmanager
-def stage(name: str, trainer: Any) -> Iterator[None]:
-    """Name what is done meanwhile in a profiler's summary, as `gradood: <name>`, and log how long it took."""
-    start, how = time.perf_counter(), "stopped after"
-    try:
-        with trainer.profiler.profile(f"gradood: {name}"):
-            yield
-        how = "took"
-    finally:
-        LOG.info("stage `%s` %s %.1f s", name, how, time.perf_counter() - start)

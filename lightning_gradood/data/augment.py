@@ -10,9 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lightning_gradood.core import check_whole
-
-_MOST_PADDING = 256  # pixels
+from lightning_gradood.core import NonNegativeInt
 
 
 class RandomCropFlip(nn.Module):
@@ -36,9 +34,10 @@ class RandomCropFlip(nn.Module):
         torch.Size([8, 3, 32, 32])
     """
 
-    def __init__(self, padding: int = 4, flip: bool = True, fill: Literal["zeros", "reflect"] = "zeros") -> None:
+    def __init__(
+        self, padding: NonNegativeInt = 4, flip: bool = True, fill: Literal["zeros", "reflect"] = "zeros"
+    ) -> None:
         super().__init__()
-        check_whole("data.augment.padding", padding, 0, _MOST_PADDING, 4)
         self.padding = padding
         self.flip = flip
         self.fill = fill

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from lightning_gradood.core import Refusal, check_whole
+from lightning_gradood.core import PositiveInt, Refusal
 from lightning_gradood.data.source import Listing, Source, row_keys
 from lightning_gradood.data.splits import split_rows
 
@@ -75,9 +75,8 @@ class PhotoPatches(Source):
         Refusal: `size` is not positive, or the resized photographs are smaller than one patch.
     """
 
-    def __init__(self, size: int = 32, scale: float = 1.0) -> None:
-        check_whole("size", size, 1, 427 * _MOST_SCALE, 32)
-        if not 0 < scale <= _MOST_SCALE or size > 427 * scale:
+    def __init__(self, size: PositiveInt = 32, scale: float = 1.0) -> None:
+        if not 0 < scale <= _MOST_SCALE or not 1 <= size <= 427 * scale:
             raise Refusal(
                 "`size` should be between 1 and the resized photographs' height, 427 · `scale`, "
                 f"and `scale` at most {_MOST_SCALE}. "

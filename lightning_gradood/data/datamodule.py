@@ -16,12 +16,15 @@ from torch.utils.data import DataLoader
 
 from lightning_gradood.core import (
     MEGAPIXELS,
+    FiniteNonNegative,
+    NonNegativeInt,
+    OpenUnitInterval,
     Perturbation,
+    PositiveFloat,
+    PositiveInt,
     Refusal,
+    Seed,
     as_float,
-    check_finite,
-    check_seed,
-    check_whole,
     named_seed,
 )
 from lightning_gradood.data.classes import Outputs, fit_to_outputs
@@ -35,7 +38,6 @@ from lightning_gradood.data.splits import Manifest, Rows, exact_shares, make_man
 from lightning_gradood.records import NORMAL, SPLITS
 
 _LONGEST = 100  # letters of a source's name, which becomes a folder's and a file's
-_MOST_IMAGES, _MOST_WORKERS = 2**20, 1024  # in a batch; of a loader
 _MEAN = "mean"  # stands for the mean over sources wherever a source's name stands in results
 
 
@@ -93,35 +95,23 @@ class ImageDataModule(LightningDataModule):
         keep_pixels: Literal["uint8", "float16", "float32"] | None = None,
         transform: Callable[[Any], Any] | None = None,
         augment: nn.Module | None = None,
-        validation_fraction: float = 0.1,
+        validation_fraction: OpenUnitInterval = 0.1,
         split: tuple[float, float, float] = (0.4, 0.4, 0.2),
-        split_seed: int = 0,
-        batch_size: int = 128,
-        probe_batch_size: int = 64,
-        num_workers: int = 0,
-        limit: int | None = None,
-        limits: dict[str, int] | None = None,
-        limit_seed: int = 0,
-        memory_limit_gib: float = 2.0,
-        max_megapixels: float = MEGAPIXELS,
+        split_seed: Seed = 0,
+        batch_size: PositiveInt = 128,
+        probe_batch_size: PositiveInt = 64,
+        num_workers: NonNegativeInt = 0,
+        limit: PositiveInt | None = None,
+        limits: dict[str, PositiveInt] | None = None,
+        limit_seed: Seed = 0,
+        memory_limit_gib: FiniteNonNegative = 2.0,
+        max_megapixels: PositiveFloat = MEGAPIXELS,
     ) -> None:
         super().__init__()
         self.perturbations = Perturbations.named(attacks, corruptions, noise_control, limits or {}, limit_seed)
         anomalies = anomalies or {}
-        made = [*self.perturbations.names, *self.perturbations.noise_names.values()]
-        _refuse_settings([*anomalies, *made], split, validation_fraction)
+        _refuse_settings([*anomalies, *self.perturbations.names, *self.perturbations.noise_names.values()], split)
         refuse_two_roles(train, normal, anomalies)
-        check_finite("memory_limit_gib", memory_limit_gib, 0, 2**33, 2.0)
-        if not isinstance(max_megapixels, int | float) or not max_megapixels > 0:
-            raise Refusal(
-                f"`data.max_megapixels` should be above 0. Got `data.max_megapixels = {max_megapixels}`. Write e.g. 89."
-            )
-        check_whole("batch_size", batch_size, 1, _MOST_IMAGES, 128)
-        check_whole("probe_batch_size", probe_batch_size, 1, _MOST_IMAGES, 64)
-        check_whole("num_workers", num_workers, 0, _MOST_WORKERS, 4)
-        check_whole("limit", 1 if limit is None else limit, 1, 2**63, 1000)
-        check_seed("data.split_seed", split_seed)
-        check_seed("data.limit_seed", limit_seed)
         self.normal, self.anomalies, self.train = normal, anomalies, train
         self.augment, self.validation_fraction = augment, validation_fraction
         self.split, self.split_seed = split, split_seed
@@ -366,8 +356,8 @@ class ImageDataModule(LightningDataModule):
         return training_parts(self.train_source, self.validation_fraction, named_seed(self.split_seed, "train"))
 
 
-def _refuse_settings(anomalies: Iterable[str], split: Sequence[float], validation_fraction: float) -> None:
-    """Refuse names of anomalous sources that would make ids ambiguous, and fractions that are no fractions."""
+def _refuse_settings(anomalies: Iterable[str], split: Sequence[float]) -> None:
+    """Refuse names of anomalous sources that would make ids ambiguous, and shares that do not sum to 1."""
     anomalies = list(anomalies)
     for name in anomalies:
         if name in ("", NORMAL, _MEAN, ".", "..") or "/" in name or not name.isprintable() or len(name) > _LONGEST:
@@ -381,10 +371,5 @@ def _refuse_settings(anomalies: Iterable[str], split: Sequence[float], validatio
         raise Refusal(
             "`anomalies`, `attacks` and `corruptions` should have different names. "
             f"Got {repeated} more than once. Rename one of them."
-        )
-    if not isinstance(validation_fraction, int | float) or not 0 < validation_fraction < 1:
-        raise Refusal(
-            "`validation_fraction` should be between 0 and 1. "
-            f"Got `validation_fraction = {validation_fraction}`. Write e.g. 0.1."
         )
     exact_shares(split)

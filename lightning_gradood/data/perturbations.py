@@ -9,7 +9,7 @@ import numpy as np
 from lightning.pytorch.utilities import rank_zero_info
 
 from lightning_gradood.attacks import FGSM, PGD, Semantic, preset
-from lightning_gradood.core import Perturbation, Refusal, check_whole, named_seed, refused_as
+from lightning_gradood.core import Perturbation, Refusal, named_seed, refused_as
 from lightning_gradood.corruptions import KINDS, corruptions_at
 from lightning_gradood.data.datasets import LoadedSource
 from lightning_gradood.data.splits import allocate, exact_shares, split_rows
@@ -82,8 +82,6 @@ class Perturbations:
         with refused_as(preset="data.attacks"):
             attacks = preset(attacks) if isinstance(attacks, str) else attacks or {}
         corruptions = corruptions_at(corruptions) if isinstance(corruptions, int) else corruptions or {}
-        for name, limit in limits.items():
-            check_whole(name, limit, 1, 2**63, 1000)
         made = {*attacks, *corruptions}
         _say_or_refuse_unmade(set(limits) - made, made, without_attacks)
         return cls(attacks, corruptions, noise_control, {name: limits[name] for name in limits if name in made}, seed)

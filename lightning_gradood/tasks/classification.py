@@ -15,8 +15,8 @@ from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics.classification import MulticlassAccuracy
 
 from lightning_gradood.core import (
+    ClosedUnitInterval,
     Refusal,
-    check_finite,
     check_logits_shape,
     exact_arithmetic,
     frozen_network,
@@ -140,11 +140,10 @@ class ClassificationTask(LightningModule):
         weights_prefix: str | None = None,
         optimizer: OptimizerCallable = sgd,
         scheduler: Callable[[Optimizer, int], LRScheduler] | None = None,
-        label_smoothing: float = 0.0,
+        label_smoothing: ClosedUnitInterval = 0.0,
         channels_last: bool = False,
     ) -> None:
         super().__init__()
-        check_finite("model.label_smoothing", label_smoothing, 0, 1, 0.1)
         self.network = Normalized(network, normalize.mean, normalize.std) if normalize else network
         self.normalize = normalize
         self.weights = weights

@@ -5,6 +5,7 @@ advanced after every step.
 """
 
 import inspect
+import math
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -14,7 +15,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, OneCycleLR
 
-from lightning_gradood.core import Refusal, check_finite
+from lightning_gradood.core import ClosedUnitInterval, Refusal
 
 
 class OneCycle(OneCycleLR):
@@ -29,8 +30,7 @@ class OneCycle(OneCycleLR):
         Smith and Topin 2018, "Super-Convergence".
     """
 
-    def __init__(self, optimizer: Optimizer, total_steps: int, warmup: float = 0.3) -> None:
-        check_finite("model.scheduler.warmup", warmup, 0, 1, 0.3)
+    def __init__(self, optimizer: Optimizer, total_steps: int, warmup: ClosedUnitInterval = 0.3) -> None:
         peaks = [group["lr"] for group in optimizer.param_groups]
         super().__init__(optimizer, max_lr=peaks, total_steps=total_steps, pct_start=warmup)
 
@@ -84,7 +84,6 @@ def _schedule_settings(scheduler: LRScheduler) -> dict[str, Any]:
     return {name: value for name, value in scheduler.state_dict().items() if name in given - {"last_epoch"}}
 
 
-_LARGEST = 1e6  # of a learning rate, a momentum or a decay; from here on every network is NaN after a step
 _STEPS = 1000  # of a schedule that is only tried
 
 
@@ -114,8 +113,9 @@ def try_optimizer(
         built = _built("model.optimizer", optimizer, [parameter])
         for name, value in ((name, value) for group in built.param_groups for name, value in group.items()):
             for number in value if isinstance(value, tuple | list) else [value]:
-                if isinstance(number, float):
-                    check_finite(f"model.optimizer.{name}", number, -_LARGEST, _LARGEST, 0.1)
+                if isinstance(number, float) and not math.isfinite(number):
+                    flag = f"model.optimizer.{name}"
+                    raise Refusal(f"`{flag}` should be a finite number. Got `{flag} = {number}`. Write e.g. 0.1.")
         schedule = None if scheduler is None else _built("model.scheduler", scheduler, built, _STEPS)
         _built("model.optimizer", built.step, loss)
         if schedule is not None:

@@ -107,7 +107,6 @@ UNFIT = [
     ({"attacks": "paper", "limits": {"pdg": 3}}, "Got `limits` with ['pdg']. Did you mean `pgd`?"),
     ({"attacks": None, "limits": {"pdg": 3}}, "Got `limits` with ['pdg']. Did you mean `pgd`?"),
     ({"attacks": {"a": FGSM()}, "limits": {"zzz": 3}}, "Got `limits` with ['zzz']. Choose among ['a']."),
-    ({"attacks": "paper", "limits": {"pgd": 0}}, "`pgd` should be at least 1. Got `pgd = 0`"),
 ]
 
 
