@@ -22,7 +22,7 @@ COMMANDS = {
     "detectors": ("--records 300 --detectors KNN", "KNN"),
     "memory": ("--images 60 --sources 1", "1.000 x the smallest"),
     "scaling": ("--processes 1 --images 40", "1.00"),
-    "fuzz": ("--cases 6 --targets image", "failures"),
+    "fuzz": ("--cases 6 --targets splits", "failures"),
     "metrics": ("--scores 2000 --resamples 5", "sum without conventions"),
     "end_to_end": ("--network resnet20 --images 12", "share of required passes"),
     "trained": ("--images pictures --networks mobilenet_v3_small --steps 10 --batch 4 --compared 4", "fast"),
