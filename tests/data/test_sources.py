@@ -53,7 +53,7 @@ def test_impossible_digits_and_patches_are_refused():
         (lambda d=d: DigitsSource(d), r"one or more of 0 … 9, each once\. Got `d.*\[") for d in ([], [1, 1], [10], [-1])
     ]
     calls += [
-        (lambda: PhotoPatches(0, 1.0), "`size` should be at least 1. Got `size = 0`"),
+        (lambda: PhotoPatches(0, 1.0), "`size` should be between 1 and.*Got `size = 0, scale = 1.0`"),
         (lambda: PhotoPatches(32, 0.0), "`size` should be between 1 and.*Got `size = 32, scale = 0.0`"),
         (lambda: PhotoPatches(32, 0.05), "`size` should be between 1 and.*Got `size = 32, scale = 0.05`"),
     ]

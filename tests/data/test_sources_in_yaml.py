@@ -80,7 +80,10 @@ def test_flags_override_the_file_and_one_anomaly_is_changed_or_added_by_its_own(
     assert (data.anomalies["folder"], data.anomalies["more"], len(data.anomalies)) == ("my/folder", "my/more", 6)
 
 
-def test_what_is_misspelt_is_refused_by_the_parser(parse):
-    for flag in ("split=[0.5, 0.5]", "normal.class_path=FodlerSource", "batch_sise=3", "limit=many"):
-        with pytest.raises(Exception, match=r"split|FodlerSource|batch_sise|limit"):
+def test_what_is_misspelt_or_out_of_range_is_refused_by_the_parser(parse):
+    flags = ["split=[0.5, 0.5]", "normal.class_path=FodlerSource", "batch_sise=3", "limit=many", "limits={cw: 0}"]
+    flags += ["batch_size=0", "probe_batch_size=0", "num_workers=-1", "memory_limit_gib=-1", "max_megapixels=0"]
+    flags += ["validation_fraction=1.0", "limit=0", "split_seed=-1", "augment.init_args.padding=-1"]
+    for flag in flags:
+        with pytest.raises(Exception, match=flag.partition("=")[0].rpartition(".")[2]):
             parse(f"--data.{flag}")

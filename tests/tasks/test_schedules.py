@@ -99,12 +99,10 @@ UNFIT = [
     ({"optimizer": None}, r"`model\.optimizer` should name an optimizer's class\. Got `model\.optimizer = None`"),
     ({"optimizer": partial(SGD, lr=-1.0)}, rf"`model\.optimizer` {BUILT}ValueError: Invalid learning"),
     ({"optimizer": partial(SGD, lr=float("nan"))}, r"`model\.optimizer\.lr` should be a finite number\. Got .* = nan`"),
-    ({"optimizer": partial(SGD, lr=1e30)}, r"`model\.optimizer\.lr` should be at most 1e\+06"),
     ({"optimizer": partial(SGD, lr=0.1, nesterov=True)}, "Nesterov momentum requires a momentum"),
     ({"optimizer": partial(torch.optim.AdamW, betas=(0.9, float("nan")))}, r"`model\.optimizer.* Got .*nan"),
     ({"optimizer": partial(SGD, lr=0.1, differentiable=None)}, rf"`model\.optimizer` {BUILT}TypeError: "),
     ({"optimizer": Stuck}, rf"`model\.optimizer` {BUILT}KeyError: 'momentum'\."),
-    ({"scheduler": partial(OneCycle, warmup=1.5)}, r"`model\.scheduler\.warmup` should be at most 1\. Got .* = 1\.5`"),
     ({"scheduler": MultiStepLR}, rf"`model\.scheduler` {BUILT}"),
     ({"scheduler": StuckSchedule}, rf"`model\.scheduler` {BUILT}ZeroDivisionError: division by zero\."),
 ]
