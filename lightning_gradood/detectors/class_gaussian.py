@@ -39,12 +39,9 @@ class ClassGaussian:
 
     @classmethod
     def of(cls, values: np.ndarray, predictions: np.ndarray, whitening: float = 1.0) -> ClassGaussian:
-        """Learn from normal images.
+        """Learn from values of normal images, float64 [n, D], n ≥ 2, and their predicted classes, int [n].
 
-        Args:
-            values: float64 [n, D], n ≥ 2.
-            predictions: the classifier's, int [n].
-            whitening: from 0, standardised values, to 1, whose squares sum to the squared Mahalanobis distance.
+        `whitening` is from 0, standardised values, to 1, whose squares sum to the squared Mahalanobis distance.
         """
         from sklearn.covariance import LedoitWolf  # takes half a second, which refusals and most runs do without
 

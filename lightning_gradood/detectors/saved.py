@@ -75,14 +75,10 @@ def save_detector(
 
     Args:
         path: of the file, e.g. `detectors/smoke/mlp.safetensors`.
-        detector: fitted.
+        detector: fitted; else `NotFittedError`.
         threshold: chosen on `val`.
         records: any that it can score; the names of the columns it reads are taken from them.
-        trained_on: as in `SavedDetector`.
-        counts: as in `SavedDetector`.
-
-    Raises:
-        NotFittedError: the detector was not fitted.
+        trained_on, counts: as in `SavedDetector`.
     """
     about = {
         "format": FORMAT,
