@@ -1,4 +1,4 @@
-"""Named sets of attacks: the settings that the paper most probably used, those of today's papers, and a pilot's."""
+"""Named sets of attacks: the paper's probable settings, those of today's papers, and a pilot's."""
 
 from collections.abc import Callable
 
@@ -17,9 +17,6 @@ def preset(name: str) -> dict[str, Perturbation]:
 
     Returns:
         Attacks by their short names: fgsm, bim, pgd, cw, iterll, semantic; in "pilot" also fgsm_05, with ε = .05.
-
-    Raises:
-        Refusal: There is no such set.
 
     Example:
         >>> list(preset("paper"))

@@ -26,7 +26,6 @@ def read_probes(probes: Sequence[Probe], network: nn.Module, images: Tensor) -> 
     Probes that start from the logits get them from one of these passes.
 
     Args:
-        probes: what to read.
         network: pixels in, logits out; left as it was found.
         images: pixels in [0, 1], [N, C, H, W].
     """
