@@ -44,7 +44,7 @@ class Advertorch(NamedTuple):
 
 @cache
 def advertorch() -> Advertorch:
-    """Import advertorch when the first attack that needs it is made; a Refusal if it cannot be imported with this torch."""
+    """Import advertorch for the first attack that needs it; a Refusal if it cannot be imported with this torch."""
     try:
         with _as_before_torch_1_9():
             from advertorch.attacks import Attack, CarliniWagnerL2Attack, GradientSignAttack

@@ -26,7 +26,7 @@ class CarliniWagner(Perturbation):
         seed: For `targeted = "random"`.
 
     Reference:
-        Carlini and Wagner 2017, Towards Evaluating the Robustness of Neural Networks; advertorch's CarliniWagnerL2Attack.
+        Carlini and Wagner 2017, Towards Evaluating the Robustness of Neural Networks; advertorch's attack.
 
     Example:
         >>> CarliniWagner(searches=5, steps=100).passes

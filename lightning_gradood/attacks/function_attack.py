@@ -11,8 +11,8 @@ from lightning_gradood.core import Perturbation, Refusal, check_distance, check_
 class FunctionAttack(Perturbation):
     """A function `(network, images, labels) -> images` of your own.
 
-    It is called with the network in eval mode and frozen, float pixels in [0, 1] and no negative label, and returns images
-    of the same shape and dtype in [0, 1].
+    It is called with the network in eval mode and frozen, float pixels in [0, 1] and no negative label, and returns
+    images of the same shape and dtype in [0, 1].
 
     Args:
         function: Its import path, such as "my_package.my_module.my_attack".

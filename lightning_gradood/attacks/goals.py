@@ -18,7 +18,7 @@ def choose_targets(
 ) -> Tensor | None:
     """Choose the class that each image is driven to, int64 [N], or None without a choice.
 
-    `images` are the clean ones. "next" and "random" never give the label itself; `seed` and an image's id decide "random".
+    "next" and "random" never give the label itself; `seed` and an image's id decide "random".
     """
     if choice is None:
         return None
@@ -33,10 +33,10 @@ def choose_targets(
 
 
 class Goal:
-    """Classes to leave or, if `targeted`, to reach, int64 [N], as a loss of the logits; remembers which images are there.
+    """Classes to leave or, if `targeted`, to reach, int64 [N], as a loss of the logits; keeps which images achieved it.
 
-    If `classes` is None they are the least likely ones by the first logits seen, which must be those of the full batch of
-    clean images: that spares a forward pass.
+    If `classes` is None they are the least likely ones by the first logits seen, which must be those of the full batch
+    of clean images: that spares a forward pass.
     """
 
     def __init__(self, classes: Tensor | None, targeted: bool) -> None:

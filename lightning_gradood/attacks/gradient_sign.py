@@ -1,7 +1,7 @@
 """Gradient-sign attacks: FGSM, BIM, PGD and IterLL.
 
-All take steps along the sign of the loss's gradient within a distance of each pixel. FGSM takes one; BIM takes small ones; PGD
-starts at a random place; IterLL steps towards the class with the smallest logit.
+All take steps along the sign of the loss's gradient within a distance of each pixel. FGSM takes one; BIM takes small
+ones; PGD starts at a random place; IterLL steps towards the class with the smallest logit.
 """
 
 from collections.abc import Sequence
@@ -32,9 +32,9 @@ class Steps:
         advertorch()  # refused here, before anything is trained, where it cannot be imported
 
     def take(self, predict: Logits, images: Tensor, goal: Goal, start: Tensor | None = None) -> Tensor:
-        """Step from `images`, or from `images + start`, to images within [0, 1] and `eps` of `images`, [N, ...].
+        """Step from `images`, or from `images + start`, as advertorch's `perturb_iterative`; [N, ...].
 
-        `start`, [N, ...], is a first change inside `eps` and [0, 1]. The steps are those of advertorch's `perturb_iterative`.
+        The result, and so `start`, stays within [0, 1] and `eps` of `images`.
         """
         change = torch.zeros_like(images) if start is None else start
         rows = torch.arange(len(images), device=images.device)

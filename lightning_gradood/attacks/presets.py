@@ -12,7 +12,7 @@ def preset(name: str) -> dict[str, Perturbation]:
     """Make the attacks of a named set.
 
     Args:
-        name: "paper" (the settings of deep_Mahalanobis, the code of Lee et al. 2018, which the paper most probably used),
+        name: "paper" (deep_Mahalanobis, the code of Lee et al. 2018, whose settings the paper most probably used),
             "modern" (those of today's robustness papers, ε = 8/255) or "pilot" (those of this package's first check).
 
     Returns:

@@ -1,4 +1,4 @@
-"""Perturbations that follow no gradient: the negative of an image (Semantic), and noise of the same L2 norm as an attack."""
+"""Perturbations without gradients: the negative of an image (Semantic), and noise of the same L2 norm as an attack."""
 
 from collections.abc import Sequence
 from dataclasses import replace

@@ -168,8 +168,8 @@ FUNCTIONS: dict[Kind, Callable[..., Image]] = {
 def corrupt(pixels: NDArray[np.uint8], kind: Kind, severity: int, generator: np.random.Generator) -> NDArray[np.uint8]:
     """Return the image with one of the 15 corruptions of ImageNet-C and CIFAR-10-C, as a new array.
 
-    Results are rounded to the nearest of the 256 levels, where the published scripts round down: a difference of at most
-    one level that keeps the mean of an image.
+    Results are rounded to the nearest of the 256 levels, where the published scripts round down: a difference of at
+    most one level that keeps the mean of an image.
 
     Args:
         pixels: uint8 [H, W, 3], red, green and blue.
@@ -178,7 +178,7 @@ def corrupt(pixels: NDArray[np.uint8], kind: Kind, severity: int, generator: np.
         generator: All that is random.
 
     Reference:
-        Hendrycks and Dietterich, Benchmarking Neural Network Robustness to Common Corruptions and Perturbations, ICLR 2019.
+        Hendrycks and Dietterich 2019, Benchmarking Neural Network Robustness to Common Corruptions and Perturbations.
 
     Example:
         >>> grey = np.full((32, 32, 3), 128, dtype=np.uint8)
@@ -211,8 +211,8 @@ class Corruption(Perturbation):
     """Common corruptions that do not depend on the network: noise, blur, weather and what cameras and files do.
 
     Images are rounded to 8 bits, corrupted one by one on the CPU and returned in the dtype and on the device they came
-    in. Grey images [N, 1, H, W] are corrupted as if they were in colour, and the mean of the three channels is returned.
-    The random numbers of an image depend on `seed`, `kind`, `severity` and its id only.
+    in. Grey images [N, 1, H, W] are corrupted as if they were in colour, and the mean of the three channels is
+    returned. The random numbers of an image depend on `seed`, `kind`, `severity` and its id only.
 
     Args:
         kind: One of the 15 corruptions of ImageNet-C and CIFAR-10-C.
@@ -220,7 +220,7 @@ class Corruption(Perturbation):
         seed: Another seed draws other noise, snow and so on.
 
     Reference:
-        Hendrycks and Dietterich, Benchmarking Neural Network Robustness to Common Corruptions and Perturbations, ICLR 2019.
+        Hendrycks and Dietterich 2019, Benchmarking Neural Network Robustness to Common Corruptions and Perturbations.
 
     Example:
         >>> network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3072, 10))

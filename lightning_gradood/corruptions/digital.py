@@ -48,8 +48,8 @@ def _picture(image: Image) -> PillowImage.Image:
 def elastic_transform(image: Image, generator: np.random.Generator, pull: float, smooth: float, corner: float) -> Image:
     """Stretch the image as if it were printed on rubber; lengths are shares of the shorter side.
 
-    Displacements are uniform between ± `pull`, smoothed by a Gaussian of deviation `smooth` (Simard et al., ICDAR 2003);
-    before them, as in the published scripts, an affine map moves each of three corners by up to ± `corner`.
+    Displacements are uniform between ± `pull`, smoothed by a Gaussian of deviation `smooth` (Simard et al., ICDAR
+    2003); before them, as in the published scripts, an affine map moves each of three corners by up to ± `corner`.
     """
     side = min(image.shape[:2])
     matrix, offset = _affine(image, generator.uniform(-corner * side, corner * side, size=(3, 2)))

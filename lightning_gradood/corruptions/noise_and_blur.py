@@ -34,7 +34,7 @@ def impulse_noise(image: Image, generator: np.random.Generator, share: float) ->
 
 
 def zoomed(image: Image, factor: float) -> Image:
-    """Cut out the middle of an image [H, W] or [H, W, C] and enlarge it linearly, by at least 1, to the size of the image.
+    """Enlarge the middle of an image [H, W] or [H, W, C] linearly, by at least 1, to the size of the image.
 
     The result is the middle of ``scipy.ndimage.zoom(middle, factor, order=1)``.
     """
@@ -72,10 +72,10 @@ def shuffled(image: Image, generator: np.random.Generator, reach: int) -> Image:
 def rearranged(image: Image, offsets: NDArray[np.int64], reach: int) -> Image:
     """Visit pixels from the last to the first and overwrite each by the current value of the pixel at its offset.
 
-    The published scripts mean to swap two pixels, but overwrite one, as the published images show. A pixel copies either a
-    value that is not overwritten yet or one that is; which one is a chain of references, and all chains are followed at
-    once by doubling. `offsets`, [H - 2 · reach, W - 2 · reach, 2], point down and right, in pixels, from rows and columns
-    reach + 1 … size - reach.
+    The published scripts mean to swap two pixels, but overwrite one, as the published images show. A pixel copies
+    either a value that is not overwritten yet or one that is; which one is a chain of references, and all chains are
+    followed at once by doubling. `offsets`, [H - 2 · reach, W - 2 · reach, 2], point down and right, in pixels, from
+    rows and columns reach + 1 … size - reach.
     """
     height, width = image.shape[:2]
     places = np.arange(height * width).reshape(height, width)
@@ -127,8 +127,8 @@ def glass_blur(image: Image, generator: np.random.Generator, deviation: float, r
 def streaked(image: Image, radius: float, deviation: float, degrees: float) -> Image:
     """Trail every point of an image [H, W] or [H, W, C] over 2 · `radius` + 1 pixels, fading as half a Gaussian.
 
-    A pixel gathers from the direction `degrees`, 0 is the right, 90 is down; outside, the nearest pixel inside counts. As
-    ImageMagick's MotionBlurImage, which made the published images.
+    A pixel gathers from the direction `degrees`, 0 is the right, 90 is down; outside, the nearest pixel inside counts.
+    As ImageMagick's MotionBlurImage, which made the published images.
     """
     steps = np.arange(2 * int(radius) + 1)
     weights = np.exp(-(steps**2) / (2 * deviation**2))
@@ -152,7 +152,7 @@ def motion_blur(image: Image, generator: np.random.Generator, radius: float, dev
 def zoom_blur(image: Image, generator: np.random.Generator, largest: float, step: float) -> Image:
     """Move the camera quickly forward: the mean of the image and its enlargements.
 
-    Their factors are ``numpy.arange(1, largest, step)``, whose rounding decides as in the published scripts on the last.
+    Their factors are ``numpy.arange(1, largest, step)``, as published: its rounding decides on the last one.
     """
     factors = np.arange(1, largest, step)
     # the image itself counts once more

@@ -8,10 +8,10 @@ from lightning_gradood.corruptions.noise_and_blur import Image, streaked, zoomed
 
 
 def plasma(height: int, width: int, generator: np.random.Generator, decay: float) -> Image:
-    """Draw a plasma fractal by the diamond-square algorithm on a torus (Fournier et al., CACM 25(6), 1982), [height, width].
+    """Draw a plasma fractal by the diamond-square algorithm on a torus, [height, width] (Fournier et al. 1982).
 
-    From one scale to the next, half as large, displacements shrink by `decay`²: around 1 is grain, 3 is smooth. The square
-    it is cut from spans exactly [0, 1].
+    From one scale to the next, half as large, displacements shrink by `decay`²: around 1 is grain, 3 is smooth. The
+    square it is cut from spans exactly [0, 1].
     """
     side = 2 ** max(1, math.ceil(math.log2(max(height, width))))
     field = np.zeros((1, 1))
@@ -45,7 +45,7 @@ TINT = np.array([-0.06, 0.0, 0.06])
 
 
 def frost(image: Image, generator: np.random.Generator, kept: float, weight: float, scale: float) -> Image:
-    """See the image, with weight `kept`, through ice crystals on a window pane, with `weight`; the two may sum to more than 1.
+    """See the image, with weight `kept`, through ice crystals, with `weight`; the two may sum to more than 1.
 
     The published images blend in photographs of frost, resized by `scale`; `crystals` draws them instead.
     """
@@ -55,8 +55,8 @@ def frost(image: Image, generator: np.random.Generator, kept: float, weight: flo
 def crystals(height: int, width: int, generator: np.random.Generator, scale: float) -> Image:
     """Draw a texture like a photograph of frost, [height, width, 3] in [0, 1]: needles on two plasmas, in cold grey.
 
-    Its mean brightness is drawn between those of the darkest and the brightest photograph; as with these, the brighter the
-    less contrast. At a `scale` of 1 needles are up to 20 pixels long; they shrink with it, until only grain is left.
+    Its mean brightness is drawn between those of the darkest and the brightest photograph; the brighter, the less
+    contrast. At a `scale` of 1 needles are up to 20 pixels long; they shrink with it, until only grain is left.
     """
     decay = 1.1 + 0.2 * scale
     ridges = 1 - np.abs(2 * plasma(height, width, generator, decay) - 1)
@@ -93,8 +93,8 @@ LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601: how bright red, green an
 def snow(image: Image, generator: np.random.Generator, *settings: float) -> Image:
     """Let flakes fall, streaked by their speed, over an image that has become paler.
 
-    `settings` are mean and standard deviation of the normal field that flakes are cut from, its enlargement, the threshold
-    below which there is no flake, radius and deviation of the streaks as in `streaked`, and the share that stays unpaled.
+    `settings` are mean and deviation of the normal field that flakes are cut from, its enlargement, the threshold below
+    which there is no flake, radius and deviation of the streaks as in `streaked`, and the share that stays unpaled.
     """
     mean, deviation, enlargement, threshold, radius, spread, kept = settings
     field = zoomed(generator.normal(mean, deviation, size=image.shape[:2]), enlargement)

@@ -16,9 +16,9 @@ _SMALLEST = 1e-12  # of standard deviations, eigenvalues and squared distances
 class ClassGaussian:
     """Values of normal images: how they vary about the mean of their predicted class.
 
-    Values are standardised and the mean of the predicted class is subtracted; a class that was never predicted has the mean of
-    all. Directions of the covariance of what is left, shrunk as Ledoit and Wolf do, are scaled by their eigenvalue to the power
-    −whitening/2: 0 leaves each value at unit variance, 1 gives every direction the same weight.
+    Values are standardised and the mean of the predicted class is subtracted; a class that was never predicted has the
+    mean of all. Directions of the covariance of what is left, shrunk as Ledoit and Wolf do, are scaled by their
+    eigenvalue to the power −whitening/2: 0 leaves each value at unit variance, 1 gives every direction the same weight.
 
     Args:
         mean: float64 [D].

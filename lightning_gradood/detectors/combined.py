@@ -48,14 +48,14 @@ class EmpiricalTail:
 class Combined(Detector):
     """Combine detectors that need no anomalies by their p-values on normal images.
 
-    Normal `train` images are divided into folds. Each detector is fitted on all folds but one and scores that one, in turn, so
-    that its p-values are of images that it was not fitted on; then it is fitted on all of them. High scores are anomalous, so
-    p-values are one-sided.
+    Normal `train` images are divided into folds. Each detector is fitted on all folds but one and scores that one, in
+    turn, so that its p-values are of images that it was not fitted on; then it is fitted on all of them. High scores
+    are anomalous, so p-values are one-sided.
 
     Args:
         detectors: at least two, with different names, none of which needs anomalies.
         rule: `fisher`, the sum of −log p; `squares`, of their squares, which follows the most surprised detector more;
-            `cauchy`, the logarithm of 1 + Σ 1/p, which the smallest p-values decide (for small p, Cauchy's cot(π p) is 1/(π p)).
+            `cauchy`, the logarithm of 1 + Σ 1/p, which the smallest p-values decide (cot(π p) is 1/(π p) for small p).
         folds: into which normal `train` images are divided, 2 to 1000.
 
     Reference:

@@ -25,8 +25,8 @@ _TOP = 3  # logits that are looked at one by one; of the others mean and standar
 class ViewsProbe(SharedLogitsProbe):
     """Changes of the logits between an image and views of it, in the order of the image's own logits.
 
-    For each view: the changes of the three largest logits, and mean and standard deviation of the changes of the others. An
-    image costs one forward pass and one for each view.
+    For each view: the changes of the three largest logits, and mean and standard deviation of the changes of the
+    others. An image costs one forward pass and one for each view.
 
     Args:
         views: `mirror`, left and right exchanged; `blur`, means of 2×2 pixels.
@@ -73,7 +73,7 @@ class ViewsProbe(SharedLogitsProbe):
 
 
 def _summary(changes: Tensor) -> Tensor:
-    """Top changes, mean and standard deviation of the others, [N, 5]; 0 for logits that a network of few classes lacks."""
+    """Top changes, mean and standard deviation of the others, [N, 5]; 0 where a network has too few classes."""
     top = F.pad(changes[:, :_TOP], (0, max(_TOP - changes.shape[1], 0)))
     others = changes[:, _TOP:]
     if not others.shape[1]:
@@ -91,8 +91,8 @@ _VIEWS = {"mirror": lambda images: images.flip(3), "blur": _blurred}
 class Consistency(Detector):
     """Log squared distance of how the logits change with the view to what is usual for the predicted class.
 
-    It needs no anomalies: images that lie near decision boundaries, adversarial ones above all, change more or otherwise than
-    normal ones. An adaptive attack would find it an easy target.
+    It needs no anomalies: images that lie near decision boundaries, adversarial ones above all, change more or
+    otherwise than normal ones. An adaptive attack would find it an easy target.
 
     Args:
         views: as for `ViewsProbe`.

@@ -34,8 +34,7 @@ class NotFittedError(RuntimeError):
 class Detector(ABC):
     """Fits on records, scores records, saves and loads what it has learnt.
 
-    A constructor's parameters are settings; each is found under its own name as an attribute, so that `arguments` can
-    save them.
+    A constructor's parameters are settings; each is an attribute of the same name, so that `arguments` can save them.
     """
 
     @property
@@ -96,23 +95,15 @@ class Detector(ABC):
 
     @abstractmethod
     def score(self, records: Records) -> np.ndarray:
-        """Scores float64 [n], any range, higher = more anomalous.
-
-        Raises:
-            NotFittedError: it has learnt nothing yet.
-        """
+        """Scores float64 [n], any range, higher = more anomalous; a NotFittedError if it has learnt nothing yet."""
 
     @abstractmethod
     def state_dict(self) -> dict[str, Tensor]:
-        """Everything `fit` has learnt, as tensors.
-
-        Raises:
-            NotFittedError: it has learnt nothing yet.
-        """
+        """Everything `fit` has learnt, as tensors; a NotFittedError if it has learnt nothing yet."""
 
     @abstractmethod
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Take what `state_dict` of a detector with the same settings returned; scores are then equal to the last bit."""
+        """Take what `state_dict` of a detector with the same settings returned; scores are then bitwise equal."""
 
     def _fitted(self, learnt: Fit | None) -> Fit:
         if learnt is None:
@@ -164,8 +155,8 @@ _BLOCK = 32  # rows that are scored together
 def score_in_blocks(detector: Detector, records: Records) -> np.ndarray:
     """Scores of a fitted detector, float64 [n], computed in blocks of one size.
 
-    Matrix products of other sizes are summed in another order and differ in the last bit; in blocks an image gets the same
-    bits alone, as from a guard, as among thousands.
+    Matrix products of other sizes are summed in another order and differ in the last bit; in blocks an image gets the
+    same bits alone, as from a guard, as among thousands.
     """
     number = len(records)
     rows = np.minimum(np.arange(-(-number // _BLOCK) * _BLOCK), number - 1)  # the last one fills the last block

@@ -18,9 +18,9 @@ from lightning_gradood.records import Records
 class GradNormProbe(FeatureLayerProbe):
     """L1 norm of the gradient of Σ_c −log softmax(z)_c in the last layer's weight, per image, float64 [N, 1].
 
-    In closed form: the gradient is the outer product of C·softmax(z) − 1 and the penultimate features, so its L1 norm is
-    the product of theirs. The loss is summed over the classes, as in the original; a mean would divide by C. Of `TwoLogits`
-    the last layer gives the second logit alone.
+    In closed form: the gradient is the outer product of C·softmax(z) − 1 and the penultimate features, so its L1 norm
+    is the product of theirs. The loss is summed over the classes, as in the original; a mean would divide by C. Of
+    `TwoLogits` the last layer gives the second logit alone.
 
     Reference:
         Huang, Geng, Li 2021, Eq. 7; its code, gradnorm_ood, `iterate_data_gradnorm`.

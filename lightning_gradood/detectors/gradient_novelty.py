@@ -1,7 +1,7 @@
 """One-class detectors on gradient representations: a Gaussian, nearest neighbours.
 
 Norms vary with the predicted class, so `ClassGaussian` centres log norms on it and whitens them. Full whitening would
-let the many directions in which normal images hardly differ hide the few in which anomalous ones do: the default is half.
+let the many directions in which normal images hardly differ hide the few in which anomalous ones do.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class GradientGaussian(OneClassDetector):
 
     Args:
         label_designs: the representation is their norms side by side; by default those of the experiment, or AllOnes.
-        whitening: 1 gives the Mahalanobis distance with a shrunk tied covariance, 0 the Euclidean one of standardised norms.
+        whitening: 1 gives the Mahalanobis distance with a shrunk tied covariance, 0 the standardised Euclidean one.
 
     Reference:
         Lee et al. 2018, Eq. 1, on gradient norms rather than features; Ledoit and Wolf 2004 for the shrinkage.

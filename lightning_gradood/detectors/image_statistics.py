@@ -17,7 +17,7 @@ _BLOCK = 8  # pixels; JPEG transforms blocks of this size
 
 
 class ImageStatisticsProbe(Probe):
-    """Mean, variance, high-frequency energy and JPEG blockiness of an image, see `image_statistics`; the network is not run."""
+    """The four `image_statistics` of an image: mean, variance, high-frequency energy and JPEG blockiness."""
 
     @property
     @override
@@ -38,9 +38,10 @@ def image_statistics(images: Tensor) -> Tensor:
 
     - mean of all pixels and channels;
     - their variance (divided by their number);
-    - high-frequency energy: the part of each channel's variance in waves of fewer than four pixels, averaged over channels;
-    - blockiness: mean absolute step between neighbouring pixels across the borders of 8×8 blocks, counted from the upper
-      left corner, minus that within blocks, averaged over the two directions; 0 where an image has no border.
+    - high-frequency energy: the part of a channel's variance in waves of fewer than four pixels, averaged over
+      channels;
+    - blockiness: mean absolute step between neighbouring pixels across the borders of 8×8 blocks, counted from the
+      upper left corner, minus that within blocks, averaged over the two directions; 0 where an image has no border.
 
     Args:
         images: pixels in [0, 1], [N, C, H, W].
@@ -87,8 +88,8 @@ _FLOOR = 1e-12  # added before logarithms; far below the variance of one grey le
 class ImageStatistics(Detector):
     """Logistic regression on mean, log variance, log high-frequency energy and JPEG blockiness.
 
-    Where it does well, a source is easy for a reason other than its content: how the images were resized or compressed. The
-    numbers of other detectors on that source then say little.
+    Where it does well, a source is easy for a reason other than its content: how the images were resized or compressed.
+    The numbers of other detectors on that source then say little.
     """
 
     name = "image_statistics"

@@ -22,10 +22,10 @@ class Inputs:
     """Groups of numbers about an image, one after the other.
 
     Args:
-        names: one or more, each once: `norms`, logarithms of the gradient norms of every label design, ln(value + 1e-30);
-            `features`, averages and standard deviations of the channels of the feature layers; `confidence`, of the logits z:
-            logsumexp, z₁ − z₂, z₂ − z₃, log(1 − p₁), mean, standard deviation, z₁, z₂, z₃; `views`, how the logits change with
-            the view, see `ViewsProbe`.
+        names: one or more, each once: `norms`, logarithms of the gradient norms of every label design, ln(value +
+            1e-30); `features`, averages and standard deviations of the channels of the feature layers; `confidence`, of
+            the logits z: logsumexp, z₁ − z₂, z₂ − z₃, log(1 − p₁), mean, standard deviation, z₁, z₂, z₃; `views`, how
+            the logits change with the view, see `ViewsProbe`.
         label_designs: whose norms are read.
     """
 

@@ -22,7 +22,7 @@ _MOST = 50
 
 
 class KNN(Detector):
-    """Euclidean distance, in [0, 2], of unit-length penultimate features to the k-th nearest of the normal `train` records.
+    """Distance, in [0, 2], of unit-length penultimate features to the k-th nearest of the normal `train` records.
 
     Args:
         k: which neighbour, at least 1; by default one in 16 of the normal `train` records, and at most the paper's 50.

@@ -27,7 +27,7 @@ def local_dimensionality(distances: np.ndarray, neighbours: Sequence[int]) -> np
 
     Args:
         distances: to all m neighbours, in any order, float [n, m].
-        neighbours: the K values of k, each in 1 … m. The result is at most 1e6 (equal distances), and 0 where all k are 0.
+        neighbours: the K values of k, each in 1 … m. Estimates are at most 1e6 (equal distances), 0 where all k are 0.
 
     Reference:
         Amsaleg et al. 2015, Eq. 10; Ma et al. 2018, Eq. 4.
@@ -49,8 +49,8 @@ def local_dimensionality(distances: np.ndarray, neighbours: Sequence[int]) -> np
 class Neighbourhoods:
     """Mini-batches of clean images; each image is compared with all of one batch but one.
 
-    That one is the image itself or its clean version, where a batch has it, else it follows from its largest features: so
-    images in and outside the batches have equally many neighbours, and a score does not depend on an image's name.
+    That one is the image itself or its clean version, where a batch has it, else it follows from its largest features:
+    so images in and outside the batches have equally many neighbours, and a score does not depend on an image's name.
     """
 
     features: np.ndarray  # of the clean images, float [batches, size, width]
@@ -117,12 +117,11 @@ class LID(Detector):
     """Logistic regression on the local intrinsic dimensionality of every feature layer among clean `train` images.
 
     Neighbours are sought in mini-batches of 100 clean images, the image's own clean version not counted. Lee et al.
-    take the batch that is scored; here it is always made of normal `train` records, so that a score depends on its own
-    image alone.
+    take the batch that is scored; here it is of normal `train` records, so that a score depends on its own image alone.
 
     Args:
-        neighbours: the grid of k, each at least 2; the one with the highest AUROC on `val` is taken, the first of equals.
-            Values that exceed the neighbours there are, 99 or fewer, are left out.
+        neighbours: the grid of k, each at least 2; the one with the highest AUROC on `val` is taken, the first of
+            equals. Values that exceed the neighbours there are, 99 or fewer, are left out.
         layers: modules to read, as for `FeatureProbe`.
 
     Raises:
@@ -179,8 +178,8 @@ class LID(Detector):
     def state_dict(self) -> dict[str, Tensor]:
         """The regression, `k`, and the mini-batches.
 
-        `clean` holds their features, float64 [batches, size, ΣC], `layer` the feature layer of each column, int64 [ΣC], and
-        `ids` UTF-8 bytes of the JSON list of the images' ids, in the order of `clean`.
+        `clean` holds their features, float64 [batches, size, ΣC], `layer` the feature layer of each column, int64 [ΣC],
+        and `ids` UTF-8 bytes of the JSON list of the images' ids, in the order of `clean`.
         """
         fit = self._fitted(self._fit)
         layer = np.concatenate([np.full(len(columns), index) for index, columns in enumerate(fit.layers)])

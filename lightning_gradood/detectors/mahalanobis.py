@@ -81,8 +81,8 @@ class Moments:
     def gaussians(self) -> TiedGaussians:
         """The Gaussians of the classes seen, on the CPU.
 
-        The covariance is that of scikit-learn's EmpiricalCovariance of class-centred features, which deep_Mahalanobis fits;
-        directions without variance are left out, as by a pseudo-inverse.
+        The covariance is that of scikit-learn's EmpiricalCovariance of class-centred features, which deep_Mahalanobis
+        fits; directions without variance are left out, as by a pseudo-inverse.
         """
         counts, sums = self._counts.cpu(), self._sums.cpu()
         seen = counts > 0
@@ -96,11 +96,11 @@ class Moments:
 class MahalanobisProbe(Probe):
     """Confidence −½·d² of each feature layer, d being the Mahalanobis distance to the closest class mean, for every magnitude m.
 
-    The image is first moved to x − m·sign(∇ₓ ½·d²), d of the same feature layer: pixels in [0, 1], not clipped, a gradient
-    of 0 counts as positive. An image costs one forward pass, and with magnitudes above 0 one backward pass for each feature
-    layer and one forward pass up to the feature layer for each pair of a feature layer and a magnitude: with Lee et al.'s
-    grid and five feature layers 1 whole and 30 shorter forward passes and 5 backward passes. Class means and covariance
-    come from the classifier's training images (`prepare`).
+    The image is first moved to x − m·sign(∇ₓ ½·d²), d of the same feature layer: pixels in [0, 1], not clipped, a
+    gradient of 0 counts as positive. An image costs one forward pass, and with magnitudes above 0 one backward pass for
+    each feature layer and one forward pass up to the feature layer for each pair of a feature layer and a magnitude:
+    with Lee et al.'s grid and five feature layers 1 whole and 30 shorter forward passes and 5 backward passes. Class
+    means and covariance come from the classifier's training images (`prepare`).
 
     Args:
         magnitudes: m, at least 0, each once, in units of pixels in [0, 1]; only 0 means no pre-processing.
@@ -226,10 +226,10 @@ class _Fit:
 class Mahalanobis(Detector):
     """Half the squared Mahalanobis distance to the closest class mean, a covariance shared by all classes.
 
-    Alone (`mahalanobis_v`) it is that of the last feature layer. With `preprocessing` (`mahalanobis_p`) images take a step
-    towards the closest mean first, of the magnitude with the highest AUROC on `val`, the first of equals. With `ensemble`
-    (`mahalanobis_fe`) it is a logistic regression on the distances of all feature layers, fitted on `train`. Both together are
-    `mahalanobis_p_fe`. Means and covariances are those of the classifier's training images, so `data.train` must be given.
+    Alone (`mahalanobis_v`) it is that of the last feature layer. With `preprocessing` (`mahalanobis_p`) images take a
+    step towards the closest mean first, of the magnitude with the highest AUROC on `val`, the first of equals. With
+    `ensemble` (`mahalanobis_fe`) it is a logistic regression on the distances of all feature layers, fitted on `train`.
+    Both together are `mahalanobis_p_fe`. Means and covariances are those of the training images (`data.train`).
 
     Args:
         preprocessing: whether images take a step first.

@@ -100,7 +100,7 @@ def train_with_early_stopping(
     """Train until the validation loss has not fallen for `patience` epochs; keep the weights of the first best epoch.
 
     `train` and `val` are representations float64 [n, L] and labels (0 normal, 1 anomalous) int64 [n]. Returns `epoch`,
-    `train/loss`, `val/loss` (means over records) and `val/auroc` of every epoch. On the CPU: steps are too small for a GPU.
+    `train/loss`, `val/loss` (means over records) and `val/auroc` of every epoch.
     """
     settings, optimizer = network.settings, network.optimizer()
     curves, best, lowest, waited = list[dict[str, float]](), copy.deepcopy(network.state_dict()), math.inf, 0

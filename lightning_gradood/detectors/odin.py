@@ -18,8 +18,8 @@ from lightning_gradood.records import Records
 class OdinProbe(Probe):
     """Largest softmax probability at temperature T of the image x − ε·sign(∇ₓ CE(z/T, ŷ)), for every T and ε.
 
-    Pixels are those in [0, 1], neither divided by a standard deviation nor clipped afterwards; a gradient of 0 counts as
-    positive. An image costs one forward pass, one backward pass for each temperature and one forward pass for each
+    Pixels are those in [0, 1], neither divided by a standard deviation nor clipped afterwards; a gradient of 0 counts
+    as positive. An image costs one forward pass, one backward pass for each temperature and one forward pass for each
     pair of a temperature and a magnitude above 0: with the default grids 41 forward and 4 backward passes.
 
     Args:
@@ -82,7 +82,7 @@ class OdinProbe(Probe):
 
 
 def _signs(images: Tensor, logits: Tensor, temperature: float) -> Tensor:
-    """Signs of each image's own gradient; logits' gradients are scaled, which changes no sign, as float32 could underflow."""
+    """Signs of each image's own gradient; scaling the logits' gradients changes no sign and prevents underflow."""
     gradient_in_logits = Predicted(temperature).logit_gradient(to_float64(logits.detach()))
     largest = gradient_in_logits.abs().amax(dim=1, keepdim=True)
     gradient_in_logits = (gradient_in_logits / largest.where(largest > 0, 1.0)).to(logits)
@@ -92,8 +92,8 @@ def _signs(images: Tensor, logits: Tensor, temperature: float) -> Tensor:
 class ODIN(Detector):
     """Minus the largest softmax probability at temperature T after a step of ε towards the predicted class, in [−1, 0).
 
-    The pair with the highest AUROC on `val` is taken, the first of equals. The cost is that of reading the whole grid, see
-    `OdinProbe`; shorter grids are cheaper in proportion.
+    The pair with the highest AUROC on `val` is taken, the first of equals. The cost is that of reading the whole grid,
+    see `OdinProbe`; shorter grids are cheaper in proportion.
 
     Args:
         temperatures: T, positive.

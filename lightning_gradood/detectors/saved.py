@@ -46,11 +46,7 @@ class SavedDetector:
     versions: Mapping[str, str]
 
     def flag(self, records: Records) -> np.ndarray:
-        """Whether each record is anomalous, bool [n].
-
-        Raises:
-            Refusal: the records lack a probe that the detector reads, or hold other columns of it.
-        """
+        """Whether each record is anomalous, bool [n]; a Refusal if they lack columns that the detector reads."""
         for probe, names in self.reads.items():
             got = records.names(probe) if probe in records.probes else None
             if got is None or (names and got and list(got) != names):

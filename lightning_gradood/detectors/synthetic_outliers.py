@@ -30,8 +30,8 @@ _MOST = 6000  # records of either kind that a linear model is fitted on; more ch
 class SyntheticOutliers(Detector):
     """Logit by which a model takes an image for a synthetic outlier rather than a normal image.
 
-    The outliers are made from normal images and read in the same pass; only those of `train` are fitted on. Scoring an image
-    makes none. With `inputs = [norms]` and `model = mlp` it is the paper's detector without known anomalies.
+    The outliers are made from normal images and read in the same pass; only those of `train` are fitted on. Scoring an
+    image makes none. With `inputs = [norms]` and `model = mlp` it is the paper's detector without known anomalies.
 
     Args:
         inputs: what the model reads of an image, see `Inputs`.
@@ -42,8 +42,8 @@ class SyntheticOutliers(Detector):
         settings: of the MLP.
 
     Reference:
-        Hendrycks, Mazeika and Dietterich 2019, "Outlier Exposure", which trains the classifier itself on outliers; here a
-        small model is trained on what the classifier shows.
+        Hendrycks, Mazeika and Dietterich 2019, "Outlier Exposure", which trains the classifier itself on outliers; here
+        a small model is trained on what the classifier shows.
     """
 
     name = "synthetic_outliers"

@@ -32,7 +32,7 @@ def densenet_bc_100_12(num_classes: PositiveInt = 10, channels: PositiveInt = 3)
 
 
 def resnet18(num_classes: PositiveInt = 10, channels: PositiveInt = 3) -> ResNet:
-    """Build ResNet-18 for normalised small images: 62 parameter tensors, 11.2 million parameters, randomly initialised.
+    """Build ResNet-18 for small images: 62 parameter tensors, 11.2 million parameters, randomly initialised.
 
     Reference:
         He et al., Deep Residual Learning for Image Recognition, 2016; the stem is the field's for CIFAR.
@@ -45,7 +45,7 @@ def resnet18(num_classes: PositiveInt = 10, channels: PositiveInt = 3) -> ResNet
 
 
 def resnet34(num_classes: PositiveInt = 10, channels: PositiveInt = 3) -> ResNet:
-    """Build ResNet-34 for normalised small images: 110 parameter tensors, 21.3 million parameters, randomly initialised.
+    """Build ResNet-34 for small images: 110 parameter tensors, 21.3 million parameters, randomly initialised.
 
     Reference:
         He et al., Deep Residual Learning for Image Recognition, 2016; the stem is the field's for CIFAR.
@@ -68,7 +68,7 @@ def _small_image_resnet(blocks: list[int], num_classes: int, channels: int) -> R
 
 
 def resnet20(num_classes: PositiveInt = 10, channels: PositiveInt = 3) -> "CifarResNet":
-    """Build ResNet-20 for normalised small images: 59 parameter tensors, 0.27 million parameters, randomly initialised.
+    """Build ResNet-20 for small images: 59 parameter tensors, 0.27 million parameters, randomly initialised.
 
     Reference:
         He et al., Deep Residual Learning for Image Recognition, 2016, section 4.2, option A.

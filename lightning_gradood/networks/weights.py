@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from lightning_gradood.core import Refusal
 from lightning_gradood.networks.checkpoints import read_networks
 
-# Attributes that hold the network in DistributedDataParallel, `Normalized`, `ClassificationTask`, other tasks, torch.compile.
+# attributes that hold the network in DistributedDataParallel, `Normalized`, tasks, torch.compile
 _WRAPPERS = frozenset({"module", "network", "model", "net", "_orig_mod"})
 _ROOT = '""'  # what stands for an empty prefix, as it is typed
 _COUNTER = "num_batches_tracked"  # BatchNorm's, unused with a fixed momentum, absent from files before torch 0.4.1
@@ -22,9 +22,9 @@ def load_weights(network: nn.Module, path: str | os.PathLike[str], prefix: str |
 
     Names fit when they are the same after the wrappers' prefixes ("module.", "network.", "model.", "net.", "_orig_mod."
     and chains of them) are taken from both. So a plain network's file loads into a `Normalized` one, and so does a
-    Lightning checkpoint of a task; what the checkpoint holds beside the network is not read. Of several networks in one file
-    the only one that fits is taken, and none where several do and no prefix says which. Tied weights need one of their names.
-    Floating-point values are cast to the network's dtype, integers never are.
+    Lightning checkpoint of a task; what the checkpoint holds beside the network is not read. Of several networks in one
+    file the only one that fits is taken, and none where several do and no prefix says which. Tied weights need one of
+    their names. Floating-point values are cast to the network's dtype, integers never are.
 
     Args:
         network: The network to fill.
@@ -35,8 +35,8 @@ def load_weights(network: nn.Module, path: str | os.PathLike[str], prefix: str |
         Sentences about what was decided: which of several networks is taken, and which dtypes are cast.
 
     Raises:
-        Refusal: If the file cannot be read, names are missing or unexpected, shapes or kinds of numbers differ, or several
-            networks in the file fit. The network is unchanged then.
+        Refusal: If the file cannot be read, names are missing or unexpected, shapes or kinds of numbers differ, or
+            several networks in the file fit. The network is unchanged then.
 
     Example:
         >>> import tempfile

@@ -17,10 +17,11 @@ PENULTIMATE = "penultimate"
 def feature_layer_names(network: nn.Module) -> list[str]:
     """Name the feature layers at which a network is read by default.
 
-    ResNets, found by their children `relu` and `layer1`: the stem after its activation and every stage. DenseNets, found by
-    `conv0` and `denseblock1`: the stem, every transition, and the penultimate features, which are the last block after its
-    norm and activation. Of any other network: the children that have parameters and stand before the one with the last
-    nn.Linear, and the penultimate features; wrappers around a single child are looked through.
+    ResNets, found by their children `relu` and `layer1`: the stem after its activation and every stage. DenseNets,
+    found
+    by `conv0` and `denseblock1`: the stem, every transition, and the penultimate features, which are the last block
+    after its norm and activation. Of any other network: the children that have parameters and stand before the one with
+    the last nn.Linear, and the penultimate features; wrappers around a single child are looked through.
 
     Args:
         network: pixels in, logits out.

@@ -37,13 +37,7 @@ class SharedLogitsProbe(Probe):
 
     @abstractmethod
     def from_logits(self, network: nn.Module, images: Tensor, logits: Tensor) -> Tensor:
-        """Compute the values, [N, width].
-
-        Args:
-            network: pixels in, logits out; left as it was found.
-            images: pixels in [0, 1], [N, C, H, W].
-            logits: the network's output for them, [N, classes].
-        """
+        """Compute the values, [N, width], from images, as for `Probe.__call__`, and their logits, [N, classes]."""
 
     @override
     def __call__(self, network: nn.Module, images: Tensor) -> Tensor:
@@ -62,13 +56,11 @@ class FeatureLayerProbe(Probe):
 
     @abstractmethod
     def from_layers(self, network: nn.Module, logits: Tensor, layers: Sequence[Tensor]) -> Tensor:
-        """Compute the values, [N, width].
+        """Compute the values, [N, width], from logits [N, classes]; the network is in evaluation mode and frozen.
 
         Args:
-            network: pixels in, logits out, in evaluation mode and frozen.
-            logits: the network's output, [N, classes].
-            layers: for each of `layers_of(network)` the averages [N, C_i]; where `spread` is true, behind them the standard
-                deviations over the same places, [N, C_i] or, of an output [N, C_i], none.
+            layers: for each of `layers_of(network)` the averages [N, C_i]; where `spread` is true, behind them the
+                standard deviations over the same places, [N, C_i] or, of an output [N, C_i], none.
         """
 
     @override
@@ -77,7 +69,7 @@ class FeatureLayerProbe(Probe):
 
 
 def read_layers(probes: Sequence[FeatureLayerProbe], network: nn.Module, images: Tensor) -> tuple[Tensor, list[Tensor]]:
-    """Read several feature layer probes in one forward pass: logits [N, classes], and of each probe its values [N, width].
+    """Read feature layer probes in one forward pass: logits [N, classes], and the values [N, width] of each probe.
 
     A Refusal if a logit or a feature is not finite.
     """
@@ -102,8 +94,7 @@ class FeatureProbe(FeatureLayerProbe):
     """Spatial averages of the network's feature layers, side by side, [N, ΣC_i], in the network's dtype.
 
     Args:
-        layers: modules of the network, each once, as in `network.named_modules()`, or `penultimate`; by default those of
-            `feature_layer_names`.
+        layers: modules, each once, as in `network.named_modules()`, or `penultimate`; see `feature_layer_names`.
 
     Reference:
         deep_Mahalanobis (Lee et al. 2018), `lib_generation.py`.
@@ -123,7 +114,7 @@ class FeatureProbe(FeatureLayerProbe):
         return "features/" + ("layers" if self.layers is None else "+".join(self.layers))
 
     def names(self, network: nn.Module) -> list[str]:
-        """`<feature layer>.<channel>` for each column of the last reading; empty before the first, which counts channels."""
+        """`<feature layer>.<channel>` for each column of the last reading, which counts channels; empty before it."""
         return [f"{layer}.{channel}" for layer, width in self._widths.items() for channel in range(width)]
 
     @override
@@ -137,7 +128,7 @@ class FeatureProbe(FeatureLayerProbe):
 
 
 class FeatureSpreadProbe(FeatureLayerProbe):
-    """Averages, then standard deviations, of the channels of each feature layer, [N, up to 2·ΣC_i], in the network's dtype.
+    """Averages, then standard deviations, of the channels of each feature layer, [N, up to 2·ΣC_i].
 
     A deviation says whether a feature is somewhere in the image or everywhere in it, which the average does not.
 
@@ -170,7 +161,7 @@ class FeatureSpreadProbe(FeatureLayerProbe):
 
 
 class PenultimateProbe(FeatureLayerProbe):
-    """The penultimate features, [N, D]: the input of the last nn.Linear that a forward pass runs, in the network's dtype."""
+    """The penultimate features, [N, D]: the input of the last nn.Linear that a forward pass runs."""
 
     @property
     @override

@@ -49,8 +49,8 @@ class Draws:
 class SyntheticOutlier(Perturbation):
     """Makes of a normal image one that stands for unknown anomalies, from that image alone.
 
-    No second image takes part, so that an outlier lies in the split of its one image. A subclass is a frozen dataclass with a
-    field `seed`, or a class with settings as attributes, and writes `make`. Pixels are clipped to [0, 1] afterwards.
+    No second image takes part, so that an outlier lies in the split of its one image. A subclass is a frozen dataclass
+    with a field `seed`, or a class with settings as attributes, and writes `make`; pixels are then clipped to [0, 1].
 
     Example:
         >>> from dataclasses import dataclass
@@ -83,7 +83,7 @@ class SyntheticOutlier(Perturbation):
 
 
 class GradientOutlier(SyntheticOutlier):
-    """A synthetic outlier made with the network's gradient by the pixels, on its own predictions; a subclass writes `walk`."""
+    """A synthetic outlier made with the network's gradient by the pixels; a subclass writes `walk`."""
 
     @abstractmethod
     def walk(self, predict: Logits, images: Tensor, predicted: Tensor, draws: Draws) -> Tensor:

@@ -180,7 +180,7 @@ class Elastic(SyntheticOutlier):
 
 @dataclass(frozen=True)
 class ColourField(SyntheticOutlier):
-    """Clouds of colour whose amplitude falls with frequency, by an exponent of `low` to `high`, as in natural images."""
+    """Clouds of colour whose amplitude falls with frequency as in natural images, by an exponent of `low` to `high`."""
 
     low: float = 0.5
     high: float = 2.0
@@ -202,7 +202,7 @@ class ColourField(SyntheticOutlier):
 
 @dataclass(frozen=True)
 class Rectangles(SyntheticOutlier):
-    """1 to `most` rectangles of random colours on a random colour, with soft edges; nothing of the image itself is left."""
+    """1 to `most` soft-edged rectangles of random colours on a random colour; nothing of the image is left."""
 
     most: int = 11
     seed: int = 0
