@@ -310,7 +310,7 @@ class ImageDataModule(LightningDataModule):
         return make_loader(source, range(len(source)), self.probe_batch_size, self.num_workers)
 
     def try_augment(self, images: Tensor) -> None:
-        """Refuse an augmentation that does not map training images [N, C, H, W] to such; no random numbers are used up."""
+        """Refuse an augmentation that does not map images [N, C, H, W] to such; random numbers stay as they were."""
         if self.augment is None:
             return
         try:

@@ -58,7 +58,7 @@ class Neighbourhoods:
 
     @classmethod
     def build(cls, features: np.ndarray, ids: Sequence[str], seed: int) -> "Neighbourhoods":
-        """Shuffle clean images, float [n, width], into batches of 100, or one of all if fewer; the remainder is left out."""
+        """Shuffle clean images, float [n, width], into batches of 100, or one if fewer, without the remainder."""
         size = min(_BATCH, len(ids))
         count = len(ids) // size
         rows = np.random.default_rng(seed).permutation(len(ids))[: count * size]

@@ -94,7 +94,7 @@ class Moments:
 
 
 class MahalanobisProbe(Probe):
-    """Confidence −½·d² of each feature layer, d being the Mahalanobis distance to the closest class mean, for every magnitude m.
+    """Confidence −½·d² for every feature layer and magnitude m, d the Mahalanobis distance to the closest class mean.
 
     The image is first moved to x − m·sign(∇ₓ ½·d²), d of the same feature layer: pixels in [0, 1], not clipped, a
     gradient of 0 counts as positive. An image costs one forward pass, and with magnitudes above 0 one backward pass for
@@ -139,7 +139,7 @@ class MahalanobisProbe(Probe):
         return [f"{layer} m={magnitude:g}" for layer in self._layers(network) for magnitude in self.magnitudes]
 
     def __call__(self, network: nn.Module, images: Tensor) -> Tensor:
-        """Confidences, float64 [N, feature layers·magnitudes], magnitudes varying fastest; passes are in the network's dtype."""
+        """Confidences, float64 [N, layers·magnitudes], magnitudes fastest varying; passes in the network's dtype."""
         layers = self._layers(network)
         if set(layers) - set(self._gaussians):
             raise RuntimeError("MahalanobisProbe.load comes before the first reading, with what prepare gave.")

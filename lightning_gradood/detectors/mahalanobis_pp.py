@@ -19,7 +19,7 @@ class MahalanobisPP(Detector):
     """Log squared Mahalanobis distance of features, divided by their length, to the mean of the predicted class.
 
     With `all_layers` it is the mean over the feature layers of the network, each with its own length as one more value.
-    It needs no anomalies: means and covariances are those of normal `train` images, which the classifier may not know.
+    It needs no anomalies: means and covariances are of normal `train` records, not of the classifier's training images.
 
     Args:
         all_layers: whether all feature layers are read, or the penultimate features alone.

@@ -201,7 +201,7 @@ def _member(value: Mapping[str, Any]) -> Detector:
 
 
 def _encoded(value: Any) -> Any:
-    """JSON-able form of constructor arguments; label designs, settings and detectors become their class name and fields."""
+    """JSON-able constructor arguments; label designs, settings and detectors become class name and fields."""
     if isinstance(value, Detector):
         return {"class": type(value).__name__, "arguments": _encoded(value.arguments)}
     if is_dataclass(value) and not isinstance(value, type):

@@ -56,7 +56,7 @@ class Normalized(nn.Module):
 
 
 class TwoLogits(nn.Module):
-    """A binary classifier with one logit z, sigmoid(z) the probability of class 1, as the equal one with two logits [0, z].
+    """A binary classifier with one logit z, sigmoid(z) the probability of class 1, as one with two logits [0, z].
 
     Softmax and cross entropy of [0, z] are sigmoid and binary cross entropy of z, and a loss's gradient in the weights
     is that in z of the same loss of [0, z]. The mean over classes in `gradients.AllOnes` then counts two classes, of

@@ -163,7 +163,7 @@ class ClassificationTask(LightningModule):
         self._initialised = True
 
     def prepare_training(self, trainer: Any) -> None:
-        """Read the initial weights, and refuse an optimizer or a schedule that cannot be built, before the first step."""
+        """Read the initial weights, and refuse an optimizer or a schedule that cannot be built."""
         self.load_initial_weights()
         try_optimizer(self.optimizer_factory, self.scheduler_factory)
         if self.scheduler_factory is not None:

@@ -17,9 +17,9 @@ class RawBinaryAUROC(Metric):
     """AUROC over all batches, on scores of any range, higher = more anomalous; equal to `auroc` of all scores.
 
     torchmetrics' own `BinaryAUROC` sends a batch with any score outside [0, 1] through a float32 sigmoid, which ties
-    what differs. This one keeps the scores as float64 and sorts once, in `compute`. Call `update(scores, labels)` on each
-    batch, labels 0 (normal) or 1 (anomalous), and `compute` at the end; calling the object itself asks for the AUROC of
-    one batch, which may hold a single class.
+    what differs. This one keeps the scores as float64 and sorts once, in `compute`. Call `update(scores, labels)` on
+    each batch, labels 0 (normal) or 1 (anomalous), and `compute` at the end; calling the object itself asks for the
+    AUROC of one batch, which may hold a single class.
 
     Args:
         sync_on_compute: Whether `compute` gathers the scores of all processes first. Give False where each process

@@ -84,7 +84,7 @@ def try_optimizer(
     optimizer: Callable[[Iterable[nn.Parameter]], Optimizer],
     scheduler: Callable[[Optimizer, int], LRScheduler] | None,
 ) -> None:
-    """Refuse an optimizer or a schedule that cannot be built, fails in its first step, or has numbers that train nothing.
+    """Refuse an optimizer or a schedule that cannot be built, fails in its first step or is not finite.
 
     The step is taken with a parameter that is made for it, as some settings are looked at there first.
     """
