@@ -1,8 +1,8 @@
 """Attacks: settings that turn clean images into ones that a network should fail on, and how far each one got.
 
-Pixels are in [0, 1] and the normalisation is the network's own affair (`networks.Normalized`). An attack is an object with
-typed settings; `craft` makes the images, `perturb` also says with one more forward pass what they do to the network. The
-network may be any `nn.Module`; it is left as it was found::
+Pixels are in [0, 1] and the normalisation is the network's own affair (`networks.Normalized`). An attack is an object
+with typed settings; `craft` makes the images, `perturb` also says with one more forward pass what they do to the
+network. The network may be any `nn.Module`; it is left as it was found::
 
     >>> import torch
     >>> from lightning_gradood.attacks import PGD, preset
@@ -15,8 +15,8 @@ network may be any `nn.Module`; it is left as it was found::
     {'fgsm': 1, 'bim': 6, 'pgd': 10, 'cw': 100, 'iterll': 10, 'semantic': 0}
 
 What is random about an image follows from the seed and its id alone, so that neither order nor number of processes
-matters. `AdvertorchAttack` takes any class of advertorch and `FunctionAttack` any function, by import path; a class of your
-own derives from `Perturbation` and writes `_craft`. advertorch does the arithmetic of the gradient attacks.
+matters. `AdvertorchAttack` takes any class of advertorch and `FunctionAttack` any function, by import path; a class of
+your own derives from `Perturbation` and writes `_craft`. advertorch does the arithmetic of the gradient attacks.
 """
 
 from lightning_gradood.attacks.advertorch_attack import AdvertorchAttack

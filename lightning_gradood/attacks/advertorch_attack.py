@@ -17,15 +17,11 @@ class AdvertorchAttack(Perturbation):
 
     Args:
         attack: Import path of the class, such as "advertorch.attacks.MomentumIterativeAttack".
-        settings: What its constructor takes beside the network, except `targeted`. Advertorch's own defaults count for
-            the rest; some are impractical, and an early abort (`abort_early`) may look at the whole batch.
-        eps: If given, results that change a pixel by more than this are refused; advertorch's `eps` goes into `settings`.
+        settings: Plain data that its constructor takes beside the network, except `targeted`. Advertorch's own defaults
+            count for the rest; some are impractical, and an early abort (`abort_early`) may look at the whole batch.
+        eps: If given, results that change a pixel by more are refused; advertorch's `eps` goes into `settings`.
         targeted: Class to move towards; None moves away from the label.
-        one_at_a_time: Whether to craft each image alone, as attacks that draw random numbers need it.
-        seed: For what is drawn.
-
-    Raises:
-        Refusal: There is no such class, it does not take these settings, or they are no plain data.
+        one_at_a_time: Craft each image alone, as attacks that draw random numbers need it.
 
     Example:
         >>> momentum = AdvertorchAttack("advertorch.attacks.MomentumIterativeAttack", {"eps": 8 / 255, "nb_iter": 10})
@@ -64,10 +60,11 @@ class AdvertorchAttack(Perturbation):
 
     def _arguments(self, classes: int) -> dict[str, Any]:
         known = inspect.signature(self._class).parameters
+        # advertorch asserts that `eps` and `eps_iter` are no integers
         arguments = {
             name: float(value) if name in ("eps", "eps_iter") and isinstance(value, int) else value
             for name, value in self.settings.items()
-        }  # advertorch refuses integers there by an assertion
+        }
         if "num_classes" in known:
             arguments.setdefault("num_classes", classes)
         return arguments | ({"targeted": self.targeted is not None} if "targeted" in known else {})

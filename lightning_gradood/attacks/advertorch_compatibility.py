@@ -1,7 +1,6 @@
-"""The only place that imports advertorch, when an attack first needs it; it asks for a function that torch no longer has.
+"""The only import of advertorch, when an attack first needs it, with a function that torch 1.9 removed.
 
-advertorch 0.2.3 imports `zero_gradients` from `torch.autograd.gradcheck`, which torch 1.9 removed. It stands there while
-advertorch is imported and not a moment longer.
+advertorch 0.2.3 imports `zero_gradients` from `torch.autograd.gradcheck`; it stands there only during that import.
 """
 
 import importlib
@@ -25,9 +24,8 @@ def _zero_gradients(tensor: Tensor) -> None:
 
 @contextmanager
 def _as_before_torch_1_9() -> Iterator[None]:
-    gradcheck: Any = importlib.import_module(
-        "torch.autograd.gradcheck"
-    )  # an import statement finds the function instead
+    # an import statement finds the function of the same name
+    gradcheck: Any = importlib.import_module("torch.autograd.gradcheck")
     gradcheck.zero_gradients = _zero_gradients
     try:
         yield
@@ -36,7 +34,7 @@ def _as_before_torch_1_9() -> Iterator[None]:
 
 
 class Advertorch(NamedTuple):
-    """What is used of advertorch."""
+    """The parts of advertorch that are used."""
 
     base: type[Any]
     sign_step: type[Any]
@@ -46,11 +44,7 @@ class Advertorch(NamedTuple):
 
 @cache
 def advertorch() -> Advertorch:
-    """Import advertorch when the first attack that needs it is made: without it all others work.
-
-    Raises:
-        Refusal: it cannot be imported with this torch.
-    """
+    """Import advertorch for the first attack that needs it; a Refusal if it cannot be imported with this torch."""
     try:
         with _as_before_torch_1_9():
             from advertorch.attacks import Attack, CarliniWagnerL2Attack, GradientSignAttack
@@ -64,7 +58,7 @@ def advertorch() -> Advertorch:
 
 
 def _any_precision(base: type[Any]) -> type[Any]:
-    """advertorch keeps the best distances in float32 and cannot store those of float64 images among them."""
+    """Keep the best distances in float32, as advertorch allocates them, also for float64 images."""
 
     def forward_and_update_delta(self: Any, *state: Any) -> tuple[float, Tensor, Tensor, Tensor]:
         loss, distances, logits, images = base._forward_and_update_delta(self, *state)
@@ -74,14 +68,7 @@ def _any_precision(base: type[Any]) -> type[Any]:
 
 
 def advertorch_class(path: str) -> type[Any]:
-    """Find an attack class by its import path.
-
-    Args:
-        path: such as "advertorch.attacks.MomentumIterativeAttack".
-
-    Raises:
-        Refusal: advertorch cannot be imported, there is no such thing, or it is no attack of advertorch's kind.
-    """
+    """Find an attack class by its import path, such as "advertorch.attacks.MomentumIterativeAttack", or refuse."""
     base = advertorch().base
     check_import(path.replace(":", "."))
     try:

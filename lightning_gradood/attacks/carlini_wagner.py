@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from torch import Tensor, nn
+from typing_extensions import override  # typing has it from Python 3.12 on
 
 from lightning_gradood.attacks.advertorch_compatibility import advertorch
 from lightning_gradood.attacks.goals import TargetChoice, choose_targets
@@ -16,20 +17,16 @@ class CarliniWagner(Perturbation):
     early abort, which looks at the batch's summed loss, is off.
 
     Args:
-        confidence: κ, the margin between logits that an adversarial image must have.
-        c: Weight of the margin against the distance, in the first search.
-        learning_rate: Adam's.
+        confidence: κ, at least 0, the margin between logits that an adversarial image must have.
+        c: Weight of the margin against the distance, above 0, in the first search.
+        learning_rate: Adam's, above 0.
         steps: Optimisation steps in each search.
         searches: Searches for the best c, by bisection for each image; 1 keeps it as it is.
         targeted: Class to move towards; None moves away from the label.
         seed: For `targeted = "random"`.
 
-    Raises:
-        Refusal: `steps` or `searches` is no positive integer, `confidence` negative, or `c` or `learning_rate` not above 0.
-
     Reference:
-        Carlini and Wagner 2017, Towards Evaluating the Robustness of Neural Networks; advertorch's
-        CarliniWagnerL2Attack.
+        Carlini and Wagner 2017, Towards Evaluating the Robustness of Neural Networks; advertorch's attack.
 
     Example:
         >>> CarliniWagner(searches=5, steps=100).passes
@@ -61,8 +58,8 @@ class CarliniWagner(Perturbation):
         self.seed = seed
 
     @property
+    @override
     def passes(self) -> int:
-        """One each step of each search."""
         return self.searches * self.steps
 
     def _craft(

@@ -11,18 +11,14 @@ from lightning_gradood.core import Perturbation, Refusal, check_distance, check_
 class FunctionAttack(Perturbation):
     """A function `(network, images, labels) -> images` of your own.
 
-    It is called with the network in eval mode and frozen, float pixels in [0, 1] and no negative label, and returns images
-    of the same shape and dtype in [0, 1].
+    It is called with the network in eval mode and frozen, float pixels in [0, 1] and no negative label, and returns
+    images of the same shape and dtype in [0, 1].
 
     Args:
         function: Its import path, such as "my_package.my_module.my_attack".
-        eps: If given, results that change a pixel by more than this are refused.
-        one_at_a_time: Whether to call it for each image alone, as functions that draw random numbers need it.
-        seed: For what is drawn.
+        eps: If given, results that change a pixel by more are refused.
+        one_at_a_time: Call it for each image alone, as functions that draw random numbers need it.
         version: Change it when the function's code changes, so that records made by the old one are not read again.
-
-    Raises:
-        Refusal: There is nothing to call under that path.
 
     Example:
         >>> FunctionAttack("my_package.my_module.my_attack")

@@ -16,18 +16,9 @@ TargetChoice = Literal["least_likely", "next", "random"]
 def choose_targets(
     choice: TargetChoice | None, predict: Logits, images: Tensor, labels: Tensor, seed: int, ids: Sequence[str]
 ) -> Tensor | None:
-    """Choose the class that each image should be driven to.
+    """Choose the class that each image is driven to, int64 [N], or None without a choice.
 
-    Args:
-        choice: None for an untargeted attack.
-        predict: The network.
-        images: [N, ...], clean.
-        labels: int64 [N].
-        seed: Of the attack; with an image's id it decides "random".
-        ids: N names.
-
-    Returns:
-        int64 [N], or None without a choice. "next" and "random" never give the label itself.
+    "next" and "random" never give the label itself; `seed` and an image's id decide "random".
     """
     if choice is None:
         return None
@@ -42,12 +33,10 @@ def choose_targets(
 
 
 class Goal:
-    """Classes to leave or to reach, as a loss of the logits; remembers which images are there.
+    """Classes to leave or, if `targeted`, to reach, int64 [N], as a loss of the logits; keeps which images achieved it.
 
-    Args:
-        classes: int64 [N], one for each image of the full batch; if None, the least likely by the first logits seen,
-            which must be those of the full batch of clean images. That spares a forward pass.
-        targeted: Whether the classes are to be reached rather than left.
+    If `classes` is None they are the least likely ones by the first logits seen, which must be those of the full batch
+    of clean images: that spares a forward pass.
     """
 
     def __init__(self, classes: Tensor | None, targeted: bool) -> None:
@@ -57,7 +46,7 @@ class Goal:
         """Bool [n], whether each image of the logits seen last is where it should be."""
 
     def loss(self, logits: Tensor, rows: Tensor) -> Tensor:
-        """Sum the cross entropy of images with these `rows` in the full batch; a sum, so that images do not share it."""
+        """Cross entropy of images with these `rows` in the full batch; a sum, so that images do not share it."""
         if self.classes is None:
             self.classes = logits.detach().argmin(1)
         classes = self.classes[rows]

@@ -1,7 +1,7 @@
 """Gradient-sign attacks: FGSM, BIM, PGD and IterLL.
 
-All take steps along the sign of the loss's gradient within a distance of each pixel. FGSM takes one; BIM takes small ones; PGD
-starts at a random place; IterLL steps towards the class with the smallest logit.
+All take steps along the sign of the loss's gradient within a distance of each pixel. FGSM takes one; BIM takes small
+ones; PGD starts at a random place; IterLL steps towards the class with the smallest logit.
 """
 
 from collections.abc import Sequence
@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override  # typing has it from Python 3.12 on
 
 from lightning_gradood.attacks.advertorch_compatibility import advertorch
 from lightning_gradood.attacks.goals import Goal, TargetChoice, choose_targets
@@ -17,19 +18,12 @@ from lightning_gradood.core import Logits, Perturbation, check_count, check_dist
 
 @dataclass(frozen=True)
 class Steps:
-    """Number and size of the steps.
+    """Number and size of the steps; pixels, `eps` and `step` are in [0, 1]."""
 
-    Args:
-        eps: Largest change of a pixel, of [0, 1].
-        step: Change of a pixel at each step, of [0, 1].
-        steps: Number of steps.
-        stop_at_success: Whether an image stays as it is once its goal is achieved.
-    """
-
-    eps: float
+    eps: float  # largest change of a pixel
     step: float
     steps: int
-    stop_at_success: bool = False
+    stop_at_success: bool = False  # an image stays as it is once its goal is achieved
 
     def __post_init__(self) -> None:
         check_distance("eps", self.eps)
@@ -38,19 +32,9 @@ class Steps:
         advertorch()  # refused here, before anything is trained, where it cannot be imported
 
     def take(self, predict: Logits, images: Tensor, goal: Goal, start: Tensor | None = None) -> Tensor:
-        """Walk from `images`, or from `images + start`.
+        """Step from `images`, or from `images + start`, as advertorch's `perturb_iterative`; [N, ...].
 
-        Args:
-            predict: The network.
-            images: [N, ...], clean.
-            goal: Which classes to leave or reach.
-            start: [N, ...], a first change inside `eps` and [0, 1]; none if not given.
-
-        Returns:
-            [N, ...], within [0, 1] and `eps` of `images`.
-
-        Reference:
-            advertorch's `perturb_iterative`.
+        The result, and so `start`, stays within [0, 1] and `eps` of `images`.
         """
         change = torch.zeros_like(images) if start is None else start
         rows = torch.arange(len(images), device=images.device)
@@ -88,19 +72,12 @@ class FGSM(Perturbation):
     """Fast gradient sign method: x + ε · sign(∇ₓ cross entropy), clipped to [0, 1].
 
     Args:
-        eps: Change of each pixel, of [0, 1].
+        eps: Change of each pixel, in (0, 1].
         targeted: Class to step towards; None steps away from the label.
         seed: For `targeted = "random"`.
 
-    Raises:
-        Refusal: `eps` is no float in (0, 1].
-
     Reference:
         Goodfellow et al. 2015, Explaining and Harnessing Adversarial Examples; advertorch's GradientSignAttack.
-
-    Example:
-        >>> FGSM(eps=8 / 255).passes
-        1
     """
 
     passes = 1
@@ -126,23 +103,15 @@ class BIM(Perturbation):
     """Basic iterative method: `steps` steps along the sign of the gradient, from the clean image.
 
     Args:
-        eps: Largest change of a pixel, of [0, 1].
-        step: Change of a pixel at each step, of [0, 1].
-        steps: Number of steps.
+        eps: Largest change of a pixel, in (0, 1].
+        step: Change of a pixel at each step, in (0, 1].
         targeted: Class to step towards; None steps away from the label.
         stop_at_success: Whether an image stays as it is once it is misclassified, or its target reached. By definition
             all steps are taken; stopping gives other, less confident images in less time.
         seed: For `targeted = "random"`.
 
-    Raises:
-        Refusal: `eps` or `step` is no float in (0, 1], or `steps` no positive integer.
-
     Reference:
         Kurakin et al. 2017, Adversarial Examples in the Physical World; advertorch's LinfBasicIterativeAttack.
-
-    Example:
-        >>> BIM(eps=8 / 255, step=2 / 255, steps=10).passes
-        10
     """
 
     def __init__(
@@ -163,8 +132,8 @@ class BIM(Perturbation):
         self._steps = Steps(eps, step, steps, stop_at_success)
 
     @property
+    @override
     def passes(self) -> int:
-        """One each step."""
         return self.steps
 
     def _craft(
@@ -180,22 +149,14 @@ class IterLL(Perturbation):
     """Iterative least-likely class method: BIM towards the class with the smallest logit of the clean image.
 
     Args:
-        eps: Largest change of a pixel, of [0, 1].
-        step: Change of a pixel at each step, of [0, 1].
-        steps: Number of steps; 10 is Kurakin's min(ε + 4, 1.25 ε) for the default `eps`, in grey levels.
-        stop_at_success: Whether an image stays as it is once the least likely class is reached. By definition all steps
-            are taken.
-
-    Raises:
-        Refusal: `eps` or `step` is no float in (0, 1], or `steps` no positive integer.
+        eps: Largest change of a pixel, in (0, 1].
+        step: Change of a pixel at each step, in (0, 1].
+        steps: 10 is Kurakin's min(ε + 4, 1.25 ε) for the default `eps`, in grey levels.
+        stop_at_success: As in `BIM`, once the least likely class is reached.
 
     Reference:
         Kurakin et al. 2017, Adversarial Examples in the Physical World, section 2.3; advertorch's
         LinfBasicIterativeAttack, targeted.
-
-    Example:
-        >>> IterLL().passes
-        10
     """
 
     def __init__(
@@ -208,9 +169,9 @@ class IterLL(Perturbation):
         self._steps = Steps(eps, step, steps, stop_at_success)
 
     @property
+    @override
     def passes(self) -> int:
-        """One each step: the first step's logits are those of the clean image and name its target."""
-        return self.steps
+        return self.steps  # the first step's logits are those of the clean image and name its target
 
     def _craft(
         self, network: nn.Module, images: Tensor, labels: Tensor, ids: Sequence[str]
@@ -223,17 +184,12 @@ class PGD(Perturbation):
     """Projected gradient descent in the L∞ cube, from a start drawn for each image by `seed` and its id.
 
     Args:
-        eps: Largest change of a pixel, of [0, 1].
-        step: Change of a pixel at each step, of [0, 1].
-        steps: Number of steps.
+        eps: Largest change of a pixel, in (0, 1].
+        step: Change of a pixel at each step, in (0, 1].
         random_start: Whether to start from a uniformly drawn place in the cube, clipped to [0, 1].
         targeted: Class to step towards; None steps away from the label.
-        stop_at_success: Whether an image stays as it is once it is misclassified, or its target reached. By definition
-            all steps are taken; stopping gives other, less confident images in less time.
+        stop_at_success: As in `BIM`.
         seed: For the start and for `targeted = "random"`.
-
-    Raises:
-        Refusal: `eps` or `step` is no float in (0, 1], or `steps` no positive integer.
 
     Reference:
         Madry et al. 2018, Towards Deep Learning Models Resistant to Adversarial Attacks; advertorch's LinfPGDAttack.
@@ -263,8 +219,8 @@ class PGD(Perturbation):
         self._steps = Steps(eps, step, steps, stop_at_success)
 
     @property
+    @override
     def passes(self) -> int:
-        """One each step."""
         return self.steps
 
     def _craft(
@@ -278,9 +234,10 @@ class PGD(Perturbation):
     def _start(self, images: Tensor, ids: Sequence[str]) -> Tensor | None:
         if not self.random_start:
             return None
+        # in float64 whatever the images are in, so that both start from the same place
         drawn = [
             torch.rand(images.shape[1:], generator=image_generator(self.seed, name), dtype=torch.float64)
             for name in ids
-        ]  # in float64 whatever the images are in, so that both start from the same place
+        ]
         change = self._steps.eps * (2 * torch.stack(drawn) - 1).to(images)
         return (images + change).clamp(0, 1) - images

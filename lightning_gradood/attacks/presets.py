@@ -1,4 +1,4 @@
-"""Named sets of attacks: the settings that the paper most probably used, those of today's papers, and a pilot's."""
+"""Named sets of attacks: the paper's probable settings, those of today's papers, and a pilot's."""
 
 from collections.abc import Callable
 
@@ -12,14 +12,11 @@ def preset(name: str) -> dict[str, Perturbation]:
     """Make the attacks of a named set.
 
     Args:
-        name: "paper" (the settings of deep_Mahalanobis, the code of Lee et al. 2018, which the paper most probably used),
+        name: "paper" (deep_Mahalanobis, the code of Lee et al. 2018, whose settings the paper most probably used),
             "modern" (those of today's robustness papers, ε = 8/255) or "pilot" (those of this package's first check).
 
     Returns:
         Attacks by their short names: fgsm, bim, pgd, cw, iterll, semantic; in "pilot" also fgsm_05, with ε = .05.
-
-    Raises:
-        Refusal: There is no such set.
 
     Example:
         >>> list(preset("paper"))

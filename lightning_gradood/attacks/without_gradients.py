@@ -1,4 +1,4 @@
-"""Perturbations that follow no gradient: the negative of an image (Semantic), and noise of the same L2 norm as an attack."""
+"""Perturbations without gradients: the negative of an image (Semantic), and noise of the same L2 norm as an attack."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -10,14 +10,10 @@ from lightning_gradood.core import Crafted, Perturbation, image_generator, to_fl
 
 
 class Semantic(Perturbation):
-    """Negative images, 1 − x; there is nothing to set, and the network is not asked.
+    """Negative images, 1 − x; there is nothing to set, and the network is not run.
 
     Reference:
         Hosseini and Poovendran 2018, Semantic Adversarial Examples.
-
-    Example:
-        >>> Semantic().passes
-        0
     """
 
     passes = 0
@@ -40,7 +36,6 @@ def noise_like(crafted: Crafted, ids: Sequence[str], seed: int = 0) -> Crafted:
     Args:
         crafted: What an attack made; its norms are copied, image by image.
         ids: A name for each image; it and `seed` decide the noise.
-        seed: Of the noise.
 
     Returns:
         Noisy images of the same dtype in [0, 1], with the same clean images and labels, and without targets.

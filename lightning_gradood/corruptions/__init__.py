@@ -1,9 +1,8 @@
 """Corruptions: the same image in noise, out of focus, in bad weather or badly stored, at five severities.
 
-These are the 15 kinds of ImageNet-C and CIFAR-10-C, with the published parameters for the size of the image, made here
-with scipy and Pillow alone, so that any image can be corrupted and not only those of a downloaded set. `corrupt` takes
-one 8-bit image and a generator; `Corruption` is a `core.Perturbation` as attacks are, so that corrupted images serve as
-anomalous ones just as adversarial ones do::
+These are the 15 kinds of ImageNet-C and CIFAR-10-C, with the published parameters for the size of the image, made
+with scipy and Pillow alone, so that any image can be corrupted. `corrupt` takes one 8-bit image and a generator;
+`Corruption` is a `core.Perturbation` as attacks are, so that corrupted images serve as anomalous ones::
 
     >>> import torch
     >>> from lightning_gradood.corruptions import Corruption, corruptions_at
@@ -15,7 +14,7 @@ anomalous ones just as adversarial ones do::
     >>> len(corruptions_at(severity=5))
     15
 
-One kind differs from what was published: frost blends in a drawn texture, since the photographs are not ours to ship.
+One kind differs from what was published: frost blends in a drawn texture, as the photographs may not be redistributed.
 """
 
 from lightning_gradood.corruptions.corruption import KINDS, Corruption, corrupt, corruptions_at, parameters_for

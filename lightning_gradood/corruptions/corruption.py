@@ -135,16 +135,7 @@ LARGEST_TINY = 119  # √(64 · 224)
 
 
 def parameters_for(kind: Kind, severity: int, height: int, width: int) -> Parameters:
-    """Return what the published set for images of about this size uses.
-
-    Args:
-        kind: One of `KINDS`.
-        severity: 1 … 5.
-        height: Of the image, in pixels.
-        width: Of the image, in pixels.
-
-    Returns:
-        The settings of the function of the kind's name.
+    """Settings of the function of the kind's name, as in the published set for images of about this size.
 
     Example:
         >>> parameters_for("gaussian_noise", 5, 32, 32), parameters_for("gaussian_noise", 5, 224, 224)
@@ -175,10 +166,10 @@ FUNCTIONS: dict[Kind, Callable[..., Image]] = {
 
 
 def corrupt(pixels: NDArray[np.uint8], kind: Kind, severity: int, generator: np.random.Generator) -> NDArray[np.uint8]:
-    """Return the image with one of the 15 corruptions of ImageNet-C and CIFAR-10-C.
+    """Return the image with one of the 15 corruptions of ImageNet-C and CIFAR-10-C, as a new array.
 
-    Results are rounded to the nearest of the 256 levels, where the published scripts round down: a difference of at most
-    one level that keeps the mean of an image.
+    Results are rounded to the nearest of the 256 levels, where the published scripts round down: a difference of at
+    most one level that keeps the mean of an image.
 
     Args:
         pixels: uint8 [H, W, 3], red, green and blue.
@@ -186,14 +177,8 @@ def corrupt(pixels: NDArray[np.uint8], kind: Kind, severity: int, generator: np.
         severity: 1 (mild) … 5; what that means depends on the size of the image, see `parameters_for`.
         generator: All that is random.
 
-    Returns:
-        uint8 [H, W, 3], a new array.
-
-    Raises:
-        Refusal: Any of the first three is something else.
-
     Reference:
-        Hendrycks and Dietterich, Benchmarking Neural Network Robustness to Common Corruptions and Perturbations, ICLR 2019.
+        Hendrycks and Dietterich 2019, Benchmarking Neural Network Robustness to Common Corruptions and Perturbations.
 
     Example:
         >>> grey = np.full((32, 32, 3), 128, dtype=np.uint8)
@@ -212,11 +197,7 @@ def corrupt(pixels: NDArray[np.uint8], kind: Kind, severity: int, generator: np.
 
 
 def check(kind: str, severity: int) -> None:
-    """Refuse a kind or severity that does not exist.
-
-    Raises:
-        Refusal: `kind` is none of the 15, or `severity` is not one of the integers 1 to 5.
-    """
+    """Refuse a kind or severity that does not exist."""
     if kind not in KINDS:
         raise Refusal(f"`kind` should be one of {', '.join(KINDS)}. Got `kind = {kind!r}`. Choose one of these.")
     if type(severity) is not int or not 1 <= severity <= 5:
@@ -227,22 +208,19 @@ def check(kind: str, severity: int) -> None:
 
 
 class Corruption(Perturbation):
-    """Common corruptions that do not know the network: noise, blur, weather and what cameras and files do.
+    """Common corruptions that do not depend on the network: noise, blur, weather and what cameras and files do.
 
     Images are rounded to 8 bits, corrupted one by one on the CPU and returned in the dtype and on the device they came
-    in. Grey images [N, 1, H, W] are corrupted as if they were in colour, and the mean of the three channels is returned.
-    The random numbers of an image depend on `seed`, `kind`, `severity` and its id only.
+    in. Grey images [N, 1, H, W] are corrupted as if they were in colour, and the mean of the three channels is
+    returned. The random numbers of an image depend on `seed`, `kind`, `severity` and its id only.
 
     Args:
         kind: One of the 15 corruptions of ImageNet-C and CIFAR-10-C.
         severity: 1 (mild) … 5; what that means depends on the size of the image, as in the published sets.
         seed: Another seed draws other noise, snow and so on.
 
-    Raises:
-        Refusal: `kind` or `severity` does not exist.
-
     Reference:
-        Hendrycks and Dietterich, Benchmarking Neural Network Robustness to Common Corruptions and Perturbations, ICLR 2019.
+        Hendrycks and Dietterich 2019, Benchmarking Neural Network Robustness to Common Corruptions and Perturbations.
 
     Example:
         >>> network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3072, 10))
@@ -282,13 +260,7 @@ class Corruption(Perturbation):
 
 
 def corruptions_at(severity: int) -> dict[str, Corruption]:
-    """Return all 15 corruptions at one severity, by the name of their kind.
-
-    Args:
-        severity: 1 (mild) … 5.
-
-    Raises:
-        Refusal: `severity` does not exist.
+    """All 15 corruptions at one severity, 1 (mild) … 5, by the name of their kind.
 
     Example:
         >>> list(corruptions_at(1))[:3]

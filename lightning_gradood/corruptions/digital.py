@@ -10,12 +10,9 @@ from lightning_gradood.corruptions.noise_and_blur import Image
 
 
 def brightness(image: Image, generator: np.random.Generator, gain: float) -> Image:
-    """Raise the value of hue, saturation and value, the largest of red, green and blue.
+    """Add `gain` to the value of hue, saturation and value, up to 1; black becomes grey.
 
-    Hue and saturation stay, which means that the three keep their proportions; black becomes grey.
-
-    Args:
-        gain: Added to the value, which ends at 1.
+    The value is the largest of red, green and blue; hue and saturation stay, so the three keep their proportions.
     """
     value: Image = image.max(axis=2, keepdims=True)
     raised = np.minimum(value + gain, 1)
@@ -23,21 +20,13 @@ def brightness(image: Image, generator: np.random.Generator, gain: float) -> Ima
 
 
 def contrast(image: Image, generator: np.random.Generator, kept: float) -> Image:
-    """Bring every pixel nearer to the mean of its channel.
-
-    Args:
-        kept: The fraction of each difference that is left.
-    """
+    """Bring every pixel nearer to the mean of its channel; the fraction `kept` of each difference is left."""
     means: Image = image.mean(axis=(0, 1), keepdims=True)
     return means + kept * (image - means)
 
 
 def pixelate(image: Image, generator: np.random.Generator, kept: float) -> Image:
-    """Scale down to fewer pixels and up again, by boxes.
-
-    Args:
-        kept: The fraction of rows and of columns that is left in between.
-    """
+    """Scale down to the fraction `kept` of rows and columns and up again, by boxes."""
     picture = _picture(image)
     small = (max(1, int(picture.width * kept)), max(1, int(picture.height * kept)))
     box = PillowImage.Resampling.BOX
@@ -45,11 +34,7 @@ def pixelate(image: Image, generator: np.random.Generator, kept: float) -> Image
 
 
 def jpeg_compression(image: Image, generator: np.random.Generator, quality: float) -> Image:
-    """Write a JPEG and read it again.
-
-    Args:
-        quality: As JPEG counts it, 1 … 95; a whole number.
-    """
+    """Write a JPEG of a quality of 1 … 95, a whole number, and read it again."""
     written = BytesIO()
     _picture(image).save(written, "JPEG", quality=int(quality))
     with PillowImage.open(written) as read:
@@ -61,16 +46,10 @@ def _picture(image: Image) -> PillowImage.Image:
 
 
 def elastic_transform(image: Image, generator: np.random.Generator, pull: float, smooth: float, corner: float) -> Image:
-    """Stretch the image as if it were printed on rubber.
+    """Stretch the image as if it were printed on rubber; lengths are shares of the shorter side.
 
-    Args:
-        pull: Displacement before smoothing, down and right alike: uniform between ± this share of the shorter side.
-        smooth: Standard deviation of the Gaussian that smooths displacements, as a share of the shorter side.
-        corner: Each of three corners that define the affine map moves by up to ± this share of the shorter side.
-
-    Reference:
-        Simard, Steinkraus and Platt, Best Practices for Convolutional Neural Networks, ICDAR 2003; the affine map before
-        it as in the published scripts.
+    Displacements are uniform between ± `pull`, smoothed by a Gaussian of deviation `smooth` (Simard et al., ICDAR
+    2003); before them, as in the published scripts, an affine map moves each of three corners by up to ± `corner`.
     """
     side = min(image.shape[:2])
     matrix, offset = _affine(image, generator.uniform(-corner * side, corner * side, size=(3, 2)))

@@ -1,7 +1,7 @@
 """Noise and blur corruptions: Gaussian, shot and impulse noise; defocus, frosted glass, motion and zoom.
 
-As in the other files of this room, a corruption takes an image [H, W, 3] in [0, 1], the generator of all that is random and its
-own parameters, and returns [H, W, 3], not clipped.
+In this room a corruption takes an image [H, W, 3] in [0, 1], the generator of all that is random and its own
+parameters, with lengths in pixels, and returns [H, W, 3], not clipped.
 """
 
 import math
@@ -17,43 +17,26 @@ Image = NDArray[np.float64]
 
 
 def gaussian_noise(image: Image, generator: np.random.Generator, deviation: float) -> Image:
-    """Add noise of one standard deviation, as in low light.
-
-    Args:
-        deviation: Standard deviation on the scale of [0, 1].
-    """
+    """Add noise of a standard deviation on the scale of [0, 1], as in low light."""
     return image + generator.normal(scale=deviation, size=image.shape)
 
 
 def shot_noise(image: Image, generator: np.random.Generator, photons: float) -> Image:
-    """Count photons: the variance of a pixel is its brightness over `photons`.
-
-    Args:
-        photons: Mean count of a pixel of brightness 1.
-    """
+    """Count photons: the variance of a pixel is its brightness over `photons`, the mean count at brightness 1."""
     return generator.poisson(image * photons) / photons
 
 
 def impulse_noise(image: Image, generator: np.random.Generator, share: float) -> Image:
-    """Replace a share of the values by 0 or 1, each as likely: colour salt and pepper, as from bit errors.
-
-    Args:
-        share: Expected fraction of values that are replaced.
-    """
+    """Replace an expected share of the values by 0 or 1, each as likely: colour salt and pepper, as from bit errors."""
     hit = generator.random(image.shape) < share
     salt = generator.random(image.shape) < 0.5
     return np.where(hit, salt.astype(np.float64), image)
 
 
 def zoomed(image: Image, factor: float) -> Image:
-    """Cut out the middle and enlarge it linearly to the size of the image.
+    """Enlarge the middle of an image [H, W] or [H, W, C] linearly, by at least 1, to the size of the image.
 
-    Args:
-        image: [H, W] or [H, W, C].
-        factor: At least 1.
-
-    Returns:
-        As `image`: the middle of ``scipy.ndimage.zoom(middle, factor, order=1)``.
+    The result is the middle of ``scipy.ndimage.zoom(middle, factor, order=1)``.
     """
     channels = image.reshape(*image.shape[:2], -1).transpose(2, 0, 1)
     enlarged = _weights(image.shape[0], factor) @ channels @ _weights(image.shape[1], factor).T
@@ -78,25 +61,21 @@ def _weights(size: int, factor: float) -> Image:
 
 
 def shuffled(image: Image, generator: np.random.Generator, reach: int) -> Image:
-    """Give every pixel, except those near the border, the value of a random neighbour.
+    """Give every pixel, except those near the border, the value of a random neighbour up to `reach` pixels away.
 
-    Args:
-        reach: In pixels, at least 1. Images of up to 2 · `reach` pixels a side stay as they are.
+    Images of up to 2 · `reach` pixels a side stay as they are.
     """
     rows, columns = (max(0, size - 2 * reach) for size in image.shape[:2])
     return rearranged(image, generator.integers(-reach, reach, size=(rows, columns, 2)), reach)
 
 
 def rearranged(image: Image, offsets: NDArray[np.int64], reach: int) -> Image:
-    """Visit pixels from the last to the first and overwrite each by the pixel at its offset, as it is by then.
+    """Visit pixels from the last to the first and overwrite each by the current value of the pixel at its offset.
 
-    The published scripts mean to swap two pixels; what they do, and what the published images show, is to overwrite one.
-    A pixel copies either a value that is not overwritten yet or one that is; which one is a chain of references, and all
-    chains are followed at once by doubling instead of one pixel after the other.
-
-    Args:
-        offsets: [H - 2 · reach, W - 2 · reach, 2], down and right, of rows and columns reach + 1 … size - reach.
-        reach: In pixels, at least 1.
+    The published scripts mean to swap two pixels, but overwrite one, as the published images show. A pixel copies
+    either a value that is not overwritten yet or one that is; which one is a chain of references, and all chains are
+    followed at once by doubling. `offsets`, [H - 2 · reach, W - 2 · reach, 2], point down and right, in pixels, from
+    rows and columns reach + 1 … size - reach.
     """
     height, width = image.shape[:2]
     places = np.arange(height * width).reshape(height, width)
@@ -113,14 +92,9 @@ def rearranged(image: Image, offsets: NDArray[np.int64], reach: int) -> Image:
 
 
 def defocus_kernel(radius: float, alias: float) -> Image:
-    """Return the disc that a point becomes, its edge softened by a small Gaussian.
+    """The disc that a point becomes, [2R + 1, 2R + 1], sums to 1; with a radius below 1 it is the centre alone.
 
-    Args:
-        radius: In pixels; below 1 the disc is the centre alone.
-        alias: Standard deviation, in pixels, of the Gaussian, which is 3 pixels wide, 5 for a radius above 8.
-
-    Returns:
-        [2R + 1, 2R + 1], sums to 1.
+    Its edge is softened by a Gaussian of deviation `alias`, which is 3 pixels wide, 5 for a radius above 8.
     """
     margin = 2 if radius > 8 else 1
     offsets = np.arange(-math.floor(radius) - margin, math.floor(radius) + margin + 1)
@@ -130,12 +104,7 @@ def defocus_kernel(radius: float, alias: float) -> Image:
 
 
 def defocus_blur(image: Image, generator: np.random.Generator, radius: float, alias: float) -> Image:
-    """Convolve with a softened disc; the image is mirrored at its borders.
-
-    Args:
-        radius: Of the disc, in pixels.
-        alias: As in `defocus_kernel`.
-    """
+    """Convolve with the softened disc of `defocus_kernel`; the image is mirrored at its borders."""
     kernel = defocus_kernel(radius, alias)
     reach = len(kernel) // 2
     padded = np.pad(image, ((reach, reach), (reach, reach), (0, 0)), mode="reflect")
@@ -144,12 +113,9 @@ def defocus_blur(image: Image, generator: np.random.Generator, radius: float, al
 
 
 def glass_blur(image: Image, generator: np.random.Generator, deviation: float, reach: float, times: float) -> Image:
-    """Blur a little, let pixels take the place of their neighbours, and blur again.
+    """Blur by a Gaussian, give pixels the value of neighbours up to `reach` away, `times` times, and blur again.
 
-    Args:
-        deviation: Of the Gaussian blur before and after, in pixels.
-        reach: How far a neighbour is, in pixels; a whole number.
-        times: How often the pixels are shuffled; a whole number.
+    `reach` and `times` are whole numbers.
     """
     mixed: Image = gaussian_filter(image, deviation, axes=(0, 1), mode="nearest")
     for _ in range(int(times)):
@@ -159,19 +125,10 @@ def glass_blur(image: Image, generator: np.random.Generator, deviation: float, r
 
 
 def streaked(image: Image, radius: float, deviation: float, degrees: float) -> Image:
-    """Trail every point in one direction, fading as half a Gaussian: a motion blur.
+    """Trail every point of an image [H, W] or [H, W, C] over 2 · `radius` + 1 pixels, fading as half a Gaussian.
 
-    Args:
-        image: [H, W] or [H, W, C].
-        radius: The trail has 2 · `radius` + 1 points one pixel apart.
-        deviation: Of the half Gaussian, in pixels.
-        degrees: The direction from which a pixel gathers: 0 is the right, 90 is down.
-
-    Returns:
-        As `image`; pixels outside it count as the nearest one inside.
-
-    Reference:
-        ImageMagick's MotionBlurImage, which made the published images.
+    A pixel gathers from the direction `degrees`, 0 is the right, 90 is down; outside, the nearest pixel inside counts.
+    As ImageMagick's MotionBlurImage, which made the published images.
     """
     steps = np.arange(2 * int(radius) + 1)
     weights = np.exp(-(steps**2) / (2 * deviation**2))
@@ -188,25 +145,16 @@ def streaked(image: Image, radius: float, deviation: float, degrees: float) -> I
 
 
 def motion_blur(image: Image, generator: np.random.Generator, radius: float, deviation: float) -> Image:
-    """Move the camera quickly to the side, at up to 45 degrees from the horizontal.
-
-    Args:
-        radius: As in `streaked`.
-        deviation: As in `streaked`.
-    """
+    """Move the camera quickly to the side, at up to 45 degrees from the horizontal; parameters as in `streaked`."""
     return streaked(image, radius, deviation, generator.uniform(-45, 45))
 
 
 def zoom_blur(image: Image, generator: np.random.Generator, largest: float, step: float) -> Image:
     """Move the camera quickly forward: the mean of the image and its enlargements.
 
-    Args:
-        largest: End of the range of factors, which starts at 1. It belongs to the range or not as
-            ``numpy.arange(1, largest, step)`` rounds, so that the factors are the published ones.
-        step: Between factors.
+    Their factors are ``numpy.arange(1, largest, step)``, as published: its rounding decides on the last one.
     """
     factors = np.arange(1, largest, step)
-    enlarged = sum(
-        (zoomed(image, float(factor)) for factor in factors), start=image
-    )  # the image itself counts once more
+    # the image itself counts once more
+    enlarged = sum((zoomed(image, float(factor)) for factor in factors), start=image)
     return enlarged / (len(factors) + 1)

@@ -8,16 +8,10 @@ from lightning_gradood.corruptions.noise_and_blur import Image, streaked, zoomed
 
 
 def plasma(height: int, width: int, generator: np.random.Generator, decay: float) -> Image:
-    """Draw a plasma fractal by the diamond-square algorithm on a torus.
+    """Draw a plasma fractal by the diamond-square algorithm on a torus, [height, width] (Fournier et al. 1982).
 
-    Args:
-        decay: From one scale to the next, half as large, displacements shrink by `decay`². Around 1 is grain, 3 is smooth.
-
-    Returns:
-        [height, width]; the square it is cut from spans exactly [0, 1].
-
-    Reference:
-        Fournier, Fussell and Carpenter, Computer Rendering of Stochastic Models, CACM 25(6), 1982.
+    From one scale to the next, half as large, displacements shrink by `decay`²: around 1 is grain, 3 is smooth. The
+    square it is cut from spans exactly [0, 1].
     """
     side = 2 ** max(1, math.ceil(math.log2(max(height, width))))
     field = np.zeros((1, 1))
@@ -51,29 +45,18 @@ TINT = np.array([-0.06, 0.0, 0.06])
 
 
 def frost(image: Image, generator: np.random.Generator, kept: float, weight: float, scale: float) -> Image:
-    """See the image through ice crystals on a window pane.
+    """See the image, with weight `kept`, through ice crystals, with `weight`; the two may sum to more than 1.
 
-    The published images blend in photographs of frost, which are not ours to ship; `crystals` stands in for them.
-
-    Args:
-        kept: Weight of the image.
-        weight: Weight of the frost; the two may sum to more than 1.
-        scale: By which the photographs were resized before a part was cut out.
+    The published images blend in photographs of frost, resized by `scale`; `crystals` draws them instead.
     """
     return kept * image + weight * crystals(image.shape[0], image.shape[1], generator, scale)
 
 
 def crystals(height: int, width: int, generator: np.random.Generator, scale: float) -> Image:
-    """Draw a texture like a photograph of frost: needles on the ridges and clouds of two plasmas, in cold grey.
+    """Draw a texture like a photograph of frost, [height, width, 3] in [0, 1]: needles on two plasmas, in cold grey.
 
-    Its mean brightness is drawn between those of the darkest and the brightest photograph; the brighter ones have less
-    contrast, and so has this.
-
-    Args:
-        scale: 1 shows needles of up to 20 pixels; they shrink with it, until only grain is left.
-
-    Returns:
-        [height, width, 3] in [0, 1].
+    Its mean brightness is drawn between those of the darkest and the brightest photograph; the brighter, the less
+    contrast. At a `scale` of 1 needles are up to 20 pixels long; they shrink with it, until only grain is left.
     """
     decay = 1.1 + 0.2 * scale
     ridges = 1 - np.abs(2 * plasma(height, width, generator, decay) - 1)
@@ -110,10 +93,8 @@ LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601: how bright red, green an
 def snow(image: Image, generator: np.random.Generator, *settings: float) -> Image:
     """Let flakes fall, streaked by their speed, over an image that has become paler.
 
-    Args:
-        settings: Mean and standard deviation of the normal field that flakes are cut from, its enlargement, the threshold
-            below which there is no flake, radius and deviation of the streaks as in `streaked`, and the share of the
-            image that is not made paler.
+    `settings` are mean and deviation of the normal field that flakes are cut from, its enlargement, the threshold below
+    which there is no flake, radius and deviation of the streaks as in `streaked`, and the share that stays unpaled.
     """
     mean, deviation, enlargement, threshold, radius, spread, kept = settings
     field = zoomed(generator.normal(mean, deviation, size=image.shape[:2]), enlargement)
@@ -124,12 +105,7 @@ def snow(image: Image, generator: np.random.Generator, *settings: float) -> Imag
 
 
 def fog(image: Image, generator: np.random.Generator, density: float, decay: float) -> Image:
-    """Lay clouds over the image, and scale the sum to the brightest pixel that the image had.
-
-    Args:
-        density: Brightness of the thickest cloud.
-        decay: As in `plasma`.
-    """
+    """Lay clouds of brightness up to `density` over the image, and scale the sum to the image's brightest pixel."""
     brightest = float(image.max())
     clouds = plasma(image.shape[0], image.shape[1], generator, decay)[..., None]
     return (image + density * clouds) * (brightest / (brightest + density))

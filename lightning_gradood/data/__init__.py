@@ -2,11 +2,10 @@
 
 A *source* (`FolderSource`, `DatasetSource`, `DigitsSource`, `PhotoPatches`) is pure configuration; opening it lists its
 images under keys that are the same on every machine. `ImageDataModule` mixes one normal source with named anomalous
-ones, applies one deterministic transform once to every image, keeps small images decoded as uint8, and hands Lightning
+ones, applies one deterministic transform once to every image, keeps small images decoded as uint8, and gives Lightning
 batches of `ImageBatch` whose rows name the images. Its `manifest` puts every image into the detectors' train, val or
 test split, stratified and seeded, 40/40/20.
 
-Example:
     >>> from lightning_gradood.data import DigitsSource, ImageDataModule, PhotoPatches
     >>> digits = list(range(9))
     >>> data = ImageDataModule(

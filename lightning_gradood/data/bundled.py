@@ -1,4 +1,4 @@
-"""Real images that come with scikit-learn, so that the first command needs no download."""
+"""Real images that come with scikit-learn and need no download."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,6 +7,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from typing_extensions import override  # typing has it from Python 3.12 on
 
 from lightning_gradood.core import PositiveInt, Refusal
 from lightning_gradood.data.source import Listing, Source, row_keys
@@ -20,14 +21,11 @@ Part = Literal["all", "train", "test"]
 
 
 class DigitsSource(Source):
-    """Handwritten digits: scikit-learn's 1,797 scans of 8×8 pixels, enlarged to 32×32 RGB.
+    """Handwritten digits: scikit-learn's 1,797 scans of 8×8 pixels, enlarged to 32×32 RGB; keys are their row numbers.
 
     Args:
-        digits: Which digits, each 0 … 9 once; the label of an image is its digit's place in this list.
+        digits: One or more of 0 … 9, each once; the label of an image is its digit's place in this list.
         part: Every scan, or the fixed 60 % ("train") or 40 % ("test") of each digit.
-
-    Raises:
-        Refusal: `digits` is empty, repeats a digit or names none.
 
     Reference:
         Alpaydin and Kaynak, Optical Recognition of Handwritten Digits, UCI Machine Learning Repository, 1998.
@@ -45,8 +43,8 @@ class DigitsSource(Source):
         self.digits = digits
         self.part = part
 
+    @override
     def open(self) -> Listing:
-        """Enlarge the chosen scans; keys are their row numbers among all 1,797."""
         from sklearn.datasets import load_digits  # takes a second, and only this source needs it
 
         found = load_digits()
@@ -65,14 +63,12 @@ class DigitsSource(Source):
 class PhotoPatches(Source):
     """Patches of scikit-learn's two bundled photographs, a temple and a flower, as a class each.
 
-    Patches never overlap, so that no pixel is on two sides of a split; the defaults give 520.
+    Patches never overlap, so that no pixel is on two sides of a split; the defaults give 520. Keys are
+    `<photograph>/<row>-<column>`.
 
     Args:
-        size: Height and width of a patch in pixels.
+        size: Height and width of a patch in pixels, at most the resized photographs' height.
         scale: The photographs (427×640) are resized by this factor first; smaller gives fewer patches that show more.
-
-    Raises:
-        Refusal: `size` is not positive, or the resized photographs are smaller than one patch.
     """
 
     def __init__(self, size: PositiveInt = 32, scale: float = 1.0) -> None:
@@ -85,8 +81,8 @@ class PhotoPatches(Source):
         self.size = size
         self.scale = scale
 
+    @override
     def open(self) -> Listing:
-        """Cut the photographs; keys are `<photograph>/<row>-<column>` of the patch."""
         from sklearn.datasets import load_sample_image  # takes a second, and only this source needs it
 
         keys, labels, patches = [], [], []
@@ -105,12 +101,12 @@ class PixelListing(Listing):
 
     pixels: NDArray[np.uint8]
 
+    @override
     def read(self, row: int) -> Image.Image:
-        """Return one image."""
         return Image.fromarray(self.pixels[row])
 
+    @override
     def fingerprint(self, row: int) -> bytes:
-        """Return the pixels themselves."""
         return bytes(self.pixels[row].tobytes())
 
 

@@ -20,12 +20,8 @@ _SYNSET = re.compile(r"(n\d{8})\s+(.+)")  # a line of ImageNet's synset lists: `
 def class_order(names: Iterable[str]) -> list[str]:
     """Sort names of class folders: by number where they differ in one number alone, else as torchvision's ImageFolder.
 
-    Args:
-        names: each once.
-
-    Example:
-        >>> class_order(["10", "2", "1"]), class_order(["b", "a10", "a9"])
-        (['1', '2', '10'], ['a10', 'a9', 'b'])
+    >>> class_order(["10", "2", "1"]), class_order(["b", "a10", "a9"])
+    (['1', '2', '10'], ['a10', 'a9', 'b'])
     """
     plain = sorted(names)
     matches = [match for name in plain if (match := _NUMBERED.fullmatch(name))]
@@ -59,14 +55,10 @@ class Outputs:
 
     @classmethod
     def read(cls, given: Sequence[str | int] | str) -> "Outputs":
-        """Take a list, or the file that holds one.
+        """Take a list of names in the order of the outputs, or the file that holds one.
 
-        Args:
-            given: names in the order of the outputs; or a file with one name in each line, or with JSON or YAML: a list, a
-                dict from index to name (or to several, as ImageNet's `imagenet_class_index.json`), or from name to index.
-
-        Raises:
-            Refusal: there is no such file, or it holds no such list.
+        The file has one name in each line, or JSON or YAML: a list, a dict from index to name (or to several, as
+        ImageNet's `imagenet_class_index.json`), or from name to index.
         """
         found = _from_file(given) if isinstance(given, str) else list(given)
         names = _listed(found)
@@ -80,10 +72,9 @@ class Outputs:
         return cls.of(names)
 
     def index(self, name: str) -> int | None:
-        """The output of a name; exact matches come before those without regard to case, `_` and `-`.
+        """The output of a name, exact matches before those without regard to case, `_` and `-`.
 
-        Returns:
-            None for a name that is not there, or that several outputs share.
+        None for a name that is not there, or that several outputs share.
         """
         for form in (str, _loosely):
             found = [place for place, several in enumerate(self.aliases) if form(name) in map(form, several)]
@@ -166,10 +157,7 @@ def relabelled(name: str, listing: Listing, outputs: Outputs, flag: str) -> List
 def relabelled_where_known(name: str, listing: Listing, outputs: Outputs) -> Listing:
     """As `relabelled`, for names that came with the network's weights: classes that it does not know have no label.
 
-    Args:
-        name: of the source.
-        listing: returned as it is where none of its classes is known, or, of training images, not all.
-        outputs: by name.
+    The listing is returned as it is where none of its classes is known, or, of training images, not all.
     """
     places = [outputs.index(known) for known in listing.classes]
     known = [place is not None for place in places]
@@ -194,13 +182,8 @@ _NAME_THEM = (
 def fit_to_outputs(source: LoadedSource, outputs: int, named: Outputs | None) -> list[str]:
     """Leave out labels of normal images that cannot be told to be certain outputs of the network.
 
-    Args:
-        source: the classifier's training images, whose classes are the network's first outputs, or else the normal images.
-        outputs: how many the network has; a single one tells two classes apart.
-        named: its outputs as the user names them.
-
-    Returns:
-        Sentences about what was decided and could have been meant otherwise.
+    `source` holds the training images, whose classes are the network's first outputs, or else the normal images; a
+    single output tells two classes apart. Returns sentences about what was decided and could have been meant otherwise.
     """
     single, outputs = [_ONE_LOGIT] if outputs == 1 else [], max(outputs, 2)
     if named is not None:

@@ -1,4 +1,4 @@
-"""The sources of an experiment with the manifest of their splits, and what Lightning sees of them at each stage, in batches."""
+"""The sources of an experiment, the manifest of their splits, and their batches for Lightning at each stage."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -13,6 +13,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
+from typing_extensions import override  # typing has it from Python 3.12 on
 
 from lightning_gradood.core import (
     MEGAPIXELS,
@@ -54,10 +55,10 @@ class ImageDataModule(LightningDataModule):
         train: The classifier's training images; None where it is trained already.
         attacks: Attacks on the normal images by name, or the name of a preset: `paper`, `modern` or `pilot`.
         corruptions: Corruptions of the normal images by name, or a severity 1 … 5 at which all fifteen are taken.
-        classes: Names of the network's outputs in their order, to which class folders are mapped: a list, or a file with one
-            name in each line or with JSON or YAML, e.g. ImageNet's `imagenet_class_index.json`. By default the class folders of
-            `train`, or of `normal`, are the outputs, in the order of their names (of their numbers, where these are all that
-            differs).
+        classes: Names of the network's outputs in their order, to which class folders are mapped: a list, or a file
+            with one name in each line or with JSON or YAML, e.g. ImageNet's `imagenet_class_index.json`. By default the
+            class folders of `train`, or of `normal`, are the outputs, in the order of their names (of their numbers,
+            where these are all that differs).
         keep: Which attacked images are detected: `all`, or only the `successful` ones, whose image was classified
             correctly before; then the normal side is those images too (Lee et al. 2018).
         noise_control: Put a copy of each attacked image with Gaussian noise of the attack's L2 norm on the normal side.
@@ -76,9 +77,6 @@ class ImageDataModule(LightningDataModule):
         limit_seed: Seeds `limit` and `limits`, so that the same images can be split in several ways.
         memory_limit_gib: Sources with at most this many GiB of pixels are decoded once and kept.
         max_megapixels: Larger image files are refused before they are decoded.
-
-    Raises:
-        Refusal: A setting is out of its range.
     """
 
     def __init__(
@@ -141,7 +139,7 @@ class ImageDataModule(LightningDataModule):
 
     @cached_property
     def normal_source(self) -> LoadedSource:
-        """The normal source; labels are indices into the classes of `output_names`, of the training images, or of the weights."""
+        """The normal source; labels index `output_names`, else the training classes, else the names of the weights."""
         named, flag = self.output_names or self.names_of_weights, "data.classes" if self.output_names else ""
         if self.output_names is None and self.train is not None:
             named, flag = Outputs.of(self.train_source.classes), "train"
@@ -167,13 +165,13 @@ class ImageDataModule(LightningDataModule):
         return make_manifest(ids, labels, self.split, self.split_seed, self._groups)
 
     def compare_with_training(self) -> None:
-        """Say it where normal images are training images too; all training images are read for it."""
+        """Print a line where normal images are training images too; all training images are read for it."""
         if self.train is not None:
             say_trained_on(self.train_source, self.normal_source)
 
     @cached_property
     def _groups(self) -> dict[str, NDArray[np.int64]]:
-        """Which images of a source are the same one, which are kept in one split; said where there are any."""
+        """Which images of a source are the same one and stay in one split; printed where there are any."""
         groups = {name: groups_of(source) for name, source in self.detection_sources.items()}
         for name, source in self.detection_sources.items():
             say_duplicates(source, groups[name])
@@ -182,11 +180,9 @@ class ImageDataModule(LightningDataModule):
 
     @cached_property
     def perturbed_sources(self) -> dict[str, PerturbedSource]:
-        """The perturbed sources by name: what attacks and corruptions make of the normal images.
-
-        Which images a limit takes is settled by the split of `limit_seed`, so that other splits attack the same ones.
-        """
+        """The perturbed sources by name: what attacks and corruptions make of the normal images."""
         normal = self.normal_source
+        # the split of `limit_seed` settles which images a limit takes, so that other splits attack the same ones
         settled = make_manifest(
             {NORMAL: normal.ids}, {NORMAL: normal.labels}, self.split, self.opening.seed, {NORMAL: groups_of(normal)}
         )
@@ -201,7 +197,7 @@ class ImageDataModule(LightningDataModule):
         return made
 
     def try_built_in_probes(self) -> None:
-        """Where no anomalies are known, take built-in probes of the normal images in their place; see `built_in_probes`."""
+        """Where no anomalies are known, take `built_in_probes` of the normal images in their place."""
         if self.knows_anomalies and not self.anomaly_names:
             self.knows_anomalies = False
             self.perturbations = built_in_probes(self.opening.seed)
@@ -242,13 +238,10 @@ class ImageDataModule(LightningDataModule):
         return (self.normal_source if self.train is None else self.train_source).num_classes
 
     def fit_outputs(self, outputs: int) -> list[str]:
-        """Leave out labels that cannot be outputs of the network: of fewer classes than it has, nobody knows which ones they are.
+        """Leave out labels if the network has more outputs than there are classes: which ones these are is not known.
 
-        Args:
-            outputs: how many the network has; a single one tells two classes apart.
-
-        Returns:
-            Sentences about what was decided and a user could have meant otherwise; none for a number that is known already.
+        A single output tells two classes apart. Returns sentences about what was decided and could have been meant
+        otherwise; none for a number that is known already.
         """
         if self.outputs == outputs:
             return []
@@ -266,8 +259,9 @@ class ImageDataModule(LightningDataModule):
         """The names of the predict loaders, in their order."""
         return list(self.detection_sources)
 
+    @override
     def prepare_data(self) -> None:
-        """Open what the running stage needs, so that one process alone downloads what is allowed to be downloaded."""
+        # open what the stage needs: one process alone downloads what may be downloaded
         stage = None if self.trainer is None else self.trainer.state.fn
         if stage in (TrainerFn.FITTING, TrainerFn.VALIDATING):
             _ = self.train_source
@@ -276,25 +270,21 @@ class ImageDataModule(LightningDataModule):
         else:
             _ = self.detection_sources
 
+    @override
     def train_dataloader(self) -> DataLoader[ImageBatch]:
-        """Load the training images but for the validation part, shuffled."""
         return make_loader(self.train_source, self._train_rows[0], self.batch_size, self.num_workers, shuffle=True)
 
+    @override
     def val_dataloader(self) -> DataLoader[ImageBatch]:
-        """Load the validation part of the training images."""
         return make_loader(self.train_source, self._train_rows[1], self.batch_size, self.num_workers)
 
+    @override
     def test_dataloader(self) -> DataLoader[ImageBatch]:
-        """Load the normal source, which must have labels."""
         source = labelled(self.normal_source)
         return make_loader(source, range(len(source)), self.batch_size, self.num_workers)
 
+    @override
     def predict_dataloader(self) -> list[DataLoader[ImageBatch]]:
-        """Load the detection sources, one loader for each of `predict_sources`.
-
-        Raises:
-            Refusal: A source has fewer images than there are processes.
-        """
         rows = {name: range(len(source)) for name, source in self.detection_sources.items()}
         return self.probe_dataloaders(rows, 1 if self.trainer is None else self.trainer.world_size)
 
@@ -305,10 +295,7 @@ class ImageDataModule(LightningDataModule):
 
         Args:
             rows: Source to rows, in the order in which they are loaded.
-            processes: How many share them.
-
-        Raises:
-            Refusal: A source has fewer rows than there are processes.
+            processes: How many share them; a Refusal if a source has fewer rows.
         """
         loaders = []
         for name, chosen in rows.items():
@@ -323,7 +310,7 @@ class ImageDataModule(LightningDataModule):
         return make_loader(source, range(len(source)), self.probe_batch_size, self.num_workers)
 
     def try_augment(self, images: Tensor) -> None:
-        """Refuse an augmentation that does not map training images [N, C, H, W] to such; no random numbers are used up."""
+        """Refuse an augmentation that does not map images [N, C, H, W] to such; random numbers stay as they were."""
         if self.augment is None:
             return
         try:
@@ -338,8 +325,8 @@ class ImageDataModule(LightningDataModule):
                 f"Got {found}. Give it settings that fit, or leave it out."
             )
 
+    @override
     def on_after_batch_transfer(self, batch: ImageBatch, dataloader_idx: int) -> ImageBatch:
-        """Bring pixels to float32 in [0, 1] on the device, or to the Trainer's own precision; augment when training."""
         images = as_float(batch.images)
         if self.trainer is None:
             return batch._replace(images=images)
@@ -347,9 +334,9 @@ class ImageDataModule(LightningDataModule):
             images = self.augment.to(images.device)(images)
         return batch._replace(images=self.trainer.precision_plugin.convert_input(images))
 
+    @override
     def on_exception(self, exception: BaseException) -> None:
-        """Strip the worker's traceback that torch puts around a refusal from a loader's worker."""
-        if isinstance(exception, Refusal):
+        if isinstance(exception, Refusal):  # strip the worker's traceback that torch puts around it
             exception.args = (str(exception).rpartition("errors.Refusal: ")[2].strip(),)
 
     @cached_property

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
+from typing_extensions import override  # typing has it from Python 3.12 on
 
 from lightning_gradood.core import Picture, Refusal, Transform, eight_bit, progress, to_pixels
 from lightning_gradood.data.source import (
@@ -51,12 +52,8 @@ class DatasetSource(Source):
         self.where = where
         self.how = how
 
+    @override
     def open(self) -> Listing:
-        """Build the data set and list its rows.
-
-        Raises:
-            Refusal: The data set's files are not there, it raises anything else when it is built, or it has no length.
-        """
         try:
             dataset = self.dataset()
         except (OSError, RuntimeError, ImportError) as error:  # missing files, no network, no reader such as scipy
@@ -82,8 +79,8 @@ class DatasetListing(Listing):
 
     dataset: Dataset[Any]
 
+    @override
     def read(self, row: int) -> Picture:
-        """Read the image of one item."""
         item = self._item(row)
         image = item[0] if isinstance(item, (tuple, list)) else item
         if isinstance(image, Image.Image):
@@ -97,12 +94,12 @@ class DatasetListing(Listing):
         )
 
     def label(self, row: int) -> int:
-        """Return the class index of one item, -1 where it has none."""
+        """The class index of one item, -1 where it has none."""
         item = self._item(row)
         return _as_label(item[1]) if isinstance(item, (tuple, list)) and len(item) > 1 else -1
 
+    @override
     def fingerprint(self, row: int) -> bytes:
-        """Return the SHA-256 of the image's shape and pixels."""
         pixels = np.asarray(self.read(row))
         return hashlib.sha256(repr((pixels.shape, str(pixels.dtype))).encode() + pixels.tobytes()).digest()
 
@@ -119,7 +116,7 @@ class DatasetListing(Listing):
 
 
 def _ready_labels(dataset: Any) -> list[int]:
-    """Return the labels a data set keeps beside its images, or nothing where items must be read for them."""
+    """The labels a data set keeps beside its images, or nothing where items must be read for them."""
     if getattr(dataset, "target_transform", None) is not None:  # the labels kept are those before it
         return []
     for name in ("targets", "labels"):
@@ -148,7 +145,6 @@ _BY_HAND = {
 
 
 def _files_missing(factory: Callable[[], Any], where: str, how: str, error: Exception) -> str:
-    """Say which files are missing, where they are looked for and how they are placed by hand."""
     name, arguments = _describe(factory)
     where = where or arguments.get("root", "")
     place = f"in `{Path(where).expanduser().absolute()}`" if where else "where its own arguments say"
@@ -162,7 +158,6 @@ def _files_missing(factory: Callable[[], Any], where: str, how: str, error: Exce
 
 
 def _arguments_wrong(factory: Callable[[], Any], error: Exception) -> str:
-    """Say which arguments a data set was given, and what it said to them."""
     name, arguments = _describe(factory)
     shown = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
     reason = " ".join(str(error).split()).rstrip(" .")
@@ -173,7 +168,7 @@ def _arguments_wrong(factory: Callable[[], Any], error: Exception) -> str:
 
 
 def _describe(factory: Callable[[], Any]) -> tuple[str, dict[str, Any]]:
-    """Return the class name and arguments behind a data set factory; jsonargparse hands over a `functools.partial`."""
+    """Class name and arguments behind a data set factory; jsonargparse hands over a `functools.partial`."""
     if not isinstance(factory, functools.partial):
         return getattr(factory, "__name__", type(factory).__name__), {}
     built = next((arg for arg in reversed(factory.args) if isinstance(arg, type)), factory.func)
@@ -191,13 +186,10 @@ class LoadedSource(Dataset[ImageBatch]):
 
     Args:
         name: The source's name; ids are `<name>/<key>`.
-        listing: The opened source.
+        listing: The opened source; keys are unique.
         transform: Deterministic; called once per image.
         rows: Which rows of the listing, ascending; None for all.
         memory_limit: The most bytes of pixels to keep in memory.
-
-    Raises:
-        Refusal: Keys repeat, the transform is random or gives something that is no image.
     """
 
     def __init__(
@@ -252,22 +244,16 @@ class LoadedSource(Dataset[ImageBatch]):
         return ImageBatch(self.images(rows), torch.from_numpy(self.labels)[index], index)
 
     def images(self, rows: Sequence[int]) -> Tensor:
-        """Return images as uint8 or float32 in [0, 1], [len(rows), C, H, W].
-
-        Raises:
-            Refusal: An image cannot be read, or has another shape than the first.
-        """
+        """Images as uint8 or float32 in [0, 1], [len(rows), C, H, W]; a shape other than the first's is refused."""
         if self.in_memory:
             return self._all[torch.as_tensor(rows, dtype=torch.int64)]
         return torch.stack([self._checked(row) for row in rows])
 
     def digest(self) -> str:
-        """Return a SHA-256 that changes with the ids' keys, the labels, or any pixel after the transform.
+        """A SHA-256 that changes with the ids' keys, the labels, or any pixel after the transform.
 
-        It covers the pixels themselves if they are in memory, otherwise each file's content and the transform's repr.
-
-        Raises:
-            Refusal: The images are not in memory and the transform's repr is different in each process.
+        It covers the pixels themselves if they are in memory, otherwise each file's content and the transform's repr,
+        which is refused if it holds a memory address.
         """
         return self._digest
 
@@ -287,8 +273,7 @@ class LoadedSource(Dataset[ImageBatch]):
     def fingerprints(self) -> list[bytes]:
         """Bytes for each image that are the same for the same image.
 
-        They cover the pixels after the transform if these are in memory, otherwise what the listing compares: the bytes
-        of a file, the pixels of a data set's image.
+        They cover the pixels after the transform if these are in memory, otherwise what the listing compares.
         """
         if self.in_memory:
             return [hashlib.sha256(image.numpy().tobytes()).digest() for image in self._all]
@@ -296,7 +281,7 @@ class LoadedSource(Dataset[ImageBatch]):
 
     @cached_property
     def original_fingerprints(self) -> list[bytes]:
-        """Bytes for each image as its listing compares them, whatever the transform makes of it."""
+        """Bytes for each image as its listing compares them, before the transform."""
         return [self._listing.fingerprint(self._rows[row]) for row in self._progress("digesting")]
 
     @cached_property
@@ -341,12 +326,7 @@ class LoadedSource(Dataset[ImageBatch]):
 
 
 class SourceRows(Dataset[ImageBatch]):
-    """Some rows of a loaded source; batches name rows of the whole source.
-
-    Args:
-        source: The loaded source.
-        rows: Which of its rows, in the order they are to come.
-    """
+    """Some rows of a loaded source, in the order given; batches name rows of the whole source."""
 
     def __init__(self, source: LoadedSource, rows: Sequence[int] | NDArray[np.int64]) -> None:
         self.source = source

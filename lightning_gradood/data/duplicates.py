@@ -1,4 +1,4 @@
-"""Images that are in several places: twice in one source, in two sources, or one folder in two roles."""
+"""Images in several places: twice in one source, in two sources, or one folder in two roles."""
 
 import functools
 import itertools
@@ -18,7 +18,7 @@ from lightning_gradood.data.source import Source
 
 
 def groups_of(source: LoadedSource) -> NDArray[np.int64]:
-    """Give each image the row of the first one that is the same; all the row numbers where none is there twice."""
+    """Give each image the row of the first one that is the same, int64 [N]."""
     first: dict[bytes, int] = {}
     return np.array([first.setdefault(print_, row) for row, print_ in enumerate(source.fingerprints)], dtype=np.int64)
 
@@ -48,7 +48,7 @@ def say_shared(sources: Mapping[str, LoadedSource]) -> None:
 
 
 def say_trained_on(train: LoadedSource, normal: LoadedSource) -> None:
-    """Print one line where normal images are among those that the classifier is trained on, or where that is not looked at."""
+    """Print one line where normal images are among the classifier's training images, or where that is not looked at."""
     if not train.in_memory and len(train) > _MOST_COMPARED:
         rank_zero_info(f"train: {len(train):,} images are too many to look for copies of normal ones among them.")
     elif shared := _shared(normal, train):

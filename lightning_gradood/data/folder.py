@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from lightning.pytorch.utilities import rank_zero_info
 from PIL import Image
+from typing_extensions import override  # typing has it from Python 3.12 on
 
 from lightning_gradood.core import (
     MEGAPIXELS,
@@ -34,19 +35,12 @@ from lightning_gradood.records import NORMAL
 
 @dataclass(frozen=True)
 class Opening:
-    """Opens sources, all with the same transform and limits.
-
-    Args:
-        transform: Applied once to every image.
-        memory_limit_gib: Sources with more pixels than this are decoded on demand.
-        seed: Chooses the images where a limit is given; combined with the source's name.
-        max_megapixels: Larger image files are refused before they are decoded.
-    """
+    """Opens sources, all with the same transform and limits."""
 
     transform: Transform | None = None
-    memory_limit_gib: float = 2.0
-    seed: int = 0
-    max_megapixels: float = MEGAPIXELS
+    memory_limit_gib: float = 2.0  # sources with more pixels are decoded on demand
+    seed: int = 0  # chooses the images where a limit is given; combined with the source's name
+    max_megapixels: float = MEGAPIXELS  # larger image files are refused before they are decoded
 
     def load(
         self,
@@ -56,15 +50,10 @@ class Opening:
         classes: Outputs | None = None,
         flag: str = "",
     ) -> LoadedSource:
-        """Open a source.
+        """Open a source, or the folder of a path; `limit` takes a stratified random subset in the source's order.
 
-        Args:
-            name: The source's name.
-            source: The source, or the path of a folder.
-            limit: The most images to take; a stratified random subset in the source's order. None for all.
-            classes: The classifier's outputs by name, into which labels become indices.
-            flag: What the user named them with, whose list is complete; empty for names that came with the network, where
-                a class that is not among them has no label.
+        Labels become indices into `classes`, the classifier's outputs by name. With `flag`, which the user named them
+        with, the list is complete; without it a class that is not among them has no label.
         """
         key = name if name in ("train", NORMAL) else f"anomalies.{name}"
         with refused_as(root=f"data.{key}"):
@@ -106,12 +95,12 @@ LAYOUTS = "either one sub-folder per class (`root/<class>/image.png`) or the ima
 class FolderSource(Source):
     """Image files below a folder: one sub-folder per class, as torchvision's `ImageFolder` reads them, or no classes.
 
-    Classes are the names of the sub-folders, sorted, by number where they differ in a number alone (`10` behind `9`); files
-    may lie at any depth below them. A flat folder gives images of unknown class (-1), and so do images that lie beside
-    class folders. A class folder without images keeps its place among the classes. Every suffix that Pillow or an installed
-    plugin of it reads is an image's; of several frames the first is taken, turned upright as EXIF says, and converted to
-    RGB. What is passed over (other suffixes, names that start with a dot, what systems leave behind, links that lead
-    nowhere, pipes) is counted in one line.
+    Classes are the names of the sub-folders, sorted, by number where they differ in a number alone (`10` behind `9`);
+    files may lie at any depth below them. A flat folder gives images of unknown class (-1), and so do images that lie
+    beside class folders. A class folder without images keeps its place among the classes. Every suffix that Pillow or
+    an installed plugin of it reads is an image's; of several frames the first is taken, turned upright as EXIF says,
+    and converted to RGB. Other suffixes, names that start with a dot, files of operating systems, broken links and
+    pipes are passed over and counted in one line.
 
     Args:
         root: The folder, absolute or relative to the working directory; `~` is expanded.
@@ -124,12 +113,8 @@ class FolderSource(Source):
     def __init__(self, root: str) -> None:
         self.root = root
 
+    @override
     def open(self) -> "FolderListing":
-        """List the image files.
-
-        Raises:
-            Refusal: The folder is missing or holds no images.
-        """
         root = Path(self.root).expanduser()
         if not root.is_dir():
             what = "is not a folder" if root.exists() else "does not exist"
@@ -181,34 +166,27 @@ _READING = b"EXIF's orientation applied"  # part of each file's fingerprint: ano
 
 @dataclass(frozen=True)
 class FolderListing(Listing):
-    """Image files below `root`.
-
-    Args:
-        root: The folder.
-        names: The files' paths below it; `keys` are these as posix paths in which bytes that are no UTF-8 are escaped.
-        notes: What a user should know of it, a line each.
-        limit: How large an image may be; None for the default.
-    """
+    """Image files below `root`."""
 
     root: Path
-    names: list[str]
-    notes: tuple[str, ...] = ()
-    limit: PixelLimit | None = None
+    names: list[str]  # paths below it; `keys` are these as posix paths in which bytes that are no UTF-8 are escaped
+    notes: tuple[str, ...] = ()  # what a user should know of it, a line each
+    limit: PixelLimit | None = None  # how large an image may be
 
+    @override
     def read(self, row: int) -> Image.Image:
-        """Decode one file to RGB, upright."""
         path = self.root / self.names[row]
         try:
             return read_picture(path, limit=self.limit)
         except Unreadable as error:
             raise self._unreadable(path, str(error).partition(". Got: ")[2].rstrip(".")) from error
 
+    @override
     def path(self, row: int) -> str:
-        """Its path below the source's root."""
         return printable(str(self.root / self.names[row]))
 
+    @override
     def fingerprint(self, row: int) -> bytes:
-        """Return the SHA-256 of the file's bytes."""
         path = self.root / self.names[row]
         try:
             with open(path, "rb") as file:

@@ -1,4 +1,4 @@
-"""Data loaders over loaded sources: what Lightning batches, shuffles and spreads over processes."""
+"""Data loaders over loaded sources."""
 
 import warnings
 from collections.abc import Sequence
@@ -42,7 +42,7 @@ def make_loader(
 def training_parts(source: LoadedSource, validation_fraction: float, seed: int) -> tuple[Rows, Rows]:
     """Split the training images into those trained on and those that select the checkpoint, stratified by class.
 
-    The same image twice is in one of them, if the images are in memory; others would have to be read once more.
+    Copies of an image are in one of them, if the images are in memory; others would have to be read once more.
     """
     groups = groups_of(source) if source.in_memory else None
     if groups is not None:
@@ -58,7 +58,7 @@ def training_parts(source: LoadedSource, validation_fraction: float, seed: int) 
 
 
 def labelled(source: LoadedSource) -> LoadedSource:
-    """Return the source if every image has a class."""
+    """Return the source, or refuse it if an image has no class."""
     unknown = int((source.labels < 0).sum())
     if unknown:
         raise Refusal(
@@ -70,7 +70,7 @@ def labelled(source: LoadedSource) -> LoadedSource:
 
 
 def refuse_fewer_than_processes(source: LoadedSource, rows: Sequence[int] | Rows, processes: int) -> None:
-    """Refuse to spread rows over more processes than rows; Lightning would stop on a bare assertion."""
+    """Refuse to spread rows over more processes than rows, for which Lightning raises a bare assertion."""
     if len(rows) < processes:
         raise Refusal(
             f"`{source.name}` should have at least one image for each process. "

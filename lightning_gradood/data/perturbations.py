@@ -18,7 +18,7 @@ from lightning_gradood.records import SPLITS
 
 @dataclass(frozen=True)
 class PerturbedSource:
-    """One perturbation of some normal images: a source like others, but for its images, which are made while probing.
+    """One perturbation of some normal images: a source whose images are made while probing.
 
     Args:
         name: The source's name.
@@ -27,7 +27,7 @@ class PerturbedSource:
         ids: `<name>/<key>` of each.
         origins: The ids of the images they are made from; a perturbed image is in the split of its origin.
         adversarial: Whether the classifier is to be misled; `keep` leaves others as they are.
-        noise: Whether these are no anomalies but normal images, with Gaussian noise of the attack's L2 norm.
+        noise: Whether these are normal images, with Gaussian noise of the attack's L2 norm, rather than anomalies.
         probes: The probes that are read of them; None for all.
     """
 
@@ -48,25 +48,15 @@ class PerturbedSource:
 
 @dataclass(frozen=True)
 class Perturbations:
-    """The perturbations of an experiment.
-
-    Args:
-        attacks: Attacks by name.
-        corruptions: Corruptions by name.
-        noise_control: Whether each attack's noise control joins the normal side.
-        limits: The most images of some of them, by name.
-        seed: Chooses the images where there is a limit.
-        synthetic: Synthetic outliers by name; no anomalies to be found, but what detectors are fitted against.
-        synthetic_probes: The probes that are read of these.
-    """
+    """The perturbations of an experiment, by name."""
 
     attacks: Mapping[str, Perturbation]
     corruptions: Mapping[str, Perturbation]
-    noise_control: bool
-    limits: Mapping[str, int]
-    seed: int
-    synthetic: Mapping[str, Perturbation] = field(default_factory=dict)
-    synthetic_probes: frozenset[str] = frozenset()
+    noise_control: bool  # whether each attack's noise control joins the normal side
+    limits: Mapping[str, int]  # the most images of some of them
+    seed: int  # chooses the images where there is a limit
+    synthetic: Mapping[str, Perturbation] = field(default_factory=dict)  # outliers that detectors are fitted against
+    synthetic_probes: frozenset[str] = frozenset()  # that are read of these
 
     @classmethod
     def named(
@@ -97,11 +87,9 @@ class Perturbations:
         return {name: f"{name}.noise" for name in self.attacks} if self.noise_control else {}
 
     def of(self, normal: LoadedSource, split_of: Mapping[str, str]) -> dict[str, PerturbedSource]:
-        """List the perturbed sources of a source, each attack's noise control right behind it.
+        """List the perturbed sources of the normal one, each attack's noise control right behind it.
 
-        Args:
-            normal: The normal source.
-            split_of: A split of its ids; a limit takes the same share of each split and class.
+        `split_of` is a split of its ids; a limit takes the same share of each split and class.
         """
         found: dict[str, PerturbedSource] = {}
         for name, attack in {**self.attacks, **self.corruptions}.items():
@@ -146,11 +134,7 @@ _BUILT_IN_SEVERITY = 3
 def built_in_probes(seed: int) -> Perturbations:
     """Three attacks and five corruptions of the normal images, to try detectors on where no anomalies are known.
 
-    Args:
-        seed: chooses images where there is a limit, which there is not.
-
-    Reference:
-        ε = 8/255 and its steps are those of today's robustness papers; corruptions are those of CIFAR-10-C at severity 3.
+    ε = 8/255 and its steps are those of today's robustness papers; corruptions are those of CIFAR-10-C.
     """
     attacks: dict[str, Perturbation] = {
         "fgsm": FGSM(eps=8 / 255),
@@ -171,10 +155,10 @@ _PRESETS = ("paper", "modern", "pilot")
 
 
 def _say_or_refuse_unmade(names: Collection[str], made: Collection[str], without_attacks: bool) -> None:
-    """Say that limits of perturbations that were left out are ignored, and refuse those of names that are known nowhere.
+    """Say that limits of perturbations that were left out are ignored, and refuse those of unknown names.
 
-    An experiment file sets limits beside its attacks, and a flag such as `--data.attacks null` takes these away. A name that
-    the file alone knew cannot be told from a misspelt one then, unless it is nearly a known one.
+    An experiment file sets limits beside its attacks, and a flag such as `--data.attacks null` takes these away.
+    Unknown names are then refused only if they are nearly a known one.
     """
     known = {*made, *(name for one in _PRESETS for name in preset(one)), *KINDS}
     for name in sorted(set(names) - known):

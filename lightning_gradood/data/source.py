@@ -1,7 +1,4 @@
-"""Sources of images: what a user configures, what opening it gives, and the batches a loader yields.
-
-A `Source` is what a user writes in YAML; it touches no disk before `open()`. A `Listing` is what was found there.
-"""
+"""Sources of images: what a user configures, what opening it gives, and the batches a loader yields."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -29,7 +26,7 @@ class ImageBatch(NamedTuple):
 
 
 def as_it_is(batch: Any) -> Any:
-    """Collate nothing: our data sets hand over whole batches. A function of its own so that workers can unpickle it."""
+    """Collate nothing, as our data sets give whole batches; a function of its own so that workers can unpickle it."""
     return batch
 
 
@@ -49,11 +46,7 @@ class Listing(ABC):
 
     @abstractmethod
     def read(self, row: int) -> Picture:
-        """Read the image of one row, before any transform.
-
-        Raises:
-            Refusal: The image cannot be read; the message names it.
-        """
+        """Read the image of one row, before any transform; a Refusal that names it if it cannot be read."""
 
     def path(self, row: int) -> str:
         """The file of one image; empty where images are no files."""
@@ -65,19 +58,18 @@ class Listing(ABC):
 
 
 class Source(ABC):
-    """A source of images as it is configured; nothing is read before `open()`."""
+    """A source of images as it is configured, in YAML or in code; nothing is read before `open()`."""
 
     @abstractmethod
     def open(self) -> Listing:
         """List the images, without decoding them where that can be avoided.
 
-        Raises:
-            Refusal: There is nothing to list; the message says what was looked for, where, and how to mend it.
+        If there are none, a Refusal says what was looked for, where, and how to mend it.
         """
 
 
 def row_keys(count: int) -> list[str]:
-    """Return the row numbers 0 … `count` - 1 as text of equal length, so that sorting keeps their order."""
+    """The row numbers 0 … `count` - 1 as text of equal length, so that sorting keeps their order."""
     width = len(str(max(count - 1, 0)))
     return [f"{row:0{width}d}" for row in range(count)]
 

@@ -41,9 +41,6 @@ def split_rows(
     Returns:
         The rows of each part, ascending: int64 arrays that are disjoint and together all rows.
 
-    Raises:
-        Refusal: The fractions are not positive or do not sum to 1.
-
     Example:
         >>> [len(part) for part in split_rows([0, 0, 0, 1, 1], [0.4, 0.4, 0.2], seed=0)]
         [2, 2, 1]
@@ -69,17 +66,11 @@ def smallest_count(fractions: Sequence[float]) -> int:
 
 
 def allocate(counts: Sequence[int], shares: Sequence[Fraction]) -> list[list[int]]:
-    """Give each class its seats in each part, so that parts have the size of the largest remainder of the whole.
+    """Give each of K classes its seats in each of P parts, [K][P], from counts [K] and shares [P] with sum 1.
 
-    Every class first gets the whole seats of its share. Those left are given out class by class, the classes with most
-    seats left first, to the parts that lack most, which is how Gale and Ryser find a matrix with given margins.
-
-    Args:
-        counts: Images in each class, [K].
-        shares: The share of each part, [P], with sum 1.
-
-    Returns:
-        Seats [K][P]: row sums are `counts`; entries are within one of `count * share`.
+    Parts have the size of the largest remainder of the whole. Every class first gets the whole seats of its share; the
+    rest is given out class by class, those with most seats left first, to the parts that lack most, as Gale and Ryser
+    find a matrix with given margins. Row sums are `counts`, entries are within one of `count * share`.
     """
     seats = [[int(count * share) for share in shares] for count in counts]
     totals = _largest_remainder(sum(counts), shares)
@@ -98,7 +89,7 @@ def allocate(counts: Sequence[int], shares: Sequence[Fraction]) -> list[list[int
 
 
 def exact_shares(fractions: Sequence[float]) -> list[Fraction]:
-    """Return the fractions as exact ratios, so that 0.4 of 10,000 is 4,000 and not a hair more."""
+    """The fractions as exact ratios, so that 0.4 of 10,000 is 4,000."""
     finite = all(isinstance(fraction, int | float) and math.isfinite(fraction) for fraction in fractions)
     ratios = [Fraction(fraction).limit_denominator(10**6) for fraction in fractions if finite]
     if not ratios or min(ratios) <= 0 or abs(float(sum(ratios)) - 1) > 1e-5:

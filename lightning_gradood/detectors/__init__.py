@@ -10,20 +10,18 @@ any records; the room `evaluation` fits, selects and measures them.
     >>> bool(np.diff(Energy().score(records)) > 0)  # the second image is the less certain one
     True
 
-Beside the paper's `MLP` stand the field's other methods, each one class that `--detection.detectors` takes by name, such as
-`--detection.detectors '[Baseline, Energy, {class_path: KNN, init_args: {k: 20}}]'`. They read the same pass over the
-images, and are measured on the same records:
+Beside the paper's `MLP` stand the field's other methods, each one class that `--detection.detectors` takes by name,
+such as `--detection.detectors '[Baseline, Energy, {class_path: KNN, init_args: {k: 20}}]'`. They read the same pass
+over the images, and are measured on the same records:
 
 - formulas that learn nothing: `Baseline` (softmax probability), `Energy` and `GradNorm`; `FixedDetector` is their base;
-- distances to normal `train` images: `KNN`; like the formulas it needs no anomalous image (`needs_anomalies` is false);
 - settings chosen on `val`: `ODIN`; regressions on `train` as well: `LID`, `Mahalanobis` (with `ensemble`);
-- gradient representations without any anomalous image (`needs_anomalies` is false): `GradientGaussian` and `GradientKNN`
-  learn what is usual from normal `train` records, and their threshold is a quantile of normal `val` scores;
-- `MahalanobisPP` (features), `Consistency` (views of the image), `SyntheticOutliers` (a model that tells normal images from
-  outliers made of them) and `Combined` (p-values of several), which need no anomalies either, and together are the preset
-  `no_anomalies`;
-- `ImageStatistics`, which is no rival but an audit: it never asks the network, so a source on which it does well is easy
-  for a reason that has nothing to do with what the images show.
+- fitted on normal images alone (`needs_anomalies` is false), with a quantile of normal `val` scores as threshold:
+  distances of features (`KNN`, `MahalanobisPP`) and of gradient representations (`GradientGaussian`, `GradientKNN`),
+  `Consistency` (views of the image), `SyntheticOutliers` (a model that tells normal images from outliers made of them)
+  and `Combined` (p-values of several); the preset `no_anomalies` holds some of these;
+- `ImageStatistics`, an audit that does not run the network: where it does well, a source is easy for a reason other
+  than what the images show.
 """
 
 from lightning_gradood.detectors.class_gaussian import ClassGaussian

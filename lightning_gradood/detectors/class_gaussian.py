@@ -16,9 +16,9 @@ _SMALLEST = 1e-12  # of standard deviations, eigenvalues and squared distances
 class ClassGaussian:
     """Values of normal images: how they vary about the mean of their predicted class.
 
-    Values are standardised and the mean of the predicted class is subtracted; a class that was never predicted has the mean of
-    all. Directions of the covariance of what is left, shrunk as Ledoit and Wolf do, are scaled by their eigenvalue to the power
-    −whitening/2: 0 leaves each value at unit variance, 1 gives every direction the same weight.
+    Values are standardised and the mean of the predicted class is subtracted; a class that was never predicted has the
+    mean of all. Directions of the covariance of what is left, shrunk as Ledoit and Wolf do, are scaled by their
+    eigenvalue to the power −whitening/2: 0 leaves each value at unit variance, 1 gives every direction the same weight.
 
     Args:
         mean: float64 [D].
@@ -39,12 +39,9 @@ class ClassGaussian:
 
     @classmethod
     def of(cls, values: np.ndarray, predictions: np.ndarray, whitening: float = 1.0) -> ClassGaussian:
-        """Learn from normal images.
+        """Learn from values of normal images, float64 [n, D], n ≥ 2, and their predicted classes, int [n].
 
-        Args:
-            values: float64 [n, D], n ≥ 2.
-            predictions: the classifier's, int [n].
-            whitening: from 0, standardised values, to 1, whose squares sum to the squared Mahalanobis distance.
+        `whitening` is from 0, standardised values, to 1, whose squares sum to the squared Mahalanobis distance.
         """
         from sklearn.covariance import LedoitWolf  # takes half a second, which refusals and most runs do without
 

@@ -24,13 +24,9 @@ _TAIL = 0.9  # quantile above which the distribution of normal scores is continu
 
 
 class EmpiricalTail:
-    """One-sided p-values of scores against normal ones: their ranks, and above the 90 % quantile an exponential tail.
+    """One-sided p-values of scores against those of normal images that were not fitted on, ascending, float64 [n].
 
-    The tail's rate is the mean excess over that quantile. Beyond the largest normal score, where ranks say nothing more, it
-    still tells how far away a score is.
-
-    Args:
-        normal: scores of normal images that the detector was not fitted on, float64 [n], ascending.
+    Above their 90 % quantile, an exponential tail, its scale the mean excess, goes on where ranks end.
     """
 
     def __init__(self, normal: np.ndarray) -> None:
@@ -52,19 +48,15 @@ class EmpiricalTail:
 class Combined(Detector):
     """Combine detectors that need no anomalies by their p-values on normal images.
 
-    Normal `train` images are divided into folds. Each detector is fitted on all folds but one and scores that one, in turn, so
-    that its p-values are of images that it was not fitted on; then it is fitted on all of them. High scores are anomalous, so
-    p-values are one-sided.
+    Normal `train` images are divided into folds. Each detector is fitted on all folds but one and scores that one, in
+    turn, so that its p-values are of images that it was not fitted on; then it is fitted on all of them. High scores
+    are anomalous, so p-values are one-sided.
 
     Args:
         detectors: at least two, with different names, none of which needs anomalies.
         rule: `fisher`, the sum of −log p; `squares`, of their squares, which follows the most surprised detector more;
-            `cauchy`, the logarithm of 1 + Σ 1/p, which the smallest p-values decide (for small p, Cauchy's cot(π p) is 1/(π p)).
-        folds: into which normal `train` images are divided.
-        name: in tables, files and W&B keys.
-
-    Raises:
-        Refusal: there are fewer than two detectors, names repeat, one needs anomalies, or there are fewer than two folds.
+            `cauchy`, the logarithm of 1 + Σ 1/p, which the smallest p-values decide (cot(π p) is 1/(π p) for small p).
+        folds: into which normal `train` images are divided, 2 to 1000.
 
     Reference:
         Fisher 1932 for the sum of logarithms; Liu and Xie 2020 for Cauchy's.
@@ -92,28 +84,29 @@ class Combined(Detector):
         self._tails: list[EmpiricalTail] | None = None
 
     @property
+    @override
     def fewest(self) -> int:
-        """20 to make folds of, or as many as leave enough for its detectors when one fold is kept from them."""
+        # enough for each detector when one fold is kept from it
         needed = max(one.fewest for one in self.detectors)
         return max(20, self.folds, math.ceil(needed * self.folds / (self.folds - 1)))
 
     @property
+    @override
     def probes(self) -> Sequence[Probe]:
-        """Those of all detectors, each once."""
         return list({probe.name: probe for one in self.detectors for probe in one.probes}.values())
 
     @property
+    @override
     def outliers(self) -> Sequence[SyntheticOutlier]:
-        """Those of all detectors, each once."""
         return list({outlier.name: outlier for one in self.detectors for outlier in one.outliers}.values())
 
+    @override
     def with_label_designs(self, label_designs: Sequence[LabelDesign]) -> Combined:
-        """One whose detectors read these, but for those that were given their own."""
         members = [one.with_label_designs(label_designs) for one in self.detectors]
         return type(self)(**self.arguments | {"detectors": members})
 
+    @override
     def fit(self, records: Records, seed: int) -> list[dict[str, float]]:
-        """Fit every detector, and its p-values on images that it was not fitted on."""
         plain = normal_training_records(records.only([]), self.fewest)
         folds = dict(zip(plain.ids, np.random.default_rng(seed).permutation(len(plain)) % self.folds, strict=True))
         train, anomalous = records.column("split") == "train", records.anomalous == 1
@@ -129,16 +122,16 @@ class Combined(Detector):
             one.fit(own, seed)
         return []
 
+    @override
     def score(self, records: Records) -> np.ndarray:
-        """Combined surprise, float64 [n]."""
         pairs = zip(self.detectors, self._fitted(self._tails), strict=True)
         surprises = np.stack([tail.surprise(one.score(records)) for one, tail in pairs])
         if self.rule == "cauchy":
             return np.asarray(np.log1p(np.exp(np.minimum(surprises, 600.0)).sum(axis=0)))
         return np.asarray((surprises if self.rule == "fisher" else np.square(surprises)).sum(axis=0))
 
+    @override
     def state_dict(self) -> dict[str, Tensor]:
-        """`<detector>/` and its state, `<detector>/normal` its scores of normal images."""
         found: dict[str, Tensor] = {}
         for one, tail in zip(self.detectors, self._fitted(self._tails), strict=True):
             found |= {f"{one.name}/{name}": tensor for name, tensor in one.state_dict().items()}

@@ -25,14 +25,11 @@ _TOP = 3  # logits that are looked at one by one; of the others mean and standar
 class ViewsProbe(SharedLogitsProbe):
     """Changes of the logits between an image and views of it, in the order of the image's own logits.
 
-    For each view: the changes of the three largest logits, and mean and standard deviation of the changes of the others. An
-    image costs one forward pass and one for each view.
+    For each view: the changes of the three largest logits, and mean and standard deviation of the changes of the
+    others. An image costs one forward pass and one for each view.
 
     Args:
         views: `mirror`, left and right exchanged; `blur`, means of 2×2 pixels.
-
-    Raises:
-        Refusal: if `views` is empty, repeats one or names another.
 
     Example:
         >>> network = nn.Sequential(nn.Flatten(), nn.Linear(12, 3))
@@ -48,25 +45,20 @@ class ViewsProbe(SharedLogitsProbe):
         self.views = list(views)
 
     @property
+    @override
     def name(self) -> str:
-        """`views/`, and the views joined by `+`."""
         return f"views/{'+'.join(self.views)}"
 
+    @override
     def names(self, network: nn.Module) -> list[str]:
-        """View and number of each column."""
         parts = [*(f"top {place}" for place in range(1, _TOP + 1)), "mean of others", "std of others"]
         return [f"{view} {part}" for view in self.views for part in parts]
 
+    @override
     def from_logits(self, network: nn.Module, images: Tensor, logits: Tensor) -> Tensor:
-        """Changes, float64 [N, 5 · views].
-
-        The views of a few images go through the network in one batch, those of many in batches of as many images as there are.
-
-        Raises:
-            Refusal: if a logit is not finite.
-        """
         with exact_arithmetic(), frozen_network(network), torch.no_grad():
             seen = torch.cat([_VIEWS[view](images) for view in self.views])
+            # views of few images in one batch, those of many in batches of as many images as there are
             batches = torch.split(seen, max(len(images), _SMALL_BATCH))
             changed = torch.cat([network(batch) for batch in batches])
         check_finite_rows(changed, "The network's logits of a view")
@@ -75,13 +67,13 @@ class ViewsProbe(SharedLogitsProbe):
         changes = [to_float64(part) - own for part in changed.chunk(len(self.views))]
         return torch.cat([_summary(change.gather(1, order)) for change in changes], dim=1)
 
+    @override
     def describe(self) -> dict[str, object]:
-        """Add the views."""
         return super().describe() | {"views": self.views}
 
 
 def _summary(changes: Tensor) -> Tensor:
-    """Top changes, mean and standard deviation of the others, [N, 5]; 0 for what a network of few classes does not have."""
+    """Top changes, mean and standard deviation of the others, [N, 5]; 0 where a network has too few classes."""
     top = F.pad(changes[:, :_TOP], (0, max(_TOP - changes.shape[1], 0)))
     others = changes[:, _TOP:]
     if not others.shape[1]:
@@ -99,12 +91,11 @@ _VIEWS = {"mirror": lambda images: images.flip(3), "blur": _blurred}
 class Consistency(Detector):
     """Log squared distance of how the logits change with the view to what is usual for the predicted class.
 
-    It needs no anomalies: images that lie near decision boundaries, adversarial ones above all, change more or otherwise than
-    normal ones. An adaptive attack would find it an easy target.
+    It needs no anomalies: images that lie near decision boundaries, adversarial ones above all, change more or
+    otherwise than normal ones. An adaptive attack would find it an easy target.
 
     Args:
         views: as for `ViewsProbe`.
-        name: in tables, files and W&B keys.
 
     Reference:
         Xu, Evans and Qi 2018, "Feature Squeezing", for the comparison of views.
@@ -119,8 +110,8 @@ class Consistency(Detector):
         self._gaussian: ClassGaussian | None = None
 
     @property
+    @override
     def probes(self) -> Sequence[Probe]:
-        """The views."""
         return [self._probe]
 
     @override
@@ -129,13 +120,13 @@ class Consistency(Detector):
         self._gaussian = ClassGaussian.of(self._values(normal), normal.column("prediction"))
         return []
 
+    @override
     def score(self, records: Records) -> np.ndarray:
-        """Log squared distances, float64 [n]."""
         gaussian = self._fitted(self._gaussian)
         return gaussian.log_distance(self._values(records), records.column("prediction"))
 
+    @override
     def state_dict(self) -> dict[str, Tensor]:
-        """The Gaussian."""
         return self._fitted(self._gaussian).state_dict()
 
     @override

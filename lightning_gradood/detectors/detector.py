@@ -21,11 +21,7 @@ Fit = TypeVar("Fit")
 
 
 class NotFittedError(RuntimeError):
-    """A detector was asked for scores or for its state before it was fitted or loaded.
-
-    Args:
-        detector: The detector.
-    """
+    """A detector was asked for scores or for its state before it was fitted or loaded."""
 
     def __init__(self, detector: Detector) -> None:
         kind = type(detector).__name__
@@ -38,8 +34,7 @@ class NotFittedError(RuntimeError):
 class Detector(ABC):
     """Fits on records, scores records, saves and loads what it has learnt.
 
-    A constructor's parameters are settings; each is found under its own name as an attribute, so that `arguments` can
-    save them.
+    A constructor's parameters are settings; each is an attribute of the same name, so that `arguments` can save them.
     """
 
     @property
@@ -100,41 +95,24 @@ class Detector(ABC):
 
     @abstractmethod
     def score(self, records: Records) -> np.ndarray:
-        """Scores float64 [n], any range, higher = more anomalous.
-
-        Raises:
-            NotFittedError: it has learnt nothing yet.
-        """
+        """Scores float64 [n], any range, higher = more anomalous; a NotFittedError if it has learnt nothing yet."""
 
     @abstractmethod
     def state_dict(self) -> dict[str, Tensor]:
-        """Everything `fit` has learnt, as tensors.
-
-        Raises:
-            NotFittedError: it has learnt nothing yet.
-        """
+        """Everything `fit` has learnt, as tensors; a NotFittedError if it has learnt nothing yet."""
 
     @abstractmethod
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Take what `state_dict` of a detector with the same settings returned; scores are then equal to the last bit.
-
-        Args:
-            state: tensors on the CPU.
-        """
+        """Take what `state_dict` of a detector with the same settings returned; scores are then bitwise equal."""
 
     def _fitted(self, learnt: Fit | None) -> Fit:
-        """Return what was learnt, or raise."""
         if learnt is None:
             raise NotFittedError(self)
         return learnt
 
 
 def normal_training_records(records: Records, fewest: int = 2) -> Records:
-    """The records a one-class detector may be fitted on.
-
-    Raises:
-        Refusal: if there are fewer than `fewest`.
-    """
+    """The records that a one-class detector is fitted on; a Refusal if there are fewer than `fewest`."""
     rows = (records.column("split") == "train") & (records.anomalous == 0)
     if rows.sum() < fewest:
         raise Refusal(
@@ -145,10 +123,9 @@ def normal_training_records(records: Records, fewest: int = 2) -> Records:
 
 
 def outlier_training_records(records: Records, detector: Detector) -> Records:
-    """The synthetic outliers that a detector may be fitted on: of its kinds, and unlike the image they were made of.
+    """The synthetic outliers that a detector is fitted on: of its kinds, and unlike the image they were made of.
 
-    Raises:
-        Refusal: if there are none.
+    A Refusal if there are none.
     """
     kinds = [f"{SYNTHETIC}{outlier.name}" for outlier in detector.outliers]
     rows = np.isin(records.column("attack").astype(str), kinds)
@@ -162,7 +139,7 @@ def outlier_training_records(records: Records, detector: Detector) -> Records:
 
 
 def neighbour_rank(k: int | None, records: int, most: int) -> int:
-    """Which nearest neighbour is looked at: k if it is given, else one in 16 of the records, from 1 to `most`."""
+    """Which nearest neighbour is looked at: k if given, else one in 16 of the records, from 1 to `most`."""
     return k if k is not None else min(max(records // 16, 1), most)
 
 
@@ -176,17 +153,10 @@ _BLOCK = 32  # rows that are scored together
 
 
 def score_in_blocks(detector: Detector, records: Records) -> np.ndarray:
-    """Score records in blocks of one size, so that a score does not depend on how many others are scored with it.
+    """Scores of a fitted detector, float64 [n], computed in blocks of one size.
 
-    Products of matrices of other sizes are summed in another order and differ in the last bit; a row gets the same bits here
-    whether it comes alone, as from a guard, or among thousands.
-
-    Args:
-        detector: fitted.
-        records: n of them.
-
-    Returns:
-        What `detector.score` gives, float64 [n].
+    Matrix products of other sizes are summed in another order and differ in the last bit; in blocks an image gets the
+    same bits alone, as from a guard, as among thousands.
     """
     number = len(records)
     rows = np.minimum(np.arange(-(-number // _BLOCK) * _BLOCK), number - 1)  # the last one fills the last block

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from typing_extensions import override  # typing has it from Python 3.12 on
 
 from lightning_gradood.core import Refusal, to_float64
 from lightning_gradood.detectors.detector import FixedDetector
@@ -15,35 +16,31 @@ from lightning_gradood.records import Records
 
 
 class GradNormProbe(FeatureLayerProbe):
-    """L1 norm of the gradient of Σ_c −log softmax(z)_c in the last layer's weight, per image.
+    """L1 norm of the gradient of Σ_c −log softmax(z)_c in the last layer's weight, per image, float64 [N, 1].
 
-    In closed form: that gradient is the outer product of C·softmax(z) − 1 with the penultimate features, so its L1 norm
-    is the product of theirs. The loss is summed over the classes, as in the original; a mean would divide by C. Of `TwoLogits`
-    the last layer gives the second logit alone.
+    In closed form: the gradient is the outer product of C·softmax(z) − 1 and the penultimate features, so its L1 norm
+    is the product of theirs. The loss is summed over the classes, as in the original; a mean would divide by C. Of
+    `TwoLogits` the last layer gives the second logit alone.
 
     Reference:
         Huang, Geng, Li 2021, Eq. 7; its code, gradnorm_ood, `iterate_data_gradnorm`.
     """
 
     @property
+    @override
     def name(self) -> str:
-        """`gradnorm`."""
         return "gradnorm"
 
+    @override
     def names(self, network: nn.Module) -> list[str]:
-        """One name."""
         return ["last_weight_l1"]
 
+    @override
     def layers_of(self, network: nn.Module) -> list[str]:
-        """`penultimate`."""
         return [PENULTIMATE]
 
+    @override
     def from_layers(self, network: nn.Module, logits: Tensor, layers: Sequence[Tensor]) -> Tensor:
-        """Norms, float64 [N, 1].
-
-        Raises:
-            Refusal: if the logits are not what an nn.Linear makes of the penultimate features.
-        """
         (features,) = layers
         own = slice(1, None) if isinstance(network, TwoLogits) else slice(None)  # the logits that the last layer gives
         _refuse_other_heads(network, logits.detach()[:, own], features.detach())
@@ -75,6 +72,6 @@ class GradNorm(FixedDetector):
     name = "gradnorm"
     probes: Sequence[Probe] = (GradNormProbe(),)
 
+    @override
     def score(self, records: Records) -> np.ndarray:
-        """Negated norms, float64 [n]."""
         return np.asarray(-records.probe(GradNormProbe().name)[:, 0], dtype=np.float64)

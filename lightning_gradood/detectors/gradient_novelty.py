@@ -1,8 +1,7 @@
 """One-class detectors on gradient representations: a Gaussian, nearest neighbours.
 
-They are fitted on normal images alone. The norms follow the predicted class, so what varies between classes would hide what
-varies with the image; log norms are first whitened by `ClassGaussian`. Fully whitened, the many directions in which normal images
-hardly differ would drown the few in which anomalous ones stand out, so by default they are whitened by half.
+Norms vary with the predicted class, so `ClassGaussian` centres log norms on it and whitens them. Full whitening would
+let the many directions in which normal images hardly differ hide the few in which anomalous ones do.
 """
 
 from __future__ import annotations
@@ -33,13 +32,7 @@ def log_norms(records: Records, label_designs: Sequence[LabelDesign]) -> np.ndar
 
 
 class OneClassDetector(Detector):
-    """Fitted on the gradient representations of normal `train` records alone; no anomalous image is looked at.
-
-    Args:
-        label_designs: the representation is their norms side by side; those of the experiment if none are named, and
-            [AllOnes] outside one.
-        whitening: from 0, standardised norms, to 1, fully whitened ones; see `ClassGaussian`.
-    """
+    """Base of detectors fitted on the gradient representations of normal `train` records alone."""
 
     needs_anomalies = False
 
@@ -53,13 +46,13 @@ class OneClassDetector(Detector):
         self.whitening = whitening
         self._gaussian: ClassGaussian | None = None
 
+    @override
     def with_label_designs(self, label_designs: Sequence[LabelDesign]) -> OneClassDetector:
-        """One that reads these, unless it was given its own."""
         return self if self._given else type(self)(**self.arguments | {"label_designs": list(label_designs)})
 
     @property
+    @override
     def probes(self) -> Sequence[Probe]:
-        """One gradient probe per label design."""
         return [GradientProbe(design) for design in self.label_designs]
 
     @override
@@ -78,19 +71,17 @@ class OneClassDetector(Detector):
         self._gaussian = ClassGaussian.from_state_dict(state)
 
     def whitened(self, records: Records) -> np.ndarray:
-        """Log norms, seen from the predicted class' centre and whitened, float64 [n, D]."""
+        """Log norms, relative to the predicted class' centre and whitened, float64 [n, D]."""
         values = log_norms(records, self.label_designs)
         return self._fitted(self._gaussian).whitened(values, records.column("prediction"))
 
 
 class GradientGaussian(OneClassDetector):
-    """Score by the squared distance from the predicted class' centre, in a metric between Euclid's and Mahalanobis'.
+    """Squared distance from the predicted class' centre, in a metric between Euclid's and Mahalanobis'.
 
     Args:
-        label_designs: the representation is their norms side by side; those of the experiment if none are named, and
-            [AllOnes] outside one.
-        whitening: 1 gives the Mahalanobis distance with a shrunk tied covariance, 0 the Euclidean one of standardised
-            norms.
+        label_designs: the representation is their norms side by side; by default those of the experiment, or AllOnes.
+        whitening: 1 gives the Mahalanobis distance with a shrunk tied covariance, 0 the standardised Euclidean one.
 
     Reference:
         Lee et al. 2018, Eq. 1, on gradient norms rather than features; Ledoit and Wolf 2004 for the shrinkage.
@@ -111,12 +102,11 @@ _MOST = 10
 
 
 class GradientKNN(OneClassDetector):
-    """Score by the distance to the k-th nearest normal representation, each seen from its predicted class' centre.
+    """Distance to the k-th nearest normal representation, each relative to its predicted class' centre.
 
     Args:
-        label_designs: the representation is their norms side by side; those of the experiment if none are named, and
-            [AllOnes] outside one.
-        k: which neighbour, the last one where there are fewer; by default one in 16 of the normal records, and 10 at most.
+        label_designs: the representation is their norms side by side; by default those of the experiment, or AllOnes.
+        k: which neighbour, the last where there are fewer; by default one in 16 of the normal records, and 10 at most.
         whitening: from 0, standardised norms, to 1, fully whitened ones.
 
     Reference:

@@ -17,39 +17,34 @@ _BLOCK = 8  # pixels; JPEG transforms blocks of this size
 
 
 class ImageStatisticsProbe(Probe):
-    """Mean, variance, high-frequency energy and JPEG blockiness of an image; the network is not asked."""
+    """The four `image_statistics` of an image: mean, variance, high-frequency energy and JPEG blockiness."""
 
     @property
+    @override
     def name(self) -> str:
-        """`image_statistics`."""
         return "image_statistics"
 
+    @override
     def names(self, network: nn.Module) -> list[str]:
-        """Names of the four."""
         return ["mean", "variance", "high_frequency", "blockiness"]
 
+    @override
     def __call__(self, network: nn.Module, images: Tensor) -> Tensor:
-        """Compute `image_statistics(images)`, float64 [N, 4]."""
         return image_statistics(images)
 
 
 def image_statistics(images: Tensor) -> Tensor:
-    """Return four simple statistics of each image.
+    """Return four simple statistics of each image, float64 [N, 4].
 
     - mean of all pixels and channels;
     - their variance (divided by their number);
-    - high-frequency energy: the part of each channel's variance in waves of fewer than four pixels, averaged over channels;
-    - blockiness: mean absolute step between neighbouring pixels across the borders of 8×8 blocks, counted from the upper
-      left corner, minus that within blocks, averaged over the two directions; 0 where an image has no border.
+    - high-frequency energy: the part of a channel's variance in waves of fewer than four pixels, averaged over
+      channels;
+    - blockiness: mean absolute step between neighbouring pixels across the borders of 8×8 blocks, counted from the
+      upper left corner, minus that within blocks, averaged over the two directions; 0 where an image has no border.
 
     Args:
         images: pixels in [0, 1], [N, C, H, W].
-
-    Returns:
-        float64 [N, 4].
-
-    Raises:
-        Refusal: if the images are not [N, C, H, W].
 
     Reference:
         Wang, Sheikh, Bovik 2002 for the blockiness, as a difference so that flat images have one.
@@ -79,7 +74,7 @@ def _high_frequency(pixels: Tensor) -> Tensor:
 
 
 def _blockiness(pixels: Tensor) -> Tensor:
-    """Of the borders between columns."""
+    """Blockiness of the borders between columns."""
     steps = pixels.diff(dim=3).abs().mean(dim=(1, 2))
     at_border = torch.arange(1, steps.shape[1] + 1, device=steps.device) % _BLOCK == 0
     if not at_border.any():
@@ -93,8 +88,8 @@ _FLOOR = 1e-12  # added before logarithms; far below the variance of one grey le
 class ImageStatistics(Detector):
     """Logistic regression on mean, log variance, log high-frequency energy and JPEG blockiness.
 
-    Where it does well, a source is easy for a reason other than its content: how the images were resized or compressed. The
-    numbers of other detectors on that source then say little.
+    Where it does well, a source is easy for a reason other than its content: how the images were resized or compressed.
+    The numbers of other detectors on that source then say little.
     """
 
     name = "image_statistics"
@@ -109,12 +104,12 @@ class ImageStatistics(Detector):
         self._logistic = fit_logistic(_inputs(train), train.anomalous)
         return []
 
+    @override
     def score(self, records: Records) -> np.ndarray:
-        """Logits, float64 [n]."""
         return self._fitted(self._logistic).score(_inputs(records))
 
+    @override
     def state_dict(self) -> dict[str, Tensor]:
-        """The regression."""
         return self._fitted(self._logistic).state_dict()
 
     @override

@@ -1,4 +1,4 @@
-"""What a learnt detector reads of an image side by side: gradient norms, features, confidence, views."""
+"""Inputs of a learnt detector, side by side: gradient norms, features, confidence, views."""
 
 from __future__ import annotations
 
@@ -22,13 +22,11 @@ class Inputs:
     """Groups of numbers about an image, one after the other.
 
     Args:
-        names: `norms`, logarithms of the gradient norms of every label design, ln(value + 1e-30); `features`, averages and
-            standard deviations of the channels of the feature layers; `confidence`, of the logits z: logsumexp, z₁ − z₂, z₂ − z₃,
-            log(1 − p₁), mean, standard deviation, z₁, z₂, z₃; `views`, how the logits change with the view, see `ViewsProbe`.
+        names: one or more, each once: `norms`, logarithms of the gradient norms of every label design, ln(value +
+            1e-30); `features`, averages and standard deviations of the channels of the feature layers; `confidence`, of
+            the logits z: logsumexp, z₁ − z₂, z₂ − z₃, log(1 − p₁), mean, standard deviation, z₁, z₂, z₃; `views`, how
+            the logits change with the view, see `ViewsProbe`.
         label_designs: whose norms are read.
-
-    Raises:
-        Refusal: names repeat, are unknown or none.
     """
 
     def __init__(self, names: Sequence[str], label_designs: Sequence[LabelDesign]) -> None:
@@ -47,7 +45,7 @@ class Inputs:
 
     @property
     def probes(self) -> list[Probe]:
-        """What is read, each probe once."""
+        """The probes that are read, each once."""
         return [probe for group in self._probes.values() for probe in group]
 
     def values(self, records: Records) -> np.ndarray:
@@ -62,14 +60,9 @@ class Inputs:
 
 
 def confidence(logits: np.ndarray) -> np.ndarray:
-    """Nine numbers that say how sure the classifier is, see `Inputs`.
+    """Nine numbers that say how sure the classifier is, float64 [n, 9], of logits [n, classes]; see `Inputs`.
 
-    Args:
-        logits: float64 [n, classes]; of fewer than three classes the missing logits count as the smallest there is, of a single
-            one, whose class is a matter of sign, the other is 0.
-
-    Returns:
-        float64 [n, 9].
+    Of fewer than three classes missing logits count as the smallest one; beside a single logit, the other is 0.
     """
     if logits.shape[1] == 1:
         logits = np.concatenate([logits, np.zeros_like(logits)], axis=1)

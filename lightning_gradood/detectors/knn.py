@@ -22,15 +22,10 @@ _MOST = 50
 
 
 class KNN(Detector):
-    """Euclidean distance of the unit-length penultimate features to the k-th nearest of the normal `train` records.
+    """Distance, in [0, 2], of unit-length penultimate features to the k-th nearest of the normal `train` records.
 
     Args:
-        k: which neighbour; by default one in 16 of the normal `train` records, and 50, which is the paper's for CIFAR-10, at
-            most.
-        name: in tables, files and W&B keys.
-
-    Raises:
-        Refusal: if `k` is below 1.
+        k: which neighbour, at least 1; by default one in 16 of the normal `train` records, and at most the paper's 50.
 
     Reference:
         Sun, Ming, Zhu, Li 2022, section 3.
@@ -48,8 +43,8 @@ class KNN(Detector):
         self._neighbours: NearestNeighbors | None = None
 
     @property
+    @override
     def fewest(self) -> int:
-        """k, where it is given."""
         return self.k or 2
 
     @override
@@ -57,13 +52,13 @@ class KNN(Detector):
         self._keep(_directions(normal_training_records(records, self.fewest)))
         return []
 
+    @override
     def score(self, records: Records) -> np.ndarray:
-        """Distances in [0, 2], float64 [n]."""
         distances, _ = self._fitted(self._neighbours).kneighbors(_directions(records))
         return np.asarray(distances[:, -1], dtype=np.float64)
 
+    @override
     def state_dict(self) -> dict[str, Tensor]:
-        """`directions`, unit-length features of the normal `train` records, float64 [n, D]."""
         self._fitted(self._neighbours)
         return {"directions": torch.from_numpy(self._directions)}
 

@@ -23,14 +23,11 @@ _LARGEST = 4  # features that say which images an image outside of the batches i
 
 
 def local_dimensionality(distances: np.ndarray, neighbours: Sequence[int]) -> np.ndarray:
-    """Estimate −k / Σ_{i ≤ k} log(v_i / v_k) for several k, v_i the distance to the i-th nearest neighbour.
+    """Estimate −k / Σ_{i ≤ k} log(v_i / v_k), v_i the distance to the i-th nearest neighbour, float64 [n, K].
 
     Args:
-        distances: to all neighbours, in any order, float [n, m].
-        neighbours: the K values of k, each in 1 … m.
-
-    Returns:
-        float64 [n, K]; at most 1e6, which stands for equal distances, and 0 where all k are 0.
+        distances: to all m neighbours, in any order, float [n, m].
+        neighbours: the K values of k, each in 1 … m. Estimates are at most 1e6 (equal distances), 0 where all k are 0.
 
     Reference:
         Amsaleg et al. 2015, Eq. 10; Ma et al. 2018, Eq. 4.
@@ -50,23 +47,18 @@ def local_dimensionality(distances: np.ndarray, neighbours: Sequence[int]) -> np
 
 @dataclass(frozen=True)
 class Neighbourhoods:
-    """Mini-batches of clean images, and the rule that says which of them an image is compared with.
+    """Mini-batches of clean images; each image is compared with all of one batch but one.
 
-    Every image is compared with all images of a batch but one: itself or its own clean version, where that is in a batch, else
-    one at a place given by which of its features are the largest. So images inside and outside the batches have equally
-    many neighbours, and an image outside of them gets the same value under any name.
-
-    Args:
-        features: of the clean images, float [batches, size, width].
-        place_of: origin id to batch and place, for the images in the batches.
+    That one is the image itself or its clean version, where a batch has it, else it follows from its largest features:
+    so images in and outside the batches have equally many neighbours, and a score does not depend on an image's name.
     """
 
-    features: np.ndarray
-    place_of: dict[str, tuple[int, int]]
+    features: np.ndarray  # of the clean images, float [batches, size, width]
+    place_of: dict[str, tuple[int, int]]  # origin id to batch and place, for the images in the batches
 
     @classmethod
     def build(cls, features: np.ndarray, ids: Sequence[str], seed: int) -> "Neighbourhoods":
-        """Shuffle clean images, float [n, width], into batches of 100, or one of all if fewer; the remainder is left out."""
+        """Shuffle clean images, float [n, width], into batches of 100, or one if fewer, without the remainder."""
         size = min(_BATCH, len(ids))
         count = len(ids) // size
         rows = np.random.default_rng(seed).permutation(len(ids))[: count * size]
@@ -81,16 +73,9 @@ class Neighbourhoods:
     def dimensionality(
         self, records: Records, values: np.ndarray, layers: Sequence[Sequence[int]], neighbours: Sequence[int]
     ) -> np.ndarray:
-        """Estimate the dimensionality at every record and feature layer.
+        """Dimensionality of records with features `values`, float [n, width], at each layer, float64 [n, K, T].
 
-        Args:
-            records: n records, for their origins.
-            values: their features, float [n, width].
-            layers: columns of each of the T feature layers.
-            neighbours: K values of k.
-
-        Returns:
-            float64 [n, K, T].
+        `layers` holds the columns of each of the T feature layers, `neighbours` the K values of k.
         """
         batches, places = (
             np.array([self._place(*pair) for pair in zip(records.column("origin_id"), values, strict=True)])
@@ -111,9 +96,8 @@ class Neighbourhoods:
         if origin in self.place_of:
             return self.place_of[origin]
         batches, size = self.features.shape[:2]
-        largest = np.argsort(features, kind="stable")[-_LARGEST:].astype(
-            np.int32
-        )  # rounding rarely changes their order
+        # rounding rarely changes their order
+        largest = np.argsort(features, kind="stable")[-_LARGEST:].astype(np.int32)
         index = zlib.crc32(largest.tobytes()) % (batches * size)
         return index // size, index % size
 
@@ -123,8 +107,6 @@ _GRID = (10, 20, 30, 40, 50, 60, 70, 80, 90)
 
 @dataclass(frozen=True)
 class _Fit:
-    """The fitted k, layers, mini-batches and regression."""
-
     k: int
     layers: list[list[int]]
     neighbourhoods: Neighbourhoods
@@ -135,17 +117,15 @@ class LID(Detector):
     """Logistic regression on the local intrinsic dimensionality of every feature layer among clean `train` images.
 
     Neighbours are sought in mini-batches of 100 clean images, the image's own clean version not counted. Lee et al.
-    take the batch that is scored; here it is always made of normal `train` records, so that a score depends on its own
-    image alone.
+    take the batch that is scored; here it is of normal `train` records, so that a score depends on its own image alone.
 
     Args:
-        neighbours: the grid of k; the one with the highest AUROC on `val` is taken, the first of equals. Values that
-            exceed the neighbours there are, 99 or fewer, are left out.
+        neighbours: the grid of k, each at least 2; the one with the highest AUROC on `val` is taken, the first of
+            equals. Values that exceed the neighbours there are, 99 or fewer, are left out.
         layers: modules to read, as for `FeatureProbe`.
-        name: in tables, files and W&B keys.
 
     Raises:
-        Refusal: if `neighbours` is empty or holds a value below 2; in `fit`, if there are too few clean `train` records.
+        Refusal: in `fit`, if there are too few clean `train` records.
 
     Reference:
         Ma et al. 2018, algorithm 1; deep_Mahalanobis (Lee et al. 2018), `lib_generation.py`, `get_LID`.
@@ -165,17 +145,17 @@ class LID(Detector):
         self._fit: _Fit | None = None
 
     @property
+    @override
     def fewest(self) -> int:
-        """One more than the smallest number of neighbours."""
         return min(self.neighbours) + 1
 
     @property
+    @override
     def probes(self) -> Sequence[Probe]:
-        """The feature layers."""
         return [FeatureProbe(self.layers)]
 
+    @override
     def fit(self, records: Records, seed: int) -> list[dict[str, float]]:
-        """Make the mini-batches and the regressions on `train`, choose k on `val`; see `Detector.fit`."""
         train, val = (records.where(split=split) for split in ("train", "val"))
         layers = self._columns(records)
         neighbourhoods = self._neighbourhoods(train, seed)
@@ -189,18 +169,17 @@ class LID(Detector):
                 best, self._fit = value, _Fit(k, layers, neighbourhoods, logistic)
         return []
 
+    @override
     def score(self, records: Records) -> np.ndarray:
-        """Logits, float64 [n]."""
         fit = self._fitted(self._fit)
         dimensions = fit.neighbourhoods.dimensionality(records, self._values(records), fit.layers, [fit.k])
         return fit.logistic.score(dimensions[:, 0])
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Everything that was fitted.
+        """The regression, `k`, and the mini-batches.
 
-        - the regression, and `k`;
-        - `clean`: features of the mini-batches, float64 [batches, size, ΣC], and `layer`: that of each column, int64 [ΣC];
-        - `ids`: UTF-8 bytes of the JSON list of the clean images' ids, in the order of `clean`.
+        `clean` holds their features, float64 [batches, size, ΣC], `layer` the feature layer of each column, int64 [ΣC],
+        and `ids` UTF-8 bytes of the JSON list of the images' ids, in the order of `clean`.
         """
         fit = self._fitted(self._fit)
         layer = np.concatenate([np.full(len(columns), index) for index, columns in enumerate(fit.layers)])

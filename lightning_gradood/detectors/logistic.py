@@ -1,4 +1,4 @@
-"""Logistic regression on a few numbers a record, its strength of regularisation chosen by cross-validation on `train`."""
+"""Logistic regression on a few numbers per record, its regularisation chosen by cross-validation on `train`."""
 
 from dataclasses import dataclass
 
@@ -14,18 +14,11 @@ _FOLDS = 5
 
 @dataclass(frozen=True)
 class Logistic:
-    """A fitted logistic regression on standardised values.
+    """A fitted logistic regression on standardised values."""
 
-    Args:
-        mean: of each column on `train`, float64 [d].
-        scale: standard deviation of each column on `train`, 1 where that is 0, float64 [d].
-        weights: of the standardised columns, float64 [d].
-        bias: added.
-    """
-
-    mean: np.ndarray
-    scale: np.ndarray
-    weights: np.ndarray
+    mean: np.ndarray  # of each column on `train`, float64 [d]
+    scale: np.ndarray  # standard deviation of each column on `train`, 1 where that is 0
+    weights: np.ndarray  # of the standardised columns, float64 [d]
     bias: float
 
     def score(self, values: np.ndarray) -> np.ndarray:
@@ -33,7 +26,7 @@ class Logistic:
         return np.asarray((values - self.mean) / self.scale @ self.weights + self.bias, dtype=np.float64)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The four as float64 tensors."""
+        """All fields as float64 tensors."""
         parts = {"mean": self.mean, "scale": self.scale, "weights": self.weights, "bias": self.bias}
         return {name: torch.tensor(value, dtype=torch.float64) for name, value in parts.items()}
 
@@ -46,10 +39,7 @@ class Logistic:
 def fit_balanced_logistic(values: np.ndarray, labels: np.ndarray, strength: float) -> Logistic:
     """Fit an L2-regularised logistic regression in which both classes weigh the same, however many there are of each.
 
-    Args:
-        values: float [n, d], finite; standardised here.
-        labels: 0 normal, 1 anomalous, int [n]; some of either.
-        strength: scikit-learn's C.
+    Takes values float [n, d], labels 0 (normal) and 1 (anomalous), int [n], some of either, and scikit-learn's C.
     """
     from sklearn.linear_model import LogisticRegression  # takes half a second, which refusals and most runs do without
 
@@ -70,10 +60,7 @@ def fit_logistic(values: np.ndarray, labels: np.ndarray) -> Logistic:
 
     Args:
         values: float [n, d], finite; standardised here.
-        labels: 0 normal, 1 anomalous, int [n].
-
-    Raises:
-        Refusal: if there are fewer than five of either, which five folds cannot share.
+        labels: 0 normal, 1 anomalous, int [n]; a Refusal if there are fewer than five of either.
 
     Reference:
         deep_Mahalanobis (Lee et al. 2018), `ADV_Regression.py`, whose regressions these are.

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from scipy.special import logsumexp
+from typing_extensions import override  # typing has it from Python 3.12 on
 
 from lightning_gradood.core import Refusal
 from lightning_gradood.detectors.detector import FixedDetector
@@ -12,7 +13,7 @@ from lightning_gradood.records import Records
 
 
 class Baseline(FixedDetector):
-    """Maximum softmax probability p, as log(1 − p): the order of −p, but without ties where p rounds to 1.
+    """Maximum softmax probability p, as log(1 − p), in (−∞, 0): the order of −p, but without ties where p rounds to 1.
 
     Reference:
         Hendrycks, Gimpel 2017, section 2.
@@ -21,8 +22,8 @@ class Baseline(FixedDetector):
     name = "baseline"
     probes: Sequence[Probe] = (LogitsProbe(),)
 
+    @override
     def score(self, records: Records) -> np.ndarray:
-        """log(1 − max_c p_c), float64 [n], in (−∞, 0)."""
         logits = records.probe(LogitsProbe().name)
         others = np.array(logits, dtype=np.float64)
         np.put_along_axis(others, logits.argmax(axis=1, keepdims=True), -np.inf, axis=1)
@@ -30,14 +31,7 @@ class Baseline(FixedDetector):
 
 
 class Energy(FixedDetector):
-    """−T·logsumexp(z / T) of the logits z.
-
-    Args:
-        temperature: T, above 0.
-        name: in tables, files and W&B keys.
-
-    Raises:
-        Refusal: if `temperature` is not above 0.
+    """−T·logsumexp(z / T) of the logits z, T = `temperature` above 0.
 
     Reference:
         Liu, Wang, Owens, Li 2020, Eq. 4.
@@ -54,7 +48,7 @@ class Energy(FixedDetector):
         self.temperature = temperature
         self.name = name
 
+    @override
     def score(self, records: Records) -> np.ndarray:
-        """Energy, float64 [n]."""
         logits = records.probe(LogitsProbe().name).astype(np.float64)
         return np.asarray(-self.temperature * logsumexp(logits / self.temperature, axis=1))

@@ -1,4 +1,4 @@
-"""Mahalanobis: the distance of an image's features to the nearest class mean, plain, after a step, or over all layers."""
+"""Mahalanobis: the distance of features to the nearest class mean, plain, after a step, or over all layers."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -33,21 +33,15 @@ from lightning_gradood.records import Records
 
 @dataclass(frozen=True)
 class TiedGaussians:
-    """One mean for each class and a shared covariance Σ, kept as W with W·Wᵀ = Σ⁺.
+    """One mean for each class and a shared covariance Σ, kept as W with W·Wᵀ = Σ⁺."""
 
-    Args:
-        means: float64 [C, D].
-        whitening: W, float64 [D, rank of Σ].
-    """
-
-    means: Tensor
-    whitening: Tensor
+    means: Tensor  # float64 [C, D]
+    whitening: Tensor  # W, float64 [D, rank of Σ]
 
     def confidence(self, features: Tensor) -> Tensor:
-        """Return −½·d² to the closest mean, float64 [N], for features [N, D]; gradients flow to the features.
+        """−½·d² to the closest mean, float64 [N], for features [N, D]; gradients flow to the features.
 
-        Reference:
-            Lee et al. 2018, Eq. 2, with the factor ½ of their code.
+        Lee et al. 2018, Eq. 2, with the factor ½ of their code.
         """
         centre = self.means.mean(dim=0)  # nearer to 0, products lose less
         white = (to_float64(features) - centre) @ self.whitening
@@ -58,16 +52,12 @@ class TiedGaussians:
         return -0.5 * (white - closest).square().sum(dim=1)
 
     def to(self, device: torch.device) -> "TiedGaussians":
-        """Return the same on a device."""
+        """The same on a device."""
         return TiedGaussians(self.means.to(device), self.whitening.to(device))
 
 
 class Moments:
-    """Sums from which tied Gaussians are made, added up batch by batch in float64.
-
-    Args:
-        classes: how many there may be.
-    """
+    """Sums from which tied Gaussians of at most `classes` classes are made, added up batch by batch in float64."""
 
     def __init__(self, classes: int) -> None:
         self._classes = classes
@@ -75,12 +65,7 @@ class Moments:
         self._origin = self._sums = self._scatter = torch.zeros(0, dtype=torch.float64)
 
     def add(self, features: Tensor, labels: Tensor) -> None:
-        """Take a batch in.
-
-        Args:
-            features: [N, D], any floating dtype.
-            labels: classes, int64 [N], below `classes`.
-        """
+        """Add a batch of features [N, D], any floating dtype, with classes int64 [N]."""
         features = to_float64(features.detach())
         labels = labels.to(features.device)
         if not len(self._sums):
@@ -94,13 +79,10 @@ class Moments:
         self._scatter += features.T @ features
 
     def gaussians(self) -> TiedGaussians:
-        """Return the Gaussians of the classes seen, on the CPU.
+        """The Gaussians of the classes seen, on the CPU.
 
-        The covariance is that of the features about their classes' means, divided by their number; directions without
-        variance are left out, as by a pseudo-inverse.
-
-        Reference:
-            scikit-learn's EmpiricalCovariance, which deep_Mahalanobis fits on class-centred features.
+        The covariance is that of scikit-learn's EmpiricalCovariance of class-centred features, which deep_Mahalanobis
+        fits; directions without variance are left out, as by a pseudo-inverse.
         """
         counts, sums = self._counts.cpu(), self._sums.cpu()
         seen = counts > 0
@@ -112,20 +94,17 @@ class Moments:
 
 
 class MahalanobisProbe(Probe):
-    """Confidence −½·d² of each feature layer, d being the Mahalanobis distance to the closest class mean, for every magnitude m.
+    """Confidence −½·d² for every feature layer and magnitude m, d the Mahalanobis distance to the closest class mean.
 
-    The image is first moved to x − m·sign(∇ₓ ½·d²), d of the same feature layer: pixels in [0, 1], not clipped, a gradient of 0
-    counts as positive. An image costs one forward pass, and with magnitudes above 0 one backward pass for each feature layer and
-    one forward pass up to the feature layer for each pair of a feature layer and a magnitude: with Lee et al.'s grid and
-    five feature layers 1 whole and 30 shorter forward passes and 5 backward passes. Class means and covariance come from
-    the classifier's training images (`prepare`).
+    The image is first moved to x − m·sign(∇ₓ ½·d²), d of the same feature layer: pixels in [0, 1], not clipped, a
+    gradient of 0 counts as positive. An image costs one forward pass, and with magnitudes above 0 one backward pass for
+    each feature layer and one forward pass up to the feature layer for each pair of a feature layer and a magnitude:
+    with Lee et al.'s grid and five feature layers 1 whole and 30 shorter forward passes and 5 backward passes. Class
+    means and covariance come from the classifier's training images (`prepare`).
 
     Args:
-        magnitudes: m, at least 0, in units of pixels in [0, 1]; only 0 means no pre-processing.
-        layers: modules to read; by default those of `feature_layer_names`.
-
-    Raises:
-        Refusal: if the grid or `layers` is empty, repeats a value or holds one out of range.
+        magnitudes: m, at least 0, each once, in units of pixels in [0, 1]; only 0 means no pre-processing.
+        layers: modules to read, each once; by default those of `feature_layer_names`.
 
     Reference:
         Lee et al. 2018, section 2; deep_Mahalanobis, `lib_generation.py`, which perturbs normalised images.
@@ -150,17 +129,17 @@ class MahalanobisProbe(Probe):
         self._gaussians: dict[str, TiedGaussians] = {}
 
     @property
+    @override
     def name(self) -> str:
-        """`mahalanobis`, with any magnitude above 0 `mahalanobis/preprocessed`, then the feature layers that the user named."""
         name = "mahalanobis/preprocessed" if any(self.magnitudes) else "mahalanobis"
         return name if self.layers is None else f"{name}/{'+'.join(self.layers)}"
 
+    @override
     def names(self, network: nn.Module) -> list[str]:
-        """Feature layer and magnitude of each column."""
         return [f"{layer} m={magnitude:g}" for layer in self._layers(network) for magnitude in self.magnitudes]
 
     def __call__(self, network: nn.Module, images: Tensor) -> Tensor:
-        """Confidences, float64 [N, feature layers·magnitudes], magnitudes varying fastest; passes are in the network's dtype."""
+        """Confidences, float64 [N, layers·magnitudes], magnitudes fastest varying; passes in the network's dtype."""
         layers = self._layers(network)
         if set(layers) - set(self._gaussians):
             raise RuntimeError("MahalanobisProbe.load comes before the first reading, with what prepare gave.")
@@ -174,12 +153,8 @@ class MahalanobisProbe(Probe):
             ]
         return torch.stack(columns, dim=1)
 
+    @override
     def prepare(self, network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
-        """Fit the class means and the tied covariance of every feature layer; see `Probe.prepare`.
-
-        Raises:
-            Refusal: if there are no images, or one's class is none of the network's outputs.
-        """
         layers = self._layers(network)
         moments: list[Moments] = []
         with exact_arithmetic(), frozen_network(network), torch.no_grad():
@@ -195,20 +170,20 @@ class MahalanobisProbe(Probe):
         parts = [{"means": gaussian.means, "whitening": gaussian.whitening} for gaussian in fitted]
         return {f"{layer}/{name}": part[name] for layer, part in zip(layers, parts, strict=True) for name in part}
 
+    @override
     def load(self, state: dict[str, Tensor]) -> None:
-        """Take the Gaussians of every feature layer."""
         with torch.inference_mode(False):  # tensors read in inference mode cannot take part in a backward pass
             own = {name: tensor.clone() for name, tensor in state.items()}
         layers = [name.removesuffix("/means") for name in own if name.endswith("/means")]
         self._gaussians = {layer: TiedGaussians(own[f"{layer}/means"], own[f"{layer}/whitening"]) for layer in layers}
 
+    @override
     def describe_preparation(self) -> dict[str, object]:
-        """The feature layers: magnitudes play no part in it."""
-        described = self.describe()
+        described = self.describe()  # without the magnitudes, which play no part in it
         return {name: described[name] for name in ("probe", "version", "feature layers")}
 
+    @override
     def describe(self) -> dict[str, object]:
-        """Add magnitudes and feature layers."""
         return super().describe() | {"magnitudes": list(self.magnitudes), "feature layers": self.layers}
 
     def _layers(self, network: nn.Module) -> list[str]:
@@ -244,28 +219,23 @@ _MAGNITUDES = (0.0, 0.01, 0.005, 0.002, 0.0014, 0.001, 0.0005)
 
 @dataclass(frozen=True)
 class _Fit:
-    """The fitted magnitude and, over all feature layers the regression, or None where the last feature
-    layer is enough.
-    """
-
-    index: int
-    logistic: Logistic | None
+    index: int  # of the magnitude
+    logistic: Logistic | None  # over all feature layers; None where the last one is enough
 
 
 class Mahalanobis(Detector):
     """Half the squared Mahalanobis distance to the closest class mean, a covariance shared by all classes.
 
-    Alone (`mahalanobis_v`) it is that of the last feature layer. With `preprocessing` (`mahalanobis_p`) images take a step
-    towards the closest mean first, of the magnitude with the highest AUROC on `val`, the first of equals. With `ensemble`
-    (`mahalanobis_fe`) it is a logistic regression on the distances of all feature layers, fitted on `train`. Both together are
-    `mahalanobis_p_fe`. Means and covariances are those of the classifier's training images, so `data.train` must be given.
+    Alone (`mahalanobis_v`) it is that of the last feature layer. With `preprocessing` (`mahalanobis_p`) images take a
+    step towards the closest mean first, of the magnitude with the highest AUROC on `val`, the first of equals. With
+    `ensemble` (`mahalanobis_fe`) it is a logistic regression on the distances of all feature layers, fitted on `train`.
+    Both together are `mahalanobis_p_fe`. Means and covariances are those of the training images (`data.train`).
 
     Args:
         preprocessing: whether images take a step first.
         ensemble: whether all feature layers are read.
         magnitudes: the steps to choose among, at least 0, in units of pixels in [0, 1]; without preprocessing not used.
         layers: modules to read, as for `MahalanobisProbe`.
-        name: in tables, files and W&B keys; by default as above.
 
     Reference:
         Lee et al. 2018, section 2 and algorithm 1; deep_Mahalanobis, `OOD_Regression_Mahalanobis.py`.
@@ -288,12 +258,12 @@ class Mahalanobis(Detector):
         self._fit: _Fit | None = None
 
     @property
+    @override
     def probes(self) -> Sequence[Probe]:
-        """The distances of every feature layer, for every magnitude."""
         return [self._probe]
 
+    @override
     def fit(self, records: Records, seed: int) -> list[dict[str, float]]:
-        """Fit the regressions on `train`, choose the magnitude on `val`; see `Detector.fit`."""
         val = records.where(split="val")
         best = -1.0
         for index in range(len(self._probe.magnitudes)):
@@ -303,12 +273,12 @@ class Mahalanobis(Detector):
                 best, self._fit = value, fit
         return []
 
+    @override
     def score(self, records: Records) -> np.ndarray:
-        """Half squared distances, or with `ensemble` logits; float64 [n]."""
         return self._scores(records, self._fitted(self._fit))
 
+    @override
     def state_dict(self) -> dict[str, Tensor]:
-        """The chosen magnitude, its `index` in the grid, and the regression if there is one."""
         fit = self._fitted(self._fit)
         magnitude = self._probe.magnitudes[fit.index]
         chosen = {"magnitude": torch.tensor(magnitude), "index": torch.tensor(fit.index)}

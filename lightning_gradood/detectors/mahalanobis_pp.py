@@ -1,4 +1,4 @@
-"""Mahalanobis++: the distance of unit-length features to the mean of the predicted class, of the last layer or of several."""
+"""Mahalanobis++: the distance of unit-length features to the mean of the predicted class."""
 
 from __future__ import annotations
 
@@ -18,13 +18,12 @@ from lightning_gradood.records import Records
 class MahalanobisPP(Detector):
     """Log squared Mahalanobis distance of features, divided by their length, to the mean of the predicted class.
 
-    With `all_layers` it is the mean over the feature layers of the network, each with its own length as one more value. It needs
-    no anomalies: means and covariances are those of normal `train` images, which the classifier need not have been trained on.
+    With `all_layers` it is the mean over the feature layers of the network, each with its own length as one more value.
+    It needs no anomalies: means and covariances are of normal `train` records, not of the classifier's training images.
 
     Args:
         all_layers: whether all feature layers are read, or the penultimate features alone.
         layers: modules to read with `all_layers`, as for `FeatureProbe`.
-        name: in tables, files and W&B keys; `mahalanobis_pp` or `mahalanobis_pp_layers` by default.
 
     Reference:
         Müller and Hein 2025, "Mahalanobis++", which takes the closest class rather than the predicted one.
@@ -41,8 +40,8 @@ class MahalanobisPP(Detector):
         self._gaussians: list[ClassGaussian] | None = None
 
     @property
+    @override
     def probes(self) -> Sequence[Probe]:
-        """The penultimate features, or those of all feature layers."""
         return [self._probe]
 
     @override
@@ -55,14 +54,14 @@ class MahalanobisPP(Detector):
         self._gaussians = [ClassGaussian.of(values, predictions) for values in self._values(normal)]
         return []
 
+    @override
     def score(self, records: Records) -> np.ndarray:
-        """Log squared distances, float64 [n]."""
         gaussians, predictions = self._fitted(self._gaussians), records.column("prediction")
         pairs = zip(gaussians, self._values(records), strict=True)
         return np.asarray(np.mean([gaussian.log_distance(values, predictions) for gaussian, values in pairs], axis=0))
 
+    @override
     def state_dict(self) -> dict[str, Tensor]:
-        """`<layer>/` and the fields of each layer's Gaussian, `<layer>/columns` its columns."""
         found: dict[str, Tensor] = {}
         for number, gaussian in enumerate(self._fitted(self._gaussians)):
             found |= gaussian.state_dict(f"{number}/") | {f"{number}/columns": torch.tensor(self._columns[number])}

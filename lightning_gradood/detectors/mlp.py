@@ -30,7 +30,6 @@ class MLP(Detector):
     Args:
         label_designs: the representation is their norms side by side.
         settings: inputs, width, optimizer and stopping.
-        name: in tables, files and W&B keys.
 
     Reference:
         Lee, Prabhushankar, AlRegib 2022, section 3.2.
@@ -47,32 +46,32 @@ class MLP(Detector):
         self.network: RepresentationMLP | None = None
 
     @property
+    @override
     def probes(self) -> Sequence[Probe]:
-        """One gradient probe per label design, and those of the other inputs."""
         return self._inputs.probes
 
     @property
     def reads_norms_alone(self) -> bool:
-        """Whether it is the paper's, whose network takes the norms themselves."""
+        """Whether it is the paper's detector, whose network takes the norms themselves."""
         return self._inputs.names == ["norms"]
 
+    @override
     def fit(self, records: Records, seed: int) -> list[dict[str, float]]:
-        """Train on `train`, stop on `val`; see `Detector.fit`."""
         train, val = (self._tensors(records.where(split=split)) for split in ("train", "val"))
         with torch.random.fork_rng(devices=[]):  # the caller's random numbers stay as they were
             torch.default_generator.manual_seed(seed)  # of the CPU alone; torch.manual_seed sets those of GPUs too
             self.network = RepresentationMLP(train[0], self._network_settings)
             return train_with_early_stopping(self.network, train, val)
 
+    @override
     def score(self, records: Records) -> np.ndarray:
-        """Logits of the MLP, float64 [n]."""
         network = self._fitted(self.network).eval()
         with torch.no_grad():
             logits: Tensor = network(self._tensors(records)[0])
         return np.asarray(logits.double().numpy())
 
+    @override
     def state_dict(self) -> dict[str, Tensor]:
-        """Weights and standardisation of the best epoch."""
         return dict(self._fitted(self.network).state_dict())
 
     @override
@@ -84,9 +83,8 @@ class MLP(Detector):
 
     @property
     def _network_settings(self) -> MLPSettings:
-        return (
-            self.settings if self.reads_norms_alone else replace(self.settings, log_values=False)
-        )  # taken by `Inputs`
+        # other inputs have their logarithms taken by `Inputs`
+        return self.settings if self.reads_norms_alone else replace(self.settings, log_values=False)
 
     def _tensors(self, records: Records) -> tuple[Tensor, Tensor]:
         if self.reads_norms_alone:
@@ -99,18 +97,10 @@ class MLP(Detector):
 def train_with_early_stopping(
     network: RepresentationMLP, train: tuple[Tensor, Tensor], val: tuple[Tensor, Tensor]
 ) -> list[dict[str, float]]:
-    """Train on the CPU until the validation loss has not fallen for `patience` epochs, and keep the best epoch's weights.
+    """Train until the validation loss has not fallen for `patience` epochs; keep the weights of the first best epoch.
 
-    A step on a hundred records takes longer to launch on a GPU, or to hand to a Trainer, than to compute. The same task trains
-    in a Lightning Trainer, too.
-
-    Args:
-        network: with fresh weights; left with those of the epoch with the lowest validation loss, the first of equals.
-        train: representations float64 [n, L] and labels (0 normal, 1 anomalous) int64 [n].
-        val: the same for early stopping.
-
-    Returns:
-        `epoch`, `train/loss`, `val/loss` (means over records) and `val/auroc` of every epoch.
+    `train` and `val` are representations float64 [n, L] and labels (0 normal, 1 anomalous) int64 [n]. Returns `epoch`,
+    `train/loss`, `val/loss` (means over records) and `val/auroc` of every epoch.
     """
     settings, optimizer = network.settings, network.optimizer()
     curves, best, lowest, waited = list[dict[str, float]](), copy.deepcopy(network.state_dict()), math.inf, 0

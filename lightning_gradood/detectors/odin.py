@@ -18,16 +18,13 @@ from lightning_gradood.records import Records
 class OdinProbe(Probe):
     """Largest softmax probability at temperature T of the image x − ε·sign(∇ₓ CE(z/T, ŷ)), for every T and ε.
 
-    Pixels are those in [0, 1], neither divided by a standard deviation nor clipped afterwards; a gradient of 0 counts as
-    positive. An image costs one forward pass, one backward pass for each temperature and one forward pass for each
+    Pixels are those in [0, 1], neither divided by a standard deviation nor clipped afterwards; a gradient of 0 counts
+    as positive. An image costs one forward pass, one backward pass for each temperature and one forward pass for each
     pair of a temperature and a magnitude above 0: with the default grids 41 forward and 4 backward passes.
 
     Args:
-        temperatures: T, positive.
-        magnitudes: ε, at least 0, in units of pixels in [0, 1].
-
-    Raises:
-        Refusal: if a grid is empty, repeats a value or holds one out of range.
+        temperatures: T, positive, each once.
+        magnitudes: ε, at least 0, each once, in units of pixels in [0, 1].
 
     Reference:
         Liang et al. 2018; their `calData.py`, which perturbs normalised images.
@@ -49,8 +46,8 @@ class OdinProbe(Probe):
         self.magnitudes = validated_grid("magnitudes", magnitudes)
 
     @property
+    @override
     def name(self) -> str:
-        """`odin`."""
         return "odin"
 
     @property
@@ -58,8 +55,8 @@ class OdinProbe(Probe):
         """Temperature and magnitude of each column."""
         return [(temperature, magnitude) for temperature in self.temperatures for magnitude in self.magnitudes]
 
+    @override
     def names(self, network: nn.Module) -> list[str]:
-        """Temperature and magnitude of each column, as text."""
         return [f"T={temperature:g} eps={magnitude:g}" for temperature, magnitude in self.grid]
 
     def __call__(self, network: nn.Module, images: Tensor) -> Tensor:
@@ -70,8 +67,8 @@ class OdinProbe(Probe):
             columns = [column for T in self.temperatures for column in self._columns(network, images, logits, T)]
         return torch.stack(columns, dim=1)
 
+    @override
     def describe(self) -> dict[str, object]:
-        """Add both grids."""
         return super().describe() | {"temperatures": list(self.temperatures), "magnitudes": list(self.magnitudes)}
 
     def _columns(self, network: nn.Module, images: Tensor, logits: Tensor, temperature: float) -> list[Tensor]:
@@ -85,7 +82,7 @@ class OdinProbe(Probe):
 
 
 def _signs(images: Tensor, logits: Tensor, temperature: float) -> Tensor:
-    """Signs of each image's own gradient; the scale of the logits' gradient changes no sign and keeps float32 from underflow."""
+    """Signs of each image's own gradient; scaling the logits' gradients changes no sign and prevents underflow."""
     gradient_in_logits = Predicted(temperature).logit_gradient(to_float64(logits.detach()))
     largest = gradient_in_logits.abs().amax(dim=1, keepdim=True)
     gradient_in_logits = (gradient_in_logits / largest.where(largest > 0, 1.0)).to(logits)
@@ -93,15 +90,14 @@ def _signs(images: Tensor, logits: Tensor, temperature: float) -> Tensor:
 
 
 class ODIN(Detector):
-    """Minus the largest softmax probability at temperature T after a step of ε towards the predicted class.
+    """Minus the largest softmax probability at temperature T after a step of ε towards the predicted class, in [−1, 0).
 
-    The pair with the highest AUROC on `val` is taken, the first of equals. Reading the whole grid is what costs: see
-    `OdinProbe`; shorter grids are cheaper in proportion.
+    The pair with the highest AUROC on `val` is taken, the first of equals. The cost is that of reading the whole grid,
+    see `OdinProbe`; shorter grids are cheaper in proportion.
 
     Args:
         temperatures: T, positive.
         magnitudes: ε, at least 0, in units of pixels in [0, 1].
-        name: in tables, files and W&B keys.
 
     Reference:
         Liang et al. 2018, section 3; the grid of deep_Mahalanobis (Lee et al. 2018), `OOD_Baseline_and_ODIN.py`.
@@ -121,23 +117,23 @@ class ODIN(Detector):
         self._column: int | None = None
 
     @property
+    @override
     def probes(self) -> Sequence[Probe]:
-        """The softmax over the whole grid."""
         return [self._probe]
 
+    @override
     def fit(self, records: Records, seed: int) -> list[dict[str, float]]:
-        """Choose temperature and magnitude on `val`; see `Detector.fit`."""
         val = records.where(split="val")
         values, labels = val.probe(self._probe.name), val.anomalous
         self._column = int(np.argmax([auroc(-column, labels) for column in values.T]))
         return []
 
+    @override
     def score(self, records: Records) -> np.ndarray:
-        """Minus the probability, float64 [n], in [−1, 0)."""
         return -records.probe(self._probe.name)[:, self._fitted(self._column)]
 
+    @override
     def state_dict(self) -> dict[str, Tensor]:
-        """The chosen temperature and magnitude, and the `column` of the grid that they are."""
         column = self._fitted(self._column)
         temperature, magnitude = self._probe.grid[column]
         values = {"temperature": temperature, "magnitude": magnitude, "column": column}

@@ -46,11 +46,7 @@ class SavedDetector:
     versions: Mapping[str, str]
 
     def flag(self, records: Records) -> np.ndarray:
-        """Whether each record is anomalous, bool [n].
-
-        Raises:
-            Refusal: the records lack a probe that the detector reads, or hold other columns of it.
-        """
+        """Whether each record is anomalous, bool [n]; a Refusal if they lack columns that the detector reads."""
         for probe, names in self.reads.items():
             got = records.names(probe) if probe in records.probes else None
             if got is None or (names and got and list(got) != names):
@@ -75,14 +71,10 @@ def save_detector(
 
     Args:
         path: of the file, e.g. `detectors/smoke/mlp.safetensors`.
-        detector: fitted.
+        detector: fitted; else `NotFittedError`.
         threshold: chosen on `val`.
         records: any that it can score; the names of the columns it reads are taken from them.
-        trained_on: as in `SavedDetector`.
-        counts: as in `SavedDetector`.
-
-    Raises:
-        NotFittedError: the detector was not fitted.
+        trained_on, counts: as in `SavedDetector`.
     """
     about = {
         "format": FORMAT,
@@ -209,7 +201,7 @@ def _member(value: Mapping[str, Any]) -> Detector:
 
 
 def _encoded(value: Any) -> Any:
-    """JSON-able form of constructor arguments; label designs, settings and detectors become their class name and fields."""
+    """JSON-able constructor arguments; label designs, settings and detectors become class name and fields."""
     if isinstance(value, Detector):
         return {"class": type(value).__name__, "arguments": _encoded(value.arguments)}
     if is_dataclass(value) and not isinstance(value, type):

@@ -1,4 +1,4 @@
-"""A classifier of normal images against synthetic outliers made from them: what is learnt needs no known anomaly."""
+"""A classifier of normal images against synthetic outliers made from them, which needs no known anomaly."""
 
 from __future__ import annotations
 
@@ -30,24 +30,20 @@ _MOST = 6000  # records of either kind that a linear model is fitted on; more ch
 class SyntheticOutliers(Detector):
     """Logit by which a model takes an image for a synthetic outlier rather than a normal image.
 
-    The outliers are made from normal images and read in the same pass; only those of `train` are fitted on. Scoring an image
-    makes none. With `inputs = [norms]` and `model = mlp` it is the paper's detector without known anomalies.
+    The outliers are made from normal images and read in the same pass; only those of `train` are fitted on. Scoring an
+    image makes none. With `inputs = [norms]` and `model = mlp` it is the paper's detector without known anomalies.
 
     Args:
         inputs: what the model reads of an image, see `Inputs`.
         model: `linear`, a logistic regression; `mlp`, the paper's two-layer MLP.
-        label_designs: whose norms are read, where `inputs` has `norms`; those of the experiment if none are named.
-        outliers: kinds of synthetic outliers; one of every kind if none are named.
-        strength: C of the logistic regression; smaller ones shrink weights more.
+        label_designs: whose norms are read, where `inputs` has `norms`; by default those of the experiment.
+        outliers: kinds of synthetic outliers, with different names; by default one of every kind.
+        strength: C of the logistic regression, above 0; smaller ones shrink weights more.
         settings: of the MLP.
-        name: in tables, files and W&B keys.
-
-    Raises:
-        Refusal: a setting is out of range, or outliers share a name.
 
     Reference:
-        Hendrycks, Mazeika and Dietterich 2019, "Outlier Exposure", for learning from outliers that stand for others; there the
-        classifier itself is trained, here a small model on what it shows.
+        Hendrycks, Mazeika and Dietterich 2019, "Outlier Exposure", which trains the classifier itself on outliers; here
+        a small model is trained on what the classifier shows.
     """
 
     name = "synthetic_outliers"
@@ -83,22 +79,18 @@ class SyntheticOutliers(Detector):
         self._mlp: RepresentationMLP | None = None
 
     @property
+    @override
     def probes(self) -> Sequence[Probe]:
-        """Those of the inputs."""
         return self._inputs.probes
 
+    @override
     def with_label_designs(self, label_designs: Sequence[LabelDesign]) -> SyntheticOutliers:
-        """One that reads these, unless it was given its own."""
         if self.label_designs:
             return self
         return SyntheticOutliers(**self.arguments | {"label_designs": list(label_designs)})
 
+    @override
     def fit(self, records: Records, seed: int) -> list[dict[str, float]]:
-        """Fit on normal `train` records and the synthetic outliers among `records`.
-
-        Raises:
-            Refusal: there are none.
-        """
         normal, outliers = normal_training_records(records), outlier_training_records(records, self)
         if self.model == "linear":
             random = np.random.default_rng(seed)
@@ -116,8 +108,8 @@ class SyntheticOutliers(Detector):
             self._mlp = RepresentationMLP(train[0], self.settings)
             return train_with_early_stopping(self._mlp, train, stop)
 
+    @override
     def score(self, records: Records) -> np.ndarray:
-        """Logits of being a synthetic outlier, float64 [n]."""
         values = self._inputs.values(records)
         if self.model == "linear":
             return self._fitted(self._linear).score(values)
@@ -125,8 +117,8 @@ class SyntheticOutliers(Detector):
             logits: Tensor = self._fitted(self._mlp).eval()(torch.from_numpy(values))
         return np.asarray(logits.double().numpy())
 
+    @override
     def state_dict(self) -> dict[str, Tensor]:
-        """Weights and standardisation."""
         if self.model == "linear":
             return self._fitted(self._linear).state_dict()
         return dict(self._fitted(self._mlp).state_dict())

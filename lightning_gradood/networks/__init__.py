@@ -1,9 +1,9 @@
 """Classifiers for 32×32 images, the wrapper that takes pixels in [0, 1], and the safe reading of weights.
 
 The networks are the paper's: torchvision's ResNet with a stem for small images, DenseNet-BC-100-12, and the small
-ResNet-20 of He et al. Any other `nn.Module` serves as well: nothing in the package asks for these. `Normalized` puts a
-network's own pixel statistics inside it, so that attacks, probes and users speak of pixels in [0, 1] and nothing else.
-Weights are read without ever executing code, and fit completely or are refused with the first names that differ::
+ResNet-20 of He et al. Any other `nn.Module` serves as well. `Normalized` puts a network's own pixel statistics inside
+it, so that attacks, probes and users work with pixels in [0, 1]. Weights are read without ever executing code, and fit
+completely or are refused with the first names that differ::
 
     >>> import torch
     >>> from lightning_gradood.networks import Normalized, resnet20
@@ -11,8 +11,8 @@ Weights are read without ever executing code, and fit completely or are refused 
     >>> network(torch.rand(2, 3, 32, 32)).shape
     torch.Size([2, 10])
 
-`load_weights(network, "cifar10_resnet20.pt")` then fills it in place. `state_digest` and `architecture` say together
-what a network computes; the cache of records is keyed by them.
+`load_weights(network, "cifar10_resnet20.pt")` then fills it in place. `state_digest` and `architecture` together
+identify what a network computes; the cache of records is keyed by them.
 """
 
 from lightning_gradood.networks.architectures import CifarResNet, densenet_bc_100_12, resnet18, resnet20, resnet34

@@ -4,6 +4,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.densenet import DenseNet
 from torchvision.models.resnet import BasicBlock, ResNet
+from typing_extensions import override  # typing has it from Python 3.12 on
 
 from lightning_gradood.core import PositiveInt
 
@@ -12,14 +13,8 @@ def densenet_bc_100_12(num_classes: PositiveInt = 10, channels: PositiveInt = 3)
     """Build DenseNet-BC-100-12 for small images: 299 parameter tensors, 0.77 million parameters.
 
     Three blocks of 16 layers (a bottleneck 1×1 convolution to 48 channels and a 3×3 one that adds 12), transitions that
-    halve channels and resolution, a stem of one 3×3 convolution to 24 channels. No dropout.
-
-    Args:
-        num_classes: Number of classes, the width of the logits.
-        channels: Number of image channels.
-
-    Returns:
-        A network from normalised images `[N, channels, H, W]` to logits `[N, num_classes]`, randomly initialised.
+    halve channels and resolution, a stem of one 3×3 convolution to 24 channels. No dropout. From normalised images
+    `[N, channels, H, W]` to logits `[N, num_classes]`, randomly initialised, as all networks of this file.
 
     Reference:
         Huang et al., Densely Connected Convolutional Networks, 2017, section 4.2.
@@ -37,14 +32,7 @@ def densenet_bc_100_12(num_classes: PositiveInt = 10, channels: PositiveInt = 3)
 
 
 def resnet18(num_classes: PositiveInt = 10, channels: PositiveInt = 3) -> ResNet:
-    """Build ResNet-18 for small images: 62 parameter tensors, 11.2 million parameters.
-
-    Args:
-        num_classes: Number of classes, the width of the logits.
-        channels: Number of image channels.
-
-    Returns:
-        A network from normalised images `[N, channels, H, W]` to logits `[N, num_classes]`, randomly initialised.
+    """Build ResNet-18 for small images: 62 parameter tensors, 11.2 million parameters, randomly initialised.
 
     Reference:
         He et al., Deep Residual Learning for Image Recognition, 2016; the stem is the field's for CIFAR.
@@ -57,14 +45,7 @@ def resnet18(num_classes: PositiveInt = 10, channels: PositiveInt = 3) -> ResNet
 
 
 def resnet34(num_classes: PositiveInt = 10, channels: PositiveInt = 3) -> ResNet:
-    """Build ResNet-34 for small images: 110 parameter tensors, 21.3 million parameters.
-
-    Args:
-        num_classes: Number of classes, the width of the logits.
-        channels: Number of image channels.
-
-    Returns:
-        A network from normalised images `[N, channels, H, W]` to logits `[N, num_classes]`, randomly initialised.
+    """Build ResNet-34 for small images: 110 parameter tensors, 21.3 million parameters, randomly initialised.
 
     Reference:
         He et al., Deep Residual Learning for Image Recognition, 2016; the stem is the field's for CIFAR.
@@ -80,21 +61,14 @@ def _small_image_resnet(blocks: list[int], num_classes: int, channels: int) -> R
     """Exchange the stem for one that keeps the resolution: 3×3, stride 1, no max-pool."""
     network = ResNet(BasicBlock, blocks, num_classes=num_classes)
     network.conv1 = nn.Conv2d(channels, 64, kernel_size=3, stride=1, padding=1, bias=False)
-    # Initialised as torchvision's own convolutions are.
+    # as torchvision's own convolutions
     nn.init.kaiming_normal_(network.conv1.weight, mode="fan_out", nonlinearity="relu")
     network.maxpool = nn.Identity()
     return network
 
 
 def resnet20(num_classes: PositiveInt = 10, channels: PositiveInt = 3) -> "CifarResNet":
-    """Build ResNet-20 for small images: 59 parameter tensors, 0.27 million parameters.
-
-    Args:
-        num_classes: Number of classes, the width of the logits.
-        channels: Number of image channels.
-
-    Returns:
-        A network from normalised images `[N, channels, H, W]` to logits `[N, num_classes]`, randomly initialised.
+    """Build ResNet-20 for small images: 59 parameter tensors, 0.27 million parameters, randomly initialised.
 
     Reference:
         He et al., Deep Residual Learning for Image Recognition, 2016, section 4.2, option A.
@@ -107,12 +81,9 @@ def resnet20(num_classes: PositiveInt = 10, channels: PositiveInt = 3) -> "Cifar
 
 
 class CifarResNet(nn.Module):
-    """ResNet of depth 6·n + 2 for small images, with n blocks a stage.
+    """ResNet of depth 6·n + 2 for small images, n being `blocks_per_stage` in each of the three stages.
 
-    Args:
-        blocks_per_stage: n, the number of residual blocks in each of the three stages.
-        num_classes: Number of classes, the width of the logits.
-        channels: Number of image channels.
+    From normalised images `[N, channels, H, W]` to logits `[N, num_classes]`.
 
     Reference:
         He et al., Deep Residual Learning for Image Recognition, 2016, section 4.2, option A.
@@ -132,8 +103,8 @@ class CifarResNet(nn.Module):
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.linear = nn.Linear(64, num_classes)
 
+    @override
     def forward(self, images: Tensor) -> Tensor:
-        """Return the logits `[N, num_classes]` of normalised images `[N, channels, H, W]`."""
         features = self.relu(self.bn1(self.conv1(images)))
         features = self.layer3(self.layer2(self.layer1(features)))
         logits: Tensor = self.linear(self.avgpool(features).flatten(1))
@@ -154,7 +125,6 @@ class _Block(nn.Module):
         self.new_channels = channels_out - channels_in
 
     def forward(self, features: Tensor) -> Tensor:
-        """Return logits [N, classes] of images [N, channels, H, W]."""
         residual = self.bn2(self.conv2(self.relu(self.bn1(self.conv1(features)))))
         before = self.new_channels // 2
         shortcut = F.pad(

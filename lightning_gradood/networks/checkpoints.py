@@ -16,7 +16,7 @@ from lightning_gradood.core import Refusal
 
 
 def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
-    """Read a plain state dict, a Lightning checkpoint's `state_dict`, or a .safetensors file.
+    """Read a plain state dict, a Lightning checkpoint's `state_dict`, or a .safetensors file, without executing code.
 
     Args:
         path: A file that `torch.save` or Lightning wrote (any ending), or one that ends in .safetensors.
@@ -26,7 +26,6 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
 
     Raises:
         Refusal: If the file is missing, damaged, of another kind, holds no named tensors, or would execute code.
-            Nothing in it has been executed then.
 
     Reference:
         `torch.load(weights_only=True)` reads tensors and plain containers only; safetensors files hold nothing else.
@@ -47,16 +46,9 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
 
 
 def read_networks(path: str | os.PathLike[str]) -> dict[str, dict[str, Tensor]]:
-    """Read every group of named tensors in a file, as student and teacher, or `model` and `model_ema`.
+    """Every group of named tensors in a file, such as `model` and `model_ema`, by the dotted name of its entry.
 
-    Args:
-        path: As for `read_state_dict`.
-
-    Returns:
-        Names and tensors by the dotted name of the entry that holds them; the empty one for a plain file of tensors.
-
-    Raises:
-        Refusal: As `read_state_dict`.
+    The name is empty for a plain file of tensors. Refuses as `read_state_dict`.
     """
     content = read_content(path)
     if isinstance(content, Mapping) and "pytorch-lightning_version" in content and "state_dict" in content:
@@ -78,11 +70,7 @@ def _groups(content: Any, name: str, depth: int) -> Iterator[tuple[str, dict[str
 
 
 def read_content(path: str | os.PathLike[str]) -> Any:
-    """Read whatever tensors and plain containers a file holds.
-
-    Raises:
-        Refusal: As `read_state_dict`.
-    """
+    """Read whatever tensors and plain containers a file holds; refuses as `read_state_dict`."""
     file = Path(path)
     if not file.is_file():
         raise Refusal(

@@ -1,4 +1,4 @@
-"""What a network is: a digest of its weights and a description of its structure, for the keys of caches."""
+"""Identity of a network, for the keys of caches: a digest of its weights and a description of its structure."""
 
 import hashlib
 from contextlib import suppress
@@ -13,18 +13,14 @@ from torch import Tensor, nn
 
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
 
-# What every module carries (hooks, `training`, the registries of parameters): state of its use, not of its structure.
+# Attributes of every module (hooks, `training`, the registries of parameters), which are no part of its structure.
 _COMMON_ATTRIBUTES = frozenset(vars(nn.Module()))
 
 
 def state_digest(network: nn.Module) -> str:
-    """Digest the parameters and buffers of `network`, those outside its state dict included.
+    """SHA-256 in hexadecimal over name, dtype, shape and bytes of every parameter and buffer, in their order.
 
-    Args:
-        network: Any network, on any device and in any memory format: neither changes the digest.
-
-    Returns:
-        SHA-256 in hexadecimal over the name, dtype, shape and bytes of every parameter and buffer, in their order.
+    Buffers outside the state dict are included; device and memory format do not change the digest.
 
     Example:
         >>> layer = nn.Linear(2, 2)
@@ -39,12 +35,9 @@ def state_digest(network: nn.Module) -> str:
 
 
 def architecture(network: nn.Module) -> list[dict[str, Json]]:
-    """Describe the structure of `network`: everything but weights that tells what it computes, as far as data can say.
+    """Describe the structure of a network: everything but weights that tells what it computes, as far as data can say.
 
     Code is named, not read: two versions of a class with one name and the same attributes look alike.
-
-    Args:
-        network: Any network.
 
     Returns:
         A list that `json.dumps` writes, with one dict for each submodule, `network` first: its `name` (dotted, empty
@@ -63,14 +56,11 @@ def architecture(network: nn.Module) -> list[dict[str, Json]]:
 
 
 def categories_of(class_path: str, weights: Any) -> list[str]:
-    """Names of a network's outputs in their order, where torchvision's weights bring them.
+    """Names of a network's outputs in their order, where torchvision's weights bring them; else empty.
 
     Args:
         class_path: of the function that builds the network, e.g. `torchvision.models.resnet18`.
         weights: its argument of that name: a member of an enumeration of weights, or its name, e.g. `DEFAULT`.
-
-    Returns:
-        Empty where there are no such names.
 
     Example:
         >>> categories_of("torchvision.models.resnet18", "DEFAULT")[:2], categories_of("torch.nn.Linear", None)

@@ -1,7 +1,8 @@
-"""What is put around a network: its pixel statistics before it, and a second logit beside a single one."""
+"""Wrappers of a network: its pixel statistics before it, and a second logit beside a single one."""
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override  # typing has it from Python 3.12 on
 
 from lightning_gradood.core import Refusal, logits_in
 
@@ -16,9 +17,6 @@ class Normalized(nn.Module):
         network: Any classifier of normalised images `[N, C, H, W]`.
         mean: Mean of each channel, in pixels of [0, 1]; C values.
         std: Standard deviation of each channel, in pixels of [0, 1]; C values, each above zero.
-
-    Raises:
-        Refusal: If `mean` and `std` differ in length, are empty or not finite, or if a `std` is not above zero.
 
     Example:
         >>> network = Normalized(nn.Sequential(nn.Flatten(), nn.Linear(12, 2)), mean=[0.5] * 3, std=[0.25] * 3)
@@ -37,17 +35,7 @@ class Normalized(nn.Module):
         self.register_buffer("std", _per_channel(std), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return the logits `[N, num_classes]` of `images`.
-
-        Args:
-            images: Float `[N, C, H, W]`, pixels in [0, 1].
-
-        Returns:
-            Logits `[N, num_classes]`.
-
-        Raises:
-            Refusal: If `images` are not floating point, not four-dimensional, or have another number of channels.
-        """
+        """Logits `[N, num_classes]` of float images `[N, C, H, W]` with pixels in [0, 1]; others are refused."""
         self._check(images)
         logits: Tensor = self.network((images - self.mean) / self.std)
         return logits
@@ -68,11 +56,11 @@ class Normalized(nn.Module):
 
 
 class TwoLogits(nn.Module):
-    """A binary classifier with one logit z, sigmoid(z) the probability of class 1, as the equal one with two logits [0, z].
+    """A binary classifier with one logit z, sigmoid(z) the probability of class 1, as one with two logits [0, z].
 
-    Softmax and cross entropy of [0, z] are sigmoid and binary cross entropy of z, so that all that is defined for two classes is
-    defined here; a loss's gradient in the weights is that in z of the same loss of [0, z]. The mean over classes in
-    `gradients.AllOnes` then counts two classes, of which class 0 has no weights.
+    Softmax and cross entropy of [0, z] are sigmoid and binary cross entropy of z, and a loss's gradient in the weights
+    is that in z of the same loss of [0, z]. The mean over classes in `gradients.AllOnes` then counts two classes, of
+    which class 0 has no weights.
 
     Args:
         network: Images in, one logit for each out, [N, 1] or [N].
@@ -87,8 +75,8 @@ class TwoLogits(nn.Module):
         super().__init__()
         self.network = network
 
+    @override
     def forward(self, images: Tensor) -> Tensor:
-        """Return the logits `[N, 2]` of `images`."""
         return two_logits(logits_in(self.network(images)))
 
 

@@ -20,7 +20,7 @@ _ROUNDING = 1e-12  # relative error of a float64 mean of thousands of equal numb
 
 @dataclass
 class MLPSettings:
-    """Settings of the paper's detector; it leaves them open, these were chosen on validation data.
+    """Settings of the paper's detector, which the paper leaves open; the defaults were chosen on validation data.
 
     Args:
         width: hidden units.
@@ -30,12 +30,12 @@ class MLPSettings:
         patience: epochs without a lower validation loss after which training stops.
         batch_size: records per step.
         log_values: feed log(value + 1e-30) rather than the values, which span many decades.
-        whitening: norms of neighbouring layers rise and fall together, and what tells images apart is often small beside
-            that. So the standardised values are turned to their principal components, each divided by √(its variance +
-            this number); a large number leaves their proportions, null leaves the values as they are.
+        whitening: standardised values are turned to their principal components, as norms of neighbouring layers are
+            correlated, and each is divided by √(its variance + this number); a large number leaves their proportions,
+            null leaves the values as they are.
         dropout: share of inputs and of hidden units that a training step leaves out.
-        inputs: what is read of an image: `norms`, gradient norms, as in the paper; with `features`, `confidence` or `views`
-            besides a second MLP is fitted beside the paper's.
+        inputs: what is read of an image: `norms`, gradient norms, as in the paper; with `features`, `confidence` or
+            `views` besides a second MLP is fitted beside the paper's.
     """
 
     width: PositiveInt = 128
@@ -53,12 +53,11 @@ class MLPSettings:
 class RepresentationMLP(nn.Module):
     """A 2-layer MLP that gives a gradient representation the logit of being anomalous.
 
-    Inputs are log-transformed, then standardised and whitened with the statistics of the training split, which are saved
-    with the weights. Representations and statistics are float64, for which the module's device must have it.
+    Inputs are log-transformed, then standardised and whitened with the statistics of the training split, which are
+    saved with the weights. Representations and statistics are float64, for which the module's device must have it.
 
     Args:
         representations: those of the training split, float64 [n, L]; give the statistics and the input width.
-        settings: width, optimizer and stopping.
 
     Reference:
         Lee, Prabhushankar, AlRegib 2022, section 3.2.
@@ -102,7 +101,7 @@ class RepresentationMLP(nn.Module):
 def _directions(standardised: Tensor, whitening: float | None) -> Tensor:
     """Principal components of float64 [n, L] as columns, divided by √(variance + whitening); the identity for None.
 
-    Columns are zero for directions in which nothing varies: no weight could be learnt there, and rounding would choose them.
+    Columns are zero for directions in which nothing varies, which rounding would choose.
     """
     if whitening is None:
         return torch.eye(standardised.shape[1], dtype=standardised.dtype)

@@ -1,4 +1,4 @@
-"""Loading weights into a network completely or not at all, and the choice among several networks in one file."""
+"""Load weights into a network completely or not at all, and choose among several networks in one file."""
 
 import itertools
 import os
@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from lightning_gradood.core import Refusal
 from lightning_gradood.networks.checkpoints import read_networks
 
-# The attribute names under which wrappers keep the network they wrap: DistributedDataParallel, our own `Normalized` and
-# `ClassificationTask`, other people's tasks, torch.compile.
+# attributes that hold the network in DistributedDataParallel, `Normalized`, tasks, torch.compile
 _WRAPPERS = frozenset({"module", "network", "model", "net", "_orig_mod"})
 _ROOT = '""'  # what stands for an empty prefix, as it is typed
 _COUNTER = "num_batches_tracked"  # BatchNorm's, unused with a fixed momentum, absent from files before torch 0.4.1
@@ -23,9 +22,9 @@ def load_weights(network: nn.Module, path: str | os.PathLike[str], prefix: str |
 
     Names fit when they are the same after the wrappers' prefixes ("module.", "network.", "model.", "net.", "_orig_mod."
     and chains of them) are taken from both. So a plain network's file loads into a `Normalized` one, and so does a
-    Lightning checkpoint of a task; what the checkpoint holds beside the network is not read. Of several networks in one file
-    the only one that fits is taken, and none where several do and no prefix says which. Tied weights need one of their names.
-    Floating-point values are cast to the network's dtype, integers never are.
+    Lightning checkpoint of a task; what the checkpoint holds beside the network is not read. Of several networks in one
+    file the only one that fits is taken, and none where several do and no prefix says which. Tied weights need one of
+    their names. Floating-point values are cast to the network's dtype, integers never are.
 
     Args:
         network: The network to fill.
@@ -36,8 +35,8 @@ def load_weights(network: nn.Module, path: str | os.PathLike[str], prefix: str |
         Sentences about what was decided: which of several networks is taken, and which dtypes are cast.
 
     Raises:
-        Refusal: If the file cannot be read, or is not of this architecture: names are missing or unexpected, or shapes
-            or kinds of numbers differ; or if several networks in it fit. The network is unchanged then.
+        Refusal: If the file cannot be read, names are missing or unexpected, shapes or kinds of numbers differ, or
+            several networks in the file fit. The network is unchanged then.
 
     Example:
         >>> import tempfile
@@ -85,8 +84,7 @@ def load_weights(network: nn.Module, path: str | os.PathLike[str], prefix: str |
 
 
 def _ties(network: nn.Module) -> list[list[str]]:
-    """Names of tensors that are one and the same in the network."""
-    names: dict[int, list[str]] = {}
+    names: dict[int, list[str]] = {}  # of tensors that are one and the same
     for name, tensor in network.state_dict(keep_vars=True).items():
         if isinstance(tensor, Tensor):
             names.setdefault(id(tensor), []).append(name)
@@ -109,7 +107,7 @@ def _below(groups: Mapping[str, dict[str, Tensor]], prefix: str, path: str | os.
 
 
 def _starts(stored: Mapping[str, Tensor], expected: Mapping[str, Tensor], everywhere: bool) -> list[str]:
-    """Prefixes under which the network may lie: chains of wrappers, and others under which its first or last tensor does."""
+    """Prefixes under which the network may lie: chains of wrappers, and others with its first or last tensor."""
     own, found = _shared_prefix(expected), set(_wrapper_prefixes(stored))
     for name in [key.removeprefix(own) for key in (list(expected)[:1] + list(expected)[-1:]) if everywhere]:
         found |= {key.removesuffix(name) for key in stored if key.endswith(f".{name}")}
@@ -133,7 +131,7 @@ class _Fit:
 
     @property
     def name(self) -> str:
-        """What picks it, without the dot at the end."""
+        """The prefix that picks it, without the dot at the end."""
         return f"{self.group}.{self.start}".strip(".").removeprefix("state_dict.") or _ROOT
 
     def is_beside(self, others: Iterable["_Fit"]) -> bool:
@@ -185,7 +183,7 @@ def _listed(fits: Iterable[_Fit]) -> str:
 
 
 def _choice_note(fit: _Fit, groups: Collection[str], path: str | os.PathLike[str]) -> list[str]:
-    """Say which network is taken where the file holds more than a plain one or one in wrappers."""
+    """Name the network that is taken, unless the file holds one alone, plain or in wrappers."""
     plain = fit.group in ("", "state_dict") and len(groups) == 1 and fit.start in _prefixes_of(f"{fit.start}x")
     if plain:
         return []
@@ -195,7 +193,7 @@ def _choice_note(fit: _Fit, groups: Collection[str], path: str | os.PathLike[str
 
 
 def _refuse_other_kinds(expected: Mapping[str, Tensor], fit: _Fit, path: str | os.PathLike[str]) -> None:
-    """Refuse integers for floating-point weights and the reverse, as of quantised networks, and ties with two values."""
+    """Refuse integers for floating-point weights and the reverse, as of quantised networks."""
     for name, own in expected.items():
         stored = fit.found.get(name)
         if stored is None or name.endswith(_COUNTER):
@@ -209,7 +207,6 @@ def _refuse_other_kinds(expected: Mapping[str, Tensor], fit: _Fit, path: str | o
 
 
 def _refuse_torn_ties(ties: Iterable[Sequence[str]], fit: _Fit, path: str | os.PathLike[str]) -> None:
-    """Refuse two values of one tensor."""
     for first, *others in ties:
         for other in others:
             if first in fit.found and not torch.equal(fit.found[first], fit.found[other]):
@@ -252,7 +249,7 @@ def _prefixes_of(key: str) -> list[str]:
 
 
 def _class_count_sentence(expected: dict[str, Tensor], fit: _Fit) -> str | None:
-    """Word the one difference that a user meets most: all fits but the number of rows of the last layer."""
+    """The sentence for the most frequent difference: all fits but the number of rows of the last layer."""
     if fit.missing or fit.unexpected:
         return None
     last_layer = list(expected)[-1].rpartition(".")[0]

@@ -11,12 +11,12 @@ records and is cached on its own; `read_probes` reads several in one pass, so th
     >>> {name: tuple(values.shape) for name, values in reading.values.items()}
     {'gradients/all_ones': (2, 2), 'logits': (2, 3)}
 
-What feature detectors read comes from *feature layers*: `feature_layer_names` says which of a network's modules they are,
-`feature_layer_outputs` reads them with gradients where those are enabled, `FeatureProbe` makes a column of them. All
-probes of this kind (`FeatureLayerProbe`) share one forward pass, and each of their values is what reading it alone gives.
+What feature detectors read comes from *feature layers*: `feature_layer_names` says which of a network's modules they
+are, `feature_layer_outputs` reads them with gradients where those are enabled, `FeatureProbe` makes a column of them.
+All probes of this kind (`FeatureLayerProbe`) share one forward pass, which changes no value.
 
-`OdinProbe` and `MahalanobisProbe` step along an input gradient first. The latter compares an image with those the network
-was trained on, and so is prepared once: `probe.load(probe.prepare(network, batches))`; `ProbeCallback` does it by itself.
+`OdinProbe` and `MahalanobisProbe` step along an input gradient first. The latter compares an image with those the
+network was trained on, and so is prepared once, by `ProbeCallback` or `probe.load(probe.prepare(network, batches))`.
 """
 
 from lightning_gradood.probes.feature_layers import (

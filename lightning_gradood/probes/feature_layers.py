@@ -15,12 +15,13 @@ PENULTIMATE = "penultimate"
 
 
 def feature_layer_names(network: nn.Module) -> list[str]:
-    """Name the feature layers that a network is read at unless its user names others.
+    """Name the feature layers at which a network is read by default.
 
-    ResNets, found by their children `relu` and `layer1`: the stem after its activation and every stage. DenseNets, found by
-    `conv0` and `denseblock1`: the stem, every transition, and the penultimate features, which are the last block after its
-    norm and activation. Of any other network: the children that have parameters and stand before the one with the last
-    nn.Linear, and the penultimate features; wrappers around a single child are looked through.
+    ResNets, found by their children `relu` and `layer1`: the stem after its activation and every stage. DenseNets,
+    found
+    by `conv0` and `denseblock1`: the stem, every transition, and the penultimate features, which are the last block
+    after its norm and activation. Of any other network: the children that have parameters and stand before the one with
+    the last nn.Linear, and the penultimate features; wrappers around a single child are looked through.
 
     Args:
         network: pixels in, logits out.
@@ -74,15 +75,9 @@ def feature_layer_outputs(network: nn.Module, images: Tensor, names: Sequence[st
 def feature_layer_moments(
     network: nn.Module, images: Tensor, names: Sequence[str], spread: bool = False
 ) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
-    """Run one forward pass as `feature_layer_outputs`, and return averages with standard deviations over the same axes.
+    """As `feature_layer_outputs`, and beside averages [N, C_i] the standard deviations over the same axes.
 
-    Args:
-        network, images, names: as for `feature_layer_outputs`.
-        spread: whether deviations are wanted.
-
-    Returns:
-        The network's output and for each name averages [N, C_i] and deviations: [N, C_i], or [N, 0] where they are not wanted
-        or the output has no axes to average over.
+    Deviations are [N, C_i], or [N, 0] without `spread` or where the output has no axes to average over.
     """
     modules = dict(network.named_modules(remove_duplicate=False))
     for name in names:
@@ -104,9 +99,9 @@ def feature_layer_moments(
 
 
 def feature_layer_output(network: nn.Module, images: Tensor, name: str) -> Tensor:
-    """Return what `feature_layer_outputs` gives for one feature layer, running the network no further than that.
+    """What `feature_layer_outputs` gives for one feature layer, running the network no further than that.
 
-    That the feature layer runs only once is not seen here: read the network with `feature_layer_outputs` before.
+    It does not notice a layer that runs twice: read the network with `feature_layer_outputs` before.
     """
     if name == PENULTIMATE:  # which nn.Linear is the last is known at the end
         return feature_layer_outputs(network, images, [name])[1][0]

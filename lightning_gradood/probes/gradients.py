@@ -4,6 +4,7 @@ import json
 from typing import Any
 
 from torch import Tensor, nn
+from typing_extensions import override  # typing has it from Python 3.12 on
 
 from lightning_gradood.core import Refusal
 from lightning_gradood.gradients import LabelDesign, parameter_names, squared_gradient_norms
@@ -11,7 +12,7 @@ from lightning_gradood.probes.probe import Probe
 
 
 class GradientProbe(Probe):
-    """Squared L2 norm of the loss gradient of every parameter tensor, per image.
+    """Squared L2 norm of the loss gradient of every parameter tensor, per image, float64 [N, L].
 
     Args:
         label_design: which confounding label, and with it which loss.
@@ -24,25 +25,21 @@ class GradientProbe(Probe):
         self.label_design = label_design
 
     @property
+    @override
     def name(self) -> str:
-        """`gradients/<label design>`."""
         return f"gradients/{self.label_design.name}"
 
+    @override
     def names(self, network: nn.Module) -> list[str]:
-        """Parameter names, in `named_parameters()` order."""
         return parameter_names(network)
 
+    @override
     def __call__(self, network: nn.Module, images: Tensor) -> Tensor:
-        """Squared norms, float64 [N, L]."""
         return squared_gradient_norms(network, images, self.label_design)
 
+    @override
     def describe(self) -> dict[str, object]:
-        """Add the design's class and settings, as designs of different users may share a name.
-
-        Raises:
-            Refusal: if a setting is neither plain data nor a tensor, so that a change of it could go unseen.
-        """
-        kind = type(self.label_design)
+        kind = type(self.label_design)  # designs of different users may share a name
         design = {"class": f"{kind.__module__}.{kind.__qualname__}", "settings": self._settings()}
         return super().describe() | {"label_design": design}
 

@@ -10,15 +10,12 @@ from lightning_gradood.core import Refusal
 
 
 def validated_grid(name: str, values: Sequence[float], *, positive: bool = False) -> tuple[float, ...]:
-    """Return a grid's values as floats.
+    """A grid's values as floats; a Refusal if there are none, or one repeats, is below 0 or not finite.
 
     Args:
         name: the setting's, for the message.
         values: the grid.
-        positive: whether 0 is out of range too.
-
-    Raises:
-        Refusal: if there are none, or they repeat, or one is out of range.
+        positive: whether 0 is refused too.
     """
     found = tuple(float(value) for value in values)
     fit = all(math.isfinite(value) and (value > 0 or (value == 0 and not positive)) for value in found)
@@ -32,11 +29,7 @@ def validated_grid(name: str, values: Sequence[float], *, positive: bool = False
 
 
 def signs_of(gradient: Tensor) -> Tensor:
-    """Return 1 where the gradient is 0 or more, −1 elsewhere.
-
-    Reference:
-        odin, `calData.py`, and deep_Mahalanobis, `lib_generation.py`: `torch.ge(gradient, 0)`, then (· − .5) · 2.
-    """
+    """Return 1 where the gradient is 0 or more, −1 elsewhere, as odin and deep_Mahalanobis do with `torch.ge`."""
     one = torch.ones((), dtype=gradient.dtype, device=gradient.device)
     return torch.where(gradient >= 0, one, -one)
 

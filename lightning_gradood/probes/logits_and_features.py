@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override  # typing has it from Python 3.12 on
 
 from lightning_gradood.core import Refusal, check_finite_rows, exact_arithmetic, frozen_network
 from lightning_gradood.probes.feature_layers import PENULTIMATE, feature_layer_moments, feature_layer_names
@@ -12,23 +13,19 @@ from lightning_gradood.probes.probe import Probe
 
 
 class LogitsProbe(Probe):
-    """The network's logits in evaluation mode."""
+    """The network's logits in evaluation mode, [N, classes], in its dtype."""
 
     @property
+    @override
     def name(self) -> str:
-        """`logits`."""
         return "logits"
 
+    @override
     def names(self, network: nn.Module) -> list[str]:
-        """Empty: the classes are counted by the first reading."""
-        return []
+        return []  # the first reading counts the classes
 
+    @override
     def __call__(self, network: nn.Module, images: Tensor) -> Tensor:
-        """Logits [N, classes] in the network's dtype.
-
-        Raises:
-            Refusal: if a logit is not finite.
-        """
         with exact_arithmetic(), frozen_network(network), torch.no_grad():
             logits: Tensor = network(images)
         check_finite_rows(logits, "The network's logits")
@@ -36,20 +33,14 @@ class LogitsProbe(Probe):
 
 
 class SharedLogitsProbe(Probe):
-    """Computes its values from images and their logits; `read_probes` gives it those of a pass that others need too."""
+    """Computes its values from images and their logits, which `read_probes` shares among probes."""
 
     @abstractmethod
     def from_logits(self, network: nn.Module, images: Tensor, logits: Tensor) -> Tensor:
-        """Its values, [N, width].
+        """Compute the values, [N, width], from images, as for `Probe.__call__`, and their logits, [N, classes]."""
 
-        Args:
-            network: pixels in, logits out; left as it was found.
-            images: pixels in [0, 1], [N, C, H, W].
-            logits: the network's output for them, [N, classes].
-        """
-
+    @override
     def __call__(self, network: nn.Module, images: Tensor) -> Tensor:
-        """Run a forward pass in evaluation mode, and what else the probe needs, [N, width]."""
         return self.from_logits(network, images, LogitsProbe()(network, images))
 
 
@@ -65,33 +56,22 @@ class FeatureLayerProbe(Probe):
 
     @abstractmethod
     def from_layers(self, network: nn.Module, logits: Tensor, layers: Sequence[Tensor]) -> Tensor:
-        """Its values, [N, width].
+        """Compute the values, [N, width], from logits [N, classes]; the network is in evaluation mode and frozen.
 
         Args:
-            network: pixels in, logits out, in evaluation mode and frozen.
-            logits: the network's output, [N, classes].
-            layers: for each of `layers_of(network)` the averages [N, C_i]; where `spread` is true, behind them the standard
-                deviations over the same places, [N, C_i] or, of an output [N, C_i], none.
+            layers: for each of `layers_of(network)` the averages [N, C_i]; where `spread` is true, behind them the
+                standard deviations over the same places, [N, C_i] or, of an output [N, C_i], none.
         """
 
+    @override
     def __call__(self, network: nn.Module, images: Tensor) -> Tensor:
-        """Run a forward pass in evaluation mode and read it, [N, width]."""
         return read_layers([self], network, images)[1][0]
 
 
 def read_layers(probes: Sequence[FeatureLayerProbe], network: nn.Module, images: Tensor) -> tuple[Tensor, list[Tensor]]:
-    """Read several feature layer probes in one forward pass.
+    """Read feature layer probes in one forward pass: logits [N, classes], and the values [N, width] of each probe.
 
-    Args:
-        probes: what to read.
-        network: pixels in, logits out; left as it was found.
-        images: pixels in [0, 1], [N, C, H, W].
-
-    Returns:
-        Logits [N, classes] and for each probe its values [N, width].
-
-    Raises:
-        Refusal: if a logit or a feature is not finite.
+    A Refusal if a logit or a feature is not finite.
     """
     wanted = [probe.layers_of(network) for probe in probes]
     names = list(dict.fromkeys(name for part in wanted for name in part))
@@ -111,14 +91,10 @@ def read_layers(probes: Sequence[FeatureLayerProbe], network: nn.Module, images:
 
 
 class FeatureProbe(FeatureLayerProbe):
-    """Spatial averages of the network's feature layers, side by side.
+    """Spatial averages of the network's feature layers, side by side, [N, ΣC_i], in the network's dtype.
 
     Args:
-        layers: modules of the network, as in `network.named_modules()`, or `penultimate`; by default those of
-            `feature_layer_names`.
-
-    Raises:
-        Refusal: if `layers` is empty or names one twice.
+        layers: modules, each once, as in `network.named_modules()`, or `penultimate`; see `feature_layer_names`.
 
     Reference:
         deep_Mahalanobis (Lee et al. 2018), `lib_generation.py`.
@@ -133,28 +109,26 @@ class FeatureProbe(FeatureLayerProbe):
         self._widths: dict[str, int] = {}
 
     @property
+    @override
     def name(self) -> str:
-        """`features/layers`, or `features/` and the feature layers that the user named, joined by `+`."""
         return "features/" + ("layers" if self.layers is None else "+".join(self.layers))
 
     def names(self, network: nn.Module) -> list[str]:
-        """`<feature layer>.<channel>` for each column of the last reading; empty before the first, as only a pass counts
-        channels.
-        """
+        """`<feature layer>.<channel>` for each column of the last reading, which counts channels; empty before it."""
         return [f"{layer}.{channel}" for layer, width in self._widths.items() for channel in range(width)]
 
+    @override
     def layers_of(self, network: nn.Module) -> list[str]:
-        """Those the user named, or the usual ones."""
         return feature_layer_names(network) if self.layers is None else list(self.layers)
 
+    @override
     def from_layers(self, network: nn.Module, logits: Tensor, layers: Sequence[Tensor]) -> Tensor:
-        """Averages [N, ΣC_i], in the network's dtype."""
         self._widths = {name: layer.shape[1] for name, layer in zip(self.layers_of(network), layers, strict=True)}
         return torch.cat(list(layers), dim=1)
 
 
 class FeatureSpreadProbe(FeatureLayerProbe):
-    """Averages and standard deviations of the channels of the network's feature layers.
+    """Averages, then standard deviations, of the channels of each feature layer, [N, up to 2·ΣC_i].
 
     A deviation says whether a feature is somewhere in the image or everywhere in it, which the average does not.
 
@@ -169,52 +143,49 @@ class FeatureSpreadProbe(FeatureLayerProbe):
         self.layers = layers
 
     @property
+    @override
     def name(self) -> str:
-        """That of a `FeatureProbe`, and `+spread`."""
         return f"{self._averages.name}+spread"
 
+    @override
     def names(self, network: nn.Module) -> list[str]:
-        """Empty: they are counted by the first reading."""
         return []
 
+    @override
     def layers_of(self, network: nn.Module) -> list[str]:
-        """Those the user named, or the usual ones."""
         return self._averages.layers_of(network)
 
+    @override
     def from_layers(self, network: nn.Module, logits: Tensor, layers: Sequence[Tensor]) -> Tensor:
-        """Layer by layer averages and then deviations, [N, up to 2·ΣC_i], in the network's dtype."""
         return torch.cat(list(layers), dim=1)
 
 
 class PenultimateProbe(FeatureLayerProbe):
-    """The penultimate features: the input of the last nn.Linear that a forward pass runs."""
+    """The penultimate features, [N, D]: the input of the last nn.Linear that a forward pass runs."""
 
     @property
+    @override
     def name(self) -> str:
-        """`features/penultimate`."""
         return f"features/{PENULTIMATE}"
 
+    @override
     def names(self, network: nn.Module) -> list[str]:
-        """Empty: they are counted by the first reading."""
         return []
 
+    @override
     def layers_of(self, network: nn.Module) -> list[str]:
-        """`penultimate`."""
         return [PENULTIMATE]
 
+    @override
     def from_layers(self, network: nn.Module, logits: Tensor, layers: Sequence[Tensor]) -> Tensor:
-        """Features [N, D], in the network's dtype."""
         return layers[0]
 
 
 def columns_by_layer(names: Sequence[str]) -> dict[str, list[int]]:
-    """Say which columns of a `FeatureProbe` belong to which feature layer.
+    """Say which columns of a `FeatureProbe` belong to which feature layer, layers in order of appearance.
 
     Args:
         names: `<feature layer>.<channel>`, as records keep them.
-
-    Returns:
-        Layer to its columns, feature layers in order of appearance.
 
     Example:
         >>> columns_by_layer(["relu.0", "relu.1", "layer1.0"])

@@ -6,6 +6,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override  # typing has it from Python 3.12 on
 
 
 class Probe(ABC):
@@ -28,7 +29,7 @@ class Probe(ABC):
 
     @abstractmethod
     def names(self, network: nn.Module) -> list[str]:
-        """Names of the entries of a row, such as parameter names."""
+        """Names of the entries of a row, such as parameter names; empty where they have none."""
 
     @abstractmethod
     def __call__(self, network: nn.Module, images: Tensor) -> Tensor:
@@ -68,7 +69,7 @@ class Probe(ABC):
 
 
 class PixelProbe(Probe):
-    """The pixels as the network gets them, channels first and flattened.
+    """The pixels as the network gets them, channels first and flattened, [N, C·H·W].
 
     Args:
         dtype: `uint8` rounds to 0 … 255; `float16` keeps pixels in [0, 1] to about three digits, `float32` as they are.
@@ -78,16 +79,16 @@ class PixelProbe(Probe):
         self.dtype = dtype
 
     @property
+    @override
     def name(self) -> str:
-        """`pixels/<dtype>`."""
         return f"pixels/{self.dtype}"
 
+    @override
     def names(self, network: nn.Module) -> list[str]:
-        """Empty: there are too many pixels to name."""
         return []
 
+    @override
     def __call__(self, network: nn.Module, images: Tensor) -> Tensor:
-        """Pixels [N, C·H·W]."""
         pixels = images.flatten(1)
         if self.dtype == "uint8":
             return (pixels * 255).round().to(torch.uint8)

@@ -13,22 +13,17 @@ from lightning_gradood.probes.probe import Probe
 
 @dataclass(frozen=True)
 class ProbeReadings:
-    """Values by probe name, [N, width] each, and the logits [N, classes] that every reading needs for its predictions."""
+    """Values by probe name, [N, width] each, and the logits [N, classes] that predictions need."""
 
     values: dict[str, Tensor]
     logits: Tensor
 
 
 def read_probes(probes: Sequence[Probe], network: nn.Module, images: Tensor) -> ProbeReadings:
-    """Read probes that can share work together, the others one after the other.
+    """Read probes that can share work together, the others one after the other; arguments as for `Probe.__call__`.
 
-    Gradient probes share one forward pass, whose logits also serve the logits probe; so do those that read feature layers.
-    Probes that start from the logits get them from one of these passes.
-
-    Args:
-        probes: what to read.
-        network: pixels in, logits out; left as it was found.
-        images: pixels in [0, 1], [N, C, H, W].
+    Gradient probes share one forward pass, whose logits also serve the logits probe; so do those that read feature
+    layers. Probes that start from the logits get them from one of these passes.
     """
     gradient_probes = [probe for probe in probes if isinstance(probe, GradientProbe)]
     values: dict[str, Tensor] = {}

@@ -1,7 +1,8 @@
-"""Synthetic outliers: images made from normal ones that stand for anomalies nobody has seen yet.
+"""Synthetic outliers: images made from normal ones that stand for unknown anomalies.
 
-Detectors that know no anomalies can be trained to tell normal images from these; the classifier is never trained on them. Each
-kind is a small object; name your own by class path. What is random about an image follows from the seed and its id alone.
+Detectors that know no anomalies can be trained to tell normal images from these; the classifier is never trained on
+them. Each kind is a frozen dataclass; name your own by class path. What is random about an image follows from the
+kind's `seed` and the image's id alone, so that another seed draws other ones.
 
     >>> import torch
     >>> from lightning_gradood.synthetic import PatchShuffle, default_outliers

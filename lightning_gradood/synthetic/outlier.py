@@ -1,4 +1,4 @@
-"""The base class of synthetic outliers, and the random numbers of a batch, which belong to its images one by one."""
+"""The base class of synthetic outliers, and the random numbers of each image in a batch."""
 
 import re
 from abc import abstractmethod
@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override  # typing has it from Python 3.12 on
 
 from lightning_gradood.core import Logits, Perturbation, Refusal, image_generator, input_gradient
 
@@ -16,7 +17,7 @@ class Draws:
     Args:
         seed: of the synthetic outlier.
         name: of its kind; kinds draw independently.
-        ids: N names of images.
+        ids: names of the N images.
         like: a tensor on whose device, and in whose dtype, numbers are returned.
     """
 
@@ -46,10 +47,10 @@ class Draws:
 
 
 class SyntheticOutlier(Perturbation):
-    """Makes of a normal image one that stands for anomalies nobody has seen yet, from that image alone.
+    """Makes of a normal image one that stands for unknown anomalies, from that image alone.
 
-    No second image takes part, so that an outlier lies in the split of its one image. A subclass is a frozen dataclass with a
-    field `seed`, or a class with settings as attributes, and writes `make`. Pixels are clipped to [0, 1] afterwards.
+    No second image takes part, so that an outlier lies in the split of its one image. A subclass is a frozen dataclass
+    with a field `seed`, or a class with settings as attributes, and writes `make`; pixels are then clipped to [0, 1].
 
     Example:
         >>> from dataclasses import dataclass
@@ -73,12 +74,7 @@ class SyntheticOutlier(Perturbation):
 
     @abstractmethod
     def make(self, images: Tensor, draws: Draws) -> Tensor:
-        """Return outliers [N, C, H, W].
-
-        Args:
-            images: pixels in [0, 1], [N, C, H, W], a copy.
-            draws: random numbers, on the device of the images.
-        """
+        """Return outliers [N, C, H, W] of images [N, C, H, W], pixels in [0, 1]; `images` is a copy."""
 
     def _craft(
         self, network: nn.Module, images: Tensor, labels: Tensor, ids: Sequence[str]
@@ -87,21 +83,14 @@ class SyntheticOutlier(Perturbation):
 
 
 class GradientOutlier(SyntheticOutlier):
-    """A synthetic outlier made with the network's gradient by the pixels, on its own predictions; writes `walk`."""
+    """A synthetic outlier made with the network's gradient by the pixels; a subclass writes `walk`."""
 
     @abstractmethod
     def walk(self, predict: Logits, images: Tensor, predicted: Tensor, draws: Draws) -> Tensor:
-        """Return outliers [N, C, H, W].
+        """Return outliers [N, C, H, W] of images [N, C, H, W], pixels in [0, 1], with `predicted` classes int64 [N]."""
 
-        Args:
-            predict: the network; logits [N, classes].
-            images: pixels in [0, 1], [N, C, H, W].
-            predicted: the classes it predicts, int64 [N].
-            draws: random numbers.
-        """
-
+    @override
     def make(self, images: Tensor, draws: Draws) -> Tensor:
-        """Not without a network."""
         raise Refusal(f"`{type(self).__name__}` should be given a network. Got none. Call `craft`, not `make`.")
 
     def _craft(

@@ -1,4 +1,4 @@
-"""The synthetic outliers that are taken where nobody names any."""
+"""The synthetic outliers that are made by default."""
 
 from lightning_gradood.synthetic.outlier import SyntheticOutlier
 from lightning_gradood.synthetic.with_gradients import (

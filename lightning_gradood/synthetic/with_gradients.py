@@ -23,12 +23,7 @@ def _within(images: Tensor, centre: Tensor, distance: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class SignStep(GradientOutlier):
-    """One step along the sign of the gradient of the cross entropy with the predicted class.
-
-    Args:
-        low, high: bounds of the step, drawn for each image.
-        seed: another one draws other steps.
-    """
+    """One step along the sign of the gradient of the cross entropy with the predicted class, of `low` to `high`."""
 
     passes = 1
 
@@ -44,12 +39,7 @@ class SignStep(GradientOutlier):
 
 @dataclass(frozen=True)
 class TargetSteps(GradientOutlier):
-    """Six steps along signs of the gradient towards another class at random.
-
-    Args:
-        low, high: bounds of the distance, drawn for each image.
-        seed: another one draws other classes and distances.
-    """
+    """Six steps along signs of the gradient towards another class at random, within a distance of `low` to `high`."""
 
     passes = 7  # the first counts the classes
 
@@ -71,11 +61,7 @@ class TargetSteps(GradientOutlier):
 
 @dataclass(frozen=True)
 class BoundarySteps(GradientOutlier):
-    """Up to five shortest steps, by the linearised network, to just behind the boundary to the second best class.
-
-    Args:
-        beyond: logits by which the boundary is passed.
-        seed: nothing is drawn.
+    """Up to five shortest steps, by the linearised network, until the second best class leads by `beyond` logits.
 
     Reference:
         Moosavi-Dezfooli, Fawzi and Frossard 2016, "DeepFool", towards the runner-up alone.
@@ -84,7 +70,7 @@ class BoundarySteps(GradientOutlier):
     passes = 5
 
     beyond: float = 0.02
-    seed: int = 0
+    seed: int = 0  # nothing is drawn
 
     @override
     def walk(self, predict: Logits, images: Tensor, predicted: Tensor, draws: Draws) -> Tensor:
@@ -106,10 +92,7 @@ class BoundarySteps(GradientOutlier):
 class EuclideanSteps(GradientOutlier):
     """Five steps along the gradient of the cross entropy with the predicted class, within an L2 distance.
 
-    Args:
-        low, high: bounds of the distance for images of 3,072 pixel values, drawn for each image; it grows with the root of their
-            number.
-        seed: another one draws other distances.
+    It is `low` to `high` for images of 3,072 pixel values, and grows with the root of their number.
     """
 
     passes = 5
@@ -132,12 +115,7 @@ class EuclideanSteps(GradientOutlier):
 
 @dataclass(frozen=True)
 class SurerSteps(GradientOutlier):
-    """Four steps along signs of the gradient that raises logsumexp: images of which the network is too sure.
-
-    Args:
-        low, high: bounds of the distance, drawn for each image.
-        seed: another one draws other distances.
-    """
+    """Four steps along signs of the gradient that raises logsumexp, within a distance of `low` to `high`."""
 
     passes = 4
 

@@ -1,4 +1,7 @@
-"""Synthetic outliers that do not ask the network: noise, shuffled parts, colours, shapes, and images of nothing."""
+"""Synthetic outliers without the network: noise, shuffled parts, colours, shapes, and images without the original.
+
+Bounds `low` and `high` are those of a number drawn for each image.
+"""
 
 import math
 from dataclasses import dataclass
@@ -13,12 +16,7 @@ from lightning_gradood.synthetic.outlier import Draws, SyntheticOutlier
 
 @dataclass(frozen=True)
 class GaussianNoise(SyntheticOutlier):
-    """Normal noise, its standard deviation drawn for each image.
-
-    Args:
-        low, high: bounds of the standard deviation, of pixels in [0, 1].
-        seed: another one draws other noise.
-    """
+    """Normal noise of a standard deviation of `low` to `high`, of pixels in [0, 1]."""
 
     low: float = 0.02
     high: float = 0.15
@@ -31,12 +29,7 @@ class GaussianNoise(SyntheticOutlier):
 
 @dataclass(frozen=True)
 class SignNoise(SyntheticOutlier):
-    """The same amount added to some pixels and taken from the others, at random: as large as an attack, and aimless.
-
-    Args:
-        low, high: bounds of the amount, drawn for each image.
-        seed: another one draws other signs.
-    """
+    """An amount of `low` to `high` added to some pixels and taken from the others, at random."""
 
     low: float = 0.02
     high: float = 0.08
@@ -49,12 +42,7 @@ class SignNoise(SyntheticOutlier):
 
 @dataclass(frozen=True)
 class PatchShuffle(SyntheticOutlier):
-    """A grid of patches in random order; pixels beyond the last whole patch stay.
-
-    Args:
-        most: patches along a side are drawn from 2 to this.
-        seed: another one draws other orders.
-    """
+    """A grid of patches, 2 to `most` along a side, in random order; pixels beyond the last whole patch stay."""
 
     most: int = 4
     seed: int = 0
@@ -72,12 +60,7 @@ class PatchShuffle(SyntheticOutlier):
 
 @dataclass(frozen=True)
 class Overlay(SyntheticOutlier):
-    """The image mixed with itself upside down: two objects in one picture, from one image.
-
-    Args:
-        low, high: bounds of the image's own share, drawn for each image.
-        seed: another one draws other shares.
-    """
+    """The image, with a share of `low` to `high`, mixed with itself upside down: two objects in one picture."""
 
     low: float = 0.35
     high: float = 0.65
@@ -91,12 +74,7 @@ class Overlay(SyntheticOutlier):
 
 @dataclass(frozen=True)
 class Blur(SyntheticOutlier):
-    """Gaussian blur.
-
-    Args:
-        low, high: bounds of the standard deviation as a share of the shorter side, drawn for each image.
-        seed: another one draws other widths.
-    """
+    """Gaussian blur of a standard deviation of `low` to `high`, as a share of the shorter side."""
 
     low: float = 0.02
     high: float = 0.07
@@ -118,11 +96,7 @@ class Blur(SyntheticOutlier):
 
 @dataclass(frozen=True)
 class ChannelPermutation(SyntheticOutlier):
-    """Channels in another order; an image of one channel stays as it is, and is then no outlier.
-
-    Args:
-        seed: another one draws other orders.
-    """
+    """Channels in another order; an image of one channel stays as it is, and is then no outlier."""
 
     seed: int = 0
 
@@ -139,12 +113,7 @@ class ChannelPermutation(SyntheticOutlier):
 
 @dataclass(frozen=True)
 class Solarise(SyntheticOutlier):
-    """Pixels above a level turned into their negative.
-
-    Args:
-        low, high: bounds of the level, drawn for each image.
-        seed: another one draws other levels.
-    """
+    """Pixels above a level of `low` to `high` turned into their negative."""
 
     low: float = 0.3
     high: float = 0.7
@@ -157,11 +126,7 @@ class Solarise(SyntheticOutlier):
 
 @dataclass(frozen=True)
 class Rotation(SyntheticOutlier):
-    """Turned by 90, 180 or 270 degrees; by 180 where the image is not square.
-
-    Args:
-        seed: another one draws other angles.
-    """
+    """Turned by 90, 180 or 270 degrees; by 180 where the image is not square."""
 
     seed: int = 0
 
@@ -177,12 +142,7 @@ class Rotation(SyntheticOutlier):
 
 @dataclass(frozen=True)
 class Zoom(SyntheticOutlier):
-    """A square from inside the image, enlarged to its size.
-
-    Args:
-        low, high: bounds of the square's side as a share of the shorter side, drawn for each image.
-        seed: another one draws other squares.
-    """
+    """A square from inside the image, its side a share of `low` to `high` of the shorter side, enlarged to its size."""
 
     low: float = 0.25
     high: float = 0.5
@@ -203,12 +163,7 @@ class Zoom(SyntheticOutlier):
 
 @dataclass(frozen=True)
 class Elastic(SyntheticOutlier):
-    """Bent by a smooth random field of shifts.
-
-    Args:
-        low, high: bounds of the shifts' standard deviation, of half the image's side, drawn for each image.
-        seed: another one draws other fields.
-    """
+    """Bent by a smooth random field of shifts of a standard deviation of `low` to `high`, of half the image's side."""
 
     low: float = 0.1
     high: float = 0.35
@@ -225,12 +180,7 @@ class Elastic(SyntheticOutlier):
 
 @dataclass(frozen=True)
 class ColourField(SyntheticOutlier):
-    """Clouds of colour whose amplitude falls with frequency as in natural images, and nothing of the image itself.
-
-    Args:
-        low, high: bounds of the exponent of that fall, drawn for each image.
-        seed: another one draws other clouds.
-    """
+    """Clouds of colour whose amplitude falls with frequency as in natural images, by an exponent of `low` to `high`."""
 
     low: float = 0.5
     high: float = 2.0
@@ -252,12 +202,7 @@ class ColourField(SyntheticOutlier):
 
 @dataclass(frozen=True)
 class Rectangles(SyntheticOutlier):
-    """Rectangles of random colours on a random colour, with soft edges, and nothing of the image itself.
-
-    Args:
-        most: rectangles, drawn from 1 to this.
-        seed: another one draws other pictures.
-    """
+    """1 to `most` soft-edged rectangles of random colours on a random colour; nothing of the image is left."""
 
     most: int = 11
     seed: int = 0

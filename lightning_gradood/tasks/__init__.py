@@ -1,7 +1,7 @@
-"""Tasks: the two LightningModules. `ClassificationTask` trains the classifier, `DetectionTask` the paper's MLP detector.
+"""Tasks: the two LightningModules. `ClassificationTask` trains the classifier, `DetectionTask` the MLP detector.
 
-`RawBinaryAUROC` is the AUROC of scores of any range, as a torchmetrics object for training loops; `ResumeCheckpoint` keeps a
-checkpoint after every epoch from which training goes on exactly.
+`RawBinaryAUROC` is the AUROC of scores of any range, as a torchmetrics object for training loops; `ResumeCheckpoint`
+keeps a checkpoint after every epoch from which training goes on exactly.
 
     >>> import torch
     >>> from lightning_gradood.tasks import ClassificationTask

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics.classification import MulticlassAccuracy
+from typing_extensions import override  # typing has it from Python 3.12 on
 
 from lightning_gradood.core import (
     ClosedUnitInterval,
@@ -29,15 +30,12 @@ from lightning_gradood.tasks.schedules import refuse_endless, refuse_other_sched
 
 
 def check_network(network: nn.Module, images: Tensor, classes: int | None) -> int:
-    """Run two images through the network and look at what comes out.
+    """Run images through the network and return the number of its outputs; a single one tells two classes apart.
 
     Args:
         network: images in, logits out.
         images: one or more images as the data gives them, float [N, C, H, W].
-        classes: how many the data have; None where they say nothing about it.
-
-    Returns:
-        The number of its outputs; a single one tells two classes apart.
+        classes: how many the data have; None where that is unknown.
 
     Raises:
         Refusal: if the forward fails, the output is not [N, classes], or the data have more classes.
@@ -78,13 +76,10 @@ def _first_line(error: Exception) -> str:
 
 
 def auxiliary_logits(output: Any) -> list[tuple[Tensor, float]]:
-    """The logits of auxiliary classifiers in what a network returns while it is trained, with their weights in the loss.
+    """The logits of auxiliary classifiers in what a network returns in training, with their weights in the loss.
 
-    Args:
-        output: of the network; torchvision's `GoogLeNetOutputs` and `InceptionOutputs` hold some.
-
-    Reference:
-        Szegedy et al. 2015 (GoogLeNet), section 5: 0.3 each; for Inception v3 0.4, as in PyTorch's fine-tuning tutorial.
+    Torchvision's GoogLeNet has two, 0.3 each (Szegedy et al. 2015, section 5), its Inception v3 one, 0.4 as in
+    PyTorch's fine-tuning tutorial.
     """
     kind = type(output).__name__
     weight = {"GoogLeNetOutputs": 0.3, "InceptionOutputs": 0.4}.get(kind, 0.0)
@@ -98,12 +93,7 @@ Batch = tuple[Tensor, ...]  # images [N, C, H, W] in [0, 1], labels int64 [N], t
 
 @dataclass
 class Normalization:
-    """Per-channel statistics of the training images, subtracted and divided inside the network.
-
-    Args:
-        mean: mean of each channel, pixels in [0, 1].
-        std: standard deviation of each channel.
-    """
+    """Per-channel mean and standard deviation of the training images, pixels in [0, 1], applied inside the network."""
 
     mean: list[float]
     std: list[float]
@@ -123,11 +113,10 @@ class ClassificationTask(LightningModule):
         network: images in, logits [N, classes] out; any `nn.Module` or a function that returns one.
         normalize: channel statistics applied inside the network, or null for a network that normalises by itself.
         weights: file with initial weights of the plain network (state dict, Lightning checkpoint or safetensors).
-        weights_prefix: what the names of the network's tensors start with in a file that holds several networks, such as
-            `student` or `model_ema`.
+        weights_prefix: what the names of the network's tensors start with in a file that holds several networks, such
+            as `student` or `model_ema`.
         optimizer: factory from parameters to the optimizer; SGD with Nesterov momentum by default.
-        scheduler: factory from (optimizer, total steps) to a schedule that is advanced after each step, such as
-            `OneCycle` or `Cosine`.
+        scheduler: factory from (optimizer, total steps) to a schedule advanced after each step, e.g. `Cosine`.
         label_smoothing: as in `torch.nn.functional.cross_entropy`.
         channels_last: keep the network's weights and images in the memory format that is fastest on GPUs.
     """
@@ -154,12 +143,11 @@ class ClassificationTask(LightningModule):
         self.scheduler_factory = scheduler
         self.label_smoothing = label_smoothing
         self.channels_last = channels_last
-        self.accuracy = nn.ModuleDict(
-            {f"{stage}_": MulticlassAccuracy(average="micro") for stage in _STAGES}
-        )  # "train" is a method
+        # with an underscore, as "train" is a method
+        self.accuracy = nn.ModuleDict({f"{stage}_": MulticlassAccuracy(average="micro") for stage in _STAGES})
 
     def use_float32(self) -> None:
-        """Cast the network to float32, in which it is trained and every image is probed, and say so; once."""
+        """Cast the network to float32, in which it is trained and probed, and print a line if it was not."""
         other = {one.dtype for one in self.network.parameters() if one.is_floating_point()} - {torch.float32}
         if other:
             names = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in other))
@@ -167,7 +155,7 @@ class ClassificationTask(LightningModule):
             self.network.float()
 
     def load_initial_weights(self) -> None:
-        """Read the file named by `weights`, once: later calls leave trained weights alone."""
+        """Read the file named by `weights`, once: later calls keep trained weights."""
         self.use_float32()
         if self.weights is not None and not self._initialised:
             with refused_as(path="model.weights"):
@@ -175,20 +163,20 @@ class ClassificationTask(LightningModule):
         self._initialised = True
 
     def prepare_training(self, trainer: Any) -> None:
-        """Read the initial weights, and refuse an optimizer or a schedule that cannot be built, before the first step."""
+        """Read the initial weights, and refuse an optimizer or a schedule that cannot be built."""
         self.load_initial_weights()
         try_optimizer(self.optimizer_factory, self.scheduler_factory)
         if self.scheduler_factory is not None:
             refuse_endless(trainer)
 
     def load_trained_weights(self, path: str) -> None:
-        """Read weights that take the place of the initial ones, which are not loaded any more."""
+        """Read weights that take the place of the initial ones."""
         self.use_float32()
         _say(load_weights(self.network, path, None if self.weights else self.weights_prefix))
         self._initialised = True
 
+    @override
     def setup(self, stage: str) -> None:
-        """Called by Lightning before every loop, before a checkpoint is restored."""
         self.load_initial_weights()
         if self.channels_last:
             self.network.to(memory_format=torch.channels_last)
@@ -202,32 +190,28 @@ class ClassificationTask(LightningModule):
             images = images.contiguous(memory_format=torch.channels_last)
         return self.network(images)
 
+    @override
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Mean cross entropy of a batch."""
         return self._step(batch, "train")
 
+    @override
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Log loss and accuracy."""
         self._step(batch, "val")
 
+    @override
     def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """Log loss and accuracy."""
         self._step(batch, "test")
 
+    @override
     def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
-        """Logits [N, classes]."""
         return self(batch[0])  # type: ignore[no-any-return]  # LightningModule.__call__ is untyped
 
+    @override
     def on_load_checkpoint(self, checkpoint: Mapping[str, Any]) -> None:
-        """Called by Lightning with the checkpoint of the run that is continued, before `configure_optimizers`."""
         self._continued = {name: checkpoint.get(name, []) for name in ("lr_schedulers", "optimizer_states")}
 
+    @override
     def configure_optimizers(self) -> Any:
-        """One optimizer, and a schedule advanced after each step where one is given.
-
-        Raises:
-            Refusal: the end of training is not known to the schedule, or a run is continued with another one.
-        """
         optimizer = self.optimizer_factory(self.parameters())
         scheduler = None if self.scheduler_factory is None else self._scheduler(self.scheduler_factory, optimizer)
         refuse_other_schedule(self._continued, optimizer, scheduler, self.trainer.ckpt_path)

@@ -1,7 +1,7 @@
 """Going on with training exactly: a checkpoint after every epoch that holds all that the next epoch depends on.
 
-Lightning's `save_last` writes only with a monitored save, so that its last checkpoint is the last *improving* epoch's, and no
-checkpoint of Lightning's holds the state of the random generators, from which order and augmentation of the images follow.
+Lightning's `save_last` writes only with a monitored save, so that its last checkpoint is the last *improving* epoch's,
+and its checkpoints hold no random generators, from which order and augmentation of the images follow.
 """
 
 import io
@@ -22,10 +22,11 @@ from lightning_gradood.core import atomic_write, gathered, generator_states, res
 class ResumeCheckpoint(Callback):
     """Keep one checkpoint from which `fit` goes on as if it had never stopped.
 
-    It is written between two epochs, when the last one has ended completely (schedules that step once an epoch included),
-    and when training ends; it takes the place of the older one as a whole. It is a Lightning checkpoint that also holds the
-    random generators of every process. With as many processes as before, on a CPU, the weights of a `fit` that went on equal
-    those of an undisturbed one to the last bit. Name it before callbacks that count epochs, so that each is counted once.
+    It is written between two epochs, when the last one has ended completely (schedules that step once an epoch
+    included), and when training ends; it replaces the older one as a whole. It is a Lightning checkpoint that also
+    holds the random generators of every process. With as many processes as before, on a CPU, the weights of a `fit`
+    that went on equal those of an undisturbed one to the last bit. Name it before callbacks that count epochs, so that
+    each is counted once.
 
     Args:
         path: of the checkpoint; give it as `ckpt_path` to go on.
@@ -42,32 +43,27 @@ class ResumeCheckpoint(Callback):
 
     @override
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Write every checkpoint of this Trainer atomically; Lightning's own way is not where /tmp is another disk."""
-        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
+        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # not atomic where /tmp is another disk
             trainer.strategy.checkpoint_io = WholeCheckpoints()
 
     @override
     def state_dict(self) -> dict[str, Any]:
-        """Random generators and whether training had ended; empty in the checkpoints of others."""
-        return self._saving
+        return self._saving  # empty in the checkpoints of others
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Called by Lightning when a fit goes on."""
         self._found = state_dict
 
     @override
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Let the checkpoint end with the last epoch, rather than in the first moment of the next."""
-        if self._saving and not self._saving["ended"]:
+        if self._saving and not self._saving["ended"]:  # the checkpoint ends with the last epoch, not in the next
             for counts in checkpoint["loops"]["fit_loop"]["epoch_progress"].values():
                 counts["ready"] -= 1
 
     @override
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Say where training goes on; what had stopped early stays so."""
         self._start = trainer.global_step
         if self._found:
             trainer.should_stop = trainer.should_stop or bool(self._found.get("stopped_early"))
@@ -77,7 +73,6 @@ class ResumeCheckpoint(Callback):
 
     @override
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Keep what the last epoch left, or set the random generators to what they were."""
         if self._found:
             if "threads" in self._found:  # sums of floats depend on their number
                 torch.set_num_threads(self._found["threads"])
@@ -88,13 +83,11 @@ class ResumeCheckpoint(Callback):
 
     @override
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Keep the end; a fit that had nothing left to train leaves the file as it is."""
-        if trainer.global_step > self._start:
+        if trainer.global_step > self._start:  # a fit that had nothing left to train leaves the file as it is
             self._save(trainer, ended=True)
 
     @override
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Say that nothing was trained, where that is so."""
         if self._found and self._found.get("ended"):
             rank_zero_info(
                 f"Training had ended after {trainer.current_epoch} epochs already: nothing is trained again."
@@ -130,11 +123,6 @@ class WholeCheckpoints(TorchCheckpointIO):
 
     @override
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
-        """Write a checkpoint.
-
-        Raises:
-            Refusal: it cannot be written.
-        """
         if "://" in str(path):
             super().save_checkpoint(checkpoint, path, storage_options)
             return

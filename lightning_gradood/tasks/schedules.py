@@ -1,7 +1,6 @@
-"""Learning-rate schedules of the classifier's training, and what is refused of optimizers and schedules before the first step.
+"""Learning-rate schedules of the classifier, and the check of optimizer and schedule before the first step.
 
-A schedule is any class whose first two parameters are the optimizer and the total number of optimizer steps; it is
-advanced after every step.
+A schedule is any class whose first parameters are the optimizer and the total number of steps; it advances after each.
 """
 
 import inspect
@@ -19,11 +18,9 @@ from lightning_gradood.core import ClosedUnitInterval, Refusal
 
 
 class OneCycle(OneCycleLR):
-    """Rise to the optimizer's learning rate and anneal to zero.
+    """Rise to the optimizer's learning rate and anneal to zero over the optimizer steps of the whole training.
 
     Args:
-        optimizer: whose `lr` is the peak.
-        total_steps: optimizer steps of the whole training, given by the task.
         warmup: fraction of the steps spent rising.
 
     Reference:
@@ -36,11 +33,7 @@ class OneCycle(OneCycleLR):
 
 
 class Cosine(CosineAnnealingLR):
-    """Anneal the learning rate to zero along half a cosine.
-
-    Args:
-        optimizer: whose `lr` is the start.
-        total_steps: optimizer steps of the whole training, given by the task.
+    """Anneal the optimizer's learning rate to zero along half a cosine over the steps of the whole training.
 
     Reference:
         Loshchilov and Hutter 2017, Eq. 5 without restarts.
@@ -53,7 +46,7 @@ class Cosine(CosineAnnealingLR):
 def refuse_other_schedule(
     checkpoint: Mapping[str, Any], optimizer: Optimizer, scheduler: LRScheduler | None, path: object
 ) -> None:
-    """Refuse to continue a run with another schedule or peak than it was begun with: its state would be taken for this one's."""
+    """Refuse to continue a run with another schedule or peak, which would take over the state of the first."""
     stored = next(iter(checkpoint.get("lr_schedulers", [])), None)
     groups: list[Any] = next((state["param_groups"] for state in checkpoint.get("optimizer_states", [])), [])
     then: dict[str, Any] = {"learning rates": [group.get("initial_lr", group["lr"]) for group in groups]}
@@ -79,7 +72,7 @@ def refuse_other_schedule(
 
 
 def _schedule_settings(scheduler: LRScheduler) -> dict[str, Any]:
-    """What a schedule was built with, as far as its state holds it, in contrast to where it has got to."""
+    """What a schedule was built with, as far as its state holds it, in contrast to its progress."""
     given = {name for kind in type(scheduler).__mro__ for name in inspect.signature(kind).parameters}
     return {name: value for name, value in scheduler.state_dict().items() if name in given - {"last_epoch"}}
 
@@ -91,7 +84,7 @@ def try_optimizer(
     optimizer: Callable[[Iterable[nn.Parameter]], Optimizer],
     scheduler: Callable[[Optimizer, int], LRScheduler] | None,
 ) -> None:
-    """Refuse an optimizer or a schedule that cannot be built, fails in its first step, or has numbers that train nothing.
+    """Refuse an optimizer or a schedule that cannot be built, fails in its first step or is not finite.
 
     The step is taken with a parameter that is made for it, as some settings are looked at there first.
     """
