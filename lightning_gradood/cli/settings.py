@@ -64,8 +64,8 @@ def refuse_null(parser: ArgumentParser, config: Namespace, sections: Sequence[st
         sections: keys that hold others.
     """
     for name in sections:
-        if not isinstance(config.get(name), Namespace):
-            raise Refusal(f"`{name}` should hold settings. Got `{config.get(name)}`. Leave it out for the defaults.")
+        if not isinstance(given := config.get(name), Namespace):
+            raise Refusal(f"`{name}` should hold settings. Got `{name} = {given}`. Leave it out for the defaults.")
     seeded = config.clone()
     if seeded.get("seed_everything", 0) is None:  # Lightning's word for no seed
         seeded.seed_everything = 0
