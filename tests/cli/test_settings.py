@@ -123,6 +123,8 @@ def test_values_of_the_wrong_type_or_range_are_refused_by_their_flag():
         (["--detection.mlp.weight_decay", "-1"], "`detection.mlp.weight_decay`: Not of type FiniteNonNegative: -1"),
         (["--detection.mlp.whitening", "0"], "`detection.mlp.whitening`: Not of type FinitePositive: "),
         (["--detection.mlp.dropout", "1"], "`detection.mlp.dropout`: Not of type HalfOpenUnitInterval: 1 does not"),
+        (["--trainer.max_epochs", "0"], "`trainer.max_epochs` should be above 0. Got `trainer.max_epochs = 0`."),
+        (["--trainer.accumulate_grad_batches", "0"], "`trainer.accumulate_grad_batches` should be above 0."),
         (["--seed_everything", "-1"], "`seed_everything` should be a seed. Got -1 does not conform to restriction"),
         (["--seed_everything", str(2**32)], "`seed_everything` should be a seed. Got 4294967296 does not conform"),
     ]
