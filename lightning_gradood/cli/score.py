@@ -139,7 +139,7 @@ def _run(guard: "Guard", paths: Iterator[str], given: Request, passed: "PassedOv
             file.write(asdict(verdict) | (explained.of(verdict) if explained else {}))
             summary.add(verdict)
         if summary.images == 0:  # raised inside, so that no empty file takes an older one's place
-            places = ", ".join(map(printable, given.images))
+            places = "standard input" if _is_listed(given) else ", ".join(map(printable, given.images))
             left = passed.sentence("There") and f" {passed.sentence('There')}"
             raise Refusal(f"`score` should find image files. Got none in {places}.{left} Name others.")
     return summary
@@ -195,12 +195,11 @@ def _paths(given: Request, passed: "PassedOver") -> Iterator[str]:
     from lightning_gradood.core import Refusal, printable
     from lightning_gradood.guard import image_paths
 
-    if given.images in ([], ["-"]):
+    if _is_listed(given):
         if sys.stdin is None or sys.stdin.isatty():
             raise Refusal(
                 "`score` should be given image files, folders or patterns, or a list of files on standard input."
             )
-        given.images[:] = ["standard input"]
         if isinstance(sys.stdin, io.TextIOWrapper):  # names of files need not be UTF-8
             sys.stdin.reconfigure(errors="surrogateescape")
         return image_paths((line.rstrip("\n") for line in sys.stdin if line.strip()), passed)
@@ -209,6 +208,10 @@ def _paths(given: Request, passed: "PassedOver") -> Iterator[str]:
             f"`score` should be given files or folders that exist. Got `{printable(given.images[0])}`. Correct the path."
         )
     return image_paths(given.images, passed)
+
+
+def _is_listed(given: Request) -> bool:
+    return given.images in ([], ["-"])
 
 
 def _is_pattern(name: str) -> bool:

@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from lightning_gradood.cli.verbs import VERBS
 
 _VERB = re.compile(r"argument subcommand: invalid choice: '(?P<word>[^']*)'|expected \"subcommand\" to be one of")
-_UNKNOWN_KEY = re.compile(r"(?:Option '|Key '|unrecognized arguments: --|keys that it knows\. Got `)(?P<word>[\w.]+)")
+_UNKNOWN_KEY = re.compile(
+    r"(?:[Oo]ption '|Key '|unrecognized arguments: --|keys that it knows\. Got `)(?P<word>[\w.]+)"
+)
 _UNKNOWN_CLASS = re.compile(
     r"(?:Expected a dot import path string: |has no attribute '|there is no class called )(?P<word>[\w.]+)"
 )

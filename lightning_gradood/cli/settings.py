@@ -11,6 +11,8 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from lightning_gradood.core import Refusal, Seed
 
+_TRAINED = ("max_epochs", "max_steps", "limit_train_batches", "accumulate_grad_batches", "check_val_every_n_epoch")
+
 
 @contextmanager
 def refused_by_lightning(*more: type[Exception]) -> Iterator[None]:
@@ -48,6 +50,11 @@ def check_settings(parser: ArgumentParser, config: Namespace) -> None:
     for name in ("run_dir", "cache_dir"):
         if config[name] is not None and not config[name].strip():
             raise Refusal(f"`{name}` should be the path of a folder. Got an empty one. Leave it out for its default.")
+    for name in _TRAINED:
+        if config.trainer.get(name) == 0:  # Lightning trains nothing, or divides by it
+            raise Refusal(
+                f"`trainer.{name}` should be above 0. Got `trainer.{name} = 0`. Without training use `detect`."
+            )
     seed = config.seed_everything
     try:
         Seed(0 if seed is None or isinstance(seed, bool) else seed)
@@ -64,8 +71,8 @@ def refuse_null(parser: ArgumentParser, config: Namespace, sections: Sequence[st
         sections: keys that hold others.
     """
     for name in sections:
-        if not isinstance(config.get(name), Namespace):
-            raise Refusal(f"`{name}` should hold settings. Got `{config.get(name)}`. Leave it out for the defaults.")
+        if not isinstance(given := config.get(name), Namespace):
+            raise Refusal(f"`{name}` should hold settings. Got `{name} = {given}`. Leave it out for the defaults.")
     seeded = config.clone()
     if seeded.get("seed_everything", 0) is None:  # Lightning's word for no seed
         seeded.seed_everything = 0

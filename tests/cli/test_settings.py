@@ -123,14 +123,27 @@ def test_values_of_the_wrong_type_or_range_are_refused_by_their_flag():
         (["--detection.mlp.weight_decay", "-1"], "`detection.mlp.weight_decay`: Not of type FiniteNonNegative: -1"),
         (["--detection.mlp.whitening", "0"], "`detection.mlp.whitening`: Not of type FinitePositive: "),
         (["--detection.mlp.dropout", "1"], "`detection.mlp.dropout`: Not of type HalfOpenUnitInterval: 1 does not"),
+        (["--trainer.max_epochs", "0"], "`trainer.max_epochs` should be above 0. Got `trainer.max_epochs = 0`."),
+        (["--trainer.accumulate_grad_batches", "0"], "`trainer.accumulate_grad_batches` should be above 0."),
         (["--seed_everything", "-1"], "`seed_everything` should be a seed. Got -1 does not conform to restriction"),
         (["--seed_everything", str(2**32)], "`seed_everything` should be a seed. Got 4294967296 does not conform"),
     ]
     check(rows)
 
 
-def test_null_and_numbers_in_place_of_settings_are_refused_by_their_flag():
+def test_unknown_keys_null_and_numbers_in_place_of_settings_in_a_file_are_refused():
     rows = [
+        (
+            "trainer: {max_epoch: 3}",
+            "should hold only keys that it knows. Got `trainer.max_epoch`. Did you mean `max_epochs`?",
+        ),
+        (
+            "report: {format: [png]}",
+            "should hold only keys that it knows. Got `report.format`. Did you mean `formats`?",
+        ),
+        ("detection: {mlp: {widht: 3}}", "should hold only keys that it knows. Got `widht`. Did you mean `width`?"),
+        ("data: {init_args: {batch_sise: 3}}", "Got `batch_sise`. Did you mean `batch_size`?"),
+        ("trane: 3", "should hold only keys that it knows. Got `trane`. Did you mean `trainer`?"),
         ("model: null", "the following arguments are required: fit.model."),
         ("model: 3", "`model`: Not a valid subclass of ClassificationTask; Given value: 3."),
         ("model: {init_args: {optimizer: null}}", "`model.optimizer`: "),
@@ -146,10 +159,10 @@ def test_null_and_numbers_in_place_of_settings_are_refused_by_their_flag():
         ("data: {init_args: {anomalies: {nine: {init_args: {part: null}}}}}", "`data.anomalies.part`: Expected a"),
         ("detection: 3", "`detection`: "),
         ("detection: {preset: null}", "`detection.preset`: Expected a"),
-        ("detection: {mlp: null}", "`detection.mlp` should hold settings. Got `None`."),
+        ("detection: {mlp: null}", "`detection.mlp` should hold settings. Got `detection.mlp = None`."),
         ("detection: {mlp: {dropout: null}}", "`detection.mlp.dropout`: Not of type HalfOpenUnitInterval"),
-        ("trainer: null", "`trainer` should hold settings. Got `None`. Leave it out for the defaults."),
-        ("report: 3", "`report` should hold settings. Got `3`."),
+        ("trainer: null", "`trainer` should hold settings. Got `trainer = None`. Leave it out for the defaults."),
+        ("report: 3", "`report` should hold settings. Got `report = 3`."),
         ("cache_dir: null", "`cache_dir`: Expected a <class 'str'>. Got value: None."),
         ("cache_dir: ''", "`cache_dir` should be the path of a folder."),
         ("run_dir: ' '", "`run_dir` should be the path of a folder."),
