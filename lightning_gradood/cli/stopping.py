@@ -1,5 +1,6 @@
 """Signals: SIGTERM, Ctrl-C, a lost terminal and, under SLURM, SIGUSR1 raise `Stopped`, wherever the main thread is."""
 
+import atexit
 import ctypes
 import os
 import signal
@@ -96,8 +97,15 @@ def _watch() -> None:
     os.set_blocking(writing, False)
     signal.set_wakeup_fd(writing, warn_on_full_buffer=False)  # Python writes there also while C++ code waits
     threading.Thread(target=_pass_on, args=(reading,), name="signals", daemon=True).start()
+    atexit.register(_ignore)
     if "LOCAL_RANK" in os.environ:
         ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+
+
+def _ignore() -> None:
+    """Keep the exit code while Python takes the program apart, for which it gives signals their defaults back."""
+    for number in _NUMBERS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _pass_on(reading: int) -> None:

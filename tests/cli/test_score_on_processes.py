@@ -64,31 +64,6 @@ def test_threshold_trust_and_explanations_are_those_of_one_process(guard, capsys
     assert len(list(Path("scores").iterdir())) == 1
 
 
-@pytest.fixture
-def under_way(guard):
-    """Start a long scoring on two processes; return it, and the numbers of the two."""
-    photos(100)
-    files = [str(path) for path in sorted(Path("photos").iterdir())] * 500
-    words = [sys.executable, "-m", "lightning_gradood", "score", "--guard", guard, *files, "--processes", "2"]
-    program = Program([*words, "--batch_size", "8", "--output", "scores.csv"])
-    assert program.stderr.readline().startswith("scoring: ")  # both have begun, or will
-    workers = [number for number in children(program.pid) if "spawn_main" in words_of(number)]
-    assert len(workers) == 2
-    yield program, workers
-    program.kill()
-    program.communicate()
-
-
-def children(parent):
-    """Numbers of the processes that a process has started."""
-    return [int(one) for one in Path(f"/proc/{parent}/task/{parent}/children").read_text().split()]
-
-
-def words_of(process):
-    """Return the command line of a process."""
-    return Path(f"/proc/{process}/cmdline").read_text()
-
-
 def ended(process):
     """Whether a process has ended, within ten seconds."""
     deadline = time.monotonic() + 10
@@ -98,25 +73,27 @@ def ended(process):
 
 
 @pytest.mark.slow
-def test_a_process_that_is_killed_ends_it_with_a_sentence(under_way):
-    program, workers = under_way
-    os.kill(workers[1], signal.SIGKILL)
-    _, err = program.communicate(timeout=30)
-    assert program.returncode == 2
-    assert err.splitlines()[-1].startswith("error: `--processes 2` should be processes that load the guard")
+@pytest.mark.parametrize(
+    ("number", "of_first", "code"),
+    [(signal.SIGKILL, False, 2), (signal.SIGTERM, True, 143), (signal.SIGKILL, True, -9)],
+    ids=["kill_worker", "term_first", "kill_first"],
+)
+def test_none_outlives_another(guard, number, of_first, code):
+    photos(100)
+    files = [str(path) for path in sorted(Path("photos").iterdir())] * 500
+    words = [sys.executable, "-m", "lightning_gradood", "score", "--guard", guard, *files, "--processes", "2"]
+    program = Program([*words, "--batch_size", "8", "--output", "scores.csv"])
+    assert program.stderr.readline().startswith("scoring: ")  # both have begun, or will
+    children = Path(f"/proc/{program.pid}/task/{program.pid}/children").read_text().split()
+    workers = [int(one) for one in children if "spawn_main" in Path(f"/proc/{one}/cmdline").read_text()]
+    assert len(workers) == 2
+    os.kill(program.pid if of_first else workers[1], number)
+    _, err = program.communicate(timeout=60)
+    assert program.returncode == code
     assert "Traceback" not in err
-    assert ended(workers[0])
-    assert not Path("scores.csv").exists()
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_none_outlives_the_first(under_way, number):
-    program, workers = under_way
-    program.send_signal(number)
-    _, err = program.communicate(timeout=30)
-    assert program.returncode == (-9 if number == signal.SIGKILL else 128 + number)
-    assert "Traceback" not in err
+    if not of_first:
+        last = err.splitlines()[-1]
+        assert last.startswith("error: `--processes 2` should be processes that load the guard")
     assert all(map(ended, workers))
     assert not Path("scores.csv").exists()
 
