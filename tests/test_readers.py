@@ -66,13 +66,9 @@ def reads(tree):
         return True
     for name, own, node in calls(tree):
         of = name.split(".")[-2] if "." in name else ""
-        words = [*node.args, *(word.value for word in node.keywords)]
-        modes = [one.value for one in words if isinstance(one, ast.Constant) and isinstance(one.value, str)]
-        if (
-            own == "open"
-            and (name == "open" or of not in ("self", "os"))
-            and not any(set(m) & set("wxa") for m in modes)
-        ):
+        modes = [word.value for word in node.keywords if word.arg == "mode"] + node.args[name == "open" :][:1]
+        writes = any(set("wxa") & set(str(getattr(one, "value", ""))) for one in modes)
+        if own == "open" and (name == "open" or of not in ("self", "os")) and not writes:
             return True
         if own in ("load", "loads", "load_all", "safe_load", "full_load", "unsafe_load") and of in LOADING:
             return True
