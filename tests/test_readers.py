@@ -21,7 +21,6 @@ from lightning_gradood.core import Refusal, hold, read_picture
 from lightning_gradood.data import Manifest, Outputs
 from lightning_gradood.detectors import load_detector
 from lightning_gradood.experiments.artifacts import RunArtifacts
-from lightning_gradood.gradients import adopt_proofs
 from lightning_gradood.guard import Guard
 from lightning_gradood.networks import read_state_dict
 from lightning_gradood.records import RecordCache, StateStore, entry_key, read_columns, read_rows
@@ -108,7 +107,6 @@ def json_and_class_lists(whole, capsys):
     every("results.json", lambda: read_results(Path(".")))
     every("splits.json", lambda: Manifest.read("splits.json"))
     every("names.yaml", lambda: Outputs.read("names.yaml"), ["yaml", "torch", "numpy"])
-    assert adopt_proofs(torch.nn.Linear(1, 1), pickle.dumps(Malicious(), protocol=0).decode()) == 0
 
 
 def locks(whole, capsys):
@@ -196,7 +194,7 @@ READERS = {  # file of the package: its case, or why it needs none
     "detectors/lid.py": weights_and_detectors,
     "detectors/saved.py": weights_and_detectors,
     "experiments/artifacts.py": tables,
-    "gradients/stored_plans.py": json_and_class_lists,
+    "gradients/stored_plans.py": "JSON in a string, whose plans are proved anew",
     "guard/folder.py": guards,
     "guard/guard.py": guards,
     "networks/checkpoints.py": weights_and_detectors,
