@@ -64,13 +64,9 @@ def reads(tree):
         return True
     for name, own, node in calls(tree):
         of = name.split(".")[-2] if "." in name else ""
-        words = [*node.args, *(word.value for word in node.keywords)]
-        modes = [one.value for one in words if isinstance(one, ast.Constant) and isinstance(one.value, str)]
-        if (
-            own == "open"
-            and (name == "open" or of not in ("self", "os"))
-            and not any(set(m) & set("wxa") for m in modes)
-        ):
+        modes = [word.value for word in node.keywords if word.arg == "mode"] + node.args[name == "open" :][:1]
+        writes = any(set("wxa") & set(str(getattr(one, "value", ""))) for one in modes)
+        if own == "open" and (name == "open" or of not in ("self", "os")) and not writes:
             return True
         if own in ("load", "loads", "load_all", "safe_load", "full_load", "unsafe_load") and of in LOADING:
             return True
@@ -236,9 +232,8 @@ def test_nothing_that_executes_is_called():
         for node in ast.walk(tree):
             if isinstance(node, ast.Import | ast.ImportFrom):
                 names = {alias.name.split(".")[0] for alias in node.names} | {getattr(node, "module", None)}
-                if names == {"cpu_count", "joblib"}:
-                    continue
-                wrong += [f"{path} imports {name}" for name in names & FORBIDDEN_MODULES]
+                if names != {"joblib", "cpu_count"}:  # the number of processors that may be used
+                    wrong += [f"{path} imports {name}" for name in names & FORBIDDEN_MODULES]
         for name, _, node in calls(tree):
             words = {word.arg: ast.unparse(word.value) for word in node.keywords}
             argument, value = WITH.get(name.replace("numpy.", "np."), ("shell", words.get("shell")))
