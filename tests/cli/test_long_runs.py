@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from lightning_gradood.extraction.plan import Work
 from tiny import FILE, refused, results, table
 
 import lightning_gradood.extraction.reading as reading
 from lightning_gradood.attacks import FGSM
 from lightning_gradood.cli import main
+from lightning_gradood.extraction.plan import Work
 from lightning_gradood.guard import Guard
 from lightning_gradood.records import read_columns
 
