@@ -22,7 +22,6 @@ from lightning_gradood.core.checks import (
     check_logits_shape,
     check_network,
     check_result,
-    check_whole,
 )
 from lightning_gradood.core.distributed import gathered
 from lightning_gradood.core.errors import NotFinite, Refusal, Unwritable, refused_as
@@ -163,7 +162,6 @@ __all__ = [
     "check_logits_shape",
     "check_network",
     "check_result",
-    "check_whole",
     "check_writable",
     "check_yaml",
     "claim",

@@ -42,19 +42,6 @@ def check_above_zero(name: str, value: object, example: float) -> None:
         raise Refusal(f"`{name}` should be a finite number above 0. Got `{name} = {value!r}`. Write e.g. {example:g}.")
 
 
-def check_whole(name: str, value: object, least: int, most: int, example: int) -> None:
-    """Refuse what is no integer from `least` to `most`; a bool is none."""
-    if not isinstance(value, int) or isinstance(value, bool):
-        wanted = "a whole number"
-    elif value < least:
-        wanted = f"at least {least}"
-    elif value > most:
-        wanted = f"at most {most}"
-    else:
-        return
-    raise Refusal(f"`{name}` should be {wanted}. Got `{name} = {value!r}`. Write e.g. {example}.")
-
-
 _SHOWN = 10  # rows that a refusal names
 _ROUNDING = 1e-6  # float32 pixels near 1 are 6e-8 apart, and a difference of two sums up a few of these
 
