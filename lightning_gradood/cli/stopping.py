@@ -65,7 +65,7 @@ def stopping(whole_process: bool = False) -> Iterator[None]:
 def share_signals(trainer: Any) -> None:
     """Pass signals on to the processes that a Trainer starts, without its own handler, which waits for all of them."""
     trainer._signal_connector.register_signal_handlers = lambda: None
-    _Process.launcher = trainer.strategy.launcher
+    _Process.launcher = trainer.strategy.launcher or _Process.launcher  # the first Trainer of several starts them
 
 
 def is_first() -> bool:
