@@ -1,7 +1,4 @@
-"""Checks of settings, images, labels, networks and logits; each refuses in one sentence.
-
-`Logits` calls a network and checks its output, so that a misfit is a sentence rather than a traceback from another library.
-"""
+"""Checks of settings, images, labels, networks and logits; each refuses in one sentence."""
 
 from collections.abc import Sequence
 
@@ -12,7 +9,7 @@ from lightning_gradood.core.errors import NotFinite, Refusal
 
 
 def check_distance(name: str, value: float) -> None:
-    """Refuse a distance between pixels that is not a float in (0, 1]; integers are mostly grey levels of 255."""
+    """Refuse a distance between pixels that is not a float in (0, 1]; integers usually mean grey levels of 255."""
     if isinstance(value, float) and 0 < value <= 1:
         return
     level = int(value) if isinstance(value, int | float) and 1 <= value <= 255 and value == int(value) else 8
@@ -37,13 +34,13 @@ def check_at_least(name: str, value: float, least: float, example: float) -> Non
 
 
 def check_above_zero(name: str, value: object, example: float) -> None:
-    """Refuse what is no number above 0, infinity and NaN."""
+    """Refuse what is not a number above 0, infinity and NaN."""
     if not isinstance(value, int | float) or not 0 < value < float("inf"):
         raise Refusal(f"`{name}` should be a finite number above 0. Got `{name} = {value!r}`. Write e.g. {example:g}.")
 
 
 _SHOWN = 10  # rows that a refusal names
-_ROUNDING = 1e-6  # float32 pixels near 1 are 6e-8 apart, and a difference of two sums up a few of these
+_ROUNDING = 1e-6  # float32 pixels near 1 are 6e-8 apart, and a difference of two adds a few of these errors up
 
 
 def check_images(images: Tensor) -> None:
@@ -105,7 +102,7 @@ def check_ids(ids: Sequence[str] | None, images: Tensor) -> None:
 
 
 def check_result(crafted: Tensor, clean: Tensor, eps: float | None, attack: str) -> None:
-    """Refuse crafted images of another kind than the clean ones, outside [0, 1], or farther than `eps` from them."""
+    """Refuse crafted images of another shape or dtype than the clean ones, outside [0, 1], or farther than `eps`."""
     if not isinstance(crafted, Tensor) or (crafted.shape, crafted.dtype) != (clean.shape, clean.dtype):
         got = f"{list(crafted.shape)}, {crafted.dtype}" if isinstance(crafted, Tensor) else type(crafted).__name__
         raise Refusal(
@@ -135,13 +132,7 @@ def _range(images: Tensor) -> str:
 
 
 def check_logits_shape(output: object, number: int, classes: int = 1) -> None:
-    """Refuse what a network returned unless it is one row of logits for each image.
-
-    Args:
-        output: of the network.
-        number: of images it was given.
-        classes: the fewest there may be.
-    """
+    """Refuse an output that is not one row of at least `classes` logits for each of `number` images."""
     if isinstance(output, Tensor) and output.ndim == 2 and len(output) == number and output.shape[1] >= classes:
         return
     got = list(output.shape) if isinstance(output, Tensor) else type(output).__name__
@@ -153,11 +144,7 @@ def check_logits_shape(output: object, number: int, classes: int = 1) -> None:
 
 
 def check_finite_rows(values: Tensor, what: str) -> None:
-    """Refuse values [N, ...] with a NaN or an infinity, and say in which rows.
-
-    Raises:
-        NotFinite: with these rows.
-    """
+    """Raise `NotFinite` with the rows of values [N, ...] that hold a NaN or an infinity."""
     bad = (~torch.isfinite(values.detach().flatten(1)).all(1)).nonzero().flatten().tolist()
     if bad:
         rows = ", ".join(str(row) for row in bad[:_SHOWN]) + (", ..." if len(bad) > _SHOWN else "")
@@ -169,23 +156,14 @@ def check_finite_rows(values: Tensor, what: str) -> None:
 
 
 class Logits:
-    """Apply a network and refuse an output that cannot be attacked.
-
-    Args:
-        network: Pixels in [0, 1] in, logits [N, classes] out.
-        labels: int64, classes that must be among the network's.
-    """
+    """A network whose output is refused if it cannot be attacked; `labels` must be among its classes."""
 
     def __init__(self, network: nn.Module, labels: Tensor) -> None:
         self.network = network
         self.labels: Tensor | None = labels
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Return the logits [N, classes] of `images`, with a graph to these if they require gradients.
-
-        Raises:
-            Refusal: The output is no such thing, or has fewer classes than the labels say.
-        """
+        """Return the logits [N, classes] of `images`, with a graph to these if they require gradients."""
         logits: Tensor = self.network(images)
         check_logits_shape(logits, len(images), classes=2)
         if torch.is_grad_enabled() and images.requires_grad and not logits.requires_grad:
@@ -203,7 +181,7 @@ class Logits:
             return self(images[:1]).shape[1]
 
     def _check_labels(self, classes: int) -> None:
-        if self.labels is None:  # seen before: looking again would wait for the device at every step
+        if self.labels is None:  # checked once: reading them again would wait for the device at every step
             return
         if len(self.labels) and (largest := int(self.labels.max())) >= classes:
             raise Refusal(

@@ -1,4 +1,4 @@
-"""What the processes of a run tell each other."""
+"""Exchange between the processes of a run."""
 
 from typing import TypeVar
 
@@ -8,14 +8,10 @@ Told = TypeVar("Told")
 
 
 def gathered(mine: Told) -> list[Told]:
-    """One object of each process, in their order, on each of them; only our own processes take part.
+    """Return a list of every process's `mine`, pickled, in rank order, on each of this package's processes.
 
-    Args:
-        mine: small, as it is pickled and sent to all.
-
-    Example:
-        >>> gathered("alone")
-        ['alone']
+    >>> gathered("alone")
+    ['alone']
     """
     if not dist.is_initialized():
         return [mine]

@@ -1,4 +1,4 @@
-"""The exception that stands for a request which cannot be carried out, with the sentence that says why."""
+"""The exception for a request that cannot be carried out, with the sentence that says why."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -9,19 +9,15 @@ class Refusal(ValueError):
 
     Its grammar is the same everywhere: what was expected, what was got, how to fix it::
 
-        raise Refusal("`split` should be three fractions that sum to 1. Got `split = [0.5, 0.5]`. Write e.g. [0.4, 0.4, 0.2].")
+        raise Refusal("`split` should be three fractions that sum to 1. Got `split = [1, 1]`. Write e.g. [0.4, 0.4,
+        0.2].")
 
     The command line prints the message without a traceback and exits with code 2; in Python it is a `ValueError`.
     """
 
 
 class NotFinite(Refusal):
-    """A network, or a probe of it, gives NaN or infinity for some images.
-
-    Args:
-        message: the sentence.
-        rows: which images of the batch.
-    """
+    """A network, or a probe of it, gives NaN or infinity for some images, the `rows` of the batch."""
 
     def __init__(self, message: str, rows: Sequence[int] = ()) -> None:
         super().__init__(message)
@@ -29,24 +25,17 @@ class NotFinite(Refusal):
 
 
 class Unwritable(Refusal):
-    """A place cannot be written, so that what was asked for cannot be kept."""
+    """A place cannot be written, so that results cannot be kept."""
 
 
 @contextmanager
 def refused_as(**names: str) -> Iterator[None]:
-    """Name what the user typed in refusals from within, where a function knows only its own parameter.
+    """Replace parameters' names by the flags that the user typed, without dashes, in refusals from within.
 
-    Args:
-        names: the parameter to the flag that it came from, without the dashes.
-
-    Raises:
-        Refusal: the same sentence with the flag's name.
-
-    Example:
-        >>> with refused_as(path="model.weights"):
-        ...     raise Refusal("`path` should be a file. Got `path = nope`. Name another.")
-        Traceback (most recent call last):
-        lightning_gradood.core.errors.Refusal: `model.weights` should be a file. Got `model.weights = nope`. Name another.
+    >>> with refused_as(path="model.weights"):
+    ...     raise Refusal("`path` should be a file. Got `path = nope`. Name another.")
+    Traceback (most recent call last):
+    lightning_gradood.core.errors.Refusal: `model.weights` should be a file. Got `model.weights = nope`. Name another.
     """
     try:
         yield

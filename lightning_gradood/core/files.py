@@ -29,28 +29,17 @@ _TEMPORARY = re.compile(r"\..+\.[0-9a-f]+\.tmp")
 
 @contextmanager
 def atomic_write(path: Path, flag: str = "--run_dir") -> Iterator[BinaryIO]:
-    """Open a new file that takes the place of `path` once it is complete.
+    """Yield a new binary file that takes the place of `path` once it is complete; raise `Unwritable`, naming `flag`.
 
     The bytes go to a temporary file in the same folder (which is made), because a rename is atomic only within one file
     system. If the block raises, or the disk is full, an older file at `path` stays as it was.
 
-    Args:
-        path: the file to write.
-        flag: what the user would name another place with.
-
-    Yields:
-        A binary file handle.
-
-    Raises:
-        Unwritable: the file cannot be written.
-
-    Example:
-        >>> import tempfile
-        >>> path = Path(tempfile.mkdtemp()) / "a.txt"
-        >>> with atomic_write(path) as file:
-        ...     _ = file.write(b"whole")
-        >>> path.read_text()
-        'whole'
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "a.txt"
+    >>> with atomic_write(path) as file:
+    ...     _ = file.write(b"whole")
+    >>> path.read_text()
+    'whole'
     """
     # a random name: other threads, processes and machines may write the same file
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
@@ -63,13 +52,13 @@ def atomic_write(path: Path, flag: str = "--run_dir") -> Iterator[BinaryIO]:
                 os.fsync(file.fileno())
             os.replace(temporary, path)
         finally:
-            with suppress(OSError):  # a lost disk; what was raised counts
+            with suppress(OSError):  # on a lost disk; the error that was raised before it counts
                 temporary.unlink(missing_ok=True)
 
 
 @contextmanager
 def writing_refused(path: Path, flag: str, *others: Path) -> Iterator[None]:
-    """Turn a failure to write into a sentence; failures that name files elsewhere pass."""
+    """Raise a failure to write `path` as `Unwritable`; failures that name files elsewhere pass."""
     try:
         yield
     except OSError as error:
@@ -94,12 +83,8 @@ def is_writing_error(error: OSError) -> bool:
 
 
 def check_writable(folder: Path, flag: str, size: int = 0) -> None:
-    """Refuse a folder in which no file can be made, before the work whose results it is for.
-
-    Raises:
-        Unwritable: no file can be written there, or the disk has less room.
-    """
-    trial = folder / f".trial.{uuid.uuid4().hex[:12]}.tmp"  # no name that anybody has given a file
+    """Raise `Unwritable` for a folder in which no file can be made or with less than `size` bytes free."""
+    trial = folder / f".trial.{uuid.uuid4().hex[:12]}.tmp"  # a name that no file has
     with atomic_write(trial, flag) as file:
         file.write(b"\0" * 4096)
     with suppress(OSError):

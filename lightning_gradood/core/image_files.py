@@ -10,10 +10,8 @@ from importlib import import_module
 
 from PIL import Image
 
-_NO_PICTURES = frozenset(
-    # EPS starts Ghostscript, a program that executes the file; the others are read by no code of Pillow's own
-    ["EPS", "PDF", "WMF", "MPEG", "BUFR", "GRIB", "HDF5"]
-)
+# EPS starts Ghostscript, a program that executes the file; the others are read by no code of Pillow's own
+_NO_PICTURES = frozenset(["EPS", "PDF", "WMF", "MPEG", "BUFR", "GRIB", "HDF5"])
 _PLUGINS = {"pillow_heif": "register_heif_opener", "pillow_avif": "", "pillow_jxl": "", "pillow_jpegxl": ""}
 """Packages that teach Pillow further formats, with the function to call; importing the others is enough."""
 
@@ -54,12 +52,11 @@ def printable(name: str) -> str:
 class PassedOver:
     """Counts of what stood in a folder and was not taken as an image.
 
-    Example:
-        >>> passed = PassedOver()
-        >>> passed.add("notes.TXT"), passed.add("notes"), passed.add("x.txt")
-        (None, None, None)
-        >>> passed.sentence("photos")
-        'photos: passed over 2 .txt, 1 without a suffix.'
+    >>> passed = PassedOver()
+    >>> passed.add("notes.TXT"), passed.add("notes"), passed.add("x.txt")
+    (None, None, None)
+    >>> passed.sentence("photos")
+    'photos: passed over 2 .txt, 1 without a suffix.'
     """
 
     def __init__(self) -> None:
@@ -89,18 +86,10 @@ def _hint(kind: str) -> str:
 
 
 def find_image_files(folder: str, passed: PassedOver, deep: bool = True) -> Iterator[str]:
-    """Find image files in a folder in the order of their names, folders and files alike.
+    """Yield paths of image files in a folder in the order of their names, and count in `passed` what is no image.
 
-    Links are followed, each real folder once, so that loops of links end. Files that start with a dot or that systems leave
-    behind (`Thumbs.db`, `desktop.ini`, `__MACOSX`), links that lead nowhere, and what is no regular file are counted.
-
-    Args:
-        folder: to be searched.
-        passed: counts what is no image.
-        deep: search the folders below as well; otherwise they are left alone and not counted.
-
-    Yields:
-        Paths, starting with `folder`.
+    Links are followed, each real folder once, so that loops of links end. Counted are files that start with a dot or
+    that systems leave behind (`Thumbs.db`, `__MACOSX`), links that lead nowhere, and what is no regular file.
     """
     yield from _found(folder, passed, deep, set())
 
@@ -117,7 +106,7 @@ _FOLDER, _FILE = "folder", "file"
 
 
 def _found(folder: str, passed: PassedOver, deep: bool, seen: set[tuple[int, int]]) -> Iterator[str]:
-    with suppress(OSError):  # `_entries` says that it cannot be read
+    with suppress(OSError):  # `_entries` reports it
         about = os.stat(folder)
         if (about.st_dev, about.st_ino) in seen:
             passed.count("links to a folder that was read already")
@@ -140,7 +129,7 @@ def _found(folder: str, passed: PassedOver, deep: bool, seen: set[tuple[int, int
 
 
 def _entries(folder: str, passed: PassedOver) -> list[tuple[str, str]]:
-    """Names in a folder, sorted, with `_FOLDER`, `_FILE` or what else they are."""
+    """Names in a folder, sorted, with `_FOLDER`, `_FILE` or another kind."""
     try:
         with os.scandir(folder) as entries:
             return sorted((entry.name, _kind(entry)) for entry in entries)
@@ -152,7 +141,7 @@ def _entries(folder: str, passed: PassedOver) -> list[tuple[str, str]]:
 def _kind(entry: os.DirEntry[str]) -> str:
     try:
         mode = entry.stat().st_mode
-    except OSError:  # what it points to is missing, or is the link itself
+    except OSError:  # the target is missing, or is the link itself
         return "links that lead nowhere"
     if stat.S_ISDIR(mode):
         return _FOLDER

@@ -1,4 +1,4 @@
-"""The lock of a run folder: one run at a time. The system releases the lock of a process that has ended, however it ended."""
+"""The lock of a run folder: one run at a time. The system releases it when the process ends, in whatever way."""
 
 import os
 import socket
@@ -18,13 +18,9 @@ _NAME = ".run.lock"
 
 @contextmanager
 def hold(folder: Path) -> Iterator[None]:
-    """Keep other runs out of a folder until the block ends.
+    """Keep other runs out of a folder, which is made, until the block ends.
 
-    Args:
-        folder: of the run; made if it is not there.
-
-    Raises:
-        Refusal: another run holds it, or it, or a folder for results in it, cannot be written.
+    Refuses a folder that another run holds, or in which, or in a result folder of it, no file can be written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -46,7 +42,7 @@ def hold(folder: Path) -> Iterator[None]:
     except OSError as error:
         raise writing_refusal(path, "--run_dir", error) from error
     try:
-        if not isinstance(lock, SoftFileLock):  # which writes its own words
+        if not isinstance(lock, SoftFileLock):  # which writes a text of its own
             path.write_text(f"process {os.getpid()} on {socket.gethostname()} since {datetime.now():%Y-%m-%d %H:%M:%S}")
         yield
     finally:

@@ -1,4 +1,4 @@
-"""Work on a batch where memory does not suffice for all of it at once."""
+"""Work on a batch in portions where memory does not suffice for all of it."""
 
 import gc
 from collections.abc import Callable
@@ -23,29 +23,19 @@ def is_out_of_memory(error: BaseException) -> bool:
 class Portions:
     """Does the work of a batch in portions that fit into memory, and remembers how large these may be.
 
-    Attributes:
-        most: images in a portion; None as long as whole batches fit.
+    `most` is the number of images in a portion; None as long as whole batches fit.
 
-    Example:
-        >>> Portions().run(lambda rows: rows, 64)
-        [slice(0, 64, None)]
+    >>> Portions().run(lambda rows: rows, 64)
+    [slice(0, 64, None)]
     """
 
     def __init__(self) -> None:
         self.most: int | None = None
 
     def run(self, work: Callable[[slice], Result], number: int) -> list[Result]:
-        """Do the work of rows 0 to `number`; where memory does not suffice, of half as many at once, which is said.
+        """Return what `work` gives for portions of rows 0 to `number`; halve them where memory does not suffice.
 
-        Args:
-            work: of some rows, the same whatever others are done with them.
-            number: of rows.
-
-        Returns:
-            What the portions gave, in the order of their rows.
-
-        Raises:
-            Refusal: memory does not suffice for one row.
+        `work` must not depend on which rows are in a portion. Halving prints a line; one row has to fit.
         """
         done: list[Result] = []
         first = 0

@@ -1,10 +1,10 @@
 """Context managers that make a pass exact and restore what they change: precision, train/eval mode, requires_grad.
 
-Each undoes what it did in `finally`, also when the network raises half way. `OrderedBatchNorm` works around a fault of
-torch's batch norm: on a CPU, `native_batch_norm_backward` of torch 2.15 looks at the strides of the input and of the
-gradient to choose between a kernel for [N, C, H, W] in order and one for channels last. A batch of one image with strides
-(C, 1, W·C, C), as `tokens.transpose(1, 2).view(1, C, H, W)` has it, counts as both; where the other tensor lies in order,
-one of them is read in the wrong order, and every gradient from there on is wrong. docs/torch_batch_norm.md has the report.
+`OrderedBatchNorm` works around a fault of torch's batch norm: on a CPU, `native_batch_norm_backward` of torch 2.15
+looks at the strides of the input and of the gradient to choose between a kernel for [N, C, H, W] in order and one for
+channels last. A batch of one image with strides (C, 1, W·C, C), as `tokens.transpose(1, 2).view(1, C, H, W)` has it,
+counts as both; where the other tensor lies in order, one of them is read in the wrong order without an error, and every
+gradient from there on is wrong. docs/torch_batch_norm.md has the report.
 """
 
 from __future__ import annotations
@@ -28,22 +28,14 @@ BATCH_NORMS = {F.batch_norm, torch.batch_norm, torch.native_batch_norm, F.instan
 
 
 def in_order(tensor: Tensor) -> Tensor:
-    """Return `tensor` itself, or a contiguous copy where it is one image in a layout that torch misreads.
-
-    Args:
-        tensor: [N, C, ...], a batch norm's input or the gradient of its output.
-    """
+    """Return an input or output gradient [N, C, ...], copied if it is one image in a layout that torch misreads."""
     if tensor.ndim < 3 or tensor.shape[0] != 1 or tensor.is_contiguous():
         return tensor
     return tensor.contiguous() if tensor.stride(0) != tensor.numel() else tensor
 
 
 class OrderedBatchNorm(TorchFunctionMode):
-    """While active, batch and instance norms of one image see inputs and gradients in order.
-
-    Attributes:
-        met: whether a tensor had to be copied since the start.
-    """
+    """While active, batch norms of one image see inputs and gradients in order; `met` says whether one was copied."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -52,13 +44,12 @@ class OrderedBatchNorm(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """Call `func`, a batch norm with its input in order and a hook on its output."""
         if func in BATCH_NORMS:
             return self.ordered(func, args, kwargs or {})
         return func(*args, **(kwargs or {}))
 
     def ordered(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Call a batch or instance norm."""
+        """Call a batch or instance norm with its input in order and a hook on its output that orders the gradient."""
         x = args[0] if args else kwargs["input"]
         if x.device.type != "cpu" or x.ndim < 3 or x.shape[0] != 1:
             return func(*args, **kwargs)
@@ -79,12 +70,9 @@ class OrderedBatchNorm(TorchFunctionMode):
 def exact_arithmetic() -> Iterator[None]:
     """Record gradients in full precision: no inference mode, no autocast, no TF32, gradients enabled.
 
-    Works inside `torch.inference_mode()`, where Lightning's predict hooks run; what the caller had set is restored.
-
-    Example:
-        >>> with torch.inference_mode(), exact_arithmetic():
-        ...     torch.is_grad_enabled()
-        True
+    >>> with torch.inference_mode(), exact_arithmetic():
+    ...     torch.is_grad_enabled()
+    True
     """
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
@@ -98,13 +86,10 @@ def exact_arithmetic() -> Iterator[None]:
 
 @contextmanager
 def frozen_network(network: nn.Module) -> Iterator[None]:
-    """Put `network` in eval mode with frozen parameters, as attacks and probes need it; restore both on leaving.
+    """Put `network` in eval mode with frozen parameters, as attacks and probes need it; restore each flag on leaving.
 
-    Gradients behind batch norm are right for a single image, too, which torch's own are not always (`OrderedBatchNorm`). Images
-    are cast to the network's dtype and logits found in what it returns (`images_in_logits_out`).
-
-    Args:
-        network: every module's `training` flag and every parameter's `requires_grad` is restored, one by one.
+    Images are cast to its dtype and logits found in what it returns (`images_in_logits_out`); gradients behind batch
+    norm are right for a single image, too (`OrderedBatchNorm`).
     """
     with (
         requiring_grad(network.parameters(), False),
@@ -116,12 +101,8 @@ def frozen_network(network: nn.Module) -> Iterator[None]:
 
 
 def refuse_fixed_mode(network: nn.Module) -> None:
-    """Refuse a program of torch.export, which has no train and eval modes.
-
-    Raises:
-        Refusal: it is one.
-    """
-    if isinstance(network, torch.fx.GraphModule) and "eval" in vars(network):  # as torch.export puts it there
+    """Refuse a program of torch.export, which has no train and eval modes."""
+    if isinstance(network, torch.fx.GraphModule) and "eval" in vars(network):  # torch.export sets it
         raise Refusal(
             "`network` should be a module with train and eval modes. "
             "Got a program of torch.export, whose mode was fixed when it was exported. Pass the module it was made from."
@@ -130,7 +111,7 @@ def refuse_fixed_mode(network: nn.Module) -> None:
 
 @contextmanager
 def evaluating(network: nn.Module, modules: Iterable[nn.Module] | None = None) -> Iterator[None]:
-    """Put `network` in eval mode; give every one of its `modules` its own `training` flag back on leaving."""
+    """Put `network` in eval mode; restore the `training` flag of each of its `modules` on leaving."""
     modes = [(module, module.training) for module in (network.modules() if modules is None else modules)]
     try:
         if any(training for _, training in modes):
@@ -145,7 +126,7 @@ def evaluating(network: nn.Module, modules: Iterable[nn.Module] | None = None) -
 
 @contextmanager
 def requiring_grad(tensors: Iterable[Tensor], flag: bool) -> Iterator[None]:
-    """Set `requires_grad` of each tensor to `flag` and give each its own value back on leaving."""
+    """Set `requires_grad` of each tensor to `flag` and restore each on leaving."""
     changed = [tensor for tensor in tensors if tensor.requires_grad != flag]
     try:
         for tensor in changed:
@@ -178,7 +159,7 @@ def alone_with(network: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def without_cached_parametrizations() -> Iterator[None]:
-    """Have reparametrised weights computed anew in every pass, also within the caller's `parametrize.cached()`.
+    """Compute reparametrised weights anew in every pass, also within the caller's `parametrize.cached()`.
 
     A weight that is kept from an earlier pass has lost its graph, or has none if it was computed under `no_grad`.
     """
@@ -194,7 +175,7 @@ def without_cached_parametrizations() -> Iterator[None]:
 def _full_float32() -> Iterator[None]:
     """Forbid the short mantissas (TF32, bfloat16) that float32 products may otherwise be computed with.
 
-    The switches belong to the whole process: the first thread to enter sets them, the last one to leave puts them back.
+    The switches belong to the whole process: the first thread to enter sets them, the last one to leave restores them.
     """
     with _guard:
         if not _precision.users:
@@ -212,7 +193,7 @@ def _full_float32() -> Iterator[None]:
 class _Precision:
     """torch's switches for float32 products.
 
-    torch keeps two descriptions of them, the older switches and `fp32_precision` per backend (from 2.9 on), and raises
+    torch has two descriptions of them, the older switches and `fp32_precision` per backend (from 2.9 on), and raises
     when they contradict each other; so both are set, and the older ones are restored only where they could be read.
     """
 
@@ -221,7 +202,6 @@ class _Precision:
         self._restore: list[Callable[[], None]] = []
 
     def save(self) -> None:
-        """Remember the switches and set them to full precision."""
         backends = torch.backends
         leaves = [backends.cuda.matmul, *(
             leaf
@@ -242,7 +222,6 @@ class _Precision:
         _set_precisions(leaves, ["ieee" if value is not None else None for value in values])
 
     def restore(self) -> None:
-        """Set the switches as they were."""
         for step in self._restore:
             step()
 

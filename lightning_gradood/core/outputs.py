@@ -1,4 +1,4 @@
-"""What goes into a network and comes out of it, as people build them: images in its dtype in, logits found in what it returns."""
+"""A network's inputs and outputs: images cast to its dtype, and the logits found in what it returns."""
 
 import warnings
 from collections.abc import Iterator, Mapping
@@ -16,23 +16,18 @@ _said: WeakSet[nn.Module] = WeakSet()
 
 
 def logits_in(output: Any) -> Any:
-    """Find the logits in what a network returned.
+    """Return an output tensor itself; else its `logits`; else its first tensor with two dimensions; else `output`.
 
-    Args:
-        output: a tensor, or a tuple, a mapping or an object such as a `ModelOutput` or torchvision's `GoogLeNetOutputs`.
+    `output` may also be a tuple, a mapping, a `ModelOutput` or torchvision's `GoogLeNetOutputs`.
 
-    Returns:
-        The tensor itself; else what is called `logits`; else the first tensor with two dimensions. `output` where it holds none.
-
-    Example:
-        >>> logits_in({"features": torch.zeros(2, 5), "logits": torch.zeros(2, 3)}).shape
-        torch.Size([2, 3])
+    >>> logits_in({"features": torch.zeros(2, 5), "logits": torch.zeros(2, 3)}).shape
+    torch.Size([2, 3])
     """
     return _found(output)[1]
 
 
 def _found(output: Any) -> tuple[str, Any]:
-    """Where the logits are, in words, and they."""
+    """Return the name of the output field and the logits; an empty name for a tensor, or where none is found."""
     if isinstance(output, Tensor):
         return "", output
     named = output.get(_LOGITS) if isinstance(output, Mapping) else getattr(output, _LOGITS, None)
@@ -51,29 +46,22 @@ def _parts(output: Any) -> Any:
 
 @contextmanager
 def images_in_logits_out(network: nn.Module) -> Iterator[None]:
-    """Give a network its images in its own dtype, and take the logits out of what it returns.
+    """Cast images to a network's own dtype, and take the logits out of what it returns (`logits_in`).
 
-    Half, bfloat16 and double networks compute in their own dtype; gradients come back in that of the images. Where logits have
-    to be looked for, a warning says once for a network which tensor is taken. The hooks are taken off on leaving.
-
-    Args:
-        network: images in; a tensor, a tuple, a mapping or an object with `logits` out.
-
-    Raises:
-        Refusal: from the network's call, if it is given a single image or integers.
+    Gradients come back in the images' dtype. Where logits have to be looked for, a warning says once for a network
+    which tensor is taken. The network's call refuses a single image or integers.
     """
-    if isinstance(network, torch.jit.ScriptModule):  # which takes no hooks: what it takes and returns is compiled
+    if isinstance(network, torch.jit.ScriptModule):  # takes no hooks: what it takes and returns is compiled
         yield
         return
 
     def take_images(module: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:
-        """Cast the images."""
-        # its own dtype: a copy of the network, as proofs in float64 make one, has these hooks too
+        # this module's dtype: copies of the network, as for proofs in float64, have these hooks too
         return (fitting(module, given[0]), *given[1:]) if given and isinstance(given[0], Tensor) else given
 
     def take_logits(_module: nn.Module, given: tuple[Any, ...], output: Any) -> Any:
-        """Find the logits, [N, classes]; a binary classifier may give [N]."""
         place, logits = _found(output)
+        # a binary classifier may give [N]
         if given and isinstance(logits, Tensor) and isinstance(given[0], Tensor) and logits.shape == given[0].shape[:1]:
             logits = logits[:, None]
         if place and network not in _said:
@@ -93,15 +81,7 @@ def images_in_logits_out(network: nn.Module) -> Iterator[None]:
 
 
 def fitting(network: nn.Module, images: Tensor) -> Tensor:
-    """Return images in the dtype of a network's parameters.
-
-    Args:
-        network: its first floating-point parameter counts.
-        images: [N, ...], floating point.
-
-    Raises:
-        Refusal: one image without a batch dimension for a convolutional network, or integers.
-    """
+    """Return images in the dtype of a network's first floating point parameter; refuse a single image or integers."""
     refuse_single_image(network, images)
     own = next((one.dtype for one in network.parameters() if one.is_floating_point()), None)
     if own is not None and not images.is_floating_point():
@@ -113,11 +93,7 @@ def fitting(network: nn.Module, images: Tensor) -> Tensor:
 
 
 def refuse_single_image(network: nn.Module, images: Tensor) -> None:
-    """Refuse one image [C, H, W] for a network of images, which would take its channels for a batch.
-
-    Raises:
-        Refusal: it is one.
-    """
+    """Refuse one image [C, H, W] for a network of images, which would take its channels for a batch."""
     if images.ndim == 3 and any(isinstance(module, nn.Conv2d) for module in network.modules()):
         raise Refusal(
             "`images` should be a batch [N, C, H, W]. "
@@ -126,16 +102,9 @@ def refuse_single_image(network: nn.Module, images: Tensor) -> None:
 
 
 def input_gradient(output: Tensor, images: Tensor, weight: Tensor | None = None, keep: bool = False) -> Tensor:
-    """Gradient of a network's output by its images.
+    """Gradient of a network's output by its images, a leaf; refuse an output that no gradient leads back from.
 
-    Args:
-        output: a number, or [N, ...] with a `weight` of its shape.
-        images: [N, ...], a leaf that requires a gradient.
-        weight: the gradient of the loss in `output`.
-        keep: whether the graph is used again.
-
-    Raises:
-        Refusal: no gradient reaches the images.
+    The output is a number, or [N, ...] with a `weight` of its shape, the loss's gradient in it.
     """
     gradient: Tensor | None = None
     if output.requires_grad:
@@ -150,10 +119,10 @@ def input_gradient(output: Tensor, images: Tensor, weight: Tensor | None = None,
 
 
 def wanted_size(network: nn.Module) -> str:
-    """The size of the images that a network was built for, `H × W`, where it says so; else empty.
+    """The size of the images that a network was built for, `H × W`, where it has one; else empty.
 
-    Reads `image_size` of torchvision's vision transformers and of Hugging Face's configurations, `img_size` and `input_size`
-    of timm.
+    Reads `image_size` of torchvision's vision transformers and of Hugging Face's configurations, `img_size` and
+    `input_size` of timm.
     """
     for module in network.modules():
         config = getattr(module, "config", None)

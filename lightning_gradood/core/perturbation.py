@@ -23,8 +23,8 @@ class Perturbed:
         images: [N, ...], pixels in [0, 1].
         success: bool [N], whether the prediction differs from the label.
         target_hit: bool [N], whether the prediction is the target; None for attacks without targets.
-        l2: float64 [N], Euclidean norm of the change of all pixels of an image; on the CPU where the images' device has no
-            float64, as is `linf`.
+        l2: float64 [N], Euclidean norm of the change of all pixels of an image; on the CPU where the images' device
+            has no float64, as is `linf`.
         linf: float64 [N], largest change of a pixel.
     """
 
@@ -53,7 +53,7 @@ class Crafted:
 
     @classmethod
     def concatenate(cls, parts: "Sequence[Crafted]") -> "Crafted":
-        """Put images one after the other that one perturbation made."""
+        """Join the images of several batches that one perturbation made."""
         targets = [one.targets for one in parts if one.targets is not None]
         return cls(
             images=torch.cat([one.images for one in parts]),
@@ -63,7 +63,7 @@ class Crafted:
         )
 
     def at(self, rows: Sequence[int]) -> "Crafted":
-        """Some of the images."""
+        """Return the images of some rows."""
         index = torch.tensor(list(rows), dtype=torch.int64, device=self.images.device)
         targets = None if self.targets is None else self.targets[index]
         return Crafted(self.images[index], self.clean[index], self.labels[index], targets)
@@ -73,11 +73,7 @@ class Crafted:
         return replace(self, images=(self.images * 255).round() / 255)
 
     def judge(self, logits: Tensor) -> Perturbed:
-        """Read from the network's logits what was achieved, without a further pass.
-
-        Args:
-            logits: [N, classes], the network's output for `images`.
-        """
+        """Read from the network's logits [N, classes] for `images` what was achieved, without a further pass."""
         predictions = logits.argmax(1)
         change = (to_float64(self.images) - to_float64(self.clean)).flatten(1)
         return Perturbed(
@@ -98,7 +94,7 @@ class Perturbation(ABC):
     """
 
     version: int = 1
-    """Raised when the images that an attack makes change; records of older versions are not read again."""
+    """Raised by one when the images that an attack makes change; records of older versions are not read again."""
 
     eps: float | None = None
     """Largest change of a pixel, checked after crafting; None where the attack has no such bound."""
@@ -107,10 +103,10 @@ class Perturbation(ABC):
     def craft(
         self, network: nn.Module, images: Tensor, labels: Tensor | Sequence[int], ids: Sequence[str] | None = None
     ) -> Crafted:
-        """Make the anomalous images, without asking the network what it makes of them.
+        """Make the anomalous images, without testing them on the network.
 
-        The network is in eval mode and its parameters are frozen meanwhile; autocast and TF32 are off; gradients are on
-        under `torch.no_grad` and `torch.inference_mode` too. All that is restored, also when something is raised.
+        Meanwhile the network is in eval mode, its parameters are frozen, autocast and TF32 are off, and gradients are
+        on, under `torch.no_grad` and `torch.inference_mode` too. All that is restored, also when something is raised.
 
         Args:
             network: Pixels in [0, 1] in, logits [N, classes] out.
@@ -135,11 +131,11 @@ class Perturbation(ABC):
         with exact_arithmetic(), frozen_network(network):
             clean = images.detach()
             kept = _resolved(network, clean, labels)
-            # a copy may be overwritten, takes part in autograd also under inference mode, and advertorch calls view on it
+            # may be overwritten, takes part in autograd also under inference mode; advertorch calls view on it
             copy = clean.clone(memory_format=torch.contiguous_format)
             try:
                 crafted, targets = self._craft(network, copy, kept, names)
-            except (AttributeError, RuntimeError, TypeError):  # what is said of a gradient that is None
+            except (AttributeError, RuntimeError, TypeError):  # of a gradient that is None
                 _refuse_missing_gradient(network, clean[:1])
                 raise
             check_result(crafted, clean, self.eps, type(self).__name__)
@@ -149,16 +145,7 @@ class Perturbation(ABC):
     def perturb(
         self, network: nn.Module, images: Tensor, labels: Tensor | Sequence[int], ids: Sequence[str] | None = None
     ) -> Perturbed:
-        """Make the anomalous images, and look with one forward pass more whether they are.
-
-        Args: as `craft`.
-
-        Returns:
-            The images with success, target hit and size of the change, one each.
-
-        Raises:
-            Refusal: as `craft`.
-        """
+        """Make the anomalous images, as `craft` does, and test them on the network with one more forward pass."""
         crafted = self.craft(network, images, labels, ids)
         with exact_arithmetic(), frozen_network(network), torch.no_grad():
             return crafted.judge(Logits(network, crafted.labels)(crafted.images))

@@ -21,7 +21,7 @@ Picture = Image.Image | Tensor
 
 
 class Transform(Protocol):
-    """Makes of a picture what the network gets: a PIL image, or a tensor [C, H, W] of uint8 or of float in [0, 1]."""
+    """Turns a picture into the network's input: a PIL image, or a tensor [C, H, W] of uint8 or of float in [0, 1]."""
 
     def __call__(self, picture: Any, /) -> Any:
         """Transform one picture."""
@@ -39,12 +39,7 @@ class Unreadable(Refusal):
 
 @dataclass(frozen=True)
 class PixelLimit:
-    """How large an image may be to be decoded.
-
-    Args:
-        megapixels: the most of them.
-        flag: what the user raises it with, for the message.
-    """
+    """The largest number of megapixels that is decoded; `flag` is what the user raises it with."""
 
     megapixels: float = MEGAPIXELS
     flag: str = "--max_megapixels"
@@ -66,15 +61,8 @@ def read_picture(
 ) -> Image.Image:
     """Decode the first frame of an image file and turn it upright, as EXIF's orientation says.
 
-    Args:
-        file: its path, or an open binary file.
-        mode: `RGB`, or `L` for one channel of grey.
-        limit: how large it may be; looked at before it is decoded. None for the default.
-        name: for messages; by default the path.
-
-    Raises:
-        Unreadable: it is missing, no image, or damaged.
-        Refusal: it has more than eight bits a channel, or too many pixels.
+    The size is checked before decoding. Raises `Unreadable` for a missing, damaged or other file, `Refusal` for more
+    than eight bits a channel or too many pixels; `name` is for messages, by default the path.
     """
     name = printable(os.fspath(file) if isinstance(file, str | os.PathLike) else str(file)) if name is None else name
     try:
@@ -94,11 +82,11 @@ def read_picture(
 
 
 def upright(image: Image.Image) -> Image.Image:
-    """Turn and mirror a picture as its EXIF orientation says, and remove that tag; damaged EXIF says nothing."""
+    """Turn and mirror a picture as its EXIF orientation says, and remove that tag; ignore damaged EXIF."""
     try:
         turned = image.getexif().get(_ORIENTATION, 1) != 1
         return ImageOps.exif_transpose(image) if turned else image
-    except Exception:  # as above; the pixels are whole, and have been read before
+    except Exception:  # Pillow may raise anything here; the pixels are whole and have been read
         return image
 
 
@@ -128,7 +116,7 @@ _lock = threading.Lock()
 
 @contextmanager
 def _limit_of_pillow_lifted() -> Iterator[None]:
-    """Let Pillow open an image of any size: ours is looked at before it is decoded, and its message names the flag."""
+    """Let Pillow open an image of any size; `PixelLimit` is checked before decoding, and its message names the flag."""
     with _lock:
         if _opening[0] == 0:
             _opening[1], Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
@@ -143,29 +131,20 @@ def _limit_of_pillow_lifted() -> Iterator[None]:
 
 
 def as_float(images: Tensor) -> Tensor:
-    """Bring uint8 images to float32 in [0, 1]; float ones, which are there already, stay as they are."""
+    """Convert uint8 images to float32 in [0, 1]; return float ones as they are."""
     return images.float() / 255 if images.dtype == torch.uint8 else images
 
 
 def to_pixels(image: Picture, transform: Transform | None, name: str) -> Tensor:
-    """Apply the transform and bring the result to a tensor.
+    """Apply the transform and return a tensor [C, H, W], uint8 or float32 in [0, 1]; a PIL result becomes uint8.
 
-    Args:
-        image: A PIL image, or a tensor [C, H, W].
-        transform: Called with the image; None leaves it as it is. A PIL result becomes uint8.
-        name: The image's id, for refusals.
-
-    Returns:
-        [C, H, W], uint8 or float32 in [0, 1].
-
-    Raises:
-        Refusal: The transform raises an error, or gives something else.
+    Refuses a transform that raises an error or gives something else, with the image's id, `name`.
     """
     try:
         result = image if transform is None else transform(image)
     except Refusal:
         raise
-    except Exception as error:  # each transform has words of its own
+    except Exception as error:  # a transform may raise anything
         reason = next(iter(str(error).strip().splitlines()), "").rstrip(".")
         raise Refusal(
             f"`transform` should take every image. Got {type(error).__name__}: {reason}, for image `{name}`. "
@@ -184,7 +163,7 @@ def to_pixels(image: Picture, transform: Transform | None, name: str) -> Tensor:
             "`transform` should give a PIL image or a tensor [C, H, W] of uint8 or float. "
             f"Got {shown} for image `{name}`. End it with e.g. torchvision.transforms.ToTensor."
         )
-    pixels = result.as_subclass(Tensor)  # torchvision's tv_tensors.Image is not wanted further on
+    pixels = result.as_subclass(Tensor)  # not torchvision's tv_tensors.Image
     if pixels.dtype == torch.uint8:
         return pixels
     low, high = pixels.min().item(), pixels.max().item()
@@ -197,7 +176,7 @@ def to_pixels(image: Picture, transform: Transform | None, name: str) -> Tensor:
 
 
 def eight_bit(image: Image.Image, name: str) -> Image.Image:
-    """Return an image of at most eight bits a channel; Pillow would clip deeper ones to white without a word."""
+    """Return the image; refuse more than eight bits a channel, which Pillow would clip to white without a warning."""
     if image.mode[0] in "IF":
         raise Refusal(
             f"`{name}` should be an image with 8 bits a channel. "

@@ -1,10 +1,8 @@
 """Where float64 numbers are computed: on a tensor's own device, or on the CPU where that device has none (Apple's MPS).
 
-This is the one place that knows of such devices; where there is float64, `to_float64` is plain `Tensor.double`.
-
-    >>> import torch
-    >>> to_float64(torch.ones(2)).dtype
-    torch.float64
+>>> import torch
+>>> to_float64(torch.ones(2)).dtype
+torch.float64
 """
 
 from __future__ import annotations
@@ -31,11 +29,7 @@ def to_float64(tensor: Tensor) -> Tensor:
 
 
 def as_array(values: Any) -> np.ndarray:
-    """Return numbers as a numpy array: a tensor's in float64 if they are floating point, whatever its dtype, device and graph.
-
-    Args:
-        values: a tensor, an array or a sequence.
-    """
+    """Return a tensor, an array or a sequence as a numpy array; floating point tensors in float64, without graph."""
     if isinstance(values, Tensor):
         plain = values.detach().cpu()
         return np.asarray(plain.double() if plain.is_floating_point() else plain)

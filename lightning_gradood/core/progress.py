@@ -1,4 +1,4 @@
-"""What a run says while it runs: progress of long loops, single lines about what happened, and its stages in the log."""
+"""What a run prints while it runs: progress of long loops, single lines about events, and its stages in the log."""
 
 import logging
 import sys
@@ -19,7 +19,7 @@ def say(line: str) -> None:
 
 
 def is_terminal(stream: TextIO) -> bool:
-    """Whether somebody looks at a stream that can redraw a line."""
+    """Whether a stream can redraw a line."""
     return stream.isatty()
 
 
@@ -35,15 +35,7 @@ def progress(items: Iterable[Item], description: str, total: int, unit: str, qui
 
 
 class ProgressLines:
-    """Write one line whenever another percent of a step is done, at most one a second, and one at its end.
-
-    Args:
-        description: of the step.
-        total: how many units there are.
-        unit: what they are.
-        stream: where the lines go.
-        seconds: least time between two lines.
-    """
+    """Write one line whenever another percent of a step is done, at most one in `seconds`, and one at its end."""
 
     def __init__(self, description: str, total: int, unit: str, stream: TextIO, seconds: float = 1.0) -> None:
         self.description, self.total, self.unit, self.stream, self.seconds = description, total, unit, stream, seconds
@@ -64,7 +56,7 @@ class ProgressLines:
 
 
 LOG = logging.getLogger("lightning_gradood")
-"""What is worth keeping of a run beside what a user is shown; silent unless a handler is added, as the command line does."""
+"""What is worth keeping of a run beyond its output; silent unless a handler is added, as the command line does."""
 
 LOG.addHandler(logging.NullHandler())
 
@@ -73,12 +65,12 @@ class Profiler(Protocol):
     """Lightning's profilers."""
 
     def profile(self, action_name: str) -> AbstractContextManager[Any]:
-        """Measure what is done meanwhile."""
+        """Measure the block."""
 
 
 @contextmanager
 def stage(name: str, trainer: Any) -> Iterator[None]:
-    """Name what is done meanwhile in a profiler's summary, as `gradood: <name>`, and log how long it took."""
+    """Name the block in a profiler's summary, as `gradood: <name>`, and log how long it took."""
     start, how = time.perf_counter(), "stopped after"
     try:
         with trainer.profiler.profile(f"gradood: {name}"):

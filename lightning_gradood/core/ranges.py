@@ -1,4 +1,4 @@
-"""Ranges of numbers for annotations, which the parser of the command line keeps; to a type checker they are plain numbers.
+"""Ranges of numbers for annotations, which the command line's parser checks; to a type checker they are plain numbers.
 
 >>> PositiveInt(3), Seed("7")
 (3, 7)

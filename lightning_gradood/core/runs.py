@@ -17,19 +17,15 @@ from lightning_gradood.core.text_files import Unparsable, read_yaml
 CONFIG = "config.yaml"
 CHECKPOINTS = "checkpoints"
 _FREE = ("detection.on_bad_image",)  # settings that change no result
-_CHOSEN = "LIGHTNING_GRADOOD_RUN_DIR"  # how the first process tells those it launches where the run lies
+_CHOSEN = "LIGHTNING_GRADOOD_RUN_DIR"  # carries the run's folder to the processes that the first one launches
 
 
 @contextmanager
 def new_run_folder(parent: Path) -> Iterator[Path]:
     """Make a folder named by the moment, e.g. `runs/digits/2026-11-22_14-05-09`, for this process and its children.
 
-    Lightning starts the other processes of a run with the same command line; they get the folder of the first. The folder is
-    removed again if nothing was put into it.
-
-    Raises:
-        Refusal: if another launcher started several processes, which cannot agree on a new name, or if no folder can be
-            made there.
+    Lightning starts a run's other processes with the same command line; they get the first one's folder. An empty
+    folder is removed again. Refuses several processes of another launcher, which cannot agree on a name.
     """
     if _CHOSEN in os.environ:
         yield Path(os.environ[_CHOSEN])
@@ -45,21 +41,12 @@ def new_run_folder(parent: Path) -> Iterator[Path]:
         yield folder
     finally:
         del os.environ[_CHOSEN]
-        with suppress(OSError):  # it holds something, or someone else has removed it
+        with suppress(OSError):  # it is not empty, or was removed
             folder.rmdir()
 
 
 def refuse_foreign(folder: Path, config: Mapping[str, Any], identity: tuple[str, ...]) -> None:
-    """Refuse a folder that belongs to something else; nothing is written.
-
-    Args:
-        folder: new, empty, or one that the same experiment used before.
-        config: the resolved configuration.
-        identity: its top-level keys that make an experiment what it is.
-
-    Raises:
-        Refusal: if it holds other files, or the results of an experiment that differs in `identity`.
-    """
+    """Refuse a folder with other files, or whose configuration differs in the top-level keys `identity`."""
     path = folder / CONFIG
     if path.is_file():
         theirs = _read(path)
@@ -78,13 +65,7 @@ def refuse_foreign(folder: Path, config: Mapping[str, Any], identity: tuple[str,
 
 
 def refuse_unclaimed(folder: Path, config: Mapping[str, Any], identity: tuple[str, ...]) -> None:
-    """Refuse a folder that is not an earlier run's of the same experiment; nothing is written.
-
-    Arguments are those of `refuse_foreign`.
-
-    Raises:
-        Refusal: if it is new, or belongs to something else.
-    """
+    """Refuse a folder that is not an earlier run's of the same experiment."""
     refuse_foreign(folder, config, identity)
     if not (folder / CONFIG).is_file():
         raise Refusal(
@@ -94,13 +75,7 @@ def refuse_unclaimed(folder: Path, config: Mapping[str, Any], identity: tuple[st
 
 
 def claim(folder: Path, config: Mapping[str, Any], identity: tuple[str, ...]) -> None:
-    """Write the configuration into a folder, unless an earlier run of the same experiment did.
-
-    Arguments are those of `refuse_foreign`.
-
-    Raises:
-        Refusal: if the folder belongs to something else or cannot be made.
-    """
+    """Write the configuration into a folder, unless a run of the same experiment did; refuse foreign folders."""
     refuse_foreign(folder, config, identity)
     path = folder / CONFIG
     if path.is_file():
@@ -114,7 +89,7 @@ def claim(folder: Path, config: Mapping[str, Any], identity: tuple[str, ...]) ->
 
 
 def is_own_trace(name: str) -> bool:
-    """Whether a file may be left of a run that was killed before it wrote its configuration, or be its lock."""
+    """Whether a file may be left from a run that was killed before it wrote its configuration, or be its lock."""
     return is_temporary(name) or is_lock(name)
 
 
@@ -134,7 +109,6 @@ def _make_new(parent: Path) -> Path:
 
 
 def _cannot_be_made(folder: Path, error: OSError) -> Refusal:
-    """A file is in its path, or there is no right to write there."""
     return Refusal(
         f"`run_dir` should be a folder that can be made. Got `run_dir = {folder}`: {error.strerror}. Name another."
     )

@@ -1,4 +1,4 @@
-"""Seeds by name, and random numbers that belong to one image, whatever batch, order or process it comes in."""
+"""Seeds by name, and random numbers that belong to one image, in whatever batch, order or process it comes."""
 
 import hashlib
 import random
@@ -15,36 +15,21 @@ from lightning_gradood.core.errors import Refusal
 
 
 def named_seed(seed: int, name: str, bits: int = 64) -> int:
-    """Derive the random seed of something named, the same in every process, order and batch.
+    """Derive a seed from a name: the first `bits` (a multiple of 8) of SHA-256 of `<seed>/<name>`, big endian.
 
-    Args:
-        seed: The user's seed.
-        name: What draws random numbers: a source, an image, a limit.
-        bits: Size of the result, a multiple of 8; NumPy's and scikit-learn's `random_state` take 32.
+    NumPy's and scikit-learn's `random_state` take 32 bits.
 
-    Returns:
-        The first `bits` bits of SHA-256 of `<seed>/<name>`, big endian.
-
-    Example:
-        >>> named_seed(0, "digits") == named_seed(0, "digits"), named_seed(0, "digits") == named_seed(1, "digits")
-        (True, False)
+    >>> named_seed(0, "digits") == named_seed(0, "digits"), named_seed(0, "digits") == named_seed(1, "digits")
+    (True, False)
     """
     return int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[: bits // 8], "big")
 
 
 def image_generator(seed: int, image_id: str) -> torch.Generator:
-    """Start the stream of random numbers of one image; the global generator is neither read nor moved.
+    """Return one image's generator, on the CPU, where streams are the same for all devices.
 
-    Args:
-        seed: The attack's seed.
-        image_id: The image's name, the same on every machine.
-
-    Returns:
-        A generator on the CPU, where streams are the same for all devices.
-
-    Example:
-        >>> torch.equal(*(torch.rand(3, generator=image_generator(0, "digits/7")) for _ in range(2)))
-        True
+    >>> torch.equal(*(torch.rand(3, generator=image_generator(0, "digits/7")) for _ in range(2)))
+    True
     """
     return torch.Generator().manual_seed(named_seed(seed, image_id))
 
@@ -57,18 +42,10 @@ def craft_apart(
     seed: int,
     one_at_a_time: bool,
 ) -> Tensor:
-    """Call others' code, which knows global generators only, so that these are left alone and images stay independent.
+    """Call other libraries' code, which uses global generators, so that these are restored and images stay independent.
 
-    Args:
-        craft: From images [n, ...] and labels int64 [n] to images [n, ...].
-        images: [N, ...].
-        labels: int64 [N].
-        ids: N names.
-        seed: With an image's id it decides what is drawn for it.
-        one_at_a_time: Whether to craft each image alone, after seeding torch, numpy and random for it.
-
-    Raises:
-        Refusal: Random numbers are drawn for a whole batch, so that they would depend on its order.
+    `craft` maps images [n, ...] and labels int64 [n] to images. With `one_at_a_time` each image is crafted alone,
+    seeded by `seed` and its id; otherwise random draws are refused, as they would depend on the batch.
     """
     with _generators_restored():
         if one_at_a_time:
@@ -86,12 +63,11 @@ def craft_apart(
 def generator_states() -> dict[str, Any]:
     """States of the global generators of torch, its current GPU, NumPy and Python, as tensors and plain numbers.
 
-    Example:
-        >>> states = generator_states()
-        >>> first = torch.rand(3)
-        >>> restore_generators(states)
-        >>> torch.equal(first, torch.rand(3))
-        True
+    >>> states = generator_states()
+    >>> first = torch.rand(3)
+    >>> restore_generators(states)
+    >>> torch.equal(first, torch.rand(3))
+    True
     """
     name, keys, *position = np.random.get_state()
     return {
@@ -103,11 +79,7 @@ def generator_states() -> dict[str, Any]:
 
 
 def restore_generators(states: dict[str, Any]) -> None:
-    """Set the global generators.
-
-    Args:
-        states: of `generator_states`.
-    """
+    """Set the global generators to `generator_states`."""
     torch.set_rng_state(states["torch"].cpu())
     if states["cuda"] is not None and torch.cuda.is_available():
         torch.cuda.set_rng_state(states["cuda"].cpu())
@@ -122,7 +94,7 @@ def _alone(craft: Callable[[Tensor, Tensor], Tensor], image: Tensor, label: Tens
     np.random.seed(stream % 2**32)
     random.seed(stream)
     crafted = craft(image, label)
-    check_result(crafted, image, None, "the attack")  # before rows of different shapes meet
+    check_result(crafted, image, None, "the attack")  # before rows of different shapes are joined
     return crafted
 
 

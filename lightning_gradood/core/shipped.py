@@ -7,21 +7,16 @@ from pathlib import Path, PurePath
 from lightning_gradood.core.errors import Refusal
 
 _PACKAGE = Path(__file__).parents[1]
-_NAME = re.compile(r"[\w.\-/\\]+")  # what looks like a file's name; other text is YAML, which the parser reads itself
+_NAME = re.compile(r"[\w.\-/\\]+")  # what looks like a file's name; other text is YAML
 
 
 def shipped_files(folder: str) -> dict[str, Path]:
-    """List what comes with the package.
+    """Files of the package in `configs` or `sweeps`, sorted, by their names without `.yaml`.
 
-    Args:
-        folder: `configs`, experiment and benchmark files, or `sweeps`.
+    An installed package has the folder inside itself, a checkout beside itself.
 
-    Returns:
-        Name without `.yaml` to file, sorted. An installed package has the folder inside itself, a checkout beside itself.
-
-    Example:
-        >>> sorted(shipped_files("sweeps"))[0]
-        'attacks'
+    >>> sorted(shipped_files("sweeps"))[0]
+    'attacks'
     """
     inside = _PACKAGE / folder
     place = inside if inside.is_dir() else _PACKAGE.parent / folder
@@ -29,18 +24,9 @@ def shipped_files(folder: str) -> dict[str, Path]:
 
 
 def experiment_file(given: str, key: str = "--config") -> str:
-    """Find an experiment file: a path of the user's wins, then a shipped file of that name.
+    """Return an existing path as it is, else the path of the shipped file of that name; else refuse, with the nearest.
 
-    Args:
-        given: a path, or the name of a shipped file, `digits`, `digits.yaml` or `configs/digits.yaml`; text that is no name is
-            returned as it is.
-        key: what the user typed it for.
-
-    Returns:
-        A path.
-
-    Raises:
-        Refusal: there is neither, with the nearest name.
+    Shipped names are e.g. `digits`, `digits.yaml` or `configs/digits.yaml`; text that is no name is returned as it is.
     """
     if not _NAME.fullmatch(given) or Path(given).exists():
         return given

@@ -1,7 +1,7 @@
 """YAML and JSON that others may have written, read within limits on bytes, depth and values.
 
-A YAML alias stands for all that its anchor holds, so that a kilobyte can stand for 10⁹ values. Parsers recurse, so that 10⁵
-brackets end in a crash or in minutes of work. Both are found before anything is built.
+A YAML alias stands for all that its anchor holds, so that a kilobyte can stand for 10⁹ values; 10⁵ brackets crash a
+recursive parser or keep it busy for minutes. Both are found before anything is built.
 """
 
 import json
@@ -15,17 +15,12 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 import yaml
 
-MAX_DEPTH = 64
-"""Deepest nesting of lists and mappings. An experiment file has less than 20."""
+MAX_DEPTH = 64  # nesting of lists and mappings; an experiment file has less than 20
+MAX_VALUES = 200_000  # of a YAML text, aliases expanded; ImageNet-21k's names take 65,000
+YAML_BYTES = 2_000_000  # an experiment file takes some kilobytes
+JSON_BYTES = 32_000_000  # the results of a run take a few megabytes
 
-MAX_VALUES = 200_000
-"""Most values of a YAML text, aliases expanded. ImageNet-21k's names take 65,000."""
-
-YAML_BYTES = 2_000_000
-JSON_BYTES = 32_000_000
-"""Largest YAML and JSON files. An experiment file takes some kilobytes, the results of a run a few megabytes."""
-
-_HARMLESS = 64  # characters in which no limit can be passed
+_HARMLESS = 64  # characters, too few to pass a limit
 _SURROGATE = re.compile(r"\\u[dD][89abAB]")
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -35,16 +30,7 @@ class Unparsable(ValueError):
 
 
 def read_text(path: str | os.PathLike[str], limit: int = YAML_BYTES) -> str:
-    """Read a text file.
-
-    Args:
-        path: of a regular file: pipes and devices may never end.
-        limit: largest size in bytes.
-
-    Raises:
-        OSError: it cannot be opened.
-        Unparsable: it is larger, is no regular file, or is no UTF-8.
-    """
+    """Read a regular file in UTF-8 of at most `limit` bytes; raise OSError or `Unparsable` for others."""
     if not stat.S_ISREG(os.stat(path).st_mode):
         raise Unparsable("a folder" if os.path.isdir(path) else "a pipe, socket or device")
     with open(path, "rb") as file:
@@ -68,36 +54,28 @@ def read_json(path: str | os.PathLike[str], limit: int = JSON_BYTES) -> Any:
 
 
 def parse_yaml(text: str) -> Any:
-    """Build plain values of a YAML text.
+    """Build plain values of a YAML text, or raise `Unparsable`.
 
-    Raises:
-        Unparsable: it is none, or passes a limit.
-
-    Example:
-        >>> parse_yaml("a: &a [1, 2]\\nb: *a")
-        {'a': [1, 2], 'b': [1, 2]}
+    >>> parse_yaml("a: &a [1, 2]\\nb: *a")
+    {'a': [1, 2], 'b': [1, 2]}
     """
     check_yaml(text)
     try:
-        return yaml.load(text, Loader=_Loader)  # a safe loader: nothing but plain values
-    except Exception as error:  # of YAML's or, for tags such as `!!int x`, whatever a converter runs into
+        return yaml.load(text, Loader=_Loader)  # a safe loader: builds plain values only
+    except Exception as error:  # of YAML, or of a converter, for tags such as `!!int x`
         raise Unparsable(" ".join(str(error).split())) from error
 
 
 def parse_json(text: str | bytes) -> Any:
-    """Build plain values of a JSON text.
+    """Build plain values of a JSON text, or raise `Unparsable`, also for characters that cannot be written.
 
-    Raises:
-        Unparsable: it is none, is nested too deeply, or holds characters that cannot be written.
-
-    Example:
-        >>> parse_json('{"a": [1, 2]}')
-        {'a': [1, 2]}
+    >>> parse_json('{"a": [1, 2]}')
+    {'a': [1, 2]}
     """
     try:
         found = json.loads(text)
         if _SURROGATE.search(text if isinstance(text, str) else text.decode("latin-1")):
-            json.dumps(found, ensure_ascii=False).encode()  # halves of characters cannot be printed or stored
+            json.dumps(found, ensure_ascii=False).encode()  # fails for unpaired surrogates
         return found
     except RecursionError as error:
         raise Unparsable("text that is nested too deep") from error
@@ -106,11 +84,7 @@ def parse_json(text: str | bytes) -> Any:
 
 
 def check_yaml(text: str) -> None:
-    """Refuse a YAML text that passes a limit; one that is wrong otherwise passes, as whoever parses it says so.
-
-    Raises:
-        Unparsable: it has too many bytes, levels, or values once its aliases are expanded.
-    """
+    """Raise `Unparsable` for a YAML text that passes a limit; other errors are left to its parser."""
     if len(text) > YAML_BYTES:
         raise Unparsable(f"{len(text) / 1e6:,.1f} million characters, where at most {YAML_BYTES / 1e6:g} are read")
     if len(text) > _HARMLESS:
@@ -121,7 +95,7 @@ def check_yaml(text: str) -> None:
 
 
 def _count(text: str) -> None:
-    """Count values from the parser's events, of which each is one however much an alias stands for."""
+    """Count values from the parser's events, where an alias is a single event however much it stands for."""
     sizes: dict[str, int] = {}  # of what anchors hold
     total, begun = 0, list[tuple[str | None, int]]()
     for event in yaml.parse(text, Loader=_Loader):
@@ -132,7 +106,7 @@ def _count(text: str) -> None:
             total += sizes.get(event.anchor, 1)
         elif isinstance(event, yaml.CollectionStartEvent):
             begun.append((event.anchor, total))
-            sizes[event.anchor or ""] = MAX_VALUES  # until it ends: an alias within it would stand for itself
+            sizes[event.anchor or ""] = MAX_VALUES  # until it ends: an alias within it is infinite
             total += 1
         elif isinstance(event, yaml.ScalarEvent):
             sizes[event.anchor or ""] = 1
@@ -146,13 +120,10 @@ def _count(text: str) -> None:
 def fits(value: Any, kind: Any) -> bool:
     """Whether plain values are of a type as an annotation says it; numbers must be finite.
 
-    Args:
-        value: of JSON or YAML.
-        kind: of `str`, `int`, `float`, `bool`, `None`, `Any`, literals, lists, dicts with keys of text, and unions of them.
+    Types are `str`, `int`, `float`, `bool`, `None`, `Any`, literals, lists, dicts with keys of text, and unions.
 
-    Example:
-        >>> fits({"a": [1, 2.5]}, dict[str, list[float]]), fits([1, "2"], list[int]), fits(True, int)
-        (True, False, False)
+    >>> fits({"a": [1, 2.5]}, dict[str, list[float]]), fits([1, "2"], list[int]), fits(True, int)
+    (True, False, False)
     """
     origin, inner = get_origin(kind), get_args(kind)
     if origin is Literal:

@@ -1,24 +1,20 @@
-"""Which packages class paths of an experiment file may come from, where the user has said it with `--trust`."""
+"""The packages that class paths of an experiment file may come from, if the user restricts them with `--trust`."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from lightning_gradood.core.errors import Refusal
 
-_trusted: list[tuple[str, ...]] = []  # of the calls that are under way, innermost last
+_trusted: list[tuple[str, ...]] = []  # of the calls under way, innermost last
 
 
 @contextmanager
 def importing_only(packages: Sequence[str]) -> Iterator[None]:
-    """Let `check_import` pass paths of these packages and modules only, while the block runs.
+    """Let `check_import` pass paths of these packages and modules, and of all below them, only.
 
-    Args:
-        packages: dotted names; each stands for all below it.
-
-    Example:
-        >>> with importing_only(["torch.nn"]):
-        ...     may_import("torch.nn.Linear"), may_import("torch.nnx"), may_import("os.system")
-        (True, False, False)
+    >>> with importing_only(["torch.nn"]):
+    ...     may_import("torch.nn.Linear"), may_import("torch.nnx"), may_import("os.system")
+    (True, False, False)
     """
     _trusted.append(tuple(packages))
     try:
@@ -28,16 +24,12 @@ def importing_only(packages: Sequence[str]) -> Iterator[None]:
 
 
 def may_import(path: str) -> bool:
-    """Whether an import path is of a package that is trusted; without `importing_only` every path is."""
+    """Whether an import path is of a trusted package; without `importing_only` every path is."""
     return not _trusted or any(path == name or path.startswith(f"{name}.") for name in _trusted[-1])
 
 
 def check_import(path: str) -> None:
-    """Refuse an import path of a package that is not trusted.
-
-    Raises:
-        Refusal: it is of none of them.
-    """
+    """Refuse an import path of a package that is not trusted."""
     if not may_import(path):
         raise distrusted(path)
 

@@ -1,8 +1,8 @@
 """Per-sample squared gradient norms: how much would each image, alone, change each parameter of a trained network?
 
-An image is pushed through the network, its logits meet a confounding label (a `LabelDesign`, whose closed form gives
-the gradient in the logits), and that gradient is propagated back to every parameter tensor; what is kept is the squared
-L2 norm for each image and tensor. The result is exact: equal to backpropagating every image alone.
+The loss between an image's logits and a confounding label (a `LabelDesign`, whose closed form gives the loss's gradient
+in the logits) is backpropagated to every parameter tensor; what is kept is the squared L2 norm for each image and
+tensor. The result is exact: equal to backpropagating every image alone.
 
     >>> import torch
     >>> from lightning_gradood.gradients import AllOnes, Predicted, parameter_names, squared_gradient_norms
@@ -13,36 +13,32 @@ L2 norm for each image and tensor. The result is exact: equal to backpropagating
     >>> squared_gradient_norms(network, images, [AllOnes(), Predicted()]).shape
     torch.Size([4, 4])
 
-Only torch is imported here. It costs about as much as an ordinary training step (benchmarks/README.md), and memory does
-not grow with the batch.
+A batch costs about as much as an ordinary training step (benchmarks/README.md), and memory does not grow with it. How
+one image goes through the room:
 
-How one image goes through the room, file by file:
-
-1. `norms` has the public functions. They refuse what has no answer (`network_checks`), lock the network for their thread,
-   freeze it and lift autocast, inference mode and TF32 (`core.network_state`).
+1. `norms` has the public functions. They refuse what has no answer (`network_checks`), lock the network for their
+   thread, freeze it and lift autocast, inference mode and TF32 (`core.network_state`).
 2. `norms` cuts the batch into micro-batches and asks `plan` how to compute them. On a network's first batch `proof`
-   makes the plan: three images go through plain autograd one at a time (`fallback`) and through closed forms, in batches of
-   different size and order, on a copy of the network whose small weights are replaced so that no error is too small to be
-   seen. The two must agree, entry by entry; the images must not influence each other (`coupling`). Where anything speaks
-   against closed forms, the loop is the plan; a single image takes it too, unless the parameters are large. The plan holds
-   while the network stays as it is (`fingerprint`). Where a network keeps or overwrites tensors, each pass goes through a copy
-   of its own (`kept_tensors`).
+   makes the plan: it compares three images in plain autograd, one at a time (`fallback`), with closed forms entry by
+   entry, and checks that the images do not influence each other (`coupling`). Where they disagree, the loop is the
+   plan; a single image takes it too, unless the parameters are large. The plan holds while the network stays the same
+   (`fingerprint`). Where it keeps or overwrites tensors, each pass goes through its own copy (`kept_tensors`).
 3. `engine` runs a micro-batch forward and intercepts every torch call. Where a call takes a parameter, a closed form
-   (`rules`, one file per family of layers; `layer` has their contract) takes its place in the autograd graph. Weights that
-   are computed from parameters first are handled by `reparametrised`.
-4. The logits' gradient (`labels`) goes backward once for each label design. Each closed form returns the input's gradient
-   and adds its parameters' squared norms to the `accumulator`. A convolution chooses between five forms by `costs`.
+   (`rules`, one file per family of layers; `layer` has their contract) takes its place in the autograd graph. Weights
+   that are computed from parameters first are handled by `reparametrised`.
+4. The logits' gradient (`labels`) goes backward once for each label design. Each closed form returns the input's
+   gradient and adds its parameters' squared norms to the `accumulator`. A convolution's six forms are chosen by
+   `costs`.
 5. The accumulator's columns, times the squared scale of the logits' gradient, are the result.
-6. The first micro-batch of each size, any that reaches parameters for the first time, and later a few at random (1 % of the
-   time, `costs.Limits.recheck`) are compared with the loop (`verification`). What disagrees there is computed by the loop,
-   or refused where earlier numbers may be wrong, too.
+6. The first micro-batch of each size, any that reaches parameters for the first time, and later a few at random (1 % of
+   the time, `costs.Limits.recheck`) are compared with the loop (`verification`). What disagrees there is computed by
+   the loop, or refused where earlier numbers may be wrong, too.
 
-Half precision: parameters and activations stay in the network's own dtype, one image at a time; norms are summed in float64.
-Autocast around the call is lifted; a network whose own forward enters autocast is computed one image at a time, too, rounded
-as it asks. On a device without float64 (Apple's GPUs) norms are summed on the CPU, where the result
-lies, too (`core.precision`).
+Half precision: parameters and activations stay in the network's own dtype; norms are summed in float64, on the CPU
+where a device has no float64 (Apple's GPUs; `core.precision`). Networks of half precision, and those whose own forward
+enters autocast, are computed one image at a time.
 
-A new kind of layer is one closed form in `rules` and one line in its table; until then networks that have it take the loop.
+A new kind of layer is one closed form in `rules` and one line in its table; networks with other layers take the loop.
 """
 
 from lightning_gradood.gradients.labels import AllOnes, AllZeros, KHot, LabelDesign, Predicted, SecondBest, Uniform

@@ -2,7 +2,7 @@
 
 For dW = B Aᵀ (A [C, T], B [D, T]) the squared norm is ⟨AᵀA, BᵀB⟩: exact algebra, but a sum of terms of both signs. Its
 relative error is about the machine epsilon divided by ρ = ‖dW‖² / (tr AᵀA · tr BᵀB), so rows with a small ρ are
-computed again through dW itself (`guarded`). ρ costs nothing: both matrices are there already.
+computed again through dW itself (`guarded`). ρ costs nothing, because both matrices are at hand.
 """
 
 from __future__ import annotations
@@ -21,21 +21,16 @@ _STRIP = 64  # rows, fewer of which keep a matrix product from its speed
 
 
 def paired(gram: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """Return ⟨A, bᵀb⟩ and tr A · tr bᵀb for each image, float64 [N] twice, on the CPU for devices without float64.
+    """Return ⟨A, bᵀb⟩ and tr A · tr bᵀb for each image, float64 [N] twice, for A = `gram` [N, T, T] and b [N, D, T].
 
-    Both matrices are symmetric: of bᵀb, only strips of rows from the diagonal on are computed, and what is right of the
-    diagonal's blocks counts twice. Where a matrix is near the smallest numbers of its dtype the traces are infinite:
-    `guarded` then distrusts the row.
-
-    Args:
-        gram: A, [N, T, T].
-        b: [N, D, T].
+    Of the symmetric bᵀb only strips from the diagonal on are computed; what is right of its blocks counts twice. Traces
+    near the smallest numbers of their dtype become infinite, so that `guarded` replaces the row.
     """
     return _paired(lambda start, stop: gram[:, start:stop, start:], b)
 
 
 def paired_products(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """Return what `paired` does for A = aᵀa, a [N, C, T], of which strips are all that is computed."""
+    """Return `paired` for A = aᵀa, a [N, C, T], computed in strips."""
     return _paired(lambda start, stop: _strip(a, start, stop), b)
 
 
@@ -58,12 +53,9 @@ def _paired(strip_of: Callable[[int, int], Tensor], b: Tensor) -> tuple[Tensor, 
 
 
 def guarded(inner: Tensor, traces: Tensor, again: Callable[[Tensor], Tensor]) -> Tensor:
-    """Replace the rows whose Gram form cancels, or is too small for its dtype, by a form that does not.
+    """Replace the rows of `inner` = ⟨AᵀA, BᵀB⟩, float64 [N], that are small beside `traces` = tr AᵀA · tr BᵀB.
 
-    Args:
-        inner: ⟨AᵀA, BᵀB⟩, float64 [N].
-        traces: tr AᵀA · tr BᵀB, float64 [N].
-        again: takes row indices, returns these rows' squared norms through dW.
+    `again` takes these rows' indices and returns their squared norms through dW.
     """
     rows = (inner <= SMALLEST_RATIO * traces).nonzero().flatten()
     if rows.numel():
@@ -85,23 +77,15 @@ def _trace(matrices: Tensor) -> Tensor:
     return to_float64_device(matrices.diagonal(dim1=1, dim2=2)).sum(1, dtype=torch.float64)
 
 
-_SMALL = 1 << 15  # elements, below which float64 costs less than asking whether it is needed
+_SMALL = 1 << 15  # elements; with fewer, float64 costs less than asking whether it is needed
 
 
 class Accumulator:
     """Collects the contributions of all uses of each parameter during one backward pass.
 
-    A parameter that is used once gives its norms at once, by whichever closed form is cheapest. One that is used
-    several times, or through a reparametrised tensor, needs its per-sample gradients added up first: a norm of a sum is not
-    the sum of norms.
-
-    Args:
-        parameters: the L tensors, in the order of the columns.
-        batch: number of images N.
-        passes: number of backward passes that will follow one forward pass (label designs).
-
-    Attributes:
-        reparametrised: tensors that the forward pass computed from parameters alone.
+    A parameter that is used once gives its norms at once, by the cheapest closed form. One that is used several times,
+    or through a reparametrised tensor, needs its per-sample gradients added up first: a norm of a sum is not the sum of
+    norms. The L `parameters` are in the columns' order; `passes` backward passes (label designs) follow one forward.
     """
 
     def __init__(self, parameters: Sequence[Tensor], batch: int, passes: int = 1) -> None:
@@ -126,7 +110,7 @@ class Accumulator:
         return id(tensor) in self._column or self.reparametrised.knows(tensor)
 
     def known_among(self, tensors: list[Tensor]) -> list[Tensor]:
-        """Those that `knows` is true of; it is asked at every call of every pass."""
+        """Filter by `knows`, inlined because every call of every pass asks."""
         return [tensor for tensor in tensors if id(tensor) in self._column or self.reparametrised.knows(tensor)]
 
     def column(self, tensor: Tensor) -> int:
@@ -134,7 +118,7 @@ class Accumulator:
         return self._column.get(id(tensor), -1)
 
     def use(self, tensor: Tensor | None) -> None:
-        """Count one use in the forward pass, of a parameter or of one whose entries a reparametrised tensor rearranges."""
+        """Count one use in the forward pass, of a parameter itself or through a tensor that rearranges its entries."""
         self.reparametrised.spend(tensor)
         used = self.reparametrised.source(tensor)
         key = id(tensor if used is None else used)
@@ -149,12 +133,9 @@ class Accumulator:
     def record(
         self, tensor: Tensor | None, gradients: Callable[[], Tensor], norms: Callable[[], Tensor] | None = None
     ) -> None:
-        """Add one use's contribution, whichever of the two forms is needed; nothing for a tensor that is not known.
+        """Add one use's contribution in the form that is needed; ignore None and tensors that are not known.
 
-        Args:
-            tensor: the parameter or reparametrised tensor that was used, or None.
-            gradients: computes its per-sample gradients [N, *shape].
-            norms: computes their squared norms [N], where there is a cheaper way than through the gradients.
+        `gradients` computes the per-sample gradients [N, *shape], `norms` more cheaply their squares [N].
         """
         if tensor is None or not self.knows(tensor):
             return
@@ -177,7 +158,7 @@ class Accumulator:
         return torch.stack([self._norms.get(column, nothing) for column in range(len(self._uses))], 1)
 
     def is_summed(self, tensor: Tensor) -> bool:
-        """Whether the gradients of a parameter or reparametrised tensor are needed, as several uses have to be added up."""
+        """Whether the gradients of a parameter or reparametrised tensor are needed, to add up several uses."""
         standardised = self.reparametrised.standardised(tensor)
         source = self.reparametrised.source(tensor) if standardised is None else standardised.parameter
         parameter = tensor if source is None else source

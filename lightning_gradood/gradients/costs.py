@@ -1,7 +1,6 @@
 """Costs of the closed forms: a table of measured constants, in multiplications of the grouped convolution.
 
-The CPU's constants were measured with oneDNN on AVX-512, one thread; `benchmarks/measure_costs.py` measures them again,
-and those of a GPU.
+The CPU's were measured with oneDNN on AVX-512, one thread; `benchmarks/measure_costs.py` repeats that, also on a GPU.
 """
 
 from __future__ import annotations
@@ -37,37 +36,25 @@ ACCELERATOR = Costs(
     narrow_weight=2500, slid=1.9, slid_position=7500, diagonal=23,
 )  # fmt: skip
 ALONE = 1 << 16  # elements of a parameter on average, from which closed forms beat the loop on one image alone
-TOKEN_PAIR = (
-    0.88  # a linear layer's time for each pair of tokens and channel, per multiplication of its dW: strips save
-)
+# a linear layer's time for each pair of tokens and channel, per multiplication of its dW; strips make it less than 1
+TOKEN_PAIR = 0.88
 LARGE_NORM = 1 << 15  # elements of an image, from which a layer norm's backward pays one call for each image
 LARGE_MAP = 256  # pixels, from which a 1×1 convolution's input gradient is faster as a matrix product
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Sizes of micro-batches and the share of time for comparisons.
+    """Sizes of micro-batches and the share of time for comparisons."""
 
-    Attributes:
-        chunk: elements of intermediate results of one closed form, so that they stay in a cache.
-        weights: entries of dW in one grouped convolution. Beyond it each image takes longer, up to three times for large
-            weights; below this size call overhead dominates.
-        micro_batch: images in one pass.
-        activation_bytes: what a pass may keep for its backward; fewer images are taken where they would need more.
-        recheck: share of the time that goes into comparing images, chosen by chance, with the loop.
-        slides: whether a forward depthwise convolution is fast with an output gradient as its kernel, as oneDNN's is.
-        unfolds: whether all windows of a convolution's input are laid out side by side, as a GPU likes best: its grouped
-            convolution runs image by image, and sums along diagonals are many small kernels. A CPU's grouped convolution
-            always beats that.
-        costs: what the forms cost there.
-    """
-
-    chunk: int = 1 << 22
+    chunk: int = 1 << 22  # elements of one closed form's intermediate results, so that they stay in a cache
+    # entries of dW in one grouped convolution: with more, images take up to 3 × as long; with fewer, calls dominate
     weights: int = 3 << 16
-    micro_batch: int = 32
-    activation_bytes: int = 2**30
-    recheck: float = 0.01
-    slides: bool = True
+    micro_batch: int = 32  # images in one pass
+    activation_bytes: int = 2**30  # what a pass may keep for its backward; fewer images are taken to stay below
+    recheck: float = 0.01  # share of the time that goes into comparing random images with the loop
+    slides: bool = True  # whether a depthwise convolution is fast with an output gradient as kernel, as oneDNN's is
+    # whether to lay out all windows of a convolution's input: faster on a GPU, whose grouped convolution runs image by
+    # image and for which sums along diagonals are many small kernels; never on a CPU
     unfolds: bool = False
     costs: Costs = CPU
 
@@ -86,12 +73,7 @@ def limits(device: torch.device) -> Limits:
 
 @dataclass(frozen=True)
 class Size:
-    """C·k² → D convolution from `pixels` to T `positions`.
-
-    Attributes:
-        pixel_pairs: entries of the Gram matrices over pixels, one for each phase of the stride.
-        sums: how often a matrix of T² entries is run through to sum these along their diagonals.
-    """
+    """C·k² → D convolution from `pixels` to T `positions`."""
 
     C: int
     D: int
@@ -99,8 +81,8 @@ class Size:
     pixels: int
     positions: int
     groups: int
-    pixel_pairs: int
-    sums: int
+    pixel_pairs: int  # entries of the Gram matrices over pixels, one for each phase of the stride
+    sums: int  # how often a matrix of T² entries is run through to sum along its diagonals
 
 
 def materialised(size: Size, costs: Costs) -> float:

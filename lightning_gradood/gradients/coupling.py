@@ -29,14 +29,7 @@ def _averages(norm: _BatchNorm) -> bool:
 
 
 def check_deterministic(network: nn.Module, image: Tensor, one: Tensor, other: Tensor) -> None:
-    """Refuse a network in which an image's output changes from call to call.
-
-    Args:
-        network: frozen, in eval mode.
-        image: [1, ...].
-        one: its logits in one call.
-        other: its logits in another.
-    """
+    """Refuse a network whose logits for `image` [1, ...] differ between two calls, `one` and `other`."""
     if not torch.equal(one, other):
         place = _first_difference(network, image, image)
         raise Refusal(
@@ -47,13 +40,7 @@ def check_deterministic(network: nn.Module, image: Tensor, one: Tensor, other: T
 
 
 def check_independent(network: nn.Module, probes: Tensor, alone: Tensor) -> None:
-    """Refuse a network in which an image's output changes with the other images of its batch.
-
-    Args:
-        network: frozen, in eval mode.
-        probes: three different images [3, ...].
-        alone: the logits [3, C] of each image in a batch of its own.
-    """
+    """Refuse a network that couples the images of a batch; `alone` [3, C] are the logits of three probes one by one."""
     for rows in ([0, 1, 2], [1, 0]):
         if not _close(network(probes[rows].clone()), alone[rows], _rounding(network)):
             _refuse(_first_difference(network, probes[rows], probes[rows[:1]]))
@@ -62,18 +49,12 @@ def check_independent(network: nn.Module, probes: Tensor, alone: Tensor) -> None
 
 
 def check_same_logits(network: nn.Module, images: Tensor, alone: Tensor) -> None:
-    """Refuse a network in which this batch's outputs are not those of its images alone.
-
-    Args:
-        network: frozen, in eval mode.
-        images: [N, ...].
-        alone: their logits [N, C] from batches of one.
-    """
+    """Refuse a network whose logits for this batch are not those of its images `alone`, [N, C]."""
     with torch.no_grad():
         row = _first_apart(network(images.clone()), alone, _rounding(network))
         if row is None:
             return
-        try:  # rounding is no excuse in float64
+        try:  # float64 rules rounding out
             network = copy_for_proof(network)
             images = images_for(network, images)
             alone = torch.cat([network(image.clone()) for image in torch.split(images, 1)])
@@ -110,12 +91,9 @@ def _first_apart(found: Any, alone: Tensor, epsilon: float) -> int | None:
 
 
 def _jacobian_crosses(network: nn.Module, probes: Tensor) -> bool:
-    """Whether ∂z₀/∂x₁ or ∂z₀/∂x₂ is anything but zero; in float64, where the verdict is final, but for its rounding.
-
-    Most operations leave exact zeros there; a few leave rounding.
-    """
+    """Whether ∂z₀/∂x₁ or ∂z₀/∂x₂ is not zero; in float64, more than the rounding that a few operations leave."""
     leaves = probes.detach().clone().requires_grad_()
-    logits = network(leaves.clone())  # a leaf cannot be written into, but a copy of it can
+    logits = network(leaves.clone())  # the network may write into a copy, but not into a leaf
     if not logits.requires_grad:  # no gradient reaches the images at all, e.g. through an embedding
         return False
     (gradient,) = torch.autograd.grad(logits[0].sum(), leaves, allow_unused=True)
@@ -141,8 +119,6 @@ def _outputs(network: nn.Module, images: Tensor) -> list[tuple[str, Tensor]]:
     found: list[tuple[str, Tensor]] = []
 
     def keep(name: str) -> Any:
-        """Return a hook that keeps the output of the module `name`."""
-
         def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
             if isinstance(output, Tensor) and output.ndim and output.is_floating_point():
                 found.append((name, output.detach().clone()))

@@ -1,7 +1,7 @@
 """Forward and backward pass of one micro-batch by closed forms.
 
-During the forward pass every torch function that takes a parameter is intercepted, and a closed form of `rules` takes its
-place in the autograd graph. One backward pass for each label design then records the parameters' squared norms.
+During the forward pass every torch function that takes a parameter is intercepted, and a closed form of `rules` takes
+its place in the autograd graph. One backward pass for each label design then records the parameters' squared norms.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from lightning_gradood.gradients.rules import MATCHES, REWRITES
 
 Step = tuple[str, str, tuple[int, ...], tuple[object, ...]]
 """A function's name, the closed form that replaced it ("reparametrised" or "unknown" if none, "" for a call without
-parameters), its parameters' columns, and what tells one call from another: a closed form's input as rows for each image
-and the sizes of a row; the entries of an index, which may mix the rows of a batch."""
+parameters), its parameters' columns, and what else identifies the call: for a closed form the input's rows per image
+and a row's sizes, for indexing the entries of the index, which may mix the rows of a batch."""
 
 _INDEXING: frozenset[Callable[..., Any]] = frozenset({
     Tensor.__getitem__, Tensor.__setitem__, Tensor.index_select, torch.index_select, Tensor.masked_select,
@@ -44,24 +44,21 @@ _ALONG: dict[Callable[..., Any], int] = {
         "topk": 2, "kthvalue": 2, "cumsum": 1, "cumprod": 1, "cummax": 1, "cummin": 1, "logcumsumexp": 1,
     }.items()
 }  # fmt: skip
-"""Functions that may move entries from one row to another, and the place of the dimension among their arguments."""
+"""Functions that may move entries from one row to another, with the position of their `dim` argument."""
 
 
 class Interception(TorchFunctionMode):
-    """While active, calls with a parameter among their arguments are replaced.
+    """While active, replaces the calls that take a parameter; parameters have to be frozen meanwhile.
 
-    A torch function mode sees `F.conv2d(x, self.weight)` wherever it is written and lets in-place activations be,
-    where module hooks fail at both. Parameters have to be frozen meanwhile. In this order, a call with a parameter
+    A torch function mode sees `F.conv2d(x, self.weight)` wherever it is written and allows in-place activations; module
+    hooks do neither. In this order, a call with a parameter
 
     1. goes through a closed form (`rules.MATCHES`),
     2. is spelt out in simpler calls, which are intercepted in turn (`rules.REWRITES`),
     3. makes a reparametrised tensor, if nothing but parameters and constants goes into it,
-    4. is unknown.
+    4. is unknown: its name is added to `unknown`, and the pass is of no use.
 
-    Attributes:
-        trace: the `Step` of each call: equal traces mean that the network did the same with the same parameters, that
-            it was understood alike, and that no index took rows from elsewhere.
-        unknown: names of functions that no closed form covers; then the pass is of no use.
+    Equal `trace`s mean that the network did the same with the same parameters, treated alike, and the same rows.
     """
 
     def __init__(self, accumulator: Accumulator, images: Tensor) -> None:
@@ -76,11 +73,10 @@ class Interception(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """Replace `func` if it takes a parameter."""
         kwargs = kwargs or {}
         given = tensors_in((args, kwargs))
         used = self._accumulator.known_among(given)
-        # no gradient goes through what happens under no_grad, inside a custom autograd function for one
+        # under no_grad, e.g. inside a custom autograd function, no gradient flows
         if not used or not torch.is_grad_enabled():
             result = self._without_parameters(func, args, kwargs, given)
             self._follow_images(given, result)
@@ -111,7 +107,7 @@ class Interception(TorchFunctionMode):
         return func(*args, **kwargs)
 
     def _rows(self, x: Tensor) -> tuple[object, ...]:
-        """Rows for each image, and a row's sizes; a scalar stands for no input at all."""
+        """Rows per image and a row's sizes; empty for a scalar, which stands for no input."""
         return (x.shape[0] / self._accumulator.batch, *x.shape[1:]) if x.ndim else ()
 
     def _without_closed_form(
@@ -126,7 +122,7 @@ class Interception(TorchFunctionMode):
         reparametrised, is_parameter = self._accumulator.reparametrised, self._accumulator.is_parameter
         result = reparametrised.apply(func, args, kwargs, is_parameter) if constant else func(*args, **kwargs)
         if not tensors_in(result):
-            return func(*args, **kwargs)  # a shape or a dtype carries no gradient; ask the parameter itself
+            return func(*args, **kwargs)  # a shape or a dtype, asked of the parameter itself
         self._note(func, "reparametrised" if constant else "unknown", used, _index(func, args, given))
         if not constant:
             self.unknown.append(getattr(func, "__name__", str(func)))
@@ -141,7 +137,7 @@ class Interception(TorchFunctionMode):
                 self._from_images[tensor] = True
 
     def _is_from_images(self, tensor: Tensor) -> bool:
-        """Whether `tensor`, which has no gradient, is the images or made from them by functions that are seen here."""
+        """Whether `tensor`, which has no gradient, is the images or computed from them by intercepted functions."""
         return tensor is self._images or tensor in self._from_images
 
     def _note(self, func: Callable[..., Any], became: str, used: list[Tensor], told: tuple[object, ...] = ()) -> None:
@@ -150,8 +146,8 @@ class Interception(TorchFunctionMode):
 
 
 def _index(func: Callable[..., Any], args: tuple[Any, ...], given: list[Tensor]) -> tuple[object, ...]:
-    """What an indexing function is asked for: digests of integers and masks, or the index itself if it has no tensor."""
-    if func not in _INDEXING or (func is torch.where and len(args) == 3):  # which chooses element by element
+    """The entries of an index: digests of integer and mask tensors, or the index itself if it has no tensor."""
+    if func not in _INDEXING or (func is torch.where and len(args) == 3):  # three arguments choose element by element
         return ()
     return (*map(_entries, given), *(args[1:] if len(given) == 1 else ()))
 
@@ -174,7 +170,7 @@ def _entries(tensor: Tensor) -> object:
 
 @dataclass(frozen=True)
 class Forward:
-    """An intercepted forward pass: the network's output, how it came about, and where its norms will be added up."""
+    """An intercepted forward pass, from which norms can be computed."""
 
     output: Tensor
     watch: Interception
@@ -182,29 +178,16 @@ class Forward:
 
 
 def forward(network: nn.Module, images: Tensor, parameters: Sequence[nn.Parameter], passes: int) -> Forward:
-    """Run the network, its parameters frozen, with closed forms in place of the operations that use them.
-
-    Args:
-        network: in eval mode.
-        images: [N, ...].
-        parameters: the L tensors, frozen.
-        passes: number of backward passes that will follow.
-    """
+    """Run the network, its parameters frozen, with closed forms; `passes` backward passes will follow."""
     accumulator = Accumulator(parameters, images.shape[0], passes)
-    given = images.clone()  # into which the network may write
+    given = images.clone()  # the network may write into it
     with Interception(accumulator, given) as watch:
         output = network(given)
     return Forward(output, watch, accumulator)
 
 
 def backward(pass_: Forward, label_designs: Sequence[LabelDesign], keep: bool = False) -> Tensor:
-    """Return the squared norms, float64 [N, K, L], for K designs over one forward pass.
-
-    Args:
-        pass_: from `forward`.
-        label_designs: K designs.
-        keep: whether another backward pass will follow.
-    """
+    """Return the squared norms, float64 [N, K, L], for K designs; `keep` the graph for another backward pass."""
     norms = []
     for number, design in enumerate(label_designs, start=1):
         logit_gradient, scale = scaled_logit_gradient(design, pass_.output)
@@ -213,8 +196,8 @@ def backward(pass_: Forward, label_designs: Sequence[LabelDesign], keep: bool = 
 
 
 def norms_for(pass_: Forward, logit_gradient: Tensor, keep: bool) -> Tensor:
-    """Return the squared norms, float64 [N, L], for a gradient of the logits [N, C]; `keep` the graph for another one."""
+    """Return the squared norms, float64 [N, L], for a logit gradient [N, C]; `keep` the graph for another one."""
     pass_.accumulator.start()
-    # the anchor is what every closed form hangs on; asking for it alone leaves every `.grad` untouched
+    # every closed form depends on the anchor; asking for its gradient alone leaves every `.grad` untouched
     torch.autograd.grad(pass_.output, pass_.watch.anchor, logit_gradient, allow_unused=True, retain_graph=keep)
     return pass_.accumulator.result()

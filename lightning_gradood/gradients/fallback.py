@@ -24,21 +24,10 @@ def loop_norms(
     reorders: bool = True,
     scales: bool = True,
 ) -> tuple[Tensor, Tensor]:
-    """Return squared gradient norms and logits, one forward and K backward passes per image.
+    """Return squared norms, float64 [N, K, L], and logits [N, C], by one forward and K backward passes per image.
 
-    Args:
-        network: in eval mode.
-        images: [N, ...], ordinary tensors of the network's dtype.
-        label_designs: K designs.
-        parameters: the L parameters to read.
-        reorders: whether batch norm may meet a layout that torch misreads (`core.network_state`).
-        scales: whether the backward pass is linear, so that its logit gradient may be brought to a safe scale.
-
-    Returns:
-        float64 [N, K, L] and the logits [N, C] in the dtype of the network's output.
-
-    Raises:
-        Refusal: if the output is not logits, or a checkpointed block keeps its gradients to itself.
+    `reorders`: whether batch norm may meet a layout that torch misreads (`core.network_state`). `scales`: whether the
+    backward pass is linear, so that its logit gradient may be brought to a safe scale.
     """
     ordered = OrderedBatchNorm() if reorders else nullcontext()
     with requiring_grad(parameters, True), refusing_missing_gradients(network), ordered:
@@ -47,12 +36,12 @@ def loop_norms(
 
 
 _NO_BACKWARD = ("no autograd formula", "either the backward or vjp method", "the derivative for")
-"""What torch says of an operation without a backward: a custom operator, a custom function, one of its own."""
+"""Parts of torch's messages about an operation without a backward."""
 
 
 @contextmanager
 def refusing_missing_gradients(network: nn.Module) -> Iterator[None]:
-    """Refuse, in place of torch's own errors, what gives no gradient: some checkpoints, operations without a backward."""
+    """Refuse, in place of torch's own errors, checkpoints that give no gradient and operations without a backward."""
     try:
         yield
     except (RuntimeError, UserWarning) as error:
@@ -85,7 +74,7 @@ def _one_image(
     parameters: Sequence[nn.Parameter],
     scales: bool,
 ) -> tuple[Tensor, Tensor]:
-    logits = network(image.clone())  # into which it may write
+    logits = network(image.clone())  # the network may write into it
     check_logits(logits, 1)
     logit_gradient_of = scaled_logit_gradient if scales else natural_logit_gradient
     norms = []
@@ -102,7 +91,7 @@ def _one_image(
 def _refuse_cut(
     network: nn.Module, parameters: Sequence[nn.Parameter], gradients: Sequence[Tensor | None], logits: Tensor
 ) -> None:
-    """Refuse parameters in the output's graph that no gradient reaches: a custom function's backward returns None above them."""
+    """Refuse parameters in the output's graph without a gradient, since a custom backward returns None."""
     missing = {parameter for parameter, gradient in zip(parameters, gradients, strict=True) if gradient is None}
     cut = [parameter for parameter in missing if parameter in _leaves(logits)] if missing else []
     if cut:
@@ -115,7 +104,7 @@ def _refuse_cut(
 
 
 def _leaves(output: Tensor) -> set[Tensor]:
-    """The tensors at the ends of an output's graph."""
+    """The leaf tensors of an output's graph."""
     seen, found, open_ = set(), set(), [output.grad_fn]
     while open_:
         node = open_.pop()
@@ -136,7 +125,7 @@ def _squared(gradients: Sequence[Tensor | None], like: Tensor) -> Tensor:
     small = {column: gradient for column, gradient in given if column not in large}
     if large:
         squares[list(large)] = torch.stack([_by_rows(gradient) for gradient in large.values()]).square()
-    if small:  # one call where L would add up
+    if small:  # one call for all
         norms = torch._foreach_norm(list(small.values()), dtype=torch.float64)
         squares[list(small)] = torch.stack(norms).square()
     for column in (squares < _UNDERFLOW).nonzero().flatten().tolist():
@@ -146,7 +135,7 @@ def _squared(gradients: Sequence[Tensor | None], like: Tensor) -> Tensor:
 
 
 def _by_rows(gradient: Tensor) -> Tensor:
-    """The norm in float32 row by row, where most channels of a deep layer may be dead, and float64 from there."""
+    """The norm, in float32 within rows and in float64 over the rows."""
     norms: Tensor = torch.linalg.vector_norm(torch.linalg.vector_norm(gradient.flatten(1), dim=1), dtype=torch.float64)
     return norms
 

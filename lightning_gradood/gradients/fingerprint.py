@@ -1,8 +1,7 @@
-"""Fingerprints of networks, for which a plan was made.
+"""Fingerprints, which tell whether a network is still the one that a plan was made for.
 
-A plan says that closed forms are right for a network as it was. Training, loading weights, a changed flag, hook or layer
-make it another network, for which a plan has to be made anew; the fingerprint of weights, flags and attributes is compared
-in a fraction of a millisecond.
+Training, loading weights, or a changed flag, hook or layer calls for a new plan. Weights, flags and attributes are
+compared in a fraction of a millisecond.
 """
 
 from __future__ import annotations
@@ -19,23 +18,18 @@ _REGISTRIES = ("_parameters", "_buffers", "_modules")
 _HOOKS = [name for name, value in vars(nn.Module()).items() if name.endswith("hooks") and isinstance(value, dict)]
 _COUNTED = {*_HOOKS, "_non_persistent_buffers_set"}
 _SKIPPED = {*_REGISTRIES, "training"}
-_DEPTH = 3  # of nested containers that are looked into
+_DEPTH = 3  # levels of nested containers that are compared
 
 Place = tuple[str, str]
-"""A module's name in its network, and an attribute's or a buffer's in that module."""
+"""A module's name in its network, and the name of an attribute or a buffer in that module."""
 
 
 class Fingerprint:
-    """A network's state at the time of its proof.
+    """A network's state at the time of its proof, without what every pass changes (`moving`).
 
-    Version counters tell every change that goes through torch, addresses tell exchanged tensors, and two entries of each
-    tensor tell changes through `.data`, which have no version. Attributes are compared into dictionaries, lists and
-    plain objects, such as a configuration that all modules share.
-
-    Args:
-        structure: the network's modules and parameters.
-        network: itself, which is not kept.
-        moving: attributes and buffers that every forward pass changes; they are left out.
+    Version counters tell every change that goes through torch, addresses tell exchanged tensors, and two entries of
+    each tensor tell changes through `.data`, which have no version. Attributes are compared into dictionaries, lists
+    and plain objects, such as a configuration that all modules share.
     """
 
     def __init__(self, structure: Structure, network: nn.Module, moving: Collection[Place] = ()) -> None:
@@ -59,7 +53,7 @@ class Fingerprint:
         """Whether the network is still the one of the proof."""
         try:
             modules = structure.modules(network)
-            # dictionaries compare their values by identity first, so that hardly a value is looked at
+            # dictionaries compare their values by identity first, so that few values are looked at
             return (
                 structure is self._structure
                 and self._shallow(modules) == self._attributes
@@ -69,7 +63,7 @@ class Fingerprint:
                 and _versions(self._tensors) == self._versions
                 and torch.equal(_joined(self._samples), self._values)
             )
-        except (RuntimeError, ValueError):  # tensors or arrays that took another's place have no single truth value
+        except (RuntimeError, ValueError):  # a tensor or array in an attribute's place has no single truth value
             return False
 
     def _shallow(self, modules: Mapping[str, nn.Module]) -> list[dict[str, Any]]:
@@ -107,7 +101,7 @@ def attributes_of(network: nn.Module) -> dict[Place, Any]:
 
 
 def _in_python(modules: Mapping[str, nn.Module]) -> Mapping[str, nn.Module]:
-    """Without those that torch.jit compiled, whose attributes cannot be looked at."""
+    """Without those that torch.jit compiled, whose attributes cannot be read."""
     if not any(map(is_compiled, modules.values())):
         return modules
     return {name: module for name, module in modules.items() if not is_compiled(module)}

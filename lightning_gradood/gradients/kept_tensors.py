@@ -1,9 +1,9 @@
-"""Tensors that a network keeps, updates or overwrites in a forward pass, and passes that do not meet them.
+"""Tensors that a network keeps, updates or overwrites in a forward pass, and passes that are independent of them.
 
-Some networks keep a tensor that parameters determine from one call to the next (LeViT's attention biases): its graph is gone
-after the first backward pass, and filled under `no_grad` it has none. Others update a buffer. `observe` finds this out in
-a few forward passes of copies; every pass of such a network then goes through a copy of its own (`Afresh`), so that no
-pass meets what another one left, and the caller's network stays as it is.
+Some networks keep a tensor computed from parameters from one call to the next (LeViT's attention biases): its graph is
+gone after the first backward pass, and filled under `no_grad` it has none. Others update a buffer. `observe` finds this
+out in a few passes of copies; every pass of such a network then goes through a copy of its own (`Afresh`), so that no
+pass depends on an earlier one, and the caller's network stays as it is.
 """
 
 from __future__ import annotations
@@ -25,11 +25,9 @@ _ABSENT = object()
 
 
 class Afresh(nn.Module):
-    """A network of which every pass is made by a copy that shares its parameters.
+    """A network of which every pass is made by a copy that shares its parameters; its modules have the same names.
 
-    Args:
-        network: whose modules and parameters this module has, under the same names.
-        starts: what some attributes hold when a pass begins, such as an empty cache.
+    `starts` is what some attributes hold when a pass begins, such as an empty cache.
     """
 
     def __init__(self, network: nn.Module, starts: Mapping[Place, Any]) -> None:
@@ -40,19 +38,14 @@ class Afresh(nn.Module):
         self.training = network.training
 
     def forward(self, images: Tensor) -> Any:
-        """What the network returns."""
+        """Return what the network returns."""
         return _copied(self.__dict__["original"], self._starts)(images)
 
 
 def copied(network: nn.Module, shared: Sequence[Any] = ()) -> nn.Module:
-    """Return a deep copy in which tensors that have a graph, e.g. a cached weight, have none.
+    """Return a deep copy in which tensors with a graph, e.g. a cached weight, have none.
 
-    Args:
-        network: any.
-        shared: objects that the copy has in common with the network.
-
-    Raises:
-        Exception: whatever a network raises that cannot be copied.
+    `shared` objects are not copied. Raises whatever a network raises that cannot be copied.
     """
     memo = {id(one): one for one in shared}
     for module in network.modules():
@@ -78,19 +71,10 @@ def _copied(network: nn.Module, starts: Mapping[Place, Any]) -> nn.Module:
 def observe(
     network: nn.Module, image: Tensor, parameters: Sequence[nn.Parameter]
 ) -> tuple[dict[Place, Any] | None, set[Place], Any]:
-    """Find out what a forward pass changes.
+    """Find out what a forward pass on a finite image [1, ...] changes.
 
-    Args:
-        network: in eval mode.
-        image: [1, ...], finite.
-        parameters: the network's, to be differentiated.
-
-    Returns:
-        What `Afresh` needs for this network, or None if it may be used as it is; attributes and buffers that its passes
-        change, counts of calls among them; and the output of a pass, with its graph.
-
-    Raises:
-        Refusal: it keeps tensors and cannot be copied.
+    Returns what `Afresh` needs, or None for a network that may be used as it is; the attributes and buffers that its
+    passes change; and a pass's output with its graph. Refuses a network that keeps tensors and cannot be copied.
     """
     before = _values(network)
     attributes = attributes_of(network)
@@ -118,11 +102,9 @@ def observe(
 
 
 def _passed(network: nn.Module, image: Tensor) -> tuple[Any, set[Place], set[Place]]:
-    """The output of a pass, the places that it changed, and those of them that hold tensors or did: a module may count
-    its calls as it likes.
-    """
+    """The output of a pass, the places that it changed, and those of them that hold or held tensors."""
     before = _values(network)
-    alive = [tensors_in(value) for value in before.values()]  # or another tensor may get the identity of one
+    alive = [tensors_in(value) for value in before.values()]  # so that no new tensor gets the identity of a freed one
     state = {place: frozen(value) for place, value in before.items()}
     logits = network(image.clone())
     now = _values(network)

@@ -1,8 +1,8 @@
 """Label designs: a confounding label and its loss, as the closed form of the loss's gradient in the logits.
 
-Every gradient is written so that no digit is lost at any logit: a probability near 1 is never subtracted from 1. It enters the
-backward pass scaled to a largest entry of 1 (`scaled_logit_gradient`), so that float32 does not underflow for an image
-of which the network is very sure.
+Every gradient is written so that no digit is lost at any logit: a probability near 1 is never subtracted from 1. It
+enters the backward pass scaled to a largest entry of 1 (`scaled_logit_gradient`), so that float32 does not underflow
+for an image that the network classifies with great confidence.
 """
 
 from __future__ import annotations
@@ -94,7 +94,6 @@ class KHot(LabelDesign):
 
     @override
     def logit_gradient(self, logits: Tensor) -> Tensor:
-        """Mean over classes; see `LabelDesign.logit_gradient`."""
         number = logits.shape[1]
         if max(self.classes) >= number:
             raise Refusal(
@@ -131,7 +130,7 @@ class _Softmax(LabelDesign):
         return torch.log_softmax(logits / self.temperature, 1)
 
     def _towards(self, target: Tensor, logits: Tensor) -> Tensor:
-        """Seed for one class an image, `target` int64 [N, 1]."""
+        """Logit gradient for one class per image, `target` int64 [N, 1]."""
         others = self._log_probabilities(logits).exp().scatter(1, target, 0.0)
         return others.scatter(1, target, -others.sum(1, keepdim=True)) / self.temperature
 
@@ -140,8 +139,8 @@ class _Softmax(LabelDesign):
 class Predicted(_Softmax):
     """The predicted class, softmax cross entropy; the first one where logits tie.
 
-    The logit gradient is (p_j for the other classes and minus their sum for the predicted one) / T, so that p − 1 is never
-    computed.
+    The logit gradient is (p_j for the other classes and minus their sum for the predicted one) / T, so that p − 1 is
+    never computed.
 
     Args:
         temperature: T > 0 by which logits are divided; above 1 the other classes weigh more.
@@ -172,11 +171,6 @@ class SecondBest(_Softmax):
 
     @override
     def logit_gradient(self, logits: Tensor) -> Tensor:
-        """Towards the second most probable class.
-
-        Raises:
-            Refusal: the network has one logit.
-        """
         if logits.shape[1] < 2:
             raise Refusal(
                 "`SecondBest` should have a second class. Got a network with one logit. Use `networks.TwoLogits(network)`."
@@ -205,17 +199,10 @@ class Uniform(_Softmax):
 
 
 def scaled_logit_gradient(design: LabelDesign, logits: Tensor) -> tuple[Tensor, Tensor]:
-    """Return each image's logit gradient scaled to a largest entry of 1, and the scale.
+    """Return each image's logit gradient [N, C], scaled to a largest entry of 1, and the scale, float64 [N].
 
-    A squared gradient norm is the norm of the scaled backward pass times the square of the scale.
-
-    Args:
-        design: the confounding label and its loss.
-        logits: [N, C], any floating dtype.
-
-    Returns:
-        The logit gradient [N, C] in the dtype and on the device of `logits`, and the scale, float64 [N], on the CPU where
-        that device has no float64. A logit gradient of zeros stays zeros, with scale 1.
+    A squared norm is that of the scaled backward pass times the squared scale. Zeros stay zeros, with scale 1. The
+    scale is on the CPU where the logits' device has no float64.
     """
     logit_gradient = design.logit_gradient(to_float64(logits.detach()))
     scale = logit_gradient.abs().amax(1)
@@ -224,8 +211,6 @@ def scaled_logit_gradient(design: LabelDesign, logits: Tensor) -> tuple[Tensor, 
 
 
 def natural_logit_gradient(design: LabelDesign, logits: Tensor) -> tuple[Tensor, Tensor]:
-    """Return each image's logit gradient as it is, for a backward that is not linear, and a scale of 1; otherwise as
-    `scaled_logit_gradient`.
-    """
+    """Return each image's logit gradient as it is, for a backward pass that is not linear, and a scale of 1."""
     logit_gradient = design.logit_gradient(to_float64(logits.detach()))
     return logit_gradient.to(logits), logit_gradient.new_ones(logit_gradient.shape[0])

@@ -14,15 +14,10 @@ from lightning_gradood.gradients.accumulator import Accumulator
 
 
 class Layer(ABC):
-    """One call of an operation in the forward pass, with the parameters it used.
+    """One call of an operation in the forward pass, with the parameters it used."""
 
-    Attributes:
-        parameters: the tensors among its arguments whose gradients it accounts for; None where an argument is absent.
-        keeps_input: whether `backward` looks at the input's values; where it does not, the network may overwrite them.
-    """
-
-    parameters: Sequence[Tensor | None]
-    keeps_input: bool = True
+    parameters: Sequence[Tensor | None]  # those whose gradients it accounts for; None where an argument is absent
+    keeps_input: bool = True  # whether `backward` reads the input's values; if not, the network may overwrite them
 
     @abstractmethod
     def output(self, x: Tensor) -> Tensor:
@@ -30,28 +25,21 @@ class Layer(ABC):
 
     @abstractmethod
     def backward(self, x: Tensor, gradient: Tensor, needs_input: bool, accumulator: Accumulator) -> Tensor | None:
-        """Record the parameters' norms in `accumulator` and return the gradient of the input if it is needed.
+        """Record the parameters' norms in `accumulator`; return the input's gradient, or None unless `needs_input`.
 
-        Args:
-            x: the input of the forward pass, [N, ...]; an empty tensor where the layer does not keep it.
-            gradient: d loss / d output; image n's loss fills row n alone.
-            needs_input: whether anything before the operation has parameters.
-            accumulator: where the norms go.
+        `x` is the forward pass's input [N, ...], or an empty tensor where the layer does not keep it; `gradient` is
+        d loss / d output, in which image n's loss fills row n alone.
         """
 
 
 @dataclass(frozen=True)
 class Call:
-    """A call to a torch function with a parameter among its arguments, as a closed form's `match` sees it.
-
-    Attributes:
-        from_images: whether a tensor without gradient was computed from the images, and is no constant.
-    """
+    """A call to a torch function with a parameter among its arguments, as a closed form's `match` sees it."""
 
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     accumulator: Accumulator
-    from_images: Callable[[Tensor], bool]
+    from_images: Callable[[Tensor], bool]  # whether a tensor without gradient was computed from the images
 
     def bind(self, names: Sequence[str], defaults: Sequence[Any]) -> list[Any] | None:
         """Return the arguments in the order of `names`; None if the call has others, which no formula covers."""
@@ -86,7 +74,7 @@ class Call:
         )
 
     def is_activation(self, *tensors: object) -> bool:
-        """Whether each is a floating point tensor that gradients flow through and that is not made of parameters alone."""
+        """Whether each is a floating point tensor with a gradient that is not made of parameters alone."""
         return all(
             isinstance(tensor, Tensor)
             and not self.accumulator.knows(tensor)
@@ -106,10 +94,10 @@ class Call:
 
 
 Match = Callable[[Call], tuple[Layer, Tensor] | None]
-"""Turns a call into its layer and the layer's input, or declines with None."""
+"""Turns a call into its layer and the layer's input, or returns None."""
 
 Rewrite = Callable[[Call], Callable[[], Any] | None]
-"""Spells a call out in simpler ones, to be made when asked, or declines with None."""
+"""Returns a function that spells a call out in simpler ones, or None."""
 
 
 class Recorded(torch.autograd.Function):

@@ -1,7 +1,7 @@
 """Checks of a network, its images and its logits before gradient norms are computed, each with its own refusal.
 
-`structure_of` keeps a network's modules and parameters by name between calls: walking over them takes as long as a small
-layer.
+`structure_of` keeps a network's modules and parameters by name between calls, since walking over them takes as long as
+a small layer.
 """
 
 from __future__ import annotations
@@ -20,19 +20,16 @@ from lightning_gradood.core import Refusal, check_logits_shape, refuse_fixed_mod
 
 
 class Structure:
-    """A network's modules and parameters by name.
+    """A network's modules and parameters by name, without the network itself, so that it can be freed.
 
-    The network itself is not kept, or it would never be freed.
-
-    Attributes:
-        parameters: each tensor once, under its first name, in the order of `named_parameters`.
+    `parameters` has each tensor once, under its first name, in the order of `named_parameters`.
     """
 
     def __init__(self, network: nn.Module) -> None:
         modules = dict(network.named_modules())
         self._inner = {name: module for name, module in modules.items() if name}
         self._compiled = any(is_compiled(module) for module in modules.values())
-        # of modules that torch.jit compiled, these are made anew at each look
+        # a module that torch.jit compiled makes these anew at each look
         self._registries = (
             [] if self._compiled else [r for module in modules.values() for r in (module._modules, module._parameters)]
         )
@@ -62,7 +59,7 @@ def structure_of(network: nn.Module) -> Structure:
 
 
 def is_compiled(module: nn.Module) -> bool:
-    """Whether torch.jit compiled it, so that its attributes cannot be looked at."""
+    """Whether torch.jit compiled the module, so that its attributes cannot be read."""
     return isinstance(module, torch.jit.ScriptModule)
 
 
@@ -135,7 +132,6 @@ class RefusingQuantised(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """Call `func` and look at what it returns."""
         result = func(*args, **(kwargs or {}))
         if isinstance(result, Tensor) and result.is_quantized:
             raise Refusal(
@@ -184,12 +180,7 @@ def check_images(images: Tensor, named: Mapping[str, nn.Parameter]) -> None:
 
 
 def check_logits(logits: Tensor, number: int) -> None:
-    """Refuse an output that is not one row of logits, with a graph behind it, for each image.
-
-    Args:
-        logits: what the network returned.
-        number: of images it was given.
-    """
+    """Refuse an output that is not one row of logits, with a graph behind it, for each of `number` images."""
     check_logits_shape(logits, number)
     if not logits.is_floating_point():
         raise Refusal(

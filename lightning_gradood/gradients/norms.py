@@ -1,6 +1,6 @@
 """Squared gradient norms of a batch of images, with or without the logits of the same pass.
 
-The batch is cut into micro-batches, so that memory does not grow with it, and what each pass did is checked.
+The batch is cut into micro-batches, so that memory does not grow with it, and each pass is compared with the plan.
 """
 
 from __future__ import annotations
@@ -42,14 +42,7 @@ def batched_norms(
     label_designs: Sequence[LabelDesign],
     structure: Structure,
 ) -> tuple[Tensor, Tensor]:
-    """Return what `loop_norms` returns, in the fastest way that is right for the network.
-
-    Args:
-        network: in eval mode.
-        images: [N, ...] in any floating dtype, inference tensors too.
-        label_designs: K designs.
-        structure: the network's modules and parameters.
-    """
+    """Return what `loop_norms` returns, in the fastest way that is right for a network in eval mode."""
     plan = plan_for(network, images, structure)
     work = _Work(network, label_designs, structure.parameters, plan)
     done, first = [], 0
@@ -89,7 +82,7 @@ class _Work:
         )
 
     def micro_batch(self, images: Tensor, first: int) -> tuple[Tensor, Tensor]:
-        """The fast way, or the loop where it does not lead to the end; `first` is the number of the first image."""
+        """The fast way, or the loop where it fails; `first` is the number of the first image."""
         checked = self.plan.checked
         is_new = images.shape[0] not in checked.sizes
         checks = self._due(images, is_new)
@@ -98,7 +91,7 @@ class _Work:
             return self._alone(images)
         reached = (outcome[0] > 0).any(1).any(0)
         if not checks.logit_gradients and bool((new := reached & ~checked.columns.to(reached)).any()):
-            row = int(outcome[0][:, :, new].sum((1, 2)).argmax())  # of parameters that no checked pass has reached
+            row = int(outcome[0][:, :, new].sum((1, 2)).argmax())  # the image that reaches the new parameters most
             checks = Checks(logit_gradients=True, row=row)
             outcome = self._fast(images, checks, first, is_new=True)
             if outcome is None:
@@ -109,7 +102,7 @@ class _Work:
         return outcome
 
     def _alone(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """The loop, for a batch in which the network does something else than in the plan's: is it still uncoupled?"""
+        """The loop, for a batch that does not follow the plan; refuse it if its images influence each other."""
         norms, logits = self.loop(images)
         with requiring_grad(self.parameters, False):
             check_same_logits(self.subject, images, logits)
@@ -128,7 +121,7 @@ class _Work:
         )
 
     def _fast(self, images: Tensor, checks: Checks, first: int, is_new: bool) -> tuple[Tensor, Tensor] | None:
-        """Norms and logits; None where the pass was not what the plan says or cannot be done."""
+        """Norms and logits; None where the pass differs from the plan or fails."""
         plan, passes = self.plan, len(self.label_designs) + bool(checks)
         try:
             with requiring_grad(self.parameters, False):
@@ -141,7 +134,7 @@ class _Work:
                 fault = checks and find_fault(subject, images, self.label_designs[0], pass_, norms[:, 0], checks)
         except Refusal:
             raise
-        except Exception:  # what the network does not survive under interception, the loop may
+        except Exception:  # the loop may succeed where interception fails
             return None
         if fault:
             self._doubt(fault, images, first, is_new)
@@ -151,7 +144,7 @@ class _Work:
     def _doubt(self, fault: Fault, images: Tensor, first: int, is_new: bool) -> None:
         """Take the loop from now on where nothing was returned yet; refuse where earlier numbers may be wrong, too."""
         if fault.kind == "logits":
-            return  # the loop gives the right ones, with which the batch's are then compared
+            return  # `_alone` compares them with the loop's
         if not is_new:
             raise Refusal(
                 "`network` should give each image the same gradient in a batch as alone. "
@@ -163,11 +156,7 @@ class _Work:
 
 
 def parameter_names(network: nn.Module) -> list[str]:
-    """Return the names of the L parameter tensors in the order of the norms' columns.
-
-    Args:
-        network: any module; a tensor that several modules share is listed once, under its first name.
-    """
+    """Return the L parameter tensors' names in the order of the norms' columns, a shared one under its first name."""
     return list(structure_of(network).parameters)
 
 
@@ -207,18 +196,10 @@ def squared_gradient_norms(
 
 
 def probe_gradients(network: nn.Module, images: Tensor, label_designs: Sequence[LabelDesign]) -> tuple[Tensor, Tensor]:
-    """Return `squared_gradient_norms` together with the logits of the same forward pass.
-
-    Args:
-        network: as for `squared_gradient_norms`.
-        images: as for `squared_gradient_norms`.
-        label_designs: K designs.
+    """Return `squared_gradient_norms` for K label designs together with the logits of the same forward pass.
 
     Returns:
         The norms, float64 [N, K·L], and the logits [N, C], detached, in the dtype of the network's output.
-
-    Raises:
-        Refusal: as `squared_gradient_norms`.
     """
     if not label_designs:
         raise Refusal(
@@ -246,9 +227,6 @@ def warm_up(network: nn.Module, shape: Sequence[int]) -> str:
 
     Returns:
         "closed forms", or why single images are computed one after the other.
-
-    Raises:
-        Refusal: as `squared_gradient_norms`.
 
     Example:
         >>> import torch

@@ -1,7 +1,4 @@
-"""The plan for a network and an image shape: made once, used while the network is the same, replaced if it fails.
-
-It holds as long as the network's `Fingerprint` does; `norms` checks it on the caller's images.
-"""
+"""The plan for a network and an image shape: made once, used while its `Fingerprint` fits, replaced if it fails."""
 
 from __future__ import annotations
 
@@ -21,16 +18,7 @@ _plans: WeakKeyDictionary[nn.Module, dict[_Key, tuple[Plan, Fingerprint]]] = Wea
 
 
 def plan_for(network: nn.Module, images: Tensor, structure: Structure) -> Plan:
-    """Return the plan for a network in eval mode and images of this shape; make it on the first call.
-
-    Args:
-        network: in eval mode.
-        images: [N, ...] in any floating dtype.
-        structure: the network's.
-
-    Raises:
-        Refusal: if the images of a batch influence each other, or the network is not deterministic.
-    """
+    """Return the plan for a network in eval mode and images of this shape; make it on the first call."""
     parameters = list(structure.parameters.values())
     plans = _plans.setdefault(network, {})
     known = plans.get(_key(images))
@@ -43,13 +31,13 @@ def plan_for(network: nn.Module, images: Tensor, structure: Structure) -> Plan:
     check_statistics(modules)
     probes = probe_images(images, parameters[0].dtype)
     plan = Plan(None, 1, reason=NO_NUMBERS) if probes is None else prove(network, probes, parameters)
-    if plan.reason != NO_NUMBERS:  # this batch; the next may be better
+    if plan.reason != NO_NUMBERS:  # which the next batch may have
         plans[_key(images)] = (plan, Fingerprint(structure, network, plan.moving))
     return plan
 
 
 def way_of(network: nn.Module, images: Tensor) -> str:
-    """How images of this shape are computed, after the first call with them: "closed forms", or why not so."""
+    """How images of this shape are computed, after the first call with them: "closed forms", or why not."""
     plan = _plans[network][_key(images)][0]
     if plan.trace is not None and (plan.checked.sizes or images.shape[0] == 1):
         return "closed forms"

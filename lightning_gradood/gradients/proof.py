@@ -1,17 +1,17 @@
 """Comparison of closed forms with plain autograd on a network's first batch, from which its plan follows.
 
-Nothing a network does with its batch can be seen from outside, so the plan is measured on three probe images, all
-different, in batches of different size and order, on a copy of the network whose tiny parameters are filled (`copied`), so
-that no error is too small to be seen; where float32 numbers differ, a float64 copy decides:
+The plan is measured on three different probe images, in batches of different size and order, on a copy of the network
+whose tiny parameters are filled (`reveal`), so that no error is too small to be seen; where float32 numbers differ, a
+float64 copy decides:
 
 1. Does an image's output depend on the other images? Then it has no gradient of its own: refused, naming the layer.
 2. Does the same image give the same output twice? If not (dropout left on): refused, likewise.
-3. Is the backward pass linear in its logit gradient? If not (a hook that clamps): the loop, with every logit gradient as it is.
-4. Do closed forms cover every way on which autograd reaches a parameter, and give the loop's numbers? If not: the loop.
+3. Is the backward pass linear in its logit gradient? If not (a hook that clamps): the loop, with unscaled logit
+   gradients.
+4. Do closed forms cover every way by which autograd reaches a parameter, and give the loop's numbers? If not: the loop.
 
-What the network did is kept as a trace of its operations. A later batch that leaves another trace (control flow that depends
-on the data, rows that are chosen by the data) is computed by the loop. So is a single image where parameters are
-many and small.
+The plan keeps the trace of the network's operations. A later batch with another trace (control flow or rows that depend
+on the data) is computed by the loop. So is a single image where parameters are many and small.
 """
 
 from __future__ import annotations
@@ -51,52 +51,35 @@ _LARGEST_COPY = 4 << 30  # bytes of a copy; larger networks are proved on themse
 
 @dataclass
 class Checked:
-    """Columns and batch sizes that were compared on the caller's own images so far.
+    """Columns and batch sizes that were compared on the caller's own images so far."""
 
-    Attributes:
-        sizes: numbers of images in a micro-batch.
-        columns: parameters with a gradient other than zero in a checked pass, bool [L].
-    """
-
-    columns: Tensor
-    sizes: set[int] = field(default_factory=set)
+    columns: Tensor  # parameters with a gradient other than zero in a checked pass, bool [L]
+    sizes: set[int] = field(default_factory=set)  # numbers of images in a micro-batch
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The way in which a network's norms are computed.
+    """The way in which a network's norms are computed."""
 
-    Attributes:
-        trace: what a fast pass has to do to be trusted; None where only the loop is right.
-        micro_batch: images in one pass, so that activations stay within `costs.limits`.
-        single: whether the fast way is right and pays for one image alone, too.
-        reason: why the fast way is not taken, for whoever wonders about the speed; empty where it is.
-        reorders: whether batch norm may meet a layout that torch misreads (`core.network_state`).
-        scales: whether the backward pass is linear, so that its logit gradient may be brought to a safe scale.
-        starts: what `Afresh` needs; None for a network that may be used as it is.
-        moving: attributes and buffers that every pass changes.
-        checked: what the caller's images have confirmed.
-    """
-
-    trace: tuple[Step, ...] | None
-    micro_batch: int
-    single: bool = False
-    reason: str = ""
-    reorders: bool = True
-    scales: bool = True
-    starts: dict[Place, Any] | None = None
-    moving: frozenset[Place] = frozenset()
+    trace: tuple[Step, ...] | None  # what a fast pass has to do to be trusted; None where only the loop is right
+    micro_batch: int  # images in one pass, so that activations stay within `costs.limits`
+    single: bool = False  # whether the fast way is right and pays for one image alone, too
+    reason: str = ""  # why the fast way is not taken; empty where it is
+    reorders: bool = True  # whether batch norm may meet a layout that torch misreads (`core.network_state`)
+    scales: bool = True  # whether the backward pass is linear, so that its logit gradient may be scaled
+    starts: dict[Place, Any] | None = None  # what `Afresh` needs; None for a network that may be used as it is
+    moving: frozenset[Place] = frozenset()  # attributes and buffers that every pass changes
     checked: Checked = field(default_factory=lambda: Checked(torch.zeros(0, dtype=torch.bool)), compare=False)
 
     def subject(self, network: nn.Module) -> nn.Module:
-        """What passes are made of: the network, or one that lets no pass meet another."""
+        """The module that passes go through: the network, or one that makes every pass with a fresh copy."""
         return network if self.starts is None else Afresh(network, self.starts)
 
 
 def probe_images(images: Tensor, dtype: torch.dtype) -> Tensor | None:
-    """Three images in the range of the caller's, no two alike even where all of his are constant; None without a finite one."""
+    """Return three different images in the range of the caller's, which may be constant; None without a finite one."""
     found: list[Tensor] = []
-    for image in images:  # which looks at no more of a large batch than it needs
+    for image in images:  # stops at the third, as the batch may be large
         if len(found) < 3 and bool(torch.isfinite(image).all()):
             found.append(image)
         if len(found) == 3:
@@ -108,16 +91,7 @@ def probe_images(images: Tensor, dtype: torch.dtype) -> Tensor | None:
 
 
 def prove(network: nn.Module, probes: Tensor, parameters: Sequence[nn.Parameter]) -> Plan:
-    """Return the plan for a network.
-
-    Args:
-        network: in eval mode.
-        probes: from `probe_images`.
-        parameters: the L tensors.
-
-    Raises:
-        Refusal: if the images of a batch influence each other, or the network is not deterministic.
-    """
+    """Return the plan for a network in eval mode; refuse one that is not deterministic or couples images."""
     ordered = OrderedBatchNorm()
     with _warned_of_checkpoints(network):
         with ordered, RefusingQuantised():
@@ -139,16 +113,16 @@ def prove(network: nn.Module, probes: Tensor, parameters: Sequence[nn.Parameter]
             plan, trace=None, single=False,
             reason="parameters are used where no torch function shows, e.g. in a custom autograd function",
         )  # fmt: skip
-    # the trace says that no other way is taken, so what was not met here will not be met later
+    # a later pass with the same trace uses the same functions, so what was not met here is not met later
     return replace(plan, reorders=ordered.met)
 
 
 def _judged(network: nn.Module, probes: Tensor) -> Plan:
-    """The verdict in float32 where that is enough, for it is several times faster there; else in float64."""
+    """The verdict in float32 where that is enough, since it is several times faster; else in float64."""
     own = next(network.parameters()).dtype
     verdict: Plan | None = None
     if own != torch.float64:
-        with suppress(Refusal):  # an output that seems to depend on other images may be rounded
+        with suppress(Refusal):  # rounding may look like a dependence on other images
             verdict = _examined_where_possible(network, probes, torch.float32)
     if verdict is None or verdict.reason in (MISMATCH, _NOT_LINEAR):
         verdict = _examined_where_possible(network, probes, torch.float64)
@@ -176,9 +150,7 @@ def _examined_where_possible(network: nn.Module, probes: Tensor, dtype: torch.dt
 
 
 def _truth(network: nn.Module, probes: Tensor) -> tuple[Tensor, Tensor]:
-    """Three images' norms by the loop, float64 [3, K, L], the first one's under logit gradients of other sizes, too;
-    logits [3, C].
-    """
+    """The loop's norms, float64 [3, 3, L], the first image's under logit gradients of three sizes; logits [3, C]."""
     parameters = list(network.parameters())
     probes = images_for(network, probes)
     sizes = [_Sized(factor) for factor in (1.0, 2.0**20, 2.0**-20)]
@@ -195,7 +167,7 @@ def _examined(network: nn.Module, probes: Tensor, truth: Tensor, logits: Tensor)
     probes = images_for(network, probes)
     with requiring_grad(parameters, False):
         check_independent(network, probes, logits)
-        # powers of two do not round, so that float32 is as good as float64 here
+        # powers of two do not round, so that float32 suffices
         if any(first_excess(truth[:1, 0], truth[:1, number], strict=True) for number in (1, 2)):
             return Plan(None, 1, reason=_NOT_LINEAR, scales=False)
         plan = _proved(network, probes, parameters, truth[:, 0], size)
@@ -264,7 +236,7 @@ def _proved(
 
 
 def _pays_alone(parameters: Sequence[nn.Parameter]) -> bool:
-    """Whether writing one image's gradients, as the loop does, takes longer than a closed form's calls for each tensor."""
+    """Whether writing one image's gradients, as the loop does, takes longer than the calls of closed forms."""
     return sum(parameter.numel() for parameter in parameters) >= costs.ALONE * len(parameters)
 
 
@@ -289,7 +261,7 @@ def _try(
             agree = first_excess(norms, truth, images.dtype == torch.float64) is None
             if not agree or not logit_gradients_agree(pass_, _UNIT, norms):
                 return MISMATCH
-    except Exception as error:  # what the network does not survive under interception, the loop survived
+    except Exception as error:  # of interception, since the loop has succeeded
         return f"{type(error).__name__}: {error}"
     own = {parameter.untyped_storage().data_ptr() for parameter in parameters}
     activations = sum(size for pointer, size in kept.items() if pointer not in own)
@@ -299,10 +271,7 @@ def _try(
 
 @contextmanager
 def _warned_of_checkpoints(network: nn.Module) -> Iterator[None]:
-    """Make an error of a warning behind which torch gives no gradient.
-
-    Filters of warnings belong to the whole process, so that this happens while a plan is made and not at every call.
-    """
+    """Raise torch's warning of checkpoints without gradients; the filter is process-wide, so only proofs set it."""
     with warnings.catch_warnings(), refusing_missing_gradients(network):
         warnings.filterwarnings("error", message="None of the inputs have requires_grad=True")
         yield

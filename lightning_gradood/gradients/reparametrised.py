@@ -1,8 +1,8 @@
 """Tensors computed from parameters alone (a reparametrised weight, a transposed or indexed one) and the way back.
 
-A reparametrised tensor stands in for a parameter: closed forms give its per-sample gradients, and one batched backward pass
-through its own small graph turns them into the parameters'. Where it only holds a parameter's entries in another order
-or shape, its gradient has the parameter's norm, and no way back is needed unless the parameter is used elsewhere, too.
+Closed forms give a reparametrised tensor's per-sample gradients, and one batched backward pass through its own small
+graph turns them into the parameters'. Where it only holds a parameter's entries in another order or shape, its gradient
+has the parameter's norm, and no way back is needed unless the parameter is used elsewhere, too.
 """
 
 from __future__ import annotations
@@ -27,35 +27,26 @@ _REARRANGING = {
 
 
 _SHAPED_LIKE = {Tensor.view_as, Tensor.reshape_as, Tensor.expand_as}
-"""Functions that ask their second argument for its shape alone."""
+"""Functions that read only the shape of their second argument."""
 
 
 @dataclass(frozen=True)
 class Standardised:
-    """A weight θ [D, ...] with mean 0 and variance 1 in each of its D rows, times a factor: a·(θ − μ)·s.
+    """A weight θ [D, ...] with mean 0 and variance 1 in each of its D rows, times a factor: a·(θ − μ)·s."""
 
-    Attributes:
-        parameter: θ.
-        factor: a, [D]; None for 1.
-        inverse: s = 1/√(variance + ε), [D].
-        rows: (θ − μ)·s, shaped as θ.
-    """
-
-    parameter: Tensor
-    factor: Tensor | None
-    inverse: Tensor
-    rows: Tensor
+    parameter: Tensor  # θ
+    factor: Tensor | None  # a, [D]; None for 1
+    inverse: Tensor  # s = 1/√(variance + ε), [D]
+    rows: Tensor  # (θ − μ)·s, shaped as θ
 
 
 class Reparametrised:
-    """The graph from parameters to reparametrised tensors during one forward pass; parameters themselves stay frozen."""
+    """The graph from parameters, which stay frozen, to reparametrised tensors during one forward pass."""
 
     def __init__(self) -> None:
         self._leaves: dict[int, tuple[Tensor, Tensor]] = {}  # id of a parameter -> itself, an alias that records
         self._tensors: dict[int, Tensor] = {}
-        self._rearranged: dict[
-            int, Tensor
-        ] = {}  # id of a reparametrised tensor -> the parameter whose entries it holds
+        self._rearranged: dict[int, Tensor] = {}  # id of a reparametrised tensor -> parameter whose entries it holds
         self._standardised: dict[int, Standardised] = {}  # by id of a reparametrised tensor
         self._mixed: set[int] = set()  # ids of parameters behind a reparametrised tensor that is more than rearranged
 
@@ -64,16 +55,16 @@ class Reparametrised:
         return id(tensor) in self._tensors
 
     def source(self, tensor: object) -> Tensor | None:
-        """The parameter whose entries, rearranged, are those of this reparametrised tensor; None if it is more than that."""
+        """The parameter whose entries this reparametrised tensor rearranges; None if it does more."""
         return self._rearranged.get(id(tensor))
 
     def standardised(self, tensor: object) -> Standardised | None:
-        """How this reparametrised tensor was standardised, if it was, and has its parameter's shape again."""
+        """How this reparametrised tensor was standardised; None if it was not, or is not in its parameter's shape."""
         found = self._standardised.get(id(tensor))
         return None if found is None or self._tensors[id(tensor)].shape != found.parameter.shape else found
 
     def spend(self, tensor: object) -> None:
-        """Take note that a closed form uses `tensor` without asking how it was standardised."""
+        """Note that a closed form uses `tensor` without regard to its standardisation."""
         if id(tensor) in self._standardised:
             self._mixed.add(id(self._standardised[id(tensor)].parameter))
 
@@ -86,12 +77,11 @@ class Reparametrised:
     ) -> Any:
         """Call `func` with recording aliases in place of parameters and adopt the tensors that it returns.
 
-        Where it returns an argument as it is, a conversion to the dtype that it has already for one, so does this.
+        Where `func` returns an alias itself, e.g. in a conversion to its own dtype, return the parameter.
         """
         leaves: dict[int, tuple[Tensor, Tensor]] = {}
 
         def alias(tensor: Tensor) -> Tensor:
-            """Return the leaf that stands for a parameter, and any other tensor itself."""
             if not is_parameter(tensor):
                 return tensor
             leaves[id(tensor)] = self._leaves.get(id(tensor)) or (tensor, tensor.detach().requires_grad_())
@@ -172,11 +162,7 @@ class Reparametrised:
         return id(parameter) in self._mixed
 
     def pull_back(self, gradients: dict[int, Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield every parameter with its per-sample gradients [N, *shape].
-
-        Args:
-            gradients: per-sample gradients [N, *shape] by the id of the reparametrised tensor.
-        """
+        """Yield every parameter with its gradients [N, *shape], given those of reparametrised tensors by id."""
         if not gradients:
             return
         found = torch.autograd.grad(
@@ -210,7 +196,7 @@ def _rearranges(func: Callable[..., Any], args: Any, given: Tensor, made: Tensor
 def tensors_in(value: Any) -> list[Tensor]:
     """Every tensor in a nest of tuples, lists and dictionaries."""
     found, waiting = [], [value]
-    for item in waiting:  # which grows on the way; a recursion would cost every intercepted call ten times as much
+    for item in waiting:  # grows on the way: a recursion would make every intercepted call ten times as slow
         if isinstance(item, Tensor):
             found.append(item)
         elif isinstance(item, (list, tuple)):

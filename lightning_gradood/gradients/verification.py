@@ -2,16 +2,16 @@
 
 Three things are compared, each for a kind of error:
 
-- *logit gradients*: one more backward pass with each image's logit gradient times a power of two of its own. Nothing else
-  may change: image n's norms are multiplied by exactly the square of its factor. A row that belongs to another image, or a
-  backward pass that is not linear, shows at any size of the gradient, since powers of two do not round.
+- *logit gradients*: one more backward pass with each image's logit gradient times a power of two of its own. Nothing
+  else may change: image n's norms are multiplied by exactly the square of its factor. A row that belongs to another
+  image, or a backward pass that is not linear, shows at any size of the gradient, since powers of two do not round.
 - *row*: one image through the loop.
-- *logits*: all images in batches of three, which the plan has compared with the loop, for networks that couple the images
-  of larger batches only.
+- *logits*: all images in batches of three, which the plan has compared with the loop, for networks that couple the
+  images of larger batches only.
 
-In float32 a ReLU whose input is zero to seven digits may open in one way and not in another. Where numbers differ, a
-float64 copy of the network decides. The copy's small weights are replaced (`copy_for_proof`): behind a factor of zero, or a
-layer scale of 1e-6 as many networks start with, a wrong number would be too small to be seen.
+In float32 a ReLU whose input is zero to seven digits may open in one way and not in another, so where numbers differ, a
+float64 copy of the network decides. For the proof the copy's small weights are replaced (`reveal`): behind a factor of
+zero, or a layer scale of 1e-6 as many networks start with, a wrong number would be too small to be seen.
 """
 
 from __future__ import annotations
@@ -29,14 +29,13 @@ from lightning_gradood.gradients.fallback import loop_norms
 from lightning_gradood.gradients.kept_tensors import copied
 from lightning_gradood.gradients.labels import LabelDesign, scaled_logit_gradient
 
-_TINY = 0.05  # root mean square of a parameter, below which what lies behind it could be hidden
+_TINY = 0.05  # root mean square of a parameter; a smaller one could hide errors behind it
 
 
 def copy_for_proof(network: nn.Module, dtype: torch.dtype = torch.float64) -> nn.Module:
     """Return a copy in another dtype, on the network's device or, where that has no float64, on the CPU.
 
-    Raises:
-        Exception: whatever a network raises that cannot be copied or cast.
+    Raises whatever a network raises that cannot be copied or cast.
     """
     made = copied(network)
     first = next(made.parameters())
@@ -50,7 +49,7 @@ def copy_for_proof(network: nn.Module, dtype: torch.dtype = torch.float64) -> nn
 
 
 def images_for(network: nn.Module, images: Tensor) -> Tensor:
-    """Images where a network's parameters are and in their dtype; they travel before they become float64."""
+    """Images on a network's device and in its dtype; they are moved before they become float64."""
     parameter = next(network.parameters())
     return images.to(parameter.device).to(parameter.dtype)
 
@@ -78,48 +77,34 @@ def _inputs(values: Tensor) -> int:
 
 @dataclass(frozen=True)
 class Subject:
-    """A network as it is looked at: its L parameters, and whether its batch norms may meet a layout that torch misreads."""
+    """A network and its L parameters; `reorders` says whether its batch norms may meet a layout that torch misreads."""
 
     network: nn.Module
     parameters: Sequence[nn.Parameter]
     reorders: bool
 
 
-SMALL = 3  # images in a batch whose way the plan has proved
-_ROUNDING = {
-    torch.float32: 1e-5,
-    torch.float64: 1e-10,
-}  # of norms under a logit gradient times a power of two: nearly none
+SMALL = 3  # images in a batch that the plan has proved
+# of norms under a logit gradient times a power of two, which is nearly exact
+_ROUNDING = {torch.float32: 1e-5, torch.float64: 1e-10}
 
 
 @dataclass(frozen=True)
 class Fault:
-    """Two numbers that should be equal and are not.
+    """Two numbers that should be equal and are not."""
 
-    Attributes:
-        kind: "logit gradients", "row" or "logits".
-        row: the image, within its micro-batch.
-        column: the parameter; -1 for logits.
-    """
-
-    kind: str
-    row: int
-    column: int
+    kind: str  # "logit gradients", "row" or "logits"
+    row: int  # the image, within its micro-batch
+    column: int  # the parameter; -1 for logits
 
 
 @dataclass(frozen=True)
 class Checks:
-    """The comparisons to make.
+    """The comparisons to make."""
 
-    Attributes:
-        logit gradients: whether to compare logit gradients times powers of two.
-        row: the image to compare with the loop, or None.
-        logits: whether to compare logits with those of small batches.
-    """
-
-    logit_gradients: bool = False
-    row: int | None = None
-    logits: bool = False
+    logit_gradients: bool = False  # whether to compare logit gradients times powers of two
+    row: int | None = None  # the image to compare with the loop
+    logits: bool = False  # whether to compare logits with those of small batches
 
     def __bool__(self) -> bool:
         return self.logit_gradients or self.logits or self.row is not None
@@ -128,15 +113,9 @@ class Checks:
 def find_fault(
     subject: Subject, images: Tensor, design: LabelDesign, pass_: engine.Forward, norms: Tensor, checks: Checks
 ) -> Fault | None:
-    """Make the comparisons; return the first difference that rounding does not explain.
+    """Compare `norms`, float64 [N, L], of `design` from `pass_`; return the first difference beyond rounding.
 
-    Args:
-        subject: the network, frozen and in eval mode.
-        images: the micro-batch [N, ...].
-        design: a label design.
-        pass_: the micro-batch's forward pass, whose graph still stands.
-        norms: float64 [N, L] for `design`, from `pass_`.
-        checks: the comparisons.
+    The network is frozen and in eval mode, and the graph of `pass_` still stands.
     """
     fault = _compare(subject, images, design, pass_, norms, checks)
     if fault is None or images.dtype == torch.float64:
@@ -162,13 +141,8 @@ def _compare(
 def first_excess(norms: Tensor, truth: Tensor, strict: bool) -> tuple[int, int] | None:
     """First entry in which two results, float64 [N, L], differ by more than rounding; None if there is none.
 
-    Args:
-        norms: the one.
-        truth: the other.
-        strict: whether both were computed in float64; else a ReLU that opens in one way only, which was seen to cost
-            2e-3 of an entry in float32, is forgiven, and more is left to float64 to decide.
-
-    The absolute part is for entries that are zero but for rounding, such as an attention's key bias.
+    The absolute part is for entries that are zero but for rounding, such as an attention's key bias. Unless `strict`
+    (both in float64), a ReLU that opens in one way only is forgiven: it was seen to cost 2e-3 of an entry in float32.
     """
     relative, absolute = (1e-6, 1e-24) if strict else (1e-2, 1e-12)
     return _first((norms - truth).abs() > relative * truth + absolute * truth.amax(1, keepdim=True))
@@ -201,7 +175,7 @@ def _logits_differ(subject: Subject, images: Tensor, logits: Tensor) -> int | No
 
 
 def _in_double(subject: Subject, images: Tensor, design: LabelDesign, checks: Checks, fault: Fault) -> Fault | None:
-    """Compare again where rounding is no excuse; a network that cannot be double keeps the fault."""
+    """Compare again in float64, which rules rounding out; a network that cannot be cast keeps the fault."""
     try:
         network = copy_for_proof(subject.network)
         double = Subject(network, list(network.parameters()), subject.reorders)

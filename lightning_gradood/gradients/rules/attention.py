@@ -1,7 +1,7 @@
 """Attention, spelt out in operations that have closed forms.
 
-The multi-head layer becomes linear layers around scaled dot products, which have no parameters; dot products with a bias
-made of parameters, relative positions for one, become matrix products, a sum and a softmax.
+The multi-head layer becomes linear layers around scaled dot products without parameters. Dot products with a bias made
+of parameters, e.g. relative positions, become matrix products, a sum and a softmax.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def _is_set(value: Any) -> bool:
 
 
 def _self_attention(given: dict[str, Any]) -> tuple[Tensor, Tensor | None]:
-    """[tokens, N, E] -> [tokens, N, E] and the attention weights if they are asked for; linear layers see [N, ...]."""
+    """[tokens, N, E] -> [tokens, N, E] and the attention weights if asked for; linear layers see [N, ...]."""
     x = given["query"].transpose(0, 1)
     N, T, E = x.shape
     projected = F.linear(x, given["in_proj_weight"], given["in_proj_bias"])

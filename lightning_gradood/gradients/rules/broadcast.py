@@ -1,7 +1,7 @@
 """Sums and products with a parameter that is broadcast over the batch: tokens, positions, layer scales, affine norms.
 
-y = x + θ has the per-sample gradient b, y = x·θ has b·x, each summed over the dimensions that θ was stretched along; an
-expanded parameter (a class token) is θ added to nothing.
+y = x + θ has the per-sample gradient b, y = x·θ has b·x, each summed over the dimensions that θ was stretched along. An
+expanded parameter (a class token) is θ added to zero.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ class Quotient(Layer):
 
 
 class Expanded(Layer):
-    """y = θ, once for each image; its input is a scalar without meaning."""
+    """y = θ, once for each image; its input is a scalar that is not used."""
 
     def __init__(self, parameter: Tensor, size: tuple[int, ...]) -> None:
         self.parameter, self.size = parameter, size
@@ -104,7 +104,6 @@ class Expanded(Layer):
 
 def _match(build: Callable[[Tensor], Layer], commutes: bool) -> Match:
     def match(call: Call) -> tuple[Layer, Tensor] | None:
-        """Match one call, as `Match` describes."""
         if len(call.args) != 2 or call.kwargs:
             return None
         x, parameter = call.args
@@ -169,7 +168,7 @@ def _rewrite_sum_of_product(call: Call) -> Callable[[], Any] | None:
 
 
 def _rewrite_reversed_difference(call: Call) -> Callable[[], Any] | None:
-    """θ − x: `torch.sub(θ, x)`, `θ - x` and its mirror image `__rsub__(x, θ)` are told apart by their tables' entries."""
+    """θ − x: from `torch.sub(θ, x)` or `θ - x`."""
     if (
         len(call.args) != 2
         or call.kwargs
@@ -203,8 +202,9 @@ def _rewrite_cast(call: Call) -> Callable[[], Any] | None:
 
 
 def _in_place(func: Callable[..., Any]) -> Rewrite:
+    """`x.mul_(θ)` and the like: the result is written over x, which the layer must not keep."""
+
     def rewrite(call: Call) -> Callable[[], Any] | None:
-        """`x.mul_(θ)`: the result is written over x, which the layer must not keep."""
         if len(call.args) != 2 or call.kwargs or not call.is_activation(call.args[0]):
             return None
         x, parameter = call.args

@@ -1,10 +1,10 @@
 """Closed forms of sums of products with a parameter of any shape: `einsum`, and products beyond a matrix on the right.
 
-Written as an einsum y = x, θ -> y with a letter for each dimension, the input gradient is y, θ -> x and the parameter's is
-x, y -> θ; with the batch's letter added to its result, it is every image's own.
+Written as an einsum y = x, θ -> y with a letter for each dimension, the input gradient is y, θ -> x and the parameter's
+is x, y -> θ; with the batch's letter added to its result, it is every image's own.
 
-`ROW_REWRITES` serve layers that expect one row for each image but get several, [N·m, C, ...]: m becomes a dimension of its
-own, [N, C, m, ...]. A convolution gains a dimension of kernel size 1, batch norm a position; attention heads that share a
+`ROW_REWRITES` serve layers that expect one row per image but get several, [N·m, C, ...]: m becomes a dimension of its
+own, [N, C, m, ...], a kernel size of 1 for a convolution, positions for batch norm. Attention heads that share a
 pooling convolution and tokens under batch norm need this.
 """
 
@@ -39,7 +39,7 @@ class Contraction(Layer):
         return torch.einsum(f"{self.y},{self.letters}->{self.x}", gradient, self.parameter) if needs_input else None
 
     def _gradients(self, x: Tensor, gradient: Tensor, batch: int) -> Tensor:
-        """[N, *shape]; of several rows for each image, Z counts them."""
+        """[N, *shape]; Z counts the rows of each image."""
         a, b = (tensor.reshape(batch, -1, *tensor.shape[1:]) for tensor in (x, gradient))
         image, rest = self.x[0], (self.x[1:], self.y[1:])
         return torch.einsum(f"{image}Z{rest[0]},{image}Z{rest[1]}->{image}{self.letters}", a, b)
@@ -109,7 +109,6 @@ def _rewrite_sum_and_product(first: str, second: str) -> Rewrite:
     """`addmm` and `baddbmm`: input + first @ second."""
 
     def rewrite(call: Call) -> Callable[[], Tensor] | None:
-        """Rewrite one call, as `Rewrite` describes."""
         bound = call.bind(("input", first, second, "beta", "alpha"), (None, None, None, 1, 1))
         if bound is None or bound[3:] != [1, 1]:
             return None
@@ -141,7 +140,6 @@ def _together(x: Tensor) -> Tensor:
 
 def _rewrite_convolution(convolution: Callable[..., Tensor], dimensions: int) -> Rewrite:
     def rewrite(call: Call) -> Callable[[], Tensor] | None:
-        """Rewrite one call, as `Rewrite` describes."""
         names = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
         bound = call.bind(names, (None, None, None, 1, 0, 1, 1))
         if bound is None:
@@ -153,7 +151,6 @@ def _rewrite_convolution(convolution: Callable[..., Tensor], dimensions: int) ->
             return None
 
         def apart() -> Tensor:
-            """Give the rows of each image a dimension of their own."""
             settings = (_each(value, dimensions, first) for value, first in ((stride, 1), (padding, 0), (dilation, 1)))
             return _together(
                 convolution(_apart(x, call.accumulator.batch), weight.unsqueeze(2), bias, *settings, groups)

@@ -7,8 +7,8 @@ g = dW, θ̂ the standardised weight, M its entries for each output channel, s =
 
     dθ_d = a_d s_d (g_d − mean(g_d) − θ̂_d · mean(g_d θ̂_d)),    da_d = Σ g_d θ̂_d.
 
-Only ‖a s g‖² needs a convolution's closed form, that of an output gradient times a s. With b the output gradient, Σ g_d is
-Σ_t b · (x ∗ 1), and Σ g_d θ̂_d is Σ_t b · (x ∗ θ̂), which the forward pass has computed.
+Only ‖a s g‖² needs a convolution's closed form, that of an output gradient times a s. With b the output gradient, Σ g_d
+is Σ_t b · (x ∗ 1), and Σ g_d θ̂_d is Σ_t b · (x ∗ θ̂), which the forward pass has computed.
 
 Reference: Qiao et al. 2019, "Micro-Batch Training with Batch-Channel Normalization and Weight Standardization".
 """
@@ -88,7 +88,7 @@ def _size(a: Tensor, b: Tensor, geometry: Geometry) -> costs.Size:
 @lru_cache(maxsize=4096)
 def size_of(C: int, D: int, pixels: tuple[int, ...], positions: tuple[int, ...], geometry: Geometry) -> costs.Size:
     """Return what the costs depend on, for a convolution from C × `pixels` to D × `positions`."""
-    pairs, sums = 0, -1  # the first phase is not added to anything
+    pairs, sums = 0, -1  # the first phase is not added
     for phases in itertools.product(*(geometry.phases(axis).items() for axis in range(len(pixels)))):
         lengths = [len(range(phase, n, s)) for (phase, _), n, s in zip(phases, pixels, geometry.stride, strict=True)]
         pairs += math.prod(lengths) ** 2
@@ -129,7 +129,6 @@ def _match(dimensions: int) -> Match:
     names = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
 
     def match(call: Call) -> tuple[Layer, Tensor] | None:
-        """Match one call, as `Match` describes."""
         bound = call.bind(names, (None, None, None, 1, 0, 1, 1))
         if bound is None:
             return None
@@ -153,7 +152,6 @@ def _match_transposed(dimensions: int) -> Match:
     names = ("input", "weight", "bias", "stride", "padding", "output_padding", "groups", "dilation")
 
     def match(call: Call) -> tuple[Layer, Tensor] | None:
-        """Match one call, as `Match` describes."""
         bound = call.bind(names, (None, None, None, 1, 0, 0, 1, 1))
         if bound is None:
             return None
@@ -187,7 +185,7 @@ MATCHES: dict[Callable[..., Any], Match] = {
 }
 
 
-SMALLEST_SHARE = 1e-2  # of ‖a s g‖² that is left: below it the difference has lost too many digits
+SMALLEST_SHARE = 1e-2  # of ‖a s g‖² that is left; below it the difference has lost too many digits
 
 
 class StandardisedConvolution(Convolution):
@@ -209,7 +207,7 @@ class StandardisedConvolution(Convolution):
 
     @override
     def backward(self, x: Tensor, gradient: Tensor, needs_input: bool, accumulator: Accumulator) -> Tensor | None:
-        if accumulator.is_summed(self.standardised.parameter):  # then its way back leads to the factor, too
+        if accumulator.is_summed(self.standardised.parameter):  # the way back then leads to the factor, too
             return super().backward(x, gradient, needs_input, accumulator)
         gradient, wide = gradient.contiguous(), (-1, *(1,) * (gradient.ndim - 2))
         plain = self.plain if self.plain._version == self.version else self._convolved(x, self.standardised.rows)
@@ -255,7 +253,6 @@ class StandardisedConvolution(Convolution):
 
 def _match_standardised(plain: Match) -> Match:
     def match(call: Call) -> tuple[Layer, Tensor] | None:
-        """Match one call, as `Match` describes."""
         weight = call.args[1] if len(call.args) > 1 else call.kwargs.get("weight")
         standardised = call.accumulator.reparametrised.standardised(weight)
         found = None if standardised is None else plain(call)

@@ -61,7 +61,7 @@ class Geometry:
 def input_gradient(x: Tensor, b: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
     """The gradient of the input x [N, C, ...] for the output's gradient b [N, D, ...].
 
-    A 1×1 convolution is a matrix product, which on a CPU spares large maps the way into oneDNN's blocks and back.
+    A 1×1 convolution of large maps on a CPU is a matrix product, without the conversion to and from oneDNN's blocks.
     """
     g = geometry
     if not g.is_pointwise() or x.device.type != "cpu" or x[0, 0].numel() < costs.LARGE_MAP:
@@ -79,15 +79,9 @@ def input_gradient(x: Tensor, b: Tensor, weight: Tensor, geometry: Geometry) -> 
 
 
 def weight_gradients(a: Tensor, b: Tensor, geometry: Geometry) -> Tensor:
-    """Form every image's dW: one convolution-backward in which each image is a group.
+    """Form every image's dW [n, D, C/groups, *kernel] by one convolution-backward in which each image is a group.
 
-    Args:
-        a: input [n, C, ...].
-        b: output gradient [n, D, ...].
-        geometry: of the convolution.
-
-    Returns:
-        [n, D, C/groups, *kernel], or [n, C, D/groups, *kernel] for a transposed convolution.
+    Input a [n, C, ...], output gradient b [n, D, ...]. A transposed convolution's dW is [n, C, D/groups, *kernel].
     """
     n, C, D = a.shape[0], a.shape[1], b.shape[1]
     rows, columns = (C, D) if geometry.transposed else (D, C)
@@ -117,14 +111,8 @@ def depthwise(a: Tensor, b: Tensor, geometry: Geometry) -> Tensor:
 def depthwise_gradients(a: Tensor, b: Tensor, geometry: Geometry) -> Tensor:
     """Form every image's dW [n, D, 1, *kernel], one channel per group, by a forward depthwise convolution.
 
-    dW[d, τ] = Σ_t b[d, t] · a[d, stride·t + dilation·τ − padding]: each channel of each image slides over the input with
-    its output gradient as the kernel, and stride and dilation have changed places. oneDNN is many times faster at this
-    than at the backward convolution with kernels of more than three columns.
-
-    Args:
-        a: input [n, C, ...], C the number of groups.
-        b: output gradient [n, D, ...], D a multiple of C.
-        geometry: of the convolution, which is not transposed.
+    dW[d, τ] = Σ_t b[d, t] · a[d, stride·t + dilation·τ − padding]: the output gradient is the kernel, and stride and
+    dilation change places. With kernels of more than three columns oneDNN is many times faster at this.
     """
     n, C, D, g = a.shape[0], a.shape[1], b.shape[1], geometry
     a = a if C == D else a.repeat_interleave(D // C, 1)
@@ -133,7 +121,7 @@ def depthwise_gradients(a: Tensor, b: Tensor, geometry: Geometry) -> Tensor:
         g.dilation, g.padding, g.stride, False, (0,) * len(g.kernel), n * D,
     )  # fmt: skip
     for axis, taps in enumerate(g.kernel, start=2):
-        slid = slid.narrow(axis, 0, taps)  # the stride may have left pixels over, which no output saw
+        slid = slid.narrow(axis, 0, taps)  # the stride may have left pixels over that no output saw
     return slid.reshape(n, D, 1, *g.kernel)
 
 
@@ -144,15 +132,12 @@ def pointwise(a: Tensor, b: Tensor, geometry: Geometry) -> Tensor:
 
 
 def unfolded(a: Tensor, b: Tensor, geometry: Geometry) -> Tensor:
-    """Squared norms [n] through dW = B Aᵀ, one matrix product per image with the unfolded input: T·C·D·k² multiplications."""
+    """Squared norms [n] through dW = B Aᵀ, one matrix product per image: T·C·D·k² multiplications."""
     return squared_rows(torch.bmm(b.flatten(2), _unfold(a, geometry).transpose(1, 2)))
 
 
 def products(a: Tensor, geometry: Geometry) -> Tensor:
-    """AᵀA [n, T, T] of the unfolded input: T²·C·k² multiplications.
-
-    Reference: Rochette et al. 2019; Bu et al. 2022 ("ghost norm").
-    """
+    """AᵀA [n, T, T] of the unfolded input: T²·C·k² multiplications ("ghost norm": Rochette 2019; Bu et al. 2022)."""
     unfolded = _unfold(a, geometry)
     return torch.bmm(unfolded.transpose(1, 2), unfolded)
 
@@ -160,9 +145,9 @@ def products(a: Tensor, geometry: Geometry) -> Tensor:
 def pixel_products(a: Tensor, geometry: Geometry) -> Tensor:
     """AᵀA [n, T, T] without unfolding: about T²·C multiplications for each phase of the stride.
 
-    A stride parts the pixels into phases, and tap τ sees those of one phase φ alone, shifted by q: AᵀA[s, t] =
-    Σ_τ P_φ[s + q, t + q] with P_φ = aᵀa over the phase's pixels. These are sums along joint diagonals of each P_φ, which
-    a kernel's rows and columns allow one after the other.
+    A stride divides the pixels into phases, and tap τ sees those of one phase φ alone, shifted by q: AᵀA[s, t] = Σ_τ
+    P_φ[s + q, t + q] with P_φ = aᵀa over the phase's pixels. These are sums along joint diagonals of each P_φ, computed
+    for a kernel's rows and columns one after the other.
     """
     size = [geometry.positions(axis, length) for axis, length in enumerate(a.shape[2:])]
     phases = itertools.product(*(geometry.phases(axis).items() for axis in range(len(size))))
@@ -175,7 +160,7 @@ def pixel_products(a: Tensor, geometry: Geometry) -> Tensor:
 def _phase_products(
     a: Tensor, geometry: Geometry, phase: Sequence[tuple[int, Sequence[int]]], size: Sequence[int]
 ) -> Tensor:
-    """One phase's share of AᵀA [n, *size, *size]; along each axis its first pixel and the shifts of its taps."""
+    """One phase's share of AᵀA [n, *size, *size]; `phase` has its first pixel and its taps' shifts along each axis."""
     part = _every(a, [first for first, _ in phase], geometry)
     pixels = part.flatten(2)
     summed = torch.bmm(pixels.transpose(1, 2), pixels).view(a.shape[0], *part.shape[2:], *part.shape[2:])
@@ -200,7 +185,7 @@ def _diagonal_sums(pixels: Tensor, one: int, other: int, shifts: Sequence[int], 
 
 
 def from_products(gram_a: Tensor, a: Tensor, b: Tensor, geometry: Geometry) -> Tensor:
-    """Squared norms [n] as ⟨AᵀA, BᵀB⟩: T²·D multiplications; rows in which it cancels through dW."""
+    """Squared norms [n] as ⟨AᵀA, BᵀB⟩: T²·D multiplications; through dW for rows in which that cancels."""
     return guarded(*paired(gram_a, b.flatten(2)), lambda rows: materialised(a[rows], b[rows], geometry))
 
 
@@ -215,7 +200,7 @@ COSTS: dict[Callable[..., Tensor], Callable[[costs.Size, costs.Costs], float]] =
 
 
 def _unfold(a: Tensor, geometry: Geometry) -> Tensor:
-    """The unfolded input [n, C·k², T]; torch's own way unfolds image by image on accelerators."""
+    """The unfolded input [n, C·k², T]; `F.unfold` goes image by image on accelerators."""
     g = geometry
     return F.unfold(a, g.kernel, g.dilation, g.padding, g.stride) if a.device.type == "cpu" else windows(a, g)
 
@@ -232,7 +217,7 @@ def windows(a: Tensor, geometry: Geometry) -> Tensor:
 
 
 def _every(a: Tensor, first: Sequence[int], geometry: Geometry) -> Tensor:
-    """The pixels one stride apart from the `first` along each axis on, a view."""
+    """A view of every pixel a stride apart along each axis, starting at `first`."""
     for axis, (start, stride) in enumerate(zip(first, geometry.stride, strict=True), start=2):
         if stride > 1:
             a = a[(slice(None),) * axis + (slice(start, None, stride),)]
@@ -240,7 +225,7 @@ def _every(a: Tensor, first: Sequence[int], geometry: Geometry) -> Tensor:
 
 
 def _pads_pay(a: Tensor, b: Tensor, geometry: Geometry) -> bool:
-    """Whether oneDNN's fast kernel, which wants channels in sixteens, is near enough."""
+    """Whether it pays to pad channels to multiples of 16, which oneDNN's fast kernel takes."""
     fits = geometry.groups == 1 and not geometry.transposed and a.ndim == 4 and a.dtype == torch.float32
     return fits and a.shape[0] > 1 and a.device.type == "cpu" and a.shape[1] >= 12 and b.shape[1] >= 8
 

@@ -1,9 +1,9 @@
 """Closed forms of linear layers, products with a matrix, embeddings and PReLU.
 
-Linear: on vectors [N, C] and on tokens [N, ..., C] or [N·m, ..., C]. With a_t the input and b_t the output gradient at token t,
-dW = Σ_t b_t a_tᵀ. For one vector ‖dW‖² = ‖a‖²‖b‖²; for T tokens either dW is formed, T·C·D multiplications, or
-‖dW‖² = ⟨A Aᵀ, B Bᵀ⟩ over pairs of tokens, T²·(C + D). Embedding: row v of the table receives Σ b_t over an image's tokens t
-with index v. PReLU: y = x where x > 0, else θ x, with one slope or one per channel; dθ = Σ b·min(x, 0).
+Linear: on vectors [N, C] and on tokens [N, ..., C] or [N·m, ..., C]. With a_t the input and b_t the output gradient at
+token t, dW = Σ_t b_t a_tᵀ. For one vector ‖dW‖² = ‖a‖²‖b‖²; for T tokens either dW is formed, T·C·D multiplications, or
+‖dW‖² = ⟨A Aᵀ, B Bᵀ⟩ over pairs of tokens, T²·(C + D). Embedding: row v of the table receives Σ b_t over an image's
+tokens t with index v. PReLU: y = x where x > 0, else θ x, with one slope or one per channel; dθ = Σ b·min(x, 0).
 
 Reference: Goodfellow 2015, "Efficient per-example gradient computations"; Li et al. 2022 (ghost norms) for tokens.
 """
@@ -84,7 +84,7 @@ class Linear(Layer):
 
 
 class MatrixProduct(Layer):
-    """y = x W, the weight the other way round."""
+    """y = x W."""
 
     def __init__(self, weight: Tensor) -> None:
         self.weight = weight
@@ -118,7 +118,7 @@ def weight_norms(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _through_gradients(a: Tensor, b: Tensor) -> Tensor:
-    """The same through `weight_gradients`, of few images at a time where dW is large."""
+    """`weight_norms` through `weight_gradients`, of few images at a time where dW is large."""
     step = max(1, costs.limits(a.device).chunk // (a.shape[2] * b.shape[2]))
     if step >= a.shape[0]:
         return squared_rows(weight_gradients(a, b))

@@ -4,9 +4,9 @@ With x̂ the normalised input, dγ = Σ_t b·x̂ and dβ = Σ_t b over an image'
 rewritten as the norm without parameters, a product and a sum.
 
 For batch norm in eval mode, x̂ = (x − running mean) / √(running variance + ε). Seen as [1, N·C, ...], a batch is one
-image with N·C channels, and torch's own fused backward returns the input gradient and every image's dγ and dβ in one pass
-over memory. The view has to be contiguous: a single image's may keep the strides of a transposed one, which torch 2.15's
-CPU kernel mistakes for channels last and reads in the wrong order without an error.
+image with N·C channels, and torch's own fused backward returns the input gradient and every image's dγ and dβ in one
+pass over memory. The view has to be contiguous: a single image's may keep the strides of a transposed one, which torch
+2.15's CPU kernel mistakes for channels last and reads in the wrong order without an error.
 """
 
 from __future__ import annotations
@@ -156,7 +156,7 @@ def _rewrite_rms_norm(call: Call) -> Callable[[], Tensor] | None:
 
 
 def _affine(normal: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
-    """γ and β have one entry per channel; as reparametrised tensors they gain the spatial dimensions."""
+    """Multiply by γ and add β, one entry per channel; as reparametrised tensors they gain the spatial dimensions."""
     ones = (1,) * (normal.ndim - 2)
     if weight is not None:
         normal = normal * weight.view(-1, *ones)
