@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     OpenUnitInterval = float
     PositiveFloat = float
 else:
+    import yaml
     from jsonargparse.typing import (
         ClosedUnitInterval,
         NonNegativeInt,
@@ -34,6 +35,21 @@ else:
     FinitePositive = restricted_number_type("FinitePositive", float, [(">", 0), ("<", _INFINITY)])
     FiniteNonNegative = restricted_number_type("FiniteNonNegative", float, [(">=", 0), ("<", _INFINITY)])
     HalfOpenUnitInterval = restricted_number_type("HalfOpenUnitInterval", float, [(">=", 0), ("<", 1)])
+    for _kind in (
+        NonNegativeInt,
+        PositiveInt,
+        Seed,
+    ):  # where the parser keeps them for a class that it cannot look into
+        yaml.SafeDumper.add_representer(_kind, lambda dumper, value: dumper.represent_int(int(value)))
+    for _kind in (
+        ClosedUnitInterval,
+        FiniteNonNegative,
+        FinitePositive,
+        HalfOpenUnitInterval,
+        OpenUnitInterval,
+        PositiveFloat,
+    ):
+        yaml.SafeDumper.add_representer(_kind, lambda dumper, value: dumper.represent_float(float(value)))
 
 __all__ = [
     "ClosedUnitInterval",

@@ -212,9 +212,9 @@ def test_a_detector_that_fails_ends_in_exit_code_3_and_is_run_again(capsys):
 BAD = [
     ({"experiments": {}}, "`experiments` should name at least one. Got none."),
     ({"seeds": [1, 1]}, "`seeds` should be different numbers, none below 0. Got `seeds = [1, 1]`."),
-    ({"seeds": [2**32]}, "`seeds` should be at most 4294967295. Got `seeds = 4294967296`."),
-    ({"cache_dir": None}, "`cache_dir` should have a value. Got null. Leave it out for its default."),
-    ({"tables": None}, "`tables` should have a value. Got null."),
+    ({"seeds": [2**32]}, "`seeds`: Not of type Seed"),
+    ({"cache_dir": None}, "`cache_dir`: Expected a <class 'str'>. Got value: None."),
+    ({"tables": None}, "`tables` should hold settings. Got `tables = None`."),
     ({"tables": -1}, "`tables` should hold settings. Got `tables = -1`. Leave it out for the defaults."),
     ({"sedes": [1]}, "should hold only keys that it knows. Got `sedes`. Did you mean `seeds`?"),
     (
@@ -229,7 +229,7 @@ BAD_EXPERIMENTS = [
     ({"flags": {"run_dir": "x"}}, "Got `flags` with run_dir. Set `seeds`, `run_dir` or `cache_dir` of the benchmark."),
     ({"flags": {"detection.detectors": ["KNN"]}}, "should be set once. Got them for all and in the flags of tiny."),
     ({"flags": {"data.batch_sise": 3}}, "Did you mean `batch_size`?"),
-    ({"flags": None}, "`experiments.tiny.flags` should have a value. Got null. Leave it out for its default."),
+    ({"flags": None}, "`experiments.flags`: Expected a <class 'dict'>"),
 ]
 
 

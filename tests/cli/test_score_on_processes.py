@@ -13,7 +13,6 @@ from photos import write_digits
 from PIL import Image
 from programs import Program
 from test_score import called
-from tiny import refused
 
 from lightning_gradood.records import read_rows
 
@@ -96,9 +95,3 @@ def test_none_outlives_another(guard, number, of_first, code):
         assert last.startswith("error: `--processes 2` should be processes that load the guard")
     assert all(map(ended, workers))
     assert not Path("scores.csv").exists()
-
-
-def test_the_number_is_within_limits(guard, capsys):
-    for number in ("0", "257"):
-        message = refused(["score", "--guard", guard, "photos", "--processes", number], capsys)
-        assert message.startswith(f"`--processes` should lie between 1 and 256. Got `--processes {number}`.")

@@ -78,7 +78,7 @@ def test_help_names_every_verb_and_what_a_reader_needs_on_a_few_screens(capsys, 
     assert "an earlier one of the same experiment is continued" in re.sub(r"\s+", " ", text)
     for words, expected in [
         (["--model.help", "ClassificationTask"], ["--model.network", "--model.weights WEIGHTS", "file with initial weights"]),
-        (["--data.help", "ImageDataModule"], ["--data.normal NORMAL", "--data.split_seed", "FolderSource", "default: 128"]),
+        (["--data.help", "ImageDataModule"], ["--data.normal NORMAL", "--data.split_seed", "FolderSource", "default: 64"]),
         (["--detection.help"], ["--detection.mlp.width WIDTH", "--detection.label_designs", "Predicted"]),
         (["--data", "ImageDataModule", "--data.normal.help", "FolderSource"], ["root", "relative to the working directory"]),
     ]:  # fmt: skip

@@ -81,7 +81,7 @@ from lightning_gradood.guard import Guard
 images = torch.load("images.pt", weights_only=True)
 for number, folder in enumerate(json.loads(sys.argv[1])):
     np.save(f"{number}.npy", Guard.load(folder)(images).scores)
-print(sorted({name.split(".")[0] for name in sys.modules} & {"lightning", "torchmetrics", "wandb", "jsonargparse"}))
+print(sorted({name.split(".")[0] for name in sys.modules} & {"lightning", "torchmetrics", "wandb"}))
 """
     pixels = images(20, seed=9)
     torch.save(pixels, tmp_path / "images.pt")
