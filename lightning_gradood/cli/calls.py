@@ -27,30 +27,12 @@ class _Parsed(Command):
 
 
 def configuration_of(words: list[str]) -> dict[str, Any]:
-    """Resolve a command line without running it.
-
-    Args:
-        words: the verb and its flags.
-
-    Returns:
-        The configuration as plain values.
-
-    Raises:
-        Refusal: the words cannot be parsed.
-    """
+    """Return the resolved configuration of a command line, as plain values, without running it."""
     with ExitStack() as leaving:
         return _Parsed(leaving, words).configuration
 
 
 def run_verb(words: list[str], callbacks: Sequence[Callback] = ()) -> list[Outcome]:
-    """Run a verb in this process.
-
-    Args:
-        words: the verb and its flags.
-        callbacks: for the Trainer, beside those of the configuration.
-
-    Returns:
-        One outcome for each anomaly source and detector; empty for verbs that fit no detectors.
-    """
+    """Run a verb in this process; return one outcome for each anomaly source and detector that it fitted."""
     with ExitStack() as leaving:
         return Command(leaving, words, callbacks).outcomes

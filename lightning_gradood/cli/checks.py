@@ -14,15 +14,7 @@ from lightning_gradood.tasks import ClassificationTask
 
 
 def check_resumable(path: str, model: ClassificationTask) -> None:
-    """Refuse a file from which `fit` cannot go on, before the first step.
-
-    Args:
-        path: a Lightning checkpoint, which holds the optimizer's state and the epoch beside the weights.
-        model: the task that is trained; its network holds the file's weights afterwards.
-
-    Raises:
-        Refusal: if it is no checkpoint, would execute code, holds weights only, or those of another architecture.
-    """
+    """Refuse a file from which `fit` cannot go on; else `model` holds its weights afterwards."""
     with refused_as(path="ckpt_path"):
         read_state_dict(path)  # says what is wrong with the file, and never executes code
     content: Any = {} if path.endswith(".safetensors") else torch.load(path, map_location="cpu", weights_only=True)
@@ -36,14 +28,7 @@ def check_resumable(path: str, model: ClassificationTask) -> None:
 
 
 def check_checkpointing(trainer: Any) -> None:
-    """Refuse to train for stage two without keeping the classifier.
-
-    Args:
-        trainer: Lightning's Trainer.
-
-    Raises:
-        Refusal: if it keeps no checkpoints.
-    """
+    """Refuse to train for stage two without keeping the classifier."""
     if trainer.checkpoint_callback is None:
         raise Refusal(
             "`trainer.enable_checkpointing` should be on, as stage two probes the best checkpoint. Got false. "
@@ -58,14 +43,8 @@ _THREADS = "OMP_NUM_THREADS"
 def set_threads(trainer: Any, threads: int | None, leaving: ExitStack) -> None:
     """Set the number of torch's threads where the network runs on the CPU, and say it.
 
-    Args:
-        trainer: Lightning's Trainer.
-        threads: what the user wants; by default `OMP_NUM_THREADS`, or else this process' share of the processors that
-            affinity and control group allow.
-        leaving: gives `OMP_NUM_THREADS` back what the user had said, so that the next run in this process chooses anew.
-
-    Raises:
-        Refusal: `threads` is no number of threads.
+    Without `threads` it is `OMP_NUM_THREADS`, or else this process' share of the processors that affinity and control
+    group allow. `leaving` gives `OMP_NUM_THREADS` back what the user had said.
     """
     if threads is not None and not 1 <= threads <= _MOST_THREADS:
         raise Refusal(

@@ -8,17 +8,7 @@ from lightning_gradood.cli.plain import SWITCH, call, refuse_existing
 
 
 def compare(words: Sequence[str]) -> int:
-    """Run the verb.
-
-    Args:
-        words: of the command line, without the verb.
-
-    Returns:
-        The exit code, 0.
-
-    Raises:
-        Refusal: a folder holds no results, or the page cannot be written; nothing was written then.
-    """
+    """Run the verb with the words behind it, and return the exit code, 0."""
     epilog = (
         "The page needs nothing else: AUROC of every detector on every source, differences to the first run, bars, and the keys "
         "in which the configurations differ."

@@ -13,17 +13,7 @@ _FOLDERS = ("configs", "sweeps")
 
 
 def configs(words: Sequence[str]) -> int:
-    """Run the verb.
-
-    Args:
-        words: of the command line, without the verb.
-
-    Returns:
-        The exit code, 0.
-
-    Raises:
-        Refusal: no file of a name comes with the package, or a copy would replace a file of the user's.
-    """
+    """Run the verb with the words behind it, and return the exit code, 0."""
     call("configs", _configs, words, "", names={"nargs": "*", "type": str, "default": []})
     return 0
 

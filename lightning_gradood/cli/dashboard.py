@@ -13,17 +13,7 @@ _FILE = "dashboard.json"
 
 
 def dashboard(words: Sequence[str]) -> int:
-    """Run the verb.
-
-    Args:
-        words: of the command line, without the verb.
-
-    Returns:
-        The exit code, 0.
-
-    Raises:
-        Refusal: there is no run with results, or W&B does not let the account write there.
-    """
+    """Run the verb with the words behind it, and return the exit code, 0."""
     epilog = "An earlier dashboard of the project is replaced. Without a W&B account only the definition is written."
     call("dashboard", _dashboard, words, epilog, run={"nargs": "?", "type": str, "default": ""})
     return 0

@@ -34,9 +34,6 @@ class RunCheckpoint(ModelCheckpoint):
 
     Lightning saves absolute paths. In a folder that was moved or copied it would forget the best accuracy, so that the
     next epoch became the best whatever its accuracy, and stage two would look for the best checkpoint in the old place.
-
-    Args:
-        folder: of the run.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -61,14 +58,7 @@ def _moved(value: Any, before: str, now: str) -> Any:
 def with_default_callbacks(
     trainer: Any, folder: Path | None, more: Sequence[Callback] = (), report: ReportSettings | None = None
 ) -> list[Callback]:
-    """Add reporting, the progress bar, and where a classifier is trained the best and the last checkpoint.
-
-    Args:
-        trainer: the Trainer's settings, with the user's callbacks: a list, one, or none.
-        folder: of the run where it trains a classifier, else None.
-        more: callbacks of the caller.
-        report: how figures are written, unless a callback among those given reports.
-    """
+    """Add reporting, the progress bar, and where a classifier is trained into `folder` the best and the last checkpoint."""
     given = trainer.callbacks if isinstance(trainer.callbacks, list) else [trainer.callbacks] * bool(trainer.callbacks)
     given = [*given, *more]
     defaults: list[tuple[type[Callback], Callback]] = [(ReportCallback, ReportCallback(settings=report))]
@@ -111,14 +101,7 @@ class RunIdentity:
 
 
 def run_identity(configuration: Mapping[str, Any], verb: str, experiment: str, folder: Path | None) -> RunIdentity:
-    """Name a run by what it is about.
-
-    Args:
-        configuration: of the verb, resolved.
-        verb: e.g. detect.
-        experiment: its name.
-        folder: of the run; None for verbs without one.
-    """
+    """Name a run by what it is about; verbs without a folder have no name."""
     network = configuration["model"].get("init_args", {}).get("network")
     normal = configuration["data"].get("init_args", {}).get("normal")
     designs = (configuration.get("detection") or {}).get("label_designs") or []
@@ -140,10 +123,7 @@ def _innermost(part: Any) -> str:
 def place_loggers(loggers: Any, folder: Path | None, identity: Callable[[], RunIdentity]) -> None:
     """Point loggers that name no place of their own at the run's folder, name W&B's runs, and keep W&B offline without account.
 
-    Args:
-        loggers: the parsed setting `trainer.logger`, changed in place.
-        folder: of the run; None for verbs without one.
-        identity: makes what a `WandbLogger` does not name itself; asked only where there is one.
+    The parsed setting `trainer.logger` is changed in place; `identity` is asked only where there is a `WandbLogger`.
     """
     for logger in loggers if isinstance(loggers, list) else [loggers]:
         if not isinstance(logger, Namespace):
@@ -162,11 +142,7 @@ def place_loggers(loggers: Any, folder: Path | None, identity: Callable[[], RunI
 
 
 def rehearse(configuration: Namespace) -> None:
-    """Let `--trainer.fast_dev_run true` walk stage two as well, on a few images and with records of its own.
-
-    Args:
-        configuration: of the verb, parsed, changed in place.
-    """
+    """Let `--trainer.fast_dev_run true` walk stage two as well, on a few images and with records of its own; in place."""
     given = configuration.data.init_args
     given.limit = min(given.get("limit") or _REHEARSED, _REHEARSED)
     given.probe_batch_size = max(given.probe_batch_size, _REHEARSED)  # Lightning takes one batch of each source

@@ -17,17 +17,7 @@ _SIGNIFICANT = 0.01  # an alarm needs a p-value below it, so that few images rai
 
 
 def drift(words: Sequence[str]) -> int:
-    """Run the verb.
-
-    Args:
-        words: of the command line, without the verb.
-
-    Returns:
-        The exit code: 0, or 4 where the distance is above `--alarm` and not by chance.
-
-    Raises:
-        Refusal: a file cannot be read, or holds no scores.
-    """
+    """Run the verb with the words behind it; exit code 4 where the distance is above `--alarm` and not by chance."""
     epilog = "Exit code 4 if the distance is above --alarm and its p-value below 0.01."
     code: int = call("drift", _drift, words, epilog, overwrite=SWITCH)
     return code

@@ -14,16 +14,7 @@ if TYPE_CHECKING:  # torch takes seconds to import, and `--help` needs none of i
 
 
 class Explained:
-    """Contributions of every image as columns, and figures of the first ones.
-
-    Args:
-        guard: which gives the scores.
-        given: the command line.
-
-    Attributes:
-        folder: of the figures.
-        columns: name to type, beside those of a verdict.
-    """
+    """Contributions of every image as `columns`, and figures of the first ones in `folder`."""
 
     def __init__(self, guard: Guard, given: Request) -> None:
         from lightning_gradood.core import PixelLimit

@@ -19,11 +19,7 @@ _CLASS_PATH, _ARGUMENTS = "class_path", "init_args"
 
 
 def prepare_network_functions(words: Sequence[str]) -> None:
-    """Let the parser accept the function that `--model.network` names, here or in experiment files, with the keywords given.
-
-    Args:
-        words: of the command line, with the paths of experiment files behind `--config`.
-    """
+    """Let the parser accept the function that `--model.network` names, here or in experiment files, with the keywords given."""
     path, names = None, list[str]()
     for name, value in _settings(words):
         if name not in ("", _CLASS_PATH):

@@ -53,12 +53,7 @@ def _main(args: Sequence[str] | None) -> None:
 
 
 def run_alone(verb: str, words: Sequence[str]) -> None:
-    """Run a verb that needs no experiment.
-
-    Args:
-        verb: its name.
-        words: of the command line behind it.
-    """
+    """Run a verb that needs no experiment with the words behind it."""
     try:
         code: int = getattr(import_module(_ALONE[verb]), verb)(words)
     except BrokenPipeError:  # whoever read standard output has enough

@@ -68,11 +68,7 @@ def _limited(load: Callable[[str], Any]) -> Callable[[str], Any]:
 
 
 def shortened(text: str) -> str:
-    """Cut lists of known subclasses that would fill screens, such as every `nn.Module`, down to our own.
-
-    Args:
-        text: a parser's formatted help.
-    """
+    """Cut lists of known subclasses that would fill screens, such as every `nn.Module`, down to our own."""
     return _KNOWN.sub(_cut, text)
 
 
@@ -184,17 +180,7 @@ def add_own_arguments(parser: LightningArgumentParser) -> None:
 
 
 def with_shipped_files(words: Sequence[str]) -> list[str]:
-    """Replace names of shipped experiment files behind `--config` by their paths.
-
-    Args:
-        words: of the command line.
-
-    Returns:
-        The words; a path that exists stays as it is.
-
-    Raises:
-        Refusal: no such file exists, and none of that name comes with the package.
-    """
+    """Replace names of shipped experiment files behind `--config` by their paths; a path that exists stays as it is."""
     found = list(words)
     for place, word in enumerate(words):
         option, sign, value = word.partition("=")
@@ -206,11 +192,7 @@ def with_shipped_files(words: Sequence[str]) -> list[str]:
 
 
 def experiment_name(words: Sequence[str]) -> str:
-    """Name an experiment by its first file; the parsed configuration forgets it where something is interpolated.
-
-    Args:
-        words: of the command line.
-    """
+    """Name an experiment by its first file; the parsed configuration forgets it where something is interpolated."""
     for option, value in itertools.pairwise(part for word in words for part in word.split("=", 1)):
         if option in ("-c", "--config"):
             return Path(value).stem
@@ -225,11 +207,7 @@ def refusal_behind(error: BaseException | None) -> Refusal | None:
 
 
 def unbuildable(error: BaseException) -> Refusal:
-    """Word what a constructor raised, its own or a function's that was named by class path.
-
-    Args:
-        error: as the parser wrapped it.
-    """
+    """Word what a constructor raised, its own or a function's that was named by class path."""
     while (inner := error.__cause__ or error.__context__) is not None:
         error = inner
     frames = traceback.extract_tb(error.__traceback__)

@@ -17,8 +17,7 @@ SWITCH: dict[str, Any] = {"action": "store_true"}
 class PlainParser(ArgumentParser):
     """Takes some arguments in another spelling than that of their annotation, and refuses in one sentence.
 
-    Args:
-        spelling: parameter to the arguments of `add_argument` that say how it is written.
+    `spelling` gives, for such a parameter, the arguments of `add_argument`.
     """
 
     def __init__(self, *args: Any, spelling: Mapping[str, Mapping[str, Any]], **kwargs: Any) -> None:
@@ -44,21 +43,7 @@ class PlainParser(ArgumentParser):
 def call(
     verb: str, function: Callable[..., Any], words: Sequence[str], epilog: str, **spelling: Mapping[str, Any]
 ) -> Any:
-    """Parse the words of a verb and call its function.
-
-    Args:
-        verb: its name.
-        function: typed, with a docstring; what is required by position is positional.
-        words: of the command line, without the verb.
-        epilog: the last lines of its help.
-        spelling: see `PlainParser`.
-
-    Returns:
-        What the function returns.
-
-    Raises:
-        Refusal: the words cannot be parsed.
-    """
+    """Parse the words of a verb and call its function, whose parameters are the flags; return what it returns."""
     return auto_cli(
         function,
         list(words),

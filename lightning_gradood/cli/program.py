@@ -40,11 +40,7 @@ class BenchmarkParser(Parser):
 
 
 def benchmark(words: list[str]) -> None:
-    """Run a benchmark file.
-
-    Args:
-        words: of the command line, without the verb.
-    """
+    """Run a benchmark file with the words behind the verb."""
     parser = BenchmarkParser(prog="python -m lightning_gradood benchmark", description=VERBS["benchmark"])
     parser.add_argument("-c", "--config", action="config", help="The benchmark file, e.g. configs/tables_digits.yaml.")
     parser.add_class_arguments(Benchmark, as_group=False)
@@ -68,11 +64,7 @@ def _built(given: dict[str, Any]) -> Benchmark:
 
 @contextmanager
 def interpolation() -> Iterator[None]:
-    """Let files use `${key}` across files and after overrides, `${oc.env:NAME,default}` and `${div:8,255}`.
-
-    Raises:
-        Refusal: in place of OmegaConf's exceptions, which come as tracebacks.
-    """
+    """Let files use `${key}` across files and after overrides, `${oc.env:NAME,default}` and `${div:8,255}`."""
     OmegaConf.register_resolver("div", _div, replace=True)
     # without it each file would be resolved alone, and overrides (a sweep's too) would leave stale values behind
     set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
@@ -104,15 +96,7 @@ _NOISE = (
 
 
 def run_program(args: Sequence[str] | None = None) -> None:
-    """Run one verb, e.g. `run_program(["fit", "--config", "configs/digits.yaml"])`.
-
-    Args:
-        args: words of the command line; those of the process by default.
-
-    Raises:
-        SystemExit: with code 2 after one sentence on standard error, where the input is refused; with 3 where some
-            detectors failed and the others are reported; with 143 after SIGTERM and 130 after Ctrl-C.
-    """
+    """Run one verb, e.g. `run_program(["fit", "--config", "configs/digits.yaml"])`; exit codes as `main`."""
     _quieten()
     with ExitStack() as leaving:
         try:

@@ -37,11 +37,10 @@ class _File(logging.FileHandler):
 
 @contextmanager
 def run_log() -> Iterator[Callable[[Path, Mapping[str, Any]], None]]:
-    """Keep what is logged and warned of, until the run has a folder of its own.
+    """Keep what is logged and warned of until the run has a folder of its own.
 
-    Yields:
-        A function that takes the folder and the resolved configuration, adds what was kept to the folder's `run.log`, and from
-        then on each line as it comes.
+    Yields a function of the folder and the resolved configuration: it adds what was kept to `run.log`, and from then on
+    each line.
     """
     kept = MemoryHandler(_RECORDS, flushLevel=logging.CRITICAL + 1)
     kept.setLevel(logging.INFO)

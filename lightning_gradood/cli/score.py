@@ -74,17 +74,7 @@ class Request:
 
 
 def score(words: Sequence[str]) -> int:
-    """Run the verb.
-
-    Args:
-        words: of the command line, without the verb.
-
-    Returns:
-        The exit code: 0, or 3 if some files could not be scored.
-
-    Raises:
-        Refusal: the request cannot be carried out; nothing was written then.
-    """
+    """Run the verb with the words behind it; exit code 3 if some files could not be scored."""
     given: Request = call("score", Request, words, _EPILOG, **_SPELLING)
     from lightning_gradood.core import PassedOver, writing_refused
 

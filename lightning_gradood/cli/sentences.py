@@ -22,15 +22,12 @@ _NOISE = re.compile(  # how the parser works, and alternatives of a Union that n
 
 
 def one_sentence(message: str, known: Mapping[str, str], flag: str = "") -> str:
-    """Shorten a message of the argument parser.
+    """Shorten a message of the argument parser to the key, what is wrong with it, and the nearest known name for an unknown one.
 
     Args:
-        message: as jsonargparse words it, several nested lines; what it quotes may have been shortened already.
+        message: as jsonargparse words it, several nested lines.
         known: names that may be used, classes with their import path, other names with an empty text.
         flag: what stands before a key, such as `--`.
-
-    Returns:
-        The key and what is wrong with it; for an unknown key, class or verb the nearest one that exists.
 
     Example:
         >>> one_sentence("unrecognized arguments: --trainer.max_epoch 3", {"trainer": "", "max_epochs": ""})

@@ -16,14 +16,7 @@ _TRAINED = ("max_epochs", "max_steps", "limit_train_batches", "accumulate_grad_b
 
 @contextmanager
 def refused_by_lightning(*more: type[Exception]) -> Iterator[None]:
-    """Word what Lightning says of the Trainer's settings, where it is built and where a loop begins.
-
-    Args:
-        more: exceptions beside Lightning's own.
-
-    Raises:
-        Refusal: in place of them.
-    """
+    """Word what Lightning, or another exception among `more`, says of the Trainer's settings."""
     try:
         yield
     except Refusal:
@@ -36,15 +29,7 @@ def refused_by_lightning(*more: type[Exception]) -> Iterator[None]:
 
 
 def check_settings(parser: ArgumentParser, config: Namespace) -> None:
-    """Refuse what the parser of a verb lets pass and nothing can work with.
-
-    Args:
-        parser: of the verb.
-        config: as it was parsed.
-
-    Raises:
-        Refusal: a section is no section, a value is null where one is needed, a folder's path is empty, or a seed is none.
-    """
+    """Refuse what the parser of a verb lets pass and nothing can work with."""
     mlp = [] if config.get("detection") is None else ["detection.mlp"]
     refuse_null(parser, config, ["trainer", "logging", "report", *mlp])
     for name in ("run_dir", "cache_dir"):
@@ -63,13 +48,7 @@ def check_settings(parser: ArgumentParser, config: Namespace) -> None:
 
 
 def refuse_null(parser: ArgumentParser, config: Namespace, sections: Sequence[str]) -> None:
-    """Refuse null where a value is needed; to the parser it means that none was given.
-
-    Args:
-        parser: that has parsed the configuration.
-        config: to look at.
-        sections: keys that hold others.
-    """
+    """Refuse null where a value is needed; to the parser it means that none was given. `sections` are keys that hold others."""
     for name in sections:
         if not isinstance(given := config.get(name), Namespace):
             raise Refusal(f"`{name}` should hold settings. Got `{name} = {given}`. Leave it out for the defaults.")

@@ -33,20 +33,10 @@ _DENIED = re.compile(r"Importing '([^']+)' is not allowed, denied by")
 
 
 def without_trust(words: Sequence[str]) -> tuple[list[str], list[str] | None]:
-    """Take `--trust` out of a command line; it is no key that an experiment file could set.
+    """Take `--trust` out of a command line, as it is no key of an experiment file; return the other words and the packages named.
 
-    Args:
-        words: of the command line.
-
-    Returns:
-        The other words, and the packages named; None where the flag is not given.
-
-    Raises:
-        Refusal: a value is no name of a package or module.
-
-    Example:
-        >>> without_trust(["fit", "--trust", "my_package", "--config", "digits", "--trust=own"])
-        (['fit', '--config', 'digits'], ['my_package', 'own'])
+    >>> without_trust(["fit", "--trust", "my_package", "--config", "digits", "--trust=own"])
+    (['fit', '--config', 'digits'], ['my_package', 'own'])
     """
     rest, named = list[str](), list[str]()
     left = iter(words)
@@ -67,11 +57,7 @@ def without_trust(words: Sequence[str]) -> tuple[list[str], list[str] | None]:
 
 @contextmanager
 def trusting(packages: Sequence[str] | None) -> Iterator[None]:
-    """Let the parser import class paths of `OWN` and of these packages only.
-
-    Args:
-        packages: beside `OWN`; None lets it import whatever is named.
-    """
+    """Let the parser import class paths of `OWN` and of these packages only; None lets it import whatever is named."""
     if packages is None:
         yield
         return
