@@ -11,7 +11,7 @@ from unittest.mock import Mock
 import pytest
 
 import lightning_gradood
-from lightning_gradood.core import Unwritable, atomic_write, check_writable, writing_refused
+from lightning_gradood.core import Refusal, Unwritable, atomic_write, check_writable, hold, writing_refused
 
 WORDS = r"`--run_dir` should be a place that can be written\. Got "
 
@@ -59,6 +59,9 @@ def test_immutable_files_and_folders_are_left_alone(tmp_path, fixed):
             write(path)
     with pytest.raises(Unwritable, match="`--cache_dir` should be a place that can be written"):
         check_writable(tmp_path / "folder", "--cache_dir")
+    for place in (tmp_path / "folder", tmp_path / "folder" / "deeper" / "run"):
+        with pytest.raises(Refusal, match=f"Got .*{place}.*: Operation not permitted"), hold(place):
+            pass
     assert (tmp_path / "a").read_text() == "old"
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["a", "folder"]
 

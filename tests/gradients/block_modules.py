@@ -1,5 +1,7 @@
 """Blocks of networks of today in small, each [N, 3, 8, 8] -> [N, 5]: what timm and Hugging Face do with parameters."""
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -13,12 +15,12 @@ class Made(nn.Module):
         self.made(*given, **settings)
 
 
-class Block(nn.Module):
-    """16 tokens of 6 channels, `mixed` by a block, a head. The block's parts are shapes of parameters, or make a part."""
+class Net(nn.Module):
+    """A function of the network and its input, and named parts: shapes of parameters, or what makes a module or buffer."""
 
-    def __init__(self, mixed, parts):
+    def __init__(self, function, **parts):
         super().__init__()
-        self.embed, self.head, self.mixed = nn.Conv2d(3, 6, 2, 2), nn.Linear(6, 5), mixed
+        self.function = function
         for name, part in parts.items():
             made = part() if callable(part) else nn.Parameter(torch.randn(part) / 2 + 0.5)
             if isinstance(made, nn.Module | nn.Parameter):
@@ -27,20 +29,42 @@ class Block(nn.Module):
                 self.register_buffer(name, made, persistent=False)
 
     def forward(self, x):
-        return self.head(self.mixed(self, torch.tanh(self.embed(x).flatten(2).transpose(1, 2))).mean(1))
+        return self.function(self, x)
+
+
+def conv(*given, **settings):
+    return partial(nn.Conv2d, *given, **settings)
+
+
+def lin(*given, **settings):
+    return partial(nn.Linear, *given, **settings)
+
+
+class Block(Net):
+    """16 tokens of 6 channels, the function, a head."""
+
+    def __init__(self, function, **parts):
+        super().__init__(function, embed=conv(3, 6, 2, 2), head=lin(6, 5), **parts)
+
+    def forward(self, x):
+        return self.head(super().forward(torch.tanh(self.embed(x).flatten(2).transpose(1, 2))).mean(1))
+
+
+def entering(table, kind):
+    """Return a decorator that enters a network of such a function and parts into the table."""
+
+    def named(name, **parts):
+        def enter(function):
+            table[name] = lambda: kind(function, **parts)
+            return function
+
+        return enter
+
+    return named
 
 
 BLOCKS = {}
-
-
-def block(name, **parts):
-    """Enter a block under this name."""
-
-    def enter(mixed):
-        BLOCKS[name] = lambda: Block(mixed, parts)
-        return mixed
-
-    return enter
+block, whole = entering(BLOCKS, Block), entering(BLOCKS, Net)
 
 
 @block(
@@ -103,10 +127,9 @@ def relative_einsum(self, x):
 
 @block(
     "pooled heads",
-    pool=lambda: nn.Conv2d(3, 3, 3, 1, 1, groups=3),
+    pool=conv(3, 3, 3, 1, 1, groups=3),
     pool1=lambda: nn.Conv1d(3, 3, 3, padding=1, bias=False),
-    norm=lambda: nn.BatchNorm1d(6),
-    act=lambda: nn.PReLU(3),
+    **{"norm": partial(nn.BatchNorm1d, 6), "act": partial(nn.PReLU, 3)},
 )
 def pooled_heads(self, x):
     """MViT v2 and LeViT: a convolution that heads share, batch norm over tokens, PReLU on rows."""
@@ -141,7 +164,7 @@ def quotients(self, x):
     return (self.a - x / self.b.exp()) / (2 + self.c**2) + self.d / (x + 3) - torch.sub(self.c, x)
 
 
-GRID = {"project": lambda: nn.Conv2d(2, 6, 1), "grid": lambda: torch.randn(1, 2, 4, 4)}
+GRID = {"project": conv(2, 6, 1), "grid": lambda: torch.randn(1, 2, 4, 4)}
 
 
 @block("repeated", **GRID, token=(1, 1, 6), flat=(6,))
@@ -154,7 +177,7 @@ def repeated(self, x):
     return torch.cat([*tokens, torch.broadcast_to(flat, (N, 1, 6)), self.flat.expand(N, 2, 6), x], 1)
 
 
-@block("casts", mix=lambda: nn.Linear(6, 6), scale=(6,))
+@block("casts", mix=lin(6, 6), scale=(6,))
 def casts(self, x):
     """Hugging Face: questions after a dtype and conversions that change nothing."""
     x = x.to(self.mix.weight.dtype)
@@ -187,31 +210,25 @@ def added(self, x):
     return torch.baddbmm(self.scores, torch.tanh(y), x.transpose(1, 2)) @ x
 
 
-class Rows(Made):
+LSTM = partial(nn.LSTM, 3, 4, num_layers=2, bidirectional=True)
+
+
+@whole("rows", cells=LSTM, head=lin(16, 5))
+@whole("rows first", cells=partial(LSTM, batch_first=True, bias=False), head=lin(16, 5))
+def rows(self, x):
     """The rows of a picture as tokens of their own for an LSTM over columns, with all that it returns."""
-
-    def made(self, **settings):
-        self.cells = nn.LSTM(3, 4, num_layers=2, bidirectional=True, **settings)
-        self.head = nn.Linear(16, 5)
-
-    def forward(self, x):
-        rows = x.permute(0, 2, 3, 1).flatten(0, 1)  # [N·8, 8, 3]
-        y, (h, c) = self.cells(rows if self.cells.batch_first else rows.transpose(0, 1))
-        y = y if self.cells.batch_first else y.transpose(0, 1)
-        found = torch.cat([y.square().mean(1), h[1] + h[2], c[3] * c[0]], 1)
-        return self.head(found.view(len(x), 8, 16).mean(1))
+    rows = x.permute(0, 2, 3, 1).flatten(0, 1)  # [N·8, 8, 3]
+    y, (h, c) = self.cells(rows if self.cells.batch_first else rows.transpose(0, 1))
+    y = y if self.cells.batch_first else y.transpose(0, 1)
+    found = torch.cat([y.square().mean(1), h[1] + h[2], c[3] * c[0]], 1)
+    return self.head(found.view(len(x), 8, 16).mean(1))
 
 
-class Unfolded(Made):
+@whole("unfolded", inner=conv(3, 4, 3, 2, 1), position=(1, 4, 2, 2), head=lin(64, 5))
+def unfolded(self, x):
     """TNT: patches of the images, as rows of their own, through the first layer of all."""
-
-    def made(self):
-        self.inner, self.position = nn.Conv2d(3, 4, 3, 2, 1), nn.Parameter(torch.randn(1, 4, 2, 2))
-        self.head = nn.Linear(64, 5)
-
-    def forward(self, x):
-        patches = F.unfold(x, 4, stride=4).transpose(1, 2).reshape(-1, 3, 4, 4)  # [N·4, 3, 4, 4]
-        return self.head(torch.tanh(self.inner(patches) + self.position).reshape(len(x), 64))
+    patches = F.unfold(x, 4, stride=4).transpose(1, 2).reshape(-1, 3, 4, 4)  # [N·4, 3, 4, 4]
+    return self.head(torch.tanh(self.inner(patches) + self.position).reshape(len(x), 64))
 
 
 def standardised(conv, gain=None):
@@ -238,34 +255,21 @@ class Standardised(Made):
         return self.head(x.mean((2, 3)))
 
 
-class StandardisedInPlace(Made):
-    """A standardised convolution of what is nearly constant, so that most of its gradient is removed with the mean; then
-    an activation in place."""
-
-    def made(self):
-        self.stem, self.conv, self.head = nn.Conv2d(3, 6, 1), nn.Conv2d(6, 6, 3, bias=False), nn.Linear(6, 5)
-
-    def forward(self, x):
-        x = 1e-3 * self.stem(x) + 1
-        weight = F.batch_norm(self.conv.weight.reshape(1, 6, -1), None, None, training=True, eps=1e-6)
-        return self.head(F.leaky_relu(F.conv2d(x, weight.view(6, 6, 3, 3)), 0.1, inplace=True).mean((2, 3)))
+BLOCKS["standardised"], BLOCKS["standardised groups"] = Standardised, partial(Standardised, 2)
+BLOCKS["standardised gain"] = partial(Standardised, scaled=True)
 
 
-class SharedStandard(Made):
+@whole("standardised in place", stem=conv(3, 6, 1), conv=conv(6, 6, 3, bias=False), head=lin(6, 5))
+def standardised_in_place(self, x):
+    """Of what is nearly constant, so that most of the gradient is removed with the mean; then an activation in place."""
+    x = 1e-3 * self.stem(x) + 1
+    weight = F.batch_norm(self.conv.weight.reshape(1, 6, -1), None, None, training=True, eps=1e-6)
+    return self.head(F.leaky_relu(F.conv2d(x, weight.view(6, 6, 3, 3)), 0.1, inplace=True).mean((2, 3)))
+
+
+@whole("shared standard", stem=conv(3, 6, 1), conv=conv(6, 6, 3, padding=1), head=lin(6, 5))
+def shared_standard(self, x):
     """A standardised weight that is used twice, and its parameter once more beside it."""
-
-    def made(self):
-        self.stem, self.conv, self.head = nn.Conv2d(3, 6, 1), nn.Conv2d(6, 6, 3, padding=1), nn.Linear(6, 5)
-
-    def forward(self, x):
-        x, weight = self.stem(x), standardised(self.conv)
-        x = torch.tanh(F.conv2d(torch.tanh(F.conv2d(x, weight, padding=1)), weight, self.conv.bias))
-        return self.head(self.conv(x).mean((2, 3)))
-
-
-BLOCKS |= {
-    "rows": Rows, "rows first": lambda: Rows(batch_first=True, bias=False), "unfolded": Unfolded,
-    "standardised": Standardised, "standardised groups": lambda: Standardised(2),
-    "standardised gain": lambda: Standardised(scaled=True), "shared standard": SharedStandard,
-    "standardised in place": StandardisedInPlace,
-}  # fmt: skip
+    x, weight = self.stem(x), standardised(self.conv)
+    x = torch.tanh(F.conv2d(torch.tanh(F.conv2d(x, weight, padding=1)), weight, self.conv.bias))
+    return self.head(self.conv(x).mean((2, 3)))

@@ -8,7 +8,6 @@ import torch
 from torch.testing import assert_close
 
 from lightning_gradood.gradients import costs
-from lightning_gradood.gradients.accumulator import paired, paired_products
 from lightning_gradood.gradients.rules import convolution_forms as forms
 from lightning_gradood.gradients.rules import linear
 from lightning_gradood.gradients.rules.convolution import cheapest, possible_forms, size_of
@@ -128,13 +127,7 @@ def test_the_cheapest_form_is_that_of_the_tables():
 
 def test_weight_norms_of_tokens_are_exact(monkeypatch):
     torch.manual_seed(0)
-    for tokens in (1, 2, 63, 64, 65, 130, 257):  # Gram matrices in strips are whole
-        a, b = random(3, 5, tokens), random(3, 7, tokens)
-        traces = a.square().sum((1, 2)) * b.square().sum((1, 2))
-        for inner, product in (paired(a.transpose(1, 2) @ a, b), paired_products(a, b)):
-            assert_close(inner, squares(b @ a.transpose(1, 2)), rtol=1e-11, atol=0)
-            assert_close(product, traces, rtol=1e-12, atol=0)
-    sizes = [(1, 9, 8), (3, 40, 30), (70, 200, 190), (90, 20, 30)]
+    sizes = [(1, 9, 8), (3, 40, 30), (65, 200, 190), (90, 20, 30), (130, 300, 290), (257, 600, 590)]
     for chunk, (tokens, C, D) in itertools.product((1, 2000, 10**6), sizes):
         limits = dataclasses.replace(LIMITS, chunk=chunk)
         monkeypatch.setattr(costs, "limits", lambda device, limits=limits: limits)

@@ -9,7 +9,6 @@ import torch.nn.functional as F
 from torch import nn
 
 from lightning_gradood.core import exact_arithmetic, frozen_network
-from lightning_gradood.core.network_state import OrderedBatchNorm, in_order
 from lightning_gradood.gradients import AllOnes, engine, squared_gradient_norms
 
 from . import truth
@@ -145,18 +144,6 @@ def test_torch_still_needs_the_workaround():
     assert (alone - truth.gradients(network, image)[0]).abs().max() > 1e-3
     with pytest.raises(AssertionError):  # and finite differences see it
         assert_slopes(network, image, truth.true_norms(network, image)[0])
-
-
-def test_only_what_torch_misreads_is_copied():
-    plain, last = torch.rand(1, 4, 3, 5), torch.rand(1, 4, 3, 5).contiguous(memory_format=torch.channels_last)
-    strided, several = (torch.rand(n, 15, 4).transpose(1, 2).unflatten(2, (3, 5)) for n in (1, 2))
-    assert all(in_order(one) is one for one in (plain, last, several))
-    assert in_order(strided).is_contiguous()
-    assert torch.equal(in_order(strided), strided)
-    with OrderedBatchNorm() as ordered:
-        for images, met in ((last, False), (strided, True)):
-            F.batch_norm(images, torch.zeros(4), torch.ones(4))
-            assert ordered.met is met
 
 
 def test_networks_have_the_slopes_of_their_losses():

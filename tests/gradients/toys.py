@@ -1,5 +1,7 @@
 """Small networks that use their parameters in every way that is told apart, each [N, 3, 8, 8] -> [N, 5], and images."""
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -9,11 +11,18 @@ from lightning_gradood.core import exact_arithmetic, frozen_network
 from lightning_gradood.gradients.network_checks import structure_of
 from lightning_gradood.gradients.plan import plan_for
 
-from .block_modules import BLOCKS, Made
+from .block_modules import BLOCKS, Made, Net, conv, entering, lin
+
+TOYS = {}
+toy = entering(TOYS, Net)
 
 
 def head(channels):
     return [nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(4 * channels, 5)]
+
+
+def value(given):
+    return lambda: nn.Parameter(torch.tensor(given))
 
 
 class Residual(Made):
@@ -27,14 +36,10 @@ class Residual(Made):
         return self.head(self.relu(self.bn2(self.conv2(x)) + x))
 
 
-class Twice(Made):
+@toy("twice", stem=conv(3, 6, 1), conv=conv(6, 6, 3, padding=1), head=lambda: nn.Sequential(*head(6)))
+def twice(self, x):
     """One convolution used twice: its two gradients add up before the norm."""
-
-    def made(self):
-        self.stem, self.conv, self.head = nn.Conv2d(3, 6, 1), nn.Conv2d(6, 6, 3, padding=1), nn.Sequential(*head(6))
-
-    def forward(self, x):
-        return self.head(self.conv(F.relu(self.conv(self.stem(x)))))
+    return self.head(self.conv(F.relu(self.conv(self.stem(x)))))
 
 
 class Tied(Made):
@@ -60,85 +65,71 @@ class Unused(Made):
         return self.scale * self.linear(x.flatten(1))
 
 
-class Transformer(Made):
+LAYER = partial(nn.TransformerEncoderLayer, 12, 3, 16, norm_first=True)
+AROUND = {"embed": conv(3, 12, 4, 4), "norm": partial(nn.LayerNorm, 12), "head": lin(12, 5)}
+AROUND |= {"token": (1, 1, 12), "position": (1, 5, 12)}
+
+
+@toy("transformer", block=partial(LAYER, batch_first=True), **AROUND)
+def transformer(self, x):
     """Class and position tokens, pre-norm attention."""
-
-    def made(self, batch_first=True):
-        self.embed, self.batch_first = nn.Conv2d(3, 12, 4, 4), batch_first
-        self.token, self.position = nn.Parameter(torch.randn(1, 1, 12)), nn.Parameter(torch.randn(1, 5, 12))
-        self.block = nn.TransformerEncoderLayer(12, 3, 16, batch_first=batch_first, norm_first=True)
-        self.norm, self.head = nn.LayerNorm(12), nn.Linear(12, 5)
-
-    def forward(self, x):
-        x = self.embed(x).flatten(2).transpose(1, 2)
-        x = torch.cat([self.token.expand(len(x), -1, -1), x], 1) + self.position
-        x = self.block(x) if self.batch_first else self.block(x.transpose(0, 1)).transpose(0, 1)
-        return self.head(self.norm(x)[:, 0])
+    x = self.embed(x).flatten(2).transpose(1, 2)
+    x = torch.cat([self.token.expand(len(x), -1, -1), x], 1) + self.position
+    return self.head(self.norm(self.block(x))[:, 0])
 
 
-class Tokens(Made):
+@toy("sequence_first", block=LAYER, **AROUND)
+def sequence_first(self, x):
+    x = self.embed(x).flatten(2).transpose(1, 2)
+    x = torch.cat([self.token.expand(len(x), -1, -1), x], 1) + self.position
+    return self.head(self.norm(self.block(x.transpose(0, 1)).transpose(0, 1))[:, 0])
+
+
+@toy("tokens", table=partial(nn.Embedding, 6, 4, padding_idx=2), mix=lin(4, 4), head=lin(4, 5), scale=(4,))
+def tokens(self, x):
     """Pixels as words of a small vocabulary."""
-
-    def made(self):
-        self.table, self.mix, self.head = nn.Embedding(6, 4, padding_idx=2), nn.Linear(4, 4), nn.Linear(4, 5)
-        self.scale = nn.Parameter(torch.rand(4))
-
-    def forward(self, x):
-        words = self.table((x[:, 0] * 6).long().flatten(1))
-        return self.head((words - self.scale * self.mix(words)).mean(1))
+    words = self.table((x[:, 0] * 6).long().flatten(1))
+    return self.head((words - self.scale * self.mix(words)).mean(1))
 
 
-class Windows(Made):
+INDEX = torch.arange(16).view(4, 4) % 9
+
+
+@toy("windows", embed=conv(3, 6, 2, 2), qkv=lin(6, 18), bias=(9, 2), head=lin(6, 5), index=INDEX.clone)
+def windows(self, x):
     """Attention in windows with a relative position bias, as Swin has it: [N·windows, tokens, channels]."""
-
-    def made(self):
-        self.embed, self.qkv = nn.Conv2d(3, 6, 2, 2), nn.Linear(6, 18)
-        self.bias, self.head = nn.Parameter(torch.randn(9, 2)), nn.Linear(6, 5)
-        self.register_buffer("index", torch.arange(16).view(4, 4) % 9)
-
-    def forward(self, x):
-        x = self.embed(x).unflatten(2, (2, 2)).unflatten(4, (2, 2)).permute(0, 2, 4, 3, 5, 1).reshape(-1, 4, 6)
-        q, k, v = self.qkv(x).view(-1, 4, 3, 2, 3).permute(2, 0, 3, 1, 4)
-        weights = q @ k.transpose(-2, -1) + self.bias[self.index].permute(2, 0, 1).unsqueeze(0)
-        x = (weights.softmax(-1) @ v).transpose(1, 2).reshape(-1, 16, 6)
-        return self.head(x.mean(1))
+    x = self.embed(x).unflatten(2, (2, 2)).unflatten(4, (2, 2)).permute(0, 2, 4, 3, 5, 1).reshape(-1, 4, 6)
+    q, k, v = self.qkv(x).view(-1, 4, 3, 2, 3).permute(2, 0, 3, 1, 4)
+    weights = q @ k.transpose(-2, -1) + self.bias[self.index].permute(2, 0, 1).unsqueeze(0)
+    x = (weights.softmax(-1) @ v).transpose(1, 2).reshape(-1, 16, 6)
+    return self.head(x.mean(1))
 
 
-class Weighted(Made):
+ATTENTION = {"attention": partial(nn.MultiheadAttention, 6, 2, batch_first=True), "norm": partial(nn.RMSNorm, 6)}
+
+
+@toy("weighted", embed=conv(3, 6, 4, 4), **ATTENTION, head=lin(6, 5), scale=(6,), temperature=value(0.3))
+def weighted(self, x):
     """Attention that returns its weights, RMS norm, a layer scale, a temperature behind exp()."""
-
-    def made(self):
-        self.embed, self.attention = nn.Conv2d(3, 6, 4, 4), nn.MultiheadAttention(6, 2, batch_first=True)
-        self.norm, self.head = nn.RMSNorm(6), nn.Linear(6, 5)
-        self.scale, self.temperature = nn.Parameter(torch.rand(6)), nn.Parameter(torch.tensor(0.3))
-
-    def forward(self, x):
-        x = self.norm(self.embed(x).flatten(2).transpose(1, 2))
-        mixed, weights = self.attention(x, x, x)
-        return self.temperature.exp() * self.head((x + self.scale * mixed + weights.sum(1)[..., None]).mean(1))
+    x = self.norm(self.embed(x).flatten(2).transpose(1, 2))
+    mixed, weights = self.attention(x, x, x)
+    return self.temperature.exp() * self.head((x + self.scale * mixed + weights.sum(1)[..., None]).mean(1))
 
 
-class Frozen(Made):
+@toy("frozen", body=lin(192, 6), scale=(6, 1), head=lin(6, 5))
+def frozen(self, x):
     """A body under no_grad: its parameters have norm 0, as autograd has it."""
-
-    def made(self):
-        self.body, self.scale, self.head = nn.Linear(192, 6), nn.Parameter(torch.rand(6, 1)), nn.Linear(6, 5)
-
-    def forward(self, x):
-        with torch.no_grad():
-            x = F.linear(x.flatten(1), self.body.weight * self.scale, self.body.bias)
-        return self.head(x)
+    with torch.no_grad():
+        x = F.linear(x.flatten(1), self.body.weight * self.scale, self.body.bias)
+    return self.head(x)
 
 
-class Recurrent(Made):
-    """The rows of a picture as a sequence; `arguments` go to the LSTM or GRU."""
-
-    def made(self, kind=nn.LSTM, directions=1, **arguments):
-        self.cells = kind(24, 7, batch_first=True, bidirectional=directions == 2, **arguments)
-        self.head = nn.Linear(7 * directions, 5)
-
-    def forward(self, x):
-        return self.head(self.cells(x.transpose(1, 2).flatten(2))[0][:, -1])
+@toy("recurrent", cells=partial(nn.LSTM, 24, 7, batch_first=True), head=lin(7, 5))
+@toy("gated_recurrent", cells=partial(nn.GRU, 24, 7, batch_first=True), head=lin(7, 5))
+@toy("stacked_recurrent", cells=partial(nn.LSTM, 24, 7, 2, batch_first=True, bidirectional=True), head=lin(14, 5))
+def recurrent(self, x):
+    """The rows of a picture as a sequence."""
+    return self.head(self.cells(x.transpose(1, 2).flatten(2))[0][:, -1])
 
 
 class Checkpointed(Made):
@@ -153,15 +144,10 @@ class Checkpointed(Made):
         return self.head(torch.utils.checkpoint.checkpoint(self.body, self.stem(x), use_reentrant=self.reentrant))
 
 
-class Scalars(Made):
+@toy("scalars", linear=lin(192, 5), temperature=value(1.3), offset=value(-0.2), gain=value([0.7]))
+def scalars(self, x):
     """A temperature and an offset without dimensions, a gain with one entry, powers and quotients of them."""
-
-    def made(self):
-        self.linear, self.temperature = nn.Linear(192, 5), nn.Parameter(torch.tensor(1.3))
-        self.offset, self.gain = nn.Parameter(torch.tensor(-0.2)), nn.Parameter(torch.tensor([0.7]))
-
-    def forward(self, x):
-        return (self.linear(x.flatten(1)) / self.temperature + self.offset) * self.gain.sigmoid() ** self.temperature
+    return (self.linear(x.flatten(1)) / self.temperature + self.offset) * self.gain.sigmoid() ** self.temperature
 
 
 def trained(network):
@@ -203,13 +189,9 @@ SEQUENTIAL = {
     "weight_norm": lambda: [weight_norm(nn.Conv2d(3, 6, 3)), nn.ReLU(), *head(6)],
     "spectral_norm": lambda: [nn.Flatten(), spectral_norm(nn.Linear(192, 7)), nn.Tanh(), nn.Linear(7, 5)],
 }  # fmt: skip
-TOYS = {name: lambda layers=layers: nn.Sequential(*layers()) for name, layers in SEQUENTIAL.items()} | {
-    "residual": Residual, "twice": Twice, "tied": Tied, "unused": Unused, "transformer": Transformer,
-    "sequence_first": lambda: Transformer(batch_first=False), "tokens": Tokens, "windows": Windows,
-    "weighted": Weighted, "frozen": Frozen, "recurrent": Recurrent, "scalars": Scalars,
-    "stacked_recurrent": lambda: Recurrent(directions=2, num_layers=2), "gated_recurrent": lambda: Recurrent(nn.GRU),
-    "checkpointed": Checkpointed, "checkpointed_later": lambda: Checkpointed(stem=True),
-}  # fmt: skip
+TOYS |= {name: lambda layers=layers: nn.Sequential(*layers()) for name, layers in SEQUENTIAL.items()}
+TOYS |= {"residual": Residual, "tied": Tied, "unused": Unused}
+TOYS |= {"checkpointed": Checkpointed, "checkpointed_later": partial(Checkpointed, stem=True)}
 SLOW = {  # exact through the loop; the others are exact through closed forms
     "sequence_first", "recurrent", "stacked_recurrent", "gated_recurrent", "checkpointed", "checkpointed_later",
     "rows", "rows first",

@@ -14,8 +14,6 @@ from torch.testing import assert_close
 from lightning_gradood.detectors import MahalanobisProbe, OdinProbe
 from lightning_gradood.detectors.mahalanobis import Moments
 from lightning_gradood.detectors.odin import _signs
-from lightning_gradood.networks import resnet20
-from lightning_gradood.probes import feature_layer_names
 from lightning_gradood.probes.input_gradients import signs_of
 
 GENERATOR = torch.Generator().manual_seed(1)
@@ -177,19 +175,6 @@ def test_directions_without_variance_are_left_out_and_classes_without_images():
 def test_a_constant_feature_layer_is_no_evidence(network):
     nn.init.zeros_(network[0].weight)
     assert prepared(network, (0.0, 0.01), ["0"])(network, IMAGES).tolist() == [[0.0, 0.0]] * 12
-
-
-def test_our_networks_are_read_at_their_usual_feature_layers():
-    torch.manual_seed(0)
-    network, images = resnet20(num_classes=4), torch.rand(150, 3, 8, 8, generator=GENERATOR)
-    probe = prepared(network, (0.0, 0.01), None, [(images, torch.arange(150) % 4)])
-    layers = feature_layer_names(network)
-    assert probe.names(network) == [f"{layer} m={m}" for layer in layers for m in ("0", "0.01")]
-    values = probe(network, images)
-    assert values.shape == (150, 2 * len(layers))
-    widths = torch.tensor([16.0, 16.0, 32.0, 64.0], dtype=torch.float64)
-    nearest_own = values[:, ::2].mean(0)  # the mean of d² about the own class's mean is the width; others may be closer
-    assert ((-2 * nearest_own <= widths * 1.0001) & (-2 * nearest_own > widths * 0.8)).all()
 
 
 def test_an_error_half_way_through_the_training_images_leaves_the_network_as_it_was(network):
