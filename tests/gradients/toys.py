@@ -71,18 +71,14 @@ AROUND |= {"token": (1, 1, 12), "position": (1, 5, 12)}
 
 
 @toy("transformer", block=partial(LAYER, batch_first=True), **AROUND)
+@toy("sequence_first", block=LAYER, **AROUND)
 def transformer(self, x):
     """Class and position tokens, pre-norm attention."""
     x = self.embed(x).flatten(2).transpose(1, 2)
     x = torch.cat([self.token.expand(len(x), -1, -1), x], 1) + self.position
-    return self.head(self.norm(self.block(x))[:, 0])
-
-
-@toy("sequence_first", block=LAYER, **AROUND)
-def sequence_first(self, x):
-    x = self.embed(x).flatten(2).transpose(1, 2)
-    x = torch.cat([self.token.expand(len(x), -1, -1), x], 1) + self.position
-    return self.head(self.norm(self.block(x.transpose(0, 1)).transpose(0, 1))[:, 0])
+    first = self.block.self_attn.batch_first
+    x = self.block(x) if first else self.block(x.transpose(0, 1)).transpose(0, 1)
+    return self.head(self.norm(x)[:, 0])
 
 
 @toy("tokens", table=partial(nn.Embedding, 6, 4, padding_idx=2), mix=lin(4, 4), head=lin(4, 5), scale=(4,))
