@@ -2,14 +2,16 @@
 
 import ast
 import errno
+import itertools
 import os
 import re
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
 import lightning_gradood
-from lightning_gradood.core import Unwritable, atomic_write, check_writable, writing_refused
+from lightning_gradood.core import Refusal, Unwritable, atomic_write, check_writable, hold, writing_refused
 
 WORDS = r"`--run_dir` should be a place that can be written\. Got "
 
@@ -35,17 +37,15 @@ def test_what_is_in_the_way_is_named(tmp_path):
     assert sorted(tmp_path.rglob("*")) == before
 
 
-@pytest.mark.parametrize("call", ["fsync", "replace"])
-def test_a_disk_that_fails_leaves_the_old_file(tmp_path, monkeypatch, call):
+def test_a_disk_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
     (tmp_path / "a").write_text("old")
-    for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.ESTALE):
-
-        def fail(*_, number=number):
-            raise OSError(number, os.strerror(number))
-
-        monkeypatch.setattr(os, call, fail)
-        with pytest.raises(Unwritable, match=re.escape(os.strerror(number))):
-            write(tmp_path / "a")
+    numbers = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.ESTALE)
+    for call, number in itertools.product(("fsync", "replace"), numbers):
+        error = OSError(number, os.strerror(number))
+        with monkeypatch.context() as patch:
+            patch.setattr(os, call, Mock(side_effect=error))
+            with pytest.raises(Unwritable, match=re.escape(error.strerror)):
+                write(tmp_path / "a")
         assert [path.read_text() for path in tmp_path.iterdir()] == ["old"]
 
 
@@ -59,44 +59,34 @@ def test_immutable_files_and_folders_are_left_alone(tmp_path, fixed):
             write(path)
     with pytest.raises(Unwritable, match="`--cache_dir` should be a place that can be written"):
         check_writable(tmp_path / "folder", "--cache_dir")
+    for place in (tmp_path / "folder", tmp_path / "folder" / "deeper" / "run"):
+        with pytest.raises(Refusal, match=f"Got .*{place}.*: Operation not permitted"), hold(place):
+            pass
     assert (tmp_path / "a").read_text() == "old"
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["a", "folder"]
 
 
-def test_failures_of_other_files_pass(tmp_path):
+def test_failures_of_other_files_pass_and_too_little_room_is_refused_before_the_work(tmp_path):
     with pytest.raises(FileNotFoundError, match="other"), atomic_write(tmp_path / "a"):
         (tmp_path / "other").read_text()
     with pytest.raises(OSError, match="cut short"), writing_refused(tmp_path, "--run_dir"):
         raise OSError("cut short")
-
-
-def test_too_little_room_is_refused_before_the_work(tmp_path):
     check_writable(tmp_path, "--cache_dir", 1)
     with pytest.raises(Unwritable, match=r"`--cache_dir` should have room for at least 1000000000000\.0 MB"):
         check_writable(tmp_path, "--cache_dir", 10**18)
     assert list(tmp_path.iterdir()) == []
 
 
-WRITING = [
-    "write_text",
-    "write_bytes",
-    "savefig",
-    "to_parquet",
-    "to_csv",
-    "save_file",
-    "savez",
-    "savez_compressed",
-    "tofile",
-]
+WRITING = {
+    "write_text", "write_bytes", "savefig", "to_parquet", "to_csv", "save_file", "savez", "savez_compressed", "tofile",
+}  # fmt: skip
 
 
 def test_no_module_writes_a_file_but_through_atomic_write():
     """A call whose first argument is a buffer or an open file writes no file of its own."""
-    root = Path(lightning_gradood.__file__).parent
+    root, exempt = Path(lightning_gradood.__file__).parent, ("core/files.py", "core/locks.py", "cli/run_log.py")
     found = []
-    for path in sorted(root.rglob("*.py")):
-        if str(path.relative_to(root)) in ("core/files.py", "core/locks.py", "cli/run_log.py"):  # a log grows by lines
-            continue
+    for path in sorted(set(root.rglob("*.py")) - {root / name for name in exempt}):  # a log grows by lines
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and _writes(node):
                 found.append(f"{path.relative_to(root)}:{node.lineno}: {ast.unparse(node)[:60]}")

@@ -5,13 +5,11 @@ import torch
 
 from lightning_gradood.core import Portions, Refusal, is_out_of_memory
 
-SENTENCES = [
-    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
-    RuntimeError(
-        "[enforce fail at alloc_cpu.cpp:117] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to"
-    ),
-    MemoryError("Unable to allocate 9. GiB for an array"),
-]
+CUDA = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+CPU = RuntimeError(
+    "[enforce fail at alloc_cpu.cpp:117] err == 0. DefaultCPUAllocator: can't allocate memory: you tried"
+)
+NUMPY = MemoryError("Unable to allocate 9. GiB for an array")
 
 
 def work_that_fits(most, error, seen):
@@ -25,7 +23,7 @@ def work_that_fits(most, error, seen):
 
 
 def test_every_row_is_done_once_and_in_order(capsys):
-    for error, number in ((SENTENCES[0], 1), (SENTENCES[0], 64), (SENTENCES[1], 7), (SENTENCES[2], 4)):
+    for error, number in ((CUDA, 1), (CUDA, 64), (CPU, 7), (NUMPY, 4)):
         seen, portions = [], Portions()
         parts = portions.run(work_that_fits(3, error, seen), number)
         assert [row for part in parts for row in part] == list(range(number))
@@ -39,10 +37,9 @@ def test_every_row_is_done_once_and_in_order(capsys):
 
 
 def test_one_row_that_does_not_fit_is_refused_and_other_errors_pass_on():
-    with pytest.raises(
-        Refusal, match=r"one image at a time\. Got: CUDA out of memory\. Tried to allocate 2\.00 GiB\. End"
-    ):
-        Portions().run(work_that_fits(0, SENTENCES[0], []), 8)
+    words = r"one image at a time\. Got: CUDA out of memory\. Tried to allocate 2\.00 GiB\. End"
+    with pytest.raises(Refusal, match=words):
+        Portions().run(work_that_fits(0, CUDA, []), 8)
     for error in (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), ValueError("out of memory")):
         assert not is_out_of_memory(error)
         with pytest.raises(type(error)):

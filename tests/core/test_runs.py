@@ -1,12 +1,12 @@
 """Run folders: a new one each time, never someone else's, nothing overwritten by accident."""
 
 import os
-import re
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 
 import pytest
 import yaml
+from asserts import assert_refused
 
 from lightning_gradood.core import Refusal, claim, new_run_folder, refuse_foreign, runs
 
@@ -48,36 +48,34 @@ def test_it_is_removed_if_nothing_was_put_into_it_even_after_an_error(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_processes_that_the_run_starts_get_its_folder(tmp_path):
-    """They inherit its environment, and leave the folder alone, into which they put nothing."""
+def test_processes_that_the_run_starts_get_its_folder_and_those_of_another_launcher_must_name_it(tmp_path, monkeypatch):
+    """The first inherit its environment, and leave the folder alone, into which they put nothing."""
     with new_run_folder(tmp_path) as folder:
         with new_run_folder(tmp_path / "elsewhere") as child:
             assert child == folder
         assert folder.is_dir()
     assert runs._CHOSEN not in os.environ
     assert not (tmp_path / "elsewhere").exists()
-
-
-@pytest.mark.parametrize("variable", ["WORLD_SIZE", "SLURM_NTASKS"])
-def test_another_launcher_must_name_the_folder(tmp_path, monkeypatch, variable):
-    monkeypatch.setenv(variable, "2")
-    words = "`run_dir` should be given where torchrun or a cluster starts the processes"
-    with pytest.raises(Refusal, match=f"{words}.*--run_dir runs/first"), new_run_folder(tmp_path):
-        pass
-    monkeypatch.setenv(variable, "1")
-    with new_run_folder(tmp_path) as folder:
-        assert folder.is_dir()
+    words = "`run_dir` should be given where torchrun or a cluster starts the processes.*--run_dir runs/first"
+    for variable in ("WORLD_SIZE", "SLURM_NTASKS"):
+        with monkeypatch.context() as patch:
+            patch.setenv(variable, "2")
+            with pytest.raises(Refusal, match=words), new_run_folder(tmp_path):
+                pass
+            patch.setenv(variable, "1")
+            with new_run_folder(tmp_path) as folder:
+                assert folder.is_dir()
 
 
 def test_a_place_where_no_folder_can_be_made_is_refused(tmp_path):
-    (tmp_path / "runs").write_text("a file")
-    words = re.escape("`run_dir` should be a folder that can be made. Got `run_dir = ")
-    with pytest.raises(Refusal, match=words), new_run_folder(tmp_path / "runs" / "digits"):
-        pass
-    with pytest.raises(Refusal, match=words):
-        claim(tmp_path / "runs" / "mine", CONFIG, IDENTITY)
-    with pytest.raises(Refusal, match=re.escape(f"Got `run_dir = {tmp_path / 'runs'}`, which is no folder or")):
-        claim(tmp_path / "runs", CONFIG, IDENTITY)
+    place = tmp_path / "runs"
+    place.write_text("a file")
+    words = "`run_dir` should be a folder that can be made. Got `run_dir = "
+    assert_refused(
+        (lambda: new_run_folder(place / "digits").__enter__(), words),
+        (lambda: claim(place / "mine", CONFIG, IDENTITY), words),
+        (lambda: claim(place, CONFIG, IDENTITY), f"Got `run_dir = {place}`, which is no folder or"),
+    )
 
 
 def test_the_first_configuration_is_written_and_stays_and_looking_writes_nothing(tmp_path):
@@ -91,32 +89,27 @@ def test_the_first_configuration_is_written_and_stays_and_looking_writes_nothing
     assert yaml.safe_load((folder / "config.yaml").read_text()) == CONFIG
 
 
+CHANGES = [
+    ({"seed": 2}, "seed"), ({"model": {"width": 32, "norm": {"mean": [0.5, 0.5]}}}, "model.width"),
+    ({"model": {"width": 64, "norm": {"mean": [0.5, 0.4]}}}, "model.norm.mean"),
+    ({"model": {"width": 64, "norm": None}}, "model.norm"), ({"model": None}, "model"),
+    ({"model": {"width": 1, "norm": {"mean": []}, "new": 1}}, "model.width, model.norm.mean, model.new"),
+]  # fmt: skip
+
+
 @pytest.mark.parametrize("look", [claim, refuse_foreign])
-def test_another_experiment_is_refused_with_what_differs(tmp_path, look):
-    claim(tmp_path, CONFIG, IDENTITY)
-    before = (tmp_path / "config.yaml").read_text()
-    for change, named in [
-        ({"seed": 2}, "seed"),
-        ({"model": {"width": 32, "norm": {"mean": [0.5, 0.5]}}}, "model.width"),
-        ({"model": {"width": 64, "norm": {"mean": [0.5, 0.4]}}}, "model.norm.mean"),
-        ({"model": {"width": 64, "norm": None}}, "model.norm"),
-        ({"model": {"width": 1, "norm": {"mean": []}, "new": 1}}, "model.width, model.norm.mean, model.new"),
-        ({"model": None}, "model"),
-    ]:
-        words = f"Got `run_dir = {tmp_path}`, whose config.yaml differs in {named}. Name another folder, or none"
-        with pytest.raises(Refusal, match=re.escape(words)):
-            look(tmp_path, CONFIG | change, IDENTITY)
-    assert (tmp_path / "config.yaml").read_text() == before
+def test_another_experiment_or_other_things_are_refused_and_left_alone(tmp_path, look):
+    mine, config = tmp_path / "mine", tmp_path / "mine" / "config.yaml"
+    claim(mine, CONFIG, IDENTITY)
+    before, got = config.read_text(), f"Got `run_dir = {mine}`, whose config.yaml differs in "
+    changes = ((CONFIG | change, f"{got}{named}. Name another folder, or none") for change, named in CHANGES)
+    assert_refused(*((lambda changed=changed: look(mine, changed, IDENTITY), words) for changed, words in changes))
+    assert config.read_text() == before
     for text in ("", "- a list", "a: [unclosed", "just words", "\x00"):
-        (tmp_path / "config.yaml").write_text(text)
-        with pytest.raises(Refusal, match=r"config\.yaml differs in seed, model\. Name another"):
-            look(tmp_path, CONFIG, IDENTITY)
-        assert (tmp_path / "config.yaml").read_text() == text
-
-
-@pytest.mark.parametrize("look", [claim, refuse_foreign])
-def test_a_folder_of_other_things_is_refused_and_left_alone(tmp_path, look):
-    (tmp_path / "holiday.jpg").touch()
-    with pytest.raises(Refusal, match=re.escape("holds other files and no config.yaml. Name another folder")):
-        look(tmp_path, CONFIG, IDENTITY)
-    assert [path.name for path in tmp_path.iterdir()] == ["holiday.jpg"]
+        config.write_text(text)
+        assert_refused((lambda: look(mine, CONFIG, IDENTITY), "config.yaml differs in seed, model. Name another"))
+        assert config.read_text() == text
+    config.rename(mine / "holiday.jpg")
+    words = "holds other files and no config.yaml. Name another folder"
+    assert_refused((lambda: look(mine, CONFIG, IDENTITY), words))
+    assert [path.name for path in mine.iterdir()] == ["holiday.jpg"]

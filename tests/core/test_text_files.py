@@ -20,16 +20,10 @@ def laughs(levels=9, form="[{}]"):
 
 ALIASES, DEEP, LARGE = "its aliases expanded", "nested more than 64 deep", "million characters"
 BOMBS = [
-    (laughs(), ALIASES),
-    (laughs(form="{{<<: [{}]}}"), ALIASES),
+    (laughs(), ALIASES), (laughs(form="{{<<: [{}]}}"), ALIASES), (f"[{'a,' * 900_000}]", ALIASES),
     ("lightning: &a [1, 2, 3, *a]\n" + "# a comment makes it longer than what is looked at\n" * 2, ALIASES),
-    (f"[{'a,' * 900_000}]", ALIASES),
-    ("[" * 10**5, DEEP),
-    ("{a: " * 10**5, DEEP),
-    ("- " * 10**5, DEEP),
-    ("? " * 10**5, DEEP),
-    ("a" * 10**7, LARGE),
-]
+    *((start * 10**5, DEEP) for start in ("[", "{a: ", "- ", "? ")), ("a" * 10**7, LARGE),
+]  # fmt: skip
 
 
 @pytest.mark.timeout(60)  # each takes less than a second; without the limits minutes, or all memory

@@ -7,55 +7,37 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from lightning_gradood import gradients
 from lightning_gradood.core import exact_arithmetic, frozen_network
-from lightning_gradood.gradients import (
-    AllOnes,
-    AllZeros,
-    KHot,
-    LabelDesign,
-    Predicted,
-    Uniform,
-    costs,
-    norms,
-    parameter_names,
-    probe_gradients,
-    squared_gradient_norms,
-    warm_up,
-)
+from lightning_gradood.gradients import AllOnes, costs, norms, parameter_names, squared_gradient_norms, warm_up
 from lightning_gradood.gradients.engine import backward, forward
 
 from . import truth
-from .toy_modules import TwoDtypes
+from .block_modules import Made
 from .toys import FAST, NETWORKS, SLOW, make, pictures, plan_of, trained
 from .treacherous import Between
 
 DESIGNS = {
-    AllOnes(): truth.all_ones,
-    AllZeros(): truth.all_zeros,
-    KHot((0, 3)): truth.k_hot(0, 3),
-    Predicted(): truth.predicted,
-    Uniform(): truth.uniform,
-}
+    gradients.AllOnes(): truth.all_ones, gradients.AllZeros(): truth.all_zeros,
+    gradients.KHot((0, 3)): truth.k_hot(0, 3), gradients.Predicted(): truth.predicted,
+    gradients.Uniform(): truth.uniform,
+}  # fmt: skip
 
 
-def batches(images: Tensor) -> dict[str, Tensor]:
+def batches(images):
     """The images alone, few and many, in another order, beside others, in another layout; there are 16 tokens and 8 rows."""
-    sizes = {f"first {number}": images[:number] for number in (4, 1, 2, 3, 5, 8, 16)}
-    return sizes | {
+    with torch.inference_mode():
+        inference = images[:3] * 1
+    return {f"first {number}": images[:number] for number in (4, 1, 2, 3, 5, 8, 16)} | {
         "permuted": images[[3, 0, 2, 1]],
         "beside others": torch.cat([images[:2], pictures(4, seed=9) ** 4]),
         "channels last": images[:4].contiguous(memory_format=torch.channels_last),
-        "as inference tensors": inference(images[:3]),
+        "as inference tensors": inference,
     }
 
 
-def inference(images: Tensor) -> Tensor:
-    with torch.inference_mode():
-        return images * 1
-
-
 @pytest.mark.parametrize("part", range(4))
-def test_every_network_is_exact_in_every_batch_and_by_closed_forms(part: int) -> None:
+def test_every_network_is_exact_in_every_batch_and_by_closed_forms(part):
     wrong, images = {}, pictures(16)
     for name in sorted(NETWORKS)[part::4]:
         network = make(name)
@@ -67,8 +49,11 @@ def test_every_network_is_exact_in_every_batch_and_by_closed_forms(part: int) ->
     truth.assert_none(wrong)
 
 
-def test_one_image_alone_is_exact_by_closed_forms(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_image_alone_is_exact_by_closed_forms(monkeypatch):
     """Networks of large parameters take them; here all do."""
+    large = nn.Sequential(nn.Flatten(), nn.Linear(192, 2000), nn.Linear(2000, 5))
+    for network, single in ((large, True), (make("residual", torch.float32), False)):
+        assert plan_of(network, pictures(1, torch.float32)).single is single
     monkeypatch.setattr(costs, "ALONE", 0)
     monkeypatch.setattr(costs, "limits", lambda device: costs.Limits(recheck=0))
     wrong, one = {}, pictures(1)
@@ -82,20 +67,14 @@ def test_one_image_alone_is_exact_by_closed_forms(monkeypatch: pytest.MonkeyPatc
     truth.assert_none(wrong)
 
 
-def test_one_image_alone_takes_the_way_that_pays() -> None:
-    large = nn.Sequential(nn.Flatten(), nn.Linear(192, 2000), nn.Linear(2000, 5))
-    for network, single in ((large, True), (make("residual", torch.float32), False)):
-        assert plan_of(network, pictures(1, torch.float32)).single is single
-
-
-def test_a_layer_norm_taken_image_by_image_is_exact(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_layer_norm_taken_image_by_image_is_exact(monkeypatch):
     """As large ones are."""
     monkeypatch.setattr(costs, "LARGE_NORM", 0)
-    found = {}
-    for name in ("norms", "tokens", "windows", "transformer"):
-        network, images = make(name), pictures()
-        found[name] = truth.excess(squared_gradient_norms(network, images), truth.true_norms(network, images))
-    truth.assert_none(found)
+    networks, images = {name: make(name) for name in ("norms", "tokens", "windows", "transformer")}, pictures()
+    truth.assert_none({
+        name: truth.excess(squared_gradient_norms(network, images), truth.true_norms(network, images))
+        for name, network in networks.items()
+    })  # fmt: skip
 
 
 # vit_b_16 without its 86 million parameters
@@ -104,24 +83,28 @@ SOME = ["resnet18", "mobilenet_v3_small", "shufflenet_v2_x0_5", "VisionTransform
 OTHERS = ["densenet121", "efficientnet_b0", "convnext_tiny", "swin_t", "regnet_y_400mf"]
 
 
-def torchvision_network(name: str) -> tuple[nn.Module, Tensor]:
+def torchvision_network(name):
     torch.manual_seed(0)
-    network = getattr(torchvision.models, name)(num_classes=10, **SMALL if name == "VisionTransformer" else {})
-    return trained(network).double().eval(), torch.rand(2, 3, 32, 32, dtype=torch.float64)
+    return getattr(torchvision.models, name)(num_classes=10, **SMALL if name == "VisionTransformer" else {})
+
+
+def torchvision_case(name):
+    network = trained(torchvision_network(name)).double().eval()
+    return network, torch.rand(2, 3, 32, 32, dtype=torch.float64)
 
 
 @pytest.mark.parametrize("name", [*SOME, *(pytest.param(name, marks=pytest.mark.slow) for name in OTHERS)])
-def test_networks_that_nobody_here_wrote_are_exact_by_closed_forms(name: str) -> None:
-    network, images = torchvision_network(name)
+def test_networks_that_nobody_here_wrote_are_exact_by_closed_forms(name):
+    network, images = torchvision_case(name)
     truth.assert_exact(squared_gradient_norms(network, images), truth.true_norms(network, images))
     assert plan_of(network, images).trace is not None
 
 
-def test_every_design_is_exact_alone_and_beside_others() -> None:
+def test_every_design_is_exact_alone_and_beside_others():
     wrong, images = {}, pictures(3)
     for name in ("residual", "transformer"):
         network = make(name)
-        together, logits = probe_gradients(network, images, list(DESIGNS))
+        together, logits = gradients.probe_gradients(network, images, list(DESIGNS))
         for (design, loss), part in zip(DESIGNS.items(), together.chunk(len(DESIGNS), 1), strict=True):
             expected = truth.true_norms(network, images, loss)
             wrong[name, design.name, "alone"] = truth.excess(squared_gradient_norms(network, images, design), expected)
@@ -131,47 +114,38 @@ def test_every_design_is_exact_alone_and_beside_others() -> None:
     truth.assert_none(wrong)
 
 
-class Scaled(LabelDesign):
+class Scaled(gradients.LabelDesign):
     """The all-ones loss times a constant."""
 
-    def __init__(self, factor: float) -> None:
+    name = "scaled"
+
+    def __init__(self, factor):
         self.factor = factor
 
-    @property
-    def name(self) -> str:
-        return f"{self.factor}"
-
-    def logit_gradient(self, logits: Tensor) -> Tensor:
+    def logit_gradient(self, logits):
         return self.factor * AllOnes().logit_gradient(logits)
 
 
-def test_scaling_the_loss_scales_the_norms_by_its_square() -> None:
+def test_scaling_the_loss_scales_the_norms_by_its_square(monkeypatch):
     network, images = make("residual"), pictures(3)
     plain = squared_gradient_norms(network, images)
     for factor in (1e-200, 0.3, 1e150):
         truth.assert_exact(squared_gradient_norms(network, images, Scaled(factor**0.5)) / factor, plain)
-
-
-def test_designs_over_one_forward_equal_designs_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The input's Gram matrices are shared between designs; they must not be shared between chunks or layers."""
+    # over one forward the input's Gram matrices are shared between designs, but neither between chunks nor layers
     monkeypatch.setattr(costs, "limits", lambda device: costs.Limits(chunk=1 << 16))  # several chunks a layer
-    torch.manual_seed(0)
-    network = nn.Sequential(
-        nn.Conv2d(3, 40, 3, padding=1), nn.Tanh(), nn.Conv2d(40, 40, 3, padding=1), nn.Tanh(), nn.Flatten(),
-        nn.Linear(2560, 5),
-    ).double()  # fmt: skip
-    images, parameters = pictures(32), list(network.parameters())
+    layers = [nn.Conv2d(3, 40, 3, padding=1), nn.Tanh(), nn.Conv2d(40, 40, 3, padding=1), nn.Tanh(), nn.Flatten()]
+    network, images = nn.Sequential(*layers, nn.Linear(2560, 5)).double(), pictures(32)
     with exact_arithmetic(), frozen_network(network):
-        together = backward(forward(network, images, parameters, 3), [Scaled(1), Scaled(-2), Scaled(0.5)])
+        pass_ = forward(network, images, list(network.parameters()), 3)
+        together = backward(pass_, [Scaled(1), Scaled(-2), Scaled(0.5)])
     alone = squared_gradient_norms(network, images)
     for column, factor in enumerate((1.0, 4.0, 0.25)):
         truth.assert_exact(together[:, column], factor * alone)
 
 
-def test_columns_follow_named_parameters_used_or_not() -> None:
-    network = make("tied")
-    names = parameter_names(network)
-    assert names == [name for name, _ in network.named_parameters()]
+def test_columns_follow_named_parameters_used_or_not():
+    names = parameter_names(make("tied"))
+    assert names == [name for name, _ in make("tied").named_parameters()]
     assert "again.weight" not in names
     network = make("unused")
     found = dict(zip(parameter_names(network), squared_gradient_norms(network, pictures(3)).T, strict=True))
@@ -179,7 +153,7 @@ def test_columns_follow_named_parameters_used_or_not() -> None:
     assert (found["linear.bias"] > 0).all(), "frozen"
 
 
-def test_float32_network_computes_in_float32_and_returns_float64() -> None:
+def test_float32_network_computes_in_float32_and_returns_float64():
     network, exact = make("residual", torch.float32), make("residual")
     exact.load_state_dict(network.state_dict())
     found = squared_gradient_norms(network, pictures(4))  # of float64, which is cast
@@ -188,7 +162,7 @@ def test_float32_network_computes_in_float32_and_returns_float64() -> None:
     torch.testing.assert_close(found, squared_gradient_norms(exact, pictures(4)), rtol=1e-4, atol=0)
 
 
-def test_half_precision_is_no_worse_than_plain_autograd_and_takes_the_loop() -> None:
+def test_half_precision_is_no_worse_than_plain_autograd_and_takes_the_loop():
     wrong = {}
     for name in ("residual", "recurrent", "scalars"):
         for dtype in (torch.float16, torch.bfloat16):
@@ -197,9 +171,7 @@ def test_half_precision_is_no_worse_than_plain_autograd_and_takes_the_loop() -> 
             plan = plan_of(network, images)
             assert plan.trace is None
             assert str(dtype) in plan.reason or name == "recurrent"
-            plain, exact = (
-                truth.true_norms(network.to(kind), images.to(kind)) for kind in (dtype, torch.float64)
-            )  # fmt: skip
+            plain, exact = (truth.true_norms(network.to(d), images.to(d)) for d in (dtype, torch.float64))
             bound = max(3 * ((plain - exact).abs() / exact).max(), 8 * torch.finfo(dtype).eps)
             for number, norms_ in found.items():
                 worst = ((norms_ - exact[:number]).abs() / exact[:number]).max()
@@ -207,66 +179,64 @@ def test_half_precision_is_no_worse_than_plain_autograd_and_takes_the_loop() -> 
     truth.assert_none(wrong)
 
 
-def test_autocast_inside_the_forward_rounds_as_the_network_asks() -> None:
-    class Inside(nn.Sequential):
-        def forward(self, x: Tensor) -> Tensor:
-            with torch.autocast("cpu", dtype=torch.bfloat16):
-                return super().forward(x).float()
+class AutocastInside(nn.Sequential):
+    def forward(self, x):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            return super().forward(x).float()
 
+
+class TwoDtypes(Made):
+    """A float32 body and a float64 head."""
+
+    def made(self):
+        self.body, self.head = nn.Linear(192, 7).float(), nn.Linear(7, 5).double()
+
+    def forward(self, x):
+        return self.head(torch.tanh(self.body(x.flatten(1))).double())
+
+
+def test_several_dtypes_in_one_network_round_as_it_asks():
     torch.manual_seed(0)
-    network = Inside(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5))
-    for number in (1, 4):
-        found, plain = (
-            way(network, pictures(number, torch.float32)) for way in (squared_gradient_norms, truth.true_norms)
-        )
-        torch.testing.assert_close(found, plain, rtol=8 * torch.finfo(torch.bfloat16).eps, atol=0)
+    layers = nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5)
+    for network, rtol in ((AutocastInside(*layers), 8 * torch.finfo(torch.bfloat16).eps), (TwoDtypes(), 1e-5)):
+        for number in (1, 4):
+            images = pictures(number, torch.float32)
+            expected = truth.true_norms(network, images)
+            torch.testing.assert_close(squared_gradient_norms(network, images), expected, rtol=rtol, atol=0)
 
 
-def test_parameters_of_several_dtypes_are_exact() -> None:
-    torch.manual_seed(0)
-    network, images = TwoDtypes(), pictures(4, torch.float32)
-    expected = truth.true_norms(network, images)
-    torch.testing.assert_close(squared_gradient_norms(network, images), expected, rtol=1e-5, atol=0)
-
-
-def test_confident_images_do_not_underflow_in_float32() -> None:
+def test_confident_images_do_not_underflow_in_float32():
     """At a logit of 60 the float32 all-ones gradient is 1e-26, its square far below float32's range."""
     network = nn.Linear(3, 2)
-    with torch.no_grad():
-        network.weight.fill_(10.0)
-        network.bias.fill_(30.0)
+    nn.init.constant_(network.weight, 10.0), nn.init.constant_(network.bias, 30.0)
     tail = torch.tensor(-60.0, dtype=torch.float64).exp() / 2  # torch's own loss returns 0 here, even in float64
     expected = tail.square() * torch.tensor([[6.0, 2.0]], dtype=torch.float64)
     truth.assert_exact(squared_gradient_norms(network, torch.ones(1, 3)), expected)
 
 
-def test_plan_is_made_once_per_network_and_shape() -> None:
+def test_warm_up_says_which_way_is_taken_and_plans_are_for_shapes():
+    assert warm_up(make("residual"), (4, 3, 8, 8)) == "closed forms"
+    assert warm_up(make("sequence_first"), (4, 3, 8, 8)).startswith("one image at a time: ")
+    other_in_larger_batches = Between(lambda x: x if len(x) < 9 else 1 * x)
+    assert warm_up(other_in_larger_batches, (16, 3, 12, 12)).startswith("one image at a time: ")
     network = make("residual")
     plan = plan_of(network, pictures(4))
     assert plan_of(network, pictures(9, seed=3)) is plan
     assert plan_of(network, pictures(4)[:, :, :6]) is not plan
 
 
-def test_warm_up_says_which_way_is_taken() -> None:
-    assert warm_up(make("residual"), (4, 3, 8, 8)) == "closed forms"
-    assert warm_up(make("sequence_first"), (4, 3, 8, 8)).startswith("one image at a time: ")
-    other_in_larger_batches = Between(lambda x: x if len(x) < 9 else 1 * x)
-    assert warm_up(other_in_larger_batches, (16, 3, 12, 12)).startswith("one image at a time: ")
-
-
-class Sizes(nn.Module):
+class Sizes(Made):
     """Remembers how many images each forward pass had."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def made(self):
         self.linear, self.sizes = nn.Linear(192, 5), []
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x):
         self.sizes.append(len(x))
         return self.linear(x.flatten(1))
 
 
-def test_memory_is_bounded_and_checks_are_few(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_is_bounded_and_checks_are_few(monkeypatch):
     monkeypatch.setattr(costs, "limits", lambda device: costs.Limits(recheck=0))  # by chance, see test_silent_errors
     network = Sizes()
     squared_gradient_norms(network, pictures(500))
@@ -283,9 +253,7 @@ def test_memory_is_bounded_and_checks_are_few(monkeypatch: pytest.MonkeyPatch) -
 class Largest(TorchDispatchMode):
     """Remembers the largest tensor that an operation made, views of others apart."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.elements = 0
+    elements = 0
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         given = {t.untyped_storage().data_ptr() for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)}
@@ -296,7 +264,7 @@ class Largest(TorchDispatchMode):
         return made
 
 
-def test_nothing_is_as_large_as_the_callers_batch() -> None:
+def test_nothing_is_as_large_as_the_callers_batch():
     """Neither the first call nor a later one, by closed forms or by the loop, copies, casts or compares it whole."""
     wrong = {}
     for name, inference_mode in (("pointwise", True), ("pointwise", False), ("sequence_first", True)):

@@ -1,27 +1,21 @@
 """The independent judge: torch's own losses, one image at a time, plain backward; nothing of the package's."""
 
-from __future__ import annotations
-
 import copy
-from collections.abc import Callable, Mapping
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
-
-Loss = Callable[[Tensor], Tensor]
 
 
-def all_ones(logits: Tensor) -> Tensor:
+def all_ones(logits):
     return F.binary_cross_entropy_with_logits(logits, torch.ones_like(logits))
 
 
-def all_zeros(logits: Tensor) -> Tensor:
+def all_zeros(logits):
     return F.binary_cross_entropy_with_logits(logits, torch.zeros_like(logits))
 
 
-def k_hot(*classes: int) -> Loss:
-    def loss(logits: Tensor) -> Tensor:
+def k_hot(*classes):
+    def loss(logits):
         label = torch.zeros_like(logits)
         label[:, list(classes)] = 1
         return F.binary_cross_entropy_with_logits(logits, label)
@@ -29,24 +23,19 @@ def k_hot(*classes: int) -> Loss:
     return loss
 
 
-def predicted(logits: Tensor) -> Tensor:
+def predicted(logits):
     return F.cross_entropy(logits, logits.argmax(1))
 
 
-def uniform(logits: Tensor) -> Tensor:
+def uniform(logits):
     return F.cross_entropy(logits, torch.full_like(logits, 1 / logits.shape[1]))
 
 
-def second_best(logits: Tensor) -> Tensor:
+def second_best(logits):
     return F.cross_entropy(logits, logits.argsort(1)[:, -2])
 
 
-def softened(loss: Loss, temperature: float) -> Loss:
-    """The same loss on divided logits."""
-    return lambda logits: loss(logits / temperature)
-
-
-def gradients(network: nn.Module, image: Tensor, loss: Loss = all_ones) -> list[Tensor]:
+def gradients(network, image, loss=all_ones):
     """One image's gradient of every parameter, behind a batch of two copies of it, [1, ...] in.
 
     torch's batch norm is wrong for batches of one (`test_layouts`), and a loop over single images with it.
@@ -56,20 +45,29 @@ def gradients(network: nn.Module, image: Tensor, loss: Loss = all_ones) -> list[
     return [torch.zeros_like(p) if p.grad is None else p.grad for p in network.parameters()]
 
 
-def pair_norms(network: nn.Module, images: Tensor, loss: Loss = all_ones) -> Tensor:
+def pair_norms(network, images, loss=all_ones):
     """float64 [N, L], the squared norms of `gradients`."""
     rows = [[float(g.double().square().sum()) for g in gradients(network, image, loss)] for image in images.split(1)]
     return torch.tensor(rows, dtype=torch.float64)
 
 
-def true_norms(network: nn.Module, images: Tensor, loss: Loss = all_ones) -> Tensor:
+def true_norms(network, images, loss=all_ones):
     """float64 [N, L], by `loss.backward()` on each image alone."""
-    rows = []
-    flags = [parameter.requires_grad for parameter in network.parameters()]
+    return _norms(network, (lambda image=image: loss(network(image[None])) for image in images))
+
+
+def norms_behind_one_forward(network, images):
+    """float64 [N, L], image n's loss backpropagated alone, but through one forward pass of all: a batch's rounding."""
+    logits = network(images)
+    return _norms(network, (lambda row=row: all_ones(row) for row in logits.split(1)))
+
+
+def _norms(network, losses):
+    rows, flags = [], [parameter.requires_grad for parameter in network.parameters()]
     network.requires_grad_(True)
-    for image in images:
+    for loss in losses:
         network.zero_grad()
-        loss(network(image[None])).backward()
+        loss().backward(retain_graph=True)
         norms = [0.0 if p.grad is None else float(p.grad.double().square().sum()) for p in network.parameters()]
         rows.append(norms)
     network.zero_grad()
@@ -78,19 +76,7 @@ def true_norms(network: nn.Module, images: Tensor, loss: Loss = all_ones) -> Ten
     return torch.tensor(rows, dtype=torch.float64)
 
 
-def norms_behind_one_forward(network: nn.Module, images: Tensor) -> Tensor:
-    """float64 [N, L], image n's loss backpropagated alone, but through one forward pass of all: a batch's rounding."""
-    logits = network(images)
-    rows = []
-    for row in range(len(images)):
-        network.zero_grad()
-        all_ones(logits[row : row + 1]).backward(retain_graph=True)
-        rows.append([0.0 if p.grad is None else float(p.grad.double().square().sum()) for p in network.parameters()])
-    network.zero_grad()
-    return torch.tensor(rows, dtype=torch.float64)
-
-
-def excess(found: Tensor, truth: Tensor) -> str:
+def excess(found, truth):
     """Where |a − b| ≤ 1e-10·b + 1e-20·max b, the float64 contract of `squared_gradient_norms`, fails; empty where it holds."""
     if found.dtype != torch.float64 or found.shape != truth.shape:
         return f"{found.dtype} {list(found.shape)}, not float64 {list(truth.shape)}"
@@ -99,10 +85,10 @@ def excess(found: Tensor, truth: Tensor) -> str:
     return f"entry {worst}: {found.flatten()[worst]} for {truth.flatten()[worst]}" if beyond[worst] > 0 else ""
 
 
-def assert_exact(found: Tensor, truth: Tensor) -> None:
+def assert_exact(found, truth):
     assert not (text := excess(found, truth)), text
 
 
-def assert_none(wrong: Mapping[object, object]) -> None:
+def assert_none(wrong):
     """No case failed; the message names all that did."""
     assert not {case: text for case, text in wrong.items() if text}

@@ -1,36 +1,31 @@
-"""What holds for every probe: the network is left as it was, a row belongs to its image, the caller's modes change nothing."""
+"""What holds for every probe: the network is left as it was, a row belongs to its image, settings are told apart."""
 
 import inspect
+from functools import partial
 
 import pytest
 import torch
 from asserts import (
     assert_modes_of_the_caller_change_nothing,
     assert_reading_leaves_everything_as_it_was,
+    assert_refused,
     assert_rows_belong_to_their_images,
 )
+from torch import nn
 
 from lightning_gradood import detectors, gradients, probes
 from lightning_gradood.detectors import GradNormProbe, ImageStatisticsProbe, MahalanobisProbe, OdinProbe, ViewsProbe
 from lightning_gradood.networks import CifarResNet, Normalized
-from lightning_gradood.probes import (
-    FeatureProbe,
-    FeatureSpreadProbe,
-    GradientProbe,
-    LogitsProbe,
-    PenultimateProbe,
-    PixelProbe,
-    Probe,
-)
+from lightning_gradood.probes import FeatureProbe, FeatureSpreadProbe, GradientProbe, LogitsProbe
 
 DESIGNS = [
     gradients.AllOnes(), gradients.AllZeros(), gradients.KHot((0, 2)), gradients.Predicted(), gradients.SecondBest(),
     gradients.Uniform(),
 ]  # fmt: skip
 PROBES = [
-    *(GradientProbe(design) for design in DESIGNS), LogitsProbe(), FeatureProbe(), FeatureSpreadProbe(),
-    PenultimateProbe(), GradNormProbe(), ImageStatisticsProbe(), OdinProbe(), MahalanobisProbe(), MahalanobisProbe((0.0, 0.0014)),
-    PixelProbe("float32"), ViewsProbe(),
+    *map(GradientProbe, DESIGNS), LogitsProbe(), FeatureProbe(), FeatureSpreadProbe(), probes.PenultimateProbe(),
+    GradNormProbe(), ImageStatisticsProbe(), OdinProbe(), MahalanobisProbe(), MahalanobisProbe((0.0, 0.0014)),
+    probes.PixelProbe("float32"), ViewsProbe(),
 ]  # fmt: skip
 IMAGES = torch.rand(6, 3, 16, 16, generator=torch.Generator().manual_seed(1))
 
@@ -44,25 +39,117 @@ def network():
     return network
 
 
+def prepared(probe, subject):
+    if probe.needs_preparation:
+        images, labels = torch.rand(80, 3, 16, 16, generator=torch.Generator().manual_seed(2)), torch.arange(80) % 4
+        probe.load(probe.prepare(subject, list(zip(images.split(32), labels.split(32), strict=True))))
+    return probe
+
+
 def test_no_probe_and_no_label_design_is_forgotten():
     def concrete(room, base):
         kinds = {value for name, value in vars(room).items() if inspect.isclass(value) and name in room.__all__}
         return {kind for kind in kinds if issubclass(kind, base) and not inspect.isabstract(kind)}
 
-    there = concrete(probes, Probe) | concrete(detectors, Probe)
+    there = concrete(probes, probes.Probe) | concrete(detectors, probes.Probe)
     assert {type(probe) for probe in PROBES} == there
     assert {type(design) for design in DESIGNS} == concrete(gradients, gradients.LabelDesign)
 
 
 @pytest.mark.parametrize("kind", dict.fromkeys(map(type, PROBES)), ids=lambda kind: kind.__name__)
 def test_a_probe_keeps_its_promises(kind):
-    for probe in PROBES:
-        if type(probe) is not kind:
-            continue
+    for probe in [probe for probe in PROBES if type(probe) is kind]:
         subject = network()
-        if probe.needs_preparation:
-            images, labels = torch.rand(80, 3, 16, 16, generator=torch.Generator().manual_seed(2)), torch.arange(80) % 4
-            probe.load(probe.prepare(subject, list(zip(images.split(32), labels.split(32), strict=True))))
+        prepared(probe, subject)
         assert_reading_leaves_everything_as_it_was(probe, subject, IMAGES)
         assert_rows_belong_to_their_images(probe, subject, IMAGES)
         assert_modes_of_the_caller_change_nothing(probe, subject, IMAGES)
+
+
+def test_one_backward_a_temperature_or_feature_layer_and_no_pass_for_magnitude_zero(monkeypatch):
+    subject, forwards, backwards, run = network(), [], [], torch.autograd._engine_run_backward
+    monkeypatch.setattr(torch.autograd, "_engine_run_backward", lambda *a, **k: (backwards.append(1), run(*a, **k))[1])
+    subject.register_forward_pre_hook(lambda *_: forwards.append(1))
+    layers, magnitudes = ["network.relu", "network.layer1"], (0.0, 0.0014, 0.05)
+    for probe, counted in (
+        (OdinProbe((1.0, 10.0, 1000.0), magnitudes), (1 + 3 * 2, 3)),
+        (OdinProbe((1.0, 10.0, 1000.0), (0.0,)), (1, 0)),
+        (prepared(MahalanobisProbe(magnitudes, layers), subject), (1 + 2 * 2, 2)),
+        (prepared(MahalanobisProbe((0.0,), layers), subject), (1, 0)),
+    ):
+        forwards.clear(), backwards.clear()
+        probe(subject, IMAGES)
+        assert (len(forwards), len(backwards)) == counted
+
+
+class Label(gradients.LabelDesign):
+    """A label design of a user's own, under a name that does not tell its settings."""
+
+    name = "label"
+
+    def __init__(self, label):
+        self.label = label
+
+    def logit_gradient(self, logits):
+        return torch.sigmoid(logits) - torch.as_tensor(self.label)
+
+
+class OtherLabel(Label):
+    pass
+
+
+class Newer(LogitsProbe):
+    version = 2
+
+
+def test_settings_are_told_apart():
+    layers = ["relu", "layer1"]
+    described = [
+        LogitsProbe(), Newer(), GradientProbe(gradients.AllOnes()), FeatureProbe(), FeatureProbe(layers),
+        *map(GradientProbe, (Label([0, 1]), Label([1, 1]), OtherLabel([0, 1]))),
+        *(GradientProbe(Label(torch.tensor([first, 1.0]))) for first in (0.5, 0.25)),
+        OdinProbe(), OdinProbe((1,)), OdinProbe(magnitudes=(0,)),
+        MahalanobisProbe(), MahalanobisProbe((0, 0.1)), MahalanobisProbe((0, 0.2)), MahalanobisProbe(layers=layers),
+    ]  # fmt: skip
+    assert len({str(probe.describe()) for probe in described}) == len(described)
+    assert GradientProbe(Label([0, 1])).describe() == GradientProbe(Label([0, 1])).describe()
+    assert Newer().describe() == LogitsProbe().describe() | {"probe": f"{__name__}.Newer", "version": 2}
+    shared, other = MahalanobisProbe((0, 0.1)), MahalanobisProbe(layers=layers)
+    assert MahalanobisProbe().describe_preparation() == shared.describe_preparation() != other.describe_preparation()
+
+
+def test_values_are_named():
+    odin, mahalanobis = OdinProbe((1, 1000), (0, 0.0014)), MahalanobisProbe((0.0, 0.01), ["conv1", "relu"])
+    four = ["T=1 eps=0", "T=1 eps=0.0014", "T=1000 eps=0", "T=1000 eps=0.0014"]
+    assert (odin.name, odin.names(network())) == ("odin", four)
+    two = [f"{layer} m={m}" for layer in ("conv1", "relu") for m in ("0", "0.01")]
+    assert mahalanobis.name == "mahalanobis/preprocessed/conv1+relu"
+    assert (MahalanobisProbe().name, mahalanobis.names(network())) == ("mahalanobis", two)
+    for probe, name in ((LogitsProbe(), "logits"), (probes.PenultimateProbe(), "features/penultimate")):
+        assert (probe.name, probe.names(network())) == (name, [])
+
+
+def test_what_has_no_meaning_is_refused():
+    subject, layers, labels = CifarResNet(1, num_classes=4), ["relu"], torch.zeros(6, dtype=torch.long)
+    flat = nn.Flatten(), nn.Linear(3 * 16 * 16, 4)
+    positive = "`temperatures` should be one or more different numbers, each positive and finite. Got"
+    changed = [nn.Sequential(*flat, last) for last in (nn.LogSoftmax(dim=1), nn.Hardtanh(-0.01, 0.01))]
+    unread = partial(MahalanobisProbe(layers=layers).prepare, subject)
+    assert_refused(
+        (lambda: OdinProbe(temperatures=[]), positive),
+        (lambda: OdinProbe(temperatures=[0.0]), "Got `temperatures = [0.0]`. Write e.g. [1.0, 1000.0]."),
+        (lambda: OdinProbe(magnitudes=[0.1, 0.1]), "Got `magnitudes = [0.1, 0.1]`. Write e.g. [0.0, 0.0014]."),
+        (lambda: OdinProbe(magnitudes=[-0.1]), "at least 0, in units of pixels in [0, 1], and finite. Got `magnitudes"),
+        (lambda: OdinProbe(magnitudes=[float("nan")]), "Got `magnitudes = [nan]`"),
+        (lambda: MahalanobisProbe(magnitudes=[]), "`magnitudes` should be one or more different numbers"),
+        (lambda: MahalanobisProbe(layers=[]), "different modules, at least one. Got `layers = []`."),
+        (lambda: FeatureProbe(["relu", "relu"]), "Got `layers = ['relu', 'relu']`. Leave it out for the usual ones."),
+        (lambda: unread([]), "`batches` should hold training images. Got none."),
+        (lambda: unread([(IMAGES, labels + 4)]), "0 to 3, as the network has 4 outputs. Got classes 4 to 4."),
+        (lambda: unread([(IMAGES, labels - 1)]), "Got classes -1 to -1. Give the images that the network was trained"),
+        (lambda: detectors.image_statistics(IMAGES.flatten(1)), "[N, C, H, W]. Got `images.shape = [6, 768]`. Leave"),
+        (GradientProbe(Label(nn.Linear(1, 1))).describe, "Got `label_design = label` with a Linear. Keep what"),
+        *((partial(GradNormProbe(), network, IMAGES), "the output of its last nn.Linear. Got") for network in changed),
+    )
+    with pytest.raises(RuntimeError, match=r"MahalanobisProbe.load comes before the first reading"):
+        MahalanobisProbe(layers=layers)(subject, IMAGES)

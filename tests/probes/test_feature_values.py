@@ -1,35 +1,21 @@
-"""GradNorm against autograd, image statistics against their definitions, and nothing left behind in the network."""
+"""GradNorm against autograd and pytorch-ood, image statistics against their definitions."""
 
-import io
 import itertools
-import re
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
-from pytorch_ood.detector import GradNorm as TheirGradNorm
-from sklearn.datasets import load_sample_images
-from torch import nn
+from pytorch_ood.detector import GradNorm
 
-from lightning_gradood.core import Refusal
 from lightning_gradood.detectors import GradNormProbe, image_statistics
 from lightning_gradood.networks import CifarResNet, Normalized
 
 IMAGES = torch.rand(5, 3, 16, 16, generator=torch.Generator().manual_seed(1))
 
 
-@pytest.fixture
-def network():
-    """Return a small network in training mode, one parameter frozen: state to restore."""
+def test_grad_norm_is_autograd_s_of_the_summed_loss_and_pytorch_ood_s_times_the_classes():
     torch.manual_seed(0)
     network = Normalized(CifarResNet(1, num_classes=4), [0.5] * 3, [0.5] * 3)
-    network.network.conv1.weight.requires_grad_(False)
-    network.network.layer2.eval()
-    return network
-
-
-def test_grad_norm_is_autograd_s_of_the_summed_loss_one_image_at_a_time(network):
     values = GradNormProbe()(network, IMAGES)
     assert (values.dtype, values.shape) == (torch.float64, (5, 1))
     network.eval()
@@ -37,27 +23,14 @@ def test_grad_norm_is_autograd_s_of_the_summed_loss_one_image_at_a_time(network)
         loss = -network(image[None]).log_softmax(dim=1).sum()
         (gradient,) = torch.autograd.grad(loss, network.network.linear.weight)
         assert value.item() == pytest.approx(gradient.abs().sum().item(), rel=1e-4)
-
-
-def test_grad_norm_is_pytorch_ood_s_times_the_classes(network):
-    values = GradNormProbe()(network, IMAGES)[:, 0]
-    network.eval()
-    theirs = TheirGradNorm(network, param_filter=lambda name: name == "network.linear.weight").predict(IMAGES)
-    torch.testing.assert_close(values, -4 * theirs.double(), rtol=1e-4, atol=0)
-
-
-def test_grad_norm_of_logits_that_are_changed_afterwards_is_refused():
-    for last in (nn.LogSoftmax(dim=1), nn.Hardtanh(-0.01, 0.01)):
-        network = nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 4), last)
-        with pytest.raises(Refusal, match=r"needs a network whose logits are the output of its last nn\.Linear\. Got"):
-            GradNormProbe()(network, IMAGES)
+    theirs = GradNorm(network, param_filter=lambda name: name == "network.linear.weight").predict(IMAGES)
+    torch.testing.assert_close(values[:, 0], -4 * theirs.double(), rtol=1e-4, atol=0)
 
 
 def test_mean_and_variance_are_numpy_s():
     values = image_statistics(IMAGES).numpy()
     flat = IMAGES.double().flatten(1).numpy()
-    np.testing.assert_allclose(values[:, 0], flat.mean(axis=1), rtol=1e-12)
-    np.testing.assert_allclose(values[:, 1], flat.var(axis=1), rtol=1e-12)
+    np.testing.assert_allclose(values[:, :2], np.stack([flat.mean(axis=1), flat.var(axis=1)], 1), rtol=1e-12)
 
 
 def test_the_energy_of_a_wave_counts_if_it_is_shorter_than_four_pixels():
@@ -78,24 +51,5 @@ def test_blockiness_is_the_step_at_borders_less_the_step_elsewhere():
         # the other direction is flat
         assert image_statistics(image)[0, 3].item() == pytest.approx((at_borders - 0.01) / 2)
         assert image_statistics(image[..., 3:, 3:])[0, 3].item() < 0  # blocks are counted from the corner
-
-
-def test_photographs_become_blockier_when_jpeg_compresses_them_harder():
-    photograph = Image.fromarray(load_sample_images().images[0][:256, :256])
-    found = []
-    for quality in (95, 30, 5):
-        file = io.BytesIO()
-        photograph.save(file, "JPEG", quality=quality)
-        pixels = torch.from_numpy(np.array(Image.open(file))).permute(2, 0, 1)[None] / 255
-        found.append(image_statistics(pixels)[0, 3].item())
-    assert found == sorted(found)
-    assert found[-1] > found[0] + 0.01
-
-
-def test_small_images_have_no_borders_and_other_shapes_are_refused():
-    assert image_statistics(IMAGES[:, :, :8, :8])[:, 3].tolist() == [0] * 5
+    assert image_statistics(IMAGES[:, :, :8, :8])[:, 3].tolist() == [0] * 5  # small images have no borders
     assert image_statistics(IMAGES[:, :1, :1, :1])[:, 1:].abs().max() < 1e-20
-    with pytest.raises(
-        Refusal, match=re.escape("`images` should be [N, C, H, W]. Got `images.shape = [5, 768]`. Leave")
-    ):
-        image_statistics(IMAGES.flatten(1))

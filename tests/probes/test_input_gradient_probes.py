@@ -1,0 +1,184 @@
+"""ODIN and Mahalanobis are plain autograd's, one image at a time, scikit-learn's covariance and pytorch-ood's scores."""
+
+import pytest
+import torch
+from asserts import state_of
+from pytorch_ood.detector import ODIN, Mahalanobis
+from pytorch_ood.detector.mahalanobis import MahalanobisODIN
+from scipy.stats import spearmanr
+from sklearn.covariance import EmpiricalCovariance
+from torch import nn
+from torch.nn.functional import cross_entropy
+from torch.testing import assert_close
+
+from lightning_gradood.detectors import MahalanobisProbe, OdinProbe
+from lightning_gradood.detectors.mahalanobis import Moments
+from lightning_gradood.detectors.odin import _signs
+from lightning_gradood.probes.input_gradients import signs_of
+
+GENERATOR = torch.Generator().manual_seed(1)
+TRAIN = torch.rand(200, 3, 6, 6, generator=GENERATOR), torch.arange(200) % 4
+IMAGES = torch.rand(12, 3, 6, 6, generator=GENERATOR)
+LAYERS, TEMPERATURES, MAGNITUDES = ["0", "3"], (1.0, 10.0, 1000.0), (0.0, 0.0014, 0.05)
+
+
+@pytest.fixture
+def network():
+    """Return a smooth network, so that no gradient is exactly 0, in training mode: state to restore."""
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.Conv2d(3, 5, 3), nn.BatchNorm2d(5), nn.Tanh(), nn.Conv2d(5, 6, 3), nn.Tanh(), nn.Flatten(), nn.Linear(24, 4)
+    )
+    network[0].bias.requires_grad_(False)
+    return network
+
+
+def moved(image, score, magnitude):
+    """The image after the papers' step away from a falling score."""
+    (gradient,) = torch.autograd.grad(score, image)
+    return image - magnitude * torch.where(gradient >= 0, 1.0, -1.0).double()
+
+
+def plain_odin(network, image, temperature, magnitude):
+    """One image's score, written down from the paper."""
+    image = image[None].clone().requires_grad_()
+    logits = network(image) / temperature
+    image = moved(image, cross_entropy(logits, logits.argmax(1)), magnitude)
+    return torch.softmax(network(image) / temperature, 1).max().item()
+
+
+def assert_ranked_the_same(values, scores):
+    assert spearmanr(-values, scores.detach()).statistic == pytest.approx(1, abs=1e-5)
+
+
+def test_odin_is_plain_autograd_s(network):
+    values = OdinProbe(TEMPERATURES, MAGNITUDES)(network.double(), IMAGES.double())
+    network.eval().requires_grad_(True)
+    expected = [
+        [plain_odin(network, image.double(), T, m) for T in TEMPERATURES for m in MAGNITUDES] for image in IMAGES
+    ]
+    assert values.dtype == torch.float64
+    assert_close(values, torch.tensor(expected, dtype=torch.float64), rtol=1e-10, atol=0)
+
+
+def test_odin_is_pytorch_ood_s(network):
+    probe = OdinProbe(TEMPERATURES, MAGNITUDES)
+    values = probe(network, IMAGES)
+    network.eval()
+    for column, (temperature, magnitude) in zip(values.T, probe.grid, strict=True):
+        judged = ODIN(network, eps=magnitude, temperature=temperature).predict(IMAGES)
+        assert_close(column, -judged.double(), rtol=1e-5, atol=0)
+    assert_ranked_the_same(values[:, 2], ODIN(network, eps=0.05, temperature=1.0).predict(IMAGES))
+
+
+def test_a_very_sure_network_still_has_a_direction(network):
+    """In float32 softmax gives exactly 1 there, and cross entropy's own gradient is exactly 0."""
+    network.eval()
+    with torch.no_grad():
+        network[6].weight *= 1000
+    images = IMAGES.clone().requires_grad_()
+    logits = network(images)
+    sure = (logits.softmax(1) == 1).any(1)
+    found = _signs(images, logits, 1.0)[sure]
+    images = IMAGES.double().requires_grad_()
+    expected = _signs(images, network.double()(images), 1.0)[sure]
+    assert sure.sum() > 3
+    assert (found == expected).double().mean() > 0.999
+    assert 0.1 < (found > 0).float().mean() < 0.9
+    assert signs_of(torch.tensor([2.0, 0.0, -0.0, -1e-40])).tolist() == [1, 1, 1, -1], "zero counts as positive"
+
+
+def encoder(network, layer):
+    """The spatial averages after a module, as plain torch."""
+    return lambda images: network[: int(layer) + 1](images).mean((2, 3))
+
+
+def batches_of(data, size=64):
+    return list(zip(data[0].split(size), data[1].split(size), strict=True))
+
+
+def prepared(network, magnitudes=MAGNITUDES, layers=LAYERS, batches=None):
+    """Return a probe that has seen the training images in batches."""
+    probe = MahalanobisProbe(magnitudes, layers)
+    probe.load(probe.prepare(network, batches or batches_of(TRAIN)))
+    return probe
+
+
+def plain_column(network, layer, magnitude):
+    """One feature layer's confidences after the step, one image at a time, with scikit-learn's precision."""
+    with torch.no_grad():
+        features = encoder(network, layer)(TRAIN[0].double())
+    means = torch.stack([features[TRAIN[1] == label].mean(0) for label in range(4)])
+    precision = torch.from_numpy(EmpiricalCovariance().fit((features - means[TRAIN[1]]).numpy()).precision_)
+
+    def confidence(image):
+        centred = encoder(network, layer)(image)[:, None] - means
+        return -0.5 * torch.einsum("ncd,de,nce->nc", centred, precision, centred).min()
+
+    leaves = [image.clone().requires_grad_() for image in IMAGES.double().split(1)]
+    found = [confidence(moved(leaf, -confidence(leaf), magnitude)).item() for leaf in leaves]
+    return torch.tensor(found, dtype=torch.float64)
+
+
+def test_mahalanobis_is_scikit_learn_s_and_plain_autograd_s(network):
+    probe = prepared(network.double(), batches=batches_of((TRAIN[0].double(), TRAIN[1])))
+    values = probe(network, IMAGES.double())
+    network.eval()
+    expected = torch.stack([plain_column(network, layer, m) for layer in LAYERS for m in MAGNITUDES], 1)
+    assert_close(values, expected, rtol=1e-8, atol=0)
+
+
+def test_mahalanobis_is_pytorch_ood_s(network):
+    """Its covariance is not divided by the number of images."""
+    values = prepared(network)(network, IMAGES)
+    network.eval()
+    for layer, columns in zip(LAYERS, values.T.split(len(MAGNITUDES)), strict=True):
+        judges = [MahalanobisODIN(encoder(network, layer), eps=magnitude) for magnitude in MAGNITUDES[1:]]
+        for column, judge in zip(columns, [Mahalanobis(encoder(network, layer)), *judges], strict=True):
+            scores = judge.to("cpu").fit(batches_of(TRAIN)).predict(IMAGES).detach()
+            assert_close(-column / len(TRAIN[0]), scores.double(), rtol=2e-3, atol=0)
+            assert_ranked_the_same(column, scores)
+
+
+def test_batches_of_any_size_and_order_give_the_same_also_in_inference_mode(network):
+    (images, labels), expected = TRAIN, prepared(network)(network, IMAGES)
+    for size in (1, 7, 200):
+        order = torch.randperm(200, generator=torch.Generator().manual_seed(size))
+        probe = prepared(network, batches=batches_of((images[order], labels[order]), size))
+        assert_close(probe(network, IMAGES), expected, rtol=1e-4, atol=0)
+    with torch.inference_mode():
+        probe = MahalanobisProbe(MAGNITUDES, LAYERS)
+        state = probe.prepare(network, batches_of((images.clone(), labels.clone())))
+        probe.load({name: tensor.clone() for name, tensor in state.items()})
+        found = probe(network, IMAGES.clone())
+    assert torch.equal(found, expected)
+
+
+def gaussians_of(features, labels):
+    moments = Moments(3)
+    moments.add(features, labels)
+    return moments.gaussians()
+
+
+def test_directions_without_variance_are_left_out_and_classes_without_images():
+    generator = torch.Generator().manual_seed(0)
+    features, labels = torch.randn(60, 3, generator=generator, dtype=torch.float64), torch.arange(60) % 3
+    dead = torch.cat([features, torch.ones(60, 2, dtype=torch.float64), features.sum(1, keepdim=True)], 1)
+    found, expected = gaussians_of(dead, labels), gaussians_of(features, labels).confidence(features)
+    assert found.whitening.shape == (6, 3)
+    assert_close(found.confidence(dead), expected, rtol=1e-8, atol=0)
+    far = gaussians_of(features + 1e6, labels)  # loses no digits
+    assert_close(far.confidence(features + 1e6), expected, rtol=1e-6, atol=0)
+    assert gaussians_of(features + 5, labels % 2 * 2).means.shape == (2, 3), "class 1 is never the closest"
+
+
+def test_a_constant_feature_layer_is_no_evidence(network):
+    nn.init.zeros_(network[0].weight)
+    assert prepared(network, (0.0, 0.01), ["0"])(network, IMAGES).tolist() == [[0.0, 0.0]] * 12
+
+
+def test_an_error_half_way_through_the_training_images_leaves_the_network_as_it_was(network):
+    before = state_of(network)
+    with pytest.raises(RuntimeError):
+        MahalanobisProbe(layers=LAYERS).prepare(network, [*batches_of(TRAIN), (IMAGES[:, :2], TRAIN[1][:12])])
+    assert state_of(network) == before
