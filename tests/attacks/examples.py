@@ -1,62 +1,50 @@
-"""Every attack that the properties are held against, and functions that stand for a user's own."""
+"""Every attack that the properties are held against, functions that stand for a user's own, and a network that is watched."""
 
 import random
+from contextlib import contextmanager
 
 import numpy as np
 import torch
-from torch import Tensor, nn
 
 from lightning_gradood.attacks import BIM, FGSM, PGD, AdvertorchAttack, CarliniWagner, FunctionAttack, IterLL, preset
-from lightning_gradood.core import Perturbation
-
-
-def darker(network: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-    return images * 0.9
-
-
-def overwriting(network: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-    return images.mul_(0.5)
-
-
-def noisy(network: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-    change = torch.rand_like(images) + float(np.random.rand()) + random.random()
-    return (images + 0.01 * change).clamp(0, 1)
-
-
-def too_bright(network: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-    return images + 1
-
-
-def cropped(network: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-    return images[..., 1:]
-
-
-def halves(network: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-    return images.half()
-
-
-def undefined(network: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-    return images / images
-
-
-def wordy(network: nn.Module, images: Tensor, labels: Tensor) -> str:
-    return "images"
-
-
-not_callable = 3
-
-
-def by_path(name: str) -> str:
-    """The import path of something in this file."""
-    return f"{__name__}.{name}"
-
 
 MOMENTUM = "advertorch.attacks.MomentumIterativeAttack"
 
 
-BRIEF = CarliniWagner(steps=15)  # steps of an optimiser only take time
-ATTACKS: dict[str, Perturbation] = {
-    **{f"paper/{name}": attack for name, attack in (preset("paper") | {"cw": BRIEF}).items()},
+def of_images(change):
+    """A function of network, images and labels that looks at the images alone."""
+    return lambda network, images, labels: change(images)
+
+
+darker, too_bright = of_images(lambda images: images * 0.9), of_images(lambda images: images + 1)
+overwriting, undefined = of_images(lambda images: images.mul_(0.5)), of_images(lambda images: images / images)
+cropped, halves = of_images(lambda images: images[..., 1:]), of_images(lambda images: images.half())
+wordy, not_callable = of_images(lambda images: "images"), 3
+
+
+@of_images
+def noisy(images):
+    change = torch.rand_like(images) + float(np.random.rand()) + random.random()
+    return (images + 0.01 * change).clamp(0, 1)
+
+
+def by_path(name):
+    """The import path of something in this file."""
+    return f"{__name__}.{name}"
+
+
+@contextmanager
+def counted(network):
+    """How many images each forward pass sees."""
+    seen = []
+    hook = network.register_forward_pre_hook(lambda module, args: seen.append(len(args[0])))
+    yield seen
+    hook.remove()
+
+
+ATTACKS = {
+    # steps of an optimiser only take time
+    **{f"paper/{name}": attack for name, attack in (preset("paper") | {"cw": CarliniWagner(steps=15)}).items()},
     "fgsm/next": FGSM(targeted="next"),
     "bim/random": BIM(targeted="random"),
     "bim/stopping": BIM(stop_at_success=True),
