@@ -9,7 +9,7 @@ from torch import nn
 
 from lightning_gradood.attacks import BIM, FGSM, PGD, AdvertorchAttack, CarliniWagner, FunctionAttack, IterLL, preset
 
-from .examples import MOMENTUM, by_path
+from .conftest import MOMENTUM, by_path
 
 GRADIENT_ATTACKS = [FGSM(), BIM(), PGD(), CarliniWagner(steps=2), IterLL(), AdvertorchAttack(MOMENTUM)]
 NAN, INF = float("nan"), float("inf")

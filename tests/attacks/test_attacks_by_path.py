@@ -11,7 +11,7 @@ from asserts import assert_refused
 from lightning_gradood.attacks import AdvertorchAttack, FunctionAttack
 from lightning_gradood.attacks.advertorch_compatibility import advertorch_class
 
-from .examples import ATTACKS, MOMENTUM, by_path
+from .conftest import ATTACKS, MOMENTUM, by_path
 
 
 def test_advertorch_is_given_network_settings_and_labels(digits):

@@ -5,7 +5,7 @@ import torch
 
 from lightning_gradood.attacks import BIM, FGSM, PGD, AdvertorchAttack, CarliniWagner, IterLL
 
-from .examples import MOMENTUM, counted
+from .conftest import MOMENTUM, counted
 
 
 def test_targets_are_what_was_asked_for(digits):

@@ -26,12 +26,6 @@ def chosen(detector, table, setting="magnitude"):
     return learnt(detector, table).state_dict()[setting]
 
 
-def test_names_tell_the_variants_apart():
-    variants = [mahalanobis(preprocessing=p, ensemble=e) for p in (False, True) for e in (False, True)]
-    assert [one.name for one in variants] == ["mahalanobis_v", "mahalanobis_fe", "mahalanobis_p", "mahalanobis_p_fe"]
-    assert (ODIN(name="mine").name, Mahalanobis(name="mine").name) == ("mine", "mine")
-
-
 def test_odin_takes_the_pair_and_mahalanobis_the_magnitude_that_is_best_on_val():
     for best in range(6):
         table, detector = odin_records(best), odin()

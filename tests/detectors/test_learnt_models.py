@@ -11,9 +11,9 @@ from sklearn.metrics import roc_auc_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from lightning_gradood.detectors import MLP, Combined, Energy, GradientGaussian, Inputs, SyntheticOutliers, mlp
+from lightning_gradood.detectors import MLP, Combined, GradientGaussian, Inputs, SyntheticOutliers, mlp
 from lightning_gradood.detectors.inputs import confidence
-from lightning_gradood.gradients import AllOnes, AllZeros, Uniform
+from lightning_gradood.gradients import AllOnes, AllZeros
 from lightning_gradood.metrics import auroc
 from lightning_gradood.networks import MLPSettings
 from lightning_gradood.records import Records
@@ -107,16 +107,6 @@ def test_real_anomalies_other_kinds_and_outliers_that_equal_their_image_are_neve
         assert auroc(scores, table.anomalous) > 0.7
     words = "should hold synthetic outliers in `train` for `synthetic_outliers`.*Got none"
     assert_refused((lambda: learnt(SyntheticOutliers(outliers=[Rotation()]), changed(table, linf=0.0)), words))
-
-
-def test_label_designs_are_the_experiments_unless_it_has_its_own():
-    given, expected = [AllOnes(), Uniform()], ["gradients/all_ones", "gradients/uniform"]
-    reading = SyntheticOutliers(["norms"], "mlp", name="mine").with_label_designs(given)
-    assert (reading.name, reading.model, names(reading)) == ("mine", "mlp", expected)
-    kept = SyntheticOutliers(["norms"], label_designs=[Uniform(temperature=3.0)])
-    assert kept.with_label_designs(given) is kept
-    several = Combined([Energy(), SyntheticOutliers(["norms"])]).with_label_designs(given)
-    assert names(several) == ["logits", *expected]
 
 
 def test_folds_keep_an_outlier_with_its_image():

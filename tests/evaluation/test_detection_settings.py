@@ -2,7 +2,7 @@
 
 from asserts import assert_refused
 
-from lightning_gradood.detectors import MLP, Energy, Mahalanobis
+from lightning_gradood.detectors import MLP, Combined, Energy, Mahalanobis, SyntheticOutliers
 from lightning_gradood.evaluation import DetectionSettings
 from lightning_gradood.gradients import AllOnes, AllZeros, Uniform
 from lightning_gradood.tasks import MLPSettings
@@ -27,14 +27,18 @@ def test_each_probe_is_read_once_and_the_logits_always_and_presets_and_detectors
     designs = [AllOnes(), Uniform()]
     norms = ["gradients/all_ones", "gradients/uniform"]
     assert names(DetectionSettings(label_designs=designs).probes()) == [*norms, "logits"]
-    variants = [Mahalanobis(preprocessing=p, ensemble=e) for p in (False, True) for e in (False, True)]
+    four = [Mahalanobis(preprocessing=p, ensemble=e) for p in (False, True) for e in (False, True)]
     expected = ["gradients/all_ones", "mahalanobis", "mahalanobis/preprocessed", "logits"]
-    assert names(DetectionSettings(detectors=variants).probes()) == expected
+    assert names(DetectionSettings(detectors=four).probes()) == expected
+    variants = ["mahalanobis_v", "mahalanobis_fe", "mahalanobis_p", "mahalanobis_p_fe"]
+    assert names(DetectionSettings(detectors=four).build()) == ["mlp", *variants]
     presets = {"paper": [], "no_anomalies": ["no_anomalies"], "one_pass": ["one_pass", "mlp_on_synthetic"]}
     for preset, own in presets.items():
         assert names(DetectionSettings(preset=preset, detectors=[Energy()]).build()) == ["mlp", *own, "energy"]
-    (one,) = [one for one in DetectionSettings(designs, preset="one_pass").build() if one.name == "one_pass"]
-    assert names(one.probes) == ["logits", "features/penultimate", "features/layers+spread", *norms]
+    *_, one = DetectionSettings(designs, detectors=[Combined([Energy(), SyntheticOutliers(["norms"])])]).build()
+    assert names(one.probes) == ["logits", *norms]  # detectors without label designs read those of the experiment
+    own = SyntheticOutliers(["norms"], label_designs=[AllZeros()])
+    assert DetectionSettings(designs, detectors=[own]).build()[-1] is own
 
 
 def test_settings_without_meaning_are_refused():

@@ -9,13 +9,11 @@ from made_up_records import PROBE, Spy, changed, records
 from sklearn.metrics import accuracy_score, average_precision_score, balanced_accuracy_score, roc_auc_score
 
 from lightning_gradood.core import named_seed
-from lightning_gradood.detectors import MLP, GradientKNN
+from lightning_gradood.detectors import GradientKNN
 from lightning_gradood.evaluation import DetectionDatasets, evaluate, run_trial, trials_of
 from lightning_gradood.evaluation.protocol import gather_outcomes, refuse_single, trials_of_process
-from lightning_gradood.gradients import AllOnes
 from lightning_gradood.metrics import auroc_interval, conventional_metrics
 from lightning_gradood.records import SPLITS, Records
-from lightning_gradood.tasks import MLPSettings
 
 SOURCES = ["smoke", "fog", "rain"]
 PROTOCOLS = ("known", "leave_one_out", "cross")
@@ -87,10 +85,6 @@ def test_seed_and_source_fix_everything(table):
         seeds.append(detector.seed)
     assert seeds[0] == seeds[1] == named_seed(0, "smoke", bits=32)
     assert len(set(seeds)) == 3
-    first, second = (outcome_of(table, MLP([AllOnes()], MLPSettings(width=8, max_epochs=3))) for _ in range(2))
-    for field in ("counts", "metrics", "auroc_interval", "threshold", "curves"):
-        assert getattr(first, field) == getattr(second, field), field
-    assert np.array_equal(first.scores["test"].scores, second.scores["test"].scores)
 
 
 @pytest.fixture
