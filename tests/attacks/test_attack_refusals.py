@@ -4,7 +4,7 @@ from functools import partial
 
 import pytest
 import torch
-from asserts import assert_refused
+from asserts import assert_refused, random_states, state_of
 from torch import nn
 
 from lightning_gradood.attacks import BIM, FGSM, PGD, AdvertorchAttack, CarliniWagner, FunctionAttack, IterLL, preset
@@ -32,8 +32,6 @@ def test_settings_without_meaning_are_refused():
         (partial(PGD, step=0.0), f"`step` {pixels}"),
         (partial(IterLL, steps=0), f"`steps` {integer}. Got `steps = 0`"),
         (partial(BIM, steps=2.0), f"`steps` {integer}. Got `steps = 2.0`"),
-        (partial(BIM, steps=True), f"`steps` {integer}. Got `steps = True`"),
-        (partial(CarliniWagner, steps=0), f"`steps` {integer}"),
         (partial(CarliniWagner, searches=-1), f"`searches` {integer}"),
         (partial(CarliniWagner, c=0.0), "`c` should be a finite number above 0. Got `c = 0.0`. Write e.g. 1"),
         (partial(CarliniWagner, learning_rate=-1.0), "`learning_rate` should be a finite number above 0"),
@@ -114,18 +112,14 @@ def test_everything_is_restored_when_the_network_raises(attack, digits):
         return network(images)
 
     network = Around(digits.network, failing).train()
-    frozen = next(network.parameters()).requires_grad_(False)
-    images, state = digits.images.clone(), torch.get_rng_state()
+    next(network.parameters()).requires_grad_(False)
+    images = digits.images.clone()
     try:
         with torch.inference_mode():
+            before = state_of(network), random_states()
             with pytest.raises(RuntimeError, match="some such thing"):
                 attack.craft(network, images, digits.labels)
-            assert torch.is_inference_mode_enabled()
-        assert all(module.training for module in network.modules())
-        assert [parameter.requires_grad for parameter in network.parameters()].count(False) == 1
-        assert not frozen.requires_grad
-        assert all(parameter.grad is None for parameter in network.parameters())
-        assert torch.equal(state, torch.get_rng_state())
+            assert (state_of(network), random_states()) == before
         assert torch.equal(images, digits.images)
     finally:
         digits.network.eval().requires_grad_(True)

@@ -74,7 +74,7 @@ def test_members_and_others_of_one_distribution_get_the_same_dimensions():
     found, layers = Neighbourhoods.build(members, ids, 0), [list(range(8))]
     inside = found.dimensionality(records_of(ids, ids), members, layers, [10, 90])[:, :, 0]
     outside = found.dimensionality(records_of(names, names), others, layers, [10, 90])[:, :, 0]
-    error = np.sqrt(inside.var(axis=0) / 2000 + outside.var(axis=0) / 2000)
+    error = np.sqrt((inside.var(axis=0) + outside.var(axis=0)) / 2000)
     assert (np.abs(inside.mean(axis=0) - outside.mean(axis=0)) < 4 * error).all()
 
 
