@@ -10,24 +10,14 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from asserts import assert_refused, random_states
-from detector_cases import cases, feature_records
+from detector_cases import cases, feature_records, learnt
 from made_up_records import exchanged, records
 from programs import run_program
 from safetensors import safe_open
 from safetensors.torch import save_file
 
 from lightning_gradood import detectors
-from lightning_gradood.detectors import (
-    KNN,
-    LID,
-    Detector,
-    Energy,
-    FixedDetector,
-    NotFittedError,
-    load_detector,
-    save_detector,
-    score_in_blocks,
-)
+from lightning_gradood.detectors import Detector, FixedDetector, load_detector, save_detector, score_in_blocks
 from lightning_gradood.guard import component_of
 from lightning_gradood.metrics import auroc
 from lightning_gradood.records import Records
@@ -40,17 +30,13 @@ TORCH = {"mlp", "mlp_more", "synthetic_outliers_mlp"}  # whose last bit depends 
 @pytest.fixture(scope="module")
 def fitted():
     """Every case, fitted."""
-    found = copy.deepcopy(CASES)
-    for detector, table in found.values():
-        detector.fit(table, seed=3)
-    return found
+    return {name: (learnt(detector, table, seed=3), table) for name, (detector, table) in copy.deepcopy(CASES).items()}
 
 
-def learnt(name, table):
+def learnt_by(name, table):
     """What a detector learns from some records."""
-    detector = copy.deepcopy(CASES[name][0])
-    detector.fit(table, seed=3)
-    return {part: tensor.tolist() for part, tensor in detector.state_dict().items()}
+    state = learnt(copy.deepcopy(CASES[name][0]), table, seed=3).state_dict()
+    return {part: tensor.tolist() for part, tensor in state.items()}
 
 
 def test_no_kind_is_forgotten():
@@ -63,14 +49,15 @@ def test_a_detector(name, fitted):
     detector, table = copy.deepcopy(CASES[name][0]), CASES[name][1]
     learns = not isinstance(detector, FixedDetector)
     for ask in (lambda: detector.score(table), detector.state_dict) if learns else ():
-        with pytest.raises(NotFittedError, match=f"{type(detector).__name__} should be fitted before it scores or is"):
+        with pytest.raises(
+            detectors.NotFittedError, match=f"{type(detector).__name__} should be fitted before it scores"
+        ):
             ask()
 
     # the seed fixes everything, whatever the caller's random numbers are, and these stay as they were
     np.random.seed(5), torch.manual_seed(5), random.seed(5)
     before = random_states()
-    detector.fit(table, seed=3)
-    scores = detector.score(table)
+    scores = learnt(detector, table, seed=3).score(table)
     assert random_states() == before
     assert fitted[name][0].score(table).tobytes() == scores.tobytes()
     state = {part: tensor.tolist() for part, tensor in detector.state_dict().items()}
@@ -87,12 +74,12 @@ def test_a_detector(name, fitted):
         assert name in TORCH or score_in_blocks(detector, table.at(rows)).tobytes() == blocks[rows].tobytes()
 
     # nothing is learnt of `test`, all there is of `train` and `val`; and without anomalies where none are needed
-    assert learnt(name, exchanged(table, "test")) == state
+    assert learnt_by(name, exchanged(table, "test")) == state
     if learns and name not in CHOOSING:
-        assert learnt(name, exchanged(exchanged(table, "train"), "val")) != state
+        assert learnt_by(name, exchanged(exchanged(table, "train"), "val")) != state
     if learns and not detector.needs_anomalies:
         known = (table.column("source") == "normal") & (table.column("split") == "train")
-        assert learnt(name, Records(table.table.filter(known))) == state
+        assert learnt_by(name, Records(table.table.filter(known))) == state
 
 
 SCORE = """
@@ -147,15 +134,15 @@ def test_a_state_without_one_of_its_tensors_is_refused_or_scores_the_same(fitted
 
 def test_a_file_says_what_it_is_and_refuses_other_columns(saved, tmp_path):
     path, table = tmp_path / "energy.safetensors", feature_records()
-    save_detector(path, Energy(), 0.0, table, trained_on="smoke", counts={"val": {}})
+    save_detector(path, detectors.Energy(), 0.0, table, trained_on="smoke", counts={"val": {}})
     found = load_detector(path)
     assert (found.threshold, found.trained_on, found.counts, found.reads) == (0.0, "smoke", {"val": {}}, {"logits": []})
     assert found.versions["torch"] == torch.__version__.split("+")[0]
-    with pytest.raises(NotFittedError, match=r"KNN should be fitted .* Call KNN.fit or KNN.load_state_dict first"):
-        save_detector(tmp_path / "knn.safetensors", KNN(), 0.0, table)
+    with pytest.raises(detectors.NotFittedError, match=r"KNN should be fitted .* Call KNN.fit or KNN.load_state_dict"):
+        save_detector(tmp_path / "knn.safetensors", detectors.KNN(), 0.0, table)
     assert list(tmp_path.iterdir()) == [path]
     lid, probe = load_detector(saved["lid"]), "features/layers"
-    assert type(lid.detector) is LID
+    assert type(lid.detector) is detectors.LID
     names = {probe: [f"other.{number}" for number in range(8)]}
     others = Records.build(table.ids, source="normal", values={probe: table.probe(probe)}, names=names)
     assert_refused(
@@ -179,7 +166,7 @@ def test_a_class_from_elsewhere_is_filled_but_never_imported(tmp_path):
     save_detector(path, Own(), 0.25, feature_records())
     assert_refused(
         (lambda: load_detector(path), "`detector` should be an instance of .*Own, .* not imported by name"),
-        (lambda: load_detector(path, detector=KNN()), "`detector` should be a .*Own, .* Got a KNN"),
+        (lambda: load_detector(path, detector=detectors.KNN()), "`detector` should be a .*Own, .* Got a KNN"),
     )
     assert load_detector(path, detector=Own()).threshold == 0.25
 

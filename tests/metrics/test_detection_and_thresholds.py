@@ -7,15 +7,8 @@ import pytest
 from asserts import assert_refused
 from sklearn import metrics as judge
 
-from lightning_gradood.metrics import (
-    accuracy_at,
-    auroc,
-    best_balanced_threshold,
-    bootstrap_auroc,
-    detection_metrics,
-    precision_recall_curve,
-    roc_curve,
-)
+from lightning_gradood import metrics
+from lightning_gradood.metrics import accuracy_at, auroc, best_balanced_threshold, detection_metrics
 
 LARGEST, SMALLEST = np.finfo(np.float64).max, 5e-324
 NAN, INF = float("nan"), float("inf")
@@ -64,8 +57,8 @@ def test_every_number_is_scikit_learns_or_that_of_a_loop_over_thresholds(name):
     mirrored = detection_metrics(-scores, 1 - labels)
     assert (mirrored["aupr_in"], mirrored["fpr95_in"]) == (ours["aupr_out"], ours["fpr95_out"])
     for one, other in (
-        (roc_curve(scores, labels), judge.roc_curve(labels, scores, drop_intermediate=False)),
-        (precision_recall_curve(scores, labels), judge.precision_recall_curve(labels, scores)),
+        (metrics.roc_curve(scores, labels), judge.roc_curve(labels, scores, drop_intermediate=False)),
+        (metrics.precision_recall_curve(scores, labels), judge.precision_recall_curve(labels, scores)),
     ):
         for mine, theirs in zip(one, other, strict=True):
             np.testing.assert_allclose(mine, theirs, rtol=1e-15)
@@ -109,9 +102,9 @@ def test_the_best_threshold_is_finite_and_separates_at_the_ends_of_float64():
 
 
 METRICS = [
-    auroc, best_balanced_threshold, detection_metrics, precision_recall_curve, roc_curve,
+    auroc, best_balanced_threshold, detection_metrics, metrics.precision_recall_curve, metrics.roc_curve,
     lambda scores, labels: accuracy_at(scores, labels, 0.0),
-    lambda scores, labels: bootstrap_auroc(scores, labels, list(range(len(scores)))),
+    lambda scores, labels: metrics.bootstrap_auroc(scores, labels, list(range(len(scores)))),
 ]  # fmt: skip
 REFUSED = [
     ([NAN, 1.0, NAN, INF, -INF], [0, 1, 0, 1, 1], "finite. Got 2 NaN, 1 +inf and 1 -inf among 5 scores. Look for"),
