@@ -1,65 +1,78 @@
-"""Made-up records of a normal and an anomalous source, and the same records with something changed."""
-
-from typing import Any
+"""Made-up records of a normal and an anomalous source, the same with something changed, and a detector that is watched."""
 
 import numpy as np
 import pyarrow as pa
+import torch
 
-from lightning_gradood.records import SPLITS, Records
+from lightning_gradood.detectors import Detector
+from lightning_gradood.gradients import AllOnes
+from lightning_gradood.probes import GradientProbe
+from lightning_gradood.records import NORMAL, SPLITS, Records
 
 PROBE = "gradients/all_ones"
 
 
-def records(counts: dict[str, int] | None = None, gap: float = 3.0, seed: int = 0, width: int = 3) -> Records:
-    """Return squared norms whose logarithms are normal, those of the anomalous source `gap` higher, with splits.
-
-    Args:
-        counts: how many of each source are in each split.
-        gap: distance of the sources in standard deviations; 0 for none.
-        seed: of the numbers.
-        width: columns of the probe.
-    """
-    counts = counts or {"train": 60, "val": 60, "test": 30}
-    rng, parts, split_of = np.random.default_rng(seed), [], {}
-    for source, shift in (("normal", 0.0), ("smoke", gap)):
-        splits = [split for split in SPLITS for _ in range(counts[split])]
-        ids = [f"{source}/{row:04d}" for row in range(len(splits))]
+def built(values, counts=None, names=None):
+    """Return normal and anomalous records, `counts` of each in each split, `values(number, anomalous)` giving theirs."""
+    counts, parts, split_of = counts or {"train": 60, "val": 60, "test": 30}, [], {}
+    splits = [split for split in SPLITS for _ in range(counts[split])]
+    for source in (NORMAL, "smoke"):
+        ids = [f"{source}/{row:05d}" for row in range(len(splits))]
         split_of |= dict(zip(ids, splits, strict=True))
-        values = np.exp(rng.normal(shift - 20, 1, size=(len(ids), width)))
-        parts.append(Records.build(ids, source=source, values={PROBE: values}))
+        parts.append(Records.build(ids, source=source, values=values(len(ids), source == "smoke"), names=names))
     return Records.concatenate(parts).with_splits(split_of)
 
 
-def changed(
-    table: Records, rows: np.ndarray | None = None, probes: dict[str, Any] | None = None, **columns: Any
-) -> Records:
-    """Return the records with other values in some rows, or in all.
+def records(counts=None, gap=3.0, width=3):
+    """Return squared norms whose logarithms are normal, those of the anomalous source `gap` deviations higher."""
+    rng = np.random.default_rng(0)
+    return built(lambda n, anomalous: {PROBE: np.exp(rng.normal(gap * anomalous - 20, 1, size=(n, width)))}, counts)
 
-    Args:
-        table: n records.
-        rows: bool [n].
-        probes: name to values of these rows, or one for all.
-        columns: the same for `source`, `prediction` and the like.
-    """
+
+def changed(table, rows=None, probes=None, **columns):
+    """Return n records with other values in some rows, bool [n], or in all, of probes by their names and of columns."""
     rows, arrow = np.ones(len(table), bool) if rows is None else rows, table.table
-    for name, new in (probes or {}).items():
-        values = table.probe(name).copy()
+    for name, new in ((probes or {}) | columns).items():
+        values = table.probe(name).copy() if name in table.probes else table.column(name).astype(object)
         values[rows] = new
-        lists = pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), values.shape[1])
-        place = arrow.column_names.index(name)
-        arrow = arrow.set_column(place, arrow.schema.field(place), lists.cast(arrow.schema.field(place).type))
-    for name, new in columns.items():
-        column = table.column(name).astype(object)
-        column[rows] = new
         place = arrow.column_names.index(name)
         field = arrow.schema.field(place)
-        arrow = arrow.set_column(place, field, pa.array(column.tolist(), field.type))
+        arrow = arrow.set_column(place, field, pa.array(values.tolist(), field.type))
     return Records(arrow)
 
 
-def exchanged(table: Records, split: str, seed: int = 3) -> Records:
+def exchanged(table, split):
     """Return the records with what was read of the images of one split, of either source, given to others of that split."""
-    rows = np.flatnonzero(table.column("split") == split)
-    shuffled = np.random.default_rng(seed).permutation(rows)
-    mask = table.column("split") == split
-    return changed(table, mask, {probe: table.probe(probe)[shuffled] for probe in table.probes})
+    rows = table.column("split") == split
+    shuffled = np.random.default_rng(3).permutation(np.flatnonzero(rows))
+    return changed(table, rows, {probe: table.probe(probe)[shuffled] for probe in table.probes})
+
+
+class Spy(Detector):
+    """Score by the first norm, which needs no fit; remember the seed and the records that it is shown."""
+
+    probes = (GradientProbe(AllOnes()),)
+    needs_anomalies, scores_are_logits, outliers = True, False, ()  # no properties here
+
+    def __init__(self, needs_anomalies=True, scores_are_logits=False, outliers=()):
+        self.needs_anomalies, self.scores_are_logits, self.outliers = needs_anomalies, scores_are_logits, outliers
+        self.fits, self.scored, self.seed = [], [], None
+
+    @property
+    def name(self):
+        return "spy" if self.needs_anomalies else "free"
+
+    def fit(self, records, seed):
+        self.seed = seed
+        self.fits.append(records)
+        return [{"epoch": 0, "val/loss": 1.0}]
+
+    def score(self, records):
+        self.scored.append(records)
+        return np.log(records.probe(PROBE)[:, 0]) + 18.5
+
+    def state_dict(self):
+        return {"nothing": torch.zeros(1)}
+
+    def load_state_dict(self, state):
+        pass

@@ -1,54 +1,100 @@
-"""A classifier that was trained, so that attacks have something to break: digits of 8×8 pixels, a few seconds."""
+"""A classifier that was trained, so that attacks have something to break, every attack, and functions like a user's own."""
 
+import copy
+import random
+from contextlib import contextmanager
 from dataclasses import dataclass
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from sklearn.datasets import load_digits
-from torch import Tensor, nn
 
+from lightning_gradood.attacks import BIM, FGSM, PGD, AdvertorchAttack, CarliniWagner, FunctionAttack, IterLL, preset
 from lightning_gradood.networks import CifarResNet, Normalized
 
-CONTRAST = 0.2  # so that a change of 8/255 of a pixel is enough for most, and black clips it
+CONTRAST = 0.2  # of digits, so that a change of 8/255 of a pixel is enough for most, and black clips it
+MOMENTUM = "advertorch.attacks.MomentumIterativeAttack"
 
 
 @dataclass(frozen=True)
 class Digits:
-    """A trained network with images that it has not seen."""
+    """A trained network with images of 8×8 pixels that it has not seen."""
 
-    network: nn.Module
-    images: Tensor
-    labels: Tensor
+    network: torch.nn.Module
+    images: torch.Tensor
+    labels: torch.Tensor
 
-    def double(self) -> "Digits":
+    def double(self):
         """The same in float64, on a copy."""
-        copy = _network()
-        copy.load_state_dict(self.network.state_dict())
-        return Digits(copy.double().eval(), self.images.double(), self.labels)
+        return Digits(copy.deepcopy(self.network).double(), self.images.double(), self.labels)
 
 
 @pytest.fixture(scope="session")
-def digits() -> Digits:
+def digits():
     found = load_digits()
     images = torch.from_numpy(found.images).float()[:, None] / 16 * CONTRAST
     labels = torch.from_numpy(found.target).long()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        network = _trained(_network(), images[:1500], labels[:1500])
+        network = Normalized(CifarResNet(1, 10, channels=1), mean=[0.3 * CONTRAST], std=[0.35 * CONTRAST])
+        optimizer = torch.optim.Adam(network.parameters(), lr=5e-3)
+        for _ in range(5):
+            for rows in torch.randperm(1500).split(50):
+                optimizer.zero_grad()
+                F.cross_entropy(network(images[rows]), labels[rows]).backward()
+                optimizer.step()
+        optimizer.zero_grad()
     return Digits(network.eval(), images[1500:1600], labels[1500:1600])
 
 
-def _network() -> nn.Module:
-    return Normalized(CifarResNet(1, 10, channels=1), mean=[0.3 * CONTRAST], std=[0.35 * CONTRAST])
+def of_images(change):
+    """A function of network, images and labels that looks at the images alone."""
+    return lambda network, images, labels: change(images)
 
 
-def _trained(network: nn.Module, images: Tensor, labels: Tensor) -> nn.Module:
-    optimizer = torch.optim.Adam(network.parameters(), lr=5e-3)
-    for _ in range(5):
-        for rows in torch.randperm(len(images)).split(50):
-            optimizer.zero_grad()
-            F.cross_entropy(network(images[rows]), labels[rows]).backward()
-            optimizer.step()
-    optimizer.zero_grad()
-    return network
+darker, too_bright = of_images(lambda images: images * 0.9), of_images(lambda images: images + 1)
+overwriting, undefined = of_images(lambda images: images.mul_(0.5)), of_images(lambda images: images / images)
+cropped, halves = of_images(lambda images: images[..., 1:]), of_images(lambda images: images.half())
+wordy, not_callable = of_images(lambda images: "images"), 3
+
+
+@of_images
+def noisy(images):
+    change = torch.rand_like(images) + float(np.random.rand()) + random.random()
+    return (images + 0.01 * change).clamp(0, 1)
+
+
+def by_path(name):
+    """The import path of something in this file."""
+    return f"{__name__}.{name}"
+
+
+@contextmanager
+def counted(network):
+    """How many images each forward pass sees."""
+    seen = []
+    hook = network.register_forward_pre_hook(lambda module, args: seen.append(len(args[0])))
+    yield seen
+    hook.remove()
+
+
+ATTACKS = {
+    # steps of an optimiser only take time
+    **{f"paper/{name}": attack for name, attack in (preset("paper") | {"cw": CarliniWagner(steps=15)}).items()},
+    "fgsm/next": FGSM(targeted="next"),
+    "bim/random": BIM(targeted="random"),
+    "bim/stopping": BIM(stop_at_success=True),
+    "pgd/least_likely": PGD(targeted="least_likely"),
+    "pgd/stopping": PGD(stop_at_success=True),
+    "cw/next": CarliniWagner(targeted="next", steps=10),
+    "cw/confident": CarliniWagner(confidence=1.0, steps=8, searches=2),
+    "iterll/stopping": IterLL(stop_at_success=True),
+    "advertorch/momentum": AdvertorchAttack(MOMENTUM, {"eps": 0.03, "nb_iter": 5}, eps=0.03),
+    "advertorch/pgd": AdvertorchAttack(
+        "advertorch.attacks.LinfPGDAttack", {"eps": 0.03, "nb_iter": 3}, one_at_a_time=True
+    ),
+    "function/darker": FunctionAttack(by_path("darker"), eps=0.2),
+    "function/noisy": FunctionAttack(by_path("noisy"), one_at_a_time=True),
+}

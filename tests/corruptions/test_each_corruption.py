@@ -5,29 +5,19 @@ import math
 import numpy as np
 import pytest
 from matplotlib.colors import hsv_to_rgb, rgb_to_hsv
-from photo_patches import as_image, patches
+from photo_patches import patches
 from PIL import Image
 from scipy.ndimage import correlate, gaussian_filter, zoom
 
 from lightning_gradood.corruptions import corrupt
+from lightning_gradood.corruptions import noise_and_blur as blur
 from lightning_gradood.corruptions.corruption import CIFAR_10_C, IMAGENET_C, TINY_IMAGENET_C
 from lightning_gradood.corruptions.digital import _affine, brightness, contrast, elastic_transform, pixelate
-from lightning_gradood.corruptions.noise_and_blur import (
-    defocus_blur,
-    defocus_kernel,
-    gaussian_noise,
-    glass_blur,
-    impulse_noise,
-    rearranged,
-    shot_noise,
-    shuffled,
-    streaked,
-    zoomed,
-)
 from lightning_gradood.corruptions.weather import BRIGHTEST, DARKEST, crystals, fog, frost, plasma, snow
 
 SMALL = patches(32, 6)
-PHOTO = as_image(patches(64, 3)[1])
+IMAGE = SMALL[2] / 255
+PHOTO = patches(64, 3)[1] / 255
 GREY = np.full((200, 200, 3), 0.4)
 TABLES = [CIFAR_10_C, TINY_IMAGENET_C, IMAGENET_C]
 RAMP = np.concatenate([np.indices((64, 64)), np.zeros((1, 64, 64))]).transpose(1, 2, 0) / 64  # pixels know their place
@@ -39,16 +29,16 @@ def seeded(seed=0):
 
 def test_noise_has_the_deviation_variance_and_share_asked_for():
     for deviation in (0.04, 0.38):
-        noise = gaussian_noise(GREY, seeded(), deviation) - GREY
+        noise = blur.gaussian_noise(GREY, seeded(), deviation) - GREY
         assert noise.std() == pytest.approx(deviation, rel=0.01)
         assert abs(noise.mean()) < 4 * deviation / np.sqrt(GREY.size)
     for photons in (500, 3):
-        found = shot_noise(GREY, seeded(), photons)
+        found = blur.shot_noise(GREY, seeded(), photons)
         assert (found.mean(), found.var()) == (pytest.approx(0.4, rel=0.01), pytest.approx(0.4 / photons, rel=0.02))
         np.testing.assert_allclose(found * photons, np.rint(found * photons), atol=1e-9)  # counts
-    assert not shot_noise(np.zeros((8, 8, 3)), seeded(), 3).any()
+    assert not blur.shot_noise(np.zeros((8, 8, 3)), seeded(), 3).any()
     for share in (0.01, 0.27):
-        found = impulse_noise(GREY, seeded(), share)
+        found = blur.impulse_noise(GREY, seeded(), share)
         changed = found != GREY
         assert changed.mean() == pytest.approx(share, rel=0.05)
         assert set(np.unique(found[changed])) == {0.0, 1.0}
@@ -62,12 +52,12 @@ def test_noise_has_the_deviation_variance_and_share_asked_for():
 
 def test_defocus_equals_a_direct_convolution_with_a_disc():
     for radius, alias in sorted({settings for table in TABLES for settings in table["defocus_blur"]}):
-        kernel = defocus_kernel(radius, alias)
+        kernel = blur.defocus_kernel(radius, alias)
         assert kernel.sum() == pytest.approx(1, abs=1e-12)
         np.testing.assert_array_equal(kernel, kernel[::-1, ::-1])
         direct = correlate(PHOTO, kernel[..., None], mode="mirror")
-        np.testing.assert_allclose(defocus_blur(PHOTO, None, radius, alias), direct, atol=1e-12)
-    sharp = defocus_kernel(3, 0.1)  # so little softening leaves it as it is
+        np.testing.assert_allclose(blur.defocus_blur(PHOTO, None, radius, alias), direct, atol=1e-12)
+    sharp = blur.defocus_kernel(3, 0.1)  # so little softening leaves it as it is
     assert np.count_nonzero(sharp > 1e-6) == 29  # points of the grid within 3 of the centre
     np.testing.assert_allclose(sharp[sharp > 1e-6], 1 / 29)
 
@@ -89,7 +79,9 @@ def slow_streaks(image, radius, deviation, degrees):
 def test_streaks_equal_the_definition_pixel_by_pixel():
     image = PHOTO[:12, :15]
     for degrees in (-135, -90, -45, -20.5, 0, 17, 45, 90, 180):
-        np.testing.assert_allclose(streaked(image, 4, 2.5, degrees), slow_streaks(image, 4, 2.5, degrees), atol=1e-12)
+        np.testing.assert_allclose(
+            blur.streaked(image, 4, 2.5, degrees), slow_streaks(image, 4, 2.5, degrees), atol=1e-12
+        )
 
 
 def slow_rearranged(image, offsets, reach):
@@ -107,15 +99,17 @@ def test_glass_shuffles_as_the_loop_over_pixels_and_blurs():
         for reach in (1, 2, 4):
             image, sides = seeded().random((*shape, 3)), [max(0, size - 2 * reach) for size in shape]
             offsets = seeded(reach).integers(-reach, reach, size=(*sides, 2))
-            np.testing.assert_array_equal(rearranged(image, offsets, reach), slow_rearranged(image, offsets, reach))
+            np.testing.assert_array_equal(
+                blur.rearranged(image, offsets, reach), slow_rearranged(image, offsets, reach)
+            )
     places = np.indices((32, 32)).transpose(1, 2, 0).astype(float)
     places = np.concatenate([places, places.sum(axis=2, keepdims=True)], axis=2)
-    found = shuffled(places, seeded(), 1)
+    found = blur.shuffled(places, seeded(), 1)
     np.testing.assert_array_equal(found[..., 0] + found[..., 1], found[..., 2])  # pixels are moved whole
     assert np.abs(found - places)[..., :2].max() == 1
     assert (found != places).any(axis=2).mean() > 0.5
     # without shuffling two Gaussians make one of √2 times the deviation, but for what grids and cutting off do to them
-    found, expected = glass_blur(PHOTO, seeded(), 1.0, 1, 0), gaussian_filter(PHOTO, (np.sqrt(2), np.sqrt(2), 0))
+    found, expected = blur.glass_blur(PHOTO, seeded(), 1.0, 1, 0), gaussian_filter(PHOTO, (np.sqrt(2), np.sqrt(2), 0))
     np.testing.assert_allclose(found[8:-8, 8:-8], expected[8:-8, 8:-8], atol=1e-4)
 
 
@@ -129,14 +123,14 @@ def test_zooming_equals_scipy():
             large = zoom(middle, (factor, factor, 1), order=1)
             cut = [(grown - size) // 2 for grown, size in zip(large.shape, shape, strict=False)]
             expected = large[cut[0] : cut[0] + shape[0], cut[1] : cut[1] + shape[1]]
-            np.testing.assert_allclose(zoomed(image, factor), expected, atol=1e-12)
+            np.testing.assert_allclose(blur.zoomed(image, factor), expected, atol=1e-12)
     # a zoom blur of a small image uses as many factors as the published one
     assert [len(np.arange(1, largest, step)) for largest, step in CIFAR_10_C["zoom_blur"]] == [7, 12, 16, 21, 26]
 
 
 def test_brightness_raises_the_value_of_hsv_and_contrast_scales_each_channel():
     for pixels in SMALL[::2]:
-        image = as_image(pixels)
+        image = pixels / 255
         for gain in (0.05, 0.5):
             hsv = rgb_to_hsv(image)
             hsv[..., 2] = np.clip(hsv[..., 2] + gain, 0, 1)
@@ -151,7 +145,7 @@ def test_brightness_raises_the_value_of_hsv_and_contrast_scales_each_channel():
 def test_pixelation_shows_block_means_and_jpeg_equals_a_file(tmp_path):
     pixels = patches(64, 2)[0]
     blocks = pixels.reshape(32, 2, 32, 2, 3).mean(axis=(1, 3)).repeat(2, axis=0).repeat(2, axis=1)
-    assert np.abs(pixelate(as_image(pixels), None, 0.5) * 255 - blocks).max() <= 1  # rounded along rows, then columns
+    assert np.abs(pixelate(pixels / 255, None, 0.5) * 255 - blocks).max() <= 1  # rounded along rows, then columns
     for severity, (quality,) in enumerate(CIFAR_10_C["jpeg_compression"], start=1):
         Image.fromarray(SMALL[0]).save(tmp_path / "image.jpg", quality=quality)
         with Image.open(tmp_path / "image.jpg") as read:
@@ -209,20 +203,19 @@ def test_plasma_spans_the_unit_interval_without_seam_and_is_rougher_with_less_de
 
 
 def test_snow_only_adds_light_and_falls_downwards():
-    image, falling = as_image(SMALL[2]), []
+    falling = []
     for settings in (one for table in TABLES for one in table["snow"]):
-        assert (snow(image, seeded(), *settings) >= image - 1e-12).all()
+        assert (snow(IMAGE, seeded(), *settings) >= IMAGE - 1e-12).all()
         black = snow(np.zeros((64, 64, 3)), seeded(), *settings)[..., 0]
         falling.append(np.abs(np.diff(black, axis=0)).mean() / np.abs(np.diff(black, axis=1)).mean())
     assert np.mean(np.reshape(falling, (3, 5)), axis=1).max() < 0.9  # streaks change less along their way than across
 
 
 def test_fog_never_outshines_the_image_and_vanishes_with_its_density():
-    image = as_image(SMALL[2])
-    veiled, other = (fog(one, seeded(), 1.5, 2) for one in (image, image[::-1]))
-    assert veiled.max() <= image.max()
-    np.testing.assert_allclose(veiled - other, (image - image[::-1]) * image.max() / (image.max() + 1.5))
-    np.testing.assert_array_equal(fog(image, seeded(), 0, 2), image)
+    veiled, other = (fog(one, seeded(), 1.5, 2) for one in (IMAGE, IMAGE[::-1]))
+    assert veiled.max() <= IMAGE.max()
+    np.testing.assert_allclose(veiled - other, (IMAGE - IMAGE[::-1]) * IMAGE.max() / (IMAGE.max() + 1.5))
+    np.testing.assert_array_equal(fog(IMAGE, seeded(), 0, 2), IMAGE)
     assert not fog(np.zeros((8, 8, 3)), seeded(), 1.5, 2).any()
 
 
@@ -238,5 +231,5 @@ def test_frost_is_as_bright_contrasted_and_blue_as_photographs_of_frost():
         assert blue > red + 0.03
     fine, coarse = (crystals(128, 128, seeded(), scale)[..., 0] for scale in (0.2, 1))
     assert roughness(fine) > roughness(coarse)
-    image, drawn = as_image(SMALL[2]), crystals(32, 32, seeded(), 0.2)
-    np.testing.assert_allclose(frost(image, seeded(), 0.75, 0.45, 0.2), 0.75 * image + 0.45 * drawn)
+    drawn = crystals(32, 32, seeded(), 0.2)
+    np.testing.assert_allclose(frost(IMAGE, seeded(), 0.75, 0.45, 0.2), 0.75 * IMAGE + 0.45 * drawn)

@@ -3,18 +3,9 @@
 import warnings
 
 import numpy as np
-import pytest
 from asserts import assert_refused
-from detector_cases import (
-    MAGNITUDES,
-    STEPS,
-    TEMPERATURES,
-    built,
-    feature_records,
-    mahalanobis_records,
-    odin_records,
-)
-from made_up_records import changed
+from detector_cases import MAGNITUDES, STEPS, TEMPERATURES, feature_records, learnt, mahalanobis_records, odin_records
+from made_up_records import built, changed
 from sklearn.linear_model import LogisticRegressionCV
 from sklearn.metrics import roc_auc_score
 from sklearn.preprocessing import StandardScaler
@@ -31,36 +22,23 @@ def mahalanobis(**settings):
     return Mahalanobis(magnitudes=STEPS, **settings)
 
 
-def learnt(detector, table):
-    assert detector.fit(table, 0) == []
-    return detector
+def chosen(detector, table, setting="magnitude"):
+    return learnt(detector, table).state_dict()[setting]
 
 
-def test_names_tell_the_variants_apart():
-    variants = [mahalanobis(preprocessing=p, ensemble=e) for p in (False, True) for e in (False, True)]
-    assert [one.name for one in variants] == ["mahalanobis_v", "mahalanobis_fe", "mahalanobis_p", "mahalanobis_p_fe"]
-    probes = ["mahalanobis", "mahalanobis", "mahalanobis/preprocessed", "mahalanobis/preprocessed"]
-    assert [probe.name for one in variants for probe in one.probes] == probes
-    assert (ODIN(name="mine").name, Mahalanobis(name="mine").name) == ("mine", "mine")
-
-
-@pytest.mark.parametrize("best", range(6))
-def test_odin_takes_the_pair_that_is_best_on_val(best):
-    table = odin_records(best)
-    state = learnt(detector := odin(), table).state_dict()
-    assert (state["temperature"], state["magnitude"]) == (TEMPERATURES[best // 3], MAGNITUDES[best % 3])
-    assert np.array_equal(detector.score(table), -table.probe("odin")[:, best])
-
-
-@pytest.mark.parametrize("best", range(3))
-def test_mahalanobis_takes_the_magnitude_that_is_best_on_val(best):
-    table = mahalanobis_records(best)
-    assert learnt(mahalanobis(preprocessing=True, ensemble=True), table).state_dict()["magnitude"] == STEPS[best]
-    alone = learnt(mahalanobis(preprocessing=True), table)
-    assert alone.state_dict()["magnitude"] == STEPS[best]
-    assert np.array_equal(alone.score(table), -table.probe("mahalanobis/preprocessed")[:, 9 + best])
-    plain = learnt(mahalanobis(), table)  # without preprocessing it is the last feature layer's distance
-    assert np.array_equal(plain.score(table), -table.probe("mahalanobis")[:, -1])
+def test_odin_takes_the_pair_and_mahalanobis_the_magnitude_that_is_best_on_val():
+    for best in range(6):
+        table, detector = odin_records(best), odin()
+        assert chosen(detector, table, "temperature") == TEMPERATURES[best // 3]
+        assert detector.state_dict()["magnitude"] == MAGNITUDES[best % 3]
+        assert np.array_equal(detector.score(table), -table.probe("odin")[:, best])
+    for best in range(3):
+        table, alone = mahalanobis_records(best), mahalanobis(preprocessing=True)
+        assert chosen(mahalanobis(preprocessing=True, ensemble=True), table) == STEPS[best]
+        assert chosen(alone, table) == STEPS[best]
+        assert np.array_equal(alone.score(table), -table.probe("mahalanobis/preprocessed")[:, 9 + best])
+        plain = learnt(mahalanobis(), table)  # without preprocessing it is the last feature layer's distance
+        assert np.array_equal(plain.score(table), -table.probe("mahalanobis")[:, -1])
 
 
 def contradicting(table, split, width):
@@ -80,35 +58,32 @@ def test_the_grid_is_searched_on_val_alone():
         (lambda: mahalanobis(preprocessing=True, ensemble=True), mahalanobis_records, 3),
     ):
         table = records(counts=counts)
-        expected = learnt(make(), table).state_dict()["magnitude"]
         for split in ("test", "val"):
-            found = learnt(make(), contradicting(table, split, width)).state_dict()["magnitude"]
-            assert (found == expected) == (split == "test"), (make().name, split)
+            found = chosen(make(), contradicting(table, split, width))
+            assert (found == chosen(make(), table)) == (split == "test"), (make().name, split)
 
 
 def test_ties_go_to_the_first():
     tied = built(lambda number, anomalous: {"odin": np.full((number, 6), 0.9 - 0.2 * anomalous)})
-    assert learnt(odin(), tied).state_dict()["magnitude"] == MAGNITUDES[0]
+    assert chosen(odin(), tied) == MAGNITUDES[0]
     table = mahalanobis_records()
     tied = changed(table, probes={"mahalanobis/preprocessed": np.repeat(table.probe("mahalanobis"), 3, axis=1)})
     for ensemble in (False, True):
-        assert learnt(mahalanobis(preprocessing=True, ensemble=ensemble), tied).state_dict()["magnitude"] == 0
+        assert chosen(mahalanobis(preprocessing=True, ensemble=ensemble), tied) == 0
 
 
 def test_the_ensemble_is_scikit_learn_s_cross_validated_regression_over_all_feature_layers():
     """On standardised values, which is how the regularisation comes to mean the same for every feature layer."""
     table = mahalanobis_records()
-    detector = learnt(mahalanobis(ensemble=True), table)
     train, test = table.where(split="train"), table.where(split="test")
     scaler = StandardScaler().fit(train.probe("mahalanobis"))
     judge = LogisticRegressionCV(cv=5, max_iter=1000, l1_ratios=(0,), use_legacy_attributes=False, scoring="accuracy")
     judge.fit(scaler.transform(train.probe("mahalanobis")), train.anomalous)
     expected = judge.decision_function(scaler.transform(test.probe("mahalanobis")))
-    np.testing.assert_allclose(detector.score(test), expected, rtol=1e-3, atol=1e-3)
+    scores = learnt(mahalanobis(ensemble=True), table).score(test)
+    np.testing.assert_allclose(scores, expected, rtol=1e-3, atol=1e-3)
     alone = roc_auc_score(test.anomalous, -test.probe("mahalanobis")[:, -1])
-    assert (
-        roc_auc_score(test.anomalous, detector.score(test)) > alone + 0.02
-    )  # both layers that tell something are read
+    assert roc_auc_score(test.anomalous, scores) > alone + 0.02  # both layers that tell something are read
 
 
 def labelled(gap=1.0, n=300):

@@ -4,17 +4,16 @@ import numpy as np
 import pytest
 import torch
 from asserts import assert_refused
-from detector_cases import feature_records, gradient_records, with_outliers
-from made_up_records import PROBE, changed, records
+from detector_cases import feature_records, learnt, with_outliers
+from made_up_records import PROBE, Spy, changed, records
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from lightning_gradood.core import Refusal
-from lightning_gradood.detectors import MLP, Combined, Detector, Energy, Inputs, SyntheticOutliers, mlp
+from lightning_gradood.detectors import MLP, Combined, GradientGaussian, Inputs, SyntheticOutliers, mlp
 from lightning_gradood.detectors.inputs import confidence
-from lightning_gradood.gradients import AllOnes, AllZeros, Uniform
+from lightning_gradood.gradients import AllOnes, AllZeros
 from lightning_gradood.metrics import auroc
 from lightning_gradood.networks import MLPSettings
 from lightning_gradood.records import Records
@@ -22,12 +21,6 @@ from lightning_gradood.synthetic import Blur, Rotation, Zoom
 
 SETTINGS = MLPSettings(width=16, max_epochs=12, batch_size=32, learning_rate=1e-2)
 KINDS = [Blur(), Zoom()]
-
-
-def fitted(table=None, seed=0, settings=SETTINGS):
-    """Return a detector fitted on made-up records, and its curves."""
-    detector = MLP([AllOnes()], settings)
-    return detector, detector.fit(table if table is not None else records(), seed)
 
 
 def validation_loss(detector, table):
@@ -38,8 +31,8 @@ def validation_loss(detector, table):
 
 
 def test_it_learns_what_can_be_learnt_and_its_curves_hold_every_epoch():
-    table = records()
-    test, (detector, curves) = table.where(split="test"), fitted(table)
+    table, detector = records(), MLP([AllOnes()], SETTINGS)
+    test, curves = table.where(split="test"), detector.fit(table, seed=0)
     scores = detector.score(test)
     assert roc_auc_score(test.anomalous, scores) > 0.95
     assert scores.min() < 0 < 1 < scores.max()  # logits, not probabilities
@@ -47,16 +40,15 @@ def test_it_learns_what_can_be_learnt_and_its_curves_hold_every_epoch():
     assert set(curves[0]) == {"epoch", "train/loss", "val/loss", "val/auroc"}
     assert curves[-1]["train/loss"] < curves[0]["train/loss"]
     assert validation_loss(detector, table) == pytest.approx(min(point["val/loss"] for point in curves), rel=1e-5)
-    assert not np.array_equal(fitted(table, seed=1)[0].score(test), scores)
+    assert not np.array_equal(learnt(detector, table, seed=1).score(test), scores)
 
 
 def test_training_stops_early_and_keeps_the_weights_of_the_best_epoch():
     """With as many anomalous as normal look-alikes the MLP can only overfit, so that the last epoch is a bad one."""
     table = records({"train": 20, "val": 40, "test": 5}, gap=0.2)
-    settings = MLPSettings(width=64, max_epochs=200, patience=4, batch_size=8, learning_rate=2e-2)
-    detector, curves = fitted(table, settings=settings)
-    losses = [point["val/loss"] for point in curves]
-    assert len(curves) == int(np.argmin(losses)) + 4 + 1 < 200
+    detector = MLP([AllOnes()], MLPSettings(width=64, max_epochs=200, patience=4, batch_size=8, learning_rate=2e-2))
+    losses = [point["val/loss"] for point in detector.fit(table, seed=0)]
+    assert len(losses) == int(np.argmin(losses)) + 4 + 1 < 200
     assert min(losses) < losses[-1] - 0.01
     assert validation_loss(detector, table) == pytest.approx(min(losses), rel=1e-5)
 
@@ -70,116 +62,64 @@ def test_every_epoch_mixes_the_sources_anew(monkeypatch):
         return loss(logits, labels)
 
     monkeypatch.setattr(mlp, "binary_cross_entropy_with_logits", noted)
-    fitted(settings=MLPSettings(width=2, max_epochs=2, batch_size=30))
+    learnt(MLP([AllOnes()], MLPSettings(width=2, max_epochs=2, batch_size=30)), records())
     assert [len(labels) for labels in seen] == [30] * 8
     assert all(0 < sum(labels) < 30 for labels in seen)
     assert seen[:4] != seen[4:]
     assert sum(map(sum, seen[:4])) == sum(map(sum, seen[4:])) == 60
 
 
-def test_label_designs_are_read_side_by_side_and_norms_as_they_are():
-    designs = [AllOnes(), AllZeros()]
-    detector = MLP(designs, SETTINGS)
-    assert [probe.name for probe in detector.probes] == ["gradients/all_ones", "gradients/all_zeros"]
-    detector.fit(gradient_records(*designs), seed=0)
-    assert detector.state_dict()["network.1.weight"].shape == (16, 8)
-    more = MLP([AllOnes()], MLPSettings(inputs=["norms", "confidence"]))  # another takes their logarithm
-    assert (detector.reads_norms_alone, more.reads_norms_alone) == (True, False)
+def test_norms_are_read_as_they_are_by_the_paper_s_mlp_and_as_logarithms_with_other_inputs():
+    alone, more = MLP([AllOnes(), AllZeros()], SETTINGS), MLP([AllOnes()], MLPSettings(inputs=["norms", "confidence"]))
+    assert (alone.reads_norms_alone, more.reads_norms_alone) == (True, False)
     assert [probe.name for probe in more.probes] == ["gradients/all_ones", "logits"]
     norms = np.array([[1e-5, 2.0], [0.0, 3.0]])
     table = Records.build(["a", "b"], source="normal", values={PROBE: norms})
     np.testing.assert_allclose(Inputs(["norms"], [AllOnes()]).values(table), np.log(norms + 1e-30))
 
 
-def outlier_records(*kinds):
-    return with_outliers(feature_records(), *(kinds or ("blur", "zoom")))
-
-
 def test_the_linear_model_is_scikit_learns():
-    table = outlier_records()
-    detector = SyntheticOutliers(["features", "views"], outliers=KINDS, strength=0.3)
-    detector.fit(table, seed=0)
+    table = with_outliers(feature_records(), "blur", "zoom")
+    detector = learnt(SyntheticOutliers(["features", "views"], outliers=KINDS, strength=0.3), table)
     known = table.where(split="train", source="normal")
-    names = ("features/layers+spread", "views/mirror+blur")
-    values = lambda rows: np.concatenate([rows.probe(name) for name in names], axis=1)  # noqa: E731
+    probes = ("features/layers+spread", "views/mirror+blur")
+    values = lambda rows: np.concatenate([rows.probe(name) for name in probes], axis=1)  # noqa: E731
     truth = make_pipeline(StandardScaler(), LogisticRegression(C=0.3, class_weight="balanced", max_iter=2000))
     truth.fit(values(known), known.column("attack") != "")
     np.testing.assert_allclose(detector.score(table), truth.decision_function(values(table)), rtol=1e-6, atol=1e-6)
 
 
 def test_real_anomalies_other_kinds_and_outliers_that_equal_their_image_are_never_looked_at():
-    table = outlier_records("blur", "zoom", "rotation")
+    table = with_outliers(feature_records(), "blur", "zoom", "rotation")
     rows = (table.column("attack") != "synthetic_rotation") & (table.column("source") == "normal")
     for model in ("linear", "mlp"):
         detector = SyntheticOutliers(["features"], model, outliers=KINDS)
-        detector.fit(table, seed=1)
-        scores = detector.score(table)
-        detector.fit(Records(table.table.filter(rows)), seed=1)
-        assert detector.score(table).tobytes() == scores.tobytes()
+        scores = learnt(detector, table, seed=1).score(table)
+        assert learnt(detector, Records(table.table.filter(rows)), seed=1).score(table).tobytes() == scores.tobytes()
         assert auroc(scores, table.anomalous) > 0.7
-    with pytest.raises(Refusal, match=r"should hold synthetic outliers in `train` for `synthetic_outliers`.*Got none"):
-        SyntheticOutliers(outliers=[Rotation()]).fit(changed(table, linf=0.0), seed=0)
-
-
-def test_label_designs_are_the_experiments_unless_it_has_its_own():
-    given, own = [AllOnes(), Uniform()], [Uniform(temperature=3.0)]
-    reading = SyntheticOutliers(["norms"], "mlp", name="mine").with_label_designs(given)
-    assert [probe.name for probe in reading.probes] == [f"gradients/{design.name}" for design in given]
-    assert (reading.name, reading.model) == ("mine", "mlp")
-    kept = SyntheticOutliers(["norms"], label_designs=own)
-    assert kept.with_label_designs(given) is kept
-    several = Combined([Energy(), SyntheticOutliers(["norms"])]).with_label_designs(given)
-    assert [probe.name for probe in several.probes] == ["logits", *(f"gradients/{design.name}" for design in given)]
-
-
-class Recorder(Detector):
-    """Remembers what it was fitted on and asked to score."""
-
-    name = "recorder"
-    probes = ()
-    needs_anomalies = False
-    outliers = (Blur(),)
-
-    def __init__(self):
-        self.seen = []
-
-    def fit(self, records, seed):
-        self.seen.append((set(records.column("origin_id")), set(records.column("attack"))))
-        return []
-
-    def score(self, records):
-        self.seen.append((set(records.column("origin_id")), set(records.column("attack"))))
-        return np.arange(len(records), dtype=np.float64)
-
-    def state_dict(self):
-        return {}
-
-    def load_state_dict(self, state):
-        pass
+    words = "should hold synthetic outliers in `train` for `synthetic_outliers`.*Got none"
+    assert_refused((lambda: learnt(SyntheticOutliers(outliers=[Rotation()]), changed(table, linf=0.0)), words))
 
 
 def test_folds_keep_an_outlier_with_its_image():
-    member = Recorder()
-    Combined([Energy(), member], folds=3).fit(outlier_records("blur"), seed=0)
-    *folds, last = member.seen
-    for (known, kinds), (scored, plain) in zip(folds[::2], folds[1::2], strict=True):
-        assert not known & scored
+    member = Spy(needs_anomalies=False, outliers=[Blur()])
+    learnt(Combined([GradientGaussian(), member], folds=3), with_outliers(records(), "blur"))
+    (*known, last), scored = (
+        [(set(part.column("origin_id")), set(part.column("attack"))) for part in parts]
+        for parts in (member.fits, member.scored)
+    )
+    for (origins, kinds), (held_out, plain) in zip(known, scored, strict=True):
+        assert not origins & held_out
         assert (kinds, plain) == ({"", "synthetic_blur"}, {""})
-    assert last[0] == set().union(*(scored for scored, _ in folds[1::2]))
+    assert last[0] == set().union(*(held_out for held_out, _ in scored))
 
 
 def test_confidence_is_what_the_formulas_say_for_any_number_of_classes():
     logits = np.random.default_rng(0).normal(size=(7, 5)) * 4
     z = torch.from_numpy(logits)
-    top, p = z.topk(3).values, z.softmax(1).amax(1)
-    first = [
-        z.logsumexp(1),
-        top[:, 0] - top[:, 1],
-        top[:, 1] - top[:, 2],
-        torch.log1p(-p),
-        z.mean(1),
-        z.std(1, correction=0),
-    ]
+    top, surest = z.topk(3).values, z.softmax(1).amax(1)
+    gaps = [top[:, 0] - top[:, 1], top[:, 1] - top[:, 2]]
+    first = [z.logsumexp(1), *gaps, torch.log1p(-surest), z.mean(1), z.std(1, correction=0)]
     expected = torch.cat([torch.stack(first, 1), top], 1).numpy()
     np.testing.assert_allclose(confidence(logits), expected, rtol=1e-8)
     for classes in (1, 2, 3):

@@ -1,19 +1,15 @@
 """LID: the estimate of the definition, fair neighbours, and k by AUROC on `val`."""
 
-import re
-
 import numpy as np
 import pytest
-from detector_cases import LAYERS, feature_records
+from asserts import assert_refused
+from detector_cases import LAYERS, feature_records, learnt
 from made_up_records import changed
 from sklearn.metrics import roc_auc_score
 
-from lightning_gradood.core import Refusal
 from lightning_gradood.detectors import LID
 from lightning_gradood.detectors.lid import Neighbourhoods, local_dimensionality
 from lightning_gradood.records import Records
-
-COLUMN = "features/layers"
 
 
 def by_hand(distances, k):
@@ -30,8 +26,7 @@ def test_the_estimate_is_the_definition_s_and_finds_the_dimension():
     for dimension in (2, 8):
         ball = np.random.default_rng(0).random((200, 2000)) ** (1 / dimension)  # distances of points that fill one
         assert local_dimensionality(ball, [90]).mean() == pytest.approx(dimension, rel=0.05)
-    copies = np.array([[0, 1, 2, 3.0], [0, 0, 0, 0], [5, 5, 5, 5]])
-    zero, none, equal = local_dimensionality(copies, [4])[:, 0]
+    zero, none, equal = local_dimensionality(np.array([[0, 1, 2, 3.0], [0, 0, 0, 0], [5, 5, 5, 5]]), [4])[:, 0]
     assert 0 < zero < 0.01
     assert (none, equal) == (0.0, 1e6)
 
@@ -47,21 +42,19 @@ def records_of(ids, origins):
     return Records.build(ids, source="x", values={}, origin_id=origins)
 
 
-@pytest.mark.parametrize(("n", "batches", "size"), [(60, 1, 60), (100, 1, 100), (250, 2, 100)])
-def test_batches_hold_a_hundred_images_or_all(n, batches, size):
-    found, features, ids = neighbourhoods(n)
-    assert found.features.shape == (batches, size, 3)
-    assert found.neighbours == size - 1
-    assert len(found.place_of) == batches * size
-    for name, (batch, place) in found.place_of.items():
-        assert np.array_equal(found.features[batch, place], features[ids.index(name)])
-    assert neighbourhoods(n, seed=1)[0].place_of != found.place_of
+def test_batches_hold_a_hundred_images_or_all():
+    for n, batches, size in ((60, 1, 60), (100, 1, 100), (250, 2, 100)):
+        found, features, ids = neighbourhoods(n)
+        assert (found.features.shape, found.neighbours) == ((batches, size, 3), size - 1)
+        assert len(found.place_of) == batches * size
+        for name, (batch, place) in found.place_of.items():
+            assert np.array_equal(found.features[batch, place], features[ids.index(name)])
+        assert neighbourhoods(n, seed=1)[0].place_of != found.place_of
 
 
 def test_an_image_and_its_attack_meet_the_batch_without_their_origin_and_others_as_many():
     found, features, _ = neighbourhoods(250)
-    name = next(iter(found.place_of))
-    batch, place = found.place_of[name]
+    name, (batch, place) = next(iter(found.place_of.items()))
     own, row = features[int(name.split("/")[1])], [[0, 1, 2]]
     table = records_of([name, f"bim/{name}", "svhn/3"], [name, name, "svhn/3"])
     values = np.stack([own, own + 1e-9, own])
@@ -76,52 +69,42 @@ def test_an_image_and_its_attack_meet_the_batch_without_their_origin_and_others_
 
 def test_members_and_others_of_one_distribution_get_the_same_dimensions():
     """The regression must not learn who was in `train`: the estimate is no lower for those who are members."""
-    rng = np.random.default_rng(0)
-    members, others = rng.normal(size=(2, 2000, 8))
+    members, others = np.random.default_rng(0).normal(size=(2, 2000, 8))
     ids, names = ([f"{kind}/{row}" for row in range(2000)] for kind in ("normal", "other"))
     found, layers = Neighbourhoods.build(members, ids, 0), [list(range(8))]
     inside = found.dimensionality(records_of(ids, ids), members, layers, [10, 90])[:, :, 0]
     outside = found.dimensionality(records_of(names, names), others, layers, [10, 90])[:, :, 0]
-    error = np.sqrt(inside.var(axis=0) / 2000 + outside.var(axis=0) / 2000)
+    error = np.sqrt((inside.var(axis=0) + outside.var(axis=0)) / 2000)
     assert (np.abs(inside.mean(axis=0) - outside.mean(axis=0)) < 4 * error).all()
-
-
-def learnt(grid, table):
-    detector = LID(grid)
-    detector.fit(table, seed=0)
-    return detector
 
 
 def test_k_is_the_first_of_the_best_on_val():
     table = feature_records()
     val = table.where(split="val")
-    alone = {k: roc_auc_score(val.anomalous, learnt([k], table).score(val)) for k in (3, 10, 30)}
+    alone = {k: roc_auc_score(val.anomalous, learnt(LID([k]), table).score(val)) for k in (3, 10, 30)}
     assert len(set(alone.values())) == 3
-    grid = learnt([3, 10, 30, 90], table)  # more than there are neighbours is left out
+    grid = learnt(LID([3, 10, 30, 90]), table)  # more than there are neighbours is left out
     assert int(grid.state_dict()["k"]) == max(alone, key=alone.get)
-    assert np.array_equal(learnt([30, 3, 10, 30], table).score(table), grid.score(table))
+    assert np.array_equal(learnt(LID([30, 3, 10, 30]), table).score(table), grid.score(table))
     apart = feature_records(gap=50.0)
-    assert [int(learnt(one, apart).state_dict()["k"]) for one in ([30, 10], [10, 30])] == [30, 10]  # of equals
+    assert [int(learnt(LID(one), apart).state_dict()["k"]) for one in ([30, 10], [10, 30])] == [30, 10]  # of equals
 
 
 def test_the_state_holds_clean_images_alone_and_noise_controls_are_no_neighbours():
     table = feature_records()
-    state = learnt([5], table).state_dict()
-    assert state["clean"].shape == (1, 60, sum(LAYERS.values()))
+    state = learnt(LID([5]), table).state_dict()
+    assert (state["clean"].shape, state["weights"].shape) == ((1, 60, sum(LAYERS.values())), (len(LAYERS),))
     assert state["layer"].tolist() == [0] * 3 + [1] * 5
-    assert state["weights"].shape == (len(LAYERS),)
     noisy = np.arange(len(table)) < 30  # half of the normal `train` records are noisy versions of the others
     controlled = changed(table, noisy, origin_id=table.column("origin_id")[30:60])
-    clean = learnt([5], controlled).state_dict()["clean"].numpy()[0]
-    assert np.array_equal(np.sort(clean, axis=0), np.sort(table.probe(COLUMN)[30:60], axis=0))
+    clean = learnt(LID([5]), controlled).state_dict()["clean"].numpy()[0]
+    assert np.array_equal(np.sort(clean, axis=0), np.sort(table.probe("features/layers")[30:60], axis=0))
     assert [probe.name for probe in LID(layers=["layer1", "layer2"]).probes] == ["features/layer1+layer2"]
 
 
 def test_grids_without_meaning_and_too_few_clean_records_are_refused():
-    for grid in ([], [1, 10], [0]):
-        words = f"`neighbours` should hold at least one number, each 2 or more. Got `neighbours = {grid}`. Lee et al."
-        with pytest.raises(Refusal, match=re.escape(words)):
-            LID(grid)
-    few = "clean normal records in `train`. Got 10 records and `neighbours = [10, 20]`"
-    with pytest.raises(Refusal, match=re.escape(few)):
-        learnt([10, 20], feature_records(counts={"train": 10, "val": 10, "test": 5}))
+    words = "`neighbours` should hold at least one number, each 2 or more. Got `neighbours = {}`. Lee et al."
+    few = feature_records(counts={"train": 10, "val": 10, "test": 5})
+    got = "clean normal records in `train`. Got 10 records and `neighbours = [10, 20]`"
+    grids = [(lambda grid=grid: LID(grid), words.format(grid)) for grid in ([], [1, 10], [0])]
+    assert_refused(*grids, (lambda: learnt(LID([10, 20]), few), got))

@@ -1,50 +1,93 @@
-"""Detectors that know normal images alone, against scipy, scikit-learn, pytorch and plain forward passes."""
+"""Detectors that need no anomalies, against pytorch-ood, scipy, scikit-learn, plain forward passes and plain arithmetic."""
 
 import numpy as np
 import pytest
+import pytorch_ood.detector
 import torch
 from asserts import assert_refused
-from detector_cases import feature_records
+from detector_cases import feature_records, learnt
 from made_up_records import PROBE, changed, records
 from scipy.spatial.distance import mahalanobis
-from scipy.stats import combine_pvalues, kstest
+from scipy.stats import combine_pvalues, kstest, rankdata
 from sklearn.covariance import LedoitWolf
 from sklearn.neighbors import NearestNeighbors
 from torch import nn
 
-from lightning_gradood.detectors import (
-    KNN,
-    MLP,
-    Baseline,
-    ClassGaussian,
-    Combined,
-    Consistency,
-    Energy,
-    GradientGaussian,
-    GradientKNN,
-    MahalanobisPP,
-    ViewsProbe,
-)
+from lightning_gradood import detectors
+from lightning_gradood.detectors import KNN, Baseline, Combined, Energy, GradientGaussian, GradientKNN, MahalanobisPP
 from lightning_gradood.detectors.combined import EmpiricalTail
+from lightning_gradood.detectors.detector import neighbour_rank
 from lightning_gradood.evaluation import evaluate
-from lightning_gradood.gradients import AllOnes, Predicted
-from lightning_gradood.metrics import auroc
+from lightning_gradood.gradients import AllOnes
 from lightning_gradood.networks import CifarResNet, MLPSettings
 from lightning_gradood.records import Records
 
 ON_GRADIENTS = pytest.mark.parametrize("kind", [GradientGaussian, GradientKNN])
+LOGITS = np.random.default_rng(0).normal(scale=3, size=(500, 10))
+FEATURES = "features/penultimate"
 
 
-def classed(number=300, width=5):
-    """Values of three predicted classes with means of their own, and the classes."""
-    rng = np.random.default_rng(0)
-    predictions = rng.integers(0, 3, number)
-    return rng.normal(size=(number, width)) * [1, 2, 3, 4, 5] + 4.0 * predictions[:, None], predictions
+def of(probe, values):
+    return Records.build([f"x/{row:03d}" for row in range(len(values))], source="x", values={probe: np.array(values)})
+
+
+def test_baseline_is_the_maximum_softmax_probability_without_its_ties():
+    scores = Baseline().score(of("logits", LOGITS))
+    theirs = pytorch_ood.detector.MaxSoftmax.score(torch.from_numpy(LOGITS)).numpy()
+    np.testing.assert_allclose(-(1 - np.exp(scores)), theirs, rtol=1e-12)
+    assert np.array_equal(rankdata(scores), rankdata(theirs))
+    sure = of("logits", [[50.0, 0, 0], [60.0, 0, 0], [800.0, 0, 0], [0.0, 0, 0]])
+    expected = [np.log(2) - 50, np.log(2) - 60, np.log(2) - 800, np.log(2 / 3)]
+    np.testing.assert_allclose(Baseline().score(sure), expected, rtol=1e-12)
+
+
+def test_energy_is_pytorch_ood_s_does_not_overflow_and_grad_norm_calls_large_norms_normal():
+    for temperature in (1.0, 0.5, 100.0):
+        theirs = pytorch_ood.detector.EnergyBased.score(torch.from_numpy(LOGITS), t=temperature).numpy()
+        np.testing.assert_allclose(Energy(temperature).score(of("logits", LOGITS)), theirs, rtol=1e-12)
+    far = of("logits", [[2e3, 0.0], [-2e3, -2e3]])
+    np.testing.assert_allclose(Energy().score(far), [-2e3, 2e3 - np.log(2)])
+    assert detectors.GradNorm().score(of("gradnorm", [[3.0], [0.5]])).tolist() == [-3.0, -0.5]
+
+
+@pytest.mark.parametrize("k", [1, 5, 50])
+def test_distances_are_pytorch_ood_s_and_those_of_plain_arithmetic(k):
+    table = feature_records()
+    test, train = table.where(split="test").probe(FEATURES), table.where(split="train", source="normal").probe(FEATURES)
+    scores = learnt(KNN(k), table).score(table.where(split="test"))
+    theirs = pytorch_ood.detector.KNN(None, k=k).fit_features(torch.tensor(train), torch.zeros(len(train)).long())
+    np.testing.assert_allclose(scores, theirs.predict_features(torch.tensor(test)), rtol=1e-7)
+    unit = [values / np.linalg.norm(values, axis=1, keepdims=True) for values in (test, train)]
+    distances = np.linalg.norm(unit[0][:, None] - unit[1], axis=2)
+    np.testing.assert_allclose(scores, np.sort(distances, axis=1)[:, k - 1], rtol=1e-7)
+
+
+def test_only_directions_matter_and_features_of_zero_have_a_score():
+    table = feature_records()
+    longer = changed(table, probes={FEATURES: table.probe(FEATURES) * 7.5})
+    for detector in (learnt(KNN(3), table), learnt(MahalanobisPP(), table)):
+        np.testing.assert_allclose(detector.score(longer), detector.score(table), rtol=1e-9)
+    zero = changed(table, probes={FEATURES: 0.0})
+    assert learnt(KNN(3), table).score(zero) == pytest.approx(np.ones(len(table)))
+
+
+def test_k_follows_the_number_of_images():
+    for images, k in ((2, 1), (31, 1), (120, 7), (800, 50), (50000, 50)):
+        assert (neighbour_rank(None, images, most=50), neighbour_rank(3, images, most=50)) == (k, 3)
+    table = feature_records()
+    assert learnt(KNN(), table).score(table).tolist() == learnt(KNN(60 // 16), table).score(table).tolist()
+    learnt(KNN(60), table)
+
+
+def outcome_of(detector, table):
+    return evaluate(detector, table, source="smoke", seed=0, resamples=20)
 
 
 def test_the_log_distance_is_scipys_with_scikit_learns_covariance():
-    values, predictions = classed()
-    gaussian = ClassGaussian.of(values, predictions)
+    rng = np.random.default_rng(0)
+    predictions = rng.integers(0, 3, 300)  # three classes with means of their own
+    values = rng.normal(size=(300, 5)) * [1, 2, 3, 4, 5] + 4.0 * predictions[:, None]
+    gaussian = detectors.ClassGaussian.of(values, predictions)
     standardised = (values - values.mean(axis=0)) / values.std(axis=0)
     centres = np.stack([standardised[predictions == one].mean(axis=0) for one in range(3)])
     inverse = np.linalg.inv(LedoitWolf(assume_centered=True).fit(standardised - centres[predictions]).covariance_)
@@ -55,53 +98,34 @@ def test_the_log_distance_is_scipys_with_scikit_learns_covariance():
     assert unknown[0] < -20  # it has the mean of all
 
 
-def test_mahalanobis_pp_does_not_see_the_length_of_features():
-    table, detector, probe = feature_records(), MahalanobisPP(), "features/penultimate"
-    detector.fit(table, seed=0)
-    longer = changed(table, probes={probe: 7.5 * table.probe(probe)})
-    np.testing.assert_allclose(detector.score(longer), detector.score(table), rtol=1e-9)
-
-
-def standardised(table):
-    """Log norms in standard deviations of the normal `train` records, and these rows."""
-    rows = (table.column("split") == "train") & (table.anomalous == 0)
-    logs = np.log(table.probe(PROBE))
-    return (logs - logs[rows].mean(axis=0)) / logs[rows].std(axis=0), rows
-
-
-def test_the_gaussian_is_mahalanobis_distance_where_it_whitens_and_euclid_s_where_it_does_not():
+def test_distances_of_gradients_are_scikit_learn_s():
+    """Mahalanobis' where the Gaussian whitens, Euclid's where not; that to the k-th nearest neighbour, or the last."""
     table = records(width=5)
-    values, rows = standardised(table)
+    rows, values = (table.column("split") == "train") & (table.anomalous == 0), np.log(table.probe(PROBE))
+    values = (values - values[rows].mean(axis=0)) / values[rows].std(axis=0)
     for whitening, expected in (
         (1.0, LedoitWolf().fit(values[rows]).mahalanobis(values)),
         (0.0, np.square(values).sum(axis=1)),
     ):
-        detector = GradientGaussian(whitening=whitening)
-        detector.fit(table, 0)
-        assert detector.score(table) == pytest.approx(expected, rel=1e-8), whitening
-
-
-def test_the_neighbour_is_the_k_th_nearest_or_the_last():
-    table = records(width=5)
-    values, rows = standardised(table)
+        scores = learnt(GradientGaussian(whitening=whitening), table).score(table)
+        assert scores == pytest.approx(expected, rel=1e-8), whitening
     distances = NearestNeighbors(n_neighbors=60).fit(values[rows]).kneighbors(values)[0]
     for k, column in ((1, 0), (7, 6), (1000, 59)):
-        detector = GradientKNN(k=k, whitening=0.0)
-        detector.fit(table, 0)
-        assert detector.score(table) == pytest.approx(distances[:, column], rel=1e-6, abs=1e-6)
+        scores = learnt(GradientKNN(k=k, whitening=0.0), table).score(table)
+        assert scores == pytest.approx(distances[:, column], rel=1e-6, abs=1e-6), k
 
 
 @ON_GRADIENTS
 def test_what_is_unusual_is_found_on_either_side_at_the_rate_that_was_chosen(kind):
     for gap in (4.0, -4.0):
         table = records({"train": 60, "val": 200, "test": 30}, gap=gap, width=6)
-        outcome = evaluate(kind(), table, source="smoke", seed=0, resamples=20)
+        outcome = outcome_of(kind(), table)
         assert outcome.metrics["test"]["auroc"] > 0.95
         assert outcome.metrics["test"]["accuracy_at_val_threshold_balanced"] > 0.85
         val = outcome.scores["val"]
         assert np.mean(val.scores[val.labels == 0] <= outcome.threshold) == pytest.approx(0.95, abs=0.0051)
         outside = changed(table, table.anomalous == 1, {PROBE: 1.0})
-        assert evaluate(kind(), outside, source="smoke", seed=0, resamples=20).threshold == outcome.threshold
+        assert outcome_of(kind(), outside).threshold == outcome.threshold
 
 
 @ON_GRADIENTS
@@ -112,30 +136,22 @@ def test_a_class_is_compared_with_its_own_kind(kind):
     shifted = np.where(second[:, None], np.exp(8.0), 1.0) * table.probe(PROBE)
     prediction = np.where(table.anomalous == 1, ~second, second).astype(int)
     test = changed(table, probes={PROBE: shifted}, prediction=prediction)
-    assert evaluate(kind(), test, source="smoke", seed=0, resamples=20).metrics["test"]["auroc"] > 0.99
+    assert outcome_of(kind(), test).metrics["test"]["auroc"] > 0.99
 
 
 @ON_GRADIENTS
-def test_label_designs_are_read_side_by_side_and_vanished_norms_have_scores(kind):
-    table, detector = records(gap=0.0), kind(label_designs=[AllOnes(), Predicted()])
-    assert [probe.name for probe in detector.probes] == ["gradients/all_ones", "gradients/predicted"]
-    assert [probe.name for probe in kind().probes] == ["gradients/all_ones"]
-    strange = np.where(table.anomalous[:, None] == 1, 1.0, table.probe(PROBE))
-    both = table.by_id().join(Records.build(table.ids, source="normal", values={"gradients/predicted": strange}))
-    detector.fit(both, 0)
-    assert auroc(detector.score(both), both.anomalous) > 0.85
-    values = table.probe(PROBE).copy()
+def test_vanished_norms_and_unknown_classes_have_scores(kind):
+    table, values = records(gap=0.0), records(gap=0.0).probe(PROBE).copy()
     values[:, 0], values[:, 1], values[::5, 2] = 0.0, 7.0, 0.0
-    detector = kind()
-    detector.fit(changed(table, probes={PROBE: values}), 0)
-    assert np.isfinite(detector.score(changed(table, probes={PROBE: values}, prediction=99))).all()
+    vanished = changed(table, probes={PROBE: values})
+    assert np.isfinite(learnt(kind(), vanished).score(changed(vanished, prediction=99))).all()
 
 
 @pytest.mark.parametrize("number", [4, 40])  # one batch of all views, and one for each
 def test_views_are_changes_of_plain_forward_passes(number):
     torch.manual_seed(0)
     network, images = CifarResNet(1, num_classes=6).eval(), torch.rand(number, 3, 16, 16)
-    found = ViewsProbe()(network, images)
+    found = detectors.ViewsProbe()(network, images)
     with torch.no_grad():
         logits = network(images).double()
         mirrored = network(images.flip(3)).double() - logits
@@ -146,9 +162,11 @@ def test_views_are_changes_of_plain_forward_passes(number):
         for start, change in ((0, mirrored[row, order]), (5, blurred[row, order])):
             expected = [*change[:3].tolist(), change[3:].mean().item(), change[3:].std(correction=0).item()]
             assert found[row, start : start + 5].tolist() == pytest.approx(expected, abs=1e-5)
-    assert len(ViewsProbe().names(network)) == found.shape[1] == 10
+    assert len(detectors.ViewsProbe().names(network)) == found.shape[1] == 10
     for classes in (1, 2, 3, 4):  # zeros where there are no others
-        few = ViewsProbe(["mirror"])(nn.Sequential(nn.Flatten(), nn.Linear(12, classes)), torch.rand(3, 3, 2, 2))
+        few = detectors.ViewsProbe(["mirror"])(
+            nn.Sequential(nn.Flatten(), nn.Linear(12, classes)), torch.rand(3, 3, 2, 2)
+        )
         assert few.shape == (3, 5)
         assert few.isfinite().all()
         assert (few[:, min(classes, 3) : 3] == 0).all()
@@ -164,25 +182,17 @@ def test_p_values_of_fresh_normal_scores_are_uniform_and_the_tail_goes_on():
     assert (np.diff(tail.surprise(np.linspace(-1, 50, 1000))) >= 0).all()
 
 
-def combined_of(members, table, **settings):
-    detector = Combined(members, **settings)
-    detector.fit(table, seed=0)
-    return detector
-
-
 def test_fisher_is_scipys_statistic_and_each_rule_rises_with_every_member():
     table = feature_records()
     found, surprises = {}, None
     for rule in ("fisher", "squares", "cauchy"):
-        detector = combined_of([Energy(), KNN(k=3)], table, rule=rule)
+        detector = learnt(Combined([Energy(), KNN(k=3)], rule=rule), table)
         pairs = zip(detector.detectors, detector._tails, strict=True)
         surprises = np.stack([tail.surprise(one.score(table)) for one, tail in pairs])
         found[rule] = detector.score(table)
-        first, second = np.argsort(surprises[0]), np.argsort(surprises[1])
-        both = (np.diff(surprises[0][first]) > 0) & (np.diff(surprises[1][first]) > 0)
-        assert (np.diff(found[rule][first])[both] > 0).all()
-        both = (np.diff(surprises[1][second]) > 0) & (np.diff(surprises[0][second]) > 0)
-        assert (np.diff(found[rule][second])[both] > 0).all()
+        for order in np.argsort(surprises, axis=1):
+            both = (np.diff(surprises[:, order]) > 0).all(axis=0)
+            assert (np.diff(found[rule][order])[both] > 0).all()
     expected = [combine_pvalues(np.exp(-column), method="fisher").statistic for column in surprises.T]
     np.testing.assert_allclose(2 * found["fisher"], expected, rtol=1e-9)
     np.testing.assert_allclose(found["squares"], np.square(surprises).sum(axis=0), rtol=1e-9)
@@ -192,24 +202,30 @@ def test_fisher_is_scipys_statistic_and_each_rule_rises_with_every_member():
 def test_members_are_scored_on_images_they_were_not_fitted_on():
     """A nearest neighbour finds a member at distance 0: in-sample p-values would call every fresh image anomalous."""
     table = feature_records(counts={"train": 200, "val": 300, "test": 10}, width=12)
-    detector = combined_of([KNN(k=1), MahalanobisPP()], table)
+    detector = learnt(Combined([KNN(k=1), MahalanobisPP()]), table)
     normal = table.where(source="normal", split="val")
     for one, tail in zip(detector.detectors, detector._tails, strict=True):
         assert 0.3 < np.exp(-tail.surprise(one.score(normal))).mean() < 0.6
 
 
 def test_settings_and_records_that_cannot_be_are_refused():
-    few = feature_records(counts={"train": 19, "val": 19, "test": 5})
+    few, both = feature_records(counts={"train": 19, "val": 19, "test": 5}), [Energy(), Baseline()]
+    temperature = "`temperature` should be above 0 and finite. Got `temperature = {}`. The paper's is 1."
+    trained, consistency, views = detectors.MLP([AllOnes()], MLPSettings()), detectors.Consistency, detectors.ViewsProbe
     assert_refused(
+        *((lambda t=t: Energy(t), temperature.format(t)) for t in (0.0, -1.0, float("inf"), float("nan"))),
+        (lambda: Baseline().score(of("gradnorm", [[3.0]])), "be a probe of these records. Got `name = 'logits'`"),
+        (lambda: KNN(0), "`k` should be at least 1. Got `k = 0`. Leave it out: it then follows"),
+        (lambda: learnt(KNN(61), feature_records()), "at least 61 normal ones in `train` for this detector. Got 60"),
         (lambda: Combined([Energy()]), "`detectors` should be two or more with different names that need no"),
         (lambda: Combined([Energy(), Energy()]), "Got ['energy', 'energy']. Name others"),
-        (lambda: Combined([Energy(), MLP([AllOnes()], MLPSettings())]), "of which ['mlp'] need some"),
-        (lambda: Combined([Energy(), Baseline()], rule="sum"), "`rule` should be one of fisher, squares, cauchy"),
-        (lambda: Combined([Energy(), Baseline()], folds=1), "`folds` from 2 to 1000. Got `rule = fisher` and `folds"),
-        (lambda: combined_of([Energy(), Baseline()], few), "at least 20 normal ones in `train` for this detector."),
-        (lambda: Consistency(["mirror", "mirror"]), "`views` should be one or more of mirror, blur, each once"),
-        (lambda: ViewsProbe([]), "`views` should be one or more of mirror, blur"),
+        (lambda: Combined([Energy(), trained]), "of which ['mlp'] need some"),
+        (lambda: Combined(both, rule="sum"), "`rule` should be one of fisher, squares, cauchy"),
+        (lambda: Combined(both, folds=1), "`folds` from 2 to 1000. Got `rule = fisher` and `folds"),
+        (lambda: learnt(Combined(both), few), "at least 20 normal ones in `train` for this detector."),
+        (lambda: consistency(["mirror", "mirror"]), "`views` should be one or more of mirror, blur, each once"),
+        (lambda: views([]), "`views` should be one or more of mirror, blur"),
         (lambda: GradientGaussian(whitening=1.5), "`whitening` should be between 0 (standardised) and 1 (whitened)."),
         (lambda: GradientKNN(k=0), "`k` should be at least 1. Got `k = 0`."),
-        (lambda: GradientGaussian().fit(records().where(source="smoke"), 0), "should hold at least 2 normal ones"),
+        (lambda: learnt(GradientGaussian(), records().where(source="smoke")), "should hold at least 2 normal ones"),
     )

@@ -1,15 +1,15 @@
 """Intervals of the AUROC cover the true one as often as they say, and the bootstrap equals a loop that repeats records."""
 
+from functools import partial
+
 import numpy as np
 import pytest
+from asserts import assert_refused
 from scipy.stats import norm
 from sklearn.metrics import roc_auc_score
 
-from lightning_gradood.core import Refusal
 from lightning_gradood.metrics import auroc, auroc_interval, bootstrap_auroc, newcombe_interval
 from lightning_gradood.metrics.bootstrap import _multiplicities, _plan
-
-COUNTS = [(20, 15, 11), (20, 0, 0), (0, 15, 11), (5, 0, 9), (5, 9, 0), (0, 1, 1)]
 
 
 def records(triples=20, normal_only=15, anomalous_only=11):
@@ -35,19 +35,19 @@ def resamples_of(scores, labels, ids, resamples, seed):
         yield np.repeat(np.arange(len(ids)), [drawn[origin[i]] for i in range(len(ids))])
 
 
-@pytest.mark.parametrize("counts", COUNTS)
-def test_the_bootstrap_equals_a_loop_that_repeats_whole_origins_stratum_by_stratum(counts):
-    scores, labels, ids = records(*counts)
-    chosen = list(resamples_of(scores, labels, ids, 50, seed=3))
-    slow = [roc_auc_score(labels[one], scores[one]) for one in chosen]
-    fast = bootstrap_auroc(scores, labels, ids, resamples=50, seed=3, confidence=0.9)
-    assert fast == pytest.approx(np.quantile(slow, [0.05, 0.95]), abs=1e-12)
-    names = np.array(ids)
-    for one in chosen[:20]:
-        drawn = [np.char.startswith(names[one], kind).sum() for kind in ("cat", "dog", "noise")]
-        assert drawn == [3 * counts[0], *counts[1:]]
-        times = np.bincount(one, minlength=len(ids))
-        assert all(len(set(times[names == name])) == 1 for name in set(ids))
+def test_the_bootstrap_equals_a_loop_that_repeats_whole_origins_stratum_by_stratum():
+    for counts in [(20, 15, 11), (20, 0, 0), (0, 15, 11), (5, 0, 9), (5, 9, 0), (0, 1, 1)]:
+        scores, labels, ids = records(*counts)
+        chosen = list(resamples_of(scores, labels, ids, 50, seed=3))
+        slow = [roc_auc_score(labels[one], scores[one]) for one in chosen]
+        fast = bootstrap_auroc(scores, labels, ids, resamples=50, seed=3, confidence=0.9)
+        assert fast == pytest.approx(np.quantile(slow, [0.05, 0.95]), abs=1e-12), counts
+        names = np.array(ids)
+        for one in chosen[:20]:
+            drawn = [np.char.startswith(names[one], kind).sum() for kind in ("cat", "dog", "noise")]
+            assert drawn == [3 * counts[0], *counts[1:]]
+            times = np.bincount(one, minlength=len(ids))
+            assert all(len(set(times[names == name])) == 1 for name in set(ids))
 
 
 def test_draws_are_uniform_with_replacement():
@@ -59,16 +59,26 @@ def test_draws_are_uniform_with_replacement():
     assert np.var(times) == pytest.approx(1 - 1 / 40, abs=0.05)
 
 
-def test_the_bootstrap_covers_the_true_auroc_as_often_as_it_says():
-    generator = np.random.default_rng(6)
-    labels, ids = np.repeat([0, 1], 60), list(range(120))
-    true = 0.7602499389065233  # P(a + 1 > b) for standard normal a, b: the normal distribution function at 1/√2
-    covered = 0
-    for _ in range(400):
-        low, high = bootstrap_auroc(generator.standard_normal(120) + labels, labels, ids, resamples=200, confidence=0.9)
+def coverage(interval, runs, true, normal, anomalous):
+    """Share of made-up experiments whose interval holds their true AUROC."""
+    generator, covered = np.random.default_rng(6), 0
+    labels, ids = np.repeat([0, 1], [normal, anomalous]), np.arange(normal + anomalous)
+    for run in range(runs):
+        scores = generator.normal(size=len(ids)) + labels * norm.ppf(true) * 2**0.5
+        low, high = interval(scores, labels, ids, resamples=200, seed=run)
         covered += low <= true <= high
+    return covered / runs
+
+
+def test_intervals_cover_the_true_auroc_as_often_as_they_say_also_for_few_images():
+    bootstrap = partial(bootstrap_auroc, confidence=0.9)
     # Binomial standard deviation of 0.9 over 400 runs is 0.015; percentile intervals of 60 images fall a little short.
-    assert 0.84 < covered / 400 < 0.95
+    assert 0.84 < coverage(bootstrap, 400, 0.76, 60, 60) < 0.95
+    for true, normal, anomalous in (
+        (0.9, 10, 10), (0.95, 20, 20), (0.99, 30, 30), (0.999, 50, 50), (0.98, 129, 30), (0.97, 129, 129), (0.8, 60, 60),
+    ):  # fmt: skip
+        # binomial: 0.95 less three standard deviations of 300 runs; the bootstrap alone has 0.57 to 0.92 on the first six
+        assert coverage(auroc_interval, 300, true, normal, anomalous) > 0.91, true
 
 
 def test_it_holds_the_auroc_and_depends_on_the_seed_and_the_order_of_scores_alone():
@@ -77,12 +87,11 @@ def test_it_holds_the_auroc_and_depends_on_the_seed_and_the_order_of_scores_alon
     assert interval[0] < auroc(scores, labels) < interval[1]
     assert all(type(end) is float for end in interval)
     order = np.random.default_rng(8).permutation(len(ids))
-    numbers = np.unique(ids, return_inverse=True)[1]
     same = [
         (scores, labels, ids),
         (scores[order], labels[order], [ids[i] for i in order]),
         (np.exp(3 * scores), labels, np.array(ids)),
-        (scores, labels, numbers),
+        (scores, labels, np.unique(ids, return_inverse=True)[1]),
     ]
     assert [bootstrap_auroc(*one, resamples=200, seed=1) for one in same] == [interval] * 4
     assert bootstrap_auroc(scores, labels, ids, resamples=200, seed=2) != interval
@@ -90,22 +99,6 @@ def test_it_holds_the_auroc_and_depends_on_the_seed_and_the_order_of_scores_alon
     low_half, high_half = bootstrap_auroc(scores, labels, ids, confidence=0.5)
     assert low < low_half < high_half < high
     assert bootstrap_auroc([1.0, 2.0, 3.0], [0, 0, 1], ["a", "b", "c"]) == (1.0, 1.0)
-
-
-@pytest.mark.parametrize(
-    ("true", "normal", "anomalous"),
-    [(0.9, 10, 10), (0.95, 20, 20), (0.99, 30, 30), (0.999, 50, 50), (0.98, 129, 30), (0.97, 129, 129), (0.8, 60, 60)],
-)
-def test_the_interval_covers_the_true_auroc_also_for_few_images(true, normal, anomalous):
-    generator = np.random.default_rng(0)
-    labels, ids = np.repeat([0, 1], [normal, anomalous]), np.arange(normal + anomalous)
-    covered, runs = 0, 300
-    for run in range(runs):
-        scores = generator.normal(size=len(ids)) + labels * norm.ppf(true) * 2**0.5
-        low, high = auroc_interval(scores, labels, ids, resamples=200, seed=run)
-        covered += low <= true <= high
-    # binomial: 0.95 less three standard deviations of 300 runs; the bootstrap alone has 0.57 to 0.92 on the first six
-    assert covered / runs > 0.91
 
 
 def test_ends_are_z_standard_errors_of_hanley_and_mcneil_away():
@@ -133,11 +126,12 @@ def test_it_is_the_bootstrap_where_enough_goes_wrong_and_copies_of_an_image_coun
 
 
 def test_refusals_name_the_setting():
+    scores, labels, ids = [0.0, 1.0], [0, 1], ["a", "b"]
+    confidence = "`confidence` should be between 0 and 1. Got `confidence = {}`"
     for interval in (bootstrap_auroc, auroc_interval):
-        with pytest.raises(Refusal, match=r"`origin_ids` should hold one id .* Got 1 ids and 2 scores\. Give"):
-            interval([0.0, 1.0], [0, 1], ["a"])
-        with pytest.raises(Refusal, match=r"`resamples` should be at least 1\. Got `resamples = 0`\. 1000 is usual"):
-            interval([0.0, 1.0], [0, 1], ["a", "b"], resamples=0)
-        for value in (0.0, 1.0, 95, float("nan")):
-            with pytest.raises(Refusal, match=rf"`confidence` should be between 0 and 1\. Got `confidence = {value}`"):
-                interval([0.0, 1.0], [0, 1], ["a", "b"], confidence=value)
+        call = partial(partial, interval, scores, labels)
+        assert_refused(
+            (call(["a"]), "`origin_ids` should hold one id .* Got 1 ids and 2 scores. Give"),
+            (call(ids, resamples=0), "`resamples` should be at least 1. Got `resamples = 0`. 1000 is usual"),
+            *((call(ids, confidence=one), confidence.format(one)) for one in (0.0, 1.0, 95, float("nan"))),
+        )
