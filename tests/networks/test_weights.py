@@ -27,7 +27,7 @@ class Executes:
 
 
 class Net(nn.Module):
-    """Conv, BatchNorm and a last layer: a classifier in small."""
+    """A classifier in small."""
 
     def __init__(self, num_classes=10, width=4):
         super().__init__()
@@ -186,29 +186,14 @@ OWN = r"(network\.)?"  # the prefix of a wrapped network's names; the file's nam
 ANOTHER = [
     (without("conv.bias", ONE), rf"1 of its 9 tensors are missing \(first {OWN}conv\.bias\)\. Build the network that"),
     ({**ONE, "extra": torch.ones(1)}, r"in which 1 are unexpected \(first extra\)\."),
-    (
-        state(width=5),
-        rf"7 differ in shape \(first {OWN}conv\.weight: \[5, 3, 3, 3\] in the file, \[4, 3, 3, 3\] in the network\)\.",
-    ),
-    (
-        {**without("bn.bias", ONE), "bn.scale": torch.ones(4), "conv.bias": torch.ones(3)},
-        rf"1 of its 9 tensors are missing \(first {OWN}bn\.bias\), 1 are unexpected \(first bn\.scale\), 1 differ",
-    ),
-    (
-        under("module.", resnet20().state_dict()),
-        rf"8 of its 9 tensors are missing \(first {OWN}conv\.weight, {OWN}conv\.bias, {OWN}bn\.weight\), "
-        r"116 are unexpected \(first module\.conv1\.weight, module\.bn1\.weight, module\.bn1\.bias\)",
-    ),
-    (
-        state(num_classes=100),
-        r"holds weights for 100 classes, the network has 10\. Build the network with --model.network.num_classes 100, or",
-    ),
+    (state(width=5), rf"7 differ in shape \(first {OWN}conv\.weight: \[5, 3, 3, 3\] in the file, \[4, 3, 3, 3\] in the"),
+    ({**without("bn.bias", ONE), "bn.scale": torch.ones(4), "conv.bias": torch.ones(3)},
+     rf"1 of its 9 tensors are missing \(first {OWN}bn\.bias\), 1 are unexpected \(first bn\.scale\), 1 differ"),
+    (under("module.", resnet20().state_dict()), r"8 of its 9 tensors are missing .* 116 are unexpected \(first module\.conv1"),
+    (state(num_classes=100), r"for 100 classes, the network has 10\. Build the network with --model.network.num_classes 100"),
     (under("module.", state(num_classes=2)), r"holds weights for 2 classes, the network has 10\."),
-    (
-        {**state(num_classes=100), "conv.bias": torch.ones(3)},
-        rf"in which 3 differ in shape \(first {OWN}conv\.bias",
-    ),
-]
+    ({**state(num_classes=100), "conv.bias": torch.ones(3)}, rf"in which 3 differ in shape \(first {OWN}conv\.bias"),
+]  # fmt: skip
 
 
 @pytest.mark.filterwarnings("ignore:.*quant")
@@ -252,16 +237,9 @@ def test_tied_weights_need_one_name_and_one_value(tmp_path):
 
 SEVERAL = {  # names of two networks that fit, and a file of both
     ("student", "teacher"): under("student.", ONE) | under("teacher.", OTHER),
-    ("model", "model_ema"): {
-        "model": ONE,
-        "model_ema": OTHER,
-        "optimizer": {"state": {0: {"step": torch.ones(1)}}, "param_groups": []},
-    },
-    ("state_dict", "state_dict_ema"): {"state_dict": ONE, "state_dict_ema": OTHER, "epoch": 3, "arch": "net"},
-    ("net", "ema.module"): {
-        "state_dict": under("net.", ONE) | under("ema.module.", OTHER),
-        "pytorch-lightning_version": "2",
-    },
+    ("model", "model_ema"): {"model": ONE, "model_ema": OTHER, "optimizer": {"state": {0: {"step": torch.ones(1)}}}},
+    ("state_dict", "state_dict_ema"): {"state_dict": ONE, "state_dict_ema": OTHER, "arch": "net"},
+    ("net", "ema.module"): {"state_dict": under("net.", ONE) | under("ema.module.", OTHER), "epoch": 3},
     ("nets.a.module", "nets.b.module"): {"nets": {"a": under("module.", ONE), "b": under("module.", OTHER)}},
     ('""', "ema"): ONE | under("ema.", OTHER),
 }
@@ -284,7 +262,7 @@ def test_of_several_networks_that_fit_none_is_loaded_without_a_prefix(tmp_path):
     saved(SEVERAL["student", "teacher"], path)
     for prefix in ("studnet", "model", "student.conv.weight"):
         words = (
-            rf"`model.weights_prefix = {prefix}` for `path = \S+several\.pt`, whose names start with student, teacher\."
+            rf"`model.weights_prefix = {prefix}` for `path = \S+several\.pt`, whose names start with student, teacher"
         )
         assert_refused(words, path, Net(), prefix)
     saved(under("student.", ONE) | under("teacher.", LARGER), path)
