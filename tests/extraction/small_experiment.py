@@ -1,7 +1,6 @@
 """A small experiment on scikit-learn's digits: sources, a convolutional network, and one call that probes them."""
 
 from collections.abc import Iterable
-from pathlib import Path
 
 import lightning.pytorch as pl
 import torch
@@ -15,6 +14,7 @@ from lightning_gradood.probes import GradientProbe, LogitsProbe, Probe
 from lightning_gradood.records import RecordCache, Records
 from lightning_gradood.tasks import ClassificationTask
 
+QUIET = {"logger": False, "enable_progress_bar": False, "enable_checkpointing": False, "accelerator": "cpu"}
 LAYERS = ["2", "penultimate"]
 STEPPING = (0.0, 0.01)
 
@@ -34,15 +34,8 @@ def trained_data(**settings: object) -> ImageDataModule:
 def task(seed: int = 0, **settings: object) -> ClassificationTask:
     """Return a small network with random weights; batch norm is not yet what it is in evaluation mode."""
     torch.manual_seed(seed)
-    network = nn.Sequential(
-        nn.Conv2d(3, 4, 3, stride=4),
-        nn.BatchNorm2d(4),
-        nn.ReLU(),
-        nn.AdaptiveAvgPool2d(2),
-        nn.Flatten(),
-        nn.Linear(16, 2),
-    )
-    return ClassificationTask(network, **settings)
+    layers = [nn.Conv2d(3, 4, 3, stride=4), nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten()]
+    return ClassificationTask(nn.Sequential(*layers, nn.Linear(16, 2)), **settings)
 
 
 def probes() -> list[Probe]:
@@ -67,17 +60,10 @@ class CountedProbe(MahalanobisProbe):
         super().load(state)
 
 
-def probe(
-    folder: Path,
-    task: ClassificationTask,
-    data: ImageDataModule,
-    reading: list[Probe] | None = None,
-    **settings: object,
-) -> ProbeCallback:
+def probe(folder, task, data, reading=None, **settings):
     """Probe all sources in Lightning's own predict loop and return the callback."""
     callback = ProbeCallback(reading or probes(), RecordCache(folder))
-    quiet = {"logger": False, "enable_progress_bar": False, "enable_checkpointing": False}
-    settings = quiet | {"accelerator": "cpu", "devices": 1} | settings
+    settings = QUIET | {"devices": 1} | settings
     callbacks = [callback, *settings.pop("callbacks", [])]  # a bar comes after the work that it counts
     trainer = pl.Trainer(callbacks=callbacks, **settings)
     trainer.predict(task, datamodule=data, return_predictions=False)
