@@ -65,14 +65,6 @@ def test_images_are_kept_up_to_the_limit_in_bytes(root):
         assert LoadedSource("x", listing, transform, memory_limit=limit).in_memory is kept
 
 
-@pytest.mark.parametrize("rank", [0, 1])
-def test_reading_shows_its_progress_on_one_process_only(root, capsys, monkeypatch, rank):
-    monkeypatch.setattr("lightning.pytorch.utilities.rank_zero_only.rank", rank)
-    load(root).images([0])
-    shown = capsys.readouterr().err
-    assert ("reading here: 100 %" in shown and "images)" in shown) == (rank == 0)
-
-
 @pytest.mark.parametrize("in_memory", [True, False])
 def test_the_digest_follows_keys_labels_pixels_and_transform_but_not_the_name(root, in_memory):
     def digest(root=root, transform=None, **options):

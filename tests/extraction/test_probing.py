@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import lightning.pytorch as pl
 import pytest
 import torch
-from lightning.pytorch import Callback, LightningDataModule
+from lightning.pytorch import LightningDataModule
 from small_experiment import QUIET, data, probe, probes, tables, task
 from torch import nn
 
@@ -233,22 +233,15 @@ def test_what_was_written_before_a_kill_a_full_disk_or_the_last_step_serves_the_
     assert resumed("last") == 0
 
 
-class Modes(Callback):
-    """Note what the probes leave behind."""
-
-    def on_predict_end(self, trainer, pl_module):
-        self.left = [(parameter.grad, parameter.requires_grad) for parameter in pl_module.parameters()]
-
-
 def test_the_task_is_left_as_it_was_and_what_cannot_be_probed_is_refused(tmp_path):
     class Other(LightningDataModule):
         def predict_dataloader(self):
             return []
 
-    model, modes, ids = task(), Modes(), data().normal_source.ids
+    model, ids = task(), data().normal_source.ids
     before = {name: value.clone() for name, value in model.network.state_dict().items()}
-    probe(tmp_path, model, data(attacks={"fgsm": FGSM()}), callbacks=[modes])
-    assert set(modes.left) == {(None, True)}
+    probe(tmp_path, model, data(attacks={"fgsm": FGSM()}))
+    assert {(parameter.grad, parameter.requires_grad) for parameter in model.parameters()} == {(None, True)}
     assert model.training
     assert all(torch.equal(before[name], value) for name, value in model.network.state_dict().items())
     with torch.no_grad():

@@ -22,7 +22,6 @@ from lightning_gradood.networks import (
 )
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
-MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 BUILDERS = [resnet18, resnet34, resnet20, densenet_bc_100_12]
 SIZES = {  # parameter tensors, parameters, convolutions and linear layers that count
     resnet18: (62, 11_173_962, None),
@@ -110,27 +109,19 @@ def test_densenet_is_the_plain_formula():
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="needs shared/data beside the repository")
-@pytest.mark.parametrize(
-    ("build", "file", "accuracy"), [(resnet18, "cifar10_resnet18.pt", 0.877), (resnet20, "cifar10_resnet20.pt", 0.883)]
-)
-def test_trained_weights_classify_real_images(build, file, accuracy):
-    network = Normalized(build(num_classes=10), MEAN, STD).eval()
-    load_weights(network, SHARED / file)
-    images, labels = _cifar10_test_images(count=300)
-    with torch.no_grad():
-        predictions = torch.cat([network(batch).argmax(1) for batch in images.split(100)])
-    # Three binomial standard deviations of 300 images are 0.057.
-    assert (predictions == labels).double().mean().item() == pytest.approx(accuracy, abs=0.057)
-
-
-def _cifar10_test_images(count):
+def test_trained_weights_classify_real_images():
     archive = np.load(SHARED / "cifar10_test.npz", allow_pickle=False)
-    chosen = np.random.default_rng(0).permutation(len(archive["labels"]))[:count]
-    flat, offsets = archive["jpeg"], archive["offsets"]
-    files = [io.BytesIO(flat[offsets[row] : offsets[row + 1]].tobytes()) for row in chosen]
-    pictures = [Image.open(file).convert("RGB") for file in files]
-    pixels = torch.from_numpy(np.stack([np.asarray(picture) for picture in pictures]))
-    return pixels.permute(0, 3, 1, 2).float() / 255, torch.from_numpy(archive["labels"][chosen].astype(np.int64))
+    chosen = np.random.default_rng(0).permutation(len(archive["labels"]))[:300]
+    files, starts = archive["jpeg"], archive["offsets"]
+    pictures = [Image.open(io.BytesIO(files[starts[row] : starts[row + 1]].tobytes())).convert("RGB") for row in chosen]
+    images = torch.from_numpy(np.stack([np.asarray(picture) for picture in pictures])).permute(0, 3, 1, 2) / 255
+    for build, file, accuracy in ((resnet18, "cifar10_resnet18.pt", 0.877), (resnet20, "cifar10_resnet20.pt", 0.883)):
+        network = Normalized(build(num_classes=10), [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]).eval()
+        load_weights(network, SHARED / file)
+        with torch.no_grad():
+            predictions = torch.cat([network(batch).argmax(1) for batch in images.split(100)])
+        # three binomial standard deviations of 300 images are 0.057
+        assert (predictions.numpy() == archive["labels"][chosen]).mean() == pytest.approx(accuracy, abs=0.057)
 
 
 def _with_lively_batch_norm(network):
