@@ -54,15 +54,12 @@ def test_a_batch_has_the_images_labels_and_rows_asked_for(root, in_memory, monke
     part = load(root, Halve(), in_memory, rows=[1, 4])
     assert (part.ids, part.num_classes) == (["here/a/001.png", "here/b/001.png"], 2)
     assert torch.equal(part.images([1]), source.images([4]))
-    if in_memory:
-        monkeypatch.setattr(type(source._listing), "read", None)  # it was read once
-        assert torch.equal(source.images([5]), images[:1])
-
-
-def test_images_are_kept_up_to_the_limit_in_bytes(root):
     size, listing = 7 * 3 * 8 * 8, FolderSource(root).open()
     for transform, limit, kept in ((None, size, True), (None, size - 1, False), (Halve(), size, False)):
         assert LoadedSource("x", listing, transform, memory_limit=limit).in_memory is kept
+    if in_memory:
+        monkeypatch.setattr(type(source._listing), "read", None)  # it was read once
+        assert torch.equal(source.images([5]), images[:1])
 
 
 @pytest.mark.parametrize("in_memory", [True, False])

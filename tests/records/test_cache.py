@@ -1,4 +1,4 @@
-"""Records on disk: an entry is there whole or not at all, whatever is interrupted, raced or full; what probes learnt as well."""
+"""Records on disk: an entry is there whole or not at all, whatever is interrupted, raced or full."""
 
 import errno
 import hashlib
@@ -156,17 +156,3 @@ def test_a_full_or_lost_disk_is_refused_and_nothing_is_lost(cache, monkeypatch):
                 assert (files(), cache.done(KEY), cache.has(KEY)) == (before, {"a", "b"}, False)
     cache.commit(KEY, ["a", "b"], {})
     assert cache.read(KEY).ids == ["a", "b"]
-
-
-def test_a_state_comes_back_as_it_was_and_is_replaced_as_a_whole(tmp_path):
-    state = {"layer1/means": torch.rand(3, 4, dtype=torch.float64), "layer1/whitening": torch.rand(6, 4)[:, :2].T}
-    store = StateStore(tmp_path / "cache")
-    assert not store.has(KEY)
-    store.write(KEY, state)
-    assert (store.has(KEY), store.has("other")) == (True, False)
-    found = store.read(KEY)
-    assert found.keys() == state.keys()
-    assert all(torch.equal(found[name], state[name]) and found[name].dtype == state[name].dtype for name in state)
-    store.write(KEY, {"other": torch.ones(1)})
-    assert list(store.read(KEY)) == ["other"]
-    assert os.listdir(tmp_path / "cache") == [f"{KEY}.safetensors"]

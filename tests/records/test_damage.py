@@ -134,9 +134,15 @@ def test_damage_that_cannot_be_set_aside_is_a_sentence(cache, fixed, place):
         cache.mend({KEY: IDS})
 
 
-def test_flipped_bits_of_a_state_are_refused_and_mended(tmp_path, capsys):
+def test_what_probes_learnt_comes_back_as_it_was_and_flipped_bits_are_refused_and_mended(tmp_path, capsys):
     store, random_ = StateStore(tmp_path), random.Random(1)
-    store.write(KEY, {"means": torch.rand(3, 4), "counts": torch.arange(3), "half": torch.ones(2).bfloat16()})
+    state = {"means": torch.rand(3, 4), "counts": torch.arange(3), "half": torch.ones(2).bfloat16()}
+    state |= {"layer1/means": torch.rand(3, 4, dtype=torch.float64), "layer1/whitening": torch.rand(6, 4)[:, :2].T}
+    store.write(KEY, {"replaced": torch.ones(1)})
+    store.write(KEY, state)
+    found = store.read(KEY)
+    assert found.keys() == state.keys()
+    assert all(torch.equal(found[name], state[name]) and found[name].dtype == state[name].dtype for name in state)
     path = tmp_path / f"{KEY}.safetensors"
     whole = path.read_bytes()
     for _ in range(100):

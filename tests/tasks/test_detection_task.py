@@ -17,10 +17,8 @@ from lightning_gradood.tasks import DetectionTask, MLPSettings, RawBinaryAUROC
 @pytest.fixture
 def representations():
     """Squared norms over many decades, one column constant, one with zeros; float64 [40, 4]."""
-    rng = np.random.default_rng(0)
-    values = 10 ** rng.normal(-8, 4, size=(40, 4))
-    values[:, 1] = 3e-7
-    values[::5, 2] = 0
+    values = 10 ** np.random.default_rng(0).normal(-8, 4, size=(40, 4))
+    values[:, 1], values[::5, 2] = 3e-7, 0
     return torch.from_numpy(values)
 
 

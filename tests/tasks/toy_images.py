@@ -31,13 +31,13 @@ class Rates(Callback):
         self.losses.append(float(outputs["loss"]))
 
 
-def batches(number=4, size=16, seed=0, classes=3):
+def batches(number=4, size=16, seed=0):
     """Batches of images whose brightest channel is their class, with labels and something a task ignores."""
     generator = torch.Generator().manual_seed(seed)
     made = []
     for _ in range(number):
-        labels = torch.randint(classes, (size,), generator=generator)
-        images = 0.6 * torch.rand(size, classes, 4, 4, generator=generator)
+        labels = torch.randint(3, (size,), generator=generator)
+        images = 0.6 * torch.rand(size, 3, 4, 4, generator=generator)
         images[torch.arange(size), labels] += 0.2
         made.append((images, labels, torch.arange(size)))
     return made
@@ -48,11 +48,11 @@ def loader(number=4, **settings):
     return Loader(batches(number, **settings))
 
 
-def network(seed=0, classes=3):
+def network(seed=0):
     """A small convolutional network with batch norm."""
     torch.manual_seed(seed)
     layers = [nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
-    return nn.Sequential(*layers, nn.Linear(8, classes))
+    return nn.Sequential(*layers, nn.Linear(8, 3))
 
 
 def trainer(**settings):
