@@ -17,16 +17,6 @@ SGD = torch.optim.SGD
 TEN_EPOCHS, ENDLESS = SimpleNamespace(max_epochs=10, max_steps=-1), SimpleNamespace(max_epochs=-1, max_steps=-1)
 
 
-def test_warmup_of_one_cycle_is_a_fraction_of_the_steps():
-    optimizer = SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.4)
-    schedule, rates = OneCycle(optimizer, total_steps=100, warmup=0.1), []
-    for _ in range(99):
-        rates.append(schedule.get_last_lr()[0])
-        optimizer.step()
-        schedule.step()
-    assert (rates.index(max(rates)), max(rates)) == (9, pytest.approx(0.4))
-
-
 def fit(folder, scheduler, epochs, ckpt_path=None, stop=None, rate=0.1, batches=4):
     """Train and return the learning rates; `stop` epochs are trained of those that the schedule was made for."""
     rates = Rates()
