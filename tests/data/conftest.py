@@ -1,18 +1,15 @@
 """Small image folders for the tests of this room, and the lines that are printed about them."""
 
-from collections.abc import Callable
-from pathlib import Path
-
 import numpy as np
 import pytest
 from PIL import Image
 
 
 @pytest.fixture
-def image_folder(tmp_path: Path) -> Callable[..., str]:
+def image_folder(tmp_path):
     """Write a folder of random images, `classes` giving how many each class has, and return its path."""
 
-    def write(name: str, classes: dict[str, int], size: int = 8) -> str:
+    def write(name, classes, size=8):
         for seed, (label, count) in enumerate(classes.items()):
             folder = tmp_path / name / label
             folder.mkdir(parents=True, exist_ok=True)

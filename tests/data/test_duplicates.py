@@ -13,37 +13,33 @@ from lightning_gradood.core import Refusal
 from lightning_gradood.data import DatasetSource, DigitsSource, FolderSource, ImageDataModule, make_manifest
 
 
-def turned(folder, kept=0):
-    """Make other images of those in a folder, but for the first ones."""
-    for path in sorted(Path(folder).rglob("*.png"))[kept:]:
+def turned(folder):
+    """Make other images of those in a folder."""
+    for path in sorted(Path(folder).rglob("*.png")):
         Image.open(path).rotate(90).save(path)
 
 
-@pytest.mark.parametrize("memory", [2.0, 0.0], ids=["pixels in memory", "bytes of files"])
-def test_copies_are_in_one_split_and_said(image_folder, said, memory):
+def test_copies_are_in_one_split_and_said(image_folder, said):
     root = Path(image_folder("normal", {".": 30}))
     for row in range(10):
         shutil.copy(root / f"{row:03d}.png", root / f"copy{row:03d}.png")
-    split_of = ImageDataModule(str(root), memory_limit_gib=memory).manifest.split_of
-    assert all(split_of[f"normal/{row:03d}.png"] == split_of[f"normal/copy{row:03d}.png"] for row in range(10))
-    assert len(split_of) == 40
-    assert said == [
-        "normal: 20 of 40 images are there more than once (10 different ones), e.g. `normal/000.png` and "
-        "`normal/copy000.png`. The same images are in the same split."
-    ]
-    if memory:  # equal pixels in other files are the same image
-        Image.open(root / "013.png").save(root / "saved_anew.bmp")
-        split_of = ImageDataModule(str(root)).manifest.split_of
-        assert split_of["normal/013.png"] == split_of["normal/saved_anew.bmp"]
-        assert "22 of 41 images" in said[1]
-
-
-def test_copies_of_one_image_alone_cannot_be_split(image_folder, said):
-    root = Path(image_folder("normal", {".": 1}))
+    for memory in (2.0, 0.0):  # by pixels; by the bytes of files
+        split_of = ImageDataModule(str(root), memory_limit_gib=memory).manifest.split_of
+        assert all(split_of[f"normal/{row:03d}.png"] == split_of[f"normal/copy{row:03d}.png"] for row in range(10))
+        assert len(split_of) == 40
+        assert said.pop() == (
+            "normal: 20 of 40 images are there more than once (10 different ones), e.g. `normal/000.png` and "
+            "`normal/copy000.png`. The same images are in the same split."
+        )
+    Image.open(root / "013.png").save(root / "saved_anew.bmp")  # equal pixels in other files are the same image
+    split_of = ImageDataModule(str(root)).manifest.split_of
+    assert split_of["normal/013.png"] == split_of["normal/saved_anew.bmp"]
+    assert "22 of 41 images" in said[0]
+    alone = Path(image_folder("alone", {".": 1}))
     for row in range(9):
-        shutil.copy(root / "000.png", root / f"copy{row}.png")
+        shutil.copy(alone / "000.png", alone / f"copy{row}.png")
     with pytest.raises(Refusal, match=r"should have at least \d images.* Got `normal` with 10, of which 1 differ\."):
-        _ = ImageDataModule(str(root)).manifest
+        _ = ImageDataModule(str(alone)).manifest
 
 
 def test_copies_in_training_images_do_not_select_the_checkpoint_they_trained(image_folder, said):
@@ -83,22 +79,23 @@ def test_images_of_normal_among_anomalies_are_said(image_folder, said):
         assert said[-1] == words
 
 
-@pytest.mark.parametrize("memory", [2.0, 0.0], ids=["pixels in memory", "bytes of files"])
-def test_training_images_among_normal_ones_are_said(image_folder, said, memory, monkeypatch):
+def test_training_images_among_normal_ones_are_said(image_folder, said, monkeypatch):
     train, normal = Path(image_folder("train", {"a": 10})), Path(image_folder("normal", {"a": 5, "b": 5}))
     turned(normal)
     for row in range(4):
         shutil.copy(train / "a" / f"{row:03d}.png", normal / "a" / f"known{row}.png")
-    data = ImageDataModule(str(normal), train=str(train), memory_limit_gib=memory, classes=["a", "b"])
-    data.compare_with_training()
-    assert said == [
+    words = (
         "normal: 4 of 14 images are also training images, e.g. `normal/a/known0.png` is `train/a/000.png`. The classifier knows "
         "these, so that false alarms are rarer among them than among new images: remove them from one of the two."
-    ]
-    monkeypatch.setattr("lightning_gradood.data.duplicates._MOST_COMPARED", 5)
-    data.compare_with_training()
-    assert len(said) == 2
-    assert ("too many to look for copies" in said[1]) == (memory == 0)
+    )
+    for memory in (2.0, 0.0):
+        data = ImageDataModule(str(normal), train=str(train), memory_limit_gib=memory, classes=["a", "b"])
+        data.compare_with_training()
+        assert said.pop() == words
+        with monkeypatch.context() as patch:
+            patch.setattr("lightning_gradood.data.duplicates._MOST_COMPARED", 5)
+            data.compare_with_training()
+        assert ("too many to look for copies" in said.pop()) == (memory == 0)
 
 
 def fake(**settings):
@@ -107,21 +104,20 @@ def fake(**settings):
 
 SAME = "{} should be different images. Got both as "
 TRAIN_NORMAL = SAME.format("`data.train` and `data.normal`")
+INSIDE = "`data.normal` and `data.anomalies.x`.*"
 ROLES = [
-    ({"train": "photos", "normal": "photos"}, TRAIN_NORMAL),
-    ({"train": "photos", "normal": "./x/../photos/"}, TRAIN_NORMAL),
-    ({"train": "photos", "normal": "link"}, TRAIN_NORMAL),
-    ({"train": "photos", "normal": FolderSource("photos")}, TRAIN_NORMAL),
+    ({"train": "photos", "normal": "photos"}, TRAIN_NORMAL), ({"train": "photos", "normal": "./x/../photos/"}, TRAIN_NORMAL),
+    ({"train": "photos", "normal": "link"}, TRAIN_NORMAL), ({"train": "photos", "normal": FolderSource("photos")}, TRAIN_NORMAL),
     ({"train": fake(size=9), "normal": fake(size=9)}, TRAIN_NORMAL),
     ({"train": DigitsSource([1]), "normal": DigitsSource([1])}, TRAIN_NORMAL),
     ({"normal": "a", "anomalies": {"b": "a"}}, SAME.format("`data.normal` and `data.anomalies.b`")),
     ({"normal": "a", "anomalies": {"b": "c", "d": "c"}}, SAME.format("`data.anomalies.b` and `data.anomalies.d`")),
     ({"train": "a", "normal": "b", "anomalies": {"c": "a"}}, SAME.format("`data.train` and `data.anomalies.c`")),
     ({"train": "photos", "normal": "photos/val"}, "`data.train` and .*`photos/val` inside the folder `photos`,"),
-    ({"normal": "a/b", "anomalies": {"x": "a"}}, "`data.normal` and `data.anomalies.x`.*`a/b` inside the folder `a`,"),
-    ({"normal": FolderSource("a"), "anomalies": {"x": "./a/../a/b/c"}}, "`data.normal` and `data.anomalies.x`.*inside"),
+    ({"normal": "a/b", "anomalies": {"x": "a"}}, f"{INSIDE}`a/b` inside the folder `a`,"),
+    ({"normal": FolderSource("a"), "anomalies": {"x": "./a/../a/b/c"}}, f"{INSIDE}inside"),
     ({"normal": "b", "anomalies": {"x": "/"}}, "inside the folder `/`,"),
-]
+]  # fmt: skip
 
 
 def test_one_folder_in_two_roles_or_inside_another_is_refused_by_its_flags(tmp_path, monkeypatch):
@@ -135,21 +131,18 @@ def test_one_folder_in_two_roles_or_inside_another_is_refused_by_its_flags(tmp_p
     ImageDataModule(DatasetSource(lambda: FakeData(9)), {"x": DatasetSource(lambda: FakeData(8))})
 
 
-def test_what_is_passed_over_is_said_with_the_sources_name(image_folder, said):
-    root = Path(image_folder("photos", {".": 5}))
-    (root / "notes.txt").touch()
-    assert len(ImageDataModule(str(root)).normal_source) == 5
-    assert said == [f"normal: {root}: passed over 1 .txt."]
-
-
-def test_names_that_are_no_utf8_have_ids_that_can_be_stored(image_folder, tmp_path):
+def test_names_that_are_no_utf8_have_ids_that_can_be_stored_and_what_is_passed_over_is_said(
+    image_folder, tmp_path, said
+):
     root = Path(image_folder("photos", {"a": 8}))
+    (root / "notes.txt").touch()
     try:
         (root / "a" / "000.png").rename(root / "a" / os.fsdecode(b"\xe9.png"))
     except OSError:
         pytest.skip("this file system stores UTF-8 names only")
     data = ImageDataModule(str(root))
     assert rb"normal/a/\xe9.png".decode() in data.manifest.split_of
+    assert said == [f"normal: {root}: passed over 1 .txt."]
     data.manifest.write(tmp_path / "splits.json")
     assert len(data.normal_source.images(range(8))) == 8
     assert data.normal_source.digest().encode()

@@ -7,18 +7,17 @@ import pytest
 import torch
 from PIL import Image
 from torch.nn import functional as F
-from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
 from lightning_gradood.core import Refusal
 from lightning_gradood.data import FolderSource, LoadedSource, Outputs, RandomCropFlip
 from lightning_gradood.data.datasets import SourceRows
 from lightning_gradood.data.folder import Opening, refuse_other_shape
-from lightning_gradood.data.source import Listing, Source, as_it_is
+from lightning_gradood.data.source import Listing, Source
 
 
-def load(root, transform=None, in_memory=True, **options):
-    return LoadedSource("here", FolderSource(root).open(), transform, memory_limit=2**30 if in_memory else 0, **options)
+def load(root, transform=None, in_memory=True, name="here", **options):
+    return LoadedSource(name, FolderSource(root).open(), transform, memory_limit=2**30 * in_memory, **options)
 
 
 @pytest.fixture
@@ -37,7 +36,7 @@ class Halve:
 
 
 @pytest.mark.parametrize("in_memory", [True, False])
-def test_a_batch_has_the_images_labels_and_rows_asked_for(root, in_memory):
+def test_a_batch_has_the_images_labels_and_rows_asked_for(root, in_memory, monkeypatch):
     with Image.open(Path(root, "b", "002.png")) as image:
         expected = v2.functional.pil_to_tensor(image)
     for transform, dtype in ((None, torch.uint8), (Halve(), torch.float32)):
@@ -51,38 +50,16 @@ def test_a_batch_has_the_images_labels_and_rows_asked_for(root, in_memory):
     image, label, row = source[6]
     assert (image.shape, label.item(), row.item()) == ((3, 8, 8), 1, 6)
     assert type(load(root, v2.ToImage(), in_memory).images([0])) is torch.Tensor
-
-
-def test_images_are_kept_up_to_the_limit_in_bytes_and_read_once(root, monkeypatch):
-    size, listing = 7 * 3 * 8 * 8, FolderSource(root).open()
-    kept = [(None, size), (None, size - 1), (Halve(), size)]
-    assert [LoadedSource("x", listing, *given[:1], memory_limit=given[1]).in_memory for given in kept] == [
-        True,
-        False,
-        False,
-    ]
-    source = load(root)
-    before = source.images(range(7))
-    monkeypatch.setattr(type(source._listing), "read", None)
-    assert torch.equal(source.images(range(7)), before)
-
-
-@pytest.mark.parametrize("rank", [0, 1])
-def test_reading_shows_its_progress_on_one_process_only(root, capsys, monkeypatch, rank):
-    monkeypatch.setattr("lightning.pytorch.utilities.rank_zero_only.rank", rank)
-    load(root).images([0])
-    shown = capsys.readouterr().err
-    assert ("reading here: 100 %" in shown and "images)" in shown) == (rank == 0)
-
-
-def test_some_rows_keep_their_numbers_in_the_source(root):
-    source = load(root)
-    loader = DataLoader(SourceRows(source, [6, 2, 4]), batch_size=2, collate_fn=as_it_is)
-    assert [batch.rows.tolist() for batch in loader] == [[6, 2], [4]]
-    assert SourceRows(source, [6, 2, 4])[1].rows.item() == 2
-    part = load(root, rows=[1, 4])
+    assert SourceRows(source, [6, 2, 4]).__getitems__([0, 1]).rows.tolist() == [6, 2]
+    part = load(root, Halve(), in_memory, rows=[1, 4])
     assert (part.ids, part.num_classes) == (["here/a/001.png", "here/b/001.png"], 2)
     assert torch.equal(part.images([1]), source.images([4]))
+    size, listing = 7 * 3 * 8 * 8, FolderSource(root).open()
+    for transform, limit, kept in ((None, size, True), (None, size - 1, False), (Halve(), size, False)):
+        assert LoadedSource("x", listing, transform, memory_limit=limit).in_memory is kept
+    if in_memory:
+        monkeypatch.setattr(type(source._listing), "read", None)  # it was read once
+        assert torch.equal(source.images([5]), images[:1])
 
 
 @pytest.mark.parametrize("in_memory", [True, False])
@@ -92,8 +69,7 @@ def test_the_digest_follows_keys_labels_pixels_and_transform_but_not_the_name(ro
 
     digests = [digest(), digest(transform=Halve()), digest(transform=v2.Resize([4, 4])), digest(rows=[0, 1])]
     digests.append(digest(transform=v2.Resize([4, 4], v2.InterpolationMode.NEAREST)))
-    assert digests[0] == digest()
-    assert LoadedSource("b", FolderSource(root).open(), memory_limit=2**30 * in_memory).digest() == digests[0]
+    assert digests[0] == digest() == digest(name="there")
     Path(root, "b", "003.png").rename(Path(root, "b", "004.png"))
     digests.append(digest())
     Path(root, "b").rename(Path(root, "0"))
@@ -105,13 +81,6 @@ def test_the_digest_follows_keys_labels_pixels_and_transform_but_not_the_name(ro
     assert by_label[0] == by_label[2] != by_label[1]
 
 
-class Nameless:
-    """A transform whose repr is its address."""
-
-    def __call__(self, image):
-        return image
-
-
 GOT = "Got {} for image `here/a/000.png`"
 TRANSFORMS = [
     (lambda image: image.size, f"uint8 or float. {GOT.format('tuple')}"),
@@ -121,8 +90,6 @@ TRANSFORMS = [
     (lambda image: torch.full((3, 2, 2), 255.0), "here/a/000.png`. Leave normalisation to the network"),
     (lambda image: torch.full((3, 2, 2), float("nan")), "Got nan to nan"),
     (v2.Resize([0, 4]), f"`transform` should take every image. {GOT.format('ValueError: height and width must be > 0,')}"),
-    (v2.Resize([4, 4], interpolation="nonsense"), "Got ValueError: Invalid interpolation mode: 'nonsense'"),
-    (v2.RandomCrop([900, 900]), "Got ValueError: Required crop size (900, 900) is larger than input image size"),
     (lambda image: {}["missing"], GOT.format("KeyError: 'missing',")),
     (v2.RandomHorizontalFlip(), "`transform` should be deterministic"),
 ]  # fmt: skip
@@ -133,9 +100,9 @@ def test_a_transform_that_is_random_or_raises_or_gives_no_image_is_refused(root)
     for transform, words in TRANSFORMS:
         with pytest.raises(Refusal, match=re.escape(words)):
             load(root, transform)
-    assert load(root, Nameless()).digest()
+    assert load(root, lambda image: image).digest()
     with pytest.raises(Refusal, match=r"`transform` should have a repr .* at 0x.*`__repr__`.*`memory_limit_gib`"):
-        load(root, Nameless(), in_memory=False).digest()
+        load(root, lambda image: image, in_memory=False).digest()
 
 
 @pytest.mark.parametrize("in_memory", [True, False])
@@ -171,9 +138,8 @@ class Blank(Listing):
 
 def test_a_limit_takes_a_seeded_subset_in_proportion_and_in_order():
     source = Fixed([f"{row:02d}" for row in range(90)], [0] * 60 + [1] * 30)
-    one, same, other, elsewhere = (
-        Opening(seed=seed).load(name, source, limit=9) for seed, name in [(0, "x"), (0, "x"), (1, "x"), (0, "y")]
-    )
+    named = [(0, "x"), (0, "x"), (1, "x"), (0, "y")]
+    one, same, other, elsewhere = (Opening(seed=seed).load(name, source, limit=9) for seed, name in named)
     assert one.labels.tolist() == [0] * 6 + [1] * 3
     assert one.ids == same.ids == sorted(one.ids) != other.ids
     assert [name[2:] for name in elsewhere.ids] != [name[2:] for name in one.ids]
@@ -181,16 +147,15 @@ def test_a_limit_takes_a_seeded_subset_in_proportion_and_in_order():
 
 
 def test_labels_become_those_of_the_classifier_by_name():
-    source = Fixed(["a", "b", "c"], [1, 0, -1], ["cat", "dog"])
+    source, unknown = (
+        Fixed(["a", "b", "c"], [1, 0, -1], ["cat", "dog"]),
+        {"classes": Outputs.of(["dog"]), "flag": "train"},
+    )
     loaded = Opening().load("x", source, classes=Outputs.of(["dog", "emu", "cat"]), flag="train")
     assert (loaded.labels.tolist(), loaded.num_classes) == ([0, 2, -1], 3)
     assert Opening().load("x", source, classes=Outputs.of([]), flag="train").labels.tolist() == [1, 0, -1]
     for opened, options, words in [
-        (
-            source,
-            {"classes": Outputs.of(["dog"]), "flag": "train"},
-            r"of `train` \(1: dog\)\. Got `x` with class `cat`\.",
-        ),
+        (source, unknown, r"of `train` \(1: dog\)\. Got `x` with class `cat`\."),
         (Fixed(["a", "b", "b"]), {}, "`keys` should be unique in a source. Got `x/b` twice"),
         (Fixed([]), {}, "`x` should hold images. Got `x` with none"),
     ]:
@@ -209,14 +174,11 @@ def windows(image, padding, mode):
             yield crop.flip(-1)
 
 
-@pytest.mark.parametrize(("fill", "mode"), [("zeros", "constant"), ("reflect", "reflect")])
-def test_augmentation_gives_each_image_a_window_of_its_padded_self(fill, mode):
+def test_augmentation_gives_each_image_a_window_of_its_padded_self_drawn_under_torchs_seed():
     images = torch.rand(20, 2, 6, 5)
-    for image, result in zip(images, RandomCropFlip(2, fill=fill)(images), strict=True):
-        assert any(torch.equal(result, window) for window in windows(image, 2, mode))
-
-
-def test_augmentation_draws_every_way_for_each_image_under_torchs_seed():
+    for fill, mode in (("zeros", "constant"), ("reflect", "reflect")):
+        for image, result in zip(images, RandomCropFlip(2, fill=fill)(images), strict=True):
+            assert any(torch.equal(result, window) for window in windows(image, 2, mode)), fill
     one, images = torch.rand(1, 3, 4), torch.rand(1000, 1, 4, 4, dtype=torch.float64)
     assert len(torch.unique(RandomCropFlip(1)(one.expand(2000, -1, -1, -1)), dim=0)) == 2 * 9
     results = RandomCropFlip(padding=0)(images)

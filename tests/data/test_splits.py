@@ -4,9 +4,9 @@ import json
 from fractions import Fraction
 
 import numpy as np
-import pytest
+from asserts import assert_refused
 
-from lightning_gradood.core import Refusal, named_seed
+from lightning_gradood.core import named_seed
 from lightning_gradood.data import make_manifest
 from lightning_gradood.data.splits import allocate, smallest_count, split_rows
 
@@ -14,11 +14,15 @@ PAPER = (0.4, 0.4, 0.2)
 SVHN_TEST = [1744, 5099, 4149, 2882, 2523, 2384, 1977, 2019, 1660, 1595]  # images of each digit, 26,032 together
 
 
-def test_sizes_are_those_of_the_papers_protocol():
+def test_sizes_are_those_of_the_papers_protocol_and_rows_of_one_origin_stay_together():
     expected = {(1000,) * 10: [4000, 4000, 2000], tuple(SVHN_TEST): [10413, 10413, 5206], (3,): [1, 1, 1]}
     for counts, sizes in expected.items():
         labels = np.repeat(np.arange(len(counts)), counts)
         assert [len(part) for part in split_rows(labels, PAPER, seed=0)] == sizes
+    origins = np.repeat([f"normal/{n}" for n in range(50)], 3)
+    parts = split_rows(np.repeat(np.arange(50) % 5, 3), PAPER, seed=3, groups=origins)
+    assert [len(part) for part in parts] == [60, 60, 30], "shares count origins"
+    assert sum(len(set(origins[part])) for part in parts) == 50
 
 
 def test_every_row_is_in_one_part_and_every_class_within_one_image_of_its_share():
@@ -54,19 +58,12 @@ def test_the_seed_changes_who_is_where_but_not_how_many():
     assert len({named_seed(seed, name) for seed in (0, 1, 1) for name in ("a", "b")}) == 4
 
 
-def test_rows_of_one_origin_stay_together_and_shares_count_origins():
-    origins = np.repeat([f"normal/{n}" for n in range(50)], 3)
-    parts = split_rows(np.repeat(np.arange(50) % 5, 3), PAPER, seed=3, groups=origins)
-    assert [len(part) for part in parts] == [60, 60, 30]
-    assert sum(len(set(origins[part])) for part in parts) == 50
-
-
-@pytest.mark.parametrize(("fractions", "least"), [(PAPER, 3), ((0.9, 0.1), 6), ((0.45, 0.45, 0.1), 7)])
-def test_the_smallest_count_is_the_last_that_leaves_no_part_empty(fractions, least):
-    assert smallest_count(fractions) == least
-    sizes = [min(len(part) for part in split_rows([0] * count, fractions, 0)) for count in range(least - 1, 50)]
-    assert sizes[0] == 0
-    assert min(sizes[1:]) > 0
+def test_the_smallest_count_is_the_last_that_leaves_no_part_empty():
+    for fractions, least in ((PAPER, 3), ((0.9, 0.1), 6), ((0.45, 0.45, 0.1), 7)):
+        assert smallest_count(fractions) == least
+        sizes = [min(len(part) for part in split_rows([0] * count, fractions, 0)) for count in range(least - 1, 50)]
+        assert sizes[0] == 0
+        assert min(sizes[1:]) > 0
 
 
 IDS = {name: [f"{name}/{n:02d}" for n in range(count)] for name, count in {"normal": 20, "near": 10, "far": 7}.items()}
@@ -77,51 +74,33 @@ def manifest(names=("normal", "near", "far"), seed=0):
     return make_manifest({name: IDS[name] for name in names}, LABELS, PAPER, seed)
 
 
-def test_every_id_has_one_split_in_the_order_of_its_source():
+def test_every_id_has_one_split_by_its_source_s_name_and_the_seed_whatever_stands_beside_it(tmp_path):
     made = manifest()
-    assert made.counts == {
-        "normal": {"train": 8, "val": 8, "test": 4},
-        "near": {"train": 4, "val": 4, "test": 2},
-        "far": {"train": 3, "val": 3, "test": 1},
-    }
+    assert {name: list(counts.values()) for name, counts in made.counts.items()} == {
+        "normal": [8, 8, 4], "near": [4, 4, 2], "far": [3, 3, 1],
+    }  # fmt: skip
     assert set(made.split_of) == {name for ids in IDS.values() for name in ids}
     assert all(ids == sorted(ids) for parts in made.sources.values() for ids in parts.values())
     assert all(made.split_of[name] == split for split, ids in made.sources["near"].items() for name in ids)
-
-
-def test_a_source_is_split_by_its_name_and_the_seed_whatever_stands_beside_it():
-    assert manifest() == manifest(("far", "normal", "near"))
-    assert manifest(("normal",)).sources["normal"] == manifest().sources["normal"]
-    assert manifest(seed=1).sources != manifest().sources
+    assert made == manifest(("far", "normal", "near"))
+    assert made.sources["normal"] == manifest(("normal",)).sources["normal"]
+    assert made.sources != manifest(seed=1).sources
+    made.write(tmp_path / "splits.json")
+    assert json.loads((tmp_path / "splits.json").read_text()) == vars(manifest())
+    assert [path.name for path in tmp_path.iterdir()] == ["splits.json"]
     ids = {name: [f"{name}/{n}" for n in range(50)] for name in ("a", "b")}
     made = make_manifest(ids, {name: [0] * 50 for name in ids}, PAPER, 0)
     rows = [[name.partition("/")[2] for name in made.sources[source]["train"]] for source in ("a", "b")]
     assert rows[0] != rows[1], "sources of one size are split differently"
 
 
-def test_it_is_written_whole_as_json(tmp_path):
-    made = manifest()
-    made.write(tmp_path / "splits.json")
-    assert json.loads((tmp_path / "splits.json").read_text()) == vars(made)
-    assert [path.name for path in tmp_path.iterdir()] == ["splits.json"]
-
-
 def test_splits_that_cannot_be_are_refused():
-    calls = [
-        (lambda fractions=fractions: split_rows([0, 1], fractions, 0), r"positive fractions that sum to 1\. Got `split = \[")
-        for fractions in ([], [0.5, 0.4], [1.0, 0.0], [1.5, -0.5], [1 - 1e-9, 1e-9])
-    ]  # fmt: skip
-    few = {"few": ["few/0", "few/1"]}
-    calls += [
-        (
-            lambda: make_manifest(few, {"few": [0, 0]}, PAPER, 0),
-            r"`few` should have at least 3 images, .*`few` with 2\.",
+    few, halves = {"few": ["few/0", "few/1"]}, [0.5, 0.5]
+    assert_refused(
+        *(
+            (lambda one=one: split_rows([0, 1], one, 0), "positive fractions that sum to 1. Got `split = [")
+            for one in ([], [0.5, 0.4], [1.0, 0.0], [1.5, -0.5], [1 - 1e-9, 1e-9])
         ),
-        (
-            lambda: make_manifest(IDS, LABELS, [0.5, 0.5], 0),
-            r"should be three fractions: .*Got `split = \[0\.5, 0\.5\]`",
-        ),
-    ]
-    for call, words in calls:
-        with pytest.raises(Refusal, match=words):
-            call()
+        (lambda: make_manifest(few, {"few": [0, 0]}, PAPER, 0), "`few` should have at least 3 images"),
+        (lambda: make_manifest(IDS, LABELS, halves, 0), "Got `split = [0.5, 0.5]`"),
+    )

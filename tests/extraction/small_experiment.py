@@ -1,89 +1,73 @@
 """A small experiment on scikit-learn's digits: sources, a convolutional network, and one call that probes them."""
 
-from collections.abc import Iterable
-from pathlib import Path
-
 import lightning.pytorch as pl
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from lightning_gradood.data import DigitsSource, ImageDataModule
 from lightning_gradood.detectors import MahalanobisProbe
 from lightning_gradood.extraction import ProbeCallback
 from lightning_gradood.gradients import AllOnes
-from lightning_gradood.probes import GradientProbe, LogitsProbe, Probe
-from lightning_gradood.records import RecordCache, Records
+from lightning_gradood.probes import GradientProbe, LogitsProbe
+from lightning_gradood.records import RecordCache
 from lightning_gradood.tasks import ClassificationTask
 
+QUIET = {"logger": False, "enable_progress_bar": False, "enable_checkpointing": False, "accelerator": "cpu"}
 LAYERS = ["2", "penultimate"]
 STEPPING = (0.0, 0.01)
 
 
-def data(limit: int = 12, normal: list[int] | None = None, **settings: object) -> ImageDataModule:
-    """Return `limit` images of the digits 0 and 1, and as many nines."""
+def data(limit=12, normal=(0, 1), **settings):
+    """`limit` images of the digits 0 and 1, and as many nines."""
     anomalies = {"nine": DigitsSource([9], "test")}
-    source = DigitsSource(normal or [0, 1], "test")
-    return ImageDataModule(source, anomalies, **({"limit": limit, "probe_batch_size": 5} | settings))
+    return ImageDataModule(
+        DigitsSource(list(normal), "test"), anomalies, **({"limit": limit, "probe_batch_size": 5} | settings)
+    )
 
 
-def trained_data(**settings: object) -> ImageDataModule:
-    """Return `data` with training images of the digits 0 and 1."""
+def trained_data(**settings):
+    """The same with training images of the digits 0 and 1."""
     return data(**({"train": DigitsSource([0, 1], "train")} | settings))
 
 
-def task(seed: int = 0, **settings: object) -> ClassificationTask:
-    """Return a small network with random weights; batch norm is not yet what it is in evaluation mode."""
+def task(seed=0, **settings):
+    """A small network with random weights; batch norm is not yet what it is in evaluation mode."""
     torch.manual_seed(seed)
-    network = nn.Sequential(
-        nn.Conv2d(3, 4, 3, stride=4),
-        nn.BatchNorm2d(4),
-        nn.ReLU(),
-        nn.AdaptiveAvgPool2d(2),
-        nn.Flatten(),
-        nn.Linear(16, 2),
-    )
-    return ClassificationTask(network, **settings)
+    layers = [nn.Conv2d(3, 4, 3, stride=4), nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten()]
+    return ClassificationTask(nn.Sequential(*layers, nn.Linear(16, 2)), **settings)
 
 
-def probes() -> list[Probe]:
-    """Return the paper's probe and the logits."""
+def probes():
+    """The paper's probe and the logits."""
     return [GradientProbe(AllOnes()), LogitsProbe()]
 
 
 class CountedProbe(MahalanobisProbe):
     """A probe that learns from training images; counts the images it is prepared on, and how often it is loaded."""
 
-    def __init__(self, magnitudes: tuple[float, ...] = (0.0,)) -> None:
+    def __init__(self, magnitudes=(0.0,)):
         super().__init__(magnitudes, LAYERS)
         self.prepared, self.loaded = 0, 0
 
-    def prepare(self, network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
+    def prepare(self, network, batches):
         seen = list(batches)
         self.prepared += sum(len(images) for images, _ in seen)
         return super().prepare(network, seen)
 
-    def load(self, state: dict[str, Tensor]) -> None:
+    def load(self, state):
         self.loaded += 1
         super().load(state)
 
 
-def probe(
-    folder: Path,
-    task: ClassificationTask,
-    data: ImageDataModule,
-    reading: list[Probe] | None = None,
-    **settings: object,
-) -> ProbeCallback:
+def probe(folder, task, data, reading=None, **settings):
     """Probe all sources in Lightning's own predict loop and return the callback."""
     callback = ProbeCallback(reading or probes(), RecordCache(folder))
-    quiet = {"logger": False, "enable_progress_bar": False, "enable_checkpointing": False}
-    settings = quiet | {"accelerator": "cpu", "devices": 1} | settings
     callbacks = [callback, *settings.pop("callbacks", [])]  # a bar comes after the work that it counts
-    trainer = pl.Trainer(callbacks=callbacks, **settings)
+    trainer = pl.Trainer(callbacks=callbacks, **(QUIET | {"devices": 1} | settings))
     trainer.predict(task, datamodule=data, return_predictions=False)
     return callback
 
 
-def tables(callback: ProbeCallback) -> dict[tuple[str, str], Records]:
-    """Read every entry back by source and probe."""
+def tables(callback):
+    """Every entry read back, by source and probe."""
     return {(entry.source, entry.probe): callback.cache.read(entry.key) for entry in callback.entries}

@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 import torch
-from small_experiment import data, task, trained_data
+from small_experiment import QUIET, data, task, trained_data
 
 from lightning_gradood import trainer as trainer_module
 from lightning_gradood.core import Refusal
@@ -14,10 +14,14 @@ from lightning_gradood.extraction import reader as reader_module
 from lightning_gradood.trainer import Trainer
 
 
-@pytest.fixture
-def looks(monkeypatch):
-    """Count what is looked at."""
-    found = Counter()
+def trainer(folder):
+    return Trainer(default_root_dir=folder, devices=1, callbacks=[], **QUIET)
+
+
+@pytest.mark.filterwarnings("ignore:NO WEIGHTS")
+@pytest.mark.parametrize("training", [True, False])
+def test_network_probes_and_sources_are_looked_at_once_for_a_verb(tmp_path, monkeypatch, training):
+    looks = Counter()
     for owner, name in [
         (trainer_module, "check_network"),
         (reader_module, "check_network"),  # where a user's own Trainer probes
@@ -26,18 +30,7 @@ def looks(monkeypatch):
         (DetectionSettings, "check_normal_images"),
     ]:
         whole = getattr(owner, name)
-        monkeypatch.setattr(owner, name, lambda *a, whole=whole, name=name: (found.update([name]), whole(*a))[1])
-    return found
-
-
-def trainer(folder):
-    quiet = {"logger": False, "enable_progress_bar": False, "enable_checkpointing": False}
-    return Trainer(default_root_dir=folder, accelerator="cpu", devices=1, callbacks=[], **quiet)
-
-
-@pytest.mark.filterwarnings("ignore:NO WEIGHTS")
-@pytest.mark.parametrize("training", [True, False])
-def test_network_probes_and_sources_are_looked_at_once_for_a_verb(tmp_path, looks, training):
+        monkeypatch.setattr(owner, name, lambda *a, whole=whole, name=name: (looks.update([name]), whole(*a))[1])
     running, model, sources = trainer(tmp_path), task(), trained_data(limit=30)
     settings = DetectionSettings(resamples=20, false_positive_rate=0.2)
     running.check(model, sources, settings, training=training)  # as the command line does before it claims a folder

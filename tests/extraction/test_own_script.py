@@ -10,34 +10,20 @@ import pytest
 
 from lightning_gradood.records import RecordCache
 
-pytestmark = pytest.mark.slow
 SCRIPT = Path(__file__).parents[2] / "examples" / "own_script.py"
 
 
-def run(folder, devices):
-    """Run the script on a few images; return what it printed."""
-    words = [sys.executable, "-W", "error", "-W", "ignore::DeprecationWarning", "-W", "ignore::FutureWarning"]
-    words += ["-W", "ignore::UserWarning", str(SCRIPT), "--devices", str(devices), "--images", "41"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    ended = subprocess.run(
-        [*words, "--cache", str(folder / "cache")], capture_output=True, text=True, cwd=folder, env=environment
-    )
-    assert ended.returncode == 0, ended.stdout[-3000:] + ended.stderr[-3000:]
-    return ended.stdout
-
-
-def tables(folder):
-    """The records of every entry, by ids."""
-    cache = RecordCache(folder / "cache")
-    keys = sorted(path.parent.name for path in (folder / "cache").glob("*/entry.json"))
-    return [cache.read(key) for key in keys]
-
-
+@pytest.mark.slow
 @pytest.mark.parametrize("devices", [1, 2])
 def test_the_example_prints_an_auroc_for_each_source_and_reads_each_image_once(tmp_path, devices):
-    printed = run(tmp_path, devices)
-    assert re.findall(r"^(\w+): AUROC [01]\.\d{3} \[", printed, re.MULTILINE) == ["digit_9", "fgsm"]
-    found = tables(tmp_path)
-    assert len(found) == 3  # of the normal source, the nines and the attacked images
-    for records in found:
-        assert len(set(records.ids)) == len(records) == 41
+    words = [sys.executable, "-W", "error", "-W", "ignore::DeprecationWarning", "-W", "ignore::FutureWarning"]
+    words += ["-W", "ignore::UserWarning", str(SCRIPT), "--devices", str(devices), "--images", "41", "--cache", "cache"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    ended = subprocess.run(words, capture_output=True, text=True, cwd=tmp_path, env=environment)
+    assert ended.returncode == 0, ended.stdout[-3000:] + ended.stderr[-3000:]
+    assert re.findall(r"^(\w+): AUROC [01]\.\d{3} \[", ended.stdout, re.MULTILINE) == ["digit_9", "fgsm"]
+    keys = [path.parent.name for path in (tmp_path / "cache").glob("*/entry.json")]
+    assert len(keys) == 3  # of the normal source, the nines and the attacked images
+    for key in keys:
+        ids = RecordCache(tmp_path / "cache").read(key).ids
+        assert len(set(ids)) == len(ids) == 41

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 from small_experiment import data, probe, probes, tables, task
-from torch import nn
 
-from lightning_gradood.core import Perturbation, as_float, image_generator
+from lightning_gradood.attacks import FGSM
+from lightning_gradood.core import as_float
+from lightning_gradood.corruptions import Corruption
 from lightning_gradood.extraction import reader as reader_module
 from lightning_gradood.gradients import AllOnes, squared_gradient_norms
 from lightning_gradood.probes import PixelProbe
@@ -17,48 +18,26 @@ from lightning_gradood.records import RecordCache, Records
 pytestmark = pytest.mark.filterwarnings("ignore:Total length of .* across ranks is zero")
 
 
-class Uphill(Perturbation):
-    """One step of the sign of the input gradient, away from the label."""
-
-    passes = 1
-
-    def __init__(self, eps: float = 0.25) -> None:
-        self.eps = eps
-
-    def _craft(self, network, images, labels, ids):
-        images.requires_grad_()
-        loss = nn.functional.cross_entropy(network(images), labels, reduction="sum")
-        (slope,) = torch.autograd.grad(loss, images)
-        return (images.detach() + self.eps * slope.sign()).clamp(0, 1), (labels + 1) % 2
-
-
-class Speckled(Perturbation):
-    """Noise that belongs to the image."""
-
-    passes = 0
-
-    def __init__(self, seed: int = 0) -> None:
-        self.seed = seed
-
-    def _craft(self, network, images, labels, ids):
-        noise = [torch.rand(images.shape[1:], generator=image_generator(self.seed, name)) for name in ids]
-        return (images + 0.1 * torch.stack(noise)).clamp(0, 1), None
+def up(eps=0.25):
+    """Away from the label; of two classes the target is the other one."""
+    return FGSM(eps, targeted="random")
 
 
 def attacked(**settings):
-    return data(**({"attacks": {"up": Uphill()}, "corruptions": {"speckled": Speckled()}} | settings))
+    made = {"attacks": {"up": up()}, "corruptions": {"speckled": Corruption("gaussian_noise")}}
+    return data(**(made | settings))
 
 
 @pytest.fixture
 def crafted_ids(monkeypatch):
-    """Return the ids that are attacked, with the attack."""
-    seen, craft = [], Uphill._craft
+    """Return the ids that are attacked."""
+    seen, craft = [], FGSM._craft
 
     def noting(self, network, images, labels, ids):
         seen.extend(ids)
         return craft(self, network, images, labels, ids)
 
-    monkeypatch.setattr(Uphill, "_craft", noting)
+    monkeypatch.setattr(FGSM, "_craft", noting)
     return seen
 
 
@@ -79,7 +58,7 @@ def test_records_equal_crafting_and_probing_one_image_at_a_time(tmp_path, settin
     model, sources = task(), attacked()
     found = tables(probe(tmp_path, model, sources, **settings))
     assert Counter(source for source, _ in probed) == {"normal": 3, "up": 3, "speckled": 3, "nine": 3}, "as batches"
-    for name, attack in {"up": Uphill(), "speckled": Speckled()}.items():
+    for name, attack in {"up": up(), "speckled": Corruption("gaussian_noise")}.items():
         records = found[name, "gradients/all_ones"]
         expected = truth(model, sources, attack, records)
         assert records.ids == sorted(f"{name}/{key.removeprefix('normal/')}" for key in sources.normal_source.ids)
@@ -95,32 +74,27 @@ def test_records_equal_crafting_and_probing_one_image_at_a_time(tmp_path, settin
             logits = model.network.eval()(expected["images"])
         assert records.column("prediction").tolist() == logits.argmax(1).tolist()
     hit = found["up", "logits"].column("target_hit").tolist()
-    assert hit == found["up", "logits"].column("success").tolist()  # of two classes the target is the other one
+    assert hit == found["up", "logits"].column("success").tolist()
     assert set(found["speckled", "logits"].column("target_hit")) == {None}
     assert set(found["normal", "logits"].column("success")) == {None}
 
 
-def test_what_is_recorded_is_not_crafted_again(tmp_path, crafted_ids):
-    first = probe(tmp_path, task(), attacked())
+def test_what_is_recorded_is_not_crafted_again_and_an_interrupted_attack_goes_on(tmp_path, crafted_ids):
+    first = probe(tmp_path / "whole", task(), attacked())
     assert Counter(crafted_ids) == Counter(attacked().normal_source.ids)
+    whole, cache = tables(first), RecordCache(tmp_path / "rest")
     crafted_ids.clear()
-    assert probe(tmp_path, task(), attacked()).entries == first.entries
+    assert probe(tmp_path / "whole", task(), attacked()).entries == first.entries
     for entry in first.entries:  # a new probe of clean images alone
         if entry.source == "normal":
-            for path in (tmp_path / entry.key).iterdir():
+            for path in (tmp_path / "whole" / entry.key).iterdir():
                 path.unlink()
-    again = tables(probe(tmp_path, task(), attacked()))
+    again = tables(probe(tmp_path / "whole", task(), attacked()))
     assert crafted_ids == []
     assert len(again["normal", "logits"]) == 12
-
-
-def test_an_interrupted_attack_goes_on_where_it_stopped(tmp_path, crafted_ids):
-    callback = probe(tmp_path / "whole", task(), attacked())
-    whole, cache = tables(callback), RecordCache(tmp_path / "rest")
-    for entry in callback.entries:
+    for entry in first.entries:
         cut = 7 if entry.source == "up" else 12
         cache.write_shard(entry.key, Records(whole[entry.source, entry.probe].table.slice(0, cut)))
-    crafted_ids.clear()
     found = tables(probe(tmp_path / "rest", task(), attacked()))
     assert sorted(crafted_ids) == sorted(whole["up", "logits"].column("origin_id")[7:])
     for key, records in whole.items():
@@ -134,8 +108,8 @@ def test_the_key_names_what_makes_the_images(tmp_path):
 
     before = keys()
     for settings, expected in [
-        ({"attacks": {"up": Uphill(0.2)}}, {"up"}),
-        ({"corruptions": {"speckled": Speckled(1)}}, {"speckled"}),
+        ({"attacks": {"up": up(0.2)}}, {"up"}),
+        ({"corruptions": {"speckled": Corruption("gaussian_noise", seed=1)}}, {"speckled"}),
         ({"eight_bit": True}, {"up", "speckled"}),
         ({"limits": {"up": 9, "speckled": 9}}, {"up", "speckled"}),
     ]:
@@ -146,10 +120,13 @@ def test_the_key_names_what_makes_the_images(tmp_path):
 def test_slow_attacks_are_kept_as_they_come(tmp_path, monkeypatch):
     """A process may be killed without a word; what it had a minute ago is on disk."""
     shards, write = [], RecordCache.write_shard
+
+    def noting(self, key, records):
+        shards.append(len(records))
+        write(self, key, records)
+
     monkeypatch.setattr(reader_module, "_SECONDS", 0.0)
-    monkeypatch.setattr(
-        RecordCache, "write_shard", lambda self, key, records: (shards.append(len(records)), write(self, key, records))
-    )
+    monkeypatch.setattr(RecordCache, "write_shard", noting)
     found = tables(probe(tmp_path, task(), attacked()))
     assert set(shards) == {5, 2}  # a shard for each batch
     assert all(len(records) == 12 for records in found.values())
@@ -171,7 +148,7 @@ def test_pixels_are_kept_as_the_network_got_them(tmp_path):
     model, sources = task(), attacked(eight_bit=True)
     found = tables(probe(tmp_path, model, sources, [*probes(), PixelProbe("uint8"), PixelProbe("float16")]))
     records = found["up", "pixels/uint8"]
-    expected = truth(model, sources, Uphill(), records)["images"].flatten(1).numpy()
+    expected = truth(model, sources, up(), records)["images"].flatten(1).numpy()
     assert records.probe("pixels/uint8").dtype == np.uint8
     assert (records.probe("pixels/uint8") == np.round(expected * 255)).all()
     short = found["up", "pixels/float16"].probe("pixels/float16")
@@ -181,7 +158,7 @@ def test_pixels_are_kept_as_the_network_got_them(tmp_path):
     assert linf == pytest.approx(np.round(linf), abs=1e-4)  # rounded before they are measured
 
 
-def test_images_that_were_kept_exactly_are_not_crafted_again(tmp_path, crafted_ids):
+def test_images_that_were_kept_exactly_and_no_others_are_not_crafted_again(tmp_path, crafted_ids):
     """A detector that comes later reads them from the disk; what it finds is what crafting would have given."""
     settings = {"noise_control": True, "eight_bit": True}
     fresh = tables(probe(tmp_path / "fresh", task(), attacked(**settings)))
@@ -197,11 +174,8 @@ def test_images_that_were_kept_exactly_are_not_crafted_again(tmp_path, crafted_i
         if key[0] in ("up", "speckled", "up.noise"):
             for name in ("linf", "l2"):
                 assert found[key].column(name) == pytest.approx(records.column(name), rel=1e-6)
-
-
-def test_images_that_were_kept_rounded_or_of_other_settings_are_crafted_again(tmp_path, crafted_ids):
-    probe(tmp_path, task(), attacked(), [PixelProbe("uint8")])
-    probe(tmp_path, task(), attacked(attacks={"up": Uphill(0.2)}), [PixelProbe("float32")])
+    probe(tmp_path / "others", task(), attacked(), [PixelProbe("uint8")])
+    probe(tmp_path / "others", task(), attacked(attacks={"up": up(0.2)}), [PixelProbe("float32")])
     crafted_ids.clear()
-    probe(tmp_path, task(), attacked())
+    probe(tmp_path / "others", task(), attacked())
     assert len(crafted_ids) == 12

@@ -58,7 +58,7 @@ def test_what_is_learnt_is_learnt_once_for_all_runs_sources_and_probes_that_agre
     assert len(states(tmp_path)) == 1
 
 
-def test_what_changed_is_learnt_and_probed_again(tmp_path):
+def test_what_changed_is_learnt_and_probed_again_and_other_probes_do_not_depend_on_it(tmp_path):
     first = probe(tmp_path, task(), trained_data(), [CountedProbe()])
     other_weights, other_structure = task(), task()
     with torch.no_grad():
@@ -76,23 +76,16 @@ def test_what_changed_is_learnt_and_probed_again(tmp_path):
         assert counted.prepared > 0, change
         assert not {entry.key for entry in first.entries} & {entry.key for entry in second.entries}, change
         assert (len(second.plan.missing), len(states(tmp_path))) == (2, number + 2), change
+    trained, without = (probe(tmp_path / "others", task(), sources) for sources in (trained_data(), data()))
+    assert [entry.key for entry in trained.entries] == [entry.key for entry in without.entries]
+    assert states(tmp_path / "others") == []
 
 
-def test_training_images_are_no_part_of_what_other_probes_depend_on(tmp_path):
-    first = probe(tmp_path, task(), trained_data(), probes())
-    second = probe(tmp_path, task(), data(), probes())
-    assert [entry.key for entry in first.entries] == [entry.key for entry in second.entries]
-    assert states(tmp_path) == []
-
-
-def test_without_training_images_it_is_refused_before_anything_is_read(tmp_path):
+def test_an_interrupted_preparation_leaves_no_file_and_a_damaged_one_is_made_again(tmp_path, capsys, monkeypatch):
     words = "`data.train` should name the classifier's training images, as mahalanobis/2+penultimate must be fitted on"
     with pytest.raises(Refusal, match=re.escape(words) + ".*Got `data.train = None`. Give `data.train`, or leave out"):
         probe(tmp_path, task(), data(), [*probes(), CountedProbe()])
     assert list(tmp_path.iterdir()) == []
-
-
-def test_a_damaged_file_is_made_again_and_an_interrupted_preparation_leaves_none(tmp_path, capsys, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(CountedProbe, "prepare", lambda *_: {}["lost"])
         with pytest.raises(KeyError):

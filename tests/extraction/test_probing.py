@@ -1,12 +1,13 @@
 """Probes in Lightning's predict loop: every image once, the right numbers, nothing read twice, nothing lost."""
 
 import re
+from contextlib import contextmanager
 
 import lightning.pytorch as pl
 import pytest
 import torch
-from lightning.pytorch import Callback, LightningDataModule
-from small_experiment import data, probe, probes, tables, task
+from lightning.pytorch import LightningDataModule
+from small_experiment import QUIET, data, probe, probes, tables, task
 from torch import nn
 
 from lightning_gradood.attacks import FGSM
@@ -22,7 +23,6 @@ from lightning_gradood.records import RecordCache
 
 # Where every record is there already, Lightning warns of the empty loop; `Trainer.extract` keeps that from users.
 pytestmark = pytest.mark.filterwarnings("ignore:Total length of .* across ranks is zero")
-QUIET = {"logger": False, "enable_progress_bar": False, "enable_checkpointing": False, "accelerator": "cpu"}
 
 
 def flat(batches):
@@ -31,6 +31,10 @@ def flat(batches):
 
 def all_ids(sources):
     return sorted(name for source in sources.detection_sources.values() for name in source.ids)
+
+
+def keys(callback):
+    return [entry.key for entry in callback.entries]
 
 
 def extract(folder, model, sources):
@@ -73,25 +77,20 @@ def test_mixed_precision_on_a_gpu_gives_the_records_of_float32(tmp_path, precisi
         assert mixed[key].probe(key[1]) == pytest.approx(records.probe(key[1]), rel=1e-3)
 
 
-def test_weights_that_come_or_are_converted_after_the_keys_are_refused(tmp_path):
+def test_weights_are_there_before_the_keys_and_later_ones_are_refused(tmp_path):
+    torch.save(task(seed=1).network.state_dict(), tmp_path / "weights.pt")
+    named = probe(tmp_path / "named", task(weights=str(tmp_path / "weights.pt")), data())
+    assert keys(named) == keys(probe(tmp_path / "given", task(seed=1), data()))
     for precision in ("bf16-true", "64-true"):
         with pytest.raises(Refusal, match=f"Got others, .* converted to `precision = {precision}`"):
-            probe(tmp_path, task(), data(), precision=precision)
+            probe(tmp_path / "late", task(), data(), precision=precision)
     saving = pl.Trainer(max_epochs=0, enable_model_summary=False, **QUIET)
     saving.strategy.connect(task(seed=1))
     saving.save_checkpoint(tmp_path / "late.ckpt", weights_only=True)
-    callback = ProbeCallback(probes(), RecordCache(tmp_path / "cache"))
-    late = pl.Trainer(callbacks=[callback], **QUIET)
+    late = pl.Trainer(callbacks=[ProbeCallback(probes(), RecordCache(tmp_path / "late"))], **QUIET)
     with pytest.raises(Refusal, match=r"Got others, read from its `ckpt_path`.*as `Trainer.extract` does"):
         late.predict(task(), datamodule=data(), ckpt_path=tmp_path / "late.ckpt", return_predictions=False)
-    assert not list(tmp_path.rglob("*.parquet"))
-
-
-def test_initial_weights_are_there_before_the_keys_are_made(tmp_path):
-    torch.save(task(seed=1).network.state_dict(), tmp_path / "weights.pt")
-    named = probe(tmp_path / "named", task(weights=str(tmp_path / "weights.pt")), data())
-    given = probe(tmp_path / "given", task(seed=1), data())
-    assert [entry.key for entry in named.entries] == [entry.key for entry in given.entries]
+    assert not list((tmp_path / "late").rglob("*.parquet"))
 
 
 def test_the_task_reads_what_the_callback_reads_and_a_second_run_reads_nothing(tmp_path, probed):
@@ -111,21 +110,18 @@ def test_the_task_reads_what_the_callback_reads_and_a_second_run_reads_nothing(t
     assert images == [1], "one image, to count the network's outputs"
 
 
-def test_weights_and_images_are_hashed_once(tmp_path, monkeypatch):
-    hashed = []
+def test_weights_and_images_are_hashed_once_and_each_image_takes_one_forward_pass(tmp_path, monkeypatch):
+    hashed, images, model = [], [], task()
     for kind, name in ((plan_module, "state_digest"), (LoadedSource, "digest")):
         whole = getattr(kind, name)
         monkeypatch.setattr(kind, name, lambda *a, whole=whole, name=name: hashed.append(name) or whole(*a))
     sources = data(attacks={"fgsm": FGSM()}, train=DigitsSource([0, 1], "train"), keep_pixels="uint8")
-    extract(tmp_path, task(), sources)
+    extract(tmp_path, model, sources)  # the first call looks the network over
     assert sorted(hashed) == ["digest", "digest", "state_digest"]
-
-
-def test_each_image_takes_one_forward_pass(tmp_path, monkeypatch):
     monkeypatch.setattr(costs, "limits", lambda device: costs.Limits(recheck=0))  # else one in a hundred is compared
-    model, sources, images = task(), data(limit=20), []
     model.network.register_forward_pre_hook(lambda _, inputs: images.append(len(inputs[0])))
-    extract(tmp_path / "first", model, sources)  # the first call looks the network over
+    sources = data(limit=20)
+    extract(tmp_path / "first", model, sources)
     images.clear()
     extract(tmp_path / "second", model, sources)
     assert sum(images) == 40
@@ -152,40 +148,40 @@ def changed(change):
 
 def test_what_changed_is_probed_again_and_nothing_else(tmp_path):
     """In one cache: records of other weights, images or designs are never mixed."""
-    first, truth = probe(tmp_path / "one", task(), data()), {}
+    first = probe(tmp_path / "one", task(), data())
     new = {"weights": 4, "buffer": 4, "structure": 4, "transform": 4, "design": 2, "source": 2}
     for change, expected in new.items():
         model, sources, reading = changed(change)
-        truth[change] = tables(probe(tmp_path / change, model, sources, reading))
+        truth = tables(probe(tmp_path / change, model, sources, reading))
         second = probe(tmp_path / "one", model, sources, reading)
-        assert len(second.plan.missing) == expected, change
-        assert len({e.key for e in second.entries} - {e.key for e in first.entries}) == expected, change
+        assert len(second.plan.missing) == len({*keys(second)} - {*keys(first)}) == expected, change
         for key, records in tables(second).items():
-            assert records.table.equals(truth[change][key].table), change
+            assert records.table.equals(truth[key].table), change
         assert all(len(records) == 12 for records in tables(first).values()), "the old entries are still there"
 
 
-def failing_after(monkeypatch, batches, error):
-    """Make the reading of the next batch fail; return what mends it."""
+@contextmanager
+def failing_after(monkeypatch, batches):
+    """Within, the reading of another batch after so many fails."""
     read, done = reading_module.read_probes, []
 
     def read_probes(*args):
         if len(done) == batches:
-            raise error
+            raise ZeroDivisionError
         done.append(1)
         return read(*args)
 
-    monkeypatch.setattr(reading_module, "read_probes", read_probes)
-    return lambda: monkeypatch.setattr(reading_module, "read_probes", read)
+    with monkeypatch.context() as patch:
+        patch.setattr(reading_module, "read_probes", read_probes)
+        with pytest.raises(ZeroDivisionError):
+            yield
 
 
 def test_an_error_half_way_loses_nothing_and_the_next_run_probes_only_the_rest(tmp_path, monkeypatch, probed):
     model, sources = task(), data()
     for batches in (4, 0):  # 12 normal images in 3 batches, 5 of the nines; then at once
-        mend = failing_after(monkeypatch, batches, ZeroDivisionError())
-        with pytest.raises(ZeroDivisionError):
+        with failing_after(monkeypatch, batches):
             probe(tmp_path, model, sources)
-        mend()
     assert sources.predict_sources == ["normal", "nine"]
     assert model.predict_step([torch.rand(2, 3, 32, 32)], 0).shape == (2, 2)
     before = flat(probed[:4])
@@ -199,22 +195,7 @@ def test_an_error_half_way_loses_nothing_and_the_next_run_probes_only_the_rest(t
         assert records.probe(key[1]) == pytest.approx(whole[key].probe(key[1]), rel=1e-6)
 
 
-def test_a_kill_loses_at_most_the_shard_in_memory(tmp_path, monkeypatch, probed):
-    monkeypatch.setattr(reader_module, "_SHARD", 10)
-    monkeypatch.setattr(ProbeCallback, "on_exception", lambda *_: None)  # no time for more
-    mend = failing_after(monkeypatch, 3, ZeroDivisionError())
-    sources = data(limit=20)
-    with pytest.raises(ZeroDivisionError):
-        probe(tmp_path, task(), sources)
-    mend()
-    probed.clear()
-    resumed = probe(tmp_path, task(), sources)
-    assert len(flat(probed)) == 40 - 10
-    assert all(len(records) == 20 for records in tables(resumed).values())
-
-
-def test_a_disk_that_fills_half_way_is_refused_and_earlier_shards_serve_the_next_run(tmp_path, monkeypatch, probed):
-    monkeypatch.setattr(reader_module, "_SHARD", 5)
+def test_what_was_written_before_a_kill_a_full_disk_or_the_last_step_serves_the_next_run(tmp_path, monkeypatch, probed):
     write, written = RecordCache.write_shard, []
 
     def write_shard(self, key, records):
@@ -223,61 +204,50 @@ def test_a_disk_that_fills_half_way_is_refused_and_earlier_shards_serve_the_next
         written.append(key)
         write(self, key, records)
 
-    monkeypatch.setattr(RecordCache, "write_shard", write_shard)
-    with pytest.raises(Refusal, match="The disk is full"):
-        probe(tmp_path, task(), data())
-    monkeypatch.setattr(reader_module, "_SHARD", 1000)
-    mend = failing_after(monkeypatch, 1, ZeroDivisionError())
-    with pytest.raises(ZeroDivisionError):  # the full disk does not hide the error
-        probe(tmp_path, task(), data())
-    mend()
-    monkeypatch.setattr(RecordCache, "write_shard", write)
-    probed.clear()
-    resumed = probe(tmp_path, task(), data())
-    assert len(flat(probed)) == 24 - 5
-    assert all(len(records) == 12 for records in tables(resumed).values())
+    def resumed(folder, limit=12):
+        """How many images a run still probes, which ends with complete entries."""
+        probed.clear()
+        found = tables(probe(tmp_path / folder, task(), data(limit=limit)))
+        assert all(len(records) == limit for records in found.values())
+        return len(flat(probed))
 
-
-def test_an_interruption_between_the_last_batch_and_the_end_needs_no_probing(tmp_path, monkeypatch, probed):
+    with monkeypatch.context() as patch:
+        patch.setattr(reader_module, "_SHARD", 10)
+        patch.setattr(ProbeCallback, "on_exception", lambda *_: None)  # no time for more
+        with failing_after(monkeypatch, 3):
+            probe(tmp_path / "killed", task(), data(limit=20))
+    assert resumed("killed", limit=20) == 40 - 10
+    with monkeypatch.context() as patch:
+        patch.setattr(RecordCache, "write_shard", write_shard)
+        patch.setattr(reader_module, "_SHARD", 5)
+        with pytest.raises(Refusal, match="The disk is full"):
+            probe(tmp_path / "full", task(), data())
+        patch.setattr(reader_module, "_SHARD", 1000)
+        with failing_after(monkeypatch, 1):  # the full disk does not hide the error
+            probe(tmp_path / "full", task(), data())
+    assert resumed("full") == 24 - 5
     with monkeypatch.context() as patch:
         patch.setattr(RecordCache, "commit", lambda *_: {}["lost"])
         with pytest.raises(KeyError):
-            probe(tmp_path, task(), data())
-    probed.clear()
-    resumed = probe(tmp_path, task(), data())
-    assert probed == []
-    assert all(len(records) == 12 for records in tables(resumed).values())
+            probe(tmp_path / "last", task(), data())
+    assert resumed("last") == 0
 
 
-def test_logits_that_are_not_finite_are_refused_with_the_images_of_the_batch(tmp_path):
-    model, ids = task(), data().normal_source.ids
-    with torch.no_grad():
-        model.network[5].bias[0] = float("nan")
-    with pytest.raises(Refusal, match=re.escape(f"These are {', '.join(ids[:5])}")):
-        probe(tmp_path, model, data())
-
-
-class Modes(Callback):
-    """Note what the probes leave behind."""
-
-    def on_predict_end(self, trainer, pl_module):
-        self.left = [(parameter.grad, parameter.requires_grad) for parameter in pl_module.parameters()]
-
-
-def test_the_task_is_left_as_it_was(tmp_path):
-    model, modes = task(), Modes()
-    before = {name: value.clone() for name, value in model.network.state_dict().items()}
-    probe(tmp_path, model, data(attacks={"fgsm": FGSM()}), callbacks=[modes])
-    assert set(modes.left) == {(None, True)}
-    assert model.training
-    assert all(torch.equal(before[name], value) for name, value in model.network.state_dict().items())
-
-
-def test_another_datamodule_is_refused():
+def test_the_task_is_left_as_it_was_and_what_cannot_be_probed_is_refused(tmp_path):
     class Other(LightningDataModule):
         def predict_dataloader(self):
             return []
 
+    model, ids = task(), data().normal_source.ids
+    before = {name: value.clone() for name, value in model.network.state_dict().items()}
+    probe(tmp_path, model, data(attacks={"fgsm": FGSM()}))
+    assert {(parameter.grad, parameter.requires_grad) for parameter in model.parameters()} == {(None, True)}
+    assert model.training
+    assert all(torch.equal(before[name], value) for name, value in model.network.state_dict().items())
+    with torch.no_grad():
+        model.network[5].bias[0] = float("nan")
+    with pytest.raises(Refusal, match=re.escape(f"These are {', '.join(ids[:5])}")):
+        probe(tmp_path, model, data())
     trainer = pl.Trainer(callbacks=[ProbeCallback(probes(), RecordCache("never-written"))], **QUIET)
     with pytest.raises(Refusal, match=re.escape("should be an ImageDataModule. Got `datamodule = Other`.")):
         trainer.predict(task(), datamodule=Other(), return_predictions=False)

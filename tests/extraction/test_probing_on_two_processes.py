@@ -3,19 +3,54 @@
 import json
 import os
 import sys
+import warnings
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
-from on_two_processes import PERTURBED, RUNS
-from programs import run_program
 from safetensors.torch import load_file
 from small_experiment import STEPPING, CountedProbe, data, probe, tables, task, trained_data
 
+from lightning_gradood.attacks import PGD, IterLL
+from lightning_gradood.corruptions import Corruption
+from lightning_gradood.extraction.reading import ImageReader
 from lightning_gradood.records import RecordCache, Records
 
-SCRIPT = Path(__file__).with_name("on_two_processes.py")
+RUNS = {"even": 12, "odd": 9, "again": 9, "resumed": 12}  # images of each source
+PERTURBED = {  # PGD starts at random, fog is drawn at random: both by the image's id
+    "attacks": {"pgd": PGD(eps=0.1, step=0.05, steps=3), "iterll": IterLL(eps=0.1, step=0.05, steps=3)},
+    "corruptions": {"fog": Corruption("fog")},
+    "noise_control": True,
+    "limits": {"iterll": 10},
+    "limit": 21,
+}
+FOLDERS = {"again": "odd"}  # reads what "odd" has written
+
+
+def main(folder):
+    """Probe on two gloo processes, writing what each of them read and learnt."""
+    ids, read = [], ImageReader._read
+
+    def noting(self, probes, images):
+        ids.extend(images.ids)
+        return read(self, probes, images)
+
+    def tell(run, told):
+        (folder / f"{run}-{os.environ.get('LOCAL_RANK', 0)}.json").write_text(json.dumps(told))
+
+    ImageReader._read = noting
+    warnings.filterwarnings("ignore", "Total length of .* across ranks is zero")
+    two = {"strategy": "ddp", "devices": 2}
+    for run, limit in RUNS.items():
+        ids.clear()
+        probe(folder / FOLDERS.get(run, run), task(), data(limit=limit), **two)
+        tell(run, ids)
+    probe(folder / "perturbed", task(), data(**PERTURBED), **two)
+    for run in ("learning", "learnt"):
+        counted = CountedProbe(STEPPING)
+        plan = probe(folder / "prepared", task(), trained_data(), [counted], **two).plan
+        tell(run, {"prepared": counted.prepared, "loaded": counted.loaded, "missing": len(plan.missing)})
 
 
 @pytest.fixture(scope="module")
@@ -28,11 +63,13 @@ def alone(tmp_path_factory):
 @pytest.fixture(scope="module")
 def together(tmp_path_factory, alone):
     """Probe on two processes and return the folder; one of the caches lacks one image of each entry."""
+    from programs import run_program  # not in the processes, which know this folder alone
+
     folder = tmp_path_factory.mktemp("together")
-    for (_, entry), records in zip(enumerate(alone[12].entries), tables(alone[12]).values(), strict=True):
+    for entry, records in zip(alone[12].entries, tables(alone[12]).values(), strict=True):
         RecordCache(folder / "resumed").write_shard(entry.key, Records(records.table.slice(0, 11)))
     environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    ended = run_program([sys.executable, str(SCRIPT), str(folder)], environment=environment, timeout=240)
+    ended = run_program([sys.executable, __file__, str(folder)], environment=environment, timeout=240)
     assert ended.returncode == 0, ended.stderr
     return folder
 
@@ -101,3 +138,7 @@ def test_what_is_learnt_from_training_images_is_learnt_once_and_is_that_of_one_p
 def test_only_whole_entries_are_left(together):
     left = {path.name for run in ("even", "odd", "resumed", "perturbed") for path in (together / run).iterdir()}
     assert all(len(name) == 64 for name in left)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -15,8 +15,7 @@ from lightning_gradood.extraction import ImageProgressBar, progress
 class Clock:
     """A clock that advances by half a second whenever it is read."""
 
-    def __init__(self):
-        self.now = 0.0
+    now = 0.0
 
     def perf_counter(self):
         self.now += 0.5
@@ -39,21 +38,15 @@ def test_a_terminal_is_shown_each_source_with_images_per_second(tmp_path, capsys
 
 @pytest.mark.filterwarnings("ignore:Total length of .* across ranks is zero")
 def test_a_pipe_gets_a_line_for_each_source_and_nothing_where_it_is_switched_off(tmp_path, capsys):
-    bar = ImageProgressBar()
-    probe(tmp_path, task(), data(), callbacks=[bar], enable_progress_bar=True)
-    text = capsys.readouterr().out
-    lines = [line for line in text.splitlines() if line.startswith("reading ")]
-    assert [line.partition(":")[0] for line in lines] == [
-        "reading normal",
-        "reading nine",
-    ]  # quick: the last line alone
-    assert all(re.search(r"100 % \(3/3 batches\), \d+ s, \d+ images/s$", line) for line in lines)
-    assert "\r" not in text
-    assert not bar.is_disabled
-    off = ImageProgressBar(refresh_rate=0)
-    probe(tmp_path / "off", task(), data(), callbacks=[off], enable_progress_bar=True)
-    assert off.is_disabled
-    assert "images/s" not in capsys.readouterr().out
+    for refresh_rate, sources in ((1, ["reading normal", "reading nine"]), (0, [])):  # quick: the last line alone
+        bar = ImageProgressBar(refresh_rate=refresh_rate)
+        probe(tmp_path / str(refresh_rate), task(), data(), callbacks=[bar], enable_progress_bar=True)
+        text = capsys.readouterr().out
+        lines = [line for line in text.splitlines() if "images/s" in line]
+        assert [line.partition(":")[0] for line in lines] == sources
+        assert all(re.search(r"100 % \(3/3 batches\), \d+ s, \d+ images/s$", line) for line in lines)
+        assert "\r" not in text
+        assert bar.is_disabled is (not refresh_rate)
 
 
 @pytest.mark.parametrize("terminal", [True, False])
@@ -76,11 +69,10 @@ def test_training_shows_images_per_second_and_no_version_number(tmp_path, capsys
 
 
 def test_lines_come_once_for_each_percent_and_not_more_often_than_asked():
-    stream, slow = io.StringIO(), io.StringIO()
-    quick_lines = ProgressLines("reading x", 1000, "images", stream, seconds=0.0)
-    slow_lines = ProgressLines("reading x", 1000, "images", slow, seconds=3600.0)
-    for _ in range(1000):
-        quick_lines.advance()
-        slow_lines.advance(note="fast")
-    assert [int(line.split()[2]) for line in stream.getvalue().splitlines()] == list(range(1, 101))
+    quick, slow = io.StringIO(), io.StringIO()
+    for stream, seconds in ((quick, 0.0), (slow, 3600.0)):
+        lines = ProgressLines("reading x", 1000, "images", stream, seconds=seconds)
+        for _ in range(1000):
+            lines.advance(note="fast")
+    assert [int(line.split()[2]) for line in quick.getvalue().splitlines()] == list(range(1, 101))
     assert re.fullmatch(r"reading x: 100 % \(1000/1000 images\), \d+ s, fast\n", slow.getvalue())

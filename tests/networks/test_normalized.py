@@ -17,16 +17,13 @@ from lightning_gradood.tasks import ClassificationTask, check_network
 MEAN, STD = [0.1, 0.2, 0.3], [0.5, 1.0, 2.0]
 
 
-def test_normalises_each_channel_before_the_network():
+def test_normalises_each_channel_before_the_network_by_statistics_that_are_no_weights():
     images = torch.rand(4, 3, 5, 6)
     expected = torch.stack([(images[:, c] - MEAN[c]) / STD[c] for c in range(3)], dim=1)
     torch.testing.assert_close(Normalized(nn.Identity(), MEAN, STD)(images), expected)
-
-
-def test_statistics_are_no_weights_but_follow_the_dtype():
     network = Normalized(nn.Conv2d(3, 2, 1), MEAN, STD)
     assert list(network.state_dict()) == ["network.weight", "network.bias"]
-    assert network.double()(torch.rand(1, 3, 4, 4, dtype=torch.float64)).dtype == torch.float64
+    assert network.double()(images.double()).dtype == torch.float64
 
 
 def test_images_and_statistics_that_do_not_fit_are_refused():
@@ -96,9 +93,12 @@ def test_one_logit_without_a_second_dimension_is_the_same_network():
     assert check_network(flat, IMAGES[:2], 2) == 1
     logits = torch.rand(4, 3)
     assert two_logits(logits) is logits, "of two classes or more"
+    for design in (Predicted(), SecondBest(), Uniform()):
+        with pytest.raises(Refusal, match=r"network with one logit.*Use `networks\.TwoLogits\(network\)`"):
+            design.logit_gradient(torch.zeros(2, 1, dtype=torch.float64))
 
 
-def test_training_is_binary_cross_entropy_and_predicts_by_the_sign():
+def test_it_is_trained_attacked_and_predicts_by_binary_cross_entropy():
     for smoothing in (0.0, 0.2):
         network = single().float().train()
         logits = ClassificationTask(network, label_smoothing=smoothing)(IMAGES.float())
@@ -109,17 +109,8 @@ def test_training_is_binary_cross_entropy_and_predicts_by_the_sign():
         torch.testing.assert_close(loss, expected)
         mine, theirs = (torch.autograd.grad(one, list(network.parameters())) for one in (loss, expected))
         torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-7)
-
-
-def test_an_attack_follows_the_gradient_of_binary_cross_entropy():
     network, images = single(), (0.2 + 0.6 * IMAGES).requires_grad_()
     loss = F.binary_cross_entropy_with_logits(network(images)[:, 0], LABELS.double(), reduction="sum")
     expected = images + 0.01 * torch.autograd.grad(loss, images)[0].sign()
     found = FGSM(eps=0.01).craft(TwoLogits(network), images.detach(), LABELS).images
     torch.testing.assert_close(found, expected.detach())
-
-
-def test_softmax_of_one_logit_is_refused_with_the_way_out():
-    for design in (Predicted(), SecondBest(), Uniform()):
-        with pytest.raises(Refusal, match=r"network with one logit.*Use `networks\.TwoLogits\(network\)`"):
-            design.logit_gradient(torch.zeros(2, 1, dtype=torch.float64))

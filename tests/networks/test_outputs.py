@@ -11,7 +11,7 @@ import torchvision
 from torch import nn
 
 from lightning_gradood.attacks import FGSM, PGD
-from lightning_gradood.core import Refusal, logits_in, wanted_size
+from lightning_gradood.core import Refusal, logits_in
 from lightning_gradood.detectors import OdinProbe
 from lightning_gradood.gradients import squared_gradient_norms
 from lightning_gradood.metrics import auroc
@@ -22,6 +22,7 @@ from lightning_gradood.tasks.classification import auxiliary_logits, check_netwo
 IMAGES = torch.rand(3, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 LABELS = torch.tensor([0, 1, 2])
 READERS = [LogitsProbe(), PenultimateProbe(), FeatureProbe(["0"]), OdinProbe((1.0,), (0.0, 0.01))]
+ATTACKS = FGSM(eps=8 / 255), PGD(eps=8 / 255, steps=2)
 
 
 def plain():
@@ -35,7 +36,6 @@ class Wrapping(nn.Sequential):
     wrap = staticmethod(lambda images, logits: logits)
 
     def forward(self, images):
-        """Logits, wrapped."""
         return self.wrap(images, super().forward(images))
 
 
@@ -54,7 +54,7 @@ WRAPS = {
 def test_logits_are_found_and_said_once():
     bare = plain()
     expected = {probe: probe(bare, IMAGES) for probe in READERS}
-    attack = PGD(eps=8 / 255, steps=2)
+    attack = ATTACKS[1]
     attacked = attack.perturb(bare, IMAGES, LABELS).images
     for kind, wrap in WRAPS.items():
         network = Wrapping(*plain()).eval()
@@ -67,45 +67,30 @@ def test_logits_are_found_and_said_once():
         assert torch.equal(attack.perturb(network, IMAGES, LABELS).images, attacked), kind
         assert check_network(network, IMAGES, 5) == 5
         assert torch.equal(ClassificationTask(network)(IMAGES), bare(IMAGES)), kind
+    # an output without a tensor of rows stays what it is
+    for output in ({"loss": None}, "text", (torch.zeros(()), torch.zeros(2, 3, 1))):
+        assert logits_in(output) is output
 
 
-def test_no_hook_is_left_behind():
-    network = plain()
-    with pytest.raises(Refusal):
-        LogitsProbe()(network, IMAGES[0])
-    squared_gradient_norms(network, IMAGES)
-    assert not network._forward_hooks
-    assert not network._forward_pre_hooks
-
-
-def test_an_output_without_a_tensor_stays_what_it_is():
-    assert logits_in({"loss": None}) == {"loss": None}
-    assert logits_in("text") == "text"
-    assert isinstance(logits_in((torch.zeros(()), torch.zeros(2, 3, 1))), tuple)
-
-
-@pytest.mark.parametrize("name", ["googlenet", pytest.param("inception_v3", marks=pytest.mark.slow)])
-def test_auxiliary_logits_are_trained_with_their_weights(name):
-    network = torchvision.models.get_model(name, weights=None, num_classes=4, init_weights=False)
-    size = 299 if name == "inception_v3" else 64
+def test_auxiliary_logits_are_trained_with_their_weights():
+    network = torchvision.models.googlenet(weights=None, num_classes=4, init_weights=False)
     task = ClassificationTask(network)
     task.log = lambda *_, **__: None  # needs a trainer
-    images, labels = torch.rand(2, 3, size, size), torch.tensor([1, 3])
+    images, labels = torch.rand(2, 3, 64, 64), torch.tensor([1, 3])
     torch.manual_seed(1)
     found = task.training_step((images, labels), 0)
     torch.manual_seed(1)
-    output = network(images)
-    entropy = nn.functional.cross_entropy
+    output, entropy = network(images), nn.functional.cross_entropy
     expected = entropy(output.logits, labels)
-    if name == "googlenet":
-        expected = expected + 0.3 * (entropy(output.aux_logits1, labels) + entropy(output.aux_logits2, labels))
-    else:
-        expected = expected + 0.4 * entropy(output.aux_logits, labels)
+    expected = expected + 0.3 * (entropy(output.aux_logits1, labels) + entropy(output.aux_logits2, labels))
     assert found.item() == pytest.approx(expected.item(), rel=1e-4)
-    assert auxiliary_logits((torch.zeros(2, 4), torch.zeros(2, 4))) == []
+    logits, auxiliary = torch.zeros(2, 4), torch.ones(2, 4)
+    ((given, weight),) = auxiliary_logits(torchvision.models.inception.InceptionOutputs(logits, auxiliary))
+    assert (given is auxiliary, weight) == (True, 0.4)
+    assert auxiliary_logits((logits, auxiliary)) == []
 
 
-def test_a_network_computes_in_its_own_dtype_whatever_the_images_are():
+def test_a_network_computes_in_its_own_dtype_whatever_the_images_are(tmp_path):
     floating = (torch.float16, torch.float32, torch.float64)
     for dtype, image_dtype in itertools.product((torch.float16, torch.bfloat16, torch.float64), floating):
         network, images = plain().to(dtype), IMAGES.to(image_dtype)
@@ -114,15 +99,12 @@ def test_a_network_computes_in_its_own_dtype_whatever_the_images_are():
             assert torch.equal(LogitsProbe()(network, images), network(same))
         assert torch.equal(squared_gradient_norms(network, images), squared_gradient_norms(network, same))
         if image_dtype != torch.float16:
-            found = FGSM(eps=8 / 255).perturb(network, images, LABELS)
+            found = ATTACKS[0].perturb(network, images, LABELS)
             assert found.images.dtype == image_dtype
             assert (found.linf > 0).all()
-
-
-def test_a_task_casts_its_network_to_float32_before_weights_are_read(tmp_path):
     exact = plain()
     torch.save(exact.state_dict(), tmp_path / "weights.pt")
-    for dtype in (torch.float16, torch.bfloat16, torch.float64):
+    for dtype in (torch.float16, torch.bfloat16, torch.float64):  # a task casts before it reads weights
         task = ClassificationTask(plain().to(dtype), weights=str(tmp_path / "weights.pt"))
         task.load_initial_weights()
         assert all(torch.equal(one, task.network.state_dict()[name]) for name, one in exact.state_dict().items())
@@ -133,12 +115,10 @@ class Cut(torch.autograd.Function):
 
     @staticmethod
     def forward(_ctx, images):
-        """The same."""
         return images.clone()
 
     @staticmethod
     def backward(_ctx, _gradient):
-        """None."""
         return None
 
 
@@ -150,46 +130,32 @@ class Cutting(nn.Module):
         self.first, self.last = nn.Conv2d(3, 4, 3), nn.Linear(4, 5)
 
     def forward(self, images):
-        """Logits."""
         return self.last(Cut.apply(self.first(images)).mean((2, 3)))
 
 
-def quantised():
-    class Dynamic(nn.Module):
-        """A dynamically quantised layer as torch makes them: numbers out, no graph."""
+class Quantised(Cutting):
+    """A dynamically quantised layer as torch makes them: numbers out, no graph."""
 
-        def __init__(self):
-            super().__init__()
-            self.first, self.weight = nn.Conv2d(3, 4, 3), torch.randn(5, 4)
-
-        def forward(self, images):
-            """Logits."""
-            with torch.no_grad():
-                return self.first(images).mean((2, 3)) @ self.weight.T
-
-    return Dynamic()
+    def forward(self, images):
+        with torch.no_grad():
+            return self.last(self.first(images).mean((2, 3)))
 
 
-def test_gradients_that_do_not_exist_are_refused():
-    with pytest.raises(
-        Refusal, match=r"backward returns no gradient, so that none reaches `first.weight`, `first.bias`"
-    ):
+def test_gradients_that_do_not_exist_are_refused_and_those_that_are_zero_are_not():
+    words = r"backward returns no gradient, so that none reaches `first.weight`, `first.bias`"
+    with pytest.raises(Refusal, match=words):
         squared_gradient_norms(Cutting(), IMAGES)
-    for network in (Cutting, quantised):
+    for network in (Cutting(), Quantised()):
         for read in (
-            lambda network: FGSM(eps=8 / 255).perturb(network, IMAGES, LABELS),
-            lambda network: PGD(eps=8 / 255, steps=2).perturb(network, IMAGES, LABELS),
+            *(lambda network, one=one: one.perturb(network, IMAGES, LABELS) for one in ATTACKS),
             lambda network: OdinProbe((1.0,), (0.01,))(network, IMAGES),
         ):
             with pytest.raises(Refusal, match=r"should depend on its input through autograd"):
-                read(network())
-
-
-def test_a_dead_layer_is_no_fault():
-    network = plain()
+                read(network)
+    dead = plain()
     with torch.no_grad():
-        network[0].bias.fill_(-100.0)
-    norms = squared_gradient_norms(network, IMAGES)
+        dead[0].bias.fill_(-100.0)
+    norms = squared_gradient_norms(dead, IMAGES)
     assert (norms[:, :2] == 0).all()
     assert (norms[:, 3] > 0).all()
 
@@ -199,7 +165,7 @@ def test_programs_and_single_images_are_refused_everywhere():
     for read in (
         squared_gradient_norms,
         LogitsProbe(),
-        lambda network, images: FGSM(eps=8 / 255).perturb(network, images, LABELS),
+        lambda network, images: ATTACKS[0].perturb(network, images, LABELS),
     ):
         with pytest.raises(Refusal, match=r"Got a program of torch\.export"):
             read(program, IMAGES)
@@ -210,10 +176,9 @@ def test_programs_and_single_images_are_refused_everywhere():
 
 
 def test_labels_and_scores_may_be_lists_arrays_or_tensors_of_any_dtype():
-    attack = FGSM(eps=8 / 255)
-    expected = attack.perturb(plain(), IMAGES, LABELS).images
+    expected = ATTACKS[0].perturb(plain(), IMAGES, LABELS).images
     for labels in ([0, 1, 2], (0, 1, 2), np.array([0, 1, 2]), np.array([0, 1, 2], dtype=np.uint8)):
-        assert torch.equal(attack.perturb(plain(), IMAGES, labels).images, expected)
+        assert torch.equal(ATTACKS[0].perturb(plain(), IMAGES, labels).images, expected)
     scores, labels = torch.tensor([0.5, 0.25, 1.0, 2.0]), torch.tensor([0, 0, 1, 1])
     kinds = (torch.bfloat16, torch.float16, torch.float64)
     for given in (scores.tolist(), scores.clone().requires_grad_(), *(scores.to(kind) for kind in kinds)):
@@ -230,7 +195,6 @@ class Sized(nn.Module):
             setattr(self, name, value)
 
     def forward(self, images):
-        """Raise."""
         raise AssertionError
 
 
@@ -242,7 +206,6 @@ def test_the_wanted_size_is_said_where_it_is_known():
         ({"pretrained_cfg": {"input_size": (3, 240, 240)}}, "240 × 240"),
         ({}, ""),
     ):
-        assert wanted_size(Sized(**said)) == size
         wanted = f" of {size} pixels, which it was built for; these are" if size else ""
         with pytest.raises(Refusal, match=rf"should accept images{wanted} of shape \[3, 8, 8\]"):
             check_network(Sized(**said), IMAGES, 5)

@@ -8,7 +8,6 @@ from sklearn.decomposition import PCA
 from sklearn.metrics import roc_auc_score
 from sklearn.preprocessing import StandardScaler
 from torch import distributed
-from torchmetrics.classification import BinaryAUROC
 from toy_images import Loader, trainer
 
 from lightning_gradood.core import Refusal
@@ -18,10 +17,8 @@ from lightning_gradood.tasks import DetectionTask, MLPSettings, RawBinaryAUROC
 @pytest.fixture
 def representations():
     """Squared norms over many decades, one column constant, one with zeros; float64 [40, 4]."""
-    rng = np.random.default_rng(0)
-    values = 10 ** rng.normal(-8, 4, size=(40, 4))
-    values[:, 1] = 3e-7
-    values[::5, 2] = 0
+    values = 10 ** np.random.default_rng(0).normal(-8, 4, size=(40, 4))
+    values[:, 1], values[::5, 2] = 3e-7, 0
     return torch.from_numpy(values)
 
 
@@ -47,11 +44,7 @@ def test_inputs_are_standardised_with_the_statistics_of_the_training_split(repre
     np.testing.assert_allclose(found.numpy(), expected, rtol=1e-4, atol=1e-6)
     # other records are moved by the same statistics, not by their own
     np.testing.assert_allclose(into_network(task, representations[3:5]).numpy(), expected[3:5], rtol=1e-4, atol=1e-6)
-
-
-@pytest.mark.parametrize("log_values", [True, False])
-def test_a_constant_column_is_not_blown_up_by_rounding(log_values):
-    """The mean of n equal numbers may round, and their spread with it, to something that is not quite zero."""
+    # the mean of n equal numbers may round, and their spread with it, to something that is not quite zero
     for constant in (0.0, 0.1, 1 / 3, 1e-20, 7e5):
         train = torch.full((1001, 1), constant, dtype=torch.float64)
         task = DetectionTask(train, MLPSettings(log_values=log_values))
@@ -67,16 +60,16 @@ def test_standardisation_does_not_lose_what_float32_cannot_hold():
     np.testing.assert_allclose(found.numpy(), np.stack([expected, expected], axis=1), atol=1e-5)
 
 
-@pytest.mark.parametrize("whitening", [1e-6, 0.3, 1.0])
-def test_whitening_divides_principal_components_by_their_spread(representations, whitening):
+def test_whitening_divides_principal_components_by_their_spread(representations):
     """Against scikit-learn; a component's sign is free."""
     values = StandardScaler().fit_transform(np.log(representations.numpy() + 1e-30))
     pca = PCA().fit(values)
     variances = pca.explained_variance_ * 39 / 40  # scikit-learn divides by n − 1
-    expected = pca.transform(values) / np.sqrt(variances + whitening)
-    found = into_network(DetectionTask(representations, MLPSettings(whitening=whitening)), representations).numpy()
-    found = found[:, ::-1]  # scikit-learn names the largest component first
-    np.testing.assert_allclose(abs(found[:, :3]), abs(expected[:, :3]), rtol=1e-3, atol=1e-5)
+    for whitening in (1e-6, 0.3, 1.0):
+        expected = pca.transform(values) / np.sqrt(variances + whitening)
+        found = into_network(DetectionTask(representations, MLPSettings(whitening=whitening)), representations).numpy()
+        found = found[:, ::-1]  # scikit-learn names the largest component first
+        np.testing.assert_allclose(abs(found[:, :3]), abs(expected[:, :3]), rtol=1e-3, atol=1e-5)
 
 
 def test_the_sign_of_a_component_is_fixed_and_directions_without_variance_are_left_out(representations):
@@ -93,7 +86,7 @@ def test_the_sign_of_a_component_is_fixed_and_directions_without_variance_are_le
 
 
 def test_one_logit_per_record_dropout_in_training_alone_and_statistics_in_the_state_dict(representations):
-    task = DetectionTask(representations, MLPSettings(width=7, dropout=0.5, learning_rate=0.03, weight_decay=0.2))
+    task = DetectionTask(representations, MLPSettings(width=7, dropout=0.5))
     assert [tuple(parameter.shape) for parameter in task.network.parameters()] == [(7, 4), (7,), (1, 7), (1,)]
     assert (task(representations).shape, task(representations[:1]).shape) == ((40,), (1,))
     torch.manual_seed(0)
@@ -102,9 +95,6 @@ def test_one_logit_per_record_dropout_in_training_alone_and_statistics_in_the_st
     other = DetectionTask(representations * 100, MLPSettings(width=7)).eval()
     other.load_state_dict(task.state_dict())
     assert torch.equal(other(representations), task(representations))
-    group = task.configure_optimizers().param_groups[0]
-    assert (group["lr"], group["weight_decay"]) == (0.03, 0.2)
-    assert {id(p) for p in group["params"]} == {id(p) for p in task.network.parameters()}
 
 
 def test_metrics_are_means_over_records_and_the_auroc_of_all(representations):
@@ -123,36 +113,23 @@ def test_metrics_are_means_over_records_and_the_auroc_of_all(representations):
 LABELS = np.random.default_rng(0).integers(0, 2, 60)
 NORMAL = np.random.default_rng(1).standard_normal(60) + 0.5 * LABELS
 SCORES = {
-    "unbounded": np.exp(20 * NORMAL),
-    "negative": -1e5 - np.exp(8 * NORMAL),
-    "tied": np.round(NORMAL),
-    "constant": np.full(60, 17.0),
-    "mixed batches": NORMAL,
-    "differences below float32": 1e8 + NORMAL,
-}
+    "unbounded": np.exp(20 * NORMAL), "negative": -1e5 - np.exp(8 * NORMAL), "tied": np.round(NORMAL),
+    "constant": np.full(60, 17.0), "mixed batches": NORMAL, "differences below float32": 1e8 + NORMAL,
+}  # fmt: skip
 
 
-@pytest.mark.parametrize("scores", SCORES.values(), ids=SCORES.keys())
-def test_auroc_of_raw_scores_equals_scikit_learn_whatever_the_batches(scores):
+def test_auroc_of_raw_scores_equals_scikit_learn_whatever_the_batches():
     metric = RawBinaryAUROC()
-    for size in (1, 7, 60):
-        metric.reset()
-        for start in range(0, len(scores), size):
-            batch = slice(start, start + size)
-            metric.update(torch.from_numpy(scores[batch]).requires_grad_(), torch.from_numpy(LABELS[batch]))
-        assert not metric.scores[0].requires_grad
-        found = metric.compute()
-        assert (found.dtype, found.shape) == (torch.float64, ())
-        assert found.item() == pytest.approx(roc_auc_score(LABELS, scores), abs=1e-12)
-
-
-def test_torchmetrics_own_differs_on_unbounded_scores():
-    """The reason for this class; if it fails, torchmetrics can be used instead."""
-    theirs = BinaryAUROC()(torch.from_numpy(SCORES["negative"]), torch.from_numpy(LABELS)).item()
-    assert abs(theirs - roc_auc_score(LABELS, SCORES["negative"])) > 0.05
-
-
-def test_half_precision_scores_are_kept_at_their_value_and_nan_is_refused():
+    for name, scores in SCORES.items():
+        for size in (1, 7, 60):
+            metric.reset()
+            for start in range(0, len(scores), size):
+                batch = slice(start, start + size)
+                metric.update(torch.from_numpy(scores[batch]).requires_grad_(), torch.from_numpy(LABELS[batch]))
+            assert not metric.scores[0].requires_grad
+            found = metric.compute()
+            assert (found.dtype, found.shape) == (torch.float64, ())
+            assert found.item() == pytest.approx(roc_auc_score(LABELS, scores), abs=1e-12), (name, size)
     metric = RawBinaryAUROC().half()
     metric.update(torch.tensor([0.25, 3.0], dtype=torch.bfloat16), torch.tensor([False, True]))
     assert (metric.scores[0].tolist(), metric.scores[0].dtype) == ([0.25, 3.0], torch.float64)

@@ -1,31 +1,27 @@
 """Toy images and networks for the tests of the tasks."""
 
-from collections.abc import Iterator
-
 import torch
 from lightning.pytorch import Callback, Trainer
-from torch import Tensor, nn
-
-Batch = tuple[Tensor, Tensor, Tensor]
+from torch import nn
 
 
 class Loader:
     """Batches as one loader; Lightning would take a list for one loader each."""
 
-    def __init__(self, batches: list[Batch]) -> None:
+    def __init__(self, batches):
         self.batches = batches
 
-    def __len__(self) -> int:
+    def __len__(self):
         return len(self.batches)
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self):
         return iter(self.batches)
 
 
 class Rates(Callback):
     """Keep the learning rate and the loss of every batch."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         self.rates, self.losses = [], []
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
@@ -35,37 +31,31 @@ class Rates(Callback):
         self.losses.append(float(outputs["loss"]))
 
 
-def loader(number: int = 4, **settings: int) -> Loader:
-    """A loader of so many batches."""
-    return Loader(batches(number, **settings))
-
-
-def batches(number: int = 4, size: int = 16, seed: int = 0, classes: int = 3) -> list[Batch]:
+def batches(number=4, size=16, seed=0):
     """Batches of images whose brightest channel is their class, with labels and something a task ignores."""
     generator = torch.Generator().manual_seed(seed)
     made = []
     for _ in range(number):
-        labels = torch.randint(classes, (size,), generator=generator)
-        images = 0.6 * torch.rand(size, classes, 4, 4, generator=generator)
+        labels = torch.randint(3, (size,), generator=generator)
+        images = 0.6 * torch.rand(size, 3, 4, 4, generator=generator)
         images[torch.arange(size), labels] += 0.2
         made.append((images, labels, torch.arange(size)))
     return made
 
 
-def network(seed: int = 0, classes: int = 3) -> nn.Module:
+def loader(number=4, **settings):
+    """A loader of so many batches."""
+    return Loader(batches(number, **settings))
+
+
+def network(seed=0):
     """A small convolutional network with batch norm."""
     torch.manual_seed(seed)
-    return nn.Sequential(
-        nn.Conv2d(3, 8, 3, padding=1),
-        nn.BatchNorm2d(8),
-        nn.ReLU(),
-        nn.AdaptiveAvgPool2d(1),
-        nn.Flatten(),
-        nn.Linear(8, classes),
-    )
+    layers = [nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    return nn.Sequential(*layers, nn.Linear(8, 3))
 
 
-def trainer(**settings: object) -> Trainer:
+def trainer(**settings):
     """A Trainer that writes and prints nothing."""
     quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
     quiet |= {"enable_model_summary": False, "accelerator": "cpu", "devices": 1, "log_every_n_steps": 1}
