@@ -1,4 +1,4 @@
-"""Six readers on files that are damaged or made up: each ends with a result or a refusal, in seconds and in bounded memory.
+"""Five readers on files that are damaged or made up: each ends with a result or a refusal, in seconds and in bounded memory.
 
     python -m benchmarks.fuzz --minutes 10 --targets image records guard score config
 

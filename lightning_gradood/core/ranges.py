@@ -35,21 +35,12 @@ else:
     FinitePositive = restricted_number_type("FinitePositive", float, [(">", 0), ("<", _INFINITY)])
     FiniteNonNegative = restricted_number_type("FiniteNonNegative", float, [(">=", 0), ("<", _INFINITY)])
     HalfOpenUnitInterval = restricted_number_type("HalfOpenUnitInterval", float, [(">=", 0), ("<", 1)])
-    for _kind in (
-        NonNegativeInt,
-        PositiveInt,
-        Seed,
-    ):  # where the parser keeps them for a class that it cannot look into
-        yaml.SafeDumper.add_representer(_kind, lambda dumper, value: dumper.represent_int(int(value)))
-    for _kind in (
-        ClosedUnitInterval,
-        FiniteNonNegative,
-        FinitePositive,
-        HalfOpenUnitInterval,
-        OpenUnitInterval,
-        PositiveFloat,
-    ):
-        yaml.SafeDumper.add_representer(_kind, lambda dumper, value: dumper.represent_float(float(value)))
+    _KINDS = (NonNegativeInt, PositiveInt, Seed, ClosedUnitInterval, OpenUnitInterval, PositiveFloat)
+    for _kind in (*_KINDS, FinitePositive, FiniteNonNegative, HalfOpenUnitInterval):
+        # the parser leaves them as they are for a class that takes any keyword, and YAML knows plain numbers alone
+        yaml.SafeDumper.add_representer(
+            _kind, lambda dumper, value: dumper.represent_data(int(value) if isinstance(value, int) else float(value))
+        )
 
 __all__ = [
     "ClosedUnitInterval",
