@@ -44,13 +44,13 @@ def network():
     return Normalized(CifarResNet(1, num_classes=4), [0.5] * 3, [0.25] * 3).eval()
 
 
-def readings(net, detector, pixels, source, batch=BATCH, **columns):
+def readings(net, detector, pixels, source, **columns):
     """Records as extraction writes them: several probes together, batch by batch."""
     probes, parts = list(detector.probes), []
     if all(probe.name != LogitsProbe().name for probe in probes):
         probes.append(LogitsProbe())
-    for start in range(0, len(pixels), batch):
-        rows = slice(start, start + batch)
+    for start in range(0, len(pixels), BATCH):
+        rows = slice(start, start + BATCH)
         found = read_probes(probes, net, pixels[rows])
         parts.append(
             Records.build(

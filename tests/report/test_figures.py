@@ -122,8 +122,6 @@ def test_histograms_hold_every_image_share_scales_and_bins_and_legends_stand_abo
         box = axes.get_legend().get_window_extent()
         assert box.y0 > max(bar.get_window_extent().y1 for bars in axes.containers for bar in bars)
         assert axes.get_window_extent().y0 < threshold.get_window_extent().y1 < box.y0
-    labelled = [axes for axes in figure.axes if any(tick.label1.get_visible() for tick in axes.xaxis.get_major_ticks())]
-    assert labelled == figure.axes[1:]  # the lowest of each column
 
 
 def test_histograms_take_any_scores_and_thresholds():
@@ -256,8 +254,6 @@ def test_colours_are_distinct_and_the_same_in_every_figure():
     sources = [f"source {i}" for i in range(20)]
     styles = line_styles(["normal", *sources])
     assert len(set(styles.values())) == 21
-    for one, other in itertools.pairwise(list(styles.values())[1:]):
-        assert not set(one) & set(other)
     assert line_styles(sources) == styles
     (axes,) = layer_norms({"normal": np.ones((3, 2)), "svhn": np.ones((3, 2))}, ["a.weight", "b.weight"]).axes
     (roc,) = roc_curves([outcome()]).axes
