@@ -46,9 +46,9 @@ class Program:
 
     def poll(self):
         """Its exit code; None while it runs."""
-        if self.returncode is None and select.select([self._state], [], [], 0)[0]:
-            return self.wait()
-        return self.returncode
+        return (
+            self.wait() if self.returncode is None and select.select([self._state], [], [], 0)[0] else self.returncode
+        )
 
     def wait(self):
         """Wait for its end, and return its exit code."""
@@ -70,8 +70,8 @@ class Program:
 
     def send_signal(self, number):
         """Send it a signal, if it runs."""
-        if self.poll() is None:
-            with contextlib.suppress(ProcessLookupError):
+        with contextlib.suppress(ProcessLookupError):
+            if self.poll() is None:
                 os.kill(self.pid, number)
 
     def kill(self):
@@ -119,18 +119,16 @@ def _become(command, folder, environment, pipes):
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(folder)
-    script = command.pop(0) if command[0] not in ("-m", "-c") else ""
+    kind = command.pop(0) if command[0] in ("-m", "-c") else "script"
     paths = [path for path in environment.get("PYTHONPATH", "").split(os.pathsep) if path not in ("", *sys.path)]
-    sys.path[:1] = [str(Path(script).resolve().parent) if script else folder, *paths]
-    if script:
-        sys.argv = [script, *command]
-        runpy.run_path(script, run_name="__main__")
-    elif command[0] == "-m":
-        sys.argv = command[1:]
-        runpy.run_module(command[1], run_name="__main__", alter_sys=True)
+    sys.path[:1] = [str(Path(command[0]).resolve().parent) if kind == "script" else folder, *paths]
+    sys.argv = ["-c", *command[1:]] if kind == "-c" else command
+    if kind == "script":
+        runpy.run_path(command[0], run_name="__main__")
+    elif kind == "-m":
+        runpy.run_module(command[0], run_name="__main__", alter_sys=True)
     else:
-        sys.argv = ["-c", *command[2:]]
-        exec(compile(command[1], "<string>", "exec"), {"__name__": "__main__"})
+        exec(compile(command[0], "<string>", "exec"), {"__name__": "__main__"})
 
 
 if __name__ == "__main__":

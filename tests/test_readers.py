@@ -7,6 +7,7 @@ import pickle
 import shutil
 import sys
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -32,21 +33,19 @@ from tiny import refused
 PACKAGE = Path(lightning_gradood.__file__).parent
 TREES = {str(path.relative_to(PACKAGE)): ast.parse(path.read_text()) for path in sorted(PACKAGE.rglob("*.py"))}
 READING = {
-    *("read_text", "read_bytes", "read_table", "read_schema", "read_csv", "read_json", "read_image", "read_yaml"),
-    *("parse_yaml", "parse_json", "safe_open", "load_file", "fromfile", "memmap", "memory_map", "ParquetFile"),
-    *("loadtxt", "genfromtxt", "loadmat", "unpack_archive", "ZipFile"),
-}
+    "read_text", "read_bytes", "read_table", "read_schema", "read_csv", "read_json", "read_image", "read_yaml",
+    "parse_yaml", "parse_json", "safe_open", "load_file", "fromfile", "memmap", "memory_map", "ParquetFile", "loadtxt",
+    "genfromtxt", "loadmat", "unpack_archive", "ZipFile",
+}  # fmt: skip
 LOADING = {"json", "yaml", "torch", "np", "numpy", "jit", "export", "package", "toml", "tomllib", "configparser"}
 FORBIDDEN_MODULES = {"pickle", "dill", "joblib", "cloudpickle", "marshal", "shelve"}
 FORBIDDEN = {
-    *("eval", "exec", "compile", "__import__", "os.system", "os.popen", "pd.read_pickle"),
-    *("yaml.full_load", "yaml.unsafe_load", "torch.jit.load", "torch.hub.load"),
-}
+    "eval", "exec", "compile", "__import__", "os.system", "os.popen", "pd.read_pickle", "yaml.full_load",
+    "yaml.unsafe_load", "torch.jit.load", "torch.hub.load",
+}  # fmt: skip
 WITH = {
-    "torch.load": ("weights_only", "True"),
-    "np.load": ("allow_pickle", "False"),
-    "yaml.load": ("Loader", "_Loader"),
-}
+    "torch.load": ("weights_only", "True"), "np.load": ("allow_pickle", "False"), "yaml.load": ("Loader", "_Loader"),
+}  # fmt: skip
 
 
 def calls(tree):
@@ -86,25 +85,43 @@ def bomb(path, kind="pickle"):
     return path
 
 
-def every(name, read, kinds=("pickle", "yaml", "torch", "numpy")):
-    """Refused with each kind of bomb."""
-    for kind in kinds:
-        bomb(name, kind)
-        with pytest.raises(Refusal):
-            read()
+KINDS = ("pickle", "yaml", "torch", "numpy")
+WEIGHTS, TABLES, STATE = ("x.pt", "x.ckpt", "x.safetensors"), ("x.parquet", "x.jsonl"), "k" * 64
+FILES = [  # a name, and what reads it
+    *((name, partial(read_state_dict, name)) for name in WEIGHTS),
+    *((name, partial(read_rows, Path(name))) for name in TABLES),
+    ("x.safetensors", partial(load_detector, "x.safetensors")),
+    ("x.parquet", partial(read_columns, Path("x.parquet"))),
+    ("x.png", partial(read_picture, "x.png")),
+    ("artifacts.npz", partial(RunArtifacts.read, Path("."))),
+    ("results.json", partial(read_results, Path("."))),
+    ("names.yaml", partial(Outputs.read, "names.yaml")),
+    (f"{STATE}.safetensors", lambda: StateStore(Path(".")).read(STATE)),
+]
 
 
-def experiment_files(whole, capsys):
+def single_files(whole, capsys):
+    for name, read in FILES:
+        for kind in KINDS:
+            bomb(name, kind)
+            with pytest.raises(Refusal):
+                read()
+            assert not Path("executed").exists(), (name, kind)
+    bomb("x.csv")
+    with suppress(Refusal):
+        read_rows(Path("x.csv"))  # anything may be one column of text
+
+
+def arguments(whole, capsys):
     for kind in ("pickle", "yaml", "torch"):
         bomb("theirs.yaml", kind)
-        refused(["fit", "--config", "theirs.yaml"], capsys)
-        refused(["benchmark", "--config", "theirs.yaml"], capsys)
-        refused(["compare", "."], capsys)
-
-
-def json_and_class_lists(whole, capsys):
-    every("results.json", lambda: read_results(Path(".")))
-    every("names.yaml", lambda: Outputs.read("names.yaml"), ["yaml", "torch", "numpy"])
+        for words in (["fit", "--config", "theirs.yaml"], ["benchmark", "--config", "theirs.yaml"], ["compare", "."]):
+            refused(words, capsys)
+    fit = ["fit", "--config", str(whole / "fuzz.yaml")]
+    for name, kind in (("x.ckpt", "torch"), ("x.ckpt", "pickle"), ("x.safetensors", "pickle")):
+        refused([*fit, "--ckpt_path", str(bomb(Path(name), kind))], capsys)
+    bomb("x.png")
+    refused([*fit, "--data.normal", "."], capsys)
 
 
 def locks(whole, capsys):
@@ -113,20 +130,6 @@ def locks(whole, capsys):
         bomb(path)
         with pytest.raises(Refusal), hold(Path("run")):
             pass
-
-
-def images(whole, capsys):
-    every("x.png", lambda: read_picture("x.png"))
-    refused(["fit", "--config", str(whole / "fuzz.yaml"), "--data.normal", "."], capsys)
-
-
-def weights_and_detectors(whole, capsys):
-    for suffix in ("pt", "ckpt", "safetensors"):
-        every(f"x.{suffix}", lambda suffix=suffix: read_state_dict(f"x.{suffix}"))
-    every("x.safetensors", lambda: load_detector("x.safetensors"))
-    for name, kind in (("x.ckpt", "torch"), ("x.ckpt", "pickle"), ("x.safetensors", "pickle")):
-        words = ["--ckpt_path", str(bomb(Path(name), kind))]
-        refused(["fit", "--config", str(whole / "fuzz.yaml"), *words], capsys)
 
 
 def records(whole, capsys):
@@ -138,20 +141,11 @@ def records(whole, capsys):
     (entry / about["shards"][0]).write_bytes(content)
     about.pop("digest")
     (entry / "entry.json").write_text(json.dumps(about | {"digest": entry_key(about)}))
-    with pytest.raises(Refusal):
-        RecordCache(entry.parent).read(entry.name)
-    every(entry / "entry.json", lambda: RecordCache(entry.parent).read(entry.name))
-    every(f"{'k' * 64}.safetensors", lambda: StateStore(Path(".")).read("k" * 64))
-
-
-def tables(whole, capsys):
-    for suffix in ("parquet", "jsonl"):
-        every(f"x.{suffix}", lambda suffix=suffix: read_rows(Path(f"x.{suffix}")))
-    every("x.parquet", lambda: read_columns(Path("x.parquet")))
-    every("artifacts.npz", lambda: RunArtifacts.read(Path(".")))
-    bomb("x.csv")
-    with suppress(Refusal):
-        read_rows(Path("x.csv"))  # anything may be one column of text
+    for kind in ("a shard", *KINDS):
+        if kind in KINDS:
+            bomb(entry / "entry.json", kind)
+        with pytest.raises(Refusal):
+            RecordCache(entry.parent).read(entry.name)
 
 
 def guards(whole, capsys):
@@ -169,53 +163,37 @@ def guards(whole, capsys):
         (place / name).write_bytes(intact)
 
 
-READERS = {  # file of the package: its case, or why it needs none
-    "cli/checks.py": weights_and_detectors,
-    "cli/command.py": "text that was dumped in the same call",
-    "cli/configs.py": "files of the package, and files that are compared byte by byte",
-    "cli/functions.py": experiment_files,
-    "cli/parsing.py": experiment_files,
-    "core/locks.py": locks,
-    "core/pixels.py": images,
-    "core/runs.py": experiment_files,
-    "core/text_files.py": json_and_class_lists,
-    "corruptions/digital.py": "an image that was written in the same call",
-    "data/classes.py": json_and_class_lists,
-    "data/folder.py": images,
-    "detectors/lid.py": weights_and_detectors,
-    "detectors/saved.py": weights_and_detectors,
-    "experiments/artifacts.py": tables,
-    "guard/folder.py": guards,
-    "networks/checkpoints.py": weights_and_detectors,
-    "probes/gradients.py": "text that was dumped in the same call",
-    "records/cache.py": records,
-    "records/rows.py": tables,
-    "records/shards.py": records,
-    "records/states.py": records,
-    "records/table.py": records,
-    "report/figures.py": "figures that the same run has drawn, as bytes",
-    "report/finished_runs.py": experiment_files,
+READERS = {  # case, or why there needs to be none: files of the package
+    single_files: "cli/checks core/pixels core/text_files data/classes data/folder detectors/lid detectors/saved "
+    "experiments/artifacts networks/checkpoints records/rows report/finished_runs",
+    arguments: "cli/functions cli/parsing core/runs",
+    locks: "core/locks",
+    records: "records/cache records/shards records/states records/table",
+    guards: "guard/folder",
+    "text that was dumped in the same call": "cli/command probes/gradients",
+    "files of the package, and files that are compared byte by byte": "cli/configs",
+    "an image that was written in the same call": "corruptions/digital",
+    "figures that the same run has drawn, as bytes": "report/figures",
 }
-CASES = {one.__name__: one for one in READERS.values() if callable(one)}
-IMPORTING = {  # files that import a module by name, and why they may
-    "attacks/advertorch_compatibility.py": "a module of advertorch, and looks whether the user's is trusted",
-    "attacks/function_attack.py": "looks whether it is trusted",
-    "cli/functions.py": "looks whether it is trusted",
-    "cli/main.py": "modules of the package",
-    "core/image_files.py": "plugins of Pillow, by fixed names",
-    "guard/components.py": "looks whether it is trusted",
+CASES = [case for case in READERS if callable(case)]
+IMPORTING = {  # why they may import a module by name: files of the package
+    "a module of advertorch, and looks whether the user's is trusted": "attacks/advertorch_compatibility",
+    "looks whether it is trusted": "attacks/function_attack cli/functions guard/components",
+    "modules of the package": "cli/main",
+    "plugins of Pillow, by fixed names": "core/image_files",
 }
 
 
 def test_files_that_read_or_import_by_name_are_known():
-    found = {name for name, tree in TREES.items() if reads(tree)}
-    assert (found - set(READERS), set(READERS) - found) == (set(), set()), "a row is missing, or too many"
     by_name = ("import_module", "resolve_name", "__import__", "spec_from_file_location", "run_path")
-    found = {path for path, tree in TREES.items() for _, own, _ in calls(tree) if own in by_name}
-    assert (found - set(IMPORTING), set(IMPORTING) - found) == (set(), set())
+    importing = {path for path, tree in TREES.items() for _, own, _ in calls(tree) if own in by_name}
+    reading = {path for path, tree in TREES.items() if reads(tree)}
+    for found, table in ((reading, READERS), (importing, IMPORTING)):
+        known = {f"{name}.py" for names in table.values() for name in names.split()}
+        assert (found - known, known - found) == (set(), set()), "a name is missing, or too many"
 
 
-@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.__name__)
 def test_nothing_is_executed(case, capsys, tmp_path, tmp_path_factory, monkeypatch):
     monkeypatch.setattr("sys.argv", ["lightning_gradood"])
     whole = shared(tmp_path_factory, "read", saved_guard)  # a run with its records and its guard

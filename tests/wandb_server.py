@@ -1,7 +1,6 @@
 """A stand-in for W&B's server: it answers the real client over HTTP on this machine, and remembers what was sent.
 
-It answers what `wandb sweep`, `wandb agent`, runs, artifacts and saved views ask for, and nothing more: what it does not know is
-answered by nothing, and kept in `unknown`.
+It answers what `wandb sweep`, `wandb agent`, runs, artifacts and saved views ask for; anything else gets an empty answer.
 """
 
 import copy
@@ -23,26 +22,22 @@ _SENT_TO = re.compile(r"/files/[^/]+/[^/]+/(?P<run>[^/]+)/file_stream")
 # Answers by the name of the operation, in the words of W&B's schema. A method of that name fills them in with what was asked.
 _ANSWERS = """
 Viewer:
-  viewer:
-    {id: "1", entity: team, username: me, email: me@example.org, flags: "{}", admin: false,
-     teams: {edges: [{node: {name: team, id: "2"}}]}}
+  viewer: {id: "1", entity: team, username: me, email: me@example.org, flags: "{}", admin: false,
+           teams: {edges: [{node: {name: team, id: "2"}}]}}
 GetDefaultEntity: {viewer: {id: "1", entity: team}}
 GetProjects:
   models:
     edges:
-    - cursor: c
-      node: {__typename: Project, id: p, internalId: p, name: lightning_gradood, entityName: team,
-             createdAt: "2026-01-01T00:00:00", isBenchmark: false, user: null, owner: null}
+    - {cursor: c, node: {__typename: Project, id: p, internalId: p, name: lightning_gradood, entityName: team,
+                         createdAt: &then "2026-01-01T00:00:00", isBenchmark: false, user: null, owner: null}}
     pageInfo: {__typename: PageInfo, endCursor: null, hasNextPage: false}
 ProjectInternalId: {project: {internalId: UHJvamVjdEludGVybmFsSWQ6MQ==}}  # ProjectInternalId:1 in base64
 ProjectViews: {project: {allViews: {edges: [], pageInfo: {endCursor: null, hasNextPage: false}}}}
-UpsertView:
-  upsertView: {view: {description: "", user: null, updatedAt: "2026-01-01T00:00:00", createdAt: "2026-01-01T00:00:00"}}
+UpsertView: {upsertView: {view: {description: "", user: null, updatedAt: *then, createdAt: *then}}}
 UpsertBucket:
   upsertBucket:
     inserted: true
-    bucket:
-      {description: "", config: "{}", historyLineCount: 0, project: {id: p, entity: {id: e, name: team}}}
+    bucket: {description: "", config: "{}", historyLineCount: 0, project: {id: p, entity: {id: e, name: team}}}
 CreateRunFiles: {createRunFiles: {uploadHeaders: []}}
 ArtifactType: {project: {artifact: null}}
 CreateArtifact:  # committed: the server has these files already, so that none is sent
@@ -50,19 +45,16 @@ CreateArtifact:  # committed: the server has these files already, so that none i
 ArtifactMembershipByName:
   project:
     artifactCollectionMembership:
-      __typename: ArtifactCollectionMembership
-      id: m
-      versionIndex: 0
-      createdAt: "2026-01-01T00:00:00"
-      aliases: [{__typename: ArtifactAlias, id: "1", alias: best}]
-      artifactCollection: &guard
-        {__typename: ArtifactSequence, id: c, name: guard-tiny,
-         project: {id: p, internalId: p, name: lightning_gradood, entity: {name: team}}}
-      artifact:
-        {__typename: Artifact, id: a, artifactSequence: *guard, versionIndex: 0, tags: [], aliases: [], state: COMMITTED,
-         artifactType: {name: guard}, description: null, historyStep: null, commitHash: null, updatedAt: null, size: 1,
-         ttlIsInherited: true, ttlDurationSeconds: -1, digest: d, digestAlgorithm: MANIFEST_MD5, fileCount: 1,
-         createdAt: "2026-01-01T00:00:00"}
+      {__typename: ArtifactCollectionMembership, id: m, versionIndex: 0, createdAt: *then,
+       aliases: [{__typename: ArtifactAlias, id: "1", alias: best}],
+       artifactCollection: &guard
+         {__typename: ArtifactSequence, id: c, name: guard-tiny,
+          project: {id: p, internalId: p, name: lightning_gradood, entity: {name: team}}},
+       artifact:
+         {__typename: Artifact, id: a, artifactSequence: *guard, versionIndex: 0, tags: [], aliases: [], state: COMMITTED,
+          artifactType: {name: guard}, description: null, historyStep: null, commitHash: null, updatedAt: null, size: 1,
+          ttlIsInherited: true, ttlDurationSeconds: -1, digest: d, digestAlgorithm: MANIFEST_MD5, fileCount: 1,
+          createdAt: *then}}
 NotifyScriptableRunAlert: {notifyScriptableRunAlert: {success: true}}
 UpsertSweep:
   upsertSweep:
@@ -80,10 +72,7 @@ _SAME = {"UpsertView2": "UpsertView", "SweepWithRuns": "Sweep"}
 
 @dataclass
 class Run:
-    """What a run has sent.
-
-    `about` is what it was created with (project, group, job type, tags, sweep), `history` its rows, `summary` its last summary.
-    """
+    """What a run has sent: what it was created with (project, group, job type, tags, sweep), its rows, its last summary."""
 
     about: dict = field(default_factory=dict)
     history: list = field(default_factory=list)
@@ -104,7 +93,7 @@ class WandbServer:
     def __init__(self, address):
         self.address, self.best, self.refuses_views, self.points = address, None, False, []
         self.runs = defaultdict(Run)
-        self.sweeps, self.artifacts, self.views, self.alerts, self.unknown = [], [], [], [], []
+        self.sweeps, self.artifacts, self.views, self.alerts = [], [], [], []
         self._handed_out, self._answers = itertools.count(), yaml.safe_load(_ANSWERS)
 
     def environment(self, home):
@@ -117,10 +106,7 @@ class WandbServer:
         """Answer a question of W&B's GraphQL by its operation's name."""
         name = name[:1].upper() + name[1:]
         name = _SAME.get(name, name)
-        if name not in self._answers:
-            self.unknown.append(name)
-            return {}
-        answer = copy.deepcopy(self._answers[name])
+        answer = copy.deepcopy(self._answers.get(name, {}))
         fill = getattr(self, f"_{re.sub(r'(?<!^)(?=[A-Z])', '_', name).lower()}", None)
         return answer if fill is None else fill(answer, sent) or answer
 
@@ -142,7 +128,6 @@ class WandbServer:
             return {"project": {"artifactCollectionMembership": None}}
         artifact = answer["project"]["artifactCollectionMembership"]["artifact"]
         artifact["metadata"] = json.dumps({"mean_val_auroc": self.best})
-        return answer
 
     def _create_artifact(self, answer, sent):
         self.artifacts.append(sent["input"])
@@ -157,9 +142,8 @@ class WandbServer:
         known = [one["id"] for one in self.views if one["id"] == sent.get("id") or one["name"] == sent["name"]]
         self.views.append(sent | {"id": known[0] if known else f"view{len(self.views)}", "inserted": not known})
         view = {name: self.views[-1].get(name) for name in ("id", "type", "name", "spec", "displayName")}
-        answer["upsertView"]["view"] |= view
-        answer["upsertView"]["view"]["project"] = {"id": "p", "name": sent["projectName"], "entityName": ENTITY}
-        return answer
+        project = {"id": "p", "name": sent["projectName"], "entityName": ENTITY}
+        answer["upsertView"]["view"] |= view | {"project": project}
 
     def _project_views(self, answer, sent):
         reports = {one["displayName"]: one for one in self.views if one.get("type") == "runs"}
@@ -197,34 +181,24 @@ class _Handler(BaseHTTPRequestHandler):
     def log_message(self, *_):
         """Be quiet."""
 
-    def do_GET(self):
-        self._reply({})
-
-    def do_PUT(self):
-        self._content()
-        self._reply({})
-
     def do_POST(self):
-        content, answer = self._content(), {}
+        content, answer = self.rfile.read(int(self.headers.get("Content-Length") or 0)), {}
+        if self.headers.get("Content-Encoding") == "gzip":
+            content = gzip.decompress(content)
         if self.path == "/graphql":
             asked = json.loads(content)
             operation = re.search(r"(?:query|mutation)\s+(\w+)", asked["query"])
             answer = {"data": self.server.held.answer(operation[1] if operation else "", asked.get("variables") or {})}
         elif match := _SENT_TO.fullmatch(self.path):
             self.server.held.take(match["run"], json.loads(content).get("files") or {})
-        self._reply(answer)
-
-    def _content(self):
-        content = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        return gzip.decompress(content) if self.headers.get("Content-Encoding") == "gzip" else content
-
-    def _reply(self, content):
-        text = json.dumps(content).encode()
+        text = json.dumps(answer).encode()
         self.send_response(200)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(text)))
         self.end_headers()
         self.wfile.write(text)
+
+    do_GET = do_PUT = do_POST  # noqa: N815 - what is put is a file, at an address of neither kind
 
 
 class _Server(ThreadingHTTPServer):
@@ -237,13 +211,12 @@ class _Server(ThreadingHTTPServer):
 @contextmanager
 def wandb_server():
     """Serve until the block ends."""
-    server = _Server(("127.0.0.1", 0), _Handler)
-    server.held = WandbServer(f"http://127.0.0.1:{server.server_port}")
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
-        yield server.held
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    with _Server(("127.0.0.1", 0), _Handler) as server:
+        server.held = WandbServer(f"http://127.0.0.1:{server.server_port}")
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        try:
+            yield server.held
+        finally:
+            server.shutdown()
+            thread.join()

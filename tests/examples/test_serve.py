@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
@@ -76,63 +76,46 @@ def wait_until_ready(port, process):
 def asked(port, method, path, body=None, headers=None):
     """Status and JSON of an answer."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
-    try:
-        connection.request(method, path, body, headers or {})
-        answer = connection.getresponse()
+    with closing(connection):
+        try:
+            connection.request(method, path, body, headers or {})
+            answer = connection.getresponse()
+        except (BrokenPipeError, ConnectionResetError):  # answered before all of an oversize body was sent
+            answer = connection.response_class(connection.sock)
+            answer.begin()
         return answer.status, json.loads(answer.read())
-    except (BrokenPipeError, ConnectionResetError):  # answered before all of an oversize body was sent
-        answer = connection.response_class(connection.sock)
-        answer.begin()
-        return answer.status, json.loads(answer.read())
-    finally:
-        connection.close()
 
 
-def test_images_get_the_verdicts_of_the_guard(server):
-    port, guard, _ = server
-    pixels = (images(5, seed=3) * 255).round().byte()
-    files = [(f"{number}.png", png(one)) for number, one in enumerate(pixels)]
-    status, verdicts = asked(port, "POST", "/score", *multipart(files))
-    assert status == 200
-    expected = guard(pixels)
-    assert [one["path"] for one in verdicts] == [name for name, _ in files]
-    assert [one["score"] for one in verdicts] == expected.scores.tolist()
-    assert [one["flagged"] for one in verdicts] == expected.flagged.tolist()
-    assert set(verdicts[0]) == {"path", "prediction", "probability", "score", "p_value", "flagged"}
-
-
-def bad_requests():
-    """Body, headers, and the status and words of the answer."""
-    good, bomb = png(images(1)[0]), io.BytesIO()
+def test_images_get_the_guard_s_verdicts_and_bad_requests_a_sentence_forty_at_once_in_flat_memory(server):
+    port, guard, process = server
+    pixels, bomb = (images(6, seed=3) * 255).round().byte(), io.BytesIO()
+    image = png(images(1)[0])
     to_pil_image(images(1)[0] * 0).resize((4000, 4000)).save(bomb, "PNG")
-    return [
+    bad = [  # body, headers, and the status and words of the answer
         (*multipart([("a.png", b"garbage" * 50)]), 400, "`a.png` should be a readable image"),
-        (*multipart([("a.png", good), ("b.png", b"x")]), 400, "`b.png` should be a readable image"),
+        (*multipart([("a.png", image), ("b.png", b"x")]), 400, "`b.png` should be a readable image"),
         (*multipart([("a.png", png(images(1)[0][:, :8]))]), 400, "16 × 16 pixels"),
         (*multipart([("a.png", bomb.getvalue())]), 400, "should have at most 1 megapixels"),
         (b"", {}, 400, "should be multipart with one or more files named `images`"),
         (b"garbage", {"Content-Type": "application/json"}, 400, "should be multipart"),
         (b"garbage", multipart([])[1], 400, ""),
-        (*multipart([("a.png", good)] * 9), 413, "at most 8 images. Got 9."),
+        (*multipart([("a.png", image)] * 9), 413, "at most 8 images. Got 9."),
         (*multipart([("a.png", bytes(3 * 2**20))]), 413, "at most 1048576 bytes"),
     ]
-
-
-def test_bad_requests_get_a_sentence_and_forty_at_once_are_all_answered_in_flat_memory(server):
-    port, guard, process = server
-    bad = bad_requests()
     for body, headers, status, words in bad:
         found, answer = asked(port, "POST", "/score", body, headers)
         assert found == status
         assert words in str(answer.get("error", answer))
-    pixels = (images(6, seed=3) * 255).round().byte()
-    expected = guard(pixels).scores.tolist()
-    good = multipart([(f"{number}.png", png(one)) for number, one in enumerate(pixels)])
+    names, given = [f"{number}.png" for number in range(6)], guard(pixels)
+    expected = list(zip(names, given.scores.tolist(), given.flagged.tolist(), strict=True))
+    good = multipart(list(zip(names, map(png, pixels), strict=True)))
+    _, (verdict, *_) = asked(port, "POST", "/score", *good)
+    assert set(verdict) == {"path", "prediction", "probability", "score", "p_value", "flagged"}
 
     def ask(number):
         if number % 4:
             status, verdicts = asked(port, "POST", "/score", *good)
-            return status == 200 and [one["score"] for one in verdicts] == expected
+            return status == 200 and [(one["path"], one["score"], one["flagged"]) for one in verdicts] == expected
         body, headers, status, _ = bad[number // 4 % len(bad)]
         return asked(port, "POST", "/score", body, headers)[0] == status
 

@@ -1,5 +1,7 @@
 """Small guards of every kind of detector, saved as `detect` saves them."""
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 
@@ -15,32 +17,21 @@ from lightning_gradood.synthetic import Blur, PatchShuffle, SurerSteps
 BATCH = 8
 CLASSES = ["ant", "bee", "cat", "dog"]
 DESIGNS = [AllOnes(), Predicted(), KHot((0, 2))]
+SHORT = MLPSettings(max_epochs=3)
 DETECTORS = {
-    "mlp": d.MLP(DESIGNS, MLPSettings(max_epochs=3, width=8)),
-    "mlp_raw": d.MLP([AllOnes()], MLPSettings(max_epochs=3, width=8, log_values=False, whitening=None), name="mlp_raw"),
-    "mlp_more": d.MLP(
-        DESIGNS, MLPSettings(max_epochs=3, width=8, inputs=["norms", "features", "confidence"]), "mlp_more"
-    ),
+    "mlp": d.MLP(DESIGNS, replace(SHORT, width=8)),
+    "mlp_raw": d.MLP([AllOnes()], replace(SHORT, width=8, log_values=False, whitening=None), name="mlp_raw"),
+    "mlp_more": d.MLP(DESIGNS, replace(SHORT, width=8, inputs=["norms", "features", "confidence"]), "mlp_more"),
     "synthetic_outliers": d.SyntheticOutliers(outliers=[PatchShuffle(), SurerSteps()]),
-    "synthetic_mlp": d.SyntheticOutliers(
-        ["norms", "views"], "mlp", DESIGNS, [Blur()], settings=MLPSettings(max_epochs=3)
-    ),
-    "baseline": d.Baseline(),
-    "energy": d.Energy(temperature=2.0),
-    "gradnorm": d.GradNorm(),
-    "knn": d.KNN(k=5),
-    "lid": d.LID(neighbours=[5, 10]),
-    "image_statistics": d.ImageStatistics(),
-    "odin": d.ODIN(temperatures=[1.0, 1000.0], magnitudes=[0.0, 0.01]),
-    "mahalanobis_v": d.Mahalanobis(),
+    "synthetic_mlp": d.SyntheticOutliers(["norms", "views"], "mlp", DESIGNS, [Blur()], settings=SHORT),
+    "baseline": d.Baseline(), "energy": d.Energy(temperature=2.0), "gradnorm": d.GradNorm(), "knn": d.KNN(k=5),
+    "lid": d.LID(neighbours=[5, 10]), "image_statistics": d.ImageStatistics(), "mahalanobis_v": d.Mahalanobis(),
+    "odin": d.ODIN(temperatures=[1.0, 1000.0], magnitudes=[0.0, 0.01]), "consistency": d.Consistency(),
     "mahalanobis_p_fe": d.Mahalanobis(preprocessing=True, ensemble=True, magnitudes=[0.0, 0.01]),
-    "gradient_gaussian": d.GradientGaussian(DESIGNS),
-    "gradient_knn": d.GradientKNN([Uniform()], k=3),
-    "consistency": d.Consistency(),
-    "mahalanobis_pp": d.MahalanobisPP(),
-    "mahalanobis_pp_layers": d.MahalanobisPP(all_layers=True),
+    "gradient_gaussian": d.GradientGaussian(DESIGNS), "gradient_knn": d.GradientKNN([Uniform()], k=3),
+    "mahalanobis_pp": d.MahalanobisPP(), "mahalanobis_pp_layers": d.MahalanobisPP(all_layers=True),
     "combined": d.Combined([d.Baseline(), d.MahalanobisPP(), d.Consistency(), d.GradientKNN(DESIGNS, k=3)]),
-}
+}  # fmt: skip
 NETWORK = Component("lightning_gradood.networks.CifarResNet", {"blocks_per_stage": 1, "num_classes": 4})
 
 
@@ -53,29 +44,29 @@ def network():
     return Normalized(CifarResNet(1, num_classes=4), [0.5] * 3, [0.25] * 3).eval()
 
 
-def readings(net, detector, pixels, source, batch=BATCH, **columns):
+def readings(net, detector, pixels, source, **columns):
     """Records as extraction writes them: several probes together, batch by batch."""
-    probes = list(detector.probes)
+    probes, parts = list(detector.probes), []
     if all(probe.name != LogitsProbe().name for probe in probes):
         probes.append(LogitsProbe())
-    parts = []
-    for start in range(0, len(pixels), batch):
-        found = read_probes(probes, net, pixels[start : start + batch])
+    for start in range(0, len(pixels), BATCH):
+        rows = slice(start, start + BATCH)
+        found = read_probes(probes, net, pixels[rows])
         parts.append(
             Records.build(
-                [f"{source}/{row}" for row in range(start, start + len(found.logits))],
+                [f"{source}/{row}" for row in range(len(pixels))[rows]],
                 source="normal" if columns else source,
                 values={name: values.detach().numpy() for name, values in found.values.items()},
                 names={probe.name: probe.names(net) for probe in probes},
                 prediction=found.logits.argmax(dim=1).tolist(),
-                **{name: values[start : start + len(found.logits)] for name, values in columns.items()},
+                **{name: values[rows] for name, values in columns.items()},
             )
         )
     return Records.concatenate(parts)
 
 
-def fitted(name, net=None):
-    """A detector of each kind, fitted on noise against brighter noise; its records, and what its probes have learnt."""
+def save(folder, name, net=None, **changes):
+    """Save a guard, fitted on noise against brighter noise; returns it, its detector and its records."""
     net = network() if net is None else net
     detector, states = DETECTORS[name], {}
     for probe in detector.probes:
@@ -94,36 +85,17 @@ def fitted(name, net=None):
     splits = {one: ("train", "val", "test")[row % 3] for row, one in enumerate(records.column("origin_id")[:120])}
     records = records.with_splits(splits)
     detector.fit(records, seed=0)
-    return net, detector, records, states
-
-
-def save(folder, name, net=None, **changes):
-    """Save a guard; returns it as it was loaded, its records, and the images of its first records."""
-    net, detector, records, states = fitted(name, net)
-    normal = normal_records(records)
-    held = normal.where(split="val")
+    held = normal_records(records).where(split="val")
     calibration = np.sort(d.score_in_blocks(detector, held))
     about = {
-        "experiment": "made_up",
-        "network": NETWORK.encoded(),
-        "normalize": {"mean": [0.5] * 3, "std": [0.25] * 3},
-        "transform": None,
-        "picture": "RGB",
-        "image_shape": [3, 16, 16],
-        "classes": CLASSES,
-        "parameters": parameter_names(net),
-        "detector": component_of(detector).encoded(),
-        "detector_name": detector.name,
-        "label_designs": [],
-        "trained_on": "normal",
-        "counts": {},
-        "calibration": calibration.tolist(),
-        "baseline": mean_readings(normal.where(split="train"), detector.probes),
-        "false_positive_rate": 0.1,
-        "threshold": conformal_threshold(calibration, 0.1),
-        "metrics": {},
-        "batch_size": BATCH,
-    }
-    shown = images(60)[[int(name.rpartition("/")[2]) for name in held.ids[:BATCH]]]
+        "experiment": "made_up", "network": NETWORK.encoded(), "normalize": {"mean": [0.5] * 3, "std": [0.25] * 3},
+        "transform": None, "picture": "RGB", "image_shape": [3, 16, 16], "classes": CLASSES,
+        "parameters": parameter_names(net), "detector": component_of(detector).encoded(),
+        "detector_name": detector.name, "label_designs": [], "trained_on": "normal", "counts": {}, "metrics": {},
+        "baseline": mean_readings(normal_records(records).where(split="train"), detector.probes),
+        "calibration": calibration.tolist(), "threshold": conformal_threshold(calibration, 0.1),
+        "false_positive_rate": 0.1, "batch_size": BATCH,
+    }  # fmt: skip
+    shown = normal[[int(name.rpartition("/")[2]) for name in held.ids[:BATCH]]]
     guard = save_guard(folder / "guard", Description(**about | changes), net, detector, states, held, shown)
     return guard, detector, records

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from asserts import assert_refused
 from guards import CLASSES, NETWORK, network, save
 from torch import nn
 from torchvision.transforms import InterpolationMode
@@ -16,8 +17,6 @@ from lightning_gradood.core import Refusal
 from lightning_gradood.gradients import LabelDesign
 from lightning_gradood.guard import Component, Guard, component_of, read_description
 from lightning_gradood.guard.folder import _json_digest
-
-FILES = {"network.safetensors", "detector.safetensors", "probes.safetensors", "guard.json"}
 
 
 @pytest.fixture(scope="module")
@@ -34,9 +33,13 @@ def folder(saved, tmp_path):
     return Path(shutil.copytree(saved, tmp_path / "guard"))
 
 
+def described(folder):
+    return json.loads((folder / "guard.json").read_text())
+
+
 def rewritten(folder, **changes):
     """Change guard.json and give it a hash that fits, as whoever means harm would."""
-    content = json.loads((folder / "guard.json").read_text()) | changes
+    content = described(folder) | changes
     content["digest"] = _json_digest(content)
     (folder / "guard.json").write_text(json.dumps(content))
     return folder
@@ -52,14 +55,12 @@ def refused(folder, **options):
 
 
 def test_what_is_on_disk_is_tensors_and_json_under_hashes(folder):
-    names = {path.name for path in folder.iterdir()}
-    assert names >= FILES
-    assert {path.suffix for path in folder.iterdir()} == {".json", ".safetensors"}
-    content = json.loads((folder / "guard.json").read_text())
-    assert content["format"] == 1
-    assert content["network"]["class_path"] == "lightning_gradood.networks.CifarResNet"
-    assert content["classes"] == CLASSES
+    names, content = {path.name for path in folder.iterdir()}, described(folder)
+    assert names >= {"network.safetensors", "detector.safetensors", "probes.safetensors", "guard.json"}
+    assert {Path(name).suffix for name in names} == {".json", ".safetensors"}
     assert set(content["files"]) == names - {"guard.json"}
+    assert content["network"]["class_path"] == "lightning_gradood.networks.CifarResNet"
+    assert (content["format"], content["classes"]) == (1, CLASSES)
     assert content["versions"]["torch"] == torch.__version__.split("+")[0]
 
 
@@ -67,14 +68,8 @@ def test_a_missing_or_altered_file_is_named(folder):
     unseen = []
     for path in list(folder.iterdir()):
         content, middle = path.read_bytes(), path.stat().st_size // 2
-        flipped = bytes([content[middle] ^ 1])
-        damages = {
-            "missing": None,
-            "empty": b"",
-            "cut": content[:middle],
-            "longer": content + b"\0",
-            "a bit": content[:middle] + flipped + content[middle + 1 :],
-        }
+        flipped = content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+        damages = {"missing": None, "empty": b"", "cut": content[:middle], "longer": content + b"\0", "a bit": flipped}
         for damage, altered in damages.items():
             path.unlink() if altered is None else path.write_bytes(altered)
             if path.name not in refused(folder):
@@ -85,8 +80,7 @@ def test_a_missing_or_altered_file_is_named(folder):
 
 
 def test_an_entry_changed_by_hand_is_refused(folder):
-    content = json.loads((folder / "guard.json").read_text())
-    unseen = []
+    content, unseen = described(folder), []
     for name in set(content) - {"digest", "format"}:
         (folder / "guard.json").write_text(json.dumps(content | {name: 1e9}))
         said = refused(folder)
@@ -100,60 +94,50 @@ def test_an_entry_changed_by_hand_is_refused(folder):
 
 def test_another_format_and_foreign_folders_are_refused(folder, tmp_path):
     assert "of format 1. Got format 2. Update lightning_gradood" in refused(rewritten(folder, format=2))
-    other = tmp_path / "other"
-    other.mkdir()
-    assert "`--guard` should be a folder with a guard.json, " in refused(other)
-    for text in ("[]", "{}", "no json", '{"format": 1}'):
-        (other / "guard.json").write_text(text)
-        assert "other/guard.json should be part of a guard" in refused(other), text
     assert "no such folder" in refused(tmp_path / "nowhere")
+    (folder / "guard.json").unlink()
+    assert "`--guard` should be a folder with a guard.json, " in refused(folder)
+    for text in ("[]", "{}", "no json", '{"format": 1}'):
+        (folder / "guard.json").write_text(text)
+        assert "guard/guard.json should be part of a guard" in refused(folder), text
 
 
-HOSTILE = [
-    {"class_path": "os.system", "init_args": {"command": "touch executed"}},
-    {"class_path": "subprocess.Popen", "init_args": {"args": ["touch", "executed"]}},
-    {"class_path": "builtins.exec", "init_args": {}},
-    {"class_path": "my_package.Network", "init_args": {}},
-    {"class_path": "torchvision.models.os.system", "init_args": {"command": "touch executed"}},
-    {"class_path": "torch.hub.load", "init_args": {"repo_or_dir": ".", "model": "x", "source": "local"}},
-    {"class_path": "torch.load", "init_args": {"f": "executed.pt", "weights_only": False}},
-    {"class_path": "torch.utils.cpp_extension.load_inline", "init_args": {"name": "x", "cpp_sources": ""}},
-    {"class_path": "torch.nn.modules.module.os.system", "init_args": {"command": "touch executed"}},
-    {"class_path": "lightning_gradood.core.atomic_write", "init_args": {"path": "executed"}},
-    {"class_path": "torchvision.models.resnet18", "init_args": {"weights": "IMAGENET1K_V1"}},
-    {"class_path": "timm.create_model", "init_args": {"model_name": "resnet10t", "checkpoint_path": "executed.pt"}},
-    {"class_path": "torch.nn.Linear", "init_args": {"in_features": 2, "out_features": 2, "dtype": {"dtype": "load"}}},
-    {"class_path": "torch.nn.NoSuchThing", "init_args": {}},
-    {"class_path": "torch.nn.Linear", "init_args": {"no_such_argument": 1}},
-    {"class_path": "torch.nn.Linear", "init_args": [1, 2]},
-    {"class_path": 3, "init_args": {}},
-    {"class_path": "torch.nn.ReLU", "init_args": {}},
-]
+TOUCH = {"command": "touch executed"}
+HOSTILE = [  # class path and arguments
+    ("os.system", TOUCH), ("subprocess.Popen", {"args": ["touch", "executed"]}), ("builtins.exec", {}),
+    ("my_package.Network", {}), ("torchvision.models.os.system", TOUCH), ("torch.nn.modules.module.os.system", TOUCH),
+    ("torch.hub.load", {"repo_or_dir": ".", "model": "x", "source": "local"}), ("torch.nn.NoSuchThing", {}), (3, {}),
+    ("torch.load", {"f": "executed.pt", "weights_only": False}), ("torch.nn.Linear", {"no_such_argument": 1}),
+    ("torch.utils.cpp_extension.load_inline", {"name": "x", "cpp_sources": ""}), ("torch.nn.Linear", [1, 2]),
+    ("lightning_gradood.core.atomic_write", {"path": "executed"}), ("torch.nn.ReLU", {}),
+    ("torchvision.models.resnet18", {"weights": "IMAGENET1K_V1"}),
+    ("timm.create_model", {"model_name": "resnet10t", "checkpoint_path": "executed.pt"}),
+    ("torch.nn.Linear", {"in_features": 2, "out_features": 2, "dtype": {"dtype": "load"}}),
+]  # fmt: skip
 
 
 def test_a_class_that_is_not_trusted_is_neither_imported_nor_built(folder, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    content, before, built = json.loads((folder / "guard.json").read_text()), set(sys.modules), []
-    for part, component in itertools.product(("network", "transform", "detector"), HOSTILE):
-        if (part, component["class_path"]) == ("transform", "torch.nn.ReLU"):
+    content, before, built = described(folder), set(sys.modules), []
+    for part, (class_path, arguments) in itertools.product(("network", "transform", "detector"), HOSTILE):
+        if (part, class_path) == ("transform", "torch.nn.ReLU"):
             continue  # a module may be a transform
+        hostile = {part: {"class_path": class_path, "init_args": arguments}}
         try:
-            said = refused(rewritten(folder, **(content | {part: component})))
+            said = refused(rewritten(folder, **(content | hostile)))
         except ImportError:  # timm's
-            said = "" if "timm" not in component["class_path"] else "not there"
+            said = "" if "timm" not in class_path else "not there"
         if not said or list(tmp_path.glob("executed*")):
-            built.append((part, component))
+            built.append(hostile)
     assert built == []
     assert "my_package" not in set(sys.modules) - before
 
 
 def test_a_package_of_the_users_own_is_built_once_it_is_trusted(folder, tmp_path, monkeypatch):
-    (tmp_path / "own_package.py").write_text(
-        "from lightning_gradood.networks import CifarResNet\nclass Network(CifarResNet):\n    pass\n"
-    )
+    text = "from lightning_gradood.networks import CifarResNet\nclass Network(CifarResNet):\n    pass\n"
+    (tmp_path / "own_package.py").write_text(text)
     monkeypatch.syspath_prepend(tmp_path)
-    rewritten(folder, network=NETWORK.encoded() | {"class_path": "own_package.Network"})
-    said = refused(folder)
+    said = refused(rewritten(folder, network=NETWORK.encoded() | {"class_path": "own_package.Network"}))
     assert "Got `own_package.Network`. If you know" in said
     assert "add --trust own_package" in said
     assert type(Guard.load(folder, trust=["own_package"]).network.network).__name__ == "Network"
@@ -176,49 +160,24 @@ class Unlucky(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.inner = network()
-        self.shift = next(_NUMBERS)
+        self.inner, self.shift = network(), next(_NUMBERS)
 
     def forward(self, pixels):
         return self.inner(pixels) * self.shift
 
 
-def test_a_network_that_its_arguments_do_not_describe_is_not_saved(tmp_path, monkeypatch):
+def test_a_network_that_its_arguments_do_not_describe_is_not_saved_and_an_older_guard_is_replaced_whole(
+    tmp_path, monkeypatch
+):
     monkeypatch.setitem(sys.modules, "unlucky", sys.modules[__name__])
     about = {"network": {"class_path": "unlucky.Unlucky", "init_args": {}}, "normalize": None}
     with pytest.raises(Refusal, match="Got others from the network that its class path and arguments build"):
         save(tmp_path, "baseline", net=Unlucky().eval(), **about)
     assert list(tmp_path.iterdir()) == []
-
-
-def test_an_older_guard_is_replaced_whole(tmp_path):
     for name in ("baseline", "energy"):
         save(tmp_path, name)
         assert read_description(tmp_path / "guard").detector_name == name
     assert [path.name for path in tmp_path.iterdir()] == ["guard"]
-
-
-def test_components_are_built_as_experiment_files_mean_them():
-    norm = {"class_path": "torch.nn.InstanceNorm2d"}
-    arguments = {"weights": None, "num_classes": 3, "norm_layer": norm}
-    before = torch.get_rng_state()
-    built = Component.of({"class_path": "torchvision.models.resnet18", "init_args": arguments}).build()
-    assert torch.equal(before, torch.get_rng_state())
-    assert isinstance(built.bn1, nn.InstanceNorm2d)
-    assert built.fc.out_features == 3
-    transforms = [
-        {"class_path": "torchvision.transforms.v2.Resize", "init_args": {"size": [8, 8]}},
-        {"class_path": "torchvision.transforms.v2.ToDtype", "init_args": {"dtype": torch.float32, "scale": True}},
-    ]
-    given = {"class_path": "torchvision.transforms.v2.Compose", "init_args": {"transforms": transforms}}
-    compose = Component.of(given)
-    rebuilt = Component.of(json.loads(json.dumps(compose.encoded())))
-    assert compose.encoded() == rebuilt.encoded()
-    out = compose.build()(torch.zeros(3, 16, 16, dtype=torch.uint8))
-    assert (out.shape, out.dtype) == ((3, 8, 8), torch.float32)
-    one = Component("torchvision.transforms.v2.Resize", {"size": 4, "interpolation": InterpolationMode.NEAREST})
-    assert one.build().interpolation == InterpolationMode.NEAREST
-    assert json.loads(json.dumps(one.encoded()))["init_args"]["interpolation"]["name"] == "NEAREST"
 
 
 class Plain(LabelDesign):
@@ -234,9 +193,28 @@ class Plain(LabelDesign):
         return self.scale * logits
 
 
-def test_what_a_guard_cannot_name_is_refused():
+def test_components_are_built_as_experiment_files_mean_them_and_what_a_guard_cannot_name_is_refused():
+    arguments = {"weights": None, "num_classes": 3, "norm_layer": {"class_path": "torch.nn.InstanceNorm2d"}}
+    before = torch.get_rng_state()
+    built = Component.of({"class_path": "torchvision.models.resnet18", "init_args": arguments}).build()
+    assert torch.equal(before, torch.get_rng_state())
+    assert isinstance(built.bn1, nn.InstanceNorm2d)
+    assert built.fc.out_features == 3
+    v2 = "torchvision.transforms.v2"
+    transforms = [
+        {"class_path": f"{v2}.Resize", "init_args": {"size": [8, 8]}},
+        {"class_path": f"{v2}.ToDtype", "init_args": {"dtype": torch.float32, "scale": True}},
+    ]
+    compose = Component.of({"class_path": f"{v2}.Compose", "init_args": {"transforms": transforms}})
+    assert compose.encoded() == Component.of(json.loads(json.dumps(compose.encoded()))).encoded()
+    out = compose.build()(torch.zeros(3, 16, 16, dtype=torch.uint8))
+    assert (out.shape, out.dtype) == ((3, 8, 8), torch.float32)
+    one = Component(f"{v2}.Resize", {"size": 4, "interpolation": InterpolationMode.NEAREST})
+    assert one.build().interpolation == InterpolationMode.NEAREST
+    assert json.loads(json.dumps(one.encoded()))["init_args"]["interpolation"]["name"] == "NEAREST"
     assert component_of(Plain(3.0)).init_args == {"scale": 3.0, "honest": True}
-    with pytest.raises(Refusal, match=r"A Plain in a guard should keep each argument .* under its own name\."):
-        component_of(Plain(3.0, honest=False))
-    with pytest.raises(Refusal, match=r"Got an argument of type Linear. Give numbers, text, lists or class paths"):
-        Component("torch.nn.Sequential", {"first": nn.Linear(1, 1)}).encoded()
+    unnamed = Component("torch.nn.Sequential", {"first": nn.Linear(1, 1)})
+    assert_refused(
+        (lambda: component_of(Plain(3.0, honest=False)), "A Plain in a guard should keep each argument "),
+        (unnamed.encoded, "Got an argument of type Linear. Give numbers, text, lists or class paths"),
+    )

@@ -4,15 +4,17 @@ import copy
 import json
 import subprocess
 import sys
-import threading
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache, partial
 
 import numpy as np
 import pytest
 import torch
+from asserts import assert_refused
 from guards import DETECTORS, images, readings, save
 
 from lightning_gradood import detectors
-from lightning_gradood.core import LOG_FLOOR, Refusal
+from lightning_gradood.core import LOG_FLOOR
 from lightning_gradood.detectors import Detector, score_in_blocks
 from lightning_gradood.guard import Guard, explain, mean_readings, reading_names
 from lightning_gradood.guard.explain import mlp_contributions, shapley_values
@@ -25,14 +27,8 @@ ROUNDED = ("consistency", "combined", "synthetic_outliers", "mahalanobis_v", "ma
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
     """Return a function that saves a guard once: it, its detector, its records and its folder."""
-    root, found = tmp_path_factory.mktemp("guards"), {}
-
-    def guard_of(name):
-        if name not in found:
-            found[name] = (*save(root / name, name), root / name / "guard")
-        return found[name]
-
-    return guard_of
+    root = tmp_path_factory.mktemp("guards")
+    return cache(lambda name: (*save(root / name, name), root / name / "guard"))
 
 
 @pytest.fixture(scope="module")
@@ -94,28 +90,24 @@ print(sorted({name.split(".")[0] for name in sys.modules} & {"lightning", "torch
     assert [name for name, one, other in zip(DETECTORS, scored, expected, strict=True) if one != other] == []
 
 
-def test_other_images_are_refused(guard):
+def test_other_images_and_logits_that_are_not_finite_are_refused(guard, saved):
+    wanted, pixels = (
+        "`images` should be [N, 3, 16, 16], as the guard was fitted on",
+        "`images` should be pixels in [0, 1]",
+    )
     given = [
-        (torch.rand(2, 3, 8, 8), "`images` should be [N, 3, 16, 16], as the guard was fitted on. Got [2, 3, 8, 8]"),
+        (torch.rand(2, 3, 8, 8), f"{wanted}. Got [2, 3, 8, 8]"),
         (torch.rand(3, 16, 16), "Got [3, 16, 16]. Use `guard.read` or `guard.score_files`"),
         (torch.rand(2, 1, 16, 16), "Got [2, 1, 16, 16]"),
-        (torch.full((2, 3, 16, 16), 255.0), "`images` should be pixels in [0, 1]. Got 255 to 255. Divide 8-bit"),
+        (torch.full((2, 3, 16, 16), 255.0), f"{pixels}. Got 255 to 255. Divide 8-bit"),
         (torch.full((1, 3, 16, 16), float("nan")), "Got nan to nan"),
         (torch.zeros(1, 3, 16, 16, dtype=torch.int64), "or uint8. Got torch.int64"),
-        (-torch.rand(1, 3, 16, 16), "`images` should be pixels in [0, 1]"),
+        (-torch.rand(1, 3, 16, 16), pixels),
     ]
-    for pixels, words in given:
-        with pytest.raises(Refusal) as refusal:
-            guard(pixels)
-        assert words in str(refusal.value)
-
-
-def test_logits_that_are_not_finite_are_refused(saved):
-    guard = Guard.load(saved("energy")[3])
+    broken = Guard.load(saved("energy")[3])
     with torch.no_grad():
-        guard.network.network.linear.weight.mul_(float("inf"))
-    with pytest.raises(Refusal, match="finite"):
-        guard(images(2))
+        broken.network.network.linear.weight.mul_(float("inf"))
+    assert_refused(*((partial(guard, one), words) for one, words in given), (lambda: broken(images(2)), "finite"))
 
 
 def test_no_images_give_no_verdicts_and_eight_bit_images_are_divided(guard):
@@ -125,31 +117,23 @@ def test_no_images_give_no_verdicts_and_eight_bit_images_are_divided(guard):
     assert guard(pixels).scores.tolist() == guard(pixels.float() / 255).scores.tolist()
 
 
-def test_modes_of_the_caller_change_nothing(guard):
+def test_modes_of_the_caller_change_nothing_and_the_guard_stays_as_it_was(guard):
     pixels, expected = images(5), guard(images(5)).scores.tolist()
     for mode in (torch.no_grad(), torch.inference_mode(), torch.autocast("cpu", torch.bfloat16), torch.enable_grad()):
         with mode:
             assert guard(pixels).scores.tolist() == guard(pixels.clone()).scores.tolist() == expected, mode
+            explain(guard, pixels[:2], heat=True)
+        assert guard(pixels).scores.tolist() == expected, mode
         assert pixels.equal(images(5))
         assert not guard.network.training
-        assert all(parameter.grad is None for parameter in guard.network.parameters())
+        assert {(one.grad, one.dtype) for one in guard.network.parameters()} == {(None, torch.float32)}
 
 
 def test_many_threads_get_the_verdicts_of_one(guard):
     given = [images(3, seed=seed) for seed in range(8)]
     expected = [guard(pixels).scores.tobytes() for pixels in given]
-    found = [[] for _ in given]
-
-    def work(number):
-        for _ in range(3):
-            found[number].append(guard(given[number]).scores.tobytes())
-
-    threads = [threading.Thread(target=work, args=(number,)) for number in range(len(given))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert found == [[one] * 3 for one in expected]
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(lambda pixels: guard(pixels).scores.tobytes(), given * 3)) == expected * 3
 
 
 def test_thresholds_are_conformal_or_given_and_what_lies_on_one_is_not_flagged(guard):
@@ -162,10 +146,11 @@ def test_thresholds_are_conformal_or_given_and_what_lies_on_one_is_not_flagged(g
     assert guard.with_threshold(-np.inf)(pixels).flagged.all()
     middle = float(np.sort(verdict.scores)[15])
     assert guard.with_threshold(middle)(pixels).flagged.tolist() == [score > middle for score in verdict.scores]
-    with pytest.raises(Refusal, match=r"at least 999 images in `val` for `--false_positive_rate = 0.001`. Got 20"):
-        guard.with_false_positive_rate(0.001)
-    with pytest.raises(Refusal, match="`--false_positive_rate` should be between 0 and 1"):
-        guard.with_false_positive_rate(1.5)
+    few = "at least 999 images in `val` for `--false_positive_rate = 0.001`. Got 20"
+    assert_refused(
+        (lambda: guard.with_false_positive_rate(0.001), few),
+        (lambda: guard.with_false_positive_rate(1.5), "`--false_positive_rate` should be between 0 and 1"),
+    )
 
 
 def test_the_mlps_contributions_are_integrated_gradients(saved):
@@ -217,14 +202,6 @@ def test_where_there_is_no_heat_map_it_is_said_why(saved, monkeypatch):
     monkeypatch.setattr(type(guard.detector), "score", lambda self, records: np.zeros(len(records)))
     (found,) = explain(guard, images(1), heat=True)
     assert (found.heat, found.note) == (None, "no heat map: the score does not change with small changes of the image")
-
-
-def test_explaining_leaves_the_guard_as_it_was(guard):
-    before = guard(images(3)).scores
-    with torch.inference_mode():
-        explain(guard, images(2), heat=True)
-    assert guard(images(3)).scores.tobytes() == before.tobytes()
-    assert {parameter.dtype for parameter in guard.network.parameters()} == {torch.float32}
 
 
 def test_the_baseline_is_the_mean_normal_image(saved):

@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 import wandb
+from asserts import assert_refused
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from PIL import Image
 
-from lightning_gradood.core import Refusal
 from lightning_gradood.report import LoggingSettings, apply_dashboard, offline_without_account
 from lightning_gradood.report.loggers import log_report
+from lightning_gradood.report.results import results_table
 from lightning_gradood.report.tables import curve_rows, detection_scalars
 
 from .examples import report
@@ -42,63 +43,45 @@ for name, options in {"plain": {}, "prefixed": {"prefix": "mine"}, "disabled": {
 SCALARS, CURVES = detection_scalars(report().outcomes), curve_rows(report().outcomes)
 
 
-@pytest.fixture(scope="module")
-def wandb_folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("wandb")
+def test_wandb_gets_every_number_under_its_key_curves_against_their_epochs_the_table_and_the_figures(tmp_path):
     path = os.pathsep.join([str(Path(__file__).parent.parent), *sys.path])
     environment = {key: value for key, value in os.environ.items() if not key.startswith("WANDB_")}
-    environment |= {"HOME": str(folder), "WANDB_MODE": "offline", "PYTHONPATH": path}
-    command = [sys.executable, "-W", "error", "-c", LOG_TO_WANDB, str(folder)]
+    environment |= {"HOME": str(tmp_path), "WANDB_MODE": "offline", "PYTHONPATH": path}
+    command = [sys.executable, "-W", "error", "-c", LOG_TO_WANDB, str(tmp_path)]
     done = subprocess.run(
-        command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=240, check=False
+        command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=240
     )
     assert done.returncode == 0, done.stderr
     assert "monotonically increasing" not in done.stderr  # what W&B says when it drops a row
-    return folder
-
-
-def test_wandb_gets_every_number_under_its_key_and_every_curve_against_its_epoch(wandb_folder):
-    run = read_offline_run(wandb_folder / "plain")
+    assert not list((tmp_path / "disabled").glob("wandb/offline-run-*"))
+    run, prefixed = (read_offline_run(tmp_path / name) for name in ("plain", "prefixed"))
     assert {key: run.summary[key] for key in SCALARS} == SCALARS
-    assert not [key for row in run.history for key in row if key.startswith("detection/")]  # no curves of one point
-    assert run.values("train/loss") == [1 / 500, 1 / 1000]
+    assert {key: prefixed.summary[key] for key in SCALARS} == SCALARS  # a prefix does not hide the keys from sweeps
+    logged = {key for row in run.history for key in row}
+    assert not [key for key in logged if key.startswith("detection/")]  # no curves of one point
+    assert run.values("train/loss") == prefixed.values("mine-train/loss") == [1 / 500, 1 / 1000]
     assert run.summary["trainer/global_step"] == 1000  # the classifier's step is not overwritten by epochs
     keys = {key for _, values in CURVES for key in values}
     assert len(keys) == 2 * 3
     for key in keys:
-        logged = [(row["detector/epoch"], row[key]) for row in run.history if key in row]
-        assert logged == [(epoch, values[key]) for epoch, values in CURVES if key in values]
+        points = [(row["detector/epoch"], row[key]) for row in run.history if key in row]
+        assert points == [(epoch, values[key]) for epoch, values in CURVES if key in values]
         assert run.steps[key] == "detector/epoch"
         kept = {"loss": min, "auroc": max}[key.rpartition("/")[2]]
         assert run.summary[key] == {kept.__name__: kept(run.values(key))}
-    run = read_offline_run(wandb_folder / "prefixed")  # which does not hide the keys from sweeps
-    assert run.values("mine-train/loss") == [1 / 500, 1 / 1000]
-    assert {key: run.summary[key] for key in SCALARS} == SCALARS
-    assert not list((wandb_folder / "disabled").glob("wandb/offline-run-*"))
-
-
-def test_wandb_gets_the_table_and_the_figures(wandb_folder):
-    run = read_offline_run(wandb_folder / "plain")
     (entry,) = run.values("results")
-    assert entry["_type"] == "table-file"
     table = json.loads((run.files / entry["path"]).read_text())
-    rows = [dict(zip(table["columns"], row, strict=True)) for row in table["data"]]
-    found = {(row["source"], row["detector"], row["split"], row["metric"]): row for row in rows}
-    assert len(rows) == len(found)
-    assert all(row["value"] is not None for row in rows)
-    for outcome in report().outcomes:
-        row = found[outcome.source, outcome.detector, "test", "auroc"]
-        assert (row["value"], row["low"], row["high"]) == (outcome.metrics["test"]["auroc"], *outcome.auroc_interval)
-        assert found[outcome.source, outcome.detector, "test", "n_anomalous"]["value"] == 30
-    written = sorted((wandb_folder / "plain" / "figures").glob("*.png"))
-    assert len(written) == 7
-    for path in written:
+    written = results_table(report().outcomes)
+    rows = [row for row in zip(*written.values(), strict=True) if row[list(written).index("value")] is not None]
+    assert (entry["_type"], table["columns"], table["data"]) == ("table-file", list(written), [*map(list, rows)])
+    figures = sorted((tmp_path / "plain" / "figures").glob("*.png"))
+    assert len(figures) == 7
+    for path in figures:
         (entry,) = run.values(f"figures/{path.stem}")
         (name,) = entry["filenames"]
         assert (run.files / name).read_bytes() == path.read_bytes()
         Image.open(path).verify()
-    run = read_offline_run(wandb_folder / "prefixed")  # which wants no figures
-    assert not [key for row in run.history for key in row if key.startswith("figures/")]
+    assert not [key for row in prefixed.history for key in row if key.startswith("figures/")]  # which wants none
 
 
 def test_csv_gets_the_numbers_after_those_of_the_fit_and_no_files(tmp_path):
@@ -168,35 +151,33 @@ def test_without_account_the_run_goes_offline_and_the_user_reads_one_line(home, 
     assert "wandb sync here/wandb/offline-run-*" in offline_without_account()
 
 
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("WANDB_API_KEY", KEY),
-        ("WANDB_API_KEY", "not a key"),
-        ("WANDB_IDENTITY_TOKEN_FILE", "token.jwt"),
-        ("WANDB_MODE", "online"),
-        ("mode", "offline"),  # of the settings file
-        ("WANDB_BASE_URL", "https://wandb.example.com"),  # for which netrc has an account
-        ("WANDB_BASE_URL", "https://other.example.com"),  # for which it has none
-    ],
-)
-def test_an_account_or_a_chosen_mode_is_kept(home, monkeypatch, name, value):
-    settings = home / ".config" / "wandb" / "settings"
+def test_an_account_or_a_chosen_mode_is_kept(home, monkeypatch):
+    settings, netrc = home / ".config" / "wandb" / "settings", home / ".netrc"
     settings.parent.mkdir(parents=True)
-    settings.write_text(f"[default]\n{name} = {value}\n" if name == "mode" else "")
-    netrc = home / ".netrc"
     netrc.write_text(f"machine wandb.example.com\n  login user\n  password {KEY}\n")
     netrc.chmod(0o600)  # Python refuses a netrc that others can read
-    if name != "mode":
-        monkeypatch.setenv(name, value)
-    before = os.environ.get("WANDB_MODE")
-    assert (offline_without_account() is None) == ("other" not in value)
-    assert os.environ.get("WANDB_MODE") == (before if "other" not in value else "offline")
+    cases = [
+        ("WANDB_API_KEY", KEY), ("WANDB_API_KEY", "not a key"), ("WANDB_IDENTITY_TOKEN_FILE", "token.jwt"),
+        ("WANDB_MODE", "online"), ("mode", "offline"),  # of the settings file
+        ("WANDB_BASE_URL", "https://wandb.example.com"),  # for which netrc has an account
+        ("WANDB_BASE_URL", "https://other.example.com"),  # for which it has none
+    ]  # fmt: skip
+    for name, value in cases:
+        with monkeypatch.context() as patch:
+            patch.setenv("WANDB_MODE", "")
+            patch.delenv("WANDB_MODE")
+            settings.write_text(f"[default]\n{name} = {value}\n" if name == "mode" else "")
+            if name != "mode":
+                patch.setenv(name, value)
+            wandb.teardown()
+            before, offline = os.environ.get("WANDB_MODE"), "other" in value
+            assert (offline_without_account() is not None) == offline, (name, value)
+            assert os.environ.get("WANDB_MODE") == ("offline" if offline else before), (name, value)
 
 
 def test_settings_and_missing_packages_are_refused(monkeypatch):
-    with pytest.raises(Refusal, match=r"`logging.artifacts` should be one of all, guard, none\. Got .* = some`"):
-        LoggingSettings("some")
     monkeypatch.setitem(sys.modules, "wandb_workspaces.reports.v2", None)  # as if it were not installed
-    with pytest.raises(Refusal, match=r"needs the package wandb-workspaces\. Got none\. `pip install .*\[dashboard\]"):
-        apply_dashboard([], "team", "project")
+    assert_refused(
+        (lambda: LoggingSettings("some"), "`logging.artifacts` should be one of all, guard, none. Got "),
+        (lambda: apply_dashboard([], "team", "project"), "needs the package wandb-workspaces. Got none. `pip install "),
+    )

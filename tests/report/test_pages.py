@@ -3,12 +3,13 @@
 import json
 import math
 import re
+from functools import partial
 from pathlib import Path
 
 import pytest
 import yaml
+from asserts import assert_refused
 
-from lightning_gradood.core import Refusal
 from lightning_gradood.report import GuardSummary, as_png, comparison_page, comparison_text, read_runs
 from lightning_gradood.report.comparison import auroc_figures, compared, compared_means
 from lightning_gradood.report.figures import as_pngs, draw_figures, write_figures
@@ -37,7 +38,7 @@ def headings(page):
     return re.findall(r"<h[123]>(.*?)</h", page)
 
 
-def test_every_number_of_the_printed_table_and_the_guard_is_on_the_page(tmp_path):
+def test_every_number_of_the_printed_table_the_guard_and_attacks_is_on_the_page_where_there_is_one(tmp_path):
     found = report()
     page = run_page(found, GUARD, {}, tmp_path)
     table, shown = result_table(found.outcomes), words(page)
@@ -47,11 +48,21 @@ def test_every_number_of_the_printed_table_and_the_guard_is_on_the_page(tmp_path
     assert "mlp , fitted on digit. It may flag 5 % of normal images." in shown
     assert "images AUROC flagged, % digit 91.23 50.0 normal - 2.3" in shown
     assert "gradood score X" in shown
-    assert not {"What attacks did", "Trained on one source, tested on another"} & set(headings(page))
+    sometimes = {"What attacks did", "Trained on one source, tested on another"}
+    assert not sometimes & set(headings(page))
     assert "<img" not in page
     shown = words(run_page(found, NO_GUARD, {}, tmp_path))
     assert "No guard is saved: too few images." in shown
     assert "It scores any image" not in shown
+    attack = {"attack": "a.b.FGSM", "settings": {"eps": 0.125}, "images": 77, "attack_success": 0.5, "attack_l2": 1.25}
+    made = {"svhn": attack, "outliers": {"attack": "a.b.Blur", "settings": {}, "images": 77}}
+    outcomes = crossed(["svhn", "lsun"])
+    page = run_page(report(outcomes=outcomes, provenance={"perturbations": made}), GUARD, {}, tmp_path)
+    assert sometimes <= set(headings(page))
+    assert "FGSM eps=0.125 77 50.00 1.250 -" in words(page)
+    assert "Blur" not in page  # a detector is trained on it, none is tested on it
+    numbers = [f"{100 * one.metrics['test']['auroc']:.1f}" for one in outcomes if one.detector == "mlp"]
+    assert [text for text in numbers if text not in words(page)] == []
 
 
 def test_the_best_of_each_source_is_bold_and_the_best_mean_is_named(tmp_path):
@@ -64,18 +75,6 @@ def test_the_best_of_each_source_is_bold_and_the_best_mean_is_named(tmp_path):
     best = (aurocs["svhn", "mlp"], aurocs["lsun", "energy"], mean[highest])
     assert bold(page) == [f"{100 * value:.2f}" for value in best]
     assert f"mean AUROC over 2 sources on the test split, {100 * mean[highest]:.2f} %, is that of {highest}" in page
-
-
-def test_a_matrix_and_attacks_are_there_where_the_run_has_them(tmp_path):
-    attack = {"attack": "a.b.FGSM", "settings": {"eps": 0.125}, "images": 77, "attack_success": 0.5, "attack_l2": 1.25}
-    made = {"svhn": attack, "outliers": {"attack": "a.b.Blur", "settings": {}, "images": 77}}
-    outcomes = crossed(["svhn", "lsun"])
-    page = run_page(report(outcomes=outcomes, provenance={"perturbations": made}), GUARD, {}, tmp_path)
-    assert {"What attacks did", "Trained on one source, tested on another"} <= set(headings(page))
-    assert "FGSM eps=0.125 77 50.00 1.250 -" in words(page)
-    assert "Blur" not in page  # a detector is trained on it, none is tested on it
-    numbers = [f"{100 * one.metrics['test']['auroc']:.1f}" for one in outcomes if one.detector == "mlp"]
-    assert [text for text in numbers if text not in words(page)] == []
 
 
 def test_names_are_escaped_and_figures_stand_in_sections(tmp_path):
@@ -95,15 +94,9 @@ def test_names_are_escaped_and_figures_stand_in_sections(tmp_path):
     assert [kept[path.stem] for path in paths] == [path.read_bytes() for path in paths]
     assert {png[:4] for png in drawn.values()} == {b"\x89PNG"}
     assert as_pngs(small, []) == {}
-
-
-def test_a_row_head_that_repeats_is_shown_once():
-    lines = Grid(["model", "source", "number"], [["a", "x", "1"], ["a", "y", "2"], ["b", "x", "3"]]).lines
-    assert [[(cell.text, cell.rows) for cell in line] for line in lines] == [
-        [("a", 2), ("x", 1), ("1", 1)],
-        [("y", 1), ("2", 1)],
-        [("b", 1), ("x", 1), ("3", 1)],
-    ]
+    lines = Grid(["model", "source"], [["a", "x"], ["a", "y"], ["b", "x"]]).lines  # a head that repeats is shown once
+    shown = [[(cell.text, cell.rows) for cell in line] for line in lines]
+    assert shown == [[("a", 2), ("x", 1)], [("y", 1)], [("b", 1), ("x", 1)]]
 
 
 def write_run(folder, outcomes, config=None, accuracy=None):
@@ -151,10 +144,6 @@ def test_runs_are_compared_by_their_files_and_means_are_over_shared_sources(fold
     assert f"{100 * (two['lsun', 'mlp'] - one['lsun', 'mlp']):+.2f}" in page
     assert "75.00 % accurate on 50 normal images" in page
     assert page.count("<img") == 2
-
-
-def test_only_keys_that_differ_are_shown(folders):
-    page = comparison_page(read_runs(folders))
     row = r'<th class="key" rowspan="1">(.*?)</th><td class="text">(.*?)</td><td class="text">(.*?)</td>'
     assert re.findall(row, page[page.index("Keys whose values differ") :]) == [
         ("data.limit", "20", "30"),
@@ -179,7 +168,8 @@ def test_what_is_not_of_the_paper_s_protocol_or_no_number_is_left_out_and_names_
 
 
 def test_a_chart_has_a_bar_for_each_auroc_from_chance_or_from_zero(folders, tmp_path):
-    figures, rows = auroc_figures(read_runs(folders)), compared(read_runs(folders))
+    runs = read_runs(folders)
+    figures, rows = auroc_figures(runs), compared(runs)
     for detector in ("mlp", "energy"):
         heights = sorted(bar.get_height() for bar in figures[f"AUROC of {detector}"].axes[0].patches)
         values = [100 * one.value for (_, name), found in rows.items() if name == detector for one in found if one]
@@ -194,19 +184,14 @@ def test_a_chart_has_a_bar_for_each_auroc_from_chance_or_from_zero(folders, tmp_
 def test_files_that_are_broken_are_refused(folders):
     broken = [
         ("results.json", b"{", "results.json` should be as `detect` has written it. Got Expecting property name"),
-        ("results.json", b"[]", "results.json` should be as `detect` has written it."),
         ("results.json", b'{"outcomes": []}', "Got none with `experiment`. Run `detect` again with --run_dir "),
         ("results.json", b'{"outcomes": [{}], "experiment": "x"}', "Got none with `trained_on`"),
         ("results.json", b'{"outcomes": [], "experiment": "x", "provenance": {}}', "Got no AUROC of any detector"),
         ("results.json", b"\xff\xfe\x00", "results.json` should be as `detect` has written it."),
-        ("config.yaml", b"a: [", "config.yaml` should be as `detect` has written it."),
         ("config.yaml", b"text", "config.yaml` should be as `detect` has written it. Got a str."),
     ]
     for name, content, sentence in broken:
         whole = (folders[1] / name).read_bytes()
         (folders[1] / name).write_bytes(content)
-        with pytest.raises(Refusal) as refusal:
-            read_runs(folders)
-        assert sentence in str(refusal.value)
-        assert "\n" not in str(refusal.value)
+        assert_refused((partial(read_runs, folders), sentence))
         (folders[1] / name).write_bytes(whole)

@@ -6,16 +6,13 @@ never across a block's end; the chunks from a first to a last one hold a `wandb.
 
 import json
 import struct
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import wandb
 from wandb.proto import wandb_internal_pb2
 
-_HEADER = 7
-_BLOCK = 32 * 1024
+_HEADER, _BLOCK = 7, 32 * 1024
 _FULL, _FIRST, _LAST = 1, 2, 4
 
 
@@ -24,17 +21,17 @@ class WandbRun:
     """Rows that were logged, final values, and each metric's x axis; media paths in `history` are relative to `files`."""
 
     files: Path
-    history: list[dict[str, Any]] = field(default_factory=list)
-    summary: dict[str, Any] = field(default_factory=dict)
-    config: dict[str, Any] = field(default_factory=dict)
+    history: list[dict] = field(default_factory=list)
+    summary: dict = field(default_factory=dict)
+    config: dict = field(default_factory=dict)
     steps: dict[str, str] = field(default_factory=dict)
 
-    def values(self, key: str) -> list[Any]:
+    def values(self, key):
         """Every value logged under `key`, in order."""
         return [row[key] for row in self.history if key in row]
 
 
-def read_offline_run(save_dir: Path) -> WandbRun:
+def read_offline_run(save_dir):
     """Read the only offline run below `<save_dir>/wandb`, which must have been finished."""
     wandb.teardown()  # its service may write the file a moment after `finish` has returned
     (path,) = sorted(save_dir.glob("wandb/offline-run-*/run-*.wandb"))
@@ -48,9 +45,9 @@ def read_offline_run(save_dir: Path) -> WandbRun:
     return run
 
 
-def _items(items: Any) -> dict[str, Any]:
+def _items(items):
     """Key to value; the parts of a nested key, such as those of an image, become a nested dict."""
-    values: dict[str, Any] = {}
+    values = {}
     for item in items:
         *path, last = list(item.nested_key) or [item.key]
         place = values
@@ -60,23 +57,15 @@ def _items(items: Any) -> dict[str, Any]:
     return values
 
 
-def _records(data: bytes) -> Iterator[Any]:
-    body = b""
-    for kind, chunk in _chunks(data):
-        body = chunk if kind in (_FULL, _FIRST) else body + chunk
-        if kind in (_FULL, _LAST):
-            record = wandb_internal_pb2.Record()
-            record.ParseFromString(body)
-            yield record
-
-
-def _chunks(data: bytes) -> Iterator[tuple[int, bytes]]:
-    place = _HEADER
+def _records(data):
+    place, body = _HEADER, b""
     while place + _HEADER <= len(data):
-        left = _BLOCK - place % _BLOCK
         _, length, kind = struct.unpack_from("<IHB", data, place)
-        if left < _HEADER or kind == 0:  # the padding at a block's end
+        if (left := _BLOCK - place % _BLOCK) < _HEADER or kind == 0:  # the padding at a block's end
             place += left
             continue
-        yield kind, data[place + _HEADER : place + _HEADER + length]
         place += _HEADER + length
+        chunk = data[place - length : place]
+        body = chunk if kind in (_FULL, _FIRST) else body + chunk
+        if kind in (_FULL, _LAST):
+            yield wandb_internal_pb2.Record.FromString(body)
