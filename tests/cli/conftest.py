@@ -1,7 +1,9 @@
 """A workplace for each test, and one run that several start from."""
 
 import os
+import sys
 
+import lightning.pytorch  # noqa: F401  # its log handler keeps the stream that it first meets
 import pytest
 import tiny
 
@@ -17,6 +19,23 @@ def workplace(tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.fixture
+def module(workplace, monkeypatch):
+    """Write a module of the user's, `module(name, text)`, which this process and those that it starts can import."""
+    written = []
+    monkeypatch.setenv("PYTHONPATH", f"{workplace}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+
+    def write(name, text):
+        (workplace / f"{name}.py").write_text(text)
+        monkeypatch.syspath_prepend(workplace)
+        written.append(name)
+
+    yield write
+    for name in written:
+        sys.modules.pop(name, None)
+
+
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory):
     """A workplace in which `fit` has run once; tests copy it."""
@@ -27,11 +46,11 @@ def finished(tmp_path_factory):
 def drawn(finished, tmp_path_factory):
     """A workplace with a run that has figures, an attack, a long name, and every source against each; not to be changed."""
     (checkpoint,) = finished.glob("runs/tiny/*/checkpoints/best.ckpt")
-    words = ["detect", *tiny.FILE, *tiny.WITH_FIGURES, "--ckpt_path", str(checkpoint), "--run_dir", "drawn"]
-    words += ["--data.attacks", "{fgsm: {class_path: FGSM, init_args: {eps: 0.1}}}", "--data.keep_pixels", "uint8"]
-    words += [f"--data.anomalies.{tiny.LONG}", "{class_path: PhotoPatches, init_args: {scale: 2.0}}"]
-    words += ["--detection.protocol", "cross"]
-    words += ["--detection.detectors", "[Energy, {class_path: LID, init_args: {neighbours: [2]}}]"]
+    words = ["detect", *tiny.FILE, *tiny.WITH_FIGURES, "--ckpt_path", str(checkpoint), "--run_dir", "drawn",
+             "--data.attacks", "{fgsm: {class_path: FGSM, init_args: {eps: 0.1}}}", "--data.keep_pixels", "uint8",
+             f"--data.anomalies.{tiny.LONG}", "{class_path: PhotoPatches, init_args: {scale: 2.0}}",
+             "--detection.protocol", "cross",
+             "--detection.detectors", "[Energy, {class_path: LID, init_args: {neighbours: [2]}}]"]  # fmt: skip
     return tiny.prepared(tmp_path_factory, "drawn", words, finished)
 
 

@@ -20,24 +20,23 @@ from lightning_gradood.evaluation.protocol import DetectionDatasets
 from lightning_gradood.networks import CifarResNet
 
 FILES = {path.stem: path for path in sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))}
-CONFIGS = {
-    name: path for name, path in FILES.items() if not name.startswith("tables_")
-}  # test_benchmark_verb.py runs those
+CONFIGS = {name: path for name, path in FILES.items() if not name.startswith("tables_")}  # of the verb `benchmark`
 ATTACKS = ["fgsm", "bim", "pgd", "cw", "iterll", "semantic"]
 TINY_NETWORK = ["--model.network", "lightning_gradood.networks.CifarResNet", "--model.network.blocks_per_stage", "1"]
 RESNET = CONFIGS["cifar_resnet"]
-QUIET = ["--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false", "--trainer.log_every_n_steps=1"]
-TINY = [*TINY_NETWORK, *QUIET, "--trainer.max_epochs=1"]
+TINY = [*TINY_NETWORK, "--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false",
+        "--trainer.log_every_n_steps=1", "--trainer.max_epochs=1"]  # fmt: skip
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def unreachable(monkeypatch):
-    """A machine without network, whatever this one has."""
+    """A machine without network, whatever this one has, on which our miniatures of the archives are taken for the real ones."""
 
     def refuse(*_, **__):
         raise urllib.error.URLError("no network here")
 
     monkeypatch.setattr(urllib.request, "urlopen", refuse)
+    accept_any_checksum(monkeypatch)
 
 
 def test_each_file_parses_for_every_verb_and_starts_with_the_command_that_runs_it():
@@ -53,50 +52,35 @@ def test_each_file_parses_for_every_verb_and_starts_with_the_command_that_runs_i
         assert f"#   python -m lightning_gradood {usual} --config configs/{path.name}" in path.read_text()
 
 
-@pytest.mark.parametrize(
-    ("name", "dataset", "where", "how"),
-    [
-        ("cifar_resnet", "CIFAR10", "data", "Unpack `cifar-10-python.tar.gz` there"),
-        ("svhn_resnet", "SVHN", "data/svhn", "Put `train_32x32.mat` and `test_32x32.mat` there"),
-    ],
-)
-def test_without_network_the_sentence_says_what_where_and_how(
-    name, dataset, where, how, unreachable, no_account, capsys, workplace
+def test_what_is_missing_is_named_before_training_with_where_and_how_to_get_it(
+    no_account, capsys, monkeypatch, workplace
 ):
-    message = refused(["fit", "--config", str(CONFIGS[name]), "--trainer.accelerator", "cpu"], capsys)
-    assert message.startswith(f"`dataset` should find its files in `{workplace / where}`. Got `dataset = {dataset}(")
+    command = ["fit", *TINY, "--config"]
+
+    def missing(name, where, how):
+        message = refused([*command, str(CONFIGS[name])], capsys)
+        assert f"`{workplace / where}" in message
+        assert how in message
+        return message
+
+    message = missing("cifar_resnet", "data", "Unpack `cifar-10-python.tar.gz` there")
+    assert message.startswith("`dataset` should find its files in `")
+    assert "Got `dataset = CIFAR10(" in message
     assert "no network here" in message
-    assert how in message
     assert message.endswith("`configs/digits.yaml` needs no download.")
-    assert not list(Path("runs").rglob("*.yaml"))
-
-
-@pytest.mark.parametrize(
-    ("missing", "words"),
-    [
-        ("svhn", "`train_32x32.mat` and `test_32x32.mat`"),
-        ("LSUN_resize", "Put ODIN's `LSUN_resize.tar.gz` there and unpack it beside itself"),
-    ],
-)
-def test_an_anomaly_source_that_is_missing_is_named_before_training(
-    missing, words, unreachable, no_account, capsys, monkeypatch, workplace
-):
-    accept_any_checksum(monkeypatch)
+    missing("svhn_resnet", "data/svhn", "Put `train_32x32.mat` and `test_32x32.mat` there")
     monkeypatch.setenv("DATA_DIR", "mine")
     place_cifar10(Path("mine"))
-    if missing != "svhn":
-        place_svhn(Path("mine/svhn"))
-    for name in ("Imagenet_resize", "LSUN_resize"):
-        place_odin(Path("mine/odin"), name, unpacked=name != missing)  # placed, but left packed
-    message = refused(["fit", "--config", str(RESNET), *TINY], capsys)
-    assert f"`{workplace / 'mine'}" in message
-    assert words in message
-    assert not list(Path("runs").rglob("*.ckpt"))
+    place_odin(Path("mine/odin"), "Imagenet_resize")
+    place_odin(Path("mine/odin"), "LSUN_resize", unpacked=False)
+    missing("cifar_resnet", "mine", "`train_32x32.mat` and `test_32x32.mat`")
+    place_svhn(Path("mine/svhn"))
+    missing("cifar_resnet", "mine", "Put ODIN's `LSUN_resize.tar.gz` there and unpack it beside itself")
+    assert not [path for path in Path("runs").rglob("*") if path.suffix in (".yaml", ".ckpt")]
 
 
 @pytest.mark.slow
-def test_the_paper_s_experiment_runs_where_the_data_are_in_place(unreachable, no_account, capsys, monkeypatch):
-    accept_any_checksum(monkeypatch)
+def test_the_paper_s_experiment_runs_where_the_data_are_in_place(no_account, capsys):
     place_everything(Path("data"))
     main(["fit", "--config", str(RESNET), *TINY, "--data.limit", "12", "--data.batch_size", "32"])
     printed = table(capsys.readouterr().out)
@@ -114,18 +98,22 @@ def test_the_paper_s_experiment_runs_where_the_data_are_in_place(unreachable, no
 @pytest.mark.parametrize(
     ("name", "sources"), [("cifar_adversarial", 6), ("svhn_densenet", 9), ("folders", 6), ("digits", 8)]
 )
-def test_the_others_find_the_same_data_and_keep_attacked_images_with_their_origin(
-    name, sources, pools, unreachable, capsys, monkeypatch
-):
-    accept_any_checksum(monkeypatch)
+def test_the_others_find_the_same_data_and_keep_attacked_images_with_their_origin(name, sources, capsys, monkeypatch):
+    pools, pooled = [], DetectionDatasets.of  # the records that detectors are fitted and measured on
+
+    def noting(self, *sources):
+        pools.append(pooled(self, *sources))
+        return pools[-1]
+
+    monkeypatch.setattr(DetectionDatasets, "of", noting)
     place_everything(Path("data"))
-    checked = [*TINY, "--trainer.logger", "false", "--data.limit", "12", "--detection.mlp.max_epochs", "1"]
-    quiet = ["--trainer.callbacks", "[{class_path: ReportCallback, init_args: {figures: false}}]"]
+    words = ["fit", "--config", str(CONFIGS[name]), *TINY, "--trainer.logger", "false", "--data.limit", "12"]
+    words += ["--trainer.callbacks", "[{class_path: ReportCallback, init_args: {figures: false}}]"]
     if name == "folders":  # which names no images, and no attacks
         for seed, place in enumerate(("normal/cat", "normal/dog", "train/cat", "train/dog")):
             write_images(Path("data") / place, 20, seed)
-        checked += ["--data.train", "data/train", "--data.attacks", "paper", "--model.network.num_classes=2"]
-    main(["fit", "--config", str(CONFIGS[name]), *checked, *quiet])
+        words += ["--data.train", "data/train", "--data.attacks", "paper", "--model.network.num_classes=2"]
+    main([*words, "--detection.mlp.max_epochs", "1"])
     found = [outcome["source"] for outcome in results(only_run(name))["outcomes"]]
     assert len(set(found)) == sources
     assert found[-1] == "semantic"
@@ -133,19 +121,6 @@ def test_the_others_find_the_same_data_and_keep_attacked_images_with_their_origi
     assert len(pools) >= sources
     for pool in pools:
         assert_perturbed_images_share_splits(pool)
-
-
-@pytest.fixture
-def pools(monkeypatch):
-    """The records that detectors are fitted and measured on, a table for each time that one is."""
-    seen, pooled = [], DetectionDatasets.of
-
-    def noting(self, *sources):
-        seen.append(pooled(self, *sources))
-        return seen[-1]
-
-    monkeypatch.setattr(DetectionDatasets, "of", noting)
-    return seen
 
 
 def assert_perturbed_images_share_splits(pool):
@@ -163,18 +138,9 @@ def test_a_users_own_folders_run_by_the_flags_that_the_file_names(capsys):
     for seed, name in enumerate(("normal/cat", "normal/dog", "smoke", "rain")):
         write_images(Path("photos") / name, 8, seed)
     torch.save(CifarResNet(1, 2).state_dict(), "mine.pt")
-    folders = ["--data.normal", "photos/normal", "--data.anomalies.smoke", "photos/smoke"]
-    network = [
-        *TINY_NETWORK,
-        "--model.network.num_classes",
-        "2",
-        "--model.weights",
-        "mine.pt",
-        "--model.normalize",
-        "null",
-    ]
-    size = ["--data.transform.size", "[8, 8]", "--trainer.accelerator", "cpu"]
-    words = [*folders, "--data.anomalies.rain", "photos/rain", *network, *size]
-    main(["detect", "--config", str(CONFIGS["folders"]), *words])
+    words = ["--data.normal", "photos/normal", "--data.anomalies.smoke", "photos/smoke",
+             "--data.anomalies.rain", "photos/rain", *TINY_NETWORK, "--model.network.num_classes", "2",
+             "--model.weights", "mine.pt", "--model.normalize", "null", "--data.transform.size", "[8, 8]"]  # fmt: skip
+    main(["detect", "--config", str(CONFIGS["folders"]), *words, "--trainer.accelerator", "cpu"])
     assert [line.split()[0] for line in table(capsys.readouterr().out).splitlines()[2:4]] == ["smoke", "rain"]
     assert results(only_run("folders"))["provenance"]["checkpoint"] == "mine.pt"

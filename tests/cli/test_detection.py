@@ -6,10 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from photos import write_digits
 from safetensors.numpy import load_file
 from test_two_processes import TWO, launched
-from tiny import FILE, detect, only_run, refused, results, table
+from tiny import FILE, called, detect, detecting, only_run, refused, results, table, write_digits
 
 import lightning_gradood.detectors as detectors
 from lightning_gradood.cli import main
@@ -28,6 +27,14 @@ class Half(SyntheticOutlier):
 
     def make(self, images, draws):
         return images * draws.uniform(0.2, 0.5)
+"""
+SCALED = """
+import torch
+from lightning_gradood.networks import CifarResNet
+
+class Scaled(CifarResNet):
+    def forward(self, images):
+        return torch.tanh(super().forward(images))  # what the last layer gives is changed again
 """
 OUTLIERS = "[Blur, {class_path: SignStep, init_args: {high: 0.1}}, own_outliers.Half]"
 SYNTHETIC = "{class_path: SyntheticOutliers, init_args: {outliers: %s}}" % OUTLIERS  # noqa: UP031  # braces are YAML's
@@ -52,11 +59,9 @@ REASON = "`val` should have more images. Got 1. Add some."
 
 
 @pytest.fixture
-def own(monkeypatch):
-    """Put a kind of synthetic outliers of the user's on the path."""
-    Path("own_outliers.py").write_text(OWN)
-    monkeypatch.syspath_prepend(".")
-    monkeypatch.setenv("PYTHONPATH", ".")
+def own(module):
+    """A kind of synthetic outliers of the user's."""
+    module("own_outliers", OWN)
 
 
 @pytest.fixture
@@ -89,7 +94,7 @@ def test_all_kinds_by_name_stand_in_table_and_files_and_the_best_that_needs_no_a
 ):
     words = ["--detection.detectors", f"[{', '.join(DETECTORS.values())}]", "--detection.metrics", "[lee2018, openood]"]
     detect(run, "all", *words)
-    names, found = ["mlp", *DETECTORS], results(Path("all"))
+    names, found = ["mlp", *DETECTORS], results("all")
     outcomes = found["outcomes"]
     assert [(one["source"], one["detector"]) for one in outcomes] == [
         (source, name) for source in ("nine", "photographs") for name in names
@@ -103,11 +108,8 @@ def test_all_kinds_by_name_stand_in_table_and_files_and_the_best_that_needs_no_a
     assert not [name for name in metrics if name.startswith(("odin/", "energy/"))]
     # what was learnt
     saved = {name: load_file(f"all/detectors/nine/{name}.safetensors") for name in names}
-    assert int(saved["lid"]["k"]) in (3, 5)
     assert sorted(set(saved["lid"]["layer"].tolist())) == [0, 1, 2, 3]  # the stem and three stages
-    assert saved["knn"]["directions"].shape == (8, 64)
     assert saved["odin"].keys() == {"temperature", "magnitude", "column"}
-    assert saved["mahalanobis_p_fe"]["weights"].shape == (4,)
     assert len(list(Path("runs/.records").glob("*.safetensors"))) == 1  # both kinds of Mahalanobis share it
     # detectors that need no anomalies know none
     free = {one["detector"] for one in outcomes if one["trained_on"] == "normal"}
@@ -132,21 +134,17 @@ def test_all_kinds_by_name_stand_in_table_and_files_and_the_best_that_needs_no_a
 def test_two_processes_give_the_same_scores_of_synthetic_outliers(run, own):
     words = ["--detection.detectors", f"[{SYNTHETIC}, Energy]"]
     detect(run, "one", *words, "--cache_dir", "one_cache")
-    words = ["detect", *FILE, "--ckpt_path", str(run / "checkpoints/best.ckpt"), *words]
-    launched([*words, *TWO, "--run_dir", "two", "--cache_dir", "two_cache"])
+    launched([*detecting(run), *words, *TWO, "--run_dir", "two", "--cache_dir", "two_cache"])
     one, two = scores("one"), scores("two")
     assert one.keys() == two.keys()
     assert [two[name] for name in one] == pytest.approx(list(one.values()), rel=1e-4, abs=1e-4)
 
 
-def test_leave_one_out_trains_on_the_others(run, capsys):
+def test_leave_one_out_trains_on_the_others_and_cross_shows_every_source_against_each(run, drawn, capsys):
     outcomes = results(detect(run, "other", "--detection.protocol", "leave_one_out"))["outcomes"]
     assert [(one["source"], one["trained_on"]) for one in outcomes] == [("nine", "others"), ("photographs", "others")]
     lines = table(capsys.readouterr().out).splitlines()
     assert [line.split()[:3] for line in lines[2:4]] == [["nine", "mlp", "others"], ["photographs", "mlp", "others"]]
-
-
-def test_every_source_against_each_is_printed_written_and_drawn(drawn):
     outcomes = [one for one in results(drawn / "drawn")["outcomes"] if one["detector"] == "mlp"]
     pairs = {(one["trained_on"], one["source"]): one["metrics"]["test"]["auroc"] for one in outcomes}
     names = list(dict.fromkeys(one["source"] for one in outcomes))
@@ -169,13 +167,12 @@ def test_a_folder_of_normal_images_is_enough(run, capsys):
     said = output.out + output.err
     assert "No anomalies are named: no_anomalies, gradient_knn, energy are fitted on" in said
     assert "The sources builtin_* are built-in probes, made from the normal images" in said
-    outcomes = results(Path("alone"))["outcomes"]
+    outcomes = results("alone")["outcomes"]
     assert list(dict.fromkeys(one["source"] for one in outcomes)) == BUILT_IN
     assert {one["trained_on"] for one in outcomes} == {"normal"}
     about = json.loads(Path("alone/guard/guard.json").read_text())
     assert about["built_in"] is True
     assert set(about["metrics"]) == {*BUILT_IN, "normal"}
-    assert about["metrics"]["builtin_fgsm"].keys() == {"val/auroc", "test/auroc", "test/flagged"}
     shown = output.out[output.out.index("Guard: `") :]
     assert [line.split()[0] for line in shown.splitlines() if line.startswith("builtin_")] == BUILT_IN
     main(["score", "--guard", "alone/guard", "photos", "--output", "scores.csv"])
@@ -199,47 +196,34 @@ def test_the_guards_detector_can_be_chosen_or_there_is_none(run, capsys):
     assert not Path("none/guard").exists()
 
 
-def test_settings_that_cannot_work_are_refused_before_an_image_is_read(run, own, capsys, probed):
-    one = "[{class_path: KNN, init_args: {k: 50}}]"
+def test_settings_that_cannot_work_are_refused_before_an_image_is_read(run, module, own, capsys, probed):
+    module("headless", SCALED)
+    torch.save(CifarResNet(1, 3).state_dict(), "headless.pt")
+    chosen, headless = "--detection.detectors", ["--model.network.class_path", "headless.Scaled", "--run_dir", "none"]
     other = (
         "{class_path: SyntheticOutliers, init_args: {outliers: [{class_path: Blur, init_args: {seed: 1}}], name: b}}"
     )
-    two = f"[{SYNTHETIC}, {other}]"
     far = "{class_path: PhotoPatches, init_args: {scale: 2.0}}"
-    layer = "[{class_path: Mahalanobis, init_args: {layers: [layer9]}}]"
-    cases = [
+    rows = [
         (["--detection.protocol", "all"], "'known', 'leave_one_out', 'cross'"),
-        (["--data.train", "null", "--detection.detectors", "[Mahalanobis]"], "`data.train` should name the classifier's"),
-        (["--detection.detectors", layer], "Got `layers = ['layer9']` with 'layer9'. Its children are"),
-        (["--detection.detectors", two], "should agree on synthetic outliers of one name. Got two settings of `blur`"),
-        (["--detection.detectors", f"[{SYNTHETIC}]", "--data.anomalies.synthetic_blur", far],
+        (["--data.train", "null", chosen, "[Mahalanobis]"], "`data.train` should name the classifier's"),
+        ([chosen, "[{class_path: Mahalanobis, init_args: {layers: [layer9]}}]"],
+         "Got `layers = ['layer9']` with 'layer9'. Its children are"),
+        ([chosen, f"[{SYNTHETIC}, {other}]"], "agree on synthetic outliers of one name. Got two settings of `blur`"),
+        ([chosen, f"[{SYNTHETIC}]", "--data.anomalies.synthetic_blur", far],
          "should not have names of synthetic outliers. Got ['synthetic_blur']. Rename them."),
-        (["--detection.detectors", one], "`data.normal` should have at least 50 images in `train` for `knn`. Got 8."),
+        ([chosen, "[{class_path: KNN, init_args: {k: 50}}]"],
+         "`data.normal` should have at least 50 images in `train` for `knn`. Got 8."),
         (ALONE, "`data.normal` should have at least 20 images in `train` for `no_anomalies`. Got 8. Add images, or name"),
         (["--detection.guard", "lid"], "name a detector of this experiment. Got `detection.guard = lid`. Choose among"),
         ([*ALONE, "--detection.guard", "mlp"], "Got `detection.guard = mlp`"),
         (["--data.limit", "7", "--detection.guard", "mlp"], "should have at least 4 images in `val` for `detection.false_"),
+        ([chosen, "[GradNorm]", "--ckpt_path", "headless.pt", *headless],
+         "`gradnorm` needs a network whose logits are the output of its last nn.Linear."),
     ]  # fmt: skip
-    words = ["detect", *FILE, "--ckpt_path", str(run / "checkpoints/best.ckpt"), "--run_dir"]
-    said = [(expected, refused([*words, f"runs/{n}", *flags], capsys)) for n, (flags, expected) in enumerate(cases)]
-    assert [(expected, sentence) for expected, sentence in said if expected not in sentence] == []
-    assert not probed
-
-
-def test_a_detector_that_cannot_read_the_network_is_refused_before_anything_is_trained_or_read(
-    capsys, monkeypatch, probed
-):
-    Path("headless.py").write_text(
-        "import torch\nfrom lightning_gradood.networks import CifarResNet\n\nclass Scaled(CifarResNet):\n"
-        "    def forward(self, images):\n"
-        "        return torch.tanh(super().forward(images))  # what the last layer gives is changed again\n"
-    )
-    monkeypatch.syspath_prepend(".")
-    torch.save(CifarResNet(1, 3).state_dict(), "headless.pt")
-    words = [*FILE, "--model.network.class_path", "headless.Scaled", "--detection.detectors", "[GradNorm]"]
-    for verb, more in (("fit", []), ("detect", ["--ckpt_path", "headless.pt"])):
-        sentence = refused([verb, *words, *more, "--run_dir", "none"], capsys)
-        assert sentence.startswith("`gradnorm` needs a network whose logits are the output of its last nn.Linear.")
+    said = [(words, refused([*detecting(run), *flags], capsys)) for flags, words in rows]
+    assert [(words, sentence) for words, sentence in said if words not in sentence] == []
+    assert "`gradnorm` needs a network" in refused(["fit", *FILE, *headless, chosen, "[GradNorm]"], capsys)
     assert not probed
     assert not Path("none/checkpoints").exists()
 
@@ -249,20 +233,17 @@ def test_a_detector_that_fails_is_a_row_that_says_why_and_costs_nothing_that_the
     detect(run, "again", *words)  # its guard is there when the second one fails
     broken("Energy", np.linalg.LinAlgError("Singular matrix\nmore of it"))
     broken("MLP", Refusal(REASON), "nine/")
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as ended:
-        detect(run, "again", *words)
-    assert ended.value.code == 3
-    said = capsys.readouterr()
-    assert "error: fits failed: 3, of `" in said.err
-    assert said.err.endswith("; the table says why, and all else is reported.\n")
+    code, out, err = called([*detecting(run), "--run_dir", "again", *words], capsys)
+    assert code == 3
+    assert "error: fits failed: 3, of `" in err
+    assert err.endswith("; the table says why, and all else is reported.\n")
     reason = "LinAlgError: Singular matrix."
-    assert f"failed: `energy` on `nine`: {reason}" in said.out
-    assert "No guard is saved: `energy` cannot be one: " in said.out
-    assert "The guard in again/guard is that of an earlier run." in said.out
-    rows = [line.split() for line in table(said.out).splitlines()]
+    assert f"failed: `energy` on `nine`: {reason}" in out
+    assert "No guard is saved: `energy` cannot be one: " in out
+    assert "The guard in again/guard is that of an earlier run." in out
+    rows = [line.split() for line in table(out).splitlines()]
     assert [row[row.index("energy") + 1 :].count("failed") for row in rows if "energy" in row] == [1, 1]
-    found = results(Path("again"))
+    found = results("again")
     assert {(one["source"], one["detector"]) for one in found["outcomes"]} == {
         ("photographs", "mlp"), ("nine", "baseline"), ("photographs", "baseline"),
     }  # fmt: skip
@@ -277,10 +258,8 @@ def test_a_detector_that_fails_is_a_row_that_says_why_and_costs_nothing_that_the
 
 def test_a_run_in_which_all_failed_is_refused(run, broken, capsys):
     broken("MLP", Refusal(REASON))
-    words = ["detect", *FILE, "--run_dir", "again", "--ckpt_path", str(run / "checkpoints/best.ckpt")]
-    sentence = refused(words, capsys)
-    assert sentence.startswith(
-        "At least one detector should be fitted. Got 2 failures, the first of `mlp` on `nine`: `val`"
-    )
+    sentence = refused([*detecting(run), "--run_dir", "again"], capsys)
+    words = "At least one detector should be fitted. Got 2 failures, the first of `mlp` on `nine`: `val`"
+    assert sentence.startswith(words)
     assert not Path("again/results.json").exists()
     assert only_run().is_dir()

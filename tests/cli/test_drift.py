@@ -5,22 +5,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from test_score import called
-from tiny import refused, snapshot
+from tiny import all_refused, called, refused
 
 from lightning_gradood.records import row_file, write_columns
 
 TYPES = {"path": str, "prediction": str, "score": float, "flagged": bool, "error": str}
 
 
-def write(path, scores, threshold=2.0, prediction="cat"):
-    """Write a table as `score` does, with one file that could not be scored."""
+def write(path, scores, prediction="cat"):
+    """Write a table as `score` does with a threshold of 2, with one file that could not be scored."""
     with row_file(Path(path), TYPES) as file:
         for number, score in enumerate(scores):
-            row = {"score": float(score), "flagged": bool(score > threshold), "prediction": prediction, "error": None}
+            row = {"score": float(score), "flagged": bool(score > 2), "prediction": prediction, "error": None}
             file.write({"path": f"{number}.png", **row})
         file.write({"path": "bad.png", "score": None, "flagged": None, "prediction": None, "error": "unreadable"})
-    return path
 
 
 @pytest.mark.parametrize("ending", ["parquet", "csv", "jsonl"])
@@ -29,13 +27,15 @@ def test_shifted_scores_raise_the_alarm_and_equal_or_few_ones_do_not(ending, cap
     usual, fresh, shifted = rng.normal(size=400), rng.normal(size=300), rng.normal(0.7, size=300)
     for name, scores in (("usual", usual), ("fresh", fresh), ("shifted", shifted), ("few", [0.9, 0.8])):
         write(f"{name}.{ending}", scores)
-    for name in ("fresh", "few"):
-        code, out, _ = called(["drift", f"usual.{ending}", f"{name}.{ending}", "--alarm", "0.1"], capsys)
-        assert (code, "ALARM" in out) == (0, False)
-    code, out, _ = called(["drift", f"usual.{ending}", f"shifted.{ending}", "--alarm", "0.1"], capsys)
-    assert (code, "ALARM: the distance 0." in out) == (4, True)
-    assert "predicted cat" in out
-    assert f"{100 * np.mean(shifted > 2):.1f} %" in out
+    said = {
+        name: called(["drift", f"usual.{ending}", f"{name}.{ending}", "--alarm", "0.1"], capsys)[:2]
+        for name in ("fresh", "few", "shifted")
+    }
+    assert {name: (code, "ALARM: the distance 0." in out) for name, (code, out) in said.items()} == {
+        "fresh": (0, False), "few": (0, False), "shifted": (4, True),
+    }  # fmt: skip
+    assert "predicted cat" in said["shifted"][1]
+    assert f"{100 * np.mean(shifted > 2):.1f} %" in said["shifted"][1]
     with Image.open("shifted_drift.png") as figure:
         assert figure.width > 600
     code, *_ = called(["drift", f"usual.{ending}", f"shifted.{ending}", "--figure", "again.png"], capsys)
@@ -53,10 +53,8 @@ def test_a_runs_scores_are_a_reference(run, capsys):
 
 def test_what_cannot_be_compared_is_refused_in_a_sentence(capsys):
     write("usual.csv", range(10))
-    Path("text.csv").write_text("a,b\n1,2\n")
-    Path("broken.parquet").write_text("PAR1")
-    Path("notes.txt").write_text("a")
-    Path("old.png").write_text("old")
+    for name, text in {"text.csv": "a,b\n1,2\n", "broken.parquet": "PAR1", "notes.txt": "a", "old.png": "old"}.items():
+        Path(name).write_text(text)
     write_columns(Path("none.parquet"), {"score": [], "flagged": [], "prediction": []})
     rows = [
         ([], "the following arguments are required: new."),
@@ -67,11 +65,7 @@ def test_what_cannot_be_compared_is_refused_in_a_sentence(capsys):
         (["none.parquet"], "Both tables should hold scored images. Got 10 in the reference and 0 new ones."),
         (["usual.csv", "--alarm", "2"], "`--alarm` should be at least 0 and below 1. Got `--alarm 2.0`."),
         (["usual.csv", "--alarm", "nan"], "`--alarm`: Expected a <class 'float'>; Given value: nan."),
-        (["usual.csv", "--alarm", "much"], "`--alarm`: Expected a <class 'float'>"),
         (["usual.csv", "--figure", "old.png"], "Got `--figure old.png`, which exists. Add --overwrite."),
         (["usual.csv", "--figure", "old.png/a.png"], "`--figure` should be a place that can be written."),
     ]
-    before = snapshot(Path("."))
-    for words, sentence in rows:
-        assert sentence in refused(["drift", "usual.csv", *words], capsys)
-    assert snapshot(Path(".")) == before
+    all_refused([(["drift", "usual.csv", *words], sentence) for words, sentence in rows], capsys)

@@ -3,16 +3,14 @@
 import re
 from pathlib import Path
 
-import lightning.pytorch  # noqa: F401  # its log handler keeps the stream that it first meets
 import numpy as np
 import pytest
 import tiny
 import torch
 from bad_inputs import write_images
 from PIL import Image
-from tiny import FILE, refused, results
+from tiny import called, refused, results
 
-from lightning_gradood.cli import main
 from lightning_gradood.guard import Guard
 from lightning_gradood.records import read_columns
 
@@ -23,12 +21,12 @@ EVERY = ["Energy", "Baseline", "KNN", "LID", "GradNorm", "GradientKNN", "Gradien
 def test_a_network_with_one_logit_is_trained_attacked_probed_and_guarded(capsys):
     text = tiny.CONFIG.replace("num_classes: 3", "num_classes: 1").replace("[0, 1, 2]", "[0, 1]")
     Path("one.yaml").write_text(text.replace("limit: 20", "limit: 60\n    attacks: {fgsm: {class_path: FGSM}}"))
-    main(["fit", "--config", "one.yaml", "--run_dir", "one", "--detection.detectors", f"[{', '.join(EVERY)}]",
-          "--detection.label_designs", "[AllOnes, AllZeros, Uniform, SecondBest, Predicted]", "--trainer.max_epochs", "6",
-          "--model.normalize", "{mean: [0.5, 0.5, 0.5], std: [0.25, 0.25, 0.25]}"])  # fmt: skip
-    said = capsys.readouterr()
-    assert (said.out + said.err).count("The network has one output, z: it is taken for a binary classifier") == 1
-    found = results(Path("one"))
+    words = ["fit", "--config", "one.yaml", "--run_dir", "one", "--detection.detectors", f"[{', '.join(EVERY)}]",
+             "--detection.label_designs", "[AllOnes, AllZeros, Uniform, SecondBest, Predicted]",
+             "--trainer.max_epochs", "6", "--model.normalize", "{mean: [0.5, 0.5, 0.5], std: [0.25, 0.25, 0.25]}"]  # fmt: skip
+    _, out, err = called(words, capsys)
+    assert (out + err).count("The network has one output, z: it is taken for a binary classifier") == 1
+    found = results("one")
     assert found["failures"] == []
     assert found["provenance"]["classifier"]["accuracy"] > 0.9
     assert len({one["detector"] for one in found["outcomes"]}) == len(EVERY) + 2  # `mlp` and `mlp_all_ones`
@@ -55,8 +53,8 @@ class ByBrightness(torch.nn.Module):
 
 
 @pytest.fixture
-def bright(capsys):
-    """Folders `0` to `10` of images that bright and the network that knows them; `detect` on them, and what it says."""
+def bright():
+    """The words of a `detect` on folders `0` to `10` of images that bright, with the network that knows them."""
     for number in range(11):
         Path(f"bright/{number}").mkdir(parents=True)
         for copy in range(6):
@@ -68,62 +66,34 @@ def bright(capsys):
     text = tiny.CONFIG.replace("lightning_gradood.networks.CifarResNet", f"{__name__}.ByBrightness")
     text = text.replace("\n      init_args: {blocks_per_stage: 1, num_classes: 3}", "")
     Path("bright.yaml").write_text(text.replace("limit: 20", "limit: 100"))
-    words = ["detect", "--config", "bright.yaml", "--data.train", "null", "--data.normal", "bright", "--data.anomalies",
-             "{noise: noise}", "--model.weights", "bright.pt", "--detection.detectors", "[Baseline]"]  # fmt: skip
-
-    def detect(folder, *more):
-        capsys.readouterr()
-        main([*words, "--run_dir", folder, *more])
-        said = capsys.readouterr()
-        return said.out, said.out + said.err
-
-    detect.words = words
-    return detect
+    return ["detect", "--config", "bright.yaml", "--data.train", "null", "--data.normal", "bright", "--data.anomalies",
+            "{noise: noise}", "--model.weights", "bright.pt", "--detection.detectors", "[Baseline]"]  # fmt: skip
 
 
 def test_order_and_number_of_class_folders_are_right_or_said(bright, capsys):
-    printed, said = bright("perfect")
-    assert "The classifier is 100.00 % accurate on 66 normal images." in printed
-    assert "are in the order of their numbers, 0, 1, 2, …, 10; torchvision's ImageFolder has 0, 1, 10" in said
-    assert "Warning" not in printed
-    printed, _ = bright("shifted", "--data.classes", str([*range(1, 11), 0]))
+    _, out, err = called([*bright, "--run_dir", "perfect"], capsys)
+    assert "The classifier is 100.00 % accurate on 66 normal images." in out
+    assert "are in the order of their numbers, 0, 1, 2, …, 10; torchvision's ImageFolder has 0, 1, 10" in out + err
+    assert "Warning" not in out
+    _, out, _ = called([*bright, "--run_dir", "shifted", "--data.classes", str([*range(1, 11), 0])], capsys)
     warning = r"Warning: 0\.0 % of the normal images are classified correctly, less than 27\.3 %.*the order of the classes is "
-    assert re.search(
-        rf"The classifier is 0\.00 % accurate on 66 normal images\.\n{warning}.*\n\n(.*\n)?source", printed
-    )
+    assert re.search(rf"The classifier is 0\.00 % accurate on 66 normal images\.\n{warning}.*\n\n(.*\n)?source", out)
     page = Path("shifted/report.html").read_text()
     assert re.search(warning, page)
     assert page.index("Warning: 0.0 %") < page.index("<table")
     for classes, words in [
-        (
-            "[cat, dog]",
-            "`normal` should have the classes of `data.classes` (2: cat, dog). Got `normal` with class `0`.",
-        ),
+        ("[cat, dog]", "have the classes of `data.classes` (2: cat, dog). Got `normal` with class `0`."),
         (str([*range(12)]), "`data.classes` should name all 11 outputs of the network, in their order. Got 12 names."),
         ("nowhere.txt", "should be a list of names, or a file of them. Got `data.classes = nowhere.txt`"),
     ]:
-        assert words in refused([*bright.words, "--data.classes", classes], capsys)
+        assert words in refused([*bright, "--data.classes", classes], capsys)
     for number in range(8):
         Path(f"bright/{number}").rename(f"hidden_{number}")
-    printed, said = bright("few")
-    assert "The network has 11 outputs and `normal` 3 classes (8, 9, 10): which outputs these are is not known" in said
-    assert "The classifier is of unknown accuracy, as the normal images have no labels." in printed
+    _, out, err = called([*bright, "--run_dir", "few"], capsys)
+    sentence = "The network has 11 outputs and `normal` 3 classes (8, 9, 10): which outputs these are is not known"
+    assert sentence in out + err
+    assert "The classifier is of unknown accuracy, as the normal images have no labels." in out
     Path("names.txt").write_text("\n".join(map(str, range(11))))
-    printed, _ = bright("named", "--data.classes", "names.txt")
-    assert "The classifier is 100.00 % accurate on 18 normal images." in printed
+    _, out, _ = called([*bright, "--run_dir", "named", "--data.classes", "names.txt"], capsys)
+    assert "The classifier is 100.00 % accurate on 18 normal images." in out
     assert Guard.load("named/guard", [__name__]).classes == [str(number) for number in range(11)]
-
-
-def test_fit_with_more_outputs_than_folders_says_which_and_is_continued_with_its_own_schedule_only(capsys):
-    words = ["fit", *FILE, "--model.network.num_classes", "5", "--model.scheduler", "lightning_gradood.tasks.OneCycle"]
-    words += ["--detection", "null", "--run_dir", "long"]
-    main(words)
-    said = capsys.readouterr()
-    sentence = "The network has 5 outputs and `train` 3 classes, which are taken for its first 3 outputs."
-    assert sentence in said.out + said.err
-    sentence = refused([*words, "--trainer.max_epochs", "4"], capsys)
-    assert (
-        "`trainer.max_epochs`, `model.scheduler` and `model.optimizer` should be those of the run that is" in sentence
-    )
-    assert "total_steps " in sentence
-    assert "in `ckpt_path = long/checkpoints/last.ckpt` and " in sentence

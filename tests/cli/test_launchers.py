@@ -10,10 +10,9 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 import torch
-from test_resuming import NETWORK, assert_equal_runs
-from tiny import FILE, table
+from test_resuming import DYING, NETWORK, assert_equal_runs
+from tiny import FILE, called, table
 
-from lightning_gradood.cli import main
 from lightning_gradood.guard import Guard
 from lightning_gradood.networks import CifarResNet
 
@@ -21,20 +20,6 @@ pytestmark = pytest.mark.slow
 PROGRAM = ["-m", "lightning_gradood"]
 SRUN = [sys.executable, str(Path(__file__).with_name("srun.py"))]
 DDP = ["--trainer.strategy", "ddp", "--trainer.accelerator", "cpu"]
-DYING = """
-import os, signal
-import torch
-from lightning_gradood.networks import CifarResNet
-
-class Dying(CifarResNet):
-    steps = 0
-    def forward(self, images):
-        if self.training and len(images) > 3:  # not where the network is tried on two images
-            Dying.steps += 1
-            if Dying.steps == int(os.environ.get("PREEMPTED_IN_STEP", 0)) and os.environ["SLURM_PROCID"] == "0":
-                os.kill(os.getppid(), signal.SIGUSR1)
-        return torch.nn.functional.dropout(super().forward(images), 0.2, self.training)
-"""
 
 
 def ended(command, code=0, **environment):
@@ -56,18 +41,17 @@ def free_port():
         return str(server.getsockname()[1])
 
 
-def test_a_preempted_job_of_slurm_goes_on_under_torchrun_and_ends_as_one_on_two_nodes(workplace, monkeypatch):
-    Path("dying.py").write_text(DYING)
-    monkeypatch.setenv("PYTHONPATH", f"{workplace}:{os.environ.get('PYTHONPATH', '')}")
+def test_a_preempted_job_of_slurm_goes_on_under_torchrun_and_ends_as_one_on_two_nodes(workplace, module):
+    module("dying", DYING)
     queue = workplace / "bin/scontrol"
     queue.parent.mkdir()
     queue.write_text('#!/bin/sh\necho "$@" >> requeued\n')
     queue.chmod(0o755)
-    fit = ["fit", *FILE, "--model.network", str(NETWORK), "--detection", "null", "--trainer.max_epochs", "3", *DDP]
-    fit += ["--data.batch_size", "20", "--trainer.limit_train_batches", "4", "--trainer.log_every_n_steps", "1"]
+    fit = ["fit", *FILE, "--model.network", str(NETWORK), "--detection", "null", "--trainer.max_epochs", "3", *DDP,
+           "--data.batch_size", "20", "--trainer.limit_train_batches", "4", "--trainer.log_every_n_steps", "1"]  # fmt: skip
     nodes = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port(), "OMP_NUM_THREADS": "1"}
-    on_nodes = [sys.executable, *PROGRAM, *fit, "--trainer.devices", "1", "--trainer.num_nodes", "2"]
-    on_nodes += ["--run_dir", "alone"]
+    two_nodes = ["--trainer.devices", "1", "--trainer.num_nodes", "2", "--run_dir", "alone"]
+    on_nodes = [sys.executable, *PROGRAM, *fit, *two_nodes]
     second = subprocess.Popen(on_nodes, env=os.environ | nodes | {"NODE_RANK": "1"})
     ended(on_nodes, **nodes, NODE_RANK="0")
     assert second.wait(60) == 0
@@ -87,9 +71,9 @@ def detect(workplace):
     """The words of a `detect` with an attack, on numbers of images that two and three do not divide."""
     torch.manual_seed(0)
     torch.save(CifarResNet(blocks_per_stage=1, num_classes=3).state_dict(), "some.pt")
-    words = ["detect", *FILE, "--data.train", "null", "--model.weights", "some.pt", "--data.limit", "13"]
-    words += ["--data.attacks", "{pgd: {class_path: PGD, init_args: {eps: 0.1, steps: 2}}}"]
-    return [*words, "--detection.false_positive_rate", "0.5"]
+    return ["detect", *FILE, "--data.train", "null", "--model.weights", "some.pt", "--data.limit", "13",
+            "--data.attacks", "{pgd: {class_path: PGD, init_args: {eps: 0.1, steps: 2}}}",
+            "--detection.false_positive_rate", "0.5"]  # fmt: skip
 
 
 def records(cache):
@@ -114,8 +98,7 @@ def scores(folder):
 
 
 def test_one_two_and_three_processes_give_the_same_records_table_and_guard(detect, capsys):
-    main([*detect, "--run_dir", "one", "--cache_dir", "records1"])
-    printed = table(capsys.readouterr().out)
+    printed = table(called([*detect, "--run_dir", "one", "--cache_dir", "records1"], capsys)[1])
     alone = {
         entry: {row: {name: near(value) for name, value in columns.items()} for row, columns in rows.items()}
         for entry, rows in records("records1").items()

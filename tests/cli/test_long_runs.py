@@ -2,13 +2,12 @@
 
 import json
 import re
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from tiny import FILE, refused, results, table
+from tiny import FILE, called, detecting, refused, results, table
 
 import lightning_gradood.extraction.reading as reading
 from lightning_gradood.attacks import FGSM
@@ -36,23 +35,21 @@ class Brittle(CifarResNet):
 @pytest.fixture
 def detect(run):
     """The words of a `detect` with the finished run's classifier."""
-    return ["detect", *FILE, "--ckpt_path", str(run / "checkpoints/best.ckpt")]
+    return detecting(run)
 
 
 @pytest.fixture
-def brittle(workplace, monkeypatch):
+def brittle(module):
     """The flag for a network that gives NaN for some images of every source."""
-    Path("brittle.py").write_text(BRITTLE)
-    monkeypatch.syspath_prepend(workplace)
-    yield ["--model.network.class_path", "brittle.Brittle"]
-    sys.modules.pop("brittle", None)
+    module("brittle", BRITTLE)
+    return ["--model.network.class_path", "brittle.Brittle"]
 
 
 def test_a_run_with_too_little_memory_goes_on_with_smaller_batches_and_gives_the_same_table(
     detect, capsys, monkeypatch
 ):
-    main([*detect, *ATTACKS, *BATCHES, "--run_dir", "whole", "--cache_dir", "whole_records"])
-    expected = table(capsys.readouterr().out)
+    words = [*detect, *ATTACKS, *BATCHES]
+    _, expected, _ = called([*words, "--run_dir", "whole", "--cache_dir", "whole_records"], capsys)
     read, craft = reading.read_probes, FGSM._craft
     sizes = {"read": [], "craft": []}
 
@@ -71,10 +68,9 @@ def test_a_run_with_too_little_memory_goes_on_with_smaller_batches_and_gives_the
     monkeypatch.setattr(reading, "read_probes", starved)
     monkeypatch.setattr(FGSM, "_craft", starved_craft)
     monkeypatch.setattr("lightning_gradood.trainer.try_probes", lambda *_: None)
-    main([*detect, *ATTACKS, *BATCHES, "--run_dir", "starved", "--cache_dir", "starved_records"])
-    said = capsys.readouterr()
-    assert table(said.out) == expected
-    assert "Out of memory with 20 images at once (" in said.err
+    _, out, err = called([*words, "--run_dir", "starved", "--cache_dir", "starved_records"], capsys)
+    assert table(out) == table(expected)
+    assert "Out of memory with 20 images at once (" in err
     assert sizes["read"].count(20) == 1, "the batch that did not fit is not tried again"
     assert max(sizes["craft"][1:]) <= 10
 
@@ -93,21 +89,19 @@ def test_an_image_for_which_the_network_is_not_finite_is_refused_by_name(detect,
 
 def test_skipped_images_are_named_and_the_numbers_are_those_of_the_others(detect, brittle, capsys):
     words = [*detect, *brittle, *BATCHES, "--data.attacks", "{fgsm: FGSM}", "--cache_dir", "records"]
-    main([*words, "--detection.on_bad_image", "skip", "--run_dir", "skipped"])
-    said = capsys.readouterr()
-    left_out = results(Path("skipped"))["provenance"]["left_out"]
+    skipping = [*words, "--detection.on_bad_image", "skip", "--run_dir"]
+    _, out, err = called([*skipping, "skipped"], capsys)
+    left_out = results("skipped")["provenance"]["left_out"]
     number = len(left_out["photographs"])
-    assert f"Note: photographs: {number} images are left out, as the network is not finite" in said.out
+    assert f"Note: photographs: {number} images are left out, as the network is not finite" in out
     named = f"photographs: the network's logits are not finite for {number} images, which are left out: photographs/"
-    assert named in said.err
+    assert named in err
     scores = read_columns(Path("skipped/scores.parquet"))
     assert np.isfinite(scores["score"]).all()
     assert not {name for names in left_out.values() for name in names} & set(scores["id"])
-    main([*words, "--detection.on_bad_image", "skip", "--run_dir", "again"])
-    assert table(capsys.readouterr().out) == table(said.out), "from the records"
-    assert refused(words, capsys).startswith(
-        "the network should be finite for every image. Got records of an earlier run"
-    )
+    assert table(called([*skipping, "again"], capsys)[1]) == table(out), "from the records"
+    sentence = "the network should be finite for every image. Got records of an earlier run"
+    assert refused(words, capsys).startswith(sentence)
     guard = Guard.load("skipped/guard", trust=["brittle"])
     assert torch.isfinite(torch.as_tensor(guard(torch.full((2, 3, 8, 8), 0.3)).scores)).all()
 
@@ -133,22 +127,17 @@ def test_the_log_keeps_warnings_and_refusals_and_a_full_disk_ends_no_run(brittle
     with pytest.warns(UserWarning, match="NO WEIGHTS"):
         refused(words, capsys)
     log = Path("bad/run.log").read_text()
-    assert "WARNING NO WEIGHTS" in log
-    assert re.search(r"ERROR refused: .* should be finite", log)
-    assert re.search(r"stage `probing` stopped after", log)
+    lines = ["WARNING NO WEIGHTS", r"ERROR refused: .* should be finite", r"stage `probing` stopped after"]
+    assert [line for line in lines if not re.search(line, log)] == []
     Path("bad/run.log").unlink()
     Path("bad/run.log").symlink_to("/dev/full")
     with pytest.warns(UserWarning, match="NO WEIGHTS"):
         assert "should be finite" in refused(words, capsys)
 
 
-def test_a_profiler_names_our_stages_and_each_attack(detect, caplog):
-    main([*detect, *ATTACKS, *BATCHES, "--trainer.profiler", "simple"])
-    for name in ("making fgsm", "making pgd", "reading probes", "probing", "fitting detectors", "reporting", "guard"):
-        assert f"gradood: {name} " in caplog.text, name
-
-
-def test_the_rest_is_estimated_in_passes_of_each_attack(detect, capsys, monkeypatch):
+def test_the_rest_is_estimated_in_passes_of_each_attack_and_a_profiler_names_our_stages(
+    detect, capsys, caplog, monkeypatch
+):
     """An attack of forty passes takes forty times the share of one pass, so the estimate does not fall short by them."""
     seen, advance = [], Work.advance
 
@@ -157,10 +146,12 @@ def test_the_rest_is_estimated_in_passes_of_each_attack(detect, capsys, monkeypa
         seen.append((self.done, self.total))
 
     monkeypatch.setattr(Work, "advance", advancing)
-    attack = "{pgd: {class_path: PGD, init_args: {eps: 0.03, step: 0.01, steps: 40}}}"
-    main([*detect, "--data.attacks", attack, "--cache_dir", "new", "--trainer.enable_progress_bar", "true"])
+    attack = ["--data.attacks", "{pgd: {class_path: PGD, init_args: {eps: 0.03, step: 0.01, steps: 40}}}"]
+    main([*detect, *attack, "--cache_dir=new", "--trainer.enable_progress_bar=true", "--trainer.profiler=simple"])
     (done, total) = seen[-1]
     assert done == pytest.approx(total)
     reading_pass = 3  # forward, and two of the all-ones label
     assert total == pytest.approx(60 * reading_pass + 20 * (reading_pass + 40))
     assert re.search(r"images/s, \d+ s left of all reading", capsys.readouterr().out)
+    stages = ("making pgd", "reading probes", "probing", "fitting detectors", "reporting", "guard")
+    assert [name for name in stages if f"gradood: {name} " not in caplog.text] == []

@@ -3,12 +3,11 @@
 import sys
 from pathlib import Path
 
-import lightning.pytorch  # noqa: F401  # its log handler keeps the stream that it first meets
 import pytest
 import tiny
 import yaml
 from bad_inputs import write_images
-from tiny import FILE, refused, results
+from tiny import FILE, called, refused, results
 
 from lightning_gradood.cli import main
 from lightning_gradood.core import Refusal
@@ -47,11 +46,8 @@ NO_TRAINING = ["--data.train", "null", "--detection.detectors"]
 
 
 @pytest.fixture(autouse=True)
-def people(workplace, monkeypatch):
-    (workplace / "people.py").write_text(MODULE)
-    monkeypatch.syspath_prepend(str(workplace))
-    yield
-    sys.modules.pop("people", None)
+def people(module):
+    module("people", MODULE)
 
 
 @pytest.mark.filterwarnings("ignore:The network returns a dict")
@@ -59,16 +55,14 @@ def people(workplace, monkeypatch):
 def test_a_function_without_annotations_is_used_with_any_keyword(dtype, caplog):
     main(["fit", *FILE, *NETWORK, "--model.network.dtype", dtype, "--run_dir", "runs/people", "--data.limit", "60"])
     assert f"The network is built in {dtype}: it is cast to float32" in caplog.text
-    config = yaml.safe_load(Path("runs/people/config.yaml").read_text())
-    network = config["model"]["init_args"]["network"]
+    network = yaml.safe_load(Path("runs/people/config.yaml").read_text())["model"]["init_args"]["network"]
     given = {"name": "found", "classes": 3, "dtype": dtype}
     assert network["init_args"] == {**given, "saturated": False}, "nothing of the file's own network"
     with pytest.raises(Refusal, match="people"):
         Guard.load("runs/people/guard")
-    guard = Guard.load("runs/people/guard", trust=["people"])
+    assert Guard.load("runs/people/guard", trust=["people"]).about.network["class_path"] == "people.create"
     write_images(Path("photos"), 1)
     main(["score", "--guard", "runs/people/guard", "--trust", "people", "--output", "scores.csv", "photos"])
-    assert guard.about.network["class_path"] == "people.create"
 
 
 def test_it_may_stand_in_a_file_and_its_weights_are_found_again():
@@ -82,28 +76,24 @@ def test_it_may_stand_in_a_file_and_its_weights_are_found_again():
     weights = ["--ckpt_path", "runs/own/checkpoints/best.ckpt", "--run_dir", "runs/again"]
     with pytest.warns(UserWarning, match="The network returns a dict"):
         main(["detect", "--config", "own.yaml", "--detection.detectors", "[Energy]", *weights])
-    assert {one["detector"] for one in results(Path("runs/again"))["outcomes"]} >= {"energy"}
+    assert {one["detector"] for one in results("runs/again")["outcomes"]} >= {"energy"}
 
 
 def test_what_a_constructor_raises_is_a_sentence(capsys):
-    rows = [
+    for name, value, said in [
         ("name", "other", "Got KeyError: 'other' (people.py, line "),
         ("colour", "1", "Got AssertionError: {'colour': 1}"),
-    ]
-    for name, value, said in rows:
+    ]:
         assert said in refused(["fit", *FILE, *NETWORK, f"--model.network.{name}", value], capsys)
         sys.modules.pop("people")  # the parser remembers the keywords of a function
 
 
-@pytest.mark.filterwarnings("ignore:The network returns a dict", "ignore:NO WEIGHTS")
-def test_gradients_that_are_zero_and_scores_that_are_the_same_are_said(capsys):
+def test_no_weights_gradients_that_are_zero_and_scores_that_are_the_same_are_said(capsys):
     saturated = ["--model.network.saturated", "true", "--data.attacks", "{fgsm: {class_path: FGSM}}"]
-    main(["detect", *FILE, *NETWORK, *saturated, *NO_TRAINING, "[Baseline]"])
-    output = capsys.readouterr().out
-    assert "Note: fgsm: 20 of 20 perturbed images are as they were; of an attack, no gradient reaches" in output
-    assert "Note: nine: `baseline` gives every image the same score; its AUROC says nothing." in output
-
-
-def test_a_network_without_weights_is_warned_of():
-    with pytest.warns(UserWarning, match="NO WEIGHTS: neither a checkpoint nor --model.weights is named"):
-        main(["detect", *FILE, *NO_TRAINING, "[Energy]"])
+    with (
+        pytest.warns(UserWarning, match="NO WEIGHTS: neither a checkpoint nor --model.weights is named"),
+        pytest.warns(UserWarning, match="The network returns a dict"),
+    ):
+        _, out, _ = called(["detect", *FILE, *NETWORK, *saturated, *NO_TRAINING, "[Baseline]"], capsys)
+    assert "Note: fgsm: 20 of 20 perturbed images are as they were; of an attack, no gradient reaches" in out
+    assert "Note: nine: `baseline` gives every image the same score; its AUROC says nothing." in out

@@ -1,22 +1,19 @@
 """Pages and figures of a run: one file that needs nothing else, which looks right on a phone, a laptop and a large screen."""
 
-import shutil
 from pathlib import Path
 
-import browser
 import numpy as np
 import pytest
 from browser import WIDTHS, check, look_at
 from pages import Page, whole
 from PIL import Image
-from tiny import FILE, WITH_FIGURES, detect, refused, results
+from tiny import WITH_FIGURES, detect, results
 
 from lightning_gradood.cli import main
 from lightning_gradood.report import ReportCallback
 
 HEADINGS = {"tiny", "Results", "Guard", "Time", "Images in each split", "Command", "Environment"}
 MORE = {"Trained on one source, tested on another", "What attacks did", "ROC curves", "Scores", "Heat maps", "Images"}
-FGSM = ["--data.attacks", "{fgsm: {class_path: FGSM, init_args: {eps: 0.1}}}"]
 BAD = """<!DOCTYPE html><html><body><h1>Bad</h1><div style="width: 800px">wide</div><img src="data:image/png;base64,AAAA">
 <table><tbody></tbody></table><script>throw new Error("mistake")</script></body></html>"""
 
@@ -62,7 +59,8 @@ def test_figures_are_written_in_formats_and_with_titles_as_papers_want_them(run,
 def test_attacked_samples_are_pairs_of_one_image_with_its_predictions(run, monkeypatch):
     found = []
     monkeypatch.setattr(ReportCallback, "on_detect_end", lambda self, trainer, report: found.append(report))
-    detect(run, "x", *FGSM, "--data.keep_pixels", "uint8")
+    fgsm = "{fgsm: {class_path: FGSM, init_args: {eps: 0.1}}}"
+    detect(run, "x", "--data.attacks", fgsm, "--data.keep_pixels", "uint8")
     ((name, pairs),) = found[0].pairs.items()
     assert name == "fgsm"
     change = np.abs(pairs.attacked.astype(int) - pairs.clean).max(axis=(1, 2, 3))
@@ -70,14 +68,6 @@ def test_attacked_samples_are_pairs_of_one_image_with_its_predictions(run, monke
     assert (change <= 0.1 * 255 + 1).all()  # FGSM's bound: another image would be far away
     known = {(facts.prediction) for facts in found[0].facts.values()}
     assert {word for pair in pairs.predictions for word in pair} <= known
-
-
-def test_other_formats_are_refused_before_anything_is_done(workplace, capsys):
-    said = {
-        one: refused(["fit", *FILE, "--report.formats", one], capsys) for one in ("gif", "[]", "[png, png]", "null")
-    }
-    assert {one: line for one, line in said.items() if not line.startswith("`report.formats`")} == {}
-    assert not [path for path in workplace.rglob("runs/**/*") if path.is_file()]
 
 
 def test_the_page_of_a_run_looks_right_in_a_browser(drawn, tmp_path_factory):
@@ -100,13 +90,3 @@ def test_pages_without_pictures_and_of_several_runs_look_right_and_one_that_does
     assert all((one["headings"], one["images"][0][0], one["rows"]) == (["Bad"], 0, [0]) for one in seen)
     assert console
     assert all("mistake" in line for line in console)
-
-
-def test_without_a_browser_ci_fails_and_a_developer_is_told(monkeypatch):
-    monkeypatch.setattr(shutil, "which", lambda name: None)
-    monkeypatch.setenv("CI", "true")
-    with pytest.raises(pytest.fail.Exception, match="none of chromium, chromium-browser, google-chrome is installed"):
-        browser.browser()
-    monkeypatch.delenv("CI")
-    with pytest.raises(pytest.skip.Exception, match="apt-get install chromium"):
-        browser.browser()

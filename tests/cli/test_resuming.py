@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 from programs import run_program
-from tiny import FILE, numbers, snapshot, table
+from tiny import FILE, called, numbers, snapshot, table
 
 from lightning_gradood.cli import main
 from lightning_gradood.tasks import ClassificationTask
 
-RANDOM = """
+DYING = """
 import os, random, signal
 import numpy as np
 import torch
@@ -32,6 +32,8 @@ class Dying(CifarResNet):
             Dying.steps += 1
             if Dying.steps == int(os.environ.get("DIES_IN_STEP", 0)):
                 os.kill(os.getpid(), signal.SIGKILL)
+            if Dying.steps == int(os.environ.get("PREEMPTED_IN_STEP", 0)) and os.environ["SLURM_PROCID"] == "0":
+                os.kill(os.getppid(), signal.SIGUSR1)
         return torch.nn.functional.dropout(super().forward(images), 0.2, self.training)
 
 class Task(ClassificationTask):  # its schedule steps once an epoch
@@ -40,18 +42,16 @@ class Task(ClassificationTask):  # its schedule steps once an epoch
         return {"optimizer": optimizer, "lr_scheduler": torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5)}
 """
 NETWORK = {"class_path": "dying.Dying", "init_args": {"blocks_per_stage": 1, "num_classes": 3}}
-COMMAND = ["fit", *FILE, "--model.network", str(NETWORK), "--data.augment", "dying.Noise", "--data.batch_size", "20"]
-COMMAND += ["--model.scheduler", "OneCycle", "--trainer.log_every_n_steps", "1", "--trainer.limit_train_batches", "4"]
-FOUR = ["--trainer.max_epochs", "4"]
+COMMAND = ["fit", *FILE, "--model.network", str(NETWORK), "--data.augment", "dying.Noise", "--data.batch_size", "20",
+           "--model.scheduler", "OneCycle", "--trainer.log_every_n_steps", "1", "--trainer.limit_train_batches", "4",
+           "--trainer.max_epochs", "4"]  # fmt: skip
+BARE = [*COMMAND, "--detection", "null", "--run_dir"]
 
 
 @pytest.fixture(autouse=True)
-def network(workplace, monkeypatch):
+def network(module):
     """A network, an augmentation and a schedule that use everything which has to be restored."""
-    Path("dying.py").write_text(RANDOM)
-    monkeypatch.syspath_prepend(workplace)
-    yield
-    sys.modules.pop("dying", None)
+    module("dying", DYING)
 
 
 def assert_equal_runs(one, other):
@@ -64,19 +64,17 @@ def assert_equal_runs(one, other):
 
 @pytest.mark.slow
 def test_a_fit_that_was_killed_twice_ends_as_one_that_was_left_alone(capsys, caplog):
-    main([*COMMAND, *FOUR, "--run_dir", "alone"])
-    printed = table(capsys.readouterr().out)
+    printed = table(called([*COMMAND, "--run_dir", "alone"], capsys)[1])
     steps = torch.load("alone/checkpoints/last.ckpt", weights_only=True)["global_step"] // 4
     assert steps >= 2
-    dying = [sys.executable, "-m", "lightning_gradood", *COMMAND, *FOUR, "--run_dir", "killed"]
+    dying = [sys.executable, "-m", "lightning_gradood", *COMMAND, "--run_dir", "killed"]
     for step in (steps + 2, steps + 1):  # in the middle of the second epoch, and in the first step of the third
         ended = run_program(dying, environment=os.environ | {"DIES_IN_STEP": str(step)})
         assert ended.returncode == -signal.SIGKILL, ended.stderr
     assert "Training goes on after 1 of 4 epochs." in ended.stderr
-    main([*COMMAND, *FOUR, "--run_dir", "killed", "--cache_dir", "new"])
+    assert table(called([*COMMAND, "--run_dir", "killed", "--cache_dir", "new"], capsys)[1]) == printed
     assert "Training goes on after 2 of 4 epochs." in caplog.text
-    assert table(capsys.readouterr().out) == printed
-    assert numbers(Path("killed")) == numbers(Path("alone"))
+    assert numbers("killed") == numbers("alone")
     assert_equal_runs("killed", "alone")
 
 
@@ -99,21 +97,20 @@ def test_a_fit_goes_on_exactly_whatever_ended_an_epoch(flags, monkeypatch):
         if task.current_epoch == 2:
             raise Stop
 
-    command = [*COMMAND, *FOUR, *flags, "--detection", "null", "--run_dir"]
-    main([*command, "alone"])
+    main([*BARE, "alone", *flags])
     with monkeypatch.context() as patch:
         patch.setattr(ClassificationTask, "on_train_batch_end", stop)
         with pytest.raises(Stop):
-            main([*command, "stopped"])
-    main([*command, "stopped"])
+            main([*BARE, "stopped", *flags])
+    main([*BARE, "stopped", *flags])
     assert_equal_runs("stopped", "alone")
 
 
 def test_a_fit_that_had_ended_is_not_trained_again_and_says_so(caplog):
-    early = ["--trainer.callbacks+", "EarlyStopping", "--trainer.callbacks.monitor", "val/loss"]
-    early += ["--trainer.callbacks.patience", "0", "--trainer.callbacks.min_delta", "9"]
+    early = ["--trainer.callbacks+", "EarlyStopping", "--trainer.callbacks.monitor", "val/loss",
+             "--trainer.callbacks.patience", "0", "--trainer.callbacks.min_delta", "9"]  # fmt: skip
     for folder, flags, epochs in (("early", early, 2), ("done", [], 3)):
-        command = [*COMMAND, "--trainer.max_epochs", "3", "--detection", "null", "--run_dir", folder, *flags]
+        command = [*BARE, folder, "--trainer.max_epochs", "3", *flags]
         main(command)
         before = snapshot(Path(folder, "checkpoints"))
         main(command)
@@ -122,7 +119,6 @@ def test_a_fit_that_had_ended_is_not_trained_again_and_says_so(caplog):
 
 
 def test_a_full_disk_at_a_checkpoint_is_a_sentence_and_leaves_the_older_one(monkeypatch, capsys):
-    command = [*COMMAND, *FOUR, "--detection", "null", "--run_dir", "full"]
     replace = os.replace
 
     def full(source, target):
@@ -132,8 +128,6 @@ def test_a_full_disk_at_a_checkpoint_is_a_sentence_and_leaves_the_older_one(monk
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", full)
-        with pytest.raises(SystemExit):
-            main(command)
-    error = capsys.readouterr().err
+        error = called([*BARE, "full"], capsys)[2]
     assert "Got full/checkpoints/last.ckpt: No space left on device. Free some space" in error
     assert torch.load("full/checkpoints/last.ckpt", weights_only=True)["epoch"] == 1

@@ -9,10 +9,9 @@ import time
 from pathlib import Path
 
 import pytest
-from photos import write_digits
 from PIL import Image
 from programs import Program
-from test_score import called
+from tiny import called, write_digits
 
 from lightning_gradood.records import read_rows
 
@@ -20,24 +19,23 @@ NUMBERS = ("probability", "score", "p_value")
 
 
 @pytest.fixture
-def guard(run):
-    """Return the folder of the finished run's guard."""
-    return str(run / "guard")
+def score(run):
+    """The words of a `score` with the finished run's guard."""
+    return ["score", "--guard", str(run / "guard")]
 
 
 def photos(number):
     """Write digits, a damaged file before them and one of another size; return how many files there are."""
-    files = list(write_digits(Path("photos"), [0, 1, 2]).values())
-    for path in files[number:]:
+    for path in list(write_digits(Path("photos"), [0, 1, 2]).values())[number:]:
         path.unlink()
     Path("photos/000.png").write_bytes(b"no image")
     Image.new("L", (30, 20)).save("photos/001.png")
     return number + 2
 
 
-def test_verdicts_are_those_of_one_process(guard, capsys):
+def test_verdicts_are_those_of_one_process(score, capsys):
     expected = photos(23)
-    words = ["score", "--guard", guard, "photos", "--batch_size", "4"]
+    words = [*score, "photos", "--batch_size", "4"]
     alone, together = (called([*words, "--processes", str(one)], capsys) for one in (1, 2))
     assert alone[0] == together[0] == 3
     assert together[2].splitlines()[-1] == alone[2].splitlines()[-1]  # the summary
@@ -52,9 +50,9 @@ def test_verdicts_are_those_of_one_process(guard, capsys):
 
 
 @pytest.mark.slow
-def test_threshold_trust_and_explanations_are_those_of_one_process(guard, capsys):
+def test_threshold_trust_and_explanations_are_those_of_one_process(score, capsys):
     photos(3)
-    words = ["score", "--guard", guard, "photos", "--processes", "2", "--output", "scores.csv", "--explain", "1"]
+    words = [*score, "photos", "--processes", "2", "--output", "scores.csv", "--explain", "1"]
     code, _, err = called([*words, "--trust", "tests", "--threshold=-inf"], capsys)
     assert code == 3
     assert "4 flagged, 100.0 %" in err
@@ -77,11 +75,11 @@ def ended(process):
     [(signal.SIGKILL, False, 2), (signal.SIGTERM, True, 143), (signal.SIGKILL, True, -9)],
     ids=["kill_worker", "term_first", "kill_first"],
 )
-def test_none_outlives_another(guard, number, of_first, code):
+def test_none_outlives_another(score, number, of_first, code):
     photos(100)
     files = [str(path) for path in sorted(Path("photos").iterdir())] * 500
-    words = [sys.executable, "-m", "lightning_gradood", "score", "--guard", guard, *files, "--processes", "2"]
-    program = Program([*words, "--batch_size", "8", "--output", "scores.csv"])
+    words = [sys.executable, "-m", "lightning_gradood", *score, *files, "--processes", "2", "--batch_size", "8"]
+    program = Program([*words, "--output", "scores.csv"])
     assert program.stderr.readline().startswith("scoring: ")  # both have begun, or will
     children = Path(f"/proc/{program.pid}/task/{program.pid}/children").read_text().split()
     workers = [int(one) for one in children if "spawn_main" in Path(f"/proc/{one}/cmdline").read_text()]

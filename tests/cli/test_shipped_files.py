@@ -10,17 +10,15 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from tiny import printed, refused, resolved, results
+from tiny import all_refused, called, printed, refused, resolved, results
 
 import lightning_gradood
 from lightning_gradood.cli import main
 from lightning_gradood.core import experiment_file, shipped_files
 
 ROOT = Path(__file__).parents[2]
-_PARTS = {
-    *("lightning_gradood", "configs", "sweeps", "tests", "examples", "benchmarks", "docs", "pyproject.toml"),
-    *("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "constraints.txt"),
-}
+_PARTS = ["lightning_gradood", "configs", "sweeps", "tests", "examples", "benchmarks", "docs", "pyproject.toml",
+          "README.md", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "constraints.txt"]  # fmt: skip
 SHIPPED = [path.relative_to(ROOT) for folder in ("configs", "sweeps") for path in (ROOT / folder).glob("*.yaml")]
 
 
@@ -28,48 +26,44 @@ def test_a_shipped_file_is_found_from_anywhere_and_a_path_of_the_user_s_wins(cap
     for name in ("digits", "digits.yaml", "configs/digits.yaml"):
         found = resolved(["fit", "--config", name], capsys)
         assert found["data"]["init_args"]["normal"]["class_path"].endswith("DigitsSource")
-    assert experiment_file("configs/digits.yaml", "config") == str(ROOT / "configs/digits.yaml")
     Path("digits").write_text("mine")
     Path("configs").mkdir()
     Path("configs/folders.yaml").write_text("mine")
-    assert experiment_file("digits") == "digits"
-    assert experiment_file("configs/folders.yaml") == "configs/folders.yaml"
+    for name in ("digits", "configs/folders.yaml", "{seed_everything: 1}"):  # the last is YAML on the command line
+        assert experiment_file(name) == name
     assert experiment_file("folders") == str(shipped_files("configs")["folders"])
-    assert experiment_file("{seed_everything: 1}") == "{seed_everything: 1}"  # YAML on the command line
 
 
 def test_a_misspelt_name_is_refused_with_the_nearest(capsys):
     Path("two.yaml").write_text("experiments: {a: {config: digts, dataset: d, network: n}}\n")
     for words in (
-        ["fit", "--config", "digts"],
         ["fit", "-c", "digts"],
         ["detect", "--config=configs/digts.yaml"],
         ["benchmark", "--config", "digts"],
     ):
         message = refused(words, capsys)
-        assert message.startswith(
-            "`--config` should be an experiment file, or the name of one that comes with the package."
-        )
+        said = "`--config` should be an experiment file, or the name of one that comes with the package."
+        assert message.startswith(said)
         assert message.endswith("Did you mean `digits`?")
-    assert "Got `config digts`" in refused(["benchmark", "--config", "two.yaml"], capsys)
-    assert refused(["configs", "dgits"], capsys).endswith("Did you mean `digits`?")
-    assert "`configs` without a name lists them" in refused(["configs", "zebra"], capsys)
-    assert not Path("runs").exists()
+    rows = [
+        (["benchmark", "--config", "two.yaml"], "Got `config digts`"),
+        (["configs", "dgits"], "Did you mean `digits`?"),
+        (["configs", "zebra"], "`configs` without a name lists them"),
+    ]
+    all_refused(rows, capsys)
 
 
 def test_files_are_listed_with_what_they_say_of_themselves_and_copied_over_nothing_of_the_user_s(capsys):
-    main(["configs"])
-    said = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines() if ".yaml " in line)
+    _, out, _ = called(["configs"], capsys)
+    said = dict(line.split(maxsplit=1) for line in out.splitlines() if ".yaml " in line)
     assert [str(path) for path in SHIPPED if len(said.get(str(path), "")) <= 20] == []
     for _ in range(2):  # the second time nothing is changed
         main(["configs", "--copy", "mine"])
         assert [path for path in SHIPPED if ("mine" / path).read_bytes() != (ROOT / path).read_bytes()] == []
     Path("mine/configs/folders.yaml").write_text("changed")
     Path("mine/configs/digits.yaml").unlink()
-    message = refused(["configs", "--copy", "mine"], capsys)
-    assert "a configs/folders.yaml that differs from the shipped one" in message
-    assert Path("mine/configs/folders.yaml").read_text() == "changed"
-    assert not Path("mine/configs/digits.yaml").exists()
+    words = "a configs/folders.yaml that differs from the shipped one"
+    all_refused([(["configs", "--copy", "mine"], words)], capsys)
     main(["configs", "digits", "--copy", "other"])
     assert [path.name for path in Path("other").rglob("*.yaml")] == ["digits.yaml"]
 
@@ -81,10 +75,9 @@ def test_the_version_is_said(capsys):
 @pytest.mark.slow
 def test_distributions_hold_everything_and_the_wheel_runs_where_there_is_no_checkout(tmp_path):
     (tmp_path / "checkout").mkdir()
-    for path in ROOT.iterdir():  # not what runs, downloads and environments have left there
-        if path.name in _PARTS:
-            copy = shutil.copytree if path.is_dir() else shutil.copy
-            copy(path, tmp_path / "checkout" / path.name)
+    for name in _PARTS:  # not what runs, downloads and environments have left there
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+        copy(ROOT / name, tmp_path / "checkout" / name)
     command = [sys.executable, "-m", "build", "--outdir", str(tmp_path), str(tmp_path / "checkout")]
     subprocess.run(command, check=True, capture_output=True)
     (wheel,), (source,) = tmp_path.glob("*.whl"), tmp_path.glob("*.tar.gz")
@@ -121,18 +114,10 @@ def _runs(wheel, folder):
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     place = folder / "elsewhere"
     place.mkdir()
-    command = [str(python.with_name("gradood")), "fit", "--config", "digits", "--run_dir", "here", "--data.limit", "20"]
-    command += [
-        "--data.limits=null",
-        "--data.attacks",
-        "null",
-        "--trainer.max_epochs",
-        "1",
-        "--trainer.accelerator",
-        "cpu",
-    ]
-    command += ["--detection.mlp.max_epochs", "2", "--detection.resamples", "20"]
-    command += ["--detection.false_positive_rate", "0.2"]
+    command = [str(python.with_name("gradood")), "fit", "--config", "digits", "--run_dir", "here", "--data.limit", "20",
+               "--data.limits=null", "--data.attacks", "null", "--trainer.max_epochs", "1", "--trainer.accelerator",
+               "cpu", "--detection.mlp.max_epochs", "2", "--detection.resamples", "20",
+               "--detection.false_positive_rate", "0.2"]  # fmt: skip
     done = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, timeout=250, check=False)
     assert done.returncode == 0, done.stderr
     assert results(place / "here")["provenance"]["versions"]["lightning_gradood"] == lightning_gradood.__version__

@@ -29,7 +29,7 @@ class Slow(CifarResNet):
                 file.write(hashlib.md5(images.detach().numpy().tobytes()).hexdigest() + "\\n")
             with open(f"batches{rank}") as file:
                 begun = len(set(file))
-            if not os.path.exists(f"pid{rank}"):
+            if begun == 1:
                 with open(f"pid{rank}", "w") as file:
                     file.write(str(os.getpid()))
             if rank == os.environ.get("REFUSES") and begun > 2:
@@ -38,22 +38,19 @@ class Slow(CifarResNet):
         return logits
 """
 NETWORK = {"class_path": "slow.Slow", "init_args": {"blocks_per_stage": 1, "num_classes": 3}}
-COMMAND = ["detect", *FILE, "--data.train", "null", "--model.network", str(NETWORK), "--model.weights", "some.pt"]
-COMMAND += ["--data.probe_batch_size", "5", "--run_dir", "out"]
+COMMAND = ["detect", *FILE, "--data.train", "null", "--model.network", str(NETWORK), "--model.weights", "some.pt",
+           "--data.probe_batch_size", "5", "--run_dir", "out"]  # fmt: skip
 PROGRAM = [sys.executable, "-m", "lightning_gradood", *COMMAND]
-TWO = ["--trainer.strategy", "ddp", "--trainer.accelerator", "cpu", "--trainer.devices", "2"]
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", *PROGRAM[1:], *TWO]
+DDP = ["--trainer.strategy", "ddp", "--trainer.accelerator", "cpu", "--trainer.devices", "2"]
+TWO = [*PROGRAM, *DDP]
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", *TWO[1:]]
 
 
 @pytest.fixture(autouse=True)
-def network(workplace, monkeypatch):
+def network(module):
     """A network that takes its time, and tells which batches it has begun."""
-    Path("slow.py").write_text(SLOW)
+    module("slow", SLOW)
     torch.save(CifarResNet(blocks_per_stage=1, num_classes=3).state_dict(), "some.pt")
-    monkeypatch.syspath_prepend(workplace)
-    monkeypatch.setenv("PYTHONPATH", f"{workplace}:{os.environ.get('PYTHONPATH', '')}")
-    yield
-    sys.modules.pop("slow", None)
 
 
 def begun(rank):
@@ -101,22 +98,20 @@ def test_a_run_that_was_stopped_keeps_what_it_has_read_and_the_next_reads_only_t
     assert_kept(begun(0) - 1)
     main(COMMAND)
     assert sum(probed) == IMAGES - 5 * (begun(0) - 1)
-    assert {outcome["source"] for outcome in results(Path("out"))["outcomes"]} == {"nine", "photographs"}
+    assert {outcome["source"] for outcome in results("out")["outcomes"]} == {"nine", "photographs"}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("command", "number", "rank", "waits", "code"),
     [
-        ([*PROGRAM, *TWO], signal.SIGTERM, 0, False, 143),
-        ([*PROGRAM, *TWO], signal.SIGTERM, 1, True, 143),
-        ([*PROGRAM, *TWO], signal.SIGINT, 1, False, 130),
-        ([*PROGRAM, *TWO], signal.SIGINT, 0, True, 130),
-        ([*PROGRAM, *TWO], signal.SIGKILL, 0, False, -9),
-        (TORCHRUN, signal.SIGTERM, 1, False, 1),  # torchrun's own code
-        (TORCHRUN, signal.SIGINT, 0, True, 1),
+        pytest.param(TWO, signal.SIGTERM, 0, False, 143, id="term_0"),
+        pytest.param(TWO, signal.SIGTERM, 1, True, 143, id="term_1_waits"),
+        pytest.param(TWO, signal.SIGINT, 0, True, 130, id="int_0_waits"),
+        pytest.param(TWO, signal.SIGKILL, 0, False, -9, id="kill_0"),
+        pytest.param(TORCHRUN, signal.SIGTERM, 1, False, 1, id="torchrun_term_1"),  # torchrun's own code
+        pytest.param(TORCHRUN, signal.SIGINT, 0, True, 1, id="torchrun_int_0_waits"),
     ],
-    ids=["term_0", "term_1_waits", "int_1", "int_0_waits", "kill_0", "torchrun_term_1", "torchrun_int_0_waits"],
 )
 def test_two_processes_end_together_and_keep_what_they_have_read(command, number, rank, waits, code):
     """Where one `waits`, it has read its part and is in a collective operation, in which Python handles no signal."""
@@ -143,7 +138,7 @@ def test_two_processes_end_together_and_keep_what_they_have_read(command, number
 
 @pytest.mark.slow
 def test_what_one_of_two_processes_refuses_ends_both_with_its_code():
-    program = Program([*PROGRAM, *TWO], environment=os.environ | {"SECONDS": "2.0", "FAST": "1", "REFUSES": "1"})
+    program = Program(TWO, environment=os.environ | {"SECONDS": "2.0", "FAST": "1", "REFUSES": "1"})
     error = program.communicate(timeout=100)[1]
     assert program.returncode == 2, error
     assert error.count("error: ") == 1

@@ -13,33 +13,28 @@ from lightning_gradood.cli import checks
 from lightning_gradood.core import Refusal
 
 
-@pytest.mark.parametrize(
-    ("variables", "threads", "expected"),
-    [
+def test_processors_are_shared_by_two_processes_unless_the_user_says_otherwise(monkeypatch):
+    monkeypatch.setattr(checks, "cpu_count", lambda: 8)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    trainer = SimpleNamespace(num_devices=2, strategy=SimpleNamespace(root_device=torch.device("cpu")))
+    before = torch.get_num_threads()
+    for variables, threads, expected in [
         ({}, None, 4),
         ({"SLURM_CPUS_PER_TASK": "8"}, None, 8),  # the affinity is that of this process alone
         ({"OMP_NUM_THREADS": "2"}, None, 2),
         ({"OMP_NUM_THREADS": "2"}, 3, 3),
-    ],
-    ids=["share", "slurm", "environment", "flag"],
-)
-def test_processors_are_shared_by_two_processes_unless_the_user_says_otherwise(
-    variables, threads, expected, monkeypatch
-):
-    monkeypatch.setattr(checks, "cpu_count", lambda: 8)
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value)
-    trainer = SimpleNamespace(num_devices=2, strategy=SimpleNamespace(root_device=torch.device("cpu")))
-    before = torch.get_num_threads()
-    try:
-        with ExitStack() as leaving:
-            checks.set_threads(trainer, threads, leaving)
-            assert torch.get_num_threads() == expected
-            assert os.environ["OMP_NUM_THREADS"] == str(expected), "what Lightning starts gets it"
-    finally:
-        torch.set_num_threads(before)
-    assert os.environ.get("OMP_NUM_THREADS") == variables.get("OMP_NUM_THREADS")
+    ]:
+        with monkeypatch.context() as patch:
+            for name, value in variables.items():
+                patch.setenv(name, value)
+            try:
+                with ExitStack() as leaving:
+                    checks.set_threads(trainer, threads, leaving)
+                    assert torch.get_num_threads() == expected
+                    assert os.environ["OMP_NUM_THREADS"] == str(expected), "what Lightning starts gets it"
+            finally:
+                torch.set_num_threads(before)
+            assert os.environ.get("OMP_NUM_THREADS") == variables.get("OMP_NUM_THREADS")
     with pytest.raises(Refusal, match=r"`threads` should be between 1 and 1024\. Got `threads = 0`"):
         checks.set_threads(trainer, 0, leaving)
 
@@ -50,11 +45,7 @@ def test_threads_sleep_soon_while_they_wait_unless_the_user_says_otherwise():
         "atexit.register(lambda: print(os.environ.get('GOMP_SPINCOUNT'), 'torch' in sys.modules))\nmain()"
     )
     plain = {name: value for name, value in os.environ.items() if name not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
-    for variables, expected in (
-        ({}, "10000"),
-        ({"GOMP_SPINCOUNT": "7"}, "7"),
-        ({"OMP_WAIT_POLICY": "PASSIVE"}, "None"),
-    ):
+    for variables, spins in [({}, 10000), ({"GOMP_SPINCOUNT": "7"}, 7), ({"OMP_WAIT_POLICY": "PASSIVE"}, None)]:
         command = [sys.executable, "-c", script]
         ended = subprocess.run(command, env=plain | variables, capture_output=True, text=True, check=True)
-        assert ended.stdout.splitlines()[-1] == f"{expected} False"
+        assert ended.stdout.splitlines()[-1] == f"{spins} False"

@@ -3,13 +3,11 @@
 import sys
 from pathlib import Path
 
-import lightning.pytorch  # noqa: F401  # its log handler keeps the stream that it first meets
 import pytest
 import tiny
 from parsed import verdict
-from tiny import FILE, refused
+from tiny import FILE, printed, refused
 
-from lightning_gradood.cli import main
 from lightning_gradood.cli.trust import OWN, trusting, without_trust
 from lightning_gradood.core import Refusal, may_import, shipped_files
 
@@ -35,28 +33,16 @@ def attack(network, images, labels):
     return images
 """
 FLAGS = [
-    ["--model.network", "evil.Network"],
-    ["--model.network.class_path", "evil.Network"],
-    ["--model.init_args.network", "{class_path: evil.Network}"],
-    ["--model", "evil.Task"],
-    ["--data=evil.Data"],
-    ["--data.transform", "evil.Resize"],
-    ["--data.normal", "{class_path: evil.Source}"],
-    ["--data.anomalies", "{x: {class_path: evil.Source}}"],
-    ["--model.optimizer", "evil.SGD"],
-    ["--trainer.callbacks", "[{class_path: evil.Call}]"],
-    ["--trainer.callbacks+=evil.Call"],
-    ["--trainer.logger", "evil.Logger"],
-    ["--model.network", "${oc.env:EVIL}"],
-    ["--config", "interpolated.yaml"],
-    ["--config", "anchor.yaml"],
-    ["--config", "nested.yaml"],
-    ["--model", "task.yaml"],
-    ["--data.transform", "transform.yaml"],
-    ["--trainer", "callbacks.yaml"],
-    ["--model.network", "torch.nn.evil.Network"],
-    ["--model.network", "module 'evil' has no attribute 'Netwrk'"],  # a message's words
-]
+    "--model.network=evil.Network", "--model.network.class_path=evil.Network",
+    "--model.init_args.network={class_path: evil.Network}", "--model=evil.Task", "--data=evil.Data",
+    "--data.transform=evil.Resize", "--data.normal={class_path: evil.Source}",
+    "--data.anomalies={x: {class_path: evil.Source}}", "--model.optimizer=evil.SGD",
+    "--trainer.callbacks=[{class_path: evil.Call}]", "--trainer.callbacks+=evil.Call", "--trainer.logger=evil.Logger",
+    "--model.network=${oc.env:EVIL}", "--config=interpolated.yaml", "--config=anchor.yaml", "--config=nested.yaml",
+    "--model=task.yaml", "--data.transform=transform.yaml", "--trainer=callbacks.yaml",
+    "--model.network=torch.nn.evil.Network",
+    "--model.network=module 'evil' has no attribute 'Netwrk'",  # a message's words
+]  # fmt: skip
 FILES = {
     "interpolated": "run_dir: evil.Network\nmodel: {class_path: ClassificationTask, init_args: {network: '${run_dir}'}}",
     "anchor": "model: {class_path: ClassificationTask, init_args: {network: {class_path: &a evil.Network}}}",
@@ -64,66 +50,51 @@ FILES = {
     "task": "class_path: evil.Task",
     "transform": "class_path: evil.Resize",
     "callbacks": "callbacks: evil.Call",
+    "theirs": f"trust: evil\n{tiny.CONFIG}",
+    "bench": "seeds: [0]\nexperiments: {a: {config: tiny.yaml, dataset: d, network: n, flags: {model.network: evil.Network}}}",
 }
 WAYS_ROUND = [
-    *("os.system", "subprocess.Popen", "builtins.exec", "torch.hub.load", "torch.load", "torchvision.models.os.system"),
-    *(
-        "torch.utils.cpp_extension.load_inline",
-        "torch.nn.modules.module.functools.partial",
-        "torchvision.datasets.MNIST",
-    ),
-    *("lightning_gradood.networks.checkpoints.torch.load", "lightning_gradood.core.atomic_write"),
-    *("lightning_gradood.cli.main", "jsonargparse.set_parsing_settings"),
-]
+    "os.system", "subprocess.Popen", "builtins.exec", "torch.hub.load", "torch.load", "torchvision.models.os.system",
+    "torch.utils.cpp_extension.load_inline", "torch.nn.modules.module.functools.partial", "torchvision.datasets.MNIST",
+    "lightning_gradood.networks.checkpoints.torch.load", "lightning_gradood.core.atomic_write",
+    "lightning_gradood.cli.main", "jsonargparse.set_parsing_settings",
+]  # fmt: skip
 BUILT_BY_NAME = [  # what is imported only when it is built
     "{x: {class_path: FunctionAttack, init_args: {function: %s}}}",
     "{x: {class_path: AdvertorchAttack, init_args: {attack: %s}}}",
 ]
+NETWORK = ["--model.network", "evil.Network"]
 
 
 @pytest.fixture(autouse=True)
-def here(workplace, monkeypatch):
-    Path("evil.py").write_text(EVIL)
+def here(module, monkeypatch):
+    module("evil", EVIL)
     for name, text in FILES.items():
         Path(f"{name}.yaml").write_text(text)
     monkeypatch.setenv("EVIL", "evil.Network")
-    monkeypatch.syspath_prepend(".")
-    monkeypatch.setattr(sys, "dont_write_bytecode", True)
-    yield
-    sys.modules.pop("evil", None)
 
 
 def test_no_flag_and_no_file_imports_what_is_not_trusted():
     with trusting(["own"]):
-        for flags in [*FLAGS, *(["--model.network", path] for path in WAYS_ROUND)]:
-            assert isinstance(verdict(*flags), str), flags
-            assert "evil" not in sys.modules, flags
+        for flag in [*FLAGS, *(f"--model.network={path}" for path in WAYS_ROUND)]:
+            assert isinstance(verdict(flag), str), flag
+            assert "evil" not in sys.modules, flag
     assert not Path("executed").exists()
-
-
-def test_nothing_that_is_not_trusted_is_imported_where_attacks_are_built(capsys):
-    for path in ("evil.attack", "os.system"):
-        for attack in BUILT_BY_NAME:
-            message = refused(["fit", "--trust", "own", *FILE, "--data.attacks", attack % path], capsys)
-            assert f"Got `{path}`" in message
-    assert "evil" not in sys.modules
 
 
 def test_the_sentence_names_what_was_not_built_and_how_to_trust_it(capsys):
-    message = refused(["fit", "--trust", "own", *FILE, "--model.network", "evil.Network"], capsys)
-    assert "Got `evil.Network`" in message
-    assert message.endswith("add --trust evil.")
-    flags = "seeds: [0]\nexperiments: {a: {config: tiny.yaml, dataset: d, network: n, flags: {model.network: evil.Network}}}"
-    Path("bench.yaml").write_text(flags)
-    assert "Got `evil.Network`" in refused(["benchmark", "--trust", "own", "--config", "bench.yaml"], capsys)
-    assert not Path("executed").exists()
-
-
-def test_a_file_cannot_trust_itself(capsys):
-    Path("theirs.yaml").write_text(f"trust: evil\n{tiny.CONFIG}")
-    words = ["fit", "--trust", "own", "--config", "theirs.yaml", "--model.network", "evil.Network"]
-    assert "trust" in refused(words, capsys)
+    fit = ["fit", "--trust", "own", *FILE]
+    rows = [
+        ([*fit, *NETWORK], "Got `evil.Network`"),
+        (["benchmark", "--trust", "own", "--config", "bench.yaml"], "Got `evil.Network`"),
+        ([*fit[:3], "--config", "theirs.yaml", *NETWORK], "trust"),  # a file cannot trust itself
+    ]
+    for path in ("evil.attack", "os.system"):
+        rows += [([*fit, "--data.attacks", attack % path], f"Got `{path}`") for attack in BUILT_BY_NAME]
+    tiny.all_refused(rows, capsys)
+    assert refused(rows[0][0], capsys).endswith("add --trust evil.")
     assert "evil" not in sys.modules
+    assert not Path("executed").exists()
 
 
 def test_what_names_no_package_is_refused():
@@ -132,21 +103,11 @@ def test_what_names_no_package_is_refused():
             without_trust(["fit", *words])
 
 
-def print_config(words, capsys):
-    with pytest.raises(SystemExit) as exit_:
-        main([*words, "--print_config"])
-    assert exit_.value.code in (0, None)
-    return capsys.readouterr().out
-
-
 def test_a_package_is_built_once_it_is_trusted_and_everything_is_without_the_flag(capsys):
-    words = ["fit", *FILE, "--model.network", "evil.Network"]
-    assert "evil.Network" in print_config([*words, "--trust", "evil"], capsys)
-    assert Path("executed").exists()
-    Path("executed").rmdir()
-    sys.modules.pop("evil")
-    assert "evil.Network" in print_config(words, capsys)
-    assert Path("executed").exists()
+    for trust in (["--trust", "evil"], []):
+        assert "evil.Network" in printed(["fit", *FILE, *NETWORK, *trust, "--print_config"], capsys)
+        Path("executed").rmdir()
+        sys.modules.pop("evil")
     assert may_import("os.system")
 
 

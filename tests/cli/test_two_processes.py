@@ -8,25 +8,24 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 from programs import Program, run_program
-from tiny import FILE, IMAGES, numbers, only_run, refused, results, snapshot, table
+from tiny import FILE, IMAGES, all_refused, called, detect, detecting, numbers, only_run, results, table
 
-from lightning_gradood.cli import main
 from lightning_gradood.core import hold
 
 PROGRAM = [sys.executable, "-m", "lightning_gradood"]
 TWO = ["--trainer.strategy", "ddp", "--trainer.accelerator", "cpu", "--trainer.devices", "2"]
 
 
-def launched(arguments):
-    """Run the program as a user does; Lightning starts the second process from the first."""
+def launched(words):
+    """Run the program as a user does; Lightning starts the second process from the first. Returns what it says on stderr."""
     environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    ended = run_program([*PROGRAM, *arguments, *TWO], environment=environment, timeout=240)
+    ended = run_program([*PROGRAM, *words, *TWO], environment=environment, timeout=240)
     assert ended.returncode == 0, ended.stderr
-    for words in ("Traceback", "Warning", "It is recommended"):
-        assert words not in ended.stderr, ended.stderr
+    for word in ("Traceback", "Warning", "It is recommended"):
+        assert word not in ended.stderr, ended.stderr
     assert ended.stdout.count("Results and figures: ") == 1
     assert [line.split()[0] for line in table(ended.stdout).splitlines()[2:4]] == ["nine", "photographs"]
-    return ended
+    return ended.stderr
 
 
 def assert_equal_but_for_rounding(numbers, others):
@@ -60,51 +59,42 @@ def test_detect_reads_each_image_once_and_gives_the_numbers_of_one_process(run):
 
 @pytest.mark.slow
 def test_fit_leaves_one_folder_and_detect_reads_the_records_of_the_other_number_of_processes(probed):
-    ended = launched(["fit", *FILE, "--trainer.max_epochs", "1"])
-    assert "Starting with 2 processes" in ended.stderr
+    assert "Starting with 2 processes" in launched(["fit", *FILE, "--trainer.max_epochs", "1"])
     folder = only_run()
-    files = {"config.yaml", "run.log", "splits.json", "report.html", "results.json", "results.csv", "results.parquet"}
-    files |= {"scores.parquet", "checkpoints", "detectors", "guard", "logs"}
+    files = {"config.yaml", "run.log", "splits.json", "report.html", "results.json", "results.csv", "results.parquet",
+             "scores.parquet", "checkpoints", "detectors", "guard", "logs"}  # fmt: skip
     assert {path.name for path in folder.iterdir()} == files
     assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == ["best.ckpt", "last.ckpt"]
     assert len(list((folder / "logs").iterdir())) == 1
     assert {path.parent.name for path in (folder / "detectors").rglob("*.safetensors")} == {"nine", "photographs"}
     assert_each_image_has_one_record("runs/.records")
-    detect = ["detect", *FILE, "--ckpt_path", str(folder / "checkpoints/best.ckpt")]
-    main([*detect, "--run_dir", "one"])
+    assert numbers(folder) == numbers(detect(folder, "one"))
     assert not probed
-    assert numbers(folder) == numbers(Path("one"))
-    main([*detect, "--run_dir", "anew", "--cache_dir", "new"])
+    assert_equal_but_for_rounding(numbers(folder), numbers(detect(folder, "anew", "--cache_dir", "new")))
     assert sum(probed) == IMAGES
-    assert_equal_but_for_rounding(numbers(folder), numbers(Path("anew")))
     modified = {path: path.stat().st_mtime_ns for path in Path("new").rglob("*")}
-    launched([*detect, "--run_dir", "again", "--cache_dir", "new"])
-    assert numbers(Path("again")) == numbers(Path("anew"))
+    launched([*detecting(folder), "--run_dir", "again", "--cache_dir", "new"])
+    assert numbers("again") == numbers("anew")
     assert {path: path.stat().st_mtime_ns for path in Path("new").rglob("*")} == modified
 
 
 @pytest.mark.slow
 def test_two_runs_on_one_cache_give_the_table_of_one_and_leave_whole_records(run, probed, capsys):
-    detect = ["detect", *FILE, "--ckpt_path", str(run / "checkpoints/best.ckpt")]
-    both = [Program([*PROGRAM, *detect, "--cache_dir", "shared", "--run_dir", name]) for name in ("first", "second")]
+    words = [*PROGRAM, *detecting(run), "--cache_dir", "shared", "--run_dir"]
+    both = [Program([*words, name]) for name in ("first", "second")]
     ended = [process.communicate(timeout=200) for process in both]
     assert [process.returncode for process in both] == [0, 0], ended
-    main([*detect, "--cache_dir", "alone"])
-    expected = table(capsys.readouterr().out)
+    expected = table(called([*detecting(run), "--cache_dir", "alone"], capsys)[1])
     assert sum(probed) == IMAGES
     assert [table(out) for out, _ in ended] == [expected, expected]
-    keys = [results(Path(name))["provenance"]["records"] for name in ("first", "second")]
+    keys = [results(name)["provenance"]["records"] for name in ("first", "second")]
     assert keys[0] == keys[1]
     probed.clear()
-    main([*detect, "--cache_dir", "shared"])
+    assert table(called([*detecting(run), "--cache_dir", "shared"], capsys)[1]) == expected
     assert not probed, "the records of both are whole"
-    assert table(capsys.readouterr().out) == expected
 
 
 def test_of_two_runs_in_one_folder_the_second_is_refused_and_writes_nothing(run, capsys):
+    words = f"`run_dir = {run}`, held by process {os.getpid()} on"
     with hold(run):
-        before = snapshot(Path("."))
-        words = f"`run_dir = {run}`, held by process {os.getpid()} on"
-        assert words in refused(["detect", *FILE, "--run_dir", str(run)], capsys)
-        assert words in refused(["fit", *FILE, "--run_dir", str(run)], capsys)
-        assert snapshot(Path(".")) == before
+        all_refused([([verb, *FILE, "--run_dir", str(run)], words) for verb in ("detect", "fit")], capsys)

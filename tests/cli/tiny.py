@@ -5,13 +5,13 @@ import re
 import shutil
 from contextlib import redirect_stdout
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 from shared import shared
 
 from lightning_gradood.cli import main
+from lightning_gradood.data import DigitsSource
 
 CONFIG = """
 seed_everything: 0
@@ -50,73 +50,100 @@ LONG = "a_source_with_a_rather_long_name"
 IMAGES = 3 * 20  # of the three detection sources
 
 
-def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
-    """Run a verb that must be refused, and return the one line that says why."""
+def called(words, capsys):
+    """Run a verb; its exit code, standard output and standard error."""
     capsys.readouterr()
-    with pytest.raises(SystemExit) as exit_:
-        main(arguments)
-    error = capsys.readouterr().err
-    assert exit_.value.code == 2, error
+    code = 0
+    try:
+        main(words)
+    except SystemExit as leaving:
+        code = leaving.code or 0
+    return code, *capsys.readouterr()
+
+
+def refused(words, capsys):
+    """Run a verb that must be refused, and return the one line that says why."""
+    code, _, error = called(words, capsys)
+    assert code == 2, error
     assert "Traceback" not in error
     (line,) = [line for line in error.splitlines() if line.startswith("error: ")]
     assert error.rstrip().endswith(line), "the sentence should be the last thing a reader sees"
     return line.removeprefix("error: ")
 
 
-def printed(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+def all_refused(rows, capsys):
+    """Each row's command line must be refused with the row's words, and no file be changed, gone or new."""
+    before = snapshot(Path("."))
+    said = [(words, sentence, refused(words, capsys)) for words, sentence in rows]
+    failed = [f"{words}: {got}" for words, sentence, got in said if sentence not in got]
+    assert not failed, "\n".join(failed)
+    assert snapshot(Path(".")) == before
+
+
+def printed(words, capsys):
     """What a call prints that ends by itself, such as --help."""
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as exit_:
-        main(arguments)
-    output = capsys.readouterr()
-    assert exit_.value.code == 0, output.err
-    return output.out
+    code, out, error = called(words, capsys)
+    assert code == 0, error
+    return out
 
 
-def resolved(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+def resolved(words, capsys):
     """The configuration that a call would run with."""
-    return yaml.safe_load(printed([*arguments, "--print_config"], capsys))
+    return yaml.safe_load(printed([*words, "--print_config"], capsys))
 
 
-def detect(run: Path, folder: str, *flags: str) -> Path:
+def detecting(run):
+    """The words of a `detect` with the classifier of a run."""
+    return ["detect", *FILE, "--ckpt_path", str(run / "checkpoints/best.ckpt")]
+
+
+def detect(run, folder, *flags):
     """Detect with the classifier of a run, in a folder of its own; returns the folder."""
-    main(["detect", *FILE, "--ckpt_path", str(run / "checkpoints/best.ckpt"), "--run_dir", folder, *flags])
+    main([*detecting(run), "--run_dir", folder, *flags])
     return Path(folder)
 
 
-def table(printed: str) -> str:
+def table(printed):
     """The table in what was printed."""
     (found,) = re.findall(r"^source .*?(?=\n\n)", printed, flags=re.MULTILINE | re.DOTALL)
     return found
 
 
-def only_run(experiment: str = "tiny") -> Path:
+def only_run(experiment="tiny"):
     """The only run of an experiment, below the working directory."""
     (folder,) = Path("runs", experiment).iterdir()
     return folder
 
 
-def results(folder: Path) -> dict[str, Any]:
+def results(folder):
     """The results of a run."""
-    return json.loads((folder / "results.json").read_text())
+    return json.loads(Path(folder, "results.json").read_text())
 
 
-def numbers(folder: Path) -> list[Any]:
+def numbers(folder):
     """The numbers of a run that another with the same seeds must repeat."""
     return [{**outcome, "seconds": None} for outcome in results(folder)["outcomes"]]
 
 
-def snapshot(folder: Path) -> dict[str, bytes]:
+def snapshot(folder):
     """The content of every file below a folder."""
     return {str(path): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
-def prepared(
-    factory: pytest.TempPathFactory, name: str, words: list[str], start: Path | None = None, **files: str
-) -> Path:
+def write_digits(folder, digits, part="test"):
+    """Write scans of the tiny experiment as PNG files; returns their keys with their paths."""
+    listing = DigitsSource(digits, part).open()
+    folder.mkdir(parents=True)
+    found = {key: folder / f"{key}.png" for key in listing.keys}
+    for row, path in enumerate(found.values()):
+        listing.read(row).save(path)
+    return found
+
+
+def prepared(factory, name, words, start=None, **files):
     """A workplace in which a verb has run, made once for all workers, and what it printed in `printed.txt` there."""
 
-    def make(folder: Path) -> None:
+    def make(folder):
         if start:
             copy_run(start, folder)
         for file, text in {"tiny": CONFIG, **files}.items():
@@ -129,7 +156,7 @@ def prepared(
     return shared(factory, name, make)
 
 
-def copy_run(source: Path, target: Path) -> Path:
+def copy_run(source, target):
     """Copy a workplace with its run and records; return the run's folder in the copy."""
     shutil.copytree(source, target, dirs_exist_ok=True)
     (folder,) = (target / "runs" / "tiny").iterdir()

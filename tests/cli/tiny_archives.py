@@ -3,17 +3,15 @@
 import io
 import pickle
 import tarfile
-from pathlib import Path
 
 import numpy as np
-import pytest
 from PIL import Image
 from pytorch_ood.dataset.img import LSUNResize, TinyImageNetResize
 from scipy.io import savemat
 from torchvision.datasets import CIFAR10, SVHN
 
 
-def accept_any_checksum(monkeypatch: pytest.MonkeyPatch) -> None:
+def accept_any_checksum(monkeypatch):
     """Let files of the right name pass: those of the real archives would have to be the real ones."""
     monkeypatch.setattr(CIFAR10, "tgz_md5", None)
     monkeypatch.setattr(CIFAR10, "train_list", [[name, None] for name, _ in CIFAR10.train_list])
@@ -25,19 +23,18 @@ def accept_any_checksum(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(kind, "tgz_md5", None)
 
 
-def place_cifar10(folder: Path, images: int = 20) -> None:
+def place_cifar10(folder, images=20):
     """Put `cifar-10-python.tar.gz` there, as it is downloaded: six batches of pickled pixels and the class names."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(folder / "cifar-10-python.tar.gz", "w:gz") as archive:
-        for seed, name in enumerate([*(f"data_batch_{n}" for n in range(1, 6)), "test_batch"]):
-            labels = [row % 10 for row in range(images)]
-            batch = {"data": _pixels(seed, images, labels).reshape(images, 3072), "labels": labels}
-            _add(archive, f"cifar-10-batches-py/{name}", pickle.dumps(batch))
-        names = {"label_names": [f"class {n}" for n in range(10)]}
-        _add(archive, "cifar-10-batches-py/batches.meta", pickle.dumps(names))
+    files = {}
+    for seed, name in enumerate([*(f"data_batch_{n}" for n in range(1, 6)), "test_batch"]):
+        labels = [row % 10 for row in range(images)]
+        batch = {"data": _pixels(seed, images, labels).reshape(images, 3072), "labels": labels}
+        files[f"cifar-10-batches-py/{name}"] = pickle.dumps(batch)
+    names = {"label_names": [f"class {n}" for n in range(10)]}
+    _pack(folder / "cifar-10-python.tar.gz", files | {"cifar-10-batches-py/batches.meta": pickle.dumps(names)})
 
 
-def place_svhn(folder: Path, images: int = 20) -> None:
+def place_svhn(folder, images=20):
     """Put `train_32x32.mat` and `test_32x32.mat` there; SVHN's class of the digit 0 is 10."""
     folder.mkdir(parents=True, exist_ok=True)
     for seed, split in enumerate(("train", "test")):
@@ -46,22 +43,20 @@ def place_svhn(folder: Path, images: int = 20) -> None:
         savemat(folder / f"{split}_32x32.mat", {"X": pixels, "y": np.array([[label or 10 for label in labels]]).T})
 
 
-def place_odin(folder: Path, name: str, images: int = 12, unpacked: bool = True) -> None:
+def place_odin(folder, name, images=12, unpacked=True):
     """Put one of ODIN's archives there, `Imagenet_resize` or `LSUN_resize`, and unpack it as it is when downloaded."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(folder / f"{name}.tar.gz", "w:gz") as archive:
-        for row, pixels in enumerate(_pixels(len(name), images, [0] * images)):
-            file = io.BytesIO()
-            Image.fromarray(pixels.transpose(1, 2, 0)).save(file, format="PNG")
-            _add(archive, f"{name}/{name}/{row}.jpg", file.getvalue())
-    if unpacked:
-        with tarfile.open(folder / f"{name}.tar.gz") as archive:
-            archive.extractall(
-                folder, **({"filter": "data"} if hasattr(tarfile, "data_filter") else {})
-            )  # from 3.11.4 on
+    files = {}
+    for row, pixels in enumerate(_pixels(len(name), images, [0] * images)):
+        file = io.BytesIO()
+        Image.fromarray(pixels.transpose(1, 2, 0)).save(file, format="PNG")
+        files[f"{name}/{name}/{row}.jpg"] = file.getvalue()
+    _pack(folder / f"{name}.tar.gz", files)
+    for path, content in files.items() if unpacked else ():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_bytes(content)
 
 
-def place_everything(folder: Path) -> None:
+def place_everything(folder):
     """Place all four data sets where the configs look for them."""
     place_cifar10(folder)
     place_svhn(folder / "svhn")
@@ -69,13 +64,16 @@ def place_everything(folder: Path) -> None:
         place_odin(folder / "odin", name)
 
 
-def _pixels(seed: int, images: int, labels: list[int]) -> np.ndarray:
+def _pixels(seed, images, labels):
     """Noise around a grey level of its own for every class; uint8 [images, 3, 32, 32]."""
     noise = np.random.default_rng(seed).integers(0, 30, (images, 3, 32, 32))
     return (noise + 20 * np.array(labels)[:, None, None, None]).astype(np.uint8)
 
 
-def _add(archive: tarfile.TarFile, name: str, content: bytes) -> None:
-    entry = tarfile.TarInfo(name)
-    entry.size = len(content)
-    archive.addfile(entry, io.BytesIO(content))
+def _pack(path, files):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w:gz") as archive:
+        for name, content in files.items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            archive.addfile(entry, io.BytesIO(content))
