@@ -21,8 +21,7 @@ from torch import Tensor, nn
 
 from benchmarks.clock import interleaved
 from benchmarks.networks import NETWORKS
-from lightning_gradood.attacks import BIM, FGSM, PGD, CarliniWagner, IterLL
-from lightning_gradood.core import Perturbation
+from lightning_gradood.perturbations import BIM, FGSM, PGD, CarliniWagner, IterLL, Perturbation
 
 Work = Callable[[], object]
 LIMITS = {"FGSM": 1.10, "BIM": 1.10, "PGD": 1.10, "IterLL": 1.10, "C&W": 1.25}

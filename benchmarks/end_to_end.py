@@ -20,10 +20,10 @@ from torch import nn
 from benchmarks.attacks import plain_pass
 from benchmarks.clock import interleaved
 from benchmarks.contenders import CONTENDERS
-from lightning_gradood.attacks import preset
 from lightning_gradood.core import as_float
 from lightning_gradood.data import DigitsSource, ImageDataModule
 from lightning_gradood.networks import resnet18, resnet20
+from lightning_gradood.perturbations import preset
 from lightning_gradood.report import ReportCallback
 from lightning_gradood.tasks import ClassificationTask
 from lightning_gradood.trainer import Trainer

@@ -11,13 +11,13 @@ import argparse
 import lightning.pytorch as pl
 from lightning.pytorch.utilities import rank_zero_only
 
-from lightning_gradood.attacks import FGSM
 from lightning_gradood.data import DigitsSource, ImageDataModule
 from lightning_gradood.detectors import MLP
 from lightning_gradood.evaluation import evaluate
 from lightning_gradood.extraction import ProbeCallback
 from lightning_gradood.gradients import AllOnes
 from lightning_gradood.networks import CifarResNet
+from lightning_gradood.perturbations import FGSM
 from lightning_gradood.probes import GradientProbe
 from lightning_gradood.records import RecordCache, Records
 from lightning_gradood.tasks import ClassificationTask, MLPSettings

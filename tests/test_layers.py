@@ -16,7 +16,7 @@ TREES = {path: ast.parse(text) for path, text in FILES.items()}
 # Rooms by level, lowest first: a room imports rooms of lower levels only.
 LEVELS = [
     {"core"},
-    {"gradients", "networks", "attacks", "corruptions", "synthetic", "metrics", "records"},
+    {"gradients", "networks", "perturbations", "metrics", "records"},
     {"probes", "data", "tasks"},
     {"detectors"},
     {"evaluation", "extraction", "guard"},
@@ -31,13 +31,13 @@ SAME_LEVEL = {("experiments", "trainer")}
 # Packages that one room keeps from the others, so that they can be exchanged or left out.
 OUTSIDE = {
     "wandb": {"report"}, "matplotlib": {"report"}, "pyarrow": {"records"}, "omegaconf": {"cli"}, "torchmetrics": {"tasks"},
-    "pytorch_ood": {"data"}, "advertorch": {"attacks"}, "jsonargparse": {"cli", "core"},  # core: ranges for annotations
+    "pytorch_ood": {"data"}, "advertorch": {"perturbations"}, "jsonargparse": {"cli", "core"},  # core: ranges for annotations
 }  # fmt: skip
 # Lines of a room. A commit that needs more raises the number here, and says why.
 BUDGET = {
-    "__init__": 8, "__main__": 3, "attacks": 796, "cli": 2303, "core": 2279, "corruptions": 643, "data": 2043,
-    "detectors": 2568, "evaluation": 944, "experiments": 1131, "extraction": 1111, "gradients": 4075, "guard": 1439,
-    "metrics": 863, "networks": 947, "probes": 715, "records": 855, "report": 3171, "synthetic": 572, "tasks": 626,
+    "__init__": 8, "__main__": 3, "cli": 2308, "core": 2084, "data": 2043,
+    "detectors": 2570, "evaluation": 944, "experiments": 1131, "extraction": 1111, "gradients": 4075, "guard": 1439,
+    "metrics": 863, "networks": 947, "perturbations": 2199, "probes": 715, "records": 855, "report": 3171, "tasks": 626,
     "trainer": 328,
 }  # fmt: skip
 

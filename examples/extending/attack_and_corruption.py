@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from lightning_gradood.core import Perturbation, image_generator
+from lightning_gradood.core import image_generator
+from lightning_gradood.perturbations import Perturbation
 
 
 class EuclideanStep(Perturbation):

@@ -16,12 +16,11 @@ from jsonargparse import ArgumentParser, get_loader, set_loader
 from lightning.pytorch import Trainer, callbacks, loggers
 from lightning.pytorch.cli import LightningArgumentParser, SaveConfigCallback
 
-import lightning_gradood.attacks as attacks
-import lightning_gradood.corruptions as corruptions
 import lightning_gradood.data as data
 import lightning_gradood.detectors as detectors
 import lightning_gradood.gradients as gradients
 import lightning_gradood.networks as networks
+import lightning_gradood.perturbations as perturbations
 import lightning_gradood.tasks as tasks
 from lightning_gradood.cli.sentences import one_sentence
 from lightning_gradood.cli.trust import distrusted_in
@@ -34,7 +33,12 @@ from lightning_gradood.trainer import DEFAULT_CACHE
 _KNOWN = re.compile(r"known\s+subclasses:\s+([^()]+)\)")
 _MANY = 40  # Lightning's callbacks are fewer; there are hundreds of modules
 _LINE = "\n" + " " * 24
-_SYNTHETIC = "lightning_gradood.synthetic."  # perturbations that may stand as attacks, but are not meant as such
+# perturbations that may stand as attacks, but are not meant as such
+_SYNTHETIC = {
+    f"lightning_gradood.perturbations.{name}"
+    for name, one in vars(perturbations).items()
+    if isinstance(one, type) and issubclass(one, perturbations.SyntheticOutlier)
+}
 
 
 class BadText(Refusal):
@@ -74,7 +78,7 @@ def shortened(text: str) -> str:
 
 def _cut(match: re.Match[str]) -> str:
     names = match.group(1).replace("\n", " ").replace(",", " ").split()
-    synthetic = [name for name in names if name.startswith(_SYNTHETIC)]
+    synthetic = [name for name in names if name in _SYNTHETIC]
     if len(names) <= _MANY and synthetic in ([], names):
         return match.group()
     ours = [name for name in names if name.startswith("lightning_gradood.") and name not in synthetic]
@@ -85,7 +89,7 @@ def _cut(match: re.Match[str]) -> str:
 @cache
 def _vocabulary() -> dict[str, str]:
     """Names that a configuration may use, classes and functions with their import path."""
-    rooms = (attacks, corruptions, data, detectors, gradients, networks, tasks)
+    rooms = (data, detectors, gradients, networks, perturbations, tasks)
     public = {name: getattr(room, name) for room in rooms for name in room.__all__}
     parameters = {
         name

@@ -60,7 +60,6 @@ from lightning_gradood.core.outputs import (
     refuse_single_image,
     wanted_size,
 )
-from lightning_gradood.core.perturbation import Crafted, Perturbation, Perturbed
 from lightning_gradood.core.pixels import (
     MEGAPIXELS,
     Picture,
@@ -120,7 +119,6 @@ __all__ = [
     "LOG_FLOOR",
     "MEGAPIXELS",
     "ClosedUnitInterval",
-    "Crafted",
     "FiniteNonNegative",
     "FinitePositive",
     "HalfOpenUnitInterval",
@@ -130,8 +128,6 @@ __all__ = [
     "OpenUnitInterval",
     "OrderedBatchNorm",
     "PassedOver",
-    "Perturbation",
-    "Perturbed",
     "Picture",
     "PixelLimit",
     "Portions",

@@ -20,7 +20,6 @@ from lightning_gradood.core import (
     FiniteNonNegative,
     NonNegativeInt,
     OpenUnitInterval,
-    Perturbation,
     PositiveFloat,
     PositiveInt,
     Refusal,
@@ -36,6 +35,7 @@ from lightning_gradood.data.loaders import labelled, make_loader, refuse_fewer_t
 from lightning_gradood.data.perturbations import Perturbations, PerturbedSource, built_in_probes
 from lightning_gradood.data.source import ImageBatch, Source
 from lightning_gradood.data.splits import Manifest, Rows, exact_shares, make_manifest
+from lightning_gradood.perturbations import Perturbation
 from lightning_gradood.records import NORMAL, SPLITS
 
 _LONGEST = 100  # letters of a source's name, which becomes a folder's and a file's

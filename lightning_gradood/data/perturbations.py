@@ -8,11 +8,10 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from lightning.pytorch.utilities import rank_zero_info
 
-from lightning_gradood.attacks import FGSM, PGD, Semantic, preset
-from lightning_gradood.core import Perturbation, Refusal, named_seed, refused_as
-from lightning_gradood.corruptions import KINDS, corruptions_at
+from lightning_gradood.core import Refusal, named_seed, refused_as
 from lightning_gradood.data.datasets import LoadedSource
 from lightning_gradood.data.splits import allocate, exact_shares, split_rows
+from lightning_gradood.perturbations import FGSM, KINDS, PGD, Perturbation, Semantic, corruptions_at, preset
 from lightning_gradood.records import SPLITS
 
 

@@ -14,9 +14,9 @@ from typing_extensions import override  # typing has it from Python 3.12 on
 from lightning_gradood.core import Refusal
 from lightning_gradood.detectors.detector import Detector, normal_training_records
 from lightning_gradood.gradients import LabelDesign
+from lightning_gradood.perturbations import SyntheticOutlier
 from lightning_gradood.probes import Probe
 from lightning_gradood.records import SYNTHETIC, Records, normal_records
-from lightning_gradood.synthetic import SyntheticOutlier
 
 Rule = Literal["fisher", "squares", "cauchy"]
 _MOST_FOLDS = 1000  # each detector is fitted as often

@@ -12,13 +12,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 import lightning_gradood
-from lightning_gradood import detectors, gradients, synthetic
+from lightning_gradood import detectors, gradients, perturbations
 from lightning_gradood.core import Refusal, atomic_write, parse_json
 from lightning_gradood.detectors.detector import Detector
 from lightning_gradood.gradients import LabelDesign
 from lightning_gradood.networks import MLPSettings
+from lightning_gradood.perturbations import SyntheticOutlier
 from lightning_gradood.records import Records
-from lightning_gradood.synthetic import SyntheticOutlier
 
 FORMAT = 1
 _KEY = "lightning_gradood.detector"
@@ -225,10 +225,12 @@ def _decoded(value: Any) -> Any:
     if set(value) != {"class", "fields"}:
         return {name: _decoded(part) for name, part in value.items()}
     name = str(value["class"])
-    kind = MLPSettings if name == "MLPSettings" else getattr(gradients, name, None) or getattr(synthetic, name, None)
+    kind = (
+        MLPSettings if name == "MLPSettings" else getattr(gradients, name, None) or getattr(perturbations, name, None)
+    )
     if not isinstance(kind, type) or not issubclass(kind, MLPSettings | LabelDesign | SyntheticOutlier):
         raise Refusal(
-            "A saved label design or synthetic outlier should be one of lightning_gradood.gradients or .synthetic. "
+            "A saved label design or synthetic outlier should be one of lightning_gradood.gradients or .perturbations. "
             f"Got `{name}`. "
             "Call load_detector(path, detector=...) with a detector that has it."
         )

@@ -18,9 +18,9 @@ from lightning_gradood.detectors.logistic import Logistic, fit_balanced_logistic
 from lightning_gradood.detectors.mlp import train_with_early_stopping
 from lightning_gradood.gradients import AllOnes, LabelDesign
 from lightning_gradood.networks import MLPSettings, RepresentationMLP
+from lightning_gradood.perturbations import SyntheticOutlier, default_outliers
 from lightning_gradood.probes import Probe
 from lightning_gradood.records import Records
-from lightning_gradood.synthetic import SyntheticOutlier, default_outliers
 
 Model = Literal["linear", "mlp"]
 _HELD_OUT = 5  # every so many-th image, with its outliers, stops the MLP's training

@@ -21,9 +21,9 @@ from lightning_gradood.detectors import (
 from lightning_gradood.evaluation.protocol import Protocol
 from lightning_gradood.gradients import AllOnes, LabelDesign
 from lightning_gradood.metrics import check_calibration
+from lightning_gradood.perturbations import SyntheticOutlier
 from lightning_gradood.probes import LogitsProbe, Probe
 from lightning_gradood.records import SYNTHETIC
-from lightning_gradood.synthetic import SyntheticOutlier
 from lightning_gradood.tasks import MLPSettings
 
 _LONGEST = 100  # letters of a detector's name

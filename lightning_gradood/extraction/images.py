@@ -9,10 +9,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from lightning_gradood.attacks import noise_like
-from lightning_gradood.core import Crafted, Portions, Profiler
+from lightning_gradood.core import Portions, Profiler
 from lightning_gradood.data import ImageBatch, ImageDataModule, PerturbedSource
 from lightning_gradood.extraction.plan import PIXELS, Plan
+from lightning_gradood.perturbations import Crafted, noise_like
 from lightning_gradood.records import NORMAL, RecordCache, Records
 
 _ACHIEVED = ("attack", "success", "target_hit", "l2", "linf")

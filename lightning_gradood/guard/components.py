@@ -20,7 +20,7 @@ from lightning_gradood.core import Refusal
 from lightning_gradood.detectors import Detector
 from lightning_gradood.gradients import LabelDesign
 from lightning_gradood.networks import MLPSettings
-from lightning_gradood.synthetic import SyntheticOutlier
+from lightning_gradood.perturbations import SyntheticOutlier
 
 PACKAGES = ("lightning_gradood", "torch", "torchvision", "timm")
 """Packages whose networks, transforms, detectors and label designs are built without being trusted by name."""

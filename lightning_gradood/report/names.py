@@ -2,8 +2,8 @@
 
 from collections.abc import Iterable
 
-from lightning_gradood.corruptions import KINDS
 from lightning_gradood.data import BUILT_IN
+from lightning_gradood.perturbations import KINDS
 
 _DETECTORS = {
     "baseline": "Baseline",

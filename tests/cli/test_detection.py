@@ -19,7 +19,7 @@ from lightning_gradood.records import read_columns
 
 OWN = """
 from dataclasses import dataclass
-from lightning_gradood.synthetic import SyntheticOutlier
+from lightning_gradood.perturbations import SyntheticOutlier
 
 @dataclass(frozen=True)
 class Half(SyntheticOutlier):

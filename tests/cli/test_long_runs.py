@@ -10,10 +10,10 @@ import torch
 from tiny import FILE, called, detecting, refused, results, table
 
 import lightning_gradood.extraction.reading as reading
-from lightning_gradood.attacks import FGSM
 from lightning_gradood.cli import main
 from lightning_gradood.extraction.plan import Work
 from lightning_gradood.guard import Guard
+from lightning_gradood.perturbations import FGSM
 from lightning_gradood.records import read_columns
 
 ATTACKS = ["--data.attacks", "{fgsm: FGSM, pgd: PGD}", "--detection.detectors", "[Baseline, Energy]"]

@@ -5,10 +5,8 @@ from collections import Counter
 import pytest
 from asserts import assert_refused
 
-from lightning_gradood.attacks import FGSM, Semantic
-from lightning_gradood.corruptions import Corruption
 from lightning_gradood.data import DigitsSource, ImageDataModule, PhotoPatches
-from lightning_gradood.synthetic import Blur
+from lightning_gradood.perturbations import FGSM, Blur, Corruption, Semantic
 
 FOG = {"fog": Corruption("fog")}
 

@@ -7,8 +7,8 @@ from made_up_records import PROBE, built, changed, records
 
 from lightning_gradood import detectors
 from lightning_gradood.gradients import AllOnes, KHot, Uniform
+from lightning_gradood.perturbations import Blur, Zoom
 from lightning_gradood.records import NORMAL, SYNTHETIC, Records
-from lightning_gradood.synthetic import Blur, Zoom
 from lightning_gradood.tasks import MLPSettings
 
 LAYERS = {"relu": 3, "layer1": 5}

@@ -191,7 +191,10 @@ def test_files_that_are_no_detectors_are_refused_and_execute_nothing(tmp_path, s
         ({"class": "subprocess.Popen", "arguments": {"args": ["true"]}}, foreign),
         ({"class": "lightning_gradood.detectors.load_detector"}, foreign),
         ({"arguments": {"kelvin": 3}}, "Got arguments that `Energy` does not take .*'kelvin'"),
-        ({"class": "lightning_gradood.detectors.mlp.MLP", "arguments": strange}, "or .synthetic. Got `AllOnes.mro`"),
+        (
+            {"class": "lightning_gradood.detectors.mlp.MLP", "arguments": strange},
+            "or .perturbations. Got `AllOnes.mro`",
+        ),
         ({"format": 2}, "format 1. Got format 2. Update lightning_gradood"),
     ]
     for name in ("format", "class", "threshold", "trained_on", "counts", "reads", "versions"):

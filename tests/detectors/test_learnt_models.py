@@ -16,8 +16,8 @@ from lightning_gradood.detectors.inputs import confidence
 from lightning_gradood.gradients import AllOnes, AllZeros
 from lightning_gradood.metrics import auroc
 from lightning_gradood.networks import MLPSettings
+from lightning_gradood.perturbations import Blur, Rotation, Zoom
 from lightning_gradood.records import Records
-from lightning_gradood.synthetic import Blur, Rotation, Zoom
 
 SETTINGS = MLPSettings(width=16, max_epochs=12, batch_size=32, learning_rate=1e-2)
 KINDS = [Blur(), Zoom()]

@@ -7,11 +7,10 @@ import pytest
 import torch
 from small_experiment import data, probe, probes, tables, task
 
-from lightning_gradood.attacks import FGSM
 from lightning_gradood.core import as_float
-from lightning_gradood.corruptions import Corruption
 from lightning_gradood.extraction import reader as reader_module
 from lightning_gradood.gradients import AllOnes, squared_gradient_norms
+from lightning_gradood.perturbations import FGSM, Corruption
 from lightning_gradood.probes import PixelProbe
 from lightning_gradood.records import RecordCache, Records
 

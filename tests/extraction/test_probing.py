@@ -10,7 +10,6 @@ from lightning.pytorch import LightningDataModule
 from small_experiment import QUIET, data, probe, probes, tables, task
 from torch import nn
 
-from lightning_gradood.attacks import FGSM
 from lightning_gradood.core import Refusal, as_float
 from lightning_gradood.data import DigitsSource, LoadedSource
 from lightning_gradood.extraction import ProbeCallback, ProbeTask
@@ -18,6 +17,7 @@ from lightning_gradood.extraction import plan as plan_module
 from lightning_gradood.extraction import reader as reader_module
 from lightning_gradood.extraction import reading as reading_module
 from lightning_gradood.gradients import AllOnes, AllZeros, costs, parameter_names, squared_gradient_norms
+from lightning_gradood.perturbations import FGSM
 from lightning_gradood.probes import GradientProbe, LogitsProbe
 from lightning_gradood.records import RecordCache
 

@@ -12,9 +12,8 @@ import pytest
 from safetensors.torch import load_file
 from small_experiment import STEPPING, CountedProbe, data, probe, tables, task, trained_data
 
-from lightning_gradood.attacks import PGD, IterLL
-from lightning_gradood.corruptions import Corruption
 from lightning_gradood.extraction.reading import ImageReader
+from lightning_gradood.perturbations import PGD, Corruption, IterLL
 from lightning_gradood.records import RecordCache, Records
 
 RUNS = {"even": 12, "odd": 9, "again": 9, "resumed": 12}  # images of each source

@@ -10,9 +10,9 @@ from lightning_gradood.gradients import AllOnes, KHot, Predicted, Uniform, param
 from lightning_gradood.guard import Component, Description, component_of, mean_readings, save_guard
 from lightning_gradood.metrics import conformal_threshold
 from lightning_gradood.networks import CifarResNet, MLPSettings, Normalized
+from lightning_gradood.perturbations import Blur, PatchShuffle, SurerSteps
 from lightning_gradood.probes import LogitsProbe, read_probes
 from lightning_gradood.records import SYNTHETIC, Records, normal_records
-from lightning_gradood.synthetic import Blur, PatchShuffle, SurerSteps
 
 BATCH = 8
 CLASSES = ["ant", "bee", "cat", "dog"]

@@ -7,11 +7,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from lightning_gradood.attacks import FGSM
 from lightning_gradood.core import Refusal
 from lightning_gradood.detectors import GradNormProbe
 from lightning_gradood.gradients import AllOnes, KHot, Predicted, SecondBest, Uniform, squared_gradient_norms
 from lightning_gradood.networks import Normalized, TwoLogits, two_logits
+from lightning_gradood.perturbations import FGSM
 from lightning_gradood.tasks import ClassificationTask, check_network
 
 MEAN, STD = [0.1, 0.2, 0.3], [0.5, 1.0, 2.0]

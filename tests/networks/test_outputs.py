@@ -10,11 +10,11 @@ import torch
 import torchvision
 from torch import nn
 
-from lightning_gradood.attacks import FGSM, PGD
 from lightning_gradood.core import Refusal, logits_in
 from lightning_gradood.detectors import OdinProbe
 from lightning_gradood.gradients import squared_gradient_norms
 from lightning_gradood.metrics import auroc
+from lightning_gradood.perturbations import FGSM, PGD
 from lightning_gradood.probes import FeatureProbe, LogitsProbe, PenultimateProbe
 from lightning_gradood.tasks import ClassificationTask
 from lightning_gradood.tasks.classification import auxiliary_logits, check_network

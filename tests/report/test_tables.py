@@ -8,8 +8,8 @@ import math
 import numpy as np
 import pytest
 
-from lightning_gradood.corruptions import KINDS
 from lightning_gradood.evaluation.trials import SplitScores, flagged_normal
+from lightning_gradood.perturbations import KINDS
 from lightning_gradood.records import read_columns
 from lightning_gradood.report import DetectionReport, console_table, detector_title, source_title
 from lightning_gradood.report.names import source_titles

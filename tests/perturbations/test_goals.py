@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lightning_gradood.attacks import BIM, FGSM, PGD, AdvertorchAttack, CarliniWagner, IterLL
+from lightning_gradood.perturbations import BIM, FGSM, PGD, AdvertorchAttack, CarliniWagner, IterLL
 
 from .conftest import MOMENTUM, counted
 

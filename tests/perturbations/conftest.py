@@ -11,8 +11,17 @@ import torch
 import torch.nn.functional as F
 from sklearn.datasets import load_digits
 
-from lightning_gradood.attacks import BIM, FGSM, PGD, AdvertorchAttack, CarliniWagner, FunctionAttack, IterLL, preset
 from lightning_gradood.networks import CifarResNet, Normalized
+from lightning_gradood.perturbations import (
+    BIM,
+    FGSM,
+    PGD,
+    AdvertorchAttack,
+    CarliniWagner,
+    FunctionAttack,
+    IterLL,
+    preset,
+)
 
 CONTRAST = 0.2  # of digits, so that a change of 8/255 of a pixel is enough for most, and black clips it
 MOMENTUM = "advertorch.attacks.MomentumIterativeAttack"

@@ -7,7 +7,16 @@ import torch
 from asserts import assert_refused, random_states, state_of
 from torch import nn
 
-from lightning_gradood.attacks import BIM, FGSM, PGD, AdvertorchAttack, CarliniWagner, FunctionAttack, IterLL, preset
+from lightning_gradood.perturbations import (
+    BIM,
+    FGSM,
+    PGD,
+    AdvertorchAttack,
+    CarliniWagner,
+    FunctionAttack,
+    IterLL,
+    preset,
+)
 
 from .conftest import MOMENTUM, by_path
 

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 import torch
 from asserts import assert_refused, random_states
-from photo_patches import patches
 
-from lightning_gradood.corruptions import KINDS, Corruption, corrupt, corruptions_at, parameters_for
-from lightning_gradood.corruptions.corruption import CIFAR_10_C, IMAGENET_C, TINY_IMAGENET_C
+from lightning_gradood.perturbations import KINDS, Corruption, corrupt, corruptions_at, parameters_for
+from lightning_gradood.perturbations.corruption import CIFAR_10_C, IMAGENET_C, TINY_IMAGENET_C
+
+from .photo_patches import patches
 
 PIXELS = patches(32, 6)
 IMAGES = torch.from_numpy(PIXELS.copy()).permute(0, 3, 1, 2).float() / 255

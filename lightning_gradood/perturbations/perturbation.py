@@ -9,10 +9,19 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
-from lightning_gradood.core.checks import Logits, check_ids, check_images, check_labels, check_network, check_result
-from lightning_gradood.core.network_state import exact_arithmetic, frozen_network
-from lightning_gradood.core.outputs import input_gradient, refuse_single_image
-from lightning_gradood.core.precision import to_float64
+from lightning_gradood.core import (
+    Logits,
+    check_ids,
+    check_images,
+    check_labels,
+    check_network,
+    check_result,
+    exact_arithmetic,
+    frozen_network,
+    input_gradient,
+    refuse_single_image,
+    to_float64,
+)
 
 
 @dataclass(frozen=True)

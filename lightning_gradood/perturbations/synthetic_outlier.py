@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override  # typing has it from Python 3.12 on
 
-from lightning_gradood.core import Logits, Perturbation, Refusal, image_generator, input_gradient
+from lightning_gradood.core import Logits, Refusal, image_generator, input_gradient
+from lightning_gradood.perturbations.perturbation import Perturbation
 
 
 class Draws:

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override  # typing has it from Python 3.12 on
 
-from lightning_gradood.attacks.advertorch_compatibility import advertorch
-from lightning_gradood.attacks.goals import Goal, TargetChoice, choose_targets
-from lightning_gradood.core import Logits, Perturbation, check_count, check_distance, image_generator
+from lightning_gradood.core import Logits, check_count, check_distance, image_generator
+from lightning_gradood.perturbations.advertorch_compatibility import advertorch
+from lightning_gradood.perturbations.goals import Goal, TargetChoice, choose_targets
+from lightning_gradood.perturbations.perturbation import Perturbation
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from lightning_gradood.corruptions.noise_and_blur import Image, streaked, zoomed
+from lightning_gradood.perturbations.noise_and_blur import Image, streaked, zoomed
 
 
 def plasma(height: int, width: int, generator: np.random.Generator, decay: float) -> Image:

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from lightning_gradood.core import Perturbation, Refusal, check_distance, check_import, check_imported, craft_apart
+from lightning_gradood.core import Refusal, check_distance, check_import, check_imported, craft_apart
+from lightning_gradood.perturbations.perturbation import Perturbation
 
 
 class FunctionAttack(Perturbation):

@@ -1,14 +1,13 @@
 """The synthetic outliers that are made by default."""
 
-from lightning_gradood.synthetic.outlier import SyntheticOutlier
-from lightning_gradood.synthetic.with_gradients import (
+from lightning_gradood.perturbations.outliers_with_gradients import (
     BoundarySteps,
     EuclideanSteps,
     SignStep,
     SurerSteps,
     TargetSteps,
 )
-from lightning_gradood.synthetic.without_gradients import (
+from lightning_gradood.perturbations.outliers_without_gradients import (
     Blur,
     ChannelPermutation,
     ColourField,
@@ -22,6 +21,7 @@ from lightning_gradood.synthetic.without_gradients import (
     Solarise,
     Zoom,
 )
+from lightning_gradood.perturbations.synthetic_outlier import SyntheticOutlier
 
 
 def default_outliers() -> list[SyntheticOutlier]:

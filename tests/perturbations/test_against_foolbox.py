@@ -10,8 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from lightning_gradood.attacks import BIM, FGSM, PGD, CarliniWagner, IterLL
 from lightning_gradood.networks import Normalized, load_weights, resnet20
+from lightning_gradood.perturbations import BIM, FGSM, PGD, CarliniWagner, IterLL
 
 from .conftest import Digits
 

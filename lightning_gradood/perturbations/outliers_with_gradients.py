@@ -8,7 +8,7 @@ from torch import Tensor
 from typing_extensions import override  # typing has it from Python 3.12 on
 
 from lightning_gradood.core import Logits, input_gradient
-from lightning_gradood.synthetic.outlier import Draws, GradientOutlier, pixel_gradient
+from lightning_gradood.perturbations.synthetic_outlier import Draws, GradientOutlier, pixel_gradient
 
 _TINY = 1e-12
 

@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from typing_extensions import override  # typing has it from Python 3.12 on
 
-from lightning_gradood.attacks.advertorch_compatibility import advertorch
-from lightning_gradood.attacks.goals import TargetChoice, choose_targets
-from lightning_gradood.core import Logits, Perturbation, check_above_zero, check_at_least, check_count
+from lightning_gradood.core import Logits, check_above_zero, check_at_least, check_count
+from lightning_gradood.perturbations.advertorch_compatibility import advertorch
+from lightning_gradood.perturbations.goals import TargetChoice, choose_targets
+from lightning_gradood.perturbations.perturbation import Perturbation
 
 
 class CarliniWagner(Perturbation):

@@ -7,9 +7,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from lightning_gradood.attacks.advertorch_compatibility import advertorch_class
-from lightning_gradood.attacks.goals import TargetChoice, choose_targets
-from lightning_gradood.core import Logits, Perturbation, Refusal, check_distance, craft_apart
+from lightning_gradood.core import Logits, Refusal, check_distance, craft_apart
+from lightning_gradood.perturbations.advertorch_compatibility import advertorch_class
+from lightning_gradood.perturbations.goals import TargetChoice, choose_targets
+from lightning_gradood.perturbations.perturbation import Perturbation
 
 
 class AdvertorchAttack(Perturbation):

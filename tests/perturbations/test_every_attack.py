@@ -10,8 +10,7 @@ import torch
 from asserts import random_states, state_of
 from torch import nn
 
-from lightning_gradood.attacks import BIM, FGSM, PGD, CarliniWagner, IterLL, Semantic, noise_like, preset
-from lightning_gradood.core import Crafted
+from lightning_gradood.perturbations import BIM, FGSM, PGD, CarliniWagner, Crafted, IterLL, Semantic, noise_like, preset
 
 from .conftest import ATTACKS
 

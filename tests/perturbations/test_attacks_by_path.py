@@ -8,8 +8,8 @@ import pytest
 import torch
 from asserts import assert_refused
 
-from lightning_gradood.attacks import AdvertorchAttack, FunctionAttack
-from lightning_gradood.attacks.advertorch_compatibility import advertorch_class
+from lightning_gradood.perturbations import AdvertorchAttack, FunctionAttack
+from lightning_gradood.perturbations.advertorch_compatibility import advertorch_class
 
 from .conftest import ATTACKS, MOMENTUM, by_path
 
@@ -92,9 +92,9 @@ class Broken:
 sys.meta_path.insert(0, Broken())
 import torch
 from torch import nn
-from lightning_gradood.attacks import BIM, FGSM, PGD, AdvertorchAttack, CarliniWagner, FunctionAttack, IterLL, Semantic
+from lightning_gradood.perturbations import BIM, FGSM, PGD, AdvertorchAttack, CarliniWagner, FunctionAttack, IterLL, Semantic
 from lightning_gradood.core import Refusal
-from lightning_gradood.corruptions import Corruption
+from lightning_gradood.perturbations import Corruption
 
 images, labels = torch.rand(2, 3, 8, 8), torch.tensor([0, 1])
 network = nn.Sequential(nn.Flatten(), nn.Linear(192, 2))

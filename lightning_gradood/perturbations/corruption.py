@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from typing_extensions import override  # typing has it from Python 3.12 on
 
-from lightning_gradood.core import Perturbation, Refusal, named_seed
-from lightning_gradood.corruptions.digital import brightness, contrast, elastic_transform, jpeg_compression, pixelate
-from lightning_gradood.corruptions.noise_and_blur import (
+from lightning_gradood.core import Refusal, named_seed
+from lightning_gradood.perturbations.digital import brightness, contrast, elastic_transform, jpeg_compression, pixelate
+from lightning_gradood.perturbations.noise_and_blur import (
     Image,
     defocus_blur,
     gaussian_noise,
@@ -21,7 +21,8 @@ from lightning_gradood.corruptions.noise_and_blur import (
     shot_noise,
     zoom_blur,
 )
-from lightning_gradood.corruptions.weather import fog, frost, snow
+from lightning_gradood.perturbations.perturbation import Perturbation
+from lightning_gradood.perturbations.weather import fog, frost, snow
 
 Kind = Literal[
     "gaussian_noise",

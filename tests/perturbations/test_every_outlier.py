@@ -9,10 +9,9 @@ from asserts import assert_refused
 from torch.testing import assert_close
 from torchvision.transforms.v2.functional import gaussian_blur, solarize
 
-from lightning_gradood import synthetic
-from lightning_gradood.attacks import FGSM
+from lightning_gradood import perturbations as synthetic
 from lightning_gradood.networks import CifarResNet, Normalized
-from lightning_gradood.synthetic import SyntheticOutlier, default_outliers
+from lightning_gradood.perturbations import FGSM, SyntheticOutlier, default_outliers
 
 IDS = ["normal/a", "normal/b", "normal/c", "normal/d"]
 DRAWS_LITTLE = {"overlay", "boundary_steps", "rotation", "channel_permutation"}  # two seeds may agree

@@ -2,10 +2,11 @@
 
 from collections.abc import Callable
 
-from lightning_gradood.attacks.carlini_wagner import CarliniWagner
-from lightning_gradood.attacks.gradient_sign import BIM, FGSM, PGD, IterLL
-from lightning_gradood.attacks.without_gradients import Semantic
-from lightning_gradood.core import Perturbation, Refusal
+from lightning_gradood.core import Refusal
+from lightning_gradood.perturbations.carlini_wagner import CarliniWagner
+from lightning_gradood.perturbations.gradient_sign import BIM, FGSM, PGD, IterLL
+from lightning_gradood.perturbations.perturbation import Perturbation
+from lightning_gradood.perturbations.semantic import Semantic
 
 
 def preset(name: str) -> dict[str, Perturbation]:

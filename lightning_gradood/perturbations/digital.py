@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image as PillowImage
 from scipy.ndimage import affine_transform, gaussian_filter, map_coordinates
 
-from lightning_gradood.corruptions.noise_and_blur import Image
+from lightning_gradood.perturbations.noise_and_blur import Image
 
 
 def brightness(image: Image, generator: np.random.Generator, gain: float) -> Image:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from typing_extensions import override  # typing has it from Python 3.12 on
 
-from lightning_gradood.synthetic.outlier import Draws, SyntheticOutlier
+from lightning_gradood.perturbations.synthetic_outlier import Draws, SyntheticOutlier
 
 
 @dataclass(frozen=True)

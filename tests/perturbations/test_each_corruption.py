@@ -5,15 +5,16 @@ import math
 import numpy as np
 import pytest
 from matplotlib.colors import hsv_to_rgb, rgb_to_hsv
-from photo_patches import patches
 from PIL import Image
 from scipy.ndimage import correlate, gaussian_filter, zoom
 
-from lightning_gradood.corruptions import corrupt
-from lightning_gradood.corruptions import noise_and_blur as blur
-from lightning_gradood.corruptions.corruption import CIFAR_10_C, IMAGENET_C, TINY_IMAGENET_C
-from lightning_gradood.corruptions.digital import _affine, brightness, contrast, elastic_transform, pixelate
-from lightning_gradood.corruptions.weather import BRIGHTEST, DARKEST, crystals, fog, frost, plasma, snow
+from lightning_gradood.perturbations import corrupt
+from lightning_gradood.perturbations import noise_and_blur as blur
+from lightning_gradood.perturbations.corruption import CIFAR_10_C, IMAGENET_C, TINY_IMAGENET_C
+from lightning_gradood.perturbations.digital import _affine, brightness, contrast, elastic_transform, pixelate
+from lightning_gradood.perturbations.weather import BRIGHTEST, DARKEST, crystals, fog, frost, plasma, snow
+
+from .photo_patches import patches
 
 SMALL = patches(32, 6)
 IMAGE = SMALL[2] / 255

@@ -6,7 +6,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from lightning_gradood.core import Crafted, Perturbation, image_generator, to_float64
+from lightning_gradood.core import image_generator, to_float64
+from lightning_gradood.perturbations.perturbation import Crafted, Perturbation
 
 
 class Semantic(Perturbation):

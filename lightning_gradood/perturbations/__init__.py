@@ -1,0 +1,106 @@
+"""Perturbations: attacks, corruptions and synthetic outliers, which make anomalous images of normal ones.
+
+Pixels are in [0, 1]; normalisation is the network's own affair (`networks.Normalized`). A perturbation is an object
+with typed settings; `craft` makes the images, `perturb` also says with one more forward pass what they do to the
+network. The network may be any `nn.Module`; it is left as it was found::
+
+    >>> import torch
+    >>> from lightning_gradood.perturbations import PGD, Corruption, PatchShuffle, default_outliers, preset
+    >>> network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3072, 10))
+    >>> images, labels, ids = torch.rand(4, 3, 32, 32), torch.tensor([3, 1, 4, 1]), ["a", "b", "c", "d"]
+    >>> found = PGD(eps=8 / 255, step=2 / 255, steps=5).perturb(network, images, labels, ids)
+    >>> found.images.shape, found.success.dtype, bool((found.linf <= 8 / 255 + 1e-6).all())
+    (torch.Size([4, 3, 32, 32]), torch.bool, True)
+    >>> bool((Corruption("snow", severity=2).perturb(network, images, labels, ids).l2 > 0).all())
+    True
+    >>> PatchShuffle().craft(network, images, labels, ids).images.shape
+    torch.Size([4, 3, 32, 32])
+    >>> {name: attack.passes for name, attack in preset("paper").items()}, len(default_outliers())
+    ({'fgsm': 1, 'bim': 6, 'pgd': 10, 'cw': 100, 'iterll': 10, 'semantic': 0}, 17)
+
+What is random about an image follows from the seed and its id alone, so that neither order nor number of processes
+matters.
+
+- *Attacks*: advertorch does the arithmetic of those that follow gradients. `AdvertorchAttack` takes any class of
+  advertorch and `FunctionAttack` any function, by import path; a class of your own derives from `Perturbation` and
+  writes `_craft`.
+- *Corruptions*: the 15 kinds of ImageNet-C and CIFAR-10-C at five severities, with the published parameters for the
+  size of the image. `corrupt` takes one 8-bit image and a generator. Frost blends in a drawn texture, as the
+  photographs may not be redistributed.
+- *Synthetic outliers* stand for unknown anomalies: detectors can be trained to tell normal images from them. Each kind
+  is a frozen dataclass with a `seed`.
+"""
+
+from lightning_gradood.perturbations.advertorch_attack import AdvertorchAttack
+from lightning_gradood.perturbations.attack_presets import preset
+from lightning_gradood.perturbations.carlini_wagner import CarliniWagner
+from lightning_gradood.perturbations.corruption import KINDS, Corruption, corrupt, corruptions_at, parameters_for
+from lightning_gradood.perturbations.function_attack import FunctionAttack
+from lightning_gradood.perturbations.gradient_sign import BIM, FGSM, PGD, IterLL
+from lightning_gradood.perturbations.outlier_presets import default_outliers
+from lightning_gradood.perturbations.outliers_with_gradients import (
+    BoundarySteps,
+    EuclideanSteps,
+    SignStep,
+    SurerSteps,
+    TargetSteps,
+)
+from lightning_gradood.perturbations.outliers_without_gradients import (
+    Blur,
+    ChannelPermutation,
+    ColourField,
+    Elastic,
+    GaussianNoise,
+    Overlay,
+    PatchShuffle,
+    Rectangles,
+    Rotation,
+    SignNoise,
+    Solarise,
+    Zoom,
+)
+from lightning_gradood.perturbations.perturbation import Crafted, Perturbation, Perturbed
+from lightning_gradood.perturbations.semantic import Semantic, noise_like
+from lightning_gradood.perturbations.synthetic_outlier import Draws, GradientOutlier, SyntheticOutlier
+
+__all__ = [
+    "BIM",
+    "FGSM",
+    "KINDS",
+    "PGD",
+    "AdvertorchAttack",
+    "Blur",
+    "BoundarySteps",
+    "CarliniWagner",
+    "ChannelPermutation",
+    "ColourField",
+    "Corruption",
+    "Crafted",
+    "Draws",
+    "Elastic",
+    "EuclideanSteps",
+    "FunctionAttack",
+    "GaussianNoise",
+    "GradientOutlier",
+    "IterLL",
+    "Overlay",
+    "PatchShuffle",
+    "Perturbation",
+    "Perturbed",
+    "Rectangles",
+    "Rotation",
+    "Semantic",
+    "SignNoise",
+    "SignStep",
+    "Solarise",
+    "SurerSteps",
+    "SyntheticOutlier",
+    "TargetSteps",
+    "Zoom",
+    "corrupt",
+    "corruptions_at",
+    "default_outliers",
+    "noise_like",
+    "parameters_for",
+    "preset",
+]
