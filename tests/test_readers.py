@@ -178,7 +178,7 @@ READERS = {  # case, or why there needs to be none: files of the package
 CASES = [case for case in READERS if callable(case)]
 IMPORTING = {  # why they may import a module by name: files of the package
     "a module of advertorch, and looks whether the user's is trusted": "perturbations/advertorch_compatibility",
-    "looks whether it is trusted": "perturbations/function_attack cli/functions guard/components",
+    "looks whether it is trusted": "perturbations/function_attack cli/functions core/component",
     "modules of the package": "cli/main",
     "plugins of Pillow, by fixed names": "core/image_files",
 }

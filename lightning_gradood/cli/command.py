@@ -46,6 +46,7 @@ from lightning_gradood.core import (
     CHECKPOINTS,
     Refusal,
     claim,
+    encode,
     hold,
     new_run_folder,
     refuse_foreign,
@@ -55,7 +56,7 @@ from lightning_gradood.core import (
 from lightning_gradood.data import ImageDataModule, Outputs
 from lightning_gradood.evaluation import DetectionSettings, Outcome
 from lightning_gradood.extraction import PredictionWriter
-from lightning_gradood.guard import Component, Recipe
+from lightning_gradood.guard import Recipe
 from lightning_gradood.networks import categories_of
 from lightning_gradood.report import WandbCallback
 from lightning_gradood.tasks import ClassificationTask
@@ -275,7 +276,7 @@ class Command(LightningCLI):
         parts = [
             self._setting(name).init_args.get(part) for name, part in (("model", "network"), ("data", "transform"))
         ]
-        network, transform = (Component.of(part.as_dict()) if part else None for part in parts)
+        network, transform = (encode(part.as_dict()) if part else None for part in parts)
         return Recipe(network, transform) if network else None
 
     def _with_weights(self, verb: Callable[..., Any], ckpt_path: str | None, **kwargs: Any) -> None:

@@ -23,6 +23,16 @@ from lightning_gradood.core.checks import (
     check_network,
     check_result,
 )
+from lightning_gradood.core.component import (
+    PACKAGES,
+    Component,
+    arguments_of,
+    class_path,
+    decode,
+    digest,
+    encode,
+    packages_of,
+)
 from lightning_gradood.core.distributed import gathered
 from lightning_gradood.core.errors import NotFinite, Refusal, Unwritable, refused_as
 from lightning_gradood.core.files import (
@@ -118,7 +128,9 @@ __all__ = [
     "LOG",
     "LOG_FLOOR",
     "MEGAPIXELS",
+    "PACKAGES",
     "ClosedUnitInterval",
+    "Component",
     "FiniteNonNegative",
     "FinitePositive",
     "HalfOpenUnitInterval",
@@ -142,6 +154,7 @@ __all__ = [
     "Unreadable",
     "Unwritable",
     "alone_with",
+    "arguments_of",
     "as_array",
     "as_float",
     "atomic_write",
@@ -161,9 +174,13 @@ __all__ = [
     "check_writable",
     "check_yaml",
     "claim",
+    "class_path",
     "craft_apart",
+    "decode",
+    "digest",
     "distrusted",
     "eight_bit",
+    "encode",
     "evaluating",
     "exact_arithmetic",
     "experiment_file",
@@ -186,6 +203,7 @@ __all__ = [
     "may_import",
     "named_seed",
     "new_run_folder",
+    "packages_of",
     "parse_json",
     "parse_yaml",
     "printable",

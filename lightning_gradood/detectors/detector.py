@@ -11,7 +11,7 @@ import numpy as np
 from torch import Tensor
 from typing_extensions import override  # typing has it from Python 3.12 on
 
-from lightning_gradood.core import Refusal
+from lightning_gradood.core import Component, Refusal
 from lightning_gradood.gradients import LabelDesign
 from lightning_gradood.perturbations import SyntheticOutlier
 from lightning_gradood.probes import Probe
@@ -31,7 +31,7 @@ class NotFittedError(RuntimeError):
         )
 
 
-class Detector(ABC):
+class Detector(Component, ABC):
     """Fits on records, scores records, saves and loads what it has learnt.
 
     A constructor's parameters are settings; each is an attribute of the same name, so that `arguments` can save them.

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 from typing_extensions import override  # comes with torch; typing has it from Python 3.12 on
 
-from lightning_gradood.core import Refusal, to_float64
+from lightning_gradood.core import Component, Refusal, to_float64
 
 
-class LabelDesign(ABC):
+class LabelDesign(Component, ABC):
     """A confounding label and its loss; what backpropagation needs of the two is `logit_gradient`."""
 
     @property

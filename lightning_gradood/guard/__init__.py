@@ -6,15 +6,12 @@ named by class path and must come from this package, torch, torchvision, timm, o
 name. Neither Lightning nor a DataModule is imported. `guard(images)` takes a batch that is ready for the network; for
 files:
 
-    >>> from lightning_gradood.guard import Component, Guard, score_files
+    >>> from lightning_gradood.guard import Guard, score_files
     >>> guard = Guard.load("runs/digits/2026-11-22_14-05-09/guard")  # doctest: +SKIP
     >>> for verdict in score_files(guard, ["a.png", "b.png"]):  # doctest: +SKIP
     ...     print(verdict.path, verdict.prediction, verdict.p_value, verdict.flagged)
-    >>> Component("torch.nn.Linear", {"in_features": 2, "out_features": 3}).build()  # how a guard names its parts
-    Linear(in_features=2, out_features=3, bias=True)
 """
 
-from lightning_gradood.guard.components import Component, component_of
 from lightning_gradood.guard.explain import Explanation, explain, mean_readings, reading_names
 from lightning_gradood.guard.files import (
     COLUMNS,
@@ -32,7 +29,6 @@ from lightning_gradood.guard.saving import Recipe, save_guard
 
 __all__ = [
     "COLUMNS",
-    "Component",
     "Description",
     "Explanation",
     "FileVerdict",
@@ -42,7 +38,6 @@ __all__ = [
     "Processes",
     "Recipe",
     "Verdict",
-    "component_of",
     "explain",
     "image_paths",
     "mean_readings",

@@ -14,10 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lightning_gradood.core import MEGAPIXELS, Picture, Portions, Refusal, as_float, to_pixels, upright
+from lightning_gradood.core import MEGAPIXELS, Picture, Portions, Refusal, as_float, decode, to_pixels, upright
 from lightning_gradood.detectors import Detector, load_detector, score_in_blocks
 from lightning_gradood.gradients import parameter_names
-from lightning_gradood.guard.components import decode
 from lightning_gradood.guard.files import FileVerdict, ImageBytes, OtherShape, Verdict, score_files
 from lightning_gradood.guard.folder import (
     DETECTOR,

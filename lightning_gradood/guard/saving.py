@@ -4,13 +4,13 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from torch import Tensor, nn
 
-from lightning_gradood.core import Refusal
+from lightning_gradood.core import PACKAGES, Refusal, packages_of
 from lightning_gradood.detectors import Detector, score_in_blocks
-from lightning_gradood.guard.components import PACKAGES, Component, packages_of
 from lightning_gradood.guard.folder import Description, replace_folder, write_folder
 from lightning_gradood.guard.guard import Guard
 from lightning_gradood.networks import Normalized, TwoLogits
@@ -21,16 +21,18 @@ _TOLERANCE = 1e-3  # of the scores' spread; another network or transform is off 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a guard's network, without its normalisation, and the transform of each picture are built again."""
+    """How a guard's network, without its normalisation, and the transform of each picture are built again.
 
-    network: Component
-    transform: Component | None = None
+    Both are as `core.encode` gives them.
+    """
+
+    network: dict[str, Any]
+    transform: dict[str, Any] | None = None
 
     @property
     def packages(self) -> list[str]:
         """Packages that must be trusted by name to load the guard."""
-        parts = [self.network, *([self.transform] if self.transform else [])]
-        return sorted(set().union(*(part.packages for part in parts)) - set(PACKAGES))
+        return sorted(packages_of([self.network, self.transform]) - set(PACKAGES))
 
 
 def save_guard(

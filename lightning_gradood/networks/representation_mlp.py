@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from lightning_gradood.core import (
     LOG_FLOOR,
+    Component,
     FiniteNonNegative,
     FinitePositive,
     HalfOpenUnitInterval,
@@ -19,7 +20,7 @@ _ROUNDING = 1e-12  # relative error of a float64 mean of thousands of equal numb
 
 
 @dataclass
-class MLPSettings:
+class MLPSettings(Component):
     """Settings of the paper's detector, which the paper leaves open; the defaults were chosen on validation data.
 
     Args:

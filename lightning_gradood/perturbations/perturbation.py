@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_gradood.core import (
+    Component,
     Logits,
     check_ids,
     check_images,
@@ -94,7 +95,7 @@ class Crafted:
         )
 
 
-class Perturbation(ABC):
+class Perturbation(Component, ABC):
     """Changes images so that a network should fail on them.
 
     A subclass writes `_craft` and `passes`; its constructor takes settings only and keeps each under its own name. What

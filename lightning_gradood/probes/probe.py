@@ -8,8 +8,10 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override  # typing has it from Python 3.12 on
 
+from lightning_gradood.core import Component
 
-class Probe(ABC):
+
+class Probe(Component, ABC):
     """Reads one row of numbers per image from a network; one column of the records.
 
     A probe that compares images with those the network was trained on sets `needs_preparation`: it is then prepared on
@@ -60,7 +62,7 @@ class Probe(ABC):
         """
         return {}
 
-    def load(self, state: dict[str, Tensor]) -> None:  # noqa: B027 - most probes have nothing to load
+    def load(self, state: dict[str, Tensor]) -> None:
         """Take what `prepare` has learnt, here or in another process."""
 
     def describe_preparation(self) -> dict[str, object]:

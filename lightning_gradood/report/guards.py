@@ -6,12 +6,12 @@ from pathlib import Path
 
 from torch import Tensor
 
-from lightning_gradood.core import Refusal, Unwritable
+from lightning_gradood.core import Refusal, Unwritable, encode
 from lightning_gradood.data import BUILT_IN, ImageDataModule
 from lightning_gradood.detectors import Detector
 from lightning_gradood.evaluation import Calibrated, DetectionDatasets, DetectionSettings, Failure, best_calibrated
 from lightning_gradood.gradients import parameter_names
-from lightning_gradood.guard import Description, Recipe, component_of, mean_readings, save_guard
+from lightning_gradood.guard import Description, Recipe, mean_readings, save_guard
 from lightning_gradood.networks import TwoLogits
 from lightning_gradood.probes import GradientProbe
 from lightning_gradood.records import NORMAL, Records
@@ -101,14 +101,14 @@ def guard_description(folder: Path, place: Workplace, chosen: Calibrated, normal
     source = data.normal_source
     return Description(
         experiment=place.experiment,
-        network=recipe.network.encoded(),
+        network=recipe.network,
         normalize=None if normalize is None else {"mean": list(normalize.mean), "std": list(normalize.std)},
-        transform=None if recipe.transform is None else recipe.transform.encoded(),
+        transform=recipe.transform,
         picture=source.picture,
         image_shape=list(source.shape),
         classes=list(data.classes),
         parameters=parameter_names(model.network),
-        detector=component_of(chosen.detector).encoded(),
+        detector=encode(chosen.detector),
         detector_name=chosen.detector.name,
         label_designs=[one.label_design.name for one in chosen.detector.probes if isinstance(one, GradientProbe)],
         trained_on=chosen.trained_on,

@@ -17,8 +17,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from lightning_gradood import detectors
+from lightning_gradood.core import encode
 from lightning_gradood.detectors import Detector, FixedDetector, load_detector, save_detector, score_in_blocks
-from lightning_gradood.guard import component_of
 from lightning_gradood.metrics import auroc
 from lightning_gradood.records import Records
 
@@ -113,7 +113,7 @@ def test_saved_scores_are_equal_to_the_last_bit_in_a_fresh_process(fitted, saved
         assert (found.dtype, found.shape) == (np.float64, (len(table),)), name
         assert found.tobytes() == expected.tobytes(), name
         assert type(loaded.detector) is type(detector), name
-        assert component_of(loaded.detector).encoded() == component_of(detector).encoded(), name
+        assert encode(loaded.detector) == encode(detector), name
         assert (loaded.flag(table) == (expected > 0.5)).all(), name
 
 

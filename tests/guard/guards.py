@@ -6,8 +6,9 @@ import numpy as np
 import torch
 
 from lightning_gradood import detectors as d
+from lightning_gradood.core import encode
 from lightning_gradood.gradients import AllOnes, KHot, Predicted, Uniform, parameter_names
-from lightning_gradood.guard import Component, Description, component_of, mean_readings, save_guard
+from lightning_gradood.guard import Description, mean_readings, save_guard
 from lightning_gradood.metrics import conformal_threshold
 from lightning_gradood.networks import CifarResNet, MLPSettings, Normalized
 from lightning_gradood.perturbations import Blur, PatchShuffle, SurerSteps
@@ -32,7 +33,10 @@ DETECTORS = {
     "mahalanobis_pp": d.MahalanobisPP(), "mahalanobis_pp_layers": d.MahalanobisPP(all_layers=True),
     "combined": d.Combined([d.Baseline(), d.MahalanobisPP(), d.Consistency(), d.GradientKNN(DESIGNS, k=3)]),
 }  # fmt: skip
-NETWORK = Component("lightning_gradood.networks.CifarResNet", {"blocks_per_stage": 1, "num_classes": 4})
+NETWORK = {
+    "class_path": "lightning_gradood.networks.CifarResNet",
+    "init_args": {"blocks_per_stage": 1, "num_classes": 4},
+}
 
 
 def images(number, seed=1):
@@ -88,9 +92,9 @@ def save(folder, name, net=None, **changes):
     held = normal_records(records).where(split="val")
     calibration = np.sort(d.score_in_blocks(detector, held))
     about = {
-        "experiment": "made_up", "network": NETWORK.encoded(), "normalize": {"mean": [0.5] * 3, "std": [0.25] * 3},
+        "experiment": "made_up", "network": NETWORK, "normalize": {"mean": [0.5] * 3, "std": [0.25] * 3},
         "transform": None, "picture": "RGB", "image_shape": [3, 16, 16], "classes": CLASSES,
-        "parameters": parameter_names(net), "detector": component_of(detector).encoded(),
+        "parameters": parameter_names(net), "detector": encode(detector),
         "detector_name": detector.name, "label_designs": [], "trained_on": "normal", "counts": {}, "metrics": {},
         "baseline": mean_readings(normal_records(records).where(split="train"), detector.probes),
         "calibration": calibration.tolist(), "threshold": conformal_threshold(calibration, 0.1),

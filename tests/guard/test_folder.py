@@ -8,14 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from asserts import assert_refused
 from guards import CLASSES, NETWORK, network, save
 from torch import nn
-from torchvision.transforms import InterpolationMode
 
 from lightning_gradood.core import Refusal
-from lightning_gradood.gradients import LabelDesign
-from lightning_gradood.guard import Component, Guard, component_of, read_description
+from lightning_gradood.guard import Guard, read_description
 from lightning_gradood.guard.folder import _json_digest
 
 
@@ -137,7 +134,7 @@ def test_a_package_of_the_users_own_is_built_once_it_is_trusted(folder, tmp_path
     text = "from lightning_gradood.networks import CifarResNet\nclass Network(CifarResNet):\n    pass\n"
     (tmp_path / "own_package.py").write_text(text)
     monkeypatch.syspath_prepend(tmp_path)
-    said = refused(rewritten(folder, network=NETWORK.encoded() | {"class_path": "own_package.Network"}))
+    said = refused(rewritten(folder, network=NETWORK | {"class_path": "own_package.Network"}))
     assert "Got `own_package.Network`. If you know" in said
     assert "add --trust own_package" in said
     assert type(Guard.load(folder, trust=["own_package"]).network.network).__name__ == "Network"
@@ -145,10 +142,10 @@ def test_a_package_of_the_users_own_is_built_once_it_is_trusted(folder, tmp_path
 
 
 def test_weights_of_another_network_are_refused(folder):
-    other = Component("lightning_gradood.networks.CifarResNet", {"blocks_per_stage": 2, "num_classes": 4}).encoded()
+    other = NETWORK | {"init_args": {"blocks_per_stage": 2, "num_classes": 4}}
     said = refused(rewritten(folder, network=other))
     assert "network.safetensors should hold the weights of `lightning_gradood.networks.CifarResNet`. Got: " in said
-    said = refused(rewritten(folder, network=NETWORK.encoded(), parameters=["conv1.weight"]))
+    said = refused(rewritten(folder, network=NETWORK, parameters=["conv1.weight"]))
     assert "should have the parameters that the guard was fitted on, in their order" in said
 
 
@@ -178,43 +175,3 @@ def test_a_network_that_its_arguments_do_not_describe_is_not_saved_and_an_older_
         save(tmp_path, name)
         assert read_description(tmp_path / "guard").detector_name == name
     assert [path.name for path in tmp_path.iterdir()] == ["guard"]
-
-
-class Plain(LabelDesign):
-    """No dataclass; keeps its argument under another name, or under its own."""
-
-    name = "plain"
-
-    def __init__(self, scale, honest=True):
-        self.honest = honest
-        setattr(self, "scale" if honest else "_scale", scale)
-
-    def logit_gradient(self, logits):
-        return self.scale * logits
-
-
-def test_components_are_built_as_experiment_files_mean_them_and_what_a_guard_cannot_name_is_refused():
-    arguments = {"weights": None, "num_classes": 3, "norm_layer": {"class_path": "torch.nn.InstanceNorm2d"}}
-    before = torch.get_rng_state()
-    built = Component.of({"class_path": "torchvision.models.resnet18", "init_args": arguments}).build()
-    assert torch.equal(before, torch.get_rng_state())
-    assert isinstance(built.bn1, nn.InstanceNorm2d)
-    assert built.fc.out_features == 3
-    v2 = "torchvision.transforms.v2"
-    transforms = [
-        {"class_path": f"{v2}.Resize", "init_args": {"size": [8, 8]}},
-        {"class_path": f"{v2}.ToDtype", "init_args": {"dtype": torch.float32, "scale": True}},
-    ]
-    compose = Component.of({"class_path": f"{v2}.Compose", "init_args": {"transforms": transforms}})
-    assert compose.encoded() == Component.of(json.loads(json.dumps(compose.encoded()))).encoded()
-    out = compose.build()(torch.zeros(3, 16, 16, dtype=torch.uint8))
-    assert (out.shape, out.dtype) == ((3, 8, 8), torch.float32)
-    one = Component(f"{v2}.Resize", {"size": 4, "interpolation": InterpolationMode.NEAREST})
-    assert one.build().interpolation == InterpolationMode.NEAREST
-    assert json.loads(json.dumps(one.encoded()))["init_args"]["interpolation"]["name"] == "NEAREST"
-    assert component_of(Plain(3.0)).init_args == {"scale": 3.0, "honest": True}
-    unnamed = Component("torch.nn.Sequential", {"first": nn.Linear(1, 1)})
-    assert_refused(
-        (lambda: component_of(Plain(3.0, honest=False)), "A Plain in a guard should keep each argument "),
-        (unnamed.encoded, "Got an argument of type Linear. Give numbers, text, lists or class paths"),
-    )
