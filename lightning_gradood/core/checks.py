@@ -43,22 +43,31 @@ _SHOWN = 10  # rows that a refusal names
 _ROUNDING = 1e-6  # float32 pixels near 1 are 6e-8 apart, and a difference of two adds a few of these errors up
 
 
-def check_images(images: Tensor) -> None:
-    """Refuse images that are not a batch of float32 or float64 pixels in [0, 1]."""
-    if not isinstance(images, Tensor):
-        raise Refusal(
-            "`images` should be a torch tensor [N, C, H, W] with pixels in [0, 1]. "
-            f"Got `images` of type {type(images).__name__}. Convert with torch.as_tensor, or torch.stack for a list."
-        )
+def check_batch(images: Tensor) -> None:
+    """Refuse what is not a dense floating point tensor [N, ...] of at least one image."""
+    if not isinstance(images, Tensor) or images.layout != torch.strided or images.is_quantized:
+        got = f"{images.layout}" if isinstance(images, Tensor) else type(images).__name__
+        fix = "`images.to_dense()`" if isinstance(images, Tensor) else "torch.as_tensor, or torch.stack for a list"
+        raise Refusal(f"`images` should be a dense torch tensor [N, ...]. Got `images = {got}`. Convert with {fix}.")
     if images.ndim < 2 or images.shape[0] == 0:
         raise Refusal(
             "`images` should be a batch [N, ...] of at least one image. "
             f"Got `images.shape = {list(images.shape)}`. Skip empty batches; give one image a leading dimension of 1."
         )
+    if not images.is_floating_point():
+        raise Refusal(
+            "`images` should be floating point pixels in [0, 1]. "
+            f"Got `images.dtype = {images.dtype}`. Convert 8-bit pixels with `images.float() / 255`."
+        )
+
+
+def check_images(images: Tensor) -> None:
+    """Refuse images that are not a batch of float32 or float64 pixels in [0, 1]."""
+    check_batch(images)
     if images.dtype not in (torch.float32, torch.float64):
         raise Refusal(
             "`images` should be float32 or float64 pixels in [0, 1]. "
-            f"Got `images.dtype = {images.dtype}`. Convert 8-bit pixels with `images.float() / 255`."
+            f"Got `images.dtype = {images.dtype}`. Convert them with `images.float()`."
         )
     if not _inside(images):
         raise Refusal(

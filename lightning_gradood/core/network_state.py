@@ -22,7 +22,7 @@ from torch.nn.utils import parametrize
 from torch.overrides import TorchFunctionMode
 
 from lightning_gradood.core.errors import Refusal
-from lightning_gradood.core.outputs import images_in_logits_out
+from lightning_gradood.core.outputs import images_in_logits_out, logits_out
 
 BATCH_NORMS = {F.batch_norm, torch.batch_norm, torch.native_batch_norm, F.instance_norm, torch.instance_norm}
 
@@ -100,7 +100,24 @@ def frozen_network(network: nn.Module) -> Iterator[None]:
         yield
 
 
-def refuse_fixed_mode(network: nn.Module) -> None:
+@contextmanager
+def probing_state(network: nn.Module, modules: Iterable[nn.Module]) -> Iterator[None]:
+    """Let one thread at a time probe `network`: its `modules` in eval mode, in exact arithmetic, logits for an output.
+
+    Weights that the caller keeps by `parametrize.cached()` are computed anew in every pass. Every flag is restored.
+    """
+    _refuse_fixed_mode(network)
+    with (
+        _alone_with(network),
+        exact_arithmetic(),
+        _without_cached_parametrizations(),
+        evaluating(network, modules),
+        logits_out(network),
+    ):
+        yield
+
+
+def _refuse_fixed_mode(network: nn.Module) -> None:
     """Refuse a program of torch.export, which has no train and eval modes."""
     if isinstance(network, torch.fx.GraphModule) and "eval" in vars(network):  # torch.export sets it
         raise Refusal(
@@ -115,7 +132,7 @@ def evaluating(network: nn.Module, modules: Iterable[nn.Module] | None = None) -
     modes = [(module, module.training) for module in (network.modules() if modules is None else modules)]
     try:
         if any(training for _, training in modes):
-            refuse_fixed_mode(network)
+            _refuse_fixed_mode(network)
             network.eval()
         yield
     finally:
@@ -149,7 +166,7 @@ _guard = threading.Lock()
 
 
 @contextmanager
-def alone_with(network: nn.Module) -> Iterator[None]:
+def _alone_with(network: nn.Module) -> Iterator[None]:
     """Keep other threads from changing a network's mode and flags meanwhile; each network has a lock of its own."""
     with _guard:
         lock = _locks.setdefault(network, threading.RLock())
@@ -158,7 +175,7 @@ def alone_with(network: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def without_cached_parametrizations() -> Iterator[None]:
+def _without_cached_parametrizations() -> Iterator[None]:
     """Compute reparametrised weights anew in every pass, also within the caller's `parametrize.cached()`.
 
     A weight that is kept from an earlier pass has lost its graph, or has none if it was computed under `no_grad`.

@@ -46,18 +46,33 @@ def _parts(output: Any) -> Any:
 
 @contextmanager
 def images_in_logits_out(network: nn.Module) -> Iterator[None]:
-    """Cast images to a network's own dtype, and take the logits out of what it returns (`logits_in`).
+    """Cast images to a network's own dtype, and take the logits out of what it returns (`logits_out`).
 
-    Gradients come back in the images' dtype. Where logits have to be looked for, a warning says once for a network
-    which tensor is taken. The network's call refuses a single image or integers.
+    Gradients come back in the images' dtype. The network's call refuses a single image or integers.
     """
-    if isinstance(network, torch.jit.ScriptModule):  # takes no hooks: what it takes and returns is compiled
-        yield
-        return
 
     def take_images(module: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:
-        # this module's dtype: copies of the network, as for proofs in float64, have these hooks too
         return (fitting(module, given[0]), *given[1:]) if given and isinstance(given[0], Tensor) else given
+
+    hook = None if isinstance(network, torch.jit.ScriptModule) else network.register_forward_pre_hook(take_images)
+    try:
+        with logits_out(network):
+            yield
+    finally:
+        if hook is not None:
+            hook.remove()
+
+
+@contextmanager
+def logits_out(network: nn.Module) -> Iterator[None]:
+    """Take the logits out of what a network returns (`logits_in`), also in copies that are made meanwhile.
+
+    Where they have to be looked for, a warning says once for a network which tensor is taken. What torch.jit compiled
+    takes no hooks: its output is left as it is.
+    """
+    if isinstance(network, torch.jit.ScriptModule):
+        yield
+        return
 
     def take_logits(_module: nn.Module, given: tuple[Any, ...], output: Any) -> Any:
         place, logits = _found(output)
@@ -72,12 +87,11 @@ def images_in_logits_out(network: nn.Module) -> Iterator[None]:
             )
         return logits
 
-    hooks = [network.register_forward_pre_hook(take_images), network.register_forward_hook(take_logits)]
+    hook = network.register_forward_hook(take_logits)
     try:
         yield
     finally:
-        for hook in hooks:
-            hook.remove()
+        hook.remove()
 
 
 def fitting(network: nn.Module, images: Tensor) -> Tensor:

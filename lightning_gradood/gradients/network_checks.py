@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode
 
-from lightning_gradood.core import Refusal, check_logits_shape, refuse_fixed_mode
+from lightning_gradood.core import Refusal, check_batch, check_logits_shape
 
 
 class Structure:
@@ -79,13 +79,12 @@ def _named_parameters(modules: Mapping[str, nn.Module]) -> dict[str, nn.Paramete
 
 
 def check_module(network: nn.Module) -> None:
-    """Refuse what is no module, or one whose mode cannot be set."""
+    """Refuse what is no module."""
     if not isinstance(network, nn.Module):
         raise Refusal(
             "`network` should be a torch.nn.Module, because its parameters are what gradients are taken of. "
             f"Got `network = {type(network).__name__}`. Pass the module itself, not a function that calls it."
         )
-    refuse_fixed_mode(network)
 
 
 def check_network(network: nn.Module, named: Mapping[str, nn.Parameter], modules: Mapping[str, nn.Module]) -> None:
@@ -149,26 +148,13 @@ def check_images(images: Tensor, named: Mapping[str, nn.Parameter]) -> None:
             "`network` should have at least one parameter, because gradients are taken with respect to parameters. "
             "Got a network without any. Pass the classifier itself."
         )
-    if not isinstance(images, Tensor) or images.layout != torch.strided or images.is_quantized:
-        got = f"{images.layout}" if isinstance(images, Tensor) else type(images).__name__
-        fix = "`images.to_dense()`" if isinstance(images, Tensor) else "torch.as_tensor, or torch.stack for a list"
-        raise Refusal(f"`images` should be a dense torch tensor [N, ...]. Got `images = {got}`. Convert with {fix}.")
+    check_batch(images)
     found = {parameter.device for parameter in named.values()}
     if any(device.type == "meta" for device in (images.device, *found)):
         what = "`images`" if images.device.type == "meta" else "`network`"
         raise Refusal(
             f"{what} should hold numbers. Got tensors on the meta device, which have shapes alone. "
             "Create them on the CPU or an accelerator; `network.to_empty(device=...)` and load_state_dict do so for weights."
-        )
-    if images.ndim < 2 or images.shape[0] == 0:
-        raise Refusal(
-            "`images` should be a batch [N, ...] of at least one image. "
-            f"Got `images.shape = {list(images.shape)}`. Skip empty batches; give one image a leading dimension of 1."
-        )
-    if not images.is_floating_point():
-        raise Refusal(
-            "`images` should be floating point pixels in [0, 1]. "
-            f"Got `images.dtype = {images.dtype}`. Convert with `images.float() / 255`."
         )
     if found != {images.device}:
         devices = sorted(map(str, found))

@@ -14,14 +14,10 @@ from torch import Tensor, nn
 
 from lightning_gradood.core import (
     Refusal,
-    alone_with,
     check_finite_rows,
-    evaluating,
-    exact_arithmetic,
-    images_in_logits_out,
+    probing_state,
     refuse_single_image,
     requiring_grad,
-    without_cached_parametrizations,
 )
 from lightning_gradood.gradients import costs, engine
 from lightning_gradood.gradients.coupling import check_same_logits
@@ -209,9 +205,7 @@ def probe_gradients(network: nn.Module, images: Tensor, label_designs: Sequence[
     structure = structure_of(network)
     check_images(images, structure.parameters)
     refuse_single_image(network, images)
-    state = evaluating(network, structure.modules(network).values())
-    hooks = images_in_logits_out(network)
-    with alone_with(network), exact_arithmetic(), without_cached_parametrizations(), state, hooks:
+    with probing_state(network, structure.modules(network).values()):
         norms, logits = batched_norms(network, images, label_designs, structure)
         check_finite_rows(logits, "the network's logits")
         check_finite_rows(norms, "squared gradient norms")

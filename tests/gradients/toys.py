@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 
-from lightning_gradood.core import exact_arithmetic, frozen_network
+from lightning_gradood.core import probing_state
 from lightning_gradood.gradients.network_checks import structure_of
 from lightning_gradood.gradients.plan import plan_for
 
@@ -204,7 +204,7 @@ def make(name, dtype=torch.float64):
 
 def plan_of(network, images):
     """The network's plan for such images."""
-    with exact_arithmetic(), frozen_network(network):
+    with probing_state(network, network.modules()):
         return plan_for(network, images, structure_of(network))
 
 
