@@ -164,10 +164,10 @@ def guards(whole, capsys):
 
 
 READERS = {  # case, or why there needs to be none: files of the package
-    single_files: "cli/checks core/pixels core/text_files data/classes data/folder detectors/lid detectors/saved "
+    single_files: "cli/checks core/files core/pictures data/classes data/folder detectors/lid detectors/saved "
     "experiments/artifacts networks/checkpoints records/rows report/finished_runs",
-    arguments: "cli/functions cli/parsing core/runs",
-    locks: "core/locks",
+    arguments: "cli/functions cli/parsing",
+    locks: "core/runs",
     records: "records/cache records/shards records/states records/table",
     guards: "guard/folder",
     "text that was dumped in the same call": "cli/command probes/gradients",
@@ -180,7 +180,7 @@ IMPORTING = {  # why they may import a module by name: files of the package
     "a module of advertorch, and looks whether the user's is trusted": "perturbations/advertorch_compatibility",
     "looks whether it is trusted": "perturbations/function_attack cli/functions core/component",
     "modules of the package": "cli/main",
-    "plugins of Pillow, by fixed names": "core/image_files",
+    "plugins of Pillow, by fixed names": "core/pictures",
 }
 
 

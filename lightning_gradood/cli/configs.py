@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,15 +33,14 @@ def _configs(names: list[str], *, copy: str | None = None) -> None:
 
 def _named(names: Sequence[str]) -> dict[str, Path]:
     """Name in the listing, `configs/digits.yaml`, to file; all where none is named."""
-    from lightning_gradood.core import Refusal, shipped_files
+    from lightning_gradood.core import Refusal, did_you_mean, shipped_files
 
     known = {f"{folder}/{path.name}": path for folder in _FOLDERS for path in shipped_files(folder).values()}
     chosen: dict[str, Path] = {}
     for name in names:
         matching = {key: path for key, path in known.items() if name in (key, path.name, path.stem)}
         if not matching:
-            near = difflib.get_close_matches(name, [path.stem for path in known.values()], n=1)
-            hint = f"Did you mean `{near[0]}`?" if near else "`configs` without a name lists them."
+            hint = did_you_mean(name, [path.stem for path in known.values()], "`configs` without a name lists them.")
             raise Refusal(f"`configs` should name files that come with the package. Got `{name}`. {hint}")
         chosen |= matching
     return chosen if names else known

@@ -3,6 +3,7 @@
 `interpolation` adds resolvers for `${...}` in experiment files. `benchmark` is the verb that runs other verbs.
 """
 
+import errno
 import logging
 import os
 import shutil
@@ -25,7 +26,7 @@ from lightning_gradood.cli.settings import refuse_null
 from lightning_gradood.cli.stopping import Stopped, end, is_first
 from lightning_gradood.cli.trust import trusting, without_trust
 from lightning_gradood.cli.verbs import VERBS
-from lightning_gradood.core import LOG, Refusal, is_writing_error, writing_refusal
+from lightning_gradood.core import LOG, Refusal, writing_refusal
 from lightning_gradood.experiments import Benchmark, Experiment, Program, TableSettings, run_benchmark
 
 _KEYS = [name for kind in (Benchmark, Experiment, TableSettings) for name in kind.__dataclass_fields__]
@@ -87,6 +88,7 @@ def _first_line(error: Exception) -> str:
     return str(error).strip().splitlines()[0].rstrip(".")
 
 
+_OF_WRITING = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 _NOISE = (
     ".*LeafSpec.*is deprecated",  # Lightning 2.6 meets torch 2.15
     "Checkpoint directory .* exists and is not empty",  # that of a run which goes on; whose it is was looked at before
@@ -110,7 +112,7 @@ def run_program(args: Sequence[str] | None = None) -> None:
             LOG.error("refused: %s", refusal)
             end(str(refusal))
         except OSError as error:  # of a file that a package writes for us, such as a logger's
-            if not is_writing_error(error):
+            if error.errno not in _OF_WRITING:
                 raise
             end(str(writing_refusal(error.filename or "a file of this run", "--run_dir", error)))
         except Stopped as stopped:

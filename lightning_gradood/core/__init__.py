@@ -23,6 +23,7 @@ from lightning_gradood.core.checks import (
     check_logits_shape,
     check_network,
     check_result,
+    fits,
 )
 from lightning_gradood.core.component import (
     PACKAGES,
@@ -34,25 +35,35 @@ from lightning_gradood.core.component import (
     encode,
     packages_of,
 )
-from lightning_gradood.core.distributed import gathered
-from lightning_gradood.core.errors import NotFinite, Refusal, Unwritable, refused_as
+from lightning_gradood.core.devices import (
+    LOG_FLOOR,
+    Portions,
+    as_array,
+    gathered,
+    to_float64,
+    to_float64_device,
+)
+from lightning_gradood.core.errors import (
+    NotFinite,
+    Refusal,
+    Unwritable,
+    did_you_mean,
+    refused_as,
+)
 from lightning_gradood.core.files import (
+    Unparsable,
     atomic_write,
     check_writable,
+    check_yaml,
     is_temporary,
-    is_writing_error,
+    parse_json,
+    parse_yaml,
+    read_json,
+    read_text,
+    read_yaml,
     writing_refusal,
     writing_refused,
 )
-from lightning_gradood.core.image_files import (
-    PassedOver,
-    find_image_files,
-    image_suffixes,
-    printable,
-    subfolders,
-)
-from lightning_gradood.core.locks import hold
-from lightning_gradood.core.memory import Portions, is_out_of_memory
 from lightning_gradood.core.network_state import (
     BATCH_NORMS,
     OrderedBatchNorm,
@@ -69,25 +80,32 @@ from lightning_gradood.core.outputs import (
     refuse_single_image,
     wanted_size,
 )
-from lightning_gradood.core.pixels import (
+from lightning_gradood.core.pictures import (
     MEGAPIXELS,
+    PassedOver,
     Picture,
     PixelLimit,
     Transform,
     Unreadable,
     as_float,
     eight_bit,
+    find_image_files,
+    image_suffixes,
+    printable,
     read_picture,
+    subfolders,
     to_pixels,
     upright,
 )
-from lightning_gradood.core.precision import (
-    LOG_FLOOR,
-    as_array,
-    to_float64,
-    to_float64_device,
+from lightning_gradood.core.progress import (
+    LOG,
+    Profiler,
+    ProgressLines,
+    is_terminal,
+    progress,
+    say,
+    stage,
 )
-from lightning_gradood.core.progress import LOG, Profiler, ProgressLines, is_terminal, progress, say, stage
 from lightning_gradood.core.ranges import (
     ClosedUnitInterval,
     FiniteNonNegative,
@@ -99,7 +117,17 @@ from lightning_gradood.core.ranges import (
     PositiveInt,
     Seed,
 )
-from lightning_gradood.core.runs import CHECKPOINTS, CONFIG, claim, new_run_folder, refuse_foreign, refuse_unclaimed
+from lightning_gradood.core.runs import (
+    CHECKPOINTS,
+    CONFIG,
+    claim,
+    experiment_file,
+    hold,
+    new_run_folder,
+    refuse_foreign,
+    refuse_unclaimed,
+    shipped_files,
+)
 from lightning_gradood.core.seeding import (
     craft_apart,
     generator_states,
@@ -107,18 +135,13 @@ from lightning_gradood.core.seeding import (
     named_seed,
     restore_generators,
 )
-from lightning_gradood.core.shipped import experiment_file, shipped_files
-from lightning_gradood.core.text_files import (
-    Unparsable,
-    check_yaml,
-    fits,
-    parse_json,
-    parse_yaml,
-    read_json,
-    read_text,
-    read_yaml,
+from lightning_gradood.core.trust import (
+    check_import,
+    check_imported,
+    distrusted,
+    importing_only,
+    may_import,
 )
-from lightning_gradood.core.trust import check_import, check_imported, distrusted, importing_only, may_import
 
 __all__ = [
     "BATCH_NORMS",
@@ -176,6 +199,7 @@ __all__ = [
     "class_path",
     "craft_apart",
     "decode",
+    "did_you_mean",
     "digest",
     "distrusted",
     "eight_bit",
@@ -194,10 +218,8 @@ __all__ = [
     "images_in_logits_out",
     "importing_only",
     "input_gradient",
-    "is_out_of_memory",
     "is_temporary",
     "is_terminal",
-    "is_writing_error",
     "logits_in",
     "may_import",
     "named_seed",

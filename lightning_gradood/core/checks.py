@@ -1,6 +1,9 @@
-"""Checks of settings, images, labels, networks and logits; each refuses in one sentence."""
+"""Checks of settings, images, labels, networks, logits and plain values; each refuses in one sentence."""
 
+import math
 from collections.abc import Sequence
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin
 
 import torch
 from torch import Tensor, nn
@@ -198,3 +201,27 @@ class Logits:
                 "Give -1 for images whose class the network does not know."
             )
         self.labels = None
+
+
+def fits(value: Any, kind: Any) -> bool:
+    """Whether plain values are of a type as an annotation says it; numbers must be finite.
+
+    Types are `str`, `int`, `float`, `bool`, `None`, `Any`, literals, lists, dicts with keys of text, and unions.
+
+    >>> fits({"a": [1, 2.5]}, dict[str, list[float]]), fits([1, "2"], list[int]), fits(True, int)
+    (True, False, False)
+    """
+    origin, inner = get_origin(kind), get_args(kind)
+    if origin is Literal:
+        return value in inner
+    if origin in (Union, UnionType):
+        return any(fits(value, one) for one in inner)
+    if origin is list:
+        return isinstance(value, list) and all(fits(one, inner[0]) for one in value)
+    if origin is dict:
+        return isinstance(value, dict) and all(
+            isinstance(key, str) and fits(one, inner[1]) for key, one in value.items()
+        )
+    if kind is float:
+        return type(value) in (int, float) and math.isfinite(value)
+    return kind is Any or (value is None if kind in (None, type(None)) else type(value) is kind)

@@ -1,6 +1,7 @@
-"""The exception for a request that cannot be carried out, with the sentence that says why."""
+"""Refusals: exceptions for what cannot be carried out, with the sentence that says why, and parts of such sentences."""
 
-from collections.abc import Iterator, Sequence
+import difflib
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 
@@ -44,3 +45,13 @@ def refused_as(**names: str) -> Iterator[None]:
         for parameter, flag in names.items():
             sentence = sentence.replace(f"`{parameter}`", f"`{flag}`").replace(f"`{parameter} = ", f"`{flag} = ")
         raise type(refusal)(sentence) from refusal
+
+
+def did_you_mean(word: str, known: Iterable[str], otherwise: str = "") -> str:
+    """Name the nearest of the known names in a sentence; `otherwise` where none is near.
+
+    >>> did_you_mean("digts", ["digits", "folders"])
+    'Did you mean `digits`?'
+    """
+    near = difflib.get_close_matches(word, list(known), n=1)
+    return f"Did you mean `{near[0]}`?" if near else otherwise

@@ -1,30 +1,33 @@
-"""Files that appear whole or not at all, and the sentence for a place that cannot be written."""
+"""Files that appear whole or not at all, and text of others that is read within limits on bytes, depth and values.
+
+A YAML alias stands for all that its anchor holds, so that a kilobyte can stand for 10⁹ values; 10⁵ brackets crash a
+recursive parser or keep it busy for minutes. Both are found before anything is built.
+"""
 
 import errno
+import json
 import os
 import re
 import shutil
+import stat
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
+
+import yaml
 
 from lightning_gradood.core.errors import Unwritable
 
-_ADVICE = {  # what to do, by what the operating system says
-    "Free some space": (errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
-    "Ask for the right to write there": (errno.EACCES, errno.EPERM, errno.EROFS),
-    "Move away what has that name": (errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY),
-    "Give it a shorter or plainer name": (errno.ENAMETOOLONG, errno.ELOOP, errno.EILSEQ, errno.EINVAL),
-    "See whether its disk is still there": (
-        *(errno.ENOENT, errno.EIO, errno.ESTALE, errno.ENODEV, errno.ENXIO, errno.ENOTCONN, errno.ETIMEDOUT),
-        *(errno.ECONNRESET, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.EREMOTEIO, errno.ESHUTDOWN, errno.EBADF),
-    ),
-    "Close what keeps files open": (errno.EMFILE, errno.ENFILE, errno.EBUSY, errno.ETXTBSY),
-}
-_FIX = {number: fix for fix, numbers in _ADVICE.items() for number in numbers}
+MAX_DEPTH = 64  # nesting of lists and mappings; an experiment file has less than 20
+MAX_VALUES = 200_000  # of a YAML text, aliases expanded; ImageNet-21k's names take 65,000
+YAML_BYTES = 2_000_000  # an experiment file takes some kilobytes
+JSON_BYTES = 32_000_000  # the results of a run take a few megabytes
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]+\.tmp")
+_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 @contextmanager
@@ -56,30 +59,36 @@ def atomic_write(path: Path, flag: str = "--run_dir") -> Iterator[BinaryIO]:
                 temporary.unlink(missing_ok=True)
 
 
+def is_temporary(name: str) -> bool:
+    """Whether a file's name is one that `atomic_write` gives, which a killed process may have left.
+
+    >>> is_temporary(".config.yaml.0123456789ab.tmp"), is_temporary("mine.tmp")
+    (True, False)
+    """
+    return _TEMPORARY.fullmatch(name) is not None
+
+
 @contextmanager
 def writing_refused(path: Path, flag: str, *others: Path) -> Iterator[None]:
-    """Raise a failure to write `path` as `Unwritable`; failures that name files elsewhere pass."""
+    """Raise a failure to write `path` as `Unwritable`; failures that name files elsewhere, and closed pipes, pass."""
     try:
         yield
+    except BrokenPipeError:
+        raise
     except OSError as error:
         ours = {str(one) for one in (path, *others, *path.parents)}
-        if error.errno not in _FIX or (error.filename is not None and str(error.filename) not in ours):
+        if error.errno is None or (error.filename is not None and str(error.filename) not in ours):
             raise
         raise writing_refusal(path, flag, error) from error
 
 
 def writing_refusal(path: Path | str, flag: str, error: OSError) -> Unwritable:
     """Word a failure to write."""
-    fix = _FIX.get(error.errno or 0, "See what is wrong with it")
+    fix = "Free some space" if error.errno in _FULL else "Make it one"
     return Unwritable(
         f"`{flag}` should be a place that can be written. Got {path}: {error.strerror or error}. {fix}, or name another, and "
         "run the same command again: nothing half-written is left, and what was written before is kept."
     )
-
-
-def is_writing_error(error: OSError) -> bool:
-    """Whether an error is of a kind that only writing meets: a full or read-only disk."""
-    return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
 def check_writable(folder: Path, flag: str, size: int = 0) -> None:
@@ -97,10 +106,86 @@ def check_writable(folder: Path, flag: str, size: int = 0) -> None:
         )
 
 
-def is_temporary(name: str) -> bool:
-    """Whether a file's name is one that `atomic_write` gives, which a killed process may have left.
+class Unparsable(ValueError):
+    """A text is not the YAML or JSON that it should be, or passes a limit; the message says what was got."""
 
-    >>> is_temporary(".config.yaml.0123456789ab.tmp"), is_temporary("mine.tmp")
-    (True, False)
+
+def read_text(path: str | os.PathLike[str], limit: int = YAML_BYTES) -> str:
+    """Read a regular file in UTF-8 of at most `limit` bytes; raise OSError or `Unparsable` for others."""
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise Unparsable("a folder" if os.path.isdir(path) else "a pipe, socket or device")
+    with open(path, "rb") as file:
+        content = file.read(limit + 1)
+    if len(content) > limit:
+        raise Unparsable(f"{os.path.getsize(path) / 1e6:,.1f} MB, where at most {limit / 1e6:g} are read")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise Unparsable("no text in UTF-8") from error
+
+
+def read_yaml(path: str | os.PathLike[str]) -> Any:
+    """Read a YAML file, see `parse_yaml`."""
+    return parse_yaml(read_text(path))
+
+
+def read_json(path: str | os.PathLike[str], limit: int = JSON_BYTES) -> Any:
+    """Read a JSON file, see `parse_json`."""
+    return parse_json(read_text(path, limit))
+
+
+def parse_yaml(text: str) -> Any:
+    """Build plain values of a YAML text, or raise `Unparsable`.
+
+    >>> parse_yaml("a: &a [1, 2]\\nb: *a")
+    {'a': [1, 2], 'b': [1, 2]}
     """
-    return _TEMPORARY.fullmatch(name) is not None
+    check_yaml(text)
+    try:
+        return yaml.load(text, Loader=_Loader)  # a safe loader: builds plain values only
+    except Exception as error:  # of YAML, or of a converter, for tags such as `!!int x`
+        raise Unparsable(" ".join(str(error).split())) from error
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Build plain values of a JSON text, or raise `Unparsable`.
+
+    >>> parse_json('{"a": [1, 2]}')
+    {'a': [1, 2]}
+    """
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise Unparsable(str(error)) from error
+
+
+def check_yaml(text: str) -> None:
+    """Raise `Unparsable` for a YAML text that passes a limit; other errors are left to its parser."""
+    if len(text) > YAML_BYTES:
+        raise Unparsable(f"{len(text) / 1e6:,.1f} million characters, where at most {YAML_BYTES / 1e6:g} are read")
+    with suppress(yaml.YAMLError):
+        _count(text)
+
+
+def _count(text: str) -> None:
+    """Count values from the parser's events, where an alias is a single event however much it stands for."""
+    sizes: dict[str, int] = {}  # of what anchors hold
+    total, begun = 0, list[tuple[str | None, int]]()
+    for event in yaml.parse(text, Loader=_Loader):
+        match event:
+            case yaml.CollectionEndEvent():
+                anchor, before = begun.pop()
+                sizes[anchor or ""] = total - before
+            case yaml.AliasEvent():
+                total += sizes.get(event.anchor, 1)
+            case yaml.CollectionStartEvent():
+                begun.append((event.anchor, total))
+                sizes[event.anchor or ""] = MAX_VALUES  # until it ends: an alias within it is infinite
+                total += 1
+            case yaml.ScalarEvent():
+                sizes[event.anchor or ""] = 1
+                total += 1
+        if len(begun) > MAX_DEPTH:
+            raise Unparsable(f"text that is nested more than {MAX_DEPTH} deep")
+        if total > MAX_VALUES:
+            raise Unparsable(f"more than {MAX_VALUES:,} values, its aliases expanded")

@@ -1,23 +1,66 @@
-"""Run folders: where one experiment keeps its results, and to which experiment a folder belongs."""
+"""Where a run starts and ends: experiment files by name, run folders, to which experiment one belongs, and its lock."""
 
 import os
+import re
+import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import datetime
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import yaml
+from filelock import FileLock, SoftFileLock, Timeout
 
-from lightning_gradood.core.errors import Refusal
-from lightning_gradood.core.files import atomic_write, is_temporary
-from lightning_gradood.core.locks import is_lock
-from lightning_gradood.core.text_files import Unparsable, read_yaml
+from lightning_gradood.core.errors import Refusal, did_you_mean
+from lightning_gradood.core.files import (
+    Unparsable,
+    atomic_write,
+    check_writable,
+    is_temporary,
+    read_yaml,
+    writing_refusal,
+)
 
 CONFIG = "config.yaml"
 CHECKPOINTS = "checkpoints"
+_RESULT_FOLDERS = (CHECKPOINTS, "detectors", "figures", "guard", "logs")
+_LOCK = ".run.lock"
 _FREE = ("detection.on_bad_image",)  # settings that change no result
 _CHOSEN = "LIGHTNING_GRADOOD_RUN_DIR"  # carries the run's folder to the processes that the first one launches
+_PACKAGE = Path(__file__).parents[1]
+_NAME = re.compile(r"[\w.\-/\\]+")  # what looks like a file's name; other text is YAML
+
+
+def shipped_files(folder: str) -> dict[str, Path]:
+    """Files of the package in `configs` or `sweeps`, sorted, by their names without `.yaml`.
+
+    An installed package has the folder inside itself, a checkout beside itself.
+
+    >>> sorted(shipped_files("sweeps"))[0]
+    'attacks'
+    """
+    inside = _PACKAGE / folder
+    place = inside if inside.is_dir() else _PACKAGE.parent / folder
+    return {path.stem: path for path in sorted(place.glob("*.yaml"))}
+
+
+def experiment_file(given: str, key: str = "--config") -> str:
+    """Return an existing path as it is, else the path of the shipped file of that name; else refuse, with the nearest.
+
+    Shipped names are e.g. `digits`, `digits.yaml` or `configs/digits.yaml`; text that is no name is returned as it is.
+    """
+    if not _NAME.fullmatch(given) or Path(given).exists():
+        return given
+    known = shipped_files("configs")
+    name = PurePath(given.replace("\\", "/"))
+    if name.suffix in ("", ".yaml") and str(name.parent) in (".", "configs") and name.stem in known:
+        return str(known[name.stem])
+    raise Refusal(
+        f"`{key}` should be an experiment file, or the name of one that comes with the package. Got `{key} {given}`, "
+        f"which does not exist (looked at {Path(given).absolute()}). "
+        + did_you_mean(name.stem, known, "`python -m lightning_gradood configs` lists the shipped ones.")
+    )
 
 
 @contextmanager
@@ -51,13 +94,12 @@ def refuse_foreign(folder: Path, config: Mapping[str, Any], identity: tuple[str,
     if path.is_file():
         theirs = _read(path)
         different = [name for key in identity for name in _differences(key, theirs.get(key), config.get(key))]
-        different = [name for name in different if name not in _FREE]
-        if different:
+        if different := [name for name in different if name not in _FREE]:
             raise Refusal(
                 f"`run_dir` should name a new folder or one of the same experiment. Got `run_dir = {folder}`, whose "
                 f"{CONFIG} differs in {', '.join(different[:5])}. Name another folder, or none for a new one."
             )
-    elif folder.exists() and (not folder.is_dir() or any(not is_own_trace(one.name) for one in folder.iterdir())):
+    elif folder.exists() and not (folder.is_dir() and all(_is_trace(one.name) for one in folder.iterdir())):
         raise Refusal(
             f"`run_dir` should name a new folder or an earlier run's. Got `run_dir = {folder}`, which is no folder or "
             f"holds other files and no {CONFIG}. Name another folder, or none for a new one."
@@ -77,50 +119,87 @@ def refuse_unclaimed(folder: Path, config: Mapping[str, Any], identity: tuple[st
 def claim(folder: Path, config: Mapping[str, Any], identity: tuple[str, ...]) -> None:
     """Write the configuration into a folder, unless a run of the same experiment did; refuse foreign folders."""
     refuse_foreign(folder, config, identity)
-    path = folder / CONFIG
-    if path.is_file():
-        return
-    try:
+    if not (folder / CONFIG).is_file():
+        with _making(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        with atomic_write(folder / CONFIG) as file:
+            file.write(yaml.safe_dump(dict(config), sort_keys=False).encode())
+
+
+@contextmanager
+def hold(folder: Path) -> Iterator[None]:
+    """Keep other runs out of a folder, which is made, until the block ends; the system lets go of a process that is killed.
+
+    Refuses a folder that another run holds, or in which, or in a result folder of it, no file can be written.
+    """
+    with _making(folder):
         folder.mkdir(parents=True, exist_ok=True)
+    for place in (folder, *(folder / name for name in _RESULT_FOLDERS if os.path.lexists(folder / name))):
+        check_writable(place, "--run_dir")
+    path = folder / _LOCK
+    lock = FileLock(path, blocking=False)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise Refusal(
+            f"`run_dir` should be a folder in which no other run is at work. Got `run_dir = {folder}`, held by "
+            f"{_holder(path)}. Wait for it, or name another folder."
+        ) from error
     except OSError as error:
-        raise _cannot_be_made(folder, error) from error
-    with atomic_write(path) as file:
-        file.write(yaml.safe_dump(dict(config), sort_keys=False).encode())
+        raise writing_refusal(path, "--run_dir", error) from error
+    plain = isinstance(
+        lock, SoftFileLock
+    )  # it becomes one on a file system without locks, and writes a text of its own
+    try:
+        if not plain:
+            path.write_text(f"process {os.getpid()} on {socket.gethostname()} since {datetime.now():%Y-%m-%d %H:%M:%S}")
+        yield
+    finally:
+        with suppress(OSError):
+            if not plain:
+                path.unlink()
+        lock.release()
 
 
-def is_own_trace(name: str) -> bool:
+def _holder(path: Path) -> str:
+    with suppress(OSError):
+        return " ".join(path.read_text(errors="replace")[:200].split()) or "another one"
+    return "another one"
+
+
+def _is_trace(name: str) -> bool:
     """Whether a file may be left from a run that was killed before it wrote its configuration, or be its lock."""
-    return is_temporary(name) or is_lock(name)
+    return is_temporary(name) or name == _LOCK
 
 
 def _make_new(parent: Path) -> Path:
     name = f"{datetime.now():%Y-%m-%d_%H-%M-%S}"
-    number = 1
+    folder, number = parent / name, 1
     while True:
-        folder = parent / (name if number == 1 else f"{name}_{number}")
-        try:
+        with _making(folder), suppress(FileExistsError):
             folder.mkdir(parents=True)
-        except FileExistsError:
-            number += 1
-        except OSError as error:
-            raise _cannot_be_made(folder, error) from error
-        else:
             return folder
+        number += 1
+        folder = parent / f"{name}_{number}"
 
 
-def _cannot_be_made(folder: Path, error: OSError) -> Refusal:
-    return Refusal(
-        f"`run_dir` should be a folder that can be made. Got `run_dir = {folder}`: {error.strerror}. Name another."
-    )
+@contextmanager
+def _making(folder: Path) -> Iterator[None]:
+    """Refuse a folder that cannot be made."""
+    try:
+        yield
+    except OSError as error:
+        raise Refusal(
+            f"`run_dir` should be a folder that can be made. Got `run_dir = {folder}`: {error.strerror}. Name another."
+        ) from error
 
 
 def _read(path: Path) -> Mapping[str, Any]:
     """A configuration; empty, so that it is no experiment's, if the file holds something else."""
-    try:
+    with suppress(Unparsable):
         content = read_yaml(path)
-    except Unparsable:
-        return {}
-    return content if isinstance(content, Mapping) else {}
+        return content if isinstance(content, Mapping) else {}
+    return {}
 
 
 def _differences(name: str, theirs: Any, mine: Any) -> list[str]:

@@ -35,7 +35,7 @@ one image goes through the room:
    the loop, or refused where earlier numbers may be wrong, too.
 
 Half precision: parameters and activations stay in the network's own dtype; norms are summed in float64, on the CPU
-where a device has no float64 (Apple's GPUs; `core.precision`). Networks of half precision, and those whose own forward
+where a device has no float64 (Apple's GPUs; `core.devices`). Networks of half precision, and those whose own forward
 enters autocast, are computed one image at a time.
 
 A new kind of layer is one closed form in `rules` and one line in its table; networks with other layers take the loop.

@@ -1,17 +1,35 @@
-"""Every failed write is a sentence, and no module writes a file in another way than whole or not at all."""
+"""Files appear whole or not at all, a failed write is a sentence, and what would explode once parsed is refused before."""
 
 import ast
 import errno
 import itertools
+import json
 import os
+import random
 import re
 from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
+import yaml
 
 import lightning_gradood
-from lightning_gradood.core import Refusal, Unwritable, atomic_write, check_writable, hold, writing_refused
+from lightning_gradood.core import (
+    Refusal,
+    Unparsable,
+    Unwritable,
+    atomic_write,
+    check_writable,
+    check_yaml,
+    files,
+    hold,
+    parse_json,
+    parse_yaml,
+    read_json,
+    read_text,
+    read_yaml,
+    writing_refused,
+)
 
 WORDS = r"`--run_dir` should be a place that can be written\. Got "
 
@@ -26,13 +44,12 @@ def test_what_is_in_the_way_is_named(tmp_path):
     (tmp_path / "folder" / "b").mkdir(parents=True)
     before = sorted(tmp_path.rglob("*"))
     for path, words in [
-        (tmp_path / "in the way" / "a", "Move away what has that name"),
-        (tmp_path / "folder", "Is a directory. Move away what has that name"),
-        (tmp_path / ("a" * 300), "File name too long. Give it a shorter or plainer name"),
-        (Path("/proc/nowhere/a"), "See whether its disk is still there"),
-        (Path("/dev/null/a"), "Move away what has that name"),
+        (tmp_path / "in the way" / "a", "File exists"),
+        (tmp_path / "folder", "Is a directory"),
+        (tmp_path / ("a" * 300), "File name too long"),
+        (Path("/proc/nowhere/a"), "No such file or directory"),
     ]:
-        with pytest.raises(Unwritable, match=f"{WORDS}{path}: .*{words}"):
+        with pytest.raises(Unwritable, match=f"{WORDS}{path}: {words}. Make it one, or name another, and run"):
             write(path)
     assert sorted(tmp_path.rglob("*")) == before
 
@@ -55,7 +72,7 @@ def test_immutable_files_and_folders_are_left_alone(tmp_path, fixed):
     fixed(tmp_path / "a")
     fixed(tmp_path / "folder")
     for path in (tmp_path / "a", tmp_path / "folder" / "b", tmp_path / "folder" / "new" / "b"):
-        with pytest.raises(Unwritable, match=f"{WORDS}{path}: Operation not permitted. Ask for the right to write"):
+        with pytest.raises(Unwritable, match=f"{WORDS}{path}: Operation not permitted. Make it one"):
             write(path)
     with pytest.raises(Unwritable, match="`--cache_dir` should be a place that can be written"):
         check_writable(tmp_path / "folder", "--cache_dir")
@@ -74,6 +91,8 @@ def test_failures_of_other_files_pass_and_too_little_room_is_refused_before_the_
     check_writable(tmp_path, "--cache_dir", 1)
     with pytest.raises(Unwritable, match=r"`--cache_dir` should have room for at least 1000000000000\.0 MB"):
         check_writable(tmp_path, "--cache_dir", 10**18)
+    with pytest.raises(BrokenPipeError), writing_refused(tmp_path, "--output"):  # whoever read has enough
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -84,7 +103,7 @@ WRITING = {
 
 def test_no_module_writes_a_file_but_through_atomic_write():
     """A call whose first argument is a buffer or an open file writes no file of its own."""
-    root, exempt = Path(lightning_gradood.__file__).parent, ("core/files.py", "core/locks.py", "cli/run_log.py")
+    root, exempt = Path(lightning_gradood.__file__).parent, ("core/files.py", "core/runs.py", "cli/run_log.py")
     found = []
     for path in sorted(set(root.rglob("*.py")) - {root / name for name in exempt}):  # a log grows by lines
         for node in ast.walk(ast.parse(path.read_text())):
@@ -100,3 +119,89 @@ def _writes(call):
         modes = [one.value for one in [*call.args, *(k.value for k in call.keywords)] if isinstance(one, ast.Constant)]
         return any(isinstance(mode, str) and mode[:1] in "wax" and len(mode) < 4 for mode in modes)
     return name in WRITING and first not in ("file", "buffer")
+
+
+def laughs(levels=9, form="[{}]"):
+    """Nested lists of ten aliases each: 10^levels values in a few hundred bytes."""
+    rows = ["a0: &a0 {x: 1, y: lol}"]
+    for level in range(1, levels):
+        rows.append(f"a{level}: &a{level} {form.format(', '.join([f'*a{level - 1}'] * 10))}")
+    return "\n".join(rows)
+
+
+ALIASES, DEEP, LARGE = "its aliases expanded", "nested more than 64 deep", "million characters"
+BOMBS = [
+    (laughs(), ALIASES), (laughs(form="{{<<: [{}]}}"), ALIASES), (f"[{'a,' * 900_000}]", ALIASES),
+    ("lightning: &a [1, 2, 3, *a]", ALIASES),
+    *((start * 10**5, DEEP) for start in ("[", "{a: ", "- ", "? ")), ("a" * 10**7, LARGE),
+]  # fmt: skip
+
+
+@pytest.mark.timeout(60)  # each takes less than a second; without the limits minutes, or all memory
+def test_what_would_explode_is_refused_before_it_is_built():
+    for text, words in BOMBS:
+        for read in (check_yaml, parse_yaml):
+            with pytest.raises(Unparsable, match=words):
+                read(text)
+
+
+def test_whatever_a_converter_runs_into_is_one_error_of_one_line():
+    odd = ["!!int ''", "!!bool x", "!!timestamp x", "2001-99-99", "1" * 5000, "{[a]: 1}", "a\0b", "[", "*a"]
+    for text in [*odd, "!!python/name:os.system"]:
+        with pytest.raises(Unparsable) as refused:
+            parse_yaml(text)
+        assert len(str(refused.value).splitlines()) == 1, text
+
+
+def test_values_are_counted_as_they_are_expanded(monkeypatch):
+    """The limit is met exactly by the number of values that a walk through the result meets."""
+    random_ = random.Random(0)
+    for _ in range(50):
+        names, rows = [], []
+        for number in range(random_.randrange(2, 6)):
+            parts = [random_.choice([f"*{name}" for name in names] + ["1", "[2, x]", "{k: v}"]) for _ in range(3)]
+            rows.append(f"n{number}: &n{number} [{', '.join(parts)}]")
+            names.append(f"n{number}")
+        text = "\n".join(rows)
+        number = walked(yaml.safe_load(text))
+        monkeypatch.setattr(files, "MAX_VALUES", number)
+        assert parse_yaml(text) == yaml.safe_load(text)
+        monkeypatch.setattr(files, "MAX_VALUES", number - 1)
+        with pytest.raises(Unparsable):
+            parse_yaml(text)
+
+
+def walked(value):
+    if isinstance(value, dict):
+        return 1 + sum(1 + walked(one) for one in value.values())
+    return 1 + sum(map(walked, value)) if isinstance(value, list) else 1
+
+
+def test_what_people_write_is_read_as_it_is():
+    text = "base: &base {a: 1, b: [x, y]}\nother: {<<: *base, c: 'R&D * 2'}\n"
+    text += f"names: [{', '.join(f'n{i:05d}' for i in range(21_000))}]"
+    assert parse_yaml(text) == yaml.safe_load(text)
+    for text in ("[" * 60 + "]" * 60, "1", "null", '"x"', "[]", "{}", '"\\ud83d\\ude00"'):
+        assert parse_json(text) == parse_json(text.encode()) == json.loads(text)
+
+
+def test_json_is_refused_in_one_sentence():
+    for text in ("[" * 10**5, '{"a":' * 10**5, "1" * 5000, "", "nope"):
+        for given in (text, text.encode()):
+            with pytest.raises(Unparsable):
+                parse_json(given)
+
+
+def test_files_are_read_up_to_their_limit_only(tmp_path):
+    path = tmp_path / "huge"
+    with path.open("wb") as file:
+        file.truncate(10**12)  # without taking room
+    for read in (read_text, read_yaml, read_json):
+        with pytest.raises(Unparsable, match=r"1,000,000\.0 MB, where at most \d+ are read"):
+            read(path)
+    path.write_bytes(b"\xff\xfe")
+    for place, words in ((path, "no text in UTF-8"), (tmp_path, "a folder"), ("/dev/zero", "a pipe, socket or device")):
+        with pytest.raises(Unparsable, match=words):
+            read_text(place)
+    path.write_text("\ufeff[1]")
+    assert read_yaml(path) == read_json(path) == [1]

@@ -122,9 +122,9 @@ def test_an_entry_finished_by_another_run_serves_a_run_that_still_writes(cache, 
 FAILURES = {
     errno.ENOSPC: "Free some space, or name another.*what was written before is kept",
     errno.EDQUOT: "Free some space, or name another",
-    errno.EIO: "See whether its disk is still there, or name another",
-    errno.ESTALE: "See whether its disk is still there",
-    errno.ENOTCONN: "See whether its disk is still there",
+    errno.EIO: "Make it one, or name another",
+    errno.ESTALE: "Make it one",
+    errno.ENOTCONN: "Make it one",
 }
 
 

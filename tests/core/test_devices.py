@@ -1,9 +1,11 @@
-"""Work is done in smaller portions where memory does not suffice, and nothing else is taken for that."""
+"""What memory does not suffice for is done in smaller portions; float64 is computed where it exists."""
 
 import pytest
 import torch
 
-from lightning_gradood.core import Portions, Refusal, is_out_of_memory
+from lightning_gradood.core import Portions, Refusal, devices
+from lightning_gradood.gradients import AllOnes, Uniform, squared_gradient_norms
+from tests.gradients.toys import make, pictures
 
 CUDA = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 CPU = RuntimeError(
@@ -41,9 +43,23 @@ def test_one_row_that_does_not_fit_is_refused_and_other_errors_pass_on():
     with pytest.raises(Refusal, match=words):
         Portions().run(work_that_fits(0, CUDA, []), 8)
     for error in (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), ValueError("out of memory")):
-        assert not is_out_of_memory(error)
         with pytest.raises(type(error)):
             Portions().run(work_that_fits(0, error, []), 8)
     with pytest.raises(RuntimeError) as raised:
         torch.empty(2**58)
-    assert is_out_of_memory(raised.value)
+    assert devices.is_out_of_memory(raised.value)
+
+
+def test_what_is_summed_in_float64_goes_to_the_cpu_first(monkeypatch):
+    """The CPU plays the device."""
+    network, images = make("residual", torch.float32), pictures(4, torch.float32)
+    normal = squared_gradient_norms(network, images, [AllOnes(), Uniform()])
+    journeys = []
+    monkeypatch.setattr(devices, "_WITHOUT_FLOAT64", {"cpu"})
+    monkeypatch.setattr(torch.Tensor, "cpu", lambda tensor: (journeys.append(tensor.shape), tensor.clone())[1])
+    for number in (4, 1):
+        found = squared_gradient_norms(network, images[:number], [AllOnes(), Uniform()])
+        torch.testing.assert_close(found, normal[:number], rtol=1e-4, atol=0)
+    logits, parameters = (4, 5), {parameter.shape for parameter in network.parameters()}
+    assert logits in journeys
+    assert parameters <= set(journeys), "the loop's gradients, one image at a time"

@@ -1,16 +1,56 @@
-"""Work on a batch in portions where memory does not suffice for all of it."""
+"""What machines differ in: float64 on a device, memory for a batch, and other processes of the run."""
+
+from __future__ import annotations
 
 import gc
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
+import numpy as np
 import torch
+import torch.distributed as dist
+from torch import Tensor
 
 from lightning_gradood.core.errors import Refusal
 from lightning_gradood.core.progress import say
 
 Result = TypeVar("Result")
+_WITHOUT_FLOAT64 = {"mps"}  # types of devices on which a float64 tensor cannot exist
 _WORDS = ("out of memory", "can't allocate memory", "not enough memory")  # of CUDA, of torch's allocator, of Windows
+
+LOG_FLOOR = 1e-30
+"""Added to a squared norm before its logarithm is taken: those of confident images underflow to zero."""
+
+
+def to_float64_device(tensor: Tensor) -> Tensor:
+    """Return the tensor itself where its device has float64, else a copy on the CPU; any dtype, which is kept."""
+    return tensor.cpu() if tensor.device.type in _WITHOUT_FLOAT64 else tensor
+
+
+def to_float64(tensor: Tensor) -> Tensor:
+    """Return a tensor of any dtype as float64, on its own device or the CPU; gradients flow back in its own dtype."""
+    return to_float64_device(tensor).double()
+
+
+def as_array(values: Any) -> np.ndarray:
+    """Return a tensor, an array or a sequence as a numpy array; floating point tensors in float64, without graph."""
+    if isinstance(values, Tensor):
+        plain = values.detach().cpu()
+        return np.asarray(plain.double() if plain.is_floating_point() else plain)
+    return np.asarray(values)
+
+
+def gathered(mine: Result) -> list[Result]:
+    """Return a list of every process's `mine`, pickled, in rank order, on each of this package's processes.
+
+    >>> gathered("alone")
+    ['alone']
+    """
+    if not dist.is_initialized():
+        return [mine]
+    found = [mine] * dist.get_world_size()
+    dist.all_gather_object(found, mine)
+    return found
 
 
 def is_out_of_memory(error: BaseException) -> bool:
