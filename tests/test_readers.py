@@ -172,13 +172,13 @@ READERS = {  # case, or why there needs to be none: files of the package
     guards: "guard/folder",
     "text that was dumped in the same call": "cli/command probes/gradients",
     "files of the package, and files that are compared byte by byte": "cli/configs",
-    "an image that was written in the same call": "perturbations/digital",
+    "an image that was written in the same call": "perturbations/corruption_kinds",
     "figures that the same run has drawn, as bytes": "report/figures",
 }
 CASES = [case for case in READERS if callable(case)]
 IMPORTING = {  # why they may import a module by name: files of the package
-    "a module of advertorch, and looks whether the user's is trusted": "perturbations/advertorch_compatibility",
-    "looks whether it is trusted": "perturbations/function_attack cli/functions core/component",
+    "a module of advertorch, and looks whether the user's is trusted": "perturbations/advertorch_parts",
+    "looks whether it is trusted": "perturbations/attacks_by_path cli/functions core/component",
     "modules of the package": "cli/main",
     "plugins of Pillow, by fixed names": "core/pictures",
 }

@@ -56,7 +56,7 @@ def encode(value: Any, arrays: MutableMapping[str, Tensor] | None = None, place:
         >>> encode(KHot((0, 3)))
         {'class_path': 'lightning_gradood.gradients.KHot', 'init_args': {'classes': [0, 3]}}
         >>> decode(encode(KHot((0, 3))))
-        KHot(classes=[0, 3])
+        KHot(classes=(0, 3))
     """
 
     def part(name: object, inner: Any) -> Any:

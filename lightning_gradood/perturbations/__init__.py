@@ -31,24 +31,24 @@ matters.
   is a frozen dataclass with a `seed`.
 """
 
-from lightning_gradood.perturbations.advertorch_attack import AdvertorchAttack
-from lightning_gradood.perturbations.attack_presets import preset
-from lightning_gradood.perturbations.carlini_wagner import CarliniWagner
+from lightning_gradood.perturbations.attack_presets import Semantic, preset
+from lightning_gradood.perturbations.attacks_by_path import AdvertorchAttack, FunctionAttack
 from lightning_gradood.perturbations.corruption import KINDS, Corruption, corrupt, corruptions_at, parameters_for
-from lightning_gradood.perturbations.function_attack import FunctionAttack
-from lightning_gradood.perturbations.gradient_sign import BIM, FGSM, PGD, IterLL
-from lightning_gradood.perturbations.outlier_presets import default_outliers
-from lightning_gradood.perturbations.outliers_with_gradients import (
+from lightning_gradood.perturbations.gradient_attacks import BIM, FGSM, PGD, CarliniWagner, IterLL
+from lightning_gradood.perturbations.gradient_outliers import (
     BoundarySteps,
     EuclideanSteps,
+    GradientOutlier,
     SignStep,
     SurerSteps,
     TargetSteps,
+    default_outliers,
 )
-from lightning_gradood.perturbations.outliers_without_gradients import (
+from lightning_gradood.perturbations.outliers import (
     Blur,
     ChannelPermutation,
     ColourField,
+    Draws,
     Elastic,
     GaussianNoise,
     Overlay,
@@ -57,11 +57,10 @@ from lightning_gradood.perturbations.outliers_without_gradients import (
     Rotation,
     SignNoise,
     Solarise,
+    SyntheticOutlier,
     Zoom,
 )
-from lightning_gradood.perturbations.perturbation import Crafted, Perturbation, Perturbed
-from lightning_gradood.perturbations.semantic import Semantic, noise_like
-from lightning_gradood.perturbations.synthetic_outlier import Draws, GradientOutlier, SyntheticOutlier
+from lightning_gradood.perturbations.perturbation import Crafted, Perturbation, Perturbed, noise_like
 
 __all__ = [
     "BIM",

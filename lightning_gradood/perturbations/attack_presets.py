@@ -1,12 +1,31 @@
-"""Named sets of attacks: the paper's probable settings, those of today's papers, and a pilot's."""
+"""Named sets of attacks: the paper's probable settings, those of today's papers, and a pilot's; and negative images."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+from typing_extensions import override  # typing has it from Python 3.12 on
 
 from lightning_gradood.core import Refusal
-from lightning_gradood.perturbations.carlini_wagner import CarliniWagner
-from lightning_gradood.perturbations.gradient_sign import BIM, FGSM, PGD, IterLL
+from lightning_gradood.perturbations.gradient_attacks import BIM, FGSM, PGD, CarliniWagner, IterLL
 from lightning_gradood.perturbations.perturbation import Perturbation
-from lightning_gradood.perturbations.semantic import Semantic
+
+
+@dataclass(frozen=True)
+class Semantic(Perturbation):
+    """Negative images, 1 − x; there is nothing to set, and the network is not run.
+
+    Reference:
+        Hosseini and Poovendran 2018, Semantic Adversarial Examples.
+    """
+
+    passes = 0
+
+    @override
+    def _craft(
+        self, network: nn.Module, images: Tensor, labels: Tensor, ids: Sequence[str]
+    ) -> tuple[Tensor, Tensor | None]:
+        return 1 - images, None
 
 
 def preset(name: str) -> dict[str, Perturbation]:

@@ -1,6 +1,7 @@
 """The fifteen corruptions by name and severity: `corrupt` for one 8-bit image, `Corruption` for batches of tensors."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal, get_args
 
 import numpy as np
@@ -10,19 +11,8 @@ from torch import Tensor, nn
 from typing_extensions import override  # typing has it from Python 3.12 on
 
 from lightning_gradood.core import Refusal, named_seed
-from lightning_gradood.perturbations.digital import brightness, contrast, elastic_transform, jpeg_compression, pixelate
-from lightning_gradood.perturbations.noise_and_blur import (
-    Image,
-    defocus_blur,
-    gaussian_noise,
-    glass_blur,
-    impulse_noise,
-    motion_blur,
-    shot_noise,
-    zoom_blur,
-)
+from lightning_gradood.perturbations import corruption_kinds
 from lightning_gradood.perturbations.perturbation import Perturbation
-from lightning_gradood.perturbations.weather import fog, frost, snow
 
 Kind = Literal[
     "gaussian_noise",
@@ -147,25 +137,6 @@ def parameters_for(kind: Kind, severity: int, height: int, width: int) -> Parame
     return table[kind][severity - 1]
 
 
-FUNCTIONS: dict[Kind, Callable[..., Image]] = {
-    "gaussian_noise": gaussian_noise,
-    "shot_noise": shot_noise,
-    "impulse_noise": impulse_noise,
-    "defocus_blur": defocus_blur,
-    "glass_blur": glass_blur,
-    "motion_blur": motion_blur,
-    "zoom_blur": zoom_blur,
-    "snow": snow,
-    "frost": frost,
-    "fog": fog,
-    "brightness": brightness,
-    "contrast": contrast,
-    "elastic_transform": elastic_transform,
-    "pixelate": pixelate,
-    "jpeg_compression": jpeg_compression,
-}
-
-
 def corrupt(pixels: NDArray[np.uint8], kind: Kind, severity: int, generator: np.random.Generator) -> NDArray[np.uint8]:
     """Return the image with one of the 15 corruptions of ImageNet-C and CIFAR-10-C, as a new array.
 
@@ -186,18 +157,18 @@ def corrupt(pixels: NDArray[np.uint8], kind: Kind, severity: int, generator: np.
         >>> int(corrupt(grey, "brightness", 1, np.random.default_rng(0)).max())
         141
     """
-    check(kind, severity)
+    _check(kind, severity)
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.size == 0:
         raise Refusal(
             "`pixels` should be uint8 [H, W, 3]. "
             f"Got `pixels` of {pixels.dtype} {list(pixels.shape)}. Scale to 0 … 255, and repeat grey images three times."
         )
     parameters = parameters_for(kind, severity, *pixels.shape[:2])
-    corrupted = FUNCTIONS[kind](pixels / 255, generator, *parameters)
+    corrupted: NDArray[np.float64] = getattr(corruption_kinds, kind)(pixels / 255, generator, *parameters)
     return np.rint(np.clip(corrupted, 0, 1) * 255).astype(np.uint8)
 
 
-def check(kind: str, severity: int) -> None:
+def _check(kind: str, severity: int) -> None:
     """Refuse a kind or severity that does not exist."""
     if kind not in KINDS:
         raise Refusal(f"`kind` should be one of {', '.join(KINDS)}. Got `kind = {kind!r}`. Choose one of these.")
@@ -208,6 +179,7 @@ def check(kind: str, severity: int) -> None:
         )
 
 
+@dataclass(frozen=True)
 class Corruption(Perturbation):
     """Common corruptions that do not depend on the network: noise, blur, weather and what cameras and files do.
 
@@ -232,11 +204,12 @@ class Corruption(Perturbation):
 
     passes = 0
 
-    def __init__(self, kind: Kind, severity: int = 3, seed: int = 0) -> None:
-        check(kind, severity)
-        self.kind = kind
-        self.severity = severity
-        self.seed = seed
+    kind: Kind
+    severity: int = 3
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _check(self.kind, self.severity)
 
     @override
     def _craft(

@@ -1,4 +1,4 @@
-"""Perturbations: attacks and corruptions, and the images they make of normal ones."""
+"""The base class of perturbations, the images that they make of normal ones, and noise of the same size."""
 
 import inspect
 from abc import ABC, abstractmethod
@@ -11,14 +11,13 @@ from torch import Tensor, nn
 
 from lightning_gradood.core import (
     Component,
-    Logits,
-    check_ids,
+    Refusal,
     check_images,
-    check_labels,
+    check_logits_shape,
     check_network,
-    check_result,
     exact_arithmetic,
     frozen_network,
+    image_generator,
     input_gradient,
     refuse_single_image,
     to_float64,
@@ -131,12 +130,11 @@ class Perturbation(Component, ABC):
         Raises:
             Refusal: The input does not fit, or what was crafted leaves [0, 1] or `eps`.
         """
-        check_images(images)
-        refuse_single_image(network, images)
         labels = torch.as_tensor(labels)
-        check_labels(labels, images)
+        check_images(images)
+        _check_labels_and_ids(labels, ids, len(images))
+        refuse_single_image(network, images)
         check_network(network)
-        check_ids(ids, images)
         names = list(map(str, range(len(images)))) if ids is None else list(ids)
         with exact_arithmetic(), frozen_network(network):
             clean = images.detach()
@@ -185,6 +183,77 @@ class Perturbation(Component, ABC):
         """
 
 
+class Logits:
+    """A network whose output is refused if it cannot be attacked; `labels` must be among its classes."""
+
+    def __init__(self, network: nn.Module, labels: Tensor) -> None:
+        self.network = network
+        self.labels: Tensor | None = labels
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Return the logits [N, classes] of `images`, with a graph to these if they require gradients."""
+        logits: Tensor = self.network(images)
+        check_logits_shape(logits, len(images), classes=2)
+        if torch.is_grad_enabled() and images.requires_grad and not logits.requires_grad:
+            raise Refusal(
+                "the network's output should depend on its input through autograd, as the attack follows that gradient. "
+                f"Got `network = {type(self.network).__name__}` without one. Remove torch.no_grad, detach, .data or argmax "
+                "from its forward, or choose an attack that needs no gradient, such as Semantic."
+            )
+        if self.labels is not None and len(self.labels) and (largest := int(self.labels.max())) >= logits.shape[1]:
+            raise Refusal(
+                f"`labels` should be below the network's number of classes, {logits.shape[1]}. "
+                f"Got `labels.max() = {largest}`. Give -1 for images whose class the network does not know."
+            )
+        self.labels = None  # checked once: reading them again would wait for the device at every step
+        return logits
+
+    def classes(self, images: Tensor) -> int:
+        """Count the network's classes by the logits of a single image."""
+        with torch.no_grad():
+            return self(images[:1]).shape[1]
+
+
+_ROUNDING = 1e-6  # float32 pixels near 1 are 6e-8 apart, and a difference of two adds a few of these errors up
+
+
+def check_result(crafted: Tensor, clean: Tensor, eps: float | None, attack: str) -> None:
+    """Refuse crafted images of another shape or dtype than the clean ones, outside [0, 1], or farther than `eps`."""
+    wanted = f"the images that {attack} returns should"
+    if not isinstance(crafted, Tensor) or (crafted.shape, crafted.dtype) != (clean.shape, clean.dtype):
+        got = f"{list(crafted.shape)}, {crafted.dtype}" if isinstance(crafted, Tensor) else type(crafted).__name__
+        raise Refusal(
+            f"{wanted} be {list(clean.shape)}, {clean.dtype}, as those it was given. "
+            f"Got {got}. Return one image for each, in the same order, shape and dtype."
+        )
+    low, high = map(float, crafted.aminmax())
+    if not (low >= 0 and high <= 1):  # true for NaN
+        raise Refusal(
+            f"{wanted} be pixels in [0, 1]. Got values from {low:.6g} to {high:.6g}. "
+            "Clamp them with `images.clamp(0, 1)`."
+        )
+    if eps is not None and (farthest := float((crafted - clean).abs().amax())) > eps + _ROUNDING:
+        raise Refusal(
+            f"{wanted} differ from the clean ones by at most `eps = {eps:.6g}` a pixel. "
+            f"Got a difference of {farthest:.6g}. Clamp the change to [-eps, eps], or give the `eps` that is meant."
+        )
+
+
+def _check_labels_and_ids(labels: Tensor, ids: Sequence[str] | None, number: int) -> None:
+    is_index = not labels.is_floating_point() and labels.dtype != torch.bool
+    if labels.shape != (number,) or not is_index or int(labels.min()) < -1:
+        lowest = f", at least {int(labels.min())}" if is_index and labels.numel() else ""
+        raise Refusal(
+            f"`labels` should be one class index for each image, integer [{number}], or -1 where the prediction is meant. "
+            f"Got `labels` of shape {list(labels.shape)}, {labels.dtype}{lowest}. Count classes from 0."
+        )
+    if ids is not None and (isinstance(ids, str) or len(ids) != number):
+        raise Refusal(
+            f"`ids` should be one name for each of the {number} images. "
+            f"Got `ids` of length {len(ids)}. Leave it out to use row numbers."
+        )
+
+
 def _refuse_missing_gradient(network: nn.Module, image: Tensor) -> None:
     """Refuse a network through which no gradient comes back to its images."""
     leaf = image.clone().requires_grad_()
@@ -199,3 +268,45 @@ def _resolved(network: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
         with torch.no_grad():
             labels[unknown] = Logits(network, labels)(images[unknown]).argmax(1)
     return labels
+
+
+_HALVINGS = 40  # of the interval that the scale lies in; float32 has 24 bits
+_LARGEST = 1e3  # standard deviations in pixels of [0, 1] beyond which clipping leaves nothing to gain
+
+
+def noise_like(crafted: Crafted, ids: Sequence[str], seed: int = 0) -> Crafted:
+    """Change the clean images by Gaussian noise of the same L2 norm, after clipping to [0, 1].
+
+    Where the clean image's own pixels allow no change of that norm along the drawn noise, it is as near as possible.
+
+    Args:
+        crafted: What an attack made; its norms are copied, image by image.
+        ids: A name for each image; it and `seed` decide the noise.
+
+    Returns:
+        Noisy images of the same dtype in [0, 1], with the same clean images and labels, and without targets.
+
+    Reference:
+        Lee et al. 2018, A Simple Unified Framework, section 3.2: noisy samples are normal in the adversarial setting.
+    """
+    clean = crafted.clean
+    drawn = [
+        torch.randn(clean.shape[1:], generator=image_generator(seed, f"{name}/noise"), dtype=torch.float64)
+        for name in ids
+    ]
+    noise = torch.stack(drawn).to(clean)
+    wanted = _norms(crafted.images, clean)
+    low, high = torch.zeros_like(wanted), torch.full_like(wanted, _LARGEST)
+    for _ in range(_HALVINGS):  # the norm grows with the scale
+        middle = (low + high) / 2
+        enough = _norms(_noisy(clean, noise, middle), clean) >= wanted
+        low, high = torch.where(enough, low, middle), torch.where(enough, middle, high)
+    return replace(crafted, images=_noisy(clean, noise, low), targets=None)
+
+
+def _noisy(clean: Tensor, noise: Tensor, scale: Tensor) -> Tensor:
+    return (clean + scale.to(clean).view(-1, *[1] * (clean.ndim - 1)) * noise).clamp(0, 1)
+
+
+def _norms(images: Tensor, clean: Tensor) -> Tensor:
+    return (to_float64(images) - to_float64(clean)).flatten(1).square().sum(1).sqrt()

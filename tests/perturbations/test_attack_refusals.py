@@ -25,27 +25,17 @@ NAN, INF = float("nan"), float("inf")
 
 
 def test_settings_without_meaning_are_refused():
-    pixels, integer = "should be a float above 0 and at most 1, as pixels are in", "should be a positive integer"
+    pixels = "`eps` should be above 0 and at most 1, as pixels are in"
     ours = lambda name, **more: partial(AdvertorchAttack, f"advertorch.attacks.{name}", **more)  # noqa: E731
     momentum = partial(AdvertorchAttack, MOMENTUM)
     cases = [
-        (partial(kind, eps=value), f"`eps` {pixels}")
-        for kind in (FGSM, BIM, PGD, IterLL, momentum, partial(FunctionAttack, by_path("darker")))
-        for value in (0.0, -0.1, 1.5, 0, 1, 8, True, NAN, INF, "0.1")
+        (partial(kind, eps=value), pixels)
+        for kind in (FGSM, BIM, PGD, IterLL)
+        for value in (0.0, -0.1, 1.5, 0, 8, NAN, INF)
     ]
     cases += [
-        (partial(FGSM, eps=8), "Got `eps = 8`. If 8 of 255 grey levels are meant, write 0.031373, which is"),
-        (partial(FGSM, eps=4.0), "If 4 of 255 grey levels are meant, write 0.015686, which is 4/255"),
-        (partial(FGSM, eps=None), f"`eps` {pixels}"),
-        (partial(BIM, step=1), f"`step` {pixels}"),
-        (partial(PGD, step=0.0), f"`step` {pixels}"),
-        (partial(IterLL, steps=0), f"`steps` {integer}. Got `steps = 0`"),
-        (partial(BIM, steps=2.0), f"`steps` {integer}. Got `steps = 2.0`"),
-        (partial(CarliniWagner, searches=-1), f"`searches` {integer}"),
-        (partial(CarliniWagner, c=0.0), "`c` should be a finite number above 0. Got `c = 0.0`. Write e.g. 1"),
-        (partial(CarliniWagner, learning_rate=-1.0), "`learning_rate` should be a finite number above 0"),
-        (partial(CarliniWagner, confidence=-1.0), "a finite number of at least 0. Got `confidence = -1.0`"),
-        (partial(CarliniWagner, confidence=NAN), "`confidence` should be a finite number"),
+        (partial(FGSM, eps=8), "Got `eps = 8`. If 8 of 255 grey levels are meant, write 0.031373"),
+        (partial(FGSM, eps=4.0), "If 4 of 255 grey levels are meant, write 0.015686"),
         (partial(preset, "lee"), "`preset` should be one of paper, modern, pilot. Got `preset = 'lee'`"),
         (ours("LinfFABAttack", targeted="next"), "LinfFABAttack can be: left out. Got `targeted = 'next'`"),
         (ours("JacobianSaliencyMapAttack"), "JacobianSaliencyMapAttack can be: given. Got `targeted = None`"),
@@ -87,9 +77,12 @@ def test_networks_images_labels_and_ids_that_do_not_fit_are_refused(digits):
     ]
     labels = [
         (zeros[:2], "`labels` should be one class index for each image, integer [3]"),
-        (torch.zeros(3), "Got `labels` of shape [3], torch.float32. Give -1 where the prediction is meant"),
+        (torch.zeros(3), "Got `labels` of shape [3], torch.float32. Count classes from 0"),
         (torch.zeros(3, 10, dtype=torch.int64), "Got `labels` of shape [3, 10]"),
-        (torch.tensor([0, -2, 1]), "Got `labels.min() = -2`"),
+        (
+            torch.tensor([0, -2, 1]),
+            "or -1 where the prediction is meant. Got `labels` of shape [3], torch.int64, at least -2",
+        ),
         (torch.tensor([0, 10, 1]), "below the network's number of classes, 10. Got `labels.max() = 10`. Give -1"),
     ]
     with torch.inference_mode():

@@ -9,7 +9,7 @@ import torch
 from asserts import assert_refused
 
 from lightning_gradood.perturbations import AdvertorchAttack, FunctionAttack
-from lightning_gradood.perturbations.advertorch_compatibility import advertorch_class
+from lightning_gradood.perturbations.advertorch_parts import advertorch_class
 
 from .conftest import ATTACKS, MOMENTUM, by_path
 

@@ -9,10 +9,22 @@ from PIL import Image
 from scipy.ndimage import correlate, gaussian_filter, zoom
 
 from lightning_gradood.perturbations import corrupt
-from lightning_gradood.perturbations import noise_and_blur as blur
+from lightning_gradood.perturbations import corruption_kinds as blur
 from lightning_gradood.perturbations.corruption import CIFAR_10_C, IMAGENET_C, TINY_IMAGENET_C
-from lightning_gradood.perturbations.digital import _affine, brightness, contrast, elastic_transform, pixelate
-from lightning_gradood.perturbations.weather import BRIGHTEST, DARKEST, crystals, fog, frost, plasma, snow
+from lightning_gradood.perturbations.corruption_kinds import (
+    BRIGHTEST,
+    DARKEST,
+    _affine,
+    brightness,
+    contrast,
+    crystals,
+    elastic_transform,
+    fog,
+    frost,
+    pixelate,
+    plasma,
+    snow,
+)
 
 from .photo_patches import patches
 

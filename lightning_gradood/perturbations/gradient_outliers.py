@@ -1,14 +1,57 @@
 """Synthetic outliers along the network's gradient by the pixels, on its own predictions: relatives of attacks."""
 
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from typing_extensions import override  # typing has it from Python 3.12 on
 
-from lightning_gradood.core import Logits, input_gradient
-from lightning_gradood.perturbations.synthetic_outlier import Draws, GradientOutlier, pixel_gradient
+from lightning_gradood.core import Refusal, input_gradient
+from lightning_gradood.perturbations.outliers import (
+    Blur,
+    ChannelPermutation,
+    ColourField,
+    Draws,
+    Elastic,
+    GaussianNoise,
+    Overlay,
+    PatchShuffle,
+    Rectangles,
+    Rotation,
+    SignNoise,
+    Solarise,
+    SyntheticOutlier,
+    Zoom,
+)
+from lightning_gradood.perturbations.perturbation import Logits
+
+
+class GradientOutlier(SyntheticOutlier):
+    """A synthetic outlier made with the network's gradient by the pixels; a subclass writes `walk`."""
+
+    @abstractmethod
+    def walk(self, predict: Logits, images: Tensor, predicted: Tensor, draws: Draws) -> Tensor:
+        """Return outliers [N, C, H, W] of images [N, C, H, W], pixels in [0, 1], with `predicted` classes int64 [N]."""
+
+    @override
+    def make(self, images: Tensor, draws: Draws) -> Tensor:
+        raise Refusal(f"`{type(self).__name__}` should be given a network. Got none. Call `craft`, not `make`.")
+
+    def _craft(
+        self, network: nn.Module, images: Tensor, labels: Tensor, ids: Sequence[str]
+    ) -> tuple[Tensor, Tensor | None]:
+        draws = Draws(self.seed, self.name, ids, images)
+        return self.walk(Logits(network, labels), images, labels, draws).clamp(0, 1), None
+
+
+def pixel_gradient(loss: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+    """Gradient by the pixels, [N, C, H, W], of a loss that gives one number for each image, [N], or their sum."""
+    leaf = images.detach().clone().requires_grad_()
+    return input_gradient(loss(leaf).sum(), leaf)
+
 
 _TINY = 1e-12
 
@@ -135,3 +178,12 @@ class SurerSteps(GradientOutlier):
 def _length(values: Tensor) -> Tensor:
     length: Tensor = torch.linalg.vector_norm(values.flatten(1), dim=1)
     return length.clamp(min=_TINY).view(-1, 1, 1, 1)
+
+
+def default_outliers() -> list[SyntheticOutlier]:
+    """Return one of every kind, those without gradients first."""
+    natural = (
+        *(GaussianNoise, SignNoise, PatchShuffle, Overlay, Blur, ChannelPermutation, Solarise, Rotation, Zoom, Elastic),
+        *(ColourField, Rectangles, SignStep, TargetSteps, BoundarySteps, EuclideanSteps, SurerSteps),
+    )
+    return [kind() for kind in natural]

@@ -1,0 +1,316 @@
+"""Attacks that follow the loss's gradient by the pixels: FGSM, BIM, PGD, IterLL and C&W; advertorch does their steps.
+
+Pixels, and so `eps` and `step`, are in [0, 1].
+"""
+
+from abc import ABC
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from typing_extensions import override  # typing has it from Python 3.12 on
+
+from lightning_gradood.core import FiniteNonNegative, FinitePositive, PositiveInt, Refusal, image_generator
+from lightning_gradood.perturbations.advertorch_parts import advertorch
+from lightning_gradood.perturbations.perturbation import Logits, Perturbation
+
+TargetChoice = Literal["least_likely", "next", "random"]
+"""The class to reach: of the smallest logit when clean, the label's successor, or any other, drawn for each image."""
+
+
+class Goal:
+    """Classes to leave or, if `targeted`, to reach, int64 [N], as a loss of the logits; keeps which images achieved it.
+
+    If `classes` is None they are the least likely ones by the first logits seen, which must be those of the full batch
+    of clean images: that spares a forward pass.
+    """
+
+    def __init__(self, classes: Tensor | None, targeted: bool) -> None:
+        self.classes = classes
+        self.targeted = targeted
+        self.achieved = torch.empty(0, dtype=torch.bool)
+        """Bool [n], whether each image of the logits seen last is where it should be."""
+
+    @property
+    def targets(self) -> Tensor | None:
+        """The classes to reach; None if there are none."""
+        return self.classes if self.targeted else None
+
+    def loss(self, logits: Tensor, rows: Tensor) -> Tensor:
+        """Cross entropy of images with these `rows` in the full batch; a sum, so that images do not share it."""
+        if self.classes is None:
+            self.classes = logits.detach().argmin(1)
+        classes = self.classes[rows]
+        self.achieved = (logits.detach().argmax(1) == classes) == self.targeted
+        return F.cross_entropy(logits, classes, reduction="sum")
+
+
+def choose_goal(
+    choice: TargetChoice | None, predict: Logits, images: Tensor, labels: Tensor, seed: int, ids: Sequence[str]
+) -> Goal:
+    """Leave the label, or reach the chosen class.
+
+    "next" and "random" never give the label itself; `seed` and an image's id decide "random".
+    """
+    if choice is None:
+        return Goal(labels, targeted=False)
+    if choice == "least_likely":
+        with torch.no_grad():
+            return Goal(predict(images).argmin(1), targeted=True)
+    classes = predict.classes(images)
+    if choice == "next":
+        return Goal((labels + 1) % classes, targeted=True)
+    steps = [int(torch.randint(1, classes, (), generator=image_generator(seed, f"{name}/target"))) for name in ids]
+    return Goal((labels + torch.tensor(steps, device=labels.device)) % classes, targeted=True)
+
+
+class _Attack(Perturbation, ABC):
+    """A gradient attack, targeted or not; a subclass writes `_move`."""
+
+    targeted: TargetChoice | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.eps is not None and not 0 < self.eps <= 1:
+            level = int(self.eps) if 1 <= self.eps <= 255 else 8
+            raise Refusal(
+                f"`eps` should be above 0 and at most 1, as pixels are in [0, 1]. Got `eps = {self.eps!r}`. "
+                f"If {level} of 255 grey levels are meant, write {level / 255:.6f}."
+            )
+        advertorch()  # refused here, before anything is trained, where it cannot be imported
+
+    @override
+    def _craft(
+        self, network: nn.Module, images: Tensor, labels: Tensor, ids: Sequence[str]
+    ) -> tuple[Tensor, Tensor | None]:
+        predict = Logits(network, labels)
+        goal = self._goal(predict, images, labels, ids)
+        return self._move(predict, images, goal, ids), goal.targets
+
+    def _goal(self, predict: Logits, images: Tensor, labels: Tensor, ids: Sequence[str]) -> Goal:
+        return choose_goal(self.targeted, predict, images, labels, self.seed, ids)
+
+    def _move(self, predict: Logits, images: Tensor, goal: Goal, ids: Sequence[str]) -> Tensor:
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class FGSM(_Attack):
+    """Fast gradient sign method: x + ε · sign(∇ₓ cross entropy), clipped to [0, 1].
+
+    Args:
+        eps: Change of each pixel, in (0, 1].
+        targeted: Class to step towards; None steps away from the label.
+        seed: For `targeted = "random"`.
+
+    Reference:
+        Goodfellow et al. 2015, Explaining and Harnessing Adversarial Examples; advertorch's GradientSignAttack.
+    """
+
+    passes = 1
+
+    eps: FinitePositive = 0.05
+    targeted: TargetChoice | None = None
+    seed: int = 0
+
+    @override
+    def _move(self, predict: Logits, images: Tensor, goal: Goal, ids: Sequence[str]) -> Tensor:
+        attack = advertorch().sign_step(predict, loss_fn=goal.loss, eps=self.eps, targeted=goal.targeted)
+        moved: Tensor = attack.perturb(images, torch.arange(len(images), device=images.device))
+        return moved
+
+
+class _SignSteps(_Attack):
+    """Steps along the sign of the gradient within `eps` of the clean image, from it or from a place near it."""
+
+    eps: float
+    step: float
+    steps: int
+    stop_at_success: bool
+
+    @property
+    @override
+    def passes(self) -> int:
+        return self.steps
+
+    def _start(self, images: Tensor, ids: Sequence[str]) -> Tensor:
+        """The change to start from, within [0, 1] and `eps` of the images."""
+        return torch.zeros_like(images)
+
+    @override
+    def _move(self, predict: Logits, images: Tensor, goal: Goal, ids: Sequence[str]) -> Tensor:
+        rows, change = torch.arange(len(images), device=images.device), self._start(images, ids)
+        if not self.stop_at_success:
+            return self._walk(self.steps, predict, images, rows, goal, change)
+        crafted = images + change
+        for _ in range(self.steps):
+            moved = self._walk(1, predict, images[rows], rows, goal, change)
+            going = ~goal.achieved  # by the logits before this step, so that looking costs no pass of its own
+            rows, change = rows[going], change.detach()[going]
+            crafted[rows] = moved[going]
+            if len(rows) == 0:
+                break
+        return crafted
+
+    def _walk(self, steps: int, predict: Logits, images: Tensor, rows: Tensor, goal: Goal, change: Tensor) -> Tensor:
+        """Take `steps` steps; `change` is moved along in place."""
+        walked = advertorch().walk(
+            images,
+            rows,  # advertorch hands them on to the loss
+            predict,
+            nb_iter=steps,
+            eps=self.eps,
+            eps_iter=self.step,
+            loss_fn=goal.loss,
+            delta_init=change,
+            minimize=goal.targeted,
+            clip_min=0.0,
+            clip_max=1.0,
+        )
+        return walked.detach()
+
+
+@dataclass(frozen=True)
+class BIM(_SignSteps):
+    """Basic iterative method: `steps` steps along the sign of the gradient, from the clean image.
+
+    Args:
+        eps: Largest change of a pixel, in (0, 1].
+        step: Change of a pixel at each step.
+        targeted: Class to step towards; None steps away from the label.
+        stop_at_success: Whether an image stays as it is once it is misclassified, or its target reached. By definition
+            all steps are taken; stopping gives other, less confident images in less time.
+        seed: For `targeted = "random"`.
+
+    Reference:
+        Kurakin et al. 2017, Adversarial Examples in the Physical World; advertorch's LinfBasicIterativeAttack.
+    """
+
+    eps: FinitePositive = 0.05
+    step: FinitePositive = 0.01
+    steps: PositiveInt = 6
+    targeted: TargetChoice | None = None
+    stop_at_success: bool = False
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class IterLL(_SignSteps):
+    """Iterative least-likely class method: BIM towards the class with the smallest logit of the clean image.
+
+    Args:
+        eps: Largest change of a pixel, in (0, 1].
+        step: Change of a pixel at each step.
+        steps: 10 is Kurakin's min(ε + 4, 1.25 ε) for the default `eps`, in grey levels.
+        stop_at_success: As in `BIM`, once the least likely class is reached.
+
+    Reference:
+        Kurakin et al. 2017, section 2.3; advertorch's LinfBasicIterativeAttack, targeted.
+    """
+
+    eps: FinitePositive = 8 / 255
+    step: FinitePositive = 1 / 255
+    steps: PositiveInt = 10
+    stop_at_success: bool = False
+
+    @override
+    def _goal(self, predict: Logits, images: Tensor, labels: Tensor, ids: Sequence[str]) -> Goal:
+        return Goal(None, targeted=True)  # the first step's logits are those of the clean image
+
+
+@dataclass(frozen=True)
+class PGD(_SignSteps):
+    """Projected gradient descent in the L∞ cube, from a start drawn for each image by `seed` and its id.
+
+    Args:
+        eps: Largest change of a pixel, in (0, 1].
+        step: Change of a pixel at each step.
+        random_start: Whether to start from a uniformly drawn place in the cube, clipped to [0, 1].
+        targeted: Class to step towards; None steps away from the label.
+        stop_at_success: As in `BIM`.
+        seed: For the start and for `targeted = "random"`.
+
+    Reference:
+        Madry et al. 2018, Towards Deep Learning Models Resistant to Adversarial Attacks; advertorch's LinfPGDAttack.
+
+    Example:
+        >>> PGD(eps=8 / 255, step=2 / 255, steps=40).passes
+        40
+    """
+
+    eps: FinitePositive = 0.05
+    step: FinitePositive = 0.01
+    steps: PositiveInt = 10
+    random_start: bool = True
+    targeted: TargetChoice | None = None
+    stop_at_success: bool = False
+    seed: int = 0
+
+    @override
+    def _start(self, images: Tensor, ids: Sequence[str]) -> Tensor:
+        if not self.random_start:
+            return super()._start(images, ids)
+        # in float64 whatever the images are in, so that both start from the same place
+        drawn = [
+            torch.rand(images.shape[1:], generator=image_generator(self.seed, name), dtype=torch.float64)
+            for name in ids
+        ]
+        change = self.eps * (2 * torch.stack(drawn) - 1).to(images)
+        return (images + change).clamp(0, 1) - images
+
+
+@dataclass(frozen=True)
+class CarliniWagner(_Attack):
+    """Carlini and Wagner's L2 attack: Adam on ‖x' − x‖² + c · max(margin + κ, 0); the smallest success of all steps.
+
+    An image that no step changes far enough is returned as it was. Images do not influence each other: advertorch's
+    early abort, which looks at the batch's summed loss, is off.
+
+    Args:
+        confidence: κ, at least 0, the margin between logits that an adversarial image must have.
+        c: Weight of the margin against the distance, above 0, in the first search.
+        learning_rate: Adam's, above 0.
+        steps: Optimisation steps in each search.
+        searches: Searches for the best c, by bisection for each image; 1 keeps it as it is.
+        targeted: Class to move towards; None moves away from the label.
+        seed: For `targeted = "random"`.
+
+    Reference:
+        Carlini and Wagner 2017, Towards Evaluating the Robustness of Neural Networks; advertorch's attack.
+
+    Example:
+        >>> CarliniWagner(searches=5, steps=100).passes
+        500
+    """
+
+    confidence: FiniteNonNegative = 0.0
+    c: FinitePositive = 1.0
+    learning_rate: FinitePositive = 0.01
+    steps: PositiveInt = 100
+    searches: PositiveInt = 1
+    targeted: TargetChoice | None = None
+    seed: int = 0
+
+    @property
+    @override
+    def passes(self) -> int:
+        return self.searches * self.steps
+
+    @override
+    def _move(self, predict: Logits, images: Tensor, goal: Goal, ids: Sequence[str]) -> Tensor:
+        attack = advertorch().carlini_wagner(
+            predict,
+            predict.classes(images),
+            confidence=self.confidence,
+            targeted=goal.targeted,
+            learning_rate=self.learning_rate,
+            binary_search_steps=self.searches,
+            max_iterations=self.steps,
+            abort_early=False,
+            initial_const=self.c,
+        )
+        crafted: Tensor = attack.perturb(images, goal.classes)
+        return crafted
