@@ -21,7 +21,7 @@ from benchmarks.attacks import plain_pass
 from benchmarks.clock import interleaved
 from benchmarks.contenders import CONTENDERS
 from lightning_gradood.core import as_float
-from lightning_gradood.data import DigitsSource, ImageDataModule
+from lightning_gradood.data import DigitsSource, ImageDataModule, Limits, Perturbations
 from lightning_gradood.networks import resnet18, resnet20
 from lightning_gradood.perturbations import preset
 from lightning_gradood.report import ReportCallback
@@ -40,7 +40,11 @@ def main() -> None:
     settings = parser.parse_args()
     torch.manual_seed(0)
     network = NETWORKS[settings.network](num_classes=10).eval()
-    data = ImageDataModule(normal=DigitsSource(list(range(10))), limit=settings.images, attacks=settings.preset)
+    data = ImageDataModule(
+        normal=DigitsSource(list(range(10))),
+        limits=Limits(images=settings.images),
+        perturbations=Perturbations(settings.preset),
+    )
     before = passes(network, data)
     whole = detect(network, data)
     craft, probe = ((a + b) / 2 for a, b in zip(before, passes(network, data), strict=True))

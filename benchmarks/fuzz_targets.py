@@ -244,7 +244,7 @@ def saved_guard(folder: Path) -> Path:
     words = [
         "--model.weights",
         str(folder / "weights.pt"),
-        "--data.limit",
+        "--data.limits.images",
         "30",
         "--cache_dir",
         str(folder / "cache"),
@@ -322,7 +322,7 @@ data:
     anomalies: {photographs: {class_path: PhotoPatches}}
     transform: {class_path: torchvision.transforms.v2.Resize, init_args: {size: [8, 8]}}
     batch_size: 64
-    limit: 20
+    limits: {images: 20}
 detection: {resamples: 20, false_positive_rate: 0.2, detectors: [Energy], mlp: {max_epochs: 3}}
 run_dir: null
 """
@@ -336,7 +336,14 @@ def config(folder: Path) -> Target:
 
     path = folder / "fuzz.yaml"
     flags = st.sampled_from(
-        ["--trainer.max_epochs", "--data.split", "--model", "--data.anomalies", "--detection", "--trainer.callbacks"]
+        [
+            "--trainer.max_epochs",
+            "--data.split.fractions",
+            "--model",
+            "--data.anomalies",
+            "--detection",
+            "--trainer.callbacks",
+        ]
     )
     words = st.tuples(flags, st.sampled_from(_ODD) | values.map(json.dumps)).map(list)
 

@@ -2,7 +2,7 @@
 
     OMP_NUM_THREADS=1 python -m benchmarks.memory --images 10000 200000 --sources 1 8
 
-Images are synthetic, of 8 x 8 pixels, made one by one and not kept (`memory_limit_gib = 0`); the network is tiny, so that
+Images are synthetic, of 8 x 8 pixels, made one by one and not kept (`limits.memory_gib = 0`); the network is tiny, so that
 whatever grows with the number of images shows. Each row is a fresh process; peak is its resident memory at most, start what it
 held before the first image. What remains is an id and a label for each image, about 0.2 kB.
 """
@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from lightning_gradood.data import DatasetSource, ImageDataModule
+from lightning_gradood.data import DatasetSource, ImageDataModule, Limits
 from lightning_gradood.networks import CifarResNet
 from lightning_gradood.tasks import ClassificationTask
 from lightning_gradood.trainer import Trainer
@@ -85,7 +85,7 @@ def measure(images: int, sources: int) -> None:
         f"noise{number}": DatasetSource(lambda number=number: Noise(each, number * images)) for number in range(sources)
     }
     data = ImageDataModule(
-        normal=DatasetSource(lambda: Noise(each, sources * images)), anomalies=made, memory_limit_gib=0
+        normal=DatasetSource(lambda: Noise(each, sources * images)), anomalies=made, limits=Limits(memory_gib=0)
     )
     task = ClassificationTask(CifarResNet(blocks_per_stage=1, num_classes=3))
     start = _peak()

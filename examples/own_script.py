@@ -11,7 +11,7 @@ import argparse
 import lightning.pytorch as pl
 from lightning.pytorch.utilities import rank_zero_only
 
-from lightning_gradood.data import DigitsSource, ImageDataModule
+from lightning_gradood.data import DigitsSource, ImageDataModule, Limits, Perturbations
 from lightning_gradood.detectors import MLP
 from lightning_gradood.evaluation import evaluate
 from lightning_gradood.extraction import ProbeCallback
@@ -40,8 +40,8 @@ def main(devices: int, cache: str, images: int) -> None:
         train=DigitsSource(known, "train"),
         normal=DigitsSource(known, "test"),
         anomalies={"digit_9": DigitsSource([9])},
-        attacks={"fgsm": FGSM(eps=0.1)},
-        limit=images,
+        perturbations=Perturbations(attacks={"fgsm": FGSM(eps=0.1)}),
+        limits=Limits(images=images),
         batch_size=32,
     )
     task = ClassificationTask(CifarResNet(blocks_per_stage=1, num_classes=9))

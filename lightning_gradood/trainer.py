@@ -274,7 +274,7 @@ class Trainer(pl.Trainer):
         if self.limit_predict_batches != 1.0 and not self.fast_dev_run:  # type: ignore[attr-defined]
             raise Refusal(
                 "`trainer.limit_predict_batches` should be 1.0 without `fast_dev_run`, as every image needs its record. "
-                f"Got {self.limit_predict_batches}. Use `--data.limit` to take fewer images."
+                f"Got {self.limit_predict_batches}. Use `--data.limits.images` to take fewer images."
             )
         if self.precision not in _FLOAT32_WEIGHTS:
             raise Refusal(

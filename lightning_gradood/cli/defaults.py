@@ -144,10 +144,10 @@ def place_loggers(loggers: Any, folder: Path | None, identity: Callable[[], RunI
 def rehearse(configuration: Namespace) -> None:
     """Let `--trainer.fast_dev_run true` walk stage two as well, on a few images and with records of its own; in place."""
     given = configuration.data.init_args
-    given.limit = min(given.get("limit") or _REHEARSED, _REHEARSED)
+    given.limits.images, given.limits.sources = min(given.limits.images or _REHEARSED, _REHEARSED), None
     given.probe_batch_size = max(given.probe_batch_size, _REHEARSED)  # Lightning takes one batch of each source
     configuration.detection.false_positive_rate = 0.5  # few images keep no smaller one
     configuration.cache_dir = str(Path(configuration.cache_dir) / "rehearsal")
     rank_zero_info(
-        f"fast_dev_run: every stage runs on at most {given.limit} images of each source. Its numbers mean nothing."
+        f"fast_dev_run: every stage runs on at most {given.limits.images} images of each source. Its numbers mean nothing."
     )

@@ -24,7 +24,7 @@ RUN_LOG = "run.log"
 _LOGGERS = ("lightning_gradood", "lightning.pytorch", "lightning.fabric")
 _PACKAGES = ("torch", "torchvision", "lightning", "numpy", "scikit-learn", "advertorch", "pyarrow")
 _LINES = 3  # in a message: a table, such as Lightning's summary of a network, is left out
-_SEEDS = ("seed_everything", "data.init_args.split_seed", "detection.seed")
+_SEEDS = ("seed_everything", "data.init_args.split.seed", "detection.seed")
 _RECORDS = 10_000  # that are kept at most before the run has a folder
 
 

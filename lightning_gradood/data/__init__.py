@@ -24,10 +24,10 @@ from lightning_gradood.data.bundled import DigitsSource, PhotoPatches
 from lightning_gradood.data.classes import Outputs
 from lightning_gradood.data.datamodule import ImageDataModule
 from lightning_gradood.data.datasets import DatasetSource, LoadedSource
-from lightning_gradood.data.folder import FolderSource
-from lightning_gradood.data.perturbations import BUILT_IN, PerturbedSource, built_in_probes
+from lightning_gradood.data.folder import FolderSource, Limits
+from lightning_gradood.data.perturbations import BUILT_IN, Perturbations, PerturbedSource, built_in_probes
 from lightning_gradood.data.source import ImageBatch, Listing, Source, class_name, row_keys
-from lightning_gradood.data.splits import Manifest, make_manifest, split_rows
+from lightning_gradood.data.splits import Manifest, Split, make_manifest, split_rows
 
 __all__ = [
     "BUILT_IN",
@@ -36,14 +36,17 @@ __all__ = [
     "FolderSource",
     "ImageBatch",
     "ImageDataModule",
+    "Limits",
     "Listing",
     "LoadedSource",
     "Manifest",
     "Outputs",
+    "Perturbations",
     "PerturbedSource",
     "PhotoPatches",
     "RandomCropFlip",
     "Source",
+    "Split",
     "built_in_probes",
     "class_name",
     "make_manifest",

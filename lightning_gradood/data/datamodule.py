@@ -16,25 +16,20 @@ from torch.utils.data import DataLoader
 from typing_extensions import override  # typing has it from Python 3.12 on
 
 from lightning_gradood.core import (
-    MEGAPIXELS,
-    FiniteNonNegative,
     NonNegativeInt,
-    OpenUnitInterval,
-    PositiveFloat,
     PositiveInt,
     Refusal,
-    Seed,
     as_float,
     named_seed,
 )
 from lightning_gradood.data.classes import Outputs, fit_to_outputs
 from lightning_gradood.data.datasets import LoadedSource
 from lightning_gradood.data.duplicates import groups_of, refuse_two_roles, say_duplicates, say_shared, say_trained_on
-from lightning_gradood.data.folder import Opening, refuse_other_shape
+from lightning_gradood.data.folder import Limits, Opening, refuse_other_shape
 from lightning_gradood.data.loaders import labelled, make_loader, refuse_fewer_than_processes, training_parts
-from lightning_gradood.data.perturbations import Perturbations, PerturbedSource, built_in_probes
+from lightning_gradood.data.perturbations import Made, Perturbations, PerturbedSource, built_in_probes
 from lightning_gradood.data.source import ImageBatch, Source
-from lightning_gradood.data.splits import Manifest, Rows, exact_shares, make_manifest
+from lightning_gradood.data.splits import Manifest, Rows, Split, exact_shares, make_manifest
 from lightning_gradood.perturbations import Perturbation
 from lightning_gradood.records import NORMAL, SPLITS
 
@@ -53,30 +48,19 @@ class ImageDataModule(LightningDataModule):
         normal: Images like those the classifier was trained on, but unseen by it.
         anomalies: Images it should be suspicious of, by name.
         train: The classifier's training images; None where it is trained already.
-        attacks: Attacks on the normal images by name, or the name of a preset: `paper`, `modern` or `pilot`.
-        corruptions: Corruptions of the normal images by name, or a severity 1 … 5 at which all fifteen are taken.
         classes: Names of the network's outputs in their order, to which class folders are mapped: a list, or a file
             with one name in each line or with JSON or YAML, e.g. ImageNet's `imagenet_class_index.json`. By default the
             class folders of `train`, or of `normal`, are the outputs, in the order of their names (of their numbers,
             where these are all that differs).
-        keep: Which attacked images are detected: `all`, or only the `successful` ones, whose image was classified
-            correctly before; then the normal side is those images too (Lee et al. 2018).
-        noise_control: Put a copy of each attacked image with Gaussian noise of the attack's L2 norm on the normal side.
-        eight_bit: Round attacked and corrupted images to 8 bits a channel, as a file would.
-        keep_pixels: Keep the images themselves as records, for other tools, in this type.
         transform: Deterministic; applied once to every image of every source. Pixels stay in [0, 1].
-        augment: Maps float training batches [N, C, H, W], on their device, to others; None for no augmentation.
-        validation_fraction: The part of `train` that selects the classifier's checkpoint.
-        split: The parts of each detection source that fit, select and report a detector.
-        split_seed: Seeds these splits and the validation part.
+        augment: Maps float training batches [N, C, H, W], on their device, to others.
+        perturbations: Attacks and corruptions of the normal images.
+        split: The detectors' train, val and test parts, and the classifier's validation part.
+        limits: How many images are taken, and how large they may be.
+        keep_pixels: Keep the images themselves as records, for other tools, in this type.
         batch_size: Images per training, validation and test batch, on each process.
         probe_batch_size: Images per predict batch, on each process.
         num_workers: Processes that decode sources too large for memory; others need none.
-        limit: The most images to take of each detection source, stratified by class; None for all.
-        limits: The most images of single attacks and corruptions, by name; each split of `limit_seed` gives its share.
-        limit_seed: Seeds `limit` and `limits`, so that the same images can be split in several ways.
-        memory_limit_gib: Sources with at most this many GiB of pixels are decoded once and kept.
-        max_megapixels: Larger image files are refused before they are decoded.
     """
 
     def __init__(
@@ -84,39 +68,29 @@ class ImageDataModule(LightningDataModule):
         normal: Source | str,
         anomalies: dict[str, Source | str] | None = None,
         train: Source | str | None = None,
-        attacks: dict[str, Perturbation] | str | None = None,
-        corruptions: dict[str, Perturbation] | int | None = None,
         classes: list[str | int] | str | None = None,
-        keep: Literal["all", "successful"] = "all",
-        noise_control: bool = False,
-        eight_bit: bool = False,
-        keep_pixels: Literal["uint8", "float16", "float32"] | None = None,
         transform: Callable[[Any], Any] | None = None,
         augment: nn.Module | None = None,
-        validation_fraction: OpenUnitInterval = 0.1,
-        split: tuple[float, float, float] = (0.4, 0.4, 0.2),
-        split_seed: Seed = 0,
+        perturbations: Perturbations = Perturbations(),  # noqa: B008 - it is immutable
+        split: Split = Split(),  # noqa: B008 - it is immutable
+        limits: Limits = Limits(),  # noqa: B008 - it is immutable
+        keep_pixels: Literal["uint8", "float16", "float32"] | None = None,
         batch_size: PositiveInt = 128,
         probe_batch_size: PositiveInt = 64,
         num_workers: NonNegativeInt = 0,
-        limit: PositiveInt | None = None,
-        limits: dict[str, PositiveInt] | None = None,
-        limit_seed: Seed = 0,
-        memory_limit_gib: FiniteNonNegative = 2.0,
-        max_megapixels: PositiveFloat = MEGAPIXELS,
     ) -> None:
         super().__init__()
-        self.perturbations = Perturbations.named(attacks, corruptions, noise_control, limits or {}, limit_seed)
         anomalies = anomalies or {}
+        opened = [NORMAL, *anomalies]
+        self.perturbations = Made.named(perturbations, limits.sources or {}, limits.seed, opened)
         made = [*self.perturbations.names, *self.perturbations.noise_names.values()]
-        _refuse_settings([*anomalies, *made], split)
+        _refuse_settings([*anomalies, *made], split.fractions)
         refuse_two_roles(train, normal, anomalies)
         self.normal, self.anomalies, self.train = normal, anomalies, train
-        self.augment, self.validation_fraction = augment, validation_fraction
-        self.split, self.split_seed = split, split_seed
+        self.augment, self.split = augment, split
         self.batch_size, self.probe_batch_size, self.num_workers = batch_size, probe_batch_size, num_workers
-        self.limit, self.eight_bit, self.keep_pixels = limit, eight_bit, keep_pixels
-        self.keep: Literal["all", "successful"] = keep
+        self.eight_bit, self.keep_pixels = perturbations.eight_bit, keep_pixels
+        self.keep: Literal["all", "successful"] = perturbations.keep
         self.knows_anomalies = True
         """Whether the anomalous sources are the user's, rather than built-in probes."""
         self.output_names = None if classes is None else Outputs.read(classes)
@@ -124,7 +98,7 @@ class ImageDataModule(LightningDataModule):
         """The network's outputs by name, where they came with its weights; set it before a source is opened."""
         self.outputs: int | None = None
         """How many outputs the network has; None until `fit_outputs` is told."""
-        self.opening = Opening(transform, memory_limit_gib, limit_seed, max_megapixels)
+        self.opening = Opening(transform, limits)
 
     @cached_property
     def train_source(self) -> LoadedSource:
@@ -143,7 +117,7 @@ class ImageDataModule(LightningDataModule):
         named, flag = self.output_names or self.names_of_weights, "data.classes" if self.output_names else ""
         if self.output_names is None and self.train is not None:
             named, flag = Outputs.of(self.train_source.classes), "train"
-        normal = self.opening.load(NORMAL, self.normal, self.limit, named, flag)
+        normal = self.opening.load(NORMAL, self.normal, named, flag)
         if self.train is not None:
             refuse_other_shape(self.train_source, normal)
         return normal
@@ -153,7 +127,7 @@ class ImageDataModule(LightningDataModule):
         """Every source a detector sees, `normal` first; opened at first use."""
         sources = {NORMAL: self.normal_source}
         for name, anomaly in self.anomalies.items():
-            sources[name] = self.opening.load(name, anomaly, self.limit)
+            sources[name] = self.opening.load(name, anomaly)
             refuse_other_shape(sources[name], self.normal_source)
         return sources
 
@@ -162,7 +136,7 @@ class ImageDataModule(LightningDataModule):
         """The split of every detection source's images."""
         ids = {name: source.ids for name, source in self.detection_sources.items()}
         labels = {name: source.labels for name, source in self.detection_sources.items()}
-        return make_manifest(ids, labels, self.split, self.split_seed, self._groups)
+        return make_manifest(ids, labels, self.split.fractions, self.split.seed, self._groups)
 
     def compare_with_training(self) -> None:
         """Print a line where normal images are training images too; all training images are read for it."""
@@ -182,17 +156,16 @@ class ImageDataModule(LightningDataModule):
     def perturbed_sources(self) -> dict[str, PerturbedSource]:
         """The perturbed sources by name: what attacks and corruptions make of the normal images."""
         normal = self.normal_source
-        # the split of `limit_seed` settles which images a limit takes, so that other splits attack the same ones
-        settled = make_manifest(
-            {NORMAL: normal.ids}, {NORMAL: normal.labels}, self.split, self.opening.seed, {NORMAL: groups_of(normal)}
-        )
+        # the split of `limits.seed` settles which images a limit takes, so that other splits attack the same ones
+        ids, labels, groups = {NORMAL: normal.ids}, {NORMAL: normal.labels}, {NORMAL: groups_of(normal)}
+        settled = make_manifest(ids, labels, self.split.fractions, self.opening.limits.seed, groups)
         made = self.perturbations.of(normal, settled.split_of)
         for name, limit in self.perturbations.limits.items():
             counts = Counter(self.manifest.split_of[origin] for origin in made[name].origins)
             if len(counts) < len(SPLITS):
                 raise Refusal(
-                    f"`limits.{name}` should leave images in every split. Got `limits.{name} = {limit}`, which gives "
-                    f"{dict(counts)}. Raise it."
+                    f"`limits.sources.{name}` should leave images in every split. Got `limits.sources.{name} = {limit}`, "
+                    f"which gives {dict(counts)}. Raise it."
                 )
         return made
 
@@ -200,7 +173,7 @@ class ImageDataModule(LightningDataModule):
         """Where no anomalies are known, take `built_in_probes` of the normal images in their place."""
         if self.knows_anomalies and not self.anomaly_names:
             self.knows_anomalies = False
-            self.perturbations = built_in_probes(self.opening.seed)
+            self.perturbations = built_in_probes(self.opening.limits.seed)
             vars(self).pop("perturbed_sources", None)
 
     def make_synthetic(self, outliers: Mapping[str, Perturbation], probes: Sequence[str]) -> None:
@@ -341,7 +314,7 @@ class ImageDataModule(LightningDataModule):
 
     @cached_property
     def _train_rows(self) -> tuple[Rows, Rows]:
-        return training_parts(self.train_source, self.validation_fraction, named_seed(self.split_seed, "train"))
+        return training_parts(self.train_source, self.split.validation, named_seed(self.split.seed, "train"))
 
 
 def _refuse_settings(anomalies: Iterable[str], split: Sequence[float]) -> None:

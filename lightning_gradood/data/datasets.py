@@ -321,7 +321,7 @@ class LoadedSource(Dataset[ImageBatch]):
             raise Refusal(
                 "`transform` should have a repr that says what it does, so that records can be found again. "
                 f"Got `transform = {self.transform!r}`. Give its class a `__repr__` with its settings, "
-                "or raise `memory_limit_gib` above the size of the images."
+                "or raise `limits.memory_gib` above the size of the images."
             )
 
 

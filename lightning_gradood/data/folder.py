@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +13,13 @@ from typing_extensions import override  # typing has it from Python 3.12 on
 
 from lightning_gradood.core import (
     MEGAPIXELS,
+    FiniteNonNegative,
     PassedOver,
     PixelLimit,
+    PositiveFloat,
+    PositiveInt,
     Refusal,
+    Seed,
     Transform,
     Unreadable,
     find_image_files,
@@ -34,23 +38,38 @@ from lightning_gradood.records import NORMAL
 
 
 @dataclass(frozen=True)
+class Limits:
+    """How many images are taken, stratified by class, and how large they may be.
+
+    Args:
+        images: The most images of each detection source; None for all.
+        sources: The most images of single ones, by name, attacks and corruptions too, of which each split gives its
+            share.
+        seed: Chooses the images, so that the same ones can be split in several ways.
+        memory_gib: Sources with at most this many GiB of pixels are decoded once and kept.
+        megapixels: Larger image files are refused before they are decoded.
+    """
+
+    images: PositiveInt | None = None
+    sources: dict[str, PositiveInt] | None = None
+    seed: Seed = 0
+    memory_gib: FiniteNonNegative = 2.0
+    megapixels: PositiveFloat = MEGAPIXELS
+
+    def of(self, source: str) -> int | None:
+        """The most images of a source that is opened; None for all."""
+        return None if source == "train" else (self.sources or {}).get(source, self.images)
+
+
+@dataclass(frozen=True)
 class Opening:
     """Opens sources, all with the same transform and limits."""
 
     transform: Transform | None = None
-    memory_limit_gib: float = 2.0  # sources with more pixels are decoded on demand
-    seed: int = 0  # chooses the images where a limit is given; combined with the source's name
-    max_megapixels: float = MEGAPIXELS  # larger image files are refused before they are decoded
+    limits: Limits = field(default_factory=Limits)
 
-    def load(
-        self,
-        name: str,
-        source: Source | str,
-        limit: int | None = None,
-        classes: Outputs | None = None,
-        flag: str = "",
-    ) -> LoadedSource:
-        """Open a source, or the folder of a path; `limit` takes a stratified random subset in the source's order.
+    def load(self, name: str, source: Source | str, classes: Outputs | None = None, flag: str = "") -> LoadedSource:
+        """Open a source, or the folder of a path; a limit takes a stratified random subset in the source's order.
 
         Labels become indices into `classes`, the classifier's outputs by name. With `flag`, which the user named them
         with, the list is complete; without it a class that is not among them has no label.
@@ -67,15 +86,16 @@ class Opening:
                 relabelled(name, listing, classes, flag) if flag else relabelled_where_known(name, listing, classes)
             )
         rows = np.arange(len(listing.keys))
+        limit = self.limits.of(name)
         if limit is not None and limit < len(rows):
             share = limit / len(rows)
-            rows = split_rows(listing.labels, [share, 1 - share], named_seed(self.seed, f"limit/{name}"))[0]
-        return LoadedSource(name, listing, self.transform, rows, int(self.memory_limit_gib * GIB))
+            rows = split_rows(listing.labels, [share, 1 - share], named_seed(self.limits.seed, f"limit/{name}"))[0]
+        return LoadedSource(name, listing, self.transform, rows, int(self.limits.memory_gib * GIB))
 
     def _told(self, name: str, listing: "FolderListing") -> "FolderListing":
         for note in listing.notes:
             rank_zero_info(f"{name}: {note}")
-        limit = PixelLimit(self.max_megapixels, "--data.max_megapixels")
+        limit = PixelLimit(self.limits.megapixels, "--data.limits.megapixels")
         return dataclasses.replace(listing, limit=limit)
 
 

@@ -51,7 +51,7 @@ def training_parts(source: LoadedSource, validation_fraction: float, seed: int) 
     if len(train) == 0 or len(val) == 0:
         raise Refusal(
             "`train` should have enough images for a validation part. "
-            f"Got `train` with {len(source)} and `validation_fraction = {validation_fraction}`. "
+            f"Got `train` with {len(source)} and `split.validation = {validation_fraction}`. "
             "Add images, or move the fraction towards 0.5."
         )
     return train, val

@@ -4,6 +4,7 @@ import difflib
 import hashlib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import numpy as np
 from lightning.pytorch.utilities import rank_zero_info
@@ -47,6 +48,26 @@ class PerturbedSource:
 
 @dataclass(frozen=True)
 class Perturbations:
+    """Anomalies that are made of the normal images: attacks and corruptions, and how their images are treated.
+
+    Args:
+        attacks: Attacks by name, or the name of a preset.
+        corruptions: Corruptions by name, or a severity 1 … 5 at which all fifteen are taken.
+        keep: Which attacked images are detected: `all`, or only the `successful` ones, whose image was classified
+            correctly before; then the normal side is those images too (Lee et al. 2018).
+        noise_control: Put a copy of each attacked image with Gaussian noise of the attack's L2 norm on the normal side.
+        eight_bit: Round attacked and corrupted images to 8 bits a channel, as a file would.
+    """
+
+    attacks: dict[str, Perturbation] | Literal["paper", "modern", "pilot"] | None = None
+    corruptions: dict[str, Perturbation] | int | None = None
+    keep: Literal["all", "successful"] = "all"
+    noise_control: bool = False
+    eight_bit: bool = False
+
+
+@dataclass(frozen=True)
+class Made:
     """The perturbations of an experiment, by name."""
 
     attacks: Mapping[str, Perturbation]
@@ -58,22 +79,18 @@ class Perturbations:
     synthetic_probes: frozenset[str] = frozenset()  # that are read of these
 
     @classmethod
-    def named(
-        cls,
-        attacks: Mapping[str, Perturbation] | str | None,
-        corruptions: Mapping[str, Perturbation] | int | None,
-        noise_control: bool,
-        limits: Mapping[str, int],
-        seed: int,
-    ) -> "Perturbations":
-        """Resolve the name of a preset and the severity at which all corruptions are taken."""
-        without_attacks = attacks is None
-        with refused_as(preset="data.attacks"):
-            attacks = preset(attacks) if isinstance(attacks, str) else attacks or {}
-        corruptions = corruptions_at(corruptions) if isinstance(corruptions, int) else corruptions or {}
-        made = {*attacks, *corruptions}
-        _say_or_refuse_unmade(set(limits) - made, made, without_attacks)
-        return cls(attacks, corruptions, noise_control, {name: limits[name] for name in limits if name in made}, seed)
+    def named(cls, given: Perturbations, limits: Mapping[str, int], seed: int, opened: Collection[str] = ()) -> "Made":
+        """Resolve the name of a preset and the severity at which all corruptions are taken.
+
+        `limits` may name `opened` sources too, which are limited elsewhere.
+        """
+        with refused_as(preset="data.perturbations.attacks"):
+            attacks = preset(given.attacks) if isinstance(given.attacks, str) else given.attacks or {}
+        corruptions = corruptions_at(given.corruptions) if isinstance(given.corruptions, int) else given.corruptions
+        made = {*attacks, *(corruptions or {})}
+        _say_or_refuse_unmade(set(limits) - made - {*opened}, {*made, *opened}, given.attacks is None)
+        limits = {name: limits[name] for name in limits if name in made}
+        return cls(attacks, corruptions or {}, given.noise_control, limits, seed)
 
     @property
     def names(self) -> list[str]:
@@ -130,7 +147,7 @@ _BUILT_IN_CORRUPTIONS = ("gaussian_noise", "defocus_blur", "fog", "contrast", "j
 _BUILT_IN_SEVERITY = 3
 
 
-def built_in_probes(seed: int) -> Perturbations:
+def built_in_probes(seed: int) -> Made:
     """Three attacks and five corruptions of the normal images, to try detectors on where no anomalies are known.
 
     ε = 8/255 and its steps are those of today's robustness papers; corruptions are those of CIFAR-10-C.
@@ -141,7 +158,7 @@ def built_in_probes(seed: int) -> Perturbations:
         "semantic": Semantic(),
     }
     corruptions = corruptions_at(_BUILT_IN_SEVERITY)
-    return Perturbations(
+    return Made(
         {f"{BUILT_IN}{name}": attack for name, attack in attacks.items()},
         {f"{BUILT_IN}{kind}": corruptions[kind] for kind in _BUILT_IN_CORRUPTIONS},
         noise_control=False,
@@ -156,7 +173,7 @@ _PRESETS = ("paper", "modern", "pilot")
 def _say_or_refuse_unmade(names: Collection[str], made: Collection[str], without_attacks: bool) -> None:
     """Say that limits of perturbations that were left out are ignored, and refuse those of unknown names.
 
-    An experiment file sets limits beside its attacks, and a flag such as `--data.attacks null` takes these away.
+    An experiment file sets limits beside its attacks, and a flag such as `--data.perturbations.attacks null` takes these away.
     Unknown names are then refused only if they are nearly a known one.
     """
     known = {*made, *(name for one in _PRESETS for name in preset(one)), *KINDS}
@@ -164,7 +181,9 @@ def _say_or_refuse_unmade(names: Collection[str], made: Collection[str], without
         near = difflib.get_close_matches(name, sorted(known), n=1)
         if near or not without_attacks:
             hint = f"Did you mean `{near[0]}`?" if near else f"Choose among {sorted(made)}."
-            raise Refusal(f"`limits` should name attacks or corruptions. Got `limits` with {[name]}. {hint}")
+            raise Refusal(
+                f"`limits.sources` should name sources, attacks or corruptions. Got `limits.sources` with {[name]}. {hint}"
+            )
     if names:
         rank_zero_info(
             f"Limits of {', '.join(sorted(names))} are ignored: there are no such attacks or corruptions here."

@@ -17,10 +17,25 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lightning_gradood.core import Refusal, atomic_write, named_seed
+from lightning_gradood.core import OpenUnitInterval, Refusal, Seed, atomic_write, named_seed
 from lightning_gradood.records import SPLITS
 
 Rows = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Split:
+    """How the images of each source are split.
+
+    Args:
+        fractions: The parts of each detection source that fit, select and report a detector: train, val and test.
+        seed: Seeds these splits and the validation part.
+        validation: The part of the training images that selects the classifier's checkpoint.
+    """
+
+    fractions: tuple[float, float, float] = (0.4, 0.4, 0.2)
+    seed: Seed = 0
+    validation: OpenUnitInterval = 0.1
 
 
 def split_rows(
@@ -94,8 +109,8 @@ def exact_shares(fractions: Sequence[float]) -> list[Fraction]:
     ratios = [Fraction(fraction).limit_denominator(10**6) for fraction in fractions if finite]
     if not ratios or min(ratios) <= 0 or abs(float(sum(ratios)) - 1) > 1e-5:
         raise Refusal(
-            "`split` should be positive fractions that sum to 1. "
-            f"Got `split = {list(fractions)}`. Write e.g. [0.4, 0.4, 0.2]."
+            "`split.fractions` should be positive and sum to 1. "
+            f"Got `split.fractions = {list(fractions)}`. Write e.g. [0.4, 0.4, 0.2]."
         )
     return [ratio / sum(ratios) for ratio in ratios]
 
@@ -160,8 +175,8 @@ def make_manifest(
     """
     if len(fractions) != len(SPLITS):
         raise Refusal(
-            "`split` should be three fractions: train, val and test. "
-            f"Got `split = {list(fractions)}`. Write e.g. [0.4, 0.4, 0.2]."
+            "`split.fractions` should be three: train, val and test. "
+            f"Got `split.fractions = {list(fractions)}`. Write e.g. [0.4, 0.4, 0.2]."
         )
     least = smallest_count(fractions)
     sources = {}
@@ -172,7 +187,7 @@ def make_manifest(
             copies = f", of which {different} differ" if different < len(names) else ""
             raise Refusal(
                 f"`{source}` should have at least {least} images, to fill every split of {list(fractions)}. "
-                f"Got `{source}` with {len(names)}{copies}. Add images, or raise `limit`."
+                f"Got `{source}` with {len(names)}{copies}. Add images, or raise `limits.images`."
             )
         parts = split_rows(labels[source], fractions, named_seed(seed, source), same)
         sources[source] = {split: [names[row] for row in rows] for split, rows in zip(SPLITS, parts, strict=True)}

@@ -60,7 +60,7 @@ def refuse_single(sources: Sequence[str], protocol: Protocol) -> None:
     if protocol != "known" and len(sources) < 2:
         raise Refusal(
             f"`detection.protocol = {protocol}` should have at least two anomaly sources. Got {list(sources)}. "
-            "Add another to `data.anomalies` or `data.attacks`, or use --detection.protocol known."
+            "Add another to `data.anomalies` or `data.perturbations.attacks`, or use --detection.protocol known."
         )
 
 

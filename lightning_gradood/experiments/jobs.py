@@ -77,7 +77,7 @@ def _common(benchmark: Benchmark, name: str) -> list[str]:
 
 
 def _of_seed(seed: int, run: Path) -> list[str]:
-    return ["--detection.seed", str(seed), "--data.split_seed", str(seed), "--run_dir", str(run)]
+    return ["--detection.seed", str(seed), "--data.split.seed", str(seed), "--run_dir", str(run)]
 
 
 def _trains(config: Mapping[str, Any]) -> bool:

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from lightning_gradood.core import Refusal, Seed, experiment_file
 
-_OURS = ("config", "run_dir", "cache_dir", "detection.seed", "data.split_seed")  # what the benchmark sets itself
+_OURS = ("config", "run_dir", "cache_dir", "detection.seed", "data.split.seed")  # what the benchmark sets itself
 _SAME = {  # sources as the experiment files name them, and as the paper's Table 2 does; resized images only
     "svhn": "SVHN",
     "cifar10": "CIFAR-10",
@@ -23,7 +23,7 @@ class Experiment:
         config: the experiment file, relative to the working directory, or one that comes with the package.
         dataset: what the classifier was trained on, as the tables are to say it, e.g. CIFAR-10.
         network: the classifier, as the tables are to say it, e.g. ResNet.
-        flags: further flags by dotted name, e.g. {data.limit: 100}; see `fit --help` for their names.
+        flags: further flags by dotted name, e.g. {data.limits.images: 100}; see `fit --help` for their names.
         paper: whose of the paper's numbers stand beside ours, e.g. CIFAR-10 ResNet; by default those of `dataset` and
             `network`, if the paper has them.
     """

@@ -246,7 +246,7 @@ def _refuse_too_few(fooled: set[str], attacked: Records, source: str) -> None:
     counts = {split: int((rows & (attacked.column("split") == split)).sum()) for split in SPLITS}
     if not all(counts.values()):
         raise Refusal(
-            f"`data.keep = successful` should leave images of `{source}` in every split. Got {int(rows.sum())} of "
-            f"{len(attacked)} that were classified correctly and then misled: {counts}. Use `--data.keep all`, more "
-            "images, or a stronger attack."
+            f"`data.perturbations.keep = successful` should leave images of `{source}` in every split. Got "
+            f"{int(rows.sum())} of {len(attacked)} that were classified correctly and then misled: {counts}. "
+            "Use `--data.perturbations.keep all`, more images, or a stronger attack."
         )

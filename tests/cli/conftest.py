@@ -47,7 +47,7 @@ def drawn(finished, tmp_path_factory):
     """A workplace with a run that has figures, an attack, a long name, and every source against each; not to be changed."""
     (checkpoint,) = finished.glob("runs/tiny/*/checkpoints/best.ckpt")
     words = ["detect", *tiny.FILE, *tiny.WITH_FIGURES, "--ckpt_path", str(checkpoint), "--run_dir", "drawn",
-             "--data.attacks", "{fgsm: {class_path: FGSM, init_args: {eps: 0.1}}}", "--data.keep_pixels", "uint8",
+             "--data.perturbations.attacks", "{fgsm: {class_path: FGSM, init_args: {eps: 0.1}}}", "--data.keep_pixels", "uint8",
              f"--data.anomalies.{tiny.LONG}", "{class_path: PhotoPatches, init_args: {scale: 2.0}}",
              "--detection.protocol", "cross",
              "--detection.detectors", "[Energy, {class_path: LID, init_args: {neighbours: [2]}}]"]  # fmt: skip

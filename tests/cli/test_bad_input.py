@@ -13,7 +13,7 @@ from lightning_gradood.cli import main
 
 FIT, READ = ["fit", *FILE], ["detect", *FILE]
 DETECT = [*READ, "--ckpt_path", "good.pt"]
-ATTACK = "--data.attacks={a: {class_path: %s, init_args: {%s}}}"
+ATTACK = "--data.perturbations.attacks={a: {class_path: %s, init_args: {%s}}}"
 MODULE = """
 from torch.nn import *
 from lightning_gradood.networks import CifarResNet
@@ -58,7 +58,7 @@ DOORS = [
     ([*DETECT, "--data.normal", "nowhere"], "Got `data.normal = nowhere`, which does not exist (looked at /"),
     ([*DETECT, "--data.anomalies.nine", "empty"], "Got `data.anomalies.nine = empty` with none (looked at /"),
     ([*DETECT, "--data.normal", "four_classes", "--data.train", "null"], "data have classes, 4. Got 3 outputs."),
-    ([*DETECT, "--data.limits.pdg=3"], "Got `limits` with ['pdg']."),
+    ([*DETECT, "--data.limits.sources.pdg=3"], "Got `limits.sources` with ['pdg']."),
     ([*DETECT, "--detection", "null"], "`detection` should hold settings for `detect`. Got null."),
     ([*DETECT, "--detection.detectors", "[GradientGaussian]", "--detection.false_positive_rate", "0.001"],
      "`data.normal` should have at least 999 images in `val` for `detection.false_positive_rate = 0.001`. Got "),
@@ -101,7 +101,7 @@ def test_every_door_refuses_in_one_sentence_and_leaves_all_files_as_they_were(fi
 
 @pytest.mark.filterwarnings("ignore:NO WEIGHTS")
 def test_what_is_met_while_images_are_read_is_refused_by_name_and_nothing_is_kept(capsys):
-    flat = ["--model.network", "theirs.Flat", "--data.train", "null", "--data.attacks={a: FGSM}"]
+    flat = ["--model.network", "theirs.Flat", "--data.train", "null", "--data.perturbations.attacks={a: FGSM}"]
     rows = [
         ([*READ, *flat], ["through autograd", "Remove torch.no_grad, detach"]),
         ([*READ, "--ckpt_path", "nan.pt"], ["logits should be finite. Got NaN or infinity", "These are normal/"]),
@@ -115,11 +115,16 @@ def test_what_is_met_while_images_are_read_is_refused_by_name_and_nothing_is_kep
 
 
 def test_an_attack_that_misleads_nothing_is_a_failed_row_with_its_numbers(capsys):
-    harmless = "--data.attacks={tiny: {class_path: FGSM, init_args: {eps: 1.0e-6}}}"
-    code, out, _ = called([*DETECT, "--data.train", "null", harmless, "--data.keep", "successful"], capsys)
+    harmless = "--data.perturbations.attacks={tiny: {class_path: FGSM, init_args: {eps: 1.0e-6}}}"
+    code, out, _ = called(
+        [*DETECT, "--data.train", "null", harmless, "--data.perturbations.keep", "successful"], capsys
+    )
     assert code == 3, "the other sources are reported"
-    assert "`mlp` on `tiny`: `data.keep = successful` should leave images of `tiny` in every split. Got 0 of 20" in out
-    assert "Use `--data.keep all`" in out
+    assert (
+        "`mlp` on `tiny`: `data.perturbations.keep = successful` should leave images of `tiny` in every split." in out
+    )
+    assert "Got 0 of 20" in out
+    assert "Use `--data.perturbations.keep all`" in out
 
 
 def test_a_refusal_begins_a_line_of_its_own_behind_a_bar(capsys):

@@ -31,7 +31,7 @@ experiments:
     dataset: CIFAR-10
     network: ResNet
     flags:
-      data.attacks: {fgsm: FGSM}
+      data.perturbations.attacks: {fgsm: FGSM}
       data.anomalies.photographs.scale: 0.2
       data.keep_pixels: uint8
       trainer.max_epochs: 1
@@ -83,7 +83,7 @@ def test_calls_are_printed_as_a_user_makes_them_and_seeds_share_the_classifier_b
     commands = re.findall(r"^\[\d/2\] python -m lightning_gradood (.*)$", Path("printed.txt").read_text(), re.MULTILINE)
     assert [words.split()[0] for words in commands] == ["fit", "detect"]
     assert "--ckpt_path runs/benchmarks/bench/tiny/seed_0/checkpoints/best.ckpt" in commands[1]
-    assert "--detection.seed 1 --data.split_seed 1 --run_dir runs/benchmarks/bench/tiny/seed_1" in commands[1]
+    assert "--detection.seed 1 --data.split.seed 1 --run_dir runs/benchmarks/bench/tiny/seed_1" in commands[1]
     assert all("--detection.detectors" in words for words in commands)
     splits = [(folder / "splits.json").read_text() for folder in SEEDS]
     assert splits[0] != splits[1]

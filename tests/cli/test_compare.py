@@ -8,7 +8,7 @@ from tiny import all_refused, called, detect, results
 
 
 def test_two_runs_stand_side_by_side_and_one_alone(run, capsys):
-    other = detect(run, "runs/tiny/other", "--data.split_seed", "1", "--detection.detectors", "[Energy]")
+    other = detect(run, "runs/tiny/other", "--data.split.seed", "1", "--detection.detectors", "[Energy]")
     code, out, _ = called(["compare", str(run), str(other)], capsys)
     assert code == 0
     heads, _, *rows = [line.split() for line in out.splitlines()]
@@ -20,7 +20,7 @@ def test_two_runs_stand_side_by_side_and_one_alone(run, capsys):
     wanted = {"Comparison of 2 runs", "Runs", "AUROC", "Source by source", "Configuration"}
     assert set(whole(Path("compare.html"))[0].headings) == wanted | {f"Differences to {run.name}"}
     text = Path("compare.html").read_text()
-    for key in ("data.init_args.split_seed", "detection.detectors"):
+    for key in ("data.init_args.split.seed", "detection.detectors"):
         assert f">{key}</th>" in text
     assert "seed_everything" not in text
     code, out, _ = called(["compare", str(run), "--overwrite"], capsys)

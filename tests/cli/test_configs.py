@@ -82,7 +82,7 @@ def test_what_is_missing_is_named_before_training_with_where_and_how_to_get_it(
 @pytest.mark.slow
 def test_the_paper_s_experiment_runs_where_the_data_are_in_place(no_account, capsys):
     place_everything(Path("data"))
-    main(["fit", "--config", str(RESNET), *TINY, "--data.limit", "12", "--data.batch_size", "32"])
+    main(["fit", "--config", str(RESNET), *TINY, "--data.limits.images", "12", "--data.batch_size", "32"])
     printed = table(capsys.readouterr().out)
     sources = ["svhn", "tiny_imagenet_resize", "lsun_resize", *ATTACKS]
     assert [line.split()[0] for line in printed.splitlines()[2:11]] == sources
@@ -107,12 +107,18 @@ def test_the_others_find_the_same_data_and_keep_attacked_images_with_their_origi
 
     monkeypatch.setattr(DetectionDatasets, "of", noting)
     place_everything(Path("data"))
-    words = ["fit", "--config", str(CONFIGS[name]), *TINY, "--trainer.logger", "false", "--data.limit", "12"]
+    words = ["fit", "--config", str(CONFIGS[name]), *TINY, "--trainer.logger", "false", "--data.limits.images", "12"]
     words += ["--trainer.callbacks", "[{class_path: ReportCallback, init_args: {figures: false}}]"]
     if name == "folders":  # which names no images, and no attacks
         for seed, place in enumerate(("normal/cat", "normal/dog", "train/cat", "train/dog")):
             write_images(Path("data") / place, 20, seed)
-        words += ["--data.train", "data/train", "--data.attacks", "paper", "--model.network.num_classes=2"]
+        words += [
+            "--data.train",
+            "data/train",
+            "--data.perturbations.attacks",
+            "paper",
+            "--model.network.num_classes=2",
+        ]
     main([*words, "--detection.mlp.max_epochs", "1"])
     found = [outcome["source"] for outcome in results(only_run(name))["outcomes"]]
     assert len(set(found)) == sources

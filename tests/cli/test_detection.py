@@ -162,7 +162,7 @@ def test_leave_one_out_trains_on_the_others_and_cross_shows_every_source_against
 def test_a_folder_of_normal_images_is_enough(run, capsys):
     write_digits(Path("photos"), [0, 1, 2])
     capsys.readouterr()
-    detect(run, "alone", *ALONE, "--data.train", "null", "--data.normal", "photos", "--data.limit", "60")
+    detect(run, "alone", *ALONE, "--data.train", "null", "--data.normal", "photos", "--data.limits.images", "60")
     output = capsys.readouterr()
     said = output.out + output.err
     assert "No anomalies are named: no_anomalies, gradient_knn, energy are fitted on" in said
@@ -217,7 +217,7 @@ def test_settings_that_cannot_work_are_refused_before_an_image_is_read(run, modu
         (ALONE, "`data.normal` should have at least 20 images in `train` for `no_anomalies`. Got 8. Add images, or name"),
         (["--detection.guard", "lid"], "name a detector of this experiment. Got `detection.guard = lid`. Choose among"),
         ([*ALONE, "--detection.guard", "mlp"], "Got `detection.guard = mlp`"),
-        (["--data.limit", "7", "--detection.guard", "mlp"], "should have at least 4 images in `val` for `detection.false_"),
+        (["--data.limits.images", "7", "--detection.guard", "mlp"], "should have at least 4 images in `val` for `detection"),
         ([chosen, "[GradNorm]", "--ckpt_path", "headless.pt", *headless],
          "`gradnorm` needs a network whose logits are the output of its last nn.Linear."),
     ]  # fmt: skip

@@ -41,7 +41,7 @@ def test_fit_ends_with_the_table_and_a_run_folder_that_agrees_with_it(run, finis
     assert printed.rstrip().endswith(f"  python -m lightning_gradood score --guard {run}/guard FOLDER")
     assert [name for name in FILES if not (run / name).stat().st_size] == []
     config = yaml.safe_load((run / "config.yaml").read_text())
-    assert config["data"]["init_args"]["limit"] == 20
+    assert config["data"]["init_args"]["limits"]["images"] == 20
     assert config["detection"]["mlp"]["width"] == 128  # defaults are resolved too
     splits = yaml.safe_load((run / "splits.json").read_text())["sources"]
     assert {source: [len(parts[name]) for name in ("train", "val", "test")] for source, parts in splits.items()} == {
@@ -58,7 +58,7 @@ def test_fit_ends_with_the_table_and_a_run_folder_that_agrees_with_it(run, finis
 
 
 def test_the_shipped_main_job_runs_in_short(capsys, probed):
-    main([*("fit", "--config", "digits", "--run_dir", "short", "--data.limit", "40", "--data.limits", "{cw: 20}"),
+    main([*("fit", "--config", "digits", "--run_dir", "short", "--data.limits.images", "40", "--data.limits.sources", "{cw: 20}"),
           *("--trainer.max_epochs", "2", "--trainer.accelerator", "cpu", "--detection.mlp.max_epochs", "5"),
           *("--detection.resamples", "20", "--detection.false_positive_rate", "0.1"),
           *("--trainer.callbacks", "[{class_path: ReportCallback, init_args: {figures: false}}]")])  # fmt: skip
@@ -89,7 +89,7 @@ def test_detection_null_stops_after_the_classifier_and_another_seed_trains_anoth
 
 
 def test_fast_dev_run_walks_every_stage_and_leaves_folder_and_records_to_the_run_itself(capsys, probed):
-    main(["fit", *FILE, "--trainer.fast_dev_run", "true", "--run_dir", "real", "--data.limit", "40"])
+    main(["fit", *FILE, "--trainer.fast_dev_run", "true", "--run_dir", "real", "--data.limits.images", "40"])
     assert [row.split()[0] for row in table(capsys.readouterr().out).splitlines()[2:4]] == ["nine", "photographs"]
     assert sum(probed) == 3 * 30
     assert not Path("real").exists()
@@ -125,7 +125,7 @@ def test_folders_of_another_experiment_or_of_somebody_else_are_refused_and_left_
         ("fit", run, ["--seed_everything=1"], f"`run_dir = {run}`, whose config.yaml differs in seed_everything. Name"),
         ("fit", run, ["--model.label_smoothing=0.1"], "differs in model.init_args.label_smoothing"),
         ("detect", run, ["--detection.mlp.width=7"], "differs in detection.mlp.width"),
-        ("predict", run, ["--data.split_seed=5"], "differs in data.init_args.split_seed"),
+        ("predict", run, ["--data.split.seed=5"], "differs in data.init_args.split.seed"),
         ("fit", "thesis", [], "`run_dir = thesis`, which is no folder or holds other files and no config.yaml"),
         ("detect", "thesis", weights, "`run_dir = thesis`, which is no folder or holds other files and no config.yaml"),
         ("detect", "tiny.yaml/sub", weights, "`run_dir = tiny.yaml/sub`"),
@@ -140,7 +140,7 @@ def test_a_failure_after_training_loses_nothing(capsys):
     broken = write_images(Path("smoke"), 6) / "003.png"
     whole = broken.read_bytes()
     broken.write_bytes(b"cut off")
-    anomalies = ["--data.anomalies", "{smoke: smoke}", "--data.memory_limit_gib", "0", "--run_dir", "again"]
+    anomalies = ["--data.anomalies", "{smoke: smoke}", "--data.limits.memory_gib", "0", "--run_dir", "again"]
     assert "`smoke/003.png`" in refused(["fit", *FILE, *anomalies, "--trainer.max_epochs", "1"], capsys)
     assert Path("again/checkpoints/best.ckpt").exists()
     broken.write_bytes(whole)
@@ -149,7 +149,7 @@ def test_a_failure_after_training_loses_nothing(capsys):
 
 
 def test_extract_keeps_the_records_that_detect_then_finds_with_interpolated_settings(run, probed):
-    Path("more.yaml").write_text("data: {init_args: {probe_batch_size: '${data.init_args.limit}'}}")
+    Path("more.yaml").write_text("data: {init_args: {probe_batch_size: '${data.init_args.limits.images}'}}")
     _, *words = [*detecting(run), "--config", "more.yaml", "--cache_dir", "new"]
     main(["extract", *words])
     assert probed == [20, 20, 20]

@@ -20,7 +20,8 @@ EVERY = ["Energy", "Baseline", "KNN", "LID", "GradNorm", "GradientKNN", "Gradien
 
 def test_a_network_with_one_logit_is_trained_attacked_probed_and_guarded(capsys):
     text = tiny.CONFIG.replace("num_classes: 3", "num_classes: 1").replace("[0, 1, 2]", "[0, 1]")
-    Path("one.yaml").write_text(text.replace("limit: 20", "limit: 60\n    attacks: {fgsm: {class_path: FGSM}}"))
+    attacked = "images: 60}\n    perturbations: {attacks: {fgsm: {class_path: FGSM}}}"
+    Path("one.yaml").write_text(text.replace("images: 20}", attacked))
     words = ["fit", "--config", "one.yaml", "--run_dir", "one", "--detection.detectors", f"[{', '.join(EVERY)}]",
              "--detection.label_designs", "[AllOnes, AllZeros, Uniform, SecondBest, Predicted]",
              "--trainer.max_epochs", "6", "--model.normalize", "{mean: [0.5, 0.5, 0.5], std: [0.25, 0.25, 0.25]}"]  # fmt: skip
@@ -65,7 +66,7 @@ def bright():
     torch.save(ByBrightness().state_dict(), "bright.pt")
     text = tiny.CONFIG.replace("lightning_gradood.networks.CifarResNet", f"{__name__}.ByBrightness")
     text = text.replace("\n      init_args: {blocks_per_stage: 1, num_classes: 3}", "")
-    Path("bright.yaml").write_text(text.replace("limit: 20", "limit: 100"))
+    Path("bright.yaml").write_text(text.replace("images: 20", "images: 100"))
     return ["detect", "--config", "bright.yaml", "--data.train", "null", "--data.normal", "bright", "--data.anomalies",
             "{noise: noise}", "--model.weights", "bright.pt", "--detection.detectors", "[Baseline]"]  # fmt: skip
 

@@ -71,8 +71,8 @@ def detect(workplace):
     """The words of a `detect` with an attack, on numbers of images that two and three do not divide."""
     torch.manual_seed(0)
     torch.save(CifarResNet(blocks_per_stage=1, num_classes=3).state_dict(), "some.pt")
-    return ["detect", *FILE, "--data.train", "null", "--model.weights", "some.pt", "--data.limit", "13",
-            "--data.attacks", "{pgd: {class_path: PGD, init_args: {eps: 0.1, steps: 2}}}",
+    return ["detect", *FILE, "--data.train", "null", "--model.weights", "some.pt", "--data.limits.images", "13",
+            "--data.perturbations.attacks", "{pgd: {class_path: PGD, init_args: {eps: 0.1, steps: 2}}}",
             "--detection.false_positive_rate", "0.5"]  # fmt: skip
 
 
@@ -113,6 +113,6 @@ def test_one_two_and_three_processes_give_the_same_records_table_and_guard(detec
 
 
 def test_more_processes_than_images_read_each_once(detect):
-    words = ["extract", *detect[1:], "--data.limit", "3", *DDP, "--trainer.devices", "4", "--cache_dir", "few"]
+    words = ["extract", *detect[1:], "--data.limits.images", "3", *DDP, "--trainer.devices", "4", "--cache_dir", "few"]
     ended([*SRUN, "4", sys.executable, *PROGRAM, *words])
     assert {len(rows) for rows in records("few").values()} == {3}

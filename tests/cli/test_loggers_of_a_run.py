@@ -73,7 +73,7 @@ def test_without_a_logger_of_their_own_runs_have_csv_files(run):
     assert "detection/mean/mlp/val/auroc" in values
     assert sum(bool(row["train/loss"]) for row in rows) == 2
     assert sum(bool(row["detector/nine/mlp/val/loss"]) for row in rows) == 3
-    assert "limit: 20" in (run / "logs/version_0/hparams.yaml").read_text()
+    assert "images: 20" in (run / "logs/version_0/hparams.yaml").read_text()
 
 
 def test_loggers_by_name_write_into_the_run_s_folder_and_others_where_they_say(run, module):

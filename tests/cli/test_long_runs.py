@@ -16,7 +16,7 @@ from lightning_gradood.guard import Guard
 from lightning_gradood.perturbations import FGSM
 from lightning_gradood.records import read_columns
 
-ATTACKS = ["--data.attacks", "{fgsm: FGSM, pgd: PGD}", "--detection.detectors", "[Baseline, Energy]"]
+ATTACKS = ["--data.perturbations.attacks", "{fgsm: FGSM, pgd: PGD}", "--detection.detectors", "[Baseline, Energy]"]
 BATCHES = ["--data.batch_size", "20"]
 BRITTLE = """
 import torch
@@ -88,7 +88,7 @@ def test_an_image_for_which_the_network_is_not_finite_is_refused_by_name(detect,
 
 
 def test_skipped_images_are_named_and_the_numbers_are_those_of_the_others(detect, brittle, capsys):
-    words = [*detect, *brittle, *BATCHES, "--data.attacks", "{fgsm: FGSM}", "--cache_dir", "records"]
+    words = [*detect, *brittle, *BATCHES, "--data.perturbations.attacks", "{fgsm: FGSM}", "--cache_dir", "records"]
     skipping = [*words, "--detection.on_bad_image", "skip", "--run_dir"]
     _, out, err = called([*skipping, "skipped"], capsys)
     left_out = results("skipped")["provenance"]["left_out"]
@@ -109,7 +109,7 @@ def test_skipped_images_are_named_and_the_numbers_are_those_of_the_others(detect
 def test_the_log_of_a_run_says_what_ran_how_long_and_how_fast(run):
     log = (run / "run.log").read_text()
     lines = [r"^# versions: lightning_gradood \S+, python \S+, torch \S+, torchvision"]
-    lines += [r"^# seeds: seed_everything 0, data.init_args.split_seed 0, detection.seed 0$"]
+    lines += [r"^# seeds: seed_everything 0, data.init_args.split.seed 0, detection.seed 0$"]
     stages = ("training", "probing", "fitting detectors", "reporting", "guard")
     lines += [rf"INFO stage `{stage}` took \d+\.\d s$" for stage in stages]
     entry = json.loads(next(Path("runs/.records").glob("*/entry.json")).read_text())
@@ -146,7 +146,7 @@ def test_the_rest_is_estimated_in_passes_of_each_attack_and_a_profiler_names_our
         seen.append((self.done, self.total))
 
     monkeypatch.setattr(Work, "advance", advancing)
-    attack = ["--data.attacks", "{pgd: {class_path: PGD, init_args: {eps: 0.03, step: 0.01, steps: 40}}}"]
+    attack = ["--data.perturbations.attacks", "{pgd: {class_path: PGD, init_args: {eps: 0.03, step: 0.01, steps: 40}}}"]
     main([*detect, *attack, "--cache_dir=new", "--trainer.enable_progress_bar=true", "--trainer.profiler=simple"])
     (done, total) = seen[-1]
     assert done == pytest.approx(total)

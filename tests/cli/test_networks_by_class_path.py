@@ -53,7 +53,19 @@ def people(module):
 @pytest.mark.filterwarnings("ignore:The network returns a dict")
 @pytest.mark.parametrize("dtype", ["bfloat16", "float64"])
 def test_a_function_without_annotations_is_used_with_any_keyword(dtype, caplog):
-    main(["fit", *FILE, *NETWORK, "--model.network.dtype", dtype, "--run_dir", "runs/people", "--data.limit", "60"])
+    main(
+        [
+            "fit",
+            *FILE,
+            *NETWORK,
+            "--model.network.dtype",
+            dtype,
+            "--run_dir",
+            "runs/people",
+            "--data.limits.images",
+            "60",
+        ]
+    )
     assert f"The network is built in {dtype}: it is cast to float32" in caplog.text
     network = yaml.safe_load(Path("runs/people/config.yaml").read_text())["model"]["init_args"]["network"]
     given = {"name": "found", "classes": 3, "dtype": dtype}
@@ -89,7 +101,7 @@ def test_what_a_constructor_raises_is_a_sentence(capsys):
 
 
 def test_no_weights_gradients_that_are_zero_and_scores_that_are_the_same_are_said(capsys):
-    saturated = ["--model.network.saturated", "true", "--data.attacks", "{fgsm: {class_path: FGSM}}"]
+    saturated = ["--model.network.saturated", "true", "--data.perturbations.attacks", "{fgsm: {class_path: FGSM}}"]
     with (
         pytest.warns(UserWarning, match="NO WEIGHTS: neither a checkpoint nor --model.weights is named"),
         pytest.warns(UserWarning, match="The network returns a dict"),

@@ -40,7 +40,9 @@ def test_the_page_is_whole_and_needs_nothing_from_elsewhere(drawn):
     assert sorted(pictures) == sorted(files.values())
     paper = {"first_layer", "layer_norms", "activation_norms", "samples", "attacked_samples"}
     assert files.keys() >= {*paper, "roc_mlp", "precision_recall_mlp", "scores_mlp"}
-    assert "--data.attacks &#39;{fgsm: " in (drawn / "drawn/report.html").read_text(), "the command can be pasted"
+    assert "--data.perturbations.attacks &#39;{fgsm: " in (drawn / "drawn/report.html").read_text(), (
+        "the command can be pasted"
+    )
 
 
 def test_figures_are_written_in_formats_and_with_titles_as_papers_want_them(run, drawn):
@@ -60,7 +62,7 @@ def test_attacked_samples_are_pairs_of_one_image_with_its_predictions(run, monke
     found = []
     monkeypatch.setattr(ReportCallback, "on_detect_end", lambda self, trainer, report: found.append(report))
     fgsm = "{fgsm: {class_path: FGSM, init_args: {eps: 0.1}}}"
-    detect(run, "x", "--data.attacks", fgsm, "--data.keep_pixels", "uint8")
+    detect(run, "x", "--data.perturbations.attacks", fgsm, "--data.keep_pixels", "uint8")
     ((name, pairs),) = found[0].pairs.items()
     assert name == "fgsm"
     change = np.abs(pairs.attacked.astype(int) - pairs.clean).max(axis=(1, 2, 3))

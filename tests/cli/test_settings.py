@@ -7,15 +7,16 @@ from parsed import check, verdict
 
 ONLY_KNOWN = "should hold only keys that it knows."
 OUT_OF_RANGE = {
-    "PositiveInt": ["data.batch_size=0", "data.batch_size=many", "data.batch_size=1.5", "data.limit=0", "data.limits={a: 0}",
+    "PositiveInt": ["data.batch_size=0", "data.batch_size=many", "data.batch_size=1.5", "data.limits.images=0",
+                    "data.limits.sources={a: 0}",
                     "model.network.num_classes=0", "model.network.blocks_per_stage=-3", "detection.resamples=0",
                     "detection.mlp.width=0"],
     "NonNegativeInt": ["data.num_workers=-1"],
-    "Seed": ["data.split_seed=-1", f"data.limit_seed={2**32}", "detection.seed=-1"],
-    "PositiveFloat": ["data.max_megapixels=0"],
+    "Seed": ["data.split.seed=-1", f"data.limits.seed={2**32}", "detection.seed=-1"],
+    "PositiveFloat": ["data.limits.megapixels=0"],
     "FinitePositive": ["detection.mlp.learning_rate=0", "detection.mlp.whitening=0"],
-    "FiniteNonNegative": ["data.memory_limit_gib=inf", "detection.mlp.weight_decay=-1"],
-    "OpenUnitInterval": ["data.validation_fraction=1", "detection.false_positive_rate=1.5", "detection.false_positive_rate=.nan"],
+    "FiniteNonNegative": ["data.limits.memory_gib=inf", "detection.mlp.weight_decay=-1"],
+    "OpenUnitInterval": ["data.split.validation=1", "detection.false_positive_rate=1.5", "detection.false_positive_rate=.nan"],
     "HalfOpenUnitInterval": ["detection.mlp.dropout=1"],
     "ClosedUnitInterval": ["model.label_smoothing=nan", "model.label_smoothing=1.5"],
 }  # fmt: skip
@@ -40,7 +41,7 @@ def test_what_is_misspelt_is_named_with_the_nearest_spelling():
         (["--model.network", "lightning_gradood.networks.resnet81"], "called resnet81. Did you mean `resnet18`?"),
         (["--model.network", "resnet18"], "Did you mean `lightning_gradood.networks.resnet18`?"),
         (["--model.network", "lightning_gradod.resnet18"], "`model.network`: No module named 'lightning_gradod'"),
-        (["--data.attacks={a: {class_path: FSGM}}"], "there is no class called FSGM. Did you mean `FGSM`?"),
+        (["--data.perturbations.attacks={a: {class_path: FSGM}}"], "there is no class called FSGM. Did you mean `FGSM`?"),
         (["stray"], "unrecognized arguments: stray."),
     ])  # fmt: skip
 
@@ -57,8 +58,8 @@ def test_values_of_the_wrong_type_or_range_are_refused_by_their_flag():
         (["--model.scheduler", "OneCycle", "--model.scheduler.warmup", "2"], "warmup`: Not of type ClosedUnitInterval"),
         (["--trainer.max_epochs", "many"], "`trainer.max_epochs`: Expected a <class 'int'>; Given value: many."),
         (["--model.channels_last", "maybe"], "`model.channels_last`: Expected a <class 'bool'>. Got value: maybe."),
-        (["--data.split", "[0.5, 0.5]"], "`data.split`: Expected a tuple with 3 elements."),
-        (["--data.keep", "some"], "`data.keep`: "),
+        (["--data.split.fractions", "[0.5, 0.5]"], "`data.split.fractions`: Expected a tuple with 3 elements."),
+        (["--data.perturbations.keep", "some"], "`data.perturbations.keep`: "),
         (["--logging.artifacts", "some"], "`logging.artifacts`: "),
         (["--trainer.max_epochs", "0"], "`trainer.max_epochs` should be above 0. Got `trainer.max_epochs = 0`."),
         (["--trainer.accumulate_grad_batches", "0"], "`trainer.accumulate_grad_batches` should be above 0."),
@@ -90,10 +91,10 @@ def test_unknown_keys_null_and_numbers_in_place_of_settings_in_a_file_are_refuse
         Path(f"{number}.yaml").write_text(text)
     check([(["--config", f"{number}.yaml"], words) for number, (_, words) in enumerate(rows)])
     Path("more.yaml").write_text(
-        "seed_everything: null\ndetection: null\ndata: {init_args: {limit: null}}\nrun_dir: null"
+        "seed_everything: null\ndetection: null\ndata: {init_args: {limits: {images: null}}}\nrun_dir: null"
     )
     found = verdict("--config", "more.yaml")
-    assert (found.seed_everything, found.detection, found.data.init_args.limit, found.run_dir) == (None,) * 4
+    assert (found.seed_everything, found.detection, found.data.init_args.limits.images, found.run_dir) == (None,) * 4
 
 
 def test_interpolated_values_are_held_to_the_same_ranges(monkeypatch):
@@ -123,12 +124,12 @@ def test_values_that_explode_or_that_yaml_cannot_convert_are_refused():
     rows = [([f"--{flag}", FLOW], "its aliases expanded") for flag in values]
     rows += [(["--data.batch_size", f"'{FLOW}'"], "`data.batch_size`: Not of type PositiveInt")]
     rows += [(["--data.anomalies", "[" * 10**5], "nested more than 64 deep")]
-    rows += [(["--data.split", "- " * 10**5], "nested more than 64 deep")]
-    rows += [(["--data.split", text], "`data.split`") for text in ("nonsense", "[" * 60 + "]" * 60)]
+    rows += [(["--data.split.fractions", "- " * 10**5], "nested more than 64 deep")]
+    rows += [(["--data.split.fractions", text], "`data.split.fractions`") for text in ("nonsense", "[" * 60 + "]" * 60)]
     odd = ["!!int ''", "!!bool x", "!!timestamp x", "1" * 5000, "2001-99-99", "!!python/name:os.system"]
-    rows += [(["--data.split", text], "") for text in odd]
+    rows += [(["--data.split.fractions", text], "") for text in odd]
     check(rows)
-    assert not [text for text in odd if not isinstance(verdict("--data.split", text), str)]
+    assert not [text for text in odd if not isinstance(verdict("--data.split.fractions", text), str)]
 
 
 @pytest.mark.timeout(120)

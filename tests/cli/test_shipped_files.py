@@ -114,8 +114,8 @@ def _runs(wheel, folder):
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     place = folder / "elsewhere"
     place.mkdir()
-    command = [str(python.with_name("gradood")), "fit", "--config", "digits", "--run_dir", "here", "--data.limit", "20",
-               "--data.limits=null", "--data.attacks", "null", "--trainer.max_epochs", "1", "--trainer.accelerator",
+    command = [str(python.with_name("gradood")), "fit", "--config", "digits", "--run_dir", "here", "--data.limits.images", "20",
+               "--data.perturbations.attacks", "null", "--trainer.max_epochs", "1", "--trainer.accelerator",
                "cpu", "--detection.mlp.max_epochs", "2", "--detection.resamples", "20",
                "--detection.false_positive_rate", "0.2"]  # fmt: skip
     done = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, timeout=250, check=False)

@@ -90,7 +90,7 @@ def test_the_sentence_names_what_was_not_built_and_how_to_trust_it(capsys):
         ([*fit[:3], "--config", "theirs.yaml", *NETWORK], "trust"),  # a file cannot trust itself
     ]
     for path in ("evil.attack", "os.system"):
-        rows += [([*fit, "--data.attacks", attack % path], f"Got `{path}`") for attack in BUILT_BY_NAME]
+        rows += [([*fit, "--data.perturbations.attacks", attack % path], f"Got `{path}`") for attack in BUILT_BY_NAME]
     tiny.all_refused(rows, capsys)
     assert refused(rows[0][0], capsys).endswith("add --trust evil.")
     assert "evil" not in sys.modules

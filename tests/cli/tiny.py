@@ -38,7 +38,7 @@ data:
       photographs: {class_path: PhotoPatches}
     transform: {class_path: torchvision.transforms.v2.Resize, init_args: {size: [8, 8]}}
     batch_size: 64
-    limit: 20
+    limits: {images: 20}
 detection:
   resamples: 20
   false_positive_rate: 0.2  # eight normal images in `val` keep no smaller one than 1 in 9

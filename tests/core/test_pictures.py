@@ -157,10 +157,10 @@ def test_a_large_image_is_refused_as_such_and_the_limit_can_be_raised_above_pill
     path = tmp_path / "large.png"
     Image.new("1", (20_000, 10_000)).save(path)  # of the size at which Pillow itself refuses
     with pytest.raises(Refusal) as refusal:
-        read_picture(path, limit=PixelLimit(100, "--data.max_megapixels"))
+        read_picture(path, limit=PixelLimit(100, "--data.limits.megapixels"))
     assert str(refusal.value) == (
         f"`{path}` should have at most 100 megapixels. Got 20000 × 10000, 200 megapixels, larger than this limit. "
-        "Scale it down, or raise --data.max_megapixels."
+        "Scale it down, or raise --data.limits.megapixels."
     )
     assert not isinstance(refusal.value, Unreadable)
     path = tmp_path / "x.png"

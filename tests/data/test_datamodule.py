@@ -9,7 +9,7 @@ from PIL import Image
 from torch import nn
 
 from lightning_gradood.core import Refusal
-from lightning_gradood.data import ImageBatch, ImageDataModule
+from lightning_gradood.data import ImageBatch, ImageDataModule, Limits, Split
 
 # Lightning 2.6 asks torch 2.15's pytree in a way that is on its way out.
 pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning")
@@ -67,7 +67,7 @@ def test_fit_sees_training_images_and_a_stratified_part_of_them_for_validation(s
     orders = []
     for seed in (1, 1, 2):
         seed_everything(seed, verbose=False)
-        module, data = Watcher(), ImageDataModule(**settings, validation_fraction=0.2)
+        module, data = Watcher(), ImageDataModule(**settings, split=Split(validation=0.2))
         trainer(max_epochs=2).fit(module, data)
         orders.append(module.rows("train"))
     assert orders[0] == orders[1] != orders[2], "the Trainer's seed fixes the order"
@@ -114,7 +114,7 @@ def test_images_arrive_as_float_with_labels_and_only_training_is_augmented(setti
 
 
 def test_sources_too_large_for_memory_are_decoded_by_workers_and_others_need_none(settings, monkeypatch):
-    module, data = Watcher(), ImageDataModule(**settings, memory_limit_gib=0, num_workers=2)
+    module, data = Watcher(), ImageDataModule(**settings, limits=Limits(memory_gib=0), num_workers=2)
     assert data.val_dataloader().num_workers == 2
     trainer().predict(module, data)
     assert torch.equal(module.seen[1][0].images, data.detection_sources["near"].images(range(4)) / 255)
@@ -129,7 +129,7 @@ def test_a_refusal_keeps_its_own_words_only_from_a_worker_too(settings, tmp_path
     with pytest.raises(Refusal, match=r"^`root` should hold readable images\. Got .*005\.png.*whole one\.$"):
         trainer().predict(Watcher(), ImageDataModule(**settings))
     Image.new("RGB", (9, 9)).save(tmp_path / "near" / "005.png")
-    data = ImageDataModule(**settings, memory_limit_gib=0, num_workers=2)
+    data = ImageDataModule(**settings, limits=Limits(memory_gib=0), num_workers=2)
     with pytest.raises(Refusal, match=r"^`near` should hold images of one shape, .*with size \[32, 32\]\.$"):
         trainer().predict(Watcher(), data)
 
@@ -139,14 +139,14 @@ def test_the_manifest_covers_every_detection_image_and_depends_on_its_own_seed_a
     assert set(data.manifest.split_of) == {name for source in data.detection_sources.values() for name in source.ids}
     swapped = settings | {"anomalies": dict(reversed(settings["anomalies"].items()))}
     assert ImageDataModule(**swapped).manifest == data.manifest, "in whatever order the sources stand"
-    counts = ImageDataModule(**settings, split=(0.5, 0.25, 0.25)).manifest.counts
+    counts = ImageDataModule(**settings, split=Split((0.5, 0.25, 0.25))).manifest.counts
     assert counts["near"] == {"train": 5, "val": 2, "test": 2}
     # several splits of the same images need no further probing
-    one, again = ImageDataModule(**settings, limit=10), ImageDataModule(**settings, limit=10, split_seed=1)
+    one, again = (ImageDataModule(**settings, limits=Limits(10), split=Split(seed=seed)) for seed in (0, 1))
     assert one.normal_source.ids == again.normal_source.ids
     assert one.normal_source.digest() == again.normal_source.digest()
     assert one.manifest != again.manifest
-    assert one.normal_source.ids != ImageDataModule(**settings, limit=10, limit_seed=1).normal_source.ids
+    assert one.normal_source.ids != ImageDataModule(**settings, limits=Limits(10, seed=1)).normal_source.ids
     assert {name: len(source) for name, source in one.detection_sources.items()} == {"normal": 10, "near": 9, "far": 10}
     assert len(one.train_source) == 50
 
@@ -174,12 +174,16 @@ def test_what_does_not_fit_is_refused(settings, image_folder):
         ({"train": None}, fit, r"`data\.train` should name .*`detect` in place"),
         ({"train": flat}, fit, "`train` should have a class .* with 9 of 9 without"),
         ({"normal": flat}, test, "`normal` should have a class .* 9 of 9 without"),
-        (few, lambda one: one.train_dataloader(), r"Got `train` with 2 and `validation_fraction = 0\.1`"),
+        (few, lambda one: one.train_dataloader(), r"Got `train` with 2 and `split.validation = 0\.1`"),
         ({"train": large}, lambda one: one.detection_sources, f"`train` {shape}"),
         ({"anomalies": {"large": large}}, lambda one: one.detection_sources, f"`large` {shape}"),
         ({"normal": image_folder("c", {"c": 4})}, lambda one: one.normal_source, "classes of `train`.* with class `c`"),
         ({"anomalies": {"few": image_folder("two", {".": 2})}}, lambda one: one.manifest, "at least 3 .*`few` with 2"),
-        ({"max_megapixels": 1e-5}, lambda one: one.normal_source, r"Got 8 × 8.*raise --data\.max_megapixels\."),
+        (
+            {"limits": Limits(megapixels=1e-5)},
+            lambda one: one.normal_source,
+            r"Got 8 × 8.*raise --data\.limits\.megapixels\.",
+        ),
     ]:
         with pytest.raises(Refusal, match=words):
             use(ImageDataModule(**settings | changed))

@@ -10,7 +10,15 @@ from PIL import Image
 from torchvision.datasets import FakeData
 
 from lightning_gradood.core import Refusal
-from lightning_gradood.data import DatasetSource, DigitsSource, FolderSource, ImageDataModule, make_manifest
+from lightning_gradood.data import (
+    DatasetSource,
+    DigitsSource,
+    FolderSource,
+    ImageDataModule,
+    Limits,
+    Split,
+    make_manifest,
+)
 
 
 def turned(folder):
@@ -24,7 +32,7 @@ def test_copies_are_in_one_split_and_said(image_folder, said):
     for row in range(10):
         shutil.copy(root / f"{row:03d}.png", root / f"copy{row:03d}.png")
     for memory in (2.0, 0.0):  # by pixels; by the bytes of files
-        split_of = ImageDataModule(str(root), memory_limit_gib=memory).manifest.split_of
+        split_of = ImageDataModule(str(root), limits=Limits(memory_gib=memory)).manifest.split_of
         assert all(split_of[f"normal/{row:03d}.png"] == split_of[f"normal/copy{row:03d}.png"] for row in range(10))
         assert len(split_of) == 40
         assert said.pop() == (
@@ -46,7 +54,7 @@ def test_copies_in_training_images_do_not_select_the_checkpoint_they_trained(ima
     root = Path(image_folder("train", {"a": 10, "b": 10}))
     for path in sorted(root.rglob("*.png")):
         shutil.copy(path, path.with_name(f"copy{path.name}"))
-    data = ImageDataModule("elsewhere", train=str(root), validation_fraction=0.5)
+    data = ImageDataModule("elsewhere", train=str(root), split=Split(validation=0.5))
     parts = [
         {data.train_source.fingerprints[row] for batch in loader for row in batch.rows.tolist()}
         for loader in (data.train_dataloader(), data.val_dataloader())
@@ -59,7 +67,7 @@ def test_copies_in_training_images_do_not_select_the_checkpoint_they_trained(ima
 def test_splits_without_copies_are_as_without_looking_for_them(said):
     data = ImageDataModule(DigitsSource([0, 1], "test"), {"nine": DigitsSource([9])})
     sources = data.detection_sources.items()
-    plain = make_manifest({n: s.ids for n, s in sources}, {n: s.labels for n, s in sources}, data.split, 0)
+    plain = make_manifest({n: s.ids for n, s in sources}, {n: s.labels for n, s in sources}, data.split.fractions, 0)
     assert (data.manifest, said) == (plain, [])
 
 
@@ -73,7 +81,7 @@ def test_images_of_normal_among_anomalies_are_said(image_folder, said):
         "apart: remove them from one of the two."
     )
     for gib, in_memory in ((2.0, [True, True]), (20 * 3 * 8 * 8 / 2**30, [True, False])):  # by pixels; by files
-        data = ImageDataModule(str(normal), {"smoke": str(smoke)}, memory_limit_gib=gib)
+        data = ImageDataModule(str(normal), {"smoke": str(smoke)}, limits=Limits(memory_gib=gib))
         assert [source.in_memory for source in data.detection_sources.values()] == in_memory
         _ = data.manifest
         assert said[-1] == words
@@ -89,7 +97,7 @@ def test_training_images_among_normal_ones_are_said(image_folder, said, monkeypa
         "these, so that false alarms are rarer among them than among new images: remove them from one of the two."
     )
     for memory in (2.0, 0.0):
-        data = ImageDataModule(str(normal), train=str(train), memory_limit_gib=memory, classes=["a", "b"])
+        data = ImageDataModule(str(normal), train=str(train), limits=Limits(memory_gib=memory), classes=["a", "b"])
         data.compare_with_training()
         assert said.pop() == words
         with monkeypatch.context() as patch:

@@ -12,7 +12,7 @@ from torchvision.transforms import v2
 from lightning_gradood.core import Refusal
 from lightning_gradood.data import FolderSource, LoadedSource, Outputs, RandomCropFlip
 from lightning_gradood.data.datasets import SourceRows
-from lightning_gradood.data.folder import Opening, refuse_other_shape
+from lightning_gradood.data.folder import Limits, Opening, refuse_other_shape
 from lightning_gradood.data.source import Listing, Source
 
 
@@ -101,7 +101,7 @@ def test_a_transform_that_is_random_or_raises_or_gives_no_image_is_refused(root)
         with pytest.raises(Refusal, match=re.escape(words)):
             load(root, transform)
     assert load(root, lambda image: image).digest()
-    with pytest.raises(Refusal, match=r"`transform` should have a repr .* at 0x.*`__repr__`.*`memory_limit_gib`"):
+    with pytest.raises(Refusal, match=r"`transform` should have a repr .* at 0x.*`__repr__`.*`limits\.memory_gib`"):
         load(root, lambda image: image, in_memory=False).digest()
 
 
@@ -139,11 +139,11 @@ class Blank(Listing):
 def test_a_limit_takes_a_seeded_subset_in_proportion_and_in_order():
     source = Fixed([f"{row:02d}" for row in range(90)], [0] * 60 + [1] * 30)
     named = [(0, "x"), (0, "x"), (1, "x"), (0, "y")]
-    one, same, other, elsewhere = (Opening(seed=seed).load(name, source, limit=9) for seed, name in named)
+    one, same, other, elsewhere = (Opening(limits=Limits(9, seed=seed)).load(name, source) for seed, name in named)
     assert one.labels.tolist() == [0] * 6 + [1] * 3
     assert one.ids == same.ids == sorted(one.ids) != other.ids
     assert [name[2:] for name in elsewhere.ids] != [name[2:] for name in one.ids]
-    assert len(Opening().load("x", source, limit=91)) == 90
+    assert len(Opening(limits=Limits(91)).load("x", source)) == 90
 
 
 def test_labels_become_those_of_the_classifier_by_name():

@@ -1,23 +1,29 @@
 """PerturbedSource of the normal images: their names, ids and limits, and that none leaves its origin's split."""
 
+import dataclasses
 from collections import Counter
 
 import pytest
 from asserts import assert_refused
 
-from lightning_gradood.data import DigitsSource, ImageDataModule, PhotoPatches
+from lightning_gradood.data import DigitsSource, ImageDataModule, Limits, Perturbations, PhotoPatches, Split
 from lightning_gradood.perturbations import FGSM, Blur, Corruption, Semantic
 
 FOG = {"fog": Corruption("fog")}
 
 
 def data(**settings):
-    defaults = {"normal": DigitsSource([0, 1, 2], "test"), "anomalies": {"photographs": PhotoPatches()}, "limit": 50}
-    return ImageDataModule(**(defaults | settings))
+    """Settings of perturbations and limits may stand by themselves."""
+    defaults = {"normal": DigitsSource([0, 1, 2], "test"), "anomalies": {"photographs": PhotoPatches()}, "images": 50}
+    settings = defaults | settings
+    for group, kind in {"perturbations": Perturbations, "limits": Limits}.items():
+        names = [field.name for field in dataclasses.fields(kind) if field.name in settings]
+        settings[group] = kind(**{name: settings.pop(name) for name in names})
+    return ImageDataModule(**settings)
 
 
 def test_each_perturbed_image_has_its_origin_s_key_and_thereby_its_split():
-    sources = data(attacks="paper", corruptions=FOG, limits={"cw": 20})
+    sources = data(attacks="paper", corruptions=FOG, sources={"cw": 20})
     split_of = sources.manifest.split_of
     for name, perturbed in sources.perturbed_sources.items():
         assert [key.partition("/")[2] for key in perturbed.ids] == [key.partition("/")[2] for key in perturbed.origins]
@@ -29,17 +35,17 @@ def test_each_perturbed_image_has_its_origin_s_key_and_thereby_its_split():
 
 def test_a_limit_takes_the_same_share_of_each_split_and_class_and_the_same_images_for_other_splits():
     for limit in (10, 25, 50, 1000):
-        sources = data(attacks="paper", limits={"cw": limit})
+        sources = data(attacks="paper", sources={"cw": limit})
         perturbed, split_of, taken = sources.perturbed_sources["cw"], sources.manifest.split_of, min(limit, 50)
         assert len(perturbed.rows) == taken
         splits = Counter(split_of[name] for name in perturbed.origins)
         assert [splits[split] for split in ("train", "val", "test")] == [0.4 * taken, 0.4 * taken, 0.2 * taken]
         classes = Counter(sources.normal_source.labels[perturbed.rows].tolist())
         assert max(classes.values()) - min(classes.values()) <= 3
-        assert perturbed.rows == data(attacks="modern", limits={"cw": limit}).perturbed_sources["cw"].rows
+        assert perturbed.rows == data(attacks="modern", sources={"cw": limit}).perturbed_sources["cw"].rows
         assert sources.perturbed_sources["fgsm"].rows == list(range(50))
-    seeds = ({}, {"split_seed": 1}, {"limit_seed": 1})
-    first, second, third = (data(attacks="paper", limits={"cw": 20}, **one) for one in seeds)
+    seeds = ({}, {"split": Split(seed=1)}, {"seed": 1})
+    first, second, third = (data(attacks="paper", sources={"cw": 20}, **one) for one in seeds)
     assert first.manifest.sources["normal"] != second.manifest.sources["normal"]
     rows = [one.perturbed_sources["cw"].rows for one in (first, second, third)]
     assert rows[0] == rows[1] != rows[2]
@@ -59,11 +65,11 @@ def test_noise_stands_behind_its_attack_and_is_no_anomaly_and_only_attacks_can_s
 
 
 def test_limits_of_what_a_flag_has_taken_away_are_ignored_with_a_line(said):
-    mine = {"attacks": {"mine": FGSM()}, "limits": {"mine": 20, "snow": 9, "cw": 9}}
+    mine = {"attacks": {"mine": FGSM()}, "sources": {"mine": 20, "snow": 9, "cw": 9}}
     for settings, kept, ignored in [
-        ({"attacks": "paper", "limits": {"cw": 20}}, {"cw": 20}, ""),
-        ({"attacks": None, "limits": {"cw": 20}}, {}, "cw"),
-        ({"attacks": None, "corruptions": FOG, "limits": {"mine": 9, "fog": 20}}, {"fog": 20}, "mine"),
+        ({"attacks": "paper", "sources": {"cw": 20}}, {"cw": 20}, ""),
+        ({"attacks": None, "sources": {"cw": 20}}, {}, "cw"),
+        ({"attacks": None, "corruptions": FOG, "sources": {"mine": 9, "fog": 20}}, {"fog": 20}, "mine"),
         (mine, {"mine": 20}, "cw, snow"),
     ]:
         said.clear()
@@ -74,27 +80,33 @@ def test_limits_of_what_a_flag_has_taken_away_are_ignored_with_a_line(said):
 
 
 UNFIT = [
-    ({"attacks": "lee2019"}, "`data.attacks` should be one of paper, modern, pilot. Got `data.attacks = 'lee2019'`"),
+    (
+        {"attacks": "lee2019"},
+        "`data.perturbations.attacks` should be one of paper, modern, pilot. Got `data.perturbations.attacks = 'lee2019'`",
+    ),
     ({"corruptions": 6}, "`severity` should be"),
     ({"attacks": {"photographs": Semantic()}}, "should have different names. Got ['photographs'] more than once"),
     ({"attacks": "paper", "corruptions": {"bim": Corruption("fog")}}, "Got ['bim'] more than once"),
     ({"attacks": {"a/b": Semantic()}}, "Got `anomalies` with the name `a/b`"),
-    ({"attacks": "paper", "limits": {"pdg": 3}}, "Got `limits` with ['pdg']. Did you mean `pgd`?"),
-    ({"attacks": None, "limits": {"pdg": 3}}, "Got `limits` with ['pdg']. Did you mean `pgd`?"),
-    ({"attacks": {"a": FGSM()}, "limits": {"zzz": 3}}, "Got `limits` with ['zzz']. Choose among ['a']."),
+    ({"attacks": "paper", "sources": {"pdg": 3}}, "Got `limits.sources` with ['pdg']. Did you mean `pgd`?"),
+    ({"attacks": None, "sources": {"pdg": 3}}, "Got `limits.sources` with ['pdg']. Did you mean `pgd`?"),
+    (
+        {"attacks": {"a": FGSM()}, "sources": {"zzz": 3}},
+        "Got `limits.sources` with ['zzz']. Choose among ['a', 'normal', 'photographs'].",
+    ),
 ]
 
 
 def test_what_cannot_be_is_refused_before_anything_is_opened_or_attacked():
     assert_refused(*((lambda settings=settings: data(**settings), words) for settings, words in UNFIT))
-    few = data(attacks="paper", limits={"cw": 2})
-    assert_refused((lambda: few.perturbed_sources, "should leave images in every split. Got `limits.cw = 2`"))
+    few = data(attacks="paper", sources={"cw": 2})
+    assert_refused((lambda: few.perturbed_sources, "should leave images in every split. Got `limits.sources.cw = 2`"))
 
 
 def test_synthetic_outliers_are_a_share_of_the_normal_images_and_no_anomalies():
     for limit, made in ((50, 50), (400, 200), (4800, 1000)):
         normal = PhotoPatches(size=6) if limit > 400 else DigitsSource(list(range(10)), "all")
-        sources = data(limit=limit, anomalies={}, normal=normal)
+        sources = data(images=limit, anomalies={}, normal=normal)
         sources.make_synthetic({"synthetic_blur": Blur()}, ["logits"])
         (blur,) = [one for one in sources.perturbed_sources.values() if one.name == "synthetic_blur"]
         assert (len(blur.rows), blur.probes, blur.adversarial) == (made, {"logits"}, False)

@@ -98,9 +98,9 @@ def test_splits_that_cannot_be_are_refused():
     few, halves = {"few": ["few/0", "few/1"]}, [0.5, 0.5]
     assert_refused(
         *(
-            (lambda one=one: split_rows([0, 1], one, 0), "positive fractions that sum to 1. Got `split = [")
+            (lambda one=one: split_rows([0, 1], one, 0), "positive and sum to 1. Got `split.fractions = [")
             for one in ([], [0.5, 0.4], [1.0, 0.0], [1.5, -0.5], [1 - 1e-9, 1e-9])
         ),
         (lambda: make_manifest(few, {"few": [0, 0]}, PAPER, 0), "`few` should have at least 3 images"),
-        (lambda: make_manifest(IDS, LABELS, halves, 0), "Got `split = [0.5, 0.5]`"),
+        (lambda: make_manifest(IDS, LABELS, halves, 0), "Got `split.fractions = [0.5, 0.5]`"),
     )

@@ -56,8 +56,8 @@ def test_successful_leaves_what_was_right_and_then_wrong_on_every_side():
     assert rows(detection_dataset(unlabelled, "bim", keep="successful"), "bim") == list(range(0, N, 2))
     failed = RECORDS | {"bim": built("bim", attack=["bim"] * N, success=[False] * N)}
     words = (
-        "`data.keep = successful` should leave images of `bim` in every split. Got 0 of 30 that were classified "
-        "correctly and then misled: {'train': 0, 'val': 0, 'test': 0}. Use `--data.keep all`"
+        "`data.perturbations.keep = successful` should leave images of `bim` in every split. Got 0 of 30 that were classified "
+        "correctly and then misled: {'train': 0, 'val': 0, 'test': 0}. Use `--data.perturbations.keep all`"
     )
     assert_refused((lambda: detection_dataset(failed, "bim", keep="successful"), words))
     assert len(detection_dataset(failed, "bim")) == 2 * N

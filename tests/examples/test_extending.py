@@ -12,15 +12,15 @@ from lightning_gradood.cli import main
 
 ROOT = Path(__file__).parents[2]
 FLAGS = {
-    "--data.limit": "40", "--data.limits": "null", "--trainer.accelerator": "cpu", "--run_dir": "run",
+    "--data.limits.images": "40", "--trainer.accelerator": "cpu", "--run_dir": "run",
     "--detection.resamples": "20", "--detection.false_positive_rate": "0.1", "--detection.mlp.max_epochs": "2",
     "--model.network": "lightning_gradood.networks.CifarResNet", "--model.network.blocks_per_stage": "1",
     "--trainer.callbacks": "[{class_path: ReportCallback, init_args: {figures: false}}]",
     # the examples
     "--detection.label_designs": "[label_design.AnythingElse]",
     "--detection.detectors": "[probe_and_detector.UnusualGap]",
-    "--data.attacks": "{step: attack_and_corruption.EuclideanStep}",
-    "--data.corruptions": "{dead: {class_path: attack_and_corruption.DeadColumns}}",
+    "--data.perturbations.attacks": "{step: attack_and_corruption.EuclideanStep}",
+    "--data.perturbations.corruptions": "{dead: {class_path: attack_and_corruption.DeadColumns}}",
     "--data.anomalies.photos": "{class_path: source.ArraySource, init_args: {path: photos.npz}}",
 }  # fmt: skip
 

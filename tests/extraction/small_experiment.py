@@ -1,10 +1,12 @@
 """A small experiment on scikit-learn's digits: sources, a convolutional network, and one call that probes them."""
 
+import dataclasses
+
 import lightning.pytorch as pl
 import torch
 from torch import nn
 
-from lightning_gradood.data import DigitsSource, ImageDataModule
+from lightning_gradood.data import DigitsSource, ImageDataModule, Limits, Perturbations
 from lightning_gradood.detectors import MahalanobisProbe
 from lightning_gradood.extraction import ProbeCallback
 from lightning_gradood.gradients import AllOnes
@@ -18,10 +20,15 @@ STEPPING = (0.0, 0.01)
 
 
 def data(limit=12, normal=(0, 1), **settings):
-    """`limit` images of the digits 0 and 1, and as many nines."""
+    """`limit` images of the digits 0 and 1, and as many nines; settings of perturbations may stand by themselves."""
     anomalies = {"nine": DigitsSource([9], "test")}
+    names = [field.name for field in dataclasses.fields(Perturbations)]
+    groups = {
+        "limits": Limits(images=limit, sources=settings.pop("limits", None)),
+        "perturbations": Perturbations(**{name: settings.pop(name) for name in names if name in settings}),
+    }
     return ImageDataModule(
-        DigitsSource(list(normal), "test"), anomalies, **({"limit": limit, "probe_batch_size": 5} | settings)
+        DigitsSource(list(normal), "test"), anomalies, **({"probe_batch_size": 5} | groups | settings)
     )
 
 

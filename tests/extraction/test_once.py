@@ -8,7 +8,7 @@ from small_experiment import QUIET, data, task, trained_data
 
 from lightning_gradood import trainer as trainer_module
 from lightning_gradood.core import Refusal
-from lightning_gradood.data import DigitsSource, ImageDataModule
+from lightning_gradood.data import DigitsSource, ImageDataModule, Limits
 from lightning_gradood.evaluation import DetectionSettings
 from lightning_gradood.extraction import reader as reader_module
 from lightning_gradood.trainer import Trainer
@@ -44,7 +44,7 @@ def test_network_probes_and_sources_are_looked_at_once_for_a_verb(tmp_path, monk
 def test_a_network_that_does_not_fit_is_refused_again_with_other_images(tmp_path):
     running, model = trainer(tmp_path), task()
     running.check(model, data())
-    small = ImageDataModule(DigitsSource([0, 1, 2], "test"), limit=12)
+    small = ImageDataModule(DigitsSource([0, 1, 2], "test"), limits=Limits(images=12))
     for _ in range(2):
         with pytest.raises(Refusal, match=r"as the data have classes, 3\. Got 2 outputs"):
             running.check(model, small)
