@@ -47,7 +47,7 @@ DOORS = [
     ([*FIT, "--data.anomalies.nine", "two"], "`nine` should have at least 3 images, to fill every split"),
     ([*FIT, "--ckpt_path", "good.pt"], "which holds weights only. To start from these weights use --model.weights"),
     ([*FIT, "--model.weights", "malicious.ckpt"], "Got `model.weights = malicious.ckpt`, which asks for Python's"),
-    ([*FIT, ATTACK % ("FGSM", "eps: 8")], "If 8 of 255 grey levels are meant, write 0.031373, which is 8/255."),
+    ([*FIT, ATTACK % ("FGSM", "eps: 8")], "If 8 of 255 grey levels are meant, write 0.031373."),
     ([*FIT, ATTACK % ("FunctionAttack", "function: no.where")], "Got `function = 'no.where'`"),
     ([*FIT, "--model.network", "theirs.grey"], "to have 1 channels, but got 3 channels instead. Give `data.transform`"),
     ([*FIT, "--model.network", "theirs.maps"], "should be logits [N, classes], a row for each image."),
