@@ -35,9 +35,9 @@ OUTSIDE = {
 }  # fmt: skip
 # Lines of a room. A commit that needs more raises the number here, and says why.
 BUDGET = {
-    "__init__": 8, "__main__": 3, "cli": 2308, "core": 2129, "data": 2072, "detectors": 2570, "evaluation": 944,
-    "experiments": 1131, "extraction": 1111, "gradients": 4055, "guard": 1210, "metrics": 863, "networks": 948,
-    "perturbations": 2163, "probes": 717, "records": 855, "report": 3171, "tasks": 626, "trainer": 328,
+    "__init__": 8, "__main__": 3, "cli": 2308, "core": 2129, "data": 2072, "detectors": 2524, "evaluation": 944,
+    "experiments": 1131, "extraction": 1111, "gradients": 4055, "guard": 1210, "metrics": 863, "networks": 963,
+    "perturbations": 2163, "probes": 717, "records": 855, "report": 3171, "tasks": 777, "trainer": 328,
 }  # fmt: skip
 
 

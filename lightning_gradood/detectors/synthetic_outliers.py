@@ -15,7 +15,7 @@ from lightning_gradood.core import Refusal
 from lightning_gradood.detectors.detector import Detector, normal_training_records, outlier_training_records
 from lightning_gradood.detectors.inputs import Input, Inputs
 from lightning_gradood.detectors.logistic import Logistic, fit_balanced_logistic
-from lightning_gradood.detectors.mlp import train_with_early_stopping
+from lightning_gradood.detectors.mlp import mlp_of, state_of, train_mlp
 from lightning_gradood.gradients import AllOnes, LabelDesign
 from lightning_gradood.networks import MLPSettings, RepresentationMLP
 from lightning_gradood.perturbations import SyntheticOutlier, default_outliers
@@ -103,35 +103,30 @@ class SyntheticOutliers(Detector):
         anomalous = np.repeat([0, 1], [len(part) for part in values])
         held = _held_out([*normal.column("origin_id"), *outliers.column("origin_id")], seed)
         train, stop = ((torch.from_numpy(every[rows]), torch.from_numpy(anomalous[rows])) for rows in (~held, held))
-        with torch.random.fork_rng(devices=[]):  # the caller's random numbers stay as they were
-            torch.default_generator.manual_seed(seed)
-            self._mlp = RepresentationMLP(train[0], self.settings)
-            return train_with_early_stopping(self._mlp, train, stop)
+        found = train_mlp(train, stop, self.settings, seed)
+        self._mlp = found.network
+        return found.curves
 
     @override
     def score(self, records: Records) -> np.ndarray:
         values = self._inputs.values(records)
         if self.model == "linear":
             return self._fitted(self._linear).score(values)
-        with torch.no_grad():
-            logits: Tensor = self._fitted(self._mlp).eval()(torch.from_numpy(values))
+        logits = self._fitted(self._mlp)(torch.from_numpy(values))
         return np.asarray(logits.double().numpy())
 
     @override
     def state_dict(self) -> dict[str, Tensor]:
         if self.model == "linear":
             return self._fitted(self._linear).state_dict()
-        return dict(self._fitted(self._mlp).state_dict())
+        return state_of(self._fitted(self._mlp))
 
     @override
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         if self.model == "linear":
             self._linear = Logistic.from_state_dict(state)
             return
-        with torch.random.fork_rng(devices=[]):  # weights are drawn before they are replaced
-            network = RepresentationMLP(torch.zeros(2, len(state["mean"]), dtype=torch.float64), self.settings)
-        network.load_state_dict(state)
-        self._mlp = network
+        self._mlp = mlp_of(state, self.settings)
 
 
 def _some(records: Records, random: np.random.Generator) -> Records:

@@ -103,14 +103,13 @@ def mlp_contributions(network: RepresentationMLP, image: np.ndarray, baseline: n
     Every hidden unit's input is linear on the line, so the share of the line on which it is active has a closed form.
     They sum to the difference of the two logits up to float32 rounding.
     """
-    first, second = (layer for layer in network.network if isinstance(layer, nn.Linear))
-    with torch.no_grad():
-        ends = torch.from_numpy(np.stack([baseline, image]))
-        inputs = torch.log(ends + LOG_FLOOR) if network.settings.log_values else ends
-        weights = first.weight.double() @ (network.directions / network.std[:, None]).T
-        start, end = (inputs - network.mean) @ weights.T + first.bias.double()
-        slopes = second.weight.double()[0] * _active_share(start, end)
-        return np.asarray(((inputs[1] - inputs[0]) * (slopes @ weights)).numpy())
+    statistics = network.standardisation
+    ends = torch.from_numpy(np.stack([baseline, image]))
+    inputs = torch.log(ends + LOG_FLOOR) if statistics.log_values else ends
+    weights = network.hidden_weight.double() @ (statistics.directions / statistics.std[:, None]).T
+    start, end = (inputs - statistics.mean) @ weights.T + network.hidden_bias.double()
+    slopes = network.output_weight.double()[0] * _active_share(start, end)
+    return np.asarray(((inputs[1] - inputs[0]) * (slopes @ weights)).numpy())
 
 
 def shapley_values(

@@ -19,7 +19,7 @@ from lightning_gradood.networks.architectures import CifarResNet, densenet_bc_10
 from lightning_gradood.networks.checkpoints import read_state_dict
 from lightning_gradood.networks.identity import architecture, categories_of, state_digest
 from lightning_gradood.networks.normalized import Normalized, TwoLogits, two_logits
-from lightning_gradood.networks.representation_mlp import MLPSettings, RepresentationMLP
+from lightning_gradood.networks.representation_mlp import MLPSettings, RepresentationMLP, Standardisation
 from lightning_gradood.networks.weights import load_weights
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "MLPSettings",
     "Normalized",
     "RepresentationMLP",
+    "Standardisation",
     "TwoLogits",
     "architecture",
     "categories_of",

@@ -1,9 +1,12 @@
-"""The paper's detector as a plain module: a 2-layer MLP on standardised gradient representations, and its settings."""
+"""The paper's detector without its training: a 2-layer MLP on standardised gradient representations, and its settings."""
+
+from __future__ import annotations
 
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor, nn
+import torch.nn.functional as F
+from torch import Tensor
 
 from lightning_gradood.core import (
     LOG_FLOOR,
@@ -19,7 +22,7 @@ _NOTHING = 1e-10  # a share of the largest variance that float32 norms leave by 
 _ROUNDING = 1e-12  # relative error of a float64 mean of thousands of equal numbers, with room to spare
 
 
-@dataclass
+@dataclass(frozen=True)
 class MLPSettings(Component):
     """Settings of the paper's detector, which the paper leaves open; the defaults were chosen on validation data.
 
@@ -51,52 +54,64 @@ class MLPSettings(Component):
     inputs: list[str] = field(default_factory=lambda: ["norms"])
 
 
-class RepresentationMLP(nn.Module):
-    """A 2-layer MLP that gives a gradient representation the logit of being anomalous.
-
-    Inputs are log-transformed, then standardised and whitened with the statistics of the training split, which are
-    saved with the weights. Representations and statistics are float64, for which the module's device must have it.
+@dataclass(frozen=True, eq=False)
+class Standardisation(Component):
+    """Logarithms of representations, standardised and whitened with the statistics of the training split.
 
     Args:
-        representations: those of the training split, float64 [n, L]; give the statistics and the input width.
-
-    Reference:
-        Lee, Prabhushankar, AlRegib 2022, section 3.2.
+        mean, std: of each value, float64 [L]; the std of a constant one is 1.
+        directions: principal components as columns, divided by √(variance + whitening), float64 [L, L].
+        log_values: whether logarithms are taken.
     """
 
     mean: Tensor
     std: Tensor
     directions: Tensor
+    log_values: bool = True
 
-    def __init__(self, representations: Tensor, settings: MLPSettings) -> None:
-        super().__init__()
-        self.settings = settings
-        values = self._transformed(representations)
+    @classmethod
+    def of(cls, representations: Tensor, settings: MLPSettings) -> Standardisation:
+        """Take the statistics of representations float64 [n, L]."""
+        values = _transformed(representations, settings.log_values)
         mean, spread = values.mean(dim=0), values.std(dim=0, correction=0)
         varies = spread > _ROUNDING * mean.abs()  # a constant column says nothing, and must not become huge elsewhere
-        self.register_buffer("mean", mean)
-        self.register_buffer("std", torch.where(varies, spread, 1.0))
-        self.register_buffer("directions", _directions((values - mean) / self.std, settings.whitening))
-        width, dropout = settings.width, settings.dropout
-        self.network = nn.Sequential(
-            nn.Dropout(dropout), nn.Linear(values.shape[1], width), nn.ReLU(), nn.Dropout(dropout), nn.Linear(width, 1)
-        )
+        std = torch.where(varies, spread, 1.0)
+        return cls(mean, std, _directions((values - mean) / std, settings.whitening), settings.log_values)
 
-    def forward(self, representations: Tensor) -> Tensor:
-        """Logits [n] of representations float64 [n, L]; higher = more anomalous."""
-        standardised = (self._transformed(representations) - self.mean) / self.std
-        logits: Tensor = self.network((standardised @ self.directions).to(next(self.parameters())))
-        return logits.squeeze(1)
+    def __call__(self, representations: Tensor) -> Tensor:
+        """Inputs of an MLP of representations, both float64 [n, L]."""
+        return ((_transformed(representations, self.log_values) - self.mean) / self.std) @ self.directions
 
-    def optimizer(self) -> torch.optim.Optimizer:
-        """AdamW on all weights."""
-        return torch.optim.AdamW(
-            self.parameters(), lr=self.settings.learning_rate, weight_decay=self.settings.weight_decay
-        )
 
-    def _transformed(self, representations: Tensor) -> Tensor:
-        values = to_float64(representations)
-        return torch.log(values + LOG_FLOOR) if self.settings.log_values else values
+@dataclass(frozen=True, eq=False)
+class RepresentationMLP(Component):
+    """A 2-layer MLP that gives a gradient representation the logit of being anomalous.
+
+    Args:
+        standardisation: makes its inputs of representations.
+        hidden_weight, hidden_bias: float32 [width, L] and [width], before a ReLU.
+        output_weight, output_bias: float32 [1, width] and [1].
+
+    Reference:
+        Lee, Prabhushankar, AlRegib 2022, section 3.2.
+    """
+
+    standardisation: Standardisation
+    hidden_weight: Tensor
+    hidden_bias: Tensor
+    output_weight: Tensor
+    output_bias: Tensor
+
+    def __call__(self, representations: Tensor) -> Tensor:
+        """Logits [n] of representations float64 [n, L], in the dtype of the weights; higher = more anomalous."""
+        inputs = self.standardisation(representations).to(self.hidden_weight)
+        hidden = F.linear(inputs, self.hidden_weight, self.hidden_bias).relu()
+        return F.linear(hidden, self.output_weight, self.output_bias).squeeze(1)
+
+
+def _transformed(representations: Tensor, log_values: bool) -> Tensor:
+    values = to_float64(representations)
+    return torch.log(values + LOG_FLOOR) if log_values else values
 
 
 def _directions(standardised: Tensor, whitening: float | None) -> Tensor:
@@ -111,5 +126,4 @@ def _directions(standardised: Tensor, whitening: float | None) -> Tensor:
     places = torch.arange(1, len(components) + 1, dtype=components.dtype)
     components = components * torch.where(places @ components < 0, -1.0, 1.0)
     varies = variances > _NOTHING * variances.amax()
-    scaled: Tensor = torch.where(varies, components / (variances.clamp_min(0.0) + whitening).sqrt(), 0.0)
-    return scaled.contiguous()  # safetensors insists
+    return torch.where(varies, components / (variances.clamp_min(0.0) + whitening).sqrt(), 0.0)

@@ -12,7 +12,7 @@ keeps a checkpoint after every epoch from which training goes on exactly.
 
 from lightning_gradood.networks import MLPSettings
 from lightning_gradood.tasks.classification import ClassificationTask, Normalization, check_network
-from lightning_gradood.tasks.detection import DetectionTask, RawBinaryAUROC
+from lightning_gradood.tasks.detection import DetectionTask, Member, Trained, train_detection
 from lightning_gradood.tasks.resuming import ResumeCheckpoint, WholeCheckpoints
 from lightning_gradood.tasks.schedules import Cosine, OneCycle
 
@@ -21,10 +21,12 @@ __all__ = [
     "Cosine",
     "DetectionTask",
     "MLPSettings",
+    "Member",
     "Normalization",
     "OneCycle",
-    "RawBinaryAUROC",
     "ResumeCheckpoint",
+    "Trained",
     "WholeCheckpoints",
     "check_network",
+    "train_detection",
 ]

@@ -11,7 +11,7 @@ from sklearn.metrics import roc_auc_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from lightning_gradood.detectors import MLP, Combined, GradientGaussian, Inputs, SyntheticOutliers, mlp
+from lightning_gradood.detectors import MLP, Combined, GradientGaussian, Inputs, SyntheticOutliers
 from lightning_gradood.detectors.inputs import confidence
 from lightning_gradood.gradients import AllOnes, AllZeros
 from lightning_gradood.metrics import auroc
@@ -51,22 +51,6 @@ def test_training_stops_early_and_keeps_the_weights_of_the_best_epoch():
     assert len(losses) == int(np.argmin(losses)) + 4 + 1 < 200
     assert min(losses) < losses[-1] - 0.01
     assert validation_loss(detector, table) == pytest.approx(min(losses), rel=1e-5)
-
-
-def test_every_epoch_mixes_the_sources_anew(monkeypatch):
-    seen, loss = [], mlp.binary_cross_entropy_with_logits
-
-    def noted(logits, labels):
-        if logits.requires_grad:
-            seen.append(labels.int().tolist())
-        return loss(logits, labels)
-
-    monkeypatch.setattr(mlp, "binary_cross_entropy_with_logits", noted)
-    learnt(MLP([AllOnes()], MLPSettings(width=2, max_epochs=2, batch_size=30)), records())
-    assert [len(labels) for labels in seen] == [30] * 8
-    assert all(0 < sum(labels) < 30 for labels in seen)
-    assert seen[:4] != seen[4:]
-    assert sum(map(sum, seen[:4])) == sum(map(sum, seen[4:])) == 60
 
 
 def test_norms_are_read_as_they_are_by_the_paper_s_mlp_and_as_logarithms_with_other_inputs():

@@ -1,6 +1,6 @@
 """A guard of every kind of detector gives the scores that `detect` gave, in another process too; calls, thresholds, reasons."""
 
-import copy
+import dataclasses
 import json
 import subprocess
 import sys
@@ -153,9 +153,15 @@ def test_thresholds_are_conformal_or_given_and_what_lies_on_one_is_not_flagged(g
     )
 
 
+def in_float64(mlp):
+    return dataclasses.replace(
+        mlp, **{name: part.double() for name, part in vars(mlp).items() if torch.is_tensor(part)}
+    )
+
+
 def test_the_mlps_contributions_are_integrated_gradients(saved):
     guard, detector, records, _ = saved("mlp")
-    net = copy.deepcopy(guard.detector.network).double().eval()
+    net = in_float64(guard.detector.network)
     image = np.concatenate([records.probe(probe.name)[70] for probe in detector.probes])
     baseline = np.concatenate([guard.about.baseline[probe.name] for probe in detector.probes])
     start, end = (torch.log(torch.from_numpy(one) + LOG_FLOOR) for one in (baseline, image))
@@ -180,7 +186,7 @@ def test_the_heat_map_is_the_gradient_of_the_score(name, saved):
     guard = Guard.load(saved(name)[3])
     guard.network.double()
     if name == "mlp":
-        guard.detector.network.double()
+        guard.detector.network = in_float64(guard.detector.network)
     pixels = images(1, seed=6).double()
     (found,) = explain(guard, pixels, heat=True)
     assert (found.note, found.heat.shape) == ("", (16, 16))

@@ -1,159 +1,160 @@
-"""The paper's detector as a task: standardised inputs, binary cross entropy, the AUROC of raw scores, checked settings."""
+"""MLPs that are trained side by side: each ends as a plain loop would end, whoever is trained beside it."""
+
+import logging
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-import torch.multiprocessing
-from sklearn.decomposition import PCA
 from sklearn.metrics import roc_auc_score
-from sklearn.preprocessing import StandardScaler
-from torch import distributed
-from toy_images import Loader, trainer
+from torch import distributed, multiprocessing, nn
+from torch.nn.functional import binary_cross_entropy_with_logits as loss_of
 
 from lightning_gradood.core import Refusal
-from lightning_gradood.tasks import DetectionTask, MLPSettings, RawBinaryAUROC
+from lightning_gradood.networks import MLPSettings
+from lightning_gradood.tasks import Member, train_detection
+
+SHORT = MLPSettings(width=16, max_epochs=12, batch_size=32, learning_rate=1e-2)
+SETTINGS = [  # several shapes, several of one shape, and every setting of training
+    SHORT,
+    SHORT,
+    replace(SHORT, width=5, dropout=0.0, log_values=False),
+    replace(SHORT, max_epochs=60, patience=3, learning_rate=3e-2),  # stops early
+    replace(SHORT, max_epochs=30, batch_size=20, weight_decay=0.3, patience=2, dropout=0.5),
+    replace(SHORT, max_epochs=4, batch_size=1000, whitening=None),
+    replace(SHORT, max_epochs=25, learning_rate=2e-3),
+]
 
 
-@pytest.fixture
-def representations():
-    """Squared norms over many decades, one column constant, one with zeros; float64 [40, 4]."""
-    values = 10 ** np.random.default_rng(0).normal(-8, 4, size=(40, 4))
-    values[:, 1], values[::5, 2] = 3e-7, 0
-    return torch.from_numpy(values)
+def data(number, width, seed):
+    """Representations float64 [n, L] that overlap, a third of them anomalous, and labels."""
+    rng = np.random.default_rng(seed)
+    labels = rng.permutation(np.arange(number) % 3 == 0).astype(np.int64)
+    values = np.exp(rng.normal(size=(number, width)) + 0.8 * labels[:, None] * (np.arange(width) < 2))
+    return torch.from_numpy(values), torch.from_numpy(labels)
 
 
-def into_network(task, values):
-    """Return what the MLP is given for representations."""
-    seen = []
-    task.eval()
-    hook = task.network.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-    task(values)
-    hook.remove()
-    return seen[0]
+def members():
+    made = []
+    for number, settings in enumerate(SETTINGS):
+        width, train, val = [(4, 100, 60), (4, 77, 60), (9, 100, 33)][number % 3]
+        made.append(Member.of(data(train, width, number), data(val, width, 99 + number), settings, seed=number))
+    return made
 
 
-@pytest.mark.parametrize("log_values", [True, False])
-def test_inputs_are_standardised_with_the_statistics_of_the_training_split(representations, log_values):
-    task = DetectionTask(representations, MLPSettings(log_values=log_values, whitening=None))
-    values = np.log(representations.numpy() + 1e-30) if log_values else representations.numpy()
-    constant = values.std(axis=0) < 1e-12 * abs(values.mean(axis=0))
-    assert constant.tolist() == [False, True, False, False]
-    expected = (values - values.mean(axis=0)) / np.where(constant, 1.0, values.std(axis=0))
-    found = into_network(task, representations)
-    assert found.dtype == torch.float32
-    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-4, atol=1e-6)
-    # other records are moved by the same statistics, not by their own
-    np.testing.assert_allclose(into_network(task, representations[3:5]).numpy(), expected[3:5], rtol=1e-4, atol=1e-6)
-    # the mean of n equal numbers may round, and their spread with it, to something that is not quite zero
-    for constant in (0.0, 0.1, 1 / 3, 1e-20, 7e5):
-        train = torch.full((1001, 1), constant, dtype=torch.float64)
-        task = DetectionTask(train, MLPSettings(log_values=log_values))
-        assert into_network(task, train[:3]).abs().max() < 1e-6, constant
-        assert into_network(task, train[:3] * 1.01 + 1e-25).abs().max() < 1e4, constant
+def plain_loop(member):
+    """Logits on `val` of the first best epoch, and the curves."""
+    (inputs, labels), (val, val_labels), settings = member.train, member.val, member.settings
+    torch.manual_seed(member.seed)
+    width, drop = settings.width, settings.dropout
+    hidden, output = nn.Linear(inputs.shape[1], width), nn.Linear(width, 1)
+    network = nn.Sequential(nn.Dropout(drop), hidden, nn.ReLU(), nn.Dropout(drop), output, nn.Flatten(0))
+    optimizer = torch.optim.AdamW(network.parameters(), settings.learning_rate, weight_decay=settings.weight_decay)
+    curves, best = [], None
+    while len(curves) < settings.max_epochs:
+        total = 0.0
+        for rows in torch.randperm(len(inputs)).split(settings.batch_size):
+            loss = loss_of(network.train()(inputs[rows]), labels[rows].float())
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            total += loss.item() * len(rows)
+        with torch.no_grad():
+            logits = network.eval()(val)
+        losses = [point["val/loss"] for point in curves]
+        curve = {
+            "epoch": len(curves),
+            "train/loss": total / len(inputs),
+            "val/auroc": roc_auc_score(val_labels, logits),
+        }
+        curves.append(curve | {"val/loss": loss_of(logits, val_labels.float()).item()})
+        if curves[-1]["val/loss"] < min(losses, default=np.inf):
+            best = logits
+        losses.append(curves[-1]["val/loss"])
+        if len(losses) - 1 - int(np.argmin(losses)) >= settings.patience:
+            break
+    return best, curves
 
 
-def test_standardisation_does_not_lose_what_float32_cannot_hold():
-    """Columns that differ in the ninth digit, or below float32's smallest number, still tell records apart."""
-    train = torch.tensor([[1 + 1e-9, 1e-50], [1 + 2e-9, 2e-50], [1 + 3e-9, 3e-50]], dtype=torch.float64)
-    found = into_network(DetectionTask(train, MLPSettings(log_values=False, whitening=None)), train)
-    expected = [-(1.5**0.5), 0, 1.5**0.5]
-    np.testing.assert_allclose(found.numpy(), np.stack([expected, expected], axis=1), atol=1e-5)
+def logits_of(member, trained):
+    network = trained.network
+    hidden = (member.val[0] @ network.hidden_weight.T + network.hidden_bias).relu()
+    return (hidden @ network.output_weight.T + network.output_bias).squeeze(1)
 
 
-def test_whitening_divides_principal_components_by_their_spread(representations):
-    """Against scikit-learn; a component's sign is free."""
-    values = StandardScaler().fit_transform(np.log(representations.numpy() + 1e-30))
-    pca = PCA().fit(values)
-    variances = pca.explained_variance_ * 39 / 40  # scikit-learn divides by n − 1
-    for whitening in (1e-6, 0.3, 1.0):
-        expected = pca.transform(values) / np.sqrt(variances + whitening)
-        found = into_network(DetectionTask(representations, MLPSettings(whitening=whitening)), representations).numpy()
-        found = found[:, ::-1]  # scikit-learn names the largest component first
-        np.testing.assert_allclose(abs(found[:, :3]), abs(expected[:, :3]), rtol=1e-3, atol=1e-5)
+def test_each_member_learns_what_a_plain_loop_learns_from_its_records_and_seed_alone():
+    together = members()
+    found = train_detection(together)
+    epochs = [len(one.curves) for one in found]
+    assert len(set(epochs)) > 4
+    assert sum(count < one.settings.max_epochs for count, one in zip(epochs, together, strict=True)) >= 2
+    for member, one in zip(together, found, strict=True):
+        expected, curves = plain_loop(member)
+        torch.testing.assert_close(logits_of(member, one), expected, rtol=1e-4, atol=1e-4)
+        assert [point.keys() for point in one.curves] == [curve.keys() for curve in curves]
+        for point, curve in zip(one.curves, curves, strict=True):
+            assert point == pytest.approx(curve, rel=1e-3, abs=1e-4)
+        assert one.network.standardisation is member.standardisation
 
 
-def test_the_sign_of_a_component_is_fixed_and_directions_without_variance_are_left_out(representations):
-    values = torch.log(representations[:, :1]) * torch.tensor([1.0, -1.0, 1.0, -1.0])
-    for noise in torch.randn(5, 40, 4, dtype=torch.float64) * 1e-9:  # the largest entries are a tie
-        task = DetectionTask(values + noise, MLPSettings(log_values=False))
-        assert task.directions[:, -1].sign().tolist() == [-1, 1, -1, 1]
-    # of two records a line is all that can be learnt; elsewhere weights that nobody trained must not speak
-    train = torch.tensor([[1.0, 2.0, 3.0], [2.0, 3.0, 5.0]], dtype=torch.float64)
-    task = DetectionTask(train, MLPSettings(log_values=False))
-    assert (task.directions != 0).any(0).tolist() == [False, False, True]
-    across = torch.tensor([[1.0, -1.0, 0.0], [0.0, 1.0, -1.0]], dtype=torch.float64) * task.std
-    assert into_network(task, train.mean(0) + across).abs().max() < 1e-6
+def test_a_member_trained_alone_in_other_company_or_another_order_scores_the_same():
+    together = members()
+    found = train_detection(together)
+    backwards = train_detection(together[::-1])[::-1]
+    for number, (member, one, other) in enumerate(zip(together, found, backwards, strict=True)):
+        (alone,) = train_detection([member])
+        for again in (alone, other):
+            torch.testing.assert_close(logits_of(member, again), logits_of(member, one), rtol=1e-5, atol=1e-5)
+            assert len(again.curves) == len(one.curves)
+        if number:  # another seed, other weights
+            (changed,) = train_detection([replace(member, seed=0)])
+            assert not torch.equal(changed.network.hidden_weight, one.network.hidden_weight)
+    assert train_detection([]) == []
 
 
-def test_one_logit_per_record_dropout_in_training_alone_and_statistics_in_the_state_dict(representations):
-    task = DetectionTask(representations, MLPSettings(width=7, dropout=0.5))
-    assert [tuple(parameter.shape) for parameter in task.network.parameters()] == [(7, 4), (7,), (1, 7), (1,)]
-    assert (task(representations).shape, task(representations[:1]).shape) == ((40,), (1,))
-    torch.manual_seed(0)
-    assert not torch.equal(task.train()(representations), task(representations))
-    assert torch.equal(task.eval()(representations), task(representations))
-    other = DetectionTask(representations * 100, MLPSettings(width=7)).eval()
-    other.load_state_dict(task.state_dict())
-    assert torch.equal(other(representations), task(representations))
+def test_a_member_that_cannot_be_validated_is_refused_and_the_others_are_trained():
+    good, second, third, *_ = members()
+    one_class = replace(second, val=(second.val[0], torch.zeros(60, dtype=torch.int64)))
+    not_finite = replace(third, train=(third.train[0] * float("nan"), third.train[1]))
+    found = train_detection([one_class, good, not_finite])
+    assert [type(one) for one in (found[0], found[2])] == [Refusal, Refusal]
+    assert "NaN" in str(found[2])
+    (alone,) = train_detection([good])
+    torch.testing.assert_close(logits_of(good, found[1]), logits_of(good, alone))
 
 
-def test_metrics_are_means_over_records_and_the_auroc_of_all(representations):
-    torch.manual_seed(0)
-    task = DetectionTask(representations, MLPSettings())
-    labels = (torch.arange(40) % 3 == 0).long()
-    parts = [(representations[part], labels[part]) for part in (slice(0, 16), slice(16, 32), slice(32, 40))]
-    logged = trainer().validate(task, Loader(parts), verbose=False)[0]
-    with torch.no_grad():
-        logits = task.eval()(representations)
-    assert logged["val/auroc"] == pytest.approx(roc_auc_score(labels, logits.double()), abs=1e-6)
-    loss = torch.nn.functional.binary_cross_entropy_with_logits(logits, labels.float())
-    assert logged["val/loss"] == pytest.approx(float(loss))
-
-
-LABELS = np.random.default_rng(0).integers(0, 2, 60)
-NORMAL = np.random.default_rng(1).standard_normal(60) + 0.5 * LABELS
-SCORES = {
-    "unbounded": np.exp(20 * NORMAL), "negative": -1e5 - np.exp(8 * NORMAL), "tied": np.round(NORMAL),
-    "constant": np.full(60, 17.0), "mixed batches": NORMAL, "differences below float32": 1e8 + NORMAL,
-}  # fmt: skip
-
-
-def test_auroc_of_raw_scores_equals_scikit_learn_whatever_the_batches():
-    metric = RawBinaryAUROC()
-    for name, scores in SCORES.items():
-        for size in (1, 7, 60):
-            metric.reset()
-            for start in range(0, len(scores), size):
-                batch = slice(start, start + size)
-                metric.update(torch.from_numpy(scores[batch]).requires_grad_(), torch.from_numpy(LABELS[batch]))
-            assert not metric.scores[0].requires_grad
-            found = metric.compute()
-            assert (found.dtype, found.shape) == (torch.float64, ())
-            assert found.item() == pytest.approx(roc_auc_score(LABELS, scores), abs=1e-12), (name, size)
-    metric = RawBinaryAUROC().half()
-    metric.update(torch.tensor([0.25, 3.0], dtype=torch.bfloat16), torch.tensor([False, True]))
-    assert (metric.scores[0].tolist(), metric.scores[0].dtype) == ([0.25, 3.0], torch.float64)
-    metric.update(torch.tensor([float("nan"), 1.0]), torch.tensor([0, 1]))
-    with pytest.raises(Refusal, match="Got 1 NaN"):
-        metric.compute()
+def test_training_says_nothing_and_leaves_random_numbers_and_gradients_alone(caplog, recwarn, capfd):
+    torch.manual_seed(3)
+    expected = torch.rand(3)
+    torch.manual_seed(3)
+    member = members()[0]
+    with caplog.at_level(logging.INFO):
+        (found,) = train_detection([member])
+    assert torch.equal(torch.rand(3), expected)
+    assert (caplog.records, list(recwarn), *capfd.readouterr()) == ([], [], "", "")
+    pixels = torch.rand(2, 4, dtype=torch.float64, requires_grad=True)
+    found.network(pixels).sum().backward()
+    assert pixels.grad.abs().sum() > 0
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
-def test_two_processes_share_their_scores_unless_told_not_to(tmp_path):
-    torch.multiprocessing.start_processes(_one_process, args=(tmp_path,), nprocs=2, start_method="fork")
-    parts = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
-    expected = roc_auc_score(LABELS, SCORES["unbounded"])
-    for found, part in zip(parts, (slice(0, 25), slice(25, 60)), strict=True):
-        assert found["synced"] == pytest.approx(expected, abs=1e-12)
-        assert found["alone"] == pytest.approx(roc_auc_score(LABELS[part], SCORES["unbounded"][part]), abs=1e-12)
+def test_processes_of_a_group_train_their_own_members_without_waiting_for_each_other(tmp_path):
+    multiprocessing.start_processes(_one_process, args=(tmp_path,), nprocs=2, start_method="fork")
+    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
+    expected = [logits_of(member, one) for member, one in zip(members(), train_detection(members()), strict=True)]
+    for found, alone in zip([*first, *second], expected, strict=True):
+        torch.testing.assert_close(found, alone, rtol=1e-4, atol=1e-4)
 
 
 def _one_process(rank, folder):
-    distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
-    part = slice(0, 25) if rank == 0 else slice(25, 60)  # ranks hold different numbers of images
-    values = {}
-    for name, metric in {"synced": RawBinaryAUROC(), "alone": RawBinaryAUROC(sync_on_compute=False)}.items():
-        metric.update(torch.from_numpy(SCORES["unbounded"][part]), torch.from_numpy(LABELS[part]))
-        values[name] = metric.compute().item()
-    torch.save(values, folder / f"{rank}.pt")
-    distributed.destroy_process_group()
+    with pytest.MonkeyPatch.context() as patch:
+        launcher = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "GROUP_RANK": 0, "LOCAL_WORLD_SIZE": 2}
+        for name, value in (
+            launcher | {"TORCHELASTIC_RUN_ID": "run", "SLURM_NTASKS": 2, "SLURM_JOB_NAME": "job"}
+        ).items():
+            patch.setenv(name, str(value))
+        distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
+        mine = members()[:1] if rank == 0 else members()[1:]  # a different number, of different length
+        logits = [logits_of(member, one) for member, one in zip(mine, train_detection(mine), strict=True)]
+        torch.save(logits, folder / f"{rank}.pt")
+        distributed.destroy_process_group()
