@@ -1,30 +1,33 @@
 """The verb `score`: run a guard on image files. Lightning is not imported, and for `--help` torch is not."""
 
+import glob
 import io
+import itertools
 import math
 import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import KW_ONLY, asdict, dataclass, field
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jsonargparse.typing import NonNegativeInt, OpenUnitInterval, PositiveFloat, PositiveInt, restricted_number_type
 
-from lightning_gradood.cli.explained import Explained, figure_folder
 from lightning_gradood.cli.plain import SWITCH, call, refuse_existing
 
 if TYPE_CHECKING:  # torch takes seconds to import, and `--help` needs none of it
+    from torch import Tensor
+
     from lightning_gradood.core import PassedOver
-    from lightning_gradood.guard import FileVerdict, Guard
+    from lightning_gradood.guard import Explanation, FileVerdict, Guard
 
 UNREADABLE = 3
 """Exit code where some files could not be scored."""
 
-_TYPES = (str, str, float, float, float, bool, str)
-_SECONDS = 1.0  # between two lines of progress where nobody looks at a terminal
+_TYPES = (str, str, float, float, float, bool, str)  # of the fields of `FileVerdict`
+_SECONDS = 1.0  # between two lines of progress where standard error is no terminal
 _SPELLING: dict[str, dict[str, Any]] = {
     "images": {"nargs": "*", "type": str, "default": []},
     "overwrite": SWITCH,
@@ -32,15 +35,35 @@ _SPELLING: dict[str, dict[str, Any]] = {
     "threshold": {"type": restricted_number_type("Score", float, (">=", -math.inf))},  # also infinite, no NaN
     "trust": {"action": "append", "type": str},
 }
+_LISTED: tuple[list[str], ...] = ([], ["-"])  # words that stand for a list on standard input
 _EPILOG = (
     "Columns: path, prediction, probability, score (higher = more anomalous), p_value (share of normal images that score at "
     "least as high), flagged, error. Exit code 3 if some files could not be scored."
 )
 
 
-@dataclass(frozen=True)
-class Request:
-    """What to score, with which guard, and what to write.
+def score(words: Sequence[str]) -> int:
+    """Run the verb with the words behind it; exit code 3 if some files could not be scored."""
+    code: int = call("score", _score, words, _EPILOG, **_SPELLING)
+    return code
+
+
+def _score(
+    images: list[str],
+    *,
+    guard: str,
+    output: str | None = None,
+    overwrite: bool = False,
+    false_positive_rate: OpenUnitInterval | None = None,
+    explain: NonNegativeInt | None = None,
+    threshold: float | None = None,
+    batch_size: PositiveInt | None = None,
+    processes: PositiveInt = 1,
+    device: str = "cpu",
+    max_megapixels: PositiveFloat = 89.0,
+    trust: list[str] | None = None,
+) -> int:
+    """Score images with a guard and write a row for each.
 
     Args:
         images: files, folders, patterns such as 'photos/*.jpg'; - for a list on stdin.
@@ -57,91 +80,73 @@ class Request:
         max_megapixels: larger images are not decoded.
         trust: a package of yours whose classes the guard may name; may be given several times.
     """
+    from lightning_gradood.core import PassedOver, Refusal, writing_refused
+    from lightning_gradood.guard import FileVerdict, Guard, Processes, score_files, score_files_on_processes
+    from lightning_gradood.records import ENDINGS, CsvStream, row_file
 
-    images: list[str]
-    _: KW_ONLY
-    guard: str
-    output: str | None = None
-    overwrite: bool = False
-    false_positive_rate: OpenUnitInterval | None = None
-    explain: NonNegativeInt | None = None
-    threshold: float | None = None
-    batch_size: PositiveInt | None = None
-    processes: PositiveInt = 1
-    device: str = "cpu"
-    max_megapixels: PositiveFloat = 89.0
-    trust: list[str] = field(default_factory=list)
-
-
-def score(words: Sequence[str]) -> int:
-    """Run the verb with the words behind it; exit code 3 if some files could not be scored."""
-    given: Request = call("score", Request, words, _EPILOG, **_SPELLING)
-    from lightning_gradood.core import PassedOver, writing_refused
-
-    _check(given)
-    guard, passed = _guard(given), PassedOver()
-    paths = _paths(given, passed)
-    with writing_refused(Path("standard output"), "--output"):  # a file has its own sentence
-        summary = _run(guard, paths, given, passed)
-    lines = (summary.sentence(guard), passed.sentence("folders"), given.output and f"scores: {given.output}")
+    if false_positive_rate is not None and threshold is not None:
+        raise Refusal("`--false_positive_rate` and `--threshold` should not be given together. Got both. Remove one.")
+    if output and Path(output).suffix.lower() not in ENDINGS:
+        raise Refusal(f"`--output` should end in {', '.join(ENDINGS)}. Got `--output {output}`. Name the format so.")
+    figures = Path(output).with_suffix("") if output and explain else None
+    for place in (output, figures):
+        if place:
+            refuse_existing("--output", Path(place), overwrite)
+    loaded = Guard.load(guard, trust or (), device)
+    if threshold is not None:
+        loaded = loaded.with_threshold(threshold)
+    if false_positive_rate is not None:
+        loaded = loaded.with_false_positive_rate(false_positive_rate)
+    passed, summary = PassedOver(), Summary()
+    paths, again = itertools.tee(_paths(images, passed))
+    if processes == 1:
+        verdicts = score_files(loaded, paths, batch_size, max_megapixels)
+    else:
+        others = Processes(processes, guard, trust or (), device)
+        verdicts = score_files_on_processes(loaded, paths, others, batch_size, max_megapixels)
+    explained = None if explain is None else Explained(loaded, explain, figures, max_megapixels)
+    columns = dict(zip((one.name for one in fields(FileVerdict)), _TYPES, strict=True))
+    columns |= explained.columns if explained else {}
+    with (
+        writing_refused(Path("standard output"), "--output"),  # a file has its own sentence
+        row_file(Path(output), columns) if output else nullcontext(CsvStream(sys.stdout, columns)) as file,
+    ):
+        for verdict, path in zip(_shown(verdicts), again, strict=True):
+            file.write(asdict(verdict) | (explained.of(verdict, path) if explained else {}))
+            summary.add(verdict)
+        if not summary.files:  # raised inside, so that no empty file takes an older one's place
+            raise _nothing_found(images, passed)
+    lines = (summary.sentence(loaded), passed.sentence("folders"), output and f"scores: {output}")
     sys.stderr.writelines(f"{line}\n" for line in lines if line)
     return UNREADABLE if summary.unreadable else 0
 
 
-class Summary:
-    """Counts of what was scored."""
-
-    def __init__(self) -> None:
-        self.images = self.unreadable = self.flagged = 0
-
-    def add(self, verdict: "FileVerdict") -> None:
-        """Count a file."""
-        self.images += 1
-        self.unreadable += verdict.error is not None
-        self.flagged += bool(verdict.flagged)
-
-    def sentence(self, guard: "Guard") -> str:
-        """How many were flagged, with a binomial 95 % interval, and how many would be if all were normal."""
-        from lightning_gradood.metrics import binomial_interval
-
-        number = self.images - self.unreadable
-        low, high = (100 * bound for bound in binomial_interval(self.flagged, number))
-        share = 100 * self.flagged / number if number else 0.0
-        expected = float((guard.calibration > guard.threshold).sum() + 1) / (len(guard.calibration) + 1)
-        left = f", {self.unreadable} could not be scored" if self.unreadable else ""
-        return (
-            f"{number} images scored{left}: {self.flagged} flagged, {share:.1f} % [{low:.1f}, {high:.1f}]; of normal images "
-            f"at most {expected * number:.0f}, {100 * expected:.3g} %, are expected."
-        )
-
-
-def _run(guard: "Guard", paths: Iterator[str], given: Request, passed: "PassedOver") -> Summary:
+def _paths(images: list[str], passed: "PassedOver") -> Iterator[str]:
+    """The files of the command line, or those of a list on standard input."""
     from lightning_gradood.core import Refusal, printable
-    from lightning_gradood.guard import COLUMNS
-    from lightning_gradood.records import CsvStream, row_file
+    from lightning_gradood.guard import image_paths
 
-    summary, columns = Summary(), dict(zip(COLUMNS, _TYPES, strict=True))
-    explained = Explained(guard, given) if given.explain is not None else None
-    paths = explained.remembered(paths) if explained else paths
-    columns |= explained.columns if explained else {}
-    with row_file(Path(given.output), columns) if given.output else nullcontext(CsvStream(sys.stdout, columns)) as file:
-        for verdict in _shown(_verdicts(guard, paths, given)):
-            file.write(asdict(verdict) | (explained.of(verdict) if explained else {}))
-            summary.add(verdict)
-        if summary.images == 0:  # raised inside, so that no empty file takes an older one's place
-            places = "standard input" if _is_listed(given) else ", ".join(map(printable, given.images))
-            left = passed.sentence("There") and f" {passed.sentence('There')}"
-            raise Refusal(f"`score` should find image files. Got none in {places}.{left} Name others.")
-    return summary
+    if images in _LISTED:
+        if sys.stdin is None or sys.stdin.isatty():
+            raise Refusal(
+                "`score` should be given image files, folders or patterns, or a list of files on standard input."
+            )
+        if isinstance(sys.stdin, io.TextIOWrapper):  # names of files need not be UTF-8
+            sys.stdin.reconfigure(errors="surrogateescape")
+        return image_paths((line.rstrip("\n") for line in sys.stdin if line.strip()), passed)
+    if not any(os.path.lexists(os.path.expanduser(one)) or glob.has_magic(one) for one in images):
+        raise Refusal(
+            f"`score` should be given files or folders that exist. Got `{printable(images[0])}`. Correct the path."
+        )
+    return image_paths(images, passed)
 
 
-def _verdicts(guard: "Guard", paths: Iterator[str], given: Request) -> "Iterator[FileVerdict]":
-    from lightning_gradood.guard import Processes, score_files, score_files_on_processes
+def _nothing_found(images: list[str], passed: "PassedOver") -> ValueError:
+    from lightning_gradood.core import Refusal, printable
 
-    if given.processes == 1:
-        return score_files(guard, paths, given.batch_size, given.max_megapixels)
-    processes = Processes(given.processes, given.guard, given.trust, given.device)
-    return score_files_on_processes(guard, paths, processes, given.batch_size, given.max_megapixels)
+    places = "standard input" if images in _LISTED else ", ".join(map(printable, images))
+    left = f" {passed.sentence('There')}" if passed.counts else ""
+    return Refusal(f"`score` should find image files. Got none in {places}.{left} Name others.")
 
 
 def _shown(verdicts: "Iterator[FileVerdict]") -> "Iterator[FileVerdict]":
@@ -161,63 +166,73 @@ def _shown(verdicts: "Iterator[FileVerdict]") -> "Iterator[FileVerdict]":
             sys.stderr.flush()
 
 
-def _guard(given: Request) -> "Guard":
-    import torch
+class Summary:
+    """Counts of what was scored."""
 
-    from lightning_gradood.core import Refusal
-    from lightning_gradood.guard import Guard
+    def __init__(self) -> None:
+        self.files = self.unreadable = self.flagged = 0
 
-    try:
-        torch.empty(0, device=given.device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).strip().splitlines()[0].rstrip(".")
-        raise Refusal(
-            f"`--device` should be a device of this machine. Got `--device {given.device}`: {reason}."
-        ) from error
-    guard = Guard.load(given.guard, given.trust, given.device)
-    if given.threshold is not None:
-        return guard.with_threshold(given.threshold)
-    return guard if given.false_positive_rate is None else guard.with_false_positive_rate(given.false_positive_rate)
+    def add(self, verdict: "FileVerdict") -> None:
+        """Count a file."""
+        self.files += 1
+        self.unreadable += verdict.error is not None
+        self.flagged += bool(verdict.flagged)
 
+    def sentence(self, guard: "Guard") -> str:
+        """How many were flagged, with a binomial 95 % interval, and how many would be if all were normal."""
+        from lightning_gradood.metrics import binomial_interval
 
-def _paths(given: Request, passed: "PassedOver") -> Iterator[str]:
-    """The files of the command line, or those of a list on standard input."""
-    from lightning_gradood.core import Refusal, printable
-    from lightning_gradood.guard import image_paths
-
-    if _is_listed(given):
-        if sys.stdin is None or sys.stdin.isatty():
-            raise Refusal(
-                "`score` should be given image files, folders or patterns, or a list of files on standard input."
-            )
-        if isinstance(sys.stdin, io.TextIOWrapper):  # names of files need not be UTF-8
-            sys.stdin.reconfigure(errors="surrogateescape")
-        return image_paths((line.rstrip("\n") for line in sys.stdin if line.strip()), passed)
-    if not any(os.path.lexists(os.path.expanduser(one)) or _is_pattern(one) for one in given.images):
-        raise Refusal(
-            f"`score` should be given files or folders that exist. Got `{printable(given.images[0])}`. Correct the path."
+        number = self.files - self.unreadable
+        low, high = (100 * bound for bound in binomial_interval(self.flagged, number))
+        share = 100 * self.flagged / number if number else 0.0
+        expected = float((guard.calibration > guard.threshold).sum() + 1) / (len(guard.calibration) + 1)
+        left = f", {self.unreadable} could not be scored" if self.unreadable else ""
+        return (
+            f"{number} images scored{left}: {self.flagged} flagged, {share:.1f} % [{low:.1f}, {high:.1f}]; of normal images "
+            f"at most {expected * number:.0f}, {100 * expected:.3g} %, are expected."
         )
-    return image_paths(given.images, passed)
 
 
-def _is_listed(given: Request) -> bool:
-    return given.images in ([], ["-"])
+class Explained:
+    """What `--explain` adds: `columns` with the contribution of every reading, and figures of the first images.
 
+    Args:
+        number: of figures, where there is a `folder` for them.
+    """
 
-def _is_pattern(name: str) -> bool:
-    return any(sign in name for sign in "*?[")
+    def __init__(self, guard: "Guard", number: int, folder: Path | None, megapixels: float) -> None:
+        from lightning_gradood.core import PixelLimit
+        from lightning_gradood.guard import reading_names
 
+        self.guard, self.folder, self.limit = guard, folder, PixelLimit(megapixels)
+        self.number, self.drawn = number if folder else 0, 0
+        self.columns = {"baseline": float} | {f"contribution/{name}": float for name in reading_names(guard)}
 
-def _check(given: Request) -> None:
-    from lightning_gradood.core import Refusal
-    from lightning_gradood.records import ENDINGS
+    def of(self, verdict: "FileVerdict", path: str) -> dict[str, float | None]:
+        """The columns of one image; a figure is drawn while any are left."""
+        from lightning_gradood.core import read_picture
+        from lightning_gradood.guard import explain
 
-    if given.false_positive_rate is not None and given.threshold is not None:
-        raise Refusal("`--false_positive_rate` and `--threshold` should not be given together. Got both. Remove one.")
-    if given.output and Path(given.output).suffix.lower() not in ENDINGS:
-        raise Refusal(
-            f"`--output` should end in {', '.join(ENDINGS)}. Got `--output {given.output}`. Name the format so."
+        if verdict.error is not None:
+            return dict.fromkeys(self.columns)
+        pixels = self.guard.read(read_picture(path, self.guard.about.picture, self.limit), verdict.path)
+        (found,) = explain(self.guard, pixels[None], heat=self.drawn < self.number)
+        if self.drawn < self.number:
+            self.drawn += 1
+            self._draw(verdict, pixels, found)
+        return dict(zip(self.columns, (found.baseline, *found.contributions.values()), strict=True))
+
+    def _draw(self, verdict: "FileVerdict", pixels: "Tensor", found: "Explanation") -> None:
+        from lightning_gradood.core import as_float, atomic_write
+        from lightning_gradood.report import as_png, explanation_figure
+
+        image = (as_float(pixels) * 255).round().byte().permute(1, 2, 0).numpy()
+        flag = "flagged" if verdict.flagged else "not flagged"
+        title = (
+            f"{verdict.path}: {verdict.prediction}, score {verdict.score:.4g}, p-value {verdict.p_value:.3g}, {flag}"
         )
-    for path in (given.output, figure_folder(given)):
-        if path:
-            refuse_existing("--output", Path(path), given.overwrite)
+        heat = None if found.heat is None else found.heat.numpy()
+        figure = explanation_figure(image, heat, found.contributions, title, found.note)
+        name = f"{self.drawn:03d}_{Path(verdict.path).stem}.png"
+        with atomic_write(Path(str(self.folder), name), "--output") as file:
+            file.write(as_png(figure))

@@ -13,28 +13,24 @@ files:
 """
 
 from lightning_gradood.guard.explain import Explanation, explain, mean_readings, reading_names
-from lightning_gradood.guard.files import (
-    COLUMNS,
+from lightning_gradood.guard.folder import Description, read_description
+from lightning_gradood.guard.guard import Guard, Verdict
+from lightning_gradood.guard.saving import Recipe, save_guard
+from lightning_gradood.guard.scoring import (
     FileVerdict,
     ImageBytes,
-    OtherShape,
-    Verdict,
+    Processes,
     image_paths,
     score_files,
+    score_files_on_processes,
 )
-from lightning_gradood.guard.folder import Description, read_description
-from lightning_gradood.guard.guard import Guard
-from lightning_gradood.guard.processes import Processes, score_files_on_processes
-from lightning_gradood.guard.saving import Recipe, save_guard
 
 __all__ = [
-    "COLUMNS",
     "Description",
     "Explanation",
     "FileVerdict",
     "Guard",
     "ImageBytes",
-    "OtherShape",
     "Processes",
     "Recipe",
     "Verdict",

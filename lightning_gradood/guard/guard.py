@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import threading
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Self
@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from lightning_gradood.core import MEGAPIXELS, Picture, Portions, Refusal, as_float, decode, to_pixels, upright
 from lightning_gradood.detectors import Detector, load_detector, score_in_blocks
 from lightning_gradood.gradients import parameter_names
-from lightning_gradood.guard.files import FileVerdict, ImageBytes, OtherShape, Verdict, score_files
 from lightning_gradood.guard.folder import (
     DETECTOR,
     NETWORK,
@@ -27,10 +26,34 @@ from lightning_gradood.guard.folder import (
     read_description,
     read_tensors,
 )
+from lightning_gradood.guard.scoring import FileVerdict, ImageFile, OtherShape, score_files
 from lightning_gradood.metrics import conformal_p_values, conformal_threshold
 from lightning_gradood.networks import Normalized, TwoLogits
 from lightning_gradood.probes import Probe, read_probes
 from lightning_gradood.records import NORMAL, Records
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a guard says of N images.
+
+    Args:
+        scores: higher = more anomalous, float64 [N].
+        p_values: share of normal images, the calibration images and the image itself, that score at least as high,
+            float64 [N] in (0, 1].
+        flagged: whether the score is above the threshold, bool [N].
+        predictions: the classifier's, int64 [N].
+        probabilities: the largest softmax probability, float64 [N].
+    """
+
+    scores: np.ndarray
+    p_values: np.ndarray
+    flagged: np.ndarray
+    predictions: np.ndarray
+    probabilities: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.scores)
 
 
 class Guard:
@@ -68,9 +91,10 @@ class Guard:
             trust: packages of your own whose classes `guard.json` may name.
 
         Raises:
-            Refusal: a file is missing, altered or of a newer format, or a class is not trusted, not installed or
-                changed.
+            Refusal: a file is missing, altered or of a newer format; a class is not trusted, not installed or changed;
+                or this machine has no such device.
         """
+        _refuse_missing(device)
         place = Path(folder)
         about = read_description(place)
         with built_or_refused(place):
@@ -90,18 +114,20 @@ class Guard:
             Refusal: they have another shape or range, or give logits that are not finite.
         """
         self._check(images)
+        return self.score(images)
+
+    def score(self, images: Tensor) -> Verdict:
+        """Score images that are as `read` makes them, without looking at their shape and range again."""
         if not len(images):
-            return self._verdict(np.empty(0), np.empty(0, dtype=np.int64), np.empty(0))
-        parts = [
-            found
-            for block in torch.split(images, self.about.batch_size)
-            for found in self._portions.run(partial(self._read, block), len(block))
-        ]
+            none = np.empty(0)
+            return Verdict(none, none, none.astype(bool), none.astype(np.int64), none)
+        blocks = torch.split(images, self.about.batch_size)
+        parts = [found for block in blocks for found in self._portions.run(partial(self._read, block), len(block))]
         records, probabilities = zip(*parts, strict=True)
         table = Records.concatenate(list(records))
-        return self._verdict(
-            score_in_blocks(self.detector, table), table.column("prediction"), np.concatenate(probabilities)
-        )
+        scores, predictions = score_in_blocks(self.detector, table), table.column("prediction").astype(np.int64)
+        p_values = conformal_p_values(self.calibration, scores)
+        return Verdict(scores, p_values, scores > self.threshold, predictions, np.concatenate(probabilities))
 
     def read(self, picture: Picture, name: str = "picture") -> Tensor:
         """Convert a picture to the network's input: uint8, or float32 in [0, 1], [C, H, W].
@@ -120,7 +146,7 @@ class Guard:
         return pixels
 
     def score_files(
-        self, paths: Iterable[str | Path | ImageBytes], batch_size: int | None = None, megapixels: float = MEGAPIXELS
+        self, paths: Iterable[ImageFile], batch_size: int | None = None, megapixels: float = MEGAPIXELS
     ) -> Iterator[FileVerdict]:
         """Score image files in their order; see `guard.score_files`."""
         return score_files(self, paths, batch_size, megapixels)
@@ -190,9 +216,13 @@ class Guard:
         )
         return records, logits.softmax(dim=1).amax(dim=1).numpy()
 
-    def _verdict(self, scores: np.ndarray, predictions: np.ndarray, probabilities: np.ndarray) -> Verdict:
-        p_values = conformal_p_values(self.calibration, scores)
-        return Verdict(scores, p_values, scores > self.threshold, predictions.astype(np.int64), probabilities)
+
+def _refuse_missing(device: str | torch.device) -> None:
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).strip().splitlines()[0].rstrip(".")
+        raise Refusal(f"`--device` should be a device of this machine. Got `--device {device}`: {reason}.") from error
 
 
 def _network(folder: Path, about: Description, trust: Collection[str]) -> nn.Module:

@@ -2,6 +2,7 @@
 
 import csv
 import errno
+import functools
 import io
 import json
 import math
@@ -16,7 +17,7 @@ from PIL import Image
 from tiny import all_refused, called, refused, write_digits
 
 from lightning_gradood.cli.plain import call
-from lightning_gradood.cli.score import _SPELLING, Request
+from lightning_gradood.cli.score import _SPELLING, _score
 from lightning_gradood.records import read_columns, read_rows
 
 PLAIN = ["score", "drift", "compare", "configs", "dashboard"]
@@ -116,13 +117,18 @@ def test_what_cannot_be_done_is_refused_in_a_sentence(score, capsys):
 
 
 def test_flags_are_spelt_as_ever():
-    def parsed(*words):
-        return call("score", Request, ["--guard", "g", *words], "", **_SPELLING)
+    @functools.wraps(_score)
+    def given(**flags):
+        return flags
 
-    assert parsed("1", "null", "[a]", "-").images == ["1", "null", "[a]", "-"]
-    given = parsed("--overwrite", "a.png", "b.png", "--trust", "one", "--trust=two", "--threshold=-inf", "--explain")
-    assert (given.images, given.overwrite, given.trust) == (["a.png", "b.png"], True, ["one", "two"])
-    assert (given.threshold, given.explain, parsed("--explain", "3").explain) == (-math.inf, 8, 3)
+    def parsed(*words):
+        return call("score", given, ["--guard", "g", *words], "", **_SPELLING)
+
+    assert parsed("1", "null", "[a]", "-")["images"] == ["1", "null", "[a]", "-"]
+    found = parsed("--overwrite", "a.png", "b.png", "--trust", "one", "--trust=two", "--threshold=-inf", "--explain")
+    assert (found["images"], found["overwrite"], found["trust"]) == (["a.png", "b.png"], True, ["one", "two"])
+    assert (found["threshold"], found["explain"]) == (-math.inf, 8)
+    assert parsed("--explain", "3")["explain"] == 3
 
 
 @pytest.mark.parametrize("ending", ["parquet", "csv"])
