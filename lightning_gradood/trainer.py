@@ -10,7 +10,7 @@ from pathlib import Path
 import lightning.pytorch as pl
 from lightning.pytorch.utilities import rank_zero_warn
 
-from lightning_gradood.core import LOG, Refusal, as_float, progress, refused_as, stage
+from lightning_gradood.core import LOG, Refusal, progress, refused_as, stage
 from lightning_gradood.data import ImageDataModule
 from lightning_gradood.detectors import Detector, save_detector
 from lightning_gradood.evaluation import (
@@ -24,20 +24,12 @@ from lightning_gradood.evaluation import (
     notes_on_left_out,
     notes_on_zeros,
     refuse_all_failed,
-    refuse_single,
     trials_of,
     trials_of_process,
 )
-from lightning_gradood.extraction import (
-    CacheEntry,
-    ProbeTask,
-    ids_of,
-    leave_out_bad,
-    prepared_states,
-    read_records,
-    try_probes,
-)
+from lightning_gradood.extraction import CacheEntry, ProbeCallback, ids_of, leave_out_bad, prepare, read_records
 from lightning_gradood.guard import Recipe
+from lightning_gradood.preflight import preflight
 from lightning_gradood.probes import PixelProbe
 from lightning_gradood.records import NORMAL, RecordCache, Records
 from lightning_gradood.report import (
@@ -53,10 +45,9 @@ from lightning_gradood.report import (
     no_guard,
     without_anomalies_sentence,
 )
-from lightning_gradood.tasks import ClassificationTask, check_network
+from lightning_gradood.tasks import ClassificationTask
 
 DEFAULT_CACHE = "runs/.records"
-_FLOAT32_WEIGHTS = ("32-true", "16-mixed", "bf16-mixed")
 
 
 class Trainer(pl.Trainer):
@@ -69,8 +60,8 @@ class Trainer(pl.Trainer):
 
     experiment: str | None = None
     failures: Sequence[Failure] = ()
-    _checked: tuple[object, ...] = ()
-    _checked_stage_two: tuple[object, ...] = ()
+    _looked_at: tuple[object, ...] = ()
+    _entries: Sequence[CacheEntry] = ()
 
     @property
     def _experiment_name(self) -> str:
@@ -96,21 +87,27 @@ class Trainer(pl.Trainer):
         """
         settings = settings or DetectionSettings()
         self.load(model, ckpt_path)
-        self.check(model, datamodule, settings)
+        self.preflight("extract", model, datamodule, settings)
+        return self._extract(model, datamodule, settings, RecordCache(cache_dir))
+
+    def _extract(
+        self, model: ClassificationTask, datamodule: ImageDataModule, settings: DetectionSettings, cache: RecordCache
+    ) -> list[CacheEntry]:
         datamodule.make_synthetic(*settings.outliers(datamodule.knows_anomalies))
         probes = settings.probes(datamodule.knows_anomalies)
         pixels = [PixelProbe(datamodule.keep_pixels)] if datamodule.keep_pixels else []
-        cache = RecordCache(cache_dir)
-        task = ProbeTask(model.network, datamodule, [*probes, *pixels], cache, settings.on_bad_image)
+        reading = ProbeCallback([*probes, *pixels], cache, settings.on_bad_image, only_missing=True)
+        callbacks: list[pl.Callback] = self.callbacks  # type: ignore[attr-defined]
+        callbacks.append(reading)
         try:
             with stage("probing", self), warnings.catch_warnings():
                 warnings.filterwarnings("ignore", "Total length of .* across ranks is zero")  # every record is there
-                self.predict(task, return_predictions=False, weights_only=True)
-        except BaseException:  # a kill too: what was read is written before it passes
-            task.reader.abandon()
-            raise
-        model.network = task.network  # with a second logit, where it had one
-        return task.reader.plan.entries
+                self.predict(model, datamodule=datamodule, return_predictions=False, weights_only=True)
+        finally:
+            callbacks.remove(reading)
+        model.network = reading.reading.network  # with a second logit, where it had one
+        self._entries = reading.entries
+        return reading.entries
 
     def detect(
         self,
@@ -135,8 +132,9 @@ class Trainer(pl.Trainer):
             on every process.
         """
         settings = settings or DetectionSettings()
-        self.check_stage_two(datamodule, settings)
         ckpt_path = ckpt_path and self._file(ckpt_path)
+        self.load(model, ckpt_path)
+        self.preflight("detect", model, datamodule, settings)
         with self._alert_of_failure():
             datasets, outcomes, report = self._fit_and_report(model, datamodule, ckpt_path, settings, cache_dir)
             self.strategy.barrier("reported")
@@ -159,8 +157,8 @@ class Trainer(pl.Trainer):
         cache_dir: str,
     ) -> tuple[DetectionDatasets, list[Outcome], DetectionReport | None]:
         started = time.perf_counter()
-        entries = self.extract(model, datamodule, ckpt_path, settings, cache_dir)
-        cache, split_of = RecordCache(cache_dir), datamodule.manifest.split_of
+        cache = RecordCache(cache_dir)
+        entries, split_of = self._extract(model, datamodule, settings, cache), datamodule.manifest.split_of
         sources = dict.fromkeys(entry.source for entry in entries)
         records = {
             source: read_records(cache, entries, source).with_splits(split_of, ids_of(datamodule, source))
@@ -204,46 +202,18 @@ class Trainer(pl.Trainer):
         own = [one for one in self.callbacks if isinstance(one, ReportCallback)]  # type: ignore[attr-defined]
         return [*own, *(one for one in self.callbacks if isinstance(one, WandbCallback))]  # type: ignore[attr-defined]
 
-    def check(
+    def preflight(
         self,
+        verb: str,
         model: ClassificationTask,
         datamodule: ImageDataModule,
         settings: DetectionSettings | None = None,
-        training: bool = False,
     ) -> None:
-        """Refuse a network that does not fit the images, or that a detector cannot read, before any long work.
-
-        Two images pass through the network, once for each model and data. Only the first process looks: it may have to
-        download the images, and the others wait for it in `prepare_data`. `training` checks the training images instead
-        of the normal source's; without `settings` no probes are tried.
-        """
-        if settings is not None:
-            self._refuse_unfit_settings()
-            datamodule.try_built_in_probes()
-        if not self.is_global_zero or self._checked == (model, datamodule, settings):
-            return
-        source = datamodule.train_source if training else datamodule.normal_source
-        images = as_float(source.images(range(min(2, len(source)))))
-        if training:
-            datamodule.try_augment(images)
-        classes = None if datamodule.output_names else datamodule.num_classes  # else `fit_outputs` compares them
-        outputs = check_network(model.network, images.to(model.device), classes)
-        for note in datamodule.fit_outputs(outputs):
-            sys.stdout.write(f"{note}\n")
-        if settings is not None:
-            try_probes(settings.probes(datamodule.knows_anomalies), model.network, images.to(model.device), outputs)
-        self._checked = (model, datamodule, settings)
-
-    def check_stage_two(self, datamodule: ImageDataModule, settings: DetectionSettings) -> None:
-        """Refuse settings and sources on which `detect` would fail; opens and splits sources on the first process."""
-        datamodule.try_built_in_probes()
-        settings.guarding(datamodule.knows_anomalies)
-        refuse_single(datamodule.anomaly_names, settings.protocol)
-        if self.is_global_zero and self._checked_stage_two != (datamodule, settings):
-            counts = datamodule.manifest.counts[NORMAL]
-            settings.check_train_images(counts["train"], datamodule.knows_anomalies)
-            settings.check_normal_images(counts["val"], datamodule.knows_anomalies)
-            self._checked_stage_two = (datamodule, settings)
+        """Refuse what a verb would fail on later, before any long work; once for each model, data and settings."""
+        looked_at = (model, datamodule, settings, settings is not None and verb in ("fit", "detect"))
+        if self._looked_at != looked_at:
+            preflight(verb, self, model, datamodule, settings)
+            self._looked_at = looked_at
 
     def load(self, model: ClassificationTask, ckpt_path: str | None) -> None:
         """Load a classifier's weights, never executing code.
@@ -269,18 +239,6 @@ class Trainer(pl.Trainer):
         if not path:
             raise Refusal("`ckpt_path` should be `best` only after a `fit` that kept checkpoints. Name a file.")
         return str(path)
-
-    def _refuse_unfit_settings(self) -> None:
-        if self.limit_predict_batches != 1.0 and not self.fast_dev_run:  # type: ignore[attr-defined]
-            raise Refusal(
-                "`trainer.limit_predict_batches` should be 1.0 without `fast_dev_run`, as every image needs its record. "
-                f"Got {self.limit_predict_batches}. Use `--data.limits.images` to take fewer images."
-            )
-        if self.precision not in _FLOAT32_WEIGHTS:
-            raise Refusal(
-                "`trainer.precision` should leave the weights in float32, in which every image is probed. "
-                f"Got `precision = {self.precision}`. Use one of {', '.join(_FLOAT32_WEIGHTS)}."
-            )
 
     def _fit_detectors(
         self, settings: DetectionSettings, datasets: DetectionDatasets, datamodule: ImageDataModule
@@ -315,11 +273,9 @@ class Trainer(pl.Trainer):
                 chosen = choose_guard(place, settings, datasets, self.failures)
             except Refusal as refusal:
                 summary = no_guard(refusal, folder)
-        probes = [] if chosen is None else [probe for probe in chosen.detector.probes if probe.needs_preparation]
-        probes = self.strategy.broadcast(probes)
+        probes = self.strategy.broadcast([] if chosen is None else chosen.detector.probes)
         network = place.model.network.to(self.strategy.root_device)
-        cache = RecordCache(place.cache_dir)
-        states = prepared_states(probes, network, place.datamodule, cache, self)
+        states = prepare(probes, network, place.datamodule, self._entries, RecordCache(place.cache_dir), self)
         if self.is_global_zero:
             if chosen is not None:
                 summary = keep_guard(folder, place, chosen, datasets.records[NORMAL], states)

@@ -20,7 +20,7 @@ LEVELS = [
     {"probes", "data", "tasks"},
     {"detectors"},
     {"evaluation", "extraction", "guard"},
-    {"report"},
+    {"report", "preflight"},
     {"trainer", "experiments"},
     {"cli"},
     {"__main__"},
@@ -35,9 +35,10 @@ OUTSIDE = {
 }  # fmt: skip
 # Lines of a room. A commit that needs more raises the number here, and says why.
 BUDGET = {
-    "__init__": 8, "__main__": 3, "cli": 2308, "core": 2129, "data": 2072, "detectors": 2524, "evaluation": 944,
-    "experiments": 1131, "extraction": 1111, "gradients": 4055, "guard": 1210, "metrics": 863, "networks": 963,
-    "perturbations": 2163, "probes": 717, "records": 855, "report": 3171, "tasks": 777, "trainer": 328,
+    "__init__": 8, "__main__": 3, "cli": 2291, "core": 2129, "data": 2097, "detectors": 2524, "evaluation": 944,
+    "experiments": 1130, "extraction": 943, "gradients": 4055, "guard": 1210, "metrics": 863, "networks": 963,
+    "perturbations": 2163, "preflight": 73, "probes": 717, "records": 855, "report": 3171, "tasks": 747,
+    "trainer": 284,
 }  # fmt: skip
 
 
@@ -108,7 +109,7 @@ def test_rooms_for_plain_torch_do_not_bring_lightning_along():
 
 def test_a_front_door_lists_all_that_it_imports_shows_an_example_and_every_name_says_what_it_is():
     wrong = []
-    for room in set().union(*LEVELS) - {"trainer", "__main__"}:
+    for room in set().union(*LEVELS) - {"preflight", "trainer", "__main__"}:
         module = importlib.import_module(f"lightning_gradood.{room}")
         nodes = [node for node in TREES[PACKAGE / room / "__init__.py"].body if isinstance(node, ast.ImportFrom)]
         imported = sorted(alias.asname or alias.name for node in nodes for alias in node.names)

@@ -1,4 +1,4 @@
-"""What is looked at before the first step: files from which `fit` cannot go on, training that keeps no classifier, threads."""
+"""What is looked at before the first step: files from which `fit` cannot go on, and threads."""
 
 import os
 from contextlib import ExitStack
@@ -25,15 +25,6 @@ def check_resumable(path: str, model: ClassificationTask) -> None:
         )
     with refused_as(path="ckpt_path"):
         model.load_trained_weights(path)
-
-
-def check_checkpointing(trainer: Any) -> None:
-    """Refuse to train for stage two without keeping the classifier."""
-    if trainer.checkpoint_callback is None:
-        raise Refusal(
-            "`trainer.enable_checkpointing` should be on, as stage two probes the best checkpoint. Got false. "
-            "Leave it on, or stop after the classifier with --detection null."
-        )
 
 
 _MOST_THREADS = 1024

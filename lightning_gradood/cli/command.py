@@ -18,7 +18,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities import rank_zero_info
 
-from lightning_gradood.cli.checks import check_checkpointing, check_resumable, set_threads
+from lightning_gradood.cli.checks import check_resumable, set_threads
 from lightning_gradood.cli.defaults import (
     LAST,
     RunIdentity,
@@ -196,12 +196,8 @@ class Command(LightningCLI):
         self._on_folder(refuse_foreign)
         if checkpoint := self._resumed():
             check_resumable(checkpoint, self.model)
-        self.model.prepare_training(self.trainer)
-        self.trainer.check(self.model, self.datamodule, self.detection, training=True)
-        if self.detection is not None:
-            if not self._setting("trainer").fast_dev_run:
-                check_checkpointing(self.trainer)
-            self.trainer.check_stage_two(self.datamodule, self.detection)
+        self.model.load_initial_weights()
+        self.trainer.preflight("fit", self.model, self.datamodule, self.detection)
         if self.trainer.is_global_zero:  # the others wait until the images are there
             self.datamodule.compare_with_training()
         self._choose_threads()
@@ -220,13 +216,13 @@ class Command(LightningCLI):
     def before_detect(self) -> None:
         """Look at everything that can be refused before the folder is claimed."""
         self._on_folder(refuse_foreign)
-        self.trainer.check_stage_two(self.datamodule, self._check_probing())
+        self._check_probing("detect")
         self._take_folder()
 
     def before_extract(self) -> None:
         """Look at everything that can be refused."""
         self._on_folder(refuse_unclaimed)
-        self._check_probing()
+        self._check_probing("extract")
 
     def detect(self, model: ClassificationTask, datamodule: ImageDataModule, ckpt_path: str | None) -> None:
         """Stage two alone."""
@@ -283,20 +279,16 @@ class Command(LightningCLI):
         if self._setting("run_dir") is not None:
             self._on_folder(refuse_unclaimed)
         self.trainer.load(self.model, self._classifier())
-        self.trainer.check(self.model, self.datamodule, training=self.subcommand == "validate")
+        self.trainer.preflight(str(self.subcommand), self.model, self.datamodule)
         self._claim()
         verb(**{**kwargs, "weights_only": True})
 
-    def _check_probing(self) -> DetectionSettings:
-        settings = self.detection
-        if settings is None:
-            raise Refusal(
-                f"`detection` should hold settings for `{self.subcommand}`. Got null. Remove --detection null."
-            )
+    def _check_probing(self, verb: str) -> None:
+        if self.detection is None:
+            raise Refusal(f"`detection` should hold settings for `{verb}`. Got null. Remove --detection null.")
         self.trainer.load(self.model, self._classifier())
-        self.trainer.check(self.model, self.datamodule, settings)
+        self.trainer.preflight(verb, self.model, self.datamodule, self.detection)
         self._choose_threads()
-        return settings
 
     def _choose_threads(self) -> None:
         set_threads(self.trainer, self._setting("threads"), self.leaving)

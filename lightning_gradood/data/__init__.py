@@ -25,6 +25,7 @@ from lightning_gradood.data.classes import Outputs
 from lightning_gradood.data.datamodule import ImageDataModule
 from lightning_gradood.data.datasets import DatasetSource, LoadedSource
 from lightning_gradood.data.folder import FolderSource, Limits
+from lightning_gradood.data.loaders import RowChooser
 from lightning_gradood.data.perturbations import BUILT_IN, Perturbations, PerturbedSource, built_in_probes
 from lightning_gradood.data.source import ImageBatch, Listing, Source, class_name, row_keys
 from lightning_gradood.data.splits import Manifest, Split, make_manifest, split_rows
@@ -45,6 +46,7 @@ __all__ = [
     "PerturbedSource",
     "PhotoPatches",
     "RandomCropFlip",
+    "RowChooser",
     "Source",
     "Split",
     "built_in_probes",

@@ -26,7 +26,13 @@ from lightning_gradood.data.classes import Outputs, fit_to_outputs
 from lightning_gradood.data.datasets import LoadedSource
 from lightning_gradood.data.duplicates import groups_of, refuse_two_roles, say_duplicates, say_shared, say_trained_on
 from lightning_gradood.data.folder import Limits, Opening, refuse_other_shape
-from lightning_gradood.data.loaders import labelled, make_loader, refuse_fewer_than_processes, training_parts
+from lightning_gradood.data.loaders import (
+    RowChooser,
+    labelled,
+    make_loader,
+    refuse_fewer_than_processes,
+    training_parts,
+)
 from lightning_gradood.data.perturbations import Made, Perturbations, PerturbedSource, built_in_probes
 from lightning_gradood.data.source import ImageBatch, Source
 from lightning_gradood.data.splits import Manifest, Rows, Split, exact_shares, make_manifest
@@ -98,6 +104,8 @@ class ImageDataModule(LightningDataModule):
         """The network's outputs by name, where they came with its weights; set it before a source is opened."""
         self.outputs: int | None = None
         """How many outputs the network has; None until `fit_outputs` is told."""
+        self.predict_sources: list[str] = []
+        """The names of the predict loaders, in their order, from when these are made."""
         self.opening = Opening(transform, limits)
 
     @cached_property
@@ -227,11 +235,6 @@ class ImageDataModule(LightningDataModule):
                 vars(self).pop(kept, None)
         return notes
 
-    @property
-    def predict_sources(self) -> list[str]:
-        """The names of the predict loaders, in their order."""
-        return list(self.detection_sources)
-
     @override
     def prepare_data(self) -> None:
         # open what the stage needs: one process alone downloads what may be downloaded
@@ -258,8 +261,14 @@ class ImageDataModule(LightningDataModule):
 
     @override
     def predict_dataloader(self) -> list[DataLoader[ImageBatch]]:
-        rows = {name: range(len(source)) for name, source in self.detection_sources.items()}
-        return self.probe_dataloaders(rows, 1 if self.trainer is None else self.trainer.world_size)
+        trainer = self.trainer
+        sizes = {name: len(source) for name, source in self.detection_sources.items()}
+        rows: Mapping[str, Sequence[int] | Rows] = {name: range(size) for name, size in sizes.items()}
+        if trainer is not None:
+            for chooser in (one for one in trainer.callbacks if isinstance(one, RowChooser)):  # type: ignore[attr-defined]
+                rows = chooser.choose_rows(trainer, self)
+        self.predict_sources = list(rows)
+        return self.probe_dataloaders(rows, 1 if trainer is None else trainer.world_size)
 
     def probe_dataloaders(
         self, rows: Mapping[str, Sequence[int] | Rows], processes: int

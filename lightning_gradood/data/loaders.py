@@ -1,8 +1,11 @@
-"""Data loaders over loaded sources."""
+"""Data loaders over loaded sources, and the callbacks that choose what `predict` loads."""
 
 import warnings
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any
 
+import lightning.pytorch as pl
 import numpy as np
 import torch
 from lightning.fabric.utilities.warnings import PossibleUserWarning
@@ -14,6 +17,17 @@ from lightning_gradood.data.datasets import LoadedSource, SourceRows
 from lightning_gradood.data.duplicates import groups_of, say_duplicates
 from lightning_gradood.data.source import ImageBatch, as_it_is
 from lightning_gradood.data.splits import Rows, split_rows
+
+
+class RowChooser(pl.Callback, ABC):
+    """A callback that chooses which images of an `ImageDataModule` a Trainer's `predict` loads."""
+
+    @abstractmethod
+    def choose_rows(self, trainer: pl.Trainer, data: Any) -> Mapping[str, Sequence[int] | Rows]:
+        """Return rows by detection source, in the order of the loaders; a source that is not named has no loader.
+
+        It is called on every process when the network has its weights and its device, before the loop begins.
+        """
 
 
 def make_loader(

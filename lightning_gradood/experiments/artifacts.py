@@ -20,7 +20,7 @@ from torch.profiler import ProfilerActivity, profile
 from typing_extensions import override
 
 from lightning_gradood.core import Refusal, as_float, atomic_write, parse_json
-from lightning_gradood.extraction import ProbeReader, ProbeTask
+from lightning_gradood.extraction import ProbeCallback
 from lightning_gradood.networks import state_digest
 from lightning_gradood.probes import Probe
 from lightning_gradood.report import DetectionReport, GuardSummary, ReportCallback
@@ -149,23 +149,23 @@ class StoreArtifacts(ReportCallback):
     def __init__(self) -> None:
         super().__init__(figures=False)
         self._probes: dict[str, dict[str, float]] = {}
-        self._reader: ProbeReader | None = None
+        self._probing: ProbeCallback | None = None
 
     @override
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        if isinstance(pl_module, ProbeTask):
-            self._reader = pl_module.reader
+        callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        self._probing = next((one for one in callbacks if isinstance(one, ProbeCallback)), None)
 
     @override
     def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if not trainer.is_global_zero or not isinstance(pl_module, ProbeTask):
+        if not trainer.is_global_zero or self._probing is None:
             return
-        reader = pl_module.reader
-        source = reader.data.normal_source
+        reading = self._probing.reading
+        source = reading.data.normal_source
         images = as_float(source.images(range(min(_IMAGES, len(source))))).to(pl_module.device)
-        read = {entry.probe for entry in reader.plan.missing}
-        timed = [probe for probe in reader.probes if probe.name in read]
-        self._probes = {probe.name: probe_cost(probe, reader.network, images) for probe in timed}
+        read = {entry.probe for entry in reading.plan.missing}
+        timed = [probe for probe in self._probing.probes if probe.name in read]
+        self._probes = {probe.name: probe_cost(probe, reading.network, images) for probe in timed}
 
     @override
     def on_detect_end(self, trainer: pl.Trainer, report: DetectionReport) -> None:
@@ -185,11 +185,10 @@ class StoreArtifacts(ReportCallback):
         return [one for one in trainer.callbacks if isinstance(one, ReportCallback) and one is not self]  # type: ignore[attr-defined]
 
     def _artifacts(self, report: DetectionReport) -> RunArtifacts:
-        if self._reader is None:
+        if self._probing is None:
             raise RuntimeError("StoreArtifacts stores what `Trainer.detect` has read in a predict loop before.")
-        network = self._reader.network
         return RunArtifacts(
-            weights=state_digest(network),
+            weights=state_digest(self._probing.reading.network),
             norms={source: values[_spread(len(values))] for source, values in report.norms.items()},
             layer_names=report.layer_names,
             samples=report.samples,

@@ -1,6 +1,6 @@
 """The task that trains and evaluates the classifier, and the check that a network fits images."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
@@ -26,7 +26,7 @@ from lightning_gradood.core import (
     wanted_size,
 )
 from lightning_gradood.networks import Normalized, load_weights, two_logits
-from lightning_gradood.tasks.schedules import refuse_endless, refuse_other_schedule, try_optimizer
+from lightning_gradood.tasks.schedules import built, first_line, refuse_endless, refuse_infinite, refuse_other_schedule
 
 
 def check_network(network: nn.Module, images: Tensor, classes: int | None) -> int:
@@ -50,7 +50,7 @@ def check_network(network: nn.Module, images: Tensor, classes: int | None) -> in
         size = wanted_size(network)
         wanted = f" of {size} pixels, which it was built for; these are" if size else ""
         raise Refusal(
-            f"The network should accept images{wanted} of shape {shape}. Got: {_first_line(error)}. Give `data.transform` a "
+            f"The network should accept images{wanted} of shape {shape}. Got: {first_line(error)}. Give `data.transform` a "
             "resize or channel conversion to the network's input, or the network the images' size and channels."
         ) from error
     check_logits_shape(logits, len(images))
@@ -63,16 +63,6 @@ def check_network(network: nn.Module, images: Tensor, classes: int | None) -> in
             f"--model.network.num_classes {classes}."
         )
     return outputs
-
-
-def _say(notes: Iterable[str]) -> None:
-    for note in notes:
-        rank_zero_info(note)
-
-
-def _first_line(error: Exception) -> str:
-    first = next(iter(str(error).strip().splitlines()), "")
-    return (first or type(error).__name__).rstrip(".")
 
 
 def auxiliary_logits(output: Any) -> list[tuple[Tensor, float]]:
@@ -137,6 +127,8 @@ class ClassificationTask(LightningModule):
         self.normalize = normalize
         self.weights = weights
         self.weights_prefix = weights_prefix
+        self.logits_read: Tensor | None = None
+        """What the next `predict_step` returns, where a callback has already read the network for its batch."""
         self._initialised = False
         self._continued: Mapping[str, Any] = {}
         self.optimizer_factory = optimizer
@@ -151,7 +143,9 @@ class ClassificationTask(LightningModule):
         other = {one.dtype for one in self.network.parameters() if one.is_floating_point()} - {torch.float32}
         if other:
             names = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in other))
-            _say([f"The network is built in {names}: it is cast to float32, in which it is trained and probed."])
+            rank_zero_info(
+                f"The network is built in {names}: it is cast to float32, in which it is trained and probed."
+            )
             self.network.float()
 
     def load_initial_weights(self) -> None:
@@ -159,21 +153,26 @@ class ClassificationTask(LightningModule):
         self.use_float32()
         if self.weights is not None and not self._initialised:
             with refused_as(path="model.weights"):
-                _say(load_weights(self.network, self.weights, self.weights_prefix))
+                self._load(self.weights, self.weights_prefix)
         self._initialised = True
 
-    def prepare_training(self, trainer: Any) -> None:
-        """Read the initial weights, and refuse an optimizer or a schedule that cannot be built."""
-        self.load_initial_weights()
-        try_optimizer(self.optimizer_factory, self.scheduler_factory)
+    def try_optimizer(self, trainer: Any) -> None:
+        """Refuse an optimizer or a schedule that cannot be built for a parameter."""
+        optimizer = built("model.optimizer", self.optimizer_factory, [nn.Parameter(torch.ones(2, 2))])
+        refuse_infinite(optimizer)
         if self.scheduler_factory is not None:
             refuse_endless(trainer)
+            built("model.scheduler", self.scheduler_factory, optimizer, 1000)
 
     def load_trained_weights(self, path: str) -> None:
         """Read weights that take the place of the initial ones."""
         self.use_float32()
-        _say(load_weights(self.network, path, None if self.weights else self.weights_prefix))
+        self._load(path, None if self.weights else self.weights_prefix)
         self._initialised = True
+
+    def _load(self, path: str, prefix: str | None) -> None:
+        for note in load_weights(self.network, path, prefix):
+            rank_zero_info(note)
 
     @override
     def setup(self, stage: str) -> None:
@@ -204,7 +203,8 @@ class ClassificationTask(LightningModule):
 
     @override
     def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
-        return self(batch[0])  # type: ignore[no-any-return]  # LightningModule.__call__ is untyped
+        logits, self.logits_read = self.logits_read, None
+        return self(batch[0]) if logits is None else logits
 
     @override
     def on_load_checkpoint(self, checkpoint: Mapping[str, Any]) -> None:

@@ -5,12 +5,9 @@ A schedule is any class whose first parameters are the optimizer and the total n
 
 import inspect
 import math
-import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-import torch
-from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, OneCycleLR
 
@@ -77,55 +74,28 @@ def _schedule_settings(scheduler: LRScheduler) -> dict[str, Any]:
     return {name: value for name, value in scheduler.state_dict().items() if name in given - {"last_epoch"}}
 
 
-_STEPS = 1000  # of a schedule that is only tried
-
-
-def try_optimizer(
-    optimizer: Callable[[Iterable[nn.Parameter]], Optimizer],
-    scheduler: Callable[[Optimizer, int], LRScheduler] | None,
-) -> None:
-    """Refuse an optimizer or a schedule that cannot be built, fails in its first step or is not finite.
-
-    The step is taken with a parameter that is made for it, as some settings are looked at there first.
-    """
-    if not callable(optimizer):
-        raise Refusal(
-            f"`model.optimizer` should name an optimizer's class. Got `model.optimizer = {optimizer!r}`. "
-            "Write e.g. torch.optim.AdamW, or leave it out for SGD."
-        )
-    parameter = nn.Parameter(torch.ones(2, 2))
-
-    def loss() -> torch.Tensor:
-        parameter.grad = None
-        value = parameter.square().sum()
-        torch.autograd.backward(value)
-        return value
-
-    with torch.random.fork_rng(devices=[]), torch.enable_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # they come again where they matter
-        built = _built("model.optimizer", optimizer, [parameter])
-        for name, value in ((name, value) for group in built.param_groups for name, value in group.items()):
-            for number in value if isinstance(value, tuple | list) else [value]:
-                if isinstance(number, float) and not math.isfinite(number):
-                    flag = f"model.optimizer.{name}"
-                    raise Refusal(f"`{flag}` should be a finite number. Got `{flag} = {number}`. Write e.g. 0.1.")
-        schedule = None if scheduler is None else _built("model.scheduler", scheduler, built, _STEPS)
-        _built("model.optimizer", built.step, loss)
-        if schedule is not None:
-            _built("model.scheduler", schedule.step)
-
-
-def _built(flag: str, factory: Callable[..., Any], *arguments: Any) -> Any:
+def built(flag: str, factory: Callable[..., Any], *arguments: Any) -> Any:
+    """Return what the factory of an optimizer or a schedule makes of its arguments; refuse its `flag` where it fails."""
     try:
         return factory(*arguments)
-    except Refusal:
-        raise
     except Exception as error:  # each optimizer has words of its own
-        first = next(iter(str(error).strip().splitlines()), "").rstrip(".")
         raise Refusal(
-            f"`{flag}` should have settings that it can be built and take a step with. Got {type(error).__name__}: {first}. "
+            f"`{flag}` should have settings that it can be built with. Got {type(error).__name__}: {first_line(error)}. "
             "Correct that setting, or leave it out for its default."
         ) from error
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error's message, without its full stop; its class where it has none."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(".")
+
+
+def refuse_infinite(optimizer: Optimizer) -> None:
+    """Refuse NaN and infinity as settings of an optimizer, some of which torch lets pass."""
+    for name, value in ((name, value) for group in optimizer.param_groups for name, value in group.items()):
+        if isinstance(value, float) and not math.isfinite(value):
+            flag = f"model.optimizer.{name}"
+            raise Refusal(f"`{flag}` should be a finite number. Got `{flag} = {value}`. Write e.g. 0.1.")
 
 
 def refuse_endless(trainer: Any) -> None:

@@ -64,7 +64,7 @@ def run(finished, workplace):
 def probed(monkeypatch):
     """The number of images in each batch that is probed."""
     counts = []
-    import lightning_gradood.extraction.reading as reading_module
+    import lightning_gradood.extraction.batch_records as reading_module
 
     read = reading_module.read_probes
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 from tiny import FILE, called, detecting, refused, results, table
 
-import lightning_gradood.extraction.reading as reading
+import lightning_gradood.extraction.batch_records as reading
 from lightning_gradood.cli import main
-from lightning_gradood.extraction.plan import Work
+from lightning_gradood.extraction.callback import Work
 from lightning_gradood.guard import Guard
 from lightning_gradood.perturbations import FGSM
 from lightning_gradood.records import read_columns
@@ -67,7 +67,7 @@ def test_a_run_with_too_little_memory_goes_on_with_smaller_batches_and_gives_the
 
     monkeypatch.setattr(reading, "read_probes", starved)
     monkeypatch.setattr(FGSM, "_craft", starved_craft)
-    monkeypatch.setattr("lightning_gradood.trainer.try_probes", lambda *_: None)
+    monkeypatch.setattr("lightning_gradood.preflight.try_probes", lambda *_: None)
     _, out, err = called([*words, "--run_dir", "starved", "--cache_dir", "starved_records"], capsys)
     assert table(out) == table(expected)
     assert "Out of memory with 20 images at once (" in err

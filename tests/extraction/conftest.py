@@ -2,7 +2,7 @@
 
 import pytest
 
-from lightning_gradood.extraction.reading import ImageReader
+from lightning_gradood.extraction.batch_records import ImageReader
 
 
 @pytest.fixture

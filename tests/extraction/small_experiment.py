@@ -66,12 +66,12 @@ class CountedProbe(MahalanobisProbe):
         super().load(state)
 
 
-def probe(folder, task, data, reading=None, **settings):
+def probe(folder, task, data, reading=None, only_missing=False, ckpt_path=None, **settings):
     """Probe all sources in Lightning's own predict loop and return the callback."""
-    callback = ProbeCallback(reading or probes(), RecordCache(folder))
+    callback = ProbeCallback(reading or probes(), RecordCache(folder), only_missing=only_missing)
     callbacks = [callback, *settings.pop("callbacks", [])]  # a bar comes after the work that it counts
     trainer = pl.Trainer(callbacks=callbacks, **(QUIET | {"devices": 1} | settings))
-    trainer.predict(task, datamodule=data, return_predictions=False)
+    trainer.predict(task, datamodule=data, ckpt_path=ckpt_path, return_predictions=False)
     return callback
 
 

@@ -11,14 +11,12 @@ from small_experiment import QUIET, data, probe, probes, tables, task
 from torch import nn
 
 from lightning_gradood.core import Refusal, as_float
-from lightning_gradood.data import DigitsSource, LoadedSource
-from lightning_gradood.extraction import ProbeCallback, ProbeTask
-from lightning_gradood.extraction import plan as plan_module
-from lightning_gradood.extraction import reader as reader_module
-from lightning_gradood.extraction import reading as reading_module
+from lightning_gradood.data import LoadedSource
+from lightning_gradood.extraction import ProbeCallback, batch_records, entries
+from lightning_gradood.extraction import callback as callback_module
 from lightning_gradood.gradients import AllOnes, AllZeros, costs, parameter_names, squared_gradient_norms
 from lightning_gradood.perturbations import FGSM
-from lightning_gradood.probes import GradientProbe, LogitsProbe
+from lightning_gradood.probes import GradientProbe, LogitsProbe, Probe
 from lightning_gradood.records import RecordCache
 
 # Where every record is there already, Lightning warns of the empty loop; `Trainer.extract` keeps that from users.
@@ -37,11 +35,16 @@ def keys(callback):
     return [entry.key for entry in callback.entries]
 
 
-def extract(folder, model, sources):
-    """Probe all sources by the task of our Trainer; return its plan."""
-    reading = ProbeTask(model.network, sources, probes(), RecordCache(folder))
-    pl.Trainer(devices=1, **QUIET).predict(reading, return_predictions=False)
-    return reading.reader.plan
+class LogitsAsTheyCome(Probe):
+    """A probe that leaves precision to its surroundings."""
+
+    name = "as they come"
+
+    def names(self, network):
+        return []
+
+    def __call__(self, network, images):
+        return network(images)
 
 
 @pytest.mark.parametrize(
@@ -50,8 +53,8 @@ def extract(folder, model, sources):
 def test_records_are_complete_and_equal_to_direct_calls(tmp_path, settings):
     """In inference mode too, Lightning's default, in which no gradient can be taken."""
     model, sources = task(), data()
-    found = tables(probe(tmp_path, model, sources, **settings))
-    assert set(found) == {(s, p) for s in ("normal", "nine") for p in ("gradients/all_ones", "logits")}
+    found = tables(probe(tmp_path, model, sources, [*probes(), LogitsAsTheyCome()], **settings))
+    assert set(found) == {(s, p) for s in ("normal", "nine") for p in ("gradients/all_ones", "logits", "as they come")}
     for (name, kind), records in found.items():
         source = sources.detection_sources[name]
         rows = [source.ids.index(row_id) for row_id in records.ids]
@@ -63,9 +66,10 @@ def test_records_are_complete_and_equal_to_direct_calls(tmp_path, settings):
         with torch.no_grad():
             logits = model.network.eval()(images)
         assert records.column("prediction").tolist() == logits.argmax(1).tolist()
-        expected = logits.double() if kind == "logits" else squared_gradient_norms(model.network, images, AllOnes())
+        norms = squared_gradient_norms(model.network, images, AllOnes())
+        expected = norms if kind == "gradients/all_ones" else logits.double()
         torch.testing.assert_close(torch.tensor(records.probe(kind)), expected, rtol=1e-4, atol=1e-12)
-        assert records.names(kind) == ([] if kind == "logits" else parameter_names(model.network))
+        assert records.names(kind) == (parameter_names(model.network) if expected is norms else [])
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="float16 autocast needs a GPU")
@@ -77,54 +81,74 @@ def test_mixed_precision_on_a_gpu_gives_the_records_of_float32(tmp_path, precisi
         assert mixed[key].probe(key[1]) == pytest.approx(records.probe(key[1]), rel=1e-3)
 
 
-def test_weights_are_there_before_the_keys_and_later_ones_are_refused(tmp_path):
+def test_the_keys_name_the_weights_that_are_read(tmp_path):
     torch.save(task(seed=1).network.state_dict(), tmp_path / "weights.pt")
-    named = probe(tmp_path / "named", task(weights=str(tmp_path / "weights.pt")), data())
-    assert keys(named) == keys(probe(tmp_path / "given", task(seed=1), data()))
-    for precision in ("bf16-true", "64-true"):
-        with pytest.raises(Refusal, match=f"Got others, .* converted to `precision = {precision}`"):
-            probe(tmp_path / "late", task(), data(), precision=precision)
+    given = keys(probe(tmp_path / "given", task(seed=1), data()))
+    assert keys(probe(tmp_path / "named", task(weights=str(tmp_path / "weights.pt")), data())) == given
     saving = pl.Trainer(max_epochs=0, enable_model_summary=False, **QUIET)
     saving.strategy.connect(task(seed=1))
     saving.save_checkpoint(tmp_path / "late.ckpt", weights_only=True)
-    late = pl.Trainer(callbacks=[ProbeCallback(probes(), RecordCache(tmp_path / "late"))], **QUIET)
-    with pytest.raises(Refusal, match=r"Got others, read from its `ckpt_path`.*as `Trainer.extract` does"):
-        late.predict(task(), datamodule=data(), ckpt_path=tmp_path / "late.ckpt", return_predictions=False)
-    assert not list((tmp_path / "late").rglob("*.parquet"))
+    assert keys(probe(tmp_path / "late", task(), data(), ckpt_path=tmp_path / "late.ckpt")) == given
+
+    class Late(pl.LightningModule):
+        """A task of the user's own, which loads its weights when Lightning sets it up."""
+
+        network = task().network
+
+        def setup(self, stage):
+            self.network.load_state_dict(torch.load(tmp_path / "weights.pt"))
+
+        def predict_step(self, batch, batch_idx, dataloader_idx=0):
+            return self.network(batch.images)
+
+    assert keys(probe(tmp_path / "own", Late(), data())) == given
+    for precision in ("bf16-true", "64-true"):
+        with pytest.raises(Refusal, match=f"should leave the weights in float32.* Got `precision = {precision}`"):
+            probe(tmp_path / "other", task(), data(), precision=precision)
 
 
-def test_the_task_reads_what_the_callback_reads_and_a_second_run_reads_nothing(tmp_path, probed):
+def test_only_missing_images_are_loaded_where_it_is_asked_for_and_none_is_read_again(tmp_path, probed):
     model, images = task(), []
+    first = probe(tmp_path / "one", model, data())
     model.network.register_forward_pre_hook(lambda _, inputs: images.append(len(inputs[0])))
-    callback = probe(tmp_path / "callback", model, data())
+    for only_missing, predicted in ((False, [1, 5, 5, 2, 5, 5, 2]), (True, [1])):
+        probed.clear(), images.clear()
+        again = probe(tmp_path / "one", model, data(), only_missing=only_missing)
+        assert (probed, again.plan.missing, keys(again)) == ([], [], keys(first))
+        assert images == predicted, "one image, to count the network's outputs"
+    other = probe(tmp_path / "other", model, data(), only_missing=True)
     assert sorted(flat(probed)) == all_ids(data())
-    probed.clear()
-    plan = extract(tmp_path / "task", model, data())
-    assert (plan.entries, len(plan.missing)) == (callback.plan.entries, 4)
-    assert sorted(flat(probed)) == all_ids(data())
-    for entry in plan.entries:
-        assert RecordCache(tmp_path / "task").read(entry.key).table.equals(callback.cache.read(entry.key).table)
-    probed.clear(), images.clear()
-    again = extract(tmp_path / "task", model, data())
-    assert (probed, again.missing, again.entries) == ([], [], plan.entries)
-    assert images == [1], "one image, to count the network's outputs"
+    for entry in other.entries:
+        assert other.cache.read(entry.key).table.equals(first.cache.read(entry.key).table)
 
 
-def test_weights_and_images_are_hashed_once_and_each_image_takes_one_forward_pass(tmp_path, monkeypatch):
+@pytest.mark.parametrize("only_missing", [False, True])
+def test_weights_and_images_are_hashed_once_and_each_image_takes_one_forward_pass(tmp_path, monkeypatch, only_missing):
     hashed, images, model = [], [], task()
-    for kind, name in ((plan_module, "state_digest"), (LoadedSource, "digest")):
+    for kind, name in ((entries, "state_digest"), (LoadedSource, "digest")):
         whole = getattr(kind, name)
         monkeypatch.setattr(kind, name, lambda *a, whole=whole, name=name: hashed.append(name) or whole(*a))
-    sources = data(attacks={"fgsm": FGSM()}, train=DigitsSource([0, 1], "train"), keep_pixels="uint8")
-    extract(tmp_path, model, sources)  # the first call looks the network over
+    probe(tmp_path, model, data(attacks={"fgsm": FGSM()}, keep_pixels="uint8"))  # the first call looks the network over
     assert sorted(hashed) == ["digest", "digest", "state_digest"]
     monkeypatch.setattr(costs, "limits", lambda device: costs.Limits(recheck=0))  # else one in a hundred is compared
     model.network.register_forward_pre_hook(lambda _, inputs: images.append(len(inputs[0])))
-    sources = data(limit=20)
-    extract(tmp_path / "first", model, sources)
+    probe(tmp_path / "first", model, data(limit=20))
     images.clear()
-    extract(tmp_path / "second", model, sources)
-    assert sum(images) == 40
+    probe(tmp_path / "second", model, data(limit=20), only_missing=only_missing)
+    assert sum(images) == 40 + 1, "the prediction is that of the reading; one image, to count the network's outputs"
+
+
+def test_predictions_are_those_of_the_network_whether_images_are_read_now_or_were_before(tmp_path):
+    model, sources = task(), data()
+    with torch.no_grad():
+        expected = [model.eval()(as_float(one.images(range(12)))) for one in sources.detection_sources.values()]
+    for limit in (7, 12, 12):
+        callback = ProbeCallback(probes(), RecordCache(tmp_path))
+        trainer = pl.Trainer(callbacks=[callback], devices=1, **QUIET)
+        found = trainer.predict(model, datamodule=data(limit=limit))
+        if limit == 12:
+            for logits, truth in zip(found, expected, strict=True):
+                torch.testing.assert_close(torch.cat(logits), truth, rtol=1e-4, atol=1e-6)
 
 
 def changed(change):
@@ -163,7 +187,7 @@ def test_what_changed_is_probed_again_and_nothing_else(tmp_path):
 @contextmanager
 def failing_after(monkeypatch, batches):
     """Within, the reading of another batch after so many fails."""
-    read, done = reading_module.read_probes, []
+    read, done = batch_records.read_probes, []
 
     def read_probes(*args):
         if len(done) == batches:
@@ -172,7 +196,7 @@ def failing_after(monkeypatch, batches):
         return read(*args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(reading_module, "read_probes", read_probes)
+        patch.setattr(batch_records, "read_probes", read_probes)
         with pytest.raises(ZeroDivisionError):
             yield
 
@@ -212,17 +236,17 @@ def test_what_was_written_before_a_kill_a_full_disk_or_the_last_step_serves_the_
         return len(flat(probed))
 
     with monkeypatch.context() as patch:
-        patch.setattr(reader_module, "_SHARD", 10)
+        patch.setattr(callback_module, "_SHARD", 10)
         patch.setattr(ProbeCallback, "on_exception", lambda *_: None)  # no time for more
         with failing_after(monkeypatch, 3):
             probe(tmp_path / "killed", task(), data(limit=20))
     assert resumed("killed", limit=20) == 40 - 10
     with monkeypatch.context() as patch:
         patch.setattr(RecordCache, "write_shard", write_shard)
-        patch.setattr(reader_module, "_SHARD", 5)
+        patch.setattr(callback_module, "_SHARD", 5)
         with pytest.raises(Refusal, match="The disk is full"):
             probe(tmp_path / "full", task(), data())
-        patch.setattr(reader_module, "_SHARD", 1000)
+        patch.setattr(callback_module, "_SHARD", 1000)
         with failing_after(monkeypatch, 1):  # the full disk does not hide the error
             probe(tmp_path / "full", task(), data())
     assert resumed("full") == 24 - 5

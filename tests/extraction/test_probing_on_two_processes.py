@@ -12,7 +12,7 @@ import pytest
 from safetensors.torch import load_file
 from small_experiment import STEPPING, CountedProbe, data, probe, tables, task, trained_data
 
-from lightning_gradood.extraction.reading import ImageReader
+from lightning_gradood.extraction.batch_records import ImageReader
 from lightning_gradood.perturbations import PGD, Corruption, IterLL
 from lightning_gradood.records import RecordCache, Records
 

@@ -9,7 +9,7 @@ import pytest
 from small_experiment import data, probe, task, trained_data
 
 from lightning_gradood.core import ProgressLines
-from lightning_gradood.extraction import ImageProgressBar, progress
+from lightning_gradood.extraction import ImageProgressBar, loop_output
 
 
 class Clock:
@@ -23,8 +23,8 @@ class Clock:
 
 
 def test_a_terminal_is_shown_each_source_with_images_per_second(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(progress, "is_terminal", lambda stream: True)
-    monkeypatch.setattr(progress, "time", Clock())
+    monkeypatch.setattr(loop_output, "is_terminal", lambda stream: True)
+    monkeypatch.setattr(loop_output, "time", Clock())
     probe(tmp_path, task(), data(), callbacks=[ImageProgressBar()], enable_progress_bar=True)
     lines = re.split(r"[\r\n]+", re.sub(r"\x1b\[[A-Z]", "", capsys.readouterr().out))
     for source in ("normal", "nine"):
@@ -44,14 +44,16 @@ def test_a_pipe_gets_a_line_for_each_source_and_nothing_where_it_is_switched_off
         text = capsys.readouterr().out
         lines = [line for line in text.splitlines() if "images/s" in line]
         assert [line.partition(":")[0] for line in lines] == sources
-        assert all(re.search(r"100 % \(3/3 batches\), \d+ s, \d+ images/s$", line) for line in lines)
+        assert all(
+            re.search(r"100 % \(3/3 batches\), \d+ s, \d+ images/s, \d s left of all reading$", line) for line in lines
+        )
         assert "\r" not in text
         assert bar.is_disabled is (not refresh_rate)
 
 
 @pytest.mark.parametrize("terminal", [True, False])
 def test_training_shows_images_per_second_and_no_version_number(tmp_path, capsys, monkeypatch, terminal):
-    monkeypatch.setattr(progress, "is_terminal", lambda stream: terminal)
+    monkeypatch.setattr(loop_output, "is_terminal", lambda stream: terminal)
     trainer = pl.Trainer(
         max_epochs=2, callbacks=[ImageProgressBar()], accelerator="cpu", enable_checkpointing=False,
         logger=pl.loggers.CSVLogger(tmp_path), log_every_n_steps=1, enable_model_summary=False,

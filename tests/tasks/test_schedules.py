@@ -68,51 +68,28 @@ def test_another_number_of_steps_schedule_or_learning_rate_is_refused(tmp_path, 
             fit(tmp_path, **({"scheduler": before, "epochs": 2, "ckpt_path": str(tmp_path / "last.ckpt")} | change))
 
 
-class Stuck(SGD):
-    def step(self, closure=None):
-        raise KeyError("momentum")
-
-
-class StuckSchedule(Cosine):
-    def step(self, epoch=None):
-        if self.last_epoch >= 0:  # torch takes one step when it is built
-            1 / 0  # noqa: B018
-        super().step()
-
-
 def task(**settings):
     return ClassificationTask(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 3)), **settings)
 
 
-BUILT = r"should have settings that it can be built and take a step with\. Got "
+BUILT = r"should have settings that it can be built with\. Got "
 UNFIT = [
-    ({"optimizer": None}, r"`model\.optimizer` should name an optimizer's class\. Got `model\.optimizer = None`"),
-    ({"optimizer": partial(SGD, lr=-1.0)}, rf"`model\.optimizer` {BUILT}ValueError: Invalid learning"),
+    ({"optimizer": partial(SGD, lr=-1.0)}, rf"`model\.optimizer` {BUILT}ValueError: Invalid learning rate: -1\.0\."),
     ({"optimizer": partial(SGD, lr=float("nan"))}, r"`model\.optimizer\.lr` should be a finite number\. Got .* = nan`"),
     ({"optimizer": partial(SGD, lr=0.1, nesterov=True)}, "Nesterov momentum requires a momentum"),
     ({"optimizer": partial(torch.optim.AdamW, betas=(0.9, float("nan")))}, r"`model\.optimizer.* Got .*nan"),
-    ({"optimizer": partial(SGD, lr=0.1, differentiable=None)}, rf"`model\.optimizer` {BUILT}TypeError: "),
-    ({"optimizer": Stuck}, rf"`model\.optimizer` {BUILT}KeyError: 'momentum'\."),
     ({"scheduler": MultiStepLR}, rf"`model\.scheduler` {BUILT}"),
-    ({"scheduler": StuckSchedule}, rf"`model\.scheduler` {BUILT}ZeroDivisionError: division by zero\."),
 ]
 
 
 def test_an_optimizer_that_cannot_train_is_refused():
     for settings, words in UNFIT:
         with pytest.raises(Refusal) as refused:
-            task(**settings).prepare_training(TEN_EPOCHS)
+            task(**settings).try_optimizer(TEN_EPOCHS)
         assert re.search(words, str(refused.value)), settings
     for scheduler in (OneCycle, Cosine):
-        task(scheduler=scheduler).prepare_training(TEN_EPOCHS)
+        task(scheduler=scheduler).try_optimizer(TEN_EPOCHS)
         with pytest.raises(Refusal, match=r"`trainer\.max_epochs` should be a number .* where `scheduler` is given"):
-            task(scheduler=scheduler).prepare_training(ENDLESS)
-    task().prepare_training(ENDLESS)
-    # every usual one can, and trying changes no weight
+            task(scheduler=scheduler).try_optimizer(ENDLESS)
     for optimizer in (torch.optim.AdamW, partial(SGD, lr=0.1), torch.optim.RMSprop, partial(torch.optim.LBFGS, lr=1)):
-        one = task(optimizer=optimizer)
-        before = {name: value.clone() for name, value in one.network.state_dict().items()}
-        drawn = torch.get_rng_state()
-        one.prepare_training(TEN_EPOCHS)
-        assert torch.equal(torch.get_rng_state(), drawn)
-        assert all(torch.equal(value, before[name]) for name, value in one.network.state_dict().items())
+        task(optimizer=optimizer).try_optimizer(ENDLESS)

@@ -1,21 +1,29 @@
-"""The images of one batch as each source has them: unchanged, perturbed now, or stored by an earlier run."""
+"""The records of one batch: its images as each source has them, and what the probes read from the network for them.
+
+Images are unchanged, perturbed now, or stored by an earlier run. Images for which the network is not finite are refused
+or skipped; where memory does not suffice for a batch, it is worked on in portions.
+"""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from lightning_gradood.core import Portions, Profiler
+from lightning_gradood.core import NotFinite, Portions, Profiler, Refusal, say
 from lightning_gradood.data import ImageBatch, ImageDataModule, PerturbedSource
-from lightning_gradood.extraction.plan import PIXELS, Plan
+from lightning_gradood.extraction.entries import PIXELS, Plan
 from lightning_gradood.perturbations import Crafted, noise_like
+from lightning_gradood.probes import PixelProbe, Probe, ProbeReadings, read_probes
 from lightning_gradood.records import NORMAL, RecordCache, Records
 
+OnBadImage = Literal["refuse", "skip"]  # what is done with an image for which the network gives NaN or infinity
+
 _ACHIEVED = ("attack", "success", "target_hit", "l2", "linf")
+_SHOWN = 5  # names in a sentence
 
 
 @dataclass(frozen=True)
@@ -130,3 +138,93 @@ def _chosen(batch: ImageBatch, rows: NDArray[np.int64] | None) -> ImageBatch | N
         return batch
     where = torch.from_numpy(index).to(batch.images.device)
     return ImageBatch(*(column[where.to(column.device)] for column in batch)) if len(index) else None
+
+
+@dataclass
+class ImageReader:
+    """Reads probes of images in memory-sized `portions`.
+
+    With `on_bad_image` = `skip`, images for which something is not finite get records of NaN without a prediction.
+    """
+
+    network: nn.Module
+    portions: Portions
+    on_bad_image: OnBadImage = "refuse"
+    _widths: dict[str, int] = field(default_factory=dict)
+
+    def read(self, probes: Sequence[Probe], images: SourceImages) -> list[tuple[SourceImages, ProbeReadings | None]]:
+        """Return the parts of the images with their readings, None for those for which something is not finite."""
+        portions = self.portions.run(
+            lambda rows: self._read(probes, images.at(range(rows.start, rows.stop))), len(images.ids)
+        )
+        return [part for portion in portions for part in portion]
+
+    def record(self, probe: Probe, images: SourceImages, readings: ProbeReadings | None) -> Records:
+        """Return a probe's records of images that were read."""
+        values = self._nothing(probe, images) if readings is None else readings.values[probe.name]
+        return Records.build(
+            images.ids,
+            source=images.source if images.spec is None else NORMAL,
+            values={probe.name: np.asarray(values.detach().cpu().numpy())},
+            names={probe.name: probe.names(self.network)},
+            **images.columns(None if readings is None else readings.logits),
+        )
+
+    def _read(self, probes: Sequence[Probe], images: SourceImages) -> list[tuple[SourceImages, ProbeReadings | None]]:
+        try:
+            readings = read_probes(probes, self.network, images.images)
+        except NotFinite as error:
+            number = len(images.ids)
+            bad = sorted({row % number for row in error.rows}) or list(range(number))  # views of images are stacked
+            self._say_bad(images, bad, error)
+            good = [row for row in range(number) if row not in set(bad)]
+            return [*(self._read(probes, images.at(good)) if good else []), (images.at(bad), None)]
+        except Refusal as refusal:
+            raise Refusal(f"{refusal} The batch holds {images.ids[0]} to {images.ids[-1]}.") from refusal
+        self._widths |= {name: values.shape[1] for name, values in readings.values.items()}
+        return [(images, readings)]
+
+    def _say_bad(self, images: SourceImages, bad: Sequence[int], error: NotFinite) -> None:
+        names = [images.ids[row] for row in bad]
+        shown = ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
+        if self.on_bad_image == "refuse":
+            raise NotFinite(
+                f"{error} These are {shown}; `--detection.on_bad_image skip` goes on without them.", bad
+            ) from error
+        if not self._widths and len(bad) == len(images.ids):
+            raise NotFinite(
+                f"the network should be finite. Got NaN or infinity for every one of the first {len(bad)} images. Look at its "
+                "weights, and at what normalises its images."
+            ) from error
+        why = str(error).partition(" should be finite")[0]
+        say(f"{images.source}: {why} are not finite for {len(names)} images, which are left out: {shown}.")
+
+    def _nothing(self, probe: Probe, images: SourceImages) -> Tensor:
+        """The record of images that have no reading: NaN, but their pixels are kept."""
+        if isinstance(probe, PixelProbe):
+            return probe(self.network, images.images)
+        return torch.full((len(images.ids), self._widths[probe.name]), torch.nan, dtype=torch.float64)
+
+
+def leave_out_bad(
+    records: dict[str, Records], on_bad_image: OnBadImage
+) -> tuple[dict[str, Records], dict[str, list[str]]]:
+    """Leave out images for which the network or a probe was not finite, or refuse them.
+
+    Returns:
+        The records, by source, of all other images, and by source the ids of those left out. With `on_bad_image` =
+        `refuse` those that an earlier run has skipped are refused.
+    """
+    bad = {source: np.flatnonzero(~table.finite) for source, table in records.items()}
+    left_out = {source: [records[source].ids[row] for row in rows] for source, rows in bad.items() if len(rows)}
+    if left_out and on_bad_image == "refuse":
+        source, names = next(iter(left_out.items()))
+        raise NotFinite(
+            f"the network should be finite for every image. Got records of an earlier run in which it was not for {len(names)} "
+            f"images of `{source}`, such as {names[0]}. Look at these images and at the network's weights, or go on without "
+            "them with `--detection.on_bad_image skip`."
+        )
+    kept = dict(records)
+    for source in left_out:
+        kept[source] = records[source].at(np.delete(np.arange(len(records[source])), bad[source]).tolist())
+    return kept, left_out

@@ -1,0 +1,198 @@
+"""The cache entries that an experiment needs: their keys, the rows that are missing, what probes learn beforehand."""
+
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from lightning_gradood.core import Refusal, as_float, progress
+from lightning_gradood.data import ImageDataModule
+from lightning_gradood.networks import architecture, state_digest
+from lightning_gradood.probes import PixelProbe, Probe
+from lightning_gradood.records import NORMAL, RecordCache, Records, StateStore, entry_key
+
+PIXELS = PixelProbe("float32")  # read again instead of remade: rounded ones may be beyond the decision boundary
+
+
+@dataclass(frozen=True)
+class CacheEntry:
+    """One cache entry: one probe on one source.
+
+    Args:
+        origin: the source whose images are loaded: itself, or that whose images are perturbed.
+        key: digest of the description.
+        description: JSON-able text of everything the entry depends on.
+        learnt: key of what the probe learns from the training images; empty where it learns nothing.
+    """
+
+    source: str
+    origin: str
+    probe: str
+    key: str
+    description: dict[str, object]
+    learnt: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """The records that are missing; made by the first process and sent to the others.
+
+    Args:
+        entries: all that the experiment needs.
+        rows: key of each incomplete entry to the rows of its origin that are to be read, ascending.
+        pixels: perturbed source to the key of its images, where an earlier run has stored them in float32.
+    """
+
+    entries: list[CacheEntry]
+    rows: Mapping[str, NDArray[np.int64]]
+    pixels: Mapping[str, str]
+
+    @property
+    def missing(self) -> list[CacheEntry]:
+        """Entries that are not complete."""
+        return [entry for entry in self.entries if entry.key in self.rows]
+
+    @property
+    def rows_of_source(self) -> dict[str, NDArray[np.int64]]:
+        """Rows of the origin to read, ascending, by the name of the source that is read."""
+        return _union((entry.source, self.rows[entry.key]) for entry in self.missing)
+
+    def rows_to_load(self, sizes: Mapping[str, int], processes: int) -> dict[str, NDArray[np.int64]]:
+        """Rows that the loaders of each origin give; at least one for each process.
+
+        Where fewer are missing than there are processes, finished rows are added, which are not read again; where the
+        source is smaller (`sizes` are images of each loaded source), its first row is repeated at the end, and what is
+        read twice is equal.
+        """
+        wanted, found = _union((entry.origin, self.rows[entry.key]) for entry in self.missing), {}
+        for origin, rows in wanted.items():
+            if len(rows):
+                done = np.setdiff1d(np.arange(min(sizes[origin], len(rows) + processes)), rows)
+                unique = np.sort(np.concatenate([rows, done[: max(processes - len(rows), 0)]]))
+                found[origin] = np.concatenate([unique, unique[:1].repeat(max(processes - len(unique), 0))])
+        return {origin: found[origin] for origin in sizes if origin in found}
+
+
+def _union(named: Iterator[tuple[str, NDArray[np.int64]]]) -> dict[str, NDArray[np.int64]]:
+    found: dict[str, NDArray[np.int64]] = {}
+    for name, rows in named:
+        found[name] = np.union1d(found.get(name, rows[:0]), rows)
+    return found
+
+
+def make_plan(network: nn.Module, data: ImageDataModule, probes: Sequence[Probe], cache: RecordCache) -> Plan:
+    """Find out what is missing, after damaged files are set aside; weights and images are hashed once.
+
+    The key of an entry covers weights and buffers, the network's structure and plain settings, the images as the
+    network sees them with their ids, the perturbation with its settings, the probe with its version and settings, and
+    the dtype; for a probe that is prepared on the training images, those too.
+    """
+    network_key: dict[str, object] = {"weights": state_digest(network), "network": architecture(network)}
+    images = {name: source.digest() for name, source in data.detection_sources.items()}
+    training = data.train_source.digest() if any(probe.needs_preparation for probe in probes) else ""
+
+    def entry(source: str, origin: str, perturbation: dict[str, object] | None, probe: Probe) -> CacheEntry:
+        description: dict[str, object] = {
+            "source": source,
+            "images": images[origin],
+            "attack": perturbation,
+            "probe": probe.describe(),
+            **network_key,
+            "dtype": "float32",
+            "columns": 2,  # raised when the columns of a record change
+        }
+        learnt = ""
+        if probe.needs_preparation:
+            description["training_images"] = training
+            learnt = entry_key({"prepared": probe.describe_preparation(), "images": training, **network_key})
+        return CacheEntry(source, origin, probe.name, entry_key(description), description, learnt)
+
+    made = data.perturbed_sources
+    sources: list[tuple[str, str, dict[str, object] | None]] = [(name, name, None) for name in data.detection_sources]
+    sources += [(name, NORMAL, one.describe() | {"eight_bit": data.eight_bit}) for name, one in made.items()]
+    read = {name: one.probes for name, one in made.items() if one.probes is not None}
+    entries = [
+        entry(*source, probe)
+        for source in sources
+        for probe in probes
+        if probe.name in read.get(source[0], {probe.name})
+    ]
+    pixels = {source[0]: entry(*source, PIXELS).key for source in sources if source[0] in made}
+    cache.mend(
+        {one.key: ids_of(data, one.source) for one in entries}
+        | {key: ids_of(data, name) for name, key in pixels.items()}
+    )
+    rows = {one.key: _rows_to_read(one, data, cache) for one in entries if not cache.has(one.key)}
+    return Plan(entries, rows, {source: key for source, key in pixels.items() if cache.has(key)})
+
+
+def _rows_to_read(entry: CacheEntry, data: ImageDataModule, cache: RecordCache) -> NDArray[np.int64]:
+    done, made = cache.done(entry.key), data.perturbed_sources.get(entry.source)
+    rows = range(len(data.detection_sources[entry.source])) if made is None else made.rows
+    ids = ids_of(data, entry.source)
+    return np.fromiter((row for row, name in zip(rows, ids, strict=True) if name not in done), dtype=np.int64)
+
+
+def ids_of(data: ImageDataModule, source: str) -> list[str]:
+    """Ids of a source's records, whether its images are loaded or made."""
+    made = data.perturbed_sources.get(source)
+    return data.detection_sources[source].ids if made is None else made.ids
+
+
+def read_records(cache: RecordCache, entries: Sequence[CacheEntry], source: str) -> Records:
+    """Read all probes of one source, joined."""
+    first, *others = [cache.read(entry.key) for entry in entries if entry.source == source]
+    for other in others:
+        first = first.join(other)
+    return first
+
+
+def refuse_without_training_images(probes: Sequence[Probe], data: ImageDataModule) -> None:
+    """Refuse probes that need the training images where none are named."""
+    needy = [probe.name for probe in probes if probe.needs_preparation]
+    if needy and data.train is None:
+        raise Refusal(
+            f"`data.train` should name the classifier's training images, as {', '.join(needy)} must be fitted on them. "
+            "Got `data.train = None`. Give `data.train`, or leave out the detectors that read this."
+        )
+
+
+def prepare(
+    probes: Sequence[Probe],
+    network: nn.Module,
+    data: ImageDataModule,
+    entries: Sequence[CacheEntry],
+    cache: RecordCache,
+    trainer: pl.Trainer,
+) -> dict[str, dict[str, Tensor]]:
+    """Load into each probe what it learns from the training images; the first process learns what is not stored.
+
+    Returns:
+        What was learnt, by probe name; nothing for probes that need no preparation.
+    """
+    keys, store, states = {entry.probe: entry.learnt for entry in entries}, StateStore(cache.folder), {}
+    for probe in probes:
+        if not probe.needs_preparation:
+            continue
+        key = keys[probe.name]
+        if trainer.is_global_zero:
+            store.mend(key)
+        if trainer.is_global_zero and not store.has(key):
+            with closing(_batches(data, network, probe.name)) as batches:  # ends the bar's line before a refusal
+                store.write(key, probe.prepare(network, batches))
+        trainer.strategy.barrier(f"prepared {probe.name}")
+        states[probe.name] = store.read(key)
+        probe.load(states[probe.name])
+    return states
+
+
+def _batches(data: ImageDataModule, network: nn.Module, name: str) -> Generator[tuple[Tensor, Tensor]]:
+    device = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
+    loader = data.preparation_dataloader()
+    for images, labels, _ in progress(loader, f"preparing {name}", len(loader), "batches"):
+        yield as_float(images.to(device)), labels.to(device)

@@ -1,0 +1,73 @@
+"""What is looked at before a verb's first step, in one pass: a Trainer, settings, images and a network that do not fit."""
+
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+
+import lightning.pytorch as pl
+from torch import Tensor, nn
+
+from lightning_gradood.core import NotFinite, Refusal, as_float, generator_states, restore_generators
+from lightning_gradood.data import ImageDataModule
+from lightning_gradood.evaluation import DetectionSettings, refuse_single
+from lightning_gradood.extraction import refuse_unfit_trainer
+from lightning_gradood.networks import TwoLogits
+from lightning_gradood.probes import GradientProbe, Probe, read_probes
+from lightning_gradood.records import NORMAL
+from lightning_gradood.tasks import ClassificationTask, check_network
+
+
+def preflight(
+    verb: str, trainer: pl.Trainer, task: ClassificationTask, data: ImageDataModule, settings: DetectionSettings | None
+) -> None:
+    """Refuse what a verb would fail on later; `fit`, `extract` and `detect` have stage two's `settings`.
+
+    Two images pass through network and probes: training images where these are the verb's. The first process alone
+    opens sources, as it may have to download them; the others wait for it in `prepare_data`.
+    """
+    detecting = settings is not None and verb in ("fit", "detect")
+    if settings is not None:
+        refuse_unfit_trainer(trainer)
+        data.try_built_in_probes()
+    if settings is not None and detecting:
+        settings.guarding(data.knows_anomalies)
+        refuse_single(data.anomaly_names, settings.protocol)
+    if verb == "fit":
+        task.try_optimizer(trainer)
+    if detecting and verb == "fit" and trainer.checkpoint_callback is None and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+        raise Refusal(
+            "`trainer.enable_checkpointing` should be on, as stage two probes the best checkpoint. Got false. "
+            "Leave it on, or stop after the classifier with --detection null."
+        )
+    if not trainer.is_global_zero:
+        return
+    source = data.train_source if verb in ("fit", "validate") else data.normal_source
+    images = as_float(source.images(range(min(2, len(source)))))
+    if verb == "fit":
+        data.try_augment(images)
+    images = images.to(task.device)
+    classes = None if data.output_names else data.num_classes  # else `fit_outputs` compares them
+    outputs = check_network(task.network, images, classes)
+    for note in data.fit_outputs(outputs):
+        sys.stdout.write(f"{note}\n")
+    if settings is not None:
+        try_probes(settings.probes(data.knows_anomalies), task.network, images, outputs)
+    if settings is not None and detecting:
+        counts = data.manifest.counts[NORMAL]
+        settings.check_train_images(counts["train"], data.knows_anomalies)
+        settings.check_normal_images(counts["val"], data.knows_anomalies)
+
+
+def try_probes(probes: Sequence[Probe], network: nn.Module, images: Tensor, outputs: int) -> None:
+    """Read a few images, float [N, C, H, W], to refuse a network that a probe does not fit.
+
+    Probes that need training images are left out, and gradient probes too, which compare their formulas with autograd
+    in their first batch. Network and random generators are restored.
+    """
+    ready = [probe for probe in probes if not probe.needs_preparation and not isinstance(probe, GradientProbe)]
+    generators = generator_states()
+    try:
+        with suppress(NotFinite):  # handled where all images are read
+            read_probes(ready, TwoLogits(network) if outputs == 1 else network, images)
+    finally:
+        restore_generators(generators)
