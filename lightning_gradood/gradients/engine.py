@@ -17,9 +17,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakIdKeyDictionary
 
 from lightning_gradood.core import BATCH_NORMS, OrderedBatchNorm
-from lightning_gradood.gradients.accumulator import Accumulator
+from lightning_gradood.gradients.closed_form import Accumulator, Call, Recorded
 from lightning_gradood.gradients.labels import LabelDesign, scaled_logit_gradient
-from lightning_gradood.gradients.layer import Call, Recorded
 from lightning_gradood.gradients.reparametrised import tensors_in
 from lightning_gradood.gradients.rules import MATCHES, REWRITES
 
@@ -82,8 +81,7 @@ class Interception(TorchFunctionMode):
             self._follow_images(given, result)
             return result
         call = Call(args, kwargs, self._accumulator, self._is_from_images)
-        found = next(filter(None, (match(call) for match in MATCHES.get(func, ()))), None)
-        if found is not None:
+        if func in MATCHES and (found := MATCHES[func](call)) is not None:
             layer, x = found
             self._note(func, type(layer).__name__, used, self._rows(x))
             for tensor in layer.parameters:
@@ -172,8 +170,12 @@ def _entries(tensor: Tensor) -> object:
 class Forward:
     """An intercepted forward pass, from which norms can be computed."""
 
+    network: nn.Module
+    images: Tensor
     output: Tensor
-    watch: Interception
+    trace: tuple[Step, ...]
+    unknown: list[str]
+    anchor: Tensor
     accumulator: Accumulator
 
 
@@ -183,7 +185,7 @@ def forward(network: nn.Module, images: Tensor, parameters: Sequence[nn.Paramete
     given = images.clone()  # the network may write into it
     with Interception(accumulator, given) as watch:
         output = network(given)
-    return Forward(output, watch, accumulator)
+    return Forward(network, images, output, tuple(watch.trace), watch.unknown, watch.anchor, accumulator)
 
 
 def backward(pass_: Forward, label_designs: Sequence[LabelDesign], keep: bool = False) -> Tensor:
@@ -199,5 +201,5 @@ def norms_for(pass_: Forward, logit_gradient: Tensor, keep: bool) -> Tensor:
     """Return the squared norms, float64 [N, L], for a logit gradient [N, C]; `keep` the graph for another one."""
     pass_.accumulator.start()
     # every closed form depends on the anchor; asking for its gradient alone leaves every `.grad` untouched
-    torch.autograd.grad(pass_.output, pass_.watch.anchor, logit_gradient, allow_unused=True, retain_graph=keep)
+    torch.autograd.grad(pass_.output, pass_.anchor, logit_gradient, allow_unused=True, retain_graph=keep)
     return pass_.accumulator.result()

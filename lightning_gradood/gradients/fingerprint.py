@@ -1,27 +1,113 @@
-"""Fingerprints, which tell whether a network is still the one that a plan was made for.
+"""Fingerprints, which tell whether a network is still the one that a plan was made for, and what it consists of.
 
 Training, loading weights, or a changed flag, hook or layer calls for a new plan. Weights, flags and attributes are
-compared in a fraction of a millisecond.
+compared in a fraction of a millisecond. Modules and parameters by name are kept between calls (`structure_of`), since
+walking over them takes as long as a small layer.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from itertools import chain
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
-from lightning_gradood.gradients.network_checks import Structure, is_compiled
+from lightning_gradood.core import Refusal
 
-_REGISTRIES = ("_parameters", "_buffers", "_modules")
+_SKIPPED = {"_parameters", "_buffers", "_modules", "training"}
 _HOOKS = [name for name, value in vars(nn.Module()).items() if name.endswith("hooks") and isinstance(value, dict)]
 _COUNTED = {*_HOOKS, "_non_persistent_buffers_set"}
-_SKIPPED = {*_REGISTRIES, "training"}
 _DEPTH = 3  # levels of nested containers that are compared
 
 Place = tuple[str, str]
 """A module's name in its network, and the name of an attribute or a buffer in that module."""
+
+
+class Structure:
+    """A network's modules and parameters by name, without the network itself, so that it can be freed.
+
+    `parameters` has each tensor once, under its first name, in the order of `named_parameters`.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        modules = dict(network.named_modules())
+        self._inner = {name: module for name, module in modules.items() if name}
+        self.compiled = {name for name, module in modules.items() if is_compiled(module)}
+        kept = [] if self.compiled else list(modules.values())  # torch.jit makes registries anew at each look
+        self._registries = [registry for module in kept for registry in (module._modules, module._parameters)]
+        self._names, self._ids = _contents(self._registries)
+        self.parameters = dict(network.named_parameters())
+
+    def modules(self, network: nn.Module) -> dict[str, nn.Module]:
+        """Equal `named_modules`."""
+        return {"": network, **self._inner}
+
+    def is_current(self) -> bool:
+        """Whether nothing was added, removed or exchanged since."""
+        return not self.compiled and _contents(self._registries) == (self._names, self._ids)
+
+
+_structures: WeakKeyDictionary[nn.Module, Structure] = WeakKeyDictionary()
+
+
+def structure_of(network: nn.Module) -> Structure:
+    """Return a network's structure, from an earlier call if it is still the same."""
+    known = _structures.get(network)
+    if known is None or not known.is_current():
+        known = _structures[network] = Structure(network)
+    return known
+
+
+def is_compiled(module: nn.Module) -> bool:
+    """Whether torch.jit compiled the module, so that its attributes cannot be read."""
+    return isinstance(module, torch.jit.ScriptModule)
+
+
+def _contents(registries: list[dict[str, Any]]) -> tuple[list[str], list[int]]:
+    """Names and identities of what modules have registered, without a loop in Python."""
+    return list(chain.from_iterable(registries)), list(map(id, chain.from_iterable(map(dict.values, registries))))
+
+
+def check_network(network: nn.Module, structure: Structure) -> None:
+    """Refuse a network that cannot be differentiated throughout."""
+    if isinstance(network, nn.parallel.DistributedDataParallel | nn.DataParallel):
+        raise Refusal(
+            "`network` should be the bare network, because a parallel wrapper would average its gradients. "
+            f"Got `network = {type(network).__name__}`. Pass `network.module`."
+        )
+    for name, parameter in structure.parameters.items():
+        if is_lazy(parameter):
+            raise Refusal(
+                "`network` should have initialised parameters. "
+                f"Got `{name}` without a shape. Run the network once on a batch of images."
+            )
+        if parameter._backward_hooks:
+            raise Refusal(
+                "`network` should have no hooks on its parameters, because they may change the gradients that are measured. "
+                f"Got one on `{name}`. Take it off meanwhile: `handle.remove()` for the handle of register_hook."
+            )
+        if parameter.is_complex():
+            raise Refusal(
+                "`network` should have real parameters. "
+                f"Got `{name}`, {parameter.dtype}. Keep real and imaginary part in one parameter of torch.view_as_real."
+            )
+        if parameter.is_inference() or not parameter.is_floating_point():
+            kind = "an inference tensor" if parameter.is_inference() else str(parameter.dtype)
+            raise Refusal(
+                "`network` should have floating point parameters that can record gradients. "
+                f"Got `{name}`, {kind}. Build or load the network outside torch.inference_mode and unquantised."
+            )
+    for name, module in structure.modules(network).items():
+        if "quantized" in type(module).__module__ and "nn" in type(module).__module__:
+            raise Refusal(
+                "`network` should have floating point parameters that can record gradients. "
+                f"Got `{name}`, a quantised {type(module).__name__}, through which no gradient passes. "
+                "Pass the network as it was before quantisation."
+            )
 
 
 class Fingerprint:
@@ -39,27 +125,28 @@ class Fingerprint:
         values = (value for attributes in self._attributes for key, value in attributes.items() if key not in _COUNTED)
         mutable = {id(value): value for value in values if isinstance(value, dict | list | set) or _is_settings(value)}
         self._containers = [(value, frozen(value)) for value in mutable.values()]
-        self._hooks = [vars(module)[name] for module in _in_python(modules).values() for name in _HOOKS]
+        self._hooks = [
+            vars(modules[name])[hook] for name in modules if name not in structure.compiled for hook in _HOOKS
+        ]
         self._count = sum(map(len, self._hooks))
         self._buffers = self._fixed_buffers(modules)
         self._tensors = [*structure.parameters.values(), *self._buffers]
         self._versions = _versions(self._tensors)
-        self._samples = [
-            sample for tensor in self._tensors if tensor.is_floating_point() for sample in _samples(tensor)
-        ]
+        self._samples = [one for tensor in self._tensors if tensor.is_floating_point() for one in _samples(tensor)]
         self._values = _joined(self._samples)
 
     def fits(self, structure: Structure, network: nn.Module) -> bool:
         """Whether the network is still the one of the proof."""
         try:
             modules = structure.modules(network)
+            buffers = self._fixed_buffers(modules)
             # dictionaries compare their values by identity first, so that few values are looked at
             return (
                 structure is self._structure
                 and self._shallow(modules) == self._attributes
                 and sum(map(len, self._hooks)) == self._count
                 and all(frozen(value) == kept for value, kept in self._containers)
-                and _same(self._fixed_buffers(modules), self._buffers)
+                and list(map(id, buffers)) == list(map(id, self._buffers))
                 and _versions(self._tensors) == self._versions
                 and torch.equal(_joined(self._samples), self._values)
             )
@@ -69,15 +156,16 @@ class Fingerprint:
     def _shallow(self, modules: Mapping[str, nn.Module]) -> list[dict[str, Any]]:
         """Every module's attributes, but for its parameters, buffers and modules, its mode, and what moves."""
         found = []
-        for name, module in _in_python(modules).items():
+        for name, module in modules.items():
+            if name in self._structure.compiled:
+                continue
             attributes = vars(module).copy()
             for key in _SKIPPED:
                 del attributes[key]
+            for owner, key in self._moving:
+                if owner == name:
+                    attributes.pop(key, None)
             found.append(attributes)
-            if self._moving:
-                for owner, key in self._moving:
-                    if owner == name:
-                        attributes.pop(key, None)
         return found
 
     def _fixed_buffers(self, modules: Mapping[str, nn.Module]) -> list[Tensor]:
@@ -91,24 +179,13 @@ class Fingerprint:
 
 def attributes_of(network: nn.Module) -> dict[Place, Any]:
     """Every module's own attributes, but for its mode and those that hold parameters, buffers and modules."""
-    modules = _in_python(dict(network.named_modules()))
     return {
         (name, key): value
-        for name, module in modules.items()
+        for name, module in network.named_modules()
+        if not is_compiled(module)
         for key, value in vars(module).items()
         if key not in _SKIPPED
     }
-
-
-def _in_python(modules: Mapping[str, nn.Module]) -> Mapping[str, nn.Module]:
-    """Without those that torch.jit compiled, whose attributes cannot be read."""
-    if not any(map(is_compiled, modules.values())):
-        return modules
-    return {name: module for name, module in modules.items() if not is_compiled(module)}
-
-
-def _same(some: list[Tensor], others: list[Tensor]) -> bool:
-    return len(some) == len(others) and all(one is other for one, other in zip(some, others, strict=True))
 
 
 def _versions(tensors: list[Tensor]) -> list[tuple[int, int]]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -45,10 +46,7 @@ class AllOnes(LabelDesign):
     Reference: Lee and AlRegib, Eq. 1: logit gradient −σ(−z) / C.
     """
 
-    @property
-    @override
-    def name(self) -> str:
-        return "all_ones"
+    name = "all_ones"
 
     @override
     def logit_gradient(self, logits: Tensor) -> Tensor:
@@ -59,10 +57,7 @@ class AllOnes(LabelDesign):
 class AllZeros(LabelDesign):
     """No class at all, binary cross entropy on raw logits, mean over classes: logit gradient σ(z) / C."""
 
-    @property
-    @override
-    def name(self) -> str:
-        return "all_zeros"
+    name = "all_zeros"
 
     @override
     def logit_gradient(self, logits: Tensor) -> Tensor:
@@ -107,9 +102,10 @@ class KHot(LabelDesign):
 
 @dataclass(frozen=True)
 class _Softmax(LabelDesign):
-    """Softmax cross entropy, logits divided by a temperature."""
+    """Softmax cross entropy, logits divided by a temperature, which the name shows unless it is 1."""
 
     temperature: float = 1.0
+    _plain_name: ClassVar[str]
 
     def __post_init__(self) -> None:
         if not 0 < self.temperature < math.inf:
@@ -118,8 +114,10 @@ class _Softmax(LabelDesign):
                 f"Got `temperature = {self.temperature}`. Use 1 for the softmax as it is, 10 for a softer one."
             )
 
-    def _named(self, name: str) -> str:
-        return name if self.temperature == 1 else f"{name}_t{self.temperature:g}"
+    @property
+    @override
+    def name(self) -> str:
+        return self._plain_name if self.temperature == 1 else f"{self._plain_name}_t{self.temperature:g}"
 
     def _log_probabilities(self, logits: Tensor) -> Tensor:
         if logits.shape[1] < 2:
@@ -146,10 +144,7 @@ class Predicted(_Softmax):
         temperature: T > 0 by which logits are divided; above 1 the other classes weigh more.
     """
 
-    @property
-    @override
-    def name(self) -> str:
-        return self._named("predicted")
+    _plain_name = "predicted"
 
     @override
     def logit_gradient(self, logits: Tensor) -> Tensor:
@@ -164,10 +159,7 @@ class SecondBest(_Softmax):
         temperature: as for `Predicted`.
     """
 
-    @property
-    @override
-    def name(self) -> str:
-        return self._named("second_best")
+    _plain_name = "second_best"
 
     @override
     def logit_gradient(self, logits: Tensor) -> Tensor:
@@ -186,10 +178,7 @@ class Uniform(_Softmax):
         temperature: as for `Predicted`.
     """
 
-    @property
-    @override
-    def name(self) -> str:
-        return self._named("uniform")
+    _plain_name = "uniform"
 
     @override
     def logit_gradient(self, logits: Tensor) -> Tensor:
@@ -198,19 +187,14 @@ class Uniform(_Softmax):
         return torch.expm1(log_ratio) / (number * self.temperature)
 
 
-def scaled_logit_gradient(design: LabelDesign, logits: Tensor) -> tuple[Tensor, Tensor]:
+def scaled_logit_gradient(design: LabelDesign, logits: Tensor, scales: bool = True) -> tuple[Tensor, Tensor]:
     """Return each image's logit gradient [N, C], scaled to a largest entry of 1, and the scale, float64 [N].
 
-    A squared norm is that of the scaled backward pass times the squared scale. Zeros stay zeros, with scale 1. The
-    scale is on the CPU where the logits' device has no float64.
+    A squared norm is that of the scaled backward pass times the squared scale. Zeros stay zeros, with scale 1; without
+    `scales`, for a backward pass that is not linear, every scale is 1. The scale is on the CPU where the logits' device
+    has no float64.
     """
     logit_gradient = design.logit_gradient(to_float64(logits.detach()))
-    scale = logit_gradient.abs().amax(1)
+    scale = logit_gradient.abs().amax(1) if scales else logit_gradient.new_ones(logit_gradient.shape[0])
     scale = scale.where(scale > 0, 1.0)
     return (logit_gradient / scale[:, None]).to(logits), scale
-
-
-def natural_logit_gradient(design: LabelDesign, logits: Tensor) -> tuple[Tensor, Tensor]:
-    """Return each image's logit gradient as it is, for a backward pass that is not linear, and a scale of 1."""
-    logit_gradient = design.logit_gradient(to_float64(logits.detach()))
-    return logit_gradient.to(logits), logit_gradient.new_ones(logit_gradient.shape[0])

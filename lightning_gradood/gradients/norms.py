@@ -1,154 +1,38 @@
 """Squared gradient norms of a batch of images, with or without the logits of the same pass.
 
-The batch is cut into micro-batches, so that memory does not grow with it, and each pass is compared with the plan.
+The public functions refuse what has no answer; behind them input is trusted. The batch is cut into micro-batches, so
+that memory does not grow with it. Each goes through closed forms if the network's plan allows it (`comparison`), and
+some are compared with the loop.
 """
 
 from __future__ import annotations
 
 import math
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
 from lightning_gradood.core import (
     Refusal,
+    check_batch,
     check_finite_rows,
     probing_state,
     refuse_single_image,
     requiring_grad,
 )
-from lightning_gradood.gradients import costs, engine
-from lightning_gradood.gradients.coupling import check_same_logits
-from lightning_gradood.gradients.fallback import loop_norms
+from lightning_gradood.gradients import engine
+from lightning_gradood.gradients.comparison import MISMATCH, NO_NUMBERS, SMALL, Checks, Plan, find_fault, prove
+from lightning_gradood.gradients.copies import Afresh
+from lightning_gradood.gradients.fingerprint import Fingerprint, Structure, check_network, structure_of
+from lightning_gradood.gradients.independence import check_same_logits, check_statistics
 from lightning_gradood.gradients.labels import AllOnes, LabelDesign
-from lightning_gradood.gradients.network_checks import Structure, check_images, check_logits, check_module, structure_of
-from lightning_gradood.gradients.plan import distrust, plan_for, way_of
-from lightning_gradood.gradients.proof import MISMATCH, Plan
-from lightning_gradood.gradients.verification import SMALL, Checks, Fault, Subject, find_fault
+from lightning_gradood.gradients.loop import check_logits, loop_norms
 
 _PASS_OF_LOGIT_GRADIENTS, _IMAGE_OF_LOOP = 0.7, 2.5  # what comparing costs, in images of the fast way
 _chance = random.Random()  # not the caller's, and not the same images in every run
-
-
-def batched_norms(
-    network: nn.Module,
-    images: Tensor,
-    label_designs: Sequence[LabelDesign],
-    structure: Structure,
-) -> tuple[Tensor, Tensor]:
-    """Return what `loop_norms` returns, in the fastest way that is right for a network in eval mode."""
-    plan = plan_for(network, images, structure)
-    work = _Work(network, label_designs, structure.parameters, plan)
-    done, first = [], 0
-    if images.shape[0] == 1 and not plan.single:
-        return work.loop(_ready(images, work.parameters[0].dtype))
-    size = plan.micro_batch if plan.trace is not None else costs.limits(images.device).micro_batch
-    for part in torch.tensor_split(images, math.ceil(images.shape[0] / size)):
-        part = _ready(part, work.parameters[0].dtype)
-        done.append(work.loop(part) if work.plan.trace is None else work.micro_batch(part, first))
-        first += part.shape[0]
-    return torch.cat([norms for norms, _ in done]), torch.cat([logits for _, logits in done])
-
-
-def _ready(images: Tensor, dtype: torch.dtype) -> Tensor:
-    # a clone, because a tensor made in inference mode cannot be saved for backward
-    return (images.clone() if images.is_inference() else images.detach()).to(dtype)
-
-
-class _Work:
-    """One call's network, designs and plan; the plan is replaced where an image shows that it was wrong."""
-
-    def __init__(
-        self,
-        network: nn.Module,
-        label_designs: Sequence[LabelDesign],
-        parameters: Mapping[str, nn.Parameter],
-        plan: Plan,
-    ) -> None:
-        self.network, self.label_designs, self.plan = network, label_designs, plan
-        self.subject = plan.subject(network)
-        self.names, self.parameters = list(parameters), list(parameters.values())
-
-    def loop(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """One image at a time."""
-        return loop_norms(
-            self.subject, images, self.label_designs, self.parameters, self.plan.reorders, self.plan.scales
-        )
-
-    def micro_batch(self, images: Tensor, first: int) -> tuple[Tensor, Tensor]:
-        """The fast way, or the loop where it fails; `first` is the number of the first image."""
-        checked = self.plan.checked
-        is_new = images.shape[0] not in checked.sizes
-        checks = self._due(images, is_new)
-        outcome = self._fast(images, checks, first, is_new)
-        if outcome is None:
-            return self._alone(images)
-        reached = (outcome[0] > 0).any(1).any(0)
-        if not checks.logit_gradients and bool((new := reached & ~checked.columns.to(reached)).any()):
-            row = int(outcome[0][:, :, new].sum((1, 2)).argmax())  # the image that reaches the new parameters most
-            checks = Checks(logit_gradients=True, row=row)
-            outcome = self._fast(images, checks, first, is_new=True)
-            if outcome is None:
-                return self._alone(images)
-        if checks.logit_gradients:
-            checked.columns = checked.columns | reached.to(checked.columns)
-            checked.sizes.add(images.shape[0])
-        return outcome
-
-    def _alone(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """The loop, for a batch that does not follow the plan; refuse it if its images influence each other."""
-        norms, logits = self.loop(images)
-        with requiring_grad(self.parameters, False):
-            check_same_logits(self.subject, images, logits)
-        return norms, logits
-
-    def _due(self, images: Tensor, is_new: bool) -> Checks:
-        """Choose the comparisons to make: all for a new size of micro-batch, else few, at random."""
-        number = images.shape[0]
-        row = _chance.randrange(number)
-        if is_new:
-            return Checks(logit_gradients=True, row=row, logits=number > SMALL)
-        share = costs.limits(images.device).recheck / 2  # for each of two comparisons
-        return Checks(
-            logit_gradients=number > 1 and _chance.random() < share / _PASS_OF_LOGIT_GRADIENTS,
-            row=row if _chance.random() < share * number / _IMAGE_OF_LOOP else None,
-        )
-
-    def _fast(self, images: Tensor, checks: Checks, first: int, is_new: bool) -> tuple[Tensor, Tensor] | None:
-        """Norms and logits; None where the pass differs from the plan or fails."""
-        plan, passes = self.plan, len(self.label_designs) + bool(checks)
-        try:
-            with requiring_grad(self.parameters, False):
-                pass_ = engine.forward(self.subject, images, self.parameters, passes)
-                if tuple(pass_.watch.trace) != plan.trace or pass_.watch.unknown:
-                    return None
-                check_logits(pass_.output, images.shape[0])
-                norms = engine.backward(pass_, self.label_designs, keep=bool(checks))
-                subject = Subject(self.subject, self.parameters, plan.reorders)
-                fault = checks and find_fault(subject, images, self.label_designs[0], pass_, norms[:, 0], checks)
-        except Refusal:
-            raise
-        except Exception:  # the loop may succeed where interception fails
-            return None
-        if fault:
-            self._doubt(fault, images, first, is_new)
-            return None
-        return norms, pass_.output.detach()
-
-    def _doubt(self, fault: Fault, images: Tensor, first: int, is_new: bool) -> None:
-        """Take the loop from now on where nothing was returned yet; refuse where earlier numbers may be wrong, too."""
-        if fault.kind == "logits":
-            return  # `_alone` compares them with the loop's
-        if not is_new:
-            raise Refusal(
-                "`network` should give each image the same gradient in a batch as alone. "
-                f"Got another one for `{self.names[fault.column]}` of image {first + fault.row}, in a batch of "
-                f"{images.shape[0]}, although earlier batches agreed. Look for what depends on the other images, on the "
-                "number of images or on earlier calls there."
-            )
-        self.plan = distrust(self.network, images, self.plan, MISMATCH)
 
 
 def parameter_names(network: nn.Module) -> list[str]:
@@ -201,12 +85,12 @@ def probe_gradients(network: nn.Module, images: Tensor, label_designs: Sequence[
         raise Refusal(
             "`label_designs` should name at least one label design. Got `label_designs = []`. Write e.g. [AllOnes()]."
         )
-    check_module(network)
+    _check_module(network)
     structure = structure_of(network)
-    check_images(images, structure.parameters)
-    refuse_single_image(network, images)
+    _check_images(network, images, structure)
     with probing_state(network, structure.modules(network).values()):
-        norms, logits = batched_norms(network, images, label_designs, structure)
+        work = _Work(network, label_designs, structure, plan_for(network, images, structure))
+        norms, logits = work.batch(images)
         check_finite_rows(logits, "the network's logits")
         check_finite_rows(norms, "squared gradient norms")
     return norms.flatten(1), logits
@@ -227,9 +111,169 @@ def warm_up(network: nn.Module, shape: Sequence[int]) -> str:
         >>> warm_up(torch.nn.Linear(3, 2), (16, 3))
         'closed forms'
     """
-    check_module(network)
+    _check_module(network)
     parameter = next(iter(structure_of(network).parameters.values()), None)
-    device = None if parameter is None else parameter.device
-    images = torch.rand(tuple(shape), generator=torch.Generator().manual_seed(0)).to(device)
+    images = torch.rand(tuple(shape), generator=torch.Generator().manual_seed(0))
+    images = images.to(None if parameter is None else parameter.device)
     squared_gradient_norms(network, images)
-    return way_of(network, images)
+    plan, _ = _plans[network][_key(images)]
+    if plan.trace is not None and (plan.sizes or images.shape[0] == 1):
+        return "closed forms"
+    return f"one image at a time: {plan.reason or 'the network does something else in larger batches'}"
+
+
+def _check_module(network: nn.Module) -> None:
+    if not isinstance(network, nn.Module):
+        raise Refusal(
+            "`network` should be a torch.nn.Module, because its parameters are what gradients are taken of. "
+            f"Got `network = {type(network).__name__}`. Pass the module itself, not a function that calls it."
+        )
+
+
+def _check_images(network: nn.Module, images: Tensor, structure: Structure) -> None:
+    """Refuse images that are not a batch on the device of the network's parameters."""
+    found = {parameter.device for parameter in structure.parameters.values()}
+    if not found:
+        raise Refusal(
+            "`network` should have at least one parameter, because gradients are taken with respect to parameters. "
+            "Got a network without any. Pass the classifier itself."
+        )
+    check_batch(images)
+    if any(device.type == "meta" for device in (images.device, *found)):
+        what = "`images`" if images.device.type == "meta" else "`network`"
+        raise Refusal(
+            f"{what} should hold numbers. Got tensors on the meta device, which have shapes alone. "
+            "Create them on the CPU or an accelerator; `network.to_empty(device=...)` and load_state_dict do so for weights."
+        )
+    if found != {images.device}:
+        devices = sorted(map(str, found))
+        raise Refusal(
+            "`images` should be on the device of the network's parameters. "
+            f"Got `images.device = {images.device}` and parameters on {', '.join(devices)}. "
+            f"Move them with `images.to({devices[0]!r})`."
+        )
+    refuse_single_image(network, images)
+
+
+_Key = tuple[torch.Size, torch.dtype, torch.device]
+_plans: WeakKeyDictionary[nn.Module, dict[_Key, tuple[Plan, Fingerprint]]] = WeakKeyDictionary()
+
+
+def plan_for(network: nn.Module, images: Tensor, structure: Structure) -> Plan:
+    """Return the plan for a network in eval mode and images of this shape; make it on the first call."""
+    parameters = list(structure.parameters.values())
+    plans = _plans.setdefault(network, {})
+    known = plans.get(_key(images))
+    if known is not None and not any(parameter._backward_hooks for parameter in parameters):
+        plan, fingerprint = known
+        # a single image's loop holds for any network
+        if (images.shape[0] == 1 and not plan.single) or fingerprint.fits(structure, network):
+            return plan
+    check_network(network, structure)
+    check_statistics(structure.modules(network).items())
+    plan = prove(network, images, parameters)
+    if plan.reason != NO_NUMBERS:  # which the next batch may have
+        plans[_key(images)] = (plan, Fingerprint(structure, network, plan.moving))
+    return plan
+
+
+def _key(images: Tensor) -> _Key:
+    return (images.shape[1:], images.dtype, images.device)
+
+
+class _Work:
+    """One call's network, label designs and plan; the plan changes where an image shows that it was wrong."""
+
+    def __init__(
+        self, network: nn.Module, label_designs: Sequence[LabelDesign], structure: Structure, plan: Plan
+    ) -> None:
+        self.subject = network if plan.starts is None else Afresh(network, plan.starts)
+        self.label_designs, self.plan = label_designs, plan
+        self.names, self.parameters = list(structure.parameters), list(structure.parameters.values())
+
+    def batch(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what `loop_norms` returns, in the fastest way that is right."""
+        plan, first, done = self.plan, 0, []
+        size = plan.limits.micro_batch if plan.trace is None else plan.micro_batch
+        for part in torch.tensor_split(images, math.ceil(images.shape[0] / size)):
+            # a clone, because a tensor made in inference mode cannot be saved for backward
+            part = (part.clone() if part.is_inference() else part.detach()).to(self.parameters[0].dtype)
+            takes_loop = plan.trace is None or (images.shape[0] == 1 and not plan.single)
+            done.append(self.loop(part) if takes_loop else self.micro_batch(part, first))
+            first += part.shape[0]
+        return torch.cat([norms for norms, _ in done]), torch.cat([logits for _, logits in done])
+
+    def loop(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """One image at a time."""
+        return loop_norms(
+            self.subject, images, self.label_designs, self.parameters, self.plan.reorders, self.plan.scales
+        )
+
+    def micro_batch(self, images: Tensor, first: int) -> tuple[Tensor, Tensor]:
+        """The fast way, or the loop where it fails; `first` is the number of the first image.
+
+        A batch that does not follow the plan is refused if its images influence each other.
+        """
+        plan = self.plan
+        is_new = images.shape[0] not in plan.sizes
+        checks = self._due(images.shape[0], is_new)
+        outcome = self._fast(images, checks, first, is_new)
+        if outcome is not None and not (checks and checks.logit_gradients):
+            unseen = _reached(outcome[0]) & ~plan.columns.to(outcome[0].device)
+            if bool(unseen.any()):
+                row = int(outcome[0][:, :, unseen].sum((1, 2)).argmax())  # the image that reaches new parameters most
+                checks = Checks(logit_gradients=True, row=row)
+                outcome = self._fast(images, checks, first, is_new=True)
+        if outcome is None:
+            norms, logits = self.loop(images)
+            with requiring_grad(self.parameters, False):
+                check_same_logits(self.subject, images, logits)
+            return norms, logits
+        if checks and checks.logit_gradients:
+            plan.columns = plan.columns | _reached(outcome[0]).to(plan.columns.device)
+            plan.sizes.add(images.shape[0])
+        return outcome
+
+    def _due(self, number: int, is_new: bool) -> Checks | None:
+        """Choose the comparisons to make: all for a new size of micro-batch, else few, at random."""
+        row = _chance.randrange(number)
+        if is_new:
+            return Checks(logit_gradients=True, row=row, logits=number > SMALL)
+        share = self.plan.limits.recheck / 2  # for each of two comparisons
+        logit_gradients = number > 1 and _chance.random() < share / _PASS_OF_LOGIT_GRADIENTS
+        loop = _chance.random() < share * number / _IMAGE_OF_LOOP
+        return Checks(logit_gradients, row if loop else None) if logit_gradients or loop else None
+
+    def _fast(self, images: Tensor, checks: Checks | None, first: int, is_new: bool) -> tuple[Tensor, Tensor] | None:
+        """Norms and logits; None where the pass differs from the plan or fails."""
+        keep = checks is not None
+        try:
+            with requiring_grad(self.parameters, False):
+                pass_ = engine.forward(self.subject, images, self.parameters, len(self.label_designs) + keep)
+                if pass_.trace != self.plan.trace or pass_.unknown:
+                    return None
+                check_logits(pass_.output, images.shape[0])
+                norms = engine.backward(pass_, self.label_designs, keep)
+                fault = None if checks is None else find_fault(pass_, self.label_designs[0], norms[:, 0], checks)
+        except Refusal:
+            raise
+        except Exception:  # the loop may succeed where interception fails
+            return None
+        if fault is None:
+            return norms, pass_.output.detach()
+        row, column = fault
+        if column is not None and not is_new:
+            raise Refusal(
+                "`network` should give each image the same gradient in a batch as alone. "
+                f"Got another one for `{self.names[column]}` of image {first + row}, in a batch of {images.shape[0]}, "
+                "although earlier batches agreed. Look for what depends on the other images, on the number of images or "
+                "on earlier calls there."
+            )
+        if column is not None:  # the loop from now on, as nothing was returned yet
+            self.plan.take_loop(MISMATCH)
+        return None
+
+
+def _reached(norms: Tensor) -> Tensor:
+    """Which parameters have a gradient other than zero in norms [N, K, L], bool [L]."""
+    return (norms > 0).any(1).any(0)

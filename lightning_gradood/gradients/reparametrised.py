@@ -8,7 +8,7 @@ has the parameter's norm, and no way back is needed unless the parameter is used
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -40,15 +40,15 @@ class Standardised:
     rows: Tensor  # (θ − μ)·s, shaped as θ
 
 
+@dataclass(eq=False)
 class Reparametrised:
-    """The graph from parameters, which stay frozen, to reparametrised tensors during one forward pass."""
+    """The graph from parameters, which stay frozen, to reparametrised tensors during one forward pass; keys are ids."""
 
-    def __init__(self) -> None:
-        self._leaves: dict[int, tuple[Tensor, Tensor]] = {}  # id of a parameter -> itself, an alias that records
-        self._tensors: dict[int, Tensor] = {}
-        self._rearranged: dict[int, Tensor] = {}  # id of a reparametrised tensor -> parameter whose entries it holds
-        self._standardised: dict[int, Standardised] = {}  # by id of a reparametrised tensor
-        self._mixed: set[int] = set()  # ids of parameters behind a reparametrised tensor that is more than rearranged
+    _leaves: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)  # a parameter and its alias that records
+    _tensors: dict[int, Tensor] = field(default_factory=dict)
+    _rearranged: dict[int, Tensor] = field(default_factory=dict)  # the parameter whose entries a tensor holds
+    _standardised: dict[int, Standardised] = field(default_factory=dict)
+    _mixed: set[int] = field(default_factory=set)  # parameters behind a tensor that does more than rearrange
 
     def knows(self, tensor: object) -> bool:
         """Whether `tensor` came from `apply`."""

@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn.utils import parametrizations, parametrize
 
 from lightning_gradood.core import Refusal
-from lightning_gradood.gradients import AllOnes, Uniform, costs, norms, squared_gradient_norms, verification
+from lightning_gradood.gradients import AllOnes, Uniform, comparison, costs, norms, squared_gradient_norms
 from lightning_gradood.gradients.rules import linear
 
 from . import toys, treacherous, truth
@@ -385,8 +385,8 @@ def test_recheck_is_rare(monkeypatch):
     network, images = make("linear", torch.float32), toys.pictures(32, torch.float32)
     squared_gradient_norms(network, images)
     monkeypatch.setattr(norms, "_chance", random.Random(0))
-    asked, compare = [], verification._compare
-    monkeypatch.setattr(verification, "_compare", lambda *given: (asked.append(given[5]), compare(*given))[1])
+    asked, compare = [], comparison._compare
+    monkeypatch.setattr(comparison, "_compare", lambda *given: (asked.append(given[3]), compare(*given))[1])
     for _ in range(1000):
         squared_gradient_norms(network, images)
     cost = sum(0.7 * 32 * checks.logit_gradients + 2.5 * (checks.row is not None) for checks in asked)
@@ -397,9 +397,9 @@ def test_recheck_is_rare(monkeypatch):
 
 def test_rounding_in_float32_is_judged_in_double(monkeypatch):
     """A ReLU that opens in one way only may set float32 numbers apart; the formulas are right all the same."""
-    excess = verification.first_excess
+    excess = comparison.first_excess
     lenient = lambda norms, truth, strict: excess(norms, truth, strict) if strict else (0, 0)  # noqa: E731
-    monkeypatch.setattr(verification, "first_excess", lenient)
+    monkeypatch.setattr(comparison, "first_excess", lenient)
     network, images = make("residual", torch.float32), toys.pictures(4, torch.float32)
     squared_gradient_norms(network, images)
     assert plan_of(network, images).trace is not None

@@ -8,8 +8,8 @@ from torch import nn
 from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 
 from lightning_gradood.core import probing_state
-from lightning_gradood.gradients.network_checks import structure_of
-from lightning_gradood.gradients.plan import plan_for
+from lightning_gradood.gradients.fingerprint import structure_of
+from lightning_gradood.gradients.norms import plan_for
 
 from .block_modules import BLOCKS, Made, Net, conv, entering, lin
 

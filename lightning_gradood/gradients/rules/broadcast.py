@@ -1,20 +1,22 @@
 """Sums and products with a parameter that is broadcast over the batch: tokens, positions, layer scales, affine norms.
 
 y = x + θ has the per-sample gradient b, y = x·θ has b·x, each summed over the dimensions that θ was stretched along. An
-expanded parameter (a class token) is θ added to zero.
+expanded parameter (a class token) is θ added to zero. PReLU is y = x where x > 0, else θ x, with one slope or one per
+channel; dθ = Σ b·min(x, 0).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from typing_extensions import override
 
-from lightning_gradood.gradients.accumulator import Accumulator
-from lightning_gradood.gradients.layer import Call, Layer, Match, Rewrite
+from lightning_gradood.gradients.closed_form import Accumulator, Call, Layer, Match, Rewrite, taking
 
 
 def per_sample(gradient: Tensor, batch: int, shape: Sequence[int]) -> Tensor:
@@ -25,95 +27,93 @@ def per_sample(gradient: Tensor, batch: int, shape: Sequence[int]) -> Tensor:
     return rows.sum(stretched, keepdim=True).reshape(batch, *shape)
 
 
-class Sum(Layer):
-    """y = x + sign·θ."""
+@dataclass(frozen=True)
+class Operation:
+    """y = f(x, θ), entry by entry, and its derivatives times b, the loss's gradient in y."""
 
-    keeps_input = False
+    function: Callable[[Tensor, Tensor], Tensor]
+    by_input: Callable[[Tensor, Tensor, Tensor], Tensor]  # of x, θ and b
+    by_parameter: Callable[[Tensor, Tensor, Tensor], Tensor]
+    keeps_input: bool = True
 
-    def __init__(self, parameter: Tensor, sign: float = 1.0) -> None:
-        self.parameter, self.sign = parameter, sign
-        self.parameters = (parameter,)
+
+SUM = Operation(torch.add, lambda x, theta, b: b, lambda x, theta, b: b, keeps_input=False)
+DIFFERENCE = Operation(torch.sub, lambda x, theta, b: b, lambda x, theta, b: -b, keeps_input=False)
+PRODUCT = Operation(torch.mul, lambda x, theta, b: b * theta, lambda x, theta, b: b * x)
+QUOTIENT = Operation(torch.div, lambda x, theta, b: b / theta, lambda x, theta, b: -(b / theta) * (x / theta))
+
+
+class Elementwise(Layer):
+    """An `Operation` whose θ, or whose x, may be stretched."""
+
+    def __init__(self, operation: Operation, parameter: Tensor) -> None:
+        super().__init__(parameter)
+        self.operation, self.keeps_input = operation, operation.keeps_input
 
     @override
     def output(self, x: Tensor) -> Tensor:
         self.shape = x.shape
-        return torch.add(x, self.parameter, alpha=self.sign)
+        return self.operation.function(x, self.parameters[0])
 
     @override
     def backward(self, x: Tensor, gradient: Tensor, needs_input: bool, accumulator: Accumulator) -> Tensor | None:
+        parameter, operation = self.parameters[0], self.operation
         accumulator.record(
-            self.parameter, lambda: self.sign * per_sample(gradient, accumulator.batch, self.parameter.shape)
+            parameter,
+            lambda: per_sample(operation.by_parameter(x, parameter, gradient), accumulator.batch, parameter.shape),
         )
-        return gradient.sum_to_size(self.shape) if needs_input else None
+        return operation.by_input(x, parameter, gradient).sum_to_size(self.shape) if needs_input else None
 
 
-class Product(Layer):
-    """y = x·θ, element by element."""
-
-    def __init__(self, parameter: Tensor) -> None:
-        self.parameter = parameter
-        self.parameters = (parameter,)
-
-    @override
-    def output(self, x: Tensor) -> Tensor:
-        return x * self.parameter
-
-    @override
-    def backward(self, x: Tensor, gradient: Tensor, needs_input: bool, accumulator: Accumulator) -> Tensor | None:
-        accumulator.record(self.parameter, lambda: per_sample(gradient * x, accumulator.batch, self.parameter.shape))
-        return (gradient * self.parameter).sum_to_size(x.shape) if needs_input else None
-
-
-class Quotient(Layer):
-    """y = x/θ, element by element; dθ = −b·x/θ²."""
-
-    def __init__(self, parameter: Tensor) -> None:
-        self.parameter = parameter
-        self.parameters = (parameter,)
-
-    @override
-    def output(self, x: Tensor) -> Tensor:
-        return x / self.parameter
-
-    @override
-    def backward(self, x: Tensor, gradient: Tensor, needs_input: bool, accumulator: Accumulator) -> Tensor | None:
-        inputs = gradient / self.parameter
-        accumulator.record(
-            self.parameter,
-            lambda: per_sample(-inputs * (x / self.parameter), accumulator.batch, self.parameter.shape),
-        )
-        return inputs.sum_to_size(x.shape) if needs_input else None
-
-
-class Expanded(Layer):
+class Expanded(Elementwise):
     """y = θ, once for each image; its input is a scalar that is not used."""
 
-    def __init__(self, parameter: Tensor, size: tuple[int, ...]) -> None:
-        self.parameter, self.size = parameter, size
-        self.parameters = (parameter,)
+    def __init__(self, parameter: Tensor, size: Sequence[int]) -> None:
+        super().__init__(SUM, parameter)
+        self.size = size
 
     @override
     def output(self, x: Tensor) -> Tensor:
-        return self.parameter.expand(self.size).clone()
+        return self.parameters[0].expand(*self.size).clone()  # type: ignore[no-any-return]
+
+
+class PReLU(Layer):
+    """y = max(x, 0) + θ min(x, 0)."""
+
+    @override
+    def output(self, x: Tensor) -> Tensor:
+        return torch.prelu(x, self.parameters[0])
 
     @override
     def backward(self, x: Tensor, gradient: Tensor, needs_input: bool, accumulator: Accumulator) -> Tensor | None:
-        accumulator.record(self.parameter, lambda: per_sample(gradient, accumulator.batch, self.parameter.shape))
-        return None
+        slope, spatial = self.parameters[0], (1,) * (x.ndim - 2)
+        accumulator.record(
+            slope,
+            lambda: per_sample(gradient * x.clamp(max=0), accumulator.batch, (*slope.shape, *spatial)).flatten(1),
+        )
+        return torch.where(x > 0, gradient, gradient * slope.view(-1, *spatial)) if needs_input else None
 
 
-def _match(build: Callable[[Tensor], Layer], commutes: bool) -> Match:
-    def match(call: Call) -> tuple[Layer, Tensor] | None:
-        if len(call.args) != 2 or call.kwargs:
-            return None
-        x, parameter = call.args
-        if commutes and call.accumulator.knows(x):
+@taking("input", "weight")
+def _match_prelu(call: Call, given: Any) -> tuple[Layer, Tensor] | None:
+    fits = call.has_rows(given.input) and call.knows(given.weight) and given.weight.ndim == 1
+    return (PReLU(given.weight), given.input) if fits else None
+
+
+_binary = taking("input", "other")
+
+
+def _match(operation: Operation, commutes: bool = False) -> Match:
+    @_binary
+    def match(call: Call, given: Any) -> tuple[Layer, Tensor] | None:
+        x, parameter = given.input, given.other
+        if commutes and call.knows(x):
             x, parameter = parameter, x
-        if not call.has_rows(x) or not call.accumulator.knows(parameter) or parameter.ndim > x.ndim:
+        if not call.has_rows(x) or not call.knows(parameter) or parameter.ndim > x.ndim:
             return None
         if parameter.ndim == x.ndim and parameter.shape[0] != 1:
             return None
-        return build(parameter), x
+        return Elementwise(operation, parameter), x
 
     return match
 
@@ -123,27 +123,19 @@ def _match_expanded(call: Call) -> tuple[Layer, Tensor] | None:
     return None if call.kwargs else _expanded(call, parameter, _sizes(size))
 
 
-def _match_expanded_as(call: Call) -> tuple[Layer, Tensor] | None:
-    if call.kwargs or len(call.args) != 2 or call.accumulator.knows(call.args[1]):
-        return None
-    return _expanded(call, call.args[0], list(call.args[1].shape))
+@_binary
+def _match_expanded_as(call: Call, given: Any) -> tuple[Layer, Tensor] | None:
+    return None if call.knows(given.other) else _expanded(call, given.input, list(given.other.shape))
 
 
 def _match_repeated(call: Call) -> tuple[Layer, Tensor] | None:
     """`repeat` and `tile`, if they repeat over the batch alone."""
     parameter, *times = call.args
-    times = _sizes(times)
-    if call.kwargs or not call.accumulator.knows(parameter) or len(times) < parameter.ndim:
+    number, *others = _sizes(times)
+    if call.kwargs or not call.knows(parameter) or len(others) + 1 < parameter.ndim or set(others) - {1}:
         return None
-    if any(number != 1 for number in times[1:]):
-        return None
-    return _expanded(
-        call, parameter, [times[0], *([1] * (len(times) - 1 - parameter.ndim)), *_tail(parameter, len(times))]
-    )
-
-
-def _tail(parameter: Tensor, dimensions: int) -> list[int]:
-    return list(parameter.shape[1:] if parameter.ndim == dimensions else parameter.shape)
+    shape = (1,) * (len(others) + 1 - parameter.ndim) + parameter.shape
+    return _expanded(call, parameter, [number, *shape[1:]])
 
 
 def _sizes(given: Sequence[Any]) -> list[Any]:
@@ -151,91 +143,67 @@ def _sizes(given: Sequence[Any]) -> list[Any]:
 
 
 def _expanded(call: Call, parameter: Any, size: list[Any]) -> tuple[Layer, Tensor] | None:
-    if not call.accumulator.knows(parameter) or len(size) < max(2, parameter.ndim):
+    if not call.knows(parameter) or len(size) < max(2, parameter.ndim) or size[0] != call.accumulator.batch:
         return None
-    if size[0] != call.accumulator.batch or (parameter.ndim == len(size) and parameter.shape[0] != 1):
+    if parameter.ndim == len(size) and parameter.shape[0] != 1:
         return None
-    return Expanded(parameter, tuple(size)), parameter.new_zeros(())
+    return Expanded(parameter, size), parameter.new_zeros(())
 
 
-def _rewrite_sum_of_product(call: Call) -> Callable[[], Any] | None:
+@taking("input", "tensor1", "tensor2", value=1)
+def _rewrite_sum_of_product(call: Call, given: Any) -> Callable[[], Any]:
     """`addcmul`: input + value·first·second."""
-    bound = call.bind(("input", "tensor1", "tensor2", "value"), (None, None, None, 1))
-    if bound is None:
-        return None
-    x, first, second, value = bound
-    return lambda: x + (first * second if value == 1 else first * second * value)
+    first, second, value = given.tensor1, given.tensor2, given.value
+    return lambda: given.input + (first * second if value == 1 else first * second * value)
 
 
-def _rewrite_reversed_difference(call: Call) -> Callable[[], Any] | None:
+@_binary
+def _rewrite_reversed_difference(call: Call, given: Any) -> Callable[[], Any] | None:
     """θ − x: from `torch.sub(θ, x)` or `θ - x`."""
-    if (
-        len(call.args) != 2
-        or call.kwargs
-        or not call.accumulator.knows(call.args[0])
-        or not call.has_rows(call.args[1])
-    ):
-        return None
-    parameter, x = call.args
-    return lambda: -x + parameter
+    reversed_ = call.knows(given.input) and call.has_rows(given.other)
+    return (lambda: -given.other + given.input) if reversed_ else None
 
 
-def _rewrite_reversed_quotient(call: Call) -> Callable[[], Any] | None:
+@_binary
+def _rewrite_reversed_quotient(call: Call, given: Any) -> Callable[[], Any] | None:
     """θ / x."""
-    if (
-        len(call.args) != 2
-        or call.kwargs
-        or not call.accumulator.knows(call.args[0])
-        or not call.has_rows(call.args[1])
-    ):
-        return None
-    parameter, x = call.args
-    return lambda: x.reciprocal() * parameter
+    reversed_ = call.knows(given.input) and call.has_rows(given.other)
+    return (lambda: given.other.reciprocal() * given.input) if reversed_ else None
 
 
-def _rewrite_cast(call: Call) -> Callable[[], Any] | None:
+@_binary
+def _rewrite_cast(call: Call, given: Any) -> Callable[[], Any] | None:
     """`to` and `type_as` ask a second tensor for no more than its dtype and device."""
-    if len(call.args) != 2 or call.kwargs or not all(isinstance(tensor, Tensor) for tensor in call.args):
-        return None
-    x, other = call.args
-    return lambda: x.to(other.device, other.dtype)
+    is_tensor = isinstance(given.other, Tensor)
+    return (lambda: given.input.to(given.other.device, given.other.dtype)) if is_tensor else None
 
 
 def _in_place(func: Callable[..., Any]) -> Rewrite:
     """`x.mul_(θ)` and the like: the result is written over x, which the layer must not keep."""
 
-    def rewrite(call: Call) -> Callable[[], Any] | None:
-        if len(call.args) != 2 or call.kwargs or not call.is_activation(call.args[0]):
-            return None
-        x, parameter = call.args
-        return lambda: x.copy_(func(x.clone(), parameter))
+    @_binary
+    def rewrite(call: Call, given: Any) -> Callable[[], Any] | None:
+        x = given.input
+        return (lambda: x.copy_(func(x.clone(), given.other))) if call.is_activation(x) else None
 
     return rewrite
 
 
-_SUM, _PRODUCT = _match(Sum, True), _match(Product, True)
-_DIFFERENCE = _match(lambda parameter: Sum(parameter, -1.0), False)
-_QUOTIENT = _match(Quotient, False)
-
+_MULTIPLYING = (torch.mul, torch.multiply, Tensor.mul, Tensor.__mul__, Tensor.__rmul__)
 _SUBTRACTING = (torch.sub, torch.subtract, Tensor.sub, Tensor.subtract, Tensor.__sub__)
 _DIVIDING = (
-    torch.div,
-    torch.divide,
-    torch.true_divide,
-    Tensor.div,
-    Tensor.divide,
-    Tensor.true_divide,
-    Tensor.__truediv__,
-)
+    torch.div, torch.divide, torch.true_divide, Tensor.div, Tensor.divide, Tensor.true_divide, Tensor.__truediv__,
+)  # fmt: skip
 
 MATCHES: dict[Callable[..., Any], Match] = {
-    **dict.fromkeys((torch.add, Tensor.add, Tensor.__add__, Tensor.__radd__), _SUM),
-    **dict.fromkeys((torch.mul, torch.multiply, Tensor.mul, Tensor.__mul__, Tensor.__rmul__), _PRODUCT),
-    **dict.fromkeys(_SUBTRACTING, _DIFFERENCE),
-    **dict.fromkeys(_DIVIDING, _QUOTIENT),
+    **dict.fromkeys((torch.add, Tensor.add, Tensor.__add__, Tensor.__radd__), _match(SUM, commutes=True)),
+    **dict.fromkeys(_MULTIPLYING, _match(PRODUCT, commutes=True)),
+    **dict.fromkeys(_SUBTRACTING, _match(DIFFERENCE)),
+    **dict.fromkeys(_DIVIDING, _match(QUOTIENT)),
     **dict.fromkeys((Tensor.expand, torch.broadcast_to, Tensor.broadcast_to), _match_expanded),
     Tensor.expand_as: _match_expanded_as,
     **dict.fromkeys((Tensor.repeat, Tensor.tile, torch.tile), _match_repeated),
+    **dict.fromkeys((F.prelu, torch.prelu, Tensor.prelu), _match_prelu),
 }
 
 REWRITES: dict[Callable[..., Any], Rewrite] = {

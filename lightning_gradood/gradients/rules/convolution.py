@@ -28,11 +28,11 @@ from typing_extensions import override
 
 from lightning_gradood.core import to_float64
 from lightning_gradood.gradients import costs
-from lightning_gradood.gradients.accumulator import Accumulator, squared_rows
-from lightning_gradood.gradients.layer import Call, Layer, Match
+from lightning_gradood.gradients.closed_form import Accumulator, Call, Layer, Match, Rewrite, squared_rows, taking
 from lightning_gradood.gradients.reparametrised import Standardised
 from lightning_gradood.gradients.rules import convolution_forms as forms
 from lightning_gradood.gradients.rules.convolution_forms import Geometry
+from lightning_gradood.gradients.rules.normalisation import rows_apart, rows_together
 
 Form = Callable[..., Tensor]
 
@@ -41,8 +41,8 @@ class Convolution(Layer):
     """y = x ∗ W + b, or its transpose."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> None:
+        super().__init__(weight, bias)
         self.weight, self.bias, self.geometry = weight, bias, geometry
-        self.parameters = (weight, bias)
         self._products: dict[int, Tensor] = {}  # AᵀA of each chunk, where several label designs share it
 
     @override
@@ -125,76 +125,16 @@ def possible_forms(size: costs.Size, geometry: Geometry, limits: costs.Limits) -
     return found
 
 
-def _match(dimensions: int) -> Match:
-    names = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
-
-    def match(call: Call) -> tuple[Layer, Tensor] | None:
-        bound = call.bind(names, (None, None, None, 1, 0, 1, 1))
-        if bound is None:
-            return None
-        x, weight, bias, stride, padding, dilation, groups = bound
-        if not _fits(call, x, weight, bias, dimensions):
-            return None
-        kernel, steps = tuple(weight.shape[2:]), _each(dilation, dimensions)
-        if isinstance(padding, str):
-            total = [d * (k - 1) if padding == "same" else 0 for d, k in zip(steps, kernel, strict=True)]
-            if any(size % 2 for size in total):
-                x = F.pad(x, [side for size in reversed(total) for side in (size // 2, size - size // 2)])
-                total = [0] * dimensions
-            padding = [size // 2 for size in total]
-        pads, strides = _each(padding, dimensions), _each(stride, dimensions)
-        return Convolution(weight, bias, Geometry(kernel, strides, pads, steps, groups, False, (0,) * dimensions)), x
-
-    return match
-
-
-def _match_transposed(dimensions: int) -> Match:
-    names = ("input", "weight", "bias", "stride", "padding", "output_padding", "groups", "dilation")
-
-    def match(call: Call) -> tuple[Layer, Tensor] | None:
-        bound = call.bind(names, (None, None, None, 1, 0, 0, 1, 1))
-        if bound is None:
-            return None
-        x, weight, bias, stride, padding, output_padding, groups, dilation = bound
-        if not _fits(call, x, weight, bias, dimensions):
-            return None
-        strides, pads, steps, extra = (_each(v, dimensions) for v in (stride, padding, dilation, output_padding))
-        geometry = Geometry(tuple(weight.shape[2:]), strides, pads, steps, groups, True, extra)
-        return Convolution(weight, bias, geometry), x
-
-    return match
-
-
-def _fits(call: Call, x: Any, weight: Any, bias: Any, dimensions: int) -> bool:
-    return call.is_batch(x) and x.ndim == dimensions + 2 and call.is_constant(weight, bias) and weight is not None
-
-
-def _each(value: int | Sequence[int], dimensions: int) -> tuple[int, ...]:
-    """One number per dimension: torch takes a single one, or a sequence of one, for all."""
-    values = (value,) if isinstance(value, int) else tuple(value)
-    return values * dimensions if len(values) == 1 else values
-
-
-MATCHES: dict[Callable[..., Any], Match] = {
-    torch.conv1d: _match(1),
-    torch.conv2d: _match(2),
-    torch.conv3d: _match(3),
-    torch.conv_transpose1d: _match_transposed(1),
-    torch.conv_transpose2d: _match_transposed(2),
-    torch.conv_transpose3d: _match_transposed(3),
-}
-
-
 SMALLEST_SHARE = 1e-2  # of ‖a s g‖² that is left; below it the difference has lost too many digits
 
 
 class StandardisedConvolution(Convolution):
     """y = x ∗ (a·θ̂) + b."""
 
-    def __init__(self, plain: Convolution, standardised: Standardised) -> None:
-        super().__init__(plain.weight, plain.bias, plain.geometry)
+    def __init__(self, weight: Tensor, bias: Tensor | None, geometry: Geometry, standardised: Standardised) -> None:
+        super().__init__(weight, bias, geometry)
         self.standardised = standardised
-        self.parameters = (standardised.parameter, standardised.factor, plain.bias)
+        self.parameters = (standardised.parameter, standardised.factor, bias)
 
     @override
     def output(self, x: Tensor) -> Tensor:
@@ -251,18 +191,85 @@ class StandardisedConvolution(Convolution):
         return flat.view(g.shape)
 
 
-def _match_standardised(plain: Match) -> Match:
-    def match(call: Call) -> tuple[Layer, Tensor] | None:
-        weight = call.args[1] if len(call.args) > 1 else call.kwargs.get("weight")
-        standardised = call.accumulator.reparametrised.standardised(weight)
-        found = None if standardised is None else plain(call)
-        if standardised is None or found is None or not isinstance(found[0], Convolution):
+def _match(dimensions: int) -> Match:
+    @taking("input", "weight", "bias", stride=1, padding=0, dilation=1, groups=1)
+    def match(call: Call, given: Any) -> tuple[Layer, Tensor] | None:
+        if not _fits(call, given, dimensions):
             return None
-        return StandardisedConvolution(found[0], standardised), found[1]
+        x, weight, padding = given.input, given.weight, given.padding
+        kernel, steps = tuple(weight.shape[2:]), _each(given.dilation, dimensions)
+        if isinstance(padding, str):
+            total = [d * (k - 1) if padding == "same" else 0 for d, k in zip(steps, kernel, strict=True)]
+            if any(size % 2 for size in total):
+                x = F.pad(x, [side for size in reversed(total) for side in (size // 2, size - size // 2)])
+                total = [0] * dimensions
+            padding = [size // 2 for size in total]
+        pads, strides = _each(padding, dimensions), _each(given.stride, dimensions)
+        geometry = Geometry(kernel, strides, pads, steps, given.groups, False, (0,) * dimensions)
+        standardised = call.accumulator.reparametrised.standardised(weight)
+        if standardised is None:
+            return Convolution(weight, given.bias, geometry), x
+        return StandardisedConvolution(weight, given.bias, geometry, standardised), x
 
     return match
 
 
-STANDARDISED_MATCHES: dict[Callable[..., Any], Match] = {
-    function: _match_standardised(MATCHES[function]) for function in (torch.conv1d, torch.conv2d, torch.conv3d)
+def _match_transposed(dimensions: int) -> Match:
+    @taking("input", "weight", "bias", stride=1, padding=0, output_padding=0, groups=1, dilation=1)
+    def match(call: Call, given: Any) -> tuple[Layer, Tensor] | None:
+        if not _fits(call, given, dimensions):
+            return None
+        settings = (given.stride, given.padding, given.dilation, given.output_padding)
+        strides, pads, steps, extra = (_each(value, dimensions) for value in settings)
+        geometry = Geometry(tuple(given.weight.shape[2:]), strides, pads, steps, given.groups, True, extra)
+        return Convolution(given.weight, given.bias, geometry), given.input
+
+    return match
+
+
+def _fits(call: Call, given: Any, dimensions: int) -> bool:
+    x, weight = given.input, given.weight
+    fits = call.is_batch(x) and x.ndim == dimensions + 2 and call.is_constant(weight, given.bias)
+    return fits and weight is not None
+
+
+def _rewrite_rows(convolution: Callable[..., Tensor], dimensions: int) -> Rewrite:
+    """Several rows an image become one more dimension, along which the kernel has a size of 1."""
+
+    @taking("input", "weight", "bias", stride=1, padding=0, dilation=1, groups=1)
+    def rewrite(call: Call, given: Any) -> Callable[[], Tensor] | None:
+        x, weight, bias = given.input, given.weight, given.bias
+        if not call.has_rows(x) or call.is_batch(x) or x.ndim != dimensions + 2 or not call.is_constant(weight, bias):
+            return None
+        if isinstance(given.padding, str):
+            return None
+
+        def apart() -> Tensor:
+            own = ((given.stride, 1), (given.padding, 0), (given.dilation, 1))
+            settings = ((first, *_each(value, dimensions)) for value, first in own)
+            rows = rows_apart(x, call.accumulator.batch)
+            return rows_together(convolution(rows, weight.unsqueeze(2), bias, *settings, given.groups))
+
+        return apart
+
+    return rewrite
+
+
+def _each(value: int | Sequence[int], dimensions: int) -> tuple[int, ...]:
+    """One number per dimension: torch takes a single one, or a sequence of one, for all."""
+    values = (value,) if isinstance(value, int) else tuple(value)
+    return values * dimensions if len(values) == 1 else values
+
+
+MATCHES: dict[Callable[..., Any], Match] = {
+    torch.conv1d: _match(1),
+    torch.conv2d: _match(2),
+    torch.conv3d: _match(3),
+    torch.conv_transpose1d: _match_transposed(1),
+    torch.conv_transpose2d: _match_transposed(2),
+    torch.conv_transpose3d: _match_transposed(3),
+}
+REWRITES: dict[Callable[..., Any], Rewrite] = {
+    torch.conv1d: _rewrite_rows(torch.conv2d, 1),
+    torch.conv2d: _rewrite_rows(torch.conv3d, 2),
 }

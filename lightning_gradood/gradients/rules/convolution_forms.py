@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lightning_gradood.gradients import costs
-from lightning_gradood.gradients.accumulator import guarded, paired, squared_rows
+from lightning_gradood.gradients.closed_form import guarded, paired, squared_rows
 
 
 @dataclass(frozen=True)

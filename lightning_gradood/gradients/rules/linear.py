@@ -1,9 +1,16 @@
-"""Closed forms of linear layers, products with a matrix, embeddings and PReLU.
+"""Closed forms of products with a matrix, or a stack of them: linear layers, `einsum`, embeddings, attention.
 
 Linear: on vectors [N, C] and on tokens [N, ..., C] or [N·m, ..., C]. With a_t the input and b_t the output gradient at
 token t, dW = Σ_t b_t a_tᵀ. For one vector ‖dW‖² = ‖a‖²‖b‖²; for T tokens either dW is formed, T·C·D multiplications, or
-‖dW‖² = ⟨A Aᵀ, B Bᵀ⟩ over pairs of tokens, T²·(C + D). Embedding: row v of the table receives Σ b_t over an image's
-tokens t with index v. PReLU: y = x where x > 0, else θ x, with one slope or one per channel; dθ = Σ b·min(x, 0).
+‖dW‖² = ⟨A Aᵀ, B Bᵀ⟩ over pairs of tokens, T²·(C + D).
+
+Other products are written as an einsum y = x, θ -> y with a letter for each dimension: the input gradient is y, θ -> x
+and the parameter's x, y -> θ; with the batch's letter added to its result, it is every image's own. Embedding: row v of
+the table receives Σ b_t over an image's tokens t with index v.
+
+Attention is spelt out in these. The multi-head layer becomes linear layers around scaled dot products without
+parameters. Dot products with a bias made of parameters, e.g. relative positions, become matrix products, a sum and a
+softmax.
 
 Reference: Goodfellow 2015, "Efficient per-example gradient computations"; Li et al. 2022 (ghost norms) for tokens.
 """
@@ -19,86 +26,48 @@ from torch import Tensor
 from typing_extensions import override
 
 from lightning_gradood.gradients import costs
-from lightning_gradood.gradients.accumulator import Accumulator, guarded, paired_products, squared_rows
-from lightning_gradood.gradients.layer import Call, Layer, Match
-from lightning_gradood.gradients.rules.broadcast import per_sample
-
-
-class Embedding(Layer):
-    """y = table[index]; its input is the index, through which no gradient flows."""
-
-    def __init__(self, table: Tensor, padding: int | None) -> None:
-        self.table, self.padding = table, padding
-        self.parameters = (table,)
-
-    @override
-    def output(self, x: Tensor) -> Tensor:
-        return F.embedding(x, self.table)
-
-    @override
-    def backward(self, x: Tensor, gradient: Tensor, needs_input: bool, accumulator: Accumulator) -> Tensor | None:
-        accumulator.record(self.table, lambda: self._gradients(x.flatten(1), gradient))
-        return None
-
-    def _gradients(self, index: Tensor, gradient: Tensor) -> Tensor:
-        N, (V, D) = index.shape[0], self.table.shape
-        gradients = gradient.new_zeros(N, V, D)
-        gradients.scatter_add_(1, index[:, :, None].expand(-1, -1, D), gradient.reshape(N, -1, D))
-        if self.padding is not None:
-            gradients[:, self.padding] = 0
-        return gradients
-
-
-def _match_embedding(call: Call) -> tuple[Layer, Tensor] | None:
-    names = ("input", "weight", "padding_idx", "max_norm", "norm_type", "scale_grad_by_freq", "sparse")
-    bound = call.bind(names, (None, None, None, None, 2.0, False, False))
-    if bound is None:
-        return None
-    index, table, padding, max_norm, _, by_frequency, _ = bound
-    fits = isinstance(index, Tensor) and index.ndim >= 2 and index.shape[0] == call.accumulator.batch
-    if not fits or not call.accumulator.knows(table) or max_norm is not None or by_frequency:
-        return None
-    return Embedding(table, padding), index
-
-
-EMBEDDING_MATCHES: dict[Callable[..., Any], Match] = {F.embedding: _match_embedding}
+from lightning_gradood.gradients.closed_form import (
+    Accumulator,
+    Call,
+    Layer,
+    Match,
+    Rewrite,
+    guarded,
+    paired_products,
+    squared_rows,
+    taking,
+)
 
 
 class Linear(Layer):
     """y = x Wᵀ + b."""
 
-    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
-        self.weight, self.bias = weight, bias
-        self.parameters = (weight, bias)
-
     @override
     def output(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight, self.bias)
+        return F.linear(x, *self.parameters)
 
     @override
     def backward(self, x: Tensor, gradient: Tensor, needs_input: bool, accumulator: Accumulator) -> Tensor | None:
+        weight, bias = self.parameters
         a, b = (tensor.reshape(accumulator.batch, -1, tensor.shape[-1]) for tensor in (x, gradient))
-        accumulator.record(self.weight, lambda: weight_gradients(a, b), lambda: weight_norms(a, b))
-        accumulator.record(self.bias, lambda: b.sum(1))
-        return gradient @ self.weight if needs_input else None
+        accumulator.record(weight, lambda: weight_gradients(a, b), lambda: weight_norms(a, b))
+        accumulator.record(bias, lambda: b.sum(1))
+        return gradient @ weight if needs_input else None
 
 
 class MatrixProduct(Layer):
     """y = x W."""
 
-    def __init__(self, weight: Tensor) -> None:
-        self.weight = weight
-        self.parameters = (weight,)
-
     @override
     def output(self, x: Tensor) -> Tensor:
-        return x @ self.weight
+        return x @ self.parameters[0]  # type: ignore[no-any-return]
 
     @override
     def backward(self, x: Tensor, gradient: Tensor, needs_input: bool, accumulator: Accumulator) -> Tensor | None:
+        (weight,) = self.parameters
         a, b = (tensor.reshape(accumulator.batch, -1, tensor.shape[-1]) for tensor in (x, gradient))
-        accumulator.record(self.weight, lambda: weight_gradients(b, a), lambda: weight_norms(a, b))
-        return gradient @ self.weight.T if needs_input else None
+        accumulator.record(weight, lambda: weight_gradients(b, a), lambda: weight_norms(a, b))
+        return gradient @ weight.T if needs_input else None
 
 
 def weight_gradients(a: Tensor, b: Tensor) -> Tensor:
@@ -126,61 +95,200 @@ def _through_gradients(a: Tensor, b: Tensor) -> Tensor:
     return torch.cat([squared_rows(weight_gradients(*part)) for part in parts])
 
 
-def _match_linear(call: Call) -> tuple[Layer, Tensor] | None:
-    bound = call.bind(("input", "weight", "bias"), (None, None, None))
-    if bound is None:
-        return None
-    x, weight, bias = bound
-    if not call.has_rows(x) or not call.is_constant(weight, bias) or weight.ndim != 2:
-        return None
-    return Linear(weight, bias), x
+@taking("input", "weight", "bias")
+def _match_linear(call: Call, given: Any) -> tuple[Layer, Tensor] | None:
+    x, weight, bias = given.input, given.weight, given.bias
+    fits = call.has_rows(x) and call.is_constant(weight, bias) and weight.ndim == 2
+    return (Linear(weight, bias), x) if fits else None
 
 
-def _match_product(call: Call) -> tuple[Layer, Tensor] | None:
-    if len(call.args) != 2 or call.kwargs:
-        return None
-    x, weight = call.args
-    if not call.has_rows(x) or not call.accumulator.knows(weight) or weight.ndim != 2:
-        return None
-    return MatrixProduct(weight), x
+class Contraction(Layer):
+    """y = einsum(x, θ) for letters of x, θ and y; x and y begin with the batch's letter, which θ does not have."""
 
-
-MATCHES: dict[Callable[..., Any], Match] = {
-    F.linear: _match_linear,
-    **dict.fromkeys((torch.matmul, torch.mm, Tensor.matmul, Tensor.mm, Tensor.__matmul__), _match_product),
-}
-
-
-class PReLU(Layer):
-    """y = max(x, 0) + θ min(x, 0)."""
-
-    def __init__(self, slope: Tensor) -> None:
-        self.slope = slope
-        self.parameters = (slope,)
+    def __init__(self, parameter: Tensor, letters: tuple[str, str, str]) -> None:
+        super().__init__(parameter)
+        self.x, self.letters, self.y = letters
 
     @override
     def output(self, x: Tensor) -> Tensor:
-        return torch.prelu(x, self.slope)
+        return torch.einsum(f"{self.x},{self.letters}->{self.y}", x, self.parameters[0])
 
     @override
     def backward(self, x: Tensor, gradient: Tensor, needs_input: bool, accumulator: Accumulator) -> Tensor | None:
-        spatial = (1,) * (x.ndim - 2)
-        accumulator.record(
-            self.slope,
-            lambda: per_sample(gradient * x.clamp(max=0), accumulator.batch, (*self.slope.shape, *spatial)).flatten(1),
-        )
-        return torch.where(x > 0, gradient, gradient * self.slope.view(-1, *spatial)) if needs_input else None
+        parameter = self.parameters[0]
+        accumulator.record(parameter, lambda: self._gradients(x, gradient, accumulator.batch))
+        return torch.einsum(f"{self.y},{self.letters}->{self.x}", gradient, parameter) if needs_input else None
+
+    def _gradients(self, x: Tensor, gradient: Tensor, batch: int) -> Tensor:
+        """[N, *shape]; Z counts the rows of each image."""
+        a, b = (tensor.reshape(batch, -1, *tensor.shape[1:]) for tensor in (x, gradient))
+        image, rest = self.x[0], (self.x[1:], self.y[1:])
+        return torch.einsum(f"{image}Z{rest[0]},{image}Z{rest[1]}->{image}{self.letters}", a, b)
 
 
-def _match_prelu(call: Call) -> tuple[Layer, Tensor] | None:
-    bound = call.bind(("input", "weight"), (None, None))
-    if bound is None or not call.has_rows(bound[0]) or not call.accumulator.knows(bound[1]) or bound[1].ndim != 1:
+def _contraction(call: Call, x: Any, parameter: Any, letters: tuple[str, str, str]) -> tuple[Layer, Tensor] | None:
+    """Check that the three gradients are what the class says: no letter twice or in one place alone, no stretching."""
+    of_x, of_parameter, of_y = letters
+    if not call.has_rows(x) or not call.knows(parameter):
         return None
-    return PReLU(bound[1]), bound[0]
+    if any(len(set(term)) != len(term) or not term.isalpha() or "Z" in term for term in letters):
+        return None
+    if (x.ndim, parameter.ndim) != (len(of_x), len(of_parameter)) or of_x[0] != of_y[:1] or of_x[0] in of_parameter:
+        return None
+    alone = (set(of_x) - set(of_parameter + of_y)) | (set(of_parameter) - set(of_x + of_y))
+    sizes = dict(zip(of_parameter, parameter.shape, strict=True))
+    if alone or any(sizes.get(letter, size) != size for letter, size in zip(of_x, x.shape, strict=True)):
+        return None
+    return Contraction(parameter, letters), x
 
 
-PRELU_MATCHES: dict[Callable[..., Any], Match] = {
-    F.prelu: _match_prelu,
-    torch.prelu: _match_prelu,
-    Tensor.prelu: _match_prelu,
+def _match_einsum(call: Call) -> tuple[Layer, Tensor] | None:
+    if len(call.args) != 3 or call.kwargs or not isinstance(call.args[0], str):
+        return None
+    equation, first, second = call.args
+    terms, arrow, of_y = equation.replace(" ", "").partition("->")
+    if not arrow or terms.count(",") != 1:
+        return None
+    of_first, of_second = terms.split(",")
+    if call.knows(first):
+        return _contraction(call, second, first, (of_second, of_first, of_y))
+    return _contraction(call, first, second, (of_first, of_second, of_y))
+
+
+@taking("input", "other")
+def _match_product(call: Call, given: Any) -> tuple[Layer, Tensor] | None:
+    """x @ θ and θ @ x, where θ may have a matrix for each head."""
+    x, parameter, on_left = _sides(call, given)
+    if not call.has_rows(x) or not call.knows(parameter) or parameter.ndim < 2 or parameter.ndim > x.ndim:
+        return None
+    if parameter.ndim == 2 and not on_left:
+        return MatrixProduct(parameter), x
+    stacked = "abcdefgh"[: x.ndim - 2]
+    own = stacked[len(stacked) - (parameter.ndim - 2) :]
+    if on_left:
+        return _contraction(call, x, parameter, (f"{stacked}jk", f"{own}ij", f"{stacked}ik"))
+    return _contraction(call, x, parameter, (f"{stacked}ij", f"{own}jk", f"{stacked}ik"))
+
+
+def _sides(call: Call, given: Any) -> tuple[Any, Any, bool]:
+    """x, θ and whether θ stands on the left."""
+    on_left = call.knows(given.input)
+    return (given.other, given.input, True) if on_left else (given.input, given.other, False)
+
+
+@taking("input", "other")
+def _rewrite_product(call: Call, given: Any) -> Callable[[], Tensor] | None:
+    """A leading dimension of size 1 is left out."""
+    x, parameter, on_left = _sides(call, given)
+    if not call.is_activation(x) or not call.knows(parameter) or parameter.ndim < 3 or parameter.shape[0] != 1:
+        return None
+    return lambda: parameter[0] @ x if on_left else x @ parameter[0]
+
+
+def _rewrite_sum_and_product(first: str, second: str) -> Rewrite:
+    """`addmm` and `baddbmm`: input + first @ second."""
+
+    @taking("input", first, second, beta=1, alpha=1)
+    def rewrite(call: Call, given: Any) -> Callable[[], Tensor] | None:
+        left, right = getattr(given, first), getattr(given, second)
+        return (lambda: left @ right + given.input) if (given.beta, given.alpha) == (1, 1) else None
+
+    return rewrite
+
+
+class Embedding(Layer):
+    """y = table[index]; its input is the index, through which no gradient flows."""
+
+    def __init__(self, table: Tensor, padding: int | None) -> None:
+        super().__init__(table)
+        self.padding = padding
+
+    @override
+    def output(self, x: Tensor) -> Tensor:
+        return F.embedding(x, self.parameters[0])
+
+    @override
+    def backward(self, x: Tensor, gradient: Tensor, needs_input: bool, accumulator: Accumulator) -> Tensor | None:
+        accumulator.record(self.parameters[0], lambda: self._gradients(x.flatten(1), gradient))
+        return None
+
+    def _gradients(self, index: Tensor, gradient: Tensor) -> Tensor:
+        N, (V, D) = index.shape[0], self.parameters[0].shape
+        gradients = gradient.new_zeros(N, V, D)
+        gradients.scatter_add_(1, index[:, :, None].expand(-1, -1, D), gradient.reshape(N, -1, D))
+        if self.padding is not None:
+            gradients[:, self.padding] = 0
+        return gradients
+
+
+@taking("input", "weight", "padding_idx", "max_norm", norm_type=2.0, scale_grad_by_freq=False, sparse=False)
+def _match_embedding(call: Call, given: Any) -> tuple[Layer, Tensor] | None:
+    index = given.input
+    fits = isinstance(index, Tensor) and index.ndim >= 2 and index.shape[0] == call.accumulator.batch
+    if not fits or not call.knows(given.weight) or given.max_norm is not None or given.scale_grad_by_freq:
+        return None
+    return Embedding(given.weight, given.padding_idx), index
+
+
+_UNUSUAL = (
+    "bias_k", "bias_v", "add_zero_attn", "key_padding_mask", "attn_mask", "use_separate_proj_weight",
+    "static_k", "static_v", "is_causal",
+)  # fmt: skip
+
+
+@taking(
+    "query", "key", "value", "embed_dim_to_check", "num_heads", "in_proj_weight", "in_proj_bias", "bias_k", "bias_v",
+    "add_zero_attn", "dropout_p", "out_proj_weight", "out_proj_bias", training=True, key_padding_mask=None,
+    need_weights=True, attn_mask=None, use_separate_proj_weight=False, q_proj_weight=None, k_proj_weight=None,
+    v_proj_weight=None, static_k=None, static_v=None, average_attn_weights=True, is_causal=False,
+)  # fmt: skip
+def _rewrite_attention(call: Call, given: Any) -> Callable[[], tuple[Tensor, Tensor | None]] | None:
+    x = given.query
+    if given.key is not x or given.value is not x or x.ndim != 3 or x.shape[1] != call.accumulator.batch:
+        return None
+    is_set = any(getattr(given, name) not in (None, False) for name in _UNUSUAL)
+    return None if is_set or (given.training and given.dropout_p) else lambda: _self_attention(given)
+
+
+def _self_attention(given: Any) -> tuple[Tensor, Tensor | None]:
+    """[tokens, N, E] -> [tokens, N, E] and the attention weights if asked for; linear layers see [N, ...]."""
+    x = given.query.transpose(0, 1)
+    N, T, E = x.shape
+    projected = F.linear(x, given.in_proj_weight, given.in_proj_bias)
+    heads = projected.view(N, T, 3, given.num_heads, E // given.num_heads).permute(2, 0, 3, 1, 4)
+    if given.need_weights:
+        weights = (heads[0] / heads.shape[-1] ** 0.5 @ heads[1].transpose(-2, -1)).softmax(-1)
+        mixed = weights @ heads[2]
+        weights = weights.mean(1) if given.average_attn_weights else weights
+    else:
+        weights, mixed = None, F.scaled_dot_product_attention(heads[0], heads[1], heads[2])
+    mixed = mixed.transpose(1, 2).reshape(N, T, E)
+    return F.linear(mixed, given.out_proj_weight, given.out_proj_bias).transpose(0, 1), weights
+
+
+@taking("query", "key", "value", "attn_mask", dropout_p=0.0, is_causal=False, scale=None, enable_gqa=False)
+def _rewrite_dot_products(call: Call, given: Any) -> Callable[[], Tensor] | None:
+    query, key, value, bias = given.query, given.key, given.value, given.attn_mask
+    if given.dropout_p or given.is_causal or given.enable_gqa:
+        return None
+    if not call.is_activation(query, key, value) or not call.knows(bias):
+        return None
+    factor = query.shape[-1] ** -0.5 if given.scale is None else given.scale
+    return lambda: (query * factor @ key.transpose(-2, -1) + bias).softmax(-1) @ value
+
+
+_PRODUCTS = (torch.matmul, torch.mm, torch.bmm, Tensor.matmul, Tensor.mm, Tensor.bmm, Tensor.__matmul__)
+
+MATCHES: dict[Callable[..., Any], Match] = {
+    F.linear: _match_linear,
+    torch.einsum: _match_einsum,
+    **dict.fromkeys(_PRODUCTS, _match_product),
+    F.embedding: _match_embedding,
+}
+REWRITES: dict[Callable[..., Any], Rewrite] = {
+    **dict.fromkeys(_PRODUCTS, _rewrite_product),
+    **dict.fromkeys((torch.addmm, Tensor.addmm), _rewrite_sum_and_product("mat1", "mat2")),
+    **dict.fromkeys((torch.baddbmm, Tensor.baddbmm), _rewrite_sum_and_product("batch1", "batch2")),
+    F.multi_head_attention_forward: _rewrite_attention,
+    F.scaled_dot_product_attention: _rewrite_dot_products,
 }

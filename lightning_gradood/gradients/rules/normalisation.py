@@ -6,7 +6,8 @@ rewritten as the norm without parameters, a product and a sum.
 For batch norm in eval mode, x̂ = (x − running mean) / √(running variance + ε). Seen as [1, N·C, ...], a batch is one
 image with N·C channels, and torch's own fused backward returns the input gradient and every image's dγ and dβ in one
 pass over memory. The view has to be contiguous: a single image's may keep the strides of a transposed one, which torch
-2.15's CPU kernel mistakes for channels last and reads in the wrong order without an error.
+2.15's CPU kernel mistakes for channels last and reads in the wrong order without an error. Several rows an image,
+[N·m, C], become [N, C, m] first.
 """
 
 from __future__ import annotations
@@ -20,8 +21,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from lightning_gradood.gradients import costs
-from lightning_gradood.gradients.accumulator import Accumulator
-from lightning_gradood.gradients.layer import Call, Layer, Match, Rewrite
+from lightning_gradood.gradients.closed_form import Accumulator, Call, Layer, Match, Rewrite, taking
 from lightning_gradood.gradients.rules.broadcast import per_sample
 
 
@@ -29,72 +29,83 @@ class BatchNorm(Layer):
     """y = γ x̂ + β with running statistics."""
 
     def __init__(
-        self, mean: Tensor, variance: Tensor, weight: Tensor | None, bias: Tensor | None, epsilon: float
+        self, weight: Tensor | None, bias: Tensor | None, mean: Tensor, variance: Tensor, epsilon: float
     ) -> None:
-        self.mean, self.variance, self.weight, self.bias, self.epsilon = (mean, variance, weight, bias, epsilon)
-        self.parameters = (weight, bias)
+        super().__init__(weight, bias)
+        self.mean, self.variance, self.epsilon = mean, variance, epsilon
 
     @override
     def output(self, x: Tensor) -> Tensor:
         # without the checks of F.batch_norm, which the network's own call has made
-        return torch.batch_norm(
-            x, self.weight, self.bias, self.mean, self.variance, False, 0.0, self.epsilon, torch.backends.cudnn.enabled
-        )
+        (weight, bias), cudnn = self.parameters, torch.backends.cudnn.enabled
+        return torch.batch_norm(x, weight, bias, self.mean, self.variance, False, 0.0, self.epsilon, cudnn)
 
     @override
     def backward(self, x: Tensor, gradient: Tensor, needs_input: bool, accumulator: Accumulator) -> Tensor | None:
-        N, C = x.shape[:2]
+        (N, C), (weight, bias) = x.shape[:2], self.parameters
         wide = (1, N * C, *x.shape[2:], *((1,) if x.ndim == 2 else ()))
-        weight, mean, variance = (
-            None if tensor is None else tensor.expand(N, C).reshape(-1)
-            for tensor in (self.weight, self.mean, self.variance)
+        repeated = (
+            None if tensor is None else tensor.expand(N, C).reshape(-1) for tensor in (weight, self.mean, self.variance)
         )
         inputs, weights, biases = torch.ops.aten.native_batch_norm_backward(
-            gradient.reshape(wide).contiguous(), x.reshape(wide).contiguous(), weight, mean, variance, None, None,
+            gradient.reshape(wide).contiguous(), x.reshape(wide).contiguous(), *repeated, None, None,
             False, self.epsilon, [needs_input, True, True],
         )  # fmt: skip
-        accumulator.record(self.weight, lambda: weights.view(N, C))
-        accumulator.record(self.bias, lambda: biases.view(N, C))
+        accumulator.record(weight, lambda: weights.view(N, C))
+        accumulator.record(bias, lambda: biases.view(N, C))
         return inputs.view(x.shape) if needs_input else None
 
 
-def _match_batch_norm(call: Call) -> tuple[Layer, Tensor] | None:
-    names = ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")
-    bound = call.bind(names, (None, None, None, None, None, False, 0.1, 1e-5))
-    if bound is None:
-        return None
-    x, mean, variance, weight, bias, training, _, epsilon = bound
-    if training or mean is None or variance is None or not call.is_batch(x):
-        return None
-    if (
-        not call.is_constant(weight, bias, mean, variance)
-        or call.accumulator.knows(mean)
-        or call.accumulator.knows(variance)
-    ):
-        return None
-    return BatchNorm(mean, variance, weight, bias, epsilon), x
+_batch_norm = taking("input", "running_mean", "running_var", "weight", "bias", training=False, momentum=0.1, eps=1e-5)
 
 
-BATCH_NORM_MATCHES: dict[Callable[..., Any], Match] = {F.batch_norm: _match_batch_norm}
+@_batch_norm
+def _match_batch_norm(call: Call, given: Any) -> tuple[Layer, Tensor] | None:
+    mean, variance, affine = given.running_mean, given.running_var, (given.weight, given.bias)
+    if given.training or mean is None or variance is None or not call.is_batch(given.input):
+        return None
+    if call.knows(mean) or call.knows(variance) or not call.is_constant(*affine, mean, variance):
+        return None
+    return BatchNorm(*affine, mean, variance, given.eps), given.input
+
+
+@_batch_norm
+def _rewrite_batch_norm(call: Call, given: Any) -> Callable[[], Tensor] | None:
+    """Batch norm of several rows an image."""
+    if not call.has_rows(given.input) or call.is_batch(given.input) or given.training:
+        return None
+    x, *settings = vars(given).values()
+    return lambda: rows_together(F.batch_norm(rows_apart(x, call.accumulator.batch), *settings))
+
+
+def rows_apart(x: Tensor, batch: int) -> Tensor:
+    """[N·m, C, ...] -> [N, C, m, ...]: m rows of each image as a dimension of their own."""
+    return x.reshape(batch, -1, *x.shape[1:]).transpose(1, 2)
+
+
+def rows_together(x: Tensor) -> Tensor:
+    """[N, C, m, ...] -> [N·m, C, ...]."""
+    return x.transpose(1, 2).flatten(0, 1)
 
 
 class LayerNorm(Layer):
     """y = γ x̂ + β over the last dimensions."""
 
-    def __init__(self, shape: list[int], weight: Tensor | None, bias: Tensor | None, epsilon: float) -> None:
-        self.shape, self.weight, self.bias, self.epsilon = shape, weight, bias, epsilon
-        self.parameters = (weight, bias)
+    def __init__(self, weight: Tensor | None, bias: Tensor | None, shape: list[int], epsilon: float) -> None:
+        super().__init__(weight, bias)
+        self.shape, self.epsilon = shape, epsilon
 
     @override
     def output(self, x: Tensor) -> Tensor:
-        y, self.mean, self.inverse = torch.native_layer_norm(x, self.shape, self.weight, self.bias, self.epsilon)
+        weight, bias = self.parameters
+        y, self.mean, self.inverse = torch.native_layer_norm(x, self.shape, weight, bias, self.epsilon)
         return y
 
     @override
     def backward(self, x: Tensor, gradient: Tensor, needs_input: bool, accumulator: Accumulator) -> Tensor | None:
         weights, biases = self._sums(x, gradient, accumulator.batch)
-        accumulator.record(self.weight, lambda: weights)
-        accumulator.record(self.bias, lambda: biases)
+        accumulator.record(self.parameters[0], lambda: weights)
+        accumulator.record(self.parameters[1], lambda: biases)
         return self._native(gradient, x, self.mean, self.inverse, [True, False, False])[0] if needs_input else None
 
     def _sums(self, x: Tensor, gradient: Tensor, batch: int) -> tuple[Tensor, Tensor]:
@@ -110,61 +121,53 @@ class LayerNorm(Layer):
         self, gradient: Tensor, x: Tensor, mean: Tensor, inverse: Tensor, wanted: list[bool]
     ) -> tuple[Tensor, Tensor, Tensor]:
         found: tuple[Tensor, Tensor, Tensor] = torch.ops.aten.native_layer_norm_backward(
-            gradient, x, self.shape, mean, inverse, self.weight, self.bias, wanted
+            gradient, x, self.shape, mean, inverse, *self.parameters, wanted
         )
         return found
 
 
-def _match_layer_norm(call: Call) -> tuple[Layer, Tensor] | None:
-    names, defaults = (("input", "normalized_shape", "weight", "bias", "eps"), (None, None, None, None, 1e-5))
-    bound = call.bind(names, defaults)
-    if bound is None:
+@taking("input", "normalized_shape", "weight", "bias", eps=1e-5)
+def _match_layer_norm(call: Call, given: Any) -> tuple[Layer, Tensor] | None:
+    x, shape = given.input, given.normalized_shape
+    if not call.has_rows(x) or not call.is_constant(given.weight, given.bias) or x.ndim <= len(shape):
         return None
-    x, shape, weight, bias, epsilon = bound
-    if not call.has_rows(x) or not call.is_constant(weight, bias) or x.ndim <= len(shape):
+    return LayerNorm(given.weight, given.bias, list(shape), given.eps), x
+
+
+@taking("input", "num_groups", "weight", "bias", eps=1e-5)
+def _rewrite_group_norm(call: Call, given: Any) -> Callable[[], Tensor] | None:
+    if not call.has_rows(given.input):
         return None
-    return LayerNorm(list(shape), weight, bias, epsilon), x
+    return lambda: _affine(F.group_norm(given.input, given.num_groups, None, None, given.eps), given)
 
 
-def _rewrite_group_norm(call: Call) -> Callable[[], Tensor] | None:
-    bound = call.bind(("input", "num_groups", "weight", "bias", "eps"), (None, None, None, None, 1e-5))
-    if bound is None or not call.has_rows(bound[0]):
+@taking("input", "running_mean", "running_var", "weight", "bias", use_input_stats=True, momentum=0.1, eps=1e-5)
+def _rewrite_instance_norm(call: Call, given: Any) -> Callable[[], Tensor] | None:
+    statistics = given.running_mean, given.running_var
+    if not call.has_rows(given.input) or any(map(call.knows, statistics)):
         return None
-    x, groups, weight, bias, epsilon = bound
-    return lambda: _affine(F.group_norm(x, groups, None, None, epsilon), weight, bias)
+    settings = (*statistics, None, None, given.use_input_stats, given.momentum, given.eps)
+    return lambda: _affine(F.instance_norm(given.input, *settings), given)
 
 
-def _rewrite_instance_norm(call: Call) -> Callable[[], Tensor] | None:
-    names = ("input", "running_mean", "running_var", "weight", "bias", "use_input_stats", "momentum", "eps")
-    bound = call.bind(names, (None, None, None, None, None, True, 0.1, 1e-5))
-    if bound is None or not call.has_rows(bound[0]):
+@taking("input", "normalized_shape", "weight", "eps")
+def _rewrite_rms_norm(call: Call, given: Any) -> Callable[[], Tensor] | None:
+    if not call.has_rows(given.input) or not call.knows(given.weight):
         return None
-    x, mean, variance, weight, bias, own_statistics, momentum, epsilon = bound
-    if call.accumulator.knows(mean) or call.accumulator.knows(variance):
-        return None
-    return lambda: _affine(
-        F.instance_norm(x, mean, variance, None, None, own_statistics, momentum, epsilon), weight, bias
-    )
+    return lambda: F.rms_norm(given.input, given.normalized_shape, None, given.eps) * given.weight
 
 
-def _rewrite_rms_norm(call: Call) -> Callable[[], Tensor] | None:
-    bound = call.bind(("input", "normalized_shape", "weight", "eps"), (None, None, None, None))
-    if bound is None or not call.has_rows(bound[0]) or not call.accumulator.knows(bound[2]):
-        return None
-    x, shape, weight, epsilon = bound
-    return lambda: F.rms_norm(x, shape, None, epsilon) * weight
-
-
-def _affine(normal: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+def _affine(normal: Tensor, given: Any) -> Tensor:
     """Multiply by γ and add β, one entry per channel; as reparametrised tensors they gain the spatial dimensions."""
     ones = (1,) * (normal.ndim - 2)
-    if weight is not None:
-        normal = normal * weight.view(-1, *ones)
-    return normal if bias is None else normal + bias.view(-1, *ones)
+    if given.weight is not None:
+        normal = normal * given.weight.view(-1, *ones)
+    return normal if given.bias is None else normal + given.bias.view(-1, *ones)
 
 
-MATCHES: dict[Callable[..., Any], Match] = {F.layer_norm: _match_layer_norm}
+MATCHES: dict[Callable[..., Any], Match] = {F.batch_norm: _match_batch_norm, F.layer_norm: _match_layer_norm}
 REWRITES: dict[Callable[..., Any], Rewrite] = {
+    F.batch_norm: _rewrite_batch_norm,
     F.group_norm: _rewrite_group_norm,
     F.instance_norm: _rewrite_instance_norm,
     F.rms_norm: _rewrite_rms_norm,

@@ -1,14 +1,19 @@
-"""Tensors that a network keeps, updates or overwrites in a forward pass, and passes that are independent of them.
+"""Copies of a network: for passes that are independent of each other, and in another dtype for comparisons.
 
 Some networks keep a tensor computed from parameters from one call to the next (LeViT's attention biases): its graph is
 gone after the first backward pass, and filled under `no_grad` it has none. Others update a buffer. `observe` finds this
 out in a few passes of copies; every pass of such a network then goes through a copy of its own (`Afresh`), so that no
 pass depends on an earlier one, and the caller's network stays as it is.
+
+`in_dtype` copies a network to judge rounding in float64. In copies for the first comparison small weights are replaced
+(`reveal`): behind a factor of zero, or a layer scale of 1e-6 as many networks start with, a wrong number would be too
+small to be seen.
 """
 
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
@@ -16,12 +21,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_gradood.core import Refusal, requiring_grad
-from lightning_gradood.gradients.fingerprint import Place, attributes_of, frozen
-from lightning_gradood.gradients.network_checks import is_compiled
+from lightning_gradood.core import Refusal, requiring_grad, to_float64_device
+from lightning_gradood.gradients.fingerprint import Place, attributes_of, frozen, is_compiled
 from lightning_gradood.gradients.reparametrised import tensors_in
 
 _ABSENT = object()
+_TINY = 0.05  # root mean square of a parameter; a smaller one could hide errors behind it
 
 
 class Afresh(nn.Module):
@@ -39,10 +44,10 @@ class Afresh(nn.Module):
 
     def forward(self, images: Tensor) -> Any:
         """Return what the network returns."""
-        return _copied(self.__dict__["original"], self._starts)(images)
+        return _sharing(self.__dict__["original"], self._starts)(images)
 
 
-def copied(network: nn.Module, shared: Sequence[Any] = ()) -> nn.Module:
+def _copied(network: nn.Module, shared: Sequence[Any] = ()) -> nn.Module:
     """Return a deep copy in which tensors with a graph, e.g. a cached weight, have none.
 
     `shared` objects are not copied. Raises whatever a network raises that cannot be copied.
@@ -55,10 +60,11 @@ def copied(network: nn.Module, shared: Sequence[Any] = ()) -> nn.Module:
     return copy.deepcopy(network, memo)
 
 
-def _copied(network: nn.Module, starts: Mapping[Place, Any]) -> nn.Module:
+def _sharing(network: nn.Module, starts: Mapping[Place, Any]) -> nn.Module:
+    """Return a copy that shares the network's parameters, with `starts` in place of some attributes."""
     compiled = [module for module in network.modules() if is_compiled(module)]
     with torch._C.DisableTorchFunction():  # copying is no part of the pass
-        made = copied(network, [*network.parameters(), *compiled])
+        made = _copied(network, [*network.parameters(), *compiled])
     for (module, name), value in starts.items():
         attributes = vars(made.get_submodule(module))
         if value is _ABSENT:
@@ -77,13 +83,14 @@ def observe(
     passes change; and a pass's output with its graph. Refuses a network that keeps tensors and cannot be copied.
     """
     before = _values(network)
-    attributes = attributes_of(network)
     holding = [
-        place for place, value in attributes.items() if isinstance(value, dict | list | Tensor) and _holds(value)
+        place
+        for place, value in attributes_of(network).items()
+        if isinstance(value, dict | list | Tensor) and _holds(value)
     ]
     with requiring_grad(parameters, True):
         try:
-            subject = _copied(network, {})
+            subject = _sharing(network, {})
         except Exception as error:
             logits, changed, keeps = _passed(network, image)
             if holding or keeps:
@@ -120,7 +127,7 @@ def _passed(network: nn.Module, image: Tensor) -> tuple[Any, set[Place], set[Pla
 def _is_cache(network: nn.Module, image: Tensor, place: Place, logits: Any) -> bool:
     """Whether an attribute, emptied, is filled again by a forward pass with the same result."""
     with suppress(Exception):
-        subject = _copied(network, {place: _emptied(attributes_of(network)[place])})
+        subject = _sharing(network, {place: _emptied(attributes_of(network)[place])})
         same = torch.allclose(subject(image.clone()), logits, rtol=1e-3, atol=1e-6)
         return same and _holds(attributes_of(subject).get(place))
     return False
@@ -128,12 +135,8 @@ def _is_cache(network: nn.Module, image: Tensor, place: Place, logits: Any) -> b
 
 def _values(network: nn.Module) -> dict[Place, Any]:
     """Attributes and buffers by their places."""
-    buffers = {
-        (name, key): buffer
-        for name, module in network.named_modules()
-        if not is_compiled(module)
-        for key, buffer in module._buffers.items()
-    }
+    modules = [(name, module) for name, module in network.named_modules() if not is_compiled(module)]
+    buffers = {(name, key): buffer for name, module in modules for key, buffer in module._buffers.items()}
     return attributes_of(network) | buffers
 
 
@@ -147,8 +150,45 @@ def _start(value: Any) -> Any:
 
 
 def _emptied(value: Any) -> Any:
-    empty = _start(value)
-    if isinstance(empty, dict | list):
-        empty.clear()
-        return empty
-    return None
+    if not isinstance(value, dict | list):
+        return None
+    empty = copy.copy(value)  # of the same kind, e.g. an OrderedDict
+    empty.clear()
+    return empty
+
+
+def in_dtype(network: nn.Module, dtype: torch.dtype = torch.float64) -> nn.Module:
+    """Return a copy in another dtype, on the network's device or, where that has no float64, on the CPU.
+
+    Raises whatever a network raises that cannot be copied or cast.
+    """
+    made = _copied(network)
+    first = next(made.parameters())
+    made = made.to(to_float64_device(first).device if dtype == torch.float64 else first.device).to(dtype)
+    device = next(made.parameters()).device
+    for module in made.modules():
+        for name, value in module.__dict__.items():
+            if isinstance(value, Tensor) and value.is_floating_point():
+                module.__dict__[name] = value.to(device).to(dtype)
+    return made
+
+
+def images_for(network: nn.Module, images: Tensor) -> Tensor:
+    """Images on a network's device and in its dtype; they are moved before they become float64."""
+    parameter = next(network.parameters())
+    return images.to(parameter.device).to(parameter.dtype)
+
+
+def reveal(parameters: Sequence[nn.Parameter]) -> None:
+    """Fill parameters that are zero or tiny with numbers of an ordinary size, the same ones at every call."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in parameters:
+            values = parameter.detach()
+            # how many inputs one output of this weight adds up
+            inputs = values[0].numel() if values.ndim > 1 and values.numel() else 1
+            if not values.numel() or float(values.square().mean().sqrt()) >= _TINY / math.sqrt(inputs):
+                continue
+            drawn = torch.rand(values.shape, generator=generator)
+            positive = values.ndim < 2 or inputs == 1  # as scales and temperatures are
+            parameter.copy_(0.25 + 0.5 * drawn if positive else (2 * drawn - 1) * math.sqrt(3 / inputs))

@@ -1,8 +1,11 @@
-"""Refusal of networks whose output for an image depends on other images of the batch or on random numbers."""
+"""Refusal of networks whose output for an image depends on other images of the batch or on random numbers.
+
+Such an output has no gradient of its own. The first module whose output differs is named.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable
 from typing import Any, NoReturn
 
 import torch
@@ -10,22 +13,18 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from lightning_gradood.core import Refusal
-from lightning_gradood.gradients.verification import copy_for_proof, images_for
+from lightning_gradood.gradients.copies import images_for, in_dtype
 
 
-def check_statistics(modules: Mapping[str, nn.Module]) -> None:
+def check_statistics(modules: Iterable[tuple[str, nn.Module]]) -> None:
     """Refuse batch norm that has no running statistics and therefore averages over the batch in eval mode too."""
-    coupled = [name for name, module in modules.items() if isinstance(module, _BatchNorm) and _averages(module)]
-    if coupled:
-        raise Refusal(
-            "`network` should treat the images of a batch independently. "
-            f"Got batch norm without running statistics at `{coupled[0]}`. "
-            "Build it with track_running_stats=True, or use group norm."
-        )
-
-
-def _averages(norm: _BatchNorm) -> bool:
-    return norm.running_mean is None or norm.running_var is None
+    for name, module in modules:
+        if isinstance(module, _BatchNorm) and (module.running_mean is None or module.running_var is None):
+            raise Refusal(
+                "`network` should treat the images of a batch independently. "
+                f"Got batch norm without running statistics at `{name}`. "
+                "Build it with track_running_stats=True, or use group norm."
+            )
 
 
 def check_deterministic(network: nn.Module, image: Tensor, one: Tensor, other: Tensor) -> None:
@@ -42,7 +41,7 @@ def check_deterministic(network: nn.Module, image: Tensor, one: Tensor, other: T
 def check_independent(network: nn.Module, probes: Tensor, alone: Tensor) -> None:
     """Refuse a network that couples the images of a batch; `alone` [3, C] are the logits of three probes one by one."""
     for rows in ([0, 1, 2], [1, 0]):
-        if not _close(network(probes[rows].clone()), alone[rows], _rounding(network)):
+        if _first_apart(network(probes[rows].clone()), alone[rows], _rounding(network)) is not None:
             _refuse(_first_difference(network, probes[rows], probes[rows[:1]]))
     if _jacobian_crosses(network, probes):
         _refuse("in the gradient")
@@ -55,7 +54,7 @@ def check_same_logits(network: nn.Module, images: Tensor, alone: Tensor) -> None
         if row is None:
             return
         try:  # float64 rules rounding out
-            network = copy_for_proof(network)
+            network = in_dtype(network)
             images = images_for(network, images)
             alone = torch.cat([network(image.clone()) for image in torch.split(images, 1)])
             row = _first_apart(network(images.clone()), alone, _rounding(network))
@@ -76,10 +75,6 @@ def _refuse(place: str) -> NoReturn:
 def _rounding(network: nn.Module) -> float:
     """Epsilon of the coarsest parameters, whatever dtype the logits are cast to in the end."""
     return max(torch.finfo(parameter.dtype).eps for parameter in network.parameters())
-
-
-def _close(found: Any, alone: Tensor, epsilon: float) -> bool:
-    return _first_apart(found, alone, epsilon) is None
 
 
 def _first_apart(found: Any, alone: Tensor, epsilon: float) -> int | None:
@@ -106,26 +101,23 @@ def _jacobian_crosses(network: nn.Module, probes: Tensor) -> bool:
 
 def _first_difference(network: nn.Module, first: Tensor, second: Tensor, row: int = 0) -> str:
     """Name the first module whose output for one image, `row` of the first batch and 0 of the second, differs."""
-    outputs = [_outputs(network, batch) for batch in (first, second)]
-    modules = dict(network.named_modules())
-    for (name, one), (_, other) in zip(*outputs, strict=False):
-        if not _close(one[row : row + 1], other[:1], _rounding(network)):
-            return f"at `{name}` ({type(modules[name]).__name__})" if name else "at its output"
+    epsilon = _rounding(network)
+    for (module, name, one), (_, _, other) in zip(_outputs(network, first), _outputs(network, second), strict=False):
+        if _first_apart(one[row : row + 1], other[:1], epsilon) is not None:
+            return f"at `{name}` ({module})" if name else "at its output"
     return "at its output"
 
 
-def _outputs(network: nn.Module, images: Tensor) -> list[tuple[str, Tensor]]:
-    """Every module's output in the order of completion; the network itself comes last."""
-    found: list[tuple[str, Tensor]] = []
+def _outputs(network: nn.Module, images: Tensor) -> list[tuple[str, str, Tensor]]:
+    """Every module's class, name and output in the order of completion; the network itself comes last."""
+    found: list[tuple[str, str, Tensor]] = []
 
-    def keep(name: str) -> Any:
-        def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
-            if isinstance(output, Tensor) and output.ndim and output.is_floating_point():
-                found.append((name, output.detach().clone()))
+    def keep(module: nn.Module, _inputs: Any, output: Any) -> None:
+        if isinstance(output, Tensor) and output.ndim and output.is_floating_point():
+            found.append((type(module).__name__, names[module], output.detach().clone()))
 
-        return hook
-
-    handles = [module.register_forward_hook(keep(name)) for name, module in network.named_modules()]
+    names = {module: name for name, module in network.named_modules()}
+    handles = [module.register_forward_hook(keep) for module in names]
     try:
         network(images.clone())
     finally:

@@ -1,0 +1,319 @@
+"""Comparison of closed forms with plain autograd, one image at a time, from which a network's plan follows.
+
+On a network's first batch three different probe images are measured, in batches of different size and order, on a copy
+whose tiny parameters are filled (`copies.reveal`), so that no error is too small to be seen; where float32 numbers
+differ, a float64 copy decides:
+
+1. Does an image's output depend on the other images, or on the call? Then it has no gradient of its own: refused.
+2. Is the backward pass linear in its logit gradient? If not (a hook that clamps): the loop, with unscaled logit
+   gradients.
+3. Do closed forms cover every way by which autograd reaches a parameter, and give the loop's numbers? If not: the loop.
+
+The plan keeps the trace of the network's operations. A later batch with another trace (control flow or rows that depend
+on the data) is computed by the loop. So is a single image where parameters are many and small.
+
+Passes of the caller's own images are compared, too (`find_fault`), each in what must hold for any network:
+
+- *logit gradients*: one more backward pass with each image's logit gradient times a power of two of its own. Nothing
+  else may change: image n's norms are multiplied by exactly the square of its factor. A row that belongs to another
+  image, or a backward pass that is not linear, shows at any size of the gradient, since powers of two do not round.
+- *row*: one image through the loop.
+- *logits*: all images in batches of three, which the plan has compared with the loop, for networks that couple the
+  images of larger batches only.
+
+In float32 a ReLU whose input is zero to seven digits may open in one way and not in another, so where numbers differ, a
+float64 copy of the network decides here as well.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lightning_gradood.core import OrderedBatchNorm, Refusal, requiring_grad
+from lightning_gradood.gradients import costs, engine
+from lightning_gradood.gradients.copies import Afresh, images_for, in_dtype, observe, reveal
+from lightning_gradood.gradients.engine import Step
+from lightning_gradood.gradients.fingerprint import Place
+from lightning_gradood.gradients.independence import check_deterministic, check_independent
+from lightning_gradood.gradients.labels import AllOnes, LabelDesign, scaled_logit_gradient
+from lightning_gradood.gradients.loop import RefusingQuantised, loop_norms, refusing_missing_gradients, uses
+
+MISMATCH = "closed forms do not give the loop's numbers"
+NO_NUMBERS = "there were no finite numbers to compare with"
+_NOT_LINEAR = "the backward pass is not linear in its logit gradient"
+_HIDDEN = "parameters are used where no torch function shows, e.g. in a custom autograd function"
+_LARGEST_COPY = 4 << 30  # bytes of a copy; larger networks are compared themselves
+SMALL = 3  # images in a batch of probes
+# of norms under a logit gradient times a power of two, which is nearly exact
+_ROUNDING = {torch.float32: 1e-5, torch.float64: 1e-10}
+
+
+@dataclass
+class Plan:
+    """The way in which a network's norms are computed, and what was compared on the caller's own images so far."""
+
+    limits: costs.Limits
+    reason: str = ""  # why the fast way is not taken; empty where it is
+    trace: tuple[Step, ...] | None = None  # what a fast pass has to do to be trusted; None where only the loop is right
+    micro_batch: int = 1  # images in one pass, so that activations stay within `limits`
+    single: bool = False  # whether the fast way is right and pays for one image alone, too
+    reorders: bool = True  # whether batch norm may meet a layout that torch misreads (`core.network_state`)
+    scales: bool = True  # whether the backward pass is linear, so that its logit gradient may be scaled
+    starts: dict[Place, Any] | None = None  # what `Afresh` needs; None for a network that may be used as it is
+    moving: frozenset[Place] = frozenset()  # attributes and buffers that every pass changes
+    # parameters with a gradient other than zero in a checked pass, bool [L]
+    columns: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.bool))
+    sizes: set[int] = field(default_factory=set)  # numbers of images in micro-batches that were checked
+
+    def take_loop(self, reason: str) -> None:
+        """Give closed forms up."""
+        self.reason, self.trace, self.single, self.reorders = reason, None, False, True
+
+
+def probe_images(images: Tensor, dtype: torch.dtype) -> Tensor | None:
+    """Return three different images in the range of the caller's, which may be constant; None without a finite one."""
+    found: list[Tensor] = []
+    for image in images:  # stops at the third, as the batch may be large
+        if len(found) < SMALL and bool(torch.isfinite(image).all()):
+            found.append(image)
+        if len(found) == SMALL:
+            break
+    if not found:
+        return None
+    rows = [found[row % len(found)] * (1 - 0.2 * row) + 0.05 * row for row in range(SMALL)]
+    return torch.stack(rows).detach().clone().to(dtype)
+
+
+def prove(network: nn.Module, images: Tensor, parameters: Sequence[nn.Parameter]) -> Plan:
+    """Return the plan for a network in eval mode; refuse one that is not deterministic or couples images."""
+    plan, ordered = Plan(costs.limits(images.device), NO_NUMBERS), OrderedBatchNorm()
+    probes = probe_images(images, parameters[0].dtype)
+    if probes is None:
+        return plan
+    with _warned_of_checkpoints(network):
+        with ordered, RefusingQuantised():
+            starts, moving, first = observe(network, probes[:1], parameters)
+            subject = network if starts is None else Afresh(network, starts)
+            norms, logits = loop_norms(subject, probes[:1], [AllOnes()], parameters)
+        if not torch.isfinite(norms).all() or not torch.isfinite(logits).all():
+            return plan
+        used = uses(first)
+        with requiring_grad(parameters, False), ordered:
+            check_deterministic(subject, probes[:1], first.detach(), logits)
+            plan = _judged(subject, probes)
+    plan.starts, plan.moving = starts, frozenset(moving)
+    seen = Counter(column for step in plan.trace or () for column in step[2])
+    own = parameters[0].dtype
+    if own not in (torch.float32, torch.float64):
+        plan.take_loop(f"closed forms are not accurate enough in {own}")
+    elif any(parameter.dtype != own for parameter in parameters):
+        plan.take_loop("parameters have several dtypes")
+    elif plan.trace and any(used.get(id(one), 0) > seen[column] for column, one in enumerate(parameters)):
+        plan.take_loop(_HIDDEN)
+    # a later pass with the same trace uses the same functions, so what was not met here is not met later
+    plan.reorders = plan.trace is None or ordered.met
+    return plan
+
+
+def _judged(network: nn.Module, probes: Tensor) -> Plan:
+    """The verdict in float32 where that is enough, since it is several times faster; else in float64."""
+    if next(network.parameters()).dtype != torch.float64:
+        with suppress(Refusal):  # rounding may look like a dependence on other images
+            verdict = _examined_where_possible(network, probes, torch.float32)
+            if verdict.reason not in (MISMATCH, _NOT_LINEAR):
+                return verdict
+    return _examined_where_possible(network, probes, torch.float64)
+
+
+def _examined_where_possible(network: nn.Module, probes: Tensor, dtype: torch.dtype) -> Plan:
+    """Examine a copy with replaced weights, else a plain copy, else the network itself."""
+    if sum(parameter.numel() for parameter in network.parameters()) * dtype.itemsize <= _LARGEST_COPY:
+        for revealed in (True, False):
+            try:
+                subject = in_dtype(network, dtype)
+                if revealed:
+                    reveal(list(subject.parameters()))
+                truth, logits = _truth(subject, probes)
+            except Exception:  # a network that cannot be copied, or insists on another dtype
+                break
+            if torch.isfinite(truth).all():
+                return _examined(subject, probes, truth, logits)
+    return _examined(network, probes, *_truth(network, probes))
+
+
+def _truth(network: nn.Module, probes: Tensor) -> tuple[Tensor, Tensor]:
+    """The loop's norms, float64 [3, 3, L], the first image's under logit gradients of three sizes; logits [3, C]."""
+    parameters = list(network.parameters())
+    probes = images_for(network, probes)
+    sizes = [_Sized(factor) for factor in (1.0, 2.0**20, 2.0**-20)]
+    first, logits = loop_norms(network, probes[:1], sizes, parameters, scales=False)
+    others, more = loop_norms(network, probes[1:], [_UNIT], parameters, scales=False)
+    first[:, 1] *= 2.0**-40
+    first[:, 2] *= 2.0**40
+    return torch.cat([first, others.expand(-1, 3, -1)]), torch.cat([logits, more])
+
+
+@dataclass(frozen=True)
+class _Sized(LabelDesign):
+    """The all-ones logit gradient, scaled to a largest entry of `size`."""
+
+    size: float
+    name = "all_ones_of_size"
+
+    def logit_gradient(self, logits: Tensor) -> Tensor:
+        return self.size * scaled_logit_gradient(AllOnes(), logits)[0].double()
+
+
+_UNIT = _Sized(1.0)
+
+
+def _examined(network: nn.Module, probes: Tensor, truth: Tensor, logits: Tensor) -> Plan:
+    """Refuse a coupled network; try the fast way on two batches of different size and order, and on one image."""
+    parameters, plan = list(network.parameters()), Plan(costs.limits(probes.device))
+    element_size = probes.element_size()
+    probes = images_for(network, probes)
+    with requiring_grad(parameters, False):
+        check_independent(network, probes, logits)
+        # powers of two do not round, so that float32 suffices
+        if any(first_excess(truth[:1, 0], truth[:1, number], strict=True) for number in (1, 2)):
+            plan.reason, plan.scales = _NOT_LINEAR, False
+            return plan
+        truth, tried = truth[:, 0], []
+        for rows in ([0, 1, 2], [1, 0]):
+            outcome = _try(network, probes[rows], parameters, truth[rows])
+            if isinstance(outcome, str):
+                plan.reason = outcome
+                return plan
+            tried.append(outcome)
+        (trace, size), (other, _) = tried
+        if trace != other:
+            plan.reason = "the network's operations depend on its input"
+            return plan
+        # whether writing one image's gradients, as the loop does, takes longer than the calls of closed forms
+        pays = sum(parameter.numel() for parameter in parameters) >= costs.ALONE * len(parameters)
+        single = pays and _try(network, probes[:1], parameters, truth[:1])
+    size = max(1, size * element_size // probes.element_size())
+    plan.trace, plan.columns = trace, (truth > 0).any(0)
+    plan.micro_batch = max(1, min(plan.limits.micro_batch, plan.limits.activation_bytes // size))
+    plan.single = isinstance(single, tuple) and single[0] == trace
+    return plan
+
+
+def _try(
+    network: nn.Module, images: Tensor, parameters: Sequence[nn.Parameter], truth: Tensor
+) -> tuple[tuple[Step, ...], int] | str:
+    """Run the fast way on a probe batch: its trace and the bytes it keeps per image, or why it is not to be used."""
+    kept: dict[int, int] = {}
+
+    def count(tensor: Tensor) -> Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    try:
+        with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+            pass_ = engine.forward(network, images, parameters, 2)
+            if pass_.accumulator.knows(pass_.output):
+                return "no closed form covers the way from the images to the output"
+            if pass_.unknown:
+                return f"no closed form covers {', '.join(sorted(set(pass_.unknown)))}"
+            norms = engine.backward(pass_, [_UNIT], keep=True)[:, 0]
+            agree = first_excess(norms, truth, images.dtype == torch.float64) is None
+            if not agree or _under_other_logit_gradients(pass_, _UNIT, norms) is not None:
+                return MISMATCH
+    except Exception as error:  # of interception, since the loop has succeeded
+        return f"{type(error).__name__}: {error}"
+    own = {parameter.untyped_storage().data_ptr() for parameter in parameters}
+    activations = sum(size for pointer, size in kept.items() if pointer not in own)
+    shared = pass_.accumulator.summed_elements() * images.element_size()
+    return pass_.trace, activations // images.shape[0] + shared
+
+
+@contextmanager
+def _warned_of_checkpoints(network: nn.Module) -> Iterator[None]:
+    """Raise torch's warning of checkpoints without gradients; the filter is process-wide, so only proofs set it."""
+    with warnings.catch_warnings(), refusing_missing_gradients(network):
+        warnings.filterwarnings("error", message="None of the inputs have requires_grad=True")
+        yield
+
+
+@dataclass(frozen=True)
+class Checks:
+    """The comparisons to make of a pass."""
+
+    logit_gradients: bool = False  # whether to compare logit gradients times powers of two
+    row: int | None = None  # the image to compare with the loop
+    logits: bool = False  # whether to compare logits with those of small batches
+
+
+def find_fault(
+    pass_: engine.Forward, design: LabelDesign, norms: Tensor, checks: Checks
+) -> tuple[int, int | None] | None:
+    """Compare `norms`, float64 [N, L], of `design` from a pass of a frozen network, whose graph still stands.
+
+    Returns the row and the column of the first difference beyond rounding, without a column if it is in the logits.
+    """
+    fault = _compare(pass_, design, norms, checks)
+    if fault is None or pass_.images.dtype == torch.float64:
+        return fault
+    try:  # again in float64, which rules rounding out
+        network = in_dtype(pass_.network)
+        parameters = list(network.parameters())
+        with requiring_grad(parameters, False):
+            again = engine.forward(network, images_for(network, pass_.images), parameters, 2)
+            return _compare(again, design, engine.backward(again, [design], keep=True)[:, 0], checks)
+    except Exception:  # casts inside the forward, custom kernels for float32 alone
+        return fault
+
+
+def _compare(
+    pass_: engine.Forward, design: LabelDesign, norms: Tensor, checks: Checks
+) -> tuple[int, int | None] | None:
+    if checks.logit_gradients and (place := _under_other_logit_gradients(pass_, design, norms)) is not None:
+        return place
+    if checks.row is not None:
+        rows = slice(checks.row, checks.row + 1)
+        truth, _ = loop_norms(pass_.network, pass_.images[rows], [design], pass_.accumulator.parameters)
+        if (place := first_excess(norms[rows], truth[:, 0], pass_.images.dtype == torch.float64)) is not None:
+            return checks.row, place[1]
+    if checks.logits:
+        with torch.no_grad():
+            small = torch.cat([pass_.network(part.clone()) for part in torch.split(pass_.images, SMALL)])
+        bound = 1e4 * torch.finfo(small.dtype).eps * (1 + small.abs().amax(1, keepdim=True))
+        if (place := _first((small - pass_.output.detach()).abs() > bound)) is not None:
+            return place[0], None
+    return None
+
+
+def first_excess(norms: Tensor, truth: Tensor, strict: bool) -> tuple[int, int] | None:
+    """First entry in which two results, float64 [N, L], differ by more than rounding; None if there is none.
+
+    The absolute part is for entries that are zero but for rounding, such as an attention's key bias. Unless `strict`
+    (both in float64), a ReLU that opens in one way only is forgiven: it was seen to cost 2e-3 of an entry in float32.
+    """
+    relative, absolute = (1e-6, 1e-24) if strict else (1e-2, 1e-12)
+    return _first((norms - truth).abs() > relative * truth + absolute * truth.amax(1, keepdim=True))
+
+
+def _under_other_logit_gradients(pass_: engine.Forward, design: LabelDesign, norms: Tensor) -> tuple[int, int] | None:
+    """First entry of the norms [N, L] that does not follow its image's own logit gradient, and nothing else."""
+    logit_gradient, scale = scaled_logit_gradient(design, pass_.output)
+    number = logit_gradient.shape[0]
+    factors = 2.0 ** (torch.randperm(number, generator=torch.Generator().manual_seed(number)) % 7 - 3)
+    again = engine.norms_for(pass_, logit_gradient * factors.to(logit_gradient)[:, None], keep=True)
+    again = again * (scale / factors.to(scale)).square()[:, None]
+    absolute = 1e-50 if logit_gradient.device.type == "cpu" else 1e-13  # a GPU's atomic sums
+    bound = _ROUNDING.get(logit_gradient.dtype, 1e-2) * norms + absolute * norms.amax(1, keepdim=True)
+    return _first((again - norms).abs() > bound)
+
+
+def _first(wrong: Tensor) -> tuple[int, int] | None:
+    found = wrong.nonzero()
+    return (int(found[0, 0]), int(found[0, 1])) if found.numel() else None
