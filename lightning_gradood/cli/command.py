@@ -12,35 +12,35 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities import rank_zero_info
 
-from lightning_gradood.cli.checks import check_resumable, set_threads
 from lightning_gradood.cli.defaults import (
     LAST,
-    RunIdentity,
-    loggers_by_name,
     place_loggers,
     rehearse,
     run_identity,
+    set_threads,
     with_default_callbacks,
 )
-from lightning_gradood.cli.functions import prepare_network_functions
 from lightning_gradood.cli.parsing import (
     LogConfig,
     Parser,
     add_own_arguments,
+    check_settings,
     experiment_name,
     refusal_behind,
-    unbuildable,
+    refused_by_lightning,
     with_shipped_files,
 )
 from lightning_gradood.cli.run_log import run_log
-from lightning_gradood.cli.settings import check_settings, refused_by_lightning
-from lightning_gradood.cli.stopping import Stopped, end, share_signals
+from lightning_gradood.cli.signatures import loggers_by_name, prepare_network_function
+from lightning_gradood.cli.stopping import Ended, Stopped, share_signals
+from lightning_gradood.cli.trust import distrusted_in
 from lightning_gradood.cli.verbs import ABOUT, VERBS
 from lightning_gradood.core import (
     CHECKPOINTS,
@@ -51,13 +51,14 @@ from lightning_gradood.core import (
     new_run_folder,
     refuse_foreign,
     refuse_unclaimed,
+    refused_as,
     stage,
 )
 from lightning_gradood.data import ImageDataModule, Outputs
 from lightning_gradood.evaluation import DetectionSettings, Outcome
 from lightning_gradood.extraction import PredictionWriter
 from lightning_gradood.guard import Recipe
-from lightning_gradood.networks import categories_of
+from lightning_gradood.networks import categories_of, read_state_dict
 from lightning_gradood.report import WandbCallback
 from lightning_gradood.tasks import ClassificationTask
 from lightning_gradood.trainer import Trainer
@@ -66,9 +67,7 @@ _IDENTITY = ("seed_everything", "model", "data", "detection")  # what makes an e
 _WITH_RESULTS = ("fit", "detect", "predict")  # verbs that get a run folder of their own
 _KEPT = "What was read from the network is kept; the same command reads only the rest."
 _GOES_ON = "Epochs that ended and records that were read are kept: the same command goes on with --run_dir {}"
-_LEFT_ALONE = re.compile(
-    "Connection (closed|reset) by peer|Broken pipe|recvValue failed"
-)  # words of gloo and its store
+_LEFT_ALONE = re.compile("Connection (closed|reset) by peer|Broken pipe|recvValue failed")  # of gloo and its store
 _SECONDS = 5.0  # until a launcher ends this process, too
 
 
@@ -81,7 +80,7 @@ def _left_alone() -> Iterator[None]:
         if not _LEFT_ALONE.search(str(error)):
             raise
         time.sleep(_SECONDS)
-        end(f"another process of this run has ended, and what it wrote says why. {_KEPT}", 1)
+        raise Ended(f"another process of this run has ended, and what it wrote says why. {_KEPT}", 1) from error
 
 
 class Command(LightningCLI):
@@ -104,7 +103,7 @@ class Command(LightningCLI):
         self.leaving, self.callbacks, self.outcomes = leaving, callbacks, list[Outcome]()
         self.log_into = leaving.enter_context(run_log())
         self.words = with_shipped_files(sys.argv[1:] if args is None else args)
-        prepare_network_functions(self.words)
+        prepare_network_function(self.words)
         self.folder: Path | None = None
         mode = {"parser_mode": "omegaconf+", "allow_abbrev": False}
         self._offer_one_verb()
@@ -152,14 +151,20 @@ class Command(LightningCLI):
         self.folder = self._choose_folder()
         if self._setting("trainer").fast_dev_run and self._setting("detection") is not None:
             rehearse(self.config[str(self.subcommand)])
-        place_loggers(self._setting("trainer").logger, self.folder, self._identity)
+        place_loggers(
+            self._setting("trainer").logger,
+            self.folder,
+            lambda: run_identity(self.configuration, str(self.subcommand), experiment_name(self.words), self.folder),
+        )
 
     def instantiate_classes(self) -> None:
         """Build everything; a constructor's refusal comes back as it was raised, without the parser's wrapping."""
         try:
             super().instantiate_classes()
         except Exception as error:
-            raise refusal_behind(error) or unbuildable(error) from error
+            if refusal := refusal_behind(error) or distrusted_in(str(error)):
+                raise refusal from error
+            raise
         network = self._setting("model").init_args.get("network") or {}
         if names := categories_of(str(network.get("class_path")), (network.get("init_args") or {}).get("weights")):
             self.datamodule.names_of_weights = Outputs.of(names)
@@ -188,14 +193,15 @@ class Command(LightningCLI):
             with refused_by_lightning(), _left_alone():
                 super()._run_subcommand(subcommand)
         except Stopped as stopped:
-            stopped.kept = _GOES_ON.format(self.folder) if subcommand == "fit" else _KEPT
+            kept = _GOES_ON.format(self.folder) if subcommand == "fit" else _KEPT
+            stopped.sentence = f"stopped by {stopped.signal}. {kept}"
             raise
 
     def before_fit(self) -> None:
         """Look at everything that can be refused before the first step is taken, and before a folder is claimed."""
         self._on_folder(refuse_foreign)
         if checkpoint := self._resumed():
-            check_resumable(checkpoint, self.model)
+            _check_resumable(checkpoint, self.model)
         self.model.load_initial_weights()
         self.trainer.preflight("fit", self.model, self.datamodule, self.detection)
         if self.trainer.is_global_zero:  # the others wait until the images are there
@@ -263,10 +269,6 @@ class Command(LightningCLI):
         settings: DetectionSettings | None = self._get(self.config_init, "detection")
         return settings
 
-    def _identity(self) -> RunIdentity:
-        """How W&B is to know the run."""
-        return run_identity(self.configuration, str(self.subcommand), experiment_name(self.words), self.folder)
-
     def _recipe(self) -> Recipe | None:
         """How a guard builds network and transform again; None for a task of the user's own that has no `network`."""
         parts = [
@@ -333,3 +335,17 @@ class Command(LightningCLI):
 
     def _setting(self, key: str) -> Any:
         return self._get(self.config, key)
+
+
+def _check_resumable(path: str, model: ClassificationTask) -> None:
+    """Refuse a file from which `fit` cannot go on; else `model` holds its weights afterwards."""
+    with refused_as(path="ckpt_path"):
+        read_state_dict(path)  # says what is wrong with the file, and never executes code
+    content: Any = {} if path.endswith(".safetensors") else torch.load(path, map_location="cpu", weights_only=True)
+    if "pytorch-lightning_version" not in content:
+        raise Refusal(
+            f"`ckpt_path` should be a Lightning checkpoint from which `fit` can go on. Got `ckpt_path = {path}`, which "
+            f"holds weights only. To start from these weights use --model.weights {path}."
+        )
+    with refused_as(path="ckpt_path"):
+        model.load_trained_weights(path)

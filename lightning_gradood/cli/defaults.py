@@ -1,15 +1,15 @@
-"""Callbacks and places of loggers that every run has unless the user says otherwise."""
+"""What every run has unless the user says otherwise: callbacks, places and names for loggers, threads."""
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import torch
+from joblib import cpu_count
 from jsonargparse import Namespace
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, ProgressBar
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info
 
 from lightning_gradood.core import CHECKPOINTS
@@ -27,6 +27,7 @@ from lightning_gradood.tasks import ResumeCheckpoint
 LAST = "last.ckpt"  # in the folder's checkpoints
 _REHEARSED = 30  # images of each source under fast_dev_run: enough for every split, few enough for one batch
 _TAG = 64  # characters that W&B allows
+_THREADS = "OMP_NUM_THREADS"
 
 
 class RunCheckpoint(ModelCheckpoint):
@@ -70,44 +71,18 @@ def with_default_callbacks(
     return [*given, *(ours for kind, ours in defaults if not any(isinstance(one, kind) for one in given))]
 
 
-@contextmanager
-def loggers_by_name() -> Iterator[None]:
-    """Let `--trainer.logger CSVLogger` stand alone: the parser asks for no `save_dir`, which `place_loggers` fills in."""
-    before = {kind: kind.__init__.__defaults__ for kind in (CSVLogger, TensorBoardLogger)}
-    try:
-        for kind, values in before.items():
-            kind.__init__.__defaults__ = (None, *(values or ()))  # `save_dir` is the last parameter that has no default
-        yield
-    finally:
-        for kind, values in before.items():
-            kind.__init__.__defaults__ = values
+def run_identity(configuration: Mapping[str, Any], verb: str, experiment: str, folder: Path | None) -> dict[str, Any]:
+    """How W&B knows a run: its folder from `runs/` on as name, the experiment as group, the verb as job type, and tags.
 
-
-@dataclass(frozen=True)
-class RunIdentity:
-    """How W&B knows a run.
-
-    Args:
-        name: the run folder, from `runs/` on.
-        group: the experiment.
-        job_type: the verb.
-        tags: network, normal images, label designs, commit of the code that called; each at most 64 characters.
+    Tags are network, normal images, label designs and the commit of the code that called, each at most 64 characters.
     """
-
-    name: str | None
-    group: str
-    job_type: str
-    tags: list[str]
-
-
-def run_identity(configuration: Mapping[str, Any], verb: str, experiment: str, folder: Path | None) -> RunIdentity:
-    """Name a run by what it is about; verbs without a folder have no name."""
     network = configuration["model"].get("init_args", {}).get("network")
     normal = configuration["data"].get("init_args", {}).get("normal")
     designs = (configuration.get("detection") or {}).get("label_designs") or []
     found = [_innermost(network), _innermost(normal), *map(_innermost, designs), working_commit()]
     parts = folder.parts[1:] if folder and folder.parts[:1] == ("runs",) else folder.parts if folder else ()
-    return RunIdentity("/".join(parts) or None, experiment, verb, [tag[:_TAG] for tag in dict.fromkeys(found) if tag])
+    tags = [tag[:_TAG] for tag in dict.fromkeys(found) if tag]
+    return {"name": "/".join(parts) or None, "group": experiment, "job_type": verb, "tags": tags}
 
 
 def _innermost(part: Any) -> str:
@@ -120,7 +95,7 @@ def _innermost(part: Any) -> str:
     return _innermost(inner) if inner else str(part.get("class_path", "")).rpartition(".")[2]
 
 
-def place_loggers(loggers: Any, folder: Path | None, identity: Callable[[], RunIdentity]) -> None:
+def place_loggers(loggers: Any, folder: Path | None, identity: Callable[[], dict[str, Any]]) -> None:
     """Point loggers that name no place of their own at the run's folder, name W&B's runs, and keep W&B offline without account.
 
     The parsed setting `trainer.logger` is changed in place; `identity` is asked only where there is a `WandbLogger`.
@@ -133,7 +108,7 @@ def place_loggers(loggers: Any, folder: Path | None, identity: Callable[[], RunI
             given["save_dir"] = str(folder or "runs")
         if logger.class_path.endswith("WandbLogger"):
             os.environ.setdefault("WANDB_FINISH_TIMEOUT", str(FINISH_SECONDS))  # W&B itself would wait for hours
-            defaults = {"project": os.environ.get("WANDB_PROJECT", PROJECT), **asdict(identity())}
+            defaults = {"project": os.environ.get("WANDB_PROJECT", PROJECT), **identity()}
             for key, value in defaults.items():
                 if given.get(key) is None:
                     given[key] = value
@@ -151,3 +126,26 @@ def rehearse(configuration: Namespace) -> None:
     rank_zero_info(
         f"fast_dev_run: every stage runs on at most {given.limits.images} images of each source. Its numbers mean nothing."
     )
+
+
+def set_threads(trainer: Any, threads: int | None, leaving: ExitStack) -> None:
+    """Set the number of torch's threads where the network runs on the CPU, and say it.
+
+    Without `threads` it is `OMP_NUM_THREADS`, or else this process' share of the processors that affinity and control
+    group allow. `leaving` gives `OMP_NUM_THREADS` back what the user had said.
+    """
+    if trainer.strategy.root_device.type != "cpu":
+        return
+    given = os.environ.get(_THREADS)
+    if threads is None and given is not None and given.isdigit():
+        threads = int(given)
+    # SLURM has shared the processors out: the affinity is this process' alone
+    processes = 1 if "SLURM_CPUS_PER_TASK" in os.environ else trainer.num_devices
+    threads = max(1, cpu_count() // processes if threads is None else threads)
+    torch.set_num_threads(threads)
+    os.environ[_THREADS] = str(threads)  # for the processes that Lightning starts; it would set its own number
+    if given is None:
+        leaving.callback(os.environ.pop, _THREADS)
+    else:
+        leaving.callback(os.environ.__setitem__, _THREADS, given)
+    rank_zero_info(f"Computing on {threads} thread{'s' * (threads > 1)}.")

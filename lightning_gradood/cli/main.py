@@ -6,12 +6,9 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from lightning_gradood import __version__
-from lightning_gradood.cli.stopping import Stopped, end, is_first, stopping
-from lightning_gradood.cli.verbs import overview
+from lightning_gradood.cli.stopping import Ended, stopping
+from lightning_gradood.cli.verbs import ALONE, overview
 
-_ALONE = {  # verbs without an experiment
-    verb: f"lightning_gradood.cli.{verb}" for verb in ("score", "drift", "compare", "configs", "dashboard")
-}
 _SIGPIPE = 141  # exit code, as of other programs in a pipe
 
 
@@ -29,41 +26,41 @@ def main(args: Sequence[str] | None = None) -> None:
         os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # else torch's threads keep cores busy while they wait
     try:
         with stopping(whole_process=args is None):
-            _main(args)
-    except Stopped as stopped:
-        if is_first():
-            end(f"{stopped}. {stopped.kept}", stopped.exit_code)
+            _run(sys.argv[1:] if args is None else list(args))
+    except Ended as ended:
+        tqdm = sys.modules.get("tqdm")
+        bar = "\n" if tqdm is not None and tqdm.tqdm._instances else ""  # a bar stands in the last line
+        sys.stderr.write(f"{bar}error: {ended.sentence}\n")
         raise
 
 
-def _main(args: Sequence[str] | None) -> None:
-    words = sys.argv[1:] if args is None else list(args)
+def _run(words: list[str]) -> None:
     if words in (["--help"], ["-h"]):
         sys.stdout.write(f"{overview()}\n")
         sys.exit(0)
     if words == ["--version"]:
         sys.stdout.write(f"lightning_gradood {__version__}\n")
         sys.exit(0)
-    if words and words[0] in _ALONE:
-        run_alone(words[0], words[1:])
-        return
-    from lightning_gradood.cli.program import run_program
-
-    run_program(args)
-
-
-def run_alone(verb: str, words: Sequence[str]) -> None:
-    """Run a verb that needs no experiment with the words behind it."""
     try:
-        code: int = getattr(import_module(_ALONE[verb]), verb)(words)
-    except BrokenPipeError:  # whoever read standard output has enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(_SIGPIPE)
+        if words and words[0] in ALONE:
+            if code := _run_alone(words[0], words[1:]):
+                sys.exit(code)
+            return
+        from lightning_gradood.cli.program import run_program
+
+        run_program(words)
     except ValueError as error:
         from lightning_gradood.core import Refusal  # imports torch, which `--help` does without
 
         if isinstance(error, Refusal):
-            end(str(error))
+            raise Ended(str(error)) from error
         raise
-    if code:
-        sys.exit(code)
+
+
+def _run_alone(verb: str, words: list[str]) -> int:
+    try:
+        code: int = getattr(import_module(f"lightning_gradood.cli.{verb}"), verb)(words)
+    except BrokenPipeError:  # whoever read standard output has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _SIGPIPE
+    return code

@@ -1,20 +1,24 @@
-"""The parser of experiments: its help texts, its error messages in one sentence, limits on what it reads as YAML."""
+"""The parser of experiments: its help texts, its refusals in one sentence, and limits on what it reads as YAML."""
 
 import inspect
 import itertools
 import os
 import re
-import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
 import yaml
-from jsonargparse import ArgumentParser, get_loader, set_loader
+from jsonargparse import ArgumentParser, Namespace, get_loader, set_loader, set_parsing_settings
+from jsonargparse.typing import NotEmptyStr, restricted_number_type
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer, callbacks, loggers
 from lightning.pytorch.cli import LightningArgumentParser, SaveConfigCallback
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 import lightning_gradood.data as data
 import lightning_gradood.detectors as detectors
@@ -22,12 +26,13 @@ import lightning_gradood.gradients as gradients
 import lightning_gradood.networks as networks
 import lightning_gradood.perturbations as perturbations
 import lightning_gradood.tasks as tasks
-from lightning_gradood.cli.sentences import one_sentence
+from lightning_gradood.cli.plain import one_sentence
 from lightning_gradood.cli.trust import distrusted_in
 from lightning_gradood.cli.verbs import ALONE, VERBS
-from lightning_gradood.core import Refusal, Unparsable, check_yaml, experiment_file, read_text
+from lightning_gradood.core import Refusal, Seed, Unparsable, check_yaml, experiment_file, read_text
 from lightning_gradood.evaluation import DetectionSettings
 from lightning_gradood.report import LoggingSettings, ReportSettings
+from lightning_gradood.tasks import MLPSettings
 from lightning_gradood.trainer import DEFAULT_CACHE
 
 _KNOWN = re.compile(r"known\s+subclasses:\s+([^()]+)\)")
@@ -39,13 +44,47 @@ _SYNTHETIC = {
     for name, one in vars(perturbations).items()
     if isinstance(one, type) and issubclass(one, perturbations.SyntheticOutlier)
 }
+_Threads = restricted_number_type("Threads", int, [(">=", 1), ("<=", 1024)])
+_TRAINED = ("max_epochs", "max_steps", "limit_train_batches", "accumulate_grad_batches", "check_val_every_n_epoch")
+_HELP = {
+    "detection": "Stage two: what is read from the classifier and which detectors are fitted; null stops `fit` before it.",
+    "logging": "What W&B keeps of a run beside its numbers.",
+    "report": "How the figures of a run are written; a ReportCallback of your own has its own settings.",
+    "run_dir": "Folder of the run: a new one below runs/ by default; an earlier one of the same experiment is continued.",
+    "cache_dir": "Where records are kept and found again by later runs.",
+    "threads": "Threads of each process on a CPU; OMP_NUM_THREADS says the same. By default all processors.",
+}
+_SECTIONS = ("seed_everything", "trainer", "model", "data", *_HELP)
 
 
 class BadText(Refusal):
     """A text of the configuration that is parsed no further: it passes a limit, or no converter takes it."""
 
 
-def limit_texts() -> None:
+@contextmanager
+def interpolation() -> Iterator[None]:
+    """Let files use `${key}` across files and after overrides, `${oc.env:NAME,default}` and `${div:8,255}`."""
+    OmegaConf.register_resolver("div", _div, replace=True)
+    # without it each file would be resolved alone, and overrides (a sweep's too) would leave stale values behind
+    set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
+    set_parsing_settings(subclasses_disabled=[MLPSettings])  # a component with a key for each of its fields
+    _limit_texts()
+    try:
+        yield
+    except OmegaConfBaseException as error:
+        key = f" at `{error.full_key}`" if error.full_key else ""
+        first = str(error).strip().splitlines()[0].rstrip(".")
+        raise Refusal(
+            f"The configuration should hold only interpolations that can be resolved. Got{key}: {first}. "
+            "Define that key or variable, or give a default as in ${oc.env:NAME,default}."
+        ) from error
+
+
+def _div(numerator: int | float, denominator: int | float) -> float:  # OmegaConf warns of an int given for a float
+    return numerator / denominator
+
+
+def _limit_texts() -> None:
     """Look at every text, of files and of the command line, before the parser's loaders expand it."""
     ArgumentParser(parser_mode="omegaconf+").parse_string("{}")  # the first text brings the loader of this mode
     for mode in ("yaml", "omegaconf+"):
@@ -71,19 +110,14 @@ def _limited(load: Callable[[str], Any]) -> Callable[[str], Any]:
     return limited
 
 
-def shortened(text: str) -> str:
+def _shortened(match: re.Match[str]) -> str:
     """Cut lists of known subclasses that would fill screens, such as every `nn.Module`, down to our own."""
-    return _KNOWN.sub(_cut, text)
-
-
-def _cut(match: re.Match[str]) -> str:
     names = match.group(1).replace("\n", " ").replace(",", " ").split()
-    synthetic = [name for name in names if name in _SYNTHETIC]
-    if len(names) <= _MANY and synthetic in ([], names):
+    ours = [name for name in names if name.startswith("lightning_gradood.")]
+    meant = [name for name in ours if name not in _SYNTHETIC] or ours
+    if len(names) <= _MANY and len(meant) == len(ours):
         return match.group()
-    ours = [name for name in names if name.startswith("lightning_gradood.") and name not in synthetic]
-    shown = ours or synthetic
-    return f"known subclasses:{_LINE}{f',{_LINE}'.join([*shown, f'and {len(names) - len(shown)} others'])})"
+    return f"known subclasses:{_LINE}{f',{_LINE}'.join([*meant, f'and {len(names) - len(meant)} others'])})"
 
 
 @cache
@@ -101,20 +135,6 @@ def _vocabulary() -> dict[str, str]:
     return plain | {name: f"{room.__name__}.{name}" for room in rooms for name in room.__all__}
 
 
-_SECTIONS = (
-    *("seed_everything", "trainer", "model", "data", "detection", "logging", "report"),
-    *("run_dir", "cache_dir", "threads"),
-)
-_HELP = {
-    "detection": "Stage two: what is read from the classifier and which detectors are fitted; null stops `fit` before it.",
-    "logging": "What W&B keeps of a run beside its numbers.",
-    "report": "How the figures of a run are written; a ReportCallback of your own has its own settings.",
-    "run_dir": "Folder of the run: a new one below runs/ by default; an earlier one of the same experiment is continued.",
-    "cache_dir": "Where records are kept and found again by later runs.",
-    "threads": "Threads of each process on a CPU; OMP_NUM_THREADS says the same. By default all processors.",
-}
-
-
 class Parser(LightningArgumentParser):
     """Refuses in one sentence where argparse would print its usage first, and helps briefly."""
 
@@ -126,13 +146,13 @@ class Parser(LightningArgumentParser):
         action = super().add_subcommands(*args, **kwargs)
         add = action.add_subcommand
         action.add_subcommand = lambda name, parser, **_: add(name, parser, help=parser.description)  # type: ignore[method-assign]
-        for verb in ALONE:  # listed here, parsed elsewhere
+        for verb in (*ALONE, "benchmark"):  # listed here, parsed elsewhere
             add(verb, Parser(description=VERBS[verb]), help=VERBS[verb])
         return action
 
     def format_help(self, *args: Any, **kwargs: Any) -> str:
         """Called for every kind of help."""
-        return shortened(super().format_help(*args, **kwargs))
+        return _KNOWN.sub(_shortened, super().format_help(*args, **kwargs))
 
     def parse_path(self, cfg_path: Any, *args: Any, **kwargs: Any) -> Any:
         """Read an experiment file, which must be text of a size, depth and expansion that a person writes."""
@@ -142,13 +162,6 @@ class Parser(LightningArgumentParser):
             return super().parse_path(cfg_path, *args, **kwargs)
         except (Unparsable, UnicodeDecodeError) as error:
             raise BadText(f"`config` should be a YAML file. Got `config = {cfg_path}`, {error}.") from error
-
-    def parse_args(self, *args: Any, **kwargs: Any) -> Any:
-        """Parse words; what the parser cannot walk through is refused."""
-        try:
-            return super().parse_args(*args, **kwargs)
-        except RecursionError as error:
-            raise BadText("The configuration should be nested as experiment files are. Got a deeper one.") from error
 
     def vocabulary(self) -> Mapping[str, str]:
         """Names among which the nearest to an unknown one is looked for, classes with their import path."""
@@ -174,13 +187,16 @@ class LogConfig(SaveConfigCallback):
 
 def add_own_arguments(parser: LightningArgumentParser) -> None:
     """Add the keys that are ours to a verb's parser."""
-    settings = DetectionSettings()
-    parser.add_argument("--detection", type=DetectionSettings | None, default=settings, help=_HELP["detection"])
-    parser.add_argument("--logging", type=LoggingSettings, default=LoggingSettings(), help=_HELP["logging"])
-    parser.add_argument("--report", type=ReportSettings, default=ReportSettings(), help=_HELP["report"])
-    parser.add_argument("--run_dir", type=str | None, default=None, help=_HELP["run_dir"])
-    parser.add_argument("--cache_dir", type=str, default=DEFAULT_CACHE, help=_HELP["cache_dir"])
-    parser.add_argument("--threads", type=int | None, default=None, help=_HELP["threads"])
+    defaults = {
+        "detection": (DetectionSettings | None, DetectionSettings()),
+        "logging": (LoggingSettings, LoggingSettings()),
+        "report": (ReportSettings, ReportSettings()),
+        "run_dir": (NotEmptyStr | None, None),
+        "cache_dir": (NotEmptyStr, DEFAULT_CACHE),
+        "threads": (_Threads | None, None),
+    }
+    for name, (kind, default) in defaults.items():
+        parser.add_argument(f"--{name}", type=kind, default=default, help=_HELP[name])
 
 
 def with_shipped_files(words: Sequence[str]) -> list[str]:
@@ -203,23 +219,55 @@ def experiment_name(words: Sequence[str]) -> str:
     return "run"
 
 
+def check_settings(parser: ArgumentParser, config: Namespace) -> None:
+    """Refuse what the parser of a verb lets pass and nothing can work with: null, no training at all, a negative seed."""
+    mlp = [] if config.get("detection") is None else ["detection.mlp"]
+    refuse_null(parser, config, ["trainer", "logging", "report", *mlp])
+    for name in _TRAINED:
+        if config.trainer.get(name) == 0:  # Lightning trains nothing, or divides by it
+            raise Refusal(
+                f"`trainer.{name}` should be above 0. Got `trainer.{name} = 0`. Without training use `detect`."
+            )
+    seed = config.seed_everything
+    try:
+        Seed(0 if seed is None or isinstance(seed, bool) else seed)
+    except ValueError as error:
+        raise Refusal(f"`seed_everything` should be a seed. Got {error}. Write e.g. 0.") from error
+
+
+def refuse_null(parser: ArgumentParser, config: Namespace, sections: Sequence[str]) -> None:
+    """Refuse null where a value is needed; to the parser it means that none was given. `sections` are keys that hold others."""
+    for name in sections:
+        if not isinstance(given := config.get(name), Namespace):
+            raise Refusal(f"`{name}` should hold settings. Got `{name} = {given}`. Leave it out for the defaults.")
+    seeded = config.clone()
+    if seeded.get("seed_everything", 0) is None:  # Lightning's word for no seed
+        seeded.seed_everything = 0
+    set_parsing_settings(unset_sentinel=True)
+    try:
+        parser.validate(seeded)
+    except (TypeError, KeyError) as error:
+        parser.error(str(error), error)
+    finally:
+        set_parsing_settings(unset_sentinel=False)
+
+
+@contextmanager
+def refused_by_lightning(*more: type[Exception]) -> Iterator[None]:
+    """Word what Lightning, or another exception among `more`, says of the Trainer's settings."""
+    try:
+        yield
+    except Refusal:
+        raise
+    except Exception as error:
+        if not isinstance(error, (MisconfigurationException, *more)):
+            raise
+        said = " ".join(str(error).split())
+        raise Refusal(f"`trainer` should hold settings that work on this machine. Got: {said}") from error
+
+
 def refusal_behind(error: BaseException | None) -> Refusal | None:
     """Find the refusal that an exception was raised from, however often the parser wrapped it."""
     while error is not None and not isinstance(error, Refusal):
         error = error.__cause__ or error.__context__
     return error
-
-
-def unbuildable(error: BaseException) -> Refusal:
-    """Word what a constructor raised, its own or a function's that was named by class path."""
-    while (inner := error.__cause__ or error.__context__) is not None:
-        error = inner
-    frames = traceback.extract_tb(error.__traceback__)
-    place = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
-    first = next(iter(str(error).strip().splitlines()), "").rstrip(".")
-    if (refusal := distrusted_in(first)) is not None:
-        return refusal
-    return Refusal(
-        "`model`, `data` and `trainer` should be such that they can be built. "
-        f"Got {type(error).__name__}: {first}{place}. Correct the arguments of what that names."
-    )

@@ -28,13 +28,6 @@ _SEEDS = ("seed_everything", "data.init_args.split.seed", "detection.seed")
 _RECORDS = 10_000  # that are kept at most before the run has a folder
 
 
-class _File(logging.FileHandler):
-    """A log that is of use to a reader, and no reason to end a run where it cannot be written."""
-
-    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  # logging's name
-        """Go on."""
-
-
 @contextmanager
 def run_log() -> Iterator[Callable[[Path, Mapping[str, Any]], None]]:
     """Keep what is logged and warned of until the run has a folder of its own.
@@ -51,9 +44,10 @@ def run_log() -> Iterator[Callable[[Path, Mapping[str, Any]], None]]:
         try:
             with (folder / RUN_LOG).open("a", encoding="utf-8", errors="backslashreplace") as file:
                 file.writelines(f"{line}\n" for line in _head(configuration))
-            target = _File(folder / RUN_LOG, encoding="utf-8", errors="backslashreplace")
+            target = logging.FileHandler(folder / RUN_LOG, encoding="utf-8", errors="backslashreplace")
         except OSError:
             return
+        target.handleError = lambda record: None  # type: ignore[method-assign]  # a full disk ends no run
         target.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         kept.setTarget(target)
         kept.capacity = 0  # nothing is kept back any more

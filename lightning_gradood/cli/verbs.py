@@ -16,8 +16,8 @@ VERBS = {
     "benchmark": "Run several experiment files and seeds, write the paper's two tables and a page.",
 }
 
-ALONE = ("score", "drift", "compare", "configs", "dashboard", "benchmark")
-"""Verbs that take no experiment file."""
+ALONE = ("score", "drift", "compare", "configs", "dashboard")
+"""Verbs without an experiment, each in a module of its name."""
 
 
 def overview() -> str:

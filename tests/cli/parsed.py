@@ -3,16 +3,15 @@
 import functools
 from contextlib import ExitStack
 
-from lightning_gradood.cli.calls import _Parsed
-from lightning_gradood.cli.program import interpolation
-from lightning_gradood.cli.settings import check_settings
+from lightning_gradood.cli.parsing import check_settings, interpolation
+from lightning_gradood.cli.program import Parsed
 from lightning_gradood.core import Refusal
 
 
 @functools.cache
 def _parsed(verb):
     with ExitStack() as leaving:
-        return _Parsed(leaving, [verb, "--config", "tiny.yaml"])
+        return Parsed(leaving, [verb, "--config", "tiny.yaml"])
 
 
 def verdict(*flags, verb="fit", file="tiny.yaml"):

@@ -16,7 +16,7 @@ from tiny import all_refused, called, refused, snapshot
 
 import lightning_gradood.detectors as detectors
 from lightning_gradood.cli import main
-from lightning_gradood.cli.calls import configuration_of, run_verb
+from lightning_gradood.cli.program import configuration_of, run_verb
 from lightning_gradood.core import Refusal
 from lightning_gradood.experiments.jobs import Program, calls_of, refuse_unknown_images
 from lightning_gradood.experiments.settings import Benchmark, Experiment, TableSettings

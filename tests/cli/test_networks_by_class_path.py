@@ -1,13 +1,12 @@
 """Networks by class path as users have them: functions without annotations, logits in mappings, other dtypes, no weights."""
 
-import sys
 from pathlib import Path
 
 import pytest
 import tiny
 import yaml
 from bad_inputs import write_images
-from tiny import FILE, called, refused, results
+from tiny import FILE, called, results
 
 from lightning_gradood.cli import main
 from lightning_gradood.core import Refusal
@@ -89,15 +88,6 @@ def test_it_may_stand_in_a_file_and_its_weights_are_found_again():
     with pytest.warns(UserWarning, match="The network returns a dict"):
         main(["detect", "--config", "own.yaml", "--detection.detectors", "[Energy]", *weights])
     assert {one["detector"] for one in results("runs/again")["outcomes"]} >= {"energy"}
-
-
-def test_what_a_constructor_raises_is_a_sentence(capsys):
-    for name, value, said in [
-        ("name", "other", "Got KeyError: 'other' (people.py, line "),
-        ("colour", "1", "Got AssertionError: {'colour': 1}"),
-    ]:
-        assert said in refused(["fit", *FILE, *NETWORK, f"--model.network.{name}", value], capsys)
-        sys.modules.pop("people")  # the parser remembers the keywords of a function
 
 
 def test_no_weights_gradients_that_are_zero_and_scores_that_are_the_same_are_said(capsys):

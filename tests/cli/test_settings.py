@@ -83,9 +83,9 @@ def test_unknown_keys_null_and_numbers_in_place_of_settings_in_a_file_are_refuse
         ("detection: {mlp: null}", "`detection.mlp` should hold settings. Got `detection.mlp = None`."),
         ("trainer: null", "`trainer` should hold settings. Got `trainer = None`. Leave it out for the defaults."),
         ("report: 3", "`report` should hold settings. Got `report = 3`."),
-        ("cache_dir: null", "`cache_dir`: Expected a <class 'str'>. Got value: None."),
-        ("cache_dir: ''", "`cache_dir` should be the path of a folder."),
-        ("run_dir: ' '", "`run_dir` should be the path of a folder."),
+        ("cache_dir: null", "`cache_dir`: Not of type NotEmptyStr: "),
+        ("cache_dir: ''", "`cache_dir`: Not of type NotEmptyStr: "),
+        ("run_dir: ' '", "`run_dir`: Not of type NotEmptyStr: "),
     ]  # fmt: skip
     for number, (text, _) in enumerate(rows):
         Path(f"{number}.yaml").write_text(text)

@@ -6,15 +6,13 @@ import sys
 from contextlib import ExitStack
 from types import SimpleNamespace
 
-import pytest
 import torch
 
-from lightning_gradood.cli import checks
-from lightning_gradood.core import Refusal
+from lightning_gradood.cli import defaults
 
 
 def test_processors_are_shared_by_two_processes_unless_the_user_says_otherwise(monkeypatch):
-    monkeypatch.setattr(checks, "cpu_count", lambda: 8)
+    monkeypatch.setattr(defaults, "cpu_count", lambda: 8)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     trainer = SimpleNamespace(num_devices=2, strategy=SimpleNamespace(root_device=torch.device("cpu")))
     before = torch.get_num_threads()
@@ -29,14 +27,12 @@ def test_processors_are_shared_by_two_processes_unless_the_user_says_otherwise(m
                 patch.setenv(name, value)
             try:
                 with ExitStack() as leaving:
-                    checks.set_threads(trainer, threads, leaving)
+                    defaults.set_threads(trainer, threads, leaving)
                     assert torch.get_num_threads() == expected
                     assert os.environ["OMP_NUM_THREADS"] == str(expected), "what Lightning starts gets it"
             finally:
                 torch.set_num_threads(before)
             assert os.environ.get("OMP_NUM_THREADS") == variables.get("OMP_NUM_THREADS")
-    with pytest.raises(Refusal, match=r"`threads` should be between 1 and 1024\. Got `threads = 0`"):
-        checks.set_threads(trainer, 0, leaving)
 
 
 def test_threads_sleep_soon_while_they_wait_unless_the_user_says_otherwise():
