@@ -66,7 +66,6 @@ from lightning_gradood.core.network_state import (
     requiring_grad,
 )
 from lightning_gradood.core.outputs import (
-    images_in_logits_out,
     input_gradient,
     logits_in,
     refuse_single_image,
@@ -197,7 +196,6 @@ __all__ = [
     "hold",
     "image_generator",
     "image_suffixes",
-    "images_in_logits_out",
     "importing_only",
     "input_gradient",
     "is_temporary",

@@ -1,7 +1,6 @@
 """Files that must be refused, made once for all tests."""
 
 import os
-import pickle
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +28,7 @@ def write_images(folder: Path, count: int, seed: int = 0) -> Path:
 def write_bad_inputs(folder: Path) -> None:
     """Write image folders and weights, each with one thing wrong; `good.pt` and `images` have none."""
     (folder / "empty").mkdir()
-    for name, count in (("images", 6), ("two", 2), ("broken", 6), *((f"four_classes/{name}", 3) for name in "abcd")):
+    for name, count in (("images", 6), ("broken", 6)):
         write_images(folder / name, count)
     (folder / "broken/003.png").write_bytes(b"cut off")
     network = CifarResNet(blocks_per_stage=1, num_classes=3)
@@ -39,6 +38,4 @@ def write_bad_inputs(folder: Path) -> None:
     network.linear.bias.data[0] = torch.nan
     torch.save(network.state_dict(), folder / "nan.pt")
     torch.save(CifarResNet(2, 3).state_dict(), folder / "deeper.pt")
-    torch.save(CifarResNet(1, 5).state_dict(), folder / "five_classes.pt")
     torch.save({"state_dict": {"conv1.weight": Malicious()}}, folder / "malicious.ckpt")
-    (folder / "malicious.pkl").write_bytes(pickle.dumps(Malicious()))

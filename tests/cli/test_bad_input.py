@@ -13,7 +13,6 @@ from lightning_gradood.cli import main
 
 FIT, READ = ["fit", *FILE], ["detect", *FILE]
 DETECT = [*READ, "--ckpt_path", "good.pt"]
-ATTACK = "--data.perturbations.attacks={a: {class_path: %s, init_args: {%s}}}"
 MODULE = """
 from torch.nn import *
 from lightning_gradood.networks import CifarResNet
@@ -29,7 +28,6 @@ class Flat(Module):
 
 
 def grey() -> Module: return CifarResNet(1, 3, channels=1)
-def maps() -> Module: return Conv2d(3, 3, 3)
 def two() -> Module: return CifarResNet(1, 2)
 """
 DOORS = [
@@ -38,37 +36,25 @@ DOORS = [
     (["fit"], "the following arguments are required: fit.data, fit.model."),
     (["fit", "--config", "nowhere.yaml"], "Got `--config nowhere.yaml`, which does not exist (looked at /"),
     (["fit", "--config", "good.pt"], "`config` should be a YAML file. Got `config = good.pt`, no text in UTF-8."),
-    ([*FIT, "--data.batch_size", "0"], "`data.batch_size`: Not of type PositiveInt: 0 does not conform"),
     ([*FIT, "--trainer.accelerator", "abacus"], "`trainer` should hold settings that work on this machine. Got: "),
-    ([*FIT, "--trainer.devices", "0"], "`trainer` should hold settings that work on this machine. Got: "),
     ([*FIT, "--trainer.precision", "bf16-true"], "`trainer.precision` should leave the weights in float32"),
     ([*FIT, "--trainer.enable_checkpointing", "false"], "`trainer.enable_checkpointing` should be on"),
     ([*FIT, "--data.train", "null"], "`data.train` should name the classifier's training images."),
-    ([*FIT, "--data.anomalies.nine", "two"], "`nine` should have at least 3 images, to fill every split"),
     ([*FIT, "--ckpt_path", "good.pt"], "which holds weights only. To start from these weights use --model.weights"),
     ([*FIT, "--model.weights", "malicious.ckpt"], "Got `model.weights = malicious.ckpt`, which asks for Python's"),
-    ([*FIT, ATTACK % ("FGSM", "eps: 8")], "If 8 of 255 grey levels are meant, write 0.031373."),
-    ([*FIT, ATTACK % ("FunctionAttack", "function: no.where")], "Got `function = 'no.where'`"),
     ([*FIT, "--model.network", "theirs.grey"], "to have 1 channels, but got 3 channels instead. Give `data.transform`"),
-    ([*FIT, "--model.network", "theirs.maps"], "should be logits [N, classes], a row for each image."),
     ([*FIT, "--model.network", "theirs.two"], "should have at least as many outputs as the data have classes, 3."),
-    ([*FIT, "--report.formats", "gif"], "`report.formats`"),
     ([*FIT, "--data.classes", "deep.yaml"], "Got `data.classes = deep.yaml`"),
     ([*FIT, "--run_dir", "old"], "differs in"),
     ([*DETECT, "--data.normal", "nowhere"], "Got `data.normal = nowhere`, which does not exist (looked at /"),
     ([*DETECT, "--data.anomalies.nine", "empty"], "Got `data.anomalies.nine = empty` with none (looked at /"),
-    ([*DETECT, "--data.normal", "four_classes", "--data.train", "null"], "data have classes, 4. Got 3 outputs."),
     ([*DETECT, "--data.limits.sources.pdg=3"], "Got `limits.sources` with ['pdg']."),
     ([*DETECT, "--detection", "null"], "`detection` should hold settings for `detect`. Got null."),
     ([*DETECT, "--detection.detectors", "[GradientGaussian]", "--detection.false_positive_rate", "0.001"],
      "`data.normal` should have at least 999 images in `val` for `detection.false_positive_rate = 0.001`. Got "),
     ([*READ, "--ckpt_path", "best"], "`ckpt_path` should be `best` only after a `fit`"),
     ([*READ, "--ckpt_path", "malicious.ckpt"], "which asks for Python's posix.mkdir; nothing was executed."),
-    ([*READ, "--ckpt_path", "two.pt", "--model.weights_prefix", "tutor"],
-     "Got `model.weights_prefix = tutor` for `ckpt_path = two.pt`, whose names start with student, tea"),
-    (["extract", *FILE, "--ckpt_path", "malicious.pkl"], "cannot be read as one"),
     (["test", *FILE, "--ckpt_path", "deeper.pt"], "Build the network that these weights were trained with"),
-    (["predict", *FILE, "--ckpt_path", "five_classes.pt"], "holds weights for 5 classes, the network has 3"),
     (["validate", *FILE, "--model.weights", "two.pt"], "Pick one with --model.weights_prefix teacher."),
     (["score", "--guard", "guard", "images"], "guard/guard.json should be part of a guard"),
     (["compare", "ended"], "`ended/results.json` should be as `detect` has written it"),
