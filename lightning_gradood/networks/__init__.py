@@ -15,12 +15,19 @@ completely or are refused with the first names that differ::
 identify what a network computes; the cache of records is keyed by them.
 """
 
-from lightning_gradood.networks.architectures import CifarResNet, densenet_bc_100_12, resnet18, resnet20, resnet34
-from lightning_gradood.networks.checkpoints import read_state_dict
+from lightning_gradood.networks.architectures import (
+    CifarResNet,
+    Normalized,
+    TwoLogits,
+    densenet_bc_100_12,
+    resnet18,
+    resnet20,
+    resnet34,
+    two_logits,
+)
 from lightning_gradood.networks.identity import architecture, categories_of, state_digest
-from lightning_gradood.networks.normalized import Normalized, TwoLogits, two_logits
 from lightning_gradood.networks.representation_mlp import MLPSettings, RepresentationMLP, Standardisation
-from lightning_gradood.networks.weights import load_weights
+from lightning_gradood.networks.weights import load_weights, read_state_dict
 
 __all__ = [
     "CifarResNet",

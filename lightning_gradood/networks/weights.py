@@ -1,20 +1,54 @@
-"""Load weights into a network completely or not at all, and choose among several networks in one file."""
+"""Read files of weights without executing code, and load them into a network completely or not at all."""
 
 import itertools
 import os
-from collections.abc import Collection, Iterable, Mapping, Sequence
+import re
+import warnings
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
+import safetensors
+import safetensors.torch
 import torch
 from torch import Tensor, nn
 
 from lightning_gradood.core import Refusal
-from lightning_gradood.networks.checkpoints import read_networks
 
 # attributes that hold the network in DistributedDataParallel, `Normalized`, tasks, torch.compile
 _WRAPPERS = frozenset({"module", "network", "model", "net", "_orig_mod"})
 _ROOT = '""'  # what stands for an empty prefix, as it is typed
 _COUNTER = "num_batches_tracked"  # BatchNorm's, unused with a fixed momentum, absent from files before torch 0.4.1
+
+
+def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
+    """Read a plain state dict, a Lightning checkpoint's `state_dict`, or a .safetensors file, without executing code.
+
+    Args:
+        path: A file that `torch.save` or Lightning wrote (any ending), or one that ends in .safetensors.
+
+    Returns:
+        Names and tensors as stored, on the CPU, in the file's dtypes.
+
+    Raises:
+        Refusal: If the file is missing, damaged, of another kind, holds no named tensors, or would execute code.
+
+    Reference:
+        `torch.load(weights_only=True)` reads tensors and plain containers only; safetensors files hold nothing else.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     torch.save(nn.Linear(2, 3).state_dict(), f"{folder}/linear.pt")
+        ...     list(read_state_dict(f"{folder}/linear.pt"))
+        ['weight', 'bias']
+    """
+    content = _content(Path(path))
+    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
+        content = content["state_dict"]  # a Lightning checkpoint
+    _refuse_no_tensors(content, path)
+    return dict(content)
 
 
 def load_weights(network: nn.Module, path: str | os.PathLike[str], prefix: str | None = None) -> list[str]:
@@ -40,7 +74,6 @@ def load_weights(network: nn.Module, path: str | os.PathLike[str], prefix: str |
 
     Example:
         >>> import tempfile
-        >>> import torch
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     torch.save({"module.weight": torch.ones(1, 1), "module.bias": torch.ones(1)}, f"{folder}/layer.pt")
         ...     layer = nn.Linear(1, 1)
@@ -50,7 +83,7 @@ def load_weights(network: nn.Module, path: str | os.PathLike[str], prefix: str |
         2.0
     """
     expected, ties = network.state_dict(), _ties(network)
-    groups = read_networks(path)
+    groups = _groups(path)
     below = (prefix or "").strip(".")
     if below:
         groups = {below: _below(groups, below, path)}
@@ -63,9 +96,10 @@ def load_weights(network: nn.Module, path: str | os.PathLike[str], prefix: str |
     if prefix is not None and not below:
         whole = [fit for fit in whole if fit.name == _ROOT] or whole
     if len(whole) > 1:
+        listed = ", ".join(f"{fit.name} ({len(fit.found)} tensors)" for fit in whole)
         raise Refusal(
             f"`path` should hold one network that fits this {type(network).__name__}, or a prefix should name one. Got "
-            f"`path = {path}` with {len(whole)}: {_listed(whole)}. Pick one with --model.weights_prefix {whole[-1].name}."
+            f"`path = {path}` with {len(whole)}: {listed}. Pick one with --model.weights_prefix {whole[-1].name}."
         )
     # the first among equals: the shortest prefix
     best = whole[0] if whole else min(fits, key=lambda fit: fit.differences)
@@ -77,10 +111,87 @@ def load_weights(network: nn.Module, path: str | os.PathLike[str], prefix: str |
         )
     _refuse_other_kinds(expected, best, path)
     _refuse_torn_ties(ties, best, path)
-    notes = _choice_note(best, groups, path) if prefix is None else []
-    notes += _cast_note(expected, best, path)
     network.load_state_dict({**expected, **best.found})
-    return notes
+    return [*(_choice_notes(best, groups, path) if prefix is None else []), *_cast_notes(expected, best, path)]
+
+
+def _content(file: Path) -> Any:
+    """Whatever tensors and plain containers a file holds."""
+    if not file.is_file():
+        raise Refusal(
+            f"`path` should be a file of weights. Got `path = {file}`, "
+            f"{'a folder' if file.is_dir() else 'which does not exist'}. Name a .pt, .pth, .ckpt or .safetensors file."
+        )
+    try:
+        if file.suffix.lower() == ".safetensors":
+            return _with_shared_tensors(safetensors.torch.load_file(file), file)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch warns of foreign files before it raises; the refusal says it better
+            return torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # arbitrary bytes make the readers raise IndexError, KeyError, UnicodeDecodeError, ...
+        raise _unreadable(file, error) from error
+
+
+def _with_shared_tensors(found: dict[str, Tensor], file: Path) -> dict[str, Tensor]:
+    """Add the names that `safetensors.torch.save_model` leaves out of tied weights, which the file's metadata has."""
+    with safetensors.safe_open(file, framework="pt") as opened:
+        shared = opened.metadata() or {}
+    return {left_out: found[kept] for left_out, kept in shared.items() if kept in found} | found
+
+
+def _unreadable(file: Path, error: Exception) -> Refusal:
+    if blocked := re.search(r"GLOBAL (\S+)", str(error)):
+        return Refusal(
+            "`path` should be a file of tensors, which loads without executing code. "
+            f"Got `path = {file}`, which asks for Python's {blocked[1]}; nothing was executed. If you trust its "
+            "source, load it there and save only `network.state_dict()`."
+        )
+    unpickler = re.search(r"WeightsUnpickler error:\s*(.+)", str(error))  # torch's advice before it would load unsafely
+    said = (unpickler[1] if unpickler else str(error)).strip().partition("\n")[0][:120]
+    return Refusal(
+        f"`path` should be a file of weights. Got `path = {file}`, which cannot be read as one "
+        f"({type(error).__name__}{f': {said}' if said else ''}): it is truncated, or of another kind; nothing in it was "
+        "executed. Copy it again, or save `network.state_dict()` with `torch.save`."
+    )
+
+
+def _refuse_no_tensors(content: Any, path: str | os.PathLike[str]) -> None:
+    if not isinstance(content, dict) or not content:
+        raise Refusal(
+            f"`path` should be a file of named tensors. Got `path = {path}`, which holds "
+            f"{'an empty dict' if content == {} else type(content).__name__}. Save `network.state_dict()`."
+        )
+    foreign = [key for key, value in content.items() if not (isinstance(key, str) and isinstance(value, Tensor))]
+    if foreign:
+        raise Refusal(
+            f"`path` should be a file of named tensors. Got `path = {path}`, in which {len(foreign)} of {len(content)} "
+            f"entries are something else, the first {foreign[0]!r} ({type(content[foreign[0]]).__name__}). Save "
+            "`network.state_dict()`, alone or under the key 'state_dict'."
+        )
+
+
+def _groups(path: str | os.PathLike[str]) -> dict[str, dict[str, Tensor]]:
+    """Every group of named tensors in a file, such as `model` and `model_ema`, by the dotted name of its entry.
+
+    The name is empty for a plain file of tensors.
+    """
+    content = _content(Path(path))
+    if isinstance(content, Mapping) and "pytorch-lightning_version" in content and "state_dict" in content:
+        content = {"state_dict": content["state_dict"]}  # what else it holds is the optimizer's and the callbacks'
+    groups = dict(_groups_in(content, "", 3))
+    if not groups:
+        _refuse_no_tensors(content, path)
+    return groups
+
+
+def _groups_in(content: Any, name: str, depth: int) -> Iterator[tuple[str, dict[str, Tensor]]]:
+    if not isinstance(content, Mapping) or not content or not all(isinstance(key, str) for key in content):
+        return
+    if all(isinstance(value, Tensor) for value in content.values()):
+        yield name, dict(content)
+    elif depth:
+        for key, value in content.items():
+            yield from _groups_in(value, f"{name}.{key}" if name else key, depth - 1)
 
 
 def _ties(network: nn.Module) -> list[list[str]]:
@@ -108,10 +219,21 @@ def _below(groups: Mapping[str, dict[str, Tensor]], prefix: str, path: str | os.
 
 def _starts(stored: Mapping[str, Tensor], expected: Mapping[str, Tensor], everywhere: bool) -> list[str]:
     """Prefixes under which the network may lie: chains of wrappers, and others with its first or last tensor."""
-    own, found = _shared_prefix(expected), set(_wrapper_prefixes(stored))
+    own, found = _shared_prefix(expected), {prefix for key in stored for prefix in _prefixes_of(key)}
     for name in [key.removeprefix(own) for key in (list(expected)[:1] + list(expected)[-1:]) if everywhere]:
         found |= {key.removesuffix(name) for key in stored if key.endswith(f".{name}")}
     return sorted(found, key=lambda prefix: (len(prefix), prefix))
+
+
+def _shared_prefix(keys: Collection[str]) -> str:
+    shared = set.intersection(*(set(_prefixes_of(key)) for key in keys)) if keys else {""}
+    return max(shared, key=len)
+
+
+def _prefixes_of(key: str) -> list[str]:
+    """List the chains of wrappers that start `key`: "network.model.fc.bias" has "", "network." and "network.model."."""
+    wrappers = itertools.takewhile(_WRAPPERS.__contains__, key.split(".")[:-1])
+    return list(itertools.accumulate((f"{wrapper}." for wrapper in wrappers), initial=""))
 
 
 @dataclass(frozen=True)
@@ -178,30 +300,31 @@ def _same(one: _Fit, other: _Fit) -> bool:
     return all(name in other.found and torch.equal(part, other.found[name]) for name, part in one.found.items())
 
 
-def _listed(fits: Iterable[_Fit]) -> str:
-    return ", ".join(f"{fit.name} ({len(fit.found)} tensors)" for fit in fits)
-
-
-def _choice_note(fit: _Fit, groups: Collection[str], path: str | os.PathLike[str]) -> list[str]:
+def _choice_notes(fit: _Fit, groups: Collection[str], path: str | os.PathLike[str]) -> list[str]:
     """Name the network that is taken, unless the file holds one alone, plain or in wrappers."""
     plain = fit.group in ("", "state_dict") and len(groups) == 1 and fit.start in _prefixes_of(f"{fit.start}x")
-    if plain:
-        return []
+    choice = f"The weights are those under {fit.name} in {path}, the only ones there that fit;"
+    return [] if plain else [f"{choice} --model.weights_prefix names others."]
+
+
+def _cast_notes(expected: Mapping[str, Tensor], fit: _Fit, path: str | os.PathLike[str]) -> list[str]:
+    dtypes = {(_name(part), _name(expected[name])) for name, part in fit.found.items() if part.is_floating_point()}
     return [
-        f"The weights are those under {fit.name} in {path}, the only ones there that fit; --model.weights_prefix names others."
+        f"{path} holds weights in {stored}, which are cast to the network's {own}."
+        for stored, own in sorted(dtypes)
+        if stored != own
     ]
 
 
 def _refuse_other_kinds(expected: Mapping[str, Tensor], fit: _Fit, path: str | os.PathLike[str]) -> None:
     """Refuse integers for floating-point weights and the reverse, as of quantised networks."""
-    for name, own in expected.items():
-        stored = fit.found.get(name)
-        if stored is None or name.endswith(_COUNTER):
-            continue
-        if stored.is_quantized or _kind(stored) != _kind(own):
+    for name, stored in fit.found.items():
+        own, kinds = expected[name], (Tensor.is_floating_point, Tensor.is_complex)
+        other = stored.is_quantized or any(is_kind(stored) != is_kind(own) for is_kind in kinds)
+        if other and not name.endswith(_COUNTER):
             raise Refusal(
-                f"`path` should hold numbers of the network's kind, {str(own.dtype).removeprefix('torch.')} for `{name}`. Got "
-                f"`path = {path}` with {str(stored.dtype).removeprefix('torch.')}, which is not cast: quantised weights mean "
+                f"`path` should hold numbers of the network's kind, {_name(own)} for `{name}`. Got "
+                f"`path = {path}` with {_name(stored)}, which is not cast: quantised weights mean "
                 "something only with their scales. Save the weights of the network as it was before it was quantised."
             )
 
@@ -216,36 +339,8 @@ def _refuse_torn_ties(ties: Iterable[Sequence[str]], fit: _Fit, path: str | os.P
                 )
 
 
-def _kind(tensor: Tensor) -> tuple[bool, bool]:
-    return tensor.is_floating_point(), tensor.is_complex()
-
-
-def _cast_note(expected: Mapping[str, Tensor], fit: _Fit, path: str | os.PathLike[str]) -> list[str]:
-    cast = {
-        (str(part.dtype), str(expected[name].dtype))
-        for name, part in fit.found.items()
-        if part.is_floating_point() and part.dtype != expected[name].dtype
-    }
-    return [
-        f"{path} holds weights in {stored.removeprefix('torch.')}, which are cast to the network's {own.removeprefix('torch.')}."
-        for stored, own in sorted(cast)
-    ]
-
-
-def _wrapper_prefixes(keys: Iterable[str]) -> list[str]:
-    prefixes = {prefix for key in keys for prefix in _prefixes_of(key)}
-    return sorted(prefixes, key=lambda prefix: (len(prefix), prefix))
-
-
-def _shared_prefix(keys: Collection[str]) -> str:
-    shared = set.intersection(*(set(_prefixes_of(key)) for key in keys)) if keys else {""}
-    return max(shared, key=len)
-
-
-def _prefixes_of(key: str) -> list[str]:
-    """List the chains of wrappers that start `key`: "network.model.fc.bias" has "", "network." and "network.model."."""
-    wrappers = itertools.takewhile(_WRAPPERS.__contains__, key.split(".")[:-1])
-    return list(itertools.accumulate((f"{wrapper}." for wrapper in wrappers), initial=""))
+def _name(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
 
 
 def _class_count_sentence(expected: dict[str, Tensor], fit: _Fit) -> str | None:
@@ -253,14 +348,10 @@ def _class_count_sentence(expected: dict[str, Tensor], fit: _Fit) -> str | None:
     if fit.missing or fit.unexpected:
         return None
     last_layer = list(expected)[-1].rpartition(".")[0]
-    rows_only = all(
-        key.rpartition(".")[0] == last_layer and fit.found[key].shape[1:] == expected[key].shape[1:]
-        for key in fit.reshaped
-    )
-    if not rows_only:
-        return None
-    key = fit.reshaped[0]
-    stored, own = fit.found[key].shape[0], expected[key].shape[0]
+    for key in fit.reshaped:
+        if key.rpartition(".")[0] != last_layer or fit.found[key].shape[1:] != expected[key].shape[1:]:
+            return None
+    stored, own = (tensors[fit.reshaped[0]].shape[0] for tensors in (fit.found, expected))
     return (
         f", which holds weights for {stored} classes, the network has {own}. Build the network with "
         f"--model.network.num_classes {stored}, or name weights for {own} classes."
@@ -270,9 +361,9 @@ def _class_count_sentence(expected: dict[str, Tensor], fit: _Fit) -> str | None:
 def _architecture_sentence(expected: dict[str, Tensor], fit: _Fit) -> str:
     parts = []
     if fit.missing:
-        parts.append(f"{len(fit.missing)} of its {len(expected)} tensors are missing ({_first(fit.missing)})")
+        parts.append(f"{len(fit.missing)} of its {len(expected)} tensors are missing (first {_first(fit.missing)})")
     if fit.unexpected:
-        parts.append(f"{len(fit.unexpected)} are unexpected ({_first(fit.unexpected)})")
+        parts.append(f"{len(fit.unexpected)} are unexpected (first {_first(fit.unexpected)})")
     if fit.reshaped:
         key = fit.reshaped[0]
         shapes = f"{list(fit.found[key].shape)} in the file, {list(expected[key].shape)} in the network"
@@ -281,4 +372,4 @@ def _architecture_sentence(expected: dict[str, Tensor], fit: _Fit) -> str:
 
 
 def _first(keys: list[str]) -> str:
-    return f"first {', '.join(keys[:3])}"
+    return ", ".join(keys[:3])

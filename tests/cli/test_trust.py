@@ -56,7 +56,7 @@ FILES = {
 WAYS_ROUND = [
     "os.system", "subprocess.Popen", "builtins.exec", "torch.hub.load", "torch.load", "torchvision.models.os.system",
     "torch.utils.cpp_extension.load_inline", "torch.nn.modules.module.functools.partial", "torchvision.datasets.MNIST",
-    "lightning_gradood.networks.checkpoints.torch.load", "lightning_gradood.core.atomic_write",
+    "lightning_gradood.networks.weights.torch.load", "lightning_gradood.core.atomic_write",
     "lightning_gradood.cli.main", "jsonargparse.set_parsing_settings",
 ]  # fmt: skip
 BUILT_BY_NAME = [  # what is imported only when it is built

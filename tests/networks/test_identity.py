@@ -90,7 +90,7 @@ def test_description_names_every_submodule_and_tells_values_of_one_attribute_apa
     network = Normalized(resnet20(), mean=[0.5] * 3, std=[0.5] * 3)
     described = architecture(network)
     assert [entry["name"] for entry in described] == [name for name, _ in network.named_modules()]
-    assert described[0]["class"] == "lightning_gradood.networks.normalized.Normalized"
+    assert described[0]["class"] == "lightning_gradood.networks.architectures.Normalized"
     by_name = {entry["name"]: entry for entry in described}
     assert by_name["network.layer2.0"]["attributes"] == {"new_channels": 16, "stride": 2}
     assert by_name["network.conv1"]["attributes"]["kernel_size"] == [3, 3]
