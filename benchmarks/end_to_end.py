@@ -57,7 +57,7 @@ def main() -> None:
 
 def passes(network: nn.Module, data: ImageDataModule) -> tuple[float, float]:
     """CPU seconds per image of an attack's pass, and of the least that probing needs."""
-    images = as_float(data.normal_source.images(range(min(data.probe_batch_size, len(data.normal_source)))))
+    images = as_float(data.sources.normal.images(range(min(data.probe_batch_size, len(data.sources.normal)))))
     labels = torch.zeros(len(images), dtype=torch.int64)
     floor = CONTENDERS["floor B"](network)
 

@@ -55,10 +55,10 @@ def main(devices: int, cache: str, images: int) -> None:
 @rank_zero_only
 def detect(data: ImageDataModule, probes: ProbeCallback) -> None:
     """Fit one MLP for each source of anomalies on the records, and print its AUROC."""
-    for source in data.anomaly_names:
+    for source in data.sources.anomaly_names:
         records = Records.concatenate([probes.records("normal"), probes.records(source)])
         detector = MLP([AllOnes()], MLPSettings())
-        outcome = evaluate(detector, records.with_splits(data.manifest.split_of), source=source, seed=0)
+        outcome = evaluate(detector, records.with_splits(data.sources.manifest.split_of), source=source, seed=0)
         low, high = outcome.auroc_interval
         print(f"{source}: AUROC {outcome.metrics['test']['auroc']:.3f} [{low:.3f}, {high:.3f}]")
 

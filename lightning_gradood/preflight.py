@@ -28,10 +28,10 @@ def preflight(
     detecting = settings is not None and verb in ("fit", "detect")
     if settings is not None:
         refuse_unfit_trainer(trainer)
-        data.try_built_in_probes()
+        data.sources.try_built_in_probes()
     if settings is not None and detecting:
-        settings.guarding(data.knows_anomalies)
-        refuse_single(data.anomaly_names, settings.protocol)
+        settings.guarding(data.sources.knows_anomalies)
+        refuse_single(data.sources.anomaly_names, settings.protocol)
     if verb == "fit":
         task.try_optimizer(trainer)
     if detecting and verb == "fit" and trainer.checkpoint_callback is None and not trainer.fast_dev_run:  # type: ignore[attr-defined]
@@ -41,21 +41,21 @@ def preflight(
         )
     if not trainer.is_global_zero:
         return
-    source = data.train_source if verb in ("fit", "validate") else data.normal_source
+    source = data.sources.train if verb in ("fit", "validate") else data.sources.normal
     images = as_float(source.images(range(min(2, len(source)))))
     if verb == "fit":
         data.try_augment(images)
     images = images.to(task.device)
-    classes = None if data.output_names else data.num_classes  # else `fit_outputs` compares them
+    classes = None if data.sources.output_names else data.sources.num_classes  # else `fit_outputs` compares them
     outputs = check_network(task.network, images, classes)
-    for note in data.fit_outputs(outputs):
+    for note in data.sources.fit_outputs(outputs):
         sys.stdout.write(f"{note}\n")
     if settings is not None:
-        try_probes(settings.probes(data.knows_anomalies), task.network, images, outputs)
+        try_probes(settings.probes(data.sources.knows_anomalies), task.network, images, outputs)
     if settings is not None and detecting:
-        counts = data.manifest.counts[NORMAL]
-        settings.check_train_images(counts["train"], data.knows_anomalies)
-        settings.check_normal_images(counts["val"], data.knows_anomalies)
+        counts = data.sources.manifest.counts[NORMAL]
+        settings.check_train_images(counts["train"], data.sources.knows_anomalies)
+        settings.check_normal_images(counts["val"], data.sources.knows_anomalies)
 
 
 def try_probes(probes: Sequence[Probe], network: nn.Module, images: Tensor, outputs: int) -> None:

@@ -93,8 +93,8 @@ class Trainer(pl.Trainer):
     def _extract(
         self, model: ClassificationTask, datamodule: ImageDataModule, settings: DetectionSettings, cache: RecordCache
     ) -> list[CacheEntry]:
-        datamodule.make_synthetic(*settings.outliers(datamodule.knows_anomalies))
-        probes = settings.probes(datamodule.knows_anomalies)
+        datamodule.sources.make_synthetic(*settings.outliers(datamodule.sources.knows_anomalies))
+        probes = settings.probes(datamodule.sources.knows_anomalies)
         pixels = [PixelProbe(datamodule.keep_pixels)] if datamodule.keep_pixels else []
         reading = ProbeCallback([*probes, *pixels], cache, settings.on_bad_image, only_missing=True)
         callbacks: list[pl.Callback] = self.callbacks  # type: ignore[attr-defined]
@@ -158,19 +158,19 @@ class Trainer(pl.Trainer):
     ) -> tuple[DetectionDatasets, list[Outcome], DetectionReport | None]:
         started = time.perf_counter()
         cache = RecordCache(cache_dir)
-        entries, split_of = self._extract(model, datamodule, settings, cache), datamodule.manifest.split_of
+        entries, split_of = self._extract(model, datamodule, settings, cache), datamodule.sources.manifest.split_of
         sources = dict.fromkeys(entry.source for entry in entries)
         records = {
             source: read_records(cache, entries, source).with_splits(split_of, ids_of(datamodule, source))
             for source in sources
         }
         records, left_out = leave_out_bad(records, settings.on_bad_image)
-        datasets = DetectionDatasets(records, datamodule.noise_of, datamodule.keep_of)
+        datasets = DetectionDatasets(records, datamodule.sources.noise_of, datamodule.sources.keep_of)
         with stage("fitting detectors", self):
             outcomes = self._fit_detectors(settings, datasets, datamodule)
         if not self.is_global_zero:
             return datasets, outcomes, None
-        datamodule.manifest.write(Path(self.default_root_dir) / "splits.json")
+        datamodule.sources.manifest.write(Path(self.default_root_dir) / "splits.json")
         report = make_report(self._experiment_name, model, datamodule, entries, records, outcomes)
         report.failures.extend(self.failures)
         report.provenance["left_out"] = left_out
@@ -244,9 +244,9 @@ class Trainer(pl.Trainer):
         self, settings: DetectionSettings, datasets: DetectionDatasets, datamodule: ImageDataModule
     ) -> list[Outcome]:
         """Fit on the anomaly sources of this process; every process gets all outcomes."""
-        detectors = settings.detectors_for(datamodule.knows_anomalies)
-        sources, outcomes, fitted_before = datamodule.anomaly_names, list[Outcome](), dict[str, Detector]()
-        if not datamodule.knows_anomalies and self.is_global_zero:
+        detectors = settings.detectors_for(datamodule.sources.knows_anomalies)
+        sources, outcomes, fitted_before = datamodule.sources.anomaly_names, list[Outcome](), dict[str, Detector]()
+        if not datamodule.sources.knows_anomalies and self.is_global_zero:
             sys.stdout.write(f"{without_anomalies_sentence(detectors)}\n")
         trials, failures = trials_of(detectors, sources, settings.protocol), list[Failure]()
         mine = trials_of_process(trials, sources, self.global_rank, self.world_size)

@@ -167,7 +167,7 @@ class Command(LightningCLI):
             raise
         network = self._setting("model").init_args.get("network") or {}
         if names := categories_of(str(network.get("class_path")), (network.get("init_args") or {}).get("weights")):
-            self.datamodule.names_of_weights = Outputs.of(names)
+            self.datamodule.sources.names_of_weights = Outputs.of(names)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Add the callbacks and the logger that every run has, unless the user names their own."""

@@ -3,7 +3,7 @@
 A *source* (`FolderSource`, `DatasetSource`, `DigitsSource`, `PhotoPatches`) is pure configuration; opening it lists its
 images under keys that are the same on every machine. `ImageDataModule` mixes one normal source with named anomalous
 ones, applies one deterministic transform once to every image, keeps small images decoded as uint8, and gives Lightning
-batches of `ImageBatch` whose rows name the images. Its `manifest` puts every image into the detectors' train, val or
+batches of `ImageBatch` whose rows name the images. `sources.manifest` puts every image into the detectors' train, val or
 test split, stratified and seeded, 40/40/20.
 
     >>> from lightning_gradood.data import DigitsSource, ImageDataModule, PhotoPatches
@@ -13,21 +13,18 @@ test split, stratified and seeded, 40/40/20.
     ...     normal=DigitsSource(digits, part="test"),
     ...     anomalies={"nine": DigitsSource([9]), "photographs": PhotoPatches()},
     ... )
-    >>> data.manifest.counts["photographs"]
+    >>> data.sources.manifest.counts["photographs"]
     {'train': 208, 'val': 208, 'test': 104}
-    >>> data.detection_sources["nine"].shape
+    >>> data.sources.clean["nine"].shape
     (3, 32, 32)
 """
 
-from lightning_gradood.data.augment import RandomCropFlip
 from lightning_gradood.data.bundled import DigitsSource, PhotoPatches
-from lightning_gradood.data.classes import Outputs
 from lightning_gradood.data.datamodule import ImageDataModule
-from lightning_gradood.data.datasets import DatasetSource, LoadedSource
-from lightning_gradood.data.folder import FolderSource, Limits
-from lightning_gradood.data.loaders import RowChooser
-from lightning_gradood.data.perturbations import BUILT_IN, Perturbations, PerturbedSource, built_in_probes
-from lightning_gradood.data.source import ImageBatch, Listing, Source, class_name, row_keys
+from lightning_gradood.data.loading import ImageBatch, Limits, LoadedSource, RandomCropFlip, RowChooser
+from lightning_gradood.data.mixture import BUILT_IN, Perturbations, PerturbedSource, Sources, open_source
+from lightning_gradood.data.output_names import Outputs
+from lightning_gradood.data.source import DatasetSource, FolderSource, Listing, Source, class_name, row_keys
 from lightning_gradood.data.splits import Manifest, Split, make_manifest, split_rows
 
 __all__ = [
@@ -48,10 +45,11 @@ __all__ = [
     "RandomCropFlip",
     "RowChooser",
     "Source",
+    "Sources",
     "Split",
-    "built_in_probes",
     "class_name",
     "make_manifest",
+    "open_source",
     "row_keys",
     "split_rows",
 ]

@@ -1,8 +1,7 @@
 """Real images that come with scikit-learn and need no download."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,9 +16,7 @@ _MOST_SCALE = 10  # the photographs then take 82 MB each
 TRAIN_FRACTION = 0.6  # leaves 647 unseen images of the digits 0-8 for the detectors to share
 
 
-Part = Literal["all", "train", "test"]
-
-
+@dataclass(frozen=True)
 class DigitsSource(Source):
     """Handwritten digits: scikit-learn's 1,797 scans of 8×8 pixels, enlarged to 32×32 RGB; keys are their row numbers.
 
@@ -31,17 +28,14 @@ class DigitsSource(Source):
         Alpaydin and Kaynak, Optical Recognition of Handwritten Digits, UCI Machine Learning Repository, 1998.
     """
 
-    def __init__(self, digits: list[int], part: Part = "all") -> None:
-        if not digits or len(set(digits)) < len(digits) or not set(digits) <= set(range(10)):
+    digits: list[int]
+    part: Literal["all", "train", "test"] = "all"
+
+    def __post_init__(self) -> None:
+        if not self.digits or len(set(self.digits)) < len(self.digits) or not set(self.digits) <= set(range(10)):
             raise Refusal(
-                f"`digits` should be one or more of 0 … 9, each once. Got `digits = {digits}`. Write e.g. [0, 1]."
+                f"`digits` should be one or more of 0 … 9, each once. Got `digits = {self.digits}`. Write e.g. [0, 1]."
             )
-        if part not in get_args(Part):
-            raise Refusal(
-                f"`part` should be one of {', '.join(get_args(Part))}. Got `part = {part}`. Choose one of these."
-            )
-        self.digits = digits
-        self.part = part
 
     @override
     def open(self) -> Listing:
@@ -60,6 +54,7 @@ class DigitsSource(Source):
         )
 
 
+@dataclass(frozen=True)
 class PhotoPatches(Source):
     """Patches of scikit-learn's two bundled photographs, a temple and a flower, as a class each.
 
@@ -71,15 +66,16 @@ class PhotoPatches(Source):
         scale: The photographs (427×640) are resized by this factor first; smaller gives fewer patches that show more.
     """
 
-    def __init__(self, size: PositiveInt = 32, scale: float = 1.0) -> None:
-        if not 0 < scale <= _MOST_SCALE or not 1 <= size <= 427 * scale:
+    size: PositiveInt = 32
+    scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.scale <= _MOST_SCALE or not 1 <= self.size <= 427 * self.scale:
             raise Refusal(
                 "`size` should be between 1 and the resized photographs' height, 427 · `scale`, "
                 f"and `scale` at most {_MOST_SCALE}. "
-                f"Got `size = {size}, scale = {scale}`. Choose e.g. size 32 and scale 1.0."
+                f"Got `size = {self.size}, scale = {self.scale}`. Choose e.g. size 32 and scale 1.0."
             )
-        self.size = size
-        self.scale = scale
 
     @override
     def open(self) -> Listing:
@@ -88,7 +84,9 @@ class PhotoPatches(Source):
         keys, labels, patches = [], [], []
         classes = ["china", "flower"]
         for label, name in enumerate(classes):
-            grid = _grid(_resized(load_sample_image(f"{name}.jpg"), self.scale), self.size)
+            photograph = Image.fromarray(load_sample_image(f"{name}.jpg"))
+            size = (round(photograph.width * self.scale), round(photograph.height * self.scale))
+            grid = _grid(np.asarray(photograph.resize(size, Image.Resampling.LANCZOS)), self.size)
             keys += [f"{name}/{row:03d}-{column:03d}" for row, column in np.ndindex(grid.shape[:2])]
             labels += [label] * (grid.shape[0] * grid.shape[1])
             patches.append(grid.reshape(-1, self.size, self.size, 3))
@@ -116,15 +114,8 @@ def _enlarged(scan: NDArray[Any]) -> NDArray[np.uint8]:
     return np.asarray(grey.resize((32, 32), Image.Resampling.BICUBIC).convert("RGB"))
 
 
-def _resized(photograph: NDArray[np.uint8], scale: float) -> NDArray[np.uint8]:
-    height, width, _ = photograph.shape
-    image = Image.fromarray(photograph).resize((round(width * scale), round(height * scale)), Image.Resampling.LANCZOS)
-    return np.asarray(image)
-
-
 def _grid(photograph: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
     """Cut [H, W, 3] into [rows, columns, size, size, 3]; what is left at the right and lower edges is dropped."""
-    shape: Sequence[int] = photograph.shape
-    rows, columns = shape[0] // size, shape[1] // size
+    rows, columns = photograph.shape[0] // size, photograph.shape[1] // size
     whole = photograph[: rows * size, : columns * size]
     return whole.reshape(rows, size, columns, size, 3).transpose(0, 2, 1, 3, 4)

@@ -1,12 +1,14 @@
-"""Stratified, grouped, seeded splits of exact size, and the manifest that says which image is in which.
+"""Stratified, grouped, seeded splits of exact size, the manifest of them, and copies of an image, which stay together.
 
 Sizes follow the largest remainder, for the whole first and then for the classes: 26,032 images at 40/40/20 give
 10,413/10,413/5,206 whatever their classes, and every class has within one image of its share in every split.
 """
 
+import itertools
 import json
 import math
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -15,12 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from lightning.pytorch.utilities import rank_zero_info
 from numpy.typing import NDArray
 
-from lightning_gradood.core import OpenUnitInterval, Refusal, Seed, atomic_write, named_seed
+from lightning_gradood.core import OpenUnitInterval, Refusal, Seed, atomic_write, digest, named_seed
+from lightning_gradood.data.loading import LoadedSource, Rows
+from lightning_gradood.data.source import FolderSource, Source
 from lightning_gradood.records import SPLITS
-
-Rows = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -192,3 +195,98 @@ def make_manifest(
         parts = split_rows(labels[source], fractions, named_seed(seed, source), same)
         sources[source] = {split: [names[row] for row in rows] for split, rows in zip(SPLITS, parts, strict=True)}
     return Manifest(seed, list(fractions), sources)
+
+
+def groups_of(source: LoadedSource) -> NDArray[np.int64]:
+    """Give each image the row of the first one that is the same, int64 [N]."""
+    first: dict[bytes, int] = {}
+    return np.array([first.setdefault(print_, row) for row, print_ in enumerate(source.fingerprints)], dtype=np.int64)
+
+
+def say_duplicates(source: LoadedSource, groups: NDArray[np.int64]) -> None:
+    """Print one line where images are in a source more than once."""
+    copies = Counter(groups.tolist())
+    several = [row for row, number in copies.items() if number > 1]
+    if several:
+        example = np.flatnonzero(groups == several[0])[:2]
+        rank_zero_info(
+            f"{source.name}: {sum(copies[row] for row in several):,} of {len(groups):,} images are there more than once "
+            f"({len(several):,} different ones), e.g. `{source.ids[example[0]]}` and `{source.ids[example[1]]}`. "
+            "The same images are in the same split."
+        )
+
+
+def say_shared(sources: Mapping[str, LoadedSource]) -> None:
+    """Print one line for each anomaly source that has images of the normal one, which comes first."""
+    (name, normal), *anomalies = sources.items()
+    for other, source in anomalies:
+        if shared := _shared(source, normal):
+            rank_zero_info(
+                f"{other}: {len(shared):,} of {len(source):,} images are also in `{name}`, e.g. `{shared[0][0]}` is "
+                f"`{shared[0][1]}`. No detector can tell these apart: remove them from one of the two."
+            )
+
+
+def say_trained_on(train: LoadedSource, normal: LoadedSource) -> None:
+    """Print one line where normal images are among the classifier's training images, or where that is not looked at."""
+    if not train.in_memory and len(train) > _MOST_COMPARED:
+        rank_zero_info(f"train: {len(train):,} images are too many to look for copies of normal ones among them.")
+    elif shared := _shared(normal, train):
+        rank_zero_info(
+            f"{normal.name}: {len(shared):,} of {len(normal):,} images are also training images, e.g. `{shared[0][0]}` is "
+            f"`{shared[0][1]}`. The classifier knows these, so that false alarms are rarer among them than among new images: "
+            "remove them from one of the two."
+        )
+
+
+_MOST_COMPARED = 50_000  # training images that are not in memory, each of which would have to be read
+
+
+def _shared(source: LoadedSource, other: LoadedSource) -> list[tuple[str, str]]:
+    """The ids of the images of a source that another one has too, each with its id there."""
+    alike = source.in_memory == other.in_memory  # else one would be compared by pixels and the other by files
+    mine, theirs = (one.fingerprints if alike else one.original_fingerprints for one in (source, other))
+    known = {print_: row for row, print_ in reversed(list(enumerate(theirs)))}
+    return [(source.ids[row], other.ids[known[print_]]) for row, print_ in enumerate(mine) if print_ in known]
+
+
+def refuse_two_roles(roles: Mapping[str, Source | str | None]) -> None:
+    """Refuse one folder or data set, with the same settings, in two roles, and a folder inside that of another role.
+
+    Args:
+        roles: The sources, or paths of folders, by their flags.
+    """
+    given = {flag: FolderSource(one) if isinstance(one, str) else one for flag, one in roles.items() if one is not None}
+    for (flag, source), (other_flag, other) in itertools.combinations(given.items(), 2):
+        different = f"`{flag}` and `{other_flag}` should be different images."
+        if _identity(source) == _identity(other):
+            raise Refusal(f"{different} Got both as {_shown(source)}. {_ADVICE[other_flag == 'data.normal']}")
+        if isinstance(source, FolderSource) and isinstance(other, FolderSource):
+            outer, inner = sorted((source, other), key=lambda one: len(_identity(one)))
+            if os.path.commonpath([_identity(outer), _identity(inner)]) == _identity(outer):
+                raise Refusal(
+                    f"{different} Got {_shown(inner)} inside {_shown(outer)}, which is read with all folders in it. Name a "
+                    "folder beside it."
+                )
+
+
+_ADVICE = {
+    True: "Name images that the classifier has not seen as `data.normal`, or leave `data.train` out and use `detect`.",
+    False: "Name another folder for one of them, or remove one.",
+}
+
+
+def _identity(source: Source) -> str:
+    """Text that is the same for sources with the same images."""
+    if isinstance(source, FolderSource):
+        return os.path.realpath(os.path.expanduser(source.root))
+    try:
+        return digest(source)
+    except Refusal:  # a function among its settings
+        return repr(source)
+
+
+def _shown(source: Source) -> str:
+    if isinstance(source, FolderSource):
+        return f"the folder `{source.root}`"
+    return f"`{type(source).__name__}` with the same settings"

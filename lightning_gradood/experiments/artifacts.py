@@ -161,7 +161,7 @@ class StoreArtifacts(ReportCallback):
         if not trainer.is_global_zero or self._probing is None:
             return
         reading = self._probing.reading
-        source = reading.data.normal_source
+        source = reading.data.sources.normal
         images = as_float(source.images(range(min(_IMAGES, len(source))))).to(pl_module.device)
         read = {entry.probe for entry in reading.plan.missing}
         timed = [probe for probe in self._probing.probes if probe.name in read]

@@ -89,17 +89,17 @@ class ImageMaker:
 
     def __post_init__(self) -> None:
         self._rows = self.plan.rows_of_source
-        made = self.data.perturbed_sources
+        made = self.data.sources.perturbed
         self._made_of = {name: np.asarray(made[name].rows) for name in self._rows if name in made}
 
     def of_batch(self, source: str, batch: ImageBatch) -> Iterator[SourceImages]:
         """Yield the images of a batch that the plan asks for, source by source."""
-        ids = self.data.detection_sources[source].ids
+        ids = self.data.sources.clean[source].ids
         part = _chosen(batch, self._rows.get(source))
         if part:
             names = [ids[row] for row in part.rows.tolist()]
             yield SourceImages(source, part.images, part.labels.tolist(), names, names)
-        for spec in self.data.perturbed_sources.values() if source == NORMAL else ():
+        for spec in self.data.sources.perturbed.values() if source == NORMAL else ():
             part = _chosen(batch, self._rows.get(spec.name))
             if part:
                 with self.profiler.profile(f"gradood: making {spec.name}"):
@@ -123,7 +123,7 @@ class ImageMaker:
         crafted = Crafted.concatenate(self.portions.run(craft, len(ids)))
         if spec.noise:
             crafted = noise_like(crafted, origins)
-        if self.data.eight_bit:
+        if spec.eight_bit:
             crafted = crafted.eight_bit()
         return SourceImages(spec.name, crafted.images, labels, ids, origins, spec, crafted)
 

@@ -119,7 +119,7 @@ class ProbeCallback(RowChooser):
         if plan.missing:
             self.cache.check_writable(_least_bytes(plan, self.probes, network))
         self.work = Work.of(plan, data, self.probes, trainer.world_size)
-        sizes = {name: len(source) for name, source in data.detection_sources.items()}
+        sizes = {name: len(source) for name, source in data.sources.clean.items()}
         if self.only_missing:
             return plan.rows_to_load(sizes, trainer.world_size)
         return {name: range(size) for name, size in sizes.items()}
@@ -206,11 +206,11 @@ def _network(trainer: pl.Trainer, data: ImageDataModule) -> nn.Module:
             f"The task should have its classifier as the attribute `network`. Got a {type(task).__name__} without. "
             "Use a ClassificationTask, or name the attribute so."
         )
-    outputs = trainer.strategy.broadcast(data.outputs)
+    outputs = trainer.strategy.broadcast(data.sources.outputs)
     if outputs is None:
-        image = as_float(data.normal_source.images([0])).to(task.device)
-        outputs = check_network(network, image, None if data.output_names else data.num_classes)
-    data.fit_outputs(outputs)
+        image = as_float(data.sources.normal.images([0])).to(task.device)
+        outputs = check_network(network, image, None if data.sources.output_names else data.sources.num_classes)
+    data.sources.fit_outputs(outputs)
     return TwoLogits(network) if outputs == 1 and not isinstance(network, TwoLogits) else network
 
 
@@ -287,7 +287,7 @@ class Work:
     @classmethod
     def of(cls, plan: Plan, data: ImageDataModule, probes: Sequence[Probe], processes: int) -> "Work":
         """Count the passes of one of so many processes."""
-        made, passes, total = data.perturbed_sources, {}, 0.0
+        made, passes, total = data.sources.perturbed, {}, 0.0
         wanted = {(entry.source, entry.probe) for entry in plan.missing}
         for source, rows in plan.rows_of_source.items():
             designs = [one for one in probes if isinstance(one, GradientProbe) and (source, one.name) in wanted]

@@ -93,8 +93,8 @@ def make_plan(network: nn.Module, data: ImageDataModule, probes: Sequence[Probe]
     the dtype; for a probe that is prepared on the training images, those too.
     """
     network_key: dict[str, object] = {"weights": state_digest(network), "network": architecture(network)}
-    images = {name: source.digest() for name, source in data.detection_sources.items()}
-    training = data.train_source.digest() if any(probe.needs_preparation for probe in probes) else ""
+    images = {name: source.digest() for name, source in data.sources.clean.items()}
+    training = data.sources.train.digest() if any(probe.needs_preparation for probe in probes) else ""
 
     def entry(source: str, origin: str, perturbation: dict[str, object] | None, probe: Probe) -> CacheEntry:
         description: dict[str, object] = {
@@ -112,9 +112,9 @@ def make_plan(network: nn.Module, data: ImageDataModule, probes: Sequence[Probe]
             learnt = entry_key({"prepared": probe.describe_preparation(), "images": training, **network_key})
         return CacheEntry(source, origin, probe.name, entry_key(description), description, learnt)
 
-    made = data.perturbed_sources
-    sources: list[tuple[str, str, dict[str, object] | None]] = [(name, name, None) for name in data.detection_sources]
-    sources += [(name, NORMAL, one.describe() | {"eight_bit": data.eight_bit}) for name, one in made.items()]
+    made = data.sources.perturbed
+    sources: list[tuple[str, str, dict[str, object] | None]] = [(name, name, None) for name in data.sources.clean]
+    sources += [(name, NORMAL, one.recipe()) for name, one in made.items()]
     read = {name: one.probes for name, one in made.items() if one.probes is not None}
     entries = [
         entry(*source, probe)
@@ -132,16 +132,16 @@ def make_plan(network: nn.Module, data: ImageDataModule, probes: Sequence[Probe]
 
 
 def _rows_to_read(entry: CacheEntry, data: ImageDataModule, cache: RecordCache) -> NDArray[np.int64]:
-    done, made = cache.done(entry.key), data.perturbed_sources.get(entry.source)
-    rows = range(len(data.detection_sources[entry.source])) if made is None else made.rows
+    done, made = cache.done(entry.key), data.sources.perturbed.get(entry.source)
+    rows = range(len(data.sources.clean[entry.source])) if made is None else made.rows
     ids = ids_of(data, entry.source)
     return np.fromiter((row for row, name in zip(rows, ids, strict=True) if name not in done), dtype=np.int64)
 
 
 def ids_of(data: ImageDataModule, source: str) -> list[str]:
     """Ids of a source's records, whether its images are loaded or made."""
-    made = data.perturbed_sources.get(source)
-    return data.detection_sources[source].ids if made is None else made.ids
+    made = data.sources.perturbed.get(source)
+    return data.sources.clean[source].ids if made is None else made.ids
 
 
 def read_records(cache: RecordCache, entries: Sequence[CacheEntry], source: str) -> Records:
@@ -155,7 +155,7 @@ def read_records(cache: RecordCache, entries: Sequence[CacheEntry], source: str)
 def refuse_without_training_images(probes: Sequence[Probe], data: ImageDataModule) -> None:
     """Refuse probes that need the training images where none are named."""
     needy = [probe.name for probe in probes if probe.needs_preparation]
-    if needy and data.train is None:
+    if needy and not data.sources.has_train:
         raise Refusal(
             f"`data.train` should name the classifier's training images, as {', '.join(needy)} must be fitted on them. "
             "Got `data.train = None`. Give `data.train`, or leave out the detectors that read this."

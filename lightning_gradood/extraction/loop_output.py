@@ -147,12 +147,12 @@ class PredictionWriter(BasePredictionWriter):
     ) -> None:
         data: ImageDataModule = trainer.datamodule  # type: ignore[attr-defined]  # set by Lightning's data connector
         name = data.predict_sources[dataloader_idx]
-        source = data.detection_sources[name]
+        source = data.sources.clean[name]
         values, predicted = prediction.float().softmax(dim=1).max(dim=1)
         _, labels, rows = batch
         columns = (part.tolist() for part in (rows, labels, predicted, values))
         for row, label, index, value in zip(*columns, strict=True):
-            names = (class_name(label, source.classes), class_name(index, data.classes))
+            names = (class_name(label, source.classes), class_name(index, data.sources.classes))
             self._rows.append((source.ids[row], source.path(row), name, *names, value))
 
     @override

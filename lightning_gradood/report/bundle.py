@@ -115,7 +115,7 @@ def make_report(
 ) -> DetectionReport:
     """Put outcomes together with representations, sample images and provenance; `records` are of every source."""
     column = next((name for name in records[NORMAL].probes if name.startswith("gradients/")), None)
-    shown = {source: records[source] for source in [NORMAL, *datamodule.anomaly_names]}
+    shown = {source: records[source] for source in [NORMAL, *datamodule.sources.anomaly_names]}
     samples = {source: _samples(source, datamodule, table) for source, table in shown.items()}
     facts, has_features = image_facts(datamodule, records), all(_FEATURES in table.probes for table in shown.values())
     return DetectionReport(
@@ -127,7 +127,7 @@ def make_report(
         facts=facts,
         extremes=_extremes(outcomes, datamodule, records),
         pairs=_pairs(datamodule, records, facts),
-        first_layer=first_layer(model.network, datamodule.detection_sources),
+        first_layer=first_layer(model.network, datamodule.sources.clean),
         features={source: table.probe(_FEATURES) for source, table in shown.items()} if has_features else {},
         feature_names=records[NORMAL].names(_FEATURES) if has_features else [],
         provenance=_provenance(datamodule, entries, records),
@@ -138,10 +138,12 @@ def _provenance(
     datamodule: ImageDataModule, entries: Sequence[CacheEntry], records: Mapping[str, Records]
 ) -> dict[str, Any]:
     return {
-        "classifier": classifier_accuracy(records[NORMAL], datamodule.outputs and max(datamodule.outputs, 2)),
+        "classifier": classifier_accuracy(
+            records[NORMAL], datamodule.sources.outputs and max(datamodule.sources.outputs, 2)
+        ),
         "perturbations": {
             name: {**made.attack.describe(), "images": len(made.ids), **attack_numbers(records[name])}
-            for name, made in datamodule.perturbed_sources.items()
+            for name, made in datamodule.sources.perturbed.items()
         },
         "records": {f"{entry.source}/{entry.probe}": entry.key for entry in entries},
         "command": _command(),
@@ -172,15 +174,17 @@ def _versions() -> dict[str, str]:
 
 def image_facts(datamodule: ImageDataModule, records: Mapping[str, Records]) -> dict[str, ImageFacts]:
     """Map each record's id to its image's file, class and prediction."""
-    normal = datamodule.normal_source
+    normal = datamodule.sources.normal
     found: dict[str, ImageFacts] = {}
     for name, table in records.items():
-        loaded = datamodule.detection_sources.get(name, normal)
+        loaded = datamodule.sources.clean.get(name, normal)
         rows = {one: row for row, one in enumerate(loaded.ids)}
         columns = (table.column(column).tolist() for column in ("id", "origin_id", "label", "prediction"))
         for one, origin, label, prediction in zip(*columns, strict=True):
             path = loaded.path(rows[origin]) if origin in rows else ""
-            found[one] = ImageFacts(path, class_name(label, loaded.classes), class_name(prediction, datamodule.classes))
+            found[one] = ImageFacts(
+                path, class_name(label, loaded.classes), class_name(prediction, datamodule.sources.classes)
+            )
     return found
 
 
@@ -221,8 +225,8 @@ def _pairs(
     datamodule: ImageDataModule, records: Mapping[str, Records], facts: Mapping[str, ImageFacts]
 ) -> dict[str, ImagePairs]:
     found = {}
-    for name, made in datamodule.perturbed_sources.items():
-        if not (datamodule.keep_pixels and made.adversarial and name in datamodule.anomaly_names):
+    for name, made in datamodule.sources.perturbed.items():
+        if not (datamodule.keep_pixels and made.adversarial and name in datamodule.sources.anomaly_names):
             continue
         rows = np.unique(np.linspace(0, len(records[name]) - 1, _PAIRS).astype(int))
         ids, origins = (records[name].column(column)[rows].tolist() for column in ("id", "origin_id"))
@@ -239,13 +243,13 @@ def _pairs(
 
 def _samples(source: str, datamodule: ImageDataModule, records: Records) -> np.ndarray | None:
     rows = np.unique(np.linspace(0, len(records) - 1, _SAMPLES).astype(int))
-    ids = datamodule.detection_sources[source].ids if source in datamodule.detection_sources else records.ids
+    ids = datamodule.sources.clean[source].ids if source in datamodule.sources.clean else records.ids
     return _pixels(source, [ids[row] for row in rows], datamodule, records)
 
 
 def _pixels(source: str, ids: Sequence[str], datamodule: ImageDataModule, records: Records) -> np.ndarray | None:
     """Images by id, uint8 [k, H, W, C]; None for those made while probing and not kept."""
-    loaded = datamodule.detection_sources.get(source)
+    loaded = datamodule.sources.clean.get(source)
     known = loaded.ids if loaded is not None else records.ids
     place = {name: row for row, name in enumerate(known)}
     rows = [place[name] for name in ids if name in place]
@@ -253,7 +257,7 @@ def _pixels(source: str, ids: Sequence[str], datamodule: ImageDataModule, record
         images = (as_float(loaded.images(rows)) * 255).round().to(torch.uint8).numpy()
     elif datamodule.keep_pixels:
         kept = records.probe(f"pixels/{datamodule.keep_pixels}")[rows].reshape(
-            len(rows), *datamodule.normal_source.shape
+            len(rows), *datamodule.sources.normal.shape
         )
         images = kept if kept.dtype == np.uint8 else np.round(kept.astype(np.float32) * 255).astype(np.uint8)
     else:

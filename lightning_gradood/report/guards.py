@@ -79,7 +79,7 @@ def guard_summary(folder: Path, chosen: Calibrated, place: Workplace) -> GuardSu
     low, high = 100 * normal["low"], 100 * normal["high"]
     packages = place.recipe.packages if place.recipe else []
     trust = "".join(f" --trust {name}" for name in packages)
-    known = place.datamodule.knows_anomalies
+    known = place.datamodule.sources.knows_anomalies
     tried = "anomalies" if known else "built-in probes"
     fitted = "normal images alone" if chosen.trained_on == NORMAL else chosen.trained_on
     sentence = (
@@ -98,7 +98,7 @@ def guard_description(folder: Path, place: Workplace, chosen: Calibrated, normal
     if recipe is None:
         raise RuntimeError("choose_guard comes first.")
     normalize = model.normalize
-    source = data.normal_source
+    source = data.sources.normal
     return Description(
         experiment=place.experiment,
         network=recipe.network,
@@ -106,7 +106,7 @@ def guard_description(folder: Path, place: Workplace, chosen: Calibrated, normal
         transform=recipe.transform,
         picture=source.picture,
         image_shape=list(source.shape),
-        classes=list(data.classes),
+        classes=list(data.sources.classes),
         parameters=parameter_names(model.network),
         detector=encode(chosen.detector),
         detector_name=chosen.detector.name,
@@ -119,7 +119,7 @@ def guard_description(folder: Path, place: Workplace, chosen: Calibrated, normal
         threshold=chosen.threshold,
         metrics=chosen.metrics,
         batch_size=data.probe_batch_size,
-        built_in=not data.knows_anomalies,
+        built_in=not data.sources.knows_anomalies,
         one_logit=isinstance(model.network, TwoLogits),
     )
 
@@ -142,9 +142,9 @@ def choose_guard(
     if place.recipe is None:
         raise Refusal("a network and a transform are named by class path on the command line, or given as `recipe`.")
     return best_calibrated(
-        settings.guarding(place.datamodule.knows_anomalies),
+        settings.guarding(place.datamodule.sources.knows_anomalies),
         datasets,
-        place.datamodule.anomaly_names,
+        place.datamodule.sources.anomaly_names,
         seed=settings.seed,
         false_positive_rate=settings.false_positive_rate,
         failures=failures,
@@ -159,7 +159,7 @@ def keep_guard(
     states: Mapping[str, Mapping[str, Tensor]],
 ) -> GuardSummary:
     """Save a guard with the `states` that its probes have learnt, and return its summary."""
-    source = place.datamodule.normal_source
+    source = place.datamodule.sources.normal
     rows = {name: row for row, name in enumerate(source.ids)}
     held = normal.where(split="val")
     few = Records(held.table.slice(0, place.datamodule.probe_batch_size))

@@ -9,7 +9,7 @@ import torchvision
 
 from lightning_gradood.core import Refusal
 from lightning_gradood.data import ImageDataModule, Outputs
-from lightning_gradood.data.classes import class_order
+from lightning_gradood.data.source import class_order
 from lightning_gradood.networks import categories_of
 
 
@@ -58,38 +58,38 @@ def data(image_folder, **settings):
 
 def labels(module):
     """Number of images of each label."""
-    found = module.normal_source.labels.tolist()
+    found = module.sources.normal.labels.tolist()
     return {label: found.count(label) for label in set(found)}
 
 
 def test_folders_are_mapped_to_outputs_by_name(image_folder):
     module = data(image_folder, classes=["emu", "dog", "cat"])
-    assert (module.fit_outputs(3), labels(module)) == ([], {1: 3, 2: 4})
-    assert (module.classes, module.num_classes) == (["emu", "dog", "cat"], 3)
+    assert (module.sources.fit_outputs(3), labels(module)) == ([], {1: 3, 2: 4})
+    assert (module.sources.classes, module.sources.num_classes) == (["emu", "dog", "cat"], 3)
     trained = data(image_folder, train=image_folder("train", {"cat": 2, "dog": 3}), classes=["emu", "dog", "cat"])
-    trained.fit_outputs(3)
-    assert (sorted(trained.train_source.labels), labels(trained)) == ([1, 1, 1, 2, 2], {1: 3, 2: 4})
+    trained.sources.fit_outputs(3)
+    assert (sorted(trained.sources.train.labels), labels(trained)) == ([1, 1, 1, 2, 2], {1: 3, 2: 4})
     flat = data(image_folder, normal=image_folder("flat", {".": 5}), classes=["emu", "dog"])
-    assert (set(labels(flat)), flat.classes) == ({-1}, ["emu", "dog"])
+    assert (set(labels(flat)), flat.sources.classes) == ({-1}, ["emu", "dog"])
     for classes in (["dog", "cta"], ["dog"], ["cat", "dog", "cat"]):
         with pytest.raises(Refusal, match=r"the classes of `data.classes`.*Got `normal` with class `cat`"):
-            _ = data(image_folder, classes=classes).normal_source
+            _ = data(image_folder, classes=classes).sources.normal
     with pytest.raises(Refusal, match=r"`data.classes` should name all 5 outputs of the network.*Got 2 names\."):
-        data(image_folder, classes=["dog", "cat"]).fit_outputs(5)
+        data(image_folder, classes=["dog", "cat"]).sources.fit_outputs(5)
 
 
 def test_without_names_an_order_that_is_not_sure_is_said(image_folder):
     module = data(image_folder)
-    assert (module.fit_outputs(2), labels(module)) == ([], {0: 4, 1: 3}), "as many folders as outputs"
+    assert (module.sources.fit_outputs(2), labels(module)) == ([], {0: 4, 1: 3}), "as many folders as outputs"
     module = data(image_folder)
-    before = module.manifest
-    (note,) = module.fit_outputs(5)
+    before = module.sources.manifest
+    (note,) = module.sources.fit_outputs(5)
     assert re.search(r"5 outputs and `normal` 2 classes \(cat, dog\).*labels are left out.*--data.classes", note)
-    assert (labels(module), module.classes, module.num_classes) == ({-1: 7}, [], None)
-    assert module.manifest is not before
-    assert module.fit_outputs(5) == [], "said once"
+    assert (labels(module), module.sources.classes, module.sources.num_classes) == ({-1: 7}, [], None)
+    assert module.sources.manifest is not before
+    assert module.sources.fit_outputs(5) == [], "said once"
     module = data(image_folder, train=image_folder("train", {"cat": 2, "dog": 3}))
-    (note,) = module.fit_outputs(5)
+    (note,) = module.sources.fit_outputs(5)
     assert "5 outputs and `train` 2 classes, which are taken for its first 2 outputs" in note
     assert labels(module) == {0: 4, 1: 3}
 
@@ -102,10 +102,10 @@ def test_categories_of_torchvisions_weights_name_the_outputs(image_folder):
         assert categories_of("torchvision.models.resnet18", none) == []
     assert categories_of("lightning_gradood.networks.resnet18", "DEFAULT") == []
     module = data(image_folder, normal=image_folder("imagenet", {"great_white_shark": 2, "tench": 1, "mine": 1}))
-    module.names_of_weights = Outputs.of(names)
-    (note,) = module.fit_outputs(1000)
+    module.sources.names_of_weights = Outputs.of(names)
+    (note,) = module.sources.fit_outputs(1000)
     assert labels(module) == {names.index("great white shark"): 2, names.index("tench"): 1, -1: 1}
     assert "1 of 4 images of `normal` have no label" in note
     plain = data(image_folder)
-    plain.names_of_weights = Outputs.of(["tench", "goldfish"])  # no folder is called so: they are left alone
-    assert (plain.fit_outputs(2), plain.classes) == ([], ["cat", "dog"])
+    plain.sources.names_of_weights = Outputs.of(["tench", "goldfish"])  # no folder is called so: they are left alone
+    assert (plain.sources.fit_outputs(2), plain.sources.classes) == ([], ["cat", "dog"])

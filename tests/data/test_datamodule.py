@@ -75,9 +75,9 @@ def test_fit_sees_training_images_and_a_stratified_part_of_them_for_validation(s
     assert len(train) == 2 * 40
     assert sorted({*train, *val}) == list(range(50))
     assert not set(train) & set(val)
-    assert data.train_source.labels[sorted(set(val))].tolist() == [0] * 4 + [1] * 6
+    assert data.sources.train.labels[sorted(set(val))].tolist() == [0] * 4 + [1] * 6
     assert train[:40] != train[40:]
-    assert "detection_sources" not in vars(data)  # a classifier can be trained before the anomalies are there
+    assert "clean" not in vars(data.sources)  # a classifier can be trained before the anomalies are there
 
 
 class Blacken(nn.Module):
@@ -92,7 +92,7 @@ def test_images_arrive_as_float_with_labels_and_only_training_is_augmented(setti
     trainer().test(module, data, verbose=False)
     trainer().predict(module, data)
     assert all(batch.images.max() == 0 for batch in module.seen["train"])
-    sources = [("val", data.train_source), ("test", data.normal_source), (1, data.detection_sources["near"])]
+    sources = [("val", data.sources.train), ("test", data.sources.normal), (1, data.sources.clean["near"])]
     for stage, source in sources:
         for batch in module.seen[stage]:
             assert torch.equal(batch.images, source.images(batch.rows) / 255)
@@ -100,11 +100,11 @@ def test_images_arrive_as_float_with_labels_and_only_training_is_augmented(setti
     assert torch.cat([batch.labels for batch in module.seen["test"]]).tolist() == [0] * 6 + [1] * 7
     assert data.predict_sources == ["normal", "near", "far"]
     assert [module.rows(index) for index in range(3)] == [list(range(count)) for count in (13, 9, 11)]
-    assert data.detection_sources["far"].ids[0] == "far/x/000.png"
+    assert data.sources.clean["far"].ids[0] == "far/x/000.png"
     assert torch.cat([batch.labels for batch in module.seen[1]]).tolist() == [-1] * 9
     alone = ImageDataModule(**settings, augment=Blacken())
-    batch = alone.on_after_batch_transfer(alone.normal_source.__getitems__([0, 1]), 0)
-    assert torch.equal(batch.images, alone.normal_source.images([0, 1]) / 255), "without a Trainer"
+    batch = alone.on_after_batch_transfer(alone.sources.normal.__getitems__([0, 1]), 0)
+    assert torch.equal(batch.images, alone.sources.normal.images([0, 1]) / 255), "without a Trainer"
     trainer(precision="64-true").test(double := Watcher(), ImageDataModule(**settings), verbose=False)
     assert double.seen["test"][0].images.dtype == torch.float64
     (loader,) = data.probe_dataloaders({"far": [3, 7]}, processes=2)
@@ -117,7 +117,7 @@ def test_sources_too_large_for_memory_are_decoded_by_workers_and_others_need_non
     module, data = Watcher(), ImageDataModule(**settings, limits=Limits(memory_gib=0), num_workers=2)
     assert data.val_dataloader().num_workers == 2
     trainer().predict(module, data)
-    assert torch.equal(module.seen[1][0].images, data.detection_sources["near"].images(range(4)) / 255)
+    assert torch.equal(module.seen[1][0].images, data.sources.clean["near"].images(range(4)) / 255)
     monkeypatch.setattr("lightning.pytorch.trainer.connectors.data_connector.suggested_max_num_workers", lambda _: 8)
     kept = ImageDataModule(**settings, num_workers=2)
     trainer().predict(Watcher(), kept)  # a warning, Lightning's advice to add workers, would be an error here
@@ -136,27 +136,29 @@ def test_a_refusal_keeps_its_own_words_only_from_a_worker_too(settings, tmp_path
 
 def test_the_manifest_covers_every_detection_image_and_depends_on_its_own_seed_alone(settings):
     data = ImageDataModule(**settings)
-    assert set(data.manifest.split_of) == {name for source in data.detection_sources.values() for name in source.ids}
+    assert set(data.sources.manifest.split_of) == {
+        name for source in data.sources.clean.values() for name in source.ids
+    }
     swapped = settings | {"anomalies": dict(reversed(settings["anomalies"].items()))}
-    assert ImageDataModule(**swapped).manifest == data.manifest, "in whatever order the sources stand"
-    counts = ImageDataModule(**settings, split=Split((0.5, 0.25, 0.25))).manifest.counts
+    assert ImageDataModule(**swapped).sources.manifest == data.sources.manifest, "in whatever order the sources stand"
+    counts = ImageDataModule(**settings, split=Split((0.5, 0.25, 0.25))).sources.manifest.counts
     assert counts["near"] == {"train": 5, "val": 2, "test": 2}
     # several splits of the same images need no further probing
     one, again = (ImageDataModule(**settings, limits=Limits(10), split=Split(seed=seed)) for seed in (0, 1))
-    assert one.normal_source.ids == again.normal_source.ids
-    assert one.normal_source.digest() == again.normal_source.digest()
-    assert one.manifest != again.manifest
-    assert one.normal_source.ids != ImageDataModule(**settings, limits=Limits(10, seed=1)).normal_source.ids
-    assert {name: len(source) for name, source in one.detection_sources.items()} == {"normal": 10, "near": 9, "far": 10}
-    assert len(one.train_source) == 50
+    assert one.sources.normal.ids == again.sources.normal.ids
+    assert one.sources.normal.digest() == again.sources.normal.digest()
+    assert one.sources.manifest != again.sources.manifest
+    assert one.sources.normal.ids != ImageDataModule(**settings, limits=Limits(10, seed=1)).sources.normal.ids
+    assert {name: len(source) for name, source in one.sources.clean.items()} == {"normal": 10, "near": 9, "far": 10}
+    assert len(one.sources.train) == 50
 
 
 def test_the_classes_are_those_of_training_or_of_the_normal_images(settings, image_folder):
     without = settings | {"train": None}
     flat = without | {"normal": image_folder("flat", {".": 9})}
-    assert [ImageDataModule(**one).num_classes for one in (settings, without, flat)] == [2, 2, None]
+    assert [ImageDataModule(**one).sources.num_classes for one in (settings, without, flat)] == [2, 2, None]
     some = ImageDataModule(**settings | {"normal": image_folder("some", {"b": 4})})
-    assert some.normal_source.labels.tolist() == [1] * 4
+    assert some.sources.normal.labels.tolist() == [1] * 4
 
 
 def test_what_does_not_fit_is_refused(settings, image_folder):
@@ -175,13 +177,21 @@ def test_what_does_not_fit_is_refused(settings, image_folder):
         ({"train": flat}, fit, "`train` should have a class .* with 9 of 9 without"),
         ({"normal": flat}, test, "`normal` should have a class .* 9 of 9 without"),
         (few, lambda one: one.train_dataloader(), r"Got `train` with 2 and `split.validation = 0\.1`"),
-        ({"train": large}, lambda one: one.detection_sources, f"`train` {shape}"),
-        ({"anomalies": {"large": large}}, lambda one: one.detection_sources, f"`large` {shape}"),
-        ({"normal": image_folder("c", {"c": 4})}, lambda one: one.normal_source, "classes of `train`.* with class `c`"),
-        ({"anomalies": {"few": image_folder("two", {".": 2})}}, lambda one: one.manifest, "at least 3 .*`few` with 2"),
+        ({"train": large}, lambda one: one.sources.clean, f"`train` {shape}"),
+        ({"anomalies": {"large": large}}, lambda one: one.sources.clean, f"`large` {shape}"),
+        (
+            {"normal": image_folder("c", {"c": 4})},
+            lambda one: one.sources.normal,
+            "classes of `train`.* with class `c`",
+        ),
+        (
+            {"anomalies": {"few": image_folder("two", {".": 2})}},
+            lambda one: one.sources.manifest,
+            "at least 3 .*`few` with 2",
+        ),
         (
             {"limits": Limits(megapixels=1e-5)},
-            lambda one: one.normal_source,
+            lambda one: one.sources.normal,
             r"Got 8 × 8.*raise --data\.limits\.megapixels\.",
         ),
     ]:
@@ -189,7 +199,7 @@ def test_what_does_not_fit_is_refused(settings, image_folder):
             use(ImageDataModule(**settings | changed))
     nowhere = ImageDataModule("nowhere", {"a": "elsewhere"}, "no/more")  # the constructor touches no disk
     with pytest.raises(Refusal, match=r"Got `data\.train = no/more`"):
-        _ = nowhere.detection_sources
+        _ = nowhere.sources.clean
     for name in ("normal", "mean", "a/b", "", ".", "..", "a\nb"):
         shown = re.escape(name.encode("unicode_escape").decode())
         with pytest.raises(Refusal, match=f"Got `anomalies` with the name `{shown}`"):

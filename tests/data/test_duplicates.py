@@ -32,7 +32,7 @@ def test_copies_are_in_one_split_and_said(image_folder, said):
     for row in range(10):
         shutil.copy(root / f"{row:03d}.png", root / f"copy{row:03d}.png")
     for memory in (2.0, 0.0):  # by pixels; by the bytes of files
-        split_of = ImageDataModule(str(root), limits=Limits(memory_gib=memory)).manifest.split_of
+        split_of = ImageDataModule(str(root), limits=Limits(memory_gib=memory)).sources.manifest.split_of
         assert all(split_of[f"normal/{row:03d}.png"] == split_of[f"normal/copy{row:03d}.png"] for row in range(10))
         assert len(split_of) == 40
         assert said.pop() == (
@@ -40,14 +40,14 @@ def test_copies_are_in_one_split_and_said(image_folder, said):
             "`normal/copy000.png`. The same images are in the same split."
         )
     Image.open(root / "013.png").save(root / "saved_anew.bmp")  # equal pixels in other files are the same image
-    split_of = ImageDataModule(str(root)).manifest.split_of
+    split_of = ImageDataModule(str(root)).sources.manifest.split_of
     assert split_of["normal/013.png"] == split_of["normal/saved_anew.bmp"]
     assert "22 of 41 images" in said[0]
     alone = Path(image_folder("alone", {".": 1}))
     for row in range(9):
         shutil.copy(alone / "000.png", alone / f"copy{row}.png")
     with pytest.raises(Refusal, match=r"should have at least \d images.* Got `normal` with 10, of which 1 differ\."):
-        _ = ImageDataModule(str(alone)).manifest
+        _ = ImageDataModule(str(alone)).sources.manifest
 
 
 def test_copies_in_training_images_do_not_select_the_checkpoint_they_trained(image_folder, said):
@@ -56,7 +56,7 @@ def test_copies_in_training_images_do_not_select_the_checkpoint_they_trained(ima
         shutil.copy(path, path.with_name(f"copy{path.name}"))
     data = ImageDataModule("elsewhere", train=str(root), split=Split(validation=0.5))
     parts = [
-        {data.train_source.fingerprints[row] for batch in loader for row in batch.rows.tolist()}
+        {data.sources.train.fingerprints[row] for batch in loader for row in batch.rows.tolist()}
         for loader in (data.train_dataloader(), data.val_dataloader())
     ]
     assert not parts[0] & parts[1]
@@ -66,9 +66,11 @@ def test_copies_in_training_images_do_not_select_the_checkpoint_they_trained(ima
 
 def test_splits_without_copies_are_as_without_looking_for_them(said):
     data = ImageDataModule(DigitsSource([0, 1], "test"), {"nine": DigitsSource([9])})
-    sources = data.detection_sources.items()
-    plain = make_manifest({n: s.ids for n, s in sources}, {n: s.labels for n, s in sources}, data.split.fractions, 0)
-    assert (data.manifest, said) == (plain, [])
+    sources = data.sources.clean.items()
+    plain = make_manifest(
+        {n: s.ids for n, s in sources}, {n: s.labels for n, s in sources}, data.sources.split.fractions, 0
+    )
+    assert (data.sources.manifest, said) == (plain, [])
 
 
 def test_images_of_normal_among_anomalies_are_said(image_folder, said):
@@ -82,8 +84,8 @@ def test_images_of_normal_among_anomalies_are_said(image_folder, said):
     )
     for gib, in_memory in ((2.0, [True, True]), (20 * 3 * 8 * 8 / 2**30, [True, False])):  # by pixels; by files
         data = ImageDataModule(str(normal), {"smoke": str(smoke)}, limits=Limits(memory_gib=gib))
-        assert [source.in_memory for source in data.detection_sources.values()] == in_memory
-        _ = data.manifest
+        assert [source.in_memory for source in data.sources.clean.values()] == in_memory
+        _ = data.sources.manifest
         assert said[-1] == words
 
 
@@ -101,7 +103,7 @@ def test_training_images_among_normal_ones_are_said(image_folder, said, monkeypa
         data.compare_with_training()
         assert said.pop() == words
         with monkeypatch.context() as patch:
-            patch.setattr("lightning_gradood.data.duplicates._MOST_COMPARED", 5)
+            patch.setattr("lightning_gradood.data.splits._MOST_COMPARED", 5)
             data.compare_with_training()
         assert ("too many to look for copies" in said.pop()) == (memory == 0)
 
@@ -149,9 +151,9 @@ def test_names_that_are_no_utf8_have_ids_that_can_be_stored_and_what_is_passed_o
     except OSError:
         pytest.skip("this file system stores UTF-8 names only")
     data = ImageDataModule(str(root))
-    assert rb"normal/a/\xe9.png".decode() in data.manifest.split_of
+    assert rb"normal/a/\xe9.png".decode() in data.sources.manifest.split_of
     assert said == [f"normal: {root}: passed over 1 .txt."]
-    data.manifest.write(tmp_path / "splits.json")
-    assert len(data.normal_source.images(range(8))) == 8
-    assert data.normal_source.digest().encode()
-    assert data.normal_source.path(7).encode().endswith(rb"\xe9.png")
+    data.sources.manifest.write(tmp_path / "splits.json")
+    assert len(data.sources.normal.images(range(8))) == 8
+    assert data.sources.normal.digest().encode()
+    assert data.sources.normal.path(7).encode().endswith(rb"\xe9.png")

@@ -10,10 +10,16 @@ from torch.nn import functional as F
 from torchvision.transforms import v2
 
 from lightning_gradood.core import Refusal
-from lightning_gradood.data import FolderSource, LoadedSource, Outputs, RandomCropFlip
-from lightning_gradood.data.datasets import SourceRows
-from lightning_gradood.data.folder import Limits, Opening, refuse_other_shape
-from lightning_gradood.data.source import Listing, Source
+from lightning_gradood.data import (
+    FolderSource,
+    Limits,
+    Listing,
+    LoadedSource,
+    Outputs,
+    RandomCropFlip,
+    Source,
+    open_source,
+)
 
 
 def load(root, transform=None, in_memory=True, name="here", **options):
@@ -50,7 +56,6 @@ def test_a_batch_has_the_images_labels_and_rows_asked_for(root, in_memory, monke
     image, label, row = source[6]
     assert (image.shape, label.item(), row.item()) == ((3, 8, 8), 1, 6)
     assert type(load(root, v2.ToImage(), in_memory).images([0])) is torch.Tensor
-    assert SourceRows(source, [6, 2, 4]).__getitems__([0, 1]).rows.tolist() == [6, 2]
     part = load(root, Halve(), in_memory, rows=[1, 4])
     assert (part.ids, part.num_classes) == (["here/a/001.png", "here/b/001.png"], 2)
     assert torch.equal(part.images([1]), source.images([4]))
@@ -77,7 +82,7 @@ def test_the_digest_follows_keys_labels_pixels_and_transform_but_not_the_name(ro
     Image.new("RGB", (8, 8)).save(Path(root, "a", "001.png"))
     digests.append(digest())
     assert len(set(digests)) == 8
-    by_label = [Opening().load("x", Fixed(["a", "b"], labels)).digest() for labels in ([0, 1], [1, 0], [0, 1])]
+    by_label = [open_source("x", Fixed(["a", "b"], labels)).digest() for labels in ([0, 1], [1, 0], [0, 1])]
     assert by_label[0] == by_label[2] != by_label[1]
 
 
@@ -113,9 +118,9 @@ def test_another_size_is_refused_by_name_with_the_fix(root, in_memory):
         load(root, in_memory=in_memory).images([4, 5])
     small = load(root, v2.Resize([4, 4]), in_memory)
     assert small.images([4, 5]).shape == (2, 3, 4, 4)
-    refuse_other_shape(small, small)
+    small.refuse_other_shape(small)
     with pytest.raises(Refusal, match=r"shape \[3, 8, 8\] .*Got `here` with \[3, 4, 4\]. Give a `transform`"):
-        refuse_other_shape(small, load(root, in_memory=in_memory))
+        small.refuse_other_shape(load(root, in_memory=in_memory))
 
 
 class Fixed(Source):
@@ -139,28 +144,28 @@ class Blank(Listing):
 def test_a_limit_takes_a_seeded_subset_in_proportion_and_in_order():
     source = Fixed([f"{row:02d}" for row in range(90)], [0] * 60 + [1] * 30)
     named = [(0, "x"), (0, "x"), (1, "x"), (0, "y")]
-    one, same, other, elsewhere = (Opening(limits=Limits(9, seed=seed)).load(name, source) for seed, name in named)
+    one, same, other, elsewhere = (open_source(name, source, limits=Limits(9, seed=seed)) for seed, name in named)
     assert one.labels.tolist() == [0] * 6 + [1] * 3
     assert one.ids == same.ids == sorted(one.ids) != other.ids
     assert [name[2:] for name in elsewhere.ids] != [name[2:] for name in one.ids]
-    assert len(Opening(limits=Limits(91)).load("x", source)) == 90
+    assert len(open_source("x", source, limits=Limits(91))) == 90
 
 
 def test_labels_become_those_of_the_classifier_by_name():
     source, unknown = (
         Fixed(["a", "b", "c"], [1, 0, -1], ["cat", "dog"]),
-        {"classes": Outputs.of(["dog"]), "flag": "train"},
+        {"outputs": Outputs.of(["dog"]), "flag": "train"},
     )
-    loaded = Opening().load("x", source, classes=Outputs.of(["dog", "emu", "cat"]), flag="train")
+    loaded = open_source("x", source, outputs=Outputs.of(["dog", "emu", "cat"]), flag="train")
     assert (loaded.labels.tolist(), loaded.num_classes) == ([0, 2, -1], 3)
-    assert Opening().load("x", source, classes=Outputs.of([]), flag="train").labels.tolist() == [1, 0, -1]
+    assert open_source("x", source, outputs=Outputs.of([]), flag="train").labels.tolist() == [1, 0, -1]
     for opened, options, words in [
         (source, unknown, r"of `train` \(1: dog\)\. Got `x` with class `cat`\."),
         (Fixed(["a", "b", "b"]), {}, "`keys` should be unique in a source. Got `x/b` twice"),
         (Fixed([]), {}, "`x` should hold images. Got `x` with none"),
     ]:
         with pytest.raises(Refusal, match=words):
-            Opening().load("x", opened, **options)
+            open_source("x", opened, **options)
 
 
 def windows(image, padding, mode):

@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 from asserts import assert_refused
 
-from lightning_gradood.data import DigitsSource, ImageDataModule, Limits, Perturbations, PhotoPatches, Split
+from lightning_gradood.data import DigitsSource, Limits, Perturbations, PhotoPatches, Sources, Split
 from lightning_gradood.perturbations import FGSM, Blur, Corruption, Semantic
 
 FOG = {"fog": Corruption("fog")}
@@ -19,15 +19,15 @@ def data(**settings):
     for group, kind in {"perturbations": Perturbations, "limits": Limits}.items():
         names = [field.name for field in dataclasses.fields(kind) if field.name in settings]
         settings[group] = kind(**{name: settings.pop(name) for name in names})
-    return ImageDataModule(**settings)
+    return Sources(**settings)
 
 
 def test_each_perturbed_image_has_its_origin_s_key_and_thereby_its_split():
     sources = data(attacks="paper", corruptions=FOG, sources={"cw": 20})
     split_of = sources.manifest.split_of
-    for name, perturbed in sources.perturbed_sources.items():
+    for name, perturbed in sources.perturbed.items():
         assert [key.partition("/")[2] for key in perturbed.ids] == [key.partition("/")[2] for key in perturbed.origins]
-        assert [sources.normal_source.ids[row] for row in perturbed.rows] == perturbed.origins
+        assert [sources.normal.ids[row] for row in perturbed.rows] == perturbed.origins
         assert all(key.startswith(f"{name}/") for key in perturbed.ids)
         assert set(perturbed.ids).isdisjoint(split_of)  # no id of its own, so that only its origin can place it
         assert set(perturbed.origins) <= set(split_of)
@@ -36,29 +36,29 @@ def test_each_perturbed_image_has_its_origin_s_key_and_thereby_its_split():
 def test_a_limit_takes_the_same_share_of_each_split_and_class_and_the_same_images_for_other_splits():
     for limit in (10, 25, 50, 1000):
         sources = data(attacks="paper", sources={"cw": limit})
-        perturbed, split_of, taken = sources.perturbed_sources["cw"], sources.manifest.split_of, min(limit, 50)
+        perturbed, split_of, taken = sources.perturbed["cw"], sources.manifest.split_of, min(limit, 50)
         assert len(perturbed.rows) == taken
         splits = Counter(split_of[name] for name in perturbed.origins)
         assert [splits[split] for split in ("train", "val", "test")] == [0.4 * taken, 0.4 * taken, 0.2 * taken]
-        classes = Counter(sources.normal_source.labels[perturbed.rows].tolist())
+        classes = Counter(sources.normal.labels[perturbed.rows].tolist())
         assert max(classes.values()) - min(classes.values()) <= 3
-        assert perturbed.rows == data(attacks="modern", sources={"cw": limit}).perturbed_sources["cw"].rows
-        assert sources.perturbed_sources["fgsm"].rows == list(range(50))
+        assert perturbed.rows == data(attacks="modern", sources={"cw": limit}).perturbed["cw"].rows
+        assert sources.perturbed["fgsm"].rows == list(range(50))
     seeds = ({}, {"split": Split(seed=1)}, {"seed": 1})
     first, second, third = (data(attacks="paper", sources={"cw": 20}, **one) for one in seeds)
     assert first.manifest.sources["normal"] != second.manifest.sources["normal"]
-    rows = [one.perturbed_sources["cw"].rows for one in (first, second, third)]
+    rows = [one.perturbed["cw"].rows for one in (first, second, third)]
     assert rows[0] == rows[1] != rows[2]
 
 
 def test_noise_stands_behind_its_attack_and_is_no_anomaly_and_only_attacks_can_succeed():
     sources = data(attacks={"small": FGSM(eps=0.01)}, corruptions=FOG, noise_control=True, keep="successful")
-    assert list(sources.perturbed_sources) == ["small", "small.noise", "fog"]
+    assert list(sources.perturbed) == ["small", "small.noise", "fog"]
     assert sources.anomaly_names == ["photographs", "small", "fog"]
     assert [sources.noise_of(name) for name in sources.anomaly_names] == [None, "small.noise", None]
     assert [sources.keep_of(name) for name in sources.anomaly_names] == ["all", "successful", "all"]
     assert data(attacks="modern").anomaly_names == ["photographs", "fgsm", "bim", "pgd", "cw", "iterll", "semantic"]
-    made = data(corruptions=2, attacks={"mine": Semantic()}).perturbed_sources
+    made = data(corruptions=2, attacks={"mine": Semantic()}).perturbed
     assert len(made) == 16
     assert {one.attack.severity for name, one in made.items() if name != "mine"} == {2}
     assert [name for name, one in made.items() if one.adversarial] == ["mine"]
@@ -74,8 +74,7 @@ def test_limits_of_what_a_flag_has_taken_away_are_ignored_with_a_line(said):
     ]:
         said.clear()
         sources = data(**settings)
-        assert dict(sources.perturbations.limits) == kept
-        assert {name: len(one.rows) for name, one in sources.perturbed_sources.items() if name in kept} == kept
+        assert {name: len(one.rows) for name, one in sources.perturbed.items() if name in kept} == kept
         assert [line.partition(" are ignored")[0] for line in said] == ([f"Limits of {ignored}"] if ignored else [])
 
 
@@ -100,7 +99,7 @@ UNFIT = [
 def test_what_cannot_be_is_refused_before_anything_is_opened_or_attacked():
     assert_refused(*((lambda settings=settings: data(**settings), words) for settings, words in UNFIT))
     few = data(attacks="paper", sources={"cw": 2})
-    assert_refused((lambda: few.perturbed_sources, "should leave images in every split. Got `limits.sources.cw = 2`"))
+    assert_refused((lambda: few.perturbed, "should leave images in every split. Got `limits.sources.cw = 2`"))
 
 
 def test_synthetic_outliers_are_a_share_of_the_normal_images_and_no_anomalies():
@@ -108,10 +107,10 @@ def test_synthetic_outliers_are_a_share_of_the_normal_images_and_no_anomalies():
         normal = PhotoPatches(size=6) if limit > 400 else DigitsSource(list(range(10)), "all")
         sources = data(images=limit, anomalies={}, normal=normal)
         sources.make_synthetic({"synthetic_blur": Blur()}, ["logits"])
-        (blur,) = [one for one in sources.perturbed_sources.values() if one.name == "synthetic_blur"]
+        (blur,) = [one for one in sources.perturbed.values() if one.name == "synthetic_blur"]
         assert (len(blur.rows), blur.probes, blur.adversarial) == (made, {"logits"}, False)
         assert "synthetic_blur" not in sources.anomaly_names
         splits = Counter(sources.manifest.split_of[origin] for origin in blur.origins)
         assert splits["train"] == pytest.approx(0.4 * made, abs=1)
         sources.make_synthetic({}, [])
-        assert "synthetic_blur" not in sources.perturbed_sources
+        assert "synthetic_blur" not in sources.perturbed

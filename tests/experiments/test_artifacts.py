@@ -5,8 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_gradood.data import DigitsSource
-from lightning_gradood.data.folder import Opening
+from lightning_gradood.data import DigitsSource, open_source
 from lightning_gradood.experiments.artifacts import RunArtifacts, probe_cost
 from lightning_gradood.gradients import AllOnes
 from lightning_gradood.networks import CifarResNet, resnet18
@@ -18,7 +17,7 @@ MEBIBYTE = 2**18  # of float32
 
 
 def test_the_first_layer_s_gradient_is_plain_autograd_s_and_leaves_the_network_as_it_was():
-    source = Opening(None, 1.0, 0).load("normal", DigitsSource(digits=[9]))
+    source = open_source("normal", DigitsSource(digits=[9]))
     network = CifarResNet(1, 3).train()
     before = {name: value.clone() for name, value in network.state_dict().items()}
     found = first_layer(network, {"normal": source})

@@ -43,9 +43,9 @@ def crafted_ids(monkeypatch):
 def truth(model, sources, attack, records):
     """Craft anew the images of some records, one at a time."""
     origins = records.column("origin_id")
-    rows = [sources.normal_source.ids.index(name) for name in origins]
-    images = as_float(sources.normal_source.images(rows))
-    labels = torch.from_numpy(sources.normal_source.labels[rows])
+    rows = [sources.sources.normal.ids.index(name) for name in origins]
+    images = as_float(sources.sources.normal.images(rows))
+    labels = torch.from_numpy(sources.sources.normal.labels[rows])
     each = range(len(rows))
     found = [attack.perturb(model.network, images[n : n + 1], labels[n : n + 1], [origins[n]]) for n in each]
     parts = {name: torch.cat([getattr(one, name) for one in found]) for name in ("images", "success", "l2", "linf")}
@@ -60,7 +60,7 @@ def test_records_equal_crafting_and_probing_one_image_at_a_time(tmp_path, settin
     for name, attack in {"up": up(), "speckled": Corruption("gaussian_noise")}.items():
         records = found[name, "gradients/all_ones"]
         expected = truth(model, sources, attack, records)
-        assert records.ids == sorted(f"{name}/{key.removeprefix('normal/')}" for key in sources.normal_source.ids)
+        assert records.ids == sorted(f"{name}/{key.removeprefix('normal/')}" for key in sources.sources.normal.ids)
         assert (set(records.column("source")), set(records.column("attack"))) == ({"normal"}, {name})
         assert records.anomalous.tolist() == [1] * 12
         assert records.column("label").tolist() == expected["labels"].tolist()
@@ -80,7 +80,7 @@ def test_records_equal_crafting_and_probing_one_image_at_a_time(tmp_path, settin
 
 def test_what_is_recorded_is_not_crafted_again_and_an_interrupted_attack_goes_on(tmp_path, crafted_ids):
     first = probe(tmp_path / "whole", task(), attacked())
-    assert Counter(crafted_ids) == Counter(attacked().normal_source.ids)
+    assert Counter(crafted_ids) == Counter(attacked().sources.normal.ids)
     whole, cache = tables(first), RecordCache(tmp_path / "rest")
     crafted_ids.clear()
     assert probe(tmp_path / "whole", task(), attacked()).entries == first.entries
@@ -133,7 +133,7 @@ def test_slow_attacks_are_kept_as_they_come(tmp_path, monkeypatch):
 
 def test_the_noise_control_is_normal_and_as_large_as_the_attack_and_limits_hold(tmp_path):
     sources = attacked(limit=30, limits={"up": 10}, noise_control=True)
-    found, split_of = tables(probe(tmp_path, task(), sources)), sources.manifest.split_of
+    found, split_of = tables(probe(tmp_path, task(), sources)), sources.sources.manifest.split_of
     noise, attack = found["up.noise", "logits"], found["up", "logits"]
     assert noise.anomalous.tolist() == [0] * 10
     assert noise.column("origin_id").tolist() == attack.column("origin_id").tolist()

@@ -28,12 +28,12 @@ def test_records_equal_a_probe_prepared_by_hand_and_the_network_is_left_as_it_wa
     found = tables(probe(tmp_path, model, sources, [counted]))
     assert [module.training for module in model.modules()] == modes
     assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
-    train = sources.train_source
+    train = sources.sources.train
     assert (counted.prepared, counted.loaded) == (len(train), 1)
     by_hand = MahalanobisProbe(STEPPING, LAYERS)
     images, labels = as_float(train.images(range(len(train)))), torch.from_numpy(train.labels)
     by_hand.load(by_hand.prepare(model.network, [(images, labels)]))
-    for name, source in sources.detection_sources.items():
+    for name, source in sources.sources.clean.items():
         records = found[name, counted.name]
         rows = [source.ids.index(row_id) for row_id in records.ids]
         expected = by_hand(model.network, as_float(source.images(rows)))

@@ -28,7 +28,7 @@ def flat(batches):
 
 
 def all_ids(sources):
-    return sorted(name for source in sources.detection_sources.values() for name in source.ids)
+    return sorted(name for source in sources.sources.clean.values() for name in source.ids)
 
 
 def keys(callback):
@@ -56,7 +56,7 @@ def test_records_are_complete_and_equal_to_direct_calls(tmp_path, settings):
     found = tables(probe(tmp_path, model, sources, [*probes(), LogitsAsTheyCome()], **settings))
     assert set(found) == {(s, p) for s in ("normal", "nine") for p in ("gradients/all_ones", "logits", "as they come")}
     for (name, kind), records in found.items():
-        source = sources.detection_sources[name]
+        source = sources.sources.clean[name]
         rows = [source.ids.index(row_id) for row_id in records.ids]
         images = as_float(source.images(rows))
         assert sorted(rows) == list(range(12))
@@ -141,7 +141,7 @@ def test_weights_and_images_are_hashed_once_and_each_image_takes_one_forward_pas
 def test_predictions_are_those_of_the_network_whether_images_are_read_now_or_were_before(tmp_path):
     model, sources = task(), data()
     with torch.no_grad():
-        expected = [model.eval()(as_float(one.images(range(12)))) for one in sources.detection_sources.values()]
+        expected = [model.eval()(as_float(one.images(range(12)))) for one in sources.sources.clean.values()]
     for limit in (7, 12, 12):
         callback = ProbeCallback(probes(), RecordCache(tmp_path))
         trainer = pl.Trainer(callbacks=[callback], devices=1, **QUIET)
@@ -262,7 +262,7 @@ def test_the_task_is_left_as_it_was_and_what_cannot_be_probed_is_refused(tmp_pat
         def predict_dataloader(self):
             return []
 
-    model, ids = task(), data().normal_source.ids
+    model, ids = task(), data().sources.normal.ids
     before = {name: value.clone() for name, value in model.network.state_dict().items()}
     probe(tmp_path, model, data(attacks={"fgsm": FGSM()}))
     assert {(parameter.grad, parameter.requires_grad) for parameter in model.parameters()} == {(None, True)}

@@ -93,7 +93,7 @@ def test_two_processes_leave_the_table_of_one(together, alone):
 def test_each_image_is_probed_by_one_process_once_and_never_again(together, alone):
     for run in ("even", "odd"):
         first, second = told(together, run)
-        sources = data(limit=RUNS[run]).detection_sources.values()
+        sources = data(limit=RUNS[run]).sources.clean.values()
         assert Counter(first + second) == Counter(name for source in sources for name in source.ids)
         assert abs(len(first) - len(second)) <= 2  # at most one image of each of the two sources
     assert told(together, "again") == [[], []]
@@ -119,7 +119,7 @@ def test_attacks_and_corruptions_do_not_depend_on_the_number_of_processes(togeth
 
 def test_what_is_learnt_from_training_images_is_learnt_once_and_is_that_of_one_process(together, tmp_path):
     first, second = told(together, "learning")
-    assert (first["prepared"], second["prepared"]) == (len(trained_data().train_source), 0)
+    assert (first["prepared"], second["prepared"]) == (len(trained_data().sources.train), 0)
     assert first["loaded"] == second["loaded"] == 1
     assert told(together, "learnt") == [{"prepared": 0, "loaded": 0, "missing": 0}] * 2
     one = probe(tmp_path, task(), trained_data(), [CountedProbe(STEPPING)])

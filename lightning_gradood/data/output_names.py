@@ -1,33 +1,18 @@
-"""Class names: the order of class folders, lists of a network's outputs by name, and labels as indices into them."""
+"""Names of a network's outputs, and labels of sources as indices into them."""
 
 import dataclasses
-import difflib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lightning_gradood.core import Refusal, Unparsable, parse_yaml, read_text
-from lightning_gradood.data.datasets import LoadedSource
-from lightning_gradood.data.source import Listing
+from lightning_gradood.core import Refusal, Unparsable, did_you_mean, parse_yaml, read_text
+from lightning_gradood.data.loading import LoadedSource
+from lightning_gradood.data.source import Listing, class_order
 from lightning_gradood.records import NORMAL
 
-_NUMBERED = re.compile(r"(\D*)(\d+)(\D*)")
 _SYNSET = re.compile(r"(n\d{8})\s+(.+)")  # a line of ImageNet's synset lists: `n01440764 tench, Tinca tinca`
-
-
-def class_order(names: Iterable[str]) -> list[str]:
-    """Sort names of class folders: by number where they differ in one number alone, else as torchvision's ImageFolder.
-
-    >>> class_order(["10", "2", "1"]), class_order(["b", "a10", "a9"])
-    (['1', '2', '10'], ['a10', 'a9', 'b'])
-    """
-    plain = sorted(names)
-    matches = [match for name in plain if (match := _NUMBERED.fullmatch(name))]
-    if len(matches) < len(plain) or len({(match[1], match[3]) for match in matches}) > 1:
-        return plain
-    return sorted(plain, key=lambda name: int(_NUMBERED.fullmatch(name)[2]))  # type: ignore[index]  # all match
 
 
 @dataclass(frozen=True)
@@ -82,12 +67,6 @@ class Outputs:
                 return found[0] if len(found) == 1 else None
         return None
 
-    def near(self, name: str) -> str:
-        """A hint at the name that was meant; empty if there is none."""
-        known = [alias for several in self.aliases for alias in several]
-        near = difflib.get_close_matches(name, known, n=1)
-        return f" Did you mean `{near[0]}`?" if near and near[0] != name else ""
-
 
 def _loosely(name: str) -> str:
     return re.sub(r"[\s_-]+", " ", name).casefold().strip()
@@ -135,39 +114,38 @@ def _listed(found: Any) -> list[Any]:
 
 
 def relabelled(name: str, listing: Listing, outputs: Outputs, flag: str) -> Listing:
-    """Make the labels of a source indices into the outputs, by the names of its classes."""
+    """Make the labels of a source indices into the outputs, by the names of its classes.
+
+    With a `flag`, by which the user named them, the outputs are all that may occur. Without one the names came with the
+    network's weights: classes that these do not know have no label, and the listing is returned as it is where none is
+    known, or, of training images, not all.
+    """
     places = [outputs.index(known) for known in listing.classes]
-    if None in places:
-        unknown = listing.classes[places.index(None)]
-        twice = sum(unknown in several for several in outputs.aliases) > 1
-        shown = ", ".join(outputs.names[:10]) + (", …" if len(outputs.names) > 10 else "")
-        raise Refusal(
-            f"`{name}` should have the classes of `{flag}` ({len(outputs.names)}: {shown}). Got `{name}` with class "
-            f"`{unknown}`{', which several of them are called' if twice else ''}.{outputs.near(unknown)} Rename its class "
-            "folders, or give its images without classes, in a flat folder."
-        )
-    if not listing.classes and max(listing.labels) >= len(outputs.names):
+    if not flag:
+        known = [place is not None for place in places]
+        if not (any(known) if name == NORMAL else all(known)):
+            return listing
+    elif None in places:
+        raise _unknown_class(name, listing.classes[places.index(None)], outputs, flag)
+    elif not listing.classes and max(listing.labels) >= len(outputs.names):
         raise Refusal(
             f"`{name}` should have labels below the number of names in `{flag}`, {len(outputs.names)}. Got label "
             f"{max(listing.labels)}. Name all outputs of the network in their order."
         )
-    return _mapped(listing, outputs, places)
-
-
-def relabelled_where_known(name: str, listing: Listing, outputs: Outputs) -> Listing:
-    """As `relabelled`, for names that came with the network's weights: classes that it does not know have no label.
-
-    The listing is returned as it is where none of its classes is known, or, of training images, not all.
-    """
-    places = [outputs.index(known) for known in listing.classes]
-    known = [place is not None for place in places]
-    return _mapped(listing, outputs, places) if (all(known) if name != NORMAL else any(known)) else listing
-
-
-def _mapped(listing: Listing, outputs: Outputs, places: Sequence[int | None]) -> Listing:
     found = [-1 if place is None else place for place in places]
     labels = [found[label] if 0 <= label < len(found) else label for label in listing.labels]
     return dataclasses.replace(listing, labels=labels, classes=outputs.names)
+
+
+def _unknown_class(name: str, unknown: str, outputs: Outputs, flag: str) -> Refusal:
+    twice = sum(unknown in several for several in outputs.aliases) > 1
+    near = "" if twice else did_you_mean(unknown, [alias for several in outputs.aliases for alias in several])
+    shown = ", ".join(outputs.names[:10]) + (", …" if len(outputs.names) > 10 else "")
+    return Refusal(
+        f"`{name}` should have the classes of `{flag}` ({len(outputs.names)}: {shown}). Got `{name}` with class "
+        f"`{unknown}`{', which several of them are called' if twice else ''}. {f'{near} ' if near else ''}Rename its class "
+        "folders, or give its images without classes, in a flat folder."
+    )
 
 
 _ONE_LOGIT = (
