@@ -36,7 +36,7 @@ OUTSIDE = {
 # Lines of a room. A commit that needs more raises the number here, and says why.
 BUDGET = {
     "__init__": 8, "__main__": 3, "cli": 2291, "core": 2129, "data": 1910, "detectors": 2524, "evaluation": 944,
-    "experiments": 1130, "extraction": 943, "gradients": 3651, "guard": 1210, "metrics": 863, "networks": 963,
+    "experiments": 1130, "extraction": 943, "gradients": 3585, "guard": 1210, "metrics": 863, "networks": 963,
     "perturbations": 2163, "preflight": 73, "probes": 717, "records": 855, "report": 3175, "tasks": 747,
     "trainer": 284,
 }  # fmt: skip

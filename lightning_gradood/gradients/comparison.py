@@ -29,9 +29,10 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import torch
@@ -78,14 +79,10 @@ class Plan:
         self.reason, self.trace, self.single, self.reorders = reason, None, False, True
 
 
-def probe_images(images: Tensor, dtype: torch.dtype) -> Tensor | None:
+def _probes(images: Tensor, dtype: torch.dtype) -> Tensor | None:
     """Return three different images in the range of the caller's, which may be constant; None without a finite one."""
-    found: list[Tensor] = []
-    for image in images:  # stops at the third, as the batch may be large
-        if len(found) < SMALL and bool(torch.isfinite(image).all()):
-            found.append(image)
-        if len(found) == SMALL:
-            break
+    finite = (image for image in images if bool(torch.isfinite(image).all()))
+    found = list(islice(finite, SMALL))  # stops at the third, as the batch may be large
     if not found:
         return None
     rows = [found[row % len(found)] * (1 - 0.2 * row) + 0.05 * row for row in range(SMALL)]
@@ -95,10 +92,12 @@ def probe_images(images: Tensor, dtype: torch.dtype) -> Tensor | None:
 def prove(network: nn.Module, images: Tensor, parameters: Sequence[nn.Parameter]) -> Plan:
     """Return the plan for a network in eval mode; refuse one that is not deterministic or couples images."""
     plan, ordered = Plan(costs.limits(images.device), NO_NUMBERS), OrderedBatchNorm()
-    probes = probe_images(images, parameters[0].dtype)
+    probes = _probes(images, parameters[0].dtype)
     if probes is None:
         return plan
-    with _warned_of_checkpoints(network):
+    with warnings.catch_warnings(), refusing_missing_gradients(network):
+        # torch's warning of checkpoints without gradients; the filter is process-wide, so only proofs set it
+        warnings.filterwarnings("error", message="None of the inputs have requires_grad=True")
         with ordered, RefusingQuantised():
             starts, moving, first = observe(network, probes[:1], parameters)
             subject = network if starts is None else Afresh(network, starts)
@@ -234,14 +233,6 @@ def _try(
     activations = sum(size for pointer, size in kept.items() if pointer not in own)
     shared = pass_.accumulator.summed_elements() * images.element_size()
     return pass_.trace, activations // images.shape[0] + shared
-
-
-@contextmanager
-def _warned_of_checkpoints(network: nn.Module) -> Iterator[None]:
-    """Raise torch's warning of checkpoints without gradients; the filter is process-wide, so only proofs set it."""
-    with warnings.catch_warnings(), refusing_missing_gradients(network):
-        warnings.filterwarnings("error", message="None of the inputs have requires_grad=True")
-        yield
 
 
 @dataclass(frozen=True)

@@ -83,7 +83,9 @@ class Interception(TorchFunctionMode):
         call = Call(args, kwargs, self._accumulator, self._is_from_images)
         if func in MATCHES and (found := MATCHES[func](call)) is not None:
             layer, x = found
-            self._note(func, type(layer).__name__, used, self._rows(x))
+            # rows per image and a row's sizes; empty for a scalar, which stands for no input
+            rows = (x.shape[0] / self._accumulator.batch, *x.shape[1:]) if x.ndim else ()
+            self._note(func, type(layer).__name__, used, rows)
             for tensor in layer.parameters:
                 self._accumulator.use(tensor)
             return Recorded.apply(self.anchor, layer, self._accumulator, x)
@@ -103,10 +105,6 @@ class Interception(TorchFunctionMode):
         if self._accumulator.batch == 1 and func in BATCH_NORMS:
             return self._batch_norms.ordered(func, args, kwargs)
         return func(*args, **kwargs)
-
-    def _rows(self, x: Tensor) -> tuple[object, ...]:
-        """Rows per image and a row's sizes; empty for a scalar, which stands for no input."""
-        return (x.shape[0] / self._accumulator.batch, *x.shape[1:]) if x.ndim else ()
 
     def _without_closed_form(
         self,

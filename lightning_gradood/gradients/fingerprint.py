@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from itertools import chain
-from typing import Any
+from typing import Any, NoReturn
 from weakref import WeakKeyDictionary
 
 import torch
@@ -55,7 +55,12 @@ _structures: WeakKeyDictionary[nn.Module, Structure] = WeakKeyDictionary()
 
 
 def structure_of(network: nn.Module) -> Structure:
-    """Return a network's structure, from an earlier call if it is still the same."""
+    """Return a network's structure, from an earlier call if it is still the same; refuse what is no module."""
+    if not isinstance(network, nn.Module):
+        raise Refusal(
+            "`network` should be a torch.nn.Module, because its parameters are what gradients are taken of. "
+            f"Got `network = {type(network).__name__}`. Pass the module itself, not a function that calls it."
+        )
     known = _structures.get(network)
     if known is None or not known.is_current():
         known = _structures[network] = Structure(network)
@@ -90,24 +95,25 @@ def check_network(network: nn.Module, structure: Structure) -> None:
                 "`network` should have no hooks on its parameters, because they may change the gradients that are measured. "
                 f"Got one on `{name}`. Take it off meanwhile: `handle.remove()` for the handle of register_hook."
             )
-        if parameter.is_complex():
-            raise Refusal(
-                "`network` should have real parameters. "
-                f"Got `{name}`, {parameter.dtype}. Keep real and imaginary part in one parameter of torch.view_as_real."
+        if parameter.is_inference():
+            _refuse_numbers(name, "an inference tensor", "Build or load the network outside torch.inference_mode.")
+        if not parameter.is_floating_point():
+            fix = (
+                "torch.view_as_real keeps a complex one in real numbers"
+                if parameter.is_complex()
+                else "do not quantise it"
             )
-        if parameter.is_inference() or not parameter.is_floating_point():
-            kind = "an inference tensor" if parameter.is_inference() else str(parameter.dtype)
-            raise Refusal(
-                "`network` should have floating point parameters that can record gradients. "
-                f"Got `{name}`, {kind}. Build or load the network outside torch.inference_mode and unquantised."
-            )
+            _refuse_numbers(name, str(parameter.dtype), f"Convert it: {fix}.")
     for name, module in structure.modules(network).items():
         if "quantized" in type(module).__module__ and "nn" in type(module).__module__:
-            raise Refusal(
-                "`network` should have floating point parameters that can record gradients. "
-                f"Got `{name}`, a quantised {type(module).__name__}, through which no gradient passes. "
-                "Pass the network as it was before quantisation."
-            )
+            got = f"a quantised {type(module).__name__}, through which no gradient passes"
+            _refuse_numbers(name, got, "Pass the network as it was before quantisation.")
+
+
+def _refuse_numbers(name: str, got: str, fix: str) -> NoReturn:
+    raise Refusal(
+        f"`network` should have real floating point parameters that can record gradients. Got `{name}`, {got}. {fix}"
+    )
 
 
 class Fingerprint:

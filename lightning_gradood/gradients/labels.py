@@ -102,7 +102,11 @@ class KHot(LabelDesign):
 
 @dataclass(frozen=True)
 class _Softmax(LabelDesign):
-    """Softmax cross entropy, logits divided by a temperature, which the name shows unless it is 1."""
+    """Softmax cross entropy on divided logits.
+
+    Args:
+        temperature: T > 0 by which logits are divided; above 1 the other classes weigh more. The name shows it unless 1.
+    """
 
     temperature: float = 1.0
     _plain_name: ClassVar[str]
@@ -139,9 +143,6 @@ class Predicted(_Softmax):
 
     The logit gradient is (p_j for the other classes and minus their sum for the predicted one) / T, so that p − 1 is
     never computed.
-
-    Args:
-        temperature: T > 0 by which logits are divided; above 1 the other classes weigh more.
     """
 
     _plain_name = "predicted"
@@ -153,11 +154,7 @@ class Predicted(_Softmax):
 
 @dataclass(frozen=True)
 class SecondBest(_Softmax):
-    """The class with the second largest logit, softmax cross entropy: logit gradient (p_j − [j is that class]) / T.
-
-    Args:
-        temperature: as for `Predicted`.
-    """
+    """The class with the second largest logit, softmax cross entropy: logit gradient (p_j − [j is that class]) / T."""
 
     _plain_name = "second_best"
 
@@ -172,11 +169,7 @@ class SecondBest(_Softmax):
 
 @dataclass(frozen=True)
 class Uniform(_Softmax):
-    """All classes equally likely, softmax cross entropy: logit gradient (p − 1/C) / T.
-
-    Args:
-        temperature: as for `Predicted`.
-    """
+    """All classes equally likely, softmax cross entropy: logit gradient (p − 1/C) / T."""
 
     _plain_name = "uniform"
 

@@ -60,10 +60,16 @@ def _squared(gradients: Sequence[Tensor | None], like: Tensor) -> Tensor:
     """Squared L2 norms, float64 [L], on the `to_float64_device` of `like`; an unused parameter has norm 0."""
     given = [(column, to_float64_device(gradient)) for column, gradient in enumerate(gradients) if gradient is not None]
     squares = torch.zeros(len(gradients), dtype=torch.float64, device=to_float64_device(like.detach()).device)
-    large = {column: gradient for column, gradient in given if _is_large(gradient)}
+    large = {
+        column: gradient
+        for column, gradient in given
+        if gradient.dtype == torch.float32 and gradient.ndim > 1 and gradient.numel() > _LARGE
+    }
     small = {column: gradient for column, gradient in given if column not in large}
-    if large:
-        squares[list(large)] = torch.stack([_by_rows(gradient) for gradient in large.values()]).square()
+    if large:  # in float32 within rows and in float64 over the rows
+        rows = [torch.linalg.vector_norm(gradient.flatten(1), dim=1) for gradient in large.values()]
+        whole = [torch.linalg.vector_norm(norms, dtype=torch.float64) for norms in rows]
+        squares[list(large)] = torch.stack(whole).square()
     if small:  # one call for all
         norms = torch._foreach_norm(list(small.values()), dtype=torch.float64)
         squares[list(small)] = torch.stack(norms).square()
@@ -71,16 +77,6 @@ def _squared(gradients: Sequence[Tensor | None], like: Tensor) -> Tensor:
         if column in large:
             squares[column] = torch.linalg.vector_norm(large[column], dtype=torch.float64).square()
     return squares
-
-
-def _by_rows(gradient: Tensor) -> Tensor:
-    """The norm, in float32 within rows and in float64 over the rows."""
-    norms: Tensor = torch.linalg.vector_norm(torch.linalg.vector_norm(gradient.flatten(1), dim=1), dtype=torch.float64)
-    return norms
-
-
-def _is_large(gradient: Tensor) -> bool:
-    return gradient.dtype == torch.float32 and gradient.ndim > 1 and gradient.numel() > _LARGE
 
 
 def check_logits(logits: Tensor, number: int) -> None:

@@ -85,7 +85,6 @@ def probe_gradients(network: nn.Module, images: Tensor, label_designs: Sequence[
         raise Refusal(
             "`label_designs` should name at least one label design. Got `label_designs = []`. Write e.g. [AllOnes()]."
         )
-    _check_module(network)
     structure = structure_of(network)
     _check_images(network, images, structure)
     with probing_state(network, structure.modules(network).values()):
@@ -111,7 +110,6 @@ def warm_up(network: nn.Module, shape: Sequence[int]) -> str:
         >>> warm_up(torch.nn.Linear(3, 2), (16, 3))
         'closed forms'
     """
-    _check_module(network)
     parameter = next(iter(structure_of(network).parameters.values()), None)
     images = torch.rand(tuple(shape), generator=torch.Generator().manual_seed(0))
     images = images.to(None if parameter is None else parameter.device)
@@ -120,14 +118,6 @@ def warm_up(network: nn.Module, shape: Sequence[int]) -> str:
     if plan.trace is not None and (plan.sizes or images.shape[0] == 1):
         return "closed forms"
     return f"one image at a time: {plan.reason or 'the network does something else in larger batches'}"
-
-
-def _check_module(network: nn.Module) -> None:
-    if not isinstance(network, nn.Module):
-        raise Refusal(
-            "`network` should be a torch.nn.Module, because its parameters are what gradients are taken of. "
-            f"Got `network = {type(network).__name__}`. Pass the module itself, not a function that calls it."
-        )
 
 
 def _check_images(network: nn.Module, images: Tensor, structure: Structure) -> None:

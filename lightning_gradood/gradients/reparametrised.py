@@ -123,11 +123,7 @@ class Reparametrised:
             if (standardised := self._standardised.get(id(given[0]))) is not None and _is_same_memory(whole, given[0]):
                 self._standardised[id(whole)] = standardised
                 return
-        if (
-            func is F.batch_norm
-            and whole is not None
-            and (found := self._standardisation(args, kwargs, whole)) is not None
-        ):
+        if whole is not None and func is F.batch_norm and (found := self._standardisation(args, kwargs, whole)):
             self._standardised[id(whole)] = found
             given = given[1:]
         for tensor in given if made else ():
@@ -166,13 +162,9 @@ class Reparametrised:
         if not gradients:
             return
         found = torch.autograd.grad(
-            [self._tensors[key] for key in gradients],
-            [leaf for _, leaf in self._leaves.values()],
-            list(gradients.values()),
-            is_grads_batched=True,
-            retain_graph=True,
-            allow_unused=True,
-        )
+            [self._tensors[key] for key in gradients], [leaf for _, leaf in self._leaves.values()],
+            list(gradients.values()), is_grads_batched=True, retain_graph=True, allow_unused=True,
+        )  # fmt: skip
         for (parameter, _), gradient in zip(self._leaves.values(), found, strict=True):
             if gradient is not None:
                 yield parameter, gradient

@@ -99,7 +99,7 @@ def test_networks():
         (nn.Flatten(), r"at least one parameter.*Got a network without any. Pass"),
         (nn.DataParallel(make("linear")), r"bare network.*Got `network = DataParallel`\. Pass `network\.module`"),
         (lazy, r"initialised parameters\. Got `1\.weight` without a shape\. Run the network once"),
-        (phased, r"real parameters\. Got `phase`, torch\.complex64\. .*view_as_real"),
+        (phased, r"real floating point parameters.*Got `phase`, torch\.complex64\. .*view_as_real"),
         (inferring, r"can record gradients\. Got `weight`, an inference tensor"),
         (indexed, r"can record gradients\. Got `index`, torch\.int64"),
     ]

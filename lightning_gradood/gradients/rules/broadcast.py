@@ -1,8 +1,8 @@
 """Sums and products with a parameter that is broadcast over the batch: tokens, positions, layer scales, affine norms.
 
 y = x + θ has the per-sample gradient b, y = x·θ has b·x, each summed over the dimensions that θ was stretched along. An
-expanded parameter (a class token) is θ added to zero. PReLU is y = x where x > 0, else θ x, with one slope or one per
-channel; dθ = Σ b·min(x, 0).
+expanded parameter (a class token) is θ added to zero. PReLU is x where x > 0, else θ x, with one slope or one for each
+channel.
 """
 
 from __future__ import annotations
@@ -77,29 +77,6 @@ class Expanded(Elementwise):
         return self.parameters[0].expand(*self.size).clone()  # type: ignore[no-any-return]
 
 
-class PReLU(Layer):
-    """y = max(x, 0) + θ min(x, 0)."""
-
-    @override
-    def output(self, x: Tensor) -> Tensor:
-        return torch.prelu(x, self.parameters[0])
-
-    @override
-    def backward(self, x: Tensor, gradient: Tensor, needs_input: bool, accumulator: Accumulator) -> Tensor | None:
-        slope, spatial = self.parameters[0], (1,) * (x.ndim - 2)
-        accumulator.record(
-            slope,
-            lambda: per_sample(gradient * x.clamp(max=0), accumulator.batch, (*slope.shape, *spatial)).flatten(1),
-        )
-        return torch.where(x > 0, gradient, gradient * slope.view(-1, *spatial)) if needs_input else None
-
-
-@taking("input", "weight")
-def _match_prelu(call: Call, given: Any) -> tuple[Layer, Tensor] | None:
-    fits = call.has_rows(given.input) and call.knows(given.weight) and given.weight.ndim == 1
-    return (PReLU(given.weight), given.input) if fits else None
-
-
 _binary = taking("input", "other")
 
 
@@ -157,18 +134,23 @@ def _rewrite_sum_of_product(call: Call, given: Any) -> Callable[[], Any]:
     return lambda: given.input + (first * second if value == 1 else first * second * value)
 
 
-@_binary
-def _rewrite_reversed_difference(call: Call, given: Any) -> Callable[[], Any] | None:
-    """θ − x: from `torch.sub(θ, x)` or `θ - x`."""
-    reversed_ = call.knows(given.input) and call.has_rows(given.other)
-    return (lambda: -given.other + given.input) if reversed_ else None
+def _reversed(spelt_out: Callable[[Tensor, Tensor], Tensor]) -> Rewrite:
+    """θ − x and θ / x, as functions of x and θ."""
+
+    @_binary
+    def rewrite(call: Call, given: Any) -> Callable[[], Any] | None:
+        fits = call.knows(given.input) and call.has_rows(given.other)
+        return (lambda: spelt_out(given.other, given.input)) if fits else None
+
+    return rewrite
 
 
-@_binary
-def _rewrite_reversed_quotient(call: Call, given: Any) -> Callable[[], Any] | None:
-    """θ / x."""
-    reversed_ = call.knows(given.input) and call.has_rows(given.other)
-    return (lambda: given.other.reciprocal() * given.input) if reversed_ else None
+@taking("input", "weight")
+def _rewrite_prelu(call: Call, given: Any) -> Callable[[], Tensor] | None:
+    x, slope = given.input, given.weight
+    if not call.has_rows(x) or not call.knows(slope) or slope.ndim != 1:
+        return None
+    return lambda: torch.where(x > 0, x, x * slope.view(-1, *(1,) * (x.ndim - 2)))
 
 
 @_binary
@@ -203,13 +185,13 @@ MATCHES: dict[Callable[..., Any], Match] = {
     **dict.fromkeys((Tensor.expand, torch.broadcast_to, Tensor.broadcast_to), _match_expanded),
     Tensor.expand_as: _match_expanded_as,
     **dict.fromkeys((Tensor.repeat, Tensor.tile, torch.tile), _match_repeated),
-    **dict.fromkeys((F.prelu, torch.prelu, Tensor.prelu), _match_prelu),
 }
 
 REWRITES: dict[Callable[..., Any], Rewrite] = {
     **dict.fromkeys((torch.addcmul, Tensor.addcmul), _rewrite_sum_of_product),
-    **dict.fromkeys(_SUBTRACTING, _rewrite_reversed_difference),
-    **dict.fromkeys(_DIVIDING, _rewrite_reversed_quotient),
+    **dict.fromkeys(_SUBTRACTING, _reversed(lambda x, theta: -x + theta)),
+    **dict.fromkeys(_DIVIDING, _reversed(lambda x, theta: x.reciprocal() * theta)),
+    **dict.fromkeys((F.prelu, torch.prelu, Tensor.prelu), _rewrite_prelu),
     **dict.fromkeys((Tensor.to, Tensor.type_as), _rewrite_cast),
     **dict.fromkeys((Tensor.add_, Tensor.__iadd__), _in_place(torch.add)),
     **dict.fromkeys((Tensor.sub_, Tensor.__isub__), _in_place(torch.sub)),

@@ -55,21 +55,6 @@ class Linear(Layer):
         return gradient @ weight if needs_input else None
 
 
-class MatrixProduct(Layer):
-    """y = x W."""
-
-    @override
-    def output(self, x: Tensor) -> Tensor:
-        return x @ self.parameters[0]  # type: ignore[no-any-return]
-
-    @override
-    def backward(self, x: Tensor, gradient: Tensor, needs_input: bool, accumulator: Accumulator) -> Tensor | None:
-        (weight,) = self.parameters
-        a, b = (tensor.reshape(accumulator.batch, -1, tensor.shape[-1]) for tensor in (x, gradient))
-        accumulator.record(weight, lambda: weight_gradients(b, a), lambda: weight_norms(a, b))
-        return gradient @ weight.T if needs_input else None
-
-
 def weight_gradients(a: Tensor, b: Tensor) -> Tensor:
     """[N, T, C], [N, T, D] -> [N, D, C]."""
     return torch.bmm(b.transpose(1, 2), a)
@@ -155,32 +140,33 @@ def _match_einsum(call: Call) -> tuple[Layer, Tensor] | None:
     return _contraction(call, first, second, (of_first, of_second, of_y))
 
 
-@taking("input", "other")
-def _match_product(call: Call, given: Any) -> tuple[Layer, Tensor] | None:
-    """x @ θ and θ @ x, where θ may have a matrix for each head."""
-    x, parameter, on_left = _sides(call, given)
-    if not call.has_rows(x) or not call.knows(parameter) or parameter.ndim < 2 or parameter.ndim > x.ndim:
-        return None
-    if parameter.ndim == 2 and not on_left:
-        return MatrixProduct(parameter), x
-    stacked = "abcdefgh"[: x.ndim - 2]
-    own = stacked[len(stacked) - (parameter.ndim - 2) :]
-    if on_left:
-        return _contraction(call, x, parameter, (f"{stacked}jk", f"{own}ij", f"{stacked}ik"))
-    return _contraction(call, x, parameter, (f"{stacked}ij", f"{own}jk", f"{stacked}ik"))
-
-
 def _sides(call: Call, given: Any) -> tuple[Any, Any, bool]:
-    """x, θ and whether θ stands on the left."""
+    """x, θ and whether θ stands on the left of a product."""
     on_left = call.knows(given.input)
     return (given.other, given.input, True) if on_left else (given.input, given.other, False)
 
 
 @taking("input", "other")
-def _rewrite_product(call: Call, given: Any) -> Callable[[], Tensor] | None:
-    """A leading dimension of size 1 is left out."""
+def _match_product(call: Call, given: Any) -> tuple[Layer, Tensor] | None:
+    """θ @ x, and x @ θ where θ has a matrix for each head."""
     x, parameter, on_left = _sides(call, given)
-    if not call.is_activation(x) or not call.knows(parameter) or parameter.ndim < 3 or parameter.shape[0] != 1:
+    if not call.has_rows(x) or not call.knows(parameter) or not 3 - on_left <= parameter.ndim <= x.ndim:
+        return None
+    stacked = "abcdefgh"[: x.ndim - 2]
+    own = stacked[len(stacked) - (parameter.ndim - 2) :]
+    letters = (f"{stacked}jk", f"{own}ij", f"{stacked}ik") if on_left else (f"{stacked}ij", f"{own}jk", f"{stacked}ik")
+    return _contraction(call, x, parameter, letters)
+
+
+@taking("input", "other")
+def _rewrite_product(call: Call, given: Any) -> Callable[[], Tensor] | None:
+    """x @ θ is a linear layer; a leading dimension of size 1 is left out."""
+    x, parameter, on_left = _sides(call, given)
+    if not call.knows(parameter):
+        return None
+    if parameter.ndim == 2 and not on_left:
+        return (lambda: F.linear(x, parameter.t())) if call.has_rows(x) else None
+    if not call.is_activation(x) or parameter.ndim < 3 or parameter.shape[0] != 1:
         return None
     return lambda: parameter[0] @ x if on_left else x @ parameter[0]
 
