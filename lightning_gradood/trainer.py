@@ -105,7 +105,7 @@ class Trainer(pl.Trainer):
                 self.predict(model, datamodule=datamodule, return_predictions=False, weights_only=True)
         finally:
             callbacks.remove(reading)
-        model.network = reading.reading.network  # with a second logit, where it had one
+        model.network = reading.reader.network  # with a second logit, where it had one
         self._entries = reading.entries
         return reading.entries
 

@@ -160,7 +160,7 @@ class StoreArtifacts(ReportCallback):
     def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if not trainer.is_global_zero or self._probing is None:
             return
-        reading = self._probing.reading
+        reading = self._probing.reader
         source = reading.data.sources.normal
         images = as_float(source.images(range(min(_IMAGES, len(source))))).to(pl_module.device)
         read = {entry.probe for entry in reading.plan.missing}
@@ -188,7 +188,7 @@ class StoreArtifacts(ReportCallback):
         if self._probing is None:
             raise RuntimeError("StoreArtifacts stores what `Trainer.detect` has read in a predict loop before.")
         return RunArtifacts(
-            weights=state_digest(self._probing.reading.network),
+            weights=state_digest(self._probing.reader.network),
             norms={source: values[_spread(len(values))] for source, values in report.norms.items()},
             layer_names=report.layer_names,
             samples=report.samples,

@@ -5,7 +5,7 @@ or skipped; where memory does not suffice for a batch, it is worked on in portio
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -77,22 +77,27 @@ class SourceImages:
 
 
 @dataclass
-class ImageMaker:
-    """Makes the images that a plan asks for out of the loaders' batches, perturbed ones in memory-sized `portions`."""
+class BatchReader:
+    """Reads from a network what a plan asks for, in portions that fit into memory.
 
-    data: ImageDataModule
+    With `on_bad_image` = `skip`, images for which something is not finite get records of NaN without a prediction.
+    """
+
     network: nn.Module
+    data: ImageDataModule
     plan: Plan
     cache: RecordCache
-    portions: Portions
+    on_bad_image: OnBadImage
     profiler: Profiler
 
     def __post_init__(self) -> None:
         self._rows = self.plan.rows_of_source
         made = self.data.sources.perturbed
         self._made_of = {name: np.asarray(made[name].rows) for name in self._rows if name in made}
+        self._portions = Portions()
+        self._widths: dict[str, int] = {}
 
-    def of_batch(self, source: str, batch: ImageBatch) -> Iterator[SourceImages]:
+    def images_of(self, source: str, batch: ImageBatch) -> Iterator[SourceImages]:
         """Yield the images of a batch that the plan asks for, source by source."""
         ids = self.data.sources.clean[source].ids
         part = _chosen(batch, self._rows.get(source))
@@ -120,41 +125,16 @@ class ImageMaker:
             """Change a portion."""
             return spec.attack.craft(self.network, batch.images[rows], batch.labels[rows], origins[rows])
 
-        crafted = Crafted.concatenate(self.portions.run(craft, len(ids)))
+        crafted = Crafted.concatenate(self._portions.run(craft, len(ids)))
         if spec.noise:
             crafted = noise_like(crafted, origins)
         if spec.eight_bit:
             crafted = crafted.eight_bit()
         return SourceImages(spec.name, crafted.images, labels, ids, origins, spec, crafted)
 
-
-def _chosen(batch: ImageBatch, rows: NDArray[np.int64] | None) -> ImageBatch | None:
-    """The part of a batch that lies in the ascending `rows`; None if there is none."""
-    if rows is None or not len(rows):
-        return None
-    own = batch.rows.cpu().numpy()
-    index = np.flatnonzero(rows[np.searchsorted(rows, own).clip(max=len(rows) - 1)] == own)
-    if len(index) == len(own):
-        return batch
-    where = torch.from_numpy(index).to(batch.images.device)
-    return ImageBatch(*(column[where.to(column.device)] for column in batch)) if len(index) else None
-
-
-@dataclass
-class ImageReader:
-    """Reads probes of images in memory-sized `portions`.
-
-    With `on_bad_image` = `skip`, images for which something is not finite get records of NaN without a prediction.
-    """
-
-    network: nn.Module
-    portions: Portions
-    on_bad_image: OnBadImage = "refuse"
-    _widths: dict[str, int] = field(default_factory=dict)
-
     def read(self, probes: Sequence[Probe], images: SourceImages) -> list[tuple[SourceImages, ProbeReadings | None]]:
         """Return the parts of the images with their readings, None for those for which something is not finite."""
-        portions = self.portions.run(
+        portions = self._portions.run(
             lambda rows: self._read(probes, images.at(range(rows.start, rows.stop))), len(images.ids)
         )
         return [part for portion in portions for part in portion]
@@ -204,6 +184,18 @@ class ImageReader:
         if isinstance(probe, PixelProbe):
             return probe(self.network, images.images)
         return torch.full((len(images.ids), self._widths[probe.name]), torch.nan, dtype=torch.float64)
+
+
+def _chosen(batch: ImageBatch, rows: NDArray[np.int64] | None) -> ImageBatch | None:
+    """The part of a batch that lies in the ascending `rows`; None if there is none."""
+    if rows is None or not len(rows):
+        return None
+    own = batch.rows.cpu().numpy()
+    index = np.flatnonzero(rows[np.searchsorted(rows, own).clip(max=len(rows) - 1)] == own)
+    if len(index) == len(own):
+        return batch
+    where = torch.from_numpy(index).to(batch.images.device)
+    return ImageBatch(*(column[where.to(column.device)] for column in batch)) if len(index) else None
 
 
 def leave_out_bad(

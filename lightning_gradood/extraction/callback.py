@@ -3,7 +3,6 @@
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any
 
 import lightning.pytorch as pl
@@ -13,9 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from typing_extensions import override
 
-from lightning_gradood.core import LOG, Portions, Profiler, Refusal, as_float, gathered
+from lightning_gradood.core import LOG, Refusal, as_float, gathered
 from lightning_gradood.data import ImageBatch, ImageDataModule, RowChooser
-from lightning_gradood.extraction.batch_records import ImageMaker, ImageReader, OnBadImage, SourceImages
+from lightning_gradood.extraction.batch_records import BatchReader, OnBadImage, SourceImages
 from lightning_gradood.extraction.entries import (
     CacheEntry,
     Plan,
@@ -66,19 +65,19 @@ class ProbeCallback(RowChooser):
         """Logits [N, classes] of the batch that was just read; None where not all of its images were."""
         self.work = Work()
         self._waiting = WaitingRecords(cache)
-        self._reading: Reading | None = None
+        self._reader: BatchReader | None = None
 
     @property
-    def reading(self) -> "Reading":
-        """What is read where, from when `predict` has begun."""
-        if self._reading is None:
+    def reader(self) -> BatchReader:
+        """The network and images of the `predict` that has begun, with the plan that was made then."""
+        if self._reader is None:
             raise RuntimeError("ProbeCallback has a plan and records once its Trainer's `predict` has begun.")
-        return self._reading
+        return self._reader
 
     @property
     def plan(self) -> Plan:
         """The plan made when `predict` began."""
-        return self.reading.plan
+        return self.reader.plan
 
     @property
     def entries(self) -> list[CacheEntry]:
@@ -110,10 +109,10 @@ class ProbeCallback(RowChooser):
         if trainer.is_global_zero:
             plan = make_plan(network, data, self.probes, self.cache)
         plan = trainer.strategy.broadcast(plan)
-        profiler, portions = trainer.profiler, Portions()  # type: ignore[attr-defined]
-        maker = ImageMaker(data, network, plan, self.cache, portions, profiler)
-        self._reading = Reading(network, data, plan, profiler, maker, ImageReader(network, portions, self.on_bad_image))
-        LOG.info("network: weights %s", plan.entries[0].description["weights"])
+        profiler = trainer.profiler  # type: ignore[attr-defined]
+        self._reader = BatchReader(network, data, plan, self.cache, self.on_bad_image, profiler)
+        for weights in dict.fromkeys(one.description["weights"] for one in plan.entries):
+            LOG.info("network: weights %s", weights)
         for name, digest in dict.fromkeys((one.origin, one.description["images"]) for one in plan.entries):
             LOG.info("images of `%s`: %s", name, digest)
         if plan.missing:
@@ -128,17 +127,17 @@ class ProbeCallback(RowChooser):
     def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         wanted = {entry.probe for entry in self.plan.missing}
         needy = [probe for probe in self.probes if probe.name in wanted]
-        prepare(needy, self.reading.network, self.reading.data, self.entries, self.cache, trainer)
+        prepare(needy, self.reader.network, self.reader.data, self.entries, self.cache, trainer)
 
     @override
     def on_predict_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        begun, batch, reading = time.perf_counter(), ImageBatch(*batch), self.reading
+        begun, batch, reader = time.perf_counter(), ImageBatch(*batch), self.reader
         self.work.begin()
         self.logits = None
         with torch.autocast(batch.images.device.type, enabled=False):
-            for images in reading.maker.of_batch(reading.data.predict_sources[dataloader_idx], batch):
+            for images in reader.images_of(reader.data.predict_sources[dataloader_idx], batch):
                 self._read(images, len(batch.images))
         self.work.seconds += time.perf_counter() - begun
         self._waiting.write_old()
@@ -147,14 +146,14 @@ class ProbeCallback(RowChooser):
             pl_module.logits_read = unread if self.logits is None else self.logits
 
     def _read(self, images: SourceImages, in_batch: int) -> None:
-        reading = self.reading
+        reader = self.reader
         wanted = {entry.probe: entry.key for entry in self.plan.missing if entry.source == images.source}
         probes = [probe for probe in self.probes if probe.name in wanted]
-        with reading.profiler.profile("gradood: reading probes"):
-            parts = reading.reader.read(probes, images)
+        with reader.profiler.profile("gradood: reading probes"):
+            parts = reader.read(probes, images)
             for part, readings in parts:
                 for probe in probes:
-                    self._waiting.add(wanted[probe.name], reading.reader.record(probe, part, readings))
+                    self._waiting.add(wanted[probe.name], reader.record(probe, part, readings))
         self.work.advance(images.source, len(images.ids))
         logits = [readings.logits for _, readings in parts if readings is not None]
         if images.spec is None and len(logits) == len(parts) and len(images.ids) == in_batch:
@@ -172,7 +171,7 @@ class ProbeCallback(RowChooser):
                 LOG.info("process %d: %d images in %.1f s, %.1f images/s", rank, images, seconds, rate)
         if trainer.is_global_zero:
             for entry in self.plan.missing:
-                self.cache.commit(entry.key, ids_of(self.reading.data, entry.source), entry.description)
+                self.cache.commit(entry.key, ids_of(self.reader.data, entry.source), entry.description)
         trainer.strategy.barrier("records visible")
 
     @override
@@ -218,18 +217,6 @@ def _least_bytes(plan: Plan, probes: Sequence[Probe], network: nn.Module) -> int
     """Lower bound of the size of missing records: numbers of 8 bytes are compressed to half at best."""
     width = {probe.name: 1 if probe.needs_preparation else len(probe.names(network)) for probe in probes}
     return sum(4 * len(plan.rows[entry.key]) * max(width[entry.probe], 1) for entry in plan.missing)
-
-
-@dataclass(frozen=True)
-class Reading:
-    """A network with what is read from it, and of which images."""
-
-    network: nn.Module
-    data: ImageDataModule
-    plan: Plan
-    profiler: Profiler
-    maker: ImageMaker
-    reader: ImageReader
 
 
 _SHARD = 4096  # records kept in memory before they are written,

@@ -11,10 +11,9 @@ keeps a checkpoint after every epoch from which training goes on exactly.
 """
 
 from lightning_gradood.networks import MLPSettings
-from lightning_gradood.tasks.classification import ClassificationTask, Normalization, check_network
+from lightning_gradood.tasks.classification import ClassificationTask, Cosine, Normalization, OneCycle, check_network
 from lightning_gradood.tasks.detection import DetectionTask, Member, Trained, train_detection
 from lightning_gradood.tasks.resuming import ResumeCheckpoint, WholeCheckpoints
-from lightning_gradood.tasks.schedules import Cosine, OneCycle
 
 __all__ = [
     "ClassificationTask",

@@ -1,6 +1,11 @@
-"""The task that trains and evaluates the classifier, and the check that a network fits images."""
+"""The task that trains and evaluates the classifier, its schedules, and what is refused before the first step.
 
-from collections.abc import Callable, Mapping
+A schedule is any class whose first parameters are the optimizer and the total number of steps; it advances after each.
+"""
+
+import inspect
+import math
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
@@ -11,7 +16,7 @@ from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, OneCycleLR
 from torchmetrics.classification import MulticlassAccuracy
 from typing_extensions import override  # typing has it from Python 3.12 on
 
@@ -26,7 +31,6 @@ from lightning_gradood.core import (
     wanted_size,
 )
 from lightning_gradood.networks import Normalized, load_weights, two_logits
-from lightning_gradood.tasks.schedules import built, first_line, refuse_endless, refuse_infinite, refuse_other_schedule
 
 
 def check_network(network: nn.Module, images: Tensor, classes: int | None) -> int:
@@ -50,7 +54,7 @@ def check_network(network: nn.Module, images: Tensor, classes: int | None) -> in
         size = wanted_size(network)
         wanted = f" of {size} pixels, which it was built for; these are" if size else ""
         raise Refusal(
-            f"The network should accept images{wanted} of shape {shape}. Got: {first_line(error)}. Give `data.transform` a "
+            f"The network should accept images{wanted} of shape {shape}. Got: {_first_line(error)}. Give `data.transform` a "
             "resize or channel conversion to the network's input, or the network the images' size and channels."
         ) from error
     check_logits_shape(logits, len(images))
@@ -63,6 +67,10 @@ def check_network(network: nn.Module, images: Tensor, classes: int | None) -> in
             f"--model.network.num_classes {classes}."
         )
     return outputs
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(".")
 
 
 def auxiliary_logits(output: Any) -> list[tuple[Tensor, float]]:
@@ -92,6 +100,32 @@ class Normalization:
 def sgd(parameters: Any) -> Optimizer:
     """SGD with Nesterov momentum .9, learning rate .1 and weight decay 5e-4."""
     return torch.optim.SGD(parameters, lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4)
+
+
+class OneCycle(OneCycleLR):
+    """Rise to the optimizer's learning rate and anneal to zero over the optimizer steps of the whole training.
+
+    Args:
+        warmup: fraction of the steps spent rising.
+
+    Reference:
+        Smith and Topin 2018, "Super-Convergence".
+    """
+
+    def __init__(self, optimizer: Optimizer, total_steps: int, warmup: ClosedUnitInterval = 0.3) -> None:
+        peaks = [group["lr"] for group in optimizer.param_groups]
+        super().__init__(optimizer, max_lr=peaks, total_steps=total_steps, pct_start=warmup)
+
+
+class Cosine(CosineAnnealingLR):
+    """Anneal the optimizer's learning rate to zero along half a cosine over the steps of the whole training.
+
+    Reference:
+        Loshchilov and Hutter 2017, Eq. 5 without restarts.
+    """
+
+    def __init__(self, optimizer: Optimizer, total_steps: int) -> None:
+        super().__init__(optimizer, T_max=total_steps)
 
 
 class ClassificationTask(LightningModule):
@@ -157,12 +191,15 @@ class ClassificationTask(LightningModule):
         self._initialised = True
 
     def try_optimizer(self, trainer: Any) -> None:
-        """Refuse an optimizer or a schedule that cannot be built for a parameter."""
-        optimizer = built("model.optimizer", self.optimizer_factory, [nn.Parameter(torch.ones(2, 2))])
-        refuse_infinite(optimizer)
+        """Refuse an optimizer or a schedule that cannot be built, or NaN and infinity, some of which torch lets pass."""
+        optimizer = _built("model.optimizer", self.optimizer_factory, [nn.Parameter(torch.ones(2, 2))])
+        for name, value in ((name, value) for group in optimizer.param_groups for name, value in group.items()):
+            if isinstance(value, float) and not math.isfinite(value):
+                flag = f"model.optimizer.{name}"
+                raise Refusal(f"`{flag}` should be a finite number. Got `{flag} = {value}`. Write e.g. 0.1.")
         if self.scheduler_factory is not None:
             refuse_endless(trainer)
-            built("model.scheduler", self.scheduler_factory, optimizer, 1000)
+            _built("model.scheduler", self.scheduler_factory, optimizer, 1000)
 
     def load_trained_weights(self, path: str) -> None:
         """Read weights that take the place of the initial ones."""
@@ -213,15 +250,14 @@ class ClassificationTask(LightningModule):
     @override
     def configure_optimizers(self) -> Any:
         optimizer = self.optimizer_factory(self.parameters())
-        scheduler = None if self.scheduler_factory is None else self._scheduler(self.scheduler_factory, optimizer)
+        scheduler = None
+        if self.scheduler_factory is not None:
+            refuse_endless(self.trainer)
+            scheduler = self.scheduler_factory(optimizer, int(self.trainer.estimated_stepping_batches))
         refuse_other_schedule(self._continued, optimizer, scheduler, self.trainer.ckpt_path)
         if scheduler is None:
             return optimizer
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
-
-    def _scheduler(self, factory: Callable[[Optimizer, int], LRScheduler], optimizer: Optimizer) -> LRScheduler:
-        refuse_endless(self.trainer)
-        return factory(optimizer, int(self.trainer.estimated_stepping_batches))
 
     def _step(self, batch: Batch, stage: str) -> Tensor:
         images, labels, *_ = batch
@@ -236,3 +272,55 @@ class ClassificationTask(LightningModule):
         means(f"{stage}/loss", loss, sync_dist=True)
         means(f"{stage}/accuracy", accuracy, prog_bar=True)
         return loss
+
+
+def refuse_other_schedule(
+    checkpoint: Mapping[str, Any], optimizer: Optimizer, scheduler: LRScheduler | None, path: object
+) -> None:
+    """Refuse to continue a run with another schedule or peak, which would take over the state of the first."""
+    groups: list[Any] = next((state["param_groups"] for state in checkpoint.get("optimizer_states", [])), [])
+    stored = next(iter(checkpoint.get("lr_schedulers", [])), None)
+    then = {"learning rates": _rates(groups), "schedule": "none" if stored is None else "one"}
+    now = {"learning rates": _rates(optimizer.param_groups), "schedule": "none" if scheduler is None else "one"}
+    if stored is not None and scheduler is not None:
+        settings = _schedule_settings(scheduler)
+        now |= settings
+        then |= {name: stored.get(name, "unknown") for name in settings}
+    differing = [name for name in now if then[name] != now[name]]
+    if groups and differing:
+        raise Refusal(
+            "`trainer.max_epochs`, `model.scheduler` and `model.optimizer` should be those of the run that is continued, with "
+            "as many steps in an epoch: its learning rate follows one schedule to the end. Got "
+            f"{', '.join(f'{name} {then[name]} in `ckpt_path = {path}` and {now[name]} now' for name in differing)}. Continue "
+            "with its settings; or begin a new run from its weights, with a schedule of its own, by "
+            f"--model.weights {path} in another --run_dir."
+        )
+
+
+def _rates(groups: Iterable[Mapping[str, Any]]) -> list[float]:
+    return [group.get("initial_lr", group["lr"]) for group in groups]
+
+
+def _schedule_settings(scheduler: LRScheduler) -> dict[str, Any]:
+    """What a schedule was built with, as far as its state holds it, in contrast to its progress."""
+    given = {name for kind in type(scheduler).__mro__ for name in inspect.signature(kind).parameters}
+    return {name: value for name, value in scheduler.state_dict().items() if name in given - {"last_epoch"}}
+
+
+def _built(flag: str, factory: Callable[..., Any], *arguments: Any) -> Any:
+    try:
+        return factory(*arguments)
+    except Exception as error:  # each optimizer has words of its own
+        raise Refusal(
+            f"`{flag}` should have settings that it can be built with. Got {type(error).__name__}: {_first_line(error)}. "
+            "Correct that setting, or leave it out for its default."
+        ) from error
+
+
+def refuse_endless(trainer: Any) -> None:
+    """Refuse a training without an end, which a schedule needs to know."""
+    if trainer.max_epochs == -1 and trainer.max_steps == -1:
+        raise Refusal(
+            "`trainer.max_epochs` should be a number of epochs where `scheduler` is given, which needs to know the end. "
+            f"Got `trainer.max_epochs = {trainer.max_epochs}`. Write e.g. 40, or `scheduler: null`."
+        )

@@ -2,17 +2,17 @@
 
 import pytest
 
-from lightning_gradood.extraction.batch_records import ImageReader
+from lightning_gradood.extraction.batch_records import BatchReader
 
 
 @pytest.fixture
 def probed(monkeypatch):
     """Return source and ids of what is probed, batch by batch."""
-    batches, read = [], ImageReader._read
+    batches, read = [], BatchReader._read
 
     def noting(self, probes, images):
         batches.append((images.source, images.ids))
         return read(self, probes, images)
 
-    monkeypatch.setattr(ImageReader, "_read", noting)
+    monkeypatch.setattr(BatchReader, "_read", noting)
     return batches

@@ -12,7 +12,7 @@ import pytest
 from safetensors.torch import load_file
 from small_experiment import STEPPING, CountedProbe, data, probe, tables, task, trained_data
 
-from lightning_gradood.extraction.batch_records import ImageReader
+from lightning_gradood.extraction.batch_records import BatchReader
 from lightning_gradood.perturbations import PGD, Corruption, IterLL
 from lightning_gradood.records import RecordCache, Records
 
@@ -29,7 +29,7 @@ FOLDERS = {"again": "odd"}  # reads what "odd" has written
 
 def main(folder):
     """Probe on two gloo processes, writing what each of them read and learnt."""
-    ids, read = [], ImageReader._read
+    ids, read = [], BatchReader._read
 
     def noting(self, probes, images):
         ids.extend(images.ids)
@@ -38,7 +38,7 @@ def main(folder):
     def tell(run, told):
         (folder / f"{run}-{os.environ.get('LOCAL_RANK', 0)}.json").write_text(json.dumps(told))
 
-    ImageReader._read = noting
+    BatchReader._read = noting
     warnings.filterwarnings("ignore", "Total length of .* across ranks is zero")
     two = {"strategy": "ddp", "devices": 2}
     for run, limit in RUNS.items():
