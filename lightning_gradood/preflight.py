@@ -25,37 +25,37 @@ def preflight(
     Two images pass through network and probes: training images where these are the verb's. The first process alone
     opens sources, as it may have to download them; the others wait for it in `prepare_data`.
     """
-    detecting = settings is not None and verb in ("fit", "detect")
+    sources, detecting = data.sources, settings if verb in ("fit", "detect") else None
     if settings is not None:
         refuse_unfit_trainer(trainer)
-        data.sources.try_built_in_probes()
-    if settings is not None and detecting:
-        settings.guarding(data.sources.knows_anomalies)
-        refuse_single(data.sources.anomaly_names, settings.protocol)
+        sources.try_built_in_probes()
+    if detecting is not None:
+        detecting.guarding(sources.knows_anomalies)
+        refuse_single(sources.anomaly_names, detecting.protocol)
     if verb == "fit":
         task.try_optimizer(trainer)
-    if detecting and verb == "fit" and trainer.checkpoint_callback is None and not trainer.fast_dev_run:  # type: ignore[attr-defined]
-        raise Refusal(
-            "`trainer.enable_checkpointing` should be on, as stage two probes the best checkpoint. Got false. "
-            "Leave it on, or stop after the classifier with --detection null."
-        )
+        if detecting is not None and trainer.checkpoint_callback is None and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            raise Refusal(
+                "`trainer.enable_checkpointing` should be on, as stage two probes the best checkpoint. Got false. "
+                "Leave it on, or stop after the classifier with --detection null."
+            )
     if not trainer.is_global_zero:
         return
-    source = data.sources.train if verb in ("fit", "validate") else data.sources.normal
+    source = sources.train if verb in ("fit", "validate") else sources.normal
     images = as_float(source.images(range(min(2, len(source)))))
     if verb == "fit":
         data.try_augment(images)
     images = images.to(task.device)
-    classes = None if data.sources.output_names else data.sources.num_classes  # else `fit_outputs` compares them
+    classes = None if sources.output_names else sources.num_classes  # else `fit_outputs` compares them
     outputs = check_network(task.network, images, classes)
-    for note in data.sources.fit_outputs(outputs):
+    for note in sources.fit_outputs(outputs):
         sys.stdout.write(f"{note}\n")
     if settings is not None:
-        try_probes(settings.probes(data.sources.knows_anomalies), task.network, images, outputs)
-    if settings is not None and detecting:
-        counts = data.sources.manifest.counts[NORMAL]
-        settings.check_train_images(counts["train"], data.sources.knows_anomalies)
-        settings.check_normal_images(counts["val"], data.sources.knows_anomalies)
+        try_probes(settings.probes(sources.knows_anomalies), task.network, images, outputs)
+    if detecting is not None:
+        counts = sources.manifest.counts[NORMAL]
+        detecting.check_train_images(counts["train"], sources.knows_anomalies)
+        detecting.check_normal_images(counts["val"], sources.knows_anomalies)
 
 
 def try_probes(probes: Sequence[Probe], network: nn.Module, images: Tensor, outputs: int) -> None:
