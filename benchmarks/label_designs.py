@@ -9,7 +9,6 @@ several splits; each source has its mean AUROC on `test`, and the means over sou
 from __future__ import annotations
 
 import argparse
-import json
 import warnings
 from collections import defaultdict
 from pathlib import Path
@@ -21,6 +20,7 @@ from lightning_gradood.detectors import MLP
 from lightning_gradood.evaluation import evaluate
 from lightning_gradood.gradients import LabelDesign
 from lightning_gradood.records import NORMAL, RecordCache, Records, detection_dataset
+from lightning_gradood.report import Run
 from lightning_gradood.tasks import MLPSettings
 
 
@@ -62,7 +62,7 @@ def main() -> None:
 
 def read(run: Path, cache: Path) -> dict[str, Records]:
     """The run's records by source, every gradient probe side by side."""
-    keys = json.loads((run / "results.json").read_text())["provenance"]["records"]
+    keys = Run.read(run).provenance["records"]
     found: dict[str, Records] = {}
     for name, key in keys.items():
         source, probe = name.split("/", 1)

@@ -3,7 +3,7 @@
 import sys
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -33,17 +33,16 @@ from lightning_gradood.preflight import preflight
 from lightning_gradood.probes import PixelProbe
 from lightning_gradood.records import NORMAL, RecordCache, Records
 from lightning_gradood.report import (
-    DetectionReport,
     GuardSummary,
-    ReportCallback,
-    WandbCallback,
     Workplace,
     alert,
     choose_guard,
     keep_guard,
-    make_report,
     no_guard,
+    tell,
     without_anomalies_sentence,
+    write_guard_summary,
+    write_run,
 )
 from lightning_gradood.tasks import ClassificationTask
 
@@ -56,15 +55,17 @@ class Trainer(pl.Trainer):
     Attributes:
         experiment: name of the experiment in reports and guards; by default that of the folder above the run's.
         failures: detectors that `detect` could not fit or test, each with the reason.
+        probe_costs: probe to its time and memory an image, where a callback has measured them.
     """
 
     experiment: str | None = None
     failures: Sequence[Failure] = ()
+    probe_costs: Mapping[str, Mapping[str, float]] = {}
     _looked_at: tuple[object, ...] = ()
     _entries: Sequence[CacheEntry] = ()
 
     @property
-    def _experiment_name(self) -> str:
+    def _name(self) -> str:
         return self.experiment or Path(self.default_root_dir).absolute().parent.name
 
     def extract(
@@ -135,55 +136,55 @@ class Trainer(pl.Trainer):
         ckpt_path = ckpt_path and self._file(ckpt_path)
         self.load(model, ckpt_path)
         self.preflight("detect", model, datamodule, settings)
+        folder, place = Path(self.default_root_dir), Workplace(self._name, model, datamodule, cache_dir, recipe)
         with self._alert_of_failure():
-            datasets, outcomes, report = self._fit_and_report(model, datamodule, ckpt_path, settings, cache_dir)
-            self.strategy.barrier("reported")
-            place = Workplace(self._experiment_name, model, datamodule, cache_dir, recipe)
+            started = time.perf_counter()
+            cache = RecordCache(cache_dir)
+            entries = self._extract(model, datamodule, settings, cache)
+            records, left_out = self._records(entries, datamodule, settings, cache)
+            datasets = DetectionDatasets(records, datamodule.sources.noise_of, datamodule.sources.keep_of)
+            with stage("fitting detectors", self):
+                outcomes = self._fit_detectors(settings, datasets, datamodule)
+            if self.is_global_zero:
+                for note in [*notes_on_left_out(left_out), *notes_on_zeros(records, outcomes)]:
+                    sys.stdout.write(f"Note: {note}\n")
+                    LOG.warning(note)
+                about = {
+                    "left_out": left_out,
+                    "seconds": round(time.perf_counter() - started, 1),
+                    "device": str(self.strategy.root_device),
+                    "checkpoint": ckpt_path or model.weights,
+                    "probes": self.probe_costs,
+                }
+                with stage("writing results", self):
+                    write_run(folder, place, entries, records, outcomes, self.failures, about)
+            self.strategy.barrier("written")
             with stage("guard", self):
                 guard = self._save_guard(place, settings, datasets)
-            if report is not None:
-                for callback in self._reporting:
-                    callback.on_guard_end(self, report, guard)
-            self.strategy.barrier("guarded")
+            if self.is_global_zero:
+                write_guard_summary(folder, guard)
+                with stage("reporting", self):
+                    tell(folder, self)
+                sys.stdout.write(f"{guard.text(folder)}\n")
+                sys.stdout.flush()
+            self.strategy.barrier("told")
         self.profiler.describe()  # type: ignore[attr-defined]  # with the stages that followed Lightning's own loop
         return outcomes
 
-    def _fit_and_report(
+    def _records(
         self,
-        model: ClassificationTask,
+        entries: Sequence[CacheEntry],
         datamodule: ImageDataModule,
-        ckpt_path: str | None,
         settings: DetectionSettings,
-        cache_dir: str,
-    ) -> tuple[DetectionDatasets, list[Outcome], DetectionReport | None]:
-        started = time.perf_counter()
-        cache = RecordCache(cache_dir)
-        entries, split_of = self._extract(model, datamodule, settings, cache), datamodule.sources.manifest.split_of
-        sources = dict.fromkeys(entry.source for entry in entries)
+        cache: RecordCache,
+    ) -> tuple[dict[str, Records], dict[str, list[str]]]:
+        """Records of every source with their splits, and the names of those that are left out of them."""
+        split_of = datamodule.sources.manifest.split_of
         records = {
             source: read_records(cache, entries, source).with_splits(split_of, ids_of(datamodule, source))
-            for source in sources
+            for source in dict.fromkeys(entry.source for entry in entries)
         }
-        records, left_out = leave_out_bad(records, settings.on_bad_image)
-        datasets = DetectionDatasets(records, datamodule.sources.noise_of, datamodule.sources.keep_of)
-        with stage("fitting detectors", self):
-            outcomes = self._fit_detectors(settings, datasets, datamodule)
-        if not self.is_global_zero:
-            return datasets, outcomes, None
-        datamodule.sources.manifest.write(Path(self.default_root_dir) / "splits.json")
-        report = make_report(self._experiment_name, model, datamodule, entries, records, outcomes)
-        report.failures.extend(self.failures)
-        report.provenance["left_out"] = left_out
-        for note in [*notes_on_left_out(left_out), *notes_on_zeros(records, outcomes)]:
-            sys.stdout.write(f"Note: {note}\n")
-            LOG.warning(note)
-        report.provenance["seconds"] = round(time.perf_counter() - started, 1)
-        report.provenance["device"] = str(self.strategy.root_device)
-        report.provenance["checkpoint"] = ckpt_path or model.weights
-        with stage("reporting", self):
-            for callback in self._reporting:
-                callback.on_detect_end(self, report)
-        return datasets, outcomes, report
+        return leave_out_bad(records, settings.on_bad_image)
 
     @contextmanager
     def _alert_of_failure(self) -> Iterator[None]:
@@ -193,14 +194,8 @@ class Trainer(pl.Trainer):
         except Exception as error:
             if self.is_global_zero:
                 with suppress(Exception):  # the run's own error matters more than W&B's
-                    alert(self.loggers, f"{self._experiment_name}: `detect` has failed", str(error)[:500])
+                    alert(self.loggers, f"{self._name}: `detect` has failed", str(error)[:500])
             raise
-
-    @property
-    def _reporting(self) -> list[ReportCallback | WandbCallback]:
-        """Callbacks that write into the run's folder, then those that log its content to W&B."""
-        own = [one for one in self.callbacks if isinstance(one, ReportCallback)]  # type: ignore[attr-defined]
-        return [*own, *(one for one in self.callbacks if isinstance(one, WandbCallback))]  # type: ignore[attr-defined]
 
     def preflight(
         self,
@@ -276,9 +271,6 @@ class Trainer(pl.Trainer):
         probes = self.strategy.broadcast([] if chosen is None else chosen.detector.probes)
         network = place.model.network.to(self.strategy.root_device)
         states = prepare(probes, network, place.datamodule, self._entries, RecordCache(place.cache_dir), self)
-        if self.is_global_zero:
-            if chosen is not None:
-                summary = keep_guard(folder, place, chosen, datasets.records[NORMAL], states)
-            sys.stdout.write(f"{summary.text}\n")
-            sys.stdout.flush()
+        if chosen is not None:
+            summary = keep_guard(folder, place, chosen, datasets.records[NORMAL], states)
         return summary

@@ -20,11 +20,11 @@ from benchmarks.fuzz_targets import saved_guard, signed
 from lightning_gradood.core import Refusal, hold, read_picture
 from lightning_gradood.data import Outputs
 from lightning_gradood.detectors import load_detector
-from lightning_gradood.experiments.artifacts import RunArtifacts
 from lightning_gradood.guard import Guard
 from lightning_gradood.networks import read_state_dict
 from lightning_gradood.records import RecordCache, StateStore, entry_key, read_columns, read_rows
-from lightning_gradood.report import read_results
+from lightning_gradood.report import Run
+from lightning_gradood.report.run import read_arrays
 
 sys.path.insert(0, str(Path(__file__).parent / "cli"))
 from bad_inputs import Malicious
@@ -71,8 +71,9 @@ FILES = [  # a name, and what reads it
     ("x.safetensors", partial(load_detector, "x.safetensors")),
     ("x.parquet", partial(read_columns, Path("x.parquet"))),
     ("x.png", partial(read_picture, "x.png")),
-    ("artifacts.npz", partial(RunArtifacts.read, Path("."))),
-    ("results.json", partial(read_results, Path("."))),
+    ("figures.npz", partial(read_arrays, Path("figures.npz"))),
+    ("results.parquet", partial(read_columns, Path("results.parquet"))),
+    ("provenance.json", partial(Run.read, Path("."))),
     ("names.yaml", partial(Outputs.read, "names.yaml")),
     (f"{STATE}.safetensors", lambda: StateStore(Path(".")).read(STATE)),
 ]

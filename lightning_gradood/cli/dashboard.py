@@ -29,21 +29,21 @@ def _dashboard(run: str, *, entity: str, project: str = "lightning_gradood") -> 
     """
     from lightning_gradood.core import Refusal, atomic_write
     from lightning_gradood.report import (
+        Run,
         apply_dashboard,
         dashboard_sections,
         definition,
         has_wandb_account,
-        read_results,
+        newest_run,
     )
 
-    folder = _run_folder(run)
-    results = read_results(folder, "outcomes")
-    try:
-        sections = dashboard_sections(results, sorted(path.stem for path in (folder / "figures").glob("*.png")))
-    except (KeyError, IndexError, TypeError, AttributeError) as error:
+    folder = Path(run) if run else newest_run(Path("runs"))
+    if folder is None:
         raise Refusal(
-            f"`{folder / 'results.json'}` should be as `detect` has written it. Got one without {error}. Name another run."
-        ) from error
+            "`dashboard` should have a run to take sources and detectors from. Got none, and no runs/*/*/results.parquet "
+            "exists. Name a run folder that `detect` has filled."
+        )
+    sections = dashboard_sections(Run.read(folder))
     with atomic_write(folder / _FILE, "RUN") as file:
         file.write((json.dumps(definition(sections), indent=2) + "\n").encode())
     sys.stdout.write(f"Definition, for the sources and detectors of {folder}: {folder / _FILE}\n")
@@ -55,23 +55,3 @@ def _dashboard(run: str, *, entity: str, project: str = "lightning_gradood") -> 
         return
     workspace, report = apply_dashboard(sections, entity, project)
     sys.stdout.write(f"Workspace: {workspace}\nReport: {report}\n")
-
-
-def _run_folder(named: str) -> Path:
-    """The run that was named, or the newest one below `runs/`."""
-    from lightning_gradood.core import Refusal
-
-    if not named:
-        found = sorted(Path("runs").glob("*/*/results.json"), key=lambda path: path.stat().st_mtime)
-        if not found:
-            raise Refusal(
-                "`dashboard` should have a run to take sources and detectors from. Got none, and no runs/*/*/results.json "
-                "exists. Name a run folder that `detect` has filled."
-            )
-        return found[-1].parent
-    if not (Path(named) / "results.json").is_file():
-        raise Refusal(
-            f"`dashboard` should be given a run folder with results. Got `{named}`, which has no results.json. "
-            "`fit` and `detect` write it."
-        )
-    return Path(named)

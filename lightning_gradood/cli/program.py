@@ -20,7 +20,7 @@ from lightning_gradood.cli.trust import trusting, without_trust
 from lightning_gradood.cli.verbs import VERBS
 from lightning_gradood.core import LOG, Refusal, writing_refusal
 from lightning_gradood.evaluation import Outcome
-from lightning_gradood.experiments import Benchmark, Experiment, Program, TableSettings, run_benchmark
+from lightning_gradood.report import Benchmark, Experiment, Program, TableSettings, run_benchmark
 
 _BENCHMARK_KEYS = [name for kind in (Benchmark, Experiment, TableSettings) for name in kind.__dataclass_fields__]
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)

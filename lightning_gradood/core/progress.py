@@ -78,3 +78,18 @@ def stage(name: str, trainer: Any) -> Iterator[None]:
         how = "took"
     finally:
         LOG.info("stage `%s` %s %.1f s", name, how, time.perf_counter() - start)
+
+
+@contextmanager
+def going_on_without(what: str) -> Iterator[None]:
+    """Where the block fails, say in one line that `what` is left out, and go on.
+
+    >>> with going_on_without("the page"):
+    ...     raise ValueError("bad")
+    """
+    try:
+        yield
+    except Exception as error:
+        reason = next(iter(str(error).strip().splitlines()), "")
+        say(f"warning: {what} is left out: {type(error).__name__}: {reason}".rstrip(": "))
+        LOG.warning("%s is left out", what, exc_info=True)

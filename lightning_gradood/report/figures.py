@@ -1,39 +1,31 @@
-"""All figures of a report by name, drawn and written in the requested formats."""
+"""All figures of a run by name, drawn from its folder and written in the requested formats."""
 
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
+from functools import partial
 from typing import Any, Literal, get_args
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-from lightning_gradood.core import Refusal, atomic_write
-from lightning_gradood.report.bundle import DetectionReport, by_detector, not_transferred
+from lightning_gradood.core import Refusal, atomic_write, going_on_without
 from lightning_gradood.report.image_figures import attacked_samples, extreme_images, sample_sheet
 from lightning_gradood.report.network_figures import activation_norms, first_layer_figure, layer_norms
-from lightning_gradood.report.plots import heat_map, precision_recall_curves, roc_curves, score_histograms
-from lightning_gradood.report.tables import matrices
-
-_PNG_DPI = 110  # sharp enough at a phone's width, a tenth of a megabyte each
-
-
-def as_png(figure: Figure) -> bytes:
-    """Encode a figure as PNG."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=_PNG_DPI)
-    return buffer.getvalue()
-
+from lightning_gradood.report.run import Run
+from lightning_gradood.report.score_figures import (
+    detector_bars,
+    heat_map,
+    precision_recall_curves,
+    roc_curves,
+    score_histograms,
+)
+from lightning_gradood.report.tables import by_detector, matrices, not_transferred
 
 Format = Literal["png", "pdf", "svg"]
-# Images inside vector figures have a resolution too.
-_SAVING: dict[str, dict[str, Any]] = {
-    "png": {"dpi": 150},
-    "pdf": {"dpi": 300, "metadata": {"CreationDate": None}},
-    "svg": {"dpi": 300, "metadata": {"Date": None}},
-}
+_DPI = {"png": 150, "pdf": 300, "svg": 300}  # images inside vector figures have a resolution too
+_DATES: dict[str, dict[str, Any]] = {"png": {}, "pdf": {"CreationDate": None}, "svg": {"Date": None}}
 
 
 @dataclass(frozen=True)
@@ -57,60 +49,71 @@ class ReportSettings:
             )
 
 
-def draw_figures(report: DetectionReport, titles: bool = True) -> dict[str, Figure]:
-    """Draw what the report has data for, by name; without `titles`, panels of one figure keep theirs.
+def as_png(figure: Figure, dpi: int = 110) -> bytes:
+    """Encode a figure as PNG; by default sharp enough at a phone's width, a tenth of a megabyte."""
+    return _saved(figure, "png", dpi)
 
-    Names: `roc_`, `precision_recall_` and `scores_<detector>`; `matrix_<detector>` under protocol `cross`;
+
+def _saved(figure: Figure, kind: str, dpi: int) -> bytes:
+    buffer = io.BytesIO()
+    # Fonts as TrueType (journals refuse matplotlib's default, Type 3) or as paths; equal runs give equal files.
+    with mpl.rc_context({"pdf.fonttype": 42, "svg.fonttype": "path", "svg.hashsalt": "lightning_gradood"}):
+        figure.savefig(buffer, format=kind, dpi=dpi, metadata=_DATES[kind])
+    return buffer.getvalue()
+
+
+_DRAWN: dict[str, Callable[[Any], Figure]] = {  # what is drawn of the arrays of a run, by figure
+    "layer_norms": layer_norms,
+    "activation_norms": activation_norms,
+    "first_layer": first_layer_figure,
+    "samples": sample_sheet,
+    "attacked_samples": attacked_samples,
+}
+
+
+def draw_figures(run: Run) -> dict[str, Figure]:
+    """Draw what the run has data for, by name; one that fails is left out with a warning.
+
+    Names: `aurocs`; `roc_`, `precision_recall_` and `scores_<detector>`; `matrix_<detector>` under protocol `cross`;
     `layer_norms`, `activation_norms`, `first_layer`, `samples`, `attacked_samples`; `extremes_<detector>`, images on
     which it was most wrong.
     """
-    figures = {}
-    for detector, outcomes in by_detector(not_transferred(report.outcomes)).items():
+    calls: dict[str, Callable[[], Figure]] = {"aurocs": partial(detector_bars, run.outcomes)}
+    for detector, outcomes in by_detector(not_transferred(run.scored)).items():
         name = _file_name(detector)
-        figures[f"roc_{name}"] = roc_curves(outcomes)
-        figures[f"precision_recall_{name}"] = precision_recall_curves(outcomes)
-        figures[f"scores_{name}"] = score_histograms(outcomes)
-    for detector, matrix in matrices(report.outcomes).items():
-        figures[f"matrix_{_file_name(detector)}"] = heat_map(matrix)
-    figures |= _of_network_and_images(report)
-    for detector, rows in report.extremes.items():
-        figures[f"extremes_{_file_name(detector)}"] = extreme_images(rows)
-    if not titles:
-        for figure in figures.values():
-            figure.suptitle("").set_in_layout(False)
+        calls[f"roc_{name}"] = partial(roc_curves, outcomes)
+        calls[f"precision_recall_{name}"] = partial(precision_recall_curves, outcomes)
+        calls[f"scores_{name}"] = partial(score_histograms, outcomes)
+    for detector, matrix in matrices(run.outcomes).items():
+        calls[f"matrix_{_file_name(detector)}"] = partial(heat_map, matrix)
+    calls |= {name: partial(draw, run.arrays[name]) for name, draw in _DRAWN.items() if run.arrays.get(name)}
+    for detector, rows in run.arrays.get("extremes", {}).items():
+        calls[f"extremes_{_file_name(detector)}"] = partial(extreme_images, rows)
+    figures = {}
+    for name, draw in calls.items():
+        with going_on_without(f"the figure {name}"):
+            figures[name] = draw()
     return figures
 
 
-def _of_network_and_images(report: DetectionReport) -> dict[str, Figure]:
-    drawn = {
-        "layer_norms": report.norms and layer_norms(report.norms, report.layer_names),
-        "activation_norms": report.features and activation_norms(report.features, report.feature_names),
-        "first_layer": report.first_layer and first_layer_figure(report.first_layer),
-        "samples": report.samples and sample_sheet(report.samples),
-        "attacked_samples": report.pairs and attacked_samples(report.pairs),
-    }
-    return {name: figure for name, figure in drawn.items() if isinstance(figure, Figure)}
-
-
-def write_figures(report: DetectionReport, folder: Path, settings: ReportSettings | None = None) -> list[Path]:
-    """Write every figure into `figures/` of the run folder, as PNG with titles unless the settings say otherwise."""
-    settings, paths = settings or ReportSettings(), []
-    # Fonts as TrueType (journals refuse matplotlib's default, Type 3) or as paths; equal reports give equal files.
-    with mpl.rc_context({"pdf.fonttype": 42, "svg.fonttype": "path", "svg.hashsalt": "lightning_gradood"}):
-        for name, figure in draw_figures(report, settings.titles).items():
+def write_figures(run: Run, settings: ReportSettings | None = None) -> dict[str, bytes]:
+    """Write every figure into `figures/` of the run folder; return them as PNG with titles, for pages and loggers."""
+    settings, pictures = settings or ReportSettings(), dict[str, bytes]()
+    for name, figure in draw_figures(run).items():
+        with going_on_without(f"the figure {name}"):
+            pictures[name] = as_png(figure, _DPI["png"])
+            if not settings.titles:
+                figure.suptitle("").set_in_layout(False)
             for kind in settings.formats:
-                paths.append(folder / "figures" / f"{name}.{kind}")
-                with atomic_write(paths[-1]) as file:
-                    figure.savefig(file, format=kind, **_SAVING[kind])
-    return paths
+                as_it_is = settings.titles and kind == "png"
+                with atomic_write(run.folder / "figures" / f"{name}.{kind}") as file:
+                    file.write(pictures[name] if as_it_is else _saved(figure, kind, _DPI[kind]))
+    return pictures
 
 
-def as_pngs(report: DetectionReport, written: Sequence[Path]) -> dict[str, bytes]:
-    """PNG of each figure by name: as `written` by `write_figures`, or drawn anew if not PNG; none for no files."""
-    found = {path.stem: path.read_bytes() for path in written if path.suffix == ".png"}
-    if found or not written:
-        return found
-    return {name: as_png(figure) for name, figure in draw_figures(report).items()}
+def pictures_of(run: Run) -> dict[str, bytes]:
+    """Every figure of a run as PNG by name; nothing is written."""
+    return {name: as_png(figure, _DPI["png"]) for name, figure in draw_figures(run).items()}
 
 
 def _file_name(detector: str) -> str:

@@ -1,33 +1,21 @@
-"""A run's guard: choosing and saving it, its description on disk, and the text shown to the user."""
+"""A run's guard: chosen, saved, and summarised for whoever tells of the run."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from torch import Tensor
 
 from lightning_gradood.core import Refusal, Unwritable, encode
-from lightning_gradood.data import BUILT_IN, ImageDataModule
+from lightning_gradood.data import BUILT_IN
 from lightning_gradood.detectors import Detector
 from lightning_gradood.evaluation import Calibrated, DetectionDatasets, DetectionSettings, Failure, best_calibrated
 from lightning_gradood.gradients import parameter_names
-from lightning_gradood.guard import Description, Recipe, mean_readings, save_guard
+from lightning_gradood.guard import Description, mean_readings, save_guard
 from lightning_gradood.networks import TwoLogits
 from lightning_gradood.probes import GradientProbe
 from lightning_gradood.records import NORMAL, Records
-from lightning_gradood.report.tables import percent, text_table
-from lightning_gradood.tasks import ClassificationTask
-
-
-@dataclass(frozen=True)
-class Workplace:
-    """What a guard is made from; without a `recipe` to build network and transform again, none can be saved."""
-
-    experiment: str
-    model: ClassificationTask
-    datamodule: ImageDataModule
-    cache_dir: str
-    recipe: Recipe | None
+from lightning_gradood.report.run import GuardSummary
+from lightning_gradood.report.run_writer import Workplace
 
 
 def without_anomalies_sentence(detectors: Sequence[Detector]) -> str:
@@ -39,60 +27,26 @@ def without_anomalies_sentence(detectors: Sequence[Detector]) -> str:
     )
 
 
-@dataclass(frozen=True)
-class GuardSummary:
-    """What is shown of a run's guard.
-
-    Args:
-        sentence: which detector it runs and what it flags, or why there is none.
-        heading: of the column of sources.
-        metrics: source to numbers, see `evaluation.Calibrated`; empty where there is no guard.
-        command: scores images with it; empty where there is none.
-    """
-
-    sentence: str
-    heading: str = ""
-    metrics: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
-    command: str = ""
-
-    @property
-    def text(self) -> str:
-        """The summary as lines for a terminal."""
-        if not self.metrics:
-            return self.sentence
-        heads, rows = self.table
-        return f"Guard: {self.sentence}\n\n{text_table(heads, rows)}\n\nIt scores any image:\n  {self.command}"
-
-    @property
-    def table(self) -> tuple[list[str], list[list[str]]]:
-        """Heads and rows: AUROC and share flagged of each source on `test`, and the share of normal images flagged."""
-        rows = [
-            [name, percent(one["test/auroc"]) if "test/auroc" in one else "-", f"{100 * one['test/flagged']:.1f}"]
-            for name, one in self.metrics.items()
-        ]
-        return [self.heading, "AUROC", "flagged, %"], rows
-
-
-def guard_summary(folder: Path, chosen: Calibrated, place: Workplace) -> GuardSummary:
-    """Summarise a saved guard and the command that runs it."""
+def guard_summary(chosen: Calibrated, place: Workplace) -> GuardSummary:
+    """Summarise a saved guard."""
     normal = chosen.metrics[NORMAL]
     low, high = 100 * normal["low"], 100 * normal["high"]
-    packages = place.recipe.packages if place.recipe else []
-    trust = "".join(f" --trust {name}" for name in packages)
     known = place.datamodule.sources.knows_anomalies
     tried = "anomalies" if known else "built-in probes"
     fitted = "normal images alone" if chosen.trained_on == NORMAL else chosen.trained_on
-    sentence = (
-        f"`{chosen.detector.name}`, fitted on {fitted} (mean AUROC {100 * chosen.val_auroc:.1f} % on the {tried} of "
-        f"`val`). It may flag {100 * chosen.false_positive_rate:.3g} % of normal images; of {normal['test/images']:.0f} in "
-        f"`test` it flags {100 * normal['test/flagged']:.1f} % [{low:.1f}, {high:.1f}]."
+    return GuardSummary(
+        sentence=f"`{chosen.detector.name}`, fitted on {fitted} (mean AUROC {100 * chosen.val_auroc:.1f} % on the {tried} "
+        f"of `val`). It may flag {100 * chosen.false_positive_rate:.3g} % of normal images; of {normal['test/images']:.0f} "
+        f"in `test` it flags {100 * normal['test/flagged']:.1f} % [{low:.1f}, {high:.1f}].",
+        heading="images" if known else "images (built-in probes)",
+        metrics=chosen.metrics,
+        detector=chosen.detector.name,
+        false_positive_rate=chosen.false_positive_rate,
+        packages=place.recipe.packages if place.recipe else [],
     )
-    heading = "images" if known else "images (built-in probes)"
-    command = f"python -m lightning_gradood score --guard {folder}{trust} FOLDER"
-    return GuardSummary(sentence, heading, chosen.metrics, command)
 
 
-def guard_description(folder: Path, place: Workplace, chosen: Calibrated, normal: Records) -> Description:
+def guard_description(place: Workplace, chosen: Calibrated, normal: Records) -> Description:
     """The description that is saved as `guard.json`."""
     data, model, recipe = place.datamodule, place.model, place.recipe
     if recipe is None:
@@ -165,10 +119,10 @@ def keep_guard(
     few = Records(held.table.slice(0, place.datamodule.probe_batch_size))
     images = source.images([rows[name] for name in few.ids])
     try:
-        about = guard_description(folder, place, chosen, normal)
+        about = guard_description(place, chosen, normal)
         save_guard(folder, about, place.model.network, chosen.detector, states, held, images)
     except Unwritable:
         raise
     except Refusal as refusal:
         return no_guard(refusal, folder)
-    return guard_summary(folder, chosen, place)
+    return guard_summary(chosen, place)

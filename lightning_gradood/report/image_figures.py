@@ -1,15 +1,15 @@
-"""Figures of images: a few of each source, and those on which a detector was most wrong."""
+"""Figures of images: a few of each source, those on which a detector was most wrong, attacked ones, an explained one."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.textpath import TextPath
 
-from lightning_gradood.report.bundle import ImagePairs, ImageRow
 from lightning_gradood.report.names import source_title, source_titles
-from lightning_gradood.report.plots import CHANGED_COLOUR, new_figure, tidy
+from lightning_gradood.report.score_figures import CHANGED_COLOUR, new_figure, tidy
 
 _GAP = 16  # images are this many times as wide as the white between them
 _MOST_IMAGES = 12
@@ -49,14 +49,15 @@ def sample_sheet(samples: Mapping[str, np.ndarray], below: float = 0.0) -> Figur
     return figure
 
 
-def extreme_images(rows: Mapping[str, ImageRow]) -> Figure:
-    """Show the first 12 images of each row, each with its score below."""
-    figure = sample_sheet({name: row.images for name, row in rows.items()}, below=_SCORE)
+def extreme_images(rows: Mapping[str, Any]) -> Figure:
+    """Show the first 12 `images` of each row, each with its score below; see `figure_data`."""
+    figure = sample_sheet({name: row["images"] for name, row in rows.items()}, below=_SCORE)
     for axes, row in zip(figure.axes, rows.values(), strict=True):
-        width, gap = row.images.shape[2], max(row.images.shape[2] // _GAP, 1)
-        for place, score in enumerate(row.scores[:_MOST_IMAGES]):
+        _, height, width, _ = row["images"].shape
+        gap = max(width // _GAP, 1)
+        for place, score in enumerate(row["scores"][:_MOST_IMAGES]):
             middle = place * (width + gap) + width / 2
-            axes.text(middle, row.images.shape[1], f"{score:.3g}", ha="center", va="top", fontsize=7)
+            axes.text(middle, height, f"{score:.3g}", ha="center", va="top", fontsize=7)
     return figure
 
 
@@ -77,15 +78,15 @@ _FACTORS = (1, 2, 5, 10, 20, 50, 100)
 _LONGEST = 11  # letters of a prediction
 
 
-def attacked_samples(pairs: Mapping[str, ImagePairs]) -> Figure:
+def attacked_samples(pairs: Mapping[str, Any]) -> Figure:
     """Show rows of clean image, attacked image and amplified difference, with predictions; one axes per attack.
 
     The difference is on grey; its factor, in the head, is the largest of 1, 2, 5, ... 100 that keeps 99 % of the values
     on the scale. A prediction that the attack changed is red.
     """
     columns, rows = min(len(pairs), _BLOCKS), -(-len(pairs) // _BLOCKS)
-    tall = max(len(one.clean) * one.clean.shape[1] / one.clean.shape[2] for one in pairs.values())
-    most = max(len(one.clean) for one in pairs.values())
+    tall = max(len(one["clean"]) * one["clean"].shape[1] / one["clean"].shape[2] for one in pairs.values())
+    most = max(len(one["clean"]) for one in pairs.values())
     wide, high = 3 * _PAIR_SIDE + 0.5, tall * _PAIR_SIDE + most * _BELOW + _ABOVE
     figure = new_figure(columns * wide + 0.1, rows * high + 0.3)
     figure.suptitle("Images before and after attacks, with predictions", fontsize=11)
@@ -98,15 +99,16 @@ def attacked_samples(pairs: Mapping[str, ImagePairs]) -> Figure:
     return figure
 
 
-def _show_pairs(axes: Axes, pairs: ImagePairs, name: str) -> None:
-    count, height, width, _ = pairs.clean.shape
+def _show_pairs(axes: Axes, pairs: Mapping[str, np.ndarray], name: str) -> None:
+    clean, attacked = pairs["clean"], pairs["attacked"]
+    count, height, width, _ = clean.shape
     gap, below = max(width // _GAP, 1), round(width * _BELOW / _PAIR_SIDE)
-    changes = pairs.attacked.astype(int) - pairs.clean
+    changes = attacked.astype(int) - clean
     largest = float(np.percentile(np.abs(changes), 99))
     factor = max((one for one in _FACTORS if one * largest <= 127), default=1)
     difference = np.clip(128 + factor * changes, 0, 255).astype(np.uint8)
     canvas = np.full((count * (height + below), 3 * width + 2 * gap, 3), 255, dtype=np.uint8)
-    for column, images in enumerate((pairs.clean, pairs.attacked, difference)):
+    for column, images in enumerate((clean, attacked, difference)):
         for row, image in enumerate(images):
             top, left = row * (height + below), column * (width + gap)
             canvas[top : top + height, left : left + width] = image  # grey is repeated
@@ -114,7 +116,7 @@ def _show_pairs(axes: Axes, pairs: ImagePairs, name: str) -> None:
     middles = [column * (width + gap) + width / 2 for column in range(3)]
     for middle, head in zip(middles, ("clean", name, f"difference × {factor}"), strict=True):
         axes.text(middle, -0.06 * height, head, ha="center", va="bottom", fontsize=8)
-    for row, (before, after) in enumerate(pairs.predictions):
+    for row, (before, after) in enumerate(pairs["predictions"].tolist()):
         for middle, word, colour in zip(
             middles, (before, after), ("black", "black" if before == after else CHANGED_COLOUR), strict=False
         ):

@@ -1,55 +1,43 @@
-"""A report in every logger of a Trainer, and the callback that writes and logs it; W&B's part is in `wandb_runs`."""
+"""Telling what a run has found: the callbacks that `detect` calls, and the numbers and figures that loggers get.
 
+W&B is imported in functions alone: importing this room must not.
+"""
+
+import os
+import re
 import sys
-from collections.abc import Sequence
-from functools import singledispatch
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Literal, get_args
 
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 
-from lightning_gradood.core import atomic_write
-from lightning_gradood.report.bundle import DetectionReport
-from lightning_gradood.report.figures import ReportSettings, as_pngs, draw_figures, write_figures
-from lightning_gradood.report.guards import GuardSummary
-from lightning_gradood.report.page import PAGE
-from lightning_gradood.report.results import write_results
-from lightning_gradood.report.run_page import classifier_sentences, run_page
-from lightning_gradood.report.tables import console_table, curve_rows, detection_scalars
+from lightning_gradood.core import CONFIG, Refusal, atomic_write, going_on_without, say
+from lightning_gradood.records import NORMAL, read_columns
+from lightning_gradood.report.figures import ReportSettings, draw_figures, write_figures
+from lightning_gradood.report.pages import accuracy_warning, classifier_sentences, run_page
+from lightning_gradood.report.run import CURVES, PAGE, PROVENANCE, RESULTS, SCORES, SPLITS, Run
+from lightning_gradood.report.tables import by_detector, console_table, curve_rows, detection_scalars
 
+PROJECT = "lightning_gradood"
+"""W&B's project where neither the logger nor `WANDB_PROJECT` names one."""
 
-def log_report(report: DetectionReport, loggers: Sequence[Logger], folder: Path, figures: bool = True) -> None:
-    """Log a report and save each logger; call it on rank 0, after the Trainer's own fit has finished."""
-    for logger in loggers:
-        log_numbers(logger, report)
-        log_pictures(logger, report, folder, figures)
-        logger.save()
+EPOCH = "detector/epoch"  # x axis of the detectors' training curves
 
-
-@singledispatch
-def log_numbers(logger: Logger, report: DetectionReport) -> None:
-    """Log training curves with step = epoch, and final numbers at step 0; overridden for `WandbLogger`."""
-    for epoch, values in curve_rows(report.outcomes):
-        logger.log_metrics(values, step=epoch)
-    logger.log_metrics(detection_scalars(report.outcomes), step=0)
-
-
-@singledispatch
-def log_pictures(logger: Logger, report: DetectionReport, folder: Path, figures: bool) -> None:
-    """Log the table and, if asked for, the figures; nothing where a logger takes numbers only."""
-
-
-@log_pictures.register
-def _(logger: TensorBoardLogger, report: DetectionReport, folder: Path, figures: bool) -> None:
-    for name, figure in draw_figures(report).items() if figures else ():
-        logger.experiment.add_figure(f"figures/{name}", figure, global_step=0)
+_BEST = {"loss": "min", "auroc": "max"}  # which value of a curve W&B keeps in its summary
+Artifacts = Literal["all", "guard", "none"]
+_FILES = (PAGE, "results.csv", RESULTS, SCORES, SPLITS, CURVES, PROVENANCE, CONFIG)
 
 
 class ReportCallback(Callback):
-    """Write results, figures and the page into the run folder, log them, print the table.
+    """Print the table of a run, write its figures and page, and log them.
 
-    Called by `Trainer.detect` on rank 0.
+    Called by `Trainer.detect` on rank 0, when all else is in the run folder.
 
     Args:
         figures: whether to draw them, which a sweep may not want; without, the page has none.
@@ -58,23 +46,248 @@ class ReportCallback(Callback):
 
     def __init__(self, figures: bool = True, settings: ReportSettings | None = None) -> None:
         self.figures, self.settings = figures, settings
-        self._drawn: list[Path] = []
 
-    def on_detect_end(self, trainer: pl.Trainer, report: DetectionReport) -> None:
-        """Write and log results and figures."""
-        folder = Path(trainer.default_root_dir)
-        write_results(report, folder)
-        log_report(report, trainer.loggers, folder, self.figures)
-        # After W&B's figures, which are in the same folder.
-        self._drawn = write_figures(report, folder, self.settings) if self.figures else []
-        about = "".join(f"{sentence}\n" for sentence in classifier_sentences(report.provenance))
-        table = ("\n" if about else "") + console_table(report.outcomes, report.failures)
-        sys.stdout.write(f"\n{about}{table}\n\nResults and figures: {folder}\n")
-        sys.stdout.write(f"All on one page: {folder / PAGE}\n")
+    def on_detect_end(self, trainer: pl.Trainer, run: Run) -> None:
+        """Tell what the run has found."""
+        about = "".join(f"{sentence}\n" for sentence in classifier_sentences(run.provenance))
+        table = ("\n" if about else "") + console_table(run.outcomes, run.failures)
+        sys.stdout.write(f"\n{about}{table}\n\nResults and figures: {run.folder}\n")
+        pictures = write_figures(run, self.settings) if self.figures else {}
+        with going_on_without("the page"), atomic_write(run.folder / PAGE) as file:
+            file.write(run_page(run, pictures).encode())
+            sys.stdout.write(f"All on one page: {run.folder / PAGE}\n")
+        log_run(run, trainer.loggers, pictures)
 
-    def on_guard_end(self, trainer: pl.Trainer, report: DetectionReport, guard: GuardSummary) -> None:
-        """Write the run's page with its guard; called after `on_detect_end`, with the same report."""
-        folder = Path(trainer.default_root_dir)
-        page = run_page(report, guard, as_pngs(report, self._drawn), folder)
-        with atomic_write(folder / PAGE) as file:
-            file.write(page.encode())
+
+def tell(folder: Path, trainer: pl.Trainer) -> None:
+    """Read a run folder and call the callbacks that tell of it, W&B's last; what fails is left out with a warning."""
+    with going_on_without("the report"):
+        run = Run.read(folder)
+        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        first = [one for one in callbacks if isinstance(one, ReportCallback)][:1]
+        telling: list[ReportCallback | WandbCallback] = [
+            *first,
+            *(c for c in callbacks if isinstance(c, WandbCallback)),
+        ]
+        for callback in telling:
+            with going_on_without(f"what {type(callback).__name__} tells"):
+                callback.on_detect_end(trainer, run)
+
+
+def log_run(run: Run, loggers: Iterable[Logger], pictures: Mapping[str, bytes]) -> None:
+    """Log a run and save each logger; call it on rank 0, after the Trainer's own fit has finished.
+
+    Training curves have step = epoch, final numbers step 0, but for W&B. `pictures`, PNG by name, go to W&B and, drawn
+    anew, to TensorBoard; other loggers take numbers only.
+    """
+    for logger in loggers:
+        with going_on_without(f"what {type(logger).__name__} logs"):
+            if isinstance(logger, WandbLogger):
+                _log_to_wandb(run, logger, pictures)
+            else:
+                for epoch, values in curve_rows(run.outcomes):
+                    logger.log_metrics(values, step=epoch)
+                logger.log_metrics(detection_scalars(run.outcomes), step=0)
+            if isinstance(logger, TensorBoardLogger) and pictures:
+                for name, figure in draw_figures(run).items():
+                    logger.experiment.add_figure(f"figures/{name}", figure, global_step=0)
+            logger.save()
+
+
+def _log_to_wandb(run: Run, logger: WandbLogger, pictures: Mapping[str, bytes]) -> None:
+    # W&B drops rows whose step lies behind the last one, and Lightning's x axis `trainer/global_step` stands where the
+    # classifier's fit ended. So no step is passed (rows are appended) and the curves bring their own x axis. It is
+    # defined key by key, because which of two globs wins, Lightning's `*` or ours, is not specified. The run itself
+    # logs, so that a logger's `prefix` cannot hide the keys that sweeps optimise. Final numbers go into the summary,
+    # which sweeps, tables of runs and scatter plots read.
+    rows, sent = curve_rows(run.outcomes), logger.experiment
+    sent.define_metric(EPOCH, hidden=True)
+    for key in sorted({key for _, values in rows for key in values}):
+        sent.define_metric(key, step_metric=EPOCH, summary=_BEST.get(key.rpartition("/")[2], "last"))
+    table = read_columns(run.folder / RESULTS)
+    known = [list(row) for row in zip(*table.values(), strict=True) if row[list(table).index("value")] is not None]
+    with _unless_lost(sent):
+        for epoch, values in rows:
+            sent.log({EPOCH: epoch, **values})
+        sent.summary.update(detection_scalars(run.outcomes) | _about_the_run(run))
+        logger.log_table("results", columns=list(table), data=known)
+        with TemporaryDirectory() as folder:  # of PNG files with titles, whatever is written into the run folder
+            for name, picture in pictures.items():
+                path = Path(folder, f"{name}.png")
+                path.write_bytes(picture)
+                logger.log_image(f"figures/{name}", [str(path)])
+
+
+def _about_the_run(run: Run) -> dict[str, float]:
+    numbers = {
+        f"cost/fit_seconds/{label}": sum(one.seconds for one in group) / len(group)
+        for label, group in by_detector(run.outcomes).items()
+    }
+    if "seconds" in run.provenance:
+        numbers["cost/detect_seconds"] = run.provenance["seconds"]
+    if "accuracy" in run.provenance.get("classifier", {}):
+        numbers["classifier/accuracy"] = run.provenance["classifier"]["accuracy"]
+    return numbers
+
+
+@dataclass(frozen=True)
+class LoggingSettings:
+    """What W&B keeps of a run beside its numbers.
+
+    Args:
+        artifacts: `all`, the guard and the result files with the figures; `guard`, the guard alone; `none`.
+    """
+
+    artifacts: Artifacts = "all"
+
+    def __post_init__(self) -> None:
+        if self.artifacts not in get_args(Artifacts):
+            raise Refusal(
+                f"`logging.artifacts` should be one of {', '.join(get_args(Artifacts))}. Got "
+                f"`logging.artifacts = {self.artifacts}`."
+            )
+
+
+class WandbCallback(Callback):
+    """Give W&B a run's alerts, and the artifacts `results-<experiment>` and `guard-<experiment>` as `latest`.
+
+    A guard with a higher mean AUROC on `val` than the one with the alias `best` takes over that alias, except in an
+    offline run. Called by `Trainer.detect` on rank 0.
+    """
+
+    def __init__(self, settings: LoggingSettings) -> None:
+        self.settings = settings
+
+    def on_detect_end(self, trainer: pl.Trainer, run: Run) -> None:
+        """Alert of a classifier hardly better than chance and of failures, and log the run folder."""
+        if text := accuracy_warning(run.provenance):
+            alert(trainer.loggers, f"{run.experiment}: the classifier is hardly better than chance", text)
+        if run.failures:
+            text = " ".join(f"`{one.detector}` on `{one.source}`: {one.reason}" for one in run.failures)
+            alert(trainer.loggers, f"{run.experiment}: detectors have failed", text[:500])
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                with _unless_lost(logger.experiment):
+                    if run.guard.metrics:
+                        _log_guard(logger.experiment, run, files=self.settings.artifacts != "none")
+                    if self.settings.artifacts == "all":
+                        _log_result_files(logger.experiment, run.folder)
+
+
+def _log_guard(sent: Any, run: Run, files: bool) -> None:
+    """Put a guard's numbers into the summary and, if `files`, its folder into an artifact."""
+    import wandb
+
+    guard, folder = run.guard, run.folder
+    aurocs = [numbers["val/auroc"] for numbers in guard.metrics.values() if "val/auroc" in numbers]
+    facts = {
+        "mean_val_auroc": sum(aurocs) / len(aurocs),
+        "flagged": guard.metrics[NORMAL]["test/flagged"],
+        "false_positive_rate": guard.false_positive_rate,
+    }
+    sent.summary.update({f"guard/{name}": value for name, value in facts.items()})
+    if not files:
+        return
+    described = facts | {"detector": guard.detector, "run_folder": str(folder)}
+    artifact = wandb.Artifact(_artifact_name("guard", sent, folder), type="guard", metadata=described)
+    artifact.add_dir(str(folder / "guard"), policy="immutable")  # not copied: it may be large, and no run changes it
+    better = _beats_the_best(sent, artifact.name, facts["mean_val_auroc"])
+    sent.log_artifact(artifact, aliases=["latest", *(["best"] if better else [])])
+
+
+def _log_result_files(sent: Any, folder: Path) -> None:
+    """Log tables, scores, splits, configuration, page and figures of a run as one artifact."""
+    import wandb
+
+    artifact = wandb.Artifact(_artifact_name("results", sent, folder), type="results")
+    for name in _FILES:
+        if (folder / name).is_file():
+            artifact.add_file(str(folder / name))
+    if (folder / "figures").is_dir():
+        artifact.add_dir(str(folder / "figures"), name="figures")
+    sent.log_artifact(artifact, aliases=["latest"])
+
+
+def _artifact_name(kind: str, sent: Any, folder: Path) -> str:
+    return re.sub(r"[^\w.-]+", "-", f"{kind}-{sent.group or folder.name}")
+
+
+def _beats_the_best(sent: Any, name: str, auroc: float) -> bool:
+    """Whether no artifact of that name has the alias `best` yet, or one of a lower mean AUROC."""
+    import wandb
+
+    if sent.offline:
+        return False
+    try:
+        before = wandb.Api().artifact(f"{sent.entity}/{sent.project}/{name}:best")
+    except wandb.errors.CommError as error:
+        return "not found" in str(error)  # else W&B was not reachable, and the alias is left alone
+    return bool(auroc > before.metadata.get("mean_val_auroc", float("-inf")))
+
+
+def alert(loggers: Sequence[Logger], title: str, text: str) -> None:
+    """Send an alert through W&B; other loggers have none."""
+    for logger in loggers:
+        if isinstance(logger, WandbLogger):
+            with _unless_lost(logger.experiment):
+                logger.experiment.alert(title=title, text=text, level="WARN")
+
+
+def offline_without_account(save_dir: str | Path | None = None) -> str | None:
+    """Switch W&B to offline if no mode is chosen and no account is configured; returns the line for the user, or None.
+
+    Call it before the first W&B run starts, in every process (child processes inherit `WANDB_MODE`). It neither prompts
+    nor connects: credentials are looked up where W&B itself looks. Nothing changes if a mode is chosen already
+    (`WANDB_MODE`, `wandb offline`), a run is active, or the key is malformed (which W&B reports).
+    """
+    if "WANDB_MODE" in os.environ:
+        return None
+    import wandb
+    from wandb.sdk import wandb_setup
+
+    if wandb.run is not None or has_wandb_account() or wandb_setup.singleton().settings.mode != "online":
+        return None
+    # W&B froze its settings when they were read above; a fresh start reads WANDB_MODE. There is no run to end.
+    wandb.teardown()
+    os.environ["WANDB_MODE"] = "offline"
+    folder = Path(save_dir or os.environ.get("WANDB_DIR") or ".") / "wandb"
+    return (
+        f"Weights & Biases: no account is configured, so the run is logged offline in {folder}/offline-run-*; "
+        f"to upload it: `wandb login`, then `wandb sync {folder}/offline-run-*`."
+    )
+
+
+def has_wandb_account() -> bool:
+    """Whether W&B would find credentials, by the lookup of its own command line."""
+    from wandb.errors import AuthenticationError
+    from wandb.sdk import wandb_setup
+    from wandb.sdk.lib import wbauth
+
+    settings = wandb_setup.singleton().settings
+    try:
+        key = settings.api_key or wbauth.read_netrc_auth(host=settings.base_url)
+    except AuthenticationError:
+        return True  # a malformed key, which W&B reports itself
+    return bool(key or settings.identity_token_file)
+
+
+FINISH_SECONDS = 120
+"""How long a run that has ended waits at most until W&B has got all of it; `WANDB_FINISH_TIMEOUT` says otherwise."""
+
+_CONNECTION = ("wandb", "requests", "urllib3")  # packages whose exceptions say that W&B could not be reached
+
+
+@contextmanager
+def _unless_lost(run: Any) -> Iterator[None]:
+    """Continue without W&B where it cannot be reached; the data stay on disk for `wandb sync`."""
+    try:
+        yield
+    except Exception as error:
+        lost = type(error).__module__.partition(".")[0] in _CONNECTION or isinstance(
+            error, ConnectionError | TimeoutError
+        )
+        if not lost:
+            raise
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(".")
+        folder = Path(run.dir).parent
+        say(f"W&B could not be reached: {reason}. The run goes on. `wandb sync {folder}` sends what W&B has not got.")

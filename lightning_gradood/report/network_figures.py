@@ -8,26 +8,23 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from lightning_gradood.core import LOG_FLOOR
-from lightning_gradood.probes import columns_by_layer
 from lightning_gradood.records import NORMAL
+from lightning_gradood.report.figure_data import BOX
 from lightning_gradood.report.names import source_title, source_titles
-from lightning_gradood.report.plots import line_styles, new_figure, tidy
+from lightning_gradood.report.score_figures import line_styles, new_figure, tidy
 
 _MOST_LAYERS = 12
-_WHISKERS = (5, 95)
 _INCHES_PER_BOX = 0.13
 _WIDEST = 14.0
 _GROUP_WIDTH = 0.8
 _HATCHES = {"-": "", "--": "/////", ":": ".....", "-.": "xxxxx"}  # for boxes, as dashes for lines
 
 
-def layer_norms(norms: Mapping[str, np.ndarray], layer_names: Sequence[str]) -> Figure:
+def layer_norms(boxes: Mapping[str, Any]) -> Figure:
     """Draw the distribution of squared gradient norms over images, per layer and source.
 
     Args:
-        norms: source, `"normal"` first, to squared L2 norms, float64 [n, L].
-        layer_names: of the L parameter tensors, of which `representative_layers` are drawn.
+        boxes: what `figure_data.boxes` returns, source `"normal"` first; `representative_layers` are drawn.
 
     Returns:
         One axes: per layer a box per source of log10 of the squared norm. Box: quartiles and median; whiskers: 5th and
@@ -36,24 +33,25 @@ def layer_norms(norms: Mapping[str, np.ndarray], layer_names: Sequence[str]) -> 
     Reference:
         Lee et al. 2022, Figure 3a, which draws norms of one convolution per residual block.
     """
-    chosen = representative_layers(layer_names)
-    boxes = len(chosen) * len(norms)
-    figure = new_figure(min(max(7.0, 1.5 + _INCHES_PER_BOX * boxes + 0.25 * len(chosen)), _WIDEST), 4.8)
+    names, sources = boxes["layers"].tolist(), boxes["boxes"]
+    chosen = representative_layers(names)
+    width = min(max(7.0, 1.5 + _INCHES_PER_BOX * len(chosen) * len(sources) + 0.25 * len(chosen)), _WIDEST)
+    figure = new_figure(width, 4.8)
     axes = figure.add_subplot()
-    width = _GROUP_WIDTH / len(norms)
-    styles = line_styles(list(norms))
-    for rank, (source, values) in enumerate(norms.items()):
+    width = _GROUP_WIDTH / len(sources)
+    styles, titles = line_styles(list(sources)), source_titles(sources)
+    for rank, (source, values) in enumerate(sources.items()):
         places = np.arange(len(chosen)) - _GROUP_WIDTH / 2 + width * (rank + 0.5)
-        _boxes(axes, np.log10(values[:, chosen] + LOG_FLOOR), places, width, styles[source])
-    labels = _short_names([layer_names[column] for column in chosen])
+        _boxes(axes, values[chosen], places, width, styles[source])
+    labels = _short_names([names[column] for column in chosen])
     axes.set_xticks(range(len(chosen)), labels, rotation=35, ha="right", rotation_mode="anchor", fontsize=8)
     axes.set_ylabel("log10 of the squared gradient norm")
     figure.suptitle("Gradient norms per layer (box: quartiles, whiskers: 5 % and 95 %)", fontsize=11)
     axes.set_xlim(-0.6, len(chosen) - 0.4)
     tidy(axes)
     axes.grid(visible=False, axis="x")
-    titles = source_titles(norms)
-    handles = [Patch(**_face(styles[source]), label=f"{titles[source]} ({len(norms[source])})") for source in norms]
+    counts = {source: f"{titles[source]} ({int(boxes['images'][source])})" for source in sources}
+    handles = [Patch(**_face(styles[source]), label=label) for source, label in counts.items()]
     figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 6), fontsize=8, frameon=False)
     return figure
 
@@ -74,11 +72,10 @@ def representative_layers(layer_names: Sequence[str]) -> list[int]:
 
 def _boxes(axes: Axes, values: np.ndarray, places: np.ndarray, width: float, style: tuple[str, str]) -> None:
     colour, _ = style
-    axes.boxplot(
-        values,
+    axes.bxp(
+        [dict(zip(BOX, box, strict=True)) for box in values.tolist()],
         positions=places.tolist(),
         widths=0.8 * width,
-        whis=_WHISKERS,
         showfliers=False,
         patch_artist=True,
         manage_ticks=False,
@@ -105,26 +102,16 @@ def _short_names(names: Sequence[str]) -> list[str]:
 _NARROWEST = 9.0  # inches; a network has few feature layers, but the legend names every source
 
 
-def activation_norms(features: Mapping[str, np.ndarray], names: Sequence[str]) -> Figure:
+def activation_norms(boxes: Mapping[str, Any]) -> Figure:
     """Draw the distribution over images of the squared L2 norm of each feature layer's features, as `layer_norms` does.
-
-    Args:
-        features: source, `"normal"` first, to spatial averages of the feature layers, [n, ΣC].
-        names: of the ΣC columns, `layer.channel`, as `FeatureProbe` gives them.
 
     Reference:
         Lee et al. 2022, Figure 3b; there of whole feature maps, here of their spatial averages, which detectors read.
     """
-    layers = columns_by_layer(names)
-    norms = {
-        source: np.stack([np.square(values[:, columns]).sum(axis=1) for columns in layers.values()], axis=1)
-        for source, values in features.items()
-    }
-    figure = layer_norms(norms, list(layers))
+    figure = layer_norms(boxes)
     figure.set_size_inches(max(figure.get_figwidth(), _NARROWEST), figure.get_figheight())
-    axes = figure.axes[0]
     figure.suptitle("Activation norms per feature layer (box: quartiles, whiskers: 5 % and 95 %)", fontsize=11)
-    axes.set_ylabel("log10 of the squared activation norm")
+    figure.axes[0].set_ylabel("log10 of the squared activation norm")
     return figure
 
 
@@ -165,7 +152,7 @@ def first_layer_figure(stored: Mapping[str, Any], chosen: Mapping[str, str] | No
     gradients, images = (
         {caption: stored[kind][source] for caption, source in chosen.items()} for kind in ("gradients", "images")
     )
-    return weight_gradients(stored["name"], stored["weights"], gradients, images)
+    return weight_gradients(str(stored["name"]), stored["weights"], gradients, images)
 
 
 def _mosaic(filters: np.ndarray, scale: float) -> np.ndarray:

@@ -1,7 +1,10 @@
-"""Tables of a report: the one at the end of a run, sources against sources, and the numbers under their names."""
+"""Tables: their one model, as text and CSV; the results of a run printed, as matrices, and under the names of loggers."""
 
+import csv
+import io
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +13,80 @@ from tabulate import SEPARATING_LINE, tabulate
 
 from lightning_gradood.evaluation import FLAGGED, Failure, Outcome
 from lightning_gradood.metrics import binomial_interval
-from lightning_gradood.report.bundle import MEAN, by_detector, not_transferred
+
+MEAN = "mean"  # in place of a source, in numbers that are means over sources
+ABSENT = "-"  # in place of a number that there is not
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell of a table: `text`, `small` beside it or below it in small type, `best` in bold, spanning `rows`."""
+
+    text: str
+    small: str = ""
+    best: bool = False
+    rows: int = 1
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table as text or on a page, where consecutive rows with the same first cell share it.
+
+    Args:
+        words: how many columns on the left hold text and are flush left; the others hold numbers.
+        wrap: whether a page breaks long text into lines.
+    """
+
+    heads: Sequence[str]
+    rows: Sequence[Sequence[str | Cell]]
+    words: int = 1
+    wrap: bool = False
+
+    @property
+    def lines(self) -> list[list[Cell]]:
+        """Rows of cells for a page; the first cell is missing where an earlier row spans it."""
+        lines = []
+        for key, group in itertools.groupby(self.rows, key=lambda row: row[0]):
+            rows = [[cell if isinstance(cell, Cell) else Cell(cell) for cell in row[1:]] for row in group]
+            lines += [[Cell(str(key), rows=len(rows)), *rows[0]], *rows[1:]]
+        return lines
+
+    def text(self, form: str = "simple", bar: str = "|") -> str:
+        """The table in one of tabulate's formats, the best between `**`; `bar` replaces vertical bars."""
+        rows = [[marked(cell).replace("|", bar) for cell in row] for row in self.rows]
+        align = ["left"] * self.words + ["right"] * (len(self.heads) - self.words)
+        heads = [head.replace("|", bar) for head in self.heads]
+        return str(tabulate(rows, heads, form, colalign=align, disable_numparse=True))
+
+
+def marked(cell: str | Cell) -> str:
+    """A cell as text, the best between `**`."""
+    if isinstance(cell, str):
+        return cell
+    return f"{f'**{cell.text}**' if cell.best else cell.text} {cell.small}".rstrip()
+
+
+def csv_text(heads: Iterable[str], rows: Iterable[Sequence[Any]]) -> str:
+    """Rows under their heads as CSV; None is an empty cell."""
+    buffer = io.StringIO(newline="")
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(heads)
+    writer.writerows(["" if value is None else value for value in row] for row in rows)
+    return buffer.getvalue()
+
+
+def by_detector(outcomes: Iterable[Outcome]) -> dict[str, list[Outcome]]:
+    """Group outcomes by detector, those trained on one other source apart; both in order of first appearance."""
+    groups: dict[str, list[Outcome]] = {}
+    for outcome in outcomes:
+        groups.setdefault(outcome.label, []).append(outcome)
+    return groups
+
+
+def not_transferred(outcomes: Iterable[Outcome]) -> list[Outcome]:
+    """Leave out the outcomes of detectors that were trained on one other source, which are shown in a matrix."""
+    return [outcome for outcome in outcomes if not outcome.transferred]
+
 
 Numbers = dict[str, dict[str, float]]  # split to metric to value
 
@@ -30,7 +106,7 @@ def outcome_numbers(outcome: Outcome) -> Numbers:
     return numbers
 
 
-def mean_numbers(outcomes: "Sequence[Outcome]") -> Numbers:
+def mean_numbers(outcomes: Sequence[Outcome]) -> Numbers:
     """Average one detector's metrics over sources with equal weight; a metric that a source lacks has no mean."""
     means: Numbers = {}
     for split, metrics in outcomes[0].metrics.items():
@@ -41,7 +117,7 @@ def mean_numbers(outcomes: "Sequence[Outcome]") -> Numbers:
     return means
 
 
-def detection_scalars(outcomes: list[Outcome]) -> dict[str, float]:
+def detection_scalars(outcomes: Sequence[Outcome]) -> dict[str, float]:
     """Every final number as `detection/<source or mean>/<detector>/<val|test>/<metric>`, for loggers and sweeps.
 
     The mean exists for a single source too, so that a sweep always has its key; a transferred detector is
@@ -55,7 +131,7 @@ def detection_scalars(outcomes: list[Outcome]) -> dict[str, float]:
     return scalars
 
 
-def curve_rows(outcomes: list[Outcome]) -> list[tuple[int, dict[str, float]]]:
+def curve_rows(outcomes: Sequence[Outcome]) -> list[tuple[int, dict[str, float]]]:
     """Training curves of all detectors by increasing epoch: epoch, `detector/<source>/<detector>/<metric>` to value."""
     rows: dict[int, dict[str, float]] = {}
     for outcome in not_transferred(outcomes):  # the others share the curves of the source they were trained on
@@ -97,21 +173,13 @@ def matrices(outcomes: Sequence[Outcome]) -> dict[str, Matrix]:
     return {name: _matrix(name, [outcome for outcome in outcomes if outcome.detector == name]) for name in detectors}
 
 
-def matrix_table(matrix: Matrix) -> str:
-    """A matrix as plain text, in % with one decimal, with the mean of each row over the other sources."""
-    head, rows = matrix_cells(matrix)
-    where = "trained on the row's source, tested on the column's"
-    title = f"{matrix.detector}: AUROC in %, {where}; others = mean but its own"
-    return f"{title}\n{text_table(head, rows, 'plain')}"
-
-
-def matrix_cells(matrix: Matrix) -> tuple[list[str], list[list[str]]]:
-    """Heads and rows of `matrix_table`, in % with one decimal."""
+def matrix_table(matrix: Matrix) -> Table:
+    """A matrix in % with one decimal, with the mean of each row over the other sources."""
     rows = [
         [source, *(f"{100 * value:.1f}" for value in [*row, mean])]
         for source, row, mean in zip(matrix.sources, matrix.aurocs, matrix.transfer, strict=True)
     ]
-    return ["trained on", *matrix.sources, "others"], rows
+    return Table(["trained on", *matrix.sources, "others"], rows)
 
 
 def _matrix(detector: str, outcomes: Sequence[Outcome]) -> Matrix:
@@ -134,7 +202,6 @@ _METRICS = {
 _SPLITS = ("train", "val", "test")
 _TRAINED_ON, _SUCCESS = "trained on", "success"  # columns that are left out where they are empty
 TEXT = ("source", "detector", _TRAINED_ON)
-_ABSENT = "-"
 FAILED = "failed"  # in place of the AUROC of a detector that could not be fitted or tested
 _SUCCESS_NOTE = "success = share of attacked or corrupted images that the classifier no longer gives their class."
 _NOTES = [
@@ -145,7 +212,7 @@ _NOTES = [
 ]
 
 
-def console_table(outcomes: list[Outcome], failures: Sequence[Failure] = ()) -> str:
+def console_table(outcomes: Sequence[Outcome], failures: Sequence[Failure] = ()) -> str:
     """Lay the test results out as plain text, one row per source and detector.
 
     A detector with several sources gets a row of means; one trained on each source and tested on every one a matrix
@@ -158,7 +225,11 @@ def console_table(outcomes: list[Outcome], failures: Sequence[Failure] = ()) -> 
     align = ["left" if column in TEXT else "right" for column in found.heads]
     # The header is a plain row, as tabulate makes columns under a real one two characters wider; drop the rule above.
     _, table = tabulate(cells, (), "simple", colalign=align, disable_numparse=True).split("\n", 1)
-    below = [*_flagged_text(outcomes), *(f"\n{matrix_table(one)}" for one in matrices(outcomes).values())]
+    flagged, where = flagged_table(outcomes), "trained on the row's source, tested on the column's"
+    below = [f"\n{flagged.text()}"] * bool(flagged.rows) + [
+        f"\n{name}: AUROC in %, {where}; others = mean but its own\n{matrix_table(one).text('plain')}"
+        for name, one in matrices(outcomes).items()
+    ]
     return "\n".join([table, "\n".join(found.notes), *below])
 
 
@@ -175,30 +246,22 @@ class ResultTable:
     notes: list[str]
 
 
-def result_table(outcomes: list[Outcome], failures: Sequence[Failure] = ()) -> ResultTable:
+def result_table(outcomes: Sequence[Outcome], failures: Sequence[Failure] = ()) -> ResultTable:
     """Test results of all detectors but transferred ones; a failure is a row and a note."""
     groups = by_detector(not_transferred(outcomes))
     body = [_row(outcome) for group in groups.values() for outcome in group]
     body += [_failed_row(failure, list(body[0])) for failure in failures if body]
     means = [_mean_row(detector, group) for detector, group in groups.items() if len(group) > 1]
-    idle = [
-        column for column in (_TRAINED_ON, _SUCCESS) if all(row[column] in (_ABSENT, row["source"]) for row in body)
-    ]
+    idle = [column for column in (_TRAINED_ON, _SUCCESS) if all(row[column] in (ABSENT, row["source"]) for row in body)]
     heads = [column for column in body[0] if column not in idle]
     rows, last = ([[row[column] for column in heads] for row in part] for part in (body, means))
     failed = [f"{FAILED}: `{one.detector}` on `{one.source}`: {one.reason}" for one in failures]
     return ResultTable(heads, rows, last, [*failed, *([] if _SUCCESS in idle else [_SUCCESS_NOTE]), *_NOTES])
 
 
-def text_table(heads: Sequence[str], rows: Sequence[Sequence[str]], form: str = "simple", words: int = 1) -> str:
-    """A table in one of tabulate's formats; the first `words` columns are flush left, the others flush right."""
-    align = ["left"] * words + ["right"] * (len(heads) - words)
-    return str(tabulate(rows, heads, form, colalign=align, disable_numparse=True))
-
-
 def percent(value: float | None) -> str:
     """Write a share in [0, 1] as a percentage with two decimals, `-` if there is none."""
-    return _ABSENT if value is None or math.isnan(value) else f"{100 * value:.2f}"
+    return ABSENT if value is None or math.isnan(value) else f"{100 * value:.2f}"
 
 
 def _row(outcome: Outcome) -> dict[str, str]:
@@ -211,14 +274,14 @@ def _row(outcome: Outcome) -> dict[str, str]:
 
 def _failed_row(failure: Failure, columns: Sequence[str]) -> dict[str, str]:
     known = {"source": failure.source, "detector": failure.detector, _TRAINED_ON: failure.trained_on, "AUROC": FAILED}
-    return {column: known.get(column, _ABSENT) for column in columns}
+    return {column: known.get(column, ABSENT) for column in columns}
 
 
-def _mean_row(detector: str, outcomes: "Sequence[Outcome]") -> dict[str, str]:
+def _mean_row(detector: str, outcomes: Sequence[Outcome]) -> dict[str, str]:
     known = {outcome.trained_on for outcome in outcomes}
-    names = {"source": MEAN, "detector": detector, _TRAINED_ON: known.pop() if len(known) == 1 else _ABSENT}
-    absent = dict.fromkeys([*(f"n {split}" for split in _SPLITS), _SUCCESS], _ABSENT)
-    return names | absent | _rates(mean_numbers(outcomes)["test"], _ABSENT)
+    names = {"source": MEAN, "detector": detector, _TRAINED_ON: known.pop() if len(known) == 1 else ABSENT}
+    absent = dict.fromkeys([*(f"n {split}" for split in _SPLITS), _SUCCESS], ABSENT)
+    return names | absent | _rates(mean_numbers(outcomes)["test"], ABSENT)
 
 
 def _rates(metrics: dict[str, float], interval: str) -> dict[str, str]:
@@ -226,30 +289,23 @@ def _rates(metrics: dict[str, float], interval: str) -> dict[str, str]:
     return {"AUROC": percent(metrics.get("auroc")), "95 % interval": interval, **rates}
 
 
-def flagged_table(outcomes: list[Outcome]) -> tuple[list[str], list[list[str]]]:
-    """Heads, and one row per detector: the share of normal images that it flags at fixed rates, with its interval."""
+def flagged_table(outcomes: Sequence[Outcome]) -> Table:
+    """For each detector the share of normal images that it flags at fixed rates, with its interval; maybe no rows."""
     rows = []
     for detector, group in by_detector(not_transferred(outcomes)).items():
         means, images = mean_numbers(group)["test"], group[0].counts["test"]["normal"]
         if FLAGGED.keys() & means.keys():
             cells = [_with_interval(means.get(metric), images) for metric in FLAGGED]
             rows.append([detector, *cells, str(images)])
-    return ["normal images flagged, %", *(f"at {100 * rate:.0f} %" for rate in FLAGGED.values()), "of"], rows
-
-
-def _flagged_text(outcomes: list[Outcome]) -> list[str]:
-    heads, rows = flagged_table(outcomes)
-    if not rows:
-        return []
-    return [f"\n{text_table(heads, rows)}"]
+    return Table(["normal images flagged, %", *(f"at {100 * rate:.0f} %" for rate in FLAGGED.values()), "of"], rows)
 
 
 def _with_interval(share: float | None, images: int) -> str:
     if share is None:
-        return _ABSENT
+        return ABSENT
     low, high = binomial_interval(round(share * images), images)
     return f"{100 * share:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
 
 
 def _count(counts: dict[str, int] | None) -> str:
-    return _ABSENT if counts is None else f"{counts['normal']}+{counts['anomalous']}"
+    return ABSENT if counts is None else f"{counts['normal']}+{counts['anomalous']}"

@@ -57,8 +57,8 @@ DOORS = [
     (["test", *FILE, "--ckpt_path", "deeper.pt"], "Build the network that these weights were trained with"),
     (["validate", *FILE, "--model.weights", "two.pt"], "Pick one with --model.weights_prefix teacher."),
     (["score", "--guard", "guard", "images"], "guard/guard.json should be part of a guard"),
-    (["compare", "ended"], "`ended/results.json` should be as `detect` has written it"),
-    (["dashboard", "ended", "--entity", "team"], "`ended/results.json` should be as `detect` has written it"),
+    (["compare", "ended"], "`ended/provenance.json` should be as `detect` has written it"),
+    (["dashboard", "ended", "--entity", "team"], "`ended/provenance.json` should be as `detect` has written it"),
 ]  # fmt: skip
 
 
@@ -76,7 +76,7 @@ def here(inputs, workplace, module):
 
 
 def test_every_door_refuses_in_one_sentence_and_leaves_all_files_as_they_were(finished, capsys):
-    for place in ("old/config.yaml", "deep.yaml", "guard/guard.json", "ended/results.json"):
+    for place in ("old/config.yaml", "deep.yaml", "guard/guard.json", "ended/provenance.json", "ended/results.parquet"):
         Path(place).parent.mkdir(exist_ok=True)
         Path(place).write_text("[" * 10**5)  # which explodes
     (checkpoint,) = finished.glob("runs/tiny/*/checkpoints/last.ckpt")
@@ -97,7 +97,7 @@ def test_what_is_met_while_images_are_read_is_refused_by_name_and_nothing_is_kep
         message = refused(arguments, capsys)
         assert [words for words in expected if words not in message] == [], message
         assert "nan.pt" not in arguments or not list(Path("runs/.records").glob("*/entry.json"))
-    assert not list(Path("runs").rglob("results.json"))
+    assert not list(Path("runs").rglob("results.parquet"))
 
 
 def test_an_attack_that_misleads_nothing_is_a_failed_row_with_its_numbers(capsys):

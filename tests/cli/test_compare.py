@@ -6,6 +6,8 @@ from pathlib import Path
 from pages import whole
 from tiny import all_refused, called, detect, results
 
+from lightning_gradood.records import write_columns
+
 
 def test_two_runs_stand_side_by_side_and_one_alone(run, capsys):
     other = detect(run, "runs/tiny/other", "--data.split.seed", "1", "--detection.detectors", "[Energy]")
@@ -23,36 +25,43 @@ def test_two_runs_stand_side_by_side_and_one_alone(run, capsys):
     for key in ("data.init_args.split.seed", "detection.detectors"):
         assert f">{key}</th>" in text
     assert "seed_everything" not in text
-    code, out, _ = called(["compare", str(run), "--overwrite"], capsys)
-    assert (code, out.splitlines()[-1]) == (0, "Comparison: compare.html")
-    assert {"Runs", "AUROC", "Source by source"} <= set(whole(Path("compare.html"))[0].headings)
+    before = (run / "report.html").read_text()
+    code, out, _ = called(["compare", str(run)], capsys)
+    assert (code, out.splitlines()[-1]) == (0, f"Page: {run}/report.html")
+    page, pictures = whole(run / "report.html")  # this time with the figures, which the run was told not to draw
+    assert {"Results", "Guard", "Source by source", "Images", "Layer by layer"} <= set(page.headings)
+    assert [line for line in before.splitlines() if line not in (run / "report.html").read_text()] == []
+    assert len(pictures) > 5
+    assert called(["compare", str(run), "--output", "one.html"], capsys)[0] == 0
+    assert Path("one.html").read_text() == (run / "report.html").read_text()
 
 
 def test_what_cannot_be_compared_is_refused_in_a_sentence(run, capsys):
-    for name in ("empty", "broken", "folder.html"):
+    for name in ("empty", "folder.html"):
         Path(name).mkdir()
     Path("folder.html/kept").touch()
     Path("mine.html").write_text("mine")
-    Path("broken/results.json").write_text('{"outcomes": ')
+    shutil.copytree(run, "broken")
+    write_columns(Path("broken/results.parquet"), {"source": ["svhn"]})
     Path("link").symlink_to(run)
     shutil.copytree(run, "trained")
-    Path("trained/results.json").unlink()
-    results_of = "should be a run folder with results. Got no results.json in it."
+    Path("trained/results.parquet").unlink()
+    results_of = "should be a run folder with results. Got no results.parquet in it."
     mine = str(run)
     rows = [
         ([], "the following arguments are required: runs."),
         ([mine, "--overwrit"], "Got `overwrit`. Did you mean `overwrite`?"),
-        ([mine, "nowhere"], "should be given run folders. Got `nowhere`, which does not exist. Correct the path."),
+        ([mine, "nowhere"], "A run folder should be given. Got `nowhere`, which does not exist. Correct the path."),
         ([mine, "tiny.yaml"], "Got `tiny.yaml`, which is no folder."),
         ([mine, "empty"], f"`empty` {results_of} `detect`, or `fit` at its end, writes them."),
         (["trained"], f"`trained` {results_of}"),
         (["runs/tiny"], f"`runs/tiny` {results_of} Did you mean `{run}`?"),
         ([mine, f"{mine}/"], f"`compare` should be given each run once. Got `{run}` twice. Remove one."),
         ([mine, "link"], "Got `link` twice."),
-        ([mine, "broken"], "`broken/results.json` should be as `detect` has written it. Got "),
+        ([mine, "broken"], "`broken/results.parquet` should be as `detect` has written it. Got "),
         ([mine, "--output", "mine.html"], "Got `--output mine.html`, which exists. Add --overwrite."),
         ([mine, "--output", "away/a.html"], "Got `--output away/a.html`. Make `away`, or name another."),
-        ([mine, "--output", f"{mine}/results.json", "--overwrite"], "`--output` should end in .html."),
+        ([mine, "--output", f"{mine}/results.parquet", "--overwrite"], "`--output` should end in .html."),
         ([mine, "--output", "folder.html", "--overwrite"], "`--output` should be a place that can be written."),
     ]
     all_refused([(["compare", *words], sentence) for words, sentence in rows], capsys)

@@ -261,5 +261,5 @@ def test_a_run_in_which_all_failed_is_refused(run, broken, capsys):
     sentence = refused([*detecting(run), "--run_dir", "again"], capsys)
     words = "At least one detector should be fitted. Got 2 failures, the first of `mlp` on `nine`: `val`"
     assert sentence.startswith(words)
-    assert not Path("again/results.json").exists()
+    assert not Path("again/results.parquet").exists()
     assert only_run().is_dir()

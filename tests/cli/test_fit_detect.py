@@ -14,7 +14,8 @@ from lightning_gradood.cli import main
 from lightning_gradood.records import read_columns
 from lightning_gradood.tasks import ClassificationTask
 
-FILES = ["config.yaml", "splits.json", "results.json", "results.csv", "results.parquet", "scores.parquet", "report.html",
+FILES = ["config.yaml", "splits.json", "provenance.json", "figures.npz", "curves.parquet", "results.csv",
+         "results.parquet", "scores.parquet", "report.html",
          "checkpoints/best.ckpt", "checkpoints/last.ckpt", "detectors/nine/mlp.safetensors", "guard/guard.json"]  # fmt: skip
 
 
@@ -100,7 +101,7 @@ def test_fast_dev_run_walks_every_stage_and_leaves_folder_and_records_to_the_run
 def test_naming_a_finished_run_reports_it_again_or_trains_it_longer(run, epochs, probed, capsys):
     before = numbers(run)
     (run / "report.html").write_text("old")
-    (run / "results.json").unlink()
+    (run / "results.parquet").unlink()
     main(["detect", *FILE, "--run_dir", str(run)])
     assert not probed
     assert numbers(run) == before

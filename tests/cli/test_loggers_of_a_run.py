@@ -120,7 +120,7 @@ def test_a_run_is_found_by_project_group_verb_and_tags_and_keeps_its_guard(onlin
         online(server)
         ((_, sent),) = server.runs.items()
         folder = Path("runs/tiny", sent.about["displayName"].removeprefix("tiny/"))
-        assert (folder / "results.json").is_file()  # the run's name is its folder's
+        assert (folder / "results.parquet").is_file()  # the run's name is its folder's
         about = [sent.about[key] for key in ("project", "groupName", "jobType", "tags")]
         assert about == ["lightning_gradood", "tiny", "detect", ["CifarResNet", "DigitsSource", "AllOnes"]]
         assert sent.summary["detection/mean/mlp/val/auroc"] == results(folder)["mean"]["mlp"]["val"]["auroc"]

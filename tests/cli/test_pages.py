@@ -7,10 +7,11 @@ import pytest
 from browser import WIDTHS, check, look_at
 from pages import Page, whole
 from PIL import Image
-from tiny import WITH_FIGURES, detect, results
+from tiny import FILE, WITH_FIGURES, detect, results
 
 from lightning_gradood.cli import main
-from lightning_gradood.report import ReportCallback
+from lightning_gradood.records import read_columns
+from lightning_gradood.report import Run
 
 HEADINGS = {"tiny", "Results", "Guard", "Time", "Images in each split", "Command", "Environment"}
 MORE = {"Trained on one source, tested on another", "What attacks did", "ROC curves", "Scores", "Heat maps", "Images"}
@@ -58,18 +59,64 @@ def test_figures_are_written_in_formats_and_with_titles_as_papers_want_them(run,
     assert {path.suffix for path in (folder / "figures").iterdir()} == {".pdf"}
 
 
-def test_attacked_samples_are_pairs_of_one_image_with_its_predictions(run, monkeypatch):
-    found = []
-    monkeypatch.setattr(ReportCallback, "on_detect_end", lambda self, trainer, report: found.append(report))
+def test_attacked_samples_are_pairs_of_one_image_with_its_predictions(run):
     fgsm = "{fgsm: {class_path: FGSM, init_args: {eps: 0.1}}}"
-    detect(run, "x", "--data.perturbations.attacks", fgsm, "--data.keep_pixels", "uint8")
-    ((name, pairs),) = found[0].pairs.items()
+    found = Run.read(detect(run, "x", "--data.perturbations.attacks", fgsm, "--data.keep_pixels", "uint8"))
+    ((name, pairs),) = found.arrays["attacked_samples"].items()
     assert name == "fgsm"
-    change = np.abs(pairs.attacked.astype(int) - pairs.clean).max(axis=(1, 2, 3))
+    change = np.abs(pairs["attacked"].astype(int) - pairs["clean"]).max(axis=(1, 2, 3))
     assert (change > 0).all()
     assert (change <= 0.1 * 255 + 1).all()  # FGSM's bound: another image would be far away
-    known = {(facts.prediction) for facts in found[0].facts.values()}
-    assert {word for pair in pairs.predictions for word in pair} <= known
+    known = set(read_columns(found.folder / "scores.parquet")["prediction"])
+    assert set(pairs["predictions"].flat) <= known
+
+
+PARAMETRIZED = """
+from functools import partial
+
+from torch.nn.utils import parametrizations, prune
+
+from lightning_gradood.networks import CifarResNet
+
+
+def network(name: str) -> CifarResNet:
+    found = CifarResNet(1, 3)
+    half = partial(prune.l1_unstructured, name="weight", amount=0.5)
+    (half if name == "prune" else getattr(parametrizations, name))(found.conv1)
+    return found
+"""
+
+
+@pytest.mark.filterwarnings("ignore:NO WEIGHTS")
+def test_networks_whose_first_weight_is_computed_in_each_forward_pass_are_told_of_with_all_figures(module, capsys):
+    module("theirs", PARAMETRIZED)
+    for name in ("weight_norm", "spectral_norm", "prune"):
+        network = ["--model.network", "theirs.network", "--model.network.name", name]
+        main(["detect", *FILE, *WITH_FIGURES, *network, "--data.train", "null", "--run_dir", name])
+        assert "is left out" not in capsys.readouterr().err
+        assert {"first_layer.png", "roc_mlp.png"} <= {path.name for path in Path(name, "figures").iterdir()}
+        assert Path(name, "guard/guard.json").is_file()
+
+
+def test_telling_that_fails_is_a_warning_and_results_scores_and_guard_are_there(run, capsys, monkeypatch):
+    def fail(*_):
+        raise ValueError("no ink")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("lightning_gradood.report.loggers.run_page", fail)
+        patch.setattr("lightning_gradood.report.loggers.log_run", fail)
+        patch.setattr("lightning_gradood.report.figure_data.first_layer", fail)
+        folder = detect(run, "silent", *WITH_FIGURES)
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: ")]
+    assert said == [
+        "warning: what the figure `first_layer` needs is left out: ValueError: no ink",
+        "warning: the page is left out: ValueError: no ink",
+        "warning: what ReportCallback tells is left out: ValueError: no ink",
+    ]
+    assert not (folder / "report.html").exists()
+    assert (folder / "guard/guard.json").is_file()
+    main(["compare", str(folder)])
+    assert {"Results", "Guard", "ROC curves"} <= set(whole(folder / "report.html")[0].headings)
 
 
 def test_the_page_of_a_run_looks_right_in_a_browser(drawn, tmp_path_factory):

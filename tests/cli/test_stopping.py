@@ -94,7 +94,7 @@ def test_a_run_that_was_stopped_keeps_what_it_has_read_and_the_next_reads_only_t
                                    "reads only the rest.")  # fmt: skip
     assert begun(0) < IMAGES / 5, "it went on to the end"
     assert "ERROR stopped by SIGTERM" in Path("out/run.log").read_text()
-    assert not Path("out/results.json").exists()
+    assert not Path("out/results.parquet").exists()
     assert_kept(begun(0) - 1)
     main(COMMAND)
     assert sum(probed) == IMAGES - 5 * (begun(0) - 1)
@@ -129,7 +129,7 @@ def test_two_processes_end_together_and_keep_what_they_have_read(command, number
     if code > 1:
         assert f"error: stopped by {number.name}. What was read" in error
         assert "Traceback" not in error
-    assert not Path("out/results.json").exists()
+    assert not Path("out/results.parquet").exists()
     if number == signal.SIGKILL:
         assert_kept(begun(1) - 1)
     else:

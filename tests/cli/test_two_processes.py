@@ -61,8 +61,9 @@ def test_detect_reads_each_image_once_and_gives_the_numbers_of_one_process(run):
 def test_fit_leaves_one_folder_and_detect_reads_the_records_of_the_other_number_of_processes(probed):
     assert "Starting with 2 processes" in launched(["fit", *FILE, "--trainer.max_epochs", "1"])
     folder = only_run()
-    files = {"config.yaml", "run.log", "splits.json", "report.html", "results.json", "results.csv", "results.parquet",
-             "scores.parquet", "checkpoints", "detectors", "guard", "logs"}  # fmt: skip
+    files = {"config.yaml", "run.log", "splits.json", "report.html", "provenance.json", "results.csv",
+             "results.parquet", "scores.parquet", "curves.parquet",
+             "figures.npz", "checkpoints", "detectors", "guard", "logs"}  # fmt: skip
     assert {path.name for path in folder.iterdir()} == files
     assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == ["best.ckpt", "last.ckpt"]
     assert len(list((folder / "logs").iterdir())) == 1

@@ -1,6 +1,5 @@
 """A tiny experiment on bundled images, and ways to call the command line on it."""
 
-import json
 import re
 import shutil
 from contextlib import redirect_stdout
@@ -12,6 +11,8 @@ from shared import shared
 
 from lightning_gradood.cli import main
 from lightning_gradood.data import DigitsSource
+from lightning_gradood.report import Run
+from lightning_gradood.report.tables import by_detector, mean_numbers
 
 CONFIG = """
 seed_everything: 0
@@ -116,8 +117,13 @@ def only_run(experiment="tiny"):
 
 
 def results(folder):
-    """The results of a run."""
-    return json.loads(Path(folder, "results.json").read_text())
+    """The results of a run as plain values, without scores."""
+    run = Run.read(Path(folder))
+    outcomes = [{name: value for name, value in vars(one).items() if name != "scores"} for one in run.outcomes]
+    means = {name: mean_numbers(group) for name, group in by_detector(run.outcomes).items()}
+    failures = [vars(one) for one in run.failures]
+    about = {"experiment": run.experiment, "provenance": run.provenance, "failures": failures}
+    return about | {"outcomes": outcomes, "mean": means}
 
 
 def numbers(folder):

@@ -1,6 +1,5 @@
 """The examples of how to add something run through the real command line, by their class paths."""
 
-import json
 import sys
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import pytest
 from sklearn.datasets import load_sample_images
 
 from lightning_gradood.cli import main
+from lightning_gradood.report import Run
 
 ROOT = Path(__file__).parents[2]
 FLAGS = {
@@ -38,11 +38,11 @@ def test_the_examples_run(tmp_path, monkeypatch):
     finally:
         for name in ("label_design", "probe_and_detector", "attack_and_corruption", "source"):
             sys.modules.pop(name, None)
-    found = json.loads(Path("run/results.json").read_text())
-    assert found["failures"] == []
-    assert {one["source"] for one in found["outcomes"]} >= {"step", "dead", "photos"}
-    assert {one["detector"] for one in found["outcomes"]} == {"mlp", "unusual_gap"}
-    assert all(0 <= one["metrics"]["test"]["auroc"] <= 1 for one in found["outcomes"])
-    assert "photos/gradients/anything_else" in found["provenance"]["records"]
+    found = Run.read(Path("run"))
+    assert found.failures == []
+    assert {one.source for one in found.outcomes} >= {"step", "dead", "photos"}
+    assert {one.detector for one in found.outcomes} == {"mlp", "unusual_gap"}
+    assert all(0 <= one.metrics["test"]["auroc"] <= 1 for one in found.outcomes)
+    assert "photos/gradients/anything_else" in found.provenance["records"]
     assert Path("run/guard/guard.json").is_file()
     assert Path("run/detectors/photos/unusual_gap.safetensors").is_file()

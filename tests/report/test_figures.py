@@ -15,22 +15,29 @@ from matplotlib.figure import Figure
 from PIL import Image
 from sklearn import metrics as sklearn_metrics
 
-from lightning_gradood.report import ReportSettings, activation_norms, layer_norms, method_rocs, sample_sheet
-from lightning_gradood.report.bundle import ImagePairs
+from lightning_gradood.report import ReportSettings
+from lightning_gradood.report.figure_data import boxes
 from lightning_gradood.report.figures import draw_figures, write_figures
-from lightning_gradood.report.image_figures import attacked_samples
-from lightning_gradood.report.network_figures import representative_layers, weight_gradients
-from lightning_gradood.report.plots import (
+from lightning_gradood.report.image_figures import attacked_samples, sample_sheet
+from lightning_gradood.report.network_figures import (
+    activation_norms,
+    layer_norms,
+    representative_layers,
+    weight_gradients,
+)
+from lightning_gradood.report.score_figures import (
     CHANGED_COLOUR,
+    detector_bars,
     heat_map,
     line_styles,
+    method_rocs,
     precision_recall_curves,
     roc_curves,
     score_histograms,
 )
 from lightning_gradood.report.tables import matrices
 
-from .examples import LAYERS, crossed, outcome, report
+from .examples import LAYERS, NORMS, OUTCOMES, PLAIN, SAMPLES, crossed, outcome, run
 
 SHOWN = {"svhn": "SVHN", "places/lsun": "places/lsun"}
 
@@ -50,7 +57,7 @@ def rendered(figure):
 
 
 def test_roc_lines_and_their_insets_are_those_of_scikit_learn():
-    outcomes = report().outcomes[:2]
+    outcomes = OUTCOMES[:2]
     figure = roc_curves(outcomes)
     (axes,) = figure.axes
     (inset,) = axes.child_axes
@@ -65,10 +72,10 @@ def test_roc_lines_and_their_insets_are_those_of_scikit_learn():
         assert small.get_drawstyle() == "steps-post"
         for rate in (2e-3, 0.02, 0.3):
             assert small.get_ydata()[small.get_xdata() <= rate].max() == true[false <= rate].max()
-    scores = {"good": [0.0, 1.0, 2.0, 3.0], "bad": [3.0, 2.0, 1.0, 0.0]}
-    of_methods = {name: {"labels": np.array([0, 0, 1, 1]), "scores": np.array(one)} for name, one in scores.items()}
-    (axes,) = method_rocs("smoke", of_methods).axes
-    assert [line.get_label() for line in axes.lines][1:] == ["good 100.00", "bad 0.00"]
+    methods = {"MLP": OUTCOMES[0], "Energy": OUTCOMES[2]}
+    (axes,) = method_rocs("svhn", methods).axes
+    percents = [f"{100 * one.metrics['test']['auroc']:.2f}" for one in methods.values()]
+    assert [line.get_label() for line in axes.lines][1:] == [f"MLP {percents[0]}", f"Energy {percents[1]}"]
 
 
 @pytest.mark.parametrize(("gap", "beside"), [(2.0, False), (-2.0, True)])
@@ -84,7 +91,7 @@ def test_the_inset_covers_no_line(gap, beside):
 
 
 def test_precision_recall_steps_enclose_the_average_precision_of_scikit_learn():
-    outcomes = report().outcomes[:2]
+    outcomes = OUTCOMES[:2]
     figure = precision_recall_curves(outcomes)
     for line, label, expected in zip(figure.axes[0].lines, legend(figure), outcomes, strict=True):
         test = expected.scores["test"]
@@ -150,19 +157,18 @@ def test_boxes_are_the_quartiles_of_log10_of_layers_chosen_evenly():
     assert max(stages) - min(stages) <= 1
     small = {"0.weight 0.bias 1.weight 1.bias": [0, 2], "fc.weight fc.bias": [0], "scale": [0], "a.conv.weight b": [0]}
     assert {names: representative_layers(names.split()) for names in small} == small
-    example = report()
-    figure = layer_norms(example.norms, LAYERS)
+    figure = layer_norms(PLAIN["layer_norms"])
     (axes,) = figure.axes
     assert len(axes.patches) == 3 * len(columns)
     first = axes.patches[0].get_path().vertices[:, 1]
-    values = np.log10(example.norms["normal"][:, columns[0]])
+    values = np.log10(NORMS["normal"][:, columns[0]])
     assert [first.min(), first.max()] == pytest.approx(np.percentile(values, [25, 75]))
     assert texts(axes.get_xticklabels())[:2] == ["conv1", "layer1.0.conv2"]
     assert legend(figure) == ["normal (40)", "SVHN (40)", "places/lsun (40)"]
-    zero = rendered(layer_norms({"normal": np.zeros((5, len(LAYERS)))}, LAYERS))
+    zero = rendered(layer_norms(boxes({"normal": np.zeros((5, len(LAYERS)))}, LAYERS)))
     assert zero.axes[0].patches[0].get_path().vertices[:, 1].max() == pytest.approx(-30)
-    features = {name: np.ones((647, 4)) for name in ("normal", *(f"source_{number}" for number in range(8)))}
-    figure = rendered(activation_norms(features, ["relu.0", "relu.1", "layer1.0", "layer1.1"]))
+    norms = {name: np.ones((647, 2)) for name in ("normal", *(f"source_{number}" for number in range(8)))}
+    figure = rendered(activation_norms(boxes(norms, ["relu", "layer1"])))
     box = figure.legends[0].get_window_extent()  # of few layers and many sources
     assert 0 <= box.x0 < box.x1 <= figure.bbox.width
     assert texts(figure.axes[0].get_xticklabels()) == ["relu", "layer1"]
@@ -178,10 +184,9 @@ def test_gradients_share_a_scale_and_say_their_norm():
 
 
 def test_the_sheet_shows_the_pixels_and_names_stay_inside():
-    samples = report().samples
-    figure = sample_sheet(samples)
+    figure = sample_sheet(SAMPLES)
     assert [axes.get_ylabel() for axes in figure.axes] == ["normal", "SVHN", "places/lsun"]
-    for axes, images in zip(figure.axes, samples.values(), strict=True):
+    for axes, images in zip(figure.axes, SAMPLES.values(), strict=True):
         (shown,) = axes.images
         assert shown.get_interpolation() == "nearest"
         assert np.array_equal(shown.get_array()[:, 34:66], images[1])  # 32 pixels and a gap of 2 before it
@@ -198,7 +203,7 @@ def pairs(change, predictions=(("3", "3"), ("4", "9"))):
     clean = np.full((2, 8, 8, 1), 100, dtype=np.uint8)
     attacked = clean.copy()
     attacked[1, 2:4, 3:5] += change
-    return ImagePairs(clean, attacked, list(predictions))
+    return {"clean": clean, "attacked": attacked, "predictions": np.array(predictions)}
 
 
 def test_attacked_samples_show_the_difference_as_many_times_as_their_head_says():
@@ -255,45 +260,72 @@ def test_colours_are_distinct_and_the_same_in_every_figure():
     styles = line_styles(["normal", *sources])
     assert len(set(styles.values())) == 21
     assert line_styles(sources) == styles
-    (axes,) = layer_norms({"normal": np.ones((3, 2)), "svhn": np.ones((3, 2))}, ["a.weight", "b.weight"]).axes
+    (axes,) = layer_norms(boxes({"normal": np.ones((3, 2)), "svhn": np.ones((3, 2))}, ["a.weight", "b.weight"])).axes
     (roc,) = roc_curves([outcome()]).axes
     assert matplotlib.colors.same_color(axes.patches[-1].get_facecolor(), roc.lines[-1].get_color())
 
 
+def test_bars_are_the_aurocs_from_chance_or_from_zero():
+    figure = detector_bars(OUTCOMES)
+    (axes,) = figure.axes
+    aurocs = [100 * one.metrics["test"]["auroc"] for one in OUTCOMES]
+    means = [np.mean(aurocs[:2]), np.mean(aurocs[2:])]
+    heights = [bar.get_height() for bar in axes.patches]
+    assert heights == pytest.approx([*aurocs[:2], means[0], *aurocs[2:], means[1]])
+    assert (axes.get_ylim()[0], texts(axes.get_xticklabels())) == (50, ["svhn", "places/lsun", "mean"])
+    worse = detector_bars([outcome("svhn", gap=-2.0), outcome("svhn", "energy", 2.0)])
+    assert worse.axes[0].get_ylim()[0] == 0
+    assert legend(worse) == ["mlp", "energy"]
+
+
 def test_what_a_run_has_is_drawn_and_nothing_global_is_touched():
     settings, names, weights = dict(mpl.rcParams), ("normal", "cw", "svhn", "lsun"), np.ones((4, 3, 3, 3))
-    first = {"name": "conv1.weight", "weights": weights, "gradients": dict.fromkeys(names, weights)}
-    figures = draw_figures(
-        report(
-            pairs={"cw": pairs(5)},
-            features={"normal": np.ones((5, 4)), "svhn": np.ones((5, 4))},
-            feature_names=["relu.0", "relu.1", "layer1.0", "layer1.1"],
-            first_layer=first | {"images": dict.fromkeys(names, np.zeros((8, 8, 3), np.uint8))},
-        )
-    )
+    arrays = {
+        "activation_norms": boxes({"normal": np.ones((5, 2)), "svhn": np.ones((5, 2))}, ["relu", "layer1"]),
+        "first_layer": {
+            "name": "conv1.weight",
+            "weights": weights,
+            "gradients": dict.fromkeys(names, weights),
+            "images": dict.fromkeys(names, np.zeros((8, 8, 3), np.uint8)),
+        },
+        "attacked_samples": {"cw": pairs(5)},
+    }
+    figures = draw_figures(run(arrays=PLAIN | arrays))
     kinds = [f"{kind}_{name}" for name in ("mlp", "energy") for kind in ("roc", "precision_recall", "scores")]
     others = ["layer_norms", "activation_norms", "first_layer", "samples", "attacked_samples"]
-    assert list(figures) == [*kinds, *others]
+    assert list(figures) == ["aurocs", *kinds, *others]
     titles = [axes.get_title() for axes in figures["first_layer"].axes]
     assert titles[2::2] == ["normal", "C&W", "LSUN"]  # an image of the first anomaly and one of the last
     assert figures["roc_mlp"].get_suptitle() == "ROC of MLP, test split"
     transferred = [one for one in crossed(["a/b c", "d"]) if one.detector == "mlp"]
-    plain = draw_figures(report(outcomes=transferred, norms={}, samples={}), titles=False)
-    assert list(plain) == ["roc_mlp", "precision_recall_mlp", "scores_mlp", "matrix_mlp"]
-    assert {figure.get_suptitle() for figure in plain.values()} == {""}
+    plain = draw_figures(run(transferred, arrays={}))
+    assert list(plain) == ["aurocs", "roc_mlp", "precision_recall_mlp", "scores_mlp", "matrix_mlp"]
     assert [axes.get_title()[:5] for axes in plain["scores_mlp"].axes] == ["a/b c", "d: AU"]
-    assert "roc_a_b_c" in draw_figures(report(outcomes=[outcome("svhn", "a/b c")], norms={}, samples={}))
+    assert "roc_a_b_c" in draw_figures(run([outcome("svhn", "a/b c")], arrays={}))
     assert plt.get_fignums() == []
     assert dict(mpl.rcParams) == settings
 
 
-def test_every_format_is_a_file_that_others_read_and_equal_reports_give_equal_files(tmp_path):
-    small = report(outcomes=report().outcomes[:1], norms={}, layer_names=[])
-    paths = write_figures(small, tmp_path / "one", ReportSettings(["pdf", "svg", "png"]))
-    names = ["roc_mlp", "precision_recall_mlp", "scores_mlp", "samples"]
-    folder = tmp_path / "one/figures"
-    assert paths == [folder / f"{name}.{kind}" for name in names for kind in ("pdf", "svg", "png")]
-    for path in write_figures(small, tmp_path / "two", ReportSettings(["pdf", "svg"])):
+def test_a_figure_that_fails_is_left_out_with_a_line_that_names_it(capsys):
+    broken = run(arrays=PLAIN | {"first_layer": {"name": "conv1.weight"}})
+    pictures = write_figures(broken, ReportSettings(["svg"], titles=False))
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: ")]
+    assert said == ["warning: the figure first_layer is left out: KeyError: 'images'"]
+    assert {"samples", "roc_mlp"} <= pictures.keys()
+    assert {path.stem for path in (broken.folder / "figures").glob("*.svg")} == set(pictures)
+    assert {picture[:4] for picture in pictures.values()} == {b"\x89PNG"}
+
+
+def test_every_format_is_a_file_that_others_read_and_equal_runs_give_equal_files():
+    one, two = (run(OUTCOMES[:1], arrays={"samples": SAMPLES}) for _ in range(2))
+    pictures = write_figures(one, ReportSettings(["pdf", "svg", "png"]))
+    names = ["aurocs", "roc_mlp", "precision_recall_mlp", "scores_mlp", "samples"]
+    folder = one.folder / "figures"
+    paths = sorted(folder / f"{name}.{kind}" for name in names for kind in ("pdf", "svg", "png"))
+    assert sorted(folder.iterdir()) == paths
+    assert {name: (folder / f"{name}.png").read_bytes() for name in names} == pictures
+    assert write_figures(two, ReportSettings(["pdf", "svg"])) == pictures
+    for path in (two.folder / "figures").iterdir():
         assert path.read_bytes() == (folder / path.name).read_bytes()
     for path in paths:
         content = path.read_bytes()

@@ -14,11 +14,11 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from PIL import Image
 
 from lightning_gradood.report import LoggingSettings, apply_dashboard, offline_without_account
-from lightning_gradood.report.loggers import log_report
-from lightning_gradood.report.results import results_table
+from lightning_gradood.report.loggers import log_run
+from lightning_gradood.report.run_writer import results_table
 from lightning_gradood.report.tables import curve_rows, detection_scalars
 
-from .examples import report
+from .examples import OUTCOMES, SAMPLES, run
 from .wandb_reader import read_offline_run
 
 # In a process of its own, as a run of ours is: W&B keeps a service and settings for the life of a process. Each run
@@ -27,20 +27,23 @@ LOG_TO_WANDB = """
 import sys
 from pathlib import Path
 from lightning.pytorch.loggers import WandbLogger
-from lightning_gradood.report.loggers import log_report
-from report.examples import report
+from lightning_gradood.report.figures import write_figures
+from lightning_gradood.report.loggers import log_run
+from report.examples import SAMPLES, run
 
 for name, options in {"plain": {}, "prefixed": {"prefix": "mine"}, "disabled": {"mode": "disabled"}}.items():
     folder = Path(sys.argv[1], name)
-    (folder / "figures").mkdir(parents=True)
-    (folder / "figures" / "samples.png").write_bytes(b"of an earlier report")
+    folder.mkdir()
+    found = run(arrays={"samples": SAMPLES})
     logger = WandbLogger(project="test", save_dir=folder, **options)
     for step in (500, 1000):
         logger.log_metrics({"train/loss": 1.0 / step}, step=step)
-    log_report(report(norms={}, layer_names=[]), [logger], folder, figures=name == "plain")
+    log_run(found, [logger], write_figures(found) if name == "plain" else {})
     logger.experiment.finish()
+    if name == "plain":
+        print(found.folder)
 """
-SCALARS, CURVES = detection_scalars(report().outcomes), curve_rows(report().outcomes)
+SCALARS, CURVES = detection_scalars(OUTCOMES), curve_rows(OUTCOMES)
 
 
 def test_wandb_gets_every_number_under_its_key_curves_against_their_epochs_the_table_and_the_figures(tmp_path):
@@ -71,11 +74,11 @@ def test_wandb_gets_every_number_under_its_key_curves_against_their_epochs_the_t
         assert run.summary[key] == {kept.__name__: kept(run.values(key))}
     (entry,) = run.values("results")
     table = json.loads((run.files / entry["path"]).read_text())
-    written = results_table(report().outcomes)
+    written = results_table(OUTCOMES)
     rows = [row for row in zip(*written.values(), strict=True) if row[list(written).index("value")] is not None]
     assert (entry["_type"], table["columns"], table["data"]) == ("table-file", list(written), [*map(list, rows)])
-    figures = sorted((tmp_path / "plain" / "figures").glob("*.png"))
-    assert len(figures) == 7
+    figures = sorted(Path(done.stdout.strip(), "figures").glob("*.png"))
+    assert len(figures) == 8
     for path in figures:
         (entry,) = run.values(f"figures/{path.stem}")
         (name,) = entry["filenames"]
@@ -88,14 +91,14 @@ def test_csv_gets_the_numbers_after_those_of_the_fit_and_no_files(tmp_path):
     logger = CSVLogger(tmp_path, name="run", version="v")
     logger.log_metrics({"train/loss": 0.5}, step=1000)
     logger.finalize("success")
-    log_report(report(), [logger], tmp_path)
+    log_run(run(), [logger], {})
     with (tmp_path / "run" / "v" / "metrics.csv").open(newline="") as file:
         rows = [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(file)]
     first, *curves, last = rows
     assert first == {"train/loss": 0.5, "step": 1000}
     assert last == SCALARS | {"step": 0}
     assert curves == [values | {"step": epoch} for epoch, values in CURVES]
-    log_report(report(), [], tmp_path)
+    log_run(run(), [], {})
     assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["metrics.csv"]
 
 
@@ -106,7 +109,7 @@ def test_tensorboard_gets_numbers_and_figures(tmp_path):
     logger = TensorBoardLogger(str(tmp_path), name="run", version="v")
     logger.log_metrics({"train/loss": 0.5}, step=1000)
     logger.finalize("success")  # as after the classifier's fit
-    log_report(report(norms={}, layer_names=[]), [logger], tmp_path)
+    log_run(run(arrays={"samples": SAMPLES}), [logger], {"samples": b"PNG"})
     logger.finalize("success")
     events = EventAccumulator(str(tmp_path / "run" / "v"), size_guidance={"images": 0, "scalars": 0}).Reload()
     for key, value in SCALARS.items():
@@ -116,7 +119,7 @@ def test_tensorboard_gets_numbers_and_figures(tmp_path):
     epochs, values = zip(*((epoch, values[key]) for epoch, values in CURVES if key in values), strict=True)
     assert [event.step for event in events.Scalars(key)] == [*epochs]
     assert [event.value for event in events.Scalars(key)] == pytest.approx(values)
-    assert len(events.Tags()["images"]) == 7
+    assert len(events.Tags()["images"]) == 8
 
 
 KEY = "0" * 40  # nobody's

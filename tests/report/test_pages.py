@@ -1,27 +1,24 @@
 """The page of a run and of several: all that the console and the files say, the best in bold, names escaped."""
 
-import json
 import math
 import re
 from functools import partial
 from pathlib import Path
 
 import pytest
-import yaml
 from asserts import assert_refused
 
-from lightning_gradood.report import GuardSummary, as_png, comparison_page, comparison_text, read_runs
+from lightning_gradood.records import write_columns
+from lightning_gradood.report import GuardSummary, Run, as_png, comparison_page, comparison_text, read_runs
 from lightning_gradood.report.comparison import auroc_figures, compared, compared_means
-from lightning_gradood.report.figures import as_pngs, draw_figures, write_figures
-from lightning_gradood.report.page import Grid
-from lightning_gradood.report.results import write_results
-from lightning_gradood.report.run_page import run_page
-from lightning_gradood.report.tables import result_table
+from lightning_gradood.report.image_figures import sample_sheet
+from lightning_gradood.report.pages import run_page
+from lightning_gradood.report.tables import Table, result_table
 
-from .examples import crossed, outcome, report
+from .examples import OUTCOMES, SAMPLES, crossed, outcome, run, written
 
 METRICS = {"digit": {"test/auroc": 0.9123, "test/flagged": 0.5}, "normal": {"test/flagged": 0.023}}
-GUARD = GuardSummary("`mlp`, fitted on digit. It may flag 5 % of normal images.", "images", METRICS, "gradood score X")
+GUARD = GuardSummary("`mlp`, fitted on digit. It may flag 5 % of normal images.", "images", METRICS, "mlp", 0.05)
 NO_GUARD = GuardSummary("No guard is saved: too few images.")
 
 
@@ -38,26 +35,32 @@ def headings(page):
     return re.findall(r"<h[123]>(.*?)</h", page)
 
 
-def test_every_number_of_the_printed_table_the_guard_and_attacks_is_on_the_page_where_there_is_one(tmp_path):
-    found = report()
-    page = run_page(found, GUARD, {}, tmp_path)
+def test_every_number_of_the_printed_table_the_guard_and_attacks_is_on_the_page_where_there_is_one():
+    found = run(guard=GUARD)
+    page = run_page(found, {})
     table, shown = result_table(found.outcomes), words(page)
     assert len(table.rows) == 4
     assert [text for row in (*table.rows, *table.means) for text in row if text not in shown] == []
     assert [note for note in table.notes if note.replace("'", "&#39;") not in shown] == []
     assert "mlp , fitted on digit. It may flag 5 % of normal images." in shown
     assert "images AUROC flagged, % digit 91.23 50.0 normal - 2.3" in shown
-    assert "gradood score X" in shown
+    assert f"lightning_gradood score --guard {found.folder}/guard FOLDER" in shown
     sometimes = {"What attacks did", "Trained on one source, tested on another"}
     assert not sometimes & set(headings(page))
     assert "<img" not in page
-    shown = words(run_page(found, NO_GUARD, {}, tmp_path))
+    shown = words(run_page(run(guard=NO_GUARD), {}))
     assert "No guard is saved: too few images." in shown
     assert "It scores any image" not in shown
-    attack = {"attack": "a.b.FGSM", "settings": {"eps": 0.125}, "images": 77, "attack_success": 0.5, "attack_l2": 1.25}
-    made = {"svhn": attack, "outliers": {"attack": "a.b.Blur", "settings": {}, "images": 77}}
+    attack = {
+        "class_path": "a.b.FGSM",
+        "init_args": {"eps": 0.125},
+        "images": 77,
+        "attack_success": 0.5,
+        "attack_l2": 1.25,
+    }
+    made = {"svhn": attack, "outliers": {"class_path": "a.b.Blur", "init_args": {}, "images": 77}}
     outcomes = crossed(["svhn", "lsun"])
-    page = run_page(report(outcomes=outcomes, provenance={"perturbations": made}), GUARD, {}, tmp_path)
+    page = run_page(run(outcomes, provenance={"perturbations": made}), {})
     assert sometimes <= set(headings(page))
     assert "FGSM eps=0.125 77 50.00 1.250 -" in words(page)
     assert "Blur" not in page  # a detector is trained on it, none is tested on it
@@ -65,10 +68,10 @@ def test_every_number_of_the_printed_table_the_guard_and_attacks_is_on_the_page_
     assert [text for text in numbers if text not in words(page)] == []
 
 
-def test_the_best_of_each_source_is_bold_and_the_best_mean_is_named(tmp_path):
+def test_the_best_of_each_source_is_bold_and_the_best_mean_is_named():
     outcomes = [outcome("svhn", "mlp", 3.0), outcome("lsun", "mlp", 0.5), outcome("svhn", "energy", 0.2)]
     outcomes += [outcome("lsun", "energy", 3.0, seed=1)]
-    page = run_page(report(outcomes=outcomes), GUARD, {}, tmp_path)
+    page = run_page(run(outcomes), {})
     aurocs = {(one.source, one.detector): one.metrics["test"]["auroc"] for one in outcomes}
     mean = {name: (aurocs["svhn", name] + aurocs["lsun", name]) / 2 for name in ("mlp", "energy")}
     highest = max(mean, key=mean.get)
@@ -77,36 +80,19 @@ def test_the_best_of_each_source_is_bold_and_the_best_mean_is_named(tmp_path):
     assert f"mean AUROC over 2 sources on the test split, {100 * mean[highest]:.2f} %, is that of {highest}" in page
 
 
-def test_names_are_escaped_and_figures_stand_in_sections(tmp_path):
+def test_names_are_escaped_and_figures_stand_in_sections():
     name = '<script>alert("x")</script>'
-    small = report(outcomes=report().outcomes[:1], norms={}, layer_names=[])
-    pixel = as_png(draw_figures(small)["samples"])
-    figures = dict.fromkeys((f"roc_{name}", "samples", "scores_mlp", "of_another_version", "roc_energy"), pixel)
-    page = run_page(report(experiment=name, outcomes=[outcome(name, name)]), NO_GUARD, figures, tmp_path)
+    pixel = as_png(sample_sheet(SAMPLES))
+    figures = dict.fromkeys((f"roc_{name}", "samples", "scores_mlp", "aurocs", "roc_energy"), pixel)
+    page = run_page(run([outcome(name, name)], name=name), figures)
     assert "<script" not in page
     assert page.count("&lt;script&gt;") > 5
     assert page.count('src="data:image/png;base64,') == 5
-    wanted = ["ROC curves", "Scores", "Images", "More figures"]
+    wanted = ["Source by source", "ROC curves", "Scores", "Images"]
     assert [one for one in headings(page) if one in wanted] == wanted
-    paths = write_figures(small, tmp_path)
-    kept, drawn = (as_pngs(small, files) for files in (paths, [path.with_suffix(".pdf") for path in paths]))
-    assert list(kept) == list(drawn) == list(draw_figures(small))
-    assert [kept[path.stem] for path in paths] == [path.read_bytes() for path in paths]
-    assert {png[:4] for png in drawn.values()} == {b"\x89PNG"}
-    assert as_pngs(small, []) == {}
-    lines = Grid(["model", "source"], [["a", "x"], ["a", "y"], ["b", "x"]]).lines  # a head that repeats is shown once
+    lines = Table(["model", "source"], [["a", "x"], ["a", "y"], ["b", "x"]]).lines  # a head that repeats is shown once
     shown = [[(cell.text, cell.rows) for cell in line] for line in lines]
     assert shown == [[("a", 2), ("x", 1)], [("y", 1)], [("b", 1), ("x", 1)]]
-
-
-def write_run(folder, outcomes, config=None, accuracy=None):
-    """Write a run's results as `detect` does."""
-    folder.mkdir(parents=True)
-    classifier = {"classifier": {"images": 50, "accuracy": accuracy}} if accuracy else {}
-    write_results(report(outcomes=outcomes, provenance=classifier), folder)
-    if config is not None:
-        (folder / "config.yaml").write_text(yaml.safe_dump(config))
-    return folder
 
 
 @pytest.fixture
@@ -116,13 +102,16 @@ def folders(tmp_path):
     two = [outcome("svhn", gap=1.5, seed=3), outcome("lsun", gap=2.5, seed=4), outcome("bim", seed=5)]
     first = {"seed": 0, "data": {"limit": 20, "attacks": None}, "run_dir": "a", "gone": {"x": 1}}
     second = {"seed": 0, "data": {"limit": 30, "attacks": None}, "run_dir": "b", "models": ["<b>"]}
-    return [write_run(tmp_path / "x/a", one, first, 0.75), write_run(tmp_path / "x/b", two, second)]
+    known = {"classifier": {"images": 50, "accuracy": 0.75}}
+    return [
+        written(tmp_path / "x/a", one, config=first, provenance=known),
+        written(tmp_path / "x/b", two, config=second, provenance={}),
+    ]
 
 
 def aurocs_of(folder):
-    """Source and detector to AUROC, as the file has it."""
-    outcomes = json.loads((folder / "results.json").read_text())["outcomes"]
-    return {(one["source"], one["detector"]): one["metrics"]["test"]["auroc"] for one in outcomes}
+    """Source and detector to AUROC."""
+    return {(one.source, one.detector): one.metrics["test"]["auroc"] for one in Run.read(folder).outcomes}
 
 
 def test_runs_are_compared_by_their_files_and_means_are_over_shared_sources(folders):
@@ -161,37 +150,45 @@ def test_what_is_not_of_the_paper_s_protocol_or_no_number_is_left_out_and_names_
     none.metrics["test"]["auroc"] = math.nan
     one = [outcome("svhn", trained_on="svhn"), outcome("svhn", seed=1, trained_on="bim"), none]
     two = [outcome("svhn", seed=3, trained_on="others")]
-    runs = read_runs([write_run(tmp_path / name / "seed_0", found) for name, found in (("a", one), ("b", two))])
+    runs = read_runs([written(tmp_path / name / "seed_0", found) for name, found in (("a", one), ("b", two))])
     assert [run.name for run in runs] == [str(Path("a/seed_0")), str(Path("b/seed_0"))]
-    found = [{pair: auroc.value for pair, auroc in run.aurocs.items()} for run in runs]
+    found = [{pair: row[place].value for pair, row in compared(runs).items() if row[place]} for place in (0, 1)]
     assert found == [{("svhn", "mlp"): first.metrics["test"]["auroc"]} for first in (one[0], two[0])]
 
 
-def test_a_chart_has_a_bar_for_each_auroc_from_chance_or_from_zero(folders, tmp_path):
+def test_a_chart_has_a_bar_for_each_auroc(folders):
     runs = read_runs(folders)
     figures, rows = auroc_figures(runs), compared(runs)
     for detector in ("mlp", "energy"):
         heights = sorted(bar.get_height() for bar in figures[f"AUROC of {detector}"].axes[0].patches)
         values = [100 * one.value for (_, name), found in rows.items() if name == detector for one in found if one]
         assert heights == pytest.approx(sorted(values))
-    assert figures["AUROC of mlp"].axes[0].get_ylim()[0] == 50
-    worse = write_run(tmp_path / "worse", [outcome("svhn", gap=-2.0), outcome("svhn", "energy", 2.0)])
-    (alone,) = auroc_figures(read_runs([worse])).values()
-    assert alone.axes[0].get_ylim()[0] == 0
-    assert [text.get_text() for text in alone.legends[0].get_texts()] == ["mlp", "energy"]
+
+
+def test_the_page_of_one_run_is_its_own_with_all_figures():
+    found = run(OUTCOMES[:1], arrays={"samples": SAMPLES})
+    page = comparison_page([found])
+    assert page.count("<img") == 5
+    assert {"Results", "Source by source", "Images"} <= set(headings(page))
 
 
 def test_files_that_are_broken_are_refused(folders):
     broken = [
-        ("results.json", b"{", "results.json` should be as `detect` has written it. Got Expecting property name"),
-        ("results.json", b'{"outcomes": []}', "Got none with `experiment`. Run `detect` again with --run_dir "),
-        ("results.json", b'{"outcomes": [{}], "experiment": "x"}', "Got none with `trained_on`"),
-        ("results.json", b'{"outcomes": [], "experiment": "x", "provenance": {}}', "Got no AUROC of any detector"),
-        ("results.json", b"\xff\xfe\x00", "results.json` should be as `detect` has written it."),
-        ("config.yaml", b"text", "config.yaml` should be as `detect` has written it. Got a str."),
+        ("provenance.json", b"{", "provenance.json` should be as `detect` has written it. Got Expecting property name"),
+        ("provenance.json", b'{"x": []}', "Got none with `experiment`. Run `detect` again with --run_dir "),
+        ("provenance.json", b'{"experiment": "x", "failures": 1}', "Got 'int' object is not iterable"),
+        ("provenance.json", b"\xff\xfe\x00", "provenance.json` should be as `detect` has written it."),
+        ("results.parquet", b"PAR1", "results.parquet should be a table as it was written. Got what cannot be read"),
+        ("config.yaml", b"text", "config.yaml` should be as `detect` has written it. Got "),
     ]
     for name, content, sentence in broken:
         whole = (folders[1] / name).read_bytes()
         (folders[1] / name).write_bytes(content)
         assert_refused((partial(read_runs, folders), sentence))
         (folders[1] / name).write_bytes(whole)
+    write_columns(folders[1] / "results.parquet", {"source": ["svhn"]})
+    assert_refused(
+        (partial(read_runs, folders), "results.parquet` should be as `detect` has written it. Got none with")
+    )
+    (folders[0] / "figures.npz").write_bytes(b"PK")
+    assert_refused((lambda: Run.read(folders[0]).arrays, "figures.npz` should be as `detect` has written it. Got what"))

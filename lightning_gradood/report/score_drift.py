@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from tabulate import tabulate
 
 from lightning_gradood.metrics import ScoreDrift, score_drift
-from lightning_gradood.report.plots import NORMAL_COLOUR, new_figure, tidy
+from lightning_gradood.report.score_figures import NORMAL_COLOUR, new_figure, tidy
 
 ALL = "all"
 _HEADS = [

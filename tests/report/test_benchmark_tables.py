@@ -9,10 +9,20 @@ from dataclasses import replace
 
 import pytest
 
-from lightning_gradood.experiments import Cell, Experiment, TableSettings, paper_number
-from lightning_gradood.experiments.page import summary
-from lightning_gradood.experiments.tables import METHODS_1, METHODS_2, METRICS_2, Row, best_of, table_1, table_2
-from lightning_gradood.experiments.writing import full_layout, latex, markdown, number, paper_layout, tables_csv
+from lightning_gradood.report import Experiment, TableSettings, paper_number
+from lightning_gradood.report.paper_tables import (
+    METHODS_1,
+    METHODS_2,
+    METRICS_2,
+    OverSeeds,
+    best_of,
+    full_layout,
+    paper_layout,
+    summary,
+    table_1,
+    table_2,
+    tables_csv,
+)
 
 SEEDS = {"baseline": [0.9, 0.8], "mlp": [0.97, 0.99], "knn": [0.98, 0.98], "image_statistics": [1.0, 1.0]}
 
@@ -26,12 +36,17 @@ def about(tmp_path):
 @pytest.fixture
 def rows(about):
     metrics = {name: dict.fromkeys(("auroc", "detection_accuracy", "aupr_out"), found) for name, found in SEEDS.items()}
-    return [Row("one", about, source, source == "cw", metrics) for source in ("cw", "svhn", "rain")]
+    return [replace(row_of(about, source, source == "cw"), metrics=metrics) for source in ("cw", "svhn", "rain")]
+
+
+def row_of(about, source, made=True, name="one"):
+    """A row without numbers."""
+    return about.row(name, source, {"class_path": "an.Attack"} if made else {})
 
 
 def test_rows_and_columns_are_in_the_paper_s_order_and_others_behind(rows, about):
-    made = [Row("one", about, source, True) for source in ("rain", "pgd", "cw", "fgsm")]
-    heads = [heads[1] for heads, _ in table_1([*made, Row("two", about, "bim", True)]).rows]
+    made = [row_of(about, source) for source in ("rain", "pgd", "cw", "fgsm")]
+    heads = [heads[1] for heads, _ in table_1([*made, row_of(about, "bim", name="two")]).rows]
     assert heads == ["FGSM", "C&W", "PGD", "rain", "BIM"]
     first, second = table_1(rows), table_2(rows, TableSettings())
     assert [heads for heads, _ in first.rows] == [("CIFAR-10 (ResNet)", "C&W")]
@@ -55,7 +70,7 @@ def test_the_paper_s_number_stands_beside_the_method_that_is_the_paper_s(rows, a
     assert second["AUROC", "CIFAR-10 (ResNet)", "rain"]["mlp_all_ones"].paper is None
     for paper, expected in (("CIFAR-10 DenseNet", pytest.approx(0.9705)), (None, None)):
         named = replace(about, network="ResNet-18", paper=paper)
-        ((_, cells),) = table_1([Row("one", named, "cw", True, {"mlp": {"auroc": [0.9]}})]).rows
+        ((_, cells),) = table_1([replace(row_of(named, "cw"), metrics={"mlp": {"auroc": [0.9]}})]).rows
         assert cells["mlp"].paper == expected
 
 
@@ -89,37 +104,37 @@ def test_markdown_latex_and_csv_agree_and_are_the_mean_and_standard_deviation(ro
             for paper in ["" if cells[name].paper is None else f"{100 * cells[name].paper:.2f}"]
         ]
         text = full_layout(table)
-        assert numbers(markdown(text)) == numbers(latex(text)) == expected
+        assert numbers(text.markdown) == numbers(text.latex) == expected
         written = [
             (line["best"] == "1", *(text and f"{100 * float(text):.2f}" for text in values))
             for line in csv.DictReader(io.StringIO(tables_csv([table])))
             for values in [[line[name] for name in ("mean", "spread", "paper")]]
         ]
         assert written == expected
-    assert (Cell((0.5,)).spread, number(Cell((0.5,))), number(None)) == (None, "50.00", "-")
+    assert (OverSeeds((0.5,)).spread, OverSeeds((0.5,)).text) == (None, "50.00")
 
 
 def test_the_paper_s_layout_puts_the_methods_of_a_metric_between_slashes(rows):
     text = paper_layout(table_2(rows, TableSettings()), TableSettings().columns)
-    lines = [re.sub(" +", " ", line) for line in markdown(text).splitlines()]
+    lines = [re.sub(" +", " ", line) for line in text.markdown.splitlines()]
     assert lines[0].startswith("**Out-of-distribution detection.** Baseline / Ours.")
     assert lines[2] == "| In | Out | Detection accuracy | AUROC | AUPR (anomalous positive) |"
     assert lines[4].startswith("| CIFAR-10 (ResNet) | svhn | 85.00 ± 7.07 [83.36] / **98.00 ± 1.41** [98.04] | 85.00")
     assert len(lines) == 6
-    assert numbers(latex(text)) == numbers(markdown(text))
+    assert numbers(text.latex) == numbers(text.markdown)
 
 
 def test_rows_of_latex_have_a_cell_for_each_column_and_what_it_takes_for_commands_is_escaped(rows):
     rows[0].metrics["a_b%{#}~^\\|"] = {"auroc": [0.5, 0.5]}
     first, full = full_layout(table_1(rows)), table_2(rows, TableSettings())
     for layout in (first, full_layout(full), paper_layout(full, TableSettings().columns)):
-        text = latex(layout)
+        text = layout.latex
         cells = {len(re.split(r"(?<!\\)&", line)) for line in text.splitlines() if line.endswith(r"\\")}
-        assert cells == {len(layout.heads)}
+        assert cells == {len(layout.table.heads)}
         assert not re.search(r"(?<!\\)[%#_]|±|\*\*", text)
         assert text.count("{") == text.count("}")
-    assert r"C\&W" in latex(first)
-    assert r"a_b%{#}~^\\|" in markdown(first)
+    assert r"C\&W" in first.latex
+    assert r"a_b%{#}~^\\|" in first.markdown
 
 
 PAPER = {  # typed a second time from its text: the corners of both tables, and one number of other methods

@@ -1,10 +1,11 @@
-"""Figures of scores: ROC and precision-recall curves, histograms, and AUROC of sources against sources as a heat map.
+"""Figures of scores: ROC and precision-recall curves, histograms, heat maps and bars of AUROCs.
 
 Colours are distinguishable with common colour blindness; no global state of matplotlib is touched.
 """
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -13,10 +14,10 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from lightning_gradood.evaluation import Outcome
-from lightning_gradood.metrics import auroc, precision_recall_curve, roc_curve
+from lightning_gradood.metrics import precision_recall_curve, roc_curve
 from lightning_gradood.records import NORMAL
 from lightning_gradood.report.names import detector_title, source_title, source_titles
-from lightning_gradood.report.tables import Matrix, percent
+from lightning_gradood.report.tables import MEAN, Matrix, not_transferred, percent
 
 # Okabe & Ito's (2008) colour-blind-safe palette without yellow (too pale on white) and black (normal is grey).
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
@@ -54,7 +55,7 @@ def tidy(axes: Axes) -> None:
     axes.grid(color=GRID_COLOUR, linewidth=0.6)
 
 
-def roc_curves(outcomes: "Sequence[Outcome]") -> Figure:
+def roc_curves(outcomes: Sequence[Outcome]) -> Figure:
     """Draw a test ROC of one detector per source, anomalous as the positive class, named with AUROC and interval in %.
 
     The inset shows false positive rates from 0.001 on, on a logarithmic axis.
@@ -111,7 +112,7 @@ def _name_lines(figure: Figure, title: str, lines: int) -> None:
     figure.set_figheight(figure.get_figheight() + 0.18 * -(-lines // columns))
 
 
-def precision_recall_curves(outcomes: "Sequence[Outcome]") -> Figure:
+def precision_recall_curves(outcomes: Sequence[Outcome]) -> Figure:
     """Draw a test precision-recall curve of one detector per source, named with average precision and prevalence in %.
 
     Anomalous is the positive class. A line starts at recall 0 with the precision of the highest score and ends where
@@ -160,7 +161,7 @@ _HEAVY_TAIL = 20.0
 _HEADROOM = 1.45  # for the legend, above the highest bar
 
 
-def score_histograms(outcomes: "Sequence[Outcome]") -> Figure:
+def score_histograms(outcomes: Sequence[Outcome]) -> Figure:
     """Draw the test scores of normal and anomalous images of one detector, one axes per source.
 
     Scales and bins are common; each class sums to 100 %; the threshold chosen on `val` is marked. Every score is inside
@@ -208,14 +209,14 @@ def _draw(axes: Axes, outcome: Outcome, edges: np.ndarray, title: str, colour: s
     return highest
 
 
-def _bins(outcomes: "Sequence[Outcome]") -> int:
+def _bins(outcomes: Sequence[Outcome]) -> int:
     """Number of bins at which those of the smallest class are seldom empty near its mode."""
     labels = [outcome.scores["test"].labels for outcome in outcomes]
     smaller = min(int(np.sum(one == label)) for one in labels for label in (0, 1))
     return int(np.clip(3 * math.sqrt(smaller), _FEWEST_BINS, _MOST_BINS))
 
 
-def _scaled_edges(axes: Axes, outcomes: "Sequence[Outcome]") -> np.ndarray:
+def _scaled_edges(axes: Axes, outcomes: Sequence[Outcome]) -> np.ndarray:
     """Set the axis' scale and return bins of equal width on it, float64 [bins + 1]."""
     scores, bins = np.concatenate([outcome.scores["test"].scores for outcome in outcomes]), _bins(outcomes)
     low, high = float(scores.min()), float(scores.max())
@@ -273,15 +274,78 @@ def heat_map(matrix: Matrix) -> Figure:
     return figure
 
 
-def method_rocs(source: str, scores: "Mapping[str, Mapping[str, np.ndarray]]") -> Figure:
-    """Draw ROCs of one source; `scores` is detector to `labels` int64 [n] and `scores` float64 [n]."""
+def method_rocs(source: str, outcomes: Mapping[str, Outcome]) -> Figure:
+    """Draw ROCs of several detectors on one source; `outcomes` is by their titles."""
     figure, axes = _square(f"ROC on {source_title(source)}, test split")
-    curves = {
-        f"{detector_title(detector)} {percent(auroc(one['scores'], one['labels']))}": roc_curve(
-            one["scores"], one["labels"]
-        )[:2]
-        for detector, one in scores.items()
+    curves = {}
+    for title, one in outcomes.items():
+        test = one.scores["test"]
+        curves[f"{title} {percent(one.metrics['test']['auroc'])}"] = roc_curve(test.scores, test.labels)[:2]
+    _draw_rocs(figure, axes, curves, list(line_styles([*outcomes]).values())[1:])
+    _name_lines(figure, "AUROC in %", len(outcomes))
+    return figure
+
+
+class Auroc(NamedTuple):
+    """An AUROC on `test` with its 95 % interval, shares in [0, 1]; a mean has no interval, NaN."""
+
+    value: float
+    low: float = float("nan")
+    high: float = float("nan")
+
+
+def aurocs_of(outcomes: Sequence[Outcome]) -> dict[tuple[str, str], Auroc]:
+    """Source and detector to AUROC, without transferred detectors and those that have none."""
+    return {
+        (one.source, one.detector): Auroc(one.metrics["test"]["auroc"], *one.auroc_interval)
+        for one in not_transferred(outcomes)
+        if not np.isnan(one.metrics["test"].get("auroc", np.nan))
     }
-    _draw_rocs(figure, axes, curves, list(line_styles([*scores]).values())[1:])
-    _name_lines(figure, "AUROC in %", len(scores))
+
+
+def detector_bars(outcomes: Sequence[Outcome]) -> Figure:
+    """Draw `auroc_bars` of all detectors of a run, with their means where there are several sources."""
+    series: dict[str, dict[str, Auroc]] = {}
+    for (source, detector), auroc in aurocs_of(outcomes).items():
+        series.setdefault(detector, {})[source] = auroc
+    for found in series.values():
+        if len(found) > 1:
+            found[MEAN] = Auroc(float(np.mean([one.value for one in found.values()])))
+    return auroc_bars(series, line_styles(list(series)))
+
+
+_BAR, _GAP = 0.17, 0.3  # inches
+_HATCHES = {"-": "", "--": "////", ":": "....", "-.": "xxxx"}
+
+
+def auroc_bars(series: Mapping[str, Mapping[str, Auroc]], styles: Mapping[str, tuple[str, str]]) -> Figure:
+    """Draw a group of bars with intervals for each source, a bar per name; `series` is name to source to AUROC.
+
+    The axis starts at chance, or at 0 where a value is lower; `styles` is name to (colour, dash).
+    """
+    groups = list(dict.fromkeys(source for found in series.values() for source in found))
+    names = [name for name in styles if name in series]
+    step, lowest = len(names) * _BAR + _GAP, 100.0
+    figure = new_figure(max(step * len(groups) + 1.0, 5.5), 3.4)
+    axes = figure.add_subplot()
+    for number, name in enumerate(names):
+        colour, dash = styles[name]
+        values = 100 * np.array(list(series[name].values()))  # value, low, high
+        places = [groups.index(source) * step + number * _BAR for source in series[name]]
+        look: dict[str, Any] = {"color": colour, "hatch": _HATCHES[dash], "edgecolor": "white", "linewidth": 0.5}
+        axes.bar(places, values[:, 0], _BAR, label=name, **look)
+        arms = np.clip([values[:, 0] - values[:, 1], values[:, 2] - values[:, 0]], 0, None)
+        axes.errorbar(places, values[:, 0], arms, fmt="none", ecolor="#222222", elinewidth=0.9, capsize=1.5)
+        lowest = min(lowest, float(np.nanmin(values[:, :2])))
+    axes.set_ylim(50 if lowest >= 50 else 0, 101)
+    axes.set_xlim(-_GAP, max(step * len(groups), 4.5) - _BAR)
+    ticks = [place * step + (len(names) - 1) * _BAR / 2 for place in range(len(groups))]
+    axes.set_xticks(ticks, groups, rotation=30, ha="right", rotation_mode="anchor", fontsize=8)
+    axes.tick_params(axis="x", length=0)
+    axes.tick_params(axis="y", labelsize=8)
+    axes.set_ylabel("AUROC, %", fontsize=9)
+    tidy(axes)
+    axes.grid(visible=False, axis="x")
+    columns = max(1, min(len(names), int(figure.get_figwidth() // 1.6)))
+    figure.legend(loc="outside upper left", ncols=columns, fontsize=8, frameon=False)
     return figure

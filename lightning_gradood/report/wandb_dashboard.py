@@ -1,11 +1,13 @@
 """W&B's dashboard of a project: a saved workspace and a report with the same panels, over the keys that runs log."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from lightning_gradood.core import Refusal
-from lightning_gradood.evaluation import is_transferred
+from lightning_gradood.evaluation import Outcome
+from lightning_gradood.report.run import Run
+from lightning_gradood.report.tables import by_detector, curve_rows
 
 TITLE = "lightning_gradood"  # of workspace and report; existing ones of this name are replaced
 
@@ -43,34 +45,30 @@ class Section:
     panels: Sequence[Panel]
 
 
-def dashboard_sections(results: Mapping[str, Any], figures: Sequence[str]) -> list[Section]:
-    """Choose panels whose keys a run with these sources, detectors and figures logs.
-
-    `results` is the content of `results.json`; `figures` are names without `.png`.
-    """
-    outcomes = results["outcomes"]
-    labels = list(dict.fromkeys(_label(one) for one in outcomes))
+def dashboard_sections(run: Run) -> list[Section]:
+    """Choose panels whose keys a run with these sources, detectors and figures logs."""
+    labels = list(by_detector(run.outcomes))
     best = f"detection/mean/{labels[0]}/val/auroc"
     fitting = Panel("Seconds to fit and score", "bars", [f"cost/fit_seconds/{label}" for label in labels])
     sweeps = Panel("Parameters", "parallel coordinates", [best], _PARAMETERS)
-    curves = [f"detector/{one['source']}/{one['detector']}/val/auroc" for one in outcomes if one["curves"]]
-    training = [Panel("AUROC on val", "lines", list(dict.fromkeys(curves)))] if curves else []
+    curves = {key: "" for _, values in curve_rows(run.outcomes) for key in values if key.endswith("/val/auroc")}
+    figures = sorted(path.stem for path in (run.folder / "figures").glob("*.png"))
     found = [
-        Section("AUROC", _auroc_panels(outcomes, labels)),
+        Section("AUROC", _auroc_panels(run.outcomes, labels)),
         Section("Runs side by side", [Panel("What differs", "comparer")]),
         Section("Figures", _figure_panels(figures)),
         Section("Guard", [Panel(title, "bars", [key]) for title, key in _GUARD.items()]),
         Section("Sweeps", [sweeps, Panel("Importance of parameters", "importance", [best])]),
         Section("Cost", [Panel("Seconds of detect", "bars", ["cost/detect_seconds"]), fitting]),
-        Section("Training of detectors", training),
+        Section("Training of detectors", [Panel("AUROC on val", "lines", list(curves))] if curves else []),
     ]
     return [section for section in found if section.panels]
 
 
-def _auroc_panels(outcomes: Sequence[Mapping[str, Any]], labels: Sequence[str]) -> list[Panel]:
+def _auroc_panels(outcomes: Sequence[Outcome], labels: Sequence[str]) -> list[Panel]:
     by_source: dict[str, list[str]] = {}
     for one in outcomes:
-        by_source.setdefault(one["source"], []).append(f"detection/{one['source']}/{_label(one)}/test/auroc")
+        by_source.setdefault(one.source, []).append(f"detection/{one.source}/{one.label}/test/auroc")
     means = Panel("Mean over sources", "bars", [f"detection/mean/{label}/test/auroc" for label in labels])
     return [means, *(Panel(source, "bars", keys) for source, keys in by_source.items())]
 
@@ -78,12 +76,6 @@ def _auroc_panels(outcomes: Sequence[Mapping[str, Any]], labels: Sequence[str]) 
 def _figure_panels(figures: Sequence[str]) -> list[Panel]:
     kinds = {title: [name for name in figures if name.startswith(start)] for title, start in _FIGURES.items()}
     return [Panel(title, "images", [f"figures/{name}" for name in names]) for title, names in kinds.items() if names]
-
-
-def _label(outcome: Mapping[str, Any]) -> str:
-    """A detector's name in keys, with `@` and its one source of training under protocol `cross`."""
-    detector, known = outcome["detector"], outcome["trained_on"]
-    return f"{detector}@{known}" if is_transferred(known, outcome["source"]) else str(detector)
 
 
 def definition(sections: Sequence[Section]) -> dict[str, Any]:
