@@ -9,6 +9,7 @@ import hashlib
 import inspect
 import json
 import sys
+from abc import ABC
 from collections.abc import Collection, Mapping, MutableMapping
 from dataclasses import fields, is_dataclass
 from enum import Enum
@@ -30,7 +31,7 @@ _DOWNLOADS = ("weights", "weights_backbone", "pretrained")  # arguments that fet
 _FILES = ("checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir")  # timm's, which read other files
 
 
-class Component:
+class Component(ABC):  # noqa: B024 - nothing is abstract; groups of settings are registered
     """Base of everything that is configured (label design, probe, perturbation, detector, source) or learnt (`Fitted`).
 
     Its class and the arguments of its constructor say all about it: it is a frozen dataclass, or keeps each argument

@@ -22,8 +22,9 @@ _NOTHING = 1e-10  # a share of the largest variance that float32 norms leave by 
 _ROUNDING = 1e-12  # relative error of a float64 mean of thousands of equal numbers, with room to spare
 
 
+@Component.register  # the parser would want a class path for a subclass
 @dataclass(frozen=True)
-class MLPSettings(Component):
+class MLPSettings:
     """Settings of the paper's detector, which the paper leaves open; the defaults were chosen on validation data.
 
     Args:
