@@ -143,28 +143,29 @@ def records(folder: Path) -> Target:
     from lightning_gradood.records import (
         RecordCache,
         Records,
-        StateStore,
         read_columns,
         read_rows,
         row_file,
         write_columns,
     )
 
-    ids, cache, store = [f"a/{row}" for row in range(6)], RecordCache(folder / "cache"), StateStore(folder / "states")
+    ids, cache = [f"a/{row}" for row in range(6)], RecordCache(folder / "cache")
     cache.write_shard(
         "k" * 64, Records.build(ids, source="a", values={"norms": np.ones((6, 2))}, names={"norms": ["w", "b"]})
     )
     cache.commit("k" * 64, ids, {})
     entry = folder / "cache" / ("k" * 64)
     (shard,) = entry.glob("*.parquet")
-    store.write("k" * 64, {"means": torch.rand(3, 4)})
+    cache.write_state("s" * 64, {"means": torch.rand(3, 4)})
+    (state,) = (folder / "cache" / ("s" * 64)).iterdir()
     write_columns(folder / "t.parquet", {"score": [1.0, 2.0], "source": ["a", "b"]})
     for suffix in ("csv", "jsonl"):
         with row_file(folder / f"t.{suffix}", {"path": str, "score": float, "flagged": bool}) as file:
             file.write({"path": "a", "score": 1.0, "flagged": True})
     about = json.loads((entry / "entry.json").read_text())
     files = {name: (folder / f"t.{name}").read_bytes() for name in ("parquet", "csv", "jsonl")}
-    files |= {"shard": shard.read_bytes(), "state": (folder / "states" / f"{'k' * 64}.safetensors").read_bytes()}
+    files |= {"shard": shard.read_bytes(), "state": state.read_bytes()}
+    sealed = f"{about['format']}/{'k' * 64}/".encode()
     drawn = [st.tuples(st.just(kind), damaged([content])) for kind, content in files.items()]
 
     def read(case: tuple[str, Any]) -> None:
@@ -178,15 +179,15 @@ def records(folder: Path) -> Target:
             (entry / "entry.json").write_text(json.dumps(content))
             RecordCache(folder / "cache").read("k" * 64)
         elif kind == "shard":
-            name = f"{hashlib.sha256(content).hexdigest()}.parquet"
+            name = f"{hashlib.sha256(sealed + content).hexdigest()}.parquet"
             (entry / name).write_bytes(content)
             other = about | {"shards": [name]}
             other.pop("digest")
             read(("entry", other))
             (entry / name).unlink()
         elif kind == "state":
-            (folder / "states" / f"{'s' * 64}.safetensors").write_bytes(content)
-            StateStore(folder / "states").read("s" * 64)
+            state.write_bytes(content)
+            cache.read_state("s" * 64)
             safetensors.torch.load(content)
         else:
             path = folder / f"case.{kind}"

@@ -22,7 +22,7 @@ from lightning_gradood.data import Outputs
 from lightning_gradood.detectors import load_detector
 from lightning_gradood.guard import Guard
 from lightning_gradood.networks import read_state_dict
-from lightning_gradood.records import RecordCache, StateStore, entry_key, read_columns, read_rows
+from lightning_gradood.records import RecordCache, entry_key, read_columns, read_rows
 from lightning_gradood.report import Run
 from lightning_gradood.report.run import read_arrays
 
@@ -64,7 +64,7 @@ def bomb(path, kind="pickle"):
 
 
 KINDS = ("pickle", "yaml", "torch", "numpy")
-WEIGHTS, TABLES, STATE = ("x.pt", "x.ckpt", "x.safetensors"), ("x.parquet", "x.jsonl"), "k" * 64
+WEIGHTS, TABLES = ("x.pt", "x.ckpt", "x.safetensors"), ("x.parquet", "x.jsonl")
 FILES = [  # a name, and what reads it
     *((name, partial(read_state_dict, name)) for name in WEIGHTS),
     *((name, partial(read_rows, Path(name))) for name in TABLES),
@@ -75,7 +75,6 @@ FILES = [  # a name, and what reads it
     ("results.parquet", partial(read_columns, Path("results.parquet"))),
     ("provenance.json", partial(Run.read, Path("."))),
     ("names.yaml", partial(Outputs.read, "names.yaml")),
-    (f"{STATE}.safetensors", lambda: StateStore(Path(".")).read(STATE)),
 ]
 
 
@@ -116,8 +115,12 @@ def records(whole, capsys):
     (entry, *_) = sorted(path.parent for path in Path("cache").rglob("entry.json"))
     about = json.loads((entry / "entry.json").read_text())
     content = pickle.dumps(Malicious())
-    about["shards"] = [f"{hashlib.sha256(content).hexdigest()}.parquet"]
-    (entry / about["shards"][0]).write_bytes(content)
+    seal = hashlib.sha256(f"{about['format']}/{entry.name}/".encode() + content).hexdigest()  # one that fits
+    about["shards"] = [f"{seal}.parquet"]
+    for name in (*about["shards"], f"{seal}.safetensors"):
+        (entry / name).write_bytes(content)
+    with pytest.raises(Refusal, match="what cannot be read"):
+        RecordCache(entry.parent).read_state(entry.name)
     about.pop("digest")
     (entry / "entry.json").write_text(json.dumps(about | {"digest": entry_key(about)}))
     for kind in ("a shard", *KINDS):

@@ -14,7 +14,7 @@ from lightning_gradood.core import Refusal, as_float, progress
 from lightning_gradood.data import ImageDataModule
 from lightning_gradood.networks import architecture, state_digest
 from lightning_gradood.probes import PixelProbe, Probe
-from lightning_gradood.records import NORMAL, RecordCache, Records, StateStore, entry_key
+from lightning_gradood.records import NORMAL, RecordCache, Records, entry_key
 
 PIXELS = PixelProbe("float32")  # read again instead of remade: rounded ones may be beyond the decision boundary
 
@@ -175,18 +175,18 @@ def prepare(
     Returns:
         What was learnt, by probe name; nothing for probes that need no preparation.
     """
-    keys, store, states = {entry.probe: entry.learnt for entry in entries}, StateStore(cache.folder), {}
+    keys, states = {entry.probe: entry.learnt for entry in entries}, {}
     for probe in probes:
         if not probe.needs_preparation:
             continue
         key = keys[probe.name]
         if trainer.is_global_zero:
-            store.mend(key)
-        if trainer.is_global_zero and not store.has(key):
+            cache.mend_state(key)
+        if trainer.is_global_zero and not cache.has_state(key):
             with closing(_batches(data, network, probe.name)) as batches:  # ends the bar's line before a refusal
-                store.write(key, probe.prepare(network, batches))
+                cache.write_state(key, probe.prepare(network, batches))
         trainer.strategy.barrier(f"prepared {probe.name}")
-        states[probe.name] = store.read(key)
+        states[probe.name] = cache.read_state(key)
         probe.load(states[probe.name])
     return states
 

@@ -3,8 +3,8 @@
 `Records` is an Arrow table of images: `id`, `origin_id` (the clean image it comes from), `source`, `attack` (empty when
 clean), `label`, `prediction`, `success`, `target_hit`, `l2`, `linf`, and one fixed-size list of numbers per probe.
 `RecordCache` keeps them as Parquet shards under a key that covers everything they depend on (`entry_key`), so a second
-run with the same weights and images reads instead of probing. `StateStore` keeps what probes learnt from the training
-images.
+run with the same weights and images reads instead of probing, and what probes learnt from the training images beside
+them.
 
     >>> import numpy as np
     >>> from lightning_gradood.records import Records
@@ -13,7 +13,7 @@ images.
     ((2, 2), [1, 1])
 """
 
-from lightning_gradood.records.cache import RecordCache, entry_key
+from lightning_gradood.records.cache import Damaged, RecordCache, entry_key
 from lightning_gradood.records.rows import (
     ENDINGS,
     CsvStream,
@@ -23,8 +23,6 @@ from lightning_gradood.records.rows import (
     row_file,
     write_columns,
 )
-from lightning_gradood.records.shards import Damaged
-from lightning_gradood.records.states import StateStore
 from lightning_gradood.records.table import NORMAL, SPLITS, SYNTHETIC, Records, detection_dataset, normal_records
 
 __all__ = [
@@ -37,7 +35,6 @@ __all__ = [
     "RecordCache",
     "Records",
     "RowWriter",
-    "StateStore",
     "detection_dataset",
     "entry_key",
     "normal_records",

@@ -1,4 +1,8 @@
-"""Records on disk by key: entries of Parquet shards, each complete or absent, verified when read."""
+"""Records, and what probes learnt, on disk by key: sealed files, each whole or absent, compared with their seals.
+
+A file is named by its seal, the SHA-256 of its entry's key and of its content, so that a damaged file and a file of
+another entry are both recognised before anything in them is read.
+"""
 
 from __future__ import annotations
 
@@ -6,26 +10,44 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import safetensors.torch
+from safetensors import SafetensorError
+from torch import Tensor
 
-from lightning_gradood.core import Refusal, atomic_write, check_writable, fits, is_temporary, read_json, writing_refused
-from lightning_gradood.records.shards import (
-    CACHE_FLAG,
-    FORMAT,
-    Damaged,
-    check_shard,
-    digest_of,
-    read_shard,
-    say_damaged,
-    write_shard,
+from lightning_gradood.core import (
+    Refusal,
+    atomic_write,
+    check_writable,
+    fits,
+    is_temporary,
+    read_json,
+    say,
+    writing_refused,
 )
+from lightning_gradood.records.rows import read_table
 from lightning_gradood.records.table import Records
+
+_FORMAT = 3  # of shards and entries; part of every seal
+_FLAG = "--cache_dir"
+_ENTRY, _DIGEST = "entry.json", "digest"  # lists an entry's shards; the digest of its other content
+_SHOWN = 5  # damaged files that are named one by one
+
+
+class Damaged(Refusal):
+    """A file of the cache is not as it was written; `got` is what was found."""
+
+    def __init__(self, path: Path, got: str) -> None:
+        super().__init__(
+            f"{path} should be as it was written. Got {got}. Run the same command again: what is damaged will be computed anew."
+        )
+        self.path, self.got = path, got
 
 
 def entry_key(ingredients: Mapping[str, object]) -> str:
@@ -40,17 +62,13 @@ def entry_key(ingredients: Mapping[str, object]) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
-_ENTRY = "entry.json"
-_DIGEST = "digest"  # of entry.json itself, without this entry
-
-
 class RecordCache:
     """Entries of records by key: `<folder>/<key>/`, holding Parquet shards and `entry.json`.
 
     Shards of an unfinished entry lie in `<key>.partial/`; each shard, and then the entry, appears by a rename. An
     interrupted run finds its shards again (`done`) and probes only the missing images. Several processes and runs may
-    write the same entry: rows written twice are equal and read once. Whatever is read is compared with its checksums;
-    `mend` removes what is damaged, so that its images are probed again.
+    write the same entry: rows written twice are equal and read once. `mend` removes what is damaged, so that its images
+    are probed again. What a probe learnt from the training images is one safetensors file, under a key of its own.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -63,55 +81,37 @@ class RecordCache:
 
     def read(self, key: str) -> Records:
         """Read a complete entry, sorted by id; a missing or damaged one is refused."""
-        about = self._entry(key)
-        with _of_one_kind(self.folder / key):
-            found = Records.concatenate([Records(self._table(path, key)) for path in self._listed(key, about)]).by_id()
-        if len(found) != about["rows"] or digest_of(found.ids) != about["ids"]:
-            raise Damaged(self.folder / key, f"other rows than the {about['rows']} that were written")
-        return found
+        return Records.concatenate([Records(self._table(path, key)) for path in self._shards_of(key)]).by_id()
 
     def rows(self, key: str, ids: Sequence[str]) -> Records:
         """Read the records of some images of a complete entry, in the order of `ids`, without loading all of it."""
         wanted = pc.field("id").isin(list(ids))
-        parts = [self._table(path, key, wanted) for path in self._listed(key, self._entry(key))]
-        with _of_one_kind(self.folder / key):
-            found = Records(pa.concat_tables(parts)).by_id()
+        parts = [Records(self._table(path, key, filters=wanted)) for path in self._shards_of(key)]
+        found = Records.concatenate(parts).by_id()
         place = {name: row for row, name in enumerate(found.ids)}
         lacking = [name for name in ids if name not in place]
         if lacking:
             raise Damaged(self.folder / key, f"no row for {lacking[0]}")
-        return Records(found.table.take([place[name] for name in ids]))
+        return found.at([place[name] for name in ids])
 
     def done(self, key: str) -> set[str]:
         """Ids that an interrupted run has already written for this entry."""
         found: set[str] = set()
-        for path in self._shards(self._partial(key)):
+        for path in _shards_in(self._partial(key)):
             with suppress(Damaged):  # or gone, as another run has finished the entry
-                found.update(check_shard(path, key))
+                found.update(self._ids(path, key))
         return found
-
-    def mend(self, wanted: Mapping[str, Sequence[str]]) -> bool:
-        """Name and delete damaged files of entries, and return whether there were any; `wanted` maps keys to ids."""
-        found = {key: self._damages(key, frozenset(ids)) for key, ids in wanted.items()}
-        damages = [one for part in found.values() for one in part]
-        if not damages:
-            return False
-        say_damaged(damages)
-        for key in [key for key, part in found.items() if part]:
-            entry, partial = self.folder / key, self._partial(key)
-            files = (entry / _ENTRY, partial, *self._shards(entry), *self._shards(partial))
-            with writing_refused(entry, CACHE_FLAG, *files):
-                self._set_aside(key, {one.path for one in found[key]})
-        return True
 
     def check_writable(self, size: int) -> None:
         """Refuse a folder that cannot be written or has no room for `size` bytes, before the network is read."""
-        check_writable(self.folder, CACHE_FLAG, size)
+        check_writable(self.folder, _FLAG, size)
 
     def write_shard(self, key: str, records: Records) -> None:
         """Add records to an unfinished entry; on a full disk refuses, and the next run uses what was written before."""
+        content = pa.BufferOutputStream()
+        pq.write_table(records.table.replace_schema_metadata(None), content)
         try:
-            write_shard(self._partial(key), key, records.table, CACHE_FLAG)
+            _write_sealed(self._partial(key), key, memoryview(content.getvalue()), ".parquet")
         except Refusal as refusal:
             # Perhaps another run finished the entry, these rows included, and renamed the folder.
             if not isinstance(refusal.__cause__, FileNotFoundError) or not self.has(key):
@@ -135,10 +135,46 @@ class RecordCache:
                     raise
         shutil.rmtree(self._partial(key), ignore_errors=True)
 
+    def mend(self, wanted: Mapping[str, Sequence[str]]) -> bool:
+        """Name and delete damaged files of entries, and return whether there were any; `wanted` maps keys to ids."""
+        found = {key: self._damages(key, frozenset(ids)) for key, ids in wanted.items()}
+        _say_damaged([one for damages in found.values() for one in damages])
+        for key, damages in found.items():
+            if damages:
+                self._set_aside(key, {one.path for one in damages})
+        return any(found.values())
+
+    def has_state(self, key: str) -> bool:
+        """Whether there is a state of that key."""
+        return bool(self._states(key))
+
+    def read_state(self, key: str) -> dict[str, Tensor]:
+        """Read what a probe learnt, on the CPU; a missing or damaged file is refused."""
+        path = next(iter(self._states(key)), self.folder / key)
+        _check_seal(path, key)
+        try:
+            return safetensors.torch.load_file(path)
+        except (SafetensorError, OSError) as error:
+            raise Damaged(path, f"what cannot be read ({error})") from error
+
+    def write_state(self, key: str, state: Mapping[str, Tensor]) -> None:
+        """Write what a probe learnt."""
+        tensors = {name: tensor.cpu().contiguous() for name, tensor in state.items()}
+        _write_sealed(self.folder / key, key, safetensors.torch.save(tensors), ".safetensors")
+
+    def mend_state(self, key: str) -> None:
+        """Name and delete a damaged state, so that it is made again."""
+        for path in self._states(key):
+            try:
+                _check_seal(path, key)
+            except Damaged as damaged:
+                _say_damaged([damaged])
+                with writing_refused(path, _FLAG):
+                    path.unlink(missing_ok=True)
+
     def _publish(self, key: str, ids: Sequence[str], description: Mapping[str, object]) -> None:
-        partial, entry = self._partial(key), self.folder / key
-        wanted = frozenset(ids)
-        shards = {path.name: set(check_shard(path, key)) for path in self._shards(partial)}
+        partial, entry, wanted = self._partial(key), self.folder / key, frozenset(ids)
+        shards = {path.name: set(self._ids(path, key)) for path in _shards_in(partial)}
         shards = {name: found for name, found in shards.items() if found <= wanted}  # others' rows are left out
         missing = wanted.difference(*shards.values())
         if missing:
@@ -146,11 +182,10 @@ class RecordCache:
                 f"The records in {partial} should hold all {len(ids)} images. Got none for {len(missing)} of them, "
                 f"such as {min(missing)}. Run the same command again: it probes only those."
             )
-        names = sorted(wanted)
-        about = {"format": FORMAT, "key": key, "description": dict(description), "shards": list(shards)}
-        about |= {"rows": len(names), "ids": digest_of(names)}
-        with writing_refused(partial, CACHE_FLAG, entry):
-            with atomic_write(partial / _ENTRY, CACHE_FLAG) as file:
+        about = {"format": _FORMAT, "key": key, "rows": len(wanted), "description": dict(description)}
+        about["shards"] = list(shards)
+        with writing_refused(partial, _FLAG, entry):
+            with atomic_write(partial / _ENTRY, _FLAG) as file:
                 file.write(json.dumps(about | {_DIGEST: entry_key(about)}, indent=1, sort_keys=True).encode())
             try:
                 os.replace(partial, entry)
@@ -160,7 +195,8 @@ class RecordCache:
                 shutil.rmtree(entry, ignore_errors=True)  # what a deletion left that was interrupted
                 os.replace(partial, entry)
 
-    def _entry(self, key: str) -> dict[str, Any]:
+    def _shards_of(self, key: str) -> list[Path]:
+        """The shards that a complete entry lists."""
         path = self.folder / key / _ENTRY
         if not path.is_file():
             raise Refusal(
@@ -168,83 +204,102 @@ class RecordCache:
             )
         try:
             about = read_json(path)
-            digest = about.pop(_DIGEST, None)
-            if entry_key(about) != digest:
-                raise Damaged(path, "content that differs from its checksum")
-            if about["key"] != key or about["format"] != FORMAT:
-                raise Damaged(path, f"the description of another entry, {about['key']}")
-            kinds = {"shards": list[str], "rows": int, "ids": str, "description": dict[str, Any]}
-            if wrong := [name for name, kind in kinds.items() if not fits(about[name], kind) or about[name] == []]:
-                raise Damaged(path, f"something else under `{wrong[0]}`")
+            intact = about.pop(_DIGEST) == entry_key(about) and (about["format"], about["key"]) == (_FORMAT, key)
+            shards = about["shards"]
         except (ValueError, AttributeError, TypeError, KeyError, OSError) as error:
-            if isinstance(error, Damaged):
-                raise
             raise Damaged(path, f"what cannot be read ({error})") from error
-        return dict(about)
+        if not intact or not fits(shards, list[str]) or not shards:
+            raise Damaged(path, "content that differs from its checksum, or is of another entry")
+        return [self.folder / key / Path(name).name for name in shards]
 
-    def _listed(self, key: str, about: Mapping[str, Any]) -> list[Path]:
-        return [self.folder / key / Path(str(name)).name for name in about["shards"]]
-
-    def _table(self, path: Path, key: str, filters: pc.Expression | None = None) -> pa.Table:
-        """A shard's rows; compared with its checksums unless it was compared before and has not changed."""
+    def _table(
+        self, path: Path, key: str, columns: list[str] | None = None, filters: pc.Expression | None = None
+    ) -> pa.Table:
+        """A shard's rows; it is compared with its seal unless it was compared before and has not changed."""
         try:
             state = os.stat(path)
-        except OSError as error:
-            raise Damaged(path, "no such file") from error
-        mark = (path, state.st_ino, state.st_size, state.st_mtime_ns)
-        if mark not in self._checked:
-            check_shard(path, key)
-            self._checked.add(mark)
-        return read_shard(path, filters)
+            mark = (path, key, state.st_ino, state.st_size, state.st_mtime_ns)
+            if mark not in self._checked:
+                _check_seal(path, key)
+                self._checked.add(mark)
+            return read_table(path, columns, filters)
+        except (pa.ArrowException, OSError) as error:
+            raise Damaged(path, f"what cannot be read ({str(error).splitlines()[0]})") from error
 
-    def _damages(self, key: str, ids: Collection[str]) -> list[Damaged]:
-        entry, partial = self.folder / key, self._partial(key)
-        found = [one for path in self._shards(partial) for one in _damage_of(path, key, ids, gone=True)]
-        if not self.has(key):
-            return found
-        try:
-            about = self._entry(key)
-        except Damaged as damaged:
-            return [*found, damaged, *(one for path in self._shards(entry) for one in _damage_of(path, key, ids))]
-        listed = self._listed(key, about)
-        found += [one for path in listed for one in _damage_of(path, key, ids)]
-        if not found and digest_of(sorted(set(ids))) != about["ids"]:
-            found.append(Damaged(entry / _ENTRY, f"{about['rows']} images instead of {len(ids)}"))
+    def _ids(self, path: Path, key: str) -> list[str]:
+        return list(self._table(path, key, columns=["id"])["id"].to_pylist())
+
+    def _damages(self, key: str, wanted: frozenset[str]) -> list[Damaged]:
+        entry, found, held, shards = self.folder / key, list[Damaged](), set[str](), list[Path]()
+        if self.has(key):
+            try:
+                shards = self._shards_of(key)
+            except Damaged as damaged:
+                found, shards = [damaged], _shards_in(entry)
+        for path in [*_shards_in(self._partial(key)), *shards]:
+            try:
+                ids = frozenset(self._ids(path, key))
+                if foreign := ids - wanted:
+                    raise Damaged(path, f"rows of other images, such as {min(foreign)}")
+                held |= ids if path.parent == entry else set()
+            except Damaged as damaged:
+                if path.parent == entry or path.exists():  # else another run has just finished the entry
+                    found.append(damaged)
+        if self.has(key) and not found and held != wanted:
+            found.append(Damaged(entry / _ENTRY, f"{len(held)} images instead of {len(wanted)}"))
         return found
 
     def _set_aside(self, key: str, damaged: Collection[Path]) -> None:
-        """Delete damaged shards; a complete entry becomes an unfinished one with its intact shards."""
+        """Delete damaged files; a complete entry becomes an unfinished one with its intact shards."""
         entry, partial = self.folder / key, self._partial(key)
-        for path in damaged:
-            path.unlink(missing_ok=True)
-        if entry.is_dir() and any(path.parent == entry for path in damaged):
-            (entry / _ENTRY).unlink(missing_ok=True)
-            partial.mkdir(exist_ok=True)
-            for path in self._shards(entry):
-                os.replace(path, partial / path.name)
-            shutil.rmtree(entry, ignore_errors=True)
+        shards = _shards_in(entry)
+        with writing_refused(entry, _FLAG, entry / _ENTRY, partial, *shards, *_shards_in(partial)):
+            for path in damaged:
+                path.unlink(missing_ok=True)
+            if entry.is_dir() and any(path.parent == entry for path in damaged):
+                (entry / _ENTRY).unlink(missing_ok=True)
+                partial.mkdir(exist_ok=True)
+                for path in set(shards).difference(damaged):
+                    os.replace(path, partial / path.name)
+                shutil.rmtree(entry, ignore_errors=True)
 
     def _partial(self, key: str) -> Path:
         return self.folder / f"{key}.partial"
 
-    @staticmethod
-    def _shards(folder: Path) -> list[Path]:
-        return sorted(folder.glob("*.parquet"))
+    def _states(self, key: str) -> list[Path]:
+        return sorted((self.folder / key).glob("*.safetensors"))
 
 
-def _damage_of(path: Path, key: str, ids: Collection[str], gone: bool = False) -> list[Damaged]:
-    """Damages of a shard; with `gone` it may be missing, as another run has finished the entry."""
+def _shards_in(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*.parquet"))
+
+
+def _write_sealed(folder: Path, key: str, content: bytes | memoryview, suffix: str) -> None:
+    seal = _unsealed(key)
+    seal.update(content)
+    with atomic_write(folder / f"{seal.hexdigest()}{suffix}", _FLAG) as file:
+        file.write(content)
+
+
+def _check_seal(path: Path, key: str) -> None:
     try:
-        foreign = set(check_shard(path, key)).difference(ids)
-    except Damaged as damaged:
-        return [] if gone and not path.exists() else [damaged]
-    return [Damaged(path, f"rows of other images, such as {min(foreign)}")] if foreign else []
+        with path.open("rb") as file:
+            seal = hashlib.file_digest(file, lambda: _unsealed(key)).hexdigest()
+    except OSError as error:
+        raise Damaged(path, f"what cannot be read ({error.strerror})") from error
+    if seal != path.stem:
+        raise Damaged(path, "content that differs from its checksum, or is of another entry")
 
 
-@contextmanager
-def _of_one_kind(entry: Path) -> Iterator[None]:
-    """Refuse shards that are intact one by one but are not records of one table."""
-    try:
-        yield
-    except (pa.ArrowException, KeyError, TypeError) as error:
-        raise Damaged(entry, f"shards that are not of one table ({str(error).splitlines()[0]})") from error
+def _unsealed(key: str) -> hashlib._Hash:
+    return hashlib.sha256(f"{_FORMAT}/{key}/".encode())
+
+
+def _say_damaged(damages: Sequence[Damaged]) -> None:
+    """Print the names of damaged files, which are computed anew."""
+    for one in damages[:_SHOWN]:
+        say(f"Damaged: {one.path} holds {one.got}.")
+    if len(damages) > _SHOWN:
+        say(f"Damaged: {len(damages) - _SHOWN} more files.")
+    if damages:
+        say("What they held is computed anew.")

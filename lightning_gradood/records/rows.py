@@ -11,18 +11,25 @@ from pathlib import Path
 from typing import Any, BinaryIO, Literal, TextIO
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.json
 import pyarrow.parquet as pq
 
 from lightning_gradood.core import Refusal, atomic_write
-from lightning_gradood.records.shards import read_table
 
 _TYPES = {str: pa.string(), float: pa.float64(), bool: pa.bool_(), int: pa.int64()}
 _GROUP = 10_000  # rows of Parquet that are kept in memory
 ENDINGS = (".parquet", ".csv", ".jsonl")
 
 Row = Mapping[str, Any]
+
+
+def read_table(
+    file: BinaryIO | Path, columns: list[str] | None = None, filters: pc.Expression | None = None
+) -> pa.Table:
+    """Read a Parquet file and verify its pages' checksums."""
+    return pq.read_table(file, columns=columns, filters=filters, partitioning=None, page_checksum_verification=True)
 
 
 class RowWriter:

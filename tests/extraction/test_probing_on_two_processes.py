@@ -123,7 +123,7 @@ def test_what_is_learnt_from_training_images_is_learnt_once_and_is_that_of_one_p
     assert first["loaded"] == second["loaded"] == 1
     assert told(together, "learnt") == [{"prepared": 0, "loaded": 0, "missing": 0}] * 2
     one = probe(tmp_path, task(), trained_data(), [CountedProbe(STEPPING)])
-    (mine,), (theirs,) = tmp_path.glob("*.safetensors"), (together / "prepared").glob("*.safetensors")
+    (mine,), (theirs,) = tmp_path.glob("*/*.safetensors"), (together / "prepared").glob("*/*.safetensors")
     assert mine.name == theirs.name
     expected, found = load_file(mine), load_file(theirs)
     assert expected.keys() == found.keys()

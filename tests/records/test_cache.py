@@ -13,7 +13,7 @@ import torch
 from record_tables import KEY, ids_of, table_of
 
 from lightning_gradood.core import Refusal
-from lightning_gradood.records import RecordCache, StateStore, entry_key
+from lightning_gradood.records import RecordCache, entry_key
 
 
 @pytest.fixture
@@ -149,7 +149,7 @@ def test_a_full_or_lost_disk_is_refused_and_nothing_is_lost(cache, monkeypatch):
             for write in (
                 lambda: cache.write_shard(KEY, table_of(["c"])),
                 lambda: cache.commit(KEY, ["a", "b"], {}),
-                lambda: StateStore(cache.folder).write(KEY, {"means": torch.ones(1)}),
+                lambda: cache.write_state(KEY, {"means": torch.ones(1)}),
             ):
                 with pytest.raises(Refusal, match=words):
                     write()
