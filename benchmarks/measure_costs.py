@@ -59,7 +59,7 @@ def main() -> None:
         if size.positions > 1024:  # a Gram matrix of an image is far from paying
             possible = {form: images for form, images in possible.items() if form not in GRAM}
         times = {form: _time(form, images, shape, geometry, device) for form, images in possible.items()}
-        rows += [_coefficients(forms.COSTS[form], size) for form in times]
+        rows += [_coefficients(form.__name__, size) for form in times]
         seconds += list(times.values())
         regret[0] += times[cheapest(size, geometry, limits)[0]]
         regret[1] += min(times.values())
@@ -78,11 +78,12 @@ def main() -> None:
             )
 
 
-def _coefficients(cost: Callable[[costs.Size, costs.Costs], float], size: costs.Size) -> list[float]:
+def _coefficients(form: str, size: costs.Size) -> list[float]:
     """How a form's cost depends on: one (the grouped convolution's own products), then each constant."""
     zero = costs.Costs(**dict.fromkeys(NAMES, 0.0))
-    own = cost(size, zero)
-    return [own] + [cost(size, dataclasses.replace(zero, **{name: 1.0})) - own for name in NAMES]
+    own = costs.estimates(size, zero)[form]
+    with_one = (costs.estimates(size, dataclasses.replace(zero, **{name: 1.0}))[form] for name in NAMES)
+    return [own] + [cost - own for cost in with_one]
 
 
 def _described(C: int, D: int, side: int, kernel: int, stride: int) -> tuple[costs.Size, Geometry]:

@@ -243,32 +243,24 @@ def squared_rows(gradients: Tensor) -> Tensor:
     return norms.square()
 
 
-def paired(gram: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """Return ⟨A, bᵀb⟩ and tr A · tr bᵀb for each image, float64 [N] twice, for A = `gram` [N, T, T] and b [N, D, T].
+def paired(strip_of: Callable[[int, int], Tensor], b: Tensor) -> tuple[Tensor, Tensor]:
+    """Return ⟨A, bᵀb⟩ and tr A · tr bᵀb for each image, float64 [N] twice, for a symmetric A [N, T, T] and b [N, D, T].
 
-    Of the symmetric bᵀb only strips from the diagonal on are computed; what is right of its blocks counts twice. Traces
-    near the smallest numbers of their dtype become infinite, so that `guarded` replaces the row.
+    Of A and bᵀb only strips from the diagonal on are asked for (`strip_of` for rows from one to another) and computed;
+    what is right of the diagonal's blocks counts twice. Traces near the smallest numbers of their dtype become infinite,
+    so that `guarded` replaces the row.
     """
-    return _paired(lambda start, stop: gram[:, start:stop, start:], b)
-
-
-def paired_products(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """Return `paired` for A = aᵀa, a [N, C, T], computed in strips."""
-    return _paired(lambda start, stop: _strip(a, start, stop), b)
-
-
-def _paired(strip_of: Callable[[int, int], Tensor], b: Tensor) -> tuple[Tensor, Tensor]:
     T = b.shape[2]
     step = max(_STRIP, -(-T // 4))
     traces_a, traces_b, inners = [], [], []
     for start in range(0, T, step):
-        other, strip = strip_of(start, start + step), _strip(b, start, start + step)
+        other, own = strip_of(start, start + step), strip(b, start, start + step)
         traces_a.append(_trace(other))
-        traces_b.append(_trace(strip))
-        strip.mul_(other)
-        inners.append(_total(strip))
-        if strip.shape[2] > step:
-            inners.append(_total(strip[:, :, step:]))
+        traces_b.append(_trace(own))
+        own.mul_(other)
+        inners.append(_total(own))
+        if own.shape[2] > step:
+            inners.append(_total(own[:, :, step:]))
     trace_a, trace_b, inner = (functools.reduce(torch.add, parts) for parts in (traces_a, traces_b, inners))
     info = torch.finfo(b.dtype)
     vanishing = torch.minimum(trace_a, trace_b) < T * info.tiny / info.eps
@@ -286,7 +278,7 @@ def guarded(inner: Tensor, traces: Tensor, again: Callable[[Tensor], Tensor]) ->
     return inner
 
 
-def _strip(b: Tensor, start: int, stop: int) -> Tensor:
+def strip(b: Tensor, start: int, stop: int) -> Tensor:
     """Rows of bᵀb from its diagonal on."""
     return torch.bmm(b[:, :, start:stop].transpose(1, 2), b[:, :, start:])
 

@@ -85,50 +85,34 @@ class Size:
     sums: int  # how often a matrix of T² entries is run through to sum along its diagonals
 
 
-def materialised(size: Size, costs: Costs) -> float:
-    """Cost of one image's dW by grouped convolution."""
-    C, D = size.C, size.D
+def estimates(size: Size, costs: Costs) -> dict[str, float]:
+    """Cost of one image's squared norm by each form of `convolution_forms`, by the form's name."""
+    C, D, T, columns, pairs = size.C, size.D, size.positions, size.C * size.taps, size.positions**2
+    moved_input, moved_gradient = costs.moved * C * size.pixels, costs.moved * D * T
+    unfolding = costs.unfolded * columns * T
+    sampling = costs.moved * C * T if size.pixels != T else 0
+    phasing = moved_input if size.pixels > T else 0
+    pixel_products = costs.product * (size.pixel_pairs * C + pairs * D) + phasing
+    return {
+        "materialised": _grouped(size, costs) + moved_input + moved_gradient,
+        "depthwise": costs.slid * T * D * size.taps
+        + costs.slid_position * T
+        + costs.moved * D * size.pixels
+        + moved_gradient,
+        "pointwise": costs.product * T * C * D + costs.weight_product * C * D + sampling,
+        "unfolded": costs.product * T * columns * D + costs.weight_product * columns * D + unfolding,
+        "products": costs.product * pairs * (columns + D) + costs.pair * pairs + unfolding,
+        "pixel_products": pixel_products + costs.pair * pairs + costs.diagonal * size.sums * pairs,
+    }
+
+
+def _grouped(size: Size, costs: Costs) -> float:
+    """Cost of a grouped convolution whose operands lie in its blocks."""
+    C, D, taps = size.C, size.D, size.taps
     if size.groups == C > 1:
-        each = costs.narrow if size.taps <= 9 else costs.wide
-        products = each * size.positions * D * size.taps + costs.narrow_weight * D * size.taps
-        return products + costs.moved * (C * size.pixels + D * size.positions)
-    if size.taps > 1 and C >= 12 and D >= 8:
+        each = costs.narrow if taps <= 9 else costs.wide
+        return each * size.positions * D * taps + costs.narrow_weight * D * taps
+    written = costs.weight * C * D * taps // size.groups
+    if taps > 1 and C >= 12 and D >= 8:
         C, D = math.ceil(C / 16) * 16, math.ceil(D / 16) * 16
-    products = size.positions * C * D * size.taps // size.groups
-    written = costs.weight * size.C * size.D * size.taps // size.groups
-    return products + written + costs.moved * (size.C * size.pixels + size.D * size.positions)
-
-
-def depthwise(size: Size, costs: Costs) -> float:
-    """Cost of one image's dW by a forward depthwise convolution."""
-    products = size.positions * size.D * size.taps
-    moved = costs.moved * (size.D * size.pixels + size.D * size.positions)
-    return costs.slid * products + costs.slid_position * size.positions + moved
-
-
-def pointwise(size: Size, costs: Costs) -> float:
-    """Cost of one image's dW by a matrix product."""
-    copied = costs.moved * size.C * size.positions if size.pixels != size.positions else 0
-    return costs.product * size.positions * size.C * size.D + costs.weight_product * size.C * size.D + copied
-
-
-def unfolded(size: Size, costs: Costs) -> float:
-    """Cost of one image's dW by a matrix product with the unfolded input."""
-    columns = size.C * size.taps
-    moved = costs.unfolded * columns * size.positions
-    return costs.product * size.positions * columns * size.D + costs.weight_product * columns * size.D + moved
-
-
-def gram(size: Size, costs: Costs) -> float:
-    """Cost of ⟨AᵀA, BᵀB⟩ on the unfolded input."""
-    pairs = size.positions**2
-    unfolded = costs.unfolded * size.C * size.taps * size.positions
-    return costs.product * pairs * (size.C * size.taps + size.D) + costs.pair * pairs + unfolded
-
-
-def pixel_gram(size: Size, costs: Costs) -> float:
-    """Cost of ⟨AᵀA, BᵀB⟩ without unfolding."""
-    pairs = size.positions**2
-    copied = costs.moved * size.C * size.pixels if size.pixels > size.positions else 0
-    products = costs.product * (size.pixel_pairs * size.C + pairs * size.D)
-    return products + costs.pair * pairs + costs.diagonal * size.sums * pairs + copied
+    return size.positions * C * D * taps // size.groups + written

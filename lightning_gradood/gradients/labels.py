@@ -160,11 +160,7 @@ class SecondBest(_Softmax):
 
     @override
     def logit_gradient(self, logits: Tensor) -> Tensor:
-        if logits.shape[1] < 2:
-            raise Refusal(
-                "`SecondBest` should have a second class. Got a network with one logit. Use `networks.TwoLogits(network)`."
-            )
-        return self._towards(logits.topk(2, dim=1).indices[:, 1:], logits)
+        return self._towards(logits.topk(min(2, logits.shape[1]), dim=1).indices[:, 1:], logits)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from lightning_gradood.core import exact_arithmetic, frozen_network
 from lightning_gradood.gradients import AllOnes, engine, squared_gradient_norms
 
 from . import truth
-from .block_modules import Made
+from .block_modules import Net
 from .test_exactness import torchvision_case
 from .toys import TOYS, make
 from .toys import pictures as small_pictures
@@ -56,47 +56,38 @@ def assert_slopes(network, image, norms, tolerance=1e-5):
     assert (slopes(network, image, random) - shares).abs().le(bound).all()
 
 
-class Tokens(Made):
+def tokens(back=False):
     """[N, C, H, W] -> [N, H·W, C], and back again with `back`."""
-
-    def made(self, back=False):
-        self.back = back
 
     def forward(self, x):
         tokens = x.flatten(2).transpose(1, 2)
-        return tokens.transpose(1, 2).reshape(x.shape) if self.back else tokens
+        return tokens.transpose(1, 2).reshape(x.shape) if back else tokens
+
+    return Net(forward)
 
 
-class Mean(nn.Module):
-    def forward(self, x):
-        return x.mean(1)
-
-
-class Functional(Made):
+def functional():
     """Batch norm without a module, statistics and weights its own."""
-
-    def made(self):
-        self.weight, self.bias = nn.Parameter(torch.rand(8) + 0.5), nn.Parameter(torch.rand(8))
-        self.register_buffer("mean", torch.rand(8))
-        self.register_buffer("variance", torch.rand(8) + 0.5)
-
-    def forward(self, x):
-        return F.batch_norm(x, self.mean, self.variance, self.weight, self.bias)
+    statistics = {name: lambda: torch.rand(8) + 0.5 for name in ("mean", "variance")}
+    affine = {"weight": (8,), "bias": (8,)}
+    return Net(
+        lambda self, x: F.batch_norm(x, self.mean, self.variance, self.weight, self.bias), **statistics, **affine
+    )
 
 
 def tail():
-    return [Tokens(), nn.LayerNorm(8), nn.GELU(), Mean(), nn.Linear(8, 5)]
+    return [tokens(), nn.LayerNorm(8), nn.GELU(), Net(lambda self, x: x.mean(1)), nn.Linear(8, 5)]
 
 
 STRANGE = {
     "gradient": lambda: [nn.BatchNorm2d(8), *tail()],
     "gradient, no affine": lambda: [nn.BatchNorm2d(8, affine=False), *tail()],
-    "gradient, functional": lambda: [Functional(), *tail()],
+    "gradient, functional": lambda: [functional(), *tail()],
     "gradient, instance norm": lambda: [nn.InstanceNorm2d(8, affine=True), *tail()],
     "gradient, in-place after it": lambda: [nn.BatchNorm2d(8), nn.ReLU(inplace=True), *tail()],
-    "input": lambda: [Tokens(True), nn.BatchNorm2d(8), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(32, 5)],
+    "input": lambda: [tokens(True), nn.BatchNorm2d(8), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(32, 5)],
     "input and gradient": lambda: [
-        Tokens(True), nn.BatchNorm2d(8), nn.Conv2d(8, 8, 1), nn.BatchNorm2d(8), *tail()
+        tokens(True), nn.BatchNorm2d(8), nn.Conv2d(8, 8, 1), nn.BatchNorm2d(8), *tail()
     ],
 }  # fmt: skip
 

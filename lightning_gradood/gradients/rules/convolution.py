@@ -47,9 +47,12 @@ class Convolution(Layer):
 
     @override
     def output(self, x: Tensor) -> Tensor:
+        return self._convolved(x, self.weight, self.bias)
+
+    def _convolved(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         g = self.geometry
         return torch.convolution(
-            x, self.weight, self.bias, g.stride, g.padding, g.dilation, g.transposed, g.output_padding, g.groups
+            x, weight, bias, g.stride, g.padding, g.dilation, g.transposed, g.output_padding, g.groups
         )
 
     @override
@@ -64,7 +67,8 @@ class Convolution(Layer):
 
     def _norms(self, a: Tensor, b: Tensor, accumulator: Accumulator) -> Tensor:
         """Squared norms of every image's dW, float64 [N], by the cheapest form, in chunks that stay in cache."""
-        form, step = cheapest(_size(a, b, self.geometry), self.geometry, costs.limits(a.device))
+        size = size_of(a.shape[1], b.shape[1], tuple(a.shape[2:]), tuple(b.shape[2:]), self.geometry)
+        form, step = cheapest(size, self.geometry, costs.limits(a.device))
         if step >= a.shape[0]:
             return self._chunk(form, 0, a, b, accumulator)
         chunks = zip(torch.split(a, step), torch.split(b, step), strict=True)
@@ -79,10 +83,6 @@ class Convolution(Layer):
             if accumulator.passes > 1:
                 self._products[part] = products
         return forms.from_products(products, a, b, self.geometry)
-
-
-def _size(a: Tensor, b: Tensor, geometry: Geometry) -> costs.Size:
-    return size_of(a.shape[1], b.shape[1], tuple(a.shape[2:]), tuple(b.shape[2:]), geometry)
 
 
 @lru_cache(maxsize=4096)
@@ -101,8 +101,8 @@ def size_of(C: int, D: int, pixels: tuple[int, ...], positions: tuple[int, ...],
 @lru_cache(maxsize=4096)
 def cheapest(size: costs.Size, geometry: Geometry, limits: costs.Limits) -> tuple[Form, int]:
     """Return the form for a shape, and how many images it takes at a time."""
-    possible = possible_forms(size, geometry, limits)
-    form = min(possible, key=lambda form: forms.COSTS[form](size, limits.costs))
+    possible, estimates = possible_forms(size, geometry, limits), costs.estimates(size, limits.costs)
+    form = min(possible, key=lambda form: estimates[form.__name__])
     return form, possible[form]
 
 
@@ -163,10 +163,6 @@ class StandardisedConvolution(Convolution):
         )
         accumulator.record(self.bias, lambda: gradient.flatten(2).sum(2))
         return forms.input_gradient(x, gradient, self.weight.detach(), self.geometry) if needs_input else None
-
-    def _convolved(self, x: Tensor, weight: Tensor) -> Tensor:
-        g = self.geometry
-        return torch.convolution(x, weight, None, g.stride, g.padding, g.dilation, False, g.output_padding, g.groups)
 
     def _projected_norms(self, x: Tensor, b: Tensor, dots: Tensor, accumulator: Accumulator) -> Tensor:
         """Squared norms without the gradients, float64 [N]; `b` and `dots` times a·s."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -186,17 +186,8 @@ def _diagonal_sums(pixels: Tensor, one: int, other: int, shifts: Sequence[int], 
 
 def from_products(gram_a: Tensor, a: Tensor, b: Tensor, geometry: Geometry) -> Tensor:
     """Squared norms [n] as ⟨AᵀA, BᵀB⟩: T²·D multiplications; through dW for rows in which that cancels."""
-    return guarded(*paired(gram_a, b.flatten(2)), lambda rows: materialised(a[rows], b[rows], geometry))
-
-
-COSTS: dict[Callable[..., Tensor], Callable[[costs.Size, costs.Costs], float]] = {
-    materialised: costs.materialised,
-    depthwise: costs.depthwise,
-    pointwise: costs.pointwise,
-    unfolded: costs.unfolded,
-    products: costs.gram,
-    pixel_products: costs.pixel_gram,
-}
+    pair = paired(lambda start, stop: gram_a[:, start:stop, start:], b.flatten(2))
+    return guarded(*pair, lambda rows: materialised(a[rows], b[rows], geometry))
 
 
 def _unfold(a: Tensor, geometry: Geometry) -> Tensor:

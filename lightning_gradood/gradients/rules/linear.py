@@ -17,6 +17,7 @@ Reference: Goodfellow 2015, "Efficient per-example gradient computations"; Li et
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -33,8 +34,9 @@ from lightning_gradood.gradients.closed_form import (
     Match,
     Rewrite,
     guarded,
-    paired_products,
+    paired,
     squared_rows,
+    strip,
     taking,
 )
 
@@ -67,7 +69,7 @@ def weight_norms(a: Tensor, b: Tensor) -> Tensor:
         return squared_rows(a) * squared_rows(b)
     if costs.TOKEN_PAIR * T * (C + D) >= C * D:
         return _through_gradients(a, b)
-    pair = paired_products(a.transpose(1, 2), b.transpose(1, 2))
+    pair = paired(functools.partial(strip, a.transpose(1, 2)), b.transpose(1, 2))
     return guarded(*pair, lambda rows: _through_gradients(a[rows], b[rows]))
 
 
