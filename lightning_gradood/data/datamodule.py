@@ -7,6 +7,7 @@ from typing import Any, Literal
 import torch
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from typing_extensions import override  # typing has it from Python 3.12 on
@@ -15,7 +16,9 @@ from lightning_gradood.core import NonNegativeInt, PositiveInt, Refusal, as_floa
 from lightning_gradood.data.loading import ImageBatch, Limits, LoadedSource, RowChooser, Rows, make_loader
 from lightning_gradood.data.mixture import Perturbations, Sources
 from lightning_gradood.data.source import Source
-from lightning_gradood.data.splits import Split, groups_of, say_duplicates, say_trained_on, split_rows
+from lightning_gradood.data.splits import Split, groups_of, say_duplicates, say_shared, split_rows
+
+_MOST_COMPARED = 50_000  # training images that are not in memory, each of which would have to be read
 
 
 class ImageDataModule(LightningDataModule):
@@ -131,8 +134,14 @@ class ImageDataModule(LightningDataModule):
 
     def compare_with_training(self) -> None:
         """Print a line where normal images are training images too; all training images are read for it."""
-        if self.sources.has_train:
-            say_trained_on(self.sources.train, self.sources.normal)
+        if not self.sources.has_train:
+            return
+        train, normal = self.sources.train, self.sources.normal
+        if not train.in_memory and len(train) > _MOST_COMPARED:
+            rank_zero_info(f"train: {len(train):,} images are too many to look for copies of normal ones among them.")
+            return
+        known = "The classifier knows these, so that false alarms are rarer among them than among new images"
+        say_shared(normal, train, "training images", known)
 
     def try_augment(self, images: Tensor) -> None:
         """Refuse an augmentation that does not map images [N, C, H, W] to such; random numbers stay as they were."""

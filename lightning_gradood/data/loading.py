@@ -156,10 +156,6 @@ class LoadedSource(Dataset[ImageBatch]):
     def __len__(self) -> int:
         return len(self.ids)
 
-    def __getitem__(self, row: int) -> ImageBatch:
-        images, labels, rows = self.__getitems__([row])
-        return ImageBatch(images[0], labels[0], rows[0])
-
     def __getitems__(self, rows: Sequence[int]) -> ImageBatch:
         index = torch.as_tensor(rows, dtype=torch.int64)
         return ImageBatch(self.images(rows), torch.from_numpy(self.labels)[index], index)

@@ -283,7 +283,8 @@ class Sources:
         groups = {name: groups_of(source) for name, source in self.clean.items()}
         for name, source in self.clean.items():
             say_duplicates(source, groups[name])
-        say_shared(self.clean)
+            if name != NORMAL:
+                say_shared(source, self.normal, f"in `{NORMAL}`", "No detector can tell these apart")
         return self._manifest(self.clean, self.split.seed, groups)
 
     def _manifest(

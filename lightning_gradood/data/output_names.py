@@ -76,22 +76,17 @@ def _from_file(path: str) -> Any:
     file = Path(path).expanduser()
     try:
         text = read_text(file)
+        if file.suffix.lower() in (".json", ".yaml", ".yml") or text.lstrip()[:1] in ("[", "{"):
+            return parse_yaml(text)  # JSON is YAML
     except (OSError, Unparsable) as error:
-        why = "does not exist" if not file.exists() else f"cannot be read as text ({getattr(error, 'strerror', error)})"
+        reason = getattr(error, "strerror", None) or error
+        why = f"cannot be read ({reason})" if file.exists() else "does not exist"
         raise Refusal(
             f"`data.classes` should be a list of names, or a file of them. Got `data.classes = {path}`, which {why} (looked "
-            f"at {file.absolute()}). Name a file with one name in each line, or write e.g. --data.classes '[cat, dog]'."
+            f"at {file.absolute()}). Name a file with one name in each line, or with a JSON or YAML list."
         ) from error
-    if file.suffix.lower() not in (".json", ".yaml", ".yml") and text.lstrip()[:1] not in ("[", "{"):
-        lines = [line.strip() for line in text.splitlines() if line.strip()]
-        return [list(match.groups()) if (match := _SYNSET.fullmatch(line)) else line for line in lines]
-    try:
-        return parse_yaml(text)  # JSON is YAML
-    except Unparsable as error:
-        raise Refusal(
-            f"`data.classes` should be a file that can be read. Got `data.classes = {path}`: "
-            f"{error}. Write a JSON or YAML list of names, or one name in each line of a .txt file."
-        ) from error
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return [list(match.groups()) if (match := _SYNSET.fullmatch(line)) else line for line in lines]
 
 
 def _listed(found: Any) -> list[Any]:

@@ -216,38 +216,17 @@ def say_duplicates(source: LoadedSource, groups: NDArray[np.int64]) -> None:
         )
 
 
-def say_shared(sources: Mapping[str, LoadedSource]) -> None:
-    """Print one line for each anomaly source that has images of the normal one, which comes first."""
-    (name, normal), *anomalies = sources.items()
-    for other, source in anomalies:
-        if shared := _shared(source, normal):
-            rank_zero_info(
-                f"{other}: {len(shared):,} of {len(source):,} images are also in `{name}`, e.g. `{shared[0][0]}` is "
-                f"`{shared[0][1]}`. No detector can tell these apart: remove them from one of the two."
-            )
-
-
-def say_trained_on(train: LoadedSource, normal: LoadedSource) -> None:
-    """Print one line where normal images are among the classifier's training images, or where that is not looked at."""
-    if not train.in_memory and len(train) > _MOST_COMPARED:
-        rank_zero_info(f"train: {len(train):,} images are too many to look for copies of normal ones among them.")
-    elif shared := _shared(normal, train):
-        rank_zero_info(
-            f"{normal.name}: {len(shared):,} of {len(normal):,} images are also training images, e.g. `{shared[0][0]}` is "
-            f"`{shared[0][1]}`. The classifier knows these, so that false alarms are rarer among them than among new images: "
-            "remove them from one of the two."
-        )
-
-
-_MOST_COMPARED = 50_000  # training images that are not in memory, each of which would have to be read
-
-
-def _shared(source: LoadedSource, other: LoadedSource) -> list[tuple[str, str]]:
-    """The ids of the images of a source that another one has too, each with its id there."""
+def say_shared(source: LoadedSource, other: LoadedSource, of_other: str, consequence: str) -> None:
+    """Print one line where images of a source are those of another one too."""
     alike = source.in_memory == other.in_memory  # else one would be compared by pixels and the other by files
     mine, theirs = (one.fingerprints if alike else one.original_fingerprints for one in (source, other))
     known = {print_: row for row, print_ in reversed(list(enumerate(theirs)))}
-    return [(source.ids[row], other.ids[known[print_]]) for row, print_ in enumerate(mine) if print_ in known]
+    shared = [(source.ids[row], other.ids[known[print_]]) for row, print_ in enumerate(mine) if print_ in known]
+    if shared:
+        rank_zero_info(
+            f"{source.name}: {len(shared):,} of {len(source):,} images are also {of_other}, e.g. `{shared[0][0]}` is "
+            f"`{shared[0][1]}`. {consequence}: remove them from one of the two."
+        )
 
 
 def refuse_two_roles(roles: Mapping[str, Source | str | None]) -> None:

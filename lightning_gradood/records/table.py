@@ -124,10 +124,7 @@ class Records:
         return Records(self.table.take(pa.array(list(rows), pa.int64())))
 
     def only(self, probes: Sequence[str]) -> Records:
-        """Keep the columns of these probes alone, in this order; a missing one is refused."""
-        missing = [name for name in probes if name not in self.probes]
-        if missing:
-            raise Refusal(f"`probes` should be of these records. Got {missing}; they hold {self.probes}.")
+        """Keep the columns of these probes alone, in this order."""
         plain = [name for name in self.table.column_names if name not in self.probes]
         return Records(self.table.select([*plain, *probes]))
 

@@ -149,7 +149,9 @@ def test_the_manifest_covers_every_detection_image_and_depends_on_its_own_seed_a
     assert one.sources.normal.digest() == again.sources.normal.digest()
     assert one.sources.manifest != again.sources.manifest
     assert one.sources.normal.ids != ImageDataModule(**settings, limits=Limits(10, seed=1)).sources.normal.ids
-    assert {name: len(source) for name, source in one.sources.clean.items()} == {"normal": 10, "near": 9, "far": 10}
+    single = ImageDataModule(**settings, limits=Limits(10, sources={"far": 5, "normal": 12}))
+    for data, sizes in ((one, [10, 9, 10]), (single, [12, 9, 5])):
+        assert [len(source) for source in data.sources.clean.values()] == sizes
     assert len(one.sources.train) == 50
 
 
@@ -172,28 +174,19 @@ def test_what_does_not_fit_is_refused(settings, image_folder):
     def test(data):
         trainer().test(Watcher(), data)
 
+    def manifest(data):
+        return data.sources.manifest
+
     for changed, use, words in [
         ({"train": None}, fit, r"`data\.train` should name .*`detect` in place"),
         ({"train": flat}, fit, "`train` should have a class .* with 9 of 9 without"),
         ({"normal": flat}, test, "`normal` should have a class .* 9 of 9 without"),
         (few, lambda one: one.train_dataloader(), r"Got `train` with 2 and `split.validation = 0\.1`"),
-        ({"train": large}, lambda one: one.sources.clean, f"`train` {shape}"),
-        ({"anomalies": {"large": large}}, lambda one: one.sources.clean, f"`large` {shape}"),
-        (
-            {"normal": image_folder("c", {"c": 4})},
-            lambda one: one.sources.normal,
-            "classes of `train`.* with class `c`",
-        ),
-        (
-            {"anomalies": {"few": image_folder("two", {".": 2})}},
-            lambda one: one.sources.manifest,
-            "at least 3 .*`few` with 2",
-        ),
-        (
-            {"limits": Limits(megapixels=1e-5)},
-            lambda one: one.sources.normal,
-            r"Got 8 × 8.*raise --data\.limits\.megapixels\.",
-        ),
+        ({"train": large}, manifest, f"`train` {shape}"),
+        ({"anomalies": {"large": large}}, manifest, f"`large` {shape}"),
+        ({"normal": image_folder("c", {"c": 4})}, manifest, "classes of `train`.* with class `c`"),
+        ({"anomalies": {"few": image_folder("two", {".": 2})}}, manifest, "at least 3 .*`few` with 2"),
+        ({"limits": Limits(megapixels=1e-5)}, manifest, r"Got 8 × 8.*raise --data\.limits\.megapixels\."),
     ]:
         with pytest.raises(Refusal, match=words):
             use(ImageDataModule(**settings | changed))

@@ -103,7 +103,7 @@ def test_training_images_among_normal_ones_are_said(image_folder, said, monkeypa
         data.compare_with_training()
         assert said.pop() == words
         with monkeypatch.context() as patch:
-            patch.setattr("lightning_gradood.data.splits._MOST_COMPARED", 5)
+            patch.setattr("lightning_gradood.data.datamodule._MOST_COMPARED", 5)
             data.compare_with_training()
         assert ("too many to look for copies" in said.pop()) == (memory == 0)
 

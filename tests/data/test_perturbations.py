@@ -1,4 +1,4 @@
-"""PerturbedSource of the normal images: their names, ids and limits, and that none leaves its origin's split."""
+"""Perturbed sources of the normal images: their names, ids and limits, and that none leaves its origin's split."""
 
 import dataclasses
 from collections import Counter
@@ -79,20 +79,14 @@ def test_limits_of_what_a_flag_has_taken_away_are_ignored_with_a_line(said):
 
 
 UNFIT = [
-    (
-        {"attacks": "lee2019"},
-        "`data.perturbations.attacks` should be one of paper, modern, pilot. Got `data.perturbations.attacks = 'lee2019'`",
-    ),
+    ({"attacks": "lee2019"}, "should be one of paper, modern, pilot. Got `data.perturbations.attacks = 'lee2019'`"),
     ({"corruptions": 6}, "`severity` should be"),
     ({"attacks": {"photographs": Semantic()}}, "should have different names. Got ['photographs'] more than once"),
     ({"attacks": "paper", "corruptions": {"bim": Corruption("fog")}}, "Got ['bim'] more than once"),
     ({"attacks": {"a/b": Semantic()}}, "Got `anomalies` with the name `a/b`"),
     ({"attacks": "paper", "sources": {"pdg": 3}}, "Got `limits.sources` with ['pdg']. Did you mean `pgd`?"),
     ({"attacks": None, "sources": {"pdg": 3}}, "Got `limits.sources` with ['pdg']. Did you mean `pgd`?"),
-    (
-        {"attacks": {"a": FGSM()}, "sources": {"zzz": 3}},
-        "Got `limits.sources` with ['zzz']. Choose among ['a', 'normal', 'photographs'].",
-    ),
+    ({"attacks": {"a": FGSM()}, "sources": {"zzz": 3}}, "with ['zzz']. Choose among ['a', 'normal', 'photographs']."),
 ]
 
 

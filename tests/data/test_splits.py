@@ -8,7 +8,7 @@ from asserts import assert_refused
 
 from lightning_gradood.core import named_seed
 from lightning_gradood.data import make_manifest
-from lightning_gradood.data.splits import allocate, smallest_count, split_rows
+from lightning_gradood.data.splits import allocate, split_rows
 
 PAPER = (0.4, 0.4, 0.2)
 SVHN_TEST = [1744, 5099, 4149, 2882, 2523, 2384, 1977, 2019, 1660, 1595]  # images of each digit, 26,032 together
@@ -58,14 +58,6 @@ def test_the_seed_changes_who_is_where_but_not_how_many():
     assert len({named_seed(seed, name) for seed in (0, 1, 1) for name in ("a", "b")}) == 4
 
 
-def test_the_smallest_count_is_the_last_that_leaves_no_part_empty():
-    for fractions, least in ((PAPER, 3), ((0.9, 0.1), 6), ((0.45, 0.45, 0.1), 7)):
-        assert smallest_count(fractions) == least
-        sizes = [min(len(part) for part in split_rows([0] * count, fractions, 0)) for count in range(least - 1, 50)]
-        assert sizes[0] == 0
-        assert min(sizes[1:]) > 0
-
-
 IDS = {name: [f"{name}/{n:02d}" for n in range(count)] for name, count in {"normal": 20, "near": 10, "far": 7}.items()}
 LABELS = {name: [n % 2 for n in range(len(ids))] for name, ids in IDS.items()}
 
@@ -76,9 +68,10 @@ def manifest(names=("normal", "near", "far"), seed=0):
 
 def test_every_id_has_one_split_by_its_source_s_name_and_the_seed_whatever_stands_beside_it(tmp_path):
     made = manifest()
-    assert {name: list(counts.values()) for name, counts in made.counts.items()} == {
-        "normal": [8, 8, 4], "near": [4, 4, 2], "far": [3, 3, 1],
-    }  # fmt: skip
+    sizes = {"normal": (8, 8, 4), "near": (4, 4, 2), "far": (3, 3, 1)}
+    assert made.counts == {
+        name: dict(zip(("train", "val", "test"), several, strict=True)) for name, several in sizes.items()
+    }
     assert set(made.split_of) == {name for ids in IDS.values() for name in ids}
     assert all(ids == sorted(ids) for parts in made.sources.values() for ids in parts.values())
     assert all(made.split_of[name] == split for split, ids in made.sources["near"].items() for name in ids)
@@ -101,6 +94,9 @@ def test_splits_that_cannot_be_are_refused():
             (lambda one=one: split_rows([0, 1], one, 0), "positive and sum to 1. Got `split.fractions = [")
             for one in ([], [0.5, 0.4], [1.0, 0.0], [1.5, -0.5], [1 - 1e-9, 1e-9])
         ),
-        (lambda: make_manifest(few, {"few": [0, 0]}, PAPER, 0), "`few` should have at least 3 images"),
+        *(
+            (lambda one=one: make_manifest(few, {"few": [0, 0]}, one, 0), f"`few` should have at least {least} images")
+            for one, least in ((PAPER, 3), ((0.45, 0.45, 0.1), 7))
+        ),
         (lambda: make_manifest(IDS, LABELS, halves, 0), "Got `split.fractions = [0.5, 0.5]`"),
     )
