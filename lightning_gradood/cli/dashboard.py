@@ -28,14 +28,7 @@ def _dashboard(run: str, *, entity: str, project: str = "lightning_gradood") -> 
         project: W&B's project.
     """
     from lightning_gradood.core import Refusal, atomic_write
-    from lightning_gradood.report import (
-        Run,
-        apply_dashboard,
-        dashboard_sections,
-        definition,
-        has_wandb_account,
-        newest_run,
-    )
+    from lightning_gradood.report import Run, apply_dashboard, dashboard_definition, has_wandb_account, newest_run
 
     folder = Path(run) if run else newest_run(Path("runs"))
     if folder is None:
@@ -43,9 +36,9 @@ def _dashboard(run: str, *, entity: str, project: str = "lightning_gradood") -> 
             "`dashboard` should have a run to take sources and detectors from. Got none, and no runs/*/*/results.parquet "
             "exists. Name a run folder that `detect` has filled."
         )
-    sections = dashboard_sections(Run.read(folder))
+    definition = dashboard_definition(Run.read(folder))
     with atomic_write(folder / _FILE, "RUN") as file:
-        file.write((json.dumps(definition(sections), indent=2) + "\n").encode())
+        file.write(f"{json.dumps(definition, indent=2)}\n".encode())
     sys.stdout.write(f"Definition, for the sources and detectors of {folder}: {folder / _FILE}\n")
     if not has_wandb_account():
         again = f"python -m lightning_gradood dashboard {folder} --entity {entity} --project {project}"
@@ -53,5 +46,5 @@ def _dashboard(run: str, *, entity: str, project: str = "lightning_gradood") -> 
             f"Nothing was sent, as no W&B account is configured. To apply it: `wandb login`, then `{again}`.\n"
         )
         return
-    workspace, report = apply_dashboard(sections, entity, project)
+    workspace, report = apply_dashboard(definition, entity, project)
     sys.stdout.write(f"Workspace: {workspace}\nReport: {report}\n")

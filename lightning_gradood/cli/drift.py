@@ -3,12 +3,8 @@
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from lightning_gradood.cli.plain import SWITCH, call, refuse_existing
-
-if TYPE_CHECKING:  # takes seconds to import, and `--help` needs none of it
-    from lightning_gradood.report import ScoredImages
 
 ALARM = 4
 """Exit code where the drift is beyond `--alarm`."""
@@ -43,13 +39,13 @@ def _drift(
         overwrite: replace the figure if it exists.
     """
     from lightning_gradood.core import Refusal, atomic_write
-    from lightning_gradood.report import as_png, drift_by_class, drift_figure, drift_table
+    from lightning_gradood.report import ScoredImages, as_png, drift_by_class, drift_figure, drift_table
 
     if alarm is not None and not 0 <= alarm < 1:
         raise Refusal(f"`--alarm` should be at least 0 and below 1. Got `--alarm {alarm}`. It is a distance.")
     place = Path(figure or Path(new).with_name(f"{Path(new).stem}_drift.png"))
     refuse_existing("--figure", place, overwrite)
-    before, after = (_read(Path(path), detector) for path in (reference, new))
+    before, after = (ScoredImages.read(Path(path), detector) for path in (reference, new))
     found = drift_by_class(before, after)
     with atomic_write(place, "--figure") as file:
         file.write(as_png(drift_figure(before, after, found)))
@@ -59,38 +55,3 @@ def _drift(
         return 0
     sys.stdout.write(f"ALARM: the distance {overall.distance:.3f} is above {alarm:g}.\n")
     return ALARM
-
-
-def _read(path: Path, detector: str | None) -> "ScoredImages":
-    import numpy as np
-
-    from lightning_gradood.core import Refusal
-    from lightning_gradood.records import read_rows
-    from lightning_gradood.report import ScoredImages
-
-    table = read_rows(path)
-    missing = [name for name in ("score", "flagged", "prediction") if name not in table]
-    if missing:
-        raise Refusal(
-            f"`{path}` should be a table that `score` or `detect` has written. Got one without `{missing[0]}`. Name another."
-        )
-    rows = [row for row, score in enumerate(table["score"]) if score is not None]
-    if "detector" in table:
-        known = sorted(set(table["detector"]))
-        if detector is None or detector not in known:
-            raise Refusal(
-                f"`--detector` should say whose scores are meant, as `{path}` has several. Got {detector}. "
-                f"Choose among {', '.join(known)}."
-            )
-        rows = _normal_test_rows(table, detector)
-    columns = [[table[name][row] for row in rows] for name in ("score", "flagged", "prediction")]
-    return ScoredImages(np.array(columns[0], float), np.array(columns[1], bool), np.array(columns[2], str))
-
-
-def _normal_test_rows(table: dict[str, list[Any]], detector: str) -> list[int]:
-    """Rows of a run's normal `test` images, each once."""
-    found: dict[str, int] = {}
-    for row, name in enumerate(table["id"]):
-        if table["detector"][row] == detector and table["split"][row] == "test" and table["anomalous"][row] == 0:
-            found.setdefault(name, row)
-    return list(found.values())

@@ -37,7 +37,7 @@ from lightning_gradood.report.run import GuardSummary, Run, newest_run, read_run
 from lightning_gradood.report.run_writer import Workplace, working_commit, write_guard_summary, write_run
 from lightning_gradood.report.score_drift import ScoredImages, drift_by_class, drift_figure, drift_table
 from lightning_gradood.report.tables import console_table
-from lightning_gradood.report.wandb_dashboard import apply_dashboard, dashboard_sections, definition
+from lightning_gradood.report.wandb_dashboard import apply_dashboard, dashboard_definition
 
 __all__ = [
     "FINISH_SECONDS",
@@ -61,8 +61,7 @@ __all__ = [
     "comparison_page",
     "comparison_text",
     "console_table",
-    "dashboard_sections",
-    "definition",
+    "dashboard_definition",
     "drift_by_class",
     "drift_figure",
     "drift_table",

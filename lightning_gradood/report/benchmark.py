@@ -316,9 +316,8 @@ def _write(benchmark: Benchmark, calls: Sequence[Call], runs: Mapping[str, Seque
         layouts = [*papers, full_layout(table)]
         contents[f"{table.name}.md"] = "\n".join(one.markdown for one in layouts)
         contents[f"{table.name}.tex"] = "\n".join(one.latex for one in layouts)
-    contents[PAGE] = benchmark_page(
-        folder.name, benchmark.seeds, runs, rows, tables, benchmark.tables, [call.command_line for call in calls]
-    )
+    first, commands = {name: found[0] for name, found in runs.items()}, [call.command_line for call in calls]
+    contents[PAGE] = benchmark_page(folder.name, benchmark.seeds, first, tables, benchmark.tables, commands)
     for name, text in contents.items():
         with atomic_write(folder / name) as file:
             file.write(text.encode())

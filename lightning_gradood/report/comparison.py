@@ -21,13 +21,11 @@ Rows = dict[tuple[str, str], list[Auroc | None]]  # (source or `mean`, detector)
 def compared(runs: Sequence[Run]) -> Rows:
     """AUROCs of runs by source and detector, in order of first appearance, then `compared_means` as source `mean`."""
     found = [aurocs_of(run.outcomes) for run in runs]
-    pairs = list(dict.fromkeys(pair for aurocs in found for pair in aurocs))
-    sources = list(dict.fromkeys(source for source, _ in pairs))
-    rows: Rows = {
-        pair: [aurocs.get(pair) for aurocs in found] for source in sources for pair in pairs if pair[0] == source
-    }
-    means = compared_means(runs)
-    return rows | {(MEAN, detector): row for detector, (shared, row) in means.items() if len(shared) > 1}
+    pairs = dict.fromkeys(pair for aurocs in found for pair in aurocs)
+    places = list(dict.fromkeys(source for source, _ in pairs))
+    ordered = sorted(pairs, key=lambda pair: places.index(pair[0]))  # a stable sort
+    means = {(MEAN, name): row for name, (shared, row) in compared_means(runs).items() if len(shared) > 1}
+    return {pair: [aurocs.get(pair) for aurocs in found] for pair in ordered} | means
 
 
 def compared_means(runs: Sequence[Run]) -> dict[str, tuple[list[str], list[Auroc | None]]]:
@@ -36,18 +34,14 @@ def compared_means(runs: Sequence[Run]) -> dict[str, tuple[list[str], list[Auroc
     Means have no interval, as sources share their normal images; a detector whose runs share no source is left out.
     """
     found = [aurocs_of(run.outcomes) for run in runs]
-    pairs = list(dict.fromkeys(pair for aurocs in found for pair in aurocs))
     means: dict[str, tuple[list[str], list[Auroc | None]]] = {}
-    for detector in dict.fromkeys(detector for _, detector in pairs):
-        having = [aurocs for aurocs in found if any(name == detector for _, name in aurocs)]
-        tested = [source for source, name in pairs if name == detector]
-        shared = [source for source in tested if all((source, detector) in aurocs for aurocs in having)]
+    for detector in dict.fromkeys(detector for aurocs in found for _, detector in aurocs):
+        of_runs = [{source: one for (source, name), one in aurocs.items() if name == detector} for aurocs in found]
+        having = [aurocs for aurocs in of_runs if aurocs]
+        shared = [source for source in having[0] if all(source in aurocs for aurocs in having)]
         if shared:
-            values = [
-                Auroc(float(np.mean([one[source, detector].value for source in shared]))) if one in having else None
-                for one in found
-            ]
-            means[detector] = (shared, values)
+            values = [[aurocs[source].value for source in shared] if aurocs else None for aurocs in of_runs]
+            means[detector] = (shared, [Auroc(float(np.mean(one))) if one else None for one in values])
     return means
 
 

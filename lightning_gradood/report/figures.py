@@ -18,7 +18,7 @@ from lightning_gradood.report.score_figures import (
     detector_bars,
     heat_map,
     precision_recall_curves,
-    roc_curves,
+    roc_by_source,
     score_histograms,
 )
 from lightning_gradood.report.tables import by_detector, matrices, not_transferred
@@ -71,8 +71,8 @@ _DRAWN: dict[str, Callable[[Any], Figure]] = {  # what is drawn of the arrays of
 }
 
 
-def draw_figures(run: Run) -> dict[str, Figure]:
-    """Draw what the run has data for, by name; one that fails is left out with a warning.
+def drawings(run: Run) -> dict[str, Callable[[], Figure]]:
+    """What draws each figure that the run has data for, by name.
 
     Names: `aurocs`; `roc_`, `precision_recall_` and `scores_<detector>`; `matrix_<detector>` under protocol `cross`;
     `layer_norms`, `activation_norms`, `first_layer`, `samples`, `attacked_samples`; `extremes_<detector>`, images on
@@ -81,7 +81,7 @@ def draw_figures(run: Run) -> dict[str, Figure]:
     calls: dict[str, Callable[[], Figure]] = {"aurocs": partial(detector_bars, run.outcomes)}
     for detector, outcomes in by_detector(not_transferred(run.scored)).items():
         name = _file_name(detector)
-        calls[f"roc_{name}"] = partial(roc_curves, outcomes)
+        calls[f"roc_{name}"] = partial(roc_by_source, outcomes)
         calls[f"precision_recall_{name}"] = partial(precision_recall_curves, outcomes)
         calls[f"scores_{name}"] = partial(score_histograms, outcomes)
     for detector, matrix in matrices(run.outcomes).items():
@@ -89,8 +89,13 @@ def draw_figures(run: Run) -> dict[str, Figure]:
     calls |= {name: partial(draw, run.arrays[name]) for name, draw in _DRAWN.items() if run.arrays.get(name)}
     for detector, rows in run.arrays.get("extremes", {}).items():
         calls[f"extremes_{_file_name(detector)}"] = partial(extreme_images, rows)
+    return calls
+
+
+def draw_figures(run: Run) -> dict[str, Figure]:
+    """Draw every figure of a run, by name; one that fails is left out with a warning."""
     figures = {}
-    for name, draw in calls.items():
+    for name, draw in drawings(run).items():
         with going_on_without(f"the figure {name}"):
             figures[name] = draw()
     return figures

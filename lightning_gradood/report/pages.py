@@ -26,6 +26,7 @@ from lightning_gradood.report.tables import (
     ResultTable,
     Table,
     by_detector,
+    counted,
     flagged_table,
     matrices,
     matrix_table,
@@ -131,10 +132,10 @@ def figure_sections(pictures: Mapping[str, bytes]) -> list[Section]:
     return [Section(heading, parts) for heading, parts in sections.items()]
 
 
-ATTACKS_NOTE = Note(
+_ATTACKS_NOTE = Note(
     "Success: the classifier no longer gives the image its class. Norms are means over images, of pixels in [0, 1]."
 )
-READING_NOTE = Note(
+_READING_NOTE = Note(
     "Each probe alone, on one batch of at most 16 normal images; methods that share a pass cost less together. Memory is "
     "what tensors hold at their peak, beyond the network and the images."
 )
@@ -149,30 +150,35 @@ _MATRIX_NOTE = Note(
 
 def run_page(run: Run, pictures: Mapping[str, bytes]) -> str:
     """Lay out a run as one self-contained HTML file; `pictures` are its figures, PNG by name."""
+    summary: list[Part] = [
+        *classifier_sentences(run.provenance),
+        *_best(run.outcomes),
+        Note(f"Run folder: {run.folder}"),
+    ]
+    command = [Code(run.provenance["command"])] if run.provenance.get("command") else []
+    return render(run.experiment, [Section("", summary), *run_sections(run, pictures), Section("Command", command)])
+
+
+def run_sections(run: Run, pictures: Mapping[str, bytes]) -> list[Section]:
+    """All that is told of a run, under headings; `pictures` are its figures, PNG by name."""
     outcomes, about = run.outcomes, run.provenance
     table, flagged, attacks = result_table(outcomes, run.failures), flagged_table(outcomes), _attacks(run)
     crossed = matrices(outcomes).items()
-    reading = [reading_cells(*item) for item in about.get("probes", {}).items()]
+    reading = [_reading_cells(*item) for item in about.get("probes", {}).items()]
     scoring: list[Part] = [run.guard.table, "It scores any image:", Code(run.guard.command(run.folder))]
-    guard: list[Part] = [run.guard.sentence, *(scoring if run.guard.metrics else [])]
-    return render(
-        run.experiment,
-        [
-            Section("", [*classifier_sentences(about), *_best(outcomes), Note(f"Run folder: {run.folder}")]),
-            Section("Results", [_results(table), Note(" ".join(table.notes))]),
-            Section("Normal images flagged", [flagged, _FLAGGED_NOTE] if flagged.rows else []),
-            Section("Trained on one source, tested on another", [_MATRIX_NOTE] if crossed else []),
-            *(Section(name, [matrix_table(matrix)], 3) for name, matrix in crossed),
-            Section("What attacks did", [attacks, ATTACKS_NOTE] if attacks.rows else []),
-            Section("Guard", guard),
-            *figure_sections(pictures),
-            Section("Time", ["Seconds to fit and score.", _fitting(outcomes)]),
-            Section("Reading the network", [Table(READING_HEADS, reading), READING_NOTE] if reading else [], 3),
-            Section("Images in each split", [_splits(outcomes), Note("Normal + anomalous.")]),
-            Section("Command", [Code(about["command"])] if about.get("command") else []),
-            Section("Environment", [environment(about, _SHOWN)]),
-        ],
-    )
+    return [
+        Section("Results", [_results(table), Note(" ".join(table.notes))]),
+        Section("Normal images flagged", [flagged, _FLAGGED_NOTE] if flagged.rows else []),
+        Section("Trained on one source, tested on another", [_MATRIX_NOTE] if crossed else []),
+        *(Section(name, [matrix_table(matrix)], 3) for name, matrix in crossed),
+        Section("What attacks did", [attacks, _ATTACKS_NOTE] if attacks.rows else []),
+        Section("Guard", [run.guard.sentence, *(scoring if run.guard.metrics else [])]),
+        *figure_sections(pictures),
+        Section("Time", ["Seconds to fit and score.", _fitting(outcomes)]),
+        Section("Reading the network", [Table(_READING_HEADS, reading), _READING_NOTE] if reading else [], 3),
+        Section("Images in each split", [_splits(outcomes), Note("Normal + anomalous.")]),
+        Section("Environment", [_environment(about)]),
+    ]
 
 
 def classifier_sentences(about: Mapping[str, Any]) -> list[str]:
@@ -254,11 +260,11 @@ def _highest(rows: Sequence[Mapping[str, str]]) -> str | None:
     return max(numbers, key=float) if len(rows) > 1 and numbers else None
 
 
-ATTACK_HEADS = ("images", "success, %", "mean L2", "mean L∞")
+_ATTACK_HEADS = ("images", "success, %", "mean L2", "mean L∞")
 
 
-def attack_cells(numbers: Mapping[str, Any]) -> list[str]:
-    """What an attack or corruption did, under `ATTACK_HEADS`; norms are means, of pixels in [0, 1]."""
+def _attack_cells(numbers: Mapping[str, Any]) -> list[str]:
+    """What an attack or corruption did, under `_ATTACK_HEADS`; norms are means, of pixels in [0, 1]."""
     success = numbers.get("attack_success")
     norms = [numbers.get(name) for name in ("attack_l2", "attack_linf")]
     rest = [ABSENT if value is None else f"{value:.3f}" for value in norms]
@@ -269,11 +275,11 @@ def _attacks(run: Run) -> Table:
     """What was done to the images of tested sources; outliers used only for training are left out."""
     tested = {outcome.source for outcome in run.outcomes}
     rows: list[list[str | Cell]] = [
-        [name, _made_by(about), *attack_cells(about)]
+        [name, _made_by(about), *_attack_cells(about)]
         for name, about in run.provenance.get("perturbations", {}).items()
         if name in tested
     ]
-    return Table(["source", "made by", *ATTACK_HEADS], rows, words=2)
+    return Table(["source", "made by", *_ATTACK_HEADS], rows, words=2)
 
 
 def _made_by(about: Mapping[str, Any]) -> Cell:
@@ -285,11 +291,11 @@ def _short(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-READING_HEADS = ("probe", "ms an image", "MiB an image")
+_READING_HEADS = ("probe", "ms an image", "MiB an image")
 
 
-def reading_cells(probe: str, cost: Mapping[str, float]) -> list[str]:
-    """What reading a probe costs, under `READING_HEADS`."""
+def _reading_cells(probe: str, cost: Mapping[str, float]) -> list[str]:
+    """What reading a probe costs, under `_READING_HEADS`."""
     memory = f"{cost['mebibytes']:.1f}" if "mebibytes" in cost else ABSENT
     return [probe, f"{cost['milliseconds']:.2f}", memory]
 
@@ -303,18 +309,13 @@ def _fitting(outcomes: Sequence[Outcome]) -> Table:
     return Table(["detector", "all sources, s", "longest, s"], rows)
 
 
-def split_cells(counts: Mapping[str, Mapping[str, int]]) -> list[str]:
-    """Numbers of images of each split, normal + anomalous."""
-    return [f"{part['normal']}+{part['anomalous']}" for part in counts.values()]
-
-
 def _splits(outcomes: Sequence[Outcome]) -> Table:
     """Numbers of images in each split, from the first detector; one that needs no anomalies has fewer."""
     counts: dict[str, Mapping[str, Mapping[str, int]]] = {}
     for outcome in not_transferred(outcomes):
         counts.setdefault(outcome.source, outcome.counts)
     heads = list(next(iter(counts.values())))
-    return Table(["source", *heads], [[source, *split_cells(one)] for source, one in counts.items()])
+    return Table(["source", *heads], [[source, *map(counted, one.values())] for source, one in counts.items()])
 
 
 _SHOWN = (
@@ -323,14 +324,13 @@ _SHOWN = (
 )
 
 
-def environment(about: Mapping[str, Any], shown: Sequence[str] | None = None) -> Table:
-    """Software and hardware of a run and, if it is told what is `shown` elsewhere, all else of its provenance."""
+def _environment(about: Mapping[str, Any]) -> Table:
+    """Software and hardware of a run, and all of its provenance that is not shown elsewhere."""
     versions = ", ".join(f"{name} {version}" for name, version in about.get("versions", {}).items())
     rows = {"versions": versions} | {name: str(about.get(name, ABSENT)) for name in ("device", "machine", "commit")}
-    if shown is not None:
-        if "seconds" in about:
-            rows["duration"] = f"{about['seconds']} s, reading and detectors"
-        if "checkpoint" in about:
-            rows["weights"] = str(about["checkpoint"] or "as the network was built")
-        rows |= {name: json.dumps(value, default=str) for name, value in about.items() if name not in shown}
+    if "seconds" in about:
+        rows["duration"] = f"{about['seconds']} s, reading and detectors"
+    if "checkpoint" in about:
+        rows["weights"] = str(about["checkpoint"] or "as the network was built")
+    rows |= {name: json.dumps(value, default=str) for name, value in about.items() if name not in _SHOWN}
     return Table(["", ""], list(map(list, rows.items())), words=2, wrap=True)

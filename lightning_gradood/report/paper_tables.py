@@ -79,8 +79,6 @@ class Row:
         network: the classifier, as the tables say it.
         paper: data set and network under which the paper's numbers are looked up.
         made_by: about perturbed sources, else empty.
-        seconds: to fit and score, detector to a value per seed.
-        counts: of images by split, with the first seed.
     """
 
     experiment: str
@@ -90,8 +88,6 @@ class Row:
     source: str
     metrics: dict[str, dict[str, list[float]]] = field(default_factory=dict)
     made_by: Mapping[str, Any] = field(default_factory=dict)
-    seconds: dict[str, list[float]] = field(default_factory=dict)
-    counts: dict[str, dict[str, int]] = field(default_factory=dict)
 
     def number(self, detector: str, metric: str, paper: float | None = None) -> OverSeeds | None:
         """The number of a detector over seeds; None if it has none."""
@@ -102,9 +98,6 @@ class Row:
         """Add the numbers of one seed; detectors that were trained on one other source are not of the paper's protocol."""
         for one in not_transferred(run.outcomes):
             if one.source == self.source:
-                for split, counts in one.counts.items():
-                    self.counts.setdefault(split, counts)
-                self.seconds.setdefault(one.detector, []).append(one.seconds)
                 metrics = self.metrics.setdefault(one.detector, {})
                 for metric, value in one.metrics["test"].items():
                     if not math.isnan(value):

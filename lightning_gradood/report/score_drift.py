@@ -2,16 +2,18 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
-from tabulate import tabulate
 
+from lightning_gradood.core import Refusal
 from lightning_gradood.metrics import ScoreDrift, score_drift
-from lightning_gradood.report.score_figures import NORMAL_COLOUR, new_figure, tidy
+from lightning_gradood.records import read_rows
+from lightning_gradood.report.score_figures import CHANGED_COLOUR, NORMAL_COLOUR, new_figure, tidy
+from lightning_gradood.report.tables import Table
 
-ALL = "all"
-_HEADS = [
+_HEADS = (
     "images",
     "reference",
     "new",
@@ -21,9 +23,12 @@ _HEADS = [
     "distance",
     "p",
     "effect",
-]
+)
+_NOTES = (
+    "distance = Kolmogorov and Smirnov's, the largest difference of the two cumulative distributions of scores; p is its.\n"
+    "effect = P(new > reference) - P(new < reference): above 0 new images are more anomalous."
+)
 _FEW = 5  # classes with fewer images are left out
-_NEW_COLOUR = "#D55E00"
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,31 @@ class ScoredImages:
     flagged: np.ndarray
     predictions: np.ndarray
 
+    @classmethod
+    def read(cls, path: Path, detector: str | None) -> "ScoredImages":
+        """Read a table that `score` has written, or of a run's `scores.parquet` a detector's normal `test` images."""
+        table = read_rows(path)
+        missing = [name for name in ("score", "flagged", "prediction") if name not in table]
+        if missing:
+            raise Refusal(
+                f"`{path}` should be a table that `score` or `detect` has written. Got one without `{missing[0]}`. Name another."
+            )
+        rows = [row for row, score in enumerate(table["score"]) if score is not None]
+        if "detector" in table:
+            known = sorted(set(table["detector"]))
+            if detector not in known:
+                raise Refusal(
+                    f"`--detector` should say whose scores are meant, as `{path}` has several. Got {detector}. "
+                    f"Choose among {', '.join(known)}."
+                )
+            keys = zip(*(table[name] for name in ("detector", "split", "anomalous")), strict=True)
+            own = [row for row, key in enumerate(keys) if key == (detector, "test", 0)]
+            rows = list({table["id"][row]: row for row in reversed(own)}.values())  # each image once
+        scores, flagged, predictions = (
+            [table[name][row] for row in rows] for name in ("score", "flagged", "prediction")
+        )
+        return cls(np.array(scores, float), np.array(flagged, bool), np.array(predictions, str))
+
     def of(self, prediction: str) -> "ScoredImages":
         """The images with one predicted class."""
         rows = self.predictions == prediction
@@ -42,7 +72,7 @@ class ScoredImages:
 
 def drift_by_class(reference: ScoredImages, new: ScoredImages) -> dict[str, ScoreDrift]:
     """Compare all images, as `all`, then those of each predicted class that has at least 5 images in both."""
-    pairs = {ALL: (reference, new)}
+    pairs = {"all": (reference, new)}
     for name in sorted(set(reference.predictions.tolist()) & set(new.predictions.tolist())):
         pair = reference.of(name), new.of(name)
         if min(len(one.scores) for one in pair) >= _FEW:
@@ -55,32 +85,20 @@ def drift_by_class(reference: ScoredImages, new: ScoredImages) -> dict[str, Scor
 
 def drift_table(found: Mapping[str, ScoreDrift]) -> str:
     """Text of a drift report."""
-    rows = [
-        [
-            name,
-            one.reference,
-            one.new,
-            f"{100 * one.reference_flagged:.1f} %",
-            f"{100 * one.new_flagged:.1f} %",
-            f"[{100 * one.low:.1f}, {100 * one.high:.1f}]",
-            f"{one.distance:.3f}",
-            f"{one.p_value:.2g}",
-            f"{one.effect:+.3f}",
-        ]
-        for name, one in found.items()
-    ]
-    notes = (
-        "distance = Kolmogorov and Smirnov's, the largest difference of the two cumulative distributions of scores; p is its.\n"
-        "effect = P(new > reference) - P(new < reference): above 0 new images are more anomalous."
-    )
-    return f"{tabulate(rows, _HEADS, disable_numparse=True, stralign='right')}\n{notes}"
+    rows = []
+    for name, one in found.items():
+        flagged = [f"{100 * share:.1f} %" for share in (one.reference_flagged, one.new_flagged)]
+        interval = f"[{100 * one.low:.1f}, {100 * one.high:.1f}]"
+        numbers = [f"{one.distance:.3f}", f"{one.p_value:.2g}", f"{one.effect:+.3f}"]
+        rows.append([name, str(one.reference), str(one.new), *flagged, interval, *numbers])
+    return f"{Table(_HEADS, rows).text()}\n{_NOTES}"
 
 
 def drift_figure(reference: ScoredImages, new: ScoredImages, found: Mapping[str, ScoreDrift]) -> Figure:
     """Draw the cumulative distributions of both, and the share flagged with its interval."""
     figure = new_figure(10, max(3.2, 0.28 * len(found) + 1.4))
     left, right = figure.subplots(1, 2)
-    for name, images, colour in (("reference", reference, NORMAL_COLOUR), ("new", new, _NEW_COLOUR)):
+    for name, images, colour in (("reference", reference, NORMAL_COLOUR), ("new", new, CHANGED_COLOUR)):
         left.ecdf(images.scores, label=f"{name}, {len(images.scores)} images", color=colour)
     left.set_xlabel("score (higher = more anomalous)")
     left.set_ylabel("share of images at or below")
@@ -88,7 +106,7 @@ def drift_figure(reference: ScoredImages, new: ScoredImages, found: Mapping[str,
     places = np.arange(len(found))[::-1]
     shares = [100 * one.new_flagged for one in found.values()]
     errors = [[100 * abs(bound - one.new_flagged) for bound in (one.low, one.high)] for one in found.values()]
-    right.errorbar(shares, places, xerr=np.transpose(errors), fmt="o", color=_NEW_COLOUR, label="new, 95 % interval")
+    right.errorbar(shares, places, xerr=np.transpose(errors), fmt="o", color=CHANGED_COLOUR, label="new, 95 % interval")
     usual = [100 * one.reference_flagged for one in found.values()]
     right.plot(usual, places, "|", ms=12, color=NORMAL_COLOUR, label="reference")
     right.set_yticks(places, list(found))

@@ -16,7 +16,7 @@ from matplotlib.patches import Rectangle
 from lightning_gradood.evaluation import Outcome
 from lightning_gradood.metrics import precision_recall_curve, roc_curve
 from lightning_gradood.records import NORMAL
-from lightning_gradood.report.names import detector_title, source_title, source_titles
+from lightning_gradood.report.names import detector_title, source_titles
 from lightning_gradood.report.tables import MEAN, Matrix, not_transferred, percent
 
 # Okabe & Ito's (2008) colour-blind-safe palette without yellow (too pale on white) and black (normal is grey).
@@ -55,22 +55,27 @@ def tidy(axes: Axes) -> None:
     axes.grid(color=GRID_COLOUR, linewidth=0.6)
 
 
-def roc_curves(outcomes: Sequence[Outcome]) -> Figure:
-    """Draw a test ROC of one detector per source, anomalous as the positive class, named with AUROC and interval in %.
+def roc_curves(title: str, outcomes: Mapping[str, Outcome]) -> Figure:
+    """Draw a test ROC of each outcome by its name, anomalous as the positive class, with AUROC and interval in %.
 
     The inset shows false positive rates from 0.001 on, on a logarithmic axis.
     """
-    figure, axes = _square(f"ROC of {detector_title(outcomes[0].label)}, test split")
-    titles = source_titles(outcome.source for outcome in outcomes)
+    figure, axes = _square(f"{title}, test split")
     curves = {}
-    for outcome in outcomes:
+    for name, outcome in outcomes.items():
         test = outcome.scores["test"]
         low, high = (percent(bound) for bound in outcome.auroc_interval)
-        label = f"{titles[outcome.source]}  {percent(outcome.metrics['test']['auroc'])} [{low}, {high}]"
+        label = f"{name}  {percent(outcome.metrics['test']['auroc'])} [{low}, {high}]"
         curves[label] = roc_curve(test.scores, test.labels)[:2]
-    _draw_rocs(figure, axes, curves, list(line_styles([*titles]).values())[1:])
+    _draw_rocs(figure, axes, curves, list(line_styles([*outcomes]).values())[1:])
     _name_lines(figure, "AUROC in %, 95 % interval", len(outcomes))
     return figure
+
+
+def roc_by_source(outcomes: Sequence[Outcome]) -> Figure:
+    """Draw `roc_curves` of one detector, one per source."""
+    titles = source_titles(outcome.source for outcome in outcomes)
+    return roc_curves(f"ROC of {detector_title(outcomes[0].label)}", {titles[one.source]: one for one in outcomes})
 
 
 _SMALLEST_RATE = 1e-3  # of the inset
@@ -271,18 +276,6 @@ def heat_map(matrix: Matrix) -> Figure:
     bar = figure.colorbar(image, ax=axes, shrink=0.8, ticks=[0.5, 0.6, 0.7, 0.8, 0.9, 1.0])
     bar.ax.set_yticklabels(["≤ 50", "60", "70", "80", "90", "100"], fontsize=8)
     bar.outline.set_visible(False)
-    return figure
-
-
-def method_rocs(source: str, outcomes: Mapping[str, Outcome]) -> Figure:
-    """Draw ROCs of several detectors on one source; `outcomes` is by their titles."""
-    figure, axes = _square(f"ROC on {source_title(source)}, test split")
-    curves = {}
-    for title, one in outcomes.items():
-        test = one.scores["test"]
-        curves[f"{title} {percent(one.metrics['test']['auroc'])}"] = roc_curve(test.scores, test.labels)[:2]
-    _draw_rocs(figure, axes, curves, list(line_styles([*outcomes]).values())[1:])
-    _name_lines(figure, "AUROC in %", len(outcomes))
     return figure
 
 

@@ -4,7 +4,7 @@ import csv
 import io
 import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -267,7 +267,7 @@ def percent(value: float | None) -> str:
 def _row(outcome: Outcome) -> dict[str, str]:
     low, high = (f"{100 * bound:.1f}" for bound in outcome.auroc_interval)
     names = {"source": outcome.source, "detector": outcome.detector, _TRAINED_ON: outcome.trained_on or outcome.source}
-    counts = {f"n {split}": _count(outcome.counts.get(split)) for split in _SPLITS}
+    counts = {f"n {split}": counted(outcome.counts.get(split)) for split in _SPLITS}
     success = percent(outcome.metrics["test"].get("attack_success"))
     return names | counts | {_SUCCESS: success} | _rates(outcome.metrics["test"], f"[{low}, {high}]")
 
@@ -307,5 +307,6 @@ def _with_interval(share: float | None, images: int) -> str:
     return f"{100 * share:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
 
 
-def _count(counts: dict[str, int] | None) -> str:
+def counted(counts: Mapping[str, int] | None) -> str:
+    """Numbers of images, normal + anomalous."""
     return ABSENT if counts is None else f"{counts['normal']}+{counts['anomalous']}"

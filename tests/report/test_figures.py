@@ -30,8 +30,8 @@ from lightning_gradood.report.score_figures import (
     detector_bars,
     heat_map,
     line_styles,
-    method_rocs,
     precision_recall_curves,
+    roc_by_source,
     roc_curves,
     score_histograms,
 )
@@ -58,7 +58,7 @@ def rendered(figure):
 
 def test_roc_lines_and_their_insets_are_those_of_scikit_learn():
     outcomes = OUTCOMES[:2]
-    figure = roc_curves(outcomes)
+    figure = roc_by_source(outcomes)
     (axes,) = figure.axes
     (inset,) = axes.child_axes
     assert (inset.get_xscale(), inset.get_xlim()) == ("log", (1e-3, 1.0))
@@ -72,15 +72,13 @@ def test_roc_lines_and_their_insets_are_those_of_scikit_learn():
         assert small.get_drawstyle() == "steps-post"
         for rate in (2e-3, 0.02, 0.3):
             assert small.get_ydata()[small.get_xdata() <= rate].max() == true[false <= rate].max()
-    methods = {"MLP": OUTCOMES[0], "Energy": OUTCOMES[2]}
-    (axes,) = method_rocs("svhn", methods).axes
-    percents = [f"{100 * one.metrics['test']['auroc']:.2f}" for one in methods.values()]
-    assert [line.get_label() for line in axes.lines][1:] == [f"MLP {percents[0]}", f"Energy {percents[1]}"]
+    several = roc_curves("ROC on SVHN", {"MLP": OUTCOMES[0], "Energy": OUTCOMES[2]})
+    assert [name.split()[0] for name in legend(several)] == ["MLP", "Energy"]
 
 
 @pytest.mark.parametrize(("gap", "beside"), [(2.0, False), (-2.0, True)])
 def test_the_inset_covers_no_line(gap, beside):
-    figure = rendered(roc_curves([outcome(gap=gap)]))
+    figure = rendered(roc_by_source([outcome(gap=gap)]))
     (axes,) = figure.axes
     covered = axes.child_axes[0].get_tightbbox()
     assert (covered.x0 > axes.get_window_extent().x1) == beside
@@ -261,7 +259,7 @@ def test_colours_are_distinct_and_the_same_in_every_figure():
     assert len(set(styles.values())) == 21
     assert line_styles(sources) == styles
     (axes,) = layer_norms(boxes({"normal": np.ones((3, 2)), "svhn": np.ones((3, 2))}, ["a.weight", "b.weight"])).axes
-    (roc,) = roc_curves([outcome()]).axes
+    (roc,) = roc_by_source([outcome()]).axes
     assert matplotlib.colors.same_color(axes.patches[-1].get_facecolor(), roc.lines[-1].get_color())
 
 

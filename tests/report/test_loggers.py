@@ -182,5 +182,8 @@ def test_settings_and_missing_packages_are_refused(monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb_workspaces.reports.v2", None)  # as if it were not installed
     assert_refused(
         (lambda: LoggingSettings("some"), "`logging.artifacts` should be one of all, guard, none. Got "),
-        (lambda: apply_dashboard([], "team", "project"), "needs the package wandb-workspaces. Got none. `pip install "),
+        (
+            lambda: apply_dashboard({"sections": []}, "team", "project"),
+            "needs the package wandb-workspaces. Got none. `pip install ",
+        ),
     )
