@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from benchmarks.clock import interleaved
 from benchmarks.networks import NETWORKS as CLASSIFIERS
-from lightning_gradood.detectors import MLP, Detector, Energy, GradientKNN, score_in_blocks
+from lightning_gradood.detectors import MLP, Detector, Energy, GradientKNN, SavedDetector, score_in_blocks
 from lightning_gradood.evaluation import no_anomalies, one_pass
 from lightning_gradood.gradients import AllOnes, Predicted, Uniform, parameter_names
 from lightning_gradood.guard import Description, Guard, mean_readings
@@ -71,7 +71,7 @@ def timed(network: nn.Module, kind: str, images: Tensor, settings: argparse.Name
         "bare": bare,
         "guard": lambda: guard(images),
         "read": lambda: read_probes(guard.probes, network, images),
-        "score": lambda: score_in_blocks(guard.detector, records),
+        "score": lambda: score_in_blocks(guard.fitted, records),
     }
     for work in works.values():
         work()
@@ -96,8 +96,8 @@ def fitted(network: nn.Module, detector: Detector, images: Tensor, number: int) 
         predictions = torch.cat([one.logits for one in found]).argmax(dim=1).tolist()
         ids = [f"{source}/{row}" for row in range(len(predictions))]
         sides.append(Records.build(ids, source=source, values=values, prediction=predictions))
-    if detector.outliers:
-        kind, own = f"{SYNTHETIC}{detector.outliers[0].name}", {name: sides[1].probe(name) for name in names}
+    if detector.needed_outliers:
+        kind, own = f"{SYNTHETIC}{detector.needed_outliers[0].name}", {name: sides[1].probe(name) for name in names}
         about_them = {"attack": [kind] * len(ids), "linf": [1.0] * len(ids), "origin_id": sides[0].ids}
         sides.append(
             Records.build([f"{kind}/{row}" for row in range(len(ids))], source=NORMAL, values=own, **about_them)
@@ -106,15 +106,15 @@ def fitted(network: nn.Module, detector: Detector, images: Tensor, number: int) 
     records = records.with_splits(
         {name: ("train", "val")[row % 2] for side in sides[:2] for row, name in enumerate(side.ids)}
     )
-    detector.fit(records, seed=0)
+    learnt = detector.fit(records, seed=0)
     normal = normal_records(records)
     about = Description(
         experiment="benchmark", network={}, normalize=None, transform=None, picture="RGB", image_shape=list(images.shape[1:]),
-        classes=[], parameters=parameter_names(network), detector={}, detector_name=detector.name, label_designs=[],
-        trained_on="normal", counts={}, calibration=np.sort(detector.score(normal)).tolist(),
+        classes=[], parameters=parameter_names(network), detector_name=detector.name, label_designs=[],
+        trained_on="normal", counts={}, calibration=np.sort(learnt.score(normal)).tolist(),
         baseline=mean_readings(normal, detector.probes), false_positive_rate=0.05, threshold=0.0, metrics={}, batch_size=64,
     )  # fmt: skip
-    return Guard(network, detector, detector.probes, None, about)
+    return Guard(network, SavedDetector(detector, learnt, 0.0, {}), detector.probes, None, about)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from lightning_gradood.core import LOG, Refusal, progress, refused_as, stage
 from lightning_gradood.data import ImageDataModule
-from lightning_gradood.detectors import Detector, save_detector
+from lightning_gradood.detectors import Detector, Fitted, SavedDetector, save_detector
 from lightning_gradood.evaluation import (
     DetectionDatasets,
     DetectionSettings,
@@ -240,24 +240,25 @@ class Trainer(pl.Trainer):
     ) -> list[Outcome]:
         """Fit on the anomaly sources of this process; every process gets all outcomes."""
         detectors = settings.detectors_for(datamodule.sources.knows_anomalies)
-        sources, outcomes, fitted_before = datamodule.sources.anomaly_names, list[Outcome](), dict[str, Detector]()
+        sources, outcomes, fitted_before = datamodule.sources.anomaly_names, list[Outcome](), dict[str, Fitted]()
         if not datamodule.sources.knows_anomalies and self.is_global_zero:
             sys.stdout.write(f"{without_anomalies_sentence(detectors)}\n")
         trials, failures = trials_of(detectors, sources, settings.protocol), list[Failure]()
         mine = trials_of_process(trials, sources, self.global_rank, self.world_size)
         for trial in progress(mine, "fitting detectors", len(mine), "fits", quiet=not self.is_global_zero):
-            detector, found, failed = attempt_trial(trial, datasets, settings, fitted_before)
+            fitted, found, failed = attempt_trial(trial, datasets, settings, fitted_before)
             outcomes, failures = outcomes + found, failures + failed
-            if detector is not None:
-                self._save_detector(trial.owner, detector, found[0], datasets.records[NORMAL])
+            if fitted is not None:
+                self._save_detector(trial.owner, trial.detector, fitted, found[0], datasets.records[NORMAL])
         self.failures, outcomes = gather_failures(failures, sources), gather_outcomes(outcomes, detectors, sources)
         refuse_all_failed(outcomes, self.failures)
         return outcomes
 
-    def _save_detector(self, owner: str, detector: Detector, found: Outcome, normal: Records) -> None:
+    def _save_detector(self, owner: str, detector: Detector, fitted: Fitted, found: Outcome, normal: Records) -> None:
         path = Path(self.default_root_dir) / "detectors" / owner / f"{detector.name}.safetensors"
         counts = {split: found.counts[split] for split in ("train", "val")}
-        save_detector(path, detector, found.threshold, normal, trained_on=found.trained_on, counts=counts)
+        about = {"trained_on": found.trained_on, "counts": counts}
+        save_detector(path, SavedDetector.of(detector, fitted, found.threshold, normal, **about))
 
     def _save_guard(self, place: Workplace, settings: DetectionSettings, datasets: DetectionDatasets) -> GuardSummary:
         """Choose, calibrate and save the guard's detector on the first process; the others help to prepare probes."""
@@ -270,7 +271,7 @@ class Trainer(pl.Trainer):
                 summary = no_guard(refusal, folder)
         probes = self.strategy.broadcast([] if chosen is None else chosen.detector.probes)
         network = place.model.network.to(self.strategy.root_device)
-        states = prepare(probes, network, place.datamodule, self._entries, RecordCache(place.cache_dir), self)
+        ready = prepare(probes, network, place.datamodule, self._entries, RecordCache(place.cache_dir), self)
         if chosen is not None:
-            summary = keep_guard(folder, place, chosen, datasets.records[NORMAL], states)
+            summary = keep_guard(folder, place, chosen, datasets.records[NORMAL], ready)
         return summary

@@ -2,9 +2,8 @@
 
 import numpy as np
 import pyarrow as pa
-import torch
 
-from lightning_gradood.detectors import Detector
+from lightning_gradood.detectors import Detector, Fitted
 from lightning_gradood.gradients import AllOnes
 from lightning_gradood.probes import GradientProbe
 from lightning_gradood.records import NORMAL, SPLITS, Records
@@ -48,14 +47,18 @@ def exchanged(table, split):
     return changed(table, rows, {probe: table.probe(probe)[shuffled] for probe in table.probes})
 
 
-class Spy(Detector):
+class Spy(Detector, Fitted):
     """Score by the first norm, which needs no fit; remember the seed and the records that it is shown."""
 
     probes = (GradientProbe(AllOnes()),)
-    needs_anomalies, scores_are_logits, outliers = True, False, ()  # no properties here
+    needed_outliers, curves = (), ({"epoch": 0, "val/loss": 1.0},)  # no properties here
 
     def __init__(self, needs_anomalies=True, scores_are_logits=False, outliers=()):
-        self.needs_anomalies, self.scores_are_logits, self.outliers = needs_anomalies, scores_are_logits, outliers
+        self.needs_anomalies, self.scores_are_logits, self.needed_outliers = (
+            needs_anomalies,
+            scores_are_logits,
+            outliers,
+        )
         self.fits, self.scored, self.seed = [], [], None
 
     @property
@@ -65,14 +68,8 @@ class Spy(Detector):
     def fit(self, records, seed):
         self.seed = seed
         self.fits.append(records)
-        return [{"epoch": 0, "val/loss": 1.0}]
+        return self
 
     def score(self, records):
         self.scored.append(records)
         return np.log(records.probe(PROBE)[:, 0]) + 18.5
-
-    def state_dict(self):
-        return {"nothing": torch.zeros(1)}
-
-    def load_state_dict(self, state):
-        pass

@@ -1,28 +1,24 @@
 """A probe and a detector of your own: the gap between the two largest logits, and how unusual it is for the predicted class."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from lightning_gradood.core import evaluating
-from lightning_gradood.detectors import Detector, normal_training_records
+from lightning_gradood.detectors import Detector, Fitted, normal_training_records
 from lightning_gradood.probes import Probe
 from lightning_gradood.records import Records
 
 
+@dataclass(frozen=True)
 class GapProbe(Probe):
     """Largest logit minus the second largest."""
 
-    @property
-    def name(self) -> str:
-        """The column in the records."""
-        return "logit_gap"
-
-    def names(self, network: nn.Module) -> list[str]:
-        """The entries of a row."""
-        return ["gap"]
+    name: ClassVar[str] = "logit_gap"  # the column in the records
 
     def __call__(self, network: nn.Module, images: Tensor) -> Tensor:
         """Gaps [N, 1]; row n depends on image n only."""
@@ -31,42 +27,28 @@ class GapProbe(Probe):
         return best[:, :1] - best[:, 1:]
 
 
+@dataclass(frozen=True)
 class UnusualGap(Detector):
     """How far the gap lies below the mean of normal images, in standard deviations; it needs no anomalies."""
 
-    def __init__(self) -> None:
-        self._moments: np.ndarray | None = None
+    name: str = "unusual_gap"  # in tables, files and W&B keys
+    needs_anomalies: ClassVar[bool] = False
+    probes: ClassVar[Sequence[Probe]] = (GapProbe(),)
 
-    @property
-    def name(self) -> str:
-        """In tables, files and W&B keys."""
-        return "unusual_gap"
-
-    @property
-    def needs_anomalies(self) -> bool:
-        """Whether it is fitted on anomalous images, too."""
-        return False
-
-    @property
-    def probes(self) -> Sequence[Probe]:
-        """What is read from the network for it."""
-        return [GapProbe()]
-
-    def fit(self, records: Records, seed: int) -> list[dict[str, float]]:
+    def fit(self, records: Records, seed: int) -> "FittedGap":
         """Learn from the normal records of `train`."""
         gaps = normal_training_records(records).probe("logit_gap")
-        self._moments = np.array([gaps.mean(), gaps.std()])
-        return []
+        return FittedGap(float(gaps.mean()), float(gaps.std()))
+
+
+@dataclass(frozen=True)
+class FittedGap(Fitted):
+    """What was learnt: numbers, text, arrays, and other classes of this kind are saved, also in a guard."""
+
+    mean: float
+    deviation: float
 
     def score(self, records: Records) -> np.ndarray:
         """Higher = more anomalous, always."""
-        mean, deviation = self._fitted(self._moments)
-        return np.asarray((mean - records.probe("logit_gap")[:, 0]) / deviation, dtype=np.float64)
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """All that was learnt, as tensors: a guard is made of it."""
-        return {"moments": torch.from_numpy(self._fitted(self._moments))}
-
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Take what `state_dict` returned."""
-        self._moments = state["moments"].numpy()
+        gaps = records.probe("logit_gap")[:, 0]
+        return np.asarray((self.mean - gaps) / self.deviation, dtype=np.float64)

@@ -25,7 +25,9 @@ from lightning_gradood.core.component import (
     decode,
     digest,
     encode,
+    pack,
     packages_of,
+    unpack,
 )
 from lightning_gradood.core.devices import (
     LOG_FLOOR,
@@ -206,6 +208,7 @@ __all__ = [
     "may_import",
     "named_seed",
     "new_run_folder",
+    "pack",
     "packages_of",
     "parse_json",
     "parse_yaml",
@@ -229,6 +232,7 @@ __all__ = [
     "to_float64",
     "to_float64_device",
     "to_pixels",
+    "unpack",
     "upright",
     "wanted_size",
     "writing_refusal",

@@ -14,17 +14,22 @@ from collections.abc import Collection, Mapping, MutableMapping
 from dataclasses import fields, is_dataclass
 from enum import Enum
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from lightning_gradood.core.errors import Refusal
+from lightning_gradood.core.files import parse_json
 
 PACKAGES = ("lightning_gradood", "torch", "torchvision", "timm")
 """Packages whose components, networks and transforms are built without being trusted by name."""
 
+_COMPONENT = "component"  # among the metadata of a safetensors file
 _FUNCTIONS = ("lightning_gradood.networks", "torchvision.models", "timm")  # functions there return networks
 _TRANSFORMS = ("torchvision.transforms",)
 _DOWNLOADS = ("weights", "weights_backbone", "pretrained")  # arguments that fetch weights
@@ -99,7 +104,7 @@ def encode(value: Any, arrays: MutableMapping[str, Tensor] | None = None, place:
 def decode(value: Any, trust: Collection[str] = (), arrays: Mapping[str, Tensor] | None = None) -> Any:
     """Rebuild what `encode` described, except that tuples become lists.
 
-    A class or function of which required arguments are missing becomes one that takes them.
+    A module or function of which required arguments are missing becomes one that takes them.
 
     Args:
         trust: names of packages whose components may be built beside those of `PACKAGES`.
@@ -123,6 +128,32 @@ def decode(value: Any, trust: Collection[str] = (), arrays: Mapping[str, Tensor]
     if names == {"enum", "name"}:
         return _member(value["enum"], value["name"], trust)
     return {name: decode(part, trust, arrays) for name, part in value.items()}
+
+
+def pack(value: Any) -> bytes:
+    """A safetensors file of what `encode` describes: its arrays, and among the metadata JSON and a checksum."""
+    arrays: dict[str, Tensor] = {}
+    described = json.dumps(encode(value, arrays))
+    arrays = {name: part.clone() for name, part in arrays.items()}  # the format refuses parts of one array
+    return save(arrays, {_COMPONENT: f"{_checksum(arrays, described)} {described}"})
+
+
+def unpack(path: Path, trust: Collection[str] = ()) -> Any:
+    """Rebuild what `pack` has written to a file; `trust` as for `decode`.
+
+    Raises:
+        Refusal: as `decode`.
+        ValueError, OSError: it cannot be read, is altered, or is a file of something else.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            checksum, _, described = (file.metadata() or {}).get(_COMPONENT, "").partition(" ")
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a mapping
+    except (SafetensorError, RuntimeError) as error:
+        raise ValueError(str(error)) from error
+    if _checksum(arrays, described) != checksum:
+        raise ValueError("content that differs from its checksum")
+    return decode(parse_json(described), trust, arrays)
 
 
 def digest(thing: Any) -> str:
@@ -164,6 +195,14 @@ def packages_of(encoded: Any) -> set[str]:
     return own.union(*map(packages_of, encoded.values()))
 
 
+def _checksum(arrays: Mapping[str, Tensor], described: str) -> str:
+    found = hashlib.sha256(described.encode())
+    for name, tensor in sorted(arrays.items()):
+        found.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
+        found.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return found.hexdigest()
+
+
 def _built(path: Any, given: Any, trust: Collection[str], arrays: Mapping[str, Tensor] | None) -> Any:
     made = _found(path, trust)
     if not (_is_allowed(made) or str(path).partition(".")[0] in trust):
@@ -179,7 +218,7 @@ def _built(path: Any, given: Any, trust: Collection[str], arrays: Mapping[str, T
         signature = inspect.signature(made)
         signature.bind_partial(**arguments)
         needed = (one for one in signature.parameters.values() if one.kind is one.POSITIONAL_OR_KEYWORD)
-        if any(one.default is one.empty and one.name not in arguments for one in needed):
+        if not ours and any(one.default is one.empty and one.name not in arguments for one in needed):
             return functools.partial(made, **arguments)
         with torch.random.fork_rng(devices=[]):  # weights are drawn before they are replaced
             return made(**arguments)
@@ -230,7 +269,7 @@ def _dtype(name: Any) -> torch.dtype:
 
 def _tensor(held: Any, dtype: Any, arrays: Mapping[str, Tensor] | None) -> Tensor:
     try:
-        return torch.tensor(held, dtype=_dtype(dtype)) if arrays is None else arrays[held]
+        return (arrays or {})[held] if isinstance(held, str) else torch.tensor(held, dtype=_dtype(dtype))
     except (KeyError, TypeError, ValueError) as error:
         raise Refusal(f"A file should hold the arrays that it names. Got none for `{error}`. Save it anew.") from error
 

@@ -1,7 +1,7 @@
 """Detectors: fit on records, give each record a score, higher = more anomalous.
 
-A `Detector` says which probes it reads, is fitted on the records of the detection splits `train` and `val`, and scores
-any records; the room `evaluation` fits, selects and measures them.
+A `Detector` says which probes it reads. Fitted on the records of the detection splits `train` and `val` it returns what
+it has learnt, a `Fitted`, which scores any records; the room `evaluation` fits, selects and measures them.
 
     >>> import numpy as np
     >>> from lightning_gradood.detectors import Energy
@@ -24,28 +24,24 @@ over the images, and are measured on the same records:
   than what the images show.
 """
 
-from lightning_gradood.detectors.class_gaussian import ClassGaussian
 from lightning_gradood.detectors.combined import Combined
 from lightning_gradood.detectors.consistency import Consistency, ViewsProbe
 from lightning_gradood.detectors.detector import (
     Detector,
+    Fitted,
     FixedDetector,
-    NotFittedError,
     normal_training_records,
     outlier_training_records,
     score_in_blocks,
 )
-from lightning_gradood.detectors.grad_norm import GradNorm, GradNormProbe
-from lightning_gradood.detectors.gradient_novelty import GradientGaussian, GradientKNN
+from lightning_gradood.detectors.gaussians import ClassGaussian, GradientGaussian, MahalanobisPP
 from lightning_gradood.detectors.image_statistics import ImageStatistics, ImageStatisticsProbe, image_statistics
 from lightning_gradood.detectors.inputs import Inputs
-from lightning_gradood.detectors.knn import KNN
-from lightning_gradood.detectors.lid import LID
-from lightning_gradood.detectors.logit_scores import Baseline, Energy
-from lightning_gradood.detectors.mahalanobis import Mahalanobis, MahalanobisProbe
-from lightning_gradood.detectors.mahalanobis_pp import MahalanobisPP
-from lightning_gradood.detectors.mlp import MLP
-from lightning_gradood.detectors.odin import ODIN, OdinProbe
+from lightning_gradood.detectors.logistic import Logistic
+from lightning_gradood.detectors.mahalanobis import Mahalanobis, MahalanobisProbe, PreparedMahalanobisProbe
+from lightning_gradood.detectors.mlp import MLP, FittedMLP
+from lightning_gradood.detectors.neighbours import KNN, LID, GradientKNN
+from lightning_gradood.detectors.output_scores import ODIN, Baseline, Energy, GradNorm, GradNormProbe, OdinProbe
 from lightning_gradood.detectors.saved import SavedDetector, load_detector, save_detector
 from lightning_gradood.detectors.synthetic_outliers import SyntheticOutliers
 
@@ -60,6 +56,8 @@ __all__ = [
     "Consistency",
     "Detector",
     "Energy",
+    "Fitted",
+    "FittedMLP",
     "FixedDetector",
     "GradNorm",
     "GradNormProbe",
@@ -68,11 +66,12 @@ __all__ = [
     "ImageStatistics",
     "ImageStatisticsProbe",
     "Inputs",
+    "Logistic",
     "Mahalanobis",
     "MahalanobisPP",
     "MahalanobisProbe",
-    "NotFittedError",
     "OdinProbe",
+    "PreparedMahalanobisProbe",
     "SavedDetector",
     "SyntheticOutliers",
     "ViewsProbe",

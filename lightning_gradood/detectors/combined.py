@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, Literal, get_args
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import ClassVar, Literal, Self
 
 import numpy as np
-import torch
-from torch import Tensor
 from typing_extensions import override  # typing has it from Python 3.12 on
 
-from lightning_gradood.core import Refusal
-from lightning_gradood.detectors.detector import Detector, normal_training_records
+from lightning_gradood.core import Component, Refusal
+from lightning_gradood.detectors.detector import Detector, Fitted, normal_training_records
 from lightning_gradood.gradients import LabelDesign
 from lightning_gradood.perturbations import SyntheticOutlier
 from lightning_gradood.probes import Probe
@@ -23,28 +23,33 @@ _MOST_FOLDS = 1000  # each detector is fitted as often
 _TAIL = 0.9  # quantile above which the distribution of normal scores is continued by an exponential
 
 
-class EmpiricalTail:
+@dataclass(frozen=True, eq=False)
+class EmpiricalTail(Component):
     """One-sided p-values of scores against those of normal images that were not fitted on, ascending, float64 [n].
 
     Above their 90 % quantile, an exponential tail, its scale the mean excess, goes on where ranks end.
     """
 
-    def __init__(self, normal: np.ndarray) -> None:
-        self.normal = normal
-        self._start = float(np.quantile(normal, _TAIL))
-        above = normal[normal > self._start] - self._start
-        spread = float(np.ptp(normal)) or 1.0
-        self._excess = max(float(above.mean()) if len(above) else 0.0, 1e-6 * spread)
+    normal: np.ndarray
+
+    @cached_property
+    def _exponential(self) -> tuple[float, float]:
+        """Start and scale of the tail."""
+        start = float(np.quantile(self.normal, _TAIL))
+        above = self.normal[self.normal > start] - start
+        spread = float(np.ptp(self.normal)) or 1.0
+        return start, max(float(above.mean()) if len(above) else 0.0, 1e-6 * spread)
 
     def surprise(self, scores: np.ndarray) -> np.ndarray:
         """−log p of each score, float64 [n], at least 0."""
-        count = len(self.normal)
+        count, (start, scale) = len(self.normal), self._exponential
         at_least = count - np.searchsorted(self.normal, scores, side="left")
         p_values = (1.0 + at_least) / (count + 1.0)
-        tail = -np.log(1.0 - _TAIL) + (scores - self._start) / self._excess
-        return np.asarray(np.where(scores > self._start, tail, -np.log(np.maximum(p_values, 1.0 - _TAIL))))
+        tail = -np.log(1.0 - _TAIL) + (scores - start) / scale
+        return np.asarray(np.where(scores > start, tail, -np.log(np.maximum(p_values, 1.0 - _TAIL))))
 
 
+@dataclass(frozen=True)
 class Combined(Detector):
     """Combine detectors that need no anomalies by their p-values on normal images.
 
@@ -62,26 +67,22 @@ class Combined(Detector):
         Fisher 1932 for the sum of logarithms; Liu and Xie 2020 for Cauchy's.
     """
 
-    name = "combined"
-    needs_anomalies = False
+    detectors: Sequence[Detector]
+    rule: Rule = "fisher"
+    folds: int = 5
+    name: str = "combined"
+    needs_anomalies: ClassVar[bool] = False
 
-    def __init__(
-        self, detectors: list[Detector], rule: Rule = "fisher", folds: int = 5, name: str = "combined"
-    ) -> None:
-        names = [one.name for one in detectors]
-        needy = [one.name for one in detectors if one.needs_anomalies]
-        if len(detectors) < 2 or len(set(names)) < len(names) or needy:
+    def __post_init__(self) -> None:
+        names = [one.name for one in self.detectors]
+        needy = [one.name for one in self.detectors if one.needs_anomalies]
+        if len(names) < 2 or len(set(names)) < len(names) or needy:
             raise Refusal(
                 "`detectors` should be two or more with different names that need no anomalies. "
                 f"Got {names}{f', of which {needy} need some' if needy else ''}. Name others."
             )
-        if rule not in get_args(Rule) or not 2 <= folds <= _MOST_FOLDS:
-            raise Refusal(
-                f"`rule` should be one of {', '.join(get_args(Rule))}, and `folds` from 2 to {_MOST_FOLDS}. "
-                f"Got `rule = {rule}` and `folds = {folds}`."
-            )
-        self.detectors, self.rule, self.folds, self.name = list(detectors), rule, folds, name
-        self._tails: list[EmpiricalTail] | None = None
+        if not 2 <= self.folds <= _MOST_FOLDS:
+            raise Refusal(f"`folds` should be from 2 to {_MOST_FOLDS}. Got `folds = {self.folds}`. 5 are usual.")
 
     @property
     @override
@@ -97,59 +98,50 @@ class Combined(Detector):
 
     @property
     @override
-    def outliers(self) -> Sequence[SyntheticOutlier]:
-        return list({outlier.name: outlier for one in self.detectors for outlier in one.outliers}.values())
+    def needed_outliers(self) -> Sequence[SyntheticOutlier]:
+        return list({outlier.name: outlier for one in self.detectors for outlier in one.needed_outliers}.values())
 
     @override
-    def with_label_designs(self, label_designs: Sequence[LabelDesign]) -> Combined:
-        members = [one.with_label_designs(label_designs) for one in self.detectors]
-        return type(self)(**self.arguments | {"detectors": members})
+    def with_label_designs(self, label_designs: Sequence[LabelDesign]) -> Self:
+        return replace(self, detectors=[one.with_label_designs(label_designs) for one in self.detectors])
 
     @override
-    def fit(self, records: Records, seed: int) -> list[dict[str, float]]:
+    def fit(self, records: Records, seed: int) -> Fitted:
         plain = normal_training_records(records.only([]), self.fewest)
         folds = dict(zip(plain.ids, np.random.default_rng(seed).permutation(len(plain)) % self.folds, strict=True))
         train, anomalous = records.column("split") == "train", records.anomalous == 1
         synthetic = np.char.startswith(records.column("attack").astype(str), SYNTHETIC)
-        self._tails = []
+        members, tails = list[Fitted](), list[EmpiricalTail]()
         # each gets the columns it reads: with a thousand classes copies of all fill the memory
         for one in self.detectors:
             read = records.only([probe.name for probe in one.probes])
-            own = Records(read.table.filter(train & (~anomalous | (synthetic if one.outliers else False))))
+            own = Records(read.table.filter(train & (~anomalous | (synthetic if one.needed_outliers else False))))
             # an outlier is in the fold of its image
             fold_of = np.array([folds.get(origin, -1) for origin in own.column("origin_id")])
-            self._tails.append(self._tail(one, own, fold_of, seed))
-            one.fit(own, seed)
-        return []
+            tails.append(self._tail(one, own, fold_of, seed))
+            members.append(one.fit(own, seed))
+        return FittedCombined(self.rule, members, tails)
+
+    def _tail(self, detector: Detector, records: Records, fold_of: np.ndarray, seed: int) -> EmpiricalTail:
+        scores = list[np.ndarray]()
+        for fold in range(self.folds):
+            fitted = detector.fit(Records(records.table.filter(fold_of != fold)), seed)
+            scores.append(fitted.score(normal_records(Records(records.table.filter(fold_of == fold)))))
+        return EmpiricalTail(np.sort(np.concatenate(scores)))
+
+
+@dataclass(frozen=True, eq=False)
+class FittedCombined(Fitted):
+    """What each detector has learnt, and its scores of normal images that it was not fitted on."""
+
+    rule: Rule
+    members: Sequence[Fitted]
+    tails: Sequence[EmpiricalTail]
 
     @override
     def score(self, records: Records) -> np.ndarray:
-        pairs = zip(self.detectors, self._fitted(self._tails), strict=True)
+        pairs = zip(self.members, self.tails, strict=True)
         surprises = np.stack([tail.surprise(one.score(records)) for one, tail in pairs])
         if self.rule == "cauchy":
             return np.asarray(np.log1p(np.exp(np.minimum(surprises, 600.0)).sum(axis=0)))
         return np.asarray((surprises if self.rule == "fisher" else np.square(surprises)).sum(axis=0))
-
-    @override
-    def state_dict(self) -> dict[str, Tensor]:
-        found: dict[str, Tensor] = {}
-        for one, tail in zip(self.detectors, self._fitted(self._tails), strict=True):
-            found |= {f"{one.name}/{name}": tensor for name, tensor in one.state_dict().items()}
-            found[f"{one.name}|normal"] = torch.from_numpy(tail.normal.copy())
-        return found
-
-    @override
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        for one in self.detectors:
-            prefix = f"{one.name}/"
-            one.load_state_dict(
-                {name.removeprefix(prefix): part for name, part in state.items() if name.startswith(prefix)}
-            )
-        self._tails = [EmpiricalTail(state[f"{one.name}|normal"].numpy()) for one in self.detectors]
-
-    def _tail(self, detector: Detector, records: Records, fold_of: np.ndarray, seed: int) -> EmpiricalTail:
-        scores: list[Any] = []
-        for fold in range(self.folds):
-            detector.fit(Records(records.table.filter(fold_of != fold)), seed)
-            scores.append(detector.score(normal_records(Records(records.table.filter(fold_of == fold)))))
-        return EmpiricalTail(np.sort(np.concatenate(scores)))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, get_args
+from dataclasses import dataclass
+from functools import cached_property
+from typing import ClassVar, Literal, get_args
 
 import numpy as np
 import torch
@@ -12,16 +14,17 @@ from torch import Tensor, nn
 from typing_extensions import override  # typing has it from Python 3.12 on
 
 from lightning_gradood.core import Refusal, check_finite_rows, exact_arithmetic, frozen_network, to_float64
-from lightning_gradood.detectors.class_gaussian import ClassGaussian
-from lightning_gradood.detectors.detector import Detector, normal_training_records
+from lightning_gradood.detectors.detector import Detector, Fitted, normal_training_records
+from lightning_gradood.detectors.gaussians import ClassGaussian
 from lightning_gradood.probes import Probe, SharedLogitsProbe
 from lightning_gradood.records import Records
 
 View = Literal["mirror", "blur"]
 _SMALL_BATCH = 32  # images that a CPU computes as fast, one by one, as fewer; with more than that it runs out of cache
-_TOP = 3  # logits that are looked at one by one; of the others mean and standard deviation
+_LARGEST = 3  # logits that are looked at one by one; of the others mean and standard deviation
 
 
+@dataclass(frozen=True)
 class ViewsProbe(SharedLogitsProbe):
     """Changes of the logits between an image and views of it, in the order of the image's own logits.
 
@@ -37,12 +40,14 @@ class ViewsProbe(SharedLogitsProbe):
         torch.Size([5, 10])
     """
 
-    def __init__(self, views: Sequence[View] = ("mirror", "blur")) -> None:
+    views: Sequence[View] = ("mirror", "blur")
+
+    def __post_init__(self) -> None:
+        views = list(self.views)
         if not views or len(set(views)) < len(views) or not set(views) <= set(get_args(View)):
             raise Refusal(
-                f"`views` should be one or more of {', '.join(get_args(View))}, each once. Got `views = {list(views)}`."
+                f"`views` should be one or more of {', '.join(get_args(View))}, each once. Got `views = {views}`."
             )
-        self.views = list(views)
 
     @property
     @override
@@ -51,7 +56,7 @@ class ViewsProbe(SharedLogitsProbe):
 
     @override
     def names(self, network: nn.Module) -> list[str]:
-        parts = [*(f"top {place}" for place in range(1, _TOP + 1)), "mean of others", "std of others"]
+        parts = [*(f"top {place}" for place in range(1, _LARGEST + 1)), "mean of others", "std of others"]
         return [f"{view} {part}" for view in self.views for part in parts]
 
     @override
@@ -67,15 +72,11 @@ class ViewsProbe(SharedLogitsProbe):
         changes = [to_float64(part) - own for part in changed.chunk(len(self.views))]
         return torch.cat([_summary(change.gather(1, order)) for change in changes], dim=1)
 
-    @override
-    def describe(self) -> dict[str, object]:
-        return super().describe() | {"views": self.views}
-
 
 def _summary(changes: Tensor) -> Tensor:
     """Top changes, mean and standard deviation of the others, [N, 5]; 0 where a network has too few classes."""
-    top = F.pad(changes[:, :_TOP], (0, max(_TOP - changes.shape[1], 0)))
-    others = changes[:, _TOP:]
+    top = F.pad(changes[:, :_LARGEST], (0, max(_LARGEST - changes.shape[1], 0)))
+    others = changes[:, _LARGEST:]
     if not others.shape[1]:
         return F.pad(top, (0, 2))
     return torch.cat([top, others.mean(1, keepdim=True), others.std(1, keepdim=True, correction=0)], dim=1)
@@ -88,6 +89,7 @@ def _blurred(images: Tensor) -> Tensor:
 _VIEWS = {"mirror": lambda images: images.flip(3), "blur": _blurred}
 
 
+@dataclass(frozen=True)
 class Consistency(Detector):
     """Log squared distance of how the logits change with the view to what is usual for the predicted class.
 
@@ -101,37 +103,32 @@ class Consistency(Detector):
         Xu, Evans and Qi 2018, "Feature Squeezing", for the comparison of views.
     """
 
-    name = "consistency"
-    needs_anomalies = False
+    views: Sequence[View] = ("mirror", "blur")
+    name: str = "consistency"
+    needs_anomalies: ClassVar[bool] = False
 
-    def __init__(self, views: Sequence[View] = ("mirror", "blur"), name: str = "consistency") -> None:
-        self._probe = ViewsProbe(views)
-        self.views, self.name = self._probe.views, name
-        self._gaussian: ClassGaussian | None = None
-
-    @property
+    @cached_property
     @override
     def probes(self) -> Sequence[Probe]:
-        return [self._probe]
+        return [ViewsProbe(self.views)]
 
     @override
-    def fit(self, records: Records, seed: int) -> list[dict[str, float]]:
-        normal = normal_training_records(records)
-        self._gaussian = ClassGaussian.of(self._values(normal), normal.column("prediction"))
-        return []
+    def fit(self, records: Records, seed: int) -> Fitted:
+        normal, column = normal_training_records(records), self.probes[0].name
+        return FittedConsistency(column, ClassGaussian.of(_changes(normal, column), normal.column("prediction")))
+
+
+@dataclass(frozen=True, eq=False)
+class FittedConsistency(Fitted):
+    """Changes of normal images' logits."""
+
+    column: str
+    gaussian: ClassGaussian
 
     @override
     def score(self, records: Records) -> np.ndarray:
-        gaussian = self._fitted(self._gaussian)
-        return gaussian.log_distance(self._values(records), records.column("prediction"))
+        return self.gaussian.log_distance(_changes(records, self.column), records.column("prediction"))
 
-    @override
-    def state_dict(self) -> dict[str, Tensor]:
-        return self._fitted(self._gaussian).state_dict()
 
-    @override
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        self._gaussian = ClassGaussian.from_state_dict(state)
-
-    def _values(self, records: Records) -> np.ndarray:
-        return records.probe(self._probe.name).astype(np.float64, copy=False)
+def _changes(records: Records, column: str) -> np.ndarray:
+    return records.probe(column).astype(np.float64, copy=False)

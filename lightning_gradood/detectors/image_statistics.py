@@ -1,6 +1,8 @@
 """Image statistics as a detector: an audit of whether a source is easy for a reason other than its content."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -8,7 +10,7 @@ from torch import Tensor, nn
 from typing_extensions import override  # typing has it from Python 3.12 on
 
 from lightning_gradood.core import Refusal, to_float64
-from lightning_gradood.detectors.detector import Detector
+from lightning_gradood.detectors.detector import Detector, Fitted
 from lightning_gradood.detectors.logistic import Logistic, fit_logistic
 from lightning_gradood.probes import Probe
 from lightning_gradood.records import Records
@@ -16,13 +18,11 @@ from lightning_gradood.records import Records
 _BLOCK = 8  # pixels; JPEG transforms blocks of this size
 
 
+@dataclass(frozen=True)
 class ImageStatisticsProbe(Probe):
     """The four `image_statistics` of an image: mean, variance, high-frequency energy and JPEG blockiness."""
 
-    @property
-    @override
-    def name(self) -> str:
-        return "image_statistics"
+    name: ClassVar[str] = "image_statistics"
 
     @override
     def names(self, network: nn.Module) -> list[str]:
@@ -85,6 +85,7 @@ def _blockiness(pixels: Tensor) -> Tensor:
 _FLOOR = 1e-12  # added before logarithms; far below the variance of one grey level, (1/255)²/12 = 1e-6
 
 
+@dataclass(frozen=True)
 class ImageStatistics(Detector):
     """Logistic regression on mean, log variance, log high-frequency energy and JPEG blockiness.
 
@@ -92,31 +93,26 @@ class ImageStatistics(Detector):
     The numbers of other detectors on that source then say little.
     """
 
-    name = "image_statistics"
-    probes: Sequence[Probe] = (ImageStatisticsProbe(),)
-
-    def __init__(self) -> None:
-        self._logistic: Logistic | None = None
+    name: str = "image_statistics"
+    probes: ClassVar[Sequence[Probe]] = (ImageStatisticsProbe(),)
 
     @override
-    def fit(self, records: Records, seed: int) -> list[dict[str, float]]:
+    def fit(self, records: Records, seed: int) -> Fitted:
         train = records.where(split="train")
-        self._logistic = fit_logistic(_inputs(train), train.anomalous)
-        return []
+        return FittedImageStatistics(fit_logistic(_inputs(train), train.anomalous))
+
+
+@dataclass(frozen=True, eq=False)
+class FittedImageStatistics(Fitted):
+    """The regression."""
+
+    logistic: Logistic
 
     @override
     def score(self, records: Records) -> np.ndarray:
-        return self._fitted(self._logistic).score(_inputs(records))
-
-    @override
-    def state_dict(self) -> dict[str, Tensor]:
-        return self._fitted(self._logistic).state_dict()
-
-    @override
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        self._logistic = Logistic.from_state_dict(state)
+        return self.logistic.score(_inputs(records))
 
 
 def _inputs(records: Records) -> np.ndarray:
-    mean, variance, high_frequency, blockiness = records.probe(ImageStatisticsProbe().name).T
+    mean, variance, high_frequency, blockiness = records.probe(ImageStatisticsProbe.name).T
     return np.stack([mean, np.log(variance + _FLOOR), np.log(high_frequency + _FLOOR), blockiness], axis=1)

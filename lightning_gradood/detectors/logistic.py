@@ -3,37 +3,32 @@
 from dataclasses import dataclass
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from lightning_gradood.core import Refusal
+from lightning_gradood.core import Component, Refusal
 
 _STRENGTHS = np.logspace(-4, 4, 10)  # scikit-learn's LogisticRegressionCV by default, as are five folds
 _FOLDS = 5
 
 
-@dataclass(frozen=True)
-class Logistic:
-    """A fitted logistic regression on standardised values."""
+@dataclass(frozen=True, eq=False)
+class Logistic(Component):
+    """A fitted logistic regression on standardised values.
 
-    mean: np.ndarray  # of each column on `train`, float64 [d]
-    scale: np.ndarray  # standard deviation of each column on `train`, 1 where that is 0
-    weights: np.ndarray  # of the standardised columns, float64 [d]
+    Args:
+        mean: of each column on `train`, float64 [d].
+        scale: standard deviation of each column on `train`, 1 where that is 0.
+        coefficients: of the standardised columns, float64 [d].
+        bias: the logit of a mean row.
+    """
+
+    mean: np.ndarray
+    scale: np.ndarray
+    coefficients: np.ndarray
     bias: float
 
     def score(self, values: np.ndarray) -> np.ndarray:
         """Logits of being anomalous, float64 [n], for values [n, d]."""
-        return np.asarray((values - self.mean) / self.scale @ self.weights + self.bias, dtype=np.float64)
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """All fields as float64 tensors."""
-        parts = {"mean": self.mean, "scale": self.scale, "weights": self.weights, "bias": self.bias}
-        return {name: torch.tensor(value, dtype=torch.float64) for name, value in parts.items()}
-
-    @classmethod
-    def from_state_dict(cls, state: dict[str, Tensor]) -> "Logistic":
-        """Rebuild it from `state_dict`; other entries of `state` are ignored."""
-        return cls(state["mean"].numpy(), state["scale"].numpy(), state["weights"].numpy(), float(state["bias"]))
+        return np.asarray((values - self.mean) / self.scale @ self.coefficients + self.bias, dtype=np.float64)
 
 
 def fit_balanced_logistic(values: np.ndarray, labels: np.ndarray, strength: float) -> Logistic:

@@ -3,30 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
-from typing import Literal
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import ClassVar, Literal, Self
 
 import numpy as np
-import torch
-from torch import Tensor
 from typing_extensions import override  # typing has it from Python 3.12 on
 
-from lightning_gradood.core import Refusal
-from lightning_gradood.detectors.detector import Detector, normal_training_records, outlier_training_records
+from lightning_gradood.core import PositiveFloat, Refusal
+from lightning_gradood.detectors.detector import Detector, Fitted, normal_training_records, outlier_training_records
 from lightning_gradood.detectors.inputs import Input, Inputs
 from lightning_gradood.detectors.logistic import Logistic, fit_balanced_logistic
-from lightning_gradood.detectors.mlp import mlp_of, state_of, train_mlp
+from lightning_gradood.detectors.mlp import fit_mlp
 from lightning_gradood.gradients import AllOnes, LabelDesign
-from lightning_gradood.networks import MLPSettings, RepresentationMLP
+from lightning_gradood.networks import MLPSettings
 from lightning_gradood.perturbations import SyntheticOutlier, default_outliers
 from lightning_gradood.probes import Probe
 from lightning_gradood.records import Records
 
 Model = Literal["linear", "mlp"]
 _HELD_OUT = 5  # every so many-th image, with its outliers, stops the MLP's training
-_MOST = 6000  # records of either kind that a linear model is fitted on; more change nothing and take longer
+_LARGEST = 6000  # records of either kind that a linear model is fitted on; more change nothing and take longer
 
 
+@dataclass(frozen=True)
 class SyntheticOutliers(Detector):
     """Logit by which a model takes an image for a synthetic outlier rather than a normal image.
 
@@ -46,93 +46,72 @@ class SyntheticOutliers(Detector):
         a small model is trained on what the classifier shows.
     """
 
-    name = "synthetic_outliers"
-    needs_anomalies = False
-    outliers: Sequence[SyntheticOutlier] = ()
+    inputs: Sequence[Input] = ("features", "confidence", "views")
+    model: Model = "linear"
+    label_designs: list[LabelDesign] | None = None
+    outliers: list[SyntheticOutlier] | None = None
+    strength: PositiveFloat = 0.1
+    settings: MLPSettings | None = None
+    name: str = "synthetic_outliers"
+    needs_anomalies: ClassVar[bool] = False
 
-    def __init__(
-        self,
-        inputs: Sequence[Input] = ("features", "confidence", "views"),
-        model: Model = "linear",
-        label_designs: list[LabelDesign] | None = None,
-        outliers: list[SyntheticOutlier] | None = None,
-        strength: float = 0.1,
-        settings: MLPSettings | None = None,
-        name: str = "synthetic_outliers",
-    ) -> None:
-        self.label_designs = label_designs
-        self._inputs = Inputs(inputs, label_designs or [AllOnes()])
-        self.outliers = default_outliers() if outliers is None else list(outliers)
-        names = [one.name for one in self.outliers]
+    def __post_init__(self) -> None:
+        names = [one.name for one in self.needed_outliers]
         if not names or len(set(names)) < len(names):
             raise Refusal(f"`outliers` should be one or more with different names. Got {names}. Name others.")
-        if model not in ("linear", "mlp") or not strength > 0:
-            raise Refusal(
-                "`model` should be linear or mlp, and `strength` above 0. "
-                f"Got `model = {model}` and `strength = {strength}`."
-            )
-        self.inputs, self.model, self.strength = list(inputs), model, strength
-        # logarithms were taken where they belong
-        self.settings = replace(settings or MLPSettings(), log_values=False)
-        self.name = name
-        self._linear: Logistic | None = None
-        self._mlp: RepresentationMLP | None = None
+        _ = self.read  # which refuses unknown inputs
+
+    @cached_property
+    def read(self) -> Inputs:
+        """What the model reads."""
+        return Inputs(self.inputs, self.label_designs or [AllOnes()])
+
+    @property
+    @override
+    def needed_outliers(self) -> Sequence[SyntheticOutlier]:
+        return default_outliers() if self.outliers is None else self.outliers
 
     @property
     @override
     def probes(self) -> Sequence[Probe]:
-        return self._inputs.probes
+        return self.read.probes
 
     @override
-    def with_label_designs(self, label_designs: Sequence[LabelDesign]) -> SyntheticOutliers:
-        if self.label_designs:
-            return self
-        return SyntheticOutliers(**self.arguments | {"label_designs": list(label_designs)})
+    def with_label_designs(self, label_designs: Sequence[LabelDesign]) -> Self:
+        return self if self.label_designs else replace(self, label_designs=list(label_designs))
 
     @override
-    def fit(self, records: Records, seed: int) -> list[dict[str, float]]:
+    def fit(self, records: Records, seed: int) -> Fitted:
         normal, outliers = normal_training_records(records), outlier_training_records(records, self)
         if self.model == "linear":
             random = np.random.default_rng(seed)
-            values = [self._inputs.values(_some(part, random)) for part in (normal, outliers)]
-            labels = np.repeat([0, 1], [len(part) for part in values])
-            self._linear = fit_balanced_logistic(np.concatenate(values), labels, self.strength)
-            return []
-        values = [self._inputs.values(part) for part in (normal, outliers)]
-        every = np.concatenate(values)
-        anomalous = np.repeat([0, 1], [len(part) for part in values])
+            normal, outliers = _some(normal, random), _some(outliers, random)
+        values = np.concatenate([self.read.values(part) for part in (normal, outliers)])
+        labels = np.repeat([0, 1], [len(normal), len(outliers)])
+        if self.model == "linear":
+            return FittedSyntheticOutliers(self.read, fit_balanced_logistic(values, labels, self.strength))
         held = _held_out([*normal.column("origin_id"), *outliers.column("origin_id")], seed)
-        train, stop = ((torch.from_numpy(every[rows]), torch.from_numpy(anomalous[rows])) for rows in (~held, held))
-        found = train_mlp(train, stop, self.settings, seed)
-        self._mlp = found.network
-        return found.curves
+        train, stop = ((values[rows], labels[rows]) for rows in (~held, held))
+        # logarithms were taken where they belong
+        return fit_mlp(self.read, replace(self.settings or MLPSettings(), log_values=False), train, stop, seed)
+
+
+@dataclass(frozen=True, eq=False)
+class FittedSyntheticOutliers(Fitted):
+    """The linear model."""
+
+    inputs: Inputs
+    logistic: Logistic
 
     @override
     def score(self, records: Records) -> np.ndarray:
-        values = self._inputs.values(records)
-        if self.model == "linear":
-            return self._fitted(self._linear).score(values)
-        logits = self._fitted(self._mlp)(torch.from_numpy(values))
-        return np.asarray(logits.double().numpy())
-
-    @override
-    def state_dict(self) -> dict[str, Tensor]:
-        if self.model == "linear":
-            return self._fitted(self._linear).state_dict()
-        return state_of(self._fitted(self._mlp))
-
-    @override
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        if self.model == "linear":
-            self._linear = Logistic.from_state_dict(state)
-            return
-        self._mlp = mlp_of(state, self.settings)
+        return self.logistic.score(self.inputs.values(records))
 
 
 def _some(records: Records, random: np.random.Generator) -> Records:
-    if len(records) <= _MOST:
+    if len(records) <= _LARGEST:
         return records
-    return Records(records.table.take(np.sort(random.permutation(len(records))[:_MOST])))
+    return Records(records.table.take(np.sort(random.permutation(len(records))[:_LARGEST])))
 
 
 def _held_out(origins: Sequence[str], seed: int) -> np.ndarray:

@@ -8,7 +8,7 @@ from typing import TypeVar
 import numpy as np
 
 from lightning_gradood.core import Refusal
-from lightning_gradood.detectors import Detector
+from lightning_gradood.detectors import Fitted
 from lightning_gradood.evaluation.protocol import DetectionDatasets, Trial, of_all_processes, run_trial
 from lightning_gradood.evaluation.settings import DetectionSettings
 from lightning_gradood.evaluation.trials import Outcome
@@ -40,9 +40,9 @@ def attempt(action: Callable[[], Result]) -> tuple[Result | None, str]:
 
 
 def attempt_trial(
-    trial: Trial, datasets: DetectionDatasets, settings: DetectionSettings, fitted_before: dict[str, Detector]
-) -> tuple[Detector | None, list[Outcome], list[Failure]]:
-    """Run a trial, see `run_trial`; one that fails returns no detector, no outcome, and the failure."""
+    trial: Trial, datasets: DetectionDatasets, settings: DetectionSettings, fitted_before: dict[str, Fitted]
+) -> tuple[Fitted | None, list[Outcome], list[Failure]]:
+    """Run a trial, see `run_trial`; one that fails returns nothing learnt, no outcome, and the failure."""
     run = partial(
         run_trial,
         trial,

@@ -1,12 +1,11 @@
 """Protocols: which anomalies a detector is trained on before it is tested, and which process runs which trial."""
 
-import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
 from lightning_gradood.core import Refusal, gathered, named_seed
-from lightning_gradood.detectors import Detector
+from lightning_gradood.detectors import Detector, Fitted
 from lightning_gradood.evaluation.trials import OTHERS, Outcome, fit, measure
 from lightning_gradood.records import NORMAL, SYNTHETIC, Records, detection_dataset
 
@@ -21,7 +20,6 @@ class Trial:
     """One fit of one detector and what it is tested on.
 
     Args:
-        detector: not fitted; each trial fits a copy.
         name: of what it is trained on, for tables.
         owner: the source that decides which process runs it and in which folder the detector is saved.
         trained_on: anomaly sources whose `train` and `val` it is fitted on.
@@ -80,7 +78,7 @@ class DetectionDatasets:
 
     def synthetic(self, detector: Detector) -> Records | None:
         """The synthetic outliers that a detector is fitted against, with its probes; None where it needs none."""
-        names = [f"{SYNTHETIC}{outlier.name}" for outlier in detector.outliers]
+        names = [f"{SYNTHETIC}{outlier.name}" for outlier in detector.needed_outliers]
         return Records.concatenate([self.records[name] for name in names]) if names else None
 
     def same_normal(self, source: str) -> bool:
@@ -103,39 +101,38 @@ def run_trial(
     resamples: int = 1000,
     conventions: Sequence[str] = (),
     false_positive_rate: float = 0.05,
-    fitted_before: dict[str, Detector] | None = None,
-) -> tuple[Detector, list[Outcome]]:
-    """Fit a copy of a trial's detector and test it; returns it and one outcome per tested source.
+    fitted_before: dict[str, Fitted] | None = None,
+) -> tuple[Fitted, list[Outcome]]:
+    """Fit a trial's detector and test it; returns what it has learnt and one outcome per tested source.
 
     Args:
         seed: see `fitting_seed`; with the name of a tested source it fixes the bootstrap.
         resamples: bootstrap resamples of the AUROC's interval.
         conventions: whose arithmetic is added to the metrics.
         false_positive_rate: share of normal images that a one-class detector may flag.
-        fitted_before: one-class detectors by name, fitted on all normal images; one found here is not fitted again, and
-            one fitted here is added.
+        fitted_before: what one-class detectors have learnt from all normal images, by name; one found here is not
+            fitted again, and one fitted here is added.
     """
-    shared = not trial.detector.needs_anomalies and datasets.same_normal(trial.owner)
-    before = (fitted_before or {}).get(trial.detector.name) if shared else None
-    detector = copy.deepcopy(before or trial.detector)
-    fitted = fit(
+    detector = trial.detector
+    shared = not detector.needs_anomalies and datasets.same_normal(trial.owner)
+    selected = fit(
         detector,
         datasets.of(*trial.trained_on),
         trained_on=trial.name,
         seed=fitting_seed(detector, trial.owner, seed),
         false_positive_rate=false_positive_rate,
         synthetic=datasets.synthetic(detector),
-        is_fitted=before is not None,
+        fitted_before=(fitted_before or {}).get(detector.name) if shared else None,
     )
     if shared and fitted_before is not None:
-        fitted_before[detector.name] = detector
+        fitted_before[detector.name] = selected.fitted
     outcomes = []
     for source in trial.tested_on:
         dataset, own_seed = datasets.of(source), named_seed(seed, source, bits=32)
         outcomes.append(
-            measure(fitted, dataset, source=source, seed=own_seed, resamples=resamples, conventions=conventions)
+            measure(selected, dataset, source=source, seed=own_seed, resamples=resamples, conventions=conventions)
         )
-    return detector, outcomes
+    return selected.fitted, outcomes
 
 
 def fitting_seed(detector: Detector, owner: str, seed: int) -> int:

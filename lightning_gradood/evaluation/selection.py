@@ -7,7 +7,7 @@ from functools import partial
 import numpy as np
 
 from lightning_gradood.core import Refusal
-from lightning_gradood.detectors import Detector, score_in_blocks
+from lightning_gradood.detectors import Detector, Fitted, score_in_blocks
 from lightning_gradood.evaluation.failures import Failure, attempt
 from lightning_gradood.evaluation.protocol import DetectionDatasets, fitting_seed
 from lightning_gradood.evaluation.trials import fitting_records
@@ -22,6 +22,7 @@ class Calibrated:
     """A detector that is ready to guard.
 
     Args:
+        fitted: what it has learnt.
         trained_on: `normal`, or the anomaly sources it was fitted on, joined by `+`.
         calibration: its scores of normal `val` images, none of which it was fitted on or selected by, float64 [n],
             ascending.
@@ -33,6 +34,7 @@ class Calibrated:
     """
 
     detector: Detector
+    fitted: Fitted
     trained_on: str
     calibration: np.ndarray
     threshold: float
@@ -91,17 +93,18 @@ def _calibrated(
     else:
         train, selecting, calibrating = normal_records(train), normal_val, normal_val
     records = fitting_records(detector, [train, selecting], datasets.synthetic(detector))
-    detector.fit(records, fitting_seed(detector, GUARD, seed))
-    calibration = np.sort(score_in_blocks(detector, normal_records(calibrating)))
+    fitted = detector.fit(records, fitting_seed(detector, GUARD, seed))
+    calibration = np.sort(score_in_blocks(fitted, normal_records(calibrating)))
     threshold = conformal_threshold(calibration, rate)
     return Calibrated(
         detector=detector,
+        fitted=fitted,
         trained_on="+".join(sources) if detector.needs_anomalies else NORMAL,
         calibration=calibration,
         threshold=threshold,
         false_positive_rate=rate,
         counts={"train": _counts(train), "calibration": {"normal": len(calibration)}},
-        metrics={source: {"val/auroc": _auroc(detector, datasets.of(source))} for source in sources},
+        metrics={source: {"val/auroc": _auroc(fitted, datasets.of(source))} for source in sources},
     )
 
 
@@ -110,24 +113,24 @@ def _parts(val: Records, held: set[str]) -> tuple[Records, Records]:
     return Records(val.table.filter(~rows)), Records(val.table.filter(rows))
 
 
-def _auroc(detector: Detector, records: Records) -> float:
+def _auroc(fitted: Fitted, records: Records) -> float:
     val = records.where(split="val")
-    return auroc(score_in_blocks(detector, val), val.anomalous)
+    return auroc(score_in_blocks(fitted, val), val.anomalous)
 
 
 def _tested(chosen: Calibrated, datasets: DetectionDatasets, sources: Sequence[str]) -> dict[str, dict[str, float]]:
     found: dict[str, dict[str, float]] = {}
     for source in sources:
         test = datasets.of(source).where(split="test")
-        scores, labels = score_in_blocks(chosen.detector, test), test.anomalous
+        scores, labels = score_in_blocks(chosen.fitted, test), test.anomalous
         flagged = float(np.mean(scores[labels == 1] > chosen.threshold))
         found[source] = chosen.metrics[source] | {"test/auroc": auroc(scores, labels), "test/flagged": flagged}
-    return found | {NORMAL: _flagged_normal(chosen.detector, chosen.threshold, datasets.records)}
+    return found | {NORMAL: _flagged_normal(chosen.fitted, chosen.threshold, datasets.records)}
 
 
-def _flagged_normal(detector: Detector, threshold: float, records: Mapping[str, Records]) -> dict[str, float]:
+def _flagged_normal(fitted: Fitted, threshold: float, records: Mapping[str, Records]) -> dict[str, float]:
     normal = records[NORMAL].where(split="test")
-    flagged = int((score_in_blocks(detector, normal) > threshold).sum())
+    flagged = int((score_in_blocks(fitted, normal) > threshold).sum())
     low, high = binomial_interval(flagged, len(normal))
     return {"test/flagged": flagged / len(normal), "low": low, "high": high, "test/images": float(len(normal))}
 

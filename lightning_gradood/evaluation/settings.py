@@ -1,11 +1,10 @@
 """The settings of detection: what `--detection.*` sets."""
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from lightning_gradood.core import OpenUnitInterval, PositiveInt, Refusal, Seed
+from lightning_gradood.core import OpenUnitInterval, PositiveInt, Refusal, Seed, digest
 from lightning_gradood.detectors import (
     MLP,
     Baseline,
@@ -48,7 +47,7 @@ def one_pass() -> list[Detector]:
     paper = SyntheticOutliers(["norms"], model="mlp", name="mlp_on_synthetic")
     every = SyntheticOutliers(["features", "confidence", "norms"])
     members = [Baseline(), MahalanobisPP(), every, paper, GradientGaussian()]
-    return [Combined(members, rule="squares", name="one_pass"), copy.deepcopy(paper)]
+    return [Combined(members, rule="squares", name="one_pass"), paper]
 
 
 @dataclass
@@ -105,7 +104,7 @@ class DetectionSettings:
         probes = [probe for detector in self.detectors_for(anomalies) for probe in detector.probes]
         found: dict[str, Probe] = {}
         for probe in [*probes, LogitsProbe()]:
-            if found.setdefault(probe.name, probe).describe() != probe.describe():
+            if digest(found.setdefault(probe.name, probe)) != digest(probe):
                 raise Refusal(
                     "`detection.detectors` should agree on what they read under one name. "
                     f"Got two settings of `{probe.name}`. Give those detectors the same settings, or run one of them alone."
@@ -130,9 +129,9 @@ class DetectionSettings:
     def outliers(self, anomalies: bool = True) -> tuple[dict[str, SyntheticOutlier], list[str]]:
         """The detectors' synthetic outliers by name, and the probes read of them; refuses unequal ones of one name."""
         found: dict[str, SyntheticOutlier] = {}
-        needy = [detector for detector in self.detectors_for(anomalies) if detector.outliers]
-        for outlier in (outlier for detector in needy for outlier in detector.outliers):
-            if found.setdefault(f"{SYNTHETIC}{outlier.name}", outlier).describe() != outlier.describe():
+        needy = [detector for detector in self.detectors_for(anomalies) if detector.needed_outliers]
+        for outlier in (outlier for detector in needy for outlier in detector.needed_outliers):
+            if digest(found.setdefault(f"{SYNTHETIC}{outlier.name}", outlier)) != digest(outlier):
                 raise Refusal(
                     "`detection.detectors` should agree on synthetic outliers of one name. "
                     f"Got two settings of `{outlier.name}`. Give those detectors the same, or run one of them alone."

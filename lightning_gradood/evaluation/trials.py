@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lightning_gradood.core import named_seed
-from lightning_gradood.detectors import Detector, score_in_blocks
+from lightning_gradood.detectors import Detector, Fitted, score_in_blocks
 from lightning_gradood.metrics import (
     accuracy_at,
     auroc_interval,
@@ -113,21 +113,22 @@ def evaluate(
     Reference:
         Lee et al. 2022, section 3.2 (40/40/20).
     """
-    fitted = fit(
+    selected = fit(
         detector,
         records,
         trained_on=source,
         seed=named_seed(seed, source, bits=32),
         false_positive_rate=false_positive_rate,
     )
-    return measure(fitted, records, source=source, seed=named_seed(seed, source, bits=32), resamples=resamples)
+    return measure(selected, records, source=source, seed=named_seed(seed, source, bits=32), resamples=resamples)
 
 
 @dataclass(frozen=True)
-class Fitted:
+class Selected:
     """A detector ready for `test`, with the fields of `Outcome` that its fit decides; `attacks` are those of `val`."""
 
     detector: Detector
+    fitted: Fitted
     trained_on: str
     counts: dict[str, dict[str, int]]
     curves: list[dict[str, float]]
@@ -145,12 +146,12 @@ def fit(
     seed: int,
     false_positive_rate: float = 0.05,
     synthetic: Records | None = None,
-    is_fitted: bool = False,
-) -> Fitted:
+    fitted_before: Fitted | None = None,
+) -> Selected:
     """Fit a detector on `train`, select on `val`, without looking at `test`; one-class ones get normal records alone.
 
-    `is_fitted` skips the fit where the detector was fitted on the same records before. Too few normal `val` records for
-    the false-positive rate are refused.
+    With `fitted_before`, what the detector has learnt from the same records before, it is not fitted again. Too few
+    normal `val` records for the false-positive rate are refused.
     """
     start = time.perf_counter()
     train, val = (records.where(split=split) for split in ("train", "val"))
@@ -158,13 +159,14 @@ def fit(
     if one_class:
         train = normal_records(train)
     known = fitting_records(detector, [train, normal_records(val) if one_class else val], synthetic)
-    curves = [] if is_fitted else detector.fit(known, seed)
-    scores = SplitScores(val.ids, val.anomalous, score_in_blocks(detector, val))
-    return Fitted(
+    fitted = fitted_before or detector.fit(known, seed)
+    scores = SplitScores(val.ids, val.anomalous, score_in_blocks(fitted, val))
+    return Selected(
         detector=detector,
+        fitted=fitted,
         trained_on=NORMAL if one_class else trained_on,
         counts={"train": _counts(train), "val": _counts(val)},
-        curves=curves,
+        curves=[] if fitted_before else [dict(epoch) for epoch in fitted.curves],
         val=scores,
         attacks=attack_numbers(val),
         threshold=_threshold(scores, false_positive_rate if one_class else None),
@@ -181,7 +183,7 @@ def fitting_records(detector: Detector, parts: Sequence[Records], synthetic: Rec
 
 
 def measure(
-    fitted: Fitted,
+    selected: Selected,
     records: Records,
     *,
     source: str,
@@ -190,17 +192,20 @@ def measure(
     conventions: Sequence[str] = (),
 ) -> Outcome:
     """Measure once on the `test` records of one source; `conventions` add metrics named `<convention>/<metric>`."""
-    start, test, detector = time.perf_counter(), records.where(split="test"), fitted.detector
-    scores = {"val": fitted.val, "test": SplitScores(test.ids, test.anomalous, score_in_blocks(detector, test))}
-    seconds = fitted.seconds + time.perf_counter() - start
-    metrics = {split: _metrics(part, fitted, conventions) for split, part in scores.items()}
+    start, test = time.perf_counter(), records.where(split="test")
+    scores = {
+        "val": selected.val,
+        "test": SplitScores(test.ids, test.anomalous, score_in_blocks(selected.fitted, test)),
+    }
+    seconds = selected.seconds + time.perf_counter() - start
+    metrics = {split: _metrics(part, selected, conventions) for split, part in scores.items()}
     return Outcome(
         source=source,
-        trained_on=fitted.trained_on,
-        detector=detector.name,
-        counts=fitted.counts | {"test": _counts(test)},
+        trained_on=selected.trained_on,
+        detector=selected.detector.name,
+        counts=selected.counts | {"test": _counts(test)},
         metrics={
-            "val": metrics["val"] | fitted.attacks,
+            "val": metrics["val"] | selected.attacks,
             "test": metrics["test"] | flagged_normal(**scores) | attack_numbers(test),
         },
         auroc_interval=auroc_interval(
@@ -210,9 +215,9 @@ def measure(
             resamples=resamples,
             seed=seed,
         ),
-        threshold=fitted.threshold,
+        threshold=selected.threshold,
         scores=scores,
-        curves=fitted.curves,
+        curves=selected.curves,
         seconds=seconds,
     )
 
@@ -260,10 +265,10 @@ def _counts(records: Records) -> dict[str, int]:
     return {"normal": len(records) - anomalous, "anomalous": anomalous}
 
 
-def _metrics(split: SplitScores, fitted: Fitted, conventions: Sequence[str]) -> dict[str, float]:
+def _metrics(split: SplitScores, selected: Selected, conventions: Sequence[str]) -> dict[str, float]:
     metrics = detection_metrics(split.scores, split.labels)
-    thresholds = {"val_threshold": fitted.threshold}
-    if fitted.detector.scores_are_logits:
+    thresholds = {"val_threshold": selected.threshold}
+    if selected.detector.scores_are_logits:
         thresholds["0.5"] = 0.0  # probability .5 is logit 0
     for name, value in thresholds.items():
         accuracy = accuracy_at(split.scores, split.labels, value)
@@ -271,5 +276,5 @@ def _metrics(split: SplitScores, fitted: Fitted, conventions: Sequence[str]) -> 
     for convention in conventions:
         numbers = conventional_metrics(split.scores, split.labels, convention)
         metrics |= {f"{convention}/{metric}": value for metric, value in numbers.items()}
-    flagged = float(np.mean(split.scores[split.labels == 0] > fitted.threshold))
+    flagged = float(np.mean(split.scores[split.labels == 0] > selected.threshold))
     return metrics | {"prevalence": float(split.labels.mean()), "false_positive_rate": flagged}

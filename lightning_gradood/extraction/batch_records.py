@@ -96,6 +96,7 @@ class BatchReader:
         self._made_of = {name: np.asarray(made[name].rows) for name in self._rows if name in made}
         self._portions = Portions()
         self._widths: dict[str, int] = {}
+        self._names: dict[str, list[str]] = {}  # of the columns that were read last
 
     def images_of(self, source: str, batch: ImageBatch) -> Iterator[SourceImages]:
         """Yield the images of a batch that the plan asks for, source by source."""
@@ -146,7 +147,7 @@ class BatchReader:
             images.ids,
             source=images.source if images.spec is None else NORMAL,
             values={probe.name: np.asarray(values.detach().cpu().numpy())},
-            names={probe.name: probe.names(self.network)},
+            names={probe.name: self._names.get(probe.name, [])},
             **images.columns(None if readings is None else readings.logits),
         )
 
@@ -161,6 +162,7 @@ class BatchReader:
             return [*(self._read(probes, images.at(good)) if good else []), (images.at(bad), None)]
         except Refusal as refusal:
             raise Refusal(f"{refusal} The batch holds {images.ids[0]} to {images.ids[-1]}.") from refusal
+        self._names |= readings.names
         self._widths |= {name: values.shape[1] for name, values in readings.values.items()}
         return [(images, readings)]
 

@@ -2,7 +2,8 @@
 
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import lightning.pytorch as pl
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from lightning_gradood.core import Refusal, as_float, progress
+from lightning_gradood.core import Refusal, as_float, encode, packages_of, progress
 from lightning_gradood.data import ImageDataModule
 from lightning_gradood.networks import architecture, state_digest
 from lightning_gradood.probes import PixelProbe, Probe
@@ -101,7 +102,7 @@ def make_plan(network: nn.Module, data: ImageDataModule, probes: Sequence[Probe]
             "source": source,
             "images": images[origin],
             "attack": perturbation,
-            "probe": probe.describe(),
+            "probe": encode(probe) | {"version": probe.version},
             **network_key,
             "dtype": "float32",
             "columns": 2,  # raised when the columns of a record change
@@ -109,7 +110,7 @@ def make_plan(network: nn.Module, data: ImageDataModule, probes: Sequence[Probe]
         learnt = ""
         if probe.needs_preparation:
             description["training_images"] = training
-            learnt = entry_key({"prepared": probe.describe_preparation(), "images": training, **network_key})
+            learnt = entry_key({"prepared": _prepared_from(probe), "images": training, **network_key})
         return CacheEntry(source, origin, probe.name, entry_key(description), description, learnt)
 
     made = data.sources.perturbed
@@ -129,6 +130,13 @@ def make_plan(network: nn.Module, data: ImageDataModule, probes: Sequence[Probe]
     )
     rows = {one.key: _rows_to_read(one, data, cache) for one in entries if not cache.has(one.key)}
     return Plan(entries, rows, {source: key for source, key in pixels.items() if cache.has(key)})
+
+
+def _prepared_from(probe: Probe) -> dict[str, object]:
+    """What a probe learns from the training images depends on, beside the network and the images."""
+    told: dict[str, Any] = encode(probe)
+    kept = {name: value for name, value in told["init_args"].items() if name not in probe.unprepared}
+    return told | {"init_args": kept, "version": probe.version}
 
 
 def _rows_to_read(entry: CacheEntry, data: ImageDataModule, cache: RecordCache) -> NDArray[np.int64]:
@@ -169,26 +177,23 @@ def prepare(
     entries: Sequence[CacheEntry],
     cache: RecordCache,
     trainer: pl.Trainer,
-) -> dict[str, dict[str, Tensor]]:
-    """Load into each probe what it learns from the training images; the first process learns what is not stored.
-
-    Returns:
-        What was learnt, by probe name; nothing for probes that need no preparation.
-    """
-    keys, states = {entry.probe: entry.learnt for entry in entries}, {}
+) -> list[Probe]:
+    """Return the probes as they read; the first process learns from the training images what is not stored."""
+    keys, ready = {entry.probe: entry.learnt for entry in entries}, list[Probe]()
     for probe in probes:
         if not probe.needs_preparation:
+            ready.append(probe)
             continue
-        key = keys[probe.name]
+        key, own = keys[probe.name], packages_of(encode(probe))
         if trainer.is_global_zero:
             cache.mend_state(key)
         if trainer.is_global_zero and not cache.has_state(key):
             with closing(_batches(data, network, probe.name)) as batches:  # ends the bar's line before a refusal
                 cache.write_state(key, probe.prepare(network, batches))
         trainer.strategy.barrier(f"prepared {probe.name}")
-        states[probe.name] = cache.read_state(key)
-        probe.load(states[probe.name])
-    return states
+        learnt = cache.read_state(key, own)
+        ready.append(replace(learnt, **{name: getattr(probe, name) for name in probe.unprepared}))
+    return ready
 
 
 def _batches(data: ImageDataModule, network: nn.Module, name: str) -> Generator[tuple[Tensor, Tensor]]:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_gradood.core import LOG_FLOOR, as_float, logits_in
-from lightning_gradood.detectors import MLP
+from lightning_gradood.detectors import FittedMLP
 from lightning_gradood.gradients import LabelDesign
 from lightning_gradood.guard.guard import Guard
 from lightning_gradood.networks import RepresentationMLP
@@ -68,7 +68,7 @@ def reading_names(guard: Guard) -> list[str]:
     found = []
     for probe in guard.probes:
         width = len(guard.about.baseline[probe.name])
-        names = probe.names(guard.network)
+        names = guard.saved.reads[probe.name]
         names = list(names) if len(names) == width else [str(number) for number in range(width)]
         found += [f"{probe.name}/{name}" for name in names]
     return found
@@ -89,11 +89,11 @@ def explain(guard: Guard, images: Tensor, heat: bool = False) -> list[Explanatio
 
 def contributions(guard: Guard, record: Records) -> tuple[float, float, np.ndarray]:
     """Score, baseline's score, and each reading's contribution for one image, float64 [D], as in `reading_names`."""
-    readings, detector = _Readings(guard, record), guard.detector
+    readings, fitted = _Readings(guard, record), guard.fitted
     image, baseline = readings.image, np.concatenate([guard.about.baseline[probe.name] for probe in guard.probes])
     score, base = map(float, readings.scores(np.stack([image, baseline])))
-    if isinstance(detector, MLP) and detector.reads_norms_alone and detector.network is not None:
-        return score, base, mlp_contributions(detector.network, image, baseline)
+    if isinstance(fitted, FittedMLP) and not fitted.inputs.log_norms:
+        return score, base, mlp_contributions(fitted.network, image, baseline)
     return score, base, shapley_values(readings.scores, image, baseline)
 
 
@@ -181,7 +181,7 @@ class _Readings:
             names={name: self.record.names(name) for name in names},
             prediction=[int(self.record.column("prediction")[0])] * len(rows),
         )
-        return np.asarray(self.guard.detector.score(table), dtype=np.float64)
+        return np.asarray(self.guard.fitted.score(table), dtype=np.float64)
 
     def slopes(self) -> np.ndarray:
         """Central-difference derivative of the score in each reading, or in its logarithm for gradient norms."""

@@ -1,10 +1,10 @@
-"""A guard's folder on disk: weights and states as safetensors, everything else in `guard.json`, all with hashes."""
+"""A guard's folder on disk: weights, detector and probes as safetensors, everything else in `guard.json`, all with hashes."""
 
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields
 from importlib.metadata import PackageNotFoundError, version
@@ -16,9 +16,9 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 import lightning_gradood
-from lightning_gradood.core import Refusal, atomic_write, fits, read_json, writing_refused
-from lightning_gradood.detectors import Detector, save_detector
-from lightning_gradood.records import Records
+from lightning_gradood.core import Refusal, atomic_write, fits, pack, read_json, writing_refused
+from lightning_gradood.detectors import SavedDetector, save_detector
+from lightning_gradood.probes import Probe
 
 FORMAT = 1
 GUARD, NETWORK, DETECTOR, PROBES = "guard.json", "network.safetensors", "detector.safetensors", "probes.safetensors"
@@ -57,7 +57,6 @@ class Description:
     image_shape: list[int]
     classes: list[str]
     parameters: list[str]
-    detector: dict[str, Any]
     detector_name: str
     label_designs: list[str]
     trained_on: str
@@ -77,18 +76,16 @@ def write_folder(
     folder: Path,
     about: Description,
     network: nn.Module,
-    detector: Detector,
-    probe_states: Mapping[str, Mapping[str, Tensor]],
-    records: Records,
+    saved: SavedDetector,
+    probes: Sequence[Probe],
 ) -> None:
-    """Write a guard's files: the bare network, and of `records` only what the detector keeps."""
+    """Write a guard's files; `network` is the bare one."""
     with writing_refused(folder, "--run_dir"):
         folder.mkdir(parents=True, exist_ok=True)
         _write_tensors(folder / NETWORK, network.state_dict())
-        save_detector(folder / DETECTOR, detector, about.threshold, records, trained_on=about.trained_on)
-        states = {f"{probe}|{name}": part for probe, state in probe_states.items() for name, part in state.items()}
-        if states:
-            _write_tensors(folder / PROBES, states)
+        save_detector(folder / DETECTOR, saved)
+        with atomic_write(folder / PROBES) as file:
+            file.write(pack(list(probes)))
         _write_json(folder, about)
 
 

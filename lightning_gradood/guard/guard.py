@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lightning_gradood.core import MEGAPIXELS, Picture, Portions, Refusal, as_float, decode, to_pixels, upright
-from lightning_gradood.detectors import Detector, load_detector, score_in_blocks
+from lightning_gradood.core import MEGAPIXELS, Picture, Portions, Refusal, as_float, decode, to_pixels, unpack, upright
+from lightning_gradood.detectors import SavedDetector, load_detector, score_in_blocks
 from lightning_gradood.gradients import parameter_names
 from lightning_gradood.guard.folder import (
     DETECTOR,
@@ -64,7 +64,8 @@ class Guard:
 
     Args:
         network: pixels in [0, 1] in, logits out.
-        probes: those that the detector reads, prepared where they need it.
+        saved: the detector with what it has learnt.
+        probes: those that it reads, prepared where they need it.
         transform: of a picture; None for none.
         about: everything else.
 
@@ -74,9 +75,10 @@ class Guard:
     """
 
     def __init__(
-        self, network: nn.Module, detector: Detector, probes: Sequence[Probe], transform: Any, about: Description
+        self, network: nn.Module, saved: SavedDetector, probes: Sequence[Probe], transform: Any, about: Description
     ) -> None:
-        self.network, self.detector, self.probes = network, detector, list(probes)
+        self.network, self.saved, self.probes = network, saved, list(probes)
+        self.detector, self.fitted = saved.detector, saved.fitted
         self.transform, self.about = transform, about
         self.threshold = about.threshold
         self.calibration = np.array(about.calibration)
@@ -99,9 +101,9 @@ class Guard:
         about = read_description(place)
         with built_or_refused(place):
             network = _network(place, about, trust)
-            detector = load_detector(place / DETECTOR, detector=decode(about.detector, trust)).detector
-            probes = _prepared(detector.probes, place)
-            guard = cls(network, detector, probes, decode(about.transform, trust), about)
+            saved = load_detector(place / DETECTOR, trust)
+            probes = unpack(place / PROBES, trust)
+            guard = cls(network, saved, probes, decode(about.transform, trust), about)
         return guard.to(device)
 
     def __call__(self, images: Tensor) -> Verdict:
@@ -125,7 +127,7 @@ class Guard:
         parts = [found for block in blocks for found in self._portions.run(partial(self._read, block), len(block))]
         records, probabilities = zip(*parts, strict=True)
         table = Records.concatenate(list(records))
-        scores, predictions = score_in_blocks(self.detector, table), table.column("prediction").astype(np.int64)
+        scores, predictions = score_in_blocks(self.fitted, table), table.column("prediction").astype(np.int64)
         p_values = conformal_p_values(self.calibration, scores)
         return Verdict(scores, p_values, scores > self.threshold, predictions, np.concatenate(probabilities))
 
@@ -246,12 +248,3 @@ def _network(folder: Path, about: Description, trust: Collection[str]) -> nn.Mod
             "others. Use the version of its package that the guard was saved with."
         )
     return network.eval()
-
-
-def _prepared(probes: Sequence[Probe], folder: Path) -> list[Probe]:
-    needy = [probe for probe in probes if probe.needs_preparation]
-    states = read_tensors(folder / PROBES) if needy else {}
-    for probe in needy:
-        prefix = f"{probe.name}|"
-        probe.load({name.removeprefix(prefix): part for name, part in states.items() if name.startswith(prefix)})
-    return list(probes)

@@ -1,7 +1,7 @@
 """Saving a guard: the folder is written, loaded again as users load it, and its scores are compared."""
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
-from lightning_gradood.core import PACKAGES, Refusal, packages_of
-from lightning_gradood.detectors import Detector, score_in_blocks
+from lightning_gradood.core import PACKAGES, Refusal, encode, packages_of
+from lightning_gradood.detectors import Fitted, SavedDetector, score_in_blocks
 from lightning_gradood.guard.folder import Description, replace_folder, write_folder
 from lightning_gradood.guard.guard import Guard
 from lightning_gradood.networks import Normalized, TwoLogits
+from lightning_gradood.probes import Probe
 from lightning_gradood.records import Records
 
 _TOLERANCE = 1e-3  # of the scores' spread; another network or transform is off by far more, another batch size by less
@@ -39,8 +40,8 @@ def save_guard(
     folder: Path,
     about: Description,
     network: nn.Module,
-    detector: Detector,
-    probe_states: Mapping[str, Mapping[str, Tensor]],
+    saved: SavedDetector,
+    probes: Sequence[Probe],
     records: Records,
     images: Tensor,
 ) -> Guard:
@@ -48,7 +49,8 @@ def save_guard(
 
     Args:
         network: pixels in [0, 1] in, logits out, with its normalisation.
-        probe_states: probe name to what it learnt from the training images.
+        saved: the detector with what it has learnt.
+        probes: those it reads, prepared where they need it.
         records: of some images that the detector was not fitted on; its first rows are those of `images`.
         images: float in [0, 1] or uint8, [N, C, H, W].
 
@@ -59,19 +61,19 @@ def save_guard(
     inner = network.network if about.one_logit and isinstance(network, TwoLogits) else network
     bare = inner.network if about.normalize and isinstance(inner, Normalized) else inner
     trial = folder.with_name(f".{folder.name}.trial")
-    trust = packages_of([about.network, about.transform, about.detector])
+    trust = packages_of([about.network, about.transform, encode([saved, list(probes)], {})])
     try:
-        write_folder(trial, about, bare, detector, probe_states, records)
+        write_folder(trial, about, bare, saved, probes)
         guard = Guard.load(trial, trust, device)
-        _refuse_other_scores(guard, detector, records, images)
+        _refuse_other_scores(guard, saved.fitted, records, images)
         replace_folder(trial, folder)
     finally:
         shutil.rmtree(trial, ignore_errors=True)
     return guard
 
 
-def _refuse_other_scores(guard: Guard, detector: Detector, records: Records, images: Tensor) -> None:
-    expected = score_in_blocks(detector, records)
+def _refuse_other_scores(guard: Guard, fitted: Fitted, records: Records, images: Tensor) -> None:
+    expected = score_in_blocks(fitted, records)
     found = guard(images).scores
     spread = max(float(np.ptp(expected)), 1e-12)
     if not np.allclose(found, expected[: len(found)], rtol=1e-6, atol=_TOLERANCE * spread):

@@ -16,28 +16,25 @@ are, `feature_layer_outputs` reads them with gradients where those are enabled, 
 All probes of this kind (`FeatureLayerProbe`) share one forward pass, which changes no value.
 
 `OdinProbe` and `MahalanobisProbe` step along an input gradient first. The latter compares an image with those the
-network was trained on, and so is prepared once, by `ProbeCallback` or `probe.load(probe.prepare(network, batches))`.
+network was trained on: `probe.prepare(network, batches)` returns the probe that reads; `ProbeCallback` calls it.
 """
 
 from lightning_gradood.probes.feature_layers import (
     PENULTIMATE,
+    checked_layers,
     feature_layer_names,
     feature_layer_output,
     feature_layer_outputs,
 )
-from lightning_gradood.probes.gradients import GradientProbe
-from lightning_gradood.probes.input_gradients import leaf, signs_of, validated_grid
-from lightning_gradood.probes.logits_and_features import (
+from lightning_gradood.probes.feature_probes import (
     FeatureLayerProbe,
     FeatureProbe,
     FeatureSpreadProbe,
-    LogitsProbe,
     PenultimateProbe,
-    SharedLogitsProbe,
     columns_by_layer,
 )
-from lightning_gradood.probes.probe import PixelProbe, Probe
-from lightning_gradood.probes.reading import ProbeReadings, read_probes
+from lightning_gradood.probes.probe import GradientProbe, LogitsProbe, PixelProbe, Probe, SharedLogitsProbe
+from lightning_gradood.probes.shared_pass import ProbeReadings, read_probes
 
 __all__ = [
     "PENULTIMATE",
@@ -51,12 +48,10 @@ __all__ = [
     "Probe",
     "ProbeReadings",
     "SharedLogitsProbe",
+    "checked_layers",
     "columns_by_layer",
     "feature_layer_names",
     "feature_layer_output",
     "feature_layer_outputs",
-    "leaf",
     "read_probes",
-    "signs_of",
-    "validated_grid",
 ]

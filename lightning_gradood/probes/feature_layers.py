@@ -18,10 +18,9 @@ def feature_layer_names(network: nn.Module) -> list[str]:
     """Name the feature layers at which a network is read by default.
 
     ResNets, found by their children `relu` and `layer1`: the stem after its activation and every stage. DenseNets,
-    found
-    by `conv0` and `denseblock1`: the stem, every transition, and the penultimate features, which are the last block
-    after its norm and activation. Of any other network: the children that have parameters and stand before the one with
-    the last nn.Linear, and the penultimate features; wrappers around a single child are looked through.
+    found by `conv0` and `denseblock1`: the stem, every transition, and the penultimate features, which are the last
+    block after its norm and activation. Of any other network: the children that have parameters and stand before the
+    one with the last nn.Linear, and the penultimate features; wrappers around a single child are looked through.
 
     Args:
         network: pixels in, logits out.
@@ -48,6 +47,15 @@ def feature_layer_names(network: nn.Module) -> list[str]:
             stem = "relu0" if "relu0" in children else "conv0"
             return [*_below(name, [stem, *_numbered("transition", children)]), PENULTIMATE]
     return _general_layers(network)
+
+
+def checked_layers(layers: Sequence[str] | None) -> tuple[str, ...] | None:
+    """A setting `layers`, None for the default ones; a Refusal if it names no module, or one twice."""
+    if layers is not None and (not layers or len(set(layers)) < len(layers)):
+        raise Refusal(
+            f"`layers` should name different modules, at least one. Got `layers = {list(layers)}`. Leave it out."
+        )
+    return None if layers is None else tuple(layers)
 
 
 def feature_layer_outputs(network: nn.Module, images: Tensor, names: Sequence[str]) -> tuple[Tensor, list[Tensor]]:

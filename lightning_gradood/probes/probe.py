@@ -1,37 +1,42 @@
-"""The base class of probes, and the probe that keeps the images themselves."""
+"""The base class of probes, and those that need no feature layers: gradient norms, logits, pixels."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from typing import Literal
+from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 from typing_extensions import override  # typing has it from Python 3.12 on
 
-from lightning_gradood.core import Component
+from lightning_gradood.core import Component, check_finite_rows, exact_arithmetic, frozen_network
+from lightning_gradood.gradients import LabelDesign, parameter_names, squared_gradient_norms
 
 
 class Probe(Component, ABC):
     """Reads one row of numbers per image from a network; one column of the records.
 
-    A probe that compares images with those the network was trained on sets `needs_preparation`: it is then prepared on
-    them once, before the first reading, and what it learnt is kept beside the records.
+    A probe that compares images with those the network was trained on sets `needs_preparation`: `prepare` then comes
+    before the first reading, and what it returns is kept beside the records.
     """
 
-    version: int = 1
+    version: ClassVar[int] = 1
     """Raised when the numbers a probe gives change; records of older versions are not read again."""
 
-    needs_preparation: bool = False
-    """Whether `prepare` and `load` come before the first reading."""
+    needs_preparation: ClassVar[bool] = False
+    """Whether `prepare` returns another probe, which is the one that reads."""
+
+    unprepared: ClassVar[tuple[str, ...]] = ()
+    """Settings that `prepare` does not depend on: probes that differ in these alone share what is learnt."""
 
     @property
     @abstractmethod
     def name(self) -> str:
         """Column name in the records, such as `gradients/all_ones`."""
 
-    @abstractmethod
     def names(self, network: nn.Module) -> list[str]:
         """Names of the entries of a row, such as parameter names; empty where they have none."""
+        return []
 
     @abstractmethod
     def __call__(self, network: nn.Module, images: Tensor) -> Tensor:
@@ -45,31 +50,73 @@ class Probe(Component, ABC):
             [N, width]; row n depends on image n only.
         """
 
-    def describe(self) -> dict[str, object]:
-        """JSON-able text of all settings that change the numbers; part of the cache key."""
-        kind = type(self)
-        return {"probe": f"{kind.__module__}.{kind.__qualname__}", "name": self.name, "version": self.version}
-
-    def prepare(self, network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
-        """Learn from the network's training images; the probe itself stays as it is until `load`.
+    def prepare(self, network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> "Probe":
+        """Learn from the network's training images.
 
         Args:
             network: pixels in, logits out; left as it was found.
             batches: images in [0, 1], [N, C, H, W], on the network's device, and classes int64 [N].
 
         Returns:
-            What `load` takes; nothing where the probe needs no preparation.
+            The probe that reads, a frozen dataclass of arrays; this one where it needs no preparation.
         """
-        return {}
-
-    def load(self, state: dict[str, Tensor]) -> None:
-        """Take what `prepare` has learnt, here or in another process."""
-
-    def describe_preparation(self) -> dict[str, object]:
-        """JSON-able text of all settings that change what `prepare` learns; probes that agree in it share that."""
-        return self.describe()
+        return self
 
 
+@dataclass(frozen=True)
+class GradientProbe(Probe):
+    """The paper's probe: squared L2 norm of the loss gradient of every parameter tensor, per image, float64 [N, L].
+
+    Args:
+        label_design: which confounding label, and with it which loss.
+
+    Reference:
+        Lee, Prabhushankar, AlRegib 2022, Eq. 1 and 2.
+    """
+
+    label_design: LabelDesign
+
+    @property
+    @override
+    def name(self) -> str:
+        return f"gradients/{self.label_design.name}"
+
+    @override
+    def names(self, network: nn.Module) -> list[str]:
+        return parameter_names(network)
+
+    @override
+    def __call__(self, network: nn.Module, images: Tensor) -> Tensor:
+        return squared_gradient_norms(network, images, self.label_design)
+
+
+@dataclass(frozen=True)
+class LogitsProbe(Probe):
+    """The network's logits in evaluation mode, [N, classes], in its dtype."""
+
+    name: ClassVar[str] = "logits"
+
+    @override
+    def __call__(self, network: nn.Module, images: Tensor) -> Tensor:
+        with exact_arithmetic(), frozen_network(network), torch.no_grad():
+            logits: Tensor = network(images)
+        check_finite_rows(logits, "The network's logits")
+        return logits
+
+
+class SharedLogitsProbe(Probe):
+    """Computes its values from images and their logits, which `read_probes` shares among probes."""
+
+    @abstractmethod
+    def from_logits(self, network: nn.Module, images: Tensor, logits: Tensor) -> Tensor:
+        """Compute the values, [N, width], from images, as for `Probe.__call__`, and their logits, [N, classes]."""
+
+    @override
+    def __call__(self, network: nn.Module, images: Tensor) -> Tensor:
+        return self.from_logits(network, images, LogitsProbe()(network, images))
+
+
+@dataclass(frozen=True)
 class PixelProbe(Probe):
     """The pixels as the network gets them, channels first and flattened, [N, C·H·W].
 
@@ -77,17 +124,12 @@ class PixelProbe(Probe):
         dtype: `uint8` rounds to 0 … 255; `float16` keeps pixels in [0, 1] to about three digits, `float32` as they are.
     """
 
-    def __init__(self, dtype: Literal["uint8", "float16", "float32"] = "uint8") -> None:
-        self.dtype = dtype
+    dtype: Literal["uint8", "float16", "float32"] = "uint8"
 
     @property
     @override
     def name(self) -> str:
         return f"pixels/{self.dtype}"
-
-    @override
-    def names(self, network: nn.Module) -> list[str]:
-        return []
 
     @override
     def __call__(self, network: nn.Module, images: Tensor) -> Tensor:

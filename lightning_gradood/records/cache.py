@@ -13,22 +13,23 @@ import shutil
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-import safetensors.torch
-from safetensors import SafetensorError
-from torch import Tensor
 
 from lightning_gradood.core import (
+    Component,
     Refusal,
     atomic_write,
     check_writable,
     fits,
     is_temporary,
+    pack,
     read_json,
     say,
+    unpack,
     writing_refused,
 )
 from lightning_gradood.records.rows import read_table
@@ -148,19 +149,18 @@ class RecordCache:
         """Whether there is a state of that key."""
         return bool(self._states(key))
 
-    def read_state(self, key: str) -> dict[str, Tensor]:
-        """Read what a probe learnt, on the CPU; a missing or damaged file is refused."""
+    def read_state(self, key: str, trust: Collection[str] = ()) -> Any:
+        """Read what a probe learnt, as `core.unpack` does; a missing or damaged file is refused."""
         path = next(iter(self._states(key)), self.folder / key)
         _check_seal(path, key)
         try:
-            return safetensors.torch.load_file(path)
-        except (SafetensorError, OSError) as error:
+            return unpack(path, trust)
+        except (OSError, ValueError) as error:
             raise Damaged(path, f"what cannot be read ({error})") from error
 
-    def write_state(self, key: str, state: Mapping[str, Tensor]) -> None:
-        """Write what a probe learnt."""
-        tensors = {name: tensor.cpu().contiguous() for name, tensor in state.items()}
-        _write_sealed(self.folder / key, key, safetensors.torch.save(tensors), ".safetensors")
+    def write_state(self, key: str, state: Component) -> None:
+        """Write what a probe learnt: a component with arrays."""
+        _write_sealed(self.folder / key, key, pack(state), ".safetensors")
 
     def mend_state(self, key: str) -> None:
         """Name and delete a damaged state, so that it is made again."""

@@ -1,18 +1,16 @@
 """A run's guard: chosen, saved, and summarised for whoever tells of the run."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from torch import Tensor
-
-from lightning_gradood.core import Refusal, Unwritable, encode
+from lightning_gradood.core import Refusal, Unwritable
 from lightning_gradood.data import BUILT_IN
-from lightning_gradood.detectors import Detector
+from lightning_gradood.detectors import Detector, SavedDetector
 from lightning_gradood.evaluation import Calibrated, DetectionDatasets, DetectionSettings, Failure, best_calibrated
 from lightning_gradood.gradients import parameter_names
 from lightning_gradood.guard import Description, mean_readings, save_guard
 from lightning_gradood.networks import TwoLogits
-from lightning_gradood.probes import GradientProbe
+from lightning_gradood.probes import GradientProbe, Probe
 from lightning_gradood.records import NORMAL, Records
 from lightning_gradood.report.run import GuardSummary
 from lightning_gradood.report.run_writer import Workplace
@@ -62,7 +60,6 @@ def guard_description(place: Workplace, chosen: Calibrated, normal: Records) -> 
         image_shape=list(source.shape),
         classes=list(data.sources.classes),
         parameters=parameter_names(model.network),
-        detector=encode(chosen.detector),
         detector_name=chosen.detector.name,
         label_designs=[one.label_design.name for one in chosen.detector.probes if isinstance(one, GradientProbe)],
         trained_on=chosen.trained_on,
@@ -110,9 +107,9 @@ def keep_guard(
     place: Workplace,
     chosen: Calibrated,
     normal: Records,
-    states: Mapping[str, Mapping[str, Tensor]],
+    probes: Sequence[Probe],
 ) -> GuardSummary:
-    """Save a guard with the `states` that its probes have learnt, and return its summary."""
+    """Save a guard with its probes as they read, and return its summary."""
     source = place.datamodule.sources.normal
     rows = {name: row for row, name in enumerate(source.ids)}
     held = normal.where(split="val")
@@ -120,7 +117,9 @@ def keep_guard(
     images = source.images([rows[name] for name in few.ids])
     try:
         about = guard_description(place, chosen, normal)
-        save_guard(folder, about, place.model.network, chosen.detector, states, held, images)
+        trained_on = chosen.trained_on
+        saved = SavedDetector.of(chosen.detector, chosen.fitted, chosen.threshold, held, trained_on=trained_on)
+        save_guard(folder, about, place.model.network, saved, probes, held, images)
     except Unwritable:
         raise
     except Refusal as refusal:

@@ -18,9 +18,8 @@ STEPS, TAPS = (0.0, 0.01, 0.005), 4  # of Mahalanobis
 
 
 def learnt(detector, table, seed=0):
-    """Fit a detector and return it."""
-    detector.fit(table, seed)
-    return detector
+    """Fit a detector and return what it has learnt."""
+    return detector.fit(table, seed)
 
 
 def feature_records(gap=1.0, counts=None, width=6):

@@ -1,9 +1,11 @@
 """What holds for every detector, among it that what is saved is what is scored; files that are no detectors are refused."""
 
-import copy
 import json
 import random
 import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -13,13 +15,21 @@ from asserts import assert_refused, random_states
 from detector_cases import cases, feature_records, learnt
 from made_up_records import exchanged, records
 from programs import run_program
-from safetensors import safe_open
 from safetensors.torch import save_file
 
 from lightning_gradood import detectors
-from lightning_gradood.core import encode
-from lightning_gradood.detectors import Detector, FixedDetector, load_detector, save_detector, score_in_blocks
+from lightning_gradood.core import digest, encode, pack
+from lightning_gradood.detectors import (
+    Detector,
+    Fitted,
+    FixedDetector,
+    SavedDetector,
+    load_detector,
+    save_detector,
+    score_in_blocks,
+)
 from lightning_gradood.metrics import auroc
+from lightning_gradood.probes import LogitsProbe
 from lightning_gradood.records import Records
 
 CASES = cases()
@@ -29,14 +39,8 @@ TORCH = {"mlp", "mlp_more", "synthetic_outliers_mlp"}  # whose last bit depends 
 
 @pytest.fixture(scope="module")
 def fitted():
-    """Every case, fitted."""
-    return {name: (learnt(detector, table, seed=3), table) for name, (detector, table) in copy.deepcopy(CASES).items()}
-
-
-def learnt_by(name, table):
-    """What a detector learns from some records."""
-    state = learnt(copy.deepcopy(CASES[name][0]), table, seed=3).state_dict()
-    return {part: tensor.tolist() for part, tensor in state.items()}
+    """What every case has learnt."""
+    return {name: learnt(detector, table, seed=3) for name, (detector, table) in CASES.items()}
 
 
 def test_no_kind_is_forgotten():
@@ -46,40 +50,35 @@ def test_no_kind_is_forgotten():
 
 @pytest.mark.parametrize("name", CASES)
 def test_a_detector(name, fitted):
-    detector, table = copy.deepcopy(CASES[name][0]), CASES[name][1]
-    learns = not isinstance(detector, FixedDetector)
-    for ask in (lambda: detector.score(table), detector.state_dict) if learns else ():
-        with pytest.raises(
-            detectors.NotFittedError, match=f"{type(detector).__name__} should be fitted before it scores"
-        ):
-            ask()
+    detector, table = CASES[name]
 
     # the seed fixes everything, whatever the caller's random numbers are, and these stay as they were
     np.random.seed(5), torch.manual_seed(5), random.seed(5)
     before = random_states()
-    scores = learnt(detector, table, seed=3).score(table)
+    again = learnt(detector, table, seed=3)
+    scores = again.score(table)
     assert random_states() == before
-    assert fitted[name][0].score(table).tobytes() == scores.tobytes()
-    state = {part: tensor.tolist() for part, tensor in detector.state_dict().items()}
+    assert fitted[name].score(table).tobytes() == scores.tobytes()
+    known = digest(again)
 
     # scores are finite, anomalous images score higher, and a score belongs to its record: to the last bit in blocks
     assert (scores.dtype, scores.shape) == (np.float64, (len(table),))
     assert np.isfinite(scores).all()
     test = table.column("split") == "test"
     assert auroc(scores[test], table.anomalous[test]) > 0.6
-    order, blocks = np.random.default_rng(1).permutation(len(table)), score_in_blocks(detector, table)
+    order, blocks = np.random.default_rng(1).permutation(len(table)), score_in_blocks(again, table)
     np.testing.assert_allclose(blocks, scores, rtol=1e-6, atol=1e-7)
     for rows in (order, order[:1], order[1:2], order[2:3]):
-        np.testing.assert_allclose(detector.score(table.at(rows)), scores[rows], rtol=1e-6, atol=1e-7)
-        assert name in TORCH or score_in_blocks(detector, table.at(rows)).tobytes() == blocks[rows].tobytes()
+        np.testing.assert_allclose(again.score(table.at(rows)), scores[rows], rtol=1e-6, atol=1e-7)
+        assert name in TORCH or score_in_blocks(again, table.at(rows)).tobytes() == blocks[rows].tobytes()
 
     # nothing is learnt of `test`, all there is of `train` and `val`; and without anomalies where none are needed
-    assert learnt_by(name, exchanged(table, "test")) == state
-    if learns and name not in CHOOSING:
-        assert learnt_by(name, exchanged(exchanged(table, "train"), "val")) != state
-    if learns and not detector.needs_anomalies:
-        known = (table.column("source") == "normal") & (table.column("split") == "train")
-        assert learnt_by(name, Records(table.table.filter(known))) == state
+    assert digest(learnt(detector, exchanged(table, "test"), seed=3)) == known
+    if name not in CHOOSING and not isinstance(detector, FixedDetector):
+        assert digest(learnt(detector, exchanged(exchanged(table, "train"), "val"), seed=3)) != known
+    if not detector.needs_anomalies:
+        normal = (table.column("source") == "normal") & (table.column("split") == "train")
+        assert digest(learnt(detector, Records(table.table.filter(normal)), seed=3)) == known
 
 
 SCORE = """
@@ -89,7 +88,7 @@ import pyarrow.parquet as pq
 from lightning_gradood.detectors import load_detector
 from lightning_gradood.records import Records
 for name, (saved, records, scores) in json.loads(sys.argv[1]).items():
-    np.save(scores, load_detector(saved).detector.score(Records(pq.read_table(records))))
+    np.save(scores, load_detector(saved).fitted.score(Records(pq.read_table(records))))
 """
 
 
@@ -97,49 +96,49 @@ for name, (saved, records, scores) in json.loads(sys.argv[1]).items():
 def saved(fitted, tmp_path_factory):
     """The files of every fitted case."""
     files = {name: tmp_path_factory.getbasetemp() / f"{name}.safetensors" for name in fitted}
-    for name, (detector, table) in fitted.items():
-        save_detector(files[name], detector, 0.5, table)
+    for name, (detector, table) in CASES.items():
+        save_detector(files[name], SavedDetector.of(detector, fitted[name], 0.5, table))
     return files
 
 
 def test_saved_scores_are_equal_to_the_last_bit_in_a_fresh_process(fitted, saved, tmp_path):
     files = {}
-    for name, (_, table) in fitted.items():
+    for name, (_, table) in CASES.items():
         files[name] = (str(saved[name]), str(tmp_path / f"{name}.parquet"), str(tmp_path / f"{name}.npy"))
         pq.write_table(table.table, files[name][1])
     run_program([sys.executable, "-c", SCORE, json.dumps(files)]).check_returncode()
-    for name, (detector, table) in fitted.items():
-        found, expected, loaded = np.load(files[name][2]), detector.score(table), load_detector(saved[name])
+    for name, (detector, table) in CASES.items():
+        found, expected, loaded = np.load(files[name][2]), fitted[name].score(table), load_detector(saved[name])
         assert (found.dtype, found.shape) == (np.float64, (len(table),)), name
         assert found.tobytes() == expected.tobytes(), name
-        assert type(loaded.detector) is type(detector), name
-        assert encode(loaded.detector) == encode(detector), name
+        assert (encode(loaded.detector), digest(loaded.fitted)) == (encode(detector), digest(fitted[name])), name
         assert (loaded.flag(table) == (expected > 0.5)).all(), name
 
 
-def test_a_state_without_one_of_its_tensors_is_refused_or_scores_the_same(fitted, saved, tmp_path):
-    """The settings that ODIN and Mahalanobis chose are for the reader: their column alone is scored from."""
-    path = tmp_path / "part.safetensors"
-    for name, (detector, table) in fitted.items():
-        with safe_open(saved[name], "pt") as file:
-            metadata, state = file.metadata(), {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        for left_out in state:
-            save_file({key: value for key, value in state.items() if key != left_out}, path, metadata)
-            if left_out in ("temperature", "magnitude"):
-                assert np.array_equal(load_detector(path).detector.score(table), detector.score(table))
-            else:
-                words = "part.safetensors should be a detector .* Got a state that"
-                assert_refused((lambda: load_detector(path), words))
+def told(detector, learnt_, threshold=0.0, reads=None):
+    """What a detector's file says, as JSON with arrays as lists."""
+    about = {"detector": encode(detector), "fitted": encode(learnt_), "threshold": threshold, "reads": reads or {}}
+    return {"class_path": "lightning_gradood.detectors.SavedDetector", "init_args": about}
+
+
+def test_a_file_without_one_of_its_fields_is_refused(fitted, tmp_path):
+    path, curves = tmp_path / "part.safetensors", {"curves"}  # which no score needs
+    for name, (detector, _) in CASES.items():
+        if isinstance(detector, FixedDetector):
+            continue  # whose fields are settings with defaults
+        whole = encode(fitted[name])
+        for left_out in set(whole["init_args"]) - curves:
+            kept = {field: value for field, value in whole["init_args"].items() if field != left_out}
+            path.write_bytes(pack(told(detector, whole | {"init_args": kept})))
+            assert_refused((lambda: load_detector(path), f".safetensors cannot be loaded.*'{left_out}'"))
 
 
 def test_a_file_says_what_it_is_and_refuses_other_columns(saved, tmp_path):
-    path, table = tmp_path / "energy.safetensors", feature_records()
-    save_detector(path, detectors.Energy(), 0.0, table, trained_on="smoke", counts={"val": {}})
+    path, table, energy = tmp_path / "energy.safetensors", feature_records(), detectors.Energy()
+    save_detector(path, SavedDetector.of(energy, energy, 0.0, table, trained_on="smoke", counts={"val": {}}))
     found = load_detector(path)
     assert (found.threshold, found.trained_on, found.counts, found.reads) == (0.0, "smoke", {"val": {}}, {"logits": []})
     assert found.versions["torch"] == torch.__version__.split("+")[0]
-    with pytest.raises(detectors.NotFittedError, match=r"KNN should be fitted .* Call KNN.fit or KNN.load_state_dict"):
-        save_detector(tmp_path / "knn.safetensors", detectors.KNN(), 0.0, table)
     assert list(tmp_path.iterdir()) == [path]
     lid, probe = load_detector(saved["lid"]), "features/layers"
     assert type(lid.detector) is detectors.LID
@@ -151,58 +150,66 @@ def test_a_file_says_what_it_is_and_refuses_other_columns(saved, tmp_path):
     )
 
 
-class Own(FixedDetector):
-    """A user's."""
+@dataclass(frozen=True)
+class Own(Detector):
+    """A user's, which learns two arrays and combines them with one of ours."""
 
-    name = "own"
-    probes = ()
+    name: str = "own"
+    probes: ClassVar[Sequence] = (LogitsProbe(),)
 
-    def score(self, table):
-        return np.zeros(len(table))
-
-
-def test_a_class_from_elsewhere_is_filled_but_never_imported(tmp_path):
-    path = tmp_path / "own.safetensors"
-    save_detector(path, Own(), 0.25, feature_records())
-    assert_refused(
-        (lambda: load_detector(path), "`detector` should be an instance of .*Own, .* not imported by name"),
-        (lambda: load_detector(path, detector=detectors.KNN()), "`detector` should be a .*Own, .* Got a KNN"),
-    )
-    assert load_detector(path, detector=Own()).threshold == 0.25
+    def fit(self, records, seed):
+        moments = np.stack([records.probe("logits").mean(axis=0), records.probe("logits").std(axis=0)])
+        return FittedOwn(moments[0], moments[1], {"energy": detectors.Energy()})
 
 
-ABOUT = {
-    "format": 1, "class": "lightning_gradood.detectors.energy.Energy", "arguments": {}, "threshold": 0.0,
-    "trained_on": "", "counts": {}, "reads": {}, "versions": {},
-}  # fmt: skip
+@dataclass(frozen=True, eq=False)
+class FittedOwn(Fitted):
+    mean: np.ndarray
+    deviation: np.ndarray
+    others: dict
+
+    def score(self, records):
+        standardised = (records.probe("logits") - self.mean) / self.deviation
+        return np.square(standardised).sum(axis=1) + self.others["energy"].score(records)
+
+
+def test_a_detector_of_a_user_is_saved_and_loaded_once_its_package_is_trusted(tmp_path):
+    path, table = tmp_path / "own.safetensors", feature_records()
+    own, package = Own().fit(table, 0), __name__.partition(".")[0]
+    save_detector(path, SavedDetector.of(Own(), own, 0.25, table))
+    assert_refused((lambda: load_detector(path), rf"Got `{__name__}.Own`.* add --trust {package}"))
+    found = load_detector(path, trust=[package])
+    assert (found.detector, found.threshold) == (Own(), 0.25)
+    assert found.fitted.score(table).tobytes() == own.score(table).tobytes()
 
 
 def test_files_that_are_no_detectors_are_refused_and_execute_nothing(tmp_path, saved):
-    path, strange = tmp_path / "written.safetensors", {"settings": {"class": "AllOnes.mro", "fields": {}}}
+    path, energy = tmp_path / "written.safetensors", detectors.Energy()
 
-    def written(**metadata):
-        """Load a file whose metadata is an energy detector's, but for what is changed; None leaves an entry out."""
-        about = {name: value for name, value in (ABOUT | metadata).items() if value is not None}
-        save_file({"x": torch.zeros(1)}, path, {"lightning_gradood.detector": json.dumps(about)})
+    def written(described):
+        path.write_bytes(pack(described))
         return load_detector(path)
 
-    foreign = "instance of .* not imported by name"
+    def named(class_path, **arguments):
+        return told(energy, {"class_path": class_path, "init_args": arguments})
+
+    got = "written.safetensors should be a detector .* Got something else as its"
     table = [
-        ({"class": "subprocess.Popen", "arguments": {"args": ["true"]}}, foreign),
-        ({"class": "lightning_gradood.detectors.load_detector"}, foreign),
-        ({"arguments": {"kelvin": 3}}, "Got arguments that `Energy` does not take .*'kelvin'"),
-        (
-            {"class": "lightning_gradood.detectors.mlp.MLP", "arguments": strange},
-            "or .perturbations. Got `AllOnes.mro`",
-        ),
-        ({"format": 2}, "format 1. Got format 2. Update lightning_gradood"),
+        (named("subprocess.Popen", args=["true"]), "Got `subprocess.Popen`"),
+        (named("lightning_gradood.detectors.load_detector", path="x"), "Got `lightning_gradood.detectors.load_detec"),
+        (named("lightning_gradood.detectors.Energy", kelvin=3), "written.safetensors cannot be loaded. .*'kelvin'"),
+        (named("lightning_gradood.gradients.AllOnes.mro"), "Got `lightning_gradood.gradients.AllOnes.mro`"),
+        (named("torch.nn.Identity"), f"{got} `fitted`"),
+        (told(encode(detectors.KNN()), energy) | {"class_path": "lightning_gradood.detectors.KNN"}, "cannot be loaded"),
+        (told(energy, energy, threshold="0"), f"{got} `threshold`"),
+        (told(energy, energy, reads=[1]), f"{got} `reads`"),
+        (encode(energy), "Got a file of something else"),
     ]
-    for name in ("format", "class", "threshold", "trained_on", "counts", "reads", "versions"):
-        words = f"written.safetensors should be a detector .* Got `{name}: "
-        table += [({name: value}, words) for value in (None, [1])]
-    assert_refused(*((lambda metadata=metadata: written(**metadata), words) for metadata, words in table))
-    (tmp_path / "cut.safetensors").write_bytes(saved["energy"].read_bytes()[:20])
+    assert_refused(*((lambda described=described: written(described), words) for described, words in table))
+    whole = saved["knn"].read_bytes()
+    (tmp_path / "cut.safetensors").write_bytes(whole[:20])
+    (tmp_path / "altered.safetensors").write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
     save_file({"x": torch.zeros(1)}, tmp_path / "x.safetensors")
-    no_detectors = {"nowhere": "that `detect` has saved", "cut": "that `detect` has saved", "x": "something else"}
-    for name, words in no_detectors.items():
+    for name in ("nowhere", "cut", "altered", "x"):
+        words = f"{name}.safetensors should be a detector that `detect` has saved. Got what cannot be read"
         assert_refused((lambda name=name: load_detector(tmp_path / f"{name}.safetensors"), words))

@@ -23,20 +23,23 @@ def mahalanobis(**settings):
 
 
 def chosen(detector, table, setting="magnitude"):
-    return learnt(detector, table).state_dict()[setting]
+    fitted, (probe,) = learnt(detector, table), detector.probes
+    if isinstance(detector, ODIN):
+        return dict(zip(("temperature", "magnitude"), probe.grid[fitted.column], strict=True))[setting]
+    return probe.magnitudes[fitted.index]
 
 
 def test_odin_takes_the_pair_and_mahalanobis_the_magnitude_that_is_best_on_val():
     for best in range(6):
-        table, detector = odin_records(best), odin()
-        assert chosen(detector, table, "temperature") == TEMPERATURES[best // 3]
-        assert detector.state_dict()["magnitude"] == MAGNITUDES[best % 3]
-        assert np.array_equal(detector.score(table), -table.probe("odin")[:, best])
+        table = odin_records(best)
+        assert chosen(odin(), table, "temperature") == TEMPERATURES[best // 3]
+        assert chosen(odin(), table) == MAGNITUDES[best % 3]
+        assert np.array_equal(learnt(odin(), table).score(table), -table.probe("odin")[:, best])
     for best in range(3):
         table, alone = mahalanobis_records(best), mahalanobis(preprocessing=True)
         assert chosen(mahalanobis(preprocessing=True, ensemble=True), table) == STEPS[best]
         assert chosen(alone, table) == STEPS[best]
-        assert np.array_equal(alone.score(table), -table.probe("mahalanobis/preprocessed")[:, 9 + best])
+        assert np.array_equal(learnt(alone, table).score(table), -table.probe("mahalanobis/preprocessed")[:, 9 + best])
         plain = learnt(mahalanobis(), table)  # without preprocessing it is the last feature layer's distance
         assert np.array_equal(plain.score(table), -table.probe("mahalanobis")[:, -1])
 
@@ -122,7 +125,7 @@ def test_grids_without_meaning_and_too_few_records_are_refused():
     rows = [*np.flatnonzero(labels == 0)[:20], *np.flatnonzero(labels == 1)[:4]]
     few = "least 5 normal and 5 anomalous records for a logistic regression. Got 20 normal and 4 anomalous. Give more"
     assert_refused(
-        (lambda: ODIN(temperatures=[-1]), "Got `temperatures = [-1.0]`."),
-        (lambda: Mahalanobis(preprocessing=True, magnitudes=[]), "Got `magnitudes = []`."),
+        (lambda: ODIN(temperatures=[-1]).probes, "Got `temperatures = [-1.0]`."),
+        (lambda: Mahalanobis(preprocessing=True, magnitudes=[]).probes, "Got `magnitudes = []`."),
         (lambda: fit_logistic(values[rows], labels[rows]), few),
     )

@@ -8,7 +8,7 @@ from made_up_records import changed
 from sklearn.metrics import roc_auc_score
 
 from lightning_gradood.detectors import LID
-from lightning_gradood.detectors.lid import Neighbourhoods, local_dimensionality
+from lightning_gradood.detectors.neighbours import Neighbourhoods, local_dimensionality
 from lightning_gradood.records import Records
 
 
@@ -84,20 +84,21 @@ def test_k_is_the_first_of_the_best_on_val():
     alone = {k: roc_auc_score(val.anomalous, learnt(LID([k]), table).score(val)) for k in (3, 10, 30)}
     assert len(set(alone.values())) == 3
     grid = learnt(LID([3, 10, 30, 90]), table)  # more than there are neighbours is left out
-    assert int(grid.state_dict()["k"]) == max(alone, key=alone.get)
+    assert grid.k == max(alone, key=alone.get)
     assert np.array_equal(learnt(LID([30, 3, 10, 30]), table).score(table), grid.score(table))
     apart = feature_records(gap=50.0)
-    assert [int(learnt(LID(one), apart).state_dict()["k"]) for one in ([30, 10], [10, 30])] == [30, 10]  # of equals
+    assert [learnt(LID(one), apart).k for one in ([30, 10], [10, 30])] == [30, 10]  # of equals
 
 
 def test_the_state_holds_clean_images_alone_and_noise_controls_are_no_neighbours():
     table = feature_records()
-    state = learnt(LID([5]), table).state_dict()
-    assert (state["clean"].shape, state["weights"].shape) == ((1, 60, sum(LAYERS.values())), (len(LAYERS),))
-    assert state["layer"].tolist() == [0] * 3 + [1] * 5
+    fitted = learnt(LID([5]), table)
+    shapes = fitted.neighbourhoods.features.shape, fitted.logistic.coefficients.shape
+    assert shapes == ((1, 60, sum(LAYERS.values())), (len(LAYERS),))
+    assert fitted.layers == [[0, 1, 2], [3, 4, 5, 6, 7]]
     noisy = np.arange(len(table)) < 30  # half of the normal `train` records are noisy versions of the others
     controlled = changed(table, noisy, origin_id=table.column("origin_id")[30:60])
-    clean = learnt(LID([5]), controlled).state_dict()["clean"].numpy()[0]
+    clean = learnt(LID([5]), controlled).neighbourhoods.features[0]
     assert np.array_equal(np.sort(clean, axis=0), np.sort(table.probe("features/layers")[30:60], axis=0))
     assert [probe.name for probe in LID(layers=["layer1", "layer2"]).probes] == ["features/layer1+layer2"]
 

@@ -1,6 +1,7 @@
 """A small experiment on scikit-learn's digits: sources, a convolutional network, and one call that probes them."""
 
-import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
 
 import lightning.pytorch as pl
 import torch
@@ -22,7 +23,7 @@ STEPPING = (0.0, 0.01)
 def data(limit=12, normal=(0, 1), **settings):
     """`limit` images of the digits 0 and 1, and as many nines; settings of perturbations may stand by themselves."""
     anomalies = {"nine": DigitsSource([9], "test")}
-    names = [field.name for field in dataclasses.fields(Perturbations)]
+    names = [one.name for one in fields(Perturbations)]
     groups = {
         "limits": Limits(images=limit, sources=settings.pop("limits", None)),
         "perturbations": Perturbations(**{name: settings.pop(name) for name in names if name in settings}),
@@ -49,21 +50,17 @@ def probes():
     return [GradientProbe(AllOnes()), LogitsProbe()]
 
 
+@dataclass(frozen=True)
 class CountedProbe(MahalanobisProbe):
-    """A probe that learns from training images; counts the images it is prepared on, and how often it is loaded."""
+    """A probe that learns from training images; counts the images it is prepared on, in a list for each object."""
 
-    def __init__(self, magnitudes=(0.0,)):
-        super().__init__(magnitudes, LAYERS)
-        self.prepared, self.loaded = 0, 0
+    layers: Sequence[str] = tuple(LAYERS)
+    prepared: list[int] = field(default_factory=list, init=False, repr=False)
 
     def prepare(self, network, batches):
         seen = list(batches)
-        self.prepared += sum(len(images) for images, _ in seen)
+        self.prepared.append(sum(len(images) for images, _ in seen))
         return super().prepare(network, seen)
-
-    def load(self, state):
-        self.loaded += 1
-        super().load(state)
 
 
 def probe(folder, task, data, reading=None, only_missing=False, ckpt_path=None, **settings):

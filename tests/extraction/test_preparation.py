@@ -29,10 +29,9 @@ def test_records_equal_a_probe_prepared_by_hand_and_the_network_is_left_as_it_wa
     assert [module.training for module in model.modules()] == modes
     assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
     train = sources.sources.train
-    assert (counted.prepared, counted.loaded) == (len(train), 1)
-    by_hand = MahalanobisProbe(STEPPING, LAYERS)
+    assert counted.prepared == [len(train)]
     images, labels = as_float(train.images(range(len(train)))), torch.from_numpy(train.labels)
-    by_hand.load(by_hand.prepare(model.network, [(images, labels)]))
+    by_hand = MahalanobisProbe(STEPPING, LAYERS).prepare(model.network, [(images, labels)])
     for name, source in sources.sources.clean.items():
         records = found[name, counted.name]
         rows = [source.ids.index(row_id) for row_id in records.ids]
@@ -44,16 +43,16 @@ def test_records_equal_a_probe_prepared_by_hand_and_the_network_is_left_as_it_wa
 def test_what_is_learnt_is_learnt_once_for_all_runs_sources_and_probes_that_agree_on_it(tmp_path):
     plain, stepping = CountedProbe(), CountedProbe(STEPPING)
     first = probe(tmp_path, task(), trained_data(), [plain, stepping])
-    assert (plain.prepared > 0, stepping.prepared, stepping.loaded) == (True, 0, 1)
+    assert (len(plain.prepared), stepping.prepared) == (1, [])
     found = tables(first)
     for source in ("normal", "nine"):
         without_step = found[source, stepping.name].probe(stepping.name)[:, ::2]
         assert without_step == pytest.approx(found[source, plain.name].probe(plain.name), rel=1e-6)
     again = CountedProbe()
     second = probe(tmp_path, task(), trained_data(), [again])
-    assert (again.prepared, again.loaded, second.plan.missing) == (0, 0, [])
+    assert (again.prepared, second.plan.missing) == ([], [])
     elsewhere = probe(tmp_path, task(), trained_data(normal=[1]), [again])
-    assert (again.prepared, again.loaded) == (0, 1)
+    assert again.prepared == []
     assert {entry.source for entry in elsewhere.plan.missing} == {"normal"}
     assert len(states(tmp_path)) == 1
 
@@ -73,7 +72,7 @@ def test_what_changed_is_learnt_and_probed_again_and_other_probes_do_not_depend_
     for number, (change, (model, sources)) in enumerate(changes.items()):
         counted = CountedProbe()
         second = probe(tmp_path, model, sources, [counted])
-        assert counted.prepared > 0, change
+        assert counted.prepared, change
         assert not {entry.key for entry in first.entries} & {entry.key for entry in second.entries}, change
         assert (len(second.plan.missing), len(states(tmp_path))) == (2, number + 2), change
     trained, without = (probe(tmp_path / "others", task(), sources) for sources in (trained_data(), data()))

@@ -6,7 +6,6 @@ import numpy as np
 import torch
 
 from lightning_gradood import detectors as d
-from lightning_gradood.core import encode
 from lightning_gradood.gradients import AllOnes, KHot, Predicted, Uniform, parameter_names
 from lightning_gradood.guard import Description, mean_readings, save_guard
 from lightning_gradood.metrics import conformal_threshold
@@ -48,9 +47,9 @@ def network():
     return Normalized(CifarResNet(1, num_classes=4), [0.5] * 3, [0.25] * 3).eval()
 
 
-def readings(net, detector, pixels, source, **columns):
+def readings(net, probes, pixels, source, **columns):
     """Records as extraction writes them: several probes together, batch by batch."""
-    probes, parts = list(detector.probes), []
+    probes, parts = list(probes), []
     if all(probe.name != LogitsProbe().name for probe in probes):
         probes.append(LogitsProbe())
     for start in range(0, len(pixels), BATCH):
@@ -61,7 +60,7 @@ def readings(net, detector, pixels, source, **columns):
                 [f"{source}/{row}" for row in range(len(pixels))[rows]],
                 source="normal" if columns else source,
                 values={name: values.detach().numpy() for name, values in found.values.items()},
-                names={probe.name: probe.names(net) for probe in probes},
+                names=found.names,
                 prediction=found.logits.argmax(dim=1).tolist(),
                 **{name: values[rows] for name, values in columns.items()},
             )
@@ -70,36 +69,34 @@ def readings(net, detector, pixels, source, **columns):
 
 
 def save(folder, name, net=None, **changes):
-    """Save a guard, fitted on noise against brighter noise; returns it, its detector and its records."""
+    """Save a guard, fitted on noise against brighter noise; returns it, what its detector learnt, and its records."""
     net = network() if net is None else net
-    detector, states = DETECTORS[name], {}
-    for probe in detector.probes:
-        if probe.needs_preparation:
-            states[probe.name] = probe.prepare(net, [(images(640, seed=5), torch.arange(640) % 4)])
-            probe.load(states[probe.name])
+    detector = DETECTORS[name]
+    probes = [probe.prepare(net, [(images(640, seed=5), torch.arange(640) % 4)]) for probe in detector.probes]
     normal, anomalous = images(60), images(60, seed=2) * 0.5 + 0.5
     ids = [f"normal/{row}" for row in range(len(normal))]
-    sides = [readings(net, detector, pixels, source) for source, pixels in (("normal", normal), ("bright", anomalous))]
-    for outlier in detector.outliers:
+    sides = [readings(net, probes, pixels, source) for source, pixels in (("normal", normal), ("bright", anomalous))]
+    for outlier in detector.needed_outliers:
         made = outlier.craft(net, normal, torch.full((len(normal),), -1), ids).images
         kind = f"{SYNTHETIC}{outlier.name}"
         about = {"origin_id": ids, "attack": [kind] * len(made), "linf": [1.0] * len(made)}
-        sides.append(readings(net, detector, made, kind, **about))
+        sides.append(readings(net, probes, made, kind, **about))
     records = Records.concatenate(sides)
     splits = {one: ("train", "val", "test")[row % 3] for row, one in enumerate(records.column("origin_id")[:120])}
     records = records.with_splits(splits)
-    detector.fit(records, seed=0)
+    fitted = detector.fit(records, seed=0)
     held = normal_records(records).where(split="val")
-    calibration = np.sort(d.score_in_blocks(detector, held))
+    calibration = np.sort(d.score_in_blocks(fitted, held))
     about = {
         "experiment": "made_up", "network": NETWORK, "normalize": {"mean": [0.5] * 3, "std": [0.25] * 3},
         "transform": None, "picture": "RGB", "image_shape": [3, 16, 16], "classes": CLASSES,
-        "parameters": parameter_names(net), "detector": encode(detector),
+        "parameters": parameter_names(net),
         "detector_name": detector.name, "label_designs": [], "trained_on": "normal", "counts": {}, "metrics": {},
         "baseline": mean_readings(normal_records(records).where(split="train"), detector.probes),
         "calibration": calibration.tolist(), "threshold": conformal_threshold(calibration, 0.1),
         "false_positive_rate": 0.1, "batch_size": BATCH,
     }  # fmt: skip
     shown = normal[[int(name.rpartition("/")[2]) for name in held.ids[:BATCH]]]
-    guard = save_guard(folder / "guard", Description(**about | changes), net, detector, states, held, shown)
-    return guard, detector, records
+    kept = d.SavedDetector.of(detector, fitted, about["threshold"], held)
+    guard = save_guard(folder / "guard", Description(**about | changes), net, kept, probes, held, shown)
+    return guard, fitted, records

@@ -26,7 +26,7 @@ ROUNDED = ("consistency", "combined", "synthetic_outliers", "mahalanobis_v", "ma
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
-    """Return a function that saves a guard once: it, its detector, its records and its folder."""
+    """Return a function that saves a guard once: it, what its detector learnt, its records and its folder."""
     root = tmp_path_factory.mktemp("guards")
     return cache(lambda name: (*save(root / name, name), root / name / "guard"))
 
@@ -45,9 +45,9 @@ def test_no_kind_of_detector_is_forgotten():
 
 @pytest.mark.parametrize("name", DETECTORS)
 def test_scores_equal_those_of_detect_and_are_explained(name, saved):
-    _, detector, records, folder = saved(name)
+    _, fitted, records, folder = saved(name)
     guard, normal = Guard.load(folder), normal_records(records)
-    expected = score_in_blocks(detector, records)[: len(normal)]
+    expected = score_in_blocks(fitted, records)[: len(normal)]
     pixels = images(len(normal))
     verdict = guard(pixels)
     if name != "lid":  # which knows the images that it was fitted on, and leaves each out among its own neighbours
@@ -56,7 +56,7 @@ def test_scores_equal_those_of_detect_and_are_explained(name, saved):
     assert [one for one in rows if verdict.scores[one] != expected[one]] == []
     assert (verdict.predictions == normal.column("prediction")).all()
     assert (verdict.flagged == (verdict.scores > guard.threshold)).all()
-    assert guard.calibration.tolist() == sorted(score_in_blocks(detector, normal.where(split="val")))
+    assert guard.calibration.tolist() == sorted(score_in_blocks(fitted, normal.where(split="val")))
     assert verdict.p_values.tolist() == conformal_p_values(guard.calibration, verdict.scores).tolist()
     alone = np.concatenate([guard(pixels[row : row + 1]).scores for row in rows[:10]])
     # float32 rounds other batches otherwise, 1e-7 of a feature, which differences of logits and distances to close means amplify
@@ -160,10 +160,10 @@ def in_float64(mlp):
 
 
 def test_the_mlps_contributions_are_integrated_gradients(saved):
-    guard, detector, records, _ = saved("mlp")
-    net = in_float64(guard.detector.network)
-    image = np.concatenate([records.probe(probe.name)[70] for probe in detector.probes])
-    baseline = np.concatenate([guard.about.baseline[probe.name] for probe in detector.probes])
+    guard, _, records, _ = saved("mlp")
+    net = in_float64(guard.fitted.network)
+    image = np.concatenate([records.probe(probe.name)[70] for probe in guard.probes])
+    baseline = np.concatenate([guard.about.baseline[probe.name] for probe in guard.probes])
     start, end = (torch.log(torch.from_numpy(one) + LOG_FLOOR) for one in (baseline, image))
     steps = (torch.arange(20_000, dtype=torch.float64) + 0.5) / 20_000
     points = (torch.exp(start + steps[:, None] * (end - start)) - LOG_FLOOR).requires_grad_()
@@ -186,7 +186,7 @@ def test_the_heat_map_is_the_gradient_of_the_score(name, saved):
     guard = Guard.load(saved(name)[3])
     guard.network.double()
     if name == "mlp":
-        guard.detector.network = in_float64(guard.detector.network)
+        guard.fitted = dataclasses.replace(guard.fitted, network=in_float64(guard.fitted.network))
     pixels = images(1, seed=6).double()
     (found,) = explain(guard, pixels, heat=True)
     assert (found.note, found.heat.shape) == ("", (16, 16))
@@ -195,7 +195,7 @@ def test_the_heat_map_is_the_gradient_of_the_score(name, saved):
     def score(channel, change):
         moved = pixels.clone()
         moved[0, channel, place[0], place[1]] += change
-        return guard.detector.score(readings(guard.network, guard.detector, moved, "image"))[0]
+        return guard.fitted.score(readings(guard.network, guard.probes, moved, "image"))[0]
 
     slopes = [(score(channel, step) - score(channel, -step)) / (2 * step) for channel in range(3)]
     assert np.linalg.norm(slopes) == pytest.approx(float(found.heat[place]), rel=1e-3)
@@ -205,14 +205,14 @@ def test_where_there_is_no_heat_map_it_is_said_why(saved, monkeypatch):
     (found,) = explain(saved("odin")[0], images(1), heat=True)
     assert (found.heat, found.note) == (None, "no heat map: the readings odin are not differentiated")
     guard = saved("baseline")[0]
-    monkeypatch.setattr(type(guard.detector), "score", lambda self, records: np.zeros(len(records)))
+    monkeypatch.setattr(type(guard.fitted), "score", lambda self, records: np.zeros(len(records)))
     (found,) = explain(guard, images(1), heat=True)
     assert (found.heat, found.note) == (None, "no heat map: the score does not change with small changes of the image")
 
 
 def test_the_baseline_is_the_mean_normal_image(saved):
-    guard, detector, records, _ = saved("gradient_knn")
-    (probe,) = detector.probes
+    guard, _, records, _ = saved("gradient_knn")
+    (probe,) = guard.probes
     normal = records.where(source="normal", split="train").probe(probe.name)
     expected = np.exp(np.log(normal + LOG_FLOOR).mean(axis=0))
     np.testing.assert_allclose(mean_readings(records.where(split="train"), [probe])[probe.name], expected)

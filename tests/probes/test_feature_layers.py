@@ -17,6 +17,7 @@ from lightning_gradood.probes import (
     columns_by_layer,
     feature_layer_names,
     feature_layer_outputs,
+    read_probes,
 )
 from lightning_gradood.probes.feature_layers import feature_layer_output
 
@@ -193,8 +194,8 @@ def test_feature_layers_that_give_no_finite_row_an_image_are_refused():
 def test_feature_probes_put_feature_layers_side_by_side_and_name_their_channels():
     network, probe = CifarResNet(1), FeatureProbe()
     assert (probe.name, probe.names(network)) == ("features/layers", [])
-    values = probe(network, IMAGES)
-    columns = columns_by_layer(probe.names(network))
+    reading = read_probes([probe], network, IMAGES)
+    values, columns = reading.values[probe.name], columns_by_layer(reading.names[probe.name])
     assert {layer: len(index) for layer, index in columns.items()} == dict(zip(RESNET, (16, 16, 32, 64), strict=False))
     with torch.no_grad():
         layers = feature_layer_outputs(network.eval(), IMAGES, feature_layer_names(network))[1]
@@ -203,7 +204,7 @@ def test_feature_probes_put_feature_layers_side_by_side_and_name_their_channels(
     own = FeatureProbe(["layer1.0", PENULTIMATE])
     assert own.name == "features/layer1.0+penultimate"
     assert own(network, IMAGES).shape == (3, 16 + 64)
-    names = own.names(network)
+    names = read_probes([own], network, IMAGES).names[own.name]
     assert (names[15], names[16]) == ("layer1.0.15", "penultimate.0")
     assert columns_by_layer(names) == {"layer1.0": list(range(16)), PENULTIMATE: list(range(16, 80))}
     network = normalized(plain())

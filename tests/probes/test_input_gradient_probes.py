@@ -13,8 +13,7 @@ from torch.testing import assert_close
 
 from lightning_gradood.detectors import MahalanobisProbe, OdinProbe
 from lightning_gradood.detectors.mahalanobis import Moments
-from lightning_gradood.detectors.odin import _signs
-from lightning_gradood.probes.input_gradients import signs_of
+from lightning_gradood.detectors.output_scores import _signs, signs_of
 
 GENERATOR = torch.Generator().manual_seed(1)
 TRAIN = torch.rand(200, 3, 6, 6, generator=GENERATOR), torch.arange(200) % 4
@@ -99,9 +98,7 @@ def batches_of(data, size=64):
 
 def prepared(network, magnitudes=MAGNITUDES, layers=LAYERS, batches=None):
     """Return a probe that has seen the training images in batches."""
-    probe = MahalanobisProbe(magnitudes, layers)
-    probe.load(probe.prepare(network, batches or batches_of(TRAIN)))
-    return probe
+    return MahalanobisProbe(magnitudes, layers).prepare(network, batches or batches_of(TRAIN))
 
 
 def plain_column(network, layer, magnitude):
@@ -147,29 +144,26 @@ def test_batches_of_any_size_and_order_give_the_same_also_in_inference_mode(netw
         probe = prepared(network, batches=batches_of((images[order], labels[order]), size))
         assert_close(probe(network, IMAGES), expected, rtol=1e-4, atol=0)
     with torch.inference_mode():
-        probe = MahalanobisProbe(MAGNITUDES, LAYERS)
-        state = probe.prepare(network, batches_of((images.clone(), labels.clone())))
-        probe.load({name: tensor.clone() for name, tensor in state.items()})
-        found = probe(network, IMAGES.clone())
+        found = prepared(network, batches=batches_of((images.clone(), labels.clone())))(network, IMAGES.clone())
     assert torch.equal(found, expected)
 
 
-def gaussians_of(features, labels):
+def gaussian_of(features, labels):
     moments = Moments(3)
     moments.add(features, labels)
-    return moments.gaussians()
+    return moments.gaussian()
 
 
 def test_directions_without_variance_are_left_out_and_classes_without_images():
     generator = torch.Generator().manual_seed(0)
     features, labels = torch.randn(60, 3, generator=generator, dtype=torch.float64), torch.arange(60) % 3
     dead = torch.cat([features, torch.ones(60, 2, dtype=torch.float64), features.sum(1, keepdim=True)], 1)
-    found, expected = gaussians_of(dead, labels), gaussians_of(features, labels).confidence(features)
-    assert found.whitening.shape == (6, 3)
+    found, expected = gaussian_of(dead, labels), gaussian_of(features, labels).confidence(features)
+    assert found.directions.shape == (6, 3)
     assert_close(found.confidence(dead), expected, rtol=1e-8, atol=0)
-    far = gaussians_of(features + 1e6, labels)  # loses no digits
+    far = gaussian_of(features + 1e6, labels)  # loses no digits
     assert_close(far.confidence(features + 1e6), expected, rtol=1e-6, atol=0)
-    assert gaussians_of(features + 5, labels % 2 * 2).means.shape == (2, 3), "class 1 is never the closest"
+    assert gaussian_of(features + 5, labels % 2 * 2).centres.shape == (2, 3), "class 1 is never the closest"
 
 
 def test_a_constant_feature_layer_is_no_evidence(network):

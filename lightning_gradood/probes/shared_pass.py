@@ -6,16 +6,16 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from lightning_gradood.gradients import probe_gradients
-from lightning_gradood.probes.gradients import GradientProbe
-from lightning_gradood.probes.logits_and_features import FeatureLayerProbe, LogitsProbe, SharedLogitsProbe, read_layers
-from lightning_gradood.probes.probe import Probe
+from lightning_gradood.probes.feature_probes import FeatureLayerProbe, read_layers
+from lightning_gradood.probes.probe import GradientProbe, LogitsProbe, Probe, SharedLogitsProbe
 
 
 @dataclass(frozen=True)
 class ProbeReadings:
-    """Values by probe name, [N, width] each, and the logits [N, classes] that predictions need."""
+    """Values by probe name, [N, width] each, names of their columns, and the logits [N, classes] for predictions."""
 
     values: dict[str, Tensor]
+    names: dict[str, list[str]]
     logits: Tensor
 
 
@@ -27,16 +27,18 @@ def read_probes(probes: Sequence[Probe], network: nn.Module, images: Tensor) -> 
     """
     gradient_probes = [probe for probe in probes if isinstance(probe, GradientProbe)]
     values: dict[str, Tensor] = {}
+    names: dict[str, list[str]] = {}
     if gradient_probes:
         norms, logits = probe_gradients(network, images, [probe.label_design for probe in gradient_probes])
         columns = norms.chunk(len(gradient_probes), dim=1)
         values.update({probe.name: part for probe, part in zip(gradient_probes, columns, strict=True)})
-    tap_probes = [probe for probe in probes if isinstance(probe, FeatureLayerProbe)]
-    if tap_probes:
-        tap_logits, parts = read_layers(tap_probes, network, images)
-        values.update({probe.name: part for probe, part in zip(tap_probes, parts, strict=True)})
+    layer_probes = [probe for probe in probes if isinstance(probe, FeatureLayerProbe)]
+    if layer_probes:
+        layer_logits, parts, names_of_parts = read_layers(layer_probes, network, images)
+        values.update({probe.name: part for probe, part in zip(layer_probes, parts, strict=True)})
+        names.update({probe.name: part for probe, part in zip(layer_probes, names_of_parts, strict=True)})
     if not gradient_probes:
-        logits = tap_logits if tap_probes else LogitsProbe()(network, images)
+        logits = layer_logits if layer_probes else LogitsProbe()(network, images)
     for probe in probes:
         if isinstance(probe, LogitsProbe):
             values[probe.name] = logits
@@ -44,4 +46,8 @@ def read_probes(probes: Sequence[Probe], network: nn.Module, images: Tensor) -> 
             values[probe.name] = probe.from_logits(network, images, logits)
         elif probe.name not in values:
             values[probe.name] = probe(network, images)
-    return ProbeReadings({probe.name: values[probe.name] for probe in probes}, logits)
+    return ProbeReadings(
+        values={probe.name: values[probe.name] for probe in probes},
+        names={probe.name: names[probe.name] if probe.name in names else probe.names(network) for probe in probes},
+        logits=logits,
+    )

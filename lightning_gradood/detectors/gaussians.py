@@ -1,0 +1,231 @@
+"""A Gaussian for each class with one covariance for all, and the detectors that measure distances in its metric.
+
+Gradient norms vary with the predicted class, so that logarithms of norms are centred on it and whitened in part. Full
+whitening would let the many directions in which normal images hardly differ hide the few in which anomalous ones do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import ClassVar, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+from typing_extensions import override  # typing has it from Python 3.12 on
+
+from lightning_gradood.core import LOG_FLOOR, ClosedUnitInterval, Component, to_float64
+from lightning_gradood.detectors.detector import Detector, Fitted, normal_training_records
+from lightning_gradood.gradients import AllOnes, LabelDesign
+from lightning_gradood.probes import FeatureProbe, GradientProbe, PenultimateProbe, Probe, columns_by_layer
+from lightning_gradood.records import Records
+
+_SMALLEST = 1e-12  # of standard deviations, eigenvalues and squared distances
+
+
+@dataclass(frozen=True, eq=False)
+class ClassGaussian(Component):
+    """How values of normal images vary about the mean of their class: N(μ_c, Σ) for each class c.
+
+    Args:
+        mean: of all values, or of the class means, float64 [D].
+        scale: what centred values are divided by, float64 [D].
+        classes: those that occur, int64 [C].
+        centres: their means after that, float64 [C, D].
+        directions: W with W·Wᵀ = Σ⁺, or a power of it; whitens a centred row that is multiplied by it, float64 [D, R].
+
+    Reference:
+        Lee et al. 2018, Eq. 1 and 2; Müller and Hein 2025, "Mahalanobis++"; Ledoit and Wolf 2004 for the shrinkage.
+    """
+
+    mean: np.ndarray
+    scale: np.ndarray
+    classes: np.ndarray
+    centres: np.ndarray
+    directions: np.ndarray
+    _tensors: dict[torch.device, tuple[Tensor, ...]] = field(default_factory=dict, init=False, repr=False)
+
+    @classmethod
+    def of(cls, values: np.ndarray, predictions: np.ndarray, whitening: float = 1.0) -> ClassGaussian:
+        """Learn from values of normal images, float64 [n, D], n ≥ 2, and their predicted classes, int [n].
+
+        Values are standardised and the mean of the predicted class is subtracted. Directions of the covariance of what
+        is left, shrunk as Ledoit and Wolf do, are scaled by their eigenvalue to the power −whitening/2: 0 leaves each
+        value at unit variance, 1 gives every direction the same weight, so that squares sum to the squared Mahalanobis
+        distance.
+        """
+        from sklearn.covariance import LedoitWolf  # takes half a second, which refusals and most runs do without
+
+        deviation = values.std(axis=0)
+        mean, scale = values.mean(axis=0), np.where(deviation > _SMALLEST, deviation, 1.0)
+        standardised = (values - mean) / scale
+        classes, numbers = np.unique(predictions, return_inverse=True)
+        centres = np.stack([standardised[numbers == number].mean(axis=0) for number in range(len(classes))])
+        covariance = LedoitWolf(assume_centered=True).fit(standardised - centres[numbers]).covariance_
+        eigenvalues, vectors = np.linalg.eigh(covariance)
+        directions = (vectors / np.maximum(eigenvalues, _SMALLEST) ** (whitening / 2)) @ vectors.T
+        return cls(mean, scale, classes, centres, directions)
+
+    def whitened(self, values: np.ndarray, predictions: np.ndarray) -> np.ndarray:
+        """Values [n, D] relative to the mean of the predicted class, or of all if it is unknown, float64 [n, R]."""
+        places = np.minimum(np.searchsorted(self.classes, predictions), len(self.classes) - 1)
+        known = self.classes[places] == predictions
+        centres = np.where(known[:, None], self.centres[places], 0.0)
+        return np.asarray(((values - self.mean) / self.scale - centres) @ self.directions)
+
+    def log_distance(self, values: np.ndarray, predictions: np.ndarray) -> np.ndarray:
+        """Logarithm of the squared length of the whitened values, float64 [n]; arguments as for `whitened`."""
+        return np.asarray(np.log(np.square(self.whitened(values, predictions)).sum(axis=1) + _SMALLEST))
+
+    def confidence(self, features: Tensor) -> Tensor:
+        """−½·d² to the closest mean, float64 [N], for features [N, D]; gradients flow to the features.
+
+        Lee et al. 2018, Eq. 2, with the factor ½ of their code.
+        """
+        features = to_float64(features)
+        mean, scale, directions, centres = self._on(features.device)
+        white = (features - mean) / scale @ directions
+        with torch.no_grad():
+            distances = torch.cdist(white, centres, compute_mode="donot_use_mm_for_euclid_dist")
+            closest = centres[distances.argmin(dim=1)]
+        return -0.5 * (white - closest).square().sum(dim=1)
+
+    def _on(self, device: torch.device) -> tuple[Tensor, ...]:
+        """Mean, scale, directions, and the centres whitened, on a device."""
+        if device not in self._tensors:
+            with torch.inference_mode(False):  # tensors of inference mode cannot take part in a backward pass
+                arrays = (self.mean, self.scale, self.directions, self.centres)
+                mean, scale, directions, centres = (torch.from_numpy(one).to(device) for one in arrays)
+                self._tensors[device] = mean, scale, directions, centres @ directions
+        return self._tensors[device]
+
+
+def log_norms(records: Records, columns: Sequence[str]) -> np.ndarray:
+    """Logarithms of the squared norms in these columns side by side, float64 [n, columns · L]."""
+    return np.log(np.concatenate([records.probe(column) for column in columns], axis=1) + LOG_FLOOR)
+
+
+@dataclass(frozen=True)
+class OneClassOfGradients(Detector):
+    """Base of detectors fitted on the gradient representations of normal `train` records alone."""
+
+    label_designs: list[LabelDesign] | None = None
+    needs_anomalies: ClassVar[bool] = False
+
+    @cached_property
+    @override
+    def probes(self) -> Sequence[Probe]:
+        return [GradientProbe(design) for design in self.label_designs or [AllOnes()]]
+
+    @override
+    def with_label_designs(self, label_designs: Sequence[LabelDesign]) -> Self:
+        return self if self.label_designs else replace(self, label_designs=list(label_designs))
+
+
+@dataclass(frozen=True)
+class GradientGaussian(OneClassOfGradients):
+    """Squared distance from the predicted class' centre, in a metric between Euclid's and Mahalanobis'.
+
+    Args:
+        label_designs: the representation is their norms side by side; by default those of the experiment, or AllOnes.
+        whitening: 1 gives the Mahalanobis distance with a shrunk tied covariance, 0 the standardised Euclidean one.
+
+    Reference:
+        Lee et al. 2018, Eq. 1, on gradient norms rather than features; Ledoit and Wolf 2004 for the shrinkage.
+    """
+
+    whitening: ClosedUnitInterval = 0.5
+    name: str = "gradient_gaussian"
+
+    @override
+    def fit(self, records: Records, seed: int) -> Fitted:
+        normal, columns = normal_training_records(records), [probe.name for probe in self.probes]
+        values = log_norms(normal, columns)
+        return FittedGradientGaussian(columns, ClassGaussian.of(values, normal.column("prediction"), self.whitening))
+
+
+@dataclass(frozen=True, eq=False)
+class FittedGradientGaussian(Fitted):
+    """Log norms of normal images."""
+
+    columns: Sequence[str]
+    gaussian: ClassGaussian
+
+    @override
+    def score(self, records: Records) -> np.ndarray:
+        whitened = self.gaussian.whitened(log_norms(records, self.columns), records.column("prediction"))
+        return np.asarray(np.square(whitened).sum(axis=1))
+
+
+@dataclass(frozen=True)
+class MahalanobisPP(Detector):
+    """Log squared Mahalanobis distance of features, divided by their length, to the mean of the predicted class.
+
+    With `all_layers` it is the mean over the feature layers of the network, each with its own length as one more value.
+    It needs no anomalies: means and covariances are of normal `train` records, not of the classifier's training images.
+
+    Args:
+        all_layers: whether all feature layers are read, or the penultimate features alone.
+        layers: modules to read with `all_layers`, as for `FeatureProbe`.
+        name: by default `mahalanobis_pp`, or `mahalanobis_pp_layers` with `all_layers`.
+
+    Reference:
+        Müller and Hein 2025, "Mahalanobis++", which takes the closest class rather than the predicted one.
+    """
+
+    all_layers: bool = False
+    layers: list[str] | None = None
+    name: str = ""
+    needs_anomalies: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        usual = "mahalanobis_pp_layers" if self.all_layers else "mahalanobis_pp"
+        object.__setattr__(self, "name", self.name or usual)
+
+    @cached_property
+    @override
+    def probes(self) -> Sequence[Probe]:
+        return [FeatureProbe(self.layers) if self.all_layers else PenultimateProbe()]
+
+    @override
+    def fit(self, records: Records, seed: int) -> Fitted:
+        normal, column = normal_training_records(records), self.probes[0].name
+        features, predictions = _features(normal, column), normal.column("prediction")
+        named = columns_by_layer(normal.names(column)) if self.all_layers else {}
+        layers = list(named.values()) or [list(range(features.shape[1]))]
+        gaussians = [
+            ClassGaussian.of(_direction(features[:, columns], self.all_layers), predictions) for columns in layers
+        ]
+        return FittedMahalanobisPP(column, self.all_layers, layers, gaussians)
+
+
+@dataclass(frozen=True, eq=False)
+class FittedMahalanobisPP(Fitted):
+    """A Gaussian for each feature layer, whose columns are `layers`."""
+
+    column: str
+    with_length: bool
+    layers: Sequence[Sequence[int]]
+    gaussians: Sequence[ClassGaussian]
+
+    @override
+    def score(self, records: Records) -> np.ndarray:
+        features, predictions = _features(records, self.column), records.column("prediction")
+        distances = [
+            gaussian.log_distance(_direction(features[:, columns], self.with_length), predictions)
+            for gaussian, columns in zip(self.gaussians, self.layers, strict=True)
+        ]
+        return np.asarray(np.mean(distances, axis=0))
+
+
+def _features(records: Records, column: str) -> np.ndarray:
+    return records.probe(column).astype(np.float64, copy=False)
+
+
+def _direction(features: np.ndarray, with_length: bool) -> np.ndarray:
+    """Features of unit length, float64 [n, D]; on demand with the logarithm of the length they had as one more."""
+    length = np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
+    unit = features / length
+    return np.concatenate([unit, np.log(length)], axis=1) if with_length else unit

@@ -1,0 +1,270 @@
+"""Scores of what the network gives out: softmax probability, energy, GradNorm, and ODIN's after a step of the image."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import ClassVar
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from scipy.special import logsumexp
+from torch import Tensor, nn
+from typing_extensions import override  # typing has it from Python 3.12 on
+
+from lightning_gradood.core import (
+    FinitePositive,
+    Refusal,
+    exact_arithmetic,
+    frozen_network,
+    input_gradient,
+    to_float64,
+)
+from lightning_gradood.detectors.detector import Detector, Fitted, FixedDetector
+from lightning_gradood.gradients import Predicted
+from lightning_gradood.metrics import auroc
+from lightning_gradood.networks import TwoLogits
+from lightning_gradood.probes import PENULTIMATE, FeatureLayerProbe, LogitsProbe, Probe
+from lightning_gradood.records import Records
+
+
+@dataclass(frozen=True)
+class Baseline(FixedDetector):
+    """Maximum softmax probability p, as log(1 − p), in (−∞, 0): the order of −p, but without ties where p rounds to 1.
+
+    Reference:
+        Hendrycks, Gimpel 2017, section 2.
+    """
+
+    name: str = "baseline"
+    probes: ClassVar[Sequence[Probe]] = (LogitsProbe(),)
+
+    @override
+    def score(self, records: Records) -> np.ndarray:
+        logits = records.probe(LogitsProbe.name)
+        others = np.array(logits, dtype=np.float64)
+        np.put_along_axis(others, logits.argmax(axis=1, keepdims=True), -np.inf, axis=1)
+        return np.asarray(logsumexp(others, axis=1) - logsumexp(logits, axis=1))
+
+
+@dataclass(frozen=True)
+class Energy(FixedDetector):
+    """−T·logsumexp(z / T) of the logits z, T = `temperature` above 0.
+
+    Reference:
+        Liu, Wang, Owens, Li 2020, Eq. 4.
+    """
+
+    temperature: FinitePositive = 1.0
+    name: str = "energy"
+    probes: ClassVar[Sequence[Probe]] = (LogitsProbe(),)
+
+    @override
+    def score(self, records: Records) -> np.ndarray:
+        logits = records.probe(LogitsProbe.name).astype(np.float64)
+        return np.asarray(-self.temperature * logsumexp(logits / self.temperature, axis=1))
+
+
+@dataclass(frozen=True)
+class GradNormProbe(FeatureLayerProbe):
+    """L1 norm of the gradient of Σ_c −log softmax(z)_c in the last layer's weight, per image, float64 [N, 1].
+
+    In closed form: the gradient is the outer product of C·softmax(z) − 1 and the penultimate features, so its L1 norm
+    is the product of theirs. The loss is summed over the classes, as in the original; a mean would divide by C. Of
+    `TwoLogits` the last layer gives the second logit alone.
+
+    Reference:
+        Huang, Geng, Li 2021, Eq. 7; its code, gradnorm_ood, `iterate_data_gradnorm`.
+    """
+
+    name: ClassVar[str] = "gradnorm"
+
+    @override
+    def names(self, network: nn.Module) -> list[str]:
+        return ["last_weight_l1"]
+
+    @override
+    def layers_of(self, network: nn.Module) -> list[str]:
+        return [PENULTIMATE]
+
+    @override
+    def from_layers(self, network: nn.Module, logits: Tensor, layers: Sequence[Tensor]) -> Tensor:
+        (features,) = layers
+        own = slice(1, None) if isinstance(network, TwoLogits) else slice(None)  # the logits that the last layer gives
+        _refuse_other_heads(network, logits.detach()[:, own], features.detach())
+        seeds = (logits.shape[1] * to_float64(logits).softmax(dim=1) - 1)[:, own]
+        return seeds.abs().sum(dim=1, keepdim=True) * to_float64(features).abs().sum(dim=1, keepdim=True)
+
+
+def _refuse_other_heads(network: nn.Module, logits: Tensor, features: Tensor) -> None:
+    shape = (logits.shape[1], features.shape[1])
+    heads = [module for module in network.modules() if isinstance(module, nn.Linear) and module.weight.shape == shape]
+    largest = float(logits.abs().max())
+    if not any(
+        torch.allclose(F.linear(features, head.weight, head.bias), logits, rtol=0, atol=1e-4 * max(largest, 1e-30))
+        for head in heads
+    ):
+        raise Refusal(
+            "`gradnorm` needs a network whose logits are the output of its last nn.Linear. Got a "
+            f"{type(network).__name__} that does something else to its penultimate features. Leave GradNorm out."
+        )
+
+
+@dataclass(frozen=True)
+class GradNorm(FixedDetector):
+    """The negated L1 norm of the last layer's gradient: normal images are expected to ask for the larger change.
+
+    Reference:
+        Huang, Geng, Li 2021, Eq. 7.
+    """
+
+    name: str = "gradnorm"
+    probes: ClassVar[Sequence[Probe]] = (GradNormProbe(),)
+
+    @override
+    def score(self, records: Records) -> np.ndarray:
+        return np.asarray(-records.probe(GradNormProbe.name)[:, 0], dtype=np.float64)
+
+
+def checked_grid(name: str, values: Sequence[float], *, positive: bool = False) -> tuple[float, ...]:
+    """A grid's values as floats; a Refusal if there are none, or one repeats, is below 0 or not finite.
+
+    Args:
+        name: the setting's, for the message.
+        values: the grid.
+        positive: whether 0 is refused too.
+    """
+    found = tuple(float(value) for value in values)
+    fit = all(math.isfinite(value) and (value > 0 or (value == 0 and not positive)) for value in found)
+    if not found or len(set(found)) < len(found) or not fit:
+        range_ = "positive" if positive else "at least 0, in units of pixels in [0, 1],"
+        raise Refusal(
+            f"`{name}` should be one or more different numbers, each {range_} and finite. "
+            f"Got `{name} = {list(found)}`. Write e.g. {[1.0, 1000.0] if positive else [0.0, 0.0014]}."
+        )
+    return found
+
+
+def signs_of(gradient: Tensor) -> Tensor:
+    """Return 1 where the gradient is 0 or more, −1 elsewhere, as odin and deep_Mahalanobis do with `torch.ge`."""
+    one = torch.ones((), dtype=gradient.dtype, device=gradient.device)
+    return torch.where(gradient >= 0, one, -one)
+
+
+def leaf(images: Tensor) -> Tensor:
+    """Return a copy of the images whose gradient can be taken, also of those made in inference mode."""
+    return images.detach().clone().requires_grad_()
+
+
+_TEMPERATURES = (1.0, 10.0, 100.0, 1000.0)
+_MAGNITUDES = (0.0, 0.0005, 0.001, 0.0014, 0.002, 0.0024, 0.005, 0.01, 0.05, 0.1, 0.2)
+
+
+@dataclass(frozen=True)
+class OdinProbe(Probe):
+    """Largest softmax probability at temperature T of the image x − ε·sign(∇ₓ CE(z/T, ŷ)), for every T and ε.
+
+    Pixels are those in [0, 1], neither divided by a standard deviation nor clipped afterwards; a gradient of 0 counts
+    as positive. An image costs one forward pass, one backward pass for each temperature and one forward pass for each
+    pair of a temperature and a magnitude above 0: with the default grids 41 forward and 4 backward passes.
+
+    Args:
+        temperatures: T, positive, each once.
+        magnitudes: ε, at least 0, each once, in units of pixels in [0, 1].
+
+    Reference:
+        Liang et al. 2018; their `calData.py`, which perturbs normalised images.
+
+    Example:
+        >>> network = nn.Sequential(nn.Flatten(), nn.Linear(12, 3))
+        >>> probe = OdinProbe(temperatures=[1, 1000], magnitudes=[0, 0.01])
+        >>> probe(network, torch.rand(5, 3, 2, 2)).shape
+        torch.Size([5, 4])
+        >>> probe.names(network)
+        ['T=1 eps=0', 'T=1 eps=0.01', 'T=1000 eps=0', 'T=1000 eps=0.01']
+    """
+
+    temperatures: Sequence[float] = _TEMPERATURES
+    magnitudes: Sequence[float] = _MAGNITUDES
+    name: ClassVar[str] = "odin"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "temperatures", checked_grid("temperatures", self.temperatures, positive=True))
+        object.__setattr__(self, "magnitudes", checked_grid("magnitudes", self.magnitudes))
+
+    @property
+    def grid(self) -> list[tuple[float, float]]:
+        """Temperature and magnitude of each column."""
+        return [(temperature, magnitude) for temperature in self.temperatures for magnitude in self.magnitudes]
+
+    @override
+    def names(self, network: nn.Module) -> list[str]:
+        return [f"T={temperature:g} eps={magnitude:g}" for temperature, magnitude in self.grid]
+
+    def __call__(self, network: nn.Module, images: Tensor) -> Tensor:
+        """Probabilities, float64 [N, T·ε], magnitudes varying fastest; the passes are in the network's dtype."""
+        with exact_arithmetic(), frozen_network(network):
+            images = leaf(images)
+            logits = network(images)
+            columns = [column for T in self.temperatures for column in self._columns(network, images, logits, T)]
+        return torch.stack(columns, dim=1)
+
+    def _columns(self, network: nn.Module, images: Tensor, logits: Tensor, temperature: float) -> list[Tensor]:
+        signs = _signs(images, logits, temperature) if any(self.magnitudes) else None
+        columns = []
+        with torch.no_grad():
+            for magnitude in self.magnitudes:
+                moved = logits if signs is None or magnitude == 0 else network(images - magnitude * signs)
+                columns.append(torch.softmax(to_float64(moved) / temperature, dim=1).amax(dim=1))
+        return columns
+
+
+def _signs(images: Tensor, logits: Tensor, temperature: float) -> Tensor:
+    """Signs of each image's own gradient; scaling the logits' gradients changes no sign and prevents underflow."""
+    gradient_in_logits = Predicted(temperature).logit_gradient(to_float64(logits.detach()))
+    largest = gradient_in_logits.abs().amax(dim=1, keepdim=True)
+    gradient_in_logits = (gradient_in_logits / largest.where(largest > 0, 1.0)).to(logits)
+    return signs_of(input_gradient(logits, images, gradient_in_logits, keep=True))
+
+
+@dataclass(frozen=True)
+class ODIN(Detector):
+    """Minus the largest softmax probability at temperature T after a step of ε towards the predicted class, in [−1, 0).
+
+    The pair with the highest AUROC on `val` is taken, the first of equals. The cost is that of reading the whole grid,
+    see `OdinProbe`; shorter grids are cheaper in proportion.
+
+    Args:
+        temperatures: T, positive.
+        magnitudes: ε, at least 0, in units of pixels in [0, 1].
+
+    Reference:
+        Liang et al. 2018, section 3; the grid of deep_Mahalanobis (Lee et al. 2018), `OOD_Baseline_and_ODIN.py`.
+    """
+
+    temperatures: Sequence[float] = _TEMPERATURES
+    magnitudes: Sequence[float] = _MAGNITUDES
+    name: str = "odin"
+
+    @cached_property
+    @override
+    def probes(self) -> Sequence[Probe]:
+        return [OdinProbe(self.temperatures, self.magnitudes)]
+
+    @override
+    def fit(self, records: Records, seed: int) -> Fitted:
+        val = records.where(split="val")
+        columns = val.probe(OdinProbe.name).T
+        return FittedODIN(int(np.argmax([auroc(-column, val.anomalous) for column in columns])))
+
+
+@dataclass(frozen=True, eq=False)
+class FittedODIN(Fitted):
+    """The column of `OdinProbe.grid` that is best on `val`."""
+
+    column: int
+
+    @override
+    def score(self, records: Records) -> np.ndarray:
+        return -records.probe(OdinProbe.name)[:, self.column]
