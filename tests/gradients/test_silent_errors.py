@@ -360,12 +360,12 @@ def test_logits_that_round_badly_are_no_coupling():
 
 
 def test_wrong_closed_form_is_found_out(monkeypatch):
-    """Break a formula: the plan must notice and the numbers stay right."""
+    """Break a formula: the plan must notice before an image of the caller's is compared, and the numbers stay right."""
     weight_norms = linear.weight_norms
     monkeypatch.setattr(linear, "weight_norms", lambda a, b: 1.1 * weight_norms(a, b))
     network, images = make("linear"), toys.pictures(4)
-    assert not differs(network, images)
     assert plan_of(network, images).reason == "closed forms do not give the loop's numbers"
+    assert not differs(network, images)
 
 
 def test_recheck_refuses_what_went_wrong_later(monkeypatch):
