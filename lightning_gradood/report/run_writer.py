@@ -16,13 +16,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import lightning_gradood
-from lightning_gradood.core import atomic_write, encode, going_on_without, read_json
+from lightning_gradood.core import arguments_of, atomic_write, class_path, going_on_without, read_json
 from lightning_gradood.data import ImageDataModule, class_name
 from lightning_gradood.evaluation import FLAGGED, Failure, Outcome, attack_numbers
 from lightning_gradood.extraction import CacheEntry
 from lightning_gradood.guard import Recipe
 from lightning_gradood.metrics import binomial_interval
 from lightning_gradood.networks import state_digest
+from lightning_gradood.perturbations import Perturbation
 from lightning_gradood.records import NORMAL, Records, write_columns
 from lightning_gradood.report.figure_data import arrays_for_figures
 from lightning_gradood.report.run import ARRAYS, CURVES, PROVENANCE, RESULTS, SCORES, SPLITS, GuardSummary, write_arrays
@@ -229,7 +230,7 @@ def provenance(place: Workplace, entries: Sequence[CacheEntry], records: Mapping
         "classifier": classifier_accuracy(records[NORMAL], sources.outputs and max(sources.outputs, 2)),
         "network_digest": state_digest(place.model.network),
         "perturbations": {
-            name: {**encode(made.attack), "images": len(made.ids), **attack_numbers(records[name])}
+            name: {**_made_by(made.attack), "images": len(made.ids), **attack_numbers(records[name])}
             for name, made in sources.perturbed.items()
         },
         "records": {f"{entry.source}/{entry.probe}": entry.key for entry in entries},
@@ -238,6 +239,10 @@ def provenance(place: Workplace, entries: Sequence[CacheEntry], records: Mapping
         "machine": f"{platform.system()} {platform.release()}, {platform.machine()}, {os.cpu_count()} processors",
         "commit": commit(package),
     }
+
+
+def _made_by(attack: Perturbation) -> dict[str, Any]:
+    return {"class_path": class_path(type(attack)), "init_args": arguments_of(attack)}
 
 
 def classifier_accuracy(normal: Records, outputs: int | None = None) -> dict[str, float | int]:
