@@ -7,7 +7,7 @@ first step or claims a folder.
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -58,13 +58,13 @@ from lightning_gradood.data import ImageDataModule, Outputs
 from lightning_gradood.evaluation import DetectionSettings, Outcome
 from lightning_gradood.extraction import PredictionWriter
 from lightning_gradood.guard import Recipe
-from lightning_gradood.networks import categories_of, read_state_dict
+from lightning_gradood.networks import categories_of
 from lightning_gradood.report import WandbCallback
 from lightning_gradood.tasks import ClassificationTask
 from lightning_gradood.trainer import Trainer
 
 _IDENTITY = ("seed_everything", "model", "data", "detection")  # what makes an experiment this one and no other
-_WITH_RESULTS = ("fit", "detect", "predict")  # verbs that get a run folder of their own
+_FILLING = ("fit", "detect")  # verbs that fill a run folder, or one of another run of the same experiment
 _KEPT = "What was read from the network is kept; the same command reads only the rest."
 _GOES_ON = "Epochs that ended and records that were read are kept: the same command goes on with --run_dir {}"
 _LEFT_ALONE = re.compile("Connection (closed|reset) by peer|Broken pipe|recvValue failed")  # of gloo and its store
@@ -191,71 +191,74 @@ class Command(LightningCLI):
         """Run the verb; one that is stopped says what is kept."""
         try:
             with refused_by_lightning(), _left_alone():
+                self._look_ahead(subcommand)
                 super()._run_subcommand(subcommand)
         except Stopped as stopped:
             kept = _GOES_ON.format(self.folder) if subcommand == "fit" else _KEPT
             stopped.sentence = f"stopped by {stopped.signal}. {kept}"
             raise
 
-    def before_fit(self) -> None:
-        """Look at everything that can be refused before the first step is taken, and before a folder is claimed."""
-        self._on_folder(refuse_foreign)
-        if checkpoint := self._resumed():
-            _check_resumable(checkpoint, self.model)
-        self.model.load_initial_weights()
-        self.trainer.preflight("fit", self.model, self.datamodule, self.detection)
-        if self.trainer.is_global_zero:  # the others wait until the images are there
+    def _look_ahead(self, verb: str) -> None:
+        """Refuse what cannot work before the first step is taken and before the folder is claimed; then claim it."""
+        if self.detection is None and verb in ("extract", "detect"):
+            raise Refusal(f"`detection` should hold settings for `{verb}`. Got null. Remove --detection null.")
+        folder = self.folder if self.trainer.is_global_zero else None
+        fills = verb in _FILLING or self._setting("run_dir") is None
+        if folder:
+            (refuse_foreign if fills else refuse_unclaimed)(folder, self.configuration, _IDENTITY)
+        if verb == "fit":
+            if checkpoint := self._resumed():
+                _check_resumable(checkpoint, self.model)
+            self.model.load_initial_weights()
+        else:
+            self.trainer.load(self.model, self._classifier())
+        probes = verb in ("fit", "extract", "detect")
+        self.trainer.preflight(verb, self.model, self.datamodule, self.detection if probes else None)
+        if verb == "fit" and self.trainer.is_global_zero:  # the others wait until the images are there
             self.datamodule.compare_with_training()
-        self._choose_threads()
-        self._take_folder()
+        set_threads(self.trainer, self._setting("threads"), self.leaving)
+        if folder:
+            if verb in _FILLING:
+                self.leaving.enter_context(hold(folder))
+            claim(folder, self.configuration, _IDENTITY)
+            self.log_into(folder, self.configuration)
+
+    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
+        """The classifier is loaded by `_look_ahead`, as Lightning takes checkpoints of its own alone."""
+        given = {**super()._prepare_subcommand_kwargs(subcommand), "ckpt_path": None, "weights_only": True}
+        return given | {"return_predictions": False} if subcommand == "predict" else given
 
     def fit(self, model: ClassificationTask, datamodule: ImageDataModule, **kwargs: Any) -> None:
         """Train the classifier, going on from the folder's last checkpoint, then run stage two."""
         with stage("training", self.trainer):
             self.trainer.fit(model, datamodule=datamodule, ckpt_path=self._resumed(), weights_only=True)
         if self.detection is not None:
-            trained = None if self._setting("trainer").fast_dev_run else "best"
-            self.outcomes = self.trainer.detect(
-                model, datamodule, trained, self.detection, self._setting("cache_dir"), self._recipe()
-            )
+            self._detect(None if self._setting("trainer").fast_dev_run else "best")
 
-    def before_detect(self) -> None:
-        """Look at everything that can be refused before the folder is claimed."""
-        self._on_folder(refuse_foreign)
-        self._check_probing("detect")
-        self._take_folder()
-
-    def before_extract(self) -> None:
-        """Look at everything that can be refused."""
-        self._on_folder(refuse_unclaimed)
-        self._check_probing("extract")
-
-    def detect(self, model: ClassificationTask, datamodule: ImageDataModule, ckpt_path: str | None) -> None:
+    def detect(self, **kwargs: Any) -> None:
         """Stage two alone."""
+        self._detect(self._classifier())
+
+    def _detect(self, ckpt_path: str | None) -> None:
         self.outcomes = self.trainer.detect(
-            model, datamodule, self._classifier(), self.detection, self._setting("cache_dir"), self._recipe()
+            self.model, self.datamodule, ckpt_path, self.detection, self._setting("cache_dir"), self._recipe()
         )
 
-    def extract(self, model: ClassificationTask, datamodule: ImageDataModule, ckpt_path: str | None) -> None:
+    def extract(self, model: ClassificationTask, datamodule: ImageDataModule, **kwargs: Any) -> None:
         """Stage two's first half."""
         self.trainer.extract(model, datamodule, self._classifier(), self.detection, self._setting("cache_dir"))
 
-    def validate(self, **kwargs: Any) -> None:
-        """Lightning's, with any file of weights."""
-        self._with_weights(self.trainer.validate, **kwargs)
+    def before_predict(self) -> None:
+        """Let the predictions be written to the run's folder, which `predict` has always."""
+        self.trainer.callbacks.append(PredictionWriter(self._predictions))  # type: ignore[attr-defined]
 
-    def test(self, **kwargs: Any) -> None:
-        """Lightning's, with any file of weights."""
-        self._with_weights(self.trainer.test, **kwargs)
+    def after_predict(self) -> None:
+        """Say where they are."""
+        rank_zero_info(f"Predictions: {self._predictions}")
 
-    def predict(self, **kwargs: Any) -> None:
-        """Lightning's, with any file of weights; the predictions are written to the run's folder."""
-        if self.folder is None:
-            raise RuntimeError("`predict` has a folder of its own, see `_choose_folder`.")
-        path = self.folder / "predictions.parquet"
-        self.trainer.callbacks.append(PredictionWriter(path))  # type: ignore[attr-defined]
-        self._with_weights(self.trainer.predict, **{**kwargs, "return_predictions": False})
-        rank_zero_info(f"Predictions: {path}")
+    @property
+    def _predictions(self) -> Path:
+        return Path(str(self.folder), "predictions.parquet")
 
     @property
     def configuration(self) -> dict[str, Any]:
@@ -277,24 +280,6 @@ class Command(LightningCLI):
         network, transform = (encode(part.as_dict()) if part else None for part in parts)
         return Recipe(network, transform) if network else None
 
-    def _with_weights(self, verb: Callable[..., Any], ckpt_path: str | None, **kwargs: Any) -> None:
-        if self._setting("run_dir") is not None:
-            self._on_folder(refuse_unclaimed)
-        self.trainer.load(self.model, self._classifier())
-        self.trainer.preflight(str(self.subcommand), self.model, self.datamodule)
-        self._claim()
-        verb(**{**kwargs, "weights_only": True})
-
-    def _check_probing(self, verb: str) -> None:
-        if self.detection is None:
-            raise Refusal(f"`detection` should hold settings for `{verb}`. Got null. Remove --detection null.")
-        self.trainer.load(self.model, self._classifier())
-        self.trainer.preflight(verb, self.model, self.datamodule, self.detection)
-        self._choose_threads()
-
-    def _choose_threads(self) -> None:
-        set_threads(self.trainer, self._setting("threads"), self.leaving)
-
     def _classifier(self) -> str | None:
         """The weights that are named, or else the best of the run."""
         return self._setting("ckpt_path") or self._checkpoint("best.ckpt")
@@ -313,25 +298,9 @@ class Command(LightningCLI):
             return Path(f"{named}_fast_dev_run")  # the folder is left to the run that is rehearsed
         if named is not None:
             return Path(named)
-        if self.subcommand not in _WITH_RESULTS:
+        if self.subcommand not in (*_FILLING, "predict"):
             return None
         return self.leaving.enter_context(new_run_folder(Path("runs", experiment_name(self.words))))
-
-    def _on_folder(self, action: Callable[..., None]) -> None:
-        if self.folder and self.trainer.is_global_zero:
-            action(self.folder, self.configuration, _IDENTITY)
-
-    def _claim(self) -> None:
-        """Write the configuration into the folder, and the log from now on."""
-        self._on_folder(claim)
-        if self.folder and self.trainer.is_global_zero:
-            self.log_into(self.folder, self.configuration)
-
-    def _take_folder(self) -> None:
-        """Keep other runs out of the folder until this one ends, and write the configuration into it."""
-        if self.folder and self.trainer.is_global_zero:
-            self.leaving.enter_context(hold(self.folder))
-        self._claim()
 
     def _setting(self, key: str) -> Any:
         return self._get(self.config, key)
@@ -340,12 +309,10 @@ class Command(LightningCLI):
 def _check_resumable(path: str, model: ClassificationTask) -> None:
     """Refuse a file from which `fit` cannot go on; else `model` holds its weights afterwards."""
     with refused_as(path="ckpt_path"):
-        read_state_dict(path)  # says what is wrong with the file, and never executes code
+        model.load_trained_weights(path)  # says what is wrong with the file, and never executes code
     content: Any = {} if path.endswith(".safetensors") else torch.load(path, map_location="cpu", weights_only=True)
     if "pytorch-lightning_version" not in content:
         raise Refusal(
             f"`ckpt_path` should be a Lightning checkpoint from which `fit` can go on. Got `ckpt_path = {path}`, which "
             f"holds weights only. To start from these weights use --model.weights {path}."
         )
-    with refused_as(path="ckpt_path"):
-        model.load_trained_weights(path)

@@ -28,7 +28,6 @@ import lightning_gradood.perturbations as perturbations
 import lightning_gradood.tasks as tasks
 from lightning_gradood.cli.plain import one_sentence
 from lightning_gradood.cli.trust import distrusted_in
-from lightning_gradood.cli.verbs import ALONE, VERBS
 from lightning_gradood.core import Refusal, Seed, Unparsable, check_yaml, experiment_file, read_text
 from lightning_gradood.evaluation import DetectionSettings
 from lightning_gradood.report import LoggingSettings, ReportSettings
@@ -140,15 +139,6 @@ class Parser(LightningArgumentParser):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{"prog": "python -m lightning_gradood", **kwargs})
-
-    def add_subcommands(self, *args: Any, **kwargs: Any) -> Any:
-        """List verbs with their whole description rather than a line of Lightning's docstrings."""
-        action = super().add_subcommands(*args, **kwargs)
-        add = action.add_subcommand
-        action.add_subcommand = lambda name, parser, **_: add(name, parser, help=parser.description)  # type: ignore[method-assign]
-        for verb in (*ALONE, "benchmark"):  # listed here, parsed elsewhere
-            add(verb, Parser(description=VERBS[verb]), help=VERBS[verb])
-        return action
 
     def format_help(self, *args: Any, **kwargs: Any) -> str:
         """Called for every kind of help."""
