@@ -9,14 +9,6 @@
 `images` should be pixels in [0, 1]
 """
 
-from lightning_gradood.core.checks import (
-    check_batch,
-    check_finite_rows,
-    check_images,
-    check_logits_shape,
-    check_network,
-    fits,
-)
 from lightning_gradood.core.component import (
     PACKAGES,
     Component,
@@ -41,7 +33,13 @@ from lightning_gradood.core.errors import (
     NotFinite,
     Refusal,
     Unwritable,
+    check_batch,
+    check_finite_rows,
+    check_images,
+    check_logits_shape,
+    check_network,
     did_you_mean,
+    fits,
     refused_as,
 )
 from lightning_gradood.core.files import (
@@ -71,7 +69,6 @@ from lightning_gradood.core.outputs import (
     input_gradient,
     logits_in,
     refuse_single_image,
-    wanted_size,
 )
 from lightning_gradood.core.pictures import (
     MEGAPIXELS,
@@ -95,7 +92,6 @@ from lightning_gradood.core.progress import (
     Profiler,
     ProgressLines,
     going_on_without,
-    is_terminal,
     progress,
     say,
     stage,
@@ -203,7 +199,6 @@ __all__ = [
     "importing_only",
     "input_gradient",
     "is_temporary",
-    "is_terminal",
     "logits_in",
     "may_import",
     "named_seed",
@@ -234,7 +229,6 @@ __all__ = [
     "to_pixels",
     "unpack",
     "upright",
-    "wanted_size",
     "writing_refusal",
     "writing_refused",
 ]

@@ -1,8 +1,16 @@
-"""Refusals: exceptions for what cannot be carried out, with the sentence that says why, and parts of such sentences."""
+"""Refusals: exceptions whose sentence says why something cannot be done, and checks of images and networks that raise them."""
 
 import difflib
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin
+
+import torch
+from torch import Tensor, nn
+
+_SHOWN = 10  # rows that a refusal names
 
 
 class Refusal(ValueError):
@@ -55,3 +63,95 @@ def did_you_mean(word: str, known: Iterable[str], otherwise: str = "") -> str:
     """
     near = difflib.get_close_matches(word, list(known), n=1)
     return f"Did you mean `{near[0]}`?" if near else otherwise
+
+
+def check_batch(images: Tensor) -> None:
+    """Refuse what is not a dense floating point tensor [N, ...] of at least one image."""
+    if not isinstance(images, Tensor) or images.layout != torch.strided or images.is_quantized:
+        got = f"{images.layout}" if isinstance(images, Tensor) else type(images).__name__
+        fix = "`images.to_dense()`" if isinstance(images, Tensor) else "torch.as_tensor, or torch.stack for a list"
+        raise Refusal(f"`images` should be a dense torch tensor [N, ...]. Got `images = {got}`. Convert with {fix}.")
+    if images.ndim < 2 or images.shape[0] == 0:
+        raise Refusal(
+            "`images` should be a batch [N, ...] of at least one image. "
+            f"Got `images.shape = {list(images.shape)}`. Skip empty batches; give one image a leading dimension of 1."
+        )
+    if not images.is_floating_point():
+        raise Refusal(
+            "`images` should be floating point pixels in [0, 1]. "
+            f"Got `images.dtype = {images.dtype}`. Convert 8-bit pixels with `images.float() / 255`."
+        )
+
+
+def check_images(images: Tensor) -> None:
+    """Refuse images that are not a batch of float32 or float64 pixels in [0, 1]."""
+    check_batch(images)
+    if images.dtype not in (torch.float32, torch.float64):
+        raise Refusal(
+            "`images` should be float32 or float64 pixels in [0, 1]. "
+            f"Got `images.dtype = {images.dtype}`. Convert them with `images.float()`."
+        )
+    low, high = map(float, images.aminmax())
+    if not (low >= 0 and high <= 1):  # true for NaN
+        raise Refusal(
+            f"`images` should be pixels in [0, 1]. Got values from {low:.6g} to {high:.6g}. "
+            "Divide 8-bit pixels by 255, and put the normalisation into the network, as `networks.Normalized` does."
+        )
+
+
+def check_network(network: nn.Module) -> None:
+    """Refuse parameters that autograd cannot pass through."""
+    for name, parameter in network.named_parameters():
+        if parameter.is_inference():
+            raise Refusal(
+                "`network` should have parameters that autograd can use. "
+                f"Got `{name}`, an inference tensor. Build or load the network outside torch.inference_mode."
+            )
+
+
+def check_logits_shape(output: object, number: int, classes: int = 1) -> None:
+    """Refuse an output that is not one row of at least `classes` logits for each of `number` images."""
+    if isinstance(output, Tensor) and output.ndim == 2 and len(output) == number and output.shape[1] >= classes:
+        return
+    got = list(output.shape) if isinstance(output, Tensor) else type(output).__name__
+    several = " and two classes or more" if classes > 1 else ""
+    raise Refusal(
+        f"the network's output should be logits [N, classes], a row for each image{several}. "
+        f"Got `output = {got}` for a batch of {number}. Wrap the network so that forward(images) returns its logits alone."
+    )
+
+
+def check_finite_rows(values: Tensor, what: str) -> None:
+    """Raise `NotFinite` with the rows of values [N, ...] that hold a NaN or an infinity."""
+    bad = (~torch.isfinite(values.detach().flatten(1)).all(1)).nonzero().flatten().tolist()
+    if bad:
+        rows = ", ".join(str(row) for row in bad[:_SHOWN]) + (", ..." if len(bad) > _SHOWN else "")
+        raise NotFinite(
+            f"{what} should be finite. Got NaN or infinity in {len(bad)} of {values.shape[0]} rows: {rows}. "
+            "Look at these images and at the network's weights.",
+            bad,
+        )
+
+
+def fits(value: Any, kind: Any) -> bool:
+    """Whether plain values are of a type as an annotation says it; numbers must be finite.
+
+    Types are `str`, `int`, `float`, `bool`, `None`, `Any`, literals, lists, dicts with keys of text, and unions.
+
+    >>> fits({"a": [1, 2.5]}, dict[str, list[float]]), fits([1, "2"], list[int]), fits(True, int)
+    (True, False, False)
+    """
+    origin, inner = get_origin(kind), get_args(kind)
+    if origin is Literal:
+        return value in inner
+    if origin in (Union, UnionType):
+        return any(fits(value, one) for one in inner)
+    if origin is list:
+        return isinstance(value, list) and all(fits(one, inner[0]) for one in value)
+    if origin is dict:
+        return isinstance(value, dict) and all(
+            isinstance(key, str) and fits(one, inner[1]) for key, one in value.items()
+        )
+    if kind is float:
+        return type(value) in (int, float) and math.isfinite(value)
+    return kind is Any or (value is None if kind in (None, type(None)) else type(value) is kind)

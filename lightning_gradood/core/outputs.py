@@ -130,23 +130,3 @@ def input_gradient(output: Tensor, images: Tensor, weight: Tensor | None = None,
             "as it was before quantisation, define that backward, or leave out attacks and detectors that need the gradient."
         )
     return gradient
-
-
-def wanted_size(network: nn.Module) -> str:
-    """The size of the images that a network was built for, `H × W`, where it has one; else empty.
-
-    Reads `image_size` of torchvision's vision transformers and of Hugging Face's configurations, `img_size` and
-    `input_size` of timm.
-    """
-    for module in network.modules():
-        config = getattr(module, "config", None)
-        settings = getattr(module, "pretrained_cfg", None) or getattr(module, "default_cfg", None) or {}
-        found = [getattr(holder, name, None) for holder in (module, config) for name in ("image_size", "img_size")]
-        if isinstance(settings, Mapping) and settings.get("input_size"):
-            found.append(tuple(settings["input_size"])[-2:])
-        for size in found:
-            if isinstance(size, int) and not isinstance(size, bool):
-                return f"{size} × {size}"
-            if isinstance(size, tuple | list) and len(size) == 2 and all(isinstance(side, int) for side in size):
-                return f"{size[0]} × {size[1]}"
-    return ""

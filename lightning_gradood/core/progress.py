@@ -18,14 +18,9 @@ def say(line: str) -> None:
     sys.stderr.flush()
 
 
-def is_terminal(stream: TextIO) -> bool:
-    """Whether a stream can redraw a line."""
-    return stream.isatty()
-
-
 def progress(items: Iterable[Item], description: str, total: int, unit: str, quiet: bool = False) -> Iterator[Item]:
     """Yield the items and show on standard error how far the loop is."""
-    if quiet or is_terminal(sys.stderr):
+    if quiet or sys.stderr.isatty():
         yield from tqdm(items, desc=description, total=total, unit=f" {unit}", disable=quiet)
         return
     lines = ProgressLines(description, total, unit, sys.stderr)

@@ -11,7 +11,7 @@ from lightning.pytorch.callbacks import BasePredictionWriter, TQDMProgressBar
 from torch import Tensor
 from typing_extensions import override
 
-from lightning_gradood.core import ProgressLines, gathered, is_terminal
+from lightning_gradood.core import ProgressLines, gathered
 from lightning_gradood.data import ImageBatch, ImageDataModule, class_name
 from lightning_gradood.extraction.callback import ProbeCallback
 from lightning_gradood.records import write_columns
@@ -36,7 +36,7 @@ class ImageProgressBar(TQDMProgressBar):
     @override
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         super().setup(trainer, pl_module, stage)
-        self._plain = self.refresh_rate > 0 and not self.is_disabled and not is_terminal(sys.stdout)
+        self._plain = self.refresh_rate > 0 and not self.is_disabled and not sys.stdout.isatty()
         if self._plain:
             self.disable()
 

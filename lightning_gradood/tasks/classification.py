@@ -28,7 +28,6 @@ from lightning_gradood.core import (
     frozen_network,
     logits_in,
     refused_as,
-    wanted_size,
 )
 from lightning_gradood.networks import Normalized, load_weights, two_logits
 
@@ -51,7 +50,7 @@ def check_network(network: nn.Module, images: Tensor, classes: int | None) -> in
     except Refusal:
         raise
     except Exception as error:  # a network raises whatever it likes at images that do not fit it
-        size = wanted_size(network)
+        size = _wanted_size(network)
         wanted = f" of {size} pixels, which it was built for; these are" if size else ""
         raise Refusal(
             f"The network should accept images{wanted} of shape {shape}. Got: {_first_line(error)}. Give `data.transform` a "
@@ -324,3 +323,23 @@ def refuse_endless(trainer: Any) -> None:
             "`trainer.max_epochs` should be a number of epochs where `scheduler` is given, which needs to know the end. "
             f"Got `trainer.max_epochs = {trainer.max_epochs}`. Write e.g. 40, or `scheduler: null`."
         )
+
+
+def _wanted_size(network: nn.Module) -> str:
+    """The size of the images that a network was built for, `H × W`, where it has one; else empty.
+
+    Reads `image_size` of torchvision's vision transformers and of Hugging Face's configurations, `img_size` and
+    `input_size` of timm.
+    """
+    for module in network.modules():
+        config = getattr(module, "config", None)
+        settings = getattr(module, "pretrained_cfg", None) or getattr(module, "default_cfg", None) or {}
+        found = [getattr(holder, name, None) for holder in (module, config) for name in ("image_size", "img_size")]
+        if isinstance(settings, Mapping) and settings.get("input_size"):
+            found.append(tuple(settings["input_size"])[-2:])
+        for size in found:
+            if isinstance(size, int) and not isinstance(size, bool):
+                return f"{size} × {size}"
+            if isinstance(size, tuple | list) and len(size) == 2 and all(isinstance(side, int) for side in size):
+                return f"{size[0]} × {size[1]}"
+    return ""

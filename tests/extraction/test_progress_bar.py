@@ -3,6 +3,7 @@
 import io
 import itertools
 import re
+import sys
 
 import lightning.pytorch as pl
 import pytest
@@ -23,7 +24,7 @@ class Clock:
 
 
 def test_a_terminal_is_shown_each_source_with_images_per_second(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(loop_output, "is_terminal", lambda stream: True)
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     monkeypatch.setattr(loop_output, "time", Clock())
     probe(tmp_path, task(), data(), callbacks=[ImageProgressBar()], enable_progress_bar=True)
     lines = re.split(r"[\r\n]+", re.sub(r"\x1b\[[A-Z]", "", capsys.readouterr().out))
@@ -53,7 +54,7 @@ def test_a_pipe_gets_a_line_for_each_source_and_nothing_where_it_is_switched_off
 
 @pytest.mark.parametrize("terminal", [True, False])
 def test_training_shows_images_per_second_and_no_version_number(tmp_path, capsys, monkeypatch, terminal):
-    monkeypatch.setattr(loop_output, "is_terminal", lambda stream: terminal)
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: terminal)
     trainer = pl.Trainer(
         max_epochs=2, callbacks=[ImageProgressBar()], accelerator="cpu", enable_checkpointing=False,
         logger=pl.loggers.CSVLogger(tmp_path), log_every_n_steps=1, enable_model_summary=False,
