@@ -146,7 +146,7 @@ def guards(whole, capsys):
 
 
 IMPORTING = {  # files that may import a module by name, and why
-    "perturbations/advertorch_parts.py", "perturbations/attacks_by_path.py", "cli/signatures.py",  # if it is trusted
+    "perturbations/advertorch_parts.py", "perturbations/attacks_by_path.py", "cli/parsing.py",  # if it is trusted
     "core/component.py",
     "cli/main.py", "core/pictures.py",  # modules of the package, plugins of Pillow
 }  # fmt: skip

@@ -24,6 +24,7 @@ from lightning_gradood.cli.defaults import (
     place_loggers,
     rehearse,
     run_identity,
+    run_log,
     set_threads,
     with_default_callbacks,
 )
@@ -33,12 +34,12 @@ from lightning_gradood.cli.parsing import (
     add_own_arguments,
     check_settings,
     experiment_name,
+    loggers_by_name,
+    prepare_network_function,
     refusal_behind,
     refused_by_lightning,
     with_shipped_files,
 )
-from lightning_gradood.cli.run_log import run_log
-from lightning_gradood.cli.signatures import loggers_by_name, prepare_network_function
 from lightning_gradood.cli.stopping import Ended, Stopped, share_signals
 from lightning_gradood.cli.trust import distrusted_in
 from lightning_gradood.cli.verbs import ABOUT, VERBS

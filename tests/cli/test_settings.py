@@ -7,19 +7,22 @@ from parsed import check, verdict
 
 ONLY_KNOWN = "should hold only keys that it knows."
 OUT_OF_RANGE = {
-    "PositiveInt": ["data.batch_size=0", "data.batch_size=many", "data.batch_size=1.5", "data.limits.images=0",
-                    "data.limits.sources={a: 0}",
-                    "model.network.num_classes=0", "model.network.blocks_per_stage=-3", "detection.resamples=0",
-                    "detection.mlp.width=0"],
+    "PositiveInt": [
+        "data.batch_size=0",
+        "data.batch_size=many",
+        "data.limits.images=1.5",
+        "model.network.num_classes=0",
+    ],
     "NonNegativeInt": ["data.num_workers=-1"],
-    "Seed": ["data.split.seed=-1", f"data.limits.seed={2**32}", "detection.seed=-1"],
-    "PositiveFloat": ["data.limits.megapixels=0"],
-    "FinitePositive": ["detection.mlp.learning_rate=0", "detection.mlp.whitening=0"],
-    "FiniteNonNegative": ["data.limits.memory_gib=inf", "detection.mlp.weight_decay=-1"],
-    "OpenUnitInterval": ["data.split.validation=1", "detection.false_positive_rate=1.5", "detection.false_positive_rate=.nan"],
+    "Seed": ["data.split.seed=-1", f"data.limits.seed={2**32}"],
+    "FinitePositive": ["detection.mlp.learning_rate=0"],
+    "FiniteNonNegative": ["data.limits.memory_gib=inf"],
+    "OpenUnitInterval": ["detection.false_positive_rate=1", "detection.false_positive_rate=.nan"],
     "HalfOpenUnitInterval": ["detection.mlp.dropout=1"],
-    "ClosedUnitInterval": ["model.label_smoothing=nan", "model.label_smoothing=1.5"],
-}  # fmt: skip
+    "ClosedUnitInterval": ["model.label_smoothing=1.5"],
+    "Threads": ["threads=0"],
+    "NotEmptyStr": ["cache_dir= "],
+}
 
 
 def test_what_is_misspelt_is_named_with_the_nearest_spelling():
@@ -27,18 +30,13 @@ def test_what_is_misspelt_is_named_with_the_nearest_spelling():
         (["--trainer.max_epoch", "3"], "Got `trainer.max_epoch`. Did you mean `max_epochs`?"),
         (["--model.wieghts", "x.pt"], f"`model` {ONLY_KNOWN} Got `wieghts`. Did you mean `weights`?"),
         (["--model.network.num_class", "4"], f"`model.network` {ONLY_KNOWN} Got `num_class`. Did"),
-        (["--data.batch_sise", "3"], "Got `batch_sise`. Did you mean `batch_size`?"),
         (["--detection.mlp.widht", "3"], "Got `mlp.widht`. Did you mean `width`?"),
         (["--detection.mpl.width", "3"], "Got `mpl.width`. Did you mean `mlp`?"),
-        (["--run_dri", "x"], "Got `run_dri`. Did you mean `run_dir`?"),
         (["--nothing.like.it", "3"], "Got `nothing.like.it`. See --help."),
         (["--model", "ClasificationTask"], "`model`: there is no class called ClasificationTask. Did you mean `Classif"),
         (["--data.normal", "{class_path: DigitSource}"], "`data.normal`: there is no class called DigitSource. Did you"),
-        (["--trainer.logger", "WandbLoger"], "there is no class called WandbLoger. Did you mean `WandbLogger`?"),
         (["--trainer.callbacks", "[EarlyStoping]"], "called EarlyStoping. Did you mean `EarlyStopping`?"),
-        (["--detection.label_designs", "[AllOne]"], "`detection.label_designs`: there is no class called AllOne. Did"),
         (["--model.optimizer", "torch.optim.SDG"], "`model.optimizer`: there is no class called SDG. Did you mean `SGD`?"),
-        (["--model.network", "lightning_gradood.networks.resnet81"], "called resnet81. Did you mean `resnet18`?"),
         (["--model.network", "resnet18"], "Did you mean `lightning_gradood.networks.resnet18`?"),
         (["--model.network", "lightning_gradod.resnet18"], "`model.network`: No module named 'lightning_gradod'"),
         (["--data.perturbations.attacks={a: {class_path: FSGM}}"], "there is no class called FSGM. Did you mean `FGSM`?"),
@@ -54,17 +52,13 @@ def test_values_of_the_wrong_type_or_range_are_refused_by_their_flag():
     ]
     check([
         *rows,
-        (["--data.augment", "RandomCropFlip", "--data.augment.padding", "-1"], "padding`: Not of type NonNegativeInt"),
         (["--model.scheduler", "OneCycle", "--model.scheduler.warmup", "2"], "warmup`: Not of type ClosedUnitInterval"),
         (["--trainer.max_epochs", "many"], "`trainer.max_epochs`: Expected a <class 'int'>; Given value: many."),
-        (["--model.channels_last", "maybe"], "`model.channels_last`: Expected a <class 'bool'>. Got value: maybe."),
         (["--data.split.fractions", "[0.5, 0.5]"], "`data.split.fractions`: Expected a tuple with 3 elements."),
         (["--data.perturbations.keep", "some"], "`data.perturbations.keep`: "),
-        (["--logging.artifacts", "some"], "`logging.artifacts`: "),
         (["--trainer.max_epochs", "0"], "`trainer.max_epochs` should be above 0. Got `trainer.max_epochs = 0`."),
         (["--trainer.accumulate_grad_batches", "0"], "`trainer.accumulate_grad_batches` should be above 0."),
         (["--seed_everything", "-1"], "`seed_everything` should be a seed. Got -1 does not conform to restriction"),
-        (["--seed_everything", str(2**32)], "`seed_everything` should be a seed. Got 4294967296 does not conform"),
     ])  # fmt: skip
 
 
@@ -72,19 +66,14 @@ def test_unknown_keys_null_and_numbers_in_place_of_settings_in_a_file_are_refuse
     rows = [
         ("trainer: {max_epoch: 3}", f"{ONLY_KNOWN} Got `trainer.max_epoch`. Did you mean `max_epochs`?"),
         ("detection: {mlp: {widht: 3}}", f"{ONLY_KNOWN} Got `widht`. Did you mean `width`?"),
-        ("trane: 3", f"{ONLY_KNOWN} Got `trane`. Did you mean `trainer`?"),
         ("model: null", "the following arguments are required: fit.model."),
         ("model: 3", "`model`: Not a valid subclass of ClassificationTask; Given value: 3."),
-        ("model: {init_args: {optimizer: null}}", "`model.optimizer`: "),
         ("model: {init_args: {network: {init_args: {num_classes: null}}}}", "`model.network.num_classes`: Not of type Pos"),
         ("data: {init_args: {anomalies: {nine: {init_args: {part: null}}}}}", "`data.anomalies.part`: Expected a"),
         ("detection: 3", "`detection`: "),
-        ("detection: {preset: null}", "`detection.preset`: Expected a"),
         ("detection: {mlp: null}", "`detection.mlp` should hold settings. Got `detection.mlp = None`."),
         ("trainer: null", "`trainer` should hold settings. Got `trainer = None`. Leave it out for the defaults."),
-        ("report: 3", "`report` should hold settings. Got `report = 3`."),
         ("cache_dir: null", "`cache_dir`: Not of type NotEmptyStr: "),
-        ("cache_dir: ''", "`cache_dir`: Not of type NotEmptyStr: "),
         ("run_dir: ' '", "`run_dir`: Not of type NotEmptyStr: "),
     ]  # fmt: skip
     for number, (text, _) in enumerate(rows):
