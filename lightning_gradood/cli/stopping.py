@@ -1,5 +1,6 @@
 """Signals: SIGTERM, Ctrl-C, a lost terminal and, under SLURM, SIGUSR1 raise `Stopped` in every process of a run."""
 
+import atexit
 import ctypes
 import os
 import signal
@@ -13,6 +14,7 @@ from typing import Any
 
 _PATIENCE = 20.0  # seconds from a signal to the end at any price: Kubernetes, SLURM and torchrun kill after thirty
 _SIGNALS = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, *[signal.SIGUSR1] * ("SLURM_JOB_ID" in os.environ)]
+_ending = threading.Event()
 _launchers, _started = list[Any](), list[subprocess.Popen[bytes]]()
 
 
@@ -37,6 +39,7 @@ class Stopped(Ended):
 @contextmanager
 def stopping(whole_process: bool) -> Iterator[None]:
     """Raise `Stopped` at the first signal; with `whole_process` the run's other processes end together with this one."""
+    _ending.clear()
     here = threading.current_thread() is threading.main_thread()  # Python handles signals there alone
     before = {number: signal.getsignal(number) for number in _SIGNALS if here}
     for number, handler in before.items():
@@ -60,12 +63,13 @@ def share_signals(trainer: Any) -> None:
 
 
 def _stop(number: int, _frame: Any) -> None:
-    _ignore()
-    raise Stopped(number)
+    if not _ending.is_set():  # else the other processes pass it on
+        _ending.set()
+        raise Stopped(number)
 
 
 def _ignore() -> None:
-    """Ignore what the other processes pass on, also while Python takes itself apart."""
+    """Keep the exit code while Python takes itself apart, for which it gives signals their defaults back."""
     for number in _SIGNALS:
         signal.signal(number, signal.SIG_IGN)
 
@@ -75,6 +79,7 @@ def _listen() -> None:
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
     signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+    atexit.register(_ignore)
     threading.Thread(target=_pass_on, args=(reading,), daemon=True).start()
     if "LOCAL_RANK" in os.environ:
         ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG: a launcher that is killed passes nothing on
@@ -107,7 +112,7 @@ def _others() -> list[subprocess.Popen[bytes]]:
 
 def _leave(error: BaseException | None) -> None:
     """Wait for the others, which end where this process fails; the code of one that has refused or failed counts."""
-    _ignore()
+    _ending.set()
     if error is not None and getattr(error, "code", True):
         _tell(signal.SIGTERM)
         torch = sys.modules.get("torch")
