@@ -42,7 +42,6 @@ from lightning_gradood.core import (
 )
 from lightning_gradood.evaluation import DetectionSettings
 from lightning_gradood.report import LoggingSettings, ReportSettings
-from lightning_gradood.tasks import MLPSettings
 from lightning_gradood.trainer import DEFAULT_CACHE
 
 _KNOWN = re.compile(r"known\s+subclasses:\s+([^()]+)\)")
@@ -78,7 +77,6 @@ def interpolation() -> Iterator[None]:
     OmegaConf.register_resolver("div", _div, replace=True)
     # without it each file would be resolved alone, and overrides (a sweep's too) would leave stale values behind
     set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
-    set_parsing_settings(subclasses_disabled=[MLPSettings])  # a component with a key for each of its fields
     _limit_texts()
     try:
         yield
