@@ -114,7 +114,8 @@ def _log_to_wandb(run: Run, logger: WandbLogger, pictures: Mapping[str, bytes]) 
         with TemporaryDirectory() as folder:  # of PNG files with titles, whatever is written into the run folder
             for name, picture in pictures.items():
                 path = Path(folder, f"{name}.png")
-                path.write_bytes(picture)
+                with atomic_write(path) as file:
+                    file.write(picture)
                 logger.log_image(f"figures/{name}", [str(path)])
 
 
