@@ -138,46 +138,33 @@ def test_weights_and_images_are_hashed_once_and_each_image_takes_one_forward_pas
     assert sum(images) == 40 + 1, "the prediction is that of the reading; one image, to count the network's outputs"
 
 
-def test_predictions_are_those_of_the_network_whether_images_are_read_now_or_were_before(tmp_path):
-    model, sources = task(), data()
+def altered(layer, name=None):
+    """The network with one number changed, or without a `name` with another layer."""
+    model = task()
+    if name is None:
+        model.network[layer] = nn.LeakyReLU(0.0)
+        return model
     with torch.no_grad():
-        expected = [model.eval()(as_float(one.images(range(12)))) for one in sources.sources.clean.values()]
-    for limit in (7, 12, 12):
-        callback = ProbeCallback(probes(), RecordCache(tmp_path))
-        trainer = pl.Trainer(callbacks=[callback], devices=1, **QUIET)
-        found = trainer.predict(model, datamodule=data(limit=limit))
-        if limit == 12:
-            for logits, truth in zip(found, expected, strict=True):
-                torch.testing.assert_close(torch.cat(logits), truth, rtol=1e-4, atol=1e-6)
+        getattr(model.network[layer], name)[0] += 1e-6
+    return model
 
 
-def changed(change):
-    """The small experiment with one thing changed."""
-    model, sources, reading = task(), data(), probes()
-    with torch.no_grad():
-        if change == "weights":
-            model.network[5].bias[0] += 1e-6
-        if change == "buffer":
-            model.network[1].running_mean[0] += 1e-6
-    if change == "structure":
-        model.network[2] = nn.LeakyReLU(0.0)
-    if change == "transform":
-        sources = data(transform=lambda image: image.rotate(180))
-    if change == "design":
-        reading = [GradientProbe(AllZeros()), LogitsProbe()]
-    if change == "source":
-        sources = data(normal=[1, 2])
-    return model, sources, reading
+CHANGES = {  # network, images, probes, and how many of four entries are others then
+    "weights": (lambda: altered(5, "bias"), data, probes, 4),
+    "buffer": (lambda: altered(1, "running_mean"), data, probes, 4),
+    "structure": (lambda: altered(2), data, probes, 4),
+    "transform": (task, lambda: data(transform=lambda image: image.rotate(180)), probes, 4),
+    "design": (task, data, lambda: [GradientProbe(AllZeros()), LogitsProbe()], 2),
+    "source": (task, lambda: data(normal=[1, 2]), probes, 2),
+}
 
 
 def test_what_changed_is_probed_again_and_nothing_else(tmp_path):
     """In one cache: records of other weights, images or designs are never mixed."""
     first = probe(tmp_path / "one", task(), data())
-    new = {"weights": 4, "buffer": 4, "structure": 4, "transform": 4, "design": 2, "source": 2}
-    for change, expected in new.items():
-        model, sources, reading = changed(change)
-        truth = tables(probe(tmp_path / change, model, sources, reading))
-        second = probe(tmp_path / "one", model, sources, reading)
+    for change, (model, sources, reading, expected) in CHANGES.items():
+        truth = tables(probe(tmp_path / change, model(), sources(), reading()))
+        second = probe(tmp_path / "one", model(), sources(), reading())
         assert len(second.plan.missing) == len({*keys(second)} - {*keys(first)}) == expected, change
         for key, records in tables(second).items():
             assert records.table.equals(truth[key].table), change
@@ -206,13 +193,16 @@ def test_an_error_half_way_loses_nothing_and_the_next_run_probes_only_the_rest(t
     for batches in (4, 0):  # 12 normal images in 3 batches, 5 of the nines; then at once
         with failing_after(monkeypatch, batches):
             probe(tmp_path, model, sources)
-    assert sources.predict_sources == ["normal", "nine"]
-    assert model.predict_step([torch.rand(2, 3, 32, 32)], 0).shape == (2, 2)
     before = flat(probed[:4])
     probed.clear()
-    resumed = probe(tmp_path, model, sources)
+    resumed, predicted = ProbeCallback(probes(), RecordCache(tmp_path)), data(probe_batch_size=4)
+    logits = pl.Trainer(callbacks=[resumed], devices=1, **QUIET).predict(model, datamodule=predicted)
     assert sorted(before + flat(probed)) == all_ids(sources)
     assert len(flat(probed)) == 7
+    for found, source in zip(logits, sources.sources.clean.values(), strict=True):  # of batches read in part, too
+        with torch.no_grad():
+            truth = model.network.eval()(as_float(source.images(range(12))))
+        torch.testing.assert_close(torch.cat(found), truth, rtol=1e-4, atol=1e-6)
     whole = tables(probe(tmp_path / "whole", task(), data()))
     for key, records in tables(resumed).items():
         assert records.ids == whole[key].ids

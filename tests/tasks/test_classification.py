@@ -155,7 +155,6 @@ UNFIT = [
     (Returning(torch.zeros(1, 3)), IMAGES, 3, f"{NO_ROWS}[1, 3]`"),
     (Returning((None, "no tensor")), IMAGES, 3, f"{NO_ROWS}tuple`"),
     (network(), IMAGES, 10, "as the data have classes, 10. Got 3 outputs."),
-    (network(), IMAGES, 10, "built with e.g. --model.network.num_classes 10."),
 ]  # fmt: skip
 
 
