@@ -116,6 +116,7 @@ def test_only_missing_images_are_loaded_where_it_is_asked_for_and_none_is_read_a
         again = probe(tmp_path / "one", model, data(), only_missing=only_missing)
         assert (probed, again.plan.missing, keys(again)) == ([], [], keys(first))
         assert images == predicted, "one image, to count the network's outputs"
+        assert again.reader.data.predict_sources == ([] if only_missing else ["normal", "nine"])
     other = probe(tmp_path / "other", model, data(), only_missing=True)
     assert sorted(flat(probed)) == all_ids(data())
     for entry in other.entries:
@@ -149,12 +150,19 @@ def altered(layer, name=None):
     return model
 
 
+class Namesake(AllZeros):
+    """Another label design of the same name."""
+
+    name = "all_ones"
+
+
 CHANGES = {  # network, images, probes, and how many of four entries are others then
     "weights": (lambda: altered(5, "bias"), data, probes, 4),
     "buffer": (lambda: altered(1, "running_mean"), data, probes, 4),
     "structure": (lambda: altered(2), data, probes, 4),
     "transform": (task, lambda: data(transform=lambda image: image.rotate(180)), probes, 4),
     "design": (task, data, lambda: [GradientProbe(AllZeros()), LogitsProbe()], 2),
+    "namesake": (task, data, lambda: [GradientProbe(Namesake()), LogitsProbe()], 2),
     "source": (task, lambda: data(normal=[1, 2]), probes, 2),
 }
 
