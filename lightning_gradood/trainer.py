@@ -19,6 +19,7 @@ from lightning_gradood.evaluation import (
     Failure,
     Outcome,
     attempt_trial,
+    fit_side_by_side,
     gather_failures,
     gather_outcomes,
     notes_on_left_out,
@@ -240,13 +241,15 @@ class Trainer(pl.Trainer):
     ) -> list[Outcome]:
         """Fit on the anomaly sources of this process; every process gets all outcomes."""
         detectors = settings.detectors_for(datamodule.sources.knows_anomalies)
-        sources, outcomes, fitted_before = datamodule.sources.anomaly_names, list[Outcome](), dict[str, Fitted]()
+        sources, outcomes = datamodule.sources.anomaly_names, list[Outcome]()
         if not datamodule.sources.knows_anomalies and self.is_global_zero:
             sys.stdout.write(f"{without_anomalies_sentence(detectors)}\n")
         trials, failures = trials_of(detectors, sources, settings.protocol), list[Failure]()
         mine = trials_of_process(trials, sources, self.global_rank, self.world_size)
+        with stage("training MLPs", self):
+            fits = fit_side_by_side(mine, datasets, settings.seed)
         for trial in progress(mine, "fitting detectors", len(mine), "fits", quiet=not self.is_global_zero):
-            fitted, found, failed = attempt_trial(trial, datasets, settings, fitted_before)
+            fitted, found, failed = attempt_trial(trial, datasets, settings, fits)
             outcomes, failures = outcomes + found, failures + failed
             if fitted is not None:
                 self._save_detector(trial.owner, trial.detector, fitted, found[0], datasets.records[NORMAL])

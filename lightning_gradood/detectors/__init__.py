@@ -39,7 +39,7 @@ from lightning_gradood.detectors.image_statistics import ImageStatistics, ImageS
 from lightning_gradood.detectors.inputs import Inputs
 from lightning_gradood.detectors.logistic import Logistic
 from lightning_gradood.detectors.mahalanobis import Mahalanobis, MahalanobisProbe, PreparedMahalanobisProbe
-from lightning_gradood.detectors.mlp import MLP, FittedMLP
+from lightning_gradood.detectors.mlp import MLP, FittedMLP, TrainedDetector, UntrainedMLP, fit_all
 from lightning_gradood.detectors.neighbours import KNN, LID, GradientKNN
 from lightning_gradood.detectors.output_scores import ODIN, Baseline, Energy, GradNorm, GradNormProbe, OdinProbe
 from lightning_gradood.detectors.saved import SavedDetector, load_detector, save_detector
@@ -74,7 +74,10 @@ __all__ = [
     "PreparedMahalanobisProbe",
     "SavedDetector",
     "SyntheticOutliers",
+    "TrainedDetector",
+    "UntrainedMLP",
     "ViewsProbe",
+    "fit_all",
     "image_statistics",
     "load_detector",
     "normal_training_records",

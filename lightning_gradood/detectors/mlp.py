@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
-from typing import ClassVar
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, ClassVar, final
 
 import numpy as np
 import torch
@@ -19,9 +20,30 @@ from lightning_gradood.networks import MLPSettings, RepresentationMLP
 from lightning_gradood.probes import Probe
 from lightning_gradood.records import Records
 
+if TYPE_CHECKING:
+    from lightning_gradood.tasks import Member
+
+Labelled = tuple[np.ndarray, np.ndarray]  # values float64 [n, D], and labels int64 [n]: 0 normal, 1 anomalous
+
+
+class TrainedDetector(Detector):
+    """A detector whose model `tasks.DetectionTask` trains, side by side with those of others in `fit_all`."""
+
+    @abstractmethod
+    def begin(self, records: Records, seed: int) -> Fitted | UntrainedMLP:
+        """Return what `fit` returns, or the MLP that is still to be trained."""
+
+    @final
+    @override
+    def fit(self, records: Records, seed: int) -> Fitted:
+        (found,) = fit_all([partial(self.begin, records, seed)])
+        if isinstance(found, Exception):
+            raise found
+        return found
+
 
 @dataclass(frozen=True)
-class MLP(Detector):
+class MLP(TrainedDetector):
     """Binary cross entropy on the representation, early stopping on the validation loss, weights of the best epoch.
 
     With `settings.inputs` other than `[norms]` it reads more than the paper's, see `Inputs`.
@@ -58,11 +80,11 @@ class MLP(Detector):
         return list(self.settings.inputs) == ["norms"]
 
     @override
-    def fit(self, records: Records, seed: int) -> Fitted:
+    def begin(self, records: Records, seed: int) -> UntrainedMLP:
         parts = [records.where(split=split) for split in ("train", "val")]
         train, val = ((self.inputs.values(part), part.anomalous) for part in parts)
         settings = self.settings if self.reads_norms_alone else replace(self.settings, log_values=False)
-        return fit_mlp(self.inputs, settings, train, val, seed)
+        return UntrainedMLP.of(self.inputs, settings, train, val, seed)
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,15 +101,46 @@ class FittedMLP(Fitted):
         return np.asarray(logits.double().numpy())
 
 
-Labelled = tuple[np.ndarray, np.ndarray]  # values float64 [n, D], and labels int64 [n]: 0 normal, 1 anomalous
+@dataclass(frozen=True, eq=False)
+class UntrainedMLP:
+    """An MLP that is still to be trained, and what it reads."""
+
+    inputs: Inputs
+    member: Member
+
+    @classmethod
+    def of(cls, inputs: Inputs, settings: MLPSettings, train: Labelled, val: Labelled, seed: int) -> UntrainedMLP:
+        """Take values of `inputs` and labels of both splits."""
+        from lightning_gradood.tasks import Member  # Lightning trains it; what scores needs none
+
+        own, others = ((torch.from_numpy(values), torch.from_numpy(labels)) for values, labels in (train, val))
+        return cls(inputs, Member.of(own, others, settings, seed))
 
 
-def fit_mlp(inputs: Inputs, settings: MLPSettings, train: Labelled, val: Labelled, seed: int) -> FittedMLP:
-    """Train one MLP on the values of `inputs`."""
-    from lightning_gradood.tasks import Member, train_detection  # Lightning trains it; what scores needs none
+def fit_all(begins: Iterable[Callable[[], Fitted | UntrainedMLP]]) -> list[Fitted | Exception]:
+    """Finish several fits, and train all MLPs among them side by side; in place of one that fails stands its error.
 
-    own, others = ((torch.from_numpy(values), torch.from_numpy(labels)) for values, labels in (train, val))
-    (found,) = train_detection([Member.of(own, others, settings, seed)])
-    if isinstance(found, Refusal):
-        raise found
-    return FittedMLP(inputs, found.network, found.curves)
+    Args:
+        begins: `TrainedDetector.begin`, or another detector's `fit`, with its arguments. They are called one by one, so
+            that the records of all need not be in memory together.
+    """
+    found: list[Fitted | UntrainedMLP | Exception] = []
+    for begin in begins:
+        try:
+            found.append(begin())
+        except Exception as error:  # one detector's must not lose the others
+            found.append(error)
+    untrained = [one for one in found if isinstance(one, UntrainedMLP)]
+    trained = iter(_trained(untrained))
+    return [next(trained) if isinstance(one, UntrainedMLP) else one for one in found]
+
+
+def _trained(untrained: Sequence[UntrainedMLP]) -> list[Fitted | Exception]:
+    if not untrained:
+        return []
+    from lightning_gradood.tasks import train_detection
+
+    return [
+        found if isinstance(found, Refusal) else FittedMLP(one.inputs, found.network, found.curves)
+        for one, found in zip(untrained, train_detection([one.member for one in untrained]), strict=True)
+    ]

@@ -11,10 +11,10 @@ import numpy as np
 from typing_extensions import override  # typing has it from Python 3.12 on
 
 from lightning_gradood.core import PositiveFloat, Refusal
-from lightning_gradood.detectors.detector import Detector, Fitted, normal_training_records, outlier_training_records
+from lightning_gradood.detectors.detector import Fitted, normal_training_records, outlier_training_records
 from lightning_gradood.detectors.inputs import Input, Inputs
 from lightning_gradood.detectors.logistic import Logistic, fit_balanced_logistic
-from lightning_gradood.detectors.mlp import fit_mlp
+from lightning_gradood.detectors.mlp import TrainedDetector, UntrainedMLP
 from lightning_gradood.gradients import AllOnes, LabelDesign
 from lightning_gradood.networks import MLPSettings
 from lightning_gradood.perturbations import SyntheticOutlier, default_outliers
@@ -27,7 +27,7 @@ _LARGEST = 6000  # records of either kind that a linear model is fitted on; more
 
 
 @dataclass(frozen=True)
-class SyntheticOutliers(Detector):
+class SyntheticOutliers(TrainedDetector):
     """Logit by which a model takes an image for a synthetic outlier rather than a normal image.
 
     The outliers are made from normal images and read in the same pass; only those of `train` are fitted on. Scoring an
@@ -81,7 +81,7 @@ class SyntheticOutliers(Detector):
         return self if self.label_designs else replace(self, label_designs=list(label_designs))
 
     @override
-    def fit(self, records: Records, seed: int) -> Fitted:
+    def begin(self, records: Records, seed: int) -> Fitted | UntrainedMLP:
         normal, outliers = normal_training_records(records), outlier_training_records(records, self)
         if self.model == "linear":
             random = np.random.default_rng(seed)
@@ -93,7 +93,8 @@ class SyntheticOutliers(Detector):
         held = _held_out([*normal.column("origin_id"), *outliers.column("origin_id")], seed)
         train, stop = ((values[rows], labels[rows]) for rows in (~held, held))
         # logarithms were taken where they belong
-        return fit_mlp(self.read, replace(self.settings or MLPSettings(), log_values=False), train, stop, seed)
+        settings = replace(self.settings or MLPSettings(), log_values=False)
+        return UntrainedMLP.of(self.read, settings, train, stop, seed)
 
 
 @dataclass(frozen=True, eq=False)

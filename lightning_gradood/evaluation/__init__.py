@@ -30,6 +30,7 @@ from lightning_gradood.evaluation.failures import (
 from lightning_gradood.evaluation.protocol import (
     DetectionDatasets,
     Trial,
+    fit_side_by_side,
     gather_outcomes,
     refuse_single,
     run_trial,
@@ -53,6 +54,7 @@ __all__ = [
     "attempt_trial",
     "best_calibrated",
     "evaluate",
+    "fit_side_by_side",
     "gather_failures",
     "gather_outcomes",
     "is_transferred",

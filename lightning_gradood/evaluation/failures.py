@@ -9,9 +9,9 @@ import numpy as np
 
 from lightning_gradood.core import Refusal
 from lightning_gradood.detectors import Fitted
-from lightning_gradood.evaluation.protocol import DetectionDatasets, Trial, of_all_processes, run_trial
+from lightning_gradood.evaluation.protocol import DetectionDatasets, Key, Trial, of_all_processes, run_trial
 from lightning_gradood.evaluation.settings import DetectionSettings
-from lightning_gradood.evaluation.trials import Outcome
+from lightning_gradood.evaluation.trials import Learnt, Outcome
 from lightning_gradood.records import Records
 
 
@@ -40,7 +40,7 @@ def attempt(action: Callable[[], Result]) -> tuple[Result | None, str]:
 
 
 def attempt_trial(
-    trial: Trial, datasets: DetectionDatasets, settings: DetectionSettings, fitted_before: dict[str, Fitted]
+    trial: Trial, datasets: DetectionDatasets, settings: DetectionSettings, fits: dict[Key, Learnt]
 ) -> tuple[Fitted | None, list[Outcome], list[Failure]]:
     """Run a trial, see `run_trial`; one that fails returns nothing learnt, no outcome, and the failure."""
     run = partial(
@@ -51,7 +51,7 @@ def attempt_trial(
         resamples=settings.resamples,
         conventions=settings.metrics,
         false_positive_rate=settings.false_positive_rate,
-        fitted_before=fitted_before,
+        fits=fits,
     )
     found, reason = attempt(run)
     if found is None:

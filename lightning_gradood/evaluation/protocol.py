@@ -1,12 +1,14 @@
 """Protocols: which anomalies a detector is trained on before it is tested, and which process runs which trial."""
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, TypeVar
 
 from lightning_gradood.core import Refusal, gathered, named_seed
-from lightning_gradood.detectors import Detector, Fitted
-from lightning_gradood.evaluation.trials import OTHERS, Outcome, fit, measure
+from lightning_gradood.detectors import Detector, Fitted, TrainedDetector, UntrainedMLP, fit_all
+from lightning_gradood.evaluation.trials import OTHERS, Learnt, Outcome, fit, known_records, measure
 from lightning_gradood.records import NORMAL, SYNTHETIC, Records, detection_dataset
 
 Protocol = Literal["known", "leave_one_out", "cross"]
@@ -93,6 +95,34 @@ class DetectionDatasets:
         return datasets[0] if len(datasets) == 1 else Records.concatenate(datasets).by_id()
 
 
+Key = tuple[str, str]
+
+
+def fit_key(trial: Trial, datasets: DetectionDatasets) -> Key:
+    """What a trial's detector learns from, and its name: of all normal images the same for all sources, else its own."""
+    shared = not trial.detector.needs_anomalies and datasets.same_normal(trial.owner)
+    return NORMAL if shared else trial.owner, trial.detector.name
+
+
+def fit_side_by_side(trials: Sequence[Trial], datasets: DetectionDatasets, seed: int) -> dict[Key, Learnt]:
+    """Fit the MLPs of several trials together, by `fit_key`; other detectors are fitted in their own trials."""
+
+    def begin(trial: Trial, detector: TrainedDetector) -> Fitted | UntrainedMLP:
+        records = known_records(detector, datasets.of(*trial.trained_on), datasets.synthetic(detector))
+        return detector.begin(records, fitting_seed(detector, trial.owner, seed))
+
+    start, begins = time.perf_counter(), dict[Key, Callable[[], Fitted | UntrainedMLP]]()
+    for trial in trials:
+        if isinstance(trial.detector, TrainedDetector):
+            begins.setdefault(fit_key(trial, datasets), partial(begin, trial, trial.detector))
+    found = fit_all(begins.values())
+    seconds = (time.perf_counter() - start) / max(len(found), 1)  # each takes its share
+    return {
+        key: Learnt(one, [] if isinstance(one, Exception) else one.curves, seconds)
+        for key, one in zip(begins, found, strict=True)
+    }
+
+
 def run_trial(
     trial: Trial,
     datasets: DetectionDatasets,
@@ -101,7 +131,7 @@ def run_trial(
     resamples: int = 1000,
     conventions: Sequence[str] = (),
     false_positive_rate: float = 0.05,
-    fitted_before: dict[str, Fitted] | None = None,
+    fits: dict[Key, Learnt] | None = None,
 ) -> tuple[Fitted, list[Outcome]]:
     """Fit a trial's detector and test it; returns what it has learnt and one outcome per tested source.
 
@@ -110,11 +140,10 @@ def run_trial(
         resamples: bootstrap resamples of the AUROC's interval.
         conventions: whose arithmetic is added to the metrics.
         false_positive_rate: share of normal images that a one-class detector may flag.
-        fitted_before: what one-class detectors have learnt from all normal images, by name; one found here is not
-            fitted again, and one fitted here is added.
+        fits: earlier fits by `fit_key`; one found here is not fitted again, and what a one-class detector has learnt
+            from all normal images is added.
     """
-    detector = trial.detector
-    shared = not detector.needs_anomalies and datasets.same_normal(trial.owner)
+    detector, key = trial.detector, fit_key(trial, datasets)
     selected = fit(
         detector,
         datasets.of(*trial.trained_on),
@@ -122,10 +151,10 @@ def run_trial(
         seed=fitting_seed(detector, trial.owner, seed),
         false_positive_rate=false_positive_rate,
         synthetic=datasets.synthetic(detector),
-        fitted_before=(fitted_before or {}).get(detector.name) if shared else None,
+        learnt=(fits or {}).get(key),
     )
-    if shared and fitted_before is not None:
-        fitted_before[detector.name] = selected.fitted
+    if fits is not None and key[0] == NORMAL:
+        fits[key] = Learnt(selected.fitted)
     outcomes = []
     for source in trial.tested_on:
         dataset, own_seed = datasets.of(source), named_seed(seed, source, bits=32)

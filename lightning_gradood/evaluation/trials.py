@@ -1,7 +1,7 @@
 """Fitting a detector on `train`, choosing its threshold on `val`, measuring it on `test` once."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -138,6 +138,15 @@ class Selected:
     seconds: float
 
 
+@dataclass(frozen=True)
+class Learnt:
+    """What a detector has learnt in an earlier fit, or why it could not; curves and seconds where none has told them."""
+
+    result: Fitted | Exception
+    curves: Sequence[Mapping[str, float]] = ()
+    seconds: float = 0.0
+
+
 def fit(
     detector: Detector,
     records: Records,
@@ -146,32 +155,43 @@ def fit(
     seed: int,
     false_positive_rate: float = 0.05,
     synthetic: Records | None = None,
-    fitted_before: Fitted | None = None,
+    learnt: Learnt | None = None,
 ) -> Selected:
     """Fit a detector on `train`, select on `val`, without looking at `test`; one-class ones get normal records alone.
 
-    With `fitted_before`, what the detector has learnt from the same records before, it is not fitted again. Too few
-    normal `val` records for the false-positive rate are refused.
+    With `learnt`, from the same records, it is not fitted again. Too few normal `val` records for the false-positive
+    rate are refused.
     """
     start = time.perf_counter()
     train, val = (records.where(split=split) for split in ("train", "val"))
     one_class = not detector.needs_anomalies
     if one_class:
         train = normal_records(train)
-    known = fitting_records(detector, [train, normal_records(val) if one_class else val], synthetic)
-    fitted = fitted_before or detector.fit(known, seed)
+    if learnt is None:
+        fitted = detector.fit(known_records(detector, records, synthetic), seed)
+        learnt = Learnt(fitted, fitted.curves)
+    elif isinstance(learnt.result, Exception):
+        raise learnt.result
+    else:
+        fitted = learnt.result
     scores = SplitScores(val.ids, val.anomalous, score_in_blocks(fitted, val))
     return Selected(
         detector=detector,
         fitted=fitted,
         trained_on=NORMAL if one_class else trained_on,
         counts={"train": _counts(train), "val": _counts(val)},
-        curves=[] if fitted_before else [dict(epoch) for epoch in fitted.curves],
+        curves=[dict(epoch) for epoch in learnt.curves],
         val=scores,
         attacks=attack_numbers(val),
         threshold=_threshold(scores, false_positive_rate if one_class else None),
-        seconds=time.perf_counter() - start,
+        seconds=learnt.seconds + time.perf_counter() - start,
     )
+
+
+def known_records(detector: Detector, records: Records, synthetic: Records | None) -> Records:
+    """Records of `train` and `val` that a detector is fitted on in the evaluation; a one-class one gets normal ones."""
+    parts = [records.where(split=split) for split in ("train", "val")]
+    return fitting_records(detector, parts if detector.needs_anomalies else [*map(normal_records, parts)], synthetic)
 
 
 def fitting_records(detector: Detector, parts: Sequence[Records], synthetic: Records | None) -> Records:

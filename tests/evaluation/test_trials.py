@@ -8,11 +8,13 @@ from asserts import assert_refused
 from made_up_records import PROBE, Spy, changed, records
 from sklearn.metrics import accuracy_score, average_precision_score, balanced_accuracy_score, roc_auc_score
 
-from lightning_gradood.core import named_seed
-from lightning_gradood.detectors import GradientKNN
-from lightning_gradood.evaluation import DetectionDatasets, evaluate, run_trial, trials_of
+from lightning_gradood.core import Refusal, named_seed
+from lightning_gradood.detectors import MLP, GradientKNN
+from lightning_gradood.evaluation import DetectionDatasets, evaluate, fit_side_by_side, run_trial, trials_of
 from lightning_gradood.evaluation.protocol import gather_outcomes, refuse_single, trials_of_process
+from lightning_gradood.gradients import AllOnes, AllZeros
 from lightning_gradood.metrics import auroc_interval, conventional_metrics
+from lightning_gradood.networks import MLPSettings
 from lightning_gradood.records import SPLITS, Records
 
 SOURCES = ["smoke", "fog", "rain"]
@@ -173,15 +175,31 @@ def test_a_one_class_detector_sees_normal_records_alone_and_is_fitted_once_for_a
             assert shown(detector.fits[-1].ids) == ({"normal"}, {"train", "val"})
             assert (anew.trained_on, anew.label) == ("normal", "free")
             assert anew.counts["train"] == {"normal": 20, "anomalous": 0}
-            _, (shared,) = run(trial, seed=3, fitted_before=before)
+            _, (shared,) = run(trial, seed=3, fits=before)
             fits.append(len(shared.curves))
             assert (shared.source, shared.metrics, shared.threshold) == (anew.source, anew.metrics, anew.threshold)
-        assert list(before) == ["free"]
+        assert list(before) == [("normal", "free")]
         assert fits == [1, 0, 0]  # it was found the second time
     before = {}
-    fitted = [run(trial, fitted_before=before)[0].fits[-1].ids for trial in trials_of([Spy()], SOURCES, "known")]
+    fitted = [run(trial, fits=before)[0].fits[-1].ids for trial in trials_of([Spy()], SOURCES, "known")]
     assert before == {}
     assert len({tuple(ids) for ids in fitted}) == len(SOURCES)
+
+
+def test_mlps_of_all_trials_are_trained_together_end_as_alone_and_do_not_fail_together(run):
+    settings = MLPSettings(width=8, max_epochs=20, patience=2, learning_rate=1e-2)
+    mlps = [MLP([AllOnes()], settings), MLP([AllZeros()], settings, name="without_records")]
+    trials = trials_of([*mlps, Spy()], SOURCES, "leave_one_out")
+    fits = fit_side_by_side(trials, run.datasets, seed=4)
+    assert sorted(fits) == sorted((source, mlp.name) for source in SOURCES for mlp in mlps)
+    for trial in trials[::3]:
+        (alone,), (found,) = run(trial, seed=4)[1], run(trial, seed=4, fits=fits)[1]
+        assert len(alone.curves) == len(found.curves) > 1
+        np.testing.assert_allclose(found.scores["test"].scores, alone.scores["test"].scores, rtol=1e-4, atol=1e-5)
+        assert found.seconds > fits[trial.owner, "mlp"].seconds > 0
+    for trial in trials[1::3]:
+        with pytest.raises(Refusal, match="all_zeros"):
+            run(trial, seed=4, fits=fits)
 
 
 def test_conventions_are_added_under_their_names(run):
