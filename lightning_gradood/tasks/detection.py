@@ -70,14 +70,13 @@ def train_detection(members: Sequence[Member]) -> list[Trained | Refusal]:
         trainer = Trainer(
             accelerator="cpu",
             devices=1,
-            plugins=[LightningEnvironment()],  # one process, whatever launcher has started this one
+            plugins=[LightningEnvironment()],  # this process alone; SLURM's would requeue the job on a signal
             max_epochs=max(member.settings.max_epochs for member in members),
             logger=False,
             enable_checkpointing=False,
             enable_progress_bar=False,
             enable_model_summary=False,
             num_sanity_val_steps=0,
-            inference_mode=False,  # weights that validation keeps are later differentiated through
         )
         trainer.fit(task)
     return [learner.refusal or Trained(learner.best, learner.curves) for learner in task.learners]

@@ -1,6 +1,7 @@
 """MLPs that are trained side by side: each ends as a plain loop would end, whoever is trained beside it."""
 
 import logging
+import signal
 from dataclasses import replace
 
 import numpy as np
@@ -12,7 +13,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits as loss_of
 
 from lightning_gradood.core import Refusal
 from lightning_gradood.networks import MLPSettings
-from lightning_gradood.tasks import Member, train_detection
+from lightning_gradood.tasks import DetectionTask, Member, train_detection
 
 SHORT = MLPSettings(width=16, max_epochs=12, batch_size=32, learning_rate=1e-2)
 SETTINGS = [  # several shapes, several of one shape, and every setting of training
@@ -148,13 +149,15 @@ def test_processes_of_a_group_train_their_own_members_without_waiting_for_each_o
 
 def _one_process(rank, folder):
     with pytest.MonkeyPatch.context() as patch:
-        launcher = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "GROUP_RANK": 0, "LOCAL_WORLD_SIZE": 2}
-        for name, value in (
-            launcher | {"TORCHELASTIC_RUN_ID": "run", "SLURM_NTASKS": 2, "SLURM_JOB_NAME": "job"}
-        ).items():
+        slurm = {"SLURM_NTASKS": 2, "SLURM_JOB_NAME": "job", "SLURM_PROCID": rank, "SLURM_LOCALID": rank}
+        torchrun = {"TORCHELASTIC_RUN_ID": "run", "RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2}
+        for name, value in (slurm if rank else torchrun).items():
             patch.setenv(name, str(value))
         distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
         mine = members()[:1] if rank == 0 else members()[1:]  # a different number, of different length
+        handlers = [signal.getsignal(signal.SIGUSR1)]
+        patch.setattr(DetectionTask, "on_train_start", lambda _: handlers.append(signal.getsignal(signal.SIGUSR1)))
         logits = [logits_of(member, one) for member, one in zip(mine, train_detection(mine), strict=True)]
+        assert handlers[0] is handlers[1], "SLURM's plugin would requeue the job"
         torch.save(logits, folder / f"{rank}.pt")
         distributed.destroy_process_group()
