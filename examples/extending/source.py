@@ -10,6 +10,7 @@ from lightning_gradood.core import Picture, Refusal
 from lightning_gradood.data import Listing, Source, row_keys
 
 
+@dataclass(frozen=True)
 class ArraySource(Source):
     """Images of an `.npz` file with `images`, uint8 [N, H, W, 3], and `labels`, int [N].
 
@@ -17,8 +18,7 @@ class ArraySource(Source):
         path: the file.
     """
 
-    def __init__(self, path: str) -> None:
-        self.path = path
+    path: str
 
     def open(self) -> Listing:
         """List the images; nothing touches the disk before."""

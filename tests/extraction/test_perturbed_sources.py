@@ -101,7 +101,7 @@ def test_what_is_recorded_is_not_crafted_again_and_an_interrupted_attack_goes_on
         assert found[key].probe(key[1]) == pytest.approx(records.probe(key[1]), rel=1e-3)
 
 
-def test_the_key_names_what_makes_the_images(tmp_path):
+def test_the_key_names_what_makes_the_images(tmp_path, monkeypatch):
     def keys(**settings):
         return {entry.source: entry.key for entry in probe(tmp_path, task(), attacked(**settings)).entries}
 
@@ -114,6 +114,9 @@ def test_the_key_names_what_makes_the_images(tmp_path):
     ]:
         after = keys(**settings)
         assert {source for source in before if before[source] != after[source]} == expected, settings
+    monkeypatch.setattr(FGSM, "version", 2)
+    after = keys()
+    assert {source for source in before if before[source] != after[source]} == {"up"}
 
 
 def test_slow_attacks_are_kept_as_they_come(tmp_path, monkeypatch):
