@@ -14,11 +14,8 @@ from jsonargparse import set_parsing_settings
 from lightning_gradood.core import Refusal, distrusted, importing_only, may_import
 
 OWN = (
-    *(
-        f"lightning_gradood.{room}"
-        for room in ("attacks", "corruptions", "data", "detectors", "evaluation", "gradients", "networks", "probes")
-    ),
-    *(f"lightning_gradood.{room}" for room in ("report", "synthetic", "tasks", "trainer", "experiments")),
+    *(f"lightning_gradood.{room}" for room in ("data", "detectors", "evaluation", "gradients", "networks")),
+    *(f"lightning_gradood.{room}" for room in ("perturbations", "probes", "report", "tasks", "trainer")),
     *(f"lightning.pytorch.{part}" for part in ("callbacks", "loggers", "profilers")),
     *("torch.nn", "torch.optim", "torchvision.models", "torchvision.transforms", "advertorch.attacks"),
     # data sets one by one: some of torchvision's unpickle files of the folder that they are given
