@@ -378,6 +378,11 @@ def test_recheck_refuses_what_went_wrong_later(monkeypatch):
     words = r"same gradient .*Got another one for `1\.weight` of image \d+, in a batch of 20"
     with pytest.raises(Refusal, match=words):
         squared_gradient_norms(network, images)
+    # two images' norms exchanged, while the image that goes through the loop is right
+    monkeypatch.setattr(linear, "weight_norms", lambda a, b: right(a, b)[[1, 0, *range(2, len(a))]])
+    monkeypatch.setattr(norms._chance, "randrange", lambda number: number - 1)
+    with pytest.raises(Refusal, match=r"for `1\.weight` of image 0, in a batch of 20"):
+        squared_gradient_norms(network, images)
 
 
 def test_recheck_is_rare(monkeypatch):
