@@ -6,7 +6,7 @@ import itertools
 import math
 import os
 import sys
-import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, fields
@@ -27,7 +27,6 @@ UNREADABLE = 3
 """Exit code where some files could not be scored."""
 
 _TYPES = (str, str, float, float, float, bool, str)  # of the fields of `FileVerdict`
-_SECONDS = 1.0  # between two lines of progress where standard error is no terminal
 _SPELLING: dict[str, dict[str, Any]] = {
     "images": {"nargs": "*", "type": str, "default": []},
     "overwrite": SWITCH,
@@ -80,7 +79,7 @@ def _score(
         max_megapixels: larger images are not decoded.
         trust: a package of yours whose classes the guard may name; may be given several times.
     """
-    from lightning_gradood.core import PassedOver, Refusal, writing_refused
+    from lightning_gradood.core import PassedOver, Refusal, progress, writing_refused
     from lightning_gradood.guard import FileVerdict, Guard, Processes, score_files, score_files_on_processes
     from lightning_gradood.records import ENDINGS, CsvStream, row_file
 
@@ -97,7 +96,7 @@ def _score(
         loaded = loaded.with_threshold(threshold)
     if false_positive_rate is not None:
         loaded = loaded.with_false_positive_rate(false_positive_rate)
-    passed, summary = PassedOver(), Summary()
+    passed, counts = PassedOver(), Counter[str]()
     paths, again = itertools.tee(_paths(images, passed))
     if processes == 1:
         verdicts = score_files(loaded, paths, batch_size, max_megapixels)
@@ -111,14 +110,14 @@ def _score(
         writing_refused(Path("standard output"), "--output"),  # a file has its own sentence
         row_file(Path(output), columns) if output else nullcontext(CsvStream(sys.stdout, columns)) as file,
     ):
-        for verdict, path in zip(_shown(verdicts), again, strict=True):
+        for verdict, path in zip(progress(verdicts, "scoring", None, "images"), again, strict=True):
             file.write(asdict(verdict) | (explained.of(verdict, path) if explained else {}))
-            summary.add(verdict)
-        if not summary.files:  # raised inside, so that no empty file takes an older one's place
+            counts.update(files=1, unreadable=verdict.error is not None, flagged=bool(verdict.flagged))
+        if not counts["files"]:  # raised inside, so that no empty file takes an older one's place
             raise _nothing_found(images, passed)
-    lines = (summary.sentence(loaded), passed.sentence("folders"), output and f"scores: {output}")
+    lines = (_summary(counts, loaded), passed.sentence("folders"), output and f"scores: {output}")
     sys.stderr.writelines(f"{line}\n" for line in lines if line)
-    return UNREADABLE if summary.unreadable else 0
+    return UNREADABLE if counts["unreadable"] else 0
 
 
 def _paths(images: list[str], passed: "PassedOver") -> Iterator[str]:
@@ -149,48 +148,19 @@ def _nothing_found(images: list[str], passed: "PassedOver") -> ValueError:
     return Refusal(f"`score` should find image files. Got none in {places}.{left} Name others.")
 
 
-def _shown(verdicts: "Iterator[FileVerdict]") -> "Iterator[FileVerdict]":
-    """Show how many images were scored and how fast: a bar on a terminal, else a line a second."""
-    from tqdm.auto import tqdm
+def _summary(counts: Counter[str], guard: "Guard") -> str:
+    """How many were flagged, with a binomial 95 % interval, and how many would be if all were normal."""
+    from lightning_gradood.metrics import binomial_interval
 
-    if sys.stderr.isatty():
-        yield from tqdm(verdicts, desc="scoring", unit=" images")
-        return
-    started = last = time.perf_counter()
-    for number, verdict in enumerate(verdicts, start=1):
-        yield verdict
-        now = time.perf_counter()
-        if now > last + _SECONDS:
-            last = now
-            sys.stderr.write(f"scoring: {number} images, {number / (now - started):.0f} images/s\n")
-            sys.stderr.flush()
-
-
-class Summary:
-    """Counts of what was scored."""
-
-    def __init__(self) -> None:
-        self.files = self.unreadable = self.flagged = 0
-
-    def add(self, verdict: "FileVerdict") -> None:
-        """Count a file."""
-        self.files += 1
-        self.unreadable += verdict.error is not None
-        self.flagged += bool(verdict.flagged)
-
-    def sentence(self, guard: "Guard") -> str:
-        """How many were flagged, with a binomial 95 % interval, and how many would be if all were normal."""
-        from lightning_gradood.metrics import binomial_interval
-
-        number = self.files - self.unreadable
-        low, high = (100 * bound for bound in binomial_interval(self.flagged, number))
-        share = 100 * self.flagged / number if number else 0.0
-        expected = float((guard.calibration > guard.threshold).sum() + 1) / (len(guard.calibration) + 1)
-        left = f", {self.unreadable} could not be scored" if self.unreadable else ""
-        return (
-            f"{number} images scored{left}: {self.flagged} flagged, {share:.1f} % [{low:.1f}, {high:.1f}]; of normal images "
-            f"at most {expected * number:.0f}, {100 * expected:.3g} %, are expected."
-        )
+    number = counts["files"] - counts["unreadable"]
+    low, high = (100 * bound for bound in binomial_interval(counts["flagged"], number))
+    share = 100 * counts["flagged"] / number if number else 0.0
+    expected = float((guard.calibration > guard.threshold).sum() + 1) / (len(guard.calibration) + 1)
+    left = f", {counts['unreadable']} could not be scored" if counts["unreadable"] else ""
+    return (
+        f"{number} images scored{left}: {counts['flagged']} flagged, {share:.1f} % [{low:.1f}, {high:.1f}]; of normal "
+        f"images at most {expected * number:.0f}, {100 * expected:.3g} %, are expected."
+    )
 
 
 class Explained:

@@ -18,8 +18,10 @@ def say(line: str) -> None:
     sys.stderr.flush()
 
 
-def progress(items: Iterable[Item], description: str, total: int, unit: str, quiet: bool = False) -> Iterator[Item]:
-    """Yield the items and show on standard error how far the loop is."""
+def progress(
+    items: Iterable[Item], description: str, total: int | None, unit: str, quiet: bool = False
+) -> Iterator[Item]:
+    """Yield the items and show on standard error how far the loop is; `total` is None where nobody knows."""
     if quiet or sys.stderr.isatty():
         yield from tqdm(items, desc=description, total=total, unit=f" {unit}", disable=quiet)
         return
@@ -30,9 +32,12 @@ def progress(items: Iterable[Item], description: str, total: int, unit: str, qui
 
 
 class ProgressLines:
-    """Write one line whenever another percent of a step is done, at most one in `seconds`, and one at its end."""
+    """Write one line whenever another percent of a step is done, at most one in `seconds`, and one at its end.
 
-    def __init__(self, description: str, total: int, unit: str, stream: TextIO, seconds: float = 1.0) -> None:
+    Without a `total` there is a line with the rate in `seconds`.
+    """
+
+    def __init__(self, description: str, total: int | None, unit: str, stream: TextIO, seconds: float = 1.0) -> None:
         self.description, self.total, self.unit, self.stream, self.seconds = description, total, unit, stream, seconds
         self._done = self._percent = 0
         self._start = self._last = time.perf_counter()
@@ -40,14 +45,19 @@ class ProgressLines:
     def advance(self, number: int = 1, note: str = "") -> None:
         """Count units, and write a line if one is due."""
         self._done += number
-        percent, now = 100 * self._done // max(self.total, 1), time.perf_counter()
-        if percent == self._percent or (now < self._last + self.seconds and self._done < self.total):
-            return
-        self._percent, self._last = percent, now
-        passed = now - self._start
-        text = f"{self.description}: {percent} % ({self._done}/{self.total} {self.unit}), {passed:.0f} s"
-        self.stream.write(f"{text}, {note}\n" if note else f"{text}\n")
-        self.stream.flush()
+        now = time.perf_counter()
+        passed, due = now - self._start, now >= self._last + self.seconds
+        if self.total is None:
+            percent, rate = 0, self._done / max(passed, 1e-9)
+            text = f"{self.description}: {self._done} {self.unit}, {rate:.0f} {self.unit}/s"
+        else:
+            percent = 100 * self._done // max(self.total, 1)
+            due = percent != self._percent and (due or self._done >= self.total)
+            text = f"{self.description}: {percent} % ({self._done}/{self.total} {self.unit}), {passed:.0f} s"
+        if due:
+            self._percent, self._last = percent, now
+            self.stream.write(f"{text}, {note}\n" if note else f"{text}\n")
+            self.stream.flush()
 
 
 LOG = logging.getLogger("lightning_gradood")

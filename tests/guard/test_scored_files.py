@@ -85,11 +85,16 @@ def test_every_bad_file_is_a_verdict_with_a_sentence_and_the_others_are_scored(g
     scored = {path: one.score for path, one in found.items() if one.error is None}
     assert list(scored) == [str(path) for path in good]
     np.testing.assert_allclose([*scored.values()], [one.score for one in score_files(guard, good)], rtol=1e-6)
-    said = (
-        r"16 × 16 pixels .* Got 16 × 8 with 3. Resize the images, or fit the guard with"  # if all are of one other size
-    )
-    with pytest.raises(Refusal, match=said):
-        list(score_files(guard, [bad / "small.png"] * 3))
+
+
+def test_images_of_another_size_are_verdicts_unless_all_or_the_first_many_are(guard, photos, tmp_path):
+    good, small = sorted(photos[0].iterdir())[0], tmp_path / "small.png"
+    Image.new("RGB", (8, 16)).save(small)
+    found = score_files(guard, [small, small, good, small], batch_size=1)
+    assert [one.error is None for one in found] == [False, False, True, False]
+    for files in ([small] * 3, itertools.repeat(small)):
+        with pytest.raises(Refusal, match=r"Got 16 × 8 with 3. Resize the images, or fit the guard with"):
+            list(score_files(guard, files))
 
 
 def test_an_image_that_breaks_the_network_is_lost_alone(guard, photos, monkeypatch):
