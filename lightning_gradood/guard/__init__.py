@@ -13,9 +13,8 @@ files:
 """
 
 from lightning_gradood.guard.explain import Explanation, explain, mean_readings, reading_names
-from lightning_gradood.guard.folder import Description, read_description
-from lightning_gradood.guard.guard import Guard, Verdict
-from lightning_gradood.guard.saving import Recipe, save_guard
+from lightning_gradood.guard.guard import Guard, Verdict, save_guard
+from lightning_gradood.guard.saving import Description, Recipe, read_description
 from lightning_gradood.guard.scoring import (
     FileVerdict,
     ImageBytes,

@@ -21,7 +21,6 @@ from torch import Tensor, nn
 
 from lightning_gradood.core import LOG_FLOOR, as_float, logits_in
 from lightning_gradood.detectors import FittedMLP
-from lightning_gradood.gradients import LabelDesign
 from lightning_gradood.guard.guard import Guard
 from lightning_gradood.networks import RepresentationMLP
 from lightning_gradood.probes import FeatureLayerProbe, GradientProbe, LogitsProbe, Probe, feature_layer_outputs
@@ -66,11 +65,9 @@ def mean_readings(records: Records, probes: Sequence[Probe]) -> dict[str, list[f
 def reading_names(guard: Guard) -> list[str]:
     """Names of all readings of a guard's detector, probe by probe; numbers where a probe names none."""
     found = []
-    for probe in guard.probes:
-        width = len(guard.about.baseline[probe.name])
-        names = guard.saved.reads[probe.name]
-        names = list(names) if len(names) == width else [str(number) for number in range(width)]
-        found += [f"{probe.name}/{name}" for name in names]
+    for probe, mean in guard.about.baseline.items():
+        names = guard.saved.reads[probe]
+        found += [f"{probe}/{name}" for name in (names if len(names) == len(mean) else range(len(mean)))]
     return found
 
 
@@ -79,22 +76,13 @@ def explain(guard: Guard, images: Tensor, heat: bool = False) -> list[Explanatio
     records, names = guard.records(images), reading_names(guard)
     found = []
     for row in range(len(records)):
-        one = Records(records.table.slice(row, 1))
-        score, baseline, values = contributions(guard, one)
+        readings = _Readings(guard, Records(records.table.slice(row, 1)))
+        score, baseline = readings.scores(np.stack([readings.image, readings.baseline])).tolist()
+        told = dict(zip(names, readings.contributions().tolist(), strict=True))
         image = as_float(images[row : row + 1].detach().cpu())
-        warmth, note = heat_map(guard, one, image) if heat else (None, "")
-        found.append(Explanation(score, baseline, dict(zip(names, values.tolist(), strict=True)), warmth, note))
+        warmth, note = _heat_map(readings, image) if heat else (None, "")
+        found.append(Explanation(score, baseline, told, warmth, note))
     return found
-
-
-def contributions(guard: Guard, record: Records) -> tuple[float, float, np.ndarray]:
-    """Score, baseline's score, and each reading's contribution for one image, float64 [D], as in `reading_names`."""
-    readings, fitted = _Readings(guard, record), guard.fitted
-    image, baseline = readings.image, np.concatenate([guard.about.baseline[probe.name] for probe in guard.probes])
-    score, base = map(float, readings.scores(np.stack([image, baseline])))
-    if isinstance(fitted, FittedMLP) and not fitted.inputs.log_norms:
-        return score, base, mlp_contributions(fitted.network, image, baseline)
-    return score, base, shapley_values(readings.scores, image, baseline)
 
 
 def mlp_contributions(network: RepresentationMLP, image: np.ndarray, baseline: np.ndarray) -> np.ndarray:
@@ -131,40 +119,14 @@ def shapley_values(
     return np.asarray(total / (2 * orders))
 
 
-def heat_map(guard: Guard, record: Records, image: Tensor) -> tuple[Tensor | None, str]:
-    """L2 norm over channels of the score's gradient in the pixels, float64 [H, W], or None; and the reason for None.
-
-    The image is float in [0, 1], [1, C, H, W].
-    """
-    others = [
-        probe.name for probe in guard.probes if not isinstance(probe, GradientProbe | LogitsProbe | FeatureLayerProbe)
-    ]
-    if others:
-        return None, f"no heat map: the readings {', '.join(others)} are not differentiated"
-    readings = _Readings(guard, record)
-    slopes = readings.slopes()
-    if not np.any(slopes):
-        return None, "no heat map: the score does not change with small changes of the image"
-    with torch.inference_mode(False), torch.enable_grad():
-        network = copy.deepcopy(guard.network).cpu().double().eval()
-        pixels = image.clone().double().requires_grad_()
-        try:
-            total = pixels.new_zeros(())
-            for probe, part in zip(guard.probes, readings.split(slopes), strict=True):
-                total = total + (torch.from_numpy(part) * _differentiable(probe, network, pixels)).sum()
-            (gradient,) = torch.autograd.grad(total, pixels)
-        except (RuntimeError, NotImplementedError) as error:
-            return None, f"no heat map: {str(error).strip().splitlines()[0]}"
-    return gradient[0].square().sum(dim=0).sqrt(), ""
-
-
 class _Readings:
-    """Readings of one image, float64 [D], and scores of the image with other values."""
+    """Readings of one image and of the baseline, float64 [D], and scores of the image with other values."""
 
     def __init__(self, guard: Guard, record: Records) -> None:
         self.guard, self.record = guard, record
         values = [record.probe(probe.name)[0].astype(np.float64) for probe in guard.probes]
         self.image, self._widths = np.concatenate(values), [len(one) for one in values]
+        self.baseline = np.concatenate([guard.about.baseline[probe.name] for probe in guard.probes])
         self.is_log = np.repeat([isinstance(probe, GradientProbe) for probe in guard.probes], self._widths)
 
     def split(self, rows: np.ndarray) -> list[np.ndarray]:
@@ -183,6 +145,13 @@ class _Readings:
         )
         return np.asarray(self.guard.fitted.score(table), dtype=np.float64)
 
+    def contributions(self) -> np.ndarray:
+        """What each reading adds to the score, float64 [D]."""
+        fitted = self.guard.fitted
+        if isinstance(fitted, FittedMLP) and not fitted.inputs.log_norms:
+            return mlp_contributions(fitted.network, self.image, self.baseline)
+        return shapley_values(self.scores, self.image, self.baseline)
+
     def slopes(self) -> np.ndarray:
         """Central-difference derivative of the score in each reading, or in its logarithm for gradient norms."""
         size = np.where(self.is_log, 1.0, np.maximum(np.abs(self.image), 1e-3))
@@ -194,6 +163,30 @@ class _Readings:
         return np.asarray((up - down) / (2 * _STEP * size))
 
 
+def _heat_map(readings: _Readings, image: Tensor) -> tuple[Tensor | None, str]:
+    """L2 norm over channels of the score's gradient in the pixels, float64 [H, W], or None; and the reason for None.
+
+    The image is float in [0, 1], [1, C, H, W].
+    """
+    probes = readings.guard.probes
+    others = [probe.name for probe in probes if not isinstance(probe, GradientProbe | LogitsProbe | FeatureLayerProbe)]
+    if others:
+        return None, f"no heat map: the readings {', '.join(others)} are not differentiated"
+    slopes = readings.slopes()
+    if not np.any(slopes):
+        return None, "no heat map: the score does not change with small changes of the image"
+    with torch.inference_mode(False), torch.enable_grad():
+        network = copy.deepcopy(readings.guard.network).cpu().double().eval()
+        pixels = image.clone().double().requires_grad_()
+        parts = zip(probes, readings.split(slopes), strict=True)
+        try:
+            sums = [(torch.from_numpy(part) * _differentiable(probe, network, pixels)).sum() for probe, part in parts]
+            (gradient,) = torch.autograd.grad(sums, pixels)
+        except RuntimeError as error:
+            return None, f"no heat map: {str(error).strip().splitlines()[0]}"
+    return gradient[0].square().sum(dim=0).sqrt(), ""
+
+
 def _active_share(start: Tensor, end: Tensor) -> Tensor:
     """Share of the line from `start` to `end` on which it is above 0."""
     return (end.clamp_min(0) - start.clamp_min(0)) / torch.where(end == start, 1.0, end - start) + (
@@ -203,18 +196,14 @@ def _active_share(start: Tensor, end: Tensor) -> Tensor:
 
 def _differentiable(probe: Probe, network: nn.Module, pixels: Tensor) -> Tensor:
     """Readings of one image as a function of its pixels, float64 [D]; log norms for gradients."""
-    if isinstance(probe, GradientProbe):
-        return _log_norms(probe.label_design, network, pixels)
     if isinstance(probe, FeatureLayerProbe):
         logits, layers = feature_layer_outputs(network, pixels, probe.layers_of(network))
         return probe.from_layers(network, logits, layers)[0]
-    return torch.as_tensor(logits_in(network(pixels)))[0]
-
-
-def _log_norms(design: LabelDesign, network: nn.Module, pixels: Tensor) -> Tensor:
-    parameters = [parameter.requires_grad_() for parameter in network.parameters()]
     logits = logits_in(network(pixels))
-    seeds = design.logit_gradient(logits)
+    if not isinstance(probe, GradientProbe):
+        return torch.as_tensor(logits)[0]
+    parameters = [parameter.requires_grad_() for parameter in network.parameters()]
+    seeds = probe.label_design.logit_gradient(logits)
     gradients = torch.autograd.grad(logits, parameters, seeds, create_graph=True, allow_unused=True)
     norms = [pixels.new_zeros(()) if one is None else one.square().sum() for one in gradients]
     return torch.log(torch.stack(norms) + LOG_FLOOR)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import shutil
 import threading
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -14,23 +15,39 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lightning_gradood.core import MEGAPIXELS, Picture, Portions, Refusal, as_float, decode, to_pixels, unpack, upright
+from lightning_gradood.core import (
+    MEGAPIXELS,
+    Picture,
+    Portions,
+    Refusal,
+    as_float,
+    decode,
+    encode,
+    packages_of,
+    to_pixels,
+    unpack,
+    upright,
+)
 from lightning_gradood.detectors import SavedDetector, load_detector, score_in_blocks
 from lightning_gradood.gradients import parameter_names
-from lightning_gradood.guard.folder import (
+from lightning_gradood.guard.saving import (
     DETECTOR,
     NETWORK,
     PROBES,
     Description,
-    built_or_refused,
+    damaged,
     read_description,
-    read_tensors,
+    replace_folder,
+    write_folder,
 )
 from lightning_gradood.guard.scoring import FileVerdict, ImageFile, OtherShape, score_files
 from lightning_gradood.metrics import conformal_p_values, conformal_threshold
 from lightning_gradood.networks import Normalized, TwoLogits
 from lightning_gradood.probes import Probe, read_probes
 from lightning_gradood.records import NORMAL, Records
+
+_TOLERANCE = 1e-3  # of the scores' spread; another network or transform is off by far more, another batch size by less
+_UNFIT = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)  # of parts put together
 
 
 @dataclass(frozen=True)
@@ -99,12 +116,17 @@ class Guard:
         _refuse_missing(device)
         place = Path(folder)
         about = read_description(place)
-        with built_or_refused(place):
-            network = _network(place, about, trust)
-            saved = load_detector(place / DETECTOR, trust)
-            probes = unpack(place / PROBES, trust)
-            guard = cls(network, saved, probes, decode(about.transform, trust), about)
-        return guard.to(device)
+        try:
+            network, transform = _network(place, about, trust), decode(about.transform, trust)
+            saved, probes = load_detector(place / DETECTOR, trust), unpack(place / PROBES, trust)
+            if [one.name for one in probes] != [one.name for one in saved.detector.probes]:
+                raise ValueError("other probes than the detector's")
+        except Refusal:
+            raise
+        except _UNFIT as error:  # the files are intact but do not belong together
+            why = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            raise damaged(place, f"parts that do not fit together ({why})") from error
+        return cls(network, saved, probes, transform, about).to(device)
 
     def __call__(self, images: Tensor) -> Verdict:
         """Score images that are ready for the network, as `read` makes them.
@@ -233,7 +255,7 @@ def _network(folder: Path, about: Description, trust: Collection[str]) -> nn.Mod
         raise Refusal(f"A guard should name a network. Got `{about.network['class_path']}`. Save the guard anew.")
     bare.float()  # as `ClassificationTask` has it, whatever it is built in
     try:
-        bare.load_state_dict(read_tensors(folder / NETWORK))
+        bare.load_state_dict(unpack(folder / NETWORK))
     except RuntimeError as error:
         raise Refusal(
             f"{folder / NETWORK} should hold the weights of `{about.network['class_path']}`. "
@@ -248,3 +270,46 @@ def _network(folder: Path, about: Description, trust: Collection[str]) -> nn.Mod
             "others. Use the version of its package that the guard was saved with."
         )
     return network.eval()
+
+
+def save_guard(
+    folder: Path,
+    about: Description,
+    network: nn.Module,
+    saved: SavedDetector,
+    probes: Sequence[Probe],
+    records: Records,
+    images: Tensor,
+) -> Guard:
+    """Save a guard, load it again, and compare the scores; an existing folder is replaced whole, or stays as it was.
+
+    Args:
+        network: pixels in [0, 1] in, logits out, with its normalisation.
+        saved: the detector with what it has learnt.
+        probes: those it reads, prepared where they need it.
+        records: of some images that the detector was not fitted on; its first rows are those of `images`.
+        images: float in [0, 1] or uint8, [N, C, H, W].
+
+    Raises:
+        Refusal: the network cannot be built again from class path and arguments, or gives other scores then.
+    """
+    device = next(network.parameters()).device
+    inner = network.network if about.one_logit and isinstance(network, TwoLogits) else network
+    bare = inner.network if about.normalize and isinstance(inner, Normalized) else inner
+    parts = {NETWORK: bare.state_dict(), DETECTOR: saved, PROBES: list(probes)}
+    trust = packages_of([about.network, about.transform, encode([saved, list(probes)], {})])
+    trial = folder.with_name(f".{folder.name}.trial")
+    try:
+        write_folder(trial, about, parts)
+        guard = Guard.load(trial, trust, device)
+        expected, found = score_in_blocks(saved.fitted, records), guard(images).scores
+        spread = max(float(np.ptp(expected)), 1e-12)
+        if not np.allclose(found, expected[: len(found)], rtol=1e-6, atol=_TOLERANCE * spread):
+            raise Refusal(
+                "A guard should give the scores that `detect` gave. Got others from the network that its class path and "
+                "arguments build. Let its constructor's arguments decide all that is not in its weights."
+            )
+        replace_folder(trial, folder)
+    finally:
+        shutil.rmtree(trial, ignore_errors=True)
+    return guard

@@ -1,23 +1,81 @@
-"""Saving a guard: the folder is written, loaded again as users load it, and its scores are compared."""
+"""A guard's folder: weights, detector and probes as safetensors, all else in `guard.json` with a hash of each file."""
 
+import hashlib
+import json
+import os
 import shutil
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, replace
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_type_hints
 
-import numpy as np
-from torch import Tensor, nn
+import lightning_gradood
+from lightning_gradood.core import PACKAGES, Refusal, atomic_write, fits, pack, packages_of, read_json, writing_refused
 
-from lightning_gradood.core import PACKAGES, Refusal, encode, packages_of
-from lightning_gradood.detectors import Fitted, SavedDetector, score_in_blocks
-from lightning_gradood.guard.folder import Description, replace_folder, write_folder
-from lightning_gradood.guard.guard import Guard
-from lightning_gradood.networks import Normalized, TwoLogits
-from lightning_gradood.probes import Probe
-from lightning_gradood.records import Records
+FORMAT = 1
+GUARD, NETWORK, DETECTOR, PROBES = "guard.json", "network.safetensors", "detector.safetensors", "probes.safetensors"
+_DIGEST = "digest"  # of guard.json itself, without this entry
+_VERSIONS = ("torch", "torchvision", "numpy", "scikit-learn", "timm")
 
-_TOLERANCE = 1e-3  # of the scores' spread; another network or transform is off by far more, another batch size by less
+
+def _versions() -> dict[str, str]:
+    found = {"lightning_gradood": lightning_gradood.__version__}
+    for name in _VERSIONS:
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
+
+
+@dataclass(frozen=True)
+class Description:
+    """What `guard.json` says beside the hashes.
+
+    Args:
+        normalize: `mean` and `std` of each channel that are applied before the network; None where it does so itself.
+        picture: how files are decoded before the transform: `RGB`, or `L` for grey.
+        image_shape: [C, H, W] of an image after the transform.
+        classes: names of the classes; empty where they have none.
+        parameters: names of the network's parameter tensors, in the order of the gradient norms.
+        label_designs: names of the label designs whose gradients it reads.
+        trained_on: `normal` for a detector that needs no anomalies, else the anomaly sources it was fitted on.
+        counts: number of records it was fitted and calibrated on.
+        calibration: scores of normal images that it was not fitted on, ascending.
+        baseline: probe to the mean of what it reads of normal images, from which `explain` measures contributions.
+        false_positive_rate: share of normal images that may be flagged.
+        threshold: an image is flagged if its score is above it.
+        metrics: what was measured, by source; see `results.json`.
+        batch_size: images in a batch when the calibration images were read.
+        built_in: whether no anomalies were known, so that `metrics` are about built-in probes of the normal images.
+        one_logit: whether the network has one logit z, which is read as [0, z].
+        versions: of the packages that have made it.
+        files: names of the other files to their SHA-256.
+    """
+
+    experiment: str
+    network: dict[str, Any]
+    normalize: dict[str, list[float]] | None
+    transform: dict[str, Any] | None
+    picture: Literal["RGB", "L"]
+    image_shape: list[int]
+    classes: list[str]
+    parameters: list[str]
+    detector_name: str
+    label_designs: list[str]
+    trained_on: str
+    counts: dict[str, dict[str, int]]
+    calibration: list[float]
+    baseline: dict[str, list[float]]
+    false_positive_rate: float
+    threshold: float
+    metrics: dict[str, dict[str, float]]
+    batch_size: int
+    built_in: bool = False
+    one_logit: bool = False
+    versions: dict[str, str] = field(default_factory=_versions)
+    files: dict[str, str] = field(default_factory=dict)
+    format: int = FORMAT
 
 
 @dataclass(frozen=True)
@@ -36,48 +94,81 @@ class Recipe:
         return sorted(packages_of([self.network, self.transform]) - set(PACKAGES))
 
 
-def save_guard(
-    folder: Path,
-    about: Description,
-    network: nn.Module,
-    saved: SavedDetector,
-    probes: Sequence[Probe],
-    records: Records,
-    images: Tensor,
-) -> Guard:
-    """Save a guard, load it again, and compare the scores; an existing folder is replaced whole, or stays as it was.
-
-    Args:
-        network: pixels in [0, 1] in, logits out, with its normalisation.
-        saved: the detector with what it has learnt.
-        probes: those it reads, prepared where they need it.
-        records: of some images that the detector was not fitted on; its first rows are those of `images`.
-        images: float in [0, 1] or uint8, [N, C, H, W].
-
-    Raises:
-        Refusal: the network cannot be built again from class path and arguments, or gives other scores then.
-    """
-    device = next(network.parameters()).device
-    inner = network.network if about.one_logit and isinstance(network, TwoLogits) else network
-    bare = inner.network if about.normalize and isinstance(inner, Normalized) else inner
-    trial = folder.with_name(f".{folder.name}.trial")
-    trust = packages_of([about.network, about.transform, encode([saved, list(probes)], {})])
-    try:
-        write_folder(trial, about, bare, saved, probes)
-        guard = Guard.load(trial, trust, device)
-        _refuse_other_scores(guard, saved.fitted, records, images)
-        replace_folder(trial, folder)
-    finally:
-        shutil.rmtree(trial, ignore_errors=True)
-    return guard
+def write_folder(folder: Path, about: Description, parts: Mapping[str, Any]) -> None:
+    """Write a guard's files: `guard.json`, and of each name in `parts` what `core.pack` makes of the value."""
+    hashes = {}
+    for name, part in parts.items():
+        content = pack(part)
+        hashes[name] = hashlib.sha256(content).hexdigest()
+        with atomic_write(folder / name) as file:
+            file.write(content)
+    told = asdict(replace(about, files=hashes))
+    text = json.dumps(told | {_DIGEST: _json_digest(told)}, indent=1, allow_nan=False)
+    with atomic_write(folder / GUARD) as file:
+        file.write(f"{text}\n".encode())
 
 
-def _refuse_other_scores(guard: Guard, fitted: Fitted, records: Records, images: Tensor) -> None:
-    expected = score_in_blocks(fitted, records)
-    found = guard(images).scores
-    spread = max(float(np.ptp(expected)), 1e-12)
-    if not np.allclose(found, expected[: len(found)], rtol=1e-6, atol=_TOLERANCE * spread):
+def read_description(folder: Path) -> Description:
+    """Read `guard.json` and verify all hashes; a file that is missing, altered or of another format is refused."""
+    path = folder / GUARD
+    if not path.is_file():
+        what = "a folder without it" if folder.is_dir() else ("a file" if folder.exists() else "no such folder")
         raise Refusal(
-            "A guard should give the scores that `detect` gave. Got others from the network that its class path and arguments "
-            "build. Let its constructor's arguments decide all that is not in its weights."
+            f"`--guard` should be a folder with a {GUARD}, as `detect` saves it in runs/<experiment>/<time>/guard. "
+            f"Got `--guard {folder}`, {what}. Name another folder."
         )
+    try:
+        told = read_json(path)
+    except (ValueError, OSError) as error:
+        raise damaged(path, str(error)) from error
+    if not isinstance(told, dict) or not isinstance(told.get("format"), int):
+        raise damaged(path, "a JSON file of something else")
+    if told["format"] != FORMAT:
+        raise Refusal(
+            f"{path} should be a guard of format {FORMAT}. Got format {told['format']}. "
+            "Update lightning_gradood: a newer version has written it."
+        )
+    if told.pop(_DIGEST, None) != _json_digest(told):
+        raise damaged(path, "content that differs from its own hash")
+    kinds = get_type_hints(Description)
+    wrong = [name for name, kind in kinds.items() if name not in told or not fits(told[name], kind)]
+    if not wrong and (not told["calibration"] or told["batch_size"] < 1 or len(told["image_shape"]) != 3):
+        wrong = ["calibration`, `batch_size` or `image_shape"]
+    if wrong:
+        raise damaged(path, f"something else under `{wrong[0]}`")
+    for name, digest in told["files"].items():
+        part = folder / Path(name).name
+        if not part.is_file():
+            raise damaged(part, "no such file")
+        with part.open("rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() != digest:
+                raise damaged(part, f"content that differs from its hash in {GUARD}")
+    return Description(**{name: told[name] for name in kinds})
+
+
+def damaged(path: Path, got: str) -> Refusal:
+    """Word the refusal of a guard's file or folder."""
+    return Refusal(
+        f"{path} should be part of a guard as `detect` has saved it. Got {got}. Copy the whole folder again, or run "
+        "`detect` again; to change the threshold use --threshold or --false_positive_rate."
+    )
+
+
+def replace_folder(new: Path, folder: Path) -> None:
+    """Put a folder in the place of another, which may exist."""
+    old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
+    with writing_refused(folder, "--run_dir", new, old):
+        if folder.exists():
+            os.replace(folder, old)
+        try:
+            os.replace(new, folder)
+        except OSError:
+            if old.exists():
+                os.replace(old, folder)
+            raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _json_digest(content: Mapping[str, Any]) -> str:
+    rest = {name: value for name, value in content.items() if name != _DIGEST}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

@@ -13,7 +13,7 @@ from torch import nn
 
 from lightning_gradood.core import Refusal
 from lightning_gradood.guard import Guard, read_description
-from lightning_gradood.guard.folder import _json_digest
+from lightning_gradood.guard.saving import _json_digest
 
 
 @pytest.fixture(scope="module")
