@@ -112,7 +112,7 @@ def _score(
     ):
         for verdict, path in zip(progress(verdicts, "scoring", None, "images"), again, strict=True):
             file.write(asdict(verdict) | (explained.of(verdict, path) if explained else {}))
-            counts.update(files=1, unreadable=verdict.error is not None, flagged=bool(verdict.flagged))
+            counts += Counter(files=1, unreadable=int(verdict.error is not None), flagged=int(bool(verdict.flagged)))
         if not counts["files"]:  # raised inside, so that no empty file takes an older one's place
             raise _nothing_found(images, passed)
     lines = (_summary(counts, loaded), passed.sentence("folders"), output and f"scores: {output}")

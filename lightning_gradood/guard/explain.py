@@ -65,9 +65,9 @@ def mean_readings(records: Records, probes: Sequence[Probe]) -> dict[str, list[f
 def reading_names(guard: Guard) -> list[str]:
     """Names of all readings of a guard's detector, probe by probe; numbers where a probe names none."""
     found = []
-    for probe, mean in guard.about.baseline.items():
-        names = guard.saved.reads[probe]
-        found += [f"{probe}/{name}" for name in (names if len(names) == len(mean) else range(len(mean)))]
+    for probe in guard.probes:
+        names, width = guard.saved.reads[probe.name], len(guard.about.baseline[probe.name])
+        found += [f"{probe.name}/{name}" for name in (names if len(names) == width else range(width))]
     return found
 
 

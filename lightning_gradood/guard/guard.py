@@ -21,6 +21,7 @@ from lightning_gradood.core import (
     Portions,
     Refusal,
     as_float,
+    check_images,
     decode,
     encode,
     packages_of,
@@ -47,7 +48,7 @@ from lightning_gradood.probes import Probe, read_probes
 from lightning_gradood.records import NORMAL, Records
 
 _TOLERANCE = 1e-3  # of the scores' spread; another network or transform is off by far more, another batch size by less
-_UNFIT = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)  # of parts put together
+_UNFIT = (ArithmeticError, AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError)
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,18 @@ class Verdict:
     def __len__(self) -> int:
         return len(self.scores)
 
+    def of_file(self, index: int, path: str, classes: Sequence[str]) -> FileVerdict:
+        """What is said of one image, for the file that it was read from."""
+        number = int(self.predictions[index])
+        return FileVerdict(
+            path,
+            prediction=classes[number] if classes else str(number),
+            probability=float(self.probabilities[index]),
+            score=float(self.scores[index]),
+            p_value=float(self.p_values[index]),
+            flagged=bool(self.flagged[index]),
+        )
+
 
 class Guard:
     """A classifier with a fitted detector and a threshold; make it with `Guard.load`.
@@ -94,8 +107,7 @@ class Guard:
     def __init__(
         self, network: nn.Module, saved: SavedDetector, probes: Sequence[Probe], transform: Any, about: Description
     ) -> None:
-        self.network, self.saved, self.probes = network, saved, list(probes)
-        self.detector, self.fitted = saved.detector, saved.fitted
+        self.network, self.saved, self.fitted, self.probes = network, saved, saved.fitted, list(probes)
         self.transform, self.about = transform, about
         self.threshold = about.threshold
         self.calibration = np.array(about.calibration)
@@ -115,15 +127,15 @@ class Guard:
         """
         _refuse_missing(device)
         place = Path(folder)
-        about = read_description(place)
         try:
+            about = read_description(place)
             network, transform = _network(place, about, trust), decode(about.transform, trust)
             saved, probes = load_detector(place / DETECTOR, trust), unpack(place / PROBES, trust)
             if [one.name for one in probes] != [one.name for one in saved.detector.probes]:
                 raise ValueError("other probes than the detector's")
         except Refusal:
             raise
-        except _UNFIT as error:  # the files are intact but do not belong together
+        except _UNFIT as error:  # the files are whole, but do not belong together or may not be read
             why = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
             raise damaged(place, f"parts that do not fit together ({why})") from error
         return cls(network, saved, probes, transform, about).to(device)
@@ -199,11 +211,6 @@ class Guard:
         return other
 
     @property
-    def classes(self) -> list[str]:
-        """Names of the classes; empty where they have none."""
-        return self.about.classes
-
-    @property
     def device(self) -> torch.device:
         """Where the network is."""
         return next((one.device for one in self.network.parameters()), torch.device("cpu"))
@@ -215,15 +222,8 @@ class Guard:
                 f"`images` should be [N, {', '.join(map(str, shape))}], as the guard was fitted on. "
                 f"Got {list(images.shape)}. Use `guard.read` or `guard.score_files`, which apply the guard's transform."
             )
-        if images.dtype != torch.uint8 and not images.is_floating_point():
-            raise Refusal(f"`images` should be float in [0, 1] or uint8. Got {images.dtype}. Convert them.")
         if len(images) and images.dtype != torch.uint8:
-            low, high = float(images.min()), float(images.max())
-            if not (low >= 0 and high <= 1):  # written so that NaN is refused as well
-                raise Refusal(
-                    f"`images` should be pixels in [0, 1]. Got {low:.4g} to {high:.4g}. Divide 8-bit pixels by 255 and "
-                    "leave normalisation to the guard's network."
-                )
+            check_images(images.float() if images.is_floating_point() else images)
 
     def _read(self, images: Tensor, rows: slice = slice(None)) -> tuple[Records, np.ndarray]:
         images = images[rows]
@@ -251,8 +251,6 @@ def _refuse_missing(device: str | torch.device) -> None:
 
 def _network(folder: Path, about: Description, trust: Collection[str]) -> nn.Module:
     bare: nn.Module = decode(about.network, trust)
-    if not isinstance(bare, nn.Module):
-        raise Refusal(f"A guard should name a network. Got `{about.network['class_path']}`. Save the guard anew.")
     bare.float()  # as `ClassificationTask` has it, whatever it is built in
     try:
         bare.load_state_dict(unpack(folder / NETWORK))

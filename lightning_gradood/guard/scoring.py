@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import io
+import itertools
 import os
 import signal
 import threading
@@ -14,7 +15,6 @@ from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
 from dataclasses import dataclass
-from itertools import islice
 from multiprocessing import get_context, parent_process
 from multiprocessing.queues import SimpleQueue
 from pathlib import Path
@@ -141,10 +141,7 @@ def score_files(
     Raises:
         Refusal: no image among the first 32, or among all, has the size of the guard's images.
     """
-    size = _batch_size(guard, batch_size)
-    with closing(_decoded(guard, paths, megapixels, _AHEAD * size)) as rows:
-        batches = iter(lambda: list(islice(rows, size)), [])
-        yield from _in_order(_scored(guard, batch) for batch in batches)
+    return _in_order(_batches(guard, paths, _batch_size(guard, batch_size), megapixels))
 
 
 @dataclass(frozen=True)
@@ -184,23 +181,7 @@ def score_files_on_processes(
     Raises:
         Refusal: as for `score_files`; or a process has ended, e.g. for lack of memory.
     """
-    size, stream = _batch_size(guard, batch_size), iter(paths)
-    context = get_context("spawn")  # a copy of this process would share its threads' locks and its CUDA context
-    devices: SimpleQueue[str] = context.SimpleQueue()
-    for number in range(processes.number):
-        devices.put(processes.device_of(number))
-    start = (type(guard), processes, devices, guard.threshold)
-    batches = iter(lambda: list(islice(stream, size)), [])
-    with ProcessPoolExecutor(processes.number, context, _begin, start) as pool:
-        tasks = (pool.submit(_score, batch, megapixels) for batch in batches)
-        try:
-            with closing(_results(tasks, _AHEAD * processes.number)) as found:
-                yield from _in_order(found)
-        except BrokenProcessPool as error:
-            raise Refusal(
-                f"`--processes {processes.number}` should be processes that load the guard and score images. Got one "
-                "that has ended, perhaps for lack of memory. Take fewer."
-            ) from error
+    return _in_order(_batches_of(processes, guard, paths, _batch_size(guard, batch_size), megapixels))
 
 
 def _batch_size(guard: Guard, batch_size: int | None) -> int:
@@ -212,11 +193,11 @@ def _batch_size(guard: Guard, batch_size: int | None) -> int:
 
 def _results(tasks: Iterator[Future[Result]], ahead: int) -> Generator[Result]:
     """Results of tasks in their order, of which `ahead` are under way; those left are cancelled on closing."""
-    waiting = deque(islice(tasks, ahead))
+    waiting = deque(itertools.islice(tasks, ahead))
     try:
         while waiting:
             yield waiting.popleft().result()
-            waiting.extend(islice(tasks, 1))
+            waiting.extend(itertools.islice(tasks, 1))
     finally:
         for future in waiting:
             future.cancel()
@@ -254,53 +235,70 @@ class _Batch:
     fits: bool
     other_shape: str | None
 
-
-def _scored(guard: Guard, rows: Sequence[_Decoded]) -> _Batch:
-    ready = [(row.path, row.pixels) for row in rows if row.pixels is not None]
-    shapes = [str(row.error) for row in rows if isinstance(row.error, OtherShape)]
-    found = iter(_verdicts(guard, ready))
-    verdicts = [next(found) if row.error is None else FileVerdict(row.path, error=str(row.error)) for row in rows]
-    return _Batch(verdicts, bool(ready), shapes[0] if shapes else None)
+    @classmethod
+    def of(cls, verdicts: list[FileVerdict], rows: Sequence[_Decoded]) -> _Batch:
+        shapes = (str(row.error) for row in rows if isinstance(row.error, OtherShape))
+        return cls(verdicts, any(row.error is None for row in rows), next(shapes, None))
 
 
-def _verdicts(guard: Guard, images: Sequence[tuple[str, Tensor]]) -> list[FileVerdict]:
+def _batches(guard: Guard, paths: Iterable[ImageFile], size: int, megapixels: float) -> Generator[_Batch]:
+    with closing(_decoded(guard, paths, megapixels, _AHEAD * size)) as stream:
+        while rows := list(itertools.islice(stream, size)):
+            yield _Batch.of(_scored(guard, rows), rows)
+
+
+def _scored(guard: Guard, rows: Sequence[_Decoded]) -> list[FileVerdict]:
     """Score images together; where that is refused, one after the other, so that only the bad ones are lost."""
-    if not images:
-        return []
+    ready = [row.pixels for row in rows if row.pixels is not None]
     try:
-        verdict = guard.score(torch.stack([pixels for _, pixels in images]))
+        verdict = guard.score(torch.stack(ready) if ready else torch.empty(0))
     except Refusal as refusal:
-        if len(images) == 1:
-            return [FileVerdict(images[0][0], error=str(refusal))]
-        return [one for image in images for one in _verdicts(guard, [image])]
-    names = guard.about.classes
+        if len(rows) == 1:
+            return [FileVerdict(rows[0].path, error=str(refusal))]
+        return [one for row in rows for one in _scored(guard, [row])]
+    names, number = guard.about.classes, itertools.count()
     return [
-        FileVerdict(
-            path,
-            prediction=names[number] if names else str(number),
-            probability=float(verdict.probabilities[index]),
-            score=float(verdict.scores[index]),
-            p_value=float(verdict.p_values[index]),
-            flagged=bool(verdict.flagged[index]),
-        )
-        for index, ((path, _), number) in enumerate(zip(images, verdict.predictions.tolist(), strict=True))
+        FileVerdict(row.path, error=str(row.error)) if row.error else verdict.of_file(next(number), row.path, names)
+        for row in rows
     ]
 
 
-def _in_order(batches: Iterable[_Batch]) -> Iterator[FileVerdict]:
+def _in_order(batches: Generator[_Batch]) -> Iterator[FileVerdict]:
     """Yield the verdicts of batches; a Refusal if the first few images, or all, have another size than the guard's."""
     held: list[FileVerdict] = []
     other_shape, fits = None, False
-    for batch in batches:
-        held += batch.verdicts
-        fits, other_shape = fits or batch.fits, other_shape or batch.other_shape
-        if fits or other_shape is None:
-            yield from held
-            held = []
-        elif len(held) >= _FEW:
-            break
+    with closing(batches):
+        for batch in batches:
+            held += batch.verdicts
+            fits, other_shape = fits or batch.fits, other_shape or batch.other_shape
+            if fits or other_shape is None:
+                yield from held
+                held = []
+            elif len(held) >= _FEW:
+                break
     if held:
         raise Refusal(str(other_shape))
+
+
+def _batches_of(
+    processes: Processes, guard: Guard, paths: Iterable[ImageFile], size: int, megapixels: float
+) -> Generator[_Batch]:
+    context = get_context("spawn")  # a copy of this process would share its threads' locks and its CUDA context
+    devices: SimpleQueue[str] = context.SimpleQueue()
+    for number in range(processes.number):
+        devices.put(processes.device_of(number))
+    start = (type(guard), processes, devices, guard.threshold)
+    stream = iter(paths)
+    batches = iter(lambda: list(itertools.islice(stream, size)), [])
+    with ProcessPoolExecutor(processes.number, context, _begin, start) as pool:
+        tasks = (pool.submit(_score, batch, megapixels) for batch in batches)
+        try:
+            yield from _results(tasks, _AHEAD * processes.number)
+        except BrokenProcessPool as error:
+            raise Refusal(
+                f"`--processes {processes.number}` should be processes that load the guard and score images. Got one "
+                "that has ended, perhaps for lack of memory. Take fewer."
+            ) from error
 
 
 _guard: Guard | None = None  # of a process that scores
@@ -327,4 +325,5 @@ def _end_with_parent() -> None:
 def _score(paths: Sequence[ImageFile], megapixels: float) -> _Batch:
     if _guard is None:
         raise RuntimeError("A process loads its guard in `_begin`.")
-    return _scored(_guard, list(_decoded(_guard, paths, megapixels, len(paths))))
+    rows = list(_decoded(_guard, paths, megapixels, len(paths)))
+    return _Batch.of(_scored(_guard, rows), rows)

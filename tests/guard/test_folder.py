@@ -1,5 +1,6 @@
 """A guard's folder: whole or refused, no code of it is executed, only trusted classes are built."""
 
+import hashlib
 import itertools
 import json
 import shutil
@@ -11,9 +12,10 @@ import torch
 from guards import CLASSES, NETWORK, network, save
 from torch import nn
 
-from lightning_gradood.core import Refusal
+from lightning_gradood.core import Refusal, pack
 from lightning_gradood.guard import Guard, read_description
 from lightning_gradood.guard.saving import _json_digest
+from lightning_gradood.probes import LogitsProbe
 
 
 @pytest.fixture(scope="module")
@@ -53,9 +55,8 @@ def refused(folder, **options):
 
 def test_what_is_on_disk_is_tensors_and_json_under_hashes(folder):
     names, content = {path.name for path in folder.iterdir()}, described(folder)
-    assert names >= {"network.safetensors", "detector.safetensors", "probes.safetensors", "guard.json"}
-    assert {Path(name).suffix for name in names} == {".json", ".safetensors"}
-    assert set(content["files"]) == names - {"guard.json"}
+    assert names == {*FILES, "guard.json"}
+    assert set(content["files"]) == set(FILES)
     assert content["network"]["class_path"] == "lightning_gradood.networks.CifarResNet"
     assert (content["format"], content["classes"]) == (1, CLASSES)
     assert content["versions"]["torch"] == torch.__version__.split("+")[0]
@@ -99,6 +100,7 @@ def test_another_format_and_foreign_folders_are_refused(folder, tmp_path):
         assert "guard/guard.json should be part of a guard" in refused(folder), text
 
 
+FILES = ("network.safetensors", "detector.safetensors", "probes.safetensors")
 TOUCH = {"command": "touch executed"}
 HOSTILE = [  # class path and arguments
     ("os.system", TOUCH), ("subprocess.Popen", {"args": ["touch", "executed"]}), ("builtins.exec", {}),
@@ -113,19 +115,29 @@ HOSTILE = [  # class path and arguments
 ]  # fmt: skip
 
 
+def replaced(folder, name, part):
+    """Put another part into a file, with a checksum and a hash that fit."""
+    (folder / name).write_bytes(pack(part))
+    files = described(folder)["files"] | {name: hashlib.sha256((folder / name).read_bytes()).hexdigest()}
+    return rewritten(folder, files=files)
+
+
 def test_a_class_that_is_not_trusted_is_neither_imported_nor_built(folder, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    content, before, built = described(folder), set(sys.modules), []
-    for part, (class_path, arguments) in itertools.product(("network", "transform"), HOSTILE):
-        if (part, class_path) == ("transform", "torch.nn.ReLU"):
-            continue  # a module may be a transform
-        hostile = {part: {"class_path": class_path, "init_args": arguments}}
+    before, built = set(sys.modules), []
+    for part, (class_path, arguments) in itertools.product(("network", "transform", *FILES), HOSTILE):
+        hostile = {"class_path": class_path, "init_args": arguments}
+        if (part, class_path) == ("transform", "torch.nn.ReLU") or (part in FILES and arguments == [1, 2]):
+            continue  # a module may be a transform, and `pack` takes no such arguments
+        whole = {path: path.read_bytes() for path in folder.iterdir()}
         try:
-            said = refused(rewritten(folder, **(content | hostile)))
+            said = refused(replaced(folder, part, hostile) if part in FILES else rewritten(folder, **{part: hostile}))
         except ImportError:  # timm's
             said = "" if "timm" not in class_path else "not there"
         if not said or list(tmp_path.glob("executed*")):
-            built.append(hostile)
+            built.append((part, hostile))
+        for path, content in whole.items():
+            path.write_bytes(content)
     assert built == []
     assert "my_package" not in set(sys.modules) - before
 
@@ -147,6 +159,21 @@ def test_weights_of_another_network_are_refused(folder):
     assert "network.safetensors should hold the weights of `lightning_gradood.networks.CifarResNet`. Got: " in said
     said = refused(rewritten(folder, network=NETWORK, parameters=["conv1.weight"]))
     assert "should have the parameters that the guard was fitted on, in their order" in said
+
+
+def test_parts_of_different_guards_are_refused(folder):
+    network, detector, probes = FILES
+    rows = [
+        (network, [1], "parts that do not fit together (TypeError: "),
+        (detector, LogitsProbe(), "detector.safetensors should be a detector that `detect` has saved"),
+        (probes, [LogitsProbe()], "parts that do not fit together (ValueError: other probes than the detector's)"),
+        (probes, 3, "parts that do not fit together (TypeError: "),
+    ]
+    for name, part, words in rows:
+        whole = {path: path.read_bytes() for path in folder.iterdir()}
+        assert words in refused(replaced(folder, name, part))
+        for path, content in whole.items():
+            path.write_bytes(content)
 
 
 _NUMBERS = itertools.count(1)

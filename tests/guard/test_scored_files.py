@@ -40,7 +40,7 @@ def test_files_get_the_verdicts_of_their_pixels_on_disk_and_in_memory(guard, pho
     for name, values in (("score", "scores"), ("p_value", "p_values"), ("flagged", "flagged")):
         assert [getattr(one, name) for one in found] == getattr(expected, values).tolist()
     assert [one.probability for one in found] == expected.probabilities.tolist()
-    assert [one.prediction for one in found] == [guard.classes[index] for index in expected.predictions]
+    assert [one.prediction for one in found] == [guard.about.classes[index] for index in expected.predictions]
     assert {one.error for one in found} == {None}
     alone = [one.score for one in score_files(guard, sorted(folder.iterdir()), batch_size=1)]
     np.testing.assert_allclose(alone, expected.scores, rtol=1e-6)
