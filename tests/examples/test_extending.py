@@ -8,6 +8,8 @@ import pytest
 from sklearn.datasets import load_sample_images
 
 from lightning_gradood.cli import main
+from lightning_gradood.detectors import load_detector
+from lightning_gradood.guard import Guard
 from lightning_gradood.report import Run
 
 ROOT = Path(__file__).parents[2]
@@ -17,6 +19,7 @@ FLAGS = {
     "--model.network": "lightning_gradood.networks.CifarResNet", "--model.network.blocks_per_stage": "1",
     "--trainer.callbacks": "[{class_path: ReportCallback, init_args: {figures: false}}]",
     # the examples
+    "--detection.guard": "unusual_gap",
     "--detection.label_designs": "[label_design.AnythingElse]",
     "--detection.detectors": "[probe_and_detector.UnusualGap]",
     "--data.perturbations.attacks": "{step: attack_and_corruption.EuclideanStep}",
@@ -35,6 +38,8 @@ def test_the_examples_run(tmp_path, monkeypatch):
     np.savez("photos.npz", images=np.stack(patches), labels=np.repeat([0, 1], 12))
     try:
         main(["detect", "--config", "digits", *(word for pair in FLAGS.items() for word in pair)])
+        guard = Guard.load("run/guard", trust=["probe_and_detector"])
+        saved = load_detector("run/detectors/photos/unusual_gap.safetensors", trust=["probe_and_detector"])
     finally:
         for name in ("label_design", "probe_and_detector", "attack_and_corruption", "source"):
             sys.modules.pop(name, None)
@@ -44,5 +49,4 @@ def test_the_examples_run(tmp_path, monkeypatch):
     assert {one.detector for one in found.outcomes} == {"mlp", "unusual_gap"}
     assert all(0 <= one.metrics["test"]["auroc"] <= 1 for one in found.outcomes)
     assert "photos/gradients/anything_else" in found.provenance["records"]
-    assert Path("run/guard/guard.json").is_file()
-    assert Path("run/detectors/photos/unusual_gap.safetensors").is_file()
+    assert guard.fitted == saved.fitted
