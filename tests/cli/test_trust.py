@@ -1,6 +1,7 @@
 """`--trust`: an experiment file from somebody else imports and builds nothing but what the user names."""
 
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -116,4 +117,5 @@ def test_shipped_files_name_only_what_is_our_own():
         for name, path in shipped_files("configs").items():
             if not name.startswith("tables_"):
                 assert not isinstance(verdict(file=str(path)), str), name
+    assert [name for name in OWN if name.startswith("lightning_gradood.") and find_spec(name) is None] == []
     assert not {"torch", "torchvision", "torchvision.datasets", "lightning", "lightning_gradood", "timm"} & set(OWN)
