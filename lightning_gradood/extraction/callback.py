@@ -59,12 +59,12 @@ class ProbeCallback(RowChooser):
         only_missing: bool = False,
     ) -> None:
         self.probes, self.cache = list(probes), cache
-        self._ready: list[Probe] = []  # as they read
         self.on_bad_image: OnBadImage = on_bad_image
         self.only_missing = only_missing
         self.logits: Tensor | None = None
         """Logits [N, classes] of the batch that was just read; None where not all of its images were."""
         self.work = Work()
+        self._prepared: list[Probe] = []
         self._waiting = WaitingRecords(cache)
         self._reader: BatchReader | None = None
 
@@ -127,8 +127,8 @@ class ProbeCallback(RowChooser):
     @override
     def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         wanted = {entry.probe for entry in self.plan.missing}
-        needy = [probe for probe in self.probes if probe.name in wanted]
-        self._ready = prepare(needy, self.reader.network, self.reader.data, self.entries, self.cache, trainer)
+        probes, reader = [probe for probe in self.probes if probe.name in wanted], self.reader
+        self._prepared = prepare(probes, reader.network, reader.data, self.entries, self.cache, trainer)
 
     @override
     def on_predict_batch_start(
@@ -149,7 +149,7 @@ class ProbeCallback(RowChooser):
     def _read(self, images: SourceImages, in_batch: int) -> None:
         reader = self.reader
         wanted = {entry.probe: entry.key for entry in self.plan.missing if entry.source == images.source}
-        probes = [probe for probe in self._ready if probe.name in wanted]
+        probes = [probe for probe in self._prepared if probe.name in wanted]
         with reader.profiler.profile("gradood: reading probes"):
             parts = reader.read(probes, images)
             for part, readings in parts:

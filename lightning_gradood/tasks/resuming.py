@@ -66,7 +66,7 @@ class ResumeCheckpoint(Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._start = trainer.global_step
         if self._found:
-            trainer.should_stop = trainer.should_stop or bool(self._found.get("stopped_early"))
+            trainer.should_stop = trainer.should_stop or self._found["stopped_early"]
             more = trainer.current_epoch < (trainer.max_epochs or 0) and not trainer.should_stop
             if more or trainer.max_epochs == -1:
                 rank_zero_info(f"Training goes on after {trainer.current_epoch} of {trainer.max_epochs} epochs.")
@@ -74,9 +74,8 @@ class ResumeCheckpoint(Callback):
     @override
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self._found:
-            if "threads" in self._found:  # sums of floats depend on their number
-                torch.set_num_threads(self._found["threads"])
-            self._go_on(trainer, self._found.get("generators", []))
+            torch.set_num_threads(self._found["threads"])  # sums of floats depend on their number
+            self._go_on(trainer, self._found["generators"])
             self._found = {}
         elif trainer.current_epoch > 0:
             self._save(trainer, ended=False)
@@ -88,7 +87,7 @@ class ResumeCheckpoint(Callback):
 
     @override
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if self._found and self._found.get("ended"):
+        if self._found and self._found["ended"]:
             rank_zero_info(
                 f"Training had ended after {trainer.current_epoch} epochs already: nothing is trained again."
             )
@@ -111,7 +110,7 @@ class ResumeCheckpoint(Callback):
             loop._restarting = loop._resuming_from_checkpoint = False
         if len(generators) == trainer.world_size:
             restore_generators(generators[trainer.global_rank])
-        elif generators:
+        else:
             rank_zero_info(
                 f"Training began on {len(generators)} processes and goes on with {trainer.world_size}: it draws other random "
                 "numbers, and ends with other weights, than on as many as before."
