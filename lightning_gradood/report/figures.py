@@ -5,12 +5,12 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-from lightning_gradood.core import Refusal, atomic_write, going_on_without
+from lightning_gradood.core import atomic_write, going_on_without
 from lightning_gradood.report.image_figures import attacked_samples, extreme_images, sample_sheet
 from lightning_gradood.report.network_figures import activation_norms, first_layer_figure, layer_norms
 from lightning_gradood.report.run import Run
@@ -39,14 +39,6 @@ class ReportSettings:
 
     formats: list[Format] = field(default_factory=lambda: ["png"])
     titles: bool = True
-
-    def __post_init__(self) -> None:
-        known, given = get_args(Format), list(self.formats)
-        if not given or len(set(given)) < len(given) or not set(given) <= set(known):
-            raise Refusal(
-                f"`report.formats` should list one or more of {', '.join(known)}, each once. "
-                f"Got `report.formats = {given}`. Write e.g. --report.formats '[png, pdf]'."
-            )
 
 
 def as_png(figure: Figure, dpi: int = 110) -> bytes:

@@ -11,13 +11,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 
-from lightning_gradood.core import CONFIG, Refusal, atomic_write, going_on_without, say
+from lightning_gradood.core import CONFIG, atomic_write, going_on_without, say
 from lightning_gradood.records import NORMAL, read_columns
 from lightning_gradood.report.figures import ReportSettings, draw_figures, write_figures
 from lightning_gradood.report.pages import accuracy_warning, classifier_sentences, run_page
@@ -30,7 +30,6 @@ PROJECT = "lightning_gradood"
 EPOCH = "detector/epoch"  # x axis of the detectors' training curves
 
 _BEST = {"loss": "min", "auroc": "max"}  # which value of a curve W&B keeps in its summary
-Artifacts = Literal["all", "guard", "none"]
 _FILES = (PAGE, "results.csv", RESULTS, SCORES, SPLITS, CURVES, PROVENANCE, CONFIG)
 
 
@@ -120,15 +119,13 @@ def _log_to_wandb(run: Run, logger: WandbLogger, pictures: Mapping[str, bytes]) 
 
 
 def _about_the_run(run: Run) -> dict[str, float]:
-    numbers = {
-        f"cost/fit_seconds/{label}": sum(one.seconds for one in group) / len(group)
-        for label, group in by_detector(run.outcomes).items()
+    groups, about = by_detector(run.outcomes).items(), run.provenance
+    numbers = {f"cost/fit_seconds/{name}": sum(one.seconds for one in group) / len(group) for name, group in groups}
+    known = {
+        "cost/detect_seconds": about.get("seconds"),
+        "classifier/accuracy": about.get("classifier", {}).get("accuracy"),
     }
-    if "seconds" in run.provenance:
-        numbers["cost/detect_seconds"] = run.provenance["seconds"]
-    if "accuracy" in run.provenance.get("classifier", {}):
-        numbers["classifier/accuracy"] = run.provenance["classifier"]["accuracy"]
-    return numbers
+    return numbers | {name: value for name, value in known.items() if value is not None}
 
 
 @dataclass(frozen=True)
@@ -139,14 +136,7 @@ class LoggingSettings:
         artifacts: `all`, the guard and the result files with the figures; `guard`, the guard alone; `none`.
     """
 
-    artifacts: Artifacts = "all"
-
-    def __post_init__(self) -> None:
-        if self.artifacts not in get_args(Artifacts):
-            raise Refusal(
-                f"`logging.artifacts` should be one of {', '.join(get_args(Artifacts))}. Got "
-                f"`logging.artifacts = {self.artifacts}`."
-            )
+    artifacts: Literal["all", "guard", "none"] = "all"
 
 
 class WandbCallback(Callback):

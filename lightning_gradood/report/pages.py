@@ -235,14 +235,13 @@ _INTERVAL = "95 % interval"  # below the AUROC on the page, where a column of it
 
 def _results(table: ResultTable) -> Table:
     """Results by source, the best AUROC of each in bold; empty columns and numbers of images are left out."""
-    full = [head for place, head in enumerate(table.heads) if any(row[place] != ABSENT for row in table.rows)]
+    full = [head for head in table.heads if any(row[head] != ABSENT for row in table.rows)]
     shown = [head for head in full if head != _INTERVAL and not head.startswith("n ")]
-    rows, means = ([dict(zip(table.heads, row, strict=True)) for row in part] for part in (table.rows, table.means))
-    sources = list(dict.fromkeys(row["source"] for row in rows))
-    groups = [[row for row in rows if row["source"] == source] for source in sources]
+    sources = dict.fromkeys(row["source"] for row in table.rows)
+    groups = [[row for row in table.rows if row["source"] == source] for source in sources]
     lines = [
         [_cell(head, row, row["AUROC"] == _highest(group)) for head in shown]
-        for group in (*groups, means)
+        for group in (*groups, table.means)
         for row in group
     ]
     return Table(shown, lines, len([head for head in shown if head in TEXT]))

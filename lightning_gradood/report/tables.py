@@ -219,9 +219,8 @@ def console_table(outcomes: Sequence[Outcome], failures: Sequence[Failure] = ())
     below the table. Percentages have two decimals, bounds of intervals one; `-` stands for a missing number.
     """
     found = result_table(outcomes, failures)
-    cells: list[Any] = [found.heads, SEPARATING_LINE, *found.rows]
-    if found.means:
-        cells += [SEPARATING_LINE, *found.means]
+    rows, means = ([[row[head] for head in found.heads] for row in part] for part in (found.rows, found.means))
+    cells: list[Any] = [found.heads, SEPARATING_LINE, *rows, *([SEPARATING_LINE, *means] if means else [])]
     align = ["left" if column in TEXT else "right" for column in found.heads]
     # The header is a plain row, as tabulate makes columns under a real one two characters wider; drop the rule above.
     _, table = tabulate(cells, (), "simple", colalign=align, disable_numparse=True).split("\n", 1)
@@ -235,14 +234,14 @@ def console_table(outcomes: Sequence[Outcome], failures: Sequence[Failure] = ())
 
 @dataclass(frozen=True)
 class ResultTable:
-    """The test results as text: a row per source and detector, `means` per detector with several sources.
+    """The test results as text by column: a row per source and detector, `means` per detector with several sources.
 
     Columns in `TEXT` hold words, the others numbers in %; `notes` define the columns.
     """
 
     heads: list[str]
-    rows: list[list[str]]
-    means: list[list[str]]
+    rows: list[dict[str, str]]
+    means: list[dict[str, str]]
     notes: list[str]
 
 
@@ -254,9 +253,8 @@ def result_table(outcomes: Sequence[Outcome], failures: Sequence[Failure] = ()) 
     means = [_mean_row(detector, group) for detector, group in groups.items() if len(group) > 1]
     idle = [column for column in (_TRAINED_ON, _SUCCESS) if all(row[column] in (ABSENT, row["source"]) for row in body)]
     heads = [column for column in body[0] if column not in idle]
-    rows, last = ([[row[column] for column in heads] for row in part] for part in (body, means))
     failed = [f"{FAILED}: `{one.detector}` on `{one.source}`: {one.reason}" for one in failures]
-    return ResultTable(heads, rows, last, [*failed, *([] if _SUCCESS in idle else [_SUCCESS_NOTE]), *_NOTES])
+    return ResultTable(heads, body, means, [*failed, *([] if _SUCCESS in idle else [_SUCCESS_NOTE]), *_NOTES])
 
 
 def percent(value: float | None) -> str:

@@ -13,7 +13,7 @@ from asserts import assert_refused
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from PIL import Image
 
-from lightning_gradood.report import LoggingSettings, apply_dashboard, offline_without_account
+from lightning_gradood.report import apply_dashboard, offline_without_account
 from lightning_gradood.report.loggers import log_run
 from lightning_gradood.report.run_writer import results_table
 from lightning_gradood.report.tables import curve_rows, detection_scalars
@@ -178,10 +178,9 @@ def test_an_account_or_a_chosen_mode_is_kept(home, monkeypatch):
             assert os.environ.get("WANDB_MODE") == ("offline" if offline else before), (name, value)
 
 
-def test_settings_and_missing_packages_are_refused(monkeypatch):
+def test_a_missing_package_is_refused(monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb_workspaces.reports.v2", None)  # as if it were not installed
     assert_refused(
-        (lambda: LoggingSettings("some"), "`logging.artifacts` should be one of all, guard, none. Got "),
         (
             lambda: apply_dashboard({"sections": []}, "team", "project"),
             "needs the package wandb-workspaces. Got none. `pip install ",
