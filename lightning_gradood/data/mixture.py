@@ -184,7 +184,7 @@ class Sources:
         here = {NORMAL, *self.anomaly_names}
         known = {*here, *(name for one in _PRESETS for name in preset(one)), *KINDS}
         ignored = sorted({*(self.limits.sources or {})} - here)
-        for name in {*ignored} - known:
+        for name in sorted({*ignored} - known):
             hint = did_you_mean(name, sorted(known))
             if hint or self._perturbations.attacks is not None:
                 raise Refusal(
@@ -209,19 +209,21 @@ class Sources:
                 "`data.train` should name the classifier's training images. Got `data.train = None`. "
                 "Give `data.train`, or give trained weights and use `detect` in place of `fit`."
             )
-        outputs, flag = (self.output_names, "data.classes") if self.output_names else (self.names_of_weights, "")
-        return open_source("train", self._train, self._transform, self.limits, outputs, flag).labelled()
+        return open_source("train", self._train, self._transform, self.limits, *self._named_outputs()).labelled()
 
     @cached_property
     def normal(self) -> LoadedSource:
         """The normal source; labels index `output_names`, else the training classes, else the names of the weights."""
-        outputs, flag = (self.output_names, "data.classes") if self.output_names else (self.names_of_weights, "")
-        if self.output_names is None and self.has_train:
-            outputs, flag = Outputs.of(self.train.classes), "train"
-        normal = open_source(NORMAL, self._normal, self._transform, self.limits, outputs, flag)
+        after_train = self.output_names is None and self.has_train
+        named = (Outputs.of(self.train.classes), "train") if after_train else self._named_outputs()
+        normal = open_source(NORMAL, self._normal, self._transform, self.limits, *named)
         if self.has_train:
             self.train.refuse_other_shape(normal)
         return normal
+
+    def _named_outputs(self) -> tuple[Outputs | None, str]:
+        """The outputs by name, and the flag that names them; no flag where the names came with the weights."""
+        return (self.output_names, "data.classes") if self.output_names else (self.names_of_weights, "")
 
     @cached_property
     def clean(self) -> dict[str, LoadedSource]:
