@@ -33,7 +33,7 @@ OUTSIDE = {
 }  # fmt: skip
 # Lines of a room. A commit that needs more raises the number here, and says why.
 BUDGET = {
-    "__init__": 8, "__main__": 3, "cli": 1944, "core": 2163, "data": 1890, "detectors": 2238, "evaluation": 999,
+    "__init__": 8, "__main__": 3, "cli": 1944, "core": 2163, "data": 1892, "detectors": 2238, "evaluation": 999,
     "extraction": 930, "gradients": 3546, "guard": 1069, "metrics": 863, "networks": 909, "perturbations": 2163,
     "preflight": 73, "probes": 633, "records": 737, "report": 3954, "tasks": 744, "trainer": 280,
 }  # fmt: skip

@@ -54,6 +54,7 @@ def test_a_limit_takes_the_same_share_of_each_split_and_class_and_the_same_image
 def test_noise_stands_behind_its_attack_and_is_no_anomaly_and_only_attacks_can_succeed():
     sources = data(attacks={"small": FGSM(eps=0.01)}, corruptions=FOG, noise_control=True, keep="successful")
     assert list(sources.perturbed) == ["small", "small.noise", "fog"]
+    assert [one.adversarial for one in sources.perturbed.values()] == [True, False, False]
     assert sources.anomaly_names == ["photographs", "small", "fog"]
     assert [sources.noise_of(name) for name in sources.anomaly_names] == [None, "small.noise", None]
     assert [sources.keep_of(name) for name in sources.anomaly_names] == ["all", "successful", "all"]
