@@ -24,7 +24,6 @@ from lightning_gradood.core.component import (
 from lightning_gradood.core.devices import (
     LOG_FLOOR,
     Portions,
-    as_array,
     gathered,
     to_float64,
     to_float64_device,
@@ -89,7 +88,6 @@ from lightning_gradood.core.pictures import (
 )
 from lightning_gradood.core.progress import (
     LOG,
-    Profiler,
     ProgressLines,
     going_on_without,
     progress,
@@ -155,7 +153,6 @@ __all__ = [
     "Portions",
     "PositiveFloat",
     "PositiveInt",
-    "Profiler",
     "ProgressLines",
     "Refusal",
     "Seed",
@@ -164,7 +161,6 @@ __all__ = [
     "Unreadable",
     "Unwritable",
     "arguments_of",
-    "as_array",
     "as_float",
     "atomic_write",
     "check_batch",

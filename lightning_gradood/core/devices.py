@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TypeVar
 
-import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -30,14 +29,6 @@ def to_float64_device(tensor: Tensor) -> Tensor:
 def to_float64(tensor: Tensor) -> Tensor:
     """Return a tensor of any dtype as float64, on its own device or the CPU; gradients flow back in its own dtype."""
     return to_float64_device(tensor).double()
-
-
-def as_array(values: Any) -> np.ndarray:
-    """Return a tensor, an array or a sequence as a numpy array; floating point tensors in float64, without graph."""
-    if isinstance(values, Tensor):
-        plain = values.detach().cpu()
-        return np.asarray(plain.double() if plain.is_floating_point() else plain)
-    return np.asarray(values)
 
 
 def gathered(mine: Result) -> list[Result]:

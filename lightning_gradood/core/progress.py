@@ -4,8 +4,8 @@ import logging
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
-from typing import Any, Protocol, TextIO, TypeVar
+from contextlib import contextmanager
+from typing import Any, TextIO, TypeVar
 
 from tqdm.auto import tqdm
 
@@ -64,13 +64,6 @@ LOG = logging.getLogger("lightning_gradood")
 """What is worth keeping of a run beyond its output; silent unless a handler is added, as the command line does."""
 
 LOG.addHandler(logging.NullHandler())
-
-
-class Profiler(Protocol):
-    """Lightning's profilers."""
-
-    def profile(self, action_name: str) -> AbstractContextManager[Any]:
-        """Measure the block."""
 
 
 @contextmanager

@@ -10,10 +10,11 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from lightning.pytorch.profilers import Profiler
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from lightning_gradood.core import NotFinite, Portions, Profiler, Refusal, say
+from lightning_gradood.core import NotFinite, Portions, Refusal, say
 from lightning_gradood.data import ImageBatch, ImageDataModule, PerturbedSource
 from lightning_gradood.extraction.entries import PIXELS, Plan
 from lightning_gradood.perturbations import Crafted, noise_like

@@ -12,8 +12,8 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import brentq
 from scipy.stats import norm
 
-from lightning_gradood.core import Refusal, as_array
-from lightning_gradood.metrics.curves import Floats, Integers, validated
+from lightning_gradood.core import Refusal
+from lightning_gradood.metrics.curves import Floats, Integers, as_array, validated
 from lightning_gradood.metrics.detection import auroc
 
 _FEW = 5  # wrong decisions among the images of the smaller class: below it normal approximations are known to fail

@@ -19,7 +19,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.stats import binomtest
 
-from lightning_gradood.core import Refusal, as_array
+from lightning_gradood.core import Refusal
+from lightning_gradood.metrics.curves import as_array
 
 RATE = "detection.false_positive_rate"  # the flag of the rate in an experiment
 _ROUNDING = 1e-9  # (n + 1) · rate is a whole number where it should be: 1000 · 0.001

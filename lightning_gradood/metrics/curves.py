@@ -6,15 +6,24 @@
 import math
 import sys
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
 
-from lightning_gradood.core import Refusal, as_array
+from lightning_gradood.core import Refusal
 
 Floats: TypeAlias = NDArray[np.float64]
 Integers: TypeAlias = NDArray[np.int64]
+
+
+def as_array(values: Any) -> np.ndarray:
+    """Return a tensor, an array or a sequence as a numpy array; floating point tensors in float64, without graph."""
+    if isinstance(values, Tensor):
+        plain = values.detach().cpu()
+        return np.asarray(plain.double() if plain.is_floating_point() else plain)
+    return np.asarray(values)
 
 
 def validated(scores: ArrayLike, labels: ArrayLike) -> tuple[Floats, Integers]:

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import ks_2samp, mannwhitneyu
 
-from lightning_gradood.core import Refusal, as_array
+from lightning_gradood.core import Refusal
 from lightning_gradood.metrics.calibration import binomial_interval
+from lightning_gradood.metrics.curves import as_array
 
 
 @dataclass(frozen=True)
