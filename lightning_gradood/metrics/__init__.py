@@ -16,18 +16,25 @@ guarantee how many normal images are flagged.
     (0.5, 1.0)
 """
 
-from lightning_gradood.metrics.bootstrap import auroc_interval, bootstrap_auroc, newcombe_interval
 from lightning_gradood.metrics.calibration import (
+    ScoreDrift,
     binomial_interval,
     check_calibration,
     check_rate,
     conformal_p_values,
     conformal_threshold,
+    score_drift,
 )
 from lightning_gradood.metrics.conventions import CONVENTIONS, conventional_metrics
-from lightning_gradood.metrics.curves import accuracy_at, best_balanced_threshold, precision_recall_curve, roc_curve
-from lightning_gradood.metrics.detection import auroc, detection_metrics
-from lightning_gradood.metrics.drift import ScoreDrift, score_drift
+from lightning_gradood.metrics.curves import (
+    accuracy_at,
+    auroc,
+    best_balanced_threshold,
+    detection_metrics,
+    precision_recall_curve,
+    roc_curve,
+)
+from lightning_gradood.metrics.intervals import auroc_interval, bootstrap_auroc, newcombe_interval
 
 __all__ = [
     "CONVENTIONS",

@@ -6,8 +6,15 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from lightning_gradood.core import Refusal
-from lightning_gradood.metrics.curves import Floats, Integers, ThresholdCounts, threshold_counts, validated
-from lightning_gradood.metrics.detection import auroc, detection_metrics
+from lightning_gradood.metrics.curves import (
+    Floats,
+    Integers,
+    ThresholdCounts,
+    auroc,
+    detection_metrics,
+    threshold_counts,
+    validated,
+)
 
 _STEPS = 100_000
 

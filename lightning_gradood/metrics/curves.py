@@ -1,4 +1,4 @@
-"""Counts at every threshold, and what follows from them: ROC and precision-recall curves, thresholds, accuracies.
+"""Counts at every threshold, and what follows from them: AUROC and its kin, curves, thresholds, accuracies.
 
 `validated` holds the refusals that every metric shares; `threshold_counts` sorts the scores for all metrics.
 """
@@ -32,52 +32,26 @@ def validated(scores: ArrayLike, labels: ArrayLike) -> tuple[Floats, Integers]:
     Refuses, with counts, anything but one finite score and one label 0 or 1 per image, with both classes present.
     """
     values, classes = as_array(scores).astype(np.float64), as_array(labels)
-    _check_shapes(values, classes)
-    _check_scores(values)
-    _check_labels(classes)
-    return values, classes.astype(np.int64)
-
-
-def _check_shapes(scores: Floats, labels: NDArray[np.generic]) -> None:
-    if scores.ndim != 1 or labels.ndim != 1:
+    if values.ndim != 1 or values.shape != classes.shape or not len(values):
         raise Refusal(
-            "`scores` and `labels` should be one-dimensional, one value for each image. "
-            f"Got `scores.shape = {scores.shape}` and `labels.shape = {labels.shape}`. Flatten them."
+            "`scores` and `labels` should be one-dimensional, one value for each of at least two images. "
+            f"Got shapes {values.shape} and {classes.shape}. Give both for the same images, in the same order."
         )
-    if len(scores) != len(labels):
+    if not np.isfinite(values).all():
+        nan, plus, minus = np.isnan(values).sum(), np.isposinf(values).sum(), np.isneginf(values).sum()
         raise Refusal(
-            "`scores` and `labels` should hold one value for each image. "
-            f"Got {len(scores)} scores and {len(labels)} labels. Give both for the same images, in the same order."
-        )
-    if len(scores) == 0:
-        raise Refusal(
-            "`scores` should hold at least one normal and one anomalous image. Got no scores. "
-            "Check that the source and the split hold images."
-        )
-
-
-def _check_scores(scores: Floats) -> None:
-    if not np.isfinite(scores).all():
-        nan, plus, minus = np.isnan(scores).sum(), np.isposinf(scores).sum(), np.isneginf(scores).sum()
-        raise Refusal(
-            f"`scores` should be finite. Got {nan} NaN, {plus} +inf and {minus} -inf among {len(scores)} scores. "
+            f"`scores` should be finite. Got {nan} NaN, {plus} +inf and {minus} -inf among {len(values)} scores. "
             "Look for a network or a detector that overflows."
         )
-
-
-def _check_labels(labels: NDArray[np.generic]) -> None:
-    anomalous, normal = labels == 1, labels == 0
-    others = labels[~(anomalous | normal)]
-    if len(others):
+    anomalous, normal = classes == 1, classes == 0
+    others = classes[~(anomalous | normal)]
+    if len(others) or not (anomalous.any() and normal.any()):
+        first = f", and {len(others)} others, the first of which is {others[0]}" if len(others) else ""
         raise Refusal(
-            f"`labels` should be 0 (normal) or 1 (anomalous). Got {len(others)} other values among {len(labels)}, "
-            f"the first is {others[0]}. Map the classes to 0 and 1."
+            "`labels` should be 0 (normal) or 1 (anomalous), and both occur. "
+            f"Got {normal.sum()} normal and {anomalous.sum()} anomalous images{first}. Give images of both kinds."
         )
-    if not (anomalous.any() and normal.any()):
-        raise Refusal(
-            "`labels` should hold both normal (0) and anomalous (1) images. "
-            f"Got {normal.sum()} normal and {anomalous.sum()} anomalous. Give images of both kinds."
-        )
+    return values, classes.astype(np.int64)
 
 
 @dataclass(frozen=True)
@@ -126,6 +100,76 @@ def threshold_counts(scores: ArrayLike, labels: ArrayLike) -> ThresholdCounts:
     anomalous = below[-1] - below[np.append(starts, len(values))]
     at_least = len(values) - np.append(starts, len(values))
     return ThresholdCounts(values[starts], anomalous, at_least - anomalous)
+
+
+def detection_metrics(scores: ArrayLike, labels: ArrayLike) -> dict[str, float]:
+    """Measure how well `scores` separate anomalous from normal images, in every convention that tables use.
+
+    Args:
+        scores: Finite real numbers `[n]`, higher = more anomalous; used as given, in float64.
+        labels: 0 (normal) or 1 (anomalous), `[n]`.
+
+    Returns:
+        Six fractions in [0, 1]:
+
+        - `auroc`: probability that an anomalous image scores above a normal one, ties counting half.
+        - `aupr_out`: average precision with anomalous images as the positives.
+        - `aupr_in`: average precision with normal images as the positives, scores negated.
+        - `fpr95_out`: smallest false positive rate at which at least 95 % of the anomalous images are found.
+        - `fpr95_in`: the same with normal images as the positives, scores negated.
+        - `detection_accuracy`: maximum over thresholds of (TPR + 1 − FPR) / 2; an oracle chooses the threshold.
+
+    Raises:
+        Refusal: If scores are NaN or infinite, labels are not 0 and 1, a class is absent, or lengths differ.
+
+    Reference:
+        scikit-learn's `roc_auc_score` and `average_precision_score`; Lee et al.'s deep_Mahalanobis, `calculate_log.py`,
+        for the detection accuracy (1 − ODIN's minimum error).
+
+    Example:
+        >>> detection_metrics([0.1, 0.4, 0.35, 0.8], [0, 0, 1, 1])["auroc"]
+        0.75
+    """
+    counts = threshold_counts(scores, labels)
+    return {
+        "auroc": _auroc(counts),
+        "aupr_out": _average_precision(counts),
+        "aupr_in": _average_precision(counts.mirrored()),
+        "fpr95_out": _fpr95(counts),
+        "fpr95_in": _fpr95(counts.mirrored()),
+        "detection_accuracy": 0.5 + int(counts.advantage.max()) / (2 * counts.anomalous * counts.normal),
+    }
+
+
+def auroc(scores: ArrayLike, labels: ArrayLike) -> float:
+    """Return the area under the ROC curve: the probability that an anomalous image scores above a normal one.
+
+    A fraction in [0, 1], ties counting half, exact up to its last division; arguments as for `detection_metrics`.
+
+    Example:
+        >>> auroc([7.0, 7.0], [0, 1])
+        0.5
+    """
+    return _auroc(threshold_counts(scores, labels))
+
+
+def _auroc(counts: ThresholdCounts) -> float:
+    # Twice the Mann-Whitney statistic, in integers: 2 for each normal image below an anomalous one, 1 for each tie.
+    anomalous_at = -np.diff(counts.true_positives)
+    not_above = counts.normal - counts.false_positives[1:]
+    below = counts.normal - counts.false_positives[:-1]
+    return int((anomalous_at * (below + not_above)).sum()) / (2 * counts.anomalous * counts.normal)
+
+
+def _average_precision(counts: ThresholdCounts) -> float:
+    found_at = -np.diff(counts.true_positives)
+    precision = counts.true_positives[:-1] / (counts.true_positives + counts.false_positives)[:-1]
+    return float((found_at * precision).sum() / counts.anomalous)
+
+
+def _fpr95(counts: ThresholdCounts) -> float:
+    enough = 20 * counts.true_positives >= 19 * counts.anomalous  # TPR ≥ .95 in integers
+    return float(counts.false_positives[enough].min() / counts.normal)
 
 
 def roc_curve(scores: ArrayLike, labels: ArrayLike) -> tuple[Floats, Floats, Floats]:

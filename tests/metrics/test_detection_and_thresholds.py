@@ -108,15 +108,15 @@ METRICS = [
 ]  # fmt: skip
 REFUSED = [
     ([NAN, 1.0, NAN, INF, -INF], [0, 1, 0, 1, 1], "finite. Got 2 NaN, 1 +inf and 1 -inf among 5 scores. Look for"),
-    ([1.0, 2.0], [0, 0], "`labels` should hold both normal .* Got 2 normal and 0 anomalous. Give"),
+    ([1.0, 2.0], [0, 0], "and both occur. Got 2 normal and 0 anomalous images. Give images of both"),
     ([1.0, 2.0], [1, 1], "Got 0 normal and 2 anomalous"),
-    ([], [], "at least one normal and one anomalous image. Got no scores. Check"),
-    ([1.0, 2.0, 3.0], [0, 1], "one value for each image. Got 3 scores and 2 labels. Give"),
-    ([1.0, 2.0, 3.0], [0, 1, 2], "0 (normal) or 1 .* Got 1 other values among 3, the first is 2"),
-    ([1.0, 2.0, 3.0], [-1, 1, -1], "Got 2 other values among 3, the first is -1. Map"),
-    ([1.0, 2.0], [NAN, 1], "Got 1 other values among 2, the first is nan"),
-    ([1.0, 2.0], ["normal", "anomalous"], "Got 2 other values among 2, the first is normal"),
-    ([[1.0], [2.0]], [0, 1], "one-dimensional.* Got `scores.shape = (2, 1)` and `labels.shape = (2,)`. Flatten"),
+    ([], [], "one value for each of at least two images. Got shapes (0,) and (0,). Give"),
+    ([1.0, 2.0, 3.0], [0, 1], "one-dimensional, one value .* Got shapes (3,) and (2,). Give"),
+    ([1.0, 2.0, 3.0], [0, 1, 2], "0 (normal) or 1 .* Got 1 normal and 1 anomalous images, and 1 others, .* is 2"),
+    ([1.0, 2.0, 3.0], [-1, 1, -1], "and 2 others, the first of which is -1"),
+    ([1.0, 2.0], [NAN, 1], "and 1 others, the first of which is nan"),
+    ([1.0, 2.0], ["normal", "anomalous"], "and 2 others, the first of which is normal"),
+    ([[1.0], [2.0]], [0, 1], "one-dimensional.* Got shapes (2, 1) and (2,)"),
 ]
 
 

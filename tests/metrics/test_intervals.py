@@ -5,11 +5,11 @@ from functools import partial
 import numpy as np
 import pytest
 from asserts import assert_refused
+from lightning_gradood.metrics.intervals import _Resampling
 from scipy.stats import norm
 from sklearn.metrics import roc_auc_score
 
 from lightning_gradood.metrics import auroc, auroc_interval, bootstrap_auroc, newcombe_interval
-from lightning_gradood.metrics.bootstrap import _multiplicities, _plan
 
 
 def records(triples=20, normal_only=15, anomalous_only=11):
@@ -25,13 +25,13 @@ def records(triples=20, normal_only=15, anomalous_only=11):
 
 def resamples_of(scores, labels, ids, resamples, seed):
     """Yield the record numbers of each resample, repeated as often as their origin was drawn."""
-    plan = _plan(scores, labels, ids)
+    plan = _Resampling.of(scores, labels, ids, resamples, 0.9)
     ascending = sorted(range(len(ids)), key=lambda i: (scores[i], ids[i]))
     normal, anomalous = ([i for i in ascending if labels[i] == kind] for kind in (0, 1))
     origin = dict(zip(normal, plan.normal, strict=True)) | dict(zip(anomalous, plan.anomalous, strict=True))
     generator = np.random.default_rng(seed)
     for _ in range(resamples):
-        drawn = _multiplicities(plan.strata, generator)
+        drawn = plan.draw(generator)
         yield np.repeat(np.arange(len(ids)), [drawn[origin[i]] for i in range(len(ids))])
 
 
@@ -127,11 +127,11 @@ def test_it_is_the_bootstrap_where_enough_goes_wrong_and_copies_of_an_image_coun
 
 def test_refusals_name_the_setting():
     scores, labels, ids = [0.0, 1.0], [0, 1], ["a", "b"]
-    confidence = "`confidence` should be between 0 and 1. Got `confidence = {}`"
+    confidence = "`confidence` between 0 and 1. Got `resamples = 1000` and `confidence = {}`"
     for interval in (bootstrap_auroc, auroc_interval):
         call = partial(partial, interval, scores, labels)
         assert_refused(
             (call(["a"]), "`origin_ids` should hold one id .* Got 1 ids and 2 scores. Give"),
-            (call(ids, resamples=0), "`resamples` should be at least 1. Got `resamples = 0`. 1000 is usual"),
+            (call(ids, resamples=0), "`resamples` should be at least 1, .* Got `resamples = 0` and"),
             *((call(ids, confidence=one), confidence.format(one)) for one in (0.0, 1.0, 95, float("nan"))),
         )

@@ -13,8 +13,7 @@ from scipy.optimize import brentq
 from scipy.stats import norm
 
 from lightning_gradood.core import Refusal
-from lightning_gradood.metrics.curves import Floats, Integers, as_array, validated
-from lightning_gradood.metrics.detection import auroc
+from lightning_gradood.metrics.curves import Integers, as_array, auroc, validated
 
 _FEW = 5  # wrong decisions among the images of the smaller class: below it normal approximations are known to fail
 
@@ -38,14 +37,11 @@ def auroc_interval(
         >>> round(low, 3), high
         (0.8, 1.0)
     """
-    values, classes = validated(scores, labels)
-    _check_settings(len(values), len(origin_ids), resamples, confidence)
-    ids = as_array(origin_ids)
-    normal, anomalous = (len(np.unique(ids[classes == kind])) for kind in (0, 1))
-    area = auroc(values, classes)
-    if min(area, 1 - area) * min(normal, anomalous) < _FEW:
-        return newcombe_interval(area, normal, anomalous, confidence)
-    return bootstrap_auroc(values, classes, origin_ids, resamples, seed, confidence)
+    resampling = _Resampling.of(scores, labels, origin_ids, resamples, confidence)
+    area = auroc(scores, labels)
+    if min(area, 1 - area) * min(resampling.origins) < _FEW:
+        return newcombe_interval(area, *resampling.origins, confidence)
+    return resampling.interval(resamples, seed, confidence)
 
 
 def newcombe_interval(area: float, normal: int, anomalous: int, confidence: float = 0.95) -> tuple[float, float]:
@@ -111,21 +107,16 @@ def bootstrap_auroc(
         >>> bootstrap_auroc([0.0, 1.0], [0, 1], origin_ids=["cat.png", "noise.png"])
         (1.0, 1.0)
     """
-    values, classes = validated(scores, labels)
-    _check_settings(len(values), len(origin_ids), resamples, confidence)
-    plan = _plan(values, classes, origin_ids.tolist() if isinstance(origin_ids, np.ndarray) else list(origin_ids))
-    generator = np.random.default_rng(seed)
-    areas = [_auroc(plan, _multiplicities(plan.strata, generator)) for _ in range(resamples)]
-    low, high = np.quantile(areas, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return float(low), float(high)
+    return _Resampling.of(scores, labels, origin_ids, resamples, confidence).interval(resamples, seed, confidence)
 
 
 @dataclass(frozen=True)
-class _Plan:
+class _Resampling:
     """Records sorted once by score, so that the AUROC of a resample is a sum over multiplicities of origins.
 
-    `normal` and `anomalous` are origins by ascending score, numbered stratum by stratum; `below` and `not_above` count
-    normal records with a lower, and with a lower or equal score for each anomalous one.
+    `strata` are numbers of origins with normal records only, anomalous only, and both. `normal` and `anomalous` are
+    origins by ascending score, numbered stratum by stratum; `below` and `not_above` count normal records with a lower,
+    and with a lower or equal score for each anomalous one.
     """
 
     strata: list[int]
@@ -134,26 +125,59 @@ class _Plan:
     below: Integers
     not_above: Integers
 
+    @classmethod
+    def of(
+        cls,
+        scores: ArrayLike,
+        labels: ArrayLike,
+        origin_ids: Sequence[Hashable] | NDArray[np.generic],
+        resamples: int,
+        confidence: float,
+    ) -> "_Resampling":
+        values, classes = validated(scores, labels)
+        ids = as_array(origin_ids)
+        if len(ids) != len(values):
+            raise Refusal(
+                "`origin_ids` should hold one id for each score. "
+                f"Got {len(ids)} ids and {len(values)} scores. Give both for the same images, in the same order."
+            )
+        if resamples < 1 or not 0 < confidence < 1:
+            raise Refusal(
+                "`resamples` should be at least 1, and `confidence` between 0 and 1. "
+                f"Got `resamples = {resamples}` and `confidence = {confidence}`. 1000 and 0.95 are usual."
+            )
+        names = np.unique(ids, return_inverse=True)[1]
+        order = np.lexsort((names, values))
+        values, classes, names = values[order], classes[order], names[order]
+        origins, strata = _origins_by_stratum(classes, names)
+        normal, anomalous = values[classes == 0], values[classes == 1]
+        below, not_above = (np.searchsorted(normal, anomalous, side=side) for side in ("left", "right"))
+        return cls(strata, origins[classes == 0], origins[classes == 1], below, not_above)
 
-def _plan(values: Floats, classes: Integers, ids: list[Hashable]) -> _Plan:
-    names = _numbered(ids)
-    order = np.lexsort((names, values))
-    values, classes, names = values[order], classes[order], names[order]
-    origins, strata = _origins_by_stratum(classes, names)
-    normal = values[classes == 0]
-    anomalous = values[classes == 1]
-    return _Plan(
-        strata=strata,
-        normal=origins[classes == 0],
-        anomalous=origins[classes == 1],
-        below=np.searchsorted(normal, anomalous, side="left"),
-        not_above=np.searchsorted(normal, anomalous, side="right"),
-    )
+    @property
+    def origins(self) -> tuple[int, int]:
+        """Numbers of origins with normal and with anomalous records."""
+        normal, anomalous, both = self.strata
+        return normal + both, anomalous + both
 
+    def interval(self, resamples: int, seed: int, confidence: float) -> tuple[float, float]:
+        """Quantiles of the resampled AUROCs."""
+        generator = np.random.default_rng(seed)
+        areas = [self.auroc(self.draw(generator)) for _ in range(resamples)]
+        low, high = np.quantile(areas, [(1 - confidence) / 2, (1 + confidence) / 2])
+        return float(low), float(high)
 
-def _numbered(ids: list[Hashable]) -> Integers:
-    numbers = {name: number for number, name in enumerate(sorted(set(ids)))}  # type: ignore[type-var]
-    return np.fromiter((numbers[name] for name in ids), dtype=np.int64, count=len(ids))
+    def draw(self, generator: np.random.Generator) -> Integers:
+        """How often each origin is in a resample."""
+        draws = [np.bincount(generator.integers(size, size=size), minlength=size) for size in self.strata if size]
+        return np.concatenate(draws)
+
+    def auroc(self, multiplicities: Integers) -> float:
+        """The AUROC of a resample: the Mann-Whitney statistic with multiplicities as weights, ties counting half."""
+        normal, anomalous = multiplicities[self.normal], multiplicities[self.anomalous]
+        lowest = np.concatenate([[0], np.cumsum(normal)])  # normal images among the lowest i
+        wins = lowest[self.below] + lowest[self.not_above]
+        return float(anomalous @ wins) / (2 * int(anomalous.sum()) * int(lowest[-1]))
 
 
 def _origins_by_stratum(classes: Integers, names: Integers) -> tuple[Integers, list[int]]:
@@ -167,28 +191,3 @@ def _origins_by_stratum(classes: Integers, names: Integers) -> tuple[Integers, l
     numbers = np.empty(count, dtype=np.int64)
     numbers[np.lexsort((first, kinds))] = np.arange(count)
     return numbers[names], np.bincount(kinds, minlength=4)[1:].tolist()
-
-
-def _multiplicities(strata: list[int], generator: np.random.Generator) -> Integers:
-    draws = [np.bincount(generator.integers(size, size=size), minlength=size) for size in strata if size]
-    return np.concatenate(draws)
-
-
-def _auroc(plan: _Plan, multiplicities: Integers) -> float:
-    """The AUROC of a resample: the Mann-Whitney statistic with multiplicities as weights, ties counting half."""
-    normal, anomalous = multiplicities[plan.normal], multiplicities[plan.anomalous]
-    lowest = np.concatenate([[0], np.cumsum(normal)])  # normal images among the lowest i
-    wins = lowest[plan.below] + lowest[plan.not_above]
-    return float(anomalous @ wins) / (2 * int(anomalous.sum()) * int(lowest[-1]))
-
-
-def _check_settings(records: int, ids: int, resamples: int, confidence: float) -> None:
-    if ids != records:
-        raise Refusal(
-            "`origin_ids` should hold one id for each score. "
-            f"Got {ids} ids and {records} scores. Give both for the same images, in the same order."
-        )
-    if resamples < 1:
-        raise Refusal(f"`resamples` should be at least 1. Got `resamples = {resamples}`. 1000 is usual.")
-    if not 0 < confidence < 1:
-        raise Refusal(f"`confidence` should be between 0 and 1. Got `confidence = {confidence}`. 0.95 is usual.")
