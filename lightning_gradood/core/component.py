@@ -10,6 +10,7 @@ import inspect
 import json
 import sys
 from abc import ABC
+from collections import Counter
 from collections.abc import Collection, Mapping, MutableMapping
 from dataclasses import fields, is_dataclass
 from enum import Enum
@@ -134,7 +135,10 @@ def pack(value: Any) -> bytes:
     """A safetensors file of what `encode` describes: its arrays, and among the metadata JSON and a checksum."""
     arrays: dict[str, Tensor] = {}
     described = json.dumps(encode(value, arrays))
-    arrays = {name: part.clone() for name, part in arrays.items()}  # the format refuses parts of one array
+    places = Counter(part.untyped_storage().data_ptr() for part in arrays.values())
+    for name, part in arrays.items():
+        if places[part.untyped_storage().data_ptr()] > 1:  # the format refuses parts of one tensor
+            arrays[name] = part.clone()
     return save(arrays, {_COMPONENT: f"{_checksum(arrays, described)} {described}"})
 
 

@@ -5,11 +5,11 @@ from functools import partial
 import numpy as np
 import pytest
 from asserts import assert_refused
-from lightning_gradood.metrics.intervals import _Resampling
 from scipy.stats import norm
 from sklearn.metrics import roc_auc_score
 
 from lightning_gradood.metrics import auroc, auroc_interval, bootstrap_auroc, newcombe_interval
+from lightning_gradood.metrics.intervals import _Resampling
 
 
 def records(triples=20, normal_only=15, anomalous_only=11):
