@@ -1,6 +1,5 @@
 """The base class of perturbations, the images that they make of normal ones, and noise of the same size."""
 
-import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -162,12 +161,6 @@ class Perturbation(Component, ABC):
     @abstractmethod
     def passes(self) -> int:
         """Forward and input-gradient passes for each image that the attack's definition requires."""
-
-    def describe(self) -> dict[str, object]:
-        """JSON-able text of all settings that change the images; part of the cache key."""
-        kind = type(self)
-        settings = {name: getattr(self, name) for name in inspect.signature(kind).parameters}
-        return {"attack": f"{kind.__module__}.{kind.__qualname__}", "version": self.version, "settings": settings}
 
     @abstractmethod
     def _craft(
