@@ -97,4 +97,4 @@ def test_order_and_number_of_class_folders_are_right_or_said(bright, capsys):
     Path("names.txt").write_text("\n".join(map(str, range(11))))
     _, out, _ = called([*bright, "--run_dir", "named", "--data.classes", "names.txt"], capsys)
     assert "The classifier is 100.00 % accurate on 18 normal images." in out
-    assert Guard.load("named/guard", [__name__]).classes == [str(number) for number in range(11)]
+    assert Guard.load("named/guard", [__name__]).about.classes == [str(number) for number in range(11)]
