@@ -45,7 +45,7 @@ class Description:
         baseline: probe to the mean of what it reads of normal images, from which `explain` measures contributions.
         false_positive_rate: share of normal images that may be flagged.
         threshold: an image is flagged if its score is above it.
-        metrics: what was measured, by source; see `results.json`.
+        metrics: what was measured, by source; see `results.parquet`.
         batch_size: images in a batch when the calibration images were read.
         built_in: whether no anomalies were known, so that `metrics` are about built-in probes of the normal images.
         one_logit: whether the network has one logit z, which is read as [0, z].
