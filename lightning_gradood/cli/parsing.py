@@ -107,7 +107,8 @@ def _limited(load: Callable[[str], Any]) -> Callable[[str], Any]:
         """Load a text that passes no limit."""
         try:
             check_yaml(text)
-            return load(text)
+            found = load(text)
+            return None if found == "None" else found  # as the parser spells null for a key within a group of settings
         except yaml.YAMLError:  # the parser takes it for plain text, or says what is wrong
             raise
         except Exception as error:  # a limit, or whatever the converter of a tag or a number runs into

@@ -62,6 +62,21 @@ def test_values_of_the_wrong_type_or_range_are_refused_by_their_flag():
     ])  # fmt: skip
 
 
+def test_null_takes_a_key_of_a_group_away_that_the_file_or_an_earlier_flag_has_set():
+    keys = {
+        "perturbations.attacks": "paper",
+        "limits.images": "7",
+        "limits.sources": "{normal: 9}",
+        "detection.guard": "mlp",
+    }
+    for key, value in keys.items():
+        flag = f"--{key}" if key.startswith("detection") else f"--data.{key}"
+        found = [verdict(flag, value), verdict(flag, value, flag, "null")]
+        values = [one.detection.guard if "guard" in key else one.data.init_args.get(key) for one in found]
+        assert values[0] is not None, key
+        assert values[1] is None, key
+
+
 def test_unknown_keys_null_and_numbers_in_place_of_settings_in_a_file_are_refused():
     rows = [
         ("trainer: {max_epoch: 3}", f"{ONLY_KNOWN} Got `trainer.max_epoch`. Did you mean `max_epochs`?"),

@@ -29,7 +29,7 @@ def launched(words):
 
 
 def assert_equal_but_for_rounding(numbers, others):
-    """Batches of other sizes are summed in another order, which shows in the last float32 digits of logits and losses."""
+    """Batches of other sizes, and MLPs trained beside others, are summed in another order: the last float32 digits differ."""
     for mine, theirs in zip(numbers, others, strict=True):
         assert mine["threshold"] == pytest.approx(theirs["threshold"], rel=1e-5)
         assert mine["curves"] == [pytest.approx(epoch, rel=1e-5) for epoch in theirs["curves"]]
@@ -69,13 +69,13 @@ def test_fit_leaves_one_folder_and_detect_reads_the_records_of_the_other_number_
     assert len(list((folder / "logs").iterdir())) == 1
     assert {path.parent.name for path in (folder / "detectors").rglob("*.safetensors")} == {"nine", "photographs"}
     assert_each_image_has_one_record("runs/.records")
-    assert numbers(folder) == numbers(detect(folder, "one"))
+    assert_equal_but_for_rounding(numbers(folder), numbers(detect(folder, "one")))
     assert not probed
     assert_equal_but_for_rounding(numbers(folder), numbers(detect(folder, "anew", "--cache_dir", "new")))
     assert sum(probed) == IMAGES
     modified = {path: path.stat().st_mtime_ns for path in Path("new").rglob("*")}
     launched([*detecting(folder), "--run_dir", "again", "--cache_dir", "new"])
-    assert numbers("again") == numbers("anew")
+    assert_equal_but_for_rounding(numbers("again"), numbers("anew"))
     assert {path: path.stat().st_mtime_ns for path in Path("new").rglob("*")} == modified
 
 
