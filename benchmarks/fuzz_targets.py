@@ -333,7 +333,7 @@ def config(folder: Path) -> Target:
     """The command line with an experiment file of which one entry or the text is changed; it is parsed and not run."""
     from lightning_gradood.cli.parsing import interpolation
     from lightning_gradood.cli.program import configuration_of
-    from lightning_gradood.cli.trust import trusting
+    from lightning_gradood.cli.trusted_files import trusting
 
     path = folder / "fuzz.yaml"
     flags = st.sampled_from(

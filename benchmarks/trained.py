@@ -25,7 +25,7 @@ from benchmarks.contenders import all_ones, loop
 from lightning_gradood.core import probing_state
 from lightning_gradood.gradients import squared_gradient_norms
 from lightning_gradood.gradients.fingerprint import structure_of
-from lightning_gradood.gradients.norms import plan_for
+from lightning_gradood.gradients.norms import way_for
 
 NETWORKS: dict[str, int] = {
     "resnet18": 64, "densenet121": 64, "mobilenet_v3_small": 64, "efficientnet_b0": 64, "convnext_tiny": 64,
@@ -100,7 +100,7 @@ def compared(network: nn.Module, images: Tensor) -> str:
     engine = torch.cat([squared_gradient_norms(network, part) for part in parts])
     ways = (engine, loop(network)(images), together)
     with probing_state(network, network.modules()):
-        way = "loop" if plan_for(network, images, structure_of(network)).trace is None else "fast"
+        way = "loop" if way_for(network, images, structure_of(network)).trace is None else "fast"
     return f"{way}   {double:.1e}   " + "   ".join(_spread(_errors(norms, truth)) for norms in ways)
 
 

@@ -41,7 +41,7 @@ from lightning_gradood.cli.parsing import (
     with_shipped_files,
 )
 from lightning_gradood.cli.stopping import Ended, Stopped, share_signals
-from lightning_gradood.cli.trust import distrusted_in
+from lightning_gradood.cli.trusted_files import distrusted_in
 from lightning_gradood.cli.verbs import ABOUT, VERBS
 from lightning_gradood.core import (
     CHECKPOINTS,

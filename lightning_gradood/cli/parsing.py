@@ -29,7 +29,7 @@ import lightning_gradood.networks as networks
 import lightning_gradood.perturbations as perturbations
 import lightning_gradood.tasks as tasks
 from lightning_gradood.cli.plain import one_sentence
-from lightning_gradood.cli.trust import distrusted_in
+from lightning_gradood.cli.trusted_files import distrusted_in
 from lightning_gradood.core import (
     Refusal,
     Seed,

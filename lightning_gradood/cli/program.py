@@ -16,7 +16,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning_gradood.cli.command import Command
 from lightning_gradood.cli.parsing import Parser, experiment_name, interpolation, refuse_null, with_shipped_files
 from lightning_gradood.cli.stopping import Ended, Stopped
-from lightning_gradood.cli.trust import trusting, without_trust
+from lightning_gradood.cli.trusted_files import trusting, without_trust
 from lightning_gradood.cli.verbs import VERBS
 from lightning_gradood.core import LOG, Refusal, writing_refusal
 from lightning_gradood.evaluation import Outcome

@@ -18,10 +18,10 @@ one image goes through the room:
 
 1. `norms` has the public functions. They refuse what has no answer and lock the network for their thread, in eval
    mode, without autocast, inference mode and TF32 (`core.network_state`). Behind them input is trusted.
-2. `norms` cuts the batch into micro-batches. On a network's first batch `comparison` makes the plan how to compute them:
+2. `norms` cuts the batch into micro-batches. On a network's first batch `comparison` finds the way to compute them:
    it compares three images in plain autograd, one at a time (`loop`), with closed forms entry by entry, and checks that
-   the images do not influence each other (`independence`). Where they disagree, the loop is the plan; a single image
-   takes it too, unless the parameters are large. The plan holds while the network stays the same (`fingerprint`). Where
+   the images do not influence each other (`independence`). Where they disagree, the loop is taken; a single image
+   takes it too, unless the parameters are large. The way holds while the network stays the same (`fingerprint`). Where
    it keeps or overwrites tensors, each pass goes through its own copy (`copies`).
 3. `engine` runs a micro-batch forward and intercepts every torch call. Where a call takes a parameter, a closed form
    (`rules`, one file per family of layers; `closed_form` has their contract) takes its place in the autograd graph.

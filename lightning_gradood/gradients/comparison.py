@@ -1,4 +1,4 @@
-"""Comparison of closed forms with plain autograd, one image at a time, from which a network's plan follows.
+"""Comparison of closed forms with plain autograd, one image at a time, from which a network's way follows.
 
 On a network's first batch three different probe images are measured, in batches of different size and order, on a copy
 whose tiny parameters are filled (`copies.reveal`), so that no error is too small to be seen; where float32 numbers
@@ -9,7 +9,7 @@ differ, a float64 copy decides:
    gradients.
 3. Do closed forms cover every way by which autograd reaches a parameter, and give the loop's numbers? If not: the loop.
 
-The plan keeps the trace of the network's operations. A later batch with another trace (control flow or rows that depend
+The way keeps the trace of the network's operations. A later batch with another trace (control flow or rows that depend
 on the data) is computed by the loop. So is a single image where parameters are many and small.
 
 Passes of the caller's own images are compared, too (`find_fault`), each in what must hold for any network:
@@ -18,7 +18,7 @@ Passes of the caller's own images are compared, too (`find_fault`), each in what
   else may change: image n's norms are multiplied by exactly the square of its factor. A row that belongs to another
   image, or a backward pass that is not linear, shows at any size of the gradient, since powers of two do not round.
 - *row*: one image through the loop.
-- *logits*: all images in batches of three, which the plan has compared with the loop, for networks that couple the
+- *logits*: all images in batches of three, which the way has compared with the loop, for networks that couple the
   images of larger batches only.
 
 In float32 a ReLU whose input is zero to seven digits may open in one way and not in another, so where numbers differ, a
@@ -58,7 +58,7 @@ _ROUNDING = {torch.float32: 1e-5, torch.float64: 1e-10}
 
 
 @dataclass
-class Plan:
+class Way:
     """The way in which a network's norms are computed, and what was compared on the caller's own images so far."""
 
     limits: costs.Limits
@@ -89,12 +89,12 @@ def _probes(images: Tensor, dtype: torch.dtype) -> Tensor | None:
     return torch.stack(rows).detach().clone().to(dtype)
 
 
-def prove(network: nn.Module, images: Tensor, parameters: Sequence[nn.Parameter]) -> Plan:
-    """Return the plan for a network in eval mode; refuse one that is not deterministic or couples images."""
-    plan, ordered = Plan(costs.limits(images.device), NO_NUMBERS), OrderedBatchNorm()
+def prove(network: nn.Module, images: Tensor, parameters: Sequence[nn.Parameter]) -> Way:
+    """Return the way for a network in eval mode; refuse one that is not deterministic or couples images."""
+    way, ordered = Way(costs.limits(images.device), NO_NUMBERS), OrderedBatchNorm()
     probes = _probes(images, parameters[0].dtype)
     if probes is None:
-        return plan
+        return way
     with warnings.catch_warnings(), refusing_missing_gradients(network):
         # torch's warning of checkpoints without gradients; the filter is process-wide, so only proofs set it
         warnings.filterwarnings("error", message="None of the inputs have requires_grad=True")
@@ -103,26 +103,26 @@ def prove(network: nn.Module, images: Tensor, parameters: Sequence[nn.Parameter]
             subject = network if starts is None else Afresh(network, starts)
             norms, logits = loop_norms(subject, probes[:1], [AllOnes()], parameters)
         if not torch.isfinite(norms).all() or not torch.isfinite(logits).all():
-            return plan
+            return way
         used = uses(first)
         with requiring_grad(parameters, False), ordered:
             check_deterministic(subject, probes[:1], first.detach(), logits)
-            plan = _judged(subject, probes)
-    plan.starts, plan.moving = starts, frozenset(moving)
-    seen = Counter(column for step in plan.trace or () for column in step[2])
+            way = _judged(subject, probes)
+    way.starts, way.moving = starts, frozenset(moving)
+    seen = Counter(column for step in way.trace or () for column in step[2])
     own = parameters[0].dtype
     if own not in (torch.float32, torch.float64):
-        plan.take_loop(f"closed forms are not accurate enough in {own}")
+        way.take_loop(f"closed forms are not accurate enough in {own}")
     elif any(parameter.dtype != own for parameter in parameters):
-        plan.take_loop("parameters have several dtypes")
-    elif plan.trace and any(used.get(id(one), 0) > seen[column] for column, one in enumerate(parameters)):
-        plan.take_loop(_HIDDEN)
+        way.take_loop("parameters have several dtypes")
+    elif way.trace and any(used.get(id(one), 0) > seen[column] for column, one in enumerate(parameters)):
+        way.take_loop(_HIDDEN)
     # a later pass with the same trace uses the same functions, so what was not met here is not met later
-    plan.reorders = plan.trace is None or ordered.met
-    return plan
+    way.reorders = way.trace is None or ordered.met
+    return way
 
 
-def _judged(network: nn.Module, probes: Tensor) -> Plan:
+def _judged(network: nn.Module, probes: Tensor) -> Way:
     """The verdict in float32 where that is enough, since it is several times faster; else in float64."""
     if next(network.parameters()).dtype != torch.float64:
         with suppress(Refusal):  # rounding may look like a dependence on other images
@@ -132,7 +132,7 @@ def _judged(network: nn.Module, probes: Tensor) -> Plan:
     return _examined_where_possible(network, probes, torch.float64)
 
 
-def _examined_where_possible(network: nn.Module, probes: Tensor, dtype: torch.dtype) -> Plan:
+def _examined_where_possible(network: nn.Module, probes: Tensor, dtype: torch.dtype) -> Way:
     """Examine a copy with replaced weights, else a plain copy, else the network itself."""
     if sum(parameter.numel() for parameter in network.parameters()) * dtype.itemsize <= _LARGEST_COPY:
         for revealed in (True, False):
@@ -174,36 +174,36 @@ class _Sized(LabelDesign):
 _UNIT = _Sized(1.0)
 
 
-def _examined(network: nn.Module, probes: Tensor, truth: Tensor, logits: Tensor) -> Plan:
+def _examined(network: nn.Module, probes: Tensor, truth: Tensor, logits: Tensor) -> Way:
     """Refuse a coupled network; try the fast way on two batches of different size and order, and on one image."""
-    parameters, plan = list(network.parameters()), Plan(costs.limits(probes.device))
+    parameters, way = list(network.parameters()), Way(costs.limits(probes.device))
     element_size = probes.element_size()
     probes = images_for(network, probes)
     with requiring_grad(parameters, False):
         check_independent(network, probes, logits)
         # powers of two do not round, so that float32 suffices
         if any(first_excess(truth[:1, 0], truth[:1, number], strict=True) for number in (1, 2)):
-            plan.reason, plan.scales = _NOT_LINEAR, False
-            return plan
+            way.reason, way.scales = _NOT_LINEAR, False
+            return way
         truth, tried = truth[:, 0], []
         for rows in ([0, 1, 2], [1, 0]):
             outcome = _try(network, probes[rows], parameters, truth[rows])
             if isinstance(outcome, str):
-                plan.reason = outcome
-                return plan
+                way.reason = outcome
+                return way
             tried.append(outcome)
         (trace, size), (other, _) = tried
         if trace != other:
-            plan.reason = "the network's operations depend on its input"
-            return plan
+            way.reason = "the network's operations depend on its input"
+            return way
         # whether writing one image's gradients, as the loop does, takes longer than the calls of closed forms
         pays = sum(parameter.numel() for parameter in parameters) >= costs.ALONE * len(parameters)
         single = pays and _try(network, probes[:1], parameters, truth[:1])
     size = max(1, size * element_size // probes.element_size())
-    plan.trace, plan.columns = trace, (truth > 0).any(0)
-    plan.micro_batch = max(1, min(plan.limits.micro_batch, plan.limits.activation_bytes // size))
-    plan.single = isinstance(single, tuple) and single[0] == trace
-    return plan
+    way.trace, way.columns = trace, (truth > 0).any(0)
+    way.micro_batch = max(1, min(way.limits.micro_batch, way.limits.activation_bytes // size))
+    way.single = isinstance(single, tuple) and single[0] == trace
+    return way
 
 
 def _try(

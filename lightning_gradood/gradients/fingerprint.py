@@ -1,6 +1,6 @@
-"""Fingerprints, which tell whether a network is still the one that a plan was made for, and what it consists of.
+"""Fingerprints, which tell whether a network is still the one that a way was made for, and what it consists of.
 
-Training, loading weights, or a changed flag, hook or layer calls for a new plan. Weights, flags and attributes are
+Training, loading weights, or a changed flag, hook or layer calls for a new way. Weights, flags and attributes are
 compared in a fraction of a millisecond. Modules and parameters by name are kept between calls (`structure_of`), since
 walking over them takes as long as a small layer.
 """

@@ -1,7 +1,7 @@
 """Squared gradient norms of a batch of images, with or without the logits of the same pass.
 
 The public functions refuse what has no answer; behind them input is trusted. The batch is cut into micro-batches, so
-that memory does not grow with it. Each goes through closed forms if the network's plan allows it (`comparison`), and
+that memory does not grow with it. Each goes through closed forms if the network's way allows it (`comparison`), and
 some are compared with the loop.
 """
 
@@ -24,7 +24,7 @@ from lightning_gradood.core import (
     requiring_grad,
 )
 from lightning_gradood.gradients import engine
-from lightning_gradood.gradients.comparison import MISMATCH, NO_NUMBERS, SMALL, Checks, Plan, find_fault, prove
+from lightning_gradood.gradients.comparison import MISMATCH, NO_NUMBERS, SMALL, Checks, Way, find_fault, prove
 from lightning_gradood.gradients.copies import Afresh
 from lightning_gradood.gradients.fingerprint import Fingerprint, Structure, check_network, structure_of
 from lightning_gradood.gradients.independence import check_same_logits, check_statistics
@@ -88,7 +88,7 @@ def probe_gradients(network: nn.Module, images: Tensor, label_designs: Sequence[
     structure = structure_of(network)
     _check_images(network, images, structure)
     with probing_state(network, structure.modules(network).values()):
-        work = _Work(network, label_designs, structure, plan_for(network, images, structure))
+        work = _Work(network, label_designs, structure, way_for(network, images, structure))
         norms, logits = work.batch(images)
         check_finite_rows(logits, "the network's logits")
         check_finite_rows(norms, "squared gradient norms")
@@ -114,10 +114,10 @@ def warm_up(network: nn.Module, shape: Sequence[int]) -> str:
     images = torch.rand(tuple(shape), generator=torch.Generator().manual_seed(0))
     images = images.to(None if parameter is None else parameter.device)
     squared_gradient_norms(network, images)
-    plan, _ = _plans[network][_key(images)]
-    if plan.trace is not None and (plan.sizes or images.shape[0] == 1):
+    way, _ = _ways[network][_key(images)]
+    if way.trace is not None and (way.sizes or images.shape[0] == 1):
         return "closed forms"
-    return f"one image at a time: {plan.reason or 'the network does something else in larger batches'}"
+    return f"one image at a time: {way.reason or 'the network does something else in larger batches'}"
 
 
 def _check_images(network: nn.Module, images: Tensor, structure: Structure) -> None:
@@ -146,25 +146,25 @@ def _check_images(network: nn.Module, images: Tensor, structure: Structure) -> N
 
 
 _Key = tuple[torch.Size, torch.dtype, torch.device]
-_plans: WeakKeyDictionary[nn.Module, dict[_Key, tuple[Plan, Fingerprint]]] = WeakKeyDictionary()
+_ways: WeakKeyDictionary[nn.Module, dict[_Key, tuple[Way, Fingerprint]]] = WeakKeyDictionary()
 
 
-def plan_for(network: nn.Module, images: Tensor, structure: Structure) -> Plan:
-    """Return the plan for a network in eval mode and images of this shape; make it on the first call."""
+def way_for(network: nn.Module, images: Tensor, structure: Structure) -> Way:
+    """Return the way for a network in eval mode and images of this shape; make it on the first call."""
     parameters = list(structure.parameters.values())
-    plans = _plans.setdefault(network, {})
-    known = plans.get(_key(images))
+    ways = _ways.setdefault(network, {})
+    known = ways.get(_key(images))
     if known is not None and not any(parameter._backward_hooks for parameter in parameters):
-        plan, fingerprint = known
+        way, fingerprint = known
         # a single image's loop holds for any network
-        if (images.shape[0] == 1 and not plan.single) or fingerprint.fits(structure, network):
-            return plan
+        if (images.shape[0] == 1 and not way.single) or fingerprint.fits(structure, network):
+            return way
     check_network(network, structure)
     check_statistics(structure.modules(network).items())
-    plan = prove(network, images, parameters)
-    if plan.reason != NO_NUMBERS:  # which the next batch may have
-        plans[_key(images)] = (plan, Fingerprint(structure, network, plan.moving))
-    return plan
+    way = prove(network, images, parameters)
+    if way.reason != NO_NUMBERS:  # which the next batch may have
+        ways[_key(images)] = (way, Fingerprint(structure, network, way.moving))
+    return way
 
 
 def _key(images: Tensor) -> _Key:
@@ -172,44 +172,42 @@ def _key(images: Tensor) -> _Key:
 
 
 class _Work:
-    """One call's network, label designs and plan; the plan changes where an image shows that it was wrong."""
+    """One call's network, label designs and way; the way changes where an image shows that it was wrong."""
 
     def __init__(
-        self, network: nn.Module, label_designs: Sequence[LabelDesign], structure: Structure, plan: Plan
+        self, network: nn.Module, label_designs: Sequence[LabelDesign], structure: Structure, way: Way
     ) -> None:
-        self.subject = network if plan.starts is None else Afresh(network, plan.starts)
-        self.label_designs, self.plan = label_designs, plan
+        self.subject = network if way.starts is None else Afresh(network, way.starts)
+        self.label_designs, self.way = label_designs, way
         self.names, self.parameters = list(structure.parameters), list(structure.parameters.values())
 
     def batch(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Return what `loop_norms` returns, in the fastest way that is right."""
-        plan, first, done = self.plan, 0, []
-        size = plan.limits.micro_batch if plan.trace is None else plan.micro_batch
+        way, first, done = self.way, 0, []
+        size = way.limits.micro_batch if way.trace is None else way.micro_batch
         for part in torch.tensor_split(images, math.ceil(images.shape[0] / size)):
             # a clone, because a tensor made in inference mode cannot be saved for backward
             part = (part.clone() if part.is_inference() else part.detach()).to(self.parameters[0].dtype)
-            takes_loop = plan.trace is None or (images.shape[0] == 1 and not plan.single)
+            takes_loop = way.trace is None or (images.shape[0] == 1 and not way.single)
             done.append(self.loop(part) if takes_loop else self.micro_batch(part, first))
             first += part.shape[0]
         return torch.cat([norms for norms, _ in done]), torch.cat([logits for _, logits in done])
 
     def loop(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """One image at a time."""
-        return loop_norms(
-            self.subject, images, self.label_designs, self.parameters, self.plan.reorders, self.plan.scales
-        )
+        return loop_norms(self.subject, images, self.label_designs, self.parameters, self.way.reorders, self.way.scales)
 
     def micro_batch(self, images: Tensor, first: int) -> tuple[Tensor, Tensor]:
         """The fast way, or the loop where it fails; `first` is the number of the first image.
 
-        A batch that does not follow the plan is refused if its images influence each other.
+        A batch that does not follow the way is refused if its images influence each other.
         """
-        plan = self.plan
-        is_new = images.shape[0] not in plan.sizes
+        way = self.way
+        is_new = images.shape[0] not in way.sizes
         checks = self._due(images.shape[0], is_new)
         outcome = self._fast(images, checks, first, is_new)
         if outcome is not None and not (checks and checks.logit_gradients):
-            unseen = _reached(outcome[0]) & ~plan.columns.to(outcome[0].device)
+            unseen = _reached(outcome[0]) & ~way.columns.to(outcome[0].device)
             if bool(unseen.any()):
                 row = int(outcome[0][:, :, unseen].sum((1, 2)).argmax())  # the image that reaches new parameters most
                 checks = Checks(logit_gradients=True, row=row)
@@ -220,8 +218,8 @@ class _Work:
                 check_same_logits(self.subject, images, logits)
             return norms, logits
         if checks and checks.logit_gradients:
-            plan.columns = plan.columns | _reached(outcome[0]).to(plan.columns.device)
-            plan.sizes.add(images.shape[0])
+            way.columns = way.columns | _reached(outcome[0]).to(way.columns.device)
+            way.sizes.add(images.shape[0])
         return outcome
 
     def _due(self, number: int, is_new: bool) -> Checks | None:
@@ -229,18 +227,18 @@ class _Work:
         row = _chance.randrange(number)
         if is_new:
             return Checks(logit_gradients=True, row=row, logits=number > SMALL)
-        share = self.plan.limits.recheck / 2  # for each of two comparisons
+        share = self.way.limits.recheck / 2  # for each of two comparisons
         logit_gradients = number > 1 and _chance.random() < share / _PASS_OF_LOGIT_GRADIENTS
         loop = _chance.random() < share * number / _IMAGE_OF_LOOP
         return Checks(logit_gradients, row if loop else None) if logit_gradients or loop else None
 
     def _fast(self, images: Tensor, checks: Checks | None, first: int, is_new: bool) -> tuple[Tensor, Tensor] | None:
-        """Norms and logits; None where the pass differs from the plan or fails."""
+        """Norms and logits; None where the pass differs from the way or fails."""
         keep = checks is not None
         try:
             with requiring_grad(self.parameters, False):
                 pass_ = engine.forward(self.subject, images, self.parameters, len(self.label_designs) + keep)
-                if pass_.trace != self.plan.trace or pass_.unknown:
+                if pass_.trace != self.way.trace or pass_.unknown:
                     return None
                 check_logits(pass_.output, images.shape[0])
                 norms = engine.backward(pass_, self.label_designs, keep)
@@ -260,7 +258,7 @@ class _Work:
                 "on earlier calls there."
             )
         if column is not None:  # the loop from now on, as nothing was returned yet
-            self.plan.take_loop(MISMATCH)
+            self.way.take_loop(MISMATCH)
         return None
 
 

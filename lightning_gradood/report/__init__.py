@@ -17,7 +17,6 @@ Example:
 """
 
 from lightning_gradood.report.benchmark import Benchmark, Experiment, Program, run_benchmark
-from lightning_gradood.report.comparison import comparison_page, comparison_text
 from lightning_gradood.report.figures import ReportSettings, as_png
 from lightning_gradood.report.guards import choose_guard, keep_guard, no_guard, without_anomalies_sentence
 from lightning_gradood.report.image_figures import explanation_figure
@@ -34,6 +33,7 @@ from lightning_gradood.report.loggers import (
 )
 from lightning_gradood.report.paper_tables import TableSettings, paper_number
 from lightning_gradood.report.run import GuardSummary, Run, newest_run, read_runs
+from lightning_gradood.report.run_comparison import comparison_page, comparison_text
 from lightning_gradood.report.run_writer import Workplace, working_commit, write_guard_summary, write_run
 from lightning_gradood.report.score_drift import ScoredImages, drift_by_class, drift_figure, drift_table
 from lightning_gradood.report.tables import console_table

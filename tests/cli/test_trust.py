@@ -9,7 +9,7 @@ import tiny
 from parsed import verdict
 from tiny import FILE, printed, refused
 
-from lightning_gradood.cli.trust import OWN, trusting, without_trust
+from lightning_gradood.cli.trusted_files import OWN, trusting, without_trust
 from lightning_gradood.core import Refusal, may_import, shipped_files
 
 EVIL = """

@@ -14,7 +14,7 @@ from lightning_gradood.gradients.engine import backward, forward
 
 from . import truth
 from .block_modules import Made
-from .toys import FAST, NETWORKS, SLOW, make, pictures, plan_of, trained
+from .toys import FAST, NETWORKS, SLOW, make, pictures, trained, way_of
 from .treacherous import Between
 
 DESIGNS = {
@@ -44,8 +44,8 @@ def test_every_network_is_exact_in_every_batch_and_by_closed_forms(part):
         for what, batch in batches(images).items():
             expected = truth.true_norms(network, batch.clone())
             wrong[name, what] = truth.excess(squared_gradient_norms(network, batch), expected)
-        plan = plan_of(network, images)
-        wrong[name, "way"] = (plan.trace is None) != (name in SLOW) and (plan.reason or "closed forms")
+        way = way_of(network, images)
+        wrong[name, "way"] = (way.trace is None) != (name in SLOW) and (way.reason or "closed forms")
     truth.assert_none(wrong)
 
 
@@ -53,13 +53,13 @@ def test_one_image_alone_is_exact_by_closed_forms(monkeypatch):
     """Networks of large parameters take them; here all do."""
     large = nn.Sequential(nn.Flatten(), nn.Linear(192, 2000), nn.Linear(2000, 5))
     for network, single in ((large, True), (make("residual", torch.float32), False)):
-        assert plan_of(network, pictures(1, torch.float32)).single is single
+        assert way_of(network, pictures(1, torch.float32)).single is single
     monkeypatch.setattr(costs, "ALONE", 0)
     monkeypatch.setattr(costs, "limits", lambda device: costs.Limits(recheck=0))
     wrong, one = {}, pictures(1)
     for name in FAST:
         network = make(name)
-        squared_gradient_norms(network, pictures(2))  # the plan, which asks the loop
+        squared_gradient_norms(network, pictures(2))  # the way, which asks the loop
         squared_gradient_norms(network, one)  # the first batch of this size is compared with the loop
         with monkeypatch.context() as patch:
             patch.setattr(norms, "loop_norms", lambda *_: pytest.fail("took the loop"))
@@ -97,7 +97,7 @@ def torchvision_case(name):
 def test_networks_that_nobody_here_wrote_are_exact_by_closed_forms(name):
     network, images = torchvision_case(name)
     truth.assert_exact(squared_gradient_norms(network, images), truth.true_norms(network, images))
-    assert plan_of(network, images).trace is not None
+    assert way_of(network, images).trace is not None
 
 
 def test_every_design_is_exact_alone_and_beside_others():
@@ -168,9 +168,9 @@ def test_half_precision_is_no_worse_than_plain_autograd_and_takes_the_loop():
         for dtype in (torch.float16, torch.bfloat16):
             network, images = make(name, dtype), pictures(4, dtype)
             found = {number: squared_gradient_norms(network, images[:number]) for number in (1, 4)}
-            plan = plan_of(network, images)
-            assert plan.trace is None
-            assert str(dtype) in plan.reason or name == "recurrent"
+            way = way_of(network, images)
+            assert way.trace is None
+            assert str(dtype) in way.reason or name == "recurrent"
             plain, exact = (truth.true_norms(network.to(d), images.to(d)) for d in (dtype, torch.float64))
             bound = max(3 * ((plain - exact).abs() / exact).max(), 8 * torch.finfo(dtype).eps)
             for number, norms_ in found.items():
@@ -220,9 +220,9 @@ def test_warm_up_says_which_way_is_taken_and_plans_are_for_shapes():
     other_in_larger_batches = Between(lambda x: x if len(x) < 9 else 1 * x)
     assert warm_up(other_in_larger_batches, (16, 3, 12, 12)).startswith("one image at a time: ")
     network = make("residual")
-    plan = plan_of(network, pictures(4))
-    assert plan_of(network, pictures(9, seed=3)) is plan
-    assert plan_of(network, pictures(4)[:, :, :6]) is not plan
+    way = way_of(network, pictures(4))
+    assert way_of(network, pictures(9, seed=3)) is way
+    assert way_of(network, pictures(4)[:, :, :6]) is not way
 
 
 class Sizes(Made):
@@ -247,7 +247,7 @@ def test_memory_is_bounded_and_checks_are_few(monkeypatch):
     squared_gradient_norms(network, pictures(500))
     assert sum(network.sizes) == 500
     monkeypatch.setattr(costs, "limits", lambda device: costs.Limits(activation_bytes=20_000))
-    assert 1 <= plan_of(make("residual"), pictures(20)).micro_batch < 5
+    assert 1 <= way_of(make("residual"), pictures(20)).micro_batch < 5
 
 
 class Largest(TorchDispatchMode):

@@ -145,7 +145,7 @@ def test_quantised_layers_and_tensors():
 
 
 def test_hooks_on_parameters():
-    """Also when they come after the network was planned."""
+    """Also when they come after the network was compared."""
     network, fresh = make("linear"), make("linear")
     squared_gradient_norms(network, pictures(3))
     handle, _ = (one[1].weight.register_hook(lambda gradient: gradient.clamp(-1e-3, 1e-3)) for one in (network, fresh))

@@ -19,7 +19,7 @@ from lightning_gradood.gradients import AllOnes, Uniform, comparison, costs, nor
 from lightning_gradood.gradients.rules import linear
 
 from . import toys, treacherous, truth
-from .toys import make, plan_of
+from .toys import make, way_of
 from .treacherous import Between, Cached, SequenceFirst, pictures
 
 DTYPES = (torch.float32, torch.float64)
@@ -114,7 +114,7 @@ def nudge(tensor):
 def test_trained_further_is_planned_anew():
     """Each change in turn has to be noticed, and no change must not be."""
     network = Between().double()
-    plans = []
+    ways = []
     for change in (
         lambda: None,
         lambda: nn.init.normal_(network.first.bias),
@@ -129,11 +129,11 @@ def test_trained_further_is_planned_anew():
         lambda: setattr(network.last, "forward", lambda x: F.linear(x, 3 * network.last.weight, network.last.bias)),
     ):
         assert not wrong(network, pictures(4))
-        plans.append(plan_of(network, pictures(4)))
+        ways.append(way_of(network, pictures(4)))
         change()
-        plans.append(plan_of(network, pictures(4)))
-    assert plans[0] is plans[1] is plans[2]
-    assert len(set(map(id, plans))) == 11
+        ways.append(way_of(network, pictures(4)))
+    assert ways[0] is ways[1] is ways[2]
+    assert len(set(map(id, ways))) == 11
 
 
 def test_gate_that_the_probes_leave_closed(monkeypatch):
@@ -144,7 +144,7 @@ def test_gate_that_the_probes_leave_closed(monkeypatch):
         images[bright] = 0.9 + 0.1 * images[bright]
         found[factor, str(bright), "first"] = wrong(treacherous.Gated(factor).double(), images)
         network = treacherous.Gated(factor).double()
-        squared_gradient_norms(network, pictures(8))  # planned and checked with all gates closed
+        squared_gradient_norms(network, pictures(8))  # compared with all gates closed
         found[factor, str(bright), "later"] = wrong(network, images)
     truth.assert_none(found)
 
@@ -248,9 +248,9 @@ def test_flags_and_shared_settings_that_change_are_noticed():
     network, flagged = Configured(settings).double(), Between().double()
     for one in (network, flagged):
         squared_gradient_norms(one, pictures(4))
-    before = plan_of(network, pictures(4))
+    before = way_of(network, pictures(4))
     settings.more["scale"] = 2.0
-    assert plan_of(network, pictures(4)) is not before
+    assert way_of(network, pictures(4)) is not before
     settings.couples = flagged.flag = True
     for changed in (network, flagged):
         with pytest.raises(Refusal, match="independently"):
@@ -268,16 +268,16 @@ def test_backward_that_is_not_linear_gets_its_own_logit_gradients():
 
 
 def test_tensor_kept_from_call_to_call():
-    """Filled before the plan is made, or after it."""
+    """Filled before the way is made, or after it."""
     found, images = {}, pictures(4)
     kinds, fillings = ("dictionary", "attribute", "list"), ("no", "with a graph", "under no_grad", "used up")
-    for kind, filled, planned in itertools.product(kinds, fillings, (False, True)):
+    for kind, filled, ready in itertools.product(kinds, fillings, (False, True)):
         network, expected = Cached(kind).double(), []
         for image in images.split(1):
             network.clear()
             expected.append(truth.true_norms(network, image))
         network.clear()
-        if planned:
+        if ready:
             squared_gradient_norms(network, images)
         if filled != "no":
             with torch.set_grad_enabled(filled != "under no_grad"):
@@ -287,7 +287,7 @@ def test_tensor_kept_from_call_to_call():
         kept = copy.copy(network.cache)
         for call in range(2):
             norms_ = squared_gradient_norms(network, images)
-            found[kind, filled, planned, call] = truth.excess(norms_, torch.cat(expected))
+            found[kind, filled, ready, call] = truth.excess(norms_, torch.cat(expected))
             assert type(network.cache) is type(kept)
             assert not isinstance(kept, dict) or network.cache.keys() == kept.keys()
     truth.assert_none(found)
@@ -329,10 +329,10 @@ def test_buffers_stay_what_they_were():
         assert float(calls) == network.number == 0
         assert torch.equal(average, torch.ones(8).double())
         truth.assert_exact(found, truth.pair_norms(network, pictures(number)))
-    plan = plan_of(network, pictures(4))
+    way = way_of(network, pictures(4))
     with torch.no_grad():
         network(pictures(2))
-    assert plan_of(network, pictures(4)) is plan, "planned once, though buffers and a number move"
+    assert way_of(network, pictures(4)) is way, "compared once, though buffers and a number move"
 
 
 def test_forward_that_writes_into_its_input():
@@ -360,17 +360,17 @@ def test_logits_that_round_badly_are_no_coupling():
 
 
 def test_wrong_closed_form_is_found_out(monkeypatch):
-    """Break a formula: the plan must notice before an image of the caller's is compared, and the numbers stay right."""
+    """Break a formula: the way must notice before an image of the caller's is compared, and the numbers stay right."""
     weight_norms = linear.weight_norms
     monkeypatch.setattr(linear, "weight_norms", lambda a, b: 1.1 * weight_norms(a, b))
     network, images = make("linear"), toys.pictures(4)
-    assert plan_of(network, images).reason == "closed forms do not give the loop's numbers"
+    assert way_of(network, images).reason == "closed forms do not give the loop's numbers"
     assert not differs(network, images)
     # a layer whose gradient is zero, because the weights behind it are
     monkeypatch.setattr(linear, "weight_norms", lambda a, b: weight_norms(a, b) * (1.1 if a.shape[2] == 432 else 1.0))
     hidden = Between().double()
     nn.init.zeros_(hidden.last.weight)
-    assert plan_of(hidden, pictures(4)).reason == "closed forms do not give the loop's numbers"
+    assert way_of(hidden, pictures(4)).reason == "closed forms do not give the loop's numbers"
 
 
 def test_recheck_refuses_what_went_wrong_later(monkeypatch):
@@ -412,7 +412,7 @@ def test_rounding_in_float32_is_judged_in_double(monkeypatch):
     monkeypatch.setattr(comparison, "first_excess", lenient)
     network, images = make("residual", torch.float32), toys.pictures(4, torch.float32)
     squared_gradient_norms(network, images)
-    assert plan_of(network, images).trace is not None
+    assert way_of(network, images).trace is not None
 
 
 def test_threads_on_one_network():

@@ -9,7 +9,7 @@ from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 
 from lightning_gradood.core import probing_state
 from lightning_gradood.gradients.fingerprint import structure_of
-from lightning_gradood.gradients.norms import plan_for
+from lightning_gradood.gradients.norms import way_for
 
 from .block_modules import BLOCKS, Made, Net, conv, entering, lin
 
@@ -202,10 +202,10 @@ def make(name, dtype=torch.float64):
     return trained(NETWORKS[name]()).to(dtype).eval()
 
 
-def plan_of(network, images):
-    """The network's plan for such images."""
+def way_of(network, images):
+    """The network's way for such images."""
     with probing_state(network, network.modules()):
-        return plan_for(network, images, structure_of(network))
+        return way_for(network, images, structure_of(network))
 
 
 def pictures(number=4, dtype=torch.float64, seed=0, side=8):

@@ -10,9 +10,9 @@ from asserts import assert_refused
 
 from lightning_gradood.records import write_columns
 from lightning_gradood.report import GuardSummary, Run, as_png, comparison_page, comparison_text, read_runs
-from lightning_gradood.report.comparison import auroc_figures, compared, compared_means
 from lightning_gradood.report.image_figures import sample_sheet
 from lightning_gradood.report.pages import run_page
+from lightning_gradood.report.run_comparison import auroc_figures, compared, compared_means
 from lightning_gradood.report.tables import Table, result_table
 
 from .examples import OUTCOMES, SAMPLES, crossed, outcome, run, written
