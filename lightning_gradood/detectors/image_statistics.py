@@ -104,7 +104,7 @@ class ImageStatistics(Detector):
 
 @dataclass(frozen=True, eq=False)
 class FittedImageStatistics(Fitted):
-    """The regression."""
+    """A logistic regression on the statistics."""
 
     logistic: Logistic
 
