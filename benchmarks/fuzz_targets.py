@@ -145,8 +145,8 @@ def records(folder: Path) -> Target:
         Records,
         read_columns,
         read_rows,
-        row_file,
         write_columns,
+        write_rows,
     )
 
     ids, cache = [f"a/{row}" for row in range(6)], RecordCache(folder / "cache")
@@ -160,8 +160,8 @@ def records(folder: Path) -> Target:
     (state,) = (folder / "cache" / ("s" * 64)).iterdir()
     write_columns(folder / "t.parquet", {"score": [1.0, 2.0], "source": ["a", "b"]})
     for suffix in ("csv", "jsonl"):
-        with row_file(folder / f"t.{suffix}", {"path": str, "score": float, "flagged": bool}) as file:
-            file.write({"path": "a", "score": 1.0, "flagged": True})
+        row = {"path": "a", "score": 1.0, "flagged": True}
+        write_rows([row], {name: type(value) for name, value in row.items()}, folder / f"t.{suffix}")
     about = json.loads((entry / "entry.json").read_text())
     files = {name: (folder / f"t.{name}").read_bytes() for name in ("parquet", "csv", "jsonl")}
     files |= {"shard": shard.read_bytes(), "state": state.read_bytes()}

@@ -28,7 +28,7 @@ from lightning_gradood.evaluation import (
     trials_of,
     trials_of_process,
 )
-from lightning_gradood.extraction import CacheEntry, ProbeCallback, ids_of, leave_out_bad, prepare, read_records
+from lightning_gradood.extraction import CacheEntry, ProbeCallback, leave_out_bad, prepare, read_records
 from lightning_gradood.guard import Recipe
 from lightning_gradood.preflight import preflight
 from lightning_gradood.probes import PixelProbe
@@ -182,7 +182,7 @@ class Trainer(pl.Trainer):
         """Records of every source with their splits, and the names of those that are left out of them."""
         split_of = datamodule.sources.manifest.split_of
         records = {
-            source: read_records(cache, entries, source).with_splits(split_of, ids_of(datamodule, source))
+            source: read_records(cache, entries, source).with_splits(split_of)
             for source in dict.fromkeys(entry.source for entry in entries)
         }
         return leave_out_bad(records, settings.on_bad_image)

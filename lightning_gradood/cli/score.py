@@ -8,7 +8,6 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -81,7 +80,7 @@ def _score(
     """
     from lightning_gradood.core import PassedOver, Refusal, progress, writing_refused
     from lightning_gradood.guard import FileVerdict, Guard, Processes, score_files, score_files_on_processes
-    from lightning_gradood.records import ENDINGS, CsvStream, row_file
+    from lightning_gradood.records import ENDINGS, write_rows
 
     if false_positive_rate is not None and threshold is not None:
         raise Refusal("`--false_positive_rate` and `--threshold` should not be given together. Got both. Remove one.")
@@ -106,15 +105,16 @@ def _score(
     explained = None if explain is None else Explained(loaded, explain, figures, max_megapixels)
     columns = dict(zip((one.name for one in fields(FileVerdict)), _TYPES, strict=True))
     columns |= explained.columns if explained else {}
-    with (
-        writing_refused(Path("standard output"), "--output"),  # a file has its own sentence
-        row_file(Path(output), columns) if output else nullcontext(CsvStream(sys.stdout, columns)) as file,
-    ):
+
+    def rows() -> Iterator[dict[str, Any]]:
         for verdict, path in zip(progress(verdicts, "scoring", None, "images"), again, strict=True):
-            file.write(asdict(verdict) | (explained.of(verdict, path) if explained else {}))
-            counts += Counter(files=1, unreadable=int(verdict.error is not None), flagged=int(bool(verdict.flagged)))
+            counts.update(files=1, unreadable=int(verdict.error is not None), flagged=int(bool(verdict.flagged)))
+            yield asdict(verdict) | (explained.of(verdict, path) if explained else {})
         if not counts["files"]:  # raised inside, so that no empty file takes an older one's place
             raise _nothing_found(images, passed)
+
+    with writing_refused(Path("standard output"), "--output"):  # a file has its own sentence
+        write_rows(rows(), columns, Path(output) if output else None)
     lines = (_summary(counts, loaded), passed.sentence("folders"), output and f"scores: {output}")
     sys.stderr.writelines(f"{line}\n" for line in lines if line)
     return UNREADABLE if counts["unreadable"] else 0

@@ -14,15 +14,7 @@ them.
 """
 
 from lightning_gradood.records.cache import Damaged, RecordCache, entry_key
-from lightning_gradood.records.rows import (
-    ENDINGS,
-    CsvStream,
-    RowWriter,
-    read_columns,
-    read_rows,
-    row_file,
-    write_columns,
-)
+from lightning_gradood.records.rows import ENDINGS, read_columns, read_rows, write_columns, write_rows
 from lightning_gradood.records.table import NORMAL, SPLITS, SYNTHETIC, Records, detection_dataset, normal_records
 
 __all__ = [
@@ -30,16 +22,14 @@ __all__ = [
     "NORMAL",
     "SPLITS",
     "SYNTHETIC",
-    "CsvStream",
     "Damaged",
     "RecordCache",
     "Records",
-    "RowWriter",
     "detection_dataset",
     "entry_key",
     "normal_records",
     "read_columns",
     "read_rows",
-    "row_file",
     "write_columns",
+    "write_rows",
 ]

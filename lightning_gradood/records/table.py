@@ -16,29 +16,20 @@ NORMAL = "normal"  # the name of the one source whose clean images are the norma
 SYNTHETIC = "synthetic_"  # what the names of synthetic outliers start with, as sources and in the column `attack`
 SPLITS = ("train", "val", "test")
 
-_COLUMNS: dict[str, pa.DataType] = {
-    "id": pa.string(),
-    "origin_id": pa.string(),
-    "source": pa.string(),
-    "attack": pa.string(),
-    "label": pa.int64(),
-    "prediction": pa.int64(),
-    "success": pa.bool_(),
-    "target_hit": pa.bool_(),
-    "l2": pa.float64(),
-    "linf": pa.float64(),
+_COLUMNS: dict[str, tuple[pa.DataType, Any]] = {  # type and default
+    "id": (pa.string(), None),
+    "origin_id": (pa.string(), None),
+    "source": (pa.string(), None),
+    "attack": (pa.string(), ""),
+    "label": (pa.int64(), -1),
+    "prediction": (pa.int64(), -1),
+    "success": (pa.bool_(), None),
+    "target_hit": (pa.bool_(), None),
+    "l2": (pa.float64(), 0.0),
+    "linf": (pa.float64(), 0.0),
 }
 _NAMES = "names"  # metadata key of a probe's column names
 _SHORT = (np.uint8, np.float16)  # what pixels are kept in
-_DEFAULTS: dict[str, Any] = {
-    "attack": "",
-    "label": -1,
-    "prediction": -1,
-    "success": None,
-    "target_hit": None,
-    "l2": 0.0,
-    "linf": 0.0,
-}
 
 
 class Records:
@@ -50,12 +41,8 @@ class Records:
     """
 
     def __init__(self, table: pa.Table) -> None:
-        missing = [name for name in _COLUMNS if name not in table.column_names]
-        if missing:
-            raise Refusal(
-                f"`table` should have the columns {list(_COLUMNS)}. Got a table without {missing}. "
-                "Was it written by another program or version? Delete it, it will be probed anew."
-            )
+        if missing := [name for name in _COLUMNS if name not in table.column_names]:
+            raise Refusal(f"`table` should have the columns {list(_COLUMNS)}. Got a table without {missing}.")
         self.table = table
 
     @classmethod
@@ -77,10 +64,10 @@ class Records:
             **columns: any of `origin_id` (default: the ids), `attack`, `label`, `prediction`, `success`, `target_hit`,
                 `l2`, `linf`.
         """
-        given = {"id": list(ids), "origin_id": list(ids), "source": [source] * len(ids)}
-        given |= {name: [default] * len(ids) for name, default in _DEFAULTS.items()}
-        given |= {name: list(column) for name, column in columns.items()}
-        table = pa.table({name: pa.array(given[name], type=kind) for name, kind in _COLUMNS.items()})
+        given: dict[str, Any] = {"id": ids, "origin_id": ids, "source": [source] * len(ids)} | columns
+        table = pa.table(
+            {name: pa.array(given.get(name, [value] * len(ids)), kind) for name, (kind, value) in _COLUMNS.items()}
+        )
         for name, array in values.items():
             lists = _fixed_size_lists(array)
             about = {_NAMES: json.dumps(list((names or {}).get(name, [])))}
@@ -145,7 +132,7 @@ class Records:
         return list(parse_json(metadata.get(_NAMES.encode(), b"[]")))
 
     def join(self, other: Records) -> Records:
-        """Add the probes of `other`, which must hold the same images."""
+        """Add the probes of `other`, which must hold the same images; sorts by id."""
         if set(self.ids) != set(other.ids):
             raise Refusal(
                 f"`other` should hold the same {len(self)} images. Got {len(other)} images, "
@@ -162,23 +149,12 @@ class Records:
         ids, first = np.unique(self.column("id").astype(str), return_index=True)
         return Records(self.table.take(pa.array(first))) if len(ids) else self
 
-    def with_splits(self, split_of: Mapping[str, str], ids: Collection[str] = ()) -> Records:
-        """Add the column `split` by origin id, and drop rows without a split; refuse missing rows of `ids`.
-
-        Args:
-            split_of: id of a clean image to its split.
-            ids: those that must have a row here.
-        """
-        lacking = set(ids).difference(self.ids)
-        if lacking:
-            raise Refusal(
-                f"The records should hold all {len(set(ids))} images of the splits. Got no row for {len(lacking)} of them, "
-                f"such as {min(lacking)}. Run the same command again: it probes only those."
-            )
+    def with_splits(self, split_of: Mapping[str, str]) -> Records:
+        """Add the column `split` by origin id, and drop rows without a split."""
         splits = pa.array([split_of.get(origin) for origin in self.column("origin_id")], type=pa.string())
         table = self.table.drop_columns(["split"]) if "split" in self.table.column_names else self.table
         table = table.append_column("split", splits)
-        return Records(table.filter(pc.is_valid(table["split"])))
+        return Records(table.filter(pc.is_valid(splits)))
 
     def from_origins(self, origins: Collection[str]) -> Records:
         """Keep the rows whose clean image is one of these."""
@@ -210,18 +186,14 @@ def detection_dataset(
         source: the anomalous one.
         noise: the source of the attack's noise control, which joins the normal side.
         keep: `successful`, for an attack, leaves on both sides only images that were classified correctly when clean
-            and otherwise when attacked.
-
-    Raises:
-        Refusal: too few attacks succeeded to fill every split.
+            and otherwise when attacked; a Refusal if a split has none.
 
     Reference:
         Lee et al. 2018, section 3 and their code, which keeps clean, noisy and adversarial versions of the same images.
     """
     sides = [records[NORMAL], *([records[noise]] if noise else []), records[source]]
     if keep == "successful":
-        fooled = _fooled(records[NORMAL], records[source])
-        _refuse_too_few(fooled, records[source], source)
+        fooled = _fooled(records[NORMAL], records[source], source)
         sides = [side.from_origins(fooled) for side in sides]
     return Records.concatenate(sides)
 
@@ -231,19 +203,16 @@ def normal_records(records: Records) -> Records:
     return Records(records.table.filter(records.anomalous == 0))
 
 
-def _fooled(normal: Records, attacked: Records) -> set[str]:
-    """Origins that were classified correctly, or have no label, and whose attack succeeded."""
+def _fooled(normal: Records, attacked: Records, source: str) -> set[str]:
+    """Origins that were classified correctly, or have no label, and whose attack succeeded, in every split."""
     labels, predictions = normal.column("label"), normal.column("prediction")
     right = set(normal.column("id")[(labels < 0) | (labels == predictions)])
-    return right & set(attacked.column("origin_id")[attacked.column("success").astype(bool)])
-
-
-def _refuse_too_few(fooled: set[str], attacked: Records, source: str) -> None:
-    rows = np.isin(attacked.column("origin_id").astype(str), sorted(fooled))
-    counts = {split: int((rows & (attacked.column("split") == split)).sum()) for split in SPLITS}
+    fooled = right & set(attacked.column("origin_id")[attacked.column("success").astype(bool)])
+    counts = {split: len(attacked.where(split=split).from_origins(fooled)) for split in SPLITS}
     if not all(counts.values()):
         raise Refusal(
             f"`data.perturbations.keep = successful` should leave images of `{source}` in every split. Got "
-            f"{int(rows.sum())} of {len(attacked)} that were classified correctly and then misled: {counts}. "
+            f"{sum(counts.values())} of {len(attacked)} that were classified correctly and then misled: {counts}. "
             "Use `--data.perturbations.keep all`, more images, or a stronger attack."
         )
+    return fooled

@@ -7,18 +7,25 @@ import pytest
 from PIL import Image
 from tiny import all_refused, called, refused
 
-from lightning_gradood.records import row_file, write_columns
+from lightning_gradood.records import write_columns, write_rows
 
 TYPES = {"path": str, "prediction": str, "score": float, "flagged": bool, "error": str}
 
 
 def write(path, scores, prediction="cat"):
     """Write a table as `score` does with a threshold of 2, with one file that could not be scored."""
-    with row_file(Path(path), TYPES) as file:
-        for number, score in enumerate(scores):
-            row = {"score": float(score), "flagged": bool(score > 2), "prediction": prediction, "error": None}
-            file.write({"path": f"{number}.png", **row})
-        file.write({"path": "bad.png", "score": None, "flagged": None, "prediction": None, "error": "unreadable"})
+    rows = [
+        {
+            "path": f"{number}.png",
+            "score": float(score),
+            "flagged": bool(score > 2),
+            "prediction": prediction,
+            "error": None,
+        }
+        for number, score in enumerate(scores)
+    ]
+    bad = dict.fromkeys(TYPES) | {"path": "bad.png", "error": "unreadable"}
+    write_rows([*rows, bad], TYPES, Path(path))
 
 
 @pytest.mark.parametrize("ending", ["parquet", "csv", "jsonl"])
@@ -60,7 +67,7 @@ def test_what_cannot_be_compared_is_refused_in_a_sentence(capsys):
         ([], "the following arguments are required: new."),
         (["nowhere.csv"], "`nowhere.csv` should be a table of scores. Got no such file."),
         (["text.csv"], "`text.csv` should be a table that `score` or `detect` has written. Got one without `score`"),
-        (["broken.parquet"], "`broken.parquet` should be a readable table. Got: "),
+        (["broken.parquet"], "`broken.parquet` should be a readable table. Got "),
         (["notes.txt"], "`notes.txt` should end in .parquet, .csv, .jsonl."),
         (["none.parquet"], "Both tables should hold scored images. Got 10 in the reference and 0 new ones."),
         (["usual.csv", "--alarm", "2"], "`--alarm` should be at least 0 and below 1. Got `--alarm 2.0`."),
