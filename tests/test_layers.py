@@ -33,9 +33,9 @@ OUTSIDE = {
 }  # fmt: skip
 # Lines of a room. A commit that needs more raises the number here, and says why.
 BUDGET = {
-    "__init__": 8, "__main__": 3, "cli": 1945, "core": 2147, "data": 1892, "detectors": 2238, "evaluation": 999,
-    "extraction": 931, "gradients": 3544, "guard": 1069, "metrics": 846, "networks": 909, "perturbations": 2156,
-    "preflight": 73, "probes": 633, "records": 737, "report": 3954, "tasks": 744, "trainer": 280,
+    "__init__": 8, "__main__": 3, "cli": 1945, "core": 2140, "data": 1892, "detectors": 2238, "evaluation": 999,
+    "extraction": 773, "gradients": 3544, "guard": 1069, "metrics": 846, "networks": 909, "perturbations": 2156,
+    "preflight": 73, "probes": 633, "records": 591, "report": 3954, "tasks": 744, "trainer": 280,
 }  # fmt: skip
 
 

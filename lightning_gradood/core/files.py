@@ -8,7 +8,6 @@ import errno
 import json
 import os
 import re
-import shutil
 import stat
 import uuid
 from collections.abc import Iterator
@@ -91,19 +90,13 @@ def writing_refusal(path: Path | str, flag: str, error: OSError) -> Unwritable:
     )
 
 
-def check_writable(folder: Path, flag: str, size: int = 0) -> None:
-    """Raise `Unwritable` for a folder in which no file can be made or with less than `size` bytes free."""
+def check_writable(folder: Path, flag: str) -> None:
+    """Raise `Unwritable` for a folder in which no file can be made."""
     trial = folder / f".trial.{uuid.uuid4().hex[:12]}.tmp"  # a name that no file has
     with atomic_write(trial, flag) as file:
         file.write(b"\0" * 4096)
     with suppress(OSError):
         trial.unlink()
-    free = shutil.disk_usage(folder).free
-    if free < size:
-        raise Unwritable(
-            f"`{flag}` should have room for at least {size / 1e6:.1f} MB. Got {folder} with {free / 1e6:.1f} MB free. Free "
-            "some space, or name another."
-        )
 
 
 class Unparsable(ValueError):

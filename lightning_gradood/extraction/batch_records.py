@@ -4,8 +4,9 @@ Images are unchanged, perturbed now, or stored by an earlier run. Images for whi
 or skipped; where memory does not suffice for a batch, it is worked on in portions.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -23,7 +24,6 @@ from lightning_gradood.records import NORMAL, RecordCache, Records
 
 OnBadImage = Literal["refuse", "skip"]  # what is done with an image for which the network gives NaN or infinity
 
-_ACHIEVED = ("attack", "success", "target_hit", "l2", "linf")
 _SHOWN = 5  # names in a sentence
 
 
@@ -58,22 +58,22 @@ class SourceImages:
 
     def columns(self, logits: Tensor | None) -> dict[str, list[Any]]:
         """Columns of records beside their probes; without `logits` (not finite there) no prediction and no success."""
+        number = len(self.ids)
         columns: dict[str, list[Any]] = {"origin_id": self.origins, "label": self.labels}
+        if self.spec is not None and not self.spec.noise:  # noise is no attack and has nothing to succeed in
+            columns |= {"attack": [self.source] * number, "success": [False] * number}
         if logits is None:
-            if self.spec is not None and not self.spec.noise:
-                columns |= {"attack": [self.source] * len(self.ids), "success": [False] * len(self.ids)}
             return columns
         columns["prediction"] = logits.argmax(dim=1).tolist()
         if isinstance(self.made, Records):
-            return columns | {name: self.made.column(name).tolist() for name in _ACHIEVED}
-        if self.spec is None or self.made is None:
-            return columns
-        perturbed = self.made.judge(logits)
-        columns |= {"l2": perturbed.l2.tolist(), "linf": perturbed.linf.tolist()}
-        if not self.spec.noise:  # noise is on the normal side: no attack, and nothing to succeed in
-            columns |= {"attack": [self.source] * len(self.ids), "success": perturbed.success.tolist()}
-            if perturbed.target_hit is not None:
-                columns["target_hit"] = perturbed.target_hit.tolist()
+            columns |= {name: self.made.column(name).tolist() for name in ("success", "target_hit", "l2", "linf")}
+        elif self.made is not None:
+            perturbed = self.made.judge(logits)
+            columns |= {"l2": perturbed.l2.tolist(), "linf": perturbed.linf.tolist()}
+            if "success" in columns:
+                columns["success"] = perturbed.success.tolist()
+                if perturbed.target_hit is not None:
+                    columns["target_hit"] = perturbed.target_hit.tolist()
         return columns
 
 
@@ -122,12 +122,9 @@ class BatchReader:
             values = torch.from_numpy(stored.probe(PIXELS.name).astype(np.float32))
             images = values.reshape(batch.images.shape).to(batch.images)
             return SourceImages(spec.name, images, labels, ids, origins, spec, stored)
-
-        def craft(rows: slice) -> Crafted:
-            """Change a portion."""
-            return spec.attack.craft(self.network, batch.images[rows], batch.labels[rows], origins[rows])
-
-        crafted = Crafted.concatenate(self._portions.run(craft, len(ids)))
+        craft = partial(spec.attack.craft, self.network)
+        portions = self._portions.run(lambda r: craft(batch.images[r], batch.labels[r], origins[r]), len(ids))
+        crafted = Crafted.concatenate(portions)
         if spec.noise:
             crafted = noise_like(crafted, origins)
         if spec.eight_bit:
@@ -158,7 +155,7 @@ class BatchReader:
         except NotFinite as error:
             number = len(images.ids)
             bad = sorted({row % number for row in error.rows}) or list(range(number))  # views of images are stacked
-            self._say_bad(images, bad, error)
+            self._refuse_or_say(images, bad, error)
             good = [row for row in range(number) if row not in set(bad)]
             return [*(self._read(probes, images.at(good)) if good else []), (images.at(bad), None)]
         except Refusal as refusal:
@@ -167,7 +164,7 @@ class BatchReader:
         self._widths |= {name: values.shape[1] for name, values in readings.values.items()}
         return [(images, readings)]
 
-    def _say_bad(self, images: SourceImages, bad: Sequence[int], error: NotFinite) -> None:
+    def _refuse_or_say(self, images: SourceImages, bad: Sequence[int], error: NotFinite) -> None:
         names = [images.ids[row] for row in bad]
         shown = ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
         if self.on_bad_image == "refuse":
@@ -202,24 +199,24 @@ def _chosen(batch: ImageBatch, rows: NDArray[np.int64] | None) -> ImageBatch | N
 
 
 def leave_out_bad(
-    records: dict[str, Records], on_bad_image: OnBadImage
+    records: Mapping[str, Records], on_bad_image: OnBadImage
 ) -> tuple[dict[str, Records], dict[str, list[str]]]:
-    """Leave out images for which the network or a probe was not finite, or refuse them.
+    """Leave out, or refuse, images for which the network or a probe was not finite.
 
     Returns:
-        The records, by source, of all other images, and by source the ids of those left out. With `on_bad_image` =
-        `refuse` those that an earlier run has skipped are refused.
+        By source the records of all other images, and the ids of those left out where there are any.
     """
-    bad = {source: np.flatnonzero(~table.finite) for source, table in records.items()}
-    left_out = {source: [records[source].ids[row] for row in rows] for source, rows in bad.items() if len(rows)}
-    if left_out and on_bad_image == "refuse":
-        source, names = next(iter(left_out.items()))
-        raise NotFinite(
-            f"the network should be finite for every image. Got records of an earlier run in which it was not for {len(names)} "
-            f"images of `{source}`, such as {names[0]}. Look at these images and at the network's weights, or go on without "
-            "them with `--detection.on_bad_image skip`."
-        )
-    kept = dict(records)
-    for source in left_out:
-        kept[source] = records[source].at(np.delete(np.arange(len(records[source])), bad[source]).tolist())
+    kept, left_out = dict[str, Records](), dict[str, list[str]]()
+    for source, table in records.items():
+        finite = table.finite
+        kept[source] = table if finite.all() else table.at(np.flatnonzero(finite).tolist())
+        bad = [table.ids[row] for row in np.flatnonzero(~finite)]
+        if bad:
+            left_out[source] = bad
+        if bad and on_bad_image == "refuse":
+            raise NotFinite(
+                f"the network should be finite for every image. Got records of an earlier run in which it was not for "
+                f"{len(bad)} images of `{source}`, such as {bad[0]}. Look at these images and at the network's weights, or "
+                "go on without them with `--detection.on_bad_image skip`."
+            )
     return kept, left_out

@@ -3,7 +3,7 @@
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import reduce
 
 import lightning.pytorch as pl
 import numpy as np
@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from lightning_gradood.core import Refusal, as_float, encode, packages_of, progress
+from lightning_gradood.core import as_float, encode, packages_of, progress
 from lightning_gradood.data import ImageDataModule
 from lightning_gradood.networks import architecture, state_digest
 from lightning_gradood.probes import PixelProbe, Probe
@@ -63,20 +63,17 @@ class Plan:
         """Rows of the origin to read, ascending, by the name of the source that is read."""
         return _union((entry.source, self.rows[entry.key]) for entry in self.missing)
 
-    def rows_to_load(self, sizes: Mapping[str, int], processes: int) -> dict[str, NDArray[np.int64]]:
-        """Rows that the loaders of each origin give; at least one for each process.
+    def rows_to_load(self, processes: int) -> dict[str, NDArray[np.int64]]:
+        """Rows that the loader of each origin gives, at least one for each process.
 
-        Where fewer are missing than there are processes, finished rows are added, which are not read again; where the
-        source is smaller (`sizes` are images of each loaded source), its first row is repeated at the end, and what is
-        read twice is equal.
+        Where fewer are missing than there are processes, the first is repeated: what is read twice is equal.
         """
-        wanted, found = _union((entry.origin, self.rows[entry.key]) for entry in self.missing), {}
-        for origin, rows in wanted.items():
-            if len(rows):
-                done = np.setdiff1d(np.arange(min(sizes[origin], len(rows) + processes)), rows)
-                unique = np.sort(np.concatenate([rows, done[: max(processes - len(rows), 0)]]))
-                found[origin] = np.concatenate([unique, unique[:1].repeat(max(processes - len(unique), 0))])
-        return {origin: found[origin] for origin in sizes if origin in found}
+        wanted = _union((entry.origin, self.rows[entry.key]) for entry in self.missing)
+        return {
+            origin: np.concatenate([rows, rows[:1].repeat(max(processes - len(rows), 0))])
+            for origin, rows in wanted.items()
+            if len(rows)
+        }
 
 
 def _union(named: Iterator[tuple[str, NDArray[np.int64]]]) -> dict[str, NDArray[np.int64]]:
@@ -87,7 +84,7 @@ def _union(named: Iterator[tuple[str, NDArray[np.int64]]]) -> dict[str, NDArray[
 
 
 def make_plan(network: nn.Module, data: ImageDataModule, probes: Sequence[Probe], cache: RecordCache) -> Plan:
-    """Find out what is missing, after damaged files are set aside; weights and images are hashed once.
+    """Find out what is missing, after damaged files are removed; weights and images are hashed once.
 
     The key of an entry covers weights and buffers, the network's structure and plain settings, the images as the
     network sees them with their ids, the perturbation with its settings, the probe with its version and settings, and
@@ -96,13 +93,15 @@ def make_plan(network: nn.Module, data: ImageDataModule, probes: Sequence[Probe]
     network_key: dict[str, object] = {"weights": state_digest(network), "network": architecture(network)}
     images = {name: source.digest() for name, source in data.sources.clean.items()}
     training = data.sources.train.digest() if any(probe.needs_preparation for probe in probes) else ""
+    made = data.sources.perturbed
 
-    def entry(source: str, origin: str, perturbation: dict[str, object] | None, probe: Probe) -> CacheEntry:
+    def entry(source: str, probe: Probe) -> CacheEntry:
+        origin, told = NORMAL if source in made else source, encode(probe) | {"version": probe.version}
         description: dict[str, object] = {
             "source": source,
             "images": images[origin],
-            "attack": perturbation,
-            "probe": encode(probe) | {"version": probe.version},
+            "attack": made[source].recipe() if source in made else None,
+            "probe": told,
             **network_key,
             "dtype": "float32",
             "columns": 2,  # raised when the columns of a record change
@@ -110,39 +109,26 @@ def make_plan(network: nn.Module, data: ImageDataModule, probes: Sequence[Probe]
         learnt = ""
         if probe.needs_preparation:
             description["training_images"] = training
-            learnt = entry_key({"prepared": _prepared_from(probe), "images": training, **network_key})
+            kept = {name: value for name, value in told["init_args"].items() if name not in probe.unprepared}
+            learnt = entry_key({"prepared": told | {"init_args": kept}, "images": training, **network_key})
         return CacheEntry(source, origin, probe.name, entry_key(description), description, learnt)
 
-    made = data.sources.perturbed
-    sources: list[tuple[str, str, dict[str, object] | None]] = [(name, name, None) for name in data.sources.clean]
-    sources += [(name, NORMAL, one.recipe()) for name, one in made.items()]
     read = {name: one.probes for name, one in made.items() if one.probes is not None}
     entries = [
-        entry(*source, probe)
-        for source in sources
+        entry(source, probe)
+        for source in (*images, *made)
         for probe in probes
-        if probe.name in read.get(source[0], {probe.name})
+        if probe.name in read.get(source, {probe.name})
     ]
-    pixels = {source[0]: entry(*source, PIXELS).key for source in sources if source[0] in made}
-    cache.mend(
-        {one.key: ids_of(data, one.source) for one in entries}
-        | {key: ids_of(data, name) for name, key in pixels.items()}
-    )
+    pixels = {source: entry(source, PIXELS).key for source in made}
+    cache.mend([*(one.key for one in entries), *pixels.values()])
     rows = {one.key: _rows_to_read(one, data, cache) for one in entries if not cache.has(one.key)}
     return Plan(entries, rows, {source: key for source, key in pixels.items() if cache.has(key)})
 
 
-def _prepared_from(probe: Probe) -> dict[str, object]:
-    """What a probe learns from the training images depends on, beside the network and the images."""
-    told: dict[str, Any] = encode(probe)
-    kept = {name: value for name, value in told["init_args"].items() if name not in probe.unprepared}
-    return told | {"init_args": kept, "version": probe.version}
-
-
 def _rows_to_read(entry: CacheEntry, data: ImageDataModule, cache: RecordCache) -> NDArray[np.int64]:
-    done, made = cache.done(entry.key), data.sources.perturbed.get(entry.source)
-    rows = range(len(data.sources.clean[entry.source])) if made is None else made.rows
-    ids = ids_of(data, entry.source)
+    done, ids, made = cache.done(entry.key), ids_of(data, entry.source), data.sources.perturbed.get(entry.source)
+    rows = range(len(ids)) if made is None else made.rows
     return np.fromiter((row for row, name in zip(rows, ids, strict=True) if name not in done), dtype=np.int64)
 
 
@@ -154,20 +140,7 @@ def ids_of(data: ImageDataModule, source: str) -> list[str]:
 
 def read_records(cache: RecordCache, entries: Sequence[CacheEntry], source: str) -> Records:
     """Read all probes of one source, joined."""
-    first, *others = [cache.read(entry.key) for entry in entries if entry.source == source]
-    for other in others:
-        first = first.join(other)
-    return first
-
-
-def refuse_without_training_images(probes: Sequence[Probe], data: ImageDataModule) -> None:
-    """Refuse probes that need the training images where none are named."""
-    needy = [probe.name for probe in probes if probe.needs_preparation]
-    if needy and not data.sources.has_train:
-        raise Refusal(
-            f"`data.train` should name the classifier's training images, as {', '.join(needy)} must be fitted on them. "
-            "Got `data.train = None`. Give `data.train`, or leave out the detectors that read this."
-        )
+    return reduce(Records.join, (cache.read(entry.key) for entry in entries if entry.source == source))
 
 
 def prepare(
@@ -179,21 +152,21 @@ def prepare(
     trainer: pl.Trainer,
 ) -> list[Probe]:
     """Return the probes as they read; the first process learns from the training images what is not stored."""
-    keys, ready = {entry.probe: entry.learnt for entry in entries}, list[Probe]()
-    for probe in probes:
-        if not probe.needs_preparation:
-            ready.append(probe)
-            continue
-        key, own = keys[probe.name], packages_of(encode(probe))
+    keys = {entry.probe: entry.learnt for entry in entries}
+
+    def prepared(probe: Probe) -> Probe:
+        key = keys[probe.name]
         if trainer.is_global_zero:
-            cache.mend_state(key)
-        if trainer.is_global_zero and not cache.has_state(key):
-            with closing(_batches(data, network, probe.name)) as batches:  # ends the bar's line before a refusal
-                cache.write_state(key, probe.prepare(network, batches))
+            cache.mend([key])
+            if not cache.has_state(key):
+                with closing(_batches(data, network, probe.name)) as batches:  # ends the bar's line before a refusal
+                    cache.write_state(key, probe.prepare(network, batches))
         trainer.strategy.barrier(f"prepared {probe.name}")
-        learnt = cache.read_state(key, own)
-        ready.append(replace(learnt, **{name: getattr(probe, name) for name in probe.unprepared}))
-    return ready
+        kept = {name: getattr(probe, name) for name in probe.unprepared}
+        ready: Probe = replace(cache.read_state(key, packages_of(encode(probe))), **kept)
+        return ready
+
+    return [prepared(probe) if probe.needs_preparation else probe for probe in probes]
 
 
 def _batches(data: ImageDataModule, network: nn.Module, name: str) -> Generator[tuple[Tensor, Tensor]]:

@@ -83,14 +83,11 @@ def test_immutable_files_and_folders_are_left_alone(tmp_path, fixed):
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["a", "folder"]
 
 
-def test_failures_of_other_files_pass_and_too_little_room_is_refused_before_the_work(tmp_path):
+def test_failures_of_other_files_pass(tmp_path):
     with pytest.raises(FileNotFoundError, match="other"), atomic_write(tmp_path / "a"):
         (tmp_path / "other").read_text()
     with pytest.raises(OSError, match="cut short"), writing_refused(tmp_path, "--run_dir"):
         raise OSError("cut short")
-    check_writable(tmp_path, "--cache_dir", 1)
-    with pytest.raises(Unwritable, match=r"`--cache_dir` should have room for at least 1000000000000\.0 MB"):
-        check_writable(tmp_path, "--cache_dir", 10**18)
     with pytest.raises(BrokenPipeError), writing_refused(tmp_path, "--output"):  # whoever read has enough
         raise BrokenPipeError(errno.EPIPE, "Broken pipe")
     assert list(tmp_path.iterdir()) == []

@@ -10,7 +10,7 @@ from lightning_gradood import preflight as preflight_module
 from lightning_gradood.core import Refusal
 from lightning_gradood.data import DigitsSource, ImageDataModule, Limits
 from lightning_gradood.evaluation import DetectionSettings
-from lightning_gradood.extraction import callback as callback_module
+from lightning_gradood.extraction import callbacks
 from lightning_gradood.trainer import Trainer
 
 LOOKING = QUIET | {"enable_checkpointing": True}  # `fit` keeps the classifier that stage two probes
@@ -22,7 +22,7 @@ def test_network_probes_and_sources_are_looked_at_once_for_a_verb(tmp_path, monk
     looks = Counter()
     for owner, name in [
         (preflight_module, "check_network"),
-        (callback_module, "check_network"),  # where a user's own Trainer probes
+        (callbacks, "check_network"),  # where a user's own Trainer probes
         (preflight_module, "try_probes"),
         (DetectionSettings, "check_train_images"),
         (DetectionSettings, "check_normal_images"),

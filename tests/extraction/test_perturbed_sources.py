@@ -8,7 +8,7 @@ import torch
 from small_experiment import data, probe, probes, tables, task
 
 from lightning_gradood.core import as_float
-from lightning_gradood.extraction import callback as callback_module
+from lightning_gradood.extraction import callbacks
 from lightning_gradood.gradients import AllOnes, squared_gradient_norms
 from lightning_gradood.perturbations import FGSM, Corruption
 from lightning_gradood.probes import PixelProbe
@@ -127,7 +127,7 @@ def test_slow_attacks_are_kept_as_they_come(tmp_path, monkeypatch):
         shards.append(len(records))
         write(self, key, records)
 
-    monkeypatch.setattr(callback_module, "_SECONDS", 0.0)
+    monkeypatch.setattr(callbacks, "_SECONDS", 0.0)
     monkeypatch.setattr(RecordCache, "write_shard", noting)
     found = tables(probe(tmp_path, task(), attacked()))
     assert set(shards) == {5, 2}  # a shard for each batch

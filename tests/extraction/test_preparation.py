@@ -50,10 +50,10 @@ def test_what_is_learnt_is_learnt_once_for_all_runs_sources_and_probes_that_agre
         assert without_step == pytest.approx(found[source, plain.name].probe(plain.name), rel=1e-6)
     again = CountedProbe()
     second = probe(tmp_path, task(), trained_data(), [again])
-    assert (again.prepared, second.plan.missing) == ([], [])
+    assert (again.prepared, second.reader.plan.missing) == ([], [])
     elsewhere = probe(tmp_path, task(), trained_data(normal=[1]), [again])
     assert again.prepared == []
-    assert {entry.source for entry in elsewhere.plan.missing} == {"normal"}
+    assert {entry.source for entry in elsewhere.reader.plan.missing} == {"normal"}
     assert len(states(tmp_path)) == 1
 
 
@@ -74,7 +74,7 @@ def test_what_changed_is_learnt_and_probed_again_and_other_probes_do_not_depend_
         second = probe(tmp_path, model, sources, [counted])
         assert counted.prepared, change
         assert not {entry.key for entry in first.entries} & {entry.key for entry in second.entries}, change
-        assert (len(second.plan.missing), len(states(tmp_path))) == (2, number + 2), change
+        assert (len(second.reader.plan.missing), len(states(tmp_path))) == (2, number + 2), change
     trained, without = (probe(tmp_path / "others", task(), sources) for sources in (trained_data(), data()))
     assert [entry.key for entry in trained.entries] == [entry.key for entry in without.entries]
     assert states(tmp_path / "others") == []

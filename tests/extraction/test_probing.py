@@ -12,8 +12,7 @@ from torch import nn
 
 from lightning_gradood.core import Refusal, as_float
 from lightning_gradood.data import LoadedSource
-from lightning_gradood.extraction import ProbeCallback, batch_records, entries
-from lightning_gradood.extraction import callback as callback_module
+from lightning_gradood.extraction import ProbeCallback, batch_records, callbacks, entries
 from lightning_gradood.gradients import AllOnes, AllZeros, costs, parameter_names, squared_gradient_norms
 from lightning_gradood.perturbations import FGSM
 from lightning_gradood.probes import GradientProbe, LogitsProbe, Probe
@@ -114,7 +113,7 @@ def test_only_missing_images_are_loaded_where_it_is_asked_for_and_none_is_read_a
     for only_missing, predicted in ((False, [1, 5, 5, 2, 5, 5, 2]), (True, [1])):
         probed.clear(), images.clear()
         again = probe(tmp_path / "one", model, data(), only_missing=only_missing)
-        assert (probed, again.plan.missing, keys(again)) == ([], [], keys(first))
+        assert (probed, again.reader.plan.missing, keys(again)) == ([], [], keys(first))
         assert images == predicted, "one image, to count the network's outputs"
         assert again.reader.data.predict_sources == ([] if only_missing else ["normal", "nine"])
     other = probe(tmp_path / "other", model, data(), only_missing=True)
@@ -173,7 +172,7 @@ def test_what_changed_is_probed_again_and_nothing_else(tmp_path):
     for change, (model, sources, reading, expected) in CHANGES.items():
         truth = tables(probe(tmp_path / change, model(), sources(), reading()))
         second = probe(tmp_path / "one", model(), sources(), reading())
-        assert len(second.plan.missing) == len({*keys(second)} - {*keys(first)}) == expected, change
+        assert len(second.reader.plan.missing) == len({*keys(second)} - {*keys(first)}) == expected, change
         for key, records in tables(second).items():
             assert records.table.equals(truth[key].table), change
         assert all(len(records) == 12 for records in tables(first).values()), "the old entries are still there"
@@ -234,17 +233,17 @@ def test_what_was_written_before_a_kill_a_full_disk_or_the_last_step_serves_the_
         return len(flat(probed))
 
     with monkeypatch.context() as patch:
-        patch.setattr(callback_module, "_SHARD", 10)
+        patch.setattr(callbacks, "_BATCHES", 2)
         patch.setattr(ProbeCallback, "on_exception", lambda *_: None)  # no time for more
         with failing_after(monkeypatch, 3):
             probe(tmp_path / "killed", task(), data(limit=20))
     assert resumed("killed", limit=20) == 40 - 10
     with monkeypatch.context() as patch:
         patch.setattr(RecordCache, "write_shard", write_shard)
-        patch.setattr(callback_module, "_SHARD", 5)
+        patch.setattr(callbacks, "_BATCHES", 1)
         with pytest.raises(Refusal, match="The disk is full"):
             probe(tmp_path / "full", task(), data())
-        patch.setattr(callback_module, "_SHARD", 1000)
+        patch.setattr(callbacks, "_BATCHES", 64)
         with failing_after(monkeypatch, 1):  # the full disk does not hide the error
             probe(tmp_path / "full", task(), data())
     assert resumed("full") == 24 - 5
