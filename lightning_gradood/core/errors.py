@@ -8,7 +8,7 @@ from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 _SHOWN = 10  # rows that a refusal names
 
@@ -97,16 +97,6 @@ def check_images(images: Tensor) -> None:
             f"`images` should be pixels in [0, 1]. Got values from {low:.6g} to {high:.6g}. "
             "Divide 8-bit pixels by 255, and put the normalisation into the network, as `networks.Normalized` does."
         )
-
-
-def check_network(network: nn.Module) -> None:
-    """Refuse parameters that autograd cannot pass through."""
-    for name, parameter in network.named_parameters():
-        if parameter.is_inference():
-            raise Refusal(
-                "`network` should have parameters that autograd can use. "
-                f"Got `{name}`, an inference tensor. Build or load the network outside torch.inference_mode."
-            )
 
 
 def check_logits_shape(output: object, number: int, classes: int = 1) -> None:

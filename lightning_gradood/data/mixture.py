@@ -36,7 +36,7 @@ from lightning_gradood.data.splits import (
     say_shared,
     split_rows,
 )
-from lightning_gradood.perturbations import FGSM, KINDS, PGD, Perturbation, Semantic, corruptions_at, preset
+from lightning_gradood.perturbations import FGSM, KINDS, PGD, Perturbation, Semantic, Severity, corruptions_at, preset
 from lightning_gradood.records import NORMAL, SPLITS
 
 BUILT_IN = "builtin_"
@@ -64,7 +64,7 @@ class Perturbations:
     """
 
     attacks: dict[str, Perturbation] | Preset | None = None
-    corruptions: dict[str, Perturbation] | int | None = None
+    corruptions: dict[str, Perturbation] | Severity | None = None
     keep: Literal["all", "successful"] = "all"
     noise_control: bool = False
     eight_bit: bool = False
@@ -156,8 +156,7 @@ class Sources:
         self._train, self._normal, self._anomalies = train, normal, dict(anomalies or {})
         self._transform, self._perturbations, self.split, self.limits = transform, perturbations, split, limits
         given, severity = perturbations.attacks, perturbations.corruptions
-        with refused_as(preset="data.perturbations.attacks"):
-            self.attacks = preset(given) if isinstance(given, str) else dict(given or {})
+        self.attacks = preset(given) if isinstance(given, str) else dict(given or {})
         self.corruptions = corruptions_at(severity) if isinstance(severity, int) else dict(severity or {})
         self.synthetic: dict[str, Perturbation] = {}
         self._synthetic_probes: frozenset[str] = frozenset()

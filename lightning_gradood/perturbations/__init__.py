@@ -31,10 +31,9 @@ matters.
   is a frozen dataclass with a `seed`.
 """
 
-from lightning_gradood.perturbations.attack_presets import Semantic, preset
 from lightning_gradood.perturbations.attacks_by_path import AdvertorchAttack, FunctionAttack
-from lightning_gradood.perturbations.corruption import KINDS, Corruption, corrupt, corruptions_at, parameters_for
-from lightning_gradood.perturbations.gradient_attacks import BIM, FGSM, PGD, CarliniWagner, IterLL
+from lightning_gradood.perturbations.corruption import KINDS, Corruption, Severity, corrupt, corruptions_at
+from lightning_gradood.perturbations.gradient_attacks import BIM, FGSM, PGD, CarliniWagner, IterLL, Semantic, preset
 from lightning_gradood.perturbations.gradient_outliers import (
     BoundarySteps,
     EuclideanSteps,
@@ -63,43 +62,9 @@ from lightning_gradood.perturbations.outliers import (
 from lightning_gradood.perturbations.perturbation import Crafted, Perturbation, Perturbed, noise_like
 
 __all__ = [
-    "BIM",
-    "FGSM",
-    "KINDS",
-    "PGD",
-    "AdvertorchAttack",
-    "Blur",
-    "BoundarySteps",
-    "CarliniWagner",
-    "ChannelPermutation",
-    "ColourField",
-    "Corruption",
-    "Crafted",
-    "Draws",
-    "Elastic",
-    "EuclideanSteps",
-    "FunctionAttack",
-    "GaussianNoise",
-    "GradientOutlier",
-    "IterLL",
-    "Overlay",
-    "PatchShuffle",
-    "Perturbation",
-    "Perturbed",
-    "Rectangles",
-    "Rotation",
-    "Semantic",
-    "SignNoise",
-    "SignStep",
-    "Solarise",
-    "SurerSteps",
-    "SyntheticOutlier",
-    "TargetSteps",
-    "Zoom",
-    "corrupt",
-    "corruptions_at",
-    "default_outliers",
-    "noise_like",
-    "parameters_for",
-    "preset",
-]
+    "BIM", "FGSM", "KINDS", "PGD", "AdvertorchAttack", "Blur", "BoundarySteps", "CarliniWagner",
+    "ChannelPermutation", "ColourField", "Corruption", "Crafted", "Draws", "Elastic", "EuclideanSteps",
+    "FunctionAttack", "GaussianNoise", "GradientOutlier", "IterLL", "Overlay", "PatchShuffle", "Perturbation",
+    "Perturbed", "Rectangles", "Rotation", "Semantic", "Severity", "SignNoise", "SignStep", "Solarise", "SurerSteps",
+    "SyntheticOutlier", "TargetSteps", "Zoom", "corrupt", "corruptions_at", "default_outliers", "noise_like", "preset",
+]  # fmt: skip

@@ -4,33 +4,14 @@ advertorch 0.2.3 imports `zero_gradients` from `torch.autograd.gradcheck`; it st
 """
 
 import importlib
-import inspect
-import pkgutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import cache
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from lightning_gradood.core import Refusal, check_import
-
-
-def _zero_gradients(tensor: Tensor) -> None:
-    if tensor.grad is not None:
-        tensor.grad.detach_().zero_()
-
-
-@contextmanager
-def _as_before_torch_1_9() -> Iterator[None]:
-    # an import statement finds the function of the same name
-    gradcheck: Any = importlib.import_module("torch.autograd.gradcheck")
-    gradcheck.zero_gradients = _zero_gradients
-    try:
-        yield
-    finally:
-        del gradcheck.zero_gradients
+from lightning_gradood.core import Refusal
 
 
 class Advertorch(NamedTuple):
@@ -45,16 +26,24 @@ class Advertorch(NamedTuple):
 @cache
 def advertorch() -> Advertorch:
     """Import advertorch for the first attack that needs it; a Refusal if it cannot be imported with this torch."""
+    gradcheck: Any = importlib.import_module("torch.autograd.gradcheck")  # not the function of the same name
+    gradcheck.zero_gradients = _zero_gradients
     try:
-        with _as_before_torch_1_9():
-            from advertorch.attacks import Attack, CarliniWagnerL2Attack, GradientSignAttack
-            from advertorch.attacks.iterative_projected_gradient import perturb_iterative
+        from advertorch.attacks import Attack, CarliniWagnerL2Attack, GradientSignAttack
+        from advertorch.attacks.iterative_projected_gradient import perturb_iterative
     except Exception as error:  # whatever a torch that it does not know makes it raise
         raise Refusal(
             f"FGSM, BIM, PGD, IterLL, C&W and AdvertorchAttack need advertorch 0.2.3. Got, with torch {torch.__version__}, "
             f"{type(error).__name__}: {error}. Install the torch of constraints.txt; all other attacks and corruptions work."
         ) from error
+    finally:
+        del gradcheck.zero_gradients
     return Advertorch(Attack, GradientSignAttack, _any_precision(CarliniWagnerL2Attack), perturb_iterative)
+
+
+def _zero_gradients(tensor: Tensor) -> None:
+    if tensor.grad is not None:
+        tensor.grad.detach_().zero_()
 
 
 def _any_precision(base: type[Any]) -> type[Any]:
@@ -65,19 +54,3 @@ def _any_precision(base: type[Any]) -> type[Any]:
         return loss, distances.float(), logits, images
 
     return type("CarliniWagnerL2Attack", (base,), {"_forward_and_update_delta": forward_and_update_delta})
-
-
-def advertorch_class(path: str) -> type[Any]:
-    """Find an attack class by its import path, such as "advertorch.attacks.MomentumIterativeAttack", or refuse."""
-    base = advertorch().base
-    check_import(path.replace(":", "."))
-    try:
-        found = pkgutil.resolve_name(path)
-    except (ImportError, AttributeError, ValueError):
-        found = None
-    if inspect.isclass(found) and issubclass(found, base):
-        return found
-    raise Refusal(
-        f"`attack` should be the import path of an attack class of advertorch. Got `attack = {path!r}`. "
-        'Write e.g. "advertorch.attacks.MomentumIterativeAttack".'
-    )

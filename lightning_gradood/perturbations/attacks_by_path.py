@@ -6,6 +6,7 @@ import pkgutil
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,13 +19,31 @@ from lightning_gradood.core import (
     Refusal,
     check_import,
     check_imported,
+    encode,
     generator_states,
     named_seed,
     restore_generators,
 )
-from lightning_gradood.perturbations.advertorch_parts import advertorch_class
+from lightning_gradood.perturbations.advertorch_parts import advertorch
 from lightning_gradood.perturbations.gradient_attacks import TargetChoice, choose_goal
-from lightning_gradood.perturbations.perturbation import Logits, Perturbation, check_result
+from lightning_gradood.perturbations.perturbation import Logits, Made, Perturbation, check_result
+
+
+def _found(path: str, parameter: str, what: str, is_one: Callable[[Any], bool]) -> Any:
+    """What an import path names; a Refusal if it is not trusted, is not there, or is something else."""
+    check_import(path.replace(":", "."))
+    try:
+        found: Any = pkgutil.resolve_name(path)
+        reason = f"a {type(found).__name__}"
+    except (ImportError, AttributeError, ValueError) as error:
+        found, reason = None, str(error)
+    if found is None or not is_one(found):
+        raise Refusal(
+            f"`{parameter}` should be the import path of {what}. Got `{parameter} = {path!r}`, {reason}. "
+            "Correct it, and install the package or start where it lies."
+        )
+    check_imported(found)
+    return found
 
 
 @dataclass(frozen=True)
@@ -53,20 +72,13 @@ class AdvertorchAttack(Perturbation):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        kind = advertorch_class(self.attack)
-        if "targeted" in self.settings:
-            raise Refusal(
-                "`targeted` should be beside `settings`, as it says which class is meant. "
-                f"Got `settings = {self.settings}`. Take it out and give `targeted` as least_likely, next or random."
-            )
         try:
             json.dumps(self.settings)
-            built = kind(None, **self._arguments(kind, classes=2))
+            built = self._built(None, classes=2)
         except TypeError as error:
-            known = [name for name in inspect.signature(kind).parameters if name not in ("predict", "targeted")]
             raise Refusal(
-                f"`settings` should be plain data that {self.attack} takes. Got `settings = {self.settings}`: {error}. "
-                f"Choose from {', '.join(known)}."
+                f"`settings` should be plain data that {self.attack} takes, without `targeted`, which stands beside it. "
+                f"Got `settings = {self.settings}`: {error}. Take what its constructor takes."
             ) from None
         if getattr(built, "targeted", False) != (self.targeted is not None):  # JSMA always is, FAB never
             raise Refusal(
@@ -75,26 +87,24 @@ class AdvertorchAttack(Perturbation):
             )
 
     @override
-    def _craft(
-        self, network: nn.Module, images: Tensor, labels: Tensor, ids: Sequence[str]
-    ) -> tuple[Tensor, Tensor | None]:
-        predict, kind = Logits(network, labels), advertorch_class(self.attack)
+    def _craft(self, network: nn.Module, images: Tensor, labels: Tensor, ids: Sequence[str]) -> Made:
+        predict = Logits(network)
         goal = choose_goal(self.targeted, predict, images, labels, self.seed, ids)
-        attack = kind(predict, **self._arguments(kind, predict.classes(images)))
+        attack = self._built(predict, predict.classes(images))
         classes = labels if goal.targets is None else goal.targets
-        crafted = craft_apart(attack.perturb, images, classes, ids, self.seed, self.one_at_a_time)
-        return crafted, goal.targets
+        return craft_apart(attack.perturb, images, classes, ids, self.seed, self.one_at_a_time), goal.targets
 
-    def _arguments(self, kind: type[Any], classes: int) -> dict[str, Any]:
-        known = inspect.signature(kind).parameters
-        # advertorch asserts that `eps` and `eps_iter` are no integers
-        arguments = {
-            name: float(value) if name in ("eps", "eps_iter") and isinstance(value, int) else value
-            for name, value in self.settings.items()
-        }
+    def _built(self, predict: Logits | None, classes: int) -> Any:
+        base = advertorch().base
+        is_attack = lambda found: inspect.isclass(found) and issubclass(found, base)  # noqa: E731
+        kind = _found(self.attack, "attack", "an attack class of advertorch", is_attack)
+        known, settings = inspect.signature(kind).parameters, dict(self.settings)
+        for name in ("eps", "eps_iter"):  # advertorch asserts that these are no integers
+            if isinstance(settings.get(name), int):
+                settings[name] = float(settings[name])
         if "num_classes" in known:
-            arguments.setdefault("num_classes", classes)
-        return arguments | ({"targeted": self.targeted is not None} if "targeted" in known else {})
+            settings.setdefault("num_classes", classes)
+        return kind(predict, **settings, **({"targeted": self.targeted is not None} if "targeted" in known else {}))
 
 
 @dataclass(frozen=True)
@@ -109,12 +119,6 @@ class FunctionAttack(Perturbation):
         eps: If given, results that change a pixel by more are refused.
         one_at_a_time: Call it for each image alone, as functions that draw random numbers need it.
         version: Change it when the function's code changes, so that records made by the old one are not read again.
-
-    Example:
-        >>> FunctionAttack("my_package.my_module.my_attack")
-        Traceback (most recent call last):
-        ...
-        lightning_gradood.core.errors.Refusal: `function` should be the import path of a function ...
     """
 
     passes = 0  # unknown
@@ -126,35 +130,14 @@ class FunctionAttack(Perturbation):
     version: int = 1
 
     def __post_init__(self) -> None:
-        self._found()  # refused here, before anything is trained
+        self._function()  # refused here, before anything is trained
 
-    def _found(self) -> Callable[[nn.Module, Tensor, Tensor], Tensor]:
-        try:
-            check_import(self.function.replace(":", "."))
-            found: Callable[[nn.Module, Tensor, Tensor], Tensor] = pkgutil.resolve_name(self.function)
-            check_imported(found)
-            if callable(found):
-                return found
-            got = f"a {type(found).__name__}"
-        except Refusal:
-            raise
-        except (ImportError, AttributeError, ValueError) as error:
-            got = str(error)
-        raise Refusal(
-            "`function` should be the import path of a function of network, images and labels. "
-            f"Got `function = {self.function!r}`, {got}. Write e.g. my_package.my_module.my_attack, and install the "
-            "package or start where it lies."
-        )
+    def _function(self) -> Any:
+        return _found(self.function, "function", "a function of network, images and labels", callable)
 
     @override
-    def _craft(
-        self, network: nn.Module, images: Tensor, labels: Tensor, ids: Sequence[str]
-    ) -> tuple[Tensor, Tensor | None]:
-        function = self._found()
-
-        def craft(images: Tensor, labels: Tensor) -> Tensor:
-            return function(network, images, labels)
-
+    def _craft(self, network: nn.Module, images: Tensor, labels: Tensor, ids: Sequence[str]) -> Made:
+        craft = partial(self._function(), network)
         return craft_apart(craft, images, labels, ids, self.seed, self.one_at_a_time), None
 
 
@@ -171,13 +154,22 @@ def craft_apart(
     `craft` maps images [n, ...] and labels int64 [n] to images. With `one_at_a_time` each image is crafted alone,
     seeded by `seed` and its id; otherwise random draws are refused, as they would depend on the batch.
     """
+
+    def alone(row: int, name: str) -> Tensor:
+        stream = named_seed(seed, name)
+        torch.manual_seed(stream)
+        np.random.seed(stream % 2**32)
+        random.seed(stream)
+        crafted = craft(images[[row]], labels[[row]])
+        check_result(crafted, images[[row]], None, "The attack")  # before rows of different shapes are joined
+        return crafted
+
     before = generator_states()
     try:
         if one_at_a_time:
-            return torch.cat([_alone(craft, images[[row]], labels[[row]], seed, one) for row, one in enumerate(ids)])
+            return torch.cat([alone(row, name) for row, name in enumerate(ids)])
         crafted = craft(images, labels)
-        pairs = zip(_flat(before), _flat(generator_states()), strict=True)
-        if not all(torch.equal(old, new) if isinstance(old, Tensor) else old == new for old, new in pairs):
+        if encode(before) != encode(generator_states()):
             raise Refusal(
                 "`one_at_a_time` should be true for an attack that draws random numbers, or they would depend on the "
                 "images beside it. Got `one_at_a_time = False`. Set it, or switch the attack's randomness off."
@@ -185,17 +177,3 @@ def craft_apart(
         return crafted
     finally:
         restore_generators(before)
-
-
-def _flat(states: dict[str, Any]) -> list[Any]:
-    return [states["torch"], states["cuda"], *states["numpy"], states["python"]]
-
-
-def _alone(craft: Callable[[Tensor, Tensor], Tensor], image: Tensor, label: Tensor, seed: int, image_id: str) -> Tensor:
-    stream = named_seed(seed, image_id)
-    torch.manual_seed(stream)
-    np.random.seed(stream % 2**32)
-    random.seed(stream)
-    crafted = craft(image, label)
-    check_result(crafted, image, None, "the attack")  # before rows of different shapes are joined
-    return crafted

@@ -30,16 +30,12 @@ def shot_noise(image: Image, generator: np.random.Generator, photons: float) -> 
 
 def impulse_noise(image: Image, generator: np.random.Generator, share: float) -> Image:
     """Replace an expected share of the values by 0 or 1, each as likely: colour salt and pepper, as from bit errors."""
-    hit = generator.random(image.shape) < share
-    salt = generator.random(image.shape) < 0.5
+    hit, salt = generator.random(image.shape) < share, generator.random(image.shape) < 0.5
     return np.where(hit, salt.astype(np.float64), image)
 
 
 def zoomed(image: Image, factor: float) -> Image:
-    """Enlarge the middle of an image [H, W] or [H, W, C] linearly, by at least 1, to the size of the image.
-
-    The result is the middle of ``scipy.ndimage.zoom(middle, factor, order=1)``.
-    """
+    """Enlarge the middle of an image [H, W] or [H, W, C] linearly, as `scipy.ndimage.zoom`, to the size of the image."""
     channels = image.reshape(*image.shape[:2], -1).transpose(2, 0, 1)
     enlarged = _weights(image.shape[0], factor) @ channels @ _weights(image.shape[1], factor).T
     return enlarged.transpose(1, 2, 0).reshape(image.shape)
@@ -49,24 +45,18 @@ def zoomed(image: Image, factor: float) -> Image:
 def _weights(size: int, factor: float) -> Image:
     """The linear map along one side: row r holds the weights of the pixels that make pixel r, [size, size]."""
     kept = math.ceil(size / factor)
-    first = (size - kept) // 2
     grown = max(size, round(kept * factor))
-    places = np.arange(grown) * ((kept - 1) / max(1, grown - 1))
-    cut = (grown - size) // 2
-    places = places[cut : cut + size]
+    first, cut = (size - kept) // 2, (grown - size) // 2
+    places = (np.arange(grown) * ((kept - 1) / max(1, grown - 1)))[cut : cut + size]
     below = np.minimum(places.astype(int), max(0, kept - 2))
-    weights = np.zeros((size, size))
-    rows = np.arange(size)
+    weights, rows = np.zeros((size, size)), np.arange(size)
     weights[rows, first + below] = 1 - (places - below)
     weights[rows, first + np.minimum(below + 1, kept - 1)] += places - below
     return weights
 
 
 def shuffled(image: Image, generator: np.random.Generator, reach: int) -> Image:
-    """Give every pixel, except those near the border, the value of a random neighbour up to `reach` pixels away.
-
-    Images of up to 2 · `reach` pixels a side stay as they are.
-    """
+    """Give every pixel, except those near the border, the value of a random neighbour up to `reach` pixels away."""
     rows, columns = (max(0, size - 2 * reach) for size in image.shape[:2])
     return rearranged(image, generator.integers(-reach, reach, size=(rows, columns, 2)), reach)
 
@@ -89,8 +79,7 @@ def rearranged(image: Image, offsets: NDArray[np.int64], reach: int) -> Image:
     node[inner] = np.where(asked > inner, asked, count + asked)
     while not np.array_equal(node, following := node[node]):
         node = following
-    arranged: Image = image.reshape(count, -1)[node[:count] - count].reshape(image.shape)
-    return arranged
+    return np.asarray(image.reshape(count, -1)[node[:count] - count].reshape(image.shape))
 
 
 def defocus_kernel(radius: float, alias: float) -> Image:
@@ -108,22 +97,17 @@ def defocus_kernel(radius: float, alias: float) -> Image:
 def defocus_blur(image: Image, generator: np.random.Generator, radius: float, alias: float) -> Image:
     """Convolve with the softened disc of `defocus_kernel`; the image is mirrored at its borders."""
     kernel = defocus_kernel(radius, alias)
-    reach = len(kernel) // 2
-    padded = np.pad(image, ((reach, reach), (reach, reach), (0, 0)), mode="reflect")
-    blurred: Image = fftconvolve(padded, kernel[..., None], mode="valid", axes=(0, 1))
-    return blurred
+    reach = (len(kernel) // 2,) * 2
+    padded = np.pad(image, (reach, reach, (0, 0)), mode="reflect")
+    return np.asarray(fftconvolve(padded, kernel[..., None], mode="valid", axes=(0, 1)))
 
 
 def glass_blur(image: Image, generator: np.random.Generator, deviation: float, reach: float, times: float) -> Image:
-    """Blur by a Gaussian, give pixels the value of neighbours up to `reach` away, `times` times, and blur again.
-
-    `reach` and `times` are whole numbers.
-    """
+    """Blur by a Gaussian, give pixels the value of neighbours up to `reach` away, `times` times, and blur again."""
     mixed: Image = gaussian_filter(image, deviation, axes=(0, 1), mode="nearest")
     for _ in range(int(times)):
         mixed = shuffled(mixed, generator, int(reach))
-    blurred: Image = gaussian_filter(mixed, deviation, axes=(0, 1), mode="nearest")
-    return blurred
+    return np.asarray(gaussian_filter(mixed, deviation, axes=(0, 1), mode="nearest"))
 
 
 def streaked(image: Image, radius: float, deviation: float, degrees: float) -> Image:
@@ -152,11 +136,8 @@ def motion_blur(image: Image, generator: np.random.Generator, radius: float, dev
 
 
 def zoom_blur(image: Image, generator: np.random.Generator, largest: float, step: float) -> Image:
-    """Move the camera quickly forward: the mean of the image and its enlargements.
-
-    Their factors are ``numpy.arange(1, largest, step)``, as published: its rounding decides on the last one.
-    """
-    factors = np.arange(1, largest, step)
+    """Move the camera quickly forward: the mean of the image and its enlargements."""
+    factors = np.arange(1, largest, step)  # as published: its rounding decides on the last one
     # the image itself counts once more
     enlarged = sum((zoomed(image, float(factor)) for factor in factors), start=image)
     return enlarged / (len(factors) + 1)
@@ -165,12 +146,10 @@ def zoom_blur(image: Image, generator: np.random.Generator, largest: float, step
 def plasma(height: int, width: int, generator: np.random.Generator, decay: float) -> Image:
     """Draw a plasma fractal by the diamond-square algorithm on a torus, [height, width] (Fournier et al. 1982).
 
-    From one scale to the next, half as large, displacements shrink by `decay`²: around 1 is grain, 3 is smooth. The
-    square it is cut from spans exactly [0, 1].
+    From one scale to the next, half as large, displacements shrink by `decay`²: around 1 is grain, 3 is smooth.
     """
     side = 2 ** max(1, math.ceil(math.log2(max(height, width))))
-    field = np.zeros((1, 1))
-    swing = 1.0
+    field, swing = np.zeros((1, 1)), 1.0
     while len(field) < side:
         field = _refined(field, generator, swing)
         swing /= decay**2
@@ -180,11 +159,10 @@ def plasma(height: int, width: int, generator: np.random.Generator, decay: float
 
 def _refined(coarse: Image, generator: np.random.Generator, swing: float) -> Image:
     """Put a point between all neighbours, [n, n] to [2n, 2n]: their mean, displaced by up to ± `swing`."""
-    size = len(coarse)
-    shifts = generator.uniform(-swing, swing, size=(3, size, size))
+    shifts = generator.uniform(-swing, swing, size=(3, *coarse.shape))
     across = coarse + np.roll(coarse, -1, axis=0)
     centres = (across + np.roll(across, -1, axis=1)) / 4 + shifts[0]
-    fine = np.empty((2 * size, 2 * size))
+    fine = np.empty((2 * len(coarse), 2 * len(coarse)))
     fine[::2, ::2] = coarse
     fine[1::2, 1::2] = centres
     fine[::2, 1::2] = (coarse + np.roll(coarse, -1, axis=1) + centres + np.roll(centres, 1, axis=0)) / 4 + shifts[1]
@@ -194,8 +172,7 @@ def _refined(coarse: Image, generator: np.random.Generator, swing: float) -> Ima
 
 # Measured on the photographs of the published scripts: brightness and contrast of the darkest and of the brightest, and
 # that they are bluish.
-DARKEST, BRIGHTEST = 0.48, 0.81
-STRONG, FAINT = 0.17, 0.09
+DARKEST, BRIGHTEST, STRONG, FAINT = 0.48, 0.81, 0.17, 0.09
 TINT = np.array([-0.06, 0.0, 0.06])
 
 
@@ -210,8 +187,7 @@ def frost(image: Image, generator: np.random.Generator, kept: float, weight: flo
 def crystals(height: int, width: int, generator: np.random.Generator, scale: float) -> Image:
     """Draw a texture like a photograph of frost, [height, width, 3] in [0, 1]: needles on two plasmas, in cold grey.
 
-    Its mean brightness is drawn between those of the darkest and the brightest photograph; the brighter, the less
-    contrast. At a `scale` of 1 needles are up to 20 pixels long; they shrink with it, until only grain is left.
+    The brighter, the less contrast. At a `scale` of 1 needles are up to 20 pixels long, and shrink with it.
     """
     decay = 1.1 + 0.2 * scale
     ridges = 1 - np.abs(2 * plasma(height, width, generator, decay) - 1)
@@ -267,10 +243,7 @@ def fog(image: Image, generator: np.random.Generator, density: float, decay: flo
 
 
 def brightness(image: Image, generator: np.random.Generator, gain: float) -> Image:
-    """Add `gain` to the value of hue, saturation and value, up to 1; black becomes grey.
-
-    The value is the largest of red, green and blue; hue and saturation stay, so the three keep their proportions.
-    """
+    """Add `gain` to the value of hue, saturation and value, the largest of the three colours, up to 1."""
     value: Image = image.max(axis=2, keepdims=True)
     raised = np.minimum(value + gain, 1)
     return np.where(value > 0, image * (raised / np.where(value > 0, value, 1)), raised)
@@ -284,9 +257,8 @@ def contrast(image: Image, generator: np.random.Generator, kept: float) -> Image
 
 def pixelate(image: Image, generator: np.random.Generator, kept: float) -> Image:
     """Scale down to the fraction `kept` of rows and columns and up again, by boxes."""
-    picture = _picture(image)
+    picture, box = _picture(image), PillowImage.Resampling.BOX
     small = (max(1, int(picture.width * kept)), max(1, int(picture.height * kept)))
-    box = PillowImage.Resampling.BOX
     return np.asarray(picture.resize(small, box).resize(picture.size, box)) / 255
 
 
@@ -313,13 +285,8 @@ def elastic_transform(image: Image, generator: np.random.Generator, pull: float,
     noise = generator.uniform(-1, 1, size=(2, *image.shape[:2]))
     shifts = pull * side * gaussian_filter(noise, smooth * side, axes=(1, 2), mode="reflect", truncate=3)
     places = np.indices(image.shape[:2]) + shifts
-    stretched = [
-        map_coordinates(
-            affine_transform(channel, matrix, offset, order=1, mode="mirror"), places, order=1, mode="reflect"
-        )
-        for channel in np.moveaxis(image, 2, 0)
-    ]
-    return np.stack(stretched, axis=2)
+    moved = [affine_transform(one, matrix, offset, order=1, mode="mirror") for one in np.moveaxis(image, 2, 0)]
+    return np.stack([map_coordinates(one, places, order=1, mode="reflect") for one in moved], axis=2)
 
 
 def _affine(image: Image, moves: Image) -> tuple[Image, Image]:

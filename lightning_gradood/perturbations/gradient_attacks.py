@@ -1,10 +1,10 @@
-"""Attacks that follow the loss's gradient by the pixels: FGSM, BIM, PGD, IterLL and C&W; advertorch does their steps.
+"""Attacks that follow the loss's gradient by the pixels, advertorch doing their steps; negative images; and presets.
 
 Pixels, and so `eps` and `step`, are in [0, 1].
 """
 
 from abc import ABC
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,24 +15,21 @@ from typing_extensions import override  # typing has it from Python 3.12 on
 
 from lightning_gradood.core import FiniteNonNegative, FinitePositive, PositiveInt, Refusal, image_generator
 from lightning_gradood.perturbations.advertorch_parts import advertorch
-from lightning_gradood.perturbations.perturbation import Logits, Perturbation
+from lightning_gradood.perturbations.perturbation import Logits, Made, Perturbation
 
 TargetChoice = Literal["least_likely", "next", "random"]
 """The class to reach: of the smallest logit when clean, the label's successor, or any other, drawn for each image."""
 
 
 class Goal:
-    """Classes to leave or, if `targeted`, to reach, int64 [N], as a loss of the logits; keeps which images achieved it.
+    """Classes to leave or, if `targeted`, to reach, int64 [N], as a loss of the logits.
 
-    If `classes` is None they are the least likely ones by the first logits seen, which must be those of the full batch
-    of clean images: that spares a forward pass.
+    `achieved`, bool [n], is whether each image of the logits seen last is where it should be. Without `classes` they are
+    the least likely ones by the first logits seen, of the full batch of clean images: that spares a forward pass.
     """
 
     def __init__(self, classes: Tensor | None, targeted: bool) -> None:
-        self.classes = classes
-        self.targeted = targeted
-        self.achieved = torch.empty(0, dtype=torch.bool)
-        """Bool [n], whether each image of the logits seen last is where it should be."""
+        self.classes, self.targeted, self.achieved = classes, targeted, torch.empty(0, dtype=torch.bool)
 
     @property
     def targets(self) -> Tensor | None:
@@ -51,20 +48,17 @@ class Goal:
 def choose_goal(
     choice: TargetChoice | None, predict: Logits, images: Tensor, labels: Tensor, seed: int, ids: Sequence[str]
 ) -> Goal:
-    """Leave the label, or reach the chosen class.
-
-    "next" and "random" never give the label itself; `seed` and an image's id decide "random".
-    """
+    """Leave the label, or reach the chosen class; `seed` and an image's id decide "random"."""
     if choice is None:
         return Goal(labels, targeted=False)
     if choice == "least_likely":
         with torch.no_grad():
             return Goal(predict(images).argmin(1), targeted=True)
-    classes = predict.classes(images)
-    if choice == "next":
-        return Goal((labels + 1) % classes, targeted=True)
-    steps = [int(torch.randint(1, classes, (), generator=image_generator(seed, f"{name}/target"))) for name in ids]
-    return Goal((labels + torch.tensor(steps, device=labels.device)) % classes, targeted=True)
+    classes, steps = predict.classes(images), torch.tensor(1)
+    if choice == "random":
+        streams = [image_generator(seed, f"{name}/target") for name in ids]
+        steps = torch.stack([torch.randint(1, classes, (), generator=stream) for stream in streams])
+    return Goal((labels + steps.to(labels.device)) % classes, targeted=True)
 
 
 class _Attack(Perturbation, ABC):
@@ -75,18 +69,15 @@ class _Attack(Perturbation, ABC):
 
     def __post_init__(self) -> None:
         if self.eps is not None and not 0 < self.eps <= 1:
-            level = int(self.eps) if 1 <= self.eps <= 255 else 8
             raise Refusal(
                 f"`eps` should be above 0 and at most 1, as pixels are in [0, 1]. Got `eps = {self.eps!r}`. "
-                f"If {level} of 255 grey levels are meant, write {level / 255:.6f}."
+                f"If 8 of 255 grey levels are meant, write {8 / 255:.6f}."
             )
         advertorch()  # refused here, before anything is trained, where it cannot be imported
 
     @override
-    def _craft(
-        self, network: nn.Module, images: Tensor, labels: Tensor, ids: Sequence[str]
-    ) -> tuple[Tensor, Tensor | None]:
-        predict = Logits(network, labels)
+    def _craft(self, network: nn.Module, images: Tensor, labels: Tensor, ids: Sequence[str]) -> Made:
+        predict = Logits(network)
         goal = self._goal(predict, images, labels, ids)
         return self._move(predict, images, goal, ids), goal.targets
 
@@ -137,8 +128,7 @@ class _SignSteps(_Attack):
         return self.steps
 
     def _start(self, images: Tensor, ids: Sequence[str]) -> Tensor:
-        """The change to start from, within [0, 1] and `eps` of the images."""
-        return torch.zeros_like(images)
+        return torch.zeros_like(images)  # the change to start from
 
     @override
     def _move(self, predict: Logits, images: Tensor, goal: Goal, ids: Sequence[str]) -> Tensor:
@@ -156,21 +146,10 @@ class _SignSteps(_Attack):
         return crafted
 
     def _walk(self, steps: int, predict: Logits, images: Tensor, rows: Tensor, goal: Goal, change: Tensor) -> Tensor:
-        """Take `steps` steps; `change` is moved along in place."""
-        walked = advertorch().walk(
-            images,
-            rows,  # advertorch hands them on to the loss
-            predict,
-            nb_iter=steps,
-            eps=self.eps,
-            eps_iter=self.step,
-            loss_fn=goal.loss,
-            delta_init=change,
-            minimize=goal.targeted,
-            clip_min=0.0,
-            clip_max=1.0,
-        )
-        return walked.detach()
+        """Take `steps` steps; `change` is moved along in place, and `rows` handed on to the loss."""
+        size = {"nb_iter": steps, "eps": self.eps, "eps_iter": self.step, "clip_min": 0.0, "clip_max": 1.0}
+        aim = {"loss_fn": goal.loss, "delta_init": change, "minimize": goal.targeted}
+        return advertorch().walk(images, rows, predict, **size, **aim).detach()
 
 
 @dataclass(frozen=True)
@@ -181,8 +160,8 @@ class BIM(_SignSteps):
         eps: Largest change of a pixel, in (0, 1].
         step: Change of a pixel at each step.
         targeted: Class to step towards; None steps away from the label.
-        stop_at_success: Whether an image stays as it is once it is misclassified, or its target reached. By definition
-            all steps are taken; stopping gives other, less confident images in less time.
+        stop_at_success: Leave an image as it is once it is misclassified, or its target reached; by definition all
+            steps are taken.
         seed: For `targeted = "random"`.
 
     Reference:
@@ -235,10 +214,6 @@ class PGD(_SignSteps):
 
     Reference:
         Madry et al. 2018, Towards Deep Learning Models Resistant to Adversarial Attacks; advertorch's LinfPGDAttack.
-
-    Example:
-        >>> PGD(eps=8 / 255, step=2 / 255, steps=40).passes
-        40
     """
 
     eps: FinitePositive = 0.05
@@ -254,10 +229,8 @@ class PGD(_SignSteps):
         if not self.random_start:
             return super()._start(images, ids)
         # in float64 whatever the images are in, so that both start from the same place
-        drawn = [
-            torch.rand(images.shape[1:], generator=image_generator(self.seed, name), dtype=torch.float64)
-            for name in ids
-        ]
+        streams = [image_generator(self.seed, name) for name in ids]
+        drawn = [torch.rand(images.shape[1:], generator=stream, dtype=torch.float64) for stream in streams]
         change = self.eps * (2 * torch.stack(drawn) - 1).to(images)
         return (images + change).clamp(0, 1) - images
 
@@ -266,8 +239,8 @@ class PGD(_SignSteps):
 class CarliniWagner(_Attack):
     """Carlini and Wagner's L2 attack: Adam on ‖x' − x‖² + c · max(margin + κ, 0); the smallest success of all steps.
 
-    An image that no step changes far enough is returned as it was. Images do not influence each other: advertorch's
-    early abort, which looks at the batch's summed loss, is off.
+    An image that no step changes far enough is returned as it was. Advertorch's early abort is off: it looks at the
+    batch's summed loss.
 
     Args:
         confidence: κ, at least 0, the margin between logits that an adversarial image must have.
@@ -280,10 +253,6 @@ class CarliniWagner(_Attack):
 
     Reference:
         Carlini and Wagner 2017, Towards Evaluating the Robustness of Neural Networks; advertorch's attack.
-
-    Example:
-        >>> CarliniWagner(searches=5, steps=100).passes
-        500
     """
 
     confidence: FiniteNonNegative = 0.0
@@ -314,3 +283,60 @@ class CarliniWagner(_Attack):
         )
         crafted: Tensor = attack.perturb(images, goal.classes)
         return crafted
+
+
+@dataclass(frozen=True)
+class Semantic(Perturbation):
+    """Negative images, 1 − x; there is nothing to set, and the network is not run.
+
+    Reference:
+        Hosseini and Poovendran 2018, Semantic Adversarial Examples.
+    """
+
+    passes = 0
+
+    @override
+    def _craft(self, network: nn.Module, images: Tensor, labels: Tensor, ids: Sequence[str]) -> Made:
+        return 1 - images, None
+
+
+def preset(name: str) -> dict[str, Perturbation]:
+    """Make the attacks of a named set, by their short names: fgsm, bim, pgd, cw, iterll, semantic.
+
+    "paper" is deep_Mahalanobis, the code of Lee et al. 2018, whose settings the paper most probably used; "modern" are
+    those of today's robustness papers, ε = 8/255; "pilot" those of this package's first check, with `fgsm_05` besides.
+
+    Example:
+        >>> list(preset("paper"))
+        ['fgsm', 'bim', 'pgd', 'cw', 'iterll', 'semantic']
+    """
+    return _PRESETS[name]()
+
+
+_PRESETS: dict[str, Callable[[], dict[str, Perturbation]]] = {
+    "paper": lambda: {
+        "fgsm": FGSM(eps=0.05),
+        "bim": BIM(eps=0.05, step=0.01, steps=6),
+        "pgd": PGD(eps=0.05, step=0.01, steps=10),
+        "cw": CarliniWagner(c=1.0, learning_rate=0.01, steps=100, searches=1),
+        "iterll": IterLL(eps=8 / 255, step=1 / 255, steps=10),
+        "semantic": Semantic(),
+    },
+    "modern": lambda: {
+        "fgsm": FGSM(eps=8 / 255),
+        "bim": BIM(eps=8 / 255, step=2 / 255, steps=10),
+        "pgd": PGD(eps=8 / 255, step=2 / 255, steps=40),
+        "cw": CarliniWagner(c=1.0, learning_rate=0.01, steps=100, searches=5),
+        "iterll": IterLL(eps=8 / 255, step=1 / 255, steps=10),
+        "semantic": Semantic(),
+    },
+    "pilot": lambda: {
+        "fgsm": FGSM(eps=8 / 255),
+        "fgsm_05": FGSM(eps=0.05),
+        "bim": BIM(eps=0.05, step=0.01, steps=6),
+        "pgd": PGD(eps=8 / 255, step=2 / 255, steps=20),
+        "cw": CarliniWagner(c=1.0, learning_rate=0.01, steps=100, searches=1),
+        "iterll": IterLL(eps=8 / 255, step=1 / 255, steps=12),
+        "semantic": Semantic(),
+    },
+}

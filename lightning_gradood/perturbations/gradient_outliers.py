@@ -9,28 +9,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from typing_extensions import override  # typing has it from Python 3.12 on
 
-from lightning_gradood.core import Refusal, input_gradient
-from lightning_gradood.perturbations.outliers import (
-    Blur,
-    ChannelPermutation,
-    ColourField,
-    Draws,
-    Elastic,
-    GaussianNoise,
-    Overlay,
-    PatchShuffle,
-    Rectangles,
-    Rotation,
-    SignNoise,
-    Solarise,
-    SyntheticOutlier,
-    Zoom,
-)
-from lightning_gradood.perturbations.perturbation import Logits
+from lightning_gradood.core import input_gradient
+from lightning_gradood.perturbations.outliers import WITHOUT_NETWORK, Draws, SyntheticOutlier
+from lightning_gradood.perturbations.perturbation import Logits, Made
+
+_TINY = 1e-12
+Loss = Callable[[Tensor], Tensor]
+"""One number for each image, [N, C, H, W] to [N]."""
 
 
 class GradientOutlier(SyntheticOutlier):
-    """A synthetic outlier made with the network's gradient by the pixels; a subclass writes `walk`."""
+    """A synthetic outlier made with the network's gradient by the pixels; a subclass writes `walk`, not `make`."""
 
     @abstractmethod
     def walk(self, predict: Logits, images: Tensor, predicted: Tensor, draws: Draws) -> Tensor:
@@ -38,30 +27,30 @@ class GradientOutlier(SyntheticOutlier):
 
     @override
     def make(self, images: Tensor, draws: Draws) -> Tensor:
-        raise Refusal(f"`{type(self).__name__}` should be given a network. Got none. Call `craft`, not `make`.")
+        raise NotImplementedError("it is made by `craft`, with a network")
 
-    def _craft(
-        self, network: nn.Module, images: Tensor, labels: Tensor, ids: Sequence[str]
-    ) -> tuple[Tensor, Tensor | None]:
+    @override
+    def _craft(self, network: nn.Module, images: Tensor, labels: Tensor, ids: Sequence[str]) -> Made:
         draws = Draws(self.seed, self.name, ids, images)
-        return self.walk(Logits(network, labels), images, labels, draws).clamp(0, 1), None
+        return self.walk(Logits(network), images, labels, draws).clamp(0, 1), None
 
 
-def pixel_gradient(loss: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
-    """Gradient by the pixels, [N, C, H, W], of a loss that gives one number for each image, [N], or their sum."""
+def _gradient(loss: Loss, images: Tensor) -> Tensor:
     leaf = images.detach().clone().requires_grad_()
     return input_gradient(loss(leaf).sum(), leaf)
 
 
-_TINY = 1e-12
+def _cross_entropy(predict: Logits, classes: Tensor) -> Loss:
+    return lambda images: F.cross_entropy(predict(images), classes, reduction="none")
 
 
-def _cross_entropy(predict: Logits, images: Tensor, classes: Tensor) -> Tensor:
-    return F.cross_entropy(predict(images), classes, reduction="none")
-
-
-def _within(images: Tensor, centre: Tensor, distance: Tensor) -> Tensor:
-    return torch.min(torch.max(images, centre - distance), centre + distance).clamp(0, 1)
+def _sign_steps(loss: Loss, images: Tensor, number: int, step: Tensor, distance: Tensor) -> Tensor:
+    """Take a number of steps along the sign of the gradient, within a distance of each pixel."""
+    moved = images
+    for _ in range(number):
+        moved = moved + step * _gradient(loss, moved).sign()
+        moved = torch.min(torch.max(moved, images - distance), images + distance).clamp(0, 1)
+    return moved
 
 
 @dataclass(frozen=True)
@@ -72,12 +61,11 @@ class SignStep(GradientOutlier):
 
     low: float = 0.01
     high: float = 0.06
-    seed: int = 0
 
     @override
     def walk(self, predict: Logits, images: Tensor, predicted: Tensor, draws: Draws) -> Tensor:
-        gradient = pixel_gradient(lambda leaf: _cross_entropy(predict, leaf, predicted), images)
-        return images + draws.uniform(self.low, self.high) * gradient.sign()
+        step = draws.uniform(self.low, self.high)
+        return images + step * _gradient(_cross_entropy(predict, predicted), images).sign()
 
 
 @dataclass(frozen=True)
@@ -88,18 +76,14 @@ class TargetSteps(GradientOutlier):
 
     low: float = 0.01
     high: float = 0.05
-    seed: int = 0
 
     @override
     def walk(self, predict: Logits, images: Tensor, predicted: Tensor, draws: Draws) -> Tensor:
         with torch.no_grad():
             classes = predict(images).shape[1]
-        steps = torch.tensor(draws.integers(1, classes), device=images.device)
-        targets, distance, moved = (predicted + steps) % classes, draws.uniform(self.low, self.high), images
-        for _ in range(6):
-            gradient = pixel_gradient(lambda leaf: _cross_entropy(predict, leaf, targets), moved)
-            moved = _within(moved - distance / 3 * gradient.sign(), images, distance)
-        return moved
+        targets = (predicted + torch.tensor(draws.integers(1, classes), device=images.device)) % classes
+        distance = draws.uniform(self.low, self.high)
+        return _sign_steps(_cross_entropy(predict, targets), images, 6, -distance / 3, distance)
 
 
 @dataclass(frozen=True)
@@ -113,7 +97,6 @@ class BoundarySteps(GradientOutlier):
     passes = 5
 
     beyond: float = 0.02
-    seed: int = 0  # nothing is drawn
 
     @override
     def walk(self, predict: Logits, images: Tensor, predicted: Tensor, draws: Draws) -> Tensor:
@@ -142,14 +125,13 @@ class EuclideanSteps(GradientOutlier):
 
     low: float = 0.3
     high: float = 2.0
-    seed: int = 0
 
     @override
     def walk(self, predict: Logits, images: Tensor, predicted: Tensor, draws: Draws) -> Tensor:
         distance = draws.uniform(self.low, self.high) * (images[0].numel() / 3072) ** 0.5
         moved = images
         for _ in range(5):
-            gradient = pixel_gradient(lambda leaf: _cross_entropy(predict, leaf, predicted), moved)
+            gradient = _gradient(_cross_entropy(predict, predicted), moved)
             moved = (moved + distance / 3 * gradient / _length(gradient)).clamp(0, 1)
             change = moved - images
             moved = images + change * (distance / _length(change)).clamp(max=1)
@@ -164,15 +146,11 @@ class SurerSteps(GradientOutlier):
 
     low: float = 0.01
     high: float = 0.05
-    seed: int = 0
 
     @override
     def walk(self, predict: Logits, images: Tensor, predicted: Tensor, draws: Draws) -> Tensor:
-        distance, moved = draws.uniform(self.low, self.high), images
-        for _ in range(4):
-            gradient = pixel_gradient(lambda leaf: torch.logsumexp(predict(leaf), dim=1), moved)
-            moved = _within(moved + distance / 2 * gradient.sign(), images, distance)
-        return moved
+        distance = draws.uniform(self.low, self.high)
+        return _sign_steps(lambda leaf: predict(leaf).logsumexp(1), images, 4, distance / 2, distance)
 
 
 def _length(values: Tensor) -> Tensor:
@@ -182,8 +160,5 @@ def _length(values: Tensor) -> Tensor:
 
 def default_outliers() -> list[SyntheticOutlier]:
     """Return one of every kind, those without gradients first."""
-    natural = (
-        *(GaussianNoise, SignNoise, PatchShuffle, Overlay, Blur, ChannelPermutation, Solarise, Rotation, Zoom, Elastic),
-        *(ColourField, Rectangles, SignStep, TargetSteps, BoundarySteps, EuclideanSteps, SurerSteps),
-    )
-    return [kind() for kind in natural]
+    kinds: list[type[SyntheticOutlier]] = [SignStep, TargetSteps, BoundarySteps, EuclideanSteps, SurerSteps]
+    return [kind() for kind in [*WITHOUT_NETWORK, *kinds]]

@@ -7,7 +7,7 @@ import math
 import re
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
@@ -15,17 +15,13 @@ from torch import Tensor, nn
 from typing_extensions import override  # typing has it from Python 3.12 on
 
 from lightning_gradood.core import image_generator
-from lightning_gradood.perturbations.perturbation import Perturbation
+from lightning_gradood.perturbations.perturbation import Made, Perturbation
 
 
 class Draws:
-    """Random numbers for the images of a batch; an image has a stream of its own, whatever batch it comes in.
+    """Random numbers for a batch, on the device and in the dtype of `like`.
 
-    Args:
-        seed: of the synthetic outlier.
-        name: of its kind; kinds draw independently.
-        ids: names of the N images.
-        like: a tensor on whose device, and in whose dtype, numbers are returned.
+    Each image has a stream of its own for the `name` of an outlier, whatever batch it comes in.
     """
 
     def __init__(self, seed: int, name: str, ids: Sequence[str], like: Tensor) -> None:
@@ -53,17 +49,17 @@ class Draws:
         return torch.stack([draw(stream) for stream in self._streams]).to(self._like)
 
 
+@dataclass(frozen=True)
 class SyntheticOutlier(Perturbation):
     """Makes of a normal image one that stands for unknown anomalies, from that image alone.
 
     No second image takes part, so that an outlier lies in the split of its one image. A subclass is a frozen dataclass
-    with a field `seed`, or a class with settings as attributes, and writes `make`; pixels are then clipped to [0, 1].
+    and writes `make`; pixels are then clipped to [0, 1].
 
     Example:
         >>> from dataclasses import dataclass
         >>> @dataclass(frozen=True)
         ... class Fade(SyntheticOutlier):
-        ...     seed: int = 0
         ...     def make(self, images, draws):
         ...         return images * draws.uniform(0.1, 0.5)
         >>> Fade().name, Fade().craft(torch.nn.Flatten(), torch.ones(2, 1, 2, 2), torch.zeros(2).long()).images.shape
@@ -72,7 +68,7 @@ class SyntheticOutlier(Perturbation):
 
     passes = 0
 
-    seed: int
+    seed: int = field(default=0, kw_only=True)
 
     @property
     def name(self) -> str:
@@ -83,9 +79,7 @@ class SyntheticOutlier(Perturbation):
     def make(self, images: Tensor, draws: Draws) -> Tensor:
         """Return outliers [N, C, H, W] of images [N, C, H, W], pixels in [0, 1]; `images` is a copy."""
 
-    def _craft(
-        self, network: nn.Module, images: Tensor, labels: Tensor, ids: Sequence[str]
-    ) -> tuple[Tensor, Tensor | None]:
+    def _craft(self, network: nn.Module, images: Tensor, labels: Tensor, ids: Sequence[str]) -> Made:
         return self.make(images, Draws(self.seed, self.name, ids, images)).clamp(0, 1), None
 
 
@@ -95,7 +89,6 @@ class GaussianNoise(SyntheticOutlier):
 
     low: float = 0.02
     high: float = 0.15
-    seed: int = 0
 
     @override
     def make(self, images: Tensor, draws: Draws) -> Tensor:
@@ -108,7 +101,6 @@ class SignNoise(SyntheticOutlier):
 
     low: float = 0.02
     high: float = 0.08
-    seed: int = 0
 
     @override
     def make(self, images: Tensor, draws: Draws) -> Tensor:
@@ -120,7 +112,6 @@ class PatchShuffle(SyntheticOutlier):
     """A grid of patches, 2 to `most` along a side, in random order; pixels beyond the last whole patch stay."""
 
     most: int = 4
-    seed: int = 0
 
     @override
     def make(self, images: Tensor, draws: Draws) -> Tensor:
@@ -139,7 +130,6 @@ class Overlay(SyntheticOutlier):
 
     low: float = 0.35
     high: float = 0.65
-    seed: int = 0
 
     @override
     def make(self, images: Tensor, draws: Draws) -> Tensor:
@@ -153,7 +143,6 @@ class Blur(SyntheticOutlier):
 
     low: float = 0.02
     high: float = 0.07
-    seed: int = 0
 
     @override
     def make(self, images: Tensor, draws: Draws) -> Tensor:
@@ -173,8 +162,6 @@ class Blur(SyntheticOutlier):
 class ChannelPermutation(SyntheticOutlier):
     """Channels in another order; an image of one channel stays as it is, and is then no outlier."""
 
-    seed: int = 0
-
     @override
     def make(self, images: Tensor, draws: Draws) -> Tensor:
         channels = images.shape[1]
@@ -192,7 +179,6 @@ class Solarise(SyntheticOutlier):
 
     low: float = 0.3
     high: float = 0.7
-    seed: int = 0
 
     @override
     def make(self, images: Tensor, draws: Draws) -> Tensor:
@@ -203,16 +189,11 @@ class Solarise(SyntheticOutlier):
 class Rotation(SyntheticOutlier):
     """Turned by 90, 180 or 270 degrees; by 180 where the image is not square."""
 
-    seed: int = 0
-
     @override
     def make(self, images: Tensor, draws: Draws) -> Tensor:
         square = images.shape[2] == images.shape[3]
-        turned = [
-            torch.rot90(image, quarter if square else 2, (1, 2))
-            for image, quarter in zip(images, draws.integers(1, 4), strict=True)
-        ]
-        return torch.stack(turned)
+        quarters = [quarter if square else 2 for quarter in draws.integers(1, 4)]
+        return torch.stack([torch.rot90(*one, (1, 2)) for one in zip(images, quarters, strict=True)])
 
 
 @dataclass(frozen=True)
@@ -221,7 +202,6 @@ class Zoom(SyntheticOutlier):
 
     low: float = 0.25
     high: float = 0.5
-    seed: int = 0
 
     @override
     def make(self, images: Tensor, draws: Draws) -> Tensor:
@@ -242,7 +222,6 @@ class Elastic(SyntheticOutlier):
 
     low: float = 0.1
     high: float = 0.35
-    seed: int = 0
 
     @override
     def make(self, images: Tensor, draws: Draws) -> Tensor:
@@ -259,7 +238,6 @@ class ColourField(SyntheticOutlier):
 
     low: float = 0.5
     high: float = 2.0
-    seed: int = 0
 
     @override
     def make(self, images: Tensor, draws: Draws) -> Tensor:
@@ -280,7 +258,6 @@ class Rectangles(SyntheticOutlier):
     """1 to `most` soft-edged rectangles of random colours on a random colour; nothing of the image is left."""
 
     most: int = 11
-    seed: int = 0
 
     @override
     def make(self, images: Tensor, draws: Draws) -> Tensor:
@@ -296,3 +273,9 @@ class Rectangles(SyntheticOutlier):
                 edge = left + max(1, round((0.06 + 0.55 * wide) * width))
                 drawn[row, :, top:bottom, left:edge] = colours[row, number]
         return F.avg_pool2d(F.pad(drawn, (1, 1, 1, 1), mode="replicate"), 3, 1)
+
+
+WITHOUT_NETWORK: tuple[type[SyntheticOutlier], ...] = (
+    *(GaussianNoise, SignNoise, PatchShuffle, Overlay, Blur, ChannelPermutation, Solarise, Rotation, Zoom, Elastic),
+    *(ColourField, Rectangles),
+)

@@ -13,62 +13,40 @@ from lightning_gradood.core import (
     Refusal,
     check_images,
     check_logits_shape,
-    check_network,
     exact_arithmetic,
     frozen_network,
     image_generator,
     input_gradient,
-    refuse_single_image,
     to_float64,
 )
 
 
 @dataclass(frozen=True)
 class Perturbed:
-    """Anomalous images and what the attack achieved on each.
+    """Anomalous images and what the attack achieved on each."""
 
-    Args:
-        images: [N, ...], pixels in [0, 1].
-        success: bool [N], whether the prediction differs from the label.
-        target_hit: bool [N], whether the prediction is the target; None for attacks without targets.
-        l2: float64 [N], Euclidean norm of the change of all pixels of an image; on the CPU where the images' device
-            has no float64, as is `linf`.
-        linf: float64 [N], largest change of a pixel.
-    """
-
-    images: Tensor
-    success: Tensor
-    target_hit: Tensor | None
-    l2: Tensor
-    linf: Tensor
+    images: Tensor  # [N, ...], pixels in [0, 1]
+    success: Tensor  # bool [N], whether the prediction differs from the label
+    target_hit: Tensor | None  # bool [N], whether the prediction is the target; None for attacks without targets
+    l2: Tensor  # float64 [N], norm of the change of an image; on the CPU where the images' device has no float64
+    linf: Tensor  # float64 [N], largest change of a pixel; there too
 
 
 @dataclass(frozen=True)
 class Crafted:
-    """Anomalous images that no network has judged yet.
+    """Anomalous images that no network has judged yet."""
 
-    Args:
-        images: [N, ...], pixels in [0, 1], no graph.
-        clean: [N, ...], the images they were made from.
-        labels: int64 [N], the class that each image should keep.
-        targets: int64 [N], the class that each image was driven to; None for attacks without targets.
-    """
-
-    images: Tensor
-    clean: Tensor
-    labels: Tensor
-    targets: Tensor | None = None
+    images: Tensor  # [N, ...], pixels in [0, 1], no graph
+    clean: Tensor  # [N, ...], the images they were made from
+    labels: Tensor  # int64 [N], the class that each image should keep
+    targets: Tensor | None = None  # int64 [N], the class that each was driven to; None for attacks without targets
 
     @classmethod
     def concatenate(cls, parts: "Sequence[Crafted]") -> "Crafted":
         """Join the images of several batches that one perturbation made."""
-        targets = [one.targets for one in parts if one.targets is not None]
-        return cls(
-            images=torch.cat([one.images for one in parts]),
-            clean=torch.cat([one.clean for one in parts]),
-            labels=torch.cat([one.labels for one in parts]),
-            targets=torch.cat(targets) if targets else None,
-        )
+        images, clean, labels, targets = zip(*((p.images, p.clean, p.labels, p.targets) for p in parts), strict=True)
+        joined = None if targets[0] is None else torch.cat(targets)
+        return cls(torch.cat(images), torch.cat(clean), torch.cat(labels), joined)
 
     def at(self, rows: Sequence[int]) -> "Crafted":
         """Return the images of some rows."""
@@ -91,6 +69,10 @@ class Crafted:
             l2=change.square().sum(1).sqrt(),
             linf=change.abs().amax(1),
         )
+
+
+Made = tuple[Tensor, Tensor | None]
+"""Images [N, ...], and the classes they were driven to, int64 [N], where an attack has targets."""
 
 
 class Perturbation(Component, ABC):
@@ -127,23 +109,23 @@ class Perturbation(Component, ABC):
             The images, in the dtype of `images` and without a graph.
 
         Raises:
-            Refusal: The input does not fit, or what was crafted leaves [0, 1] or `eps`.
+            Refusal: The images do not fit, or what was crafted leaves [0, 1] or `eps`.
         """
-        labels = torch.as_tensor(labels)
         check_images(images)
-        _check_labels_and_ids(labels, ids, len(images))
-        refuse_single_image(network, images)
-        check_network(network)
         names = list(map(str, range(len(images)))) if ids is None else list(ids)
         with exact_arithmetic(), frozen_network(network):
             clean = images.detach()
-            kept = _resolved(network, clean, labels)
+            kept = torch.as_tensor(labels).to(images.device, torch.int64, copy=True)
+            if (unknown := kept < 0).any():
+                with torch.no_grad():
+                    kept[unknown] = Logits(network)(clean[unknown]).argmax(1)
             # may be overwritten, takes part in autograd also under inference mode; advertorch calls view on it
             copy = clean.clone(memory_format=torch.contiguous_format)
             try:
                 crafted, targets = self._craft(network, copy, kept, names)
-            except (AttributeError, RuntimeError, TypeError):  # of a gradient that is None
-                _refuse_missing_gradient(network, clean[:1])
+            except (AttributeError, RuntimeError, TypeError):
+                leaf = clean[:1].clone().requires_grad_()
+                input_gradient(network(leaf).sum(), leaf)  # a refusal, if it was for a gradient that is None
                 raise
             check_result(crafted, clean, self.eps, type(self).__name__)
             return Crafted(crafted.detach(), clean, kept, targets)
@@ -155,7 +137,7 @@ class Perturbation(Component, ABC):
         """Make the anomalous images, as `craft` does, and test them on the network with one more forward pass."""
         crafted = self.craft(network, images, labels, ids)
         with exact_arithmetic(), frozen_network(network), torch.no_grad():
-            return crafted.judge(Logits(network, crafted.labels)(crafted.images))
+            return crafted.judge(network(crafted.images))
 
     @property
     @abstractmethod
@@ -163,9 +145,7 @@ class Perturbation(Component, ABC):
         """Forward and input-gradient passes for each image that the attack's definition requires."""
 
     @abstractmethod
-    def _craft(
-        self, network: nn.Module, images: Tensor, labels: Tensor, ids: Sequence[str]
-    ) -> tuple[Tensor, Tensor | None]:
+    def _craft(self, network: nn.Module, images: Tensor, labels: Tensor, ids: Sequence[str]) -> Made:
         """Return the images, and the class each one was driven to if the attack is targeted.
 
         Args:
@@ -176,29 +156,18 @@ class Perturbation(Component, ABC):
         """
 
 
+@dataclass(frozen=True)
 class Logits:
-    """A network whose output is refused if it cannot be attacked; `labels` must be among its classes."""
+    """A network whose output is refused if it cannot be attacked."""
 
-    def __init__(self, network: nn.Module, labels: Tensor) -> None:
-        self.network = network
-        self.labels: Tensor | None = labels
+    network: nn.Module
 
     def __call__(self, images: Tensor) -> Tensor:
         """Return the logits [N, classes] of `images`, with a graph to these if they require gradients."""
         logits: Tensor = self.network(images)
         check_logits_shape(logits, len(images), classes=2)
         if torch.is_grad_enabled() and images.requires_grad and not logits.requires_grad:
-            raise Refusal(
-                "the network's output should depend on its input through autograd, as the attack follows that gradient. "
-                f"Got `network = {type(self.network).__name__}` without one. Remove torch.no_grad, detach, .data or argmax "
-                "from its forward, or choose an attack that needs no gradient, such as Semantic."
-            )
-        if self.labels is not None and len(self.labels) and (largest := int(self.labels.max())) >= logits.shape[1]:
-            raise Refusal(
-                f"`labels` should be below the network's number of classes, {logits.shape[1]}. "
-                f"Got `labels.max() = {largest}`. Give -1 for images whose class the network does not know."
-            )
-        self.labels = None  # checked once: reading them again would wait for the device at every step
+            input_gradient(logits, images)  # refuses: C&W would go on without the network
         return logits
 
     def classes(self, images: Tensor) -> int:
@@ -212,55 +181,20 @@ _ROUNDING = 1e-6  # float32 pixels near 1 are 6e-8 apart, and a difference of tw
 
 def check_result(crafted: Tensor, clean: Tensor, eps: float | None, attack: str) -> None:
     """Refuse crafted images of another shape or dtype than the clean ones, outside [0, 1], or farther than `eps`."""
-    wanted = f"the images that {attack} returns should"
     if not isinstance(crafted, Tensor) or (crafted.shape, crafted.dtype) != (clean.shape, clean.dtype):
         got = f"{list(crafted.shape)}, {crafted.dtype}" if isinstance(crafted, Tensor) else type(crafted).__name__
         raise Refusal(
-            f"{wanted} be {list(clean.shape)}, {clean.dtype}, as those it was given. "
-            f"Got {got}. Return one image for each, in the same order, shape and dtype."
+            f"{attack} should return an image of {clean.dtype} for each that it is given, {list(clean.shape)}. Got {got}. "
+            "Return them in the same order, shape and dtype."
         )
     low, high = map(float, crafted.aminmax())
-    if not (low >= 0 and high <= 1):  # true for NaN
+    farthest = 0.0 if eps is None else float((crafted - clean).abs().amax())
+    if not (low >= 0 and high <= 1) or farthest > (eps or 0.0) + _ROUNDING:  # the first is true for NaN
+        bound = "" if eps is None else f", at most `eps = {eps:.6g}` from those it is given"
         raise Refusal(
-            f"{wanted} be pixels in [0, 1]. Got values from {low:.6g} to {high:.6g}. "
-            "Clamp them with `images.clamp(0, 1)`."
+            f"{attack} should return pixels in [0, 1]{bound}. "
+            f"Got values from {low:.6g} to {high:.6g}, up to {farthest:.6g} away. Clamp them."
         )
-    if eps is not None and (farthest := float((crafted - clean).abs().amax())) > eps + _ROUNDING:
-        raise Refusal(
-            f"{wanted} differ from the clean ones by at most `eps = {eps:.6g}` a pixel. "
-            f"Got a difference of {farthest:.6g}. Clamp the change to [-eps, eps], or give the `eps` that is meant."
-        )
-
-
-def _check_labels_and_ids(labels: Tensor, ids: Sequence[str] | None, number: int) -> None:
-    is_index = not labels.is_floating_point() and labels.dtype != torch.bool
-    if labels.shape != (number,) or not is_index or int(labels.min()) < -1:
-        lowest = f", at least {int(labels.min())}" if is_index and labels.numel() else ""
-        raise Refusal(
-            f"`labels` should be one class index for each image, integer [{number}], or -1 where the prediction is meant. "
-            f"Got `labels` of shape {list(labels.shape)}, {labels.dtype}{lowest}. Count classes from 0."
-        )
-    if ids is not None and (isinstance(ids, str) or len(ids) != number):
-        raise Refusal(
-            f"`ids` should be one name for each of the {number} images. "
-            f"Got `ids` of length {len(ids)}. Leave it out to use row numbers."
-        )
-
-
-def _refuse_missing_gradient(network: nn.Module, image: Tensor) -> None:
-    """Refuse a network through which no gradient comes back to its images."""
-    leaf = image.clone().requires_grad_()
-    input_gradient(network(leaf).sum(), leaf)
-
-
-def _resolved(network: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-    """Labels on the images' device, with predictions where they are -1."""
-    labels = labels.to(images.device, torch.int64, copy=True)
-    unknown = labels < 0
-    if unknown.any():
-        with torch.no_grad():
-            labels[unknown] = Logits(network, labels)(images[unknown]).argmax(1)
-    return labels
 
 
 _HALVINGS = 40  # of the interval that the scale lies in; float32 has 24 bits
@@ -268,37 +202,29 @@ _LARGEST = 1e3  # standard deviations in pixels of [0, 1] beyond which clipping 
 
 
 def noise_like(crafted: Crafted, ids: Sequence[str], seed: int = 0) -> Crafted:
-    """Change the clean images by Gaussian noise of the same L2 norm, after clipping to [0, 1].
+    """Change the clean images by Gaussian noise of the same L2 norm, image by image, after clipping to [0, 1].
 
-    Where the clean image's own pixels allow no change of that norm along the drawn noise, it is as near as possible.
-
-    Args:
-        crafted: What an attack made; its norms are copied, image by image.
-        ids: A name for each image; it and `seed` decide the noise.
-
-    Returns:
-        Noisy images of the same dtype in [0, 1], with the same clean images and labels, and without targets.
+    Where the clean image's own pixels allow no change of that norm along the noise drawn for `seed` and its id, it is as
+    near as possible. The noisy images have the same clean images and labels, and no targets.
 
     Reference:
         Lee et al. 2018, A Simple Unified Framework, section 3.2: noisy samples are normal in the adversarial setting.
     """
     clean = crafted.clean
-    drawn = [
-        torch.randn(clean.shape[1:], generator=image_generator(seed, f"{name}/noise"), dtype=torch.float64)
-        for name in ids
-    ]
+    streams = [image_generator(seed, f"{name}/noise") for name in ids]
+    drawn = [torch.randn(clean.shape[1:], generator=stream, dtype=torch.float64) for stream in streams]
     noise = torch.stack(drawn).to(clean)
+
+    def noisy(scale: Tensor) -> Tensor:
+        return (clean + scale.to(clean).view(-1, *[1] * (clean.ndim - 1)) * noise).clamp(0, 1)
+
     wanted = _norms(crafted.images, clean)
     low, high = torch.zeros_like(wanted), torch.full_like(wanted, _LARGEST)
     for _ in range(_HALVINGS):  # the norm grows with the scale
         middle = (low + high) / 2
-        enough = _norms(_noisy(clean, noise, middle), clean) >= wanted
+        enough = _norms(noisy(middle), clean) >= wanted
         low, high = torch.where(enough, low, middle), torch.where(enough, middle, high)
-    return replace(crafted, images=_noisy(clean, noise, low), targets=None)
-
-
-def _noisy(clean: Tensor, noise: Tensor, scale: Tensor) -> Tensor:
-    return (clean + scale.to(clean).view(-1, *[1] * (clean.ndim - 1)) * noise).clamp(0, 1)
+    return replace(crafted, images=noisy(low), targets=None)
 
 
 def _norms(images: Tensor, clean: Tensor) -> Tensor:

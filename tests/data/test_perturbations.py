@@ -80,8 +80,6 @@ def test_limits_of_what_a_flag_has_taken_away_are_ignored_with_a_line(said):
 
 
 UNFIT = [
-    ({"attacks": "lee2019"}, "should be one of paper, modern, pilot. Got `data.perturbations.attacks = 'lee2019'`"),
-    ({"corruptions": 6}, "`severity` should be"),
     ({"attacks": {"photographs": Semantic()}}, "should have different names. Got ['photographs'] more than once"),
     ({"attacks": "paper", "corruptions": {"bim": Corruption("fog")}}, "Got ['bim'] more than once"),
     ({"attacks": {"a/b": Semantic()}}, "Got `anomalies` with the name `a/b`"),

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from sklearn.datasets import load_digits
 
+from lightning_gradood.data import PhotoPatches
 from lightning_gradood.networks import CifarResNet, Normalized
 from lightning_gradood.perturbations import (
     BIM,
@@ -65,8 +66,7 @@ def of_images(change):
 
 darker, too_bright = of_images(lambda images: images * 0.9), of_images(lambda images: images + 1)
 overwriting, undefined = of_images(lambda images: images.mul_(0.5)), of_images(lambda images: images / images)
-cropped, halves = of_images(lambda images: images[..., 1:]), of_images(lambda images: images.half())
-wordy, not_callable = of_images(lambda images: "images"), 3
+cropped, wordy, not_callable = of_images(lambda images: images[..., 1:]), of_images(lambda images: "images"), 3
 
 
 @of_images
@@ -87,6 +87,12 @@ def counted(network):
     hook = network.register_forward_pre_hook(lambda module, args: seen.append(len(args[0])))
     yield seen
     hook.remove()
+
+
+def patches(size, count):
+    """Patches of photographs, uint8 [count, size, size, 3], spread over both that come with scikit-learn."""
+    pixels = PhotoPatches(size).open().pixels
+    return pixels[np.linspace(0, len(pixels) - 1, count).astype(int)]
 
 
 ATTACKS = {

@@ -1,23 +1,37 @@
-"""Attacks by import path: any class of advertorch, any function; and what is left where advertorch cannot be imported."""
+"""Attacks by import path: any class of advertorch, any function; what is refused, and what stays as it was then."""
 
-import subprocess
 import sys
 from functools import partial
 
 import pytest
 import torch
-from asserts import assert_refused
+from advertorch.attacks import MomentumIterativeAttack
+from asserts import assert_refused, random_states, state_of
+from torch import nn
 
-from lightning_gradood.perturbations import AdvertorchAttack, FunctionAttack
-from lightning_gradood.perturbations.advertorch_parts import advertorch_class
+from lightning_gradood.perturbations import (
+    BIM,
+    FGSM,
+    PGD,
+    AdvertorchAttack,
+    CarliniWagner,
+    Corruption,
+    FunctionAttack,
+    IterLL,
+    Semantic,
+)
+from lightning_gradood.perturbations.advertorch_parts import advertorch
 
 from .conftest import ATTACKS, MOMENTUM, by_path
+
+GRADIENT_ATTACKS = [FGSM(), BIM(), PGD(), CarliniWagner(steps=2), IterLL(), AdvertorchAttack(MOMENTUM)]
+ours = partial(partial, AdvertorchAttack)
 
 
 def test_advertorch_is_given_network_settings_and_labels(digits):
     batch = digits.images, digits.labels
     found = ATTACKS["advertorch/momentum"].craft(digits.network, *batch)
-    direct = advertorch_class(MOMENTUM)(digits.network.requires_grad_(False), eps=0.03, nb_iter=5).perturb(*batch)
+    direct = MomentumIterativeAttack(digits.network.requires_grad_(False), eps=0.03, nb_iter=5).perturb(*batch)
     digits.network.requires_grad_(True)
     assert torch.equal(found.images, direct)
     assert not hasattr(sys.modules["torch.autograd.gradcheck"], "zero_gradients")  # the mended import left nothing
@@ -56,61 +70,116 @@ def test_a_function_is_given_everything_and_spoils_nothing(digits, monkeypatch):
     assert torch.equal(crafted.images, before / 2)
 
 
-def test_what_an_attack_should_not_do_is_refused(digits):
-    state, settings = torch.get_rng_state(), {"eps": 0.03, "nb_iter": 2}
-    drawing = AdvertorchAttack("advertorch.attacks.LinfPGDAttack", settings)
-    ours = lambda name, **more: FunctionAttack(by_path(name), **more)  # noqa: E731
-    random = "`one_at_a_time` should be true for an attack that draws random numbers"
-    alone = "the images that the attack returns should be"
+def test_settings_without_meaning_are_refused():
     cases = [
-        (drawing, random),
-        (ours("noisy"), random),
-        (ours("darker", eps=0.01), "clean ones by at most `eps = 0.01` a pixel. Got a difference of 0.02"),
-        (AdvertorchAttack(MOMENTUM, settings, eps=0.01), "at most `eps = 0"),
-        (ours("too_bright"), "that FunctionAttack returns should be pixels in [0, 1]. Got values from 1 to"),
-        (ours("undefined"), "should be pixels in [0, 1]. Got values from nan"),
-        (ours("cropped"), "should be [100, 1, 8, 8], torch.float32, as those it was given. Got [100, 1, 8, 7]"),
-        (ours("halves"), "Got [100, 1, 8, 8], torch.float16"),
-        (ours("wordy"), "Got str. Return one image for each"),
-        (ours("cropped", one_at_a_time=True), alone),
-        (ours("wordy", one_at_a_time=True), alone),
+        (
+            partial(kind, eps=value),
+            f"`eps` should be above 0 and at most 1, as pixels are in [0, 1]. Got `eps = {value}`",
+        )
+        for kind in (FGSM, BIM, PGD, IterLL)
+        for value in (0.0, 1.5, 8, float("nan"))
     ]
-    batch = digits.network, digits.images, digits.labels
-    assert_refused(*((partial(attack.craft, *batch), words) for attack, words in cases))
+    cases += [
+        (ours("advertorch.attacks.LinfFABAttack", targeted="next"), "can be: left out. Got `targeted = 'next'`"),
+        (ours("advertorch.attacks.JacobianSaliencyMapAttack"), "Attack can be: given. Got `targeted = None`"),
+        *(
+            (ours(MOMENTUM, one), "`settings` should be")
+            for one in ({"targeted": True}, {"epsilon": 1}, {"loss_fn": nn})
+        ),
+    ]
+    words = "`attack` should be the import path of an attack class of advertorch"
+    for path in ("advertorch.attacks.Nothing", "torch.nn.Linear", "no_such_package.Attack", "..", "print"):
+        cases.append((ours(path), words))
+    words = "`function` should be the import path of a function of network, images and labels"
+    for path in ("no_such_package.function", by_path("nothing"), by_path("not_callable"), "", "a b"):
+        cases.append((partial(FunctionAttack, path), words))
+    assert_refused(*cases)
+    assert FGSM(eps=1.0).eps == 1.0
+
+
+class Around(nn.Module):
+    """What a function makes of a network and its images."""
+
+    def __init__(self, network, function):
+        super().__init__()
+        self.network, self.function = network, function
+
+    def forward(self, images):
+        return self.function(self.network, images)
+
+
+def test_what_cannot_be_attacked_and_what_an_attack_should_not_do_is_refused(digits):
+    state, settings = torch.get_rng_state(), {"eps": 0.03, "nb_iter": 2}
+    batch = network, images, labels = digits.network, digits.images, digits.labels
+    given = [
+        (
+            torch.zeros(3, 1, 8, 8, dtype=torch.uint8),
+            "Got `images.dtype = torch.uint8`. Convert 8-bit pixels with `images",
+        ),
+        (torch.full((3, 1, 8, 8), 255.0), "`images` should be pixels in [0, 1]. Got values from 255 to 255. Divide"),
+        (torch.full((3, 1, 8, 8), float("nan")), "Got values from nan to nan"),
+    ]
+    detached = Around(network, lambda network, images: network(images.detach()))  # autograd cannot follow to the input
+    outputs = [lambda images, shape=shape: torch.zeros(shape) * images.sum() for shape in ([3], [3, 1], [2, 10])]
+    shaped = [Around(network, lambda _, images, output=output: output(images)) for output in outputs]
+    logits = "the network's output should be logits [N, classes], a row for each image and two"
+    mine = lambda name, **more: FunctionAttack(by_path(name), **more)  # noqa: E731
+    random, pixels = "`one_at_a_time` should be true for an attack that draws random numbers", "return pixels in [0, 1]"
+    cases = [
+        (AdvertorchAttack("advertorch.attacks.LinfPGDAttack", settings), random),
+        (mine("noisy"), random),
+        (mine("darker", eps=0.01), "at most `eps = 0.01` from those it is given.* up to 0.02"),
+        (AdvertorchAttack(MOMENTUM, settings, eps=0.01), "at most `eps = 0"),
+        (mine("too_bright"), f"FunctionAttack should {pixels}. Got values from 1 to"),
+        (mine("undefined"), f"{pixels}. Got values from nan"),
+        (mine("cropped"), "for each that it is given, [100, 1, 8, 8]. Got [100, 1, 8, 7], torch.float32"),
+        (mine("wordy"), "Got str. Return them"),
+        (mine("cropped", one_at_a_time=True), "The attack should return an image"),
+    ]
+    assert_refused(
+        *((partial(FGSM().craft, network, one, labels[:3]), words) for one, words in given),
+        *(
+            (partial(one.craft, detached, images[:3], labels[:3]), "on its input through autograd")
+            for one in GRADIENT_ATTACKS
+        ),
+        *((partial(FGSM().craft, one, images[:3], [label] * 3), logits) for one in shaped for label in (0, -1)),
+        *((partial(attack.craft, *batch), words) for attack, words in cases),
+    )
     assert torch.equal(state, torch.get_rng_state())
 
 
-SCRIPT = """
-import sys
+@pytest.mark.parametrize("attack", GRADIENT_ATTACKS[1:], ids=lambda attack: type(attack).__name__)
+def test_everything_is_restored_when_the_network_raises(attack, digits):
+    passes = []
 
-class Broken:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] == "advertorch":
-            raise AttributeError("torch has no such function any more")
+    def failing(network, images):
+        passes.append(len(images))
+        if len(passes) == 2:
+            raise RuntimeError("out of memory, or some such thing")
+        return network(images)
 
-sys.meta_path.insert(0, Broken())
-import torch
-from torch import nn
-from lightning_gradood.perturbations import BIM, FGSM, PGD, AdvertorchAttack, CarliniWagner, FunctionAttack, IterLL, Semantic
-from lightning_gradood.core import Refusal
-from lightning_gradood.perturbations import Corruption
-
-images, labels = torch.rand(2, 3, 8, 8), torch.tensor([0, 1])
-network = nn.Sequential(nn.Flatten(), nn.Linear(192, 2))
-assert torch.equal(Semantic().perturb(network, images, labels).images, 1 - images)
-assert Corruption("brightness", 3).perturb(network, images, labels).images.shape == images.shape
-for make in (FGSM, BIM, PGD, IterLL, CarliniWagner, lambda: AdvertorchAttack("advertorch.attacks.MomentumIterativeAttack")):
+    network = Around(digits.network, failing).train()
+    next(network.parameters()).requires_grad_(False)
+    images = digits.images.clone()
     try:
-        make()
-    except Refusal as refusal:
-        print(refusal)
-"""
+        with torch.inference_mode():
+            before = state_of(network), random_states()
+            with pytest.raises(RuntimeError, match="some such thing"):
+                attack.craft(network, images, digits.labels)
+            assert (state_of(network), random_states()) == before
+        assert torch.equal(images, digits.images)
+    finally:
+        digits.network.eval().requires_grad_(True)
 
 
-@pytest.mark.slow
-def test_without_advertorch_only_the_attacks_that_need_it_are_refused():
-    done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    first = "FGSM, BIM, PGD, IterLL, C&W and AdvertorchAttack need advertorch 0.2.3. Got, with torch "
-    last = "AttributeError: torch has no such function any more. Install the torch of constraints.txt; all"
-    assert [line.startswith(first) and last in line for line in done.stdout.splitlines()] == [True] * 6
+def test_without_advertorch_only_the_attacks_that_need_it_are_refused(digits, monkeypatch):
+    monkeypatch.setitem(sys.modules, "advertorch.attacks", None)
+    advertorch.cache_clear()
+    try:
+        words = "FGSM, BIM, PGD, IterLL, C&W and AdvertorchAttack need advertorch 0.2.3. Got, with torch .*: "
+        kinds = (FGSM, BIM, PGD, IterLL, CarliniWagner, ours(MOMENTUM))
+        assert_refused(*((kind, f"{words}.*. Install the torch of constraints.txt") for kind in kinds))
+        for attack in (Semantic(), Corruption("brightness"), FunctionAttack(by_path("darker"))):
+            assert attack.craft(digits.network, digits.images, digits.labels).images.shape == digits.images.shape
+    finally:
+        advertorch.cache_clear()
