@@ -55,11 +55,11 @@ class Call:
     accumulator: Accumulator
     from_images: Callable[[Tensor], bool]  # whether a tensor without gradient was computed from the images
 
-    def is_batch(self, tensor: object) -> bool:
+    def is_batch(self, tensor: Any) -> bool:
         """Whether `tensor` is an activation with one leading row for each image."""
-        return self.has_rows(tensor) and tensor.shape[0] == self.accumulator.batch  # type: ignore[attr-defined]
+        return self.has_rows(tensor) and tensor.shape[0] == self.accumulator.batch
 
-    def has_rows(self, tensor: object) -> bool:
+    def has_rows(self, tensor: Any) -> bool:
         """Whether `tensor` is an activation [N·m, ...] with m leading rows for each image in turn."""
         return (
             isinstance(tensor, Tensor)
@@ -71,21 +71,17 @@ class Call:
             and (tensor.requires_grad or self.from_images(tensor))
         )
 
-    def is_activation(self, *tensors: object) -> bool:
+    def is_activation(self, *tensors: Any) -> bool:
         """Whether each is a floating point tensor with a gradient that is not made of parameters alone."""
         return all(
-            isinstance(tensor, Tensor)
-            and not self.knows(tensor)
-            and tensor.requires_grad
-            and tensor.is_floating_point()
-            for tensor in tensors
+            isinstance(one, Tensor) and not self.knows(one) and one.requires_grad and one.is_floating_point()
+            for one in tensors
         )
 
-    def is_constant(self, *tensors: object) -> bool:
+    def is_constant(self, *tensors: Any) -> bool:
         """Whether each is absent, a parameter, or a tensor that no gradient flows through."""
         return all(
-            tensor is None or self.knows(tensor) or (isinstance(tensor, Tensor) and not tensor.requires_grad)
-            for tensor in tensors
+            one is None or self.knows(one) or (isinstance(one, Tensor) and not one.requires_grad) for one in tensors
         )
 
     def knows(self, tensor: object) -> bool:
@@ -179,11 +175,18 @@ class Accumulator:
 
     def use(self, tensor: Tensor | None) -> None:
         """Count one use in the forward pass, of a parameter itself or through a tensor that rearranges its entries."""
-        self.reparametrised.spend(tensor)
-        used = self.reparametrised.source(tensor)
-        key = id(tensor if used is None else used)
-        if key in self._column:
-            self._uses[self._column[key]] += 1
+        if tensor is not None:
+            self.reparametrised.spend(tensor)
+            column = self.column(self.reparametrised.source(tensor))
+            if column >= 0:
+                self._uses[column] += 1
+
+    def is_summed(self, tensor: Tensor) -> bool:
+        """Whether the gradients of a parameter or reparametrised tensor are needed, to add up several uses."""
+        standardised = self.reparametrised.standardised(tensor)
+        parameter = self.reparametrised.source(tensor) if standardised is None else standardised.parameter
+        column = self.column(parameter)
+        return column < 0 or self._uses[column] > 1 or self.reparametrised.is_mixed(parameter)
 
     def summed_elements(self) -> int:
         """Number of gradient entries per image that have to be held until the end of a backward pass."""
@@ -202,8 +205,7 @@ class Accumulator:
         if self.is_summed(tensor):
             self._add(tensor, gradients())
         else:
-            source = self.reparametrised.source(tensor)
-            column = self.column(tensor if source is None else source)
+            column = self.column(self.reparametrised.source(tensor))
             self._norms[column] = squared_rows(gradients()) if norms is None else to_float64(norms())
 
     def result(self) -> Tensor:
@@ -216,14 +218,6 @@ class Accumulator:
                 self._norms[self._column[key]] = squared_rows(gradient)
         nothing = to_float64(self.parameters[0].new_zeros(self.batch))
         return torch.stack([self._norms.get(column, nothing) for column in range(len(self._uses))], 1)
-
-    def is_summed(self, tensor: Tensor) -> bool:
-        """Whether the gradients of a parameter or reparametrised tensor are needed, to add up several uses."""
-        standardised = self.reparametrised.standardised(tensor)
-        source = self.reparametrised.source(tensor) if standardised is None else standardised.parameter
-        parameter = tensor if source is None else source
-        column = self.column(parameter)
-        return column < 0 or self._uses[column] > 1 or self.reparametrised.is_mixed(parameter)
 
     def _add(self, tensor: Tensor, gradient: Tensor) -> None:
         self._sums[id(tensor)] = self._sums[id(tensor)] + gradient if id(tensor) in self._sums else gradient

@@ -1,7 +1,7 @@
 """Comparison of closed forms with plain autograd, one image at a time, from which a network's way follows.
 
 On a network's first batch three different probe images are measured, in batches of different size and order, on a copy
-whose tiny parameters are filled (`copies.reveal`), so that no error is too small to be seen; where float32 numbers
+whose tiny parameters are filled (`changes.reveal`), so that no error is too small to be seen; where float32 numbers
 differ, a float64 copy decides:
 
 1. Does an image's output depend on the other images, or on the call? Then it has no gradient of its own: refused.
@@ -10,19 +10,9 @@ differ, a float64 copy decides:
 3. Do closed forms cover every way by which autograd reaches a parameter, and give the loop's numbers? If not: the loop.
 
 The way keeps the trace of the network's operations. A later batch with another trace (control flow or rows that depend
-on the data) is computed by the loop. So is a single image where parameters are many and small.
-
-Passes of the caller's own images are compared, too (`find_fault`), each in what must hold for any network:
-
-- *logit gradients*: one more backward pass with each image's logit gradient times a power of two of its own. Nothing
-  else may change: image n's norms are multiplied by exactly the square of its factor. A row that belongs to another
-  image, or a backward pass that is not linear, shows at any size of the gradient, since powers of two do not round.
-- *row*: one image through the loop.
-- *logits*: all images in batches of three, which the way has compared with the loop, for networks that couple the
-  images of larger batches only.
-
-In float32 a ReLU whose input is zero to seven digits may open in one way and not in another, so where numbers differ, a
-float64 copy of the network decides here as well.
+on the data) is computed by the loop. So is a single image where parameters are many and small. Passes of the caller's
+own images are compared, too (`find_fault`), each in what must hold for any network; a float64 copy decides here as well,
+since in float32 a ReLU whose input is zero to seven digits may open in one way and not in another.
 """
 
 from __future__ import annotations
@@ -38,18 +28,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_gradood.core import OrderedBatchNorm, Refusal, requiring_grad
+from lightning_gradood.core import OrderedBatchNorm, Refusal
 from lightning_gradood.gradients import costs, engine
-from lightning_gradood.gradients.copies import Afresh, images_for, in_dtype, observe, reveal
-from lightning_gradood.gradients.engine import Step
-from lightning_gradood.gradients.fingerprint import Place
-from lightning_gradood.gradients.independence import check_deterministic, check_independent
+from lightning_gradood.gradients.changes import Afresh, Fingerprint, Place, images_for, in_dtype, observe, reveal
 from lightning_gradood.gradients.labels import AllOnes, LabelDesign, scaled_logit_gradient
-from lightning_gradood.gradients.loop import RefusingQuantised, loop_norms, refusing_missing_gradients, uses
+from lightning_gradood.gradients.loop import (
+    RefusingQuantised,
+    check_deterministic,
+    check_independent,
+    loop_norms,
+    uses,
+)
 
 MISMATCH = "closed forms do not give the loop's numbers"
 NO_NUMBERS = "there were no finite numbers to compare with"
-_NOT_LINEAR = "the backward pass is not linear in its logit gradient"
+NOT_LINEAR = "the backward pass is not linear in its logit gradient"
 _HIDDEN = "parameters are used where no torch function shows, e.g. in a custom autograd function"
 _LARGEST_COPY = 4 << 30  # bytes of a copy; larger networks are compared themselves
 SMALL = 3  # images in a batch of probes
@@ -61,22 +54,50 @@ _ROUNDING = {torch.float32: 1e-5, torch.float64: 1e-10}
 class Way:
     """The way in which a network's norms are computed, and what was compared on the caller's own images so far."""
 
-    limits: costs.Limits
     reason: str = ""  # why the fast way is not taken; empty where it is
-    trace: tuple[Step, ...] | None = None  # what a fast pass has to do to be trusted; None where only the loop is right
-    micro_batch: int = 1  # images in one pass, so that activations stay within `limits`
+    trace: list[engine.Step] = field(default_factory=list)  # what a fast pass has to do to be trusted
+    micro_batch: int = 1  # images in one fast pass, so that activations stay within `costs.Limits`
     single: bool = False  # whether the fast way is right and pays for one image alone, too
     reorders: bool = True  # whether batch norm may meet a layout that torch misreads (`core.network_state`)
-    scales: bool = True  # whether the backward pass is linear, so that its logit gradient may be scaled
     starts: dict[Place, Any] | None = None  # what `Afresh` needs; None for a network that may be used as it is
-    moving: frozenset[Place] = frozenset()  # attributes and buffers that every pass changes
+    fingerprint: Fingerprint | None = None  # of the network for which the way holds
     # parameters with a gradient other than zero in a checked pass, bool [L]
     columns: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.bool))
     sizes: set[int] = field(default_factory=set)  # numbers of images in micro-batches that were checked
 
     def take_loop(self, reason: str) -> None:
         """Give closed forms up."""
-        self.reason, self.trace, self.single, self.reorders = reason, None, False, True
+        self.reason, self.reorders = self.reason or reason, True
+
+
+def prove(network: nn.Module, images: Tensor, parameters: Sequence[nn.Parameter]) -> Way:
+    """Return the way for a frozen network in eval mode; refuse one that is not deterministic or couples images."""
+    way, ordered, own = Way(NO_NUMBERS), OrderedBatchNorm(), parameters[0].dtype
+    probes = _probes(images, own)
+    if probes is None:
+        return way
+    with warnings.catch_warnings(), ordered:
+        # torch's warning of checkpoints without gradients; the filter is process-wide, so only proofs set it
+        warnings.filterwarnings("error", message="None of the inputs have requires_grad=True")
+        with RefusingQuantised():
+            starts, moving, first = observe(network, probes[:1], parameters)
+            subject = network if starts is None else Afresh(network, starts)
+            norms, logits = loop_norms(subject, probes[:1], [AllOnes()], parameters)
+        if not torch.isfinite(norms).all() or not torch.isfinite(logits).all():
+            return way
+        check_deterministic(subject, probes[:1], first.detach(), logits)
+        way = _judged(subject, probes)
+    way.starts, way.fingerprint = starts, Fingerprint(network, moving)
+    used, seen = uses(first), Counter(column for step in way.trace for column in step[2])
+    if own not in (torch.float32, torch.float64):
+        way.take_loop(f"closed forms are not accurate enough in {own}")
+    elif any(parameter.dtype != own for parameter in parameters):
+        way.take_loop("parameters have several dtypes")
+    elif any(used.get(id(parameter), 0) > seen[column] for column, parameter in enumerate(parameters)):
+        way.take_loop(_HIDDEN)
+    # a later pass with the same trace uses the same functions, so what was not met here is not met later
+    way.reorders = bool(way.reason) or ordered.met
+    return way
 
 
 def _probes(images: Tensor, dtype: torch.dtype) -> Tensor | None:
@@ -89,75 +110,14 @@ def _probes(images: Tensor, dtype: torch.dtype) -> Tensor | None:
     return torch.stack(rows).detach().clone().to(dtype)
 
 
-def prove(network: nn.Module, images: Tensor, parameters: Sequence[nn.Parameter]) -> Way:
-    """Return the way for a network in eval mode; refuse one that is not deterministic or couples images."""
-    way, ordered = Way(costs.limits(images.device), NO_NUMBERS), OrderedBatchNorm()
-    probes = _probes(images, parameters[0].dtype)
-    if probes is None:
-        return way
-    with warnings.catch_warnings(), refusing_missing_gradients(network):
-        # torch's warning of checkpoints without gradients; the filter is process-wide, so only proofs set it
-        warnings.filterwarnings("error", message="None of the inputs have requires_grad=True")
-        with ordered, RefusingQuantised():
-            starts, moving, first = observe(network, probes[:1], parameters)
-            subject = network if starts is None else Afresh(network, starts)
-            norms, logits = loop_norms(subject, probes[:1], [AllOnes()], parameters)
-        if not torch.isfinite(norms).all() or not torch.isfinite(logits).all():
-            return way
-        used = uses(first)
-        with requiring_grad(parameters, False), ordered:
-            check_deterministic(subject, probes[:1], first.detach(), logits)
-            way = _judged(subject, probes)
-    way.starts, way.moving = starts, frozenset(moving)
-    seen = Counter(column for step in way.trace or () for column in step[2])
-    own = parameters[0].dtype
-    if own not in (torch.float32, torch.float64):
-        way.take_loop(f"closed forms are not accurate enough in {own}")
-    elif any(parameter.dtype != own for parameter in parameters):
-        way.take_loop("parameters have several dtypes")
-    elif way.trace and any(used.get(id(one), 0) > seen[column] for column, one in enumerate(parameters)):
-        way.take_loop(_HIDDEN)
-    # a later pass with the same trace uses the same functions, so what was not met here is not met later
-    way.reorders = way.trace is None or ordered.met
-    return way
-
-
 def _judged(network: nn.Module, probes: Tensor) -> Way:
     """The verdict in float32 where that is enough, since it is several times faster; else in float64."""
-    if next(network.parameters()).dtype != torch.float64:
+    if probes.dtype != torch.float64:
         with suppress(Refusal):  # rounding may look like a dependence on other images
-            verdict = _examined_where_possible(network, probes, torch.float32)
-            if verdict.reason not in (MISMATCH, _NOT_LINEAR):
-                return verdict
-    return _examined_where_possible(network, probes, torch.float64)
-
-
-def _examined_where_possible(network: nn.Module, probes: Tensor, dtype: torch.dtype) -> Way:
-    """Examine a copy with replaced weights, else a plain copy, else the network itself."""
-    if sum(parameter.numel() for parameter in network.parameters()) * dtype.itemsize <= _LARGEST_COPY:
-        for revealed in (True, False):
-            try:
-                subject = in_dtype(network, dtype)
-                if revealed:
-                    reveal(list(subject.parameters()))
-                truth, logits = _truth(subject, probes)
-            except Exception:  # a network that cannot be copied, or insists on another dtype
-                break
-            if torch.isfinite(truth).all():
-                return _examined(subject, probes, truth, logits)
-    return _examined(network, probes, *_truth(network, probes))
-
-
-def _truth(network: nn.Module, probes: Tensor) -> tuple[Tensor, Tensor]:
-    """The loop's norms, float64 [3, 3, L], the first image's under logit gradients of three sizes; logits [3, C]."""
-    parameters = list(network.parameters())
-    probes = images_for(network, probes)
-    sizes = [_Sized(factor) for factor in (1.0, 2.0**20, 2.0**-20)]
-    first, logits = loop_norms(network, probes[:1], sizes, parameters, scales=False)
-    others, more = loop_norms(network, probes[1:], [_UNIT], parameters, scales=False)
-    first[:, 1] *= 2.0**-40
-    first[:, 2] *= 2.0**40
-    return torch.cat([first, others.expand(-1, 3, -1)]), torch.cat([logits, more])
+            way = _examined(network, probes, torch.float32)
+            if way.reason not in (MISMATCH, NOT_LINEAR):
+                return way
+    return _examined(network, probes, torch.float64)
 
 
 @dataclass(frozen=True)
@@ -174,41 +134,60 @@ class _Sized(LabelDesign):
 _UNIT = _Sized(1.0)
 
 
-def _examined(network: nn.Module, probes: Tensor, truth: Tensor, logits: Tensor) -> Way:
+def _examined(network: nn.Module, probes: Tensor, dtype: torch.dtype) -> Way:
     """Refuse a coupled network; try the fast way on two batches of different size and order, and on one image."""
-    parameters, way = list(network.parameters()), Way(costs.limits(probes.device))
     element_size = probes.element_size()
-    probes = images_for(network, probes)
-    with requiring_grad(parameters, False):
-        check_independent(network, probes, logits)
-        # powers of two do not round, so that float32 suffices
-        if any(first_excess(truth[:1, 0], truth[:1, number], strict=True) for number in (1, 2)):
-            way.reason, way.scales = _NOT_LINEAR, False
-            return way
-        truth, tried = truth[:, 0], []
-        for rows in ([0, 1, 2], [1, 0]):
-            outcome = _try(network, probes[rows], parameters, truth[rows])
-            if isinstance(outcome, str):
-                way.reason = outcome
-                return way
-            tried.append(outcome)
-        (trace, size), (other, _) = tried
-        if trace != other:
-            way.reason = "the network's operations depend on its input"
-            return way
-        # whether writing one image's gradients, as the loop does, takes longer than the calls of closed forms
-        pays = sum(parameter.numel() for parameter in parameters) >= costs.ALONE * len(parameters)
-        single = pays and _try(network, probes[:1], parameters, truth[:1])
-    size = max(1, size * element_size // probes.element_size())
-    way.trace, way.columns = trace, (truth > 0).any(0)
-    way.micro_batch = max(1, min(way.limits.micro_batch, way.limits.activation_bytes // size))
-    way.single = isinstance(single, tuple) and single[0] == trace
-    return way
+    network, probes, truth, is_linear, logits = _subject(network, probes, dtype)
+    parameters = list(network.parameters())
+    check_independent(network, probes, logits)
+    if not is_linear:
+        return Way(NOT_LINEAR)
+    tried = []
+    for rows in ([0, 1, 2], [1, 0]):
+        outcome = _try(network, probes[rows], parameters, truth[rows])
+        if isinstance(outcome, str):
+            return Way(outcome)
+        tried.append(outcome)
+    (trace, size), (other, _) = tried
+    if trace != other:
+        return Way("the network's operations depend on its input")
+    # whether writing one image's gradients, as the loop does, takes longer than the calls of closed forms
+    pays = sum(parameter.numel() for parameter in parameters) >= costs.ALONE * len(parameters)
+    single = pays and _try(network, probes[:1], parameters, truth[:1])
+    limits, size = costs.limits(probes.device), max(1, size * element_size // probes.element_size())
+    micro_batch = max(1, min(limits.micro_batch, limits.activation_bytes // size))
+    is_single = isinstance(single, tuple) and single[0] == trace
+    return Way("", trace, micro_batch, is_single, columns=(truth > 0).any(0))
+
+
+def _subject(network: nn.Module, probes: Tensor, dtype: torch.dtype) -> tuple[nn.Module, Tensor, Tensor, bool, Tensor]:
+    """A copy with revealed weights, else a plain copy, else the network itself; probes for it and their `_truth`."""
+    if sum(parameter.numel() for parameter in network.parameters()) * dtype.itemsize <= _LARGEST_COPY:
+        with suppress(Exception):  # a network that cannot be copied, or insists on another dtype
+            for revealed in (True, False):
+                subject = in_dtype(network, dtype)
+                if revealed:
+                    reveal(list(subject.parameters()))
+                truth = _truth(subject, images_for(subject, probes))
+                if torch.isfinite(truth[1]).all():
+                    return (subject, *truth)
+    return (network, *_truth(network, images_for(network, probes)))
+
+
+def _truth(network: nn.Module, probes: Tensor) -> tuple[Tensor, Tensor, bool, Tensor]:
+    """The probes, the loop's norms, float64 [3, L], whether they are linear in the logit gradient, logits [3, C]."""
+    parameters, exponents = list(network.parameters()), (0, 20, -20)  # powers of two do not round
+    sizes = [_Sized(2.0**exponent) for exponent in exponents]
+    first, logits = loop_norms(network, probes[:1], sizes, parameters, scales=False)
+    others, more = loop_norms(network, probes[1:], [_UNIT], parameters, scales=False)
+    plain, large, small = (first[:, one] * 4.0**-exponent for one, exponent in enumerate(exponents))
+    is_linear = first_excess(plain, large, strict=True) is None and first_excess(plain, small, strict=True) is None
+    return probes, torch.cat([plain, others[:, 0]]), is_linear, torch.cat([logits, more])
 
 
 def _try(
     network: nn.Module, images: Tensor, parameters: Sequence[nn.Parameter], truth: Tensor
-) -> tuple[tuple[Step, ...], int] | str:
+) -> tuple[list[engine.Step], int] | str:
     """Run the fast way on a probe batch: its trace and the bytes it keeps per image, or why it is not to be used."""
     kept: dict[int, int] = {}
 
@@ -237,15 +216,26 @@ def _try(
 
 @dataclass(frozen=True)
 class Checks:
-    """The comparisons to make of a pass."""
+    """The comparisons to make of a pass.
 
-    logit_gradients: bool = False  # whether to compare logit gradients times powers of two
-    row: int | None = None  # the image to compare with the loop
-    logits: bool = False  # whether to compare logits with those of small batches
+    Attributes:
+        logit_gradients: one more backward pass with each image's logit gradient times a power of two of its own. Image
+            n's norms are then multiplied by exactly the square of its factor. A row that belongs to another image, or a
+            backward pass that is not linear, shows at any size of the gradient, since powers of two do not round.
+        row: one image to compare with the loop.
+        logits: all images in batches of three, which the way has compared with the loop, for networks that couple the
+            images of larger batches only.
+        is_new: whether nothing was returned yet for such a pass, so that the loop may still be taken.
+    """
+
+    logit_gradients: bool = False
+    row: int | None = None
+    logits: bool = False
+    is_new: bool = False
 
 
 def find_fault(
-    pass_: engine.Forward, design: LabelDesign, norms: Tensor, checks: Checks
+    pass_: engine.Interception, design: LabelDesign, norms: Tensor, checks: Checks
 ) -> tuple[int, int | None] | None:
     """Compare `norms`, float64 [N, L], of `design` from a pass of a frozen network, whose graph still stands.
 
@@ -256,24 +246,22 @@ def find_fault(
         return fault
     try:  # again in float64, which rules rounding out
         network = in_dtype(pass_.network)
-        parameters = list(network.parameters())
-        with requiring_grad(parameters, False):
-            again = engine.forward(network, images_for(network, pass_.images), parameters, 2)
-            return _compare(again, design, engine.backward(again, [design], keep=True)[:, 0], checks)
+        again = engine.forward(network, images_for(network, pass_.images), list(network.parameters()), 2)
+        return _compare(again, design, engine.backward(again, [design], keep=True)[:, 0], checks)
     except Exception:  # casts inside the forward, custom kernels for float32 alone
         return fault
 
 
 def _compare(
-    pass_: engine.Forward, design: LabelDesign, norms: Tensor, checks: Checks
+    pass_: engine.Interception, design: LabelDesign, norms: Tensor, checks: Checks
 ) -> tuple[int, int | None] | None:
     if checks.logit_gradients and (place := _under_other_logit_gradients(pass_, design, norms)) is not None:
         return place
-    if checks.row is not None:
-        rows = slice(checks.row, checks.row + 1)
-        truth, _ = loop_norms(pass_.network, pass_.images[rows], [design], pass_.accumulator.parameters)
-        if (place := first_excess(norms[rows], truth[:, 0], pass_.images.dtype == torch.float64)) is not None:
-            return checks.row, place[1]
+    if (row := checks.row) is not None:
+        truth, _ = loop_norms(pass_.network, pass_.images[row : row + 1], [design], pass_.accumulator.parameters)
+        place = first_excess(norms[row : row + 1], truth[:, 0], pass_.images.dtype == torch.float64)
+        if place is not None:
+            return row, place[1]
     if checks.logits:
         with torch.no_grad():
             small = torch.cat([pass_.network(part.clone()) for part in torch.split(pass_.images, SMALL)])
@@ -293,7 +281,9 @@ def first_excess(norms: Tensor, truth: Tensor, strict: bool) -> tuple[int, int] 
     return _first((norms - truth).abs() > relative * truth + absolute * truth.amax(1, keepdim=True))
 
 
-def _under_other_logit_gradients(pass_: engine.Forward, design: LabelDesign, norms: Tensor) -> tuple[int, int] | None:
+def _under_other_logit_gradients(
+    pass_: engine.Interception, design: LabelDesign, norms: Tensor
+) -> tuple[int, int] | None:
     """First entry of the norms [N, L] that does not follow its image's own logit gradient, and nothing else."""
     logit_gradient, scale = scaled_logit_gradient(design, pass_.output)
     number = logit_gradient.shape[0]

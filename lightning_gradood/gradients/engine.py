@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -27,13 +26,15 @@ Step = tuple[str, str, tuple[int, ...], tuple[object, ...]]
 parameters), its parameters' columns, and what else identifies the call: for a closed form the input's rows per image
 and a row's sizes, for indexing the entries of the index, which may mix the rows of a batch."""
 
-_INDEXING: frozenset[Callable[..., Any]] = frozenset({
-    Tensor.__getitem__, Tensor.__setitem__, Tensor.index_select, torch.index_select, Tensor.masked_select,
-    torch.masked_select, Tensor.nonzero, torch.nonzero, Tensor.index_put, Tensor.index_put_, torch.index_put,
-    torch.index_put_, Tensor.index_add, Tensor.index_add_, torch.index_add, Tensor.index_copy, Tensor.index_copy_,
-    torch.index_copy, Tensor.masked_scatter, Tensor.masked_scatter_, torch.masked_scatter, Tensor.take, torch.take,
-    torch.argwhere, Tensor.argwhere, torch.bincount, Tensor.unique, torch.unique, torch.where,
-})  # fmt: skip
+_INDEXING = {
+    getattr(room, name, None)
+    for room in (torch, Tensor)
+    for name in (
+        "__getitem__", "__setitem__", "index_select", "masked_select", "nonzero", "index_put", "index_put_", "index_add",
+        "index_add_", "index_copy", "index_copy_", "masked_scatter", "masked_scatter_", "take", "argwhere", "bincount",
+        "unique", "where",
+    )
+}  # fmt: skip
 
 _ALONG: dict[Callable[..., Any], int] = {
     getattr(room, name): place
@@ -47,7 +48,7 @@ _ALONG: dict[Callable[..., Any], int] = {
 
 
 class Interception(TorchFunctionMode):
-    """While active, replaces the calls that take a parameter; parameters have to be frozen meanwhile.
+    """A forward pass; while active, it replaces the calls that take a parameter, which has to be frozen meanwhile.
 
     A torch function mode sees `F.conv2d(x, self.weight)` wherever it is written and allows in-place activations; module
     hooks do neither. In this order, a call with a parameter
@@ -60,100 +61,83 @@ class Interception(TorchFunctionMode):
     Equal `trace`s mean that the network did the same with the same parameters, treated alike, and the same rows.
     """
 
-    def __init__(self, accumulator: Accumulator, images: Tensor) -> None:
+    output: Tensor
+
+    def __init__(self, network: nn.Module, images: Tensor, given: Tensor, accumulator: Accumulator) -> None:
         super().__init__()
+        self.network, self.images, self.accumulator = network, images, accumulator
         self.trace: list[Step] = []
         self.unknown: list[str] = []
         self.anchor = images.new_zeros((), requires_grad=True)
-        self._accumulator = accumulator
-        self._batch_norms, self._images = OrderedBatchNorm(), images
-        self._from_images = WeakIdKeyDictionary()
+        self._batch_norms = OrderedBatchNorm()
+        self._from_images = WeakIdKeyDictionary()  # tensors without gradient that were computed from the images
+        self._from_images[given] = True
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        kwargs = kwargs or {}
+        kwargs, accumulator = kwargs or {}, self.accumulator
         given = tensors_in((args, kwargs))
-        used = self._accumulator.known_among(given)
+        used = accumulator.known_among(given)
         # under no_grad, e.g. inside a custom autograd function, no gradient flows
         if not used or not torch.is_grad_enabled():
-            result = self._without_parameters(func, args, kwargs, given)
-            self._follow_images(given, result)
-            return result
-        call = Call(args, kwargs, self._accumulator, self._is_from_images)
+            return self._without_parameters(func, args, kwargs, given)
+        call = Call(args, kwargs, accumulator, self._is_from_images)
         if func in MATCHES and (found := MATCHES[func](call)) is not None:
             layer, x = found
             # rows per image and a row's sizes; empty for a scalar, which stands for no input
-            rows = (x.shape[0] / self._accumulator.batch, *x.shape[1:]) if x.ndim else ()
+            rows = (x.shape[0] / accumulator.batch, *x.shape[1:]) if x.ndim else ()
             self._note(func, type(layer).__name__, used, rows)
             for tensor in layer.parameters:
-                self._accumulator.use(tensor)
-            return Recorded.apply(self.anchor, layer, self._accumulator, x)
+                accumulator.use(tensor)
+            return Recorded.apply(self.anchor, layer, accumulator, x)
         if func in REWRITES and (rewrite := REWRITES[func](call)) is not None:
             with self:
                 return rewrite()
-        return self._without_closed_form(func, args, kwargs, given, used)
-
-    def _without_parameters(
-        self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], given: list[Tensor]
-    ) -> Any:
-        name = getattr(func, "__name__", "")
-        if name != "__get__":  # a shape or a dtype
-            self.trace.append((name, "", (), _index(func, args, given)))
-            if given and (given[0].requires_grad or self._is_from_images(given[0])) and _moves_rows(func, args, kwargs):
-                self.unknown.append(f"{name} along the batch")
-        if self._accumulator.batch == 1 and func in BATCH_NORMS:
-            return self._batch_norms.ordered(func, args, kwargs)
-        return func(*args, **kwargs)
-
-    def _without_closed_form(
-        self,
-        func: Callable[..., Any],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        given: list[Tensor],
-        used: list[Tensor],
-    ) -> Any:
-        constant = all(self._accumulator.knows(tensor) or not tensor.requires_grad for tensor in given)
-        reparametrised, is_parameter = self._accumulator.reparametrised, self._accumulator.is_parameter
-        result = reparametrised.apply(func, args, kwargs, is_parameter) if constant else func(*args, **kwargs)
+        constant = all(accumulator.knows(tensor) or not tensor.requires_grad for tensor in given)
+        adopt = accumulator.reparametrised.apply
+        result = adopt(func, args, kwargs, accumulator.is_parameter) if constant else func(*args, **kwargs)
         if not tensors_in(result):
             return func(*args, **kwargs)  # a shape or a dtype, asked of the parameter itself
         self._note(func, "reparametrised" if constant else "unknown", used, _index(func, args, given))
         if not constant:
-            self.unknown.append(getattr(func, "__name__", str(func)))
+            self.unknown.append(_name(func))
         return result
 
-    def _follow_images(self, given: list[Tensor], result: Any) -> None:
-        """Remember what is computed from the images before any parameter, as it may have several rows for each."""
-        if isinstance(result, Tensor) and result.requires_grad:
-            return
-        for tensor in tensors_in(result):
-            if not tensor.requires_grad and any(map(self._is_from_images, given)):
-                self._from_images[tensor] = True
+    def _without_parameters(
+        self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], given: list[Tensor]
+    ) -> Any:
+        if (name := _name(func)) != "__get__":  # a shape or a dtype
+            self.trace.append((name, "", (), _index(func, args, given)))
+            if given and (given[0].requires_grad or self._is_from_images(given[0])) and _moves_rows(func, args, kwargs):
+                self.unknown.append(f"{name} along the batch")
+        orders = self.accumulator.batch == 1 and func in BATCH_NORMS
+        result = self._batch_norms.ordered(func, args, kwargs) if orders else func(*args, **kwargs)
+        # what is computed from the images before any parameter may have several rows for each
+        if not (isinstance(result, Tensor) and result.requires_grad):
+            for tensor in tensors_in(result):
+                if not tensor.requires_grad and any(map(self._is_from_images, given)):
+                    self._from_images[tensor] = True
+        return result
 
     def _is_from_images(self, tensor: Tensor) -> bool:
-        """Whether `tensor`, which has no gradient, is the images or computed from them by intercepted functions."""
-        return tensor is self._images or tensor in self._from_images
+        return tensor in self._from_images
 
-    def _note(self, func: Callable[..., Any], became: str, used: list[Tensor], told: tuple[object, ...] = ()) -> None:
-        columns = tuple(self._accumulator.column(tensor) for tensor in used)
-        self.trace.append((getattr(func, "__name__", str(func)), became, columns, told))
+    def _note(self, func: Callable[..., Any], became: str, used: list[Tensor], told: tuple[object, ...]) -> None:
+        self.trace.append((_name(func), became, tuple(map(self.accumulator.column, used)), told))
+
+
+def _name(func: Callable[..., Any]) -> str:
+    return getattr(func, "__name__", "a function without a name")
 
 
 def _index(func: Callable[..., Any], args: tuple[Any, ...], given: list[Tensor]) -> tuple[object, ...]:
     """The entries of an index: digests of integer and mask tensors, or the index itself if it has no tensor."""
-    if func not in _INDEXING or (func is torch.where and len(args) == 3):  # three arguments choose element by element
+    if func not in _INDEXING or (
+        _name(func) == "where" and len(args) == 3
+    ):  # three arguments choose element by element
         return ()
     return (*map(_entries, given), *(args[1:] if len(given) == 1 else ()))
-
-
-def _moves_rows(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    """Whether a function that works along one dimension is asked to work along the batch."""
-    if func not in _ALONG:
-        return False
-    dimension = kwargs.get("dim", args[_ALONG[func]] if len(args) > _ALONG[func] else -1)
-    return bool(isinstance(dimension, int) and dimension in (0, -tensors_in(args)[0].ndim))
 
 
 def _entries(tensor: Tensor) -> object:
@@ -164,29 +148,24 @@ def _entries(tensor: Tensor) -> object:
     return (tuple(tensor.shape), hashlib.blake2b(values, digest_size=8).hexdigest())
 
 
-@dataclass(frozen=True)
-class Forward:
-    """An intercepted forward pass, from which norms can be computed."""
-
-    network: nn.Module
-    images: Tensor
-    output: Tensor
-    trace: tuple[Step, ...]
-    unknown: list[str]
-    anchor: Tensor
-    accumulator: Accumulator
+def _moves_rows(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether a function that works along one dimension is asked to work along the batch."""
+    if func not in _ALONG:
+        return False
+    dimension = kwargs.get("dim", args[_ALONG[func]] if len(args) > _ALONG[func] else -1)
+    return bool(isinstance(dimension, int) and dimension in (0, -tensors_in(args)[0].ndim))
 
 
-def forward(network: nn.Module, images: Tensor, parameters: Sequence[nn.Parameter], passes: int) -> Forward:
+def forward(network: nn.Module, images: Tensor, parameters: Sequence[nn.Parameter], passes: int) -> Interception:
     """Run the network, its parameters frozen, with closed forms; `passes` backward passes will follow."""
-    accumulator = Accumulator(parameters, images.shape[0], passes)
     given = images.clone()  # the network may write into it
-    with Interception(accumulator, given) as watch:
-        output = network(given)
-    return Forward(network, images, output, tuple(watch.trace), watch.unknown, watch.anchor, accumulator)
+    pass_ = Interception(network, images, given, Accumulator(parameters, images.shape[0], passes))
+    with pass_:
+        pass_.output = network(given)
+    return pass_
 
 
-def backward(pass_: Forward, label_designs: Sequence[LabelDesign], keep: bool = False) -> Tensor:
+def backward(pass_: Interception, label_designs: Sequence[LabelDesign], keep: bool = False) -> Tensor:
     """Return the squared norms, float64 [N, K, L], for K designs; `keep` the graph for another backward pass."""
     norms = []
     for number, design in enumerate(label_designs, start=1):
@@ -195,7 +174,7 @@ def backward(pass_: Forward, label_designs: Sequence[LabelDesign], keep: bool = 
     return torch.stack(norms, 1)
 
 
-def norms_for(pass_: Forward, logit_gradient: Tensor, keep: bool) -> Tensor:
+def norms_for(pass_: Interception, logit_gradient: Tensor, keep: bool) -> Tensor:
     """Return the squared norms, float64 [N, L], for a logit gradient [N, C]; `keep` the graph for another one."""
     pass_.accumulator.start()
     # every closed form depends on the anchor; asking for its gradient alone leaves every `.grad` untouched

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override  # comes with torch; typing has it from Python 3.12 on
 
-from lightning_gradood.core import Component, Refusal, to_float64
+from lightning_gradood.core import Component, FinitePositive, NonNegativeInt, Refusal, to_float64
 
 
 class LabelDesign(Component, ABC):
@@ -66,33 +66,24 @@ class AllZeros(LabelDesign):
 
 @dataclass(frozen=True)
 class KHot(LabelDesign):
-    """Ones at `classes`, zeros elsewhere, binary cross entropy on raw logits, mean over classes.
+    """Ones at `classes`, indices in [0, C), zeros elsewhere; binary cross entropy on raw logits, mean over classes."""
 
-    Args:
-        classes: distinct class indices, each in [0, C).
-    """
-
-    classes: tuple[int, ...]
+    classes: tuple[NonNegativeInt, ...]
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "classes", tuple(self.classes))  # a list from YAML would not hash
-        if not self.classes or len(set(self.classes)) < len(self.classes) or min(self.classes) < 0:
-            raise Refusal(
-                "`classes` should be one or more distinct class indices, none negative. "
-                f"Got `classes = {list(self.classes)}`. Write e.g. [0, 3], or use AllZeros for no class at all."
-            )
 
     @property
     @override
     def name(self) -> str:
-        return "k_hot_" + "_".join(str(index) for index in self.classes)
+        return "k_hot_" + "_".join(map(str, self.classes))
 
     @override
     def logit_gradient(self, logits: Tensor) -> Tensor:
         number = logits.shape[1]
-        if max(self.classes) >= number:
+        if not self.classes or not all(0 <= index < number for index in self.classes):
             raise Refusal(
-                f"`classes` should be below the network's number of classes, {number}. "
+                f"`classes` should be one or more of the network's {number} classes. "
                 f"Got `classes = {list(self.classes)}`. Choose from 0 to {number - 1}."
             )
         hot = torch.zeros(number, dtype=torch.bool, device=logits.device)
@@ -102,21 +93,10 @@ class KHot(LabelDesign):
 
 @dataclass(frozen=True)
 class _Softmax(LabelDesign):
-    """Softmax cross entropy on divided logits.
+    """Softmax cross entropy on logits divided by `temperature`; above 1 the other classes weigh more."""
 
-    Args:
-        temperature: T > 0 by which logits are divided; above 1 the other classes weigh more. The name shows it unless 1.
-    """
-
-    temperature: float = 1.0
+    temperature: FinitePositive = 1.0
     _plain_name: ClassVar[str]
-
-    def __post_init__(self) -> None:
-        if not 0 < self.temperature < math.inf:
-            raise Refusal(
-                "`temperature` should be positive and finite. "
-                f"Got `temperature = {self.temperature}`. Use 1 for the softmax as it is, 10 for a softer one."
-            )
 
     @property
     @override
@@ -132,18 +112,14 @@ class _Softmax(LabelDesign):
         return torch.log_softmax(logits / self.temperature, 1)
 
     def _towards(self, target: Tensor, logits: Tensor) -> Tensor:
-        """Logit gradient for one class per image, `target` int64 [N, 1]."""
+        """Logit gradient for one class per image, `target` int64 [N, 1]: p − 1 is never computed."""
         others = self._log_probabilities(logits).exp().scatter(1, target, 0.0)
         return others.scatter(1, target, -others.sum(1, keepdim=True)) / self.temperature
 
 
 @dataclass(frozen=True)
 class Predicted(_Softmax):
-    """The predicted class, softmax cross entropy; the first one where logits tie.
-
-    The logit gradient is (p_j for the other classes and minus their sum for the predicted one) / T, so that p − 1 is
-    never computed.
-    """
+    """The predicted class, the first where logits tie, softmax cross entropy: (p_j − [j is that class]) / T."""
 
     _plain_name = "predicted"
 
@@ -180,8 +156,7 @@ def scaled_logit_gradient(design: LabelDesign, logits: Tensor, scales: bool = Tr
     """Return each image's logit gradient [N, C], scaled to a largest entry of 1, and the scale, float64 [N].
 
     A squared norm is that of the scaled backward pass times the squared scale. Zeros stay zeros, with scale 1; without
-    `scales`, for a backward pass that is not linear, every scale is 1. The scale is on the CPU where the logits' device
-    has no float64.
+    `scales`, for a backward pass that is not linear, every scale is 1.
     """
     logit_gradient = design.logit_gradient(to_float64(logits.detach()))
     scale = logit_gradient.abs().amax(1) if scales else logit_gradient.new_ones(logit_gradient.shape[0])

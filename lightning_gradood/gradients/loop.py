@@ -1,16 +1,21 @@
-"""Plain autograd, one image at a time: exact for any network that treats images one by one, and slow."""
+"""One image at a time: norms by plain autograd, exact for any network that treats images one by one, and slow.
+
+A network whose output for an image depends on other images of the batch or on random numbers has no gradient for each
+image. It is refused; the first module whose output differs is named.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
-from typing import Any
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from lightning_gradood.core import OrderedBatchNorm, Refusal, check_logits_shape, requiring_grad, to_float64_device
+from lightning_gradood.gradients.changes import images_for, in_dtype
 from lightning_gradood.gradients.labels import LabelDesign, scaled_logit_gradient
 
 _LARGE = 1 << 15  # elements, from which float64 takes eight times as long as float32 row by row
@@ -30,27 +35,21 @@ def loop_norms(
     `reorders`: whether batch norm may meet a layout that torch misreads (`core.network_state`). `scales`: whether the
     backward pass is linear, so that its logit gradient may be brought to a safe scale.
     """
-    ordered = OrderedBatchNorm() if reorders else nullcontext()
-    with requiring_grad(parameters, True), refusing_missing_gradients(network), ordered:
+    with requiring_grad(parameters, True), OrderedBatchNorm() if reorders else nullcontext():
         rows = [_one_image(network, image, label_designs, parameters, scales) for image in torch.split(images, 1)]
     return torch.stack([norms for norms, _ in rows]), torch.cat([logits for _, logits in rows])
 
 
 def _one_image(
-    network: nn.Module,
-    image: Tensor,
-    label_designs: Sequence[LabelDesign],
-    parameters: Sequence[Tensor],
-    scales: bool,
+    network: nn.Module, image: Tensor, label_designs: Sequence[LabelDesign], parameters: Sequence[Tensor], scales: bool
 ) -> tuple[Tensor, Tensor]:
     logits = network(image.clone())  # the network may write into it
     check_logits(logits, 1)
     norms = []
     for number, design in enumerate(label_designs, start=1):
         logit_gradient, scale = scaled_logit_gradient(design, logits, scales)
-        gradients = torch.autograd.grad(
-            logits, parameters, logit_gradient, allow_unused=True, retain_graph=number < len(label_designs)
-        )
+        keep = number < len(label_designs)
+        gradients = torch.autograd.grad(logits, parameters, logit_gradient, retain_graph=keep, allow_unused=True)
         _refuse_cut(network, parameters, gradients, logits)
         norms.append(_squared(gradients, logits) * scale.square())
     return torch.stack(norms), logits.detach()
@@ -58,14 +57,13 @@ def _one_image(
 
 def _squared(gradients: Sequence[Tensor | None], like: Tensor) -> Tensor:
     """Squared L2 norms, float64 [L], on the `to_float64_device` of `like`; an unused parameter has norm 0."""
-    given = [(column, to_float64_device(gradient)) for column, gradient in enumerate(gradients) if gradient is not None]
     squares = torch.zeros(len(gradients), dtype=torch.float64, device=to_float64_device(like.detach()).device)
-    large = {
-        column: gradient
-        for column, gradient in given
-        if gradient.dtype == torch.float32 and gradient.ndim > 1 and gradient.numel() > _LARGE
-    }
-    small = {column: gradient for column, gradient in given if column not in large}
+    large: dict[int, Tensor] = {}
+    small: dict[int, Tensor] = {}
+    for column, gradient in enumerate(gradients):
+        if gradient is not None:
+            is_large = gradient.dtype == torch.float32 and gradient.ndim > 1 and gradient.numel() > _LARGE
+            (large if is_large else small)[column] = to_float64_device(gradient)
     if large:  # in float32 within rows and in float64 over the rows
         rows = [torch.linalg.vector_norm(gradient.flatten(1), dim=1) for gradient in large.values()]
         whole = [torch.linalg.vector_norm(norms, dtype=torch.float64) for norms in rows]
@@ -94,38 +92,6 @@ def check_logits(logits: Tensor, number: int) -> None:
         )
 
 
-_NO_BACKWARD = ("no autograd formula", "either the backward or vjp method", "the derivative for")
-"""Parts of torch's messages about an operation without a backward."""
-
-
-@contextmanager
-def refusing_missing_gradients(network: nn.Module) -> Iterator[None]:
-    """Refuse, in place of torch's own errors, checkpoints that give no gradient and operations without a backward."""
-    try:
-        yield
-    except (RuntimeError, UserWarning) as error:
-        text, kind = str(error), type(network).__name__
-        if "requires_grad=True. Gradients" in text or "use_reentrant=True" in text:
-            raise Refusal(
-                "`network` should give its gradients to torch.autograd.grad. "
-                f"Got a block of {kind} under torch.utils.checkpoint with `use_reentrant = True`, "
-                "which does not. Write `use_reentrant=False`; or do without checkpoints, for nothing is trained here."
-            ) from error
-        if any(words in text for words in _NO_BACKWARD):
-            raise Refusal(
-                "the network's output should depend on its parameters through autograd. "
-                f"Got an operation of {kind} without a backward: {text.splitlines()[0]} "
-                "Define its backward, or use an operation that has one."
-            ) from error
-        if "backward through the graph a second time" in text:
-            raise Refusal(
-                "`network` should compute its output anew in every call. "
-                f"Got a tensor in {kind} that is kept with its graph from one call to the next. "
-                "Keep it detached, or compute it in every forward."
-            ) from error
-        raise
-
-
 class RefusingQuantised(TorchFunctionMode):
     """While active, a function that returns a quantised tensor is refused: no gradient passes through it."""
 
@@ -147,12 +113,11 @@ def _refuse_cut(
 ) -> None:
     """Refuse parameters in the output's graph without a gradient, since a custom backward returns None."""
     missing = {id(parameter) for parameter, one in zip(parameters, gradients, strict=True) if one is None}
-    cut = missing & set(uses(logits)) if missing else set()
-    if cut:
-        names = [name for name, parameter in network.named_parameters() if id(parameter) in cut]
+    if missing and (cut := missing & set(uses(logits))):
+        names = [f"`{name}`" for name, parameter in network.named_parameters() if id(parameter) in cut]
         raise Refusal(
             "the network's output should depend on its parameters through autograd. Got an operation whose backward returns no "
-            f"gradient, so that none reaches {', '.join(f'`{name}`' for name in names[:3])}{', ...' if len(names) > 3 else ''}. "
+            f"gradient, so that none reaches {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}. "
             "Return a gradient from the `backward` of that torch.autograd.Function."
         )
 
@@ -170,3 +135,91 @@ def uses(output: Tensor) -> dict[int, int]:
                 met.add(node)
                 waiting.append(node)
     return found
+
+
+def check_deterministic(network: nn.Module, image: Tensor, one: Tensor, other: Tensor) -> None:
+    """Refuse a network whose logits for `image` [1, ...] differ between two calls, `one` and `other`."""
+    if not torch.equal(one, other):
+        raise Refusal(
+            "`network` should return the same logits for the same image. "
+            f"Got different ones in two calls, first seen {_first_difference(network, image, image)}. "
+            "Make it deterministic in eval mode, e.g. F.dropout(x, training=self.training)."
+        )
+
+
+def check_independent(network: nn.Module, probes: Tensor, alone: Tensor) -> None:
+    """Refuse a network that couples the images of a batch; `alone` [3, C] are the logits of three probes one by one."""
+    for rows in ([0, 1, 2], [1, 0]):
+        if _first_apart(network(probes[rows].clone()), alone[rows], _rounding(network)) is not None:
+            _refuse_coupled(_first_difference(network, probes[rows], probes[rows[:1]]))
+    leaves = probes.detach().clone().requires_grad_()
+    logits = network(leaves.clone())  # the network may write into a copy, but not into a leaf
+    if not logits.requires_grad:  # no gradient reaches the images at all, e.g. through an embedding
+        return
+    (gradient,) = torch.autograd.grad(logits[0].sum(), leaves, materialize_grads=True)
+    largest = gradient.nan_to_num(0.0).abs().flatten(1).amax(1)  # of ∂z₀/∂x₀, ∂z₀/∂x₁ and ∂z₀/∂x₂
+    rounding = 32 * torch.finfo(largest.dtype).eps if largest.dtype == torch.float64 else 0.0  # of a few operations
+    if (largest[1:] > rounding * largest[0]).any():
+        _refuse_coupled("in the gradient")
+
+
+def check_same_logits(network: nn.Module, images: Tensor, alone: Tensor) -> None:
+    """Refuse a network whose logits for this batch are not those of its images `alone`, [N, C]."""
+    with torch.no_grad():
+        row = _first_apart(network(images.clone()), alone, _rounding(network))
+        if row is None:
+            return
+        try:  # float64 rules rounding out
+            network = in_dtype(network)
+            images = images_for(network, images)
+            alone = torch.cat([network(image.clone()) for image in torch.split(images, 1)])
+            row = _first_apart(network(images.clone()), alone, _rounding(network))
+        except Exception:  # a network that cannot be copied, or insists on float32
+            pass
+        if row is not None:
+            _refuse_coupled(_first_difference(network, images, images[row : row + 1], row))
+
+
+def _refuse_coupled(place: str) -> NoReturn:
+    raise Refusal(
+        "`network` should treat the images of a batch independently. "
+        f"Got an output that depends on the other images of the batch, first seen {place}. "
+        "Remove what mixes the batch (means, ranks or products over dimension 0), or put the batch first."
+    )
+
+
+def _rounding(network: nn.Module) -> float:
+    """Epsilon of the coarsest parameters, whatever dtype the logits are cast to in the end."""
+    return max(torch.finfo(parameter.dtype).eps for parameter in network.parameters())
+
+
+def _first_apart(found: Any, alone: Tensor, epsilon: float) -> int | None:
+    """The first row that differs by more than rounding."""
+    if not isinstance(found, Tensor) or found.shape != alone.shape:
+        return 0
+    apart = ((found - alone).abs() > 1e4 * epsilon * (1 + alone.abs().max())).flatten(1).any(1).nonzero()
+    return int(apart[0]) if apart.numel() else None
+
+
+def _first_difference(network: nn.Module, first: Tensor, second: Tensor, row: int = 0) -> str:
+    """Name the first module whose output for one image, `row` of the first batch and 0 of the second, differs."""
+    found: list[tuple[str, Tensor]] = []
+
+    def keep(module: nn.Module, _inputs: Any, output: Any) -> None:
+        if isinstance(output, Tensor) and output.ndim and output.is_floating_point():
+            place = f"at `{names[module]}` ({type(module).__name__})" if names[module] else "at its output"
+            found.append((place, output.detach().clone()))
+
+    names = {module: name for name, module in network.named_modules()}
+    handles = [module.register_forward_hook(keep) for module in names]
+    try:
+        network(first.clone())
+        middle = len(found)
+        network(second.clone())
+    finally:
+        for handle in handles:
+            handle.remove()
+    for (place, one), (_, other) in zip(found[:middle], found[middle:], strict=False):
+        if _first_apart(one[row : row + 1], other[:1], _rounding(network)) is not None:
+            return place
+    return "at its output"

@@ -8,7 +8,7 @@ has the parameter's norm, and no way back is needed unless the parameter is used
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,15 +16,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 _REARRANGING = {
-    Tensor.view, Tensor.view_as, Tensor.reshape, torch.reshape, Tensor.reshape_as, Tensor.flatten, torch.flatten,
-    Tensor.unflatten, torch.unflatten, Tensor.unsqueeze, torch.unsqueeze, Tensor.squeeze, torch.squeeze,
-    Tensor.permute, torch.permute, Tensor.transpose, torch.transpose, Tensor.swapaxes, torch.swapaxes, Tensor.movedim,
-    torch.movedim, Tensor.t, torch.t, Tensor.contiguous, Tensor.clone, torch.clone,
-    Tensor.expand, Tensor.expand_as, torch.broadcast_to, Tensor.to, Tensor.type_as, Tensor.float, Tensor.double,
-    *(getattr(Tensor, attribute).__get__ for attribute in ("T", "mT")),
-}  # fmt: skip
+    getattr(room, name, None)
+    for room in (torch, Tensor)
+    for name in (
+        "view", "view_as", "reshape", "reshape_as", "flatten", "unflatten", "unsqueeze", "squeeze", "permute", "transpose",
+        "swapaxes", "movedim", "t", "contiguous", "clone", "expand", "expand_as", "broadcast_to", "to", "type_as", "float",
+        "double",
+    )
+} | {getattr(Tensor, attribute).__get__ for attribute in ("T", "mT")}  # fmt: skip
 """Functions whose result, if it has as many entries of the same dtype, holds exactly those of its first argument."""
-
 
 _SHAPED_LIKE = {Tensor.view_as, Tensor.reshape_as, Tensor.expand_as}
 """Functions that read only the shape of their second argument."""
@@ -40,33 +40,37 @@ class Standardised:
     rows: Tensor  # (θ − μ)·s, shaped as θ
 
 
-@dataclass(eq=False)
 class Reparametrised:
-    """The graph from parameters, which stay frozen, to reparametrised tensors during one forward pass; keys are ids."""
+    """The graph from parameters, which stay frozen, to reparametrised tensors during one forward pass."""
 
-    _leaves: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)  # a parameter and its alias that records
-    _tensors: dict[int, Tensor] = field(default_factory=dict)
-    _rearranged: dict[int, Tensor] = field(default_factory=dict)  # the parameter whose entries a tensor holds
-    _standardised: dict[int, Standardised] = field(default_factory=dict)
-    _mixed: set[int] = field(default_factory=set)  # parameters behind a tensor that does more than rearrange
+    def __init__(self) -> None:  # keys are ids
+        self._leaves: dict[int, tuple[Tensor, Tensor]] = {}  # a parameter and its alias that records
+        self._tensors: dict[int, Tensor] = {}
+        self._rearranged: dict[int, Tensor] = {}  # the parameter whose entries a tensor holds
+        self._standardised: dict[int, Standardised] = {}
+        self._mixed: set[int] = set()  # parameters behind a tensor that does more than rearrange
 
     def knows(self, tensor: object) -> bool:
         """Whether `tensor` came from `apply`."""
         return id(tensor) in self._tensors
 
-    def source(self, tensor: object) -> Tensor | None:
-        """The parameter whose entries this reparametrised tensor rearranges; None if it does more."""
-        return self._rearranged.get(id(tensor))
+    def source(self, tensor: Tensor) -> Tensor:
+        """The parameter whose entries this reparametrised tensor rearranges; the tensor itself if it is another one."""
+        return self._rearranged.get(id(tensor), tensor)
 
-    def standardised(self, tensor: object) -> Standardised | None:
+    def standardised(self, tensor: Tensor) -> Standardised | None:
         """How this reparametrised tensor was standardised; None if it was not, or is not in its parameter's shape."""
         found = self._standardised.get(id(tensor))
-        return None if found is None or self._tensors[id(tensor)].shape != found.parameter.shape else found
+        return None if found is None or tensor.shape != found.parameter.shape else found
 
-    def spend(self, tensor: object) -> None:
+    def spend(self, tensor: Tensor) -> None:
         """Note that a closed form uses `tensor` without regard to its standardisation."""
         if id(tensor) in self._standardised:
             self._mixed.add(id(self._standardised[id(tensor)].parameter))
+
+    def is_mixed(self, parameter: Tensor) -> bool:
+        """Whether a reparametrised tensor that is more than a rearrangement was computed from `parameter`."""
+        return id(parameter) in self._mixed
 
     def elements(self, is_summed: Callable[[Tensor], bool]) -> int:
         """Number of gradient entries of reparametrised tensors that every image needs for a way back."""
@@ -87,75 +91,64 @@ class Reparametrised:
             leaves[id(tensor)] = self._leaves.get(id(tensor)) or (tensor, tensor.detach().requires_grad_())
             return leaves[id(tensor)][1]
 
-        rearranged = [tensor for tensor in tensors_in((args, kwargs)) if id(tensor) in self._rearranged]
-        versions = [tensor._version for tensor in rearranged]
+        versions = [
+            (tensor, tensor._version) for tensor in tensors_in((args, kwargs)) if id(tensor) in self._rearranged
+        ]
         result = func(*_mapped(args, alias), **_mapped(kwargs, alias))
-        for tensor, version in zip(rearranged, versions, strict=True):
+        for tensor, version in versions:
             if tensor._version != version:  # written to in place
                 self._mixed.add(id(self._rearranged.pop(id(tensor), tensor)))
         for parameter, leaf in leaves.values():
             if result is leaf:
                 return parameter
         made = [tensor for tensor in tensors_in(result) if tensor.requires_grad]  # others let no gradient through
-        self._adopt(func, args, kwargs, made, leaves)
+        if made:
+            self._tensors.update((id(tensor), tensor) for tensor in made)
+            self._leaves.update(leaves)
+            self._describe(func, args, kwargs, made)
         return result
 
-    def _adopt(
-        self,
-        func: Callable[..., Any],
-        args: Any,
-        kwargs: dict[str, Any],
-        made: list[Tensor],
-        leaves: dict[int, tuple[Tensor, Tensor]],
-    ) -> None:
+    def _describe(self, func: Callable[..., Any], args: Any, kwargs: dict[str, Any], made: list[Tensor]) -> None:
+        """Note whether what `func` made rearranges or standardises a parameter; else its parameters are mixed."""
         asked = args[:1] if func in _SHAPED_LIKE else (args, kwargs)
-        given = [tensor for tensor in tensors_in(asked) if id(tensor) in leaves or self.knows(tensor)]
-        whole = made[0] if len(made) == 1 else None
-        for tensor in made:
-            self._tensors[id(tensor)] = tensor
-        if made:
-            self._leaves.update(leaves)
-        if whole is not None and len(given) == 1 and _rearranges(func, args, given[0], whole):
-            source = given[0] if id(given[0]) in leaves else self.source(given[0])
-            if source is not None:
+        given = [tensor for tensor in tensors_in(asked) if id(tensor) in self._leaves or self.knows(tensor)]
+        whole = made[0]
+        if len(made) == 1 and len(given) == 1 and _rearranges(func, args, given[0], whole):
+            source = self.source(given[0])
+            if id(source) in self._leaves:
                 self._rearranged[id(whole)] = source
                 return
-            if (standardised := self._standardised.get(id(given[0]))) is not None and _is_same_memory(whole, given[0]):
+            standardised = self._standardised.get(id(given[0]))
+            if standardised is not None and _is_same_memory(whole, given[0]):
                 self._standardised[id(whole)] = standardised
                 return
-        if whole is not None and func is F.batch_norm and (found := self._standardisation(args, kwargs, whole)):
+        if len(made) == 1 and func is F.batch_norm and (found := self._standardisation(args, kwargs, whole)):
             self._standardised[id(whole)] = found
             given = given[1:]
-        for tensor in given if made else ():
+        for tensor in given:
             self.spend(tensor)
-            source = tensor if id(tensor) in leaves else self.source(tensor)
-            if source is not None:
-                self._mixed.add(id(source))
+            self._mixed.add(id(self.source(tensor)))
 
     def _standardisation(self, args: Any, kwargs: dict[str, Any], made: Tensor) -> Standardised | None:
         """`F.batch_norm` of a weight seen as [1, D, M], with its own statistics."""
         names = ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")
-        given = dict(zip(names, args, strict=False)) | kwargs
-        x, factor = given["input"], given.get("weight")
+        given: dict[str, Any] = dict.fromkeys(names) | {"eps": 1e-5} | dict(zip(names, args, strict=False)) | kwargs
+        x, factor, epsilon = given["input"], given["weight"], given["eps"]
         source = self.source(x)
-        if source is None or x.ndim != 3 or x.shape[:2] != (1, source.shape[0]) or not _is_same_memory(x, source):
+        if source is x or x.ndim != 3 or x.shape[:2] != (1, source.shape[0]) or not _is_same_memory(x, source):
             return None
-        if any(given.get(name) is not None for name in names[1:3] + names[4:5]) or not given.get("training"):
+        if not given["training"] or any(given[name] is not None for name in ("running_mean", "running_var", "bias")):
             return None
         if factor is not None:
-            made = F.batch_norm(x.detach(), None, None, training=True, eps=given.get("eps", 1e-5))
+            made = F.batch_norm(x.detach(), None, None, training=True, eps=epsilon)
         rows, entries = made.detach().view(x.shape[1:]), x.detach()[0]
         # ‖(θ − μ)s‖² = s² M·variance and ⟨θ, (θ − μ)s⟩ = s M·variance, unless the variance is lost beside ε
         squares = torch.linalg.vector_norm(rows, dim=1).square()
         inverse = squares / torch.linalg.vecdot(rows, entries)
         small = (squares < 0.5 * rows.shape[1]).nonzero().flatten()
         if small.numel():
-            inverse[small] = (entries[small].var(1, correction=0) + given.get("eps", 1e-5)).rsqrt()
+            inverse[small] = (entries[small].var(1, correction=0) + epsilon).rsqrt()
         return Standardised(source, factor, inverse, rows.view(source.shape))
-
-    def is_mixed(self, parameter: Tensor) -> bool:
-        """Whether a reparametrised tensor that is more than a rearrangement was computed from `parameter`."""
-        return id(parameter) in self._mixed
 
     def pull_back(self, gradients: dict[int, Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield every parameter with its gradients [N, *shape], given those of reparametrised tensors by id."""
@@ -177,7 +170,7 @@ def _is_same_memory(a: Tensor, b: Tensor) -> bool:
 
 def _rearranges(func: Callable[..., Any], args: Any, given: Tensor, made: Tensor) -> bool:
     """Whether each entry of `given` is exactly one entry of `made`."""
-    if made.numel() != given.numel() or made.dtype != given.dtype or made.device != given.device:
+    if (made.numel(), made.dtype, made.device) != (given.numel(), given.dtype, given.device):
         return False
     if func is Tensor.__getitem__:  # without tensors and lists an index selects no entry twice
         index = args[1] if isinstance(args[1], tuple) else (args[1],)
@@ -201,7 +194,7 @@ def tensors_in(value: Any) -> list[Tensor]:
 def _mapped(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
     if isinstance(value, Tensor):
         return change(value)
-    if isinstance(value, list | tuple) and type(value) in (list, tuple):
+    if type(value) in (list, tuple):
         return type(value)(_mapped(item, change) for item in value)
     if isinstance(value, dict):
         return {key: _mapped(item, change) for key, item in value.items()}

@@ -1,7 +1,6 @@
 """Label designs: seeds equal autograd's through torch's losses, keep their digits at extreme logits, and refuse."""
 
 import dataclasses
-import math
 
 import pytest
 import torch
@@ -56,10 +55,13 @@ def test_names_are_distinct_and_equal_designs_are_equal():
 
 def test_refusals():
     one, four = torch.zeros(2, 1, dtype=torch.float64), torch.zeros(1, 4, dtype=torch.float64)
-    softened = [(design, t) for design in (Predicted, SecondBest, Uniform) for t in (0.0, -1.0, math.nan, math.inf)]
     assert_refused(
         (lambda: SecondBest().logit_gradient(one), "`SecondBest` should have two classes or more"),
-        (lambda: KHot((4,)).logit_gradient(four), "Got `classes = [4]`. Choose from 0 to 3"),
-        *((lambda classes=classes: KHot(classes), "Got `classes = [") for classes in ((), (1, 1), (-1,))),
-        *((lambda case=case: case[0](case[1]), "positive and finite. Got `temperature = ") for case in softened),
+        *(
+            (
+                lambda classes=classes: KHot(classes).logit_gradient(four),
+                "4 classes. Got `classes = [.*Choose from 0 to 3",
+            )
+            for classes in ((4,), (), (-1,))
+        ),
     )

@@ -1,6 +1,5 @@
-"""What has no gradient norm is refused in one sentence; each is matched by its words."""
+"""What has no gradient norm is refused in one sentence, each matched by its words, or by torch's own error."""
 
-import itertools
 import re
 
 import pytest
@@ -14,14 +13,14 @@ from .block_modules import Made
 from .toys import Checkpointed, make, pictures
 
 
-def assert_refused(cases):
+def assert_refused(cases, error=Refusal):
     """Each network and images are refused with such words; those that are not are all listed."""
     missed = []
     for network, images, words in cases:
         try:
             squared_gradient_norms(network, images)
             said = "no refusal"
-        except Refusal as refusal:
+        except error as refusal:
             said = str(refusal)
         if not re.search(words, said):
             missed.append((said, words))
@@ -45,9 +44,7 @@ def test_outputs():
     nan = r"squared gradient norms should be finite\. Got NaN or infinity in 3 of 3 rows"
     cases = [
         (lambda z: z.mean(0), logits.format(r"\[5\]")),
-        (lambda z: z[:, :, None], logits.format(r"\[[13], 5, 1\]")),
         (lambda z: (None, len(z)), logits.format("tuple")),
-        (lambda z: z[:0], logits.format(r"\[0, 5\]")),
         (lambda z: z[:, :0], logits.format(r"\[[13], 0\]")),
         (lambda z: z.long(), r"output should be floating point logits\. Got `output.dtype = torch.int64`"),
         (lambda z: z.detach(), r"should depend on its parameters through autograd\. .*Remove torch\.no_grad"),
@@ -60,50 +57,46 @@ def test_outputs():
 
 
 def test_images():
-    dense = r"`images` should be a dense torch tensor \[N, \.\.\.\]\. Got `images = "
     uint8 = r"floating point pixels in \[0, 1\]\. Got `images\.dtype = torch\.uint8`.*/ 255"
     cases = [
         (pictures(3)[:0], r"batch \[N, \.\.\.\] of at least one image\. Got `images\.shape = \[0, 3, 8, 8\]`"),
-        (torch.zeros(192), r"batch \[N, \.\.\.\] of at least one image.*leading dimension of 1"),
         (torch.zeros(2, 3, 8, 8, dtype=torch.uint8), uint8),
-        (pictures(2).to("meta"), r"`images` should hold numbers\. Got tensors on the meta device"),
-        (pictures(2).numpy(), dense + r"ndarray`\. Convert with torch\.as_tensor"),
-        (list(pictures(2)), dense + r"list`\. Convert with torch\.as_tensor, or torch\.stack"),
-        (pictures(2).to_sparse(), dense + r"torch\.sparse_coo`\. Convert with `images\.to_dense\(\)`"),
-        (None, dense + "NoneType`"),
+        (pictures(2).to("meta"), r"on the device of the network's parameters\. Got `images\.device = meta`"),
+        (list(pictures(2)), r"`images` should be a dense torch tensor .* Got `images = list`"),
     ]
     assert_refused([(make("linear"), images, words) for images, words in cases])
-    with pytest.raises(Refusal, match=r"at least one label design\. Got `label_designs = \[\]`"):
+    with pytest.raises(Refusal, match=r"at least one label design\. Got none"):
         probe_gradients(make("linear"), pictures(2), [])
 
 
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor:UserWarning")  # torch is to drop quantised tensors
 def test_networks():
+    class Quantised(nn.Linear):
+        def forward(self, x):
+            x = super().forward(x.flatten(1))
+            return torch.quantize_per_tensor(x, 0.1, 0, torch.qint8).dequantize() * self.weight.sum()
+
     exported = torch.export.export(make("linear"), (pictures(2),))
-    no_module = r"should be a torch\.nn\.Module.*Got `network = {}`\. Pass the"
-    meta = r"`network` should hold numbers\. Got tensors on the meta device"
-    partly = nn.Sequential(nn.Flatten(), nn.Linear(192, 7), nn.Linear(7, 5).to("meta")).double()
-    lazy = nn.Sequential(nn.Flatten(), nn.LazyLinear(5))
-    phased, indexed = nn.Linear(192, 5), nn.Linear(192, 5)
+    packed = nn.Sequential(nn.Flatten(), nn.Linear(192, 7), torch.ao.nn.quantized.dynamic.Linear(7, 5))
+    phased, indexed, hooked = nn.Linear(192, 5), nn.Linear(192, 5), make("linear")
     phased.phase = nn.Parameter(torch.zeros(2, dtype=torch.complex64))
     indexed.index = nn.Parameter(torch.zeros(2, dtype=torch.int64), requires_grad=False)
-    with torch.inference_mode():
-        inferring = nn.Linear(192, 5)
+    squared_gradient_norms(hooked, pictures(2))  # also where hooks come after the network was compared
+    handle = hooked[1].weight.register_hook(lambda gradient: gradient.clamp(-1e-3, 1e-3))
     cases = [
-        (lambda images: images.mean((2, 3)), no_module.format("function")),
-        (None, no_module.format("NoneType")),
-        ("resnet18", no_module.format("str")),
-        (exported, r"should be a torch\.nn\.Module.*Got `network = ExportedProgram`"),
+        (lambda images: images.mean((2, 3)), r"should be a torch\.nn\.Module.*Got `network = function`\. Pass the"),
         (exported.module(), r"train and eval modes\. Got a program of torch\.export.*it was made from"),
-        (make("linear").to("meta"), meta + r".*to_empty"),
-        (partly, meta),
-        (nn.Flatten(), r"at least one parameter.*Got a network without any. Pass"),
+        (nn.Flatten(), "floating point parameters.*Got no parameter; pass the classifier itself"),
         (nn.DataParallel(make("linear")), r"bare network.*Got `network = DataParallel`\. Pass `network\.module`"),
-        (lazy, r"initialised parameters\. Got `1\.weight` without a shape\. Run the network once"),
-        (phased, r"real floating point parameters.*Got `phase`, torch\.complex64\. .*view_as_real"),
-        (inferring, r"can record gradients\. Got `weight`, an inference tensor"),
-        (indexed, r"can record gradients\. Got `index`, torch\.int64"),
+        (phased, r"real floating point parameters.*Got `phase` of torch\.complex64; .*view_as_real"),
+        (indexed, r"Got `index` of torch\.int64"),
+        (hooked, r"without hooks.*Got a hook on `1\.weight`, .*handle\.remove"),
+        (packed, r"Got `2.*`, a quantised .*before quantisation"),
+        (Quantised(192, 5), r"floating point numbers throughout\. Got a quantised tensor from `quantize_per_tensor`"),
     ]
     assert_refused([(network, pictures(2), words) for network, words in cases])
+    handle.remove()
+    squared_gradient_norms(hooked, pictures(2))
 
 
 class Without(torch.autograd.Function):
@@ -114,63 +107,22 @@ class Without(torch.autograd.Function):
         return 2 * x
 
 
-@torch.library.custom_op("toys::twice", mutates_args=())
-def twice(x: torch.Tensor) -> torch.Tensor:
-    return 2 * x
-
-
-def incomplete(x):
-    """A function of torch's own without a derivative in its first argument."""
-    return torch.igamma(x.abs() + 1, torch.ones_like(x))
-
-
-def test_operations_without_a_backward():
-    words = r"through autograd\. Got an operation of Operated without a backward: .*Define its"
-    cases = itertools.product((Without.apply, twice, incomplete), (False, True))
-    assert_refused([(Operated(*case), pictures(3), words) for case in cases])
-
-
-@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor:UserWarning")  # torch is to drop quantised tensors
-def test_quantised_layers_and_tensors():
-    class Quantised(nn.Linear):
-        def forward(self, x):
-            x = super().forward(x.flatten(1))
-            return torch.quantize_per_tensor(x, 0.1, 0, torch.qint8).dequantize() * self.weight.sum()
-
-    packed = nn.Sequential(nn.Flatten(), nn.Linear(192, 7), torch.ao.nn.quantized.dynamic.Linear(7, 5))
-    tensor = r"floating point numbers throughout\. Got a quantised tensor from `quantize_per_tensor`"
-    layer = r"can record gradients\. Got `2`, a quantised Linear, .*before quantisation"
-    images = pictures(3, torch.float32)
-    assert_refused([(Quantised(192, 5), images, tensor), (packed, images, layer)])
-
-
-def test_hooks_on_parameters():
-    """Also when they come after the network was compared."""
-    network, fresh = make("linear"), make("linear")
-    squared_gradient_norms(network, pictures(3))
-    handle, _ = (one[1].weight.register_hook(lambda gradient: gradient.clamp(-1e-3, 1e-3)) for one in (network, fresh))
-    words = r"no hooks on its parameters.*Got one on `1\.weight`\. .*handle\.remove"
-    assert_refused([(hooked, pictures(number), words) for hooked in (network, fresh) for number in (1, 3)])
-    handle.remove()
-    for number in (1, 3):
-        squared_gradient_norms(network, pictures(number))
-
-
-def test_tensor_that_outlives_its_graph():
+def test_what_torch_refuses_itself():
+    """A missing backward, a tensor that outlives its graph, a checkpoint that gives its parameters no gradient."""
     kept = []
 
-    class Outside(nn.Linear):
-        def forward(self, x):
-            if not kept:
-                kept.append(self.weight * self.weight)
-            return x.flatten(1) @ kept[0].T
+    def first_weight(weight):
+        kept.append(weight * weight)
+        return kept[0]
 
-    words = r"compute its output anew in every call\. Got a tensor in Outside that is kept"
-    assert_refused([(Outside(192, 5).double(), pictures(3), words)])
-
-
-def test_checkpoints_that_hide_their_gradients():
-    """Without parameters before the block, torch itself gives its parameters no gradient, and a warning."""
-    words = r"torch\.autograd\.grad\. Got a block of Checkpointed .* `use_reentrant = True`.*`use_reentrant=False`"
-    cases = itertools.product((False, True), (1, 3))
-    assert_refused([(Checkpointed(stem, True).double(), pictures(number), words) for stem, number in cases])
+    assert_refused(
+        [
+            *(
+                (Operated(Without.apply, on_weight), pictures(3), "must implement either the backward")
+                for on_weight in (0, 1)
+            ),
+            (Operated(first_weight, True), pictures(3), "backward through the graph a second time"),
+            *((Checkpointed(stem, True).double(), pictures(3), "requires_grad=True|use_reentrant") for stem in (0, 1)),
+        ],
+        (NotImplementedError, RuntimeError, UserWarning),
+    )

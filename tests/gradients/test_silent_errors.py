@@ -198,7 +198,7 @@ def test_coupled_and_random_networks_are_refused_by_name():
     for network, numbers, words in (
         *((Between(between), (4,), seen) for between in COUPLED.values()),
         (centred, (1, 4), by_batch),
-        (norm, (1, 4), r"without running statistics at `1`\. Build it with track_running_stats"),
+        (norm, (1, 4), r"the other images of the batch, first seen at `1` \(BatchNorm2d\)"),
         (noisy, (4,), r"same logits for the same image\. .*first seen at `1` \(Noise\)\. Make it"),
     ):
         for number in numbers:
@@ -412,7 +412,7 @@ def test_rounding_in_float32_is_judged_in_double(monkeypatch):
     monkeypatch.setattr(comparison, "first_excess", lenient)
     network, images = make("residual", torch.float32), toys.pictures(4, torch.float32)
     squared_gradient_norms(network, images)
-    assert way_of(network, images).trace is not None
+    assert not way_of(network, images).reason
 
 
 def test_threads_on_one_network():
