@@ -30,19 +30,18 @@ from lightning_gradood.detectors.detector import (
     Detector,
     Fitted,
     FixedDetector,
+    SavedDetector,
+    load_detector,
     normal_training_records,
-    outlier_training_records,
+    save_detector,
     score_in_blocks,
 )
-from lightning_gradood.detectors.gaussians import ClassGaussian, GradientGaussian, MahalanobisPP
-from lightning_gradood.detectors.image_statistics import ImageStatistics, ImageStatisticsProbe, image_statistics
-from lightning_gradood.detectors.inputs import Inputs
-from lightning_gradood.detectors.logistic import Logistic
-from lightning_gradood.detectors.mahalanobis import Mahalanobis, MahalanobisProbe, PreparedMahalanobisProbe
+from lightning_gradood.detectors.gaussians import GradientGaussian, MahalanobisPP
+from lightning_gradood.detectors.image_statistics import ImageStatistics, ImageStatisticsProbe
+from lightning_gradood.detectors.mahalanobis import Mahalanobis, MahalanobisProbe
 from lightning_gradood.detectors.mlp import MLP, FittedMLP, TrainedDetector, UntrainedMLP, fit_all
 from lightning_gradood.detectors.neighbours import KNN, LID, GradientKNN
 from lightning_gradood.detectors.output_scores import ODIN, Baseline, Energy, GradNorm, GradNormProbe, OdinProbe
-from lightning_gradood.detectors.saved import SavedDetector, load_detector, save_detector
 from lightning_gradood.detectors.synthetic_outliers import SyntheticOutliers
 
 __all__ = [
@@ -51,7 +50,6 @@ __all__ = [
     "MLP",
     "ODIN",
     "Baseline",
-    "ClassGaussian",
     "Combined",
     "Consistency",
     "Detector",
@@ -65,23 +63,18 @@ __all__ = [
     "GradientKNN",
     "ImageStatistics",
     "ImageStatisticsProbe",
-    "Inputs",
-    "Logistic",
     "Mahalanobis",
     "MahalanobisPP",
     "MahalanobisProbe",
     "OdinProbe",
-    "PreparedMahalanobisProbe",
     "SavedDetector",
     "SyntheticOutliers",
     "TrainedDetector",
     "UntrainedMLP",
     "ViewsProbe",
     "fit_all",
-    "image_statistics",
     "load_detector",
     "normal_training_records",
-    "outlier_training_records",
     "save_detector",
     "score_in_blocks",
 ]

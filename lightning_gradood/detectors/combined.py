@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import ClassVar, Literal, Self
 
 import numpy as np
@@ -14,54 +13,47 @@ from typing_extensions import override  # typing has it from Python 3.12 on
 from lightning_gradood.core import Component, Refusal
 from lightning_gradood.detectors.detector import Detector, Fitted, normal_training_records
 from lightning_gradood.gradients import LabelDesign
+from lightning_gradood.metrics import conformal_p_values
 from lightning_gradood.perturbations import SyntheticOutlier
 from lightning_gradood.probes import Probe
 from lightning_gradood.records import SYNTHETIC, Records, normal_records
 
 Rule = Literal["fisher", "squares", "cauchy"]
-_MOST_FOLDS = 1000  # each detector is fitted as often
 _TAIL = 0.9  # quantile above which the distribution of normal scores is continued by an exponential
 
 
 @dataclass(frozen=True, eq=False)
 class EmpiricalTail(Component):
-    """One-sided p-values of scores against those of normal images that were not fitted on, ascending, float64 [n].
+    """One-sided p-values of scores against those of normal images that were not fitted on, float64 [n].
 
     Above their 90 % quantile, an exponential tail, its scale the mean excess, goes on where ranks end.
     """
 
     normal: np.ndarray
 
-    @cached_property
-    def _exponential(self) -> tuple[float, float]:
-        """Start and scale of the tail."""
-        start = float(np.quantile(self.normal, _TAIL))
-        above = self.normal[self.normal > start] - start
-        spread = float(np.ptp(self.normal)) or 1.0
-        return start, max(float(above.mean()) if len(above) else 0.0, 1e-6 * spread)
-
     def surprise(self, scores: np.ndarray) -> np.ndarray:
         """−log p of each score, float64 [n], at least 0."""
-        count, (start, scale) = len(self.normal), self._exponential
-        at_least = count - np.searchsorted(self.normal, scores, side="left")
-        p_values = (1.0 + at_least) / (count + 1.0)
+        start = float(np.quantile(self.normal, _TAIL))
+        above = self.normal[self.normal > start] - start
+        smallest = 1e-6 * (float(np.ptp(self.normal)) or 1.0)
+        scale = max(float(above.mean()) if len(above) else 0.0, smallest)
         tail = -np.log(1.0 - _TAIL) + (scores - start) / scale
-        return np.asarray(np.where(scores > start, tail, -np.log(np.maximum(p_values, 1.0 - _TAIL))))
+        p_values = np.maximum(conformal_p_values(self.normal, scores), 1.0 - _TAIL)
+        return np.asarray(np.where(scores > start, tail, -np.log(p_values)))
 
 
 @dataclass(frozen=True)
 class Combined(Detector):
-    """Combine detectors that need no anomalies by their p-values on normal images.
+    """Combine detectors that need no anomalies by their one-sided p-values on normal images.
 
     Normal `train` images are divided into folds. Each detector is fitted on all folds but one and scores that one, in
-    turn, so that its p-values are of images that it was not fitted on; then it is fitted on all of them. High scores
-    are anomalous, so p-values are one-sided.
+    turn, so that its p-values are of images that it was not fitted on; then it is fitted on all of them.
 
     Args:
         detectors: at least two, with different names, none of which needs anomalies.
         rule: `fisher`, the sum of −log p; `squares`, of their squares, which follows the most surprised detector more;
             `cauchy`, the logarithm of 1 + Σ 1/p, which the smallest p-values decide (cot(π p) is 1/(π p) for small p).
-        folds: into which normal `train` images are divided, 2 to 1000.
+        folds: into which normal `train` images are divided, 2 or more.
 
     Reference:
         Fisher 1932 for the sum of logarithms; Liu and Xie 2020 for Cauchy's.
@@ -81,8 +73,8 @@ class Combined(Detector):
                 "`detectors` should be two or more with different names that need no anomalies. "
                 f"Got {names}{f', of which {needy} need some' if needy else ''}. Name others."
             )
-        if not 2 <= self.folds <= _MOST_FOLDS:
-            raise Refusal(f"`folds` should be from 2 to {_MOST_FOLDS}. Got `folds = {self.folds}`. 5 are usual.")
+        if self.folds < 2:
+            raise Refusal(f"`folds` should be 2 or more. Got `folds = {self.folds}`. 5 are usual.")
 
     @property
     @override
@@ -112,22 +104,19 @@ class Combined(Detector):
         train, anomalous = records.column("split") == "train", records.anomalous == 1
         synthetic = np.char.startswith(records.column("attack").astype(str), SYNTHETIC)
         members, tails = list[Fitted](), list[EmpiricalTail]()
-        # each gets the columns it reads: with a thousand classes copies of all fill the memory
         for one in self.detectors:
-            read = records.only([probe.name for probe in one.probes])
-            own = Records(read.table.filter(train & (~anomalous | (synthetic if one.needed_outliers else False))))
+            # each gets the columns it reads: with a thousand classes copies of all fill the memory
+            table = records.only([probe.name for probe in one.probes]).table
+            table = table.filter(train & (~anomalous | (synthetic if one.needed_outliers else False)))
             # an outlier is in the fold of its image
-            fold_of = np.array([folds.get(origin, -1) for origin in own.column("origin_id")])
-            tails.append(self._tail(one, own, fold_of, seed))
-            members.append(one.fit(own, seed))
+            fold_of = np.array([folds.get(origin, -1) for origin in Records(table).column("origin_id")])
+            scores = list[np.ndarray]()
+            for fold in range(self.folds):
+                fitted = one.fit(Records(table.filter(fold_of != fold)), seed)
+                scores.append(fitted.score(normal_records(Records(table.filter(fold_of == fold)))))
+            tails.append(EmpiricalTail(np.sort(np.concatenate(scores))))
+            members.append(one.fit(Records(table), seed))
         return FittedCombined(self.rule, members, tails)
-
-    def _tail(self, detector: Detector, records: Records, fold_of: np.ndarray, seed: int) -> EmpiricalTail:
-        scores = list[np.ndarray]()
-        for fold in range(self.folds):
-            fitted = detector.fit(Records(records.table.filter(fold_of != fold)), seed)
-            scores.append(fitted.score(normal_records(Records(records.table.filter(fold_of == fold)))))
-        return EmpiricalTail(np.sort(np.concatenate(scores)))
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from typing_extensions import override  # typing has it from Python 3.12 on
 
-from lightning_gradood.core import Refusal, check_finite_rows, exact_arithmetic, frozen_network, to_float64
+from lightning_gradood.core import check_finite_rows, exact_arithmetic, frozen_network, to_float64
 from lightning_gradood.detectors.detector import Detector, Fitted, normal_training_records
 from lightning_gradood.detectors.gaussians import ClassGaussian
 from lightning_gradood.probes import Probe, SharedLogitsProbe
@@ -29,25 +29,13 @@ class ViewsProbe(SharedLogitsProbe):
     """Changes of the logits between an image and views of it, in the order of the image's own logits.
 
     For each view: the changes of the three largest logits, and mean and standard deviation of the changes of the
-    others. An image costs one forward pass and one for each view.
+    others; 0 where a network has too few classes. An image costs one forward pass and one for each view.
 
     Args:
-        views: `mirror`, left and right exchanged; `blur`, means of 2×2 pixels.
-
-    Example:
-        >>> network = nn.Sequential(nn.Flatten(), nn.Linear(12, 3))
-        >>> ViewsProbe()(network, torch.rand(5, 3, 2, 2)).shape
-        torch.Size([5, 10])
+        views: one or more, each once: `mirror`, left and right exchanged; `blur`, means of 2×2 pixels.
     """
 
     views: Sequence[View] = ("mirror", "blur")
-
-    def __post_init__(self) -> None:
-        views = list(self.views)
-        if not views or len(set(views)) < len(views) or not set(views) <= set(get_args(View)):
-            raise Refusal(
-                f"`views` should be one or more of {', '.join(get_args(View))}, each once. Got `views = {views}`."
-            )
 
     @property
     @override
@@ -62,7 +50,7 @@ class ViewsProbe(SharedLogitsProbe):
     @override
     def from_logits(self, network: nn.Module, images: Tensor, logits: Tensor) -> Tensor:
         with exact_arithmetic(), frozen_network(network), torch.no_grad():
-            seen = torch.cat([_VIEWS[view](images) for view in self.views])
+            seen = torch.cat([images.flip(3) if view == "mirror" else _blurred(images) for view in self.views])
             # views of few images in one batch, those of many in batches of as many images as there are
             batches = torch.split(seen, max(len(images), _SMALL_BATCH))
             changed = torch.cat([network(batch) for batch in batches])
@@ -73,20 +61,16 @@ class ViewsProbe(SharedLogitsProbe):
         return torch.cat([_summary(change.gather(1, order)) for change in changes], dim=1)
 
 
+def _blurred(images: Tensor) -> Tensor:
+    return F.avg_pool2d(F.pad(images, (0, 1, 0, 1), mode="replicate"), kernel_size=2, stride=1)
+
+
 def _summary(changes: Tensor) -> Tensor:
-    """Top changes, mean and standard deviation of the others, [N, 5]; 0 where a network has too few classes."""
     top = F.pad(changes[:, :_LARGEST], (0, max(_LARGEST - changes.shape[1], 0)))
     others = changes[:, _LARGEST:]
     if not others.shape[1]:
         return F.pad(top, (0, 2))
     return torch.cat([top, others.mean(1, keepdim=True), others.std(1, keepdim=True, correction=0)], dim=1)
-
-
-def _blurred(images: Tensor) -> Tensor:
-    return F.avg_pool2d(F.pad(images, (0, 1, 0, 1), mode="replicate"), kernel_size=2, stride=1)
-
-
-_VIEWS = {"mirror": lambda images: images.flip(3), "blur": _blurred}
 
 
 @dataclass(frozen=True)
@@ -115,7 +99,7 @@ class Consistency(Detector):
     @override
     def fit(self, records: Records, seed: int) -> Fitted:
         normal, column = normal_training_records(records), self.probes[0].name
-        return FittedConsistency(column, ClassGaussian.of(_changes(normal, column), normal.column("prediction")))
+        return FittedConsistency(column, ClassGaussian.of(normal.probe(column), normal.column("prediction")))
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,8 +111,4 @@ class FittedConsistency(Fitted):
 
     @override
     def score(self, records: Records) -> np.ndarray:
-        return self.gaussian.log_distance(_changes(records, self.column), records.column("prediction"))
-
-
-def _changes(records: Records, column: str) -> np.ndarray:
-    return records.probe(column).astype(np.float64, copy=False)
+        return self.gaussian.log_distance(records.probe(self.column), records.column("prediction"))

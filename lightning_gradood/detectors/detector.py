@@ -1,19 +1,26 @@
-"""Base classes: a detector says what it reads and how it is fitted; what it has learnt scores records."""
+"""Base classes: a detector is fitted on records; what it has learnt scores records, and is saved in one file."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from typing import ClassVar, Self, final
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, ClassVar, Self, final
 
 import numpy as np
 from typing_extensions import override  # typing has it from Python 3.12 on
 
-from lightning_gradood.core import Component, Refusal
+import lightning_gradood
+from lightning_gradood.core import Component, Refusal, atomic_write, pack, unpack
 from lightning_gradood.gradients import LabelDesign
 from lightning_gradood.perturbations import SyntheticOutlier
 from lightning_gradood.probes import Probe
 from lightning_gradood.records import SYNTHETIC, Records
+
+_BLOCK = 32  # rows that are scored together
+_PACKAGES = ("torch", "numpy", "scikit-learn")
 
 
 class Fitted(Component, ABC):
@@ -36,11 +43,8 @@ class Detector(Component, ABC):
     """Fits on records; its settings are the fields of a frozen dataclass."""
 
     needs_anomalies: ClassVar[bool] = True
-    """Whether it is fitted on anomalous records too.
-
-    Where it is not, `fit` looks at normal records alone, and its threshold is a conformal quantile of the scores of
-    normal `val` records (`evaluation.conformal_threshold`).
-    """
+    """Whether it is fitted on anomalous records too. Where it is not, `fit` looks at normal records alone, and its
+    threshold is a conformal quantile of the scores of normal `val` records."""
 
     scores_are_logits: ClassVar[bool] = False
     """Whether a score of 0 means that normal and anomalous are equally likely, as for an MLP's logit."""
@@ -74,8 +78,8 @@ class Detector(Component, ABC):
         """Fit on the rows whose `split` is `train`, select on those whose split is `val`.
 
         Args:
-            records: normal and anomalous records with a `split` column; rows of other splits are never looked at. Where
-                `needed_outliers` names some, the synthetic outliers of these kinds are among them.
+            records: normal and anomalous records with a `split` column, and the synthetic outliers of
+                `needed_outliers`; rows of other splits are never looked at.
             seed: fixes everything random.
         """
 
@@ -103,10 +107,7 @@ def normal_training_records(records: Records, fewest: int = 2) -> Records:
 
 
 def outlier_training_records(records: Records, detector: Detector) -> Records:
-    """The synthetic outliers that a detector is fitted on: of its kinds, and unlike the image they were made of.
-
-    A Refusal if there are none.
-    """
+    """The synthetic outliers that a detector is fitted on: of its kinds, and unlike the image they were made of."""
     kinds = [f"{SYNTHETIC}{outlier.name}" for outlier in detector.needed_outliers]
     rows = np.isin(records.column("attack").astype(str), kinds)
     rows &= (records.column("split") == "train") & (records.column("linf") > 0)
@@ -116,9 +117,6 @@ def outlier_training_records(records: Records, detector: Detector) -> Records:
             "`attack`. Got none. `detect` makes them; in a script, read them with `detector.needed_outliers` as perturbations."
         )
     return Records(records.table.filter(rows))
-
-
-_BLOCK = 32  # rows that are scored together
 
 
 def score_in_blocks(fitted: Fitted, records: Records) -> np.ndarray:
@@ -131,3 +129,90 @@ def score_in_blocks(fitted: Fitted, records: Records) -> np.ndarray:
     rows = np.minimum(np.arange(-(-number // _BLOCK) * _BLOCK), number - 1)  # the last one fills the last block
     blocks = (Records(records.table.take(rows[start : start + _BLOCK])) for start in range(0, len(rows), _BLOCK))
     return np.concatenate([np.empty(0), *(fitted.score(block) for block in blocks)])[:number]
+
+
+def _versions() -> dict[str, str]:
+    return {"lightning_gradood": lightning_gradood.__version__} | {name: version(name) for name in _PACKAGES}
+
+
+@dataclass(frozen=True)
+class SavedDetector(Component):
+    """A fitted detector as a file holds it.
+
+    Args:
+        detector: its settings.
+        fitted: what it has learnt, ready to score.
+        threshold: an image is anomalous if its score is above it.
+        reads: names of the columns of each probe that it reads; empty where they have none, see `of`.
+        trained_on: the anomaly source it was fitted on, or what stands for several or none.
+        counts: `train` and `val` to `normal` and `anomalous` to the number of records it was fitted on.
+        versions: of lightning_gradood and of the packages that computed it.
+    """
+
+    detector: Detector
+    fitted: Fitted
+    threshold: float
+    reads: dict[str, list[str]]
+    trained_on: str = ""
+    counts: dict[str, dict[str, int]] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=_versions)
+
+    @classmethod
+    def of(cls, detector: Detector, fitted: Fitted, threshold: float, records: Records, **about: Any) -> SavedDetector:
+        """Take the names of the columns that it reads from records; `about` are `trained_on` and `counts`."""
+        reads = {probe.name: list(records.names(probe.name)) for probe in detector.probes}
+        return cls(detector, fitted, threshold, reads, **about)
+
+    def flag(self, records: Records) -> np.ndarray:
+        """Whether each record is anomalous, bool [n]; records of other columns than it was fitted on are refused."""
+        for probe, names in self.reads.items():
+            got = records.names(probe) if probe in records.probes else None
+            if got is None or (names and got and list(got) != names):
+                raise Refusal(
+                    f"`records` should hold the probe `{probe}` with the {len(names)} columns that `{self.detector.name}` "
+                    f"was fitted on. Got {'none' if got is None else f'{len(got)} others'}. "
+                    "Read them from the same network with the same settings."
+                )
+        return np.asarray(self.fitted.score(records) > self.threshold)
+
+
+def save_detector(path: str | Path, saved: SavedDetector) -> None:
+    """Write a fitted detector to a safetensors file, e.g. `detectors/smoke/mlp.safetensors`, whole or not at all."""
+    with atomic_write(Path(path)) as file:
+        file.write(pack(saved))
+
+
+def load_detector(path: str | Path, trust: Collection[str] = ()) -> SavedDetector:
+    """Load what `save_detector` wrote, executing no code of the file.
+
+    Args:
+        path: of the file.
+        trust: packages of your own whose classes the file may name.
+
+    Returns:
+        The fitted detector, whose scores equal those of the saved one to the last bit, with its threshold.
+
+    Raises:
+        Refusal: the file cannot be read or is altered, or a class is not trusted, not installed or changed.
+
+    Example:
+        >>> import tempfile
+        >>> from lightning_gradood.detectors import Energy, SavedDetector, load_detector, save_detector
+        >>> records = Records.build(["a/0"], source="a", values={"logits": np.array([[9.0, 0.0]])})
+        >>> path = Path(tempfile.mkdtemp()) / "energy.safetensors"
+        >>> energy = Energy(temperature=2.0)
+        >>> save_detector(path, SavedDetector.of(energy, energy.fit(records, seed=0), -1.5, records))
+        >>> load_detector(path).detector, load_detector(path).flag(records).tolist()
+        (Energy(temperature=2.0, name='energy'), [False])
+    """
+    try:
+        found = unpack(Path(path), trust)
+        if not isinstance(found, SavedDetector):
+            raise ValueError("a file of something else")
+    except Refusal as refusal:
+        raise Refusal(f"{path} cannot be loaded. {refusal}") from refusal
+    except (OSError, ValueError) as error:
+        raise Refusal(
+            f"{path} should be a detector that `detect` has saved. Got: {error}. Name another file, or run `detect` again."
+        ) from error
+    return found

@@ -22,7 +22,7 @@ from lightning_gradood.gradients import AllOnes, LabelDesign
 from lightning_gradood.probes import FeatureProbe, GradientProbe, PenultimateProbe, Probe, columns_by_layer
 from lightning_gradood.records import Records
 
-_SMALLEST = 1e-12  # of standard deviations, eigenvalues and squared distances
+_SMALLEST = 1e-12  # of standard deviations, eigenvalues, lengths and squared distances
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,9 +75,13 @@ class ClassGaussian(Component):
         centres = np.where(known[:, None], self.centres[places], 0.0)
         return np.asarray(((values - self.mean) / self.scale - centres) @ self.directions)
 
+    def squared_distance(self, values: np.ndarray, predictions: np.ndarray) -> np.ndarray:
+        """Squared length of the whitened values, float64 [n]; arguments as for `whitened`."""
+        return np.asarray(np.square(self.whitened(values, predictions)).sum(axis=1))
+
     def log_distance(self, values: np.ndarray, predictions: np.ndarray) -> np.ndarray:
-        """Logarithm of the squared length of the whitened values, float64 [n]; arguments as for `whitened`."""
-        return np.asarray(np.log(np.square(self.whitened(values, predictions)).sum(axis=1) + _SMALLEST))
+        """Logarithm of `squared_distance`."""
+        return np.asarray(np.log(self.squared_distance(values, predictions) + _SMALLEST))
 
     def confidence(self, features: Tensor) -> Tensor:
         """−½·d² to the closest mean, float64 [N], for features [N, D]; gradients flow to the features.
@@ -105,6 +109,13 @@ class ClassGaussian(Component):
 def log_norms(records: Records, columns: Sequence[str]) -> np.ndarray:
     """Logarithms of the squared norms in these columns side by side, float64 [n, columns · L]."""
     return np.log(np.concatenate([records.probe(column) for column in columns], axis=1) + LOG_FLOOR)
+
+
+def unit_length(values: np.ndarray, with_length: bool = False) -> np.ndarray:
+    """Rows of unit length, float64 [n, D], those of zeros as they are; on demand with the log of their length as one more."""
+    length = np.maximum(np.linalg.norm(values, axis=1, keepdims=True), _SMALLEST)
+    unit = values / length
+    return np.concatenate([unit, np.log(length)], axis=1) if with_length else unit
 
 
 @dataclass(frozen=True)
@@ -155,8 +166,7 @@ class FittedGradientGaussian(Fitted):
 
     @override
     def score(self, records: Records) -> np.ndarray:
-        whitened = self.gaussian.whitened(log_norms(records, self.columns), records.column("prediction"))
-        return np.asarray(np.square(whitened).sum(axis=1))
+        return self.gaussian.squared_distance(log_norms(records, self.columns), records.column("prediction"))
 
 
 @dataclass(frozen=True)
@@ -192,12 +202,10 @@ class MahalanobisPP(Detector):
     @override
     def fit(self, records: Records, seed: int) -> Fitted:
         normal, column = normal_training_records(records), self.probes[0].name
-        features, predictions = _features(normal, column), normal.column("prediction")
+        features, predictions = normal.probe(column), normal.column("prediction")
         named = columns_by_layer(normal.names(column)) if self.all_layers else {}
         layers = list(named.values()) or [list(range(features.shape[1]))]
-        gaussians = [
-            ClassGaussian.of(_direction(features[:, columns], self.all_layers), predictions) for columns in layers
-        ]
+        gaussians = [ClassGaussian.of(unit_length(features[:, own], self.all_layers), predictions) for own in layers]
         return FittedMahalanobisPP(column, self.all_layers, layers, gaussians)
 
 
@@ -212,20 +220,9 @@ class FittedMahalanobisPP(Fitted):
 
     @override
     def score(self, records: Records) -> np.ndarray:
-        features, predictions = _features(records, self.column), records.column("prediction")
+        features, predictions = records.probe(self.column), records.column("prediction")
         distances = [
-            gaussian.log_distance(_direction(features[:, columns], self.with_length), predictions)
+            gaussian.log_distance(unit_length(features[:, columns], self.with_length), predictions)
             for gaussian, columns in zip(self.gaussians, self.layers, strict=True)
         ]
         return np.asarray(np.mean(distances, axis=0))
-
-
-def _features(records: Records, column: str) -> np.ndarray:
-    return records.probe(column).astype(np.float64, copy=False)
-
-
-def _direction(features: np.ndarray, with_length: bool) -> np.ndarray:
-    """Features of unit length, float64 [n, D]; on demand with the logarithm of the length they had as one more."""
-    length = np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
-    unit = features / length
-    return np.concatenate([unit, np.log(length)], axis=1) if with_length else unit

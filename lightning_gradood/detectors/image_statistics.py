@@ -9,18 +9,30 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override  # typing has it from Python 3.12 on
 
-from lightning_gradood.core import Refusal, to_float64
+from lightning_gradood.core import to_float64
 from lightning_gradood.detectors.detector import Detector, Fitted
 from lightning_gradood.detectors.logistic import Logistic, fit_logistic
 from lightning_gradood.probes import Probe
 from lightning_gradood.records import Records
 
 _BLOCK = 8  # pixels; JPEG transforms blocks of this size
+_FLOOR = 1e-12  # added before logarithms; far below the variance of one grey level, (1/255)²/12 = 1e-6
 
 
 @dataclass(frozen=True)
 class ImageStatisticsProbe(Probe):
-    """The four `image_statistics` of an image: mean, variance, high-frequency energy and JPEG blockiness."""
+    """Four simple statistics of each image, float64 [N, 4].
+
+    - mean of all pixels and channels;
+    - their variance (divided by their number);
+    - high-frequency energy: the part of a channel's variance in waves of fewer than four pixels, averaged over
+      channels;
+    - blockiness: mean absolute step between neighbouring pixels across the borders of 8×8 blocks, counted from the
+      upper left corner, minus that within blocks, averaged over the two directions; 0 where an image has no border.
+
+    Reference:
+        Wang, Sheikh, Bovik 2002 for the blockiness, as a difference so that flat images have one.
+    """
 
     name: ClassVar[str] = "image_statistics"
 
@@ -30,38 +42,10 @@ class ImageStatisticsProbe(Probe):
 
     @override
     def __call__(self, network: nn.Module, images: Tensor) -> Tensor:
-        return image_statistics(images)
-
-
-def image_statistics(images: Tensor) -> Tensor:
-    """Return four simple statistics of each image, float64 [N, 4].
-
-    - mean of all pixels and channels;
-    - their variance (divided by their number);
-    - high-frequency energy: the part of a channel's variance in waves of fewer than four pixels, averaged over
-      channels;
-    - blockiness: mean absolute step between neighbouring pixels across the borders of 8×8 blocks, counted from the
-      upper left corner, minus that within blocks, averaged over the two directions; 0 where an image has no border.
-
-    Args:
-        images: pixels in [0, 1], [N, C, H, W].
-
-    Reference:
-        Wang, Sheikh, Bovik 2002 for the blockiness, as a difference so that flat images have one.
-
-    Example:
-        >>> image_statistics(torch.full((1, 3, 4, 4), 0.5)).tolist()
-        [[0.5, 0.0, 0.0, 0.0]]
-    """
-    if images.ndim != 4:
-        raise Refusal(
-            f"`images` should be [N, C, H, W]. Got `images.shape = {list(images.shape)}`. Leave image statistics out for "
-            "data that are no images."
-        )
-    pixels = to_float64(images)
-    flat = pixels.flatten(1)
-    blockiness = (_blockiness(pixels) + _blockiness(pixels.transpose(2, 3))) / 2
-    return torch.stack([flat.mean(1), flat.var(1, correction=0), _high_frequency(pixels), blockiness], dim=1)
+        pixels = to_float64(images)
+        flat = pixels.flatten(1)
+        blockiness = (_blockiness(pixels) + _blockiness(pixels.transpose(2, 3))) / 2
+        return torch.stack([flat.mean(1), flat.var(1, correction=0), _high_frequency(pixels), blockiness], dim=1)
 
 
 def _high_frequency(pixels: Tensor) -> Tensor:
@@ -80,9 +64,6 @@ def _blockiness(pixels: Tensor) -> Tensor:
     if not at_border.any():
         return steps.new_zeros(len(steps))
     return steps[:, at_border].mean(dim=1) - steps[:, ~at_border].mean(dim=1)
-
-
-_FLOOR = 1e-12  # added before logarithms; far below the variance of one grey level, (1/255)²/12 = 1e-6
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Logistic regression on a few numbers per record, its regularisation chosen by cross-validation on `train`."""
+"""Logistic regressions on a few numbers per record; scikit-learn takes half a second to import, which most runs do without."""
 
 from dataclasses import dataclass
 
@@ -15,8 +15,7 @@ class Logistic(Component):
     """A fitted logistic regression on standardised values.
 
     Args:
-        mean: of each column on `train`, float64 [d].
-        scale: standard deviation of each column on `train`, 1 where that is 0.
+        mean, scale: of each column on `train`, float64 [d]; the scale is the standard deviation, 1 where that is 0.
         coefficients: of the standardised columns, float64 [d].
         bias: the logit of a mean row.
     """
@@ -36,18 +35,11 @@ def fit_balanced_logistic(values: np.ndarray, labels: np.ndarray, strength: floa
 
     Takes values float [n, d], labels 0 (normal) and 1 (anomalous), int [n], some of either, and scikit-learn's C.
     """
-    from sklearn.linear_model import LogisticRegression  # takes half a second, which refusals and most runs do without
+    from sklearn.linear_model import LogisticRegression
 
     mean, scale, standardised = _standardised(values)
-    model = LogisticRegression(C=strength, class_weight="balanced", max_iter=2000)
-    fitted = model.fit(standardised, labels)
-    return Logistic(mean, scale, fitted.coef_[0], float(fitted.intercept_[0]))
-
-
-def _standardised(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    mean, spread = values.mean(axis=0), values.std(axis=0)
-    scale = np.where(spread > 0, spread, 1.0)
-    return mean, scale, (values - mean) / scale
+    model = LogisticRegression(C=strength, class_weight="balanced", max_iter=2000).fit(standardised, labels)
+    return Logistic(mean, scale, model.coef_[0], float(model.intercept_[0]))
 
 
 def fit_logistic(values: np.ndarray, labels: np.ndarray) -> Logistic:
@@ -59,13 +51,8 @@ def fit_logistic(values: np.ndarray, labels: np.ndarray) -> Logistic:
 
     Reference:
         deep_Mahalanobis (Lee et al. 2018), `ADV_Regression.py`, whose regressions these are.
-
-    Example:
-        >>> values = np.array([[0.0], [1.0], [2.0], [3.0], [4.0], [6.0], [7.0], [8.0], [9.0], [10.0]])
-        >>> (fit_logistic(values, np.repeat([0, 1], 5)).score(values) > 0).astype(int).tolist()
-        [0, 0, 0, 0, 0, 1, 1, 1, 1, 1]
     """
-    from sklearn.linear_model import LogisticRegression  # takes half a second, which refusals and most runs do without
+    from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import GridSearchCV, StratifiedKFold
 
     counts = np.bincount(labels, minlength=2)
@@ -78,3 +65,9 @@ def fit_logistic(values: np.ndarray, labels: np.ndarray) -> Logistic:
     search = GridSearchCV(LogisticRegression(max_iter=1000), {"C": _STRENGTHS}, cv=StratifiedKFold(_FOLDS))
     best = search.fit(standardised, labels).best_estimator_
     return Logistic(mean, scale, best.coef_[0], float(best.intercept_[0]))
+
+
+def _standardised(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    mean, spread = values.mean(axis=0), values.std(axis=0)
+    scale = np.where(spread > 0, spread, 1.0)
+    return mean, scale, (values - mean) / scale

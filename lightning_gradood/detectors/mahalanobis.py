@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override  # typing has it from Python 3.12 on
 
-from lightning_gradood.core import Refusal, exact_arithmetic, frozen_network, input_gradient, to_float64
+from lightning_gradood.core import FiniteNonNegative, exact_arithmetic, frozen_network, input_gradient, to_float64
 from lightning_gradood.detectors.detector import Detector, Fitted
 from lightning_gradood.detectors.gaussians import ClassGaussian
 from lightning_gradood.detectors.logistic import Logistic, fit_logistic
@@ -20,7 +20,6 @@ from lightning_gradood.detectors.output_scores import checked_grid, leaf, signs_
 from lightning_gradood.metrics import auroc
 from lightning_gradood.probes import (
     Probe,
-    checked_layers,
     feature_layer_names,
     feature_layer_output,
     feature_layer_outputs,
@@ -94,14 +93,13 @@ class MahalanobisProbe(Probe):
         torch.Size([5, 1])
     """
 
-    magnitudes: Sequence[float] = (0.0,)
+    magnitudes: Sequence[FiniteNonNegative] = (0.0,)
     layers: Sequence[str] | None = None
     needs_preparation: ClassVar[bool] = True
     unprepared: ClassVar[tuple[str, ...]] = ("magnitudes",)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "magnitudes", checked_grid("magnitudes", self.magnitudes))
-        object.__setattr__(self, "layers", checked_layers(self.layers))
 
     @property
     @override
@@ -128,12 +126,9 @@ class MahalanobisProbe(Probe):
         with exact_arithmetic(), frozen_network(network), torch.no_grad():
             for images, labels in batches:
                 logits, features = feature_layer_outputs(network, images, layers)
-                _refuse_foreign_labels(labels, logits.shape[1])
                 moments = moments or [Moments(logits.shape[1]) for _ in layers]
                 for moment, values in zip(moments, features, strict=True):
                     moment.add(values, labels)
-        if not moments:
-            raise Refusal("`batches` should hold training images. Got none. Give the images the network learnt from.")
         gaussians = {layer: moment.gaussian() for layer, moment in zip(layers, moments, strict=True)}
         return PreparedMahalanobisProbe(self.magnitudes, self.layers, gaussians=gaussians)
 
@@ -151,40 +146,20 @@ class PreparedMahalanobisProbe(MahalanobisProbe):
         layers = self.layers_of(network)
         with exact_arithmetic(), frozen_network(network):
             images = leaf(images)
-            features = feature_layer_outputs(network, images, layers)[1]
-            columns = [
-                column
-                for layer, values in zip(layers, features, strict=True)
-                for column in self._columns(network, images, layer, values)
-            ]
+            features = zip(layers, feature_layer_outputs(network, images, layers)[1], strict=True)
+            columns = [column for part in features for column in self._columns(network, images, *part)]
         return torch.stack(columns, dim=1)
 
     def _columns(self, network: nn.Module, images: Tensor, layer: str, features: Tensor) -> list[Tensor]:
-        gaussian = self.gaussians[layer]
-        confidence = gaussian.confidence(features)
-        signs = None
-        if any(self.magnitudes):
-            signs = signs_of(input_gradient(-confidence.sum(), images, keep=True))
-        columns = []
+        confidence = self.gaussians[layer].confidence(features)
+        signs = signs_of(input_gradient(-confidence.sum(), images, keep=True)) if any(self.magnitudes) else images
+
+        def moved(magnitude: float) -> Tensor:
+            after = feature_layer_output(network, images - magnitude * signs, layer)
+            return self.gaussians[layer].confidence(after)
+
         with torch.no_grad():
-            for magnitude in self.magnitudes:
-                if signs is None or magnitude == 0:
-                    columns.append(confidence.detach())
-                    continue
-                columns.append(gaussian.confidence(feature_layer_output(network, images - magnitude * signs, layer)))
-        return columns
-
-
-def _refuse_foreign_labels(labels: Tensor, classes: int) -> None:
-    low, high = int(labels.min()), int(labels.max())
-    if low < 0 or high >= classes:
-        raise Refusal(
-            f"The training images' classes should be 0 to {classes - 1}, as the network has {classes} outputs. "
-            f"Got classes {low} to {high}. Give the images that the network was trained on."
-        )
-
-
-_MAGNITUDES = (0.0, 0.01, 0.005, 0.002, 0.0014, 0.001, 0.0005)
+            return [moved(magnitude) if magnitude else confidence.detach() for magnitude in self.magnitudes]
 
 
 @dataclass(frozen=True)
@@ -209,7 +184,7 @@ class Mahalanobis(Detector):
 
     preprocessing: bool = False
     ensemble: bool = False
-    magnitudes: Sequence[float] = _MAGNITUDES
+    magnitudes: Sequence[FiniteNonNegative] = (0.0, 0.01, 0.005, 0.002, 0.0014, 0.001, 0.0005)
     layers: list[str] | None = None
     name: str = ""
 

@@ -1,4 +1,4 @@
-"""The paper's detector: a 2-layer MLP on gradient representations."""
+"""The paper's detector, a 2-layer MLP on gradient representations, and the inputs that learnt detectors can read."""
 
 from __future__ import annotations
 
@@ -6,24 +6,81 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, ClassVar, final
+from typing import TYPE_CHECKING, ClassVar, Literal, final
 
 import numpy as np
 import torch
+from scipy.special import logsumexp
 from typing_extensions import override  # typing has it from Python 3.12 on
 
-from lightning_gradood.core import Refusal
+from lightning_gradood.core import LOG_FLOOR, Component, Refusal
+from lightning_gradood.detectors.consistency import ViewsProbe
 from lightning_gradood.detectors.detector import Detector, Fitted
-from lightning_gradood.detectors.inputs import Inputs
 from lightning_gradood.gradients import LabelDesign
 from lightning_gradood.networks import MLPSettings, RepresentationMLP
-from lightning_gradood.probes import Probe
+from lightning_gradood.probes import FeatureSpreadProbe, GradientProbe, LogitsProbe, Probe
 from lightning_gradood.records import Records
 
 if TYPE_CHECKING:
-    from lightning_gradood.tasks import Member
+    from lightning_gradood.tasks import Member, Trained
 
+Input = Literal["norms", "features", "confidence", "views"]
 Labelled = tuple[np.ndarray, np.ndarray]  # values float64 [n, D], and labels int64 [n]: 0 normal, 1 anomalous
+
+
+@dataclass(frozen=True)
+class Inputs(Component):
+    """Groups of numbers about an image, one after the other.
+
+    Args:
+        names: `norms`, logarithms of the gradient norms of every label design, ln(value + 1e-30); `features`, averages
+            and standard deviations of the channels of the feature layers; `confidence`, of the logits z: logsumexp, z₁ −
+            z₂, z₂ − z₃, log(1 − p₁), mean, standard deviation, z₁, z₂, z₃; `views`, how the logits change with the
+            view, see `ViewsProbe`.
+        label_designs: whose norms are read.
+        log_norms: whether logarithms of norms are taken, or the norms are given as they are.
+    """
+
+    names: Sequence[str]
+    label_designs: Sequence[LabelDesign]
+    log_norms: bool = True
+
+    @cached_property
+    def _probes(self) -> dict[str, list[Probe]]:
+        """Those of each group."""
+        norms: list[Probe] = [GradientProbe(design) for design in self.label_designs]
+        others = {"features": [FeatureSpreadProbe()], "confidence": [LogitsProbe()], "views": [ViewsProbe()]}
+        return {name: norms if name == "norms" else [*others[name]] for name in self.names}
+
+    @property
+    def probes(self) -> list[Probe]:
+        """The probes that are read, each once."""
+        return [probe for probes in self._probes.values() for probe in probes]
+
+    def values(self, records: Records) -> np.ndarray:
+        """The numbers of each record, float64 [n, D]."""
+        parts = []
+        for name, probes in self._probes.items():
+            values = np.concatenate([records.probe(probe.name) for probe in probes], axis=1)
+            if name == "norms" and self.log_norms:
+                values = np.log(values + LOG_FLOOR)
+            parts.append(confidence(values) if name == "confidence" else values)
+        return np.concatenate(parts, axis=1)
+
+
+def confidence(logits: np.ndarray) -> np.ndarray:
+    """Nine numbers that say how sure the classifier is, float64 [n, 9], of logits [n, classes]; see `Inputs`.
+
+    Of fewer than three classes missing logits count as the smallest one; beside a single logit, the other is 0.
+    """
+    if logits.shape[1] == 1:
+        logits = np.concatenate([logits, np.zeros_like(logits)], axis=1)
+    ordered = -np.sort(-logits, axis=1)
+    top = np.concatenate([ordered, ordered[:, -1:]], axis=1)[:, :3]
+    energy = logsumexp(ordered, axis=1)
+    others = logsumexp(ordered[:, 1:], axis=1) - energy
+    gaps = (top[:, 0] - top[:, 1], top[:, 1] - top[:, 2])
+    return np.column_stack([energy, *gaps, others, logits.mean(axis=1), logits.std(axis=1), top])
 
 
 class TrainedDetector(Detector):
@@ -61,29 +118,21 @@ class MLP(TrainedDetector):
     name: str = "mlp"
     scores_are_logits: ClassVar[bool] = True
 
-    def __post_init__(self) -> None:
-        _ = self.inputs  # which refuses unknown ones
-
     @cached_property
     def inputs(self) -> Inputs:
         """What is read; the paper's network takes the logarithms of norms itself."""
-        return Inputs(self.settings.inputs, self.label_designs, log_norms=not self.reads_norms_alone)
+        return Inputs(self.settings.inputs, self.label_designs, log_norms=list(self.settings.inputs) != ["norms"])
 
     @property
     @override
     def probes(self) -> Sequence[Probe]:
         return self.inputs.probes
 
-    @property
-    def reads_norms_alone(self) -> bool:
-        """Whether it is the paper's detector, whose network takes the norms themselves."""
-        return list(self.settings.inputs) == ["norms"]
-
     @override
     def begin(self, records: Records, seed: int) -> UntrainedMLP:
         parts = [records.where(split=split) for split in ("train", "val")]
         train, val = ((self.inputs.values(part), part.anomalous) for part in parts)
-        settings = self.settings if self.reads_norms_alone else replace(self.settings, log_values=False)
+        settings = replace(self.settings, log_values=False) if self.inputs.log_norms else self.settings
         return UntrainedMLP.of(self.inputs, settings, train, val, seed)
 
 
@@ -124,23 +173,17 @@ def fit_all(begins: Iterable[Callable[[], Fitted | UntrainedMLP]]) -> list[Fitte
         begins: `TrainedDetector.begin`, or another detector's `fit`, with its arguments. They are called one by one, so
             that the records of all need not be in memory together.
     """
+    from lightning_gradood.tasks import train_detection
+
     found: list[Fitted | UntrainedMLP | Exception] = []
     for begin in begins:
         try:
             found.append(begin())
         except Exception as error:  # one detector's must not lose the others
             found.append(error)
-    untrained = [one for one in found if isinstance(one, UntrainedMLP)]
-    trained = iter(_trained(untrained))
-    return [next(trained) if isinstance(one, UntrainedMLP) else one for one in found]
+    trained = iter(train_detection([one.member for one in found if isinstance(one, UntrainedMLP)]))
+    return [_finished(one, next(trained)) if isinstance(one, UntrainedMLP) else one for one in found]
 
 
-def _trained(untrained: Sequence[UntrainedMLP]) -> list[Fitted | Exception]:
-    if not untrained:
-        return []
-    from lightning_gradood.tasks import train_detection
-
-    return [
-        found if isinstance(found, Refusal) else FittedMLP(one.inputs, found.network, found.curves)
-        for one, found in zip(untrained, train_detection([one.member for one in untrained]), strict=True)
-    ]
+def _finished(one: UntrainedMLP, trained: Trained | Refusal) -> Fitted | Exception:
+    return trained if isinstance(trained, Refusal) else FittedMLP(one.inputs, trained.network, trained.curves)

@@ -12,9 +12,9 @@ import numpy as np
 from scipy.spatial.distance import cdist
 from typing_extensions import override  # typing has it from Python 3.12 on
 
-from lightning_gradood.core import ClosedUnitInterval, Component, PositiveInt, Refusal
+from lightning_gradood.core import ClosedUnitInterval, Component, PositiveInt
 from lightning_gradood.detectors.detector import Detector, Fitted, normal_training_records
-from lightning_gradood.detectors.gaussians import ClassGaussian, OneClassOfGradients, log_norms
+from lightning_gradood.detectors.gaussians import ClassGaussian, OneClassOfGradients, log_norms, unit_length
 from lightning_gradood.detectors.logistic import Logistic, fit_logistic
 from lightning_gradood.metrics import auroc
 from lightning_gradood.probes import FeatureProbe, PenultimateProbe, Probe, columns_by_layer
@@ -24,6 +24,7 @@ if TYPE_CHECKING:  # it takes half a second to import
     from sklearn.neighbors import NearestNeighbors
 
 _MEBIBYTES = 256  # of distances at a time
+_MOST_FEATURES, _MOST_GRADIENTS = 50, 10  # the default rank at most: the paper's; chosen on validation data
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,20 +41,17 @@ class Neighbours(Component):
 
     def distance(self, values: np.ndarray) -> np.ndarray:
         """Euclidean distance of each row of values [n, D] to its neighbour of that rank, float64 [n]."""
-        from sklearn import config_context  # takes half a second, which refusals and most runs do without
+        from sklearn import config_context
 
         with config_context(working_memory=_MEBIBYTES):
             return np.asarray(self._search.kneighbors(values)[0][:, -1], dtype=np.float64)
 
     @cached_property
     def _search(self) -> NearestNeighbors:
-        from sklearn.neighbors import NearestNeighbors  # see above
+        from sklearn.neighbors import NearestNeighbors
 
         # brute force, in chunks: trees do not help in hundreds of dimensions
         return NearestNeighbors(n_neighbors=self.rank, algorithm="brute").fit(self.rows)
-
-
-_MOST_FEATURES, _MOST_GRADIENTS = 50, 10  # the default rank at most: the paper's; chosen on validation data
 
 
 @dataclass(frozen=True)
@@ -79,8 +77,8 @@ class KNN(Detector):
 
     @override
     def fit(self, records: Records, seed: int) -> Fitted:
-        directions = _directions(normal_training_records(records, self.fewest))
-        return FittedKNN(Neighbours.of(directions, self.k, _MOST_FEATURES))
+        features = normal_training_records(records, self.fewest).probe(PenultimateProbe.name)
+        return FittedKNN(Neighbours.of(unit_length(features), self.k, _MOST_FEATURES))
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,13 +89,7 @@ class FittedKNN(Fitted):
 
     @override
     def score(self, records: Records) -> np.ndarray:
-        return self.neighbours.distance(_directions(records))
-
-
-def _directions(records: Records) -> np.ndarray:
-    features = records.probe(PenultimateProbe.name).astype(np.float64)
-    lengths = np.linalg.norm(features, axis=1, keepdims=True)
-    return np.asarray(features / np.maximum(lengths, 1e-12))  # as the paper's code; zero features stay zero
+        return self.neighbours.distance(unit_length(records.probe(PenultimateProbe.name)))
 
 
 @dataclass(frozen=True)
@@ -153,10 +145,6 @@ def local_dimensionality(distances: np.ndarray, neighbours: Sequence[int]) -> np
 
     Reference:
         Amsaleg et al. 2015, Eq. 10; Ma et al. 2018, Eq. 4.
-
-    Example:
-        >>> float(local_dimensionality(np.array([[1.0, 4.0, 2.0]]), [3])[0, 0].round(4))
-        1.4427
     """
     ordered = np.sort(distances, axis=1).astype(np.float64)
     logs = np.log(np.maximum(ordered, 1e-300))  # a copy of an image is infinitely near: a dimension of nearly 0
@@ -207,11 +195,8 @@ class Neighbourhoods(Component):
 
         `layers` holds the columns of each of the T feature layers, `neighbours` the K values of k.
         """
-        batches, places = (
-            np.array([self._place(*pair) for pair in zip(records.column("origin_id"), values, strict=True)])
-            .reshape(-1, 2)
-            .T
-        )
+        found_at = [self._place(*pair) for pair in zip(records.column("origin_id"), values, strict=True)]
+        batches, places = np.array(found_at).reshape(-1, 2).T
         found = np.empty((len(records), len(neighbours), len(layers)))
         for batch in np.unique(batches):
             rows = np.flatnonzero(batches == batch)
@@ -219,8 +204,7 @@ class Neighbourhoods(Component):
             for layer, columns in enumerate(layers):
                 # of all pairs, by differences: matrix products would lose the digits of short distances
                 distances = cdist(values[rows][:, columns], self.features[batch][:, columns])
-                among = distances[kept].reshape(len(rows), -1)
-                found[rows, :, layer] = local_dimensionality(among, neighbours)
+                found[rows, :, layer] = local_dimensionality(distances[kept].reshape(len(rows), -1), neighbours)
         return found
 
     def _place(self, origin: str, features: np.ndarray) -> tuple[int, int]:
@@ -230,9 +214,6 @@ class Neighbourhoods(Component):
         # rounding rarely changes their order
         largest = np.argsort(features, kind="stable")[-_LARGEST:].astype(np.int32)
         return divmod(zlib.crc32(largest.tobytes()) % (batches * size), size)
-
-
-_GRID = (10, 20, 30, 40, 50, 60, 70, 80, 90)
 
 
 @dataclass(frozen=True)
@@ -247,23 +228,13 @@ class LID(Detector):
             equals. Values that exceed the neighbours there are, 99 or fewer, are left out.
         layers: modules to read, as for `FeatureProbe`.
 
-    Raises:
-        Refusal: in `fit`, if there are too few clean `train` records.
-
     Reference:
         Ma et al. 2018, algorithm 1; deep_Mahalanobis (Lee et al. 2018), `lib_generation.py`, `get_LID`.
     """
 
-    neighbours: Sequence[int] = _GRID
+    neighbours: Sequence[PositiveInt] = (10, 20, 30, 40, 50, 60, 70, 80, 90)
     layers: list[str] | None = None
     name: str = "lid"
-
-    def __post_init__(self) -> None:
-        if not self.neighbours or min(self.neighbours) < 2:
-            raise Refusal(
-                f"`neighbours` should hold at least one number, each 2 or more. Got `neighbours = {list(self.neighbours)}`. "
-                "Lee et al. take 10, 20, … 90."
-            )
 
     @property
     @override
@@ -277,29 +248,18 @@ class LID(Detector):
 
     @override
     def fit(self, records: Records, seed: int) -> Fitted:
-        train, val = (records.where(split=split) for split in ("train", "val"))
         column = self.probes[0].name
         layers = list(columns_by_layer(records.names(column)).values())
-        features = [part.probe(column).astype(np.float64, copy=False) for part in (train, val)]
-        neighbourhoods = self._neighbourhoods(train, features[0], seed)
+        clean = Records(records.table.filter(records.column("id") == records.column("origin_id")))
+        clean = normal_training_records(clean, self.fewest)
+        neighbourhoods = Neighbourhoods.build(clean.probe(column), clean.ids, seed)
         grid = [k for k in self.neighbours if k <= neighbourhoods.neighbours]
-        seen, unseen = (
-            neighbourhoods.dimensionality(part, values, layers, grid)
-            for part, values in zip((train, val), features, strict=True)
-        )
+        train, val = (records.where(split=split) for split in ("train", "val"))
+        seen, unseen = (neighbourhoods.dimensionality(part, part.probe(column), layers, grid) for part in (train, val))
         regressions = [fit_logistic(seen[:, index], train.anomalous) for index in range(len(grid))]
         areas = [auroc(one.score(unseen[:, index]), val.anomalous) for index, one in enumerate(regressions)]
         best = int(np.argmax(areas))
         return FittedLID(column, layers, grid[best], neighbourhoods, regressions[best])
-
-    def _neighbourhoods(self, train: Records, features: np.ndarray, seed: int) -> Neighbourhoods:
-        clean = (train.anomalous == 0) & (train.column("id") == train.column("origin_id"))
-        if clean.sum() < self.fewest:
-            raise Refusal(
-                f"`neighbours` should be below the number of clean normal records in `train`. Got {int(clean.sum())} "
-                f"records and `neighbours = {list(self.neighbours)}`. Name a smaller one."
-            )
-        return Neighbourhoods.build(features[clean], train.column("id")[clean].tolist(), seed)
 
 
 @dataclass(frozen=True, eq=False)
@@ -314,6 +274,6 @@ class FittedLID(Fitted):
 
     @override
     def score(self, records: Records) -> np.ndarray:
-        values = records.probe(self.column).astype(np.float64, copy=False)
+        values = records.probe(self.column)
         dimensions = self.neighbourhoods.dimensionality(records, values, self.layers, [self.k])
         return self.logistic.score(dimensions[:, 0])

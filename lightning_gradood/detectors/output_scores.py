@@ -1,6 +1,5 @@
 """Scores of what the network gives out: softmax probability, energy, GradNorm, and ODIN's after a step of the image."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 from typing_extensions import override  # typing has it from Python 3.12 on
 
 from lightning_gradood.core import (
+    FiniteNonNegative,
     FinitePositive,
     Refusal,
     exact_arithmetic,
@@ -43,7 +43,7 @@ class Baseline(FixedDetector):
     @override
     def score(self, records: Records) -> np.ndarray:
         logits = records.probe(LogitsProbe.name)
-        others = np.array(logits, dtype=np.float64)
+        others = logits.copy()
         np.put_along_axis(others, logits.argmax(axis=1, keepdims=True), -np.inf, axis=1)
         return np.asarray(logsumexp(others, axis=1) - logsumexp(logits, axis=1))
 
@@ -62,8 +62,8 @@ class Energy(FixedDetector):
 
     @override
     def score(self, records: Records) -> np.ndarray:
-        logits = records.probe(LogitsProbe.name).astype(np.float64)
-        return np.asarray(-self.temperature * logsumexp(logits / self.temperature, axis=1))
+        scaled = records.probe(LogitsProbe.name) / self.temperature
+        return np.asarray(-self.temperature * logsumexp(scaled, axis=1))
 
 
 @dataclass(frozen=True)
@@ -124,32 +124,20 @@ class GradNorm(FixedDetector):
 
     @override
     def score(self, records: Records) -> np.ndarray:
-        return np.asarray(-records.probe(GradNormProbe.name)[:, 0], dtype=np.float64)
+        return np.asarray(-records.probe(GradNormProbe.name)[:, 0])
 
 
-def checked_grid(name: str, values: Sequence[float], *, positive: bool = False) -> tuple[float, ...]:
-    """A grid's values as floats; a Refusal if there are none, or one repeats, is below 0 or not finite.
-
-    Args:
-        name: the setting's, for the message.
-        values: the grid.
-        positive: whether 0 is refused too.
-    """
-    found = tuple(float(value) for value in values)
-    fit = all(math.isfinite(value) and (value > 0 or (value == 0 and not positive)) for value in found)
-    if not found or len(set(found)) < len(found) or not fit:
-        range_ = "positive" if positive else "at least 0, in units of pixels in [0, 1],"
-        raise Refusal(
-            f"`{name}` should be one or more different numbers, each {range_} and finite. "
-            f"Got `{name} = {list(found)}`. Write e.g. {[1.0, 1000.0] if positive else [0.0, 0.0014]}."
-        )
+def checked_grid(name: str, values: Sequence[float]) -> tuple[float, ...]:
+    """A setting's grid as floats; a Refusal if it is empty or holds a number twice."""
+    found = tuple(map(float, values))
+    if not found or len(set(found)) < len(found):
+        raise Refusal(f"`{name}` should be one or more different numbers. Got `{name} = {list(found)}`. Name others.")
     return found
 
 
 def signs_of(gradient: Tensor) -> Tensor:
     """Return 1 where the gradient is 0 or more, −1 elsewhere, as odin and deep_Mahalanobis do with `torch.ge`."""
-    one = torch.ones((), dtype=gradient.dtype, device=gradient.device)
-    return torch.where(gradient >= 0, one, -one)
+    return 2 * (gradient >= 0).to(gradient) - 1
 
 
 def leaf(images: Tensor) -> Tensor:
@@ -175,22 +163,14 @@ class OdinProbe(Probe):
 
     Reference:
         Liang et al. 2018; their `calData.py`, which perturbs normalised images.
-
-    Example:
-        >>> network = nn.Sequential(nn.Flatten(), nn.Linear(12, 3))
-        >>> probe = OdinProbe(temperatures=[1, 1000], magnitudes=[0, 0.01])
-        >>> probe(network, torch.rand(5, 3, 2, 2)).shape
-        torch.Size([5, 4])
-        >>> probe.names(network)
-        ['T=1 eps=0', 'T=1 eps=0.01', 'T=1000 eps=0', 'T=1000 eps=0.01']
     """
 
-    temperatures: Sequence[float] = _TEMPERATURES
-    magnitudes: Sequence[float] = _MAGNITUDES
+    temperatures: Sequence[FinitePositive] = _TEMPERATURES
+    magnitudes: Sequence[FiniteNonNegative] = _MAGNITUDES
     name: ClassVar[str] = "odin"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "temperatures", checked_grid("temperatures", self.temperatures, positive=True))
+        object.__setattr__(self, "temperatures", checked_grid("temperatures", self.temperatures))
         object.__setattr__(self, "magnitudes", checked_grid("magnitudes", self.magnitudes))
 
     @property
@@ -211,13 +191,10 @@ class OdinProbe(Probe):
         return torch.stack(columns, dim=1)
 
     def _columns(self, network: nn.Module, images: Tensor, logits: Tensor, temperature: float) -> list[Tensor]:
-        signs = _signs(images, logits, temperature) if any(self.magnitudes) else None
-        columns = []
+        signs = _signs(images, logits, temperature) if any(self.magnitudes) else images
         with torch.no_grad():
-            for magnitude in self.magnitudes:
-                moved = logits if signs is None or magnitude == 0 else network(images - magnitude * signs)
-                columns.append(torch.softmax(to_float64(moved) / temperature, dim=1).amax(dim=1))
-        return columns
+            moved = [network(images - size * signs) if size else logits for size in self.magnitudes]
+            return [torch.softmax(to_float64(one) / temperature, dim=1).amax(dim=1) for one in moved]
 
 
 def _signs(images: Tensor, logits: Tensor, temperature: float) -> Tensor:
@@ -243,8 +220,8 @@ class ODIN(Detector):
         Liang et al. 2018, section 3; the grid of deep_Mahalanobis (Lee et al. 2018), `OOD_Baseline_and_ODIN.py`.
     """
 
-    temperatures: Sequence[float] = _TEMPERATURES
-    magnitudes: Sequence[float] = _MAGNITUDES
+    temperatures: Sequence[FinitePositive] = _TEMPERATURES
+    magnitudes: Sequence[FiniteNonNegative] = _MAGNITUDES
     name: str = "odin"
 
     @cached_property

@@ -10,18 +10,16 @@ from typing import ClassVar, Literal, Self
 import numpy as np
 from typing_extensions import override  # typing has it from Python 3.12 on
 
-from lightning_gradood.core import PositiveFloat, Refusal
+from lightning_gradood.core import PositiveFloat
 from lightning_gradood.detectors.detector import Fitted, normal_training_records, outlier_training_records
-from lightning_gradood.detectors.inputs import Input, Inputs
 from lightning_gradood.detectors.logistic import Logistic, fit_balanced_logistic
-from lightning_gradood.detectors.mlp import TrainedDetector, UntrainedMLP
+from lightning_gradood.detectors.mlp import Input, Inputs, TrainedDetector, UntrainedMLP
 from lightning_gradood.gradients import AllOnes, LabelDesign
 from lightning_gradood.networks import MLPSettings
 from lightning_gradood.perturbations import SyntheticOutlier, default_outliers
 from lightning_gradood.probes import Probe
 from lightning_gradood.records import Records
 
-Model = Literal["linear", "mlp"]
 _HELD_OUT = 5  # every so many-th image, with its outliers, stops the MLP's training
 _LARGEST = 6000  # records of either kind that a linear model is fitted on; more change nothing and take longer
 
@@ -47,19 +45,13 @@ class SyntheticOutliers(TrainedDetector):
     """
 
     inputs: Sequence[Input] = ("features", "confidence", "views")
-    model: Model = "linear"
+    model: Literal["linear", "mlp"] = "linear"
     label_designs: list[LabelDesign] | None = None
     outliers: list[SyntheticOutlier] | None = None
     strength: PositiveFloat = 0.1
     settings: MLPSettings | None = None
     name: str = "synthetic_outliers"
     needs_anomalies: ClassVar[bool] = False
-
-    def __post_init__(self) -> None:
-        names = [one.name for one in self.needed_outliers]
-        if not names or len(set(names)) < len(names):
-            raise Refusal(f"`outliers` should be one or more with different names. Got {names}. Name others.")
-        _ = self.read  # which refuses unknown inputs
 
     @cached_property
     def read(self) -> Inputs:
@@ -118,5 +110,5 @@ def _some(records: Records, random: np.random.Generator) -> Records:
 def _held_out(origins: Sequence[str], seed: int) -> np.ndarray:
     """Which rows stop the training, bool [n]; an image and its outliers together."""
     names = np.unique(np.array(origins, dtype=str))
-    held = set(np.random.default_rng(seed).permutation(names)[::_HELD_OUT].tolist())
-    return np.array([origin in held for origin in origins])
+    held = np.random.default_rng(seed).permutation(names)[::_HELD_OUT]
+    return np.isin(origins, held)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -52,7 +53,7 @@ class MLPSettings:
     log_values: bool = True
     whitening: FinitePositive | None = 1.0
     dropout: HalfOpenUnitInterval = 0.2
-    inputs: list[str] = field(default_factory=lambda: ["norms"])
+    inputs: list[Literal["norms", "features", "confidence", "views"]] = field(default_factory=lambda: ["norms"])
 
 
 @dataclass(frozen=True, eq=False)

@@ -120,11 +120,12 @@ class Records:
         return np.asarray(self.table[name].to_numpy(zero_copy_only=False))
 
     def probe(self, name: str) -> np.ndarray:
-        """One probe's values [n, width], float64 unless stored as uint8 or float16; a missing one is refused."""
+        """One probe's values [n, width], float64 unless stored as uint8; a missing one is refused."""
         if name not in self.probes:
             raise Refusal(f"`name` should be a probe of these records. Got `name = {name!r}`; they hold {self.probes}.")
         column = self.table[name].combine_chunks()
-        return np.asarray(column.flatten().to_numpy()).reshape(len(self), column.type.list_size)
+        values = np.asarray(column.flatten().to_numpy()).reshape(len(self), column.type.list_size)
+        return values if values.dtype == np.uint8 else values.astype(np.float64, copy=False)
 
     def names(self, probe: str) -> list[str]:
         """Names of the columns of a probe, such as parameter names; empty where none were given."""

@@ -125,7 +125,7 @@ def test_grids_without_meaning_and_too_few_records_are_refused():
     rows = [*np.flatnonzero(labels == 0)[:20], *np.flatnonzero(labels == 1)[:4]]
     few = "least 5 normal and 5 anomalous records for a logistic regression. Got 20 normal and 4 anomalous. Give more"
     assert_refused(
-        (lambda: ODIN(temperatures=[-1]).probes, "Got `temperatures = [-1.0]`."),
+        (lambda: ODIN(temperatures=[1, 1]).probes, "Got `temperatures = [1.0, 1.0]`."),
         (lambda: Mahalanobis(preprocessing=True, magnitudes=[]).probes, "Got `magnitudes = []`."),
         (lambda: fit_logistic(values[rows], labels[rows]), few),
     )

@@ -11,8 +11,8 @@ from sklearn.metrics import roc_auc_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from lightning_gradood.detectors import MLP, Combined, GradientGaussian, Inputs, SyntheticOutliers
-from lightning_gradood.detectors.inputs import confidence
+from lightning_gradood.detectors import MLP, Combined, GradientGaussian, SyntheticOutliers
+from lightning_gradood.detectors.mlp import Inputs, confidence
 from lightning_gradood.gradients import AllOnes, AllZeros
 from lightning_gradood.metrics import auroc
 from lightning_gradood.networks import MLPSettings
@@ -57,7 +57,7 @@ def test_training_stops_early_and_keeps_the_weights_of_the_best_epoch():
 
 def test_norms_are_read_as_they_are_by_the_paper_s_mlp_and_as_logarithms_with_other_inputs():
     alone, more = MLP([AllOnes(), AllZeros()], SETTINGS), MLP([AllOnes()], MLPSettings(inputs=["norms", "confidence"]))
-    assert (alone.reads_norms_alone, more.reads_norms_alone) == (True, False)
+    assert (alone.inputs.log_norms, more.inputs.log_norms) == (False, True)
     assert [probe.name for probe in more.probes] == ["gradients/all_ones", "logits"]
     norms = np.array([[1e-5, 2.0], [0.0, 3.0]])
     table = Records.build(["a", "b"], source="normal", values={PROBE: norms})
@@ -114,14 +114,3 @@ def test_confidence_is_what_the_formulas_say_for_any_number_of_classes():
         assert np.isfinite(found).all()
     one = logits[:, :1]  # is that of a sigmoid
     np.testing.assert_allclose(confidence(one), confidence(np.concatenate([one, 0 * one], axis=1)))
-
-
-def test_bad_settings_are_refused():
-    assert_refused(
-        (lambda: SyntheticOutliers(["colours"]), "`inputs` should be one or more of norms, features, confidence,"),
-        (lambda: SyntheticOutliers([]), "`inputs` should be one or more"),
-        (lambda: SyntheticOutliers(["views", "views"]), "each once. Got `inputs = ['views', 'views']`"),
-        (lambda: SyntheticOutliers(outliers=[]), "`outliers` should be one or more with different names. Got []"),
-        (lambda: SyntheticOutliers(outliers=[Blur(), Blur(high=0.2)]), "Got ['blur', 'blur']. Name others"),
-        (lambda: MLP([AllOnes()], MLPSettings(inputs=["norm"])), "Got `inputs = ['norm']`"),
-    )

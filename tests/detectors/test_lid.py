@@ -103,9 +103,6 @@ def test_the_state_holds_clean_images_alone_and_noise_controls_are_no_neighbours
     assert [probe.name for probe in LID(layers=["layer1", "layer2"]).probes] == ["features/layer1+layer2"]
 
 
-def test_grids_without_meaning_and_too_few_clean_records_are_refused():
-    words = "`neighbours` should hold at least one number, each 2 or more. Got `neighbours = {}`. Lee et al."
+def test_too_few_clean_records_are_refused():
     few = feature_records(counts={"train": 10, "val": 10, "test": 5})
-    got = "clean normal records in `train`. Got 10 records and `neighbours = [10, 20]`"
-    grids = [(lambda grid=grid: LID(grid), words.format(grid)) for grid in ([], [1, 10], [0])]
-    assert_refused(*grids, (lambda: learnt(LID([10, 20]), few), got))
+    assert_refused((lambda: learnt(LID([10, 20]), few), "at least 11 normal ones in `train` for this detector. Got 10"))
