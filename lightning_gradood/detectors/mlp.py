@@ -49,8 +49,12 @@ class Inputs(Component):
     def _probes(self) -> dict[str, list[Probe]]:
         """Those of each group."""
         norms: list[Probe] = [GradientProbe(design) for design in self.label_designs]
-        others = {"features": [FeatureSpreadProbe()], "confidence": [LogitsProbe()], "views": [ViewsProbe()]}
-        return {name: norms if name == "norms" else [*others[name]] for name in self.names}
+        others: dict[str, Probe] = {
+            "features": FeatureSpreadProbe(),
+            "confidence": LogitsProbe(),
+            "views": ViewsProbe(),
+        }
+        return {name: norms if name == "norms" else [others[name]] for name in self.names}
 
     @property
     def probes(self) -> list[Probe]:

@@ -14,24 +14,18 @@ records and is cached on its own; `read_probes` reads several in one pass, so th
 What feature detectors read comes from *feature layers*: `feature_layer_names` says which of a network's modules they
 are, `feature_layer_outputs` reads them with gradients where those are enabled, `FeatureProbe` makes a column of them.
 All probes of this kind (`FeatureLayerProbe`) share one forward pass, which changes no value.
-
-`OdinProbe` and `MahalanobisProbe` step along an input gradient first. The latter compares an image with those the
-network was trained on: `probe.prepare(network, batches)` returns the probe that reads; `ProbeCallback` calls it.
 """
 
 from lightning_gradood.probes.feature_layers import (
     PENULTIMATE,
-    checked_layers,
-    feature_layer_names,
-    feature_layer_output,
-    feature_layer_outputs,
-)
-from lightning_gradood.probes.feature_probes import (
     FeatureLayerProbe,
     FeatureProbe,
     FeatureSpreadProbe,
     PenultimateProbe,
     columns_by_layer,
+    feature_layer_names,
+    feature_layer_output,
+    feature_layer_outputs,
 )
 from lightning_gradood.probes.probe import GradientProbe, LogitsProbe, PixelProbe, Probe, SharedLogitsProbe
 from lightning_gradood.probes.shared_pass import ProbeReadings, read_probes
@@ -48,7 +42,6 @@ __all__ = [
     "Probe",
     "ProbeReadings",
     "SharedLogitsProbe",
-    "checked_layers",
     "columns_by_layer",
     "feature_layer_names",
     "feature_layer_output",

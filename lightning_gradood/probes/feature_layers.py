@@ -1,17 +1,24 @@
-"""Feature layers: the places inside a network whose spatially averaged outputs are read as features."""
+"""Feature layers, the places inside a network whose spatially averaged outputs are read as features, and their probes."""
 
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from typing import Any
+from abc import abstractmethod
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override  # typing has it from Python 3.12 on
 
-from lightning_gradood.core import Refusal
+from lightning_gradood.core import Refusal, check_finite_rows, exact_arithmetic, frozen_network
+from lightning_gradood.probes.probe import Probe
 
 PENULTIMATE = "penultimate"
 """The feature layer that is no module: the input of the last nn.Linear that a forward pass runs."""
+
+_Moments = tuple[Tensor, Tensor]  # averages and standard deviations
 
 
 def feature_layer_names(network: nn.Module) -> list[str]:
@@ -40,22 +47,13 @@ def feature_layer_names(network: nn.Module) -> list[str]:
         ['relu', 'layer1', 'layer2', 'layer3', 'layer4']
     """
     for name, module in network.named_modules():
-        children = dict(module.named_children())
+        children = [child for child, _ in module.named_children()]
         if {"relu", "layer1"} <= set(children):
             return _below(name, ["relu", *_numbered("layer", children)])
         if {"conv0", "denseblock1"} <= set(children):
             stem = "relu0" if "relu0" in children else "conv0"
             return [*_below(name, [stem, *_numbered("transition", children)]), PENULTIMATE]
     return _general_layers(network)
-
-
-def checked_layers(layers: Sequence[str] | None) -> tuple[str, ...] | None:
-    """A setting `layers`, None for the default ones; a Refusal if it names no module, or one twice."""
-    if layers is not None and (not layers or len(set(layers)) < len(layers)):
-        raise Refusal(
-            f"`layers` should name different modules, at least one. Got `layers = {list(layers)}`. Leave it out."
-        )
-    return None if layers is None else tuple(layers)
 
 
 def feature_layer_outputs(network: nn.Module, images: Tensor, names: Sequence[str]) -> tuple[Tensor, list[Tensor]]:
@@ -82,26 +80,28 @@ def feature_layer_outputs(network: nn.Module, images: Tensor, names: Sequence[st
 
 def feature_layer_moments(
     network: nn.Module, images: Tensor, names: Sequence[str], spread: bool = False
-) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
+) -> tuple[Tensor, list[_Moments]]:
     """As `feature_layer_outputs`, and beside averages [N, C_i] the standard deviations over the same axes.
 
     Deviations are [N, C_i], or [N, 0] without `spread` or where the output has no axes to average over.
     """
     modules = dict(network.named_modules(remove_duplicate=False))
-    for name in names:
-        if name != PENULTIMATE and name not in modules:
-            raise Refusal(
-                f"`layers` should be modules of the network, or {PENULTIMATE}. Got `layers = {list(names)}` with {name!r}. "
-                f"Its children are {[child for child, _ in network.named_children()]}; leave `layers` out for "
-                "the usual ones."
-            )
     found: dict[str, list[_Moments]] = {name: [] for name in names}
     with ExitStack() as stack:
-        for name in found:
+        for name, kept in found.items():
             if name == PENULTIMATE:
-                stack.enter_context(_keeping_inputs(network, found[name], spread))
+                hook = partial(_keep_input, kept, spread)
+                linears = [module for module in network.modules() if isinstance(module, nn.Linear)]
+                handles = [linear.register_forward_pre_hook(hook) for linear in linears]
+            elif name in modules:
+                handles = [modules[name].register_forward_hook(partial(_keep_output, name, kept, spread))]
             else:
-                stack.enter_context(_keeping_outputs(modules[name], name, found[name], spread))
+                raise Refusal(
+                    f"`layers` should be modules of the network, or {PENULTIMATE}. Got {name!r}. Its children are "
+                    f"{[child for child, _ in network.named_children()]}; leave `layers` out for the usual ones."
+                )
+            for handle in handles:
+                stack.callback(handle.remove)
         logits = network(images)
     return logits, [_only(name, found[name], len(images)) for name in names]
 
@@ -166,37 +166,16 @@ def _below(prefix: str, names: Sequence[str]) -> list[str]:
     return [f"{prefix}.{name}" if prefix else name for name in names]
 
 
-def _numbered(prefix: str, children: dict[str, nn.Module]) -> list[str]:
+def _numbered(prefix: str, children: Sequence[str]) -> list[str]:
     return [name for name in children if re.fullmatch(rf"{prefix}\d+", name)]
 
 
-_Moments = tuple[Tensor, Tensor]  # averages and standard deviations
+def _keep_output(name: str, kept: list[_Moments], spread: bool, module: nn.Module, args: Any, output: Any) -> None:
+    kept.append(_moments(name, output, spread))  # at once: a layer that follows may overwrite its input
 
 
-@contextmanager
-def _keeping_outputs(module: nn.Module, name: str, kept: list[_Moments], spread: bool) -> Iterator[None]:
-    def keep(module: nn.Module, args: Any, output: Any) -> None:
-        kept.append(_moments(name, output, spread))  # at once: a layer that follows may overwrite its input
-
-    handle = module.register_forward_hook(keep)
-    try:
-        yield
-    finally:
-        handle.remove()
-
-
-@contextmanager
-def _keeping_inputs(network: nn.Module, kept: list[_Moments], spread: bool) -> Iterator[None]:
-    """Keep the input of that nn.Linear which runs last."""
-
-    def keep(module: nn.Module, args: Any) -> None:
-        kept[:] = [_moments(PENULTIMATE, args[0], spread)]
-
-    with ExitStack() as stack:
-        for module in network.modules():
-            if isinstance(module, nn.Linear):
-                stack.callback(module.register_forward_pre_hook(keep).remove)
-        yield
+def _keep_input(kept: list[_Moments], spread: bool, module: nn.Module, args: Any) -> None:
+    kept[:] = [_moments(PENULTIMATE, args[0], spread)]  # of the nn.Linear that runs last
 
 
 def _moments(name: str, output: Any, spread: bool) -> _Moments:
@@ -214,15 +193,138 @@ def _moments(name: str, output: Any, spread: bool) -> _Moments:
 
 
 def _only(name: str, kept: list[_Moments], images: int) -> _Moments:
-    if len(kept) == 1 and len(kept[0][0]) == images:
-        return kept[0]
-    if not kept and name == PENULTIMATE:
+    rows = [len(average) for average, _ in kept]
+    if rows != [images]:
         raise Refusal(
-            "The network should end in an nn.Linear, whose input are its penultimate features. Got a network that runs "
-            "none. Leave out what reads them, and name modules with `layers`."
+            f"`layers` should be modules that run once on a batch and give a row for each of its {images} images; "
+            f"`{PENULTIMATE}` is the input of the last nn.Linear. Got outputs with {rows} rows from {name!r}. "
+            "Name another module."
         )
-    got = f"{len(kept)} outputs" if len(kept) != 1 else f"{len(kept[0][0])} rows"
-    raise Refusal(
-        f"`layers` should be modules that run once on a batch and give a row for each of its {images} images. Got {got} "
-        f"from {name!r}. Name another module."
-    )
+    return kept[0]
+
+
+class FeatureLayerProbe(Probe):
+    """Computes its values from logits and feature layers; `read_probes` runs one forward pass for all of this kind."""
+
+    spread: ClassVar[bool] = False
+    """Whether standard deviations are wanted beside averages."""
+
+    @abstractmethod
+    def layers_of(self, network: nn.Module) -> list[str]:
+        """The feature layers it needs, as `feature_layer_outputs` names them."""
+
+    def from_layers(self, network: nn.Module, logits: Tensor, layers: Sequence[Tensor]) -> Tensor:
+        """Compute the values, [N, width], from logits [N, classes]; the network is in evaluation mode and frozen.
+
+        Args:
+            layers: for each of `layers_of(network)` the averages [N, C_i]; where `spread` is true, behind them the
+                standard deviations over the same places, [N, C_i] or, of an output [N, C_i], none.
+
+        Returns:
+            The layers side by side, if not overridden.
+        """
+        return torch.cat(list(layers), dim=1)
+
+    def names_in(self, network: nn.Module, widths: Sequence[int]) -> list[str]:
+        """Names of the values, as `names`, for feature layers of these widths, which only a reading tells."""
+        return self.names(network)
+
+    @override
+    def __call__(self, network: nn.Module, images: Tensor) -> Tensor:
+        return read_layers([self], network, images)[1][0]
+
+
+def read_layers(
+    probes: Sequence[FeatureLayerProbe], network: nn.Module, images: Tensor
+) -> tuple[Tensor, list[Tensor], list[list[str]]]:
+    """Read feature layer probes in one forward pass; a Refusal if a logit or a feature is not finite.
+
+    Returns:
+        Logits [N, classes], and for each probe its values [N, width] and their names.
+    """
+    wanted = [probe.layers_of(network) for probe in probes]
+    layers = list(dict.fromkeys(name for part in wanted for name in part))
+    values, names = [], []
+    with exact_arithmetic(), frozen_network(network), torch.no_grad():
+        logits, moments = feature_layer_moments(network, images, layers, any(probe.spread for probe in probes))
+        check_finite_rows(logits, "The network's logits")
+        found = dict(zip(layers, moments, strict=True))
+        for name, (average, _) in found.items():
+            check_finite_rows(average, f"The network's features in {name!r}")
+        for probe, part in zip(probes, wanted, strict=True):
+            read = [torch.cat(found[name], 1) if probe.spread else found[name][0] for name in part]
+            values.append(probe.from_layers(network, logits, read))
+            names.append(probe.names_in(network, [one.shape[1] for one in read]))
+    return logits, values, names
+
+
+@dataclass(frozen=True)
+class FeatureProbe(FeatureLayerProbe):
+    """Spatial averages of the network's feature layers, side by side, [N, ΣC_i], in the network's dtype.
+
+    A reading names its columns `<feature layer>.<channel>`, see `columns_by_layer`.
+
+    Args:
+        layers: modules, each once, as in `network.named_modules()`, or `penultimate`; see `feature_layer_names`.
+
+    Reference:
+        deep_Mahalanobis (Lee et al. 2018), `lib_generation.py`.
+    """
+
+    layers: Sequence[str] | None = None
+
+    @property
+    @override
+    def name(self) -> str:
+        return "features/" + ("layers" if self.layers is None else "+".join(self.layers))
+
+    @override
+    def layers_of(self, network: nn.Module) -> list[str]:
+        return feature_layer_names(network) if self.layers is None else list(self.layers)
+
+    @override
+    def names_in(self, network: nn.Module, widths: Sequence[int]) -> list[str]:
+        pairs = zip(self.layers_of(network), widths, strict=True)
+        return [f"{layer}.{channel}" for layer, width in pairs for channel in range(width)]
+
+
+@dataclass(frozen=True)
+class FeatureSpreadProbe(FeatureProbe):
+    """Averages, then standard deviations, of the channels of each feature layer, [N, up to 2·ΣC_i].
+
+    A deviation says whether a feature is somewhere in the image or everywhere in it, which the average does not.
+    """
+
+    spread: ClassVar[bool] = True
+
+    @property
+    @override
+    def name(self) -> str:
+        return f"{super().name}+spread"
+
+    @override
+    def names_in(self, network: nn.Module, widths: Sequence[int]) -> list[str]:
+        return []
+
+
+@dataclass(frozen=True)
+class PenultimateProbe(FeatureLayerProbe):
+    """The penultimate features, [N, D]: the input of the last nn.Linear that a forward pass runs."""
+
+    name: ClassVar[str] = f"features/{PENULTIMATE}"
+
+    @override
+    def layers_of(self, network: nn.Module) -> list[str]:
+        return [PENULTIMATE]
+
+
+def columns_by_layer(names: Sequence[str]) -> dict[str, list[int]]:
+    """Say which columns of a `FeatureProbe` belong to which feature layer, layers in order of appearance.
+
+    >>> columns_by_layer(["relu.0", "relu.1", "layer1.0"])
+    {'relu': [0, 1], 'layer1': [2]}
+    """
+    columns: dict[str, list[int]] = {}
+    for column, name in enumerate(names):
+        columns.setdefault(name.rpartition(".")[0], []).append(column)
+    return columns

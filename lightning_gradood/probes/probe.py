@@ -14,17 +14,14 @@ from lightning_gradood.gradients import LabelDesign, parameter_names, squared_gr
 
 
 class Probe(Component, ABC):
-    """Reads one row of numbers per image from a network; one column of the records.
-
-    A probe that compares images with those the network was trained on sets `needs_preparation`: `prepare` then comes
-    before the first reading, and what it returns is kept beside the records.
-    """
+    """Reads one row of numbers per image from a network; one column of the records."""
 
     version: ClassVar[int] = 1
     """Raised when the numbers a probe gives change; records of older versions are not read again."""
 
     needs_preparation: ClassVar[bool] = False
-    """Whether `prepare` returns another probe, which is the one that reads."""
+    """Whether it compares images with those the network was trained on: `prepare` then comes before the first reading
+    and returns another probe, which is the one that reads and is kept beside the records."""
 
     unprepared: ClassVar[tuple[str, ...]] = ()
     """Settings that `prepare` does not depend on: probes that differ in these alone share what is learnt."""
@@ -66,9 +63,6 @@ class Probe(Component, ABC):
 @dataclass(frozen=True)
 class GradientProbe(Probe):
     """The paper's probe: squared L2 norm of the loss gradient of every parameter tensor, per image, float64 [N, L].
-
-    Args:
-        label_design: which confounding label, and with it which loss.
 
     Reference:
         Lee, Prabhushankar, AlRegib 2022, Eq. 1 and 2.

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from lightning_gradood.gradients import probe_gradients
-from lightning_gradood.probes.feature_probes import FeatureLayerProbe, read_layers
+from lightning_gradood.probes.feature_layers import FeatureLayerProbe, read_layers
 from lightning_gradood.probes.probe import GradientProbe, LogitsProbe, Probe, SharedLogitsProbe
 
 
@@ -26,19 +26,21 @@ def read_probes(probes: Sequence[Probe], network: nn.Module, images: Tensor) -> 
     layers. Probes that start from the logits get them from one of these passes.
     """
     gradient_probes = [probe for probe in probes if isinstance(probe, GradientProbe)]
+    layer_probes = [probe for probe in probes if isinstance(probe, FeatureLayerProbe)]
     values: dict[str, Tensor] = {}
-    names: dict[str, list[str]] = {}
+    layer_names: dict[str, list[str]] = {}
+    logits: Tensor | None = None
     if gradient_probes:
         norms, logits = probe_gradients(network, images, [probe.label_design for probe in gradient_probes])
         columns = norms.chunk(len(gradient_probes), dim=1)
-        values.update({probe.name: part for probe, part in zip(gradient_probes, columns, strict=True)})
-    layer_probes = [probe for probe in probes if isinstance(probe, FeatureLayerProbe)]
+        values |= {probe.name: part for probe, part in zip(gradient_probes, columns, strict=True)}
     if layer_probes:
-        layer_logits, parts, names_of_parts = read_layers(layer_probes, network, images)
-        values.update({probe.name: part for probe, part in zip(layer_probes, parts, strict=True)})
-        names.update({probe.name: part for probe, part in zip(layer_probes, names_of_parts, strict=True)})
-    if not gradient_probes:
-        logits = layer_logits if layer_probes else LogitsProbe()(network, images)
+        layer_logits, parts, columns_of = read_layers(layer_probes, network, images)
+        logits = layer_logits if logits is None else logits
+        values |= {probe.name: part for probe, part in zip(layer_probes, parts, strict=True)}
+        layer_names = {probe.name: part for probe, part in zip(layer_probes, columns_of, strict=True)}
+    if logits is None:
+        logits = LogitsProbe()(network, images)
     for probe in probes:
         if isinstance(probe, LogitsProbe):
             values[probe.name] = logits
@@ -46,8 +48,5 @@ def read_probes(probes: Sequence[Probe], network: nn.Module, images: Tensor) -> 
             values[probe.name] = probe.from_logits(network, images, logits)
         elif probe.name not in values:
             values[probe.name] = probe(network, images)
-    return ProbeReadings(
-        values={probe.name: values[probe.name] for probe in probes},
-        names={probe.name: names[probe.name] if probe.name in names else probe.names(network) for probe in probes},
-        logits=logits,
-    )
+    names = {probe.name: probe.names(network) for probe in probes} | layer_names
+    return ProbeReadings({probe.name: values[probe.name] for probe in probes}, names, logits)

@@ -21,7 +21,7 @@ from lightning_gradood.tasks.classification import auxiliary_logits, check_netwo
 
 IMAGES = torch.rand(3, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 LABELS = torch.tensor([0, 1, 2])
-READERS = [LogitsProbe(), PenultimateProbe(), FeatureProbe(["0"]), OdinProbe((1.0,), (0.0, 0.01))]
+READERS = [LogitsProbe(), PenultimateProbe(), FeatureProbe(("0",)), OdinProbe((1.0,), (0.0, 0.01))]
 ATTACKS = FGSM(eps=8 / 255), PGD(eps=8 / 255, steps=2)
 
 

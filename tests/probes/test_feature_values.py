@@ -1,15 +1,17 @@
 """GradNorm against autograd and pytorch-ood, image statistics against their definitions."""
 
 import itertools
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from pytorch_ood.detector import GradNorm
 
-from lightning_gradood.detectors import GradNormProbe, image_statistics
+from lightning_gradood.detectors import GradNormProbe, ImageStatisticsProbe
 from lightning_gradood.networks import CifarResNet, Normalized
 
+image_statistics = partial(ImageStatisticsProbe(), None)  # no network is run
 IMAGES = torch.rand(5, 3, 16, 16, generator=torch.Generator().manual_seed(1))
 
 
