@@ -20,21 +20,13 @@ from lightning_gradood.metrics.calibration import (
     ScoreDrift,
     binomial_interval,
     check_calibration,
-    check_rate,
     conformal_p_values,
     conformal_threshold,
     score_drift,
 )
 from lightning_gradood.metrics.conventions import CONVENTIONS, conventional_metrics
-from lightning_gradood.metrics.curves import (
-    accuracy_at,
-    auroc,
-    best_balanced_threshold,
-    detection_metrics,
-    precision_recall_curve,
-    roc_curve,
-)
-from lightning_gradood.metrics.intervals import auroc_interval, bootstrap_auroc, newcombe_interval
+from lightning_gradood.metrics.curves import accuracy_at, auroc, best_balanced_threshold, detection_metrics
+from lightning_gradood.metrics.intervals import auroc_interval, bootstrap_auroc
 
 __all__ = [
     "CONVENTIONS",
@@ -46,13 +38,9 @@ __all__ = [
     "binomial_interval",
     "bootstrap_auroc",
     "check_calibration",
-    "check_rate",
     "conformal_p_values",
     "conformal_threshold",
     "conventional_metrics",
     "detection_metrics",
-    "newcombe_interval",
-    "precision_recall_curve",
-    "roc_curve",
     "score_drift",
 ]

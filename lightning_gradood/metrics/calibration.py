@@ -21,7 +21,6 @@ from numpy.typing import ArrayLike
 from scipy.stats import binomtest, ks_2samp, mannwhitneyu
 
 from lightning_gradood.core import Refusal
-from lightning_gradood.metrics.curves import as_array
 
 RATE = "detection.false_positive_rate"  # the flag of the rate in an experiment
 _ROUNDING = 1e-9  # (n + 1) · rate is a whole number where it should be: 1000 · 0.001
@@ -39,13 +38,13 @@ def conformal_threshold(normal_scores: ArrayLike, false_positive_rate: float, fl
         The k-th smallest score, k = n + 1 − ⌊(n + 1) · rate⌋; an image is anomalous if its score is above it.
 
     Raises:
-        Refusal: the rate is not in (0, 1), or there are too few scores for it.
+        Refusal: there are too few scores for the rate.
 
     Example:
         >>> conformal_threshold(np.arange(19.0), 0.05), conformal_threshold(np.arange(99.0), 0.05)
         (18.0, 94.0)
     """
-    ordered = as_array(normal_scores)
+    ordered = np.asarray(normal_scores)
     n = len(ordered)
     check_calibration(n, false_positive_rate, flag)
     flagged = math.floor((n + 1) * false_positive_rate + _ROUNDING)
@@ -62,19 +61,13 @@ def conformal_p_values(normal_scores: ArrayLike, scores: ArrayLike) -> np.ndarra
         >>> conformal_p_values(np.arange(99.0), np.array([98.5, 98.0, 0.0]))
         array([0.01, 0.02, 1.  ])
     """
-    ordered = np.sort(as_array(normal_scores))
-    at_least = len(ordered) - np.searchsorted(ordered, as_array(scores), side="left")
+    ordered = np.sort(np.asarray(normal_scores))
+    at_least = len(ordered) - np.searchsorted(ordered, np.asarray(scores), side="left")
     return np.asarray((1.0 + at_least) / (len(ordered) + 1.0))
 
 
 def binomial_interval(count: int, number: int) -> tuple[float, float]:
-    """Clopper and Pearson's 95 % interval of the share `count` / `number`; [0, 1] for a number of 0.
-
-    Example:
-        >>> low, high = binomial_interval(0, 100)
-        >>> low, round(high, 4)
-        (0.0, 0.0362)
-    """
+    """Clopper and Pearson's 95 % interval of the share `count` / `number`; [0, 1] for a number of 0."""
     if number == 0:
         return 0.0, 1.0
     found = binomtest(count, number).proportion_ci(method="exact")
@@ -83,26 +76,14 @@ def binomial_interval(count: int, number: int) -> tuple[float, float]:
 
 def check_calibration(number: int, false_positive_rate: float, flag: str = RATE) -> None:
     """Refuse a rate outside of (0, 1), or one that `number` < 1 / rate − 1 calibration images cannot keep."""
-    check_rate(false_positive_rate, flag)
+    if not 0 < false_positive_rate < 1:
+        raise Refusal(f"`{flag}` should be between 0 and 1, e.g. 0.05. Got `{flag} = {false_positive_rate}`.")
     needed = math.ceil(1 / false_positive_rate - 1 - _ROUNDING)
     if number < needed:
         raise Refusal(
             f"`data.normal` should have at least {needed} images in `val` for `{flag} = {false_positive_rate:g}`. "
-            f"Got {number}. Add images, or choose a rate of at least {_rounded_up(number):g}."
+            f"Got {number}. Add images, or choose a rate of at least 1/{number + 1}."
         )
-
-
-def check_rate(false_positive_rate: float, flag: str = RATE) -> None:
-    """Refuse a rate outside of (0, 1)."""
-    if not isinstance(false_positive_rate, int | float) or not 0 < false_positive_rate < 1:
-        raise Refusal(f"`{flag}` should be between 0 and 1, e.g. 0.05. Got `{flag} = {false_positive_rate}`.")
-
-
-def _rounded_up(number: int) -> float:
-    """The smallest rate that so many images can keep, rounded up to three digits."""
-    rate = 1 / (number + 1)
-    scale = 10.0 ** (2 - math.floor(math.log10(rate)))
-    return min(0.999, math.ceil(rate * scale - _ROUNDING) / scale)
 
 
 @dataclass(frozen=True)
@@ -110,12 +91,9 @@ class ScoreDrift:
     """How scores of new images differ from those of reference images.
 
     Args:
-        reference: number of reference images.
-        new: number of new images.
-        reference_flagged: share of the reference images that is flagged.
-        new_flagged: share of the new images that is flagged.
-        low: lower bound of the latter's binomial 95 % interval.
-        high: its upper bound.
+        reference, new: numbers of images.
+        reference_flagged, new_flagged: shares of them that are flagged.
+        low, high: bounds of the latter's binomial 95 % interval.
         distance: Kolmogorov and Smirnov's, the largest difference of the two cumulative distributions, in [0, 1]; it
             bounds the difference in the share flagged at any threshold.
         p_value: of that distance, two-sided.
@@ -139,20 +117,9 @@ def score_drift(
 ) -> ScoreDrift:
     """Compare scores float [m] of new images with those [n] of reference images, with bool flags of both.
 
-    Raises:
-        Refusal: there are no scores of either.
-
     Reference:
         Cliff 1993, "Dominance statistics", for the effect size.
-
-    Example:
-        >>> flags = np.zeros(4, bool)
-        >>> found = score_drift(np.arange(4.0), np.arange(4.0) + 10, flags, ~flags)
-        >>> found.distance, found.effect, found.new_flagged
-        (1.0, 1.0, 1.0)
     """
-    reference, new = as_array(reference), as_array(new)
-    reference_flagged, new_flagged = as_array(reference_flagged), as_array(new_flagged)
     if not len(reference) or not len(new):
         raise Refusal(
             f"Both tables should hold scored images. Got {len(reference)} in the reference and {len(new)} new ones."
@@ -160,14 +127,12 @@ def score_drift(
     test = ks_2samp(reference, new)
     wins = float(mannwhitneyu(new, reference, alternative="two-sided").statistic)
     count = int(new_flagged.sum())
-    low, high = binomial_interval(count, len(new))
     return ScoreDrift(
-        reference=len(reference),
-        new=len(new),
-        reference_flagged=float(reference_flagged.mean()),
-        new_flagged=count / len(new),
-        low=low,
-        high=high,
+        len(reference),
+        len(new),
+        float(reference_flagged.mean()),
+        count / len(new),
+        *binomial_interval(count, len(new)),
         distance=float(test.statistic),
         p_value=float(test.pvalue),
         effect=2 * wins / (len(new) * len(reference)) - 1,

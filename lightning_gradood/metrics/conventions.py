@@ -1,11 +1,11 @@
 """Metrics in the arithmetic of four published codebases, so that numbers can be compared with their tables."""
 
 from collections.abc import Callable
+from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from lightning_gradood.core import Refusal
 from lightning_gradood.metrics.curves import (
     Floats,
     Integers,
@@ -19,53 +19,6 @@ from lightning_gradood.metrics.curves import (
 _STEPS = 100_000
 
 
-def odin_grid_metrics(scores: Floats, labels: Integers) -> dict[str, float]:
-    """Measure as ODIN's `calMetric.py` does, normal images being the positives; fractions in [0, 1].
-
-    The original lays its grid over the softmax scores of ten classes; here it spans the given scores, so heavy tails
-    get few thresholds where it matters. `fpr_at_tpr95` is missing if no threshold has a TPR of 94.95 to 95.05 %; all
-    are if every score is the same.
-    """
-    lowest, highest = float(-scores.max()), float(-scores.min())
-    step = (highest - lowest) / _STEPS
-    if step == 0:
-        return {}
-    grid = np.arange(lowest, highest, step)
-    normal, anomalous = np.sort(-scores[labels == 0]), np.sort(-scores[labels == 1])  # confidences
-    tpr, fpr = _share_at_least(normal, grid), _share_at_least(anomalous, grid)
-    above = (len(anomalous) - np.searchsorted(anomalous, grid, side="right")) / len(anomalous)  # not at the threshold
-    at95 = (tpr <= 0.9505) & (tpr >= 0.9495)
-    found = {"fpr_at_tpr95": float(above[at95].mean())} if at95.any() else {}
-    downwards = np.arange(highest, lowest, -step)
-    missed, caught = _share_below(normal, downwards), _share_below(anomalous, downwards)
-    return found | {
-        "detection_error": float(((_share_below(normal, grid) + above) / 2).min()),
-        "auroc": _rectangles(fpr, tpr),
-        "aupr_in": _rectangles(*_recall_and_precision(tpr, fpr)),
-        "aupr_out": _rectangles(*_recall_and_precision(caught, missed)),
-    }
-
-
-def _share_at_least(confidences: Floats, grid: Floats) -> Floats:
-    return (len(confidences) - np.searchsorted(confidences, grid, side="left")) / len(confidences)
-
-
-def _share_below(confidences: Floats, grid: Floats) -> Floats:
-    return np.searchsorted(confidences, grid, side="left") / len(confidences)
-
-
-def _recall_and_precision(true: Floats, false: Floats) -> tuple[Floats, Floats]:
-    """Precision from rates, at thresholds where any image is called positive."""
-    called = true + false > 0
-    return true[called], true[called] / (true + false)[called]
-
-
-def _rectangles(widths_of: Floats, heights: Floats) -> float:
-    """Area under a curve whose abscissa falls from 1: each height counts from the previous abscissa to its own."""
-    before = np.concatenate([[1.0], widths_of[:-1]])
-    return float(((before - widths_of) * heights).sum() + widths_of[-1] * heights[-1])
-
-
 def conventional_metrics(scores: ArrayLike, labels: ArrayLike, convention: str) -> dict[str, float]:
     """Measure as one of the field's codebases does; what they call by one name often differs.
 
@@ -74,7 +27,9 @@ def conventional_metrics(scores: ArrayLike, labels: ArrayLike, convention: str) 
       passed one by one, and of tied ones the normal first, so that ties count against the detector.
     - `odin` (Liang et al.): normal images are the positives, on a grid of 100,000 thresholds, summed as rectangles,
       with precisions of *rates*, as if there were as many images of each kind. `fpr_at_tpr95` is the mean over
-      thresholds with a TPR of 94.95 to 95.05 %; `detection_error` is an oracle's. See `odin_grid_metrics`.
+      thresholds with a TPR of 94.95 to 95.05 %, and missing if there are none; `detection_error` is an oracle's. The
+      original's grid spans the softmax scores of ten classes, here it spans the given scores, so that heavy tails get
+      few thresholds where it matters.
     - `openood` (OpenOOD 1.5): `fpr_at_tpr95` with *anomalous* images as the positives, `auroc`, `aupr_in` (normal
       images positive) and `aupr_out` as areas under trapezoids.
     - `energy` (Liu et al., after Hendrycks et al.): normal images are the positives. `fpr_at_tpr95` at the TPR
@@ -96,12 +51,7 @@ def conventional_metrics(scores: ArrayLike, labels: ArrayLike, convention: str) 
         >>> conventional_metrics([0.1, 0.4, 0.35, 0.8], [0, 0, 1, 1], "energy")
         {'fpr_at_tpr95': 0.5, 'auroc': 0.75, 'aupr': 0.8333333333333333}
     """
-    if convention not in _CONVENTIONS:
-        raise Refusal(
-            f"`convention` should be one of {', '.join(_CONVENTIONS)}. Got `convention = {convention!r}`. "
-            "The project's own metrics are always there."
-        )
-    return _CONVENTIONS[convention](*validated(scores, labels))
+    return CONVENTIONS[convention](*validated(scores, labels))
 
 
 def _lee2018(scores: Floats, labels: Integers) -> dict[str, float]:
@@ -120,6 +70,48 @@ def _lee2018(scores: Floats, labels: Integers) -> dict[str, float]:
         "aupr_in": float(-np.trapezoid(precision_in, _with_ends(tpr[above > 0], 1.0, 0.0))),
         "aupr_out": float(np.trapezoid(precision_out, _with_ends(tnr[below > 0], 0.0, 1.0))),
     }
+
+
+def _with_ends(values: Floats, first: float, last: float) -> Floats:
+    return np.concatenate([[first], values, [last]])
+
+
+def _odin(scores: Floats, labels: Integers) -> dict[str, float]:
+    lowest, highest = float(-scores.max()), float(-scores.min())
+    step = (highest - lowest) / _STEPS
+    if step == 0:
+        return {}
+    normal, anomalous = np.sort(-scores[labels == 0]), np.sort(-scores[labels == 1])  # confidences
+    grid, downwards = np.arange(lowest, highest, step), np.arange(highest, lowest, -step)
+    (below, tpr), (_, fpr) = _shares(normal, grid), _shares(anomalous, grid)
+    _, above = _shares(anomalous, grid, "right")  # not at the threshold
+    at95 = (tpr <= 0.9505) & (tpr >= 0.9495)
+    found = {"fpr_at_tpr95": float(above[at95].mean())} if at95.any() else {}
+    (missed, _), (caught, _) = _shares(normal, downwards), _shares(anomalous, downwards)
+    return found | {
+        "detection_error": float(((below + above) / 2).min()),
+        "auroc": _rectangles(fpr, tpr),
+        "aupr_in": _rectangles(*_recall_and_precision(tpr, fpr)),
+        "aupr_out": _rectangles(*_recall_and_precision(caught, missed)),
+    }
+
+
+def _shares(confidences: Floats, grid: Floats, side: Literal["left", "right"] = "left") -> tuple[Floats, Floats]:
+    """Shares of sorted confidences below each threshold (or at it, with side `right`), and of the others."""
+    below = np.searchsorted(confidences, grid, side=side)
+    return below / len(confidences), (len(confidences) - below) / len(confidences)
+
+
+def _recall_and_precision(true: Floats, false: Floats) -> tuple[Floats, Floats]:
+    """Precision from rates, at thresholds where any image is called positive."""
+    called = true + false > 0
+    return true[called], true[called] / (true + false)[called]
+
+
+def _rectangles(widths_of: Floats, heights: Floats) -> float:
+    """Area under a curve whose abscissa falls from 1: each height counts from the previous abscissa to its own."""
+    before = np.concatenate([[1.0], widths_of[:-1]])
+    return float(((before - widths_of) * heights).sum() + widths_of[-1] * heights[-1])
 
 
 def _openood(scores: Floats, labels: Integers) -> dict[str, float]:
@@ -153,14 +145,9 @@ def _trapezoids(counts: ThresholdCounts) -> float:
     return float(-np.trapezoid(precision, counts.true_positives / counts.anomalous))
 
 
-def _with_ends(values: Floats, first: float, last: float) -> Floats:
-    return np.concatenate([[first], values, [last]])
-
-
-_CONVENTIONS: dict[str, Callable[[Floats, Integers], dict[str, float]]] = {
+CONVENTIONS: dict[str, Callable[[Floats, Integers], dict[str, float]]] = {
     "lee2018": _lee2018,
-    "odin": odin_grid_metrics,
+    "odin": _odin,
     "openood": _openood,
     "energy": _energy,
 }
-CONVENTIONS = tuple(_CONVENTIONS)

@@ -1,16 +1,12 @@
-"""Counts at every threshold, and what follows from them: AUROC and its kin, curves, thresholds, accuracies.
-
-`validated` holds the refusals that every metric shares; `threshold_counts` sorts the scores for all metrics.
-"""
+"""Counts at every threshold, and what follows from them: AUROC and its kin, curves, thresholds, accuracies."""
 
 import math
 import sys
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from torch import Tensor
 
 from lightning_gradood.core import Refusal
 
@@ -18,38 +14,24 @@ Floats: TypeAlias = NDArray[np.float64]
 Integers: TypeAlias = NDArray[np.int64]
 
 
-def as_array(values: Any) -> np.ndarray:
-    """Return a tensor, an array or a sequence as a numpy array; floating point tensors in float64, without graph."""
-    if isinstance(values, Tensor):
-        plain = values.detach().cpu()
-        return np.asarray(plain.double() if plain.is_floating_point() else plain)
-    return np.asarray(values)
-
-
 def validated(scores: ArrayLike, labels: ArrayLike) -> tuple[Floats, Integers]:
-    """Return scores as float64 `[n]` and labels as int64 `[n]`.
-
-    Refuses, with counts, anything but one finite score and one label 0 or 1 per image, with both classes present.
-    """
-    values, classes = as_array(scores).astype(np.float64), as_array(labels)
+    """Return scores as float64 `[n]` and labels as int64 `[n]`; refuse, with counts, what no metric is defined for."""
+    values, classes = np.asarray(scores, dtype=np.float64), np.asarray(labels)
     if values.ndim != 1 or values.shape != classes.shape or not len(values):
         raise Refusal(
             "`scores` and `labels` should be one-dimensional, one value for each of at least two images. "
             f"Got shapes {values.shape} and {classes.shape}. Give both for the same images, in the same order."
         )
-    if not np.isfinite(values).all():
-        nan, plus, minus = np.isnan(values).sum(), np.isposinf(values).sum(), np.isneginf(values).sum()
+    if wrong := int((~np.isfinite(values)).sum()):
         raise Refusal(
-            f"`scores` should be finite. Got {nan} NaN, {plus} +inf and {minus} -inf among {len(values)} scores. "
+            f"`scores` should be finite. Got {wrong} NaN or infinite ones among {len(values)} scores. "
             "Look for a network or a detector that overflows."
         )
-    anomalous, normal = classes == 1, classes == 0
-    others = classes[~(anomalous | normal)]
-    if len(others) or not (anomalous.any() and normal.any()):
-        first = f", and {len(others)} others, the first of which is {others[0]}" if len(others) else ""
+    normal, anomalous = int((classes == 0).sum()), int((classes == 1).sum())
+    if not (normal and anomalous and normal + anomalous == len(classes)):
         raise Refusal(
-            "`labels` should be 0 (normal) or 1 (anomalous), and both occur. "
-            f"Got {normal.sum()} normal and {anomalous.sum()} anomalous images{first}. Give images of both kinds."
+            "`labels` should be 0 (normal) or 1 (anomalous), and both occur. Got "
+            f"{normal} normal and {anomalous} anomalous images of {len(classes)}. Give images of both kinds."
         )
     return values, classes.astype(np.int64)
 
@@ -91,7 +73,7 @@ class ThresholdCounts:
 
 
 def threshold_counts(scores: ArrayLike, labels: ArrayLike) -> ThresholdCounts:
-    """Sort the scores once and count both classes from above; refuses what `validated` refuses."""
+    """Sort the scores once and count both classes from above."""
     values, classes = validated(scores, labels)
     order = np.argsort(values, kind="stable")
     values, classes = values[order], classes[order]
@@ -145,10 +127,6 @@ def auroc(scores: ArrayLike, labels: ArrayLike) -> float:
     """Return the area under the ROC curve: the probability that an anomalous image scores above a normal one.
 
     A fraction in [0, 1], ties counting half, exact up to its last division; arguments as for `detection_metrics`.
-
-    Example:
-        >>> auroc([7.0, 7.0], [0, 1])
-        0.5
     """
     return _auroc(threshold_counts(scores, labels))
 
@@ -172,64 +150,17 @@ def _fpr95(counts: ThresholdCounts) -> float:
     return float(counts.false_positives[enough].min() / counts.normal)
 
 
-def roc_curve(scores: ArrayLike, labels: ArrayLike) -> tuple[Floats, Floats, Floats]:
-    """Return the ROC curve with anomalous images as the positives; arguments as for `detection_metrics`.
-
-    Returns:
-        `(fpr, tpr, thresholds)`, each float64 `[k + 1]` for k distinct scores, from (0, 0) to (1, 1): the share of
-        normal and of anomalous images with score ≥ threshold. The first threshold is +inf.
-
-    Reference:
-        scikit-learn's `roc_curve(drop_intermediate=False)`.
-
-    Example:
-        >>> fpr, tpr, thresholds = roc_curve([1.0, 2.0], [0, 1])
-        >>> list(zip(fpr.tolist(), tpr.tolist()))
-        [(0.0, 0.0), (0.0, 1.0), (1.0, 1.0)]
-    """
-    counts = threshold_counts(scores, labels)
-    fpr = counts.false_positives[::-1] / counts.normal
-    tpr = counts.true_positives[::-1] / counts.anomalous
-    return fpr, tpr, np.append(counts.values, np.inf)[::-1]
-
-
-def precision_recall_curve(scores: ArrayLike, labels: ArrayLike) -> tuple[Floats, Floats, Floats]:
-    """Return the precision-recall curve with anomalous images as the positives; arguments as for `detection_metrics`.
-
-    For normal images as the positives, negate the scores and exchange the labels.
-
-    Returns:
-        `(precision, recall, thresholds)` for k distinct scores, by ascending threshold: precision and recall float64
-        `[k + 1]`, the last point (1, 0) without a threshold; thresholds float64 `[k]`.
-
-    Reference:
-        scikit-learn's `precision_recall_curve(drop_intermediate=False)`.
-
-    Example:
-        >>> precision, recall, thresholds = precision_recall_curve([1.0, 2.0], [0, 1])
-        >>> precision.tolist(), recall.tolist()
-        ([0.5, 1.0, 1.0], [1.0, 1.0, 0.0])
-    """
-    counts = threshold_counts(scores, labels)
-    called = counts.true_positives + counts.false_positives
-    precision = np.append(counts.true_positives[:-1] / called[:-1], 1.0)
-    return precision, counts.true_positives / counts.anomalous, counts.values
-
-
 def accuracy_at(scores: ArrayLike, labels: ArrayLike, threshold: float) -> dict[str, float]:
     """Return the plain and the balanced accuracy of calling an image anomalous iff its score is above `threshold`.
 
-    Returns:
-        Two fractions in [0, 1]: `plain`, the share of images that are called right, and `balanced`, the mean of that
-        share among normal and among anomalous images.
+    `plain` is the share of images that are called right, `balanced` the mean of that share among normal and anomalous
+    ones.
 
     Example:
         >>> accuracy_at([0.1, 0.2, 0.3, 0.9], [0, 0, 0, 1], threshold=0.25)
         {'plain': 0.75, 'balanced': 0.8333333333333333}
     """
     values, classes = validated(scores, labels)
-    if math.isnan(threshold):
-        raise Refusal(f"`threshold` should be a number. Got `threshold = {threshold}`. Choose it on finite scores.")
     right = (values > threshold) == (classes == 1)
     balanced = (right[classes == 1].mean() + right[classes == 0].mean()) / 2
     return {"plain": float(right.mean()), "balanced": float(balanced)}

@@ -4,80 +4,46 @@ Where almost all pairs are in order a bootstrap is too narrow: with ten images o
 resample's AUROC is 1, and the interval [1, 1], although the true value may well be 0.8.
 """
 
+from __future__ import annotations
+
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import brentq
 from scipy.stats import norm
 
-from lightning_gradood.core import Refusal
-from lightning_gradood.metrics.curves import Integers, as_array, auroc, validated
+from lightning_gradood.metrics.curves import Integers, auroc, validated
 
+Ids: TypeAlias = Sequence[Hashable] | NDArray[np.generic]
 _FEW = 5  # wrong decisions among the images of the smaller class: below it normal approximations are known to fail
 
 
 def auroc_interval(
-    scores: ArrayLike,
-    labels: ArrayLike,
-    origin_ids: Sequence[Hashable] | NDArray[np.generic],
-    resamples: int = 1000,
-    seed: int = 0,
-    confidence: float = 0.95,
+    scores: ArrayLike, labels: ArrayLike, origin_ids: Ids, resamples: int = 1000, seed: int = 0
 ) -> tuple[float, float]:
-    """Return an interval of the AUROC that also holds for few images and for AUROCs near 0 and 1.
+    """Return a 95 % interval of the AUROC that also holds for few images and for AUROCs near 0 and 1.
 
-    `bootstrap_auroc`, unless min(AUROC, 1 − AUROC) times the number of origins of the smaller class is below 5; then
-    `newcombe_interval` with the numbers of origins in each class. Arguments, result and refusals are those of
-    `bootstrap_auroc`.
+    `bootstrap_auroc`, with the same arguments, unless min(AUROC, 1 − AUROC) times the number of origins of the smaller
+    class is below 5; then `newcombe_interval` with the numbers of origins in each class.
 
     Example:
         >>> low, high = auroc_interval(range(20), [0] * 10 + [1] * 10, origin_ids=range(20))
         >>> round(low, 3), high
         (0.8, 1.0)
     """
-    resampling = _Resampling.of(scores, labels, origin_ids, resamples, confidence)
-    area = auroc(scores, labels)
+    resampling, area = _Resampling.of(scores, labels, origin_ids), auroc(scores, labels)
     if min(area, 1 - area) * min(resampling.origins) < _FEW:
-        return newcombe_interval(area, *resampling.origins, confidence)
-    return resampling.interval(resamples, seed, confidence)
-
-
-def newcombe_interval(area: float, normal: int, anomalous: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Return the score interval of an AUROC: all θ less than z standard errors away from the observed `area`.
-
-    The standard error is Hanley and McNeil's at θ, not at the observed value, and thus is not 0 where that is 1:
-
-        √(θ (1 − θ) (1 + N (1 − θ)/(2 − θ) + N θ/(1 + θ)) / (m n)) with N = (m + n)/2 − 1,
-
-    for m `normal` and n `anomalous` independent images.
-
-    Reference:
-        Newcombe 2006, "Confidence intervals for an effect size measure based on the Mann-Whitney statistic. Part 2",
-        Statistics in Medicine 25, method 5.
-    """
-    z = float(norm.ppf((1 + confidence) / 2))
-    return _lowest(area, normal, anomalous, z), 1 - _lowest(1 - area, normal, anomalous, z)  # alike for 1 − θ
-
-
-def _lowest(area: float, m: int, n: int, z: float) -> float:
-    if area == 0:
-        return 0.0
-
-    def beyond(theta: float) -> float:
-        """Squared distance minus squared standard errors, without the factor 1 − θ that both have for an area of 1."""
-        N = (m + n) / 2 - 1
-        spread = z * z * theta * (1 + N * (1 - theta) / (2 - theta) + N * theta / (1 + theta)) / (m * n)
-        return 1 - theta - spread if area == 1 else (area - theta) ** 2 - (1 - theta) * spread
-
-    return float(brentq(beyond, 0.0, area, xtol=1e-12))
+        return newcombe_interval(area, *resampling.origins)
+    return resampling.interval(resamples, seed)
 
 
 def bootstrap_auroc(
     scores: ArrayLike,
     labels: ArrayLike,
-    origin_ids: Sequence[Hashable] | NDArray[np.generic],
+    origin_ids: Ids,
     resamples: int = 1000,
     seed: int = 0,
     confidence: float = 0.95,
@@ -102,12 +68,38 @@ def bootstrap_auroc(
 
     Reference:
         Efron & Tibshirani, An Introduction to the Bootstrap, 1993, sections 8.3 (strata) and 13.3 (percentiles).
-
-    Example:
-        >>> bootstrap_auroc([0.0, 1.0], [0, 1], origin_ids=["cat.png", "noise.png"])
-        (1.0, 1.0)
     """
-    return _Resampling.of(scores, labels, origin_ids, resamples, confidence).interval(resamples, seed, confidence)
+    return _Resampling.of(scores, labels, origin_ids).interval(resamples, seed, confidence)
+
+
+def newcombe_interval(area: float, normal: int, anomalous: int) -> tuple[float, float]:
+    """Return the 95 % score interval of an AUROC: all θ less than z standard errors away from the observed `area`.
+
+    The standard error is Hanley and McNeil's at θ, not at the observed value, and thus is not 0 where that is 1:
+
+        √(θ (1 − θ) (1 + N (1 − θ)/(2 − θ) + N θ/(1 + θ)) / (m n)) with N = (m + n)/2 − 1,
+
+    for m `normal` and n `anomalous` independent images.
+
+    Reference:
+        Newcombe 2006, "Confidence intervals for an effect size measure based on the Mann-Whitney statistic. Part 2",
+        Statistics in Medicine 25, method 5.
+    """
+    z = float(norm.ppf(0.975))
+    return _lowest(area, normal, anomalous, z), 1 - _lowest(1 - area, normal, anomalous, z)  # alike for 1 − θ
+
+
+def _lowest(area: float, m: int, n: int, z: float) -> float:
+    if area == 0:
+        return 0.0
+
+    def beyond(theta: float) -> float:
+        """Squared distance minus squared standard errors, without the factor 1 − θ that both have for an area of 1."""
+        N = (m + n) / 2 - 1
+        spread = z * z * theta * (1 + N * (1 - theta) / (2 - theta) + N * theta / (1 + theta)) / (m * n)
+        return 1 - theta - spread if area == 1 else (area - theta) ** 2 - (1 - theta) * spread
+
+    return float(brentq(beyond, 0.0, area, xtol=1e-12))
 
 
 @dataclass(frozen=True)
@@ -126,27 +118,9 @@ class _Resampling:
     not_above: Integers
 
     @classmethod
-    def of(
-        cls,
-        scores: ArrayLike,
-        labels: ArrayLike,
-        origin_ids: Sequence[Hashable] | NDArray[np.generic],
-        resamples: int,
-        confidence: float,
-    ) -> "_Resampling":
+    def of(cls, scores: ArrayLike, labels: ArrayLike, origin_ids: Ids) -> _Resampling:
         values, classes = validated(scores, labels)
-        ids = as_array(origin_ids)
-        if len(ids) != len(values):
-            raise Refusal(
-                "`origin_ids` should hold one id for each score. "
-                f"Got {len(ids)} ids and {len(values)} scores. Give both for the same images, in the same order."
-            )
-        if resamples < 1 or not 0 < confidence < 1:
-            raise Refusal(
-                "`resamples` should be at least 1, and `confidence` between 0 and 1. "
-                f"Got `resamples = {resamples}` and `confidence = {confidence}`. 1000 and 0.95 are usual."
-            )
-        names = np.unique(ids, return_inverse=True)[1]
+        names = np.unique(np.asarray(origin_ids), return_inverse=True)[1]
         order = np.lexsort((names, values))
         values, classes, names = values[order], classes[order], names[order]
         origins, strata = _origins_by_stratum(classes, names)
@@ -160,8 +134,7 @@ class _Resampling:
         normal, anomalous, both = self.strata
         return normal + both, anomalous + both
 
-    def interval(self, resamples: int, seed: int, confidence: float) -> tuple[float, float]:
-        """Quantiles of the resampled AUROCs."""
+    def interval(self, resamples: int, seed: int, confidence: float = 0.95) -> tuple[float, float]:
         generator = np.random.default_rng(seed)
         areas = [self.auroc(self.draw(generator)) for _ in range(resamples)]
         low, high = np.quantile(areas, [(1 - confidence) / 2, (1 + confidence) / 2])

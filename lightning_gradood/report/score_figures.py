@@ -14,7 +14,6 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from lightning_gradood.evaluation import Outcome
-from lightning_gradood.metrics import precision_recall_curve, roc_curve
 from lightning_gradood.records import NORMAL
 from lightning_gradood.report.names import detector_title, source_titles
 from lightning_gradood.report.tables import MEAN, Matrix, not_transferred, percent
@@ -60,13 +59,15 @@ def roc_curves(title: str, outcomes: Mapping[str, Outcome]) -> Figure:
 
     The inset shows false positive rates from 0.001 on, on a logarithmic axis.
     """
+    from sklearn.metrics import roc_curve  # takes half a second, which most commands do without
+
     figure, axes = _square(f"{title}, test split")
     curves = {}
     for name, outcome in outcomes.items():
         test = outcome.scores["test"]
         low, high = (percent(bound) for bound in outcome.auroc_interval)
         label = f"{name}  {percent(outcome.metrics['test']['auroc'])} [{low}, {high}]"
-        curves[label] = roc_curve(test.scores, test.labels)[:2]
+        curves[label] = roc_curve(test.labels, test.scores, drop_intermediate=False)[:2]
     _draw_rocs(figure, axes, curves, list(line_styles([*outcomes]).values())[1:])
     _name_lines(figure, "AUROC in %, 95 % interval", len(outcomes))
     return figure
@@ -123,12 +124,14 @@ def precision_recall_curves(outcomes: Sequence[Outcome]) -> Figure:
     Anomalous is the positive class. A line starts at recall 0 with the precision of the highest score and ends where
     recall first reaches 1; the area under its steps is the average precision (AUPR-out).
     """
+    from sklearn.metrics import precision_recall_curve
+
     figure, axes = _square(f"Precision and recall of {detector_title(outcomes[0].label)}, test split")
     titles = source_titles(outcome.source for outcome in outcomes)
     styles = line_styles([*titles])
     for outcome in outcomes:
         test = outcome.scores["test"]
-        precision, recall = _without_ends(*precision_recall_curve(test.scores, test.labels)[:2])
+        precision, recall = _without_ends(*precision_recall_curve(test.labels, test.scores)[:2])
         prevalence = f"{100 * test.labels.mean():.0f}"
         label = f"{titles[outcome.source]}  {percent(outcome.metrics['test']['aupr_out'])} ({prevalence})"
         colour, dash = styles[outcome.source]

@@ -62,15 +62,15 @@ def test_a_fitted_detector_keeps_its_rate_on_images_of_the_same_kind():
 
 def test_rates_that_cannot_be_kept_are_refused_with_numbers_that_work():
     for n, rate in ((998, 0.001), (18, 0.05), (0, 0.5), (3, 0.2), (32, 0.03)):
-        words = rf"at least (\d+) images in `val` .*{rate:g}`\. Got {n}\. Add images, or.* at least ([\d.e-]+)\.$"
+        words = rf"at least (\d+) images in `val` .*{rate:g}`\. Got {n}\. Add images, or.* at least 1/{n + 1}\.$"
         with pytest.raises(Refusal, match=words) as error:
             conformal_threshold(np.arange(float(n)), rate)
-        needed, possible = map(float, re.search(words, str(error.value)).groups())
+        needed = float(re.search(words, str(error.value))[1])
         conformal_threshold(np.arange(needed), rate)
         with pytest.raises(Refusal):
             conformal_threshold(np.arange(needed - 1), rate)
         if n:
-            conformal_threshold(np.arange(float(n)), possible)
+            conformal_threshold(np.arange(float(n)), 1 / (n + 1))
     words, scores = "`detection.false_positive_rate` should be between 0 and 1, e.g. 0.05. Got", np.arange(99.0)
     rates = (0.0, 1.0, -0.1, 5.0, float("nan"))
     assert_refused(*((lambda rate=rate: conformal_threshold(scores, rate), words) for rate in rates))

@@ -56,12 +56,6 @@ def test_every_number_is_scikit_learns_or_that_of_a_loop_over_thresholds(name):
     assert detection_metrics(scores[order], labels[order]) == ours
     mirrored = detection_metrics(-scores, 1 - labels)
     assert (mirrored["aupr_in"], mirrored["fpr95_in"]) == (ours["aupr_out"], ours["fpr95_out"])
-    for one, other in (
-        (metrics.roc_curve(scores, labels), judge.roc_curve(labels, scores, drop_intermediate=False)),
-        (metrics.precision_recall_curve(scores, labels), judge.precision_recall_curve(labels, scores)),
-    ):
-        for mine, theirs in zip(one, other, strict=True):
-            np.testing.assert_allclose(mine, theirs, rtol=1e-15)
 
 
 def some(seed, digits):
@@ -102,27 +96,23 @@ def test_the_best_threshold_is_finite_and_separates_at_the_ends_of_float64():
 
 
 METRICS = [
-    auroc, best_balanced_threshold, detection_metrics, metrics.precision_recall_curve, metrics.roc_curve,
+    auroc, best_balanced_threshold, detection_metrics,
     lambda scores, labels: accuracy_at(scores, labels, 0.0),
     lambda scores, labels: metrics.bootstrap_auroc(scores, labels, list(range(len(scores)))),
 ]  # fmt: skip
 REFUSED = [
-    ([NAN, 1.0, NAN, INF, -INF], [0, 1, 0, 1, 1], "finite. Got 2 NaN, 1 +inf and 1 -inf among 5 scores. Look for"),
-    ([1.0, 2.0], [0, 0], "and both occur. Got 2 normal and 0 anomalous images. Give images of both"),
+    ([NAN, 1.0, NAN, INF, -INF], [0, 1, 0, 1, 1], "finite. Got 4 NaN or infinite ones among 5 scores. Look for"),
+    ([1.0, 2.0], [0, 0], "and both occur. Got 2 normal and 0 anomalous images of 2. Give images of both"),
     ([1.0, 2.0], [1, 1], "Got 0 normal and 2 anomalous"),
     ([], [], "one value for each of at least two images. Got shapes (0,) and (0,). Give"),
     ([1.0, 2.0, 3.0], [0, 1], "one-dimensional, one value .* Got shapes (3,) and (2,). Give"),
-    ([1.0, 2.0, 3.0], [0, 1, 2], "0 (normal) or 1 .* Got 1 normal and 1 anomalous images, and 1 others, .* is 2"),
-    ([1.0, 2.0, 3.0], [-1, 1, -1], "and 2 others, the first of which is -1"),
-    ([1.0, 2.0], [NAN, 1], "and 1 others, the first of which is nan"),
-    ([1.0, 2.0], ["normal", "anomalous"], "and 2 others, the first of which is normal"),
+    ([1.0, 2.0, 3.0], [0, 1, 2], "0 (normal) or 1 .* Got 1 normal and 1 anomalous images of 3."),
+    ([1.0, 2.0], [NAN, 1], "Got 0 normal and 1 anomalous images of 2."),
+    ([1.0, 2.0], ["normal", "anomalous"], "Got 0 normal and 0 anomalous images of 2."),
     ([[1.0], [2.0]], [0, 1], "one-dimensional.* Got shapes (2, 1) and (2,)"),
 ]
 
 
 def test_what_has_no_number_is_refused_with_counts():
     cases = [(partial(metric, scores, labels), words) for metric in METRICS for scores, labels, words in REFUSED]
-    cases.append(
-        (lambda: accuracy_at([0.0, 1.0], [0, 1], NAN), "`threshold` should be a number. Got `threshold = nan`.")
-    )
     assert_refused(*cases)

@@ -4,12 +4,11 @@ from functools import partial
 
 import numpy as np
 import pytest
-from asserts import assert_refused
 from scipy.stats import norm
 from sklearn.metrics import roc_auc_score
 
-from lightning_gradood.metrics import auroc, auroc_interval, bootstrap_auroc, newcombe_interval
-from lightning_gradood.metrics.intervals import _Resampling
+from lightning_gradood.metrics import auroc, auroc_interval, bootstrap_auroc
+from lightning_gradood.metrics.intervals import _Resampling, newcombe_interval
 
 
 def records(triples=20, normal_only=15, anomalous_only=11):
@@ -25,7 +24,7 @@ def records(triples=20, normal_only=15, anomalous_only=11):
 
 def resamples_of(scores, labels, ids, resamples, seed):
     """Yield the record numbers of each resample, repeated as often as their origin was drawn."""
-    plan = _Resampling.of(scores, labels, ids, resamples, 0.9)
+    plan = _Resampling.of(scores, labels, ids)
     ascending = sorted(range(len(ids)), key=lambda i: (scores[i], ids[i]))
     normal, anomalous = ([i for i in ascending if labels[i] == kind] for kind in (0, 1))
     origin = dict(zip(normal, plan.normal, strict=True)) | dict(zip(anomalous, plan.anomalous, strict=True))
@@ -120,18 +119,6 @@ def test_it_is_the_bootstrap_where_enough_goes_wrong_and_copies_of_an_image_coun
     labels, ids = np.repeat([0, 1], 100), np.arange(200) % 150
     scores = generator.normal(size=200) + labels
     assert auroc(scores, labels) < 0.9
-    arguments = scores, labels, ids, 100, 5, 0.9
+    arguments = scores, labels, ids, 100, 5
     assert auroc_interval(*arguments) == bootstrap_auroc(*arguments)
     assert auroc_interval(np.arange(200), labels, np.repeat(np.arange(20), 10)) == newcombe_interval(1.0, 10, 10)
-
-
-def test_refusals_name_the_setting():
-    scores, labels, ids = [0.0, 1.0], [0, 1], ["a", "b"]
-    confidence = "`confidence` between 0 and 1. Got `resamples = 1000` and `confidence = {}`"
-    for interval in (bootstrap_auroc, auroc_interval):
-        call = partial(partial, interval, scores, labels)
-        assert_refused(
-            (call(["a"]), "`origin_ids` should hold one id .* Got 1 ids and 2 scores. Give"),
-            (call(ids, resamples=0), "`resamples` should be at least 1, .* Got `resamples = 0` and"),
-            *((call(ids, confidence=one), confidence.format(one)) for one in (0.0, 1.0, 95, float("nan"))),
-        )
