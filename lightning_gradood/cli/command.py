@@ -5,12 +5,11 @@ first step or claims a folder.
 """
 
 import re
-import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import yaml
@@ -33,16 +32,15 @@ from lightning_gradood.cli.parsing import (
     Parser,
     add_own_arguments,
     check_settings,
+    distrusted_in,
     experiment_name,
-    loggers_by_name,
-    prepare_network_function,
+    readable_signatures,
     refusal_behind,
     refused_by_lightning,
     with_shipped_files,
 )
-from lightning_gradood.cli.stopping import Ended, Stopped, share_signals
-from lightning_gradood.cli.trusted_files import distrusted_in
-from lightning_gradood.cli.verbs import ABOUT, VERBS
+from lightning_gradood.cli.stopping import share_signals
+from lightning_gradood.cli.verbs import ABOUT, VERBS, Ended, Stopped
 from lightning_gradood.core import (
     CHECKPOINTS,
     Refusal,
@@ -72,24 +70,12 @@ _LEFT_ALONE = re.compile("Connection (closed|reset) by peer|Broken pipe|recvValu
 _SECONDS = 5.0  # until a launcher ends this process, too
 
 
-@contextmanager
-def _left_alone() -> Iterator[None]:
-    """Say in a sentence that a collective operation has failed because another process has ended."""
-    try:
-        yield
-    except RuntimeError as error:
-        if not _LEFT_ALONE.search(str(error)):
-            raise
-        time.sleep(_SECONDS)
-        raise Ended(f"another process of this run has ended, and what it wrote says why. {_KEPT}", 1) from error
-
-
 class Command(LightningCLI):
     """One call of the program.
 
     Args:
         leaving: what to undo when the program ends, whatever happens.
-        args: words of the command line; None for those of the process.
+        args: words of the command line.
         callbacks: beside those of the configuration.
 
     Attributes:
@@ -100,16 +86,17 @@ class Command(LightningCLI):
     model: ClassificationTask
     datamodule: ImageDataModule
 
-    def __init__(self, leaving: ExitStack, args: list[str] | None, callbacks: Sequence[Callback] = ()) -> None:
+    def __init__(self, leaving: ExitStack, args: Sequence[str], callbacks: Sequence[Callback] = ()) -> None:
         self.leaving, self.callbacks, self.outcomes = leaving, callbacks, list[Outcome]()
         self.log_into = leaving.enter_context(run_log())
-        self.words = with_shipped_files(sys.argv[1:] if args is None else args)
-        prepare_network_function(self.words)
-        self.folder: Path | None = None
+        self.words, self.folder = with_shipped_files(args), cast(Path | None, None)
+        self.experiment = experiment_name(self.words)
         mode = {"parser_mode": "omegaconf+", "allow_abbrev": False}
-        self._offer_one_verb()
+        offered = {verb: skipped for verb, skipped in self.subcommands().items() if [verb] == self.words[:1]}
+        if offered:  # parsers of the other verbs would take two thirds of the time to parse
+            self.subcommands = lambda: offered  # type: ignore[method-assign]
         verbs = {verb: {**mode, "description": VERBS[verb]} for verb in self.subcommands()}
-        with loggers_by_name():
+        with readable_signatures(self.words):
             super().__init__(
                 ClassificationTask,
                 ImageDataModule,
@@ -125,12 +112,6 @@ class Command(LightningCLI):
                 auto_configure_optimizers=False,
                 load_from_checkpoint_support=False,  # checkpoints hold tensors only, so that loading never executes code
             )
-
-    def _offer_one_verb(self) -> None:
-        """Make no parsers of the other verbs where it is known which is meant: that takes a third of the time to parse."""
-        offered = {verb: skipped for verb, skipped in self.subcommands().items() if [verb] == self.words[:1]}
-        if offered:
-            self.subcommands = lambda: offered  # type: ignore[method-assign]
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
@@ -152,11 +133,8 @@ class Command(LightningCLI):
         self.folder = self._choose_folder()
         if self._setting("trainer").fast_dev_run and self._setting("detection") is not None:
             rehearse(self.config[str(self.subcommand)])
-        place_loggers(
-            self._setting("trainer").logger,
-            self.folder,
-            lambda: run_identity(self.configuration, str(self.subcommand), experiment_name(self.words), self.folder),
-        )
+        about = lambda: run_identity(self.configuration, str(self.subcommand), self.experiment, self.folder)  # noqa: E731
+        place_loggers(self._setting("trainer").logger, self.folder, about)
 
     def instantiate_classes(self) -> None:
         """Build everything; a constructor's refusal comes back as it was raised, without the parser's wrapping."""
@@ -173,31 +151,33 @@ class Command(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Add the callbacks and the logger that every run has, unless the user names their own."""
         config = self._get(self.config_init, "trainer")
-        config.callbacks = with_default_callbacks(
-            config,
-            self.folder if self.subcommand == "fit" else None,
-            [WandbCallback(self._get(self.config_init, "logging")), *self.callbacks],
-            self._get(self.config_init, "report"),
-        )
+        more = [WandbCallback(self._get(self.config_init, "logging")), *self.callbacks]
+        trained_into = self.folder if self.subcommand == "fit" else None
+        config.callbacks = with_default_callbacks(config, trained_into, more, self._get(self.config_init, "report"))
         config.default_root_dir = str(self.folder or "runs")
         if config.logger is None:
             config.logger = CSVLogger(self.folder, name="logs") if self.folder else False
         with refused_by_lightning(ValueError):
             trainer: Trainer = super().instantiate_trainer(**kwargs)  # type: ignore[assignment]  # trainer_class is ours
-        trainer.experiment = experiment_name(self.words)
+        trainer.experiment = self.experiment
         share_signals(trainer)
         return trainer
 
     def _run_subcommand(self, subcommand: str) -> None:
         """Run the verb; one that is stopped says what is kept."""
         try:
-            with refused_by_lightning(), _left_alone():
+            with refused_by_lightning():
                 self._look_ahead(subcommand)
                 super()._run_subcommand(subcommand)
         except Stopped as stopped:
             kept = _GOES_ON.format(self.folder) if subcommand == "fit" else _KEPT
             stopped.sentence = f"stopped by {stopped.signal}. {kept}"
             raise
+        except RuntimeError as error:
+            if not _LEFT_ALONE.search(str(error)):
+                raise
+            time.sleep(_SECONDS)
+            raise Ended(f"another process of this run has ended, and what it wrote says why. {_KEPT}", 1) from error
 
     def _look_ahead(self, verb: str) -> None:
         """Refuse what cannot work before the first step is taken and before the folder is claimed; then claim it."""
@@ -226,8 +206,7 @@ class Command(LightningCLI):
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         """The classifier is loaded by `_look_ahead`, as Lightning takes checkpoints of its own alone."""
-        given = {**super()._prepare_subcommand_kwargs(subcommand), "ckpt_path": None, "weights_only": True}
-        return given | {"return_predictions": False} if subcommand == "predict" else given
+        return {**super()._prepare_subcommand_kwargs(subcommand), "ckpt_path": None, "weights_only": True}
 
     def fit(self, model: ClassificationTask, datamodule: ImageDataModule, **kwargs: Any) -> None:
         """Train the classifier, going on from the folder's last checkpoint, then run stage two."""
@@ -249,17 +228,12 @@ class Command(LightningCLI):
         """Stage two's first half."""
         self.trainer.extract(model, datamodule, self._classifier(), self.detection, self._setting("cache_dir"))
 
-    def before_predict(self) -> None:
-        """Let the predictions be written to the run's folder, which `predict` has always."""
-        self.trainer.callbacks.append(PredictionWriter(self._predictions))  # type: ignore[attr-defined]
-
-    def after_predict(self) -> None:
-        """Say where they are."""
-        rank_zero_info(f"Predictions: {self._predictions}")
-
-    @property
-    def _predictions(self) -> Path:
-        return Path(str(self.folder), "predictions.parquet")
+    def predict(self, **kwargs: Any) -> None:
+        """Write predictions to the run's folder, which `predict` has always."""
+        path = Path(str(self.folder), "predictions.parquet")
+        self.trainer.callbacks.append(PredictionWriter(path))  # type: ignore[attr-defined]
+        self.trainer.predict(**kwargs | {"return_predictions": False})
+        rank_zero_info(f"Predictions: {path}")
 
     @property
     def configuration(self) -> dict[str, Any]:
@@ -275,11 +249,11 @@ class Command(LightningCLI):
 
     def _recipe(self) -> Recipe | None:
         """How a guard builds network and transform again; None for a task of the user's own that has no `network`."""
-        parts = [
-            self._setting(name).init_args.get(part) for name, part in (("model", "network"), ("data", "transform"))
-        ]
-        network, transform = (encode(part.as_dict()) if part else None for part in parts)
-        return Recipe(network, transform) if network else None
+        network, transform = (
+            self._setting("model").init_args.get("network"),
+            self._setting("data").init_args.get("transform"),
+        )
+        return Recipe(encode(network.as_dict()), transform and encode(transform.as_dict())) if network else None
 
     def _classifier(self) -> str | None:
         """The weights that are named, or else the best of the run."""
@@ -301,7 +275,7 @@ class Command(LightningCLI):
             return Path(named)
         if self.subcommand not in (*_FILLING, "predict"):
             return None
-        return self.leaving.enter_context(new_run_folder(Path("runs", experiment_name(self.words))))
+        return self.leaving.enter_context(new_run_folder(Path("runs", self.experiment)))
 
     def _setting(self, key: str) -> Any:
         return self._get(self.config, key)

@@ -47,29 +47,18 @@ _RECORDS = 10_000  # that are kept at most before the run has a folder
 
 
 class RunCheckpoint(ModelCheckpoint):
-    """Keep the most accurate checkpoint of a run; `ResumeCheckpoint` keeps the last.
-
-    Lightning saves absolute paths. In a folder that was moved or copied it would forget the best accuracy, so that the
-    next epoch became the best whatever its accuracy, and stage two would look for the best checkpoint in the old place.
-    """
+    """Keep the most accurate checkpoint of a run; `ResumeCheckpoint` keeps the last."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder / CHECKPOINTS, "best", "val/accuracy", mode="max", enable_version_counter=False)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Called by Lightning when a fit goes on; paths are those in this folder if the files are here."""
-        before, now = str(state_dict["dirpath"]), str(self.dirpath)
-        if before != now and Path(now, Path(state_dict["best_model_path"]).name).is_file():
-            state_dict = {key: _moved(value, before, now) for key, value in state_dict.items()}
+        """Called by Lightning when a fit goes on; absolute paths of a folder that was moved or copied become those of today."""
+        best = str(Path(str(self.dirpath), Path(state_dict["best_model_path"]).name))
+        if Path(best).is_file():
+            paths = {"dirpath": str(self.dirpath), "best_model_path": best, "kth_best_model_path": best}
+            state_dict = state_dict | paths | {"best_k_models": {best: state_dict["best_model_score"]}}
         super().load_state_dict(state_dict)
-
-
-def _moved(value: Any, before: str, now: str) -> Any:
-    if isinstance(value, str) and value.startswith(before):
-        return now + value[len(before) :]
-    if isinstance(value, dict):
-        return {_moved(key, before, now): score for key, score in value.items()}
-    return value
 
 
 def with_default_callbacks(
@@ -78,13 +67,13 @@ def with_default_callbacks(
     """Add reporting, the progress bar, and where a classifier is trained into `folder` the best and the last checkpoint."""
     given = trainer.callbacks if isinstance(trainer.callbacks, list) else [trainer.callbacks] * bool(trainer.callbacks)
     given = [*given, *more]
-    defaults: list[tuple[type[Callback], Callback]] = [(ReportCallback, ReportCallback(settings=report))]
+    defaults: dict[type[Callback], Callback] = {ReportCallback: ReportCallback(settings=report)}
     if trainer.enable_progress_bar is not False:
-        defaults.append((ProgressBar, ImageProgressBar()))
+        defaults[ProgressBar] = ImageProgressBar()
     if folder and trainer.enable_checkpointing is not False:
-        defaults.append((ModelCheckpoint, RunCheckpoint(folder)))
+        defaults[ModelCheckpoint] = RunCheckpoint(folder)
         given = [ResumeCheckpoint(folder / CHECKPOINTS / LAST), *given]
-    return [*given, *(ours for kind, ours in defaults if not any(isinstance(one, kind) for one in given))]
+    return [*given, *(ours for kind, ours in defaults.items() if not any(isinstance(one, kind) for one in given))]
 
 
 def run_identity(configuration: Mapping[str, Any], verb: str, experiment: str, folder: Path | None) -> dict[str, Any]:
@@ -96,9 +85,8 @@ def run_identity(configuration: Mapping[str, Any], verb: str, experiment: str, f
     normal = configuration["data"].get("init_args", {}).get("normal")
     designs = (configuration.get("detection") or {}).get("label_designs") or []
     found = [_innermost(network), _innermost(normal), *map(_innermost, designs), working_commit()]
-    parts = folder.parts[1:] if folder and folder.parts[:1] == ("runs",) else folder.parts if folder else ()
-    tags = [tag[:_TAG] for tag in dict.fromkeys(found) if tag]
-    return {"name": "/".join(parts) or None, "group": experiment, "job_type": verb, "tags": tags}
+    name, tags = str(folder or "").removeprefix("runs/") or None, [tag[:_TAG] for tag in dict.fromkeys(found) if tag]
+    return {"name": name, "group": experiment, "job_type": verb, "tags": tags}
 
 
 def _innermost(part: Any) -> str:
@@ -152,18 +140,13 @@ def set_threads(trainer: Any, threads: int | None, leaving: ExitStack) -> None:
     """
     if trainer.strategy.root_device.type != "cpu":
         return
-    given = os.environ.get(_THREADS)
-    if threads is None and given is not None and given.isdigit():
-        threads = int(given)
+    given = os.environ.get(_THREADS, "")
     # SLURM has shared the processors out: the affinity is this process' alone
     processes = 1 if "SLURM_CPUS_PER_TASK" in os.environ else trainer.num_devices
-    threads = max(1, cpu_count() // processes if threads is None else threads)
+    threads = threads or (int(given) if given.isdigit() else max(1, cpu_count() // processes))
     torch.set_num_threads(threads)
     os.environ[_THREADS] = str(threads)  # for the processes that Lightning starts; it would set its own number
-    if given is None:
-        leaving.callback(os.environ.pop, _THREADS)
-    else:
-        leaving.callback(os.environ.__setitem__, _THREADS, given)
+    leaving.callback(os.environ.update, {_THREADS: given}) if given else leaving.callback(os.environ.pop, _THREADS)
     rank_zero_info(f"Computing on {threads} thread{'s' * (threads > 1)}.")
 
 
@@ -180,13 +163,10 @@ def run_log() -> Iterator[Callable[[Path, Mapping[str, Any]], None]]:
     loggers, level, show = [logging.getLogger(name) for name in _LOGGERS], LOG.level, warnings.showwarning
 
     def begin(folder: Path, configuration: Mapping[str, Any]) -> None:
-        try:
-            with (folder / _RUN_LOG).open("a", encoding="utf-8", errors="backslashreplace") as file:
-                file.writelines(f"{line}\n" for line in _head(configuration))
-            target = logging.FileHandler(folder / _RUN_LOG, encoding="utf-8", errors="backslashreplace")
-        except OSError:
-            return
+        target = logging.FileHandler(folder / _RUN_LOG, encoding="utf-8", errors="backslashreplace", delay=True)
         target.handleError = lambda record: None  # type: ignore[method-assign]  # a full disk ends no run
+        for line in _head(configuration):
+            target.handle(logging.LogRecord("run", logging.INFO, "", 0, line, (), None))
         target.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         kept.setTarget(target)
         kept.capacity = 0  # nothing is kept back any more

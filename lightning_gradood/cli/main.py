@@ -3,11 +3,12 @@
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from importlib import import_module
 
 from lightning_gradood import __version__
-from lightning_gradood.cli.stopping import Ended, stopping
-from lightning_gradood.cli.verbs import ALONE, overview
+from lightning_gradood.cli.stopping import stopping
+from lightning_gradood.cli.verbs import ALONE, OVERVIEW, Ended
 
 _SIGPIPE = 141  # exit code, as of other programs in a pipe
 
@@ -25,7 +26,7 @@ def main(args: Sequence[str] | None = None) -> None:
     if args is None and "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # else torch's threads keep cores busy while they wait
     try:
-        with stopping(whole_process=args is None):
+        with stopping() if args is None else nullcontext():
             _run(sys.argv[1:] if args is None else list(args))
     except Ended as ended:
         tqdm = sys.modules.get("tqdm")
@@ -35,32 +36,23 @@ def main(args: Sequence[str] | None = None) -> None:
 
 
 def _run(words: list[str]) -> None:
-    if words in (["--help"], ["-h"]):
-        sys.stdout.write(f"{overview()}\n")
-        sys.exit(0)
-    if words == ["--version"]:
-        sys.stdout.write(f"lightning_gradood {__version__}\n")
+    if words in (["--help"], ["-h"], ["--version"]):
+        sys.stdout.write(f"lightning_gradood {__version__}\n" if words == ["--version"] else OVERVIEW)
         sys.exit(0)
     try:
         if words and words[0] in ALONE:
-            if code := _run_alone(words[0], words[1:]):
+            if code := getattr(import_module(f"lightning_gradood.cli.{ALONE[words[0]]}"), words[0])(words[1:]):
                 sys.exit(code)
             return
         from lightning_gradood.cli.program import run_program
 
         run_program(words)
+    except BrokenPipeError:  # whoever read standard output has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(_SIGPIPE)
     except ValueError as error:
         from lightning_gradood.core import Refusal  # imports torch, which `--help` does without
 
         if isinstance(error, Refusal):
             raise Ended(str(error)) from error
         raise
-
-
-def _run_alone(verb: str, words: list[str]) -> int:
-    try:
-        code: int = getattr(import_module(f"lightning_gradood.cli.{verb}"), verb)(words)
-    except BrokenPipeError:  # whoever read standard output has enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return _SIGPIPE
-    return code

@@ -1,10 +1,10 @@
-"""The parser of experiments: help texts, refusals in one sentence, limits on YAML, and signatures that it cannot read."""
+"""The parser of experiments: help texts, refusals in one sentence, limits on YAML, signatures that it cannot read, `--trust`."""
 
 import inspect
 import itertools
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
 from importlib import import_module
@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 import torch
 import yaml
 from jsonargparse import ArgumentParser, Namespace, get_loader, set_loader, set_parsing_settings
+from jsonargparse._common import parsing_settings  # there is no public way back from a policy on imports
 from jsonargparse.typing import NotEmptyStr, restricted_number_type
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer, callbacks, loggers
@@ -29,42 +30,52 @@ import lightning_gradood.networks as networks
 import lightning_gradood.perturbations as perturbations
 import lightning_gradood.tasks as tasks
 from lightning_gradood.cli.plain import one_sentence
-from lightning_gradood.cli.trusted_files import distrusted_in
 from lightning_gradood.core import (
     Refusal,
     Seed,
     Unparsable,
+    check_import,
     check_yaml,
+    distrusted,
     experiment_file,
-    may_import,
     read_text,
     read_yaml,
 )
 from lightning_gradood.evaluation import DetectionSettings
-from lightning_gradood.report import LoggingSettings, ReportSettings
+from lightning_gradood.report import Benchmark, Experiment, LoggingSettings, ReportSettings, TableSettings
 from lightning_gradood.trainer import DEFAULT_CACHE
 
+OWN = (
+    *(f"lightning_gradood.{room}" for room in ("data", "detectors", "evaluation", "gradients", "networks")),
+    *(f"lightning_gradood.{room}" for room in ("perturbations", "probes", "report", "tasks", "trainer")),
+    *(f"lightning.pytorch.{part}" for part in ("callbacks", "loggers", "profilers")),
+    *("torch.nn", "torch.optim", "torchvision.models", "torchvision.transforms", "advertorch.attacks"),
+    # data sets one by one: some of torchvision's unpickle files of the folder that they are given
+    *("torchvision.datasets.CIFAR10", "torchvision.datasets.CIFAR100", "torchvision.datasets.cifar"),
+    *("torchvision.datasets.SVHN", "torchvision.datasets.svhn", "pytorch_ood.dataset.img"),
+    *("torch.dtype", *(f"torch.{name}" for name, value in vars(torch).items() if isinstance(value, torch.dtype))),
+)
+"""What `--trust own` lets an experiment file name: what the shipped files are made of."""
+
+_DENIED = re.compile(r"Importing '([^']+)' is not allowed, denied by")
 _KNOWN = re.compile(r"known\s+subclasses:\s+([^()]+)\)")
 _MANY = 40  # Lightning's callbacks are fewer; there are hundreds of modules
 _LINE = "\n" + " " * 24
-# perturbations that may stand as attacks, but are not meant as such
-_SYNTHETIC = {
-    f"lightning_gradood.perturbations.{name}"
-    for name, one in vars(perturbations).items()
-    if isinstance(one, type) and issubclass(one, perturbations.SyntheticOutlier)
-}
-_Threads = restricted_number_type("Threads", int, [(">=", 1), ("<=", 1024)])
 _CLASS_PATH, _ARGUMENTS = "class_path", "init_args"
-_TRAINED = ("max_epochs", "max_steps", "limit_train_batches", "accumulate_grad_batches", "check_val_every_n_epoch")
-_HELP = {
-    "detection": "Stage two: what is read from the classifier and which detectors are fitted; null stops `fit` before it.",
-    "logging": "What W&B keeps of a run beside its numbers.",
-    "report": "How the figures of a run are written; a ReportCallback of your own has its own settings.",
-    "run_dir": "Folder of the run: a new one below runs/ by default; an earlier one of the same experiment is continued.",
-    "cache_dir": "Where records are kept and found again by later runs.",
-    "threads": "Threads of each process on a CPU; OMP_NUM_THREADS says the same. By default all processors.",
-}
-_SECTIONS = ("seed_everything", "trainer", "model", "data", *_HELP)
+_ROOMS = (data, detectors, gradients, networks, perturbations, tasks)
+_SETTINGS = (DetectionSettings, LoggingSettings, ReportSettings, Benchmark, Experiment, TableSettings)
+_KEYS = {  # ours: type, default and help
+    "detection": (DetectionSettings | None, DetectionSettings(),
+                  "Stage two: what is read from the classifier and which detectors are fitted; null stops `fit` before it."),
+    "logging": (LoggingSettings, LoggingSettings(), "What W&B keeps of a run beside its numbers."),
+    "report": (ReportSettings, ReportSettings(),
+               "How the figures of a run are written; a ReportCallback of your own has its own settings."),
+    "run_dir": (NotEmptyStr | None, None,
+                "Folder of the run: a new one below runs/ by default; an earlier one of the same experiment is continued."),
+    "cache_dir": (NotEmptyStr, DEFAULT_CACHE, "Where records are kept and found again by later runs."),
+    "threads": (restricted_number_type("Threads", int, [(">=", 1), ("<=", 1024)]) | None, None,
+                "Threads of each process on a CPU; OMP_NUM_THREADS says the same. By default all processors."),
+}  # fmt: skip
 
 
 class BadText(Refusal):
@@ -74,10 +85,14 @@ class BadText(Refusal):
 @contextmanager
 def interpolation() -> Iterator[None]:
     """Let files use `${key}` across files and after overrides, `${oc.env:NAME,default}` and `${div:8,255}`."""
-    OmegaConf.register_resolver("div", _div, replace=True)
+    OmegaConf.register_resolver("div", lambda above, below: above / below, replace=True)
     # without it each file would be resolved alone, and overrides (a sweep's too) would leave stale values behind
     set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
-    _limit_texts()
+    ArgumentParser(parser_mode="omegaconf+").parse_string("{}")  # the first text brings the loader of this mode
+    for mode in ("yaml", "omegaconf+"):
+        load = get_loader(mode)
+        if load.__module__ != __name__:
+            set_loader(mode, _limited(load), (yaml.YAMLError,))
     try:
         yield
     except OmegaConfBaseException as error:
@@ -89,22 +104,10 @@ def interpolation() -> Iterator[None]:
         ) from error
 
 
-def _div(numerator: int | float, denominator: int | float) -> float:  # OmegaConf warns of an int given for a float
-    return numerator / denominator
-
-
-def _limit_texts() -> None:
-    """Look at every text, of files and of the command line, before the parser's loaders expand it."""
-    ArgumentParser(parser_mode="omegaconf+").parse_string("{}")  # the first text brings the loader of this mode
-    for mode in ("yaml", "omegaconf+"):
-        load = get_loader(mode)
-        if load.__module__ != __name__:
-            set_loader(mode, _limited(load), (yaml.YAMLError,))
-
-
 def _limited(load: Callable[[str], Any]) -> Callable[[str], Any]:
+    """Look at every text, of files and of the command line, before one of the parser's loaders expands it."""
+
     def limited(text: str) -> Any:
-        """Load a text that passes no limit."""
         try:
             check_yaml(text)
             found = load(text)
@@ -120,29 +123,64 @@ def _limited(load: Callable[[str], Any]) -> Callable[[str], Any]:
     return limited
 
 
+def without_trust(words: Sequence[str]) -> tuple[list[str], list[str] | None]:
+    """Take `--trust` out of a command line, as it is no key of an experiment file; return the other words and the packages named.
+
+    >>> without_trust(["fit", "--trust", "my_package", "--config", "digits", "--trust=own"])
+    (['fit', '--config', 'digits'], ['my_package', 'own'])
+    """
+    rest, named = list[str](), list[str]()
+    left = iter(words)
+    for word in left:
+        option, sign, value = word.partition("=")
+        if option != "--trust":
+            rest.append(word)
+            continue
+        value = value if sign else next(left, "")
+        if not all(part.isidentifier() for part in value.split(".")) or value.partition(".")[0] == "jsonargparse":
+            raise Refusal(
+                f"`--trust` should name a package or module whose classes an experiment file may build. Got `--trust {value}`. "
+                "Write e.g. --trust my_package, or --trust own for those of lightning_gradood, torch and torchvision alone."
+            )
+        named.append(value)
+    return rest, named or None
+
+
+@contextmanager
+def trusting(packages: Sequence[str] | None) -> Iterator[None]:
+    """Let the parser import class paths of `OWN` and of these packages only; None lets it import whatever is named.
+
+    An experiment file is code: whatever class path it names is imported and called. The parser's policy decides, as it
+    alone knows when text has become a class path; our own imports ask it by `core.check_import`.
+    """
+    before = dict(parsing_settings)
+    if packages is not None:
+        allowed = [*OWN, *(name for name in packages if name != "own")]
+        set_parsing_settings(import_path_denylist=["*"], import_path_allowlist=allowed)
+    try:
+        yield
+    finally:
+        parsing_settings.update(before)
+
+
 def _shortened(match: re.Match[str]) -> str:
     """Cut lists of known subclasses that would fill screens, such as every `nn.Module`, down to our own."""
     names = match.group(1).replace("\n", " ").replace(",", " ").split()
-    ours = [name for name in names if name.startswith("lightning_gradood.")]
-    meant = [name for name in ours if name not in _SYNTHETIC] or ours
-    if len(names) <= _MANY and len(meant) == len(ours):
+    if len(names) <= _MANY:
         return match.group()
-    return f"known subclasses:{_LINE}{f',{_LINE}'.join([*meant, f'and {len(names) - len(meant)} others'])})"
+    ours = [name for name in names if name.startswith("lightning_gradood.")]
+    return f"known subclasses:{_LINE}{f',{_LINE}'.join([*ours, f'and {len(names) - len(ours)} others'])})"
 
 
 @cache
-def _vocabulary() -> dict[str, str]:
+def vocabulary() -> dict[str, str]:
     """Names that a configuration may use, classes and functions with their import path."""
-    rooms = (data, detectors, gradients, networks, perturbations, tasks)
-    public = {name: getattr(room, name) for room in rooms for name in room.__all__}
-    parameters = {
-        name
-        for one in (*public.values(), Trainer, DetectionSettings, LoggingSettings, ReportSettings)
-        if callable(one)
-        for name in inspect.signature(one).parameters
-    }
-    plain = dict.fromkeys([*parameters, *_SECTIONS, *loggers.__all__, *callbacks.__all__, *torch.optim.__all__], "")
-    return plain | {name: f"{room.__name__}.{name}" for room in rooms for name in room.__all__}
+    public = {name: getattr(room, name) for room in _ROOMS for name in room.__all__}
+    typed = [one for one in (*public.values(), Trainer, *_SETTINGS) if callable(one)]
+    parameters = {name for one in typed for name in inspect.signature(one).parameters}
+    sections = ("seed_everything", "trainer", "model", "data", *_KEYS)
+    plain = dict.fromkeys([*parameters, *sections, *loggers.__all__, *callbacks.__all__, *torch.optim.__all__], "")
+    return plain | {name: f"{room.__name__}.{name}" for room in _ROOMS for name in room.__all__}
 
 
 class Parser(LightningArgumentParser):
@@ -164,16 +202,25 @@ class Parser(LightningArgumentParser):
         except (Unparsable, UnicodeDecodeError) as error:
             raise BadText(f"`config` should be a YAML file. Got `config = {cfg_path}`, {error}.") from error
 
-    def vocabulary(self) -> Mapping[str, str]:
-        """Names among which the nearest to an unknown one is looked for, classes with their import path."""
-        return _vocabulary()
-
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raise the refusal that `main` prints."""
         behind = refusal_behind(ex)
         if isinstance(behind, BadText):
             raise behind
-        raise distrusted_in(message) or Refusal(one_sentence(message, self.vocabulary())) from ex
+        raise distrusted_in(message) or Refusal(one_sentence(message, vocabulary())) from ex
+
+
+def distrusted_in(message: str) -> Refusal | None:
+    """The refusal of a class path that is not trusted, from the parser's message; None if it says something else."""
+    match = _DENIED.search(message)
+    return distrusted(match[1]) if match else None
+
+
+def refusal_behind(error: BaseException | None) -> Refusal | None:
+    """Find the refusal that an exception was raised from, however often the parser wrapped it."""
+    while error is not None and not isinstance(error, Refusal):
+        error = error.__cause__ or error.__context__
+    return error
 
 
 class LogConfig(SaveConfigCallback):
@@ -188,16 +235,8 @@ class LogConfig(SaveConfigCallback):
 
 def add_own_arguments(parser: LightningArgumentParser) -> None:
     """Add the keys that are ours to a verb's parser."""
-    defaults = {
-        "detection": (DetectionSettings | None, DetectionSettings()),
-        "logging": (LoggingSettings, LoggingSettings()),
-        "report": (ReportSettings, ReportSettings()),
-        "run_dir": (NotEmptyStr | None, None),
-        "cache_dir": (NotEmptyStr, DEFAULT_CACHE),
-        "threads": (_Threads | None, None),
-    }
-    for name, (kind, default) in defaults.items():
-        parser.add_argument(f"--{name}", type=kind, default=default, help=_HELP[name])
+    for name, (kind, default, text) in _KEYS.items():
+        parser.add_argument(f"--{name}", type=kind, default=default, help=text)
 
 
 def with_shipped_files(words: Sequence[str]) -> list[str]:
@@ -221,17 +260,11 @@ def experiment_name(words: Sequence[str]) -> str:
 
 
 def check_settings(parser: ArgumentParser, config: Namespace) -> None:
-    """Refuse what the parser of a verb lets pass and nothing can work with: null, no training at all, a negative seed."""
+    """Refuse what the parser of a verb lets pass and nothing can work with: null, and a negative seed."""
     mlp = [] if config.get("detection") is None else ["detection.mlp"]
     refuse_null(parser, config, ["trainer", "logging", "report", *mlp])
-    for name in _TRAINED:
-        if config.trainer.get(name) == 0:  # Lightning trains nothing, or divides by it
-            raise Refusal(
-                f"`trainer.{name}` should be above 0. Got `trainer.{name} = 0`. Without training use `detect`."
-            )
-    seed = config.seed_everything
     try:
-        Seed(0 if seed is None or isinstance(seed, bool) else seed)
+        Seed(int(config.seed_everything or 0))
     except ValueError as error:
         raise Refusal(f"`seed_everything` should be a seed. Got {error}. Write e.g. 0.") from error
 
@@ -256,27 +289,35 @@ def refuse_null(parser: ArgumentParser, config: Namespace, sections: Sequence[st
 @contextmanager
 def refused_by_lightning(*more: type[Exception]) -> Iterator[None]:
     """Word what Lightning, or another exception among `more`, says of the Trainer's settings."""
+    kinds: tuple[type[Exception], ...] = (MisconfigurationException, *more)
     try:
         yield
     except Refusal:
         raise
-    except Exception as error:
-        if not isinstance(error, (MisconfigurationException, *more)):
-            raise
+    except kinds as error:
         said = " ".join(str(error).split())
         raise Refusal(f"`trainer` should hold settings that work on this machine. Got: {said}") from error
 
 
-def refusal_behind(error: BaseException | None) -> Refusal | None:
-    """Find the refusal that an exception was raised from, however often the parser wrapped it."""
-    while error is not None and not isinstance(error, Refusal):
-        error = error.__cause__ or error.__context__
-    return error
-
-
 @contextmanager
-def loggers_by_name() -> Iterator[None]:
-    """Let `--trainer.logger CSVLogger` stand alone: the parser asks for no `save_dir`, which `place_loggers` fills in."""
+def readable_signatures(words: Sequence[str]) -> Iterator[None]:
+    """Show the parser what it cannot read from signatures, the only place where what is of others is changed.
+
+    A function without annotations, such as `timm.create_model`, may stand under `--model.network`, with any keyword
+    that it takes; `--trainer.logger CSVLogger` may stand alone, as `place_loggers` fills in its `save_dir`.
+    """
+    path, names = None, list[str]()
+    for name, value in _network_settings(words):
+        if name not in ("", _CLASS_PATH):
+            names.append(name)
+        elif value != path:
+            path, names = value, []  # arguments of another one
+    room, _, name = str(path).rpartition(".")
+    with suppress(Exception):  # importing runs a user's module: the parser imports it again, and says what is wrong
+        check_import(str(path))
+        function = getattr(import_module(room), name)
+        if inspect.isfunction(function):
+            _describe(function, names)
     before = {kind: kind.__init__.__defaults__ for kind in (loggers.CSVLogger, loggers.TensorBoardLogger)}
     try:
         for kind, values in before.items():
@@ -287,24 +328,11 @@ def loggers_by_name() -> Iterator[None]:
             kind.__init__.__defaults__ = values
 
 
-def prepare_network_function(words: Sequence[str]) -> None:
-    """Let a function stand under `--model.network`, with or without annotations, and with any keyword that it takes.
-
-    The parser asks for its annotated return type and for each parameter by name, and `timm.create_model` has neither.
-    """
-    path, names = None, list[str]()
-    for name, value in _network_settings(words):
-        if name not in ("", _CLASS_PATH):
-            names.append(name)
-        elif value != path:
-            path, names = value, []  # arguments of another one
-    function = _function(path)
-    if function is None:
-        return
-    if not _returns_a_network(function):
-        function.__annotations__ = {**getattr(function, "__annotations__", {}), "return": nn.Module}
+def _describe(function: Any, names: Sequence[str]) -> None:
+    """Say that a function returns a network, and which keywords stand for its `**kwargs`."""
     signature = inspect.signature(function)
     known = list(signature.parameters.values())
+    function.__annotations__ = {**function.__annotations__, "return": nn.Module}
     if known and known[-1].kind == inspect.Parameter.VAR_KEYWORD:
         more = [name for name in dict.fromkeys(names) if name.isidentifier() and name not in signature.parameters]
         keyword = inspect.Parameter.KEYWORD_ONLY
@@ -318,34 +346,14 @@ def _network_settings(words: Sequence[str]) -> Iterator[tuple[str, Any]]:
         option, sign, value = word.partition("=")
         given = value if sign else "".join(words[place + 1 : place + 2])
         if option in ("-c", "--config"):
-            yield from _in_file(given)
+            with suppress(
+                OSError, ValueError, KeyError, TypeError, AttributeError
+            ):  # the parser says what is wrong with it
+                model = read_yaml(given)["model"]
+                network = model.get(_ARGUMENTS, model)["network"]
+                network = {_CLASS_PATH: network} if isinstance(network, str) else network
+                yield _CLASS_PATH, network[_CLASS_PATH]
+                yield from (network.get(_ARGUMENTS) or {}).items()
         parts = [part for part in option.removeprefix("--").split(".") if part != _ARGUMENTS]
         if option.startswith("--") and parts[:2] == ["model", "network"]:
             yield ".".join(parts[2:3]), given
-
-
-def _in_file(path: str) -> Iterator[tuple[str, Any]]:
-    with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):  # the parser says what is wrong with it
-        model = read_yaml(path)["model"]
-        network = model.get(_ARGUMENTS, model)["network"]
-        if isinstance(network, str):
-            yield "", network
-        else:
-            yield _CLASS_PATH, network[_CLASS_PATH]
-            yield from (network.get(_ARGUMENTS) or {}).items()
-
-
-def _function(path: Any) -> Any:
-    room, _, name = str(path).rpartition(".")
-    if may_import(str(path)):
-        with suppress(Exception):  # importing runs a user's module: the parser imports it again, and says what is wrong
-            found = getattr(import_module(room), name)
-            return found if inspect.isfunction(found) else None
-    return None
-
-
-def _returns_a_network(function: Any) -> bool:
-    with suppress(Exception):  # a forward reference that cannot be resolved
-        kind = inspect.get_annotations(function, eval_str=True).get("return")
-        return inspect.isclass(kind) and issubclass(kind, nn.Module)
-    return False

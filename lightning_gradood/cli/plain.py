@@ -3,6 +3,7 @@
 What jsonargparse says of wrong words becomes one sentence here, for these verbs and for those with an experiment.
 """
 
+import functools
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -57,21 +58,27 @@ class PlainParser(ArgumentParser):
         raise Refusal(one_sentence(message, dict.fromkeys(flags, ""), "--")) from ex
 
 
-def call(
-    verb: str, function: Callable[..., Any], words: Sequence[str], epilog: str, **spelling: Mapping[str, Any]
-) -> Any:
-    """Parse the words of a verb and call its function, whose parameters are the flags; return what it returns."""
-    return auto_cli(
-        function,
-        list(words),
-        return_instance=True,
-        parser_class=PlainParser,
-        spelling=spelling,
-        prog=f"python -m lightning_gradood {verb}",
-        description=VERBS[verb],
-        epilog=epilog,
-        allow_abbrev=False,
-    )
+def plain(epilog: str, **spelling: Mapping[str, Any]) -> Callable[[Callable[..., Any]], Callable[[Sequence[str]], Any]]:
+    """Make a verb of a function of its name: it takes the words behind the verb; the parameters are the flags."""
+
+    def verb(function: Callable[..., Any]) -> Callable[[Sequence[str]], Any]:
+        @functools.wraps(function)
+        def run(words: Sequence[str]) -> Any:
+            return auto_cli(
+                function,
+                list(words),
+                return_instance=True,
+                parser_class=PlainParser,
+                spelling=spelling,
+                prog=f"python -m lightning_gradood {function.__name__}",
+                description=VERBS[function.__name__],
+                epilog=epilog,
+                allow_abbrev=False,
+            )
+
+        return run
+
+    return verb
 
 
 def refuse_existing(flag: str, path: Path, overwrite: bool) -> None:

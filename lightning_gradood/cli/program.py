@@ -6,7 +6,7 @@ import os
 import shutil
 import subprocess
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -14,15 +14,20 @@ from typing import Any
 from lightning.pytorch.callbacks import Callback
 
 from lightning_gradood.cli.command import Command
-from lightning_gradood.cli.parsing import Parser, experiment_name, interpolation, refuse_null, with_shipped_files
-from lightning_gradood.cli.stopping import Ended, Stopped
-from lightning_gradood.cli.trusted_files import trusting, without_trust
-from lightning_gradood.cli.verbs import VERBS
+from lightning_gradood.cli.parsing import (
+    Parser,
+    experiment_name,
+    interpolation,
+    refuse_null,
+    trusting,
+    with_shipped_files,
+    without_trust,
+)
+from lightning_gradood.cli.verbs import VERBS, Ended, Stopped
 from lightning_gradood.core import LOG, Refusal, writing_refusal
 from lightning_gradood.evaluation import Outcome
 from lightning_gradood.report import Benchmark, Experiment, Program, TableSettings, run_benchmark
 
-_BENCHMARK_KEYS = [name for kind in (Benchmark, Experiment, TableSettings) for name in kind.__dataclass_fields__]
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 _NOISE = (
     ".*LeafSpec.*is deprecated",  # Lightning 2.6 meets torch 2.15
@@ -52,10 +57,13 @@ def run_program(words: Sequence[str]) -> None:
             raise writing_refusal(error.filename or "a file of this run", "--run_dir", error) from error
         except Stopped as stopped:
             LOG.error("%s", stopped.sentence)
-            if not _is_first():
+            ranks = [os.environ[name] for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK") if name in os.environ]
+            if ranks[:1] not in ([], ["0"]):
                 raise SystemExit(stopped.code) from None  # it is said once
-            if stopped.signal == "SIGUSR1" and shutil.which("scontrol"):
-                _requeue(os.environ)
+            if stopped.signal == "SIGUSR1" and shutil.which("scontrol"):  # `--signal=SIGUSR1@90`: back into the queue
+                array = ["SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID"]
+                names = array if array[0] in os.environ else ["SLURM_JOB_ID"]
+                subprocess.run(["scontrol", "requeue", "_".join(os.environ[name] for name in names)], check=False)
             raise
 
 
@@ -80,57 +88,28 @@ class Parsed(Command):
     def instantiate_classes(self) -> None:
         """Build nothing."""
 
-    def _run_subcommand(self, subcommand: str) -> None:
-        """Run nothing."""
+    def _run_subcommand(self, subcommand: str) -> None: ...
 
-    def _set_seed(self) -> None:
-        """Seed nothing."""
-
-
-class BenchmarkParser(Parser):
-    """Suggests keys of a benchmark file, where other verbs have those of an experiment."""
-
-    def vocabulary(self) -> dict[str, str]:
-        """Keys of a benchmark file, and classes for its `detectors`."""
-        return {name: path for name, path in super().vocabulary().items() if path} | dict.fromkeys(_BENCHMARK_KEYS, "")
+    def _set_seed(self) -> None: ...
 
 
 def benchmark(words: list[str]) -> None:
     """Run a benchmark file with the words behind the verb."""
-    parser = BenchmarkParser(prog="python -m lightning_gradood benchmark", description=VERBS["benchmark"])
+    parser = Parser(prog="python -m lightning_gradood benchmark", description=VERBS["benchmark"])
     parser.add_argument("-c", "--config", action="config", help="The benchmark file, e.g. configs/tables_digits.yaml.")
     parser.add_class_arguments(Benchmark, as_group=False)
     words = with_shipped_files(words)
     given = parser.parse_args(words)
     refuse_null(parser, given, ["tables"])
-    settings = _built(given.as_dict())
+    # built by hand: the parser would build the classes that `flags` and `detectors` name, which the runs build
+    values = {name: given.as_dict()[name] for name in Benchmark.__dataclass_fields__}
+    values["experiments"] = {name: Experiment(**one) for name, one in values["experiments"].items()}
+    settings = Benchmark(**values | {"tables": TableSettings(**values["tables"])})
     folder = Path(settings.run_dir or Path("runs", "benchmarks", experiment_name(words)))
     failed = run_benchmark(settings, folder, Program(configuration_of, run_verb))
     if failed:
         names = ", ".join(f"`{name}`" for name in failed)
         raise Ended(f"some fits of {names} failed: their runs say why, and all else is in the tables.", 3)
-
-
-def _built(given: dict[str, Any]) -> Benchmark:
-    """Built by hand: the parser would build the classes that `flags` and `detectors` name, which the runs build."""
-    given["experiments"] = {name: Experiment(**one) for name, one in given["experiments"].items()}
-    given["tables"] = TableSettings(**given["tables"])
-    return Benchmark(**{name: given[name] for name in Benchmark.__dataclass_fields__})
-
-
-def _is_first() -> bool:
-    """Whether this is the first of the run's processes, as its launcher says."""
-    ranks = [os.environ[name] for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK") if name in os.environ]
-    return ranks[:1] in ([], ["0"])
-
-
-def _requeue(given: Mapping[str, str]) -> None:
-    """Put the job back into SLURM's queue after the signal that means so (`--signal=SIGUSR1@90`).
-
-    Lightning would save a checkpoint in the middle of a step first, for which it waits for all processes.
-    """
-    array = f"{given['SLURM_ARRAY_JOB_ID']}_{given['SLURM_ARRAY_TASK_ID']}" if "SLURM_ARRAY_JOB_ID" in given else ""
-    subprocess.run(["scontrol", "requeue", array or given["SLURM_JOB_ID"]], check=False)
 
 
 def _report_missing(command: Command) -> None:
@@ -143,8 +122,7 @@ def _report_missing(command: Command) -> None:
 
 def _quieten() -> None:
     """Leave out what others say at every start and no user can do anything about."""
-    # Lightning recommends other products above the lines that matter
-    advertised = logging.getLogger("lightning.pytorch.utilities.rank_zero")
+    advertised = logging.getLogger("lightning.pytorch.utilities.rank_zero")  # Lightning recommends other products there
     advertised.addFilter(_no_advertisement)
     for message in _NOISE:
         warnings.filterwarnings("ignore", message)

@@ -7,46 +7,39 @@ import math
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jsonargparse.typing import NonNegativeInt, OpenUnitInterval, PositiveFloat, PositiveInt, restricted_number_type
 
-from lightning_gradood.cli.plain import SWITCH, call, refuse_existing
+from lightning_gradood.cli.plain import SWITCH, plain, refuse_existing
 
 if TYPE_CHECKING:  # torch takes seconds to import, and `--help` needs none of it
-    from torch import Tensor
-
     from lightning_gradood.core import PassedOver
-    from lightning_gradood.guard import Explanation, FileVerdict, Guard
+    from lightning_gradood.guard import FileVerdict, Guard
 
 UNREADABLE = 3
 """Exit code where some files could not be scored."""
 
-_TYPES = (str, str, float, float, float, bool, str)  # of the fields of `FileVerdict`
-_SPELLING: dict[str, dict[str, Any]] = {
+SPELLING: dict[str, dict[str, Any]] = {
     "images": {"nargs": "*", "type": str, "default": []},
     "overwrite": SWITCH,
     "explain": {"nargs": "?", "const": 8, "type": NonNegativeInt, "metavar": "N"},
     "threshold": {"type": restricted_number_type("Score", float, (">=", -math.inf))},  # also infinite, no NaN
     "trust": {"action": "append", "type": str},
 }
+_TYPES = (str, str, float, float, float, bool, str)  # of the fields of `FileVerdict`
 _LISTED: tuple[list[str], ...] = ([], ["-"])  # words that stand for a list on standard input
-_EPILOG = (
+
+
+@plain(
     "Columns: path, prediction, probability, score (higher = more anomalous), p_value (share of normal images that score at "
-    "least as high), flagged, error. Exit code 3 if some files could not be scored."
+    "least as high), flagged, error. Exit code 3 if some files could not be scored.",
+    **SPELLING,
 )
-
-
-def score(words: Sequence[str]) -> int:
-    """Run the verb with the words behind it; exit code 3 if some files could not be scored."""
-    code: int = call("score", _score, words, _EPILOG, **_SPELLING)
-    return code
-
-
-def _score(
+def score(
     images: list[str],
     *,
     guard: str,
@@ -78,7 +71,7 @@ def _score(
         max_megapixels: larger images are not decoded.
         trust: a package of yours whose classes the guard may name; may be given several times.
     """
-    from lightning_gradood.core import PassedOver, Refusal, progress, writing_refused
+    from lightning_gradood.core import PassedOver, Refusal, printable, progress, writing_refused
     from lightning_gradood.guard import FileVerdict, Guard, Processes, score_files, score_files_on_processes
     from lightning_gradood.records import ENDINGS, write_rows
 
@@ -111,7 +104,9 @@ def _score(
             counts.update(files=1, unreadable=int(verdict.error is not None), flagged=int(bool(verdict.flagged)))
             yield asdict(verdict) | (explained.of(verdict, path) if explained else {})
         if not counts["files"]:  # raised inside, so that no empty file takes an older one's place
-            raise _nothing_found(images, passed)
+            places = "standard input" if images in _LISTED else ", ".join(map(printable, images))
+            left = f" {passed.sentence('There')}" if passed else ""
+            raise Refusal(f"`score` should find image files. Got none in {places}.{left} Name others.")
 
     with writing_refused(Path("standard output"), "--output"):  # a file has its own sentence
         write_rows(rows(), columns, Path(output) if output else None)
@@ -138,14 +133,6 @@ def _paths(images: list[str], passed: "PassedOver") -> Iterator[str]:
             f"`score` should be given files or folders that exist. Got `{printable(images[0])}`. Correct the path."
         )
     return image_paths(images, passed)
-
-
-def _nothing_found(images: list[str], passed: "PassedOver") -> ValueError:
-    from lightning_gradood.core import Refusal, printable
-
-    places = "standard input" if images in _LISTED else ", ".join(map(printable, images))
-    left = f" {passed.sentence('There')}" if passed.counts else ""
-    return Refusal(f"`score` should find image files. Got none in {places}.{left} Name others.")
 
 
 def _summary(counts: Counter[str], guard: "Guard") -> str:
@@ -180,7 +167,7 @@ class Explained:
 
     def of(self, verdict: "FileVerdict", path: str) -> dict[str, float | None]:
         """The columns of one image; a figure is drawn while any are left."""
-        from lightning_gradood.core import read_picture
+        from lightning_gradood.core import as_float, atomic_write, read_picture
         from lightning_gradood.guard import explain
 
         if verdict.error is not None:
@@ -188,21 +175,17 @@ class Explained:
         pixels = self.guard.read(read_picture(path, self.guard.about.picture, self.limit), verdict.path)
         (found,) = explain(self.guard, pixels[None], heat=self.drawn < self.number)
         if self.drawn < self.number:
+            from lightning_gradood.report import as_png, explanation_figure
+
             self.drawn += 1
-            self._draw(verdict, pixels, found)
+            image = (as_float(pixels) * 255).round().byte().permute(1, 2, 0).numpy()
+            title = (
+                f"{verdict.path}: {verdict.prediction}, score {verdict.score:.4g}, p-value {verdict.p_value:.3g}, "
+                f"{'flagged' if verdict.flagged else 'not flagged'}"
+            )
+            heat = None if found.heat is None else found.heat.numpy()
+            figure = explanation_figure(image, heat, found.contributions, title, found.note)
+            name = f"{self.drawn:03d}_{Path(verdict.path).stem}.png"
+            with atomic_write(Path(str(self.folder), name), "--output") as file:
+                file.write(as_png(figure))
         return dict(zip(self.columns, (found.baseline, *found.contributions.values()), strict=True))
-
-    def _draw(self, verdict: "FileVerdict", pixels: "Tensor", found: "Explanation") -> None:
-        from lightning_gradood.core import as_float, atomic_write
-        from lightning_gradood.report import as_png, explanation_figure
-
-        image = (as_float(pixels) * 255).round().byte().permute(1, 2, 0).numpy()
-        flag = "flagged" if verdict.flagged else "not flagged"
-        title = (
-            f"{verdict.path}: {verdict.prediction}, score {verdict.score:.4g}, p-value {verdict.p_value:.3g}, {flag}"
-        )
-        heat = None if found.heat is None else found.heat.numpy()
-        figure = explanation_figure(image, heat, found.contributions, title, found.note)
-        name = f"{self.drawn:03d}_{Path(verdict.path).stem}.png"
-        with atomic_write(Path(str(self.folder), name), "--output") as file:
-            file.write(as_png(figure))

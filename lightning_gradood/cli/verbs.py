@@ -1,4 +1,6 @@
-"""The verbs of the program and its overview; nothing heavy is imported here, so that `--help` answers at once."""
+"""The verbs of the program, its overview and how it ends; nothing heavy is imported, so that `--help` answers at once."""
+
+import signal
 
 ABOUT = "Train a classifier, probe it with gradients, and detect images unlike its training data."
 VERBS = {
@@ -15,27 +17,35 @@ VERBS = {
     "dashboard": "Save a workspace and a report in W&B that show the runs of a project.",
     "benchmark": "Run several experiment files and seeds, write the paper's two tables and a page.",
 }
+ALONE = {"score": "score", **dict.fromkeys(("drift", "compare", "configs", "dashboard"), "small_verbs")}
+"""Verbs without an experiment, each with the module of its function."""
 
-ALONE = ("score", "drift", "compare", "configs", "dashboard")
-"""Verbs without an experiment, each in a module of its name."""
+OVERVIEW = f"""\
+usage: python -m lightning_gradood VERB --config FILE [--any.key value ...]   (or `gradood VERB ...`)
+
+{ABOUT}
+
+verbs:
+{{verbs}}
+
+`python -m lightning_gradood VERB --help` lists the flags of a verb, `--data.help ImageDataModule` those of a
+class. VERB --config FILE --print_config prints the configuration with all files and flags applied.
+An experiment file is code. VERB --trust own --config FILE builds classes of lightning_gradood, torch and
+torchvision alone, --trust PACKAGE those of another package as well: for files from others.
+""".replace("{verbs}", "\n".join(f"    {verb:<13}{text}" for verb, text in VERBS.items()))
 
 
-def overview() -> str:
-    """Text of `--help` without a verb."""
-    width = max(map(len, VERBS)) + 4
-    lines = [f"    {verb:<{width}}{text}" for verb, text in VERBS.items()]
-    return "\n".join(
-        [
-            "usage: python -m lightning_gradood VERB --config FILE [--any.key value ...]   (or `gradood VERB ...`)",
-            "",
-            ABOUT,
-            "",
-            "verbs:",
-            *lines,
-            "",
-            "`python -m lightning_gradood VERB --help` lists the flags of a verb, `--data.help ImageDataModule` those of a",
-            "class. VERB --config FILE --print_config prints the configuration with all files and flags applied.",
-            "An experiment file is code. VERB --trust own --config FILE builds classes of lightning_gradood, torch and",
-            "torchvision alone, --trust PACKAGE those of another package as well: for files from others.",
-        ]
-    )
+class Ended(SystemExit):
+    """The program ends with an exit code, and with a sentence on standard error."""
+
+    def __init__(self, sentence: str, exit_code: int = 2) -> None:
+        super().__init__(exit_code)
+        self.sentence, self.exit_code = sentence, exit_code
+
+
+class Stopped(Ended):
+    """The process was asked to end by a signal."""
+
+    def __init__(self, number: int) -> None:
+        self.signal, code = signal.Signals(number).name, 143 if number == signal.SIGUSR1 else 128 + number
+        super().__init__(f"stopped by {self.signal}. No file was written.", code)

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from jsonargparse._common import denying_import_path_entry, parsing_settings  # nothing public reads the policy
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
@@ -28,11 +29,10 @@ from lightning_gradood.core.errors import Refusal
 from lightning_gradood.core.files import parse_json
 
 PACKAGES = ("lightning_gradood", "torch", "torchvision", "timm")
-"""Packages whose components, networks and transforms are built without being trusted by name."""
+"""Packages of which a guard may name components, networks and transforms without being trusted by name."""
 
 _COMPONENT = "component"  # among the metadata of a safetensors file
-_FUNCTIONS = ("lightning_gradood.networks", "torchvision.models", "timm")  # functions there return networks
-_TRANSFORMS = ("torchvision.transforms",)
+_FUNCTIONS = ("lightning_gradood.networks.", "torchvision.models.", "timm.")  # functions there return networks
 _DOWNLOADS = ("weights", "weights_backbone", "pretrained")  # arguments that fetch weights
 _FILES = ("checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir")  # timm's, which read other files
 
@@ -43,6 +43,20 @@ class Component(ABC):  # noqa: B024 - nothing is abstract; groups of settings ar
     Its class and the arguments of its constructor say all about it: it is a frozen dataclass, or keeps each argument
     under the argument's name.
     """
+
+
+def check_import(path: str) -> None:
+    """Refuse an import path that the parser's policy denies, where `--trust` has restricted it."""
+    if parsing_settings["import_paths_enforced"] and denying_import_path_entry(path):
+        raise distrusted(path)
+
+
+def distrusted(path: str) -> Refusal:
+    """Word the refusal of an import path that is not trusted."""
+    return Refusal(
+        f"`--trust` should name the packages whose classes an experiment file may build. Got `{path}`, which is of none "
+        f"of them; it was not built. If you know what the file does, add --trust {path.partition('.')[0]}."
+    )
 
 
 def encode(value: Any, arrays: MutableMapping[str, Tensor] | None = None, place: str = "") -> Any:
@@ -80,9 +94,9 @@ def encode(value: Any, arrays: MutableMapping[str, Tensor] | None = None, place:
             return {"dtype": str(value).removeprefix("torch.")}
         case Tensor() | np.ndarray():
             tensor = value.detach().cpu() if isinstance(value, Tensor) else torch.from_numpy(value)
-            held: Any = tensor.tolist() if arrays is None else place
             if arrays is not None:
                 arrays[place] = tensor.contiguous()
+            held = tensor.tolist() if arrays is None else place
             kind = "tensor" if isinstance(value, Tensor) else "array"
             return {kind: held, "dtype": str(tensor.dtype).removeprefix("torch.")}
         case list() | tuple():
@@ -124,10 +138,13 @@ def decode(value: Any, trust: Collection[str] = (), arrays: Mapping[str, Tensor]
     if names == {"dtype"}:
         return _dtype(value["dtype"])
     if names in ({"tensor", "dtype"}, {"array", "dtype"}):
-        tensor = _tensor(value.get("tensor", value.get("array")), value["dtype"], arrays)
+        tensor = _tensor(value.get("tensor", value.get("array")), value["dtype"], arrays or {})
         return tensor if "tensor" in value else tensor.numpy()
     if names == {"enum", "name"}:
-        return _member(value["enum"], value["name"], trust)
+        kind = _found(value["enum"], trust)
+        if not (isinstance(kind, type) and issubclass(kind, Enum)) or value["name"] not in kind.__members__:
+            raise Refusal(f"A file should name members of enumerations. Got `{value['enum']}`. Save it anew.")
+        return kind[value["name"]]
     return {name: decode(part, trust, arrays) for name, part in value.items()}
 
 
@@ -254,14 +271,10 @@ def _found(path: Any, trust: Collection[str]) -> Any:
 
 def _is_allowed(made: Any) -> bool:
     """Whether building it can do no more than build a part of a guard."""
-
-    def is_below(packages: Collection[str]) -> bool:
-        module = f"{getattr(made, '__module__', '')}."
-        return any(module.startswith(f"{package}.") for package in packages)
-
+    module = f"{getattr(made, '__module__', '')}."
     if isinstance(made, type):
-        return issubclass(made, nn.Module | Component) or is_below(_TRANSFORMS)
-    return inspect.isfunction(made) and is_below(_FUNCTIONS)
+        return issubclass(made, nn.Module | Component) or module.startswith("torchvision.transforms.")
+    return inspect.isfunction(made) and module.startswith(_FUNCTIONS)
 
 
 def _dtype(name: Any) -> torch.dtype:
@@ -271,15 +284,8 @@ def _dtype(name: Any) -> torch.dtype:
     return found
 
 
-def _tensor(held: Any, dtype: Any, arrays: Mapping[str, Tensor] | None) -> Tensor:
+def _tensor(held: Any, dtype: Any, arrays: Mapping[str, Tensor]) -> Tensor:
     try:
-        return (arrays or {})[held] if isinstance(held, str) else torch.tensor(held, dtype=_dtype(dtype))
+        return arrays[held] if isinstance(held, str) else torch.tensor(held, dtype=_dtype(dtype))
     except (KeyError, TypeError, ValueError) as error:
         raise Refusal(f"A file should hold the arrays that it names. Got none for `{error}`. Save it anew.") from error
-
-
-def _member(path: Any, name: Any, trust: Collection[str]) -> Enum:
-    kind = _found(path, trust)
-    if not (isinstance(kind, type) and issubclass(kind, Enum)) or name not in kind.__members__:
-        raise Refusal(f"A file should name members of enumerations. Got `{path}.{name}`. Save it anew.")
-    return kind[name]

@@ -44,13 +44,6 @@ def gathered(mine: Result) -> list[Result]:
     return found
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception says that memory does not suffice, on any device."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    return isinstance(error, RuntimeError) and any(words in str(error) for words in _WORDS)
-
-
 class Portions:
     """Does the work of a batch in portions that fit into memory, and remembers how large these may be.
 
@@ -69,20 +62,24 @@ class Portions:
         `work` must not depend on which rows are in a portion. Halving prints a line; one row has to fit.
         """
         done: list[Result] = []
-        first = 0
+        first, reason = 0, ""
         while first < number:
             rows = slice(first, min(number, first + (self.most or number)))
-            reason = None
+            if reason:  # only now are the tensors of the failed attempt free
+                gc.collect()
+                if torch.cuda.is_available():
+                    torch.cuda.empty_cache()
             try:
                 done.append(work(rows))
+                first, reason = rows.stop, ""
             except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error):
+                lacking = isinstance(error, MemoryError | torch.OutOfMemoryError) or any(
+                    one in str(error) for one in _WORDS
+                )
+                if not lacking:
                     raise
                 reason = next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(".")
-            if reason is None:
-                first = rows.stop
-                continue
-            self._halve(rows.stop - rows.start, reason)  # only now are the tensors of the failed attempt free
+                self._halve(rows.stop - rows.start, reason)
         return done
 
     def _halve(self, number: int, reason: str) -> None:
@@ -92,7 +89,4 @@ class Portions:
                 "smaller images, fewer label designs or another --trainer.accelerator."
             )
         self.most = number // 2
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
         say(f"Out of memory with {number} images at once ({reason}): going on with {self.most} at once.")

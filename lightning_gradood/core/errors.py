@@ -1,7 +1,8 @@
-"""Refusals: exceptions whose sentence says why something cannot be done, and checks of images and networks that raise them."""
+"""Refusals: exceptions whose sentence says why something cannot be done, and checks of tensors that raise them."""
 
 import difflib
 import math
+import reprlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from types import UnionType
@@ -10,18 +11,11 @@ from typing import Any, Literal, Union, get_args, get_origin
 import torch
 from torch import Tensor
 
-_SHOWN = 10  # rows that a refusal names
-
 
 class Refusal(ValueError):
-    """An input is refused; the message is all that the user reads.
+    """An input is refused; the message, in which stands what was expected, what was got and how to fix it, is all that is said.
 
-    Its grammar is the same everywhere: what was expected, what was got, how to fix it::
-
-        raise Refusal("`split` should be three fractions that sum to 1. Got `split = [1, 1]`. Write e.g. [0.4, 0.4,
-        0.2].")
-
-    The command line prints the message without a traceback and exits with code 2; in Python it is a `ValueError`.
+    The command line prints it without a traceback and exits with code 2; in Python it is a `ValueError`.
     """
 
 
@@ -104,9 +98,8 @@ def check_logits_shape(output: object, number: int, classes: int = 1) -> None:
     if isinstance(output, Tensor) and output.ndim == 2 and len(output) == number and output.shape[1] >= classes:
         return
     got = list(output.shape) if isinstance(output, Tensor) else type(output).__name__
-    several = " and two classes or more" if classes > 1 else ""
     raise Refusal(
-        f"the network's output should be logits [N, classes], a row for each image{several}. "
+        f"the network's output should be logits [N, classes], a row for each image, classes at least {classes}. "
         f"Got `output = {got}` for a batch of {number}. Wrap the network so that forward(images) returns its logits alone."
     )
 
@@ -115,9 +108,8 @@ def check_finite_rows(values: Tensor, what: str) -> None:
     """Raise `NotFinite` with the rows of values [N, ...] that hold a NaN or an infinity."""
     bad = (~torch.isfinite(values.detach().flatten(1)).all(1)).nonzero().flatten().tolist()
     if bad:
-        rows = ", ".join(str(row) for row in bad[:_SHOWN]) + (", ..." if len(bad) > _SHOWN else "")
         raise NotFinite(
-            f"{what} should be finite. Got NaN or infinity in {len(bad)} of {values.shape[0]} rows: {rows}. "
+            f"{what} should be finite. Got NaN or infinity in {len(bad)} of {values.shape[0]} rows: {reprlib.repr(bad)[1:-1]}. "
             "Look at these images and at the network's weights.",
             bad,
         )
@@ -139,8 +131,8 @@ def fits(value: Any, kind: Any) -> bool:
     if origin is list:
         return isinstance(value, list) and all(fits(one, inner[0]) for one in value)
     if origin is dict:
-        return isinstance(value, dict) and all(
-            isinstance(key, str) and fits(one, inner[1]) for key, one in value.items()
+        return (
+            isinstance(value, dict) and fits([*value], list[str]) and all(fits(one, inner[1]) for one in value.values())
         )
     if kind is float:
         return type(value) in (int, float) and math.isfinite(value)

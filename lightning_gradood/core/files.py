@@ -59,11 +59,7 @@ def atomic_write(path: Path, flag: str = "--run_dir") -> Iterator[BinaryIO]:
 
 
 def is_temporary(name: str) -> bool:
-    """Whether a file's name is one that `atomic_write` gives, which a killed process may have left.
-
-    >>> is_temporary(".config.yaml.0123456789ab.tmp"), is_temporary("mine.tmp")
-    (True, False)
-    """
+    """Whether a file's name is one that `atomic_write` gives, which a killed process may have left."""
     return _TEMPORARY.fullmatch(name) is not None
 
 
@@ -95,8 +91,7 @@ def check_writable(folder: Path, flag: str) -> None:
     trial = folder / f".trial.{uuid.uuid4().hex[:12]}.tmp"  # a name that no file has
     with atomic_write(trial, flag) as file:
         file.write(b"\0" * 4096)
-    with suppress(OSError):
-        trial.unlink()
+    trial.unlink(missing_ok=True)
 
 
 class Unparsable(ValueError):
@@ -106,11 +101,11 @@ class Unparsable(ValueError):
 def read_text(path: str | os.PathLike[str], limit: int = YAML_BYTES) -> str:
     """Read a regular file in UTF-8 of at most `limit` bytes; raise OSError or `Unparsable` for others."""
     if not stat.S_ISREG(os.stat(path).st_mode):
-        raise Unparsable("a folder" if os.path.isdir(path) else "a pipe, socket or device")
+        raise Unparsable("a folder, pipe, socket or device")
     with open(path, "rb") as file:
         content = file.read(limit + 1)
     if len(content) > limit:
-        raise Unparsable(f"{os.path.getsize(path) / 1e6:,.1f} MB, where at most {limit / 1e6:g} are read")
+        raise Unparsable(f"more than {limit / 1e6:g} MB")
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -118,21 +113,8 @@ def read_text(path: str | os.PathLike[str], limit: int = YAML_BYTES) -> str:
 
 
 def read_yaml(path: str | os.PathLike[str]) -> Any:
-    """Read a YAML file, see `parse_yaml`."""
-    return parse_yaml(read_text(path))
-
-
-def read_json(path: str | os.PathLike[str], limit: int = JSON_BYTES) -> Any:
-    """Read a JSON file, see `parse_json`."""
-    return parse_json(read_text(path, limit))
-
-
-def parse_yaml(text: str) -> Any:
-    """Build plain values of a YAML text, or raise `Unparsable`.
-
-    >>> parse_yaml("a: &a [1, 2]\\nb: *a")
-    {'a': [1, 2], 'b': [1, 2]}
-    """
+    """Plain values of a YAML file, or `Unparsable`."""
+    text = read_text(path)
     check_yaml(text)
     try:
         return yaml.load(text, Loader=_Loader)  # a safe loader: builds plain values only
@@ -140,12 +122,13 @@ def parse_yaml(text: str) -> Any:
         raise Unparsable(" ".join(str(error).split())) from error
 
 
-def parse_json(text: str | bytes) -> Any:
-    """Build plain values of a JSON text, or raise `Unparsable`.
+def read_json(path: str | os.PathLike[str], limit: int = JSON_BYTES) -> Any:
+    """Plain values of a JSON file, or `Unparsable`."""
+    return parse_json(read_text(path, limit))
 
-    >>> parse_json('{"a": [1, 2]}')
-    {'a': [1, 2]}
-    """
+
+def parse_json(text: str | bytes) -> Any:
+    """Plain values of a JSON text, or `Unparsable`."""
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -155,30 +138,27 @@ def parse_json(text: str | bytes) -> Any:
 def check_yaml(text: str) -> None:
     """Raise `Unparsable` for a YAML text that passes a limit; other errors are left to its parser."""
     if len(text) > YAML_BYTES:
-        raise Unparsable(f"{len(text) / 1e6:,.1f} million characters, where at most {YAML_BYTES / 1e6:g} are read")
+        raise Unparsable(f"more than {YAML_BYTES / 1e6:g} million characters")
+    sizes: dict[
+        str, int
+    ] = {}  # of what anchors hold; in the parser's events an alias is one, however much it stands for
+    total, begun = 0, list[tuple[str, int]]()
     with suppress(yaml.YAMLError):
-        _count(text)
-
-
-def _count(text: str) -> None:
-    """Count values from the parser's events, where an alias is a single event however much it stands for."""
-    sizes: dict[str, int] = {}  # of what anchors hold
-    total, begun = 0, list[tuple[str | None, int]]()
-    for event in yaml.parse(text, Loader=_Loader):
-        match event:
-            case yaml.CollectionEndEvent():
-                anchor, before = begun.pop()
-                sizes[anchor or ""] = total - before
-            case yaml.AliasEvent():
-                total += sizes.get(event.anchor, 1)
-            case yaml.CollectionStartEvent():
-                begun.append((event.anchor, total))
-                sizes[event.anchor or ""] = MAX_VALUES  # until it ends: an alias within it is infinite
-                total += 1
-            case yaml.ScalarEvent():
-                sizes[event.anchor or ""] = 1
-                total += 1
-        if len(begun) > MAX_DEPTH:
-            raise Unparsable(f"text that is nested more than {MAX_DEPTH} deep")
-        if total > MAX_VALUES:
-            raise Unparsable(f"more than {MAX_VALUES:,} values, its aliases expanded")
+        for event in yaml.parse(text, Loader=_Loader):
+            match event:
+                case yaml.CollectionEndEvent():
+                    anchor, before = begun.pop()
+                    sizes[anchor] = total - before
+                case yaml.AliasEvent():
+                    total += sizes.get(event.anchor, 1)
+                case yaml.CollectionStartEvent():
+                    begun.append((event.anchor or "", total))
+                    sizes[event.anchor or ""] = MAX_VALUES  # until it ends: an alias within it is infinite
+                    total += 1
+                case yaml.ScalarEvent():
+                    sizes[event.anchor or ""] = 1
+                    total += 1
+            if len(begun) > MAX_DEPTH:
+                raise Unparsable(f"text that is nested more than {MAX_DEPTH} deep")
+            if total > MAX_VALUES:
+                raise Unparsable(f"more than {MAX_VALUES:,} values, its aliases expanded")

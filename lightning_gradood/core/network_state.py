@@ -1,4 +1,4 @@
-"""Context managers that make a pass exact and restore what they change: precision, train/eval mode, requires_grad.
+"""A network while it is probed or attacked: exact arithmetic, eval mode, frozen parameters, and logits for an output.
 
 `OrderedBatchNorm` works around a fault of torch's batch norm: on a CPU, `native_batch_norm_backward` of torch 2.15
 looks at the strides of the input and of the gradient to choose between a kernel for [N, C, H, W] in order and one for
@@ -10,10 +10,11 @@ gradient from there on is wrong. docs/torch_batch_norm.md has the report.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import WeakSet
 
 import torch
 import torch.nn.functional as F
@@ -22,16 +23,11 @@ from torch.nn.utils import parametrize
 from torch.overrides import TorchFunctionMode
 
 from lightning_gradood.core.errors import Refusal
-from lightning_gradood.core.outputs import images_in_logits_out, logits_out
 
 BATCH_NORMS = {F.batch_norm, torch.batch_norm, torch.native_batch_norm, F.instance_norm, torch.instance_norm}
-
-
-def in_order(tensor: Tensor) -> Tensor:
-    """Return an input or output gradient [N, C, ...], copied if it is one image in a layout that torch misreads."""
-    if tensor.ndim < 3 or tensor.shape[0] != 1 or tensor.is_contiguous():
-        return tensor
-    return tensor.contiguous() if tensor.stride(0) != tensor.numel() else tensor
+_LOGITS = "logits"
+_said: WeakSet[nn.Module] = WeakSet()
+_process = threading.RLock()  # torch's switches for precision belong to the whole process
 
 
 class OrderedBatchNorm(TorchFunctionMode):
@@ -53,68 +49,101 @@ class OrderedBatchNorm(TorchFunctionMode):
         x = args[0] if args else kwargs["input"]
         if x.device.type != "cpu" or x.ndim < 3 or x.shape[0] != 1:
             return func(*args, **kwargs)
-        kept = self._noted(x)
+        kept = self._in_order(x)
         result = func(kept, *args[1:], **kwargs) if args else func(**{**kwargs, "input": kept})
         output = result[0] if isinstance(result, tuple) else result
         if output.requires_grad:
-            output.register_hook(self._noted)
+            output.register_hook(self._in_order)
         return result
 
-    def _noted(self, tensor: Tensor) -> Tensor:
-        kept = in_order(tensor)
-        self.met = self.met or kept is not tensor
-        return kept
+    def _in_order(self, tensor: Tensor) -> Tensor:
+        """Copy one image [1, C, ...] in a layout that torch misreads."""
+        if tensor.ndim < 3 or tensor.shape[0] != 1 or tensor.is_contiguous() or tensor.stride(0) == tensor.numel():
+            return tensor
+        self.met = True
+        return tensor.contiguous()
 
 
 @contextmanager
 def exact_arithmetic() -> Iterator[None]:
     """Record gradients in full precision: no inference mode, no autocast, no TF32, gradients enabled.
 
+    One thread at a time: the others wait.
+
     >>> with torch.inference_mode(), exact_arithmetic():
     ...     torch.is_grad_enabled()
     True
     """
-    with ExitStack() as stack:
+    with _process, ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
-        for device in {"cpu", "cuda", _accelerator()}:
+        accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+        for device in {"cpu", "cuda", accelerator.type if accelerator else "cpu"}:
             if torch.is_autocast_enabled(device):
                 stack.enter_context(torch.autocast(device, enabled=False))
-        stack.enter_context(_full_float32())
+        _forbid_short_mantissas(stack)
         yield
+
+
+def _forbid_short_mantissas(stack: ExitStack) -> None:
+    """Switch off TF32 and bfloat16 in products of float32; `stack` switches back.
+
+    torch has two descriptions of this, older switches and `fp32_precision` per backend (from 2.9 on), and raises when
+    they contradict each other: both are set, and an older one is restored only where it could be read.
+    """
+    backends = torch.backends
+    owners = (backends.cudnn, backends.mkldnn)
+    leaves = [getattr(one, name, None) for one in owners for name in ("matmul", "conv", "rnn")]
+    present = [leaf for leaf in (backends.cuda.matmul, *leaves) if getattr(leaf, "fp32_precision", None) is not None]
+    for leaf in present:
+        stack.callback(setattr, leaf, "fp32_precision", leaf.fp32_precision)  # type: ignore[union-attr]
+    older: list[tuple[Callable[[], Any], Callable[[Any], object]]] = [
+        (lambda: backends.cudnn.allow_tf32, lambda value: setattr(backends.cudnn, "allow_tf32", value)),
+        (torch.get_float32_matmul_precision, torch.set_float32_matmul_precision),
+    ]
+    for read, write in older:
+        try:
+            stack.callback(write, read())
+        except RuntimeError:  # "mix of the legacy and new APIs": the caller set `fp32_precision` alone
+            continue
+    torch.set_float32_matmul_precision("highest")
+    backends.cudnn.allow_tf32 = False
+    for leaf in present:
+        leaf.fp32_precision = "ieee"  # type: ignore[union-attr]
 
 
 @contextmanager
 def frozen_network(network: nn.Module) -> Iterator[None]:
     """Put `network` in eval mode with frozen parameters, as attacks and probes need it; restore each flag on leaving.
 
-    Images are cast to its dtype and logits found in what it returns (`images_in_logits_out`); gradients behind batch
-    norm are right for a single image, too (`OrderedBatchNorm`).
+    Images are cast to its dtype and logits taken out of what it returns, also where torch misreads a single image's
+    layout (`OrderedBatchNorm`). The network's call refuses a single image or integers.
     """
-    with (
-        requiring_grad(network.parameters(), False),
-        evaluating(network),
-        images_in_logits_out(network),
-        OrderedBatchNorm(),
-    ):
-        yield
+
+    def take_images(module: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:
+        return (_fitting(module, given[0]), *given[1:]) if given and isinstance(given[0], Tensor) else given
+
+    with requiring_grad(network.parameters(), False), evaluating(network), ExitStack() as stack:
+        if not isinstance(network, torch.jit.ScriptModule):
+            stack.callback(network.register_forward_pre_hook(take_images).remove)
+        with logits_out(network), OrderedBatchNorm():
+            yield
 
 
 @contextmanager
 def probing_state(network: nn.Module, modules: Iterable[nn.Module]) -> Iterator[None]:
     """Let one thread at a time probe `network`: its `modules` in eval mode, in exact arithmetic, logits for an output.
 
-    Weights that the caller keeps by `parametrize.cached()` are computed anew in every pass. Every flag is restored.
+    Weights that the caller keeps by `parametrize.cached()` are computed anew in every pass: a kept one has lost its
+    graph, or never had one. Every flag is restored.
     """
     _refuse_fixed_mode(network)
-    with (
-        _alone_with(network),
-        exact_arithmetic(),
-        _without_cached_parametrizations(),
-        evaluating(network, modules),
-        logits_out(network),
-    ):
-        yield
+    with exact_arithmetic(), evaluating(network, modules), logits_out(network):
+        cached, parametrize._cache_enabled = parametrize._cache_enabled, 0
+        try:
+            yield
+        finally:
+            parametrize._cache_enabled = cached
 
 
 def _refuse_fixed_mode(network: nn.Module) -> None:
@@ -154,106 +183,96 @@ def requiring_grad(tensors: Iterable[Tensor], flag: bool) -> Iterator[None]:
             tensor.requires_grad_(not flag)
 
 
-def _accelerator() -> str:
-    if not torch.accelerator.is_available():
-        return "cpu"
-    device = torch.accelerator.current_accelerator()
-    return "cpu" if device is None else device.type
+def logits_in(output: Any) -> Any:
+    """Return an output tensor itself; else its `logits`; else its first tensor with two dimensions; else `output`.
 
+    `output` may also be a tuple, a mapping, a `ModelOutput` or torchvision's `GoogLeNetOutputs`.
 
-_locks: WeakKeyDictionary[nn.Module, threading.RLock] = WeakKeyDictionary()
-_guard = threading.Lock()
-
-
-@contextmanager
-def _alone_with(network: nn.Module) -> Iterator[None]:
-    """Keep other threads from changing a network's mode and flags meanwhile; each network has a lock of its own."""
-    with _guard:
-        lock = _locks.setdefault(network, threading.RLock())
-    with lock:
-        yield
-
-
-@contextmanager
-def _without_cached_parametrizations() -> Iterator[None]:
-    """Compute reparametrised weights anew in every pass, also within the caller's `parametrize.cached()`.
-
-    A weight that is kept from an earlier pass has lost its graph, or has none if it was computed under `no_grad`.
+    >>> logits_in({"features": torch.zeros(2, 5), "logits": torch.zeros(2, 3)}).shape
+    torch.Size([2, 3])
     """
-    enabled = parametrize._cache_enabled
+    return _found(output)[1]
+
+
+def _found(output: Any) -> tuple[str, Any]:
+    """Return the name of the output field and the logits; an empty name for a tensor, or where none is found."""
+    if isinstance(output, Tensor):
+        return "", output
+    if isinstance(output, tuple | list):
+        entries = dict(enumerate(output)) | {_LOGITS: getattr(output, _LOGITS, None)}
+    else:
+        entries = dict(output) if isinstance(output, Mapping) else dict(getattr(output, "__dict__", {}))
+        entries.setdefault(_LOGITS, getattr(output, _LOGITS, None))
+    if isinstance(entries[_LOGITS], Tensor):
+        return f"`{_LOGITS}`", entries[_LOGITS]
+    for name, entry in entries.items():
+        if isinstance(entry, Tensor) and entry.ndim == 2:  # a loss or feature maps may stand before it
+            return "its first tensor of rows" if isinstance(name, int) else f"`{name}`, its first tensor of rows", entry
+    return "", output
+
+
+@contextmanager
+def logits_out(network: nn.Module) -> Iterator[None]:
+    """Take the logits out of what a network returns (`logits_in`), also in copies that are made meanwhile.
+
+    Where they have to be looked for, a warning says once for a network which tensor is taken. What torch.jit compiled
+    takes no hooks: its output is left as it is.
+    """
+    if isinstance(network, torch.jit.ScriptModule):
+        yield
+        return
+
+    def take_logits(_module: nn.Module, given: tuple[Any, ...], output: Any) -> Any:
+        place, logits = _found(output)
+        # a binary classifier may give [N]
+        if given and isinstance(logits, Tensor) and isinstance(given[0], Tensor) and logits.shape == given[0].shape[:1]:
+            logits = logits[:, None]
+        if place and network not in _said:
+            _said.add(network)
+            words = f"The network returns a {type(output).__name__}; {place}, {list(logits.shape)}, is taken as logits."
+            warnings.warn(words, stacklevel=2)
+        return logits
+
+    hook = network.register_forward_hook(take_logits)
     try:
-        parametrize._cache_enabled = 0
         yield
     finally:
-        parametrize._cache_enabled = enabled
+        hook.remove()
 
 
-@contextmanager
-def _full_float32() -> Iterator[None]:
-    """Forbid the short mantissas (TF32, bfloat16) that float32 products may otherwise be computed with.
+def _fitting(network: nn.Module, images: Tensor) -> Tensor:
+    """Return images in the dtype of a network's first floating point parameter; refuse a single image or integers."""
+    refuse_single_image(network, images)
+    own = next((one.dtype for one in network.parameters() if one.is_floating_point()), None)
+    if own is not None and not images.is_floating_point():
+        raise Refusal(
+            "`images` should be floating point pixels in [0, 1]. "
+            f"Got `images.dtype = {images.dtype}`. Convert with `images.float() / 255`."
+        )
+    return images if own in (None, images.dtype) else images.to(own)
 
-    The switches belong to the whole process: the first thread to enter sets them, the last one to leave restores them.
+
+def refuse_single_image(network: nn.Module, images: Tensor) -> None:
+    """Refuse one image [C, H, W] for a network of images, which would take its channels for a batch."""
+    if images.ndim == 3 and any(isinstance(module, nn.Conv2d) for module in network.modules()):
+        raise Refusal(
+            "`images` should be a batch [N, C, H, W]. "
+            f"Got `images.shape = {list(images.shape)}`. Give one image a leading dimension of 1: `image[None]`."
+        )
+
+
+def input_gradient(output: Tensor, images: Tensor, weight: Tensor | None = None, keep: bool = False) -> Tensor:
+    """Gradient of a network's output by its images, a leaf; refuse an output that no gradient leads back from.
+
+    The output is a number, or [N, ...] with a `weight` of its shape, the loss's gradient in it.
     """
-    with _guard:
-        if not _precision.users:
-            _precision.save()
-        _precision.users += 1
-    try:
-        yield
-    finally:
-        with _guard:
-            _precision.users -= 1
-            if not _precision.users:
-                _precision.restore()
-
-
-class _Precision:
-    """torch's switches for float32 products.
-
-    torch has two descriptions of them, the older switches and `fp32_precision` per backend (from 2.9 on), and raises
-    when they contradict each other; so both are set, and the older ones are restored only where they could be read.
-    """
-
-    def __init__(self) -> None:
-        self.users = 0
-        self._restore: list[Callable[[], None]] = []
-
-    def save(self) -> None:
-        backends = torch.backends
-        leaves = [backends.cuda.matmul, *(
-            leaf
-            for backend in (backends.cudnn, backends.mkldnn)
-            for leaf in (getattr(backend, name, None) for name in ("matmul", "conv", "rnn"))
-            if leaf is not None
-        )]  # fmt: skip
-        values = [getattr(leaf, "fp32_precision", None) for leaf in leaves]
-        matmul = _readable(torch.get_float32_matmul_precision)
-        cudnn = _readable(lambda: backends.cudnn.allow_tf32)
-        self._restore = [lambda: _set_precisions(leaves, values)]
-        if cudnn is not None:
-            self._restore.insert(0, lambda: setattr(backends.cudnn, "allow_tf32", cudnn))
-        if matmul is not None:
-            self._restore.insert(0, lambda: torch.set_float32_matmul_precision(matmul))
-        torch.set_float32_matmul_precision("highest")
-        backends.cudnn.allow_tf32 = False
-        _set_precisions(leaves, ["ieee" if value is not None else None for value in values])
-
-    def restore(self) -> None:
-        for step in self._restore:
-            step()
-
-
-_precision = _Precision()
-
-
-def _readable(read: Callable[[], Any]) -> Any:
-    try:
-        return read()
-    except RuntimeError:  # "mix of the legacy and new APIs": the caller set `fp32_precision` alone
-        return None
-
-
-def _set_precisions(leaves: Sequence[Any], values: Sequence[str | None]) -> None:
-    for leaf, value in zip(leaves, values, strict=True):
-        if value is not None:
-            leaf.fp32_precision = value
+    gradient: Tensor | None = None
+    if output.requires_grad:
+        (gradient,) = torch.autograd.grad(output, images, weight, retain_graph=keep, allow_unused=True)
+    if gradient is None:
+        raise Refusal(
+            "the network's output should depend on its input through autograd. Got an operation through which no gradient comes "
+            "back to the images, such as a quantised layer or a custom function whose backward returns None. Pass the network "
+            "as it was before quantisation, define that backward, or leave out attacks and detectors that need the gradient."
+        )
+    return gradient

@@ -5,7 +5,7 @@ import stat
 import threading
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
@@ -23,14 +23,8 @@ _NO_PICTURES = frozenset(["EPS", "PDF", "WMF", "MPEG", "BUFR", "GRIB", "HDF5"])
 _PLUGINS = {"pillow_heif": "register_heif_opener", "pillow_avif": "", "pillow_jxl": "", "pillow_jpegxl": ""}
 """Packages that teach Pillow further formats, with the function to call; importing the others is enough."""
 
-_NEED_PLUGIN = {
-    ".heic": "pillow-heif",
-    ".heif": "pillow-heif",
-    ".avif": "pillow-avif-plugin",
-    ".jxl": "pillow-jxl-plugin",
-}
 _LEFT_BY_SYSTEMS = frozenset(["__macosx", "thumbs.db", "desktop.ini"])
-_SHOWN = 8
+_FOLDER, _IMAGE = "folder", "image"
 
 
 @cache
@@ -57,40 +51,17 @@ def printable(name: str) -> str:
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
-class PassedOver:
-    """Counts of what stood in a folder and was not taken as an image.
+class PassedOver(Counter[str]):
+    """Counts of what stood in a folder and was not taken as an image, by its kind.
 
-    >>> passed = PassedOver()
-    >>> passed.add("notes.TXT"), passed.add("notes"), passed.add("x.txt")
-    (None, None, None)
-    >>> passed.sentence("photos")
-    'photos: passed over 2 .txt, 1 without a suffix.'
+    >>> PassedOver({".txt": 2, "pipes, sockets or devices": 1}).sentence("photos")
+    'photos: passed over 2 .txt, 1 pipes, sockets or devices.'
     """
-
-    def __init__(self) -> None:
-        self.counts: Counter[str] = Counter()
-
-    def add(self, name: str) -> None:
-        """Count a file by its suffix."""
-        suffix = os.path.splitext(name)[1].lower()
-        self.count(printable(suffix) if suffix else "without a suffix")
-
-    def count(self, kind: str) -> None:
-        """Count something of a kind that is no suffix."""
-        self.counts[kind] += 1
 
     def sentence(self, place: str) -> str:
         """Say in one line what was passed over; empty where nothing was."""
-        if not self.counts:
-            return ""
-        kinds = self.counts.most_common()
-        shown = [f"{number:,} {kind}{_hint(kind)}" for kind, number in kinds[:_SHOWN]]
-        others = sum(number for _, number in kinds[_SHOWN:])
-        return f"{printable(place)}: passed over {', '.join(shown)}{f' and {others:,} others' if others else ''}."
-
-
-def _hint(kind: str) -> str:
-    return f" (read where {_NEED_PLUGIN[kind]} is installed)" if kind in _NEED_PLUGIN else ""
+        kinds = [f"{number:,} {printable(kind)}" for kind, number in self.most_common(8)]
+        return f"{printable(place)}: passed over {', '.join(kinds)}{', …' * (len(self) > 8)}." if self else ""
 
 
 def find_image_files(folder: str, passed: PassedOver, deep: bool = True) -> Iterator[str]:
@@ -103,65 +74,51 @@ def find_image_files(folder: str, passed: PassedOver, deep: bool = True) -> Iter
 
 
 def subfolders(folder: str, passed: PassedOver) -> list[str]:
-    """Names of the folders in a folder, sorted, without those that are passed over; these are counted."""
-    names = [name for name, kind in _entries(folder, passed) if kind == _FOLDER]
-    found = [name for name in names if not _is_left_over(name)]
-    passed.counts.update(_left_over_kind(name) for name in names if _is_left_over(name))
-    return found
+    """Names of the folders in a folder, sorted, without those that systems leave behind."""
+    return [name for name, kind in _entries(folder, passed) if kind == _FOLDER]
 
 
-_FOLDER, _FILE = "folder", "file"
-
-
-def _found(folder: str, passed: PassedOver, deep: bool, seen: set[tuple[int, int]]) -> Iterator[str]:
-    with suppress(OSError):  # `_entries` reports it
-        about = os.stat(folder)
-        if (about.st_dev, about.st_ino) in seen:
-            passed.count("links to a folder that was read already")
-            return
-        seen.add((about.st_dev, about.st_ino))
+def _found(folder: str, passed: PassedOver, deep: bool, seen: set[str]) -> Iterator[str]:
+    place = os.path.realpath(folder)
+    if place in seen:
+        passed["links to a folder that was read already"] += 1
+        return
+    seen.add(place)
     for name, kind in _entries(folder, passed):
         path = os.path.join(folder, name)
-        if kind == _FOLDER and not deep:
-            continue
-        if _is_left_over(name):
-            passed.count(_left_over_kind(name))
-        elif kind == _FOLDER:
-            yield from _found(path, passed, deep, seen)
-        elif kind != _FILE:
-            passed.count(kind)
-        elif os.path.splitext(name)[1].lower() in image_suffixes():
+        if kind == _IMAGE:
             yield path
-        else:
-            passed.add(name)
+        elif kind != _FOLDER:
+            passed[kind] += 1
+        elif deep:
+            yield from _found(path, passed, deep, seen)
 
 
 def _entries(folder: str, passed: PassedOver) -> list[tuple[str, str]]:
-    """Names in a folder, sorted, with `_FOLDER`, `_FILE` or another kind."""
+    """Names in a folder, sorted, with `_FOLDER`, `_IMAGE` or the kind that is counted."""
     try:
         with os.scandir(folder) as entries:
             return sorted((entry.name, _kind(entry)) for entry in entries)
     except OSError:
-        passed.count(f"folders that cannot be read (`{printable(folder)}`)")
+        passed[f"folders that cannot be read (`{folder}`)"] += 1
         return []
 
 
 def _kind(entry: os.DirEntry[str]) -> str:
+    suffix = os.path.splitext(entry.name)[1].lower()
     try:
         mode = entry.stat().st_mode
     except OSError:  # the target is missing, or is the link itself
         return "links that lead nowhere"
+    if entry.name.startswith("."):
+        return "names that start with a dot"
+    if entry.name.lower() in _LEFT_BY_SYSTEMS:
+        return entry.name
     if stat.S_ISDIR(mode):
         return _FOLDER
-    return _FILE if stat.S_ISREG(mode) else "pipes, sockets or devices"
-
-
-def _is_left_over(name: str) -> bool:
-    return name.startswith(".") or name.lower() in _LEFT_BY_SYSTEMS
-
-
-def _left_over_kind(name: str) -> str:
-    return "names that start with a dot" if name.startswith(".") else name
+    if not stat.S_ISREG(mode):
+        return "pipes, sockets or devices"
+    return _IMAGE if suffix in image_suffixes() else suffix or "without a suffix"
 
 
 Picture = Image.Image | Tensor
@@ -179,6 +136,7 @@ MEGAPIXELS = 89.0
 """Largest image that is decoded by default, in megapixels; above it Pillow warns of decompression bombs."""
 
 _ORIENTATION = 0x0112  # EXIF's tag
+_opening = threading.Lock()  # Pillow's limit belongs to the whole process
 
 
 class Unreadable(Refusal):
@@ -212,11 +170,17 @@ def read_picture(
     The size is checked before decoding. Raises `Unreadable` for a missing, damaged or other file, `Refusal` for more
     than eight bits a channel or too many pixels; `name` is for messages, by default the path.
     """
-    name = printable(os.fspath(file) if isinstance(file, str | os.PathLike) else str(file)) if name is None else name
+    is_path = isinstance(file, str | os.PathLike)
+    name = name or printable(os.fspath(file) if is_path else str(file))  # type: ignore[arg-type]
     try:
-        _check_regular(file, name)
-        with _limit_of_pillow_lifted():
-            image = Image.open(file, formats=image_formats())
+        if is_path and not stat.S_ISREG(os.stat(file).st_mode):  # type: ignore[arg-type]  # it would block or never end
+            raise Unreadable(f"`{name}` should be a readable image. Got: it is a folder, pipe, socket or device.")
+        with _opening:
+            pillows, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # the limit below names its flag
+            try:
+                image = Image.open(file, formats=image_formats())
+            finally:
+                Image.MAX_IMAGE_PIXELS = pillows
         with image:
             (limit or PixelLimit()).check(image, name)
             image.load()
@@ -225,8 +189,14 @@ def read_picture(
         raise
     except FileNotFoundError as error:
         raise Unreadable(f"`{name}` should be an image file. Got none of that name.") from error
+    except UnidentifiedImageError as error:
+        raise Unreadable(f"`{name}` should be a readable image. Got: it is no image.") from error
     except Exception as error:  # Pillow's plugins raise whatever their parsing runs into
-        raise Unreadable(f"`{name}` should be a readable image. Got: {_reason(error)}.") from error
+        said = " ".join((getattr(error, "strerror", None) or str(error)).split()).rstrip(".")
+        reason = (
+            said if said and isinstance(error, OSError | SyntaxError | ValueError) else f"{type(error).__name__} {said}"
+        )
+        raise Unreadable(f"`{name}` should be a readable image. Got: {reason}.") from error
 
 
 def upright(image: Image.Image) -> Image.Image:
@@ -236,46 +206,6 @@ def upright(image: Image.Image) -> Image.Image:
         return ImageOps.exif_transpose(image) if turned else image
     except Exception:  # Pillow may raise anything here; the pixels are whole and have been read
         return image
-
-
-def _check_regular(file: str | os.PathLike[str] | BinaryIO, name: str) -> None:
-    """Refuse pipes and devices, which would block or never end."""
-    if isinstance(file, str | os.PathLike) and not stat.S_ISREG(os.stat(file).st_mode):
-        what = "a folder" if os.path.isdir(file) else "a pipe, socket or device"
-        raise Unreadable(f"`{name}` should be a readable image. Got: it is {what}.")
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, UnidentifiedImageError):
-        return "it is no image"
-    if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
-        return "an image inside it is larger than Pillow's limit"
-    text = " ".join((getattr(error, "strerror", None) or str(error)).split()).rstrip(".")
-    return (
-        text
-        if isinstance(error, OSError | SyntaxError | ValueError) and text
-        else f"{type(error).__name__} {text}".strip()
-    )
-
-
-_opening = [0, Image.MAX_IMAGE_PIXELS]  # how many threads open files, and Pillow's limit before the first of them
-_lock = threading.Lock()
-
-
-@contextmanager
-def _limit_of_pillow_lifted() -> Iterator[None]:
-    """Let Pillow open an image of any size; `PixelLimit` is checked before decoding, and its message names the flag."""
-    with _lock:
-        if _opening[0] == 0:
-            _opening[1], Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-        _opening[0] = (_opening[0] or 0) + 1
-    try:
-        yield
-    finally:
-        with _lock:
-            _opening[0] = (_opening[0] or 0) - 1
-            if _opening[0] == 0:
-                Image.MAX_IMAGE_PIXELS = _opening[1]
 
 
 def as_float(images: Tensor) -> Tensor:
@@ -299,19 +229,15 @@ def to_pixels(image: Picture, transform: Transform | None, name: str) -> Tensor:
             "Correct its settings; or, if others pass, remove that image."
         ) from error
     if isinstance(result, Image.Image):
-        pixels: Tensor = pil_to_tensor(result)
-        return pixels
-    if (
-        not isinstance(result, Tensor)
-        or result.ndim != 3
-        or not (result.dtype == torch.uint8 or result.is_floating_point())
-    ):
+        result = pil_to_tensor(result)
+    is_image = isinstance(result, Tensor) and result.ndim == 3
+    if not is_image or not (result.dtype == torch.uint8 or result.is_floating_point()):
         shown = f"{result.dtype} {list(result.shape)}" if isinstance(result, Tensor) else type(result).__name__
         raise Refusal(
             "`transform` should give a PIL image or a tensor [C, H, W] of uint8 or float. "
             f"Got {shown} for image `{name}`. End it with e.g. torchvision.transforms.ToTensor."
         )
-    pixels = result.as_subclass(Tensor)  # not torchvision's tv_tensors.Image
+    pixels: Tensor = result.as_subclass(Tensor)  # not torchvision's tv_tensors.Image
     if pixels.dtype == torch.uint8:
         return pixels
     low, high = pixels.min().item(), pixels.max().item()

@@ -32,10 +32,7 @@ def progress(
 
 
 class ProgressLines:
-    """Write one line whenever another percent of a step is done, at most one in `seconds`, and one at its end.
-
-    Without a `total` there is a line with the rate in `seconds`.
-    """
+    """Write a line whenever another percent of a step is done, or without `total` its rate, at most one in `seconds`."""
 
     def __init__(self, description: str, total: int | None, unit: str, stream: TextIO, seconds: float = 1.0) -> None:
         self.description, self.total, self.unit, self.stream, self.seconds = description, total, unit, stream, seconds

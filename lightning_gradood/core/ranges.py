@@ -41,15 +41,3 @@ else:
         yaml.SafeDumper.add_representer(
             _kind, lambda dumper, value: dumper.represent_data(int(value) if isinstance(value, int) else float(value))
         )
-
-__all__ = [
-    "ClosedUnitInterval",
-    "FiniteNonNegative",
-    "FinitePositive",
-    "HalfOpenUnitInterval",
-    "NonNegativeInt",
-    "OpenUnitInterval",
-    "PositiveFloat",
-    "PositiveInt",
-    "Seed",
-]

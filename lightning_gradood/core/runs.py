@@ -1,5 +1,6 @@
 """Where a run starts and ends: experiment files by name, run folders, to which experiment one belongs, and its lock."""
 
+import itertools
 import os
 import re
 import socket
@@ -13,14 +14,7 @@ import yaml
 from filelock import FileLock, SoftFileLock, Timeout
 
 from lightning_gradood.core.errors import Refusal, did_you_mean
-from lightning_gradood.core.files import (
-    Unparsable,
-    atomic_write,
-    check_writable,
-    is_temporary,
-    read_yaml,
-    writing_refusal,
-)
+from lightning_gradood.core.files import Unparsable, atomic_write, check_writable, is_temporary, read_yaml
 
 CONFIG = "config.yaml"
 CHECKPOINTS = "checkpoints"
@@ -78,7 +72,11 @@ def new_run_folder(parent: Path) -> Iterator[Path]:
             "`run_dir` should be given where torchrun or a cluster starts the processes, so that all use the same. "
             "Got none. Add e.g. --run_dir runs/first."
         )
-    folder = _make_new(parent)
+    moment = f"{datetime.now():%Y-%m-%d_%H-%M-%S}"
+    for folder in (parent / f"{moment}{f'_{number}' * (number > 1)}" for number in itertools.count(1)):
+        with suppress(FileExistsError):
+            _make(folder, exist_ok=False)
+            break
     os.environ[_CHOSEN] = str(folder)
     try:
         yield folder
@@ -92,7 +90,10 @@ def refuse_foreign(folder: Path, config: Mapping[str, Any], identity: tuple[str,
     """Refuse a folder with other files, or whose configuration differs in the top-level keys `identity`."""
     path = folder / CONFIG
     if path.is_file():
-        theirs = _read(path)
+        theirs: Any = None
+        with suppress(Unparsable):
+            theirs = read_yaml(path)
+        theirs = theirs if isinstance(theirs, Mapping) else {}  # so that it is no experiment's
         different = [name for key in identity for name in _differences(key, theirs.get(key), config.get(key))]
         if different := [name for name in different if name not in _FREE]:
             raise Refusal(
@@ -120,8 +121,7 @@ def claim(folder: Path, config: Mapping[str, Any], identity: tuple[str, ...]) ->
     """Write the configuration into a folder, unless a run of the same experiment did; refuse foreign folders."""
     refuse_foreign(folder, config, identity)
     if not (folder / CONFIG).is_file():
-        with _making(folder):
-            folder.mkdir(parents=True, exist_ok=True)
+        _make(folder)
         with atomic_write(folder / CONFIG) as file:
             file.write(yaml.safe_dump(dict(config), sort_keys=False).encode())
 
@@ -132,8 +132,7 @@ def hold(folder: Path) -> Iterator[None]:
 
     Refuses a folder that another run holds, or in which, or in a result folder of it, no file can be written.
     """
-    with _making(folder):
-        folder.mkdir(parents=True, exist_ok=True)
+    _make(folder)
     for place in (folder, *(folder / name for name in _RESULT_FOLDERS if os.path.lexists(folder / name))):
         check_writable(place, "--run_dir")
     path = folder / _LOCK
@@ -141,30 +140,23 @@ def hold(folder: Path) -> Iterator[None]:
     try:
         lock.acquire()
     except Timeout as error:
+        holder = ""
+        with suppress(OSError):
+            holder = " ".join(path.read_text(errors="replace")[:200].split())
         raise Refusal(
             f"`run_dir` should be a folder in which no other run is at work. Got `run_dir = {folder}`, held by "
-            f"{_holder(path)}. Wait for it, or name another folder."
+            f"{holder or 'another one'}. Wait for it, or name another folder."
         ) from error
-    except OSError as error:
-        raise writing_refusal(path, "--run_dir", error) from error
-    plain = isinstance(
-        lock, SoftFileLock
-    )  # it becomes one on a file system without locks, and writes a text of its own
     try:
-        if not plain:
+        if not isinstance(
+            lock, SoftFileLock
+        ):  # which it becomes on a file system without locks, with a text of its own
             path.write_text(f"process {os.getpid()} on {socket.gethostname()} since {datetime.now():%Y-%m-%d %H:%M:%S}")
         yield
     finally:
         with suppress(OSError):
-            if not plain:
-                path.unlink()
+            path.unlink()
         lock.release()
-
-
-def _holder(path: Path) -> str:
-    with suppress(OSError):
-        return " ".join(path.read_text(errors="replace")[:200].split()) or "another one"
-    return "another one"
 
 
 def _is_trace(name: str) -> bool:
@@ -172,34 +164,15 @@ def _is_trace(name: str) -> bool:
     return is_temporary(name) or name == _LOCK
 
 
-def _make_new(parent: Path) -> Path:
-    name = f"{datetime.now():%Y-%m-%d_%H-%M-%S}"
-    folder, number = parent / name, 1
-    while True:
-        with _making(folder), suppress(FileExistsError):
-            folder.mkdir(parents=True)
-            return folder
-        number += 1
-        folder = parent / f"{name}_{number}"
-
-
-@contextmanager
-def _making(folder: Path) -> Iterator[None]:
-    """Refuse a folder that cannot be made."""
+def _make(folder: Path, exist_ok: bool = True) -> None:
     try:
-        yield
+        folder.mkdir(parents=True, exist_ok=exist_ok)
     except OSError as error:
+        if isinstance(error, FileExistsError) and not exist_ok:
+            raise
         raise Refusal(
             f"`run_dir` should be a folder that can be made. Got `run_dir = {folder}`: {error.strerror}. Name another."
         ) from error
-
-
-def _read(path: Path) -> Mapping[str, Any]:
-    """A configuration; empty, so that it is no experiment's, if the file holds something else."""
-    with suppress(Unparsable):
-        content = read_yaml(path)
-        return content if isinstance(content, Mapping) else {}
-    return {}
 
 
 def _differences(name: str, theirs: Any, mine: Any) -> list[str]:

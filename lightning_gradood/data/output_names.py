@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lightning_gradood.core import Refusal, Unparsable, did_you_mean, parse_yaml, read_text
+from lightning_gradood.core import Refusal, Unparsable, did_you_mean, read_text, read_yaml
 from lightning_gradood.data.loading import LoadedSource
 from lightning_gradood.data.source import Listing, class_order
 from lightning_gradood.records import NORMAL
@@ -77,7 +77,7 @@ def _from_file(path: str) -> Any:
     try:
         text = read_text(file)
         if file.suffix.lower() in (".json", ".yaml", ".yml") or text.lstrip()[:1] in ("[", "{"):
-            return parse_yaml(text)  # JSON is YAML
+            return read_yaml(file)  # JSON is YAML
     except (OSError, Unparsable) as error:
         reason = getattr(error, "strerror", None) or error
         why = f"cannot be read ({reason})" if file.exists() else "does not exist"

@@ -18,7 +18,6 @@ from lightning_gradood.core import (
     FinitePositive,
     Refusal,
     check_import,
-    check_imported,
     encode,
     generator_states,
     named_seed,
@@ -42,7 +41,8 @@ def _found(path: str, parameter: str, what: str, is_one: Callable[[Any], bool]) 
             f"`{parameter}` should be the import path of {what}. Got `{parameter} = {path!r}`, {reason}. "
             "Correct it, and install the package or start where it lies."
         )
-    check_imported(found)
+    made = found if inspect.isroutine(found) or inspect.isclass(found) else type(found)
+    check_import(f"{made.__module__}.{made.__qualname__}")  # where it is defined
     return found
 
 

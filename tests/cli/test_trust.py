@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 import tiny
+from lightning_gradood.cli.trusted_files import OWN, trusting, without_trust
 from parsed import verdict
 from tiny import FILE, printed, refused
 
-from lightning_gradood.cli.trusted_files import OWN, trusting, without_trust
 from lightning_gradood.core import Refusal, may_import, shipped_files
 
 EVIL = """

@@ -45,9 +45,8 @@ def test_one_row_that_does_not_fit_is_refused_and_other_errors_pass_on():
     for error in (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), ValueError("out of memory")):
         with pytest.raises(type(error)):
             Portions().run(work_that_fits(0, error, []), 8)
-    with pytest.raises(RuntimeError) as raised:
-        torch.empty(2**58)
-    assert devices.is_out_of_memory(raised.value)
+    with pytest.raises(Refusal, match="one image at a time"):
+        Portions().run(lambda rows: torch.empty(2**58), 2)
 
 
 def test_what_is_summed_in_float64_goes_to_the_cpu_first(monkeypatch):

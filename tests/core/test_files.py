@@ -12,26 +12,23 @@ from unittest.mock import Mock
 
 import pytest
 import yaml
+from asserts import assert_refused
 
 import lightning_gradood
 from lightning_gradood.core import (
-    Refusal,
     Unparsable,
     Unwritable,
     atomic_write,
     check_writable,
-    check_yaml,
     files,
     hold,
     parse_json,
-    parse_yaml,
     read_json,
     read_text,
     read_yaml,
-    writing_refused,
 )
 
-WORDS = r"`--run_dir` should be a place that can be written\. Got "
+WORDS = "`--run_dir` should be a place that can be written. Got "
 
 
 def write(path, size=10):
@@ -43,14 +40,15 @@ def test_what_is_in_the_way_is_named(tmp_path):
     (tmp_path / "in the way").write_text("")
     (tmp_path / "folder" / "b").mkdir(parents=True)
     before = sorted(tmp_path.rglob("*"))
-    for path, words in [
+    rows = [
         (tmp_path / "in the way" / "a", "File exists"),
         (tmp_path / "folder", "Is a directory"),
         (tmp_path / ("a" * 300), "File name too long"),
         (Path("/proc/nowhere/a"), "No such file or directory"),
-    ]:
-        with pytest.raises(Unwritable, match=f"{WORDS}{path}: {words}. Make it one, or name another, and run"):
-            write(path)
+    ]
+    assert_refused(
+        *((lambda path=path: write(path), f"{WORDS}{path}: {words}. Make it one, or") for path, words in rows)
+    )
     assert sorted(tmp_path.rglob("*")) == before
 
 
@@ -71,14 +69,19 @@ def test_immutable_files_and_folders_are_left_alone(tmp_path, fixed):
     (tmp_path / "a").write_text("old")
     fixed(tmp_path / "a")
     fixed(tmp_path / "folder")
-    for path in (tmp_path / "a", tmp_path / "folder" / "b", tmp_path / "folder" / "new" / "b"):
-        with pytest.raises(Unwritable, match=f"{WORDS}{path}: Operation not permitted. Make it one"):
-            write(path)
-    with pytest.raises(Unwritable, match="`--cache_dir` should be a place that can be written"):
-        check_writable(tmp_path / "folder", "--cache_dir")
-    for place in (tmp_path / "folder", tmp_path / "folder" / "deeper" / "run"):
-        with pytest.raises(Refusal, match=f"Got .*{place}.*: Operation not permitted"), hold(place):
-            pass
+    paths = (tmp_path / "a", tmp_path / "folder" / "b", tmp_path / "folder" / "new" / "b")
+    places = (tmp_path / "folder", tmp_path / "folder" / "deeper" / "run")
+    assert_refused(
+        *((lambda path=path: write(path), f"{WORDS}{path}: Operation not permitted. Make it one") for path in paths),
+        *(
+            (lambda place=place: hold(place).__enter__(), f"Got .*{place}.*: Operation not permitted")
+            for place in places
+        ),
+        (
+            lambda: check_writable(tmp_path / "folder", "--cache_dir"),
+            "`--cache_dir` should be a place that can be written",
+        ),
+    )
     assert (tmp_path / "a").read_text() == "old"
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["a", "folder"]
 
@@ -86,10 +89,6 @@ def test_immutable_files_and_folders_are_left_alone(tmp_path, fixed):
 def test_failures_of_other_files_pass(tmp_path):
     with pytest.raises(FileNotFoundError, match="other"), atomic_write(tmp_path / "a"):
         (tmp_path / "other").read_text()
-    with pytest.raises(OSError, match="cut short"), writing_refused(tmp_path, "--run_dir"):
-        raise OSError("cut short")
-    with pytest.raises(BrokenPipeError), writing_refused(tmp_path, "--output"):  # whoever read has enough
-        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -103,19 +102,16 @@ def test_no_module_writes_a_file_but_through_atomic_write():
     root, exempt = Path(lightning_gradood.__file__).parent, ("core/files.py", "core/runs.py", "cli/defaults.py")
     found = []
     for path in sorted(set(root.rglob("*.py")) - {root / name for name in exempt}):  # a log grows by lines
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Call) and _writes(node):
-                found.append(f"{path.relative_to(root)}:{node.lineno}: {ast.unparse(node)[:60]}")
+        for call in (node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)):
+            name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
+            first = ast.unparse(call.args[0]) if call.args else ""
+            modes = [
+                one.value for one in [*call.args, *(k.value for k in call.keywords)] if isinstance(one, ast.Constant)
+            ]
+            opens = any(isinstance(mode, str) and mode[:1] in "wax" and len(mode) < 4 for mode in modes)
+            if opens if name == "open" else name in WRITING and first not in ("file", "buffer"):
+                found.append(f"{path.relative_to(root)}:{call.lineno}: {ast.unparse(call)[:60]}")
     assert found == []
-
-
-def _writes(call):
-    name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
-    first = ast.unparse(call.args[0]) if call.args else ""
-    if name == "open":
-        modes = [one.value for one in [*call.args, *(k.value for k in call.keywords)] if isinstance(one, ast.Constant)]
-        return any(isinstance(mode, str) and mode[:1] in "wax" and len(mode) < 4 for mode in modes)
-    return name in WRITING and first not in ("file", "buffer")
 
 
 def laughs(levels=9, form="[{}]"):
@@ -126,7 +122,7 @@ def laughs(levels=9, form="[{}]"):
     return "\n".join(rows)
 
 
-ALIASES, DEEP, LARGE = "its aliases expanded", "nested more than 64 deep", "million characters"
+ALIASES, DEEP, LARGE = "its aliases expanded", "nested more than 64 deep", "more than 2 MB"
 BOMBS = [
     (laughs(), ALIASES), (laughs(form="{{<<: [{}]}}"), ALIASES), (f"[{'a,' * 900_000}]", ALIASES),
     ("lightning: &a [1, 2, 3, *a]", ALIASES),
@@ -134,23 +130,36 @@ BOMBS = [
 ]  # fmt: skip
 
 
+@pytest.fixture
+def parse(tmp_path):
+    """What a YAML file with this text holds."""
+
+    def parse(text):
+        (tmp_path / "x.yaml").write_text(text)
+        return read_yaml(tmp_path / "x.yaml")
+
+    return parse
+
+
 @pytest.mark.timeout(60)  # each takes less than a second; without the limits minutes, or all memory
-def test_what_would_explode_is_refused_before_it_is_built():
+def test_what_would_explode_is_refused_before_it_is_built(parse):
     for text, words in BOMBS:
-        for read in (check_yaml, parse_yaml):
-            with pytest.raises(Unparsable, match=words):
-                read(text)
+        with pytest.raises(Unparsable, match=words):
+            parse(text)
+    for text in ("[" * 10**5, '{"a":' * 10**5, "1" * 5000, "", "nope"):
+        with pytest.raises(Unparsable):
+            parse_json(text)
 
 
-def test_whatever_a_converter_runs_into_is_one_error_of_one_line():
+def test_whatever_a_converter_runs_into_is_one_error_of_one_line(parse):
     odd = ["!!int ''", "!!bool x", "!!timestamp x", "2001-99-99", "1" * 5000, "{[a]: 1}", "a\0b", "[", "*a"]
     for text in [*odd, "!!python/name:os.system"]:
         with pytest.raises(Unparsable) as refused:
-            parse_yaml(text)
+            parse(text)
         assert len(str(refused.value).splitlines()) == 1, text
 
 
-def test_values_are_counted_as_they_are_expanded(monkeypatch):
+def test_values_are_counted_as_they_are_expanded(monkeypatch, parse):
     """The limit is met exactly by the number of values that a walk through the result meets."""
     random_ = random.Random(0)
     for _ in range(50):
@@ -162,10 +171,10 @@ def test_values_are_counted_as_they_are_expanded(monkeypatch):
         text = "\n".join(rows)
         number = walked(yaml.safe_load(text))
         monkeypatch.setattr(files, "MAX_VALUES", number)
-        assert parse_yaml(text) == yaml.safe_load(text)
+        assert parse(text) == yaml.safe_load(text)
         monkeypatch.setattr(files, "MAX_VALUES", number - 1)
         with pytest.raises(Unparsable):
-            parse_yaml(text)
+            parse(text)
 
 
 def walked(value):
@@ -174,19 +183,12 @@ def walked(value):
     return 1 + sum(map(walked, value)) if isinstance(value, list) else 1
 
 
-def test_what_people_write_is_read_as_it_is():
+def test_what_people_write_is_read_as_it_is(parse):
     text = "base: &base {a: 1, b: [x, y]}\nother: {<<: *base, c: 'R&D * 2'}\n"
     text += f"names: [{', '.join(f'n{i:05d}' for i in range(21_000))}]"
-    assert parse_yaml(text) == yaml.safe_load(text)
+    assert parse(text) == yaml.safe_load(text)
     for text in ("[" * 60 + "]" * 60, "1", "null", '"x"', "[]", "{}", '"\\ud83d\\ude00"'):
         assert parse_json(text) == parse_json(text.encode()) == json.loads(text)
-
-
-def test_json_is_refused_in_one_sentence():
-    for text in ("[" * 10**5, '{"a":' * 10**5, "1" * 5000, "", "nope"):
-        for given in (text, text.encode()):
-            with pytest.raises(Unparsable):
-                parse_json(given)
 
 
 def test_files_are_read_up_to_their_limit_only(tmp_path):
@@ -194,10 +196,10 @@ def test_files_are_read_up_to_their_limit_only(tmp_path):
     with path.open("wb") as file:
         file.truncate(10**12)  # without taking room
     for read in (read_text, read_yaml, read_json):
-        with pytest.raises(Unparsable, match=r"1,000,000\.0 MB, where at most \d+ are read"):
+        with pytest.raises(Unparsable, match=r"more than \d+ MB"):
             read(path)
     path.write_bytes(b"\xff\xfe")
-    for place, words in ((path, "no text in UTF-8"), (tmp_path, "a folder"), ("/dev/zero", "a pipe, socket or device")):
+    for place, words in ((path, "no text in UTF-8"), (tmp_path, "a folder"), ("/dev/zero", "pipe, socket or device")):
         with pytest.raises(Unparsable, match=words):
             read_text(place)
     path.write_text("\ufeff[1]")

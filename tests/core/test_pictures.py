@@ -48,13 +48,8 @@ def test_images_are_what_pillow_reads_and_everything_else_is_counted_in_one_line
         "photos: passed over 2 .txt, 2 links that lead nowhere, 1 names that start with a dot, 1 Thumbs.db, 1 __MACOSX, "
         "1 without a suffix, 1 desktop.ini, 1 .xyz."
     )
-    many, heic = PassedOver(), PassedOver()
-    for number in range(1000):
-        many.add(f"x.{number}")
+    many = PassedOver({f".{number}": 1 for number in range(1000)})
     assert len(many.sentence("photos")) < 200
-    assert "and 992 others" in many.sentence("photos")
-    heic.add("x.HEIC")
-    assert heic.sentence("photos") == "photos: passed over 1 .heic (read where pillow-heif is installed)."
 
 
 def test_loops_of_links_end(tmp_path):
@@ -79,9 +74,9 @@ def test_pipes_sockets_and_devices_are_not_opened_and_folders_are_folders(tmp_pa
     with socket.socket(socket.AF_UNIX) as one:
         one.bind("socket.png")
         names, passed = found(tmp_path)
-    assert (names, dict(passed.counts)) == ([], {"pipes, sockets or devices": 3})
-    for path, what in (("pipe.png", "a pipe"), ("/dev/zero", "a pipe"), (tmp_path, "a folder")):
-        with pytest.raises(Unreadable, match=f"Got: it is {what}"):
+    assert (names, passed) == ([], {"pipes, sockets or devices": 3})
+    for path in ("pipe.png", "/dev/zero", tmp_path):
+        with pytest.raises(Unreadable, match="Got: it is a folder, pipe, socket or device"):
             read_picture(path)
     (tmp_path / "x.png").mkdir()
     (tmp_path / "x.png" / "y.png").touch()
@@ -123,8 +118,7 @@ def test_orientation_is_applied_once():
         np.testing.assert_array_equal(np.asarray(upright(picture)), expected)
 
 
-def test_an_orientation_that_is_none_or_damaged_leaves_the_image(tmp_path):
-    np.testing.assert_array_equal(np.asarray(read_picture(with_orientation(9, "PNG"), name="x")), PIXELS)
+def test_a_damaged_orientation_leaves_the_image(tmp_path):
     Image.fromarray(PIXELS).save(tmp_path / "x.jpg", exif=b"Exif\x00\x00MM\x00*\x00\xff\xff\xff", quality=95)
     with warnings.catch_warnings(action="ignore"):  # Pillow warns of it
         assert read_picture(tmp_path / "x.jpg").size == (4, 6)

@@ -1,0 +1,161 @@
+"""Verbs on what runs have left, each a function whose parameters are its flags: `compare`, `drift`, `dashboard`, `configs`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from lightning_gradood.cli.plain import SWITCH, plain, refuse_existing
+
+ALARM = 4
+"""Exit code where the drift is beyond `--alarm`."""
+
+_SIGNIFICANT = 0.01  # an alarm needs a p-value below it, so that few images raise none by chance
+_DEFINITION = "dashboard.json"
+
+
+@plain(
+    "The page needs nothing else: AUROC of every detector on every source, differences to the first run, bars, and the keys "
+    "in which the configurations differ. Of a single run its own page is made anew.",
+    runs={"nargs": "+", "type": str},
+    overwrite=SWITCH,
+)
+def compare(runs: list[str], *, output: str | None = None, overwrite: bool = False) -> None:
+    """Write the page.
+
+    Args:
+        runs: run folders with results: runs/<experiment>/<time>; the first is compared with.
+        output: the page; by default compare.html in the current folder, or for a single run its own report.html.
+        overwrite: replace the page if it exists.
+    """
+    from lightning_gradood.core import atomic_write
+    from lightning_gradood.report import comparison_page, comparison_text, read_runs
+
+    own = len(runs) == 1 and output is None
+    place = Path(runs[0], "report.html") if own else Path(output or "compare.html")
+    refuse_existing("--output", place, overwrite or own)
+    found = read_runs([Path(folder) for folder in runs])
+    page = comparison_page(found)
+    with atomic_write(place, "--output") as file:
+        file.write(page.encode())
+    sys.stdout.write(f"{comparison_text(found)}\n{'Page' if own else 'Comparison'}: {place}\n")
+
+
+@plain("Exit code 4 if the distance is above --alarm and its p-value below 0.01.", overwrite=SWITCH)
+def drift(
+    reference: str,
+    new: str,
+    *,
+    alarm: float | None = None,
+    figure: str | None = None,
+    detector: str | None = None,
+    overwrite: bool = False,
+) -> int:
+    """Compare two tables of scores.
+
+    Args:
+        reference: scores of images as usual: written by `score`, or a run's scores.parquet.
+        new: scores of new images by the same guard, written by `score`.
+        alarm: largest distance of the two distributions that is no alarm, in [0, 1).
+        figure: a PNG file; by default NEW's name with _drift.png.
+        detector: whose scores, where a table is a run's scores.parquet: its normal test images.
+        overwrite: replace the figure if it exists.
+    """
+    from lightning_gradood.core import Refusal, atomic_write
+    from lightning_gradood.report import ScoredImages, as_png, drift_by_class, drift_figure, drift_table
+
+    if alarm is not None and not 0 <= alarm < 1:
+        raise Refusal(f"`--alarm` should be at least 0 and below 1. Got `--alarm {alarm}`. It is a distance.")
+    place = Path(figure or Path(new).with_name(f"{Path(new).stem}_drift.png"))
+    refuse_existing("--figure", place, overwrite)
+    before, after = (ScoredImages.read(Path(path), detector) for path in (reference, new))
+    found = drift_by_class(before, after)
+    with atomic_write(place, "--figure") as file:
+        file.write(as_png(drift_figure(before, after, found)))
+    sys.stdout.write(f"{drift_table(found)}\nfigure: {place}\n")
+    overall = found["all"]
+    if alarm is None or overall.distance <= alarm or overall.p_value >= _SIGNIFICANT:
+        return 0
+    sys.stdout.write(f"ALARM: the distance {overall.distance:.3f} is above {alarm:g}.\n")
+    return ALARM
+
+
+@plain(
+    "An earlier dashboard of the project is replaced. Without a W&B account only the definition is written.",
+    run={"nargs": "?", "type": str, "default": ""},
+)
+def dashboard(run: str, *, entity: str, project: str = "lightning_gradood") -> None:
+    """Write the definition, and send it.
+
+    Args:
+        run: folder of a run with the sources and detectors; by default the newest below runs/.
+        entity: W&B's team or user.
+        project: W&B's project.
+    """
+    from lightning_gradood.core import Refusal, atomic_write
+    from lightning_gradood.report import Run, apply_dashboard, dashboard_definition, has_wandb_account, newest_run
+
+    folder = Path(run) if run else newest_run(Path("runs"))
+    if folder is None:
+        raise Refusal(
+            "`dashboard` should have a run to take sources and detectors from. Got none, and no runs/*/*/results.parquet "
+            "exists. Name a run folder that `detect` has filled."
+        )
+    definition = dashboard_definition(Run.read(folder))
+    with atomic_write(folder / _DEFINITION, "RUN") as file:
+        file.write(f"{json.dumps(definition, indent=2)}\n".encode())
+    sys.stdout.write(f"Definition, for the sources and detectors of {folder}: {folder / _DEFINITION}\n")
+    if has_wandb_account():
+        workspace, report = apply_dashboard(definition, entity, project)
+        sys.stdout.write(f"Workspace: {workspace}\nReport: {report}\n")
+    else:
+        again = f"python -m lightning_gradood dashboard {folder} --entity {entity} --project {project}"
+        sys.stdout.write(
+            f"Nothing was sent, as no W&B account is configured. To apply it: `wandb login`, then `{again}`.\n"
+        )
+
+
+@plain("", names={"nargs": "*", "type": str, "default": []})
+def configs(names: list[str], *, copy: str | None = None) -> None:
+    """List or copy files.
+
+    Args:
+        names: which files, e.g. digits; all by default.
+        copy: folder to copy them to, into configs/ and sweeps/; changed files are not replaced.
+    """
+    from lightning_gradood.core import Refusal, atomic_write, did_you_mean, shipped_files
+
+    found = {
+        f"{folder}/{path.name}": path for folder in ("configs", "sweeps") for path in shipped_files(folder).values()
+    }
+    for name in names:
+        if not any(name in (key, path.name, path.stem) for key, path in found.items()):
+            hint = did_you_mean(name, [path.stem for path in found.values()], "`configs` without a name lists them.")
+            raise Refusal(f"`configs` should name files that come with the package. Got `{name}`. {hint}")
+    found = {key: path for key, path in found.items() if not names or {key, path.name, path.stem} & set(names)}
+    if copy is None:
+        width = max(map(len, found)) + 2
+        sys.stdout.writelines(f"{name:<{width}}{_first_sentence(path)}\n" for name, path in found.items())
+        sys.stdout.write(
+            "\nRun one by its name, e.g. `fit --config digits`; `configs --copy FOLDER` copies them to change them.\n"
+        )
+        return
+    targets = {Path(copy, name): path.read_bytes() for name, path in found.items()}
+    for target, content in targets.items():
+        if target.exists() and target.read_bytes() != content:
+            raise Refusal(
+                f"`--copy` should not replace files that were changed. Got {target}, which differs from the shipped one. "
+                "Name another folder, or move yours away; nothing was copied."
+            )
+    for target, content in targets.items():
+        with atomic_write(target, "--copy") as file:
+            file.write(content)
+        sys.stdout.write(f"{target}\n")
+
+
+def _first_sentence(path: Path) -> str:
+    """What a file says of itself in its first comment, up to the first command."""
+    comment = path.read_text(encoding="utf-8").partition("\n#   ")[0].partition("\n\n")[0]
+    words = [line.removeprefix("#").strip() for line in comment.splitlines() if line.startswith("#")]
+    return " ".join(words).split(". ")[0].rstrip(".")
