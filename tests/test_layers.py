@@ -142,7 +142,7 @@ def test_files_are_one_idea_bodies_short_parameters_few_and_nothing_is_asserted_
                     if body and (lines := body[-1].end_lineno - body[0].lineno + 1) > 60:
                         yield f"{node.name} has {lines} lines"
                     names = {one.arg for one in [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]}
-                    is_settings = node.name in ("__init__", f"_{path.stem}")  # a verb's parameters are its flags
+                    is_settings = node.name in ("__init__", path.stem)  # a verb's parameters are its flags
                     if not is_settings and len(names - {"self", "cls"}) > 7:
                         yield f"{node.name} takes {sorted(names)}"
 

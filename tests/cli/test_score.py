@@ -16,8 +16,9 @@ import pytest
 from PIL import Image
 from tiny import all_refused, called, refused, write_digits
 
-from lightning_gradood.cli.plain import call
-from lightning_gradood.cli.score import _SPELLING, _score
+from lightning_gradood.cli.plain import plain
+from lightning_gradood.cli.score import SPELLING
+from lightning_gradood.cli.score import score as verb
 from lightning_gradood.records import read_columns, read_rows
 
 PLAIN = ["score", "drift", "compare", "configs", "dashboard"]
@@ -117,12 +118,12 @@ def test_what_cannot_be_done_is_refused_in_a_sentence(score, capsys):
 
 
 def test_flags_are_spelt_as_ever():
-    @functools.wraps(_score)
+    @functools.wraps(verb.__wrapped__)
     def given(**flags):
         return flags
 
     def parsed(*words):
-        return call("score", given, ["--guard", "g", *words], "", **_SPELLING)
+        return plain("", **SPELLING)(given)(["--guard", "g", *words])
 
     assert parsed("1", "null", "[a]", "-")["images"] == ["1", "null", "[a]", "-"]
     found = parsed("--overwrite", "a.png", "b.png", "--trust", "one", "--trust=two", "--threshold=-inf", "--explain")

@@ -56,8 +56,6 @@ def test_values_of_the_wrong_type_or_range_are_refused_by_their_flag():
         (["--trainer.max_epochs", "many"], "`trainer.max_epochs`: Expected a <class 'int'>; Given value: many."),
         (["--data.split.fractions", "[0.5, 0.5]"], "`data.split.fractions`: Expected a tuple with 3 elements."),
         (["--data.perturbations.keep", "some"], "`data.perturbations.keep`: "),
-        (["--trainer.max_epochs", "0"], "`trainer.max_epochs` should be above 0. Got `trainer.max_epochs = 0`."),
-        (["--trainer.accumulate_grad_batches", "0"], "`trainer.accumulate_grad_batches` should be above 0."),
         (["--seed_everything", "-1"], "`seed_everything` should be a seed. Got -1 does not conform to restriction"),
     ])  # fmt: skip
 

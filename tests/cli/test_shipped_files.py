@@ -62,7 +62,7 @@ def test_files_are_listed_with_what_they_say_of_themselves_and_copied_over_nothi
         assert [path for path in SHIPPED if ("mine" / path).read_bytes() != (ROOT / path).read_bytes()] == []
     Path("mine/configs/folders.yaml").write_text("changed")
     Path("mine/configs/digits.yaml").unlink()
-    words = "a configs/folders.yaml that differs from the shipped one"
+    words = "configs/folders.yaml, which differs from the shipped one"
     all_refused([(["configs", "--copy", "mine"], words)], capsys)
     main(["configs", "digits", "--copy", "other"])
     assert [path.name for path in Path("other").rglob("*.yaml")] == ["digits.yaml"]
