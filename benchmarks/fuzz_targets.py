@@ -331,9 +331,8 @@ run_dir: null
 
 def config(folder: Path) -> Target:
     """The command line with an experiment file of which one entry or the text is changed; it is parsed and not run."""
-    from lightning_gradood.cli.parsing import interpolation
+    from lightning_gradood.cli.parsing import interpolation, trusting
     from lightning_gradood.cli.program import configuration_of
-    from lightning_gradood.cli.trusted_files import trusting
 
     path = folder / "fuzz.yaml"
     flags = st.sampled_from(
