@@ -167,9 +167,4 @@ async def score(request: Request, images: list[UploadFile]) -> list[dict[str, ob
 
 
 def _scored(guard: Guard, images: list[ImageBytes]) -> list[FileVerdict]:
-    from lightning_gradood.core import Refusal
-
-    try:
-        return list(guard.score_files(images, megapixels=LIMITS.max_megapixels))
-    except Refusal as refusal:  # all have another size than the guard's images
-        raise Refused(400, str(refusal)) from refusal
+    return list(guard.score_files(images, megapixels=LIMITS.max_megapixels))

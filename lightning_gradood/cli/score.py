@@ -9,6 +9,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, fields
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -71,8 +72,10 @@ def score(
         max_megapixels: larger images are not decoded.
         trust: a package of yours whose classes the guard may name; may be given several times.
     """
+    import torch
+
     from lightning_gradood.core import PassedOver, Refusal, printable, progress, writing_refused
-    from lightning_gradood.guard import FileVerdict, Guard, Processes, score_files, score_files_on_processes
+    from lightning_gradood.guard import FileVerdict, Guard, score_files_on_processes
     from lightning_gradood.records import ENDINGS, write_rows
 
     if false_positive_rate is not None and threshold is not None:
@@ -91,10 +94,12 @@ def score(
     passed, counts = PassedOver(), Counter[str]()
     paths, again = itertools.tee(_paths(images, passed))
     if processes == 1:
-        verdicts = score_files(loaded, paths, batch_size, max_megapixels)
+        verdicts = loaded.score_files(paths, batch_size, max_megapixels)
     else:
-        others = Processes(processes, guard, trust or (), device)
-        verdicts = score_files_on_processes(loaded, paths, others, batch_size, max_megapixels)
+        each = "cuda:{}" if device == "cuda" else device
+        devices = [each.format(number % max(torch.cuda.device_count(), 1)) for number in range(processes)]
+        load = partial(Guard.load, guard, trust or ())
+        verdicts = score_files_on_processes(loaded, paths, load, devices, batch_size, max_megapixels)
     explained = None if explain is None else Explained(loaded, explain, figures, max_megapixels)
     columns = dict(zip((one.name for one in fields(FileVerdict)), _TYPES, strict=True))
     columns |= explained.columns if explained else {}

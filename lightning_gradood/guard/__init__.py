@@ -6,23 +6,16 @@ named by class path and must come from this package, torch, torchvision, timm, o
 name. Neither Lightning nor a DataModule is imported. `guard(images)` takes a batch that is ready for the network; for
 files:
 
-    >>> from lightning_gradood.guard import Guard, score_files
+    >>> from lightning_gradood.guard import Guard
     >>> guard = Guard.load("runs/digits/2026-11-22_14-05-09/guard")  # doctest: +SKIP
-    >>> for verdict in score_files(guard, ["a.png", "b.png"]):  # doctest: +SKIP
+    >>> for verdict in guard.score_files(["a.png", "b.png"]):  # doctest: +SKIP
     ...     print(verdict.path, verdict.prediction, verdict.p_value, verdict.flagged)
 """
 
 from lightning_gradood.guard.explain import Explanation, explain, mean_readings, reading_names
-from lightning_gradood.guard.guard import Guard, Verdict, save_guard
+from lightning_gradood.guard.guard import Guard, save_guard
 from lightning_gradood.guard.saving import Description, Recipe, read_description
-from lightning_gradood.guard.scoring import (
-    FileVerdict,
-    ImageBytes,
-    Processes,
-    image_paths,
-    score_files,
-    score_files_on_processes,
-)
+from lightning_gradood.guard.scoring import FileVerdict, ImageBytes, image_paths, score_files_on_processes
 
 __all__ = [
     "Description",
@@ -30,15 +23,12 @@ __all__ = [
     "FileVerdict",
     "Guard",
     "ImageBytes",
-    "Processes",
     "Recipe",
-    "Verdict",
     "explain",
     "image_paths",
     "mean_readings",
     "read_description",
     "reading_names",
     "save_guard",
-    "score_files",
     "score_files_on_processes",
 ]

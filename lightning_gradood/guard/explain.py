@@ -36,10 +36,8 @@ class Explanation:
 
     Args:
         baseline: score of the baseline's readings with the image's own prediction.
-        contributions: reading, such as `gradients/all_ones/conv1.weight`, to what it adds; they sum to score −
-            baseline.
-        heat: L2 norm over channels of the gradient of the score in the pixels, float64 [H, W]; None where there is
-            none.
+        contributions: reading, such as `gradients/all_ones/conv1.weight`, to what it adds; they sum to score − baseline.
+        heat: L2 norm over channels of the gradient of the score in the pixels, float64 [H, W].
         note: why there is no heat map; empty where there is.
     """
 
@@ -55,9 +53,9 @@ def mean_readings(records: Records, probes: Sequence[Probe]) -> dict[str, list[f
     normal, found = normal_records(records), {}
     for probe in probes:
         values = normal.probe(probe.name).astype(np.float64)
-        mean = (
-            np.exp(np.log(values + LOG_FLOOR).mean(axis=0)) if isinstance(probe, GradientProbe) else values.mean(axis=0)
-        )
+        mean = values.mean(axis=0)
+        if isinstance(probe, GradientProbe):
+            mean = np.exp(np.log(values + LOG_FLOOR).mean(axis=0))
         found[probe.name] = mean.tolist()
     return found
 
@@ -73,14 +71,17 @@ def reading_names(guard: Guard) -> list[str]:
 
 def explain(guard: Guard, images: Tensor, heat: bool = False) -> list[Explanation]:
     """Explain the scores of images [N, C, H, W], as for `Guard.__call__`; `heat` maps take a second backward pass."""
-    records, names = guard.records(images), reading_names(guard)
+    records, names, fitted = guard.records(images), reading_names(guard), guard.fitted
     found = []
     for row in range(len(records)):
-        readings = _Readings(guard, Records(records.table.slice(row, 1)))
-        score, baseline = readings.scores(np.stack([readings.image, readings.baseline])).tolist()
-        told = dict(zip(names, readings.contributions().tolist(), strict=True))
-        image = as_float(images[row : row + 1].detach().cpu())
-        warmth, note = _heat_map(readings, image) if heat else (None, "")
+        one = _Readings(guard, Records(records.table.slice(row, 1)))
+        score, baseline = one.scores(np.stack([one.image, one.baseline])).tolist()
+        if isinstance(fitted, FittedMLP) and not fitted.inputs.log_norms:
+            parts = mlp_contributions(fitted.network, one.image, one.baseline)
+        else:
+            parts = shapley_values(one.scores, one.image, one.baseline)
+        told = dict(zip(names, parts.tolist(), strict=True))
+        warmth, note = _heat_map(one, as_float(images[row : row + 1].detach().cpu())) if heat else (None, "")
         found.append(Explanation(score, baseline, told, warmth, note))
     return found
 
@@ -96,7 +97,11 @@ def mlp_contributions(network: RepresentationMLP, image: np.ndarray, baseline: n
     inputs = torch.log(ends + LOG_FLOOR) if statistics.log_values else ends
     weights = network.hidden_weight.double() @ (statistics.directions / statistics.std[:, None]).T
     start, end = (inputs - statistics.mean) @ weights.T + network.hidden_bias.double()
-    slopes = network.output_weight.double()[0] * _active_share(start, end)
+    rise = end - start
+    active = (end.clamp_min(0) - start.clamp_min(0)) / torch.where(rise == 0, 1.0, rise) + (
+        (rise == 0) & (start > 0)
+    ).double()
+    slopes = network.output_weight.double()[0] * active
     return np.asarray(((inputs[1] - inputs[0]) * (slopes @ weights)).numpy())
 
 
@@ -120,7 +125,7 @@ def shapley_values(
 
 
 class _Readings:
-    """Readings of one image and of the baseline, float64 [D], and scores of the image with other values."""
+    """Readings of one image and of the baseline, float64 [D], and the image's scores with other readings."""
 
     def __init__(self, guard: Guard, record: Records) -> None:
         self.guard, self.record = guard, record
@@ -130,11 +135,9 @@ class _Readings:
         self.is_log = np.repeat([isinstance(probe, GradientProbe) for probe in guard.probes], self._widths)
 
     def split(self, rows: np.ndarray) -> list[np.ndarray]:
-        """Divide values [..., D] by probe."""
         return np.split(rows, np.cumsum(self._widths)[:-1], axis=-1)
 
     def scores(self, rows: np.ndarray) -> np.ndarray:
-        """Scores float64 [n] of readings [n, D]."""
         names = [probe.name for probe in self.guard.probes]
         table = Records.build(
             [f"image/{row}" for row in range(len(rows))],
@@ -145,31 +148,21 @@ class _Readings:
         )
         return np.asarray(self.guard.fitted.score(table), dtype=np.float64)
 
-    def contributions(self) -> np.ndarray:
-        """What each reading adds to the score, float64 [D]."""
-        fitted = self.guard.fitted
-        if isinstance(fitted, FittedMLP) and not fitted.inputs.log_norms:
-            return mlp_contributions(fitted.network, self.image, self.baseline)
-        return shapley_values(self.scores, self.image, self.baseline)
-
     def slopes(self) -> np.ndarray:
         """Central-difference derivative of the score in each reading, or in its logarithm for gradient norms."""
         size = np.where(self.is_log, 1.0, np.maximum(np.abs(self.image), 1e-3))
-        moved = [
-            np.where(self.is_log, self.image * math.exp(step), self.image + step * size) for step in (_STEP, -_STEP)
-        ]
-        rows = [np.where(np.eye(len(self.image), dtype=bool), values, self.image) for values in moved]
+        rows = []
+        for step in (_STEP, -_STEP):
+            moved = np.where(self.is_log, self.image * math.exp(step), self.image + step * size)
+            rows.append(np.where(np.eye(len(self.image), dtype=bool), moved, self.image))
         up, down = np.split(self.scores(np.concatenate(rows)), 2)
         return np.asarray((up - down) / (2 * _STEP * size))
 
 
 def _heat_map(readings: _Readings, image: Tensor) -> tuple[Tensor | None, str]:
-    """L2 norm over channels of the score's gradient in the pixels, float64 [H, W], or None; and the reason for None.
-
-    The image is float in [0, 1], [1, C, H, W].
-    """
+    """`Explanation.heat` and `note` of an image, float in [0, 1], [1, C, H, W]."""
     probes = readings.guard.probes
-    others = [probe.name for probe in probes if not isinstance(probe, GradientProbe | LogitsProbe | FeatureLayerProbe)]
+    others = [one.name for one in probes if not isinstance(one, GradientProbe | LogitsProbe | FeatureLayerProbe)]
     if others:
         return None, f"no heat map: the readings {', '.join(others)} are not differentiated"
     slopes = readings.slopes()
@@ -185,13 +178,6 @@ def _heat_map(readings: _Readings, image: Tensor) -> tuple[Tensor | None, str]:
         except RuntimeError as error:
             return None, f"no heat map: {str(error).strip().splitlines()[0]}"
     return gradient[0].square().sum(dim=0).sqrt(), ""
-
-
-def _active_share(start: Tensor, end: Tensor) -> Tensor:
-    """Share of the line from `start` to `end` on which it is above 0."""
-    return (end.clamp_min(0) - start.clamp_min(0)) / torch.where(end == start, 1.0, end - start) + (
-        (end == start) & (start > 0)
-    ).double()
 
 
 def _differentiable(probe: Probe, network: nn.Module, pixels: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import shutil
 import threading
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -24,10 +25,12 @@ from lightning_gradood.core import (
     check_images,
     decode,
     encode,
+    pack,
     packages_of,
     to_pixels,
     unpack,
     upright,
+    writing_refused,
 )
 from lightning_gradood.detectors import SavedDetector, load_detector, score_in_blocks
 from lightning_gradood.gradients import parameter_names
@@ -38,10 +41,9 @@ from lightning_gradood.guard.saving import (
     Description,
     damaged,
     read_description,
-    replace_folder,
     write_folder,
 )
-from lightning_gradood.guard.scoring import FileVerdict, ImageFile, OtherShape, score_files
+from lightning_gradood.guard.scoring import FileVerdict, ImageFile, score_files
 from lightning_gradood.metrics import conformal_p_values, conformal_threshold
 from lightning_gradood.networks import Normalized, TwoLogits
 from lightning_gradood.probes import Probe, read_probes
@@ -55,13 +57,9 @@ _UNFIT = (ArithmeticError, AttributeError, LookupError, OSError, RuntimeError, T
 class Verdict:
     """What a guard says of N images.
 
-    Args:
-        scores: higher = more anomalous, float64 [N].
-        p_values: share of normal images, the calibration images and the image itself, that score at least as high,
-            float64 [N] in (0, 1].
-        flagged: whether the score is above the threshold, bool [N].
-        predictions: the classifier's, int64 [N].
-        probabilities: the largest softmax probability, float64 [N].
+    `scores` float64, higher = more anomalous; `p_values` float64 in (0, 1], the share of normal images, the calibration
+    images and the image itself, that score at least as high; `flagged` bool, whether the score is above the threshold;
+    `predictions` int64, the classifier's; `probabilities` float64, the largest of the softmax.
     """
 
     scores: np.ndarray
@@ -72,18 +70,6 @@ class Verdict:
 
     def __len__(self) -> int:
         return len(self.scores)
-
-    def of_file(self, index: int, path: str, classes: Sequence[str]) -> FileVerdict:
-        """What is said of one image, for the file that it was read from."""
-        number = int(self.predictions[index])
-        return FileVerdict(
-            path,
-            prediction=classes[number] if classes else str(number),
-            probability=float(self.probabilities[index]),
-            score=float(self.scores[index]),
-            p_value=float(self.p_values[index]),
-            flagged=bool(self.flagged[index]),
-        )
 
 
 class Guard:
@@ -98,10 +84,6 @@ class Guard:
         probes: those that it reads, prepared where they need it.
         transform: of a picture; None for none.
         about: everything else.
-
-    Attributes:
-        threshold: an image is flagged if its score is above it.
-        calibration: scores of normal images that the detector was not fitted on, float64 [n], ascending.
     """
 
     def __init__(
@@ -122,10 +104,16 @@ class Guard:
             trust: packages of your own whose classes `guard.json` may name.
 
         Raises:
-            Refusal: a file is missing, altered or of a newer format; a class is not trusted, not installed or changed;
-                or this machine has no such device.
+            Refusal: a file is missing or altered; a class is not trusted, not installed or changed; or this machine has no
+                such device.
         """
-        _refuse_missing(device)
+        try:
+            torch.empty(0, device=device)
+        except (RuntimeError, AssertionError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise Refusal(
+                f"`--device` should be a device of this machine. Got `--device {device}`: {reason}"
+            ) from error
         place = Path(folder)
         try:
             about = read_description(place)
@@ -150,13 +138,8 @@ class Guard:
             Refusal: they have another shape or range, or give logits that are not finite.
         """
         self._check(images)
-        return self.score(images)
-
-    def score(self, images: Tensor) -> Verdict:
-        """Score images that are as `read` makes them, without looking at their shape and range again."""
         if not len(images):
-            none = np.empty(0)
-            return Verdict(none, none, none.astype(bool), none.astype(np.int64), none)
+            return Verdict(*(np.empty(0, kind) for kind in (float, float, bool, np.int64, float)))
         blocks = torch.split(images, self.about.batch_size)
         parts = [found for block in blocks for found in self._portions.run(partial(self._read, block), len(block))]
         records, probabilities = zip(*parts, strict=True)
@@ -178,13 +161,28 @@ class Guard:
         """
         pixels = to_pixels(picture if isinstance(picture, Tensor) else upright(picture), self.transform, name)
         if list(pixels.shape) != self.about.image_shape:
-            raise OtherShape(name, list(pixels.shape), self.about.image_shape)
+            expected, got = (f"{height} × {width}" for _, height, width in (self.about.image_shape, pixels.shape))
+            raise Refusal(
+                f"`{name}` should be an image of {expected} pixels with {self.about.image_shape[0]} channels after the "
+                f"guard's transform. Got {got} with {len(pixels)}. Resize the images, or fit the guard with a "
+                "`data.transform` that does, such as torchvision.transforms.v2.Resize."
+            )
         return pixels
 
     def score_files(
         self, paths: Iterable[ImageFile], batch_size: int | None = None, megapixels: float = MEGAPIXELS
     ) -> Iterator[FileVerdict]:
-        """Score image files in their order; see `guard.score_files`."""
+        """Score image files in their order, holding a few batches in memory; yields a verdict for each.
+
+        Files that are missing, no image, damaged, too large, or of another size than the guard's images after its
+        transform, have an `error`.
+
+        Args:
+            paths: of files, or files in memory; see `image_paths` for folders and patterns.
+            batch_size: files whose images are read from the network together; by default as many as when the guard was
+                calibrated.
+            megapixels: larger images are not decoded.
+        """
         return score_files(self, paths, batch_size, megapixels)
 
     def records(self, images: Tensor) -> Records:
@@ -216,10 +214,9 @@ class Guard:
         return next((one.device for one in self.network.parameters()), torch.device("cpu"))
 
     def _check(self, images: Tensor) -> None:
-        shape = self.about.image_shape
-        if images.ndim != 4 or list(images.shape[1:]) != shape:
+        if list(images.shape[1:]) != self.about.image_shape:
             raise Refusal(
-                f"`images` should be [N, {', '.join(map(str, shape))}], as the guard was fitted on. "
+                f"`images` should be [N, {', '.join(map(str, self.about.image_shape))}], as the guard was fitted on. "
                 f"Got {list(images.shape)}. Use `guard.read` or `guard.score_files`, which apply the guard's transform."
             )
         if len(images) and images.dtype != torch.uint8:
@@ -241,32 +238,15 @@ class Guard:
         return records, logits.softmax(dim=1).amax(dim=1).numpy()
 
 
-def _refuse_missing(device: str | torch.device) -> None:
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).strip().splitlines()[0].rstrip(".")
-        raise Refusal(f"`--device` should be a device of this machine. Got `--device {device}`: {reason}.") from error
-
-
 def _network(folder: Path, about: Description, trust: Collection[str]) -> nn.Module:
     bare: nn.Module = decode(about.network, trust)
     bare.float()  # as `ClassificationTask` has it, whatever it is built in
-    try:
-        bare.load_state_dict(unpack(folder / NETWORK))
-    except RuntimeError as error:
-        raise Refusal(
-            f"{folder / NETWORK} should hold the weights of `{about.network['class_path']}`. "
-            f"Got: {str(error).strip().splitlines()[-1].strip()} Use the version of its package that the guard was saved with."
-        ) from error
+    bare.load_state_dict(unpack(folder / NETWORK))
     network = Normalized(bare, **about.normalize) if about.normalize else bare
     if about.one_logit:
         network = TwoLogits(network)
     if parameter_names(network) != about.parameters:
-        raise Refusal(
-            f"`{about.network['class_path']}` should have the parameters that the guard was fitted on, in their order. Got "
-            "others. Use the version of its package that the guard was saved with."
-        )
+        raise ValueError("other parameters than the guard was fitted on, or in another order")
     return network.eval()
 
 
@@ -294,9 +274,9 @@ def save_guard(
     device = next(network.parameters()).device
     inner = network.network if about.one_logit and isinstance(network, TwoLogits) else network
     bare = inner.network if about.normalize and isinstance(inner, Normalized) else inner
-    parts = {NETWORK: bare.state_dict(), DETECTOR: saved, PROBES: list(probes)}
+    parts = {NETWORK: pack(bare.state_dict()), DETECTOR: pack(saved), PROBES: pack(list(probes))}
     trust = packages_of([about.network, about.transform, encode([saved, list(probes)], {})])
-    trial = folder.with_name(f".{folder.name}.trial")
+    trial, old = (folder.with_name(f".{folder.name}.{name}") for name in ("trial", "old"))
     try:
         write_folder(trial, about, parts)
         guard = Guard.load(trial, trust, device)
@@ -307,7 +287,11 @@ def save_guard(
                 "A guard should give the scores that `detect` gave. Got others from the network that its class path and "
                 "arguments build. Let its constructor's arguments decide all that is not in its weights."
             )
-        replace_folder(trial, folder)
+        with writing_refused(folder, "--run_dir", trial, old):
+            if folder.exists():
+                os.replace(folder, old)
+            os.replace(trial, folder)
     finally:
         shutil.rmtree(trial, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
     return guard

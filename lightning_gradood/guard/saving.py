@@ -2,8 +2,6 @@
 
 import hashlib
 import json
-import os
-import shutil
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
@@ -12,9 +10,9 @@ from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
 import lightning_gradood
-from lightning_gradood.core import PACKAGES, Refusal, atomic_write, fits, pack, packages_of, read_json, writing_refused
+from lightning_gradood.core import PACKAGES, Refusal, atomic_write, fits, packages_of, read_json
+from lightning_gradood.records import entry_key
 
-FORMAT = 1
 GUARD, NETWORK, DETECTOR, PROBES = "guard.json", "network.safetensors", "detector.safetensors", "probes.safetensors"
 _DIGEST = "digest"  # of guard.json itself, without this entry
 _VERSIONS = ("torch", "torchvision", "numpy", "scikit-learn", "timm")
@@ -30,7 +28,7 @@ def _versions() -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Description:
-    """What `guard.json` says beside the hashes.
+    """What `guard.json` says beside its digest.
 
     Args:
         normalize: `mean` and `std` of each channel that are applied before the network; None where it does so itself.
@@ -38,18 +36,14 @@ class Description:
         image_shape: [C, H, W] of an image after the transform.
         classes: names of the classes; empty where they have none.
         parameters: names of the network's parameter tensors, in the order of the gradient norms.
-        label_designs: names of the label designs whose gradients it reads.
         trained_on: `normal` for a detector that needs no anomalies, else the anomaly sources it was fitted on.
         counts: number of records it was fitted and calibrated on.
         calibration: scores of normal images that it was not fitted on, ascending.
         baseline: probe to the mean of what it reads of normal images, from which `explain` measures contributions.
-        false_positive_rate: share of normal images that may be flagged.
-        threshold: an image is flagged if its score is above it.
         metrics: what was measured, by source; see `results.parquet`.
         batch_size: images in a batch when the calibration images were read.
         built_in: whether no anomalies were known, so that `metrics` are about built-in probes of the normal images.
         one_logit: whether the network has one logit z, which is read as [0, z].
-        versions: of the packages that have made it.
         files: names of the other files to their SHA-256.
     """
 
@@ -75,7 +69,6 @@ class Description:
     one_logit: bool = False
     versions: dict[str, str] = field(default_factory=_versions)
     files: dict[str, str] = field(default_factory=dict)
-    format: int = FORMAT
 
 
 @dataclass(frozen=True)
@@ -94,41 +87,29 @@ class Recipe:
         return sorted(packages_of([self.network, self.transform]) - set(PACKAGES))
 
 
-def write_folder(folder: Path, about: Description, parts: Mapping[str, Any]) -> None:
-    """Write a guard's files: `guard.json`, and of each name in `parts` what `core.pack` makes of the value."""
-    hashes = {}
-    for name, part in parts.items():
-        content = pack(part)
-        hashes[name] = hashlib.sha256(content).hexdigest()
+def write_folder(folder: Path, about: Description, parts: Mapping[str, bytes]) -> None:
+    """Write a guard's files: `guard.json`, and those in `parts` by name."""
+    told = asdict(replace(about, files={name: hashlib.sha256(part).hexdigest() for name, part in parts.items()}))
+    text = json.dumps(told | {_DIGEST: entry_key(told)}, indent=1, allow_nan=False)
+    for name, content in {**parts, GUARD: text.encode()}.items():
         with atomic_write(folder / name) as file:
             file.write(content)
-    told = asdict(replace(about, files=hashes))
-    text = json.dumps(told | {_DIGEST: _json_digest(told)}, indent=1, allow_nan=False)
-    with atomic_write(folder / GUARD) as file:
-        file.write(f"{text}\n".encode())
 
 
 def read_description(folder: Path) -> Description:
-    """Read `guard.json` and verify all hashes; a file that is missing, altered or of another format is refused."""
+    """Read `guard.json` and verify all hashes; a file that is missing or altered is refused."""
     path = folder / GUARD
     if not path.is_file():
-        what = "a folder without it" if folder.is_dir() else ("a file" if folder.exists() else "no such folder")
         raise Refusal(
             f"`--guard` should be a folder with a {GUARD}, as `detect` saves it in runs/<experiment>/<time>/guard. "
-            f"Got `--guard {folder}`, {what}. Name another folder."
+            f"Got `--guard {folder}`, {'which has none' if folder.exists() else 'which does not exist'}."
         )
     try:
         told = read_json(path)
-    except (ValueError, OSError) as error:
-        raise damaged(path, str(error)) from error
-    if not isinstance(told, dict) or not isinstance(told.get("format"), int):
-        raise damaged(path, "a JSON file of something else")
-    if told["format"] != FORMAT:
-        raise Refusal(
-            f"{path} should be a guard of format {FORMAT}. Got format {told['format']}. "
-            "Update lightning_gradood: a newer version has written it."
-        )
-    if told.pop(_DIGEST, None) != _json_digest(told):
+        intact = told.pop(_DIGEST) == entry_key(told)
+    except (ValueError, OSError, AttributeError, KeyError, TypeError) as error:
+        raise damaged(path, f"what cannot be read ({error})") from error
+    if not intact:
         raise damaged(path, "content that differs from its own hash")
     kinds = get_type_hints(Description)
     wrong = [name for name, kind in kinds.items() if name not in told or not fits(told[name], kind)]
@@ -149,26 +130,7 @@ def read_description(folder: Path) -> Description:
 def damaged(path: Path, got: str) -> Refusal:
     """Word the refusal of a guard's file or folder."""
     return Refusal(
-        f"{path} should be part of a guard as `detect` has saved it. Got {got}. Copy the whole folder again, or run "
-        "`detect` again; to change the threshold use --threshold or --false_positive_rate."
+        f"{path} should be part of a guard as `detect` has saved it. Got {got}. Copy the whole folder again, install the "
+        f"versions of packages that {GUARD} names, or run `detect` again; to change the threshold use --threshold or "
+        "--false_positive_rate."
     )
-
-
-def replace_folder(new: Path, folder: Path) -> None:
-    """Put a folder in the place of another, which may exist."""
-    old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
-    with writing_refused(folder, "--run_dir", new, old):
-        if folder.exists():
-            os.replace(folder, old)
-        try:
-            os.replace(new, folder)
-        except OSError:
-            if old.exists():
-                os.replace(old, folder)
-            raise
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _json_digest(content: Mapping[str, Any]) -> str:
-    rest = {name: value for name, value in content.items() if name != _DIGEST}
-    return hashlib.sha256(json.dumps(rest, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

@@ -10,7 +10,7 @@ import signal
 import threading
 import warnings
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
@@ -40,19 +40,6 @@ if TYPE_CHECKING:  # `Guard.score_files` imports this file
 Result = TypeVar("Result")
 _THREADS = 4  # that decode
 _AHEAD = 2  # batches that are decoded in advance, and of each process that wait or are read
-_FEW = 32  # files of another size than the guard's images after which the others are not looked at
-
-
-class OtherShape(Refusal):
-    """An image has another shape [C, H, W] than those that the guard was fitted on."""
-
-    def __init__(self, name: str, got: list[int], expected: list[int]) -> None:
-        size = " × ".join(map(str, expected[1:]))
-        super().__init__(
-            f"`{name}` should be an image of {size} pixels with {expected[0]} channels after the guard's transform. "
-            f"Got {' × '.join(map(str, got[1:]))} with {got[0]}. Resize the images, or fit the guard with a "
-            f"`data.transform` that does, such as torchvision.transforms.v2.Resize."
-        )
 
 
 @dataclass(frozen=True)
@@ -106,89 +93,65 @@ def image_paths(places: Iterable[str], passed: PassedOver | None = None) -> Iter
         if os.path.isdir(path):
             yield from find_image_files(path, passed)
         elif glob.has_magic(path) and not os.path.lexists(path):
-            found = _matching(path)
+            found = sorted(glob.glob(path, recursive=True))
             yield from image_paths(found, passed) if found else [place]
         else:
             yield path
 
 
-def _matching(pattern: str) -> list[str]:
-    """Paths that match, sorted; a file reachable through cyclic links is listed once, by its shortest path."""
-    try:
-        found = glob.glob(pattern, recursive=True)
-    except (ValueError, RecursionError):  # a null character, or too many nested folders
-        return []
-    if "**" in pattern:
-        shortest = {os.path.realpath(path): path for path in sorted(found, key=len, reverse=True)}
-        found = list(shortest.values())
-    return sorted(found)
-
-
 def score_files(
     guard: Guard, paths: Iterable[ImageFile], batch_size: int | None = None, megapixels: float = MEGAPIXELS
 ) -> Iterator[FileVerdict]:
-    """Score image files in their order, holding a few batches in memory; yields a verdict for each.
-
-    Files that are missing, no image, damaged, too large, or of another size than the guard's images after its
-    transform, have an `error`.
-
-    Args:
-        paths: of files, or files in memory; see `image_paths` for folders and patterns.
-        batch_size: files whose images are read from the network together; by default as many as when the guard was
-            calibrated.
-        megapixels: larger images are not decoded.
-
-    Raises:
-        Refusal: no image among the first 32, or among all, has the size of the guard's images.
-    """
-    return _in_order(_batches(guard, paths, _batch_size(guard, batch_size), megapixels))
-
-
-@dataclass(frozen=True)
-class Processes:
-    """Processes of this machine, each of which loads a guard.
-
-    Args:
-        number: how many. Threads of the CPU are divided among them.
-        folder: of the guard.
-        trust: packages of your own whose classes it may name.
-        device: where the networks run; on `cuda`, processes take the devices in turn.
-    """
-
-    number: int
-    folder: str | Path
-    trust: Sequence[str] = ()
-    device: str = "cpu"
-
-    def device_of(self, number: int) -> str:
-        """`cuda:0`, `cuda:1` and so on in turn for `cuda`; any other device unchanged."""
-        return f"cuda:{number % torch.cuda.device_count()}" if self.device == "cuda" else self.device
+    """Score image files in their order, see `Guard.score_files`."""
+    limit, size = PixelLimit(megapixels), batch_size or guard.about.batch_size
+    with ThreadPoolExecutor(_THREADS, thread_name_prefix="decode") as pool:
+        tasks = (pool.submit(_decode, guard, path, limit) for path in paths)
+        with closing(_results(tasks, _AHEAD * size)) as files:
+            while batch := list(itertools.islice(files, size)):
+                yield from _scored(guard, batch)
 
 
 def score_files_on_processes(
     guard: Guard,
     paths: Iterable[ImageFile],
-    processes: Processes,
+    load: Callable[[str], Guard],
+    devices: Sequence[str],
     batch_size: int | None = None,
     megapixels: float = MEGAPIXELS,
 ) -> Iterator[FileVerdict]:
-    """Score image files as `score_files` does, each batch on the next process that is free.
+    """Score image files as `Guard.score_files` does, each batch on the next process that is free.
 
     Scores are those of one process up to the order of summation, about 1e-6 of their size; identical if each process
     has as many threads as one alone would have. A script that calls this needs the usual `__main__` guard, as each
-    process imports it. Arguments as for `score_files`; of `guard`, threshold and batch size are used.
+    process imports it.
+
+    Args:
+        guard: whose threshold and batch size are used.
+        paths: of files, or files in memory.
+        load: loads the same guard onto a device, such as `functools.partial(Guard.load, folder, trust)`.
+        devices: one for each process of this machine. Threads of the CPU are divided among them.
+        batch_size: files whose images are read together; by default as many as when the guard was calibrated.
+        megapixels: larger images are not decoded.
 
     Raises:
-        Refusal: as for `score_files`; or a process has ended, e.g. for lack of memory.
+        Refusal: a process has ended, e.g. for lack of memory.
     """
-    return _in_order(_batches_of(processes, guard, paths, _batch_size(guard, batch_size), megapixels))
-
-
-def _batch_size(guard: Guard, batch_size: int | None) -> int:
-    size = guard.about.batch_size if batch_size is None else batch_size
-    if size < 1:
-        raise Refusal(f"`--batch_size` should be at least 1. Got `--batch_size {size}`.")
-    return size
+    context = get_context("spawn")  # a copy of this process would share its threads' locks and its CUDA context
+    queue: SimpleQueue[str] = context.SimpleQueue()
+    for device in devices:
+        queue.put(device)
+    stream, size, number = iter(paths), batch_size or guard.about.batch_size, len(devices)
+    batches = iter(lambda: list(itertools.islice(stream, size)), [])
+    with ProcessPoolExecutor(number, context, _begin, (load, queue, number, guard.threshold)) as pool:
+        tasks = (pool.submit(_score, batch, megapixels) for batch in batches)
+        with closing(_results(tasks, _AHEAD * number)) as verdicts:
+            try:
+                yield from itertools.chain.from_iterable(verdicts)
+            except BrokenProcessPool as error:
+                raise Refusal(
+                    f"`--processes {number}` should be processes that load the guard and score images. Got one that has "
+                    "ended, perhaps for lack of memory. Take fewer."
+                ) from error
 
 
 def _results(tasks: Iterator[Future[Result]], ahead: int) -> Generator[Result]:
@@ -203,116 +166,47 @@ def _results(tasks: Iterator[Future[Result]], ahead: int) -> Generator[Result]:
             future.cancel()
 
 
-@dataclass(frozen=True)
-class _Decoded:
-    path: str
-    pixels: Tensor | None = None
-    error: Refusal | None = None
-
-
-def _decoded(guard: Guard, paths: Iterable[ImageFile], megapixels: float, ahead: int) -> Generator[_Decoded]:
-    """Decode in threads, `ahead` files in advance."""
-    limit = PixelLimit(megapixels)
-    with ThreadPoolExecutor(_THREADS, thread_name_prefix="decode") as pool:
-        yield from _results((pool.submit(_decode, guard, path, limit) for path in paths), ahead)
-
-
-def _decode(guard: Guard, given: ImageFile, limit: PixelLimit) -> _Decoded:
+def _decode(guard: Guard, given: ImageFile, limit: PixelLimit) -> tuple[str, Tensor | Refusal]:
+    """A file's path, and its image as the network takes it or why there is none."""
     path = printable(str(given))
     file = io.BytesIO(given.content) if isinstance(given, ImageBytes) else given
     try:
         with torch.inference_mode(False):
-            return _Decoded(path, guard.read(read_picture(file, guard.about.picture, limit, path), path))
+            return path, guard.read(read_picture(file, guard.about.picture, limit, path), path)
     except Refusal as refusal:
-        return _Decoded(path, error=refusal)
+        return path, refusal
 
 
-@dataclass(frozen=True)
-class _Batch:
-    """Verdicts of some files, whether any image had the guard's shape, and the message about the first that had not."""
-
-    verdicts: list[FileVerdict]
-    fits: bool
-    other_shape: str | None
-
-    @classmethod
-    def of(cls, verdicts: list[FileVerdict], rows: Sequence[_Decoded]) -> _Batch:
-        shapes = (str(row.error) for row in rows if isinstance(row.error, OtherShape))
-        return cls(verdicts, any(row.error is None for row in rows), next(shapes, None))
-
-
-def _batches(guard: Guard, paths: Iterable[ImageFile], size: int, megapixels: float) -> Generator[_Batch]:
-    with closing(_decoded(guard, paths, megapixels, _AHEAD * size)) as stream:
-        while rows := list(itertools.islice(stream, size)):
-            yield _Batch.of(_scored(guard, rows), rows)
-
-
-def _scored(guard: Guard, rows: Sequence[_Decoded]) -> list[FileVerdict]:
+def _scored(guard: Guard, files: Sequence[tuple[str, Tensor | Refusal]]) -> list[FileVerdict]:
     """Score images together; where that is refused, one after the other, so that only the bad ones are lost."""
-    ready = [row.pixels for row in rows if row.pixels is not None]
+    images, classes = [got for _, got in files if isinstance(got, Tensor)], guard.about.classes
     try:
-        verdict = guard.score(torch.stack(ready) if ready else torch.empty(0))
+        found = guard(torch.stack(images) if images else torch.empty(0, *guard.about.image_shape))
     except Refusal as refusal:
-        if len(rows) == 1:
-            return [FileVerdict(rows[0].path, error=str(refusal))]
-        return [one for row in rows for one in _scored(guard, [row])]
-    names, number = guard.about.classes, itertools.count()
+        if len(files) == 1:
+            return [FileVerdict(files[0][0], error=str(refusal))]
+        return [one for file in files for one in _scored(guard, [file])]
+    names = [classes[one] if classes else str(one) for one in found.predictions.tolist()]
+    arrays = (found.probabilities, found.scores, found.p_values, found.flagged)
+    rows = zip(names, *(array.tolist() for array in arrays), strict=True)
     return [
-        FileVerdict(row.path, error=str(row.error)) if row.error else verdict.of_file(next(number), row.path, names)
-        for row in rows
+        FileVerdict(path, *next(rows)) if isinstance(got, Tensor) else FileVerdict(path, error=str(got))
+        for path, got in files
     ]
 
 
-def _in_order(batches: Generator[_Batch]) -> Iterator[FileVerdict]:
-    """Yield the verdicts of batches; a Refusal if the first few images, or all, have another size than the guard's."""
-    held: list[FileVerdict] = []
-    other_shape, fits = None, False
-    with closing(batches):
-        for batch in batches:
-            held += batch.verdicts
-            fits, other_shape = fits or batch.fits, other_shape or batch.other_shape
-            if fits or other_shape is None:
-                yield from held
-                held = []
-            elif len(held) >= _FEW:
-                break
-    if held:
-        raise Refusal(str(other_shape))
+_guard: Guard  # of a process that scores, from when it has begun
 
 
-def _batches_of(
-    processes: Processes, guard: Guard, paths: Iterable[ImageFile], size: int, megapixels: float
-) -> Generator[_Batch]:
-    context = get_context("spawn")  # a copy of this process would share its threads' locks and its CUDA context
-    devices: SimpleQueue[str] = context.SimpleQueue()
-    for number in range(processes.number):
-        devices.put(processes.device_of(number))
-    start = (type(guard), processes, devices, guard.threshold)
-    stream = iter(paths)
-    batches = iter(lambda: list(itertools.islice(stream, size)), [])
-    with ProcessPoolExecutor(processes.number, context, _begin, start) as pool:
-        tasks = (pool.submit(_score, batch, megapixels) for batch in batches)
-        try:
-            yield from _results(tasks, _AHEAD * processes.number)
-        except BrokenProcessPool as error:
-            raise Refusal(
-                f"`--processes {processes.number}` should be processes that load the guard and score images. Got one "
-                "that has ended, perhaps for lack of memory. Take fewer."
-            ) from error
-
-
-_guard: Guard | None = None  # of a process that scores
-
-
-def _begin(kind: type[Guard], processes: Processes, devices: SimpleQueue[str], threshold: float) -> None:
+def _begin(load: Callable[[str], Guard], devices: SimpleQueue[str], processes: int, threshold: float) -> None:
     global _guard
     for number in (signal.SIGINT, signal.SIGHUP):  # the first process ends the others
         signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    torch.set_num_threads(max(1, cpu_count() // processes.number))
+    torch.set_num_threads(max(1, cpu_count() // processes))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # shown by the first process
-        _guard = kind.load(processes.folder, processes.trust, devices.get()).with_threshold(threshold)
+        _guard = load(devices.get()).with_threshold(threshold)
 
 
 def _end_with_parent() -> None:
@@ -322,8 +216,5 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _score(paths: Sequence[ImageFile], megapixels: float) -> _Batch:
-    if _guard is None:
-        raise RuntimeError("A process loads its guard in `_begin`.")
-    rows = list(_decoded(_guard, paths, megapixels, len(paths)))
-    return _Batch.of(_scored(_guard, rows), rows)
+def _score(paths: Sequence[ImageFile], megapixels: float) -> list[FileVerdict]:
+    return list(score_files(_guard, paths, len(paths), megapixels))

@@ -14,8 +14,19 @@ them.
 """
 
 from lightning_gradood.records.cache import Damaged, RecordCache, entry_key
-from lightning_gradood.records.rows import ENDINGS, read_columns, read_rows, write_columns, write_rows
-from lightning_gradood.records.table import NORMAL, SPLITS, SYNTHETIC, Records, detection_dataset, normal_records
+from lightning_gradood.records.table import (
+    ENDINGS,
+    NORMAL,
+    SPLITS,
+    SYNTHETIC,
+    Records,
+    detection_dataset,
+    normal_records,
+    read_columns,
+    read_rows,
+    write_columns,
+    write_rows,
+)
 
 __all__ = [
     "ENDINGS",

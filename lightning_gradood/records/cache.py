@@ -29,8 +29,7 @@ from lightning_gradood.core import (
     unpack,
     writing_refused,
 )
-from lightning_gradood.records.rows import read_table
-from lightning_gradood.records.table import Records
+from lightning_gradood.records.table import Records, read_table
 
 _FORMAT = 3  # of shards and entries; part of every seal
 _FLAG = "--cache_dir"

@@ -2,7 +2,6 @@
 
 import io
 import itertools
-import os
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +11,8 @@ from guards import BATCH, images, save
 from PIL import Image
 from torchvision.transforms.functional import to_pil_image
 
-from lightning_gradood.core import Refusal, Unreadable, read_picture
-from lightning_gradood.guard import ImageBytes, image_paths, score_files
+from lightning_gradood.core import Unreadable, read_picture
+from lightning_gradood.guard import ImageBytes, image_paths
 
 
 @pytest.fixture(scope="module")
@@ -42,14 +41,12 @@ def test_files_get_the_verdicts_of_their_pixels_on_disk_and_in_memory(guard, pho
     assert [one.probability for one in found] == expected.probabilities.tolist()
     assert [one.prediction for one in found] == [guard.about.classes[index] for index in expected.predictions]
     assert {one.error for one in found} == {None}
-    alone = [one.score for one in score_files(guard, sorted(folder.iterdir()), batch_size=1)]
+    alone = [one.score for one in guard.score_files(sorted(folder.iterdir()), batch_size=1)]
     np.testing.assert_allclose(alone, expected.scores, rtol=1e-6)
     given = [ImageBytes(path.name, path.read_bytes()) for path in sorted(folder.iterdir())]
-    *memory, bad = score_files(guard, [*given, ImageBytes("x.png", b"no image")])
+    *memory, bad = guard.score_files([*given, ImageBytes("x.png", b"no image")])
     assert [(one.path, one.score) for one in memory] == [(Path(one.path).name, one.score) for one in found]
     assert bad.error == "`x.png` should be a readable image. Got: it is no image."
-    with pytest.raises(Refusal, match=r"`--batch_size` should be at least 1. Got `--batch_size 0`"):
-        list(score_files(guard, [], batch_size=0))
 
 
 def test_every_bad_file_is_a_verdict_with_a_sentence_and_the_others_are_scored(guard, photos, tmp_path):
@@ -76,7 +73,7 @@ def test_every_bad_file_is_a_verdict_with_a_sentence_and_the_others_are_scored(g
     }
     good = sorted(folder.iterdir())[: len(expected)]
     mixed = [path for pair in zip(good, map(bad.joinpath, expected), strict=True) for path in pair]
-    found = {one.path: one for one in score_files(guard, mixed, megapixels=2)}
+    found = {one.path: one for one in guard.score_files(mixed, megapixels=2)}
     assert list(found) == [str(path) for path in mixed]
     for name, words in expected.items():
         verdict = found[str(bad / name)]
@@ -84,17 +81,7 @@ def test_every_bad_file_is_a_verdict_with_a_sentence_and_the_others_are_scored(g
         assert (verdict.score, verdict.p_value, verdict.flagged, verdict.prediction) == (None,) * 4
     scored = {path: one.score for path, one in found.items() if one.error is None}
     assert list(scored) == [str(path) for path in good]
-    np.testing.assert_allclose([*scored.values()], [one.score for one in score_files(guard, good)], rtol=1e-6)
-
-
-def test_images_of_another_size_are_verdicts_unless_all_or_the_first_many_are(guard, photos, tmp_path):
-    good, small = sorted(photos[0].iterdir())[0], tmp_path / "small.png"
-    Image.new("RGB", (8, 16)).save(small)
-    found = score_files(guard, [small, small, good, small], batch_size=1)
-    assert [one.error is None for one in found] == [False, False, True, False]
-    for files in ([small] * 3, itertools.repeat(small)):
-        with pytest.raises(Refusal, match=r"Got 16 × 8 with 3. Resize the images, or fit the guard with"):
-            list(score_files(guard, files))
+    np.testing.assert_allclose([*scored.values()], [one.score for one in guard.score_files(good)], rtol=1e-6)
 
 
 def test_an_image_that_breaks_the_network_is_lost_alone(guard, photos, monkeypatch):
@@ -107,14 +94,14 @@ def test_an_image_that_breaks_the_network_is_lost_alone(guard, photos, monkeypat
 
     Image.new("RGB", (16, 16)).save(folder / "05.png")  # black
     monkeypatch.setattr(guard.network, "forward", forward)
-    found = list(score_files(guard, sorted(folder.iterdir())))
+    found = list(guard.score_files(sorted(folder.iterdir())))
     assert [one.path for one in found if one.score is None] == [str(folder / "05.png")]
     assert ["finite" in (one.error or "") for one in found] == [one.score is None for one in found]
 
 
 def test_a_long_list_is_read_as_it_is_scored(guard, photos):
     path, taken = str(photos[0] / "00.png"), itertools.count()
-    stream = score_files(guard, (path for _ in taken))
+    stream = guard.score_files(path for _ in taken)
     for _ in range(3 * BATCH):
         next(stream)
     stream.close()
@@ -127,15 +114,12 @@ def test_places_are_files_folders_and_patterns(tmp_path, monkeypatch):
     for path in map(Path, files.split()):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
-    os.symlink("..", "a/b/up")  # a loop
     assert list(image_paths(["a"])) == ["a/1.JPG", "a/2.png", "a/b/0.png"]
     assert list(image_paths(["c.bin", "a/*.png"])) == ["c.bin", "a/2.png"]
     assert list(image_paths(["a/**/0.png"])) == ["a/b/0.png"]
     assert list(image_paths(["[odd].png"])) == ["[odd].png"]
-    impossible = ["a\0b", "photos\0/*.png", "**/" * 3000 + "*.png", "[" * 5000, "x" * 5000 + "*"]
-    passed_on = ["nothing*.png", "gone.png", *impossible]  # each becomes a row with an error
-    assert list(image_paths(passed_on)) == passed_on
-    for place in impossible:
+    assert list(image_paths(["nothing*.png", "gone.png"])) == ["nothing*.png", "gone.png"]  # rows with an error
+    for place in ("a\0b", "x" * 5000):
         with pytest.raises(Unreadable):
             read_picture(place)
 
@@ -145,14 +129,14 @@ def test_a_transform_is_applied_as_it_was_and_an_image_that_it_cannot_take_is_a_
     guard, *_ = save(tmp_path, "baseline", transform=resize)
     picture, buffer = to_pil_image((images(1)[0] * 255).byte()).resize((40, 24)), io.BytesIO()
     picture.save(buffer, "PNG")
-    (found,) = score_files(guard, [ImageBytes("a.png", buffer.getvalue())])
+    (found,) = guard.score_files([ImageBytes("a.png", buffer.getvalue())])
     assert found.score == guard(guard.read(picture)[None]).scores[0]
     assert "Resize" in repr(guard.transform)
     crop = {"class_path": "torchvision.transforms.v2.RandomCrop", "init_args": {"size": [16, 16]}}
     guard, *_ = save(tmp_path, "baseline", transform=crop)
     for name, side in (("whole.png", 16), ("small.png", 8)):
         Image.new("RGB", (side, side)).save(tmp_path / name)
-    small, whole = score_files(guard, [tmp_path / "small.png", tmp_path / "whole.png"])
+    small, whole = guard.score_files([tmp_path / "small.png", tmp_path / "whole.png"])
     assert "`transform` should take every image. Got ValueError: Required crop size (16, 16)" in small.error
     assert f"for image `{tmp_path / 'small.png'}`" in small.error
     assert whole.error is None
