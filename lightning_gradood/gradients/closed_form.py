@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -89,32 +89,27 @@ class Call:
         return self.accumulator.knows(tensor)
 
 
-Match = Callable[[Call], "tuple[Layer, Tensor] | None"]
-"""Turns a call into its layer and the layer's input, or returns None."""
+Replacement = tuple[Layer, Tensor] | Callable[[], Any] | None
+"""A layer and its input, or a function that spells a call out in simpler ones, or None where no formula covers it."""
 
-Rewrite = Callable[[Call], "Callable[[], Any] | None"]
-"""Returns a function that spells a call out in simpler ones, or None."""
-
-Found = TypeVar("Found")
+Rule = Callable[[Call], Replacement]
 
 
-def taking(
-    *names: str, **defaults: Any
-) -> Callable[[Callable[[Call, Any], Found | None]], Callable[[Call], Found | None]]:
-    """Make a `Match` or `Rewrite` of a function that is given the call and its arguments as attributes.
+def taking(*names: str, **defaults: Any) -> Callable[[Callable[[Call, Any], Replacement]], Rule]:
+    """Make a `Rule` of a function that is given the call and its arguments as attributes.
 
-    The torch function takes `names`, None where they are missing, and then `defaults`. A call with other arguments gets
-    None: no formula covers them.
+    The torch function takes `names`, None where they are missing, and then `defaults`. No formula covers a call with
+    other arguments.
     """
     order, missing = (*names, *defaults), dict.fromkeys(names) | defaults
 
-    def decorate(function: Callable[[Call, Any], Found | None]) -> Callable[[Call], Found | None]:
-        def asked(call: Call) -> Found | None:
+    def decorate(function: Callable[[Call, Any], Replacement]) -> Rule:
+        def rule(call: Call) -> Replacement:
             if len(call.args) > len(order) or not call.kwargs.keys() <= missing.keys():
                 return None
             return function(call, SimpleNamespace(**missing | dict(zip(order, call.args, strict=False)) | call.kwargs))
 
-        return asked
+        return rule
 
     return decorate
 

@@ -19,7 +19,7 @@ from lightning_gradood.core import BATCH_NORMS, OrderedBatchNorm
 from lightning_gradood.gradients.closed_form import Accumulator, Call, Recorded
 from lightning_gradood.gradients.labels import LabelDesign, scaled_logit_gradient
 from lightning_gradood.gradients.reparametrised import tensors_in
-from lightning_gradood.gradients.rules import MATCHES, REWRITES
+from lightning_gradood.gradients.rules import RULES
 
 Step = tuple[str, str, tuple[int, ...], tuple[object, ...]]
 """A function's name, the closed form that replaced it ("reparametrised" or "unknown" if none, "" for a call without
@@ -53,8 +53,8 @@ class Interception(TorchFunctionMode):
     A torch function mode sees `F.conv2d(x, self.weight)` wherever it is written and allows in-place activations; module
     hooks do neither. In this order, a call with a parameter
 
-    1. goes through a closed form (`rules.MATCHES`),
-    2. is spelt out in simpler calls, which are intercepted in turn (`rules.REWRITES`),
+    1. goes through a closed form (`rules.RULES`),
+    2. is spelt out in simpler calls, which are intercepted in turn (the same table),
     3. makes a reparametrised tensor, if nothing but parameters and constants goes into it,
     4. is unknown: its name is added to `unknown`, and the pass is of no use.
 
@@ -82,8 +82,8 @@ class Interception(TorchFunctionMode):
         # under no_grad, e.g. inside a custom autograd function, no gradient flows
         if not used or not torch.is_grad_enabled():
             return self._without_parameters(func, args, kwargs, given)
-        call = Call(args, kwargs, accumulator, self._is_from_images)
-        if func in MATCHES and (found := MATCHES[func](call)) is not None:
+        found = RULES[func](Call(args, kwargs, accumulator, self._is_from_images)) if func in RULES else None
+        if isinstance(found, tuple):
             layer, x = found
             # rows per image and a row's sizes; empty for a scalar, which stands for no input
             rows = (x.shape[0] / accumulator.batch, *x.shape[1:]) if x.ndim else ()
@@ -91,9 +91,9 @@ class Interception(TorchFunctionMode):
             for tensor in layer.parameters:
                 accumulator.use(tensor)
             return Recorded.apply(self.anchor, layer, accumulator, x)
-        if func in REWRITES and (rewrite := REWRITES[func](call)) is not None:
+        if found is not None:
             with self:
-                return rewrite()
+                return found()
         constant = all(accumulator.knows(tensor) or not tensor.requires_grad for tensor in given)
         adopt = accumulator.reparametrised.apply
         result = adopt(func, args, kwargs, accumulator.is_parameter) if constant else func(*args, **kwargs)

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from typing_extensions import override
 
-from lightning_gradood.gradients.closed_form import Accumulator, Call, Layer, Match, Rewrite, taking
+from lightning_gradood.gradients.closed_form import Accumulator, Call, Layer, Replacement, Rule, taking
 
 
 def per_sample(gradient: Tensor, batch: int, shape: Sequence[int]) -> Tensor:
@@ -74,52 +74,65 @@ class Expanded(Elementwise):
 
     @override
     def output(self, x: Tensor) -> Tensor:
-        return self.parameters[0].expand(*self.size).clone()  # type: ignore[no-any-return]
+        expanded: Tensor = self.parameters[0].expand(*self.size).clone()
+        return expanded
 
 
 _binary = taking("input", "other")
 
 
-def _match(operation: Operation, commutes: bool = False) -> Match:
+def _rule(operation: Operation, turned: Callable[[Tensor, Tensor], Tensor] | None = None) -> Rule:
+    """x and θ, or θ and x, which commute unless there is a function of x and θ for that order."""
+
     @_binary
-    def match(call: Call, given: Any) -> tuple[Layer, Tensor] | None:
-        x, parameter = given.input, given.other
-        if commutes and call.knows(x):
+    def rule(call: Call, given: Any) -> Replacement:
+        x, parameter, is_turned = given.input, given.other, call.knows(given.input)
+        if is_turned:
             x, parameter = parameter, x
-        if not call.has_rows(x) or not call.knows(parameter) or parameter.ndim > x.ndim:
+        if not call.has_rows(x) or not call.knows(parameter):
             return None
-        if parameter.ndim == x.ndim and parameter.shape[0] != 1:
+        if is_turned and turned is not None:
+            return lambda: turned(x, parameter)
+        if parameter.ndim > x.ndim or (parameter.ndim == x.ndim and parameter.shape[0] != 1):
             return None
         return Elementwise(operation, parameter), x
 
-    return match
+    return rule
 
 
-def _match_expanded(call: Call) -> tuple[Layer, Tensor] | None:
+def _in_place(func: Callable[..., Any]) -> Rule:
+    """`x.mul_(θ)` and the like: the result is written over x, which the layer must not keep."""
+
+    @_binary
+    def rule(call: Call, given: Any) -> Replacement:
+        x = given.input
+        return (lambda: x.copy_(func(x.clone(), given.other))) if call.is_activation(x) else None
+
+    return rule
+
+
+def _expand(call: Call) -> Replacement:
+    """`expand` and `broadcast_to`, and `expand_as` unless it is another parameter's shape."""
     parameter, *size = call.args
-    return None if call.kwargs else _expanded(call, parameter, _sizes(size))
+    if call.kwargs or call.knows(size[0]):
+        return None
+    return _expanded(call, parameter, list(size[0].shape) if isinstance(size[0], Tensor) else _sizes(size))
 
 
-@_binary
-def _match_expanded_as(call: Call, given: Any) -> tuple[Layer, Tensor] | None:
-    return None if call.knows(given.other) else _expanded(call, given.input, list(given.other.shape))
-
-
-def _match_repeated(call: Call) -> tuple[Layer, Tensor] | None:
+def _repeat(call: Call) -> Replacement:
     """`repeat` and `tile`, if they repeat over the batch alone."""
     parameter, *times = call.args
     number, *others = _sizes(times)
     if call.kwargs or not call.knows(parameter) or len(others) + 1 < parameter.ndim or set(others) - {1}:
         return None
-    shape = (1,) * (len(others) + 1 - parameter.ndim) + parameter.shape
-    return _expanded(call, parameter, [number, *shape[1:]])
+    return _expanded(call, parameter, [number, *((1,) * (len(others) + 1 - parameter.ndim) + parameter.shape)[1:]])
 
 
 def _sizes(given: Sequence[Any]) -> list[Any]:
     return list(given[0]) if len(given) == 1 and not isinstance(given[0], int) else list(given)
 
 
-def _expanded(call: Call, parameter: Any, size: list[Any]) -> tuple[Layer, Tensor] | None:
+def _expanded(call: Call, parameter: Any, size: list[Any]) -> Replacement:
     if not call.knows(parameter) or len(size) < max(2, parameter.ndim) or size[0] != call.accumulator.batch:
         return None
     if parameter.ndim == len(size) and parameter.shape[0] != 1:
@@ -128,25 +141,13 @@ def _expanded(call: Call, parameter: Any, size: list[Any]) -> tuple[Layer, Tenso
 
 
 @taking("input", "tensor1", "tensor2", value=1)
-def _rewrite_sum_of_product(call: Call, given: Any) -> Callable[[], Any]:
-    """`addcmul`: input + value·first·second."""
+def _addcmul(call: Call, given: Any) -> Replacement:
     first, second, value = given.tensor1, given.tensor2, given.value
     return lambda: given.input + (first * second if value == 1 else first * second * value)
 
 
-def _reversed(spelt_out: Callable[[Tensor, Tensor], Tensor]) -> Rewrite:
-    """θ − x and θ / x, as functions of x and θ."""
-
-    @_binary
-    def rewrite(call: Call, given: Any) -> Callable[[], Any] | None:
-        fits = call.knows(given.input) and call.has_rows(given.other)
-        return (lambda: spelt_out(given.other, given.input)) if fits else None
-
-    return rewrite
-
-
 @taking("input", "weight")
-def _rewrite_prelu(call: Call, given: Any) -> Callable[[], Tensor] | None:
+def _prelu(call: Call, given: Any) -> Replacement:
     x, slope = given.input, given.weight
     if not call.has_rows(x) or not call.knows(slope) or slope.ndim != 1:
         return None
@@ -154,47 +155,29 @@ def _rewrite_prelu(call: Call, given: Any) -> Callable[[], Tensor] | None:
 
 
 @_binary
-def _rewrite_cast(call: Call, given: Any) -> Callable[[], Any] | None:
+def _cast(call: Call, given: Any) -> Replacement:
     """`to` and `type_as` ask a second tensor for no more than its dtype and device."""
     is_tensor = isinstance(given.other, Tensor)
     return (lambda: given.input.to(given.other.device, given.other.dtype)) if is_tensor else None
 
 
-def _in_place(func: Callable[..., Any]) -> Rewrite:
-    """`x.mul_(θ)` and the like: the result is written over x, which the layer must not keep."""
-
-    @_binary
-    def rewrite(call: Call, given: Any) -> Callable[[], Any] | None:
-        x = given.input
-        return (lambda: x.copy_(func(x.clone(), given.other))) if call.is_activation(x) else None
-
-    return rewrite
-
-
-_MULTIPLYING = (torch.mul, torch.multiply, Tensor.mul, Tensor.__mul__, Tensor.__rmul__)
-_SUBTRACTING = (torch.sub, torch.subtract, Tensor.sub, Tensor.subtract, Tensor.__sub__)
-_DIVIDING = (
-    torch.div, torch.divide, torch.true_divide, Tensor.div, Tensor.divide, Tensor.true_divide, Tensor.__truediv__,
-)  # fmt: skip
-
-MATCHES: dict[Callable[..., Any], Match] = {
-    **dict.fromkeys((torch.add, Tensor.add, Tensor.__add__, Tensor.__radd__), _match(SUM, commutes=True)),
-    **dict.fromkeys(_MULTIPLYING, _match(PRODUCT, commutes=True)),
-    **dict.fromkeys(_SUBTRACTING, _match(DIFFERENCE)),
-    **dict.fromkeys(_DIVIDING, _match(QUOTIENT)),
-    **dict.fromkeys((Tensor.expand, torch.broadcast_to, Tensor.broadcast_to), _match_expanded),
-    Tensor.expand_as: _match_expanded_as,
-    **dict.fromkeys((Tensor.repeat, Tensor.tile, torch.tile), _match_repeated),
-}
-
-REWRITES: dict[Callable[..., Any], Rewrite] = {
-    **dict.fromkeys((torch.addcmul, Tensor.addcmul), _rewrite_sum_of_product),
-    **dict.fromkeys(_SUBTRACTING, _reversed(lambda x, theta: -x + theta)),
-    **dict.fromkeys(_DIVIDING, _reversed(lambda x, theta: x.reciprocal() * theta)),
-    **dict.fromkeys((F.prelu, torch.prelu, Tensor.prelu), _rewrite_prelu),
-    **dict.fromkeys((Tensor.to, Tensor.type_as), _rewrite_cast),
-    **dict.fromkeys((Tensor.add_, Tensor.__iadd__), _in_place(torch.add)),
-    **dict.fromkeys((Tensor.sub_, Tensor.__isub__), _in_place(torch.sub)),
-    **dict.fromkeys((Tensor.mul_, Tensor.__imul__), _in_place(torch.mul)),
-    **dict.fromkeys((Tensor.div_, Tensor.__itruediv__), _in_place(torch.div)),
-}
+_SAME: dict[Rule, tuple[Callable[..., Any], ...]] = {
+    _rule(SUM): (torch.add, Tensor.add, Tensor.__add__, Tensor.__radd__),
+    _rule(PRODUCT): (torch.mul, torch.multiply, Tensor.mul, Tensor.__mul__, Tensor.__rmul__),
+    _rule(DIFFERENCE, lambda x, theta: -x + theta): (
+        torch.sub, torch.subtract, Tensor.sub, Tensor.subtract, Tensor.__sub__,
+    ),
+    _rule(QUOTIENT, lambda x, theta: x.reciprocal() * theta): (
+        torch.div, torch.divide, torch.true_divide, Tensor.div, Tensor.divide, Tensor.true_divide, Tensor.__truediv__,
+    ),
+    _expand: (Tensor.expand, torch.broadcast_to, Tensor.broadcast_to, Tensor.expand_as),
+    _repeat: (Tensor.repeat, Tensor.tile, torch.tile),
+    _addcmul: (torch.addcmul, Tensor.addcmul),
+    _prelu: (F.prelu, torch.prelu, Tensor.prelu),
+    _cast: (Tensor.to, Tensor.type_as),
+    _in_place(torch.add): (Tensor.add_, Tensor.__iadd__),
+    _in_place(torch.sub): (Tensor.sub_, Tensor.__isub__),
+    _in_place(torch.mul): (Tensor.mul_, Tensor.__imul__),
+    _in_place(torch.div): (Tensor.div_, Tensor.__itruediv__),
+}  # fmt: skip
+RULES = {function: rule for rule, functions in _SAME.items() for function in functions}

@@ -28,7 +28,7 @@ from typing_extensions import override
 
 from lightning_gradood.core import to_float64
 from lightning_gradood.gradients import costs
-from lightning_gradood.gradients.closed_form import Accumulator, Call, Layer, Match, Rewrite, squared_rows, taking
+from lightning_gradood.gradients.closed_form import Accumulator, Call, Layer, Replacement, Rule, squared_rows, taking
 from lightning_gradood.gradients.reparametrised import Standardised
 from lightning_gradood.gradients.rules import convolution_forms as forms
 from lightning_gradood.gradients.rules.convolution_forms import Geometry
@@ -133,46 +133,44 @@ class StandardisedConvolution(Convolution):
 
     def __init__(self, weight: Tensor, bias: Tensor | None, geometry: Geometry, standardised: Standardised) -> None:
         super().__init__(weight, bias, geometry)
-        self.standardised = standardised
-        self.parameters = (standardised.parameter, standardised.factor, bias)
+        self.standardised, self.rows, self.factor = standardised, standardised.rows, standardised.factor
+        self.parameters = (standardised.parameter, self.factor, bias)
 
     @override
     def output(self, x: Tensor) -> Tensor:
-        y = self._convolved(x, self.standardised.rows)
+        y = self._convolved(x, self.rows)
         self.plain, self.version = y.detach(), y._version
-        factor, wide = self.standardised.factor, (-1, *(1,) * (y.ndim - 2))
-        if factor is not None:
-            y = y * factor.detach().view(wide)
-        return y if self.bias is None else y + self.bias.detach().view(wide)
+        if self.factor is not None:
+            y = y * _wide(self.factor.detach(), y)
+        return y if self.bias is None else y + _wide(self.bias.detach(), y)
 
     @override
     def backward(self, x: Tensor, gradient: Tensor, needs_input: bool, accumulator: Accumulator) -> Tensor | None:
-        if accumulator.is_summed(self.standardised.parameter):  # the way back then leads to the factor, too
+        parameter, scale = self.standardised.parameter, self.standardised.inverse
+        if accumulator.is_summed(parameter):  # the way back then leads to the factor, too
             return super().backward(x, gradient, needs_input, accumulator)
-        gradient, wide = gradient.contiguous(), (-1, *(1,) * (gradient.ndim - 2))
-        plain = self.plain if self.plain._version == self.version else self._convolved(x, self.standardised.rows)
+        gradient = gradient.contiguous()
+        plain = self.plain if self.plain._version == self.version else self._convolved(x, self.rows)
         dots = (gradient * plain).flatten(2).sum(2)
-        scale, factor = self.standardised.inverse, self.standardised.factor
-        if factor is not None:
-            scale = scale * factor.detach()
-            accumulator.record(factor, lambda: dots)
+        if self.factor is not None:
+            scale = scale * self.factor.detach()
+            accumulator.record(self.factor, lambda: dots)
         accumulator.record(
-            self.standardised.parameter,
-            lambda: self._projected(x, gradient * scale.view(wide)),
-            lambda: self._projected_norms(x, gradient * scale.view(wide), dots * scale, accumulator),
+            parameter,
+            lambda: self._projected(x, gradient * _wide(scale, gradient)),
+            lambda: self._projected_norms(x, gradient * _wide(scale, gradient), dots * scale, accumulator),
         )
         accumulator.record(self.bias, lambda: gradient.flatten(2).sum(2))
         return forms.input_gradient(x, gradient, self.weight.detach(), self.geometry) if needs_input else None
 
     def _projected_norms(self, x: Tensor, b: Tensor, dots: Tensor, accumulator: Accumulator) -> Tensor:
         """Squared norms without the gradients, float64 [N]; `b` and `dots` times a·s."""
-        rows, G = self.standardised.rows, self.geometry.groups
-        entries = rows[0].numel()
+        rows, G = self.rows, self.geometry.groups
         ones = self._convolved(x, rows.new_ones(G, *rows.shape[1:]))  # x ∗ 1, [N, G, ...]
         sums = (b.view(len(b), G, -1, *b.shape[2:]) * ones[:, :, None]).flatten(3).sum(3).flatten(1)
         overlap = 2 - rows.flatten(1).square().mean(1)  # ‖θ̂‖² is a little below M, for ε
         whole = self._norms(x, b, accumulator)
-        taken = (to_float64(sums).square() + to_float64(overlap) * to_float64(dots).square()).sum(1) / entries
+        taken = (to_float64(sums).square() + to_float64(overlap) * to_float64(dots).square()).sum(1) / rows[0].numel()
         left: Tensor = whole - taken
         again = (left <= SMALLEST_SHARE * whole).nonzero().flatten()
         if again.numel():
@@ -182,73 +180,60 @@ class StandardisedConvolution(Convolution):
     def _projected(self, x: Tensor, b: Tensor) -> Tensor:
         """The gradients themselves, [N, *shape]; `b` times a·s."""
         g = forms.weight_gradients(x, b, self.geometry)
-        flat, rows = g.flatten(2), self.standardised.rows.flatten(1)
+        flat, rows = g.flatten(2), self.rows.flatten(1)
         flat = flat - flat.mean(2, keepdim=True) - rows * (flat * rows).mean(2, keepdim=True)
         return flat.view(g.shape)
 
 
-def _match(dimensions: int) -> Match:
+def _wide(channels: Tensor, like: Tensor) -> Tensor:
+    """[D] as [D, 1, ...], to go with [N, D, ...]."""
+    return channels.view(-1, *(1,) * (like.ndim - 2))
+
+
+def _rule(dimensions: int, wider: Callable[..., Tensor] | None = None) -> Rule:
+    """A convolution; several rows an image become one more dimension for the `wider` one, where the kernel has size 1."""
+
     @taking("input", "weight", "bias", stride=1, padding=0, dilation=1, groups=1)
-    def match(call: Call, given: Any) -> tuple[Layer, Tensor] | None:
-        if not _fits(call, given, dimensions):
+    def rule(call: Call, given: Any) -> Replacement:
+        x, weight, bias, padding = given.input, given.weight, given.bias, given.padding
+        if not call.has_rows(x) or x.ndim != dimensions + 2 or weight is None or not call.is_constant(weight, bias):
             return None
-        x, weight, padding = given.input, given.weight, given.padding
         kernel, steps = tuple(weight.shape[2:]), _each(given.dilation, dimensions)
+        strides = _each(given.stride, dimensions)
+        if not call.is_batch(x):
+            if isinstance(padding, str) or wider is None:
+                return None
+            settings = (1, *strides), (0, *_each(padding, dimensions)), (1, *steps), given.groups
+            rows = call.accumulator.batch
+            return lambda: rows_together(wider(rows_apart(x, rows), weight.unsqueeze(2), bias, *settings))
         if isinstance(padding, str):
             total = [d * (k - 1) if padding == "same" else 0 for d, k in zip(steps, kernel, strict=True)]
             if any(size % 2 for size in total):
                 x = F.pad(x, [side for size in reversed(total) for side in (size // 2, size - size // 2)])
                 total = [0] * dimensions
             padding = [size // 2 for size in total]
-        pads, strides = _each(padding, dimensions), _each(given.stride, dimensions)
+        pads = _each(padding, dimensions)
         geometry = Geometry(kernel, strides, pads, steps, given.groups, False, (0,) * dimensions)
         standardised = call.accumulator.reparametrised.standardised(weight)
         if standardised is None:
-            return Convolution(weight, given.bias, geometry), x
-        return StandardisedConvolution(weight, given.bias, geometry, standardised), x
+            return Convolution(weight, bias, geometry), x
+        return StandardisedConvolution(weight, bias, geometry, standardised), x
 
-    return match
+    return rule
 
 
-def _match_transposed(dimensions: int) -> Match:
+def _transposed(dimensions: int) -> Rule:
     @taking("input", "weight", "bias", stride=1, padding=0, output_padding=0, groups=1, dilation=1)
-    def match(call: Call, given: Any) -> tuple[Layer, Tensor] | None:
-        if not _fits(call, given, dimensions):
+    def rule(call: Call, given: Any) -> Replacement:
+        x, weight = given.input, given.weight
+        if not call.is_batch(x) or x.ndim != dimensions + 2 or not call.is_constant(weight, given.bias):
             return None
         settings = (given.stride, given.padding, given.dilation, given.output_padding)
         strides, pads, steps, extra = (_each(value, dimensions) for value in settings)
-        geometry = Geometry(tuple(given.weight.shape[2:]), strides, pads, steps, given.groups, True, extra)
-        return Convolution(given.weight, given.bias, geometry), given.input
+        geometry = Geometry(tuple(weight.shape[2:]), strides, pads, steps, given.groups, True, extra)
+        return Convolution(weight, given.bias, geometry), x
 
-    return match
-
-
-def _fits(call: Call, given: Any, dimensions: int) -> bool:
-    x, weight = given.input, given.weight
-    fits = call.is_batch(x) and x.ndim == dimensions + 2 and call.is_constant(weight, given.bias)
-    return fits and weight is not None
-
-
-def _rewrite_rows(convolution: Callable[..., Tensor], dimensions: int) -> Rewrite:
-    """Several rows an image become one more dimension, along which the kernel has a size of 1."""
-
-    @taking("input", "weight", "bias", stride=1, padding=0, dilation=1, groups=1)
-    def rewrite(call: Call, given: Any) -> Callable[[], Tensor] | None:
-        x, weight, bias = given.input, given.weight, given.bias
-        if not call.has_rows(x) or call.is_batch(x) or x.ndim != dimensions + 2 or not call.is_constant(weight, bias):
-            return None
-        if isinstance(given.padding, str):
-            return None
-
-        def apart() -> Tensor:
-            own = ((given.stride, 1), (given.padding, 0), (given.dilation, 1))
-            settings = ((first, *_each(value, dimensions)) for value, first in own)
-            rows = rows_apart(x, call.accumulator.batch)
-            return rows_together(convolution(rows, weight.unsqueeze(2), bias, *settings, given.groups))
-
-        return apart
-
-    return rewrite
+    return rule
 
 
 def _each(value: int | Sequence[int], dimensions: int) -> tuple[int, ...]:
@@ -257,15 +242,11 @@ def _each(value: int | Sequence[int], dimensions: int) -> tuple[int, ...]:
     return values * dimensions if len(values) == 1 else values
 
 
-MATCHES: dict[Callable[..., Any], Match] = {
-    torch.conv1d: _match(1),
-    torch.conv2d: _match(2),
-    torch.conv3d: _match(3),
-    torch.conv_transpose1d: _match_transposed(1),
-    torch.conv_transpose2d: _match_transposed(2),
-    torch.conv_transpose3d: _match_transposed(3),
-}
-REWRITES: dict[Callable[..., Any], Rewrite] = {
-    torch.conv1d: _rewrite_rows(torch.conv2d, 1),
-    torch.conv2d: _rewrite_rows(torch.conv3d, 2),
+RULES: dict[Callable[..., Any], Rule] = {
+    torch.conv1d: _rule(1, torch.conv2d),
+    torch.conv2d: _rule(2, torch.conv3d),
+    torch.conv3d: _rule(3),
+    torch.conv_transpose1d: _transposed(1),
+    torch.conv_transpose2d: _transposed(2),
+    torch.conv_transpose3d: _transposed(3),
 }

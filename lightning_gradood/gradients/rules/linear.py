@@ -31,8 +31,8 @@ from lightning_gradood.gradients.closed_form import (
     Accumulator,
     Call,
     Layer,
-    Match,
-    Rewrite,
+    Replacement,
+    Rule,
     guarded,
     paired,
     squared_rows,
@@ -83,7 +83,7 @@ def _through_gradients(a: Tensor, b: Tensor) -> Tensor:
 
 
 @taking("input", "weight", "bias")
-def _match_linear(call: Call, given: Any) -> tuple[Layer, Tensor] | None:
+def _linear(call: Call, given: Any) -> Replacement:
     x, weight, bias = given.input, given.weight, given.bias
     fits = call.has_rows(x) and call.is_constant(weight, bias) and weight.ndim == 2
     return (Linear(weight, bias), x) if fits else None
@@ -109,11 +109,10 @@ class Contraction(Layer):
     def _gradients(self, x: Tensor, gradient: Tensor, batch: int) -> Tensor:
         """[N, *shape]; Z counts the rows of each image."""
         a, b = (tensor.reshape(batch, -1, *tensor.shape[1:]) for tensor in (x, gradient))
-        image, rest = self.x[0], (self.x[1:], self.y[1:])
-        return torch.einsum(f"{image}Z{rest[0]},{image}Z{rest[1]}->{image}{self.letters}", a, b)
+        return torch.einsum(f"{self.x[0]}Z{self.x[1:]},{self.x[0]}Z{self.y[1:]}->{self.x[0]}{self.letters}", a, b)
 
 
-def _contraction(call: Call, x: Any, parameter: Any, letters: tuple[str, str, str]) -> tuple[Layer, Tensor] | None:
+def _contraction(call: Call, x: Any, parameter: Any, letters: tuple[str, str, str]) -> Replacement:
     """Check that the three gradients are what the class says: no letter twice or in one place alone, no stretching."""
     of_x, of_parameter, of_y = letters
     if not call.has_rows(x) or not call.knows(parameter):
@@ -129,7 +128,7 @@ def _contraction(call: Call, x: Any, parameter: Any, letters: tuple[str, str, st
     return Contraction(parameter, letters), x
 
 
-def _match_einsum(call: Call) -> tuple[Layer, Tensor] | None:
+def _einsum(call: Call) -> Replacement:
     if len(call.args) != 3 or call.kwargs or not isinstance(call.args[0], str):
         return None
     equation, first, second = call.args
@@ -142,46 +141,38 @@ def _match_einsum(call: Call) -> tuple[Layer, Tensor] | None:
     return _contraction(call, first, second, (of_first, of_second, of_y))
 
 
-def _sides(call: Call, given: Any) -> tuple[Any, Any, bool]:
-    """x, θ and whether θ stands on the left of a product."""
-    on_left = call.knows(given.input)
-    return (given.other, given.input, True) if on_left else (given.input, given.other, False)
-
-
 @taking("input", "other")
-def _match_product(call: Call, given: Any) -> tuple[Layer, Tensor] | None:
-    """θ @ x, and x @ θ where θ has a matrix for each head."""
-    x, parameter, on_left = _sides(call, given)
-    if not call.has_rows(x) or not call.knows(parameter) or not 3 - on_left <= parameter.ndim <= x.ndim:
-        return None
-    stacked = "abcdefgh"[: x.ndim - 2]
-    own = stacked[len(stacked) - (parameter.ndim - 2) :]
-    letters = (f"{stacked}jk", f"{own}ij", f"{stacked}ik") if on_left else (f"{stacked}ij", f"{own}jk", f"{stacked}ik")
-    return _contraction(call, x, parameter, letters)
-
-
-@taking("input", "other")
-def _rewrite_product(call: Call, given: Any) -> Callable[[], Tensor] | None:
-    """x @ θ is a linear layer; a leading dimension of size 1 is left out."""
-    x, parameter, on_left = _sides(call, given)
+def _product(call: Call, given: Any) -> Replacement:
+    """θ @ x, and x @ θ where θ has a matrix for each head; x @ θ of one matrix is a linear layer."""
+    x, parameter, on_left = given.input, given.other, call.knows(given.input)
+    if on_left:
+        x, parameter = parameter, x
     if not call.knows(parameter):
         return None
     if parameter.ndim == 2 and not on_left:
         return (lambda: F.linear(x, parameter.t())) if call.has_rows(x) else None
+    if call.has_rows(x) and 2 <= parameter.ndim <= x.ndim:
+        stacked = "abcdefgh"[: x.ndim - 2]
+        own = stacked[len(stacked) - (parameter.ndim - 2) :]
+        letters = f"{stacked}ij", f"{own}jk", f"{stacked}ik"
+        if on_left:
+            letters = f"{stacked}jk", f"{own}ij", f"{stacked}ik"
+        if (found := _contraction(call, x, parameter, letters)) is not None:
+            return found
     if not call.is_activation(x) or parameter.ndim < 3 or parameter.shape[0] != 1:
         return None
     return lambda: parameter[0] @ x if on_left else x @ parameter[0]
 
 
-def _rewrite_sum_and_product(first: str, second: str) -> Rewrite:
+def _sum_and_product(first: str, second: str) -> Rule:
     """`addmm` and `baddbmm`: input + first @ second."""
 
     @taking("input", first, second, beta=1, alpha=1)
-    def rewrite(call: Call, given: Any) -> Callable[[], Tensor] | None:
+    def rule(call: Call, given: Any) -> Replacement:
         left, right = getattr(given, first), getattr(given, second)
         return (lambda: left @ right + given.input) if (given.beta, given.alpha) == (1, 1) else None
 
-    return rewrite
+    return rule
 
 
 class Embedding(Layer):
@@ -210,18 +201,12 @@ class Embedding(Layer):
 
 
 @taking("input", "weight", "padding_idx", "max_norm", norm_type=2.0, scale_grad_by_freq=False, sparse=False)
-def _match_embedding(call: Call, given: Any) -> tuple[Layer, Tensor] | None:
+def _embedding(call: Call, given: Any) -> Replacement:
     index = given.input
     fits = isinstance(index, Tensor) and index.ndim >= 2 and index.shape[0] == call.accumulator.batch
     if not fits or not call.knows(given.weight) or given.max_norm is not None or given.scale_grad_by_freq:
         return None
     return Embedding(given.weight, given.padding_idx), index
-
-
-_UNUSUAL = (
-    "bias_k", "bias_v", "add_zero_attn", "key_padding_mask", "attn_mask", "use_separate_proj_weight",
-    "static_k", "static_v", "is_causal",
-)  # fmt: skip
 
 
 @taking(
@@ -230,17 +215,20 @@ _UNUSUAL = (
     need_weights=True, attn_mask=None, use_separate_proj_weight=False, q_proj_weight=None, k_proj_weight=None,
     v_proj_weight=None, static_k=None, static_v=None, average_attn_weights=True, is_causal=False,
 )  # fmt: skip
-def _rewrite_attention(call: Call, given: Any) -> Callable[[], tuple[Tensor, Tensor | None]] | None:
+def _attention(call: Call, given: Any) -> Replacement:
+    """Self-attention without masks and the like: [tokens, N, E] -> [tokens, N, E], and its weights if asked for."""
+    unusual = (
+        given.bias_k, given.bias_v, given.add_zero_attn, given.key_padding_mask, given.attn_mask, given.static_k,
+        given.static_v, given.use_separate_proj_weight, given.is_causal, bool(given.training and given.dropout_p),
+    )  # fmt: skip
     x = given.query
     if given.key is not x or given.value is not x or x.ndim != 3 or x.shape[1] != call.accumulator.batch:
         return None
-    is_set = any(getattr(given, name) not in (None, False) for name in _UNUSUAL)
-    return None if is_set or (given.training and given.dropout_p) else lambda: _self_attention(given)
+    return None if any(one is not None and one is not False for one in unusual) else lambda: _self_attention(given)
 
 
 def _self_attention(given: Any) -> tuple[Tensor, Tensor | None]:
-    """[tokens, N, E] -> [tokens, N, E] and the attention weights if asked for; linear layers see [N, ...]."""
-    x = given.query.transpose(0, 1)
+    x = given.query.transpose(0, 1)  # linear layers see [N, ...]
     N, T, E = x.shape
     projected = F.linear(x, given.in_proj_weight, given.in_proj_bias)
     heads = projected.view(N, T, 3, given.num_heads, E // given.num_heads).permute(2, 0, 3, 1, 4)
@@ -255,7 +243,7 @@ def _self_attention(given: Any) -> tuple[Tensor, Tensor | None]:
 
 
 @taking("query", "key", "value", "attn_mask", dropout_p=0.0, is_causal=False, scale=None, enable_gqa=False)
-def _rewrite_dot_products(call: Call, given: Any) -> Callable[[], Tensor] | None:
+def _dot_products(call: Call, given: Any) -> Replacement:
     query, key, value, bias = given.query, given.key, given.value, given.attn_mask
     if given.dropout_p or given.is_causal or given.enable_gqa:
         return None
@@ -266,17 +254,13 @@ def _rewrite_dot_products(call: Call, given: Any) -> Callable[[], Tensor] | None
 
 
 _PRODUCTS = (torch.matmul, torch.mm, torch.bmm, Tensor.matmul, Tensor.mm, Tensor.bmm, Tensor.__matmul__)
-
-MATCHES: dict[Callable[..., Any], Match] = {
-    F.linear: _match_linear,
-    torch.einsum: _match_einsum,
-    **dict.fromkeys(_PRODUCTS, _match_product),
-    F.embedding: _match_embedding,
-}
-REWRITES: dict[Callable[..., Any], Rewrite] = {
-    **dict.fromkeys(_PRODUCTS, _rewrite_product),
-    **dict.fromkeys((torch.addmm, Tensor.addmm), _rewrite_sum_and_product("mat1", "mat2")),
-    **dict.fromkeys((torch.baddbmm, Tensor.baddbmm), _rewrite_sum_and_product("batch1", "batch2")),
-    F.multi_head_attention_forward: _rewrite_attention,
-    F.scaled_dot_product_attention: _rewrite_dot_products,
+RULES: dict[Callable[..., Any], Rule] = {
+    F.linear: _linear,
+    torch.einsum: _einsum,
+    F.embedding: _embedding,
+    F.multi_head_attention_forward: _attention,
+    F.scaled_dot_product_attention: _dot_products,
+    **dict.fromkeys(_PRODUCTS, _product),
+    **dict.fromkeys((torch.addmm, Tensor.addmm), _sum_and_product("mat1", "mat2")),
+    **dict.fromkeys((torch.baddbmm, Tensor.baddbmm), _sum_and_product("batch1", "batch2")),
 }

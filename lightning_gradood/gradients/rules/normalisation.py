@@ -21,7 +21,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from lightning_gradood.gradients import costs
-from lightning_gradood.gradients.closed_form import Accumulator, Call, Layer, Match, Rewrite, taking
+from lightning_gradood.gradients.closed_form import Accumulator, Call, Layer, Replacement, Rule, taking
 from lightning_gradood.gradients.rules.broadcast import per_sample
 
 
@@ -56,26 +56,18 @@ class BatchNorm(Layer):
         return inputs.view(x.shape) if needs_input else None
 
 
-_batch_norm = taking("input", "running_mean", "running_var", "weight", "bias", training=False, momentum=0.1, eps=1e-5)
-
-
-@_batch_norm
-def _match_batch_norm(call: Call, given: Any) -> tuple[Layer, Tensor] | None:
-    mean, variance, affine = given.running_mean, given.running_var, (given.weight, given.bias)
-    if given.training or mean is None or variance is None or not call.is_batch(given.input):
+@taking("input", "running_mean", "running_var", "weight", "bias", training=False, momentum=0.1, eps=1e-5)
+def _batch_norm(call: Call, given: Any) -> Replacement:
+    x, mean, variance, *settings = vars(given).values()
+    if given.training or not call.has_rows(x):
         return None
-    if call.knows(mean) or call.knows(variance) or not call.is_constant(*affine, mean, variance):
+    if not call.is_batch(x):
+        return lambda: rows_together(F.batch_norm(rows_apart(x, call.accumulator.batch), mean, variance, *settings))
+    if mean is None or variance is None or call.knows(mean) or call.knows(variance):
         return None
-    return BatchNorm(*affine, mean, variance, given.eps), given.input
-
-
-@_batch_norm
-def _rewrite_batch_norm(call: Call, given: Any) -> Callable[[], Tensor] | None:
-    """Batch norm of several rows an image."""
-    if not call.has_rows(given.input) or call.is_batch(given.input) or given.training:
+    if not call.is_constant(given.weight, given.bias, mean, variance):
         return None
-    x, *settings = vars(given).values()
-    return lambda: rows_together(F.batch_norm(rows_apart(x, call.accumulator.batch), *settings))
+    return BatchNorm(given.weight, given.bias, mean, variance, given.eps), x
 
 
 def rows_apart(x: Tensor, batch: int) -> Tensor:
@@ -127,7 +119,7 @@ class LayerNorm(Layer):
 
 
 @taking("input", "normalized_shape", "weight", "bias", eps=1e-5)
-def _match_layer_norm(call: Call, given: Any) -> tuple[Layer, Tensor] | None:
+def _layer_norm(call: Call, given: Any) -> Replacement:
     x, shape = given.input, given.normalized_shape
     if not call.has_rows(x) or not call.is_constant(given.weight, given.bias) or x.ndim <= len(shape):
         return None
@@ -135,14 +127,14 @@ def _match_layer_norm(call: Call, given: Any) -> tuple[Layer, Tensor] | None:
 
 
 @taking("input", "num_groups", "weight", "bias", eps=1e-5)
-def _rewrite_group_norm(call: Call, given: Any) -> Callable[[], Tensor] | None:
+def _group_norm(call: Call, given: Any) -> Replacement:
     if not call.has_rows(given.input):
         return None
     return lambda: _affine(F.group_norm(given.input, given.num_groups, None, None, given.eps), given)
 
 
 @taking("input", "running_mean", "running_var", "weight", "bias", use_input_stats=True, momentum=0.1, eps=1e-5)
-def _rewrite_instance_norm(call: Call, given: Any) -> Callable[[], Tensor] | None:
+def _instance_norm(call: Call, given: Any) -> Replacement:
     statistics = given.running_mean, given.running_var
     if not call.has_rows(given.input) or any(map(call.knows, statistics)):
         return None
@@ -151,7 +143,7 @@ def _rewrite_instance_norm(call: Call, given: Any) -> Callable[[], Tensor] | Non
 
 
 @taking("input", "normalized_shape", "weight", "eps")
-def _rewrite_rms_norm(call: Call, given: Any) -> Callable[[], Tensor] | None:
+def _rms_norm(call: Call, given: Any) -> Replacement:
     if not call.has_rows(given.input) or not call.knows(given.weight):
         return None
     return lambda: F.rms_norm(given.input, given.normalized_shape, None, given.eps) * given.weight
@@ -165,10 +157,10 @@ def _affine(normal: Tensor, given: Any) -> Tensor:
     return normal if given.bias is None else normal + given.bias.view(-1, *ones)
 
 
-MATCHES: dict[Callable[..., Any], Match] = {F.batch_norm: _match_batch_norm, F.layer_norm: _match_layer_norm}
-REWRITES: dict[Callable[..., Any], Rewrite] = {
-    F.batch_norm: _rewrite_batch_norm,
-    F.group_norm: _rewrite_group_norm,
-    F.instance_norm: _rewrite_instance_norm,
-    F.rms_norm: _rewrite_rms_norm,
+RULES: dict[Callable[..., Any], Rule] = {
+    F.batch_norm: _batch_norm,
+    F.layer_norm: _layer_norm,
+    F.group_norm: _group_norm,
+    F.instance_norm: _instance_norm,
+    F.rms_norm: _rms_norm,
 }
