@@ -1,13 +1,8 @@
-"""What a network holds, whether it is still the same, and copies of it.
+"""What of a network changes: from call to call (`Fingerprint`), within one, and in copies of it on purpose.
 
-Training, loading weights, or a changed flag, hook or layer calls for a new way; a `Fingerprint` tells in a fraction of a
-millisecond. Some networks keep a tensor computed from parameters from one call to the next (LeViT's attention biases):
-its graph is gone after the first backward pass, and filled under `no_grad` it has none. Others update a buffer.
-`observe` finds this out in a few passes of copies; every pass of such a network then goes through a copy of its own
-(`Afresh`), so that no pass depends on an earlier one and the caller's network stays as it is.
-
-`in_dtype` copies a network to judge rounding in float64. In copies for the first comparison small weights are replaced
-(`reveal`): behind a factor of zero, or a layer scale of 1e-6, a wrong number would be too small to be seen.
+Some networks keep a tensor computed from parameters from one call to the next (LeViT's attention biases): its graph is
+gone after the first backward pass, and filled under `no_grad` it has none. Others update a buffer. `observe` finds this
+out; every pass of such a network goes through a copy of its own (`Afresh`), and the caller's network stays as it is.
 """
 
 from __future__ import annotations
@@ -24,7 +19,6 @@ from torch import Tensor, nn
 from lightning_gradood.core import Refusal, requiring_grad, to_float64_device
 from lightning_gradood.gradients.reparametrised import tensors_in
 
-_SKIPPED = {"_parameters", "_buffers", "_modules", "training"}
 _HOOKS = [name for name, value in vars(nn.Module()).items() if name.endswith("hooks") and isinstance(value, dict)]
 _COUNTED = {*_HOOKS, "_non_persistent_buffers_set"}
 _DEPTH = 3  # levels of nested containers that are compared
@@ -39,12 +33,10 @@ class Absent:
 
 
 class Fingerprint:
-    """A network's state at the time of its proof, without what every pass changes (`moving`).
+    """A network's state when its way was made, without what every pass changes (`moving`); it is not kept alive.
 
-    Version counters tell every change that goes through torch, identities tell exchanged modules and tensors, and two
-    entries of each tensor tell changes through `.data`, which have no version. Attributes are compared into dictionaries,
-    lists and plain objects, such as a configuration that all modules share. Of what torch.jit compiled, tensors are
-    compared alone. The network itself is not kept alive.
+    Version counters tell every change that goes through torch, and two entries of each tensor those through `.data`.
+    Attributes are compared into dictionaries, lists and plain objects, such as a configuration that all modules share.
     """
 
     def __init__(self, network: nn.Module, moving: Collection[Place] = ()) -> None:
@@ -58,7 +50,12 @@ class Fingerprint:
         self._hooks = [held[hook] for _, held in self._modules.values() if held for hook in _HOOKS]
         self._count = sum(map(len, self._hooks))  # not which, as a probed network has a new one in each call
         self._versions = _versions(self._tensors)
-        self._samples = [one for tensor in self._tensors if tensor.is_floating_point() for one in _samples(tensor)]
+        self._samples = [
+            tensor.detach()[place]  # a view, which follows the tensor
+            for tensor in self._tensors
+            if tensor.is_floating_point() and tensor.numel()
+            for place in ((0,) * tensor.ndim, tuple(size // 2 for size in tensor.shape))
+        ]
         self._values = _joined(self._samples)
 
     def fits(self, network: nn.Module) -> bool:
@@ -73,11 +70,8 @@ class Fingerprint:
                 and all(frozen(value) == kept for value, kept in self._containers)
                 and torch.equal(_joined(self._samples), self._values)
             )
-        except (
-            KeyError,
-            RuntimeError,
-            ValueError,
-        ):  # a module is gone; a tensor in an attribute's place has no truth value
+        # a module is gone, or a tensor or array in an attribute's place has no single truth value
+        except (KeyError, RuntimeError, ValueError):
             return False
 
     def _seen(self, modules: Mapping[str, nn.Module]) -> dict[str, tuple[int, dict[str, Any]]]:
@@ -103,7 +97,7 @@ def _attributes(module: nn.Module) -> dict[str, Any]:
     if isinstance(module, torch.jit.ScriptModule):  # whose attributes cannot be read
         return {}
     found = vars(module).copy()
-    for key in _SKIPPED:
+    for key in ("_parameters", "_buffers", "_modules", "training"):
         del found[key]
     return found
 
@@ -128,17 +122,8 @@ def frozen(value: Any, depth: int = _DEPTH) -> Any:
 def _is_settings(value: Any) -> bool:
     """Whether `value` is an object whose attributes say how to compute."""
     kind = type(value)
-    return (
-        kind.__module__ != "builtins" and not isinstance(value, nn.Module | Tensor | type) and kind.__dictoffset__ != 0
-    )
-
-
-def _samples(tensor: Tensor) -> list[Tensor]:
-    """The first and the middle entry, as views that follow the tensor."""
-    if not tensor.numel():
-        return []
-    values = tensor.detach()
-    return [values[(0,) * values.ndim], values[tuple(size // 2 for size in values.shape)]]
+    own = kind.__module__ != "builtins" and kind.__dictoffset__ != 0
+    return own and not isinstance(value, nn.Module | Tensor | type)
 
 
 def _joined(samples: list[Tensor]) -> Tensor:
@@ -164,10 +149,7 @@ class Afresh(nn.Module):
 
 
 def _copied(network: nn.Module, shared: Sequence[Any] = ()) -> nn.Module:
-    """Return a deep copy in which tensors with a graph, e.g. a cached weight, have none; `shared` objects are not copied.
-
-    Raises whatever a network raises that cannot be copied.
-    """
+    """A deep copy in which tensors with a graph, e.g. a cached weight, have none; `shared` objects are not copied."""
     memo = {id(one): one for one in shared}
     for module in network.modules():
         for tensor in tensors_in([value for name, value in vars(module).items() if name != "_parameters"]):
@@ -177,7 +159,7 @@ def _copied(network: nn.Module, shared: Sequence[Any] = ()) -> nn.Module:
 
 
 def _sharing(network: nn.Module, starts: Mapping[Place, Any]) -> nn.Module:
-    """Return a copy that shares the network's parameters, with `starts` in place of some attributes."""
+    """A copy that shares the network's parameters, with `starts` in place of some attributes."""
     compiled = [module for module in network.modules() if isinstance(module, torch.jit.ScriptModule)]
     with torch._C.DisableTorchFunction():  # copying is no part of the pass
         made = _copied(network, [*network.parameters(), *compiled])
@@ -264,6 +246,7 @@ def _holds(value: Any) -> bool:
 
 
 def _start(value: Any) -> Any:
+    """A cache that passes may fill."""
     return copy.copy(value) if isinstance(value, dict | list) else value
 
 
@@ -276,10 +259,7 @@ def _emptied(value: Any) -> Any:
 
 
 def in_dtype(network: nn.Module, dtype: torch.dtype = torch.float64) -> nn.Module:
-    """Return a copy in another dtype, on the network's device or, where that has no float64, on the CPU.
-
-    Raises whatever a network raises that cannot be copied or cast.
-    """
+    """A copy in another dtype, on the network's device or, where that has no float64, on the CPU."""
     made = _copied(network)
     first = next(made.parameters())
     made = made.to(to_float64_device(first).device if dtype == torch.float64 else first.device).to(dtype)
@@ -298,7 +278,10 @@ def images_for(network: nn.Module, images: Tensor) -> Tensor:
 
 
 def reveal(parameters: Sequence[nn.Parameter]) -> None:
-    """Fill parameters that are zero or tiny with numbers of an ordinary size, the same ones at every call."""
+    """Fill parameters that are zero or tiny with numbers of an ordinary size, the same ones at every call.
+
+    Behind a factor of zero, or a layer scale of 1e-6, a wrong number would be too small to be seen.
+    """
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in parameters:

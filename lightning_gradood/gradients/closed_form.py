@@ -141,9 +141,9 @@ class Accumulator:
 
     def __init__(self, parameters: Sequence[Tensor], batch: int, passes: int = 1) -> None:
         self.batch, self.passes = batch, passes
-        self.reparametrised = Reparametrised()
         self.parameters = parameters  # keeps the ids below valid
         self._column = {id(parameter): column for column, parameter in enumerate(parameters)}
+        self.reparametrised = Reparametrised(self._column)
         self._uses = [0] * len(parameters)
         self.start()
 
@@ -152,17 +152,9 @@ class Accumulator:
         self._norms: dict[int, Tensor] = {}  # by column
         self._sums: dict[int, Tensor] = {}  # by id, of parameters and of reparametrised tensors
 
-    def is_parameter(self, tensor: object) -> bool:
-        """Whether `tensor` is one of the L parameters."""
-        return id(tensor) in self._column
-
     def knows(self, tensor: object) -> bool:
         """Whether `tensor` is a parameter or reparametrised from parameters alone."""
         return id(tensor) in self._column or self.reparametrised.knows(tensor)
-
-    def known_among(self, tensors: list[Tensor]) -> list[Tensor]:
-        """Filter by `knows`, inlined because every call of every pass asks."""
-        return [tensor for tensor in tensors if id(tensor) in self._column or self.reparametrised.knows(tensor)]
 
     def column(self, tensor: Tensor) -> int:
         """A parameter's place in the result; -1 for a reparametrised tensor."""

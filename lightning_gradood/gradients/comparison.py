@@ -1,18 +1,15 @@
 """Comparison of closed forms with plain autograd, one image at a time, from which a network's way follows.
 
 On a network's first batch three different probe images are measured, in batches of different size and order, on a copy
-whose tiny parameters are filled (`changes.reveal`), so that no error is too small to be seen; where float32 numbers
-differ, a float64 copy decides:
+whose tiny parameters are filled (`changes.reveal`); where float32 numbers differ, a float64 copy decides, since a ReLU
+whose input is zero to seven digits may open in one way and not in another:
 
 1. Does an image's output depend on the other images, or on the call? Then it has no gradient of its own: refused.
-2. Is the backward pass linear in its logit gradient? If not (a hook that clamps): the loop, with unscaled logit
-   gradients.
+2. Is the backward pass linear in its logit gradient? If not (a hook that clamps): the loop, with unscaled ones.
 3. Do closed forms cover every way by which autograd reaches a parameter, and give the loop's numbers? If not: the loop.
 
 The way keeps the trace of the network's operations. A later batch with another trace (control flow or rows that depend
-on the data) is computed by the loop. So is a single image where parameters are many and small. Passes of the caller's
-own images are compared, too (`find_fault`), each in what must hold for any network; a float64 copy decides here as well,
-since in float32 a ReLU whose input is zero to seven digits may open in one way and not in another.
+on the data) is computed by the loop. Passes of the caller's own images are compared, too (`find_fault`).
 """
 
 from __future__ import annotations
@@ -216,22 +213,14 @@ def _try(
 
 @dataclass(frozen=True)
 class Checks:
-    """The comparisons to make of a pass.
+    """The comparisons to make of a pass, each of what must hold for any network."""
 
-    Attributes:
-        logit_gradients: one more backward pass with each image's logit gradient times a power of two of its own. Image
-            n's norms are then multiplied by exactly the square of its factor. A row that belongs to another image, or a
-            backward pass that is not linear, shows at any size of the gradient, since powers of two do not round.
-        row: one image to compare with the loop.
-        logits: all images in batches of three, which the way has compared with the loop, for networks that couple the
-            images of larger batches only.
-        is_new: whether nothing was returned yet for such a pass, so that the loop may still be taken.
-    """
-
+    # one more backward pass with each image's logit gradient times a power of two of its own, which does not round: image
+    # n's norms are multiplied by exactly the square of its factor, or a row belongs to another image
     logit_gradients: bool = False
-    row: int | None = None
-    logits: bool = False
-    is_new: bool = False
+    row: int | None = None  # one image to compare with the loop
+    logits: bool = False  # all images in batches of three, for networks that couple the images of larger batches only
+    is_new: bool = False  # whether nothing was returned yet for such a pass, so that the loop may still be taken
 
 
 def find_fault(

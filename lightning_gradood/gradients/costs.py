@@ -52,7 +52,6 @@ class Limits:
     micro_batch: int = 32  # images in one pass
     activation_bytes: int = 2**30  # what a pass may keep for its backward; fewer images are taken to stay below
     recheck: float = 0.01  # share of the time that goes into comparing random images with the loop
-    slides: bool = True  # whether a depthwise convolution is fast with an output gradient as kernel, as oneDNN's is
     # whether to lay out all windows of a convolution's input: faster on a GPU, whose grouped convolution runs image by
     # image and for which sums along diagonals are many small kernels; never on a CPU
     unfolds: bool = False
@@ -87,32 +86,28 @@ class Size:
 
 def estimates(size: Size, costs: Costs) -> dict[str, float]:
     """Cost of one image's squared norm by each form of `convolution_forms`, by the form's name."""
-    C, D, T, columns, pairs = size.C, size.D, size.positions, size.C * size.taps, size.positions**2
-    moved_input, moved_gradient = costs.moved * C * size.pixels, costs.moved * D * T
-    unfolding = costs.unfolded * columns * T
-    sampling = costs.moved * C * T if size.pixels != T else 0
-    phasing = moved_input if size.pixels > T else 0
-    pixel_products = costs.product * (size.pixel_pairs * C + pairs * D) + phasing
-    return {
-        "materialised": _grouped(size, costs) + moved_input + moved_gradient,
-        "depthwise": costs.slid * T * D * size.taps
-        + costs.slid_position * T
-        + costs.moved * D * size.pixels
-        + moved_gradient,
-        "pointwise": costs.product * T * C * D + costs.weight_product * C * D + sampling,
-        "unfolded": costs.product * T * columns * D + costs.weight_product * columns * D + unfolding,
-        "products": costs.product * pairs * (columns + D) + costs.pair * pairs + unfolding,
-        "pixel_products": pixel_products + costs.pair * pairs + costs.diagonal * size.sums * pairs,
-    }
-
-
-def _grouped(size: Size, costs: Costs) -> float:
-    """Cost of a grouped convolution whose operands lie in its blocks."""
-    C, D, taps = size.C, size.D, size.taps
+    C, D, T, taps = size.C, size.D, size.positions, size.taps
+    columns, pairs, product = C * taps, T**2, costs.product
+    moved_input, moved_gradient, unfolding = (
+        costs.moved * C * size.pixels,
+        costs.moved * D * T,
+        costs.unfolded * columns * T,
+    )
     if size.groups == C > 1:
         each = costs.narrow if taps <= 9 else costs.wide
-        return each * size.positions * D * taps + costs.narrow_weight * D * taps
-    written = costs.weight * C * D * taps // size.groups
-    if taps > 1 and C >= 12 and D >= 8:
-        C, D = math.ceil(C / 16) * 16, math.ceil(D / 16) * 16
-    return size.positions * C * D * taps // size.groups + written
+        grouped = each * T * D * taps + costs.narrow_weight * D * taps
+    else:  # whose operands lie in blocks of 16 channels
+        blocks = taps > 1 and C >= 12 and D >= 8
+        products = math.ceil(C / 16) * math.ceil(D / 16) * 256 if blocks else C * D
+        grouped = T * products * taps // size.groups + costs.weight * C * D * taps // size.groups
+    depthwise = costs.slid * T * D * taps + costs.slid_position * T + costs.moved * D * size.pixels + moved_gradient
+    phasing = moved_input if size.pixels > T else 0
+    pixel_products = product * (size.pixel_pairs * C + pairs * D) + phasing
+    return {
+        "materialised": grouped + moved_input + moved_gradient,
+        "depthwise": depthwise,
+        "pointwise": (product * T + costs.weight_product) * C * D + (costs.moved * C * T if size.pixels != T else 0),
+        "unfolded": (product * T + costs.weight_product) * columns * D + unfolding,
+        "products": product * pairs * (columns + D) + costs.pair * pairs + unfolding,
+        "pixel_products": pixel_products + (costs.pair + costs.diagonal * size.sums) * pairs,
+    }

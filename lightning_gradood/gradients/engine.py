@@ -78,7 +78,7 @@ class Interception(TorchFunctionMode):
     ) -> Any:
         kwargs, accumulator = kwargs or {}, self.accumulator
         given = tensors_in((args, kwargs))
-        used = accumulator.known_among(given)
+        used = list(filter(accumulator.knows, given))
         # under no_grad, e.g. inside a custom autograd function, no gradient flows
         if not used or not torch.is_grad_enabled():
             return self._without_parameters(func, args, kwargs, given)
@@ -95,8 +95,7 @@ class Interception(TorchFunctionMode):
             with self:
                 return found()
         constant = all(accumulator.knows(tensor) or not tensor.requires_grad for tensor in given)
-        adopt = accumulator.reparametrised.apply
-        result = adopt(func, args, kwargs, accumulator.is_parameter) if constant else func(*args, **kwargs)
+        result = accumulator.reparametrised.apply(func, args, kwargs) if constant else func(*args, **kwargs)
         if not tensors_in(result):
             return func(*args, **kwargs)  # a shape or a dtype, asked of the parameter itself
         self._note(func, "reparametrised" if constant else "unknown", used, _index(func, args, given))

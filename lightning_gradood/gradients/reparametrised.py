@@ -7,7 +7,7 @@ has the parameter's norm, and no way back is needed unless the parameter is used
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,7 +43,8 @@ class Standardised:
 class Reparametrised:
     """The graph from parameters, which stay frozen, to reparametrised tensors during one forward pass."""
 
-    def __init__(self) -> None:  # keys are ids
+    def __init__(self, parameters: Container[int]) -> None:
+        self._parameters = parameters  # their ids; other keys are ids, too
         self._leaves: dict[int, tuple[Tensor, Tensor]] = {}  # a parameter and its alias that records
         self._tensors: dict[int, Tensor] = {}
         self._rearranged: dict[int, Tensor] = {}  # the parameter whose entries a tensor holds
@@ -76,9 +77,7 @@ class Reparametrised:
         """Number of gradient entries of reparametrised tensors that every image needs for a way back."""
         return sum(tensor.numel() for tensor in self._tensors.values() if is_summed(tensor))
 
-    def apply(
-        self, func: Callable[..., Any], args: Any, kwargs: dict[str, Any], is_parameter: Callable[[Tensor], bool]
-    ) -> Any:
+    def apply(self, func: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> Any:
         """Call `func` with recording aliases in place of parameters and adopt the tensors that it returns.
 
         Where `func` returns an alias itself, e.g. in a conversion to its own dtype, return the parameter.
@@ -86,7 +85,7 @@ class Reparametrised:
         leaves: dict[int, tuple[Tensor, Tensor]] = {}
 
         def alias(tensor: Tensor) -> Tensor:
-            if not is_parameter(tensor):
+            if id(tensor) not in self._parameters:
                 return tensor
             leaves[id(tensor)] = self._leaves.get(id(tensor)) or (tensor, tensor.detach().requires_grad_())
             return leaves[id(tensor)][1]
