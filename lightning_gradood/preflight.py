@@ -54,8 +54,7 @@ def preflight(
         try_probes(settings.probes(sources.knows_anomalies), task.network, images, outputs)
     if detecting is not None:
         counts = sources.manifest.counts[NORMAL]
-        detecting.check_train_images(counts["train"], sources.knows_anomalies)
-        detecting.check_normal_images(counts["val"], sources.knows_anomalies)
+        detecting.check_images(counts["train"], counts["val"], sources.knows_anomalies)
 
 
 def try_probes(probes: Sequence[Probe], network: nn.Module, images: Tensor, outputs: int) -> None:

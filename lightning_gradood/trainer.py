@@ -20,13 +20,9 @@ from lightning_gradood.evaluation import (
     Outcome,
     attempt_trial,
     fit_side_by_side,
-    gather_failures,
-    gather_outcomes,
-    notes_on_left_out,
-    notes_on_zeros,
-    refuse_all_failed,
+    gather,
+    notes_on,
     trials_of,
-    trials_of_process,
 )
 from lightning_gradood.extraction import CacheEntry, ProbeCallback, leave_out_bad, prepare, read_records
 from lightning_gradood.guard import Recipe
@@ -147,7 +143,7 @@ class Trainer(pl.Trainer):
             with stage("fitting detectors", self):
                 outcomes = self._fit_detectors(settings, datasets, datamodule)
             if self.is_global_zero:
-                for note in [*notes_on_left_out(left_out), *notes_on_zeros(records, outcomes)]:
+                for note in notes_on(records, outcomes, left_out):
                     sys.stdout.write(f"Note: {note}\n")
                     LOG.warning(note)
                 about = {
@@ -244,8 +240,8 @@ class Trainer(pl.Trainer):
         sources, outcomes = datamodule.sources.anomaly_names, list[Outcome]()
         if not datamodule.sources.knows_anomalies and self.is_global_zero:
             sys.stdout.write(f"{without_anomalies_sentence(detectors)}\n")
-        trials, failures = trials_of(detectors, sources, settings.protocol), list[Failure]()
-        mine = trials_of_process(trials, sources, self.global_rank, self.world_size)
+        failures = list[Failure]()
+        mine = trials_of(detectors, sources, settings.protocol, self.global_rank, self.world_size)
         with stage("training MLPs", self):
             fits = fit_side_by_side(mine, datasets, settings.seed)
         for trial in progress(mine, "fitting detectors", len(mine), "fits", quiet=not self.is_global_zero):
@@ -253,8 +249,7 @@ class Trainer(pl.Trainer):
             outcomes, failures = outcomes + found, failures + failed
             if fitted is not None:
                 self._save_detector(trial.owner, trial.detector, fitted, found[0], datasets.records[NORMAL])
-        self.failures, outcomes = gather_failures(failures, sources), gather_outcomes(outcomes, detectors, sources)
-        refuse_all_failed(outcomes, self.failures)
+        outcomes, self.failures = gather(outcomes, failures, detectors, sources)
         return outcomes
 
     def _save_detector(self, owner: str, detector: Detector, fitted: Fitted, found: Outcome, normal: Records) -> None:

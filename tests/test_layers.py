@@ -33,9 +33,9 @@ OUTSIDE = {
 }  # fmt: skip
 # Lines of a room. A commit that needs more raises the number here, and says why.
 BUDGET = {
-    "__init__": 8, "__main__": 3, "cli": 1680, "core": 1655, "data": 1891, "detectors": 2008, "evaluation": 999,
+    "__init__": 8, "__main__": 3, "cli": 1680, "core": 1655, "data": 1891, "detectors": 2008, "evaluation": 829,
     "extraction": 773, "gradients": 3153, "guard": 882, "metrics": 690, "networks": 910, "perturbations": 1805,
-    "preflight": 73, "probes": 565, "records": 588, "report": 3957, "tasks": 744, "trainer": 280,
+    "preflight": 72, "probes": 565, "records": 588, "report": 3956, "tasks": 744, "trainer": 275,
 }  # fmt: skip
 
 

@@ -1,7 +1,6 @@
 """From records to numbers: `evaluate` fits a detector on `train`, chooses its threshold on `val`, looks at `test` once.
 
-An `Outcome` holds all numbers of one detector on one anomaly source; `trials_of` lists the fits that a protocol asks
-for.
+An `Outcome` holds all numbers of one detector on one anomaly source; `trials_of` lists a protocol's fits.
 
     >>> import numpy as np
     >>> from lightning_gradood.detectors import MLP
@@ -19,27 +18,19 @@ for.
     ({'normal': 33, 'anomalous': 33}, True)
 """
 
-from lightning_gradood.evaluation.failures import (
-    Failure,
-    attempt_trial,
-    gather_failures,
-    notes_on_left_out,
-    notes_on_zeros,
-    refuse_all_failed,
-)
 from lightning_gradood.evaluation.protocol import (
     DetectionDatasets,
-    Trial,
+    Failure,
+    attempt_trial,
     fit_side_by_side,
-    gather_outcomes,
+    gather,
+    notes_on,
     refuse_single,
-    run_trial,
     trials_of,
-    trials_of_process,
 )
 from lightning_gradood.evaluation.selection import Calibrated, best_calibrated
-from lightning_gradood.evaluation.settings import DetectionSettings, no_anomalies, one_pass
-from lightning_gradood.evaluation.trials import FLAGGED, Outcome, SplitScores, attack_numbers, evaluate, is_transferred
+from lightning_gradood.evaluation.settings import DetectionSettings
+from lightning_gradood.evaluation.trials import FLAGGED, Outcome, SplitScores, attack_numbers, evaluate
 
 __all__ = [
     "FLAGGED",
@@ -49,22 +40,13 @@ __all__ = [
     "Failure",
     "Outcome",
     "SplitScores",
-    "Trial",
     "attack_numbers",
     "attempt_trial",
     "best_calibrated",
     "evaluate",
     "fit_side_by_side",
-    "gather_failures",
-    "gather_outcomes",
-    "is_transferred",
-    "no_anomalies",
-    "notes_on_left_out",
-    "notes_on_zeros",
-    "one_pass",
-    "refuse_all_failed",
+    "gather",
+    "notes_on",
     "refuse_single",
-    "run_trial",
     "trials_of",
-    "trials_of_process",
 ]

@@ -1,4 +1,4 @@
-"""Protocols: which anomalies a detector is trained on before it is tested, and which process runs which trial."""
+"""Protocols: which anomalies a detector is trained on before it is tested; a trial that fails is told beside the others."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -6,15 +6,16 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Literal, TypeVar
 
+import numpy as np
+
 from lightning_gradood.core import Refusal, gathered, named_seed
 from lightning_gradood.detectors import Detector, Fitted, TrainedDetector, UntrainedMLP, fit_all
-from lightning_gradood.evaluation.trials import OTHERS, Learnt, Outcome, fit, known_records, measure
+from lightning_gradood.evaluation.settings import DetectionSettings, Protocol
+from lightning_gradood.evaluation.trials import OTHERS, Learnt, Outcome, fit, fitting_records, measure
 from lightning_gradood.records import NORMAL, SYNTHETIC, Records, detection_dataset
 
-Protocol = Literal["known", "leave_one_out", "cross"]
-
-
-Found = TypeVar("Found")
+Key = tuple[str, str]
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -35,24 +36,26 @@ class Trial:
     tested_on: tuple[str, ...]
 
 
-def trials_of(detectors: Sequence[Detector], sources: Sequence[str], protocol: Protocol) -> list[Trial]:
+def trials_of(
+    detectors: Sequence[Detector], sources: Sequence[str], protocol: Protocol, rank: int = 0, processes: int = 1
+) -> list[Trial]:
     """List the trials of a protocol source by source, for each the detectors in their order.
 
     - `known` (the paper's): trained and tested on the same source.
     - `leave_one_out`: trained and selected on all sources but the tested one, as if its anomalies were not known.
     - `cross`: trained on each source, and tested on every one.
 
-    For a one-class detector, which knows no anomalies, all protocols are the same.
+    For a one-class detector, which knows no anomalies, all protocols are the same. One of several processes runs those
+    that every so many-th source owns.
     """
-    return [_trial(detector, source, sources, protocol) for source in sources for detector in detectors]
-
-
-def _trial(detector: Detector, source: str, sources: Sequence[str], protocol: Protocol) -> Trial:
-    if protocol == "known" or not detector.needs_anomalies:
-        return Trial(detector, source, source, (source,), (source,))
-    if protocol == "leave_one_out":
-        return Trial(detector, OTHERS, source, tuple(other for other in sources if other != source), (source,))
-    return Trial(detector, source, source, (source,), tuple(sources))
+    trials = []
+    for source in sources[rank::processes]:
+        others = tuple(other for other in sources if other != source)
+        for one in detectors:
+            leave_out, cross = (one.needs_anomalies and protocol == kind for kind in ("leave_one_out", "cross"))
+            name, trained_on = (OTHERS, others) if leave_out else (source, (source,))
+            trials.append(Trial(one, name, source, trained_on, tuple(sources) if cross else (source,)))
+    return trials
 
 
 def refuse_single(sources: Sequence[str], protocol: Protocol) -> None:
@@ -83,10 +86,6 @@ class DetectionDatasets:
         names = [f"{SYNTHETIC}{outlier.name}" for outlier in detector.needed_outliers]
         return Records.concatenate([self.records[name] for name in names]) if names else None
 
-    def same_normal(self, source: str) -> bool:
-        """Whether the normal side of a source's data set is exactly the normal source."""
-        return self.noise_of(source) is None and self.keep_of(source) == "all"
-
     def of(self, *sources: str) -> Records:
         """Normal and anomalous records of some sources, each record once."""
         datasets = [
@@ -95,21 +94,26 @@ class DetectionDatasets:
         return datasets[0] if len(datasets) == 1 else Records.concatenate(datasets).by_id()
 
 
-Key = tuple[str, str]
-
-
 def fit_key(trial: Trial, datasets: DetectionDatasets) -> Key:
     """What a trial's detector learns from, and its name: of all normal images the same for all sources, else its own."""
-    shared = not trial.detector.needs_anomalies and datasets.same_normal(trial.owner)
+    all_normal = datasets.noise_of(trial.owner) is None and datasets.keep_of(trial.owner) == "all"
+    shared = all_normal and not trial.detector.needs_anomalies
     return NORMAL if shared else trial.owner, trial.detector.name
+
+
+def fitting_seed(detector: Detector, owner: str, seed: int) -> int:
+    """Seed of a fit, from the owner's name; for a one-class detector the same for all sources and for the guard."""
+    return named_seed(seed, owner if detector.needs_anomalies else NORMAL, bits=32)
 
 
 def fit_side_by_side(trials: Sequence[Trial], datasets: DetectionDatasets, seed: int) -> dict[Key, Learnt]:
     """Fit the MLPs of several trials together, by `fit_key`; other detectors are fitted in their own trials."""
 
     def begin(trial: Trial, detector: TrainedDetector) -> Fitted | UntrainedMLP:
-        records = known_records(detector, datasets.of(*trial.trained_on), datasets.synthetic(detector))
-        return detector.begin(records, fitting_seed(detector, trial.owner, seed))
+        records = datasets.of(*trial.trained_on)
+        parts = [records.where(split=split) for split in ("train", "val")]
+        known = fitting_records(detector, parts, datasets.synthetic(detector))
+        return detector.begin(known, fitting_seed(detector, trial.owner, seed))
 
     start, begins = time.perf_counter(), dict[Key, Callable[[], Fitted | UntrainedMLP]]()
     for trial in trials:
@@ -124,66 +128,99 @@ def fit_side_by_side(trials: Sequence[Trial], datasets: DetectionDatasets, seed:
 
 
 def run_trial(
-    trial: Trial,
-    datasets: DetectionDatasets,
-    *,
-    seed: int,
-    resamples: int = 1000,
-    conventions: Sequence[str] = (),
-    false_positive_rate: float = 0.05,
-    fits: dict[Key, Learnt] | None = None,
+    trial: Trial, datasets: DetectionDatasets, settings: DetectionSettings, fits: dict[Key, Learnt] | None = None
 ) -> tuple[Fitted, list[Outcome]]:
     """Fit a trial's detector and test it; returns what it has learnt and one outcome per tested source.
 
-    Args:
-        seed: see `fitting_seed`; with the name of a tested source it fixes the bootstrap.
-        resamples: bootstrap resamples of the AUROC's interval.
-        conventions: whose arithmetic is added to the metrics.
-        false_positive_rate: share of normal images that a one-class detector may flag.
-        fits: earlier fits by `fit_key`; one found here is not fitted again, and what a one-class detector has learnt
-            from all normal images is added.
+    `fits` are earlier ones by `fit_key`: one found there is not fitted again, and what a one-class detector has learnt
+    from all normal images is added.
     """
-    detector, key = trial.detector, fit_key(trial, datasets)
+    detector, key, seed = trial.detector, fit_key(trial, datasets), settings.seed
     selected = fit(
         detector,
         datasets.of(*trial.trained_on),
-        trained_on=trial.name,
-        seed=fitting_seed(detector, trial.owner, seed),
-        false_positive_rate=false_positive_rate,
-        synthetic=datasets.synthetic(detector),
-        learnt=(fits or {}).get(key),
+        trial.name,
+        fitting_seed(detector, trial.owner, seed),
+        settings.false_positive_rate,
+        datasets.synthetic(detector),
+        (fits or {}).get(key),
     )
     if fits is not None and key[0] == NORMAL:
         fits[key] = Learnt(selected.fitted)
     outcomes = []
     for source in trial.tested_on:
-        dataset, own_seed = datasets.of(source), named_seed(seed, source, bits=32)
-        outcomes.append(
-            measure(selected, dataset, source=source, seed=own_seed, resamples=resamples, conventions=conventions)
-        )
+        own = named_seed(seed, source, bits=32)
+        outcomes.append(measure(selected, datasets.of(source), source, own, settings.resamples, settings.metrics))
     return selected.fitted, outcomes
 
 
-def fitting_seed(detector: Detector, owner: str, seed: int) -> int:
-    """Seed of a fit, from the owner's name; for a one-class detector the same for all sources and for the guard."""
-    return named_seed(seed, owner if detector.needs_anomalies else NORMAL, bits=32)
+@dataclass(frozen=True)
+class Failure:
+    """A detector that could not be fitted or tested on an anomaly source, with the reason in one sentence."""
+
+    source: str
+    detector: str
+    trained_on: str
+    reason: str
 
 
-def trials_of_process(trials: Sequence[Trial], sources: Sequence[str], rank: int, processes: int) -> list[Trial]:
-    """The trials of one of several processes: those owned by every so many-th source."""
-    return [trial for trial in trials if sources.index(trial.owner) % processes == rank]
+def attempt(action: Callable[[], Result]) -> tuple[Result | None, str]:
+    """The result and an empty reason; or None and one sentence why there is none."""
+    try:
+        return action(), ""
+    except Refusal as refusal:
+        return None, str(refusal)
+    except Exception as error:  # a user's detector must not lose the others' results
+        return None, f"{type(error).__name__}: {str(error).strip()}".partition("\n")[0].rstrip(": .") + "."
 
 
-def gather_outcomes(outcomes: list[Outcome], detectors: Sequence[Detector], sources: Sequence[str]) -> list[Outcome]:
-    """The outcomes of all processes by tested source, detector and source of training; the same on every process."""
+def attempt_trial(
+    trial: Trial, datasets: DetectionDatasets, settings: DetectionSettings, fits: dict[Key, Learnt]
+) -> tuple[Fitted | None, list[Outcome], list[Failure]]:
+    """Run a trial, see `run_trial`; one that fails returns nothing learnt, no outcome, and the failure."""
+    found, reason = attempt(partial(run_trial, trial, datasets, settings, fits))
+    if found is None:
+        return None, [], [Failure(trial.owner, trial.detector.name, trial.name, reason)]
+    return *found, []
+
+
+def gather(
+    outcomes: list[Outcome], failures: list[Failure], detectors: Sequence[Detector], sources: Sequence[str]
+) -> tuple[list[Outcome], list[Failure]]:
+    """What all processes have found, in an order that does not depend on them; a Refusal where everything has failed."""
     rank = {name: number for number, name in enumerate(sources)}
     place = {detector.name: number for number, detector in enumerate(detectors)}
-    return sorted(
-        of_all_processes(outcomes),
-        key=lambda outcome: (rank[outcome.source], place[outcome.detector], rank.get(outcome.trained_on, -1)),
-    )
+    processes = gathered((outcomes, failures))
+    outcomes = [one for found, _ in processes for one in found]
+    failures = [one for _, found in processes for one in found]
+    if failures and not outcomes:
+        one = failures[0]
+        raise Refusal(
+            f"At least one detector should be fitted. Got {len(failures)} failures, the first of `{one.detector}` on "
+            f"`{one.source}`: {one.reason} What was read from the network is kept."
+        )
+    outcomes.sort(key=lambda one: (rank[one.source], place[one.detector], rank.get(one.trained_on, -1)))
+    return outcomes, sorted(failures, key=lambda one: rank[one.source])
 
 
-def of_all_processes(own: list[Found]) -> list[Found]:
-    """Concatenate what all processes have found; the same on each."""
-    return [one for part in gathered(own) for one in part]  # a few scores an image
+def notes_on(
+    records: Mapping[str, Records], outcomes: Sequence[Outcome], left_out: Mapping[str, Sequence[str]]
+) -> list[str]:
+    """Sentences on images left out, attacks that moved no pixel, zero gradients and scores that are all equal."""
+    notes = [
+        f"{source}: {len(names)} images are left out, as the network is not finite for them, e.g. {names[0]}."
+        for source, names in left_out.items()
+    ]
+    for source, table in records.items():
+        perturbed = table.column("attack") != ""
+        if still := int((table.column("l2")[perturbed] == 0).sum()):
+            notes.append(
+                f"{source}: {still} of {perturbed.sum()} perturbed images are as they were; no gradient reaches them."
+            )
+        for probe in table.probes:
+            if probe.startswith("gradients/") and (dead := int((table.probe(probe) == 0).all(1).sum())):
+                notes.append(f"{source}: all gradient norms of {dead} of {len(table)} images are zero ({probe}).")
+    for one in outcomes:
+        if len(np.unique(np.concatenate([part.scores for part in one.scores.values()]))) == 1:
+            notes.append(f"{one.source}: `{one.detector}` gives every image the same score; its AUROC says nothing.")
+    return notes

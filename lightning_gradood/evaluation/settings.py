@@ -1,8 +1,8 @@
 """The settings of detection: what `--detection.*` sets."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Literal, TypeVar
 
 from lightning_gradood.core import OpenUnitInterval, PositiveInt, Refusal, Seed, digest
 from lightning_gradood.detectors import (
@@ -17,7 +17,6 @@ from lightning_gradood.detectors import (
     MahalanobisPP,
     SyntheticOutliers,
 )
-from lightning_gradood.evaluation.protocol import Protocol
 from lightning_gradood.gradients import AllOnes, LabelDesign
 from lightning_gradood.metrics import check_calibration
 from lightning_gradood.perturbations import SyntheticOutlier
@@ -25,29 +24,20 @@ from lightning_gradood.probes import LogitsProbe, Probe
 from lightning_gradood.records import SYNTHETIC
 from lightning_gradood.tasks import MLPSettings
 
+Protocol = Literal["known", "leave_one_out", "cross"]
+Named = TypeVar("Named", Probe, SyntheticOutlier)
 _LONGEST = 100  # letters of a detector's name
-Preset = Literal["paper", "no_anomalies", "one_pass"]
 
 
-def no_anomalies() -> list[Detector]:
-    """Return the detector for unknown anomalies, with three forward passes and no gradients.
-
-    It combines confidence, features, views of the image, and a model that tells normal images from synthetic outliers
-    by these.
-    """
-    return [Combined([Baseline(), MahalanobisPP(), Consistency(), SyntheticOutliers()], name="no_anomalies")]
-
-
-def one_pass() -> list[Detector]:
-    """Return two detectors without known anomalies that read one forward pass and its gradients.
-
-    The first combines confidence, features, gradient norms and two models against synthetic outliers; the second is the
-    paper's, an MLP on gradient norms, trained against synthetic outliers.
-    """
-    paper = SyntheticOutliers(["norms"], model="mlp", name="mlp_on_synthetic")
-    every = SyntheticOutliers(["features", "confidence", "norms"])
-    members = [Baseline(), MahalanobisPP(), every, paper, GradientGaussian()]
-    return [Combined(members, rule="squares", name="one_pass"), paper]
+_NO_ANOMALIES = Combined([Baseline(), MahalanobisPP(), Consistency(), SyntheticOutliers()], name="no_anomalies")
+_ON_SYNTHETIC = SyntheticOutliers(["norms"], model="mlp", name="mlp_on_synthetic")  # the paper's MLP
+_EVERY = SyntheticOutliers(["features", "confidence", "norms"])
+_MEMBERS = [Baseline(), MahalanobisPP(), _EVERY, _ON_SYNTHETIC, GradientGaussian()]
+_PRESETS: dict[str, list[Detector]] = {
+    "paper": [],
+    "no_anomalies": [_NO_ANOMALIES],
+    "one_pass": [Combined(_MEMBERS, rule="squares", name="one_pass"), _ON_SYNTHETIC],
+}
 
 
 @dataclass
@@ -81,7 +71,7 @@ class DetectionSettings:
     label_designs: list[LabelDesign] = field(default_factory=lambda: [AllOnes()])
     mlp: MLPSettings = field(default_factory=MLPSettings)
     detectors: list[Detector] = field(default_factory=list)
-    preset: Preset = "paper"
+    preset: Literal["paper", "no_anomalies", "one_pass"] = "paper"
     protocol: Protocol = "known"
     metrics: list[Literal["lee2018", "odin", "openood", "energy"]] = field(default_factory=list)
     false_positive_rate: OpenUnitInterval = 0.05
@@ -91,25 +81,24 @@ class DetectionSettings:
     on_bad_image: Literal["refuse", "skip"] = "refuse"
 
     def __post_init__(self) -> None:
-        if not self.label_designs:
-            raise Refusal("`detection.label_designs` should name at least one label design. Got none. Try [AllOnes].")
         designs = [design.name for design in self.label_designs]
-        if len(set(designs)) < len(designs):
+        if not designs or len(set(designs)) < len(designs):
             raise Refusal(
-                f"`detection.label_designs` should have different names. Got {designs}. Remove or rename one."
+                f"`detection.label_designs` should be one or more with different names. Got {designs}. Try [AllOnes]."
             )
 
-    def probes(self, anomalies: bool = True) -> list[Probe]:
-        """The probes of all detectors, each once, and logits, which cost nothing and give the predictions."""
-        probes = [probe for detector in self.detectors_for(anomalies) for probe in detector.probes]
-        found: dict[str, Probe] = {}
-        for probe in [*probes, LogitsProbe()]:
-            if digest(found.setdefault(probe.name, probe)) != digest(probe):
-                raise Refusal(
-                    "`detection.detectors` should agree on what they read under one name. "
-                    f"Got two settings of `{probe.name}`. Give those detectors the same settings, or run one of them alone."
-                )
-        return list(found.values())
+    def build(self) -> list[Detector]:
+        """All detectors, the MLPs first."""
+        designs, inputs = self.label_designs, self.mlp.inputs
+        paper = MLP(designs, replace(self.mlp, inputs=["norms"]))
+        mlps = [replace(paper, label_designs=[AllOnes()], name="mlp_all_ones"), paper]
+        if len(designs) == 1 or AllOnes() not in designs:
+            mlps = [paper]
+        if inputs != ["norms"]:
+            mlps.append(MLP(designs, self.mlp, "_".join(["mlp", *inputs])))
+        found = [*mlps, *(one.with_label_designs(designs) for one in [*_PRESETS[self.preset], *self.detectors])]
+        _refuse_names([detector.name for detector in found])
+        return found
 
     def detectors_for(self, anomalies: bool = True) -> list[Detector]:
         """The detectors that are fitted: all of them, or where no anomalies are known those that need none."""
@@ -123,20 +112,20 @@ class DetectionSettings:
         """
         named = [detector for detector in self.build() if not detector.needs_anomalies]
         cheap: list[Detector] = [GradientGaussian(), GradientKNN(), Baseline(), Energy()]
-        usual = cheap if known else [*no_anomalies(), GradientKNN(), Energy()]
+        usual = cheap if known else [_NO_ANOMALIES, GradientKNN(), Energy()]
         return named or [detector.with_label_designs(self.label_designs) for detector in usual]
 
+    def probes(self, anomalies: bool = True) -> list[Probe]:
+        """The probes of all detectors, each once, and logits, which cost nothing and give the predictions."""
+        probes = [probe for detector in self.detectors_for(anomalies) for probe in detector.probes]
+        return list(_by_name([*probes, LogitsProbe()]).values())
+
     def outliers(self, anomalies: bool = True) -> tuple[dict[str, SyntheticOutlier], list[str]]:
-        """The detectors' synthetic outliers by name, and the probes read of them; refuses unequal ones of one name."""
-        found: dict[str, SyntheticOutlier] = {}
+        """The detectors' synthetic outliers by the names of their sources, and the probes that are read of them."""
         needy = [detector for detector in self.detectors_for(anomalies) if detector.needed_outliers]
-        for outlier in (outlier for detector in needy for outlier in detector.needed_outliers):
-            if digest(found.setdefault(f"{SYNTHETIC}{outlier.name}", outlier)) != digest(outlier):
-                raise Refusal(
-                    "`detection.detectors` should agree on synthetic outliers of one name. "
-                    f"Got two settings of `{outlier.name}`. Give those detectors the same, or run one of them alone."
-                )
-        return found, [probe.name for detector in needy for probe in detector.probes]
+        found = _by_name(outlier for detector in needy for outlier in detector.needed_outliers)
+        probes = [probe.name for detector in needy for probe in detector.probes]
+        return {f"{SYNTHETIC}{name}": outlier for name, outlier in found.items()}, probes
 
     def guarding(self, anomalies: bool = True) -> list[Detector]:
         """The detectors among which the guard's is chosen; refuses a `guard` that names none of them."""
@@ -151,45 +140,44 @@ class DetectionSettings:
             )
         return [known[self.guard]]
 
-    def build(self) -> list[Detector]:
-        """All detectors, the MLPs first."""
-        all_ones = [design for design in self.label_designs if design == AllOnes()]
-        alone: list[Detector] = []
-        if all_ones and len(self.label_designs) > 1:
-            alone = [MLP(all_ones, replace(self.mlp, inputs=["norms"]), name="mlp_all_ones")]
-        inputs = self.mlp.inputs
-        more = [MLP(self.label_designs, self.mlp, "_".join(["mlp", *inputs]))] if inputs != ["norms"] else []
-        paper = MLP(self.label_designs, replace(self.mlp, inputs=["norms"]))
-        presets = {"paper": [], "no_anomalies": no_anomalies(), "one_pass": one_pass()}
-        others = [one.with_label_designs(self.label_designs) for one in [*presets[self.preset], *self.detectors]]
-        detectors: list[Detector] = [*alone, paper, *more, *others]
-        _refuse_names([detector.name for detector in detectors])
-        return detectors
-
-    def check_train_images(self, in_train: int, anomalies: bool = True) -> None:
-        """Refuse too few normal images in `train` for a detector, such as one that divides them into folds."""
-        for detector in self.detectors_for(anomalies):
+    def check_images(self, in_train: int, in_val: int, anomalies: bool = True) -> None:
+        """Refuse too few normal images in `train` for a detector, or in `val` for the false-positive rate."""
+        detectors = self.detectors_for(anomalies)
+        for detector in detectors:
             if in_train < detector.fewest:
                 raise Refusal(
                     f"`data.normal` should have at least {detector.fewest} images in `train` for `{detector.name}`. "
                     f"Got {in_train}. Add images, or name other detectors with --detection.detectors."
                 )
-
-    def check_normal_images(self, in_val: int, anomalies: bool = True) -> None:
-        """Refuse too few normal images in `val` for the false-positive rate where a threshold depends on it."""
-        if not all(detector.needs_anomalies for detector in self.detectors_for(anomalies)):
+        if not all(detector.needs_anomalies for detector in detectors):
             check_calibration(in_val, self.false_positive_rate)
         if self.guard is not None:
             (detector,) = self.guarding(anomalies)
             check_calibration((in_val + 1) // (2 if detector.needs_anomalies else 1), self.false_positive_rate)
 
 
-def _refuse_names(names: Sequence[str]) -> None:
-    if len(set(names)) < len(names):
-        raise Refusal(f"`detection.detectors` should have different names. Got {names}. Remove one.")
-    for name in names:
-        if name in ("", ".", "..") or "/" in name or not name.isprintable() or len(name) > _LONGEST:
+def _by_name(things: Iterable[Named]) -> dict[str, Named]:
+    """Probes or synthetic outliers, each once; a Refusal if two of one name have different settings."""
+    found: dict[str, Named] = {}
+    for one in things:
+        if digest(found.setdefault(one.name, one)) != digest(one):
             raise Refusal(
-                f"`detection.detectors` should have names that can be files', without a slash, of at most {_LONGEST} letters. "
-                f"Got `name = {name[:_LONGEST]!r}`. Rename that detector."
+                "`detection.detectors` should agree on what they read and on outliers of one name. Got two settings of "
+                f"`{one.name}`. Give those detectors the same settings, or run one of them alone."
+            )
+    return found
+
+
+def _refuse_names(names: Sequence[str]) -> None:
+    for name in names:
+        if (
+            names.count(name) > 1
+            or name in ("", ".", "..")
+            or "/" in name
+            or not name.isprintable()
+            or len(name) > _LONGEST
+        ):
+            raise Refusal(
+                "`detection.detectors` should have different names that can be files', without a slash, of at most "
+                f"{_LONGEST} letters. Got `name = {name[:_LONGEST]!r}`. Rename or remove that detector."
             )

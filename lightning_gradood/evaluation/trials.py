@@ -21,29 +21,22 @@ from lightning_gradood.records import NORMAL, Records, normal_records
 
 OTHERS = "others"  # in place of a source: trained on all but the tested one
 
+FLAGGED = {"flagged_at_1_percent": 0.01, "flagged_at_5_percent": 0.05}
+"""Metrics of `test`: share of normal images with a conformal p-value of at most this, independent of the run's rate."""
+
 
 @dataclass(frozen=True)
 class SplitScores:
-    """Scores of one split.
-
-    Args:
-        ids: of the n records.
-        labels: 0 normal, 1 anomalous, int64 [n].
-        scores: higher = more anomalous, float64 [n].
-    """
+    """Ids of the n records of a split, labels (0 normal, 1 anomalous, int64 [n]) and scores float64 [n]."""
 
     ids: list[str]
     labels: np.ndarray
     scores: np.ndarray
 
-
-def is_transferred(trained_on: str, source: str) -> bool:
-    """Whether a detector was trained on one anomaly source and tested on another.
-
-    Args:
-        trained_on: a source, `normal`, `others`, or empty where it is the tested one.
-    """
-    return trained_on not in ("", source, NORMAL, OTHERS)
+    @property
+    def normal(self) -> np.ndarray:
+        """Scores of the normal images."""
+        return np.asarray(self.scores[self.labels == 0])
 
 
 @dataclass(frozen=True)
@@ -75,17 +68,13 @@ class Outcome:
     trained_on: str = ""
 
     def p_values(self, split: str) -> np.ndarray:
-        """Conformal p-value of each score of `val` or `test` against the normal images of `val`, float64 [n].
-
-        For a detector that was selected on `val` they are a little too small.
-        """
-        val = self.scores["val"]
-        return conformal_p_values(val.scores[val.labels == 0], self.scores[split].scores)
+        """Conformal p-value of each score of `val` or `test` against the normal images of `val`, float64 [n]."""
+        return conformal_p_values(self.scores["val"].normal, self.scores[split].scores)
 
     @property
     def transferred(self) -> bool:
         """Whether it was trained on one other anomaly source, as in protocol `cross`."""
-        return is_transferred(self.trained_on, self.source)
+        return self.trained_on not in ("", self.source, NORMAL, OTHERS)
 
     @property
     def label(self) -> str:
@@ -113,14 +102,8 @@ def evaluate(
     Reference:
         Lee et al. 2022, section 3.2 (40/40/20).
     """
-    selected = fit(
-        detector,
-        records,
-        trained_on=source,
-        seed=named_seed(seed, source, bits=32),
-        false_positive_rate=false_positive_rate,
-    )
-    return measure(selected, records, source=source, seed=named_seed(seed, source, bits=32), resamples=resamples)
+    own = named_seed(seed, source, bits=32)
+    return measure(fit(detector, records, source, own, false_positive_rate), records, source, own, resamples)
 
 
 @dataclass(frozen=True)
@@ -150,110 +133,85 @@ class Learnt:
 def fit(
     detector: Detector,
     records: Records,
-    *,
     trained_on: str,
     seed: int,
-    false_positive_rate: float = 0.05,
+    false_positive_rate: float,
     synthetic: Records | None = None,
     learnt: Learnt | None = None,
 ) -> Selected:
     """Fit a detector on `train`, select on `val`, without looking at `test`; one-class ones get normal records alone.
 
-    With `learnt`, from the same records, it is not fitted again. Too few normal `val` records for the false-positive
-    rate are refused.
+    With `learnt`, from the same records, it is not fitted again.
     """
     start = time.perf_counter()
     train, val = (records.where(split=split) for split in ("train", "val"))
-    one_class = not detector.needs_anomalies
-    if one_class:
-        train = normal_records(train)
     if learnt is None:
-        fitted = detector.fit(known_records(detector, records, synthetic), seed)
-        learnt = Learnt(fitted, fitted.curves)
-    elif isinstance(learnt.result, Exception):
+        found = detector.fit(fitting_records(detector, [train, val], synthetic), seed)
+        learnt = Learnt(found, found.curves)
+    if isinstance(learnt.result, Exception):
         raise learnt.result
+    scores = scores_of(learnt.result, val)
+    if detector.needs_anomalies:
+        threshold = best_balanced_threshold(scores.scores, scores.labels)
     else:
-        fitted = learnt.result
-    scores = SplitScores(val.ids, val.anomalous, score_in_blocks(fitted, val))
+        train, trained_on = normal_records(train), NORMAL
+        threshold = conformal_threshold(scores.normal, false_positive_rate)
     return Selected(
         detector=detector,
-        fitted=fitted,
-        trained_on=NORMAL if one_class else trained_on,
-        counts={"train": _counts(train), "val": _counts(val)},
+        fitted=learnt.result,
+        trained_on=trained_on,
+        counts={"train": counts_of(train), "val": counts_of(val)},
         curves=[dict(epoch) for epoch in learnt.curves],
         val=scores,
         attacks=attack_numbers(val),
-        threshold=_threshold(scores, false_positive_rate if one_class else None),
+        threshold=threshold,
         seconds=learnt.seconds + time.perf_counter() - start,
     )
 
 
-def known_records(detector: Detector, records: Records, synthetic: Records | None) -> Records:
-    """Records of `train` and `val` that a detector is fitted on in the evaluation; a one-class one gets normal ones."""
-    parts = [records.where(split=split) for split in ("train", "val")]
-    return fitting_records(detector, parts if detector.needs_anomalies else [*map(normal_records, parts)], synthetic)
-
-
 def fitting_records(detector: Detector, parts: Sequence[Records], synthetic: Records | None) -> Records:
-    """Records that a detector is fitted on: parts of `train` and `val`, and outliers, which may have fewer probes."""
+    """Parts of `train` and `val`, for a one-class detector their normal records, with outliers, which may have fewer probes."""
+    known = parts if detector.needs_anomalies else [*map(normal_records, parts)]
     if synthetic is None:
-        return Records.concatenate(parts)
+        return Records.concatenate(known)
     own = [probe.name for probe in detector.probes]
-    return Records.concatenate([part.only(own) for part in (*parts, synthetic)])
+    return Records.concatenate([part.only(own) for part in (*known, synthetic)])
 
 
 def measure(
-    selected: Selected,
-    records: Records,
-    *,
-    source: str,
-    seed: int,
-    resamples: int = 1000,
-    conventions: Sequence[str] = (),
+    selected: Selected, records: Records, source: str, seed: int, resamples: int, conventions: Sequence[str] = ()
 ) -> Outcome:
     """Measure once on the `test` records of one source; `conventions` add metrics named `<convention>/<metric>`."""
-    start, test = time.perf_counter(), records.where(split="test")
-    scores = {
-        "val": selected.val,
-        "test": SplitScores(test.ids, test.anomalous, score_in_blocks(selected.fitted, test)),
-    }
+    start, records = time.perf_counter(), records.where(split="test")
+    val, test = selected.val, scores_of(selected.fitted, records)
     seconds = selected.seconds + time.perf_counter() - start
-    metrics = {split: _metrics(part, selected, conventions) for split, part in scores.items()}
+    about_test = flagged_normal(val, test) | attack_numbers(records)
     return Outcome(
-        source=source,
-        trained_on=selected.trained_on,
-        detector=selected.detector.name,
-        counts=selected.counts | {"test": _counts(test)},
+        source,
+        selected.detector.name,
+        counts=selected.counts | {"test": counts_of(records)},
         metrics={
-            "val": metrics["val"] | selected.attacks,
-            "test": metrics["test"] | flagged_normal(**scores) | attack_numbers(test),
+            "val": _metrics(val, selected, conventions) | selected.attacks,
+            "test": _metrics(test, selected, conventions) | about_test,
         },
-        auroc_interval=auroc_interval(
-            scores["test"].scores,
-            scores["test"].labels,
-            test.column("origin_id"),
-            resamples=resamples,
-            seed=seed,
-        ),
+        auroc_interval=auroc_interval(test.scores, test.labels, records.column("origin_id"), resamples, seed),
         threshold=selected.threshold,
-        scores=scores,
+        scores={"val": val, "test": test},
         curves=selected.curves,
         seconds=seconds,
+        trained_on=selected.trained_on,
     )
 
 
-FLAGGED = {"flagged_at_1_percent": 0.01, "flagged_at_5_percent": 0.05}
-"""Metrics of `test`: share of normal images with a conformal p-value of at most this, independent of the run's rate."""
+def scores_of(fitted: Fitted, records: Records) -> SplitScores:
+    """Score the records of one split."""
+    return SplitScores(records.ids, records.anomalous, score_in_blocks(fitted, records))
 
 
 def flagged_normal(val: SplitScores, test: SplitScores) -> dict[str, float]:
-    """Share of normal `test` images flagged at 1 % and 5 %; absent where `val` has too few normal images for that.
-
-    For a detector that is selected on `val` the share is a little too large.
-    """
-    calibration, normal = val.scores[val.labels == 0], test.scores[test.labels == 0]
-    p_values = conformal_p_values(calibration, normal)
-    smallest = 1 / (len(calibration) + 1)
+    """Share of normal `test` images flagged at 1 % and 5 %; absent where `val` has too few normal images for that."""
+    p_values = conformal_p_values(val.normal, test.normal)
+    smallest = 1 / (len(val.normal) + 1)
     rates = {name: rate * (1 + 1e-9) for name, rate in FLAGGED.items()}  # 1 / 100 and 0.01 may differ in the last bit
     return {name: float(np.mean(p_values <= rate)) for name, rate in rates.items() if smallest <= rate}
 
@@ -273,14 +231,8 @@ def attack_numbers(records: Records) -> dict[str, float]:
     return {f"attack_{name}": float(np.mean(column.astype(np.float64))) for name, column in known.items()}
 
 
-def _threshold(val: SplitScores, false_positive_rate: float | None) -> float:
-    """Threshold of best balanced accuracy, or the conformal one for a rate where anomalous images are not known."""
-    if false_positive_rate is not None:
-        return conformal_threshold(val.scores[val.labels == 0], false_positive_rate)
-    return best_balanced_threshold(val.scores, val.labels)
-
-
-def _counts(records: Records) -> dict[str, int]:
+def counts_of(records: Records) -> dict[str, int]:
+    """Numbers of `normal` and `anomalous` records."""
     anomalous = int(records.anomalous.sum())
     return {"normal": len(records) - anomalous, "anomalous": anomalous}
 
@@ -296,5 +248,5 @@ def _metrics(split: SplitScores, selected: Selected, conventions: Sequence[str])
     for convention in conventions:
         numbers = conventional_metrics(split.scores, split.labels, convention)
         metrics |= {f"{convention}/{metric}": value for metric, value in numbers.items()}
-    flagged = float(np.mean(split.scores[split.labels == 0] > selected.threshold))
+    flagged = float(np.mean(split.normal > selected.threshold))
     return metrics | {"prevalence": float(split.labels.mean()), "false_positive_rate": flagged}

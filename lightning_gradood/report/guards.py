@@ -96,9 +96,8 @@ def choose_guard(
         settings.guarding(place.datamodule.sources.knows_anomalies),
         datasets,
         place.datamodule.sources.anomaly_names,
-        seed=settings.seed,
-        false_positive_rate=settings.false_positive_rate,
-        failures=failures,
+        settings,
+        failures,
     )
 
 

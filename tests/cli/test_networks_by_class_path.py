@@ -97,5 +97,5 @@ def test_no_weights_gradients_that_are_zero_and_scores_that_are_the_same_are_sai
         pytest.warns(UserWarning, match="The network returns a dict"),
     ):
         _, out, _ = called(["detect", *FILE, *NETWORK, *saturated, *NO_TRAINING, "[Baseline]"], capsys)
-    assert "Note: fgsm: 20 of 20 perturbed images are as they were; of an attack, no gradient reaches" in out
+    assert "Note: fgsm: 20 of 20 perturbed images are as they were; no gradient reaches them." in out
     assert "Note: nine: `baseline` gives every image the same score; its AUROC says nothing." in out

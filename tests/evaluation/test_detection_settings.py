@@ -44,9 +44,15 @@ def test_each_probe_is_read_once_and_the_logits_always_and_presets_and_detectors
 def test_settings_without_meaning_are_refused():
     other = [Mahalanobis(preprocessing=True), Mahalanobis(preprocessing=True, ensemble=True, magnitudes=[0, 0.5])]
     assert_refused(
-        (lambda: DetectionSettings(label_designs=[]), "should name at least one label design. Got none."),
-        (lambda: DetectionSettings(label_designs=[AllOnes()] * 2), "different names. Got ['all_ones', 'all_ones']."),
-        (lambda: DetectionSettings(detectors=[MLP([AllZeros()], MLPSettings())]).build(), "Got ['mlp', 'mlp']."),
-        (lambda: DetectionSettings(detectors=[Energy(name="a/b")]).build(), "names that can be files', without a"),
+        (
+            lambda: DetectionSettings(label_designs=[]),
+            "should be one or more with different names. Got []",
+        ),
+        (lambda: DetectionSettings(label_designs=[AllOnes()] * 2), "Got ['all_ones', 'all_ones']."),
+        (lambda: DetectionSettings(detectors=[MLP([AllZeros()], MLPSettings())]).build(), "Got `name = 'mlp'`."),
+        (
+            lambda: DetectionSettings(detectors=[Energy(name="a/b")]).build(),
+            "names that can be files', without a slash",
+        ),
         (lambda: DetectionSettings(detectors=other).probes(), "Got two settings of `mahalanobis/preprocessed`. Give"),
     )

@@ -10,8 +10,16 @@ from sklearn.metrics import accuracy_score, average_precision_score, balanced_ac
 
 from lightning_gradood.core import Refusal, named_seed
 from lightning_gradood.detectors import MLP, GradientKNN
-from lightning_gradood.evaluation import DetectionDatasets, evaluate, fit_side_by_side, run_trial, trials_of
-from lightning_gradood.evaluation.protocol import gather_outcomes, refuse_single, trials_of_process
+from lightning_gradood.evaluation import (
+    DetectionDatasets,
+    DetectionSettings,
+    evaluate,
+    fit_side_by_side,
+    gather,
+    refuse_single,
+    trials_of,
+)
+from lightning_gradood.evaluation.protocol import run_trial
 from lightning_gradood.gradients import AllOnes, AllZeros
 from lightning_gradood.metrics import auroc_interval, conventional_metrics
 from lightning_gradood.networks import MLPSettings
@@ -100,8 +108,8 @@ def run():
         found[source] = Records.build(ids, source=source, values={PROBE: values}).with_splits(splits)
     datasets = DetectionDatasets(found, noise_of=lambda source: None, keep_of=lambda source: "all")
 
-    def run(trial, seed=0, **settings):
-        return run_trial(trial, datasets, seed=seed, resamples=10, **settings)
+    def run(trial, fits=None, **settings):
+        return run_trial(trial, datasets, DetectionSettings(resamples=10, **settings), fits)
 
     run.datasets = datasets
     return run
@@ -204,7 +212,7 @@ def test_mlps_of_all_trials_are_trained_together_end_as_alone_and_do_not_fail_to
 
 def test_conventions_are_added_under_their_names(run):
     trial = trials_of([Spy()], SOURCES, "known")[0]
-    _, (outcome,) = run(trial, conventions=["lee2018", "energy"])
+    _, (outcome,) = run(trial, metrics=["lee2018", "energy"])
     for split, part in outcome.scores.items():
         for name in ("lee2018", "energy"):
             expected = conventional_metrics(part.scores, part.labels, name)
@@ -214,12 +222,11 @@ def test_conventions_are_added_under_their_names(run):
 
 def test_processes_share_the_trials_and_agree_on_the_order(run):
     detectors = [Spy(), GradientKNN()]
-    trials, expected = trials_of(detectors, SOURCES, "cross"), []
+    expected = []
     for source in SOURCES:
         expected += [(source, "spy", other) for other in SOURCES] + [(source, "gradient_knn", "normal")]
     for processes in (1, 2, 5):
-        parts = [trials_of_process(trials, SOURCES, rank, processes) for rank in range(processes)]
-        assert sorted(id(trial) for part in parts for trial in part) == sorted(map(id, trials))
+        parts = [trials_of(detectors, SOURCES, "cross", rank, processes) for rank in range(processes)]
         outcomes = [one for part in parts for trial in part for one in run(trial)[1]]
-        found = [(o.source, o.detector, o.trained_on) for o in gather_outcomes(outcomes, detectors, SOURCES)]
+        found = [(o.source, o.detector, o.trained_on) for o in gather(outcomes, [], detectors, SOURCES)[0]]
         assert found == expected

@@ -24,8 +24,7 @@ def test_network_probes_and_sources_are_looked_at_once_for_a_verb(tmp_path, monk
         (preflight_module, "check_network"),
         (callbacks, "check_network"),  # where a user's own Trainer probes
         (preflight_module, "try_probes"),
-        (DetectionSettings, "check_train_images"),
-        (DetectionSettings, "check_normal_images"),
+        (DetectionSettings, "check_images"),
     ]:
         whole = getattr(owner, name)
         monkeypatch.setattr(owner, name, lambda *a, whole=whole, name=name: (looks.update([name]), whole(*a))[1])
@@ -33,7 +32,7 @@ def test_network_probes_and_sources_are_looked_at_once_for_a_verb(tmp_path, monk
     settings = DetectionSettings(resamples=20, false_positive_rate=0.2)
     running.preflight(verb, model, sources, settings)  # as the command line does before it claims a folder
     running.detect(model, sources, settings=settings, cache_dir=str(tmp_path / "cache"))
-    assert looks == dict.fromkeys(["check_network", "try_probes", "check_train_images", "check_normal_images"], 1)
+    assert looks == dict.fromkeys(["check_network", "try_probes", "check_images"], 1)
 
 
 def test_a_network_that_does_not_fit_is_refused_again_with_other_images(tmp_path):

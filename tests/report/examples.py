@@ -77,7 +77,7 @@ def run(outcomes=None, **parts):
 
 
 def crossed(sources: list[str]) -> list[Outcome]:
-    """Return outcomes of each source against each, as `gather_outcomes` sorts them, and of a one-class detector."""
+    """Return outcomes of each source against each, as `gather` sorts them, and of a one-class detector."""
     found = []
     for tested, source in enumerate(sources):
         for trained, other in enumerate(sources):
