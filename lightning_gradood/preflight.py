@@ -60,8 +60,7 @@ def preflight(
 def try_probes(probes: Sequence[Probe], network: nn.Module, images: Tensor, outputs: int) -> None:
     """Read a few images, float [N, C, H, W], to refuse a network that a probe does not fit.
 
-    Probes that need training images are left out, and gradient probes too, which compare their formulas with autograd
-    in their first batch. Network and random generators are restored.
+    Left out are probes that need training images, and gradient probes, which look for themselves in their first batch.
     """
     ready = [probe for probe in probes if not probe.needs_preparation and not isinstance(probe, GradientProbe)]
     generators = generator_states()

@@ -12,7 +12,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from lightning_gradood.core import LOG, Refusal, progress, refused_as, stage
 from lightning_gradood.data import ImageDataModule
-from lightning_gradood.detectors import Detector, Fitted, SavedDetector, save_detector
+from lightning_gradood.detectors import SavedDetector, save_detector
 from lightning_gradood.evaluation import (
     DetectionDatasets,
     DetectionSettings,
@@ -28,7 +28,7 @@ from lightning_gradood.extraction import CacheEntry, ProbeCallback, leave_out_ba
 from lightning_gradood.guard import Recipe
 from lightning_gradood.preflight import preflight
 from lightning_gradood.probes import PixelProbe
-from lightning_gradood.records import NORMAL, RecordCache, Records
+from lightning_gradood.records import NORMAL, RecordCache
 from lightning_gradood.report import (
     GuardSummary,
     Workplace,
@@ -61,10 +61,6 @@ class Trainer(pl.Trainer):
     _looked_at: tuple[object, ...] = ()
     _entries: Sequence[CacheEntry] = ()
 
-    @property
-    def _name(self) -> str:
-        return self.experiment or Path(self.default_root_dir).absolute().parent.name
-
     def extract(
         self,
         model: ClassificationTask,
@@ -78,8 +74,8 @@ class Trainer(pl.Trainer):
         Args:
             model: the task that holds the classifier.
             datamodule: sources and splits.
-            ckpt_path: checkpoint of the classifier, or `best` for the best one of this Trainer's `fit`; by default the
-                network as it is, with the initial weights that the task names.
+            ckpt_path: a checkpoint, state dict or safetensors file, or `best` for the best of this Trainer's `fit`; by
+                default the network as it is, with the initial weights that the task names.
             settings: label designs and detectors; they decide what is read.
             cache_dir: where records are kept and found again.
         """
@@ -119,10 +115,7 @@ class Trainer(pl.Trainer):
         """Probe what is missing, fit every detector on every source, report.
 
         Args:
-            model, datamodule: as for `extract`.
-            ckpt_path: checkpoint of the classifier, as for `extract`.
-            settings: label designs and detectors.
-            cache_dir: where records are kept and found again.
+            model, datamodule, ckpt_path, settings, cache_dir: as for `extract`.
             recipe: how network and transform are built again; without it no guard is saved.
 
         Returns:
@@ -133,12 +126,19 @@ class Trainer(pl.Trainer):
         ckpt_path = ckpt_path and self._file(ckpt_path)
         self.load(model, ckpt_path)
         self.preflight("detect", model, datamodule, settings)
-        folder, place = Path(self.default_root_dir), Workplace(self._name, model, datamodule, cache_dir, recipe)
-        with self._alert_of_failure():
+        folder = Path(self.default_root_dir)
+        name = self.experiment or folder.absolute().parent.name
+        place = Workplace(name, model, datamodule, cache_dir, recipe)
+        with self._alert_of_failure(name):
             started = time.perf_counter()
             cache = RecordCache(cache_dir)
             entries = self._extract(model, datamodule, settings, cache)
-            records, left_out = self._records(entries, datamodule, settings, cache)
+            split_of = datamodule.sources.manifest.split_of
+            every = {
+                source: read_records(cache, entries, source).with_splits(split_of)
+                for source in dict.fromkeys(entry.source for entry in entries)
+            }
+            records, left_out = leave_out_bad(every, settings.on_bad_image)
             datasets = DetectionDatasets(records, datamodule.sources.noise_of, datamodule.sources.keep_of)
             with stage("fitting detectors", self):
                 outcomes = self._fit_detectors(settings, datasets, datamodule)
@@ -168,30 +168,13 @@ class Trainer(pl.Trainer):
         self.profiler.describe()  # type: ignore[attr-defined]  # with the stages that followed Lightning's own loop
         return outcomes
 
-    def _records(
-        self,
-        entries: Sequence[CacheEntry],
-        datamodule: ImageDataModule,
-        settings: DetectionSettings,
-        cache: RecordCache,
-    ) -> tuple[dict[str, Records], dict[str, list[str]]]:
-        """Records of every source with their splits, and the names of those that are left out of them."""
-        split_of = datamodule.sources.manifest.split_of
-        records = {
-            source: read_records(cache, entries, source).with_splits(split_of)
-            for source in dict.fromkeys(entry.source for entry in entries)
-        }
-        return leave_out_bad(records, settings.on_bad_image)
-
     @contextmanager
-    def _alert_of_failure(self) -> Iterator[None]:
-        """Send an alert through W&B when a run fails, and raise its error again."""
+    def _alert_of_failure(self, name: str) -> Iterator[None]:
         try:
             yield
         except Exception as error:
-            if self.is_global_zero:
-                with suppress(Exception):  # the run's own error matters more than W&B's
-                    alert(self.loggers, f"{self._name}: `detect` has failed", str(error)[:500])
+            with suppress(Exception):  # the run's own error matters more than W&B's
+                alert(self.loggers if self.is_global_zero else [], f"{name}: `detect` has failed", str(error)[:500])
             raise
 
     def preflight(
@@ -208,13 +191,7 @@ class Trainer(pl.Trainer):
             self._looked_at = looked_at
 
     def load(self, model: ClassificationTask, ckpt_path: str | None) -> None:
-        """Load a classifier's weights, never executing code.
-
-        Args:
-            model: the task that holds the classifier.
-            ckpt_path: a checkpoint, state dict or safetensors file; `best` for the best one of this Trainer's `fit`; by
-                default the initial weights that the task names, if it names any.
-        """
+        """Load a classifier's weights, never executing code; see `extract`."""
         if ckpt_path is None:
             if model.weights is None and self.state.fn is None:
                 rank_zero_warn(
@@ -248,15 +225,13 @@ class Trainer(pl.Trainer):
             fitted, found, failed = attempt_trial(trial, datasets, settings, fits)
             outcomes, failures = outcomes + found, failures + failed
             if fitted is not None:
-                self._save_detector(trial.owner, trial.detector, fitted, found[0], datasets.records[NORMAL])
+                path = Path(self.default_root_dir, "detectors", trial.owner, f"{trial.detector.name}.safetensors")
+                counts = {split: found[0].counts[split] for split in ("train", "val")}
+                about = {"trained_on": found[0].trained_on, "counts": counts}
+                normal = datasets.records[NORMAL]
+                save_detector(path, SavedDetector.of(trial.detector, fitted, found[0].threshold, normal, **about))
         outcomes, self.failures = gather(outcomes, failures, detectors, sources)
         return outcomes
-
-    def _save_detector(self, owner: str, detector: Detector, fitted: Fitted, found: Outcome, normal: Records) -> None:
-        path = Path(self.default_root_dir) / "detectors" / owner / f"{detector.name}.safetensors"
-        counts = {split: found.counts[split] for split in ("train", "val")}
-        about = {"trained_on": found.trained_on, "counts": counts}
-        save_detector(path, SavedDetector.of(detector, fitted, found.threshold, normal, **about))
 
     def _save_guard(self, place: Workplace, settings: DetectionSettings, datasets: DetectionDatasets) -> GuardSummary:
         """Choose, calibrate and save the guard's detector on the first process; the others help to prepare probes."""
