@@ -18,27 +18,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities import rank_zero_info
 
-from lightning_gradood.cli.defaults import (
-    LAST,
-    place_loggers,
-    rehearse,
-    run_identity,
-    run_log,
-    set_threads,
-    with_default_callbacks,
-)
-from lightning_gradood.cli.parsing import (
-    LogConfig,
-    Parser,
-    add_own_arguments,
-    check_settings,
-    distrusted_in,
-    experiment_name,
-    readable_signatures,
-    refusal_behind,
-    refused_by_lightning,
-    with_shipped_files,
-)
+from lightning_gradood.cli import defaults, parsing
 from lightning_gradood.cli.stopping import share_signals
 from lightning_gradood.cli.verbs import ABOUT, VERBS, Ended, Stopped
 from lightning_gradood.core import (
@@ -88,23 +68,23 @@ class Command(LightningCLI):
 
     def __init__(self, leaving: ExitStack, args: Sequence[str], callbacks: Sequence[Callback] = ()) -> None:
         self.leaving, self.callbacks, self.outcomes = leaving, callbacks, list[Outcome]()
-        self.log_into = leaving.enter_context(run_log())
-        self.words, self.folder = with_shipped_files(args), cast(Path | None, None)
-        self.experiment = experiment_name(self.words)
+        self.log_into = leaving.enter_context(defaults.run_log())
+        self.words, self.folder = parsing.with_shipped_files(args), cast(Path | None, None)
+        self.experiment = parsing.experiment_name(self.words)
         mode = {"parser_mode": "omegaconf+", "allow_abbrev": False}
         offered = {verb: skipped for verb, skipped in self.subcommands().items() if [verb] == self.words[:1]}
         if offered:  # parsers of the other verbs would take two thirds of the time to parse
             self.subcommands = lambda: offered  # type: ignore[method-assign]
         verbs = {verb: {**mode, "description": VERBS[verb]} for verb in self.subcommands()}
-        with readable_signatures(self.words):
+        with parsing.readable_signatures(self.words):
             super().__init__(
                 ClassificationTask,
                 ImageDataModule,
-                save_config_callback=LogConfig,
+                save_config_callback=parsing.LogConfig,
                 save_config_kwargs={"save_to_log_dir": False},
                 trainer_class=Trainer,
                 seed_everything_default=0,
-                parser_class=Parser,
+                parser_class=parsing.Parser,
                 parser_kwargs={**mode, "description": ABOUT, **verbs},
                 subclass_mode_model=True,
                 subclass_mode_data=True,
@@ -121,28 +101,29 @@ class Command(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Keys that every verb knows, so that one file serves all."""
-        add_own_arguments(parser)
+        parsing.add_own_arguments(parser)
 
     def _parse_ckpt_path(self) -> None:
         """Look at what was parsed; leave hyper-parameters in checkpoints alone, which Lightning lets beat the command line."""
         verb = self.config["subcommand"]
-        check_settings(self._parser(verb), self.config[verb])
+        parsing.check_settings(self._parser(verb), self.config[verb])
 
     def before_instantiate_classes(self) -> None:
         """Find the run's folder and point the loggers at it."""
         self.folder = self._choose_folder()
         if self._setting("trainer").fast_dev_run and self._setting("detection") is not None:
-            rehearse(self.config[str(self.subcommand)])
-        about = lambda: run_identity(self.configuration, str(self.subcommand), self.experiment, self.folder)  # noqa: E731
-        place_loggers(self._setting("trainer").logger, self.folder, about)
+            defaults.rehearse(self.config[str(self.subcommand)])
+        about = lambda: defaults.run_identity(self.configuration, str(self.subcommand), self.experiment, self.folder)  # noqa: E731
+        defaults.place_loggers(self._setting("trainer").logger, self.folder, about)
 
     def instantiate_classes(self) -> None:
         """Build everything; a constructor's refusal comes back as it was raised, without the parser's wrapping."""
         try:
             super().instantiate_classes()
         except Exception as error:
-            if refusal := refusal_behind(error) or distrusted_in(str(error)):
+            if refusal := parsing.refusal_behind(error):
                 raise refusal from error
+            parsing.refuse_denied(str(error))
             raise
         network = self._setting("model").init_args.get("network") or {}
         if names := categories_of(str(network.get("class_path")), (network.get("init_args") or {}).get("weights")):
@@ -153,11 +134,13 @@ class Command(LightningCLI):
         config = self._get(self.config_init, "trainer")
         more = [WandbCallback(self._get(self.config_init, "logging")), *self.callbacks]
         trained_into = self.folder if self.subcommand == "fit" else None
-        config.callbacks = with_default_callbacks(config, trained_into, more, self._get(self.config_init, "report"))
+        config.callbacks = defaults.with_default_callbacks(
+            config, trained_into, more, self._get(self.config_init, "report")
+        )
         config.default_root_dir = str(self.folder or "runs")
         if config.logger is None:
             config.logger = CSVLogger(self.folder, name="logs") if self.folder else False
-        with refused_by_lightning(ValueError):
+        with parsing.refused_by_lightning(ValueError):
             trainer: Trainer = super().instantiate_trainer(**kwargs)  # type: ignore[assignment]  # trainer_class is ours
         trainer.experiment = self.experiment
         share_signals(trainer)
@@ -166,7 +149,7 @@ class Command(LightningCLI):
     def _run_subcommand(self, subcommand: str) -> None:
         """Run the verb; one that is stopped says what is kept."""
         try:
-            with refused_by_lightning():
+            with parsing.refused_by_lightning():
                 self._look_ahead(subcommand)
                 super()._run_subcommand(subcommand)
         except Stopped as stopped:
@@ -197,7 +180,7 @@ class Command(LightningCLI):
         self.trainer.preflight(verb, self.model, self.datamodule, self.detection if probes else None)
         if verb == "fit" and self.trainer.is_global_zero:  # the others wait until the images are there
             self.datamodule.compare_with_training()
-        set_threads(self.trainer, self._setting("threads"), self.leaving)
+        defaults.set_threads(self.trainer, self._setting("threads"), self.leaving)
         if folder:
             if verb in _FILLING:
                 self.leaving.enter_context(hold(folder))
@@ -261,7 +244,7 @@ class Command(LightningCLI):
 
     def _resumed(self) -> str | None:
         """The checkpoint from which `fit` goes on."""
-        return self._setting("ckpt_path") or self._checkpoint(LAST)
+        return self._setting("ckpt_path") or self._checkpoint(defaults.LAST)
 
     def _checkpoint(self, name: str) -> str | None:
         path = self.folder / CHECKPOINTS / name if self.folder else None

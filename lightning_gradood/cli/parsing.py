@@ -36,7 +36,6 @@ from lightning_gradood.core import (
     Unparsable,
     check_import,
     check_yaml,
-    distrusted,
     experiment_file,
     read_text,
     read_yaml,
@@ -61,7 +60,7 @@ _DENIED = re.compile(r"Importing '([^']+)' is not allowed, denied by")
 _KNOWN = re.compile(r"known\s+subclasses:\s+([^()]+)\)")
 _MANY = 40  # Lightning's callbacks are fewer; there are hundreds of modules
 _LINE = "\n" + " " * 24
-_CLASS_PATH, _ARGUMENTS = "class_path", "init_args"
+_CLASS_PATH, _ARGUMENTS, _CONFIG = "class_path", "init_args", ("-c", "--config")
 _ROOMS = (data, detectors, gradients, networks, perturbations, tasks)
 _SETTINGS = (DetectionSettings, LoggingSettings, ReportSettings, Benchmark, Experiment, TableSettings)
 _KEYS = {  # ours: type, default and help
@@ -207,13 +206,14 @@ class Parser(LightningArgumentParser):
         behind = refusal_behind(ex)
         if isinstance(behind, BadText):
             raise behind
-        raise distrusted_in(message) or Refusal(one_sentence(message, vocabulary())) from ex
+        refuse_denied(message)
+        raise Refusal(one_sentence(message, vocabulary())) from ex
 
 
-def distrusted_in(message: str) -> Refusal | None:
-    """The refusal of a class path that is not trusted, from the parser's message; None if it says something else."""
-    match = _DENIED.search(message)
-    return distrusted(match[1]) if match else None
+def refuse_denied(message: str) -> None:
+    """Refuse a class path that is not trusted, if that is what the parser's message says."""
+    if match := _DENIED.search(message):
+        check_import(match[1])
 
 
 def refusal_behind(error: BaseException | None) -> Refusal | None:
@@ -241,22 +241,14 @@ def add_own_arguments(parser: LightningArgumentParser) -> None:
 
 def with_shipped_files(words: Sequence[str]) -> list[str]:
     """Replace names of shipped experiment files behind `--config` by their paths; a path that exists stays as it is."""
-    found = list(words)
-    for place, word in enumerate(words):
-        option, sign, value = word.partition("=")
-        if option in ("-c", "--config") and sign:
-            found[place] = f"{option}={experiment_file(value)}"
-        elif option in ("-c", "--config") and place + 1 < len(words):
-            found[place + 1] = experiment_file(words[place + 1])
-    return found
+    glued = ("-c=", "--config=")
+    found = [part for word in words for part in (word.split("=", 1) if word.startswith(glued) else [word])]
+    return [experiment_file(word) if before in _CONFIG else word for before, word in itertools.pairwise(["", *found])]
 
 
 def experiment_name(words: Sequence[str]) -> str:
     """Name an experiment by its first file; the parsed configuration forgets it where something is interpolated."""
-    for option, value in itertools.pairwise(part for word in words for part in word.split("=", 1)):
-        if option in ("-c", "--config"):
-            return Path(value).stem
-    return "run"
+    return next((Path(value).stem for option, value in itertools.pairwise(words) if option in _CONFIG), "run")
 
 
 def check_settings(parser: ArgumentParser, config: Namespace) -> None:
@@ -345,7 +337,7 @@ def _network_settings(words: Sequence[str]) -> Iterator[tuple[str, Any]]:
     for place, word in enumerate(words):
         option, sign, value = word.partition("=")
         given = value if sign else "".join(words[place + 1 : place + 2])
-        if option in ("-c", "--config"):
+        if option in _CONFIG:
             with suppress(
                 OSError, ValueError, KeyError, TypeError, AttributeError
             ):  # the parser says what is wrong with it

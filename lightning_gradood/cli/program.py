@@ -13,16 +13,8 @@ from typing import Any
 
 from lightning.pytorch.callbacks import Callback
 
+from lightning_gradood.cli import parsing
 from lightning_gradood.cli.command import Command
-from lightning_gradood.cli.parsing import (
-    Parser,
-    experiment_name,
-    interpolation,
-    refuse_null,
-    trusting,
-    with_shipped_files,
-    without_trust,
-)
 from lightning_gradood.cli.verbs import VERBS, Ended, Stopped
 from lightning_gradood.core import LOG, Refusal, writing_refusal
 from lightning_gradood.evaluation import Outcome
@@ -42,12 +34,16 @@ def run_program(words: Sequence[str]) -> None:
     _quieten()
     with ExitStack() as leaving:
         try:
-            words, trusted = without_trust(words)
-            with interpolation(), trusting(trusted):
+            words, trusted = parsing.without_trust(words)
+            with parsing.interpolation(), parsing.trusting(trusted):
                 if words[:1] == ["benchmark"]:  # calls other verbs, and has no model and data of its own
                     benchmark(words[1:])
                 else:
-                    _report_missing(Command(leaving, words))
+                    trainer = Command(leaving, words).trainer
+                    if trainer.failures and trainer.is_global_zero:
+                        missing = ", ".join(dict.fromkeys(f"`{one.detector}`" for one in trainer.failures))
+                        text = f"fits failed: {len(trainer.failures)}, of {missing}; the table says why, all else is reported."
+                        raise Ended(text, 3)
         except Refusal as refusal:
             LOG.error("refused: %s", refusal)
             raise
@@ -95,29 +91,21 @@ class Parsed(Command):
 
 def benchmark(words: list[str]) -> None:
     """Run a benchmark file with the words behind the verb."""
-    parser = Parser(prog="python -m lightning_gradood benchmark", description=VERBS["benchmark"])
+    parser = parsing.Parser(prog="python -m lightning_gradood benchmark", description=VERBS["benchmark"])
     parser.add_argument("-c", "--config", action="config", help="The benchmark file, e.g. configs/tables_digits.yaml.")
     parser.add_class_arguments(Benchmark, as_group=False)
-    words = with_shipped_files(words)
+    words = parsing.with_shipped_files(words)
     given = parser.parse_args(words)
-    refuse_null(parser, given, ["tables"])
+    parsing.refuse_null(parser, given, ["tables"])
     # built by hand: the parser would build the classes that `flags` and `detectors` name, which the runs build
     values = {name: given.as_dict()[name] for name in Benchmark.__dataclass_fields__}
     values["experiments"] = {name: Experiment(**one) for name, one in values["experiments"].items()}
     settings = Benchmark(**values | {"tables": TableSettings(**values["tables"])})
-    folder = Path(settings.run_dir or Path("runs", "benchmarks", experiment_name(words)))
+    folder = Path(settings.run_dir or Path("runs", "benchmarks", parsing.experiment_name(words)))
     failed = run_benchmark(settings, folder, Program(configuration_of, run_verb))
     if failed:
         names = ", ".join(f"`{name}`" for name in failed)
         raise Ended(f"some fits of {names} failed: their runs say why, and all else is in the tables.", 3)
-
-
-def _report_missing(command: Command) -> None:
-    """End with code 3 where some detectors have failed and the others are reported, on the process that reports them."""
-    failures = command.trainer.failures
-    if failures and command.trainer.is_global_zero:
-        missing = ", ".join(dict.fromkeys(f"`{one.detector}`" for one in failures))
-        raise Ended(f"fits failed: {len(failures)}, of {missing}; the table says why, and all else is reported.", 3)
 
 
 def _quieten() -> None:

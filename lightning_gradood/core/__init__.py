@@ -12,7 +12,7 @@
 # ruff: noqa: I001  # names side by side
 # fmt: off
 from lightning_gradood.core.component import (
-    PACKAGES, Component, arguments_of, check_import, class_path, decode, digest, distrusted, encode, pack,
+    PACKAGES, Component, arguments_of, check_import, class_path, decode, digest, encode, pack,
     packages_of, unpack,
 )
 from lightning_gradood.core.devices import LOG_FLOOR, Portions, gathered, to_float64, to_float64_device
@@ -50,7 +50,7 @@ __all__ = [
     "PositiveInt", "ProgressLines", "Refusal", "Seed", "Transform", "Unparsable", "Unreadable", "Unwritable",
     "arguments_of", "as_float", "atomic_write", "check_batch", "check_finite_rows", "check_images", "check_import",
     "check_logits_shape", "check_writable", "check_yaml", "claim", "class_path", "decode", "did_you_mean", "digest",
-    "distrusted", "eight_bit", "encode", "evaluating", "exact_arithmetic", "experiment_file", "find_image_files",
+    "eight_bit", "encode", "evaluating", "exact_arithmetic", "experiment_file", "find_image_files",
     "fits", "frozen_network", "gathered", "generator_states", "going_on_without", "hold", "image_generator",
     "image_suffixes", "input_gradient", "is_temporary", "logits_in", "named_seed", "new_run_folder", "pack",
     "packages_of", "parse_json", "printable", "probing_state", "progress", "read_json", "read_picture", "read_text",

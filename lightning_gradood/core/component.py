@@ -48,15 +48,10 @@ class Component(ABC):  # noqa: B024 - nothing is abstract; groups of settings ar
 def check_import(path: str) -> None:
     """Refuse an import path that the parser's policy denies, where `--trust` has restricted it."""
     if parsing_settings["import_paths_enforced"] and denying_import_path_entry(path):
-        raise distrusted(path)
-
-
-def distrusted(path: str) -> Refusal:
-    """Word the refusal of an import path that is not trusted."""
-    return Refusal(
-        f"`--trust` should name the packages whose classes an experiment file may build. Got `{path}`, which is of none "
-        f"of them; it was not built. If you know what the file does, add --trust {path.partition('.')[0]}."
-    )
+        raise Refusal(
+            f"`--trust` should name the packages whose classes an experiment file may build. Got `{path}`, which is of none "
+            f"of them; it was not built. If you know what the file does, add --trust {path.partition('.')[0]}."
+        )
 
 
 def encode(value: Any, arrays: MutableMapping[str, Tensor] | None = None, place: str = "") -> Any:
