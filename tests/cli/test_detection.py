@@ -6,8 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_two_processes import TWO, launched
-from tiny import FILE, called, detect, detecting, only_run, refused, results, table, write_digits
+from tiny import FILE, called, detect, detecting, refused, results, table, write_digits
 
 import lightning_gradood.detectors as detectors
 from lightning_gradood.cli import main
@@ -38,19 +37,13 @@ class Scaled(CifarResNet):
 OUTLIERS = "[Blur, {class_path: SignStep, init_args: {high: 0.1}}, own_outliers.Half]"
 SYNTHETIC = "{class_path: SyntheticOutliers, init_args: {outliers: %s}}" % OUTLIERS  # noqa: UP031  # braces are YAML's
 DETECTORS = {
-    "gradient_gaussian": "GradientGaussian",
-    "gradient_knn": "{class_path: GradientKNN, init_args: {k: 3}}",
-    "baseline": "Baseline",
-    "energy": "Energy",
-    "gradnorm": "GradNorm",
-    "knn": "{class_path: KNN, init_args: {k: 3}}",
-    "lid": "{class_path: LID, init_args: {neighbours: [3, 5]}}",
-    "image_statistics": "ImageStatistics",
+    "gradient_gaussian": "GradientGaussian", "gradient_knn": "{class_path: GradientKNN, init_args: {k: 3}}",
+    "baseline": "Baseline", "energy": "Energy", "gradnorm": "GradNorm", "image_statistics": "ImageStatistics",
+    "knn": "{class_path: KNN, init_args: {k: 3}}", "lid": "{class_path: LID, init_args: {neighbours: [3, 5]}}",
     "odin": "{class_path: ODIN, init_args: {temperatures: [1, 1000], magnitudes: [0, 0.01]}}",
-    "mahalanobis_v": "Mahalanobis",
+    "mahalanobis_v": "Mahalanobis", "synthetic_outliers": SYNTHETIC,
     "mahalanobis_p_fe": "{class_path: Mahalanobis, init_args: {preprocessing: true, ensemble: true}}",
-    "synthetic_outliers": SYNTHETIC,
-}
+}  # fmt: skip
 ALONE = ["--data.anomalies", "{}"]
 BUILT_IN = ["builtin_fgsm", "builtin_pgd", "builtin_semantic", "builtin_gaussian_noise", "builtin_defocus_blur",
             "builtin_fog", "builtin_contrast", "builtin_jpeg_compression"]  # fmt: skip
@@ -106,19 +99,16 @@ def test_all_kinds_by_name_stand_in_table_and_files_and_the_best_that_needs_no_a
     metrics = set(outcomes[0]["metrics"]["test"])
     assert {"lee2018/tnr_at_tpr95", "lee2018/aupr_in", "openood/fpr_at_tpr95", "openood/aupr_out"} <= metrics
     assert not [name for name in metrics if name.startswith(("odin/", "energy/"))]
-    # what was learnt
     trust = ["own_outliers"]
     saved = {name: detectors.load_detector(f"all/detectors/nine/{name}.safetensors", trust) for name in names}
     assert len(saved["lid"].fitted.layers) == 4  # the stem and three stages
     assert 0 <= saved["odin"].fitted.column < len(saved["odin"].detector.probes[0].grid)
     assert len(list(Path("runs/.records").glob("*/*.safetensors"))) == 1  # both kinds of Mahalanobis share it
-    # detectors that need no anomalies know none
     free = {one["detector"] for one in outcomes if one["trained_on"] == "normal"}
     assert free >= {"gradient_gaussian", "gradient_knn", "knn", "baseline", "energy", "synthetic_outliers"}
     assert {one["counts"]["train"]["anomalous"] for one in outcomes if one["detector"] in free} == {0}
     means = {name: np.mean([o["metrics"]["val"]["auroc"] for o in outcomes if o["detector"] == name]) for name in free}
     assert Guard.load("all/guard", ["own_outliers"]).about.detector_name == max(means, key=means.__getitem__)
-    # synthetic outliers are made while probing, once, and are no source
     made = {name for name in found["provenance"]["perturbations"] if name.startswith("synthetic_")}
     assert made == {"synthetic_blur", "synthetic_sign_step", "synthetic_half"}
     keys = found["provenance"]["records"]
@@ -129,16 +119,6 @@ def test_all_kinds_by_name_stand_in_table_and_files_and_the_best_that_needs_no_a
     detect(run, "again", *words)
     assert not probed
     assert scores("again") == scores("all")
-
-
-@pytest.mark.slow
-def test_two_processes_give_the_same_scores_of_synthetic_outliers(run, own):
-    words = ["--detection.detectors", f"[{SYNTHETIC}, Energy]"]
-    detect(run, "one", *words, "--cache_dir", "one_cache")
-    launched([*detecting(run), *words, *TWO, "--run_dir", "two", "--cache_dir", "two_cache"])
-    one, two = scores("one"), scores("two")
-    assert one.keys() == two.keys()
-    assert [two[name] for name in one] == pytest.approx(list(one.values()), rel=1e-4, abs=1e-4)
 
 
 def test_leave_one_out_trains_on_the_others_and_cross_shows_every_source_against_each(run, drawn, capsys):
@@ -204,21 +184,12 @@ def test_settings_that_cannot_work_are_refused_before_an_image_is_read(run, modu
     other = (
         "{class_path: SyntheticOutliers, init_args: {outliers: [{class_path: Blur, init_args: {seed: 1}}], name: b}}"
     )
-    far = "{class_path: PhotoPatches, init_args: {scale: 2.0}}"
     rows = [
         (["--detection.protocol", "all"], "'known', 'leave_one_out', 'cross'"),
         (["--data.train", "null", chosen, "[Mahalanobis]"], "`data.train` should name the classifier's"),
-        ([chosen, "[{class_path: Mahalanobis, init_args: {layers: [layer9]}}]"],
-         "Got `layers = ['layer9']` with 'layer9'. Its children are"),
         ([chosen, f"[{SYNTHETIC}, {other}]"], "agree on synthetic outliers of one name. Got two settings of `blur`"),
-        ([chosen, f"[{SYNTHETIC}]", "--data.anomalies.synthetic_blur", far],
-         "should not have names of synthetic outliers. Got ['synthetic_blur']. Rename them."),
-        ([chosen, "[{class_path: KNN, init_args: {k: 50}}]"],
-         "`data.normal` should have at least 50 images in `train` for `knn`. Got 8."),
         (ALONE, "`data.normal` should have at least 20 images in `train` for `no_anomalies`. Got 8. Add images, or name"),
         (["--detection.guard", "lid"], "name a detector of this experiment. Got `detection.guard = lid`. Choose among"),
-        ([*ALONE, "--detection.guard", "mlp"], "Got `detection.guard = mlp`"),
-        (["--data.limits.images", "7", "--detection.guard", "mlp"], "should have at least 4 images in `val` for `detection"),
         ([chosen, "[GradNorm]", "--ckpt_path", "headless.pt", *headless],
          "`gradnorm` needs a network whose logits are the output of its last nn.Linear."),
     ]  # fmt: skip
@@ -251,16 +222,8 @@ def test_a_detector_that_fails_is_a_row_that_says_why_and_costs_nothing_that_the
     assert {(one["source"], one["detector"], one["reason"]) for one in found["failures"]} == {
         ("nine", "energy", reason), ("photographs", "energy", reason), ("nine", "mlp", REASON),
     }  # fmt: skip
-    columns = read_columns(Path("again/results.parquet"))
-    failed = [columns["detector"][row] for row, metric in enumerate(columns["metric"]) if metric == "failed"]
-    assert sorted(failed) == ["energy", "energy", "mlp"]
     assert "failed: `energy` on `nine`: " in Path("again/report.html").read_text()
-
-
-def test_a_run_in_which_all_failed_is_refused(run, broken, capsys):
     broken("MLP", Refusal(REASON))
-    sentence = refused([*detecting(run), "--run_dir", "again"], capsys)
     words = "At least one detector should be fitted. Got 2 failures, the first of `mlp` on `nine`: `val`"
-    assert sentence.startswith(words)
-    assert not Path("again/results.parquet").exists()
-    assert only_run().is_dir()
+    assert refused([*detecting(run), "--run_dir", "none"], capsys).startswith(words)
+    assert not Path("none/results.parquet").exists()

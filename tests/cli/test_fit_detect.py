@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from bad_inputs import write_images
-from tiny import FILE, IMAGES, all_refused, detect, detecting, numbers, only_run, refused, results, table
+from tiny import FILE, IMAGES, all_refused, detect, detecting, numbers, only_run, results, table
 
 from lightning_gradood.cli import main
 from lightning_gradood.records import read_columns
@@ -124,29 +123,13 @@ def test_folders_of_another_experiment_or_of_somebody_else_are_refused_and_left_
     weights = ["--model.weights", str(run / "checkpoints/best.ckpt")]
     rows = [
         ("fit", run, ["--seed_everything=1"], f"`run_dir = {run}`, whose config.yaml differs in seed_everything. Name"),
-        ("fit", run, ["--model.label_smoothing=0.1"], "differs in model.init_args.label_smoothing"),
         ("detect", run, ["--detection.mlp.width=7"], "differs in detection.mlp.width"),
         ("predict", run, ["--data.split.seed=5"], "differs in data.init_args.split.seed"),
         ("fit", "thesis", [], "`run_dir = thesis`, which is no folder or holds other files and no config.yaml"),
-        ("detect", "thesis", weights, "`run_dir = thesis`, which is no folder or holds other files and no config.yaml"),
         ("detect", "tiny.yaml/sub", weights, "`run_dir = tiny.yaml/sub`"),
-        ("extract", "thesis", [], "`run_dir = thesis`"),
         ("validate", "new", [], "`run_dir` should be an earlier run's folder"),
     ]
     all_refused([([verb, *FILE, "--run_dir", str(folder), *more], words) for verb, folder, more, words in rows], capsys)
-
-
-def test_a_failure_after_training_loses_nothing(capsys):
-    """An image that cannot be read, of a source too large for memory, is met while probing, after training."""
-    broken = write_images(Path("smoke"), 6) / "003.png"
-    whole = broken.read_bytes()
-    broken.write_bytes(b"cut off")
-    anomalies = ["--data.anomalies", "{smoke: smoke}", "--data.limits.memory_gib", "0", "--run_dir", "again"]
-    assert "`smoke/003.png`" in refused(["fit", *FILE, *anomalies, "--trainer.max_epochs", "1"], capsys)
-    assert Path("again/checkpoints/best.ckpt").exists()
-    broken.write_bytes(whole)
-    main(["detect", *FILE, *anomalies])
-    assert results("again")["outcomes"][0]["source"] == "smoke"
 
 
 def test_extract_keeps_the_records_that_detect_then_finds_with_interpolated_settings(run, probed):

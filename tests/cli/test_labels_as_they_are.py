@@ -82,12 +82,8 @@ def test_order_and_number_of_class_folders_are_right_or_said(bright, capsys):
     page = Path("shifted/report.html").read_text()
     assert re.search(warning, page)
     assert page.index("Warning: 0.0 %") < page.index("<table")
-    for classes, words in [
-        ("[cat, dog]", "have the classes of `data.classes` (2: cat, dog). Got `normal` with class `0`."),
-        (str([*range(12)]), "`data.classes` should name all 11 outputs of the network, in their order. Got 12 names."),
-        ("nowhere.txt", "should be a list of names, or a file of them. Got `data.classes = nowhere.txt`"),
-    ]:
-        assert words in refused([*bright, "--data.classes", classes], capsys)
+    words = "`data.classes` should name all 11 outputs of the network, in their order. Got 12 names."
+    assert words in refused([*bright, "--data.classes", str([*range(12)])], capsys)
     for number in range(8):
         Path(f"bright/{number}").rename(f"hidden_{number}")
     _, out, err = called([*bright, "--run_dir", "few"], capsys)

@@ -166,7 +166,7 @@ def test_a_run_whose_connection_is_lost_goes_on_and_ends(run, workplace):
         process = Program(command, environment=variables)
         deadline = time.monotonic() + 120
         while not server.runs:
-            assert process.poll() is None, process.stderr.read()
+            assert process.returncode is None, process.stderr.read()
             assert time.monotonic() < deadline
             time.sleep(0.05)
     error = process.communicate(timeout=200)[1]

@@ -13,8 +13,6 @@ from PIL import Image
 from programs import Program
 from tiny import called, write_digits
 
-from lightning_gradood.records import read_rows
-
 NUMBERS = ("probability", "score", "p_value")
 
 
@@ -47,18 +45,6 @@ def test_verdicts_are_those_of_one_process(score, capsys):
                 assert float(other[name]) == pytest.approx(float(value), rel=1e-6)
             else:
                 assert other[name] == value
-
-
-@pytest.mark.slow
-def test_threshold_trust_and_explanations_are_those_of_one_process(score, capsys):
-    photos(3)
-    words = [*score, "photos", "--processes", "2", "--output", "scores.csv", "--explain", "1"]
-    code, _, err = called([*words, "--trust", "tests", "--threshold=-inf"], capsys)
-    assert code == 3
-    assert "4 flagged, 100.0 %" in err
-    rows = read_rows(Path("scores.csv"))
-    assert [value is None for value in rows["baseline"]] == [True, False, False, False, False]
-    assert len(list(Path("scores").iterdir())) == 1
 
 
 def ended(process):

@@ -10,7 +10,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from tiny import all_refused, called, printed, refused, resolved, results
+from tiny import all_refused, called, refused, resolved, results
 
 import lightning_gradood
 from lightning_gradood.cli import main
@@ -35,18 +35,14 @@ def test_a_shipped_file_is_found_from_anywhere_and_a_path_of_the_user_s_wins(cap
 
 
 def test_a_misspelt_name_is_refused_with_the_nearest(capsys):
-    Path("two.yaml").write_text("experiments: {a: {config: digts, dataset: d, network: n}}\n")
-    for words in (
-        ["fit", "-c", "digts"],
-        ["detect", "--config=configs/digts.yaml"],
-        ["benchmark", "--config", "digts"],
-    ):
-        message = refused(words, capsys)
-        said = "`--config` should be an experiment file, or the name of one that comes with the package."
-        assert message.startswith(said)
-        assert message.endswith("Did you mean `digits`?")
+    message = refused(["fit", "-c", "digts"], capsys)
+    assert message.startswith(
+        "`--config` should be an experiment file, or the name of one that comes with the package."
+    )
     rows = [
-        (["benchmark", "--config", "two.yaml"], "Got `config digts`"),
+        (["fit", "-c", "digts"], "Did you mean `digits`?"),
+        (["detect", "--config=configs/digts.yaml"], "Did you mean `digits`?"),
+        (["benchmark", "--config", "digts"], "Did you mean `digits`?"),
         (["configs", "dgits"], "Did you mean `digits`?"),
         (["configs", "zebra"], "`configs` without a name lists them"),
     ]
@@ -66,10 +62,6 @@ def test_files_are_listed_with_what_they_say_of_themselves_and_copied_over_nothi
     all_refused([(["configs", "--copy", "mine"], words)], capsys)
     main(["configs", "digits", "--copy", "other"])
     assert [path.name for path in Path("other").rglob("*.yaml")] == ["digits.yaml"]
-
-
-def test_the_version_is_said(capsys):
-    assert printed(["--version"], capsys) == f"lightning_gradood {lightning_gradood.__version__}\n"
 
 
 @pytest.mark.slow

@@ -64,7 +64,7 @@ def under_way(command, processes, **variables):
     program = Program(command, environment=os.environ | {"OMP_NUM_THREADS": "1", "SECONDS": "0.7"} | variables)
     deadline = time.monotonic() + 120
     while min(map(begun, range(processes))) < 3:
-        assert program.poll() is None, program.stderr.read()
+        assert program.returncode is None, program.stderr.read()
         assert time.monotonic() < deadline
         time.sleep(0.1)
     return program
@@ -105,13 +105,13 @@ def test_a_run_that_was_stopped_keeps_what_it_has_read_and_the_next_reads_only_t
 @pytest.mark.parametrize(
     ("command", "number", "rank", "waits", "code"),
     [
-        pytest.param(TWO, signal.SIGTERM, 0, False, 143, id="term_0"),
-        pytest.param(TWO, signal.SIGTERM, 1, True, 143, id="term_1_waits"),
-        pytest.param(TWO, signal.SIGINT, 0, True, 130, id="int_0_waits"),
-        pytest.param(TWO, signal.SIGKILL, 0, False, -9, id="kill_0"),
-        pytest.param(TORCHRUN, signal.SIGTERM, 1, False, 1, id="torchrun_term_1"),  # torchrun's own code
-        pytest.param(TORCHRUN, signal.SIGINT, 0, True, 1, id="torchrun_int_0_waits"),
+        (TWO, signal.SIGTERM, 1, True, 143),
+        (TWO, signal.SIGINT, 0, False, 130),
+        (TWO, signal.SIGKILL, 0, False, -9),
+        (TORCHRUN, signal.SIGTERM, 1, False, 1),  # torchrun's own code
+        (TORCHRUN, signal.SIGINT, 0, True, 1),
     ],
+    ids=["term_1_waits", "int_0", "kill_0", "torchrun_term_1", "torchrun_int_0_waits"],
 )
 def test_two_processes_end_together_and_keep_what_they_have_read(command, number, rank, waits, code):
     """Where one `waits`, it has read its part and is in a collective operation, in which Python handles no signal."""

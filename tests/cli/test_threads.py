@@ -16,23 +16,23 @@ def test_processors_are_shared_by_two_processes_unless_the_user_says_otherwise(m
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     trainer = SimpleNamespace(num_devices=2, strategy=SimpleNamespace(root_device=torch.device("cpu")))
     before = torch.get_num_threads()
-    for variables, threads, expected in [
-        ({}, None, 4),
-        ({"SLURM_CPUS_PER_TASK": "8"}, None, 8),  # the affinity is that of this process alone
-        ({"OMP_NUM_THREADS": "2"}, None, 2),
-        ({"OMP_NUM_THREADS": "2"}, 3, 3),
-    ]:
-        with monkeypatch.context() as patch:
-            for name, value in variables.items():
-                patch.setenv(name, value)
-            try:
+    try:
+        for variables, threads, expected in [
+            ({}, None, 4),
+            ({"SLURM_CPUS_PER_TASK": "8"}, None, 8),  # the affinity is that of this process alone
+            ({"OMP_NUM_THREADS": "2"}, None, 2),
+            ({"OMP_NUM_THREADS": "2"}, 3, 3),
+        ]:
+            with monkeypatch.context() as patch:
+                for name, value in variables.items():
+                    patch.setenv(name, value)
                 with ExitStack() as leaving:
                     defaults.set_threads(trainer, threads, leaving)
                     assert torch.get_num_threads() == expected
                     assert os.environ["OMP_NUM_THREADS"] == str(expected), "what Lightning starts gets it"
-            finally:
-                torch.set_num_threads(before)
-            assert os.environ.get("OMP_NUM_THREADS") == variables.get("OMP_NUM_THREADS")
+                assert os.environ.get("OMP_NUM_THREADS") == variables.get("OMP_NUM_THREADS")
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_threads_sleep_soon_while_they_wait_unless_the_user_says_otherwise():

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from programs import Program, run_program
-from tiny import FILE, IMAGES, all_refused, called, detect, detecting, numbers, only_run, results, table
+from programs import run_program
+from tiny import FILE, IMAGES, all_refused, detect, detecting, numbers, only_run, table
 
 from lightning_gradood.core import hold
 
@@ -77,22 +77,6 @@ def test_fit_leaves_one_folder_and_detect_reads_the_records_of_the_other_number_
     launched([*detecting(folder), "--run_dir", "again", "--cache_dir", "new"])
     assert_equal_but_for_rounding(numbers("again"), numbers("anew"))
     assert {path: path.stat().st_mtime_ns for path in Path("new").rglob("*")} == modified
-
-
-@pytest.mark.slow
-def test_two_runs_on_one_cache_give_the_table_of_one_and_leave_whole_records(run, probed, capsys):
-    words = [*PROGRAM, *detecting(run), "--cache_dir", "shared", "--run_dir"]
-    both = [Program([*words, name]) for name in ("first", "second")]
-    ended = [process.communicate(timeout=200) for process in both]
-    assert [process.returncode for process in both] == [0, 0], ended
-    expected = table(called([*detecting(run), "--cache_dir", "alone"], capsys)[1])
-    assert sum(probed) == IMAGES
-    assert [table(out) for out, _ in ended] == [expected, expected]
-    keys = [results(name)["provenance"]["records"] for name in ("first", "second")]
-    assert keys[0] == keys[1]
-    probed.clear()
-    assert table(called([*detecting(run), "--cache_dir", "shared"], capsys)[1]) == expected
-    assert not probed, "the records of both are whole"
 
 
 def test_of_two_runs_in_one_folder_the_second_is_refused_and_writes_nothing(run, capsys):

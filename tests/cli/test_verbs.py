@@ -10,30 +10,23 @@ from tiny import FILE, printed, resolved
 VERBS = ["fit", "validate", "test", "predict", "extract", "detect", "benchmark"]
 FLAGS = {
     "seed_everything": ("seed_everything", 3),
-    "trainer.precision": ("trainer.precision", "bf16-mixed"),
     "model.network.num_classes": ("model.init_args.network.init_args.num_classes", 4),
     "model.normalize": ("model.init_args.normalize", {"mean": [0.5, 0.5, 0.5], "std": [1, 1, 1]}),
     "model.optimizer": ("model.init_args.optimizer.class_path", "torch.optim.AdamW"),
-    "model.scheduler": ("model.init_args.scheduler.class_path", "lightning_gradood.tasks.Cosine"),
     "data.anomalies.photographs.scale": ("data.init_args.anomalies.photographs.init_args.scale", 0.5),
     "data.anomalies.mine": ("data.init_args.anomalies.mine", "my/folder"),
     "data.split.fractions": ("data.init_args.split.fractions", [0.5, 0.3, 0.2]),
-    "data.transform.size": ("data.init_args.transform.init_args.size", [16, 16]),
     "detection.mlp.log_values": ("detection.mlp.log_values", False),
-    "cache_dir": ("cache_dir", "there"),
 }
 HELP = [  # what a reader looks for
     (["benchmark"], ["--config", "--experiments", "--seeds", "--detectors", "--run_dir", "--cache_dir", "--tables.near"]),
     (["fit"], ["--trainer.max_epochs ", "--model ", "--data ", "--detection ", "--run_dir ", "--cache_dir ", "--ckpt_path ",
                "an earlier one of the same experiment is continued"]),
-    (["detect"], ["--trainer.max_epochs ", "--model ", "--data ", "--detection ", "--ckpt_path "]),
     (["fit", "--model.help", "ClassificationTask"],
      ["--model.network", "--model.weights WEIGHTS", "file with initial weights"]),
     (["fit", "--data.help", "ImageDataModule"],
      ["--data.normal NORMAL", "--data.split.seed", "FolderSource", "default: 64"]),
     (["fit", "--detection.help"], ["--detection.mlp.width WIDTH", "--detection.label_designs", "Predicted"]),
-    (["fit", "--data", "ImageDataModule", "--data.normal.help", "FolderSource"],
-     ["root", "relative to the working directory"]),
 ]  # fmt: skip
 
 
