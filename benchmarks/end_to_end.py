@@ -17,7 +17,7 @@ import time
 import torch
 from torch import nn
 
-from benchmarks.attacks import plain_pass
+from benchmarks.attacks import passes_of, plain_pass
 from benchmarks.clock import interleaved
 from benchmarks.contenders import CONTENDERS
 from lightning_gradood.core import as_float
@@ -48,7 +48,7 @@ def main() -> None:
     before = passes(network, data)
     whole = detect(network, data)
     craft, probe = ((a + b) / 2 for a, b in zip(before, passes(network, data), strict=True))
-    crafting = settings.images * sum(attack.passes for attack in preset(settings.preset).values()) * craft
+    crafting = settings.images * sum(map(passes_of, preset(settings.preset).values())) * craft
     frozen_network = settings.images * (1 + len(preset(settings.preset))) * probe
     print(f"\n{settings.network}, {settings.images} images, preset {settings.preset}, one thread, CPU seconds")
     print(f"required to craft {crafting:8.1f}\nrequired to probe {frozen_network:8.1f}\ndetect in all     {whole:8.1f}")

@@ -42,10 +42,7 @@ def preflight(
     if not trainer.is_global_zero:
         return
     source = sources.train if verb in ("fit", "validate") else sources.normal
-    images = as_float(source.images(range(min(2, len(source)))))
-    if verb == "fit":
-        data.try_augment(images)
-    images = images.to(task.device)
+    images = as_float(source.images(range(min(2, len(source))))).to(task.device)
     classes = None if sources.output_names else sources.num_classes  # else `fit_outputs` compares them
     outputs = check_network(task.network, images, classes)
     for note in sources.fit_outputs(outputs):

@@ -20,11 +20,6 @@ class EuclideanStep(Perturbation):
     def __init__(self, length: float = 1.0) -> None:
         self.length = length  # each argument is kept under its own name: it is part of the records' key
 
-    @property
-    def passes(self) -> int:
-        """Forward and backward passes for each image."""
-        return 1
-
     def _craft(
         self, network: nn.Module, images: Tensor, labels: Tensor, ids: Sequence[str]
     ) -> tuple[Tensor, Tensor | None]:
@@ -44,11 +39,6 @@ class DeadColumns(Perturbation):
 
     def __init__(self, columns: int = 3, seed: int = 0) -> None:
         self.columns, self.seed = columns, seed
-
-    @property
-    def passes(self) -> int:
-        """The network is not asked."""
-        return 0
 
     def _craft(
         self, network: nn.Module, images: Tensor, labels: Tensor, ids: Sequence[str]

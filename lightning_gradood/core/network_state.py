@@ -272,7 +272,7 @@ def input_gradient(output: Tensor, images: Tensor, weight: Tensor | None = None,
     if gradient is None:
         raise Refusal(
             "the network's output should depend on its input through autograd. Got an operation through which no gradient comes "
-            "back to the images, such as a quantised layer or a custom function whose backward returns None. Pass the network "
-            "as it was before quantisation, define that backward, or leave out attacks and detectors that need the gradient."
+            "back to the images, such as detach, a quantised layer or a custom function whose backward returns None. Pass the "
+            "network without it, or leave out attacks and detectors that need the gradient."
         )
     return gradient

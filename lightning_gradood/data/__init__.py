@@ -19,37 +19,25 @@ test split, stratified and seeded, 40/40/20.
     (3, 32, 32)
 """
 
-from lightning_gradood.data.bundled import DigitsSource, PhotoPatches
 from lightning_gradood.data.datamodule import ImageDataModule
 from lightning_gradood.data.loading import ImageBatch, Limits, LoadedSource, RandomCropFlip, RowChooser
 from lightning_gradood.data.mixture import BUILT_IN, Perturbations, PerturbedSource, Sources, open_source
 from lightning_gradood.data.output_names import Outputs
-from lightning_gradood.data.source import DatasetSource, FolderSource, Listing, Source, class_name, row_keys
+from lightning_gradood.data.source import (
+    DatasetSource,
+    DigitsSource,
+    FolderSource,
+    Listing,
+    PhotoPatches,
+    Source,
+    class_name,
+    row_keys,
+)
 from lightning_gradood.data.splits import Manifest, Split, make_manifest, split_rows
 
 __all__ = [
-    "BUILT_IN",
-    "DatasetSource",
-    "DigitsSource",
-    "FolderSource",
-    "ImageBatch",
-    "ImageDataModule",
-    "Limits",
-    "Listing",
-    "LoadedSource",
-    "Manifest",
-    "Outputs",
-    "Perturbations",
-    "PerturbedSource",
-    "PhotoPatches",
-    "RandomCropFlip",
-    "RowChooser",
-    "Source",
-    "Sources",
-    "Split",
-    "class_name",
-    "make_manifest",
-    "open_source",
-    "row_keys",
-    "split_rows",
-]
+    "BUILT_IN", "DatasetSource", "DigitsSource", "FolderSource", "ImageBatch", "ImageDataModule", "Limits",
+    "Listing", "LoadedSource", "Manifest", "Outputs", "Perturbations", "PerturbedSource", "PhotoPatches",
+    "RandomCropFlip", "RowChooser", "Source", "Sources", "Split", "class_name", "make_manifest", "open_source",
+    "row_keys", "split_rows",
+]  # fmt: skip

@@ -1,22 +1,24 @@
 """The data module: the sources of an experiment, and their batches for Lightning at each stage."""
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any, Literal
 
 import torch
+from lightning.fabric.utilities.warnings import PossibleUserWarning
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
-from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch import nn
+from torch.utils.data import DataLoader, Subset
 from typing_extensions import override  # typing has it from Python 3.12 on
 
 from lightning_gradood.core import NonNegativeInt, PositiveInt, Refusal, as_float, named_seed
-from lightning_gradood.data.loading import ImageBatch, Limits, LoadedSource, RowChooser, Rows, make_loader
+from lightning_gradood.data.loading import ImageBatch, Limits, LoadedSource, RowChooser
 from lightning_gradood.data.mixture import Perturbations, Sources
 from lightning_gradood.data.source import Source
-from lightning_gradood.data.splits import Split, groups_of, say_duplicates, say_shared, split_rows
+from lightning_gradood.data.splits import Rows, Split, split_rows
 
 _MOST_COMPARED = 50_000  # training images that are not in memory, each of which would have to be read
 
@@ -74,63 +76,52 @@ class ImageDataModule(LightningDataModule):
     def prepare_data(self) -> None:
         # open what the stage needs: one process alone downloads what may be downloaded
         stage = None if self.trainer is None else self.trainer.state.fn
-        if stage in (TrainerFn.FITTING, TrainerFn.VALIDATING):
-            _ = self.sources.train
-        elif stage == TrainerFn.TESTING:
-            _ = self.sources.normal
-        else:
-            _ = self.sources.clean
+        training = stage in (TrainerFn.FITTING, TrainerFn.VALIDATING)
+        getattr(self.sources, "train" if training else "normal" if stage == TrainerFn.TESTING else "clean")
 
     @override
     def train_dataloader(self) -> DataLoader[ImageBatch]:
-        train, _ = self._train_rows
-        return make_loader(self.sources.train, train, self.batch_size, self.num_workers, shuffle=True)
+        return self._loader(self.sources.train, self._train_rows[0], self.batch_size, shuffle=True)
 
     @override
     def val_dataloader(self) -> DataLoader[ImageBatch]:
-        _, val = self._train_rows
-        return make_loader(self.sources.train, val, self.batch_size, self.num_workers)
+        return self._loader(self.sources.train, self._train_rows[1], self.batch_size)
 
     @override
     def test_dataloader(self) -> DataLoader[ImageBatch]:
-        return self._whole(self.sources.normal.labelled(), self.batch_size)
+        normal = self.sources.normal.labelled()
+        return self._loader(normal, range(len(normal)), self.batch_size)
 
     @override
     def predict_dataloader(self) -> list[DataLoader[ImageBatch]]:
-        trainer, clean = self.trainer, self.sources.clean
-        rows: Mapping[str, Sequence[int] | Rows] = {name: range(len(source)) for name, source in clean.items()}
-        if trainer is not None:
-            for chooser in (one for one in trainer.callbacks if isinstance(one, RowChooser)):  # type: ignore[attr-defined]
-                rows = chooser.choose_rows(trainer, self)
+        rows: Mapping[str, Sequence[int] | Rows]
+        rows = {name: range(len(source)) for name, source in self.sources.clean.items()}
+        if self.trainer is not None:
+            for chooser in self.trainer.callbacks:  # type: ignore[attr-defined]
+                rows = chooser.choose_rows(self.trainer, self) if isinstance(chooser, RowChooser) else rows
         self.predict_sources = list(rows)
-        return self.probe_dataloaders(rows, 1 if trainer is None else trainer.world_size)
-
-    def probe_dataloaders(
-        self, rows: Mapping[str, Sequence[int] | Rows], processes: int
-    ) -> list[DataLoader[ImageBatch]]:
-        """Load some rows of some clean sources, one loader for each source that is named.
-
-        Args:
-            rows: Source to rows, in the order in which they are loaded.
-            processes: How many share them; a Refusal if a source has fewer rows, for which Lightning raises a bare
-                assertion.
-        """
-        for name, chosen in rows.items():
-            if len(chosen) < processes:
-                raise Refusal(
-                    f"`{name}` should have at least one image for each process. "
-                    f"Got `{name}` with {len(chosen)} to probe and {processes} processes. "
-                    f"Use at most {len(chosen)}, with `--trainer.devices {len(chosen)}`."
-                )
         clean = self.sources.clean
-        return [make_loader(clean[name], rows[name], self.probe_batch_size, self.num_workers) for name in rows]
+        return [self._loader(clean[name], chosen, self.probe_batch_size) for name, chosen in rows.items()]
 
     def preparation_dataloader(self) -> DataLoader[ImageBatch]:
         """Load all training images in order and without augmentation, for probes that learn from them."""
-        return self._whole(self.sources.train, self.probe_batch_size)
+        return self._loader(self.sources.train, range(len(self.sources.train)), self.probe_batch_size)
 
-    def _whole(self, source: LoadedSource, batch_size: int) -> DataLoader[ImageBatch]:
-        return make_loader(source, range(len(source)), batch_size, self.num_workers)
+    def _loader(
+        self, source: LoadedSource, rows: Sequence[int] | Rows, batch_size: int, shuffle: bool = False
+    ) -> DataLoader[ImageBatch]:
+        workers = 0 if source.in_memory else self.num_workers
+        if source.in_memory:  # Lightning's advice would slow these loaders down: there is nothing left to decode
+            warnings.filterwarnings("ignore", ".*does not have many workers", PossibleUserWarning)
+        return DataLoader(
+            Subset(source, rows),  # type: ignore[arg-type]  # an array takes less memory than a list of millions
+            batch_size=batch_size,
+            shuffle=shuffle,
+            num_workers=workers,
+            collate_fn=_as_it_is,
+            pin_memory=torch.cuda.is_available(),
+            persistent_workers=workers > 0,
+        )
 
     def compare_with_training(self) -> None:
         """Print a line where normal images are training images too; all training images are read for it."""
@@ -141,23 +132,7 @@ class ImageDataModule(LightningDataModule):
             rank_zero_info(f"train: {len(train):,} images are too many to look for copies of normal ones among them.")
             return
         known = "The classifier knows these, so that false alarms are rarer among them than among new images"
-        say_shared(normal, train, "training images", known)
-
-    def try_augment(self, images: Tensor) -> None:
-        """Refuse an augmentation that does not map images [N, C, H, W] to such; random numbers stay as they were."""
-        if self.augment is None:
-            return
-        try:
-            with torch.random.fork_rng(devices=[]):
-                augmented = self.augment.train()(images.clone())
-            found = f"{list(augmented.shape)}" if isinstance(augmented, Tensor) else type(augmented).__name__
-        except Exception as error:  # a module raises whatever it likes
-            found = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}".rstrip(".")
-        if found != f"{list(images.shape)}":
-            raise Refusal(
-                f"`data.augment` should be a module that maps training images {list(images.shape)} to such images. "
-                f"Got {found}. Give it settings that fit, or leave it out."
-            )
+        normal.say_shared(train, "training images", known)
 
     @override
     def on_after_batch_transfer(self, batch: ImageBatch, dataloader_idx: int) -> ImageBatch:
@@ -180,14 +155,17 @@ class ImageDataModule(LightningDataModule):
         Copies of an image are in one of them, if the images are in memory; others would have to be read once more.
         """
         source, part = self.sources.train, self.sources.split.validation
-        groups = groups_of(source) if source.in_memory else None
+        groups = source.groups if source.in_memory else None
         if groups is not None:
-            say_duplicates(source, groups)
+            source.say_duplicates(groups)
         train, val = split_rows(source.labels, [1 - part, part], named_seed(self.sources.split.seed, "train"), groups)
         if len(train) == 0 or len(val) == 0:
             raise Refusal(
-                "`train` should have enough images for a validation part. "
-                f"Got `train` with {len(source)} and `split.validation = {part}`. "
-                "Add images, or move the fraction towards 0.5."
+                "`train` should have enough images for a validation part. Got `train` with "
+                f"{len(source)} and `split.validation = {part}`. Add images, or move the fraction towards 0.5."
             )
         return train, val
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch  # whole already; workers cannot unpickle a lambda

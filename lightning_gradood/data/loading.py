@@ -1,9 +1,9 @@
-"""Opened sources as data sets of whole batches, their loaders, and the augmentation of training batches."""
+"""Opened sources as data sets of whole batches, and the augmentation of training batches."""
 
 import hashlib
 import re
-import warnings
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,12 +13,11 @@ import lightning.pytorch as pl
 import numpy as np
 import torch
 import torch.nn.functional as F
-from lightning.fabric.utilities.warnings import PossibleUserWarning
-from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, Subset
+from torch.utils.data import Dataset
 from typing_extensions import override  # typing has it from Python 3.12 on
 
 from lightning_gradood.core import (
@@ -34,10 +33,9 @@ from lightning_gradood.core import (
     to_pixels,
 )
 from lightning_gradood.data.source import Listing
+from lightning_gradood.data.splits import Rows
 
-Rows = NDArray[np.int64]
 GIB = 2**30
-TRIES = 8  # a flip that happens half the time is missed once in 128
 
 
 @dataclass(frozen=True)
@@ -61,31 +59,18 @@ class Limits:
 
 
 class ImageBatch(NamedTuple):
-    """A batch of images of one source.
+    """A batch of images of one source."""
 
-    Args:
-        images: [N, C, H, W]; uint8 as loaded where the source is, float32 in [0, 1] once on the device.
-        labels: Class indices, int64 [N]; -1 where the class is unknown.
-        rows: The images' rows in their source, int64 [N]: `source.ids[row]` is the id.
-    """
-
-    images: Tensor
-    labels: Tensor
-    rows: Tensor
+    images: Tensor  # [N, C, H, W]; uint8 as loaded where the source is, float32 in [0, 1] once on the device
+    labels: Tensor  # class indices, int64 [N]; -1 where the class is unknown
+    rows: Tensor  # of the source, int64 [N]: `source.ids[row]` is the id
 
 
 class LoadedSource(Dataset[ImageBatch]):
-    """The images of one source under its name, as a map-style data set of whole batches.
+    """The images of one source under its name, some rows of its listing, as a map-style data set of whole batches.
 
     Nothing is decoded before it is needed, except the first image, which sets the shape. If all images together stay
-    below the memory limit they are then decoded once and kept as one tensor; otherwise each batch is decoded anew.
-
-    Args:
-        name: The source's name; ids are `<name>/<key>`.
-        listing: The opened source; keys are unique.
-        transform: Deterministic; called once per image.
-        rows: Which rows of the listing, ascending; None for all.
-        memory_limit: The most bytes of pixels to keep in memory.
+    below `memory_limit` bytes they are then decoded once and kept as one tensor; otherwise each batch is decoded anew.
     """
 
     def __init__(
@@ -93,7 +78,7 @@ class LoadedSource(Dataset[ImageBatch]):
         name: str,
         listing: Listing,
         transform: Transform | None = None,
-        rows: Sequence[int] | NDArray[np.int64] | None = None,
+        rows: Sequence[int] | Rows | None = None,
         memory_limit: int = 2 * GIB,
     ) -> None:
         self.name, self.transform, self.classes = name, transform, listing.classes
@@ -103,16 +88,14 @@ class LoadedSource(Dataset[ImageBatch]):
         self.labels: NDArray[np.int64] = np.array([listing.labels[row] for row in self._rows], dtype=np.int64)
         self.num_classes = len(listing.classes) or max(listing.labels) + 1 or None
         if len(set(self.ids)) < len(self.ids):
-            repeated = next(key for n, key in enumerate(self.ids) if key in self.ids[:n])
-            raise Refusal(
-                f"`keys` should be unique in a source. Got `{repeated}` twice. Let the source's listing number its keys."
-            )
+            twice = Counter(self.ids).most_common(1)[0][0]
+            raise Refusal(f"`keys` should be unique in a source. Got `{twice}` twice. Let its listing number its keys.")
         first = self._prepared(0)
-        if transform is not None and any(not torch.equal(first, self._prepared(0)) for _ in range(TRIES - 1)):
+        # a flip that happens half the time is missed once in 128
+        if transform is not None and any(not torch.equal(first, self._prepared(0)) for _ in range(7)):
             raise Refusal(
-                "`transform` should be deterministic: it is applied once, and its result is kept. "
-                f"Got `transform = {transform!r}`, which gave one image in different ways. "
-                "Leave random changes to `augment`, which is applied to training batches anew each time."
+                "`transform` should be deterministic: it is applied once, and its result is kept. Got `transform = "
+                f"{transform!r}`, which gave one image in different ways. Leave random changes to `augment`."
             )
         self.shape, self.dtype = tuple(first.shape), first.dtype
         self.in_memory = len(self.ids) * first.numel() * first.element_size() <= memory_limit
@@ -121,15 +104,13 @@ class LoadedSource(Dataset[ImageBatch]):
         """Leave out labels and names of classes: every image is of unknown class."""
         self.labels = np.full_like(self.labels, -1)
         self.classes, self.num_classes = [], None
-        vars(self).pop("_digest", None)
 
     def labelled(self) -> "LoadedSource":
         """Return the source, or refuse it if an image has no class."""
         if unknown := int((self.labels < 0).sum()):
             raise Refusal(
-                f"`{self.name}` should have a class for every image, to train or test a classifier. "
-                f"Got `{self.name}` with {unknown} of {len(self)} without. "
-                "Put the images into one folder per class, or name a data set with labels."
+                f"`{self.name}` should have a class for every image, to train or test a classifier. Got `{self.name}` with "
+                f"{unknown} of {len(self)} without. Put them into one folder per class, or name a data set with labels."
             )
         return self
 
@@ -169,17 +150,12 @@ class LoadedSource(Dataset[ImageBatch]):
     def digest(self) -> str:
         """A SHA-256 that changes with the ids' keys, the labels, or any pixel after the transform.
 
-        It covers the pixels themselves if they are in memory, otherwise each file's content and the transform's repr,
-        which is refused if it holds a memory address.
+        It covers the pixels themselves if they are in memory, otherwise each file's content and the transform's repr.
         """
-        return self._digest
-
-    @cached_property
-    def _digest(self) -> str:
         keys = "\0".join(key.removeprefix(f"{self.name}/") for key in self.ids)
         total = hashlib.sha256(f"{keys}\0\0{self.labels.tolist()}{self.shape}{self.dtype}".encode())
         if self.in_memory:
-            total.update(self._all.numpy().tobytes())
+            total.update(self._all.numpy().data)
             return total.hexdigest()
         if re.search(r" at 0x[0-9a-fA-F]+", repr(self.transform)):
             raise Refusal(
@@ -192,10 +168,7 @@ class LoadedSource(Dataset[ImageBatch]):
 
     @cached_property
     def fingerprints(self) -> list[bytes]:
-        """Bytes for each image that are the same for the same image.
-
-        They cover the pixels after the transform if these are in memory, otherwise what the listing compares.
-        """
+        """Bytes for each image, the same for the same image: of its pixels if these are in memory, else of its file."""
         if self.in_memory:
             return [hashlib.sha256(image.numpy().tobytes()).digest() for image in self._all]
         return self.original_fingerprints
@@ -204,6 +177,33 @@ class LoadedSource(Dataset[ImageBatch]):
     def original_fingerprints(self) -> list[bytes]:
         """Bytes for each image as its listing compares them, before the transform."""
         return [self._listing.fingerprint(self._rows[row]) for row in self._progress("digesting")]
+
+    @property
+    def groups(self) -> Rows:
+        """For each image the row of the first one that is the same, int64 [N]."""
+        first: dict[bytes, int] = {}
+        return np.array([first.setdefault(mark, row) for row, mark in enumerate(self.fingerprints)], dtype=np.int64)
+
+    def say_duplicates(self, groups: Rows) -> None:
+        """Print one line where images are there more than once."""
+        copies = Counter(groups.tolist())
+        if several := [row for row, number in copies.items() if number > 1]:
+            one, other = (self.ids[row] for row in np.flatnonzero(groups == several[0])[:2])
+            rank_zero_info(
+                f"{self.name}: {sum(copies[row] for row in several):,} of {len(groups):,} images are there more than once "
+                f"({len(several):,} different ones), e.g. `{one}` and `{other}`. The same images are in the same split."
+            )
+
+    def say_shared(self, other: "LoadedSource", of_other: str, consequence: str) -> None:
+        """Print one line where images are those of another source too."""
+        alike = self.in_memory == other.in_memory  # else one would be compared by pixels and the other by files
+        mine, theirs = (one.fingerprints if alike else one.original_fingerprints for one in (self, other))
+        known = {mark: row for row, mark in reversed(list(enumerate(theirs)))}
+        if shared := [(self.ids[row], other.ids[known[mark]]) for row, mark in enumerate(mine) if mark in known]:
+            rank_zero_info(
+                f"{self.name}: {len(shared):,} of {len(self):,} images are also {of_other}, e.g. `{shared[0][0]}` is "
+                f"`{shared[0][1]}`. {consequence}: remove them from one of the two."
+            )
 
     @cached_property
     def _all(self) -> Tensor:
@@ -241,40 +241,11 @@ class RowChooser(pl.Callback, ABC):
         """
 
 
-def make_loader(
-    source: LoadedSource,
-    rows: Sequence[int] | NDArray[np.int64],
-    batch_size: int,
-    num_workers: int = 0,
-    shuffle: bool = False,
-) -> DataLoader[ImageBatch]:
-    """Load some rows of a source in batches of `ImageBatch`."""
-    if source.in_memory:
-        num_workers = 0
-        # Lightning's advice would slow these loaders down: there is nothing left to decode.
-        warnings.filterwarnings("ignore", ".*does not have many workers", PossibleUserWarning)
-    return DataLoader(
-        Subset(source, rows),  # type: ignore[arg-type]  # an array takes less memory than a list of millions
-        batch_size=batch_size,
-        shuffle=shuffle,
-        num_workers=num_workers,
-        collate_fn=_as_it_is,
-        pin_memory=torch.cuda.is_available(),
-        persistent_workers=num_workers > 0,
-    )
-
-
-def _as_it_is(batch: Any) -> Any:
-    """Collate nothing, as our data sets give whole batches; a function of its own so that workers can unpickle it."""
-    return batch
-
-
 class RandomCropFlip(nn.Module):
     """Shift each image by up to `padding` pixels and mirror every other one: the usual augmentation for CIFAR.
 
-    Transforms of torchvision.transforms.v2 draw once per batch; this module draws for each image.
-
-    Maps float images [N, C, H, W] to the same shape and dtype, with randomness from torch's generator of their device.
+    Transforms of torchvision.transforms.v2 draw once per batch; this module draws for each image. Maps float images
+    [N, C, H, W] to the same shape and dtype, with randomness from torch's generator of their device.
 
     Args:
         padding: The largest shift in pixels, in each direction.
@@ -283,10 +254,6 @@ class RandomCropFlip(nn.Module):
 
     Reference:
         He et al., Deep Residual Learning for Image Recognition, section 4.2, after Lee et al., Deeply-Supervised Nets.
-
-    Example:
-        >>> RandomCropFlip()(torch.rand(8, 3, 32, 32)).shape
-        torch.Size([8, 3, 32, 32])
     """
 
     def __init__(
@@ -297,18 +264,13 @@ class RandomCropFlip(nn.Module):
 
     @override
     def forward(self, images: Tensor) -> Tensor:
-        count, channels, height = images.shape[:3]
+        (count, channels, height, width), device = images.shape, images.device
         padded = F.pad(images, [self.padding] * 4, mode="reflect" if self.fill == "reflect" else "constant")
-        rows = self._offsets(images) + torch.arange(height, device=images.device)
-        shift = self._offsets(images)
-        columns = torch.arange(images.shape[-1], device=images.device).expand(count, -1)
+        down, right = (torch.randint(2 * self.padding + 1, (count, 1), device=device) for _ in range(2))
+        rows, columns = down + torch.arange(height, device=device), torch.arange(width, device=device).expand(count, -1)
         if self.flip:
-            mirrored = torch.rand((count, 1), device=images.device) < 0.5
-            columns = torch.where(mirrored, columns.flip(1), columns)
-        columns = shift + columns
-        n = torch.arange(count, device=images.device)[:, None, None, None]
-        c = torch.arange(channels, device=images.device)[None, :, None, None]
-        return padded[n, c, rows[:, None, :, None], columns[:, None, None, :]]
-
-    def _offsets(self, images: Tensor) -> Tensor:  # [N, 1]
-        return torch.randint(2 * self.padding + 1, (len(images), 1), device=images.device)
+            columns = torch.where(torch.rand((count, 1), device=device) < 0.5, columns.flip(1), columns)
+        n, c = torch.arange(count, device=device), torch.arange(channels, device=device)
+        return padded[
+            n[:, None, None, None], c[:, None, None], rows[:, None, :, None], (right + columns)[:, None, None, :]
+        ]

@@ -2,40 +2,24 @@
 
 import dataclasses
 import hashlib
+import itertools
+import os
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from lightning.pytorch.utilities import rank_zero_info
 from numpy.typing import NDArray
 
-from lightning_gradood.core import (
-    PixelLimit,
-    Refusal,
-    Transform,
-    did_you_mean,
-    encode,
-    named_seed,
-    refused_as,
-)
+from lightning_gradood.core import PixelLimit, Refusal, Transform, did_you_mean, digest, encode, named_seed, refused_as
 from lightning_gradood.data.loading import GIB, Limits, LoadedSource
 from lightning_gradood.data.output_names import Outputs, fit_to_outputs, relabelled
 from lightning_gradood.data.source import FolderListing, FolderSource, Source
-from lightning_gradood.data.splits import (
-    Manifest,
-    Split,
-    allocate,
-    exact_shares,
-    groups_of,
-    make_manifest,
-    refuse_two_roles,
-    say_duplicates,
-    say_shared,
-    split_rows,
-)
+from lightning_gradood.data.splits import Manifest, Rows, Split, allocate, exact_shares, make_manifest, split_rows
 from lightning_gradood.perturbations import FGSM, KINDS, PGD, Perturbation, Semantic, Severity, corruptions_at, preset
 from lightning_gradood.records import NORMAL, SPLITS
 
@@ -43,7 +27,6 @@ BUILT_IN = "builtin_"
 """What the names of built-in probes start with, in every table, figure and file."""
 
 Preset = Literal["paper", "modern", "pilot"]
-_PRESETS: tuple[Preset, ...] = ("paper", "modern", "pilot")
 _LONGEST = 100  # letters of a source's name, which becomes a folder's and a file's
 _MEAN = "mean"  # stands for the mean over sources wherever a source's name stands in results
 _FEWEST_SYNTHETIC = 200  # synthetic outliers of a kind; of more than four times as many images a quarter,
@@ -72,27 +55,16 @@ class Perturbations:
 
 @dataclass(frozen=True)
 class PerturbedSource:
-    """One perturbation of some normal images: a source whose images are made while probing.
-
-    Args:
-        name: The source's name.
-        attack: What makes the images: an attack, or a corruption.
-        rows: Of which rows of the normal source, ascending.
-        origins: The ids of the images they are made from; a perturbed image is in the split of its origin.
-        adversarial: Whether the classifier is to be misled; `keep` leaves others as they are.
-        eight_bit: Whether its pixels are rounded to 8 bits a channel.
-        noise: Whether these are normal images, with Gaussian noise of the attack's L2 norm, rather than anomalies.
-        probes: The probes that are read of them; None for all.
-    """
+    """One perturbation of some normal images: a source whose images are made while probing."""
 
     name: str
     attack: Perturbation
-    rows: list[int]
-    origins: list[str]
-    adversarial: bool
+    rows: list[int]  # of the normal source, ascending
+    origins: list[str]  # ids of the images they are made from; a perturbed image is in the split of its origin
+    adversarial: bool  # whether the classifier is to be misled; `keep` leaves others as they are
     eight_bit: bool = False
-    noise: bool = False
-    probes: frozenset[str] | None = None
+    noise: bool = False  # whether these are normal images, with noise of the attack's L2 norm, rather than anomalies
+    probes: frozenset[str] | None = None  # that are read of them; None for all
 
     @cached_property
     def ids(self) -> list[str]:
@@ -160,6 +132,7 @@ class Sources:
         self.corruptions = corruptions_at(severity) if isinstance(severity, int) else dict(severity or {})
         self.synthetic: dict[str, Perturbation] = {}
         self._synthetic_probes: frozenset[str] = frozenset()
+        self.has_train = train is not None
         self.knows_anomalies = True
         """Whether the anomalous sources are the user's, rather than built-in probes."""
         self.output_names = None if classes is None else Outputs.read(classes)
@@ -167,22 +140,22 @@ class Sources:
         """The network's outputs by name, where they came with its weights; set it before a source is opened."""
         self.outputs: int | None = None
         """How many outputs the network has; None until `fit_outputs` is told."""
-        noise = [name for attack in self.attacks if (name := self.noise_of(attack))]
-        _refuse_names([*self._anomalies, *self.attacks, *self.corruptions, *noise])
-        others = {f"data.anomalies.{name}": source for name, source in self._anomalies.items()}
-        refuse_two_roles({"data.train": train, "data.normal": normal, **others})
+        _refuse_names([*self.anomaly_names, *filter(None, map(self.noise_of, self.attacks))])
+        roles = {"data.train": train, "data.normal": normal}
+        _refuse_two_roles(roles | {f"data.anomalies.{name}": source for name, source in self._anomalies.items()})
         exact_shares(split.fractions)
         self._check_limits()
 
     def _check_limits(self) -> None:
-        """Say that limits of perturbations that were left out are ignored, and refuse those of unknown names.
+        """Refuse limits of unknown names, and say which are ignored.
 
         An experiment file sets limits beside its attacks, and `--data.perturbations.attacks null` takes these away.
-        Unknown names are then refused only if they are nearly a known one.
         """
         here = {NORMAL, *self.anomaly_names}
-        known = {*here, *(name for one in _PRESETS for name in preset(one)), *KINDS}
         ignored = sorted({*(self.limits.sources or {})} - here)
+        if not ignored:
+            return
+        known = {*here, *KINDS, *preset("pilot")}
         for name in sorted({*ignored} - known):
             hint = did_you_mean(name, sorted(known))
             if hint or self._perturbations.attacks is not None:
@@ -190,15 +163,7 @@ class Sources:
                     f"`limits.sources` should name sources, attacks or corruptions. Got `limits.sources` with {[name]}. "
                     f"{hint or f'Choose among {sorted(here)}.'}"
                 )
-        if ignored:
-            rank_zero_info(
-                f"Limits of {', '.join(ignored)} are ignored: there are no such attacks or corruptions here."
-            )
-
-    @property
-    def has_train(self) -> bool:
-        """Whether training images are named."""
-        return self._train is not None
+        rank_zero_info(f"Limits of {', '.join(ignored)} are ignored: there are no such attacks or corruptions here.")
 
     @cached_property
     def train(self) -> LoadedSource:
@@ -238,11 +203,18 @@ class Sources:
         """What attacks, each with its noise control behind it, corruptions and synthetic outliers make of `normal`."""
         found: dict[str, PerturbedSource] = {}
         # the split of `limits.seed` settles which images a limit takes, so that other splits attack the same ones
-        settled = self._manifest({NORMAL: self.normal}, self.limits.seed, {NORMAL: groups_of(self.normal)}).split_of
+        settled = self._manifest({NORMAL: self.normal}, self.limits.seed, {NORMAL: self.normal.groups}).split_of
+        splits = np.array([settled[name] for name in self.normal.ids])
         for name, attack in {**self.attacks, **self.corruptions, **self.synthetic}.items():
-            rows = self._rows(name, settled)
+            rows = self._rows(name, splits)
             origins = [self.normal.ids[row] for row in rows]
-            self._refuse_empty_split(name, origins)
+            if name in (self.limits.sources or {}):
+                counts = Counter(self.manifest.split_of[origin] for origin in origins)
+                if len(counts) < len(SPLITS):
+                    raise Refusal(
+                        f"`limits.sources.{name}` should leave images in every split. "
+                        f"Got `limits.sources.{name} = {len(rows)}`, which gives {dict(counts)}. Raise it."
+                    )
             rounded, adversarial = self._perturbations.eight_bit, name in self.attacks
             probes = self._synthetic_probes if name in self.synthetic else None
             made = PerturbedSource(name, attack, rows, origins, adversarial, rounded, probes=probes)
@@ -251,14 +223,13 @@ class Sources:
                 found[noise] = dataclasses.replace(made, name=noise, adversarial=False, noise=True)
         return found
 
-    def _rows(self, name: str, split_of: Mapping[str, str]) -> list[int]:
+    def _rows(self, name: str, splits: NDArray[np.str_]) -> list[int]:
         """The normal images that a perturbation changes: of a limit each split and class gives its share."""
         normal, limit = self.normal, (self.limits.sources or {}).get(name, len(self.normal))
         if name in self.synthetic:
             limit = min(max(_FEWEST_SYNTHETIC, len(normal) // 4), _MOST_SYNTHETIC)
         if limit >= len(normal):
             return list(range(len(normal)))
-        splits = np.array([split_of[name] for name in normal.ids])
         shares = exact_shares([limit / len(normal), 1 - limit / len(normal)])
         seed, chosen = named_seed(self.limits.seed, f"limit/{name}"), list[int]()
         parts = [np.flatnonzero(splits == split) for split in SPLITS]
@@ -268,29 +239,17 @@ class Sources:
             chosen += part.tolist() if taken else []
         return sorted(chosen)
 
-    def _refuse_empty_split(self, name: str, origins: Sequence[str]) -> None:
-        if (limit := (self.limits.sources or {}).get(name)) is None:
-            return
-        counts = Counter(self.manifest.split_of[origin] for origin in origins)
-        if len(counts) < len(SPLITS):
-            raise Refusal(
-                f"`limits.sources.{name}` should leave images in every split. Got `limits.sources.{name} = {limit}`, which "
-                f"gives {dict(counts)}. Raise it."
-            )
-
     @cached_property
     def manifest(self) -> Manifest:
         """The split of every clean source's images; copies of an image stay together, and are said."""
-        groups = {name: groups_of(source) for name, source in self.clean.items()}
+        groups = {name: source.groups for name, source in self.clean.items()}
         for name, source in self.clean.items():
-            say_duplicates(source, groups[name])
+            source.say_duplicates(groups[name])
             if name != NORMAL:
-                say_shared(source, self.normal, f"in `{NORMAL}`", "No detector can tell these apart")
+                source.say_shared(self.normal, f"in `{NORMAL}`", "No detector can tell these apart")
         return self._manifest(self.clean, self.split.seed, groups)
 
-    def _manifest(
-        self, sources: Mapping[str, LoadedSource], seed: int, groups: Mapping[str, NDArray[np.int64]]
-    ) -> Manifest:
+    def _manifest(self, sources: Mapping[str, LoadedSource], seed: int, groups: Mapping[str, Rows]) -> Manifest:
         ids, labels = ({name: getattr(one, kind) for name, one in sources.items()} for kind in ("ids", "labels"))
         return make_manifest(ids, labels, self.split.fractions, seed, groups)
 
@@ -316,22 +275,14 @@ class Sources:
             return
         self.knows_anomalies = False
         attacks = {"fgsm": FGSM(eps=8 / 255), "pgd": PGD(eps=8 / 255, step=2 / 255, steps=10), "semantic": Semantic()}
+        kinds, made = ("gaussian_noise", "defocus_blur", "fog", "contrast", "jpeg_compression"), corruptions_at(3)
         self.attacks = {f"{BUILT_IN}{name}": attack for name, attack in attacks.items()}
-        kinds, corruptions = (
-            ("gaussian_noise", "defocus_blur", "fog", "contrast", "jpeg_compression"),
-            corruptions_at(3),
-        )
-        self.corruptions = {f"{BUILT_IN}{kind}": corruptions[kind] for kind in kinds}
+        self.corruptions = {f"{BUILT_IN}{kind}": made[kind] for kind in kinds}
         vars(self).pop("perturbed", None)
 
     def make_synthetic(self, outliers: Mapping[str, Perturbation], probes: Sequence[str]) -> None:
         """Make synthetic outliers of normal images, of which `probes` are read, in place of those asked for before."""
-        taken = sorted(name for name in outliers if name in self.anomaly_names)
-        if taken:
-            raise Refusal(
-                "`data.anomalies`, attacks and corruptions should not have names of synthetic outliers. "
-                f"Got {taken}. Rename them."
-            )
+        _refuse_names([*self.anomaly_names, *outliers])
         self.synthetic, self._synthetic_probes = dict(outliers), frozenset(probes)
         vars(self).pop("perturbed", None)
 
@@ -352,8 +303,7 @@ class Sources:
     def fit_outputs(self, outputs: int) -> list[str]:
         """Leave out labels if the network has more outputs than there are classes: which ones these are is not known.
 
-        A single output tells two classes apart. Returns sentences about what was decided and could have been meant
-        otherwise; none for a number that is known already.
+        Returns the sentences of `fit_to_outputs`; none for a number that is known already.
         """
         if self.outputs == outputs:
             return []
@@ -365,19 +315,43 @@ class Sources:
         return notes
 
 
-def _refuse_names(anomalies: Iterable[str]) -> None:
+def _refuse_names(names: Sequence[str]) -> None:
     """Refuse names of anomalous sources that would make ids or files ambiguous."""
-    anomalies = list(anomalies)
-    for name in anomalies:
+    for name, number in Counter(names).items():
         if name in ("", NORMAL, _MEAN, ".", "..") or "/" in name or not name.isprintable() or len(name) > _LONGEST:
             raise Refusal(
                 f"`anomalies` should have names without a slash, of at most {_LONGEST} letters, other than `{NORMAL}`, "
                 f"`{_MEAN}`, `.` and `..`. Got `anomalies` with the name `{name[:_LONGEST].encode('unicode_escape').decode()}`. "
                 "Rename that source."
             )
-    repeated = sorted({name for name in anomalies if anomalies.count(name) > 1})
-    if repeated:
-        raise Refusal(
-            "`anomalies`, `attacks` and `corruptions` should have different names. "
-            f"Got {repeated} more than once. Rename one of them."
+        if number > 1:
+            raise Refusal(
+                "Anomalies, attacks, corruptions and synthetic outliers should have different names. "
+                f"Got `{name}` more than once. Rename one of them."
+            )
+
+
+def _refuse_two_roles(roles: Mapping[str, Source | str | None]) -> None:
+    """Refuse one folder or data set, with the same settings, in two roles, and a folder inside that of another role."""
+    given = {flag: FolderSource(one) if isinstance(one, str) else one for flag, one in roles.items() if one is not None}
+    for (flag, source), (other_flag, other) in itertools.combinations(given.items(), 2):
+        one, two = _place(source), _place(other)
+        nested = (
+            isinstance(one, Path) and isinstance(two, Path) and (one.is_relative_to(two) or two.is_relative_to(one))
         )
+        if one == two or nested:
+            raise Refusal(
+                f"`{flag}` and `{other_flag}` should be different images. Got {source} and {other}, "
+                f"{'the same' if one == two else 'one inside the other, which is read with all folders in it'}. Name another, "
+                "leave one out, or, where the classifier is trained already, leave out `data.train` and use `detect`."
+            )
+
+
+def _place(source: Source) -> Path | str:
+    """Equal for sources with the same images."""
+    if isinstance(source, FolderSource):
+        return Path(os.path.realpath(os.path.expanduser(source.root)))
+    try:
+        return digest(source)
+    except Refusal:  # a function among its settings
+        return repr(source)

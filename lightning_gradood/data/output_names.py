@@ -12,16 +12,10 @@ from lightning_gradood.data.loading import LoadedSource
 from lightning_gradood.data.source import Listing, class_order
 from lightning_gradood.records import NORMAL
 
-_SYNSET = re.compile(r"(n\d{8})\s+(.+)")  # a line of ImageNet's synset lists: `n01440764 tench, Tinca tinca`
-
 
 @dataclass(frozen=True)
 class Outputs:
     """The outputs of a network by name, in their order.
-
-    Args:
-        names: one for each output, for tables and pages.
-        aliases: names by which class folders may call each output.
 
     Example:
         >>> outputs = Outputs.of(["cat", "great white shark"])
@@ -29,11 +23,11 @@ class Outputs:
         (1, None)
     """
 
-    names: list[str]
-    aliases: list[tuple[str, ...]]
+    names: list[str]  # for tables and pages
+    aliases: list[tuple[str, ...]]  # names by which class folders may call each output
 
     @classmethod
-    def of(cls, names: Sequence[str | Sequence[str]]) -> "Outputs":
+    def of(cls, names: Sequence[str | int | Sequence[str]]) -> "Outputs":
         """Take one name for each output, or several, of which the last is shown."""
         aliases = [(str(name),) if isinstance(name, str | int) else tuple(map(str, name)) for name in names]
         return cls([several[-1] for several in aliases], aliases)
@@ -42,19 +36,19 @@ class Outputs:
     def read(cls, given: Sequence[str | int] | str) -> "Outputs":
         """Take a list of names in the order of the outputs, or the file that holds one.
 
-        The file has one name in each line, or JSON or YAML: a list, a dict from index to name (or to several, as
-        ImageNet's `imagenet_class_index.json`), or from name to index.
+        The file has one name in each line, or JSON or YAML: a list, or a dict from index to name, or to several names,
+        as ImageNet's `imagenet_class_index.json`.
         """
-        found = _from_file(given) if isinstance(given, str) else list(given)
-        names = _listed(found)
-        if not names:
-            shown = given if isinstance(given, str) else str(given)[:80]
+        found, reason = _from_file(Path(given).expanduser()) if isinstance(given, str) else (list(given), "")
+        if isinstance(found, Mapping):
+            found = [found.get(place, found.get(str(place))) for place in range(len(found))]
+        if not found or not isinstance(found, list) or not all(map(_is_name, found)):
             raise Refusal(
-                "`data.classes` should name the network's outputs in their order, as a list or a file with one name in each "
-                f"line, or with a JSON or YAML list. Got `data.classes = {shown}`, without such a list. Write e.g. "
-                "--data.classes '[cat, dog]'."
+                f"`data.classes` should be a list of names, or a file of them. Got `data.classes = {str(given)[:80]}`, "
+                f"{reason or 'which holds no such list'}. Name the network's outputs in their order, one in each line of a "
+                "file, or as a list in JSON or YAML."
             )
-        return cls.of(names)
+        return cls.of(found)
 
     def index(self, name: str) -> int | None:
         """The output of a name, exact matches before those without regard to case, `_` and `-`.
@@ -72,40 +66,21 @@ def _loosely(name: str) -> str:
     return re.sub(r"[\s_-]+", " ", name).casefold().strip()
 
 
-def _from_file(path: str) -> Any:
-    file = Path(path).expanduser()
+def _is_name(found: Any) -> bool:
+    return isinstance(found, str | int) or (
+        isinstance(found, list) and found != [] and all(isinstance(one, str) for one in found)
+    )
+
+
+def _from_file(file: Path) -> tuple[Any, str]:
+    """What a file holds, or why it holds nothing."""
     try:
         text = read_text(file)
         if file.suffix.lower() in (".json", ".yaml", ".yml") or text.lstrip()[:1] in ("[", "{"):
-            return read_yaml(file)  # JSON is YAML
+            return read_yaml(file), ""  # JSON is YAML
     except (OSError, Unparsable) as error:
-        reason = getattr(error, "strerror", None) or error
-        why = f"cannot be read ({reason})" if file.exists() else "does not exist"
-        raise Refusal(
-            f"`data.classes` should be a list of names, or a file of them. Got `data.classes = {path}`, which {why} (looked "
-            f"at {file.absolute()}). Name a file with one name in each line, or with a JSON or YAML list."
-        ) from error
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return [list(match.groups()) if (match := _SYNSET.fullmatch(line)) else line for line in lines]
-
-
-def _listed(found: Any) -> list[Any]:
-    """Names in the order of outputs; empty where that is not what was found."""
-    if isinstance(found, Mapping):
-        pairs = {str(key): value for key, value in found.items()}
-        if not all(key.isdecimal() for key in pairs):
-            pairs = {str(value): key for key, value in found.items()}  # as torchvision's `class_to_idx`
-        try:
-            found = [pairs[str(place)] for place in range(len(found))]
-        except KeyError:
-            return []
-    if not isinstance(found, list):
-        return []
-    fine = [
-        isinstance(name, str | int) or (isinstance(name, list) and name and all(isinstance(one, str) for one in name))
-        for name in found
-    ]
-    return [str(name) if isinstance(name, int) else name for name in found] if all(fine) else []
+        return None, f"which cannot be read ({getattr(error, 'strerror', None) or error}; looked at {file.absolute()})"
+    return [line.strip() for line in text.splitlines() if line.strip()], ""
 
 
 def relabelled(name: str, listing: Listing, outputs: Outputs, flag: str) -> Listing:
@@ -121,26 +96,16 @@ def relabelled(name: str, listing: Listing, outputs: Outputs, flag: str) -> List
         if not (any(known) if name == NORMAL else all(known)):
             return listing
     elif None in places:
-        raise _unknown_class(name, listing.classes[places.index(None)], outputs, flag)
-    elif not listing.classes and max(listing.labels) >= len(outputs.names):
+        unknown = listing.classes[places.index(None)]
+        near = did_you_mean(unknown, [alias for several in outputs.aliases for alias in several])
+        shown = ", ".join(outputs.names[:10]) + (", …" if len(outputs.names) > 10 else "")
         raise Refusal(
-            f"`{name}` should have labels below the number of names in `{flag}`, {len(outputs.names)}. Got label "
-            f"{max(listing.labels)}. Name all outputs of the network in their order."
+            f"`{name}` should have the classes of `{flag}` ({len(outputs.names)}: {shown}). Got `{name}` with class "
+            f"`{unknown}`. Rename its class folders, or give its images in a flat folder, without classes. {near}".rstrip()
         )
     found = [-1 if place is None else place for place in places]
     labels = [found[label] if 0 <= label < len(found) else label for label in listing.labels]
     return dataclasses.replace(listing, labels=labels, classes=outputs.names)
-
-
-def _unknown_class(name: str, unknown: str, outputs: Outputs, flag: str) -> Refusal:
-    twice = sum(unknown in several for several in outputs.aliases) > 1
-    near = "" if twice else did_you_mean(unknown, [alias for several in outputs.aliases for alias in several])
-    shown = ", ".join(outputs.names[:10]) + (", …" if len(outputs.names) > 10 else "")
-    return Refusal(
-        f"`{name}` should have the classes of `{flag}` ({len(outputs.names)}: {shown}). Got `{name}` with class "
-        f"`{unknown}`{', which several of them are called' if twice else ''}. {f'{near} ' if near else ''}Rename its class "
-        "folders, or give its images without classes, in a flat folder."
-    )
 
 
 _ONE_LOGIT = (
@@ -148,7 +113,7 @@ _ONE_LOGIT = (
     "class, and read as one with the logits [0, z]."
 )
 _NAME_THEM = (
-    "Name the network's outputs in their order with --data.classes (a list, or a file with one name in each line)"
+    "Name the network's outputs in their order with --data.classes (a list, or a file with a name in each line)"
 )
 
 
@@ -158,43 +123,37 @@ def fit_to_outputs(source: LoadedSource, outputs: int, named: Outputs | None) ->
     `source` holds the training images, whose classes are the network's first outputs, or else the normal images; a
     single output tells two classes apart. Returns sentences about what was decided and could have been meant otherwise.
     """
-    single, outputs = [_ONE_LOGIT] if outputs == 1 else [], max(outputs, 2)
+    notes, outputs = [_ONE_LOGIT] if outputs == 1 else [], max(outputs, 2)
+    classes, plain = source.classes, sorted(source.classes)
     if named is not None:
         if len(named.names) != outputs:
             raise Refusal(
                 f"`data.classes` should name all {outputs} outputs of the network, in their order. Got {len(named.names)} "
                 "names. Give the list that the network was trained with, or leave it out."
             )
-        return single
-    classes, notes = source.classes, single + _order_note(source)
+        return notes
     if 0 < len(classes) < outputs and source.name == NORMAL:
         source.forget_classes()
+        shown = ", ".join(classes[:3]) + (", …" if len(classes) > 3 else "")
         return [
-            *single,
-            f"The network has {outputs} outputs and `normal` {len(classes)} classes ({', '.join(classes[:3])}"
-            f"{', …' if len(classes) > 3 else ''}): which outputs these are is not known, so labels are left out, and the "
-            f"classifier's own predictions stand in their place. {_NAME_THEM} to use them.",
+            *notes,
+            f"The network has {outputs} outputs and `normal` {len(classes)} classes ({shown}): which outputs these are is "
+            "not known, so labels are left out, and the classifier's own predictions stand in their place. "
+            f"{_NAME_THEM} to use them.",
         ]
+    if classes != plain and classes == class_order(classes):
+        notes.append(
+            f"The classes of `{source.name}` are in the order of their numbers, {', '.join(classes[:3])}, …, {classes[-1]}; "
+            f"torchvision's ImageFolder has {', '.join(plain[:3])}, …. {_NAME_THEM} if they have another."
+        )
     if 0 < len(classes) < outputs:
         notes.append(
             f"The network has {outputs} outputs and `{source.name}` {len(classes)} classes, which are taken for its first "
             f"{len(classes)} outputs. {_NAME_THEM} if they are others."
         )
-    unknown = int((source.labels < 0).sum()) if classes else 0
-    if unknown:
+    if unknown := int((source.labels < 0).sum()) if classes else 0:
         notes.append(
             f"{unknown} of {len(source)} images of `{source.name}` have no label, as the categories of the network's weights "
             f"have no such name. {_NAME_THEM} to use them."
         )
     return notes
-
-
-def _order_note(source: LoadedSource) -> list[str]:
-    """Say that classes are in the order of their numbers, where torchvision's ImageFolder has another."""
-    classes, plain = source.classes, sorted(source.classes)
-    if classes == plain or classes != class_order(classes):
-        return []
-    return [
-        f"The classes of `{source.name}` are in the order of their numbers, {', '.join(classes[:3])}, …, {classes[-1]}; "
-        f"torchvision's ImageFolder has {', '.join(plain[:3])}, …. {_NAME_THEM} if they have another."
-    ]

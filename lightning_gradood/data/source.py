@@ -1,4 +1,4 @@
-"""Sources of images: what a user configures, and what opening it lists; folders, and data sets by class path."""
+"""Sources of images: what a user configures, and what opening it lists; folders, data sets, and what scikit-learn has."""
 
 import functools
 import hashlib
@@ -6,12 +6,13 @@ import numbers
 import os
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence, Sized
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -22,8 +23,9 @@ from lightning_gradood.core import (
     PassedOver,
     Picture,
     PixelLimit,
+    PositiveFloat,
+    PositiveInt,
     Refusal,
-    Unreadable,
     eight_bit,
     find_image_files,
     image_suffixes,
@@ -31,21 +33,16 @@ from lightning_gradood.core import (
     read_picture,
     subfolders,
 )
+from lightning_gradood.data.splits import split_rows
 
 
 @dataclass(frozen=True)
 class Listing(ABC):
-    """The images found in an opened source, in a fixed order.
+    """The images found in an opened source, in a fixed order."""
 
-    Args:
-        keys: One name per image, unique and the same on every machine: a relative posix path, or a zero-padded row.
-        labels: One class index per image in this source's own label space; -1 where the class is unknown.
-        classes: The class names, `labels` being indices into it; empty where the classes have no names.
-    """
-
-    keys: list[str]
-    labels: list[int]
-    classes: list[str]
+    keys: list[str]  # a name of each, unique and the same on every machine: a relative posix path, a zero-padded row
+    labels: list[int]  # a class index of each; -1 where the class is unknown
+    classes: list[str]  # their names; empty where the classes have none
 
     @abstractmethod
     def read(self, row: int) -> Picture:
@@ -61,17 +58,11 @@ class Listing(ABC):
 
 
 class Source(Component, ABC):
-    """A source of images as it is configured, in YAML or in code; nothing is read before `open()`.
-
-    Implementations are frozen dataclasses whose fields are the settings.
-    """
+    """A source of images as it is configured, a frozen dataclass of settings; nothing is read before `open()`."""
 
     @abstractmethod
     def open(self) -> Listing:
-        """List the images, without decoding them where that can be avoided.
-
-        If there are none, a Refusal says what was looked for, where, and how to mend it.
-        """
+        """List the images, without decoding them where that can be avoided; a Refusal says where none were found."""
 
 
 def row_keys(count: int) -> list[str]:
@@ -92,9 +83,6 @@ def class_name(index: int, classes: Sequence[str]) -> str:
     return classes[index] if index < len(classes) else str(index)
 
 
-_NUMBERED = re.compile(r"(\D*)(\d+)(\D*)")
-
-
 def class_order(names: Iterable[str]) -> list[str]:
     """Sort names of class folders: by number where they differ in one number alone, else as torchvision's ImageFolder.
 
@@ -102,13 +90,10 @@ def class_order(names: Iterable[str]) -> list[str]:
     (['1', '2', '10'], ['a10', 'a9', 'b'])
     """
     plain = sorted(names)
-    matches = [match for name in plain if (match := _NUMBERED.fullmatch(name))]
-    if len(matches) < len(plain) or len({(match[1], match[3]) for match in matches}) > 1:
-        return plain
-    return sorted(plain, key=lambda name: int(_NUMBERED.fullmatch(name)[2]))  # type: ignore[index]  # all match
-
-
-LAYOUTS = "either one sub-folder per class (`root/<class>/image.png`) or the images themselves"
+    parts = [re.split(r"(\d+)", name) for name in plain]  # what stands before the number, the number, and behind it
+    if all(len(one) == 3 and one[::2] == parts[0][::2] for one in parts):
+        plain.sort(key=lambda name: int(re.findall(r"\d+", name)[0]))
+    return plain
 
 
 @dataclass(frozen=True)
@@ -116,65 +101,52 @@ class FolderSource(Source):
     """Image files below a folder: one sub-folder per class, as torchvision's `ImageFolder` reads them, or no classes.
 
     Classes are the names of the sub-folders, sorted, by number where they differ in a number alone (`10` behind `9`);
-    files may lie at any depth below them. A flat folder gives images of unknown class (-1), and so do images that lie
-    beside class folders. A class folder without images keeps its place among the classes. Every suffix that Pillow or
-    an installed plugin of it reads is an image's; of several frames the first is taken, turned upright as EXIF says,
-    and converted to RGB. Other suffixes, names that start with a dot, files of operating systems, broken links and
-    pipes are passed over and counted in one line.
+    files may lie at any depth below them. Images in a flat folder, or beside class folders, are of unknown class (-1).
+    Every suffix that Pillow or an installed plugin of it reads is an image's; of several frames the first is taken,
+    turned upright as EXIF says, and converted to RGB. What else lies there is passed over and counted in one line.
 
     Args:
         root: The folder, absolute or relative to the working directory; `~` is expanded.
-
-    Example:
-        >>> FolderSource("photos").root
-        'photos'
     """
 
     root: str
 
     @override
     def open(self) -> "FolderListing":
-        root = Path(self.root).expanduser()
+        root, passed = Path(self.root).expanduser(), PassedOver()
+        layouts = "either one sub-folder per class (`root/<class>/image.png`) or the images themselves"
         if not root.is_dir():
-            what = "is not a folder" if root.exists() else "does not exist"
             raise Refusal(
-                f"`root` should be a folder of images. Got `root = {self.root}`, which {what} "
-                f"(looked at {root.absolute()}). Correct the path, or put images there: {LAYOUTS}."
+                f"`root` should be a folder of images. Got `root = {self.root}`, which "
+                f"{'is not a folder' if root.exists() else 'does not exist'} (looked at {root.absolute()}). "
+                f"Correct the path, or put images there: {layouts}."
             )
-        passed = PassedOver()
         folders = class_order(subfolders(str(root), passed))
         by_class = {name: list(find_image_files(str(root / name), passed)) for name in folders}
         loose = list(find_image_files(str(root), passed, deep=False))
         if not loose and not any(by_class.values()):
-            left = passed.sentence("It")
             raise Refusal(
                 f"`root` should hold images ({', '.join(sorted(image_suffixes()))}). Got `root = {self.root}` with none "
-                f"(looked at {root.absolute()}). {f'{left} ' if left else ''}Put images there: {LAYOUTS}."
+                f"(looked at {root.absolute()}). Put images there: {layouts}. {passed.sentence('It')}".rstrip()
             )
         classes = list(by_class) if any(by_class.values()) else []
         pairs = [(file, -1) for file in loose]
         pairs += [(file, label) for label, name in enumerate(classes) for file in by_class[name]]
         names = [os.path.relpath(file, root) for file, _ in pairs]
+        notes = [passed.sentence(str(root))]
+        if loose and classes:
+            example = printable(os.path.basename(loose[0]))
+            notes.append(f"{len(loose):,} images beside the class folders, e.g. `{example}`, have no class.")
+        if empty := [f"`{printable(name)}`" for name in classes if not by_class[name]]:
+            notes.append(f"class folders without images keep their place among the classes: {', '.join(empty)}.")
         return FolderListing(
             keys=[printable(Path(name).as_posix()) for name in names],
             labels=[label for _, label in pairs],
             classes=[printable(name) for name in classes],
             root=root,
             names=names,
-            notes=_notes(str(root), passed, loose if classes else [], [name for name in classes if not by_class[name]]),
+            notes=tuple(filter(None, notes)),
         )
-
-
-def _notes(place: str, passed: PassedOver, loose: list[str], empty: list[str]) -> tuple[str, ...]:
-    """What a user should know of the folder, a line each."""
-    notes = [passed.sentence(place)]
-    if loose:
-        example = printable(os.path.basename(loose[0]))
-        notes.append(f"{len(loose):,} images beside the class folders, e.g. `{example}`, have no class.")
-    if empty:
-        shown = ", ".join(f"`{printable(name)}`" for name in empty[:5]) + (", ..." if len(empty) > 5 else "")
-        notes.append(f"class folders without images keep their place among the classes: {shown}.")
-    return tuple(filter(None, notes))
 
 
 _READING = b"EXIF's orientation applied"  # part of each file's fingerprint: another way of reading gives other pixels
@@ -186,16 +158,12 @@ class FolderListing(Listing):
 
     root: Path
     names: list[str]  # paths below it; `keys` are these as posix paths in which bytes that are no UTF-8 are escaped
-    notes: tuple[str, ...] = ()  # what a user should know of it, a line each
+    notes: tuple[str, ...]  # what a user should know of it, a line each
     limit: PixelLimit | None = None  # how large an image may be
 
     @override
     def read(self, row: int) -> Image.Image:
-        path = self.root / self.names[row]
-        try:
-            return read_picture(path, limit=self.limit)
-        except Unreadable as error:
-            raise self._unreadable(path, str(error).partition(". Got: ")[2].rstrip(".")) from error
+        return read_picture(self.root / self.names[row], limit=self.limit)
 
     @override
     def path(self, row: int) -> str:
@@ -203,18 +171,19 @@ class FolderListing(Listing):
 
     @override
     def fingerprint(self, row: int) -> bytes:
-        path = self.root / self.names[row]
-        try:
-            with open(path, "rb") as file:
-                return hashlib.sha256(_READING + hashlib.file_digest(file, "sha256").digest()).digest()
-        except OSError as error:
-            raise self._unreadable(path, error.strerror) from error
+        with open(self.root / self.names[row], "rb") as file:
+            return hashlib.sha256(_READING + hashlib.file_digest(file, "sha256").digest()).digest()
 
-    def _unreadable(self, path: Path, reason: str | None) -> Refusal:
-        return Refusal(
-            f"`root` should hold readable images. Got `{printable(str(path))}`: {reason or 'it is gone'}. "
-            "Remove that file or replace it by a whole one."
-        )
+
+# How the files of the data sets in our configs are placed by hand, by class name.
+_ODIN = "Put ODIN's `{0}.tar.gz` there and unpack it beside itself, so that `{0}/{0}/` holds the images"
+_BY_HAND = {
+    "CIFAR10": "Unpack `cifar-10-python.tar.gz` there, so that `cifar-10-batches-py/data_batch_1` exists below it",
+    "CIFAR100": "Unpack `cifar-100-python.tar.gz` there, so that `cifar-100-python/train` exists below it",
+    "SVHN": "Put `train_32x32.mat` and `test_32x32.mat` there",
+    "TinyImageNetResize": _ODIN.format("Imagenet_resize"),
+    "LSUNResize": _ODIN.format("LSUN_resize"),
+}
 
 
 @dataclass(frozen=True)
@@ -229,11 +198,6 @@ class DatasetSource(Source):
         dataset: What builds the data set. In YAML the data set itself by `class_path` and `init_args`.
         where: Where its files are looked for, for the message when they are missing; by default the argument `root`.
         how: How its files are placed by hand, for the same message; known for the data sets of our configs.
-
-    Example:
-        >>> from torchvision.datasets import FakeData
-        >>> len(DatasetSource(lambda: FakeData(size=3)).open().keys)
-        3
     """
 
     dataset: Callable[[], Dataset[Any]]
@@ -243,20 +207,32 @@ class DatasetSource(Source):
     @override
     def open(self) -> Listing:
         try:
-            dataset = self.dataset()
+            dataset: Any = self.dataset()
         except Refusal:
             raise
         except Exception as error:  # each data set has words of its own for what is missing or wrong
-            raise _not_built(self, error) from error
-        if not isinstance(dataset, Sized):
-            raise Refusal(
-                f"`dataset` should be a map-style data set with a length. Got `dataset = {type(dataset).__name__}`. "
-                "Wrap it in one that reads its images by index."
-            )
+            raise self._not_built(error) from error
         classes = [str(name) for name in getattr(dataset, "classes", None) or []]
         listing = DatasetListing(row_keys(len(dataset)), [], classes, dataset)
         listing.labels.extend(_ready_labels(dataset) or [listing.label(row) for row in range(len(dataset))])
         return listing
+
+    def _not_built(self, error: Exception) -> Refusal:
+        """Say what keeps a data set from being built: missing files, network or reader, or arguments that are wrong."""
+        made, arguments = self.dataset, dict[str, Any]()
+        if isinstance(made, functools.partial):  # as jsonargparse hands over a class path
+            arguments = made.keywords
+            made = next((argument for argument in reversed(made.args) if isinstance(argument, type)), made.func)
+        name = getattr(made, "__name__", type(made).__name__)
+        where = self.where or arguments.get("root", "")
+        place = f"in `{Path(where).expanduser().absolute()}`" if where else "where its arguments say"
+        reason = " ".join(str(error).split()).split("You can use download")[0].rstrip(" .")
+        how = self.how or _BY_HAND.get(name, "Put its files there")
+        return Refusal(
+            f"`dataset` should find its files {place}, and be built with arguments that it takes. Got `dataset = "
+            f"{name}({', '.join(f'{key}={value!r}' for key, value in arguments.items())})`: {type(error).__name__}: {reason}. "
+            f"{how.rstrip('.')}; `configs/digits.yaml` needs no download."
+        )
 
 
 @dataclass(frozen=True)
@@ -266,18 +242,13 @@ class DatasetListing(Listing):
     dataset: Dataset[Any]
 
     @override
-    def read(self, row: int) -> Picture:
+    def read(self, row: int) -> Any:
         item = self._item(row)
         image = item[0] if isinstance(item, (tuple, list)) else item
         if isinstance(image, Image.Image):
             image = eight_bit(image, f"{type(self.dataset).__name__}[{row}]")
             return image if image.mode in ("L", "RGB") else image.convert("RGB")
-        if isinstance(image, Tensor):
-            return image
-        raise Refusal(
-            "`dataset` should give PIL images or tensors, alone or first in a tuple. Got "
-            f"`{type(image).__name__}` in row {row} of `{type(self.dataset).__name__}`. Wrap it in one that does."
-        )
+        return image
 
     def label(self, row: int) -> int:
         """The class index of one item, -1 where it has none."""
@@ -292,8 +263,6 @@ class DatasetListing(Listing):
     def _item(self, row: int) -> Any:
         try:
             return self.dataset[row]
-        except Refusal:
-            raise
         except Exception as error:  # decoders raise whatever their parsing runs into
             raise Refusal(
                 f"`dataset` should give a readable image for every row. Got `{type(self.dataset).__name__}` "
@@ -318,37 +287,76 @@ def _as_label(label: Any) -> int:
     return max(int(cast(int, label)), -1) if isinstance(label, numbers.Integral) else -1
 
 
-# How the files of the data sets in our configs are placed by hand, by class name.
-_BY_HAND = {
-    "CIFAR10": "Unpack `cifar-10-python.tar.gz` there, so that `cifar-10-batches-py/data_batch_1` exists below it",
-    "CIFAR100": "Unpack `cifar-100-python.tar.gz` there, so that `cifar-100-python/train` exists below it",
-    "SVHN": "Put `train_32x32.mat` and `test_32x32.mat` there",
-    "TinyImageNetResize": "Put ODIN's `Imagenet_resize.tar.gz` there and unpack it beside itself, "
-    "so that `Imagenet_resize/Imagenet_resize/` holds the images",
-    "LSUNResize": "Put ODIN's `LSUN_resize.tar.gz` there and unpack it beside itself, "
-    "so that `LSUN_resize/LSUN_resize/` holds the images",
-}
+@dataclass(frozen=True)
+class PixelListing(Listing):
+    """Images held in memory: `pixels` is uint8 [N, H, W, 3]."""
+
+    pixels: NDArray[np.uint8]
+
+    @override
+    def read(self, row: int) -> Image.Image:
+        return Image.fromarray(self.pixels[row])
+
+    @override
+    def fingerprint(self, row: int) -> bytes:
+        return bytes(self.pixels[row].tobytes())
 
 
-def _not_built(source: DatasetSource, error: Exception) -> Refusal:
-    """Word what keeps a data set from being built: missing files, network or reader, or arguments that are wrong."""
-    factory, arguments = source.dataset, dict[str, Any]()
-    made: Any = factory
-    if isinstance(factory, functools.partial):  # as jsonargparse hands over a class path
-        made = next((argument for argument in reversed(factory.args) if isinstance(argument, type)), factory.func)
-        arguments = factory.keywords
-    name = getattr(made, "__name__", type(made).__name__)
-    got = f"Got `dataset = {name}({', '.join(f'{key}={value!r}' for key, value in arguments.items())})`: "
-    reason = " ".join(str(error).split()).split("You can use download")[0].rstrip(" .")
-    if not isinstance(error, (OSError, RuntimeError, ImportError)):
-        return Refusal(
-            f"`dataset` should have arguments that it can be built with. {got}{type(error).__name__}: {reason}. "
-            "Correct that argument, or leave it out for its default."
-        )
-    where = source.where or arguments.get("root", "")
-    place = f"in `{Path(where).expanduser().absolute()}`" if where else "where its own arguments say"
-    how = source.how or _BY_HAND.get(name, "Put its files there")
-    return Refusal(
-        f"`dataset` should find its files {place}. {got}{reason or type(error).__name__}. {how.rstrip('.')}; "
-        "`configs/digits.yaml` needs no download."
-    )
+@dataclass(frozen=True)
+class DigitsSource(Source):
+    """Handwritten digits: scikit-learn's 1,797 scans of 8×8 pixels, enlarged to 32×32 RGB; keys are their row numbers.
+
+    Args:
+        digits: Some of 0 … 9; the label of an image is its digit's place in this list.
+        part: Every scan, or the fixed 60 % ("train") or 40 % ("test") of each digit.
+
+    Reference:
+        Alpaydin and Kaynak, Optical Recognition of Handwritten Digits, UCI Machine Learning Repository, 1998.
+    """
+
+    digits: list[int]
+    part: Literal["all", "train", "test"] = "all"
+
+    @override
+    def open(self) -> Listing:
+        from sklearn.datasets import load_digits  # takes a second, and only this source needs it
+
+        found, keys = load_digits(), row_keys(1797)
+        train, test = split_rows(found.target, [0.6, 0.4], seed=0)  # leaves 647 unseen images of the digits 0-8
+        part = {"all": np.arange(len(keys)), "train": train, "test": test}[self.part]
+        rows = part[np.isin(found.target[part], self.digits)]
+        grey = np.round(found.images[rows] * (255 / 16)).astype(np.uint8)
+        large = [Image.fromarray(scan).resize((32, 32), Image.Resampling.BICUBIC).convert("RGB") for scan in grey]
+        labels = [self.digits.index(digit) for digit in found.target[rows]]
+        return PixelListing([keys[row] for row in rows], labels, [str(digit) for digit in self.digits], np.array(large))
+
+
+@dataclass(frozen=True)
+class PhotoPatches(Source):
+    """Patches of scikit-learn's two bundled photographs, a temple and a flower, as a class each.
+
+    Patches never overlap, so that no pixel is on two sides of a split; the defaults give 520. Keys are
+    `<photograph>/<row>-<column>`.
+
+    Args:
+        size: Height and width of a patch in pixels, at most the resized photographs' height.
+        scale: The photographs (427×640) are resized by this factor first; smaller gives fewer patches that show more.
+    """
+
+    size: PositiveInt = 32
+    scale: PositiveFloat = 1.0
+
+    @override
+    def open(self) -> Listing:
+        from sklearn.datasets import load_sample_image  # takes a second, and only this source needs it
+
+        keys, labels, patches, classes, size = [], [], [], ["china", "flower"], self.size
+        for label, name in enumerate(classes):
+            photograph = Image.fromarray(load_sample_image(f"{name}.jpg"))
+            shape = (round(photograph.width * self.scale), round(photograph.height * self.scale))
+            pixels = np.asarray(photograph.resize(shape, Image.Resampling.LANCZOS))
+            for row, column in np.ndindex(shape[1] // size, shape[0] // size):
+                keys.append(f"{name}/{row:03d}-{column:03d}")
+                labels.append(label)
+                patches.append(pixels[row * size : (row + 1) * size, column * size : (column + 1) * size])
+        return PixelListing(keys, labels, classes, np.array(patches))

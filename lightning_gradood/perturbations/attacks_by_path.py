@@ -62,8 +62,6 @@ class AdvertorchAttack(Perturbation):
         >>> momentum = AdvertorchAttack("advertorch.attacks.MomentumIterativeAttack", {"eps": 8 / 255, "nb_iter": 10})
     """
 
-    passes = 0  # unknown
-
     attack: str
     settings: dict[str, Any] = field(default_factory=dict)
     eps: FinitePositive | None = None
@@ -120,8 +118,6 @@ class FunctionAttack(Perturbation):
         one_at_a_time: Call it for each image alone, as functions that draw random numbers need it.
         version: Change it when the function's code changes, so that records made by the old one are not read again.
     """
-
-    passes = 0  # unknown
 
     function: str
     eps: FinitePositive | None = None

@@ -155,8 +155,6 @@ class Corruption(Perturbation):
         seed: Another seed draws other noise, snow and so on.
     """
 
-    passes = 0
-
     kind: Kind
     severity: Severity = 3
     seed: int = 0

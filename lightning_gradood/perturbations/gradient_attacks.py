@@ -101,8 +101,6 @@ class FGSM(_Attack):
         Goodfellow et al. 2015, Explaining and Harnessing Adversarial Examples; advertorch's GradientSignAttack.
     """
 
-    passes = 1
-
     eps: FinitePositive = 0.05
     targeted: TargetChoice | None = None
     seed: int = 0
@@ -121,11 +119,6 @@ class _SignSteps(_Attack):
     step: float
     steps: int
     stop_at_success: bool
-
-    @property
-    @override
-    def passes(self) -> int:
-        return self.steps
 
     def _start(self, images: Tensor, ids: Sequence[str]) -> Tensor:
         return torch.zeros_like(images)  # the change to start from
@@ -263,11 +256,6 @@ class CarliniWagner(_Attack):
     targeted: TargetChoice | None = None
     seed: int = 0
 
-    @property
-    @override
-    def passes(self) -> int:
-        return self.searches * self.steps
-
     @override
     def _move(self, predict: Logits, images: Tensor, goal: Goal, ids: Sequence[str]) -> Tensor:
         attack = advertorch().carlini_wagner(
@@ -293,8 +281,6 @@ class Semantic(Perturbation):
         Hosseini and Poovendran 2018, Semantic Adversarial Examples.
     """
 
-    passes = 0
-
     @override
     def _craft(self, network: nn.Module, images: Tensor, labels: Tensor, ids: Sequence[str]) -> Made:
         return 1 - images, None
@@ -305,10 +291,6 @@ def preset(name: str) -> dict[str, Perturbation]:
 
     "paper" is deep_Mahalanobis, the code of Lee et al. 2018, whose settings the paper most probably used; "modern" are
     those of today's robustness papers, ε = 8/255; "pilot" those of this package's first check, with `fgsm_05` besides.
-
-    Example:
-        >>> list(preset("paper"))
-        ['fgsm', 'bim', 'pgd', 'cw', 'iterll', 'semantic']
     """
     return _PRESETS[name]()
 

@@ -57,8 +57,6 @@ def _sign_steps(loss: Loss, images: Tensor, number: int, step: Tensor, distance:
 class SignStep(GradientOutlier):
     """One step along the sign of the gradient of the cross entropy with the predicted class, of `low` to `high`."""
 
-    passes = 1
-
     low: float = 0.01
     high: float = 0.06
 
@@ -71,8 +69,6 @@ class SignStep(GradientOutlier):
 @dataclass(frozen=True)
 class TargetSteps(GradientOutlier):
     """Six steps along signs of the gradient towards another class at random, within a distance of `low` to `high`."""
-
-    passes = 7  # the first counts the classes
 
     low: float = 0.01
     high: float = 0.05
@@ -93,8 +89,6 @@ class BoundarySteps(GradientOutlier):
     Reference:
         Moosavi-Dezfooli, Fawzi and Frossard 2016, "DeepFool", towards the runner-up alone.
     """
-
-    passes = 5
 
     beyond: float = 0.02
 
@@ -121,8 +115,6 @@ class EuclideanSteps(GradientOutlier):
     It is `low` to `high` for images of 3,072 pixel values, and grows with the root of their number.
     """
 
-    passes = 5
-
     low: float = 0.3
     high: float = 2.0
 
@@ -141,8 +133,6 @@ class EuclideanSteps(GradientOutlier):
 @dataclass(frozen=True)
 class SurerSteps(GradientOutlier):
     """Four steps along signs of the gradient that raises logsumexp, within a distance of `low` to `high`."""
-
-    passes = 4
 
     low: float = 0.01
     high: float = 0.05

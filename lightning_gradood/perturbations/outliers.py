@@ -66,8 +66,6 @@ class SyntheticOutlier(Perturbation):
         ('fade', torch.Size([2, 1, 2, 2]))
     """
 
-    passes = 0
-
     seed: int = field(default=0, kw_only=True)
 
     @property

@@ -78,9 +78,9 @@ Made = tuple[Tensor, Tensor | None]
 class Perturbation(Component, ABC):
     """Changes images so that a network should fail on them.
 
-    A subclass writes `_craft` and `passes`; its constructor takes settings only and keeps each under its own name. What
-    it draws at random for an image comes from `image_generator(self.seed, its id)`, never from the global generator, so
-    that neither the order of images nor the number of processes matters.
+    A subclass writes `_craft`; its constructor takes settings only and keeps each under its own name. What it draws at
+    random for an image comes from `image_generator(self.seed, its id)`, never from the global generator, so that neither
+    the order of images nor the number of processes matters.
     """
 
     version: int = 1
@@ -138,11 +138,6 @@ class Perturbation(Component, ABC):
         crafted = self.craft(network, images, labels, ids)
         with exact_arithmetic(), frozen_network(network), torch.no_grad():
             return crafted.judge(network(crafted.images))
-
-    @property
-    @abstractmethod
-    def passes(self) -> int:
-        """Forward and input-gradient passes for each image that the attack's definition requires."""
 
     @abstractmethod
     def _craft(self, network: nn.Module, images: Tensor, labels: Tensor, ids: Sequence[str]) -> Made:

@@ -25,6 +25,6 @@ def image_folder(tmp_path):
 def said(monkeypatch):
     """Return the lines that are printed."""
     lines = []
-    for module in ("datamodule", "mixture", "splits"):
+    for module in ("datamodule", "mixture", "loading"):
         monkeypatch.setattr(f"lightning_gradood.data.{module}.rank_zero_info", lines.append)
     return lines

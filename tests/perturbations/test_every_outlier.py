@@ -39,12 +39,8 @@ def test_every_kind_is_among_the_default_ones():
 
 @pytest.mark.parametrize("outlier", default_outliers(), ids=lambda outlier: outlier.name)
 def test_it_makes_other_pixels_of_its_own_image_and_id_alone(outlier, network):
-    calls, before = [], torch.get_rng_state()
-    hook = network.register_forward_pre_hook(lambda module, args: calls.append(len(args[0])))
-    labelled = crafted(outlier, network, label=0)
-    hook.remove()
-    assert len(calls) == outlier.passes
-    assert torch.equal(labelled, crafted(outlier, network, label=0))
+    before = torch.get_rng_state()
+    assert torch.equal(crafted(outlier, network, label=0), crafted(outlier, network, label=0))
     assert torch.equal(torch.get_rng_state(), before)
     together = crafted(outlier, network)
     for rows in ([2, 0, 3, 1], [0], [1], [2], [3]):

@@ -74,14 +74,13 @@ def test_images_that_have_arrived_leave_the_working_batch_and_no_pass_is_added(d
     assert bool(found.success.all())
 
 
-def test_definitions_cost_what_they_say(digits):
+def test_attacks_cost_what_their_definitions_say(digits):
     rising = CarliniWagner(learning_rate=10.0, steps=20, searches=2)  # a loss that rises would abort advertorch's own
-    for attack, said, passes in (
-        (FGSM(), 1, 1), (BIM(), 6, 6), (PGD(), 10, 10), (IterLL(), 10, 10), (rising, 40, 40),
-        (BIM(targeted="least_likely"), 6, 7), (BIM(targeted="next"), 6, 6),
+    for attack, passes in (
+        (FGSM(), 1), (BIM(), 6), (PGD(), 10), (IterLL(), 10), (rising, 40), (BIM(targeted="least_likely"), 7),
+        (BIM(targeted="next"), 6),
     ):  # fmt: skip
         with counted(digits.network) as seen:
             attack.craft(digits.network, digits.images, digits.labels)
-        assert attack.passes == said
         assert [images for images in seen if images > 1] == [100] * passes, attack
         assert sum(seen) <= 100 * passes + 1  # a single image tells the number of classes
