@@ -1,7 +1,6 @@
 """Tasks: the two LightningModules. `ClassificationTask` trains the classifier, `DetectionTask` the MLP detector.
 
-`RawBinaryAUROC` is the AUROC of scores of any range, as a torchmetrics object for training loops; `ResumeCheckpoint`
-keeps a checkpoint after every epoch from which training goes on exactly.
+`ResumeCheckpoint` keeps a checkpoint after every epoch from which training goes on exactly.
 
     >>> import torch
     >>> from lightning_gradood.tasks import ClassificationTask
@@ -13,7 +12,7 @@ keeps a checkpoint after every epoch from which training goes on exactly.
 from lightning_gradood.networks import MLPSettings
 from lightning_gradood.tasks.classification import ClassificationTask, Cosine, Normalization, OneCycle, check_network
 from lightning_gradood.tasks.detection import DetectionTask, Member, Trained, train_detection
-from lightning_gradood.tasks.resuming import ResumeCheckpoint, WholeCheckpoints
+from lightning_gradood.tasks.resuming import ResumeCheckpoint
 
 __all__ = [
     "ClassificationTask",
@@ -25,7 +24,6 @@ __all__ = [
     "OneCycle",
     "ResumeCheckpoint",
     "Trained",
-    "WholeCheckpoints",
     "check_network",
     "train_detection",
 ]

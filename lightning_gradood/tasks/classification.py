@@ -4,7 +4,6 @@ A schedule is any class whose first parameters are the optimizer and the total n
 """
 
 import inspect
-import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -33,28 +32,21 @@ from lightning_gradood.networks import Normalized, load_weights, two_logits
 
 
 def check_network(network: nn.Module, images: Tensor, classes: int | None) -> int:
-    """Run images through the network and return the number of its outputs; a single one tells two classes apart.
+    """Run images, float [N, C, H, W], through the network and return the number of its outputs.
 
-    Args:
-        network: images in, logits out.
-        images: one or more images as the data gives them, float [N, C, H, W].
-        classes: how many the data have; None where that is unknown.
-
-    Raises:
-        Refusal: if the forward fails, the output is not [N, classes], or the data have more classes.
+    A Refusal if the forward fails, the output is not [N, outputs], or the data have more `classes`, of which a single
+    output tells two apart; None where their number is unknown.
     """
-    shape = list(images.shape[1:])
     try:
         with exact_arithmetic(), frozen_network(network), torch.no_grad():
             logits = network(images)
     except Refusal:
         raise
     except Exception as error:  # a network raises whatever it likes at images that do not fit it
-        size = _wanted_size(network)
-        wanted = f" of {size} pixels, which it was built for; these are" if size else ""
         raise Refusal(
-            f"The network should accept images{wanted} of shape {shape}. Got: {_first_line(error)}. Give `data.transform` a "
-            "resize or channel conversion to the network's input, or the network the images' size and channels."
+            f"The network should accept images of shape {list(images.shape[1:])}. Got: {_first_line(error)}. Give "
+            "`data.transform` a resize or channel conversion to the network's input, or the network the images' size and "
+            "channels."
         ) from error
     check_logits_shape(logits, len(images))
     outputs = int(logits.shape[1])
@@ -72,19 +64,6 @@ def _first_line(error: Exception) -> str:
     return next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(".")
 
 
-def auxiliary_logits(output: Any) -> list[tuple[Tensor, float]]:
-    """The logits of auxiliary classifiers in what a network returns in training, with their weights in the loss.
-
-    Torchvision's GoogLeNet has two, 0.3 each (Szegedy et al. 2015, section 5), its Inception v3 one, 0.4 as in
-    PyTorch's fine-tuning tutorial.
-    """
-    kind = type(output).__name__
-    weight = {"GoogLeNetOutputs": 0.3, "InceptionOutputs": 0.4}.get(kind, 0.0)
-    found = [getattr(output, name, None) for name in ("aux_logits1", "aux_logits2", "aux_logits")] if weight else []
-    return [(logits, weight) for logits in found if isinstance(logits, Tensor)]
-
-
-_STAGES = ("train", "val", "test")
 Batch = tuple[Tensor, ...]  # images [N, C, H, W] in [0, 1], labels int64 [N], then whatever the data adds
 
 
@@ -157,28 +136,22 @@ class ClassificationTask(LightningModule):
     ) -> None:
         super().__init__()
         self.network = Normalized(network, normalize.mean, normalize.std) if normalize else network
-        self.normalize = normalize
-        self.weights = weights
-        self.weights_prefix = weights_prefix
+        self.normalize, self.weights, self.weights_prefix = normalize, weights, weights_prefix
         self.logits_read: Tensor | None = None
         """What the next `predict_step` returns, where a callback has already read the network for its batch."""
         self._initialised = False
         self._continued: Mapping[str, Any] = {}
-        self.optimizer_factory = optimizer
-        self.scheduler_factory = scheduler
-        self.label_smoothing = label_smoothing
-        self.channels_last = channels_last
+        self.optimizer_factory, self.scheduler_factory = optimizer, scheduler
+        self.label_smoothing, self.channels_last = label_smoothing, channels_last
         # with an underscore, as "train" is a method
-        self.accuracy = nn.ModuleDict({f"{stage}_": MulticlassAccuracy(average="micro") for stage in _STAGES})
+        self.accuracy = nn.ModuleDict(
+            {f"{stage}_": MulticlassAccuracy(average="micro") for stage in ("train", "val", "test")}
+        )
 
     def use_float32(self) -> None:
         """Cast the network to float32, in which it is trained and probed, and print a line if it was not."""
-        other = {one.dtype for one in self.network.parameters() if one.is_floating_point()} - {torch.float32}
-        if other:
-            names = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in other))
-            rank_zero_info(
-                f"The network is built in {names}: it is cast to float32, in which it is trained and probed."
-            )
+        if any(one.is_floating_point() and one.dtype != torch.float32 for one in self.network.parameters()):
+            rank_zero_info("The network is cast to float32, in which it is trained and probed.")
             self.network.float()
 
     def load_initial_weights(self) -> None:
@@ -190,14 +163,14 @@ class ClassificationTask(LightningModule):
         self._initialised = True
 
     def try_optimizer(self, trainer: Any) -> None:
-        """Refuse an optimizer or a schedule that cannot be built, or NaN and infinity, some of which torch lets pass."""
+        """Refuse an optimizer or a schedule that cannot be built, and a schedule for a training without an end."""
         optimizer = _built("model.optimizer", self.optimizer_factory, [nn.Parameter(torch.ones(2, 2))])
-        for name, value in ((name, value) for group in optimizer.param_groups for name, value in group.items()):
-            if isinstance(value, float) and not math.isfinite(value):
-                flag = f"model.optimizer.{name}"
-                raise Refusal(f"`{flag}` should be a finite number. Got `{flag} = {value}`. Write e.g. 0.1.")
         if self.scheduler_factory is not None:
-            refuse_endless(trainer)
+            if trainer.max_epochs == -1 and trainer.max_steps == -1:
+                raise Refusal(
+                    "`trainer.max_epochs` should be a number of epochs where `scheduler` is given, which needs to know the "
+                    "end. Got `trainer.max_epochs = -1`. Write e.g. 40, or `scheduler: null`."
+                )
             _built("model.scheduler", self.scheduler_factory, optimizer, 1000)
 
     def load_trained_weights(self, path: str) -> None:
@@ -218,12 +191,9 @@ class ClassificationTask(LightningModule):
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits [N, classes] of images [N, C, H, W] in [0, 1]; [0, z] for a network with one logit z."""
-        return two_logits(logits_in(self._output(images)))
-
-    def _output(self, images: Tensor) -> Any:
         if self.channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
-        return self.network(images)
+        return two_logits(logits_in(self.network(images)))
 
     @override
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -251,7 +221,6 @@ class ClassificationTask(LightningModule):
         optimizer = self.optimizer_factory(self.parameters())
         scheduler = None
         if self.scheduler_factory is not None:
-            refuse_endless(self.trainer)
             scheduler = self.scheduler_factory(optimizer, int(self.trainer.estimated_stepping_batches))
         refuse_other_schedule(self._continued, optimizer, scheduler, self.trainer.ckpt_path)
         if scheduler is None:
@@ -260,11 +229,8 @@ class ClassificationTask(LightningModule):
 
     def _step(self, batch: Batch, stage: str) -> Tensor:
         images, labels, *_ = batch
-        output = self._output(images)
-        logits = two_logits(logits_in(output))
+        logits = self(images)
         loss = nn.functional.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
-        for auxiliary, weight in auxiliary_logits(output):
-            loss = loss + weight * nn.functional.cross_entropy(auxiliary, labels, label_smoothing=self.label_smoothing)
         accuracy = cast(MulticlassAccuracy, self.accuracy[f"{stage}_"])
         accuracy(logits.detach(), labels)
         means = partial(self.log, on_step=False, on_epoch=True, batch_size=len(labels))
@@ -281,29 +247,23 @@ def refuse_other_schedule(
     stored = next(iter(checkpoint.get("lr_schedulers", [])), None)
     then = {"learning rates": _rates(groups), "schedule": "none" if stored is None else "one"}
     now = {"learning rates": _rates(optimizer.param_groups), "schedule": "none" if scheduler is None else "one"}
-    if stored is not None and scheduler is not None:
-        settings = _schedule_settings(scheduler)
-        now |= settings
-        then |= {name: stored.get(name, "unknown") for name in settings}
-    differing = [name for name in now if then[name] != now[name]]
+    if stored is not None and scheduler is not None:  # what it was built with, as far as its state holds it
+        given = {name for kind in type(scheduler).__mro__ for name in inspect.signature(kind).parameters}
+        now |= {name: value for name, value in scheduler.state_dict().items() if name in given and name != "last_epoch"}
+    then |= {name: (stored or {}).get(name, "unknown") for name in now.keys() - then.keys()}
+    place = f"in `ckpt_path = {path}`"
+    differing = [f"{name} {then[name]} {place} and {now[name]} now" for name in now if then[name] != now[name]]
     if groups and differing:
         raise Refusal(
             "`trainer.max_epochs`, `model.scheduler` and `model.optimizer` should be those of the run that is continued, with "
             "as many steps in an epoch: its learning rate follows one schedule to the end. Got "
-            f"{', '.join(f'{name} {then[name]} in `ckpt_path = {path}` and {now[name]} now' for name in differing)}. Continue "
-            "with its settings; or begin a new run from its weights, with a schedule of its own, by "
-            f"--model.weights {path} in another --run_dir."
+            f"{', '.join(differing)}. Continue with its settings; or begin a new run from its weights, with a schedule of its "
+            f"own, by --model.weights {path} in another --run_dir."
         )
 
 
 def _rates(groups: Iterable[Mapping[str, Any]]) -> list[float]:
     return [group.get("initial_lr", group["lr"]) for group in groups]
-
-
-def _schedule_settings(scheduler: LRScheduler) -> dict[str, Any]:
-    """What a schedule was built with, as far as its state holds it, in contrast to its progress."""
-    given = {name for kind in type(scheduler).__mro__ for name in inspect.signature(kind).parameters}
-    return {name: value for name, value in scheduler.state_dict().items() if name in given - {"last_epoch"}}
 
 
 def _built(flag: str, factory: Callable[..., Any], *arguments: Any) -> Any:
@@ -314,32 +274,3 @@ def _built(flag: str, factory: Callable[..., Any], *arguments: Any) -> Any:
             f"`{flag}` should have settings that it can be built with. Got {type(error).__name__}: {_first_line(error)}. "
             "Correct that setting, or leave it out for its default."
         ) from error
-
-
-def refuse_endless(trainer: Any) -> None:
-    """Refuse a training without an end, which a schedule needs to know."""
-    if trainer.max_epochs == -1 and trainer.max_steps == -1:
-        raise Refusal(
-            "`trainer.max_epochs` should be a number of epochs where `scheduler` is given, which needs to know the end. "
-            f"Got `trainer.max_epochs = {trainer.max_epochs}`. Write e.g. 40, or `scheduler: null`."
-        )
-
-
-def _wanted_size(network: nn.Module) -> str:
-    """The size of the images that a network was built for, `H × W`, where it has one; else empty.
-
-    Reads `image_size` of torchvision's vision transformers and of Hugging Face's configurations, `img_size` and
-    `input_size` of timm.
-    """
-    for module in network.modules():
-        config = getattr(module, "config", None)
-        settings = getattr(module, "pretrained_cfg", None) or getattr(module, "default_cfg", None) or {}
-        found = [getattr(holder, name, None) for holder in (module, config) for name in ("image_size", "img_size")]
-        if isinstance(settings, Mapping) and settings.get("input_size"):
-            found.append(tuple(settings["input_size"])[-2:])
-        for size in found:
-            if isinstance(size, int) and not isinstance(size, bool):
-                return f"{size} × {size}"
-            if isinstance(size, tuple | list) and len(size) == 2 and all(isinstance(side, int) for side in size):
-                return f"{size[0]} × {size[1]}"
-    return ""

@@ -6,7 +6,6 @@ import logging
 import math
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -47,11 +46,9 @@ class Member:
 
 @dataclass(frozen=True, eq=False)
 class Trained:
-    """A trained MLP.
+    """A trained MLP, with the weights of the first epoch with the lowest validation loss.
 
-    Args:
-        network: with the weights of the first epoch with the lowest validation loss.
-        curves: `epoch`, `train/loss`, `val/loss` (means over records) and `val/auroc` of every epoch.
+    `curves` are `epoch`, `train/loss`, `val/loss` (means over records) and `val/auroc` of every epoch.
     """
 
     network: RepresentationMLP
@@ -65,20 +62,26 @@ def train_detection(members: Sequence[Member]) -> list[Trained | Refusal]:
     """
     if not members:
         return []
-    task = DetectionTask(members)
-    with _quiet_lightning():
-        trainer = Trainer(
-            accelerator="cpu",
-            devices=1,
-            plugins=[LightningEnvironment()],  # this process alone; SLURM's would requeue the job on a signal
-            max_epochs=max(member.settings.max_epochs for member in members),
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            num_sanity_val_steps=0,
-        )
-        trainer.fit(task)
+    task, said = DetectionTask(members), logging.getLogger("lightning.pytorch.utilities.rank_zero")
+    level = said.level
+    with warnings.catch_warnings():  # what Lightning says of every Trainer is left out; a user knows of one only
+        warnings.filterwarnings("ignore", module=r"lightning\.")
+        said.setLevel(logging.ERROR)
+        try:
+            trainer = Trainer(
+                accelerator="cpu",
+                devices=1,
+                plugins=[LightningEnvironment()],  # this process alone; SLURM's would requeue the job on a signal
+                max_epochs=max(member.settings.max_epochs for member in members),
+                logger=False,
+                enable_checkpointing=False,
+                enable_progress_bar=False,
+                enable_model_summary=False,
+                num_sanity_val_steps=0,
+            )
+            trainer.fit(task)
+        finally:
+            said.setLevel(level)
     return [learner.refusal or Trained(learner.best, learner.curves) for learner in task.learners]
 
 
@@ -141,11 +144,11 @@ class DetectionTask(LightningModule):
         self.trainer.should_stop = not self.learning
 
 
+@dataclass
 class _Steps:
     """Loader of an epoch's steps, as many as its longest MLP takes."""
 
-    def __init__(self, task: DetectionTask) -> None:
-        self.task = task
+    task: DetectionTask
 
     def __iter__(self) -> Iterator[int]:
         return iter(range(max(learner.steps for learner in self.task.learning)))
@@ -156,8 +159,7 @@ class _Learner:
 
     def __init__(self, member: Member) -> None:
         self.standardisation, self.settings = member.standardisation, member.settings
-        self.train, self.val = member.train, member.val
-        self.values = self.train[0].shape[1]
+        self.train, self.val, self.values = member.train, member.val, member.train[0].shape[1]
         with torch.random.fork_rng(devices=[]):  # the caller's random numbers stay as they were
             torch.default_generator.manual_seed(member.seed)  # of the CPU alone; torch.manual_seed sets those of GPUs
             width = self.settings.width
@@ -170,12 +172,10 @@ class _Learner:
         self.refusal: Refusal | None = None
 
     def start_epoch(self) -> None:
-        """Put the records in a new order."""
         rows = torch.randperm(len(self.train[0]), generator=self.random)
         self.loss, self.batches = 0.0, torch.split(rows, self.settings.batch_size)
 
     def end_epoch(self) -> None:
-        """Validate; keep the weights if they are the best, and stop if they have not been for too long."""
         inputs, labels = self.val
         logits = self.network(inputs).squeeze(1)
         val_loss = float(binary_cross_entropy_with_logits(logits, labels.float()))
@@ -202,10 +202,7 @@ class _Learner:
 
 
 def _loss(learners: Sequence[_Learner], step: int) -> Tensor:
-    """Sum of the losses of learners of one shape, each the mean over as many records; adds them to their epochs' sums.
-
-    Products and sums of a learner are the same bits in any company.
-    """
+    """Sum of the mean losses of learners of one shape, whose products are the same bits in any company."""
     rows = [learner.batches[step] for learner in learners]
     inputs, labels = (
         torch.stack([learner.train[part][own] for learner, own in zip(learners, rows, strict=True)]) for part in (0, 1)
@@ -221,17 +218,3 @@ def _loss(learners: Sequence[_Learner], step: int) -> Tensor:
     for learner, own, loss in zip(learners, rows, losses.tolist(), strict=True):
         learner.loss += len(own) * loss
     return losses.sum()
-
-
-@contextmanager
-def _quiet_lightning() -> Iterator[None]:
-    """Leave out what Lightning says of every Trainer; a user knows of one only."""
-    said = logging.getLogger("lightning.pytorch.utilities.rank_zero")
-    level = said.level
-    said.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", module=r"lightning\.")
-            yield
-    finally:
-        said.setLevel(level)

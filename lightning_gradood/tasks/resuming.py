@@ -4,8 +4,6 @@ Lightning's `save_last` writes only with a monitored save, so that its last chec
 and its checkpoints hold no random generators, from which order and augmentation of the images follow.
 """
 
-import io
-import os
 from pathlib import Path
 from typing import Any
 
@@ -22,17 +20,13 @@ from lightning_gradood.core import atomic_write, gathered, generator_states, res
 class ResumeCheckpoint(Callback):
     """Keep one checkpoint from which `fit` goes on as if it had never stopped.
 
-    It is written between two epochs, when the last one has ended completely (schedules that step once an epoch
-    included), and when training ends; it replaces the older one as a whole. It is a Lightning checkpoint that also
-    holds the random generators of every process. With as many processes as before, on a CPU, the weights of a `fit`
-    that went on equal those of an undisturbed one to the last bit. Name it before callbacks that count epochs, so that
-    each is counted once.
+    It is written whole between two epochs, when the last one has ended completely, and when training ends: a Lightning
+    checkpoint that also holds the random generators of every process. With as many processes as before, on a CPU, the
+    weights of a `fit` that went on equal those of an undisturbed one to the last bit. Name it before callbacks that
+    count epochs, so that each is counted once.
 
     Args:
         path: of the checkpoint; give it as `ckpt_path` to go on.
-
-    Example:
-        >>> trainer = pl.Trainer(callbacks=[ResumeCheckpoint("runs/mine/last.ckpt")])
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -67,16 +61,24 @@ class ResumeCheckpoint(Callback):
         self._start = trainer.global_step
         if self._found:
             trainer.should_stop = trainer.should_stop or self._found["stopped_early"]
-            more = trainer.current_epoch < (trainer.max_epochs or 0) and not trainer.should_stop
-            if more or trainer.max_epochs == -1:
+            if not (trainer.should_stop or 0 <= (trainer.max_epochs or 0) <= trainer.current_epoch):
                 rank_zero_info(f"Training goes on after {trainer.current_epoch} of {trainer.max_epochs} epochs.")
 
     @override
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self._found:
             torch.set_num_threads(self._found["threads"])  # sums of floats depend on their number
-            self._go_on(trainer, self._found["generators"])
-            self._found = {}
+            # as in an epoch that follows another: Lightning would keep the iterator that it made before
+            for loop in (trainer.fit_loop, trainer.fit_loop.epoch_loop, trainer.fit_loop.epoch_loop.val_loop):
+                loop._restarting = loop._resuming_from_checkpoint = False
+            generators, self._found = self._found["generators"], {}
+            if len(generators) == trainer.world_size:
+                restore_generators(generators[trainer.global_rank])
+            else:
+                rank_zero_info(
+                    f"Training began on {len(generators)} processes and goes on with {trainer.world_size}: it draws other "
+                    "random numbers, and ends with other weights, than on as many as before."
+                )
         elif trainer.current_epoch > 0:
             self._save(trainer, ended=False)
 
@@ -88,33 +90,20 @@ class ResumeCheckpoint(Callback):
     @override
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self._found and self._found["ended"]:
-            rank_zero_info(
-                f"Training had ended after {trainer.current_epoch} epochs already: nothing is trained again."
-            )
+            number = trainer.current_epoch
+            rank_zero_info(f"Training had ended after {number} epochs already: nothing is trained again.")
         self._found = {}
 
     def _save(self, trainer: pl.Trainer, ended: bool) -> None:
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         early = trainer.should_stop and not any(isinstance(one, Timer) for one in trainer.callbacks)  # type: ignore[attr-defined]
-        self._saving = {"generators": gathered(generator_states()), "ended": ended, "stopped_early": early}
-        self._saving["threads"] = torch.get_num_threads()
+        about = {"ended": ended, "stopped_early": early, "threads": torch.get_num_threads()}
+        self._saving = about | {"generators": gathered(generator_states())}
         try:
             trainer.save_checkpoint(self.path)
         finally:
             self._saving = {}
-
-    def _go_on(self, trainer: pl.Trainer, generators: list[dict[str, Any]]) -> None:
-        """Begin the epoch as one that follows another: Lightning would keep the iterator it made before."""
-        for loop in (trainer.fit_loop, trainer.fit_loop.epoch_loop, trainer.fit_loop.epoch_loop.val_loop):
-            loop._restarting = loop._resuming_from_checkpoint = False
-        if len(generators) == trainer.world_size:
-            restore_generators(generators[trainer.global_rank])
-        else:
-            rank_zero_info(
-                f"Training began on {len(generators)} processes and goes on with {trainer.world_size}: it draws other random "
-                "numbers, and ends with other weights, than on as many as before."
-            )
 
 
 class WholeCheckpoints(TorchCheckpointIO):
@@ -124,8 +113,6 @@ class WholeCheckpoints(TorchCheckpointIO):
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
         if "://" in str(path):
             super().save_checkpoint(checkpoint, path, storage_options)
-            return
-        content = io.BytesIO()
-        torch.save(checkpoint, content)
-        with atomic_write(Path(os.fspath(path))) as file:
-            file.write(content.getbuffer())
+        else:
+            with atomic_write(Path(path)) as file:
+                torch.save(checkpoint, file)

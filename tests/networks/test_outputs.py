@@ -7,7 +7,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-import torchvision
 from torch import nn
 
 from lightning_gradood.core import Refusal, logits_in
@@ -16,8 +15,7 @@ from lightning_gradood.gradients import squared_gradient_norms
 from lightning_gradood.metrics import auroc
 from lightning_gradood.perturbations import FGSM, PGD
 from lightning_gradood.probes import FeatureProbe, LogitsProbe, PenultimateProbe
-from lightning_gradood.tasks import ClassificationTask
-from lightning_gradood.tasks.classification import auxiliary_logits, check_network
+from lightning_gradood.tasks import ClassificationTask, check_network
 
 IMAGES = torch.rand(3, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 LABELS = torch.tensor([0, 1, 2])
@@ -70,24 +68,6 @@ def test_logits_are_found_and_said_once():
     # an output without a tensor of rows stays what it is
     for output in ({"loss": None}, "text", (torch.zeros(()), torch.zeros(2, 3, 1))):
         assert logits_in(output) is output
-
-
-def test_auxiliary_logits_are_trained_with_their_weights():
-    network = torchvision.models.googlenet(weights=None, num_classes=4, init_weights=False)
-    task = ClassificationTask(network)
-    task.log = lambda *_, **__: None  # needs a trainer
-    images, labels = torch.rand(2, 3, 64, 64), torch.tensor([1, 3])
-    torch.manual_seed(1)
-    found = task.training_step((images, labels), 0)
-    torch.manual_seed(1)
-    output, entropy = network(images), nn.functional.cross_entropy
-    expected = entropy(output.logits, labels)
-    expected = expected + 0.3 * (entropy(output.aux_logits1, labels) + entropy(output.aux_logits2, labels))
-    assert found.item() == pytest.approx(expected.item(), rel=1e-4)
-    logits, auxiliary = torch.zeros(2, 4), torch.ones(2, 4)
-    ((given, weight),) = auxiliary_logits(torchvision.models.inception.InceptionOutputs(logits, auxiliary))
-    assert (given is auxiliary, weight) == (True, 0.4)
-    assert auxiliary_logits((logits, auxiliary)) == []
 
 
 def test_a_network_computes_in_its_own_dtype_whatever_the_images_are(tmp_path):
@@ -183,32 +163,3 @@ def test_labels_and_scores_may_be_lists_arrays_or_tensors_of_any_dtype():
     kinds = (torch.bfloat16, torch.float16, torch.float64)
     for given in (scores.tolist(), scores.clone().requires_grad_(), *(scores.to(kind) for kind in kinds)):
         assert auroc(given, labels) == auroc(given, labels.tolist()) == 1.0
-
-
-class Sized(nn.Module):
-    """Says which size it takes, and raises something odd at another."""
-
-    def __init__(self, **said):
-        super().__init__()
-        self.layer = nn.Linear(3, 2)
-        for name, value in said.items():
-            setattr(self, name, value)
-
-    def forward(self, images):
-        raise AssertionError
-
-
-def test_the_wanted_size_is_said_where_it_is_known():
-    for said, size in (
-        ({"image_size": 224}, "224 × 224"),
-        ({"img_size": (192, 256)}, "192 × 256"),
-        ({"config": SimpleNamespace(image_size=384)}, "384 × 384"),
-        ({"pretrained_cfg": {"input_size": (3, 240, 240)}}, "240 × 240"),
-        ({}, ""),
-    ):
-        wanted = f" of {size} pixels, which it was built for; these are" if size else ""
-        with pytest.raises(Refusal, match=rf"should accept images{wanted} of shape \[3, 8, 8\]"):
-            check_network(Sized(**said), IMAGES, 5)
-    small = torchvision.models.VisionTransformer(224, 32, 1, 1, 8, 8)
-    with pytest.raises(Refusal, match=r"should accept images of 224 × 224 pixels"):
-        check_network(small, IMAGES, None)

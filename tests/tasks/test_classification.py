@@ -146,7 +146,7 @@ class Returning(nn.Module):
         return self.output
 
 
-NO_ROWS = "should be logits [N, classes], a row for each image. Got `output = "
+NO_ROWS = "should be logits [N, classes], a row for each image, classes at least 1. Got `output = "
 UNFIT = [
     (Returning(RuntimeError("The sizes differ.\nThis is how to find out more:\n...")), IMAGES, 3, "Got: The sizes differ. Give"),
     (network(), IMAGES[:, :1], 3, "should accept images of shape [1, 4, 4]. Got: Given groups=1, weight of size"),
