@@ -15,7 +15,9 @@ from lightning_gradood.core.component import (
     PACKAGES, Component, arguments_of, check_import, class_path, decode, digest, encode, pack,
     packages_of, unpack,
 )
-from lightning_gradood.core.devices import LOG_FLOOR, Portions, gathered, to_float64, to_float64_device
+from lightning_gradood.core.devices import (
+    LOG_FLOOR, Portions, gathered, give_back_memory, to_float64, to_float64_device,
+)
 from lightning_gradood.core.errors import (
     NotFinite, Refusal, Unwritable, check_batch, check_finite_rows, check_images, check_logits_shape, did_you_mean,
     fits, refused_as,
@@ -51,7 +53,8 @@ __all__ = [
     "arguments_of", "as_float", "atomic_write", "check_batch", "check_finite_rows", "check_images", "check_import",
     "check_logits_shape", "check_writable", "check_yaml", "claim", "class_path", "decode", "did_you_mean", "digest",
     "eight_bit", "encode", "evaluating", "exact_arithmetic", "experiment_file", "find_image_files",
-    "fits", "frozen_network", "gathered", "generator_states", "going_on_without", "hold", "image_generator",
+    "fits", "frozen_network", "gathered", "generator_states", "give_back_memory", "going_on_without", "hold",
+    "image_generator",
     "image_suffixes", "input_gradient", "is_temporary", "logits_in", "named_seed", "new_run_folder", "pack",
     "packages_of", "parse_json", "printable", "probing_state", "progress", "read_json", "read_picture", "read_text",
     "read_yaml", "refuse_foreign", "refuse_single_image", "refuse_unclaimed", "refused_as", "requiring_grad",

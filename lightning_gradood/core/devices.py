@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TypeVar
 
 import torch
@@ -29,6 +31,12 @@ def to_float64_device(tensor: Tensor) -> Tensor:
 def to_float64(tensor: Tensor) -> Tensor:
     """Return a tensor of any dtype as float64, on its own device or the CPU; gradients flow back in its own dtype."""
     return to_float64_device(tensor).double()
+
+
+def give_back_memory() -> None:
+    """Return freed blocks to the system, where glibc allocates: records kept between batches would split its heap."""
+    with suppress(AttributeError, TypeError):  # another C library; Windows
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def gathered(mine: Result) -> list[Result]:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from typing_extensions import override
 
-from lightning_gradood.core import LOG, ProgressLines, Refusal, as_float, gathered
+from lightning_gradood.core import LOG, ProgressLines, Refusal, as_float, gathered, give_back_memory
 from lightning_gradood.data import ImageBatch, ImageDataModule, RowChooser, class_name
 from lightning_gradood.extraction.batch_records import BatchReader, OnBadImage, SourceImages
 from lightning_gradood.extraction.entries import CacheEntry, Plan, ids_of, make_plan, prepare, read_records
@@ -133,6 +133,7 @@ class ProbeCallback(RowChooser):
         self._seconds += time.perf_counter() - begun
         if time.monotonic() > self._written + _SECONDS:
             self._write()
+        give_back_memory()
         if isinstance(pl_module, ClassificationTask):
             unread = batch.images.new_empty(0) if self.only_missing else None
             pl_module.logits_read = unread if self.logits is None else self.logits

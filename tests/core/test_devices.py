@@ -1,9 +1,12 @@
 """What memory does not suffice for is done in smaller portions; float64 is computed where it exists."""
 
+import platform
+from pathlib import Path
+
 import pytest
 import torch
 
-from lightning_gradood.core import Portions, Refusal, devices
+from lightning_gradood.core import Portions, Refusal, devices, give_back_memory
 from lightning_gradood.gradients import AllOnes, Uniform, squared_gradient_norms
 from tests.gradients.toys import make, pictures
 
@@ -62,3 +65,15 @@ def test_what_is_summed_in_float64_goes_to_the_cpu_first(monkeypatch):
     logits, parameters = (4, 5), {parameter.shape for parameter in network.parameters()}
     assert logits in journeys
     assert parameters <= set(journeys), "the loop's gradients, one image at a time"
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library has a heap of another kind")
+def test_blocks_freed_between_records_that_stay_are_given_back():
+    def resident_mib():
+        return int(Path("/proc/self/statm").read_text().split()[1]) * 4 // 1024
+
+    blocks = [b"x" * 50_000 for _ in range(6000)]
+    del blocks[::2]
+    before = resident_mib()
+    give_back_memory()
+    assert resident_mib() < before - len(blocks) // 30
