@@ -131,14 +131,14 @@ def frozen_network(network: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def probing_state(network: nn.Module, modules: Iterable[nn.Module]) -> Iterator[None]:
-    """Let one thread at a time probe `network`: its `modules` in eval mode, in exact arithmetic, logits for an output.
+def probing_state(network: nn.Module) -> Iterator[None]:
+    """Let one thread at a time probe `network`: frozen in eval mode, in exact arithmetic, logits for an output.
 
     Weights that the caller keeps by `parametrize.cached()` are computed anew in every pass: a kept one has lost its
     graph, or never had one. Every flag is restored.
     """
     _refuse_fixed_mode(network)
-    with exact_arithmetic(), evaluating(network, modules), logits_out(network):
+    with exact_arithmetic(), evaluating(network), requiring_grad(network.parameters(), False), logits_out(network):
         cached, parametrize._cache_enabled = parametrize._cache_enabled, 0
         try:
             yield
@@ -156,9 +156,9 @@ def _refuse_fixed_mode(network: nn.Module) -> None:
 
 
 @contextmanager
-def evaluating(network: nn.Module, modules: Iterable[nn.Module] | None = None) -> Iterator[None]:
-    """Put `network` in eval mode; restore the `training` flag of each of its `modules` on leaving."""
-    modes = [(module, module.training) for module in (network.modules() if modules is None else modules)]
+def evaluating(network: nn.Module) -> Iterator[None]:
+    """Put `network` in eval mode; restore the `training` flag of each of its modules on leaving."""
+    modes = [(module, module.training) for module in network.modules()]
     try:
         if any(training for _, training in modes):
             _refuse_fixed_mode(network)

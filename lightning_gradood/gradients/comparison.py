@@ -29,13 +29,7 @@ from lightning_gradood.core import OrderedBatchNorm, Refusal
 from lightning_gradood.gradients import costs, engine
 from lightning_gradood.gradients.changes import Afresh, Fingerprint, Place, images_for, in_dtype, observe, reveal
 from lightning_gradood.gradients.labels import AllOnes, LabelDesign, scaled_logit_gradient
-from lightning_gradood.gradients.loop import (
-    RefusingQuantised,
-    check_deterministic,
-    check_independent,
-    loop_norms,
-    uses,
-)
+from lightning_gradood.gradients.loop import RefusingQuantised, check_deterministic, check_independent, loop_norms, uses
 
 MISMATCH = "closed forms do not give the loop's numbers"
 NO_NUMBERS = "there were no finite numbers to compare with"

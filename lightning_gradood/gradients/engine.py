@@ -69,7 +69,7 @@ class Interception(TorchFunctionMode):
         self.trace: list[Step] = []
         self.unknown: list[str] = []
         self.anchor = images.new_zeros((), requires_grad=True)
-        self._batch_norms = OrderedBatchNorm()
+        self._batch_norms = OrderedBatchNorm() if accumulator.batch == 1 else None
         self._from_images = WeakIdKeyDictionary()  # tensors without gradient that were computed from the images
         self._from_images[given] = True
 
@@ -110,8 +110,8 @@ class Interception(TorchFunctionMode):
             self.trace.append((name, "", (), _index(func, args, given)))
             if given and (given[0].requires_grad or self._is_from_images(given[0])) and _moves_rows(func, args, kwargs):
                 self.unknown.append(f"{name} along the batch")
-        orders = self.accumulator.batch == 1 and func in BATCH_NORMS
-        result = self._batch_norms.ordered(func, args, kwargs) if orders else func(*args, **kwargs)
+        order = self._batch_norms if func in BATCH_NORMS else None
+        result = func(*args, **kwargs) if order is None else order.ordered(func, args, kwargs)
         # what is computed from the images before any parameter may have several rows for each
         if not (isinstance(result, Tensor) and result.requires_grad):
             for tensor in tensors_in(result):

@@ -93,17 +93,16 @@ def check_logits(logits: Tensor, number: int) -> None:
 
 
 class RefusingQuantised(TorchFunctionMode):
-    """While active, a function that returns a quantised tensor is refused: no gradient passes through it."""
+    """While active, quantised layers and tensors are refused: no gradient passes through them."""
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         result = func(*args, **(kwargs or {}))
-        if isinstance(result, Tensor) and result.is_quantized:
+        if "quantized" in str(func) or (isinstance(result, Tensor) and result.is_quantized):
             raise Refusal(
-                "`network` should compute with floating point numbers throughout. "
-                f"Got a quantised tensor from `{getattr(func, '__name__', func)}`, through which no gradient passes. "
-                "Pass the network as it was before quantisation."
+                "`network` should compute with floating point numbers throughout. Got a quantised layer or tensor in "
+                f"`{getattr(func, '__name__', func)}`, through which no gradient passes. Pass the network before quantisation."
             )
         return result
 

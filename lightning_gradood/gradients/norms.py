@@ -15,26 +15,10 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from lightning_gradood.core import (
-    Refusal,
-    check_batch,
-    check_finite_rows,
-    probing_state,
-    refuse_single_image,
-    requiring_grad,
-)
-from lightning_gradood.gradients import costs, engine
+from lightning_gradood.core import Refusal, check_batch, check_finite_rows, probing_state, refuse_single_image
+from lightning_gradood.gradients import comparison, costs, engine
 from lightning_gradood.gradients.changes import Afresh
-from lightning_gradood.gradients.comparison import (
-    MISMATCH,
-    NO_NUMBERS,
-    NOT_LINEAR,
-    SMALL,
-    Checks,
-    Way,
-    find_fault,
-    prove,
-)
+from lightning_gradood.gradients.comparison import Checks, Way
 from lightning_gradood.gradients.labels import AllOnes, LabelDesign
 from lightning_gradood.gradients.loop import check_logits, check_same_logits, loop_norms
 
@@ -90,9 +74,10 @@ def probe_gradients(network: nn.Module, images: Tensor, label_designs: Sequence[
     """
     if not label_designs:
         raise Refusal("`label_designs` should name at least one label design. Got none. Write e.g. [AllOnes()].")
-    _check(network, images)
-    with probing_state(network, network.modules()), requiring_grad(network.parameters(), False):
-        norms, logits = _Work(network, label_designs, way_for(network, images)).batch(images)
+    parameters = _checked(network, images)
+    with probing_state(network):
+        way = way_for(network, images, parameters)
+        norms, logits = _Work(network, parameters, label_designs, way).batch(images)
     check_finite_rows(logits, "the network's logits")
     check_finite_rows(norms, "squared gradient norms")
     return norms.flatten(1), logits
@@ -122,8 +107,8 @@ def warm_up(network: nn.Module, shape: Sequence[int]) -> str:
     return f"one image at a time: {way.reason or 'the network does something else in larger batches'}"
 
 
-def _check(network: nn.Module, images: Tensor) -> None:
-    """Refuse what is not a network that can be differentiated throughout, and images that are no batch for it."""
+def _checked(network: nn.Module, images: Tensor) -> list[nn.Parameter]:
+    """The network's parameters; refuse what cannot be differentiated throughout, and images that are no batch for it."""
     if not isinstance(network, nn.Module):
         raise Refusal(
             "`network` should be a torch.nn.Module, because its parameters are what gradients are taken of. "
@@ -134,41 +119,39 @@ def _check(network: nn.Module, images: Tensor) -> None:
             "`network` should be the bare network, because a parallel wrapper would average its gradients. "
             f"Got `network = {type(network).__name__}`. Pass `network.module`."
         )
-    got, devices = "", set()
-    for name, parameter in network.named_parameters():
-        devices.add(parameter.device)
+    named, got = list(network.named_parameters()), ""
+    for name, parameter in named:
         if not parameter.is_floating_point():
             got = f"`{name}` of {parameter.dtype}; torch.view_as_real keeps complex numbers in real ones"
         if parameter._backward_hooks:
             got = f"a hook on `{name}`, which may change its gradient; take it off meanwhile by `handle.remove()`"
-    for name, module in network.named_modules():
-        if ".quantized" in type(module).__module__:
-            got = f"`{name}`, a quantised {type(module).__name__}; pass the network as it was before quantisation"
-    if got or not devices:
+    if got or not named:
         raise Refusal(
             "`network` should have real floating point parameters, without hooks, that gradients can be taken of. "
             f"Got {got or 'no parameter; pass the classifier itself'}."
         )
     check_batch(images)
+    devices = {parameter.device for _, parameter in named}
     if devices != {images.device}:
         raise Refusal(
             "`images` should be on the device of the network's parameters. "
             f"Got `images.device = {images.device}` and parameters on {', '.join(sorted(map(str, devices)))}. Move one of them."
         )
     refuse_single_image(network, images)
+    return [parameter for _, parameter in named]
 
 
 _Key = tuple[torch.Size, torch.dtype, torch.device]
 _ways: WeakKeyDictionary[nn.Module, dict[_Key, Way]] = WeakKeyDictionary()
 
 
-def way_for(network: nn.Module, images: Tensor) -> Way:
+def way_for(network: nn.Module, images: Tensor, parameters: Sequence[nn.Parameter]) -> Way:
     """Return the way for a frozen network in eval mode and images of this shape; make it on the first call."""
     ways = _ways.setdefault(network, {})
     way = ways.get(_key(images))
     if way is None or way.fingerprint is None or not way.fingerprint.fits(network):
-        way = prove(network, images, list(network.parameters()))
-        if way.reason != NO_NUMBERS:  # which the next batch may have
+        way = comparison.prove(network, images, parameters)
+        if way.reason != comparison.NO_NUMBERS:  # which the next batch may have
             ways[_key(images)] = way
     return way
 
@@ -180,9 +163,11 @@ def _key(images: Tensor) -> _Key:
 class _Work:
     """One call's network, label designs and way; the way changes where an image shows that it was wrong."""
 
-    def __init__(self, network: nn.Module, label_designs: Sequence[LabelDesign], way: Way) -> None:
+    def __init__(
+        self, network: nn.Module, parameters: list[nn.Parameter], label_designs: Sequence[LabelDesign], way: Way
+    ) -> None:
         self.network = network if way.starts is None else Afresh(network, way.starts)
-        self.label_designs, self.way, self.parameters = label_designs, way, list(network.parameters())
+        self.parameters, self.label_designs, self.way = parameters, label_designs, way
 
     def batch(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Return what `loop_norms` returns, in the fastest way that is right."""
@@ -199,7 +184,7 @@ class _Work:
 
     def loop(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """One image at a time."""
-        scales = self.way.reason != NOT_LINEAR
+        scales = self.way.reason != comparison.NOT_LINEAR
         return loop_norms(self.network, images, self.label_designs, self.parameters, self.way.reorders, scales)
 
     def micro_batch(self, images: Tensor, first: int, recheck: float) -> tuple[Tensor, Tensor]:
@@ -211,7 +196,7 @@ class _Work:
         way, number = self.way, images.shape[0]
         row, share = _chance.randrange(number), recheck / 2  # for each of two comparisons
         if number not in way.sizes:
-            checks = Checks(True, row, logits=number > SMALL, is_new=True)
+            checks = Checks(True, row, logits=number > comparison.SMALL, is_new=True)
         else:
             of_logit_gradients = number > 1 and _chance.random() < share / _PASS_OF_LOGIT_GRADIENTS
             checks = Checks(of_logit_gradients, row if _chance.random() < share * number / _IMAGE_OF_LOOP else None)
@@ -233,14 +218,14 @@ class _Work:
 
     def _fast(self, images: Tensor, checks: Checks, first: int) -> tuple[Tensor, Tensor] | None:
         """Norms and logits; None where the pass differs from the way or fails."""
-        keep = checks != Checks()
+        keep = checks.logit_gradients or checks.row is not None
         try:
             pass_ = engine.forward(self.network, images, self.parameters, len(self.label_designs) + keep)
             if pass_.trace != self.way.trace or pass_.unknown:
                 return None
             check_logits(pass_.output, images.shape[0])
             norms = engine.backward(pass_, self.label_designs, keep)
-            fault = find_fault(pass_, self.label_designs[0], norms[:, 0], checks) if keep else None
+            fault = comparison.find_fault(pass_, self.label_designs[0], norms[:, 0], checks) if keep else None
         except Refusal:
             raise
         except Exception:  # the loop may succeed where interception fails
@@ -255,7 +240,7 @@ class _Work:
                 "earlier batches agreed. Look for what depends on the other images, on their number or on earlier calls there."
             )
         if column is not None:  # the loop from now on, as nothing was returned yet
-            self.way.take_loop(MISMATCH)
+            self.way.take_loop(comparison.MISMATCH)
         return None
 
 

@@ -77,7 +77,6 @@ def test_networks():
             return torch.quantize_per_tensor(x, 0.1, 0, torch.qint8).dequantize() * self.weight.sum()
 
     exported = torch.export.export(make("linear"), (pictures(2),))
-    packed = nn.Sequential(nn.Flatten(), nn.Linear(192, 7), torch.ao.nn.quantized.dynamic.Linear(7, 5))
     phased, indexed, hooked = nn.Linear(192, 5), nn.Linear(192, 5), make("linear")
     phased.phase = nn.Parameter(torch.zeros(2, dtype=torch.complex64))
     indexed.index = nn.Parameter(torch.zeros(2, dtype=torch.int64), requires_grad=False)
@@ -91,10 +90,19 @@ def test_networks():
         (phased, r"real floating point parameters.*Got `phase` of torch\.complex64; .*view_as_real"),
         (indexed, r"Got `index` of torch\.int64"),
         (hooked, r"without hooks.*Got a hook on `1\.weight`, .*handle\.remove"),
-        (packed, r"Got `2.*`, a quantised .*before quantisation"),
-        (Quantised(192, 5), r"floating point numbers throughout\. Got a quantised tensor from `quantize_per_tensor`"),
     ]
     assert_refused([(network, pictures(2), words) for network, words in cases])
+    packed = nn.Sequential(nn.Flatten(), nn.Linear(192, 7), torch.ao.nn.quantized.dynamic.Linear(7, 5))
+    words, images = (
+        r"floating point numbers throughout\. Got a quantised layer or tensor in `{}",
+        pictures(2, torch.float32),
+    )
+    assert_refused(
+        [
+            (packed, images, words.format("linear_dynamic")),
+            (Quantised(192, 5), images, words.format("quantize_per_tensor")),
+        ]
+    )
     handle.remove()
     squared_gradient_norms(hooked, pictures(2))
 

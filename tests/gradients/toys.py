@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 
-from lightning_gradood.core import probing_state, requiring_grad
+from lightning_gradood.core import probing_state
 from lightning_gradood.gradients.norms import way_for
 
 from .block_modules import BLOCKS, Made, Net, conv, entering, lin
@@ -203,8 +203,8 @@ def make(name, dtype=torch.float64):
 
 def way_of(network, images):
     """The network's way for such images."""
-    with probing_state(network, network.modules()), requiring_grad(network.parameters(), False):
-        return way_for(network, images)
+    with probing_state(network):
+        return way_for(network, images, list(network.parameters()))
 
 
 def pictures(number=4, dtype=torch.float64, seed=0, side=8):

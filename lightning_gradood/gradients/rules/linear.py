@@ -26,19 +26,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from typing_extensions import override
 
-from lightning_gradood.gradients import costs
-from lightning_gradood.gradients.closed_form import (
-    Accumulator,
-    Call,
-    Layer,
-    Replacement,
-    Rule,
-    guarded,
-    paired,
-    squared_rows,
-    strip,
-    taking,
-)
+from lightning_gradood.gradients import closed_form, costs
+from lightning_gradood.gradients.closed_form import Accumulator, Call, Layer, Replacement, Rule, squared_rows, taking
 
 
 class Linear(Layer):
@@ -69,8 +58,8 @@ def weight_norms(a: Tensor, b: Tensor) -> Tensor:
         return squared_rows(a) * squared_rows(b)
     if costs.TOKEN_PAIR * T * (C + D) >= C * D:
         return _through_gradients(a, b)
-    pair = paired(functools.partial(strip, a.transpose(1, 2)), b.transpose(1, 2))
-    return guarded(*pair, lambda rows: _through_gradients(a[rows], b[rows]))
+    pair = closed_form.paired(functools.partial(closed_form.strip, a.transpose(1, 2)), b.transpose(1, 2))
+    return closed_form.guarded(*pair, lambda rows: _through_gradients(a[rows], b[rows]))
 
 
 def _through_gradients(a: Tensor, b: Tensor) -> Tensor:
