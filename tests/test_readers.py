@@ -21,7 +21,7 @@ from lightning_gradood.core import Refusal, hold, read_picture
 from lightning_gradood.data import Outputs
 from lightning_gradood.detectors import load_detector
 from lightning_gradood.guard import Guard
-from lightning_gradood.networks import read_state_dict
+from lightning_gradood.networks import load_weights
 from lightning_gradood.records import RecordCache, entry_key, read_columns, read_rows
 from lightning_gradood.report import Run
 from lightning_gradood.report.run import read_arrays
@@ -66,7 +66,7 @@ def bomb(path, kind="pickle"):
 KINDS = ("pickle", "yaml", "torch", "numpy")
 WEIGHTS, TABLES = ("x.pt", "x.ckpt", "x.safetensors"), ("x.parquet", "x.jsonl")
 FILES = [  # a name, and what reads it
-    *((name, partial(read_state_dict, name)) for name in WEIGHTS),
+    *((name, partial(load_weights, torch.nn.Linear(1, 1), name)) for name in WEIGHTS),
     *((name, partial(read_rows, Path(name))) for name in TABLES),
     ("x.safetensors", partial(load_detector, "x.safetensors")),
     ("x.parquet", partial(read_columns, Path("x.parquet"))),

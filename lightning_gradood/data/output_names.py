@@ -44,7 +44,7 @@ class Outputs:
             found = [found.get(place, found.get(str(place))) for place in range(len(found))]
         if not found or not isinstance(found, list) or not all(map(_is_name, found)):
             raise Refusal(
-                f"`data.classes` should be a list of names, or a file of them. Got `data.classes = {str(given)[:80]}`, "
+                f"`data.classes` should be a list of names, or a file of them. Got `data.classes = {given}`, "
                 f"{reason or 'which holds no such list'}. Name the network's outputs in their order, one in each line of a "
                 "file, or as a list in JSON or YAML."
             )

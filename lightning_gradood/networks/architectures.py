@@ -9,22 +9,15 @@ from typing_extensions import override  # typing has it from Python 3.12 on
 
 from lightning_gradood.core import PositiveInt, Refusal, logits_in
 
-_LARGEST = 1e6  # of pixels in [0, 1]; float32 images would all be the same behind it
-
 
 def densenet_bc_100_12(num_classes: PositiveInt = 10, channels: PositiveInt = 3) -> DenseNet:
     """Build DenseNet-BC-100-12 for small images: 299 parameter tensors, 0.77 million parameters.
 
-    Three blocks of 16 layers (a bottleneck 1×1 convolution to 48 channels and a 3×3 one that adds 12), transitions that
-    halve channels and resolution, a stem of one 3×3 convolution to 24 channels. No dropout. From normalised images
-    `[N, channels, H, W]` to logits `[N, num_classes]`, randomly initialised, as all networks of this file.
+    Three blocks of 16 layers with bottlenecks, a stem of one 3×3 convolution to 24 channels, no dropout. From normalised
+    images `[N, channels, H, W]` to logits `[N, num_classes]`, randomly initialised, as all networks of this file.
 
     Reference:
         Huang et al., Densely Connected Convolutional Networks, 2017, section 4.2.
-
-    Example:
-        >>> sum(parameter.numel() for parameter in densenet_bc_100_12().parameters())
-        769162
     """
     network = DenseNet(growth_rate=12, block_config=(16, 16, 16), num_init_features=24, num_classes=num_classes)
     stem = nn.Conv2d(channels, 24, kernel_size=3, stride=1, padding=1, bias=False)
@@ -39,24 +32,12 @@ def resnet18(num_classes: PositiveInt = 10, channels: PositiveInt = 3) -> ResNet
 
     Reference:
         He et al., Deep Residual Learning for Image Recognition, 2016; the stem is the field's for CIFAR.
-
-    Example:
-        >>> sum(1 for _ in resnet18().parameters())
-        62
     """
     return _small_image_resnet([2, 2, 2, 2], num_classes, channels)
 
 
 def resnet34(num_classes: PositiveInt = 10, channels: PositiveInt = 3) -> ResNet:
-    """Build ResNet-34 for small images: 110 parameter tensors, 21.3 million parameters, randomly initialised.
-
-    Reference:
-        He et al., Deep Residual Learning for Image Recognition, 2016; the stem is the field's for CIFAR.
-
-    Example:
-        >>> sum(1 for _ in resnet34().parameters())
-        110
-    """
+    """Build ResNet-34 for small images, as `resnet18`: 110 parameter tensors, 21.3 million parameters."""
     return _small_image_resnet([3, 4, 6, 3], num_classes, channels)
 
 
@@ -75,25 +56,12 @@ def resnet20(num_classes: PositiveInt = 10, channels: PositiveInt = 3) -> "Cifar
 
     Reference:
         He et al., Deep Residual Learning for Image Recognition, 2016, section 4.2, option A.
-
-    Example:
-        >>> sum(parameter.numel() for parameter in resnet20().parameters())
-        269722
     """
     return CifarResNet(3, num_classes, channels)
 
 
 class CifarResNet(nn.Module):
-    """ResNet of depth 6·n + 2 for small images, n being `blocks_per_stage` in each of the three stages.
-
-    From normalised images `[N, channels, H, W]` to logits `[N, num_classes]`.
-
-    Reference:
-        He et al., Deep Residual Learning for Image Recognition, 2016, section 4.2, option A.
-
-    Example:
-        >>> resnet56 = CifarResNet(blocks_per_stage=9)
-    """
+    """ResNet of depth 6·n + 2 for small images, n being `blocks_per_stage` in each of the three stages, 9 in ResNet-56."""
 
     def __init__(self, blocks_per_stage: PositiveInt, num_classes: PositiveInt = 10, channels: PositiveInt = 3) -> None:
         super().__init__()
@@ -130,9 +98,8 @@ class _Block(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         residual = self.bn2(self.conv2(self.relu(self.bn1(self.conv1(features)))))
         before = self.new_channels // 2
-        shortcut = F.pad(
-            features[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, before, self.new_channels - before)
-        )
+        padding = (0, 0, 0, 0, before, self.new_channels - before)
+        shortcut = F.pad(features[:, :, :: self.stride, :: self.stride], padding)
         out: Tensor = self.relu(residual + shortcut)
         return out
 
@@ -170,34 +137,24 @@ class Normalized(nn.Module):
 
     def __init__(self, network: nn.Module, mean: list[float], std: list[float]) -> None:
         super().__init__()
-        if not mean or len(mean) != len(std):
-            raise Refusal(
-                "`mean` and `std` should hold one value for each image channel. "
-                f"Got `mean = {mean}` and `std = {std}`. Give both the same number of values, three for RGB."
-            )
         self.network = network
-        self.register_buffer("mean", _per_channel(mean), persistent=False)
-        self.register_buffer("std", _per_channel(std), persistent=False)
+        for name, values in {"mean": mean, "std": std}.items():
+            self.register_buffer(name, torch.tensor(values, dtype=torch.get_default_dtype()).view(-1, 1, 1), False)
         # as stored, in which 1e-50 is zero; false for NaN
-        if not ((self.mean.abs() <= _LARGEST) & (self.std <= _LARGEST) & (self.std > 0)).all():
+        if not mean or len(mean) != len(std) or not ((self.mean.abs() < torch.inf) & (self.std > 0)).all():
             raise Refusal(
-                f"`mean` should be finite, and `std` above zero in every channel. Got `mean = {mean}` and `std = {std}`. "
-                "Give the statistics of the training images in pixels of [0, 1], or a `std` of 1.0 that only shifts."
+                "`mean` and `std` should hold one finite value for each image channel, and `std` none but above zero. "
+                f"Got `mean = {mean}` and `std = {std}`. Give the statistics of the training images in pixels of [0, 1]."
             )
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits `[N, num_classes]` of float images `[N, C, H, W]` with pixels in [0, 1]; others are refused."""
         channels = len(self.mean)
-        if images.ndim != 4 or images.shape[1] != channels:
+        if images.ndim != 4 or images.shape[1] != channels or not images.is_floating_point():
             raise Refusal(
-                f"`images` should be [N, {channels}, H, W], one channel for each of the {channels} values of `mean`. "
-                f"Got `images.shape = {list(images.shape)}`. Convert the images (RGB or greyscale), or give `mean` and "
-                "`std` one value per channel."
-            )
-        if not images.is_floating_point():
-            raise Refusal(
-                f"`images` should be floating point with pixels in [0, 1]. Got `images.dtype = {images.dtype}`. "
-                "Divide 8-bit pixels by 255."
+                f"`images` should be floating point [N, {channels}, H, W], a channel for each value of `mean`, pixels in "
+                f"[0, 1]. Got `images` of {images.dtype} {list(images.shape)}. Convert the images (RGB or greyscale, 8-bit "
+                "pixels divided by 255), or give `mean` and `std` one value per channel."
             )
         logits: Tensor = self.network((images - self.mean) / self.std)
         return logits
@@ -235,7 +192,3 @@ def two_logits(logits: Tensor) -> Tensor:
     if not isinstance(logits, Tensor) or logits.ndim != 2 or logits.shape[1] != 1:
         return logits
     return torch.cat([torch.zeros_like(logits), logits], dim=1)
-
-
-def _per_channel(values: list[float]) -> Tensor:
-    return torch.tensor(values, dtype=torch.get_default_dtype()).view(-1, 1, 1)

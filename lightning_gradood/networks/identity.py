@@ -50,7 +50,13 @@ def architecture(network: nn.Module) -> list[dict[str, Json]]:
         [{'name': '', 'class': 'torch.nn.modules.flatten.Flatten', 'attributes': {'end_dim': -1, 'start_dim': 1}}]
     """
     return [
-        {"name": name, "class": _qualified_name(type(module)), "attributes": _attributes(module)}
+        {
+            "name": name,
+            "class": _qualified_name(type(module)),
+            "attributes": {
+                key: _plain(value) for key, value in sorted(vars(module).items()) if key not in _COMMON_ATTRIBUTES
+            },
+        }
         for name, module in network.named_modules(remove_duplicate=False)
     ]
 
@@ -69,17 +75,10 @@ def categories_of(class_path: str, weights: Any) -> list[str]:
     room, _, name = class_path.rpartition(".")
     if weights is None or not room.startswith("torchvision.models"):
         return []
-    member = weights
-    if not isinstance(member, torchvision.models.WeightsEnum):
-        with suppress(ValueError, KeyError, AttributeError):  # torchvision says itself what it does not know
-            member = torchvision.models.get_model_weights(name)[str(weights).rpartition(".")[2]]
-    meta = getattr(member, "meta", None) or {}
-    return list(meta.get("categories", []))
-
-
-def _attributes(module: nn.Module) -> dict[str, Json]:
-    own = {name: value for name, value in vars(module).items() if name not in _COMMON_ATTRIBUTES}
-    return {name: _plain(own[name]) for name in sorted(own)}
+    with suppress(ValueError, KeyError):  # torchvision says itself what it does not know
+        member: Any = torchvision.models.get_model_weights(name)[str(weights).rpartition(".")[2]]
+        return list(member.meta.get("categories", []))
+    return []
 
 
 def _plain(value: Any) -> Json:

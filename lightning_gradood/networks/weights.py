@@ -4,7 +4,7 @@ import itertools
 import os
 import re
 import warnings
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,35 +22,6 @@ _ROOT = '""'  # what stands for an empty prefix, as it is typed
 _COUNTER = "num_batches_tracked"  # BatchNorm's, unused with a fixed momentum, absent from files before torch 0.4.1
 
 
-def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
-    """Read a plain state dict, a Lightning checkpoint's `state_dict`, or a .safetensors file, without executing code.
-
-    Args:
-        path: A file that `torch.save` or Lightning wrote (any ending), or one that ends in .safetensors.
-
-    Returns:
-        Names and tensors as stored, on the CPU, in the file's dtypes.
-
-    Raises:
-        Refusal: If the file is missing, damaged, of another kind, holds no named tensors, or would execute code.
-
-    Reference:
-        `torch.load(weights_only=True)` reads tensors and plain containers only; safetensors files hold nothing else.
-
-    Example:
-        >>> import tempfile
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     torch.save(nn.Linear(2, 3).state_dict(), f"{folder}/linear.pt")
-        ...     list(read_state_dict(f"{folder}/linear.pt"))
-        ['weight', 'bias']
-    """
-    content = _content(Path(path))
-    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
-        content = content["state_dict"]  # a Lightning checkpoint
-    _refuse_no_tensors(content, path)
-    return dict(content)
-
-
 def load_weights(network: nn.Module, path: str | os.PathLike[str], prefix: str | None = None) -> list[str]:
     """Load weights into `network` in place, whatever wrapped either of them when they were saved.
 
@@ -62,11 +33,11 @@ def load_weights(network: nn.Module, path: str | os.PathLike[str], prefix: str |
 
     Args:
         network: The network to fill.
-        path: A state dict, a Lightning checkpoint or a .safetensors file, see `read_state_dict`.
+        path: A state dict or a Lightning checkpoint (any ending), or a .safetensors file; no code in it is executed.
         prefix: What the names of the network's tensors start with in the file, `student` or `model_ema`.
 
     Returns:
-        Sentences about what was decided: which of several networks is taken, and which dtypes are cast.
+        A sentence about which of several networks is taken, if that was decided.
 
     Raises:
         Refusal: If the file cannot be read, names are missing or unexpected, shapes or kinds of numbers differ, or
@@ -83,7 +54,7 @@ def load_weights(network: nn.Module, path: str | os.PathLike[str], prefix: str |
         2.0
     """
     expected, ties = network.state_dict(), _ties(network)
-    groups = _groups(path)
+    groups = _groups(Path(path))
     below = (prefix or "").strip(".")
     if below:
         groups = {below: _below(groups, below, path)}
@@ -92,7 +63,10 @@ def load_weights(network: nn.Module, path: str | os.PathLike[str], prefix: str |
         for group, tensors in groups.items()
         for start in _starts(tensors, expected, everywhere=not below)
     ]
-    whole = _different([fit for fit in fits if not fit.differences or fit.is_beside(fits)])
+    whole = list[_Fit]()
+    for fit in fits:
+        if (not fit.differences or fit.is_beside(fits)) and not any(fit.is_copy_of(other) for other in whole):
+            whole.append(fit)
     if prefix is not None and not below:
         whole = [fit for fit in whole if fit.name == _ROOT] or whole
     if len(whole) > 1:
@@ -101,18 +75,23 @@ def load_weights(network: nn.Module, path: str | os.PathLike[str], prefix: str |
             f"`path` should hold one network that fits this {type(network).__name__}, or a prefix should name one. Got "
             f"`path = {path}` with {len(whole)}: {listed}. Pick one with --model.weights_prefix {whole[-1].name}."
         )
-    # the first among equals: the shortest prefix
-    best = whole[0] if whole else min(fits, key=lambda fit: fit.differences)
     if not whole:
-        wording = _class_count_sentence(expected, best) or _architecture_sentence(expected, best)
         held = f" It holds several groups of tensors: {', '.join(groups)}." if len(groups) > 1 else ""
+        # the first among equals: the shortest prefix
+        differing = min(fits, key=lambda fit: fit.differences).differs_in(expected)
         raise Refusal(
-            f"`path` should hold weights of this {type(network).__name__}. Got `path = {path}`{wording}{held}"
+            f"`path` should hold weights of this {type(network).__name__}. Got `path = {path}`, in which {differing}. "
+            f"Build the network that these weights were trained with, or name its own.{held}"
         )
-    _refuse_other_kinds(expected, best, path)
-    _refuse_torn_ties(ties, best, path)
-    network.load_state_dict({**expected, **best.found})
-    return [*(_choice_notes(best, groups, path) if prefix is None else []), *_cast_notes(expected, best, path)]
+    (fit,) = whole
+    _refuse_other_values(expected, ties, fit, path)
+    network.load_state_dict({**expected, **fit.found})
+    # a file that holds one alone, plain or in wrappers, leaves no choice
+    plain = fit.group in ("", "state_dict") and len(groups) == 1 and fit.start in _prefixes_of(f"{fit.start}x")
+    if prefix is not None or plain:
+        return []
+    choice = f"The weights are those under {fit.name} in {path}, the only ones there that fit;"
+    return [f"{choice} --model.weights_prefix names others."]
 
 
 def _content(file: Path) -> Any:
@@ -123,64 +102,44 @@ def _content(file: Path) -> Any:
             f"{'a folder' if file.is_dir() else 'which does not exist'}. Name a .pt, .pth, .ckpt or .safetensors file."
         )
     try:
-        if file.suffix.lower() == ".safetensors":
-            return _with_shared_tensors(safetensors.torch.load_file(file), file)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch warns of foreign files before it raises; the refusal says it better
-            return torch.load(file, map_location="cpu", weights_only=True)
+        if file.suffix.lower() != ".safetensors":
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of foreign files, before torch raises; the refusal says it better
+                return torch.load(file, map_location="cpu", weights_only=True)
+        found = safetensors.torch.load_file(file)
+        with safetensors.safe_open(file, framework="pt") as opened:
+            shared = opened.metadata() or {}  # names that `safetensors.torch.save_model` leaves out of tied weights
+        return {left_out: found[kept] for left_out, kept in shared.items() if kept in found} | found
     except Exception as error:  # arbitrary bytes make the readers raise IndexError, KeyError, UnicodeDecodeError, ...
-        raise _unreadable(file, error) from error
-
-
-def _with_shared_tensors(found: dict[str, Tensor], file: Path) -> dict[str, Tensor]:
-    """Add the names that `safetensors.torch.save_model` leaves out of tied weights, which the file's metadata has."""
-    with safetensors.safe_open(file, framework="pt") as opened:
-        shared = opened.metadata() or {}
-    return {left_out: found[kept] for left_out, kept in shared.items() if kept in found} | found
-
-
-def _unreadable(file: Path, error: Exception) -> Refusal:
-    if blocked := re.search(r"GLOBAL (\S+)", str(error)):
-        return Refusal(
-            "`path` should be a file of tensors, which loads without executing code. "
-            f"Got `path = {file}`, which asks for Python's {blocked[1]}; nothing was executed. If you trust its "
-            "source, load it there and save only `network.state_dict()`."
-        )
-    unpickler = re.search(r"WeightsUnpickler error:\s*(.+)", str(error))  # torch's advice before it would load unsafely
-    said = (unpickler[1] if unpickler else str(error)).strip().partition("\n")[0][:120]
-    return Refusal(
-        f"`path` should be a file of weights. Got `path = {file}`, which cannot be read as one "
-        f"({type(error).__name__}{f': {said}' if said else ''}): it is truncated, or of another kind; nothing in it was "
-        "executed. Copy it again, or save `network.state_dict()` with `torch.save`."
-    )
-
-
-def _refuse_no_tensors(content: Any, path: str | os.PathLike[str]) -> None:
-    if not isinstance(content, dict) or not content:
+        if blocked := re.search(r"GLOBAL (\S+)", str(error)):
+            raise Refusal(
+                "`path` should be a file of tensors, which loads without executing code. "
+                f"Got `path = {file}`, which asks for Python's {blocked[1]}; nothing was executed. If you trust its "
+                "source, load it there and save only `network.state_dict()`."
+            ) from error
+        # torch's advice, before what it says of its reader, would be to load unsafely
+        said = str(error).rpartition("WeightsUnpickler error:")[2].strip().partition("\n")[0][:120]
         raise Refusal(
-            f"`path` should be a file of named tensors. Got `path = {path}`, which holds "
-            f"{'an empty dict' if content == {} else type(content).__name__}. Save `network.state_dict()`."
-        )
-    foreign = [key for key, value in content.items() if not (isinstance(key, str) and isinstance(value, Tensor))]
-    if foreign:
-        raise Refusal(
-            f"`path` should be a file of named tensors. Got `path = {path}`, in which {len(foreign)} of {len(content)} "
-            f"entries are something else, the first {foreign[0]!r} ({type(content[foreign[0]]).__name__}). Save "
-            "`network.state_dict()`, alone or under the key 'state_dict'."
-        )
+            f"`path` should be a file of weights. Got `path = {file}`, which cannot be read as one ({type(error).__name__}: "
+            f"{said}): it is truncated, or of another kind; nothing in it was executed. Copy it again, or save "
+            "`network.state_dict()` with `torch.save`."
+        ) from error
 
 
-def _groups(path: str | os.PathLike[str]) -> dict[str, dict[str, Tensor]]:
+def _groups(path: Path) -> dict[str, dict[str, Tensor]]:
     """Every group of named tensors in a file, such as `model` and `model_ema`, by the dotted name of its entry.
 
     The name is empty for a plain file of tensors.
     """
-    content = _content(Path(path))
+    content = _content(path)
     if isinstance(content, Mapping) and "pytorch-lightning_version" in content and "state_dict" in content:
         content = {"state_dict": content["state_dict"]}  # what else it holds is the optimizer's and the callbacks'
     groups = dict(_groups_in(content, "", 3))
     if not groups:
-        _refuse_no_tensors(content, path)
+        raise Refusal(
+            f"`path` should be a file of named tensors. Got `path = {path}`, which holds {type(content).__name__} without "
+            "such a group. Save `network.state_dict()`, alone or under the key 'state_dict'."
+        )
     return groups
 
 
@@ -262,6 +221,21 @@ class _Fit:
         starts = tuple(one.start for one in inner if not one.differences)
         return not (self.missing or self.reshaped) and all(key.startswith(starts) for key in self.unexpected)
 
+    def is_copy_of(self, other: "_Fit") -> bool:
+        return all(name in other.found and torch.equal(part, other.found[name]) for name, part in self.found.items())
+
+    def differs_in(self, expected: Mapping[str, Tensor]) -> str:
+        parts = []
+        if self.missing:
+            first = ", ".join(self.missing[:3])
+            parts.append(f"{len(self.missing)} of its {len(expected)} tensors are missing (first {first})")
+        if self.unexpected:
+            parts.append(f"{len(self.unexpected)} are unexpected (first {', '.join(self.unexpected[:3])})")
+        for key in self.reshaped[:1]:
+            shapes = f"{list(self.found[key].shape)} in the file, {list(expected[key].shape)} in the network"
+            parts.append(f"{len(self.reshaped)} differ in shape (first {key}: {shapes})")
+        return ", ".join(parts)
+
 
 def _compare(
     expected: Mapping[str, Tensor],
@@ -287,89 +261,21 @@ def _compare(
     )
 
 
-def _different(fits: Sequence[_Fit]) -> list[_Fit]:
-    """Leave out those whose tensors are the same as an earlier one's."""
-    kept: list[_Fit] = []
-    for fit in fits:
-        if not any(_same(fit, other) for other in kept):
-            kept.append(fit)
-    return kept
-
-
-def _same(one: _Fit, other: _Fit) -> bool:
-    return all(name in other.found and torch.equal(part, other.found[name]) for name, part in one.found.items())
-
-
-def _choice_notes(fit: _Fit, groups: Collection[str], path: str | os.PathLike[str]) -> list[str]:
-    """Name the network that is taken, unless the file holds one alone, plain or in wrappers."""
-    plain = fit.group in ("", "state_dict") and len(groups) == 1 and fit.start in _prefixes_of(f"{fit.start}x")
-    choice = f"The weights are those under {fit.name} in {path}, the only ones there that fit;"
-    return [] if plain else [f"{choice} --model.weights_prefix names others."]
-
-
-def _cast_notes(expected: Mapping[str, Tensor], fit: _Fit, path: str | os.PathLike[str]) -> list[str]:
-    dtypes = {(_name(part), _name(expected[name])) for name, part in fit.found.items() if part.is_floating_point()}
-    return [
-        f"{path} holds weights in {stored}, which are cast to the network's {own}."
-        for stored, own in sorted(dtypes)
-        if stored != own
-    ]
-
-
-def _refuse_other_kinds(expected: Mapping[str, Tensor], fit: _Fit, path: str | os.PathLike[str]) -> None:
-    """Refuse integers for floating-point weights and the reverse, as of quantised networks."""
+def _refuse_other_values(
+    expected: Mapping[str, Tensor], ties: Iterable[Collection[str]], fit: _Fit, path: str | os.PathLike[str]
+) -> None:
+    """Refuse integers for floating-point weights and the reverse, as of quantised networks, and two values of one weight."""
     for name, stored in fit.found.items():
         own, kinds = expected[name], (Tensor.is_floating_point, Tensor.is_complex)
-        other = stored.is_quantized or any(is_kind(stored) != is_kind(own) for is_kind in kinds)
-        if other and not name.endswith(_COUNTER):
+        differs = stored.is_quantized or any(is_kind(stored) != is_kind(own) for is_kind in kinds)
+        if differs and not name.endswith(_COUNTER):
             raise Refusal(
-                f"`path` should hold numbers of the network's kind, {_name(own)} for `{name}`. Got "
-                f"`path = {path}` with {_name(stored)}, which is not cast: quantised weights mean "
-                "something only with their scales. Save the weights of the network as it was before it was quantised."
+                f"`path` should hold numbers of the network's kind, {own.dtype} for `{name}`. Got `path = {path}` with "
+                f"{stored.dtype}, which is not cast. Save the weights of the network as it was before it was quantised."
             )
-
-
-def _refuse_torn_ties(ties: Iterable[Sequence[str]], fit: _Fit, path: str | os.PathLike[str]) -> None:
-    for first, *others in ties:
-        for other in others:
-            if first in fit.found and not torch.equal(fit.found[first], fit.found[other]):
-                raise Refusal(
-                    f"`path` should hold one value of `{first}` and `{other}`, which this network shares. Got two, "
-                    f"in `path = {path}`. Build the network without sharing them, or name weights in which they are the same."
-                )
-
-
-def _name(tensor: Tensor) -> str:
-    return str(tensor.dtype).removeprefix("torch.")
-
-
-def _class_count_sentence(expected: dict[str, Tensor], fit: _Fit) -> str | None:
-    """The sentence for the most frequent difference: all fits but the number of rows of the last layer."""
-    if fit.missing or fit.unexpected:
-        return None
-    last_layer = list(expected)[-1].rpartition(".")[0]
-    for key in fit.reshaped:
-        if key.rpartition(".")[0] != last_layer or fit.found[key].shape[1:] != expected[key].shape[1:]:
-            return None
-    stored, own = (tensors[fit.reshaped[0]].shape[0] for tensors in (fit.found, expected))
-    return (
-        f", which holds weights for {stored} classes, the network has {own}. Build the network with "
-        f"--model.network.num_classes {stored}, or name weights for {own} classes."
-    )
-
-
-def _architecture_sentence(expected: dict[str, Tensor], fit: _Fit) -> str:
-    parts = []
-    if fit.missing:
-        parts.append(f"{len(fit.missing)} of its {len(expected)} tensors are missing (first {_first(fit.missing)})")
-    if fit.unexpected:
-        parts.append(f"{len(fit.unexpected)} are unexpected (first {_first(fit.unexpected)})")
-    if fit.reshaped:
-        key = fit.reshaped[0]
-        shapes = f"{list(fit.found[key].shape)} in the file, {list(expected[key].shape)} in the network"
-        parts.append(f"{len(fit.reshaped)} differ in shape (first {key}: {shapes})")
-    return f", in which {', '.join(parts)}. Build the network that these weights were trained with, or name its own."
-
-
-def _first(keys: list[str]) -> str:
-    return ", ".join(keys[:3])
+    for first, other in ((first, other) for first, *others in ties for other in others):
+        if first in fit.found and not torch.equal(fit.found[first], fit.found[other]):
+            raise Refusal(
+                f"`path` should hold one value of `{first}` and `{other}`, which this network shares. Got two, "
+                f"in `path = {path}`. Build the network without sharing them, or name weights in which they are the same."
+            )

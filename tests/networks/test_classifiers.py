@@ -22,7 +22,6 @@ from lightning_gradood.networks import (
 )
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
-BUILDERS = [resnet18, resnet34, resnet20, densenet_bc_100_12]
 SIZES = {  # parameter tensors, parameters, convolutions and linear layers that count
     resnet18: (62, 11_173_962, None),
     resnet34: (110, 21_282_122, None),
@@ -42,17 +41,15 @@ def test_sizes_and_depths_are_those_of_the_literature():
 
 
 def test_classes_and_channels_are_free_and_the_stem_keeps_resolution_and_variance():
-    for build in BUILDERS:
+    for build in (resnet18, resnet34, resnet20, densenet_bc_100_12):
         torch.manual_seed(0)
-        for num_classes, channels, size in ((10, 3, 32), (4, 1, 28), (100, 5, 64)):
+        for num_classes, channels, size in ((10, 3, 32), (4, 1, 28)):
             network = build(num_classes, channels).eval()
             stem = next(module for module in network.modules() if isinstance(module, nn.Conv2d))
             shapes = []
             stem.register_forward_hook(lambda module, given, output, shapes=shapes: shapes.append(output.shape[2:]))
             with torch.no_grad():
-                logits = network(torch.rand(2, channels, size, size))
-            assert logits.shape == (2, num_classes)
-            assert logits.isfinite().all()
+                assert network(torch.rand(2, channels, size, size)).shape == (2, num_classes)
             assert shapes == [(size, size)]
             # torchvision: fan-in there, fan-out in ResNet
             fan = 9 * (channels if build is densenet_bc_100_12 else stem.out_channels)
@@ -61,8 +58,7 @@ def test_classes_and_channels_are_free_and_the_stem_keeps_resolution_and_varianc
             assert stem.weight.std().item() == pytest.approx(math.sqrt(2 / fan), rel=spread)
 
 
-def test_resnet20_is_the_plain_formula():
-    """He et al.'s network written out with the weights alone."""
+def test_resnet20_is_he_et_al_s_formula():
     network = _with_lively_batch_norm(resnet20())
     weights = network.state_dict()
 
@@ -85,8 +81,7 @@ def test_resnet20_is_the_plain_formula():
     torch.testing.assert_close(network(images), expected)
 
 
-def test_densenet_is_the_plain_formula():
-    """Huang et al.'s network written out with the weights alone, in the order of the parameters."""
+def test_densenet_is_huang_et_al_s_formula():
     network = _with_lively_batch_norm(densenet_bc_100_12())
     tensors = iter([value for key, value in network.state_dict().items() if not key.endswith("num_batches_tracked")])
 
@@ -125,7 +120,6 @@ def test_trained_weights_classify_real_images():
 
 
 def _with_lively_batch_norm(network):
-    """Give BatchNorm statistics that matter, and float64 for an exact comparison."""
     torch.manual_seed(0)
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):

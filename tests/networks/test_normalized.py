@@ -1,9 +1,10 @@
 """What is put around a network: its pixel statistics, and a second logit, with which every method of two classes works."""
 
-import re
+from functools import partial
 
 import pytest
 import torch
+from asserts import assert_refused
 from torch import nn
 from torch.nn import functional as F
 
@@ -27,22 +28,13 @@ def test_normalises_each_channel_before_the_network_by_statistics_that_are_no_we
 
 
 def test_images_and_statistics_that_do_not_fit_are_refused():
-    network = Normalized(nn.Identity(), MEAN, STD)
-    for shape in ([2, 1, 4, 4], [2, 4, 4, 4], [3, 4, 4], [2, 4, 4, 3], [2, 3]):
-        words = f"[N, 3, H, W], one channel for each of the 3 values of `mean`. Got `images.shape = {shape}`. Convert"
-        with pytest.raises(Refusal, match=re.escape(words)):
-            network(torch.rand(shape))
-    with pytest.raises(Refusal, match=r"`images` should be floating .* Got `images.dtype = torch.uint8`\. Divide"):
-        network(torch.zeros(1, 3, 4, 4, dtype=torch.uint8))
-    cases = [
-        (MEAN, [0.5], r"one value for each .* Got `mean = \[0\.1, 0\.2, 0\.3\]` and `std = \[0\.5\]`\. Give both"),
-        ([], [], r"one value for each image channel\. Got `mean = \[\]` and `std = \[\]`"),
-        *((MEAN, [0.5, bad, 1.0], r"and `std` above zero in every") for bad in (0.0, -1.0, 1e-60, float("nan"))),
-        ([0.1, float("inf"), 0.3], STD, r"`mean` should be finite.* Got `mean = \[0\.1, inf, 0\.3\]` and .*\. Give"),
-    ]
-    for mean, std, words in cases:
-        with pytest.raises(Refusal, match=words):
-            Normalized(nn.Identity(), mean, std)
+    network, words = Normalized(nn.Identity(), MEAN, STD), "`images` should be floating point [N, 3, H, W]"
+    wrong = [torch.rand(shape) for shape in ([2, 1, 4, 4], [2, 4, 4, 4], [3, 4, 4], [2, 4, 4, 3], [2, 3])]
+    assert_refused(*((partial(network, one), words) for one in [*wrong, torch.zeros(1, 3, 4, 4, dtype=torch.uint8)]))
+    statistics = [(MEAN, [0.5]), ([], []), ([0.1, float("inf"), 0.3], STD)]
+    statistics += [(MEAN, [0.5, bad, 1.0]) for bad in (0.0, -1.0, 1e-60, float("nan"))]
+    words = "`mean` and `std` should hold one finite value for each image channel"
+    assert_refused(*((partial(Normalized, nn.Identity(), *one), words) for one in statistics))
 
 
 LOSSES = {  # of one logit z, written without softmax; all as means over the two classes where the design takes one

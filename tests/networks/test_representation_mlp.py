@@ -39,7 +39,6 @@ def test_inputs_are_standardised_with_the_statistics_of_the_training_split(repre
 
 
 def test_standardisation_does_not_lose_what_float32_cannot_hold():
-    """Columns that differ in the ninth digit, or below float32's smallest number, still tell records apart."""
     train = torch.tensor([[1 + 1e-9, 1e-50], [1 + 2e-9, 2e-50], [1 + 3e-9, 3e-50]], dtype=torch.float64)
     found = Standardisation.of(train, MLPSettings(log_values=False, whitening=None))(train)
     expected = [-(1.5**0.5), 0, 1.5**0.5]
@@ -47,7 +46,6 @@ def test_standardisation_does_not_lose_what_float32_cannot_hold():
 
 
 def test_whitening_divides_principal_components_by_their_spread(representations):
-    """Against scikit-learn; a component's sign is free."""
     values = StandardScaler().fit_transform(np.log(representations.numpy() + 1e-30))
     pca = PCA().fit(values)
     variances = pca.explained_variance_ * 39 / 40  # scikit-learn divides by n − 1
@@ -77,7 +75,6 @@ def test_it_is_two_layers_on_standardised_inputs_and_is_saved_with_its_statistic
     network = RepresentationMLP(inputs, *(weight.detach() for weight in layers.parameters()))
     with torch.no_grad():
         torch.testing.assert_close(network(representations), layers(inputs(representations).float()).squeeze(1))
-    assert (network(representations).shape, network(representations[:1]).shape) == ((40,), (1,))
     arrays = {}
     loaded = decode(encode(network, arrays), arrays=arrays)
     assert torch.equal(loaded(representations), network(representations))

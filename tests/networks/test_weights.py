@@ -3,7 +3,6 @@
 import itertools
 import os
 import pickle
-import random
 import re
 from collections import OrderedDict
 
@@ -13,7 +12,7 @@ import torch
 from torch import nn
 
 from lightning_gradood.core import Refusal
-from lightning_gradood.networks import Normalized, load_weights, read_state_dict, resnet20
+from lightning_gradood.networks import Normalized, load_weights, resnet20
 
 
 class Executes:
@@ -27,8 +26,6 @@ class Executes:
 
 
 class Net(nn.Module):
-    """A classifier in small."""
-
     def __init__(self, num_classes=10, width=4):
         super().__init__()
         self.conv, self.bn, self.fc = nn.Conv2d(3, width, 3), nn.BatchNorm2d(width), nn.Linear(width, num_classes)
@@ -72,11 +69,12 @@ def same(network, tensors):
 
 
 def assert_refused(words, path, network=None, *prefix):
-    """A network refuses a file with such words, and is what it was; without a network, the reader refuses it."""
-    before = None if network is None else {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    """A network refuses a file with such words, and is what it was."""
+    network = Net() if network is None else network
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     with pytest.raises(Refusal, match=words) as refusal:
-        read_state_dict(path) if network is None else load_weights(network, path, *prefix)
-    assert before is None or same(network, before)
+        load_weights(network, path, *prefix)
+    assert same(network, before)
     assert "\n" not in str(refusal.value)
 
 
@@ -84,62 +82,47 @@ ONE, OTHER, LARGER = state(1), state(2), state(3, width=8)
 
 
 def test_reads_each_kind_of_file(tmp_path):
-    tensors = {"a": torch.rand(2, 3), "b": torch.arange(3), "c": torch.rand(2).half()}
     for ending in (".pt", ".pth", ".ckpt", ".safetensors", ".SafeTensors"):
-        path = tmp_path / f"weights{ending}"
-        safetensors.torch.save_file(tensors, path) if "safe" in ending.lower() else torch.save(tensors, path)
-        read = read_state_dict(str(path))
-        assert (type(read), read.keys()) == (dict, tensors.keys())
-        assert all(torch.equal(read[key], one) and read[key].dtype == one.dtype for key, one in tensors.items())
-    checkpoint = {"epoch": 3, "state_dict": OrderedDict(a=torch.ones(1)), "hyper_parameters": {"lr": 0.1}, "loops": {}}
-    assert read_state_dict(saved(checkpoint, tmp_path / "last.ckpt")) == {"a": torch.ones(1)}
+        path, target = tmp_path / f"weights{ending}", Net()
+        safetensors.torch.save_file(ONE, path) if "safe" in ending.lower() else torch.save(ONE, path)
+        assert load_weights(target, str(path)) == []
+        assert same(target, ONE), ending
+    checkpoint = {"epoch": 3, "state_dict": OrderedDict(OTHER), "hyper_parameters": {"lr": 0.1}, "loops": {}}
+    assert load_weights(target, saved(checkpoint, tmp_path / "last.ckpt")) == []
+    assert same(target, OTHER)
 
 
 def test_a_pickle_that_would_execute_code_does_not(tmp_path):
     marker = tmp_path / "executed"
-    evil = {"weight": torch.ones(1), "evil": Executes(marker)}
-    for content in (evil, {"state_dict": evil}):
-        path = saved(content, tmp_path / "evil.pt")
-        words = r"without executing code\. Got `path = \S+evil\.pt`, which asks for Python's \w+\.mkdir.*; nothing was"
-        assert_refused(words, path)
-        assert not marker.exists()
+    path = saved({"state_dict": {"weight": torch.ones(1), "evil": Executes(marker)}}, tmp_path / "evil.pt")
+    assert_refused(
+        r"without executing code\. Got `path = \S+evil\.pt`, which asks for Python's \w+\.mkdir.*; nothing", path
+    )
     for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
         plain = saved(pickle.dumps(Executes(marker), protocol=protocol), tmp_path / "plain.pt")
         assert_refused(r"Got `path = \S+plain\.pt`, .*nothing (in it )?was executed", plain)
-        assert not marker.exists()
+    assert not marker.exists()
     torch.load(path, weights_only=False)  # it would have: the checks above can fail
     assert marker.exists()
 
 
 def test_files_that_hold_no_named_tensors_are_refused(tmp_path, recwarn):
     path, packed = tmp_path / "a.pt", tmp_path / "a.safetensors"
-    torch.save(nn.Linear(9, 9).state_dict(), path)
-    safetensors.torch.save_file(nn.Linear(9, 9).state_dict(), packed)
+    torch.save(ONE, path)
+    safetensors.torch.save_file(ONE, packed)
     whole, whole_packed = path.read_bytes(), packed.read_bytes()
-    picture, generator = b"\x89PNG\r\n\x1a\n" + bytes(99), random.Random(0)
-    damaged = [(path, content) for content in (whole[:500], b"", b"hello world\n", picture, whole_packed)]
+    damaged = [(path, content) for content in (whole[:500], b"", b"hello world\n", b"\x89PNG\r\n\x1a\n", whole_packed)]
     damaged += [(packed, content) for content in (whole_packed[:90], b"", whole)]
     for place, content in damaged:
         words = r"Got `path = \S+a\.\w+`, which cannot be read as one \(\w+.*\): it is truncated, or of .* Copy"
         assert_refused(words, saved(content, place))
-    for _ in range(200):
-        content = bytes([generator.choice(b"}](.tabcK0q")]) + generator.randbytes(50)
-        assert_refused("`path` should be a file of", saved(content, path))
-    assert_refused("cannot be read", saved(pickle.dumps({"a": 1}, protocol=4), path))
     assert_refused(r"Got `path = \S+absent\.pt`, which does not exist\. Name a \.pt, \.pth", tmp_path / "absent.pt")
     assert_refused(r"should be a file of weights\. Got `path = \S+`, a folder\. Name", tmp_path)
     whole_network = r"which asks for Python's \S*Linear\b.*; .* save only `network\.state_dict\(\)`"
     assert_refused(whole_network, saved(nn.Linear(2, 2), path))
-    cases = [
-        ({}, r"which holds an empty dict\. Save `network\.state_dict\(\)`"),
-        ({"state_dict": {}}, r"which holds an empty dict"),
-        ([torch.ones(1)], r"which holds list\. Save"),
-        (torch.ones(1), r"which holds Tensor\. Save"),
-        ({"net": {"a": torch.ones(1)}, "epoch": 3}, r"in which 2 of 2 entries are .*, the first 'net' \(dict\)\."),
-        ({"a": torch.ones(1), 0: torch.ones(1)}, r"in which 1 of 2 entries are something else, the first 0 \(Tensor\)"),
-    ]
-    for content, words in cases:
-        assert_refused(rf"a file of named tensors\. Got `path = \S+a\.pt`, {words}", saved(content, path))
+    for content in ({}, {"state_dict": {}}, [torch.ones(1)], torch.ones(1), {"a": torch.ones(1), 0: torch.ones(1)}):
+        words = rf"a file of named tensors\. Got `path = \S+a\.pt`, which holds {type(content).__name__} without such a"
+        assert_refused(words, saved(content, path))
     assert not recwarn.list, "the readers' warnings are not shown beside a refusal"
 
 
@@ -161,18 +144,14 @@ def test_prefixes_of_wrappers_do_not_matter(tmp_path):
     assert all(torch.equal(target.state_dict()[name], one) for name, one in ONE.items() if "num_batches" not in name)
 
 
-def test_values_are_cast_to_the_networks_dtype_and_it_is_said(tmp_path):
-    path = tmp_path / "weights.pt"
+def test_values_are_cast_to_the_networks_dtype(tmp_path):
     floating = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
     for stored, own in itertools.product(floating, (torch.float32, torch.float64)):
         target = Net().to(own)
         content = {name: one.to(stored) if one.is_floating_point() else one for name, one in ONE.items()}
-        notes = load_weights(target, saved(content, path))
+        assert load_weights(target, saved(content, tmp_path / "weights.pt")) == []
         assert {parameter.dtype for parameter in target.parameters()} == {own}
         assert torch.equal(target.fc.weight, ONE["fc.weight"].to(stored).to(own))
-        names = (str(dtype).removeprefix("torch.") for dtype in (stored, own))
-        said = "{} holds weights in {}, which are cast to the network's {}.".format(path, *names)
-        assert notes == ([] if stored == own else [said])
 
 
 OWN = r"(network\.)?"  # the prefix of a wrapped network's names; the file's names stand as they are in the file
@@ -183,9 +162,7 @@ ANOTHER = [
     ({**without("bn.bias", ONE), "bn.scale": torch.ones(4), "conv.bias": torch.ones(3)},
      rf"1 of its 9 tensors are missing \(first {OWN}bn\.bias\), 1 are unexpected \(first bn\.scale\), 1 differ"),
     (under("module.", resnet20().state_dict()), r"8 of its 9 tensors are missing .* 116 are unexpected \(first module\.conv1"),
-    (state(num_classes=100), r"for 100 classes, the network has 10\. Build the network with --model.network.num_classes 100"),
-    (under("module.", state(num_classes=2)), r"holds weights for 2 classes, the network has 10\."),
-    ({**state(num_classes=100), "conv.bias": torch.ones(3)}, rf"in which 3 differ in shape \(first {OWN}conv\.bias"),
+    (state(num_classes=100), rf"2 differ in shape \(first {OWN}fc\.weight: \[100, 4\] in the file, \[10, 4\] in the network\)"),
 ]  # fmt: skip
 
 
@@ -197,14 +174,11 @@ def test_weights_of_another_architecture_or_kind_are_refused(tmp_path):
         assert_refused(start + words, saved(stored, path), target)
     no_weights = r"of this Flatten\. .* in which 1 are unexpected \(first a\)"
     assert_refused(no_weights, saved({"a": torch.ones(1)}, path), nn.Flatten())
-    for cast in (
-        lambda part: part.to(torch.int8),
-        lambda part: part.bool(),
-        lambda part: part.to(torch.complex64),
-        lambda part: torch.quantize_per_tensor(part, 0.1, 0, torch.qint8),
-    ):
-        words = r"numbers of the network's kind, float32 for `fc.weight`.*which is not cast"
-        assert_refused(words, saved(ONE | {"fc.weight": cast(ONE["fc.weight"])}, path), Net())
+    weight = ONE["fc.weight"]
+    quantised = torch.quantize_per_tensor(weight, 0.1, 0, torch.qint8)
+    for other in (weight.to(torch.int8), weight.bool(), weight.to(torch.complex64), quantised):
+        words = r"numbers of the network's kind, torch.float32 for `fc.weight`.*which is not cast"
+        assert_refused(words, saved(ONE | {"fc.weight": other}, path))
 
 
 def test_tied_weights_need_one_name_and_one_value(tmp_path):
@@ -245,9 +219,9 @@ def test_of_several_networks_that_fit_none_is_loaded_without_a_prefix(tmp_path):
         listed = ", ".join(rf"{re.escape(name)} \(9 tensors\)" for name in names)
         words = rf"`path = \S+several\.pt` with 2: {listed}\. Pick one with --model\.weights_prefix"
         assert_refused(words, path, Net())
-        for (name, tensors), dot in itertools.product(zip(names, (ONE, OTHER), strict=True), ("", ".")):
+        for name, tensors in zip(names, (ONE, OTHER), strict=True):
             target = Net()
-            assert load_weights(target, path, name.strip('"') + dot) == []
+            assert load_weights(target, path, name.strip('"')) == []
             assert same(target, tensors), name
     target = Net()
     load_weights(target, saved(SEVERAL["net", "ema.module"], path), "ema")
