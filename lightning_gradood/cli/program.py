@@ -18,7 +18,7 @@ from lightning_gradood.cli.command import Command
 from lightning_gradood.cli.verbs import VERBS, Ended, Stopped
 from lightning_gradood.core import LOG, Refusal, writing_refusal
 from lightning_gradood.evaluation import Outcome
-from lightning_gradood.report import Benchmark, Experiment, Program, TableSettings, run_benchmark
+from lightning_gradood.report import Benchmark, Experiment, TableSettings, run_benchmark
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 _NOISE = (
@@ -102,7 +102,7 @@ def benchmark(words: list[str]) -> None:
     values["experiments"] = {name: Experiment(**one) for name, one in values["experiments"].items()}
     settings = Benchmark(**values | {"tables": TableSettings(**values["tables"])})
     folder = Path(settings.run_dir or Path("runs", "benchmarks", parsing.experiment_name(words)))
-    failed = run_benchmark(settings, folder, Program(configuration_of, run_verb))
+    failed = run_benchmark(settings, folder, configuration_of, run_verb)
     if failed:
         names = ", ".join(f"`{name}`" for name in failed)
         raise Ended(f"some fits of {names} failed: their runs say why, and all else is in the tables.", 3)

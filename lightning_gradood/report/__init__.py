@@ -16,9 +16,8 @@ Example:
     ['svhn', 'mlp', '-', '-', '50+50', '92.00', '[86.0,']
 """
 
-from lightning_gradood.report.benchmark import Benchmark, Experiment, Program, run_benchmark
+from lightning_gradood.report.benchmark import Benchmark, Experiment, run_benchmark
 from lightning_gradood.report.figures import ReportSettings, as_png
-from lightning_gradood.report.guards import choose_guard, keep_guard, no_guard, without_anomalies_sentence
 from lightning_gradood.report.image_figures import explanation_figure
 from lightning_gradood.report.loggers import (
     FINISH_SECONDS,
@@ -27,17 +26,27 @@ from lightning_gradood.report.loggers import (
     ReportCallback,
     WandbCallback,
     alert,
+    apply_dashboard,
+    dashboard_definition,
     has_wandb_account,
     offline_without_account,
     tell,
 )
+from lightning_gradood.report.pages import comparison_page, comparison_text
 from lightning_gradood.report.paper_tables import TableSettings, paper_number
 from lightning_gradood.report.run import GuardSummary, Run, newest_run, read_runs
-from lightning_gradood.report.run_comparison import comparison_page, comparison_text
-from lightning_gradood.report.run_writer import Workplace, working_commit, write_guard_summary, write_run
+from lightning_gradood.report.run_writer import (
+    Workplace,
+    choose_guard,
+    keep_guard,
+    no_guard,
+    without_anomalies_sentence,
+    working_commit,
+    write_guard_summary,
+    write_run,
+)
 from lightning_gradood.report.score_drift import ScoredImages, drift_by_class, drift_figure, drift_table
 from lightning_gradood.report.tables import console_table
-from lightning_gradood.report.wandb_dashboard import apply_dashboard, dashboard_definition
 
 __all__ = [
     "FINISH_SECONDS",
@@ -46,7 +55,6 @@ __all__ = [
     "Experiment",
     "GuardSummary",
     "LoggingSettings",
-    "Program",
     "ReportCallback",
     "ReportSettings",
     "Run",

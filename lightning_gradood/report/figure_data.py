@@ -19,8 +19,7 @@ from lightning_gradood.evaluation import Outcome
 from lightning_gradood.gradients import AllOnes
 from lightning_gradood.probes import columns_by_layer
 from lightning_gradood.records import NORMAL, Records
-from lightning_gradood.report.names import source_title
-from lightning_gradood.report.tables import not_transferred
+from lightning_gradood.report.tables import not_transferred, title
 
 if TYPE_CHECKING:
     from lightning_gradood.report.run_writer import ImageFacts
@@ -30,7 +29,6 @@ _SAMPLES = 12  # images of each source
 _EXTREMES = 8  # images of each source on which a detector was most wrong
 _PAIRS = 4  # images of each attack
 _THUMBNAIL = 96  # pixels; larger images are subsampled
-_WHISKERS = (5, 95)  # percentiles
 BOX = ("whislo", "q1", "med", "q3", "whishi")  # matplotlib's names of the numbers of a box
 
 
@@ -67,13 +65,10 @@ def boxes(norms: Mapping[str, np.ndarray], layers: Sequence[str]) -> dict[str, A
     """
     found = {}
     for source, values in norms.items():
-        columns = cbook.boxplot_stats(np.log10(values + LOG_FLOOR), whis=_WHISKERS)
+        columns = cbook.boxplot_stats(np.log10(values + LOG_FLOOR), whis=(5, 95))
         found[source] = np.array([[column[name] for name in BOX] for column in columns])
-    return {
-        "layers": np.array(layers),
-        "images": {source: np.array(len(values)) for source, values in norms.items()},
-        "boxes": found,
-    }
+    images = {source: np.array(len(values)) for source, values in norms.items()}
+    return {"layers": np.array(layers), "images": images, "boxes": found}
 
 
 def _gradient_boxes(shown: Mapping[str, Records]) -> dict[str, Any]:
@@ -87,24 +82,23 @@ def _activation_boxes(shown: Mapping[str, Records]) -> dict[str, Any]:
     """Boxes of the squared norms of the feature layers' spatial averages."""
     if not all(_FEATURES in table.probes for table in shown.values()):
         return {}
-    layers = columns_by_layer(shown[NORMAL].names(_FEATURES))
-    return boxes(
-        {source: _squared_norms(table.probe(_FEATURES), layers) for source, table in shown.items()}, list(layers)
-    )
+    layers, norms = columns_by_layer(shown[NORMAL].names(_FEATURES)), {}
+    for source, table in shown.items():
+        squares = np.square(table.probe(_FEATURES))
+        norms[source] = np.stack([squares[:, list(columns)].sum(axis=1) for columns in layers.values()], axis=1)
+    return boxes(norms, list(layers))
 
 
-def _squared_norms(features: np.ndarray, layers: Mapping[str, Sequence[int]]) -> np.ndarray:
-    """Squared L2 norm of the columns of each layer, [n, L]."""
-    return np.stack([np.square(features[:, list(columns)]).sum(axis=1) for columns in layers.values()], axis=1)
+def _spread(count: int, most: int) -> list[int]:
+    """At most so many rows from all over a table."""
+    return [int(row) for row in np.unique(np.linspace(0, count - 1, most).astype(int))]
 
 
 def _samples(shown: Mapping[str, Records], datamodule: ImageDataModule) -> dict[str, np.ndarray]:
     found = {}
     for source, table in shown.items():
-        loaded = datamodule.sources.clean.get(source)
-        rows = np.unique(np.linspace(0, len(table) - 1, _SAMPLES).astype(int))
-        ids = loaded.ids if loaded is not None else table.ids
-        images = _pixels(source, [ids[row] for row in rows], datamodule, table)
+        ids = datamodule.sources.clean[source].ids if source in datamodule.sources.clean else table.ids
+        images = _pixels(source, [ids[row] for row in _spread(len(table), _SAMPLES)], datamodule, table)
         if images is not None:
             found[source] = images
     return found
@@ -116,17 +110,16 @@ def _extremes(
     """Images of `test` that each detector found hardest, from sources whose images are kept or loaded."""
     found: dict[str, dict[str, Any]] = {}
     for outcome in not_transferred(outcomes):
-        rows = found.setdefault(outcome.detector, {})
-        test = outcome.scores["test"]
+        rows, test = found.setdefault(outcome.detector, {}), outcome.scores["test"]
         order = np.argsort(test.scores, kind="stable")
         normal, anomalous = order[test.labels[order] == 0][::-1], order[test.labels[order] == 1]
-        wanted = {f"{source_title(outcome.source)}, most normal": (outcome.source, anomalous[:_EXTREMES])}
+        wanted = {f"{title(outcome.source)}, most normal": (outcome.source, anomalous[:_EXTREMES])}
         if not rows:
             wanted = {"normal, most anomalous": (NORMAL, normal[:_EXTREMES])} | wanted
-        for title, (source, places) in wanted.items():
+        for heading, (source, places) in wanted.items():
             images = _pixels(source, [test.ids[place] for place in places], datamodule, records[source])
             if images is not None and len(images):
-                rows[title] = {"images": _thumbnails(images), "scores": test.scores[places]}
+                rows[heading] = {"images": _thumbnails(images), "scores": test.scores[places]}
     return {detector: rows for detector, rows in found.items() if rows}
 
 
@@ -138,20 +131,14 @@ def _pairs(
     for name, made in datamodule.sources.perturbed.items():
         if not (datamodule.keep_pixels and made.adversarial and name in datamodule.sources.anomaly_names):
             continue
-        rows = np.unique(np.linspace(0, len(records[name]) - 1, _PAIRS).astype(int))
-        ids, origins = (records[name].column(column)[rows].tolist() for column in ("id", "origin_id"))
-        clean = _pixels(NORMAL, origins, datamodule, records[NORMAL])
-        attacked = _pixels(name, ids, datamodule, records[name])
-        if clean is None or attacked is None or len(clean) != len(attacked):
-            continue
-        predictions = [
-            [facts[origin].prediction, facts[one].prediction] for one, origin in zip(ids, origins, strict=True)
-        ]
-        found[name] = {
-            "clean": _thumbnails(clean),
-            "attacked": _thumbnails(attacked),
-            "predictions": np.array(predictions),
-        }
+        table = records[name]
+        rows = _spread(len(table), _PAIRS)
+        ids, origins = (table.column(column)[rows].tolist() for column in ("id", "origin_id"))
+        clean, attacked = _pixels(NORMAL, origins, datamodule, table), _pixels(name, ids, datamodule, table)
+        if clean is not None and attacked is not None:
+            both = [(facts[origin].prediction, facts[one].prediction) for one, origin in zip(ids, origins, strict=True)]
+            images = {"clean": _thumbnails(clean), "attacked": _thumbnails(attacked)}
+            found[name] = {**images, "predictions": np.array(both)}
     return found
 
 
@@ -161,10 +148,9 @@ def _thumbnails(images: np.ndarray) -> np.ndarray:
 
 
 def _pixels(source: str, ids: Sequence[str], datamodule: ImageDataModule, records: Records) -> np.ndarray | None:
-    """Images by id, uint8 [k, H, W, C]; None for those made while probing and not kept."""
+    """Images by id, uint8 [k, H, W, C]; None for those made while probing and not kept in the source's records."""
     loaded = datamodule.sources.clean.get(source)
-    known = loaded.ids if loaded is not None else records.ids
-    place = {name: row for row, name in enumerate(known)}
+    place = {name: row for row, name in enumerate(loaded.ids if loaded is not None else records.ids)}
     rows = [place[name] for name in ids if name in place]
     if loaded is not None:
         images = (as_float(loaded.images(rows)) * 255).round().to(torch.uint8).numpy()
@@ -180,6 +166,8 @@ def _pixels(source: str, ids: Sequence[str], datamodule: ImageDataModule, record
 def first_layer(network: nn.Module, sources: Mapping[str, LoadedSource]) -> dict[str, Any]:
     """Take the gradient of the first convolution's weight for the middle image of each source.
 
+    The weight is differentiated by itself, as weight norm, spectral norm and pruning compute it in each forward pass.
+
     Returns:
         `name` of the weight, `weights` float32 [filters, C, h, w] as the images meet them (normalised, pruned) and, by
         source, `gradients` of the all-ones loss of one image, of the same shape, and `images` uint8 [H, W, C]; empty if
@@ -188,23 +176,20 @@ def first_layer(network: nn.Module, sources: Mapping[str, LoadedSource]) -> dict
     Reference:
         Lee et al. 2022, Figure 1 and Eq. 1.
     """
-    found = next(((name, one) for name, one in network.named_modules() if isinstance(one, nn.Conv2d)), None)
-    if found is None:
+    convolutions = [(name, one) for name, one in network.named_modules() if isinstance(one, nn.Conv2d)]
+    if not convolutions:
         return {}
-    name, convolution = found
-    device = next(convolution.parameters()).device
-    images = {source: as_float(loaded.images([len(loaded) // 2])).to(device) for source, loaded in sources.items()}
-    taken = {source: _weight_and_gradient(network, convolution, image) for source, image in images.items()}
-    return {
-        "name": np.array(f"{name}.weight"),
-        "weights": next(weight for weight, _ in taken.values()),
-        "gradients": {source: gradient for source, (_, gradient) in taken.items()},
-        "images": {source: _picture(image) for source, image in images.items()},
-    }
+    name, convolution = convolutions[0]
+    found: dict[str, Any] = {"name": np.array(f"{name}.weight"), "gradients": {}, "images": {}}
+    for source, loaded in sources.items():
+        image = as_float(loaded.images([len(loaded) // 2])).to(next(convolution.parameters()).device)
+        weight, found["gradients"][source] = _weight_and_gradient(network, convolution, image)
+        found.setdefault("weights", weight)
+        found["images"][source] = (image[0] * 255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
+    return found
 
 
 def _weight_and_gradient(network: nn.Module, convolution: nn.Conv2d, image: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """Differentiate by the weight itself, which weight norm, spectral norm and pruning compute in each forward pass."""
     with exact_arithmetic(), frozen_network(network), parametrize.cached():
         for name, parameter in convolution.named_parameters():
             parameter.requires_grad_(name != "bias")  # `frozen_network` puts back what it was
@@ -213,7 +198,3 @@ def _weight_and_gradient(network: nn.Module, convolution: nn.Conv2d, image: Tens
         logit_gradient = AllOnes().logit_gradient(to_float64(logits.detach())).to(logits)
         (gradient,) = torch.autograd.grad(logits, [weight], logit_gradient)
     return weight.detach().cpu().numpy().copy(), gradient.cpu().numpy()
-
-
-def _picture(image: Tensor) -> np.ndarray:
-    return np.asarray((image[0] * 255).round().to(torch.uint8).cpu().numpy().transpose(1, 2, 0))

@@ -1,138 +1,173 @@
-"""Figures of images: a few of each source, those on which a detector was most wrong, attacked ones, an explained one."""
+"""Figures of images and of what they ask a network to change.
 
-from collections.abc import Mapping
+Samples, the images on which a detector was most wrong, attacked ones, an explained one; first-layer gradients (the
+paper's Figure 1), gradient norms (3a) and activation norms (3b).
+"""
+
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
+import torch
 from matplotlib.figure import Figure
-from matplotlib.textpath import TextPath
+from matplotlib.patches import Patch
+from torchvision.utils import make_grid
 
-from lightning_gradood.report.names import source_title, source_titles
-from lightning_gradood.report.score_figures import CHANGED_COLOUR, new_figure, tidy
+from lightning_gradood.records import NORMAL
+from lightning_gradood.report.figure_data import BOX
+from lightning_gradood.report.score_figures import styles_of, tidy
+from lightning_gradood.report.tables import title
 
-_GAP = 16  # images are this many times as wide as the white between them
-_MOST_IMAGES = 12
-_SIDE, _BETWEEN, _MARGIN = 0.8, 0.08, 0.2  # inches
-_LETTERS = 10  # points, 72 to an inch
-_SCORE = 0.16  # inches under an image
+_WHITE = 2  # pixels between images
 
 
-def sample_sheet(samples: Mapping[str, np.ndarray], below: float = 0.0) -> Figure:
-    """Show a row of images per source, pixels as they are.
+def image_rows(
+    rows: Mapping[str, np.ndarray], captions: Mapping[str, Sequence[str]] | None = None, heading: str = ""
+) -> Figure:
+    """Show a row of images under each name, pixels as they are.
 
     Args:
-        samples: source to uint8 images [k, H, W, C], C = 1 (grey) or 3 (RGB); the first 12 are shown.
-        below: room under each row, in inches.
-
-    Reference:
-        Lee et al. 2022, Figure 4.
+        rows: name to uint8 images [k, H, W, C], C = 1 (grey) or 3 (RGB).
+        captions: name to a text below each image.
+        heading: of the figure.
     """
-    count = max(min(len(images), _MOST_IMAGES) for images in samples.values())
-    titles = source_titles(samples)
-    left = _MARGIN + max(TextPath((0, 0), title, size=_LETTERS).get_extents().width for title in titles.values()) / 72
-    heights = [_SIDE * images.shape[1] / images.shape[2] + _BETWEEN + below for images in samples.values()]
-    width, height = left + _SIDE * count + _BETWEEN, sum(heights) + _BETWEEN
-    figure = new_figure(width, height)
-    # Layout engines ignore the images' fixed aspect when they make room for the names.
-    figure.set_layout_engine("none")
-    for row, (source, images) in enumerate(samples.items()):
-        bottom = height - sum(heights[: row + 1]) + below
-        place = (left / width, bottom / height, _SIDE * count / width, (heights[row] - _BETWEEN - below) / height)
-        axes = figure.add_axes(place)
-        strip = _strip(images[:_MOST_IMAGES], count)
-        axes.imshow(strip, interpolation="nearest", cmap="gray", vmin=0, vmax=255)
-        axes.set_ylabel(titles[source], rotation=0, ha="right", va="center", fontsize=_LETTERS)
-        axes.set_xticks([])
-        axes.set_yticks([])
-        axes.spines[:].set_visible(False)
+    count = max(len(images) for images in rows.values())
+    _, height, width, _ = next(iter(rows.values())).shape
+    figure = Figure(figsize=(0.9 * count + 0.2, (0.9 * height / width + 0.4) * len(rows) + 0.3), layout="constrained")
+    figure.suptitle(heading, fontsize=11)
+    for axes, (name, images) in zip(figure.subplots(len(rows), squeeze=False).flat, rows.items(), strict=True):
+        strip = make_grid(torch.tensor(images).permute(0, 3, 1, 2), nrow=count, padding=_WHITE, pad_value=255)
+        axes.imshow(strip.permute(1, 2, 0), interpolation="nearest")
+        axes.set(xlim=(0, count * (width + _WHITE)), anchor="W")
+        axes.set_title(name, fontsize=8, loc="left")
+        axes.set_axis_off()
+        for place, text in enumerate((captions or {}).get(name, ())):
+            middle = (place + 0.5) * (width + _WHITE)
+            axes.text(middle, strip.shape[1], text, ha="center", va="top", fontsize=6)
     return figure
+
+
+def sample_sheet(samples: Mapping[str, np.ndarray]) -> Figure:
+    """Show a row of images per source (Lee et al. 2022, Figure 4)."""
+    return image_rows({title(source): images for source, images in samples.items()})
 
 
 def extreme_images(rows: Mapping[str, Any]) -> Figure:
-    """Show the first 12 `images` of each row, each with its score below; see `figure_data`."""
-    figure = sample_sheet({name: row["images"] for name, row in rows.items()}, below=_SCORE)
-    for axes, row in zip(figure.axes, rows.values(), strict=True):
-        _, height, width, _ = row["images"].shape
-        gap = max(width // _GAP, 1)
-        for place, score in enumerate(row["scores"][:_MOST_IMAGES]):
-            middle = place * (width + gap) + width / 2
-            axes.text(middle, height, f"{score:.3g}", ha="center", va="top", fontsize=7)
-    return figure
+    """Show images on which a detector was most wrong, each with its score."""
+    scores = {name: [f"{score:.3g}" for score in row["scores"]] for name, row in rows.items()}
+    return image_rows({name: row["images"] for name, row in rows.items()}, scores)
 
 
-def _strip(images: np.ndarray, count: int) -> np.ndarray:
-    """Put images side by side on white: uint8 [H, count·(W + gap) − gap, 3], without the last axis if grey."""
-    _, height, width, channels = images.shape
-    gap = max(width // _GAP, 1)
-    strip = np.full((height, count * (width + gap) - gap, channels), 255, dtype=np.uint8)
-    for place, image in enumerate(images):
-        left = place * (width + gap)
-        strip[:, left : left + width] = image
-    return strip[:, :, 0] if channels == 1 else strip
-
-
-_PAIR_SIDE, _BELOW, _ABOVE = 0.95, 0.22, 0.34  # inches: of an image, of its prediction, of heads
-_BLOCKS = 3  # attacks in a row
 _FACTORS = (1, 2, 5, 10, 20, 50, 100)
-_LONGEST = 11  # letters of a prediction
 
 
 def attacked_samples(pairs: Mapping[str, Any]) -> Figure:
-    """Show rows of clean image, attacked image and amplified difference, with predictions; one axes per attack.
+    """Show a row per attack: clean image and attacked one with predictions, and their amplified difference on grey.
 
-    The difference is on grey; its factor, in the head, is the largest of 1, 2, 5, ... 100 that keeps 99 % of the values
-    on the scale. A prediction that the attack changed is red.
+    The factor is the largest of 1, 2, 5, ... 100 that keeps 99 % of the values on the scale.
     """
-    columns, rows = min(len(pairs), _BLOCKS), -(-len(pairs) // _BLOCKS)
-    tall = max(len(one["clean"]) * one["clean"].shape[1] / one["clean"].shape[2] for one in pairs.values())
-    most = max(len(one["clean"]) for one in pairs.values())
-    wide, high = 3 * _PAIR_SIDE + 0.5, tall * _PAIR_SIDE + most * _BELOW + _ABOVE
-    figure = new_figure(columns * wide + 0.1, rows * high + 0.3)
-    figure.suptitle("Images before and after attacks, with predictions", fontsize=11)
-    figure.set_layout_engine("constrained", wspace=0.12)
-    places = list(figure.subplots(rows, columns, squeeze=False).flat)
-    for axes, (name, one) in zip(places, pairs.items(), strict=False):
-        _show_pairs(axes, one, source_title(name))
-    for axes in places:
+    rows, captions = {}, {}
+    for attack, one in pairs.items():
+        changes = one["attacked"].astype(int) - one["clean"]
+        largest = float(np.percentile(np.abs(changes), 99))
+        factor = max((one for one in _FACTORS if one * largest <= 127), default=1)
+        difference = np.clip(128 + factor * changes, 0, 255).astype(np.uint8)
+        triples = np.stack([one["clean"], one["attacked"], difference], axis=1)
+        rows[title(attack)] = triples.reshape(-1, *triples.shape[2:])
+        captions[title(attack)] = [text[:14] for both in one["predictions"] for text in (*both, f"× {factor}")]
+    return image_rows(rows, captions, "Clean images, attacked ones, both predictions, and the difference")
+
+
+def _mosaic(filters: np.ndarray, scale: float) -> np.ndarray:
+    """The first 16 filters [n, C, h, w] in rows of four, float [H, W, 3] in [0, 1], grey for zero."""
+    shown = torch.tensor(filters[:16])
+    shown = shown if shown.shape[1] == 3 else shown.mean(dim=1, keepdim=True)
+    grid = make_grid(0.5 + shown / (2 * scale or 1.0), nrow=4, padding=1, pad_value=1.0)
+    return np.asarray(grid.clip(0, 1).permute(1, 2, 0))
+
+
+def first_layer_figure(stored: Mapping[str, Any], chosen: Mapping[str, str] | None = None) -> Figure:
+    """Show filters of the first convolution, and a row per image: the image, and its gradients on a common scale.
+
+    Args:
+        stored: what `figure_data.first_layer` returns.
+        chosen: caption to source; by default the normal one, the first anomaly source and the last.
+
+    Reference:
+        Lee et al. 2022, Figure 1.
+    """
+    others = [source for source in stored["images"] if source != NORMAL]
+    chosen = chosen or {title(source): source for source in (NORMAL, *others[:1], *others[-1:])}
+    figure = Figure(figsize=(4.2, 2.1 * (len(chosen) + 1)), layout="constrained")
+    places = figure.subplots(len(chosen) + 1, 2)
+    scale = max(float(np.abs(stored["gradients"][source][:16]).max()) for source in chosen.values())
+    places[0][0].text(0.5, 0.5, f"{stored['name']}\n{list(stored['weights'].shape)}", ha="center", fontsize=8)
+    places[0][1].imshow(_mosaic(stored["weights"], float(np.abs(stored["weights"][:16]).max())))
+    places[0][1].set_title("weights", fontsize=8)
+    for (left, right), (caption, source) in zip(places[1:], chosen.items(), strict=True):
+        image, gradient = stored["images"][source], stored["gradients"][source]
+        left.imshow(np.broadcast_to(image, (*image.shape[:2], 3)), interpolation="nearest")
+        left.set_title(caption, fontsize=8)
+        right.imshow(_mosaic(gradient, scale))
+        right.set_title(f"gradient, norm² {np.square(gradient).sum():.3g}", fontsize=8)
+    for axes in places.flat:
         axes.set_axis_off()
     return figure
 
 
-def _show_pairs(axes: Axes, pairs: Mapping[str, np.ndarray], name: str) -> None:
-    clean, attacked = pairs["clean"], pairs["attacked"]
-    count, height, width, _ = clean.shape
-    gap, below = max(width // _GAP, 1), round(width * _BELOW / _PAIR_SIDE)
-    changes = attacked.astype(int) - clean
-    largest = float(np.percentile(np.abs(changes), 99))
-    factor = max((one for one in _FACTORS if one * largest <= 127), default=1)
-    difference = np.clip(128 + factor * changes, 0, 255).astype(np.uint8)
-    canvas = np.full((count * (height + below), 3 * width + 2 * gap, 3), 255, dtype=np.uint8)
-    for column, images in enumerate((clean, attacked, difference)):
-        for row, image in enumerate(images):
-            top, left = row * (height + below), column * (width + gap)
-            canvas[top : top + height, left : left + width] = image  # grey is repeated
-    axes.imshow(canvas, interpolation="nearest")
-    middles = [column * (width + gap) + width / 2 for column in range(3)]
-    for middle, head in zip(middles, ("clean", name, f"difference × {factor}"), strict=True):
-        axes.text(middle, -0.06 * height, head, ha="center", va="bottom", fontsize=8)
-    for row, (before, after) in enumerate(pairs["predictions"].tolist()):
-        for middle, word, colour in zip(
-            middles, (before, after), ("black", "black" if before == after else CHANGED_COLOUR), strict=False
-        ):
-            bottom = row * (height + below) + height
-            axes.text(middle, bottom, f"predicted {_short(word)}", ha="center", va="top", fontsize=7, color=colour)
+def norm_boxes(boxes: Mapping[str, Any], kind: str) -> Figure:
+    """Draw the distribution of squared norms over images, a group of boxes per layer, one per source.
+
+    Args:
+        boxes: what `figure_data.boxes` returns, source `"normal"` first; `representative_layers` are drawn.
+        kind: of the norm, `gradient` or `activation`.
+
+    Reference:
+        Lee et al. 2022, Figures 3a and 3b; 3b has norms of whole feature maps, here they are of spatial averages, which
+        detectors read.
+    """
+    names, sources = boxes["layers"].tolist(), boxes["boxes"]
+    chosen, styles, width = representative_layers(names), styles_of([*sources]), 0.8 / len(sources)
+    size = (min(max(9.0, 1.5 + 0.13 * len(chosen) * (len(sources) + 2)), 14.0), 4.8)
+    figure = Figure(figsize=size, layout="constrained")
+    axes, handles = figure.subplots(), []
+    for rank, (source, values) in enumerate(sources.items()):
+        look: dict[str, Any] = {"facecolor": styles[source].colour, "edgecolor": "black", "hatch": styles[source].hatch}
+        axes.bxp(
+            [dict(zip(BOX, box, strict=True)) for box in values[chosen].tolist()],
+            positions=np.arange(len(chosen)) - 0.4 + width * (rank + 0.5),
+            widths=0.8 * width,
+            showfliers=False,
+            patch_artist=True,
+            manage_ticks=False,
+            boxprops={**look, "linewidth": 0.5},
+            medianprops={"color": "black"},
+        )
+        handles.append(Patch(label=f"{title(source)} ({int(boxes['images'][source])})", **look))
+    labels = [names[column].removesuffix(".weight") for column in chosen]
+    axes.set_xticks(range(len(chosen)), labels, rotation=35, ha="right", fontsize=8)
+    axes.set_ylabel(f"log10 of the squared {kind} norm")
+    figure.suptitle(f"{kind.capitalize()} norms per layer (box: quartiles, whiskers: 5 % and 95 %)", fontsize=11)
+    tidy(axes)
+    figure.legend(handles=handles, loc="outside lower center", ncols=6, fontsize=8, frameon=False)
+    return figure
 
 
-def _short(word: str) -> str:
-    return word if len(word) <= _LONGEST else f"{word[: _LONGEST - 1]}…"
+def representative_layers(layer_names: Sequence[str]) -> list[int]:
+    """Choose at most 12 increasing columns: weights of convolutions evenly through the network, and its last weight.
 
-
-_BARS = 12  # contributions in a figure of one explanation
+    Convolutions have `conv` in their module's name; a network without such names gets all weights, one without weights
+    all tensors.
+    """
+    weights = [i for i, name in enumerate(layer_names) if name.endswith("weight")] or list(range(len(layer_names)))
+    convolutions = [i for i in weights if "conv" in ".".join(layer_names[i].split(".")[-2:])] or weights
+    candidates = [i for i in convolutions if i != weights[-1]]
+    steps = np.linspace(0, len(candidates) - 1, min(11, len(candidates)))
+    return [*(candidates[int(step)] for step in np.round(steps)), weights[-1]]
 
 
 def explanation_figure(
-    image: np.ndarray, heat: np.ndarray | None, contributions: Mapping[str, float], title: str, note: str = ""
+    image: np.ndarray, heat: np.ndarray | None, contributions: Mapping[str, float], heading: str, note: str = ""
 ) -> Figure:
     """Show an image, which of its pixels would change the score, and the 12 readings that contribute most to it.
 
@@ -142,23 +177,20 @@ def explanation_figure(
         contributions: reading to what it adds to the score.
         note: shown in place of the heat map.
     """
-    largest = sorted(contributions, key=lambda name: -abs(contributions[name]))[:_BARS]
-    figure = new_figure(10.5, 3.4)
-    figure.suptitle(title, fontsize=10)
+    largest = sorted(contributions, key=lambda name: abs(contributions[name]))[-12:]
+    figure = Figure(figsize=(10.5, 3.4), layout="constrained")
+    figure.suptitle(heading, fontsize=10)
     picture, warmth, bars = figure.subplots(1, 3, width_ratios=(1, 1, 2.2))
-    picture.imshow(image[..., 0] if image.shape[2] == 1 else image, cmap="gray", interpolation="nearest")
-    picture.set_title("image", fontsize=9)
+    picture.imshow(np.broadcast_to(image, (*image.shape[:2], 3)), interpolation="nearest")
     if heat is None:
-        warmth.text(0.5, 0.5, note, ha="center", va="center", fontsize=8, wrap=True)
+        warmth.text(0.5, 0.5, note, ha="center", fontsize=8, wrap=True)
     else:
         warmth.imshow(heat, cmap="magma", interpolation="nearest")
         warmth.set_title("pixels that would change the score", fontsize=9)
     for axes in (picture, warmth):
         axes.set_axis_off()
-    values = [contributions[name] for name in largest][::-1]
-    bars.barh(range(len(largest)), values, color=["#D55E00" if value > 0 else "#0072B2" for value in values])
-    bars.set_yticks(range(len(largest)), largest[::-1], fontsize=7)
-    bars.tick_params(axis="x", labelsize=8)
+    bars.barh(largest, [contributions[name] for name in largest])
+    bars.tick_params(labelsize=7)
     bars.set_title("largest contributions to the score, from the mean normal image", fontsize=9)
     tidy(bars)
     return figure

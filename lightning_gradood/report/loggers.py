@@ -1,4 +1,4 @@
-"""Telling what a run has found: the callbacks that `detect` calls, and the numbers and figures that loggers get.
+"""Telling what a run has found: the callbacks that `detect` calls, what loggers get, and W&B's dashboard of their keys.
 
 W&B is imported in functions alone: importing this room must not.
 """
@@ -9,17 +9,19 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import lightning.pytorch as pl
+import numpy as np
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
+from PIL import Image
 
-from lightning_gradood.core import CONFIG, atomic_write, going_on_without, say
+from lightning_gradood.core import CONFIG, Refusal, atomic_write, going_on_without, say
 from lightning_gradood.records import NORMAL, read_columns
-from lightning_gradood.report.figures import ReportSettings, draw_figures, write_figures
+from lightning_gradood.report.figures import ReportSettings, draw_figures
 from lightning_gradood.report.pages import accuracy_warning, classifier_sentences, run_page
 from lightning_gradood.report.run import CURVES, PAGE, PROVENANCE, RESULTS, SCORES, SPLITS, Run
 from lightning_gradood.report.tables import by_detector, console_table, curve_rows, detection_scalars
@@ -30,7 +32,7 @@ PROJECT = "lightning_gradood"
 EPOCH = "detector/epoch"  # x axis of the detectors' training curves
 
 _BEST = {"loss": "min", "auroc": "max"}  # which value of a curve W&B keeps in its summary
-_FILES = (PAGE, "results.csv", RESULTS, SCORES, SPLITS, CURVES, PROVENANCE, CONFIG)
+_FILES = (PAGE, "results.csv", RESULTS, SCORES, SPLITS, CURVES, PROVENANCE, CONFIG, "figures")
 
 
 class ReportCallback(Callback):
@@ -44,14 +46,14 @@ class ReportCallback(Callback):
     """
 
     def __init__(self, figures: bool = True, settings: ReportSettings | None = None) -> None:
-        self.figures, self.settings = figures, settings
+        self.figures, self.settings = figures, settings or ReportSettings()
 
     def on_detect_end(self, trainer: pl.Trainer, run: Run) -> None:
         """Tell what the run has found."""
         about = "".join(f"{sentence}\n" for sentence in classifier_sentences(run.provenance))
         table = ("\n" if about else "") + console_table(run.outcomes, run.failures)
         sys.stdout.write(f"\n{about}{table}\n\nResults and figures: {run.folder}\n")
-        pictures = write_figures(run, self.settings) if self.figures else {}
+        pictures = draw_figures(run, self.settings) if self.figures else {}
         with going_on_without("the page"), atomic_write(run.folder / PAGE) as file:
             file.write(run_page(run, pictures).encode())
             sys.stdout.write(f"All on one page: {run.folder / PAGE}\n")
@@ -60,40 +62,37 @@ class ReportCallback(Callback):
 
 def tell(folder: Path, trainer: pl.Trainer) -> None:
     """Read a run folder and call the callbacks that tell of it, W&B's last; what fails is left out with a warning."""
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
     with going_on_without("the report"):
         run = Run.read(folder)
-        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
-        first = [one for one in callbacks if isinstance(one, ReportCallback)][:1]
-        telling: list[ReportCallback | WandbCallback] = [
-            *first,
-            *(c for c in callbacks if isinstance(c, WandbCallback)),
-        ]
-        for callback in telling:
-            with going_on_without(f"what {type(callback).__name__} tells"):
-                callback.on_detect_end(trainer, run)
+        for kind in (ReportCallback, WandbCallback):
+            for callback in [one for one in callbacks if isinstance(one, kind)][:1]:
+                with going_on_without(f"what {kind.__name__} tells"):
+                    callback.on_detect_end(trainer, run)
 
 
 def log_run(run: Run, loggers: Iterable[Logger], pictures: Mapping[str, bytes]) -> None:
     """Log a run and save each logger; call it on rank 0, after the Trainer's own fit has finished.
 
-    Training curves have step = epoch, final numbers step 0, but for W&B. `pictures`, PNG by name, go to W&B and, drawn
-    anew, to TensorBoard; other loggers take numbers only.
+    Training curves have step = epoch, final numbers step 0, but for W&B. `pictures`, PNG by name, go to W&B and
+    TensorBoard; other loggers take numbers only.
     """
+    images = {f"figures/{name}": Image.open(BytesIO(png)) for name, png in pictures.items()}
     for logger in loggers:
         with going_on_without(f"what {type(logger).__name__} logs"):
             if isinstance(logger, WandbLogger):
-                _log_to_wandb(run, logger, pictures)
+                _log_to_wandb(run, logger, images)
             else:
                 for epoch, values in curve_rows(run.outcomes):
                     logger.log_metrics(values, step=epoch)
                 logger.log_metrics(detection_scalars(run.outcomes), step=0)
-            if isinstance(logger, TensorBoardLogger) and pictures:
-                for name, figure in draw_figures(run).items():
-                    logger.experiment.add_figure(f"figures/{name}", figure, global_step=0)
+            if isinstance(logger, TensorBoardLogger):
+                for name, image in images.items():
+                    logger.experiment.add_image(name, np.array(image), dataformats="HWC")
             logger.save()
 
 
-def _log_to_wandb(run: Run, logger: WandbLogger, pictures: Mapping[str, bytes]) -> None:
+def _log_to_wandb(run: Run, logger: WandbLogger, images: Mapping[str, Image.Image]) -> None:
     # W&B drops rows whose step lies behind the last one, and Lightning's x axis `trainer/global_step` stands where the
     # classifier's fit ended. So no step is passed (rows are appended) and the curves bring their own x axis. It is
     # defined key by key, because which of two globs wins, Lightning's `*` or ours, is not specified. The run itself
@@ -105,27 +104,21 @@ def _log_to_wandb(run: Run, logger: WandbLogger, pictures: Mapping[str, bytes]) 
         sent.define_metric(key, step_metric=EPOCH, summary=_BEST.get(key.rpartition("/")[2], "last"))
     table = read_columns(run.folder / RESULTS)
     known = [list(row) for row in zip(*table.values(), strict=True) if row[list(table).index("value")] is not None]
-    with _unless_lost(sent):
-        for epoch, values in rows:
-            sent.log({EPOCH: epoch, **values})
-        sent.summary.update(detection_scalars(run.outcomes) | _about_the_run(run))
-        logger.log_table("results", columns=list(table), data=known)
-        with TemporaryDirectory() as folder:  # of PNG files with titles, whatever is written into the run folder
-            for name, picture in pictures.items():
-                path = Path(folder, f"{name}.png")
-                with atomic_write(path) as file:
-                    file.write(picture)
-                logger.log_image(f"figures/{name}", [str(path)])
-
-
-def _about_the_run(run: Run) -> dict[str, float]:
-    groups, about = by_detector(run.outcomes).items(), run.provenance
-    numbers = {f"cost/fit_seconds/{name}": sum(one.seconds for one in group) / len(group) for name, group in groups}
-    known = {
+    about = run.provenance
+    numbers = {
         "cost/detect_seconds": about.get("seconds"),
         "classifier/accuracy": about.get("classifier", {}).get("accuracy"),
     }
-    return numbers | {name: value for name, value in known.items() if value is not None}
+    for name, group in by_detector(run.outcomes).items():
+        numbers[f"cost/fit_seconds/{name}"] = sum(one.seconds for one in group) / len(group)
+    with _unless_lost(sent):
+        for epoch, values in rows:
+            sent.log({EPOCH: epoch, **values})
+        sent.summary.update(detection_scalars(run.outcomes))
+        sent.summary.update({name: number for name, number in numbers.items() if number is not None})
+        logger.log_table("results", columns=list(table), data=known)
+        for name, image in images.items():
+            logger.log_image(name, [image])
 
 
 @dataclass(frozen=True)
@@ -191,11 +184,11 @@ def _log_result_files(sent: Any, folder: Path) -> None:
     import wandb
 
     artifact = wandb.Artifact(_artifact_name("results", sent, folder), type="results")
-    for name in _FILES:
-        if (folder / name).is_file():
-            artifact.add_file(str(folder / name))
-    if (folder / "figures").is_dir():
-        artifact.add_dir(str(folder / "figures"), name="figures")
+    for path in map(folder.joinpath, _FILES):
+        if path.is_dir():
+            artifact.add_dir(str(path), name=path.name)
+        elif path.is_file():
+            artifact.add_file(str(path))
     sent.log_artifact(artifact, aliases=["latest"])
 
 
@@ -282,3 +275,108 @@ def _unless_lost(run: Any) -> Iterator[None]:
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(".")
         folder = Path(run.dir).parent
         say(f"W&B could not be reached: {reason}. The run goes on. `wandb sync {folder}` sends what W&B has not got.")
+
+
+_VIEW = "lightninggradood"  # W&B's own name of the workspace, part of its address
+_PARAMETERS = ["detection.mlp.width", "detection.mlp.learning_rate", "detection.mlp.weight_decay", "detection.seed"]
+_FIGURES = {
+    "ROC curves": "roc_",
+    "Precision and recall": "precision_recall_",
+    "Scores": "scores_",
+    "Gradient norms by layer": "layer_norms",
+}
+
+
+def dashboard_definition(run: Run) -> dict[str, Any]:
+    """Choose panels whose keys a run with these sources, detectors and figures logs; JSON types.
+
+    A panel has a title, a kind, keys (of the summary, of the history for `lines`, of media for `images`) and parameters.
+    """
+
+    def panel(title: str, kind: str, keys: Sequence[str] = (), parameters: Sequence[str] = ()) -> dict[str, Any]:
+        return {"title": title, "kind": kind, "keys": list(keys), "parameters": list(parameters)}
+
+    labels, by_source = list(by_detector(run.outcomes)), dict[str, list[str]]()
+    for one in run.outcomes:
+        by_source.setdefault(one.source, []).append(f"detection/{one.source}/{one.label}/test/auroc")
+    best = f"detection/mean/{labels[0]}/val/auroc"
+    curves = {key: "" for _, values in curve_rows(run.outcomes) for key in values if key.endswith("/val/auroc")}
+    names = sorted(path.stem for path in (run.folder / "figures").glob("*.png"))
+    figures = {title: [f"figures/{name}" for name in names if name.startswith(s)] for title, s in _FIGURES.items()}
+    panels = {
+        "AUROC": [
+            panel("Mean over sources", "bars", [f"detection/mean/{label}/test/auroc" for label in labels]),
+            *(panel(source, "bars", keys) for source, keys in by_source.items()),
+        ],
+        "Runs side by side": [panel("What differs", "comparer")],
+        "Figures": [panel(title, "images", keys) for title, keys in figures.items() if keys],
+        "Guard": [
+            panel("Normal test images flagged", "bars", ["guard/flagged"]),
+            panel("Share that may be flagged", "bars", ["guard/false_positive_rate"]),
+            panel("Mean AUROC on val", "bars", ["guard/mean_val_auroc"]),
+        ],
+        "Sweeps": [
+            panel("Parameters", "parallel coordinates", [best], _PARAMETERS),
+            panel("Importance of parameters", "importance", [best]),
+        ],
+        "Cost": [
+            panel("Seconds of detect", "bars", ["cost/detect_seconds"]),
+            panel("Seconds to fit and score", "bars", [f"cost/fit_seconds/{label}" for label in labels]),
+        ],
+        "Training of detectors": [panel("AUROC on val", "lines", list(curves))] if curves else [],
+    }
+    return {"title": PROJECT, "sections": [{"name": name, "panels": found} for name, found in panels.items() if found]}
+
+
+def apply_dashboard(definition: Mapping[str, Any], entity: str, project: str) -> tuple[str, str]:
+    """Create or update the saved workspace and the report of a project, and return their addresses.
+
+    Raises:
+        Refusal: the package `wandb-workspaces` is missing, or W&B does not let the account write there.
+    """
+    try:
+        import wandb_workspaces.reports.v2 as reports
+        import wandb_workspaces.workspaces as workspaces
+    except ModuleNotFoundError as error:
+        raise Refusal(
+            '`dashboard` needs the package wandb-workspaces. Got none. `pip install "lightning_gradood[dashboard]"` brings it.'
+        ) from error
+    import wandb
+
+    name, place = definition["title"], {"entity": entity, "project": project}
+    blocks, sections = list[Any](), list[Any]()
+    for one in definition["sections"]:
+        panels = [_drawn(reports, **panel) for panel in one["panels"]]
+        sections.append(workspaces.Section(name=one["name"], is_open=True, panels=panels))
+        blocks += [reports.H2(text=one["name"]), reports.PanelGrid(runsets=[reports.Runset(**place)], panels=panels)]
+    workspace = workspaces.Workspace(name=name, sections=sections, **place)
+    workspace._internal_name = _VIEW  # fixed, so that the next call updates this view rather than adds another
+    report = reports.Report(title=name, blocks=blocks, width="fluid", **place)
+    try:
+        earlier = [one for one in wandb.Api().reports(f"{entity}/{project}") if one.display_name == name]
+        report.id = str(earlier[0].id) if earlier else ""
+        workspace.save()
+        report.save()
+    except (wandb.errors.Error, ValueError, TypeError, KeyError) as error:  # a refused write raises any of these
+        raise Refusal(
+            f"`--entity` and `--project` should name a place in W&B where your account may write. Got `--entity {entity} "
+            f"--project {project}`; W&B says: {str(error).strip().splitlines()[0][:200]}"
+        ) from error
+    return workspace.url, report.url
+
+
+def _drawn(reports: Any, title: str, kind: str, keys: Sequence[str], parameters: Sequence[str]) -> Any:
+    match kind:
+        case "bars":
+            return reports.BarPlot(title=title, metrics=keys, orientation="h")
+        case "lines":
+            return reports.LinePlot(title=title, x=EPOCH, y=keys)
+        case "images":
+            return reports.MediaBrowser(title=title, media_keys=keys)
+        case "importance":
+            return reports.ParameterImportancePlot(with_respect_to=keys[0])
+        case "comparer":
+            return reports.RunComparer(diff_only="split")
+    metrics = [*map(reports.Config, parameters), *map(reports.SummaryMetric, keys)]
+    columns = [reports.ParallelCoordinatesPlotColumn(metric=one) for one in metrics]
+    return reports.ParallelCoordinatesPlot(title=title, columns=columns)

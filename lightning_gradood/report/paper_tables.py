@@ -5,11 +5,10 @@ import re
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, NamedTuple
 
-from lightning_gradood.report.names import detector_title
 from lightning_gradood.report.run import Run
-from lightning_gradood.report.tables import ABSENT, Cell, Table, csv_text, marked, not_transferred
+from lightning_gradood.report.tables import ABSENT, Cell, Table, not_transferred, percent, title
 
 _SAME = {  # sources as the experiment files name them, and as the paper's Table 2 does; resized images only
     "svhn": "SVHN",
@@ -24,29 +23,17 @@ class TableSettings:
     """Settings of the tables and the page.
 
     Args:
-        accuracy: which accuracy Table 2 shows; `detection_accuracy` is the oracle's (Lee et al. 2018), the best
-            balanced accuracy of any threshold.
-        aupr: which side is positive in Table 2's AUPR, the anomalous (`aupr_out`) or the normal (`aupr_in`); the paper
-            does not say which its column has.
-        columns: detectors of Table 2 in the paper's layout, those that were run; every detector stands in the full
-            table.
         same: source name to the paper's name of the same images, for the paper's numbers beside ours.
         near: the source whose image is the near one of Figure 1; by default the first that is no attack.
         far: the source whose image is the far one; by default the last that is no attack.
     """
 
-    accuracy: Literal["detection_accuracy", "accuracy_at_val_threshold", "accuracy_at_0.5"] = "detection_accuracy"
-    aupr: Literal["aupr_out", "aupr_in"] = "aupr_out"
-    columns: list[str] = field(
-        default_factory=lambda: ["baseline", "odin", "mahalanobis_p_fe", "energy", "mlp_all_ones", "mlp"]
-    )
     same: dict[str, str] = field(default_factory=lambda: dict(_SAME))
     near: str | None = None
     far: str | None = None
 
 
-@dataclass(frozen=True)
-class OverSeeds:
+class OverSeeds(NamedTuple):
     """One number of a table: a share in [0, 1] for each seed, and the paper's number, if it has one."""
 
     values: tuple[float, ...]
@@ -62,37 +49,22 @@ class OverSeeds:
         """Sample standard deviation over seeds (n − 1); None for a single seed."""
         return statistics.stdev(self.values) if len(self.values) > 1 else None
 
-    @property
-    def text(self) -> str:
-        """The number in %, with two decimals."""
-        spread = "" if self.spread is None else f" ± {100 * self.spread:.2f}"
-        return f"{100 * self.mean:.2f}{spread}"
-
 
 @dataclass(frozen=True)
 class Row:
     """The numbers of all detectors on one source; `metrics` is detector to `test` metric to a value per seed.
 
     Args:
-        experiment: its name.
-        dataset: what the classifier was trained on, as the tables say it.
-        network: the classifier, as the tables say it.
+        model: classifier and what it was trained on, as the tables say it.
         paper: data set and network under which the paper's numbers are looked up.
-        made_by: about perturbed sources, else empty.
+        perturbed: whether the images are attacked or corrupted normal ones.
     """
 
-    experiment: str
-    dataset: str
-    network: str
+    model: str
     paper: tuple[str, str]
     source: str
+    perturbed: bool
     metrics: dict[str, dict[str, list[float]]] = field(default_factory=dict)
-    made_by: Mapping[str, Any] = field(default_factory=dict)
-
-    def number(self, detector: str, metric: str, paper: float | None = None) -> OverSeeds | None:
-        """The number of a detector over seeds; None if it has none."""
-        values = self.metrics.get(detector, {}).get(metric, [])
-        return OverSeeds(tuple(values), paper) if values else None
 
     def add(self, run: Run) -> None:
         """Add the numbers of one seed; detectors that were trained on one other source are not of the paper's protocol."""
@@ -177,80 +149,90 @@ _NUMBERS = _numbers()
 
 
 AUDIT = "image_statistics"  # a baseline that reads no network; never counted as best
+NOTE = "Mean ± standard deviation over seeds, in %; best of each row in bold; [the paper's number, on its own images]."
 _ATTACKS = {"fgsm": "FGSM", "bim": "BIM", "cw": "C&W", "pgd": "PGD", "iterll": "IterLL", "semantic": "Semantic"}
-_TITLES = {
-    "detection_accuracy": "Detection accuracy",
-    "accuracy_at_val_threshold": "Accuracy (threshold of val)",
-    "accuracy_at_0.5": "Accuracy (at 0.5)",
-    "auroc": "AUROC",
-    "aupr_out": "AUPR (anomalous positive)",
-    "aupr_in": "AUPR (normal positive)",
-}
-
-
 _OURS = {
     "mlp": "Ours",
     "mlp_all_ones": "Ours (all ones)",
     "mlp_on_synthetic": "Ours (synthetic)",
     AUDIT: "(image statistics)",
 }
+# The paper does not say which side is positive in its AUPR, nor how its accuracy is taken; accuracy is the oracle's (Lee et
+# al. 2018), the best balanced accuracy of any threshold.
+_METRICS = {
+    "accuracy": ("Detection accuracy", "detection_accuracy"),
+    "auroc": ("AUROC", "auroc"),
+    "aupr": ("AUPR (anomalous positive)", "aupr_out"),
+}
 
 
-def title(detector: str) -> str:
+def paper_title(detector: str) -> str:
     """Name of a detector as in the paper's tables, where its own method is `ours`."""
-    return _OURS.get(detector) or detector_title(detector)
-
-
-Lines = list[tuple[tuple[str, ...], dict[str, OverSeeds | None]]]
+    return _OURS.get(detector) or title(detector)
 
 
 @dataclass(frozen=True)
 class PaperTable:
-    """A table with heads for its row heads, detectors as columns, and rows of (row heads, detector to cell)."""
+    """A table with heads for its row heads, detectors as columns, and rows of (row heads, detector to number)."""
 
     name: str
     caption: str
     heads: tuple[str, ...]
     detectors: list[str]
-    rows: Lines
+    rows: Sequence[tuple[tuple[str, ...], dict[str, OverSeeds | None]]]
+
+    @property
+    def table(self) -> Table:
+        """In %, the paper's numbers in brackets, the best of each row in bold."""
+        lines: list[list[str | Cell]] = []
+        for keys, numbers in self.rows:
+            best = best_of(numbers)
+            lines.append([*keys, *(_cell(numbers[name], name in best) for name in self.detectors)])
+        return Table([*self.heads, *map(paper_title, self.detectors)], lines, len(self.heads))
+
+    @property
+    def markdown(self) -> str:
+        """A Markdown table under its caption."""
+        return f"**{self.caption}** {NOTE}\n\n{self.table.text('pipe')}\n"
+
+    @property
+    def latex(self) -> str:
+        """A LaTeX table for booktabs."""
+        caption = re.sub("([&%_#])", r"\\\1", f"{self.caption} {NOTE}")
+        text = f"\\begin{{table}}\n\\caption{{{caption}}}\n{self.table.text('latex_booktabs')}\n\\end{{table}}\n"
+        return re.sub(r"\*\*(.*?)\*\*", r"\\textbf{\1}", text).replace("±", r"$\pm$")
 
 
 def table_1(rows: Sequence[Row]) -> PaperTable:
     """AUROC on attacked (and corrupted) images, a row for each classifier and attack."""
-    made = _in_order([row for row in rows if row.made_by])
-    detectors = _ordered(made, METHODS_1)
-    body: Lines = [
-        ((_model(row), _ATTACKS.get(row.source, row.source)), _cells(row, detectors, "auroc")) for row in made
+    order, found = [*_ATTACKS], list[Row]()
+    for model in dict.fromkeys(row.model for row in rows):
+        own = [row for row in rows if row.perturbed and row.model == model]
+        found += sorted(own, key=lambda row: order.index(row.source) if row.source in order else len(order))
+    detectors = _ordered(found, METHODS_1)
+    body = [
+        ((row.model, _ATTACKS.get(row.source, row.source)), _numbers_of(row, detectors, "auroc", _ATTACKS))
+        for row in found
     ]
     return PaperTable("table_1", "Adversarial detection, AUROC.", ("Model", "Attack"), detectors, body)
 
 
 def table_2(rows: Sequence[Row], settings: TableSettings) -> PaperTable:
     """Detection accuracy, AUROC and AUPR on other images: three blocks of a row for each classifier and source."""
-    found = [row for row in rows if not row.made_by]
+    found = [row for row in rows if not row.perturbed]
     detectors = _ordered(found, METHODS_2)
-    metrics = dict(zip(METRICS_2, (settings.accuracy, "auroc", settings.aupr), strict=True))
-    body: Lines = [
-        ((_TITLES[metric], _model(row), row.source), _cells(row, detectors, metric, kind, settings.same))
-        for kind, metric in metrics.items()
+    body = [
+        ((_METRICS[kind][0], row.model, row.source), _numbers_of(row, detectors, kind, settings.same))
+        for kind in METRICS_2
         for row in found
     ]
     return PaperTable("table_2", "Out-of-distribution detection.", ("Metric", "In", "Out"), detectors, body)
 
 
-def best_of(cells: Mapping[str, OverSeeds | None]) -> set[str]:
+def best_of(numbers: Mapping[str, OverSeeds | None]) -> set[str]:
     """Detectors with the highest mean as it is printed, ties included; the audit is left out."""
-    means = {name: round(100 * cell.mean, 2) for name, cell in cells.items() if cell and name != AUDIT}
+    means = {name: round(100 * one.mean, 2) for name, one in numbers.items() if one and name != AUDIT}
     return {name for name, mean in means.items() if mean == max(means.values())}
-
-
-def _in_order(rows: Sequence[Row]) -> list[Row]:
-    experiments = list(dict.fromkeys(row.experiment for row in rows))
-    attacks = [*_ATTACKS]
-    place = {
-        source: attacks.index(source) if source in attacks else len(attacks) for source in {row.source for row in rows}
-    }
-    return sorted(rows, key=lambda row: (experiments.index(row.experiment), place[row.source]))
 
 
 def _ordered(rows: Sequence[Row], paper: Sequence[str]) -> list[str]:
@@ -261,112 +243,40 @@ def _ordered(rows: Sequence[Row], paper: Sequence[str]) -> list[str]:
     return [*(d for d in known if d in run), *sorted(others, key=lambda detector: detector == AUDIT)]
 
 
-def _cells(
-    row: Row, detectors: Sequence[str], metric: str, kind: str = "auroc", same: dict[str, str] | None = None
-) -> dict[str, OverSeeds | None]:
-    source = (_ATTACKS if row.made_by else same or {}).get(row.source, "")
+def _numbers_of(row: Row, detectors: Sequence[str], kind: str, same: Mapping[str, str]) -> dict[str, OverSeeds | None]:
+    """One metric of each detector over seeds, with the paper's number; `same` is source to the paper's name of it."""
     ours = "mlp_all_ones" if "mlp_all_ones" in row.metrics else "mlp"  # the all-ones label alone is the paper's method
-    cells = {}
+    found: dict[str, OverSeeds | None] = {}
     for detector in detectors:
+        values = row.metrics.get(detector, {}).get(_METRICS[kind][1])
         method = "ours" if detector == ours else detector
-        cells[detector] = row.number(detector, metric, paper_number(*row.paper, source, method, kind))
-    return cells
+        paper = paper_number(*row.paper, same.get(row.source, ""), method, kind)
+        found[detector] = OverSeeds(tuple(values), paper) if values else None
+    return found
 
 
-def _model(row: Row) -> str:
-    return f"{row.dataset} ({row.network})"
+def _cell(number: OverSeeds | None, best: bool) -> Cell:
+    if number is None:
+        return Cell(ABSENT)
+    spread = "" if number.spread is None else f" ± {percent(number.spread)}"
+    paper = "" if number.paper is None else f"[{percent(number.paper)}]"
+    return Cell(f"{percent(number.mean)}{spread}", paper, best)
 
 
-_BAR = r"\|"  # in Markdown
-NOTE = "Mean ± standard deviation over seeds, in %; best of each row in bold; [the paper's number, on its own images]."
+CSV_COLUMNS = {
+    **{"table": str, "row": str, "detector": str, "mean": float, "spread": float},
+    **{"seeds": int, "best": int, "paper": float},
+}
 
 
-@dataclass(frozen=True)
-class Layout:
-    """A table with its caption and what explains it."""
-
-    caption: str
-    note: str
-    table: Table
-
-    @property
-    def markdown(self) -> str:
-        """A Markdown table under its caption."""
-        return f"**{self.caption}** {self.note}\n\n{self.table.text('pipe', bar=_BAR)}\n"
-
-    @property
-    def latex(self) -> str:
-        """A LaTeX table for booktabs."""
-        caption = re.sub("([&%_#])", r"\\\1", f"{self.caption} {self.note}")
-        table = self.table.text("latex_booktabs")
-        text = f"\\begin{{table}}\n\\caption{{{caption}}}\n{table}\n\\end{{table}}\n"
-        return re.sub(r"\*\*(.*?)\*\*", r"\\textbf{\1}", text).replace("±", r"$\pm$")
-
-
-def full_layout(table: PaperTable) -> Layout:
-    """A column for each detector."""
-    rows: list[list[str | Cell]] = [[*keys, *_cells_of(numbers, table.detectors)] for keys, numbers in table.rows]
-    return Layout(table.caption, NOTE, Table([*table.heads, *map(title, table.detectors)], rows, len(table.heads)))
-
-
-def paper_layout(table: PaperTable, columns: Sequence[str]) -> Layout:
-    """Table 2 as the paper prints it: a column for each metric, the methods' numbers separated by slashes."""
-    shown = [detector for detector in columns if detector in table.detectors]
-    metrics = list(dict.fromkeys(metric for (metric, *_), _ in table.rows))
-    places = list(dict.fromkeys(tuple(place) for (_, *place), _ in table.rows))
-    numbers = {heads: {name: found[name] for name in shown} for heads, found in table.rows}
-    lines = [
-        [*place, *(" / ".join(map(marked, _cells_of(numbers[metric, *place], shown))) for metric in metrics)]
-        for place in places
-    ]
-    note = f"{' / '.join(map(title, shown))}. {NOTE.replace('each row', 'these')}"
-    return Layout(table.caption, note, Table(["In", "Out", *metrics], lines, 2 + len(metrics)))
-
-
-def grids(table: PaperTable) -> list[tuple[str, Table]]:
-    """The table for a page, a part for each metric where it has several, each with its heading."""
-    whole = full_layout(table).table
-    if table.heads[0] != "Metric":
-        return [("", whole)]
-    metrics = dict.fromkeys(str(row[0]) for row in whole.rows)
-    parts = {metric: [row[1:] for row in whole.rows if row[0] == metric] for metric in metrics}
-    return [(metric, Table(whole.heads[1:], rows, whole.words - 1)) for metric, rows in parts.items()]
-
-
-def tables_csv(tables: Iterable[PaperTable]) -> str:
-    """One line for each number, unrounded; shares in [0, 1]."""
+def csv_rows(tables: Iterable[PaperTable]) -> list[dict[str, Any]]:
+    """A row of `CSV_COLUMNS` for each number, unrounded; shares in [0, 1]."""
     rows = []
     for table in tables:
         for keys, numbers in table.rows:
             best = best_of(numbers)
-            for detector, one in numbers.items():
+            for name, one in numbers.items():
                 if one is not None:
-                    found = (one.mean, one.spread, len(one.values), int(detector in best), one.paper)
-                    rows.append((table.name, " / ".join(keys), detector, *found))
-    return csv_text(("table", "row", "detector", "mean", "spread", "seeds", "best", "paper"), rows)
-
-
-def _cells_of(numbers: Mapping[str, OverSeeds | None], detectors: Sequence[str]) -> list[Cell]:
-    best, cells = best_of(numbers), []
-    for detector in detectors:
-        one = numbers[detector]
-        paper = "" if one is None or one.paper is None else f"[{100 * one.paper:.2f}]"
-        cells.append(Cell(one.text if one else ABSENT, paper, detector in best))
-    return cells
-
-
-def summary(table: PaperTable) -> str:
-    """A sentence that counts on how many rows each method is best by AUROC."""
-    rows = [(heads, numbers) for heads, numbers in table.rows if table.heads[0] != "Metric" or heads[0] == "AUROC"]
-    several = len({heads[-2] for heads, _ in rows}) > 1  # classifiers
-    wins: dict[str, list[str]] = {}
-    for (*_, model, source), numbers in rows:
-        for detector in best_of(numbers):
-            wins.setdefault(detector, []).append(f"{source} with {model}" if several else source)
-    ranked = sorted(wins.items(), key=lambda item: (-len(item[1]), item[0]))
-    parts = [f"{title(detector)} on {_counted(places, len(rows))}" for detector, places in ranked]
-    return f"{table.caption.split(',')[0].rstrip('.')}, by mean AUROC, the best (ties counted for each): {'; '.join(parts)}."
-
-
-def _counted(places: Sequence[str], rows: int) -> str:
-    return f"all {rows}" if 1 < len(places) == rows else f"{len(places)} of {rows} ({', '.join(places)})"
+                    about = (table.name, " / ".join(keys), name, one.mean, one.spread, len(one.values))
+                    rows.append(dict(zip(CSV_COLUMNS, (*about, int(name in best), one.paper), strict=True)))
+    return rows

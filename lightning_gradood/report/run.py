@@ -3,14 +3,13 @@
 `docs/run_folder.md` lists the files, their columns and units.
 """
 
-import zlib
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 
@@ -54,7 +53,7 @@ class GuardSummary:
     def table(self) -> Table:
         """AUROC and share flagged of each source on `test`, and the share of normal images flagged."""
         rows = [
-            [name, percent(one["test/auroc"]) if "test/auroc" in one else "-", f"{100 * one['test/flagged']:.1f}"]
+            [name, percent(one.get("test/auroc")), f"{100 * one['test/flagged']:.1f}"]
             for name, one in self.metrics.items()
         ]
         return Table([self.heading, "AUROC", "flagged, %"], rows)
@@ -71,7 +70,7 @@ class Run:
     """What a run has found, read from its folder.
 
     Args:
-        name: its folder's name, with as many parents as tell it from other runs that were read with it.
+        name: its folder's name, or the whole path where runs that were read with it have the same.
         outcomes: one per anomaly source and detector, or one per pair of sources under protocol `cross`; `scores` are
             empty here and filled in `scored`.
         failures: detectors that have no outcome on a source, with the reason.
@@ -92,27 +91,22 @@ class Run:
     def read(cls, folder: Path, name: str = "") -> "Run":
         """Read the run in a folder; a missing or damaged one is refused."""
         _check_folder(folder)
-        with _refused_as_unreadable(folder / PROVENANCE):
+        with _reading(folder / PROVENANCE):
             about = dict(read_json(folder / PROVENANCE))
             experiment, failures = str(about.pop("experiment")), [Failure(**one) for one in about.pop("failures")]
-            known = [one.name for one in fields(GuardSummary)]
-            guard = GuardSummary(**{key: value for key, value in about.pop("guard").items() if key in known})
-        table = read_columns(folder / RESULTS)
-        curves = read_columns(folder / CURVES) if (folder / CURVES).is_file() else {}
-        with _refused_as_unreadable(folder / RESULTS):
-            outcomes = list(_outcomes(table, curves))
-        if not outcomes:
-            raise _unreadable(folder / RESULTS, "no result of any detector")
-        with _refused_as_unreadable(folder / CONFIG):
-            config = read_yaml(folder / CONFIG) if (folder / CONFIG).is_file() else {}
-            flat = {key: value for key, value in _flat(dict(config)).items() if key not in _PLACE}
-        return cls(name or folder.name, folder, experiment, outcomes, failures, about, flat, guard)
+            guard = GuardSummary(**about.pop("guard"))
+        with _reading(folder / RESULTS):
+            outcomes = list(_outcomes(read_columns(folder / RESULTS), read_columns(folder / CURVES)))
+        with _reading(folder / CONFIG):
+            config = dict(_flat(read_yaml(folder / CONFIG))) if (folder / CONFIG).is_file() else {}
+        known = {key: value for key, value in config.items() if key not in _PLACE}
+        return cls(name or folder.name, folder, experiment, outcomes, failures, about, known, guard)
 
     @cached_property
     def scored(self) -> list[Outcome]:
         """The outcomes with the scores of every image of `val` and `test`."""
-        table, rows = read_columns(self.folder / SCORES), dict[tuple[str, ...], list[int]]()
-        with _refused_as_unreadable(self.folder / SCORES):
+        with _reading(self.folder / SCORES):
+            table, rows = read_columns(self.folder / SCORES), dict[tuple[str, ...], list[int]]()
             for row, key in enumerate(zip(*(table[name] for name in (*_NAMES, "split")), strict=True)):
                 rows.setdefault(key, []).append(row)
             ids, labels, scores = table["id"], np.array(table["anomalous"]), np.array(table["score"], dtype=np.float64)
@@ -134,13 +128,14 @@ class Run:
 
 def read_runs(folders: Sequence[Path]) -> list[Run]:
     """Read several runs, each folder given once."""
-    seen: dict[Path, Path] = {}
+    seen: set[Path] = set()
     for folder in folders:
         _check_folder(folder)
         if folder.resolve() in seen:
             raise Refusal(f"`compare` should be given each run once. Got `{folder}` twice. Remove one.")
-        seen[folder.resolve()] = folder
-    return [Run.read(folder, name) for folder, name in zip(folders, _short_names(list(seen)), strict=True)]
+        seen.add(folder.resolve())
+    same = len({folder.name for folder in folders}) < len(folders)
+    return [Run.read(folder, str(folder) if same else folder.name) for folder in folders]
 
 
 def newest_run(parent: Path) -> Path | None:
@@ -166,18 +161,13 @@ def _joined(nested: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, n
 def read_arrays(path: Path) -> dict[str, Any]:
     """Read what `write_arrays` wrote; a damaged file is refused."""
     nested: dict[str, Any] = {}
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            for key in arrays:
-                *above, name = (part.replace("%2F", "/").replace("%25", "%") for part in key.split("/"))
-                place = nested
-                for part in above:
-                    place = place.setdefault(part, {})
-                place[name] = arrays[key]
-                if not isinstance(place[name], np.ndarray):
-                    raise TypeError(f"`{key}` is no array")
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, EOFError, BadZipFile, zlib.error) as error:
-        raise _unreadable(path, f"what cannot be read ({error})") from error
+    with _reading(path), np.load(path, allow_pickle=False) as arrays:
+        for key, array in arrays.items():
+            *above, name = (part.replace("%2F", "/").replace("%25", "%") for part in key.split("/"))
+            place = nested
+            for part in above:
+                place = place.setdefault(part, {})
+            place[name] = array
     return nested
 
 
@@ -192,30 +182,24 @@ def _check_folder(folder: Path) -> None:
     raise Refusal(f"`{folder}` should be a run folder with results. Got no {RESULTS} in it. {advice}")
 
 
-def _short_names(folders: Sequence[Path]) -> list[str]:
-    """The last parts of each path, as many as tell it from the others."""
-    for length in range(1, max(len(folder.parts) for folder in folders) + 1):
-        names = [str(Path(*folder.parts[-length:])) for folder in folders]
-        if len(set(names)) == len(names):
-            return names
-    return [str(folder) for folder in folders]
-
-
 def _outcomes(table: Mapping[str, Sequence[Any]], curves: Mapping[str, Sequence[Any]]) -> Iterator[Outcome]:
-    """Put the rows of the long table together again; what is not known is NaN, a threshold above all scores infinite."""
+    """Put the rows of the long tables together again; what is not known is NaN, a threshold above all scores infinite."""
     numbers: dict[tuple[str, ...], dict[str, dict[str, float]]] = {}
     intervals: dict[tuple[str, ...], tuple[float, float]] = {}
     columns = (table[name] for name in (*_NAMES, "split", "metric", "value", "low", "high"))
     for *names, split, metric, value, low, high in zip(*columns, strict=True):
-        if metric == FAILED:
-            continue
-        known = float("nan") if value is None else float(value)
-        numbers.setdefault(tuple(names), {}).setdefault(split, {})[metric] = known
-        if (split, metric) == ("test", "auroc"):
-            intervals[tuple(names)] = known if low is None else float(low), known if high is None else float(high)
-    points = _curves(curves)
-    for key, splits in numbers.items():
-        source, trained_on, detector = key
+        if metric != FAILED:
+            known = math.nan if value is None else float(value)
+            numbers.setdefault(tuple(names), {}).setdefault(split, {})[metric] = known
+            if (split, metric) == ("test", "auroc"):
+                intervals[tuple(names)] = known if low is None else float(low), known if high is None else float(high)
+    points: dict[tuple[str, ...], dict[int, dict[str, float]]] = {}
+    for *names, epoch, metric, value in zip(
+        *(curves[name] for name in (*_NAMES, "epoch", "metric", "value")), strict=True
+    ):
+        points.setdefault(tuple(names), {}).setdefault(epoch, {"epoch": epoch})[metric] = value
+    for (source, trained_on, detector), splits in numbers.items():
+        key = (source, trained_on, detector)
         counts = {
             split: {side: int(found.pop(f"n_{side}")) for side in ("normal", "anomalous")}
             for split, found in splits.items()
@@ -227,7 +211,7 @@ def _outcomes(table: Mapping[str, Sequence[Any]], curves: Mapping[str, Sequence[
             counts=counts,
             metrics={split: splits[split] for split in ("val", "test")},
             auroc_interval=intervals[key],
-            threshold=float("inf") if np.isnan(threshold) else threshold,
+            threshold=math.inf if math.isnan(threshold) else threshold,
             scores={},
             curves=list(points.get(key, {}).values()),
             seconds=seconds,
@@ -235,37 +219,24 @@ def _outcomes(table: Mapping[str, Sequence[Any]], curves: Mapping[str, Sequence[
         )
 
 
-def _curves(table: Mapping[str, Sequence[Any]]) -> dict[tuple[str, ...], dict[int, dict[str, float]]]:
-    """Outcome to epoch to the values of its training curves."""
-    found: dict[tuple[str, ...], dict[int, dict[str, float]]] = {}
-    columns = (table.get(name, ()) for name in (*_NAMES, "epoch", "metric", "value"))
-    for *names, epoch, metric, value in zip(*columns, strict=True):
-        found.setdefault(tuple(names), {}).setdefault(epoch, {"epoch": epoch})[metric] = value
-    return found
-
-
-def _flat(nested: Mapping[str, Any], above: str = "") -> dict[str, Any]:
-    """Flatten to dotted keys; an empty mapping is kept, so that it differs from a missing one."""
-    flat: dict[str, Any] = {}
+def _flat(nested: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted keys with their values; an empty mapping is kept, so that it differs from a missing one."""
     for key, value in nested.items():
-        name = f"{above}{key}"
-        flat |= _flat(value, f"{name}.") if isinstance(value, Mapping) and value else {name: value}
-    return flat
+        if isinstance(value, Mapping) and value:
+            yield from _flat(value, f"{above}{key}.")
+        else:
+            yield f"{above}{key}", value
 
 
 @contextmanager
-def _refused_as_unreadable(path: Path) -> Iterator[None]:
-    """Refuse what is read in the block where it has another form."""
+def _reading(path: Path) -> Iterator[None]:
+    """Refuse a file in which what the block reads has another form."""
     try:
         yield
-    except KeyError as error:
-        raise _unreadable(path, f"none with `{error.args[0]}`") from error
-    except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise _unreadable(path, getattr(error, "strerror", None) or str(error) or "something else") from error
-
-
-def _unreadable(path: Path, got: str) -> Refusal:
-    return Refusal(
-        f"`{path}` should be as `detect` has written it. Got {got.rstrip('.')}. Run `detect` again with "
-        f"--run_dir {path.parent}."
-    )
+    except Refusal:
+        raise
+    except Exception as error:
+        raise Refusal(
+            f"`{path}` should be as `detect` has written it. Got {type(error).__name__}: {error}. Run `detect` again with "
+            f"--run_dir {path.parent}."
+        ) from error

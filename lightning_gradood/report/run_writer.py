@@ -16,22 +16,42 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import lightning_gradood
-from lightning_gradood.core import arguments_of, atomic_write, class_path, going_on_without, read_json
-from lightning_gradood.data import ImageDataModule, class_name
-from lightning_gradood.evaluation import FLAGGED, Failure, Outcome, attack_numbers
+from lightning_gradood.core import (
+    Refusal,
+    Unwritable,
+    arguments_of,
+    atomic_write,
+    class_path,
+    going_on_without,
+    read_json,
+)
+from lightning_gradood.data import BUILT_IN, ImageDataModule, class_name
+from lightning_gradood.detectors import Detector, SavedDetector
+from lightning_gradood.evaluation import (
+    FLAGGED,
+    Calibrated,
+    DetectionDatasets,
+    DetectionSettings,
+    Failure,
+    Outcome,
+    attack_numbers,
+    best_calibrated,
+)
 from lightning_gradood.extraction import CacheEntry
-from lightning_gradood.guard import Recipe
+from lightning_gradood.gradients import parameter_names
+from lightning_gradood.guard import Description, Recipe, mean_readings, save_guard
 from lightning_gradood.metrics import binomial_interval
-from lightning_gradood.networks import state_digest
-from lightning_gradood.perturbations import Perturbation
-from lightning_gradood.records import NORMAL, Records, write_columns
+from lightning_gradood.networks import TwoLogits, state_digest
+from lightning_gradood.probes import GradientProbe, Probe
+from lightning_gradood.records import NORMAL, Records, row_file, write_columns
 from lightning_gradood.report.figure_data import arrays_for_figures
 from lightning_gradood.report.run import ARRAYS, CURVES, PROVENANCE, RESULTS, SCORES, SPLITS, GuardSummary, write_arrays
-from lightning_gradood.report.tables import FAILED, csv_text, not_transferred, outcome_numbers
+from lightning_gradood.report.tables import FAILED, brackets, not_transferred, outcome_numbers
 from lightning_gradood.tasks import ClassificationTask
 
 _PACKAGES = ("torch", "torchvision", "lightning", "numpy", "scikit-learn")
-_COLUMNS = ("source", "trained_on", "detector", "split", "metric", "value", "low", "high")
+_NAMES = {"source": str, "trained_on": str, "detector": str}
+_RESULTS = {**_NAMES, "split": str, "metric": str, "value": float, "low": float, "high": float}
 
 
 @dataclass(frozen=True)
@@ -48,9 +68,9 @@ class Workplace:
 class ImageFacts(NamedTuple):
     """An image's file (empty if it is none), and the names of its class and prediction (indices if they have none)."""
 
-    path: str
-    label: str
-    prediction: str
+    path: str = ""
+    label: str = ""
+    prediction: str = ""
 
 
 def write_run(
@@ -88,14 +108,15 @@ def write_results(
     found: Mapping[str, Any] | None = None,
 ) -> None:
     """Write the tables and `provenance.json`, which holds what is `found` of the run; each appears whole or not at all."""
-    table = results_table(outcomes, failures)
-    with atomic_write(folder / "results.csv") as file:
-        file.write(csv_text(table, zip(*table.values(), strict=True)).encode())
-    write_columns(folder / RESULTS, table)
+    rows = result_rows(outcomes, failures)
+    with row_file(folder / "results.csv", _RESULTS) as table:
+        for row in rows:
+            table.write(row)
+    write_columns(folder / RESULTS, {name: [row[name] for row in rows] for name in _RESULTS})
     write_columns(folder / SCORES, scores_table(outcomes, facts or {}))
     write_columns(folder / CURVES, curves_table(outcomes))
-    document = {"experiment": experiment, **(found or {}), "failures": list(map(asdict, failures))}
-    _write_provenance(folder, document | {"guard": {}})
+    document = {"experiment": experiment, **(found or {}), "failures": list(map(asdict, failures)), "guard": {}}
+    _write_provenance(folder, document)
 
 
 def write_guard_summary(folder: Path, guard: GuardSummary) -> None:
@@ -112,47 +133,47 @@ def plain(value: Any) -> Any:
     """Convert to JSON types: numbers that are not finite become None, other objects their text."""
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple, set, frozenset)):
+    if isinstance(value, (list, tuple)):
         return [plain(item) for item in value]
     if isinstance(value, (np.ndarray, np.generic)):
         return plain(value.tolist())
     if isinstance(value, float):
-        return float(value) if math.isfinite(value) else None
+        return value if math.isfinite(value) else None
     return value if value is None or isinstance(value, (bool, int, str)) else str(value)
 
 
-def results_table(outcomes: Iterable[Outcome], failures: Iterable[Failure] = ()) -> dict[str, list[Any]]:
-    """List every number of every outcome, one row each, as columns; a failure is a row `failed` without a value.
+def result_rows(outcomes: Iterable[Outcome], failures: Iterable[Failure] = ()) -> list[dict[str, Any]]:
+    """List every number of every outcome, one row each; a failure is a row `failed` without a value.
 
     Rates are in [0, 1]; `low` and `high` are a 95 % interval (bootstrap for test AUROC, binomial for false-positive
     rates); `threshold` is under `val`, `seconds` (to fit and score) under `test`; what is not finite or not known is
     None.
     """
-    rows = []
+    rows: list[tuple[Any, ...]] = []
     for outcome in outcomes:
         names = (outcome.source, outcome.trained_on or outcome.source, outcome.detector)
-        intervals = {"auroc": outcome.auroc_interval, **_rate_intervals(outcome)}
+        intervals = {("test", metric): found for metric, found in _intervals(outcome).items()}
         numbers = outcome_numbers(outcome)
-        numbers.setdefault("val", {})["threshold"] = outcome.threshold
-        numbers["test"]["seconds"] = outcome.seconds
-        for split, metrics in numbers.items():
-            for metric, value in metrics.items():
-                if metric not in ("auroc_low", "auroc_high"):
-                    interval = intervals.get(metric, (None, None)) if split == "test" else (None, None)
-                    found = [None if value is None else float(value), *interval]
-                    rows.append((*names, split, metric, *(plain(number) for number in found)))
+        numbers["val"]["threshold"], numbers["test"]["seconds"] = outcome.threshold, outcome.seconds
+        rows += [
+            (*names, split, metric, float(value), *intervals.get((split, metric), (None, None)))
+            for split, metrics in numbers.items()
+            for metric, value in metrics.items()
+            if metric not in ("auroc_low", "auroc_high")
+        ]
     rows += [(one.source, one.trained_on, one.detector, "test", FAILED, None, None, None) for one in failures]
-    return {name: [row[place] for row in rows] for place, name in enumerate(_COLUMNS)}
+    return [dict(zip(_RESULTS, plain(row), strict=True)) for row in rows]
 
 
-def _rate_intervals(outcome: Outcome) -> dict[str, tuple[float, float]]:
-    """Clopper and Pearson's 95 % intervals of shares of normal `test` images that are flagged."""
+def _intervals(outcome: Outcome) -> dict[str, tuple[float, float]]:
+    """Of the test AUROC, and Clopper and Pearson's of shares of normal `test` images that are flagged."""
     test = outcome.scores["test"]
     normal = test.scores[test.labels == 0]
-    found = {"false_positive_rate": binomial_interval(int((normal > outcome.threshold).sum()), len(normal))}
-    for metric in FLAGGED.keys() & outcome.metrics["test"].keys():
-        found[metric] = binomial_interval(round(outcome.metrics["test"][metric] * len(normal)), len(normal))
-    return found
+    flagged = {"false_positive_rate": int((normal > outcome.threshold).sum())}
+    shares = outcome.metrics["test"]
+    flagged |= {metric: round(shares[metric] * len(normal)) for metric in FLAGGED if metric in shares}
+    binomial = {metric: binomial_interval(count, len(normal)) for metric, count in flagged.items()}
+    return {"auroc": outcome.auroc_interval, **binomial}
 
 
 def scores_table(outcomes: Iterable[Outcome], facts: Mapping[str, ImageFacts]) -> dict[str, list[Any]]:
@@ -163,45 +184,33 @@ def scores_table(outcomes: Iterable[Outcome], facts: Mapping[str, ImageFacts]) -
     """
     names = ("source", "trained_on", "split", "detector", "anomalous", "score", "p_value", "flagged")
     table: dict[str, list[Any]] = {name: [] for name in ("id", *ImageFacts._fields, *names)}
-    unknown = ImageFacts("", "", "")
     for outcome in outcomes:
-        same = {"source": outcome.source, "trained_on": outcome.trained_on or outcome.source}
         for split, found in outcome.scores.items():
-            known = [facts.get(name, unknown) for name in found.ids]
-            columns = {
-                "id": found.ids,
-                **dict(zip(ImageFacts._fields, zip(*known, strict=True), strict=True)),
-                **{
-                    name: [value] * len(known)
-                    for name, value in {**same, "split": split, "detector": outcome.detector}.items()
-                },
-                "anomalous": found.labels.tolist(),
-                "score": found.scores.tolist(),
-                "p_value": outcome.p_values(split).tolist(),
-                "flagged": (found.scores > outcome.threshold).tolist(),
-            }
-            for name, values in columns.items():
-                table[name] += values
+            same = (outcome.source, outcome.trained_on or outcome.source, split, outcome.detector)
+            columns = [
+                found.ids,
+                *zip(*(facts.get(name, ImageFacts()) for name in found.ids), strict=True),
+                *([value] * len(found.ids) for value in same),
+                found.labels.tolist(),
+                found.scores.tolist(),
+                outcome.p_values(split).tolist(),
+                (found.scores > outcome.threshold).tolist(),
+            ]
+            for column, values in zip(table.values(), columns, strict=True):
+                column.extend(values)
     return table
 
 
 def curves_table(outcomes: Iterable[Outcome]) -> dict[str, list[Any]]:
     """List, as columns, every value of every training curve; transferred detectors have that of their own source."""
     rows = [
-        (
-            one.source,
-            one.trained_on or one.source,
-            one.detector,
-            int(point.get("epoch", position)),
-            metric,
-            float(value),
-        )
+        (one.source, one.trained_on or one.source, one.detector, int(point.get("epoch", place)), metric, float(value))
         for one in not_transferred(outcomes)
-        for position, point in enumerate(one.curves)
+        for place, point in enumerate(one.curves)
         for metric, value in point.items()
         if metric != "epoch"
     ]
-    names = ("source", "trained_on", "detector", "epoch", "metric", "value")
+    names = (*_NAMES, "epoch", "metric", "value")
     return {name: [row[place] for row in rows] for place, name in enumerate(names)}
 
 
@@ -226,23 +235,20 @@ def provenance(place: Workplace, entries: Sequence[CacheEntry], records: Mapping
     program, *words = sys.argv
     ours = Path(program) == package / "__main__.py"
     versions = {"lightning_gradood": lightning_gradood.__version__, "python": platform.python_version()}
+    perturbations = {}
+    for name, made in sources.perturbed.items():
+        made_by = {"class_path": class_path(type(made.attack)), "init_args": arguments_of(made.attack)}
+        perturbations[name] = {**made_by, "images": len(made.ids), **attack_numbers(records[name])}
     return {
         "classifier": classifier_accuracy(records[NORMAL], sources.outputs and max(sources.outputs, 2)),
         "network_digest": state_digest(place.model.network),
-        "perturbations": {
-            name: {**_made_by(made.attack), "images": len(made.ids), **attack_numbers(records[name])}
-            for name, made in sources.perturbed.items()
-        },
+        "perturbations": perturbations,
         "records": {f"{entry.source}/{entry.probe}": entry.key for entry in entries},
         "command": shlex.join(["python", "-m", "lightning_gradood", *words] if ours else sys.argv),
         "versions": versions | {package: version(package) for package in _PACKAGES},
         "machine": f"{platform.system()} {platform.release()}, {platform.machine()}, {os.cpu_count()} processors",
         "commit": commit(package),
     }
-
-
-def _made_by(attack: Perturbation) -> dict[str, Any]:
-    return {"class_path": class_path(type(attack)), "init_args": arguments_of(attack)}
 
 
 def classifier_accuracy(normal: Records, outputs: int | None = None) -> dict[str, float | int]:
@@ -257,22 +263,120 @@ def classifier_accuracy(normal: Records, outputs: int | None = None) -> dict[str
 
 def commit(package: Path) -> str:
     """The commit of the package's files, marked where they differ from it; or a note that they are not versioned."""
-    try:
-        _git(package, "ls-files", "--error-unmatch", "__init__.py")  # or it lies inside someone else's repository
-        name = _git(package, "rev-parse", "HEAD")
-        return f"{name}, with changes" if _git(package, "status", "--porcelain", "--", ".") else name
-    except (OSError, subprocess.CalledProcessError):
+    if not _git(package, "ls-files", "__init__.py"):  # or it lies inside someone else's repository
         return "unknown, the package is not under version control"
+    name = _git(package, "rev-parse", "HEAD")
+    return f"{name}, with changes" if _git(package, "status", "--porcelain", "--", ".") else name
 
 
 def working_commit() -> str:
     """Short commit hash of the working directory; empty outside a repository."""
-    try:
-        return _git(Path(), "rev-parse", "--short", "HEAD")
-    except (OSError, subprocess.CalledProcessError):
-        return ""
+    return _git(Path(), "rev-parse", "--short", "HEAD")
 
 
 def _git(folder: Path, *words: str) -> str:
-    done = subprocess.run(["git", "-C", str(folder), *words], capture_output=True, text=True, check=True)
+    """What git prints; nothing where it fails or is not installed."""
+    try:
+        done = subprocess.run(["git", "-C", str(folder), *words], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return ""
     return done.stdout.strip()
+
+
+def without_anomalies_sentence(detectors: Sequence[Detector]) -> str:
+    """Name the detectors that are fitted where no anomalies are known, and what they are tested on."""
+    return (
+        f"No anomalies are named: {', '.join(one.name for one in detectors)} are fitted on normal images alone, and detectors "
+        f"that need anomalies are left out. The sources {BUILT_IN}* are built-in probes, made from the normal images; what "
+        "they say of anomalies of yours is little."
+    )
+
+
+def no_guard(refusal: Refusal, folder: Path) -> GuardSummary:
+    """Summary for a refused guard; it mentions one that an earlier run has left in the folder."""
+    left = f" The guard in {folder} is that of an earlier run." if folder.exists() else ""
+    return GuardSummary(f"No guard is saved: {refusal}{left}")
+
+
+def choose_guard(
+    place: Workplace, settings: DetectionSettings, datasets: DetectionDatasets, failures: Sequence[Failure] = ()
+) -> Calibrated:
+    """Choose, fit and calibrate the guard's detector among those that have not failed.
+
+    Raises:
+        Refusal: there is no recipe, `val` has too few normal images for the false-positive rate, or all detectors have
+            failed.
+    """
+    if place.recipe is None:
+        raise Refusal("a network and a transform are named by class path on the command line, or given as `recipe`.")
+    return best_calibrated(
+        settings.guarding(place.datamodule.sources.knows_anomalies),
+        datasets,
+        place.datamodule.sources.anomaly_names,
+        seed=settings.seed,
+        false_positive_rate=settings.false_positive_rate,
+        failures=failures,
+    )
+
+
+def keep_guard(
+    folder: Path, place: Workplace, chosen: Calibrated, normal: Records, probes: Sequence[Probe]
+) -> GuardSummary:
+    """Save a guard with its probes as they read, and return its summary."""
+    source, held = place.datamodule.sources.normal, normal.where(split="val")
+    rows = {name: row for row, name in enumerate(source.ids)}
+    few = Records(held.table.slice(0, place.datamodule.probe_batch_size))
+    images = source.images([rows[name] for name in few.ids])
+    try:
+        about = _description(place, chosen, normal)
+        trained_on = chosen.trained_on
+        saved = SavedDetector.of(chosen.detector, chosen.fitted, chosen.threshold, held, trained_on=trained_on)
+        save_guard(folder, about, place.model.network, saved, probes, held, images)
+    except Unwritable:
+        raise
+    except Refusal as refusal:
+        return no_guard(refusal, folder)
+    return _summary(chosen, place)
+
+
+def _description(place: Workplace, chosen: Calibrated, normal: Records) -> Description:
+    data, model, recipe = place.datamodule, place.model, place.recipe or Recipe({})
+    normalize, source = model.normalize, data.sources.normal
+    return Description(
+        experiment=place.experiment,
+        network=recipe.network,
+        normalize=None if normalize is None else {"mean": list(normalize.mean), "std": list(normalize.std)},
+        transform=recipe.transform,
+        picture=source.picture,
+        image_shape=list(source.shape),
+        classes=list(data.sources.classes),
+        parameters=parameter_names(model.network),
+        detector_name=chosen.detector.name,
+        label_designs=[one.label_design.name for one in chosen.detector.probes if isinstance(one, GradientProbe)],
+        trained_on=chosen.trained_on,
+        counts=chosen.counts,
+        calibration=chosen.calibration.tolist(),
+        baseline=mean_readings(normal.where(split="train"), chosen.detector.probes),
+        false_positive_rate=chosen.false_positive_rate,
+        threshold=chosen.threshold,
+        metrics=chosen.metrics,
+        batch_size=data.probe_batch_size,
+        built_in=not data.sources.knows_anomalies,
+        one_logit=isinstance(model.network, TwoLogits),
+    )
+
+
+def _summary(chosen: Calibrated, place: Workplace) -> GuardSummary:
+    normal, known = chosen.metrics[NORMAL], place.datamodule.sources.knows_anomalies
+    tried, heading = ("anomalies", "images") if known else ("built-in probes", "images (built-in probes)")
+    fitted = "normal images alone" if chosen.trained_on == NORMAL else chosen.trained_on
+    return GuardSummary(
+        sentence=f"`{chosen.detector.name}`, fitted on {fitted} (mean AUROC {100 * chosen.val_auroc:.1f} % on the {tried} "
+        f"of `val`). It may flag {100 * chosen.false_positive_rate:.3g} % of normal images; of {normal['test/images']:.0f} "
+        f"in `test` it flags {100 * normal['test/flagged']:.1f} % {brackets(normal['low'], normal['high'])}.",
+        heading=heading,
+        metrics=chosen.metrics,
+        detector=chosen.detector.name,
+        false_positive_rate=chosen.false_positive_rate,
+        packages=place.recipe.packages if place.recipe else [],
+    )

@@ -1,8 +1,8 @@
 """A drift report: scores of new images beside those of reference images, as a table and a figure."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 from lightning_gradood.core import Refusal
 from lightning_gradood.metrics import ScoreDrift, score_drift
 from lightning_gradood.records import read_rows
-from lightning_gradood.report.score_figures import CHANGED_COLOUR, NORMAL_COLOUR, new_figure, tidy
-from lightning_gradood.report.tables import Table
+from lightning_gradood.report.score_figures import CHANGED_COLOUR, NORMAL_COLOUR, tidy
+from lightning_gradood.report.tables import Table, brackets
 
 _HEADS = (
     "images",
@@ -31,8 +31,7 @@ _NOTES = (
 _FEW = 5  # classes with fewer images are left out
 
 
-@dataclass(frozen=True)
-class ScoredImages:
+class ScoredImages(NamedTuple):
     """Scores float64 [n], whether each is above the threshold, bool [n], and predicted classes' names, str [n]."""
 
     scores: np.ndarray
@@ -43,11 +42,11 @@ class ScoredImages:
     def read(cls, path: Path, detector: str | None) -> "ScoredImages":
         """Read a table that `score` has written, or of a run's `scores.parquet` a detector's normal `test` images."""
         table = read_rows(path)
-        missing = [name for name in ("score", "flagged", "prediction") if name not in table]
-        if missing:
-            raise Refusal(
-                f"`{path}` should be a table that `score` or `detect` has written. Got one without `{missing[0]}`. Name another."
-            )
+        for name in ("score", "flagged", "prediction"):
+            if name not in table:
+                raise Refusal(
+                    f"`{path}` should be a table that `score` or `detect` has written. Got one without `{name}`. Name another."
+                )
         rows = [row for row, score in enumerate(table["score"]) if score is not None]
         if "detector" in table:
             known = sorted(set(table["detector"]))
@@ -59,15 +58,13 @@ class ScoredImages:
             keys = zip(*(table[name] for name in ("detector", "split", "anomalous")), strict=True)
             own = [row for row, key in enumerate(keys) if key == (detector, "test", 0)]
             rows = list({table["id"][row]: row for row in reversed(own)}.values())  # each image once
-        scores, flagged, predictions = (
-            [table[name][row] for row in rows] for name in ("score", "flagged", "prediction")
-        )
-        return cls(np.array(scores, float), np.array(flagged, bool), np.array(predictions, str))
+        types = {"score": float, "flagged": bool, "prediction": str}
+        return cls(*(np.array([table[name][row] for row in rows], kind) for name, kind in types.items()))
 
     def of(self, prediction: str) -> "ScoredImages":
         """The images with one predicted class."""
         rows = self.predictions == prediction
-        return ScoredImages(self.scores[rows], self.flagged[rows], self.predictions[rows])
+        return ScoredImages(*(values[rows] for values in self))
 
 
 def drift_by_class(reference: ScoredImages, new: ScoredImages) -> dict[str, ScoreDrift]:
@@ -88,30 +85,26 @@ def drift_table(found: Mapping[str, ScoreDrift]) -> str:
     rows = []
     for name, one in found.items():
         flagged = [f"{100 * share:.1f} %" for share in (one.reference_flagged, one.new_flagged)]
-        interval = f"[{100 * one.low:.1f}, {100 * one.high:.1f}]"
         numbers = [f"{one.distance:.3f}", f"{one.p_value:.2g}", f"{one.effect:+.3f}"]
-        rows.append([name, str(one.reference), str(one.new), *flagged, interval, *numbers])
+        rows.append([name, str(one.reference), str(one.new), *flagged, brackets(one.low, one.high), *numbers])
     return f"{Table(_HEADS, rows).text()}\n{_NOTES}"
 
 
 def drift_figure(reference: ScoredImages, new: ScoredImages, found: Mapping[str, ScoreDrift]) -> Figure:
     """Draw the cumulative distributions of both, and the share flagged with its interval."""
-    figure = new_figure(10, max(3.2, 0.28 * len(found) + 1.4))
+    figure = Figure(figsize=(10, max(3.2, 0.28 * len(found) + 1.4)), layout="constrained")
     left, right = figure.subplots(1, 2)
     for name, images, colour in (("reference", reference, NORMAL_COLOUR), ("new", new, CHANGED_COLOUR)):
         left.ecdf(images.scores, label=f"{name}, {len(images.scores)} images", color=colour)
-    left.set_xlabel("score (higher = more anomalous)")
-    left.set_ylabel("share of images at or below")
-    left.legend(frameon=False)
-    places = np.arange(len(found))[::-1]
-    shares = [100 * one.new_flagged for one in found.values()]
-    errors = [[100 * abs(bound - one.new_flagged) for bound in (one.low, one.high)] for one in found.values()]
-    right.errorbar(shares, places, xerr=np.transpose(errors), fmt="o", color=CHANGED_COLOUR, label="new, 95 % interval")
-    usual = [100 * one.reference_flagged for one in found.values()]
-    right.plot(usual, places, "|", ms=12, color=NORMAL_COLOUR, label="reference")
-    right.set_yticks(places, list(found))
-    right.set_xlabel("flagged, %")
-    right.legend(frameon=False)
+    left.set(xlabel="score (higher = more anomalous)", ylabel="share of images at or below")
+    names, usual = list(found), [100 * one.reference_flagged for one in found.values()]
+    shares, low, high = 100 * np.array([[one.new_flagged, one.low, one.high] for one in found.values()]).T
+    errors = np.abs([low - shares, high - shares])
+    right.errorbar(shares, names, xerr=errors, fmt="o", color=CHANGED_COLOUR, label="new, 95 % interval")
+    right.plot(usual, names, "|", ms=12, color=NORMAL_COLOUR, label="reference")
+    right.set(xlabel="flagged, %")
+    right.invert_yaxis()
     for axes in (left, right):
+        axes.legend(frameon=False)
         tidy(axes)
     return figure

@@ -1,78 +1,81 @@
-"""Tables: their one model, as text and CSV; the results of a run printed, as matrices, and under the names of loggers."""
+"""Tables: their one model, names for readers, the results of a run printed, as matrices, and under the names of loggers."""
 
-import csv
-import io
-import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from tabulate import SEPARATING_LINE, tabulate
 
+from lightning_gradood.data import BUILT_IN
 from lightning_gradood.evaluation import FLAGGED, Failure, Outcome
-from lightning_gradood.metrics import binomial_interval
+from lightning_gradood.records import SPLITS
 
 MEAN = "mean"  # in place of a source, in numbers that are means over sources
 ABSENT = "-"  # in place of a number that there is not
 
+_TITLES = {
+    "baseline": "Baseline", "odin": "ODIN", "lid": "LID", "energy": "Energy", "gradnorm": "GradNorm", "knn": "kNN",
+    "mahalanobis_v": "M(V)", "mahalanobis_p": "M(P)", "mahalanobis_fe": "M(FE)", "mahalanobis_p_fe": "M(P+FE)",
+    "mahalanobis_pp": "Mahalanobis++", "gradient_gaussian": "Gradient Gaussian", "gradient_knn": "Gradient kNN",
+    "mlp": "MLP", "mlp_all_ones": "MLP (all ones)", "mlp_on_synthetic": "MLP (synthetic outliers)",
+    "synthetic_outliers": "Synthetic outliers", "image_statistics": "Image statistics", "consistency": "Consistency",
+    "one_pass": "One pass", "no_anomalies": "No anomalies",
+    "fgsm": "FGSM", "bim": "BIM", "cw": "C&W", "pgd": "PGD", "iterll": "IterLL", "semantic": "Semantic",
+    "svhn": "SVHN", "cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "tiny_imagenet": "TinyImageNet",
+    "tiny_imagenet_resize": "TinyImageNet (resize)", "lsun_resize": "LSUN (resize)", "lsun_crop": "LSUN (crop)",
+}  # fmt: skip
 
-@dataclass(frozen=True)
-class Cell:
-    """One cell of a table: `text`, `small` beside it or below it in small type, `best` in bold, spanning `rows`."""
+
+def title(name: str) -> str:
+    """The literature's name of a detector or a source, for figures; an unknown name is returned unchanged.
+
+    Example:
+        >>> title("mahalanobis_p_fe"), title("odin@fgsm"), title("builtin_cw"), title("mine")
+        ('M(P+FE)', 'ODIN (trained on FGSM)', 'C&W (built in)', 'mine')
+    """
+    if name.startswith(BUILT_IN):
+        return f"{title(name.removeprefix(BUILT_IN))} (built in)"
+    name, sign, source = name.partition("@")
+    found = _TITLES.get(name, name)
+    return f"{found} (trained on {title(source)})" if sign else found
+
+
+class Cell(NamedTuple):
+    """One cell of a table: `text`, `small` beside it or below it in small type, `best` in bold."""
 
     text: str
     small: str = ""
     best: bool = False
-    rows: int = 1
+
+    def __str__(self) -> str:
+        return f"{f'**{self.text}**' if self.best else self.text} {self.small}".rstrip()
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table as text or on a page, where consecutive rows with the same first cell share it.
-
-    Args:
-        words: how many columns on the left hold text and are flush left; the others hold numbers.
-        wrap: whether a page breaks long text into lines.
-    """
+    """A table as text or on a page; the first `words` columns hold text and are flush left, the others hold numbers."""
 
     heads: Sequence[str]
     rows: Sequence[Sequence[str | Cell]]
     words: int = 1
-    wrap: bool = False
 
-    @property
-    def lines(self) -> list[list[Cell]]:
-        """Rows of cells for a page; the first cell is missing where an earlier row spans it."""
-        lines = []
-        for key, group in itertools.groupby(self.rows, key=lambda row: row[0]):
-            rows = [[cell if isinstance(cell, Cell) else Cell(cell) for cell in row[1:]] for row in group]
-            lines += [[Cell(str(key), rows=len(rows)), *rows[0]], *rows[1:]]
-        return lines
-
-    def text(self, form: str = "simple", bar: str = "|") -> str:
-        """The table in one of tabulate's formats, the best between `**`; `bar` replaces vertical bars."""
-        rows = [[marked(cell).replace("|", bar) for cell in row] for row in self.rows]
+    def text(self, form: str = "simple") -> str:
+        """The table in one of tabulate's formats, the best between `**`."""
         align = ["left"] * self.words + ["right"] * (len(self.heads) - self.words)
-        heads = [head.replace("|", bar) for head in self.heads]
-        return str(tabulate(rows, heads, form, colalign=align, disable_numparse=True))
+        rows = [[str(cell) for cell in row] for row in self.rows]
+        return str(tabulate(rows, self.heads, form, colalign=align, disable_numparse=True))
 
 
-def marked(cell: str | Cell) -> str:
-    """A cell as text, the best between `**`."""
-    if isinstance(cell, str):
-        return cell
-    return f"{f'**{cell.text}**' if cell.best else cell.text} {cell.small}".rstrip()
+def percent(value: float | None) -> str:
+    """Write a share in [0, 1] as a percentage with two decimals, `-` if there is none."""
+    return ABSENT if value is None or math.isnan(value) else f"{100 * value:.2f}"
 
 
-def csv_text(heads: Iterable[str], rows: Iterable[Sequence[Any]]) -> str:
-    """Rows under their heads as CSV; None is an empty cell."""
-    buffer = io.StringIO(newline="")
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(heads)
-    writer.writerows(["" if value is None else value for value in row] for row in rows)
-    return buffer.getvalue()
+def brackets(low: float, high: float) -> str:
+    """Write an interval of shares in [0, 1] in %, with one decimal."""
+    return f"[{100 * low:.1f}, {100 * high:.1f}]"
 
 
 def by_detector(outcomes: Iterable[Outcome]) -> dict[str, list[Outcome]]:
@@ -96,25 +99,22 @@ def outcome_numbers(outcome: Outcome) -> Numbers:
     numbers: Numbers = {}
     for split, counts in outcome.counts.items():
         normal, anomalous = counts["normal"], counts["anomalous"]
-        numbers[split] = {"n_normal": normal, "n_anomalous": anomalous}
-        if normal + anomalous > 0:
-            numbers[split]["prevalence"] = anomalous / (normal + anomalous)
-    for split, metrics in outcome.metrics.items():
-        numbers.setdefault(split, {}).update(metrics)
-    low, high = outcome.auroc_interval
-    numbers.setdefault("test", {}).update(auroc_low=low, auroc_high=high)
+        shares = {"prevalence": anomalous / (normal + anomalous)} if normal + anomalous else {}
+        numbers[split] = {"n_normal": normal, "n_anomalous": anomalous, **shares, **outcome.metrics.get(split, {})}
+    numbers["test"] |= dict(zip(("auroc_low", "auroc_high"), outcome.auroc_interval, strict=True))
     return numbers
 
 
 def mean_numbers(outcomes: Sequence[Outcome]) -> Numbers:
     """Average one detector's metrics over sources with equal weight; a metric that a source lacks has no mean."""
-    means: Numbers = {}
-    for split, metrics in outcomes[0].metrics.items():
-        everywhere = [name for name in metrics if all(name in other.metrics.get(split, {}) for other in outcomes)]
-        means[split] = {
-            name: sum(outcome.metrics[split][name] for outcome in outcomes) / len(outcomes) for name in everywhere
+    return {
+        split: {
+            name: sum(one.metrics[split][name] for one in outcomes) / len(outcomes)
+            for name in metrics
+            if all(name in one.metrics[split] for one in outcomes)
         }
-    return means
+        for split, metrics in outcomes[0].metrics.items()
+    }
 
 
 def detection_scalars(outcomes: Sequence[Outcome]) -> dict[str, float]:
@@ -123,12 +123,14 @@ def detection_scalars(outcomes: Sequence[Outcome]) -> dict[str, float]:
     The mean exists for a single source too, so that a sweep always has its key; a transferred detector is
     `<detector>@<its source>`.
     """
-    scalars = {}
-    for outcome in outcomes:
-        scalars.update(_named(outcome.source, outcome.label, outcome_numbers(outcome)))
-    for detector, group in by_detector(outcomes).items():
-        scalars.update(_named(MEAN, detector, mean_numbers(group)))
-    return scalars
+    found = [(one.source, one.label, outcome_numbers(one)) for one in outcomes]
+    found += [(MEAN, detector, mean_numbers(group)) for detector, group in by_detector(outcomes).items()]
+    return {
+        f"detection/{source}/{detector}/{split}/{metric}": value
+        for source, detector, numbers in found
+        for split in ("val", "test")
+        for metric, value in numbers[split].items()
+    }
 
 
 def curve_rows(outcomes: Sequence[Outcome]) -> list[tuple[int, dict[str, float]]]:
@@ -137,57 +139,39 @@ def curve_rows(outcomes: Sequence[Outcome]) -> list[tuple[int, dict[str, float]]
     for outcome in not_transferred(outcomes):  # the others share the curves of the source they were trained on
         for position, point in enumerate(outcome.curves):
             row = rows.setdefault(int(point.get("epoch", position)), {})
-            for metric, value in point.items():
-                if metric != "epoch":
-                    row[f"detector/{outcome.source}/{outcome.detector}/{metric}"] = value
+            names = {metric: f"detector/{outcome.source}/{outcome.detector}/{metric}" for metric in point}
+            row |= {names[metric]: value for metric, value in point.items() if metric != "epoch"}
     return sorted(rows.items())
 
 
-def _named(source: str, detector: str, numbers: Numbers) -> dict[str, float]:
-    return {
-        f"detection/{source}/{detector}/{split}/{metric}": value
-        for split, metrics in numbers.items()
-        if split in ("val", "test")
-        for metric, value in metrics.items()
-    }
-
-
-@dataclass(frozen=True)
-class Matrix:
+class Matrix(NamedTuple):
     """AUROC of one detector in [0, 1], float64 [k, k]; row = trained on, column = tested on, NaN where none exists."""
 
-    detector: str
     sources: list[str]
     aurocs: np.ndarray
 
     @property
-    def transfer(self) -> np.ndarray:
-        """Mean of each row over the sources it was not trained on, float64 [k]."""
+    def table(self) -> Table:
+        """In % with one decimal, with the mean of each row over the sources it was not trained on."""
         others = np.where(np.eye(len(self.sources), dtype=bool), np.nan, self.aurocs)
-        return np.asarray(np.nanmean(others, axis=1))
+        values = np.column_stack([self.aurocs, np.nanmean(others, axis=1)])
+        rows = [
+            [source, *(f"{100 * value:.1f}" for value in row)] for source, row in zip(self.sources, values, strict=True)
+        ]
+        return Table(["trained on", *self.sources, "others"], rows)
 
 
 def matrices(outcomes: Sequence[Outcome]) -> dict[str, Matrix]:
     """The matrix of each detector that was trained on one source and tested on another."""
-    detectors = dict.fromkeys(outcome.detector for outcome in outcomes if outcome.transferred)
-    return {name: _matrix(name, [outcome for outcome in outcomes if outcome.detector == name]) for name in detectors}
-
-
-def matrix_table(matrix: Matrix) -> Table:
-    """A matrix in % with one decimal, with the mean of each row over the other sources."""
-    rows = [
-        [source, *(f"{100 * value:.1f}" for value in [*row, mean])]
-        for source, row, mean in zip(matrix.sources, matrix.aurocs, matrix.transfer, strict=True)
-    ]
-    return Table(["trained on", *matrix.sources, "others"], rows)
-
-
-def _matrix(detector: str, outcomes: Sequence[Outcome]) -> Matrix:
-    sources = list(dict.fromkeys(outcome.source for outcome in outcomes))
-    aurocs = np.full((len(sources), len(sources)), np.nan)
-    for outcome in outcomes:
-        aurocs[sources.index(outcome.trained_on), sources.index(outcome.source)] = outcome.metrics["test"]["auroc"]
-    return Matrix(detector, sources, aurocs)
+    found = {}
+    for detector in dict.fromkeys(one.detector for one in outcomes if one.transferred):
+        own = [one for one in outcomes if one.detector == detector]
+        sources = list(dict.fromkeys(one.source for one in own))
+        aurocs = np.full((len(sources), len(sources)), np.nan)
+        for one in own:
+            aurocs[sources.index(one.trained_on), sources.index(one.source)] = one.metrics["test"]["auroc"]
+        found[detector] = Matrix(sources, aurocs)
+    return found
 
 
 _METRICS = {
@@ -199,8 +183,7 @@ _METRICS = {
     "acc(val)": "accuracy_at_val_threshold",
     **{f"FPR({100 * rate:.0f}%)": name for name, rate in FLAGGED.items()},
 }
-_SPLITS = ("train", "val", "test")
-_TRAINED_ON, _SUCCESS = "trained on", "success"  # columns that are left out where they are empty
+_TRAINED_ON, _SUCCESS = "trained on", "success"  # columns that are left out where they say nothing
 TEXT = ("source", "detector", _TRAINED_ON)
 FAILED = "failed"  # in place of the AUROC of a detector that could not be fitted or tested
 _SUCCESS_NOTE = "success = share of attacked or corrupted images that the classifier no longer gives their class."
@@ -212,28 +195,7 @@ _NOTES = [
 ]
 
 
-def console_table(outcomes: Sequence[Outcome], failures: Sequence[Failure] = ()) -> str:
-    """Lay the test results out as plain text, one row per source and detector.
-
-    A detector with several sources gets a row of means; one trained on each source and tested on every one a matrix
-    below the table. Percentages have two decimals, bounds of intervals one; `-` stands for a missing number.
-    """
-    found = result_table(outcomes, failures)
-    rows, means = ([[row[head] for head in found.heads] for row in part] for part in (found.rows, found.means))
-    cells: list[Any] = [found.heads, SEPARATING_LINE, *rows, *([SEPARATING_LINE, *means] if means else [])]
-    align = ["left" if column in TEXT else "right" for column in found.heads]
-    # The header is a plain row, as tabulate makes columns under a real one two characters wider; drop the rule above.
-    _, table = tabulate(cells, (), "simple", colalign=align, disable_numparse=True).split("\n", 1)
-    flagged, where = flagged_table(outcomes), "trained on the row's source, tested on the column's"
-    below = [f"\n{flagged.text()}"] * bool(flagged.rows) + [
-        f"\n{name}: AUROC in %, {where}; others = mean but its own\n{matrix_table(one).text('plain')}"
-        for name, one in matrices(outcomes).items()
-    ]
-    return "\n".join([table, "\n".join(found.notes), *below])
-
-
-@dataclass(frozen=True)
-class ResultTable:
+class ResultTable(NamedTuple):
     """The test results as text by column: a row per source and detector, `means` per detector with several sources.
 
     Columns in `TEXT` hold words, the others numbers in %; `notes` define the columns.
@@ -248,63 +210,60 @@ class ResultTable:
 def result_table(outcomes: Sequence[Outcome], failures: Sequence[Failure] = ()) -> ResultTable:
     """Test results of all detectors but transferred ones; a failure is a row and a note."""
     groups = by_detector(not_transferred(outcomes))
-    body = [_row(outcome) for group in groups.values() for outcome in group]
-    body += [_failed_row(failure, list(body[0])) for failure in failures if body]
-    means = [_mean_row(detector, group) for detector, group in groups.items() if len(group) > 1]
-    idle = [column for column in (_TRAINED_ON, _SUCCESS) if all(row[column] in (ABSENT, row["source"]) for row in body)]
-    heads = [column for column in body[0] if column not in idle]
-    failed = [f"{FAILED}: `{one.detector}` on `{one.source}`: {one.reason}" for one in failures]
-    return ResultTable(heads, body, means, [*failed, *([] if _SUCCESS in idle else [_SUCCESS_NOTE]), *_NOTES])
+    rows = [
+        _row(one.source, detector, one.trained_on or one.source, one.metrics["test"], one)
+        for detector, group in groups.items()
+        for one in group
+    ]
+    rows += [_row(one.source, one.detector, one.trained_on, {}) | {"AUROC": FAILED} for one in failures]
+    means = []
+    for detector, group in groups.items():
+        known = {one.trained_on for one in group}
+        if len(group) > 1:
+            means.append(_row(MEAN, detector, known.pop() if len(known) == 1 else ABSENT, mean_numbers(group)["test"]))
+    idle = [name for name in (_TRAINED_ON, _SUCCESS) if all(row[name] in (ABSENT, row["source"]) for row in rows)]
+    notes = [f"{FAILED}: `{one.detector}` on `{one.source}`: {one.reason}" for one in failures]
+    notes += [_SUCCESS_NOTE] * (_SUCCESS not in idle) + _NOTES
+    return ResultTable([name for name in rows[0] if name not in idle], rows, means, notes)
 
 
-def percent(value: float | None) -> str:
-    """Write a share in [0, 1] as a percentage with two decimals, `-` if there is none."""
-    return ABSENT if value is None or math.isnan(value) else f"{100 * value:.2f}"
-
-
-def _row(outcome: Outcome) -> dict[str, str]:
-    low, high = (f"{100 * bound:.1f}" for bound in outcome.auroc_interval)
-    names = {"source": outcome.source, "detector": outcome.detector, _TRAINED_ON: outcome.trained_on or outcome.source}
-    counts = {f"n {split}": counted(outcome.counts.get(split)) for split in _SPLITS}
-    success = percent(outcome.metrics["test"].get("attack_success"))
-    return names | counts | {_SUCCESS: success} | _rates(outcome.metrics["test"], f"[{low}, {high}]")
-
-
-def _failed_row(failure: Failure, columns: Sequence[str]) -> dict[str, str]:
-    known = {"source": failure.source, "detector": failure.detector, _TRAINED_ON: failure.trained_on, "AUROC": FAILED}
-    return {column: known.get(column, ABSENT) for column in columns}
-
-
-def _mean_row(detector: str, outcomes: Sequence[Outcome]) -> dict[str, str]:
-    known = {outcome.trained_on for outcome in outcomes}
-    names = {"source": MEAN, "detector": detector, _TRAINED_ON: known.pop() if len(known) == 1 else ABSENT}
-    absent = dict.fromkeys([*(f"n {split}" for split in _SPLITS), _SUCCESS], ABSENT)
-    return names | absent | _rates(mean_numbers(outcomes)["test"], ABSENT)
-
-
-def _rates(metrics: dict[str, float], interval: str) -> dict[str, str]:
-    rates = {column: percent(metrics.get(key)) for column, key in _METRICS.items()}
-    return {"AUROC": percent(metrics.get("auroc")), "95 % interval": interval, **rates}
-
-
-def flagged_table(outcomes: Sequence[Outcome]) -> Table:
-    """For each detector the share of normal images that it flags at fixed rates, with its interval; maybe no rows."""
-    rows = []
-    for detector, group in by_detector(not_transferred(outcomes)).items():
-        means, images = mean_numbers(group)["test"], group[0].counts["test"]["normal"]
-        if FLAGGED.keys() & means.keys():
-            cells = [_with_interval(means.get(metric), images) for metric in FLAGGED]
-            rows.append([detector, *cells, str(images)])
-    return Table(["normal images flagged, %", *(f"at {100 * rate:.0f} %" for rate in FLAGGED.values()), "of"], rows)
-
-
-def _with_interval(share: float | None, images: int) -> str:
-    if share is None:
-        return ABSENT
-    low, high = binomial_interval(round(share * images), images)
-    return f"{100 * share:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
+def _row(
+    source: str, detector: str, trained_on: str, test: Mapping[str, float], outcome: Outcome | None = None
+) -> dict[str, str]:
+    """A row of metrics of `test`; that of an outcome has numbers of images and an interval."""
+    counts = outcome.counts if outcome else {}
+    return {
+        "source": source,
+        "detector": detector,
+        _TRAINED_ON: trained_on,
+        **{f"n {split}": counted(counts.get(split)) for split in SPLITS},
+        _SUCCESS: percent(test.get("attack_success") if outcome else None),
+        "AUROC": percent(test.get("auroc")),
+        "95 % interval": brackets(*outcome.auroc_interval) if outcome else ABSENT,
+        **{column: percent(test.get(metric)) for column, metric in _METRICS.items()},
+    }
 
 
 def counted(counts: Mapping[str, int] | None) -> str:
     """Numbers of images, normal + anomalous."""
     return ABSENT if counts is None else f"{counts['normal']}+{counts['anomalous']}"
+
+
+def console_table(outcomes: Sequence[Outcome], failures: Sequence[Failure] = ()) -> str:
+    """Lay the test results out as plain text, one row per source and detector.
+
+    A detector with several sources gets a row of means; one trained on each source and tested on every one a matrix
+    below the table. Percentages have two decimals, bounds of intervals one; `-` stands for a missing number.
+    """
+    found = result_table(outcomes, failures)
+    rows, means = ([[row[head] for head in found.heads] for row in part] for part in (found.rows, found.means))
+    cells: list[Any] = [found.heads, SEPARATING_LINE, *rows, *([SEPARATING_LINE, *means] if means else [])]
+    align = ["left" if column in TEXT else "right" for column in found.heads]
+    # The header is a plain row, as tabulate makes columns under a real one two characters wider; drop the rule above.
+    _, table = tabulate(cells, (), "simple", colalign=align, disable_numparse=True).split("\n", 1)
+    where = "trained on the row's source, tested on the column's"
+    below = [
+        f"\n{name}: AUROC in %, {where}; others = mean but its own\n{matrix.table.text('plain')}"
+        for name, matrix in matrices(outcomes).items()
+    ]
+    return "\n".join([table, *found.notes, *below])
