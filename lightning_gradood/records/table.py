@@ -238,19 +238,22 @@ def read_table(
     return pq.read_table(file, columns=columns, filters=filters, partitioning=None, page_checksum_verification=True)
 
 
-def write_rows(rows: Iterable[Mapping[str, Any]], columns: Mapping[str, type], path: Path | None = None) -> None:
+def write_rows(
+    rows: Iterable[Mapping[str, Any]], columns: Mapping[str, type], path: Path | None = None, flag: str = "--output"
+) -> None:
     """Write rows as they come; a file appears at the end, and not at all if `rows` raises.
 
     Args:
         rows: column to value, any of which may be None.
         columns: name to type: str, float, bool or int.
         path: ends in one of `ENDINGS`; without it rows are CSV on standard output.
+        flag: named in the refusal of a file that cannot be written.
     """
     if path is None:
         _write_csv(sys.stdout, columns, rows)
         return
     kind, stream = path.suffix.lower(), iter(rows)
-    with atomic_write(path, "--output") as file:
+    with atomic_write(path, flag) as file:
         if kind == ".csv":
             text = io.TextIOWrapper(file, "utf-8", newline="")
             _write_csv(text, columns, stream)

@@ -5,6 +5,7 @@ import os
 import re
 import shlex
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,13 +18,12 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor, nn
 from torch.autograd import profiler as autograd_profiler
 from torch.profiler import ProfilerActivity, profile
-from torch.utils.benchmark import Timer
 from typing_extensions import override
 
 from lightning_gradood.core import CHECKPOINTS, Refusal, Seed, as_float, atomic_write, experiment_file, refuse_foreign
 from lightning_gradood.extraction import ProbeCallback
 from lightning_gradood.probes import Probe
-from lightning_gradood.records import row_file
+from lightning_gradood.records import write_rows
 from lightning_gradood.report.loggers import ReportCallback
 from lightning_gradood.report.pages import benchmark_page
 from lightning_gradood.report.paper_tables import CSV_COLUMNS, Row, TableSettings, csv_rows, table_1, table_2
@@ -110,11 +110,6 @@ class Call(NamedTuple):
     words: list[str]
     config: Mapping[str, Any]
 
-    @property
-    def command_line(self) -> str:
-        """The call as a shell command."""
-        return f"python -m lightning_gradood {shlex.join(self.words)}"
-
 
 def run_benchmark(
     benchmark: Benchmark,
@@ -129,14 +124,16 @@ def run_benchmark(
     classifiers: dict[str, Any] = {}
     for number, call in enumerate(calls, start=1):
         done = is_done(call, classifiers.get(call.experiment))
-        _say(f"\n[{number}/{len(calls)}] {'done before: ' if done else ''}{call.command_line}\n")
+        _say(
+            f"\n[{number}/{len(calls)}] {'done before: ' if done else ''}python -m lightning_gradood {shlex.join(call.words)}\n"
+        )
         if not done:
             run_verb(call.words, [ProbeCosts(), ReportCallback(figures=False)])
         classifiers.setdefault(call.experiment, Run.read(call.folder).provenance.get("network_digest"))
     runs: dict[str, list[Run]] = {name: [] for name in benchmark.experiments}
     for call in calls:
         runs[call.experiment].append(Run.read(call.folder))
-    _write(benchmark, calls, runs, folder)
+    _write(benchmark, runs, folder)
     return list(dict.fromkeys(one.detector for found in runs.values() for run in found for one in run.failures))
 
 
@@ -214,10 +211,14 @@ def probe_cost(probe: Probe, network: nn.Module, images: Tensor) -> dict[str, fl
     Wall clock after a warm-up; memory beyond what was held before, records included, and missing where another profiler
     is active.
     """
-    names = {"probe": probe, "network": network, "images": images}
-    timer = Timer("probe(network, images)", globals=names, num_threads=torch.get_num_threads())
-    cost = {"milliseconds": 1000 * timer.timeit(1).mean / len(images)}
-    if images.device.type == "cuda":
+    on_gpu, started = images.device.type == "cuda", 0.0
+    for _ in range(2):
+        started = time.perf_counter()
+        probe(network, images)
+        if on_gpu:
+            torch.cuda.synchronize(images.device)
+    cost = {"milliseconds": 1000 * (time.perf_counter() - started) / len(images)}
+    if on_gpu:
         before = torch.cuda.memory_allocated(images.device)
         torch.cuda.reset_peak_memory_stats(images.device)
         probe(network, images)
@@ -241,7 +242,7 @@ def _peak_on_cpu(work: Callable[[], object]) -> int:
 
 
 @rank_zero_only
-def _write(benchmark: Benchmark, calls: Sequence[Call], runs: Mapping[str, Sequence[Run]], folder: Path) -> None:
+def _write(benchmark: Benchmark, runs: Mapping[str, Sequence[Run]], folder: Path) -> None:
     """Write the tables as Markdown, LaTeX and CSV, and the page."""
     rows: dict[tuple[str, str], Row] = {}
     for name, found in runs.items():
@@ -250,16 +251,14 @@ def _write(benchmark: Benchmark, calls: Sequence[Call], runs: Mapping[str, Seque
             for source in dict.fromkeys(one.source for one in run.outcomes):
                 rows.setdefault((name, source), benchmark.experiments[name].row(source, source in made)).add(run)
     both = table_1([*rows.values()]), table_2([*rows.values()], benchmark.tables)
-    tables = [table for table in both if table.rows]
-    first, commands = {name: found[0] for name, found in runs.items()}, [call.command_line for call in calls]
-    contents = {PAGE: benchmark_page(folder.name, benchmark.seeds, first, tables, benchmark.tables, commands)}
+    tables = [table for table in both if table.lines]
+    first = {name: found[0] for name, found in runs.items()}
+    contents = {PAGE: benchmark_page(folder.name, benchmark.seeds, first, tables, benchmark.tables)}
     for table in tables:
         contents |= {f"{table.name}.md": table.markdown, f"{table.name}.tex": table.latex}
     for name, text in contents.items():
         with atomic_write(folder / name) as file:
             file.write(text.encode())
-    with row_file(folder / "tables.csv", CSV_COLUMNS) as csv:
-        for line in csv_rows(tables):
-            csv.write(line)
+    write_rows(csv_rows(tables), CSV_COLUMNS, folder / "tables.csv", "--run_dir")
     shown = "\n".join(table.markdown for table in tables)
     sys.stdout.write(f"\n{shown}\nTables and page: {folder}\n")

@@ -5,7 +5,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,10 +19,8 @@ from lightning_gradood.evaluation import Outcome
 from lightning_gradood.gradients import AllOnes
 from lightning_gradood.probes import columns_by_layer
 from lightning_gradood.records import NORMAL, Records
+from lightning_gradood.report.run import ImageFacts
 from lightning_gradood.report.tables import not_transferred, title
-
-if TYPE_CHECKING:
-    from lightning_gradood.report.run_writer import ImageFacts
 
 _FEATURES = "features/layers"  # what LID reads
 _SAMPLES = 12  # images of each source
@@ -37,7 +35,7 @@ def arrays_for_figures(
     datamodule: ImageDataModule,
     records: Mapping[str, Records],
     outcomes: Sequence[Outcome],
-    facts: "Mapping[str, ImageFacts]",
+    facts: Mapping[str, ImageFacts],
 ) -> dict[str, Any]:
     """Take what each figure needs, by figure; one that fails is left out with a warning, one without data is empty."""
     shown = {source: records[source] for source in [NORMAL, *datamodule.sources.anomaly_names]}
@@ -124,7 +122,7 @@ def _extremes(
 
 
 def _pairs(
-    datamodule: ImageDataModule, records: Mapping[str, Records], facts: "Mapping[str, ImageFacts]"
+    datamodule: ImageDataModule, records: Mapping[str, Records], facts: Mapping[str, ImageFacts]
 ) -> dict[str, Any]:
     """Images before and after each attack with both predictions, where a run keeps pixels."""
     found = {}

@@ -20,13 +20,12 @@ from lightning_gradood.report.image_figures import (
 )
 from lightning_gradood.report.run import Run
 from lightning_gradood.report.score_figures import (
-    detector_bars,
-    heat_map,
+    auroc_bars,
     precision_recall_curves,
     roc_by_source,
     score_histograms,
 )
-from lightning_gradood.report.tables import by_detector, matrices, not_transferred
+from lightning_gradood.report.tables import by_detector, compared, not_transferred
 
 Format = Literal["png", "pdf", "svg"]
 _DATES: dict[str, dict[str, Any]] = {"png": {}, "pdf": {"CreationDate": None}, "svg": {"Date": None}}
@@ -70,17 +69,15 @@ _DRAWN: dict[str, Callable[[Any], Figure]] = {  # what is drawn of the arrays of
 def drawings(run: Run) -> dict[str, Callable[[], Figure]]:
     """What draws each figure that the run has data for, by name.
 
-    Names: `aurocs`; `roc_`, `precision_recall_` and `scores_<detector>`; `matrix_<detector>` under protocol `cross`;
-    `layer_norms`, `activation_norms`, `first_layer`, `samples`, `attacked_samples`; `extremes_<detector>`, images on
-    which it was most wrong.
+    Names: `aurocs`; `roc_`, `precision_recall_` and `scores_<detector>`; `layer_norms`, `activation_norms`,
+    `first_layer`, `samples`, `attacked_samples`; `extremes_<detector>`, images on which it was most wrong.
     """
-    calls: dict[str, Callable[[], Figure]] = {"aurocs": partial(detector_bars, run.outcomes)}
+    aurocs = {pair: one for pair, (one,) in compared([run.outcomes]).items() if one}
+    calls: dict[str, Callable[[], Figure]] = {"aurocs": partial(auroc_bars, aurocs)}
     for detector, outcomes in by_detector(not_transferred(run.scored)).items():
         calls[f"roc_{detector}"] = partial(roc_by_source, outcomes)
         calls[f"precision_recall_{detector}"] = partial(precision_recall_curves, outcomes)
         calls[f"scores_{detector}"] = partial(score_histograms, outcomes)
-    for detector, matrix in matrices(run.outcomes).items():
-        calls[f"matrix_{detector}"] = partial(heat_map, detector, matrix)
     calls |= {name: partial(draw, run.arrays[name]) for name, draw in _DRAWN.items() if run.arrays.get(name)}
     for detector, rows in run.arrays.get("extremes", {}).items():
         calls[f"extremes_{detector}"] = partial(extreme_images, rows)

@@ -37,7 +37,7 @@ def image_rows(
     figure.suptitle(heading, fontsize=11)
     for axes, (name, images) in zip(figure.subplots(len(rows), squeeze=False).flat, rows.items(), strict=True):
         strip = make_grid(torch.tensor(images).permute(0, 3, 1, 2), nrow=count, padding=_WHITE, pad_value=255)
-        axes.imshow(strip.permute(1, 2, 0), interpolation="nearest")
+        axes.imshow(strip.permute(1, 2, 0).numpy(), interpolation="nearest")
         axes.set(xlim=(0, count * (width + _WHITE)), anchor="W")
         axes.set_title(name, fontsize=8, loc="left")
         axes.set_axis_off()
@@ -83,7 +83,7 @@ def _mosaic(filters: np.ndarray, scale: float) -> np.ndarray:
     shown = torch.tensor(filters[:16])
     shown = shown if shown.shape[1] == 3 else shown.mean(dim=1, keepdim=True)
     grid = make_grid(0.5 + shown / (2 * scale or 1.0), nrow=4, padding=1, pad_value=1.0)
-    return np.asarray(grid.clip(0, 1).permute(1, 2, 0))
+    return np.asarray(grid.clip(0, 1).permute(1, 2, 0).numpy())
 
 
 def first_layer_figure(stored: Mapping[str, Any], chosen: Mapping[str, str] | None = None) -> Figure:

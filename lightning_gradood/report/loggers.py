@@ -6,9 +6,10 @@ W&B is imported in functions alone: importing this room must not.
 import os
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any, Literal
@@ -31,6 +32,11 @@ PROJECT = "lightning_gradood"
 
 EPOCH = "detector/epoch"  # x axis of the detectors' training curves
 
+FINISH_SECONDS = 120
+"""How long a run that has ended waits at most until W&B has got all of it; `WANDB_FINISH_TIMEOUT` says otherwise."""
+
+_VIEW = "lightninggradood"  # W&B's own name of the workspace, part of its address
+_PARAMETERS = ["detection.mlp.width", "detection.mlp.learning_rate", "detection.mlp.weight_decay", "detection.seed"]
 _BEST = {"loss": "min", "auroc": "max"}  # which value of a curve W&B keeps in its summary
 _FILES = (PAGE, "results.csv", RESULTS, SCORES, SPLITS, CURVES, PROVENANCE, CONFIG, "figures")
 
@@ -98,24 +104,22 @@ def _log_to_wandb(run: Run, logger: WandbLogger, images: Mapping[str, Image.Imag
     # defined key by key, because which of two globs wins, Lightning's `*` or ours, is not specified. The run itself
     # logs, so that a logger's `prefix` cannot hide the keys that sweeps optimise. Final numbers go into the summary,
     # which sweeps, tables of runs and scatter plots read.
-    rows, sent = curve_rows(run.outcomes), logger.experiment
+    rows, sent, about = curve_rows(run.outcomes), logger.experiment, run.provenance
     sent.define_metric(EPOCH, hidden=True)
     for key in sorted({key for _, values in rows for key in values}):
         sent.define_metric(key, step_metric=EPOCH, summary=_BEST.get(key.rpartition("/")[2], "last"))
     table = read_columns(run.folder / RESULTS)
     known = [list(row) for row in zip(*table.values(), strict=True) if row[list(table).index("value")] is not None]
-    about = run.provenance
     numbers = {
-        "cost/detect_seconds": about.get("seconds"),
-        "classifier/accuracy": about.get("classifier", {}).get("accuracy"),
+        name: sum(one.seconds for one in group) / len(group) for name, group in by_detector(run.outcomes).items()
     }
-    for name, group in by_detector(run.outcomes).items():
-        numbers[f"cost/fit_seconds/{name}"] = sum(one.seconds for one in group) / len(group)
+    costs = {"detect_seconds": about.get("seconds"), **{f"fit_seconds/{name}": one for name, one in numbers.items()}}
+    final = {"classifier/accuracy": about.get("classifier", {}).get("accuracy"), **detection_scalars(run.outcomes)}
+    final |= {f"cost/{name}": seconds for name, seconds in costs.items()}
     with _unless_lost(sent):
         for epoch, values in rows:
             sent.log({EPOCH: epoch, **values})
-        sent.summary.update(detection_scalars(run.outcomes))
-        sent.summary.update({name: number for name, number in numbers.items() if number is not None})
+        sent.summary.update({name: number for name, number in final.items() if number is not None})
         logger.log_table("results", columns=list(table), data=known)
         for name, image in images.items():
             logger.log_image(name, [image])
@@ -143,57 +147,40 @@ class WandbCallback(Callback):
         self.settings = settings
 
     def on_detect_end(self, trainer: pl.Trainer, run: Run) -> None:
-        """Alert of a classifier hardly better than chance and of failures, and log the run folder."""
+        """Alert of a classifier hardly better than chance, and log the run folder."""
         if text := accuracy_warning(run.provenance):
             alert(trainer.loggers, f"{run.experiment}: the classifier is hardly better than chance", text)
-        if run.failures:
-            text = " ".join(f"`{one.detector}` on `{one.source}`: {one.reason}" for one in run.failures)
-            alert(trainer.loggers, f"{run.experiment}: detectors have failed", text[:500])
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
                 with _unless_lost(logger.experiment):
-                    if run.guard.metrics:
-                        _log_guard(logger.experiment, run, files=self.settings.artifacts != "none")
-                    if self.settings.artifacts == "all":
-                        _log_result_files(logger.experiment, run.folder)
+                    self._log_folder(logger.experiment, run)
 
+    def _log_folder(self, sent: Any, run: Run) -> None:
+        import wandb
 
-def _log_guard(sent: Any, run: Run, files: bool) -> None:
-    """Put a guard's numbers into the summary and, if `files`, its folder into an artifact."""
-    import wandb
-
-    guard, folder = run.guard, run.folder
-    aurocs = [numbers["val/auroc"] for numbers in guard.metrics.values() if "val/auroc" in numbers]
-    facts = {
-        "mean_val_auroc": sum(aurocs) / len(aurocs),
-        "flagged": guard.metrics[NORMAL]["test/flagged"],
-        "false_positive_rate": guard.false_positive_rate,
-    }
-    sent.summary.update({f"guard/{name}": value for name, value in facts.items()})
-    if not files:
-        return
-    described = facts | {"detector": guard.detector, "run_folder": str(folder)}
-    artifact = wandb.Artifact(_artifact_name("guard", sent, folder), type="guard", metadata=described)
-    artifact.add_dir(str(folder / "guard"), policy="immutable")  # not copied: it may be large, and no run changes it
-    better = _beats_the_best(sent, artifact.name, facts["mean_val_auroc"])
-    sent.log_artifact(artifact, aliases=["latest", *(["best"] if better else [])])
-
-
-def _log_result_files(sent: Any, folder: Path) -> None:
-    """Log tables, scores, splits, configuration, page and figures of a run as one artifact."""
-    import wandb
-
-    artifact = wandb.Artifact(_artifact_name("results", sent, folder), type="results")
-    for path in map(folder.joinpath, _FILES):
-        if path.is_dir():
-            artifact.add_dir(str(path), name=path.name)
-        elif path.is_file():
-            artifact.add_file(str(path))
-    sent.log_artifact(artifact, aliases=["latest"])
-
-
-def _artifact_name(kind: str, sent: Any, folder: Path) -> str:
-    return re.sub(r"[^\w.-]+", "-", f"{kind}-{sent.group or folder.name}")
+        name, guard = re.sub(r"[^\w.-]+", "-", sent.group or run.folder.name), run.guard
+        if guard.metrics:
+            aurocs = [numbers["val/auroc"] for numbers in guard.metrics.values() if "val/auroc" in numbers]
+            facts = {
+                "mean_val_auroc": sum(aurocs) / len(aurocs),
+                "flagged": guard.metrics[NORMAL]["test/flagged"],
+                "false_positive_rate": guard.false_positive_rate,
+            }
+            sent.summary.update({f"guard/{key}": value for key, value in facts.items()})
+        if guard.metrics and self.settings.artifacts != "none":
+            described = facts | {"detector": guard.detector, "run_folder": str(run.folder)}
+            artifact = wandb.Artifact(f"guard-{name}", type="guard", metadata=described)
+            artifact.add_dir(str(run.folder / "guard"), policy="immutable")  # not copied: no run changes it
+            best = ["best"] * _beats_the_best(sent, artifact.name, facts["mean_val_auroc"])
+            sent.log_artifact(artifact, aliases=["latest", *best])
+        if self.settings.artifacts == "all":
+            artifact = wandb.Artifact(f"results-{name}", type="results")
+            for path in map(run.folder.joinpath, _FILES):
+                if path.is_dir():
+                    artifact.add_dir(str(path), name=path.name)
+                elif path.is_file():
+                    artifact.add_file(str(path))
+            sent.log_artifact(artifact, aliases=["latest"])
 
 
 def _beats_the_best(sent: Any, name: str, auroc: float) -> bool:
@@ -220,9 +207,8 @@ def alert(loggers: Sequence[Logger], title: str, text: str) -> None:
 def offline_without_account(save_dir: str | Path | None = None) -> str | None:
     """Switch W&B to offline if no mode is chosen and no account is configured; returns the line for the user, or None.
 
-    Call it before the first W&B run starts, in every process (child processes inherit `WANDB_MODE`). It neither prompts
-    nor connects: credentials are looked up where W&B itself looks. Nothing changes if a mode is chosen already
-    (`WANDB_MODE`, `wandb offline`), a run is active, or the key is malformed (which W&B reports).
+    Call it before the first W&B run starts, in every process (child processes inherit `WANDB_MODE`). Nothing changes if
+    a mode is chosen already (`WANDB_MODE`, `wandb offline`) or a run is active.
     """
     if "WANDB_MODE" in os.environ:
         return None
@@ -242,7 +228,7 @@ def offline_without_account(save_dir: str | Path | None = None) -> str | None:
 
 
 def has_wandb_account() -> bool:
-    """Whether W&B would find credentials, by the lookup of its own command line."""
+    """Whether W&B would find credentials, by the lookup of its own command line; nothing is asked or sent."""
     from wandb.errors import AuthenticationError
     from wandb.sdk import wandb_setup
     from wandb.sdk.lib import wbauth
@@ -255,75 +241,57 @@ def has_wandb_account() -> bool:
     return bool(key or settings.identity_token_file)
 
 
-FINISH_SECONDS = 120
-"""How long a run that has ended waits at most until W&B has got all of it; `WANDB_FINISH_TIMEOUT` says otherwise."""
-
-_CONNECTION = ("wandb", "requests", "urllib3")  # packages whose exceptions say that W&B could not be reached
-
-
 @contextmanager
 def _unless_lost(run: Any) -> Iterator[None]:
     """Continue without W&B where it cannot be reached; the data stay on disk for `wandb sync`."""
     try:
         yield
     except Exception as error:
-        lost = type(error).__module__.partition(".")[0] in _CONNECTION or isinstance(
-            error, ConnectionError | TimeoutError
-        )
-        if not lost:
+        package = type(error).__module__.partition(".")[0]
+        if package not in ("wandb", "requests", "urllib3") and not isinstance(error, ConnectionError | TimeoutError):
             raise
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(".")
         folder = Path(run.dir).parent
         say(f"W&B could not be reached: {reason}. The run goes on. `wandb sync {folder}` sends what W&B has not got.")
 
 
-_VIEW = "lightninggradood"  # W&B's own name of the workspace, part of its address
-_PARAMETERS = ["detection.mlp.width", "detection.mlp.learning_rate", "detection.mlp.weight_decay", "detection.seed"]
-_FIGURES = {
-    "ROC curves": "roc_",
-    "Precision and recall": "precision_recall_",
-    "Scores": "scores_",
-    "Gradient norms by layer": "layer_norms",
-}
-
-
 def dashboard_definition(run: Run) -> dict[str, Any]:
     """Choose panels whose keys a run with these sources, detectors and figures logs; JSON types.
 
-    A panel has a title, a kind, keys (of the summary, of the history for `lines`, of media for `images`) and parameters.
+    A panel is a class of `wandb_workspaces.reports.v2`, as `kind`, and its arguments.
     """
-
-    def panel(title: str, kind: str, keys: Sequence[str] = (), parameters: Sequence[str] = ()) -> dict[str, Any]:
-        return {"title": title, "kind": kind, "keys": list(keys), "parameters": list(parameters)}
-
-    labels, by_source = list(by_detector(run.outcomes)), dict[str, list[str]]()
+    labels = list(by_detector(run.outcomes))
+    bars: Callable[..., dict[str, Any]] = partial(dict, kind="BarPlot", orientation="h")
+    by_source: dict[str, list[str]] = {}
     for one in run.outcomes:
         by_source.setdefault(one.source, []).append(f"detection/{one.source}/{one.label}/test/auroc")
     best = f"detection/mean/{labels[0]}/val/auroc"
-    curves = {key: "" for _, values in curve_rows(run.outcomes) for key in values if key.endswith("/val/auroc")}
-    names = sorted(path.stem for path in (run.folder / "figures").glob("*.png"))
-    figures = {title: [f"figures/{name}" for name in names if name.startswith(s)] for title, s in _FIGURES.items()}
+    curves = dict.fromkeys(
+        key for _, values in curve_rows(run.outcomes) for key in values if key.endswith("/val/auroc")
+    )
+    figures = sorted(f"figures/{path.stem}" for path in (run.folder / "figures").glob("*.png"))
     panels = {
         "AUROC": [
-            panel("Mean over sources", "bars", [f"detection/mean/{label}/test/auroc" for label in labels]),
-            *(panel(source, "bars", keys) for source, keys in by_source.items()),
+            bars(title="Mean over sources", metrics=[f"detection/mean/{label}/test/auroc" for label in labels]),
+            *(bars(title=source, metrics=keys) for source, keys in by_source.items()),
         ],
-        "Runs side by side": [panel("What differs", "comparer")],
-        "Figures": [panel(title, "images", keys) for title, keys in figures.items() if keys],
+        "Runs side by side": [{"kind": "RunComparer", "diff_only": "split"}],
+        "Figures": [{"kind": "MediaBrowser", "title": "Figures", "media_keys": figures}] if figures else [],
         "Guard": [
-            panel("Normal test images flagged", "bars", ["guard/flagged"]),
-            panel("Share that may be flagged", "bars", ["guard/false_positive_rate"]),
-            panel("Mean AUROC on val", "bars", ["guard/mean_val_auroc"]),
+            bars(title="Normal test images flagged", metrics=["guard/flagged"]),
+            bars(title="Share that may be flagged", metrics=["guard/false_positive_rate"]),
+            bars(title="Mean AUROC on val", metrics=["guard/mean_val_auroc"]),
         ],
         "Sweeps": [
-            panel("Parameters", "parallel coordinates", [best], _PARAMETERS),
-            panel("Importance of parameters", "importance", [best]),
+            {"kind": "ParallelCoordinatesPlot", "title": "Parameters", "columns": [*_PARAMETERS, best]},
+            {"kind": "ParameterImportancePlot", "with_respect_to": best},
         ],
         "Cost": [
-            panel("Seconds of detect", "bars", ["cost/detect_seconds"]),
-            panel("Seconds to fit and score", "bars", [f"cost/fit_seconds/{label}" for label in labels]),
+            bars(title="Seconds of detect", metrics=["cost/detect_seconds"]),
+            bars(title="Seconds to fit and score", metrics=[f"cost/fit_seconds/{label}" for label in labels]),
         ],
-        "Training of detectors": [panel("AUROC on val", "lines", list(curves))] if curves else [],
+        "Training of detectors": [{"kind": "LinePlot", "title": "AUROC on val", "x": EPOCH, "y": list(curves)}]
+        * bool(curves),
     }
     return {"title": PROJECT, "sections": [{"name": name, "panels": found} for name, found in panels.items() if found]}
 
@@ -343,10 +311,16 @@ def apply_dashboard(definition: Mapping[str, Any], entity: str, project: str) ->
         ) from error
     import wandb
 
+    def drawn(kind: str, columns: Sequence[str] = (), **arguments: Any) -> Any:
+        if columns:
+            metrics = [*map(reports.Config, columns[:-1]), reports.SummaryMetric(columns[-1])]
+            arguments["columns"] = [reports.ParallelCoordinatesPlotColumn(metric=metric) for metric in metrics]
+        return getattr(reports, kind)(**arguments)
+
     name, place = definition["title"], {"entity": entity, "project": project}
     blocks, sections = list[Any](), list[Any]()
     for one in definition["sections"]:
-        panels = [_drawn(reports, **panel) for panel in one["panels"]]
+        panels = [drawn(**panel) for panel in one["panels"]]
         sections.append(workspaces.Section(name=one["name"], is_open=True, panels=panels))
         blocks += [reports.H2(text=one["name"]), reports.PanelGrid(runsets=[reports.Runset(**place)], panels=panels)]
     workspace = workspaces.Workspace(name=name, sections=sections, **place)
@@ -363,20 +337,3 @@ def apply_dashboard(definition: Mapping[str, Any], entity: str, project: str) ->
             f"--project {project}`; W&B says: {str(error).strip().splitlines()[0][:200]}"
         ) from error
     return workspace.url, report.url
-
-
-def _drawn(reports: Any, title: str, kind: str, keys: Sequence[str], parameters: Sequence[str]) -> Any:
-    match kind:
-        case "bars":
-            return reports.BarPlot(title=title, metrics=keys, orientation="h")
-        case "lines":
-            return reports.LinePlot(title=title, x=EPOCH, y=keys)
-        case "images":
-            return reports.MediaBrowser(title=title, media_keys=keys)
-        case "importance":
-            return reports.ParameterImportancePlot(with_respect_to=keys[0])
-        case "comparer":
-            return reports.RunComparer(diff_only="split")
-    metrics = [*map(reports.Config, parameters), *map(reports.SummaryMetric, keys)]
-    columns = [reports.ParallelCoordinatesPlotColumn(metric=one) for one in metrics]
-    return reports.ParallelCoordinatesPlot(title=title, columns=columns)

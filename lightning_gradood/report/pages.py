@@ -14,27 +14,27 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from lightning_gradood.records import NORMAL, SPLITS
+from lightning_gradood.records import NORMAL
 from lightning_gradood.report.figures import as_png, draw_figures, drawings
 from lightning_gradood.report.image_figures import first_layer_figure
 from lightning_gradood.report.paper_tables import NOTE, PaperTable, TableSettings, paper_title
 from lightning_gradood.report.run import Run
-from lightning_gradood.report.score_figures import Auroc, auroc_bars, aurocs_of, roc_curves
+from lightning_gradood.report.score_figures import auroc_bars, roc_curves
 from lightning_gradood.report.tables import (
     ABSENT,
     FAILED,
     MEAN,
     TEXT,
+    Auroc,
     Cell,
-    ResultTable,
     Table,
     brackets,
     by_detector,
-    counted,
+    compared,
     matrices,
     not_transferred,
     percent,
-    result_table,
+    printed_rows,
     title,
 )
 
@@ -53,7 +53,6 @@ _KINDS = {  # first words of a figure's file name, the section it stands in, and
     "roc_": ("ROC curves", "ROC: {}"),
     "precision_recall_": ("Precision and recall", "Precision and recall of {}"),
     "scores_": ("Scores", "Scores of {}; higher is more anomalous"),
-    "matrix_": ("Heat maps", "AUROC of {} by source of training and of testing"),
     "layer_norms": ("Layer by layer", "Squared gradient norms of every source"),
     "activation_norms": ("Layer by layer", "Activations of feature layers of every source"),
     "first_layer": ("Layer by layer", "The first layer's weights, and their gradients for one image each"),
@@ -80,30 +79,23 @@ def run_page(run: Run, pictures: Mapping[str, bytes]) -> str:
 
 def _told(run: Run, pictures: Mapping[str, bytes]) -> dict[str, Any]:
     """All that a page tells of a run, by the names that the templates use."""
-    found, detectors = result_table(run.outcomes, run.failures), by_detector(not_transferred(run.outcomes))
-    seconds = {name: [one.seconds for one in group] for name, group in detectors.items()}
+    rows, notes = printed_rows(run.outcomes, run.failures)
+    groups = by_detector(not_transferred(run.outcomes)).items()
+    seconds = [[name, f"{sum(one.seconds for one in group):.2f}"] for name, group in groups]
     reading = [
         [name, f"{cost['milliseconds']:.2f}", f"{cost['mebibytes']:.1f}" if "mebibytes" in cost else ABSENT]
         for name, cost in run.provenance.get("probes", {}).items()
     ]
-    splits = {one.source: one.counts for group in reversed(detectors.values()) for one in group}
     return {
         "run": run,
         "classifier": classifier_sentences(run.provenance),
-        "results": _results(found),
-        "notes": found.notes,
+        "results": _results(rows),
+        "notes": notes,
         "matrices": matrices(run.outcomes),
         "attacks": _attacks(run),
         "gallery": gallery(pictures),
-        "seconds": Table(
-            ["seconds to fit and score", "all sources", "longest"],
-            [[name, f"{sum(one):.2f}", f"{max(one):.2f}"] for name, one in seconds.items()],
-        ),
+        "seconds": Table(["detector", "seconds to fit and score"], seconds),
         "reading": Table(["probe", "ms an image", "MiB an image"], reading),
-        "splits": Table(
-            ["source", *SPLITS],
-            [[name, *(counted(one.get(split)) for split in SPLITS)] for name, one in splits.items()],
-        ),
     }
 
 
@@ -134,12 +126,11 @@ def accuracy_warning(about: Mapping[str, Any]) -> str:
     )
 
 
-def _results(found: ResultTable) -> Table:
-    """Results by source, the best AUROC of each in bold; empty columns and numbers of images are left out."""
-    heads = [head for head in found.heads if head[:2] != "n " and any(row[head] != ABSENT for row in found.rows)]
-    every, lines = [*found.rows, *found.means], []
-    for source in dict.fromkeys(row["source"] for row in every):
-        group = [row for row in every if row["source"] == source]
+def _results(rows: Sequence[Mapping[str, str]]) -> Table:
+    """The printed table by source, the best AUROC of each in bold; empty columns are left out."""
+    heads, lines = [head for head in rows[0] if any(row[head] != ABSENT for row in rows)], []
+    for source in dict.fromkeys(row["source"] for row in rows if row["source"] != MEAN) | {MEAN: None}:
+        group = [row for row in rows if row["source"] == source]
         numbers = [row["AUROC"] for row in group if row["AUROC"] not in (ABSENT, FAILED)]
         best = max(numbers, key=float) if len(numbers) > 1 else None
         lines += [[Cell(row[head], best=head == "AUROC" and row[head] == best) for head in heads] for row in group]
@@ -159,29 +150,6 @@ def _attacks(run: Run) -> Table:
     return Table(["source", "made by", "images", "success, %", "mean L2", "mean L∞"], rows, words=2)
 
 
-Rows = dict[tuple[str, str], list[Auroc | None]]  # (source or `mean`, detector) to the AUROC of each run
-
-
-def compared(runs: Sequence[Run]) -> Rows:
-    """AUROCs of runs by source and detector, in order of first appearance, then means as source `mean`.
-
-    Means are over the sources that all runs with the detector share, and have no interval, as sources share their normal
-    images.
-    """
-    found = [aurocs_of(run.outcomes) for run in runs]
-    pairs = dict.fromkeys(pair for aurocs in found for pair in aurocs)
-    sources, detectors = (list(dict.fromkeys(names)) for names in zip(*pairs, strict=True))
-    ordered = [(source, name) for source in sources for name in detectors if (source, name) in pairs]
-    rows: Rows = {pair: [aurocs.get(pair) for aurocs in found] for pair in ordered}
-    for name in detectors:
-        having = [aurocs for aurocs in found if any(detector == name for _, detector in aurocs)]
-        shared = [source for source in sources if all((source, name) in aurocs for aurocs in having)]
-        values = [[aurocs[source, name].value for source in shared] if aurocs in having else [] for aurocs in found]
-        if shared:
-            rows[MEAN, name] = [Auroc(float(np.mean(one))) if one else None for one in values]
-    return rows
-
-
 def _cells(aurocs: Sequence[Auroc | None]) -> list[Cell]:
     """Each AUROC in %, with its interval and its difference to the first; the best as it is printed is marked."""
     first, numbers = aurocs[0], [percent(one and one.value) for one in aurocs]
@@ -197,10 +165,11 @@ def _cells(aurocs: Sequence[Auroc | None]) -> list[Cell]:
 
 def comparison_text(runs: Sequence[Run]) -> str:
     """Mean AUROCs in % as plain text, with differences to the first run in brackets, and classifiers' accuracies."""
-    means = {name: _cells(aurocs) for (source, name), aurocs in compared(runs).items() if source == MEAN}
-    lines = [[name, *(f"{cell.text} {cell.small}".rstrip() for cell in cells)] for name, cells in means.items()]
-    heads = ["mean AUROC, %", *(run.name for run in runs)]
-    return Table(heads, [*lines, ["classifier's accuracy", *map(_accuracy, runs)]]).text()
+    lines = [["classifier's accuracy", *map(_accuracy, runs)]]
+    for (source, name), aurocs in compared([run.outcomes for run in runs]).items():
+        if source == MEAN:
+            lines.insert(-1, [name, *(f"{cell.text} {cell.small}".rstrip() for cell in _cells(aurocs))])
+    return Table(["mean AUROC, %", *(run.name for run in runs)], lines).text()
 
 
 def _accuracy(run: Run) -> str:
@@ -211,32 +180,29 @@ def comparison_page(runs: Sequence[Run]) -> str:
     """Lay runs out as one self-contained HTML file; that of a single run is `run_page` with all its figures."""
     if len(runs) == 1:
         return run_page(runs[0], draw_figures(runs[0]))
-    names, rows = [run.name for run in runs], compared(runs)
+    names, rows, bars = [run.name for run in runs], compared([run.outcomes for run in runs]), {}
+    for detector in dict.fromkeys(detector for _, detector in rows):
+        own = {
+            source: dict(zip(names, aurocs, strict=True)) for (source, name), aurocs in rows.items() if name == detector
+        }
+        found = {(source, name): one for source, of_runs in own.items() for name, one in of_runs.items() if one}
+        bars[detector] = as_png(auroc_bars(found))
     about = [["experiment", *(run.experiment for run in runs)], ["folder", *(str(run.folder) for run in runs)]]
     about += [["classifier's accuracy, %", *map(_accuracy, runs)]]
     about += [[key, *(str(run.provenance.get(key)) for run in runs)] for key in ("checkpoint", "device", "seconds")]
     known = [run for run in runs if run.config]
     keys = dict.fromkeys(key for run in known for key in run.config)
     texts = [[key, *(json.dumps(run.config.get(key), default=str) for run in known)] for key in keys]
-    settings = [line for line in texts if len(set(line[1:])) > 1]
     return render(
         "comparison.html.jinja",
         title=f"Comparison of {len(runs)} runs",
         about=Table(["", *names], about, len(names) + 1),
         aurocs=Table(["source", "detector", *names], [[*pair, *_cells(found)] for pair, found in rows.items()], 2),
-        bars={name: as_png(auroc_bars(series)) for name, series in bars_of(runs).items()},
-        settings=Table(["key", *(run.name for run in known)], settings, len(known) + 1),
+        bars=bars,
+        settings=Table(
+            ["key", *(run.name for run in known)], [line for line in texts if len(set(line[1:])) > 1], len(known) + 1
+        ),
     )
-
-
-def bars_of(runs: Sequence[Run]) -> dict[str, dict[str, dict[str, Auroc]]]:
-    """AUROCs of several runs by detector, run and source."""
-    found: dict[str, dict[str, dict[str, Auroc]]] = {}
-    for (source, detector), aurocs in compared(runs).items():
-        for run, auroc in zip(runs, aurocs, strict=True):
-            if auroc is not None:
-                found.setdefault(detector, {}).setdefault(run.name, {})[source] = auroc
-    return found
 
 
 _SHOWN = ("aurocs", "layer_norms", "activation_norms", "samples", "attacked_samples", "extremes_")
@@ -248,7 +214,6 @@ def benchmark_page(
     runs: Mapping[str, Run],
     tables: Sequence[PaperTable],
     settings: TableSettings,
-    commands: Sequence[str],
 ) -> str:
     """Lay out all results as one self-contained HTML file; `runs` are those of the first seed, by experiment.
 
@@ -267,5 +232,5 @@ def benchmark_page(
             chosen = {f"{role}: {title(source)}": source for role, source in asked.items() if source in others}
             figures["first_layer"] = first_layer_figure(stored, {NORMAL: NORMAL} | chosen)
         told[experiment] = _told(run, {name: as_png(figure) for name, figure in figures.items()})
-    values = {"seeds": seeds, "tables": tables, "told": told, "commands": commands, "legend": NOTE}
+    values = {"seeds": seeds, "tables": tables, "told": told, "legend": NOTE}
     return render("benchmark.html.jinja", title=f"Benchmark {name}", **values)

@@ -1,27 +1,92 @@
-"""A finished run as its folder holds it: `Run.read` is the only reader of a run folder, and executes no code.
+"""A run as its folder holds it: the long tables that `detect` writes, and `Run.read`, their only reader.
 
-`docs/run_folder.md` lists the files, their columns and units.
+`docs/run_folder.md` lists the files, their columns and units. Reading executes no code.
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from lightning_gradood.core import CONFIG, Refusal, read_json, read_yaml
-from lightning_gradood.evaluation import Failure, Outcome, SplitScores
+from lightning_gradood.evaluation import FLAGGED, Failure, Outcome, SplitScores
+from lightning_gradood.metrics import binomial_interval
 from lightning_gradood.records import read_columns
-from lightning_gradood.report.tables import FAILED, Table, percent
+from lightning_gradood.report.tables import FAILED, Table, not_transferred, outcome_numbers, percent
 
 RESULTS, SCORES, CURVES = "results.parquet", "scores.parquet", "curves.parquet"
 PROVENANCE, ARRAYS, SPLITS, PAGE = "provenance.json", "figures.npz", "splits.json", "report.html"
+_NAMES = {"source": str, "trained_on": str, "detector": str}  # columns that together name an outcome
+RESULT_COLUMNS = {**_NAMES, "split": str, "metric": str, "value": float, "low": float, "high": float}
+CURVE_COLUMNS = {**_NAMES, "epoch": int, "metric": str, "value": float}
+SCORE_COLUMNS = {
+    **{"id": str, "path": str, "label": str, "prediction": str, "source": str, "trained_on": str, "split": str},
+    **{"detector": str, "anomalous": int, "score": float, "p_value": float, "flagged": bool},
+}
 _PLACE = ("run_dir", "config")  # configuration keys that are locations
-_NAMES = ("source", "trained_on", "detector")  # columns that together name an outcome
+
+
+def long_results(outcomes: Iterable[Outcome], failures: Iterable[Failure] = ()) -> list[dict[str, Any]]:
+    """List every number of every outcome, one row each; a failure is a row `failed` without a value.
+
+    `low` and `high` are a 95 % interval of test AUROC (bootstrap) and of shares of normal `test` images that are flagged
+    (Clopper and Pearson's); `threshold` is under `val`, `seconds` under `test`; what is not finite or not known is None.
+    """
+    rows: list[tuple[Any, ...]] = []
+    for outcome in outcomes:
+        names = (outcome.source, outcome.trained_on or outcome.source, outcome.detector)
+        test, shares, numbers = outcome.scores["test"], outcome.metrics["test"], outcome_numbers(outcome)
+        normal = test.scores[test.labels == 0]
+        flagged = {metric: round(shares[metric] * len(normal)) for metric in FLAGGED if metric in shares}
+        flagged["false_positive_rate"] = int((normal > outcome.threshold).sum())
+        intervals = {metric: binomial_interval(count, len(normal)) for metric, count in flagged.items()}
+        intervals["auroc"] = numbers["test"].pop("auroc_low"), numbers["test"].pop("auroc_high")
+        numbers["val"]["threshold"], numbers["test"]["seconds"] = outcome.threshold, outcome.seconds
+        for split, metrics in numbers.items():
+            known = intervals if split == "test" else {}
+            for metric, value in metrics.items():
+                rows.append((*names, split, metric, *map(_finite, (value, *known.get(metric, (None, None))))))
+    rows += [(one.source, one.trained_on, one.detector, "test", FAILED, None, None, None) for one in failures]
+    return [dict(zip(RESULT_COLUMNS, row, strict=True)) for row in rows]
+
+
+def _finite(value: float | None) -> float | None:
+    return None if value is None or not math.isfinite(value) else float(value)
+
+
+class ImageFacts(NamedTuple):
+    """An image's file (empty if it is none), and the names of its class and prediction (indices if they have none)."""
+
+    path: str = ""
+    label: str = ""
+    prediction: str = ""
+
+
+def long_scores(outcomes: Iterable[Outcome], facts: Mapping[str, ImageFacts]) -> Iterator[dict[str, Any]]:
+    """The score of every image of `val` and `test` by every detector."""
+    for outcome in outcomes:
+        for split, found in outcome.scores.items():
+            same = (outcome.source, outcome.trained_on or outcome.source, split, outcome.detector)
+            flagged = (found.scores > outcome.threshold).tolist()
+            numbers = (found.labels.tolist(), found.scores.tolist(), outcome.p_values(split).tolist(), flagged)
+            for name, *values in zip(found.ids, *numbers, strict=True):
+                yield dict(zip(SCORE_COLUMNS, (name, *facts.get(name, ImageFacts()), *same, *values), strict=True))
+
+
+def long_curves(outcomes: Iterable[Outcome]) -> Iterator[dict[str, Any]]:
+    """Every value of every training curve; transferred detectors have that of their own source."""
+    for one in not_transferred(outcomes):
+        names = (one.source, one.trained_on or one.source, one.detector)
+        for place, point in enumerate(one.curves):
+            for metric, value in point.items():
+                if metric != "epoch":
+                    row = (*names, int(point.get("epoch", place)), metric, float(value))
+                    yield dict(zip(CURVE_COLUMNS, row, strict=True))
 
 
 @dataclass(frozen=True)
@@ -90,7 +155,13 @@ class Run:
     @classmethod
     def read(cls, folder: Path, name: str = "") -> "Run":
         """Read the run in a folder; a missing or damaged one is refused."""
-        _check_folder(folder)
+        if not folder.is_dir():
+            got = "is no folder" if folder.exists() else "does not exist"
+            raise Refusal(f"A run folder should be given. Got `{folder}`, which {got}. Correct the path.")
+        if not (folder / RESULTS).is_file():
+            inside = sorted(path.parent for path in folder.glob(f"*/{RESULTS}"))
+            advice = f"Did you mean `{inside[-1]}`?" if inside else "`detect`, or `fit` at its end, writes them."
+            raise Refusal(f"`{folder}` should be a run folder with results. Got no {RESULTS} in it. {advice}")
         with _reading(folder / PROVENANCE):
             about = dict(read_json(folder / PROVENANCE))
             experiment, failures = str(about.pop("experiment")), [Failure(**one) for one in about.pop("failures")]
@@ -98,7 +169,7 @@ class Run:
         with _reading(folder / RESULTS):
             outcomes = list(_outcomes(read_columns(folder / RESULTS), read_columns(folder / CURVES)))
         with _reading(folder / CONFIG):
-            config = dict(_flat(read_yaml(folder / CONFIG))) if (folder / CONFIG).is_file() else {}
+            config = dict(_joined(read_yaml(folder / CONFIG), ".")) if (folder / CONFIG).is_file() else {}
         known = {key: value for key, value in config.items() if key not in _PLACE}
         return cls(name or folder.name, folder, experiment, outcomes, failures, about, known, guard)
 
@@ -110,15 +181,14 @@ class Run:
             for row, key in enumerate(zip(*(table[name] for name in (*_NAMES, "split")), strict=True)):
                 rows.setdefault(key, []).append(row)
             ids, labels, scores = table["id"], np.array(table["anomalous"]), np.array(table["score"], dtype=np.float64)
-
-            def split_scores(one: Outcome, split: str) -> SplitScores:
-                found = rows[one.source, one.trained_on, one.detector, split]
-                return SplitScores([ids[row] for row in found], labels[found], scores[found])
-
-            return [
-                replace(one, scores={split: split_scores(one, split) for split in ("val", "test")})
-                for one in self.outcomes
-            ]
+            found = []
+            for one in self.outcomes:
+                own = {split: rows[one.source, one.trained_on, one.detector, split] for split in ("val", "test")}
+                parts = {
+                    split: SplitScores([ids[row] for row in at], labels[at], scores[at]) for split, at in own.items()
+                }
+                found.append(replace(one, scores=parts))
+        return found
 
     @cached_property
     def arrays(self) -> dict[str, Any]:
@@ -127,13 +197,7 @@ class Run:
 
 
 def read_runs(folders: Sequence[Path]) -> list[Run]:
-    """Read several runs, each folder given once."""
-    seen: set[Path] = set()
-    for folder in folders:
-        _check_folder(folder)
-        if folder.resolve() in seen:
-            raise Refusal(f"`compare` should be given each run once. Got `{folder}` twice. Remove one.")
-        seen.add(folder.resolve())
+    """Read several runs."""
     same = len({folder.name for folder in folders}) < len(folders)
     return [Run.read(folder, str(folder) if same else folder.name) for folder in folders]
 
@@ -144,18 +208,20 @@ def newest_run(parent: Path) -> Path | None:
     return found[-1].parent if found else None
 
 
+def _joined(nested: Mapping[str, Any], sign: str, above: str = "") -> Iterator[tuple[str, Any]]:
+    """Names joined by a sign, with their values; an empty mapping is one, so that it differs from a missing one."""
+    for name, value in nested.items():
+        key = f"{above}{str(name).replace('%', '%25').replace('/', '%2F')}"
+        if isinstance(value, Mapping) and value:
+            yield from _joined(value, sign, f"{key}{sign}")
+        else:
+            yield key, value
+
+
 def write_arrays(arrays: Mapping[str, Any], file: Any) -> None:
     """Write nested arrays as `.npz`, each under its names joined by `/`."""
-    np.savez_compressed(file, allow_pickle=False, **dict(_joined(arrays)))
-
-
-def _joined(nested: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, np.ndarray]]:
-    for name, value in nested.items():
-        key = f"{above}{name.replace('%', '%25').replace('/', '%2F')}"
-        if isinstance(value, Mapping):
-            yield from _joined(value, f"{key}/")
-        else:
-            yield key, np.asarray(value)
+    found = {key: np.asarray(value) for key, value in _joined(arrays, "/") if not isinstance(value, Mapping)}
+    np.savez_compressed(file, allow_pickle=False, **found)
 
 
 def read_arrays(path: Path) -> dict[str, Any]:
@@ -171,35 +237,20 @@ def read_arrays(path: Path) -> dict[str, Any]:
     return nested
 
 
-def _check_folder(folder: Path) -> None:
-    if not folder.is_dir():
-        got = "is no folder" if folder.exists() else "does not exist"
-        raise Refusal(f"A run folder should be given. Got `{folder}`, which {got}. Correct the path.")
-    if (folder / RESULTS).is_file():
-        return
-    inside = sorted(path.parent for path in folder.glob(f"*/{RESULTS}"))
-    advice = f"Did you mean `{inside[-1]}`?" if inside else "`detect`, or `fit` at its end, writes them."
-    raise Refusal(f"`{folder}` should be a run folder with results. Got no {RESULTS} in it. {advice}")
-
-
 def _outcomes(table: Mapping[str, Sequence[Any]], curves: Mapping[str, Sequence[Any]]) -> Iterator[Outcome]:
     """Put the rows of the long tables together again; what is not known is NaN, a threshold above all scores infinite."""
     numbers: dict[tuple[str, ...], dict[str, dict[str, float]]] = {}
     intervals: dict[tuple[str, ...], tuple[float, float]] = {}
-    columns = (table[name] for name in (*_NAMES, "split", "metric", "value", "low", "high"))
-    for *names, split, metric, value, low, high in zip(*columns, strict=True):
+    for *names, split, metric, value, low, high in zip(*(table[name] for name in RESULT_COLUMNS), strict=True):
         if metric != FAILED:
-            known = math.nan if value is None else float(value)
+            known, *bounds = (math.nan if number is None else float(number) for number in (value, low, high))
             numbers.setdefault(tuple(names), {}).setdefault(split, {})[metric] = known
             if (split, metric) == ("test", "auroc"):
-                intervals[tuple(names)] = known if low is None else float(low), known if high is None else float(high)
+                intervals[tuple(names)] = bounds[0], bounds[1]
     points: dict[tuple[str, ...], dict[int, dict[str, float]]] = {}
-    for *names, epoch, metric, value in zip(
-        *(curves[name] for name in (*_NAMES, "epoch", "metric", "value")), strict=True
-    ):
+    for *names, epoch, metric, value in zip(*(curves[name] for name in CURVE_COLUMNS), strict=True):
         points.setdefault(tuple(names), {}).setdefault(epoch, {"epoch": epoch})[metric] = value
     for (source, trained_on, detector), splits in numbers.items():
-        key = (source, trained_on, detector)
         counts = {
             split: {side: int(found.pop(f"n_{side}")) for side in ("normal", "anomalous")}
             for split, found in splits.items()
@@ -210,22 +261,13 @@ def _outcomes(table: Mapping[str, Sequence[Any]], curves: Mapping[str, Sequence[
             detector=detector,
             counts=counts,
             metrics={split: splits[split] for split in ("val", "test")},
-            auroc_interval=intervals[key],
+            auroc_interval=intervals[source, trained_on, detector],
             threshold=math.inf if math.isnan(threshold) else threshold,
             scores={},
-            curves=list(points.get(key, {}).values()),
+            curves=list(points.get((source, trained_on, detector), {}).values()),
             seconds=seconds,
             trained_on=trained_on,
         )
-
-
-def _flat(nested: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted keys with their values; an empty mapping is kept, so that it differs from a missing one."""
-    for key, value in nested.items():
-        if isinstance(value, Mapping) and value:
-            yield from _flat(value, f"{above}{key}.")
-        else:
-            yield f"{above}{key}", value
 
 
 @contextmanager

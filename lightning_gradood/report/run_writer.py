@@ -1,17 +1,16 @@
 """The run folder as `detect` fills it, while network and records are at hand; everything is told from it afterwards."""
 
 import json
-import math
 import os
 import platform
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -28,7 +27,6 @@ from lightning_gradood.core import (
 from lightning_gradood.data import BUILT_IN, ImageDataModule, class_name
 from lightning_gradood.detectors import Detector, SavedDetector
 from lightning_gradood.evaluation import (
-    FLAGGED,
     Calibrated,
     DetectionDatasets,
     DetectionSettings,
@@ -40,18 +38,31 @@ from lightning_gradood.evaluation import (
 from lightning_gradood.extraction import CacheEntry
 from lightning_gradood.gradients import parameter_names
 from lightning_gradood.guard import Description, Recipe, mean_readings, save_guard
-from lightning_gradood.metrics import binomial_interval
 from lightning_gradood.networks import TwoLogits, state_digest
 from lightning_gradood.probes import GradientProbe, Probe
-from lightning_gradood.records import NORMAL, Records, row_file, write_columns
+from lightning_gradood.records import NORMAL, Records, write_rows
 from lightning_gradood.report.figure_data import arrays_for_figures
-from lightning_gradood.report.run import ARRAYS, CURVES, PROVENANCE, RESULTS, SCORES, SPLITS, GuardSummary, write_arrays
-from lightning_gradood.report.tables import FAILED, brackets, not_transferred, outcome_numbers
+from lightning_gradood.report.run import (
+    ARRAYS,
+    CURVE_COLUMNS,
+    CURVES,
+    PROVENANCE,
+    RESULT_COLUMNS,
+    RESULTS,
+    SCORE_COLUMNS,
+    SCORES,
+    SPLITS,
+    GuardSummary,
+    ImageFacts,
+    long_curves,
+    long_results,
+    long_scores,
+    write_arrays,
+)
+from lightning_gradood.report.tables import brackets
 from lightning_gradood.tasks import ClassificationTask
 
 _PACKAGES = ("torch", "torchvision", "lightning", "numpy", "scikit-learn")
-_NAMES = {"source": str, "trained_on": str, "detector": str}
-_RESULTS = {**_NAMES, "split": str, "metric": str, "value": float, "low": float, "high": float}
 
 
 @dataclass(frozen=True)
@@ -63,14 +74,6 @@ class Workplace:
     datamodule: ImageDataModule
     cache_dir: str
     recipe: Recipe | None
-
-
-class ImageFacts(NamedTuple):
-    """An image's file (empty if it is none), and the names of its class and prediction (indices if they have none)."""
-
-    path: str = ""
-    label: str = ""
-    prediction: str = ""
 
 
 def write_run(
@@ -108,13 +111,11 @@ def write_results(
     found: Mapping[str, Any] | None = None,
 ) -> None:
     """Write the tables and `provenance.json`, which holds what is `found` of the run; each appears whole or not at all."""
-    rows = result_rows(outcomes, failures)
-    with row_file(folder / "results.csv", _RESULTS) as table:
-        for row in rows:
-            table.write(row)
-    write_columns(folder / RESULTS, {name: [row[name] for row in rows] for name in _RESULTS})
-    write_columns(folder / SCORES, scores_table(outcomes, facts or {}))
-    write_columns(folder / CURVES, curves_table(outcomes))
+    rows = long_results(outcomes, failures)
+    for path in (folder / RESULTS, folder / "results.csv"):
+        write_rows(rows, RESULT_COLUMNS, path, "--run_dir")
+    write_rows(long_scores(outcomes, facts or {}), SCORE_COLUMNS, folder / SCORES, "--run_dir")
+    write_rows(long_curves(outcomes), CURVE_COLUMNS, folder / CURVES, "--run_dir")
     document = {"experiment": experiment, **(found or {}), "failures": list(map(asdict, failures)), "guard": {}}
     _write_provenance(folder, document)
 
@@ -125,93 +126,12 @@ def write_guard_summary(folder: Path, guard: GuardSummary) -> None:
 
 
 def _write_provenance(folder: Path, document: Mapping[str, Any]) -> None:
+    text = json.dumps(
+        document, default=lambda one: one.tolist() if isinstance(one, np.ndarray | np.generic) else str(one)
+    )
+    finite = json.loads(text, parse_constant=lambda _: None)  # NaN and infinity are not JSON
     with atomic_write(folder / PROVENANCE) as file:
-        file.write(f"{json.dumps(plain(document), indent=2, allow_nan=False)}\n".encode())
-
-
-def plain(value: Any) -> Any:
-    """Convert to JSON types: numbers that are not finite become None, other objects their text."""
-    if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(item) for item in value]
-    if isinstance(value, (np.ndarray, np.generic)):
-        return plain(value.tolist())
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    return value if value is None or isinstance(value, (bool, int, str)) else str(value)
-
-
-def result_rows(outcomes: Iterable[Outcome], failures: Iterable[Failure] = ()) -> list[dict[str, Any]]:
-    """List every number of every outcome, one row each; a failure is a row `failed` without a value.
-
-    Rates are in [0, 1]; `low` and `high` are a 95 % interval (bootstrap for test AUROC, binomial for false-positive
-    rates); `threshold` is under `val`, `seconds` (to fit and score) under `test`; what is not finite or not known is
-    None.
-    """
-    rows: list[tuple[Any, ...]] = []
-    for outcome in outcomes:
-        names = (outcome.source, outcome.trained_on or outcome.source, outcome.detector)
-        intervals = {("test", metric): found for metric, found in _intervals(outcome).items()}
-        numbers = outcome_numbers(outcome)
-        numbers["val"]["threshold"], numbers["test"]["seconds"] = outcome.threshold, outcome.seconds
-        rows += [
-            (*names, split, metric, float(value), *intervals.get((split, metric), (None, None)))
-            for split, metrics in numbers.items()
-            for metric, value in metrics.items()
-            if metric not in ("auroc_low", "auroc_high")
-        ]
-    rows += [(one.source, one.trained_on, one.detector, "test", FAILED, None, None, None) for one in failures]
-    return [dict(zip(_RESULTS, plain(row), strict=True)) for row in rows]
-
-
-def _intervals(outcome: Outcome) -> dict[str, tuple[float, float]]:
-    """Of the test AUROC, and Clopper and Pearson's of shares of normal `test` images that are flagged."""
-    test = outcome.scores["test"]
-    normal = test.scores[test.labels == 0]
-    flagged = {"false_positive_rate": int((normal > outcome.threshold).sum())}
-    shares = outcome.metrics["test"]
-    flagged |= {metric: round(shares[metric] * len(normal)) for metric in FLAGGED if metric in shares}
-    binomial = {metric: binomial_interval(count, len(normal)) for metric, count in flagged.items()}
-    return {"auroc": outcome.auroc_interval, **binomial}
-
-
-def scores_table(outcomes: Iterable[Outcome], facts: Mapping[str, ImageFacts]) -> dict[str, list[Any]]:
-    """List, as columns, the score of every image of `val` and `test` by every detector.
-
-    `path` is the file, or that which the image was made from; `anomalous` 0 or 1; `score` higher = more anomalous;
-    `p_value` conformal, against the normal images of `val`; `flagged`: score above the threshold.
-    """
-    names = ("source", "trained_on", "split", "detector", "anomalous", "score", "p_value", "flagged")
-    table: dict[str, list[Any]] = {name: [] for name in ("id", *ImageFacts._fields, *names)}
-    for outcome in outcomes:
-        for split, found in outcome.scores.items():
-            same = (outcome.source, outcome.trained_on or outcome.source, split, outcome.detector)
-            columns = [
-                found.ids,
-                *zip(*(facts.get(name, ImageFacts()) for name in found.ids), strict=True),
-                *([value] * len(found.ids) for value in same),
-                found.labels.tolist(),
-                found.scores.tolist(),
-                outcome.p_values(split).tolist(),
-                (found.scores > outcome.threshold).tolist(),
-            ]
-            for column, values in zip(table.values(), columns, strict=True):
-                column.extend(values)
-    return table
-
-
-def curves_table(outcomes: Iterable[Outcome]) -> dict[str, list[Any]]:
-    """List, as columns, every value of every training curve; transferred detectors have that of their own source."""
-    rows = [
-        (one.source, one.trained_on or one.source, one.detector, int(point.get("epoch", place)), metric, float(value))
-        for one in not_transferred(outcomes)
-        for place, point in enumerate(one.curves)
-        for metric, value in point.items()
-        if metric != "epoch"
-    ]
-    names = (*_NAMES, "epoch", "metric", "value")
-    return {name: [row[place] for row in rows] for place, name in enumerate(names)}
+        file.write(f"{json.dumps(finite, indent=2)}\n".encode())
 
 
 def image_facts(datamodule: ImageDataModule, records: Mapping[str, Records]) -> dict[str, ImageFacts]:
@@ -313,9 +233,8 @@ def choose_guard(
         settings.guarding(place.datamodule.sources.knows_anomalies),
         datasets,
         place.datamodule.sources.anomaly_names,
-        seed=settings.seed,
-        false_positive_rate=settings.false_positive_rate,
-        failures=failures,
+        settings,
+        failures,
     )
 
 

@@ -13,9 +13,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from lightning_gradood.evaluation import Outcome
-from lightning_gradood.metrics import precision_recall_curve, roc_curve
 from lightning_gradood.records import NORMAL
-from lightning_gradood.report.tables import MEAN, Matrix, brackets, not_transferred, percent, title
+from lightning_gradood.report.tables import Auroc, brackets, percent, title
 
 
 class Style(NamedTuple):
@@ -65,12 +64,14 @@ def roc_curves(heading: str, outcomes: Mapping[str, Outcome]) -> Figure:
 
     Anomalous is the positive class; names are followed by the AUROC and its interval in %.
     """
+    from sklearn.metrics import roc_curve  # takes half a second, which most commands do without
+
     figure = _for_lines(f"{heading}, test split", 9.0, len(outcomes))
     linear, logarithmic = figure.subplots(1, 2, sharey=True)
     styles = styles_of([*outcomes])
     for name, outcome in outcomes.items():
         test, style = outcome.scores["test"], styles[name]
-        false, true = roc_curve(test.scores, test.labels)[:2]
+        false, true, _ = roc_curve(test.labels, test.scores, drop_intermediate=False)
         label = f"{name}  {percent(outcome.metrics['test']['auroc'])} {brackets(*outcome.auroc_interval)}"
         linear.plot(false, true, color=style.colour, linestyle=style.dash, label=label)
         # Steps: a straight line between two points of the curve is no straight line on a logarithmic axis.
@@ -93,11 +94,13 @@ def precision_recall_curves(outcomes: Sequence[Outcome]) -> Figure:
 
     Anomalous is the positive class; the area under the steps is the average precision (AUPR-out).
     """
+    from sklearn.metrics import precision_recall_curve
+
     figure = _for_lines(f"Precision and recall of {title(outcomes[0].label)}, test split", 5.4, len(outcomes))
     axes, styles = figure.subplots(), styles_of([one.source for one in outcomes])
     for outcome in outcomes:
         test, style = outcome.scores["test"], styles[outcome.source]
-        precision, recall = precision_recall_curve(test.scores, test.labels)[:2]
+        precision, recall, _ = precision_recall_curve(test.labels, test.scores)
         area = percent(outcome.metrics["test"]["aupr_out"])
         label = f"{title(outcome.source)}  {area} ({100 * test.labels.mean():.0f})"
         axes.step(recall, precision, where="post", color=style.colour, linestyle=style.dash, label=label)
@@ -151,67 +154,25 @@ def score_histograms(outcomes: Sequence[Outcome]) -> Figure:
     return figure
 
 
-def heat_map(detector: str, matrix: Matrix) -> Figure:
-    """Draw the AUROC in % of one detector for each source of training (rows) and of testing (columns)."""
-    count, names = len(matrix.sources), list(map(title, matrix.sources))
-    figure = Figure(figsize=(0.72 * count + 2.4, 0.72 * count + 2.0), layout="constrained")
-    axes = figure.subplots()
-    axes.imshow(matrix.aurocs, cmap="Blues", vmin=0.5, vmax=1.4)  # never so dark that black letters were hard to read
-    for row, column in np.argwhere(~np.isnan(matrix.aurocs)):
-        axes.text(column, row, f"{100 * matrix.aurocs[row, column]:.1f}", ha="center", va="center", fontsize=9)
-    axes.set_xticks(range(count), names, rotation=35, ha="right", fontsize=9)
-    axes.set_yticks(range(count), names, fontsize=9)
-    axes.set(xlabel="tested on", ylabel="trained on")
-    figure.suptitle(f"AUROC of {title(detector)} in %, test split", fontsize=11)
-    return figure
-
-
-class Auroc(NamedTuple):
-    """An AUROC on `test` with its 95 % interval, shares in [0, 1]; a mean has no interval, NaN."""
-
-    value: float
-    low: float = float("nan")
-    high: float = float("nan")
-
-
-def aurocs_of(outcomes: Sequence[Outcome]) -> dict[tuple[str, str], Auroc]:
-    """Source and detector to AUROC, without transferred detectors and those that have none."""
-    return {
-        (one.source, one.detector): Auroc(one.metrics["test"]["auroc"], *one.auroc_interval)
-        for one in not_transferred(outcomes)
-        if not np.isnan(one.metrics["test"].get("auroc", np.nan))
-    }
-
-
-def detector_bars(outcomes: Sequence[Outcome]) -> Figure:
-    """Draw `auroc_bars` of all detectors of a run, with their means where there are several sources."""
-    series: dict[str, dict[str, Auroc]] = {}
-    for (source, detector), auroc in aurocs_of(outcomes).items():
-        series.setdefault(detector, {})[source] = auroc
-    for found in series.values():
-        if len(found) > 1:
-            found[MEAN] = Auroc(float(np.mean([one.value for one in found.values()])))
-    return auroc_bars(series)
-
-
 _BAR, _GAP = 0.17, 0.3  # inches
 
 
-def auroc_bars(series: Mapping[str, Mapping[str, Auroc]]) -> Figure:
-    """Draw a group of bars with intervals for each source, a bar per name; `series` is name to source to AUROC."""
-    groups = list(dict.fromkeys(source for found in series.values() for source in found))
-    step, styles = len(series) * _BAR + _GAP, styles_of([*series])
+def auroc_bars(aurocs: Mapping[tuple[str, str], Auroc]) -> Figure:
+    """Draw a group of bars with intervals for each source, a bar per name, from source and name to AUROC."""
+    groups, names = (list(dict.fromkeys(part)) for part in zip(*aurocs, strict=True))
+    step, styles = len(names) * _BAR + _GAP, styles_of(names)
     figure = Figure(figsize=(max(step * len(groups) + 1.0, 6.5), 3.6), layout="constrained")
     axes = figure.subplots()
-    for number, (name, found) in enumerate(series.items()):
-        values = 100 * np.array(list(found.values()))  # value, low, high
-        places = [groups.index(source) * step + number * _BAR for source in found]
-        arms = np.clip([values[:, 0] - values[:, 1], values[:, 2] - values[:, 0]], 0, None)
+    for number, name in enumerate(names):
+        own = {source: one for (source, other), one in aurocs.items() if other == name}
+        values, low, high = 100 * np.array(list(own.values())).T
+        places = [groups.index(source) * step + number * _BAR for source in own]
         look: dict[str, Any] = {"color": styles[name].colour, "hatch": styles[name].hatch, "edgecolor": "white"}
-        axes.bar(places, values[:, 0], _BAR, yerr=arms, label=name, error_kw={"elinewidth": 0.9}, **look)
-    centre = (len(series) - 1) * _BAR / 2
+        arms = np.clip([values - low, high - values], 0, None)
+        axes.bar(places, values, _BAR, yerr=arms, label=name, error_kw={"elinewidth": 0.9}, **look)
+    centre = (len(names) - 1) * _BAR / 2
     axes.set_xticks(np.arange(len(groups)) * step + centre, groups, rotation=30, ha="right", fontsize=8)
-    lowest = min((one.value for found in series.values() for one in found.values()), default=1.0)
+    lowest = min(one.value for one in aurocs.values())
     axes.set(ylabel="AUROC, %", ylim=(50 if lowest >= 0.5 else 0, 101))
     tidy(axes)
     columns = max(1, int(figure.get_figwidth() // 1.8))

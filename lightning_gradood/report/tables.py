@@ -144,37 +144,56 @@ def curve_rows(outcomes: Sequence[Outcome]) -> list[tuple[int, dict[str, float]]
     return sorted(rows.items())
 
 
-class Matrix(NamedTuple):
-    """AUROC of one detector in [0, 1], float64 [k, k]; row = trained on, column = tested on, NaN where none exists."""
+def matrices(outcomes: Sequence[Outcome]) -> dict[str, Table]:
+    """AUROC in % of each detector that was trained on one source (rows) and tested on another (columns).
 
-    sources: list[str]
-    aurocs: np.ndarray
-
-    @property
-    def table(self) -> Table:
-        """In % with one decimal, with the mean of each row over the sources it was not trained on."""
-        others = np.where(np.eye(len(self.sources), dtype=bool), np.nan, self.aurocs)
-        values = np.column_stack([self.aurocs, np.nanmean(others, axis=1)])
-        rows = [
-            [source, *(f"{100 * value:.1f}" for value in row)] for source, row in zip(self.sources, values, strict=True)
-        ]
-        return Table(["trained on", *self.sources, "others"], rows)
-
-
-def matrices(outcomes: Sequence[Outcome]) -> dict[str, Matrix]:
-    """The matrix of each detector that was trained on one source and tested on another."""
+    The last column is a row's mean over the sources that it was not trained on.
+    """
     found = {}
     for detector in dict.fromkeys(one.detector for one in outcomes if one.transferred):
         own = [one for one in outcomes if one.detector == detector]
-        sources = list(dict.fromkeys(one.source for one in own))
-        aurocs = np.full((len(sources), len(sources)), np.nan)
-        for one in own:
-            aurocs[sources.index(one.trained_on), sources.index(one.source)] = one.metrics["test"]["auroc"]
-        found[detector] = Matrix(sources, aurocs)
+        aurocs = {(one.trained_on, one.source): 100 * one.metrics["test"]["auroc"] for one in own}
+        sources, rows = list(dict.fromkeys(one.source for one in own)), []
+        for trained in sources:
+            values = [aurocs.get((trained, tested), math.nan) for tested in sources]
+            others = np.nanmean([value for tested, value in zip(sources, values, strict=True) if tested != trained])
+            rows.append([trained, *(f"{value:.1f}" for value in (*values, others))])
+        found[detector] = Table(["trained on", *sources, "others"], rows)
     return found
 
 
-_METRICS = {
+class Auroc(NamedTuple):
+    """An AUROC on `test` with its 95 % interval, shares in [0, 1]; a mean has no interval, NaN."""
+
+    value: float
+    low: float = math.nan
+    high: float = math.nan
+
+
+def compared(runs: Sequence[Sequence[Outcome]]) -> dict[tuple[str, str], list[Auroc | None]]:
+    """Source and detector to the AUROC in each run, then means as source `mean`; transferred detectors are left out.
+
+    Means are over the sources that all runs with the detector share; as these share their normal images, they have no
+    interval.
+    """
+    found = [
+        {(one.source, one.detector): Auroc(one.metrics["test"]["auroc"], *one.auroc_interval) for one in outcomes}
+        for outcomes in map(not_transferred, runs)
+    ]
+    pairs = dict.fromkeys(pair for aurocs in found for pair, one in aurocs.items() if not math.isnan(one.value))
+    sources, detectors = (list(dict.fromkeys(names)) for names in zip(*pairs, strict=True))
+    ordered = [(source, name) for source in sources for name in detectors if (source, name) in pairs]
+    rows = {pair: [aurocs.get(pair) for aurocs in found] for pair in ordered}
+    for name in detectors:
+        having = [aurocs for aurocs in found if any(detector == name for _, detector in aurocs)]
+        shared = [source for source in sources if all((source, name) in aurocs for aurocs in having)]
+        values = [[aurocs[source, name].value for source in shared if aurocs in having] for aurocs in found]
+        if shared:
+            rows[MEAN, name] = [Auroc(float(np.mean(one))) if one else None for one in values]
+    return rows
+
+
+_COLUMNS = {  # of the printed table, to metrics of `test`
     "AUPR-in": "aupr_in",
     "AUPR-out": "aupr_out",
     "FPR95": "fpr95_in",
@@ -183,8 +202,7 @@ _METRICS = {
     "acc(val)": "accuracy_at_val_threshold",
     **{f"FPR({100 * rate:.0f}%)": name for name, rate in FLAGGED.items()},
 }
-_TRAINED_ON, _SUCCESS = "trained on", "success"  # columns that are left out where they say nothing
-TEXT = ("source", "detector", _TRAINED_ON)
+TEXT = ("source", "detector", "trained on")  # columns of words
 FAILED = "failed"  # in place of the AUROC of a detector that could not be fitted or tested
 _SUCCESS_NOTE = "success = share of attacked or corrupted images that the classifier no longer gives their class."
 _NOTES = [
@@ -195,58 +213,48 @@ _NOTES = [
 ]
 
 
-class ResultTable(NamedTuple):
-    """The test results as text by column: a row per source and detector, `means` per detector with several sources.
+def printed_rows(
+    outcomes: Sequence[Outcome], failures: Sequence[Failure] = ()
+) -> tuple[list[dict[str, str]], list[str]]:
+    """Test results as text by column, and notes that define the columns.
 
-    Columns in `TEXT` hold words, the others numbers in %; `notes` define the columns.
+    Rows are per source and detector, transferred ones left out; then per failure; then, as source `mean`, per detector
+    with several sources. Columns `trained on` and `success` are there where they say something.
     """
-
-    heads: list[str]
-    rows: list[dict[str, str]]
-    means: list[dict[str, str]]
-    notes: list[str]
-
-
-def result_table(outcomes: Sequence[Outcome], failures: Sequence[Failure] = ()) -> ResultTable:
-    """Test results of all detectors but transferred ones; a failure is a row and a note."""
     groups = by_detector(not_transferred(outcomes))
     rows = [
-        _row(one.source, detector, one.trained_on or one.source, one.metrics["test"], one)
-        for detector, group in groups.items()
+        _row(one.source, one.trained_on or one.source, one.metrics["test"], one)
+        for group in groups.values()
         for one in group
     ]
-    rows += [_row(one.source, one.detector, one.trained_on, {}) | {"AUROC": FAILED} for one in failures]
-    means = []
-    for detector, group in groups.items():
-        known = {one.trained_on for one in group}
+    rows += [_row(one.source, one.trained_on, {}, one) | {"AUROC": FAILED} for one in failures]
+    for group in groups.values():
         if len(group) > 1:
-            means.append(_row(MEAN, detector, known.pop() if len(known) == 1 else ABSENT, mean_numbers(group)["test"]))
-    idle = [name for name in (_TRAINED_ON, _SUCCESS) if all(row[name] in (ABSENT, row["source"]) for row in rows)]
+            known = {one.trained_on or ABSENT for one in group}
+            shared = known.pop() if len(known) == 1 else ABSENT
+            rows.append(_row(MEAN, shared, mean_numbers(group)["test"], group[0]))
     notes = [f"{FAILED}: `{one.detector}` on `{one.source}`: {one.reason}" for one in failures]
-    notes += [_SUCCESS_NOTE] * (_SUCCESS not in idle) + _NOTES
-    return ResultTable([name for name in rows[0] if name not in idle], rows, means, notes)
+    notes += [_SUCCESS_NOTE] * any(row["success"] != ABSENT for row in rows) + _NOTES
+    for column in ("trained on", "success"):
+        if all(row[column] in (ABSENT, row["source"]) for row in rows):
+            rows = [{name: text for name, text in row.items() if name != column} for row in rows]
+    return rows, notes
 
 
-def _row(
-    source: str, detector: str, trained_on: str, test: Mapping[str, float], outcome: Outcome | None = None
-) -> dict[str, str]:
-    """A row of metrics of `test`; that of an outcome has numbers of images and an interval."""
+def _row(source: str, trained_on: str, test: Mapping[str, float], about: Outcome | Failure) -> dict[str, str]:
+    """A row of metrics of `test`; that of an outcome has numbers of images and an interval, a mean has none."""
+    outcome = about if isinstance(about, Outcome) and source != MEAN else None
     counts = outcome.counts if outcome else {}
     return {
         "source": source,
-        "detector": detector,
-        _TRAINED_ON: trained_on,
-        **{f"n {split}": counted(counts.get(split)) for split in SPLITS},
-        _SUCCESS: percent(test.get("attack_success") if outcome else None),
+        "detector": about.detector,
+        "trained on": trained_on,
+        **{f"n {split}": "+".join(map(str, counts[split].values())) if split in counts else ABSENT for split in SPLITS},
+        "success": percent(test.get("attack_success")) if outcome else ABSENT,
         "AUROC": percent(test.get("auroc")),
         "95 % interval": brackets(*outcome.auroc_interval) if outcome else ABSENT,
-        **{column: percent(test.get(metric)) for column, metric in _METRICS.items()},
+        **{column: percent(test.get(metric)) for column, metric in _COLUMNS.items()},
     }
-
-
-def counted(counts: Mapping[str, int] | None) -> str:
-    """Numbers of images, normal + anomalous."""
-    return ABSENT if counts is None else f"{counts['normal']}+{counts['anomalous']}"
 
 
 def console_table(outcomes: Sequence[Outcome], failures: Sequence[Failure] = ()) -> str:
@@ -255,15 +263,16 @@ def console_table(outcomes: Sequence[Outcome], failures: Sequence[Failure] = ())
     A detector with several sources gets a row of means; one trained on each source and tested on every one a matrix
     below the table. Percentages have two decimals, bounds of intervals one; `-` stands for a missing number.
     """
-    found = result_table(outcomes, failures)
-    rows, means = ([[row[head] for head in found.heads] for row in part] for part in (found.rows, found.means))
-    cells: list[Any] = [found.heads, SEPARATING_LINE, *rows, *([SEPARATING_LINE, *means] if means else [])]
-    align = ["left" if column in TEXT else "right" for column in found.heads]
+    rows, notes = printed_rows(outcomes, failures)
+    means = [list(row.values()) for row in rows if row["source"] == MEAN]
+    body = [list(row.values()) for row in rows if row["source"] != MEAN]
+    cells: list[Any] = [list(rows[0]), SEPARATING_LINE, *body, *([SEPARATING_LINE, *means] if means else [])]
+    align = ["left" if column in TEXT else "right" for column in rows[0]]
     # The header is a plain row, as tabulate makes columns under a real one two characters wider; drop the rule above.
     _, table = tabulate(cells, (), "simple", colalign=align, disable_numparse=True).split("\n", 1)
     where = "trained on the row's source, tested on the column's"
     below = [
-        f"\n{name}: AUROC in %, {where}; others = mean but its own\n{matrix.table.text('plain')}"
+        f"\n{name}: AUROC in %, {where}; others = mean but its own\n{matrix.text('plain')}"
         for name, matrix in matrices(outcomes).items()
     ]
-    return "\n".join([table, *found.notes, *below])
+    return "\n".join([table, *notes, *below])

@@ -1,5 +1,6 @@
 """The dashboard shows keys that runs log, is sent through the real client, and is kept as a file without an account."""
 
+import functools
 import json
 import sys
 from pathlib import Path
@@ -24,18 +25,17 @@ def test_every_key_of_the_definition_is_one_that_a_run_logs(protocol, run, no_ac
     history = {key for row in logged.history for key in row}
     sections = json.loads(Path("mine/dashboard.json").read_text())["sections"]
     panels = [panel for section in sections for panel in section["panels"]]
-    for panel in panels:
-        known = history if panel["kind"] in ("images", "lines") else logged.summary
-        assert set(panel["keys"]) <= set(known), panel["title"]
-        for parameter in panel["parameters"]:
-            value = logged.config
-            for part in parameter.split("."):
-                value = value[part]
-    shown = {key for panel in panels for key in panel["keys"]}
+    summary = {key for panel in panels for key in panel.get("metrics", ())}
+    (*parameters, best) = next(panel["columns"] for panel in panels if panel["kind"] == "ParallelCoordinatesPlot")
+    for parameter in parameters:
+        functools.reduce(lambda config, part: config[part], parameter.split("."), logged.config)
+    assert summary | {best} <= set(logged.summary)
+    drawn = {key for panel in panels for key in (*panel.get("y", ()), *panel.get("media_keys", ()))}
+    assert drawn <= history
     aurocs = {key for key in logged.summary if key.startswith("detection/") and key.endswith("/test/auroc")}
-    assert aurocs <= shown  # no detector or source is forgotten
-    assert {f"figures/{path.stem}" for path in Path("mine/figures").glob("roc_*.png")} <= shown
-    assert "lines" in {panel["kind"] for panel in panels}
+    assert aurocs <= summary  # no detector or source is forgotten
+    assert {f"figures/{path.stem}" for path in Path("mine/figures").glob("*.png")} <= drawn
+    assert "LinePlot" in {panel["kind"] for panel in panels}
 
 
 def dashboard(server, home, *flags):

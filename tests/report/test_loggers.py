@@ -13,9 +13,10 @@ from asserts import assert_refused
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from PIL import Image
 
-from lightning_gradood.report import apply_dashboard, offline_without_account
+from lightning_gradood.report import apply_dashboard, as_png, offline_without_account
+from lightning_gradood.report.image_figures import sample_sheet
 from lightning_gradood.report.loggers import log_run
-from lightning_gradood.report.run_writer import results_table
+from lightning_gradood.report.run import long_results
 from lightning_gradood.report.tables import curve_rows, detection_scalars
 
 from .examples import OUTCOMES, SAMPLES, run
@@ -27,7 +28,8 @@ LOG_TO_WANDB = """
 import sys
 from pathlib import Path
 from lightning.pytorch.loggers import WandbLogger
-from lightning_gradood.report.figures import write_figures
+from lightning_gradood.report import ReportSettings
+from lightning_gradood.report.figures import draw_figures
 from lightning_gradood.report.loggers import log_run
 from report.examples import SAMPLES, run
 
@@ -38,7 +40,7 @@ for name, options in {"plain": {}, "prefixed": {"prefix": "mine"}, "disabled": {
     logger = WandbLogger(project="test", save_dir=folder, **options)
     for step in (500, 1000):
         logger.log_metrics({"train/loss": 1.0 / step}, step=step)
-    log_run(found, [logger], write_figures(found) if name == "plain" else {})
+    log_run(found, [logger], draw_figures(found, ReportSettings()) if name == "plain" else {})
     logger.experiment.finish()
     if name == "plain":
         print(found.folder)
@@ -74,16 +76,15 @@ def test_wandb_gets_every_number_under_its_key_curves_against_their_epochs_the_t
         assert run.summary[key] == {kept.__name__: kept(run.values(key))}
     (entry,) = run.values("results")
     table = json.loads((run.files / entry["path"]).read_text())
-    written = results_table(OUTCOMES)
-    rows = [row for row in zip(*written.values(), strict=True) if row[list(written).index("value")] is not None]
-    assert (entry["_type"], table["columns"], table["data"]) == ("table-file", list(written), [*map(list, rows)])
+    rows = [row for row in long_results(OUTCOMES) if row["value"] is not None]
+    written = [list(row.values()) for row in rows]
+    assert (entry["_type"], table["columns"], table["data"]) == ("table-file", list(rows[0]), written)
     figures = sorted(Path(done.stdout.strip(), "figures").glob("*.png"))
     assert len(figures) == 8
     for path in figures:
         (entry,) = run.values(f"figures/{path.stem}")
         (name,) = entry["filenames"]
-        assert (run.files / name).read_bytes() == path.read_bytes()
-        Image.open(path).verify()
+        assert Image.open(run.files / name).tobytes() == Image.open(path).tobytes()
     assert not [key for row in prefixed.history for key in row if key.startswith("figures/")]  # which wants none
 
 
@@ -109,7 +110,7 @@ def test_tensorboard_gets_numbers_and_figures(tmp_path):
     logger = TensorBoardLogger(str(tmp_path), name="run", version="v")
     logger.log_metrics({"train/loss": 0.5}, step=1000)
     logger.finalize("success")  # as after the classifier's fit
-    log_run(run(arrays={"samples": SAMPLES}), [logger], {"samples": b"PNG"})
+    log_run(run(), [logger], {"samples": as_png(sample_sheet(SAMPLES))})
     logger.finalize("success")
     events = EventAccumulator(str(tmp_path / "run" / "v"), size_guidance={"images": 0, "scalars": 0}).Reload()
     for key, value in SCALARS.items():
@@ -119,7 +120,7 @@ def test_tensorboard_gets_numbers_and_figures(tmp_path):
     epochs, values = zip(*((epoch, values[key]) for epoch, values in CURVES if key in values), strict=True)
     assert [event.step for event in events.Scalars(key)] == [*epochs]
     assert [event.value for event in events.Scalars(key)] == pytest.approx(values)
-    assert len(events.Tags()["images"]) == 8
+    assert events.Tags()["images"] == ["figures/samples"]
 
 
 KEY = "0" * 40  # nobody's

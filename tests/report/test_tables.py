@@ -9,12 +9,10 @@ import numpy as np
 import pytest
 
 from lightning_gradood.evaluation.trials import SplitScores, flagged_normal
-from lightning_gradood.perturbations import KINDS
 from lightning_gradood.records import read_columns
 from lightning_gradood.report import GuardSummary, Run, console_table
-from lightning_gradood.report.names import detector_title, source_title, source_titles
-from lightning_gradood.report.run_writer import results_table, scores_table
-from lightning_gradood.report.tables import curve_rows, detection_scalars, matrices, matrix_table, percent
+from lightning_gradood.report.run import long_results, long_scores
+from lightning_gradood.report.tables import curve_rows, detection_scalars, matrices, percent
 
 from .examples import OUTCOMES, crossed, outcome, written
 
@@ -24,16 +22,13 @@ SOURCES = ["svhn", "places/lsun", "bim"]
 def printed(outcomes):
     """Heads to cells of each row of the printed table; two spaces or more separate them."""
     lines = console_table(outcomes).splitlines()
-    split = [[cell.strip() for cell in line.split("  ") if cell.strip()] for line in lines]
-    return [
-        dict(zip(split[0], row, strict=True)) for row in split[1:] if len(row) == len(split[0]) and row[0][:2] != "--"
-    ]
+    heads, *split = [[cell.strip() for cell in line.split("  ") if cell.strip()] for line in lines]
+    return [dict(zip(heads, row, strict=True)) for row in split if len(row) == len(heads) and row[0][:2] != "--"]
 
 
 def test_the_printed_table_shows_the_numbers_of_the_outcomes_and_their_means():
-    outcomes = OUTCOMES
-    *rows, first, second = printed(outcomes)
-    for row, expected in zip(rows, outcomes, strict=True):
+    *rows, first, second = printed(OUTCOMES)
+    for row, expected in zip(rows, OUTCOMES, strict=True):
         test, (low, high) = expected.metrics["test"], expected.auroc_interval
         assert row == {
             "source": expected.source, "detector": expected.detector,
@@ -44,11 +39,11 @@ def test_the_printed_table_shows_the_numbers_of_the_outcomes_and_their_means():
             "acc(oracle)": percent(test["detection_accuracy"]), "acc(0.5)": percent(test.get("accuracy_at_0.5")),
             "acc(val)": percent(test["accuracy_at_val_threshold"]),
         }  # fmt: skip
-    for row, group in ((first, outcomes[:2]), (second, outcomes[2:])):
+    for row, group in ((first, OUTCOMES[:2]), (second, OUTCOMES[2:])):
         assert (row["source"], row["detector"]) == ("mean", group[0].detector)
         assert row["AUROC"] == percent(sum(one.metrics["test"]["auroc"] for one in group) / 2)
         assert row["n test"] == row["95 % interval"] == "-"
-    lines = console_table(outcomes).splitlines()
+    lines = console_table(OUTCOMES).splitlines()
     assert len({len(line) for line in (lines[0], *lines[2:6])}) == len({line.rindex("]") for line in lines[2:6]}) == 1
     assert max(map(len, lines)) <= 150
     assert "mean" not in [line.split()[0] for line in console_table([outcome()]).splitlines()]
@@ -59,22 +54,16 @@ def test_columns_are_there_where_they_say_something():
     assert "success" not in console_table([clean])
     attacked.metrics["test"]["attack_success"] = 0.875
     assert [row["success"] for row in printed([clean, attacked])[:2]] == ["-", "87.50"]
-    own = [dataclasses.replace(one, trained_on=one.source) for one in (clean, attacked)]
-    assert console_table(own) == console_table([clean, attacked])
-    others = [dataclasses.replace(one, trained_on="others") for one in own]
+    unknown = [dataclasses.replace(one, trained_on="") for one in (clean, attacked)]
+    assert console_table(unknown) == console_table([clean, attacked])
+    others = [dataclasses.replace(one, trained_on="others") for one in unknown]
     assert [row["trained on"] for row in printed(others)] == ["others"] * 3
-    assert percent(None) == percent(math.nan) == "-"
-
-
-def lines(table):
-    """Rows of a table that is given as columns."""
-    return [dict(zip(table, values, strict=True)) for values in zip(*table.values(), strict=True)]
 
 
 def test_the_long_table_holds_every_number_once_and_each_image_its_score_and_whether_it_is_flagged():
     outcomes = [outcome("svhn", gap=3.0), *OUTCOMES[1:]]
     outcomes[0].scores["test"].scores[0] = outcomes[0].threshold  # on it is not above it
-    rows, scored = lines(results_table(outcomes)), lines(scores_table(outcomes, {}))
+    rows, scored = long_results(outcomes), list(long_scores(outcomes, {}))
     found = {(row["source"], row["detector"], row["split"], row["metric"]): row for row in rows}
     assert len(found) == len(rows)
     for expected in outcomes:
@@ -117,21 +106,20 @@ def test_a_run_is_read_as_it_was_written_and_csv_and_parquet_hold_the_same_numbe
                 np.testing.assert_array_equal(getattr(read.scores[split], name), getattr(scores, name))
         parts = {"scores": {}, "curves": [] if expected.transferred else expected.curves}
         assert repr(dataclasses.replace(read, scores={})) == repr(dataclasses.replace(expected, **parts))
-    table = results_table(outcomes)
-    assert read_columns(tmp_path / "results.parquet") == table
-    assert read_columns(tmp_path / "scores.parquet") == scores_table(outcomes, {})
+    for name, rows in (("results", long_results(outcomes)), ("scores", list(long_scores(outcomes, {})))):
+        table = read_columns(tmp_path / f"{name}.parquet")
+        assert [dict(zip(table, values, strict=True)) for values in zip(*table.values(), strict=True)] == rows
     with (tmp_path / "results.csv").open(newline="") as file:
-        rows = [{name: "" if value is None else str(value) for name, value in row.items()} for row in lines(table)]
+        rows = [{name: "" if one is None else str(one) for name, one in row.items()} for row in long_results(outcomes)]
         assert list(csv.DictReader(file)) == rows
 
 
 def test_scalars_have_the_names_that_sweeps_optimise_and_curves_are_lined_up_by_epoch():
-    outcomes = OUTCOMES
-    scalars = detection_scalars(outcomes)
-    assert scalars["detection/svhn/mlp/test/auroc"] == outcomes[0].metrics["test"]["auroc"]
-    assert scalars["detection/svhn/mlp/test/auroc_low"] == outcomes[0].auroc_interval[0]
+    scalars = detection_scalars(OUTCOMES)
+    assert scalars["detection/svhn/mlp/test/auroc"] == OUTCOMES[0].metrics["test"]["auroc"]
+    assert scalars["detection/svhn/mlp/test/auroc_low"] == OUTCOMES[0].auroc_interval[0]
     assert scalars["detection/places/lsun/energy/val/n_anomalous"] == 60
-    assert scalars["detection/mean/mlp/val/auroc"] == sum(one.metrics["val"]["auroc"] for one in outcomes[:2]) / 2
+    assert scalars["detection/mean/mlp/val/auroc"] == sum(one.metrics["val"]["auroc"] for one in OUTCOMES[:2]) / 2
     assert not [key for key in scalars if "/train/" in key]
     single, partial = outcome("a"), outcome("b")
     assert detection_scalars([single])["detection/mean/mlp/val/auroc"] == single.metrics["val"]["auroc"]
@@ -139,9 +127,9 @@ def test_scalars_have_the_names_that_sweeps_optimise_and_curves_are_lined_up_by_
     scalars = detection_scalars([single, partial])
     assert "detection/mean/mlp/val/aupr_in" in scalars
     assert "detection/mean/mlp/test/aupr_in" not in scalars  # which one source lacks
-    rows = curve_rows(outcomes)
+    rows = curve_rows(OUTCOMES)
     assert [epoch for epoch, _ in rows] == list(range(7))  # svhn trained 3 epochs, places 7, energy none
-    for expected in outcomes[:2]:
+    for expected in OUTCOMES[:2]:
         key = f"detector/{expected.source}/mlp/val/loss"
         assert [values[key] for _, values in rows if key in values] == [one["val/loss"] for one in expected.curves]
     assert not [key for _, values in rows for key in values if key.endswith("epoch")]
@@ -149,39 +137,35 @@ def test_scalars_have_the_names_that_sweeps_optimise_and_curves_are_lined_up_by_
 
 def test_a_matrix_has_rows_trained_on_and_columns_tested_on_and_a_key_for_each_number():
     outcomes = crossed(SOURCES)
-    (matrix,) = matrices(outcomes).values()
-    assert (matrix.detector, matrix.sources) == ("mlp", SOURCES)
-    scalars = detection_scalars(outcomes)
+    ((name, matrix),) = matrices(outcomes).items()
+    scalars, aurocs = detection_scalars(outcomes), np.zeros((3, 3))
     for one in outcomes:
         auroc = one.metrics["test"]["auroc"]
         if one.detector == "mlp":
-            assert matrix.aurocs[SOURCES.index(one.trained_on), SOURCES.index(one.source)] == auroc
-        name = one.detector if one.trained_on in (one.source, "normal") else f"{one.detector}@{one.trained_on}"
-        assert scalars[f"detection/{one.source}/{name}/test/auroc"] == auroc
-    diagonal = [one.metrics["val"]["auroc"] for one in outcomes if one.trained_on == one.source]
-    assert scalars["detection/mean/mlp/val/auroc"] == pytest.approx(np.mean(diagonal))
-    away = [one.metrics["val"]["auroc"] for one in outcomes if one.trained_on == "bim" != one.source]
-    assert scalars["detection/mean/mlp@bim/val/auroc"] == pytest.approx(np.mean(away))
-    means = [np.mean(np.delete(matrix.aurocs[row], row)) for row in range(3)]
-    assert matrix.transfer == pytest.approx(means)
+            aurocs[SOURCES.index(one.trained_on), SOURCES.index(one.source)] = auroc
+        label = one.detector if one.trained_on in (one.source, "normal") else f"{one.detector}@{one.trained_on}"
+        assert scalars[f"detection/{one.source}/{label}/test/auroc"] == auroc
+    for label, same in (("mlp", True), ("mlp@bim", False)):
+        own = [one for one in outcomes if (one.trained_on == one.source) == same and (same or one.trained_on == "bim")]
+        mean = np.mean([one.metrics["val"]["auroc"] for one in own])
+        assert scalars[f"detection/mean/{label}/val/auroc"] == pytest.approx(mean)
+    others = (aurocs.sum(axis=1) - np.diag(aurocs)) / 2
+    rows = [[f"{100 * value:.1f}" for value in row] for row in np.column_stack([aurocs, others])]
+    assert (name, matrix.heads) == ("mlp", ["trained on", *SOURCES, "others"])
+    assert matrix.rows == [[source, *row] for source, row in zip(SOURCES, rows, strict=True)]
+    (gap,) = matrices([one for one in outcomes if (one.source, one.trained_on) != ("bim", "svhn")]).values()
+    assert gap.rows[0][3:] == ["nan", gap.rows[0][2]]
     table, below = console_table(outcomes).split("\n\n")
-    assert below.partition("\n")[2] == matrix_table(matrix).text("plain")
-    head, *rows = [line.split() for line in below.splitlines()[1:]]
-    assert head == ["trained", "on", *SOURCES, "others"]
-    shown = [*map(np.append, matrix.aurocs, means)]
-    assert rows == [[source, *(f"{100 * v:.1f}" for v in row)] for source, row in zip(SOURCES, shown, strict=True)]
+    assert below.partition("\n")[2] == matrix.text("plain")
     body = [line.split()[:3] for line in table.splitlines()[2:] if line.startswith(tuple(SOURCES))]
     assert body == [*([one, "mlp", one] for one in SOURCES), *([one, "energy", "normal"] for one in SOURCES)]
-    rest = [one for one in outcomes if not one.transferred]
-    assert matrices(rest) == {}
-    assert "\n\n" not in console_table(rest)
-    rows = lines(results_table(outcomes))
-    names = [tuple(row[name] for name in ("source", "trained_on", "detector", "split", "metric")) for row in rows]
-    assert len(set(names)) == len(names)
+    assert matrices([one for one in outcomes if not one.transferred]) == {}
+    keys = [tuple(row.values())[:5] for row in long_results(outcomes)]
+    assert len(set(keys)) == len(keys)
     assert not [key for _, values in curve_rows(outcomes) for key in values if "@" in key]
 
 
-def test_shares_of_normal_images_flagged_stand_with_their_intervals():
+def test_shares_of_normal_images_flagged_are_of_conformal_thresholds():
     def split(count):
         return SplitScores([str(row) for row in range(count)], np.zeros(count, dtype=np.int64), np.arange(float(count)))
 
@@ -190,11 +174,3 @@ def test_shares_of_normal_images_flagged_stand_with_their_intervals():
     assert flagged_normal(split(100), split(200)) == expected
     assert list(flagged_normal(split(50), split(200))) == ["flagged_at_5_percent"]
     assert flagged_normal(split(0), split(200)) == {}
-
-
-def test_sources_and_detectors_have_the_names_of_the_literature_and_never_one_for_two():
-    named = {"pgd": "PGD", "tiny_imagenet_resize": "TinyImageNet", "builtin_cw": "C&W (built in)", "my_2": "my_2"}
-    assert {source: source_title(source) for source in named} == named
-    assert not [kind for kind in KINDS if "_" in source_title(kind)]
-    assert list(source_titles(["lsun_crop", "lsun_resize", "cw"]).values()) == ["lsun_crop", "lsun_resize", "C&W"]
-    assert [detector_title(one) for one in ("knn", "mine", "odin@cw")] == ["kNN", "mine", "ODIN (trained on C&W)"]
