@@ -233,6 +233,8 @@ def read_arrays(path: Path) -> dict[str, Any]:
             place = nested
             for part in above:
                 place = place.setdefault(part, {})
+            if not isinstance(array, np.ndarray):
+                raise TypeError(f"`{key}` is no array")
             place[name] = array
     return nested
 
