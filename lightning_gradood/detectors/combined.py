@@ -18,7 +18,7 @@ from lightning_gradood.perturbations import SyntheticOutlier
 from lightning_gradood.probes import Probe
 from lightning_gradood.records import SYNTHETIC, Records, normal_records
 
-Rule = Literal["fisher", "squares", "cauchy"]
+Rule = Literal["fisher", "squares"]
 _TAIL = 0.9  # quantile above which the distribution of normal scores is continued by an exponential
 
 
@@ -51,12 +51,11 @@ class Combined(Detector):
 
     Args:
         detectors: at least two, with different names, none of which needs anomalies.
-        rule: `fisher`, the sum of −log p; `squares`, of their squares, which follows the most surprised detector more;
-            `cauchy`, the logarithm of 1 + Σ 1/p, which the smallest p-values decide (cot(π p) is 1/(π p) for small p).
+        rule: `fisher`, the sum of −log p; `squares`, of their squares, which follows the most surprised detector more.
         folds: into which normal `train` images are divided, 2 or more.
 
     Reference:
-        Fisher 1932 for the sum of logarithms; Liu and Xie 2020 for Cauchy's.
+        Fisher 1932 for the sum of logarithms.
     """
 
     detectors: Sequence[Detector]
@@ -131,6 +130,4 @@ class FittedCombined(Fitted):
     def score(self, records: Records) -> np.ndarray:
         pairs = zip(self.members, self.tails, strict=True)
         surprises = np.stack([tail.surprise(one.score(records)) for one, tail in pairs])
-        if self.rule == "cauchy":
-            return np.asarray(np.log1p(np.exp(np.minimum(surprises, 600.0)).sum(axis=0)))
         return np.asarray((surprises if self.rule == "fisher" else np.square(surprises)).sum(axis=0))

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -19,50 +18,38 @@ from lightning_gradood.detectors.gaussians import ClassGaussian
 from lightning_gradood.probes import Probe, SharedLogitsProbe
 from lightning_gradood.records import Records
 
-View = Literal["mirror", "blur"]
 _SMALL_BATCH = 32  # images that a CPU computes as fast, one by one, as fewer; with more than that it runs out of cache
 _LARGEST = 3  # logits that are looked at one by one; of the others mean and standard deviation
 
 
 @dataclass(frozen=True)
 class ViewsProbe(SharedLogitsProbe):
-    """Changes of the logits between an image and views of it, in the order of the image's own logits.
+    """Changes of the logits when the image is mirrored, and when it is blurred to means of 2×2 pixels.
 
-    For each view: the changes of the three largest logits, and mean and standard deviation of the changes of the
-    others; 0 where a network has too few classes. An image costs one forward pass and one for each view.
-
-    Args:
-        views: one or more, each once: `mirror`, left and right exchanged; `blur`, means of 2×2 pixels.
+    Of each view in the order of the image's own logits: the changes of the three largest logits, and mean and standard
+    deviation of the changes of the others; 0 where a network has too few classes. An image costs three forward passes.
     """
 
-    views: Sequence[View] = ("mirror", "blur")
-
-    @property
-    @override
-    def name(self) -> str:
-        return f"views/{'+'.join(self.views)}"
+    name: ClassVar[str] = "views/mirror+blur"
 
     @override
     def names(self, network: nn.Module) -> list[str]:
         parts = [*(f"top {place}" for place in range(1, _LARGEST + 1)), "mean of others", "std of others"]
-        return [f"{view} {part}" for view in self.views for part in parts]
+        return [f"{view} {part}" for view in ("mirror", "blur") for part in parts]
 
     @override
     def from_logits(self, network: nn.Module, images: Tensor, logits: Tensor) -> Tensor:
         with exact_arithmetic(), frozen_network(network), torch.no_grad():
-            seen = torch.cat([images.flip(3) if view == "mirror" else _blurred(images) for view in self.views])
+            padded = F.pad(images, (0, 1, 0, 1), mode="replicate")
+            seen = torch.cat([images.flip(3), F.avg_pool2d(padded, kernel_size=2, stride=1)])
             # views of few images in one batch, those of many in batches of as many images as there are
             batches = torch.split(seen, max(len(images), _SMALL_BATCH))
             changed = torch.cat([network(batch) for batch in batches])
         check_finite_rows(changed, "The network's logits of a view")
         own = to_float64(logits.detach())
         order = own.argsort(dim=1, descending=True, stable=True)
-        changes = [to_float64(part) - own for part in changed.chunk(len(self.views))]
+        changes = [to_float64(part) - own for part in changed.chunk(2)]
         return torch.cat([_summary(change.gather(1, order)) for change in changes], dim=1)
-
-
-def _blurred(images: Tensor) -> Tensor:
-    return F.avg_pool2d(F.pad(images, (0, 1, 0, 1), mode="replicate"), kernel_size=2, stride=1)
 
 
 def _summary(changes: Tensor) -> Tensor:
@@ -80,35 +67,26 @@ class Consistency(Detector):
     It needs no anomalies: images that lie near decision boundaries, adversarial ones above all, change more or
     otherwise than normal ones. An adaptive attack would find it an easy target.
 
-    Args:
-        views: as for `ViewsProbe`.
-
     Reference:
         Xu, Evans and Qi 2018, "Feature Squeezing", for the comparison of views.
     """
 
-    views: Sequence[View] = ("mirror", "blur")
     name: str = "consistency"
     needs_anomalies: ClassVar[bool] = False
-
-    @cached_property
-    @override
-    def probes(self) -> Sequence[Probe]:
-        return [ViewsProbe(self.views)]
+    probes: ClassVar[Sequence[Probe]] = (ViewsProbe(),)
 
     @override
     def fit(self, records: Records, seed: int) -> Fitted:
-        normal, column = normal_training_records(records), self.probes[0].name
-        return FittedConsistency(column, ClassGaussian.of(normal.probe(column), normal.column("prediction")))
+        normal = normal_training_records(records)
+        return FittedConsistency(ClassGaussian.of(normal.probe(ViewsProbe.name), normal.column("prediction")))
 
 
 @dataclass(frozen=True, eq=False)
 class FittedConsistency(Fitted):
     """Changes of normal images' logits."""
 
-    column: str
     gaussian: ClassGaussian
 
     @override
     def score(self, records: Records) -> np.ndarray:
-        return self.gaussian.log_distance(records.probe(self.column), records.column("prediction"))
+        return self.gaussian.log_distance(records.probe(ViewsProbe.name), records.column("prediction"))

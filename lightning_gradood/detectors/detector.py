@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, ClassVar, Self, final
@@ -70,8 +70,10 @@ class Detector(Component, ABC):
         return ()
 
     def with_label_designs(self, label_designs: Sequence[LabelDesign]) -> Detector:
-        """The same detector, reading these label designs where it reads gradients and was given none."""
-        return self
+        """The same detector, reading these label designs where it has a field `label_designs` that is None."""
+        if getattr(self, "label_designs", label_designs) is not None:
+            return self
+        return replace(self, label_designs=list(label_designs))  # type: ignore[type-var]  # settings are dataclasses
 
     @abstractmethod
     def fit(self, records: Records, seed: int) -> Fitted:
@@ -140,13 +142,12 @@ class SavedDetector(Component):
     """A fitted detector as a file holds it.
 
     Args:
-        detector: its settings.
-        fitted: what it has learnt, ready to score.
+        detector, fitted: its settings, and what it has learnt.
         threshold: an image is anomalous if its score is above it.
         reads: names of the columns of each probe that it reads; empty where they have none, see `of`.
         trained_on: the anomaly source it was fitted on, or what stands for several or none.
         counts: `train` and `val` to `normal` and `anomalous` to the number of records it was fitted on.
-        versions: of lightning_gradood and of the packages that computed it.
+        versions: of the packages that computed it.
     """
 
     detector: Detector

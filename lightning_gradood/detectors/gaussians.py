@@ -7,9 +7,9 @@ whitening would let the many directions in which normal images hardly differ hid
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import ClassVar, Self
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from typing_extensions import override  # typing has it from Python 3.12 on
 from lightning_gradood.core import LOG_FLOOR, ClosedUnitInterval, Component, to_float64
 from lightning_gradood.detectors.detector import Detector, Fitted, normal_training_records
 from lightning_gradood.gradients import AllOnes, LabelDesign
-from lightning_gradood.probes import FeatureProbe, GradientProbe, PenultimateProbe, Probe, columns_by_layer
+from lightning_gradood.probes import GradientProbe, PenultimateProbe, Probe
 from lightning_gradood.records import Records
 
 _SMALLEST = 1e-12  # of standard deviations, eigenvalues, lengths and squared distances
@@ -30,8 +30,7 @@ class ClassGaussian(Component):
     """How values of normal images vary about the mean of their class: N(μ_c, Σ) for each class c.
 
     Args:
-        mean: of all values, or of the class means, float64 [D].
-        scale: what centred values are divided by, float64 [D].
+        mean, scale: subtracted from values, and what they are divided by then, float64 [D].
         classes: those that occur, int64 [C].
         centres: their means after that, float64 [C, D].
         directions: W with W·Wᵀ = Σ⁺, or a power of it; whitens a centred row that is multiplied by it, float64 [D, R].
@@ -111,11 +110,9 @@ def log_norms(records: Records, columns: Sequence[str]) -> np.ndarray:
     return np.log(np.concatenate([records.probe(column) for column in columns], axis=1) + LOG_FLOOR)
 
 
-def unit_length(values: np.ndarray, with_length: bool = False) -> np.ndarray:
-    """Rows of unit length, float64 [n, D], those of zeros as they are; on demand with the log of their length as one more."""
-    length = np.maximum(np.linalg.norm(values, axis=1, keepdims=True), _SMALLEST)
-    unit = values / length
-    return np.concatenate([unit, np.log(length)], axis=1) if with_length else unit
+def unit_length(values: np.ndarray) -> np.ndarray:
+    """Rows of unit length, float64 [n, D], those of zeros as they are."""
+    return np.asarray(values / np.maximum(np.linalg.norm(values, axis=1, keepdims=True), _SMALLEST))
 
 
 @dataclass(frozen=True)
@@ -130,10 +127,6 @@ class OneClassOfGradients(Detector):
     def probes(self) -> Sequence[Probe]:
         return [GradientProbe(design) for design in self.label_designs or [AllOnes()]]
 
-    @override
-    def with_label_designs(self, label_designs: Sequence[LabelDesign]) -> Self:
-        return self if self.label_designs else replace(self, label_designs=list(label_designs))
-
 
 @dataclass(frozen=True)
 class GradientGaussian(OneClassOfGradients):
@@ -141,10 +134,8 @@ class GradientGaussian(OneClassOfGradients):
 
     Args:
         label_designs: the representation is their norms side by side; by default those of the experiment, or AllOnes.
-        whitening: 1 gives the Mahalanobis distance with a shrunk tied covariance, 0 the standardised Euclidean one.
-
-    Reference:
-        Lee et al. 2018, Eq. 1, on gradient norms rather than features; Ledoit and Wolf 2004 for the shrinkage.
+        whitening: 1 gives the Mahalanobis distance with a shrunk tied covariance (Lee et al. 2018, Eq. 1, on gradient
+            norms rather than features), 0 the standardised Euclidean one.
     """
 
     whitening: ClosedUnitInterval = 0.5
@@ -171,58 +162,32 @@ class FittedGradientGaussian(Fitted):
 
 @dataclass(frozen=True)
 class MahalanobisPP(Detector):
-    """Log squared Mahalanobis distance of features, divided by their length, to the mean of the predicted class.
+    """Log squared Mahalanobis distance of penultimate features of unit length to the mean of the predicted class.
 
-    With `all_layers` it is the mean over the feature layers of the network, each with its own length as one more value.
-    It needs no anomalies: means and covariances are of normal `train` records, not of the classifier's training images.
-
-    Args:
-        all_layers: whether all feature layers are read, or the penultimate features alone.
-        layers: modules to read with `all_layers`, as for `FeatureProbe`.
-        name: by default `mahalanobis_pp`, or `mahalanobis_pp_layers` with `all_layers`.
+    It needs no anomalies: means and covariance are of normal `train` records, not of the classifier's training images.
 
     Reference:
         Müller and Hein 2025, "Mahalanobis++", which takes the closest class rather than the predicted one.
     """
 
-    all_layers: bool = False
-    layers: list[str] | None = None
-    name: str = ""
+    name: str = "mahalanobis_pp"
     needs_anomalies: ClassVar[bool] = False
-
-    def __post_init__(self) -> None:
-        usual = "mahalanobis_pp_layers" if self.all_layers else "mahalanobis_pp"
-        object.__setattr__(self, "name", self.name or usual)
-
-    @cached_property
-    @override
-    def probes(self) -> Sequence[Probe]:
-        return [FeatureProbe(self.layers) if self.all_layers else PenultimateProbe()]
+    probes: ClassVar[Sequence[Probe]] = (PenultimateProbe(),)
 
     @override
     def fit(self, records: Records, seed: int) -> Fitted:
-        normal, column = normal_training_records(records), self.probes[0].name
-        features, predictions = normal.probe(column), normal.column("prediction")
-        named = columns_by_layer(normal.names(column)) if self.all_layers else {}
-        layers = list(named.values()) or [list(range(features.shape[1]))]
-        gaussians = [ClassGaussian.of(unit_length(features[:, own], self.all_layers), predictions) for own in layers]
-        return FittedMahalanobisPP(column, self.all_layers, layers, gaussians)
+        normal = normal_training_records(records)
+        directions = unit_length(normal.probe(PenultimateProbe.name))
+        return FittedMahalanobisPP(ClassGaussian.of(directions, normal.column("prediction")))
 
 
 @dataclass(frozen=True, eq=False)
 class FittedMahalanobisPP(Fitted):
-    """A Gaussian for each feature layer, whose columns are `layers`."""
+    """Directions of normal images' features."""
 
-    column: str
-    with_length: bool
-    layers: Sequence[Sequence[int]]
-    gaussians: Sequence[ClassGaussian]
+    gaussian: ClassGaussian
 
     @override
     def score(self, records: Records) -> np.ndarray:
-        features, predictions = records.probe(self.column), records.column("prediction")
-        distances = [
-            gaussian.log_distance(unit_length(features[:, columns], self.with_length), predictions)
-            for gaussian, columns in zip(self.gaussians, self.layers, strict=True)
-        ]
-        return np.asarray(np.mean(distances, axis=0))
+        directions = unit_length(records.probe(PenultimateProbe.name))
+        return self.gaussian.log_distance(directions, records.column("prediction"))

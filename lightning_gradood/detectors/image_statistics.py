@@ -70,8 +70,8 @@ def _blockiness(pixels: Tensor) -> Tensor:
 class ImageStatistics(Detector):
     """Logistic regression on mean, log variance, log high-frequency energy and JPEG blockiness.
 
-    Where it does well, a source is easy for a reason other than its content: how the images were resized or compressed.
-    The numbers of other detectors on that source then say little.
+    Where it does well, a source is easy because of how the images were resized or compressed: the numbers of other
+    detectors on it say little.
     """
 
     name: str = "image_statistics"

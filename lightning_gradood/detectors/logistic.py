@@ -45,12 +45,8 @@ def fit_balanced_logistic(values: np.ndarray, labels: np.ndarray, strength: floa
 def fit_logistic(values: np.ndarray, labels: np.ndarray) -> Logistic:
     """Fit logistic regression as scikit-learn's LogisticRegressionCV does: L2, five folds, accuracy, ten strengths.
 
-    Args:
-        values: float [n, d], finite; standardised here.
-        labels: 0 normal, 1 anomalous, int [n]; a Refusal if there are fewer than five of either.
-
-    Reference:
-        deep_Mahalanobis (Lee et al. 2018), `ADV_Regression.py`, whose regressions these are.
+    These are the regressions of deep_Mahalanobis (Lee et al. 2018), `ADV_Regression.py`. Takes values float [n, d] and
+    labels 0 (normal) and 1 (anomalous), int [n], five or more of either.
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import GridSearchCV, StratifiedKFold

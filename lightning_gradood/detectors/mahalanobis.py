@@ -18,12 +18,7 @@ from lightning_gradood.detectors.gaussians import ClassGaussian
 from lightning_gradood.detectors.logistic import Logistic, fit_logistic
 from lightning_gradood.detectors.output_scores import checked_grid, leaf, signs_of
 from lightning_gradood.metrics import auroc
-from lightning_gradood.probes import (
-    Probe,
-    feature_layer_names,
-    feature_layer_output,
-    feature_layer_outputs,
-)
+from lightning_gradood.probes import Probe, feature_layer_names, feature_layer_output, feature_layer_outputs
 from lightning_gradood.records import Records
 
 
@@ -74,9 +69,8 @@ class MahalanobisProbe(Probe):
 
     The image is first moved to x − m·sign(∇ₓ ½·d²), d of the same feature layer: pixels in [0, 1], not clipped, a
     gradient of 0 counts as positive. An image costs one forward pass, and with magnitudes above 0 one backward pass for
-    each feature layer and one forward pass up to the feature layer for each pair of a feature layer and a magnitude:
-    with Lee et al.'s grid and five feature layers 1 whole and 30 shorter forward passes and 5 backward passes. Class
-    means and covariance come from the classifier's training images (`prepare`).
+    each feature layer and one forward pass up to the feature layer for each pair of a feature layer and a magnitude.
+    Class means and covariance come from the classifier's training images (`prepare`).
 
     Args:
         magnitudes: m, at least 0, each once, in units of pixels in [0, 1]; only 0 means no pre-processing.
@@ -115,8 +109,8 @@ class MahalanobisProbe(Probe):
         """The feature layers that are read."""
         return feature_layer_names(network) if self.layers is None else list(self.layers)
 
+    @override
     def __call__(self, network: nn.Module, images: Tensor) -> Tensor:
-        """Refuse to read: what `prepare` returns reads."""
         raise RuntimeError("MahalanobisProbe.prepare comes before the first reading; the probe that it returns reads.")
 
     @override

@@ -107,14 +107,11 @@ class TrainedDetector(Detector):
 class MLP(TrainedDetector):
     """Binary cross entropy on the representation, early stopping on the validation loss, weights of the best epoch.
 
-    With `settings.inputs` other than `[norms]` it reads more than the paper's, see `Inputs`.
+    With `settings.inputs` other than `[norms]` it reads more than the paper's (Lee et al. 2022, section 3.2).
 
     Args:
         label_designs: the representation is their norms side by side.
-        settings: inputs, width, optimizer and stopping.
-
-    Reference:
-        Lee, Prabhushankar, AlRegib 2022, section 3.2.
+        settings: inputs, see `Inputs`, width, optimizer and stopping.
     """
 
     label_designs: Sequence[LabelDesign]
@@ -173,9 +170,8 @@ class UntrainedMLP:
 def fit_all(begins: Iterable[Callable[[], Fitted | UntrainedMLP]]) -> list[Fitted | Exception]:
     """Finish several fits, and train all MLPs among them side by side; in place of one that fails stands its error.
 
-    Args:
-        begins: `TrainedDetector.begin`, or another detector's `fit`, with its arguments. They are called one by one, so
-            that the records of all need not be in memory together.
+    `begins` are `TrainedDetector.begin`, or another detector's `fit`, with their arguments. They are called one by one, so
+    that the records of all need not be in memory together.
     """
     from lightning_gradood.tasks import train_detection
 

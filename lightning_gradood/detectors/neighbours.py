@@ -6,7 +6,7 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from scipy.spatial.distance import cdist
@@ -19,9 +19,6 @@ from lightning_gradood.detectors.logistic import Logistic, fit_logistic
 from lightning_gradood.metrics import auroc
 from lightning_gradood.probes import FeatureProbe, PenultimateProbe, Probe, columns_by_layer
 from lightning_gradood.records import Records
-
-if TYPE_CHECKING:  # it takes half a second to import
-    from sklearn.neighbors import NearestNeighbors
 
 _MEBIBYTES = 256  # of distances at a time
 _MOST_FEATURES, _MOST_GRADIENTS = 50, 10  # the default rank at most: the paper's; chosen on validation data
@@ -47,8 +44,8 @@ class Neighbours(Component):
             return np.asarray(self._search.kneighbors(values)[0][:, -1], dtype=np.float64)
 
     @cached_property
-    def _search(self) -> NearestNeighbors:
-        from sklearn.neighbors import NearestNeighbors
+    def _search(self) -> Any:
+        from sklearn.neighbors import NearestNeighbors  # takes half a second, which most runs do without
 
         # brute force, in chunks: trees do not help in hundreds of dimensions
         return NearestNeighbors(n_neighbors=self.rank, algorithm="brute").fit(self.rows)
@@ -56,13 +53,10 @@ class Neighbours(Component):
 
 @dataclass(frozen=True)
 class KNN(Detector):
-    """Distance, in [0, 2], of unit-length penultimate features to the k-th nearest of the normal `train` records.
+    """Distance of unit-length penultimate features to the k-th nearest normal one (Sun, Ming, Zhu, Li 2022, section 3).
 
     Args:
         k: which neighbour, at least 1; by default one in 16 of the normal `train` records, and at most the paper's 50.
-
-    Reference:
-        Sun, Ming, Zhu, Li 2022, section 3.
     """
 
     k: PositiveInt | None = None
@@ -96,13 +90,12 @@ class FittedKNN(Fitted):
 class GradientKNN(OneClassOfGradients):
     """Distance to the k-th nearest normal representation, each relative to its predicted class' centre.
 
+    It is `KNN` with gradient norms in place of normalised features.
+
     Args:
         label_designs: the representation is their norms side by side; by default those of the experiment, or AllOnes.
         k: which neighbour, the last where there are fewer; by default one in 16 of the normal records, and 10 at most.
         whitening: from 0, standardised norms, to 1, fully whitened ones.
-
-    Reference:
-        Sun et al. 2022, with gradient norms in place of normalised features.
     """
 
     k: PositiveInt | None = None
@@ -139,20 +132,13 @@ _LARGEST = 4  # features that say which images an image outside of the batches i
 def local_dimensionality(distances: np.ndarray, neighbours: Sequence[int]) -> np.ndarray:
     """Estimate −k / Σ_{i ≤ k} log(v_i / v_k), v_i the distance to the i-th nearest neighbour, float64 [n, K].
 
-    Args:
-        distances: to all m neighbours, in any order, float [n, m].
-        neighbours: the K values of k, each in 1 … m. Estimates are at most 1e6 (equal distances), 0 where all k are 0.
-
-    Reference:
-        Amsaleg et al. 2015, Eq. 10; Ma et al. 2018, Eq. 4.
+    Takes distances to all m neighbours in any order, float [n, m], and the K values of k, each in 1 … m. Estimates are
+    at most 1e6 (equal distances), and 0 where all k distances are 0 (Amsaleg et al. 2015, Eq. 10; Ma et al. 2018, Eq. 4).
     """
-    ordered = np.sort(distances, axis=1).astype(np.float64)
+    ordered, k = np.sort(distances, axis=1).astype(np.float64), np.asarray(neighbours)
     logs = np.log(np.maximum(ordered, 1e-300))  # a copy of an image is infinitely near: a dimension of nearly 0
-    sums = np.cumsum(logs, axis=1)
-    index = np.asarray(neighbours) - 1
-    spreads = np.asarray(neighbours) * logs[:, index] - sums[:, index]
-    dimensions = np.asarray(neighbours) / np.maximum(spreads, 1e-6 * np.asarray(neighbours))
-    return np.where(ordered[:, index] > 0, dimensions, 0.0)
+    spreads = k * logs[:, k - 1] - np.cumsum(logs, axis=1)[:, k - 1]
+    return np.where(ordered[:, k - 1] > 0, k / np.maximum(spreads, 1e-6 * k), 0.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -179,9 +165,9 @@ class Neighbourhoods(Component):
         return cls(features[rows].reshape(count, size, -1), [ids[row] for row in rows])
 
     @cached_property
-    def place_of(self) -> dict[str, tuple[int, int]]:
-        """Origin id to batch and place, for the images in the batches."""
-        return {name: divmod(number, self.features.shape[1]) for number, name in enumerate(self.ids)}
+    def number_of(self) -> dict[str, int]:
+        """Origin id to number among the images in the batches."""
+        return {name: number for number, name in enumerate(self.ids)}
 
     @property
     def neighbours(self) -> int:
@@ -195,8 +181,8 @@ class Neighbourhoods(Component):
 
         `layers` holds the columns of each of the T feature layers, `neighbours` the K values of k.
         """
-        found_at = [self._place(*pair) for pair in zip(records.column("origin_id"), values, strict=True)]
-        batches, places = np.array(found_at).reshape(-1, 2).T
+        numbers = [self._number(*pair) for pair in zip(records.column("origin_id"), values, strict=True)]
+        batches, places = np.divmod(np.array(numbers, dtype=np.int64), self.neighbours + 1)
         found = np.empty((len(records), len(neighbours), len(layers)))
         for batch in np.unique(batches):
             rows = np.flatnonzero(batches == batch)
@@ -207,13 +193,12 @@ class Neighbourhoods(Component):
                 found[rows, :, layer] = local_dimensionality(distances[kept].reshape(len(rows), -1), neighbours)
         return found
 
-    def _place(self, origin: str, features: np.ndarray) -> tuple[int, int]:
-        if origin in self.place_of:
-            return self.place_of[origin]
-        batches, size = map(int, self.features.shape[:2])
+    def _number(self, origin: str, features: np.ndarray) -> int:
+        if origin in self.number_of:
+            return self.number_of[origin]
         # rounding rarely changes their order
         largest = np.argsort(features, kind="stable")[-_LARGEST:].astype(np.int32)
-        return divmod(zlib.crc32(largest.tobytes()) % (batches * size), size)
+        return zlib.crc32(largest.tobytes()) % len(self.ids)
 
 
 @dataclass(frozen=True)

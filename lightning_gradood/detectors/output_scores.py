@@ -28,13 +28,15 @@ from lightning_gradood.networks import TwoLogits
 from lightning_gradood.probes import PENULTIMATE, FeatureLayerProbe, LogitsProbe, Probe
 from lightning_gradood.records import Records
 
+_TEMPERATURES = (1.0, 10.0, 100.0, 1000.0)
+_MAGNITUDES = (0.0, 0.0005, 0.001, 0.0014, 0.002, 0.0024, 0.005, 0.01, 0.05, 0.1, 0.2)
+
 
 @dataclass(frozen=True)
 class Baseline(FixedDetector):
-    """Maximum softmax probability p, as log(1 − p), in (−∞, 0): the order of −p, but without ties where p rounds to 1.
+    """Maximum softmax probability p (Hendrycks, Gimpel 2017, section 2), as log(1 − p), in (−∞, 0).
 
-    Reference:
-        Hendrycks, Gimpel 2017, section 2.
+    That is the order of −p, but without ties where p rounds to 1.
     """
 
     name: str = "baseline"
@@ -50,11 +52,7 @@ class Baseline(FixedDetector):
 
 @dataclass(frozen=True)
 class Energy(FixedDetector):
-    """−T·logsumexp(z / T) of the logits z, T = `temperature` above 0.
-
-    Reference:
-        Liu, Wang, Owens, Li 2020, Eq. 4.
-    """
+    """−T·logsumexp(z / T) of the logits z, T = `temperature` above 0 (Liu, Wang, Owens, Li 2020, Eq. 4)."""
 
     temperature: FinitePositive = 1.0
     name: str = "energy"
@@ -91,7 +89,7 @@ class GradNormProbe(FeatureLayerProbe):
     @override
     def from_layers(self, network: nn.Module, logits: Tensor, layers: Sequence[Tensor]) -> Tensor:
         (features,) = layers
-        own = slice(1, None) if isinstance(network, TwoLogits) else slice(None)  # the logits that the last layer gives
+        own = slice(int(isinstance(network, TwoLogits)), None)  # the logits that the last layer gives
         _refuse_other_heads(network, logits.detach()[:, own], features.detach())
         seeds = (logits.shape[1] * to_float64(logits).softmax(dim=1) - 1)[:, own]
         return seeds.abs().sum(dim=1, keepdim=True) * to_float64(features).abs().sum(dim=1, keepdim=True)
@@ -113,11 +111,7 @@ def _refuse_other_heads(network: nn.Module, logits: Tensor, features: Tensor) ->
 
 @dataclass(frozen=True)
 class GradNorm(FixedDetector):
-    """The negated L1 norm of the last layer's gradient: normal images are expected to ask for the larger change.
-
-    Reference:
-        Huang, Geng, Li 2021, Eq. 7.
-    """
+    """The negated value of `GradNormProbe`: normal images are expected to ask for the larger change."""
 
     name: str = "gradnorm"
     probes: ClassVar[Sequence[Probe]] = (GradNormProbe(),)
@@ -145,21 +139,14 @@ def leaf(images: Tensor) -> Tensor:
     return images.detach().clone().requires_grad_()
 
 
-_TEMPERATURES = (1.0, 10.0, 100.0, 1000.0)
-_MAGNITUDES = (0.0, 0.0005, 0.001, 0.0014, 0.002, 0.0024, 0.005, 0.01, 0.05, 0.1, 0.2)
-
-
 @dataclass(frozen=True)
 class OdinProbe(Probe):
     """Largest softmax probability at temperature T of the image x − ε·sign(∇ₓ CE(z/T, ŷ)), for every T and ε.
 
     Pixels are those in [0, 1], neither divided by a standard deviation nor clipped afterwards; a gradient of 0 counts
     as positive. An image costs one forward pass, one backward pass for each temperature and one forward pass for each
-    pair of a temperature and a magnitude above 0: with the default grids 41 forward and 4 backward passes.
-
-    Args:
-        temperatures: T, positive, each once.
-        magnitudes: ε, at least 0, each once, in units of pixels in [0, 1].
+    pair of a temperature and a magnitude above 0: with the default grids 41 forward and 4 backward passes. Arguments as
+    for `ODIN`.
 
     Reference:
         Liang et al. 2018; their `calData.py`, which perturbs normalised images.
@@ -199,10 +186,10 @@ class OdinProbe(Probe):
 
 def _signs(images: Tensor, logits: Tensor, temperature: float) -> Tensor:
     """Signs of each image's own gradient; scaling the logits' gradients changes no sign and prevents underflow."""
-    gradient_in_logits = Predicted(temperature).logit_gradient(to_float64(logits.detach()))
-    largest = gradient_in_logits.abs().amax(dim=1, keepdim=True)
-    gradient_in_logits = (gradient_in_logits / largest.where(largest > 0, 1.0)).to(logits)
-    return signs_of(input_gradient(logits, images, gradient_in_logits, keep=True))
+    seeds = Predicted(temperature).logit_gradient(to_float64(logits.detach()))
+    largest = seeds.abs().amax(dim=1, keepdim=True)
+    seeds = (seeds / largest.where(largest > 0, 1.0)).to(logits)
+    return signs_of(input_gradient(logits, images, seeds, keep=True))
 
 
 @dataclass(frozen=True)
@@ -213,8 +200,8 @@ class ODIN(Detector):
     see `OdinProbe`; shorter grids are cheaper in proportion.
 
     Args:
-        temperatures: T, positive.
-        magnitudes: ε, at least 0, in units of pixels in [0, 1].
+        temperatures: T, positive, each once.
+        magnitudes: ε, at least 0, each once, in units of pixels in [0, 1].
 
     Reference:
         Liang et al. 2018, section 3; the grid of deep_Mahalanobis (Lee et al. 2018), `OOD_Baseline_and_ODIN.py`.

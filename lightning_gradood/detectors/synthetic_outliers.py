@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import ClassVar, Literal, Self
+from typing import ClassVar, Literal
 
 import numpy as np
 from typing_extensions import override  # typing has it from Python 3.12 on
@@ -67,10 +67,6 @@ class SyntheticOutliers(TrainedDetector):
     @override
     def probes(self) -> Sequence[Probe]:
         return self.read.probes
-
-    @override
-    def with_label_designs(self, label_designs: Sequence[LabelDesign]) -> Self:
-        return self if self.label_designs else replace(self, label_designs=list(label_designs))
 
     @override
     def begin(self, records: Records, seed: int) -> Fitted | UntrainedMLP:

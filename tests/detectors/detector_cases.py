@@ -119,7 +119,6 @@ def cases():
             "gradnorm": detectors.GradNorm(), "image_statistics": detectors.ImageStatistics(),
             "knn": detectors.KNN(k=7), "lid": detectors.LID(neighbours=[5, 20]),
             "consistency": detectors.Consistency(), "mahalanobis_pp": detectors.MahalanobisPP(),
-            "mahalanobis_pp_layers": detectors.MahalanobisPP(all_layers=True),
         }),
         (with_outliers(features, "blur", "zoom"), {
             "synthetic_outliers": against(strength=1.0),

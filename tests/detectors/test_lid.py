@@ -46,15 +46,15 @@ def test_batches_hold_a_hundred_images_or_all():
     for n, batches, size in ((60, 1, 60), (100, 1, 100), (250, 2, 100)):
         found, features, ids = neighbourhoods(n)
         assert (found.features.shape, found.neighbours) == ((batches, size, 3), size - 1)
-        assert len(found.place_of) == batches * size
-        for name, (batch, place) in found.place_of.items():
-            assert np.array_equal(found.features[batch, place], features[ids.index(name)])
-        assert neighbourhoods(n, seed=1)[0].place_of != found.place_of
+        assert len(found.ids) == batches * size
+        for name, row in zip(found.ids, found.features.reshape(-1, 3), strict=True):
+            assert np.array_equal(row, features[ids.index(name)])
+        assert neighbourhoods(n, seed=1)[0].ids != found.ids
 
 
 def test_an_image_and_its_attack_meet_the_batch_without_their_origin_and_others_as_many():
     found, features, _ = neighbourhoods(250)
-    name, (batch, place) = next(iter(found.place_of.items()))
+    name, batch, place = found.ids[0], 0, 0
     own, row = features[int(name.split("/")[1])], [[0, 1, 2]]
     table = records_of([name, f"bim/{name}", "svhn/3"], [name, name, "svhn/3"])
     values = np.stack([own, own + 1e-9, own])
