@@ -1,7 +1,6 @@
 """The paper's MLP and the models against synthetic outliers: what they read, what they learn from, when they stop."""
 
 import numpy as np
-import pytest
 import torch
 from asserts import assert_refused
 from detector_cases import feature_records, learnt, with_outliers
@@ -23,36 +22,14 @@ SETTINGS = MLPSettings(width=16, max_epochs=12, batch_size=32, learning_rate=1e-
 KINDS = [Blur(), Zoom()]
 
 
-def validation_loss(detector, table):
-    """Mean binary cross entropy on `val`, by hand."""
-    part = table.where(split="val")
-    logits = detector.score(part)
-    return np.mean(np.logaddexp(0, np.where(part.anomalous == 1, -logits, logits)))
-
-
-def test_it_learns_what_can_be_learnt_and_its_curves_hold_every_epoch():
-    table, mlp_ = records(), MLP([AllOnes()], SETTINGS)
-    test, detector = table.where(split="test"), learnt(mlp_, table)
-    curves = detector.curves
+def test_it_learns_what_can_be_learnt_and_scores_are_logits():
+    table = records()
+    test, detector = table.where(split="test"), learnt(MLP([AllOnes()], SETTINGS), table)
     scores = detector.score(test)
     assert roc_auc_score(test.anomalous, scores) > 0.95
-    assert scores.min() < 0 < 1 < scores.max()  # logits, not probabilities
-    assert [point["epoch"] for point in curves] == list(range(12))
-    assert set(curves[0]) == {"epoch", "train/loss", "val/loss", "val/auroc"}
-    assert curves[-1]["train/loss"] < curves[0]["train/loss"]
-    assert validation_loss(detector, table) == pytest.approx(min(point["val/loss"] for point in curves), rel=1e-5)
-    assert not np.array_equal(learnt(mlp_, table, seed=1).score(test), scores)
-
-
-def test_training_stops_early_and_keeps_the_weights_of_the_best_epoch():
-    """With as many anomalous as normal look-alikes the MLP can only overfit, so that the last epoch is a bad one."""
-    table = records({"train": 20, "val": 40, "test": 5}, gap=0.2)
-    settings = MLPSettings(width=64, max_epochs=200, patience=4, batch_size=8, learning_rate=2e-2)
-    detector = learnt(MLP([AllOnes()], settings), table)
-    losses = [point["val/loss"] for point in detector.curves]
-    assert len(losses) == int(np.argmin(losses)) + 4 + 1 < 200
-    assert min(losses) < losses[-1] - 0.01
-    assert validation_loss(detector, table) == pytest.approx(min(losses), rel=1e-5)
+    assert scores.min() < 0 < 1 < scores.max()
+    assert [point["epoch"] for point in detector.curves] == list(range(12))
+    assert not np.array_equal(learnt(MLP([AllOnes()], SETTINGS), table, seed=1).score(test), scores)
 
 
 def test_norms_are_read_as_they_are_by_the_paper_s_mlp_and_as_logarithms_with_other_inputs():

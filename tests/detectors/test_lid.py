@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from asserts import assert_refused
-from detector_cases import LAYERS, feature_records, learnt
+from detector_cases import feature_records, learnt
 from made_up_records import changed
 from sklearn.metrics import roc_auc_score
 
@@ -46,9 +46,8 @@ def test_batches_hold_a_hundred_images_or_all():
     for n, batches, size in ((60, 1, 60), (100, 1, 100), (250, 2, 100)):
         found, features, ids = neighbourhoods(n)
         assert (found.features.shape, found.neighbours) == ((batches, size, 3), size - 1)
-        assert len(found.ids) == batches * size
-        for name, row in zip(found.ids, found.features.reshape(-1, 3), strict=True):
-            assert np.array_equal(row, features[ids.index(name)])
+        rows = [ids.index(name) for name in found.ids]
+        assert np.array_equal(found.features.reshape(-1, 3), features[rows])
         assert neighbourhoods(n, seed=1)[0].ids != found.ids
 
 
@@ -92,15 +91,11 @@ def test_k_is_the_first_of_the_best_on_val():
 
 def test_the_state_holds_clean_images_alone_and_noise_controls_are_no_neighbours():
     table = feature_records()
-    fitted = learnt(LID([5]), table)
-    shapes = fitted.neighbourhoods.features.shape, fitted.logistic.coefficients.shape
-    assert shapes == ((1, 60, sum(LAYERS.values())), (len(LAYERS),))
-    assert fitted.layers == [[0, 1, 2], [3, 4, 5, 6, 7]]
+    assert learnt(LID([5]), table).layers == [[0, 1, 2], [3, 4, 5, 6, 7]]
     noisy = np.arange(len(table)) < 30  # half of the normal `train` records are noisy versions of the others
     controlled = changed(table, noisy, origin_id=table.column("origin_id")[30:60])
     clean = learnt(LID([5]), controlled).neighbourhoods.features[0]
     assert np.array_equal(np.sort(clean, axis=0), np.sort(table.probe("features/layers")[30:60], axis=0))
-    assert [probe.name for probe in LID(layers=["layer1", "layer2"]).probes] == ["features/layer1+layer2"]
 
 
 def test_too_few_clean_records_are_refused():
