@@ -81,37 +81,15 @@ def test_one_backward_a_temperature_or_feature_layer_and_no_pass_for_magnitude_z
         assert (len(forwards), len(backwards)) == counted
 
 
-class Label(gradients.LabelDesign):
-    """A label design of a user's own, under a name that does not tell its settings."""
-
-    name = "label"
-
-    def __init__(self, label):
-        self.label = label
-
-    def logit_gradient(self, logits):
-        return torch.sigmoid(logits) - torch.as_tensor(self.label)
-
-
-class OtherLabel(Label):
-    pass
-
-
-class Newer(LogitsProbe):
-    version = 2
-
-
 def test_settings_are_told_apart():
     layers = ["relu", "layer1"]
     described = [
-        LogitsProbe(), Newer(), GradientProbe(gradients.AllOnes()), FeatureProbe(), FeatureProbe(layers),
-        *map(GradientProbe, (Label([0, 1]), Label([1, 1]), OtherLabel([0, 1]))),
-        *(GradientProbe(Label(torch.tensor([first, 1.0]))) for first in (0.5, 0.25)),
+        LogitsProbe(), FeatureProbe(), FeatureProbe(layers),
+        *map(GradientProbe, (gradients.AllOnes(), gradients.KHot((0, 1)), gradients.KHot((1,)), gradients.Uniform(2.0))),
         OdinProbe(), OdinProbe((1,)), OdinProbe(magnitudes=(0,)),
         MahalanobisProbe(), MahalanobisProbe((0, 0.1)), MahalanobisProbe((0, 0.2)), MahalanobisProbe(layers=layers),
     ]  # fmt: skip
     assert len({digest(probe) for probe in described}) == len(described)
-    assert digest(GradientProbe(Label([0, 1]))) == digest(GradientProbe(Label([0, 1])))
     assert digest(MahalanobisProbe((0, 1))) == digest(MahalanobisProbe([0.0, 1.0]))
 
 
@@ -122,8 +100,6 @@ def test_values_are_named():
     two = [f"{layer} m={m}" for layer in ("conv1", "relu") for m in ("0", "0.01")]
     assert mahalanobis.name == "mahalanobis/preprocessed/conv1+relu"
     assert (MahalanobisProbe().name, mahalanobis.names(network())) == ("mahalanobis", two)
-    for probe, name in ((LogitsProbe(), "logits"), (probes.PenultimateProbe(), "features/penultimate")):
-        assert (probe.name, probe.names(network())) == (name, [])
 
 
 def test_what_has_no_meaning_is_refused():
@@ -132,7 +108,6 @@ def test_what_has_no_meaning_is_refused():
     assert_refused(
         (lambda: OdinProbe(temperatures=[]), "`temperatures` should be one or more different numbers. Got"),
         (lambda: MahalanobisProbe(magnitudes=[0.1, 0.1]), "Got `magnitudes = [0.1, 0.1]`. Name others."),
-        (lambda: digest(GradientProbe(Label(nn.Linear(1, 1)))), "Got a Linear in label_design.label. Keep what"),
         *((partial(GradNormProbe(), one, IMAGES), "the output of its last nn.Linear. Got") for one in changed),
     )
     with pytest.raises(RuntimeError, match=r"MahalanobisProbe.prepare comes before the first reading"):

