@@ -3,12 +3,10 @@
 import numpy as np
 import pytest
 from asserts import assert_refused
+from made_up_records import Spy
 
-from lightning_gradood.detectors import MLP
 from lightning_gradood.evaluation import attack_numbers, evaluate
-from lightning_gradood.gradients import AllOnes
 from lightning_gradood.records import Records, detection_dataset
-from lightning_gradood.tasks import MLPSettings
 
 N = 30
 ROWS = np.arange(N)
@@ -60,18 +58,15 @@ def test_successful_leaves_what_was_right_and_then_wrong_on_every_side():
         "correctly and then misled: {'train': 0, 'val': 0, 'test': 0}. Use `--data.perturbations.keep all`"
     )
     assert_refused((lambda: detection_dataset(failed, "bim", keep="successful"), words))
-    assert len(detection_dataset(failed, "bim")) == 2 * N
 
 
 def test_numbers_of_the_attack_stand_beside_each_split_s():
-    dataset = detection_dataset(RECORDS, "bim")
-    outcome = evaluate(MLP([AllOnes()], MLPSettings(max_epochs=3)), dataset, source="bim", seed=0)
+    outcome = evaluate(Spy(), detection_dataset(RECORDS, "bim"), source="bim", seed=0)
     for split in ("val", "test"):
         metrics, part = outcome.metrics[split], split == SPLIT
         expected = {"success": FOOLED[part], "target_hit": ROWS[part] < 6, "l2": SIZES["l2"][part], "linf": 0.5}
         for name, values in expected.items():
             assert metrics[f"attack_{name}"] == pytest.approx(np.mean(values)), (split, name)
-    assert attack_numbers(RECORDS["bim"])["attack_success"] == 0.5
     assert attack_numbers(RECORDS["normal"]) == {}
     untargeted = built("pgd", attack=["pgd"] * N, success=FOOLED.tolist())
     assert sorted(attack_numbers(untargeted)) == ["attack_l2", "attack_linf", "attack_success"]

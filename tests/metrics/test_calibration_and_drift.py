@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from asserts import assert_refused
 from scipy.stats import binom, kstest, rankdata
-from sklearn.ensemble import IsolationForest
 
 from lightning_gradood.core import Refusal
 from lightning_gradood.metrics import conformal_p_values, conformal_threshold, score_drift
@@ -49,19 +48,8 @@ def test_p_values_are_ranks_and_an_image_is_flagged_exactly_if_its_is_at_most_th
             assert ((scores > threshold) == [p <= rate for p in p_values]).all(), (n, rate)
 
 
-def test_a_fitted_detector_keeps_its_rate_on_images_of_the_same_kind():
-    rng, flagged = np.random.default_rng(2), []
-    for seed in range(40):
-        train, val, test = (rng.normal(size=(number, 3)) for number in (60, 99, 200))
-        forest = IsolationForest(n_estimators=10, random_state=seed).fit(train)
-        threshold = conformal_threshold(-forest.score_samples(val), 0.05)
-        flagged.append(np.mean(-forest.score_samples(test) > threshold))
-    spread = np.sqrt(0.05 * 0.95 * (1 / 101 + 1 / 200) / 40)  # of the mean: of a Beta, and of 200 images each
-    assert abs(np.mean(flagged) - 0.05) < 4 * spread
-
-
 def test_rates_that_cannot_be_kept_are_refused_with_numbers_that_work():
-    for n, rate in ((998, 0.001), (18, 0.05), (0, 0.5), (3, 0.2), (32, 0.03)):
+    for n, rate in ((998, 0.001), (18, 0.05), (3, 0.2), (32, 0.03)):
         words = rf"at least (\d+) images in `val` .*{rate:g}`\. Got {n}\. Add images, or.* at least 1/{n + 1}\.$"
         with pytest.raises(Refusal, match=words) as error:
             conformal_threshold(np.arange(float(n)), rate)
@@ -69,8 +57,7 @@ def test_rates_that_cannot_be_kept_are_refused_with_numbers_that_work():
         conformal_threshold(np.arange(needed), rate)
         with pytest.raises(Refusal):
             conformal_threshold(np.arange(needed - 1), rate)
-        if n:
-            conformal_threshold(np.arange(float(n)), 1 / (n + 1))
+        conformal_threshold(np.arange(float(n)), 1 / (n + 1))
     words, scores = "`detection.false_positive_rate` should be between 0 and 1, e.g. 0.05. Got", np.arange(99.0)
     rates = (0.0, 1.0, -0.1, 5.0, float("nan"))
     assert_refused(*((lambda rate=rate: conformal_threshold(scores, rate), words) for rate in rates))
