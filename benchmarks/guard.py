@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from benchmarks.clock import interleaved
 from benchmarks.networks import NETWORKS as CLASSIFIERS
 from lightning_gradood.detectors import MLP, Detector, Energy, GradientKNN, SavedDetector, score_in_blocks
-from lightning_gradood.evaluation import no_anomalies, one_pass
+from lightning_gradood.evaluation import DetectionSettings
 from lightning_gradood.gradients import AllOnes, Predicted, Uniform, parameter_names
 from lightning_gradood.guard import Description, Guard, mean_readings
 from lightning_gradood.networks import MLPSettings, resnet20
@@ -31,8 +31,8 @@ NETWORKS = {"resnet20": (resnet20, 32), **CLASSIFIERS}
 DESIGNS = [AllOnes(), Predicted(), Uniform()]
 DETECTORS: dict[str, Callable[[], Detector]] = {
     "energy": Energy,
-    "no_anomalies": lambda: no_anomalies()[0],
-    "one_pass": lambda: one_pass()[0].with_label_designs(DESIGNS),
+    "no_anomalies": lambda: DetectionSettings(preset="no_anomalies").build()[1],
+    "one_pass": lambda: DetectionSettings(DESIGNS, preset="one_pass").build()[1],
     "mlp, all ones": lambda: MLP([AllOnes()], MLPSettings(max_epochs=2)),
     "gradient_knn, all ones": lambda: GradientKNN([AllOnes()]),
     "gradient_knn, three designs": lambda: GradientKNN(DESIGNS),

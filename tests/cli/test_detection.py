@@ -172,7 +172,7 @@ def test_the_guards_detector_can_be_chosen_or_there_is_none(run, capsys):
     assert "Guard: `mlp`, fitted on " in capsys.readouterr().out
     detect(run, "none", "--detection.false_positive_rate", "0.01")
     output = capsys.readouterr().out
-    assert "No guard is saved: `data.normal` should have at least 99 images in `val`" in output
+    assert "should have at least 99 images in `val` for `detection.false_positive_rate = 0.01`" in output
     assert "Results and figures: " in output
     assert not Path("none/guard").exists()
 
@@ -187,7 +187,7 @@ def test_settings_that_cannot_work_are_refused_before_an_image_is_read(run, modu
     rows = [
         (["--detection.protocol", "all"], "'known', 'leave_one_out', 'cross'"),
         (["--data.train", "null", chosen, "[Mahalanobis]"], "`data.train` should name the classifier's"),
-        ([chosen, f"[{SYNTHETIC}, {other}]"], "agree on synthetic outliers of one name. Got two settings of `blur`"),
+        ([chosen, f"[{SYNTHETIC}, {other}]"], "should agree on what they read. Got two settings of `blur`"),
         (ALONE, "`data.normal` should have at least 20 images in `train` for `no_anomalies`. Got 8. Add images, or name"),
         (["--detection.guard", "lid"], "name a detector of this experiment. Got `detection.guard = lid`. Choose among"),
         ([chosen, "[GradNorm]", "--ckpt_path", "headless.pt", *headless],
@@ -208,7 +208,7 @@ def test_a_detector_that_fails_is_a_row_that_says_why_and_costs_nothing_that_the
     code, out, err = called([*detecting(run), "--run_dir", "again", *words], capsys)
     assert code == 3
     assert "error: fits failed: 3, of `" in err
-    assert err.endswith("; the table says why, and all else is reported.\n")
+    assert err.endswith("; the table says why, all else is reported.\n")
     reason = "LinAlgError: Singular matrix."
     assert f"failed: `energy` on `nine`: {reason}" in out
     assert "No guard is saved: `energy` cannot be one: " in out
