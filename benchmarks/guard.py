@@ -32,7 +32,7 @@ DESIGNS = [AllOnes(), Predicted(), Uniform()]
 DETECTORS: dict[str, Callable[[], Detector]] = {
     "energy": Energy,
     "no_anomalies": lambda: DetectionSettings(preset="no_anomalies").build()[1],
-    "one_pass": lambda: DetectionSettings(DESIGNS, preset="one_pass").build()[1],
+    "one_pass": lambda: DetectionSettings(DESIGNS, preset="one_pass").build()[2],
     "mlp, all ones": lambda: MLP([AllOnes()], MLPSettings(max_epochs=2)),
     "gradient_knn, all ones": lambda: GradientKNN([AllOnes()]),
     "gradient_knn, three designs": lambda: GradientKNN(DESIGNS),
