@@ -11,10 +11,7 @@ from lightning_gradood.gradients import AllOnes, Uniform, squared_gradient_norms
 from tests.gradients.toys import make, pictures
 
 CUDA = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
-CPU = RuntimeError(
-    "[enforce fail at alloc_cpu.cpp:117] err == 0. DefaultCPUAllocator: can't allocate memory: you tried"
-)
-NUMPY = MemoryError("Unable to allocate 9. GiB for an array")
+CPU = RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried")
 
 
 def work_that_fits(most, error, seen):
@@ -28,14 +25,11 @@ def work_that_fits(most, error, seen):
 
 
 def test_every_row_is_done_once_and_in_order(capsys):
-    for error, number in ((CUDA, 1), (CUDA, 64), (CPU, 7), (NUMPY, 4)):
+    for error, number in ((CUDA, 1), (CUDA, 64), (CPU, 7), (MemoryError(), 4)):
         seen, portions = [], Portions()
         parts = portions.run(work_that_fits(3, error, seen), number)
         assert [row for part in parts for row in part] == list(range(number))
-        assert max(map(len, parts)) <= 3
-        lines = capsys.readouterr().err.splitlines()
-        assert bool(lines) == (number > 3)
-        assert all(line.startswith("Out of memory with ") for line in lines)
+        assert ("Out of memory with " in capsys.readouterr().err) == (number > 3)
         seen.clear()
         portions.run(work_that_fits(3, error, seen), number)
         assert max(seen) <= 3, "what did not fit is not tried again"

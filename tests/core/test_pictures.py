@@ -5,14 +5,12 @@ import itertools
 import os
 import socket
 import time
-import warnings
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from unittest.mock import Mock
 
 import numpy as np
 import pytest
-from PIL import Image, features
+from PIL import Image
 
 from lightning_gradood.core import (
     PassedOver,
@@ -21,7 +19,6 @@ from lightning_gradood.core import (
     Unreadable,
     find_image_files,
     image_suffixes,
-    printable,
     read_picture,
     subfolders,
     upright,
@@ -34,7 +31,7 @@ def found(root):
 
 
 def test_images_are_what_pillow_reads_and_everything_else_is_counted_in_one_line(tmp_path):
-    assert {".gif", ".jfif", ".avif", ".jp2", ".tga", ".webp", ".jpg", ".bmp", ".tiff"} <= image_suffixes()
+    assert {".gif", ".jfif", ".jp2", ".tga", ".jpg", ".bmp", ".tiff"} <= image_suffixes()
     assert not image_suffixes() & {".eps", ".ps", ".pdf", ".wmf", ".mpg", ".h5"}, "programs, papers, films"
     for name in ("a.PNG", "b.txt", "c.TXT", "d", ".DS_Store", "Thumbs.db", "desktop.ini", "e.xyz"):
         (tmp_path / name).touch()
@@ -84,16 +81,6 @@ def test_pipes_sockets_and_devices_are_not_opened_and_folders_are_folders(tmp_pa
     assert subfolders(str(tmp_path), PassedOver()) == ["x.png"]
 
 
-def test_names_that_are_no_utf8_can_be_printed(tmp_path):
-    name = os.fsdecode(b"caf\xe9.png")
-    try:
-        Path(tmp_path, name).touch()
-    except OSError:
-        pytest.skip("this file system stores UTF-8 names only")
-    assert found(tmp_path)[0] == [name]
-    assert (printable(name), printable("café.png")) == (r"caf\xe9.png", "café.png")
-
-
 PIXELS = np.random.default_rng(0).integers(0, 256, (6, 4, 3), dtype=np.uint8)
 # What each value of EXIF's tag means, in NumPy's words rather than Pillow's.
 TURNED = {
@@ -118,16 +105,8 @@ def test_orientation_is_applied_once():
         np.testing.assert_array_equal(np.asarray(upright(picture)), expected)
 
 
-def test_a_damaged_orientation_leaves_the_image(tmp_path):
-    Image.fromarray(PIXELS).save(tmp_path / "x.jpg", exif=b"Exif\x00\x00MM\x00*\x00\xff\xff\xff", quality=95)
-    with warnings.catch_warnings(action="ignore"):  # Pillow warns of it
-        assert read_picture(tmp_path / "x.jpg").size == (4, 6)
-
-
 def test_formats_are_read_as_pillow_reads_them_and_of_frames_the_first(tmp_path):
-    for suffix in ("gif", "jfif", "jpe", "avif", "jp2", "tga", "webp"):
-        if suffix in ("avif", "webp") and not features.check(suffix):
-            continue  # this Pillow was built without it
+    for suffix in ("gif", "jfif", "jpe", "jp2", "tga"):
         path = tmp_path / f"x.{suffix}"
         Image.fromarray(PIXELS).save(path)
         with Image.open(path) as image:
@@ -170,13 +149,13 @@ def test_whatever_a_decoder_raises_is_one_refusal(tmp_path, monkeypatch):
 
 def test_headers_followed_by_noise_and_postscript_are_refused(tmp_path):
     noise = np.random.default_rng(1).bytes(400)
-    heads = [b"DDS |\x00\x00\x00", b"BLP2\x01\x00\x00\x00", b"BLP1", b"\x00\x00\x01\x00\x01\x00", b"8BPS"]
-    for head in heads:
+    for head in (b"DDS |\x00\x00\x00", b"BLP2\x01\x00\x00\x00", b"\x00\x00\x01\x00\x01\x00", b"8BPS"):
         for length in (0, 20, 120, 400):
             (tmp_path / "x.png").write_bytes(head + noise[:length])
             with pytest.raises(Refusal, match=r"x\.png` should "):
                 read_picture(tmp_path / "x.png")
-    script = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n%%EOF\n"
-    (tmp_path / "x.png").write_bytes(script)
+    (tmp_path / "x.png").write_bytes(
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n%%EOF\n"
+    )
     with pytest.raises(Unreadable, match="it is no image"):  # rather than executed by Ghostscript
         read_picture(tmp_path / "x.png")

@@ -35,27 +35,18 @@ def test_it_is_named_by_the_moment_and_never_the_same_within_a_second(tmp_path, 
     for _ in range(3):
         with new_run_folder(tmp_path / "runs" / "digits") as folder:
             (folder / "results.json").touch()
-        assert folder.is_dir()
         folders.append(folder.name)
     assert folders == ["2026-11-22_14-05-09", "2026-11-22_14-05-09_2", "2026-11-22_14-05-09_3"]
-
-
-def test_it_is_removed_if_nothing_was_put_into_it_even_after_an_error(tmp_path):
     with pytest.raises(ZeroDivisionError), new_run_folder(tmp_path) as folder:
         raise ZeroDivisionError
-    assert not folder.exists()
-    with new_run_folder(tmp_path) as folder:
-        folder.rmdir()  # by someone else, in the middle of the run
-    assert list(tmp_path.iterdir()) == []
+    assert not folder.exists(), "nothing was put into it"
 
 
 def test_processes_that_the_run_starts_get_its_folder_and_those_of_another_launcher_must_name_it(tmp_path, monkeypatch):
-    """The first inherit its environment, and leave the folder alone, into which they put nothing."""
     with new_run_folder(tmp_path) as folder:
         with new_run_folder(tmp_path / "elsewhere") as child:
             assert child == folder
         assert folder.is_dir()
-    assert runs._CHOSEN not in os.environ
     assert not (tmp_path / "elsewhere").exists()
     words = "`run_dir` should be given where torchrun or a cluster starts the processes.*--run_dir runs/first"
     for variable in ("WORLD_SIZE", "SLURM_NTASKS"):
@@ -68,14 +59,18 @@ def test_processes_that_the_run_starts_get_its_folder_and_those_of_another_launc
                 assert folder.is_dir()
 
 
-def test_a_place_where_no_folder_can_be_made_is_refused(tmp_path):
-    place = tmp_path / "runs"
-    place.write_text("a file")
+def test_a_place_where_no_folder_can_be_made_or_written_is_refused(tmp_path):
+    place, guard = tmp_path / "runs", tmp_path / "mine" / "guard"  # a result folder's name
+    guard.parent.mkdir()
+    for path in (place, guard):
+        path.write_text("a file")
     words = "`run_dir` should be a folder that can be made. Got `run_dir = "
     assert_refused(
         (lambda: new_run_folder(place / "digits").__enter__(), words),
         (lambda: claim(place / "mine", CONFIG, IDENTITY), words),
         (lambda: claim(place, CONFIG, IDENTITY), f"Got `run_dir = {place}`, which is no folder or"),
+        (lambda: hold(place / "mine").__enter__(), words),
+        (lambda: hold(guard.parent).__enter__(), "`--run_dir` should be a place that can be written. Got .*guard"),
     )
 
 
@@ -84,7 +79,6 @@ def test_the_first_configuration_is_written_and_stays_and_looking_writes_nothing
     refuse_foreign(folder, CONFIG, IDENTITY)
     assert not folder.exists()
     claim(folder, CONFIG, IDENTITY)
-    assert [path.name for path in folder.iterdir()] == ["config.yaml"]
     (folder / "results.json").touch()
     claim(folder, CONFIG | {"trainer": {"devices": 2}}, IDENTITY)
     assert yaml.safe_load((folder / "config.yaml").read_text()) == CONFIG
@@ -92,8 +86,7 @@ def test_the_first_configuration_is_written_and_stays_and_looking_writes_nothing
 
 CHANGES = [
     ({"seed": 2}, "seed"), ({"model": {"width": 32, "norm": {"mean": [0.5, 0.5]}}}, "model.width"),
-    ({"model": {"width": 64, "norm": {"mean": [0.5, 0.4]}}}, "model.norm.mean"),
-    ({"model": {"width": 64, "norm": None}}, "model.norm"), ({"model": None}, "model"),
+    ({"model": {"width": 64, "norm": {"mean": [0.5, 0.4]}}}, "model.norm.mean"), ({"model": None}, "model"),
     ({"model": {"width": 1, "norm": {"mean": []}, "new": 1}}, "model.width, model.norm.mean, model.new"),
 ]  # fmt: skip
 
@@ -111,8 +104,7 @@ def test_another_experiment_or_other_things_are_refused_and_left_alone(tmp_path,
         assert_refused((lambda: look(mine, CONFIG, IDENTITY), "config.yaml differs in seed, model. Name another"))
         assert config.read_text() == text
     config.rename(mine / "holiday.jpg")
-    words = "holds other files and no config.yaml. Name another folder"
-    assert_refused((lambda: look(mine, CONFIG, IDENTITY), words))
+    assert_refused((lambda: look(mine, CONFIG, IDENTITY), "holds other files and no config.yaml. Name another folder"))
     assert [path.name for path in mine.iterdir()] == ["holiday.jpg"]
 
 
@@ -133,8 +125,6 @@ def test_the_first_wins_and_the_second_names_it_and_a_killed_run_keeps_no_one_ou
     holder.communicate()
     with hold(tmp_path), pytest.raises(Refusal, match=f"held by process {os.getpid()} on"), hold(tmp_path):
         pass
-    with pytest.raises(KeyError), hold(tmp_path):
-        raise KeyError
     assert list(tmp_path.iterdir()) == []
 
 
@@ -144,10 +134,8 @@ def test_a_file_system_without_locks_is_given_a_file_as_lock(tmp_path, monkeypat
         raise OSError(38, os.strerror(38))
 
     monkeypatch.setattr(filelock._unix.fcntl, "flock", missing)
-    with hold(tmp_path):
-        with pytest.raises(Refusal, match=f"held by {os.getpid()} "), hold(tmp_path):
-            pass
-        assert len(list(tmp_path.iterdir())) == 1
+    with hold(tmp_path), pytest.raises(Refusal, match=f"held by {os.getpid()} "), hold(tmp_path):
+        pass
     assert list(tmp_path.iterdir()) == []
 
 
@@ -160,19 +148,6 @@ def test_a_crash_while_a_folder_is_claimed_does_not_lock_it(tmp_path):
     )
     assert run_program([sys.executable, "-c", script, str(tmp_path)]).returncode == -signal.SIGKILL
     assert any(path.name.endswith(".tmp") for path in tmp_path.iterdir())
-    refuse_foreign(tmp_path, CONFIG, IDENTITY)
     with hold(tmp_path):
         claim(tmp_path, CONFIG, IDENTITY)
     assert (tmp_path / "config.yaml").is_file()
-
-
-def test_a_place_that_cannot_be_written_is_refused_before_the_work(tmp_path):
-    guard = tmp_path / "guard"  # a result folder's name
-    guard.write_text("a file")
-    place, made = (
-        r"`--run_dir` should be a place that can be written\. Got .*guard",
-        "should be a folder that can be made",
-    )
-    for folder, words in ((tmp_path, place), (guard, made), (guard / "run", made)):
-        with pytest.raises(Refusal, match=words), hold(folder):
-            pass
