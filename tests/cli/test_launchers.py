@@ -2,7 +2,6 @@
 
 import os
 import re
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 import torch
+from lightning.fabric.plugins.environments.lightning import find_free_network_port
 from test_resuming import DYING, NETWORK, assert_equal_runs
 from tiny import FILE, called, table
 
@@ -36,11 +36,6 @@ def torchrun(processes):
     return [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
 
 
-def free_port():
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return str(server.getsockname()[1])
-
-
 def test_a_preempted_job_of_slurm_goes_on_under_torchrun_and_ends_as_one_on_two_nodes(workplace, module):
     module("dying", DYING)
     queue = workplace / "bin/scontrol"
@@ -49,7 +44,7 @@ def test_a_preempted_job_of_slurm_goes_on_under_torchrun_and_ends_as_one_on_two_
     queue.chmod(0o755)
     fit = ["fit", *FILE, "--model.network", str(NETWORK), "--detection", "null", "--trainer.max_epochs", "3", *DDP,
            "--data.batch_size", "20", "--trainer.limit_train_batches", "4", "--trainer.log_every_n_steps", "1"]  # fmt: skip
-    nodes = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port(), "OMP_NUM_THREADS": "1"}
+    nodes = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(find_free_network_port()), "OMP_NUM_THREADS": "1"}
     two_nodes = ["--trainer.devices", "1", "--trainer.num_nodes", "2", "--run_dir", "alone"]
     on_nodes = [sys.executable, *PROGRAM, *fit, *two_nodes]
     second = subprocess.Popen(on_nodes, env=os.environ | nodes | {"NODE_RANK": "1"})
@@ -88,9 +83,8 @@ def records(cache):
 
 def near(value):
     """Equal up to rounding, of which there is most in the small numbers of a list."""
-    if not isinstance(value, float | list):
-        return value
-    return pytest.approx(value, rel=1e-5, abs=1e-6 * max(map(abs, value if isinstance(value, list) else [value])))
+    largest = max(map(abs, value)) if isinstance(value, list) else value
+    return pytest.approx(value, rel=1e-5, abs=1e-6 * largest) if isinstance(value, float | list) else value
 
 
 def scores(folder):
@@ -110,9 +104,3 @@ def test_one_two_and_three_processes_give_the_same_records_table_and_guard(detec
         assert records(cache) == alone
         assert Path(folder, "splits.json").read_bytes() == Path("one/splits.json").read_bytes()
         assert scores(folder) == pytest.approx(scores("one"), rel=1e-5)
-
-
-def test_more_processes_than_images_read_each_once(detect):
-    words = ["extract", *detect[1:], "--data.limits.images", "3", *DDP, "--trainer.devices", "4", "--cache_dir", "few"]
-    ended([*SRUN, "4", sys.executable, *PROGRAM, *words])
-    assert {len(rows) for rows in records("few").values()} == {3}
