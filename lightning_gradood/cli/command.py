@@ -29,7 +29,6 @@ from lightning_gradood.core import (
     hold,
     new_run_folder,
     refuse_foreign,
-    refuse_unclaimed,
     refused_as,
     stage,
 )
@@ -167,9 +166,9 @@ class Command(LightningCLI):
         if self.detection is None and verb in ("extract", "detect"):
             raise Refusal(f"`detection` should hold settings for `{verb}`. Got null. Remove --detection null.")
         folder = self.folder if self.trainer.is_global_zero else None
-        fills = verb in _FILLING or self._setting("run_dir") is None
         if folder:
-            (refuse_foreign if fills else refuse_unclaimed)(folder, self.configuration, _IDENTITY)
+            earlier = verb not in _FILLING and self._setting("run_dir") is not None
+            refuse_foreign(folder, self.configuration, _IDENTITY, earlier)
         if verb == "fit":
             if checkpoint := self._resumed():
                 _check_resumable(checkpoint, self.model)

@@ -40,7 +40,7 @@ from lightning_gradood.core.ranges import (
     PositiveFloat, PositiveInt, Seed,
 )
 from lightning_gradood.core.runs import (
-    CHECKPOINTS, CONFIG, claim, experiment_file, hold, new_run_folder, refuse_foreign, refuse_unclaimed,
+    CHECKPOINTS, CONFIG, claim, experiment_file, hold, new_run_folder, refuse_foreign,
     shipped_files,
 )
 from lightning_gradood.core.seeding import generator_states, image_generator, named_seed, restore_generators
@@ -57,7 +57,7 @@ __all__ = [
     "image_generator",
     "image_suffixes", "input_gradient", "is_temporary", "logits_in", "named_seed", "new_run_folder", "pack",
     "packages_of", "parse_json", "printable", "probing_state", "progress", "read_json", "read_picture", "read_text",
-    "read_yaml", "refuse_foreign", "refuse_single_image", "refuse_unclaimed", "refused_as", "requiring_grad",
+    "read_yaml", "refuse_foreign", "refuse_single_image", "refused_as", "requiring_grad",
     "restore_generators", "say", "shipped_files", "stage", "subfolders", "to_float64", "to_float64_device",
     "to_pixels", "unpack", "upright", "writing_refusal", "writing_refused",
 ]

@@ -57,15 +57,12 @@ def check_import(path: str) -> None:
 def encode(value: Any, arrays: MutableMapping[str, Tensor] | None = None, place: str = "") -> Any:
     """Describe a component, or a list or mapping of components and plain values, in JSON types.
 
-    Args:
-        value: mappings with a `class_path` are components as an experiment file names them; arguments that fetch
-            weights or name files are left out of these.
-        arrays: takes tensors and NumPy arrays by their place in `value`, e.g. `members.0.means`; without it they become
-            lists.
-        place: prefix of these names.
+    Mappings with a `class_path` are components as an experiment file names them; arguments that fetch weights or name
+    files are left out of these. Refuses anything else, such as a function or a module.
 
-    Raises:
-        Refusal: it holds something else, such as a function or a module.
+    Args:
+        arrays: takes tensors and NumPy arrays by their place in `value` behind the prefix `place`, e.g.
+            `members.0.means`; without it they become lists.
 
     Example:
         >>> from lightning_gradood.gradients import KHot
@@ -112,16 +109,10 @@ def encode(value: Any, arrays: MutableMapping[str, Tensor] | None = None, place:
 
 
 def decode(value: Any, trust: Collection[str] = (), arrays: Mapping[str, Tensor] | None = None) -> Any:
-    """Rebuild what `encode` described, except that tuples become lists.
+    """Rebuild what `encode` described, except that tuples become lists; `trust` names packages beside `PACKAGES`.
 
-    A module or function of which required arguments are missing becomes one that takes them.
-
-    Args:
-        trust: names of packages whose components may be built beside those of `PACKAGES`.
-        arrays: as `encode` filled them.
-
-    Raises:
-        Refusal: a class path is not trusted, does not exist, or does not take its arguments.
+    A module or function of which required arguments are missing becomes one that takes them. Refuses a class path that
+    is not trusted, does not exist, or does not take its arguments.
     """
     if isinstance(value, list):
         return [decode(part, trust, arrays) for part in value]
@@ -133,7 +124,13 @@ def decode(value: Any, trust: Collection[str] = (), arrays: Mapping[str, Tensor]
     if names == {"dtype"}:
         return _dtype(value["dtype"])
     if names in ({"tensor", "dtype"}, {"array", "dtype"}):
-        tensor = _tensor(value.get("tensor", value.get("array")), value["dtype"], arrays or {})
+        held = value.get("tensor", value.get("array"))
+        try:
+            tensor = (arrays or {})[held] if isinstance(held, str) else torch.tensor(held, dtype=_dtype(value["dtype"]))
+        except (KeyError, TypeError, ValueError) as error:
+            raise Refusal(
+                f"A file should hold the arrays that it names. Got none for `{error}`. Save it anew."
+            ) from error
         return tensor if "tensor" in value else tensor.numpy()
     if names == {"enum", "name"}:
         kind = _found(value["enum"], trust)
@@ -155,12 +152,7 @@ def pack(value: Any) -> bytes:
 
 
 def unpack(path: Path, trust: Collection[str] = ()) -> Any:
-    """Rebuild what `pack` has written to a file; `trust` as for `decode`.
-
-    Raises:
-        Refusal: as `decode`.
-        ValueError, OSError: it cannot be read, is altered, or is a file of something else.
-    """
+    """Rebuild what `pack` has written to a file, as `decode`; ValueError or OSError if it is altered or something else."""
     try:
         with safe_open(path, framework="pt") as file:
             checksum, _, described = (file.metadata() or {}).get(_COMPONENT, "").partition(" ")
@@ -277,10 +269,3 @@ def _dtype(name: Any) -> torch.dtype:
     if not isinstance(found, torch.dtype):
         raise Refusal(f"A file should name torch's dtypes. Got `{name}`. Save it anew.")
     return found
-
-
-def _tensor(held: Any, dtype: Any, arrays: Mapping[str, Tensor]) -> Tensor:
-    try:
-        return arrays[held] if isinstance(held, str) else torch.tensor(held, dtype=_dtype(dtype))
-    except (KeyError, TypeError, ValueError) as error:
-        raise Refusal(f"A file should hold the arrays that it names. Got none for `{error}`. Save it anew.") from error

@@ -53,9 +53,7 @@ def gathered(mine: Result) -> list[Result]:
 
 
 class Portions:
-    """Does the work of a batch in portions that fit into memory, and remembers how large these may be.
-
-    `most` is the number of images in a portion; None as long as whole batches fit.
+    """Does the work of a batch in portions that fit into memory; `most` images are in one, None while whole batches fit.
 
     >>> Portions().run(lambda rows: rows, 64)
     [slice(0, 64, None)]

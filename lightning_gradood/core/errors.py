@@ -33,13 +33,7 @@ class Unwritable(Refusal):
 
 @contextmanager
 def refused_as(**names: str) -> Iterator[None]:
-    """Replace parameters' names by the flags that the user typed, without dashes, in refusals from within.
-
-    >>> with refused_as(path="model.weights"):
-    ...     raise Refusal("`path` should be a file. Got `path = nope`. Name another.")
-    Traceback (most recent call last):
-    lightning_gradood.core.errors.Refusal: `model.weights` should be a file. Got `model.weights = nope`. Name another.
-    """
+    """Replace parameters' names by the flags that the user typed, without dashes, in refusals from within."""
     try:
         yield
     except Refusal as refusal:

@@ -147,7 +147,6 @@ def probing_state(network: nn.Module) -> Iterator[None]:
 
 
 def _refuse_fixed_mode(network: nn.Module) -> None:
-    """Refuse a program of torch.export, which has no train and eval modes."""
     if isinstance(network, torch.fx.GraphModule) and "eval" in vars(network):  # torch.export sets it
         raise Refusal(
             "`network` should be a module with train and eval modes. "
@@ -195,7 +194,7 @@ def logits_in(output: Any) -> Any:
 
 
 def _found(output: Any) -> tuple[str, Any]:
-    """Return the name of the output field and the logits; an empty name for a tensor, or where none is found."""
+    """Name of the output field, empty for a tensor or where none is found, and the logits."""
     if isinstance(output, Tensor):
         return "", output
     if isinstance(output, tuple | list):

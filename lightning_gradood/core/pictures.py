@@ -64,22 +64,18 @@ class PassedOver(Counter[str]):
         return f"{printable(place)}: passed over {', '.join(kinds)}{', …' * (len(self) > 8)}." if self else ""
 
 
-def find_image_files(folder: str, passed: PassedOver, deep: bool = True) -> Iterator[str]:
-    """Yield paths of image files in a folder in the order of their names, and count in `passed` what is no image.
-
-    Links are followed, each real folder once, so that loops of links end. Counted are files that start with a dot or
-    that systems leave behind (`Thumbs.db`, `__MACOSX`), links that lead nowhere, and what is no regular file.
-    """
-    yield from _found(folder, passed, deep, set())
-
-
 def subfolders(folder: str, passed: PassedOver) -> list[str]:
     """Names of the folders in a folder, sorted, without those that systems leave behind."""
     return [name for name, kind in _entries(folder, passed) if kind == _FOLDER]
 
 
-def _found(folder: str, passed: PassedOver, deep: bool, seen: set[str]) -> Iterator[str]:
-    place = os.path.realpath(folder)
+def find_image_files(folder: str, passed: PassedOver, deep: bool = True, seen: set[str] | None = None) -> Iterator[str]:
+    """Yield paths of image files in a folder in the order of their names, and count in `passed` what is no image.
+
+    Links are followed, each real folder once (`seen`), so that loops of links end. Counted are files that start with a
+    dot or that systems leave behind (`Thumbs.db`, `__MACOSX`), links that lead nowhere, and what is no regular file.
+    """
+    place, seen = os.path.realpath(folder), set() if seen is None else seen
     if place in seen:
         passed["links to a folder that was read already"] += 1
         return
@@ -91,7 +87,7 @@ def _found(folder: str, passed: PassedOver, deep: bool, seen: set[str]) -> Itera
         elif kind != _FOLDER:
             passed[kind] += 1
         elif deep:
-            yield from _found(path, passed, deep, seen)
+            yield from find_image_files(path, passed, deep, seen)
 
 
 def _entries(folder: str, passed: PassedOver) -> list[tuple[str, str]]:

@@ -86,8 +86,11 @@ def new_run_folder(parent: Path) -> Iterator[Path]:
             folder.rmdir()
 
 
-def refuse_foreign(folder: Path, config: Mapping[str, Any], identity: tuple[str, ...]) -> None:
-    """Refuse a folder with other files, or whose configuration differs in the top-level keys `identity`."""
+def refuse_foreign(folder: Path, config: Mapping[str, Any], identity: tuple[str, ...], earlier: bool = False) -> None:
+    """Refuse a folder with other files, or whose configuration differs in the top-level keys `identity`.
+
+    With `earlier` it has to be an earlier run's.
+    """
     path = folder / CONFIG
     if path.is_file():
         theirs: Any = None
@@ -100,17 +103,15 @@ def refuse_foreign(folder: Path, config: Mapping[str, Any], identity: tuple[str,
                 f"`run_dir` should name a new folder or one of the same experiment. Got `run_dir = {folder}`, whose "
                 f"{CONFIG} differs in {', '.join(different[:5])}. Name another folder, or none for a new one."
             )
-    elif folder.exists() and not (folder.is_dir() and all(_is_trace(one.name) for one in folder.iterdir())):
+    elif folder.exists() and not (
+        # a run that was killed before it wrote its configuration leaves these
+        folder.is_dir() and all(is_temporary(one.name) or one.name == _LOCK for one in folder.iterdir())
+    ):
         raise Refusal(
             f"`run_dir` should name a new folder or an earlier run's. Got `run_dir = {folder}`, which is no folder or "
             f"holds other files and no {CONFIG}. Name another folder, or none for a new one."
         )
-
-
-def refuse_unclaimed(folder: Path, config: Mapping[str, Any], identity: tuple[str, ...]) -> None:
-    """Refuse a folder that is not an earlier run's of the same experiment."""
-    refuse_foreign(folder, config, identity)
-    if not (folder / CONFIG).is_file():
+    elif earlier:
         raise Refusal(
             f"`run_dir` should be an earlier run's folder for this verb. Got `run_dir = {folder}`, which holds no {CONFIG}. "
             "Name a folder that `fit` or `detect` has filled, or leave it out and give --ckpt_path."
@@ -157,11 +158,6 @@ def hold(folder: Path) -> Iterator[None]:
         with suppress(OSError):
             path.unlink()
         lock.release()
-
-
-def _is_trace(name: str) -> bool:
-    """Whether a file may be left from a run that was killed before it wrote its configuration, or be its lock."""
-    return is_temporary(name) or name == _LOCK
 
 
 def _make(folder: Path, exist_ok: bool = True) -> None:

@@ -29,14 +29,7 @@ def image_generator(seed: int, image_id: str) -> torch.Generator:
 
 
 def generator_states() -> dict[str, Any]:
-    """States of the global generators of torch, its current GPU, NumPy and Python, as tensors and plain numbers.
-
-    >>> states = generator_states()
-    >>> first = torch.rand(3)
-    >>> restore_generators(states)
-    >>> torch.equal(first, torch.rand(3))
-    True
-    """
+    """States of the global generators of torch, its current GPU, NumPy and Python, as tensors and plain numbers."""
     name, keys, *position = np.random.get_state()
     return {
         "torch": torch.get_rng_state(),
