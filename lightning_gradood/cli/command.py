@@ -64,6 +64,7 @@ class Command(LightningCLI):
     trainer: Trainer
     model: ClassificationTask
     datamodule: ImageDataModule
+    detection: DetectionSettings | None = None  # stage two's settings; None if it was switched off
 
     def __init__(self, leaving: ExitStack, args: Sequence[str], callbacks: Sequence[Callback] = ()) -> None:
         self.leaving, self.callbacks, self.outcomes = leaving, callbacks, list[Outcome]()
@@ -100,7 +101,8 @@ class Command(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Keys that every verb knows, so that one file serves all."""
-        parsing.add_own_arguments(parser)
+        for name, (kind, default, text) in parsing.KEYS.items():
+            parser.add_argument(f"--{name}", type=kind, default=default, help=text)
 
     def _parse_ckpt_path(self) -> None:
         """Look at what was parsed; leave hyper-parameters in checkpoints alone, which Lightning lets beat the command line."""
@@ -124,6 +126,7 @@ class Command(LightningCLI):
                 raise refusal from error
             parsing.refuse_denied(str(error))
             raise
+        self.detection = self._get(self.config_init, "detection")
         network = self._setting("model").init_args.get("network") or {}
         if names := categories_of(str(network.get("class_path")), (network.get("init_args") or {}).get("weights")):
             self.datamodule.sources.names_of_weights = Outputs.of(names)
@@ -170,11 +173,11 @@ class Command(LightningCLI):
             earlier = verb not in _FILLING and self._setting("run_dir") is not None
             refuse_foreign(folder, self.configuration, _IDENTITY, earlier)
         if verb == "fit":
-            if checkpoint := self._resumed():
+            if checkpoint := self._weights(defaults.LAST):
                 _check_resumable(checkpoint, self.model)
             self.model.load_initial_weights()
         else:
-            self.trainer.load(self.model, self._classifier())
+            self.trainer.load(self.model, self._weights())
         probes = verb in ("fit", "extract", "detect")
         self.trainer.preflight(verb, self.model, self.datamodule, self.detection if probes else None)
         if verb == "fit" and self.trainer.is_global_zero:  # the others wait until the images are there
@@ -193,13 +196,13 @@ class Command(LightningCLI):
     def fit(self, model: ClassificationTask, datamodule: ImageDataModule, **kwargs: Any) -> None:
         """Train the classifier, going on from the folder's last checkpoint, then run stage two."""
         with stage("training", self.trainer):
-            self.trainer.fit(model, datamodule=datamodule, ckpt_path=self._resumed(), weights_only=True)
+            self.trainer.fit(model, datamodule=datamodule, ckpt_path=self._weights(defaults.LAST), weights_only=True)
         if self.detection is not None:
             self._detect(None if self._setting("trainer").fast_dev_run else "best")
 
     def detect(self, **kwargs: Any) -> None:
         """Stage two alone."""
-        self._detect(self._classifier())
+        self._detect(self._weights())
 
     def _detect(self, ckpt_path: str | None) -> None:
         self.outcomes = self.trainer.detect(
@@ -208,7 +211,7 @@ class Command(LightningCLI):
 
     def extract(self, model: ClassificationTask, datamodule: ImageDataModule, **kwargs: Any) -> None:
         """Stage two's first half."""
-        self.trainer.extract(model, datamodule, self._classifier(), self.detection, self._setting("cache_dir"))
+        self.trainer.extract(model, datamodule, self._weights(), self.detection, self._setting("cache_dir"))
 
     def predict(self, **kwargs: Any) -> None:
         """Write predictions to the run's folder, which `predict` has always."""
@@ -223,31 +226,16 @@ class Command(LightningCLI):
         text = self._parser(self.subcommand).dump(self.config[str(self.subcommand)], skip_unset=False)
         return dict(yaml.safe_load(text))
 
-    @property
-    def detection(self) -> DetectionSettings | None:
-        """Stage two's settings; None if it was switched off."""
-        settings: DetectionSettings | None = self._get(self.config_init, "detection")
-        return settings
-
     def _recipe(self) -> Recipe | None:
         """How a guard builds network and transform again; None for a task of the user's own that has no `network`."""
-        network, transform = (
-            self._setting("model").init_args.get("network"),
-            self._setting("data").init_args.get("transform"),
-        )
-        return Recipe(encode(network.as_dict()), transform and encode(transform.as_dict())) if network else None
+        parts = (self._setting("model").init_args.get("network"), self._setting("data").init_args.get("transform"))
+        network, transform = (encode(part.as_dict()) if part else None for part in parts)
+        return Recipe(network, transform) if network else None
 
-    def _classifier(self) -> str | None:
-        """The weights that are named, or else the best of the run."""
-        return self._setting("ckpt_path") or self._checkpoint("best.ckpt")
-
-    def _resumed(self) -> str | None:
-        """The checkpoint from which `fit` goes on."""
-        return self._setting("ckpt_path") or self._checkpoint(defaults.LAST)
-
-    def _checkpoint(self, name: str) -> str | None:
+    def _weights(self, name: str = "best.ckpt") -> str | None:
+        """The weights that are named, or else a checkpoint of the run."""
         path = self.folder / CHECKPOINTS / name if self.folder else None
-        return str(path) if path and path.is_file() else None
+        return self._setting("ckpt_path") or (str(path) if path and path.is_file() else None)
 
     def _choose_folder(self) -> Path | None:
         named = self._setting("run_dir")

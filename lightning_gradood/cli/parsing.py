@@ -63,7 +63,7 @@ _LINE = "\n" + " " * 24
 _CLASS_PATH, _ARGUMENTS, _CONFIG = "class_path", "init_args", ("-c", "--config")
 _ROOMS = (data, detectors, gradients, networks, perturbations, tasks)
 _SETTINGS = (DetectionSettings, LoggingSettings, ReportSettings, Benchmark, Experiment, TableSettings)
-_KEYS = {  # ours: type, default and help
+KEYS = {  # ours: type, default and help
     "detection": (DetectionSettings | None, DetectionSettings(),
                   "Stage two: what is read from the classifier and which detectors are fitted; null stops `fit` before it."),
     "logging": (LoggingSettings, LoggingSettings(), "What W&B keeps of a run beside its numbers."),
@@ -177,7 +177,7 @@ def vocabulary() -> dict[str, str]:
     public = {name: getattr(room, name) for room in _ROOMS for name in room.__all__}
     typed = [one for one in (*public.values(), Trainer, *_SETTINGS) if callable(one)]
     parameters = {name for one in typed for name in inspect.signature(one).parameters}
-    sections = ("seed_everything", "trainer", "model", "data", *_KEYS)
+    sections = ("seed_everything", "trainer", "model", "data", *KEYS)
     plain = dict.fromkeys([*parameters, *sections, *loggers.__all__, *callbacks.__all__, *torch.optim.__all__], "")
     return plain | {name: f"{room.__name__}.{name}" for room in _ROOMS for name in room.__all__}
 
@@ -231,12 +231,6 @@ class LogConfig(SaveConfigCallback):
         config = yaml.safe_load(self.parser.dump(self.config, skip_unset=False))
         for logger in trainer.loggers:
             logger.log_hyperparams(config)
-
-
-def add_own_arguments(parser: LightningArgumentParser) -> None:
-    """Add the keys that are ours to a verb's parser."""
-    for name, (kind, default, text) in _KEYS.items():
-        parser.add_argument(f"--{name}", type=kind, default=default, help=text)
 
 
 def with_shipped_files(words: Sequence[str]) -> list[str]:
