@@ -38,7 +38,6 @@ LAST = "last.ckpt"  # in the folder's checkpoints
 _REHEARSED = 30  # images of each source under fast_dev_run: enough for every split, few enough for one batch
 _TAG = 64  # characters that W&B allows
 _THREADS = "OMP_NUM_THREADS"
-_RUN_LOG = "run.log"
 _LOGGERS = ("lightning_gradood", "lightning.pytorch", "lightning.fabric")
 _PACKAGES = ("torch", "torchvision", "lightning", "numpy", "scikit-learn", "advertorch", "pyarrow")
 _LINES = 3  # in a message: a table, such as Lightning's summary of a network, is left out
@@ -163,7 +162,7 @@ def run_log() -> Iterator[Callable[[Path, Mapping[str, Any]], None]]:
     loggers, level, show = [logging.getLogger(name) for name in _LOGGERS], LOG.level, warnings.showwarning
 
     def begin(folder: Path, configuration: Mapping[str, Any]) -> None:
-        target = logging.FileHandler(folder / _RUN_LOG, encoding="utf-8", errors="backslashreplace", delay=True)
+        target = logging.FileHandler(folder / "run.log", encoding="utf-8", errors="backslashreplace", delay=True)
         target.handleError = lambda record: None  # type: ignore[method-assign]  # a full disk ends no run
         for line in _head(configuration):
             target.handle(logging.LogRecord("run", logging.INFO, "", 0, line, (), None))
@@ -197,11 +196,9 @@ def _head(configuration: Mapping[str, Any]) -> list[str]:
     versions = {"lightning_gradood": __version__, "python": platform.python_version()}
     versions |= {name: version(name) for name in _PACKAGES}
     seeds = {name: OmegaConf.select(OmegaConf.create(dict(configuration)), name) for name in _SEEDS}
-    gpus = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
     return [
         f"# python -m lightning_gradood {shlex.join(sys.argv[1:])}",
         f"# versions: {', '.join(f'{name} {number}' for name, number in versions.items())}",
-        f"# machine: {socket.gethostname()}, process {os.getpid()}, {platform.platform()}, {os.cpu_count()} processors, "
-        f"{', '.join(gpus) or 'no GPU'}",
+        f"# machine: {socket.gethostname()}, process {os.getpid()}, {platform.platform()}, {os.cpu_count()} processors",
         f"# seeds: {', '.join(f'{name} {seed}' for name, seed in seeds.items())}",
     ]

@@ -1,5 +1,6 @@
 """The parser of experiments: help texts, refusals in one sentence, limits on YAML, signatures that it cannot read, `--trust`."""
 
+import argparse
 import inspect
 import itertools
 import os
@@ -128,21 +129,16 @@ def without_trust(words: Sequence[str]) -> tuple[list[str], list[str] | None]:
     >>> without_trust(["fit", "--trust", "my_package", "--config", "digits", "--trust=own"])
     (['fit', '--config', 'digits'], ['my_package', 'own'])
     """
-    rest, named = list[str](), list[str]()
-    left = iter(words)
-    for word in left:
-        option, sign, value = word.partition("=")
-        if option != "--trust":
-            rest.append(word)
-            continue
-        value = value if sign else next(left, "")
+    reader = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    reader.add_argument("--trust", action="append", nargs="?", const="", default=[])
+    given, rest = reader.parse_known_args(list(words))
+    for value in given.trust:
         if not all(part.isidentifier() for part in value.split(".")) or value.partition(".")[0] == "jsonargparse":
             raise Refusal(
                 f"`--trust` should name a package or module whose classes an experiment file may build. Got `--trust {value}`. "
                 "Write e.g. --trust my_package, or --trust own for those of lightning_gradood, torch and torchvision alone."
             )
-        named.append(value)
-    return rest, named or None
+    return rest, given.trust or None
 
 
 @contextmanager

@@ -17,13 +17,9 @@ from lightning_gradood.cli.verbs import VERBS
 SWITCH: dict[str, Any] = {"action": "store_true"}
 """Spelling of a flag that takes no value."""
 
-_VERB = re.compile(r"argument subcommand: invalid choice: '(?P<word>[^']*)'|expected \"subcommand\" to be one of")
-_UNKNOWN_KEY = re.compile(
-    r"(?:[Oo]ption '|Key '|unrecognized arguments: --|keys that it knows\. Got `)(?P<word>[\w.]+)"
-)
-_UNKNOWN_CLASS = re.compile(
-    r"(?:Expected a dot import path string: |has no attribute '|there is no class called )(?P<word>[\w.]+)"
-)
+_VERB = re.compile(r"argument subcommand: invalid choice: '([^']*)'|expected \"subcommand\" to be one of")
+_UNKNOWN_KEY = re.compile(r"(?:[Oo]ption '|Key '|unrecognized arguments: --|keys that it knows\. Got `)([\w.]+)")
+_UNKNOWN_CLASS = re.compile(r"(?:dot import path string: |has no attribute '|there is no class called )([\w.]+)")
 _KEY = re.compile(r'Parser key "([^"]+)": ?|^`([\w.-]+)`(?:: | (?=should hold only keys))')
 _NOISE = re.compile(  # how the parser works, and alternatives of a Union that nobody means
     r"^$|Does not validate against|Subtypes:|Errors:|Given value type:|Expected a path but"
@@ -92,28 +88,25 @@ def refuse_existing(flag: str, path: Path, overwrite: bool) -> None:
 def one_sentence(message: str, known: Mapping[str, str], flag: str = "") -> str:
     """Shorten a message of the argument parser to the key, what is wrong with it, and the nearest known name for an unknown one.
 
-    Args:
-        message: as jsonargparse words it, several nested lines.
-        known: names that may be used, classes with their import path, other names with an empty text.
-        flag: what stands before a key, such as `--`.
+    `known` are names that may be used, classes with their import path; `flag` stands before a key, such as `--`.
 
     Example:
         >>> one_sentence("unrecognized arguments: --trainer.max_epoch 3", {"trainer": "", "max_epochs": ""})
         'The configuration should hold only keys that it knows. Got `trainer.max_epoch`. Did you mean `max_epochs`?'
     """
     if match := _VERB.search(message):
-        if match["word"] is None:
+        if match[1] is None:
             return "A verb should come first, e.g. `fit --config digits`. Got none. `--help` lists the verbs."
-        hint = _hint(match["word"], dict.fromkeys(VERBS, ""))
-        return f"A verb should be one of {', '.join(VERBS)}. Got `{match['word']}`. {hint}"
+        hint = _hint(match[1], dict.fromkeys(VERBS, ""))
+        return f"A verb should be one of {', '.join(VERBS)}. Got `{match[1]}`. {hint}"
     lines = [line.strip().removeprefix("- ") for line in message.splitlines()]
     keys = list(dict.fromkeys(key for line in lines for found in _KEY.findall(line) for key in found if key))
     where = f"`{flag}{'.'.join(keys)}`: " if keys else ""
     if match := _UNKNOWN_KEY.search(message):
         where = where.removesuffix(": ") or "The configuration"
-        return f"{where} should hold only keys that it knows. Got `{match['word']}`. {_hint(match['word'], known)}"
+        return f"{where} should hold only keys that it knows. Got `{match[1]}`. {_hint(match[1], known)}"
     if match := _UNKNOWN_CLASS.search(message):
-        word = match["word"].rstrip(".")
+        word = match[1].rstrip(".")
         return f"{where}there is no class called {word}. {_hint(word, known)}"
     lines = [_KEY.sub("", line) for line in lines]
     rest = "; ".join(dict.fromkeys(line.rstrip(".") for line in lines if not _NOISE.search(line)))

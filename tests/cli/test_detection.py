@@ -187,7 +187,7 @@ def test_settings_that_cannot_work_are_refused_before_an_image_is_read(run, modu
     rows = [
         (["--detection.protocol", "all"], "'known', 'leave_one_out', 'cross'"),
         (["--data.train", "null", chosen, "[Mahalanobis]"], "`data.train` should name the classifier's"),
-        ([chosen, f"[{SYNTHETIC}, {other}]"], "should agree on what they read. Got two settings of `blur`"),
+        ([chosen, f"[{SYNTHETIC}, {other}]"], "outliers of one name. Got two settings of `blur`"),
         (ALONE, "`data.normal` should have at least 20 images in `train` for `no_anomalies`. Got 8. Add images, or name"),
         (["--detection.guard", "lid"], "name a detector of this experiment. Got `detection.guard = lid`. Choose among"),
         ([chosen, "[GradNorm]", "--ckpt_path", "headless.pt", *headless],
