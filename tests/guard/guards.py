@@ -29,7 +29,7 @@ DETECTORS = {
     "odin": d.ODIN(temperatures=[1.0, 1000.0], magnitudes=[0.0, 0.01]), "consistency": d.Consistency(),
     "mahalanobis_p_fe": d.Mahalanobis(preprocessing=True, ensemble=True, magnitudes=[0.0, 0.01]),
     "gradient_gaussian": d.GradientGaussian(DESIGNS), "gradient_knn": d.GradientKNN([Uniform()], k=3),
-    "mahalanobis_pp": d.MahalanobisPP(), "mahalanobis_pp_layers": d.MahalanobisPP(all_layers=True),
+    "mahalanobis_pp": d.MahalanobisPP(),
     "combined": d.Combined([d.Baseline(), d.MahalanobisPP(), d.Consistency(), d.GradientKNN(DESIGNS, k=3)]),
 }  # fmt: skip
 NETWORK = {

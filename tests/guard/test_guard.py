@@ -21,7 +21,7 @@ from lightning_gradood.guard.explain import mlp_contributions, shapley_values
 from lightning_gradood.metrics import conformal_p_values, conformal_threshold
 from lightning_gradood.records import normal_records
 
-ROUNDED = ("consistency", "combined", "synthetic_outliers", "mahalanobis_v", "mahalanobis_pp_layers")
+ROUNDED = ("consistency", "combined", "synthetic_outliers", "mahalanobis_v")
 
 
 @pytest.fixture(scope="module")
