@@ -7,7 +7,6 @@ computed again through dW itself (`guarded`). ρ costs nothing, because both mat
 
 from __future__ import annotations
 
-import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -72,11 +71,8 @@ class Call:
         )
 
     def is_activation(self, *tensors: Any) -> bool:
-        """Whether each is a floating point tensor with a gradient that is not made of parameters alone."""
-        return all(
-            isinstance(one, Tensor) and not self.knows(one) and one.requires_grad and one.is_floating_point()
-            for one in tensors
-        )
+        """Whether each is a tensor with a gradient that is not made of parameters alone."""
+        return all(isinstance(one, Tensor) and one.requires_grad and not self.knows(one) for one in tensors)
 
     def is_constant(self, *tensors: Any) -> bool:
         """Whether each is absent, a parameter, or a tensor that no gradient flows through."""
@@ -136,7 +132,7 @@ class Accumulator:
 
     A parameter that is used once gives its norms at once, by the cheapest closed form. One that is used several times,
     or through a reparametrised tensor, needs its per-sample gradients added up first: a norm of a sum is not the sum of
-    norms. The L `parameters` are in the columns' order; `passes` backward passes (label designs) follow one forward.
+    norms. `passes` backward passes (label designs) follow one forward.
     """
 
     def __init__(self, parameters: Sequence[Tensor], batch: int, passes: int = 1) -> None:
@@ -164,8 +160,7 @@ class Accumulator:
         """Count one use in the forward pass, of a parameter itself or through a tensor that rearranges its entries."""
         if tensor is not None:
             self.reparametrised.spend(tensor)
-            column = self.column(self.reparametrised.source(tensor))
-            if column >= 0:
+            if (column := self.column(self.reparametrised.source(tensor))) >= 0:
                 self._uses[column] += 1
 
     def is_summed(self, tensor: Tensor) -> bool:
@@ -233,16 +228,14 @@ def paired(strip_of: Callable[[int, int], Tensor], b: Tensor) -> tuple[Tensor, T
     """
     T = b.shape[2]
     step = max(_STRIP, -(-T // 4))
-    traces_a, traces_b, inners = [], [], []
+    trace_a = trace_b = inner = torch.zeros((), dtype=torch.float64)
     for start in range(0, T, step):
         other, own = strip_of(start, start + step), strip(b, start, start + step)
-        traces_a.append(_trace(other))
-        traces_b.append(_trace(own))
+        trace_a, trace_b = trace_a + _trace(other), trace_b + _trace(own)
         own.mul_(other)
-        inners.append(_total(own))
+        inner = inner + _total(own)
         if own.shape[2] > step:
-            inners.append(_total(own[:, :, step:]))
-    trace_a, trace_b, inner = (functools.reduce(torch.add, parts) for parts in (traces_a, traces_b, inners))
+            inner = inner + _total(own[:, :, step:])
     info = torch.finfo(b.dtype)
     vanishing = torch.minimum(trace_a, trace_b) < T * info.tiny / info.eps
     return inner, (trace_a * trace_b).masked_fill(vanishing, torch.inf)

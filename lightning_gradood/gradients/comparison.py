@@ -37,8 +37,7 @@ NOT_LINEAR = "the backward pass is not linear in its logit gradient"
 _HIDDEN = "parameters are used where no torch function shows, e.g. in a custom autograd function"
 _LARGEST_COPY = 4 << 30  # bytes of a copy; larger networks are compared themselves
 SMALL = 3  # images in a batch of probes
-# of norms under a logit gradient times a power of two, which is nearly exact
-_ROUNDING = {torch.float32: 1e-5, torch.float64: 1e-10}
+_ROUNDING = {torch.float32: 1e-5, torch.float64: 1e-10}  # of norms under a logit gradient times a power of two
 
 
 @dataclass

@@ -32,8 +32,7 @@ def loop_norms(
 ) -> tuple[Tensor, Tensor]:
     """Return squared norms, float64 [N, K, L], and logits [N, C], by one forward and K backward passes per image.
 
-    `reorders`: whether batch norm may meet a layout that torch misreads (`core.network_state`). `scales`: whether the
-    backward pass is linear, so that its logit gradient may be brought to a safe scale.
+    `reorders`: whether batch norm may meet a layout that torch misreads. `scales`: whether the backward pass is linear.
     """
     with requiring_grad(parameters, True), OrderedBatchNorm() if reorders else nullcontext():
         rows = [_one_image(network, image, label_designs, parameters, scales) for image in torch.split(images, 1)]
@@ -80,15 +79,10 @@ def _squared(gradients: Sequence[Tensor | None], like: Tensor) -> Tensor:
 def check_logits(logits: Tensor, number: int) -> None:
     """Refuse an output that is not one row of logits, with a graph behind it, for each of `number` images."""
     check_logits_shape(logits, number)
-    if not logits.is_floating_point():
+    if not logits.is_floating_point() or not logits.requires_grad:
         raise Refusal(
-            "the network's output should be floating point logits. "
-            f"Got `output.dtype = {logits.dtype}`. Return the scores before argmax."
-        )
-    if not logits.requires_grad:
-        raise Refusal(
-            "the network's output should depend on its parameters through autograd. "
-            "Got an output without a graph. Remove torch.no_grad, detach or .data from its forward."
+            "the network's output should be floating point logits that depend on its parameters through autograd. Got "
+            f"`output.dtype = {logits.dtype}` and no graph. Return the scores before argmax, without no_grad, detach or .data."
         )
 
 

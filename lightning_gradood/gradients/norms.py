@@ -1,8 +1,7 @@
 """Squared gradient norms of a batch of images, with or without the logits of the same pass.
 
-The public functions refuse what has no answer; behind them input is trusted. The batch is cut into micro-batches, so
-that memory does not grow with it. Each goes through closed forms if the network's way allows it (`comparison`), and
-some are compared with the loop.
+The batch is cut into micro-batches, so that memory does not grow with it. Each goes through closed forms if the
+network's way allows it (`comparison`), and some are compared with the loop.
 """
 
 from __future__ import annotations

@@ -69,8 +69,6 @@ class Convolution(Layer):
         """Squared norms of every image's dW, float64 [N], by the cheapest form, in chunks that stay in cache."""
         size = size_of(a.shape[1], b.shape[1], tuple(a.shape[2:]), tuple(b.shape[2:]), self.geometry)
         form, step = cheapest(size, self.geometry, costs.limits(a.device))
-        if step >= a.shape[0]:
-            return self._chunk(form, 0, a, b, accumulator)
         chunks = zip(torch.split(a, step), torch.split(b, step), strict=True)
         return torch.cat([self._chunk(form, part, x, y, accumulator) for part, (x, y) in enumerate(chunks)])
 

@@ -11,6 +11,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -81,7 +82,7 @@ def input_gradient(x: Tensor, b: Tensor, weight: Tensor, geometry: Geometry) -> 
 def weight_gradients(a: Tensor, b: Tensor, geometry: Geometry) -> Tensor:
     """Form every image's dW [n, D, C/groups, *kernel] by one convolution-backward in which each image is a group.
 
-    Input a [n, C, ...], output gradient b [n, D, ...]. A transposed convolution's dW is [n, C, D/groups, *kernel].
+    A transposed convolution's dW is [n, C, D/groups, *kernel].
     """
     n, C, D = a.shape[0], a.shape[1], b.shape[1]
     rows, columns = (C, D) if geometry.transposed else (D, C)
@@ -97,9 +98,13 @@ def weight_gradients(a: Tensor, b: Tensor, geometry: Geometry) -> Tensor:
 
 
 def materialised(a: Tensor, b: Tensor, geometry: Geometry) -> Tensor:
-    """Squared norms [n] through `weight_gradients`: T·C·D·k² multiplications."""
-    if _pads_pay(a, b, geometry):
-        a, b = _sixteenfold(a), _sixteenfold(b)  # channels of zeros change no norm
+    """Squared norms [n] through `weight_gradients`: T·C·D·k² multiplications.
+
+    Channels of zeros change no norm, and oneDNN's fast kernel takes multiples of 16.
+    """
+    is_plain = geometry.is_full() and a.ndim == 4 and a.dtype == torch.float32 and a.device.type == "cpu"
+    if is_plain and a.shape[0] > 1 and a.shape[1] >= 12 and b.shape[1] >= 8:
+        a, b = (F.pad(one, (0, 0, 0, 0, 0, -one.shape[1] % 16)) if one.shape[1] % 16 else one for one in (a, b))
     return squared_rows(weight_gradients(a, b, geometry))
 
 
@@ -150,23 +155,15 @@ def pixel_products(a: Tensor, geometry: Geometry) -> Tensor:
     for a kernel's rows and columns one after the other.
     """
     size = [geometry.positions(axis, length) for axis, length in enumerate(a.shape[2:])]
-    phases = itertools.product(*(geometry.phases(axis).items() for axis in range(len(size))))
-    total = _phase_products(a, geometry, next(phases), size)
-    for phase in phases:
-        total += _phase_products(a, geometry, phase, size)
-    return total.view(a.shape[0], math.prod(size), -1)
-
-
-def _phase_products(
-    a: Tensor, geometry: Geometry, phase: Sequence[tuple[int, Sequence[int]]], size: Sequence[int]
-) -> Tensor:
-    """One phase's share of AᵀA [n, *size, *size]; `phase` has its first pixel and its taps' shifts along each axis."""
-    part = _every(a, [first for first, _ in phase], geometry)
-    pixels = part.flatten(2)
-    summed = torch.bmm(pixels.transpose(1, 2), pixels).view(a.shape[0], *part.shape[2:], *part.shape[2:])
-    for axis, (_, shifts) in enumerate(phase):
-        summed = _diagonal_sums(summed, 1 + axis, 1 + axis + len(size), shifts, size[axis])
-    return summed
+    total: Tensor | None = None
+    for phase in itertools.product(*(geometry.phases(axis).items() for axis in range(len(size)))):
+        part = _every(a, [first for first, _ in phase], geometry)
+        pixels = part.flatten(2)
+        summed = torch.bmm(pixels.transpose(1, 2), pixels).view(a.shape[0], *part.shape[2:], *part.shape[2:])
+        for axis, (_, shifts) in enumerate(phase):
+            summed = _diagonal_sums(summed, 1 + axis, 1 + axis + len(size), shifts, size[axis])
+        total = summed if total is None else total.add_(summed)
+    return cast(Tensor, total).view(a.shape[0], math.prod(size), -1)
 
 
 def _diagonal_sums(pixels: Tensor, one: int, other: int, shifts: Sequence[int], length: int) -> Tensor:
@@ -213,14 +210,3 @@ def _every(a: Tensor, first: Sequence[int], geometry: Geometry) -> Tensor:
         if stride > 1:
             a = a[(slice(None),) * axis + (slice(start, None, stride),)]
     return a
-
-
-def _pads_pay(a: Tensor, b: Tensor, geometry: Geometry) -> bool:
-    """Whether it pays to pad channels to multiples of 16, which oneDNN's fast kernel takes."""
-    fits = geometry.groups == 1 and not geometry.transposed and a.ndim == 4 and a.dtype == torch.float32
-    return fits and a.shape[0] > 1 and a.device.type == "cpu" and a.shape[1] >= 12 and b.shape[1] >= 8
-
-
-def _sixteenfold(tensor: Tensor) -> Tensor:
-    missing = -tensor.shape[1] % 16
-    return F.pad(tensor, (0, 0, 0, 0, 0, missing)) if missing else tensor

@@ -65,8 +65,6 @@ def weight_norms(a: Tensor, b: Tensor) -> Tensor:
 def _through_gradients(a: Tensor, b: Tensor) -> Tensor:
     """`weight_norms` through `weight_gradients`, of few images at a time where dW is large."""
     step = max(1, costs.limits(a.device).chunk // (a.shape[2] * b.shape[2]))
-    if step >= a.shape[0]:
-        return squared_rows(weight_gradients(a, b))
     parts = zip(torch.split(a, step), torch.split(b, step), strict=True)
     return torch.cat([squared_rows(weight_gradients(*part)) for part in parts])
 
