@@ -210,20 +210,6 @@ def added(self, x):
     return torch.baddbmm(self.scores, torch.tanh(y), x.transpose(1, 2)) @ x
 
 
-LSTM = partial(nn.LSTM, 3, 4, num_layers=2, bidirectional=True)
-
-
-@whole("rows", cells=LSTM, head=lin(16, 5))
-@whole("rows first", cells=partial(LSTM, batch_first=True, bias=False), head=lin(16, 5))
-def rows(self, x):
-    """The rows of a picture as tokens of their own for an LSTM over columns, with all that it returns."""
-    rows = x.permute(0, 2, 3, 1).flatten(0, 1)  # [N·8, 8, 3]
-    y, (h, c) = self.cells(rows if self.cells.batch_first else rows.transpose(0, 1))
-    y = y if self.cells.batch_first else y.transpose(0, 1)
-    found = torch.cat([y.square().mean(1), h[1] + h[2], c[3] * c[0]], 1)
-    return self.head(found.view(len(x), 8, 16).mean(1))
-
-
 @whole("unfolded", inner=conv(3, 4, 3, 2, 1), position=(1, 4, 2, 2), head=lin(64, 5))
 def unfolded(self, x):
     """TNT: patches of the images, as rows of their own, through the first layer of all."""

@@ -3,9 +3,7 @@
 import pytest
 import torch
 import torchvision
-from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch import nn
 
 from lightning_gradood import gradients
 from lightning_gradood.core import exact_arithmetic, frozen_network
@@ -248,32 +246,3 @@ def test_memory_is_bounded_and_checks_are_few(monkeypatch):
     assert sum(network.sizes) == 500
     monkeypatch.setattr(costs, "limits", lambda device: costs.Limits(activation_bytes=20_000))
     assert 1 <= way_of(make("residual"), pictures(20)).micro_batch < 5
-
-
-class Largest(TorchDispatchMode):
-    """Remembers the largest tensor that an operation made, views of others apart."""
-
-    elements = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        given = {t.untyped_storage().data_ptr() for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)}
-        made = func(*args, **(kwargs or {}))
-        for tensor in tree_leaves(made):
-            if isinstance(tensor, Tensor) and tensor.untyped_storage().data_ptr() not in given:
-                self.elements = max(self.elements, tensor.numel())
-        return made
-
-
-def test_nothing_is_as_large_as_the_callers_batch():
-    """Neither the first call nor a later one, by closed forms or by the loop, copies, casts or compares it whole."""
-    wrong = {}
-    for name, inference_mode in (("pointwise", True), ("pointwise", False), ("sequence_first", True)):
-        network = make(name, torch.float32)
-        with torch.inference_mode(inference_mode):
-            images = pictures(120, torch.float64)
-            for call in range(2):
-                with Largest() as largest:
-                    squared_gradient_norms(network, images)
-                # 32 images of up to 8 channels for 3
-                wrong[name, inference_mode, call] = largest.elements > images.numel() * 0.9 and largest.elements
-    truth.assert_none(wrong)

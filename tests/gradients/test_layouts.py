@@ -13,7 +13,6 @@ from lightning_gradood.gradients import AllOnes, engine, squared_gradient_norms
 
 from . import truth
 from .block_modules import Net
-from .test_exactness import torchvision_case
 from .toys import TOYS, make
 from .toys import pictures as small_pictures
 from .treacherous import pictures
@@ -143,9 +142,3 @@ def test_networks_have_the_slopes_of_their_losses():
     for name in sorted(set(TOYS) - cut):
         network, image = make(name), small_pictures(1)
         assert_slopes(network, image, truth.true_norms(network, image)[0])
-
-
-@pytest.mark.parametrize("name", ["VisionTransformer", pytest.param("shufflenet_v2_x0_5", marks=pytest.mark.slow)])
-def test_networks_of_others_have_the_slopes_of_their_losses(name):
-    network, pair = torchvision_case(name)
-    assert_slopes(network, pair[:1], squared_gradient_norms(network, pair)[0], 1e-4)

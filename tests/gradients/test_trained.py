@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import sklearn.datasets
 import torch
 import torch.nn.functional as F
 from PIL import Image
@@ -19,7 +18,6 @@ from lightning_gradood.gradients.rules import convolution_forms as forms
 from lightning_gradood.networks import Normalized, load_weights, resnet18, resnet20
 
 from . import truth
-from .test_exactness import torchvision_network
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 
@@ -75,25 +73,3 @@ def test_no_entry_is_negative_or_further_off_than_plain_autograd(name, monkeypat
         assert ((found - exact).abs() / exact).median() <= 3 * (own / exact).median(), kind
     assert len(smallest) > 20
     assert min(smallest) > 1e-3, "how near trained networks come to the guard, which acts below 1e-4"
-
-
-SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("mobilenet_v3_small", "shufflenet_v2_x0_5")]
-
-
-@pytest.mark.parametrize("name", ["VisionTransformer", *SLOW])
-def test_torchvision_network_after_training_on_scans_of_digits(name):
-    """benchmarks/trained.py does the same for nine networks, a hundred steps each, on photographs."""
-    digits = sklearn.datasets.load_digits()
-    images = F.interpolate(torch.tensor(digits.images[:, None] / 16, dtype=torch.float32), 32).expand(-1, 3, -1, -1)
-    network = torchvision_network(name)
-    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3)
-    for rows in torch.randperm(len(images)).split(8)[:25]:
-        optimizer.zero_grad()
-        F.cross_entropy(network(images[rows]), torch.tensor(digits.target)[rows]).backward()
-        optimizer.step()
-    images = images[:4]
-    found, exact, own = judged(network.eval(), images)
-    truth.assert_exact(squared_gradient_norms(network, images.double()), exact)
-    scale = exact + 1e-12 * exact.amax(1, keepdim=True)  # a key's bias is zero but for rounding
-    for quantile in (0.5, 0.99, 1.0):
-        assert ((found - exact).abs() / scale).quantile(quantile) <= 3 * (own / scale).quantile(quantile)

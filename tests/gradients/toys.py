@@ -121,7 +121,6 @@ def frozen(self, x):
 
 @toy("recurrent", cells=partial(nn.LSTM, 24, 7, batch_first=True), head=lin(7, 5))
 @toy("gated_recurrent", cells=partial(nn.GRU, 24, 7, batch_first=True), head=lin(7, 5))
-@toy("stacked_recurrent", cells=partial(nn.LSTM, 24, 7, 2, batch_first=True, bidirectional=True), head=lin(14, 5))
 def recurrent(self, x):
     """The rows of a picture as a sequence."""
     return self.head(self.cells(x.transpose(1, 2).flatten(2))[0][:, -1])
@@ -188,8 +187,7 @@ TOYS |= {name: lambda layers=layers: nn.Sequential(*layers()) for name, layers i
 TOYS |= {"residual": Residual, "tied": Tied, "unused": Unused}
 TOYS |= {"checkpointed": Checkpointed, "checkpointed_later": partial(Checkpointed, stem=True)}
 SLOW = {  # exact through the loop; the others are exact through closed forms
-    "sequence_first", "recurrent", "stacked_recurrent", "gated_recurrent", "checkpointed", "checkpointed_later",
-    "rows", "rows first",
+    "sequence_first", "recurrent", "gated_recurrent", "checkpointed", "checkpointed_later",
 }  # fmt: skip
 NETWORKS = TOYS | BLOCKS
 FAST = sorted(set(NETWORKS) - SLOW)
