@@ -22,15 +22,11 @@ STEPPING = (0.0, 0.01)
 
 def data(limit=12, normal=(0, 1), **settings):
     """`limit` images of the digits 0 and 1, and as many nines; settings of perturbations may stand by themselves."""
-    anomalies = {"nine": DigitsSource([9], "test")}
-    names = [one.name for one in fields(Perturbations)]
-    groups = {
-        "limits": Limits(images=limit, sources=settings.pop("limits", None)),
-        "perturbations": Perturbations(**{name: settings.pop(name) for name in names if name in settings}),
-    }
-    return ImageDataModule(
-        DigitsSource(list(normal), "test"), anomalies, **({"probe_batch_size": 5} | groups | settings)
-    )
+    limits = Limits(images=limit, sources=settings.pop("limits", None))
+    names = [one.name for one in fields(Perturbations) if one.name in settings]
+    made = Perturbations(**{name: settings.pop(name) for name in names})
+    settings = {"probe_batch_size": 5, "limits": limits, "perturbations": made} | settings
+    return ImageDataModule(DigitsSource(list(normal), "test"), {"nine": DigitsSource([9], "test")}, **settings)
 
 
 def trained_data(**settings):

@@ -3,12 +3,9 @@
 from collections import Counter
 
 import pytest
-import torch
-from small_experiment import QUIET, data, task, trained_data
+from small_experiment import QUIET, task, trained_data
 
 from lightning_gradood import preflight as preflight_module
-from lightning_gradood.core import Refusal
-from lightning_gradood.data import DigitsSource, ImageDataModule, Limits
 from lightning_gradood.evaluation import DetectionSettings
 from lightning_gradood.extraction import callbacks
 from lightning_gradood.trainer import Trainer
@@ -33,13 +30,3 @@ def test_network_probes_and_sources_are_looked_at_once_for_a_verb(tmp_path, monk
     running.preflight(verb, model, sources, settings)  # as the command line does before it claims a folder
     running.detect(model, sources, settings=settings, cache_dir=str(tmp_path / "cache"))
     assert looks == dict.fromkeys(["check_network", "try_probes", "check_images"], 1)
-
-
-def test_a_network_that_does_not_fit_is_refused_again_with_other_images(tmp_path):
-    running, model = Trainer(default_root_dir=tmp_path, devices=1, **QUIET), task()
-    running.preflight("test", model, data())
-    small = ImageDataModule(DigitsSource([0, 1, 2], "test"), limits=Limits(images=12))
-    for _ in range(2):
-        with pytest.raises(Refusal, match=r"as the data have classes, 3\. Got 2 outputs"):
-            running.preflight("test", model, small)
-    assert torch.equal(model.network[1].running_mean, torch.zeros(4))

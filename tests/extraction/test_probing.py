@@ -6,6 +6,7 @@ from contextlib import contextmanager
 import lightning.pytorch as pl
 import pytest
 import torch
+from asserts import state_of
 from lightning.pytorch import LightningDataModule
 from small_experiment import QUIET, data, probe, probes, tables, task
 from torch import nn
@@ -23,7 +24,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:Total length of .* across ranks 
 
 
 def flat(batches):
-    return [name for _, ids in batches for name in ids]
+    return sorted(name for _, ids in batches for name in ids)
 
 
 def all_ids(sources):
@@ -39,9 +40,6 @@ class LogitsAsTheyCome(Probe):
 
     name = "as they come"
 
-    def names(self, network):
-        return []
-
     def __call__(self, network, images):
         return network(images)
 
@@ -50,18 +48,16 @@ class LogitsAsTheyCome(Probe):
     "settings", [{"inference_mode": True}, {"inference_mode": False}, {"precision": "bf16-mixed"}], ids=str
 )
 def test_records_are_complete_and_equal_to_direct_calls(tmp_path, settings):
-    """In inference mode too, Lightning's default, in which no gradient can be taken."""
     model, sources = task(), data()
     found = tables(probe(tmp_path, model, sources, [*probes(), LogitsAsTheyCome()], **settings))
-    assert set(found) == {(s, p) for s in ("normal", "nine") for p in ("gradients/all_ones", "logits", "as they come")}
+    assert len(found) == 2 * 3
     for (name, kind), records in found.items():
         source = sources.sources.clean[name]
         rows = [source.ids.index(row_id) for row_id in records.ids]
         images = as_float(source.images(rows))
         assert sorted(rows) == list(range(12))
         assert records.column("label").tolist() == source.labels[rows].tolist()
-        assert set(records.column("source")) == {name}
-        assert records.column("attack").tolist() == [""] * 12
+        assert (set(records.column("source")), set(records.column("attack"))) == ({name}, {""})
         with torch.no_grad():
             logits = model.network.eval()(images)
         assert records.column("prediction").tolist() == logits.argmax(1).tolist()
@@ -69,15 +65,6 @@ def test_records_are_complete_and_equal_to_direct_calls(tmp_path, settings):
         expected = norms if kind == "gradients/all_ones" else logits.double()
         torch.testing.assert_close(torch.tensor(records.probe(kind)), expected, rtol=1e-4, atol=1e-12)
         assert records.names(kind) == (parameter_names(model.network) if expected is norms else [])
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="float16 autocast needs a GPU")
-@pytest.mark.parametrize("precision", ["16-mixed", "bf16-mixed"])
-def test_mixed_precision_on_a_gpu_gives_the_records_of_float32(tmp_path, precision):
-    full = tables(probe(tmp_path / "full", task(), data(), precision="32-true"))
-    mixed = tables(probe(tmp_path / "mixed", task(), data(), precision=precision, accelerator="gpu"))
-    for key, records in full.items():
-        assert mixed[key].probe(key[1]) == pytest.approx(records.probe(key[1]), rel=1e-3)
 
 
 def test_the_keys_name_the_weights_that_are_read(tmp_path):
@@ -89,9 +76,7 @@ def test_the_keys_name_the_weights_that_are_read(tmp_path):
     saving.save_checkpoint(tmp_path / "late.ckpt", weights_only=True)
     assert keys(probe(tmp_path / "late", task(), data(), ckpt_path=tmp_path / "late.ckpt")) == given
 
-    class Late(pl.LightningModule):
-        """A task of the user's own, which loads its weights when Lightning sets it up."""
-
+    class Late(pl.LightningModule):  # a task of the user's own, which loads its weights when Lightning sets it up
         network = task().network
 
         def setup(self, stage):
@@ -117,7 +102,7 @@ def test_only_missing_images_are_loaded_where_it_is_asked_for_and_none_is_read_a
         assert images == predicted, "one image, to count the network's outputs"
         assert again.reader.data.predict_sources == ([] if only_missing else ["normal", "nine"])
     other = probe(tmp_path / "other", model, data(), only_missing=True)
-    assert sorted(flat(probed)) == all_ids(data())
+    assert flat(probed) == all_ids(data())
     for entry in other.entries:
         assert other.cache.read(entry.key).table.equals(first.cache.read(entry.key).table)
 
@@ -150,8 +135,6 @@ def altered(layer, name=None):
 
 
 class Namesake(AllZeros):
-    """Another label design of the same name."""
-
     name = "all_ones"
 
 
@@ -167,7 +150,6 @@ CHANGES = {  # network, images, probes, and how many of four entries are others 
 
 
 def test_what_changed_is_probed_again_and_nothing_else(tmp_path):
-    """In one cache: records of other weights, images or designs are never mixed."""
     first = probe(tmp_path / "one", task(), data())
     for change, (model, sources, reading, expected) in CHANGES.items():
         truth = tables(probe(tmp_path / change, model(), sources(), reading()))
@@ -181,16 +163,9 @@ def test_what_changed_is_probed_again_and_nothing_else(tmp_path):
 @contextmanager
 def failing_after(monkeypatch, batches):
     """Within, the reading of another batch after so many fails."""
-    read, done = batch_records.read_probes, []
-
-    def read_probes(*args):
-        if len(done) == batches:
-            raise ZeroDivisionError
-        done.append(1)
-        return read(*args)
-
+    read, left = batch_records.read_probes, iter(range(batches, -1, -1))
     with monkeypatch.context() as patch:
-        patch.setattr(batch_records, "read_probes", read_probes)
+        patch.setattr(batch_records, "read_probes", lambda *args: (1 / next(left), read(*args))[1])
         with pytest.raises(ZeroDivisionError):
             yield
 
@@ -260,11 +235,9 @@ def test_the_task_is_left_as_it_was_and_what_cannot_be_probed_is_refused(tmp_pat
             return []
 
     model, ids = task(), data().sources.normal.ids
-    before = {name: value.clone() for name, value in model.network.state_dict().items()}
+    before = state_of(model)
     probe(tmp_path, model, data(attacks={"fgsm": FGSM()}))
-    assert {(parameter.grad, parameter.requires_grad) for parameter in model.parameters()} == {(None, True)}
-    assert model.training
-    assert all(torch.equal(before[name], value) for name, value in model.network.state_dict().items())
+    assert state_of(model) == before
     with torch.no_grad():
         model.network[5].bias[0] = float("nan")
     with pytest.raises(Refusal, match=re.escape(f"These are {', '.join(ids[:5])}")):

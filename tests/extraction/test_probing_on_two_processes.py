@@ -16,7 +16,7 @@ from lightning_gradood.extraction.batch_records import BatchReader
 from lightning_gradood.perturbations import PGD, Corruption, IterLL
 from lightning_gradood.records import RecordCache, Records
 
-RUNS = {"even": 12, "odd": 9, "again": 9, "resumed": 12}  # images of each source
+RUNS = {"odd": 9, "again": 9, "resumed": 12}  # images of each source; "again" reads what "odd" has written
 PERTURBED = {  # PGD starts at random, fog is drawn at random: both by the image's id
     "attacks": {"pgd": PGD(eps=0.1, step=0.05, steps=3), "iterll": IterLL(eps=0.1, step=0.05, steps=3)},
     "corruptions": {"fog": Corruption("fog")},
@@ -24,7 +24,6 @@ PERTURBED = {  # PGD starts at random, fog is drawn at random: both by the image
     "limits": {"iterll": 10},
     "limit": 21,
 }
-FOLDERS = {"again": "odd"}  # reads what "odd" has written
 
 
 def main(folder):
@@ -43,7 +42,8 @@ def main(folder):
     two = {"strategy": "ddp", "devices": 2}
     for run, limit in RUNS.items():
         ids.clear()
-        probe(folder / FOLDERS.get(run, run), task(), data(limit=limit), only_missing=run == "resumed", **two)
+        cache = folder / ("odd" if run == "again" else run)
+        probe(cache, task(), data(limit=limit), only_missing=run == "resumed", **two)
         tell(run, ids)
     probe(folder / "perturbed", task(), data(**PERTURBED), **two)
     for run in ("learning", "learnt"):
@@ -54,7 +54,6 @@ def main(folder):
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
-    """Probe on one process, by number of images."""
     folder = tmp_path_factory.mktemp("alone")
     return {limit: probe(folder, task(), data(limit=limit)) for limit in set(RUNS.values())}
 
@@ -78,24 +77,27 @@ def told(folder, run):
     return [json.loads((folder / f"{run}-{rank}.json").read_text()) for rank in range(2)]
 
 
+def pairs(cache, one):
+    """Each entry's probe with its records by two processes and by one; they are of the same images."""
+    for entry, records in zip(one.entries, tables(one).values(), strict=True):
+        found = RecordCache(cache).read(entry.key)  # the same keys: nothing in them knows of processes
+        assert found.ids == records.ids
+        yield entry.probe, found, records
+
+
 def test_two_processes_leave_the_table_of_one(together, alone):
-    for run in ("even", "odd", "resumed"):
-        one = alone[RUNS[run]]
-        for entry, records in zip(one.entries, tables(one).values(), strict=True):
-            found = RecordCache(together / run).read(entry.key)
-            assert found.ids == records.ids
-            assert found.probe(entry.probe) == pytest.approx(records.probe(entry.probe), rel=1e-4, abs=1e-12)
-            assert found.names(entry.probe) == records.names(entry.probe)
-            plain = [name for name in found.table.column_names if name not in found.probes]
-            assert found.table.select(plain).to_pylist() == records.table.select(plain).to_pylist()
+    for run in ("odd", "resumed"):
+        for probe_, found, records in pairs(together / run, alone[RUNS[run]]):
+            assert found.probe(probe_) == pytest.approx(records.probe(probe_), rel=1e-4, abs=1e-12)
+            assert found.names(probe_) == records.names(probe_)
+            assert found.only([]).table.to_pylist() == records.only([]).table.to_pylist()
 
 
 def test_each_image_is_probed_by_one_process_once_and_never_again(together, alone):
-    for run in ("even", "odd"):
-        first, second = told(together, run)
-        sources = data(limit=RUNS[run]).sources.clean.values()
-        assert Counter(first + second) == Counter(name for source in sources for name in source.ids)
-        assert abs(len(first) - len(second)) <= 2  # at most one image of each of the two sources
+    first, second = told(together, "odd")
+    sources = data(limit=9).sources.clean.values()
+    assert Counter(first + second) == Counter(name for source in sources for name in source.ids)
+    assert abs(len(first) - len(second)) <= 2  # at most one image of each of the two sources
     assert told(together, "again") == [[], []]
     # each process needs an image to load: the one that is missing of a source is read by both
     missing = {records.ids[-1] for records in tables(alone[12]).values()}
@@ -104,15 +106,13 @@ def test_each_image_is_probed_by_one_process_once_and_never_again(together, alon
 
 def test_attacks_and_corruptions_do_not_depend_on_the_number_of_processes(together, tmp_path):
     one = probe(tmp_path, task(), data(**PERTURBED))
-    expected = tables(one)
-    assert {source for source, _ in expected} == {"normal", "nine", "pgd", "pgd.noise", "iterll", "iterll.noise", "fog"}
-    for entry, records in zip(one.entries, expected.values(), strict=True):
-        found = RecordCache(together / "perturbed").read(entry.key)  # the same keys: nothing in them knows of processes
-        assert found.ids == records.ids
+    names = {"normal", "nine", "pgd", "pgd.noise", "iterll", "iterll.noise", "fog"}
+    assert {entry.source for entry in one.entries} == names
+    for probe_, found, records in pairs(together / "perturbed", one):
         for name in ("origin_id", "attack", "label"):
             assert found.column(name).tolist() == records.column(name).tolist()
         assert found.column("l2") == pytest.approx(records.column("l2"), rel=0.02, abs=1e-6)  # a sign may flip at zero
-        close = np.isclose(found.probe(entry.probe), records.probe(entry.probe), rtol=1e-2, atol=1e-12).all(axis=1)
+        close = np.isclose(found.probe(probe_), records.probe(probe_), rtol=1e-2, atol=1e-12).all(axis=1)
         assert close.mean() >= 0.9
 
 
@@ -122,19 +122,11 @@ def test_what_is_learnt_from_training_images_is_learnt_once_and_is_that_of_one_p
     assert told(together, "learnt") == [{"prepared": 0, "missing": 0}] * 2
     one = probe(tmp_path, task(), trained_data(), [CountedProbe(STEPPING)])
     (mine,), (theirs,) = tmp_path.glob("*/*.safetensors"), (together / "prepared").glob("*/*.safetensors")
-    assert mine.name == theirs.name
     expected, found = load_file(mine), load_file(theirs)
-    assert expected.keys() == found.keys()
+    assert (mine.name, expected.keys()) == (theirs.name, found.keys())
     assert all(found[name].numpy() == pytest.approx(expected[name].numpy(), rel=1e-9) for name in expected)
-    for entry, records in zip(one.entries, tables(one).values(), strict=True):
-        others = RecordCache(together / "prepared").read(entry.key)
-        assert others.ids == records.ids
-        assert others.probe(entry.probe) == pytest.approx(records.probe(entry.probe), rel=1e-3, abs=1e-3)
-
-
-def test_only_whole_entries_are_left(together):
-    left = {path.name for run in ("even", "odd", "resumed", "perturbed") for path in (together / run).iterdir()}
-    assert all(len(name) == 64 for name in left)
+    for probe_, others, records in pairs(together / "prepared", one):
+        assert others.probe(probe_) == pytest.approx(records.probe(probe_), rel=1e-3, abs=1e-3)
 
 
 if __name__ == "__main__":
