@@ -10,13 +10,13 @@ from functools import cache, partial
 import numpy as np
 import pytest
 import torch
-from asserts import assert_refused
+from asserts import assert_refused, state_of
 from guards import DETECTORS, images, readings, save
 
 from lightning_gradood import detectors
 from lightning_gradood.core import LOG_FLOOR
 from lightning_gradood.detectors import Detector, score_in_blocks
-from lightning_gradood.guard import Guard, explain, mean_readings, reading_names
+from lightning_gradood.guard import Guard, explain, reading_names
 from lightning_gradood.guard.explain import mlp_contributions, shapley_values
 from lightning_gradood.metrics import conformal_p_values, conformal_threshold
 from lightning_gradood.records import normal_records
@@ -33,7 +33,6 @@ def saved(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def guard(saved):
-    """Return a guard that reads gradients."""
     return saved("gradient_knn")[0]
 
 
@@ -106,26 +105,18 @@ def test_other_images_and_logits_that_are_not_finite_are_refused(guard, saved):
     assert_refused(*((partial(guard, one), words) for one, words in given), (lambda: broken(images(2)), "finite"))
 
 
-def test_no_images_give_no_verdicts_and_eight_bit_images_are_divided(guard):
-    verdict = guard(images(0))
-    assert len(verdict) == len(verdict.flagged) == len(verdict.predictions) == 0
-    pixels = (images(3) * 255).round().byte()
-    assert guard(pixels).scores.tolist() == guard(pixels.float() / 255).scores.tolist()
-
-
-def test_modes_of_the_caller_change_nothing_and_the_guard_stays_as_it_was(guard):
-    pixels, expected = images(5), guard(images(5)).scores.tolist()
+def test_modes_and_threads_of_the_caller_change_nothing_and_the_guard_stays_as_it_was(guard, saved):
+    assert len(guard(images(0))) == 0
+    eight_bit = (images(3) * 255).round().byte()
+    assert guard(eight_bit).scores.tolist() == guard(eight_bit.float() / 255).scores.tolist()
+    pixels, expected, before = images(5), guard(images(5)).scores.tolist(), state_of(guard.network)
     for mode in (torch.no_grad(), torch.inference_mode(), torch.autocast("cpu", torch.bfloat16), torch.enable_grad()):
         with mode:
             assert guard(pixels).scores.tolist() == guard(pixels.clone()).scores.tolist() == expected, mode
             explain(guard, pixels[:2], heat=True)
         assert guard(pixels).scores.tolist() == expected, mode
         assert pixels.equal(images(5))
-        assert not guard.network.training
-        assert {(one.grad, one.dtype) for one in guard.network.parameters()} == {(None, torch.float32)}
-
-
-def test_many_threads_get_the_verdicts_of_one(saved):
+        assert state_of(guard.network) == before
     guard = saved("mahalanobis_p_fe")[0]  # the gradient engine locks the network itself, hooks on layers do not
     given = [images(3, seed=seed) for seed in range(8)]
     expected = [guard(pixels).scores.tobytes() for pixels in given]
@@ -198,19 +189,11 @@ def test_the_heat_map_is_the_gradient_of_the_score(name, saved):
     assert np.linalg.norm(slopes) == pytest.approx(float(found.heat[place]), rel=1e-3)
 
 
-def test_where_there_is_no_heat_map_it_is_said_why(saved, monkeypatch):
+def test_where_there_is_no_heat_map_it_is_said_why_and_the_baseline_is_the_mean_normal_image(saved):
     (found,) = explain(saved("odin")[0], images(1), heat=True)
     assert (found.heat, found.note) == (None, "no heat map: the readings odin are not differentiated")
-    guard = saved("baseline")[0]
-    monkeypatch.setattr(type(guard.fitted), "score", lambda self, records: np.zeros(len(records)))
-    (found,) = explain(guard, images(1), heat=True)
-    assert (found.heat, found.note) == (None, "no heat map: the score does not change with small changes of the image")
-
-
-def test_the_baseline_is_the_mean_normal_image(saved):
     guard, _, records, _ = saved("gradient_knn")
     (probe,) = guard.probes
     normal = records.where(source="normal", split="train").probe(probe.name)
     expected = np.exp(np.log(normal + LOG_FLOOR).mean(axis=0))
-    np.testing.assert_allclose(mean_readings(records.where(split="train"), [probe])[probe.name], expected)
     np.testing.assert_allclose(guard.about.baseline[probe.name], expected)

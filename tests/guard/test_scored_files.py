@@ -12,12 +12,11 @@ from PIL import Image
 from torchvision.transforms.functional import to_pil_image
 
 from lightning_gradood.core import Unreadable, read_picture
-from lightning_gradood.guard import ImageBytes, image_paths
+from lightning_gradood.guard import FileVerdict, ImageBytes, image_paths
 
 
 @pytest.fixture(scope="module")
 def guard(tmp_path_factory):
-    """Return a guard without a transform."""
     return save(tmp_path_factory.mktemp("guard"), "gradient_knn")[0]
 
 
@@ -36,9 +35,13 @@ def test_files_get_the_verdicts_of_their_pixels_on_disk_and_in_memory(guard, pho
     folder, pixels = photos
     found, expected = list(guard.score_files(image_paths([str(folder)]))), guard(pixels)
     assert [one.path for one in found] == [str(folder / f"{row:02d}.png") for row in range(20)]
-    for name, values in (("score", "scores"), ("p_value", "p_values"), ("flagged", "flagged")):
+    for name, values in {
+        "score": "scores",
+        "p_value": "p_values",
+        "flagged": "flagged",
+        "probability": "probabilities",
+    }.items():
         assert [getattr(one, name) for one in found] == getattr(expected, values).tolist()
-    assert [one.probability for one in found] == expected.probabilities.tolist()
     assert [one.prediction for one in found] == [guard.about.classes[index] for index in expected.predictions]
     assert {one.error for one in found} == {None}
     alone = [one.score for one in guard.score_files(sorted(folder.iterdir()), batch_size=1)]
@@ -76,9 +79,9 @@ def test_every_bad_file_is_a_verdict_with_a_sentence_and_the_others_are_scored(g
     found = {one.path: one for one in guard.score_files(mixed, megapixels=2)}
     assert list(found) == [str(path) for path in mixed]
     for name, words in expected.items():
-        verdict = found[str(bad / name)]
-        assert verdict.error.startswith(f"`{bad / name}` {words}"), name
-        assert (verdict.score, verdict.p_value, verdict.flagged, verdict.prediction) == (None,) * 4
+        error = found[str(bad / name)].error
+        assert error.startswith(f"`{bad / name}` {words}"), name
+        assert found[str(bad / name)] == FileVerdict(str(bad / name), error=error)
     scored = {path: one.score for path, one in found.items() if one.error is None}
     assert list(scored) == [str(path) for path in good]
     np.testing.assert_allclose([*scored.values()], [one.score for one in guard.score_files(good)], rtol=1e-6)
