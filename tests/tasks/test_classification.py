@@ -6,8 +6,9 @@ from functools import partial
 
 import pytest
 import torch
+from asserts import state_of
 from torch import nn
-from toy_images import Loader, Rates, batches, loader, network, trainer
+from toy_images import Rates, as_loader, batches, loader, network, trainer
 
 from lightning_gradood.core import Refusal
 from lightning_gradood.networks import Normalized
@@ -21,14 +22,16 @@ def sgd(parameters):
 
 
 @pytest.mark.parametrize("schedule", [partial(OneCycle, warmup=0.1), Cosine, None])
-def test_fit_learns_the_toy_and_walks_the_whole_schedule(schedule):
-    rates = Rates()
+def test_fit_learns_the_toy_and_walks_the_whole_schedule_which_advances_with_the_optimizer(schedule):
     task = ClassificationTask(network(), optimizer=sgd, scheduler=schedule)
+    rates, halved = Rates(), Rates()
     fitting = trainer(max_epochs=10, callbacks=[rates])
     fitting.fit(task, loader(4), loader(2, seed=9))
     assert sum(rates.losses[-4:]) < 0.7 * sum(rates.losses[:4])
     assert fitting.callback_metrics["val/accuracy"] > 0.6
     assert len(rates.rates) == 40
+    trainer(max_epochs=10, callbacks=[halved], accumulate_grad_batches=2).fit(task, loader(8), loader(1))
+    assert halved.rates == pytest.approx([rate for rate in rates.rates for _ in range(2)])
     if schedule is None:
         assert set(rates.rates) == {0.5}
     elif schedule is Cosine:
@@ -39,34 +42,25 @@ def test_fit_learns_the_toy_and_walks_the_whole_schedule(schedule):
         assert rates.rates[-1] < 1e-4 < rates.rates[0] < 0.1
 
 
-def test_the_schedule_advances_with_the_optimizer_not_with_the_batches():
-    rates = Rates()
-    task = ClassificationTask(network(), optimizer=sgd, scheduler=Cosine)
-    trainer(max_epochs=2, accumulate_grad_batches=2, callbacks=[rates]).fit(task, loader(4), loader(1))
-    steps = (0, 0, 1, 1, 2, 2, 3, 3)
-    assert rates.rates == pytest.approx([0.25 * (1 + math.cos(math.pi * step / 4)) for step in steps])
-
-
 def test_test_and_validate_log_means_over_images_of_unequal_batches():
     task = ClassificationTask(network(), label_smoothing=0.1)
     data = [*batches(2, size=16), *batches(1, size=5, seed=3)]
-    logged = trainer().test(task, Loader(data), verbose=False)[0]
+    logged = trainer().test(task, as_loader(data), verbose=False)[0]
     images, labels = (torch.cat([batch[part] for batch in data]) for part in (0, 1))
     with torch.no_grad():
         logits = task.eval().network(images)
     accuracy = float((logits.argmax(1) == labels).double().mean())
     loss = float(nn.functional.cross_entropy(logits, labels, label_smoothing=0.1))
     assert logged == pytest.approx({"test/loss": loss, "test/accuracy": accuracy})
-    validated = trainer().validate(task, Loader(data), verbose=False)[0]
+    validated = trainer().validate(task, as_loader(data), verbose=False)[0]
     assert validated == pytest.approx({"val/loss": loss, "val/accuracy": accuracy})
-    torch.testing.assert_close(torch.cat(trainer().predict(task, Loader(data))), logits)
+    torch.testing.assert_close(torch.cat(trainer().predict(task, as_loader(data))), logits)
 
 
 HALF = Normalization([0.5] * 3, [0.5] * 3)
 
 
 def saved(seed, folder, normalize=None):
-    """Save the weights of a network, or a checkpoint of a task that normalises."""
     path = folder / (f"{seed}.ckpt" if normalize else f"{seed}.pt")
     if normalize:
         saving = trainer(max_epochs=0)
@@ -122,11 +116,9 @@ def test_channels_last_changes_the_layout_of_images_and_weights_and_no_number():
 
 def test_a_fitting_network_passes_the_check_and_keeps_its_state():
     fitting = network()
-    before = {name: value.clone() for name, value in fitting.state_dict().items()}
+    before = state_of(fitting)
     assert [check_network(fitting, IMAGES, classes) for classes in (3, 2, None)] == [3, 3, 3]
-    assert fitting.training
-    assert all(parameter.requires_grad for parameter in fitting.parameters())
-    assert all(torch.equal(value, before[name]) for name, value in fitting.state_dict().items())
+    assert state_of(fitting) == before
     single = nn.Sequential(nn.Flatten(), nn.Linear(48, 1))
     assert check_network(single, IMAGES, 2) == 1, "a single output tells two classes apart"
     with pytest.raises(Refusal, match=r"as the data have classes, 3\. Got 1 outputs"):
@@ -134,21 +126,21 @@ def test_a_fitting_network_passes_the_check_and_keeps_its_state():
 
 
 class Returning(nn.Module):
-    """Return, or raise, whatever it was given for that."""
-
     def __init__(self, output):
         super().__init__()
         self.output = output
 
     def forward(self, images):
-        if isinstance(self.output, Exception):
-            raise self.output
-        return self.output
+        return self.output() if callable(self.output) else self.output
+
+
+def fail():
+    raise RuntimeError("The sizes differ.\nThis is how to find out more:\n...")
 
 
 NO_ROWS = "should be logits [N, classes], a row for each image, classes at least 1. Got `output = "
 UNFIT = [
-    (Returning(RuntimeError("The sizes differ.\nThis is how to find out more:\n...")), IMAGES, 3, "Got: The sizes differ. Give"),
+    (Returning(fail), IMAGES, 3, "Got: The sizes differ. Give"),
     (network(), IMAGES[:, :1], 3, "should accept images of shape [1, 4, 4]. Got: Given groups=1, weight of size"),
     (Returning(torch.zeros(2, 3, 1, 1)), IMAGES, 3, f"{NO_ROWS}[2, 3, 1, 1]`"),
     (Returning(torch.zeros(3)), IMAGES, 3, f"{NO_ROWS}[3]`"),

@@ -62,17 +62,15 @@ def plain_loop(member):
             total += loss.item() * len(rows)
         with torch.no_grad():
             logits = network.eval()(val)
-        losses = [point["val/loss"] for point in curves]
-        curve = {
+        found = {
             "epoch": len(curves),
             "train/loss": total / len(inputs),
             "val/auroc": roc_auc_score(val_labels, logits),
         }
-        curves.append(curve | {"val/loss": loss_of(logits, val_labels.float()).item()})
-        if curves[-1]["val/loss"] < min(losses, default=np.inf):
-            best = logits
-        losses.append(curves[-1]["val/loss"])
-        if len(losses) - 1 - int(np.argmin(losses)) >= settings.patience:
+        curves.append(found | {"val/loss": loss_of(logits, val_labels.float()).item()})
+        waited = len(curves) - 1 - int(np.argmin([point["val/loss"] for point in curves]))
+        best = logits if not waited else best
+        if waited >= settings.patience:
             break
     return best, curves
 

@@ -3,19 +3,12 @@
 import torch
 from lightning.pytorch import Callback, Trainer
 from torch import nn
+from torch.utils.data import DataLoader
 
 
-class Loader:
+def as_loader(batches):
     """Batches as one loader; Lightning would take a list for one loader each."""
-
-    def __init__(self, batches):
-        self.batches = batches
-
-    def __len__(self):
-        return len(self.batches)
-
-    def __iter__(self):
-        return iter(self.batches)
+    return DataLoader(batches, batch_size=None)
 
 
 class Rates(Callback):
@@ -44,12 +37,10 @@ def batches(number=4, size=16, seed=0):
 
 
 def loader(number=4, **settings):
-    """A loader of so many batches."""
-    return Loader(batches(number, **settings))
+    return as_loader(batches(number, **settings))
 
 
 def network(seed=0):
-    """A small convolutional network with batch norm."""
     torch.manual_seed(seed)
     layers = [nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
     return nn.Sequential(*layers, nn.Linear(8, 3))
