@@ -32,11 +32,10 @@ from lightning_gradood.core import (
     refused_as,
     stage,
 )
-from lightning_gradood.data import ImageDataModule, Outputs
+from lightning_gradood.data import ImageDataModule
 from lightning_gradood.evaluation import DetectionSettings, Outcome
 from lightning_gradood.extraction import PredictionWriter
 from lightning_gradood.guard import Recipe
-from lightning_gradood.networks import categories_of
 from lightning_gradood.report import WandbCallback
 from lightning_gradood.tasks import ClassificationTask
 from lightning_gradood.trainer import Trainer
@@ -127,9 +126,6 @@ class Command(LightningCLI):
             parsing.refuse_denied(str(error))
             raise
         self.detection = self._get(self.config_init, "detection")
-        network = self._setting("model").init_args.get("network") or {}
-        if names := categories_of(str(network.get("class_path")), (network.get("init_args") or {}).get("weights")):
-            self.datamodule.sources.names_of_weights = Outputs.of(names)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Add the callbacks and the logger that every run has, unless the user names their own."""

@@ -250,22 +250,19 @@ class RandomCropFlip(nn.Module):
     Args:
         padding: The largest shift in pixels, in each direction.
         flip: Mirror each image left to right with probability one half.
-        fill: What comes in at the edge: black, or the image reflected.
 
     Reference:
         He et al., Deep Residual Learning for Image Recognition, section 4.2, after Lee et al., Deeply-Supervised Nets.
     """
 
-    def __init__(
-        self, padding: NonNegativeInt = 4, flip: bool = True, fill: Literal["zeros", "reflect"] = "zeros"
-    ) -> None:
+    def __init__(self, padding: NonNegativeInt = 4, flip: bool = True) -> None:
         super().__init__()
-        self.padding, self.flip, self.fill = padding, flip, fill
+        self.padding, self.flip = padding, flip
 
     @override
     def forward(self, images: Tensor) -> Tensor:
         (count, channels, height, width), device = images.shape, images.device
-        padded = F.pad(images, [self.padding] * 4, mode="reflect" if self.fill == "reflect" else "constant")
+        padded = F.pad(images, [self.padding] * 4)
         down, right = (torch.randint(2 * self.padding + 1, (count, 1), device=device) for _ in range(2))
         rows, columns = down + torch.arange(height, device=device), torch.arange(width, device=device).expand(count, -1)
         if self.flip:

@@ -136,8 +136,6 @@ class Sources:
         self.knows_anomalies = True
         """Whether the anomalous sources are the user's, rather than built-in probes."""
         self.output_names = None if classes is None else Outputs.read(classes)
-        self.names_of_weights: Outputs | None = None
-        """The network's outputs by name, where they came with its weights; set it before a source is opened."""
         self.outputs: int | None = None
         """How many outputs the network has; None until `fit_outputs` is told."""
         _refuse_names([*self.anomaly_names, *filter(None, map(self.noise_of, self.attacks))])
@@ -173,21 +171,18 @@ class Sources:
                 "`data.train` should name the classifier's training images. Got `data.train = None`. "
                 "Give `data.train`, or give trained weights and use `detect` in place of `fit`."
             )
-        return open_source("train", self._train, self._transform, self.limits, *self._named_outputs()).labelled()
+        named = self.output_names, "data.classes"
+        return open_source("train", self._train, self._transform, self.limits, *named).labelled()
 
     @cached_property
     def normal(self) -> LoadedSource:
-        """The normal source; labels index `output_names`, else the training classes, else the names of the weights."""
+        """The normal source; labels index `output_names`, else the training classes."""
         after_train = self.output_names is None and self.has_train
-        named = (Outputs.of(self.train.classes), "train") if after_train else self._named_outputs()
+        named = (Outputs.of(self.train.classes), "train") if after_train else (self.output_names, "data.classes")
         normal = open_source(NORMAL, self._normal, self._transform, self.limits, *named)
         if self.has_train:
             self.train.refuse_other_shape(normal)
         return normal
-
-    def _named_outputs(self) -> tuple[Outputs | None, str]:
-        """The outputs by name, and the flag that names them; no flag where the names came with the weights."""
-        return (self.output_names, "data.classes") if self.output_names else (self.names_of_weights, "")
 
     @cached_property
     def clean(self) -> dict[str, LoadedSource]:

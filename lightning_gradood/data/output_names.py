@@ -84,27 +84,17 @@ def _from_file(file: Path) -> tuple[Any, str]:
 
 
 def relabelled(name: str, listing: Listing, outputs: Outputs, flag: str) -> Listing:
-    """Make the labels of a source indices into the outputs, by the names of its classes.
-
-    With a `flag`, by which the user named them, the outputs are all that may occur. Without one the names came with the
-    network's weights: classes that these do not know have no label, and the listing is returned as it is where none is
-    known, or, of training images, not all.
-    """
-    places = [outputs.index(known) for known in listing.classes]
-    if not flag:
-        known = [place is not None for place in places]
-        if not (any(known) if name == NORMAL else all(known)):
-            return listing
-    elif None in places:
-        unknown = listing.classes[places.index(None)]
+    """Make the labels of a source indices into the outputs, by the names of its classes; `flag` says who named these."""
+    places = {known: place for known in listing.classes if (place := outputs.index(known)) is not None}
+    for unknown in (known for known in listing.classes if known not in places):
         near = did_you_mean(unknown, [alias for several in outputs.aliases for alias in several])
         shown = ", ".join(outputs.names[:10]) + (", …" if len(outputs.names) > 10 else "")
         raise Refusal(
             f"`{name}` should have the classes of `{flag}` ({len(outputs.names)}: {shown}). Got `{name}` with class "
             f"`{unknown}`. Rename its class folders, or give its images in a flat folder, without classes. {near}".rstrip()
         )
-    found = [-1 if place is None else place for place in places]
-    labels = [found[label] if 0 <= label < len(found) else label for label in listing.labels]
+    names = listing.classes
+    labels = [places[names[label]] if 0 <= label < len(names) else label for label in listing.labels]
     return dataclasses.replace(listing, labels=labels, classes=outputs.names)
 
 
@@ -150,10 +140,5 @@ def fit_to_outputs(source: LoadedSource, outputs: int, named: Outputs | None) ->
         notes.append(
             f"The network has {outputs} outputs and `{source.name}` {len(classes)} classes, which are taken for its first "
             f"{len(classes)} outputs. {_NAME_THEM} if they are others."
-        )
-    if unknown := int((source.labels < 0).sum()) if classes else 0:
-        notes.append(
-            f"{unknown} of {len(source)} images of `{source.name}` have no label, as the categories of the network's weights "
-            f"have no such name. {_NAME_THEM} to use them."
         )
     return notes

@@ -196,13 +196,9 @@ class DatasetSource(Source):
 
     Args:
         dataset: What builds the data set. In YAML the data set itself by `class_path` and `init_args`.
-        where: Where its files are looked for, for the message when they are missing; by default the argument `root`.
-        how: How its files are placed by hand, for the same message; known for the data sets of our configs.
     """
 
     dataset: Callable[[], Dataset[Any]]
-    where: str = ""
-    how: str = ""
 
     @override
     def open(self) -> Listing:
@@ -224,14 +220,13 @@ class DatasetSource(Source):
             arguments = made.keywords
             made = next((argument for argument in reversed(made.args) if isinstance(argument, type)), made.func)
         name = getattr(made, "__name__", type(made).__name__)
-        where = self.where or arguments.get("root", "")
+        where = arguments.get("root", "")
         place = f"in `{Path(where).expanduser().absolute()}`" if where else "where its arguments say"
         reason = " ".join(str(error).split()).split("You can use download")[0].rstrip(" .")
-        how = self.how or _BY_HAND.get(name, "Put its files there")
         return Refusal(
             f"`dataset` should find its files {place}, and be built with arguments that it takes. Got `dataset = "
             f"{name}({', '.join(f'{key}={value!r}' for key, value in arguments.items())})`: {type(error).__name__}: {reason}. "
-            f"{how.rstrip('.')}; `configs/digits.yaml` needs no download."
+            f"{_BY_HAND.get(name, 'Put its files there')}; `configs/digits.yaml` needs no download."
         )
 
 

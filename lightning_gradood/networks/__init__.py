@@ -25,12 +25,12 @@ from lightning_gradood.networks.architectures import (
     resnet34,
     two_logits,
 )
-from lightning_gradood.networks.identity import architecture, categories_of, state_digest
+from lightning_gradood.networks.identity import architecture, state_digest
 from lightning_gradood.networks.representation_mlp import MLPSettings, RepresentationMLP, Standardisation
 from lightning_gradood.networks.weights import load_weights
 
 __all__ = [
     "CifarResNet", "MLPSettings", "Normalized", "RepresentationMLP", "Standardisation", "TwoLogits", "architecture",
-    "categories_of", "densenet_bc_100_12", "load_weights", "resnet18", "resnet20", "resnet34", "state_digest",
+    "densenet_bc_100_12", "load_weights", "resnet18", "resnet20", "resnet34", "state_digest",
     "two_logits",
 ]  # fmt: skip

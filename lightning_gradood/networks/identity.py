@@ -1,14 +1,12 @@
 """Identity of a network, for the keys of caches: a digest of its weights and a description of its structure."""
 
 import hashlib
-from contextlib import suppress
 from enum import Enum
 from types import BuiltinFunctionType, FunctionType
 from typing import Any, TypeAlias
 
 import numpy as np
 import torch
-import torchvision
 from torch import Tensor, nn
 
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
@@ -59,26 +57,6 @@ def architecture(network: nn.Module) -> list[dict[str, Json]]:
         }
         for name, module in network.named_modules(remove_duplicate=False)
     ]
-
-
-def categories_of(class_path: str, weights: Any) -> list[str]:
-    """Names of a network's outputs in their order, where torchvision's weights bring them; else empty.
-
-    Args:
-        class_path: of the function that builds the network, e.g. `torchvision.models.resnet18`.
-        weights: its argument of that name: a member of an enumeration of weights, or its name, e.g. `DEFAULT`.
-
-    Example:
-        >>> categories_of("torchvision.models.resnet18", "DEFAULT")[:2], categories_of("torch.nn.Linear", None)
-        (['tench', 'goldfish'], [])
-    """
-    room, _, name = class_path.rpartition(".")
-    if weights is None or not room.startswith("torchvision.models"):
-        return []
-    with suppress(ValueError, KeyError):  # torchvision says itself what it does not know
-        member: Any = torchvision.models.get_model_weights(name)[str(weights).rpartition(".")[2]]
-        return list(member.meta.get("categories", []))
-    return []
 
 
 def _plain(value: Any) -> Json:

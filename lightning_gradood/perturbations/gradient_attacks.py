@@ -24,25 +24,18 @@ TargetChoice = Literal["least_likely", "next", "random"]
 class Goal:
     """Classes to leave or, if `targeted`, to reach, int64 [N], as a loss of the logits.
 
-    `achieved`, bool [n], is whether each image of the logits seen last is where it should be. Without `classes` they are
-    the least likely ones by the first logits seen, of the full batch of clean images: that spares a forward pass.
+    Without `classes` they are the least likely ones by the first logits seen, of the full batch of clean images: that
+    spares a forward pass.
     """
 
     def __init__(self, classes: Tensor | None, targeted: bool) -> None:
-        self.classes, self.targeted, self.achieved = classes, targeted, torch.empty(0, dtype=torch.bool)
+        self.classes, self.targeted = classes, targeted
 
-    @property
-    def targets(self) -> Tensor | None:
-        """The classes to reach; None if there are none."""
-        return self.classes if self.targeted else None
-
-    def loss(self, logits: Tensor, rows: Tensor) -> Tensor:
-        """Cross entropy of images with these `rows` in the full batch; a sum, so that images do not share it."""
+    def loss(self, logits: Tensor, _: Tensor) -> Tensor:
+        """Cross entropy, a sum, so that images do not share it; the labels that advertorch hands on are not needed."""
         if self.classes is None:
             self.classes = logits.detach().argmin(1)
-        classes = self.classes[rows]
-        self.achieved = (logits.detach().argmax(1) == classes) == self.targeted
-        return F.cross_entropy(logits, classes, reduction="sum")
+        return F.cross_entropy(logits, self.classes, reduction="sum")
 
 
 def choose_goal(
@@ -79,7 +72,7 @@ class _Attack(Perturbation, ABC):
     def _craft(self, network: nn.Module, images: Tensor, labels: Tensor, ids: Sequence[str]) -> Made:
         predict = Logits(network)
         goal = self._goal(predict, images, labels, ids)
-        return self._move(predict, images, goal, ids), goal.targets
+        return self._move(predict, images, goal, ids), goal.classes if goal.targeted else None
 
     def _goal(self, predict: Logits, images: Tensor, labels: Tensor, ids: Sequence[str]) -> Goal:
         return choose_goal(self.targeted, predict, images, labels, self.seed, ids)
@@ -108,7 +101,7 @@ class FGSM(_Attack):
     @override
     def _move(self, predict: Logits, images: Tensor, goal: Goal, ids: Sequence[str]) -> Tensor:
         attack = advertorch().sign_step(predict, loss_fn=goal.loss, eps=self.eps, targeted=goal.targeted)
-        moved: Tensor = attack.perturb(images, torch.arange(len(images), device=images.device))
+        moved: Tensor = attack.perturb(images, torch.arange(len(images)))
         return moved
 
 
@@ -118,31 +111,15 @@ class _SignSteps(_Attack):
     eps: float
     step: float
     steps: int
-    stop_at_success: bool
 
     def _start(self, images: Tensor, ids: Sequence[str]) -> Tensor:
         return torch.zeros_like(images)  # the change to start from
 
     @override
     def _move(self, predict: Logits, images: Tensor, goal: Goal, ids: Sequence[str]) -> Tensor:
-        rows, change = torch.arange(len(images), device=images.device), self._start(images, ids)
-        if not self.stop_at_success:
-            return self._walk(self.steps, predict, images, rows, goal, change)
-        crafted = images + change
-        for _ in range(self.steps):
-            moved = self._walk(1, predict, images[rows], rows, goal, change)
-            going = ~goal.achieved  # by the logits before this step, so that looking costs no pass of its own
-            rows, change = rows[going], change.detach()[going]
-            crafted[rows] = moved[going]
-            if len(rows) == 0:
-                break
-        return crafted
-
-    def _walk(self, steps: int, predict: Logits, images: Tensor, rows: Tensor, goal: Goal, change: Tensor) -> Tensor:
-        """Take `steps` steps; `change` is moved along in place, and `rows` handed on to the loss."""
-        size = {"nb_iter": steps, "eps": self.eps, "eps_iter": self.step, "clip_min": 0.0, "clip_max": 1.0}
-        aim = {"loss_fn": goal.loss, "delta_init": change, "minimize": goal.targeted}
-        return advertorch().walk(images, rows, predict, **size, **aim).detach()
+        size = {"nb_iter": self.steps, "eps": self.eps, "eps_iter": self.step, "clip_min": 0.0, "clip_max": 1.0}
+        aim = {"loss_fn": goal.loss, "delta_init": self._start(images, ids), "minimize": goal.targeted}
+        return advertorch().walk(images, images, predict, **size, **aim).detach()
 
 
 @dataclass(frozen=True)
@@ -153,8 +130,6 @@ class BIM(_SignSteps):
         eps: Largest change of a pixel, in (0, 1].
         step: Change of a pixel at each step.
         targeted: Class to step towards; None steps away from the label.
-        stop_at_success: Leave an image as it is once it is misclassified, or its target reached; by definition all
-            steps are taken.
         seed: For `targeted = "random"`.
 
     Reference:
@@ -165,7 +140,6 @@ class BIM(_SignSteps):
     step: FinitePositive = 0.01
     steps: PositiveInt = 6
     targeted: TargetChoice | None = None
-    stop_at_success: bool = False
     seed: int = 0
 
 
@@ -177,7 +151,6 @@ class IterLL(_SignSteps):
         eps: Largest change of a pixel, in (0, 1].
         step: Change of a pixel at each step.
         steps: 10 is Kurakin's min(ε + 4, 1.25 ε) for the default `eps`, in grey levels.
-        stop_at_success: As in `BIM`, once the least likely class is reached.
 
     Reference:
         Kurakin et al. 2017, section 2.3; advertorch's LinfBasicIterativeAttack, targeted.
@@ -186,7 +159,6 @@ class IterLL(_SignSteps):
     eps: FinitePositive = 8 / 255
     step: FinitePositive = 1 / 255
     steps: PositiveInt = 10
-    stop_at_success: bool = False
 
     @override
     def _goal(self, predict: Logits, images: Tensor, labels: Tensor, ids: Sequence[str]) -> Goal:
@@ -202,7 +174,6 @@ class PGD(_SignSteps):
         step: Change of a pixel at each step.
         random_start: Whether to start from a uniformly drawn place in the cube, clipped to [0, 1].
         targeted: Class to step towards; None steps away from the label.
-        stop_at_success: As in `BIM`.
         seed: For the start and for `targeted = "random"`.
 
     Reference:
@@ -214,7 +185,6 @@ class PGD(_SignSteps):
     steps: PositiveInt = 10
     random_start: bool = True
     targeted: TargetChoice | None = None
-    stop_at_success: bool = False
     seed: int = 0
 
     @override

@@ -5,12 +5,10 @@ import random
 import re
 
 import pytest
-import torchvision
 
 from lightning_gradood.core import Refusal
 from lightning_gradood.data import ImageDataModule, Outputs
 from lightning_gradood.data.source import class_order
-from lightning_gradood.networks import categories_of
 
 
 def test_numbered_names_are_in_the_order_of_their_numbers_and_others_in_that_of_torchvision():
@@ -86,20 +84,3 @@ def test_without_names_an_order_that_is_not_sure_is_said(image_folder):
     (note,) = module.sources.fit_outputs(5)
     assert "5 outputs and `train` 2 classes, which are taken for its first 2 outputs" in note
     assert labels(module) == {0: 4, 1: 3}
-
-
-def test_categories_of_torchvisions_weights_name_the_outputs(image_folder):
-    names, weights = categories_of("torchvision.models.resnet18", "DEFAULT"), torchvision.models.ResNet18_Weights
-    assert names == weights.DEFAULT.meta["categories"]
-    assert names == categories_of("torchvision.models.resnet.resnet18", weights.IMAGENET1K_V1)
-    for none in (None, "NONE", "IMAGENET1K_V9"):
-        assert categories_of("torchvision.models.resnet18", none) == []
-    assert categories_of("lightning_gradood.networks.resnet18", "DEFAULT") == []
-    module = data(image_folder, normal=image_folder("imagenet", {"great_white_shark": 2, "tench": 1, "mine": 1}))
-    module.sources.names_of_weights = Outputs.of(names)
-    (note,) = module.sources.fit_outputs(1000)
-    assert labels(module) == {names.index("great white shark"): 2, names.index("tench"): 1, -1: 1}
-    assert "1 of 4 images of `normal` have no label" in note
-    plain = data(image_folder)
-    plain.sources.names_of_weights = Outputs.of(["tench", "goldfish"])  # no folder is called so: they are left alone
-    assert (plain.sources.fit_outputs(2), plain.sources.classes) == ([], ["cat", "dog"])

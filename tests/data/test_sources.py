@@ -117,8 +117,7 @@ def test_whatever_a_source_cannot_be_or_raises_when_it_is_built_or_read_is_a_ref
         words = f"Got `dataset = build()`: {type(error).__name__}: "
         calls.append((DatasetSource(raising(error)).open, words))
     for error in (urllib.error.URLError("no network"), FileNotFoundError("x"), ImportError("lmdb"), RuntimeError()):
-        mine = DatasetSource(raising(error), where="/mine", how="Ask Ann for the disk.")
-        calls.append((mine.open, "Ask Ann for the disk; "))
+        calls.append((DatasetSource(raising(error)).open, "Put its files there; "))
     for error in (OSError, IndexError, NotImplementedError, EOFError):
         truncated = listed([COLOUR, error("truncated")], targets=[0, 0])
         words = "readable image for every row. Got `Items` failing in row 1: truncated"

@@ -20,7 +20,6 @@ from lightning_gradood.perturbations import (
     AdvertorchAttack,
     CarliniWagner,
     FunctionAttack,
-    IterLL,
     preset,
 )
 
@@ -100,12 +99,9 @@ ATTACKS = {
     **{f"paper/{name}": attack for name, attack in (preset("paper") | {"cw": CarliniWagner(steps=15)}).items()},
     "fgsm/next": FGSM(targeted="next"),
     "bim/random": BIM(targeted="random"),
-    "bim/stopping": BIM(stop_at_success=True),
     "pgd/least_likely": PGD(targeted="least_likely"),
-    "pgd/stopping": PGD(stop_at_success=True),
     "cw/next": CarliniWagner(targeted="next", steps=10),
     "cw/confident": CarliniWagner(confidence=1.0, steps=8, searches=2),
-    "iterll/stopping": IterLL(stop_at_success=True),
     "advertorch/momentum": AdvertorchAttack(MOMENTUM, {"eps": 0.03, "nb_iter": 5}, eps=0.03),
     "advertorch/pgd": AdvertorchAttack(
         "advertorch.attacks.LinfPGDAttack", {"eps": 0.03, "nb_iter": 3}, one_at_a_time=True

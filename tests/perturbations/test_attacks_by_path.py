@@ -122,7 +122,7 @@ def test_what_cannot_be_attacked_and_what_an_attack_should_not_do_is_refused(dig
     detached = Around(network, lambda network, images: network(images.detach()))  # autograd cannot follow to the input
     outputs = [lambda images, shape=shape: torch.zeros(shape) * images.sum() for shape in ([3], [3, 1], [2, 10])]
     shaped = [Around(network, lambda _, images, output=output: output(images)) for output in outputs]
-    logits = "the network's output should be logits [N, classes], a row for each image and two"
+    logits = "the network's output should be logits [N, classes], a row for each image"
     mine = lambda name, **more: FunctionAttack(by_path(name), **more)  # noqa: E731
     random, pixels = "`one_at_a_time` should be true for an attack that draws random numbers", "return pixels in [0, 1]"
     cases = [
