@@ -5,10 +5,8 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-import torch
 import wandb
 import yaml
-from bad_inputs import write_images
 from parsed import verdict
 from report.wandb_reader import read_offline_run
 from tiny import only_run, refused, results, table
@@ -17,7 +15,6 @@ from tiny_archives import accept_any_checksum, place_cifar10, place_everything, 
 from lightning_gradood.cli import main
 from lightning_gradood.cli.command import Command
 from lightning_gradood.evaluation.protocol import DetectionDatasets
-from lightning_gradood.networks import CifarResNet
 
 FILES = {path.stem: path for path in sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))}
 CONFIGS = {name: path for name, path in FILES.items() if not name.startswith("tables_")}  # of the verb `benchmark`
@@ -107,15 +104,3 @@ def test_they_run_where_the_data_are_in_place_and_keep_attacked_images_with_thei
     wandb.finish()
     if name == "cifar_resnet":
         assert read_offline_run(folder).summary["detection/svhn/mlp/test/n_normal"] == 2
-
-
-def test_a_users_own_folders_run_by_the_flags_that_the_file_names(capsys):
-    for seed, name in enumerate(("normal/cat", "normal/dog", "smoke", "rain")):
-        write_images(Path("photos") / name, 8, seed)
-    torch.save(CifarResNet(1, 2).state_dict(), "mine.pt")
-    words = ["--data.normal", "photos/normal", "--data.anomalies.smoke", "photos/smoke",
-             "--data.anomalies.rain", "photos/rain", *TINY_NETWORK, "--model.network.num_classes", "2",
-             "--model.weights", "mine.pt", "--model.normalize", "null", "--data.transform.size", "[8, 8]"]  # fmt: skip
-    main(["detect", "--config", str(CONFIGS["folders"]), *words, "--trainer.accelerator", "cpu"])
-    assert [line.split()[0] for line in table(capsys.readouterr().out).splitlines()[2:4]] == ["smoke", "rain"]
-    assert results(only_run("folders"))["provenance"]["checkpoint"] == "mine.pt"

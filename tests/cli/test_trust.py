@@ -26,22 +26,15 @@ from torchvision.transforms.v2 import Resize
 from torch.optim import SGD
 
 
-class Network(CifarResNet):
-    pass
-
-
-def attack(network, images, labels):
-    return images
+class Network(CifarResNet): pass
+def attack(network, images, labels): return images
 """
 FLAGS = [
-    "--model.network=evil.Network", "--model.network.class_path=evil.Network",
-    "--model.init_args.network={class_path: evil.Network}", "--model=evil.Task", "--data=evil.Data",
-    "--data.transform=evil.Resize", "--data.normal={class_path: evil.Source}",
-    "--data.anomalies={x: {class_path: evil.Source}}", "--model.optimizer=evil.SGD",
-    "--trainer.callbacks=[{class_path: evil.Call}]", "--trainer.callbacks+=evil.Call", "--trainer.logger=evil.Logger",
-    "--model.network=${oc.env:EVIL}", "--config=interpolated.yaml", "--config=anchor.yaml", "--config=nested.yaml",
-    "--model=task.yaml", "--data.transform=transform.yaml", "--trainer=callbacks.yaml",
-    "--model.network=torch.nn.evil.Network",
+    "--model.network=evil.Network", "--model.init_args.network={class_path: evil.Network}", "--model=evil.Task",
+    "--data=evil.Data", "--data.transform=evil.Resize", "--data.anomalies={x: {class_path: evil.Source}}",
+    "--model.optimizer=evil.SGD", "--trainer.callbacks=[{class_path: evil.Call}]", "--trainer.callbacks+=evil.Call",
+    "--trainer.logger=evil.Logger", "--model.network=${oc.env:EVIL}", "--config=interpolated.yaml", "--config=anchor.yaml",
+    "--config=nested.yaml", "--model=task.yaml", "--trainer=callbacks.yaml", "--model.network=torch.nn.evil.Network",
     "--model.network=module 'evil' has no attribute 'Netwrk'",  # a message's words
 ]  # fmt: skip
 FILES = {
