@@ -15,11 +15,7 @@ def _parsed(verb):
 
 
 def verdict(*flags, verb="fit", file="tiny.yaml"):
-    """What is said of a verb's flags behind an experiment file of the working directory.
-
-    Returns:
-        The sentence of a refusal, or the parsed configuration.
-    """
+    """The sentence of a refusal of a verb's flags behind an experiment file, or the parsed configuration."""
     try:
         with interpolation():
             command = _parsed(verb)
@@ -33,5 +29,4 @@ def verdict(*flags, verb="fit", file="tiny.yaml"):
 def check(rows):
     """Assert that what is said of each row's flags is one line with the row's words."""
     said = [(flags, words, str(verdict(*flags))) for flags, words in rows]
-    failed = [f"{flags}: {got[:300]}" for flags, words, got in said if words not in got or "\n" in got]
-    assert not failed, "\n".join(failed)
+    assert [f"{flags}: {got[:300]}" for flags, words, got in said if words not in got or "\n" in got] == []

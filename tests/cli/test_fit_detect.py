@@ -129,20 +129,13 @@ def test_folders_of_another_experiment_or_of_somebody_else_are_refused_and_left_
     all_refused([([verb, *FILE, "--run_dir", str(folder), *more], words) for verb, folder, more, words in rows], capsys)
 
 
-def test_extract_keeps_the_records_that_detect_then_finds_with_interpolated_settings(run, probed):
-    Path("more.yaml").write_text("data: {init_args: {probe_batch_size: '${data.init_args.limits.images}'}}")
-    _, *words = [*detecting(run), "--config", "more.yaml", "--cache_dir", "new"]
+def test_extract_keeps_the_records_that_detect_then_finds(run, probed):
+    _, *words = [*detecting(run), "--cache_dir", "new"]
     main(["extract", *words])
-    assert probed == [20, 20, 20]
-    assert len(list(Path("new").glob("*/entry.json"))) == 3 * 2  # gradients and logits of each source
+    assert sum(probed) == IMAGES
     main(["detect", *words, "--run_dir", "found"])
-    assert probed == [20, 20, 20]
-    inexact = {"curves": None, "threshold": None}  # batches are of another size
-    assert [one | inexact for one in numbers("found")] == [one | inexact for one in numbers(run)]
-    keys = results(detect(run, "both", "--detection.label_designs", "[AllOnes, Uniform]"))["provenance"]["records"]
-    assert sum(probed) == 2 * IMAGES, "a label design that is new is probed alone"
-    assert keys["nine/gradients/all_ones"] == results(run)["provenance"]["records"]["nine/gradients/all_ones"]
-    assert "nine/gradients/uniform" in keys
+    assert sum(probed) == IMAGES
+    assert numbers("found") == numbers(run)
 
 
 def test_validate_test_and_predict_take_the_best_checkpoint_of_a_run_or_any_file(run, probed, capsys):

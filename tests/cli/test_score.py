@@ -1,19 +1,17 @@
 """The verb `score`: the scores of `detect` for image files, in three formats, with sentences for what is wrong."""
 
 import csv
-import errno
 import io
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
-from unittest.mock import Mock
 
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
-from tiny import all_refused, called, refused, write_digits
+from tiny import all_refused, called, write_digits
 
 from lightning_gradood.records import read_columns, read_rows
 
@@ -91,35 +89,15 @@ def test_what_cannot_be_done_is_refused_in_a_sentence(score, capsys):
         (["notes"], "`score` should find image files. Got none in notes. There: passed over 1 .txt. Name others."),
         (["photos", "--false_positive_rate", "1.5"], "`--false_positive_rate`: Not of type OpenUnitInterval"),
         (["photos", "--false_positive_rate", "0.001"], "should have at least 999 images"),
-        (["photos", "--false_positive_rate", "0.1", "--threshold", "1"], "should not be given together"),
-        (["photos", "--threshold", "nan"], "`--threshold`: Not of type Score: nan does not conform"),
         (["photos", "--device", "cuda:77"], "should be a device of this machine. Got `--device cuda:77`"),
         (["photos", "--processes", "0"], "`--processes`: Not of type PositiveInt: 0 does not conform"),
-        (["photos", "--explain", "-1"], "`--explain`: Not of type NonNegativeInt: -1 does not conform"),
         (["photos", "--output", "scores.txt"], "should end in .parquet, .csv, .jsonl. Got `--output scores.txt`."),
-        (["photos", "--output", "notes.csv", "--explain", "1"], "Got `--output notes`, which exists. Add --overwrite."),
         (["photos", "--output", "old.csv/scores.csv"], "`--output` should be a place that can be written."),
         (["no*", "--output", "old.csv", "--overwrite"], "`score` should find image files."),
         (["photos", "--outptu", "scores.csv"], "Got `outptu`. Did you mean `output`?"),
         (["photos", "--guard", "nowhere"], "`--guard` should be a folder with a guard.json"),
     ]
     all_refused([([*score, *words], sentence) for words, sentence in rows], capsys)
-    assert "arguments are required: guard." in refused(["score", "photos"], capsys)
-
-
-def test_an_existing_output_is_replaced_on_request_and_only_as_a_whole(score, capsys, monkeypatch):
-    output = Path("scores.parquet")
-    output.write_text("old")
-    assert "Got `--output scores.parquet`, which exists" in refused([*score, "photos", "--output", str(output)], capsys)
-    words = [*score, "photos", "--output", str(output), "--overwrite"]
-    with monkeypatch.context() as patch:
-        full = Mock(side_effect=OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
-        patch.setattr("lightning_gradood.core.files.os.fsync", full)
-        assert "No space left on device. Free some space, or name another, and run" in refused(words, capsys)
-    assert output.read_text() == "old"
-    assert not list(Path().glob(".scores*"))
-    assert called(words, capsys)[0] == 0
-    assert list(read_rows(output)) == COLUMNS
 
 
 def test_a_reader_that_has_enough_ends_it_quietly(score):
