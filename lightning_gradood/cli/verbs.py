@@ -20,19 +20,20 @@ VERBS = {
 ALONE = {"score": "score", **dict.fromkeys(("drift", "compare", "configs", "dashboard"), "small_verbs")}
 """Verbs without an experiment, each with the module of its function."""
 
+_LINES = "\n".join(f"    {verb:<13}{text}" for verb, text in VERBS.items())
 OVERVIEW = f"""\
 usage: python -m lightning_gradood VERB --config FILE [--any.key value ...]   (or `gradood VERB ...`)
 
 {ABOUT}
 
 verbs:
-{{verbs}}
+{_LINES}
 
 `python -m lightning_gradood VERB --help` lists the flags of a verb, `--data.help ImageDataModule` those of a
 class. VERB --config FILE --print_config prints the configuration with all files and flags applied.
 An experiment file is code. VERB --trust own --config FILE builds classes of lightning_gradood, torch and
 torchvision alone, --trust PACKAGE those of another package as well: for files from others.
-""".replace("{verbs}", "\n".join(f"    {verb:<13}{text}" for verb, text in VERBS.items()))
+"""
 
 
 class Ended(SystemExit):
