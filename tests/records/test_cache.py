@@ -18,7 +18,6 @@ from lightning_gradood.records import RecordCache, entry_key
 
 @pytest.fixture
 def cache(tmp_path):
-    """Return a cache in a folder that does not exist yet."""
     return RecordCache(tmp_path / "deep" / "cache")
 
 
@@ -27,15 +26,10 @@ def first(records):
 
 
 def test_the_key_changes_with_every_ingredient_and_not_with_their_order():
-    ingredients = {
-        "source": "svhn", "images": "ab12", "attack": None, "weights": "cd34", "dtype": "float32",
-        "probe": {"probe": "GradientProbe", "name": "gradients/all_ones", "version": 1},
-    }  # fmt: skip
+    ingredients = {"source": "svhn", "attack": None, "probe": {"name": "gradients/all_ones", "version": 1}}
     changed = [ingredients | {name: "another"} for name in ingredients]
     changed += [ingredients | {"probe": ingredients["probe"] | {"version": 2}}]
     assert len({entry_key(one) for one in [ingredients, *changed]}) == len(changed) + 1
-    backwards = dict(reversed((ingredients | {"probe": dict(reversed(ingredients["probe"].items()))}).items()))
-    assert entry_key(backwards) == entry_key(ingredients)
     assert entry_key({"b": 1, "a": "é"}) == hashlib.sha256(b'{"a":"\\u00e9","b":1}').hexdigest()
     with pytest.raises(TypeError, match="not JSON serializable"):  # its default text could hide a difference
         entry_key({"weights": object()})
@@ -105,20 +99,15 @@ FAILURES = {
 
 
 def test_a_full_or_lost_disk_is_refused_and_nothing_is_lost(cache, monkeypatch):
-    """While a shard is written, at the end, when the entry is to become visible, and while a state is written."""
-
-    def files():
-        return sorted(path for path in cache.folder.rglob("*") if path.is_file())
-
     cache.write_shard(KEY, table_of(["a", "b"]))
-    before = files()
+    before = sorted(cache.folder.rglob("*"))
     for number, fix in FAILURES.items():
 
         def fail(_, number=number):
             raise OSError(number, os.strerror(number))
 
         words = (
-            f"`--cache_dir` should be a place that can be written. Got .*: .*{re.escape(os.strerror(number))}. {fix}"
+            rf"`--cache_dir` should be a place that can be written. Got .*: {re.escape(os.strerror(number))}\. {fix}"
         )
         with monkeypatch.context() as patch:
             patch.setattr(os, "fsync", fail)
@@ -129,6 +118,6 @@ def test_a_full_or_lost_disk_is_refused_and_nothing_is_lost(cache, monkeypatch):
             ):
                 with pytest.raises(Refusal, match=words):
                     write()
-                assert (files(), cache.done(KEY), cache.has(KEY)) == (before, {"a", "b"}, False)
+                assert (sorted(cache.folder.rglob("*")), cache.done(KEY), cache.has(KEY)) == (before, {"a", "b"}, False)
     cache.commit(KEY, ["a", "b"], {})
     assert cache.read(KEY).ids == ["a", "b"]

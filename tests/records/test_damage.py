@@ -14,7 +14,6 @@ IDS = ids_of(9)
 
 
 def write(cache, key=KEY, offset=0):
-    """Write a complete entry of three shards."""
     for start in (0, 3, 6):
         cache.write_shard(key, table_of(IDS[start : start + 3], offset=start + offset))
     cache.commit(key, IDS, {"probe": "norms"})
@@ -94,7 +93,6 @@ def test_a_table_outside_the_cache_is_compared_with_its_pages_checksums(tmp_path
 
 
 def test_shards_of_another_network_are_not_used(cache):
-    """Equal ids, other values, under another key."""
     write(cache, OTHER, offset=100)
     shutil.rmtree(cache.folder / KEY)
     shutil.copytree(cache.folder / OTHER, cache.folder / KEY)
