@@ -1,8 +1,4 @@
-"""The records of one batch: its images as each source has them, and what the probes read from the network for them.
-
-Images are unchanged, perturbed now, or stored by an earlier run. Images for which the network is not finite are refused
-or skipped; where memory does not suffice for a batch, it is worked on in portions.
-"""
+"""The records of one batch: its images as each source has them, and what the probes read from the network for them."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -31,8 +27,7 @@ _SHOWN = 5  # names in a sentence
 class SourceImages:
     """Images float [n, C, H, W] of one batch as one source has them, with record ids and labels (-1 = unknown).
 
-    `origins` are ids of the images they are made of. `spec` (the perturbed source) and `made` (images before and after,
-    or an earlier run's records of them) are None where the images are unchanged.
+    `spec` is their perturbed source, `made` the images before and after or an earlier run's records of them.
     """
 
     source: str
@@ -49,7 +44,7 @@ class SourceImages:
             return self
         return replace(
             self,
-            images=self.images[torch.tensor(list(rows), dtype=torch.int64, device=self.images.device)],
+            images=self.images[torch.tensor(list(rows), device=self.images.device)],
             labels=[self.labels[row] for row in rows],
             ids=[self.ids[row] for row in rows],
             origins=[self.origins[row] for row in rows],
@@ -81,7 +76,8 @@ class SourceImages:
 class BatchReader:
     """Reads from a network what a plan asks for, in portions that fit into memory.
 
-    With `on_bad_image` = `skip`, images for which something is not finite get records of NaN without a prediction.
+    Images are unchanged, perturbed now, or stored by an earlier run. With `on_bad_image` = `skip`, those for which
+    something is not finite get records of NaN without a prediction.
     """
 
     network: nn.Module
@@ -92,10 +88,9 @@ class BatchReader:
     profiler: Profiler
 
     def __post_init__(self) -> None:
-        self._rows = self.plan.rows_of_source
+        self._rows, self._portions = self.plan.rows_of_source, Portions()
         made = self.data.sources.perturbed
         self._made_of = {name: np.asarray(made[name].rows) for name in self._rows if name in made}
-        self._portions = Portions()
         self._widths: dict[str, int] = {}
         self._names: dict[str, list[str]] = {}  # of the columns that were read last
 
@@ -133,9 +128,8 @@ class BatchReader:
 
     def read(self, probes: Sequence[Probe], images: SourceImages) -> list[tuple[SourceImages, ProbeReadings | None]]:
         """Return the parts of the images with their readings, None for those for which something is not finite."""
-        portions = self._portions.run(
-            lambda rows: self._read(probes, images.at(range(rows.start, rows.stop))), len(images.ids)
-        )
+        every = range(len(images.ids))
+        portions = self._portions.run(lambda rows: self._read(probes, images.at(every[rows])), len(every))
         return [part for portion in portions for part in portion]
 
     def record(self, probe: Probe, images: SourceImages, readings: ProbeReadings | None) -> Records:

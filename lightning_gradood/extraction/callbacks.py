@@ -38,8 +38,7 @@ class ProbeCallback(RowChooser):
     reads its images on the bare network, in float32 and without collectives, and writes records keyed by image id;
     entries become visible when all have finished. Once `predict` has begun, `reader` holds the network and the plan.
 
-    Reading comes before the task's `predict_step`, and its forward pass serves both: `logits` are those of the batch,
-    and `ClassificationTask` returns them. A `predict_step` of your own may do the same.
+    Reading comes before the task's `predict_step`, which may return its `logits`, as that of `ClassificationTask` does.
 
     Args:
         probes: what is read.
@@ -83,10 +82,7 @@ class ProbeCallback(RowChooser):
             refuse_unfit_trainer(trainer)
             data = getattr(trainer, "datamodule", None)
             if not isinstance(data, ImageDataModule):
-                raise Refusal(
-                    f"`datamodule` should be an ImageDataModule. Got `datamodule = {type(data).__name__}`. "
-                    "Call trainer.predict(task, datamodule=ImageDataModule(...))."
-                )
+                raise Refusal(f"`datamodule` should be an ImageDataModule. Got `datamodule = {type(data).__name__}`.")
             needy = [probe.name for probe in self.probes if probe.needs_preparation]
             if needy and not data.sources.has_train:
                 raise Refusal(
@@ -105,10 +101,10 @@ class ProbeCallback(RowChooser):
         plan = trainer.strategy.broadcast(plan)
         profiler = trainer.profiler  # type: ignore[attr-defined]
         self.reader = BatchReader(network, data, plan, self.cache, self.on_bad_image, profiler)
-        for weights in dict.fromkeys(one.description["weights"] for one in plan.entries):
-            LOG.info("network: weights %s", weights)
-        for name, digest in dict.fromkeys((one.origin, one.description["images"]) for one in plan.entries):
-            LOG.info("images of `%s`: %s", name, digest)
+        told = [f"network: weights {one.description['weights']}" for one in plan.entries]
+        told += [f"images of `{one.origin}`: {one.description['images']}" for one in plan.entries]
+        for line in dict.fromkeys(told):
+            LOG.info(line)
         if plan.missing:
             self.cache.check_writable()
         if self.only_missing:
@@ -202,10 +198,7 @@ def _network(trainer: pl.Trainer, data: ImageDataModule) -> nn.Module:
     task = trainer.lightning_module
     network = getattr(task, "network", None)
     if not isinstance(network, nn.Module):
-        raise Refusal(
-            f"The task should have its classifier as the attribute `network`. Got a {type(task).__name__} without. "
-            "Use a ClassificationTask, or name the attribute so."
-        )
+        raise Refusal(f"The task should have its classifier as `network`. Got a {type(task).__name__} without.")
     outputs = trainer.strategy.broadcast(data.sources.outputs)
     if outputs is None:
         image = as_float(data.sources.normal.images([0])).to(task.device)

@@ -73,10 +73,7 @@ class Description:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a guard's network, without its normalisation, and the transform of each picture are built again.
-
-    Both are as `core.encode` gives them.
-    """
+    """How a guard's network, without its normalisation, and the transform are built again, as `core.encode` says it."""
 
     network: dict[str, Any]
     transform: dict[str, Any] | None = None

@@ -139,8 +139,7 @@ class ClassificationTask(LightningModule):
         self.normalize, self.weights, self.weights_prefix = normalize, weights, weights_prefix
         self.logits_read: Tensor | None = None
         """What the next `predict_step` returns, where a callback has already read the network for its batch."""
-        self._initialised = False
-        self._continued: Mapping[str, Any] = {}
+        self._initialised, self._continued = False, dict[str, Any]()
         self.optimizer_factory, self.scheduler_factory = optimizer, scheduler
         self.label_smoothing, self.channels_last = label_smoothing, channels_last
         # with an underscore, as "train" is a method
@@ -164,14 +163,22 @@ class ClassificationTask(LightningModule):
 
     def try_optimizer(self, trainer: Any) -> None:
         """Refuse an optimizer or a schedule that cannot be built, and a schedule for a training without an end."""
-        optimizer = _built("model.optimizer", self.optimizer_factory, [nn.Parameter(torch.ones(2, 2))])
-        if self.scheduler_factory is not None:
-            if trainer.max_epochs == -1 and trainer.max_steps == -1:
-                raise Refusal(
-                    "`trainer.max_epochs` should be a number of epochs where `scheduler` is given, which needs to know the "
-                    "end. Got `trainer.max_epochs = -1`. Write e.g. 40, or `scheduler: null`."
-                )
-            _built("model.scheduler", self.scheduler_factory, optimizer, 1000)
+        if self.scheduler_factory is not None and trainer.max_epochs == -1 and trainer.max_steps == -1:
+            raise Refusal(
+                "`trainer.max_epochs` should be a number of epochs where `scheduler` is given, which needs to know the end. "
+                "Got `trainer.max_epochs = -1`. Write e.g. 40, or `scheduler: null`."
+            )
+        flag = "model.optimizer"
+        try:
+            optimizer = self.optimizer_factory([nn.Parameter(torch.ones(2, 2))])
+            if self.scheduler_factory is not None:
+                flag = "model.scheduler"
+                self.scheduler_factory(optimizer, 1000)
+        except Exception as error:  # each optimizer has words of its own
+            raise Refusal(
+                f"`{flag}` should have settings that it can be built with. Got {type(error).__name__}: "
+                f"{_first_line(error)}. Correct that setting, or leave it out for its default."
+            ) from error
 
     def load_trained_weights(self, path: str) -> None:
         """Read weights that take the place of the initial ones."""
@@ -264,13 +271,3 @@ def refuse_other_schedule(
 
 def _rates(groups: Iterable[Mapping[str, Any]]) -> list[float]:
     return [group.get("initial_lr", group["lr"]) for group in groups]
-
-
-def _built(flag: str, factory: Callable[..., Any], *arguments: Any) -> Any:
-    try:
-        return factory(*arguments)
-    except Exception as error:  # each optimizer has words of its own
-        raise Refusal(
-            f"`{flag}` should have settings that it can be built with. Got {type(error).__name__}: {_first_line(error)}. "
-            "Correct that setting, or leave it out for its default."
-        ) from error

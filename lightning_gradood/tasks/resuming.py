@@ -1,7 +1,6 @@
 """Going on with training exactly: a checkpoint after every epoch that holds all that the next epoch depends on.
 
-Lightning's `save_last` writes only with a monitored save, so that its last checkpoint is the last *improving* epoch's,
-and its checkpoints hold no random generators, from which order and augmentation of the images follow.
+Lightning's `save_last` keeps the last *improving* epoch's, and no random generators, which order and augment images.
 """
 
 from pathlib import Path
@@ -30,10 +29,9 @@ class ResumeCheckpoint(Callback):
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+        self.path, self._start = Path(path), 0
         self._saving: dict[str, Any] = {}
         self._found: dict[str, Any] = {}
-        self._start = 0
 
     @override
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
