@@ -27,16 +27,13 @@ _SMALLEST = 1e-12  # of standard deviations, eigenvalues, lengths and squared di
 
 @dataclass(frozen=True, eq=False)
 class ClassGaussian(Component):
-    """How values of normal images vary about the mean of their class: N(μ_c, Σ) for each class c.
+    """How values of normal images vary about the mean of their class: N(μ_c, Σ) (Lee et al. 2018, Eq. 1 and 2).
 
     Args:
         mean, scale: subtracted from values, and what they are divided by then, float64 [D].
         classes: those that occur, int64 [C].
         centres: their means after that, float64 [C, D].
         directions: W with W·Wᵀ = Σ⁺, or a power of it; whitens a centred row that is multiplied by it, float64 [D, R].
-
-    Reference:
-        Lee et al. 2018, Eq. 1 and 2; Müller and Hein 2025, "Mahalanobis++"; Ledoit and Wolf 2004 for the shrinkage.
     """
 
     mean: np.ndarray
@@ -51,7 +48,7 @@ class ClassGaussian(Component):
         """Learn from values of normal images, float64 [n, D], n ≥ 2, and their predicted classes, int [n].
 
         Values are standardised and the mean of the predicted class is subtracted. Directions of the covariance of what
-        is left, shrunk as Ledoit and Wolf do, are scaled by their eigenvalue to the power −whitening/2: 0 leaves each
+        is left, shrunk as Ledoit and Wolf (2004) do, are scaled by their eigenvalue to the power −whitening/2: 0 leaves each
         value at unit variance, 1 gives every direction the same weight, so that squares sum to the squared Mahalanobis
         distance.
         """

@@ -14,8 +14,6 @@ from lightning_gradood.evaluation.trials import counts_of, fitting_records, scor
 from lightning_gradood.metrics import auroc, binomial_interval, conformal_threshold
 from lightning_gradood.records import NORMAL, Records, normal_records
 
-_GUARD = "guard"  # in place of a source: trained on all of them, for a guard
-
 
 @dataclass(frozen=True)
 class Calibrated:
@@ -57,10 +55,7 @@ def best_calibrated(
     """Fit and calibrate every candidate, and return the one with the highest mean AUROC on `val`, the first of equals.
 
     A detector that needs anomalies is fitted on all sources together. As it selects on `val`, every other normal image
-    of `val` is kept from it for calibration. Candidates named in `failures` are skipped.
-
-    Raises:
-        Refusal: none of them can be fitted and calibrated.
+    of `val` is kept from it for calibration. Candidates named in `failures` are skipped; a Refusal if none is left.
     """
     failed: dict[str, tuple[Calibrated | None, str]] = {one.detector: (None, one.reason) for one in failures}
     tried = {
@@ -87,7 +82,7 @@ def _calibrated(
     else:
         train, selecting = normal_records(train), calibrating
     records = fitting_records(detector, [train, selecting], datasets.synthetic(detector))
-    fitted = detector.fit(records, fitting_seed(detector, _GUARD, settings.seed))
+    fitted = detector.fit(records, fitting_seed(detector, "guard", settings.seed))
     calibration = np.sort(score_in_blocks(fitted, calibrating))
     vals = {source: scores_of(fitted, datasets.of(source).where(split="val")) for source in sources}
     return Calibrated(

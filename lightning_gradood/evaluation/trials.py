@@ -91,16 +91,13 @@ def evaluate(
     resamples: int = 1000,
     false_positive_rate: float = 0.05,
 ) -> Outcome:
-    """Fit a detector on one anomaly source against the normal source and measure it on the same source.
+    """Fit a detector on one anomaly source and measure it on the same source (Lee et al. 2022, section 3.2).
 
     Args:
         records: normal and anomalous records of that source, with their `split`.
         seed: with the source's name it fixes fit and bootstrap, independent of process and order.
         resamples: bootstrap resamples of the AUROC's interval.
         false_positive_rate: share of normal images that a detector without known anomalies may flag.
-
-    Reference:
-        Lee et al. 2022, section 3.2 (40/40/20).
     """
     own = named_seed(seed, source, bits=32)
     return measure(fit(detector, records, source, own, false_positive_rate), records, source, own, resamples)
@@ -217,11 +214,10 @@ def flagged_normal(val: SplitScores, test: SplitScores) -> dict[str, float]:
 
 
 def attack_numbers(records: Records) -> dict[str, float]:
-    """Success rate and mean distances of the perturbed images among these records; empty if there are none.
+    """Numbers of the perturbed images among these records; empty if there are none.
 
-    Returns:
-        `attack_success` (share of images whose prediction is not their class), `attack_target_hit` for targeted
-        attacks, and mean norms of the perturbations, `attack_l2` and `attack_linf`, of pixels in [0, 1].
+    `attack_success`, the share whose prediction is not their class, `attack_target_hit` for targeted attacks, and mean
+    norms of the perturbations, `attack_l2` and `attack_linf`, of pixels in [0, 1].
     """
     rows = records.column("attack") != ""
     if not rows.any():

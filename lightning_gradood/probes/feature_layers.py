@@ -29,14 +29,8 @@ def feature_layer_names(network: nn.Module) -> list[str]:
     block after its norm and activation. Of any other network: the children that have parameters and stand before the
     one with the last nn.Linear, and the penultimate features; wrappers around a single child are looked through.
 
-    Args:
-        network: pixels in, logits out.
-
     Returns:
         Names as in `network.named_modules()`, or `penultimate`, in the order in which they are registered.
-
-    Raises:
-        Refusal: if no rule finds any.
 
     Reference:
         deep_Mahalanobis (Lee et al. 2018), `feature_list` of its ResNet and DenseNet.

@@ -29,8 +29,7 @@ def test_each_probe_is_read_once_and_the_logits_always_and_presets_and_detectors
     four = [Mahalanobis(preprocessing=p, ensemble=e) for p in (False, True) for e in (False, True)]
     expected = ["gradients/all_ones", "mahalanobis", "mahalanobis/preprocessed", "logits"]
     assert names(DetectionSettings(detectors=four).probes()) == expected
-    variants = ["mahalanobis_v", "mahalanobis_fe", "mahalanobis_p", "mahalanobis_p_fe"]
-    assert names(DetectionSettings(detectors=four).build()) == ["mlp", *variants]
+    assert names(four) == ["mahalanobis_v", "mahalanobis_fe", "mahalanobis_p", "mahalanobis_p_fe"]
     presets = {"paper": [], "no_anomalies": ["no_anomalies"], "one_pass": ["one_pass", "mlp_on_synthetic"]}
     for preset, own in presets.items():
         assert names(DetectionSettings(preset=preset, detectors=[Energy()]).build()) == ["mlp", *own, "energy"]
@@ -43,15 +42,9 @@ def test_each_probe_is_read_once_and_the_logits_always_and_presets_and_detectors
 def test_settings_without_meaning_are_refused():
     other = [Mahalanobis(preprocessing=True), Mahalanobis(preprocessing=True, ensemble=True, magnitudes=[0, 0.5])]
     assert_refused(
-        (
-            lambda: DetectionSettings(label_designs=[]),
-            "should be one or more with different names. Got []",
-        ),
+        (lambda: DetectionSettings(label_designs=[]), "one or more with different names. Got []"),
         (lambda: DetectionSettings(label_designs=[AllOnes()] * 2), "Got ['all_ones', 'all_ones']."),
         (lambda: DetectionSettings(detectors=[MLP([AllZeros()], MLPSettings())]).build(), "Got `name = 'mlp'`."),
-        (
-            lambda: DetectionSettings(detectors=[Energy(name="a/b")]).build(),
-            "names that can be files', without a slash",
-        ),
+        (lambda: DetectionSettings(detectors=[Energy(name="a/b")]).build(), "names that can be files'"),
         (lambda: DetectionSettings(detectors=other).probes(), "Got two settings of `mahalanobis/preprocessed`. Give"),
     )

@@ -32,7 +32,6 @@ class Tokens(nn.Module):
         super().__init__()
         self.patches = nn.Conv2d(3, 6, 4, 4)
         self.encoder = nn.Sequential(nn.Linear(6, 6), nn.GELU())
-        self.pool = nn.AdaptiveAvgPool1d(1)
         self.heads = nn.Sequential(nn.LayerNorm(6), nn.Linear(6, 4))
 
     def forward(self, images):
@@ -88,6 +87,8 @@ def test_feature_layers_are_the_means_of_a_forward_by_hand():
     network = plain().eval()  # where a layer overwrites what is read
     raw = F.conv2d(IMAGES, network[0].weight, network[0].bias)
     assert_means(feature_layer_outputs(network, IMAGES, ["0", "1"])[1], [raw, raw.relu()])
+    rows = nn.Sequential(nn.Flatten(), nn.Linear(768, 8), nn.ReLU(inplace=True), nn.Linear(8, 2)).eval()
+    assert (feature_layer_outputs(rows, IMAGES, ["1"])[1][0] < 0).any()
 
 
 def test_spreads_are_numpy_s_standard_deviations_of_each_image_and_channel():
@@ -137,11 +138,7 @@ def test_feature_layers_that_give_no_finite_row_an_image_are_refused():
         spilling[0].weight.abs_(), spilling[2].weight.abs_()
     cases = (
         (shared, "layer9", "modules of the network, or penultimate. Got 'layer9'. Its"),
-        (
-            shared,
-            "act",
-            "run once on a batch and give a row for each of its 3 images; .* Got outputs with [3, 3] rows from",
-        ),
+        (shared, "act", "run once on a batch and give a row for each of its 3 images; .* [3, 3] rows from"),
         (shared, "aside", "Got outputs with [] rows from 'aside'. Name another module."),
         (shared, "halved", "Got outputs with [2] rows from 'halved'. Name another module."),
         (shared, "pair", "should give a tensor [N, C, ...] each. Got a tuple from 'pair'. Name another module."),
@@ -150,10 +147,7 @@ def test_feature_layers_that_give_no_finite_row_an_image_are_refused():
     assert_refused(
         *((lambda of=of, name=name: feature_layer_outputs(of, IMAGES, [name]), words) for of, name, words in cases),
         (lambda: feature_layer_names(nn.Flatten()), "have children with parameters or an nn.Linear. Got a Flatten"),
-        (
-            lambda: FeatureProbe(["0"])(spilling, infinite),
-            "features in '0' should be finite. Got NaN or infinity in 1 of",
-        ),
+        (lambda: FeatureProbe(["0"])(spilling, infinite), "features in '0' should be finite."),
         (lambda: FeatureProbe(["0"])(spilling[:3], infinite), "logits should be finite"),
     )
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in shared.modules())
