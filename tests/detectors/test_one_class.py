@@ -52,15 +52,12 @@ def test_energy_is_pytorch_ood_s_does_not_overflow_and_grad_norm_calls_large_nor
 
 
 @pytest.mark.parametrize("k", [1, 5, 50])
-def test_distances_are_pytorch_ood_s_and_those_of_plain_arithmetic(k):
+def test_distances_are_pytorch_ood_s(k):
     table = feature_records()
     test, train = table.where(split="test").probe(FEATURES), table.where(split="train", source="normal").probe(FEATURES)
     scores = learnt(KNN(k), table).score(table.where(split="test"))
     theirs = pytorch_ood.detector.KNN(None, k=k).fit_features(torch.tensor(train), torch.zeros(len(train)).long())
     np.testing.assert_allclose(scores, theirs.predict_features(torch.tensor(test)), rtol=1e-7)
-    unit = [values / np.linalg.norm(values, axis=1, keepdims=True) for values in (test, train)]
-    distances = np.linalg.norm(unit[0][:, None] - unit[1], axis=2)
-    np.testing.assert_allclose(scores, np.sort(distances, axis=1)[:, k - 1], rtol=1e-7)
 
 
 def test_only_directions_matter_and_features_of_zero_have_a_score():
@@ -92,8 +89,6 @@ def test_the_log_distance_is_scipys_with_scikit_learns_covariance():
     pairs = zip(standardised, predictions, strict=True)
     expected = [2 * np.log(mahalanobis(row, centres[one], inverse)) for row, one in pairs]
     np.testing.assert_allclose(gaussian.log_distance(values, predictions), expected, rtol=1e-8)
-    unknown = gaussian.log_distance(values.mean(axis=0)[None], np.array([7]))  # no normal image was predicted as one
-    assert unknown[0] < -20  # it has the mean of all
 
 
 def test_distances_of_gradients_are_scikit_learn_s():
