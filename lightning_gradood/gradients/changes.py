@@ -187,23 +187,22 @@ def observe(
         if isinstance(value, dict | list | Tensor) and _holds(value)
     ]
     with requiring_grad(parameters, True):
-        reason, subject = "", network
         try:
             subject = _sharing(network, {})
         except Exception as error:
-            reason = f"{type(error).__name__}: {error}"
+            logits, changed, keeps = _passed(network, image)
+            if not holding and not keeps:
+                return None, changed, logits
+            raise Refusal(
+                "`network` should allow copy.deepcopy, because it keeps tensors from call to call. "
+                f"Got {type(error).__name__}: {error}. Register constants as buffers, and compute the rest in every forward."
+            ) from error
         logits, changed, keeps = _passed(subject, image)
-        if reason:
-            if holding or keeps:
-                raise Refusal(
-                    "`network` should allow copy.deepcopy, because it keeps tensors from call to call. "
-                    f"Got {reason}. Register constants as buffers, and compute the rest in every forward."
-                )
-            return None, changed, logits
         starts = {place: _start(before.get(place, Absent)) for place in keeps if not _holds(before.get(place))}
-        starts |= {place: _emptied(before[place]) for place in holding if _is_cache(network, image, place, logits)}
+        emptied = {place: _emptied(before[place]) for place in holding}
+        starts |= {place: empty for place, empty in emptied.items() if _is_cache(network, image, place, empty, logits)}
         if starts or keeps:
-            return starts, changed | set(starts), Afresh(network, starts)(image.clone())
+            return starts, changed | starts.keys(), Afresh(network, starts)(image.clone())
         logits, also_changed, _ = _passed(network, image)
     return None, changed | also_changed, logits
 
@@ -231,10 +230,10 @@ def _values(network: nn.Module) -> dict[Place, Any]:
     }
 
 
-def _is_cache(network: nn.Module, image: Tensor, place: Place, logits: Any) -> bool:
+def _is_cache(network: nn.Module, image: Tensor, place: Place, empty: Any, logits: Any) -> bool:
     """Whether an attribute, emptied, is filled again by a forward pass with the same result."""
     with suppress(Exception):
-        subject = _sharing(network, {place: _emptied(_values(network)[place])})
+        subject = _sharing(network, {place: empty})
         same = torch.allclose(subject(image.clone()), logits, rtol=1e-3, atol=1e-6)
         return same and _holds(_values(subject).get(place))
     return False

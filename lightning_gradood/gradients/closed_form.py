@@ -150,7 +150,7 @@ class Accumulator:
 
     def knows(self, tensor: object) -> bool:
         """Whether `tensor` is a parameter or reparametrised from parameters alone."""
-        return id(tensor) in self._column or self.reparametrised.knows(tensor)
+        return id(tensor) in self._column or id(tensor) in self.reparametrised.tensors
 
     def column(self, tensor: Tensor) -> int:
         """A parameter's place in the result; -1 for a reparametrised tensor."""
@@ -168,12 +168,12 @@ class Accumulator:
         standardised = self.reparametrised.standardised(tensor)
         parameter = self.reparametrised.source(tensor) if standardised is None else standardised.parameter
         column = self.column(parameter)
-        return column < 0 or self._uses[column] > 1 or self.reparametrised.is_mixed(parameter)
+        return column < 0 or self._uses[column] > 1 or id(parameter) in self.reparametrised.mixed
 
     def summed_elements(self) -> int:
         """Number of gradient entries per image that have to be held until the end of a backward pass."""
-        shared = sum(parameter.numel() for parameter in self.parameters if self.is_summed(parameter))
-        return shared + self.reparametrised.elements(self.is_summed)
+        tensors = (*self.parameters, *self.reparametrised.tensors.values())
+        return sum(tensor.numel() for tensor in tensors if self.is_summed(tensor))
 
     def record(
         self, tensor: Tensor | None, gradients: Callable[[], Tensor], norms: Callable[[], Tensor] | None = None

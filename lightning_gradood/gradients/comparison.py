@@ -2,11 +2,9 @@
 
 On a network's first batch three different probe images are measured, in batches of different size and order, on a copy
 whose tiny parameters are filled (`changes.reveal`); where float32 numbers differ, a float64 copy decides, since a ReLU
-whose input is zero to seven digits may open in one way and not in another:
-
-1. Does an image's output depend on the other images, or on the call? Then it has no gradient of its own: refused.
-2. Is the backward pass linear in its logit gradient? If not (a hook that clamps): the loop, with unscaled ones.
-3. Do closed forms cover every way by which autograd reaches a parameter, and give the loop's numbers? If not: the loop.
+whose input is zero to seven digits may open in one way and not in another. A network whose images influence each other
+is refused. The loop is taken if the backward pass is not linear in its logit gradient (a hook that clamps), or if closed
+forms do not cover every way by which autograd reaches a parameter, or give other numbers.
 
 The way keeps the trace of the network's operations. A later batch with another trace (control flow or rows that depend
 on the data) is computed by the loop. Passes of the caller's own images are compared, too (`find_fault`).

@@ -46,14 +46,10 @@ class Reparametrised:
     def __init__(self, parameters: Container[int]) -> None:
         self._parameters = parameters  # their ids; other keys are ids, too
         self._leaves: dict[int, tuple[Tensor, Tensor]] = {}  # a parameter and its alias that records
-        self._tensors: dict[int, Tensor] = {}
+        self.tensors: dict[int, Tensor] = {}
         self._rearranged: dict[int, Tensor] = {}  # the parameter whose entries a tensor holds
         self._standardised: dict[int, Standardised] = {}
-        self._mixed: set[int] = set()  # parameters behind a tensor that does more than rearrange
-
-    def knows(self, tensor: object) -> bool:
-        """Whether `tensor` came from `apply`."""
-        return id(tensor) in self._tensors
+        self.mixed: set[int] = set()  # parameters behind a tensor that does more than rearrange
 
     def source(self, tensor: Tensor) -> Tensor:
         """The parameter whose entries this reparametrised tensor rearranges; the tensor itself if it is another one."""
@@ -67,15 +63,7 @@ class Reparametrised:
     def spend(self, tensor: Tensor) -> None:
         """Note that a closed form uses `tensor` without regard to its standardisation."""
         if id(tensor) in self._standardised:
-            self._mixed.add(id(self._standardised[id(tensor)].parameter))
-
-    def is_mixed(self, parameter: Tensor) -> bool:
-        """Whether a reparametrised tensor that is more than a rearrangement was computed from `parameter`."""
-        return id(parameter) in self._mixed
-
-    def elements(self, is_summed: Callable[[Tensor], bool]) -> int:
-        """Number of gradient entries of reparametrised tensors that every image needs for a way back."""
-        return sum(tensor.numel() for tensor in self._tensors.values() if is_summed(tensor))
+            self.mixed.add(id(self._standardised[id(tensor)].parameter))
 
     def apply(self, func: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> Any:
         """Call `func` with recording aliases in place of parameters and adopt the tensors that it returns.
@@ -96,13 +84,13 @@ class Reparametrised:
         result = func(*_mapped(args, alias), **_mapped(kwargs, alias))
         for tensor, version in versions:
             if tensor._version != version:  # written to in place
-                self._mixed.add(id(self._rearranged.pop(id(tensor), tensor)))
+                self.mixed.add(id(self._rearranged.pop(id(tensor), tensor)))
         for parameter, leaf in leaves.values():
             if result is leaf:
                 return parameter
         made = [tensor for tensor in tensors_in(result) if tensor.requires_grad]  # others let no gradient through
         if made:
-            self._tensors.update((id(tensor), tensor) for tensor in made)
+            self.tensors.update((id(tensor), tensor) for tensor in made)
             self._leaves.update(leaves)
             self._describe(func, args, kwargs, made)
         return result
@@ -110,7 +98,7 @@ class Reparametrised:
     def _describe(self, func: Callable[..., Any], args: Any, kwargs: dict[str, Any], made: list[Tensor]) -> None:
         """Note whether what `func` made rearranges or standardises a parameter; else its parameters are mixed."""
         asked = args[:1] if func in _SHAPED_LIKE else (args, kwargs)
-        given = [tensor for tensor in tensors_in(asked) if id(tensor) in self._leaves or self.knows(tensor)]
+        given = [tensor for tensor in tensors_in(asked) if id(tensor) in self._leaves or id(tensor) in self.tensors]
         whole = made[0]
         if len(made) == 1 and len(given) == 1 and _rearranges(func, args, given[0], whole):
             source = self.source(given[0])
@@ -126,7 +114,7 @@ class Reparametrised:
             given = given[1:]
         for tensor in given:
             self.spend(tensor)
-            self._mixed.add(id(self.source(tensor)))
+            self.mixed.add(id(self.source(tensor)))
 
     def _standardisation(self, args: Any, kwargs: dict[str, Any], made: Tensor) -> Standardised | None:
         """`F.batch_norm` of a weight seen as [1, D, M], with its own statistics."""
@@ -154,7 +142,7 @@ class Reparametrised:
         if not gradients:
             return
         found = torch.autograd.grad(
-            [self._tensors[key] for key in gradients], [leaf for _, leaf in self._leaves.values()],
+            [self.tensors[key] for key in gradients], [leaf for _, leaf in self._leaves.values()],
             list(gradients.values()), is_grads_batched=True, retain_graph=True, allow_unused=True,
         )  # fmt: skip
         for (parameter, _), gradient in zip(self._leaves.values(), found, strict=True):

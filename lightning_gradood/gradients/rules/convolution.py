@@ -69,18 +69,16 @@ class Convolution(Layer):
         """Squared norms of every image's dW, float64 [N], by the cheapest form, in chunks that stay in cache."""
         size = size_of(a.shape[1], b.shape[1], tuple(a.shape[2:]), tuple(b.shape[2:]), self.geometry)
         form, step = cheapest(size, self.geometry, costs.limits(a.device))
-        chunks = zip(torch.split(a, step), torch.split(b, step), strict=True)
-        return torch.cat([self._chunk(form, part, x, y, accumulator) for part, (x, y) in enumerate(chunks)])
-
-    def _chunk(self, form: Form, part: int, a: Tensor, b: Tensor, accumulator: Accumulator) -> Tensor:
-        if form not in (forms.products, forms.pixel_products):
-            return form(a, b, self.geometry)
-        products = self._products.get(part)
-        if products is None:
-            products = form(a, self.geometry)
-            if accumulator.passes > 1:
-                self._products[part] = products
-        return forms.from_products(products, a, b, self.geometry)
+        norms = []
+        for part, (x, y) in enumerate(zip(torch.split(a, step), torch.split(b, step), strict=True)):
+            if form in (forms.products, forms.pixel_products):
+                products = self._products[part] if part in self._products else form(x, self.geometry)
+                if accumulator.passes > 1:
+                    self._products[part] = products
+                norms.append(forms.from_products(products, x, y, self.geometry))
+            else:
+                norms.append(form(x, y, self.geometry))
+        return torch.cat(norms)
 
 
 @lru_cache(maxsize=4096)

@@ -2,17 +2,11 @@
 
 Linear: on vectors [N, C] and on tokens [N, ..., C] or [N·m, ..., C]. With a_t the input and b_t the output gradient at
 token t, dW = Σ_t b_t a_tᵀ. For one vector ‖dW‖² = ‖a‖²‖b‖²; for T tokens either dW is formed, T·C·D multiplications, or
-‖dW‖² = ⟨A Aᵀ, B Bᵀ⟩ over pairs of tokens, T²·(C + D).
+‖dW‖² = ⟨A Aᵀ, B Bᵀ⟩ over pairs of tokens, T²·(C + D) (Goodfellow 2015; Li et al. 2022, "ghost norms").
 
 Other products are written as an einsum y = x, θ -> y with a letter for each dimension: the input gradient is y, θ -> x
 and the parameter's x, y -> θ; with the batch's letter added to its result, it is every image's own. Embedding: row v of
-the table receives Σ b_t over an image's tokens t with index v.
-
-Attention is spelt out in these. The multi-head layer becomes linear layers around scaled dot products without
-parameters. Dot products with a bias made of parameters, e.g. relative positions, become matrix products, a sum and a
-softmax.
-
-Reference: Goodfellow 2015, "Efficient per-example gradient computations"; Li et al. 2022 (ghost norms) for tokens.
+the table receives Σ b_t over an image's tokens t with index v. Attention with parameters is spelt out in these.
 """
 
 from __future__ import annotations

@@ -1,13 +1,10 @@
 """Closed forms of batch, layer, group, instance and RMS norm.
 
 With x̂ the normalised input, dγ = Σ_t b·x̂ and dβ = Σ_t b over an image's positions. Group, instance and RMS norm are
-rewritten as the norm without parameters, a product and a sum.
-
-For batch norm in eval mode, x̂ = (x − running mean) / √(running variance + ε). Seen as [1, N·C, ...], a batch is one
-image with N·C channels, and torch's own fused backward returns the input gradient and every image's dγ and dβ in one
-pass over memory. The view has to be contiguous: a single image's may keep the strides of a transposed one, which torch
-2.15's CPU kernel mistakes for channels last and reads in the wrong order without an error. Several rows an image,
-[N·m, C], become [N, C, m] first.
+rewritten as the norm without parameters, a product and a sum. Batch norm in eval mode, seen as [1, N·C, ...], is one image
+with N·C channels: torch's own fused backward returns the input gradient and every image's dγ and dβ in one pass over
+memory. The view has to be contiguous, since torch 2.15's CPU kernel misreads a single image's transposed strides
+(`core.network_state`). Several rows an image, [N·m, C], become [N, C, m] first.
 """
 
 from __future__ import annotations
