@@ -85,9 +85,7 @@ class Interception(TorchFunctionMode):
         found = RULES[func](Call(args, kwargs, accumulator, self._is_from_images)) if func in RULES else None
         if isinstance(found, tuple):
             layer, x = found
-            # rows per image and a row's sizes; empty for a scalar, which stands for no input
-            rows = (x.shape[0] / accumulator.batch, *x.shape[1:]) if x.ndim else ()
-            self._note(func, type(layer).__name__, used, rows)
+            self._note(func, type(layer).__name__, used, (x.shape[0] / accumulator.batch, *x.shape[1:]))
             for tensor in layer.parameters:
                 accumulator.use(tensor)
             return Recorded.apply(self.anchor, layer, accumulator, x)

@@ -108,15 +108,10 @@ def warm_up(network: nn.Module, shape: Sequence[int]) -> str:
 
 def _checked(network: nn.Module, images: Tensor) -> list[nn.Parameter]:
     """The network's parameters; refuse what cannot be differentiated throughout, and images that are no batch for it."""
-    if not isinstance(network, nn.Module):
+    if not isinstance(network, nn.Module) or isinstance(network, nn.parallel.DistributedDataParallel | nn.DataParallel):
         raise Refusal(
-            "`network` should be a torch.nn.Module, because its parameters are what gradients are taken of. "
-            f"Got `network = {type(network).__name__}`. Pass the module itself, not a function that calls it."
-        )
-    if isinstance(network, nn.parallel.DistributedDataParallel | nn.DataParallel):
-        raise Refusal(
-            "`network` should be the bare network, because a parallel wrapper would average its gradients. "
-            f"Got `network = {type(network).__name__}`. Pass `network.module`."
+            f"`network` should be a bare torch.nn.Module. Got `network = {type(network).__name__}`. "
+            "Pass the module itself, not a function that calls it, and of a parallel wrapper `network.module`."
         )
     named, got = list(network.named_parameters()), ""
     for name, parameter in named:

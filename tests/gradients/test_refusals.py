@@ -83,10 +83,13 @@ def test_networks():
     squared_gradient_norms(hooked, pictures(2))  # also where hooks come after the network was compared
     handle = hooked[1].weight.register_hook(lambda gradient: gradient.clamp(-1e-3, 1e-3))
     cases = [
-        (lambda images: images.mean((2, 3)), r"should be a torch\.nn\.Module.*Got `network = function`\. Pass the"),
+        (
+            lambda images: images.mean((2, 3)),
+            r"should be a bare torch\.nn\.Module.*Got `network = function`\. Pass the",
+        ),
         (exported.module(), r"train and eval modes\. Got a program of torch\.export.*it was made from"),
         (nn.Flatten(), "floating point parameters.*Got no parameter; pass the classifier itself"),
-        (nn.DataParallel(make("linear")), r"bare network.*Got `network = DataParallel`\. Pass `network\.module`"),
+        (nn.DataParallel(make("linear")), r"Got `network = DataParallel`\. .*parallel wrapper `network\.module`"),
         (phased, r"real floating point parameters.*Got `phase` of torch\.complex64; .*view_as_real"),
         (indexed, r"Got `index` of torch\.int64"),
         (hooked, r"without hooks.*Got a hook on `1\.weight`, .*handle\.remove"),

@@ -1,8 +1,7 @@
 """Sums and products with a parameter that is broadcast over the batch: tokens, positions, layer scales, affine norms.
 
 y = x + θ has the per-sample gradient b, y = x·θ has b·x, each summed over the dimensions that θ was stretched along. An
-expanded parameter (a class token) is θ added to zero. PReLU is x where x > 0, else θ x, with one slope or one for each
-channel.
+expanded parameter (a class token) is θ added to zero. PReLU is x where x > 0, else θ x.
 """
 
 from __future__ import annotations
@@ -65,19 +64,6 @@ class Elementwise(Layer):
         return operation.by_input(x, parameter, gradient).sum_to_size(self.shape) if needs_input else None
 
 
-class Expanded(Elementwise):
-    """y = θ, once for each image; its input is a scalar that is not used."""
-
-    def __init__(self, parameter: Tensor, size: Sequence[int]) -> None:
-        super().__init__(SUM, parameter)
-        self.size = size
-
-    @override
-    def output(self, x: Tensor) -> Tensor:
-        expanded: Tensor = self.parameters[0].expand(*self.size).clone()
-        return expanded
-
-
 _binary = taking("input", "other")
 
 
@@ -137,7 +123,7 @@ def _expanded(call: Call, parameter: Any, size: list[Any]) -> Replacement:
         return None
     if parameter.ndim == len(size) and parameter.shape[0] != 1:
         return None
-    return Expanded(parameter, size), parameter.new_zeros(())
+    return Elementwise(SUM, parameter), parameter.new_zeros(()).expand(parameter.expand(*size).shape)  # sizes may be -1
 
 
 @taking("input", "tensor1", "tensor2", value=1)

@@ -41,10 +41,6 @@ class Geometry:
         """Every output channel sees every input channel, through taps at fixed distances from its position."""
         return self.groups == 1 and not self.transposed
 
-    def is_depthwise(self, channels: int) -> bool:
-        """Every output channel sees one of the input's `channels`."""
-        return self.groups == channels > 1 and not self.transposed
-
     def positions(self, axis: int, length: int) -> int:
         """Output positions along an axis of `length` pixels."""
         reach = self.dilation[axis] * (self.kernel[axis] - 1)
@@ -109,12 +105,7 @@ def materialised(a: Tensor, b: Tensor, geometry: Geometry) -> Tensor:
 
 
 def depthwise(a: Tensor, b: Tensor, geometry: Geometry) -> Tensor:
-    """Squared norms [n] of a depthwise convolution through `depthwise_gradients`: T·D·k² multiplications."""
-    return squared_rows(depthwise_gradients(a, b, geometry))
-
-
-def depthwise_gradients(a: Tensor, b: Tensor, geometry: Geometry) -> Tensor:
-    """Form every image's dW [n, D, 1, *kernel], one channel per group, by a forward depthwise convolution.
+    """Squared norms [n] of one channel per group, through a forward depthwise convolution: T·D·k² multiplications.
 
     dW[d, τ] = Σ_t b[d, t] · a[d, stride·t + dilation·τ − padding]: the output gradient is the kernel, and stride and
     dilation change places. With kernels of more than three columns oneDNN is many times faster at this.
@@ -127,7 +118,7 @@ def depthwise_gradients(a: Tensor, b: Tensor, geometry: Geometry) -> Tensor:
     )  # fmt: skip
     for axis, taps in enumerate(g.kernel, start=2):
         slid = slid.narrow(axis, 0, taps)  # the stride may have left pixels over that no output saw
-    return slid.reshape(n, D, 1, *g.kernel)
+    return squared_rows(slid.reshape(n, -1))
 
 
 def pointwise(a: Tensor, b: Tensor, geometry: Geometry) -> Tensor:
