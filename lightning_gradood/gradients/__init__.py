@@ -33,15 +33,6 @@ from lightning_gradood.gradients.labels import AllOnes, AllZeros, KHot, LabelDes
 from lightning_gradood.gradients.norms import parameter_names, probe_gradients, squared_gradient_norms, warm_up
 
 __all__ = [
-    "AllOnes",
-    "AllZeros",
-    "KHot",
-    "LabelDesign",
-    "Predicted",
-    "SecondBest",
-    "Uniform",
-    "parameter_names",
-    "probe_gradients",
-    "squared_gradient_norms",
-    "warm_up",
-]
+    "AllOnes", "AllZeros", "KHot", "LabelDesign", "Predicted", "SecondBest", "Uniform", "parameter_names", "probe_gradients",
+    "squared_gradient_norms", "warm_up",
+]  # fmt: skip

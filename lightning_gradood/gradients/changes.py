@@ -22,14 +22,11 @@ from lightning_gradood.gradients.reparametrised import tensors_in
 _HOOKS = [name for name, value in vars(nn.Module()).items() if name.endswith("hooks") and isinstance(value, dict)]
 _COUNTED = {*_HOOKS, "_non_persistent_buffers_set"}
 _DEPTH = 3  # levels of nested containers that are compared
+_ABSENT = object()
 _TINY = 0.05  # root mean square of a parameter; a smaller one could hide errors behind it
 
 Place = tuple[str, str]
 """A module's name in its network, and the name of an attribute or a buffer in that module."""
-
-
-class Absent:
-    """In place of the value of an attribute that is not there."""
 
 
 class Fingerprint:
@@ -166,7 +163,7 @@ def _sharing(network: nn.Module, starts: Mapping[Place, Any]) -> nn.Module:
     for (module, name), value in starts.items():
         attributes = vars(made.get_submodule(module))
         attributes[name] = _start(value)
-        if value is Absent:
+        if value is _ABSENT:
             del attributes[name]
     return made
 
@@ -198,7 +195,7 @@ def observe(
                 f"Got {type(error).__name__}: {error}. Register constants as buffers, and compute the rest in every forward."
             ) from error
         logits, changed, keeps = _passed(subject, image)
-        starts = {place: _start(before.get(place, Absent)) for place in keeps if not _holds(before.get(place))}
+        starts = {place: _start(before.get(place, _ABSENT)) for place in keeps if not _holds(before.get(place))}
         emptied = {place: _emptied(before[place]) for place in holding}
         starts |= {place: empty for place, empty in emptied.items() if _is_cache(network, image, place, empty, logits)}
         if starts or keeps:
@@ -215,7 +212,7 @@ def _passed(network: nn.Module, image: Tensor) -> tuple[Any, set[Place], set[Pla
     logits = network(image.clone())
     now = _values(network)
     after = {place: frozen(value) for place, value in now.items()}
-    changed = {place for place in {*now, *state} if after.get(place, Absent) != state.get(place, Absent)}
+    changed = {place for place in {*now, *state} if after.get(place, _ABSENT) != state.get(place, _ABSENT)}
     del alive
     return logits, changed, {place for place in changed if _holds([now.get(place), before.get(place)])}
 
@@ -261,8 +258,8 @@ def in_dtype(network: nn.Module, dtype: torch.dtype = torch.float64) -> nn.Modul
     """A copy in another dtype, on the network's device or, where that has no float64, on the CPU."""
     made = _copied(network)
     first = next(made.parameters())
-    made = made.to(to_float64_device(first).device if dtype == torch.float64 else first.device).to(dtype)
-    device = next(made.parameters()).device
+    device = to_float64_device(first).device if dtype == torch.float64 else first.device
+    made = made.to(device).to(dtype)
     for module in made.modules():
         for name, value in vars(module).items():
             if isinstance(value, Tensor) and value.is_floating_point():
@@ -283,11 +280,9 @@ def reveal(parameters: Sequence[nn.Parameter]) -> None:
     """
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
-        for parameter in parameters:
-            # how many inputs one output of this weight adds up
-            inputs = parameter[0].numel() if parameter.ndim > 1 and parameter.numel() else 1
-            if not parameter.numel() or float(parameter.square().mean().sqrt()) >= _TINY / math.sqrt(inputs):
-                continue
-            drawn = torch.rand(parameter.shape, generator=generator)
-            positive = parameter.ndim < 2 or inputs == 1  # as scales and temperatures are
-            parameter.copy_(0.25 + 0.5 * drawn if positive else (2 * drawn - 1) * math.sqrt(3 / inputs))
+        for parameter in filter(torch.numel, parameters):
+            inputs = parameter[0].numel() if parameter.ndim > 1 else 1  # that one output of this weight adds up
+            if float(parameter.square().mean().sqrt()) < _TINY / math.sqrt(inputs):
+                drawn = torch.rand(parameter.shape, generator=generator)
+                positive = parameter.ndim < 2 or inputs == 1  # as scales and temperatures are
+                parameter.copy_(0.25 + 0.5 * drawn if positive else (2 * drawn - 1) * math.sqrt(3 / inputs))

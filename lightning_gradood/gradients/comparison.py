@@ -130,22 +130,16 @@ def _examined(network: nn.Module, probes: Tensor, dtype: torch.dtype) -> Way:
     check_independent(network, probes, logits)
     if not is_linear:
         return Way(NOT_LINEAR)
-    tried = []
-    for rows in ([0, 1, 2], [1, 0]):
-        outcome = _try(network, probes[rows], parameters, truth[rows])
-        if isinstance(outcome, str):
-            return Way(outcome)
-        tried.append(outcome)
-    (trace, size), (other, _) = tried
-    if trace != other:
-        return Way("the network's operations depend on its input")
+    tried = [_try(network, probes[rows], parameters, truth[rows]) for rows in ([0, 1, 2], [1, 0])]
+    (reason, trace, size), (other_reason, other, _) = tried
+    if reason or other_reason or trace != other:
+        return Way(reason or other_reason or "the network's operations depend on its input")
     # whether writing one image's gradients, as the loop does, takes longer than the calls of closed forms
     pays = sum(parameter.numel() for parameter in parameters) >= costs.ALONE * len(parameters)
-    single = pays and _try(network, probes[:1], parameters, truth[:1])
+    single = pays and _try(network, probes[:1], parameters, truth[:1])[:2] == ("", trace)
     limits, size = costs.limits(probes.device), max(1, size * element_size // probes.element_size())
     micro_batch = max(1, min(limits.micro_batch, limits.activation_bytes // size))
-    is_single = isinstance(single, tuple) and single[0] == trace
-    return Way("", trace, micro_batch, is_single, columns=(truth > 0).any(0))
+    return Way("", trace, micro_batch, single, columns=(truth > 0).any(0))
 
 
 def _subject(network: nn.Module, probes: Tensor, dtype: torch.dtype) -> tuple[nn.Module, Tensor, Tensor, bool, Tensor]:
@@ -175,8 +169,8 @@ def _truth(network: nn.Module, probes: Tensor) -> tuple[Tensor, Tensor, bool, Te
 
 def _try(
     network: nn.Module, images: Tensor, parameters: Sequence[nn.Parameter], truth: Tensor
-) -> tuple[list[engine.Step], int] | str:
-    """Run the fast way on a probe batch: its trace and the bytes it keeps per image, or why it is not to be used."""
+) -> tuple[str, list[engine.Step], int]:
+    """Run the fast way on a probe batch: why it is not to be used, if so; its trace; and the bytes it keeps per image."""
     kept: dict[int, int] = {}
 
     def count(tensor: Tensor) -> Tensor:
@@ -187,19 +181,19 @@ def _try(
         with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
             pass_ = engine.forward(network, images, parameters, 2)
             if pass_.accumulator.knows(pass_.output):
-                return "no closed form covers the way from the images to the output"
+                return "no closed form covers the way from the images to the output", [], 0
             if pass_.unknown:
-                return f"no closed form covers {', '.join(sorted(set(pass_.unknown)))}"
+                return f"no closed form covers {', '.join(sorted(set(pass_.unknown)))}", [], 0
             norms = engine.backward(pass_, [_UNIT], keep=True)[:, 0]
             agree = first_excess(norms, truth, images.dtype == torch.float64) is None
             if not agree or _under_other_logit_gradients(pass_, _UNIT, norms) is not None:
-                return MISMATCH
+                return MISMATCH, [], 0
     except Exception as error:  # of interception, since the loop has succeeded
-        return f"{type(error).__name__}: {error}"
+        return f"{type(error).__name__}: {error}", [], 0
     own = {parameter.untyped_storage().data_ptr() for parameter in parameters}
     activations = sum(size for pointer, size in kept.items() if pointer not in own)
     shared = pass_.accumulator.summed_elements() * images.element_size()
-    return pass_.trace, activations // images.shape[0] + shared
+    return "", pass_.trace, activations // images.shape[0] + shared
 
 
 @dataclass(frozen=True)

@@ -51,14 +51,10 @@ class Interception(TorchFunctionMode):
     """A forward pass; while active, it replaces the calls that take a parameter, which has to be frozen meanwhile.
 
     A torch function mode sees `F.conv2d(x, self.weight)` wherever it is written and allows in-place activations; module
-    hooks do neither. In this order, a call with a parameter
-
-    1. goes through a closed form (`rules.RULES`),
-    2. is spelt out in simpler calls, which are intercepted in turn (the same table),
-    3. makes a reparametrised tensor, if nothing but parameters and constants goes into it,
-    4. is unknown: its name is added to `unknown`, and the pass is of no use.
-
-    Equal `trace`s mean that the network did the same with the same parameters, treated alike, and the same rows.
+    hooks do neither. By `RULES` a call with a parameter goes through a closed form, or is spelt out in simpler calls, which
+    are intercepted in turn. Else it makes a reparametrised tensor, if nothing but parameters and constants goes into it,
+    or is `unknown`, and the pass is of no use. Equal `trace`s mean that the network did the same with the same
+    parameters, treated alike, and the same rows.
     """
 
     output: Tensor

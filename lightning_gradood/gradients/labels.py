@@ -41,10 +41,7 @@ class LabelDesign(Component, ABC):
 
 @dataclass(frozen=True)
 class AllOnes(LabelDesign):
-    """The paper's label: all C classes at once, binary cross entropy on raw logits, mean over classes.
-
-    Reference: Lee and AlRegib, Eq. 1: logit gradient −σ(−z) / C.
-    """
+    """The paper's label (Eq. 1): all C classes at once, binary cross entropy, mean over classes: logit gradient −σ(−z) / C."""
 
     name = "all_ones"
 

@@ -1,7 +1,7 @@
 """One image at a time: norms by plain autograd, exact for any network that treats images one by one, and slow.
 
-A network whose output for an image depends on other images of the batch or on random numbers has no gradient for each
-image. It is refused; the first module whose output differs is named.
+A network whose output for an image depends on other images of the batch or on random numbers has no such gradient: it is
+refused, and the first module whose output differs is named.
 """
 
 from __future__ import annotations

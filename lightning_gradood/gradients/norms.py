@@ -91,11 +91,6 @@ def warm_up(network: nn.Module, shape: Sequence[int]) -> str:
 
     Returns:
         "closed forms", or why single images are computed one after the other.
-
-    Example:
-        >>> import torch
-        >>> warm_up(torch.nn.Linear(3, 2), (16, 3))
-        'closed forms'
     """
     images = torch.rand(tuple(shape), generator=torch.Generator().manual_seed(0))
     images = images.to(next(network.parameters(), images).device)

@@ -1,16 +1,13 @@
 """Closed forms of convolutions in 1, 2 and 3 dimensions, transposed and standardised ones too.
 
-‖dW‖² is computed by the cheapest of six forms (`convolution_forms`), db = Σ_t b.
-
-A standardised weight (BiT, NFNet) has each output channel's mean removed and is divided by its standard deviation. With
-g = dW, θ̂ the standardised weight, M its entries for each output channel, s = 1/√(variance + ε) and a factor a,
+‖dW‖² is computed by the cheapest of six forms (`convolution_forms`), db = Σ_t b. A standardised weight (BiT, NFNet; Qiao
+et al. 2019) has each output channel's mean removed and is divided by its standard deviation. With g = dW, θ̂ the
+standardised weight, M its entries for each output channel, s = 1/√(variance + ε) and a factor a,
 
     dθ_d = a_d s_d (g_d − mean(g_d) − θ̂_d · mean(g_d θ̂_d)),    da_d = Σ g_d θ̂_d.
 
 Only ‖a s g‖² needs a convolution's closed form, that of an output gradient times a s. With b the output gradient, Σ g_d
 is Σ_t b · (x ∗ 1), and Σ g_d θ̂_d is Σ_t b · (x ∗ θ̂), which the forward pass has computed.
-
-Reference: Qiao et al. 2019, "Micro-Batch Training with Batch-Channel Normalization and Weight Standardization".
 """
 
 from __future__ import annotations

@@ -11,7 +11,6 @@ the table receives Σ b_t over an image's tokens t with index v. Attention with 
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -52,7 +51,7 @@ def weight_norms(a: Tensor, b: Tensor) -> Tensor:
         return squared_rows(a) * squared_rows(b)
     if costs.TOKEN_PAIR * T * (C + D) >= C * D:
         return _through_gradients(a, b)
-    pair = closed_form.paired(functools.partial(closed_form.strip, a.transpose(1, 2)), b.transpose(1, 2))
+    pair = closed_form.paired(lambda start, stop: closed_form.strip(a.transpose(1, 2), start, stop), b.transpose(1, 2))
     return closed_form.guarded(*pair, lambda rows: _through_gradients(a[rows], b[rows]))
 
 
