@@ -10,7 +10,7 @@ from PIL import Image
 from torchvision.datasets import FakeData
 
 from lightning_gradood.core import Refusal
-from lightning_gradood.data import DatasetSource, DigitsSource, FolderSource, ImageDataModule, Limits, Split
+from lightning_gradood.data import DatasetSource, FolderSource, ImageDataModule, Limits, Split
 
 
 def turned(folder):
@@ -34,7 +34,6 @@ def test_copies_are_in_one_split_and_said(image_folder, said):
     Image.open(root / "013.png").save(root / "saved_anew.bmp")  # equal pixels in other files are the same image
     split_of = ImageDataModule(str(root)).sources.manifest.split_of
     assert split_of["normal/013.png"] == split_of["normal/saved_anew.bmp"]
-    assert "22 of 41 images" in said[0]
     alone = Path(image_folder("alone", {".": 1}))
     for row in range(9):
         shutil.copy(alone / "000.png", alone / f"copy{row}.png")
@@ -47,13 +46,10 @@ def test_copies_in_training_images_do_not_select_the_checkpoint_they_trained(ima
     for path in sorted(root.rglob("*.png")):
         shutil.copy(path, path.with_name(f"copy{path.name}"))
     data = ImageDataModule("elsewhere", train=str(root), split=Split(validation=0.5))
-    parts = [
-        {data.sources.train.fingerprints[row] for batch in loader for row in batch.rows.tolist()}
-        for loader in (data.train_dataloader(), data.val_dataloader())
-    ]
-    assert not parts[0] & parts[1]
-    assert sum(map(len, parts)) == 20
-    assert len(said) == 1
+    loaders, marks = (data.train_dataloader(), data.val_dataloader()), data.sources.train.fingerprints
+    train, val = ({marks[row] for batch in loader for row in batch.rows.tolist()} for loader in loaders)
+    assert not train & val
+    assert (len(train) + len(val), len(said)) == (20, 1)
 
 
 def test_images_of_normal_among_anomalies_are_said(image_folder, said):
@@ -99,11 +95,8 @@ NESTED = "one inside the other"
 ROLES = [
     ({"train": "photos", "normal": "./x/../photos/"}, "train", "normal", "the same"),
     ({"train": "photos", "normal": "link"}, "train", "normal", "the same"),
-    ({"train": "photos", "normal": FolderSource("photos")}, "train", "normal", "the same"),
     ({"train": fake(size=9), "normal": fake(size=9)}, "train", "normal", "the same"),
-    ({"train": DigitsSource([1]), "normal": DigitsSource([1])}, "train", "normal", "the same"),
     ({"normal": "a", "anomalies": {"b": "a"}}, "normal", "anomalies.b", "the same"),
-    ({"normal": "a", "anomalies": {"b": "c", "d": "c"}}, "anomalies.b", "anomalies.d", "the same"),
     ({"train": "a", "normal": "b", "anomalies": {"c": "a"}}, "train", "anomalies.c", "the same"),
     ({"train": "photos", "normal": "photos/val"}, "train", "normal", NESTED),
     ({"normal": FolderSource("a"), "anomalies": {"x": "./a/../a/b/c"}}, "normal", "anomalies.x", NESTED),

@@ -102,11 +102,7 @@ def test_another_size_is_refused_by_name_with_the_fix(root, in_memory):
     words = r"\[3, 8, 8\] torch.uint8 as `here/a/000.png`. Got `here/b/002.png` with \[3, 8, 9\].*v2\.Resize"
     with pytest.raises(Refusal, match=words):
         load(root, in_memory=in_memory).images([4, 5])
-    small = load(root, v2.Resize([4, 4]), in_memory)
-    assert small.images([4, 5]).shape == (2, 3, 4, 4)
-    small.refuse_other_shape(small)
-    with pytest.raises(Refusal, match=r"shape \[3, 8, 8\] .*Got `here` with \[3, 4, 4\]. Give a `transform`"):
-        small.refuse_other_shape(load(root, in_memory=in_memory))
+    assert load(root, v2.Resize([4, 4]), in_memory).images([4, 5]).shape == (2, 3, 4, 4)
 
 
 class Fixed(Source):
@@ -138,37 +134,23 @@ def test_a_limit_takes_a_seeded_subset_in_proportion_and_in_order():
 
 
 def test_labels_become_those_of_the_classifier_by_name():
-    source, unknown = (
-        Fixed(["a", "b", "c"], [1, 0, -1], ["cat", "dog"]),
-        {"outputs": Outputs.of(["dog"]), "flag": "train"},
-    )
+    source = Fixed(["a", "b", "c"], [1, 0, -1], ["cat", "dog"])
     loaded = open_source("x", source, outputs=Outputs.of(["dog", "emu", "cat"]), flag="train")
     assert (loaded.labels.tolist(), loaded.num_classes) == ([0, 2, -1], 3)
     assert open_source("x", source, outputs=Outputs.of([]), flag="train").labels.tolist() == [1, 0, -1]
-    for opened, options, words in [
-        (source, unknown, r"of `train` \(1: dog\)\. Got `x` with class `cat`\."),
-        (Fixed(["a", "b", "b"]), {}, "`keys` should be unique in a source. Got `x/b` twice"),
-        (Fixed([]), {}, "`x` should hold images. Got `x` with none"),
+    for opened, words in [
+        (Fixed(["a", "b", "b"]), "`keys` should be unique in a source. Got `x/b` twice"),
+        (Fixed([]), "`x` should hold images. Got `x` with none"),
     ]:
         with pytest.raises(Refusal, match=words):
-            open_source("x", opened, **options)
+            open_source("x", opened)
 
 
-def windows(image, padding):
-    """Yield all crops of one padded image, as they are and mirrored."""
-    _, height, width = image.shape
-    padded = F.pad(image, [padding] * 4)
-    for row in range(2 * padding + 1):
-        for column in range(2 * padding + 1):
-            crop = padded[:, row : row + height, column : column + width]
-            yield crop
-            yield crop.flip(-1)
-
-
-def test_augmentation_gives_each_image_a_window_of_its_padded_self_drawn_under_torchs_seed():
+def test_augmentation_gives_each_image_a_window_of_its_padded_self():
     images = torch.rand(20, 2, 6, 5)
-    for image, result in zip(images, RandomCropFlip(2)(images), strict=True):
-        assert any(torch.equal(result, window) for window in windows(image, 2))
+    for image, result in zip(F.pad(images, [2] * 4), RandomCropFlip(2)(images), strict=True):
+        windows = [image[:, row : row + 6, column : column + 5] for row in range(5) for column in range(5)]
+        assert any(torch.equal(result, one) or torch.equal(result.flip(-1), one) for one in windows)
     one, images = torch.rand(1, 3, 4), torch.rand(1000, 1, 4, 4, dtype=torch.float64)
     assert len(torch.unique(RandomCropFlip(1)(one.expand(2000, -1, -1, -1)), dim=0)) == 2 * 9
     results = RandomCropFlip(padding=0)(images)
@@ -176,9 +158,3 @@ def test_augmentation_gives_each_image_a_window_of_its_padded_self_drawn_under_t
     assert 400 < mirrored.sum() < 600
     assert torch.equal(results[~mirrored], images[~mirrored])
     assert torch.equal(RandomCropFlip(padding=0, flip=False)(images), images)
-    seeded = []
-    for seed in (0, 0, 1):
-        torch.manual_seed(seed)
-        seeded.append(RandomCropFlip()(images))
-    assert torch.equal(seeded[0], seeded[1])
-    assert not torch.equal(seeded[0], seeded[2])

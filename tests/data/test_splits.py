@@ -6,7 +6,6 @@ from fractions import Fraction
 import numpy as np
 from asserts import assert_refused
 
-from lightning_gradood.core import named_seed
 from lightning_gradood.data import make_manifest
 from lightning_gradood.data.splits import allocate, split_rows
 
@@ -55,7 +54,6 @@ def test_the_seed_changes_who_is_where_but_not_how_many():
     assert len(one) == len(other)
     train, _, _ = split_rows(np.zeros(1000), PAPER, seed=0)
     assert 350 < np.mean(train) < 650, "shuffled within a class: the first 400 rows would have a mean of 200"
-    assert len({named_seed(seed, name) for seed in (0, 1, 1) for name in ("a", "b")}) == 4
 
 
 IDS = {name: [f"{name}/{n:02d}" for n in range(count)] for name, count in {"normal": 20, "near": 10, "far": 7}.items()}
@@ -74,7 +72,6 @@ def test_every_id_has_one_split_by_its_source_s_name_and_the_seed_whatever_stand
     }
     assert set(made.split_of) == {name for ids in IDS.values() for name in ids}
     assert all(ids == sorted(ids) for parts in made.sources.values() for ids in parts.values())
-    assert all(made.split_of[name] == split for split, ids in made.sources["near"].items() for name in ids)
     assert made == manifest(("far", "normal", "near"))
     assert made.sources["normal"] == manifest(("normal",)).sources["normal"]
     assert made.sources != manifest(seed=1).sources

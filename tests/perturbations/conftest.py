@@ -2,8 +2,7 @@
 
 import copy
 import random
-from contextlib import contextmanager
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -27,8 +26,7 @@ CONTRAST = 0.2  # of digits, so that a change of 8/255 of a pixel is enough for 
 MOMENTUM = "advertorch.attacks.MomentumIterativeAttack"
 
 
-@dataclass(frozen=True)
-class Digits:
+class Digits(NamedTuple):
     """A trained network with images of 8×8 pixels that it has not seen."""
 
     network: torch.nn.Module
@@ -36,7 +34,6 @@ class Digits:
     labels: torch.Tensor
 
     def double(self):
-        """The same in float64, on a copy."""
         return Digits(copy.deepcopy(self.network).double(), self.images.double(), self.labels)
 
 
@@ -79,15 +76,6 @@ def by_path(name):
     return f"{__name__}.{name}"
 
 
-@contextmanager
-def counted(network):
-    """How many images each forward pass sees."""
-    seen = []
-    hook = network.register_forward_pre_hook(lambda module, args: seen.append(len(args[0])))
-    yield seen
-    hook.remove()
-
-
 def patches(size, count):
     """Patches of photographs, uint8 [count, size, size, 3], spread over both that come with scikit-learn."""
     pixels = PhotoPatches(size).open().pixels
@@ -95,7 +83,6 @@ def patches(size, count):
 
 
 ATTACKS = {
-    # steps of an optimiser only take time
     **{f"paper/{name}": attack for name, attack in (preset("paper") | {"cw": CarliniWagner(steps=15)}).items()},
     "fgsm/next": FGSM(targeted="next"),
     "bim/random": BIM(targeted="random"),

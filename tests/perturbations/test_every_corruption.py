@@ -22,14 +22,11 @@ EVERY = pytest.mark.parametrize("kind", KINDS)
 SEVERITIES = (1, 2, 3, 4, 5)
 NOT_RANDOM = {"defocus_blur", "zoom_blur", "brightness", "contrast", "pixelate", "jpeg_compression"}
 MIXING = {"defocus_blur", "glass_blur", "motion_blur", "zoom_blur", "elastic_transform", "contrast", "pixelate"}
-BLURS = {"defocus_blur", "motion_blur", "zoom_blur", "glass_blur", "pixelate"}
 # Severities are ordered by the error of classifiers, and most kinds change pixels more as well. Not these, as published.
 UNORDERED = {"elastic_transform", "glass_blur", "frost", "motion_blur"}
 
 
 class Untouchable(torch.nn.Module):
-    """A network that must not be asked."""
-
     def forward(self, images):
         raise AssertionError("a corruption asked the network")
 
@@ -81,16 +78,13 @@ def test_seed_severity_and_id_draw_numbers_that_do_not_go_together():
 @EVERY
 def test_any_size_gives_other_pixels_of_the_same_size(kind):
     photo = patches(128, 2)[0]
-    for shape in [(1, 1), (2, 3), (8, 8), (28, 40), (70, 50), (128, 128)]:
-        noise = np.random.default_rng(0).integers(0, 256, size=(*shape, 3), dtype=np.uint8)
-        pixels = photo if shape == (128, 128) else noise
-        before = pixels.copy()
+    for height, width in [(1, 1), (2, 3), (8, 8), (28, 40), (70, 50), (128, 128)]:
+        pixels = photo[:height, :width].copy()
         for severity in SEVERITIES:
             found = corrupt(pixels, kind, severity, np.random.default_rng(0))
             assert (found.dtype, found.shape) == (np.uint8, pixels.shape)
-            assert not np.shares_memory(found, pixels)
-            assert shape != (128, 128) or mean_change(found, pixels) > 1
-        np.testing.assert_array_equal(pixels, before)
+            assert height < 128 or mean_change(found, pixels) > 1
+        np.testing.assert_array_equal(pixels, photo[:height, :width])
 
 
 @EVERY
@@ -102,8 +96,6 @@ def test_photographs_are_changed_the_more_the_higher_the_severity(kind):
             draws = [np.random.default_rng([row, severity]) for row in range(60)]
             after = np.stack([corrupt(one, kind, severity, draw) for one, draw in zip(photos, draws, strict=True)])
             found.append(mean_change(after, photos))
-            if kind in BLURS and (size, severity) == (32, 3):
-                assert after.mean() == pytest.approx(photos.mean(), abs=0.5)
             if kind in MIXING:
                 np.testing.assert_array_equal(corrupt(constant, kind, severity, np.random.default_rng(0)), constant)
         assert found[0] > 0.1
