@@ -17,8 +17,7 @@ Example:
 """
 
 from lightning_gradood.report.benchmark import Benchmark, Experiment, run_benchmark
-from lightning_gradood.report.figures import ReportSettings, as_png
-from lightning_gradood.report.image_figures import explanation_figure
+from lightning_gradood.report.figures import ReportSettings, as_png, explanation_figure
 from lightning_gradood.report.loggers import (
     FINISH_SECONDS,
     PROJECT,

@@ -1,31 +1,29 @@
-"""All figures of a run by name, drawn from its folder and written in the requested formats."""
+"""All figures of a run by name, drawn from its folder; those of images and of what they ask a network to change.
+
+Samples, the images on which a detector was most wrong, attacked ones, an explained one; first-layer gradients (the
+paper's Figure 1), gradient norms (3a) and activation norms (3b). Those of scores are in `score_figures`.
+"""
 
 import io
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
 
 import matplotlib as mpl
+import numpy as np
+import torch
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from torchvision.utils import make_grid
 
 from lightning_gradood.core import atomic_write, going_on_without
-from lightning_gradood.report.image_figures import (
-    attacked_samples,
-    extreme_images,
-    first_layer_figure,
-    norm_boxes,
-    sample_sheet,
-)
+from lightning_gradood.records import NORMAL
+from lightning_gradood.report import score_figures as scores
+from lightning_gradood.report.figure_data import BOX
 from lightning_gradood.report.run import Run
-from lightning_gradood.report.score_figures import (
-    auroc_bars,
-    precision_recall_curves,
-    roc_by_source,
-    score_histograms,
-)
-from lightning_gradood.report.tables import by_detector, compared, not_transferred
+from lightning_gradood.report.tables import by_detector, compared, not_transferred, title
 
 Format = Literal["png", "pdf", "svg"]
 _DATES: dict[str, dict[str, Any]] = {"png": {}, "pdf": {"CreationDate": None}, "svg": {"Date": None}}
@@ -57,6 +55,184 @@ def _saved(figure: Figure, kind: str) -> bytes:
     return buffer.getvalue()
 
 
+_WHITE = 2  # pixels between images
+
+
+def image_rows(
+    rows: Mapping[str, np.ndarray], captions: Mapping[str, Sequence[str]] | None = None, heading: str = ""
+) -> Figure:
+    """Show a row of images under each name, pixels as they are.
+
+    Args:
+        rows: name to uint8 images [k, H, W, C], C = 1 (grey) or 3 (RGB).
+        captions: name to a text below each image.
+        heading: of the figure.
+    """
+    count = max(len(images) for images in rows.values())
+    _, height, width, _ = next(iter(rows.values())).shape
+    figure = Figure(figsize=(0.9 * count + 0.2, (0.9 * height / width + 0.4) * len(rows) + 0.3), layout="constrained")
+    figure.suptitle(heading, fontsize=11)
+    for axes, (name, images) in zip(figure.subplots(len(rows), squeeze=False).flat, rows.items(), strict=True):
+        strip = make_grid(torch.tensor(images).permute(0, 3, 1, 2), nrow=count, padding=_WHITE, pad_value=255)
+        axes.imshow(strip.permute(1, 2, 0).numpy(), interpolation="nearest")
+        axes.set(xlim=(0, count * (width + _WHITE)), anchor="W")
+        axes.set_title(name, fontsize=8, loc="left")
+        axes.set_axis_off()
+        for place, text in enumerate((captions or {}).get(name, ())):
+            middle = (place + 0.5) * (width + _WHITE)
+            axes.text(middle, strip.shape[1], text, ha="center", va="top", fontsize=6)
+    return figure
+
+
+def sample_sheet(samples: Mapping[str, np.ndarray]) -> Figure:
+    """Show a row of images per source (Lee et al. 2022, Figure 4)."""
+    return image_rows({title(source): images for source, images in samples.items()})
+
+
+def extreme_images(rows: Mapping[str, Any]) -> Figure:
+    """Show images on which a detector was most wrong, each with its score."""
+    captions = {name: [f"{score:.3g}" for score in row["scores"]] for name, row in rows.items()}
+    return image_rows({name: row["images"] for name, row in rows.items()}, captions)
+
+
+_FACTORS = (1, 2, 5, 10, 20, 50, 100)
+
+
+def attacked_samples(pairs: Mapping[str, Any]) -> Figure:
+    """Show a row per attack: clean image and attacked one with predictions, and their amplified difference on grey.
+
+    The factor is the largest of 1, 2, 5, ... 100 that keeps 99 % of the values on the scale.
+    """
+    rows, captions = {}, {}
+    for attack, one in pairs.items():
+        changes = one["attacked"].astype(int) - one["clean"]
+        largest = float(np.percentile(np.abs(changes), 99))
+        factor = max((one for one in _FACTORS if one * largest <= 127), default=1)
+        difference = np.clip(128 + factor * changes, 0, 255).astype(np.uint8)
+        triples = np.stack([one["clean"], one["attacked"], difference], axis=1)
+        rows[title(attack)] = triples.reshape(-1, *triples.shape[2:])
+        captions[title(attack)] = [text[:14] for both in one["predictions"] for text in (*both, f"× {factor}")]
+    return image_rows(rows, captions, "Clean images, attacked ones, both predictions, and the difference")
+
+
+def _mosaic(filters: np.ndarray, scale: float) -> np.ndarray:
+    """The first 16 filters [n, C, h, w] in rows of four, float [H, W, 3] in [0, 1], grey for zero."""
+    shown = torch.tensor(filters[:16])
+    shown = shown if shown.shape[1] == 3 else shown.mean(dim=1, keepdim=True)
+    grid = make_grid(0.5 + shown / (2 * scale or 1.0), nrow=4, padding=1, pad_value=1.0)
+    return np.asarray(grid.clip(0, 1).permute(1, 2, 0).numpy())
+
+
+def first_layer_figure(stored: Mapping[str, Any], chosen: Mapping[str, str] | None = None) -> Figure:
+    """Show filters of the first convolution, and a row per image: the image, and its gradients on a common scale.
+
+    Args:
+        stored: what `figure_data.first_layer` returns.
+        chosen: caption to source; by default the normal one, the first anomaly source and the last.
+
+    Reference:
+        Lee et al. 2022, Figure 1.
+    """
+    others = [source for source in stored["images"] if source != NORMAL]
+    chosen = chosen or {title(source): source for source in (NORMAL, *others[:1], *others[-1:])}
+    figure = Figure(figsize=(4.2, 2.1 * (len(chosen) + 1)), layout="constrained")
+    places = figure.subplots(len(chosen) + 1, 2)
+    scale = max(float(np.abs(stored["gradients"][source][:16]).max()) for source in chosen.values())
+    places[0][0].text(0.5, 0.5, f"{stored['name']}\n{list(stored['weights'].shape)}", ha="center", fontsize=8)
+    places[0][1].imshow(_mosaic(stored["weights"], float(np.abs(stored["weights"][:16]).max())))
+    places[0][1].set_title("weights", fontsize=8)
+    for (left, right), (caption, source) in zip(places[1:], chosen.items(), strict=True):
+        image, gradient = stored["images"][source], stored["gradients"][source]
+        left.imshow(np.broadcast_to(image, (*image.shape[:2], 3)), interpolation="nearest")
+        left.set_title(caption, fontsize=8)
+        right.imshow(_mosaic(gradient, scale))
+        right.set_title(f"gradient, norm² {np.square(gradient).sum():.3g}", fontsize=8)
+    for axes in places.flat:
+        axes.set_axis_off()
+    return figure
+
+
+def norm_boxes(boxes: Mapping[str, Any], kind: str) -> Figure:
+    """Draw the distribution of squared norms over images, a group of boxes per layer, one per source.
+
+    Args:
+        boxes: what `figure_data.boxes` returns, source `"normal"` first; `representative_layers` are drawn.
+        kind: of the norm, `gradient` or `activation`.
+
+    Reference:
+        Lee et al. 2022, Figures 3a and 3b; 3b has norms of whole feature maps, here they are of spatial averages, which
+        detectors read.
+    """
+    names, sources = boxes["layers"].tolist(), boxes["boxes"]
+    chosen, styles, width = representative_layers(names), scores.styles_of([*sources]), 0.8 / len(sources)
+    size = (min(max(9.0, 1.5 + 0.13 * len(chosen) * (len(sources) + 2)), 14.0), 4.8)
+    figure = Figure(figsize=size, layout="constrained")
+    axes, handles = figure.subplots(), []
+    for rank, (source, values) in enumerate(sources.items()):
+        look: dict[str, Any] = {"facecolor": styles[source].colour, "edgecolor": "black", "hatch": styles[source].hatch}
+        axes.bxp(
+            [dict(zip(BOX, box, strict=True)) for box in values[chosen].tolist()],
+            positions=np.arange(len(chosen)) - 0.4 + width * (rank + 0.5),
+            widths=0.8 * width,
+            showfliers=False,
+            patch_artist=True,
+            manage_ticks=False,
+            boxprops={**look, "linewidth": 0.5},
+            medianprops={"color": "black"},
+        )
+        handles.append(Patch(label=f"{title(source)} ({int(boxes['images'][source])})", **look))
+    labels = [names[column].removesuffix(".weight") for column in chosen]
+    axes.set_xticks(range(len(chosen)), labels, rotation=35, ha="right", fontsize=8)
+    axes.set_ylabel(f"log10 of the squared {kind} norm")
+    figure.suptitle(f"{kind.capitalize()} norms per layer (box: quartiles, whiskers: 5 % and 95 %)", fontsize=11)
+    scores.tidy(axes)
+    figure.legend(handles=handles, loc="outside lower center", ncols=6, fontsize=8, frameon=False)
+    return figure
+
+
+def representative_layers(layer_names: Sequence[str]) -> list[int]:
+    """Choose at most 12 increasing columns: weights of convolutions evenly through the network, and its last weight.
+
+    Convolutions have `conv` in their module's name; a network without such names gets all weights, one without weights
+    all tensors.
+    """
+    weights = [i for i, name in enumerate(layer_names) if name.endswith("weight")] or list(range(len(layer_names)))
+    convolutions = [i for i in weights if "conv" in ".".join(layer_names[i].split(".")[-2:])] or weights
+    candidates = [i for i in convolutions if i != weights[-1]]
+    steps = np.linspace(0, len(candidates) - 1, min(11, len(candidates)))
+    return [*(candidates[int(step)] for step in np.round(steps)), weights[-1]]
+
+
+def explanation_figure(
+    image: np.ndarray, heat: np.ndarray | None, contributions: Mapping[str, float], heading: str, note: str = ""
+) -> Figure:
+    """Show an image, which of its pixels would change the score, and the 12 readings that contribute most to it.
+
+    Args:
+        image: uint8 [H, W, C], C = 1 or 3.
+        heat: float [H, W], see `guard.Explanation`; None where there is none.
+        contributions: reading to what it adds to the score.
+        note: shown in place of the heat map.
+    """
+    largest = sorted(contributions, key=lambda name: abs(contributions[name]))[-12:]
+    figure = Figure(figsize=(10.5, 3.4), layout="constrained")
+    figure.suptitle(heading, fontsize=10)
+    picture, warmth, bars = figure.subplots(1, 3, width_ratios=(1, 1, 2.2))
+    picture.imshow(np.broadcast_to(image, (*image.shape[:2], 3)), interpolation="nearest")
+    if heat is None:
+        warmth.text(0.5, 0.5, note, ha="center", fontsize=8, wrap=True)
+    else:
+        warmth.imshow(heat, cmap="magma", interpolation="nearest")
+        warmth.set_title("pixels that would change the score", fontsize=9)
+    for axes in (picture, warmth):
+        axes.set_axis_off()
+    bars.barh(largest, [contributions[name] for name in largest])
+    bars.tick_params(labelsize=7)
+    bars.set_title("largest contributions to the score, from the mean normal image", fontsize=9)
+    scores.tidy(bars)
+    return figure
+
+
 _DRAWN: dict[str, Callable[[Any], Figure]] = {  # what is drawn of the arrays of a run, by figure
     "layer_norms": partial(norm_boxes, kind="gradient"),
     "activation_norms": partial(norm_boxes, kind="activation"),
@@ -73,11 +249,11 @@ def drawings(run: Run) -> dict[str, Callable[[], Figure]]:
     `first_layer`, `samples`, `attacked_samples`; `extremes_<detector>`, images on which it was most wrong.
     """
     aurocs = {pair: one for pair, (one,) in compared([run.outcomes]).items() if one}
-    calls: dict[str, Callable[[], Figure]] = {"aurocs": partial(auroc_bars, aurocs)}
+    calls: dict[str, Callable[[], Figure]] = {"aurocs": partial(scores.auroc_bars, aurocs)}
     for detector, outcomes in by_detector(not_transferred(run.scored)).items():
-        calls[f"roc_{detector}"] = partial(roc_by_source, outcomes)
-        calls[f"precision_recall_{detector}"] = partial(precision_recall_curves, outcomes)
-        calls[f"scores_{detector}"] = partial(score_histograms, outcomes)
+        calls[f"roc_{detector}"] = partial(scores.roc_by_source, outcomes)
+        calls[f"precision_recall_{detector}"] = partial(scores.precision_recall_curves, outcomes)
+        calls[f"scores_{detector}"] = partial(scores.score_histograms, outcomes)
     calls |= {name: partial(draw, run.arrays[name]) for name, draw in _DRAWN.items() if run.arrays.get(name)}
     for detector, rows in run.arrays.get("extremes", {}).items():
         calls[f"extremes_{detector}"] = partial(extreme_images, rows)

@@ -15,8 +15,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from lightning_gradood.records import NORMAL
-from lightning_gradood.report.figures import as_png, draw_figures, drawings
-from lightning_gradood.report.image_figures import first_layer_figure
+from lightning_gradood.report.figures import as_png, draw_figures, drawings, first_layer_figure
 from lightning_gradood.report.paper_tables import NOTE, PaperTable, TableSettings, paper_title
 from lightning_gradood.report.run import Run
 from lightning_gradood.report.score_figures import auroc_bars, roc_curves
@@ -43,33 +42,10 @@ def render(template: str, **values: Any) -> str:
     """Fill in a template; text is escaped, and what stands between backticks is code where the template says so."""
     loader = PackageLoader("lightning_gradood.report")
     jinja = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    jinja.filters["percent"] = percent
     jinja.filters["base64"] = lambda png: base64.b64encode(png).decode()
     jinja.filters["code"] = lambda text: Markup(re.sub("`([^`]*)`", r"<code>\1</code>", str(escape(text))))
     return jinja.get_template(template).render(values)
-
-
-_KINDS = {  # first words of a figure's file name, the section it stands in, and its caption
-    "aurocs": ("Source by source", "AUROC of every detector on every source; lines on the bars are 95 % intervals"),
-    "roc_": ("ROC curves", "ROC: {}"),
-    "precision_recall_": ("Precision and recall", "Precision and recall of {}"),
-    "scores_": ("Scores", "Scores of {}; higher is more anomalous"),
-    "layer_norms": ("Layer by layer", "Squared gradient norms of every source"),
-    "activation_norms": ("Layer by layer", "Activations of feature layers of every source"),
-    "first_layer": ("Layer by layer", "The first layer's weights, and their gradients for one image each"),
-    "attacked_samples": ("Images", "Clean images beside attacked ones, both predictions, and the amplified difference"),
-    "samples": ("Images", "Images of every source"),
-    "extremes_": ("Most wrong", "Test images on which {} was most wrong, with their scores; higher is more anomalous"),
-}
-
-
-def gallery(pictures: Mapping[str, bytes]) -> dict[str, list[tuple[bytes, str]]]:
-    """Sort figures, PNG by name, into sections by the first words of their names, each with its caption."""
-    sections: dict[str, list[tuple[bytes, str]]] = {}
-    for start, (heading, caption) in _KINDS.items():
-        for name, png in pictures.items():
-            if name.startswith(start):
-                sections.setdefault(heading, []).append((png, caption.format(name.removeprefix(start))))
-    return sections
 
 
 def run_page(run: Run, pictures: Mapping[str, bytes]) -> str:
@@ -80,22 +56,17 @@ def run_page(run: Run, pictures: Mapping[str, bytes]) -> str:
 def _told(run: Run, pictures: Mapping[str, bytes]) -> dict[str, Any]:
     """All that a page tells of a run, by the names that the templates use."""
     rows, notes = printed_rows(run.outcomes, run.failures)
-    groups = by_detector(not_transferred(run.outcomes)).items()
-    seconds = [[name, f"{sum(one.seconds for one in group):.2f}"] for name, group in groups]
-    reading = [
-        [name, f"{cost['milliseconds']:.2f}", f"{cost['mebibytes']:.1f}" if "mebibytes" in cost else ABSENT]
-        for name, cost in run.provenance.get("probes", {}).items()
-    ]
+    tested = {outcome.source for outcome in run.outcomes}  # outliers used only for training are left out
+    made = {name: one for name, one in run.provenance.get("perturbations", {}).items() if name in tested}
     return {
         "run": run,
         "classifier": classifier_sentences(run.provenance),
         "results": _results(rows),
         "notes": notes,
         "matrices": matrices(run.outcomes),
-        "attacks": _attacks(run),
-        "gallery": gallery(pictures),
-        "seconds": Table(["detector", "seconds to fit and score"], seconds),
-        "reading": Table(["probe", "ms an image", "MiB an image"], reading),
+        "perturbations": made,
+        "pictures": pictures,
+        "detectors": by_detector(not_transferred(run.outcomes)),
     }
 
 
@@ -110,10 +81,7 @@ def classifier_sentences(about: Mapping[str, Any]) -> list[str]:
 
 
 def accuracy_warning(about: Mapping[str, Any]) -> str:
-    """Warn of a classifier hardly better than chance: below 3 × chance or, with few classes, half way from chance to 1.
-
-    Empty where it is better, or where its accuracy is not known.
-    """
+    """Warn of a classifier below 3 × chance or, with few classes, half way from chance to 1; empty if it is better."""
     found = about.get("classifier", {})
     chance = 1 / (found.get("classes") or math.inf)
     low = min(3 * chance, (1 + chance) / 2)
@@ -137,43 +105,27 @@ def _results(rows: Sequence[Mapping[str, str]]) -> Table:
     return Table(heads, lines, len([head for head in heads if head in TEXT]))
 
 
-def _attacks(run: Run) -> Table:
-    """What was done to the images of tested sources; outliers used only for training are left out."""
-    rows, tested = list[list[str | Cell]](), {outcome.source for outcome in run.outcomes}
-    for name, about in run.provenance.get("perturbations", {}).items():
-        if name in tested:
-            settings = ", ".join(f"{key}={value}" for key, value in about["init_args"].items() if value is not None)
-            norms = [about.get(norm) for norm in ("attack_l2", "attack_linf")]
-            shown = [ABSENT if norm is None else f"{norm:.3f}" for norm in norms]
-            made_by = Cell(about["class_path"].rpartition(".")[2], settings)
-            rows.append([name, made_by, str(about["images"]), percent(about.get("attack_success")), *shown])
-    return Table(["source", "made by", "images", "success, %", "mean L2", "mean L∞"], rows, words=2)
-
-
 def _cells(aurocs: Sequence[Auroc | None]) -> list[Cell]:
     """Each AUROC in %, with its interval and its difference to the first; the best as it is printed is marked."""
-    first, numbers = aurocs[0], [percent(one and one.value) for one in aurocs]
-    best = max(numbers, key=lambda text: float(text.replace(ABSENT, "-1")))
-    cells = []
-    for one, number in zip(aurocs, numbers, strict=True):
+    first, cells = aurocs[0], []
+    numbers = [percent(one.value) for one in aurocs if one]
+    best = max(numbers, key=float) if len(numbers) > 1 else ""
+    for one in aurocs:
         interval = "" if one is None or np.isnan(one.low) else brackets(one.low, one.high)
         difference = f"({100 * (one.value - first.value):+.2f})" if one and first and one is not first else ""
-        several = len(set(numbers) - {ABSENT}) > 1
-        cells.append(Cell(number, f"{interval} {difference}".strip(), several and number == best))
+        number = percent(one and one.value)
+        cells.append(Cell(number, f"{interval} {difference}".strip(), number == best))
     return cells
 
 
 def comparison_text(runs: Sequence[Run]) -> str:
     """Mean AUROCs in % as plain text, with differences to the first run in brackets, and classifiers' accuracies."""
-    lines = [["classifier's accuracy", *map(_accuracy, runs)]]
-    for (source, name), aurocs in compared([run.outcomes for run in runs]).items():
-        if source == MEAN:
-            lines.insert(-1, [name, *(f"{cell.text} {cell.small}".rstrip() for cell in _cells(aurocs))])
-    return Table(["mean AUROC, %", *(run.name for run in runs)], lines).text()
-
-
-def _accuracy(run: Run) -> str:
-    return percent(run.provenance.get("classifier", {}).get("accuracy"))
+    rows = compared([run.outcomes for run in runs])
+    means = {name: _cells(aurocs) for (source, name), aurocs in rows.items() if source == MEAN}
+    lines = [[name, *(f"{cell.text} {cell.small}".rstrip() for cell in cells)] for name, cells in means.items()]
+    accuracies = [percent(run.provenance.get("classifier", {}).get("accuracy")) for run in runs]
+    heads = ["mean AUROC, %", *(run.name for run in runs)]
+    return Table(heads, [*lines, ["classifier's accuracy", *accuracies]]).text()
 
 
 def comparison_page(runs: Sequence[Run]) -> str:
@@ -182,26 +134,20 @@ def comparison_page(runs: Sequence[Run]) -> str:
         return run_page(runs[0], draw_figures(runs[0]))
     names, rows, bars = [run.name for run in runs], compared([run.outcomes for run in runs]), {}
     for detector in dict.fromkeys(detector for _, detector in rows):
-        own = {
-            source: dict(zip(names, aurocs, strict=True)) for (source, name), aurocs in rows.items() if name == detector
-        }
-        found = {(source, name): one for source, of_runs in own.items() for name, one in of_runs.items() if one}
-        bars[detector] = as_png(auroc_bars(found))
-    about = [["experiment", *(run.experiment for run in runs)], ["folder", *(str(run.folder) for run in runs)]]
-    about += [["classifier's accuracy, %", *map(_accuracy, runs)]]
-    about += [[key, *(str(run.provenance.get(key)) for run in runs)] for key in ("checkpoint", "device", "seconds")]
+        own = [(source, aurocs) for (source, name), aurocs in rows.items() if name == detector]
+        pairs = [((source, name), one) for source, aurocs in own for name, one in zip(names, aurocs, strict=True)]
+        bars[detector] = as_png(auroc_bars({pair: one for pair, one in pairs if one}))
     known = [run for run in runs if run.config]
     keys = dict.fromkeys(key for run in known for key in run.config)
-    texts = [[key, *(json.dumps(run.config.get(key), default=str) for run in known)] for key in keys]
+    settings = [[key, *(json.dumps(run.config.get(key), default=str) for run in known)] for key in keys]
+    different = [line for line in settings if len(set(line[1:])) > 1]
     return render(
         "comparison.html.jinja",
         title=f"Comparison of {len(runs)} runs",
-        about=Table(["", *names], about, len(names) + 1),
+        runs=runs,
         aurocs=Table(["source", "detector", *names], [[*pair, *_cells(found)] for pair, found in rows.items()], 2),
         bars=bars,
-        settings=Table(
-            ["key", *(run.name for run in known)], [line for line in texts if len(set(line[1:])) > 1], len(known) + 1
-        ),
+        settings=Table(["key", *(run.name for run in known)], different, len(known) + 1),
     )
 
 

@@ -13,9 +13,10 @@ from sklearn import metrics as sklearn_metrics
 
 from lightning_gradood.report import ReportSettings
 from lightning_gradood.report.figure_data import boxes
-from lightning_gradood.report.figures import draw_figures, drawings
-from lightning_gradood.report.image_figures import (
+from lightning_gradood.report.figures import (
     attacked_samples,
+    draw_figures,
+    drawings,
     first_layer_figure,
     norm_boxes,
     representative_layers,

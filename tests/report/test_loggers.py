@@ -14,7 +14,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from PIL import Image
 
 from lightning_gradood.report import apply_dashboard, as_png, offline_without_account
-from lightning_gradood.report.image_figures import sample_sheet
+from lightning_gradood.report.figures import sample_sheet
 from lightning_gradood.report.loggers import log_run
 from lightning_gradood.report.run import long_results
 from lightning_gradood.report.tables import curve_rows, detection_scalars

@@ -9,7 +9,7 @@ from asserts import assert_refused
 
 from lightning_gradood.records import write_columns
 from lightning_gradood.report import GuardSummary, Run, as_png, comparison_page, comparison_text, read_runs
-from lightning_gradood.report.image_figures import sample_sheet
+from lightning_gradood.report.figures import sample_sheet
 from lightning_gradood.report.pages import run_page
 from lightning_gradood.report.tables import compared, printed_rows
 
