@@ -63,18 +63,16 @@ def drift(
         overwrite: replace the figure if it exists.
     """
     from lightning_gradood.core import Refusal, atomic_write
-    from lightning_gradood.report import ScoredImages, as_png, drift_by_class, drift_figure, drift_table
+    from lightning_gradood.report import drift_report
 
     if alarm is not None and not 0 <= alarm < 1:
         raise Refusal(f"`--alarm` should be at least 0 and below 1. Got `--alarm {alarm}`. It is a distance.")
     place = Path(figure or Path(new).with_name(f"{Path(new).stem}_drift.png"))
     refuse_existing("--figure", place, overwrite)
-    before, after = (ScoredImages.read(Path(path), detector) for path in (reference, new))
-    found = drift_by_class(before, after)
+    overall, table, picture = drift_report(Path(reference), Path(new), detector)
     with atomic_write(place, "--figure") as file:
-        file.write(as_png(drift_figure(before, after, found)))
-    sys.stdout.write(f"{drift_table(found)}\nfigure: {place}\n")
-    overall = found["all"]
+        file.write(picture)
+    sys.stdout.write(f"{table}\nfigure: {place}\n")
     if alarm is None or overall.distance <= alarm or overall.p_value >= _SIGNIFICANT:
         return 0
     sys.stdout.write(f"ALARM: the distance {overall.distance:.3f} is above {alarm:g}.\n")

@@ -5,13 +5,9 @@ functions of one or several runs. Numbers are shares in [0, 1] under the same na
 readers are in percent. W&B is imported here alone, and only when a run uses it.
 
 Example:
-    >>> import numpy as np
-    >>> from lightning_gradood.evaluation import Outcome, SplitScores
-    >>> rng = np.random.default_rng(0)
-    >>> labels = np.repeat([0, 1], 50)
-    >>> test = SplitScores([str(i) for i in range(100)], labels, rng.normal(2.0 * labels))
+    >>> from lightning_gradood.evaluation import Outcome
     >>> counts = {"test": {"normal": 50, "anomalous": 50}}
-    >>> outcome = Outcome("svhn", "mlp", counts, {"test": {"auroc": 0.92}}, (0.86, 0.97), 1.0, {"test": test}, [], 0.1)
+    >>> outcome = Outcome("svhn", "mlp", counts, {"test": {"auroc": 0.92}}, (0.86, 0.97), 1.0, {}, [], 0.1)
     >>> print(console_table([outcome]).splitlines()[2].split()[:7])
     ['svhn', 'mlp', '-', '-', '50+50', '92.00', '[86.0,']
 """
@@ -33,7 +29,7 @@ from lightning_gradood.report.loggers import (
 )
 from lightning_gradood.report.pages import comparison_page, comparison_text
 from lightning_gradood.report.paper_tables import TableSettings, paper_number
-from lightning_gradood.report.run import GuardSummary, Run, newest_run, read_runs
+from lightning_gradood.report.run import GuardSummary, Run, newest_run, read_runs, write_guard_summary
 from lightning_gradood.report.run_writer import (
     Workplace,
     choose_guard,
@@ -41,10 +37,9 @@ from lightning_gradood.report.run_writer import (
     no_guard,
     without_anomalies_sentence,
     working_commit,
-    write_guard_summary,
     write_run,
 )
-from lightning_gradood.report.score_drift import ScoredImages, drift_by_class, drift_figure, drift_table
+from lightning_gradood.report.score_drift import drift_report
 from lightning_gradood.report.tables import console_table
 
 __all__ = [
@@ -57,7 +52,6 @@ __all__ = [
     "ReportCallback",
     "ReportSettings",
     "Run",
-    "ScoredImages",
     "TableSettings",
     "WandbCallback",
     "Workplace",
@@ -69,9 +63,7 @@ __all__ = [
     "comparison_text",
     "console_table",
     "dashboard_definition",
-    "drift_by_class",
-    "drift_figure",
-    "drift_table",
+    "drift_report",
     "explanation_figure",
     "has_wandb_account",
     "keep_guard",

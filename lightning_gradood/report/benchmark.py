@@ -124,9 +124,8 @@ def run_benchmark(
     classifiers: dict[str, Any] = {}
     for number, call in enumerate(calls, start=1):
         done = is_done(call, classifiers.get(call.experiment))
-        _say(
-            f"\n[{number}/{len(calls)}] {'done before: ' if done else ''}python -m lightning_gradood {shlex.join(call.words)}\n"
-        )
+        before = "done before: " if done else ""
+        _say(f"\n[{number}/{len(calls)}] {before}python -m lightning_gradood {shlex.join(call.words)}\n")
         if not done:
             run_verb(call.words, [ProbeCosts(), ReportCallback(figures=False)])
         classifiers.setdefault(call.experiment, Run.read(call.folder).provenance.get("network_digest"))
@@ -194,15 +193,14 @@ class ProbeCosts(Callback):
     @override
     def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
-        for probing in callbacks if trainer.is_global_zero else []:
-            if isinstance(probing, ProbeCallback):
-                reading = probing.reader
-                source = reading.data.sources.normal
-                images = as_float(source.images(range(min(16, len(source))))).to(pl_module.device)
-                read = {entry.probe for entry in reading.plan.missing}
-                timed = [probe for probe in probing.probes if probe.name in read]
-                costs = {probe.name: probe_cost(probe, reading.network, images) for probe in timed}
-                trainer.probe_costs = costs  # type: ignore[attr-defined]
+        for probing in [one for one in callbacks if isinstance(one, ProbeCallback) and trainer.is_global_zero]:
+            reading = probing.reader
+            source = reading.data.sources.normal
+            images = as_float(source.images(range(min(16, len(source))))).to(pl_module.device)
+            read = {entry.probe for entry in reading.plan.missing}
+            timed = [probe for probe in probing.probes if probe.name in read]
+            costs = {probe.name: probe_cost(probe, reading.network, images) for probe in timed}
+            trainer.probe_costs = costs  # type: ignore[attr-defined]
 
 
 def probe_cost(probe: Probe, network: nn.Module, images: Tensor) -> dict[str, float]:
@@ -218,27 +216,22 @@ def probe_cost(probe: Probe, network: nn.Module, images: Tensor) -> dict[str, fl
         if on_gpu:
             torch.cuda.synchronize(images.device)
     cost = {"milliseconds": 1000 * (time.perf_counter() - started) / len(images)}
+    held = peak = 0
     if on_gpu:
-        before = torch.cuda.memory_allocated(images.device)
+        held = torch.cuda.memory_allocated(images.device)
         torch.cuda.reset_peak_memory_stats(images.device)
         probe(network, images)
-        cost["mebibytes"] = (torch.cuda.max_memory_allocated(images.device) - before) / 2**20 / len(images)
+        peak = torch.cuda.max_memory_allocated(images.device) - held
     elif not autograd_profiler._is_profiler_enabled:
-        cost["mebibytes"] = _peak_on_cpu(lambda: probe(network, images)) / 2**20 / len(images)
-    return cost
-
-
-def _peak_on_cpu(work: Callable[[], object]) -> int:
-    """From the allocator's log: the process' size grows in steps and never shrinks."""
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # or it warns of missing drivers
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as log:
-        work()
-    held = peak = 0
-    for event in sorted(log.profiler.kineto_results.events(), key=lambda event: event.start_ns()):
-        if event.name() == "[memory]":
-            held += event.nbytes()
-            peak = max(peak, held)
-    return peak
+        os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # or it warns of missing drivers
+        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as log:
+            probe(network, images)
+        # from the allocator's log, as the process' size grows in steps and never shrinks
+        for event in sorted(log.profiler.kineto_results.events(), key=lambda event: event.start_ns()):
+            if event.name() == "[memory]":
+                held += event.nbytes()
+                peak = max(peak, held)
+    return cost | ({"mebibytes": peak / 2**20 / len(images)} if peak else {})
 
 
 @rank_zero_only

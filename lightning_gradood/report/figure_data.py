@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from matplotlib import cbook
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.utils import parametrize
 
 from lightning_gradood.core import LOG_FLOOR, as_float, exact_arithmetic, frozen_network, going_on_without, to_float64
@@ -30,6 +30,9 @@ _THUMBNAIL = 96  # pixels; larger images are subsampled
 BOX = ("whislo", "q1", "med", "q3", "whishi")  # matplotlib's names of the numbers of a box
 
 
+Pixels = Callable[[str, Sequence[str]], np.ndarray | None]  # source and ids to images
+
+
 def arrays_for_figures(
     network: nn.Module,
     datamodule: ImageDataModule,
@@ -38,19 +41,21 @@ def arrays_for_figures(
     facts: Mapping[str, ImageFacts],
 ) -> dict[str, Any]:
     """Take what each figure needs, by figure; one that fails is left out with a warning, one without data is empty."""
-    shown = {source: records[source] for source in [NORMAL, *datamodule.sources.anomaly_names]}
+    names, pixels = datamodule.sources.anomaly_names, partial(_pixels, datamodule, records)
+    shown = {source: records[source] for source in [NORMAL, *names]}
+    attacked = [name for name, made in datamodule.sources.perturbed.items() if made.adversarial and name in names]
     parts: dict[str, Callable[[], Mapping[str, Any]]] = {
-        "layer_norms": partial(_gradient_boxes, shown),
-        "activation_norms": partial(_activation_boxes, shown),
-        "first_layer": partial(first_layer, network, datamodule.sources.clean),
-        "samples": partial(_samples, shown, datamodule),
-        "attacked_samples": partial(_pairs, datamodule, records, facts),
-        "extremes": partial(_extremes, outcomes, datamodule, records),
+        "layer_norms": lambda: _gradient_boxes(shown),
+        "activation_norms": lambda: _activation_boxes(shown),
+        "first_layer": lambda: first_layer(network, datamodule.sources.clean),
+        "samples": lambda: {source: pixels(source, _spread(table.ids, _SAMPLES)) for source, table in shown.items()},
+        "attacked_samples": lambda: {name: _pairs(pixels, name, records[name], facts) for name in attacked},
+        "extremes": lambda: _extremes(pixels, outcomes),
     }
     found: dict[str, Any] = {}
     for name, take in parts.items():
         with going_on_without(f"what the figure `{name}` needs"):
-            found[name] = take()
+            found[name] = {key: one for key, one in take().items() if one is not None}
     return found
 
 
@@ -87,24 +92,12 @@ def _activation_boxes(shown: Mapping[str, Records]) -> dict[str, Any]:
     return boxes(norms, list(layers))
 
 
-def _spread(count: int, most: int) -> list[int]:
-    """At most so many rows from all over a table."""
-    return [int(row) for row in np.unique(np.linspace(0, count - 1, most).astype(int))]
+def _spread(rows: Sequence[Any], most: int) -> list[Any]:
+    """At most so many from all over a sequence."""
+    return [rows[row] for row in np.unique(np.linspace(0, len(rows) - 1, most).astype(int))]
 
 
-def _samples(shown: Mapping[str, Records], datamodule: ImageDataModule) -> dict[str, np.ndarray]:
-    found = {}
-    for source, table in shown.items():
-        ids = datamodule.sources.clean[source].ids if source in datamodule.sources.clean else table.ids
-        images = _pixels(source, [ids[row] for row in _spread(len(table), _SAMPLES)], datamodule, table)
-        if images is not None:
-            found[source] = images
-    return found
-
-
-def _extremes(
-    outcomes: Sequence[Outcome], datamodule: ImageDataModule, records: Mapping[str, Records]
-) -> dict[str, dict[str, Any]]:
+def _extremes(pixels: Pixels, outcomes: Sequence[Outcome]) -> dict[str, dict[str, Any] | None]:
     """Images of `test` that each detector found hardest, from sources whose images are kept or loaded."""
     found: dict[str, dict[str, Any]] = {}
     for outcome in not_transferred(outcomes):
@@ -115,29 +108,21 @@ def _extremes(
         if not rows:
             wanted = {"normal, most anomalous": (NORMAL, normal[:_EXTREMES])} | wanted
         for heading, (source, places) in wanted.items():
-            images = _pixels(source, [test.ids[place] for place in places], datamodule, records[source])
+            images = pixels(source, [test.ids[place] for place in places])
             if images is not None and len(images):
                 rows[heading] = {"images": _thumbnails(images), "scores": test.scores[places]}
-    return {detector: rows for detector, rows in found.items() if rows}
+    return {detector: rows or None for detector, rows in found.items()}
 
 
-def _pairs(
-    datamodule: ImageDataModule, records: Mapping[str, Records], facts: Mapping[str, ImageFacts]
-) -> dict[str, Any]:
-    """Images before and after each attack with both predictions, where a run keeps pixels."""
-    found = {}
-    for name, made in datamodule.sources.perturbed.items():
-        if not (datamodule.keep_pixels and made.adversarial and name in datamodule.sources.anomaly_names):
-            continue
-        table = records[name]
-        rows = _spread(len(table), _PAIRS)
-        ids, origins = (table.column(column)[rows].tolist() for column in ("id", "origin_id"))
-        clean, attacked = _pixels(NORMAL, origins, datamodule, table), _pixels(name, ids, datamodule, table)
-        if clean is not None and attacked is not None:
-            both = [(facts[origin].prediction, facts[one].prediction) for one, origin in zip(ids, origins, strict=True)]
-            images = {"clean": _thumbnails(clean), "attacked": _thumbnails(attacked)}
-            found[name] = {**images, "predictions": np.array(both)}
-    return found
+def _pairs(pixels: Pixels, attack: str, table: Records, facts: Mapping[str, ImageFacts]) -> dict[str, Any] | None:
+    """Images before and after an attack with both predictions, where a run keeps pixels."""
+    rows = _spread(range(len(table)), _PAIRS)
+    ids, origins = (table.column(column)[rows].tolist() for column in ("id", "origin_id"))
+    clean, attacked = pixels(NORMAL, origins), pixels(attack, ids)
+    if clean is None or attacked is None:
+        return None
+    both = [(facts[origin].prediction, facts[one].prediction) for one, origin in zip(ids, origins, strict=True)]
+    return {"clean": _thumbnails(clean), "attacked": _thumbnails(attacked), "predictions": np.array(both)}
 
 
 def _thumbnails(images: np.ndarray) -> np.ndarray:
@@ -145,19 +130,21 @@ def _thumbnails(images: np.ndarray) -> np.ndarray:
     return images[:, ::step, ::step]
 
 
-def _pixels(source: str, ids: Sequence[str], datamodule: ImageDataModule, records: Records) -> np.ndarray | None:
+def _pixels(
+    datamodule: ImageDataModule, records: Mapping[str, Records], source: str, ids: Sequence[str]
+) -> np.ndarray | None:
     """Images by id, uint8 [k, H, W, C]; None for those made while probing and not kept in the source's records."""
     loaded = datamodule.sources.clean.get(source)
-    place = {name: row for row, name in enumerate(loaded.ids if loaded is not None else records.ids)}
+    if loaded is None and not datamodule.keep_pixels:
+        return None
+    place = {name: row for row, name in enumerate(records[source].ids if loaded is None else loaded.ids)}
     rows = [place[name] for name in ids if name in place]
     if loaded is not None:
         images = (as_float(loaded.images(rows)) * 255).round().to(torch.uint8).numpy()
-    elif datamodule.keep_pixels:
-        kept = records.probe(f"pixels/{datamodule.keep_pixels}")[rows]
+    else:
+        kept = records[source].probe(f"pixels/{datamodule.keep_pixels}")[rows]
         kept = kept.reshape(len(rows), *datamodule.sources.normal.shape)
         images = kept if kept.dtype == np.uint8 else np.round(kept.astype(np.float32) * 255).astype(np.uint8)
-    else:
-        return None
     return np.asarray(images.transpose(0, 2, 3, 1))
 
 
@@ -181,18 +168,13 @@ def first_layer(network: nn.Module, sources: Mapping[str, LoadedSource]) -> dict
     found: dict[str, Any] = {"name": np.array(f"{name}.weight"), "gradients": {}, "images": {}}
     for source, loaded in sources.items():
         image = as_float(loaded.images([len(loaded) // 2])).to(next(convolution.parameters()).device)
-        weight, found["gradients"][source] = _weight_and_gradient(network, convolution, image)
-        found.setdefault("weights", weight)
+        with exact_arithmetic(), frozen_network(network), parametrize.cached():
+            for parameter_name, parameter in convolution.named_parameters():
+                parameter.requires_grad_(parameter_name != "bias")  # `frozen_network` puts back what it was
+            logits = network(image)
+            weight = convolution.weight
+            logit_gradient = AllOnes().logit_gradient(to_float64(logits.detach())).to(logits)
+            (gradient,) = torch.autograd.grad(logits, [weight], logit_gradient)
+        found["weights"], found["gradients"][source] = weight.detach().cpu().numpy().copy(), gradient.cpu().numpy()
         found["images"][source] = (image[0] * 255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
     return found
-
-
-def _weight_and_gradient(network: nn.Module, convolution: nn.Conv2d, image: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    with exact_arithmetic(), frozen_network(network), parametrize.cached():
-        for name, parameter in convolution.named_parameters():
-            parameter.requires_grad_(name != "bias")  # `frozen_network` puts back what it was
-        logits = network(image)
-        weight = convolution.weight
-        logit_gradient = AllOnes().logit_gradient(to_float64(logits.detach())).to(logits)
-        (gradient,) = torch.autograd.grad(logits, [weight], logit_gradient)
-    return weight.detach().cpu().numpy().copy(), gradient.cpu().numpy()

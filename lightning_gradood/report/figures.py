@@ -61,13 +61,7 @@ _WHITE = 2  # pixels between images
 def image_rows(
     rows: Mapping[str, np.ndarray], captions: Mapping[str, Sequence[str]] | None = None, heading: str = ""
 ) -> Figure:
-    """Show a row of images under each name, pixels as they are.
-
-    Args:
-        rows: name to uint8 images [k, H, W, C], C = 1 (grey) or 3 (RGB).
-        captions: name to a text below each image.
-        heading: of the figure.
-    """
+    """Show a row of images, uint8 [k, H, W, 1 or 3], under each name, with a caption below each image."""
     count = max(len(images) for images in rows.values())
     _, height, width, _ = next(iter(rows.values())).shape
     figure = Figure(figsize=(0.9 * count + 0.2, (0.9 * height / width + 0.4) * len(rows) + 0.3), layout="constrained")
@@ -126,12 +120,8 @@ def _mosaic(filters: np.ndarray, scale: float) -> np.ndarray:
 def first_layer_figure(stored: Mapping[str, Any], chosen: Mapping[str, str] | None = None) -> Figure:
     """Show filters of the first convolution, and a row per image: the image, and its gradients on a common scale.
 
-    Args:
-        stored: what `figure_data.first_layer` returns.
-        chosen: caption to source; by default the normal one, the first anomaly source and the last.
-
-    Reference:
-        Lee et al. 2022, Figure 1.
+    `stored` is what `figure_data.first_layer` returns; `chosen` is caption to source, by default the normal one, the first
+    anomaly source and the last (Lee et al. 2022, Figure 1).
     """
     others = [source for source in stored["images"] if source != NORMAL]
     chosen = chosen or {title(source): source for source in (NORMAL, *others[:1], *others[-1:])}
@@ -153,15 +143,11 @@ def first_layer_figure(stored: Mapping[str, Any], chosen: Mapping[str, str] | No
 
 
 def norm_boxes(boxes: Mapping[str, Any], kind: str) -> Figure:
-    """Draw the distribution of squared norms over images, a group of boxes per layer, one per source.
-
-    Args:
-        boxes: what `figure_data.boxes` returns, source `"normal"` first; `representative_layers` are drawn.
-        kind: of the norm, `gradient` or `activation`.
+    """Draw the distribution of squared norms over images, `boxes` of `figure_data`, of layers that represent the others.
 
     Reference:
-        Lee et al. 2022, Figures 3a and 3b; 3b has norms of whole feature maps, here they are of spatial averages, which
-        detectors read.
+        Lee et al. 2022, Figures 3a (gradients) and 3b (activations: there of whole feature maps, here of spatial averages,
+        which detectors read).
     """
     names, sources = boxes["layers"].tolist(), boxes["boxes"]
     chosen, styles, width = representative_layers(names), scores.styles_of([*sources]), 0.8 / len(sources)
@@ -169,7 +155,7 @@ def norm_boxes(boxes: Mapping[str, Any], kind: str) -> Figure:
     figure = Figure(figsize=size, layout="constrained")
     axes, handles = figure.subplots(), []
     for rank, (source, values) in enumerate(sources.items()):
-        look: dict[str, Any] = {"facecolor": styles[source].colour, "edgecolor": "black", "hatch": styles[source].hatch}
+        look: dict[str, Any] = {"facecolor": styles[source][0], "edgecolor": "black", "hatch": styles[source][2]}
         axes.bxp(
             [dict(zip(BOX, box, strict=True)) for box in values[chosen].tolist()],
             positions=np.arange(len(chosen)) - 0.4 + width * (rank + 0.5),
@@ -185,7 +171,7 @@ def norm_boxes(boxes: Mapping[str, Any], kind: str) -> Figure:
     axes.set_xticks(range(len(chosen)), labels, rotation=35, ha="right", fontsize=8)
     axes.set_ylabel(f"log10 of the squared {kind} norm")
     figure.suptitle(f"{kind.capitalize()} norms per layer (box: quartiles, whiskers: 5 % and 95 %)", fontsize=11)
-    scores.tidy(axes)
+    axes.grid(alpha=0.3)
     figure.legend(handles=handles, loc="outside lower center", ncols=6, fontsize=8, frameon=False)
     return figure
 
@@ -206,13 +192,9 @@ def representative_layers(layer_names: Sequence[str]) -> list[int]:
 def explanation_figure(
     image: np.ndarray, heat: np.ndarray | None, contributions: Mapping[str, float], heading: str, note: str = ""
 ) -> Figure:
-    """Show an image, which of its pixels would change the score, and the 12 readings that contribute most to it.
+    """Show an image, uint8 [H, W, 1 or 3], which of its pixels would change the score, and the 12 largest contributions.
 
-    Args:
-        image: uint8 [H, W, C], C = 1 or 3.
-        heat: float [H, W], see `guard.Explanation`; None where there is none.
-        contributions: reading to what it adds to the score.
-        note: shown in place of the heat map.
+    `heat`, float [H, W], and `contributions`, by reading, are those of `guard.Explanation`; a note stands for no heat.
     """
     largest = sorted(contributions, key=lambda name: abs(contributions[name]))[-12:]
     figure = Figure(figsize=(10.5, 3.4), layout="constrained")
@@ -229,7 +211,7 @@ def explanation_figure(
     bars.barh(largest, [contributions[name] for name in largest])
     bars.tick_params(labelsize=7)
     bars.set_title("largest contributions to the score, from the mean normal image", fontsize=9)
-    scores.tidy(bars)
+    bars.grid(alpha=0.3)
     return figure
 
 

@@ -78,11 +78,7 @@ def tell(folder: Path, trainer: pl.Trainer) -> None:
 
 
 def log_run(run: Run, loggers: Iterable[Logger], pictures: Mapping[str, bytes]) -> None:
-    """Log a run and save each logger; call it on rank 0, after the Trainer's own fit has finished.
-
-    Training curves have step = epoch, final numbers step 0, but for W&B. `pictures`, PNG by name, go to W&B and
-    TensorBoard; other loggers take numbers only.
-    """
+    """Log a run and save each logger, after the Trainer's own fit; `pictures`, PNG by name, go to W&B and TensorBoard."""
     images = {f"figures/{name}": Image.open(BytesIO(png)) for name, png in pictures.items()}
     for logger in loggers:
         with going_on_without(f"what {type(logger).__name__} logs"):
@@ -207,8 +203,7 @@ def alert(loggers: Sequence[Logger], title: str, text: str) -> None:
 def offline_without_account(save_dir: str | Path | None = None) -> str | None:
     """Switch W&B to offline if no mode is chosen and no account is configured; returns the line for the user, or None.
 
-    Call it before the first W&B run starts, in every process (child processes inherit `WANDB_MODE`). Nothing changes if
-    a mode is chosen already (`WANDB_MODE`, `wandb offline`) or a run is active.
+    Call it before the first W&B run starts, in every process (child processes inherit `WANDB_MODE`).
     """
     if "WANDB_MODE" in os.environ:
         return None

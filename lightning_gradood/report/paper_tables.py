@@ -105,10 +105,7 @@ class OverSeeds(NamedTuple):
 class Row:
     """The numbers of all detectors on one source; `metrics` is detector to `test` metric to a value per seed.
 
-    Args:
-        model: classifier and what it was trained on, as the tables say it.
-        paper: data set and network under which the paper's numbers are looked up.
-        perturbed: whether the images are attacked or corrupted normal ones.
+    `paper` is the data set and network under which the paper's numbers are looked up.
     """
 
     model: str

@@ -3,20 +3,21 @@
 `docs/run_folder.md` lists the files, their columns and units. Reading executes no code.
 """
 
+import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from lightning_gradood.core import CONFIG, Refusal, read_json, read_yaml
+from lightning_gradood.core import CONFIG, Refusal, atomic_write, read_json, read_yaml
 from lightning_gradood.evaluation import FLAGGED, Failure, Outcome, SplitScores
 from lightning_gradood.metrics import binomial_interval
-from lightning_gradood.records import read_columns
+from lightning_gradood.records import read_columns, write_rows
 from lightning_gradood.report.tables import FAILED, Table, not_transferred, outcome_numbers, percent
 
 RESULTS, SCORES, CURVES = "results.parquet", "scores.parquet", "curves.parquet"
@@ -91,16 +92,7 @@ def long_curves(outcomes: Iterable[Outcome]) -> Iterator[dict[str, Any]]:
 
 @dataclass(frozen=True)
 class GuardSummary:
-    """What is told of a run's guard.
-
-    Args:
-        sentence: which detector it runs and what it flags, or why there is none.
-        heading: of the column of sources.
-        metrics: source to numbers, see `evaluation.Calibrated`; empty where there is no guard.
-        detector: its name.
-        false_positive_rate: share of normal images that it may flag.
-        packages: of the user's, from which network and transform are built.
-    """
+    """What is told of a run's guard; `metrics`, by source, see `evaluation.Calibrated`, are empty where there is none."""
 
     sentence: str = "No guard is saved: the run ended before."
     heading: str = ""
@@ -138,8 +130,6 @@ class Run:
         name: its folder's name, or the whole path where runs that were read with it have the same.
         outcomes: one per anomaly source and detector, or one per pair of sources under protocol `cross`; `scores` are
             empty here and filled in `scored`.
-        failures: detectors that have no outcome on a source, with the reason.
-        provenance: versions, network, checkpoint, seeds, seconds: what a reader needs to repeat the run.
         config: dotted key of the configuration to plain value or list; empty where the folder has none.
     """
 
@@ -194,6 +184,38 @@ class Run:
     def arrays(self) -> dict[str, Any]:
         """The arrays that figures need, nested by the names that `docs/run_folder.md` lists; empty where there are none."""
         return read_arrays(self.folder / ARRAYS) if (self.folder / ARRAYS).is_file() else {}
+
+
+def write_results(
+    folder: Path,
+    experiment: str,
+    outcomes: Sequence[Outcome],
+    failures: Sequence[Failure] = (),
+    facts: Mapping[str, ImageFacts] | None = None,
+    found: Mapping[str, Any] | None = None,
+) -> None:
+    """Write the tables and `provenance.json`, which holds what is `found` of the run; each appears whole or not at all."""
+    rows = long_results(outcomes, failures)
+    for path in (folder / RESULTS, folder / "results.csv"):
+        write_rows(rows, RESULT_COLUMNS, path, "--run_dir")
+    write_rows(long_scores(outcomes, facts or {}), SCORE_COLUMNS, folder / SCORES, "--run_dir")
+    write_rows(long_curves(outcomes), CURVE_COLUMNS, folder / CURVES, "--run_dir")
+    document = {"experiment": experiment, **(found or {}), "failures": list(map(asdict, failures)), "guard": {}}
+    _write_provenance(folder, document)
+
+
+def write_guard_summary(folder: Path, guard: GuardSummary) -> None:
+    """Add what is told of the guard to `provenance.json`."""
+    _write_provenance(folder, read_json(folder / PROVENANCE) | {"guard": asdict(guard)})
+
+
+def _write_provenance(folder: Path, document: Mapping[str, Any]) -> None:
+    text = json.dumps(
+        document, default=lambda one: one.tolist() if isinstance(one, np.ndarray | np.generic) else str(one)
+    )
+    finite = json.loads(text, parse_constant=lambda _: None)  # NaN and infinity are not JSON
+    with atomic_write(folder / PROVENANCE) as file:
+        file.write(f"{json.dumps(finite, indent=2)}\n".encode())
 
 
 def read_runs(folders: Sequence[Path]) -> list[Run]:

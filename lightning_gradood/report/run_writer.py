@@ -1,13 +1,12 @@
 """The run folder as `detect` fills it, while network and records are at hand; everything is told from it afterwards."""
 
-import json
 import os
 import platform
 import shlex
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,15 +14,7 @@ from typing import Any
 import numpy as np
 
 import lightning_gradood
-from lightning_gradood.core import (
-    Refusal,
-    Unwritable,
-    arguments_of,
-    atomic_write,
-    class_path,
-    going_on_without,
-    read_json,
-)
+from lightning_gradood.core import Refusal, Unwritable, arguments_of, atomic_write, class_path, going_on_without
 from lightning_gradood.data import BUILT_IN, ImageDataModule, class_name
 from lightning_gradood.detectors import Detector, SavedDetector
 from lightning_gradood.evaluation import (
@@ -40,25 +31,9 @@ from lightning_gradood.gradients import parameter_names
 from lightning_gradood.guard import Description, Recipe, mean_readings, save_guard
 from lightning_gradood.networks import TwoLogits, state_digest
 from lightning_gradood.probes import GradientProbe, Probe
-from lightning_gradood.records import NORMAL, Records, write_rows
+from lightning_gradood.records import NORMAL, Records
 from lightning_gradood.report.figure_data import arrays_for_figures
-from lightning_gradood.report.run import (
-    ARRAYS,
-    CURVE_COLUMNS,
-    CURVES,
-    PROVENANCE,
-    RESULT_COLUMNS,
-    RESULTS,
-    SCORE_COLUMNS,
-    SCORES,
-    SPLITS,
-    GuardSummary,
-    ImageFacts,
-    long_curves,
-    long_results,
-    long_scores,
-    write_arrays,
-)
+from lightning_gradood.report.run import ARRAYS, SPLITS, GuardSummary, ImageFacts, write_arrays, write_results
 from lightning_gradood.report.tables import brackets
 from lightning_gradood.tasks import ClassificationTask
 
@@ -85,13 +60,7 @@ def write_run(
     failures: Sequence[Failure],
     about: Mapping[str, Any],
 ) -> None:
-    """Write splits, results, scores and provenance, then the arrays that figures need.
-
-    Args:
-        entries: of the cache, which hold the records.
-        records: by source.
-        about: what is to stand in the provenance beside what is found here.
-    """
+    """Write splits, results, scores and provenance, to which `about` belongs, then the arrays that figures need."""
     data = place.datamodule
     data.sources.manifest.write(folder / SPLITS)
     facts = image_facts(data, records)
@@ -100,38 +69,6 @@ def write_run(
     arrays = arrays_for_figures(place.model.network, data, records, outcomes, facts)
     with going_on_without("what figures need"), atomic_write(folder / ARRAYS) as file:
         write_arrays(arrays, file)
-
-
-def write_results(
-    folder: Path,
-    experiment: str,
-    outcomes: Sequence[Outcome],
-    failures: Sequence[Failure] = (),
-    facts: Mapping[str, ImageFacts] | None = None,
-    found: Mapping[str, Any] | None = None,
-) -> None:
-    """Write the tables and `provenance.json`, which holds what is `found` of the run; each appears whole or not at all."""
-    rows = long_results(outcomes, failures)
-    for path in (folder / RESULTS, folder / "results.csv"):
-        write_rows(rows, RESULT_COLUMNS, path, "--run_dir")
-    write_rows(long_scores(outcomes, facts or {}), SCORE_COLUMNS, folder / SCORES, "--run_dir")
-    write_rows(long_curves(outcomes), CURVE_COLUMNS, folder / CURVES, "--run_dir")
-    document = {"experiment": experiment, **(found or {}), "failures": list(map(asdict, failures)), "guard": {}}
-    _write_provenance(folder, document)
-
-
-def write_guard_summary(folder: Path, guard: GuardSummary) -> None:
-    """Add what is told of the guard to `provenance.json`."""
-    _write_provenance(folder, read_json(folder / PROVENANCE) | {"guard": asdict(guard)})
-
-
-def _write_provenance(folder: Path, document: Mapping[str, Any]) -> None:
-    text = json.dumps(
-        document, default=lambda one: one.tolist() if isinstance(one, np.ndarray | np.generic) else str(one)
-    )
-    finite = json.loads(text, parse_constant=lambda _: None)  # NaN and infinity are not JSON
-    with atomic_write(folder / PROVENANCE) as file:
-        file.write(f"{json.dumps(finite, indent=2)}\n".encode())
 
 
 def image_facts(datamodule: ImageDataModule, records: Mapping[str, Records]) -> dict[str, ImageFacts]:
@@ -150,17 +87,21 @@ def image_facts(datamodule: ImageDataModule, records: Mapping[str, Records]) -> 
 
 def provenance(place: Workplace, entries: Sequence[CacheEntry], records: Mapping[str, Records]) -> dict[str, Any]:
     """Where the numbers come from: classifier, perturbations, records, command, versions, machine and commit."""
-    sources = place.datamodule.sources
-    package = Path(lightning_gradood.__file__).parent
+    sources, package = place.datamodule.sources, Path(lightning_gradood.__file__).parent
     program, *words = sys.argv
     ours = Path(program) == package / "__main__.py"
     versions = {"lightning_gradood": lightning_gradood.__version__, "python": platform.python_version()}
+    labels, predictions = records[NORMAL].column("label"), records[NORMAL].column("prediction")
+    known, classifier = labels >= 0, dict[str, Any]()
+    if known.any():
+        classifier["accuracy"] = float(np.mean(labels[known] == predictions[known]))
+        classifier["classes"] = max(sources.outputs, 2) if sources.outputs else len(np.unique(labels[known]))
     perturbations = {}
     for name, made in sources.perturbed.items():
         made_by = {"class_path": class_path(type(made.attack)), "init_args": arguments_of(made.attack)}
         perturbations[name] = {**made_by, "images": len(made.ids), **attack_numbers(records[name])}
     return {
-        "classifier": classifier_accuracy(records[NORMAL], sources.outputs and max(sources.outputs, 2)),
+        "classifier": {"images": int(known.sum()), **classifier},
         "network_digest": state_digest(place.model.network),
         "perturbations": perturbations,
         "records": {f"{entry.source}/{entry.probe}": entry.key for entry in entries},
@@ -169,16 +110,6 @@ def provenance(place: Workplace, entries: Sequence[CacheEntry], records: Mapping
         "machine": f"{platform.system()} {platform.release()}, {platform.machine()}, {os.cpu_count()} processors",
         "commit": commit(package),
     }
-
-
-def classifier_accuracy(normal: Records, outputs: int | None = None) -> dict[str, float | int]:
-    """Accuracy on labelled normal images, their number, and the number of classes (`outputs`, or those found)."""
-    labels, predictions = normal.column("label"), normal.column("prediction")
-    known = labels >= 0
-    if not known.any():
-        return {"images": 0}
-    accuracy = float(np.mean(labels[known] == predictions[known]))
-    return {"images": int(known.sum()), "accuracy": accuracy, "classes": outputs or len(np.unique(labels[known]))}
 
 
 def commit(package: Path) -> str:
@@ -221,21 +152,12 @@ def no_guard(refusal: Refusal, folder: Path) -> GuardSummary:
 def choose_guard(
     place: Workplace, settings: DetectionSettings, datasets: DetectionDatasets, failures: Sequence[Failure] = ()
 ) -> Calibrated:
-    """Choose, fit and calibrate the guard's detector among those that have not failed.
-
-    Raises:
-        Refusal: there is no recipe, `val` has too few normal images for the false-positive rate, or all detectors have
-            failed.
-    """
+    """Choose, fit and calibrate the guard's detector among those that have not failed; or refuse, where none can be."""
     if place.recipe is None:
         raise Refusal("a network and a transform are named by class path on the command line, or given as `recipe`.")
-    return best_calibrated(
-        settings.guarding(place.datamodule.sources.knows_anomalies),
-        datasets,
-        place.datamodule.sources.anomaly_names,
-        settings,
-        failures,
-    )
+    sources = place.datamodule.sources
+    candidates = settings.guarding(sources.knows_anomalies)
+    return best_calibrated(candidates, datasets, sources.anomaly_names, settings, failures)
 
 
 def keep_guard(
@@ -247,8 +169,7 @@ def keep_guard(
     few = Records(held.table.slice(0, place.datamodule.probe_batch_size))
     images = source.images([rows[name] for name in few.ids])
     try:
-        about = _description(place, chosen, normal)
-        trained_on = chosen.trained_on
+        about, trained_on = _description(place, chosen, normal), chosen.trained_on
         saved = SavedDetector.of(chosen.detector, chosen.fitted, chosen.threshold, held, trained_on=trained_on)
         save_guard(folder, about, place.model.network, saved, probes, held, images)
     except Unwritable:

@@ -6,7 +6,7 @@ Colours are distinguishable with common colour blindness; no global state of mat
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -16,47 +16,29 @@ from lightning_gradood.evaluation import Outcome
 from lightning_gradood.records import NORMAL
 from lightning_gradood.report.tables import Auroc, brackets, percent, title
 
-
-class Style(NamedTuple):
-    """The look of one source, detector or run: of lines, and of areas."""
-
-    colour: str
-    dash: str
-    hatch: str
-
-
 # Okabe & Ito's (2008) colour-blind-safe palette without yellow (too pale on white) and black (normal is grey).
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
-_STROKES = (("-", ""), ("--", "////"), (":", "...."), ("-.", "xxxx"))
-_STYLES = [Style(colour, *stroke) for stroke, colour in itertools.product(_STROKES, _COLOURS)]
+_STROKES = (("-", ""), ("--", "////"), (":", "...."), ("-.", "xxxx"))  # of lines, and of areas
+_STYLES = [(colour, *stroke) for stroke, colour in itertools.product(_STROKES, _COLOURS)]
 NORMAL_COLOUR = "#555555"
 CHANGED_COLOUR = "#D55E00"
 
 
-def styles_of(names: Sequence[str]) -> dict[str, Style]:
-    """A style for each name, grey for normal images; distinct for up to 24 others."""
+def styles_of(names: Sequence[str]) -> dict[str, tuple[str, str, str]]:
+    """Colour, dash and hatch for each name, grey for normal images; distinct for up to 24 others."""
     others = [name for name in dict.fromkeys(names) if name != NORMAL]
-    return {NORMAL: Style(NORMAL_COLOUR, "-", ""), **dict(zip(others, itertools.cycle(_STYLES), strict=False))}
+    return {NORMAL: (NORMAL_COLOUR, "-", ""), **dict(zip(others, itertools.cycle(_STYLES), strict=False))}
 
 
-def tidy(axes: Axes) -> None:
-    """Remove two spines and put a pale grid behind the data."""
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.set_axisbelow(True)
-    axes.grid(color="#DDDDDD", linewidth=0.6)
-
-
-def _for_lines(heading: str, width: float, lines: int) -> Figure:
-    """A figure with room for a legend of so many lines in two columns."""
-    figure = Figure(figsize=(width, 4.2 + 0.2 * math.ceil(lines / 2)), layout="constrained")
+def _finish(figure: Figure, axes: Axes, heading: str, legend: str) -> Figure:
+    """Add a heading, and a legend in two columns below."""
+    handles, labels = axes.get_legend_handles_labels()
+    figure.set_figheight(4.2 + 0.2 * math.ceil(len(labels) / 2))
     figure.suptitle(heading, fontsize=11)
+    figure.legend(handles, labels, loc="outside lower center", ncols=2, title=legend, fontsize=8, frameon=False)
+    for one in figure.axes:
+        one.grid(alpha=0.3)
     return figure
-
-
-def _name_lines(figure: Figure, axes: Axes, heading: str) -> None:
-    figure.legend(
-        *axes.get_legend_handles_labels(), loc="outside lower center", ncols=2, title=heading, fontsize=8, frameon=False
-    )
 
 
 def roc_curves(heading: str, outcomes: Mapping[str, Outcome]) -> Figure:
@@ -66,22 +48,19 @@ def roc_curves(heading: str, outcomes: Mapping[str, Outcome]) -> Figure:
     """
     from sklearn.metrics import roc_curve  # takes half a second, which most commands do without
 
-    figure = _for_lines(f"{heading}, test split", 9.0, len(outcomes))
+    figure = Figure(figsize=(9.0, 4.2), layout="constrained")
     linear, logarithmic = figure.subplots(1, 2, sharey=True)
     styles = styles_of([*outcomes])
     for name, outcome in outcomes.items():
-        test, style = outcome.scores["test"], styles[name]
+        test, (colour, dash, _) = outcome.scores["test"], styles[name]
         false, true, _ = roc_curve(test.labels, test.scores, drop_intermediate=False)
         label = f"{name}  {percent(outcome.metrics['test']['auroc'])} {brackets(*outcome.auroc_interval)}"
-        linear.plot(false, true, color=style.colour, linestyle=style.dash, label=label)
+        linear.plot(false, true, color=colour, linestyle=dash, label=label)
         # Steps: a straight line between two points of the curve is no straight line on a logarithmic axis.
-        logarithmic.step(np.maximum(false, 1e-3), true, where="post", color=style.colour, linestyle=style.dash)
+        logarithmic.step(np.maximum(false, 1e-3), true, where="post", color=colour, linestyle=dash)
     logarithmic.set(xscale="log", xlim=(1e-3, 1), xlabel="false positive rate, logarithmic")
     linear.set(xlabel="false positive rate", ylabel="true positive rate")
-    for axes in (linear, logarithmic):
-        tidy(axes)
-    _name_lines(figure, linear, "AUROC in %, 95 % interval")
-    return figure
+    return _finish(figure, linear, f"{heading}, test split", "AUROC in %, 95 % interval")
 
 
 def roc_by_source(outcomes: Sequence[Outcome]) -> Figure:
@@ -96,18 +75,17 @@ def precision_recall_curves(outcomes: Sequence[Outcome]) -> Figure:
     """
     from sklearn.metrics import precision_recall_curve
 
-    figure = _for_lines(f"Precision and recall of {title(outcomes[0].label)}, test split", 5.4, len(outcomes))
+    figure = Figure(figsize=(5.4, 4.2), layout="constrained")
     axes, styles = figure.subplots(), styles_of([one.source for one in outcomes])
     for outcome in outcomes:
-        test, style = outcome.scores["test"], styles[outcome.source]
+        test, (colour, dash, _) = outcome.scores["test"], styles[outcome.source]
         precision, recall, _ = precision_recall_curve(test.labels, test.scores)
         area = percent(outcome.metrics["test"]["aupr_out"])
         label = f"{title(outcome.source)}  {area} ({100 * test.labels.mean():.0f})"
-        axes.step(recall, precision, where="post", color=style.colour, linestyle=style.dash, label=label)
+        axes.step(recall, precision, where="post", color=colour, linestyle=dash, label=label)
     axes.set(xlabel="recall", ylabel="precision")
-    tidy(axes)
-    _name_lines(figure, axes, "AUPR-out in % (share of anomalous images in %)")
-    return figure
+    heading = f"Precision and recall of {title(outcomes[0].label)}, test split"
+    return _finish(figure, axes, heading, "AUPR-out in % (share of anomalous images in %)")
 
 
 _BINS = 40
@@ -137,7 +115,7 @@ def score_histograms(outcomes: Sequence[Outcome]) -> Figure:
             axes.set_axis_off()
             continue
         test, name = outcome.scores["test"], title(outcome.source)
-        for word, label, colour in (("normal", 0, NORMAL_COLOUR), (name, 1, styles[outcome.source].colour)):
+        for word, label, colour in (("normal", 0, NORMAL_COLOUR), (name, 1, styles[outcome.source][0])):
             own = test.scores[test.labels == label]
             weights = np.full(len(own), 100 / max(len(own), 1))
             axes.hist(own, bins=edges.tolist(), weights=weights, color=colour, alpha=0.55, label=f"{word} ({len(own)})")
@@ -147,7 +125,7 @@ def score_histograms(outcomes: Sequence[Outcome]) -> Figure:
         axes.set_xscale("asinh", linear_width=width)
         axes.tick_params(labelsize=8)
         axes.legend(fontsize=7, frameon=False)
-        tidy(axes)
+        axes.grid(alpha=0.3)
     figure.suptitle(f"Scores of {title(outcomes[0].label)}, test split", fontsize=11)
     figure.supxlabel("score (higher = more anomalous)", fontsize=9)
     figure.supylabel("images of the class, %", fontsize=9)
@@ -167,14 +145,14 @@ def auroc_bars(aurocs: Mapping[tuple[str, str], Auroc]) -> Figure:
         own = {source: one for (source, other), one in aurocs.items() if other == name}
         values, low, high = 100 * np.array(list(own.values())).T
         places = [groups.index(source) * step + number * _BAR for source in own]
-        look: dict[str, Any] = {"color": styles[name].colour, "hatch": styles[name].hatch, "edgecolor": "white"}
+        look: dict[str, Any] = {"color": styles[name][0], "hatch": styles[name][2], "edgecolor": "white"}
         arms = np.clip([values - low, high - values], 0, None)
         axes.bar(places, values, _BAR, yerr=arms, label=name, error_kw={"elinewidth": 0.9}, **look)
     centre = (len(names) - 1) * _BAR / 2
     axes.set_xticks(np.arange(len(groups)) * step + centre, groups, rotation=30, ha="right", fontsize=8)
     lowest = min(one.value for one in aurocs.values())
     axes.set(ylabel="AUROC, %", ylim=(50 if lowest >= 0.5 else 0, 101))
-    tidy(axes)
+    axes.grid(alpha=0.3)
     columns = max(1, int(figure.get_figwidth() // 1.8))
     figure.legend(loc="outside upper left", ncols=columns, fontsize=8, frameon=False)
     return figure

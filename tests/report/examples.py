@@ -10,8 +10,7 @@ from lightning_gradood.evaluation import Outcome, SplitScores
 from lightning_gradood.metrics import accuracy_at, best_balanced_threshold, bootstrap_auroc, detection_metrics
 from lightning_gradood.report import Run, write_guard_summary
 from lightning_gradood.report.figure_data import boxes
-from lightning_gradood.report.run import ARRAYS, write_arrays
-from lightning_gradood.report.run_writer import write_results
+from lightning_gradood.report.run import ARRAYS, write_arrays, write_results
 
 _BLOCK = ("conv1.weight", "bn1.weight", "bn1.bias", "conv2.weight", "bn2.weight", "bn2.bias")
 _BLOCKS = [f"layer{stage}.{block}.{part}" for stage in (1, 2, 3, 4) for block in (0, 1) for part in _BLOCK]
