@@ -180,7 +180,7 @@ class Explained:
         pixels = self.guard.read(read_picture(path, self.guard.about.picture, self.limit), verdict.path)
         (found,) = explain(self.guard, pixels[None], heat=self.drawn < self.number)
         if self.drawn < self.number:
-            from lightning_gradood.report import as_png, explanation_figure
+            from lightning_gradood.report import explanation_figure, figure_bytes
 
             self.drawn += 1
             image = (as_float(pixels) * 255).round().byte().permute(1, 2, 0).numpy()
@@ -192,5 +192,5 @@ class Explained:
             figure = explanation_figure(image, heat, found.contributions, title, found.note)
             name = f"{self.drawn:03d}_{Path(verdict.path).stem}.png"
             with atomic_write(Path(str(self.folder), name), "--output") as file:
-                file.write(as_png(figure))
+                file.write(figure_bytes(figure))
         return dict(zip(self.columns, (found.baseline, *found.contributions.values()), strict=True))

@@ -13,7 +13,7 @@ Example:
 """
 
 from lightning_gradood.report.benchmark import Benchmark, Experiment, run_benchmark
-from lightning_gradood.report.figures import ReportSettings, as_png, explanation_figure
+from lightning_gradood.report.figures import ReportSettings, explanation_figure, figure_bytes
 from lightning_gradood.report.loggers import (
     FINISH_SECONDS,
     PROJECT,
@@ -28,7 +28,7 @@ from lightning_gradood.report.loggers import (
     tell,
 )
 from lightning_gradood.report.pages import comparison_page, comparison_text
-from lightning_gradood.report.paper_tables import TableSettings, paper_number
+from lightning_gradood.report.paper_tables import TableSettings
 from lightning_gradood.report.run import GuardSummary, Run, newest_run, read_runs, write_guard_summary
 from lightning_gradood.report.run_writer import (
     Workplace,
@@ -57,7 +57,6 @@ __all__ = [
     "Workplace",
     "alert",
     "apply_dashboard",
-    "as_png",
     "choose_guard",
     "comparison_page",
     "comparison_text",
@@ -65,12 +64,12 @@ __all__ = [
     "dashboard_definition",
     "drift_report",
     "explanation_figure",
+    "figure_bytes",
     "has_wandb_account",
     "keep_guard",
     "newest_run",
     "no_guard",
     "offline_without_account",
-    "paper_number",
     "read_runs",
     "run_benchmark",
     "tell",

@@ -129,9 +129,7 @@ def run_benchmark(
         if not done:
             run_verb(call.words, [ProbeCosts(), ReportCallback(figures=False)])
         classifiers.setdefault(call.experiment, Run.read(call.folder).provenance.get("network_digest"))
-    runs: dict[str, list[Run]] = {name: [] for name in benchmark.experiments}
-    for call in calls:
-        runs[call.experiment].append(Run.read(call.folder))
+    runs = {name: [Run.read(one.folder) for one in calls if one.experiment == name] for name in benchmark.experiments}
     _write(benchmark, runs, folder)
     return list(dict.fromkeys(one.detector for found in runs.values() for run in found for one in run.failures))
 
@@ -139,8 +137,7 @@ def run_benchmark(
 def calls_of(benchmark: Benchmark, folder: Path, configuration: Configuration) -> list[Call]:
     """List the calls in execution order: the first of an experiment may train its classifier.
 
-    Raises:
-        Refusal: a source for Figure 1 is not among `data.anomalies`.
+    A source for Figure 1 that is not among `data.anomalies` is refused.
     """
     calls: list[Call] = []
     for name, experiment in benchmark.experiments.items():
@@ -177,8 +174,8 @@ def is_done(call: Call, classifier: Any = None) -> bool:
     if not (call.folder / RESULTS).is_file():
         return False
     run = Run.read(call.folder)
-    ended = not run.failures and run.guard != GuardSummary()
-    return ended and classifier in (None, run.provenance.get("network_digest"))
+    same = classifier in (None, run.provenance.get("network_digest"))
+    return same and not run.failures and run.guard != GuardSummary()
 
 
 @rank_zero_only

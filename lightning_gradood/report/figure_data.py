@@ -19,7 +19,6 @@ from lightning_gradood.evaluation import Outcome
 from lightning_gradood.gradients import AllOnes
 from lightning_gradood.probes import columns_by_layer
 from lightning_gradood.records import NORMAL, Records
-from lightning_gradood.report.run import ImageFacts
 from lightning_gradood.report.tables import not_transferred, title
 
 _FEATURES = "features/layers"  # what LID reads
@@ -38,7 +37,7 @@ def arrays_for_figures(
     datamodule: ImageDataModule,
     records: Mapping[str, Records],
     outcomes: Sequence[Outcome],
-    facts: Mapping[str, ImageFacts],
+    facts: Mapping[str, tuple[str, str, str]],
 ) -> dict[str, Any]:
     """Take what each figure needs, by figure; one that fails is left out with a warning, one without data is empty."""
     names, pixels = datamodule.sources.anomaly_names, partial(_pixels, datamodule, records)
@@ -114,14 +113,16 @@ def _extremes(pixels: Pixels, outcomes: Sequence[Outcome]) -> dict[str, dict[str
     return {detector: rows or None for detector, rows in found.items()}
 
 
-def _pairs(pixels: Pixels, attack: str, table: Records, facts: Mapping[str, ImageFacts]) -> dict[str, Any] | None:
+def _pairs(
+    pixels: Pixels, attack: str, table: Records, facts: Mapping[str, tuple[str, str, str]]
+) -> dict[str, Any] | None:
     """Images before and after an attack with both predictions, where a run keeps pixels."""
     rows = _spread(range(len(table)), _PAIRS)
     ids, origins = (table.column(column)[rows].tolist() for column in ("id", "origin_id"))
     clean, attacked = pixels(NORMAL, origins), pixels(attack, ids)
     if clean is None or attacked is None:
         return None
-    both = [(facts[origin].prediction, facts[one].prediction) for one, origin in zip(ids, origins, strict=True)]
+    both = [(facts[origin][2], facts[one][2]) for one, origin in zip(ids, origins, strict=True)]
     return {"clean": _thumbnails(clean), "attacked": _thumbnails(attacked), "predictions": np.array(both)}
 
 

@@ -26,7 +26,6 @@ from lightning_gradood.report.run import Run
 from lightning_gradood.report.tables import by_detector, compared, not_transferred, title
 
 Format = Literal["png", "pdf", "svg"]
-_DATES: dict[str, dict[str, Any]] = {"png": {}, "pdf": {"CreationDate": None}, "svg": {"Date": None}}
 
 
 @dataclass(frozen=True)
@@ -42,16 +41,13 @@ class ReportSettings:
     titles: bool = True
 
 
-def as_png(figure: Figure) -> bytes:
-    """Encode a figure as PNG, sharp enough at a phone's width."""
-    return _saved(figure, "png")
-
-
-def _saved(figure: Figure, kind: str) -> bytes:
+def figure_bytes(figure: Figure, kind: Format = "png") -> bytes:
+    """A figure in one of the formats; PNG is sharp enough at a phone's width."""
     buffer, dpi = io.BytesIO(), 150 if kind == "png" else 300  # images inside vector figures have a resolution too
+    dates = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}
     # Fonts as TrueType (journals refuse matplotlib's default, Type 3) or as paths; equal runs give equal files.
     with mpl.rc_context({"pdf.fonttype": 42, "svg.fonttype": "path", "svg.hashsalt": "lightning_gradood"}):
-        figure.savefig(buffer, format=kind, dpi=dpi, metadata=_DATES[kind])
+        figure.savefig(buffer, format=kind, dpi=dpi, metadata=dates.get(kind))
     return buffer.getvalue()
 
 
@@ -225,15 +221,12 @@ _DRAWN: dict[str, Callable[[Any], Figure]] = {  # what is drawn of the arrays of
 
 
 def drawings(run: Run) -> dict[str, Callable[[], Figure]]:
-    """What draws each figure that the run has data for, by name.
-
-    Names: `aurocs`; `roc_`, `precision_recall_` and `scores_<detector>`; `layer_norms`, `activation_norms`,
-    `first_layer`, `samples`, `attacked_samples`; `extremes_<detector>`, images on which it was most wrong.
-    """
+    """What draws each figure that the run has data for, by name: of the whole run, and `<kind>_<detector>`."""
     aurocs = {pair: one for pair, (one,) in compared([run.outcomes]).items() if one}
     calls: dict[str, Callable[[], Figure]] = {"aurocs": partial(scores.auroc_bars, aurocs)}
     for detector, outcomes in by_detector(not_transferred(run.scored)).items():
-        calls[f"roc_{detector}"] = partial(scores.roc_by_source, outcomes)
+        by_source = {title(one.source): one for one in outcomes}
+        calls[f"roc_{detector}"] = partial(scores.roc_curves, f"ROC of {title(detector)}", by_source)
         calls[f"precision_recall_{detector}"] = partial(scores.precision_recall_curves, outcomes)
         calls[f"scores_{detector}"] = partial(scores.score_histograms, outcomes)
     calls |= {name: partial(draw, run.arrays[name]) for name, draw in _DRAWN.items() if run.arrays.get(name)}
@@ -251,12 +244,10 @@ def draw_figures(run: Run, settings: ReportSettings | None = None) -> dict[str, 
     for name, draw in drawings(run).items():
         with going_on_without(f"the figure {name}"):
             figure = draw()
-            pictures[name] = as_png(figure)
-            if settings is None:
-                continue
-            if not settings.titles:
+            pictures[name] = figure_bytes(figure)
+            if settings and not settings.titles:
                 figure.suptitle("").set_in_layout(False)
-            for kind in settings.formats:
+            for kind in settings.formats if settings else ():
                 with atomic_write(run.folder / "figures" / f"{name}.{kind}") as file:
-                    file.write(pictures[name] if kind == "png" and settings.titles else _saved(figure, kind))
+                    file.write(figure_bytes(figure, kind))
     return pictures

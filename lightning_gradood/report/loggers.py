@@ -24,27 +24,22 @@ from lightning_gradood.core import CONFIG, Refusal, atomic_write, going_on_witho
 from lightning_gradood.records import NORMAL, read_columns
 from lightning_gradood.report.figures import ReportSettings, draw_figures
 from lightning_gradood.report.pages import accuracy_warning, classifier_sentences, run_page
-from lightning_gradood.report.run import CURVES, PAGE, PROVENANCE, RESULTS, SCORES, SPLITS, Run
-from lightning_gradood.report.tables import by_detector, console_table, curve_rows, detection_scalars
+from lightning_gradood.report.run import CURVES, PAGE, PROVENANCE, RESULTS, SCORES, SPLITS, Run, curve_rows
+from lightning_gradood.report.tables import by_detector, console_table, detection_scalars
 
-PROJECT = "lightning_gradood"
-"""W&B's project where neither the logger nor `WANDB_PROJECT` names one."""
-
+PROJECT = "lightning_gradood"  # W&B's, where neither the logger nor `WANDB_PROJECT` names one
+FINISH_SECONDS = (
+    120  # that an ended run waits at most until W&B has got all of it, unless `WANDB_FINISH_TIMEOUT` is set
+)
 EPOCH = "detector/epoch"  # x axis of the detectors' training curves
-
-FINISH_SECONDS = 120
-"""How long a run that has ended waits at most until W&B has got all of it; `WANDB_FINISH_TIMEOUT` says otherwise."""
-
-_VIEW = "lightninggradood"  # W&B's own name of the workspace, part of its address
 _PARAMETERS = ["detection.mlp.width", "detection.mlp.learning_rate", "detection.mlp.weight_decay", "detection.seed"]
+_GUARD = ("mean_val_auroc", "flagged", "false_positive_rate")  # behind `guard/`, in the summary
 _BEST = {"loss": "min", "auroc": "max"}  # which value of a curve W&B keeps in its summary
 _FILES = (PAGE, "results.csv", RESULTS, SCORES, SPLITS, CURVES, PROVENANCE, CONFIG, "figures")
 
 
 class ReportCallback(Callback):
-    """Print the table of a run, write its figures and page, and log them.
-
-    Called by `Trainer.detect` on rank 0, when all else is in the run folder.
+    """Print the table of a run, write its figures and page, and log them, once all else is in the run folder.
 
     Args:
         figures: whether to draw them, which a sweep may not want; without, the page has none.
@@ -135,8 +130,7 @@ class LoggingSettings:
 class WandbCallback(Callback):
     """Give W&B a run's alerts, and the artifacts `results-<experiment>` and `guard-<experiment>` as `latest`.
 
-    A guard with a higher mean AUROC on `val` than the one with the alias `best` takes over that alias, except in an
-    offline run. Called by `Trainer.detect` on rank 0.
+    A guard with a higher mean AUROC on `val` than the one with the alias `best` takes it over, except in an offline run.
     """
 
     def __init__(self, settings: LoggingSettings) -> None:
@@ -157,17 +151,14 @@ class WandbCallback(Callback):
         name, guard = re.sub(r"[^\w.-]+", "-", sent.group or run.folder.name), run.guard
         if guard.metrics:
             aurocs = [numbers["val/auroc"] for numbers in guard.metrics.values() if "val/auroc" in numbers]
-            facts = {
-                "mean_val_auroc": sum(aurocs) / len(aurocs),
-                "flagged": guard.metrics[NORMAL]["test/flagged"],
-                "false_positive_rate": guard.false_positive_rate,
-            }
+            mean, flagged = sum(aurocs) / len(aurocs), guard.metrics[NORMAL]["test/flagged"]
+            facts = dict(zip(_GUARD, (mean, flagged, guard.false_positive_rate), strict=True))
             sent.summary.update({f"guard/{key}": value for key, value in facts.items()})
         if guard.metrics and self.settings.artifacts != "none":
             described = facts | {"detector": guard.detector, "run_folder": str(run.folder)}
             artifact = wandb.Artifact(f"guard-{name}", type="guard", metadata=described)
             artifact.add_dir(str(run.folder / "guard"), policy="immutable")  # not copied: no run changes it
-            best = ["best"] * _beats_the_best(sent, artifact.name, facts["mean_val_auroc"])
+            best = ["best"] * _beats_the_best(sent, artifact.name, mean)
             sent.log_artifact(artifact, aliases=["latest", *best])
         if self.settings.artifacts == "all":
             artifact = wandb.Artifact(f"results-{name}", type="results")
@@ -261,9 +252,7 @@ def dashboard_definition(run: Run) -> dict[str, Any]:
     for one in run.outcomes:
         by_source.setdefault(one.source, []).append(f"detection/{one.source}/{one.label}/test/auroc")
     best = f"detection/mean/{labels[0]}/val/auroc"
-    curves = dict.fromkeys(
-        key for _, values in curve_rows(run.outcomes) for key in values if key.endswith("/val/auroc")
-    )
+    curves = sorted({key for _, values in curve_rows(run.outcomes) for key in values if key.endswith("/val/auroc")})
     figures = sorted(f"figures/{path.stem}" for path in (run.folder / "figures").glob("*.png"))
     panels = {
         "AUROC": [
@@ -272,11 +261,7 @@ def dashboard_definition(run: Run) -> dict[str, Any]:
         ],
         "Runs side by side": [{"kind": "RunComparer", "diff_only": "split"}],
         "Figures": [{"kind": "MediaBrowser", "title": "Figures", "media_keys": figures}] if figures else [],
-        "Guard": [
-            bars(title="Normal test images flagged", metrics=["guard/flagged"]),
-            bars(title="Share that may be flagged", metrics=["guard/false_positive_rate"]),
-            bars(title="Mean AUROC on val", metrics=["guard/mean_val_auroc"]),
-        ],
+        "Guard": [bars(title=name, metrics=[f"guard/{name}"]) for name in _GUARD],
         "Sweeps": [
             {"kind": "ParallelCoordinatesPlot", "title": "Parameters", "columns": [*_PARAMETERS, best]},
             {"kind": "ParameterImportancePlot", "with_respect_to": best},
@@ -285,18 +270,15 @@ def dashboard_definition(run: Run) -> dict[str, Any]:
             bars(title="Seconds of detect", metrics=["cost/detect_seconds"]),
             bars(title="Seconds to fit and score", metrics=[f"cost/fit_seconds/{label}" for label in labels]),
         ],
-        "Training of detectors": [{"kind": "LinePlot", "title": "AUROC on val", "x": EPOCH, "y": list(curves)}]
-        * bool(curves),
+        "Training of detectors": [{"kind": "LinePlot", "title": "AUROC on val", "x": EPOCH, "y": curves}]
+        if curves
+        else [],
     }
     return {"title": PROJECT, "sections": [{"name": name, "panels": found} for name, found in panels.items() if found]}
 
 
 def apply_dashboard(definition: Mapping[str, Any], entity: str, project: str) -> tuple[str, str]:
-    """Create or update the saved workspace and the report of a project, and return their addresses.
-
-    Raises:
-        Refusal: the package `wandb-workspaces` is missing, or W&B does not let the account write there.
-    """
+    """Create or update the saved workspace and the report of a project, and return their addresses; or refuse."""
     try:
         import wandb_workspaces.reports.v2 as reports
         import wandb_workspaces.workspaces as workspaces
@@ -319,7 +301,7 @@ def apply_dashboard(definition: Mapping[str, Any], entity: str, project: str) ->
         sections.append(workspaces.Section(name=one["name"], is_open=True, panels=panels))
         blocks += [reports.H2(text=one["name"]), reports.PanelGrid(runsets=[reports.Runset(**place)], panels=panels)]
     workspace = workspaces.Workspace(name=name, sections=sections, **place)
-    workspace._internal_name = _VIEW  # fixed, so that the next call updates this view rather than adds another
+    workspace._internal_name = "lightninggradood"  # fixed, so that the next call updates this view, and adds no other
     report = reports.Report(title=name, blocks=blocks, width="fluid", **place)
     try:
         earlier = [one for one in wandb.Api().reports(f"{entity}/{project}") if one.display_name == name]

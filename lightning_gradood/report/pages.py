@@ -1,7 +1,4 @@
-"""HTML pages of one run, of several, and of a benchmark: one file without scripts, styles and pictures embedded.
-
-What a page says and how it looks stands in `templates/`; here are the numbers that it is given.
-"""
+"""HTML pages of one run, of several, and of a benchmark: their numbers; what they say stands in `templates/`."""
 
 import base64
 import json
@@ -15,7 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from lightning_gradood.records import NORMAL
-from lightning_gradood.report.figures import as_png, draw_figures, drawings, first_layer_figure
+from lightning_gradood.report.figures import draw_figures, drawings, figure_bytes, first_layer_figure
 from lightning_gradood.report.paper_tables import NOTE, PaperTable, TableSettings, paper_title
 from lightning_gradood.report.run import Run
 from lightning_gradood.report.score_figures import auroc_bars, roc_curves
@@ -136,7 +133,7 @@ def comparison_page(runs: Sequence[Run]) -> str:
     for detector in dict.fromkeys(detector for _, detector in rows):
         own = [(source, aurocs) for (source, name), aurocs in rows.items() if name == detector]
         pairs = [((source, name), one) for source, aurocs in own for name, one in zip(names, aurocs, strict=True)]
-        bars[detector] = as_png(auroc_bars({pair: one for pair, one in pairs if one}))
+        bars[detector] = figure_bytes(auroc_bars({pair: one for pair, one in pairs if one}))
     known = [run for run in runs if run.config]
     keys = dict.fromkeys(key for run in known for key in run.config)
     settings = [[key, *(json.dumps(run.config.get(key), default=str) for run in known)] for key in keys]
@@ -177,6 +174,6 @@ def benchmark_page(
             asked = {"near": settings.near or "".join(others[:1]), "far": settings.far or "".join(others[-1:])}
             chosen = {f"{role}: {title(source)}": source for role, source in asked.items() if source in others}
             figures["first_layer"] = first_layer_figure(stored, {NORMAL: NORMAL} | chosen)
-        told[experiment] = _told(run, {name: as_png(figure) for name, figure in figures.items()})
-    values = {"seeds": seeds, "tables": tables, "told": told, "legend": NOTE}
-    return render("benchmark.html.jinja", title=f"Benchmark {name}", **values)
+        told[experiment] = _told(run, {name: figure_bytes(figure) for name, figure in figures.items()})
+    heading = f"Benchmark {name}"
+    return render("benchmark.html.jinja", title=heading, seeds=seeds, tables=tables, told=told, legend=NOTE)

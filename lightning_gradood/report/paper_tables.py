@@ -18,21 +18,11 @@ METRICS = {  # the paper's columns: their titles, and ours; it does not say whic
     "auroc": ("AUROC", "auroc"),
     "aupr": ("AUPR (anomalous positive)", "aupr_out"),
 }
-METHODS = (  # of others, as the paper orders them
-    *("baseline", "odin", "lid", "mahalanobis_v", "mahalanobis_p", "mahalanobis_fe", "mahalanobis_p_fe", "energy"),
-)
+METHODS = ("baseline", "odin", "lid", "mahalanobis_v", "mahalanobis_p", "mahalanobis_fe", "mahalanobis_p_fe", "energy")
 AUDIT = "image_statistics"  # a baseline that reads no network; never counted as best
 NOTE = "Mean ± standard deviation over seeds, in %; best of each row in bold; [the paper's number, on its own images]."
-CSV_COLUMNS = {
-    "table": str,
-    "row": str,
-    "detector": str,
-    "mean": float,
-    "spread": float,
-    "seeds": int,
-    "best": int,
-    "paper": float,
-}
+_NUMBERS = {"mean": float, "spread": float, "seeds": int, "best": int, "paper": float}
+CSV_COLUMNS: dict[str, type] = {"table": str, "row": str, "detector": str, **_NUMBERS}
 _ATTACKS = {"fgsm": "FGSM", "bim": "BIM", "cw": "C&W", "pgd": "PGD", "iterll": "IterLL", "semantic": "Semantic"}
 _OURS = {
     "mlp": "Ours",
@@ -40,12 +30,8 @@ _OURS = {
     "mlp_on_synthetic": "Ours (synthetic)",
     AUDIT: "(image statistics)",
 }
-_SAME = {  # sources as the experiment files name them, and as the paper's Table 2 does; resized images only
-    "svhn": "SVHN",
-    "cifar10": "CIFAR-10",
-    "tiny_imagenet_resize": "ImageNet",
-    "lsun_resize": "LSUN",
-}
+# Sources as the experiment files name them, and as the paper's Table 2 does; resized images only.
+_SAME = {"svhn": "SVHN", "cifar10": "CIFAR-10", "tiny_imagenet_resize": "ImageNet", "lsun_resize": "LSUN"}
 
 
 @dataclass(frozen=True)
@@ -187,10 +173,7 @@ def table_1(rows: Sequence[Row]) -> PaperTable:
 
 
 def table_2(rows: Sequence[Row], settings: TableSettings) -> PaperTable:
-    """Detection accuracy, AUROC and AUPR on other images: three blocks of a row for each classifier and source.
-
-    The accuracy is the oracle's (Lee et al. 2018), the best balanced accuracy of any threshold.
-    """
+    """The oracle's accuracy, AUROC and AUPR on other images: three blocks of a row for each classifier and source."""
     lines: Lines = [
         ((heading, row.model, row.source), row.numbers(kind, settings.same))
         for kind, (heading, _) in METRICS.items()

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -29,7 +29,6 @@ SCORE_COLUMNS = {
     **{"id": str, "path": str, "label": str, "prediction": str, "source": str, "trained_on": str, "split": str},
     **{"detector": str, "anomalous": int, "score": float, "p_value": float, "flagged": bool},
 }
-_PLACE = ("run_dir", "config")  # configuration keys that are locations
 
 
 def long_results(outcomes: Iterable[Outcome], failures: Iterable[Failure] = ()) -> list[dict[str, Any]]:
@@ -60,15 +59,7 @@ def _finite(value: float | None) -> float | None:
     return None if value is None or not math.isfinite(value) else float(value)
 
 
-class ImageFacts(NamedTuple):
-    """An image's file (empty if it is none), and the names of its class and prediction (indices if they have none)."""
-
-    path: str = ""
-    label: str = ""
-    prediction: str = ""
-
-
-def long_scores(outcomes: Iterable[Outcome], facts: Mapping[str, ImageFacts]) -> Iterator[dict[str, Any]]:
+def long_scores(outcomes: Iterable[Outcome], facts: Mapping[str, tuple[str, str, str]]) -> Iterator[dict[str, Any]]:
     """The score of every image of `val` and `test` by every detector."""
     for outcome in outcomes:
         for split, found in outcome.scores.items():
@@ -76,7 +67,7 @@ def long_scores(outcomes: Iterable[Outcome], facts: Mapping[str, ImageFacts]) ->
             flagged = (found.scores > outcome.threshold).tolist()
             numbers = (found.labels.tolist(), found.scores.tolist(), outcome.p_values(split).tolist(), flagged)
             for name, *values in zip(found.ids, *numbers, strict=True):
-                yield dict(zip(SCORE_COLUMNS, (name, *facts.get(name, ImageFacts()), *same, *values), strict=True))
+                yield dict(zip(SCORE_COLUMNS, (name, *facts.get(name, ("", "", "")), *same, *values), strict=True))
 
 
 def long_curves(outcomes: Iterable[Outcome]) -> Iterator[dict[str, Any]]:
@@ -88,6 +79,15 @@ def long_curves(outcomes: Iterable[Outcome]) -> Iterator[dict[str, Any]]:
                 if metric != "epoch":
                     row = (*names, int(point.get("epoch", place)), metric, float(value))
                     yield dict(zip(CURVE_COLUMNS, row, strict=True))
+
+
+def curve_rows(outcomes: Iterable[Outcome]) -> list[tuple[int, dict[str, float]]]:
+    """Training curves of all detectors by increasing epoch: epoch, `detector/<source>/<detector>/<metric>` to value."""
+    rows: dict[int, dict[str, float]] = {}
+    for one in long_curves(outcomes):
+        key = f"detector/{one['source']}/{one['detector']}/{one['metric']}"
+        rows.setdefault(one["epoch"], {})[key] = one["value"]
+    return sorted(rows.items())
 
 
 @dataclass(frozen=True)
@@ -160,8 +160,8 @@ class Run:
             outcomes = list(_outcomes(read_columns(folder / RESULTS), read_columns(folder / CURVES)))
         with _reading(folder / CONFIG):
             config = dict(_joined(read_yaml(folder / CONFIG), ".")) if (folder / CONFIG).is_file() else {}
-        known = {key: value for key, value in config.items() if key not in _PLACE}
-        return cls(name or folder.name, folder, experiment, outcomes, failures, about, known, guard)
+        config = {key: value for key, value in config.items() if key not in ("run_dir", "config")}
+        return cls(name or folder.name, folder, experiment, outcomes, failures, about, config, guard)
 
     @cached_property
     def scored(self) -> list[Outcome]:
@@ -191,7 +191,7 @@ def write_results(
     experiment: str,
     outcomes: Sequence[Outcome],
     failures: Sequence[Failure] = (),
-    facts: Mapping[str, ImageFacts] | None = None,
+    facts: Mapping[str, tuple[str, str, str]] | None = None,
     found: Mapping[str, Any] | None = None,
 ) -> None:
     """Write the tables and `provenance.json`, which holds what is `found` of the run; each appears whole or not at all."""
@@ -226,8 +226,8 @@ def read_runs(folders: Sequence[Path]) -> list[Run]:
 
 def newest_run(parent: Path) -> Path | None:
     """The folder of the newest run of any experiment below `parent`."""
-    found = sorted(parent.glob(f"*/*/{RESULTS}"), key=lambda path: path.stat().st_mtime)
-    return found[-1].parent if found else None
+    found = max(parent.glob(f"*/*/{RESULTS}"), key=lambda path: path.stat().st_mtime, default=None)
+    return found and found.parent
 
 
 def _joined(nested: Mapping[str, Any], sign: str, above: str = "") -> Iterator[tuple[str, Any]]:

@@ -33,11 +33,9 @@ from lightning_gradood.networks import TwoLogits, state_digest
 from lightning_gradood.probes import GradientProbe, Probe
 from lightning_gradood.records import NORMAL, Records
 from lightning_gradood.report.figure_data import arrays_for_figures
-from lightning_gradood.report.run import ARRAYS, SPLITS, GuardSummary, ImageFacts, write_arrays, write_results
+from lightning_gradood.report.run import ARRAYS, SPLITS, GuardSummary, write_arrays, write_results
 from lightning_gradood.report.tables import brackets
 from lightning_gradood.tasks import ClassificationTask
-
-_PACKAGES = ("torch", "torchvision", "lightning", "numpy", "scikit-learn")
 
 
 @dataclass(frozen=True)
@@ -71,17 +69,17 @@ def write_run(
         write_arrays(arrays, file)
 
 
-def image_facts(datamodule: ImageDataModule, records: Mapping[str, Records]) -> dict[str, ImageFacts]:
-    """Map each record's id to its image's file, class and prediction."""
+def image_facts(datamodule: ImageDataModule, records: Mapping[str, Records]) -> dict[str, tuple[str, str, str]]:
+    """Map each record's id to its image's file, empty if it is none, and the names of its class and prediction."""
     sources = datamodule.sources
-    found: dict[str, ImageFacts] = {}
+    found: dict[str, tuple[str, str, str]] = {}
     for name, table in records.items():
         loaded = sources.clean.get(name, sources.normal)
         rows = {one: row for row, one in enumerate(loaded.ids)}
         columns = (table.column(column).tolist() for column in ("id", "origin_id", "label", "prediction"))
         for one, origin, label, prediction in zip(*columns, strict=True):
             path = loaded.path(rows[origin]) if origin in rows else ""
-            found[one] = ImageFacts(path, class_name(label, loaded.classes), class_name(prediction, sources.classes))
+            found[one] = (path, class_name(label, loaded.classes), class_name(prediction, sources.classes))
     return found
 
 
@@ -91,6 +89,7 @@ def provenance(place: Workplace, entries: Sequence[CacheEntry], records: Mapping
     program, *words = sys.argv
     ours = Path(program) == package / "__main__.py"
     versions = {"lightning_gradood": lightning_gradood.__version__, "python": platform.python_version()}
+    versions |= {name: version(name) for name in ("torch", "torchvision", "lightning", "numpy", "scikit-learn")}
     labels, predictions = records[NORMAL].column("label"), records[NORMAL].column("prediction")
     known, classifier = labels >= 0, dict[str, Any]()
     if known.any():
@@ -106,7 +105,7 @@ def provenance(place: Workplace, entries: Sequence[CacheEntry], records: Mapping
         "perturbations": perturbations,
         "records": {f"{entry.source}/{entry.probe}": entry.key for entry in entries},
         "command": shlex.join(["python", "-m", "lightning_gradood", *words] if ours else sys.argv),
-        "versions": versions | {package: version(package) for package in _PACKAGES},
+        "versions": versions,
         "machine": f"{platform.system()} {platform.release()}, {platform.machine()}, {os.cpu_count()} processors",
         "commit": commit(package),
     }
@@ -176,7 +175,19 @@ def keep_guard(
         raise
     except Refusal as refusal:
         return no_guard(refusal, folder)
-    return _summary(chosen, place)
+    measured, known = chosen.metrics[NORMAL], place.datamodule.sources.knows_anomalies
+    tried, heading = ("anomalies", "images") if known else ("built-in probes", "images (built-in probes)")
+    fitted = "normal images alone" if chosen.trained_on == NORMAL else chosen.trained_on
+    return GuardSummary(
+        sentence=f"`{chosen.detector.name}`, fitted on {fitted} (mean AUROC {100 * chosen.val_auroc:.1f} % on the {tried} "
+        f"of `val`). It may flag {100 * chosen.false_positive_rate:.3g} % of normal images; of {measured['test/images']:.0f} "
+        f"in `test` it flags {100 * measured['test/flagged']:.1f} % {brackets(measured['low'], measured['high'])}.",
+        heading=heading,
+        metrics=chosen.metrics,
+        detector=chosen.detector.name,
+        false_positive_rate=chosen.false_positive_rate,
+        packages=place.recipe.packages if place.recipe else [],
+    )
 
 
 def _description(place: Workplace, chosen: Calibrated, normal: Records) -> Description:
@@ -203,20 +214,4 @@ def _description(place: Workplace, chosen: Calibrated, normal: Records) -> Descr
         batch_size=data.probe_batch_size,
         built_in=not data.sources.knows_anomalies,
         one_logit=isinstance(model.network, TwoLogits),
-    )
-
-
-def _summary(chosen: Calibrated, place: Workplace) -> GuardSummary:
-    normal, known = chosen.metrics[NORMAL], place.datamodule.sources.knows_anomalies
-    tried, heading = ("anomalies", "images") if known else ("built-in probes", "images (built-in probes)")
-    fitted = "normal images alone" if chosen.trained_on == NORMAL else chosen.trained_on
-    return GuardSummary(
-        sentence=f"`{chosen.detector.name}`, fitted on {fitted} (mean AUROC {100 * chosen.val_auroc:.1f} % on the {tried} "
-        f"of `val`). It may flag {100 * chosen.false_positive_rate:.3g} % of normal images; of {normal['test/images']:.0f} "
-        f"in `test` it flags {100 * normal['test/flagged']:.1f} % {brackets(normal['low'], normal['high'])}.",
-        heading=heading,
-        metrics=chosen.metrics,
-        detector=chosen.detector.name,
-        false_positive_rate=chosen.false_positive_rate,
-        packages=place.recipe.packages if place.recipe else [],
     )

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from lightning_gradood.core import Refusal
 from lightning_gradood.metrics import ScoreDrift, score_drift
 from lightning_gradood.records import read_rows
-from lightning_gradood.report.figures import as_png
+from lightning_gradood.report.figures import figure_bytes
 from lightning_gradood.report.score_figures import CHANGED_COLOUR, NORMAL_COLOUR
 from lightning_gradood.report.tables import Table, brackets
 
@@ -28,7 +28,6 @@ _NOTES = (
     "distance = Kolmogorov and Smirnov's, the largest difference of the two cumulative distributions of scores; p is its.\n"
     "effect = P(new > reference) - P(new < reference): above 0 new images are more anomalous."
 )
-_FEW = 5  # classes with fewer images are left out
 
 
 class _Images(NamedTuple):
@@ -54,7 +53,7 @@ def drift_report(reference: Path, new: Path, detector: str | None) -> tuple[Scor
     found = {"all": score_drift(usual.scores, other.scores, usual.flagged, other.flagged)}
     for name in sorted(set(usual.predictions.tolist()) & set(other.predictions.tolist())):
         one, two = (_Images(*(values[images.predictions == name] for values in images)) for images in (usual, other))
-        if min(len(one.scores), len(two.scores)) >= _FEW:
+        if min(len(one.scores), len(two.scores)) >= 5:
             found[f"predicted {name}"] = score_drift(one.scores, two.scores, one.flagged, two.flagged)
     rows = []
     for name, drift in found.items():
@@ -62,7 +61,7 @@ def drift_report(reference: Path, new: Path, detector: str | None) -> tuple[Scor
         numbers = [f"{drift.distance:.3f}", f"{drift.p_value:.2g}", f"{drift.effect:+.3f}"]
         counts = [str(drift.reference), str(drift.new)]
         rows.append([name, *counts, *flagged, brackets(drift.low, drift.high), *numbers])
-    return found["all"], f"{Table(_HEADS, rows).text()}\n{_NOTES}", as_png(_figure(usual, other, found))
+    return found["all"], f"{Table(_HEADS, rows).text()}\n{_NOTES}", figure_bytes(_figure(usual, other, found))
 
 
 def _read(path: Path, detector: str | None) -> _Images:

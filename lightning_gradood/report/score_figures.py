@@ -63,11 +63,6 @@ def roc_curves(heading: str, outcomes: Mapping[str, Outcome]) -> Figure:
     return _finish(figure, linear, f"{heading}, test split", "AUROC in %, 95 % interval")
 
 
-def roc_by_source(outcomes: Sequence[Outcome]) -> Figure:
-    """Draw `roc_curves` of one detector, one per source."""
-    return roc_curves(f"ROC of {title(outcomes[0].label)}", {title(one.source): one for one in outcomes})
-
-
 def precision_recall_curves(outcomes: Sequence[Outcome]) -> Figure:
     """Draw a test precision-recall curve of one detector per source, named with average precision and prevalence in %.
 
@@ -88,27 +83,21 @@ def precision_recall_curves(outcomes: Sequence[Outcome]) -> Figure:
     return _finish(figure, axes, heading, "AUPR-out in % (share of anomalous images in %)")
 
 
-_BINS = 40
-_COLUMNS = 3  # of histograms
-
-
 def score_histograms(outcomes: Sequence[Outcome]) -> Figure:
     """Draw the test scores of normal and anomalous images of one detector, one axes per source.
 
     The axis is linear up to the median distance of a score from zero and logarithmic beyond, as scores may have heavy
     tails. Bins are common; each class sums to 100 %; the threshold chosen on `val` is marked.
     """
-    columns = min(len(outcomes), _COLUMNS)
+    columns = min(len(outcomes), 3)
     rows = math.ceil(len(outcomes) / columns)
     figure = Figure(figsize=(max(4.0 * columns, 5.0), 2.8 * rows + 0.6), layout="constrained")
     places = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).flat
     scores = np.concatenate([outcome.scores["test"].scores for outcome in outcomes])
     width = float(np.median(np.abs(scores))) or 1.0
-    low, high = np.arcsinh(np.array([scores.min(), scores.max()]) / width)
-    edges = width * np.sinh(np.linspace(low, high, _BINS + 1))
-    edges[[0, -1]] = np.nextafter(
-        [scores.min(), scores.max()], [-np.inf, np.inf]
-    )  # or rounding pushes the extremes out
+    low, high = float(scores.min()), float(scores.max())
+    edges = width * np.sinh(np.linspace(np.arcsinh(low / width), np.arcsinh(high / width), 41))
+    edges[[0, -1]] = np.nextafter(low, -np.inf), np.nextafter(high, np.inf)  # rounding must not push the extremes out
     styles = styles_of([one.source for one in outcomes])
     for axes, outcome in itertools.zip_longest(places, outcomes):
         if outcome is None:

@@ -1,5 +1,6 @@
 """Tables: their one model, names for readers, the results of a run printed, as matrices, and under the names of loggers."""
 
+import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -29,12 +30,7 @@ _TITLES = {
 
 
 def title(name: str) -> str:
-    """The literature's name of a detector or a source, for figures; an unknown name is returned unchanged.
-
-    Example:
-        >>> title("mahalanobis_p_fe"), title("odin@fgsm"), title("builtin_cw"), title("mine")
-        ('M(P+FE)', 'ODIN (trained on FGSM)', 'C&W (built in)', 'mine')
-    """
+    """The literature's name of a detector or a source, for figures; an unknown name is returned unchanged."""
     if name.startswith(BUILT_IN):
         return f"{title(name.removeprefix(BUILT_IN))} (built in)"
     name, sign, source = name.partition("@")
@@ -91,12 +87,9 @@ def not_transferred(outcomes: Iterable[Outcome]) -> list[Outcome]:
     return [outcome for outcome in outcomes if not outcome.transferred]
 
 
-Numbers = dict[str, dict[str, float]]  # split to metric to value
-
-
-def outcome_numbers(outcome: Outcome) -> Numbers:
+def outcome_numbers(outcome: Outcome) -> dict[str, dict[str, float]]:
     """Numbers of one outcome by split: counts, `prevalence`, metrics in [0, 1], interval of the test AUROC."""
-    numbers: Numbers = {}
+    numbers: dict[str, dict[str, float]] = {}
     for split, counts in outcome.counts.items():
         normal, anomalous = counts["normal"], counts["anomalous"]
         shares = {"prevalence": anomalous / (normal + anomalous)} if normal + anomalous else {}
@@ -105,7 +98,7 @@ def outcome_numbers(outcome: Outcome) -> Numbers:
     return numbers
 
 
-def mean_numbers(outcomes: Sequence[Outcome]) -> Numbers:
+def mean_numbers(outcomes: Sequence[Outcome]) -> dict[str, dict[str, float]]:
     """Average one detector's metrics over sources with equal weight; a metric that a source lacks has no mean."""
     return {
         split: {
@@ -120,8 +113,7 @@ def mean_numbers(outcomes: Sequence[Outcome]) -> Numbers:
 def detection_scalars(outcomes: Sequence[Outcome]) -> dict[str, float]:
     """Every final number as `detection/<source or mean>/<detector>/<val|test>/<metric>`, for loggers and sweeps.
 
-    The mean exists for a single source too, so that a sweep always has its key; a transferred detector is
-    `<detector>@<its source>`.
+    The mean exists for a single source too, so that a sweep always has its key.
     """
     found = [(one.source, one.label, outcome_numbers(one)) for one in outcomes]
     found += [(MEAN, detector, mean_numbers(group)) for detector, group in by_detector(outcomes).items()]
@@ -133,22 +125,8 @@ def detection_scalars(outcomes: Sequence[Outcome]) -> dict[str, float]:
     }
 
 
-def curve_rows(outcomes: Sequence[Outcome]) -> list[tuple[int, dict[str, float]]]:
-    """Training curves of all detectors by increasing epoch: epoch, `detector/<source>/<detector>/<metric>` to value."""
-    rows: dict[int, dict[str, float]] = {}
-    for outcome in not_transferred(outcomes):  # the others share the curves of the source they were trained on
-        for position, point in enumerate(outcome.curves):
-            row = rows.setdefault(int(point.get("epoch", position)), {})
-            names = {metric: f"detector/{outcome.source}/{outcome.detector}/{metric}" for metric in point}
-            row |= {names[metric]: value for metric, value in point.items() if metric != "epoch"}
-    return sorted(rows.items())
-
-
 def matrices(outcomes: Sequence[Outcome]) -> dict[str, Table]:
-    """AUROC in % of each detector that was trained on one source (rows) and tested on another (columns).
-
-    The last column is a row's mean over the sources that it was not trained on.
-    """
+    """AUROC in % of each detector that was trained on one source (rows) and tested on another (columns), and means."""
     found = {}
     for detector in dict.fromkeys(one.detector for one in outcomes if one.transferred):
         own = [one for one in outcomes if one.detector == detector]
@@ -204,7 +182,6 @@ _COLUMNS = {  # of the printed table, to metrics of `test`
 }
 TEXT = ("source", "detector", "trained on")  # columns of words
 FAILED = "failed"  # in place of the AUROC of a detector that could not be fitted or tested
-_SUCCESS_NOTE = "success = share of attacked or corrupted images that the classifier no longer gives their class."
 _NOTES = [
     "In % on the test split; n = normal+anomalous images. AUPR-in, FPR95: normal is positive; AUPR-out: anomalous is.",
     "Accuracies: oracle = best balanced accuracy of any threshold; 0.5 = the MLP's own; val = threshold chosen on val.",
@@ -234,7 +211,9 @@ def printed_rows(
             shared = known.pop() if len(known) == 1 else ABSENT
             rows.append(_row(MEAN, shared, mean_numbers(group)["test"], group[0]))
     notes = [f"{FAILED}: `{one.detector}` on `{one.source}`: {one.reason}" for one in failures]
-    notes += [_SUCCESS_NOTE] * any(row["success"] != ABSENT for row in rows) + _NOTES
+    if any(row["success"] != ABSENT for row in rows):
+        notes.append("success = share of attacked or corrupted images that the classifier no longer gives their class.")
+    notes += _NOTES
     for column in ("trained on", "success"):
         if all(row[column] in (ABSENT, row["source"]) for row in rows):
             rows = [{name: text for name, text in row.items() if name != column} for row in rows]
@@ -258,15 +237,11 @@ def _row(source: str, trained_on: str, test: Mapping[str, float], about: Outcome
 
 
 def console_table(outcomes: Sequence[Outcome], failures: Sequence[Failure] = ()) -> str:
-    """Lay the test results out as plain text, one row per source and detector.
-
-    A detector with several sources gets a row of means; one trained on each source and tested on every one a matrix
-    below the table. Percentages have two decimals, bounds of intervals one; `-` stands for a missing number.
-    """
+    """Lay the test results out as plain text, `printed_rows` and below them `matrices`."""
     rows, notes = printed_rows(outcomes, failures)
-    means = [list(row.values()) for row in rows if row["source"] == MEAN]
-    body = [list(row.values()) for row in rows if row["source"] != MEAN]
-    cells: list[Any] = [list(rows[0]), SEPARATING_LINE, *body, *([SEPARATING_LINE, *means] if means else [])]
+    cells: list[Any] = [list(rows[0])]
+    for _, group in itertools.groupby(rows, key=lambda row: row["source"] == MEAN):
+        cells += [SEPARATING_LINE, *(list(row.values()) for row in group)]
     align = ["left" if column in TEXT else "right" for column in rows[0]]
     # The header is a plain row, as tabulate makes columns under a real one two characters wider; drop the rule above.
     _, table = tabulate(cells, (), "simple", colalign=align, disable_numparse=True).split("\n", 1)

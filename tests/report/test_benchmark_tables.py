@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from lightning_gradood.report import Experiment, TableSettings, paper_number
-from lightning_gradood.report.paper_tables import METHODS, METRICS, best_of, csv_rows, table_1, table_2
+from lightning_gradood.report import Experiment, TableSettings
+from lightning_gradood.report.paper_tables import METHODS, METRICS, best_of, csv_rows, paper_number, table_1, table_2
 
 SEEDS = {"baseline": [0.9, 0.8], "mlp": [0.97, 0.99], "knn": [0.98, 0.98], "image_statistics": [1.0, 1.0]}
 

@@ -25,7 +25,7 @@ from lightning_gradood.report.figures import (
 from lightning_gradood.report.score_figures import (
     auroc_bars,
     precision_recall_curves,
-    roc_by_source,
+    roc_curves,
     score_histograms,
     styles_of,
 )
@@ -52,7 +52,7 @@ def rendered(figure):
 
 def test_roc_and_precision_recall_lines_are_those_of_scikit_learn():
     outcomes = OUTCOMES[:2]
-    roc, curves = roc_by_source(outcomes), precision_recall_curves(outcomes)
+    roc, curves = roc_curves("ROC", {SHOWN[one.source]: one for one in outcomes}), precision_recall_curves(outcomes)
     linear, logarithmic = roc.axes
     assert (logarithmic.get_xscale(), logarithmic.get_xlim()) == ("log", (1e-3, 1.0))
     found = zip(

@@ -13,11 +13,11 @@ from asserts import assert_refused
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from PIL import Image
 
-from lightning_gradood.report import apply_dashboard, as_png, offline_without_account
+from lightning_gradood.report import apply_dashboard, figure_bytes, offline_without_account
 from lightning_gradood.report.figures import sample_sheet
 from lightning_gradood.report.loggers import log_run
-from lightning_gradood.report.run import long_results
-from lightning_gradood.report.tables import curve_rows, detection_scalars
+from lightning_gradood.report.run import curve_rows, long_results
+from lightning_gradood.report.tables import detection_scalars
 
 from .examples import OUTCOMES, SAMPLES, run
 from .wandb_reader import read_offline_run
@@ -110,7 +110,7 @@ def test_tensorboard_gets_numbers_and_figures(tmp_path):
     logger = TensorBoardLogger(str(tmp_path), name="run", version="v")
     logger.log_metrics({"train/loss": 0.5}, step=1000)
     logger.finalize("success")  # as after the classifier's fit
-    log_run(run(), [logger], {"samples": as_png(sample_sheet(SAMPLES))})
+    log_run(run(), [logger], {"samples": figure_bytes(sample_sheet(SAMPLES))})
     logger.finalize("success")
     events = EventAccumulator(str(tmp_path / "run" / "v"), size_guidance={"images": 0, "scalars": 0}).Reload()
     for key, value in SCALARS.items():

@@ -11,8 +11,8 @@ import pytest
 from lightning_gradood.evaluation.trials import SplitScores, flagged_normal
 from lightning_gradood.records import read_columns
 from lightning_gradood.report import GuardSummary, Run, console_table
-from lightning_gradood.report.run import long_results, long_scores
-from lightning_gradood.report.tables import curve_rows, detection_scalars, matrices, percent
+from lightning_gradood.report.run import curve_rows, long_results, long_scores
+from lightning_gradood.report.tables import detection_scalars, matrices, percent
 
 from .examples import OUTCOMES, crossed, outcome, written
 
