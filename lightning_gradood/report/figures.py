@@ -240,14 +240,14 @@ def draw_figures(run: Run, settings: ReportSettings | None = None) -> dict[str, 
 
     With settings they are also written into `figures/` of the run folder.
     """
-    pictures = dict[str, bytes]()
+    pictures, settings = dict[str, bytes](), settings or ReportSettings([])
     for name, draw in drawings(run).items():
         with going_on_without(f"the figure {name}"):
             figure = draw()
             pictures[name] = figure_bytes(figure)
-            if settings and not settings.titles:
+            if not settings.titles:
                 figure.suptitle("").set_in_layout(False)
-            for kind in settings.formats if settings else ():
+            for kind in settings.formats:
                 with atomic_write(run.folder / "figures" / f"{name}.{kind}") as file:
-                    file.write(figure_bytes(figure, kind))
+                    file.write(pictures[name] if kind == "png" and settings.titles else figure_bytes(figure, kind))
     return pictures
