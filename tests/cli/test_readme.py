@@ -34,11 +34,10 @@ def commands(text):
 
 def check(words, capsys):
     """Parse a command, and look whether its values arrive; of verbs that would run, look for their flags in the help."""
+    text = printed([words[0], "--help"] if words[0] in ALONE else [*words, "--print_config"], capsys)
     if words[0] in ALONE:
-        text = printed([words[0], "--help"], capsys)
         assert [word for word in words if word.startswith("--") and word not in text] == [], words
         return
-    text = printed([*words, "--print_config"], capsys)
     for name, value in itertools.pairwise(words):
         if (name.startswith("--detection.mlp.") or name == "--trainer.max_epochs") and "[" not in value:
             assert f"{name.rpartition('.')[2]}: {value}" in text, words

@@ -50,9 +50,9 @@ def test_verdicts_are_those_of_one_process(score, capsys):
 def ended(process):
     """Whether a process has ended, within ten seconds."""
     deadline = time.monotonic() + 10
-    while Path(f"/proc/{process}").exists() and time.monotonic() < deadline:
+    while (runs := Path(f"/proc/{process}").exists()) and time.monotonic() < deadline:
         time.sleep(0.05)
-    return not Path(f"/proc/{process}").exists()
+    return not runs
 
 
 @pytest.mark.slow
