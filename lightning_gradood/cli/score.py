@@ -7,7 +7,7 @@ import math
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, fields
 from functools import partial
 from pathlib import Path
@@ -20,6 +20,8 @@ from lightning_gradood.cli.plain import SWITCH, plain, refuse_existing
 if TYPE_CHECKING:  # torch takes seconds to import, and `--help` needs none of it
     from lightning_gradood.core import PassedOver
     from lightning_gradood.guard import FileVerdict, Guard
+
+    Explain = tuple[list[str], Callable[[FileVerdict, str], dict[str, float | None]]]
 
 UNREADABLE = 3
 """Exit code where some files could not be scored."""
@@ -100,14 +102,14 @@ def score(
         devices = [each.format(number % max(torch.cuda.device_count(), 1)) for number in range(processes)]
         load = partial(Guard.load, guard, trust or ())
         verdicts = score_files_on_processes(loaded, paths, load, devices, batch_size, max_megapixels)
-    explained = None if explain is None else Explained(loaded, explain, figures, max_megapixels)
     columns = dict(zip((one.name for one in fields(FileVerdict)), _TYPES, strict=True))
-    columns |= explained.columns if explained else {}
+    more, explained = ([], None) if explain is None else _explaining(loaded, explain, max_megapixels, figures)
+    columns |= dict.fromkeys(more, float)
 
     def rows() -> Iterator[dict[str, Any]]:
         for verdict, path in zip(progress(verdicts, "scoring", None, "images"), again, strict=True):
             counts.update(files=1, unreadable=int(verdict.error is not None), flagged=int(bool(verdict.flagged)))
-            yield asdict(verdict) | (explained.of(verdict, path) if explained else {})
+            yield asdict(verdict) | (explained(verdict, path) if explained else {})
         if not counts["files"]:  # raised inside, so that no empty file takes an older one's place
             places = "standard input" if images in _LISTED else ", ".join(map(printable, images))
             left = f" {passed.sentence('There')}" if passed else ""
@@ -155,42 +157,33 @@ def _summary(counts: Counter[str], guard: "Guard") -> str:
     )
 
 
-class Explained:
-    """What `--explain` adds: `columns` with the contribution of every reading, and figures of the first images.
+def _explaining(guard: "Guard", number: int, megapixels: float, folder: Path | None) -> "Explain":
+    """What `--explain` adds: the names of columns, and a function of a verdict and its path that gives their values.
 
-    Args:
-        number: of figures, where there is a `folder` for them.
+    Figures of the first `number` images are drawn where there is a `folder` for them.
     """
+    from lightning_gradood.core import PixelLimit, as_float, atomic_write, read_picture
+    from lightning_gradood.guard import explain, reading_names
 
-    def __init__(self, guard: "Guard", number: int, folder: Path | None, megapixels: float) -> None:
-        from lightning_gradood.core import PixelLimit
-        from lightning_gradood.guard import reading_names
+    columns, seen = ["baseline", *(f"contribution/{name}" for name in reading_names(guard))], itertools.count()
 
-        self.guard, self.folder, self.limit = guard, folder, PixelLimit(megapixels)
-        self.number, self.drawn = number if folder else 0, 0
-        self.columns = {"baseline": float} | {f"contribution/{name}": float for name in reading_names(guard)}
-
-    def of(self, verdict: "FileVerdict", path: str) -> dict[str, float | None]:
-        """The columns of one image; a figure is drawn while any are left."""
-        from lightning_gradood.core import as_float, atomic_write, read_picture
-        from lightning_gradood.guard import explain
-
+    def explained(verdict: "FileVerdict", path: str) -> dict[str, float | None]:
         if verdict.error is not None:
-            return dict.fromkeys(self.columns)
-        pixels = self.guard.read(read_picture(path, self.guard.about.picture, self.limit), verdict.path)
-        (found,) = explain(self.guard, pixels[None], heat=self.drawn < self.number)
-        if self.drawn < self.number:
+            return dict.fromkeys(columns)
+        pixels = guard.read(read_picture(path, guard.about.picture, PixelLimit(megapixels)), verdict.path)
+        place = next(seen)
+        draws = folder is not None and place < number
+        (found,) = explain(guard, pixels[None], heat=draws)
+        if draws:
             from lightning_gradood.report import explanation_figure, figure_bytes
 
-            self.drawn += 1
             image = (as_float(pixels) * 255).round().byte().permute(1, 2, 0).numpy()
-            title = (
-                f"{verdict.path}: {verdict.prediction}, score {verdict.score:.4g}, p-value {verdict.p_value:.3g}, "
-                f"{'flagged' if verdict.flagged else 'not flagged'}"
-            )
+            flag = "flagged" if verdict.flagged else "not flagged"
+            said = f"{verdict.prediction}, score {verdict.score:.4g}, p-value {verdict.p_value:.3g}, {flag}"
             heat = None if found.heat is None else found.heat.numpy()
-            figure = explanation_figure(image, heat, found.contributions, title, found.note)
-            name = f"{self.drawn:03d}_{Path(verdict.path).stem}.png"
-            with atomic_write(Path(str(self.folder), name), "--output") as file:
+            figure = explanation_figure(image, heat, found.contributions, f"{verdict.path}: {said}", found.note)
+            with atomic_write(Path(str(folder), f"{place + 1:03d}_{Path(verdict.path).stem}.png"), "--output") as file:
                 file.write(figure_bytes(figure))
-        return dict(zip(self.columns, (found.baseline, *found.contributions.values()), strict=True))
+        return dict(zip(columns, (found.baseline, *found.contributions.values()), strict=True))
+
+    return columns, explained

@@ -55,19 +55,12 @@ def did_you_mean(word: str, known: Iterable[str], otherwise: str = "") -> str:
 
 def check_batch(images: Tensor) -> None:
     """Refuse what is not a dense floating point tensor [N, ...] of at least one image."""
-    if not isinstance(images, Tensor) or images.layout != torch.strided or images.is_quantized:
-        got = f"{images.layout}" if isinstance(images, Tensor) else type(images).__name__
-        fix = "`images.to_dense()`" if isinstance(images, Tensor) else "torch.as_tensor, or torch.stack for a list"
-        raise Refusal(f"`images` should be a dense torch tensor [N, ...]. Got `images = {got}`. Convert with {fix}.")
-    if images.ndim < 2 or images.shape[0] == 0:
+    dense = isinstance(images, Tensor) and images.layout == torch.strided and not images.is_quantized
+    if not dense or images.ndim < 2 or images.shape[0] == 0 or not images.is_floating_point():
+        got = f"{list(images.shape)}, {images.dtype}" if isinstance(images, Tensor) else type(images).__name__
         raise Refusal(
-            "`images` should be a batch [N, ...] of at least one image. "
-            f"Got `images.shape = {list(images.shape)}`. Skip empty batches; give one image a leading dimension of 1."
-        )
-    if not images.is_floating_point():
-        raise Refusal(
-            "`images` should be floating point pixels in [0, 1]. "
-            f"Got `images.dtype = {images.dtype}`. Convert 8-bit pixels with `images.float() / 255`."
+            f"`images` should be a dense tensor [N, ...] of at least one image, floating point pixels in [0, 1]. Got {got}. "
+            "Convert 8-bit pixels with `images.float() / 255`; give one image a leading dimension of 1."
         )
 
 
@@ -75,10 +68,7 @@ def check_images(images: Tensor) -> None:
     """Refuse images that are not a batch of float32 or float64 pixels in [0, 1]."""
     check_batch(images)
     if images.dtype not in (torch.float32, torch.float64):
-        raise Refusal(
-            "`images` should be float32 or float64 pixels in [0, 1]. "
-            f"Got `images.dtype = {images.dtype}`. Convert them with `images.float()`."
-        )
+        raise Refusal(f"`images` should be float32 or float64. Got {images.dtype}. Convert them with `images.float()`.")
     low, high = map(float, images.aminmax())
     if not (low >= 0 and high <= 1):  # true for NaN
         raise Refusal(

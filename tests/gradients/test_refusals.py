@@ -57,12 +57,12 @@ def test_outputs():
 
 
 def test_images():
-    uint8 = r"floating point pixels in \[0, 1\]\. Got `images\.dtype = torch\.uint8`.*/ 255"
+    uint8 = r"floating point pixels in \[0, 1\]\. Got .*torch\.uint8.*/ 255"
     cases = [
-        (pictures(3)[:0], r"batch \[N, \.\.\.\] of at least one image\. Got `images\.shape = \[0, 3, 8, 8\]`"),
+        (pictures(3)[:0], r"of at least one image.* Got \[0, 3, 8, 8\]"),
         (torch.zeros(2, 3, 8, 8, dtype=torch.uint8), uint8),
         (pictures(2).to("meta"), r"on the device of the network's parameters\. Got `images\.device = meta`"),
-        (list(pictures(2)), r"`images` should be a dense torch tensor .* Got `images = list`"),
+        (list(pictures(2)), r"`images` should be a dense tensor .* Got list"),
     ]
     assert_refused([(make("linear"), images, words) for images, words in cases])
     with pytest.raises(Refusal, match=r"at least one label design\. Got none"):

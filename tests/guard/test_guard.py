@@ -96,7 +96,7 @@ def test_other_images_and_logits_that_are_not_finite_are_refused(guard, saved):
         (torch.rand(2, 1, 16, 16), "Got [2, 1, 16, 16]"),
         (torch.full((2, 3, 16, 16), 255.0), "in [0, 1]. Got values from 255 to 255. Divide 8-bit pixels by 255"),
         (torch.full((1, 3, 16, 16), float("nan")), "Got values from nan to nan"),
-        (torch.zeros(1, 3, 16, 16, dtype=torch.int64), "Got `images.dtype = torch.int64`"),
+        (torch.zeros(1, 3, 16, 16, dtype=torch.int64), "Got [1, 3, 16, 16], torch.int64"),
         (-torch.rand(1, 3, 16, 16), "`images` should be pixels in [0, 1]"),
     ]
     broken = Guard.load(saved("energy")[3])

@@ -113,7 +113,7 @@ def test_what_cannot_be_attacked_and_what_an_attack_should_not_do_is_refused(dig
     given = [
         (
             torch.zeros(3, 1, 8, 8, dtype=torch.uint8),
-            "Got `images.dtype = torch.uint8`. Convert 8-bit pixels with `images",
+            "torch.uint8. Convert 8-bit pixels with `images",
         ),
         (torch.full((3, 1, 8, 8), 255.0), "`images` should be pixels in [0, 1]. Got values from 255 to 255. Divide"),
         (torch.full((3, 1, 8, 8), float("nan")), "Got values from nan to nan"),
