@@ -16,7 +16,7 @@ from lightning_gradood.core import FiniteNonNegative, exact_arithmetic, frozen_n
 from lightning_gradood.detectors.detector import Detector, Fitted
 from lightning_gradood.detectors.gaussians import ClassGaussian
 from lightning_gradood.detectors.logistic import Logistic, fit_logistic
-from lightning_gradood.detectors.output_scores import checked_grid, leaf, signs_of
+from lightning_gradood.detectors.output_scores import leaf, signs_of
 from lightning_gradood.metrics import auroc
 from lightning_gradood.probes import Probe, feature_layer_names, feature_layer_output, feature_layer_outputs
 from lightning_gradood.records import Records
@@ -91,9 +91,6 @@ class MahalanobisProbe(Probe):
     layers: Sequence[str] | None = None
     needs_preparation: ClassVar[bool] = True
     unprepared: ClassVar[tuple[str, ...]] = ("magnitudes",)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "magnitudes", checked_grid("magnitudes", self.magnitudes))
 
     @property
     @override

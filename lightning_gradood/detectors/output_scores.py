@@ -121,14 +121,6 @@ class GradNorm(FixedDetector):
         return np.asarray(-records.probe(GradNormProbe.name)[:, 0])
 
 
-def checked_grid(name: str, values: Sequence[float]) -> tuple[float, ...]:
-    """A setting's grid as floats; a Refusal if it is empty or holds a number twice."""
-    found = tuple(map(float, values))
-    if not found or len(set(found)) < len(found):
-        raise Refusal(f"`{name}` should be one or more different numbers. Got `{name} = {list(found)}`. Name others.")
-    return found
-
-
 def signs_of(gradient: Tensor) -> Tensor:
     """Return 1 where the gradient is 0 or more, −1 elsewhere, as odin and deep_Mahalanobis do with `torch.ge`."""
     return 2 * (gradient >= 0).to(gradient) - 1
@@ -155,10 +147,6 @@ class OdinProbe(Probe):
     temperatures: Sequence[FinitePositive] = _TEMPERATURES
     magnitudes: Sequence[FiniteNonNegative] = _MAGNITUDES
     name: ClassVar[str] = "odin"
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "temperatures", checked_grid("temperatures", self.temperatures))
-        object.__setattr__(self, "magnitudes", checked_grid("magnitudes", self.magnitudes))
 
     @property
     def grid(self) -> list[tuple[float, float]]:

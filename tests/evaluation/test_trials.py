@@ -75,26 +75,24 @@ def test_test_is_looked_at_once_after_the_threshold_was_chosen(table):
     assert (other.threshold, other.metrics["val"]) == (outcome.threshold, outcome.metrics["val"])
 
 
-@pytest.fixture
-def run():
-    """Run a trial on records of the normal source and three anomalous ones, each as far off as its place."""
-    rng, found = np.random.default_rng(0), {}
-    for place, source in enumerate(["normal", *SOURCES]):
-        ids = [f"{source}/{row:03d}" for row in range(50)]
-        values = np.exp(rng.normal(place, 1, size=(50, 3)))
-        splits = {name: SPLITS[row % 5 // 2] for row, name in enumerate(ids)}
-        found[source] = Records.build(ids, source=source, values={PROBE: values}).with_splits(splits)
-    datasets = DetectionDatasets(found, noise_of=lambda source: None, keep_of=lambda source: "all")
+def records_of(source, place):
+    """Records of a source, as far off as its place; of five images two are in `train`, two in `val`."""
+    ids = [f"{source}/{row:03d}" for row in range(50)]
+    values = np.exp(np.random.default_rng(place).normal(place, 1, size=(50, 3)))
+    splits = {name: SPLITS[row % 5 // 2] for row, name in enumerate(ids)}
+    return Records.build(ids, source=source, values={PROBE: values}).with_splits(splits)
 
-    def run(trial, fits=None, **settings):
-        return run_trial(trial, datasets, DetectionSettings(resamples=10, **settings), fits)
 
-    run.datasets = datasets
-    return run
+RECORDS = {source: records_of(source, place) for place, source in enumerate(["normal", *SOURCES])}
+DATASETS = DetectionDatasets(RECORDS, noise_of=lambda source: None, keep_of=lambda source: "all")
+
+
+def run(trial, fits=None, **settings):
+    return run_trial(trial, DATASETS, DetectionSettings(resamples=10, **settings), fits)
 
 
 def shown(ids):
-    """The sources of some ids, and their splits: `run` puts two of five images into `train`, two into `val`."""
+    """The sources of some ids, and their splits."""
     pairs = [name.split("/") for name in ids]
     return {source for source, _ in pairs}, {SPLITS[int(row) % 5 // 2] for _, row in pairs}
 
@@ -116,7 +114,7 @@ def test_each_protocol_trains_and_tests_where_it_says():
     assert_refused(*((lambda p=p: refuse_single(["smoke"], p), words.format(p)) for p in PROTOCOLS[1:]))
 
 
-def test_under_leave_one_out_nothing_of_the_tested_source_is_seen_before_test(run):
+def test_under_leave_one_out_nothing_of_the_tested_source_is_seen_before_test():
     for trial in trials_of([Spy()], SOURCES, "leave_one_out"):
         trial.detector.scored.clear()
         detector, (outcome,) = run(trial)
@@ -130,7 +128,7 @@ def test_under_leave_one_out_nothing_of_the_tested_source_is_seen_before_test(ru
         assert (outcome.trained_on, outcome.label, outcome.transferred) == ("others", "spy", False)
 
 
-def test_a_matrix_fits_once_tests_everywhere_with_one_threshold_and_has_known_on_its_diagonal(run):
+def test_a_matrix_fits_once_tests_everywhere_with_one_threshold_and_has_known_on_its_diagonal():
     for trial in trials_of([Spy()], SOURCES, "cross"):
         detector, outcomes = run(trial, seed=7)
         assert shown(detector.fits[-1].ids)[0] == {"normal", trial.owner}
@@ -140,11 +138,11 @@ def test_a_matrix_fits_once_tests_everywhere_with_one_threshold_and_has_known_on
         for outcome in outcomes:
             own = outcome.source == trial.owner
             assert (outcome.label, outcome.trained_on) == ("spy" if own else f"spy@{trial.owner}", trial.owner)
-            known = evaluate(Spy(), run.datasets.of(outcome.source), source=outcome.source, seed=7, resamples=10)
+            known = evaluate(Spy(), DATASETS.of(outcome.source), source=outcome.source, seed=7, resamples=10)
             assert ((outcome.metrics, outcome.auroc_interval) == (known.metrics, known.auroc_interval)) == own
 
 
-def test_a_one_class_detector_sees_normal_records_alone_and_is_fitted_once_for_all_sources(run):
+def test_a_one_class_detector_sees_normal_records_alone_and_is_fitted_once_for_all_sources():
     for protocol in PROTOCOLS:
         before, fits = {}, []
         for trial in trials_of([Spy(needs_anomalies=False)], SOURCES, protocol):
@@ -158,11 +156,11 @@ def test_a_one_class_detector_sees_normal_records_alone_and_is_fitted_once_for_a
         assert fits == [1, 0, 0]  # it was found the second time
 
 
-def test_mlps_of_all_trials_are_trained_together_end_as_alone_and_do_not_fail_together(run):
+def test_mlps_of_all_trials_are_trained_together_end_as_alone_and_do_not_fail_together():
     settings = MLPSettings(width=8, max_epochs=20, patience=2, learning_rate=1e-2)
     mlps = [MLP([AllOnes()], settings), MLP([AllZeros()], settings, name="without_records")]
     trials = trials_of([*mlps, Spy()], SOURCES, "leave_one_out")
-    fits = fit_side_by_side(trials, run.datasets, seed=4)
+    fits = fit_side_by_side(trials, DATASETS, seed=4)
     assert sorted(fits) == sorted((source, mlp.name) for source in SOURCES for mlp in mlps)
     for trial in trials[::3]:
         (alone,), (found,) = run(trial, seed=4)[1], run(trial, seed=4, fits=fits)[1]
@@ -174,7 +172,7 @@ def test_mlps_of_all_trials_are_trained_together_end_as_alone_and_do_not_fail_to
             run(trial, seed=4, fits=fits)
 
 
-def test_conventions_are_added_under_their_names(run):
+def test_conventions_are_added_under_their_names():
     trial = trials_of([Spy()], SOURCES, "known")[0]
     _, (outcome,) = run(trial, metrics=["lee2018", "energy"])
     for (split, part), name in itertools.product(outcome.scores.items(), ("lee2018", "energy")):
@@ -182,11 +180,9 @@ def test_conventions_are_added_under_their_names(run):
         assert {key: outcome.metrics[split][f"{name}/{key}"] for key in expected} == expected
 
 
-def test_processes_share_the_trials_and_agree_on_the_order(run):
-    detectors = [Spy(), GradientKNN()]
-    expected = []
-    for source in SOURCES:
-        expected += [(source, "spy", other) for other in SOURCES] + [(source, "gradient_knn", "normal")]
+def test_processes_share_the_trials_and_agree_on_the_order():
+    detectors, ends = [Spy(), GradientKNN()], [*(("spy", other) for other in SOURCES), ("gradient_knn", "normal")]
+    expected = [(source, *end) for source in SOURCES for end in ends]
     for processes in (1, 2, 5):
         parts = [trials_of(detectors, SOURCES, "cross", rank, processes) for rank in range(processes)]
         outcomes = [one for part in parts for trial in part for one in run(trial)[1]]

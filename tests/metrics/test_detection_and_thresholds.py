@@ -21,9 +21,7 @@ SETS = {
     "constant": (np.full(400, 3.25), LABELS),
     "separated": (NORMAL + 100 * LABELS, LABELS),
     "differences below float32": (1e8 + 1e-3 * NORMAL, LABELS),
-    "tiny": (1e-300 * np.exp(NORMAL), LABELS),
     "few anomalous": (NORMAL, (np.arange(400) < 3).astype(int)),
-    "one each": (np.array([2.0, -1.0]), np.array([0, 1])),
     "prefix of 19 in 20": (np.arange(40.0), np.tile([0, 1], 20)),
 }
 
@@ -51,16 +49,12 @@ def test_every_number_is_scikit_learns_or_that_of_a_loop_over_thresholds(name):
     assert detection_metrics(scores[order], labels[order]) == ours
 
 
-def some(seed, digits):
-    generator = np.random.default_rng(seed)
-    labels = np.array([0, 1, *generator.integers(0, 2, 58)])
-    return np.round(generator.standard_normal(60) + labels, digits), labels
-
-
 def test_the_best_threshold_is_the_smallest_best_midpoint_and_reaches_the_oracle():
     for digits in (0, 1, 12):
         for seed in range(10):
-            scores, labels = some(seed, digits)
+            generator = np.random.default_rng(seed)
+            labels = np.array([0, 1, *generator.integers(0, 2, 58)])
+            scores = np.round(generator.standard_normal(60) + labels, digits)
             values = np.unique(scores)
             midpoints = (values[1:] + values[:-1]) / 2
             found = np.array([judge.balanced_accuracy_score(labels, scores > midpoint) for midpoint in midpoints])

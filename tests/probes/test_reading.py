@@ -8,7 +8,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from lightning_gradood.gradients import AllOnes, Predicted, costs, squared_gradient_norms
-from lightning_gradood.probes import FeatureProbe, GradientProbe, LogitsProbe, PenultimateProbe, Probe, read_probes
+from lightning_gradood.probes import FeatureProbe, GradientProbe, LogitsProbe, PenultimateProbe, PixelProbe, read_probes
 
 IMAGES = torch.rand(5, 3, 6, 6, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 
@@ -30,22 +30,10 @@ def test_gradients_and_logits_are_plain_autograd_s_in_evaluation_mode(network):
     assert_close(logits, network(IMAGES).detach(), rtol=0, atol=0)
 
 
-class Brightness(Probe):
-    """A probe of a user's own."""
-
-    name = "brightness"
-
-    def names(self, network):
-        return ["mean"]
-
-    def __call__(self, network, images):
-        return images.flatten(1).mean(1, keepdim=True)
-
-
 def test_reading_together_equals_reading_one_by_one_in_the_order_asked(network):
     logits = LogitsProbe()(network, IMAGES)
-    several = [LogitsProbe(), GradientProbe(AllOnes()), Brightness(), GradientProbe(Predicted())]
-    for probes in (several, [Brightness()], [LogitsProbe()], []):
+    several = [LogitsProbe(), GradientProbe(AllOnes()), PixelProbe(), GradientProbe(Predicted())]
+    for probes in (several, [PixelProbe()], [LogitsProbe()], []):
         reading = read_probes(probes, network, IMAGES)
         assert list(reading.values) == [probe.name for probe in probes]
         for probe in probes:
