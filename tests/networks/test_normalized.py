@@ -69,16 +69,9 @@ def test_norms_and_gradnorm_are_those_of_the_one_logit_network():
 
 
 def test_one_logit_without_a_second_dimension_is_the_same_network():
-    class Flat(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.network = single()
-
-        def forward(self, images):
-            return self.network(images)[:, 0]
-
-    flat = Flat().eval()
-    both = TwoLogits(flat), TwoLogits(flat.network)
+    network = single()
+    flat = nn.Sequential(network, nn.Flatten(0)).eval()
+    both = TwoLogits(flat), TwoLogits(network)
     assert torch.equal(*(network(IMAGES) for network in both))
     torch.testing.assert_close(*(squared_gradient_norms(network, IMAGES) for network in both))
     torch.testing.assert_close(*(FGSM(eps=0.1).craft(network, IMAGES, LABELS).images for network in both))

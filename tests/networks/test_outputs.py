@@ -5,7 +5,6 @@ from collections import namedtuple
 from functools import partial
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -111,24 +110,13 @@ class Cutting(nn.Module):
         return self.last(Cut.apply(self.first(images)).mean((2, 3)))
 
 
-class Quantised(Cutting):
-    """Numbers out, no graph."""
-
-    def forward(self, images):
-        with torch.no_grad():
-            return self.last(self.first(images).mean((2, 3)))
-
-
 def test_gradients_that_do_not_exist_are_refused_and_those_that_are_zero_are_not():
     words = r"backward returns no gradient, so that none reaches `first.weight`, `first.bias`"
     with pytest.raises(Refusal, match=words):
         squared_gradient_norms(Cutting(), IMAGES)
-    reads = [partial(one.perturb, images=IMAGES, labels=LABELS) for one in ATTACKS]
-    for network, read in itertools.product(
-        (Cutting(), Quantised()), [*reads, partial(OdinProbe((1.0,), (0.01,)), images=IMAGES)]
-    ):
+    for read in (*(partial(one.perturb, labels=LABELS) for one in ATTACKS), OdinProbe((1.0,), (0.01,))):
         with pytest.raises(Refusal, match=r"should depend on its input through autograd"):
-            read(network)
+            read(Cutting(), images=IMAGES)
     dead = plain()
     with torch.no_grad():
         dead[0].bias.fill_(-100.0)
@@ -146,9 +134,3 @@ def test_programs_and_single_images_are_refused_everywhere():
             read(plain(), IMAGES[0])
     with pytest.raises(Refusal, match=r"Got `images.dtype = torch.uint8`"):
         LogitsProbe()(plain(), (IMAGES * 255).byte())
-
-
-def test_labels_may_be_lists_arrays_or_tensors_of_any_dtype():
-    expected = ATTACKS[0].perturb(plain(), IMAGES, LABELS).images
-    for labels in ([0, 1, 2], (0, 1, 2), np.array([0, 1, 2]), np.array([0, 1, 2], dtype=np.uint8)):
-        assert torch.equal(ATTACKS[0].perturb(plain(), IMAGES, labels).images, expected)

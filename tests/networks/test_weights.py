@@ -95,9 +95,7 @@ def test_reads_each_kind_of_file(tmp_path):
 def test_a_pickle_that_would_execute_code_does_not(tmp_path):
     marker = tmp_path / "executed"
     path = saved({"state_dict": {"weight": torch.ones(1), "evil": Executes(marker)}}, tmp_path / "evil.pt")
-    assert_refused(
-        r"without executing code\. Got `path = \S+evil\.pt`, which asks for Python's \w+\.mkdir.*; nothing", path
-    )
+    assert_refused(r"without executing code\. Got `path = \S+evil\.pt`, which asks for Python's \w+\.mkdir", path)
     for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
         plain = saved(pickle.dumps(Executes(marker), protocol=protocol), tmp_path / "plain.pt")
         assert_refused(r"Got `path = \S+plain\.pt`, .*nothing (in it )?was executed", plain)
@@ -140,8 +138,8 @@ def test_prefixes_of_wrappers_do_not_matter(tmp_path):
     load_weights(target, saved(under("module.", source.state_dict()), tmp_path / "weights.pt"))
     assert same(target, source.state_dict()), "a wrapper's name inside the network stays"
     target = Net()
-    load_weights(target, saved({k: v for k, v in ONE.items() if "num_batches" not in k}, tmp_path / "old.pt"))
-    assert all(torch.equal(target.state_dict()[name], one) for name, one in ONE.items() if "num_batches" not in name)
+    load_weights(target, saved(without("bn.num_batches_tracked", ONE), tmp_path / "old.pt"))
+    assert torch.equal(target.bn.weight, ONE["bn.weight"])
 
 
 def test_values_are_cast_to_the_networks_dtype(tmp_path):
@@ -185,19 +183,15 @@ def test_tied_weights_need_one_name_and_one_value(tmp_path):
     torch.manual_seed(0)
     source, path, packed = Tied(), tmp_path / "tied.pt", tmp_path / "tied.safetensors"
     safetensors.torch.save_model(source, packed)
-    assert len(safetensors.torch.load_file(packed)) == 3
-    for wrap in (lambda network: network, wrapped):
-        target = Tied()
-        assert load_weights(wrap(target), packed) == []
-        assert same(target, source.state_dict())
-        assert target.first.weight is target.second.weight
-    target = Tied(tied=False)
-    load_weights(target, packed)
-    assert same(target, source.state_dict()), "both from the file's metadata"
+    assert len(safetensors.torch.load_file(packed)) == 3  # the file's metadata has the other name
+    for target in (Tied(), wrapped(Tied()), Tied(tied=False)):
+        assert load_weights(target, packed) == []
+        assert same(getattr(target, "network", target), source.state_dict())
     for left_out in ("first.weight", "second.weight"):
         target = Tied()
         load_weights(target, saved(without(left_out, source.state_dict()), path))
         assert same(target, source.state_dict())
+        assert target.first.weight is target.second.weight
     untied = saved(state(network=Tied, tied=False), path)
     assert_refused(r"one value of `first.weight` and `second.weight`, which this network shares", untied, Tied())
 
@@ -226,10 +220,8 @@ def test_of_several_networks_that_fit_none_is_loaded_without_a_prefix(tmp_path):
     target = Net()
     load_weights(target, saved(SEVERAL["net", "ema.module"], path), "ema")
     assert same(target, OTHER), "a prefix may leave out what wraps the network below it"
-    saved(SEVERAL["student", "teacher"], path)
-    for prefix in ("studnet", "model", "student.conv.weight"):
-        words = rf"`model.weights_prefix = {prefix}` for `path = \S+several\.pt`, whose names start with student,"
-        assert_refused(words, path, Net(), prefix)
+    words = r"`model.weights_prefix = studnet` for `path = \S+several\.pt`, whose names start with student,"
+    assert_refused(words, saved(SEVERAL["student", "teacher"], path), Net(), "studnet")
     saved(under("student.", ONE) | under("teacher.", LARGER), path)
     assert_refused(r"should hold weights of this Net\..*differ in shape", path, Net(), "teacher")
 

@@ -48,7 +48,7 @@ def test_an_attack(name, digits):
     second.grad = torch.ones_like(second)
     before = state_of(network)
     try:
-        crafted = again.craft(network, images, labels, IDS)
+        crafted = again.craft(network, images, labels.tolist(), IDS)
         assert state_of(network) == before
         assert bool((second.grad == 1).all())
     finally:
