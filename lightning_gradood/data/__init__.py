@@ -20,7 +20,7 @@ test split, stratified and seeded, 40/40/20.
 """
 
 from lightning_gradood.data.datamodule import ImageDataModule
-from lightning_gradood.data.loading import ImageBatch, Limits, LoadedSource, RandomCropFlip, RowChooser
+from lightning_gradood.data.loading import ImageBatch, Limits, LoadedSource, RandomCropFlip
 from lightning_gradood.data.mixture import BUILT_IN, Perturbations, PerturbedSource, Sources, open_source
 from lightning_gradood.data.output_names import Outputs
 from lightning_gradood.data.source import (
@@ -38,6 +38,6 @@ from lightning_gradood.data.splits import Manifest, Split, make_manifest, split_
 __all__ = [
     "BUILT_IN", "DatasetSource", "DigitsSource", "FolderSource", "ImageBatch", "ImageDataModule", "Limits",
     "Listing", "LoadedSource", "Manifest", "Outputs", "Perturbations", "PerturbedSource", "PhotoPatches",
-    "RandomCropFlip", "RowChooser", "Source", "Sources", "Split", "class_name", "make_manifest", "open_source",
+    "RandomCropFlip", "Source", "Sources", "Split", "class_name", "make_manifest", "open_source",
     "row_keys", "split_rows",
 ]  # fmt: skip

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Subset
 from typing_extensions import override  # typing has it from Python 3.12 on
 
 from lightning_gradood.core import NonNegativeInt, PositiveInt, Refusal, as_float, named_seed
-from lightning_gradood.data.loading import ImageBatch, Limits, LoadedSource, RowChooser
+from lightning_gradood.data.loading import ImageBatch, Limits, LoadedSource
 from lightning_gradood.data.mixture import Perturbations, Sources
 from lightning_gradood.data.source import Source
 from lightning_gradood.data.splits import Rows, Split, split_rows
@@ -97,8 +97,9 @@ class ImageDataModule(LightningDataModule):
         rows: Mapping[str, Sequence[int] | Rows]
         rows = {name: range(len(source)) for name, source in self.sources.clean.items()}
         if self.trainer is not None:
-            for chooser in self.trainer.callbacks:  # type: ignore[attr-defined]
-                rows = chooser.choose_rows(self.trainer, self) if isinstance(chooser, RowChooser) else rows
+            for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
+                if choose := getattr(callback, "choose_rows", None):  # `extraction.ProbeCallback` reads what is missing
+                    rows = choose(self.trainer, self)
         self.predict_sources = list(rows)
         clean = self.sources.clean
         return [self._loader(clean[name], chosen, self.probe_batch_size) for name, chosen in rows.items()]

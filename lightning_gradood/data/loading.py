@@ -2,14 +2,12 @@
 
 import hashlib
 import re
-from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
-import lightning.pytorch as pl
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -228,17 +226,6 @@ class LoadedSource(Dataset[ImageBatch]):
 
     def _prepared(self, row: int) -> Tensor:
         return to_pixels(self._listing.read(self._rows[row]), self.transform, self.ids[row])
-
-
-class RowChooser(pl.Callback, ABC):
-    """A callback that chooses which images of an `ImageDataModule` a Trainer's `predict` loads."""
-
-    @abstractmethod
-    def choose_rows(self, trainer: pl.Trainer, data: Any) -> Mapping[str, Sequence[int] | Rows]:
-        """Return rows by clean source, in the order of the loaders; a source that is not named has no loader.
-
-        It is called on every process when the network has its weights and its device, before the loop begins.
-        """
 
 
 class RandomCropFlip(nn.Module):

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from lightning_gradood.core import LOG, ProgressLines, Refusal, as_float, gathered, give_back_memory
-from lightning_gradood.data import ImageBatch, ImageDataModule, RowChooser, class_name
+from lightning_gradood.data import ImageBatch, ImageDataModule, class_name
 from lightning_gradood.extraction.batch_records import BatchReader, OnBadImage, SourceImages
 from lightning_gradood.extraction.entries import CacheEntry, Plan, ids_of, make_plan, prepare, read_records
 from lightning_gradood.networks import TwoLogits
@@ -30,7 +30,7 @@ _SECONDS = 60.0  # and how long any are kept at most: what a kill costs
 _COLUMNS = ("id", "path", "source", "label", "prediction", "probability")  # of predictions
 
 
-class ProbeCallback(RowChooser):
+class ProbeCallback(pl.Callback):
     """Read the probes of every image of a predict loop that the cache does not hold yet.
 
     Add it to any Lightning Trainer and call `trainer.predict(task, datamodule=...)`, with an `ImageDataModule` and a
@@ -90,10 +90,10 @@ class ProbeCallback(RowChooser):
                     "them. Got `data.train = None`. Give `data.train`, or leave out the detectors that read this."
                 )
 
-    @override
     def choose_rows(
         self, trainer: pl.Trainer, data: ImageDataModule
     ) -> Mapping[str, Sequence[int] | NDArray[np.int64]]:
+        """Return the rows that `data` loads, by clean source; it asks on every process before the loop begins."""
         network = _network(trainer, data)
         plan = Plan([], {}, {})
         if trainer.is_global_zero:

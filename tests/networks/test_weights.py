@@ -170,8 +170,6 @@ def test_weights_of_another_architecture_or_kind_are_refused(tmp_path):
     for (stored, words), target in itertools.product(ANOTHER, (Net(), wrapped(Net()))):
         start = rf"`path` should hold weights of this {type(target).__name__}\. Got `path = \S+other\.pt`, .*"
         assert_refused(start + words, saved(stored, path), target)
-    no_weights = r"of this Flatten\. .* in which 1 are unexpected \(first a\)"
-    assert_refused(no_weights, saved({"a": torch.ones(1)}, path), nn.Flatten())
     weight = ONE["fc.weight"]
     quantised = torch.quantize_per_tensor(weight, 0.1, 0, torch.qint8)
     for other in (weight.to(torch.int8), weight.bool(), weight.to(torch.complex64), quantised):
@@ -222,8 +220,6 @@ def test_of_several_networks_that_fit_none_is_loaded_without_a_prefix(tmp_path):
     assert same(target, OTHER), "a prefix may leave out what wraps the network below it"
     words = r"`model.weights_prefix = studnet` for `path = \S+several\.pt`, whose names start with student,"
     assert_refused(words, saved(SEVERAL["student", "teacher"], path), Net(), "studnet")
-    saved(under("student.", ONE) | under("teacher.", LARGER), path)
-    assert_refused(r"should hold weights of this Net\..*differ in shape", path, Net(), "teacher")
 
 
 def test_the_only_network_that_fits_is_loaded_and_said(tmp_path):
