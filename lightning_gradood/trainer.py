@@ -35,7 +35,6 @@ from lightning_gradood.report import (
     alert,
     choose_guard,
     keep_guard,
-    no_guard,
     tell,
     without_anomalies_sentence,
     write_guard_summary,
@@ -236,15 +235,8 @@ class Trainer(pl.Trainer):
     def _save_guard(self, place: Workplace, settings: DetectionSettings, datasets: DetectionDatasets) -> GuardSummary:
         """Choose, calibrate and save the guard's detector on the first process; the others help to prepare probes."""
         folder = Path(self.default_root_dir) / "guard"
-        chosen, summary = None, GuardSummary("")
-        if self.is_global_zero:
-            try:
-                chosen = choose_guard(place, settings, datasets, self.failures)
-            except Refusal as refusal:
-                summary = no_guard(refusal, folder)
-        probes = self.strategy.broadcast([] if chosen is None else chosen.detector.probes)
+        chosen = choose_guard(place, settings, datasets, self.failures) if self.is_global_zero else Refusal()
+        probes = self.strategy.broadcast([] if isinstance(chosen, Refusal) else chosen.detector.probes)
         network = place.model.network.to(self.strategy.root_device)
         ready = prepare(probes, network, place.datamodule, self._entries, RecordCache(place.cache_dir), self)
-        if chosen is not None:
-            summary = keep_guard(folder, place, chosen, datasets.records[NORMAL], ready)
-        return summary
+        return keep_guard(folder, place, chosen, datasets.records[NORMAL], ready)

@@ -142,39 +142,37 @@ def without_anomalies_sentence(detectors: Sequence[Detector]) -> str:
     )
 
 
-def no_guard(refusal: Refusal, folder: Path) -> GuardSummary:
-    """Summary for a refused guard; it mentions one that an earlier run has left in the folder."""
-    left = f" The guard in {folder} is that of an earlier run." if folder.exists() else ""
-    return GuardSummary(f"No guard is saved: {refusal}{left}")
-
-
 def choose_guard(
     place: Workplace, settings: DetectionSettings, datasets: DetectionDatasets, failures: Sequence[Failure] = ()
-) -> Calibrated:
-    """Choose, fit and calibrate the guard's detector among those that have not failed; or refuse, where none can be."""
+) -> Calibrated | Refusal:
+    """The guard's detector among those that have not failed, fitted and calibrated, or why there is none."""
     if place.recipe is None:
-        raise Refusal("a network and a transform are named by class path on the command line, or given as `recipe`.")
+        return Refusal("a network and a transform are named by class path on the command line, or given as `recipe`.")
     sources = place.datamodule.sources
     candidates = settings.guarding(sources.knows_anomalies)
-    return best_calibrated(candidates, datasets, sources.anomaly_names, settings, failures)
+    try:
+        return best_calibrated(candidates, datasets, sources.anomaly_names, settings, failures)
+    except Refusal as refusal:
+        return refusal
 
 
 def keep_guard(
-    folder: Path, place: Workplace, chosen: Calibrated, normal: Records, probes: Sequence[Probe]
+    folder: Path, place: Workplace, chosen: Calibrated | Refusal, normal: Records, probes: Sequence[Probe]
 ) -> GuardSummary:
-    """Save a guard with its probes as they read, and return its summary."""
+    """Save a guard with its probes as they read, and return its summary, which tells of an older one if it is refused."""
     source, held = place.datamodule.sources.normal, normal.where(split="val")
     rows = {name: row for row, name in enumerate(source.ids)}
-    few = Records(held.table.slice(0, place.datamodule.probe_batch_size))
-    images = source.images([rows[name] for name in few.ids])
     try:
-        about, trained_on = _description(place, chosen, normal), chosen.trained_on
-        saved = SavedDetector.of(chosen.detector, chosen.fitted, chosen.threshold, held, trained_on=trained_on)
-        save_guard(folder, about, place.model.network, saved, probes, held, images)
+        if isinstance(chosen, Refusal):
+            raise chosen
+        images = source.images([rows[name] for name in held.ids[: place.datamodule.probe_batch_size]])
+        saved = SavedDetector.of(chosen.detector, chosen.fitted, chosen.threshold, held, trained_on=chosen.trained_on)
+        save_guard(folder, _description(place, chosen, normal), place.model.network, saved, probes, held, images)
     except Unwritable:
         raise
     except Refusal as refusal:
-        return no_guard(refusal, folder)
+        left = f" The guard in {folder} is that of an earlier run." if folder.exists() else ""
+        return GuardSummary(f"No guard is saved: {refusal}{left}")
     measured, known = chosen.metrics[NORMAL], place.datamodule.sources.knows_anomalies
     tried, heading = ("anomalies", "images") if known else ("built-in probes", "images (built-in probes)")
     fitted = "normal images alone" if chosen.trained_on == NORMAL else chosen.trained_on

@@ -10,13 +10,12 @@
 """
 
 from lightning_gradood.networks import MLPSettings
-from lightning_gradood.tasks.classification import ClassificationTask, Cosine, Normalization, OneCycle, check_network
+from lightning_gradood.tasks.classification import ClassificationTask, Normalization, OneCycle, check_network
 from lightning_gradood.tasks.detection import DetectionTask, Member, Trained, train_detection
 from lightning_gradood.tasks.resuming import ResumeCheckpoint
 
 __all__ = [
     "ClassificationTask",
-    "Cosine",
     "DetectionTask",
     "MLPSettings",
     "Member",

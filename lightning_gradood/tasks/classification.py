@@ -15,7 +15,7 @@ from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, OneCycleLR
+from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
 from torchmetrics.classification import MulticlassAccuracy
 from typing_extensions import override  # typing has it from Python 3.12 on
 
@@ -95,17 +95,6 @@ class OneCycle(OneCycleLR):
         super().__init__(optimizer, max_lr=peaks, total_steps=total_steps, pct_start=warmup)
 
 
-class Cosine(CosineAnnealingLR):
-    """Anneal the optimizer's learning rate to zero along half a cosine over the steps of the whole training.
-
-    Reference:
-        Loshchilov and Hutter 2017, Eq. 5 without restarts.
-    """
-
-    def __init__(self, optimizer: Optimizer, total_steps: int) -> None:
-        super().__init__(optimizer, T_max=total_steps)
-
-
 class ClassificationTask(LightningModule):
     """Train and evaluate a classifier: cross entropy (binary for one logit), accuracy, any optimizer.
 
@@ -118,7 +107,7 @@ class ClassificationTask(LightningModule):
         weights_prefix: what the names of the network's tensors start with in a file that holds several networks, such
             as `student` or `model_ema`.
         optimizer: factory from parameters to the optimizer; SGD with Nesterov momentum by default.
-        scheduler: factory from (optimizer, total steps) to a schedule advanced after each step, e.g. `Cosine`.
+        scheduler: factory from (optimizer, total steps) to a schedule advanced after each step, e.g. `OneCycle`.
         label_smoothing: as in `torch.nn.functional.cross_entropy`.
         channels_last: keep the network's weights and images in the memory format that is fastest on GPUs.
     """

@@ -8,11 +8,11 @@ import pytest
 import torch
 from asserts import state_of
 from torch import nn
-from toy_images import Rates, as_loader, batches, loader, network, trainer
+from toy_images import Rates, as_loader, batches, cosine, loader, network, trainer
 
 from lightning_gradood.core import Refusal
 from lightning_gradood.networks import Normalized
-from lightning_gradood.tasks import ClassificationTask, Cosine, Normalization, OneCycle, check_network
+from lightning_gradood.tasks import ClassificationTask, Normalization, OneCycle, check_network
 
 IMAGES = torch.rand(2, 3, 4, 4)
 
@@ -21,7 +21,7 @@ def sgd(parameters):
     return torch.optim.SGD(parameters, lr=0.5)
 
 
-@pytest.mark.parametrize("schedule", [partial(OneCycle, warmup=0.1), Cosine, None])
+@pytest.mark.parametrize("schedule", [partial(OneCycle, warmup=0.1), cosine, None])
 def test_fit_learns_the_toy_and_walks_the_whole_schedule_which_advances_with_the_optimizer(schedule):
     task = ClassificationTask(network(), optimizer=sgd, scheduler=schedule)
     rates, halved = Rates(), Rates()
@@ -34,7 +34,7 @@ def test_fit_learns_the_toy_and_walks_the_whole_schedule_which_advances_with_the
     assert halved.rates == pytest.approx([rate for rate in rates.rates for _ in range(2)])
     if schedule is None:
         assert set(rates.rates) == {0.5}
-    elif schedule is Cosine:
+    elif schedule is cosine:
         assert rates.rates == pytest.approx([0.25 * (1 + math.cos(math.pi * step / 40)) for step in range(40)])
     else:
         assert rates.rates.index(max(rates.rates)) == pytest.approx(0.1 * 40, abs=1)

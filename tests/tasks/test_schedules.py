@@ -8,10 +8,10 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
 from torch.optim.lr_scheduler import MultiStepLR, StepLR
-from toy_images import Rates, loader, network, trainer
+from toy_images import Rates, cosine, loader, network, trainer
 
 from lightning_gradood.core import Refusal
-from lightning_gradood.tasks import ClassificationTask, Cosine, OneCycle
+from lightning_gradood.tasks import ClassificationTask, OneCycle
 
 SGD = torch.optim.SGD
 TEN_EPOCHS, ENDLESS = SimpleNamespace(max_epochs=10, max_steps=-1), SimpleNamespace(max_epochs=-1, max_steps=-1)
@@ -36,7 +36,7 @@ def steps(optimizer, steps):
     return StepLR(optimizer, 3)
 
 
-@pytest.mark.parametrize("scheduler", [OneCycle, partial(OneCycle, warmup=0.5), Cosine, steps, None])
+@pytest.mark.parametrize("scheduler", [OneCycle, partial(OneCycle, warmup=0.5), cosine, steps, None])
 def test_an_interrupted_run_goes_on_with_the_rates_of_a_whole_one(tmp_path, scheduler):
     whole = fit(tmp_path / "whole", scheduler, epochs=4)
     begun = fit(tmp_path, scheduler, epochs=4, stop=2)
@@ -53,10 +53,10 @@ OTHER = r"`model\.scheduler` .*should be those of the run that is continued"
 RATE = r"`model\.optimizer` should be those.* learning rates \["
 
 
-@pytest.mark.parametrize("before", [OneCycle, Cosine, None])
+@pytest.mark.parametrize("before", [OneCycle, cosine, None])
 def test_another_number_of_steps_schedule_or_learning_rate_is_refused(tmp_path, before):
     fit(tmp_path, before, epochs=2)
-    changes = [({"rate": 0.01}, RATE), ({"scheduler": Cosine if before is not Cosine else OneCycle}, OTHER)]
+    changes = [({"rate": 0.01}, RATE), ({"scheduler": cosine if before is not cosine else OneCycle}, OTHER)]
     if before is not None:
         changes += [({"epochs": 5}, STEPS.format(20)), ({"batches": 5}, STEPS.format(10)), ({"scheduler": None}, OTHER)]
     for change, words in changes:
@@ -82,7 +82,7 @@ def test_an_optimizer_that_cannot_train_is_refused():
         with pytest.raises(Refusal) as refused:
             task(**settings).try_optimizer(TEN_EPOCHS)
         assert re.search(words, str(refused.value)), settings
-    for scheduler in (OneCycle, Cosine):
+    for scheduler in (OneCycle, cosine):
         task(scheduler=scheduler).try_optimizer(TEN_EPOCHS)
         with pytest.raises(Refusal, match=r"`trainer\.max_epochs` should be a number .* where `scheduler` is given"):
             task(scheduler=scheduler).try_optimizer(ENDLESS)

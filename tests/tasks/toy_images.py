@@ -46,6 +46,10 @@ def network(seed=0):
     return nn.Sequential(*layers, nn.Linear(8, 3))
 
 
+def cosine(optimizer, steps):
+    return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=steps)
+
+
 def trainer(**settings):
     """A Trainer that writes and prints nothing."""
     quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
