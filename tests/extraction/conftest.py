@@ -7,7 +7,6 @@ from lightning_gradood.extraction.batch_records import BatchReader
 
 @pytest.fixture
 def probed(monkeypatch):
-    """Return source and ids of what is probed, batch by batch."""
     batches, read = [], BatchReader._read
 
     def noting(self, probes, images):

@@ -30,19 +30,16 @@ def data(limit=12, normal=(0, 1), **settings):
 
 
 def trained_data(**settings):
-    """The same with training images of the digits 0 and 1."""
     return data(**({"train": DigitsSource([0, 1], "train")} | settings))
 
 
 def task(seed=0, **settings):
-    """A small network with random weights; batch norm is not yet what it is in evaluation mode."""
     torch.manual_seed(seed)
     layers = [nn.Conv2d(3, 4, 3, stride=4), nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten()]
     return ClassificationTask(nn.Sequential(*layers, nn.Linear(16, 2)), **settings)
 
 
 def probes():
-    """The paper's probe and the logits."""
     return [GradientProbe(AllOnes()), LogitsProbe()]
 
 
@@ -60,7 +57,6 @@ class CountedProbe(MahalanobisProbe):
 
 
 def probe(folder, task, data, reading=None, only_missing=False, ckpt_path=None, **settings):
-    """Probe all sources in Lightning's own predict loop and return the callback."""
     callback = ProbeCallback(reading or probes(), RecordCache(folder), only_missing=only_missing)
     callbacks = [callback, *settings.pop("callbacks", [])]  # a bar comes after the work that it counts
     trainer = pl.Trainer(callbacks=callbacks, **(QUIET | {"devices": 1} | settings))
@@ -69,5 +65,4 @@ def probe(folder, task, data, reading=None, only_missing=False, ckpt_path=None, 
 
 
 def tables(callback):
-    """Every entry read back, by source and probe."""
     return {(entry.source, entry.probe): callback.cache.read(entry.key) for entry in callback.entries}

@@ -28,14 +28,12 @@ def attacked(**settings):
 
 @pytest.fixture
 def crafted_ids(monkeypatch):
-    """Return the ids that are attacked."""
     seen, craft = [], FGSM._craft
     monkeypatch.setattr(FGSM, "_craft", lambda self, *given: (seen.extend(given[-1]), craft(self, *given))[1])
     return seen
 
 
 def truth(model, sources, attack, records):
-    """Craft anew the images of some records, one at a time."""
     origins = records.column("origin_id")
     rows = [sources.sources.normal.ids.index(name) for name in origins]
     images = as_float(sources.sources.normal.images(rows))

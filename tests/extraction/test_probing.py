@@ -36,8 +36,6 @@ def keys(callback):
 
 
 class LogitsAsTheyCome(Probe):
-    """A probe that leaves precision to its surroundings."""
-
     name = "as they come"
 
     def __call__(self, network, images):
@@ -124,7 +122,6 @@ def test_weights_and_images_are_hashed_once_and_each_image_takes_one_forward_pas
 
 
 def altered(layer, name=None):
-    """The network with one number changed, or without a `name` with another layer."""
     model = task()
     if name is None:
         model.network[layer] = nn.LeakyReLU(0.0)

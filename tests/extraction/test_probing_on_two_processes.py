@@ -73,7 +73,6 @@ def together(tmp_path_factory, alone):
 
 
 def told(folder, run):
-    """What each process tells of a run: the ids that it read, or what it learnt."""
     return [json.loads((folder / f"{run}-{rank}.json").read_text()) for rank in range(2)]
 
 

@@ -48,7 +48,6 @@ def network():
 
 
 def readings(net, probes, pixels, source, **columns):
-    """Records as extraction writes them: several probes together, batch by batch."""
     probes, parts = list(probes), []
     if all(probe.name != LogitsProbe().name for probe in probes):
         probes.append(LogitsProbe())

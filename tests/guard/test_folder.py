@@ -55,7 +55,6 @@ def replaced(folder, name, part):
 
 
 def refused(folder, **options):
-    """The sentence with which loading a folder is refused; empty where it is not."""
     try:
         Guard.load(folder, **options)
     except Refusal as refusal:
@@ -158,8 +157,6 @@ _NUMBERS = itertools.count(1)
 
 
 class Unlucky(nn.Module):
-    """Its constructor's arguments do not say what it does."""
-
     def __init__(self):
         super().__init__()
         self.inner, self.shift = network(), next(_NUMBERS)

@@ -46,8 +46,6 @@ def test_an_entry_is_invisible_until_commit_and_then_whole(cache):
     read = cache.read(KEY)
     assert (read.ids, first(read), read.names("norms")) == (["a", "b", "c", "d"], [5, 0, 6, 1], ["w", "b"])
     assert first(cache.rows(KEY, ["d", "a", "c"])) == [1, 5, 6]
-    with pytest.raises(Refusal, match="no row for e"):
-        cache.rows(KEY, ["a", "e"])
     assert [path.name for path in cache.folder.iterdir()] == [KEY]
     about = json.loads((cache.folder / KEY / "entry.json").read_text())
     assert (about["key"], about["rows"], about["description"]) == (KEY, 4, {"probe": "norms", "attack": None})

@@ -12,8 +12,6 @@ def as_loader(batches):
 
 
 class Rates(Callback):
-    """Keep the learning rate and the loss of every batch."""
-
     def __init__(self):
         self.rates, self.losses = [], []
 
@@ -51,7 +49,6 @@ def cosine(optimizer, steps):
 
 
 def trainer(**settings):
-    """A Trainer that writes and prints nothing."""
     quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
     quiet |= {"enable_model_summary": False, "accelerator": "cpu", "devices": 1, "log_every_n_steps": 1}
     return Trainer(**(quiet | {"max_epochs": 1, "num_sanity_val_steps": 0} | settings))
