@@ -150,15 +150,6 @@ def in_place(self, x):
     return x + y
 
 
-@block("overwritten", bias=(6,))
-def overwritten(self, x):
-    """A sum with a parameter, whose operand is overwritten afterwards: plain autograd copes."""
-    x = x * 2
-    y = x + self.bias
-    x.mul_(3)
-    return torch.tanh(x + y)
-
-
 @block("quotients", a=(6,), b=(16, 1), c=(), d=(1, 6))
 def quotients(self, x):
     return (self.a - x / self.b.exp()) / (2 + self.c**2) + self.d / (x + 3) - torch.sub(self.c, x)

@@ -24,15 +24,19 @@ def value(given):
     return lambda: nn.Parameter(torch.tensor(given))
 
 
-class Residual(Made):
-    def made(self):
-        self.conv1, self.conv2 = nn.Conv2d(3, 8, 3, padding=1, bias=False), nn.Conv2d(8, 8, 3, padding=1, bias=False)
-        self.bn1, self.bn2 = nn.BatchNorm2d(8), nn.BatchNorm2d(8)
-        self.relu, self.head = nn.ReLU(inplace=True), nn.Sequential(*head(8))
+CONVOLUTIONS = {"conv1": conv(3, 8, 3, padding=1, bias=False), "conv2": conv(8, 8, 3, padding=1, bias=False)}
+NORMS = {"bn1": partial(nn.BatchNorm2d, 8), "bn2": partial(nn.BatchNorm2d, 8)}
 
-    def forward(self, x):
-        x = self.relu(self.bn1(self.conv1(x)))
-        return self.head(self.relu(self.bn2(self.conv2(x)) + x))
+
+@toy("residual", **CONVOLUTIONS, **NORMS, head=lambda: nn.Sequential(*head(8)))
+def residual(self, x):
+    x = F.relu(self.bn1(self.conv1(x)), inplace=True)
+    return self.head(F.relu(self.bn2(self.conv2(x)) + x, inplace=True))
+
+
+@toy("unused", spare=lin(4, 4), linear=lambda: nn.Linear(192, 5).requires_grad_(False), scale=value(1.5))
+def unused(self, x):
+    return self.scale * self.linear(x.flatten(1))
 
 
 @toy("twice", stem=conv(3, 6, 1), conv=conv(6, 6, 3, padding=1), head=lambda: nn.Sequential(*head(6)))
@@ -53,15 +57,6 @@ class Tied(Made):
         x = torch.tanh(self.encode(x.flatten(1)))
         x = torch.tanh(self.again(torch.tanh(self.decode(x))))
         return self.head(x @ self.encode.weight)
-
-
-class Unused(Made):
-    def made(self):
-        self.spare, self.linear, self.scale = nn.Linear(4, 4), nn.Linear(192, 5), nn.Parameter(torch.tensor(1.5))
-        self.linear.bias.requires_grad_(False)
-
-    def forward(self, x):
-        return self.scale * self.linear(x.flatten(1))
 
 
 LAYER = partial(nn.TransformerEncoderLayer, 12, 3, 16, norm_first=True)
@@ -120,7 +115,6 @@ def frozen(self, x):
 
 
 @toy("recurrent", cells=partial(nn.LSTM, 24, 7, batch_first=True), head=lin(7, 5))
-@toy("gated_recurrent", cells=partial(nn.GRU, 24, 7, batch_first=True), head=lin(7, 5))
 def recurrent(self, x):
     """The rows of a picture as a sequence."""
     return self.head(self.cells(x.transpose(1, 2).flatten(2))[0][:, -1])
@@ -184,10 +178,9 @@ SEQUENTIAL = {
     "spectral_norm": lambda: [nn.Flatten(), spectral_norm(nn.Linear(192, 7)), nn.Tanh(), nn.Linear(7, 5)],
 }  # fmt: skip
 TOYS |= {name: lambda layers=layers: nn.Sequential(*layers()) for name, layers in SEQUENTIAL.items()}
-TOYS |= {"residual": Residual, "tied": Tied, "unused": Unused}
-TOYS |= {"checkpointed": Checkpointed, "checkpointed_later": partial(Checkpointed, stem=True)}
+TOYS |= {"tied": Tied, "checkpointed": Checkpointed, "checkpointed_later": partial(Checkpointed, stem=True)}
 SLOW = {  # exact through the loop; the others are exact through closed forms
-    "sequence_first", "recurrent", "gated_recurrent", "checkpointed", "checkpointed_later",
+    "sequence_first", "recurrent", "checkpointed", "checkpointed_later",
 }  # fmt: skip
 NETWORKS = TOYS | BLOCKS
 FAST = sorted(set(NETWORKS) - SLOW)
