@@ -14,14 +14,9 @@ from lightning_gradood.gradients.engine import backward, forward
 
 from . import truth
 from .block_modules import Net, lin
+from .test_labels import LOSSES
 from .toys import FAST, NETWORKS, SLOW, make, pictures, trained, way_of
 from .treacherous import Between
-
-DESIGNS = {
-    gradients.AllOnes(): truth.all_ones, gradients.AllZeros(): truth.all_zeros,
-    gradients.KHot((0, 3)): truth.k_hot(0, 3), gradients.Predicted(): truth.predicted,
-    gradients.Uniform(): truth.uniform,
-}  # fmt: skip
 
 
 def batches(images):
@@ -74,19 +69,11 @@ SOME = ["resnet18", "mobilenet_v3_small", "shufflenet_v2_x0_5", "VisionTransform
 OTHERS = ["densenet121", "efficientnet_b0", "convnext_tiny", "swin_t", "regnet_y_400mf"]
 
 
-def torchvision_network(name):
-    torch.manual_seed(0)
-    return getattr(torchvision.models, name)(num_classes=10, **SMALL if name == "VisionTransformer" else {})
-
-
-def torchvision_case(name):
-    network = trained(torchvision_network(name)).double().eval()
-    return network, torch.rand(2, 3, 32, 32, dtype=torch.float64)
-
-
 @pytest.mark.parametrize("name", [*SOME, *(pytest.param(name, marks=pytest.mark.slow) for name in OTHERS)])
 def test_networks_that_nobody_here_wrote_are_exact_by_closed_forms(name):
-    network, images = torchvision_case(name)
+    torch.manual_seed(0)
+    network = getattr(torchvision.models, name)(num_classes=10, **SMALL if name == "VisionTransformer" else {})
+    network, images = trained(network).double().eval(), torch.rand(2, 3, 32, 32, dtype=torch.float64)
     truth.assert_exact(squared_gradient_norms(network, images), truth.true_norms(network, images))
     assert not way_of(network, images).reason
 
@@ -95,8 +82,8 @@ def test_every_design_is_exact_alone_and_beside_others():
     wrong, images = {}, pictures(3)
     for name in ("residual", "transformer"):
         network = make(name)
-        together, logits = gradients.probe_gradients(network, images, list(DESIGNS))
-        for (design, loss), part in zip(DESIGNS.items(), together.chunk(len(DESIGNS), 1), strict=True):
+        together, logits = gradients.probe_gradients(network, images, list(LOSSES))
+        for (design, loss), part in zip(LOSSES.items(), together.chunk(len(LOSSES), 1), strict=True):
             expected = truth.true_norms(network, images, loss)
             wrong[name, design.name, "alone"] = truth.excess(squared_gradient_norms(network, images, design), expected)
             wrong[name, design.name, "beside others"] = truth.excess(part, expected)

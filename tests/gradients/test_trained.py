@@ -47,14 +47,6 @@ def cases(name):
     }
 
 
-def judged(network, images):
-    """The norms, the exact ones, and how far plain autograd is off in one of its two ways; the network is float64 after it."""
-    found, alone = squared_gradient_norms(network, images), truth.true_norms(network, images)
-    behind_one = truth.norms_behind_one_forward(network, images)
-    exact = truth.true_norms(network.double(), images.double())
-    return found, exact, torch.maximum((alone - exact).abs(), (behind_one - exact).abs())
-
-
 @pytest.mark.parametrize("name", ["resnet20", pytest.param("resnet18", marks=pytest.mark.slow)])
 def test_no_entry_is_negative_or_further_off_than_plain_autograd(name, monkeypatch):
     """The bound of 1e-3 holds for every entry where plain autograd keeps it."""
@@ -67,7 +59,10 @@ def test_no_entry_is_negative_or_further_off_than_plain_autograd(name, monkeypat
     monkeypatch.setattr(forms, "guarded", watched)
     network, kinds = cases(name)
     for kind, images in kinds.items():
-        found, exact, own = judged(network.float(), images)
+        found, alone = squared_gradient_norms(network.float(), images), truth.true_norms(network, images)
+        behind_one = truth.norms_behind_one_forward(network, images)
+        exact = truth.true_norms(network.double(), images.double())
+        own = torch.maximum((alone - exact).abs(), (behind_one - exact).abs())
         assert (found >= 0).all(), kind
         assert ((found - exact).abs() <= 1e-3 * exact + 3 * own).all(), kind
         assert ((found - exact).abs() / exact).median() <= 3 * (own / exact).median(), kind
