@@ -21,10 +21,7 @@ STEP = 1e-6  # below it float64 loses digits of the difference, above it more Re
 
 
 def slopes(network, image, directions):
-    """Slope of one image's all-ones loss along a direction for each parameter, float64 [L]; the image is [1, ...].
-
-    The network sees two copies of the image, because torch's kernels for a batch of one are what may be wrong.
-    """
+    """Slope of one image's all-ones loss, behind two copies of it, along a direction for each parameter, float64 [L]."""
     network, found = copy.deepcopy(network).double().eval(), []
     with torch.no_grad():
         for parameter, direction in zip(network.parameters(), directions, strict=True):
@@ -38,11 +35,7 @@ def slopes(network, image, directions):
 
 
 def assert_slopes(network, image, norms, tolerance=1e-5):
-    """Squared norms float64 [L] are those of a gradient that has the loss's slopes.
-
-    Along the gradient of `truth`, scaled to length 1, the slope is the gradient's length; along a random direction it is
-    the gradient's share in it. A gradient that is too short, too long or points elsewhere fails one of the two.
-    """
+    """The loss has the slopes of squared norms [L]: along the true gradient its length, along another its share in that."""
     gradients = truth.gradients(network, image)
     lengths = torch.stack([gradient.norm() for gradient in gradients])
     bound = tolerance * lengths + 1e-9 * lengths.max()

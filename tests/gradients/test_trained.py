@@ -1,8 +1,4 @@
-"""Trained networks in float32: as near to float64 as plain autograd itself is, on real, attacked, constant and noise images.
-
-Where an entry is off, so is plain autograd: a ReLU whose input is zero to seven digits opens in one way and not in the
-other. Plain autograd is therefore asked twice, image by image and behind one forward pass of the batch.
-"""
+"""Trained networks in float32: as near to float64 as plain autograd, image by image or behind one forward pass, is."""
 
 from io import BytesIO
 from pathlib import Path

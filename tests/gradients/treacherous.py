@@ -155,18 +155,6 @@ def in_place(self, x):
     return self.head(shifted.add_(x).mean((2, 3)))
 
 
-class Clamped(torch.autograd.Function):
-    """Rounds; its gradient is the identity's, clamped."""
-
-    @staticmethod
-    def forward(ctx, x):
-        return (4 * x).round() / 4
-
-    @staticmethod
-    def backward(ctx, gradient):
-        return gradient.clamp(-0.02, 0.02)
-
-
 def hooked(hook):
     """The identity with a hook on its gradient."""
 
@@ -182,7 +170,6 @@ def hooked(hook):
 NOT_LINEAR = {
     "hook that clamps": hooked(lambda gradient: gradient.clamp(-0.01, 0.01)),
     "hook that drops": hooked(lambda gradient: gradient * (gradient.abs() > 1e-3)),
-    "clamped straight-through": Clamped.apply,
     "hook that brings to length 1": hooked(lambda gradient: gradient / gradient.norm()),
 }
 

@@ -36,10 +36,7 @@ def second_best(logits):
 
 
 def gradients(network, image, loss=all_ones):
-    """One image's gradient of every parameter, behind a batch of two copies of it, [1, ...] in.
-
-    torch's batch norm is wrong for batches of one (`test_layouts`), and a loop over single images with it.
-    """
+    """One image's gradient of every parameter behind two copies of it, as torch's batch norm is wrong for batches of one."""
     network = copy.deepcopy(network).requires_grad_(True)
     loss(network(torch.cat([image, image]))[:1]).backward()
     return [torch.zeros_like(p) if p.grad is None else p.grad for p in network.parameters()]
