@@ -3,6 +3,7 @@
 import json
 import random
 import re
+from collections import Counter
 
 import pytest
 
@@ -49,9 +50,7 @@ def data(image_folder, **settings):
 
 
 def labels(module):
-    """Number of images of each label."""
-    found = module.sources.normal.labels.tolist()
-    return {label: found.count(label) for label in set(found)}
+    return Counter(module.sources.normal.labels.tolist())
 
 
 def test_folders_are_mapped_to_outputs_by_name(image_folder):

@@ -80,8 +80,6 @@ def test_limits_of_what_a_flag_has_taken_away_are_ignored_with_a_line(said):
 UNFIT = [
     ({"attacks": {"photographs": Semantic()}}, "should have different names. Got `photographs` more than once"),
     ({"attacks": "paper", "corruptions": {"bim": Corruption("fog")}}, "Got `bim` more than once"),
-    ({"attacks": {"a/b": Semantic()}}, "Got `anomalies` with the name `a/b`"),
-    ({"attacks": "paper", "sources": {"pdg": 3}}, "Got `limits.sources` with ['pdg']. Did you mean `pgd`?"),
     ({"attacks": None, "sources": {"pdg": 3}}, "Got `limits.sources` with ['pdg']. Did you mean `pgd`?"),
     ({"attacks": {"a": FGSM()}, "sources": {"zzz": 3}}, "with ['zzz']. Choose among ['a', 'normal', 'photographs']."),
 ]

@@ -74,7 +74,6 @@ def test_description_names_every_submodule_and_tells_values_of_one_attribute_apa
     described = {json.dumps(architecture(Scaled(scale=value))) for value in values}
     described |= {json.dumps(architecture(Scaled(**{name: 1}))) for name in ("_private", "more")}
     assert len(described) == len(values) + 2
-    # every object of one structure has the same
     assert architecture(Scaled(other=object())) == architecture(Scaled(other=object()))
     network = Normalized(resnet20(), mean=[0.5] * 3, std=[0.5] * 3)
     described = architecture(network)

@@ -12,7 +12,6 @@ from lightning_gradood.networks import MLPSettings, RepresentationMLP, Standardi
 
 @pytest.fixture
 def representations():
-    """Squared norms over many decades, one column constant, one with zeros; float64 [40, 4]."""
     values = 10 ** np.random.default_rng(0).normal(-8, 4, size=(40, 4))
     values[:, 1], values[::5, 2] = 3e-7, 0
     return torch.from_numpy(values)
@@ -28,7 +27,6 @@ def test_inputs_are_standardised_with_the_statistics_of_the_training_split(repre
     found = inputs(representations)
     assert found.dtype == torch.float64
     np.testing.assert_allclose(found.numpy(), expected, rtol=1e-4, atol=1e-6)
-    # other records are moved by the same statistics, not by their own
     np.testing.assert_allclose(inputs(representations[3:5]).numpy(), expected[3:5], rtol=1e-4, atol=1e-6)
     # the mean of n equal numbers may round, and their spread with it, to something that is not quite zero
     for constant in (0.0, 0.1, 1 / 3, 1e-20, 7e5):

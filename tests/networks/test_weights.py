@@ -32,8 +32,6 @@ class Net(nn.Module):
 
 
 class Tied(nn.Module):
-    """Two layers that share a weight."""
-
     def __init__(self, tied=True):
         super().__init__()
         self.first, self.second = nn.Linear(3, 3), nn.Linear(3, 3)

@@ -2,15 +2,10 @@
 
 import copy
 import warnings
-from io import BytesIO
-from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
-from lightning_gradood.networks import Normalized, load_weights, resnet20
 from lightning_gradood.perturbations import BIM, FGSM, PGD, CarliniWagner, IterLL
 
 from .conftest import Digits
@@ -19,8 +14,6 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # foolbox 3.3.4 imports a name that SciPy has moved
     import foolbox
     from foolbox.criteria import Misclassification, TargetedMisclassification
-
-DATA = Path(__file__).parents[3] / "shared" / "data"
 
 
 def steps(size, number, kind=foolbox.attacks.LinfBasicIterativeAttack):
@@ -82,21 +75,3 @@ def test_carlini_wagner_succeeds_as_often_and_as_near(searches, confidence, digi
     assert int(both.sum()) > 20
     distance = (expected - images).double().flatten(1).norm(dim=1)[both].mean()
     assert float(found.l2[both].mean()) == pytest.approx(float(distance), rel=0.01)
-
-
-def test_signed_steps_are_equal_on_photographs():
-    """Of a trained ResNet-20 and real images, in float64."""
-    weights, images = DATA / "cifar10_resnet20.pt", DATA / "cifar10_test.npz"
-    if not weights.is_file() or not images.is_file():
-        pytest.skip("trained weights and real images are not at hand: cifar10_resnet20.pt, cifar10_test.npz")
-    network = resnet20(num_classes=10)
-    load_weights(network, weights)
-    network = Normalized(network, mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, 0.225]).double().eval()
-    with np.load(images) as found:
-        ends, stored, labels = found["offsets"], found["jpeg"].tobytes(), torch.from_numpy(found["labels"])[::2000]
-    pictures = [np.asarray(Image.open(BytesIO(stored[ends[row] : ends[row + 1]]))) for row in range(0, 10_000, 2000)]
-    pixels = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).double() / 255
-    for name, (ours, theirs, goal) in STEPS.items():
-        expected = judged(network, pixels, labels.long(), theirs, goal, ours.eps)
-        crafted = ours.craft(network, pixels, labels.long()).images
-        torch.testing.assert_close(crafted, expected, rtol=0, atol=1e-6, msg=name)
