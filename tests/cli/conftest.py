@@ -7,6 +7,8 @@ import lightning.pytorch  # noqa: F401  # its log handler keeps the stream that 
 import pytest
 import tiny
 
+import lightning_gradood.extraction.batch_records as batch_records
+
 
 @pytest.fixture(autouse=True)
 def workplace(tmp_path, monkeypatch):
@@ -63,16 +65,13 @@ def run(finished, workplace):
 @pytest.fixture
 def probed(monkeypatch):
     """The number of images in each batch that is probed."""
-    counts = []
-    import lightning_gradood.extraction.batch_records as reading_module
-
-    read = reading_module.read_probes
+    counts, read = [], batch_records.read_probes
 
     def counting(probes, network, images, *more):
         counts.append(len(images))
         return read(probes, network, images, *more)
 
-    monkeypatch.setattr(reading_module, "read_probes", counting)
+    monkeypatch.setattr(batch_records, "read_probes", counting)
     return counts
 
 

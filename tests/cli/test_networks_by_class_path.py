@@ -70,8 +70,8 @@ def test_it_may_stand_in_a_file_and_its_weights_are_found_again():
     text = re.sub("class_path: lightning_gradood.networks.*\n.*", network, tiny.CONFIG)
     Path("own.yaml").write_text(text)
     main(["fit", "--config", "own.yaml", "--detection", "null", "--run_dir", "runs/own"])
-    main(["detect", "--config", "own.yaml", "--run_dir", "runs/own"])
-    assert results("runs/own")["outcomes"]
+    main(["detect", "--config", "own.yaml", "--ckpt_path", "runs/own/checkpoints/best.ckpt", "--run_dir", "runs/again"])
+    assert results("runs/again")["outcomes"]
 
 
 def test_no_weights_gradients_that_are_zero_and_scores_that_are_the_same_are_said(capsys):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 from programs import run_program
-from tiny import FILE, IMAGES, all_refused, detect, detecting, numbers, only_run, table
+from tiny import FILE, IMAGES, all_refused, numbers, table
 
 from lightning_gradood.core import hold
 
@@ -53,26 +53,6 @@ def test_detect_reads_each_image_once_and_gives_the_numbers_of_one_process(run):
     launched(["detect", *FILE, "--run_dir", str(run), "--cache_dir", "new"])
     assert_equal_but_for_rounding(numbers(run), before)
     assert_each_image_has_one_record("new")
-
-
-@pytest.mark.slow
-def test_fit_leaves_one_folder_and_detect_reads_the_records_of_the_other_number_of_processes(probed):
-    assert "Starting with 2 processes" in launched(["fit", *FILE, "--trainer.max_epochs", "1"])
-    folder = only_run()
-    files = {"config.yaml", "run.log", "splits.json", "report.html", "provenance.json", "results.csv",
-             "results.parquet", "scores.parquet", "curves.parquet",
-             "figures.npz", "checkpoints", "detectors", "guard", "logs"}  # fmt: skip
-    assert {path.name for path in folder.iterdir()} == files
-    assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == ["best.ckpt", "last.ckpt"]
-    assert_each_image_has_one_record("runs/.records")
-    assert_equal_but_for_rounding(numbers(folder), numbers(detect(folder, "one")))
-    assert not probed
-    detect(folder, "anew", "--cache_dir", "new")
-    assert sum(probed) == IMAGES
-    modified = {path: path.stat().st_mtime_ns for path in Path("new").rglob("*")}
-    launched([*detecting(folder), "--run_dir", "again", "--cache_dir", "new"])
-    assert_equal_but_for_rounding(numbers("again"), numbers("anew"))
-    assert {path: path.stat().st_mtime_ns for path in Path("new").rglob("*")} == modified
 
 
 def test_of_two_runs_in_one_folder_the_second_is_refused_and_writes_nothing(run, capsys):
