@@ -96,7 +96,7 @@ class MahalanobisProbe(Probe):
     @override
     def name(self) -> str:
         name = "mahalanobis/preprocessed" if any(self.magnitudes) else "mahalanobis"
-        return name if self.layers is None else f"{name}/{'+'.join(self.layers)}"
+        return f"{name}/{'+'.join(self.layers)}" if self.layers else name
 
     @override
     def names(self, network: nn.Module) -> list[str]:
@@ -104,7 +104,7 @@ class MahalanobisProbe(Probe):
 
     def layers_of(self, network: nn.Module) -> list[str]:
         """The feature layers that are read."""
-        return feature_layer_names(network) if self.layers is None else list(self.layers)
+        return list(self.layers) if self.layers else feature_layer_names(network)
 
     @override
     def __call__(self, network: nn.Module, images: Tensor) -> Tensor:

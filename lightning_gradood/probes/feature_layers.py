@@ -270,11 +270,11 @@ class FeatureProbe(FeatureLayerProbe):
     @property
     @override
     def name(self) -> str:
-        return "features/" + ("layers" if self.layers is None else "+".join(self.layers))
+        return "features/" + ("+".join(self.layers) if self.layers else "layers")
 
     @override
     def layers_of(self, network: nn.Module) -> list[str]:
-        return feature_layer_names(network) if self.layers is None else list(self.layers)
+        return list(self.layers) if self.layers else feature_layer_names(network)
 
     @override
     def names_in(self, network: nn.Module, widths: Sequence[int]) -> list[str]:

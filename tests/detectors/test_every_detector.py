@@ -111,12 +111,6 @@ def test_saved_scores_are_equal_to_the_last_bit_in_a_fresh_process(fitted, saved
         assert (loaded.flag(table) == (expected > 0.5)).all(), name
 
 
-def told(detector, learnt_, threshold=0.0, reads=None):
-    """What a detector's file says, as JSON with arrays as lists."""
-    about = {"detector": encode(detector), "fitted": encode(learnt_), "threshold": threshold, "reads": reads or {}}
-    return {"class_path": "lightning_gradood.detectors.SavedDetector", "init_args": about}
-
-
 def test_a_file_says_what_it_is_and_refuses_other_columns(saved, tmp_path):
     path, table, energy = tmp_path / "energy.safetensors", feature_records(), detectors.Energy()
     save_detector(path, SavedDetector.of(energy, energy, 0.0, table, trained_on="smoke", counts={"val": {}}))
@@ -124,7 +118,6 @@ def test_a_file_says_what_it_is_and_refuses_other_columns(saved, tmp_path):
     assert (found.threshold, found.trained_on, found.counts, found.reads) == (0.0, "smoke", {"val": {}}, {"logits": []})
     assert found.versions["torch"] == torch.__version__.split("+")[0]
     lid, probe = load_detector(saved["lid"]), "features/layers"
-    assert type(lid.detector) is detectors.LID
     names = {probe: [f"other.{number}" for number in range(8)]}
     others = Records.build(table.ids, source="normal", values={probe: table.probe(probe)}, names=names)
     assert_refused(
@@ -141,14 +134,16 @@ def test_files_that_are_no_detectors_are_refused_and_execute_nothing(tmp_path, s
         return load_detector(path)
 
     def named(class_path, **arguments):
-        return told(energy, {"class_path": class_path, "init_args": arguments})
+        """A saved detector that names something else as what it has learnt."""
+        found = encode(SavedDetector(energy, energy, 0.0, {}))
+        found["init_args"]["fitted"] = {"class_path": class_path, "init_args": arguments}
+        return found
 
     table = [
         (named("subprocess.Popen", args=["true"]), "Got `subprocess.Popen`"),
         (named("lightning_gradood.detectors.load_detector", path="x"), "Got `lightning_gradood.detectors.load_detec"),
         (named("lightning_gradood.detectors.Energy", kelvin=3), "written.safetensors cannot be loaded. .*'kelvin'"),
         (named("lightning_gradood.gradients.AllOnes.mro"), "Got `lightning_gradood.gradients.AllOnes.mro`"),
-        (told(encode(detectors.KNN()), energy) | {"class_path": "lightning_gradood.detectors.KNN"}, "cannot be loaded"),
         (encode(energy), "should be a detector .* Got: a file of something else"),
     ]
     assert_refused(*((lambda described=described: written(described), words) for described, words in table))
