@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from typing_extensions import override  # typing has it from Python 3.12 on
 
 from lightning_gradood.core import (
     FinitePositive,
@@ -84,7 +83,6 @@ class AdvertorchAttack(Perturbation):
                 f"Got `targeted = {self.targeted!r}`. The choices are least_likely, next, random, or None."
             )
 
-    @override
     def _craft(self, network: nn.Module, images: Tensor, labels: Tensor, ids: Sequence[str]) -> Made:
         predict = Logits(network)
         goal = choose_goal(self.targeted, predict, images, labels, self.seed, ids)
@@ -132,7 +130,6 @@ class FunctionAttack(Perturbation):
     def _function(self) -> Any:
         return _found(self.function, "function", "a function of network, images and labels", callable)
 
-    @override
     def _craft(self, network: nn.Module, images: Tensor, labels: Tensor, ids: Sequence[str]) -> Made:
         craft = partial(self._function(), network)
         return craft_apart(craft, images, labels, ids, self.seed, self.one_at_a_time), None

@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from typing_extensions import override  # typing has it from Python 3.12 on
 
 from lightning_gradood.core import Refusal, named_seed
 from lightning_gradood.perturbations import corruption_kinds
@@ -162,7 +161,6 @@ class Corruption(Perturbation):
     def __post_init__(self) -> None:
         parameters_for(self.kind, self.severity, 1, 1)  # a KeyError for what does not exist
 
-    @override
     def _craft(self, network: nn.Module, images: Tensor, labels: Tensor, ids: Sequence[str]) -> Made:
         # torch refuses other than one or three channels
         colour = (images.cpu() * 255).round().to(torch.uint8).expand(-1, 3, -1, -1).permute(0, 2, 3, 1).numpy()

@@ -11,7 +11,6 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from typing_extensions import override  # typing has it from Python 3.12 on
 
 from lightning_gradood.core import FiniteNonNegative, FinitePositive, PositiveInt, Refusal, image_generator
 from lightning_gradood.perturbations.advertorch_parts import advertorch
@@ -68,7 +67,6 @@ class _Attack(Perturbation, ABC):
             )
         advertorch()  # refused here, before anything is trained, where it cannot be imported
 
-    @override
     def _craft(self, network: nn.Module, images: Tensor, labels: Tensor, ids: Sequence[str]) -> Made:
         predict = Logits(network)
         goal = self._goal(predict, images, labels, ids)
@@ -98,7 +96,6 @@ class FGSM(_Attack):
     targeted: TargetChoice | None = None
     seed: int = 0
 
-    @override
     def _move(self, predict: Logits, images: Tensor, goal: Goal, ids: Sequence[str]) -> Tensor:
         attack = advertorch().sign_step(predict, loss_fn=goal.loss, eps=self.eps, targeted=goal.targeted)
         moved: Tensor = attack.perturb(images, torch.arange(len(images)))
@@ -115,7 +112,6 @@ class _SignSteps(_Attack):
     def _start(self, images: Tensor, ids: Sequence[str]) -> Tensor:
         return torch.zeros_like(images)  # the change to start from
 
-    @override
     def _move(self, predict: Logits, images: Tensor, goal: Goal, ids: Sequence[str]) -> Tensor:
         size = {"nb_iter": self.steps, "eps": self.eps, "eps_iter": self.step, "clip_min": 0.0, "clip_max": 1.0}
         aim = {"loss_fn": goal.loss, "delta_init": self._start(images, ids), "minimize": goal.targeted}
@@ -160,7 +156,6 @@ class IterLL(_SignSteps):
     step: FinitePositive = 1 / 255
     steps: PositiveInt = 10
 
-    @override
     def _goal(self, predict: Logits, images: Tensor, labels: Tensor, ids: Sequence[str]) -> Goal:
         return Goal(None, targeted=True)  # the first step's logits are those of the clean image
 
@@ -187,7 +182,6 @@ class PGD(_SignSteps):
     targeted: TargetChoice | None = None
     seed: int = 0
 
-    @override
     def _start(self, images: Tensor, ids: Sequence[str]) -> Tensor:
         if not self.random_start:
             return super()._start(images, ids)
@@ -226,7 +220,6 @@ class CarliniWagner(_Attack):
     targeted: TargetChoice | None = None
     seed: int = 0
 
-    @override
     def _move(self, predict: Logits, images: Tensor, goal: Goal, ids: Sequence[str]) -> Tensor:
         attack = advertorch().carlini_wagner(
             predict,
@@ -251,7 +244,6 @@ class Semantic(Perturbation):
         Hosseini and Poovendran 2018, Semantic Adversarial Examples.
     """
 
-    @override
     def _craft(self, network: nn.Module, images: Tensor, labels: Tensor, ids: Sequence[str]) -> Made:
         return 1 - images, None
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from typing_extensions import override  # typing has it from Python 3.12 on
 
 from lightning_gradood.core import input_gradient
 from lightning_gradood.perturbations.outliers import WITHOUT_NETWORK, Draws, SyntheticOutlier
@@ -19,20 +18,18 @@ Loss = Callable[[Tensor], Tensor]
 
 
 class GradientOutlier(SyntheticOutlier):
-    """A synthetic outlier made with the network's gradient by the pixels; a subclass writes `walk`, not `make`."""
+    """A synthetic outlier made with the network's gradient by the pixels; a subclass writes `_walk`, not `_make`."""
 
     @abstractmethod
-    def walk(self, predict: Logits, images: Tensor, predicted: Tensor, draws: Draws) -> Tensor:
+    def _walk(self, predict: Logits, images: Tensor, predicted: Tensor, draws: Draws) -> Tensor:
         """Return outliers [N, C, H, W] of images [N, C, H, W], pixels in [0, 1], with `predicted` classes int64 [N]."""
 
-    @override
-    def make(self, images: Tensor, draws: Draws) -> Tensor:
+    def _make(self, images: Tensor, draws: Draws) -> Tensor:
         raise NotImplementedError("it is made by `craft`, with a network")
 
-    @override
     def _craft(self, network: nn.Module, images: Tensor, labels: Tensor, ids: Sequence[str]) -> Made:
         draws = Draws(self.seed, self.name, ids, images)
-        return self.walk(Logits(network), images, labels, draws).clamp(0, 1), None
+        return self._walk(Logits(network), images, labels, draws).clamp(0, 1), None
 
 
 def _gradient(loss: Loss, images: Tensor) -> Tensor:
@@ -60,8 +57,7 @@ class SignStep(GradientOutlier):
     low: float = 0.01
     high: float = 0.06
 
-    @override
-    def walk(self, predict: Logits, images: Tensor, predicted: Tensor, draws: Draws) -> Tensor:
+    def _walk(self, predict: Logits, images: Tensor, predicted: Tensor, draws: Draws) -> Tensor:
         step = draws.uniform(self.low, self.high)
         return images + step * _gradient(_cross_entropy(predict, predicted), images).sign()
 
@@ -73,8 +69,7 @@ class TargetSteps(GradientOutlier):
     low: float = 0.01
     high: float = 0.05
 
-    @override
-    def walk(self, predict: Logits, images: Tensor, predicted: Tensor, draws: Draws) -> Tensor:
+    def _walk(self, predict: Logits, images: Tensor, predicted: Tensor, draws: Draws) -> Tensor:
         with torch.no_grad():
             classes = predict(images).shape[1]
         targets = (predicted + torch.tensor(draws.integers(1, classes), device=images.device)) % classes
@@ -92,8 +87,7 @@ class BoundarySteps(GradientOutlier):
 
     beyond: float = 0.02
 
-    @override
-    def walk(self, predict: Logits, images: Tensor, predicted: Tensor, draws: Draws) -> Tensor:
+    def _walk(self, predict: Logits, images: Tensor, predicted: Tensor, draws: Draws) -> Tensor:
         moved, own = images, predicted[:, None]
         for _ in range(5):
             leaf = moved.detach().clone().requires_grad_()
@@ -118,8 +112,7 @@ class EuclideanSteps(GradientOutlier):
     low: float = 0.3
     high: float = 2.0
 
-    @override
-    def walk(self, predict: Logits, images: Tensor, predicted: Tensor, draws: Draws) -> Tensor:
+    def _walk(self, predict: Logits, images: Tensor, predicted: Tensor, draws: Draws) -> Tensor:
         distance = draws.uniform(self.low, self.high) * (images[0].numel() / 3072) ** 0.5
         moved = images
         for _ in range(5):
@@ -137,8 +130,7 @@ class SurerSteps(GradientOutlier):
     low: float = 0.01
     high: float = 0.05
 
-    @override
-    def walk(self, predict: Logits, images: Tensor, predicted: Tensor, draws: Draws) -> Tensor:
+    def _walk(self, predict: Logits, images: Tensor, predicted: Tensor, draws: Draws) -> Tensor:
         distance = draws.uniform(self.low, self.high)
         return _sign_steps(lambda leaf: predict(leaf).logsumexp(1), images, 4, distance / 2, distance)
 

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from typing_extensions import override  # typing has it from Python 3.12 on
 
 from lightning_gradood.core import image_generator
 from lightning_gradood.perturbations.perturbation import Made, Perturbation
@@ -54,13 +53,13 @@ class SyntheticOutlier(Perturbation):
     """Makes of a normal image one that stands for unknown anomalies, from that image alone.
 
     No second image takes part, so that an outlier lies in the split of its one image. A subclass is a frozen dataclass
-    and writes `make`; pixels are then clipped to [0, 1].
+    and writes `_make`; pixels are then clipped to [0, 1].
 
     Example:
         >>> from dataclasses import dataclass
         >>> @dataclass(frozen=True)
         ... class Fade(SyntheticOutlier):
-        ...     def make(self, images, draws):
+        ...     def _make(self, images, draws):
         ...         return images * draws.uniform(0.1, 0.5)
         >>> Fade().name, Fade().craft(torch.nn.Flatten(), torch.ones(2, 1, 2, 2), torch.zeros(2).long()).images.shape
         ('fade', torch.Size([2, 1, 2, 2]))
@@ -74,11 +73,11 @@ class SyntheticOutlier(Perturbation):
         return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(self).__name__).lower()
 
     @abstractmethod
-    def make(self, images: Tensor, draws: Draws) -> Tensor:
+    def _make(self, images: Tensor, draws: Draws) -> Tensor:
         """Return outliers [N, C, H, W] of images [N, C, H, W], pixels in [0, 1]; `images` is a copy."""
 
     def _craft(self, network: nn.Module, images: Tensor, labels: Tensor, ids: Sequence[str]) -> Made:
-        return self.make(images, Draws(self.seed, self.name, ids, images)).clamp(0, 1), None
+        return self._make(images, Draws(self.seed, self.name, ids, images)).clamp(0, 1), None
 
 
 @dataclass(frozen=True)
@@ -88,8 +87,7 @@ class GaussianNoise(SyntheticOutlier):
     low: float = 0.02
     high: float = 0.15
 
-    @override
-    def make(self, images: Tensor, draws: Draws) -> Tensor:
+    def _make(self, images: Tensor, draws: Draws) -> Tensor:
         return images + draws.uniform(self.low, self.high) * draws.normal(*images.shape[1:])
 
 
@@ -100,8 +98,7 @@ class SignNoise(SyntheticOutlier):
     low: float = 0.02
     high: float = 0.08
 
-    @override
-    def make(self, images: Tensor, draws: Draws) -> Tensor:
+    def _make(self, images: Tensor, draws: Draws) -> Tensor:
         return images + draws.uniform(self.low, self.high) * draws.normal(*images.shape[1:]).sign()
 
 
@@ -111,8 +108,7 @@ class PatchShuffle(SyntheticOutlier):
 
     most: int = 4
 
-    @override
-    def make(self, images: Tensor, draws: Draws) -> Tensor:
+    def _make(self, images: Tensor, draws: Draws) -> Tensor:
         for row, grid in enumerate(draws.integers(2, self.most + 1)):
             height, width = images.shape[2] // grid, images.shape[3] // grid
             part = images[row, :, : grid * height, : grid * width]
@@ -129,8 +125,7 @@ class Overlay(SyntheticOutlier):
     low: float = 0.35
     high: float = 0.65
 
-    @override
-    def make(self, images: Tensor, draws: Draws) -> Tensor:
+    def _make(self, images: Tensor, draws: Draws) -> Tensor:
         share = draws.uniform(self.low, self.high)
         return share * images + (1 - share) * images.flip(2, 3)
 
@@ -142,8 +137,7 @@ class Blur(SyntheticOutlier):
     low: float = 0.02
     high: float = 0.07
 
-    @override
-    def make(self, images: Tensor, draws: Draws) -> Tensor:
+    def _make(self, images: Tensor, draws: Draws) -> Tensor:
         side = min(images.shape[2:])
         sigma = draws.uniform(self.low, self.high).flatten() * side
         reach = min(max(1, math.ceil(3 * self.high * side)), side - 1)
@@ -160,8 +154,7 @@ class Blur(SyntheticOutlier):
 class ChannelPermutation(SyntheticOutlier):
     """Channels in another order; an image of one channel stays as it is, and is then no outlier."""
 
-    @override
-    def make(self, images: Tensor, draws: Draws) -> Tensor:
+    def _make(self, images: Tensor, draws: Draws) -> Tensor:
         channels = images.shape[1]
         for row in range(len(images) if channels > 1 else 0):
             order = draws.permutation(row, channels)
@@ -178,8 +171,7 @@ class Solarise(SyntheticOutlier):
     low: float = 0.3
     high: float = 0.7
 
-    @override
-    def make(self, images: Tensor, draws: Draws) -> Tensor:
+    def _make(self, images: Tensor, draws: Draws) -> Tensor:
         return torch.where(images > draws.uniform(self.low, self.high), 1 - images, images)
 
 
@@ -187,8 +179,7 @@ class Solarise(SyntheticOutlier):
 class Rotation(SyntheticOutlier):
     """Turned by 90, 180 or 270 degrees; by 180 where the image is not square."""
 
-    @override
-    def make(self, images: Tensor, draws: Draws) -> Tensor:
+    def _make(self, images: Tensor, draws: Draws) -> Tensor:
         square = images.shape[2] == images.shape[3]
         quarters = [quarter if square else 2 for quarter in draws.integers(1, 4)]
         return torch.stack([torch.rot90(*one, (1, 2)) for one in zip(images, quarters, strict=True)])
@@ -201,8 +192,7 @@ class Zoom(SyntheticOutlier):
     low: float = 0.25
     high: float = 0.5
 
-    @override
-    def make(self, images: Tensor, draws: Draws) -> Tensor:
+    def _make(self, images: Tensor, draws: Draws) -> Tensor:
         size = images.shape[2:]
         sides = (draws.uniform(self.low, self.high).flatten() * min(size)).round().clamp(min=1).long().tolist()
         places = draws.uniform(0, 1, 2).tolist()
@@ -221,8 +211,7 @@ class Elastic(SyntheticOutlier):
     low: float = 0.1
     high: float = 0.35
 
-    @override
-    def make(self, images: Tensor, draws: Draws) -> Tensor:
+    def _make(self, images: Tensor, draws: Draws) -> Tensor:
         coarse = draws.normal(2, 5, 5) * draws.uniform(self.low, self.high)
         shifts = F.interpolate(coarse, size=tuple(images.shape[2:]), mode="bicubic", align_corners=True)
         still = torch.eye(2, 3, device=images.device, dtype=images.dtype).expand(len(images), 2, 3)
@@ -237,8 +226,7 @@ class ColourField(SyntheticOutlier):
     low: float = 0.5
     high: float = 2.0
 
-    @override
-    def make(self, images: Tensor, draws: Draws) -> Tensor:
+    def _make(self, images: Tensor, draws: Draws) -> Tensor:
         height, width = images.shape[2:]
         down, right = (torch.fft.fftfreq(side, device=images.device) for side in (height, width))
         frequency = (down[:, None].square() + right[None].square()).sqrt()
@@ -257,8 +245,7 @@ class Rectangles(SyntheticOutlier):
 
     most: int = 11
 
-    @override
-    def make(self, images: Tensor, draws: Draws) -> Tensor:
+    def _make(self, images: Tensor, draws: Draws) -> Tensor:
         channels, height, width = images.shape[1:]
         colours = draws.uniform(0, 1, self.most + 1, channels, 1, 1)
         places = draws.uniform(0, 1, self.most, 4).tolist()

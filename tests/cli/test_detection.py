@@ -21,7 +21,7 @@ from lightning_gradood.perturbations import SyntheticOutlier
 class Half(SyntheticOutlier):
     seed: int = 0
 
-    def make(self, images, draws):
+    def _make(self, images, draws):
         return images * draws.uniform(0.2, 0.5)
 """
 OUTLIERS = "[Blur, {class_path: SignStep, init_args: {high: 0.1}}, own_outliers.Half]"
