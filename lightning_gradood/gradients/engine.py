@@ -126,9 +126,8 @@ def _name(func: Callable[..., Any]) -> str:
 
 def _index(func: Callable[..., Any], args: tuple[Any, ...], given: list[Tensor]) -> tuple[object, ...]:
     """The entries of an index: digests of integer and mask tensors, or the index itself if it has no tensor."""
-    if func not in _INDEXING or (
-        _name(func) == "where" and len(args) == 3
-    ):  # three arguments choose element by element
+    chooses_element_by_element = _name(func) == "where" and len(args) == 3
+    if func not in _INDEXING or chooses_element_by_element:
         return ()
     return (*map(_entries, given), *(args[1:] if len(given) == 1 else ()))
 
