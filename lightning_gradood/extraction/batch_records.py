@@ -200,14 +200,13 @@ def leave_out_bad(
     Returns:
         By source the records of all other images, and the ids of those left out where there are any.
     """
-    kept, left_out = dict[str, Records](), dict[str, list[str]]()
+    kept, left_out = dict(records), dict[str, list[str]]()
     for source, table in records.items():
-        finite = table.finite
-        kept[source] = table if finite.all() else table.at(np.flatnonzero(finite).tolist())
-        bad = [table.ids[row] for row in np.flatnonzero(~finite)]
-        if bad:
-            left_out[source] = bad
-        if bad and on_bad_image == "refuse":
+        if (finite := table.finite).all():
+            continue
+        kept[source] = table.at(np.flatnonzero(finite).tolist())
+        bad = left_out[source] = table.at(np.flatnonzero(~finite).tolist()).ids
+        if on_bad_image == "refuse":
             raise NotFinite(
                 f"the network should be finite for every image. Got records of an earlier run in which it was not for "
                 f"{len(bad)} images of `{source}`, such as {bad[0]}. Look at these images and at the network's weights, or "

@@ -93,11 +93,9 @@ def test_other_images_and_logits_that_are_not_finite_are_refused(guard, saved):
     given = [
         (torch.rand(2, 3, 8, 8), "`images` should be [N, 3, 16, 16], as the guard was fitted on. Got [2, 3, 8, 8]"),
         (torch.rand(3, 16, 16), "Got [3, 16, 16]. Use `guard.read` or `guard.score_files`"),
-        (torch.rand(2, 1, 16, 16), "Got [2, 1, 16, 16]"),
         (torch.full((2, 3, 16, 16), 255.0), "in [0, 1]. Got values from 255 to 255. Divide 8-bit pixels by 255"),
         (torch.full((1, 3, 16, 16), float("nan")), "Got values from nan to nan"),
         (torch.zeros(1, 3, 16, 16, dtype=torch.int64), "Got [1, 3, 16, 16], torch.int64"),
-        (-torch.rand(1, 3, 16, 16), "`images` should be pixels in [0, 1]"),
     ]
     broken = Guard.load(saved("energy")[3])
     with torch.no_grad():
@@ -135,16 +133,12 @@ def test_thresholds_are_conformal_or_given_and_what_lies_on_one_is_not_flagged(g
     middle = float(np.sort(verdict.scores)[15])
     assert guard.with_threshold(middle)(pixels).flagged.tolist() == [score > middle for score in verdict.scores]
     few = "at least 999 images in `val` for `--false_positive_rate = 0.001`. Got 20"
-    assert_refused(
-        (lambda: guard.with_false_positive_rate(0.001), few),
-        (lambda: guard.with_false_positive_rate(1.5), "`--false_positive_rate` should be between 0 and 1"),
-    )
+    assert_refused((lambda: guard.with_false_positive_rate(0.001), few))
 
 
 def in_float64(mlp):
-    return dataclasses.replace(
-        mlp, **{name: part.double() for name, part in vars(mlp).items() if torch.is_tensor(part)}
-    )
+    parts = {name: part.double() for name, part in vars(mlp).items() if torch.is_tensor(part)}
+    return dataclasses.replace(mlp, **parts)
 
 
 def test_the_mlps_contributions_are_integrated_gradients(saved):
