@@ -2,6 +2,7 @@
 
 import io
 import pickle
+import shutil
 import tarfile
 
 import numpy as np
@@ -25,13 +26,12 @@ def accept_any_checksum(monkeypatch):
 
 def place_cifar10(folder, images=20):
     """Put `cifar-10-python.tar.gz` there, as it is downloaded: six batches of pickled pixels and the class names."""
-    files = {}
+    files = {"batches.meta": {"label_names": [f"class {n}" for n in range(10)]}}
     for seed, name in enumerate([*(f"data_batch_{n}" for n in range(1, 6)), "test_batch"]):
         labels = [row % 10 for row in range(images)]
-        batch = {"data": _pixels(seed, images, labels).reshape(images, 3072), "labels": labels}
-        files[f"cifar-10-batches-py/{name}"] = pickle.dumps(batch)
-    names = {"label_names": [f"class {n}" for n in range(10)]}
-    _pack(folder / "cifar-10-python.tar.gz", files | {"cifar-10-batches-py/batches.meta": pickle.dumps(names)})
+        files[name] = {"data": _pixels(seed, images, labels).reshape(images, 3072), "labels": labels}
+    packed = {f"cifar-10-batches-py/{name}": pickle.dumps(content) for name, content in files.items()}
+    _pack(folder / "cifar-10-python.tar.gz", packed)
 
 
 def place_svhn(folder, images=20):
@@ -47,13 +47,11 @@ def place_odin(folder, name, images=12, unpacked=True):
     """Put one of ODIN's archives there, `Imagenet_resize` or `LSUN_resize`, and unpack it as it is when downloaded."""
     files = {}
     for row, pixels in enumerate(_pixels(len(name), images, [0] * images)):
-        file = io.BytesIO()
-        Image.fromarray(pixels.transpose(1, 2, 0)).save(file, format="PNG")
+        Image.fromarray(pixels.transpose(1, 2, 0)).save(file := io.BytesIO(), format="PNG")
         files[f"{name}/{name}/{row}.jpg"] = file.getvalue()
-    _pack(folder / f"{name}.tar.gz", files)
-    for path, content in files.items() if unpacked else ():
-        (folder / path).parent.mkdir(parents=True, exist_ok=True)
-        (folder / path).write_bytes(content)
+    archive = _pack(folder / f"{name}.tar.gz", files)
+    if unpacked:
+        shutil.unpack_archive(archive, folder)
 
 
 def place_everything(folder):
@@ -77,3 +75,4 @@ def _pack(path, files):
             entry = tarfile.TarInfo(name)
             entry.size = len(content)
             archive.addfile(entry, io.BytesIO(content))
+    return path
