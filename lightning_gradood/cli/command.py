@@ -21,22 +21,12 @@ from lightning.pytorch.utilities import rank_zero_info
 from lightning_gradood.cli import defaults, parsing
 from lightning_gradood.cli.stopping import share_signals
 from lightning_gradood.cli.verbs import ABOUT, VERBS, Ended, Stopped
-from lightning_gradood.core import (
-    CHECKPOINTS,
-    Refusal,
-    claim,
-    encode,
-    hold,
-    new_run_folder,
-    refuse_foreign,
-    refused_as,
-    stage,
-)
+from lightning_gradood.core import Refusal, claim, encode, hold, new_run_folder, refuse_foreign, refused_as, stage
 from lightning_gradood.data import ImageDataModule
 from lightning_gradood.evaluation import DetectionSettings, Outcome
 from lightning_gradood.extraction import PredictionWriter
 from lightning_gradood.guard import Recipe
-from lightning_gradood.report import WandbCallback
+from lightning_gradood.report import ReportCallback, WandbCallback
 from lightning_gradood.tasks import ClassificationTask
 from lightning_gradood.trainer import Trainer
 
@@ -132,9 +122,8 @@ class Command(LightningCLI):
         config = self._get(self.config_init, "trainer")
         more = [WandbCallback(self._get(self.config_init, "logging")), *self.callbacks]
         trained_into = self.folder if self.subcommand == "fit" else None
-        config.callbacks = defaults.with_default_callbacks(
-            config, trained_into, more, self._get(self.config_init, "report")
-        )
+        report = ReportCallback(settings=self._get(self.config_init, "report"))
+        config.callbacks = defaults.with_default_callbacks(config, trained_into, more, report)
         config.default_root_dir = str(self.folder or "runs")
         if config.logger is None:
             config.logger = CSVLogger(self.folder, name="logs") if self.folder else False
@@ -228,9 +217,9 @@ class Command(LightningCLI):
         network, transform = (encode(part.as_dict()) if part else None for part in parts)
         return Recipe(network, transform) if network else None
 
-    def _weights(self, name: str = "best.ckpt") -> str | None:
+    def _weights(self, name: str = defaults.BEST) -> str | None:
         """The weights that are named, or else a checkpoint of the run."""
-        path = self.folder / CHECKPOINTS / name if self.folder else None
+        path = self.folder / name if self.folder else None
         return self._setting("ckpt_path") or (str(path) if path and path.is_file() else None)
 
     def _choose_folder(self) -> Path | None:

@@ -24,17 +24,10 @@ from omegaconf import OmegaConf
 from lightning_gradood import __version__
 from lightning_gradood.core import CHECKPOINTS, LOG
 from lightning_gradood.extraction import ImageProgressBar
-from lightning_gradood.report import (
-    FINISH_SECONDS,
-    PROJECT,
-    ReportCallback,
-    ReportSettings,
-    offline_without_account,
-    working_commit,
-)
+from lightning_gradood.report import FINISH_SECONDS, PROJECT, ReportCallback, offline_without_account, working_commit
 from lightning_gradood.tasks import ResumeCheckpoint
 
-LAST = "last.ckpt"  # in the folder's checkpoints
+BEST, LAST = f"{CHECKPOINTS}/best.ckpt", f"{CHECKPOINTS}/last.ckpt"
 _REHEARSED = 30  # images of each source under fast_dev_run: enough for every split, few enough for one batch
 _TAG = 64  # characters that W&B allows
 _THREADS = "OMP_NUM_THREADS"
@@ -61,17 +54,17 @@ class RunCheckpoint(ModelCheckpoint):
 
 
 def with_default_callbacks(
-    trainer: Any, folder: Path | None, more: Sequence[Callback] = (), report: ReportSettings | None = None
+    trainer: Any, folder: Path | None, more: Sequence[Callback], report: ReportCallback
 ) -> list[Callback]:
     """Add reporting, the progress bar, and where a classifier is trained into `folder` the best and the last checkpoint."""
     given = trainer.callbacks if isinstance(trainer.callbacks, list) else [trainer.callbacks] * bool(trainer.callbacks)
     given = [*given, *more]
-    defaults: dict[type[Callback], Callback] = {ReportCallback: ReportCallback(settings=report)}
+    defaults: dict[type[Callback], Callback] = {ReportCallback: report}
     if trainer.enable_progress_bar is not False:
         defaults[ProgressBar] = ImageProgressBar()
     if folder and trainer.enable_checkpointing is not False:
         defaults[ModelCheckpoint] = RunCheckpoint(folder)
-        given = [ResumeCheckpoint(folder / CHECKPOINTS / LAST), *given]
+        given = [ResumeCheckpoint(folder / LAST), *given]
     return [*given, *(ours for kind, ours in defaults.items() if not any(isinstance(one, kind) for one in given))]
 
 
@@ -164,8 +157,16 @@ def run_log() -> Iterator[Callable[[Path, Mapping[str, Any]], None]]:
     def begin(folder: Path, configuration: Mapping[str, Any]) -> None:
         target = logging.FileHandler(folder / "run.log", encoding="utf-8", errors="backslashreplace", delay=True)
         target.handleError = lambda record: None  # type: ignore[method-assign]  # a full disk ends no run
-        for line in _head(configuration):
-            target.handle(logging.LogRecord("run", logging.INFO, "", 0, line, (), None))
+        versions = {"lightning_gradood": __version__, "python": platform.python_version()}
+        versions |= {name: version(name) for name in _PACKAGES}
+        seeds = {name: OmegaConf.select(OmegaConf.create(dict(configuration)), name) for name in _SEEDS}
+        for line in (  # what a reader needs to repeat the run
+            f"python -m lightning_gradood {shlex.join(sys.argv[1:])}",
+            f"versions: {', '.join(f'{name} {number}' for name, number in versions.items())}",
+            f"machine: {socket.gethostname()}, process {os.getpid()}, {platform.platform()}, {os.cpu_count()} processors",
+            f"seeds: {', '.join(f'{name} {seed}' for name, seed in seeds.items())}",
+        ):
+            target.handle(logging.LogRecord("run", logging.INFO, "", 0, f"# {line}", (), None))
         target.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         kept.setTarget(target)
         kept.capacity = 0  # nothing is kept back any more
@@ -189,16 +190,3 @@ def run_log() -> Iterator[Callable[[Path, Mapping[str, Any]], None]]:
         with suppress(OSError):  # of a disk that is full
             if kept.target is not None:
                 kept.target.close()
-
-
-def _head(configuration: Mapping[str, Any]) -> list[str]:
-    """What a reader needs to repeat the run."""
-    versions = {"lightning_gradood": __version__, "python": platform.python_version()}
-    versions |= {name: version(name) for name in _PACKAGES}
-    seeds = {name: OmegaConf.select(OmegaConf.create(dict(configuration)), name) for name in _SEEDS}
-    return [
-        f"# python -m lightning_gradood {shlex.join(sys.argv[1:])}",
-        f"# versions: {', '.join(f'{name} {number}' for name, number in versions.items())}",
-        f"# machine: {socket.gethostname()}, process {os.getpid()}, {platform.platform()}, {os.cpu_count()} processors",
-        f"# seeds: {', '.join(f'{name} {seed}' for name, seed in seeds.items())}",
-    ]

@@ -24,23 +24,9 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch import nn
 
-import lightning_gradood.data as data
-import lightning_gradood.detectors as detectors
-import lightning_gradood.gradients as gradients
-import lightning_gradood.networks as networks
-import lightning_gradood.perturbations as perturbations
-import lightning_gradood.tasks as tasks
+from lightning_gradood import data, detectors, gradients, networks, perturbations, tasks
 from lightning_gradood.cli.plain import one_sentence
-from lightning_gradood.core import (
-    Refusal,
-    Seed,
-    Unparsable,
-    check_import,
-    check_yaml,
-    experiment_file,
-    read_text,
-    read_yaml,
-)
+from lightning_gradood.core import Refusal, Seed, Unparsable, check_import, check_yaml, experiment_file, read_yaml
 from lightning_gradood.evaluation import DetectionSettings
 from lightning_gradood.report import Benchmark, Experiment, LoggingSettings, ReportSettings, TableSettings
 from lightning_gradood.trainer import DEFAULT_CACHE
@@ -192,7 +178,7 @@ class Parser(LightningArgumentParser):
         """Read an experiment file, which must be text of a size, depth and expansion that a person writes."""
         try:
             if os.path.isfile(cfg_path):  # a pipe from the shell can be read only once
-                check_yaml(read_text(cfg_path))
+                read_yaml(cfg_path)
             return super().parse_path(cfg_path, *args, **kwargs)
         except (Unparsable, UnicodeDecodeError) as error:
             raise BadText(f"`config` should be a YAML file. Got `config = {cfg_path}`, {error}.") from error
@@ -328,9 +314,7 @@ def _network_settings(words: Sequence[str]) -> Iterator[tuple[str, Any]]:
         option, sign, value = word.partition("=")
         given = value if sign else "".join(words[place + 1 : place + 2])
         if option in _CONFIG:
-            with suppress(
-                OSError, ValueError, KeyError, TypeError, AttributeError
-            ):  # the parser says what is wrong with it
+            with suppress(Exception):  # the parser says what is wrong with it
                 model = read_yaml(given)["model"]
                 network = model.get(_ARGUMENTS, model)["network"]
                 network = {_CLASS_PATH: network} if isinstance(network, str) else network

@@ -40,11 +40,7 @@ def give_back_memory() -> None:
 
 
 def gathered(mine: Result) -> list[Result]:
-    """Return a list of every process's `mine`, pickled, in rank order, on each of this package's processes.
-
-    >>> gathered("alone")
-    ['alone']
-    """
+    """Return a list of every process's `mine`, pickled, in rank order, on each of this package's processes."""
     if not dist.is_initialized():
         return [mine]
     found = [mine] * dist.get_world_size()

@@ -44,11 +44,7 @@ def refused_as(**names: str) -> Iterator[None]:
 
 
 def did_you_mean(word: str, known: Iterable[str], otherwise: str = "") -> str:
-    """Name the nearest of the known names in a sentence; `otherwise` where none is near.
-
-    >>> did_you_mean("digts", ["digits", "folders"])
-    'Did you mean `digits`?'
-    """
+    """Name the nearest of the known names in a sentence; `otherwise` where none is near."""
     near = difflib.get_close_matches(word, list(known), n=1)
     return f"Did you mean `{near[0]}`?" if near else otherwise
 
