@@ -33,20 +33,7 @@ from lightning_gradood.evaluation.settings import DetectionSettings
 from lightning_gradood.evaluation.trials import FLAGGED, Outcome, SplitScores, attack_numbers, evaluate
 
 __all__ = [
-    "FLAGGED",
-    "Calibrated",
-    "DetectionDatasets",
-    "DetectionSettings",
-    "Failure",
-    "Outcome",
-    "SplitScores",
-    "attack_numbers",
-    "attempt_trial",
-    "best_calibrated",
-    "evaluate",
-    "fit_side_by_side",
-    "gather",
-    "notes_on",
-    "refuse_single",
-    "trials_of",
-]
+    "FLAGGED", "Calibrated", "DetectionDatasets", "DetectionSettings", "Failure", "Outcome", "SplitScores",
+    "attack_numbers", "attempt_trial", "best_calibrated", "evaluate", "fit_side_by_side", "gather", "notes_on",
+    "refuse_single", "trials_of",
+]  # fmt: skip

@@ -19,12 +19,6 @@ from lightning_gradood.extraction.callbacks import (
 from lightning_gradood.extraction.entries import CacheEntry, prepare, read_records
 
 __all__ = [
-    "CacheEntry",
-    "ImageProgressBar",
-    "PredictionWriter",
-    "ProbeCallback",
-    "leave_out_bad",
-    "prepare",
-    "read_records",
-    "refuse_unfit_trainer",
-]
+    "CacheEntry", "ImageProgressBar", "PredictionWriter", "ProbeCallback", "leave_out_bad", "prepare",
+    "read_records", "refuse_unfit_trainer",
+]  # fmt: skip

@@ -18,17 +18,6 @@ from lightning_gradood.guard.saving import Description, Recipe, read_description
 from lightning_gradood.guard.scoring import FileVerdict, ImageBytes, image_paths, score_files_on_processes
 
 __all__ = [
-    "Description",
-    "Explanation",
-    "FileVerdict",
-    "Guard",
-    "ImageBytes",
-    "Recipe",
-    "explain",
-    "image_paths",
-    "mean_readings",
-    "read_description",
-    "reading_names",
-    "save_guard",
-    "score_files_on_processes",
-]
+    "Description", "Explanation", "FileVerdict", "Guard", "ImageBytes", "Recipe", "explain", "image_paths",
+    "mean_readings", "read_description", "reading_names", "save_guard", "score_files_on_processes",
+]  # fmt: skip

@@ -29,18 +29,7 @@ from lightning_gradood.metrics.curves import accuracy_at, auroc, best_balanced_t
 from lightning_gradood.metrics.intervals import auroc_interval, bootstrap_auroc
 
 __all__ = [
-    "CONVENTIONS",
-    "ScoreDrift",
-    "accuracy_at",
-    "auroc",
-    "auroc_interval",
-    "best_balanced_threshold",
-    "binomial_interval",
-    "bootstrap_auroc",
-    "check_calibration",
-    "conformal_p_values",
-    "conformal_threshold",
-    "conventional_metrics",
-    "detection_metrics",
-    "score_drift",
-]
+    "CONVENTIONS", "ScoreDrift", "accuracy_at", "auroc", "auroc_interval", "best_balanced_threshold",
+    "binomial_interval", "bootstrap_auroc", "check_calibration", "conformal_p_values", "conformal_threshold",
+    "conventional_metrics", "detection_metrics", "score_drift",
+]  # fmt: skip

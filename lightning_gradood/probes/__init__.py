@@ -31,20 +31,7 @@ from lightning_gradood.probes.probe import GradientProbe, LogitsProbe, PixelProb
 from lightning_gradood.probes.shared_pass import ProbeReadings, read_probes
 
 __all__ = [
-    "PENULTIMATE",
-    "FeatureLayerProbe",
-    "FeatureProbe",
-    "FeatureSpreadProbe",
-    "GradientProbe",
-    "LogitsProbe",
-    "PenultimateProbe",
-    "PixelProbe",
-    "Probe",
-    "ProbeReadings",
-    "SharedLogitsProbe",
-    "columns_by_layer",
-    "feature_layer_names",
-    "feature_layer_output",
-    "feature_layer_outputs",
-    "read_probes",
-]
+    "PENULTIMATE", "FeatureLayerProbe", "FeatureProbe", "FeatureSpreadProbe", "GradientProbe", "LogitsProbe",
+    "PenultimateProbe", "PixelProbe", "Probe", "ProbeReadings", "SharedLogitsProbe", "columns_by_layer",
+    "feature_layer_names", "feature_layer_output", "feature_layer_outputs", "read_probes",
+]  # fmt: skip

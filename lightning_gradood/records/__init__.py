@@ -29,18 +29,6 @@ from lightning_gradood.records.table import (
 )
 
 __all__ = [
-    "ENDINGS",
-    "NORMAL",
-    "SPLITS",
-    "SYNTHETIC",
-    "Damaged",
-    "RecordCache",
-    "Records",
-    "detection_dataset",
-    "entry_key",
-    "normal_records",
-    "read_columns",
-    "read_rows",
-    "write_columns",
-    "write_rows",
-]
+    "ENDINGS", "NORMAL", "SPLITS", "SYNTHETIC", "Damaged", "RecordCache", "Records", "detection_dataset",
+    "entry_key", "normal_records", "read_columns", "read_rows", "write_columns", "write_rows",
+]  # fmt: skip

@@ -15,14 +15,6 @@ from lightning_gradood.tasks.detection import DetectionTask, Member, Trained, tr
 from lightning_gradood.tasks.resuming import ResumeCheckpoint
 
 __all__ = [
-    "ClassificationTask",
-    "DetectionTask",
-    "MLPSettings",
-    "Member",
-    "Normalization",
-    "OneCycle",
-    "ResumeCheckpoint",
-    "Trained",
-    "check_network",
-    "train_detection",
-]
+    "ClassificationTask", "DetectionTask", "MLPSettings", "Member", "Normalization", "OneCycle", "ResumeCheckpoint",
+    "Trained", "check_network", "train_detection",
+]  # fmt: skip
