@@ -13,8 +13,7 @@ WIDTHS = (420, 1400, 2000)
 _NAMES = ("chromium", "chromium-browser", "google-chrome")
 _FLAGS = """--headless --no-sandbox --disable-gpu --disable-dev-shm-usage --disable-extensions --no-first-run
 --allow-file-access-from-files --enable-logging=stderr"""  # CI runs as root; the page that measures looks into its frames
-# Each page is shown in frames of the widths, as a headless window has a least width of its own; a frame's media queries follow
-# the frame. Pictures are inside the pages, so all is laid out once the load event comes, after which the DOM is dumped.
+# Each page is shown in frames of the widths, as a headless window has a least width of its own.
 _HARNESS = """<!DOCTYPE html><html><body><pre id="seen"></pre>%s<script>
 const measure = (frame) => {
   const view = frame.contentWindow, root = frame.contentDocument.documentElement;
@@ -34,13 +33,9 @@ addEventListener("load", () => {
 
 
 def look_at(page, folder):
-    """Open a page at all widths; an empty folder is for what the browser writes.
+    """What `measure` above finds at each of `WIDTHS`, and the lines that the page wrote to the console, errors among them.
 
     Without a browser the test is skipped on a developer's machine, and fails in CI.
-
-    Returns:
-        What `measure` above finds at each of `WIDTHS` (images have width 0 where they were not loaded), and the lines that the
-        page wrote to the console, errors of scripts and of what could not be loaded among them.
     """
     browser = next(filter(None, map(shutil.which, _NAMES)), None)
     if not browser:

@@ -14,16 +14,8 @@ TYPES = {"path": str, "prediction": str, "score": float, "flagged": bool, "error
 
 def write(path, scores, prediction="cat"):
     """Write a table as `score` does with a threshold of 2, with one file that could not be scored."""
-    rows = [
-        {
-            "path": f"{number}.png",
-            "score": float(score),
-            "flagged": bool(score > 2),
-            "prediction": prediction,
-            "error": None,
-        }
-        for number, score in enumerate(scores)
-    ]
+    usual = {"prediction": prediction, "error": None}
+    rows = [usual | {"path": f"{row}.png", "score": float(s), "flagged": bool(s > 2)} for row, s in enumerate(scores)]
     bad = dict.fromkeys(TYPES) | {"path": "bad.png", "error": "unreadable"}
     write_rows([*rows, bad], TYPES, Path(path))
 

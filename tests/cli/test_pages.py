@@ -4,10 +4,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from browser import WIDTHS, check, look_at
+from browser import check
 from pages import Page, whole
 from PIL import Image
-from tiny import FILE, WITH_FIGURES, detect, results
+from tiny import WITH_FIGURES, detect, results
 
 from lightning_gradood.cli import main
 from lightning_gradood.records import read_columns
@@ -15,8 +15,6 @@ from lightning_gradood.report import Run
 
 HEADINGS = {"tiny", "Results", "Guard", "Time", "Environment"}
 MORE = {"Trained on one source, tested on another", "What attacks did", "ROC curves", "Scores", "Images"}
-BAD = """<!DOCTYPE html><html><body><h1>Bad</h1><div style="width: 800px">wide</div><img src="data:image/png;base64,AAAA">
-<table><tbody></tbody></table><script>throw new Error("mistake")</script></body></html>"""
 
 
 def test_a_run_without_figures_has_a_page_of_its_numbers(run):
@@ -25,10 +23,8 @@ def test_a_run_without_figures_has_a_page_of_its_numbers(run):
     assert set(page.headings) == HEADINGS
     assert not {"img", "script"} & set(page.tags)
     assert "gradood score --guard " in text
-    for outcome in found["outcomes"]:
-        metrics = ("auroc", "aupr_in", "aupr_out", "fpr95_in", "detection_accuracy")
-        assert [name for name in metrics if f"{100 * outcome['metrics']['test'][name]:.2f}" not in text] == []
-        assert "+".join(str(number) for number in outcome["counts"]["test"].values()) in text
+    aurocs = [f"{100 * outcome['metrics']['test']['auroc']:.2f}" for outcome in found["outcomes"]]
+    assert [auroc for auroc in aurocs if auroc not in text] == []
     assert f"{100 * found['provenance']['classifier']['accuracy']:.2f} % accurate on 20 normal images" in text
     assert found["provenance"]["versions"]["torch"] in text
     assert not list(run.glob(".*"))
@@ -41,15 +37,17 @@ def test_the_page_is_whole_and_needs_nothing_from_elsewhere(drawn):
     assert sorted(pictures) == sorted(files.values())
     paper = {"first_layer", "layer_norms", "activation_norms", "samples", "attacked_samples"}
     assert files.keys() >= {*paper, "roc_mlp", "precision_recall_mlp", "scores_mlp"}
-    assert "--data.perturbations.attacks &#39;{fgsm: " in (drawn / "drawn/report.html").read_text(), (
-        "the command can be pasted"
-    )
+    assert "--data.perturbations.attacks &#39;{fgsm: " in (drawn / "drawn/report.html").read_text()  # can be pasted
+    pairs = Run.read(drawn / "drawn").arrays["attacked_samples"]["fgsm"]
+    change = np.abs(pairs["attacked"].astype(int) - pairs["clean"]).max(axis=(1, 2, 3))
+    assert (change > 0).all()
+    assert (change <= 0.1 * 255 + 1).all()  # FGSM's bound: another image would be far away
+    assert set(pairs["predictions"].flat) <= set(read_columns(drawn / "drawn/scores.parquet")["prediction"])
 
 
 def test_figures_are_written_in_formats_and_with_titles_as_papers_want_them(run, drawn):
     folder = detect(run, "paper", *WITH_FIGURES, "--report.formats", "[svg, png]", "--report.titles", "false")
-    names = {path.name for path in (folder / "figures").iterdir()}
-    assert {"roc_mlp.png", "roc_mlp.svg", "scores_mlp.png", "layer_norms.svg"} <= names
+    assert {path.suffix for path in (folder / "figures").iterdir()} == {".svg", ".png"}
     titled = Image.open(drawn / "drawn/figures/roc_mlp.png").convert("L").crop((0, 0, 800, 30)).getextrema()
     plain = Image.open(folder / "figures/roc_mlp.png").convert("L")
     assert titled[0] < 100  # black letters
@@ -57,45 +55,6 @@ def test_figures_are_written_in_formats_and_with_titles_as_papers_want_them(run,
     own = "[{class_path: ReportCallback, init_args: {figures: true, settings: {formats: [pdf]}}}]"
     folder = detect(run, "own", "--trainer.callbacks", own, "--report.formats", "[svg]")
     assert {path.suffix for path in (folder / "figures").iterdir()} == {".pdf"}
-
-
-def test_attacked_samples_are_pairs_of_one_image_with_its_predictions(run):
-    fgsm = "{fgsm: {class_path: FGSM, init_args: {eps: 0.1}}}"
-    found = Run.read(detect(run, "x", "--data.perturbations.attacks", fgsm, "--data.keep_pixels", "uint8"))
-    ((name, pairs),) = found.arrays["attacked_samples"].items()
-    assert name == "fgsm"
-    change = np.abs(pairs["attacked"].astype(int) - pairs["clean"]).max(axis=(1, 2, 3))
-    assert (change > 0).all()
-    assert (change <= 0.1 * 255 + 1).all()  # FGSM's bound: another image would be far away
-    known = set(read_columns(found.folder / "scores.parquet")["prediction"])
-    assert set(pairs["predictions"].flat) <= known
-
-
-PARAMETRIZED = """
-from functools import partial
-
-from torch.nn.utils import parametrizations, prune
-
-from lightning_gradood.networks import CifarResNet
-
-
-def network(name: str) -> CifarResNet:
-    found = CifarResNet(1, 3)
-    half = partial(prune.l1_unstructured, name="weight", amount=0.5)
-    (half if name == "prune" else getattr(parametrizations, name))(found.conv1)
-    return found
-"""
-
-
-@pytest.mark.filterwarnings("ignore:NO WEIGHTS")
-def test_networks_whose_first_weight_is_computed_in_each_forward_pass_are_told_of_with_all_figures(module, capsys):
-    module("theirs", PARAMETRIZED)
-    for name in ("weight_norm", "spectral_norm", "prune"):
-        network = ["--model.network", "theirs.network", "--model.network.name", name]
-        main(["detect", *FILE, *WITH_FIGURES, *network, "--data.train", "null", "--run_dir", name])
-        assert "is left out" not in capsys.readouterr().err
-        assert {"first_layer.png", "roc_mlp.png"} <= {path.name for path in Path(name, "figures").iterdir()}
-        assert Path(name, "guard/guard.json").is_file()
 
 
 def test_telling_that_fails_is_a_warning_and_results_scores_and_guard_are_there(run, capsys, monkeypatch):
@@ -125,17 +84,8 @@ def test_the_page_of_a_run_looks_right_in_a_browser(drawn, tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_pages_without_pictures_and_of_several_runs_look_right_and_one_that_does_not_is_seen(
-    run, drawn, tmp_path_factory
-):
+def test_pages_without_pictures_and_of_several_runs_look_right(run, drawn, tmp_path_factory):
     check(run / "report.html", tmp_path_factory.mktemp("plain"), {"tiny", "Results", "Guard"}, pictures=False)
     main(["compare", str(run), str(drawn / "drawn")])
     headings = {"Comparison of 2 runs", "AUROC", "Source by source", "Configuration"}
     check(Path("compare.html"), tmp_path_factory.mktemp("compare"), headings)
-    Path("bad.html").write_text(BAD)
-    seen, console = look_at(Path("bad.html"), tmp_path_factory.mktemp("bad"))
-    assert [one["width"] for one in seen] == list(WIDTHS)
-    assert [one["scroll_width"] > one["client_width"] for one in seen] == [True, False, False]
-    assert all((one["headings"], one["images"][0][0], one["rows"]) == (["Bad"], 0, [0]) for one in seen)
-    assert console
-    assert all("mistake" in line for line in console)
