@@ -125,7 +125,10 @@ def run_benchmark(
     for number, call in enumerate(calls, start=1):
         done = is_done(call, classifiers.get(call.experiment))
         before = "done before: " if done else ""
-        _say(f"\n[{number}/{len(calls)}] {before}python -m lightning_gradood {shlex.join(call.words)}\n")
+        rank_zero_only(sys.stdout.write)(
+            f"\n[{number}/{len(calls)}] {before}python -m lightning_gradood {shlex.join(call.words)}\n"
+        )
+        sys.stdout.flush()
         if not done:
             run_verb(call.words, [ProbeCosts(), ReportCallback(figures=False)])
         classifiers.setdefault(call.experiment, Run.read(call.folder).provenance.get("network_digest"))
@@ -176,12 +179,6 @@ def is_done(call: Call, classifier: Any = None) -> bool:
     run = Run.read(call.folder)
     same = classifier in (None, run.provenance.get("network_digest"))
     return same and not run.failures and run.guard != GuardSummary()
-
-
-@rank_zero_only
-def _say(text: str) -> None:
-    sys.stdout.write(text)
-    sys.stdout.flush()
 
 
 class ProbeCosts(Callback):

@@ -23,7 +23,7 @@ from lightning_gradood.records import NORMAL
 from lightning_gradood.report import score_figures as scores
 from lightning_gradood.report.figure_data import BOX
 from lightning_gradood.report.run import Run
-from lightning_gradood.report.tables import by_detector, compared, not_transferred, title
+from lightning_gradood.report.tables import by_detector, compared, matrices, not_transferred, title
 
 Format = Literal["png", "pdf", "svg"]
 
@@ -74,20 +74,6 @@ def image_rows(
     return figure
 
 
-def sample_sheet(samples: Mapping[str, np.ndarray]) -> Figure:
-    """Show a row of images per source (Lee et al. 2022, Figure 4)."""
-    return image_rows({title(source): images for source, images in samples.items()})
-
-
-def extreme_images(rows: Mapping[str, Any]) -> Figure:
-    """Show images on which a detector was most wrong, each with its score."""
-    captions = {name: [f"{score:.3g}" for score in row["scores"]] for name, row in rows.items()}
-    return image_rows({name: row["images"] for name, row in rows.items()}, captions)
-
-
-_FACTORS = (1, 2, 5, 10, 20, 50, 100)
-
-
 def attacked_samples(pairs: Mapping[str, Any]) -> Figure:
     """Show a row per attack: clean image and attacked one with predictions, and their amplified difference on grey.
 
@@ -97,7 +83,7 @@ def attacked_samples(pairs: Mapping[str, Any]) -> Figure:
     for attack, one in pairs.items():
         changes = one["attacked"].astype(int) - one["clean"]
         largest = float(np.percentile(np.abs(changes), 99))
-        factor = max((one for one in _FACTORS if one * largest <= 127), default=1)
+        factor = max((one for one in (1, 2, 5, 10, 20, 50, 100) if one * largest <= 127), default=1)
         difference = np.clip(128 + factor * changes, 0, 255).astype(np.uint8)
         triples = np.stack([one["clean"], one["attacked"], difference], axis=1)
         rows[title(attack)] = triples.reshape(-1, *triples.shape[2:])
@@ -215,7 +201,7 @@ _DRAWN: dict[str, Callable[[Any], Figure]] = {  # what is drawn of the arrays of
     "layer_norms": partial(norm_boxes, kind="gradient"),
     "activation_norms": partial(norm_boxes, kind="activation"),
     "first_layer": first_layer_figure,
-    "samples": sample_sheet,
+    "samples": lambda samples: image_rows({title(source): images for source, images in samples.items()}),
     "attacked_samples": attacked_samples,
 }
 
@@ -229,9 +215,13 @@ def drawings(run: Run) -> dict[str, Callable[[], Figure]]:
         calls[f"roc_{detector}"] = partial(scores.roc_curves, f"ROC of {title(detector)}", by_source)
         calls[f"precision_recall_{detector}"] = partial(scores.precision_recall_curves, outcomes)
         calls[f"scores_{detector}"] = partial(scores.score_histograms, outcomes)
+    for detector, matrix in matrices(run.outcomes).items():
+        calls[f"matrix_{detector}"] = partial(scores.heat_map, detector, matrix)
     calls |= {name: partial(draw, run.arrays[name]) for name, draw in _DRAWN.items() if run.arrays.get(name)}
     for detector, rows in run.arrays.get("extremes", {}).items():
-        calls[f"extremes_{detector}"] = partial(extreme_images, rows)
+        captions = {name: [f"{score:.3g}" for score in row["scores"]] for name, row in rows.items()}
+        images = {name: row["images"] for name, row in rows.items()}
+        calls[f"extremes_{detector}"] = partial(image_rows, images, captions)
     return {re.sub(r"[^\w.+-]+", "_", name): draw for name, draw in calls.items()}
 
 

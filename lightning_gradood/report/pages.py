@@ -94,6 +94,7 @@ def accuracy_warning(about: Mapping[str, Any]) -> str:
 def _results(rows: Sequence[Mapping[str, str]]) -> Table:
     """The printed table by source, the best AUROC of each in bold; empty columns are left out."""
     heads, lines = [head for head in rows[0] if any(row[head] != ABSENT for row in rows)], []
+    heads.sort(key=lambda head: head.startswith("n "))  # numbers of images last
     for source in dict.fromkeys(row["source"] for row in rows if row["source"] != MEAN) | {MEAN: None}:
         group = [row for row in rows if row["source"] == source]
         numbers = [row["AUROC"] for row in group if row["AUROC"] not in (ABSENT, FAILED)]

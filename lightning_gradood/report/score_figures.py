@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from lightning_gradood.evaluation import Outcome
 from lightning_gradood.records import NORMAL
-from lightning_gradood.report.tables import Auroc, brackets, percent, title
+from lightning_gradood.report.tables import Auroc, Table, brackets, percent, title
 
 # Okabe & Ito's (2008) colour-blind-safe palette without yellow (too pale on white) and black (normal is grey).
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
@@ -121,23 +121,36 @@ def score_histograms(outcomes: Sequence[Outcome]) -> Figure:
     return figure
 
 
-_BAR, _GAP = 0.17, 0.3  # inches
+def heat_map(detector: str, matrix: Table) -> Figure:
+    """Draw the AUROC in % of one detector for each source of training (rows) and of testing (columns)."""
+    names, aurocs = [title(str(row[0])) for row in matrix.rows], np.array([row[1:-1] for row in matrix.rows], float)
+    figure = Figure(figsize=(0.72 * len(names) + 2.4, 0.72 * len(names) + 2.0), layout="constrained")
+    axes = figure.subplots()
+    axes.imshow(aurocs, cmap="Blues", vmin=50, vmax=140)  # never so dark that black letters were hard to read
+    for row, column in np.ndindex(aurocs.shape):
+        axes.text(column, row, str(matrix.rows[row][column + 1]), ha="center", va="center")
+    axes.set_xticks(range(len(names)), names, rotation=35, ha="right")
+    axes.set_yticks(range(len(names)), names)
+    axes.set(xlabel="tested on", ylabel="trained on")
+    figure.suptitle(f"AUROC of {title(detector)} in %, test split", fontsize=11)
+    return figure
 
 
 def auroc_bars(aurocs: Mapping[tuple[str, str], Auroc]) -> Figure:
     """Draw a group of bars with intervals for each source, a bar per name, from source and name to AUROC."""
     groups, names = (list(dict.fromkeys(part)) for part in zip(*aurocs, strict=True))
-    step, styles = len(names) * _BAR + _GAP, styles_of(names)
+    bar, styles = 0.17, styles_of(names)  # inches
+    step = len(names) * bar + 0.3
     figure = Figure(figsize=(max(step * len(groups) + 1.0, 6.5), 3.6), layout="constrained")
     axes = figure.subplots()
     for number, name in enumerate(names):
         own = {source: one for (source, other), one in aurocs.items() if other == name}
         values, low, high = 100 * np.array(list(own.values())).T
-        places = [groups.index(source) * step + number * _BAR for source in own]
+        places = [groups.index(source) * step + number * bar for source in own]
         look: dict[str, Any] = {"color": styles[name][0], "hatch": styles[name][2], "edgecolor": "white"}
         arms = np.clip([values - low, high - values], 0, None)
-        axes.bar(places, values, _BAR, yerr=arms, label=name, error_kw={"elinewidth": 0.9}, **look)
-    centre = (len(names) - 1) * _BAR / 2
+        axes.bar(places, values, bar, yerr=arms, label=name, error_kw={"elinewidth": 0.9}, **look)
+    centre = (len(names) - 1) * bar / 2
     axes.set_xticks(np.arange(len(groups)) * step + centre, groups, rotation=30, ha="right", fontsize=8)
     lowest = min(one.value for one in aurocs.values())
     axes.set(ylabel="AUROC, %", ylim=(50 if lowest >= 0.5 else 0, 101))

@@ -14,7 +14,7 @@ from lightning_gradood.records import read_columns
 from lightning_gradood.report import Run
 
 HEADINGS = {"tiny", "Results", "Guard", "Time", "Environment"}
-MORE = {"Trained on one source, tested on another", "What attacks did", "ROC curves", "Scores", "Images"}
+MORE = {"Trained on one source, tested on another", "What attacks did", "ROC curves", "Scores", "Heat maps", "Images"}
 
 
 def test_a_run_without_figures_has_a_page_of_its_numbers(run):

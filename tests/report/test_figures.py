@@ -18,18 +18,19 @@ from lightning_gradood.report.figures import (
     draw_figures,
     drawings,
     first_layer_figure,
+    image_rows,
     norm_boxes,
     representative_layers,
-    sample_sheet,
 )
 from lightning_gradood.report.score_figures import (
     auroc_bars,
+    heat_map,
     precision_recall_curves,
     roc_curves,
     score_histograms,
     styles_of,
 )
-from lightning_gradood.report.tables import compared
+from lightning_gradood.report.tables import compared, matrices
 
 from .examples import LAYERS, NORMS, OUTCOMES, PLAIN, SAMPLES, crossed, outcome, run
 
@@ -135,8 +136,8 @@ def pairs(change):
 
 
 def test_images_are_shown_as_they_are_and_differences_as_many_times_as_is_said():
-    figure = sample_sheet(SAMPLES)
-    assert [axes.get_title(loc="left") for axes in figure.axes] == ["normal", "SVHN", "places/lsun"]
+    figure = image_rows(SAMPLES)
+    assert [axes.get_title(loc="left") for axes in figure.axes] == ["normal", "svhn", "places/lsun"]
     for axes, images in zip(figure.axes, SAMPLES.values(), strict=True):
         assert np.array_equal(axes.images[0].get_array()[2:34, 36:68], images[1])  # 32 pixels and gaps of 2
     for change, factor in [(0, 100), (1, 100), (3, 20), (12, 10), (100, 1)]:
@@ -165,6 +166,16 @@ def test_bars_are_the_aurocs_from_chance_or_from_zero_and_styles_are_distinct():
     assert auroc_bars({pair: one for pair, (one,) in compared([OUTCOMES]).items()}).axes
 
 
+def test_the_heat_map_writes_each_auroc_into_its_cell_in_letters_that_can_be_read():
+    ((name, matrix),) = matrices(crossed(["svhn", "places/lsun", "bim"])).items()
+    (axes,) = rendered(heat_map(name, matrix)).axes
+    for ticks in (axes.get_xticklabels(), axes.get_yticklabels()):
+        assert texts(ticks) == ["SVHN", "places/lsun", "BIM"]
+    assert texts(axes.texts) == [text for row in matrix.rows for text in row[1:-1]]
+    (image,) = axes.images
+    assert np.dot(image.cmap(image.norm(100.0))[:3], [0.299, 0.587, 0.114]) > 0.4
+
+
 def test_what_a_run_has_is_drawn_and_nothing_global_is_touched():
     settings = dict(mpl.rcParams)
     arrays = {
@@ -177,7 +188,13 @@ def test_what_a_run_has_is_drawn_and_nothing_global_is_touched():
     others = ["layer_norms", "activation_norms", "samples", "attacked_samples", "extremes_mlp"]
     assert list(pictures) == ["aurocs", *kinds, *others]
     transferred = [one for one in crossed(["a/b c", "d"]) if one.detector == "mlp"]
-    assert list(drawings(run(transferred, arrays={}))) == ["aurocs", "roc_mlp", "precision_recall_mlp", "scores_mlp"]
+    assert list(drawings(run(transferred, arrays={}))) == [
+        "aurocs",
+        "roc_mlp",
+        "precision_recall_mlp",
+        "scores_mlp",
+        "matrix_mlp",
+    ]
     assert "roc_a_b_c" in drawings(run([outcome("svhn", "a/b c")], arrays={}))
     assert plt.get_fignums() == []
     assert dict(mpl.rcParams) == settings

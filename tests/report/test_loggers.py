@@ -14,7 +14,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from PIL import Image
 
 from lightning_gradood.report import apply_dashboard, figure_bytes, offline_without_account
-from lightning_gradood.report.figures import sample_sheet
+from lightning_gradood.report.figures import image_rows
 from lightning_gradood.report.loggers import log_run
 from lightning_gradood.report.run import curve_rows, long_results
 from lightning_gradood.report.tables import detection_scalars
@@ -110,7 +110,7 @@ def test_tensorboard_gets_numbers_and_figures(tmp_path):
     logger = TensorBoardLogger(str(tmp_path), name="run", version="v")
     logger.log_metrics({"train/loss": 0.5}, step=1000)
     logger.finalize("success")  # as after the classifier's fit
-    log_run(run(), [logger], {"samples": figure_bytes(sample_sheet(SAMPLES))})
+    log_run(run(), [logger], {"samples": figure_bytes(image_rows(SAMPLES))})
     logger.finalize("success")
     events = EventAccumulator(str(tmp_path / "run" / "v"), size_guidance={"images": 0, "scalars": 0}).Reload()
     for key, value in SCALARS.items():

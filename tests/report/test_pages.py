@@ -9,7 +9,7 @@ from asserts import assert_refused
 
 from lightning_gradood.records import write_columns
 from lightning_gradood.report import GuardSummary, Run, comparison_page, comparison_text, figure_bytes, read_runs
-from lightning_gradood.report.figures import sample_sheet
+from lightning_gradood.report.figures import image_rows
 from lightning_gradood.report.pages import run_page
 from lightning_gradood.report.tables import compared, printed_rows
 
@@ -67,7 +67,7 @@ def test_the_best_of_each_source_is_bold_names_are_escaped_and_figures_stand_in_
     best = (aurocs["svhn", "mlp"], aurocs["lsun", "energy"], mean)
     assert bold(run_page(run(outcomes), {})) == [f"{100 * value:.2f}" for value in best]
     name = '<script>alert("x")</script>'
-    figures = dict.fromkeys((f"roc_{name}", "samples", "scores_mlp", "aurocs"), figure_bytes(sample_sheet(SAMPLES)))
+    figures = dict.fromkeys((f"roc_{name}", "samples", "scores_mlp", "aurocs"), figure_bytes(image_rows(SAMPLES)))
     page = run_page(run([outcome(name, name)], name=name), figures)
     assert "<script" not in page
     assert page.count("&lt;script&gt;") > 5
