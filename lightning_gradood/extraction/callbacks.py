@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from typing_extensions import override
 
-from lightning_gradood.core import LOG, ProgressLines, Refusal, as_float, gathered, give_back_memory
+from lightning_gradood.core import LOG, ProgressLines, Refusal, as_float, check_writable, gathered, give_back_memory
 from lightning_gradood.data import ImageBatch, ImageDataModule, class_name
 from lightning_gradood.extraction.batch_records import BatchReader, OnBadImage, SourceImages
 from lightning_gradood.extraction.entries import CacheEntry, Plan, ids_of, make_plan, prepare, read_records
@@ -106,7 +106,7 @@ class ProbeCallback(pl.Callback):
         for line in dict.fromkeys(told):
             LOG.info(line)
         if plan.missing:
-            self.cache.check_writable()
+            check_writable(self.cache.folder, "--cache_dir")
         if self.only_missing:
             return plan.rows_to_load(trainer.world_size)
         return {name: range(len(source)) for name, source in data.sources.clean.items()}

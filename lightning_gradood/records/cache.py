@@ -22,7 +22,6 @@ from lightning_gradood.core import (
     Component,
     Refusal,
     atomic_write,
-    check_writable,
     pack,
     read_json,
     say,
@@ -90,10 +89,6 @@ class RecordCache:
     def done(self, key: str) -> set[str]:
         """Ids whose records are there, also of an unfinished entry."""
         return set[str]().union(*self._intact(key).values())
-
-    def check_writable(self) -> None:
-        """Refuse a folder that cannot be written, before the network is read."""
-        check_writable(self.folder, _FLAG)
 
     def write_shard(self, key: str, records: Records) -> None:
         """Add records to an entry; on a full disk refuses, and the next run uses what was written before."""

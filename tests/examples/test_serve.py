@@ -30,10 +30,8 @@ def png(pixels):
 
 
 def multipart(files):
-    parts = []
-    for name, content in files:
-        head = f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="images"; filename="{name}"\r\n\r\n'
-        parts += [head.encode(), content, b"\r\n"]
+    head = f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="images"; filename="%s"\r\n\r\n'
+    parts = [(head % name).encode() + content + b"\r\n" for name, content in files]
     body = b"".join([*parts, f"--{BOUNDARY}--\r\n".encode()])
     return body, {"Content-Type": f"multipart/form-data; boundary={BOUNDARY}"}
 

@@ -106,43 +106,22 @@ def test_channels_last_changes_the_layout_of_images_and_weights_and_no_number():
     assert plain.network[0].weight.is_contiguous()
 
 
-def test_a_fitting_network_passes_the_check_and_keeps_its_state():
+NO_ROWS = "should be logits [N, classes], a row for each image, classes at least 1. Got `output = "
+SINGLE = nn.Sequential(nn.Flatten(), nn.Linear(48, 1))
+UNFIT = [
+    (network(), IMAGES[:, :1], 3, "should accept images of shape [1, 4, 4]. Got: Given groups=1, weight of size"),
+    (nn.Identity(), IMAGES, 3, f"{NO_ROWS}[2, 3, 4, 4]`"), (nn.Flatten(0), IMAGES, 3, f"{NO_ROWS}[96]`"),
+    (network(), IMAGES, 10, "as the data have classes, 10. Got 3 outputs."),
+    (SINGLE, IMAGES, 3, "as the data have classes, 3. Got 1 outputs"),
+]  # fmt: skip
+
+
+def test_a_fitting_network_passes_the_check_and_keeps_its_state_and_another_is_refused_in_one_line():
     fitting = network()
     before = state_of(fitting)
     assert [check_network(fitting, IMAGES, classes) for classes in (3, 2, None)] == [3, 3, 3]
     assert state_of(fitting) == before
-    single = nn.Sequential(nn.Flatten(), nn.Linear(48, 1))
-    assert check_network(single, IMAGES, 2) == 1, "a single output tells two classes apart"
-    with pytest.raises(Refusal, match=r"as the data have classes, 3\. Got 1 outputs"):
-        check_network(single, IMAGES, 3)
-
-
-class Returning(nn.Module):
-    def __init__(self, output):
-        super().__init__()
-        self.output = output
-
-    def forward(self, images):
-        return self.output() if callable(self.output) else self.output
-
-
-def fail():
-    raise RuntimeError("The sizes differ.\nThis is how to find out more:\n...")
-
-
-NO_ROWS = "should be logits [N, classes], a row for each image, classes at least 1. Got `output = "
-UNFIT = [
-    (Returning(fail), IMAGES, 3, "Got: The sizes differ. Give"),
-    (network(), IMAGES[:, :1], 3, "should accept images of shape [1, 4, 4]. Got: Given groups=1, weight of size"),
-    (Returning(torch.zeros(2, 3, 1, 1)), IMAGES, 3, f"{NO_ROWS}[2, 3, 1, 1]`"),
-    (Returning(torch.zeros(3)), IMAGES, 3, f"{NO_ROWS}[3]`"),
-    (Returning(torch.zeros(1, 3)), IMAGES, 3, f"{NO_ROWS}[1, 3]`"),
-    (Returning((None, "no tensor")), IMAGES, 3, f"{NO_ROWS}tuple`"),
-    (network(), IMAGES, 10, "as the data have classes, 10. Got 3 outputs."),
-]  # fmt: skip
-
-
-def test_a_network_that_does_not_fit_the_images_is_refused_in_one_line():
+    assert check_network(SINGLE, IMAGES, 2) == 1, "a single output tells two classes apart"
     for unfit, images, classes, words in UNFIT:
         with pytest.raises(Refusal, match=re.escape(words)) as refused:
             check_network(unfit, images, classes)

@@ -36,7 +36,7 @@ def steps(optimizer, steps):
     return StepLR(optimizer, 3)
 
 
-@pytest.mark.parametrize("scheduler", [OneCycle, partial(OneCycle, warmup=0.5), cosine, steps, None])
+@pytest.mark.parametrize("scheduler", [partial(OneCycle, warmup=0.5), cosine, steps, None])
 def test_an_interrupted_run_goes_on_with_the_rates_of_a_whole_one(tmp_path, scheduler):
     whole = fit(tmp_path / "whole", scheduler, epochs=4)
     begun = fit(tmp_path, scheduler, epochs=4, stop=2)
@@ -53,10 +53,10 @@ OTHER = r"`model\.scheduler` .*should be those of the run that is continued"
 RATE = r"`model\.optimizer` should be those.* learning rates \["
 
 
-@pytest.mark.parametrize("before", [OneCycle, cosine, None])
+@pytest.mark.parametrize("before", [OneCycle, None])
 def test_another_number_of_steps_schedule_or_learning_rate_is_refused(tmp_path, before):
     fit(tmp_path, before, epochs=2)
-    changes = [({"rate": 0.01}, RATE), ({"scheduler": cosine if before is not cosine else OneCycle}, OTHER)]
+    changes = [({"rate": 0.01}, RATE), ({"scheduler": cosine}, OTHER)]
     if before is not None:
         changes += [({"epochs": 5}, STEPS.format(20)), ({"batches": 5}, STEPS.format(10)), ({"scheduler": None}, OTHER)]
     for change, words in changes:
