@@ -73,7 +73,6 @@ def test_fit_sees_training_images_and_a_stratified_part_of_them_for_validation(s
     assert sorted({*train, *val}) == list(range(50))
     assert not set(train) & set(val)
     assert data.sources.train.labels[sorted(set(val))].tolist() == [0] * 4 + [1] * 6
-    assert train[:40] != train[40:]
     assert "clean" not in vars(data.sources)  # a classifier can be trained before the anomalies are there
 
 
@@ -110,7 +109,6 @@ def test_sources_too_large_for_memory_are_decoded_by_workers_and_others_need_non
     monkeypatch.setattr("lightning.pytorch.trainer.connectors.data_connector.suggested_max_num_workers", lambda _: 8)
     kept = ImageDataModule(**settings, num_workers=2)
     trainer().predict(Watcher(), kept)  # a warning, Lightning's advice to add workers, would be an error here
-    assert kept.val_dataloader().num_workers == 0
 
 
 def test_a_refusal_keeps_its_own_words_only_from_a_worker_too(settings, tmp_path):
