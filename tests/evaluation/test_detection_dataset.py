@@ -63,6 +63,5 @@ def test_numbers_of_the_attack_stand_beside_each_split_s():
         expected = {"success": FOOLED[part], "target_hit": ROWS[part] < 6, "l2": SIZES["l2"][part], "linf": 0.5}
         for name, values in expected.items():
             assert metrics[f"attack_{name}"] == pytest.approx(np.mean(values)), (split, name)
-    assert attack_numbers(RECORDS["normal"]) == {}
     untargeted = built("pgd", attack=["pgd"] * N, success=FOOLED.tolist())
     assert sorted(attack_numbers(untargeted)) == ["attack_l2", "attack_linf", "attack_success"]

@@ -123,8 +123,7 @@ def test_under_leave_one_out_nothing_of_the_tested_source_is_seen_before_test():
         assert len(set(ids)) == len(ids) == 3 * 40
         blocks = itertools.groupby([part.ids for part in detector.scored], key=lambda ids: shown(ids)[1])
         val, test = ([name for ids in group for name in ids] for _, group in blocks)
-        assert shown(val) == (others, {"val"})
-        assert shown(test) == ({"normal", outcome.source}, {"test"})
+        assert (shown(val), shown(test)) == ((others, {"val"}), ({"normal", outcome.source}, {"test"}))
         assert (outcome.trained_on, outcome.label, outcome.transferred) == ("others", "spy", False)
 
 
@@ -173,8 +172,7 @@ def test_mlps_of_all_trials_are_trained_together_end_as_alone_and_do_not_fail_to
 
 
 def test_conventions_are_added_under_their_names():
-    trial = trials_of([Spy()], SOURCES, "known")[0]
-    _, (outcome,) = run(trial, metrics=["lee2018", "energy"])
+    _, (outcome,) = run(trials_of([Spy()], SOURCES, "known")[0], metrics=["lee2018", "energy"])
     for (split, part), name in itertools.product(outcome.scores.items(), ("lee2018", "energy")):
         expected = conventional_metrics(part.scores, part.labels, name)
         assert {key: outcome.metrics[split][f"{name}/{key}"] for key in expected} == expected
