@@ -18,7 +18,6 @@ STEPS, TAPS = (0.0, 0.01, 0.005), 4  # of Mahalanobis
 
 
 def learnt(detector, table, seed=0):
-    """Fit a detector and return what it has learnt."""
     return detector.fit(table, seed)
 
 
@@ -88,7 +87,6 @@ def mahalanobis_records(best=2, counts=None):
 
 
 def gradient_records(*designs):
-    """Records with the norms of several label designs, and classes."""
     table = records(width=4)
     for number, design in enumerate(designs[1:], start=2):
         values = {f"gradients/{design.name}": table.probe(PROBE) ** number}

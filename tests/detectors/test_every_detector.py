@@ -35,7 +35,6 @@ TORCH = {"mlp", "mlp_more", "synthetic_outliers_mlp"}  # whose last bit depends 
 
 @pytest.fixture(scope="module")
 def fitted():
-    """What every case has learnt."""
     return {name: learnt(detector, table, seed=3) for name, (detector, table) in CASES.items()}
 
 
@@ -90,7 +89,6 @@ for name, (saved, records, scores) in json.loads(sys.argv[1]).items():
 
 @pytest.fixture(scope="module")
 def saved(fitted, tmp_path_factory):
-    """The files of every fitted case."""
     files = {name: tmp_path_factory.getbasetemp() / f"{name}.safetensors" for name in fitted}
     for name, (detector, table) in CASES.items():
         save_detector(files[name], SavedDetector.of(detector, fitted[name], 0.5, table))

@@ -72,7 +72,6 @@ def test_ties_go_to_the_first():
 
 
 def test_the_ensemble_is_scikit_learn_s_cross_validated_regression_over_all_feature_layers():
-    """On standardised values, which is how the regularisation comes to mean the same for every feature layer."""
     table = mahalanobis_records()
     train, test = table.where(split="train"), table.where(split="test")
     scaler = StandardScaler().fit(train.probe("mahalanobis"))

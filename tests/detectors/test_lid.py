@@ -32,7 +32,6 @@ def test_the_estimate_is_the_definition_s_and_finds_the_dimension():
 
 
 def neighbourhoods(n, seed=0):
-    """Neighbourhoods of n made-up images, their features and ids."""
     features = np.random.default_rng(1).normal(size=(n, 3))
     ids = [f"normal/{row}" for row in range(n)]
     return Neighbourhoods.build(features, ids, seed), features, ids

@@ -92,7 +92,6 @@ def run(trial, fits=None, **settings):
 
 
 def shown(ids):
-    """The sources of some ids, and their splits."""
     pairs = [name.split("/") for name in ids]
     return {source for source, _ in pairs}, {SPLITS[int(row) % 5 // 2] for _, row in pairs}
 

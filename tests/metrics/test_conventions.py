@@ -60,12 +60,10 @@ def by_odin(known, novel):
 
 
 def shares(values, cuts, where):
-    """Share of values that are at, above or below each cut."""
     return np.concatenate([where(values, part[:, None]).mean(axis=1) for part in np.array_split(cuts, 50)]).tolist()
 
 
 def by_openood(known, novel):
-    """Scikit-learn's curves, with anomalous images as the positives."""
     confidence, is_novel = np.concatenate([known, novel]), np.repeat([0, 1], [len(known), len(novel)])
     fpr, tpr, _ = judge.roc_curve(is_novel, -confidence)
     precision_in, recall_in, _ = judge.precision_recall_curve(1 - is_novel, confidence)
@@ -91,12 +89,10 @@ def by_energy(known, novel):
 
 
 def area(points):
-    """Sum of trapezoids below a curve."""
     return sum((b[0] - a[0]) * (a[1] + b[1]) / 2 for a, b in itertools.pairwise(points))
 
 
 def softmax_like(seed, known, novel, decimals=None):
-    """Return confidences in [0.1, 1], the normal images' higher, with ties if they are rounded."""
     rng = np.random.default_rng(seed)
     values = 0.1 + 0.9 * rng.beta(5, 2, known), 0.1 + 0.9 * rng.beta(3, 3, novel)
     return values if decimals is None else tuple(np.round(value, decimals) for value in values)

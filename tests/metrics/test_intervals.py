@@ -23,7 +23,6 @@ def records(triples=20, normal_only=15, anomalous_only=11):
 
 
 def resamples_of(scores, labels, ids, resamples, seed):
-    """Yield the record numbers of each resample, repeated as often as their origin was drawn."""
     plan = _Resampling.of(scores, labels, ids)
     ascending = sorted(range(len(ids)), key=lambda i: (scores[i], ids[i]))
     normal, anomalous = ([i for i in ascending if labels[i] == kind] for kind in (0, 1))
@@ -50,7 +49,6 @@ def test_the_bootstrap_equals_a_loop_that_repeats_whole_origins_stratum_by_strat
 
 
 def coverage(interval, runs, true, normal, anomalous):
-    """Share of made-up experiments whose interval holds their true AUROC."""
     generator, covered = np.random.default_rng(6), 0
     labels, ids = np.repeat([0, 1], [normal, anomalous]), np.arange(normal + anomalous)
     for run in range(runs):

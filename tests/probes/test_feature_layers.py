@@ -26,8 +26,6 @@ RESNET = ["relu", "layer1", "layer2", "layer3", "layer4"]
 
 
 class Tokens(nn.Module):
-    """A transformer in small: patches become tokens, whose mean is classified."""
-
     def __init__(self):
         super().__init__()
         self.patches = nn.Conv2d(3, 6, 4, 4)
@@ -67,7 +65,6 @@ def test_the_usual_feature_layers():
 
 
 def assert_means(found, maps):
-    """Each feature layer is the spatial mean of its map."""
     for layer, features in zip(found, maps, strict=True):
         assert_close(layer, features.mean((2, 3)), rtol=1e-5, atol=1e-6)
 

@@ -38,7 +38,6 @@ def moved(image, score, magnitude):
 
 
 def plain_odin(network, image, temperature, magnitude):
-    """One image's score, written down from the paper."""
     image = image[None].clone().requires_grad_()
     logits = network(image) / temperature
     image = moved(image, cross_entropy(logits, logits.argmax(1)), magnitude)
@@ -81,7 +80,6 @@ def test_a_very_sure_network_still_has_a_direction(network):
 
 
 def encoder(network, layer):
-    """The spatial averages after a module, as plain torch."""
     return lambda images: network[: int(layer) + 1](images).mean((2, 3))
 
 
@@ -90,7 +88,6 @@ def batches_of(data, size=64):
 
 
 def prepared(network, magnitudes=MAGNITUDES, layers=LAYERS, batches=None):
-    """Return a probe that has seen the training images in batches."""
     return MahalanobisProbe(magnitudes, layers).prepare(network, batches or batches_of(TRAIN))
 
 

@@ -15,7 +15,6 @@ IMAGES = torch.rand(5, 3, 6, 6, generator=torch.Generator().manual_seed(1), dtyp
 
 @pytest.fixture
 def network():
-    """Return a small network with batch norm in training mode."""
     torch.manual_seed(0)
     return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(64, 3)).double()
 
