@@ -89,6 +89,7 @@ class MahalanobisProbe(Probe):
 
     magnitudes: Sequence[FiniteNonNegative] = (0.0,)
     layers: Sequence[str] | None = None
+    version: ClassVar[int] = 2
     needs_preparation: ClassVar[bool] = True
     unprepared: ClassVar[tuple[str, ...]] = ("magnitudes",)
 
@@ -100,11 +101,7 @@ class MahalanobisProbe(Probe):
 
     @override
     def names(self, network: nn.Module) -> list[str]:
-        return [f"{layer} m={magnitude:g}" for layer in self.layers_of(network) for magnitude in self.magnitudes]
-
-    def layers_of(self, network: nn.Module) -> list[str]:
-        """The feature layers that are read."""
-        return list(self.layers) if self.layers else feature_layer_names(network)
+        return [f"{layer} m={magnitude:g}" for layer in self.layers or [] for magnitude in self.magnitudes]
 
     @override
     def __call__(self, network: nn.Module, images: Tensor) -> Tensor:
@@ -112,10 +109,10 @@ class MahalanobisProbe(Probe):
 
     @override
     def prepare(self, network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> Probe:
-        layers = self.layers_of(network)
-        moments: list[Moments] = []
+        layers, moments = list(self.layers or []), list[Moments]()
         with exact_arithmetic(), frozen_network(network), torch.no_grad():
             for images, labels in batches:
+                layers = layers or feature_layer_names(network, images)
                 logits, features = feature_layer_outputs(network, images, layers)
                 moments = moments or [Moments(logits.shape[1]) for _ in layers]
                 for moment, values in zip(moments, features, strict=True):
@@ -132,9 +129,13 @@ class PreparedMahalanobisProbe(MahalanobisProbe):
     needs_preparation: ClassVar[bool] = False
 
     @override
+    def names(self, network: nn.Module) -> list[str]:
+        return [f"{layer} m={magnitude:g}" for layer in self.gaussians for magnitude in self.magnitudes]
+
+    @override
     def __call__(self, network: nn.Module, images: Tensor) -> Tensor:
         """Confidences, float64 [N, layers·magnitudes], magnitudes fastest varying; passes in the network's dtype."""
-        layers = self.layers_of(network)
+        layers = list(self.gaussians)
         with exact_arithmetic(), frozen_network(network):
             images = leaf(images)
             features = zip(layers, feature_layer_outputs(network, images, layers)[1], strict=True)

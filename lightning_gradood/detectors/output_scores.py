@@ -83,7 +83,7 @@ class GradNormProbe(FeatureLayerProbe):
         return ["last_weight_l1"]
 
     @override
-    def layers_of(self, network: nn.Module) -> list[str]:
+    def layers_of(self, network: nn.Module, images: Tensor) -> list[str]:
         return [PENULTIMATE]
 
     @override

@@ -181,7 +181,7 @@ def _heat_map(readings: _Readings, image: Tensor) -> tuple[Tensor | None, str]:
 def _differentiable(probe: Probe, network: nn.Module, pixels: Tensor) -> Tensor:
     """Readings of one image as a function of its pixels, float64 [D]; log norms for gradients."""
     if isinstance(probe, FeatureLayerProbe):
-        logits, layers = feature_layer_outputs(network, pixels, probe.layers_of(network))
+        logits, layers = feature_layer_outputs(network, pixels, probe.layers_of(network, pixels))
         return probe.from_layers(network, logits, layers)[0]
     logits = logits_in(network(pixels))
     if not isinstance(probe, GradientProbe):

@@ -18,14 +18,16 @@ All probes of this kind (`FeatureLayerProbe`) share one forward pass, which chan
 
 from lightning_gradood.probes.feature_layers import (
     PENULTIMATE,
+    feature_layer_names,
+    feature_layer_output,
+    feature_layer_outputs,
+)
+from lightning_gradood.probes.feature_probes import (
     FeatureLayerProbe,
     FeatureProbe,
     FeatureSpreadProbe,
     PenultimateProbe,
     columns_by_layer,
-    feature_layer_names,
-    feature_layer_output,
-    feature_layer_outputs,
 )
 from lightning_gradood.probes.probe import GradientProbe, LogitsProbe, PixelProbe, Probe, SharedLogitsProbe
 from lightning_gradood.probes.shared_pass import ProbeReadings, read_probes

@@ -1,60 +1,71 @@
-"""Feature layers, the places inside a network whose spatially averaged outputs are read as features, and their probes."""
+"""Feature layers, the places inside a network whose spatially averaged outputs are read as features."""
 
 import re
-from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar
+from itertools import groupby
+from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
-from typing_extensions import override  # typing has it from Python 3.12 on
 
-from lightning_gradood.core import Refusal, check_finite_rows, exact_arithmetic, frozen_network
-from lightning_gradood.probes.probe import Probe
+from lightning_gradood.core import Refusal, exact_arithmetic, frozen_network, say
 
 PENULTIMATE = "penultimate"
-"""The feature layer that is no module: the input of the last nn.Linear that a forward pass runs."""
+"""The feature layer that is no module: the input of the last nn.Linear or convolution that a forward pass runs."""
 
 _Moments = tuple[Tensor, Tensor]  # averages and standard deviations
+_HEADS = (nn.Linear, nn.Conv1d, nn.Conv2d)
+_WIDTHS = ("out_features", "out_channels", "num_features", "num_channels", "normalized_shape")  # of layers of torch
+_usual: WeakKeyDictionary[nn.Module, tuple[list[str], str | None]] = WeakKeyDictionary()  # feature layers and head
 
 
-def feature_layer_names(network: nn.Module) -> list[str]:
-    """Name the feature layers at which a network is read by default.
+def feature_layer_names(network: nn.Module, images: Tensor) -> list[str]:
+    """Name the feature layers at which a network is read by default; the first call for a network runs it once.
 
     ResNets, found by their children `relu` and `layer1`: the stem after its activation and every stage. DenseNets,
     found by `conv0` and `denseblock1`: the stem, every transition, and the penultimate features, which are the last
-    block after its norm and activation. Of any other network: the children that have parameters and stand before the
-    one with the last nn.Linear, and the penultimate features; wrappers around a single child are looked through.
+    block after its norm and activation. Of any other network: the children with parameters that run once before its
+    head, and the penultimate features where they are not the averages of one of these. Of a child that gives no single
+    tensor or does not run itself, its own children; of a ModuleList's neighbours with outputs of one shape, which are a
+    stage, the last. Wrappers around a single child are looked through.
+
+    Args:
+        network: pixels in, logits out; left as it was found.
+        images: pixels in [0, 1], [N, C, H, W].
 
     Returns:
         Names as in `network.named_modules()`, or `penultimate`, in the order in which they are registered.
+
+    Raises:
+        Refusal: if no layer with parameters runs before the head.
 
     Reference:
         deep_Mahalanobis (Lee et al. 2018), `feature_list` of its ResNet and DenseNet.
 
     Example:
         >>> from torchvision.models import resnet18
-        >>> feature_layer_names(resnet18(weights=None))
+        >>> feature_layer_names(resnet18(weights=None), torch.rand(1, 3, 32, 32))
         ['relu', 'layer1', 'layer2', 'layer3', 'layer4']
     """
-    for name, module in network.named_modules():
-        children = [child for child, _ in module.named_children()]
-        if {"relu", "layer1"} <= set(children):
-            return _below(name, ["relu", *_numbered("layer", children)])
-        if {"conv0", "denseblock1"} <= set(children):
-            stem = "relu0" if "relu0" in children else "conv0"
-            return [*_below(name, [stem, *_numbered("transition", children)]), PENULTIMATE]
-    return _general_layers(network)
+    layers, _ = _usual_of(network, images)
+    if not layers:
+        raise Refusal(
+            f"The network should run layers with parameters before its logits. Got a {type(network).__name__} without. "
+            "Name the modules to read with `layers`."
+        )
+    return layers
 
 
 def feature_layer_outputs(network: nn.Module, images: Tensor, names: Sequence[str]) -> tuple[Tensor, list[Tensor]]:
     """Run one forward pass and return the logits and what the feature layers gave.
 
-    Outputs [N, C, ...] are averaged over all but their first two axes, tokens [N, T, C] over T; [N, C] stays. Gradients
-    flow to images and parameters where they are enabled. Mode, autocast and the rest are the caller's: enter
+    Outputs [N, C, ...] are averaged over all but their first two axes, tokens [N, T, C] over T, and channels-last maps
+    [N, H, W, C] over H and W; [N, C] stays. The last layer within a module that has channels tells which axis they are;
+    of a tuple or list the first tensor counts.
+    Gradients flow to images and parameters where they are enabled. Mode, autocast and the rest are the caller's: enter
     `exact_arithmetic()` and `frozen_network(network)` first.
 
     Args:
@@ -66,7 +77,7 @@ def feature_layer_outputs(network: nn.Module, images: Tensor, names: Sequence[st
         The network's output and for each name the averages [N, C_i], in the network's dtype.
 
     Raises:
-        Refusal: if a name is no module, or its module does not give one tensor for the batch.
+        Refusal: if a name is no module, or its module does not give a tensor for the batch.
     """
     logits, moments = feature_layer_moments(network, images, names)
     return logits, [average for average, _ in moments]
@@ -80,13 +91,13 @@ def feature_layer_moments(
     Deviations are [N, C_i], or [N, 0] without `spread` or where the output has no axes to average over.
     """
     modules = dict(network.named_modules(remove_duplicate=False))
+    head = _usual_of(network, images)[1] if PENULTIMATE in names else None
     found: dict[str, list[_Moments]] = {name: [] for name in names}
     with ExitStack() as stack:
         for name, kept in found.items():
             if name == PENULTIMATE:
                 hook = partial(_keep_input, kept, spread)
-                linears = [module for module in network.modules() if isinstance(module, nn.Linear)]
-                handles = [linear.register_forward_pre_hook(hook) for linear in linears]
+                handles = [] if head is None else [modules[head].register_forward_pre_hook(hook)]
             elif name in modules:
                 handles = [modules[name].register_forward_hook(partial(_keep_output, name, kept, spread))]
             else:
@@ -105,11 +116,11 @@ def feature_layer_output(network: nn.Module, images: Tensor, name: str) -> Tenso
 
     It does not notice a layer that runs twice: read the network with `feature_layer_outputs` before.
     """
-    if name == PENULTIMATE:  # which nn.Linear is the last is known at the end
+    if name == PENULTIMATE:  # which layer is the last is known at the end
         return feature_layer_outputs(network, images, [name])[1][0]
 
     def stop(module: nn.Module, args: Any, output: Any) -> None:
-        raise _Reached(_moments(name, output, spread=False)[0])
+        raise _Reached(_moments(name, module, output, spread=False)[0])
 
     handle = network.get_submodule(name).register_forward_hook(stop)
     try:
@@ -128,32 +139,98 @@ class _Reached(BaseException):
         self.values = values
 
 
-def _general_layers(network: nn.Module) -> list[str]:
-    name, body = _body(network)
-    linears = [module for module in network.modules() if isinstance(module, nn.Linear)]
-    layers = []
-    for child, module in body.named_children():
-        if linears and any(inner is linears[-1] for inner in module.modules()):
-            break
-        if any(True for _ in module.parameters()):
-            layers.append(child)
-    layers = _below(name, layers) + [PENULTIMATE] * bool(linears)
-    if not layers:
-        raise Refusal(
-            f"The network should have children with parameters or an nn.Linear. Got a {type(network).__name__} with "
-            "neither. Name the modules to read with `layers`."
-        )
-    return layers
+class _Pass:
+    """What the modules of a network did in one forward pass: how often each ran, what they gave, and which was last."""
+
+    def __init__(self, network: nn.Module, images: Tensor) -> None:
+        self.network, self._modules = network, dict(network.named_modules())
+        self.head: str | None = None
+        self.penultimate = images
+        self._given: dict[str, list[tuple[torch.Size, Tensor] | None]] = {name: [] for name in self._modules}
+        with ExitStack() as stack:
+            for name, module in self._modules.items():
+                if isinstance(module, _HEADS):
+                    stack.callback(module.register_forward_pre_hook(partial(self._begin_head, name)).remove)
+                stack.callback(module.register_forward_hook(partial(self._keep, name, len(images))).remove)
+            with exact_arithmetic(), frozen_network(network), torch.no_grad():
+                self._logits = network(images).shape
+
+    def _begin_head(self, name: str, module: nn.Module, args: tuple[Any, ...]) -> None:
+        self.head, self.penultimate = name, _moments(name, module, args[0], spread=False, given=True)[0]
+
+    def _keep(self, name: str, rows: int, module: nn.Module, args: Any, output: Any) -> None:
+        output = _first_tensor(output)
+        usable = isinstance(output, Tensor) and output.ndim >= 2 and len(output) == rows
+        self._given[name].append((output.shape, _moments(name, module, output, spread=False)[0]) if usable else None)
+
+    def _gave(self, name: str) -> tuple[torch.Size, Tensor] | None:
+        """Shape and averages of an output; None if it is logits or no tensor of rows, or if the module ran not once."""
+        given = self._given[name]
+        return given[0] if len(given) == 1 and given[0] and given[0][0] != self._logits else None
+
+    def _shape(self, name: str) -> torch.Size | None:
+        gave = self._gave(name)
+        return gave and gave[0]
+
+    def named(self) -> list[str]:
+        """Feature layers of a ResNet or a DenseNet, found by the names of its children."""
+        for name, module in self._modules.items():
+            children, layers = [child for child, _ in module.named_children()], []
+            if {"relu", "layer1"} <= set(children):
+                layers = _below(name, ["relu", *_numbered("layer", children)])
+            elif {"conv0", "denseblock1"} <= set(children):
+                stem = "relu0" if "relu0" in children else "conv0"
+                layers = [*_below(name, [stem, *_numbered("transition", children)]), PENULTIMATE]
+            if layers and all(one == PENULTIMATE or self._gave(one) for one in layers):
+                return layers
+        return []
+
+    def general(self) -> list[str]:
+        """Feature layers of any other network."""
+        layers = list(self._inside(*_body(self.network)))
+        averages = [gave[1] for gave in map(self._gave, layers) if gave]
+        same = (one for one in averages if one.shape == self.penultimate.shape)
+        if self.head is not None and not any(
+            torch.allclose(one, self.penultimate, rtol=1e-4, atol=1e-6) for one in same
+        ):
+            layers.append(PENULTIMATE)
+        if layers:
+            say(f"Feature layers: {', '.join(layers)}")
+        return layers
+
+    def _inside(self, prefix: str, module: nn.Module) -> Iterator[str]:
+        for name, child in _with_parameters(prefix, module):
+            if f"{self.head}.".startswith(f"{name}."):
+                return
+            inside = [name] if self._gave(name) else list(self._inside(name, child))
+            if self._given[name]:
+                yield from inside
+            else:
+                yield from (list(stage)[-1] for _, stage in groupby(inside, self._shape))
+
+
+def _usual_of(network: nn.Module, images: Tensor) -> tuple[list[str], str | None]:
+    """Feature layers and the name of the head, if there is one; found in one pass, and kept with the network."""
+    if network not in _usual:
+        run = _Pass(network, images[:2])
+        _usual[network] = run.named() or run.general(), run.head
+    return _usual[network]
 
 
 def _body(network: nn.Module) -> tuple[str, nn.Module]:
     """Look through wrappers: modules whose parameters all lie in one child."""
     name, body = "", network
     while True:
-        inner = [(child, module) for child, module in body.named_children() if any(True for _ in module.parameters())]
+        inner = _with_parameters(name, body)
         if len(inner) != 1 or any(True for _ in body.parameters(recurse=False)):
             return name, body
-        name, body = _below(name, [inner[0][0]])[0], inner[0][1]
+        name, body = inner[0]
+
+
+def _with_parameters(prefix: str, module: nn.Module) -> list[tuple[str, nn.Module]]:
+    """Full names and children that have parameters."""
+    children = [(name, child) for name, child in module.named_children() if any(True for _ in child.parameters())]
+    return [(_below(prefix, [name])[0], child) for name, child in children]
 
 
 def _below(prefix: str, names: Sequence[str]) -> list[str]:
@@ -165,25 +242,44 @@ def _numbered(prefix: str, children: Sequence[str]) -> list[str]:
 
 
 def _keep_output(name: str, kept: list[_Moments], spread: bool, module: nn.Module, args: Any, output: Any) -> None:
-    kept.append(_moments(name, output, spread))  # at once: a layer that follows may overwrite its input
+    kept.append(_moments(name, module, output, spread))  # at once: a layer that follows may overwrite its input
 
 
 def _keep_input(kept: list[_Moments], spread: bool, module: nn.Module, args: Any) -> None:
-    kept[:] = [_moments(PENULTIMATE, args[0], spread)]  # of the nn.Linear that runs last
+    kept[:] = [_moments(PENULTIMATE, module, args[0], spread, given=True)]  # of the layer that runs last
 
 
-def _moments(name: str, output: Any, spread: bool) -> _Moments:
-    if not isinstance(output, Tensor) or output.ndim < 2:
-        kind = f"a tensor {list(output.shape)}" if isinstance(output, Tensor) else f"a {type(output).__name__}"
+def _moments(name: str, module: nn.Module, values: Any, spread: bool, given: bool = False) -> _Moments:
+    """Moments over the places of what a module gave, or, of a layer, was given."""
+    values = _first_tensor(values)
+    if not isinstance(values, Tensor) or values.ndim < 2:
+        kind = f"a tensor {list(values.shape)}" if isinstance(values, Tensor) else f"a {type(values).__name__}"
         raise Refusal(f"`layers` should give a tensor [N, C, ...] each. Got {kind} from {name!r}. Name another module.")
-    if output.ndim == 2:
-        return output.clone(), output[:, :0]
-    places = output.mT if output.ndim == 3 else output.flatten(2)  # [N, C, places]
-    average = output.mean(dim=1) if output.ndim == 3 else places.mean(dim=2)
+    if values.ndim == 2:
+        return values.clone(), values[:, :0]
+    last = isinstance(module, nn.Linear) if given else _channels_last(module, values.shape)
+    places = values.flatten(1, -2).mT if last else values.flatten(2)  # [N, C, places]
+    average = values.flatten(1, -2).mean(dim=1) if last else places.mean(dim=2)
     if not spread:
         return average, average[:, :0]
     # torch's own `std` takes some fifteen times as long on a CPU
     return average, torch.linalg.vector_norm(places - average.unsqueeze(2), dim=2) / places.shape[2] ** 0.5
+
+
+def _first_tensor(output: Any) -> Any:
+    """The first tensor of a tuple or list; anything else as it is."""
+    several = isinstance(output, tuple | list)
+    return next((one for one in output if isinstance(one, Tensor)), output) if several else output
+
+
+def _channels_last(module: nn.Module, shape: torch.Size) -> bool:
+    """Whether the channels of an output are its last axis: that of tokens, unless the module's last layer has others."""
+    for inner in reversed(list(module.modules())):
+        for width in (getattr(inner, name, None) for name in _WIDTHS):
+            width = width[-1] if isinstance(width, tuple) else width
+            if width in (shape[1], shape[-1]) and shape[1] != shape[-1]:
+                return bool(width == shape[-1])
+    return len(shape) == 3
 
 
 def _only(name: str, kept: list[_Moments], images: int) -> _Moments:
@@ -191,134 +287,7 @@ def _only(name: str, kept: list[_Moments], images: int) -> _Moments:
     if rows != [images]:
         raise Refusal(
             f"`layers` should be modules that run once on a batch and give a row for each of its {images} images; "
-            f"`{PENULTIMATE}` is the input of the last nn.Linear. Got outputs with {rows} rows from {name!r}. "
+            f"`{PENULTIMATE}` is the input of the last nn.Linear or convolution. Got outputs with {rows} rows from {name!r}. "
             "Name another module."
         )
     return kept[0]
-
-
-class FeatureLayerProbe(Probe):
-    """Computes its values from logits and feature layers; `read_probes` runs one forward pass for all of this kind."""
-
-    spread: ClassVar[bool] = False
-    """Whether standard deviations are wanted beside averages."""
-
-    @abstractmethod
-    def layers_of(self, network: nn.Module) -> list[str]:
-        """The feature layers it needs, as `feature_layer_outputs` names them."""
-
-    def from_layers(self, network: nn.Module, logits: Tensor, layers: Sequence[Tensor]) -> Tensor:
-        """Compute the values, [N, width], from logits [N, classes]; the network is in evaluation mode and frozen.
-
-        Args:
-            layers: for each of `layers_of(network)` the averages [N, C_i]; where `spread` is true, behind them the
-                standard deviations over the same places, [N, C_i] or, of an output [N, C_i], none.
-
-        Returns:
-            The layers side by side, if not overridden.
-        """
-        return torch.cat(list(layers), dim=1)
-
-    def names_in(self, network: nn.Module, widths: Sequence[int]) -> list[str]:
-        """Names of the values, as `names`, for feature layers of these widths, which only a reading tells."""
-        return self.names(network)
-
-    @override
-    def __call__(self, network: nn.Module, images: Tensor) -> Tensor:
-        return read_layers([self], network, images)[1][0]
-
-
-def read_layers(
-    probes: Sequence[FeatureLayerProbe], network: nn.Module, images: Tensor
-) -> tuple[Tensor, list[Tensor], list[list[str]]]:
-    """Read feature layer probes in one forward pass; a Refusal if a logit or a feature is not finite.
-
-    Returns:
-        Logits [N, classes], and for each probe its values [N, width] and their names.
-    """
-    wanted = [probe.layers_of(network) for probe in probes]
-    layers = list(dict.fromkeys(name for part in wanted for name in part))
-    values, names = [], []
-    with exact_arithmetic(), frozen_network(network), torch.no_grad():
-        logits, moments = feature_layer_moments(network, images, layers, any(probe.spread for probe in probes))
-        check_finite_rows(logits, "The network's logits")
-        found = dict(zip(layers, moments, strict=True))
-        for name, (average, _) in found.items():
-            check_finite_rows(average, f"The network's features in {name!r}")
-        for probe, part in zip(probes, wanted, strict=True):
-            read = [torch.cat(found[name], 1) if probe.spread else found[name][0] for name in part]
-            values.append(probe.from_layers(network, logits, read))
-            names.append(probe.names_in(network, [one.shape[1] for one in read]))
-    return logits, values, names
-
-
-@dataclass(frozen=True)
-class FeatureProbe(FeatureLayerProbe):
-    """Spatial averages of the network's feature layers, side by side, [N, ΣC_i], in the network's dtype.
-
-    A reading names its columns `<feature layer>.<channel>`, see `columns_by_layer`.
-
-    Args:
-        layers: modules, each once, as in `network.named_modules()`, or `penultimate`; see `feature_layer_names`.
-
-    Reference:
-        deep_Mahalanobis (Lee et al. 2018), `lib_generation.py`.
-    """
-
-    layers: Sequence[str] | None = None
-
-    @property
-    @override
-    def name(self) -> str:
-        return "features/" + ("+".join(self.layers) if self.layers else "layers")
-
-    @override
-    def layers_of(self, network: nn.Module) -> list[str]:
-        return list(self.layers) if self.layers else feature_layer_names(network)
-
-    @override
-    def names_in(self, network: nn.Module, widths: Sequence[int]) -> list[str]:
-        pairs = zip(self.layers_of(network), widths, strict=True)
-        return [f"{layer}.{channel}" for layer, width in pairs for channel in range(width)]
-
-
-@dataclass(frozen=True)
-class FeatureSpreadProbe(FeatureProbe):
-    """Averages, then standard deviations, of the channels of each feature layer, [N, up to 2·ΣC_i].
-
-    A deviation says whether a feature is somewhere in the image or everywhere in it, which the average does not.
-    """
-
-    spread: ClassVar[bool] = True
-
-    @property
-    @override
-    def name(self) -> str:
-        return f"{super().name}+spread"
-
-    @override
-    def names_in(self, network: nn.Module, widths: Sequence[int]) -> list[str]:
-        return []
-
-
-@dataclass(frozen=True)
-class PenultimateProbe(FeatureLayerProbe):
-    """The penultimate features, [N, D]: the input of the last nn.Linear that a forward pass runs."""
-
-    name: ClassVar[str] = f"features/{PENULTIMATE}"
-
-    @override
-    def layers_of(self, network: nn.Module) -> list[str]:
-        return [PENULTIMATE]
-
-
-def columns_by_layer(names: Sequence[str]) -> dict[str, list[int]]:
-    """Say which columns of a `FeatureProbe` belong to which feature layer, layers in order of appearance.
-
-    >>> columns_by_layer(["relu.0", "relu.1", "layer1.0"])
-    {'relu': [0, 1], 'layer1': [2]}
-    """
-    columns: dict[str, list[int]] = {}
-    for column, name in enumerate(names):
-        columns.setdefault(name.rpartition(".")[0], []).append(column)
-    return columns

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from lightning_gradood.gradients import probe_gradients
-from lightning_gradood.probes.feature_layers import FeatureLayerProbe, read_layers
+from lightning_gradood.probes.feature_probes import FeatureLayerProbe, read_layers
 from lightning_gradood.probes.probe import GradientProbe, LogitsProbe, Probe, SharedLogitsProbe
 
 
