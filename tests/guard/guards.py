@@ -52,16 +52,11 @@ def readings(net, probes, pixels, source, **columns):
     for start in range(0, len(pixels), BATCH):
         rows = slice(start, start + BATCH)
         found = read_probes(probes, net, pixels[rows])
-        parts.append(
-            Records.build(
-                [f"{source}/{row}" for row in range(len(pixels))[rows]],
-                source="normal" if columns else source,
-                values={name: values.detach().numpy() for name, values in found.values.items()},
-                names=found.names,
-                prediction=found.logits.argmax(dim=1).tolist(),
-                **{name: values[rows] for name, values in columns.items()},
-            )
-        )
+        more = {"names": found.names, "prediction": found.logits.argmax(dim=1).tolist()}
+        more |= {"values": {name: values.detach().numpy() for name, values in found.values.items()}}
+        more |= {name: values[rows] for name, values in columns.items()}
+        ids = [f"{source}/{row}" for row in range(len(pixels))[rows]]
+        parts.append(Records.build(ids, source="normal" if columns else source, **more))
     return Records.concatenate(parts)
 
 
@@ -70,17 +65,16 @@ def save(folder, name, net=None, **changes):
     net = network() if net is None else net
     detector = DETECTORS[name]
     probes = [probe.prepare(net, [(images(640, seed=5), torch.arange(640) % 4)]) for probe in detector.probes]
-    normal, anomalous = images(60), images(60, seed=2) * 0.5 + 0.5
-    ids = [f"normal/{row}" for row in range(len(normal))]
-    sides = [readings(net, probes, pixels, source) for source, pixels in (("normal", normal), ("bright", anomalous))]
+    normal, ids = images(60), [f"normal/{row}" for row in range(60)]
+    sides = [readings(net, probes, normal, "normal"), readings(net, probes, images(60, seed=2) * 0.5 + 0.5, "bright")]
     for outlier in detector.needed_outliers:
         made = outlier.craft(net, normal, torch.full((len(normal),), -1), ids).images
         kind = f"{SYNTHETIC}{outlier.name}"
         about = {"origin_id": ids, "attack": [kind] * len(made), "linf": [1.0] * len(made)}
         sides.append(readings(net, probes, made, kind, **about))
     records = Records.concatenate(sides)
-    splits = {one: ("train", "val", "test")[row % 3] for row, one in enumerate(records.column("origin_id")[:120])}
-    records = records.with_splits(splits)
+    origins = enumerate(records.column("origin_id")[:120])
+    records = records.with_splits({one: ("train", "val", "test")[row % 3] for row, one in origins})
     fitted = detector.fit(records, seed=0)
     held = normal_records(records).where(split="val")
     calibration = np.sort(d.score_in_blocks(fitted, held))

@@ -63,7 +63,7 @@ def refused(folder, **options):
 
 
 def test_all_files_are_under_hashes_and_a_missing_or_altered_one_is_named(folder):
-    unseen, content = [], described(folder)
+    content = described(folder)
     assert {path.name for path in folder.iterdir()} == {*content["files"], "guard.json"} == {*FILES, "guard.json"}
     assert content["versions"]["torch"] == torch.__version__.split("+")[0]
     for path in list(folder.iterdir()):
@@ -72,10 +72,8 @@ def test_all_files_are_under_hashes_and_a_missing_or_altered_one_is_named(folder
         damages = {"missing": None, "empty": b"", "cut": content[:middle], "longer": content + b"\0", "a bit": flipped}
         for damage, altered in damages.items():
             path.unlink() if altered is None else path.write_bytes(altered)
-            if path.name not in refused(folder):
-                unseen.append((path.name, damage))
+            assert path.name in refused(folder), damage
             path.write_bytes(content)
-    assert unseen == []
     assert refused(folder) == ""
 
 
@@ -110,15 +108,14 @@ HOSTILE = [  # class path and arguments
 
 def test_a_class_that_is_not_trusted_is_neither_imported_nor_built(saved, folder, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    before, built = set(sys.modules), []
+    before = set(sys.modules)
     for part, (class_path, arguments) in itertools.product(("network", "transform", *FILES), HOSTILE):
         if (part, class_path) == ("transform", "torch.nn.ReLU") or (part in FILES and arguments == [1, 2]):
             continue  # a module may be a transform, and `pack` takes no such arguments
         shutil.copytree(saved, folder, dirs_exist_ok=True)
         said = refused(replaced(folder, part, {"class_path": class_path, "init_args": arguments}))
-        if not said or list(tmp_path.glob("executed*")):
-            built.append((part, class_path))
-    assert built == []
+        assert said, (part, class_path)
+        assert not list(tmp_path.glob("executed*"))
     assert "my_package" not in set(sys.modules) - before
 
 
@@ -127,26 +124,20 @@ def test_a_package_of_the_users_own_is_built_once_it_is_trusted(folder, tmp_path
     (tmp_path / "own_package.py").write_text(text)
     monkeypatch.syspath_prepend(tmp_path)
     said = refused(rewritten(folder, network=NETWORK | {"class_path": "own_package.Network"}))
-    assert "Got `own_package.Network`. If you know" in said
-    assert "add --trust own_package" in said
+    assert said.endswith("Got `own_package.Network`. If you know where this file comes from, add --trust own_package.")
     assert type(Guard.load(folder, trust=["own_package"]).network.network).__name__ == "Network"
     sys.modules.pop("own_package")
 
 
 def test_parts_that_do_not_belong_together_are_refused(saved, folder):
     network, detector, probes = FILES
-    other = {"blocks_per_stage": 2, "num_classes": 4}
+    other, words = NETWORK | {"init_args": {"blocks_per_stage": 2, "num_classes": 4}}, "parts that do not fit together "
     rows = [
-        (
-            "network",
-            NETWORK | {"init_args": other},
-            "parts that do not fit together (RuntimeError: Error(s) in loading",
-        ),
-        ("parameters", ["conv1.weight"], "(ValueError: other parameters than the guard was fitted on"),
-        (network, [1], "parts that do not fit together (TypeError: "),
+        ("network", other, f"{words}(RuntimeError: Error(s) in loading"),
+        ("parameters", ["conv1.weight"], f"{words}(ValueError: other parameters than the guard was fitted on"),
+        (network, [1], f"{words}(TypeError: "),
         (detector, LogitsProbe(), "detector.safetensors should be a detector that `detect` has saved"),
-        (probes, [LogitsProbe()], "parts that do not fit together (ValueError: other probes than the detector's)"),
-        (probes, 3, "parts that do not fit together (TypeError: "),
+        (probes, [LogitsProbe()], f"{words}(ValueError: other probes than the detector's)"),
     ]
     for name, part, words in rows:
         shutil.copytree(saved, folder, dirs_exist_ok=True)

@@ -51,8 +51,7 @@ def test_every_bad_file_is_a_verdict_with_a_sentence_and_the_others_are_scored(g
     folder, _ = photos
     bad = tmp_path / "bad"
     bad.mkdir()
-    Image.new("RGB", (16, 16)).save(bad / "cut.png")
-    (bad / "cut.png").write_bytes((bad / "cut.png").read_bytes()[:40])
+    (bad / "cut.png").write_bytes((folder / "00.png").read_bytes()[:40])
     (bad / "text.png").write_text("no image")
     (bad / "empty.png").write_bytes(b"")
     Image.new("RGB", (8, 16)).save(bad / "small.png")
