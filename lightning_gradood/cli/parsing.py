@@ -48,6 +48,7 @@ _KNOWN = re.compile(r"known\s+subclasses:\s+([^()]+)\)")
 _MANY = 40  # Lightning's callbacks are fewer; there are hundreds of modules
 _LINE = "\n" + " " * 24
 _CLASS_PATH, _ARGUMENTS, _CONFIG = "class_path", "init_args", ("-c", "--config")
+_TRAINED = ("max_epochs", "max_steps", "limit_train_batches", "accumulate_grad_batches", "check_val_every_n_epoch")
 _ROOMS = (data, detectors, gradients, networks, perturbations, tasks)
 _SETTINGS = (DetectionSettings, LoggingSettings, ReportSettings, Benchmark, Experiment, TableSettings)
 KEYS = {  # ours: type, default and help
@@ -228,9 +229,14 @@ def experiment_name(words: Sequence[str]) -> str:
 
 
 def check_settings(parser: ArgumentParser, config: Namespace) -> None:
-    """Refuse what the parser of a verb lets pass and nothing can work with: null, and a negative seed."""
+    """Refuse what the parser of a verb lets pass and nothing can work with: null, no training at all, a negative seed."""
     mlp = [] if config.get("detection") is None else ["detection.mlp"]
     refuse_null(parser, config, ["trainer", "logging", "report", *mlp])
+    for name in _TRAINED:
+        if config.trainer.get(name) == 0:  # Lightning trains nothing, or divides by it
+            raise Refusal(
+                f"`trainer.{name}` should be above 0. Got `trainer.{name} = 0`. Without training use `detect`."
+            )
     try:
         Seed(int(config.seed_everything or 0))
     except ValueError as error:

@@ -37,6 +37,7 @@ WRONG = [
     (["--trainer.max_epochs", "many"], "`trainer.max_epochs`: Expected a <class 'int'>; Given value: many."),
     (["--data.split.fractions", "[0.5, 0.5]"], "`data.split.fractions`: Expected a tuple with 3 elements."),
     (["--data.perturbations.keep", "some"], "`data.perturbations.keep`: "),
+    (["--trainer.accumulate_grad_batches", "0"], "`trainer.accumulate_grad_batches` should be above 0."),
     (["--seed_everything", "-1"], "`seed_everything` should be a seed. Got -1 does not conform to restriction"),
 ]
 IN_A_FILE = [
