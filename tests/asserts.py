@@ -26,7 +26,6 @@ def assert_refused(*cases):
 
 
 def random_states():
-    """Where the global random numbers of torch, numpy and Python are."""
     return torch.get_rng_state().tolist(), repr(np.random.get_state()), random.getstate()
 
 

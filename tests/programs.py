@@ -46,7 +46,6 @@ class Program:
 
     @property
     def returncode(self):
-        """Its exit code; None while it runs."""
         return self._process.exitcode
 
     def communicate(self, timeout=threading.TIMEOUT_MAX):
@@ -66,7 +65,6 @@ class Program:
             os.kill(self.pid, number)
 
     def kill(self):
-        """Kill it, if it runs."""
         self.send_signal(signal.SIGKILL)
 
 

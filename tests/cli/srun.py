@@ -14,7 +14,6 @@ started = [subprocess.Popen(command, env=job | rank) for rank in ranks]
 
 
 def send(number: int, _=None) -> None:
-    """Send a signal to all tasks."""
     for one in started:
         one.send_signal(number)
 

@@ -42,7 +42,6 @@ REASON = "`val` should have more images. Got 1. Add some."
 
 @pytest.fixture
 def own(module):
-    """A kind of synthetic outliers of the user's."""
     module("own_outliers", OWN)
 
 
@@ -66,7 +65,6 @@ def broken(monkeypatch):
 
 
 def scores(folder, detector="synthetic_outliers"):
-    """Score of each image by a detector."""
     columns = read_columns(Path(folder) / "scores.parquet")
     chosen = np.array(columns["detector"]) == detector
     return dict(zip(np.array(columns["id"])[chosen], np.array(columns["score"])[chosen], strict=True))

@@ -19,7 +19,6 @@ FILES = ["config.yaml", "splits.json", "provenance.json", "figures.npz", "curves
 
 @pytest.fixture
 def epochs(monkeypatch):
-    """The epochs that are trained."""
     seen = []
     step = ClassificationTask.training_step
 
@@ -76,13 +75,10 @@ def test_runs_with_equal_seeds_are_equal_and_stage_two_has_seeds_of_its_own(run,
     assert sum(probed) == IMAGES
     assert numbers(other) == numbers(run)
     assert not (other / "checkpoints").exists()
-
-
-def test_detection_null_stops_after_the_classifier(capsys, probed):
-    main(["fit", *FILE, "--detection", "null", "--seed_everything", "1", "--run_dir", "bare"])
+    probed.clear()
+    main(["fit", *FILE, "--detection", "null", "--run_dir", "bare"])
     assert {path.name for path in Path("bare").iterdir()} == {"config.yaml", "checkpoints", "logs", "run.log"}
     assert not probed
-    assert "AUROC" not in capsys.readouterr().out
 
 
 def test_fast_dev_run_walks_every_stage_and_leaves_folder_and_records_to_the_run_itself(capsys, probed):

@@ -32,7 +32,6 @@ def ended(command, code=0, **environment):
 
 
 def torchrun(processes):
-    """The command that starts processes on this machine."""
     return [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
 
 

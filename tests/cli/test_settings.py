@@ -131,7 +131,6 @@ HELP = [  # what a reader looks for
 
 
 def at(config, path):
-    """What stands under a dotted key."""
     for key in path.split("."):
         config = config[key]
     return config

@@ -71,7 +71,6 @@ def under_way(command, processes, **variables):
 
 
 def lives(pid):
-    """Whether a process runs, which is no child of this one."""
     path = Path(f"/proc/{pid}/stat")
     return path.exists() and path.read_text().rpartition(")")[2].split()[0] != "Z"
 

@@ -26,7 +26,6 @@ def points(name):
 
 
 def flags(point):
-    """What W&B writes in place of ${args}."""
     return [f"--{key}={value}" for key, value in point.items()]
 
 

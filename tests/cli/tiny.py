@@ -82,14 +82,12 @@ def all_refused(rows, capsys):
 
 
 def printed(words, capsys):
-    """What a call prints that ends by itself, such as --help."""
     code, out, error = called(words, capsys)
     assert code == 0, error
     return out
 
 
 def resolved(words, capsys):
-    """The configuration that a call would run with."""
     return yaml.safe_load(printed([*words, "--print_config"], capsys))
 
 
@@ -105,13 +103,11 @@ def detect(run, folder, *flags):
 
 
 def table(printed):
-    """The table in what was printed."""
     (found,) = re.findall(r"^source .*?(?=\n\n)", printed, flags=re.MULTILINE | re.DOTALL)
     return found
 
 
 def only_run(experiment="tiny"):
-    """The only run of an experiment, below the working directory."""
     (folder,) = Path("runs", experiment).iterdir()
     return folder
 
@@ -129,12 +125,10 @@ def results(folder):
 
 
 def numbers(folder):
-    """The numbers of a run that another with the same seeds must repeat."""
     return [{**outcome, "seconds": None} for outcome in results(folder)["outcomes"]]
 
 
 def snapshot(folder):
-    """The content of every file below a folder."""
     return {str(path): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 

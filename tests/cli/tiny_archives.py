@@ -55,7 +55,6 @@ def place_odin(folder, name, images=12, unpacked=True):
 
 
 def place_everything(folder):
-    """Place all four data sets where the configs look for them."""
     place_cifar10(folder)
     place_svhn(folder / "svhn")
     for name in ("Imagenet_resize", "LSUN_resize"):
