@@ -147,7 +147,7 @@ class ImageDataModule(LightningDataModule):
     @override
     def on_exception(self, exception: BaseException) -> None:
         if isinstance(exception, Refusal):  # strip the worker's traceback that torch puts around it
-            exception.args = (str(exception).rpartition("errors.Refusal: ")[2].strip(),)
+            exception.args = (str(exception).rpartition(f"{type(exception).__name__}: ")[2].strip(),)
 
     @cached_property
     def _train_rows(self) -> tuple[Rows, Rows]:

@@ -175,9 +175,8 @@ class FolderListing(Listing):
             return hashlib.sha256(_READING + hashlib.file_digest(file, "sha256").digest()).digest()
 
 
-# How the files of the data sets in our configs are placed by hand, by class name.
 _ODIN = "Put ODIN's `{0}.tar.gz` there and unpack it beside itself, so that `{0}/{0}/` holds the images"
-_BY_HAND = {
+_BY_HAND = {  # how the files of the data sets in our configs are placed, by class name
     "CIFAR10": "Unpack `cifar-10-python.tar.gz` there, so that `cifar-10-batches-py/data_batch_1` exists below it",
     "CIFAR100": "Unpack `cifar-100-python.tar.gz` there, so that `cifar-100-python/train` exists below it",
     "SVHN": "Put `train_32x32.mat` and `test_32x32.mat` there",

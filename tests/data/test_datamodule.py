@@ -112,13 +112,14 @@ def test_sources_too_large_for_memory_are_decoded_by_workers_and_others_need_non
 
 
 def test_a_refusal_keeps_its_own_words_only_from_a_worker_too(settings, tmp_path):
+    workers = {"limits": Limits(memory_gib=0), "num_workers": 2}
     (tmp_path / "near" / "005.png").write_bytes(b"")
-    with pytest.raises(Refusal, match=r"^`.*005\.png` should be a readable image\. Got: it is no image\.$"):
-        trainer().predict(Watcher(), ImageDataModule(**settings))
+    for more in ({}, workers):
+        with pytest.raises(Refusal, match=r"^`\S+005\.png` should be a readable image\. Got: it is no image\.$"):
+            trainer().predict(Watcher(), ImageDataModule(**settings, **more))
     Image.new("RGB", (9, 9)).save(tmp_path / "near" / "005.png")
-    data = ImageDataModule(**settings, limits=Limits(memory_gib=0), num_workers=2)
     with pytest.raises(Refusal, match=r"^`near` should hold images of one shape, .*with size \[32, 32\]\.$"):
-        trainer().predict(Watcher(), data)
+        trainer().predict(Watcher(), ImageDataModule(**settings, **workers))
 
 
 def test_the_manifest_covers_every_detection_image_and_depends_on_its_own_seed_alone(settings):
