@@ -140,7 +140,6 @@ CHANGES = {  # network, images, probes, and how many of four entries are others 
     "buffer": (lambda: altered(1, "running_mean"), data, probes, 4),
     "structure": (lambda: altered(2), data, probes, 4),
     "transform": (task, lambda: data(transform=lambda image: image.rotate(180)), probes, 4),
-    "design": (task, data, lambda: [GradientProbe(AllZeros()), LogitsProbe()], 2),
     "namesake": (task, data, lambda: [GradientProbe(Namesake()), LogitsProbe()], 2),
     "source": (task, lambda: data(normal=[1, 2]), probes, 2),
 }

@@ -10,7 +10,6 @@ from guards import BATCH, images, save
 from PIL import Image
 from torchvision.transforms.functional import to_pil_image
 
-from lightning_gradood.core import Unreadable, read_picture
 from lightning_gradood.guard import FileVerdict, ImageBytes, image_paths
 
 
@@ -86,8 +85,7 @@ def test_an_image_that_breaks_the_network_is_lost_alone(guard, photos, monkeypat
     real = guard.network.forward
 
     def forward(pixels):
-        dark = (pixels.flatten(1).mean(dim=1) == 0)[:, None]
-        return torch.where(dark, float("nan"), real(pixels))
+        return torch.where((pixels.flatten(1).mean(dim=1) == 0)[:, None], float("nan"), real(pixels))
 
     Image.new("RGB", (16, 16)).save(folder / "05.png")  # black
     monkeypatch.setattr(guard.network, "forward", forward)
@@ -116,9 +114,6 @@ def test_places_are_files_folders_and_patterns(tmp_path, monkeypatch):
     assert list(image_paths(["a/**/0.png"])) == ["a/b/0.png"]
     assert list(image_paths(["[odd].png"])) == ["[odd].png"]
     assert list(image_paths(["nothing*.png", "gone.png"])) == ["nothing*.png", "gone.png"]  # rows with an error
-    for place in ("a\0b", "x" * 5000):
-        with pytest.raises(Unreadable):
-            read_picture(place)
 
 
 def test_a_transform_is_applied_as_it_was_and_an_image_that_it_cannot_take_is_a_verdict(tmp_path):
@@ -128,9 +123,8 @@ def test_a_transform_is_applied_as_it_was_and_an_image_that_it_cannot_take_is_a_
     picture.save(tmp_path / "small.png")
     (found,) = guard.score_files([tmp_path / "small.png"])
     assert found.score == guard(guard.read(picture)[None]).scores[0]
-    guard, *_ = save(
-        tmp_path, "baseline", transform={"class_path": f"{v2}.RandomCrop", "init_args": {"size": [32, 16]}}
-    )
+    crop = {"class_path": f"{v2}.RandomCrop", "init_args": {"size": [32, 16]}}
+    guard, *_ = save(tmp_path, "baseline", transform=crop)
     (found,) = guard.score_files([tmp_path / "small.png"])
     assert "`transform` should take every image. Got ValueError: Required crop size (32, 16)" in found.error
     assert f"for image `{tmp_path / 'small.png'}`" in found.error

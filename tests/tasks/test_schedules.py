@@ -65,26 +65,23 @@ def test_another_number_of_steps_schedule_or_learning_rate_is_refused(tmp_path, 
 
 
 def task(**settings):
-    return ClassificationTask(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 3)), **settings)
+    return ClassificationTask(network(), **settings)
 
 
 BUILT = r"should have settings that it can be built with\. Got "
 UNFIT = [
     ({"optimizer": partial(SGD, lr=-1.0)}, rf"`model\.optimizer` {BUILT}ValueError: Invalid learning rate: -1\.0\."),
     ({"optimizer": partial(SGD, lr=0.1, nesterov=True)}, "Nesterov momentum requires a momentum"),
-    ({"optimizer": partial(torch.optim.AdamW, betas=(0.9, float("nan")))}, r"`model\.optimizer.* Got .*nan"),
     ({"scheduler": MultiStepLR}, rf"`model\.scheduler` {BUILT}"),
 ]
 
 
-def test_an_optimizer_that_cannot_train_is_refused():
+def test_an_optimizer_that_cannot_train_and_a_schedule_without_an_end_are_refused():
     for settings, words in UNFIT:
         with pytest.raises(Refusal) as refused:
             task(**settings).try_optimizer(TEN_EPOCHS)
         assert re.search(words, str(refused.value)), settings
-    for scheduler in (OneCycle, cosine):
-        task(scheduler=scheduler).try_optimizer(TEN_EPOCHS)
-        with pytest.raises(Refusal, match=r"`trainer\.max_epochs` should be a number .* where `scheduler` is given"):
-            task(scheduler=scheduler).try_optimizer(ENDLESS)
-    for optimizer in (torch.optim.AdamW, partial(SGD, lr=0.1), torch.optim.RMSprop, partial(torch.optim.LBFGS, lr=1)):
-        task(optimizer=optimizer).try_optimizer(ENDLESS)
+    task(scheduler=OneCycle).try_optimizer(TEN_EPOCHS)
+    with pytest.raises(Refusal, match=r"`trainer\.max_epochs` should be a number .* where `scheduler` is given"):
+        task(scheduler=OneCycle).try_optimizer(ENDLESS)
+    task(optimizer=torch.optim.AdamW).try_optimizer(ENDLESS)
