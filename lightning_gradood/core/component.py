@@ -58,7 +58,7 @@ def encode(value: Any, arrays: MutableMapping[str, Tensor] | None = None, place:
     """Describe a component, or a list or mapping of components and plain values, in JSON types.
 
     Mappings with a `class_path` are components as an experiment file names them; arguments that fetch weights or name
-    files are left out of these. Refuses anything else, such as a function or a module.
+    files are left out of these, and functions and classes that are defaults. Refuses anything else, such as a module.
 
     Args:
         arrays: takes tensors and NumPy arrays by their place in `value` behind the prefix `place`, e.g.
@@ -94,9 +94,13 @@ def encode(value: Any, arrays: MutableMapping[str, Tensor] | None = None, place:
         case list() | tuple():
             return [part(number, inner) for number, inner in enumerate(value)]
         case Mapping() if set(value) <= {"class_path", "init_args"} and "class_path" in value:
-            given = {name: inner for name, inner in (value.get("init_args") or {}).items() if name not in _DOWNLOADS}
-            kept = {name: part(name, inner) for name, inner in given.items() if not (inner is None and name in _FILES)}
-            return {"class_path": str(value["class_path"]), "init_args": kept}
+            path, given = str(value["class_path"]), value.get("init_args") or {}
+            kept = {
+                name: part(name, inner)
+                for name, inner in given.items()
+                if not (name in _DOWNLOADS or (inner is None and name in _FILES) or _is_default(path, name, inner))
+            }
+            return {"class_path": path, "init_args": kept}
         case Mapping():
             return {str(name): part(name, inner) for name, inner in value.items()}
     if isinstance(value, Component) or (is_dataclass(value) and not isinstance(value, type)):
@@ -106,6 +110,15 @@ def encode(value: Any, arrays: MutableMapping[str, Tensor] | None = None, place:
         "A component that is saved should be made of numbers, text, lists, arrays and other components. "
         f"Got a {type(value).__name__}{f' in {place}' if place else ''}. Keep what it is made from."
     )
+
+
+def _is_default(path: str, name: str, value: Any) -> bool:
+    """Whether an argument is a function or class that stands in the signature as well: a parser fills it in."""
+    if not (inspect.isroutine(value) or isinstance(value, type)):
+        return False
+    module, _, made = path.rpartition(".")
+    known = inspect.signature(getattr(import_module(module), made)).parameters
+    return name in known and known[name].default is value
 
 
 def decode(value: Any, trust: Collection[str] = (), arrays: Mapping[str, Tensor] | None = None) -> Any:

@@ -34,8 +34,8 @@ class Found(nn.Module):
         return {"features": features, "logits": self.head(features)}
 
 
-def create(name, dtype=None, **kwargs):
-    if name != "found":
+def create(name, dtype=None, layer=nn.Conv2d, act=torch.relu, **kwargs):
+    if (name, layer, act) != ("found", nn.Conv2d, torch.relu):
         raise KeyError(name)
     network = Found(kwargs.pop("classes"), kwargs.pop("saturated", False))
     assert not kwargs, kwargs
@@ -56,7 +56,7 @@ def test_a_function_without_annotations_is_used_with_any_keyword_and_a_guard_of_
     main(["fit", *FILE, *NETWORK, *flags])
     assert "The network is cast to float32, in which" in caplog.text
     network = yaml.safe_load(Path("runs/people/config.yaml").read_text())["model"]["init_args"]["network"]
-    given = {"name": "found", "classes": 3, "dtype": "bfloat16"}
+    given = {"name": "found", "classes": 3, "dtype": "bfloat16", "layer": "torch.nn.Conv2d", "act": "torch.relu"}
     assert network["init_args"] == {**given, "saturated": False}, "nothing of the file's own network"
     with pytest.raises(Refusal, match="people"):
         Guard.load("runs/people/guard")
