@@ -99,6 +99,7 @@ def score_histograms(outcomes: Sequence[Outcome]) -> Figure:
     edges = width * np.sinh(np.linspace(np.arcsinh(low / width), np.arcsinh(high / width), 41))
     edges[[0, -1]] = np.nextafter(low, -np.inf), np.nextafter(high, np.inf)  # rounding must not push the extremes out
     styles = styles_of([one.source for one in outcomes])
+    figure.axes[0].set_xscale("asinh", linear_width=width)  # which the others share
     for axes, outcome in itertools.zip_longest(places, outcomes):
         if outcome is None:
             axes.set_axis_off()
@@ -111,9 +112,8 @@ def score_histograms(outcomes: Sequence[Outcome]) -> Figure:
         if math.isfinite(outcome.threshold):
             axes.axvline(outcome.threshold, color="black", linestyle="--", label=f"threshold {outcome.threshold:.3g}")
         axes.set_title(f"{name}: AUROC {percent(outcome.metrics['test']['auroc'])} %", fontsize=9)
-        axes.set_xscale("asinh", linear_width=width)
         axes.tick_params(labelsize=8)
-        axes.legend(fontsize=7, frameon=False)
+        axes.legend(loc="upper right", fontsize=7, frameon=False)
         axes.grid(alpha=0.3)
     figure.suptitle(f"Scores of {title(outcomes[0].label)}, test split", fontsize=11)
     figure.supxlabel("score (higher = more anomalous)", fontsize=9)

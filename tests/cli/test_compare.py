@@ -32,8 +32,6 @@ def test_two_runs_stand_side_by_side_and_one_alone(run, capsys):
     assert {"Results", "Guard", "Source by source", "Images", "Layer by layer"} <= set(page.headings)
     assert [line for line in before.splitlines() if line not in (run / "report.html").read_text()] == []
     assert len(pictures) > 5
-    assert called(["compare", str(run), "--output", "one.html"], capsys)[0] == 0
-    assert Path("one.html").read_text() == (run / "report.html").read_text()
 
 
 def test_what_cannot_be_compared_is_refused_in_a_sentence(run, capsys):
@@ -49,7 +47,6 @@ def test_what_cannot_be_compared_is_refused_in_a_sentence(run, capsys):
     mine = str(run)
     rows = [
         ([], "the following arguments are required: runs."),
-        ([mine, "--overwrit"], "Got `overwrit`. Did you mean `overwrite`?"),
         ([mine, "nowhere"], "A run folder should be given. Got `nowhere`, which does not exist. Correct the path."),
         ([mine, "tiny.yaml"], "Got `tiny.yaml`, which is no folder."),
         ([mine, "empty"], f"`empty` {results_of} `detect`, or `fit` at its end, writes them."),

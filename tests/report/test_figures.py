@@ -23,14 +23,13 @@ from lightning_gradood.report.figures import (
     representative_layers,
 )
 from lightning_gradood.report.score_figures import (
-    auroc_bars,
     heat_map,
     precision_recall_curves,
     roc_curves,
     score_histograms,
     styles_of,
 )
-from lightning_gradood.report.tables import compared, matrices
+from lightning_gradood.report.tables import matrices
 
 from .examples import LAYERS, NORMS, OUTCOMES, PLAIN, SAMPLES, crossed, outcome, run
 
@@ -163,7 +162,6 @@ def test_bars_are_the_aurocs_from_chance_or_from_zero_and_styles_are_distinct():
     assert (axes.get_ylim()[0], texts(axes.get_xticklabels())) == (50, ["svhn", "places/lsun", "mean"])
     assert (figures[1].axes[0].get_ylim()[0], legend(figures[1])) == (0, ["mlp", "energy"])
     assert len(set(styles_of(["normal", *map(str, range(20))]).values())) == 21
-    assert auroc_bars({pair: one for pair, (one,) in compared([OUTCOMES]).items()}).axes
 
 
 def test_the_heat_map_writes_each_auroc_into_its_cell_in_letters_that_can_be_read():
@@ -205,9 +203,7 @@ def test_a_figure_that_fails_is_left_out_with_a_line_that_names_it(capsys):
     pictures = draw_figures(broken, ReportSettings(["svg"], titles=False))
     said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: ")]
     assert said == ["warning: the figure first_layer is left out: KeyError: 'images'"]
-    assert {"samples", "roc_mlp"} <= pictures.keys()
-    assert {path.stem for path in (broken.folder / "figures").glob("*.svg")} == set(pictures)
-    assert {picture[:4] for picture in pictures.values()} == {b"\x89PNG"}
+    assert {path.stem for path in (broken.folder / "figures").glob("*.svg")} == set(pictures) >= {"samples", "roc_mlp"}
 
 
 def test_every_format_is_a_file_that_others_read_and_equal_runs_give_equal_files():

@@ -13,7 +13,7 @@ from lightning_gradood.report.figures import image_rows
 from lightning_gradood.report.pages import run_page
 from lightning_gradood.report.tables import compared, printed_rows
 
-from .examples import OUTCOMES, SAMPLES, crossed, outcome, run, written
+from .examples import SAMPLES, crossed, outcome, run, written
 
 METRICS = {"digit": {"test/auroc": 0.9123, "test/flagged": 0.5}, "normal": {"test/flagged": 0.023}}
 GUARD = GuardSummary("`mlp`, fitted on digit. It may flag 5 % of normal images.", "images", METRICS, "mlp", 0.05)
@@ -131,12 +131,6 @@ def test_what_is_not_of_the_paper_s_protocol_or_no_number_is_left_out_and_names_
     aurocs = [first.metrics["test"]["auroc"] for first in (one[0], two[0])]
     values = {pair: [found.value for found in row] for pair, row in compared([one, two]).items()}
     assert values == {("svhn", "mlp"): aurocs, ("mean", "mlp"): aurocs}
-
-
-def test_the_page_of_one_run_is_its_own_with_all_figures():
-    page = comparison_page([run(OUTCOMES[:1], arrays={"samples": SAMPLES})])
-    assert page.count("<img") == 5
-    assert {"Results", "Source by source", "Images"} <= set(headings(page))
 
 
 def test_files_that_are_broken_are_refused(folders):

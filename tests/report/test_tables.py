@@ -44,7 +44,6 @@ def test_the_printed_table_shows_the_numbers_of_the_outcomes_and_their_means():
         assert row["AUROC"] == percent(sum(one.metrics["test"]["auroc"] for one in group) / 2)
         assert row["n test"] == row["95 % interval"] == "-"
     lines = console_table(OUTCOMES).splitlines()
-    assert len({len(line) for line in (lines[0], *lines[2:6])}) == len({line.rindex("]") for line in lines[2:6]}) == 1
     assert max(map(len, lines)) <= 150
     assert "mean" not in [line.split()[0] for line in console_table([outcome()]).splitlines()]
 
@@ -118,7 +117,6 @@ def test_scalars_have_the_names_that_sweeps_optimise_and_curves_are_lined_up_by_
     scalars = detection_scalars(OUTCOMES)
     assert scalars["detection/svhn/mlp/test/auroc"] == OUTCOMES[0].metrics["test"]["auroc"]
     assert scalars["detection/svhn/mlp/test/auroc_low"] == OUTCOMES[0].auroc_interval[0]
-    assert scalars["detection/places/lsun/energy/val/n_anomalous"] == 60
     assert scalars["detection/mean/mlp/val/auroc"] == sum(one.metrics["val"]["auroc"] for one in OUTCOMES[:2]) / 2
     assert not [key for key in scalars if "/train/" in key]
     single, partial = outcome("a"), outcome("b")
