@@ -54,9 +54,9 @@ def replaced(folder, name, part):
     return rewritten(folder, files=described(folder)["files"] | {name: digest})
 
 
-def refused(folder, **options):
+def refused(folder):
     try:
-        Guard.load(folder, **options)
+        Guard.load(folder)
     except Refusal as refusal:
         return str(refusal)
     return ""
@@ -117,16 +117,6 @@ def test_a_class_that_is_not_trusted_is_neither_imported_nor_built(saved, folder
         assert said, (part, class_path)
         assert not list(tmp_path.glob("executed*"))
     assert "my_package" not in set(sys.modules) - before
-
-
-def test_a_package_of_the_users_own_is_built_once_it_is_trusted(folder, tmp_path, monkeypatch):
-    text = "from lightning_gradood.networks import CifarResNet\nclass Network(CifarResNet):\n    pass\n"
-    (tmp_path / "own_package.py").write_text(text)
-    monkeypatch.syspath_prepend(tmp_path)
-    said = refused(rewritten(folder, network=NETWORK | {"class_path": "own_package.Network"}))
-    assert said.endswith("Got `own_package.Network`. If you know where this file comes from, add --trust own_package.")
-    assert type(Guard.load(folder, trust=["own_package"]).network.network).__name__ == "Network"
-    sys.modules.pop("own_package")
 
 
 def test_parts_that_do_not_belong_together_are_refused(saved, folder):
