@@ -72,12 +72,7 @@ def row_keys(count: int) -> list[str]:
 
 
 def class_name(index: int, classes: Sequence[str]) -> str:
-    """Name of a class; its index where classes have no names, nothing where it is unknown (-1).
-
-    Example:
-        >>> class_name(1, ["ant", "bee"]), class_name(7, []), class_name(-1, [])
-        ('bee', '7', '')
-    """
+    """Name of a class; its index where classes have no names, nothing where it is unknown (-1)."""
     if index < 0:
         return ""
     return classes[index] if index < len(classes) else str(index)
@@ -219,8 +214,8 @@ class DatasetSource(Source):
             arguments = made.keywords
             made = next((argument for argument in reversed(made.args) if isinstance(argument, type)), made.func)
         name = getattr(made, "__name__", type(made).__name__)
-        where = arguments.get("root", "")
-        place = f"in `{Path(where).expanduser().absolute()}`" if where else "where its arguments say"
+        root = arguments.get("root")
+        place = f"in `{Path(root).expanduser().absolute()}`" if root else "where its arguments say"
         reason = " ".join(str(error).split()).split("You can use download")[0].rstrip(" .")
         return Refusal(
             f"`dataset` should find its files {place}, and be built with arguments that it takes. Got `dataset = "
