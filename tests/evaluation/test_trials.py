@@ -20,6 +20,7 @@ from lightning_gradood.evaluation import (
     trials_of,
 )
 from lightning_gradood.evaluation.protocol import run_trial
+from lightning_gradood.evaluation.selection import best_calibrated
 from lightning_gradood.gradients import AllOnes, AllZeros
 from lightning_gradood.metrics import auroc_interval, conventional_metrics
 from lightning_gradood.networks import MLPSettings
@@ -168,6 +169,15 @@ def test_mlps_of_all_trials_are_trained_together_end_as_alone_and_do_not_fail_to
     for trial in trials[1::3]:
         with pytest.raises(Refusal, match="all_zeros"):
             run(trial, seed=4, fits=fits)
+
+
+def test_a_guard_is_calibrated_on_normal_images_that_it_was_neither_fitted_on_nor_selected_by():
+    for detector, count in ((Spy(), 10), (Spy(needs_anomalies=False), 20)):
+        found = best_calibrated([detector], DATASETS, SOURCES, DetectionSettings(false_positive_rate=0.1))
+        calibrating = {name for part in detector.scored[: -(-count // 32)] for name in part.ids}
+        assert (len(found.calibration), len(calibrating)) == (count, count)
+        assert shown(calibrating) == ({"normal"}, {"val"})
+        assert not calibrating & set(detector.fits[-1].ids) or not detector.needs_anomalies
 
 
 def test_conventions_are_added_under_their_names():
