@@ -110,11 +110,20 @@ class FolderSource(Source):
     def open(self) -> "FolderListing":
         root, passed = Path(self.root).expanduser(), PassedOver()
         layouts = "either one sub-folder per class (`root/<class>/image.png`) or the images themselves"
-        if not root.is_dir():
+        if not os.path.isdir(
+            root
+        ):  # a name may also be too long: the parser reads a file that is named, and gives its text
+            first, *more = self.root.splitlines() or [""]
+            got = f"a file with the text `{first[:60]}` and so on" if more else f"`root = {self.root}`, which "
+            got += (
+                ""
+                if more
+                else "is not a folder"
+                if os.path.exists(root)
+                else f"does not exist (looked at {root.absolute()})"
+            )
             raise Refusal(
-                f"`root` should be a folder of images. Got `root = {self.root}`, which "
-                f"{'is not a folder' if root.exists() else 'does not exist'} (looked at {root.absolute()}). "
-                f"Correct the path, or put images there: {layouts}."
+                f"`root` should be a folder of images. Got {got}. Correct the path, or put images there: {layouts}."
             )
         folders = class_order(subfolders(str(root), passed))
         by_class = {name: list(find_image_files(str(root / name), passed)) for name in folders}
