@@ -68,6 +68,7 @@ def tail():
 
 STRANGE = {
     "gradient": lambda: [nn.BatchNorm2d(8), *tail()],
+    "gradient, no affine": lambda: [nn.BatchNorm2d(8, affine=False), *tail()],
     "gradient, functional": lambda: [functional(), *tail()],
     "gradient, instance norm": lambda: [nn.InstanceNorm2d(8, affine=True), nn.ReLU(inplace=True), *tail()],
     "input": lambda: [tokens(True), nn.BatchNorm2d(8), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(32, 5)],
