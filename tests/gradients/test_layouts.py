@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from lightning_gradood.core import exact_arithmetic, frozen_network
+from lightning_gradood.core import frozen_network, probing_state
 from lightning_gradood.gradients import AllOnes, engine, squared_gradient_norms
 
 from . import truth
@@ -89,7 +89,7 @@ def test_batch_norm_in_a_strange_layout_is_exact():
             found = squared_gradient_norms(network, pictures(number))
             wrong[name, number] = truth.excess(found, truth.pair_norms(network, pictures(number)))
         assert_slopes(network, pictures(1), found[0])
-        with exact_arithmetic(), frozen_network(network):  # closed forms of one image, which might take the loop else
+        with probing_state(network):  # closed forms of one image, which might take the loop else
             pass_ = engine.forward(network, pictures(1), list(network.parameters()), 1)
             alone = engine.backward(pass_, [AllOnes()])[:, 0]
         wrong[name, "closed forms"] = truth.excess(alone, truth.pair_norms(network, pictures(1)))
