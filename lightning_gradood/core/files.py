@@ -117,7 +117,7 @@ def read_yaml(path: str | os.PathLike[str]) -> Any:
     text = read_text(path)
     check_yaml(text)
     try:
-        return yaml.load(text, Loader=_Loader)  # a safe loader: builds plain values only
+        return yaml.load(text, Loader=_Loader)  # noqa: S506  # builds plain values only
     except Exception as error:  # of YAML, or of a converter, for tags such as `!!int x`
         raise Unparsable(" ".join(str(error).split())) from error
 
