@@ -106,10 +106,3 @@ def test_the_log_keeps_warnings_and_refusals_and_a_full_disk_ends_no_run(brittle
             assert [line for line in lines if not re.search(line, log)] == []
             Path("bad/run.log").unlink()
             Path("bad/run.log").symlink_to("/dev/full")
-
-
-def test_a_profiler_names_our_stages(run, caplog):
-    attack = ["--data.perturbations.attacks", "{pgd: PGD}"]
-    main([*detecting(run), *attack, "--cache_dir=new", "--trainer.profiler=simple"])
-    stages = ("making pgd", "reading probes", "probing", "fitting detectors", "reporting", "guard")
-    assert [name for name in stages if f"gradood: {name} " not in caplog.text] == []

@@ -5,7 +5,6 @@ import itertools
 import os
 import socket
 from concurrent.futures import ThreadPoolExecutor
-from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -102,12 +101,7 @@ def test_orientation_is_applied_once():
         np.testing.assert_array_equal(np.asarray(upright(picture)), expected)
 
 
-def test_formats_are_read_as_pillow_reads_them_and_of_frames_the_first(tmp_path):
-    for suffix in ("gif", "jfif", "jpe", "jp2", "tga"):
-        path = tmp_path / f"x.{suffix}"
-        Image.fromarray(PIXELS).save(path)
-        with Image.open(path) as image:
-            np.testing.assert_array_equal(np.asarray(read_picture(path)), np.asarray(image.convert("RGB")))
+def test_of_several_frames_the_first_is_read(tmp_path):
     frames = [Image.new("RGB", (4, 4), colour) for colour in ("red", "blue")]
     frames[0].save(tmp_path / "x.gif", save_all=True, append_images=frames[1:])
     assert read_picture(tmp_path / "x.gif").getpixel((0, 0)) == (255, 0, 0)
@@ -135,20 +129,7 @@ def test_a_large_image_is_refused_as_such_and_the_limit_can_be_raised_above_pill
     assert Image.MAX_IMAGE_PIXELS == 100  # stays as it was
 
 
-def test_whatever_a_decoder_raises_is_one_refusal(tmp_path, monkeypatch):
-    Image.fromarray(PIXELS).save(tmp_path / "x.png")
-    monkeypatch.setattr("PIL.PngImagePlugin.PngImageFile.load", Mock(side_effect=KeyError("odd")))
-    with pytest.raises(Unreadable, match=r"x\.png` should be a readable image\. Got: KeyError 'odd'\."):
-        read_picture(tmp_path / "x.png")
-
-
-def test_headers_followed_by_noise_and_postscript_are_refused(tmp_path):
-    noise = np.random.default_rng(1).bytes(400)
-    for head in (b"DDS |\x00\x00\x00", b"BLP2\x01\x00\x00\x00", b"\x00\x00\x01\x00\x01\x00", b"8BPS"):
-        for length in (0, 20, 120, 400):
-            (tmp_path / "x.png").write_bytes(head + noise[:length])
-            with pytest.raises(Refusal, match=r"x\.png` should "):
-                read_picture(tmp_path / "x.png")
+def test_postscript_is_no_image(tmp_path):
     (tmp_path / "x.png").write_bytes(
         b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n%%EOF\n"
     )
