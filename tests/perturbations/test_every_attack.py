@@ -96,7 +96,8 @@ def test_seed_and_id_decide_what_is_drawn(digits):
         assert not torch.equal(attack.craft(*batch, [f"other/{row}" for row in IDS]).images, found), name
     barely, double = PGD(step=1e-6, steps=1), digits.double()
     single = barely.craft(*batch, IDS).images
-    assert float((single - batch[1]).abs().max()) > 0.04
+    inner = (batch[1] > 0.05) & (batch[1] < 0.95)
+    assert float((single - batch[1])[inner].abs().mean()) == pytest.approx(0.025, rel=0.1)  # uniform within eps
     precise = barely.craft(double.network, double.images[:NUMBER], double.labels[:NUMBER], IDS).images
     torch.testing.assert_close(single.double(), precise, rtol=0, atol=1e-5)  # both start from the same place
 
