@@ -1,7 +1,7 @@
 """The settings of detection: what `--detection.*` sets."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Literal, TypeVar
 
 from lightning_gradood.core import OpenUnitInterval, PositiveInt, Refusal, Seed, digest
@@ -97,6 +97,8 @@ class DetectionSettings:
         if inputs != ["norms"]:
             mlps.append(MLP(designs, self.mlp, "_".join(["mlp", *inputs])))
         found = [*mlps, *(one.with_label_designs(designs) for one in [*_PRESETS[self.preset], *self.detectors])]
+        for one in (self.mlp, *found):
+            _refuse_empty(one)
         _refuse_names([detector.name for detector in found])
         return found
 
@@ -166,6 +168,17 @@ def _by_name(things: Iterable[Named]) -> dict[str, Named]:
                 f"`{one.name}`. Give those detectors the same settings, or run one of them alone."
             )
     return found
+
+
+def _refuse_empty(settings: object) -> None:
+    """Refuse a grid or another list of settings with nothing in it, which by default has something."""
+    for one in fields(settings) if is_dataclass(settings) else ():
+        usual = one.default_factory() if callable(one.default_factory) else one.default
+        if isinstance(usual, list | tuple) and usual and not getattr(settings, one.name):
+            raise Refusal(
+                f"`{one.name}` of {type(settings).__name__} should have at least one entry. Got none. "
+                f"Leave it out for {list(usual)}."
+            )
 
 
 def _refuse_names(names: Sequence[str]) -> None:

@@ -2,7 +2,7 @@
 
 from asserts import assert_refused
 
-from lightning_gradood.detectors import MLP, Combined, Energy, Mahalanobis, SyntheticOutliers
+from lightning_gradood.detectors import MLP, ODIN, Combined, Energy, Mahalanobis, SyntheticOutliers
 from lightning_gradood.evaluation import DetectionSettings
 from lightning_gradood.gradients import AllOnes, AllZeros, Uniform
 from lightning_gradood.tasks import MLPSettings
@@ -42,6 +42,8 @@ def test_settings_without_meaning_are_refused():
         (lambda: DetectionSettings(label_designs=[]), "one or more with different names. Got []"),
         (lambda: DetectionSettings(label_designs=[AllOnes()] * 2), "Got ['all_ones', 'all_ones']."),
         (lambda: DetectionSettings(detectors=[MLP([AllZeros()], MLPSettings())]).build(), "Got `name = 'mlp'`."),
+        (DetectionSettings(detectors=[ODIN(magnitudes=[])]).build, "`magnitudes` of ODIN should have at least one"),
+        (DetectionSettings(mlp=MLPSettings(inputs=[])).build, "`inputs` of MLPSettings should have at least one"),
         (lambda: DetectionSettings(detectors=[Energy(name="a/b")]).build(), "names that can be files'"),
         (lambda: DetectionSettings(detectors=other).probes(), "Got two settings of `mahalanobis/preprocessed`. Give"),
     )
