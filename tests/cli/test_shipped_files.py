@@ -72,7 +72,9 @@ def _holds_everything(wheel, source):
         names = set(archive.namelist())
         texts = {name.rpartition("/")[2]: archive.read(name).decode() for name in names if ".dist-info/" in name}
     package = ROOT / "lightning_gradood"
-    own = {str(path.relative_to(ROOT)) for path in package.rglob("*") if path.suffix in (".py", ".jinja", ".typed")}
+    own = {
+        str(path.relative_to(ROOT)) for path in package.rglob("*") if path.suffix in (".py", ".jinja", ".csv", ".typed")
+    }
     assert own | {f"lightning_gradood/{path}" for path in SHIPPED} <= names
     assert not [name for name in names if name.startswith(("tests/", "benchmarks/"))]
     assert "gradood = lightning_gradood.cli:main" in texts["entry_points.txt"]
