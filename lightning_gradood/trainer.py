@@ -10,7 +10,7 @@ from pathlib import Path
 import lightning.pytorch as pl
 from lightning.pytorch.utilities import rank_zero_warn
 
-from lightning_gradood.core import LOG, Refusal, progress, refused_as, stage
+from lightning_gradood.core import LOG, Refusal, as_float, progress, refused_as, stage
 from lightning_gradood.data import ImageDataModule
 from lightning_gradood.detectors import SavedDetector, save_detector
 from lightning_gradood.evaluation import (
@@ -27,7 +27,7 @@ from lightning_gradood.evaluation import (
 from lightning_gradood.extraction import CacheEntry, ProbeCallback, leave_out_bad, prepare, read_records
 from lightning_gradood.guard import Recipe
 from lightning_gradood.preflight import preflight
-from lightning_gradood.probes import PixelProbe
+from lightning_gradood.probes import PixelProbe, linear_head
 from lightning_gradood.records import NORMAL, RecordCache
 from lightning_gradood.report import (
     GuardSummary,
@@ -138,6 +138,10 @@ class Trainer(pl.Trainer):
                 for source in dict.fromkeys(entry.source for entry in entries)
             }
             records, left_out = leave_out_bad(every, settings.on_bad_image)
+            if any(one.needs_head for one in settings.detectors_for(datamodule.sources.knows_anomalies)):
+                images = as_float(datamodule.sources.normal.images([0])).to(self.strategy.root_device)
+                head = linear_head(model.network.to(images.device), images)
+                records = {name: one.with_head(head) for name, one in records.items()}
             datasets = DetectionDatasets(records, datamodule.sources.noise_of, datamodule.sources.keep_of)
             with stage("fitting detectors", self):
                 outcomes = self._fit_detectors(settings, datasets, datamodule)

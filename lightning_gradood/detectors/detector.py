@@ -49,6 +49,9 @@ class Detector(Component, ABC):
     scores_are_logits: ClassVar[bool] = False
     """Whether a score of 0 means that normal and anomalous are equally likely, as for an MLP's logit."""
 
+    needs_head: ClassVar[bool] = False
+    """Whether it reads `records.head`, the network's last layer, which must be linear."""
+
     @property
     @abstractmethod
     def name(self) -> str:

@@ -21,6 +21,7 @@ from lightning_gradood.probes.feature_layers import (
     feature_layer_names,
     feature_layer_output,
     feature_layer_outputs,
+    linear_head,
 )
 from lightning_gradood.probes.feature_probes import (
     FeatureLayerProbe,
@@ -35,5 +36,6 @@ from lightning_gradood.probes.shared_pass import ProbeReadings, read_probes
 __all__ = [
     "PENULTIMATE", "FeatureLayerProbe", "FeatureProbe", "FeatureSpreadProbe", "GradientProbe", "LogitsProbe",
     "PenultimateProbe", "PixelProbe", "Probe", "ProbeReadings", "SharedLogitsProbe", "columns_by_layer",
-    "feature_layer_names", "feature_layer_output", "feature_layer_outputs", "read_probes",
+    "feature_layer_names", "feature_layer_output", "feature_layer_outputs",
+    "linear_head", "read_probes",
 ]  # fmt: skip

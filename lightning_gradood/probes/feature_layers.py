@@ -8,10 +8,12 @@ from itertools import groupby
 from typing import Any
 from weakref import WeakKeyDictionary
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lightning_gradood.core import Refusal, exact_arithmetic, frozen_network, say
+from lightning_gradood.core import Refusal, exact_arithmetic, frozen_network, say, to_float64
+from lightning_gradood.records import LinearHead
 
 PENULTIMATE = "penultimate"
 """The feature layer that is no module: the input of the last nn.Linear or convolution that a forward pass runs."""
@@ -130,6 +132,37 @@ def feature_layer_output(network: nn.Module, images: Tensor, name: str) -> Tenso
     finally:
         handle.remove()
     raise RuntimeError(f"{name!r} did not run.")
+
+
+def linear_head(network: nn.Module, images: Tensor) -> LinearHead:
+    """The network's last layer, where logits are penultimate features · weightᵀ + bias.
+
+    Args:
+        network: pixels in, logits out; left as it was found.
+        images: a few, on which this is tried, pixels in [0, 1], [N, C, H, W].
+
+    Raises:
+        Refusal: if logits are anything else, as where an activation follows the layer, or several layers add up.
+
+    Example:
+        >>> from torchvision.models import resnet18
+        >>> linear_head(resnet18(weights=None).eval(), torch.rand(2, 3, 32, 32)).weight.shape
+        (1000, 512)
+    """
+    with exact_arithmetic(), frozen_network(network), torch.no_grad():
+        logits, (features,) = feature_layer_outputs(network, images, [PENULTIMATE])
+        layer = dict(network.named_modules(remove_duplicate=False)).get(_usual_of(network, images)[1] or "")
+        if isinstance(layer, _HEADS) and layer.weight.numel() == logits.shape[1] * features.shape[1]:
+            weight = to_float64(layer.weight).reshape(logits.shape[1], -1).cpu().numpy()
+            bias = np.zeros(len(weight)) if layer.bias is None else to_float64(layer.bias).cpu().numpy()
+            head, expected = LinearHead(weight, bias), to_float64(logits).cpu().numpy()
+            difference = np.abs(head.logits(to_float64(features).cpu().numpy()) - expected).max()
+            if difference <= 1e-3 * np.abs(expected).max():
+                return head
+    raise Refusal(
+        "The network should end in one linear layer, whose outputs are the logits. Got a "
+        f"{type(network).__name__} that computes them otherwise. Use methods that read logits or features alone."
+    )
 
 
 class _Reached(BaseException):

@@ -19,6 +19,7 @@ from lightning_gradood.records.table import (
     NORMAL,
     SPLITS,
     SYNTHETIC,
+    LinearHead,
     Records,
     detection_dataset,
     normal_records,
@@ -29,6 +30,6 @@ from lightning_gradood.records.table import (
 )
 
 __all__ = [
-    "ENDINGS", "NORMAL", "SPLITS", "SYNTHETIC", "Damaged", "RecordCache", "Records", "detection_dataset",
-    "entry_key", "normal_records", "read_columns", "read_rows", "write_columns", "write_rows",
+    "ENDINGS", "NORMAL", "SPLITS", "SYNTHETIC", "Damaged", "LinearHead", "RecordCache", "Records",
+    "detection_dataset", "entry_key", "normal_records", "read_columns", "read_rows", "write_columns", "write_rows",
 ]  # fmt: skip

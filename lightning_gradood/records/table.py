@@ -7,6 +7,7 @@ import io
 import json
 import sys
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, TextIO
@@ -18,7 +19,7 @@ import pyarrow.csv
 import pyarrow.json
 import pyarrow.parquet as pq
 
-from lightning_gradood.core import Refusal, atomic_write, parse_json
+from lightning_gradood.core import Component, Refusal, atomic_write, parse_json
 
 NORMAL = "normal"  # the name of the one source whose clean images are the normal side
 SYNTHETIC = "synthetic_"  # what the names of synthetic outliers start with, as sources and in the column `attack`
@@ -40,8 +41,21 @@ _NAMES = "names"  # metadata key of a probe's column names
 _SHORT = (np.uint8, np.float16)  # what pixels are kept in
 
 _TYPES = {str: pa.string(), float: pa.float64(), bool: pa.bool_(), int: pa.int64()}
+_HEAD = (b"head_weight", b"head_bias")  # metadata keys of a table in memory
 _GROUP = 10_000  # rows of Parquet that are kept in memory
 ENDINGS = (".parquet", ".csv", ".jsonl")
+
+
+@dataclass(frozen=True, eq=False)
+class LinearHead(Component):
+    """A network's last layer, float64: weight [classes, D] and bias [classes]."""
+
+    weight: np.ndarray
+    bias: np.ndarray
+
+    def logits(self, features: np.ndarray) -> np.ndarray:
+        """Logits, float64 [n, classes], of penultimate features [n, D]."""
+        return np.asarray(features @ self.weight.T + self.bias)
 
 
 class Records:
@@ -143,6 +157,25 @@ class Records:
         """Names of the columns of a probe, such as parameter names; empty where none were given."""
         metadata = self.table.schema.field(probe).metadata or {}
         return list(parse_json(metadata.get(_NAMES.encode(), b"[]")))
+
+    @property
+    def head(self) -> LinearHead:
+        """The linear head of the network that gave these records; a Refusal where `with_head` has not told it."""
+        known = self.table.schema.metadata or {}
+        if not known.keys() >= {*_HEAD}:
+            raise Refusal(
+                "`records` should know the network's last layer. Got none. `detect` adds it; in a script, use "
+                "`records.with_head(linear_head(network, images))`, see `lightning_gradood.probes`."
+            )
+        weight, bias = (np.frombuffer(known[key]) for key in _HEAD)
+        return LinearHead(weight.reshape(len(bias), -1), bias)
+
+    def with_head(self, head: LinearHead) -> Records:
+        """Add the network's linear head, which stays with rows and columns that are taken from these records."""
+        parts = (head.weight, head.bias)
+        kept = dict(self.table.schema.metadata or {})
+        kept |= {key: np.ascontiguousarray(one, np.float64).tobytes() for key, one in zip(_HEAD, parts, strict=True)}
+        return Records(self.table.replace_schema_metadata(kept))
 
     def join(self, other: Records) -> Records:
         """Add the probes of `other`, which must hold the same images; sorts by id."""

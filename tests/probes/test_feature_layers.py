@@ -1,5 +1,8 @@
 """Feature layers: the right places, averaged as the definition says, read in one pass that leaves no trace."""
 
+from functools import partial
+
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -17,6 +20,7 @@ from lightning_gradood.probes import (
     columns_by_layer,
     feature_layer_names,
     feature_layer_outputs,
+    linear_head,
     read_probes,
 )
 from lightning_gradood.probes.feature_layers import feature_layer_output
@@ -225,3 +229,27 @@ def test_feature_probes_put_feature_layers_side_by_side_and_name_their_channels(
         assert torch.equal(reading.values[probe.name][:, index], layer)
     network = normalized(plain())
     assert_close(network.network[3](PenultimateProbe()(network, IMAGES)), network(IMAGES))
+
+
+@pytest.mark.parametrize("name", ["resnet18", "densenet121", "mobilenet_v3_small", "alexnet"])
+def test_a_linear_head_gives_the_logits_of_the_penultimate_features(name):
+    network = getattr(torchvision.models, name)(weights=None, num_classes=7).eval()
+    images = torch.rand(2, 3, 64, 64)
+    head = linear_head(network, images)
+    features = PenultimateProbe()(network, images).double().numpy()
+    np.testing.assert_allclose(head.logits(features), network(images).detach().numpy(), rtol=1e-3, atol=1e-4)
+
+
+class _TwoBranches(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.one, self.two = nn.Linear(12, 3), nn.Linear(12, 3)
+
+    def forward(self, images):
+        return self.one(images.flatten(1)) + self.two(images.flatten(1))
+
+
+@pytest.mark.parametrize("network", [_TwoBranches(), nn.Sequential(nn.Flatten(), nn.Linear(12, 3), nn.Tanh())])
+def test_a_network_whose_logits_are_no_linear_layer_is_refused_as_a_linear_head(network):
+    call = partial(linear_head, network, torch.rand(2, 3, 2, 2))
+    assert_refused((call, "should end in one linear layer.*Use methods that read logits"))

@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 from asserts import assert_refused
 from record_tables import ids_of, table_of
 
-from lightning_gradood.records import Records
+from lightning_gradood.records import LinearHead, Records
 
 # Values that float32 or a text format would change.
 EXACT = np.array([0.1, 1 / 3, np.pi * 1e-300, 5e-324, -0.0, 1.7976931348623157e308])
@@ -77,3 +77,19 @@ def test_what_does_not_fit_is_refused():
         (lambda: two.join(table_of(["b", "c", "d"])), "hold the same 2 images. Got 3 images, 3 of them in one table"),
         (lambda: Records(pa.table({"id": ["a"]})), "Got a table without ['origin_id',"),
     )
+
+
+def test_a_linear_head_stays_with_all_that_is_taken_from_records_and_is_refused_where_unknown():
+    head = LinearHead(np.arange(6.0).reshape(3, 2), np.ones(3))
+    plain = Records.build(["a/0", "a/1"], source="a", values={"logits": np.eye(2), "more": np.eye(2)})
+    assert_refused((lambda: plain.head, "should know the network's last layer.*with_head"))
+    told = plain.with_head(head).with_splits({"a/0": "train", "a/1": "val"})
+    taken = [
+        told.where(split="val"), told.only(["more"]), told.at([1, 0]), told.from_origins(["a/1"]), told.by_id(),
+        Records.concatenate([told, told.where(split="val")]), told.with_splits({"a/0": "val"}), told.join(told),
+        Records(told.table.filter(told.anomalous == 1)),
+    ]  # fmt: skip
+    for one in taken:
+        np.testing.assert_array_equal(one.head.weight, head.weight)
+        np.testing.assert_array_equal(one.head.bias, head.bias)
+    np.testing.assert_array_equal(head.logits(np.array([[1.0, 2.0]])), [[3.0, 9.0, 15.0]])
