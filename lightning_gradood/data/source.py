@@ -110,18 +110,13 @@ class FolderSource(Source):
     def open(self) -> "FolderListing":
         root, passed = Path(self.root).expanduser(), PassedOver()
         layouts = "either one sub-folder per class (`root/<class>/image.png`) or the images themselves"
-        if not os.path.isdir(
-            root
-        ):  # a name may also be too long: the parser reads a file that is named, and gives its text
-            first, *more = self.root.splitlines() or [""]
-            got = f"a file with the text `{first[:60]}` and so on" if more else f"`root = {self.root}`, which "
-            got += (
-                ""
-                if more
-                else "is not a folder"
-                if os.path.exists(root)
-                else f"does not exist (looked at {root.absolute()})"
-            )
+        if not os.path.isdir(root):
+            if "\n" in self.root:  # the parser reads a file that is named, and gives its text
+                got = f"a file with the text `{self.root.splitlines()[0][:60]}` and so on"
+            elif os.path.exists(root):
+                got = f"`root = {self.root}`, which is not a folder"
+            else:
+                got = f"`root = {self.root}`, which does not exist (looked at {root.absolute()})"
             raise Refusal(
                 f"`root` should be a folder of images. Got {got}. Correct the path, or put images there: {layouts}."
             )
