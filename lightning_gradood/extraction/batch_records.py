@@ -91,7 +91,7 @@ class BatchReader:
         self._rows, self._portions = self.plan.rows_of_source, Portions()
         made = self.data.sources.perturbed
         self._made_of = {name: np.asarray(made[name].rows) for name in self._rows if name in made}
-        self._widths: dict[str, int] = {}
+        self._empty: dict[str, Tensor] = {}  # no rows of each probe, of the width and type of its readings
         self._names: dict[str, list[str]] = {}  # of the columns that were read last
 
     def images_of(self, source: str, batch: ImageBatch) -> Iterator[SourceImages]:
@@ -155,7 +155,7 @@ class BatchReader:
         except Refusal as refusal:
             raise Refusal(f"{refusal} The batch holds {images.ids[0]} to {images.ids[-1]}.") from refusal
         self._names |= readings.names
-        self._widths |= {name: values.shape[1] for name, values in readings.values.items()}
+        self._empty |= {name: values[:0] for name, values in readings.values.items()}
         return [(images, readings)]
 
     def _refuse_or_say(self, images: SourceImages, bad: Sequence[int], error: NotFinite) -> None:
@@ -165,7 +165,7 @@ class BatchReader:
             raise NotFinite(
                 f"{error} These are {shown}; `--detection.on_bad_image skip` goes on without them.", bad
             ) from error
-        if not self._widths and len(bad) == len(images.ids):
+        if not self._empty and len(bad) == len(images.ids):
             raise NotFinite(
                 f"the network should be finite. Got NaN or infinity for every one of the first {len(bad)} images. Look at its "
                 "weights, and at what normalises its images."
@@ -177,7 +177,8 @@ class BatchReader:
         """The record of images that have no reading: NaN, but their pixels are kept."""
         if isinstance(probe, PixelProbe):
             return probe(self.network, images.images)
-        return torch.full((len(images.ids), self._widths[probe.name]), torch.nan, dtype=torch.float64)
+        empty = self._empty[probe.name]
+        return empty.new_full((len(images.ids), empty.shape[1]), torch.nan)
 
 
 def _chosen(batch: ImageBatch, rows: NDArray[np.int64] | None) -> ImageBatch | None:

@@ -104,7 +104,7 @@ def make_plan(network: nn.Module, data: ImageDataModule, probes: Sequence[Probe]
             "probe": told,
             **network_key,
             "dtype": "float32",
-            "columns": 2,  # raised when the columns of a record change
+            "columns": 3,  # raised when the columns of a record or their types change
         }
         learnt = ""
         if probe.needs_preparation:

@@ -38,7 +38,7 @@ _COLUMNS: dict[str, tuple[pa.DataType, Any]] = {  # type and default
     "linf": (pa.float64(), 0.0),
 }
 _NAMES = "names"  # metadata key of a probe's column names
-_SHORT = (np.uint8, np.float16)  # what pixels are kept in
+_KEPT = (np.uint8, np.float16, np.float32)  # types that values are kept in; all others become float64
 
 _TYPES = {str: pa.string(), float: pa.float64(), bool: pa.bool_(), int: pa.int64()}
 _HEAD = (b"head_weight", b"head_bias")  # metadata keys of a table in memory
@@ -63,7 +63,7 @@ class Records:
 
     Args:
         table: Arrow table with the columns listed in `lightning_gradood.records`; every other column is a probe
-            (fixed-size list of float64), except `split`, which `with_splits` adds.
+            (fixed-size list of numbers), except `split`, which `with_splits` adds.
     """
 
     def __init__(self, table: pa.Table) -> None:
@@ -85,7 +85,7 @@ class Records:
 
         Args:
             ids: of n images.
-            values: probe name to array [n, width]; uint8 and float16 are kept as they are, all else as float64.
+            values: probe name to array [n, width]; uint8, float16 and float32 are kept as they are, all else as float64.
             names: probe name to what its columns are (parameter or layer names); kept in the file's metadata.
             **columns: any of `origin_id` (default: the ids), `attack`, `label`, `prediction`, `success`, `target_hit`,
                 `l2`, `linf`.
@@ -129,7 +129,7 @@ class Records:
         """Whether all values of an image are finite, bool [n]; those for which the network was not finite have NaN."""
         found = np.ones(len(self), dtype=bool)
         for name in self.probes:
-            found &= np.isfinite(self.probe(name)).all(axis=1)
+            found &= np.isfinite(self.stored(name)).all(axis=1)
         return found
 
     def at(self, rows: Sequence[int]) -> Records:
@@ -147,11 +147,15 @@ class Records:
 
     def probe(self, name: str) -> np.ndarray:
         """One probe's values [n, width], float64 unless stored as uint8; a missing one is refused."""
+        values = self.stored(name)
+        return values if values.dtype == np.uint8 else values.astype(np.float64, copy=False)
+
+    def stored(self, name: str) -> np.ndarray:
+        """As `probe`, in the type in which they are stored, such as float32, and without a copy."""
         if name not in self.probes:
             raise Refusal(f"`name` should be a probe of these records. Got `name = {name!r}`; they hold {self.probes}.")
         column = self.table[name].combine_chunks()
-        values = np.asarray(column.flatten().to_numpy()).reshape(len(self), column.type.list_size)
-        return values if values.dtype == np.uint8 else values.astype(np.float64, copy=False)
+        return np.asarray(column.flatten().to_numpy()).reshape(len(self), column.type.list_size)
 
     def names(self, probe: str) -> list[str]:
         """Names of the columns of a probe, such as parameter names; empty where none were given."""
@@ -215,7 +219,7 @@ class Records:
 
 
 def _fixed_size_lists(array: np.ndarray) -> pa.Array:
-    flat = np.ascontiguousarray(array, dtype=array.dtype if array.dtype in _SHORT else np.float64)
+    flat = np.ascontiguousarray(array, dtype=array.dtype if array.dtype in _KEPT else np.float64)
     return pa.FixedSizeListArray.from_arrays(pa.array(flat.reshape(-1)), flat.shape[1])
 
 

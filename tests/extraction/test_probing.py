@@ -62,6 +62,7 @@ def test_records_are_complete_and_equal_to_direct_calls(tmp_path, settings):
         norms = squared_gradient_norms(model.network, images, AllOnes())
         expected = norms if kind == "gradients/all_ones" else logits.double()
         torch.testing.assert_close(torch.tensor(records.probe(kind)), expected, rtol=1e-4, atol=1e-12)
+        assert records.stored(kind).dtype == ("float64" if expected is norms else "float32")
         assert records.names(kind) == (parameter_names(model.network) if expected is norms else [])
 
 
