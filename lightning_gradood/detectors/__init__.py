@@ -31,6 +31,7 @@ from lightning_gradood.detectors.detector import (
     Fitted,
     FixedDetector,
     SavedDetector,
+    classes_of,
     load_detector,
     normal_training_records,
     save_detector,
@@ -48,6 +49,6 @@ __all__ = [
     "KNN", "LID", "MLP", "ODIN", "Baseline", "Combined", "Consistency", "Detector", "Energy", "Fitted", "FittedMLP",
     "FixedDetector", "GradNorm", "GradNormProbe", "GradientGaussian", "GradientKNN", "ImageStatistics",
     "ImageStatisticsProbe", "Mahalanobis", "MahalanobisPP", "MahalanobisProbe", "OdinProbe", "SavedDetector",
-    "SyntheticOutliers", "TrainedDetector", "UntrainedMLP", "ViewsProbe", "fit_all", "load_detector",
-    "normal_training_records", "save_detector", "score_in_blocks",
+    "SyntheticOutliers", "TrainedDetector", "UntrainedMLP", "ViewsProbe", "classes_of", "fit_all",
+    "load_detector", "normal_training_records", "save_detector", "score_in_blocks",
 ]  # fmt: skip

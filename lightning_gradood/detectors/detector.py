@@ -16,7 +16,7 @@ import lightning_gradood
 from lightning_gradood.core import Component, Refusal, atomic_write, pack, unpack
 from lightning_gradood.gradients import LabelDesign
 from lightning_gradood.perturbations import SyntheticOutlier
-from lightning_gradood.probes import Probe
+from lightning_gradood.probes import LogitsProbe, Probe
 from lightning_gradood.records import SYNTHETIC, Records
 
 _BLOCK = 32  # rows that are scored together
@@ -109,6 +109,17 @@ def normal_training_records(records: Records, fewest: int = 2) -> Records:
             "Take more normal images."
         )
     return Records(records.table.filter(rows))
+
+
+def classes_of(records: Records) -> np.ndarray:
+    """Classes of the records that class statistics are made of, int64 [n].
+
+    They are the labels, as in the papers, where every record has one and all are outputs of the network, else the
+    predictions.
+    """
+    labels = records.column("label")
+    outputs = records.stored(LogitsProbe.name).shape[1] if LogitsProbe.name in records.probes else np.inf
+    return labels if ((labels >= 0) & (labels < outputs)).all() else records.column("prediction")
 
 
 def outlier_training_records(records: Records, detector: Detector) -> Records:

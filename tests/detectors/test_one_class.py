@@ -74,6 +74,12 @@ def test_k_follows_the_number_of_images():
         assert (Neighbours.of(rows, None, 50).rank, Neighbours.of(rows, 3, 50).rank) == (k, min(3, images))
 
 
+def test_classes_are_labels_where_all_records_have_one_that_is_an_output():
+    table = changed(of("logits", LOGITS[:4]), prediction=[7, 7, 7, 7])
+    for labels, expected in (([0, 9, 3, 3], [0, 9, 3, 3]), ([0, -1, 3, 3], [7] * 4), ([0, 10, 3, 3], [7] * 4)):
+        assert detectors.classes_of(changed(table, label=labels)).tolist() == expected
+
+
 def outcome_of(detector, table):
     return evaluate(detector, table, source="smoke", seed=0, resamples=20)
 
