@@ -37,7 +37,7 @@ from lightning_gradood.core.pictures import (
 from lightning_gradood.core.progress import LOG, ProgressLines, going_on_without, progress, say, stage
 from lightning_gradood.core.ranges import (
     ClosedUnitInterval, FiniteNonNegative, FinitePositive, HalfOpenUnitInterval, NonNegativeInt, OpenUnitInterval,
-    PositiveFloat, PositiveInt, Seed,
+    Percentile, PositiveFloat, PositiveInt, Seed,
 )
 from lightning_gradood.core.runs import (
     CHECKPOINTS, CONFIG, claim, experiment_file, hold, new_run_folder, refuse_foreign,
@@ -48,7 +48,7 @@ from lightning_gradood.core.seeding import generator_states, image_generator, na
 __all__ = [
     "BATCH_NORMS", "CHECKPOINTS", "CONFIG", "LOG", "LOG_FLOOR", "MEGAPIXELS", "PACKAGES", "ClosedUnitInterval",
     "Component", "FiniteNonNegative", "FinitePositive", "HalfOpenUnitInterval", "NonNegativeInt", "NotFinite",
-    "OpenUnitInterval", "OrderedBatchNorm", "PassedOver", "Picture", "PixelLimit", "Portions", "PositiveFloat",
+    "OpenUnitInterval", "OrderedBatchNorm", "PassedOver", "Percentile", "Picture", "PixelLimit", "Portions", "PositiveFloat",
     "PositiveInt", "ProgressLines", "Refusal", "Seed", "Transform", "Unparsable", "Unreadable", "Unwritable",
     "arguments_of", "as_float", "atomic_write", "check_batch", "check_finite_rows", "check_images", "check_import",
     "check_logits_shape", "check_writable", "check_yaml", "claim", "class_path", "decode", "did_you_mean", "digest",

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     FinitePositive = float
     HalfOpenUnitInterval = float
     OpenUnitInterval = float
+    Percentile = float
     PositiveFloat = float
 else:
     import yaml
@@ -35,8 +36,9 @@ else:
     FinitePositive = restricted_number_type("FinitePositive", float, [(">", 0), ("<", _INFINITY)])
     FiniteNonNegative = restricted_number_type("FiniteNonNegative", float, [(">=", 0), ("<", _INFINITY)])
     HalfOpenUnitInterval = restricted_number_type("HalfOpenUnitInterval", float, [(">=", 0), ("<", 1)])
+    Percentile = restricted_number_type("Percentile", float, [(">", 0), ("<", 100)])
     _KINDS = (NonNegativeInt, PositiveInt, Seed, ClosedUnitInterval, OpenUnitInterval, PositiveFloat)
-    for _kind in (*_KINDS, FinitePositive, FiniteNonNegative, HalfOpenUnitInterval):
+    for _kind in (*_KINDS, FinitePositive, FiniteNonNegative, HalfOpenUnitInterval, Percentile):
         # the parser leaves them as they are for a class that takes any keyword, and YAML knows plain numbers alone
         yaml.SafeDumper.add_representer(
             _kind, lambda dumper, value: dumper.represent_data(int(value) if isinstance(value, int) else float(value))

@@ -14,8 +14,11 @@ Beside the paper's `MLP` stand the field's other methods, each one class that `-
 such as `--detection.detectors '[Baseline, Energy, {class_path: KNN, init_args: {k: 20}}]'`. They read the same pass
 over the images, and are measured on the same records:
 
-- formulas that learn nothing: `Baseline` (softmax probability), `Energy` and `GradNorm`; `FixedDetector` is their base;
-- settings chosen on `val`: `ODIN`; regressions on `train` as well: `LID`, `Mahalanobis` (with `ensemble`);
+- formulas that learn nothing: `Baseline` (softmax probability), `MaxLogit`, `GEN`, `Energy` and `GradNorm`;
+  `FixedDetector` is their base;
+- energies of a linear head whose input or weights are changed: `ReAct`, `ASH`, `SCALE`, `AdaSCALE`, `DICE`; what is
+  typical of a predicted class: `SHE`, `KLMatching`; the preset `post_hoc` holds these and the formulas;
+- settings chosen on `val`: `ODIN`, `Tuned`; regressions on `train` as well: `LID`, `Mahalanobis` (with `ensemble`);
 - fitted on normal images alone (`needs_anomalies` is false), with a quantile of normal `val` scores as threshold:
   distances of features (`KNN`, `MahalanobisPP`) and of gradient representations (`GradientGaussian`, `GradientKNN`),
   `Consistency` (views of the image), `SyntheticOutliers` (a model that tells normal images from outliers made of them)
@@ -24,7 +27,10 @@ over the images, and are measured on the same records:
   than what the images show.
 """
 
-from lightning_gradood.detectors.combined import Combined
+from lightning_gradood.detectors.activations import ASH, DICE, SCALE, ReAct
+from lightning_gradood.detectors.adascale import AdaSCALE, PerturbedFeaturesProbe
+from lightning_gradood.detectors.class_patterns import SHE, KLMatching
+from lightning_gradood.detectors.combined import Combined, Tuned
 from lightning_gradood.detectors.consistency import Consistency, ViewsProbe
 from lightning_gradood.detectors.detector import (
     Detector,
@@ -42,13 +48,23 @@ from lightning_gradood.detectors.image_statistics import ImageStatistics, ImageS
 from lightning_gradood.detectors.mahalanobis import Mahalanobis, MahalanobisProbe
 from lightning_gradood.detectors.mlp import MLP, FittedMLP, TrainedDetector, UntrainedMLP, fit_all
 from lightning_gradood.detectors.neighbours import KNN, LID, GradientKNN
-from lightning_gradood.detectors.output_scores import ODIN, Baseline, Energy, GradNorm, GradNormProbe, OdinProbe
+from lightning_gradood.detectors.output_scores import (
+    GEN,
+    ODIN,
+    Baseline,
+    Energy,
+    GradNorm,
+    GradNormProbe,
+    MaxLogit,
+    OdinProbe,
+)
 from lightning_gradood.detectors.synthetic_outliers import SyntheticOutliers
 
 __all__ = [
-    "KNN", "LID", "MLP", "ODIN", "Baseline", "Combined", "Consistency", "Detector", "Energy", "Fitted", "FittedMLP",
-    "FixedDetector", "GradNorm", "GradNormProbe", "GradientGaussian", "GradientKNN", "ImageStatistics",
-    "ImageStatisticsProbe", "Mahalanobis", "MahalanobisPP", "MahalanobisProbe", "OdinProbe", "SavedDetector",
-    "SyntheticOutliers", "TrainedDetector", "UntrainedMLP", "ViewsProbe", "classes_of", "fit_all",
-    "load_detector", "normal_training_records", "save_detector", "score_in_blocks",
+    "ASH", "DICE", "GEN", "KNN", "LID", "MLP", "ODIN", "SCALE", "SHE", "AdaSCALE", "Baseline", "Combined",
+    "Consistency", "Detector", "Energy", "Fitted", "FittedMLP", "FixedDetector", "GradNorm", "GradNormProbe",
+    "GradientGaussian", "GradientKNN", "ImageStatistics", "ImageStatisticsProbe", "KLMatching", "Mahalanobis",
+    "MahalanobisPP", "MahalanobisProbe", "MaxLogit", "OdinProbe", "PerturbedFeaturesProbe", "ReAct",
+    "SavedDetector", "SyntheticOutliers", "TrainedDetector", "Tuned", "UntrainedMLP", "ViewsProbe", "classes_of",
+    "fit_all", "load_detector", "normal_training_records", "save_detector", "score_in_blocks",
 ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""Several detectors as one: their p-values on normal images, combined."""
+"""Several detectors as one: their p-values on normal images, combined; or the best of them on `val`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing_extensions import override  # typing has it from Python 3.12 on
 from lightning_gradood.core import Component, Refusal
 from lightning_gradood.detectors.detector import Detector, Fitted, normal_training_records
 from lightning_gradood.gradients import LabelDesign
-from lightning_gradood.metrics import conformal_p_values
+from lightning_gradood.metrics import auroc, conformal_p_values
 from lightning_gradood.perturbations import SyntheticOutlier
 from lightning_gradood.probes import Probe
 from lightning_gradood.records import SYNTHETIC, Records, normal_records
@@ -42,8 +42,38 @@ class EmpiricalTail(Component):
         return np.asarray(np.where(scores > start, tail, -np.log(p_values)))
 
 
+class _OfSeveral(Detector):
+    """A detector that is made of others, and reads what they read."""
+
+    detectors: Sequence[Detector]
+
+    @property
+    @override
+    def needs_head(self) -> bool:
+        return any(one.needs_head for one in self.detectors)
+
+    @property
+    @override
+    def fewest(self) -> int:
+        return max(one.fewest for one in self.detectors)
+
+    @property
+    @override
+    def probes(self) -> Sequence[Probe]:
+        return list({probe.name: probe for one in self.detectors for probe in one.probes}.values())
+
+    @property
+    @override
+    def needed_outliers(self) -> Sequence[SyntheticOutlier]:
+        return list({outlier.name: outlier for one in self.detectors for outlier in one.needed_outliers}.values())
+
+    @override
+    def with_label_designs(self, label_designs: Sequence[LabelDesign]) -> Self:
+        return replace(self, detectors=[one.with_label_designs(label_designs) for one in self.detectors])  # type: ignore[type-var]  # settings are dataclasses
+
+
 @dataclass(frozen=True)
-class Combined(Detector):
+class Combined(_OfSeveral):
     """Combine detectors that need no anomalies by their one-sided p-values on normal images.
 
     Normal `train` images are divided into folds. Each detector is fitted on all folds but one and scores that one, in
@@ -79,22 +109,7 @@ class Combined(Detector):
     @override
     def fewest(self) -> int:
         # enough for each detector when one fold is kept from it
-        needed = max(one.fewest for one in self.detectors)
-        return max(20, self.folds, math.ceil(needed * self.folds / (self.folds - 1)))
-
-    @property
-    @override
-    def probes(self) -> Sequence[Probe]:
-        return list({probe.name: probe for one in self.detectors for probe in one.probes}.values())
-
-    @property
-    @override
-    def needed_outliers(self) -> Sequence[SyntheticOutlier]:
-        return list({outlier.name: outlier for one in self.detectors for outlier in one.needed_outliers}.values())
-
-    @override
-    def with_label_designs(self, label_designs: Sequence[LabelDesign]) -> Self:
-        return replace(self, detectors=[one.with_label_designs(label_designs) for one in self.detectors])
+        return max(20, self.folds, math.ceil(super().fewest * self.folds / (self.folds - 1)))
 
     @override
     def fit(self, records: Records, seed: int) -> Fitted:
@@ -131,3 +146,23 @@ class FittedCombined(Fitted):
         pairs = zip(self.members, self.tails, strict=True)
         surprises = np.stack([tail.surprise(one.score(records)) for one, tail in pairs])
         return np.asarray((surprises if self.rule == "fisher" else np.square(surprises)).sum(axis=0))
+
+
+@dataclass(frozen=True)
+class Tuned(_OfSeveral):
+    """The one of several detectors with the highest AUROC on `val`, the first of equals; what it learns is that one's.
+
+    For methods whose settings the field tunes on anomalous images, such as `percentile` of `ASH`: list a detector for
+    each value, `Tuned([ASH(65), ASH(80), ASH(95)], name="ash_tuned")`.
+
+    Args:
+        detectors: one or more; their names do not matter.
+    """
+
+    detectors: Sequence[Detector]
+    name: str = "tuned"
+
+    @override
+    def fit(self, records: Records, seed: int) -> Fitted:
+        val, fits = records.where(split="val"), [one.fit(records, seed) for one in self.detectors]
+        return max(fits, key=lambda one: auroc(one.score(val), val.anomalous))

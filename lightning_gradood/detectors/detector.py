@@ -49,9 +49,6 @@ class Detector(Component, ABC):
     scores_are_logits: ClassVar[bool] = False
     """Whether a score of 0 means that normal and anomalous are equally likely, as for an MLP's logit."""
 
-    needs_head: ClassVar[bool] = False
-    """Whether it reads `records.head`, the network's last layer, which must be linear."""
-
     @property
     @abstractmethod
     def name(self) -> str:
@@ -61,6 +58,11 @@ class Detector(Component, ABC):
     @abstractmethod
     def probes(self) -> Sequence[Probe]:
         """The probes that it reads."""
+
+    @property
+    def needs_head(self) -> bool:
+        """Whether it reads `records.head`, the network's last layer, which must be linear; subclasses have a constant."""
+        return False
 
     @property
     def fewest(self) -> int:

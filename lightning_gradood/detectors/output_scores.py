@@ -1,4 +1,4 @@
-"""Scores of what the network gives out: softmax probability, energy, GradNorm, and ODIN's after a step of the image."""
+"""Scores of what the network gives out: probabilities, logits, energy, GradNorm, and ODIN's after a step of the image."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,13 +8,14 @@ from typing import ClassVar
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy.special import logsumexp
+from scipy.special import log_softmax, logsumexp
 from torch import Tensor, nn
 from typing_extensions import override  # typing has it from Python 3.12 on
 
 from lightning_gradood.core import (
     FiniteNonNegative,
     FinitePositive,
+    PositiveInt,
     Refusal,
     exact_arithmetic,
     frozen_network,
@@ -48,6 +49,40 @@ class Baseline(FixedDetector):
         others = logits.copy()
         np.put_along_axis(others, logits.argmax(axis=1, keepdims=True), -np.inf, axis=1)
         return np.asarray(logsumexp(others, axis=1) - logsumexp(logits, axis=1))
+
+
+@dataclass(frozen=True)
+class MaxLogit(FixedDetector):
+    """The largest logit, negated (Hendrycks, Basart, Mazeika et al. 2022, section 3; OpenOOD's `mls`)."""
+
+    name: str = "maxlogit"
+    probes: ClassVar[Sequence[Probe]] = (LogitsProbe(),)
+
+    @override
+    def score(self, records: Records) -> np.ndarray:
+        return np.asarray(-records.probe(LogitsProbe.name).max(axis=1))
+
+
+@dataclass(frozen=True)
+class GEN(FixedDetector):
+    """Generalised entropy Σ p^γ·(1 − p)^γ over the `largest` softmax probabilities p, at least 0.
+
+    Reference:
+        Liu, Lochman, Zach 2023, Eq. 5; defaults of OpenOOD, `gen`. The arithmetic is also that of pytorch-ood, but for
+        1 − p, which is summed over the other classes, as it would round to 0 for a confident image.
+    """
+
+    gamma: FinitePositive = 0.1
+    largest: PositiveInt = 100
+    name: str = "gen"
+    probes: ClassVar[Sequence[Probe]] = (LogitsProbe(),)
+
+    @override
+    def score(self, records: Records) -> np.ndarray:
+        log_p = np.sort(log_softmax(records.probe(LogitsProbe.name), axis=1), axis=1)  # ascending
+        log_rest = np.log1p(-np.exp(log_p[:, :-1]))
+        log_rest = np.column_stack([log_rest, logsumexp(log_p[:, :-1], axis=1)])
+        return np.asarray(np.exp(self.gamma * (log_p + log_rest))[:, -self.largest :].sum(axis=1))
 
 
 @dataclass(frozen=True)

@@ -171,7 +171,7 @@ class Records:
                 "`records` should know the network's last layer. Got none. `detect` adds it; in a script, use "
                 "`records.with_head(linear_head(network, images))`, see `lightning_gradood.probes`."
             )
-        weight, bias = (np.frombuffer(known[key]) for key in _HEAD)
+        weight, bias = (np.frombuffer(known[key]).copy() for key in _HEAD)  # else they are read-only
         return LinearHead(weight.reshape(len(bias), -1), bias)
 
     def with_head(self, head: LinearHead) -> Records:

@@ -8,7 +8,7 @@ from made_up_records import PROBE, built, changed, records
 from lightning_gradood import detectors
 from lightning_gradood.gradients import AllOnes, KHot, Uniform
 from lightning_gradood.perturbations import Blur, Zoom
-from lightning_gradood.records import NORMAL, SYNTHETIC, Records
+from lightning_gradood.records import NORMAL, SYNTHETIC, LinearHead, Records
 from lightning_gradood.tasks import MLPSettings
 
 LAYERS = {"relu": 3, "layer1": 5}
@@ -38,6 +38,28 @@ def feature_records(gap=1.0, counts=None, width=6):
         }
 
     return built(values, counts or {"train": 60, "val": 50, "test": 40}, {"features/layers": LAYER_CHANNELS})
+
+
+def head_records(classes=4, width=12, counts=None):
+    """Records of a network with a linear head, features at least 0; those of anomalous images are unlike any class."""
+    rng = np.random.default_rng(0)
+    centres = rng.gamma(0.5, 4, size=(classes, width))
+    head = LinearHead((centres - centres.mean(axis=0)) / 10, rng.normal(size=classes))
+
+    def values(n, anomalous):
+        labels = np.arange(n) % classes
+        features = np.maximum(
+            (1 - anomalous) * centres[labels] + rng.normal(scale=0.8 + 0.2 * anomalous, size=(n, width)), 0
+        )
+        moved = features + rng.normal(scale=0.1 + 0.3 * anomalous, size=(n, width))
+        penultimate = {"features/penultimate": features, "features/penultimate/perturbed": moved}
+        return {"logits": head.logits(features), **penultimate}
+
+    table = built(values, counts or {"train": 60, "val": 40, "test": 40})
+    predictions = table.probe("logits").argmax(axis=1)
+    normal = table.column("source") == NORMAL
+    labels = np.where(normal, np.cumsum(normal) - 1, -classes) % classes
+    return changed(table, prediction=predictions, label=labels).with_head(head)
 
 
 def with_outliers(table, *kinds):
@@ -117,6 +139,14 @@ def cases():
             "gradnorm": detectors.GradNorm(), "image_statistics": detectors.ImageStatistics(),
             "knn": detectors.KNN(k=7), "lid": detectors.LID(neighbours=[5, 20]),
             "consistency": detectors.Consistency(), "mahalanobis_pp": detectors.MahalanobisPP(),
+        }),
+        (head_records(), {
+            "maxlogit": detectors.MaxLogit(), "gen": detectors.GEN(gamma=0.5, largest=3), "klm": detectors.KLMatching(),
+            "she": detectors.SHE(), "react": detectors.ReAct(percentile=80), "dice": detectors.DICE(percentile=70),
+            "ash_s": detectors.ASH(50, "s"), "ash_b": detectors.ASH(60), "ash_p": detectors.ASH(50, "p"),
+            "scale": detectors.SCALE(50), "adascale": detectors.AdaSCALE((50.0, 70.0), k1=20, k2=10, weight=1),
+            "tuned": detectors.Tuned([detectors.SCALE(60), detectors.KNN(3), detectors.ReAct()]),
+            "combined_head": detectors.Combined([detectors.ReAct(), detectors.SHE()], folds=3),
         }),
         (with_outliers(features, "blur", "zoom"), {
             "synthetic_outliers": against(strength=1.0),

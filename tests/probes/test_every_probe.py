@@ -15,7 +15,14 @@ from torch import nn
 
 from lightning_gradood import detectors, gradients, probes
 from lightning_gradood.core import digest
-from lightning_gradood.detectors import GradNormProbe, ImageStatisticsProbe, MahalanobisProbe, OdinProbe, ViewsProbe
+from lightning_gradood.detectors import (
+    GradNormProbe,
+    ImageStatisticsProbe,
+    MahalanobisProbe,
+    OdinProbe,
+    PerturbedFeaturesProbe,
+    ViewsProbe,
+)
 from lightning_gradood.networks import CifarResNet, Normalized
 from lightning_gradood.probes import FeatureProbe, FeatureSpreadProbe, GradientProbe, LogitsProbe
 
@@ -26,7 +33,7 @@ DESIGNS = [
 PROBES = [
     *map(GradientProbe, DESIGNS), LogitsProbe(), FeatureProbe(), FeatureSpreadProbe(), probes.PenultimateProbe(),
     GradNormProbe(), ImageStatisticsProbe(), OdinProbe(), MahalanobisProbe(), MahalanobisProbe((0.0, 0.0014)),
-    probes.PixelProbe("float32"), ViewsProbe(),
+    probes.PixelProbe("float32"), ViewsProbe(), PerturbedFeaturesProbe(),
 ]  # fmt: skip
 IMAGES = torch.rand(6, 3, 16, 16, generator=torch.Generator().manual_seed(1))
 

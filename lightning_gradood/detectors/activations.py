@@ -1,0 +1,178 @@
+"""Energy of the logits that a linear head gives to penultimate features which are clipped, pruned or scaled.
+
+The papers have features of at least 0, as after a ReLU; those of other networks are treated in the same way.
+"""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import numpy as np
+from scipy.special import logsumexp
+from typing_extensions import override  # typing has it from Python 3.12 on
+
+from lightning_gradood.core import Percentile
+from lightning_gradood.detectors.detector import Detector, Fitted, normal_training_records
+from lightning_gradood.probes import PenultimateProbe, Probe
+from lightning_gradood.records import LinearHead, Records
+
+
+def number_above(percentile: float | np.ndarray, width: int) -> np.ndarray:
+    """How many of `width` features a percentile leaves: width − round(width·percentile/100), but at least one."""
+    return np.asarray(np.maximum(width - np.round(width * np.asarray(percentile) / 100), 1))
+
+
+def largest(features: np.ndarray, number: np.ndarray | int) -> np.ndarray:
+    """Mark the `number` (one, or [n, 1]) largest of each row of features [n, D], of equals the first, bool [n, D]."""
+    order, marked = np.argsort(-features, axis=1, kind="stable"), np.empty(features.shape, dtype=bool)
+    np.put_along_axis(marked, order, np.broadcast_to(np.arange(features.shape[1]) < number, features.shape), axis=1)
+    return marked
+
+
+def sharpness(features: np.ndarray, kept: np.ndarray) -> np.ndarray:
+    """Sum of each row divided by that of what is kept, float64 [n, 1], or 1 where that is 0.
+
+    It is at most D / number kept, which features of at least 0 do not exceed; others would overflow after `exp`.
+    """
+    every, some = features.sum(axis=1, keepdims=True), (features * kept).sum(axis=1, keepdims=True)
+    ratio = np.divide(every, some, out=np.ones_like(every), where=some != 0)
+    return np.asarray(np.minimum(ratio, features.shape[1] / kept.sum(axis=1, keepdims=True)))
+
+
+def energy(head: LinearHead, features: np.ndarray) -> np.ndarray:
+    """−logsumexp of the logits that a head gives to features [n, D], float64 [n]."""
+    return np.asarray(-logsumexp(head.logits(features), axis=1))
+
+
+class _OfHead(Detector):
+    """Fits on penultimate features and a linear head."""
+
+    needs_anomalies: ClassVar[bool] = False
+    needs_head: ClassVar[bool] = True
+    probes: ClassVar[Sequence[Probe]] = (PenultimateProbe(),)
+
+
+@dataclass(frozen=True)
+class ReAct(_OfHead):
+    """Energy after features are clipped at a percentile of all features of normal images.
+
+    Reference:
+        Sun, Guo, Li 2021, Eq. 2 and 7; OpenOOD's `react` and its default.
+    """
+
+    percentile: Percentile = 90.0
+    name: str = "react"
+
+    @override
+    def fit(self, records: Records, seed: int) -> Fitted:
+        features = normal_training_records(records).stored(PenultimateProbe.name)
+        return FittedReAct(records.head, float(np.percentile(features, self.percentile)))
+
+
+@dataclass(frozen=True, eq=False)
+class FittedReAct(Fitted):
+    """A head, and the value at which features are clipped."""
+
+    head: LinearHead
+    ceiling: float
+
+    @override
+    def score(self, records: Records) -> np.ndarray:
+        return energy(self.head, np.minimum(records.probe(PenultimateProbe.name), self.ceiling))
+
+
+@dataclass(frozen=True)
+class DICE(_OfHead):
+    """Energy of a head whose weights are set to 0 where they contribute little to the logits of normal images.
+
+    The contribution of a weight is its product with the mean of its feature; it stays if that is above a percentile of all.
+
+    Reference:
+        Sun, Li 2022, Eq. 3; OpenOOD's `dice` and its default.
+    """
+
+    percentile: Percentile = 90.0
+    name: str = "dice"
+
+    @override
+    def fit(self, records: Records, seed: int) -> Fitted:
+        features, head = normal_training_records(records).stored(PenultimateProbe.name), records.head
+        contributions = features.mean(axis=0, dtype=np.float64) * head.weight
+        kept = contributions > np.percentile(contributions, self.percentile)
+        return FittedDICE(LinearHead(head.weight * kept, head.bias))
+
+
+@dataclass(frozen=True, eq=False)
+class FittedDICE(Fitted):
+    """The sparse head."""
+
+    head: LinearHead
+
+    @override
+    def score(self, records: Records) -> np.ndarray:
+        return energy(self.head, records.probe(PenultimateProbe.name))
+
+
+class Shaping(_OfHead):
+    """Energy after a change of the features that depends on the image's own features alone."""
+
+    @abstractmethod
+    def shaped(self, features: np.ndarray) -> np.ndarray:
+        """Features [n, D] as the head is given them, float64 [n, D]."""
+
+    @override
+    def fit(self, records: Records, seed: int) -> Fitted:
+        return FittedShaping(records.head, self)
+
+
+@dataclass(frozen=True, eq=False)
+class FittedShaping(Fitted):
+    """A head, and the settings of what is done before it."""
+
+    head: LinearHead
+    shaping: Shaping
+
+    @override
+    def score(self, records: Records) -> np.ndarray:
+        return energy(self.head, self.shaping.shaped(records.probe(PenultimateProbe.name)))
+
+
+@dataclass(frozen=True)
+class ASH(Shaping):
+    """Energy after `percentile` of an image's features, the smallest, are set to 0.
+
+    Of the others variant `s` multiplies each by exp(sum of all / sum of these), `b` replaces each by the sum of all
+    divided by their number, `p` leaves them.
+
+    Reference:
+        Djurisic, Bozanic, Ashok, Liu 2023, section 3; OpenOOD's `ash` and its defaults.
+    """
+
+    percentile: Percentile = 90.0
+    variant: Literal["s", "b", "p"] = "b"
+    name: str = "ash"
+
+    @override
+    def shaped(self, features: np.ndarray) -> np.ndarray:
+        kept = largest(features, number_above(self.percentile, features.shape[1]))
+        if self.variant == "b":
+            return np.asarray(kept * features.sum(axis=1, keepdims=True) / kept.sum(axis=1, keepdims=True))
+        return np.asarray(kept * features * (np.exp(sharpness(features, kept)) if self.variant == "s" else 1.0))
+
+
+@dataclass(frozen=True)
+class SCALE(Shaping):
+    """Energy after an image's features are multiplied by exp(their sum / sum of those above their `percentile`).
+
+    Reference:
+        Xu, Chen, Franchi, Yao 2024, Eq. 6 and 7; OpenOOD's `scale` and its default.
+    """
+
+    percentile: Percentile = 85.0
+    name: str = "scale"
+
+    @override
+    def shaped(self, features: np.ndarray) -> np.ndarray:
+        kept = largest(features, number_above(self.percentile, features.shape[1]))
+        return np.asarray(features * np.exp(sharpness(features, kept)))

@@ -1,0 +1,92 @@
+"""Comparison with what is typical of the predicted classes: of their features (SHE), of their probabilities (KL matching)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+from scipy.special import log_softmax, logsumexp
+from typing_extensions import override  # typing has it from Python 3.12 on
+
+from lightning_gradood.detectors.detector import Detector, Fitted, classes_of, normal_training_records
+from lightning_gradood.probes import LogitsProbe, PenultimateProbe, Probe
+from lightning_gradood.records import Records
+
+
+@dataclass(frozen=True)
+class SHE(Detector):
+    """Minus the inner product of penultimate features and the mean of those of the predicted class.
+
+    Means are of the normal `train` images that are classified correctly; an image of a class without any is compared
+    with the mean of all.
+
+    Reference:
+        Zhang, Fu, Chen et al. 2023 (simplified Hopfield energy), Eq. 9 and 10; OpenOOD's `she`.
+    """
+
+    name: str = "she"
+    needs_anomalies: ClassVar[bool] = False
+    probes: ClassVar[Sequence[Probe]] = (PenultimateProbe(),)
+
+    @override
+    def fit(self, records: Records, seed: int) -> Fitted:
+        normal = normal_training_records(records)
+        features, classes = normal.stored(PenultimateProbe.name), classes_of(normal)
+        correct = classes == normal.column("prediction")
+        known = np.unique(classes[correct])
+        means = [features[correct & (classes == one)].mean(axis=0, dtype=np.float64) for one in known]
+        return FittedSHE(known, np.stack([*means, features.mean(axis=0, dtype=np.float64)]))
+
+
+@dataclass(frozen=True, eq=False)
+class FittedSHE(Fitted):
+    """Classes int64 [C] in ascending order, and the means of their features, behind them that of all, float64 [C + 1, D]."""
+
+    classes: np.ndarray
+    means: np.ndarray
+
+    @override
+    def score(self, records: Records) -> np.ndarray:
+        predictions = records.column("prediction")
+        places = np.searchsorted(self.classes, predictions)
+        known = self.classes[np.minimum(places, len(self.classes) - 1)] == predictions
+        means = self.means[np.where(known, places, len(self.classes))]
+        return np.asarray(-np.einsum("nd,nd->n", records.probe(PenultimateProbe.name), means))
+
+
+@dataclass(frozen=True)
+class KLMatching(Detector):
+    """Smallest KL divergence of an image's softmax probabilities p from the mean probabilities d of a predicted class.
+
+    min over c of KL(p ‖ d_c), at least 0; the classes are those that are predicted for a normal `train` image.
+
+    Reference:
+        Hendrycks, Basart, Mazeika et al. 2022, section 4; pytorch-ood's `KLMatching`. OpenOOD's `klm` also has a one-hot
+        d for every other class, whose divergence is infinite unless p is that very d.
+    """
+
+    name: str = "klm"
+    needs_anomalies: ClassVar[bool] = False
+    probes: ClassVar[Sequence[Probe]] = (LogitsProbe(),)
+
+    @override
+    def fit(self, records: Records, seed: int) -> Fitted:
+        logits = normal_training_records(records).stored(LogitsProbe.name)
+        predictions = logits.argmax(axis=1)
+        rows = [logits[predictions == one].astype(np.float64) for one in np.unique(predictions)]
+        return FittedKLMatching(
+            np.stack([logsumexp(log_softmax(one, axis=1), axis=0) - np.log(len(one)) for one in rows])
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class FittedKLMatching(Fitted):
+    """Logarithms of the mean probabilities of each class that is predicted, float64 [C, classes]."""
+
+    log_means: np.ndarray
+
+    @override
+    def score(self, records: Records) -> np.ndarray:
+        log_p = log_softmax(records.probe(LogitsProbe.name), axis=1)
+        p = np.exp(log_p)
+        return np.asarray(((p * log_p).sum(axis=1, keepdims=True) - p @ self.log_means.T).min(axis=1))
