@@ -1,26 +1,25 @@
 """What is looked at before a verb's first step, in one pass: a Trainer, settings, images and a network that do not fit."""
 
 import sys
-from collections.abc import Sequence
-from contextlib import suppress
 
 import lightning.pytorch as pl
-from torch import Tensor, nn
 
-from lightning_gradood.core import NotFinite, Refusal, as_float, generator_states, restore_generators
+from lightning_gradood.core import Refusal, as_float
 from lightning_gradood.data import ImageDataModule
 from lightning_gradood.evaluation import DetectionSettings, refuse_single
 from lightning_gradood.extraction import refuse_unfit_trainer
 from lightning_gradood.networks import TwoLogits
-from lightning_gradood.probes import GradientProbe, Probe, read_probes
+from lightning_gradood.probes import try_probes
 from lightning_gradood.records import NORMAL
 from lightning_gradood.tasks import ClassificationTask, check_network
 
 
 def preflight(
     verb: str, trainer: pl.Trainer, task: ClassificationTask, data: ImageDataModule, settings: DetectionSettings | None
-) -> None:
+) -> DetectionSettings | None:
     """Refuse what a verb would fail on later; `fit`, `extract` and `detect` have stage two's `settings`.
+
+    Returns these, on the first process as `DetectionSettings.for_network` gives them.
 
     Two images pass through network and probes: training images where these are the verb's. The first process alone
     opens sources, as it may have to download them; the others wait for it in `prepare_data`.
@@ -40,7 +39,7 @@ def preflight(
                 "Leave it on, or stop after the classifier with --detection null."
             )
     if not trainer.is_global_zero:
-        return
+        return settings
     source = sources.train if verb in ("fit", "validate") else sources.normal
     images = as_float(source.images(range(min(2, len(source))))).to(task.device)
     classes = None if sources.output_names else sources.num_classes  # else `fit_outputs` compares them
@@ -48,21 +47,10 @@ def preflight(
     for note in sources.fit_outputs(outputs):
         sys.stdout.write(f"{note}\n")
     if settings is not None:
-        try_probes(settings.probes(sources.knows_anomalies), task.network, images, outputs)
+        network = TwoLogits(task.network) if outputs == 1 else task.network
+        settings = settings.for_network(network, images)
+        try_probes(settings.probes(sources.knows_anomalies), network, images)
     if detecting is not None:
         counts = sources.manifest.counts[NORMAL]
         detecting.check_images(counts["train"], counts["val"], sources.knows_anomalies)
-
-
-def try_probes(probes: Sequence[Probe], network: nn.Module, images: Tensor, outputs: int) -> None:
-    """Read a few images, float [N, C, H, W], to refuse a network that a probe does not fit.
-
-    Left out are probes that need training images, and gradient probes, which look for themselves in their first batch.
-    """
-    ready = [probe for probe in probes if not probe.needs_preparation and not isinstance(probe, GradientProbe)]
-    generators = generator_states()
-    try:
-        with suppress(NotFinite):  # handled where all images are read
-            read_probes(ready, TwoLogits(network) if outputs == 1 else network, images)
-    finally:
-        restore_generators(generators)
+    return settings

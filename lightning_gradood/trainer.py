@@ -58,6 +58,7 @@ class Trainer(pl.Trainer):
     failures: Sequence[Failure] = ()
     probe_costs: Mapping[str, Mapping[str, float]] = {}
     _looked_at: tuple[object, ...] = ()
+    _found: DetectionSettings | None = None
     _entries: Sequence[CacheEntry] = ()
 
     def extract(
@@ -80,7 +81,7 @@ class Trainer(pl.Trainer):
         """
         settings = settings or DetectionSettings()
         self.load(model, ckpt_path)
-        self.preflight("extract", model, datamodule, settings)
+        settings = self.preflight("extract", model, datamodule, settings) or settings
         return self._extract(model, datamodule, settings, RecordCache(cache_dir))
 
     def _extract(
@@ -124,7 +125,7 @@ class Trainer(pl.Trainer):
         settings = settings or DetectionSettings()
         ckpt_path = ckpt_path and self._file(ckpt_path)
         self.load(model, ckpt_path)
-        self.preflight("detect", model, datamodule, settings)
+        settings = self.preflight("detect", model, datamodule, settings) or settings
         folder = Path(self.default_root_dir)
         name = self.experiment or folder.absolute().parent.name
         place = Workplace(name, model, datamodule, cache_dir, recipe)
@@ -132,6 +133,7 @@ class Trainer(pl.Trainer):
             started = time.perf_counter()
             cache = RecordCache(cache_dir)
             entries = self._extract(model, datamodule, settings, cache)
+            settings = self.strategy.broadcast(settings)  # the first process has found which detectors apply
             split_of = datamodule.sources.manifest.split_of
             every = {
                 source: read_records(cache, entries, source).with_splits(split_of)
@@ -186,12 +188,16 @@ class Trainer(pl.Trainer):
         model: ClassificationTask,
         datamodule: ImageDataModule,
         settings: DetectionSettings | None = None,
-    ) -> None:
-        """Refuse what a verb would fail on later, before any long work; once for each model, data and settings."""
+    ) -> DetectionSettings | None:
+        """Refuse what a verb would fail on later, before any long work; once for each model, data and settings.
+
+        Returns the settings without what does not apply to the network, see `DetectionSettings.for_network`.
+        """
         looked_at = (model, datamodule, settings, settings is not None and verb in ("fit", "detect"))
         if self._looked_at != looked_at:
-            preflight(verb, self, model, datamodule, settings)
+            self._found = preflight(verb, self, model, datamodule, settings)
             self._looked_at = looked_at
+        return self._found
 
     def load(self, model: ClassificationTask, ckpt_path: str | None) -> None:
         """Load a classifier's weights, never executing code; see `extract`."""

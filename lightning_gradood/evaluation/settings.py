@@ -1,12 +1,22 @@
 """The settings of detection: what `--detection.*` sets."""
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Literal, TypeVar
 
-from lightning_gradood.core import OpenUnitInterval, PositiveInt, Refusal, Seed, digest
+from torch import Tensor, nn
+
+from lightning_gradood.core import NotFinite, OpenUnitInterval, PositiveInt, Refusal, Seed, digest, say
 from lightning_gradood.detectors import (
+    ASH,
+    DICE,
+    GEN,
+    KNN,
     MLP,
+    SCALE,
+    SHE,
+    AdaSCALE,
     Baseline,
     Combined,
     Consistency,
@@ -14,13 +24,17 @@ from lightning_gradood.detectors import (
     Energy,
     GradientGaussian,
     GradientKNN,
+    GradNorm,
+    KLMatching,
     MahalanobisPP,
+    MaxLogit,
+    ReAct,
     SyntheticOutliers,
 )
 from lightning_gradood.gradients import AllOnes, LabelDesign
 from lightning_gradood.metrics import check_calibration
 from lightning_gradood.perturbations import SyntheticOutlier
-from lightning_gradood.probes import LogitsProbe, Probe
+from lightning_gradood.probes import LogitsProbe, Probe, linear_head, try_probes
 from lightning_gradood.records import SYNTHETIC
 from lightning_gradood.tasks import MLPSettings
 
@@ -37,7 +51,11 @@ _PRESETS: dict[str, list[Detector]] = {
     "paper": [],
     "no_anomalies": [_NO_ANOMALIES],
     "one_pass": [Combined(_MEMBERS, rule="squares", name="one_pass"), _ON_SYNTHETIC],
-}
+    "post_hoc": [
+        Baseline(), MaxLogit(), GEN(), Energy(), GradNorm(), KLMatching(),
+        ReAct(), ASH(), SCALE(), AdaSCALE(), DICE(), SHE(), KNN(),
+    ],
+}  # fmt: skip
 
 
 @dataclass
@@ -52,8 +70,9 @@ class DetectionSettings:
             experiment's.
         preset: `paper`, the MLP alone; `no_anomalies`, also a detector that needs no anomalies, and reads confidence,
             features and views of the image in three forward passes; `one_pass`, also two that need none and read one
-            forward pass and its gradients, the second of them the paper's MLP trained against synthetic outliers. A
-            preset and `detectors` add up.
+            forward pass and its gradients, the second of them the paper's MLP trained against synthetic outliers; `post_hoc`,
+            also the field's methods that are fitted on normal images alone, without those that do not apply to the
+            network. A preset and `detectors` add up.
         protocol: what the detectors may know: `known`, the very source they are tested on, as in the paper;
             `leave_one_out`, all sources but the tested one; `cross`, each source in turn, and tested on every one.
         metrics: conventions whose arithmetic is reported too, under `<convention>/<metric>`, to compare with their
@@ -71,7 +90,7 @@ class DetectionSettings:
     label_designs: list[LabelDesign] = field(default_factory=lambda: [AllOnes()])
     mlp: MLPSettings = field(default_factory=MLPSettings)
     detectors: list[Detector] = field(default_factory=list)
-    preset: Literal["paper", "no_anomalies", "one_pass"] = "paper"
+    preset: Literal["paper", "no_anomalies", "one_pass", "post_hoc"] = "paper"
     protocol: Protocol = "known"
     metrics: list[Literal["lee2018", "odin", "openood", "energy"]] = field(default_factory=list)
     false_positive_rate: OpenUnitInterval = 0.05
@@ -101,6 +120,29 @@ class DetectionSettings:
             _refuse_empty(one)
         _refuse_names([detector.name for detector in found])
         return found
+
+    def for_network(self, network: nn.Module, images: Tensor) -> "DetectionSettings":
+        """These settings with the members of `post_hoc` that apply to a network; a line says which others do not, and why.
+
+        Args:
+            network: pixels in, logits out, with its weights; left as it was found.
+            images: two or so, on which every detector's probes are tried, pixels in [0, 1], [N, C, H, W].
+
+        Raises:
+            Refusal: if one of `detectors` does not apply.
+        """
+        for one in self.detectors:
+            if reason := _misfit(one, network, images):
+                raise Refusal(f"`{one.name}` of --detection.detectors cannot be fitted to this network. {reason}")
+        if self.preset != "post_hoc":
+            return self
+        kept = []
+        for one in _PRESETS[self.preset]:
+            if reason := _misfit(one, network, images):
+                say(f"`{one.name}` of --detection.preset {self.preset} is left out. {reason}")
+            else:
+                kept.append(one)
+        return replace(self, preset="paper", detectors=[*kept, *self.detectors])
 
     def detectors_for(self, anomalies: bool = True) -> list[Detector]:
         """The detectors that are fitted: all of them, or where no anomalies are known those that need none."""
@@ -156,6 +198,18 @@ class DetectionSettings:
         if self.guard is not None:
             (detector,) = self.guarding(anomalies)
             check_calibration((in_val + 1) // (2 if detector.needs_anomalies else 1), self.false_positive_rate)
+
+
+def _misfit(detector: Detector, network: nn.Module, images: Tensor) -> str:
+    """Why a detector does not apply to a network, or nothing."""
+    try:
+        if detector.needs_head:
+            with suppress(NotFinite):  # handled where all images are read
+                linear_head(network, images)
+        try_probes(detector.probes, network, images)
+    except Refusal as refusal:
+        return str(refusal)
+    return ""
 
 
 def _by_name(things: Iterable[Named]) -> dict[str, Named]:

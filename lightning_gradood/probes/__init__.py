@@ -31,11 +31,11 @@ from lightning_gradood.probes.feature_probes import (
     columns_by_layer,
 )
 from lightning_gradood.probes.probe import GradientProbe, LogitsProbe, PixelProbe, Probe, SharedLogitsProbe
-from lightning_gradood.probes.shared_pass import ProbeReadings, read_probes
+from lightning_gradood.probes.shared_pass import ProbeReadings, read_probes, try_probes
 
 __all__ = [
     "PENULTIMATE", "FeatureLayerProbe", "FeatureProbe", "FeatureSpreadProbe", "GradientProbe", "LogitsProbe",
     "PenultimateProbe", "PixelProbe", "Probe", "ProbeReadings", "SharedLogitsProbe", "columns_by_layer",
     "feature_layer_names", "feature_layer_output", "feature_layer_outputs",
-    "linear_head", "read_probes",
+    "linear_head", "read_probes", "try_probes",
 ]  # fmt: skip

@@ -1,10 +1,12 @@
 """Reading several probes of a batch in one pass over the network."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from lightning_gradood.core import NotFinite, generator_states, restore_generators
 from lightning_gradood.gradients import probe_gradients
 from lightning_gradood.probes.feature_probes import FeatureLayerProbe, read_layers
 from lightning_gradood.probes.probe import GradientProbe, LogitsProbe, Probe, SharedLogitsProbe
@@ -50,3 +52,17 @@ def read_probes(probes: Sequence[Probe], network: nn.Module, images: Tensor) -> 
             values[probe.name] = probe(network, images)
     names = {probe.name: probe.names(network) for probe in probes} | layer_names
     return ProbeReadings({probe.name: values[probe.name] for probe in probes}, names, logits)
+
+
+def try_probes(probes: Sequence[Probe], network: nn.Module, images: Tensor) -> None:
+    """Read a few images, float [N, C, H, W], to refuse a network that a probe does not fit.
+
+    Left out are probes that need training images, and gradient probes, which look for themselves in their first batch.
+    """
+    ready = [probe for probe in probes if not probe.needs_preparation and not isinstance(probe, GradientProbe)]
+    generators = generator_states()
+    try:
+        with suppress(NotFinite):  # handled where all images are read
+            read_probes(ready, network, images)
+    finally:
+        restore_generators(generators)

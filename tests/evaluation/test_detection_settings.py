@@ -1,8 +1,10 @@
 """Stage two's settings: sensible by default, refused where nothing could come of them."""
 
-from asserts import assert_refused
+import torch
+from asserts import assert_refused, random_states
+from torch import nn
 
-from lightning_gradood.detectors import MLP, ODIN, Combined, Energy, Mahalanobis, SyntheticOutliers
+from lightning_gradood.detectors import MLP, ODIN, Combined, Energy, Mahalanobis, ReAct, SyntheticOutliers, Tuned
 from lightning_gradood.evaluation import DetectionSettings
 from lightning_gradood.gradients import AllOnes, AllZeros, Uniform
 from lightning_gradood.tasks import MLPSettings
@@ -47,3 +49,32 @@ def test_settings_without_meaning_are_refused():
         (lambda: DetectionSettings(detectors=[Energy(name="a/b")]).build(), "names that can be files'"),
         (lambda: DetectionSettings(detectors=other).probes(), "Got two settings of `mahalanobis/preprocessed`. Give"),
     )
+
+
+def test_post_hoc_leaves_out_what_does_not_apply_to_the_network_and_what_the_user_names_is_refused(capsys):
+    body, images = [nn.Flatten(), nn.Linear(27, 8), nn.ReLU(), nn.Linear(8, 4)], torch.rand(2, 3, 3, 3)
+    linear, other = nn.Sequential(*body), nn.Sequential(*body, nn.LogSoftmax(dim=1))
+    before, settings = random_states(), DetectionSettings(preset="post_hoc", detectors=[ODIN()])
+    assert names(settings.for_network(linear, images).build()) == names(settings.build())
+    assert capsys.readouterr().err == ""
+    found = settings.for_network(other, images)
+    left_out = [one for one in settings.build() if one.needs_head] + [
+        one for one in settings.build() if one.name == "gradnorm"
+    ]
+    assert (
+        set(names(settings.build())) - set(names(found.build()))
+        == set(names(left_out))
+        >= {"react", "dice", "adascale"}
+    )
+    assert random_states() == before
+    said = capsys.readouterr().err.splitlines()
+    assert sorted(line.split("`")[1] for line in said) == sorted(names(left_out))
+    assert (
+        "`react` of --detection.preset post_hoc is left out. The network should end in one linear layer"
+        in "\n".join(said)
+    )
+    tuned = DetectionSettings(detectors=[Tuned([Energy(), ReAct()])])
+    assert_refused(
+        (lambda: tuned.for_network(other, images), "`tuned` of --detection.detectors cannot be .* one linear layer")
+    )
+    assert tuned.for_network(linear, images) is tuned
