@@ -37,8 +37,8 @@ WRITING = {
 }  # fmt: skip
 # Lines of a room. A commit that needs more raises the number here, and says why.
 BUDGET = {
-    "__init__": 7, "__main__": 3, "cli": 1565, "core": 1614, "data": 1493, "detectors": 2360, "evaluation": 874,
-    "extraction": 755, "gradients": 2996, "guard": 866, "metrics": 679, "networks": 733, "perturbations": 1701,
+    "__init__": 7, "__main__": 3, "cli": 1574, "core": 1614, "data": 1496, "detectors": 2360, "evaluation": 874,
+    "extraction": 808, "gradients": 3030, "guard": 866, "metrics": 679, "networks": 753, "perturbations": 1701,
     "preflight": 56, "probes": 710, "records": 609, "report": 2469, "tasks": 618, "trainer": 252,
 }  # fmt: skip
 

@@ -1,9 +1,10 @@
 """The entry of the program; nothing heavy is imported before the verb is known."""
 
+import ctypes
 import os
 import sys
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from importlib import import_module
 
 from lightning_gradood import __version__
@@ -11,6 +12,9 @@ from lightning_gradood.cli.stopping import stopping
 from lightning_gradood.cli.verbs import ALONE, OVERVIEW, Ended
 
 _SIGPIPE = 141  # exit code, as of other programs in a pipe
+# glibc's M_MMAP_MAX, M_TRIM_THRESHOLD and M_TOP_PAD keep large blocks for the next operation; by default the system takes
+# each back and zeroes its pages again, which takes longer than a convolution (docs/performance.md)
+_KEEP_BLOCKS = {"MALLOC_MMAP_MAX_": (-4, 0), "MALLOC_TRIM_THRESHOLD_": (-1, 2**31 - 1), "MALLOC_TOP_PAD_": (-2, 2**26)}
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -23,6 +27,11 @@ def main(args: Sequence[str] | None = None) -> None:
         SystemExit: with code 2 after one sentence on standard error, where the input is refused; with 143 after
             SIGTERM, 130 after Ctrl-C and 129 where the terminal is lost; with 3 and 4 from `score` and `drift`, see there.
     """
+    if args is None:
+        with suppress(AttributeError, TypeError):  # another C library; Windows
+            for variable, option in _KEEP_BLOCKS.items():
+                if variable not in os.environ:
+                    ctypes.CDLL(None).mallopt(*option)
     if args is None and "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # else torch's threads keep cores busy while they wait
     try:

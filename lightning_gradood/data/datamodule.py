@@ -35,7 +35,8 @@ class ImageDataModule(LightningDataModule):
         anomalies: Images it should be suspicious of, by name.
         train: The classifier's training images; None where it is trained already.
         classes: Names of the network's outputs in their order, to which class folders are mapped: a list, or a file
-            with one name in each line or with JSON or YAML, e.g. ImageNet's `imagenet_class_index.json`. By default the
+            with one name in each line or with JSON or YAML, e.g. ImageNet's `imagenet_class_index.json`; or the number
+            of outputs, where class folders are named 0, 1, …, with leading zeros or without. By default the
             class folders of `train`, or of `normal`, are the outputs, in the order of their names (of their numbers,
             where these are all that differs).
         transform: Deterministic; applied once to every image of every source. Pixels stay in [0, 1].
@@ -54,7 +55,7 @@ class ImageDataModule(LightningDataModule):
         normal: Source | str,
         anomalies: dict[str, Source | str] | None = None,
         train: Source | str | None = None,
-        classes: list[str | int] | str | None = None,
+        classes: list[str | int] | PositiveInt | str | None = None,
         transform: Callable[[Any], Any] | None = None,
         augment: nn.Module | None = None,
         perturbations: Perturbations = Perturbations(),

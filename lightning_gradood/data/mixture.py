@@ -119,7 +119,7 @@ class Sources:
         normal: Source | str,
         anomalies: Mapping[str, Source | str] | None = None,
         train: Source | str | None = None,
-        classes: Sequence[str | int] | str | None = None,
+        classes: Sequence[str | int] | str | int | None = None,
         transform: Transform | None = None,
         perturbations: Perturbations = Perturbations(),
         split: Split = Split(),

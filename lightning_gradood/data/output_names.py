@@ -33,12 +33,14 @@ class Outputs:
         return cls([several[-1] for several in aliases], aliases)
 
     @classmethod
-    def read(cls, given: Sequence[str | int] | str) -> "Outputs":
-        """Take a list of names in the order of the outputs, or the file that holds one.
+    def read(cls, given: Sequence[str | int] | str | int) -> "Outputs":
+        """Take a list of names in the order of the outputs, the file that holds one, or how many outputs have numbers.
 
         The file has one name in each line, or JSON or YAML: a list, or a dict from index to name, or to several names,
         as ImageNet's `imagenet_class_index.json`.
         """
+        if isinstance(given, int):
+            return cls.of([(str(place).zfill(len(str(given - 1))), str(place)) for place in range(given)])
         found, reason = _from_file(Path(given).expanduser()) if isinstance(given, str) else (list(given), "")
         if isinstance(found, Mapping):
             found = [found.get(place, found.get(str(place))) for place in range(len(found))]

@@ -1,6 +1,7 @@
 """The records of one batch: its images as each source has them, and what the probes read from the network for them."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from lightning_gradood.core import NotFinite, Portions, Refusal, say
 from lightning_gradood.data import ImageBatch, ImageDataModule, PerturbedSource
 from lightning_gradood.extraction.entries import PIXELS, Plan
+from lightning_gradood.gradients import images_at_once
 from lightning_gradood.perturbations import Crafted, noise_like
 from lightning_gradood.probes import PixelProbe, Probe, ProbeReadings, read_probes
 from lightning_gradood.records import NORMAL, RecordCache, Records
@@ -93,6 +95,22 @@ class BatchReader:
         self._made_of = {name: np.asarray(made[name].rows) for name in self._rows if name in made}
         self._empty: dict[str, Tensor] = {}  # no rows of each probe, of the width and type of its readings
         self._names: dict[str, list[str]] = {}  # of the columns that were read last
+        self._at_once = 0  # images whose activations fit into memory; 0 while not known
+
+    def parts(self, batch: ImageBatch) -> Iterator[ImageBatch]:
+        """Cut a batch into parts whose activations take little memory, however large network and images are."""
+        if not self._at_once:
+            self._at_once = len(batch.images)
+            with suppress(Exception):  # a network that takes no single image
+                if self.plan.missing:
+                    self._at_once = images_at_once(self.network, batch.images[:1])
+        for parts in zip(*(torch.split(column, self._at_once) for column in batch), strict=True):
+            yield ImageBatch(*parts)
+
+    def number_of(self, origin: str) -> int:
+        """Count the images to read, unchanged or perturbed, for which those of `origin` are loaded."""
+        named = [origin, *self._made_of] if origin == NORMAL else [origin]
+        return sum(len(self._rows.get(name, ())) for name in named)
 
     def images_of(self, source: str, batch: ImageBatch) -> Iterator[SourceImages]:
         """Yield the images of a batch that the plan asks for, source by source."""

@@ -19,6 +19,7 @@ from lightning_gradood.core import LOG, ProgressLines, Refusal, as_float, check_
 from lightning_gradood.data import ImageBatch, ImageDataModule, class_name
 from lightning_gradood.extraction.batch_records import BatchReader, OnBadImage, SourceImages
 from lightning_gradood.extraction.entries import CacheEntry, Plan, ids_of, make_plan, prepare, read_records
+from lightning_gradood.gradients import way_taken
 from lightning_gradood.networks import TwoLogits
 from lightning_gradood.probes import Probe
 from lightning_gradood.records import RecordCache, Records, write_columns
@@ -65,6 +66,7 @@ class ProbeCallback(pl.Callback):
         self._prepared: list[Probe] = []
         self._waiting: dict[str, list[Records]] = {}  # by key of their entry, until they are written
         self._written = time.monotonic()
+        self._way = ""  # how gradient norms are computed, as it was logged
         self._images, self._seconds = 0, 0.0  # that this process has read, and how long it took
 
     @property
@@ -122,10 +124,19 @@ class ProbeCallback(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         begun, batch, reader = time.perf_counter(), ImageBatch(*batch), self.reader
-        self.logits = None
+        bars = [one for one in trainer.callbacks if isinstance(one, ImageProgressBar)]  # type: ignore[attr-defined]
+        source, logits = reader.data.predict_sources[dataloader_idx], list[Tensor]()
+        if batch_idx == 0 and (number := reader.number_of(source)):
+            for bar in bars:
+                bar.begin(source, number, "images")
         with torch.autocast(batch.images.device.type, enabled=False):
-            for images in reader.images_of(reader.data.predict_sources[dataloader_idx], batch):
-                self._read(images, len(batch.images))
+            for part in reader.parts(batch):
+                for images in reader.images_of(source, part):
+                    logits += self._read(images)
+                    for bar in bars:
+                        bar.count(images.source, len(images.ids))
+        self.logits = torch.cat(logits) if sum(map(len, logits)) == len(batch.images) else None
+        self._say_way(batch.images)
         self._seconds += time.perf_counter() - begun
         if time.monotonic() > self._written + _SECONDS:
             self._write()
@@ -134,7 +145,14 @@ class ProbeCallback(pl.Callback):
             unread = batch.images.new_empty(0) if self.only_missing else None
             pl_module.logits_read = unread if self.logits is None else self.logits
 
-    def _read(self, images: SourceImages, in_batch: int) -> None:
+    def _say_way(self, images: Tensor) -> None:
+        way = way_taken(self.reader.network, images)
+        if way != self._way:
+            LOG.info("gradient norms: %s", way)
+        self._way = way
+
+    def _read(self, images: SourceImages) -> list[Tensor]:
+        """Read the probes that are missing, and return the logits of unchanged images."""
         reader = self.reader
         wanted = {entry.probe: entry.key for entry in self.reader.plan.missing if entry.source == images.source}
         probes = [probe for probe in self._prepared if probe.name in wanted]
@@ -147,9 +165,7 @@ class ProbeCallback(pl.Callback):
                     if len(kept) >= _BATCHES or sum(one.table.nbytes for one in kept) >= _BYTES:
                         self._write(wanted[probe.name])
         self._images += len(images.ids)
-        logits = [readings.logits for _, readings in parts if readings is not None]
-        if images.spec is None and len(logits) == len(parts) and len(images.ids) == in_batch:
-            self.logits = torch.cat(logits)
+        return [] if images.spec is not None else [readings.logits for _, readings in parts if readings is not None]
 
     def _write(self, *keys: str) -> None:
         """Write what waits for these entries, by default for all, a shard for each."""
@@ -210,7 +226,8 @@ def _network(trainer: pl.Trainer, data: ImageDataModule) -> nn.Module:
 class ImageProgressBar(TQDMProgressBar):
     """Show images per second, and in the predict loop which source is being probed.
 
-    Where standard output is no terminal, write a line for each epoch of training, and one for each source and percent.
+    Where standard output is no terminal, write a line for each epoch of training, and one for each source and percent;
+    a `ProbeCallback` then counts the images of each part of a batch, those of attacks and synthetic outliers too.
 
     Args:
         refresh_rate: batches between two updates; 0 switches the bar off.
@@ -218,7 +235,7 @@ class ImageProgressBar(TQDMProgressBar):
 
     def __init__(self, refresh_rate: int = 1) -> None:
         super().__init__(refresh_rate=refresh_rate)
-        self._images, self._start, self._plain = 0, 0.0, False
+        self._images, self._start, self._plain, self._source = 0, 0.0, False, ""
         self._lines = ProgressLines("", 0, "", sys.stdout)
 
     @override
@@ -262,15 +279,18 @@ class ImageProgressBar(TQDMProgressBar):
         return metrics | {"images/s": self._rate()}
 
     @override
+    def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        super().on_predict_start(trainer, pl_module)
+        self._source = ""
+
+    @override
     def on_predict_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         super().on_predict_batch_start(trainer, pl_module, batch, batch_idx, dataloader_idx)
         source = _source_name(trainer, dataloader_idx)
-        if batch_idx == 0:
-            self._images, self._start = 0, time.perf_counter()
-            batches = int(trainer.num_predict_batches[dataloader_idx])
-            self._lines = ProgressLines(f"reading {source}", batches, "batches", sys.stdout)
+        if batch_idx == 0 and source != self._source:
+            self.begin(source, int(trainer.num_predict_batches[dataloader_idx]), "batches")
         if not self.is_disabled:
             self.predict_progress_bar.set_description(source)
 
@@ -278,13 +298,28 @@ class ImageProgressBar(TQDMProgressBar):
     def on_predict_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, *args: Any
     ) -> None:
-        self._images += len(batch[0]) * trainer.world_size
+        own = self._lines.unit == "batches"  # else `count` is told of each part
+        self._images += len(batch[0]) * trainer.world_size if own else 0
         note = f"{self._rate()} images/s"
-        if self._plain:
+        if self._plain and own:
             self._lines.advance(note=note)
         elif not self.is_disabled:
             self.predict_progress_bar.set_postfix_str(note, refresh=False)
         super().on_predict_batch_end(trainer, pl_module, outputs, batch, *args)
+
+    def begin(self, source: str, total: int, unit: str) -> None:
+        """Begin to count the images of a source, in batches or by `count`."""
+        self._source, self._images, self._start = source, 0, time.perf_counter()
+        self._lines = ProgressLines(f"reading {source}", total, unit, sys.stdout)
+
+    def count(self, source: str, number: int) -> None:
+        """Count images of a source, one of the batch or made of it, that were read within a batch."""
+        number *= self.trainer.world_size
+        self._images += number
+        if self._plain:
+            self._lines.advance(number, f"{self._rate()} images/s")
+        elif not self.is_disabled:
+            self.predict_progress_bar.set_description(source)
 
     def _rate(self) -> str:
         return f"{self._images / max(time.perf_counter() - self._start, 1e-9):.0f}"

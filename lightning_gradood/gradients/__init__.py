@@ -29,10 +29,17 @@ computed one image at a time. A new kind of layer is one rule and a line in its 
 the loop.
 """
 
+from lightning_gradood.gradients.costs import images_at_once
 from lightning_gradood.gradients.labels import AllOnes, AllZeros, KHot, LabelDesign, Predicted, SecondBest, Uniform
-from lightning_gradood.gradients.norms import parameter_names, probe_gradients, squared_gradient_norms, warm_up
+from lightning_gradood.gradients.norms import (
+    parameter_names,
+    probe_gradients,
+    squared_gradient_norms,
+    warm_up,
+    way_taken,
+)
 
 __all__ = [
-    "AllOnes", "AllZeros", "KHot", "LabelDesign", "Predicted", "SecondBest", "Uniform", "parameter_names", "probe_gradients",
-    "squared_gradient_norms", "warm_up",
+    "AllOnes", "AllZeros", "KHot", "LabelDesign", "Predicted", "SecondBest", "Uniform", "images_at_once", "parameter_names",
+    "probe_gradients", "squared_gradient_norms", "warm_up", "way_taken",
 ]  # fmt: skip

@@ -171,14 +171,8 @@ def _try(
     network: nn.Module, images: Tensor, parameters: Sequence[nn.Parameter], truth: Tensor
 ) -> tuple[str, list[engine.Step], int]:
     """Run the fast way on a probe batch: why it is not to be used, if so; its trace; and the bytes it keeps per image."""
-    kept: dict[int, int] = {}
-
-    def count(tensor: Tensor) -> Tensor:
-        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-        return tensor
-
     try:
-        with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+        with costs.counting_kept(parameters) as kept:
             pass_ = engine.forward(network, images, parameters, 2)
             if pass_.accumulator.knows(pass_.output):
                 return "no closed form covers the way from the images to the output", [], 0
@@ -190,10 +184,8 @@ def _try(
                 return MISMATCH, [], 0
     except Exception as error:  # of interception, since the loop has succeeded
         return f"{type(error).__name__}: {error}", [], 0
-    own = {parameter.untyped_storage().data_ptr() for parameter in parameters}
-    activations = sum(size for pointer, size in kept.items() if pointer not in own)
     shared = pass_.accumulator.summed_elements() * images.element_size()
-    return "", pass_.trace, activations // images.shape[0] + shared
+    return "", pass_.trace, sum(kept.values()) // images.shape[0] + shared
 
 
 @dataclass(frozen=True)

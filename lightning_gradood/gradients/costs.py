@@ -6,9 +6,14 @@ The CPU's were measured with oneDNN on AVX-512, one thread; `benchmarks/measure_
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor, nn
+
+from lightning_gradood.core import probing_state
 
 
 @dataclass(frozen=True)
@@ -68,6 +73,29 @@ _ACCELERATOR = Limits(
 def limits(device: torch.device) -> Limits:
     """The limits for a device."""
     return _CPU if device.type == "cpu" else _ACCELERATOR
+
+
+@contextmanager
+def counting_kept(parameters: Iterable[Tensor]) -> Iterator[dict[int, int]]:
+    """Count the bytes that autograd keeps for the backward pass of a block, by storage and without the parameters."""
+    kept: dict[int, int] = {}
+
+    def count(tensor: Tensor) -> Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+        yield kept
+    for parameter in parameters:
+        kept.pop(parameter.untyped_storage().data_ptr(), None)
+
+
+def images_at_once(network: nn.Module, image: Tensor) -> int:
+    """Count images [1, ...] like this one for whose gradients by the pixels a pass keeps what `Limits` allow; at least 1."""
+    constant = [*network.parameters(), *network.buffers()]
+    with probing_state(network), counting_kept(constant) as kept:
+        network(image.clone().requires_grad_())
+    return max(1, limits(image.device).activation_bytes // max(sum(kept.values()), 1))
 
 
 @dataclass(frozen=True)

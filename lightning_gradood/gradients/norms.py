@@ -95,7 +95,14 @@ def warm_up(network: nn.Module, shape: Sequence[int]) -> str:
     images = torch.rand(tuple(shape), generator=torch.Generator().manual_seed(0))
     images = images.to(next(network.parameters(), images).device)
     squared_gradient_norms(network, images)
-    way = _ways[network][_key(images)]
+    return way_taken(network, images)
+
+
+def way_taken(network: nn.Module, images: Tensor) -> str:
+    """Say how the norms of images [N, ...] like these were computed last, as `warm_up` does; "" before the first."""
+    way = _ways.get(network, {}).get(_key(images))
+    if way is None:
+        return ""
     if not way.reason and (way.sizes or images.shape[0] == 1):
         return "closed forms"
     return f"one image at a time: {way.reason or 'the network does something else in larger batches'}"

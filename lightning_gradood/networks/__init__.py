@@ -20,6 +20,7 @@ from lightning_gradood.networks.architectures import (
     Normalized,
     TwoLogits,
     densenet_bc_100_12,
+    efficientnet_lite0,
     resnet18,
     resnet20,
     resnet34,
@@ -31,6 +32,6 @@ from lightning_gradood.networks.weights import load_weights
 
 __all__ = [
     "CifarResNet", "MLPSettings", "Normalized", "RepresentationMLP", "Standardisation", "TwoLogits", "architecture",
-    "densenet_bc_100_12", "load_weights", "resnet18", "resnet20", "resnet34", "state_digest",
+    "densenet_bc_100_12", "efficientnet_lite0", "load_weights", "resnet18", "resnet20", "resnet34", "state_digest",
     "two_logits",
 ]  # fmt: skip

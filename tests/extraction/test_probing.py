@@ -2,8 +2,10 @@
 
 import re
 from contextlib import contextmanager
+from functools import partial
 
 import lightning.pytorch as pl
+import numpy as np
 import pytest
 import torch
 from asserts import state_of
@@ -11,7 +13,7 @@ from lightning.pytorch import LightningDataModule
 from small_experiment import QUIET, data, probe, probes, tables, task
 from torch import nn
 
-from lightning_gradood.core import Refusal, as_float
+from lightning_gradood.core import ProgressLines, Refusal, as_float
 from lightning_gradood.data import LoadedSource
 from lightning_gradood.extraction import ProbeCallback, batch_records, callbacks, entries
 from lightning_gradood.gradients import AllOnes, AllZeros, costs, parameter_names, squared_gradient_norms
@@ -90,6 +92,26 @@ def test_the_keys_name_the_weights_that_are_read(tmp_path):
             probe(tmp_path / "other", task(), data(), precision=precision)
 
 
+def test_large_activations_are_read_in_parts_and_counted_as_they_come(tmp_path, monkeypatch, capsys, caplog):
+    whole = tables(probe(tmp_path / "whole", task(), data(attacks={"fgsm": FGSM()})))
+    monkeypatch.setattr(batch_records, "images_at_once", lambda network, image: 2)
+    monkeypatch.setattr(batch_records.BatchReader, "read", counting(batch_records.BatchReader.read, sizes := []))
+    bar, settings = callbacks.ImageProgressBar(), {"enable_progress_bar": True}
+    monkeypatch.setattr(callbacks, "ProgressLines", partial(ProgressLines, seconds=0.0))
+    with caplog.at_level("INFO", "lightning_gradood"):
+        found = probe(tmp_path / "parts", task(), data(attacks={"fgsm": FGSM()}), callbacks=[bar], **settings)
+    assert set(sizes) == {1, 2}, "five images in a batch"
+    assert "reading normal: 8 % (2/24 images)" in capsys.readouterr().out
+    assert [line for line in caplog.messages if "gradient norms" in line] == ["gradient norms: closed forms"]
+    for key, records in tables(found).items():
+        assert records.column("prediction").tolist() == whole[key].column("prediction").tolist()
+        np.testing.assert_allclose(records.probe(key[1]), whole[key].probe(key[1]), rtol=1e-3, atol=1e-6)
+
+
+def counting(function, sizes):
+    return lambda self, probes, images: sizes.append(len(images.ids)) or function(self, probes, images)
+
+
 def test_only_missing_images_are_loaded_where_it_is_asked_for_and_none_is_read_again(tmp_path, probed):
     model, images = task(), []
     first = probe(tmp_path / "one", model, data())
@@ -119,7 +141,7 @@ def test_weights_and_images_are_hashed_once_and_each_image_takes_one_forward_pas
     probe(tmp_path / "first", model, data(limit=20))
     images.clear()
     probe(tmp_path / "second", model, data(limit=20), only_missing=only_missing)
-    assert sum(images) == 40 + 1, "the prediction is that of the reading; one image, to count the network's outputs"
+    assert sum(images) == 40 + 2, "the prediction is that of the reading; two images, to count outputs and activations"
 
 
 def altered(layer, name=None):

@@ -5,9 +5,10 @@ import itertools
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 from torch.testing import assert_close
 
-from lightning_gradood.gradients import costs
+from lightning_gradood.gradients import costs, images_at_once
 from lightning_gradood.gradients.rules import convolution_forms as forms
 from lightning_gradood.gradients.rules import linear
 from lightning_gradood.gradients.rules.convolution import cheapest, possible_forms, size_of
@@ -155,3 +156,12 @@ def test_cancelling_tokens_and_tiny_gradients_keep_their_digits():
     for scale in (1e-12, 1e-18, 1e-25):
         found = forms.from_products(forms.pixel_products(a, SAME), a, b * scale, SAME)
         assert_close(found, exact * scale**2, rtol=1e-3, atol=0)
+
+
+def test_as_many_images_are_taken_at_once_as_their_activations_fit(monkeypatch):
+    network = nn.Sequential(nn.Linear(8, 512), nn.Linear(512, 8), nn.Sigmoid(), nn.Sigmoid())  # each keeps its output
+    image = torch.rand(1, 3, 8, 8)
+    for limit, number in ((10 * 2 * image.nbytes, 10), (1, 1)):
+        monkeypatch.setattr(costs, "limits", lambda device, limit=limit: costs.Limits(activation_bytes=limit))
+        with torch.inference_mode():
+            assert images_at_once(network, image) == number, "weights take no more memory for more images"

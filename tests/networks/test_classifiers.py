@@ -2,7 +2,9 @@
 
 import io
 import math
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,10 +13,12 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import nn
 
+from lightning_gradood.core import Refusal
 from lightning_gradood.networks import (
     CifarResNet,
     Normalized,
     densenet_bc_100_12,
+    efficientnet_lite0,
     load_weights,
     resnet18,
     resnet20,
@@ -32,6 +36,15 @@ def test_sizes_are_those_of_the_literature():
     for build, (tensors, parameters) in SIZES.items():
         numbers = [parameter.numel() for parameter in build().parameters()]
         assert (len(numbers), sum(numbers)) == (tensors, parameters)
+
+
+def test_a_network_of_another_package_names_the_package_that_is_missing(monkeypatch):
+    monkeypatch.setitem(sys.modules, "efficientnet_lite_pytorch", None)
+    with pytest.raises(Refusal, match=r"`model.network` = efficientnet_lite0 should .*pip install efficientnet_lite"):
+        efficientnet_lite0()
+    package = SimpleNamespace(EfficientNet=SimpleNamespace(from_name=lambda name, num_classes: (name, num_classes)))
+    monkeypatch.setitem(sys.modules, "efficientnet_lite_pytorch", package)
+    assert efficientnet_lite0(7) == ("efficientnet-lite0", 7)
 
 
 def test_classes_and_channels_are_free_and_the_stem_keeps_resolution_and_variance():
