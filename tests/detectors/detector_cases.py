@@ -44,7 +44,7 @@ def head_records(classes=4, width=12, counts=None):
     """Records of a network with a linear head, features at least 0; those of anomalous images are unlike any class."""
     rng = np.random.default_rng(0)
     centres = rng.gamma(0.5, 4, size=(classes, width))
-    head = LinearHead((centres - centres.mean(axis=0)) / 10, rng.normal(size=classes))
+    head = LinearHead(1.2 * (centres - centres.mean(axis=0)) / width, rng.normal(size=classes))
 
     def values(n, anomalous):
         labels = np.arange(n) % classes
