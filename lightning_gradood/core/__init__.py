@@ -34,7 +34,7 @@ from lightning_gradood.core.pictures import (
     MEGAPIXELS, PassedOver, Picture, PixelLimit, Transform, Unreadable, as_float, eight_bit, find_image_files,
     image_suffixes, printable, read_picture, subfolders, to_pixels, upright,
 )
-from lightning_gradood.core.progress import LOG, ProgressLines, going_on_without, progress, say, stage
+from lightning_gradood.core.progress import LOG, ProgressLines, going_on_without, progress, say, say_once, stage
 from lightning_gradood.core.ranges import (
     ClosedUnitInterval, FiniteNonNegative, FinitePositive, HalfOpenUnitInterval, NonNegativeInt, OpenUnitInterval,
     Percentile, PositiveFloat, PositiveInt, Seed,
@@ -57,6 +57,6 @@ __all__ = [
     "image_generator", "image_suffixes", "input_gradient", "is_temporary", "logits_in", "named_seed",
     "new_run_folder", "pack", "packages_of", "parse_json", "printable", "probing_state", "progress", "read_json",
     "read_picture", "read_text", "read_yaml", "refuse_foreign", "refuse_single_image", "refused_as",
-    "requiring_grad", "restore_generators", "say", "shipped_files", "stage", "subfolders", "to_float64",
+    "requiring_grad", "restore_generators", "say", "say_once", "shipped_files", "stage", "subfolders", "to_float64",
     "to_float64_device", "to_pixels", "unpack", "upright", "writing_refusal", "writing_refused",
 ]  # fmt: skip

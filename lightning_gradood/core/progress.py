@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any, TextIO, TypeVar
 
 from tqdm.auto import tqdm
@@ -16,6 +17,12 @@ def say(line: str) -> None:
     """Print a line on standard error."""
     sys.stderr.write(f"{line}\n")
     sys.stderr.flush()
+
+
+@cache
+def say_once(line: str) -> None:
+    """Print a line that this process has not printed so yet, as where one detector is fitted several times."""
+    say(line)
 
 
 def progress(

@@ -20,7 +20,8 @@ over the images, and are measured on the same records:
   typical of a predicted class: `SHE`, `KLMatching`; the preset `post_hoc` holds these and the formulas;
 - settings chosen on `val`: `ODIN`, `Tuned`; regressions on `train` as well: `LID`, `Mahalanobis` (with `ensemble`);
 - fitted on normal images alone (`needs_anomalies` is false), with a quantile of normal `val` scores as threshold:
-  distances of features (`KNN`, `MahalanobisPP`) and of gradient representations (`GradientGaussian`, `GradientKNN`),
+  distances of features (`KNN`, `MahalanobisPP`, `MahalanobisPPPaper`, `RMDS`, `RMDSPP`; with the last layer's weights
+  `ViM`, `FDBD`, `NNGuide`, `NCI`) and of gradient representations (`GradientGaussian`, `GradientKNN`),
   `Consistency` (views of the image), `SyntheticOutliers` (a model that tells normal images from outliers made of them)
   and `Combined` (p-values of several); the preset `no_anomalies` holds some of these;
 - `ImageStatistics`, an audit that does not run the network: where it does well, a source is easy for a reason other
@@ -45,7 +46,8 @@ from lightning_gradood.detectors.detector import (
 )
 from lightning_gradood.detectors.gaussians import GradientGaussian, MahalanobisPP
 from lightning_gradood.detectors.image_statistics import ImageStatistics, ImageStatisticsProbe
-from lightning_gradood.detectors.mahalanobis import Mahalanobis, MahalanobisProbe
+from lightning_gradood.detectors.last_layer import FDBD, NCI, NNGuide, ViM
+from lightning_gradood.detectors.mahalanobis import RMDS, RMDSPP, Mahalanobis, MahalanobisPPPaper, MahalanobisProbe
 from lightning_gradood.detectors.mlp import MLP, FittedMLP, TrainedDetector, UntrainedMLP, fit_all
 from lightning_gradood.detectors.neighbours import KNN, LID, GradientKNN
 from lightning_gradood.detectors.output_scores import (
@@ -61,10 +63,11 @@ from lightning_gradood.detectors.output_scores import (
 from lightning_gradood.detectors.synthetic_outliers import SyntheticOutliers
 
 __all__ = [
-    "ASH", "DICE", "GEN", "KNN", "LID", "MLP", "ODIN", "SCALE", "SHE", "AdaSCALE", "Baseline", "Combined",
-    "Consistency", "Detector", "Energy", "Fitted", "FittedMLP", "FixedDetector", "GradNorm", "GradNormProbe",
-    "GradientGaussian", "GradientKNN", "ImageStatistics", "ImageStatisticsProbe", "KLMatching", "Mahalanobis",
-    "MahalanobisPP", "MahalanobisProbe", "MaxLogit", "OdinProbe", "PerturbedFeaturesProbe", "ReAct",
-    "SavedDetector", "SyntheticOutliers", "TrainedDetector", "Tuned", "UntrainedMLP", "ViewsProbe", "classes_of",
-    "fit_all", "load_detector", "normal_training_records", "save_detector", "score_in_blocks",
+    "ASH", "DICE", "FDBD", "GEN", "KNN", "LID", "MLP", "NCI", "ODIN", "RMDS", "RMDSPP", "SCALE", "SHE", "AdaSCALE",
+    "Baseline", "Combined", "Consistency", "Detector", "Energy", "Fitted", "FittedMLP", "FixedDetector", "GradNorm",
+    "GradNormProbe", "GradientGaussian", "GradientKNN", "ImageStatistics", "ImageStatisticsProbe", "KLMatching",
+    "Mahalanobis", "MahalanobisPP", "MahalanobisPPPaper", "MahalanobisProbe", "MaxLogit", "NNGuide", "OdinProbe",
+    "PerturbedFeaturesProbe", "ReAct", "SavedDetector", "SyntheticOutliers", "TrainedDetector", "Tuned",
+    "UntrainedMLP", "ViM", "ViewsProbe", "classes_of", "fit_all", "load_detector", "normal_training_records",
+    "save_detector", "score_in_blocks",
 ]  # fmt: skip

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -110,7 +110,7 @@ def normal_training_records(records: Records, fewest: int = 2) -> Records:
             f"`records` should hold at least {fewest} normal ones in `train` for this detector. Got {rows.sum()}. "
             "Take more normal images."
         )
-    return Records(records.table.filter(rows))
+    return records.keep(rows)
 
 
 def classes_of(records: Records) -> np.ndarray:
@@ -134,7 +134,19 @@ def outlier_training_records(records: Records, detector: Detector) -> Records:
             f"`records` should hold synthetic outliers in `train` for `{detector.name}`, with one of {kinds} as their "
             "`attack`. Got none. `detect` makes them; in a script, read them with `detector.needed_outliers` as perturbations."
         )
-    return Records(records.table.filter(rows))
+    return records.keep(rows)
+
+
+def float64_blocks(values: np.ndarray, size: int = 4096) -> Iterator[tuple[slice, np.ndarray]]:
+    """Rows of values [n, D], any float type, some at a time, so that no float64 copy of all is made."""
+    for start in range(0, len(values), size):
+        rows = slice(start, start + size)
+        yield rows, values[rows].astype(np.float64)
+
+
+def drawn(number: int, most: int, seed: int) -> np.ndarray:
+    """Indices of `most` of so many rows, ascending, or of all where there are no more."""
+    return np.sort(np.random.default_rng(seed).permutation(number)[:most])
 
 
 def score_in_blocks(fitted: Fitted, records: Records) -> np.ndarray:

@@ -6,7 +6,7 @@ whitening would let the many directions in which normal images hardly differ hid
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import ClassVar
@@ -16,12 +16,13 @@ import torch
 from torch import Tensor
 from typing_extensions import override  # typing has it from Python 3.12 on
 
-from lightning_gradood.core import LOG_FLOOR, ClosedUnitInterval, Component, to_float64
-from lightning_gradood.detectors.detector import Detector, Fitted, normal_training_records
+from lightning_gradood.core import LOG_FLOOR, ClosedUnitInterval, Component, say_once, to_float64
+from lightning_gradood.detectors.detector import Detector, Fitted, float64_blocks, normal_training_records
 from lightning_gradood.gradients import AllOnes, LabelDesign
 from lightning_gradood.probes import GradientProbe, PenultimateProbe, Probe
 from lightning_gradood.records import Records
 
+_FEWEST = 5  # images of a class on average, below which class means are not used
 _SMALLEST = 1e-12  # of standard deviations, eigenvalues, lengths and squared distances
 
 
@@ -44,22 +45,46 @@ class ClassGaussian(Component):
     _tensors: dict[torch.device, tuple[Tensor, ...]] = field(default_factory=dict, init=False, repr=False)
 
     @classmethod
-    def of(cls, values: np.ndarray, predictions: np.ndarray, whitening: float = 1.0) -> ClassGaussian:
-        """Learn from values of normal images, float64 [n, D], n ≥ 2, and their predicted classes, int [n].
+    def of(
+        cls,
+        values: np.ndarray,
+        predictions: np.ndarray,
+        whitening: float = 1.0,
+        each: Callable[[np.ndarray], np.ndarray] = np.asarray,
+    ) -> ClassGaussian:
+        """Learn from values of normal images, float [n, D], n ≥ 2, and their predicted classes, int [n].
 
         Values are standardised and the mean of the predicted class is subtracted. Directions of the covariance of what
         is left, shrunk as Ledoit and Wolf (2004) do, are scaled by their eigenvalue to the power −whitening/2: 0 leaves each
         value at unit variance, 1 gives every direction the same weight, so that squares sum to the squared Mahalanobis
-        distance.
+        distance. With fewer than five images a class on average, class means would be the images themselves: the mean of
+        all stands in their place, and a line says so. `each` changes rows before all this, in float64. Values are gone
+        through twice, some rows at a time.
         """
-        from sklearn.covariance import LedoitWolf  # takes half a second, which refusals and most runs do without
-
-        deviation = values.std(axis=0)
-        mean, scale = values.mean(axis=0), np.where(deviation > _SMALLEST, deviation, 1.0)
-        standardised = (values - mean) / scale
         classes, numbers = np.unique(predictions, return_inverse=True)
-        centres = np.stack([standardised[numbers == number].mean(axis=0) for number in range(len(classes))])
-        covariance = LedoitWolf(assume_centered=True).fit(standardised - centres[numbers]).covariance_
+        count, width = values.shape
+        origin = each(next(float64_blocks(values))[1]).mean(axis=0)  # moments about a point nearby lose no digits
+        sums, squares = np.zeros((len(classes), width)), np.zeros(width)
+        for rows, block in float64_blocks(values):
+            relative = each(block) - origin
+            np.add.at(sums, numbers[rows], relative)
+            squares += np.square(relative).sum(axis=0)
+        average = sums.sum(axis=0) / count
+        deviation = np.sqrt(np.maximum(squares / count - np.square(average), 0.0))
+        mean, scale = origin + average, np.where(deviation > _SMALLEST, deviation, 1.0)
+        centres = (sums / np.bincount(numbers)[:, None] - average) / scale
+        if count < _FEWEST * len(classes):
+            say_once(
+                f"Fewer than {_FEWEST} normal images for each predicted class: values are compared with the mean of all "
+                "normal images rather than with that of the class."
+            )
+            centres = np.zeros_like(centres)
+        scatter, fourth = np.zeros((width, width)), 0.0
+        for rows, block in float64_blocks(values):
+            left = (each(block) - mean) / scale - centres[numbers[rows]]
+            scatter += left.T @ left
+            fourth += float(np.square(np.square(left).sum(axis=1)).sum())
+        covariance = _shrunk(scatter / count, fourth / count, count)
         eigenvalues, vectors = np.linalg.eigh(covariance)
         directions = (vectors / np.maximum(eigenvalues, _SMALLEST) ** (whitening / 2)) @ vectors.T
         return cls(mean, scale, classes, centres, directions)
@@ -100,6 +125,14 @@ class ClassGaussian(Component):
                 mean, scale, directions, centres = (torch.from_numpy(one).to(device) for one in arrays)
                 self._tensors[device] = mean, scale, directions, centres @ directions
         return self._tensors[device]
+
+
+def _shrunk(covariance: np.ndarray, fourth: float, count: int) -> np.ndarray:
+    """Shrink an empirical covariance as Ledoit and Wolf 2004, with the mean fourth power of the length of its rows."""
+    width, level, square = len(covariance), np.trace(covariance) / len(covariance), np.square(covariance).sum()
+    spread = square - width * level**2  # of eigenvalues about their mean
+    share = min((fourth - square) / count, spread) / spread if spread > 0 else 0.0
+    return np.asarray((1 - share) * covariance + share * level * np.eye(width))
 
 
 def log_norms(records: Records, columns: Sequence[str]) -> np.ndarray:
@@ -174,8 +207,8 @@ class MahalanobisPP(Detector):
     @override
     def fit(self, records: Records, seed: int) -> Fitted:
         normal = normal_training_records(records)
-        directions = unit_length(normal.probe(PenultimateProbe.name))
-        return FittedMahalanobisPP(ClassGaussian.of(directions, normal.column("prediction")))
+        features = normal.stored(PenultimateProbe.name)
+        return FittedMahalanobisPP(ClassGaussian.of(features, normal.column("prediction"), each=unit_length))
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,12 +13,18 @@ from torch import Tensor, nn
 from typing_extensions import override  # typing has it from Python 3.12 on
 
 from lightning_gradood.core import FiniteNonNegative, exact_arithmetic, frozen_network, input_gradient, to_float64
-from lightning_gradood.detectors.detector import Detector, Fitted
-from lightning_gradood.detectors.gaussians import ClassGaussian
+from lightning_gradood.detectors.detector import Detector, Fitted, classes_of, float64_blocks, normal_training_records
+from lightning_gradood.detectors.gaussians import ClassGaussian, unit_length
 from lightning_gradood.detectors.logistic import Logistic, fit_logistic
 from lightning_gradood.detectors.output_scores import leaf, signs_of
 from lightning_gradood.metrics import auroc
-from lightning_gradood.probes import Probe, feature_layer_names, feature_layer_output, feature_layer_outputs
+from lightning_gradood.probes import (
+    PenultimateProbe,
+    Probe,
+    feature_layer_names,
+    feature_layer_output,
+    feature_layer_outputs,
+)
 from lightning_gradood.records import Records
 
 
@@ -44,13 +50,15 @@ class Moments:
         self._sums += torch.nn.functional.one_hot(labels, self._classes).double().T @ features
         self._scatter += features.T @ features
 
-    def gaussian(self) -> ClassGaussian:
-        """The Gaussian of the classes seen.
+    def gaussian(self, apart: bool = True) -> ClassGaussian:
+        """The Gaussian of the classes seen, or of all values where these are not kept `apart`.
 
         The covariance is that of scikit-learn's EmpiricalCovariance of class-centred features, which deep_Mahalanobis
         fits; directions without variance are left out, as by a pseudo-inverse.
         """
         counts, sums = self._counts.cpu(), self._sums.cpu()
+        if not apart:
+            counts, sums = counts.sum(dim=0, keepdim=True), sums.sum(dim=0, keepdim=True)
         seen = counts > 0
         means = sums[seen] / counts[seen, None]
         covariance = (self._scatter.cpu() - (means * counts[seen, None]).T @ means) / counts.sum()
@@ -217,3 +225,75 @@ class FittedMahalanobis(Fitted):
     def score(self, records: Records) -> np.ndarray:
         confidences = self.confidences(records)
         return -confidences[:, -1] if self.logistic is None else self.logistic.score(confidences)
+
+
+@dataclass(frozen=True)
+class RMDS(Detector):
+    """Squared Mahalanobis distance of penultimate features to the closest class mean, less that to the mean of all.
+
+    Classes are labels where normal `train` records have them, see `classes_of`. Their covariance is shared and empirical;
+    that about the mean of all is another.
+
+    Reference:
+        Ren et al. 2021, "A Simple Fix to Mahalanobis Distance for Improving Near-OOD Detection"; OpenOOD,
+        `rmds_postprocessor.py`.
+    """
+
+    name: str = "rmds"
+    needs_anomalies: ClassVar[bool] = False
+    probes: ClassVar[Sequence[Probe]] = (PenultimateProbe(),)
+    directions: ClassVar[bool] = False
+    """Whether features are divided by their length."""
+    relative: ClassVar[bool] = True
+    """Whether the distance to the mean of all is subtracted."""
+
+    @override
+    def fit(self, records: Records, seed: int) -> Fitted:
+        normal = normal_training_records(records)
+        classes = classes_of(normal) - min(0, classes_of(normal).min())  # −1 stands for no class
+        moments = Moments(int(classes.max()) + 1)
+        for rows, block in float64_blocks(normal.stored(PenultimateProbe.name)):
+            values = unit_length(block) if self.directions else block
+            moments.add(torch.from_numpy(values), torch.from_numpy(classes[rows]))
+        background = moments.gaussian(apart=False) if self.relative else None
+        return FittedRMDS(self.directions, moments.gaussian(), background)
+
+
+@dataclass(frozen=True)
+class RMDSPP(RMDS):
+    """As `RMDS`, with features of unit length (Müller and Hein 2025, "Mahalanobis++"; their code, maha-norm)."""
+
+    name: str = "rmds_pp"
+    directions: ClassVar[bool] = True
+
+
+@dataclass(frozen=True)
+class MahalanobisPPPaper(RMDSPP):
+    """Squared Mahalanobis distance of penultimate features of unit length to the closest class mean, as in the paper.
+
+    `MahalanobisPP` differs: it takes the predicted class and a shrunk covariance, which few images need.
+
+    Reference:
+        Müller and Hein 2025, "Mahalanobis++"; their code, maha-norm, `mdsn_postprocessor.py`.
+    """
+
+    name: str = "mahalanobis_pp_paper"
+    relative: ClassVar[bool] = False
+
+
+@dataclass(frozen=True, eq=False)
+class FittedRMDS(Fitted):
+    """Normal features by class and, where the distance is relative, all together; `directions` as in `RMDS`."""
+
+    directions: bool
+    gaussian: ClassGaussian
+    background: ClassGaussian | None
+
+    @override
+    def score(self, records: Records) -> np.ndarray:
+        features = records.probe(PenultimateProbe.name)
+        values = torch.tensor(unit_length(features) if self.directions else features)
+        distances = -2 * self.gaussian.confidence(values)
+        if self.background is not None:
+            distances += 2 * self.background.confidence(values)
+        return distances.numpy()

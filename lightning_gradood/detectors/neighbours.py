@@ -6,27 +6,28 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 from scipy.spatial.distance import cdist
 from typing_extensions import override  # typing has it from Python 3.12 on
 
-from lightning_gradood.core import ClosedUnitInterval, Component, PositiveInt
-from lightning_gradood.detectors.detector import Detector, Fitted, normal_training_records
+from lightning_gradood.core import ClosedUnitInterval, Component, PositiveInt, say_once
+from lightning_gradood.detectors.detector import Detector, Fitted, drawn, normal_training_records
 from lightning_gradood.detectors.gaussians import ClassGaussian, OneClassOfGradients, log_norms, unit_length
 from lightning_gradood.detectors.logistic import Logistic, fit_logistic
 from lightning_gradood.metrics import auroc
 from lightning_gradood.probes import FeatureProbe, PenultimateProbe, Probe, columns_by_layer
 from lightning_gradood.records import Records
 
-_MEBIBYTES = 256  # of distances at a time
+_BANK = 400  # megabytes, by default
+_MEGABYTES = 256  # of distances at a time
 _MOST_FEATURES, _MOST_GRADIENTS = 50, 10  # the default rank at most: the paper's; chosen on validation data
 
 
 @dataclass(frozen=True, eq=False)
 class Neighbours(Component):
-    """Rows that others are compared with, float64 [m, D], and which of the nearest counts, from 1 to m."""
+    """Rows that others are compared with, float32 or float64 [m, D], and which of the nearest counts, from 1 to m."""
 
     rows: np.ndarray
     rank: int
@@ -34,21 +35,32 @@ class Neighbours(Component):
     @classmethod
     def of(cls, rows: np.ndarray, k: int | None, most: int) -> Neighbours:
         """With k as rank, or the last where there are fewer; by default one in 16 of the rows, and `most` at most."""
+        if k is not None and 10 * k > len(rows):
+            say_once(
+                f"k = {k} is more than a tenth of the {len(rows)} images among which neighbours are sought: the k-th lies "
+                "far from any image. Take a smaller k, or more normal images."
+            )
         return cls(rows, min(k if k is not None else min(max(len(rows) // 16, 1), most), len(rows)))
 
     def distance(self, values: np.ndarray) -> np.ndarray:
         """Euclidean distance of each row of values [n, D] to its neighbour of that rank, float64 [n]."""
-        from sklearn import config_context
-
-        with config_context(working_memory=_MEBIBYTES):
-            return np.asarray(self._search.kneighbors(values)[0][:, -1], dtype=np.float64)
+        size, found = max(_MEGABYTES * 1_000_000 // (8 * len(self.rows)), 1), np.empty(len(values))
+        for start in range(0, len(values), size):
+            some = values[start : start + size]
+            order = self._squares - 2 * (some.astype(self.rows.dtype) @ self.rows.T)
+            nearest = np.argpartition(order, self.rank - 1, axis=1)[:, self.rank - 1]
+            # by differences: products lose the digits of short distances
+            found[start : start + size] = np.linalg.norm(some - self.rows[nearest], axis=1)
+        return found
 
     @cached_property
-    def _search(self) -> Any:
-        from sklearn.neighbors import NearestNeighbors  # takes half a second, which most runs do without
+    def _squares(self) -> np.ndarray:
+        return np.asarray(np.einsum("md,md->m", self.rows, self.rows))
 
-        # brute force, in chunks: trees do not help in hundreds of dimensions
-        return NearestNeighbors(n_neighbors=self.rank, algorithm="brute").fit(self.rows)
+
+def bank(values: np.ndarray, megabytes: int, seed: int) -> np.ndarray:
+    """Indices of rows that fit into so many megabytes, drawn by the seed, or of all if they do."""
+    return drawn(len(values), max(megabytes * 1_000_000 // values[:1].nbytes, 1), seed)
 
 
 @dataclass(frozen=True)
@@ -57,9 +69,12 @@ class KNN(Detector):
 
     Args:
         k: which neighbour, at least 1; by default one in 16 of the normal `train` records, and at most the paper's 50.
+        megabytes: of normal features that are kept; where there are more, as many as fit are drawn by the seed, and k is
+            counted among these. The paper keeps 1 % of ImageNet's and divides k by 100.
     """
 
     k: PositiveInt | None = None
+    megabytes: PositiveInt = _BANK
     name: str = "knn"
     needs_anomalies: ClassVar[bool] = False
     probes: ClassVar[Sequence[Probe]] = (PenultimateProbe(),)
@@ -71,8 +86,10 @@ class KNN(Detector):
 
     @override
     def fit(self, records: Records, seed: int) -> Fitted:
-        features = normal_training_records(records, self.fewest).probe(PenultimateProbe.name)
-        return FittedKNN(Neighbours.of(unit_length(features), self.k, _MOST_FEATURES))
+        features = normal_training_records(records, self.fewest).stored(PenultimateProbe.name)
+        kept = features[bank(features, self.megabytes, seed)]
+        rows = unit_length(kept.astype(np.float64)).astype(np.result_type(kept, np.float32))
+        return FittedKNN(Neighbours.of(rows, self.k, _MOST_FEATURES))
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,9 +113,11 @@ class GradientKNN(OneClassOfGradients):
         label_designs: the representation is their norms side by side; by default those of the experiment, or AllOnes.
         k: which neighbour, the last where there are fewer; by default one in 16 of the normal records, and 10 at most.
         whitening: from 0, standardised norms, to 1, fully whitened ones.
+        megabytes: of normal representations that are kept, as for `KNN`.
     """
 
     k: PositiveInt | None = None
+    megabytes: PositiveInt = _BANK
     whitening: ClosedUnitInterval = 0.5
     name: str = "gradient_knn"
 
@@ -107,7 +126,8 @@ class GradientKNN(OneClassOfGradients):
         normal, columns = normal_training_records(records), [probe.name for probe in self.probes]
         values, predictions = log_norms(normal, columns), normal.column("prediction")
         gaussian = ClassGaussian.of(values, predictions, self.whitening)
-        whitened = gaussian.whitened(values, predictions)
+        kept = bank(values, self.megabytes, seed)
+        whitened = gaussian.whitened(values[kept], predictions[kept])
         return FittedGradientKNN(columns, gaussian, Neighbours.of(whitened, self.k, _MOST_GRADIENTS))
 
 
@@ -149,7 +169,7 @@ class Neighbourhoods(Component):
     so images in and outside the batches have equally many neighbours, and a score does not depend on an image's name.
 
     Args:
-        features: of the clean images, float [batches, size, width].
+        features: of the clean images, float32 or float64 [batches, size, width].
         ids: their origin ids, batch by batch.
     """
 
@@ -157,10 +177,10 @@ class Neighbourhoods(Component):
     ids: Sequence[str]
 
     @classmethod
-    def build(cls, features: np.ndarray, ids: Sequence[str], seed: int) -> Neighbourhoods:
-        """Shuffle clean images, float [n, width], into batches of 100, or one if fewer, without the remainder."""
+    def build(cls, features: np.ndarray, ids: Sequence[str], seed: int, megabytes: int = _BANK) -> Neighbourhoods:
+        """Shuffle clean images, float [n, width], into batches of 100, or one if fewer, as many as fit into the megabytes."""
         size = min(_BATCH, len(ids))
-        count = len(ids) // size
+        count = max(min(len(ids), megabytes * 1_000_000 // features[:1].nbytes) // size, 1)
         rows = np.random.default_rng(seed).permutation(len(ids))[: count * size]
         return cls(features[rows].reshape(count, size, -1), [ids[row] for row in rows])
 
@@ -212,6 +232,7 @@ class LID(Detector):
         neighbours: the grid of k, each at least 2; the one with the highest AUROC on `val` is taken, the first of
             equals. Values that exceed the neighbours there are, 99 or fewer, are left out.
         layers: modules to read, as for `FeatureProbe`.
+        megabytes: of clean images' features that are kept, as many mini-batches as fit.
 
     Reference:
         Ma et al. 2018, algorithm 1; deep_Mahalanobis (Lee et al. 2018), `lib_generation.py`, `get_LID`.
@@ -219,6 +240,7 @@ class LID(Detector):
 
     neighbours: Sequence[PositiveInt] = (10, 20, 30, 40, 50, 60, 70, 80, 90)
     layers: list[str] | None = None
+    megabytes: PositiveInt = _BANK
     name: str = "lid"
 
     @property
@@ -235,12 +257,12 @@ class LID(Detector):
     def fit(self, records: Records, seed: int) -> Fitted:
         column = self.probes[0].name
         layers = list(columns_by_layer(records.names(column)).values())
-        clean = Records(records.table.filter(records.column("id") == records.column("origin_id")))
+        clean = records.keep(records.column("id") == records.column("origin_id"))
         clean = normal_training_records(clean, self.fewest)
-        neighbourhoods = Neighbourhoods.build(clean.probe(column), clean.ids, seed)
+        neighbourhoods = Neighbourhoods.build(clean.stored(column), clean.ids, seed, self.megabytes)
         grid = [k for k in self.neighbours if k <= neighbourhoods.neighbours]
         train, val = (records.where(split=split) for split in ("train", "val"))
-        seen, unseen = (neighbourhoods.dimensionality(part, part.probe(column), layers, grid) for part in (train, val))
+        seen, unseen = (neighbourhoods.dimensionality(part, part.stored(column), layers, grid) for part in (train, val))
         regressions = [fit_logistic(seen[:, index], train.anomalous) for index in range(len(grid))]
         areas = [auroc(one.score(unseen[:, index]), val.anomalous) for index, one in enumerate(regressions)]
         best = int(np.argmax(areas))
@@ -259,6 +281,6 @@ class FittedLID(Fitted):
 
     @override
     def score(self, records: Records) -> np.ndarray:
-        values = records.probe(self.column)
+        values = records.stored(self.column)
         dimensions = self.neighbourhoods.dimensionality(records, values, self.layers, [self.k])
         return self.logistic.score(dimensions[:, 0])

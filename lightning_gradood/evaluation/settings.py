@@ -11,9 +11,13 @@ from lightning_gradood.core import NotFinite, OpenUnitInterval, PositiveInt, Ref
 from lightning_gradood.detectors import (
     ASH,
     DICE,
+    FDBD,
     GEN,
     KNN,
     MLP,
+    NCI,
+    RMDS,
+    RMDSPP,
     SCALE,
     SHE,
     AdaSCALE,
@@ -27,9 +31,12 @@ from lightning_gradood.detectors import (
     GradNorm,
     KLMatching,
     MahalanobisPP,
+    MahalanobisPPPaper,
     MaxLogit,
+    NNGuide,
     ReAct,
     SyntheticOutliers,
+    ViM,
 )
 from lightning_gradood.gradients import AllOnes, LabelDesign
 from lightning_gradood.metrics import check_calibration
@@ -54,6 +61,7 @@ _PRESETS: dict[str, list[Detector]] = {
     "post_hoc": [
         Baseline(), MaxLogit(), GEN(), Energy(), GradNorm(), KLMatching(),
         ReAct(), ASH(), SCALE(), AdaSCALE(), DICE(), SHE(), KNN(),
+        MahalanobisPPPaper(), RMDS(), RMDSPP(), ViM(), FDBD(), NNGuide(), NCI(),
     ],
 }  # fmt: skip
 

@@ -140,7 +140,7 @@ def fit(
 
     With `learnt`, from the same records, it is not fitted again.
     """
-    start = time.perf_counter()
+    start, records = time.perf_counter(), records.only([probe.name for probe in detector.probes])  # copies are of these
     train, val = (records.where(split=split) for split in ("train", "val"))
     if learnt is None:
         found = detector.fit(fitting_records(detector, [train, val], synthetic), seed)

@@ -136,6 +136,10 @@ class Records:
         """Some of the rows, in this order."""
         return Records(self.table.take(pa.array(list(rows), pa.int64())))
 
+    def keep(self, rows: np.ndarray) -> Records:
+        """Keep some rows, bool [n], without a copy where they are all."""
+        return self if rows.all() else Records(self.table.filter(rows))
+
     def only(self, probes: Sequence[str]) -> Records:
         """Keep the columns of these probes alone, in this order."""
         plain = [name for name in self.table.column_names if name not in self.probes]
@@ -250,7 +254,7 @@ def detection_dataset(
 
 def normal_records(records: Records) -> Records:
     """Keep the normal records, which alone a one-class detector may use."""
-    return Records(records.table.filter(records.anomalous == 0))
+    return records.keep(records.anomalous == 0)
 
 
 def _fooled(normal: Records, attacked: Records, source: str) -> set[str]:

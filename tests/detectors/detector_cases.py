@@ -146,6 +146,9 @@ def cases():
             "ash_s": detectors.ASH(50, "s"), "ash_b": detectors.ASH(60), "ash_p": detectors.ASH(50, "p"),
             "scale": detectors.SCALE(50), "adascale": detectors.AdaSCALE((50.0, 70.0), k1=20, k2=10, weight=1),
             "tuned": detectors.Tuned([detectors.SCALE(60), detectors.KNN(3), detectors.ReAct()]),
+            "vim": detectors.ViM(dim=3), "fdbd": detectors.FDBD(), "nci": detectors.NCI(alpha=0.01),
+            "nnguide": detectors.NNGuide(k=3, share=0.5), "rmds": detectors.RMDS(), "rmds_pp": detectors.RMDSPP(),
+            "mahalanobis_pp_paper": detectors.MahalanobisPPPaper(),
             "combined_head": detectors.Combined([detectors.ReAct(), detectors.SHE()], folds=3),
         }),
         (with_outliers(features, "blur", "zoom"), {

@@ -86,8 +86,8 @@ def outcome_of(detector, table):
 
 def test_the_log_distance_is_scipys_with_scikit_learns_covariance():
     rng = np.random.default_rng(0)
-    predictions = rng.integers(0, 3, 300)  # three classes with means of their own
-    values = rng.normal(size=(300, 5)) * [1, 2, 3, 4, 5] + 4.0 * predictions[:, None]
+    predictions = rng.integers(0, 3, 5000)  # three classes with means of their own, in more than one block of rows
+    values = rng.normal(size=(5000, 5)) * [1, 2, 3, 4, 5] + 4.0 * predictions[:, None]
     gaussian = ClassGaussian.of(values, predictions)
     standardised = (values - values.mean(axis=0)) / values.std(axis=0)
     centres = np.stack([standardised[predictions == one].mean(axis=0) for one in range(3)])
