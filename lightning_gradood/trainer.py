@@ -17,8 +17,11 @@ from lightning_gradood.evaluation import (
     DetectionDatasets,
     DetectionSettings,
     Failure,
+    Key,
+    Learnt,
     Outcome,
     attempt_trial,
+    fit_key,
     fit_side_by_side,
     gather,
     notes_on,
@@ -146,7 +149,7 @@ class Trainer(pl.Trainer):
                 records = {name: one.with_head(head) for name, one in records.items()}
             datasets = DetectionDatasets(records, datamodule.sources.noise_of, datamodule.sources.keep_of)
             with stage("fitting detectors", self):
-                outcomes = self._fit_detectors(settings, datasets, datamodule)
+                outcomes, fits = self._fit_detectors(settings, datasets, datamodule)
             if self.is_global_zero:
                 for note in notes_on(records, outcomes, left_out):
                     sys.stdout.write(f"Note: {note}\n")
@@ -162,7 +165,7 @@ class Trainer(pl.Trainer):
                     write_run(folder, place, entries, records, outcomes, self.failures, about)
             self.strategy.barrier("written")
             with stage("guard", self):
-                guard = self._save_guard(place, settings, datasets)
+                guard = self._save_guard(place, settings, datasets, fits)
             if self.is_global_zero:
                 write_guard_summary(folder, guard)
                 with stage("reporting", self):
@@ -220,8 +223,8 @@ class Trainer(pl.Trainer):
 
     def _fit_detectors(
         self, settings: DetectionSettings, datasets: DetectionDatasets, datamodule: ImageDataModule
-    ) -> list[Outcome]:
-        """Fit on the anomaly sources of this process; every process gets all outcomes."""
+    ) -> tuple[list[Outcome], Mapping[Key, Learnt]]:
+        """Fit on the anomaly sources of this process, which keeps its fits; every process gets all outcomes."""
         detectors = settings.detectors_for(datamodule.sources.knows_anomalies)
         sources, outcomes = datamodule.sources.anomaly_names, list[Outcome]()
         if not datamodule.sources.knows_anomalies and self.is_global_zero:
@@ -230,22 +233,29 @@ class Trainer(pl.Trainer):
         mine = trials_of(detectors, sources, settings.protocol, self.global_rank, self.world_size)
         with stage("training MLPs", self):
             fits = fit_side_by_side(mine, datasets, settings.seed)
+        saved = set[Path]()
         for trial in progress(mine, "fitting detectors", len(mine), "fits", quiet=not self.is_global_zero):
             fitted, found, failed = attempt_trial(trial, datasets, settings, fits)
             outcomes, failures = outcomes + found, failures + failed
-            if fitted is not None:
-                path = Path(self.default_root_dir, "detectors", trial.owner, f"{trial.detector.name}.safetensors")
+            learnt_from, name = fit_key(trial, datasets)
+            path = Path(self.default_root_dir, "detectors", learnt_from, f"{name}.safetensors")
+            if fitted is not None and path not in saved:
                 counts = {split: found[0].counts[split] for split in ("train", "val")}
+                if not trial.detector.needs_anomalies:
+                    counts["val"] = counts["val"] | {"anomalous": 0}  # which the threshold does not depend on
                 about = {"trained_on": found[0].trained_on, "counts": counts}
                 normal = datasets.records[NORMAL]
                 save_detector(path, SavedDetector.of(trial.detector, fitted, found[0].threshold, normal, **about))
+                saved.add(path)
         outcomes, self.failures = gather(outcomes, failures, detectors, sources)
-        return outcomes
+        return outcomes, fits
 
-    def _save_guard(self, place: Workplace, settings: DetectionSettings, datasets: DetectionDatasets) -> GuardSummary:
+    def _save_guard(
+        self, place: Workplace, settings: DetectionSettings, datasets: DetectionDatasets, fits: Mapping[Key, Learnt]
+    ) -> GuardSummary:
         """Choose, calibrate and save the guard's detector on the first process; the others help to prepare probes."""
         folder = Path(self.default_root_dir) / "guard"
-        chosen = choose_guard(place, settings, datasets, self.failures) if self.is_global_zero else Refusal()
+        chosen = choose_guard(place, settings, datasets, self.failures, fits) if self.is_global_zero else Refusal()
         probes = self.strategy.broadcast([] if isinstance(chosen, Refusal) else chosen.detector.probes)
         network = place.model.network.to(self.strategy.root_device)
         ready = prepare(probes, network, place.datamodule, self._entries, RecordCache(place.cache_dir), self)

@@ -86,6 +86,10 @@ class DetectionDatasets:
         names = [f"{SYNTHETIC}{outlier.name}" for outlier in detector.needed_outliers]
         return Records.concatenate([self.records[name] for name in names]) if names else None
 
+    def all_normal(self, *sources: str) -> bool:
+        """Whether the normal side of these sources is all clean normal images, and nothing else."""
+        return all(self.noise_of(source) is None and self.keep_of(source) == "all" for source in sources)
+
     def of(self, *sources: str) -> Records:
         """Normal and anomalous records of some sources, each record once."""
         datasets = [
@@ -96,8 +100,7 @@ class DetectionDatasets:
 
 def fit_key(trial: Trial, datasets: DetectionDatasets) -> Key:
     """What a trial's detector learns from, and its name: of all normal images the same for all sources, else its own."""
-    all_normal = datasets.noise_of(trial.owner) is None and datasets.keep_of(trial.owner) == "all"
-    shared = all_normal and not trial.detector.needs_anomalies
+    shared = datasets.all_normal(trial.owner) and not trial.detector.needs_anomalies
     return NORMAL if shared else trial.owner, trial.detector.name
 
 

@@ -1,6 +1,6 @@
 """The detector of a guard: chosen, fitted on all known anomalies, calibrated on normal images that it has not seen."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -8,9 +8,9 @@ import numpy as np
 
 from lightning_gradood.core import Refusal
 from lightning_gradood.detectors import Detector, Fitted, score_in_blocks
-from lightning_gradood.evaluation.protocol import DetectionDatasets, Failure, attempt, fitting_seed
+from lightning_gradood.evaluation.protocol import DetectionDatasets, Failure, Key, attempt, fitting_seed
 from lightning_gradood.evaluation.settings import DetectionSettings
-from lightning_gradood.evaluation.trials import counts_of, fitting_records, scores_of
+from lightning_gradood.evaluation.trials import Learnt, counts_of, fitting_records, scores_of
 from lightning_gradood.metrics import auroc, binomial_interval, conformal_threshold
 from lightning_gradood.records import NORMAL, Records, normal_records
 
@@ -51,15 +51,17 @@ def best_calibrated(
     sources: Sequence[str],
     settings: DetectionSettings,
     failures: Sequence[Failure] = (),
+    fits: Mapping[Key, Learnt] = {},
 ) -> Calibrated:
     """Fit and calibrate every candidate, and return the one with the highest mean AUROC on `val`, the first of equals.
 
     A detector that needs anomalies is fitted on all sources together. As it selects on `val`, every other normal image
-    of `val` is kept from it for calibration. Candidates named in `failures` are skipped; a Refusal if none is left.
+    of `val` is kept from it for calibration. Candidates named in `failures` are skipped; a Refusal if none is left. What
+    a one-class detector has learnt from all normal images is taken from `fits`.
     """
     failed: dict[str, tuple[Calibrated | None, str]] = {one.detector: (None, one.reason) for one in failures}
     tried = {
-        one.name: failed.get(one.name) or attempt(partial(_calibrated, one, datasets, sources, settings))
+        one.name: failed.get(one.name) or attempt(partial(_calibrated, one, datasets, sources, settings, fits))
         for one in candidates
     }
     found = [one for one, _ in tried.values() if one is not None]
@@ -71,7 +73,11 @@ def best_calibrated(
 
 
 def _calibrated(
-    detector: Detector, datasets: DetectionDatasets, sources: Sequence[str], settings: DetectionSettings
+    detector: Detector,
+    datasets: DetectionDatasets,
+    sources: Sequence[str],
+    settings: DetectionSettings,
+    fits: Mapping[Key, Learnt],
 ) -> Calibrated:
     known = datasets.of(*sources)
     train, val = (known.where(split=split) for split in ("train", "val"))
@@ -81,8 +87,11 @@ def _calibrated(
         selecting, calibrating = (Records(val.table.filter(rows)) for rows in (~held, held))
     else:
         train, selecting = normal_records(train), calibrating
-    records = fitting_records(detector, [train, selecting], datasets.synthetic(detector))
-    fitted = detector.fit(records, fitting_seed(detector, "guard", settings.seed))
+    if not detector.needs_anomalies and datasets.all_normal(*sources) and (NORMAL, detector.name) in fits:
+        fitted = fits[NORMAL, detector.name].get()
+    else:
+        records = fitting_records(detector, [train, selecting], datasets.synthetic(detector))
+        fitted = detector.fit(records, fitting_seed(detector, "guard", settings.seed))
     calibration = np.sort(score_in_blocks(fitted, calibrating))
     vals = {source: scores_of(fitted, datasets.of(source).where(split="val")) for source in sources}
     return Calibrated(

@@ -126,6 +126,12 @@ class Learnt:
     curves: Sequence[Mapping[str, float]] = ()
     seconds: float = 0.0
 
+    def get(self) -> Fitted:
+        """What was learnt; raises what kept it from being learnt."""
+        if isinstance(self.result, Exception):
+            raise self.result
+        return self.result
+
 
 def fit(
     detector: Detector,
@@ -145,9 +151,8 @@ def fit(
     if learnt is None:
         found = detector.fit(fitting_records(detector, [train, val], synthetic), seed)
         learnt = Learnt(found, found.curves)
-    if isinstance(learnt.result, Exception):
-        raise learnt.result
-    scores = scores_of(learnt.result, val)
+    fitted = learnt.get()
+    scores = scores_of(fitted, val)
     if detector.needs_anomalies:
         threshold = best_balanced_threshold(scores.scores, scores.labels)
     else:
@@ -155,7 +160,7 @@ def fit(
         threshold = conformal_threshold(scores.normal, false_positive_rate)
     return Selected(
         detector=detector,
-        fitted=learnt.result,
+        fitted=fitted,
         trained_on=trained_on,
         counts={"train": counts_of(train), "val": counts_of(val)},
         curves=[dict(epoch) for epoch in learnt.curves],

@@ -22,6 +22,8 @@ from lightning_gradood.evaluation import (
     DetectionDatasets,
     DetectionSettings,
     Failure,
+    Key,
+    Learnt,
     Outcome,
     attack_numbers,
     best_calibrated,
@@ -143,7 +145,11 @@ def without_anomalies_sentence(detectors: Sequence[Detector]) -> str:
 
 
 def choose_guard(
-    place: Workplace, settings: DetectionSettings, datasets: DetectionDatasets, failures: Sequence[Failure] = ()
+    place: Workplace,
+    settings: DetectionSettings,
+    datasets: DetectionDatasets,
+    failures: Sequence[Failure] = (),
+    fits: Mapping[Key, Learnt] = {},
 ) -> Calibrated | Refusal:
     """The guard's detector among those that have not failed, fitted and calibrated, or why there is none."""
     if place.recipe is None:
@@ -151,7 +157,7 @@ def choose_guard(
     sources = place.datamodule.sources
     candidates = settings.guarding(sources.knows_anomalies)
     try:
-        return best_calibrated(candidates, datasets, sources.anomaly_names, settings, failures)
+        return best_calibrated(candidates, datasets, sources.anomaly_names, settings, failures, fits)
     except Refusal as refusal:
         return refusal
 

@@ -88,11 +88,15 @@ def test_all_kinds_by_name_stand_in_table_and_files_and_the_best_that_needs_no_a
     assert {"lee2018/tnr_at_tpr95", "lee2018/aupr_in", "openood/fpr_at_tpr95", "openood/aupr_out"} <= metrics
     assert not [name for name in metrics if name.startswith(("odin/", "energy/"))]
     trust = ["own_outliers"]
-    saved = {name: detectors.load_detector(f"all/detectors/nine/{name}.safetensors", trust) for name in names}
+    free = {one["detector"] for one in outcomes if one["trained_on"] == "normal"}
+    files = {(path.parent.name, path.stem): path for path in Path("all/detectors").glob("*/*.safetensors")}
+    tuned = [(source, name) for source in ("nine", "photographs") for name in names if name not in free]
+    assert {*files} == {*tuned, *(("normal", name) for name in free)}
+    saved = {name: detectors.load_detector(path, trust) for (_, name), path in files.items()}
+    assert {saved[name].counts["val"]["anomalous"] for name in free} == {0}
     assert len(saved["lid"].fitted.layers) == 4  # the stem and three stages
     assert 0 <= saved["odin"].fitted.column < len(saved["odin"].detector.probes[0].grid)
     assert len(list(Path("runs/.records").glob("*/*.safetensors"))) == 1  # both kinds of Mahalanobis share it
-    free = {one["detector"] for one in outcomes if one["trained_on"] == "normal"}
     assert free >= {"gradient_gaussian", "gradient_knn", "knn", "baseline", "energy", "synthetic_outliers"}
     assert {one["counts"]["train"]["anomalous"] for one in outcomes if one["detector"] in free} == {0}
     means = {name: np.mean([o["metrics"]["val"]["auroc"] for o in outcomes if o["detector"] == name]) for name in free}

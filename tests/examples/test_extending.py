@@ -39,7 +39,7 @@ def test_the_examples_run(tmp_path, monkeypatch):
     try:
         main(["detect", "--config", "digits", *(word for pair in FLAGS.items() for word in pair)])
         guard = Guard.load("run/guard", trust=["probe_and_detector"])
-        saved = load_detector("run/detectors/photos/unusual_gap.safetensors", trust=["probe_and_detector"])
+        saved = load_detector("run/detectors/normal/unusual_gap.safetensors", trust=["probe_and_detector"])
     finally:
         for name in ("label_design", "probe_and_detector", "attack_and_corruption", "source"):
             sys.modules.pop(name, None)
