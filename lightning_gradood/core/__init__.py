@@ -32,7 +32,7 @@ from lightning_gradood.core.network_state import (
 )
 from lightning_gradood.core.pictures import (
     MEGAPIXELS, PassedOver, Picture, PixelLimit, Transform, Unreadable, as_float, eight_bit, find_image_files,
-    image_suffixes, printable, read_picture, subfolders, to_pixels, upright,
+    image_formats, image_suffixes, printable, read_picture, subfolders, to_pixels, upright,
 )
 from lightning_gradood.core.progress import LOG, ProgressLines, going_on_without, progress, say, say_once, stage
 from lightning_gradood.core.ranges import (
@@ -54,7 +54,7 @@ __all__ = [
     "check_logits_shape", "check_writable", "check_yaml", "claim", "class_path", "decode", "did_you_mean", "digest",
     "eight_bit", "encode", "evaluating", "exact_arithmetic", "experiment_file", "find_image_files", "fits",
     "frozen_network", "gathered", "generator_states", "give_back_memory", "going_on_without", "hold",
-    "image_generator", "image_suffixes", "input_gradient", "is_temporary", "logits_in", "named_seed",
+    "image_formats", "image_generator", "image_suffixes", "input_gradient", "is_temporary", "logits_in", "named_seed",
     "new_run_folder", "pack", "packages_of", "parse_json", "printable", "probing_state", "progress", "read_json",
     "read_picture", "read_text", "read_yaml", "refuse_foreign", "refuse_single_image", "refused_as",
     "requiring_grad", "restore_generators", "say", "say_once", "shipped_files", "stage", "subfolders", "to_float64",

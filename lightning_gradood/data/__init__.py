@@ -1,7 +1,7 @@
 """Where images come from, which split each is in, and how they reach the network.
 
-A *source* (`FolderSource`, `DatasetSource`, `DigitsSource`, `PhotoPatches`) is pure configuration; opening it lists its
-images under keys that are the same on every machine. `ImageDataModule` mixes one normal source with named anomalous
+A *source* (`FolderSource`, `ListSource`, `DatasetSource`, `DigitsSource`, `PhotoPatches`) is pure configuration; opening
+it lists its images under keys that are the same on every machine. `ImageDataModule` mixes one normal source with named anomalous
 ones, applies one deterministic transform once to every image, keeps small images decoded as uint8, and gives Lightning
 batches of `ImageBatch` whose rows name the images. `sources.manifest` puts every image into the detectors' train, val or
 test split, stratified and seeded, 40/40/20.
@@ -20,6 +20,8 @@ test split, stratified and seeded, 40/40/20.
 """
 
 from lightning_gradood.data.datamodule import ImageDataModule
+from lightning_gradood.data.headers import file_differences
+from lightning_gradood.data.image_lists import ListSource
 from lightning_gradood.data.loading import ImageBatch, Limits, LoadedSource, RandomCropFlip
 from lightning_gradood.data.mixture import BUILT_IN, Perturbations, PerturbedSource, Sources, open_source
 from lightning_gradood.data.output_names import Outputs
@@ -37,7 +39,7 @@ from lightning_gradood.data.splits import Manifest, Split, make_manifest, split_
 
 __all__ = [
     "BUILT_IN", "DatasetSource", "DigitsSource", "FolderSource", "ImageBatch", "ImageDataModule", "Limits",
-    "Listing", "LoadedSource", "Manifest", "Outputs", "Perturbations", "PerturbedSource", "PhotoPatches",
-    "RandomCropFlip", "Source", "Sources", "Split", "class_name", "make_manifest", "open_source",
-    "row_keys", "split_rows",
+    "ListSource", "Listing", "LoadedSource", "Manifest", "Outputs", "Perturbations", "PerturbedSource", "PhotoPatches",
+    "RandomCropFlip", "Source", "Sources", "Split", "class_name", "file_differences", "make_manifest",
+    "open_source", "row_keys", "split_rows",
 ]  # fmt: skip

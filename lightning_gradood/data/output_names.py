@@ -96,6 +96,12 @@ def relabelled(name: str, listing: Listing, outputs: Outputs, flag: str) -> List
             f"`{unknown}`. Rename its class folders, or give its images in a flat folder, without classes. {near}".rstrip()
         )
     names = listing.classes
+    if not names and max(listing.labels) >= len(outputs.names):
+        key = listing.keys[listing.labels.index(max(listing.labels))]
+        raise Refusal(
+            f"`{name}` should have labels below {len(outputs.names)}, the number of outputs that `{flag}` names. Got "
+            f"`{name}` with label {max(listing.labels)} of `{key}`. Name all outputs, or give the list that belongs to them."
+        )
     labels = [places[names[label]] if 0 <= label < len(names) else label for label in listing.labels]
     return dataclasses.replace(listing, labels=labels, classes=outputs.names)
 

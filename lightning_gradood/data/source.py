@@ -112,7 +112,7 @@ class FolderSource(Source):
         layouts = "either one sub-folder per class (`root/<class>/image.png`) or the images themselves"
         if not os.path.isdir(root):
             if "\n" in self.root:  # the parser reads a file that is named, and gives its text
-                got = f"a file with the text `{self.root.splitlines()[0][:60]}` and so on"
+                got = f"a file with the text `{self.root.splitlines()[0][:60]}` and so on (a list of images is a ListSource)"
             elif os.path.exists(root):
                 got = f"`root = {self.root}`, which is not a folder"
             else:

@@ -15,7 +15,7 @@ import numpy as np
 
 import lightning_gradood
 from lightning_gradood.core import Refusal, Unwritable, arguments_of, atomic_write, class_path, going_on_without
-from lightning_gradood.data import BUILT_IN, ImageDataModule, class_name
+from lightning_gradood.data import BUILT_IN, ImageDataModule, class_name, file_differences
 from lightning_gradood.detectors import Detector, SavedDetector
 from lightning_gradood.evaluation import (
     Calibrated,
@@ -104,6 +104,7 @@ def provenance(place: Workplace, entries: Sequence[CacheEntry], records: Mapping
     return {
         "classifier": {"images": int(known.sum()), **classifier},
         "network_digest": state_digest(place.model.network),
+        "files": file_differences(sources.clean),
         "perturbations": perturbations,
         "records": {f"{entry.source}/{entry.probe}": entry.key for entry in entries},
         "command": shlex.join(["python", "-m", "lightning_gradood", *words] if ours else sys.argv),

@@ -24,6 +24,21 @@ def words(page):
     return " ".join(re.sub("<style>.*?</style>|<[^>]*>", " ", page, flags=re.DOTALL).split())
 
 
+def test_sources_that_are_easy_for_their_looks_or_their_files_are_named_above_the_table_and_attacks_are_not():
+    outcomes = [outcome(source, "image_statistics", 9.0) for source in ("textures", "fgsm")]
+    outcomes += [outcome("svhn", "image_statistics", 0.1), outcome("svhn", "mlp", 9.0)]
+    about = {
+        "files": ["Files of another kind: `svhn`."],
+        "perturbations": {"fgsm": {"class_path": "FGSM", "init_args": {}, "images": 7}},
+    }
+    shown = words(run_page(run(outcomes, provenance=about), {}))
+    assert "Files of another kind: svhn ." in shown
+    easy = re.search("Easy for reasons other than content: (.*?) there say little", shown)[1]
+    assert "textures 100.00 %" in easy
+    assert not re.search("svhn|fgsm", easy)
+    assert "Easy for" not in run_page(run(outcomes[2:]), {})
+
+
 def bold(page):
     return re.findall("<strong>(.*?)</strong>", page)
 
