@@ -29,7 +29,8 @@ LEVEL = {room: number for number, level in enumerate(LEVELS) for room in level}
 # Packages that one room keeps from the others, so that they can be exchanged or left out.
 OUTSIDE = {
     "wandb": {"report"}, "matplotlib": {"report"}, "pyarrow": {"records"}, "omegaconf": {"cli"}, "torchmetrics": {"tasks"},
-    "pytorch_ood": {"data"}, "advertorch": {"perturbations"}, "jsonargparse": {"cli", "core"},  # core: ranges for annotations
+    "pytorch_ood": {"detectors"}, "advertorch": {"perturbations"},
+    "jsonargparse": {"cli", "core"},  # core: ranges for annotations
 }  # fmt: skip
 # Calls that write a file, unless it is an open one: a process may be killed meanwhile.
 WRITING = {
@@ -37,7 +38,7 @@ WRITING = {
 }  # fmt: skip
 # Lines of a room. A commit that needs more raises the number here, and says why.
 BUDGET = {
-    "__init__": 7, "__main__": 3, "cli": 1574, "core": 1621, "data": 1679, "detectors": 2727, "evaluation": 901,
+    "__init__": 7, "__main__": 3, "cli": 1597, "core": 1621, "data": 1679, "detectors": 3001, "evaluation": 901,
     "extraction": 808, "gradients": 3030, "guard": 866, "metrics": 679, "networks": 753, "perturbations": 1701,
     "preflight": 56, "probes": 710, "records": 613, "report": 2494, "tasks": 618, "trainer": 262,
 }  # fmt: skip

@@ -26,7 +26,16 @@ from torch import nn
 
 from lightning_gradood import data, detectors, gradients, networks, perturbations, tasks
 from lightning_gradood.cli.plain import one_sentence
-from lightning_gradood.core import Refusal, Seed, Unparsable, check_import, check_yaml, experiment_file, read_yaml
+from lightning_gradood.core import (
+    Refusal,
+    Seed,
+    Unparsable,
+    check_import,
+    check_yaml,
+    class_path,
+    experiment_file,
+    read_yaml,
+)
 from lightning_gradood.evaluation import DetectionSettings
 from lightning_gradood.report import Benchmark, Experiment, LoggingSettings, ReportSettings, TableSettings
 from lightning_gradood.trainer import DEFAULT_CACHE
@@ -38,7 +47,7 @@ OWN = (
     *("torch.nn", "torch.optim", "torchvision.models", "torchvision.transforms", "advertorch.attacks"),
     # data sets one by one: some of torchvision's unpickle files of the folder that they are given
     *("torchvision.datasets.CIFAR10", "torchvision.datasets.CIFAR100", "torchvision.datasets.cifar"),
-    *("torchvision.datasets.SVHN", "torchvision.datasets.svhn", "pytorch_ood.dataset.img"),
+    *("torchvision.datasets.SVHN", "torchvision.datasets.svhn", "pytorch_ood.dataset.img", "pytorch_ood.detector"),
     *("torch.dtype", *(f"torch.{name}" for name, value in vars(torch).items() if isinstance(value, torch.dtype))),
 )
 """What `--trust own` lets an experiment file name: what the shipped files are made of."""
@@ -48,6 +57,7 @@ _KNOWN = re.compile(r"known\s+subclasses:\s+([^()]+)\)")
 _MANY = 40  # Lightning's callbacks are fewer; there are hundreds of modules
 _LINE = "\n" + " " * 24
 _CLASS_PATH, _ARGUMENTS, _CONFIG = "class_path", "init_args", ("-c", "--config")
+_PYTORCH_OOD = "pytorch_ood.detector."
 _TRAINED = ("max_epochs", "max_steps", "limit_train_batches", "accumulate_grad_batches", "check_val_every_n_epoch")
 _ROOMS = (data, detectors, gradients, networks, perturbations, tasks)
 _SETTINGS = (DetectionSettings, LoggingSettings, ReportSettings, Benchmark, Experiment, TableSettings)
@@ -98,7 +108,8 @@ def _limited(load: Callable[[str], Any]) -> Callable[[str], Any]:
         try:
             check_yaml(text)
             found = load(text)
-            return None if found == "None" else found  # as the parser spells null for a key within a group of settings
+            # the parser spells null as "None" for a key within a group of settings
+            return None if found == "None" else _adapted(found)
         except yaml.YAMLError:  # the parser takes it for plain text, or says what is wrong
             raise
         except Exception as error:  # a limit, or whatever the converter of a tag or a number runs into
@@ -108,6 +119,18 @@ def _limited(load: Callable[[str], Any]) -> Callable[[str], Any]:
             ) from error
 
     return limited
+
+
+def _adapted(value: Any) -> Any:
+    """Put detectors of pytorch-ood, named by their own class paths, into `PytorchOOD`."""
+    if isinstance(value, list):
+        return [_adapted({_CLASS_PATH: one} if str(one).startswith(_PYTORCH_OOD) else one) for one in value]
+    if not isinstance(value, dict):
+        return value
+    if str(path := value.get(_CLASS_PATH)).startswith(_PYTORCH_OOD):
+        given = {"detector": path, "settings": value.get(_ARGUMENTS) or {}}
+        return {_CLASS_PATH: class_path(detectors.PytorchOOD), _ARGUMENTS: given}
+    return {name: _adapted(one) for name, one in value.items()}
 
 
 def without_trust(words: Sequence[str]) -> tuple[list[str], list[str] | None]:

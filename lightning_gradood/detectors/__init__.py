@@ -24,6 +24,7 @@ over the images, and are measured on the same records:
   `ViM`, `FDBD`, `NNGuide`, `NCI`) and of gradient representations (`GradientGaussian`, `GradientKNN`),
   `Consistency` (views of the image), `SyntheticOutliers` (a model that tells normal images from outliers made of them)
   and `Combined` (p-values of several); the preset `no_anomalies` holds some of these;
+- any detector of pytorch-ood, through `PytorchOOD`, named by its own class path;
 - `ImageStatistics`, an audit that does not run the network: where it does well, a source is easy for a reason other
   than what the images show.
 """
@@ -60,6 +61,7 @@ from lightning_gradood.detectors.output_scores import (
     MaxLogit,
     OdinProbe,
 )
+from lightning_gradood.detectors.pytorch_ood_adapter import PytorchOOD, PytorchOODProbe
 from lightning_gradood.detectors.synthetic_outliers import SyntheticOutliers
 
 __all__ = [
@@ -67,7 +69,7 @@ __all__ = [
     "Baseline", "Combined", "Consistency", "Detector", "Energy", "Fitted", "FittedMLP", "FixedDetector", "GradNorm",
     "GradNormProbe", "GradientGaussian", "GradientKNN", "ImageStatistics", "ImageStatisticsProbe", "KLMatching",
     "Mahalanobis", "MahalanobisPP", "MahalanobisPPPaper", "MahalanobisProbe", "MaxLogit", "NNGuide", "OdinProbe",
-    "PerturbedFeaturesProbe", "ReAct", "SavedDetector", "SyntheticOutliers", "TrainedDetector", "Tuned",
-    "UntrainedMLP", "ViM", "ViewsProbe", "classes_of", "fit_all", "load_detector", "normal_training_records",
-    "save_detector", "score_in_blocks",
+    "PerturbedFeaturesProbe", "PytorchOOD", "PytorchOODProbe", "ReAct", "SavedDetector", "SyntheticOutliers",
+    "TrainedDetector", "Tuned", "UntrainedMLP", "ViM", "ViewsProbe", "classes_of", "fit_all", "load_detector",
+    "normal_training_records", "save_detector", "score_in_blocks",
 ]  # fmt: skip

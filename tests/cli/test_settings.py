@@ -80,6 +80,17 @@ def test_null_takes_away_what_the_file_or_an_earlier_flag_has_set():
     assert (found.seed_everything, found.detection, found.run_dir) == (None, None, None)
 
 
+def test_detectors_of_pytorch_ood_stand_beside_ours_by_their_own_class_paths():
+    room = "pytorch_ood.detector"
+    values = [{"class_path": f"{room}.OpenMax", "init_args": {"tailsize": 20}}, "Energy", f"{room}.MaxLogit"]
+    found = verdict("--detection.detectors", json.dumps(values)).detection.detectors
+    assert [one.class_path.rpartition(".")[2] for one in found] == ["PytorchOOD", "Energy", "PytorchOOD"]
+    assert (found[0].init_args.detector, found[0].init_args.settings) == (f"{room}.OpenMax", {"tailsize": 20})
+    Path("theirs.yaml").write_text(f"detection: {{detectors: {json.dumps(values[:1])}}}")
+    (one,) = verdict("--config", "theirs.yaml").detection.detectors
+    assert one.init_args.settings == {"tailsize": 20}
+
+
 LAUGHS = "\n".join(
     ["a0: &a0 [lol, lol, lol, lol]", *(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 10))]
 )

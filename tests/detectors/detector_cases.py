@@ -156,6 +156,10 @@ def cases():
             "synthetic_outliers_mlp": against(["features", "confidence"], "mlp", settings=settings, name="other"),
             "combined_synthetic": detectors.Combined([detectors.Energy(), against(["views"])], folds=3),
         }),
+        (head_records(width=48), {
+            "openmax": detectors.PytorchOOD("pytorch_ood.detector.OpenMax", {"tailsize": 5, "alpha": 2}),
+            "nn_guide": detectors.PytorchOOD("pytorch_ood.detector.NNGuide", {"k": 5}, name="theirs"),
+        }),
         (odin_records(), {"odin": detectors.ODIN(TEMPERATURES, MAGNITUDES)}),
         (mahalanobis_records(), {
             "mahalanobis_p": detectors.Mahalanobis(preprocessing=True, magnitudes=STEPS),

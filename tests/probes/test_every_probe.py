@@ -21,6 +21,7 @@ from lightning_gradood.detectors import (
     MahalanobisProbe,
     OdinProbe,
     PerturbedFeaturesProbe,
+    PytorchOODProbe,
     ViewsProbe,
 )
 from lightning_gradood.networks import CifarResNet, Normalized
@@ -34,6 +35,7 @@ PROBES = [
     *map(GradientProbe, DESIGNS), LogitsProbe(), FeatureProbe(), FeatureSpreadProbe(), probes.PenultimateProbe(),
     GradNormProbe(), ImageStatisticsProbe(), OdinProbe(), MahalanobisProbe(), MahalanobisProbe((0.0, 0.0014)),
     probes.PixelProbe("float32"), ViewsProbe(), PerturbedFeaturesProbe(),
+    PytorchOODProbe("pytorch_ood.detector.ODIN", {"eps": 0.01}),
 ]  # fmt: skip
 IMAGES = torch.rand(6, 3, 16, 16, generator=torch.Generator().manual_seed(1))
 
