@@ -20,6 +20,7 @@ test split, stratified and seeded, 40/40/20.
 """
 
 from lightning_gradood.data.datamodule import ImageDataModule
+from lightning_gradood.data.given_sources import PARTS, Given
 from lightning_gradood.data.headers import file_differences
 from lightning_gradood.data.image_lists import ListSource
 from lightning_gradood.data.loading import ImageBatch, Limits, LoadedSource, RandomCropFlip
@@ -38,8 +39,8 @@ from lightning_gradood.data.source import (
 from lightning_gradood.data.splits import Manifest, Split, make_manifest, split_rows
 
 __all__ = [
-    "BUILT_IN", "DatasetSource", "DigitsSource", "FolderSource", "ImageBatch", "ImageDataModule", "Limits",
-    "ListSource", "Listing", "LoadedSource", "Manifest", "Outputs", "Perturbations", "PerturbedSource", "PhotoPatches",
-    "RandomCropFlip", "Source", "Sources", "Split", "class_name", "file_differences", "make_manifest",
+    "BUILT_IN", "PARTS", "DatasetSource", "DigitsSource", "FolderSource", "Given", "ImageBatch", "ImageDataModule",
+    "Limits", "ListSource", "Listing", "LoadedSource", "Manifest", "Outputs", "Perturbations", "PerturbedSource",
+    "PhotoPatches", "RandomCropFlip", "Source", "Sources", "Split", "class_name", "file_differences", "make_manifest",
     "open_source", "row_keys", "split_rows",
 ]  # fmt: skip

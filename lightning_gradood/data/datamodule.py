@@ -31,8 +31,9 @@ class ImageDataModule(LightningDataModule):
     attacks and corruptions make of the normal images are further sources, whose images are made while they are probed.
 
     Args:
-        normal: Images like those the classifier was trained on, but unseen by it.
-        anomalies: Images it should be suspicious of, by name.
+        normal: Images like those the classifier was trained on, but unseen by it; one source, whose splits are drawn, or
+            one for each part: `fit`, `val`, `test`, or `fit+val`, whose images are split between the two.
+        anomalies: Images it should be suspicious of, by name; each as `normal`.
         train: The classifier's training images; None where it is trained already.
         classes: Names of the network's outputs in their order, to which class folders are mapped: a list, or a file
             with one name in each line or with JSON or YAML, e.g. ImageNet's `imagenet_class_index.json`; or the number
@@ -52,8 +53,8 @@ class ImageDataModule(LightningDataModule):
 
     def __init__(
         self,
-        normal: Source | str,
-        anomalies: dict[str, Source | str] | None = None,
+        normal: Source | str | dict[str, Source | str],
+        anomalies: dict[str, Source | str | dict[str, Source | str]] | None = None,
         train: Source | str | None = None,
         classes: list[str | int] | PositiveInt | str | None = None,
         transform: Callable[[Any], Any] | None = None,

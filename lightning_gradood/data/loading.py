@@ -121,6 +121,12 @@ class LoadedSource(Dataset[ImageBatch]):
                 "the same channels, e.g. torchvision.transforms.v2.Resize with size [32, 32], v2.RGB or v2.Grayscale."
             )
 
+    @cached_property
+    def parts(self) -> list[str]:
+        """The part of the source that each image was named for; empty where splits are drawn."""
+        found = [self._listing.part(row) for row in self._rows]
+        return found if any(found) else []
+
     @property
     def picture(self) -> Literal["RGB", "L"]:
         """How its pictures are before the transform: `L` for one channel of grey, else `RGB`."""
@@ -189,7 +195,8 @@ class LoadedSource(Dataset[ImageBatch]):
             one, other = (self.ids[row] for row in np.flatnonzero(groups == several[0])[:2])
             rank_zero_info(
                 f"{self.name}: {sum(copies[row] for row in several):,} of {len(groups):,} images are there more than once "
-                f"({len(several):,} different ones), e.g. `{one}` and `{other}`. The same images are in the same split."
+                f"({len(several):,} different ones), e.g. `{one}` and `{other}`. "
+                + ("Their splits are those named." if self.parts else "The same images are in the same split.")
             )
 
     def say_shared(self, other: "LoadedSource", of_other: str, consequence: str) -> None:

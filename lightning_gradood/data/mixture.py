@@ -2,23 +2,28 @@
 
 import dataclasses
 import hashlib
-import itertools
-import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from lightning.pytorch.utilities import rank_zero_info
 from numpy.typing import NDArray
 
-from lightning_gradood.core import PixelLimit, Refusal, Transform, did_you_mean, digest, encode, named_seed, refused_as
+from lightning_gradood.core import PixelLimit, Refusal, Transform, did_you_mean, encode, named_seed, refused_as
+from lightning_gradood.data.given_sources import (
+    PARTS,
+    Given,
+    PartsListing,
+    given_parts,
+    refuse_two_roles,
+    splits_by_part,
+)
 from lightning_gradood.data.loading import GIB, Limits, LoadedSource
 from lightning_gradood.data.output_names import Outputs, fit_to_outputs, relabelled
-from lightning_gradood.data.source import FolderListing, FolderSource, Source
+from lightning_gradood.data.source import FolderListing, FolderSource, Listing, Source
 from lightning_gradood.data.splits import Manifest, Rows, Split, allocate, exact_shares, make_manifest, split_rows
 from lightning_gradood.perturbations import FGSM, KINDS, PGD, Perturbation, Semantic, Severity, corruptions_at, preset
 from lightning_gradood.records import NORMAL, SPLITS
@@ -80,17 +85,35 @@ class PerturbedSource:
 
 def open_source(
     name: str,
-    source: Source | str,
+    source: Given,
     transform: Transform | None = None,
     limits: Limits = Limits(),
     outputs: Outputs | None = None,
     flag: str = "",
 ) -> LoadedSource:
-    """Open a source, or the folder of a path; a limit takes a stratified random subset in the source's order.
+    """Open a source, the folder of a path, or parts; a limit takes a stratified random subset in the source's order.
 
     Labels become indices into `outputs`, the classifier's outputs by name, see `relabelled` for `flag`.
     """
-    with refused_as(root=f"data.{name if name in ('train', NORMAL) else f'anomalies.{name}'}"):
+    given = given_parts(f"data.{name if name in ('train', NORMAL) else f'anomalies.{name}'}", source)
+    listings = [_listing(name, flag, one, limits) for flag, one in given.items()]
+    listing = listings[0]
+    if isinstance(source, Mapping):
+        listing = PartsListing.of(name, dict(zip(source, listings, strict=True)))
+    if outputs and outputs.names and listing.classes != outputs.names:
+        listing = relabelled(name, listing, outputs, flag)
+    rows = np.arange(len(listing.keys))
+    limit = None if name == "train" else (limits.sources or {}).get(name, limits.images)
+    if limit is not None and limit < len(rows):
+        share = limit / len(rows)
+        order = ["", *PARTS]
+        strata = [order.index(listing.part(row)) * 10**9 + label for row, label in enumerate(listing.labels)]
+        rows = split_rows(strata, [share, 1 - share], named_seed(limits.seed, f"limit/{name}"))[0]
+    return LoadedSource(name, listing, transform, rows, int(limits.memory_gib * GIB))
+
+
+def _listing(name: str, flag: str, source: Source | str, limits: Limits) -> Listing:
+    with refused_as(root=flag):
         listing = (FolderSource(source) if isinstance(source, str) else source).open()
     if isinstance(listing, FolderListing):
         for note in listing.notes:
@@ -98,14 +121,7 @@ def open_source(
         listing = dataclasses.replace(listing, limit=PixelLimit(limits.megapixels, "--data.limits.megapixels"))
     if not listing.keys:
         raise Refusal(f"`{name}` should hold images. Got `{name}` with none. Point it at a source that has some.")
-    if outputs and outputs.names and listing.classes != outputs.names:
-        listing = relabelled(name, listing, outputs, flag)
-    rows = np.arange(len(listing.keys))
-    limit = None if name == "train" else (limits.sources or {}).get(name, limits.images)
-    if limit is not None and limit < len(rows):
-        share = limit / len(rows)
-        rows = split_rows(listing.labels, [share, 1 - share], named_seed(limits.seed, f"limit/{name}"))[0]
-    return LoadedSource(name, listing, transform, rows, int(limits.memory_gib * GIB))
+    return listing
 
 
 class Sources:
@@ -116,8 +132,8 @@ class Sources:
 
     def __init__(
         self,
-        normal: Source | str,
-        anomalies: Mapping[str, Source | str] | None = None,
+        normal: Given,
+        anomalies: Mapping[str, Given] | None = None,
         train: Source | str | None = None,
         classes: Sequence[str | int] | str | int | None = None,
         transform: Transform | None = None,
@@ -139,8 +155,10 @@ class Sources:
         self.outputs: int | None = None
         """How many outputs the network has; None until `fit_outputs` is told."""
         _refuse_names([*self.anomaly_names, *filter(None, map(self.noise_of, self.attacks))])
-        roles = {"data.train": train, "data.normal": normal}
-        _refuse_two_roles(roles | {f"data.anomalies.{name}": source for name, source in self._anomalies.items()})
+        roles = {"data.train": train, **given_parts("data.normal", normal)}
+        for name, source in self._anomalies.items():
+            roles |= given_parts(f"data.anomalies.{name}", source)
+        refuse_two_roles(roles)
         exact_shares(split.fractions)
         self._check_limits()
 
@@ -205,7 +223,7 @@ class Sources:
             origins = [self.normal.ids[row] for row in rows]
             if name in (self.limits.sources or {}):
                 counts = Counter(self.manifest.split_of[origin] for origin in origins)
-                if len(counts) < len(SPLITS):
+                if counts.keys() < set(splits):
                     raise Refusal(
                         f"`limits.sources.{name}` should leave images in every split. "
                         f"Got `limits.sources.{name} = {len(rows)}`, which gives {dict(counts)}. Raise it."
@@ -245,8 +263,35 @@ class Sources:
         return self._manifest(self.clean, self.split.seed, groups)
 
     def _manifest(self, sources: Mapping[str, LoadedSource], seed: int, groups: Mapping[str, Rows]) -> Manifest:
-        ids, labels = ({name: getattr(one, kind) for name, one in sources.items()} for kind in ("ids", "labels"))
-        return make_manifest(ids, labels, self.split.fractions, seed, groups)
+        listed, fractions = self._listed, self.split.fractions
+        drawn = {name: one for name, one in sources.items() if not one.parts and name not in listed}
+        ids, labels = ({name: getattr(one, kind) for name, one in drawn.items()} for kind in ("ids", "labels"))
+        made = make_manifest(ids, labels, fractions, seed, groups)
+        found = {}
+        for name, one in sources.items():
+            if name in listed:
+                found[name] = listed[name]
+            elif one.parts:
+                own = named_seed(seed, name)
+                found[name] = splits_by_part(one.ids, one.parts, one.labels, fractions, own, groups[name])
+            else:
+                found[name] = made.sources[name]
+        return Manifest(seed, list(fractions), found)
+
+    @cached_property
+    def _listed(self) -> dict[str, dict[str, list[str]]]:
+        """The splits of each source that `split.manifest` lists; what it does not list is said."""
+        if self.split.manifest is None:
+            return {}
+        manifest, found = Manifest.read(self.split.manifest), dict[str, dict[str, list[str]]]()
+        for name, source in self.clean.items():
+            if name not in manifest.sources:
+                rank_zero_info(f"{name}: `data.split.manifest` does not list this source, which is split by the seed.")
+                continue
+            found[name], left_out = manifest.listed(name, source.ids)
+            if left_out:
+                rank_zero_info(f"{name}: {left_out:,} images that `data.split.manifest` does not list are left out.")
+        return found
 
     @property
     def anomaly_names(self) -> list[str]:
@@ -324,29 +369,3 @@ def _refuse_names(names: Sequence[str]) -> None:
                 "Anomalies, attacks, corruptions and synthetic outliers should have different names. "
                 f"Got `{name}` more than once. Rename one of them."
             )
-
-
-def _refuse_two_roles(roles: Mapping[str, Source | str | None]) -> None:
-    """Refuse one folder or data set, with the same settings, in two roles, and a folder inside that of another role."""
-    given = {flag: FolderSource(one) if isinstance(one, str) else one for flag, one in roles.items() if one is not None}
-    for (flag, source), (other_flag, other) in itertools.combinations(given.items(), 2):
-        one, two = _place(source), _place(other)
-        nested = (
-            isinstance(one, Path) and isinstance(two, Path) and (one.is_relative_to(two) or two.is_relative_to(one))
-        )
-        if one == two or nested:
-            raise Refusal(
-                f"`{flag}` and `{other_flag}` should be different images. Got {source} and {other}, "
-                f"{'the same' if one == two else 'one inside the other, which is read with all folders in it'}. Name another, "
-                "leave one out, or, where the classifier is trained already, leave out `data.train` and use `detect`."
-            )
-
-
-def _place(source: Source) -> Path | str:
-    """Equal for sources with the same images."""
-    if isinstance(source, FolderSource):
-        return Path(os.path.realpath(os.path.expanduser(source.root)))
-    try:
-        return digest(source)
-    except Refusal:  # a function among its settings
-        return repr(source)

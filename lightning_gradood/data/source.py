@@ -52,6 +52,10 @@ class Listing(ABC):
         """The file of one image; empty where images are no files."""
         return ""
 
+    def part(self, row: int) -> str:
+        """The part of its source that an image was named for; empty where splits are drawn."""
+        return ""
+
     @abstractmethod
     def fingerprint(self, row: int) -> bytes:
         """Return bytes that change whenever the image of this row does."""

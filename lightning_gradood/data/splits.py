@@ -16,10 +16,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lightning_gradood.core import OpenUnitInterval, Refusal, Seed, atomic_write, named_seed
+from lightning_gradood.core import OpenUnitInterval, Refusal, Seed, Unparsable, atomic_write, named_seed, read_json
 from lightning_gradood.records import SPLITS
 
 Rows = NDArray[np.int64]
+
+_BYTES = 2**31  # of a manifest
 
 
 @dataclass(frozen=True)
@@ -30,11 +32,13 @@ class Split:
         fractions: The parts of each detection source that fit, select and report a detector: train, val and test.
         seed: Seeds these splits and the validation part.
         validation: The part of the training images that selects the classifier's checkpoint.
+        manifest: A `splits.json` of an earlier run, whose splits are taken; images that it does not list are left out.
     """
 
     fractions: tuple[float, float, float] = (0.4, 0.4, 0.2)
     seed: Seed = 0
     validation: OpenUnitInterval = 0.1
+    manifest: str | None = None
 
 
 def split_rows(
@@ -127,6 +131,33 @@ class Manifest:
     def counts(self) -> dict[str, dict[str, int]]:
         """The number of images of each source in each split."""
         return {source: {split: len(ids) for split, ids in parts.items()} for source, parts in self.sources.items()}
+
+    @classmethod
+    def read(cls, path: str) -> "Manifest":
+        """Read what `write` wrote, such as a run's `splits.json`."""
+        try:
+            found = cls(**read_json(Path(path).expanduser(), _BYTES))
+            lists = [ids for parts in found.sources.values() for split, ids in parts.items() if split in SPLITS]
+            if len(lists) < sum(map(len, found.sources.values())) or len(found.split_of) < sum(map(len, lists)):
+                raise Unparsable("splits other than train, val and test, or an id more than once")
+        except (OSError, Unparsable, TypeError, AttributeError) as error:
+            got = getattr(error, "strerror", None) or error
+            raise Refusal(
+                f"`data.split.manifest` should be a `splits.json` that `detect` has written. Got `data.split.manifest = "
+                f"{path}`: {got} (looked at {Path(path).absolute()}). Correct the path, or leave it out."
+            ) from error
+        return found
+
+    def listed(self, source: str, ids: Sequence[str]) -> tuple[dict[str, list[str]], int]:
+        """Ids of each split of a source, in its order, and how many of its images are not listed; missing ones are refused."""
+        known = {*ids}
+        if missing := [one for parts in self.sources[source].values() for one in parts if one not in known]:
+            raise Refusal(
+                f"`data.split.manifest` should list images that are there. Got {len(missing):,} that `{source}` does not have, "
+                f"e.g. {', '.join(missing[:3])}. Put them back, or take away limits that the run which wrote it did not have."
+            )
+        found = {split: [one for one in ids if self.split_of.get(one) == split] for split in SPLITS}
+        return found, len(ids) - sum(map(len, found.values()))
 
     def write(self, path: str | os.PathLike[str]) -> None:
         """Write the manifest as JSON, whole or not at all."""
