@@ -135,12 +135,12 @@ class ProbeCallback(pl.Callback):
                     logits += self._read(images)
                     for bar in bars:
                         bar.count(images.source, len(images.ids))
+                    give_back_memory()  # attacks and probes leave blocks of many sizes
         self.logits = torch.cat(logits) if sum(map(len, logits)) == len(batch.images) else None
         self._say_way(batch.images)
         self._seconds += time.perf_counter() - begun
         if time.monotonic() > self._written + _SECONDS:
             self._write()
-        give_back_memory()
         if isinstance(pl_module, ClassificationTask):
             unread = batch.images.new_empty(0) if self.only_missing else None
             pl_module.logits_read = unread if self.logits is None else self.logits

@@ -55,7 +55,7 @@ class Limits:
     # entries of dW in one grouped convolution: with more, images take up to 3 × as long; with fewer, calls dominate
     weights: int = 3 << 16
     micro_batch: int = 32  # images in one pass
-    activation_bytes: int = 2**30  # what a pass may keep for its backward; fewer images are taken to stay below
+    activation_bytes: int = 3 << 28  # what a pass may keep for its backward; it takes about as much again
     recheck: float = 0.01  # share of the time that goes into comparing random images with the loop
     # whether to lay out all windows of a convolution's input: faster on a GPU, whose grouped convolution runs image by
     # image and for which sums along diagonals are many small kernels; never on a CPU
