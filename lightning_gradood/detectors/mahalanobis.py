@@ -12,7 +12,14 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override  # typing has it from Python 3.12 on
 
-from lightning_gradood.core import FiniteNonNegative, exact_arithmetic, frozen_network, input_gradient, to_float64
+from lightning_gradood.core import (
+    FiniteNonNegative,
+    FinitePositive,
+    exact_arithmetic,
+    frozen_network,
+    input_gradient,
+    to_float64,
+)
 from lightning_gradood.detectors.detector import Detector, Fitted, classes_of, float64_blocks, normal_training_records
 from lightning_gradood.detectors.gaussians import ClassGaussian, unit_length
 from lightning_gradood.detectors.logistic import Logistic, fit_logistic
@@ -83,6 +90,7 @@ class MahalanobisProbe(Probe):
     Args:
         magnitudes: m, at least 0, each once, in units of pixels in [0, 1]; only 0 means no pre-processing.
         layers: modules to read, each once; by default those of `feature_layer_names`.
+        channel_steps: factors of m, one for each channel; None for 1.
 
     Reference:
         Lee et al. 2018, section 2; deep_Mahalanobis, `lib_generation.py`, which perturbs normalised images.
@@ -97,9 +105,10 @@ class MahalanobisProbe(Probe):
 
     magnitudes: Sequence[FiniteNonNegative] = (0.0,)
     layers: Sequence[str] | None = None
+    channel_steps: Sequence[FinitePositive] | None = None
     version: ClassVar[int] = 2
     needs_preparation: ClassVar[bool] = True
-    unprepared: ClassVar[tuple[str, ...]] = ("magnitudes",)
+    unprepared: ClassVar[tuple[str, ...]] = ("magnitudes", "channel_steps")
 
     @property
     @override
@@ -126,7 +135,7 @@ class MahalanobisProbe(Probe):
                 for moment, values in zip(moments, features, strict=True):
                     moment.add(values, labels)
         gaussians = {layer: moment.gaussian() for layer, moment in zip(layers, moments, strict=True)}
-        return PreparedMahalanobisProbe(self.magnitudes, self.layers, gaussians=gaussians)
+        return PreparedMahalanobisProbe(self.magnitudes, self.layers, self.channel_steps, gaussians=gaussians)
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,7 +161,9 @@ class PreparedMahalanobisProbe(MahalanobisProbe):
 
     def _columns(self, network: nn.Module, images: Tensor, layer: str, features: Tensor) -> list[Tensor]:
         confidence = self.gaussians[layer].confidence(features)
-        signs = signs_of(input_gradient(-confidence.sum(), images, keep=True)) if any(self.magnitudes) else images
+        signs = images
+        if any(self.magnitudes):
+            signs = signs_of(input_gradient(-confidence.sum(), images, keep=True), self.channel_steps)
 
         def moved(magnitude: float) -> Tensor:
             after = feature_layer_output(network, images - magnitude * signs, layer)
@@ -176,16 +187,20 @@ class Mahalanobis(Detector):
         ensemble: whether all feature layers are read.
         magnitudes: the steps to choose among, at least 0, in units of pixels in [0, 1]; without preprocessing not used.
         layers: modules to read, as for `MahalanobisProbe`.
+        channel_steps: factors of the steps, one for each channel; None for 1. OpenOOD's MDSEns is one step of 0.0014
+            with std / 0.5 (it divides the step of normalised images by 0.5), at the stem alone.
         name: by default one of those above.
 
     Reference:
-        Lee et al. 2018, section 2 and algorithm 1; deep_Mahalanobis, `OOD_Regression_Mahalanobis.py`.
+        Lee et al. 2018, section 2 and algorithm 1; deep_Mahalanobis, `OOD_Regression_Mahalanobis.py`; OpenOOD,
+        `mds_ensemble_postprocessor.py` with `configs/postprocessors/mds_ensemble.yml`.
     """
 
     preprocessing: bool = False
     ensemble: bool = False
     magnitudes: Sequence[FiniteNonNegative] = (0.0, 0.01, 0.005, 0.002, 0.0014, 0.001, 0.0005)
     layers: list[str] | None = None
+    channel_steps: Sequence[FinitePositive] | None = None
     name: str = ""
 
     def __post_init__(self) -> None:
@@ -195,7 +210,7 @@ class Mahalanobis(Detector):
     @cached_property
     @override
     def probes(self) -> Sequence[MahalanobisProbe]:
-        return [MahalanobisProbe(self.magnitudes if self.preprocessing else (0.0,), self.layers)]
+        return [MahalanobisProbe(self.magnitudes if self.preprocessing else (0.0,), self.layers, self.channel_steps)]
 
     @override
     def fit(self, records: Records, seed: int) -> Fitted:

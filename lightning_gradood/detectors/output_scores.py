@@ -156,9 +156,20 @@ class GradNorm(FixedDetector):
         return np.asarray(-records.probe(GradNormProbe.name)[:, 0])
 
 
-def signs_of(gradient: Tensor) -> Tensor:
-    """Return 1 where the gradient is 0 or more, −1 elsewhere, as odin and deep_Mahalanobis do with `torch.ge`."""
-    return 2 * (gradient >= 0).to(gradient) - 1
+def signs_of(gradient: Tensor, channel_steps: Sequence[float] | None = None) -> Tensor:
+    """Return 1 where the gradient is 0 or more, −1 elsewhere, as odin and deep_Mahalanobis do with `torch.ge`.
+
+    With `channel_steps`, one factor for each channel of images [N, C, H, W], each sign times its channel's.
+    """
+    signs = 2 * (gradient >= 0).to(gradient) - 1
+    if channel_steps is None:
+        return signs
+    if len(channel_steps) != signs.shape[1]:
+        raise Refusal(
+            f"`channel_steps` should have a factor for each channel of the images, {signs.shape[1]}. Got `channel_steps = "
+            f"{list(channel_steps)}`. Write e.g. the deviations of --model.normalize.std, each divided by 0.5."
+        )
+    return signs * signs.new_tensor(channel_steps)[:, None, None]
 
 
 def leaf(images: Tensor) -> Tensor:
@@ -201,10 +212,24 @@ class OdinProbe(Probe):
         return torch.stack(columns, dim=1)
 
     def _columns(self, network: nn.Module, images: Tensor, logits: Tensor, temperature: float) -> list[Tensor]:
-        signs = _signs(images, logits, temperature) if any(self.magnitudes) else images
+        signs = self._signs(images, logits, temperature) if any(self.magnitudes) else images
         with torch.no_grad():
             moved = [network(images - size * signs) if size else logits for size in self.magnitudes]
             return [torch.softmax(to_float64(one) / temperature, dim=1).amax(dim=1) for one in moved]
+
+    def _signs(self, images: Tensor, logits: Tensor, temperature: float) -> Tensor:
+        return _signs(images, logits, temperature)
+
+
+@dataclass(frozen=True)
+class ScaledOdinProbe(OdinProbe):
+    """An `OdinProbe` whose step is ε times a factor of its own in each channel, as for `ODIN`."""
+
+    channel_steps: Sequence[FinitePositive] = (1.0, 1.0, 1.0)
+
+    @override
+    def _signs(self, images: Tensor, logits: Tensor, temperature: float) -> Tensor:
+        return signs_of(_signs(images, logits, temperature), self.channel_steps)
 
 
 def _signs(images: Tensor, logits: Tensor, temperature: float) -> Tensor:
@@ -225,19 +250,26 @@ class ODIN(Detector):
     Args:
         temperatures: T, positive, each once.
         magnitudes: ε, at least 0, each once, in units of pixels in [0, 1].
+        channel_steps: factors of ε, one for each channel; None for 1. OpenOOD divides the step of normalised images by
+            the deviations of the data sets that it knows, which is a step of ε in pixels, and by 0.5 for others, which
+            is std / 0.5 here.
 
     Reference:
-        Liang et al. 2018, section 3; the grid of deep_Mahalanobis (Lee et al. 2018), `OOD_Baseline_and_ODIN.py`.
+        Liang et al. 2018, section 3; the grid of deep_Mahalanobis (Lee et al. 2018), `OOD_Baseline_and_ODIN.py`;
+        OpenOOD, `odin_postprocessor.py`, whose grid is T = 1, 10, 100, 1000 and ε = 0.0014, 0.0028.
     """
 
     temperatures: Sequence[FinitePositive] = _TEMPERATURES
     magnitudes: Sequence[FiniteNonNegative] = _MAGNITUDES
+    channel_steps: Sequence[FinitePositive] | None = None
     name: str = "odin"
 
     @cached_property
     @override
     def probes(self) -> Sequence[Probe]:
-        return [OdinProbe(self.temperatures, self.magnitudes)]
+        if self.channel_steps is None:
+            return [OdinProbe(self.temperatures, self.magnitudes)]
+        return [ScaledOdinProbe(self.temperatures, self.magnitudes, self.channel_steps)]
 
     @override
     def fit(self, records: Records, seed: int) -> Fitted:

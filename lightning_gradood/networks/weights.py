@@ -29,7 +29,8 @@ def load_weights(network: nn.Module, path: str | os.PathLike[str], prefix: str |
     and chains of them) are taken from both. So a plain network's file loads into a `Normalized` one, and so does a
     Lightning checkpoint of a task; what the checkpoint holds beside the network is not read. Of several networks in one
     file the only one that fits is taken, and none where several do and no prefix says which. Tied weights need one of
-    their names. Floating-point values are cast to the network's dtype, integers never are.
+    their names. OpenOOD's `shortcut` in a ResNet fits torchvision's `downsample`.
+    Floating-point values are cast to the network's dtype, integers never are.
 
     Args:
         network: The network to fill.
@@ -246,7 +247,7 @@ def _compare(
 ) -> _Fit:
     """Read the stored names under a prefix, exchanged for the prefix that all the network's own names share."""
     own = _shared_prefix(expected)
-    names = {key: own + key[len(start) :] for key in stored if key.startswith(start)}
+    names = {key: _own_name(own + key[len(start) :], expected) for key in stored if key.startswith(start)}
     found = {name: stored[key] for key, name in names.items()}
     for same in ties:
         kept = [found[name] for name in same if name in found]
@@ -259,6 +260,12 @@ def _compare(
         unexpected=[key for key, name in names.items() if name not in expected],
         reshaped=[key for key, value in expected.items() if key in found and found[key].shape != value.shape],
     )
+
+
+def _own_name(name: str, expected: Collection[str]) -> str:
+    """A stored name as torchvision's ResNets have it, where only so it is the network's."""
+    other = name.replace(".shortcut.", ".downsample.")
+    return other if name not in expected and other in expected else name
 
 
 def _refuse_other_values(

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from lightning_gradood.core import Refusal
-from lightning_gradood.networks import Normalized, load_weights, resnet20
+from lightning_gradood.networks import Normalized, load_weights, resnet18, resnet20
 
 
 class Executes:
@@ -138,6 +138,16 @@ def test_prefixes_of_wrappers_do_not_matter(tmp_path):
     target = Net()
     load_weights(target, saved(without("bn.num_batches_tracked", ONE), tmp_path / "old.pt"))
     assert torch.equal(target.bn.weight, ONE["bn.weight"])
+
+
+def test_openood_s_checkpoints_load_into_torchvision_s_layout(tmp_path):
+    source, target = resnet18(), resnet18()
+    stored = {name.replace("downsample", "shortcut"): tensor for name, tensor in source.state_dict().items()}
+    assert sum("layer2.0.shortcut.1." in name for name in stored) == 5
+    torch.save(stored, tmp_path / "best.ckpt")
+    assert load_weights(Normalized(target, [0.5] * 3, [0.5] * 3), tmp_path / "best.ckpt") == []
+    images = torch.rand(2, 3, 32, 32)
+    assert torch.equal(source.eval()(images), target.eval()(images))
 
 
 def test_values_are_cast_to_the_networks_dtype(tmp_path):

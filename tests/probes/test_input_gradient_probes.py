@@ -10,9 +10,11 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.testing import assert_close
 
+from lightning_gradood.core import Refusal
 from lightning_gradood.detectors import MahalanobisProbe, OdinProbe
 from lightning_gradood.detectors.mahalanobis import Moments
-from lightning_gradood.detectors.output_scores import _signs, signs_of
+from lightning_gradood.detectors.output_scores import ScaledOdinProbe, _signs, signs_of
+from lightning_gradood.networks import Normalized
 
 GENERATOR = torch.Generator().manual_seed(1)
 TRAIN = torch.rand(200, 3, 6, 6, generator=GENERATOR), torch.arange(200) % 4
@@ -61,6 +63,36 @@ def test_odin_is_pytorch_ood_s(network):
     for column, (temperature, magnitude) in zip(values.T, probe.grid, strict=True):
         judged = ODIN(network, eps=magnitude, temperature=temperature).predict(IMAGES)
         assert_close(column, -judged.double(), rtol=1e-5, atol=0)
+
+
+def openood_s(loss, normalised, magnitude, deviations):
+    """The step that OpenOOD's ODIN and MDSEns take with normalised images."""
+    (gradient,) = torch.autograd.grad(loss, normalised)
+    signs = (torch.ge(gradient, 0).double() - 0.5) * 2
+    return normalised - magnitude * signs / torch.tensor(deviations).double()[:, None, None]
+
+
+def test_steps_are_openood_s_with_normalised_images_whatever_it_divides_them_by(network):
+    mean, std, magnitude = [0.4, 0.5, 0.6], [0.2, 0.25, 0.3], 0.03
+    network.double().eval()
+    images, whole = IMAGES.double(), Normalized(network, mean, std).double()
+    normalised = ((images - whole.mean) / whole.std).requires_grad_()
+    for deviations, probe in [
+        (std, OdinProbe((10.0,), (magnitude,))),
+        ([0.5] * 3, ScaledOdinProbe((10.0,), (magnitude,), [one / 0.5 for one in std])),
+    ]:
+        logits = network(normalised) / 10
+        moved = openood_s(cross_entropy(logits, logits.argmax(1)), normalised, magnitude, deviations)
+        expected = (network(moved) / 10).softmax(1).amax(1)
+        assert_close(probe(whole, images)[:, 0], expected, rtol=1e-6, atol=0)
+    batches = batches_of((TRAIN[0].double(), TRAIN[1]))
+    probe = MahalanobisProbe((magnitude,), ["network.0"], [one / 0.5 for one in std]).prepare(whole, batches)
+    gaussian = probe.gaussians["network.0"]
+    confidence = gaussian.confidence(encoder(network, 0)(normalised))
+    moved = openood_s((-confidence).mean(), normalised, magnitude, [0.5] * 3)
+    assert_close(probe(whole, images)[:, 0], gaussian.confidence(encoder(network, 0)(moved)), rtol=1e-6, atol=0)
+    with pytest.raises(Refusal, match=r"`channel_steps` should have a factor for each channel of the images, 3"):
+        ScaledOdinProbe(channel_steps=[1.0])(whole, images)
 
 
 def test_a_very_sure_network_still_has_a_direction(network):
