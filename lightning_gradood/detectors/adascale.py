@@ -94,8 +94,9 @@ class AdaSCALE(Detector):
 
     @override
     def fit(self, records: Records, seed: int) -> Fitted:
-        moves = self.moves(normal_training_records(records))
-        return FittedAdaSCALE(self, records.head, np.sort(moves))
+        table = normal_training_records(records).table
+        parts = (Records(table.slice(start, 4096)) for start in range(0, len(table), 4096))  # float64 copies of few
+        return FittedAdaSCALE(self, records.head, np.sort(np.concatenate([self.moves(part) for part in parts])))
 
     def moves(self, records: Records) -> np.ndarray:
         """Q, float64 [n]."""

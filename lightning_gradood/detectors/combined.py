@@ -11,7 +11,7 @@ import numpy as np
 from typing_extensions import override  # typing has it from Python 3.12 on
 
 from lightning_gradood.core import Component, Refusal
-from lightning_gradood.detectors.detector import Detector, Fitted, normal_training_records
+from lightning_gradood.detectors.detector import Detector, Fitted, normal_training_records, score_in_blocks
 from lightning_gradood.gradients import LabelDesign
 from lightning_gradood.metrics import auroc, conformal_p_values
 from lightning_gradood.perturbations import SyntheticOutlier
@@ -120,16 +120,16 @@ class Combined(_OfSeveral):
         members, tails = list[Fitted](), list[EmpiricalTail]()
         for one in self.detectors:
             # each gets the columns it reads: with a thousand classes copies of all fill the memory
-            table = records.only([probe.name for probe in one.probes]).table
-            table = table.filter(train & (~anomalous | (synthetic if one.needed_outliers else False)))
+            read = records.only([probe.name for probe in one.probes])
+            read = read.keep(train & (~anomalous | (synthetic if one.needed_outliers else False)))
             # an outlier is in the fold of its image
-            fold_of = np.array([folds.get(origin, -1) for origin in Records(table).column("origin_id")])
+            fold_of = np.array([folds.get(origin, -1) for origin in read.column("origin_id")])
             scores = list[np.ndarray]()
             for fold in range(self.folds):
-                fitted = one.fit(Records(table.filter(fold_of != fold)), seed)
-                scores.append(fitted.score(normal_records(Records(table.filter(fold_of == fold)))))
+                fitted = one.fit(read.keep(fold_of != fold), seed)
+                scores.append(score_in_blocks(fitted, normal_records(read.keep(fold_of == fold))))
             tails.append(EmpiricalTail(np.sort(np.concatenate(scores))))
-            members.append(one.fit(Records(table), seed))
+            members.append(one.fit(read, seed))
         return FittedCombined(self.rule, members, tails)
 
 
