@@ -85,6 +85,7 @@ class DetectionSettings:
             `leave_one_out`, all sources but the tested one; `cross`, each source in turn, and tested on every one.
         metrics: conventions whose arithmetic is reported too, under `<convention>/<metric>`, to compare with their
             tables.
+        leaderboard: the benchmark of OpenOOD whose published numbers stand beside those of the groups `near` and `far`.
         false_positive_rate: share of normal images that a detector without known anomalies may flag: its threshold is a
             split-conformal quantile of the scores of the normal `val` images.
         guard: name of the detector that guards new images, see `score`; by default the best on `val` of those that need
@@ -101,6 +102,7 @@ class DetectionSettings:
     preset: Literal["paper", "no_anomalies", "one_pass", "post_hoc"] = "paper"
     protocol: Protocol = "known"
     metrics: list[Literal["lee2018", "odin", "openood", "energy"]] = field(default_factory=list)
+    leaderboard: Literal["cifar10", "cifar100", "imagenet200", "imagenet"] | None = None
     false_positive_rate: OpenUnitInterval = 0.05
     guard: str | None = None
     resamples: PositiveInt = 1000

@@ -24,7 +24,17 @@ from lightning_gradood.core import CONFIG, Refusal, atomic_write, going_on_witho
 from lightning_gradood.records import NORMAL, read_columns
 from lightning_gradood.report.figures import ReportSettings, draw_figures
 from lightning_gradood.report.pages import accuracy_warning, findings, run_page
-from lightning_gradood.report.run import CURVES, PAGE, PROVENANCE, RESULTS, SCORES, SPLITS, Run, curve_rows
+from lightning_gradood.report.run import (
+    CURVES,
+    LEADERBOARD,
+    PAGE,
+    PROVENANCE,
+    RESULTS,
+    SCORES,
+    SPLITS,
+    Run,
+    curve_rows,
+)
 from lightning_gradood.report.tables import by_detector, console_table, detection_scalars
 
 PROJECT = "lightning_gradood"  # W&B's, where neither the logger nor `WANDB_PROJECT` names one
@@ -52,7 +62,7 @@ class ReportCallback(Callback):
     def on_detect_end(self, trainer: pl.Trainer, run: Run) -> None:
         """Tell what the run has found."""
         about = "".join(f"{sentence}\n" for sentence in findings(run))
-        table = ("\n" if about else "") + console_table(run.outcomes, run.failures)
+        table = ("\n" if about else "") + console_table(run.outcomes, run.failures, run.config.get(LEADERBOARD))
         sys.stdout.write(f"\n{about}{table}\n\nResults and figures: {run.folder}\n")
         pictures = draw_figures(run, self.settings) if self.figures else {}
         with going_on_without("the page"), atomic_write(run.folder / PAGE) as file:

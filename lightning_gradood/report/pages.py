@@ -14,7 +14,7 @@ from markupsafe import Markup, escape
 from lightning_gradood.records import NORMAL
 from lightning_gradood.report.figures import draw_figures, drawings, figure_bytes, first_layer_figure
 from lightning_gradood.report.paper_tables import NOTE, PaperTable, TableSettings, paper_title
-from lightning_gradood.report.run import Run
+from lightning_gradood.report.run import LEADERBOARD, Run
 from lightning_gradood.report.score_figures import auroc_bars, roc_curves
 from lightning_gradood.report.tables import (
     ABSENT,
@@ -54,7 +54,7 @@ def run_page(run: Run, pictures: Mapping[str, bytes]) -> str:
 
 def _told(run: Run, pictures: Mapping[str, bytes]) -> dict[str, Any]:
     """All that a page tells of a run, by the names that the templates use."""
-    rows, notes = printed_rows(run.outcomes, run.failures)
+    rows, notes = printed_rows(run.outcomes, run.failures, run.config.get(LEADERBOARD))
     tested = {outcome.source for outcome in run.outcomes}  # outliers used only for training are left out
     made = {name: one for name, one in run.provenance.get("perturbations", {}).items() if name in tested}
     return {

@@ -22,6 +22,7 @@ from lightning_gradood.report.tables import FAILED, Table, not_transferred, outc
 
 RESULTS, SCORES, CURVES = "results.parquet", "scores.parquet", "curves.parquet"
 PROVENANCE, ARRAYS, SPLITS, PAGE = "provenance.json", "figures.npz", "splits.json", "report.html"
+LEADERBOARD = "detection.leaderboard"  # key of a run's configuration
 _NAMES = {"source": str, "trained_on": str, "detector": str}  # columns that together name an outcome
 RESULT_COLUMNS = {**_NAMES, "split": str, "metric": str, "value": float, "low": float, "high": float}
 CURVE_COLUMNS = {**_NAMES, "epoch": int, "metric": str, "value": float}

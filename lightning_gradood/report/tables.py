@@ -12,6 +12,7 @@ from tabulate import SEPARATING_LINE, tabulate
 from lightning_gradood.data import BUILT_IN
 from lightning_gradood.evaluation import FLAGGED, Failure, Outcome
 from lightning_gradood.records import SPLITS
+from lightning_gradood.report.leaderboard import beside_leaderboard
 
 MEAN = "mean"  # in place of a source, in numbers that are means over sources
 ABSENT = "-"  # in place of a number that there is not
@@ -191,12 +192,13 @@ _NOTES = [
 
 
 def printed_rows(
-    outcomes: Sequence[Outcome], failures: Sequence[Failure] = ()
+    outcomes: Sequence[Outcome], failures: Sequence[Failure] = (), leaderboard: str | None = None
 ) -> tuple[list[dict[str, str]], list[str]]:
     """Test results as text by column, and notes that define the columns.
 
     Rows are per source and detector, transferred ones left out; then per failure; then, as source `mean`, per detector
-    with several sources. Columns `trained on` and `success` are there where they say something.
+    with several sources. Columns `trained on` and `success` are there where they say something, OpenOOD's numbers with
+    its benchmark as `leaderboard`.
     """
     groups = by_detector(not_transferred(outcomes))
     rows = [
@@ -217,6 +219,9 @@ def printed_rows(
     for column in ("trained on", "success"):
         if all(row[column] in (ABSENT, row["source"]) for row in rows):
             rows = [{name: text for name, text in row.items() if name != column} for row in rows]
+    if leaderboard:
+        rows, said = beside_leaderboard(rows, leaderboard, ABSENT)
+        notes += said
     return rows, notes
 
 
@@ -236,9 +241,9 @@ def _row(source: str, trained_on: str, test: Mapping[str, float], about: Outcome
     }
 
 
-def console_table(outcomes: Sequence[Outcome], failures: Sequence[Failure] = ()) -> str:
+def console_table(outcomes: Sequence[Outcome], failures: Sequence[Failure] = (), leaderboard: str | None = None) -> str:
     """Lay the test results out as plain text, `printed_rows` and below them `matrices`."""
-    rows, notes = printed_rows(outcomes, failures)
+    rows, notes = printed_rows(outcomes, failures, leaderboard)
     cells: list[Any] = [list(rows[0])]
     for _, group in itertools.groupby(rows, key=lambda row: row["source"] == MEAN):
         cells += [SEPARATING_LINE, *(list(row.values()) for row in group)]
