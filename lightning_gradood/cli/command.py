@@ -99,7 +99,8 @@ class Command(LightningCLI):
         parsing.check_settings(self._parser(verb), self.config[verb])
 
     def before_instantiate_classes(self) -> None:
-        """Find the run's folder and point the loggers at it."""
+        """Resolve a network's name, find the run's folder and point the loggers at it."""
+        defaults.resolve_network(self.config[str(self.subcommand)])
         self.folder = self._choose_folder()
         if self._setting("trainer").fast_dev_run and self._setting("detection") is not None:
             defaults.rehearse(self.config[str(self.subcommand)])

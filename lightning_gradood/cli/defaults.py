@@ -22,8 +22,9 @@ from lightning.pytorch.utilities import rank_zero_info
 from omegaconf import OmegaConf
 
 from lightning_gradood import __version__
-from lightning_gradood.core import CHECKPOINTS, LOG
+from lightning_gradood.core import CHECKPOINTS, LOG, decode, encode
 from lightning_gradood.extraction import ImageProgressBar
+from lightning_gradood.networks import trained_network
 from lightning_gradood.report import FINISH_SECONDS, PROJECT, ReportCallback, offline_without_account, working_commit
 from lightning_gradood.tasks import ResumeCheckpoint
 
@@ -110,6 +111,34 @@ def place_loggers(loggers: Any, folder: Path | None, identity: Callable[[], dict
                     given[key] = value
             if line := offline_without_account(given["save_dir"]):
                 rank_zero_info(line)
+
+
+def resolve_network(configuration: Namespace) -> None:
+    """Write what the name of a trained network stands for, and the images it expects where none are described; in place."""
+    model, data = configuration.model.init_args, configuration.data.init_args
+    if not (given := model.get("network")) or not {"weights", "normalize"} <= set(model.as_dict()):
+        return  # a task of the user's own
+    found = trained_network(given.class_path, given.as_dict().get("init_args") or {}, model.weights)
+    if found is None:
+        return
+    model.network, model.weights = _named(found.class_path, found.arguments), found.weights
+    said = [f"Weights: {found.weights} for {found.outputs} outputs"]
+    if model.normalize is None:
+        model.normalize = _namespace(mean=found.mean, std=found.std)
+        said.append(f"normalised by mean {found.mean} and std {found.std}")
+    if data.transform is None:
+        steps = [_named(**step) for step in found.transform["init_args"]["transforms"]]
+        data.transform = _named(found.transform["class_path"], {"transforms": steps})
+        said.append(f"transform {', '.join(map(repr, decode(encode(found.transform)).transforms))}")
+    rank_zero_info(f"{'; '.join(said)}.")
+
+
+def _named(class_path: str, init_args: Mapping[str, Any]) -> Namespace:
+    return _namespace(class_path=class_path, init_args=_namespace(**init_args))
+
+
+def _namespace(**settings: Any) -> Namespace:
+    return Namespace(**settings)  # type: ignore[no-untyped-call]
 
 
 def rehearse(configuration: Namespace) -> None:

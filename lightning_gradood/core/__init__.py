@@ -27,8 +27,8 @@ from lightning_gradood.core.files import (
     writing_refusal, writing_refused,
 )
 from lightning_gradood.core.network_state import (
-    BATCH_NORMS, OrderedBatchNorm, evaluating, exact_arithmetic, frozen_network, input_gradient, logits_in,
-    probing_state, refuse_single_image, requiring_grad,
+    BATCH_NORMS, HALF, OrderedBatchNorm, evaluating, exact_arithmetic, frozen_network, input_gradient, logits_in,
+    probing_state, refuse_single_image, requiring_grad, uncompiled,
 )
 from lightning_gradood.core.pictures import (
     MEGAPIXELS, PassedOver, Picture, PixelLimit, Transform, Unreadable, as_float, eight_bit, find_image_files,
@@ -46,7 +46,7 @@ from lightning_gradood.core.runs import (
 from lightning_gradood.core.seeding import generator_states, image_generator, named_seed, restore_generators
 
 __all__ = [
-    "BATCH_NORMS", "CHECKPOINTS", "CONFIG", "LOG", "LOG_FLOOR", "MEGAPIXELS", "PACKAGES", "ClosedUnitInterval",
+    "BATCH_NORMS", "CHECKPOINTS", "CONFIG", "HALF", "LOG", "LOG_FLOOR", "MEGAPIXELS", "PACKAGES", "ClosedUnitInterval",
     "Component", "FiniteNonNegative", "FinitePositive", "HalfOpenUnitInterval", "NonNegativeInt", "NotFinite",
     "OpenUnitInterval", "OrderedBatchNorm", "PassedOver", "Percentile", "Picture", "PixelLimit", "Portions", "PositiveFloat",
     "PositiveInt", "ProgressLines", "Refusal", "Seed", "Transform", "Unparsable", "Unreadable", "Unwritable",
@@ -58,5 +58,5 @@ __all__ = [
     "new_run_folder", "pack", "packages_of", "parse_json", "printable", "probing_state", "progress", "read_json",
     "read_picture", "read_text", "read_yaml", "refuse_foreign", "refuse_single_image", "refused_as",
     "requiring_grad", "restore_generators", "say", "say_once", "shipped_files", "stage", "subfolders", "to_float64",
-    "to_float64_device", "to_pixels", "unpack", "upright", "writing_refusal", "writing_refused",
+    "to_float64_device", "to_pixels", "uncompiled", "unpack", "upright", "writing_refusal", "writing_refused",
 ]  # fmt: skip

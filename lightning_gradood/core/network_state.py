@@ -9,6 +9,7 @@ gradient from there on is wrong. docs/torch_batch_norm.md has the report.
 
 from __future__ import annotations
 
+import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -23,7 +24,9 @@ from torch.nn.utils import parametrize
 from torch.overrides import TorchFunctionMode
 
 from lightning_gradood.core.errors import Refusal
+from lightning_gradood.core.progress import say
 
+HALF = (torch.float16, torch.bfloat16)
 BATCH_NORMS = {F.batch_norm, torch.batch_norm, torch.native_batch_norm, F.instance_norm, torch.instance_norm}
 _LOGITS = "logits"
 _said: WeakSet[nn.Module] = WeakSet()
@@ -66,7 +69,7 @@ class OrderedBatchNorm(TorchFunctionMode):
 
 @contextmanager
 def exact_arithmetic() -> Iterator[None]:
-    """Record gradients in full precision: no inference mode, no autocast, no TF32, gradients enabled.
+    """Record gradients in full precision: no inference mode, no autocast, no TF32, nothing compiled, gradients enabled.
 
     One thread at a time: the others wait.
 
@@ -82,7 +85,29 @@ def exact_arithmetic() -> Iterator[None]:
             if torch.is_autocast_enabled(device):
                 stack.enter_context(torch.autocast(device, enabled=False))
         _forbid_short_mantissas(stack)
+        if "torch._dynamo" in sys.modules:  # compiled code runs no hooks and shows no functions
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
         yield
+
+
+def uncompiled(network: nn.Module) -> nn.Module:
+    """Return a network without `torch.compile` around it or any of its modules, which are exchanged in place; say so."""
+    bare = _uncompiled(network)
+    found = bare is not network
+    for module in list(bare.modules()):
+        found |= module._compiled_call_impl is not None
+        module._compiled_call_impl = None
+        for name, child in module._modules.items():
+            if child is not None and (inner := _uncompiled(child)) is not child:
+                module._modules[name], found = inner, True
+    if found:
+        say("torch.compile is taken off the network, whose modules are read one by one.")
+    return bare
+
+
+def _uncompiled(module: nn.Module) -> nn.Module:
+    inner = module._modules.get("_orig_mod")
+    return module if inner is None else _uncompiled(inner)
 
 
 def _forbid_short_mantissas(stack: ExitStack) -> None:
@@ -226,9 +251,12 @@ def logits_out(network: nn.Module) -> Iterator[None]:
         # a binary classifier may give [N]
         if given and isinstance(logits, Tensor) and isinstance(given[0], Tensor) and logits.shape == given[0].shape[:1]:
             logits = logits[:, None]
+        words = f"The network returns a {type(output).__name__}; {place}, {list(logits.shape)}, is taken as logits."
+        if isinstance(logits, Tensor) and logits.dtype in HALF and _own_dtype(network) not in (None, *HALF):
+            words = f"{words} " * bool(place) + f"The network computes in {logits.dtype}; logits are cast to float32."
+            place, logits = "cast", logits.float()
         if place and network not in _said:
             _said.add(network)
-            words = f"The network returns a {type(output).__name__}; {place}, {list(logits.shape)}, is taken as logits."
             warnings.warn(words, stacklevel=2)
         return logits
 
@@ -242,13 +270,17 @@ def logits_out(network: nn.Module) -> Iterator[None]:
 def _fitting(network: nn.Module, images: Tensor) -> Tensor:
     """Return images in the dtype of a network's first floating point parameter; refuse a single image or integers."""
     refuse_single_image(network, images)
-    own = next((one.dtype for one in network.parameters() if one.is_floating_point()), None)
+    own = _own_dtype(network)
     if own is not None and not images.is_floating_point():
         raise Refusal(
             "`images` should be floating point pixels in [0, 1]. "
             f"Got `images.dtype = {images.dtype}`. Convert with `images.float() / 255`."
         )
     return images if own in (None, images.dtype) else images.to(own)
+
+
+def _own_dtype(network: nn.Module) -> torch.dtype | None:
+    return next((one.dtype for one in network.parameters() if one.is_floating_point()), None)
 
 
 def refuse_single_image(network: nn.Module, images: Tensor) -> None:

@@ -95,7 +95,7 @@ def _attributes(module: nn.Module) -> dict[str, Any]:
         return {}
     found = vars(module).copy()
     for key in ("_parameters", "_buffers", "_modules", "training"):
-        del found[key]
+        found.pop(key, None)  # a compiled module keeps no mode of its own
     return found
 
 

@@ -28,6 +28,7 @@ from lightning_gradood.core import (
     pack,
     packages_of,
     to_pixels,
+    uncompiled,
     unpack,
     upright,
     writing_refused,
@@ -45,7 +46,7 @@ from lightning_gradood.guard.saving import (
 )
 from lightning_gradood.guard.scoring import FileVerdict, ImageFile, score_files
 from lightning_gradood.metrics import conformal_p_values, conformal_threshold
-from lightning_gradood.networks import Normalized, TwoLogits
+from lightning_gradood.networks import TwoLogits, classifier
 from lightning_gradood.probes import Probe, read_probes
 from lightning_gradood.records import NORMAL, Records
 
@@ -239,10 +240,10 @@ class Guard:
 
 
 def _network(folder: Path, about: Description, trust: Collection[str]) -> nn.Module:
-    bare: nn.Module = decode(about.network, trust)
+    bare = uncompiled(decode(about.network, trust))
     bare.float()  # as `ClassificationTask` has it, whatever it is built in
     bare.load_state_dict(unpack(folder / NETWORK))
-    network = Normalized(bare, **about.normalize) if about.normalize else bare
+    network = classifier(bare, about.normalize, about.outputs)
     if about.one_logit:
         network = TwoLogits(network)
     if parameter_names(network) != about.parameters:
@@ -272,8 +273,9 @@ def save_guard(
         Refusal: the network cannot be built again from class path and arguments, or gives other scores then.
     """
     device = next(network.parameters()).device
-    inner = network.network if about.one_logit and isinstance(network, TwoLogits) else network
-    bare = inner.network if about.normalize and isinstance(inner, Normalized) else inner
+    bare: Any = network
+    for _ in range(bool(about.one_logit) + bool(about.normalize) + (about.outputs != "logits")):
+        bare = bare.network
     parts = {NETWORK: pack(bare.state_dict()), DETECTOR: pack(saved), PROBES: pack(list(probes))}
     trust = packages_of([about.network, about.transform, encode([saved, list(probes)], {})])
     trial, old = (folder.with_name(f".{folder.name}.{name}") for name in ("trial", "old"))

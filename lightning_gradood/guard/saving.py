@@ -11,6 +11,7 @@ from typing import Any, Literal, get_type_hints
 
 import lightning_gradood
 from lightning_gradood.core import PACKAGES, Refusal, atomic_write, fits, packages_of, read_json
+from lightning_gradood.networks import Outputs
 from lightning_gradood.records import entry_key
 
 GUARD, NETWORK, DETECTOR, PROBES = "guard.json", "network.safetensors", "detector.safetensors", "probes.safetensors"
@@ -44,6 +45,7 @@ class Description:
         batch_size: images in a batch when the calibration images were read.
         built_in: whether no anomalies were known, so that `metrics` are about built-in probes of the normal images.
         one_logit: whether the network has one logit z, which is read as [0, z].
+        outputs: what the network gives, see `networks.Logits`.
         files: names of the other files to their SHA-256.
     """
 
@@ -67,6 +69,7 @@ class Description:
     batch_size: int
     built_in: bool = False
     one_logit: bool = False
+    outputs: Outputs = "logits"
     versions: dict[str, str] = field(default_factory=_versions)
     files: dict[str, str] = field(default_factory=dict)
 

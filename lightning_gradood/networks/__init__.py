@@ -17,8 +17,11 @@ identify what a network computes; the cache of records is keyed by them.
 
 from lightning_gradood.networks.architectures import (
     CifarResNet,
+    Logits,
     Normalized,
+    Outputs,
     TwoLogits,
+    classifier,
     densenet_bc_100_12,
     efficientnet_lite0,
     resnet18,
@@ -26,12 +29,13 @@ from lightning_gradood.networks.architectures import (
     resnet34,
     two_logits,
 )
+from lightning_gradood.networks.by_name import TrainedNetwork, trained_network
 from lightning_gradood.networks.identity import architecture, state_digest
 from lightning_gradood.networks.representation_mlp import MLPSettings, RepresentationMLP, Standardisation
 from lightning_gradood.networks.weights import load_weights
 
 __all__ = [
-    "CifarResNet", "MLPSettings", "Normalized", "RepresentationMLP", "Standardisation", "TwoLogits", "architecture",
-    "densenet_bc_100_12", "efficientnet_lite0", "load_weights", "resnet18", "resnet20", "resnet34", "state_digest",
-    "two_logits",
+    "CifarResNet", "Logits", "MLPSettings", "Normalized", "Outputs", "RepresentationMLP", "Standardisation",
+    "TrainedNetwork", "TwoLogits", "architecture", "classifier", "densenet_bc_100_12", "efficientnet_lite0", "load_weights",
+    "resnet18", "resnet20", "resnet34", "state_digest", "trained_network", "two_logits",
 ]  # fmt: skip

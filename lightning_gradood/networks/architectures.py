@@ -1,4 +1,7 @@
-"""Classifiers for 32×32 images, and wrappers for pixel statistics and for a single logit."""
+"""Classifiers for 32×32 images, and wrappers for pixel statistics, for probabilities and for a single logit."""
+
+from collections.abc import Mapping
+from typing import Literal, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -7,7 +10,10 @@ from torchvision.models.densenet import DenseNet
 from torchvision.models.resnet import BasicBlock, ResNet
 from typing_extensions import override  # typing has it from Python 3.12 on
 
-from lightning_gradood.core import PositiveInt, Refusal, logits_in
+from lightning_gradood.core import HALF, PositiveInt, Refusal, logits_in, uncompiled
+
+Outputs: TypeAlias = Literal["logits", "log_softmax", "softmax", "sigmoid"]
+"""What a network's outputs are."""
 
 
 def densenet_bc_100_12(num_classes: PositiveInt = 10, channels: PositiveInt = 3) -> DenseNet:
@@ -177,6 +183,47 @@ class Normalized(nn.Module):
             )
         logits: Tensor = self.network((images - self.mean) / self.std)
         return logits
+
+
+class Logits(nn.Module):
+    """Logits of a network whose outputs are softmax, log-softmax or sigmoid of them.
+
+    Of softmax, which knows logits only up to what all classes share, they are log p less its mean over the classes;
+    cross entropy leaves that mean where it starts, near zero. Lost are logits where the outputs are rounded: those of
+    classes with p below 1e-38 (one value, without a gradient), and of a sigmoid those above 16.6 (p = 1).
+
+    Args:
+        network: images in, outputs [N, classes] out.
+        outputs: what these are.
+
+    Example:
+        >>> network = Logits(nn.Sequential(nn.Flatten(), nn.Linear(12, 4), nn.Softmax(1)), "softmax")
+        >>> network(torch.rand(5, 3, 2, 2)).mean(1).abs().max() < 1e-5
+        tensor(True)
+    """
+
+    def __init__(self, network: nn.Module, outputs: Outputs) -> None:
+        super().__init__()
+        self.network, self.outputs = network, outputs
+
+    @override
+    def forward(self, images: Tensor) -> Tensor:
+        values: Tensor = logits_in(self.network(images))
+        values = values.float() if values.dtype in HALF else values
+        if self.outputs in ("softmax", "sigmoid"):
+            values = torch.where(values == 0, torch.finfo(values.dtype).tiny, values)
+        if self.outputs == "sigmoid":
+            return torch.where(values == 1, 1 - torch.finfo(values.dtype).eps / 2, values).logit()
+        logs = values.log() if self.outputs == "softmax" else values
+        return logs - logs.mean(dim=1, keepdim=True)
+
+
+def classifier(network: nn.Module, normalize: Mapping[str, list[float]] | None, outputs: Outputs) -> nn.Module:
+    """Put what is configured around a network: `Logits` of its outputs, `Normalized` by `mean` and `std`."""
+    network = uncompiled(network)
+    if outputs != "logits":
+        network = Logits(network, outputs)
+    return Normalized(network, **normalize) if normalize else network
 
 
 class TwoLogits(nn.Module):

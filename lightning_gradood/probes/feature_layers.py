@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lightning_gradood.core import Refusal, exact_arithmetic, frozen_network, say, to_float64
+from lightning_gradood.core import HALF, Refusal, exact_arithmetic, frozen_network, say, to_float64
 from lightning_gradood.records import LinearHead
 
 PENULTIMATE = "penultimate"
@@ -76,7 +76,7 @@ def feature_layer_outputs(network: nn.Module, images: Tensor, names: Sequence[st
         names: modules as in `network.named_modules()`, or `penultimate`.
 
     Returns:
-        The network's output and for each name the averages [N, C_i], in the network's dtype.
+        The network's output and for each name the averages [N, C_i], in the layer's dtype, float32 for half precision.
 
     Raises:
         Refusal: if a name is no module, or its module does not give a tensor for the batch.
@@ -288,6 +288,7 @@ def _moments(name: str, module: nn.Module, values: Any, spread: bool, given: boo
     if not isinstance(values, Tensor) or values.ndim < 2:
         kind = f"a tensor {list(values.shape)}" if isinstance(values, Tensor) else f"a {type(values).__name__}"
         raise Refusal(f"`layers` should give a tensor [N, C, ...] each. Got {kind} from {name!r}. Name another module.")
+    values = values.float() if values.dtype in HALF else values  # as of networks that use autocast
     if values.ndim == 2:
         return values.clone(), values[:, :0]
     last = isinstance(module, nn.Linear) if given else _channels_last(module, values.shape)

@@ -219,4 +219,5 @@ def _description(place: Workplace, chosen: Calibrated, normal: Records) -> Descr
         batch_size=data.probe_batch_size,
         built_in=not data.sources.knows_anomalies,
         one_logit=isinstance(model.network, TwoLogits),
+        outputs=model.outputs,
     )

@@ -28,18 +28,21 @@ from lightning_gradood.core import (
     logits_in,
     refused_as,
 )
-from lightning_gradood.networks import Normalized, load_weights, two_logits
+from lightning_gradood.networks import Outputs, classifier, load_weights, two_logits
+
+_ROUNDING, _SUM = 1e-5, 1e-4  # of two equal computations on a GPU, and of a sum of probabilities
+_COPIES = ("ToCopy", "View", "UnsafeView", "Reshape", "Squeeze", "Unsqueeze", "Clone", "Slice", "Select")  # in autograd
 
 
 def check_network(network: nn.Module, images: Tensor, classes: int | None) -> int:
     """Run images, float [N, C, H, W], through the network and return the number of its outputs.
 
-    A Refusal if the forward fails, the output is not [N, outputs], or the data have more `classes`, of which a single
-    output tells two apart; None where their number is unknown.
+    A Refusal if the forward fails, the output is not [N, outputs], is no logits, or is another one in a second call, or
+    the data have more `classes`, of which a single output tells two apart; None where their number is unknown.
     """
     try:
         with exact_arithmetic(), frozen_network(network), torch.no_grad():
-            logits = network(images)
+            logits, again = network(images.clone()), network(images.clone())
     except Refusal:
         raise
     except Exception as error:  # a network raises whatever it likes at images that do not fit it
@@ -49,6 +52,16 @@ def check_network(network: nn.Module, images: Tensor, classes: int | None) -> in
             "channels."
         ) from error
     check_logits_shape(logits, len(images))
+    if ((again - logits).abs() > _ROUNDING * (1 + logits.abs().max())).any():
+        raise Refusal(
+            "The network should give the same logits for the same images. Got others in a second call, as where dropout is on "
+            "in evaluation or a buffer counts calls. Make its forward depend on images and weights alone."
+        )
+    if made := _instead_of_logits(network, images, logits):
+        raise Refusal(
+            f"The network should give logits. Got outputs of {made}, of which energies, temperatures and gradients would be "
+            f"those of something else. Leave that layer out, or write --model.outputs {made} to take its logarithm back."
+        )
     outputs = int(logits.shape[1])
     if classes is not None and classes > max(outputs, 2):
         raise Refusal(
@@ -58,6 +71,22 @@ def check_network(network: nn.Module, images: Tensor, classes: int | None) -> in
             f"--model.network.num_classes {classes}."
         )
     return outputs
+
+
+def _instead_of_logits(network: nn.Module, images: Tensor, outputs: Tensor) -> Outputs | None:
+    """What outputs [N, C] are, if they are probabilities or their logarithms."""
+    inside, several = bool(((outputs >= 0) & (outputs <= 1)).all()), outputs.shape[1] > 1
+    if several and ((outputs.sum(1) - 1).abs() < _SUM).all() and inside:
+        return "softmax"
+    if several and (outputs.logsumexp(1).abs() < _SUM).all() and (outputs <= 0).all():
+        return "log_softmax"
+    if not inside:
+        return None
+    with exact_arithmetic(), frozen_network(network):  # logits may lie there as well: what computed them decides
+        made = network(images.clone().requires_grad_().clone()).grad_fn
+    while made is not None and made.name().startswith(_COPIES):
+        made = made.next_functions[0][0]
+    return "sigmoid" if made is not None and made.name().startswith("Sigmoid") else None
 
 
 def _first_line(error: Exception) -> str:
@@ -110,6 +139,7 @@ class ClassificationTask(LightningModule):
         scheduler: factory from (optimizer, total steps) to a schedule advanced after each step, e.g. `OneCycle`.
         label_smoothing: as in `torch.nn.functional.cross_entropy`.
         channels_last: keep the network's weights and images in the memory format that is fastest on GPUs.
+        outputs: what the network gives; of anything but logits the logarithm is taken back (`networks.Logits`).
     """
 
     def __init__(
@@ -122,9 +152,10 @@ class ClassificationTask(LightningModule):
         scheduler: Callable[[Optimizer, int], LRScheduler] | None = None,
         label_smoothing: ClosedUnitInterval = 0.0,
         channels_last: bool = False,
+        outputs: Outputs = "logits",
     ) -> None:
         super().__init__()
-        self.network = Normalized(network, normalize.mean, normalize.std) if normalize else network
+        self.network, self.outputs = classifier(network, vars(normalize) if normalize else None, outputs), outputs
         self.normalize, self.weights, self.weights_prefix = normalize, weights, weights_prefix
         self.logits_read: Tensor | None = None
         """What the next `predict_step` returns, where a callback has already read the network for its batch."""

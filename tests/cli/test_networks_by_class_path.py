@@ -5,9 +5,11 @@ from pathlib import Path
 
 import pytest
 import tiny
+import torch
+import torchvision.models
 import yaml
 from bad_inputs import write_images
-from tiny import FILE, called, results
+from tiny import FILE, called, refused, results
 
 from lightning_gradood.cli import main
 from lightning_gradood.core import Refusal
@@ -32,6 +34,17 @@ class Found(nn.Module):
     def forward(self, images):
         features = self.layer(images).relu().mean((2, 3))
         return {"features": features, "logits": self.head(features)}
+
+
+class Sure(Found):
+    """Probabilities."""
+
+    def forward(self, images):
+        return super().forward(images)["logits"].softmax(1)
+
+
+def compiled(classes: int) -> nn.Module:
+    return torch.compile(Sure(classes, False), backend="eager")
 
 
 def create(name, dtype=None, layer=nn.Conv2d, act=torch.relu, **kwargs):
@@ -62,6 +75,36 @@ def test_a_function_without_annotations_is_used_with_any_keyword_and_a_guard_of_
         Guard.load("runs/people/guard")
     write_images(Path("photos"), 1)
     main(["score", "--guard", "runs/people/guard", "--trust", "people", "--output", "scores.csv", "photos"])
+
+
+def test_a_compiled_network_that_gives_probabilities_is_read_and_guarded_once_it_says_so(capsys):
+    network = ["--model.network", "people.compiled", "--model.network.classes", "3", "--run_dir", "runs/sure"]
+    assert "Got outputs of softmax" in refused(["fit", *FILE, *network], capsys)
+    more = ["--model.outputs", "softmax", "--data.limits.images", "60", "--detection.detectors", "[Baseline, Energy]"]
+    _, out, error = called(["fit", *FILE, *network, *more], capsys)
+    assert "torch.compile is taken off the network" in error
+    assert "Guard: `" in out
+    outputs = Guard.load("runs/sure/guard", trust=["people"]).network.outputs
+    assert outputs == "softmax"
+
+
+def test_a_name_with_weights_on_disk_brings_its_images(monkeypatch, capsys):
+    monkeypatch.setenv("TORCH_HOME", "hub")
+    checkpoint = Path("hub/hub/checkpoints/squeezenet1_1-b8a52dc0.pth")
+    checkpoint.parent.mkdir(parents=True)
+    torch.save(torchvision.models.squeezenet1_1().state_dict(), checkpoint)
+    Path("plain.yaml").write_text(re.sub("    transform:.*\n", "", tiny.CONFIG))
+    named = ["--model.network", "torchvision.models.squeezenet1_1", "--model.network.weights", "DEFAULT"]
+    called(["predict", "--config", "plain.yaml", "--data.limits.images", "12", *named], capsys)
+    (run,) = Path("runs/plain").iterdir()
+    settings = yaml.safe_load((run / "config.yaml").read_text())
+    model, data = settings["model"]["init_args"], settings["data"]["init_args"]
+    assert model["weights"] == str(checkpoint)
+    assert model["normalize"]["mean"] == [0.485, 0.456, 0.406]
+    assert [one["class_path"].rpartition(".")[2] for one in data["transform"]["init_args"]["transforms"]] == [
+        "RGB", "Resize", "CenterCrop",
+    ]  # fmt: skip
+    assert (run / "predictions.parquet").is_file()
 
 
 @pytest.mark.filterwarnings("ignore:The network returns a dict")

@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_gradood.core import Refusal, logits_in
+from lightning_gradood.core import Refusal, logits_in, uncompiled
 from lightning_gradood.detectors import OdinProbe
-from lightning_gradood.gradients import squared_gradient_norms
+from lightning_gradood.gradients import squared_gradient_norms, warm_up
+from lightning_gradood.networks import Logits, classifier
 from lightning_gradood.perturbations import FGSM, PGD
 from lightning_gradood.probes import FeatureProbe, LogitsProbe, PenultimateProbe
 from lightning_gradood.tasks import ClassificationTask, check_network
@@ -134,3 +135,139 @@ def test_programs_and_single_images_are_refused_everywhere():
             read(plain(), IMAGES[0])
     with pytest.raises(Refusal, match=r"Got `images.dtype = torch.uint8`"):
         LogitsProbe()(plain(), (IMAGES * 255).byte())
+
+
+def with_last(*last):
+    return nn.Sequential(*plain(), *last).eval()
+
+
+SIGMOID = with_last(nn.Sigmoid())
+PROBABILITIES = {
+    "softmax": with_last(nn.Softmax(1)), "log_softmax": with_last(nn.LogSoftmax(1)), "sigmoid": SIGMOID,
+    "sigmoid, one output": nn.Sequential(*plain(), nn.Linear(5, 1), nn.Sigmoid(), nn.Flatten(0), nn.Unflatten(0, (-1, 1))),
+}  # fmt: skip
+
+
+class Zero(nn.Module):
+    """A head that is yet to be trained."""
+
+    def __init__(self, outputs):
+        super().__init__()
+        self.head = nn.Linear(192, outputs)
+        nn.init.zeros_(self.head.weight), nn.init.zeros_(self.head.bias)
+
+    def forward(self, images):
+        return self.head(images.flatten(1))
+
+
+@pytest.mark.parametrize("kind", PROBABILITIES)
+def test_probabilities_are_refused_and_give_the_logits_back(kind):
+    network, name = PROBABILITIES[kind], kind.partition(",")[0]
+    with pytest.raises(Refusal, match=rf"Got outputs of {name}, of which .* write --model.outputs {name} to take"):
+        check_network(network, IMAGES, None)
+    told = ClassificationTask(network, outputs=name).network
+    check_network(told, IMAGES, None)
+    expected, found = network[:-1](IMAGES) if len(network) == 6 else network[:6](IMAGES), told(IMAGES)
+    if "softmax" in name:
+        expected = expected - expected.mean(1, keepdim=True)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+    parameter = network[0].weight
+    ours, theirs = (torch.autograd.grad(one[:, 0].sum(), parameter)[0] for one in (found, expected))
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
+
+
+def test_logits_that_resemble_probabilities_pass_and_saturated_probabilities_stay_finite():
+    honest = (Zero(3), Zero(1), with_last(nn.ReLU()), with_last(nn.Hardtanh(0.1, 0.9)), plain())
+    assert [check_network(network, IMAGES, None) for network in honest] == [3, 1, 5, 5, 5]
+    certain = torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]], requires_grad=True)
+    for outputs in ("softmax", "sigmoid"):
+        found = Logits(nn.Identity(), outputs)(certain)
+        (gradient,) = torch.autograd.grad(found.sum(), certain)
+        assert found.isfinite().all()
+        assert gradient.isfinite().all()
+        assert found.argmax(1).tolist() == [0, 1]
+
+
+class Drifting(nn.Module):
+    """Counts its calls in a buffer."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = plain()
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, images):
+        self.calls += 1
+        return self.inner(images) + 1e-3 * self.calls
+
+
+class Dropping(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = plain()
+
+    def forward(self, images):
+        return nn.functional.dropout(self.inner(images), 0.5, training=True)
+
+
+@pytest.mark.parametrize("network", [Drifting(), Dropping()])
+def test_a_network_that_answers_otherwise_in_a_second_call_is_refused_at_once(network):
+    with pytest.raises(Refusal, match=r"Got others in a second call, as where dropout is on"):
+        check_network(network, IMAGES, None)
+
+
+class Cast(nn.Module):
+    """Computes in bfloat16 whatever the caller asks for."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = plain()
+
+    def forward(self, images):
+        with torch.autocast("cpu", torch.bfloat16):
+            return self.inner(images)
+
+
+def test_a_network_with_autocast_within_is_read_in_float32_with_one_line():
+    network, bare = Cast(), plain()
+    with pytest.warns(UserWarning, match=r"computes in torch.bfloat16; logits are cast to float32"):
+        norms = squared_gradient_norms(network, IMAGES)
+    torch.testing.assert_close(norms, squared_gradient_norms(bare, IMAGES), rtol=0.05, atol=0)
+    for probe in (*READERS[:2], FeatureProbe(("inner.0",))):  # a second warning would be an error
+        found, expected = probe(network, IMAGES), replaced(probe)(bare, IMAGES)
+        assert found.numpy().dtype == "float32"
+        torch.testing.assert_close(found, expected, rtol=0.05, atol=0.01)
+    assert check_network(network, IMAGES, 5) == 5
+
+
+def replaced(probe):
+    return FeatureProbe(("0",)) if isinstance(probe, FeatureProbe) else probe
+
+
+def whole():
+    return torch.compile(plain(), backend="eager")
+
+
+def part():
+    network = plain()
+    network[0] = torch.compile(network[0], backend="eager")
+    return network
+
+
+def in_place():
+    network = plain()
+    network.compile(backend="eager")
+    return network
+
+
+@pytest.mark.parametrize("compiled", [whole, part, in_place])
+def test_compiled_networks_are_read_as_they_were_and_a_task_says_that_it_unwraps_them(compiled, capsys):
+    assert torch.equal(squared_gradient_norms(compiled(), IMAGES), squared_gradient_norms(plain(), IMAGES))
+    assert torch.equal(PenultimateProbe()(compiled(), IMAGES), PenultimateProbe()(plain(), IMAGES))
+    assert warm_up(compiled(), IMAGES.shape) == "closed forms"
+    capsys.readouterr()
+    network = classifier(compiled(), None, "logits")
+    assert capsys.readouterr().err == "torch.compile is taken off the network, whose modules are read one by one.\n"
+    assert list(network.state_dict()) == list(plain().state_dict())
+    assert [type(one) for one in uncompiled(network).modules()] == [type(one) for one in plain().modules()]
+    assert capsys.readouterr().err == ""

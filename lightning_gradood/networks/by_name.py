@@ -1,0 +1,154 @@
+"""Trained networks by name, of torchvision, timm and pytorch-ood, with the images that they expect.
+
+A name becomes what an experiment file says of any other network: class path and arguments, a file of weights, the
+statistics of its pixels and a transform. So nothing is fetched when a guard is loaded.
+"""
+
+import hashlib
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+from torchvision.models import WeightsEnum
+from torchvision.transforms import CenterCrop, Resize
+from torchvision.transforms._presets import ImageClassification
+
+from lightning_gradood.core import Refusal, did_you_mean, say
+
+_V2 = "torchvision.transforms.v2"
+_AS_TRAINED = {"transform_input": True, "init_weights": False}  # what torchvision sets where it reads trained weights
+
+
+@dataclass(frozen=True)
+class TrainedNetwork:
+    """What a name stands for.
+
+    Args:
+        class_path, arguments: of the network, without what fetches weights.
+        weights: the file.
+        outputs: of the network that was trained, whatever `num_classes` was given.
+        mean, std: of each channel, pixels in [0, 1].
+        transform: resizing and cropping to the network's images, as an experiment file names it.
+    """
+
+    class_path: str
+    arguments: dict[str, Any]
+    weights: str
+    outputs: int
+    mean: list[float]
+    std: list[float]
+    transform: dict[str, Any]
+
+
+def trained_network(class_path: str, arguments: Mapping[str, Any], weights: str | None = None) -> TrainedNetwork | None:
+    """Resolve a network that is named with trained weights; None for any other.
+
+    Named are `torchvision.models.*` with `weights`, timm's functions with `pretrained`, and
+    `pytorch_ood.model.load_model` with an `identifier`. A file that is not in torch.hub's folder of checkpoints (or for
+    timm in Hugging Face's cache) is downloaded there.
+
+    Args:
+        class_path: of the function that builds the network.
+        arguments: of that function.
+        weights: a file of the user's own to take instead.
+
+    Raises:
+        Refusal: the download fails (it says which file goes where), a file on disk is another one, or there is no such
+            identifier.
+    """
+    given = dict(arguments)
+    if class_path.startswith("torchvision.models.") and isinstance(given.get("weights"), WeightsEnum):
+        return _of_torchvision(class_path, given, weights)
+    if class_path.startswith("timm.") and given.get("pretrained"):
+        return _of_timm(class_path, given, weights)
+    if class_path in ("pytorch_ood.model.load_model", "pytorch_ood.model.registry.load_model"):
+        return _of_pytorch_ood(str(given.get("identifier")), weights)
+    return None
+
+
+def _of_torchvision(class_path: str, given: dict[str, Any], file: str | None) -> TrainedNetwork | None:
+    named, preset = given["weights"], given["weights"].transforms()
+    if not isinstance(preset, ImageClassification):
+        return None
+    if class_path.endswith((".googlenet", ".inception_v3")):
+        given |= _AS_TRAINED
+    file = file or _on_disk(named.url, os.path.basename(named.url))
+    transform = _transform(preset.resize_size, preset.crop_size, preset.interpolation)
+    outputs = len(named.meta["categories"])
+    given |= {"weights": None, "num_classes": outputs}
+    return TrainedNetwork(class_path, given, file, outputs, preset.mean, preset.std, transform)
+
+
+def _of_timm(class_path: str, given: dict[str, Any], file: str | None) -> TrainedNetwork | None:
+    timm = import_module("timm")
+    config = timm.models.get_pretrained_cfg(given.get("model_name") or class_path.rpartition(".")[2])
+    if config is None or not str(config.hf_hub_id).startswith("timm/") or config.hf_hub_filename:
+        return None  # another's file, which timm itself converts
+    settings = timm.data.resolve_data_config(pretrained_cfg=config.to_dict())
+    resize, crop, *_ = timm.data.create_transform(**settings).transforms
+    if not (isinstance(resize, Resize) and isinstance(crop, CenterCrop)):
+        return None
+    if file is None:
+        name = "model.safetensors"
+        cached = import_module("huggingface_hub").try_to_load_from_cache(config.hf_hub_id, name)
+        url = f"https://huggingface.co/{config.hf_hub_id}/resolve/main/{name}"
+        file = cached if isinstance(cached, str) else _on_disk(url, f"{config.hf_hub_id[5:]}.safetensors")
+    transform = _transform(resize.size, crop.size, resize.interpolation)
+    mean, std = map(list, (settings["mean"], settings["std"]))
+    given |= {"pretrained": False, "num_classes": config.num_classes}
+    return TrainedNetwork(class_path, given, file, config.num_classes, mean, std, transform)
+
+
+def _of_pytorch_ood(identifier: str, file: str | None) -> TrainedNetwork | None:
+    registry = import_module("pytorch_ood.model")
+    try:
+        entry = registry.get_model_info(identifier)
+    except ValueError as error:
+        raise Refusal(
+            "`model.network.identifier` should be one of `pytorch_ood.model.list_models()`. Got "
+            f"`model.network.identifier = {identifier}`. {did_you_mean(identifier, registry.list_models())}"
+        ) from error
+    images = entry.preprocessing
+    file = file or _on_disk(entry.url, entry.file_name, entry.sha256)
+    transform = _transform(images.size, images.crop_size)
+    given, statistics = dict(entry.arch_kwargs), (list(images.mean), list(images.std))
+    return TrainedNetwork(entry.arch_class, given, file, given["num_classes"], *statistics, transform)
+
+
+def _transform(size: int | Sequence[int], crop: Sequence[int] | None, interpolation: Any = None) -> dict[str, Any]:
+    """RGB, resizing (a single number is that of the shorter side) and cropping, on 8-bit pixels."""
+    sizes = {"size": [size] if isinstance(size, int) else list(size)}
+    resize = sizes if interpolation is None else {**sizes, "interpolation": interpolation}
+    parts = [("RGB", {}), ("Resize", resize)] + ([] if crop is None else [("CenterCrop", {"size": list(crop)})])
+    steps = [{"class_path": f"{_V2}.{name}", "init_args": given} for name, given in parts]
+    return {"class_path": f"{_V2}.Compose", "init_args": {"transforms": steps}}
+
+
+def _on_disk(url: str, name: str, digest: str = "") -> str:
+    """Path of a file among torch.hub's checkpoints, where it is downloaded if it is not there."""
+    path = Path(torch.hub.get_dir(), "checkpoints", name)
+    if not path.is_file():
+        say(f"Downloading {url} to {path}")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            known = torch.hub.HASH_REGEX.search(name)
+            torch.hub.download_url_to_file(url, str(path), digest or (known and known[1]), sys.stderr.isatty())
+        except (OSError, RuntimeError) as error:
+            raise Refusal(
+                f"`model.network` should name weights that are on disk or can be downloaded. Got {error} for {url}. "
+                f"Save that file as {path}, or name it with --model.weights."
+            ) from error
+    if digest:
+        with path.open("rb") as opened:
+            found = hashlib.file_digest(opened, "sha256").hexdigest()
+        if found != digest:
+            raise Refusal(
+                f"`model.network` should have the weights that were published. Got {path} with SHA-256 {found[:16]}, not "
+                f"{digest[:16]}. Remove it, to download it again from {url}, or name it with --model.weights."
+            )
+    return str(path)
