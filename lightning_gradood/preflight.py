@@ -48,7 +48,7 @@ def preflight(
         sys.stdout.write(f"{note}\n")
     if settings is not None:
         network = TwoLogits(task.network) if outputs == 1 else task.network
-        settings = settings.for_network(network, images)
+        settings = settings.for_network(network, images, sources.has_train)
         try_probes(settings.probes(sources.knows_anomalies), network, images)
     if detecting is not None:
         counts = sources.manifest.counts[NORMAL]

@@ -24,6 +24,7 @@ over the images, and are measured on the same records:
   `ViM`, `FDBD`, `NNGuide`, `NCI`) and of gradient representations (`GradientGaussian`, `GradientKNN`),
   `Consistency` (views of the image), `SyntheticOutliers` (a model that tells normal images from outliers made of them)
   and `Combined` (p-values of several); the preset `no_anomalies` holds some of these;
+- gradients of layers: `GROOD` (by an outlier prototype), `NAC` (of neurons), `GradPCA` (between classes' mean gradients);
 - any detector of pytorch-ood, through `PytorchOOD`, named by its own class path;
 - `ImageStatistics`, an audit that does not run the network: where it does well, a source is easy for a reason other
   than what the images show.
@@ -46,10 +47,13 @@ from lightning_gradood.detectors.detector import (
     score_in_blocks,
 )
 from lightning_gradood.detectors.gaussians import GradientGaussian, MahalanobisPP
+from lightning_gradood.detectors.gradpca import GradPCA, GradPCAProbe
+from lightning_gradood.detectors.grood import GROOD, FromNoiseProbe
 from lightning_gradood.detectors.image_statistics import ImageStatistics, ImageStatisticsProbe
 from lightning_gradood.detectors.last_layer import FDBD, NCI, NNGuide, ViM
 from lightning_gradood.detectors.mahalanobis import RMDS, RMDSPP, Mahalanobis, MahalanobisPPPaper, MahalanobisProbe
 from lightning_gradood.detectors.mlp import MLP, FittedMLP, TrainedDetector, UntrainedMLP, fit_all
+from lightning_gradood.detectors.nac import NAC, NeuronLayer, NeuronProbe
 from lightning_gradood.detectors.neighbours import KNN, LID, GradientKNN
 from lightning_gradood.detectors.output_scores import (
     GEN,
@@ -65,10 +69,11 @@ from lightning_gradood.detectors.pytorch_ood_adapter import PytorchOOD, PytorchO
 from lightning_gradood.detectors.synthetic_outliers import SyntheticOutliers
 
 __all__ = [
-    "ASH", "DICE", "FDBD", "GEN", "KNN", "LID", "MLP", "NCI", "ODIN", "RMDS", "RMDSPP", "SCALE", "SHE", "AdaSCALE",
-    "Baseline", "Combined", "Consistency", "Detector", "Energy", "Fitted", "FittedMLP", "FixedDetector", "GradNorm",
-    "GradNormProbe", "GradientGaussian", "GradientKNN", "ImageStatistics", "ImageStatisticsProbe", "KLMatching",
-    "Mahalanobis", "MahalanobisPP", "MahalanobisPPPaper", "MahalanobisProbe", "MaxLogit", "NNGuide", "OdinProbe",
+    "ASH", "DICE", "FDBD", "GEN", "GROOD", "KNN", "LID", "MLP", "NAC", "NCI", "ODIN", "RMDS", "RMDSPP", "SCALE",
+    "SHE", "AdaSCALE", "Baseline", "Combined", "Consistency", "Detector", "Energy", "Fitted", "FittedMLP",
+    "FixedDetector", "FromNoiseProbe", "GradNorm", "GradNormProbe", "GradPCA", "GradPCAProbe", "GradientGaussian",
+    "GradientKNN", "ImageStatistics", "ImageStatisticsProbe", "KLMatching", "Mahalanobis", "MahalanobisPP",
+    "MahalanobisPPPaper", "MahalanobisProbe", "MaxLogit", "NNGuide", "NeuronLayer", "NeuronProbe", "OdinProbe",
     "PerturbedFeaturesProbe", "PytorchOOD", "PytorchOODProbe", "ReAct", "SavedDetector", "SyntheticOutliers",
     "TrainedDetector", "Tuned", "UntrainedMLP", "ViM", "ViewsProbe", "classes_of", "fit_all", "load_detector",
     "normal_training_records", "save_detector", "score_in_blocks",

@@ -13,8 +13,10 @@ from lightning_gradood.detectors import (
     DICE,
     FDBD,
     GEN,
+    GROOD,
     KNN,
     MLP,
+    NAC,
     NCI,
     RMDS,
     RMDSPP,
@@ -29,6 +31,7 @@ from lightning_gradood.detectors import (
     GradientGaussian,
     GradientKNN,
     GradNorm,
+    GradPCA,
     KLMatching,
     MahalanobisPP,
     MahalanobisPPPaper,
@@ -62,6 +65,7 @@ _PRESETS: dict[str, list[Detector]] = {
         Baseline(), MaxLogit(), GEN(), Energy(), GradNorm(), KLMatching(),
         ReAct(), ASH(), SCALE(), AdaSCALE(), DICE(), SHE(), KNN(),
         MahalanobisPPPaper(), RMDS(), RMDSPP(), ViM(), FDBD(), NNGuide(), NCI(),
+        NAC(), GROOD(), GradPCA(),
     ],
 }  # fmt: skip
 
@@ -131,12 +135,13 @@ class DetectionSettings:
         _refuse_names([detector.name for detector in found])
         return found
 
-    def for_network(self, network: nn.Module, images: Tensor) -> "DetectionSettings":
+    def for_network(self, network: nn.Module, images: Tensor, has_train: bool = True) -> "DetectionSettings":
         """These settings with the members of `post_hoc` that apply to a network; a line says which others do not, and why.
 
         Args:
             network: pixels in, logits out, with its weights; left as it was found.
             images: two or so, on which every detector's probes are tried, pixels in [0, 1], [N, C, H, W].
+            has_train: whether the classifier's training images are given, with which some probes are prepared.
 
         Raises:
             Refusal: if one of `detectors` does not apply.
@@ -148,7 +153,10 @@ class DetectionSettings:
             return self
         kept = []
         for one in _PRESETS[self.preset]:
-            if reason := _misfit(one, network, images):
+            reason = _misfit(one, network, images)
+            if not has_train and any(probe.needs_preparation for probe in one.probes):
+                reason = "It learns from the classifier's training images. Give them as `data.train`."
+            if reason:
                 say(f"`{one.name}` of --detection.preset {self.preset} is left out. {reason}")
             else:
                 kept.append(one)

@@ -32,6 +32,7 @@ the loop.
 from lightning_gradood.gradients.costs import images_at_once
 from lightning_gradood.gradients.labels import AllOnes, AllZeros, KHot, LabelDesign, Predicted, SecondBest, Uniform
 from lightning_gradood.gradients.norms import (
+    layer_gradients,
     parameter_names,
     probe_gradients,
     squared_gradient_norms,
@@ -40,6 +41,6 @@ from lightning_gradood.gradients.norms import (
 )
 
 __all__ = [
-    "AllOnes", "AllZeros", "KHot", "LabelDesign", "Predicted", "SecondBest", "Uniform", "images_at_once", "parameter_names",
-    "probe_gradients", "squared_gradient_norms", "warm_up", "way_taken",
+    "AllOnes", "AllZeros", "KHot", "LabelDesign", "Predicted", "SecondBest", "Uniform", "images_at_once", "layer_gradients",
+    "parameter_names", "probe_gradients", "squared_gradient_norms", "warm_up", "way_taken",
 ]  # fmt: skip

@@ -140,8 +140,17 @@ class Accumulator:
         self.parameters = parameters  # keeps the ids below valid
         self._column = {id(parameter): column for column, parameter in enumerate(parameters)}
         self.reparametrised = Reparametrised(self._column)
-        self._uses = [0] * len(parameters)
+        self._uses, self._held = [0] * len(parameters), set[int]()
         self.start()
+
+    def hold(self, tensors: Sequence[Tensor]) -> None:
+        """Keep the per-sample gradients of these parameters in the backward pass that follows, for `held`."""
+        self._held = set(map(self.column, tensors))
+
+    def held(self, tensor: Tensor) -> Tensor:
+        """Per-sample gradients [N, *shape] of a parameter that was asked for, after `result`."""
+        found = self._sums.get(id(tensor))
+        return tensor.new_zeros(self.batch, *tensor.shape) if found is None else found
 
     def start(self) -> None:
         """Begin a backward pass: forget the contributions of the one before."""
@@ -168,7 +177,9 @@ class Accumulator:
         standardised = self.reparametrised.standardised(tensor)
         parameter = self.reparametrised.source(tensor) if standardised is None else standardised.parameter
         column = self.column(parameter)
-        return column < 0 or self._uses[column] > 1 or id(parameter) in self.reparametrised.mixed
+        return (
+            column < 0 or column in self._held or self._uses[column] > 1 or id(parameter) in self.reparametrised.mixed
+        )
 
     def summed_elements(self) -> int:
         """Number of gradient entries per image that have to be held until the end of a backward pass."""

@@ -54,6 +54,18 @@ def _one_image(
     return torch.stack(norms), logits.detach()
 
 
+def loop_gradients(
+    network: nn.Module, image: Tensor, parameters: Sequence[Tensor], logit_gradient: Callable[[Tensor], Tensor]
+) -> Tensor:
+    """Return the gradient of one image [1, ...] in these parameters, flattened side by side, [1, P]."""
+    with requiring_grad(parameters, True), OrderedBatchNorm():
+        logits = network(image.clone())
+        check_logits(logits, 1)
+        seed = logit_gradient(logits.detach())
+        found = torch.autograd.grad(logits, parameters, seed, allow_unused=True, materialize_grads=True)
+    return torch.cat([one.reshape(1, -1) for one in found], 1)
+
+
 def _squared(gradients: Sequence[Tensor | None], like: Tensor) -> Tensor:
     """Squared L2 norms, float64 [L], on the `to_float64_device` of `like`; an unused parameter has norm 0."""
     squares = torch.zeros(len(gradients), dtype=torch.float64, device=to_float64_device(like.detach()).device)

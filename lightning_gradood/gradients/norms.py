@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from weakref import WeakKeyDictionary
 
 import torch
@@ -19,9 +19,10 @@ from lightning_gradood.gradients import comparison, costs, engine
 from lightning_gradood.gradients.changes import Afresh
 from lightning_gradood.gradients.comparison import Checks, Way
 from lightning_gradood.gradients.labels import AllOnes, LabelDesign
-from lightning_gradood.gradients.loop import check_logits, check_same_logits, loop_norms
+from lightning_gradood.gradients.loop import check_logits, check_same_logits, loop_gradients, loop_norms
 
 _PASS_OF_LOGIT_GRADIENTS, _IMAGE_OF_LOOP = 0.7, 2.5  # what comparing costs, in images of the fast way
+_ELEMENTS = 1 << 25  # of the gradients that `layer_gradients` holds at a time
 _chance = random.Random()  # not the caller's, and not the same images in every run
 
 
@@ -80,6 +81,40 @@ def probe_gradients(network: nn.Module, images: Tensor, label_designs: Sequence[
     check_finite_rows(logits, "the network's logits")
     check_finite_rows(norms, "squared gradient norms")
     return norms.flatten(1), logits
+
+
+def layer_gradients(
+    network: nn.Module, images: Tensor, names: Sequence[str], logit_gradient: Callable[[Tensor], Tensor]
+) -> Tensor:
+    """Return each image's own gradient in some parameter tensors, flattened side by side, [N, P] in the network's dtype.
+
+    Args:
+        network, images: as for `squared_gradient_norms`.
+        names: of the parameters, as in `parameter_names(network)`.
+        logit_gradient: the gradient by the logits, [N, C] of detached logits [N, C]; row n of image n's logits alone.
+
+    Example:
+        >>> network = torch.nn.Linear(3, 2)
+        >>> layer_gradients(network, torch.ones(5, 3), ["weight"], torch.ones_like).shape
+        torch.Size([5, 6])
+    """
+    parameters, places = _checked(network, images), dict(network.named_parameters())
+    wanted = [places[name] for name in names]
+    with probing_state(network):
+        way = way_for(network, images, parameters)
+        own = network if way.starts is None else Afresh(network, way.starts)
+        size = max(min(way.micro_batch, _ELEMENTS // sum(one.numel() for one in wanted)), 1)
+        rows = []
+        for part in torch.split(images, size):
+            part = (part.clone() if part.is_inference() else part.detach()).to(parameters[0].dtype)
+            pass_ = None if way.reason or len(part) == 1 else engine.forward(own, part, parameters, 1)
+            if pass_ is not None and pass_.trace == way.trace and not pass_.unknown:
+                pass_.accumulator.hold(wanted)
+                engine.norms_for(pass_, logit_gradient(pass_.output.detach()), keep=False)
+                rows.append(torch.cat([pass_.accumulator.held(one).flatten(1) for one in wanted], 1))
+            else:
+                rows += [loop_gradients(own, image, wanted, logit_gradient) for image in torch.split(part, 1)]
+    return torch.cat(rows)
 
 
 def warm_up(network: nn.Module, shape: Sequence[int]) -> str:

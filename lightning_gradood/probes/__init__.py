@@ -18,6 +18,7 @@ All probes of this kind (`FeatureLayerProbe`) share one forward pass, which chan
 
 from lightning_gradood.probes.feature_layers import (
     PENULTIMATE,
+    feature_layer_gradient,
     feature_layer_names,
     feature_layer_output,
     feature_layer_outputs,
@@ -36,6 +37,6 @@ from lightning_gradood.probes.shared_pass import ProbeReadings, read_probes, try
 __all__ = [
     "PENULTIMATE", "FeatureLayerProbe", "FeatureProbe", "FeatureSpreadProbe", "GradientProbe", "LogitsProbe",
     "PenultimateProbe", "PixelProbe", "Probe", "ProbeReadings", "SharedLogitsProbe", "columns_by_layer",
-    "feature_layer_names", "feature_layer_output", "feature_layer_outputs",
+    "feature_layer_gradient", "feature_layer_names", "feature_layer_output", "feature_layer_outputs",
     "linear_head", "read_probes", "try_probes",
 ]  # fmt: skip

@@ -1,7 +1,7 @@
 """Feature layers, the places inside a network whose spatially averaged outputs are read as features."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
 from itertools import groupby
@@ -103,10 +103,7 @@ def feature_layer_moments(
             elif name in modules:
                 handles = [modules[name].register_forward_hook(partial(_keep_output, name, kept, spread))]
             else:
-                raise Refusal(
-                    f"`layers` should be modules of the network, or {PENULTIMATE}. Got {name!r}. Its children are "
-                    f"{[child for child, _ in network.named_children()]}; leave `layers` out for the usual ones."
-                )
+                raise _no_layer(network, name)
             for handle in handles:
                 stack.callback(handle.remove)
         logits = network(images)
@@ -132,6 +129,41 @@ def feature_layer_output(network: nn.Module, images: Tensor, name: str) -> Tenso
     finally:
         handle.remove()
     raise RuntimeError(f"{name!r} did not run.")
+
+
+def feature_layer_gradient(
+    network: nn.Module, images: Tensor, name: str, logit_gradient: Callable[[Tensor], Tensor]
+) -> tuple[Tensor, Tensor]:
+    """Sums over places of a feature layer's output and of the gradient by it, both [N, C].
+
+    Args:
+        network, images, name: as for `feature_layer_outputs`; the layer's output must be a tensor.
+        logit_gradient: the gradient by the logits, [N, classes] of float64 logits [N, classes].
+    """
+    modules, found = dict(network.named_modules(remove_duplicate=False)), list[tuple[Tensor, Tensor]]()
+    place = (_usual_of(network, images)[1] or "") if name == PENULTIMATE else name
+    if place not in modules:
+        raise _no_layer(network, name)
+
+    def shift(module: nn.Module, args: Any, output: Any = None) -> Any:
+        """Add a number to each channel, 0: the gradient by it is the sum of the gradients over the channel's places."""
+        values, given = (args[0], True) if output is None else (output, False)
+        average, _ = _moments(name, module, values, spread=False, given=given)
+        last = isinstance(module, nn.Linear) if given else _channels_last(module, values.shape)
+        added, ones = torch.zeros_like(average, requires_grad=True), (1,) * (values.ndim - 2)
+        found[:] = [(average.detach() * (values[0].numel() // average.shape[1]), added)]
+        moved = values + added.reshape((len(added), *ones, -1) if last else (len(added), -1, *ones))
+        return (moved, *args[1:]) if given else moved
+
+    module = modules[place]
+    handle = module.register_forward_pre_hook(shift) if name == PENULTIMATE else module.register_forward_hook(shift)
+    try:
+        logits = network(images)
+    finally:
+        handle.remove()
+    ((sums, added),) = found or [_only(name, [], len(images))]
+    (gradient,) = torch.autograd.grad(logits, added, logit_gradient(to_float64(logits.detach())).to(logits))
+    return sums, gradient
 
 
 def linear_head(network: nn.Module, images: Tensor) -> LinearHead:
@@ -162,6 +194,13 @@ def linear_head(network: nn.Module, images: Tensor) -> LinearHead:
     raise Refusal(
         "The network should end in one linear layer, whose outputs are the logits. Got a "
         f"{type(network).__name__} that computes them otherwise. Use methods that read logits or features alone."
+    )
+
+
+def _no_layer(network: nn.Module, name: str) -> Refusal:
+    return Refusal(
+        f"`layers` should be modules of the network, or {PENULTIMATE}. Got {name!r}. Its children are "
+        f"{[child for child, _ in network.named_children()]}; leave `layers` out for the usual ones."
     )
 
 

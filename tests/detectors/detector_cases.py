@@ -62,6 +62,24 @@ def head_records(classes=4, width=12, counts=None):
     return changed(table, prediction=predictions, label=labels).with_head(head)
 
 
+def gradient_method_records(classes=3, width=6):
+    """What `NAC`, `GROOD` and `GradPCA` read: anomalous features are nearer to noise, other states and gradients are usual."""
+    rng = np.random.default_rng(0)
+    centres = rng.normal(scale=4, size=(classes, width))
+
+    def values(n, anomalous):
+        return {
+            "features/penultimate/from_noise": centres[np.arange(n) % classes] * (1 - 0.6 * anomalous)
+            + rng.normal(size=(n, width)),
+            "neurons/penultimate": rng.normal(0.03 - 0.04 * anomalous, 0.005 + 0.02 * anomalous, size=(n, width)),
+            "neurons/layer1": rng.normal(0.1 - 0.1 * anomalous, 0.05 + 0.1 * anomalous, size=(n, 4)),
+            "gradpca": rng.beta(5 - 2 * anomalous, 2, size=(n, 1)),
+        }
+
+    table = built(values)
+    return changed(table, prediction=np.arange(len(table)) % classes)
+
+
 def with_outliers(table, *kinds):
     """Add a synthetic outlier of each kind to each normal `train` image; it looks like the anomalous records of `train`."""
     train = table.where(split="train")
@@ -159,6 +177,10 @@ def cases():
         (head_records(width=48), {
             "openmax": detectors.PytorchOOD("pytorch_ood.detector.OpenMax", {"tailsize": 5, "alpha": 2}),
             "nn_guide": detectors.PytorchOOD("pytorch_ood.detector.NNGuide", {"k": 5}, name="theirs"),
+        }),
+        (gradient_method_records(), {
+            "nac": detectors.NAC([detectors.NeuronLayer(bins=20, enough=9), detectors.NeuronLayer("layer1", 5, 8, 20)]),
+            "grood": detectors.GROOD(), "gradpca": detectors.GradPCA(),
         }),
         (odin_records(), {"odin": detectors.ODIN(TEMPERATURES, MAGNITUDES)}),
         (mahalanobis_records(), {

@@ -73,6 +73,9 @@ def test_post_hoc_leaves_out_what_does_not_apply_to_the_network_and_what_the_use
         "`react` of --detection.preset post_hoc is left out. The network should end in one linear layer"
         in "\n".join(said)
     )
+    without = settings.for_network(linear, images, has_train=False)
+    assert set(names(settings.build())) - set(names(without.build())) == {"grood", "gradpca"}
+    assert "`grood` of --detection.preset post_hoc is left out. It learns from the class" in capsys.readouterr().err
     tuned = DetectionSettings(detectors=[Tuned([Energy(), ReAct()])])
     assert_refused(
         (lambda: tuned.for_network(other, images), "`tuned` of --detection.detectors cannot be .* one linear layer")

@@ -29,7 +29,9 @@ DETECTORS = {
     "odin": d.ODIN(temperatures=[1.0, 1000.0], magnitudes=[0.0, 0.01]), "consistency": d.Consistency(),
     "mahalanobis_p_fe": d.Mahalanobis(preprocessing=True, ensemble=True, magnitudes=[0.0, 0.01]),
     "gradient_gaussian": d.GradientGaussian(DESIGNS), "gradient_knn": d.GradientKNN([Uniform()], k=3),
-    "mahalanobis_pp": d.MahalanobisPP(),
+    "mahalanobis_pp": d.MahalanobisPP(), "nac": d.NAC(), "grood": d.GROOD(), "gradpca": d.GradPCA(),
+    "pytorch_ood": d.PytorchOOD("pytorch_ood.detector.OpenMax", {"tailsize": 5}),
+    "pytorch_ood_gradnorm": d.PytorchOOD("pytorch_ood.detector.GradNorm"),
     "combined": d.Combined([d.Baseline(), d.MahalanobisPP(), d.Consistency(), d.GradientKNN(DESIGNS, k=3)]),
 }  # fmt: skip
 NETWORK = {

@@ -16,9 +16,12 @@ from torch import nn
 from lightning_gradood import detectors, gradients, probes
 from lightning_gradood.core import digest
 from lightning_gradood.detectors import (
+    FromNoiseProbe,
     GradNormProbe,
+    GradPCAProbe,
     ImageStatisticsProbe,
     MahalanobisProbe,
+    NeuronProbe,
     OdinProbe,
     PerturbedFeaturesProbe,
     PytorchOODProbe,
@@ -35,7 +38,8 @@ PROBES = [
     *map(GradientProbe, DESIGNS), LogitsProbe(), FeatureProbe(), FeatureSpreadProbe(), probes.PenultimateProbe(),
     GradNormProbe(), ImageStatisticsProbe(), OdinProbe(), MahalanobisProbe(), MahalanobisProbe((0.0, 0.0014)),
     probes.PixelProbe("float32"), ViewsProbe(), PerturbedFeaturesProbe(),
-    PytorchOODProbe("pytorch_ood.detector.ODIN", {"eps": 0.01}),
+    PytorchOODProbe("pytorch_ood.detector.ODIN", {"eps": 0.01}), FromNoiseProbe(), GradPCAProbe(), NeuronProbe(),
+    NeuronProbe("network.layer2"),
 ]  # fmt: skip
 IMAGES = torch.rand(6, 3, 16, 16, generator=torch.Generator().manual_seed(1))
 
