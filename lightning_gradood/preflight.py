@@ -50,7 +50,7 @@ def preflight(
         network = TwoLogits(task.network) if outputs == 1 else task.network
         settings = settings.for_network(network, images, sources.has_train)
         try_probes(settings.probes(sources.knows_anomalies), network, images)
-    if detecting is not None:
-        counts = sources.manifest.counts[NORMAL]
-        detecting.check_images(counts["train"], counts["val"], sources.knows_anomalies)
+        if detecting is not None:
+            counts = sources.manifest.counts[NORMAL]
+            settings.check_images(counts["train"], counts["val"], sources.knows_anomalies)
     return settings

@@ -38,8 +38,8 @@ WRITING = {
 }  # fmt: skip
 # Lines of a room. A commit that needs more raises the number here, and says why.
 BUDGET = {
-    "__init__": 7, "__main__": 3, "cli": 1627, "core": 1653, "data": 1872, "detectors": 3454, "evaluation": 911,
-    "extraction": 808, "gradients": 3089, "guard": 871, "metrics": 679, "networks": 965, "perturbations": 1701,
+    "__init__": 7, "__main__": 3, "cli": 1627, "core": 1653, "data": 1872, "detectors": 3448, "evaluation": 911,
+    "extraction": 810, "gradients": 3089, "guard": 871, "metrics": 679, "networks": 965, "perturbations": 1701,
     "preflight": 56, "probes": 751, "records": 613, "report": 2558, "tasks": 649, "trainer": 262,
 }  # fmt: skip
 

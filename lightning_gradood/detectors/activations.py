@@ -1,20 +1,21 @@
 """Energy of the logits that a linear head gives to penultimate features which are clipped, pruned or scaled.
 
-The papers have features of at least 0, as after a ReLU; those of other networks are treated in the same way.
+The papers have features of at least 0, as after a ReLU; those of other networks are treated in the same way. Defaults
+are OpenOOD's.
 """
 
 from abc import abstractmethod
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Literal
 
 import numpy as np
 from scipy.special import logsumexp
 from typing_extensions import override  # typing has it from Python 3.12 on
 
 from lightning_gradood.core import Percentile
-from lightning_gradood.detectors.detector import Detector, Fitted, normal_training_records
-from lightning_gradood.probes import PenultimateProbe, Probe
+from lightning_gradood.detectors.detector import Fitted, normal_training_records
+from lightning_gradood.detectors.last_layer import LastLayerDetector
+from lightning_gradood.probes import PenultimateProbe
 from lightning_gradood.records import LinearHead, Records
 
 
@@ -45,20 +46,12 @@ def energy(head: LinearHead, features: np.ndarray) -> np.ndarray:
     return np.asarray(-logsumexp(head.logits(features), axis=1))
 
 
-class _OfHead(Detector):
-    """Fits on penultimate features and a linear head."""
-
-    needs_anomalies: ClassVar[bool] = False
-    needs_head: ClassVar[bool] = True
-    probes: ClassVar[Sequence[Probe]] = (PenultimateProbe(),)
-
-
 @dataclass(frozen=True)
-class ReAct(_OfHead):
+class ReAct(LastLayerDetector):
     """Energy after features are clipped at a percentile of all features of normal images.
 
     Reference:
-        Sun, Guo, Li 2021, Eq. 2 and 7; OpenOOD's `react` and its default.
+        Sun, Guo, Li 2021 ("ReAct: Out-of-distribution Detection With Rectified Activations"); OpenOOD's `react`.
     """
 
     percentile: Percentile = 90.0
@@ -83,13 +76,13 @@ class FittedReAct(Fitted):
 
 
 @dataclass(frozen=True)
-class DICE(_OfHead):
+class DICE(LastLayerDetector):
     """Energy of a head whose weights are set to 0 where they contribute little to the logits of normal images.
 
     The contribution of a weight is its product with the mean of its feature; it stays if that is above a percentile of all.
 
     Reference:
-        Sun, Li 2022, Eq. 3; OpenOOD's `dice` and its default.
+        Sun, Li 2022 ("DICE: Leveraging Sparsification for Out-of-Distribution Detection"); OpenOOD's `dice`.
     """
 
     percentile: Percentile = 90.0
@@ -114,7 +107,7 @@ class FittedDICE(Fitted):
         return energy(self.head, records.probe(PenultimateProbe.name))
 
 
-class Shaping(_OfHead):
+class Shaping(LastLayerDetector):
     """Energy after a change of the features that depends on the image's own features alone."""
 
     @abstractmethod
@@ -146,7 +139,7 @@ class ASH(Shaping):
     divided by their number, `p` leaves them.
 
     Reference:
-        Djurisic, Bozanic, Ashok, Liu 2023, section 3; OpenOOD's `ash` and its defaults.
+        Djurisic, Bozanic, Ashok, Liu 2023 ("Extremely Simple Activation Shaping …"); OpenOOD's `ash`, which is variant `b`.
     """
 
     percentile: Percentile = 90.0
@@ -166,7 +159,7 @@ class SCALE(Shaping):
     """Energy after an image's features are multiplied by exp(their sum / sum of those above their `percentile`).
 
     Reference:
-        Xu, Chen, Franchi, Yao 2024, Eq. 6 and 7; OpenOOD's `scale` and its default.
+        Xu, Chen, Franchi, Yao 2024 ("Scaling for Training Time and Post-hoc … Enhancement"); OpenOOD's `scale`.
     """
 
     percentile: Percentile = 85.0

@@ -21,7 +21,7 @@ class SHE(Detector):
     with the mean of all.
 
     Reference:
-        Zhang, Fu, Chen et al. 2023 (simplified Hopfield energy), Eq. 9 and 10; OpenOOD's `she`.
+        Zhang, Fu, Chen et al. 2023 (simplified Hopfield energy); OpenOOD's `she`.
     """
 
     name: str = "she"
@@ -61,8 +61,8 @@ class KLMatching(Detector):
     min over c of KL(p ‖ d_c), at least 0; the classes are those that are predicted for a normal `train` image.
 
     Reference:
-        Hendrycks, Basart, Mazeika et al. 2022, section 4; pytorch-ood's `KLMatching`. OpenOOD's `klm` also has a one-hot
-        d for every other class, whose divergence is infinite unless p is that very d.
+        Hendrycks, Basart, Mazeika et al. 2022; pytorch-ood's `KLMatching`. OpenOOD's `klm` also has a one-hot d for every
+        other class, whose divergence is infinite unless p is that very d.
     """
 
     name: str = "klm"

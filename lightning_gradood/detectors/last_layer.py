@@ -39,7 +39,7 @@ class ViM(LastLayerDetector):
 
     Args:
         dim: of the subspace, fewer than features and than normal records; by default OpenOOD's 256, or half of the
-            features where these are fewer than 512. The paper has 1000 for 2048 features or more, else 512.
+            features or records where these are fewer than 512. The paper has 1000 for 2048 features or more, else 512.
 
     Reference:
         Wang, Li, Feng, Zhang 2022, "ViM: Out-Of-Distribution with Virtual-logit Matching", section 4;
@@ -53,7 +53,7 @@ class ViM(LastLayerDetector):
     def fit(self, records: Records, seed: int) -> Fitted:
         features, head = normal_training_records(records).stored(PenultimateProbe.name), records.head
         count, width = features.shape
-        dim = self.dim or min(256, width // 2)
+        dim = self.dim or min(256, width // 2, count // 2)
         if dim >= min(count, width):
             raise Refusal(
                 f"`dim` of ViM should be below the numbers of features and of normal records in `train`. Got {dim} for "

@@ -53,7 +53,7 @@ class Baseline(FixedDetector):
 
 @dataclass(frozen=True)
 class MaxLogit(FixedDetector):
-    """The largest logit, negated (Hendrycks, Basart, Mazeika et al. 2022, section 3; OpenOOD's `mls`)."""
+    """The largest logit, negated (Hendrycks, Basart, Mazeika et al. 2022; OpenOOD's `mls`)."""
 
     name: str = "maxlogit"
     probes: ClassVar[Sequence[Probe]] = (LogitsProbe(),)
@@ -68,7 +68,7 @@ class GEN(FixedDetector):
     """Generalised entropy Σ p^γ·(1 − p)^γ over the `largest` softmax probabilities p, at least 0.
 
     Reference:
-        Liu, Lochman, Zach 2023, Eq. 5; defaults of OpenOOD, `gen`. The arithmetic is also that of pytorch-ood, but for
+        Liu, Lochman, Zach 2023; defaults of OpenOOD, `gen`. The arithmetic is also that of pytorch-ood, but for
         1 − p, which is summed over the other classes, as it would round to 0 for a confident image.
     """
 

@@ -86,7 +86,9 @@ class ProbeCallback(pl.Callback):
             if not isinstance(data, ImageDataModule):
                 raise Refusal(f"`datamodule` should be an ImageDataModule. Got `datamodule = {type(data).__name__}`.")
             needy = [probe.name for probe in self.probes if probe.needs_preparation]
-            if needy and not data.sources.has_train:
+            if (
+                needy and not data.sources.has_train and trainer.is_global_zero
+            ):  # others may know of probes that are left out
                 raise Refusal(
                     f"`data.train` should name the classifier's training images, as {', '.join(needy)} must be fitted on "
                     "them. Got `data.train = None`. Give `data.train`, or leave out the detectors that read this."

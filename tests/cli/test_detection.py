@@ -150,6 +150,16 @@ def test_a_folder_of_normal_images_is_enough(run, capsys):
     assert there == pytest.approx(list(own.values()), rel=1e-5)  # another batch: detect takes 60 of the files
 
 
+def test_a_method_of_the_preset_post_hoc_guards_with_the_head_it_was_fitted_with(run, capsys):
+    folder = detect(run, "post_hoc", "--detection.preset", "post_hoc", "--detection.guard", "adascale", *ALONE)
+    assert "left out" not in capsys.readouterr().err
+    guard = Guard.load(folder / "guard")
+    assert (guard.about.detector_name, guard.about.trained_on) == ("adascale", "normal")
+    images = write_digits(Path("again"), [0, 1, 2])
+    main(["score", "--guard", str(folder / "guard"), "again", "--output", "again.csv"])
+    assert len(Path("again.csv").read_text().splitlines()) == len(images) + 1
+
+
 def test_the_guards_detector_can_be_chosen_or_there_is_none(run, capsys):
     guard = Guard.load(detect(run, "chosen", "--detection.guard", "mlp") / "guard")
     assert (guard.about.detector_name, guard.about.trained_on) == ("mlp", "nine+photographs")

@@ -12,12 +12,24 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from programs import run_program
-from tiny import FILE, IMAGES, all_refused, numbers, table
+from tiny import FILE, IMAGES, all_refused, numbers, results, table
 
 from lightning_gradood.cli import defaults
 from lightning_gradood.core import hold
 
 PROGRAM = [sys.executable, "-m", "lightning_gradood"]
+DOUBLED = """
+from torch import nn
+from lightning_gradood.networks import CifarResNet
+
+class Doubled(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body = CifarResNet(1, num_classes=3)
+
+    def forward(self, images):
+        return 2 * self.body(images)
+"""
 TWO = ["--trainer.strategy", "ddp", "--trainer.accelerator", "cpu", "--trainer.devices", "2"]
 
 
@@ -59,6 +71,17 @@ def test_detect_reads_each_image_once_and_gives_the_numbers_of_one_process(run):
     launched(["detect", *FILE, "--run_dir", str(run), "--cache_dir", "new"])
     assert_equal_but_for_rounding(numbers(run), before)
     assert_each_image_has_one_record("new")
+
+
+def test_methods_that_do_not_apply_to_the_network_are_left_out_on_both_processes_and_said_once(run, module):
+    module("own_network", DOUBLED)
+    words = ["--model.network", "own_network.Doubled", "--data.limits.images", "60", "--detection.preset", "post_hoc"]
+    said = launched(["fit", *FILE, *words, "--run_dir", "doubled"])
+    found = {one["detector"] for one in results("doubled")["outcomes"]}
+    assert {"mlp", "baseline", "maxlogit", "gen", "energy", "klm", "she", "knn"} <= found
+    for name in ("gradnorm", "react", "ash", "scale", "adascale", "dice", "vim"):
+        assert name not in found
+        assert said.count(f"`{name}` of --detection.preset post_hoc is left out. ") == 1
 
 
 def test_of_two_runs_in_one_folder_the_second_is_refused_and_writes_nothing(run, capsys):
