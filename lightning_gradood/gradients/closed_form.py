@@ -193,7 +193,7 @@ class Accumulator:
 
         `gradients` computes the per-sample gradients [N, *shape], `norms` more cheaply their squares [N].
         """
-        if tensor is None or not self.knows(tensor):
+        if tensor is None or not self.knows(tensor) or (self._held and self.column(tensor) not in (-1, *self._held)):
             return
         if self.is_summed(tensor):
             self._add(tensor, gradients())
