@@ -6,7 +6,7 @@ import lightning.pytorch as pl
 
 from lightning_gradood.core import Refusal, as_float
 from lightning_gradood.data import ImageDataModule
-from lightning_gradood.evaluation import DetectionSettings, refuse_single
+from lightning_gradood.evaluation import DetectionSettings, refuse_empty_splits, refuse_single, trials_of
 from lightning_gradood.extraction import refuse_unfit_trainer
 from lightning_gradood.networks import TwoLogits
 from lightning_gradood.probes import try_probes
@@ -30,7 +30,7 @@ def preflight(
         sources.try_built_in_probes()
     if detecting is not None:
         detecting.guarding(sources.knows_anomalies)
-        refuse_single(sources.anomaly_names, detecting.protocol)
+        refuse_single(sources.anomaly_names, detecting.protocol, detecting.validation)
     if verb == "fit":
         task.try_optimizer(trainer)
         if detecting is not None and trainer.checkpoint_callback is None and not trainer.fast_dev_run:  # type: ignore[attr-defined]
@@ -51,6 +51,19 @@ def preflight(
         settings = settings.for_network(network, images, sources.has_train)
         try_probes(settings.probes(sources.knows_anomalies), network, images)
         if detecting is not None:
-            counts = sources.manifest.counts[NORMAL]
-            settings.check_images(counts["train"], counts["val"], sources.knows_anomalies)
+            known, counts = sources.knows_anomalies, sources.manifest.counts
+            if (
+                settings.zero_shot
+                and known
+                and (tuned := [one.name for one in settings.build() if one.needs_anomalies])
+            ):
+                sys.stdout.write(
+                    f"Left out, as no `detection.validation` is named and they need anomalies: {', '.join(tuned)}.\n"
+                )
+            sources.read_training(settings.training_probes(known), settings.limit_per_class)
+            training = len(sources.fitting) if sources.training_probes else 0
+            detectors = settings.detectors_for(known)
+            trials = trials_of(detectors, sources.anomaly_names, settings.protocol, settings.validation)
+            refuse_empty_splits(counts, trials, settings.protocol)
+            settings.check_images(counts[NORMAL]["train"], counts[NORMAL]["val"], known, training)
     return settings

@@ -91,6 +91,8 @@ class Trainer(pl.Trainer):
         self, model: ClassificationTask, datamodule: ImageDataModule, settings: DetectionSettings, cache: RecordCache
     ) -> list[CacheEntry]:
         datamodule.sources.make_synthetic(*settings.outliers(datamodule.sources.knows_anomalies))
+        training = settings.training_probes(datamodule.sources.knows_anomalies)
+        datamodule.sources.read_training(training, settings.limit_per_class)
         probes = settings.probes(datamodule.sources.knows_anomalies)
         pixels = [PixelProbe(datamodule.keep_pixels)] if datamodule.keep_pixels else []
         reading = ProbeCallback([*probes, *pixels], cache, settings.on_bad_image, only_missing=True)
@@ -138,6 +140,8 @@ class Trainer(pl.Trainer):
             entries = self._extract(model, datamodule, settings, cache)
             settings = self.strategy.broadcast(settings)  # the first process has found which detectors apply
             split_of = datamodule.sources.manifest.split_of
+            if datamodule.sources.training_probes:
+                split_of = split_of | dict.fromkeys(datamodule.sources.fitting.ids, "train")
             every = {
                 source: read_records(cache, entries, source).with_splits(split_of)
                 for source in dict.fromkeys(entry.source for entry in entries)
@@ -147,7 +151,8 @@ class Trainer(pl.Trainer):
                 images = as_float(datamodule.sources.normal.images([0])).to(self.strategy.root_device)
                 head = linear_head(model.network.to(images.device), images)
                 records = {name: one.with_head(head) for name, one in records.items()}
-            datasets = DetectionDatasets(records, datamodule.sources.noise_of, datamodule.sources.keep_of)
+            trained = records.pop("train").as_training(NORMAL) if "train" in records else None
+            datasets = DetectionDatasets(records, datamodule.sources.noise_of, datamodule.sources.keep_of, trained)
             with stage("fitting detectors", self):
                 outcomes, fits = self._fit_detectors(settings, datasets, datamodule)
             if self.is_global_zero:
@@ -230,7 +235,7 @@ class Trainer(pl.Trainer):
         if not datamodule.sources.knows_anomalies and self.is_global_zero:
             sys.stdout.write(f"{without_anomalies_sentence(detectors)}\n")
         failures = list[Failure]()
-        mine = trials_of(detectors, sources, settings.protocol, self.global_rank, self.world_size)
+        mine = trials_of(detectors, sources, settings.protocol, settings.validation, self.global_rank, self.world_size)
         with stage("training MLPs", self):
             fits = fit_side_by_side(mine, datasets, settings.seed)
         saved = set[Path]()

@@ -97,14 +97,14 @@ class ImageDataModule(LightningDataModule):
     @override
     def predict_dataloader(self) -> list[DataLoader[ImageBatch]]:
         rows: Mapping[str, Sequence[int] | Rows]
-        rows = {name: range(len(source)) for name, source in self.sources.clean.items()}
+        rows = {name: range(len(source)) for name, source in self.sources.loaded.items()}
         if self.trainer is not None:
             for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
                 if choose := getattr(callback, "choose_rows", None):  # `extraction.ProbeCallback` reads what is missing
                     rows = choose(self.trainer, self)
         self.predict_sources = list(rows)
-        clean = self.sources.clean
-        return [self._loader(clean[name], chosen, self.probe_batch_size) for name, chosen in rows.items()]
+        loaded = self.sources.loaded
+        return [self._loader(loaded[name], chosen, self.probe_batch_size) for name, chosen in rows.items()]
 
     def preparation_dataloader(self) -> DataLoader[ImageBatch]:
         """Load all training images in order and without augmentation, for probes that learn from them."""

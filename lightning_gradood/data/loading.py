@@ -1,5 +1,6 @@
 """Opened sources as data sets of whole batches, and the augmentation of training batches."""
 
+import copy
 import hashlib
 import re
 from collections import Counter
@@ -120,6 +121,17 @@ class LoadedSource(Dataset[ImageBatch]):
                 f"Got `{self.name}` with {list(self.shape)}. Give a `transform` that brings all to one size and "
                 "the same channels, e.g. torchvision.transforms.v2.Resize with size [32, 32], v2.RGB or v2.Grayscale."
             )
+
+    def of_each_class(self, number: int, seed: int) -> "LoadedSource":
+        """At most so many random images of each class, in the source's order."""
+        shuffled = np.random.default_rng(seed).permutation(len(self))
+        rows = [shuffled[self.labels[shuffled] == label][:number] for label in np.unique(self.labels)]
+        chosen, order = copy.copy(self), np.sort(np.concatenate(rows)).tolist()
+        for kept in ("_all", "fingerprints", "original_fingerprints", "parts"):
+            vars(chosen).pop(kept, None)
+        chosen._rows, chosen.ids = [self._rows[row] for row in order], [self.ids[row] for row in order]
+        chosen.labels = self.labels[order]
+        return chosen
 
     @cached_property
     def parts(self) -> list[str]:

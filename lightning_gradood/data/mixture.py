@@ -33,7 +33,8 @@ BUILT_IN = "builtin_"
 
 Preset = Literal["paper", "modern", "pilot"]
 _LONGEST = 100  # letters of a source's name, which becomes a folder's and a file's
-_MEAN = "mean"  # stands for the mean over sources wherever a source's name stands in results
+# "mean" stands for that over sources wherever a source's name stands in results
+_TAKEN = ("", NORMAL, "train", "mean", ".", "..")
 _FEWEST_SYNTHETIC = 200  # synthetic outliers of a kind; of more than four times as many images a quarter,
 _MOST_SYNTHETIC = 1000  # up to this
 
@@ -148,6 +149,9 @@ class Sources:
         self.corruptions = corruptions_at(severity) if isinstance(severity, int) else dict(severity or {})
         self.synthetic: dict[str, Perturbation] = {}
         self._synthetic_probes: frozenset[str] = frozenset()
+        self.training_probes: frozenset[str] = frozenset()
+        """What is read of training images; nothing where no detector is fitted on them."""
+        self._per_class: int | None = None
         self.has_train = train is not None
         self.knows_anomalies = True
         """Whether the anomalous sources are the user's, rather than built-in probes."""
@@ -210,6 +214,18 @@ class Sources:
             clean[name] = open_source(name, anomaly, self._transform, self.limits)
             clean[name].refuse_other_shape(self.normal)
         return clean
+
+    @cached_property
+    def fitting(self) -> LoadedSource:
+        """The training images that detectors are fitted on, see `read_training`."""
+        if self._per_class is None:
+            return self.train
+        return self.train.labelled().of_each_class(self._per_class, named_seed(self.limits.seed, "train"))
+
+    @property
+    def loaded(self) -> dict[str, LoadedSource]:
+        """The sources whose images are loaded to be probed: the clean ones, and training images for detectors."""
+        return self.clean | ({"train": self.fitting} if self.training_probes else {})
 
     @cached_property
     def perturbed(self) -> dict[str, PerturbedSource]:
@@ -320,6 +336,16 @@ class Sources:
         self.corruptions = {f"{BUILT_IN}{kind}": made[kind] for kind in kinds}
         vars(self).pop("perturbed", None)
 
+    def read_training(self, probes: Sequence[str], per_class: int | None) -> None:
+        """Read these probes of training images too, at most so many of each class."""
+        if probes and not self.has_train:
+            raise Refusal(
+                "`data.train` should name the classifier's training images for `detection.fit_on = train`. Got none. "
+                "Give `data.train`, or use --detection.fit_on normal."
+            )
+        self.training_probes, self._per_class = frozenset(probes), per_class
+        vars(self).pop("fitting", None)
+
     def make_synthetic(self, outliers: Mapping[str, Perturbation], probes: Sequence[str]) -> None:
         """Make synthetic outliers of normal images, of which `probes` are read, in place of those asked for before."""
         _refuse_names([*self.anomaly_names, *outliers])
@@ -358,11 +384,11 @@ class Sources:
 def _refuse_names(names: Sequence[str]) -> None:
     """Refuse names of anomalous sources that would make ids or files ambiguous."""
     for name, number in Counter(names).items():
-        if name in ("", NORMAL, _MEAN, ".", "..") or "/" in name or not name.isprintable() or len(name) > _LONGEST:
+        if name in _TAKEN or "/" in name or not name.isprintable() or len(name) > _LONGEST:
             raise Refusal(
-                f"`anomalies` should have names without a slash, of at most {_LONGEST} letters, other than `{NORMAL}`, "
-                f"`{_MEAN}`, `.` and `..`. Got `anomalies` with the name `{name[:_LONGEST].encode('unicode_escape').decode()}`. "
-                "Rename that source."
+                f"`anomalies` should have names without a slash, of at most {_LONGEST} letters, other than "
+                f"{', '.join(f'`{taken}`' for taken in _TAKEN[1:])}. Got `anomalies` with the name "
+                f"`{name[:_LONGEST].encode('unicode_escape').decode()}`. Rename that source."
             )
         if number > 1:
             raise Refusal(

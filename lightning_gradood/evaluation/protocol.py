@@ -9,9 +9,18 @@ from typing import Literal, TypeVar
 import numpy as np
 
 from lightning_gradood.core import Refusal, gathered, named_seed
-from lightning_gradood.detectors import Detector, Fitted, TrainedDetector, UntrainedMLP, fit_all
+from lightning_gradood.detectors import Detector, Fitted, FixedDetector, TrainedDetector, UntrainedMLP, fit_all
 from lightning_gradood.evaluation.settings import DetectionSettings, Protocol
-from lightning_gradood.evaluation.trials import OTHERS, Learnt, Outcome, fit, fitting_records, measure
+from lightning_gradood.evaluation.trials import (
+    OTHERS,
+    VALIDATION,
+    Beside,
+    Learnt,
+    Outcome,
+    fit,
+    fitting_records,
+    measure,
+)
 from lightning_gradood.records import NORMAL, SYNTHETIC, Records, detection_dataset
 
 Key = tuple[str, str]
@@ -24,7 +33,7 @@ class Trial:
 
     Args:
         name: of what it is trained on, for tables.
-        owner: the source that decides which process runs it and in which folder the detector is saved.
+        owner: the source in whose folder the detector is saved.
         trained_on: anomaly sources whose `train` and `val` it is fitted on.
         tested_on: anomaly sources whose `test` it is measured on.
     """
@@ -37,17 +46,31 @@ class Trial:
 
 
 def trials_of(
-    detectors: Sequence[Detector], sources: Sequence[str], protocol: Protocol, rank: int = 0, processes: int = 1
+    detectors: Sequence[Detector],
+    sources: Sequence[str],
+    protocol: Protocol,
+    validation: str | None = None,
+    rank: int = 0,
+    processes: int = 1,
 ) -> list[Trial]:
     """List the trials of a protocol source by source, for each the detectors in their order.
 
     - `known` (the paper's): trained and tested on the same source.
     - `leave_one_out`: trained and selected on all sources but the tested one, as if its anomalies were not known.
     - `cross`: trained on each source, and tested on every one.
+    - `openood`: trained and selected on `validation`, if it is named, and tested on all others.
 
     For a one-class detector, which knows no anomalies, all protocols are the same. One of several processes runs those
-    that every so many-th source owns.
+    of every so many-th source, or detector.
+
+    Reference:
+        Zhang et al., OpenOOD v1.5, 2023, section 3: hyper-parameters are chosen on a validation set of anomalies.
     """
+    if protocol == "openood":
+        tested = tuple(source for source in sources if source != validation)
+        known = [validation] if validation else []
+        mine = detectors[rank::processes]
+        return [Trial(one, VALIDATION, validation or NORMAL, tuple(known), tested) for one in mine]
     trials = []
     for source in sources[rank::processes]:
         others = tuple(other for other in sources if other != source)
@@ -58,13 +81,37 @@ def trials_of(
     return trials
 
 
-def refuse_single(sources: Sequence[str], protocol: Protocol) -> None:
-    """Refuse a protocol that needs several sources where there is only one."""
-    if protocol != "known" and len(sources) < 2:
+def refuse_single(sources: Sequence[str], protocol: Protocol, validation: str | None = None) -> None:
+    """Refuse a protocol that needs several sources where there is only one, and a source for validation that is none."""
+    if validation is not None and (validation not in sources or len(sources) < 2):
+        raise Refusal(
+            f"`detection.validation` should be one of at least two anomaly sources. Got `detection.validation = {validation}` "
+            f"of {list(sources)}. Name a source of `data.anomalies`."
+        )
+    if protocol in ("leave_one_out", "cross") and len(sources) < 2:
         raise Refusal(
             f"`detection.protocol = {protocol}` should have at least two anomaly sources. Got {list(sources)}. "
             "Add another to `data.anomalies` or `data.perturbations.attacks`, or use --detection.protocol known."
         )
+
+
+def refuse_empty_splits(counts: Mapping[str, Mapping[str, int]], trials: Sequence[Trial], protocol: Protocol) -> None:
+    """Refuse sources that have no images in a split that a trial looks at; perturbed sources have those of `normal`."""
+    wanted = dict[tuple[str, str], str]()
+    for trial in trials:
+        tuned = trial.detector.needs_anomalies
+        known = [NORMAL, *trial.trained_on] if tuned else []
+        looks = [(one, split) for one in known for split in ("train", "val")] + [(NORMAL, "val")]
+        for look in [*looks, *((one, "test") for one in (NORMAL, *trial.tested_on))]:
+            wanted.setdefault(look, trial.detector.name)
+    for (source, split), name in wanted.items():
+        if source in counts and not counts[source][split]:
+            flag = "data.normal" if source == NORMAL else f"data.anomalies.{source}"
+            raise Refusal(
+                f"`{flag}` should have images in `{split}` for `{name}` under `detection.protocol = {protocol}`. Got none. Name "
+                "that part (`fit+val` is split between the two), give one source, whose splits are drawn, or use "
+                "--detection.protocol openood, in which one --detection.validation source, or none, is known."
+            )
 
 
 @dataclass(frozen=True)
@@ -75,23 +122,30 @@ class DetectionDatasets:
         records: by source, with their splits.
         noise_of: source to that of its noise control, which is on the normal side.
         keep_of: which of a source's images are detected.
+        training: training images, as normal records of `train`; None where detectors are fitted on normal images.
     """
 
     records: Mapping[str, Records]
     noise_of: Callable[[str], str | None]
     keep_of: Callable[[str], Literal["all", "successful"]]
+    training: Records | None = None
 
-    def synthetic(self, detector: Detector) -> Records | None:
-        """The synthetic outliers that a detector is fitted against, with its probes; None where it needs none."""
+    def beside(self, detector: Detector) -> Beside:
+        """The synthetic outliers that a detector is fitted against, or the training images that one without them is."""
         names = [f"{SYNTHETIC}{outlier.name}" for outlier in detector.needed_outliers]
-        return Records.concatenate([self.records[name] for name in names]) if names else None
+        if names:
+            return Beside(synthetic=Records.concatenate([self.records[name] for name in names]))
+        learns = not (detector.needs_anomalies or isinstance(detector, FixedDetector))
+        return Beside(training=self.training if learns else None)
 
     def all_normal(self, *sources: str) -> bool:
         """Whether the normal side of these sources is all clean normal images, and nothing else."""
         return all(self.noise_of(source) is None and self.keep_of(source) == "all" for source in sources)
 
     def of(self, *sources: str) -> Records:
-        """Normal and anomalous records of some sources, each record once."""
+        """Normal and anomalous records of some sources, each record once; normal ones alone where none is named."""
+        if not sources:
+            return self.records[NORMAL]
         datasets = [
             detection_dataset(self.records, source, self.noise_of(source), self.keep_of(source)) for source in sources
         ]
@@ -115,7 +169,7 @@ def fit_side_by_side(trials: Sequence[Trial], datasets: DetectionDatasets, seed:
     def begin(trial: Trial, detector: TrainedDetector) -> Fitted | UntrainedMLP:
         records = datasets.of(*trial.trained_on)
         parts = [records.where(split=split) for split in ("train", "val")]
-        known = fitting_records(detector, parts, datasets.synthetic(detector))
+        known = fitting_records(detector, parts, datasets.beside(detector))
         return detector.begin(known, fitting_seed(detector, trial.owner, seed))
 
     start, begins = time.perf_counter(), dict[Key, Callable[[], Fitted | UntrainedMLP]]()
@@ -145,7 +199,7 @@ def run_trial(
         trial.name,
         fitting_seed(detector, trial.owner, seed),
         settings.false_positive_rate,
-        datasets.synthetic(detector),
+        datasets.beside(detector),
         (fits or {}).get(key),
     )
     if fits is not None and key[0] == NORMAL:
@@ -203,7 +257,7 @@ def gather(
             f"`{one.source}`: {one.reason} What was read from the network is kept."
         )
     outcomes.sort(key=lambda one: (rank[one.source], place[one.detector], rank.get(one.trained_on, -1)))
-    return outcomes, sorted(failures, key=lambda one: rank[one.source])
+    return outcomes, sorted(failures, key=lambda one: rank.get(one.source, -1))
 
 
 def notes_on(

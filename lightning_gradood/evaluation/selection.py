@@ -1,5 +1,6 @@
 """The detector of a guard: chosen, fitted on all known anomalies, calibrated on normal images that it has not seen."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -41,8 +42,9 @@ class Calibrated:
 
     @property
     def val_auroc(self) -> float:
-        """Mean over anomaly sources."""
-        return float(np.mean([found["val/auroc"] for name, found in self.metrics.items() if name != NORMAL]))
+        """Mean over anomaly sources that have images in `val`; NaN where none has."""
+        known = [found["val/auroc"] for found in self.metrics.values() if "val/auroc" in found]
+        return float(np.mean(known)) if known else math.nan
 
 
 def best_calibrated(
@@ -57,11 +59,18 @@ def best_calibrated(
 
     A detector that needs anomalies is fitted on all sources together. As it selects on `val`, every other normal image
     of `val` is kept from it for calibration. Candidates named in `failures` are skipped; a Refusal if none is left. What
-    a one-class detector has learnt from all normal images is taken from `fits`.
+    a one-class detector has learnt from all normal images is taken from `fits`. Under protocol `openood` only the source for
+    validation is known, and the others are tested.
     """
+    known, tested = list(sources), list(sources)
+    if settings.protocol == "openood":
+        known, tested = (
+            [one for one in sources if one == settings.validation],
+            [one for one in sources if one != settings.validation],
+        )
     failed: dict[str, tuple[Calibrated | None, str]] = {one.detector: (None, one.reason) for one in failures}
     tried = {
-        one.name: failed.get(one.name) or attempt(partial(_calibrated, one, datasets, sources, settings, fits))
+        one.name: failed.get(one.name) or attempt(partial(_calibrated, one, datasets, known, settings, fits))
         for one in candidates
     }
     found = [one for one, _ in tried.values() if one is not None]
@@ -69,7 +78,7 @@ def best_calibrated(
         reasons = {reason: name for name, (_, reason) in tried.items()}  # each once, with one that has it
         raise Refusal(" ".join(f"`{name}` cannot be one: {reason}" for reason, name in reasons.items()))
     best = max(found, key=lambda one: one.val_auroc)
-    return replace(best, metrics=_tested(best, datasets, sources))
+    return replace(best, metrics=_tested(best, datasets, tested))
 
 
 def _calibrated(
@@ -86,14 +95,15 @@ def _calibrated(
         held = np.isin(val.ids, sorted(calibrating.ids)[::2])
         selecting, calibrating = (Records(val.table.filter(rows)) for rows in (~held, held))
     else:
-        train, selecting = normal_records(train), calibrating
+        train, selecting = datasets.beside(detector).training or normal_records(train), calibrating
     if not detector.needs_anomalies and datasets.all_normal(*sources) and (NORMAL, detector.name) in fits:
         fitted = fits[NORMAL, detector.name].get()
     else:
-        records = fitting_records(detector, [train, selecting], datasets.synthetic(detector))
+        records = fitting_records(detector, [train, selecting], datasets.beside(detector))
         fitted = detector.fit(records, fitting_seed(detector, "guard", settings.seed))
     calibration = np.sort(score_in_blocks(fitted, calibrating))
-    vals = {source: scores_of(fitted, datasets.of(source).where(split="val")) for source in sources}
+    parts = {source: datasets.of(source).where(split="val") for source in sources}
+    vals = {source: scores_of(fitted, part) for source, part in parts.items() if part.anomalous.any()}
     return Calibrated(
         detector=detector,
         fitted=fitted,
@@ -107,12 +117,12 @@ def _calibrated(
 
 
 def _tested(chosen: Calibrated, datasets: DetectionDatasets, sources: Sequence[str]) -> dict[str, dict[str, float]]:
-    found: dict[str, dict[str, float]] = {}
+    found = dict(chosen.metrics)
     for source in sources:
         test = scores_of(chosen.fitted, datasets.of(source).where(split="test"))
         flagged = float(np.mean(test.scores[test.labels == 1] > chosen.threshold))
         about = {"test/auroc": auroc(test.scores, test.labels), "test/flagged": flagged}
-        found[source] = chosen.metrics[source] | about
+        found[source] = found.get(source, {}) | about
     normal = score_in_blocks(chosen.fitted, datasets.records[NORMAL].where(split="test"))
     count = int((normal > chosen.threshold).sum())
     low, high = binomial_interval(count, len(normal))

@@ -28,6 +28,7 @@ from lightning_gradood.detectors import (
     Consistency,
     Detector,
     Energy,
+    FixedDetector,
     GradientGaussian,
     GradientKNN,
     GradNorm,
@@ -48,7 +49,7 @@ from lightning_gradood.probes import LogitsProbe, Probe, linear_head, try_probes
 from lightning_gradood.records import SYNTHETIC
 from lightning_gradood.tasks import MLPSettings
 
-Protocol = Literal["known", "leave_one_out", "cross"]
+Protocol = Literal["known", "leave_one_out", "cross", "openood"]
 Named = TypeVar("Named", Probe, SyntheticOutlier)
 _LONGEST = 100  # letters of a detector's name
 
@@ -86,7 +87,12 @@ class DetectionSettings:
             also the field's methods that are fitted on normal images alone, without those that do not apply to the
             network. A preset and `detectors` add up.
         protocol: what the detectors may know: `known`, the very source they are tested on, as in the paper;
-            `leave_one_out`, all sources but the tested one; `cross`, each source in turn, and tested on every one.
+            `leave_one_out`, all sources but the tested one; `cross`, each source in turn, and tested on every one;
+            `openood`, the source `validation` alone, and tested on all others.
+        validation: name of the source that `openood` lets be known; without it, detectors that need anomalies are left out.
+        fit_on: images that detectors which know neither anomalies nor synthetic outliers are fitted on: `normal`, those of
+            `data.normal` in `train`, or the classifier's own, `data.train`. Thresholds come from normal `val` images.
+        limit_per_class: the most training images of each class that `fit_on = train` takes, at random; by default all.
         metrics: conventions whose arithmetic is reported too, under `<convention>/<metric>`, to compare with their
             tables.
         leaderboard: the benchmark of OpenOOD whose published numbers stand beside those of the groups `near` and `far`.
@@ -105,6 +111,9 @@ class DetectionSettings:
     detectors: list[Detector] = field(default_factory=list)
     preset: Literal["paper", "no_anomalies", "one_pass", "post_hoc"] = "paper"
     protocol: Protocol = "known"
+    validation: str | None = None
+    fit_on: Literal["normal", "train"] = "normal"
+    limit_per_class: PositiveInt | None = None
     metrics: list[Literal["lee2018", "odin", "openood", "energy"]] = field(default_factory=list)
     leaderboard: Literal["cifar10", "cifar100", "imagenet200", "imagenet"] | None = None
     false_positive_rate: OpenUnitInterval = 0.05
@@ -118,6 +127,11 @@ class DetectionSettings:
         if not designs or len(set(designs)) < len(designs):
             raise Refusal(
                 f"`detection.label_designs` should be one or more with different names. Got {designs}. Try [AllOnes]."
+            )
+        if self.validation is not None and self.protocol != "openood":
+            raise Refusal(
+                f"`detection.validation` should be named for `detection.protocol = openood` alone. Got `detection.protocol = "
+                f"{self.protocol}`. Use --detection.protocol openood, or leave `validation` out."
             )
 
     def build(self) -> list[Detector]:
@@ -163,8 +177,23 @@ class DetectionSettings:
         return replace(self, preset="paper", detectors=[*kept, *self.detectors])
 
     def detectors_for(self, anomalies: bool = True) -> list[Detector]:
-        """The detectors that are fitted: all of them, or where no anomalies are known those that need none."""
-        return self.build() if anomalies else self.without_anomalies(known=False)
+        """The detectors that are fitted: all of them, or where no anomalies may be known those that need none."""
+        return self.build() if anomalies and not self.zero_shot else self.without_anomalies(anomalies)
+
+    @property
+    def zero_shot(self) -> bool:
+        """Whether no anomaly may be known to any detector, though sources of them are tested."""
+        return self.protocol == "openood" and self.validation is None
+
+    def learns_from_training(self, detector: Detector) -> bool:
+        """Whether a detector is fitted on the classifier's training images."""
+        fixed = isinstance(detector, FixedDetector) or detector.needs_anomalies or bool(detector.needed_outliers)
+        return self.fit_on == "train" and not fixed
+
+    def training_probes(self, anomalies: bool = True) -> list[str]:
+        """Names of the probes that are read of training images; none where no detector is fitted on them."""
+        learning = [one for one in self.detectors_for(anomalies) if self.learns_from_training(one)]
+        return sorted({probe.name for one in learning for probe in one.probes})
 
     def without_anomalies(self, known: bool) -> list[Detector]:
         """The detectors that need no anomalies.
@@ -194,7 +223,7 @@ class DetectionSettings:
         candidates = self.without_anomalies(anomalies)
         if self.guard is None:
             return candidates
-        known = {one.name: one for one in [*candidates, *(self.build() if anomalies else [])]}
+        known = {one.name: one for one in [*candidates, *self.detectors_for(anomalies)]}
         if self.guard not in known:
             raise Refusal(
                 f"`detection.guard` should name a detector of this experiment. Got `detection.guard = {self.guard}`. "
@@ -202,14 +231,16 @@ class DetectionSettings:
             )
         return [known[self.guard]]
 
-    def check_images(self, in_train: int, in_val: int, anomalies: bool = True) -> None:
-        """Refuse too few normal images in `train` for a detector, or in `val` for the false-positive rate."""
+    def check_images(self, in_train: int, in_val: int, anomalies: bool = True, training: int = 0) -> None:
+        """Refuse too few normal or `training` images to fit a detector on, or in `val` for the false-positive rate."""
         detectors = self.detectors_for(anomalies)
         for detector in detectors:
-            if in_train < detector.fewest:
+            own = self.learns_from_training(detector)
+            number, flag = (training, "data.train") if own else (in_train, "data.normal")
+            if number < (0 if isinstance(detector, FixedDetector) else detector.fewest):
                 raise Refusal(
-                    f"`data.normal` should have at least {detector.fewest} images in `train` for `{detector.name}`. "
-                    f"Got {in_train}. Add images, or name other detectors with --detection.detectors."
+                    f"`{flag}` should have at least {detector.fewest} images {'' if own else 'in `train` '}for "
+                    f"`{detector.name}`. Got {number}. Add images, or name other detectors with --detection.detectors."
                 )
         if not all(detector.needs_anomalies for detector in detectors):
             check_calibration(in_val, self.false_positive_rate)

@@ -20,6 +20,7 @@ from lightning_gradood.metrics import (
 from lightning_gradood.records import NORMAL, Records, normal_records
 
 OTHERS = "others"  # in place of a source: trained on all but the tested one
+VALIDATION = "validation"  # trained on the one source that may be known
 
 FLAGGED = {"flagged_at_1_percent": 0.01, "flagged_at_5_percent": 0.05}
 """Metrics of `test`: share of normal images with a conformal p-value of at most this, independent of the run's rate."""
@@ -53,7 +54,7 @@ class Outcome:
         curves: one dict per epoch, empty if nothing was trained.
         seconds: time to fit and score.
         trained_on: the anomaly source whose `train` and `val` it was fitted on; `others` for all but the tested one,
-            `normal` for a one-class detector, empty where unknown.
+            `validation` for the one that may be known, `normal` for a one-class detector, empty where unknown.
     """
 
     source: str
@@ -74,7 +75,7 @@ class Outcome:
     @property
     def transferred(self) -> bool:
         """Whether it was trained on one other anomaly source, as in protocol `cross`."""
-        return self.trained_on not in ("", self.source, NORMAL, OTHERS)
+        return self.trained_on not in ("", self.source, NORMAL, OTHERS, VALIDATION)
 
     @property
     def label(self) -> str:
@@ -133,13 +134,26 @@ class Learnt:
         return self.result
 
 
+@dataclass(frozen=True)
+class Beside:
+    """What a detector is fitted on beside a detection data set.
+
+    Args:
+        synthetic: synthetic outliers, which may have fewer probes.
+        training: training images that take the place of normal `train` records; their source is `normal`.
+    """
+
+    synthetic: Records | None = None
+    training: Records | None = None
+
+
 def fit(
     detector: Detector,
     records: Records,
     trained_on: str,
     seed: int,
     false_positive_rate: float,
-    synthetic: Records | None = None,
+    beside: Beside = Beside(),
     learnt: Learnt | None = None,
 ) -> Selected:
     """Fit a detector on `train`, select on `val`, without looking at `test`; one-class ones get normal records alone.
@@ -149,14 +163,14 @@ def fit(
     start, records = time.perf_counter(), records.only([probe.name for probe in detector.probes])  # copies are of these
     train, val = (records.where(split=split) for split in ("train", "val"))
     if learnt is None:
-        found = detector.fit(fitting_records(detector, [train, val], synthetic), seed)
+        found = detector.fit(fitting_records(detector, [train, val], beside), seed)
         learnt = Learnt(found, found.curves)
     fitted = learnt.get()
     scores = scores_of(fitted, val)
     if detector.needs_anomalies:
         threshold = best_balanced_threshold(scores.scores, scores.labels)
     else:
-        train, trained_on = normal_records(train), NORMAL
+        train, trained_on = beside.training or normal_records(train), NORMAL
         threshold = conformal_threshold(scores.normal, false_positive_rate)
     return Selected(
         detector=detector,
@@ -171,13 +185,15 @@ def fit(
     )
 
 
-def fitting_records(detector: Detector, parts: Sequence[Records], synthetic: Records | None) -> Records:
-    """Parts of `train` and `val`, for a one-class detector their normal records, with outliers, which may have fewer probes."""
-    known = parts if detector.needs_anomalies else [*map(normal_records, parts)]
-    if synthetic is None:
-        return Records.concatenate(known)
+def fitting_records(detector: Detector, parts: Sequence[Records], beside: Beside) -> Records:
+    """The records of `train` and `val` that a detector is fitted on: for a one-class detector normal ones alone."""
+    known = list(parts) if detector.needs_anomalies else [*map(normal_records, parts)]
+    if beside.training is not None:
+        known[0] = beside.training
+    if beside.synthetic is not None:
+        known.append(beside.synthetic)
     own = [probe.name for probe in detector.probes]
-    return Records.concatenate([part.only(own) for part in (*known, synthetic)])
+    return Records.concatenate([one.only(own) for one in known])
 
 
 def measure(
@@ -239,6 +255,9 @@ def counts_of(records: Records) -> dict[str, int]:
 
 
 def _metrics(split: SplitScores, selected: Selected, conventions: Sequence[str]) -> dict[str, float]:
+    flagged = {"false_positive_rate": float(np.mean(split.normal > selected.threshold))}
+    if len(split.normal) == len(split.scores):  # no anomalies to validate on
+        return flagged
     metrics = detection_metrics(split.scores, split.labels)
     thresholds = {"val_threshold": selected.threshold}
     if selected.detector.scores_are_logits:
@@ -249,5 +268,4 @@ def _metrics(split: SplitScores, selected: Selected, conventions: Sequence[str])
     for convention in conventions:
         numbers = conventional_metrics(split.scores, split.labels, convention)
         metrics |= {f"{convention}/{metric}": value for metric, value in numbers.items()}
-    flagged = float(np.mean(split.normal > selected.threshold))
-    return metrics | {"prevalence": float(split.labels.mean()), "false_positive_rate": flagged}
+    return metrics | {"prevalence": float(split.labels.mean())} | flagged

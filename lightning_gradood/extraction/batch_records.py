@@ -114,7 +114,7 @@ class BatchReader:
 
     def images_of(self, source: str, batch: ImageBatch) -> Iterator[SourceImages]:
         """Yield the images of a batch that the plan asks for, source by source."""
-        ids = self.data.sources.clean[source].ids
+        ids = self.data.sources.loaded[source].ids
         part = _chosen(batch, self._rows.get(source))
         if part:
             names = [ids[row] for row in part.rows.tolist()]

@@ -113,7 +113,7 @@ class ProbeCallback(pl.Callback):
             check_writable(self.cache.folder, "--cache_dir")
         if self.only_missing:
             return plan.rows_to_load(trainer.world_size)
-        return {name: range(len(source)) for name, source in data.sources.clean.items()}
+        return {name: range(len(source)) for name, source in data.sources.loaded.items()}
 
     @override
     def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -358,7 +358,7 @@ class PredictionWriter(BasePredictionWriter):
         dataloader_idx: int,
     ) -> None:
         name, sources = _source_name(trainer, dataloader_idx), trainer.datamodule.sources  # type: ignore[attr-defined]
-        source = sources.clean[name]
+        source = sources.loaded[name]
         values, predicted = prediction.float().softmax(dim=1).max(dim=1)
         _, labels, rows = batch
         columns = (part.tolist() for part in (rows, labels, predicted, values))

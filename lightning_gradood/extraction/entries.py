@@ -91,7 +91,7 @@ def make_plan(network: nn.Module, data: ImageDataModule, probes: Sequence[Probe]
     the dtype; for a probe that is prepared on the training images, those too.
     """
     network_key: dict[str, object] = {"weights": state_digest(network), "network": architecture(network)}
-    images = {name: source.digest() for name, source in data.sources.clean.items()}
+    images = {name: source.digest() for name, source in data.sources.loaded.items()}
     training = data.sources.train.digest() if any(probe.needs_preparation for probe in probes) else ""
     made = data.sources.perturbed
 
@@ -114,6 +114,7 @@ def make_plan(network: nn.Module, data: ImageDataModule, probes: Sequence[Probe]
         return CacheEntry(source, origin, probe.name, entry_key(description), description, learnt)
 
     read = {name: one.probes for name, one in made.items() if one.probes is not None}
+    read["train"] = data.sources.training_probes
     entries = [
         entry(source, probe)
         for source in (*images, *made)
@@ -135,7 +136,7 @@ def _rows_to_read(entry: CacheEntry, data: ImageDataModule, cache: RecordCache) 
 def ids_of(data: ImageDataModule, source: str) -> list[str]:
     """Ids of a source's records, whether its images are loaded or made."""
     made = data.sources.perturbed.get(source)
-    return data.sources.clean[source].ids if made is None else made.ids
+    return data.sources.loaded[source].ids if made is None else made.ids
 
 
 def read_records(cache: RecordCache, entries: Sequence[CacheEntry], source: str) -> Records:

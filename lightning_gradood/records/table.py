@@ -141,7 +141,9 @@ class Records:
         return self if rows.all() else Records(self.table.filter(rows))
 
     def only(self, probes: Sequence[str]) -> Records:
-        """Keep the columns of these probes alone, in this order."""
+        """Keep the columns of these probes alone, in this order; a missing one is refused."""
+        for name in probes:
+            self._refuse_unknown(name)
         plain = [name for name in self.table.column_names if name not in self.probes]
         return Records(self.table.select([*plain, *probes]))
 
@@ -156,10 +158,13 @@ class Records:
 
     def stored(self, name: str) -> np.ndarray:
         """As `probe`, in the type in which they are stored, such as float32, and without a copy."""
-        if name not in self.probes:
-            raise Refusal(f"`name` should be a probe of these records. Got `name = {name!r}`; they hold {self.probes}.")
+        self._refuse_unknown(name)
         column = self.table[name].combine_chunks()
         return np.asarray(column.flatten().to_numpy()).reshape(len(self), column.type.list_size)
+
+    def _refuse_unknown(self, name: str) -> None:
+        if name not in self.probes:
+            raise Refusal(f"`name` should be a probe of these records. Got `name = {name!r}`; they hold {self.probes}.")
 
     def names(self, probe: str) -> list[str]:
         """Names of the columns of a probe, such as parameter names; empty where none were given."""
@@ -209,6 +214,13 @@ class Records:
         table = self.table.drop_columns(["split"]) if "split" in self.table.column_names else self.table
         table = table.append_column("split", splits)
         return Records(table.filter(pc.is_valid(splits)))
+
+    def as_training(self, source: str) -> Records:
+        """The same records as those of a source, all in `train`."""
+        place, names = self.table.column_names.index("source"), pa.array([source] * len(self), pa.string())
+        return Records(self.table.set_column(place, "source", names)).with_splits(
+            dict.fromkeys(self.column("origin_id"), "train")
+        )
 
     def from_origins(self, origins: Collection[str]) -> Records:
         """Keep the rows whose clean image is one of these."""

@@ -161,7 +161,7 @@ class WandbCallback(Callback):
         name, guard = re.sub(r"[^\w.-]+", "-", sent.group or run.folder.name), run.guard
         if guard.metrics:
             aurocs = [numbers["val/auroc"] for numbers in guard.metrics.values() if "val/auroc" in numbers]
-            mean, flagged = sum(aurocs) / len(aurocs), guard.metrics[NORMAL]["test/flagged"]
+            mean, flagged = sum(aurocs) / max(len(aurocs), 1), guard.metrics[NORMAL]["test/flagged"]
             facts = dict(zip(_GUARD, (mean, flagged, guard.false_positive_rate), strict=True))
             sent.summary.update({f"guard/{key}": value for key, value in facts.items()})
         if guard.metrics and self.settings.artifacts != "none":

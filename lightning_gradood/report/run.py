@@ -113,6 +113,7 @@ class GuardSummary:
         rows = [
             [name, percent(one.get("test/auroc")), f"{100 * one['test/flagged']:.1f}"]
             for name, one in self.metrics.items()
+            if "test/flagged" in one
         ]
         return Table([self.heading, "AUROC", "flagged, %"], rows)
 

@@ -1,5 +1,6 @@
 """The run folder as `detect` fills it, while network and records are at hand; everything is told from it afterwards."""
 
+import math
 import os
 import platform
 import shlex
@@ -36,7 +37,7 @@ from lightning_gradood.probes import GradientProbe, Probe
 from lightning_gradood.records import NORMAL, Records
 from lightning_gradood.report.figure_data import arrays_for_figures
 from lightning_gradood.report.run import ARRAYS, SPLITS, GuardSummary, write_arrays, write_results
-from lightning_gradood.report.tables import brackets
+from lightning_gradood.report.tables import brackets, percent
 from lightning_gradood.tasks import ClassificationTask
 
 
@@ -183,10 +184,13 @@ def keep_guard(
     measured, known = chosen.metrics[NORMAL], place.datamodule.sources.knows_anomalies
     tried, heading = ("anomalies", "images") if known else ("built-in probes", "images (built-in probes)")
     fitted = "normal images alone" if chosen.trained_on == NORMAL else chosen.trained_on
+    found = f"mean AUROC {percent(chosen.val_auroc)} % on the {tried} of `val`"
+    if math.isnan(chosen.val_auroc):
+        found = "the first that was named, as no anomalies are in `val`"
     return GuardSummary(
-        sentence=f"`{chosen.detector.name}`, fitted on {fitted} (mean AUROC {100 * chosen.val_auroc:.1f} % on the {tried} "
-        f"of `val`). It may flag {100 * chosen.false_positive_rate:.3g} % of normal images; of {measured['test/images']:.0f} "
-        f"in `test` it flags {100 * measured['test/flagged']:.1f} % {brackets(measured['low'], measured['high'])}.",
+        sentence=f"`{chosen.detector.name}`, fitted on {fitted} ({found}). It may flag "
+        f"{100 * chosen.false_positive_rate:.3g} % of normal images; of {measured['test/images']:.0f} in `test` it flags "
+        f"{100 * measured['test/flagged']:.1f} % {brackets(measured['low'], measured['high'])}.",
         heading=heading,
         metrics=chosen.metrics,
         detector=chosen.detector.name,
@@ -197,7 +201,7 @@ def keep_guard(
 
 def _description(place: Workplace, chosen: Calibrated, normal: Records) -> Description:
     data, model, recipe = place.datamodule, place.model, place.recipe or Recipe({})
-    normalize, source = model.normalize, data.sources.normal
+    normalize, source, fitting = model.normalize, data.sources.normal, normal.where(split="train")
     return Description(
         experiment=place.experiment,
         network=recipe.network,
@@ -212,7 +216,7 @@ def _description(place: Workplace, chosen: Calibrated, normal: Records) -> Descr
         trained_on=chosen.trained_on,
         counts=chosen.counts,
         calibration=chosen.calibration.tolist(),
-        baseline=mean_readings(normal.where(split="train"), chosen.detector.probes),
+        baseline=mean_readings(fitting if len(fitting) else normal.where(split="val"), chosen.detector.probes),
         false_positive_rate=chosen.false_positive_rate,
         threshold=chosen.threshold,
         metrics=chosen.metrics,

@@ -1,6 +1,7 @@
 """Fit on `train`, threshold from `val`, `test` looked at once, every number as scikit-learn has it; and who may know what."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from lightning_gradood.evaluation import (
     evaluate,
     fit_side_by_side,
     gather,
+    refuse_empty_splits,
     refuse_single,
     trials_of,
 )
@@ -155,6 +157,69 @@ def test_a_one_class_detector_sees_normal_records_alone_and_is_fitted_once_for_a
         assert fits == [1, 0, 0]  # it was found the second time
 
 
+def test_under_openood_only_the_source_for_validation_is_known_and_all_others_are_tested():
+    expected = {True: ("validation", {"normal", "fog"}), False: ("normal", {"normal"})}
+    for needy, (trained_on, known) in expected.items():
+        (trial,) = trials_of([Spy(needs_anomalies=needy)], SOURCES, "openood", "fog")
+        detector, outcomes = run(trial, seed=3)
+        assert shown(detector.fits[-1].ids) == (known, {"train", "val"})
+        assert [(one.source, one.trained_on, one.transferred) for one in outcomes] == [
+            (source, trained_on, False) for source in ("smoke", "rain")
+        ]
+        assert {len(one.scores["val"].ids) for one in outcomes} == {
+            40
+        }  # of the source for validation, as the threshold
+        settings = DetectionSettings(protocol="openood", validation="fog", false_positive_rate=0.1)
+        guard = best_calibrated([detector], DATASETS, SOURCES, settings)
+        assert shown(detector.fits[-1].ids)[0] == known
+        assert {name: {*one} & {"val/auroc", "test/auroc"} for name, one in guard.metrics.items()} == {
+            "fog": {"val/auroc"}, "smoke": {"test/auroc"}, "rain": {"test/auroc"}, "normal": set(),
+        }  # fmt: skip
+    (trial,) = trials_of([Spy(needs_anomalies=False)], SOURCES, "openood")
+    detector, outcomes = run(trial)
+    assert [one.source for one in outcomes] == SOURCES
+    assert "auroc" not in outcomes[0].metrics["val"]
+    guard = best_calibrated(
+        [detector], DATASETS, SOURCES, DetectionSettings(protocol="openood", false_positive_rate=0.1)
+    )
+    assert np.isnan(guard.val_auroc)
+    tuned, counts = (
+        trials_of([Spy()], SOURCES, "known"),
+        {name: dict.fromkeys(SPLITS, 5) for name in ("normal", *SOURCES)},
+    )
+    counts["rain"] |= {"train": 0, "val": 0}
+    refuse_empty_splits(counts, trials_of([Spy()], SOURCES, "openood", "fog"), "openood")
+    assert_refused(
+        (
+            lambda: refuse_empty_splits(counts, tuned, "known"),
+            "`data.anomalies.rain` should have images in `train` for `spy`",
+        ),
+        (
+            lambda: refuse_single(SOURCES, "openood", "fgo"),
+            "Got `detection.validation = fgo` of ['smoke', 'fog', 'rain']",
+        ),
+        (lambda: DetectionSettings(validation="fog"), "named for `detection.protocol = openood` alone"),
+    )
+
+
+def test_training_images_take_the_place_of_normal_ones_where_neither_anomalies_nor_outliers_are_needed():
+    values = {PROBE: DATASETS.records["normal"].probe(PROBE)[:30], "others": np.zeros((30, 2))}
+    training = Records.build([f"train/{row}" for row in range(30)], source="train", values=values).as_training("normal")
+    datasets = replace(DATASETS, training=training)
+    for needy, known in (
+        (False, {("train", "train"), ("normal", "val")}),
+        (True, {("normal", "train"), ("normal", "val")}),
+    ):
+        (trial,) = trials_of([Spy(needs_anomalies=needy)], ["smoke"], "known")
+        detector, outcomes = trial.detector, run_trial(trial, datasets, DetectionSettings(resamples=10))[1]
+        fitted = detector.fits[-1].where(source="normal")
+        ids = zip(fitted.ids, fitted.column("split"), strict=True)
+        assert {(name.partition("/")[0], split) for name, split in ids} == known
+        assert outcomes[0].counts["train"]["normal"] == (20 if needy else 30)
+        best_calibrated([detector], datasets, ["smoke"], DetectionSettings(false_positive_rate=0.1))
+        assert (detector.fits[-1].ids[0].partition("/")[0] == "train") == (not needy)
+
+
 def test_mlps_of_all_trials_are_trained_together_end_as_alone_and_do_not_fail_together():
     settings = MLPSettings(width=8, max_epochs=20, patience=2, learning_rate=1e-2)
     mlps = [MLP([AllOnes()], settings), MLP([AllZeros()], settings, name="without_records")]
@@ -191,7 +256,7 @@ def test_processes_share_the_trials_and_agree_on_the_order():
     detectors, ends = [Spy(), GradientKNN()], [*(("spy", other) for other in SOURCES), ("gradient_knn", "normal")]
     expected = [(source, *end) for source in SOURCES for end in ends]
     for processes in (1, 2, 5):
-        parts = [trials_of(detectors, SOURCES, "cross", rank, processes) for rank in range(processes)]
+        parts = [trials_of(detectors, SOURCES, "cross", None, rank, processes) for rank in range(processes)]
         outcomes = [one for part in parts for trial in part for one in run(trial)[1]]
         found = [(o.source, o.detector, o.trained_on) for o in gather(outcomes, [], detectors, SOURCES)[0]]
         assert found == expected
