@@ -45,6 +45,7 @@ class ImageDataModule(LightningDataModule):
         perturbations: Attacks and corruptions of the normal images.
         split: The detectors' train, val and test parts, and the classifier's validation part.
         limits: How many images are taken, and how large they may be.
+        groups: Anomalous sources by group, e.g. {near: [cifar100], far: [svhn]}; the mean of each group is reported too.
         keep_pixels: Keep the images themselves as records, for other tools, in this type.
         batch_size: Images per training, validation and test batch, on each process.
         probe_batch_size: Images per predict batch, on each process.
@@ -62,13 +63,14 @@ class ImageDataModule(LightningDataModule):
         perturbations: Perturbations = Perturbations(),
         split: Split = Split(),
         limits: Limits = Limits(),
+        groups: dict[str, list[str]] | None = None,
         keep_pixels: Literal["uint8", "float16", "float32"] | None = None,
         batch_size: PositiveInt = 128,
         probe_batch_size: PositiveInt = 64,
         num_workers: NonNegativeInt = 0,
     ) -> None:
         super().__init__()
-        self.sources = Sources(normal, anomalies, train, classes, transform, perturbations, split, limits)
+        self.sources = Sources(normal, anomalies, train, classes, transform, perturbations, split, limits, groups)
         self.augment, self.keep_pixels = augment, keep_pixels
         self.predict_sources: list[str] = []
         """The names of the predict loaders, in their order, from when these are made."""

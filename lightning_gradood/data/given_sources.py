@@ -2,6 +2,7 @@
 
 import itertools
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,13 +12,17 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import override  # typing has it from Python 3.12 on
 
-from lightning_gradood.core import Refusal, digest
+from lightning_gradood.core import Refusal, did_you_mean, digest
 from lightning_gradood.data.source import FolderSource, Listing, Source, class_order
 from lightning_gradood.data.splits import split_rows
-from lightning_gradood.records import SPLITS
+from lightning_gradood.records import NORMAL, SPLITS
 
 Given = Source | str | Mapping[str, Source | str]
 """How a detection source is given: a source, a folder's path, or one of these for each part; see `PARTS`."""
+
+_LONGEST = 100  # letters of a source's name, which becomes a folder's and a file's
+# "mean" stands for that over sources wherever a source's name stands in results
+_TAKEN = ("", NORMAL, "train", "mean", ".", "..")
 
 PARTS = {"fit": "train", "val": "val", "test": "test", "fit+val": ""}
 """Parts that may be named, and the split that each is; the images of `fit+val` are split between the two."""
@@ -128,3 +133,34 @@ def _place(source: Source) -> Path | str:
         return digest(source)
     except Refusal:  # a function among its settings
         return repr(source)
+
+
+def refuse_names(names: Sequence[str]) -> None:
+    """Refuse names of anomalous sources that would make ids or files ambiguous."""
+    for name, number in Counter(names).items():
+        if name in _TAKEN or "/" in name or not name.isprintable() or len(name) > _LONGEST:
+            raise Refusal(
+                f"`anomalies` should have names without a slash, of at most {_LONGEST} letters, other than "
+                f"{', '.join(f'`{taken}`' for taken in _TAKEN[1:])}. Got `anomalies` with the name "
+                f"`{name[:_LONGEST].encode('unicode_escape').decode()}`. Rename that source."
+            )
+        if number > 1:
+            raise Refusal(
+                "Anomalies, attacks, corruptions and synthetic outliers should have different names. "
+                f"Got `{name}` more than once. Rename one of them."
+            )
+
+
+def refuse_groups(groups: Mapping[str, Sequence[str]], sources: Sequence[str]) -> None:
+    """Refuse groups of sources that there are not, and names of groups that are sources'."""
+    for group, members in groups.items():
+        if unknown := [name for name in members if name not in sources]:
+            raise Refusal(
+                f"`data.groups.{group}` should list anomalous sources. Got {unknown[0]!r}; there are {[*sources]}. "
+                f"{did_you_mean(unknown[0], sources, 'Add it to `data.anomalies`, or leave it out.')}"
+            )
+        if not members or group in sources or group in _TAKEN or "/" in group:
+            raise Refusal(
+                f"`data.groups` should have names that no source has, with at least one source each. Got {group!r}: "
+                f"{[*members]}. Rename or remove it."
+            )

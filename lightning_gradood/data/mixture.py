@@ -18,6 +18,8 @@ from lightning_gradood.data.given_sources import (
     Given,
     PartsListing,
     given_parts,
+    refuse_groups,
+    refuse_names,
     refuse_two_roles,
     splits_by_part,
 )
@@ -32,9 +34,6 @@ BUILT_IN = "builtin_"
 """What the names of built-in probes start with, in every table, figure and file."""
 
 Preset = Literal["paper", "modern", "pilot"]
-_LONGEST = 100  # letters of a source's name, which becomes a folder's and a file's
-# "mean" stands for that over sources wherever a source's name stands in results
-_TAKEN = ("", NORMAL, "train", "mean", ".", "..")
 _FEWEST_SYNTHETIC = 200  # synthetic outliers of a kind; of more than four times as many images a quarter,
 _MOST_SYNTHETIC = 1000  # up to this
 
@@ -141,6 +140,7 @@ class Sources:
         perturbations: Perturbations = Perturbations(),
         split: Split = Split(),
         limits: Limits = Limits(),
+        groups: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
         self._train, self._normal, self._anomalies = train, normal, dict(anomalies or {})
         self._transform, self._perturbations, self.split, self.limits = transform, perturbations, split, limits
@@ -158,13 +158,16 @@ class Sources:
         self.output_names = None if classes is None else Outputs.read(classes)
         self.outputs: int | None = None
         """How many outputs the network has; None until `fit_outputs` is told."""
-        _refuse_names([*self.anomaly_names, *filter(None, map(self.noise_of, self.attacks))])
+        refuse_names([*self.anomaly_names, *filter(None, map(self.noise_of, self.attacks))])
         roles = {"data.train": train, **given_parts("data.normal", normal)}
         for name, source in self._anomalies.items():
             roles |= given_parts(f"data.anomalies.{name}", source)
         refuse_two_roles(roles)
         exact_shares(split.fractions)
         self._check_limits()
+        self.groups = {name: list(members) for name, members in (groups or {}).items()}
+        """Sources by group, whose means are reported."""
+        refuse_groups(self.groups, self.anomaly_names)
 
     def _check_limits(self) -> None:
         """Refuse limits of unknown names, and say which are ignored.
@@ -348,7 +351,7 @@ class Sources:
 
     def make_synthetic(self, outliers: Mapping[str, Perturbation], probes: Sequence[str]) -> None:
         """Make synthetic outliers of normal images, of which `probes` are read, in place of those asked for before."""
-        _refuse_names([*self.anomaly_names, *outliers])
+        refuse_names([*self.anomaly_names, *outliers])
         self.synthetic, self._synthetic_probes = dict(outliers), frozenset(probes)
         vars(self).pop("perturbed", None)
 
@@ -379,19 +382,3 @@ class Sources:
             for kept in ("manifest", "perturbed"):  # which depend on labels
                 vars(self).pop(kept, None)
         return notes
-
-
-def _refuse_names(names: Sequence[str]) -> None:
-    """Refuse names of anomalous sources that would make ids or files ambiguous."""
-    for name, number in Counter(names).items():
-        if name in _TAKEN or "/" in name or not name.isprintable() or len(name) > _LONGEST:
-            raise Refusal(
-                f"`anomalies` should have names without a slash, of at most {_LONGEST} letters, other than "
-                f"{', '.join(f'`{taken}`' for taken in _TAKEN[1:])}. Got `anomalies` with the name "
-                f"`{name[:_LONGEST].encode('unicode_escape').decode()}`. Rename that source."
-            )
-        if number > 1:
-            raise Refusal(
-                "Anomalies, attacks, corruptions and synthetic outliers should have different names. "
-                f"Got `{name}` more than once. Rename one of them."
-            )

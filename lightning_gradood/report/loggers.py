@@ -62,7 +62,8 @@ class ReportCallback(Callback):
     def on_detect_end(self, trainer: pl.Trainer, run: Run) -> None:
         """Tell what the run has found."""
         about = "".join(f"{sentence}\n" for sentence in findings(run))
-        table = ("\n" if about else "") + console_table(run.outcomes, run.failures, run.config.get(LEADERBOARD))
+        table = console_table(run.outcomes, run.failures, run.groups, run.config.get(LEADERBOARD))
+        table = ("\n" if about else "") + table
         sys.stdout.write(f"\n{about}{table}\n\nResults and figures: {run.folder}\n")
         pictures = draw_figures(run, self.settings) if self.figures else {}
         with going_on_without("the page"), atomic_write(run.folder / PAGE) as file:
@@ -92,7 +93,7 @@ def log_run(run: Run, loggers: Iterable[Logger], pictures: Mapping[str, bytes]) 
             else:
                 for epoch, values in curve_rows(run.outcomes):
                     logger.log_metrics(values, step=epoch)
-                logger.log_metrics(detection_scalars(run.outcomes), step=0)
+                logger.log_metrics(detection_scalars(run.outcomes, run.groups), step=0)
             if isinstance(logger, TensorBoardLogger):
                 for name, image in images.items():
                     logger.experiment.add_image(name, np.array(image), dataformats="HWC")
@@ -115,7 +116,10 @@ def _log_to_wandb(run: Run, logger: WandbLogger, images: Mapping[str, Image.Imag
         name: sum(one.seconds for one in group) / len(group) for name, group in by_detector(run.outcomes).items()
     }
     costs = {"detect_seconds": about.get("seconds"), **{f"fit_seconds/{name}": one for name, one in numbers.items()}}
-    final = {"classifier/accuracy": about.get("classifier", {}).get("accuracy"), **detection_scalars(run.outcomes)}
+    final = {
+        "classifier/accuracy": about.get("classifier", {}).get("accuracy"),
+        **detection_scalars(run.outcomes, run.groups),
+    }
     final |= {f"cost/{name}": seconds for name, seconds in costs.items()}
     with _unless_lost(sent):
         for epoch, values in rows:
@@ -267,6 +271,10 @@ def dashboard_definition(run: Run) -> dict[str, Any]:
     panels = {
         "AUROC": [
             bars(title="Mean over sources", metrics=[f"detection/mean/{label}/test/auroc" for label in labels]),
+            *(
+                bars(title=f"Mean over {name}", metrics=[f"detection/{name}/{label}/test/auroc" for label in labels])
+                for name in run.groups
+            ),
             *(bars(title=source, metrics=keys) for source, keys in by_source.items()),
         ],
         "Runs side by side": [{"kind": "RunComparer", "diff_only": "split"}],

@@ -54,7 +54,7 @@ def run_page(run: Run, pictures: Mapping[str, bytes]) -> str:
 
 def _told(run: Run, pictures: Mapping[str, bytes]) -> dict[str, Any]:
     """All that a page tells of a run, by the names that the templates use."""
-    rows, notes = printed_rows(run.outcomes, run.failures, run.config.get(LEADERBOARD))
+    rows, notes = printed_rows(run.outcomes, run.failures, run.groups, run.config.get(LEADERBOARD))
     tested = {outcome.source for outcome in run.outcomes}  # outliers used only for training are left out
     made = {name: one for name, one in run.provenance.get("perturbations", {}).items() if name in tested}
     return {
@@ -136,7 +136,7 @@ def _cells(aurocs: Sequence[Auroc | None]) -> list[Cell]:
 
 def comparison_text(runs: Sequence[Run]) -> str:
     """Mean AUROCs in % as plain text, with differences to the first run in brackets, and classifiers' accuracies."""
-    rows = compared([run.outcomes for run in runs])
+    rows = compared([run.outcomes for run in runs])  # means alone are told
     means = {name: _cells(aurocs) for (source, name), aurocs in rows.items() if source == MEAN}
     lines = [[name, *(f"{cell.text} {cell.small}".rstrip() for cell in cells)] for name, cells in means.items()]
     accuracies = [percent(run.provenance.get("classifier", {}).get("accuracy")) for run in runs]
@@ -148,7 +148,7 @@ def comparison_page(runs: Sequence[Run]) -> str:
     """Lay runs out as one self-contained HTML file; that of a single run is `run_page` with all its figures."""
     if len(runs) == 1:
         return run_page(runs[0], draw_figures(runs[0]))
-    names, rows, bars = [run.name for run in runs], compared([run.outcomes for run in runs]), {}
+    names, rows, bars = [run.name for run in runs], compared([run.outcomes for run in runs], _groups(runs)), {}
     for detector in dict.fromkeys(detector for _, detector in rows):
         own = [(source, aurocs) for (source, name), aurocs in rows.items() if name == detector]
         pairs = [((source, name), one) for source, aurocs in own for name, one in zip(names, aurocs, strict=True)]
@@ -165,6 +165,11 @@ def comparison_page(runs: Sequence[Run]) -> str:
         bars=bars,
         settings=Table(["key", *(run.name for run in known)], different, len(known) + 1),
     )
+
+
+def _groups(runs: Sequence[Run]) -> dict[str, Sequence[str]]:
+    """The groups that all runs have alike."""
+    return {name: one for name, one in runs[0].groups.items() if all(run.groups.get(name) == one for run in runs)}
 
 
 _SHOWN = ("aurocs", "layer_norms", "activation_norms", "samples", "attacked_samples", "extremes_")

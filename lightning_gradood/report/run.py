@@ -182,6 +182,11 @@ class Run:
                 found.append(replace(one, scores=parts))
         return found
 
+    @property
+    def groups(self) -> Mapping[str, Sequence[str]]:
+        """Anomaly sources by group."""
+        return dict(self.provenance.get("groups", {}))
+
     @cached_property
     def arrays(self) -> dict[str, Any]:
         """The arrays that figures need, nested by the names that `docs/run_folder.md` lists; empty where there are none."""

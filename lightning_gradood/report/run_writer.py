@@ -107,6 +107,7 @@ def provenance(place: Workplace, entries: Sequence[CacheEntry], records: Mapping
         "network_digest": state_digest(place.model.network),
         "files": file_differences(sources.clean),
         "perturbations": perturbations,
+        "groups": sources.groups,
         "records": {f"{entry.source}/{entry.probe}": entry.key for entry in entries},
         "command": shlex.join(["python", "-m", "lightning_gradood", *words] if ours else sys.argv),
         "versions": versions,

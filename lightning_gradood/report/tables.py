@@ -99,6 +99,12 @@ def outcome_numbers(outcome: Outcome) -> dict[str, dict[str, float]]:
     return numbers
 
 
+def grouped(outcomes: Sequence[Outcome], groups: Mapping[str, Sequence[str]]) -> dict[str, list[Outcome]]:
+    """The outcomes on the sources of each group, those groups left out of which there are none."""
+    found = {name: [one for one in outcomes if one.source in sources] for name, sources in groups.items()}
+    return {name: members for name, members in found.items() if members}
+
+
 def mean_numbers(outcomes: Sequence[Outcome]) -> dict[str, dict[str, float]]:
     """Average one detector's metrics over sources with equal weight; a metric that a source lacks has no mean."""
     return {
@@ -111,13 +117,15 @@ def mean_numbers(outcomes: Sequence[Outcome]) -> dict[str, dict[str, float]]:
     }
 
 
-def detection_scalars(outcomes: Sequence[Outcome]) -> dict[str, float]:
-    """Every final number as `detection/<source or mean>/<detector>/<val|test>/<metric>`, for loggers and sweeps.
+def detection_scalars(outcomes: Sequence[Outcome], groups: Mapping[str, Sequence[str]] = {}) -> dict[str, float]:
+    """Every final number as `detection/<source, group or mean>/<detector>/<val|test>/<metric>`, for loggers and sweeps.
 
     The mean exists for a single source too, so that a sweep always has its key.
     """
     found = [(one.source, one.label, outcome_numbers(one)) for one in outcomes]
-    found += [(MEAN, detector, mean_numbers(group)) for detector, group in by_detector(outcomes).items()]
+    for detector, own in by_detector(outcomes).items():
+        means = grouped(own, groups) | {MEAN: own}
+        found += [(name, detector, mean_numbers(members)) for name, members in means.items()]
     return {
         f"detection/{source}/{detector}/{split}/{metric}": value
         for source, detector, numbers in found
@@ -149,8 +157,10 @@ class Auroc(NamedTuple):
     high: float = math.nan
 
 
-def compared(runs: Sequence[Sequence[Outcome]]) -> dict[tuple[str, str], list[Auroc | None]]:
-    """Source and detector to the AUROC in each run, then means as source `mean`; transferred detectors are left out.
+def compared(
+    runs: Sequence[Sequence[Outcome]], groups: Mapping[str, Sequence[str]] = {}
+) -> dict[tuple[str, str], list[Auroc | None]]:
+    """Source and detector to the AUROC in each run, then means of groups, and as source `mean`; no transferred detectors.
 
     Means are over the sources that all runs with the detector share; as these share their normal images, they have no
     interval.
@@ -163,12 +173,13 @@ def compared(runs: Sequence[Sequence[Outcome]]) -> dict[tuple[str, str], list[Au
     sources, detectors = (list(dict.fromkeys(names)) for names in zip(*pairs, strict=True))
     ordered = [(source, name) for source in sources for name in detectors if (source, name) in pairs]
     rows = {pair: [aurocs.get(pair) for aurocs in found] for pair in ordered}
-    for name in detectors:
+    for mean, name in itertools.product([*groups, MEAN], detectors):
         having = [aurocs for aurocs in found if any(detector == name for _, detector in aurocs)]
-        shared = [source for source in sources if all((source, name) in aurocs for aurocs in having)]
+        members = [source for source in sources if source in groups.get(mean, sources)]
+        shared = [source for source in members if all((source, name) in aurocs for aurocs in having)]
         values = [[aurocs[source, name].value for source in shared if aurocs in having] for aurocs in found]
         if shared:
-            rows[MEAN, name] = [Auroc(float(np.mean(one))) if one else None for one in values]
+            rows[mean, name] = [Auroc(float(np.mean(one))) if one else None for one in values]
     return rows
 
 
@@ -192,26 +203,31 @@ _NOTES = [
 
 
 def printed_rows(
-    outcomes: Sequence[Outcome], failures: Sequence[Failure] = (), leaderboard: str | None = None
+    outcomes: Sequence[Outcome],
+    failures: Sequence[Failure] = (),
+    groups: Mapping[str, Sequence[str]] = {},
+    leaderboard: str | None = None,
 ) -> tuple[list[dict[str, str]], list[str]]:
     """Test results as text by column, and notes that define the columns.
 
-    Rows are per source and detector, transferred ones left out; then per failure; then, as source `mean`, per detector
-    with several sources. Columns `trained on` and `success` are there where they say something, OpenOOD's numbers with
-    its benchmark as `leaderboard`.
+    Rows are per source and detector, transferred ones left out; then per failure; then means per detector over each
+    group and, as source `mean`, over all of several sources. Columns `trained on` and `success` are there where they say
+    something, OpenOOD's numbers with its benchmark as `leaderboard`.
     """
-    groups = by_detector(not_transferred(outcomes))
+    own = by_detector(not_transferred(outcomes))
     rows = [
         _row(one.source, one.trained_on or one.source, one.metrics["test"], one)
-        for group in groups.values()
+        for group in own.values()
         for one in group
     ]
     rows += [_row(one.source, one.trained_on, {}, one) | {"AUROC": FAILED} for one in failures]
-    for group in groups.values():
-        if len(group) > 1:
-            known = {one.trained_on or ABSENT for one in group}
-            shared = known.pop() if len(known) == 1 else ABSENT
-            rows.append(_row(MEAN, shared, mean_numbers(group)["test"], group[0]))
+    for name in (*groups, MEAN):
+        for group in own.values():
+            members = (grouped(group, groups) | {MEAN: group}).get(name, [])
+            if len(members) > (name == MEAN):
+                known = {one.trained_on or ABSENT for one in members}
+                shared = known.pop() if len(known) == 1 else ABSENT
+                rows.append(_row(name, shared, mean_numbers(members)["test"], group[0], mean=True))
     notes = [f"{FAILED}: `{one.detector}` on `{one.source}`: {one.reason}" for one in failures]
     if any(row["success"] != ABSENT for row in rows):
         notes.append("success = share of attacked or corrupted images that the classifier no longer gives their class.")
@@ -225,9 +241,11 @@ def printed_rows(
     return rows, notes
 
 
-def _row(source: str, trained_on: str, test: Mapping[str, float], about: Outcome | Failure) -> dict[str, str]:
+def _row(
+    source: str, trained_on: str, test: Mapping[str, float], about: Outcome | Failure, mean: bool = False
+) -> dict[str, str]:
     """A row of metrics of `test`; that of an outcome has numbers of images and an interval, a mean has none."""
-    outcome = about if isinstance(about, Outcome) and source != MEAN else None
+    outcome = about if isinstance(about, Outcome) and not mean else None
     counts = outcome.counts if outcome else {}
     return {
         "source": source,
@@ -241,11 +259,16 @@ def _row(source: str, trained_on: str, test: Mapping[str, float], about: Outcome
     }
 
 
-def console_table(outcomes: Sequence[Outcome], failures: Sequence[Failure] = (), leaderboard: str | None = None) -> str:
+def console_table(
+    outcomes: Sequence[Outcome],
+    failures: Sequence[Failure] = (),
+    groups: Mapping[str, Sequence[str]] = {},
+    leaderboard: str | None = None,
+) -> str:
     """Lay the test results out as plain text, `printed_rows` and below them `matrices`."""
-    rows, notes = printed_rows(outcomes, failures, leaderboard)
+    rows, notes = printed_rows(outcomes, failures, groups, leaderboard)
     cells: list[Any] = [list(rows[0])]
-    for _, group in itertools.groupby(rows, key=lambda row: row["source"] == MEAN):
+    for _, group in itertools.groupby(rows, key=lambda row: row["source"] in (MEAN, *groups)):
         cells += [SEPARATING_LINE, *(list(row.values()) for row in group)]
     align = ["left" if column in TEXT else "right" for column in rows[0]]
     # The header is a plain row, as tabulate makes columns under a real one two characters wider; drop the rule above.
