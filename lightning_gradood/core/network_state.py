@@ -92,22 +92,19 @@ def exact_arithmetic() -> Iterator[None]:
 
 def uncompiled(network: nn.Module) -> nn.Module:
     """Return a network without `torch.compile` around it or any of its modules, which are exchanged in place; say so."""
-    bare = _uncompiled(network)
+    bare: nn.Module = getattr(network, "_orig_mod", network)
     found = bare is not network
-    for module in list(bare.modules()):
+    for module in bare.modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            continue
         found |= module._compiled_call_impl is not None
         module._compiled_call_impl = None
         for name, child in module._modules.items():
-            if child is not None and (inner := _uncompiled(child)) is not child:
-                module._modules[name], found = inner, True
+            module._modules[name] = getattr(child, "_orig_mod", child)
+            found |= module._modules[name] is not child
     if found:
         say("torch.compile is taken off the network, whose modules are read one by one.")
     return bare
-
-
-def _uncompiled(module: nn.Module) -> nn.Module:
-    inner = module._modules.get("_orig_mod")
-    return module if inner is None else _uncompiled(inner)
 
 
 def _forbid_short_mantissas(stack: ExitStack) -> None:
@@ -251,13 +248,15 @@ def logits_out(network: nn.Module) -> Iterator[None]:
         # a binary classifier may give [N]
         if given and isinstance(logits, Tensor) and isinstance(given[0], Tensor) and logits.shape == given[0].shape[:1]:
             logits = logits[:, None]
-        words = f"The network returns a {type(output).__name__}; {place}, {list(logits.shape)}, is taken as logits."
+        words = ""
+        if place:
+            words = f"The network returns a {type(output).__name__}; {place}, {list(logits.shape)}, is taken as logits."
         if isinstance(logits, Tensor) and logits.dtype in HALF and _own_dtype(network) not in (None, *HALF):
-            words = f"{words} " * bool(place) + f"The network computes in {logits.dtype}; logits are cast to float32."
-            place, logits = "cast", logits.float()
-        if place and network not in _said:
+            words += f" The network computes in {logits.dtype}; logits are cast to float32."
+            logits = logits.float()
+        if words and network not in _said:
             _said.add(network)
-            warnings.warn(words, stacklevel=2)
+            warnings.warn(words.strip(), stacklevel=2)
         return logits
 
     hook = network.register_forward_hook(take_logits)

@@ -29,9 +29,8 @@ class TrainedNetwork:
     """What a name stands for.
 
     Args:
-        class_path, arguments: of the network, without what fetches weights.
+        class_path, arguments: of the network, with as many outputs as were trained and without what fetches weights.
         weights: the file.
-        outputs: of the network that was trained, whatever `num_classes` was given.
         mean, std: of each channel, pixels in [0, 1].
         transform: resizing and cropping to the network's images, as an experiment file names it.
     """
@@ -39,7 +38,6 @@ class TrainedNetwork:
     class_path: str
     arguments: dict[str, Any]
     weights: str
-    outputs: int
     mean: list[float]
     std: list[float]
     transform: dict[str, Any]
@@ -79,9 +77,8 @@ def _of_torchvision(class_path: str, given: dict[str, Any], file: str | None) ->
         given |= _AS_TRAINED
     file = file or _on_disk(named.url, os.path.basename(named.url))
     transform = _transform(preset.resize_size, preset.crop_size, preset.interpolation)
-    outputs = len(named.meta["categories"])
-    given |= {"weights": None, "num_classes": outputs}
-    return TrainedNetwork(class_path, given, file, outputs, preset.mean, preset.std, transform)
+    given |= {"weights": None, "num_classes": len(named.meta["categories"])}
+    return TrainedNetwork(class_path, given, file, preset.mean, preset.std, transform)
 
 
 def _of_timm(class_path: str, given: dict[str, Any], file: str | None) -> TrainedNetwork | None:
@@ -101,7 +98,7 @@ def _of_timm(class_path: str, given: dict[str, Any], file: str | None) -> Traine
     transform = _transform(resize.size, crop.size, resize.interpolation)
     mean, std = map(list, (settings["mean"], settings["std"]))
     given |= {"pretrained": False, "num_classes": config.num_classes}
-    return TrainedNetwork(class_path, given, file, config.num_classes, mean, std, transform)
+    return TrainedNetwork(class_path, given, file, mean, std, transform)
 
 
 def _of_pytorch_ood(identifier: str, file: str | None) -> TrainedNetwork | None:
@@ -116,8 +113,8 @@ def _of_pytorch_ood(identifier: str, file: str | None) -> TrainedNetwork | None:
     images = entry.preprocessing
     file = file or _on_disk(entry.url, entry.file_name, entry.sha256)
     transform = _transform(images.size, images.crop_size)
-    given, statistics = dict(entry.arch_kwargs), (list(images.mean), list(images.std))
-    return TrainedNetwork(entry.arch_class, given, file, given["num_classes"], *statistics, transform)
+    mean, std = list(images.mean), list(images.std)
+    return TrainedNetwork(entry.arch_class, dict(entry.arch_kwargs), file, mean, std, transform)
 
 
 def _transform(size: int | Sequence[int], crop: Sequence[int] | None, interpolation: Any = None) -> dict[str, Any]:

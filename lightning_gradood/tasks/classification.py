@@ -52,6 +52,7 @@ def check_network(network: nn.Module, images: Tensor, classes: int | None) -> in
             "channels."
         ) from error
     check_logits_shape(logits, len(images))
+    logits, again = logits.float(), again.float()
     if ((again - logits).abs() > _ROUNDING * (1 + logits.abs().max())).any():
         raise Refusal(
             "The network should give the same logits for the same images. Got others in a second call, as where dropout is on "

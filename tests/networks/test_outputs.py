@@ -176,9 +176,11 @@ def test_probabilities_are_refused_and_give_the_logits_back(kind):
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit")
 def test_logits_that_resemble_probabilities_pass_and_saturated_probabilities_stay_finite():
     honest = (Zero(3), Zero(1), with_last(nn.ReLU()), with_last(nn.Hardtanh(0.1, 0.9)), plain())
-    assert [check_network(network, IMAGES, None) for network in honest] == [3, 1, 5, 5, 5]
+    honest += (torch.jit.script(plain()), uncompiled(torch.jit.trace(plain(), IMAGES)))
+    assert [check_network(network, IMAGES, None) for network in honest] == [3, 1, 5, 5, 5, 5, 5]
     certain = torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]], requires_grad=True)
     for outputs in ("softmax", "sigmoid"):
         found = Logits(nn.Identity(), outputs)(certain)
