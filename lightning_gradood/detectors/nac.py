@@ -69,8 +69,9 @@ class NAC(Detector):
     Coverage is the number of normal `train` records with that neuron in that interval, divided by `enough`, at most 1.
 
     Args:
-        layers: by default the penultimate features with the original's settings for CIFAR-10. Its best are several, such
-            as `[{}, {layer: layer3, steepness: 1000, bins: 500, enough: 100}]`, chosen on validation anomalies.
+        layers: by default the penultimate features with the original's settings for CIFAR-10 and a ResNet-18. Its best are
+            several, such as `[{}, {layer: layer3, steepness: 1000, bins: 500, enough: 100}]`, chosen on validation anomalies:
+            z·∂KL/∂z differs by network, so let `Tuned` choose among powers of ten of the steepness.
 
     Reference:
         Liu, Tian, Li, Ma, Chen 2024, "Neuron Activation Coverage", Eq. 4 to 7; ood_coverage, `nac_postprocessor.py`.

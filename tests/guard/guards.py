@@ -11,7 +11,7 @@ from lightning_gradood.guard import Description, mean_readings, save_guard
 from lightning_gradood.metrics import conformal_threshold
 from lightning_gradood.networks import CifarResNet, MLPSettings, Normalized
 from lightning_gradood.perturbations import Blur, PatchShuffle, SurerSteps
-from lightning_gradood.probes import LogitsProbe, read_probes
+from lightning_gradood.probes import LogitsProbe, linear_head, read_probes
 from lightning_gradood.records import SYNTHETIC, Records, normal_records
 
 BATCH = 8
@@ -30,6 +30,10 @@ DETECTORS = {
     "mahalanobis_p_fe": d.Mahalanobis(preprocessing=True, ensemble=True, magnitudes=[0.0, 0.01]),
     "gradient_gaussian": d.GradientGaussian(DESIGNS), "gradient_knn": d.GradientKNN([Uniform()], k=3),
     "mahalanobis_pp": d.MahalanobisPP(), "nac": d.NAC(), "grood": d.GROOD(), "gradpca": d.GradPCA(),
+    "maxlogit": d.MaxLogit(), "gen": d.GEN(), "klm": d.KLMatching(), "she": d.SHE(), "react": d.ReAct(), "dice": d.DICE(),
+    "ash": d.ASH(), "scale": d.SCALE(), "adascale": d.AdaSCALE(), "tuned": d.Tuned([d.SCALE(60), d.ReAct()]),
+    "mahalanobis_pp_paper": d.MahalanobisPPPaper(), "rmds": d.RMDS(), "rmds_pp": d.RMDSPP(), "vim": d.ViM(),
+    "fdbd": d.FDBD(), "nnguide": d.NNGuide(k=5), "nci": d.NCI(),
     "pytorch_ood": d.PytorchOOD("pytorch_ood.detector.OpenMax", {"tailsize": 5}),
     "pytorch_ood_gradnorm": d.PytorchOOD("pytorch_ood.detector.GradNorm"),
     "combined": d.Combined([d.Baseline(), d.MahalanobisPP(), d.Consistency(), d.GradientKNN(DESIGNS, k=3)]),
@@ -76,6 +80,8 @@ def save(folder, name, net=None, **changes):
         sides.append(readings(net, probes, made, kind, **about))
     records = Records.concatenate(sides)
     origins = enumerate(records.column("origin_id")[:120])
+    if detector.needs_head:
+        records = records.with_head(linear_head(net, normal))
     records = records.with_splits({one: ("train", "val", "test")[row % 3] for row, one in origins})
     fitted = detector.fit(records, seed=0)
     held = normal_records(records).where(split="val")
