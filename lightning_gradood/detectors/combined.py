@@ -162,6 +162,11 @@ class Tuned(_OfSeveral):
     detectors: Sequence[Detector]
     name: str = "tuned"
 
+    @property
+    @override
+    def learns_from_normal(self) -> bool:
+        return not any(one.needs_anomalies for one in self.detectors) and not self.needed_outliers
+
     @override
     def fit(self, records: Records, seed: int) -> Fitted:
         val, fits = records.where(split="val"), [one.fit(records, seed) for one in self.detectors]

@@ -65,6 +65,11 @@ class Detector(Component, ABC):
         return False
 
     @property
+    def learns_from_normal(self) -> bool:
+        """Whether what it learns is learnt from normal images alone, though anomalous ones may choose among settings."""
+        return not (self.needs_anomalies or self.needed_outliers or isinstance(self, FixedDetector))
+
+    @property
     def fewest(self) -> int:
         """Normal `train` records that `fit` takes at least."""
         return 2

@@ -9,7 +9,7 @@ from typing import Literal, TypeVar
 import numpy as np
 
 from lightning_gradood.core import Refusal, gathered, named_seed
-from lightning_gradood.detectors import Detector, Fitted, FixedDetector, TrainedDetector, UntrainedMLP, fit_all
+from lightning_gradood.detectors import Detector, Fitted, TrainedDetector, UntrainedMLP, fit_all
 from lightning_gradood.evaluation.settings import DetectionSettings, Protocol
 from lightning_gradood.evaluation.trials import (
     OTHERS,
@@ -135,8 +135,7 @@ class DetectionDatasets:
         names = [f"{SYNTHETIC}{outlier.name}" for outlier in detector.needed_outliers]
         if names:
             return Beside(synthetic=Records.concatenate([self.records[name] for name in names]))
-        learns = not (detector.needs_anomalies or isinstance(detector, FixedDetector))
-        return Beside(training=self.training if learns else None)
+        return Beside(training=self.training if detector.learns_from_normal else None)
 
     def all_normal(self, *sources: str) -> bool:
         """Whether the normal side of these sources is all clean normal images, and nothing else."""

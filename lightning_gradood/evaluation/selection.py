@@ -95,7 +95,8 @@ def _calibrated(
         held = np.isin(val.ids, sorted(calibrating.ids)[::2])
         selecting, calibrating = (Records(val.table.filter(rows)) for rows in (~held, held))
     else:
-        train, selecting = datasets.beside(detector).training or normal_records(train), calibrating
+        train, selecting = normal_records(train), calibrating
+    train = datasets.beside(detector).training or train
     if not detector.needs_anomalies and datasets.all_normal(*sources) and (NORMAL, detector.name) in fits:
         fitted = fits[NORMAL, detector.name].get()
     else:

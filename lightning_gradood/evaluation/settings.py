@@ -187,8 +187,7 @@ class DetectionSettings:
 
     def learns_from_training(self, detector: Detector) -> bool:
         """Whether a detector is fitted on the classifier's training images."""
-        fixed = isinstance(detector, FixedDetector) or detector.needs_anomalies or bool(detector.needed_outliers)
-        return self.fit_on == "train" and not fixed
+        return self.fit_on == "train" and detector.learns_from_normal
 
     def training_probes(self, anomalies: bool = True) -> list[str]:
         """Names of the probes that are read of training images; none where no detector is fitted on them."""

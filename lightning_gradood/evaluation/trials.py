@@ -167,11 +167,11 @@ def fit(
         learnt = Learnt(found, found.curves)
     fitted = learnt.get()
     scores = scores_of(fitted, val)
+    train = beside.training or (train if detector.needs_anomalies else normal_records(train))
     if detector.needs_anomalies:
         threshold = best_balanced_threshold(scores.scores, scores.labels)
     else:
-        train, trained_on = beside.training or normal_records(train), NORMAL
-        threshold = conformal_threshold(scores.normal, false_positive_rate)
+        trained_on, threshold = NORMAL, conformal_threshold(scores.normal, false_positive_rate)
     return Selected(
         detector=detector,
         fitted=fitted,

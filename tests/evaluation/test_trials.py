@@ -10,7 +10,7 @@ from made_up_records import PROBE, Spy, changed, records
 from sklearn.metrics import accuracy_score, average_precision_score, balanced_accuracy_score, roc_auc_score
 
 from lightning_gradood.core import Refusal, named_seed
-from lightning_gradood.detectors import MLP, GradientKNN
+from lightning_gradood.detectors import MLP, GradientKNN, Tuned
 from lightning_gradood.evaluation import (
     DetectionDatasets,
     DetectionSettings,
@@ -206,18 +206,17 @@ def test_training_images_take_the_place_of_normal_ones_where_neither_anomalies_n
     values = {PROBE: DATASETS.records["normal"].probe(PROBE)[:30], "others": np.zeros((30, 2))}
     training = Records.build([f"train/{row}" for row in range(30)], source="train", values=values).as_training("normal")
     datasets = replace(DATASETS, training=training)
-    for needy, known in (
-        (False, {("train", "train"), ("normal", "val")}),
-        (True, {("normal", "train"), ("normal", "val")}),
-    ):
-        (trial,) = trials_of([Spy(needs_anomalies=needy)], ["smoke"], "known")
-        detector, outcomes = trial.detector, run_trial(trial, datasets, DetectionSettings(resamples=10))[1]
-        fitted = detector.fits[-1].where(source="normal")
+    for needy, tuned in ((False, False), (False, True), (True, False), (True, True)):
+        spy, known = Spy(needs_anomalies=needy), {("normal" if needy else "train", "train"), ("normal", "val")}
+        detector = Tuned([spy]) if tuned else spy  # anomalies of `val` choose among its fits
+        (trial,) = trials_of([detector], ["smoke"], "known")
+        outcomes = run_trial(trial, datasets, DetectionSettings(resamples=10))[1]
+        fitted = spy.fits[-1].where(source="normal")
         ids = zip(fitted.ids, fitted.column("split"), strict=True)
         assert {(name.partition("/")[0], split) for name, split in ids} == known
         assert outcomes[0].counts["train"]["normal"] == (20 if needy else 30)
         best_calibrated([detector], datasets, ["smoke"], DetectionSettings(false_positive_rate=0.1))
-        assert (detector.fits[-1].ids[0].partition("/")[0] == "train") == (not needy)
+        assert (spy.fits[-1].ids[0].partition("/")[0] == "train") == (not needy)
 
 
 def test_mlps_of_all_trials_are_trained_together_end_as_alone_and_do_not_fail_together():
