@@ -37,15 +37,18 @@ def unreachable(monkeypatch):
 
 
 def test_each_file_parses_for_every_verb_and_starts_with_the_command_that_runs_it():
+    openood = [f"openood_{name}" for name in ("cifar10", "cifar100", "imagenet", "imagenet200")]
     paper = ["cifar_adversarial", "cifar_densenet", "cifar_resnet", "svhn_densenet", "svhn_resnet"]
-    assert set(FILES) == {*paper, "digits", "folders", "imagenet_lite", "tables_digits", "tables_folders"}
+    assert set(FILES) == {*paper, *openood, "digits", "folders", "imagenet_lite", "tables_digits", "tables_folders"}
     for name, path in CONFIGS.items():
         for verb in Command.subcommands() if path == RESNET else ("fit", "detect"):  # the others read what `fit` reads
             found = verdict(verb=verb, file=str(path))
             assert not isinstance(found, str), f"{verb} {name}: {found}"
             assert set(yaml.safe_load(path.read_text())) <= vars(found).keys()
-            assert found.model.init_args.network.class_path.startswith("lightning_gradood.networks.")
-        usual = "detect" if name in ("folders", "imagenet_lite") else "fit"
+            assert found.model.init_args.network.class_path.startswith(
+                ("lightning_gradood.networks.", "torchvision.models.")
+            )
+        usual = "detect" if name in ("folders", "imagenet_lite", *openood) else "fit"
         assert f"#   python -m lightning_gradood {usual} --config configs/{path.name}" in path.read_text()
 
 

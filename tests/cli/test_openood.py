@@ -1,0 +1,98 @@
+"""OpenOOD's benchmarks: our files name its lists, folders and groups, and run on tiny copies of its layout."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from parsed import verdict
+from PIL import Image
+from tiny import only_run, refused
+
+from lightning_gradood.cli import main
+from lightning_gradood.core import experiment_file
+from lightning_gradood.data import ListSource
+from lightning_gradood.networks import resnet18
+from lightning_gradood.report import Run
+
+SMALL_FAR = ["mnist", "svhn", "texture", "places365"]
+LARGE = {"near": ["ssb_hard", "ninco"], "far": ["inaturalist", "textures", "openimage_o"]}
+GROUPS = {  # of OpenOOD's `openood/evaluation_api/datasets.py`
+    "cifar10": {"near": ["cifar100", "tin"], "far": SMALL_FAR},
+    "cifar100": {"near": ["cifar10", "tin"], "far": SMALL_FAR},
+    "imagenet200": LARGE | {"shifted": ["imagenet_v2", "imagenet_r"]},
+    "imagenet": LARGE | {"shifted": ["imagenet_v2", "imagenet_r", "imagenet_es"]},
+}
+LIST = re.compile(r'root: "\$\{[^}]*\}/(images_\w+)", list: "\$\{[^}]*\}/benchmark_imglist/(\w+)/(\w+)\.txt"')
+
+
+def place(benchmark, classes=10, images=10, size=(40, 36)):
+    """Write the lists that an experiment file names, in OpenOOD's layout, noisy images of one colour, and a checkpoint."""
+    found = LIST.findall(Path(experiment_file(f"openood_{benchmark}")).read_text())
+    for folder, of, name in found:
+        own, lines = re.search(f"_{of}(_|$)", name), []
+        for row in range(2 * images if own else images):
+            path = Path(name.partition("_")[2], name.partition("_")[0], f"{row:04d}.png")
+            Path("data", folder, path).parent.mkdir(parents=True, exist_ok=True)
+            colour = 20 * (row % classes) if own else 255 - 3 * row
+            Image.effect_noise(size, 40).convert("RGB").point(lambda value, c=colour: (value + c) // 2).save(
+                Path("data", folder, path)
+            )
+            lines.append(f"{path.as_posix()} {row % classes if own else -1}\n")
+        Path("data", "benchmark_imglist", of).mkdir(parents=True, exist_ok=True)
+        Path("data", "benchmark_imglist", of, f"{name}.txt").write_text("".join(lines))
+    weights = {name.replace("downsample", "shortcut"): tensor for name, tensor in resnet18().state_dict().items()}
+    checkpoint = Path("results/cifar10_resnet18_32x32_base_e100_lr0.1_default/s0/best.ckpt")
+    checkpoint.parent.mkdir(parents=True)
+    torch.save(weights, checkpoint)
+
+
+@pytest.mark.parametrize("benchmark", GROUPS)
+def test_files_name_openood_s_lists_folders_and_groups(benchmark, workplace):
+    place(benchmark, images=2)
+    config = verdict(verb="detect", file=experiment_file(f"openood_{benchmark}"))
+    data, settings = config.data.init_args, config.detection
+    own, small = f"{benchmark}/", benchmark.startswith("cifar")
+    assert data.groups == GROUPS[benchmark]
+    assert [settings.protocol, settings.fit_on, settings.leaderboard] == ["openood", "train", benchmark]
+    assert set(data.anomalies) == {settings.validation, *(name for names in data.groups.values() for name in names)}
+    parts = {"train": data.train, **data.normal, "validation": data.anomalies[settings.validation]["fit+val"]}
+    parts |= {name: given["test"] for name, given in data.anomalies.items() if "test" in given}
+    shifted = {name: f"test_{benchmark}_{name.partition('_')[2]}" for name in data.groups.get("shifted", [])}
+    for name, source in parts.items():
+        role = {"train": f"train_{benchmark}", "fit+val": f"val_{benchmark}", "test": f"test_{benchmark}"}
+        role |= {"validation": f"val_{'tin' if small else 'openimage_o'}"} | shifted
+        assert source.init_args.list == f"data/benchmark_imglist/{own}{role.get(name, f'test_{name}')}.txt"
+        classic = small or name == "textures"
+        assert source.init_args.root == f"data/images_{'classic' if classic else 'largescale'}"
+        labels = ListSource(**vars(source.init_args)).open().labels
+        assert (min(labels) == -1) == (name in {"validation", *data.groups["near"], *data.groups["far"]})
+
+
+def test_missing_archives_are_named_before_anything_is_read(capsys, workplace):
+    place("cifar10", images=2)
+    for path in Path("data/images_classic/tin").rglob("*.png"):
+        path.unlink()
+    words = ["detect", "--config", "openood_cifar10", "--trainer.accelerator=cpu", "--trainer.logger=false"]
+    assert "Unpack OpenOOD's `tin.zip` in `data/images_classic/tin`" in refused(words, capsys)
+
+
+@pytest.mark.slow
+def test_a_benchmark_runs_from_its_checkpoint_to_a_table_with_the_leaderboard(capsys, workplace):
+    place("cifar10")
+    flags = [
+        "--trainer.accelerator=cpu",
+        "--trainer.logger=false",
+        "--detection.resamples=20",
+        "--detection.preset=paper",
+    ]
+    main(
+        ["detect", "--config", "openood_cifar10", *flags, "--detection.false_positive_rate=0.2", "--data.num_workers=0"]
+    )
+    run, printed = Run.read(only_run("openood_cifar10")), capsys.readouterr().out
+    assert run.failures == []
+    assert {one.source for one in run.outcomes} == {"cifar100", "tin", *SMALL_FAR}
+    assert {"mlp", "mdsens", "odin", "mahalanobis_v", "image_statistics"} == {one.detector for one in run.outcomes}
+    (near,) = (line for line in printed.splitlines() if re.match(r"near +odin ", line))
+    assert "82.87 ± 1.85" in near
+    assert "OpenOOD = AUROC of its leaderboard" in printed
