@@ -1,5 +1,6 @@
 """Experiment files times seeds: the runs that are missing, then the paper's tables and one page with all results."""
 
+import itertools
 import json
 import os
 import re
@@ -44,6 +45,8 @@ class Experiment:
         flags: further flags by dotted name, e.g. {data.limits.images: 100}; see `fit --help` for their names.
         paper: whose of the paper's numbers stand beside ours, e.g. CIFAR-10 ResNet; by default those of `dataset` and
             `network`, if the paper has them.
+        weights: checkpoints of the same network, each a run of `detect` for every seed; the tables have mean and standard
+            deviation over all of them. By default the experiment file's classifier.
     """
 
     config: str
@@ -51,6 +54,7 @@ class Experiment:
     network: str
     flags: dict[str, Any] = field(default_factory=dict)
     paper: Literal["CIFAR-10 ResNet", "CIFAR-10 DenseNet", "SVHN ResNet", "SVHN DenseNet"] | None = None
+    weights: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         experiment_file(self.config, "config")
@@ -59,11 +63,15 @@ class Experiment:
                 f"`flags` should leave {', '.join(_OURS)} to the benchmark. Got `flags` with {', '.join(taken)}. "
                 "Set `seeds`, `run_dir` or `cache_dir` of the benchmark."
             )
+        if self.weights and (taken := sorted({"ckpt_path", "model.weights"} & set(self.flags))):
+            raise Refusal(
+                f"`flags` should leave the classifier to `weights`. Got `flags` with {', '.join(taken)}. Remove one."
+            )
 
-    def row(self, source: str, perturbed: bool) -> Row:
-        """An empty row of the tables."""
+    def row(self, source: str, perturbed: bool, group: Sequence[str] = ()) -> Row:
+        """An empty row of the tables, of a source or of the mean over a group of them."""
         dataset, network = self.paper.split() if self.paper else (self.dataset, self.network)
-        return Row(f"{self.dataset} ({self.network})", (dataset, network), source, perturbed)
+        return Row(f"{self.dataset} ({self.network})", (dataset, network), source, perturbed, {}, group)
 
 
 @dataclass(frozen=True)
@@ -103,9 +111,13 @@ Configuration = Callable[[list[str]], Mapping[str, Any]]  # of a command line, r
 
 
 class Call(NamedTuple):
-    """One experiment with one seed; `words` are the command line, verb first, and `config` is what they resolve to."""
+    """One experiment with one seed; `words` are the command line, verb first, and `config` is what they resolve to.
+
+    Calls of one `classifier` have the same weights.
+    """
 
     experiment: str
+    classifier: str
     folder: Path
     words: list[str]
     config: Mapping[str, Any]
@@ -123,7 +135,7 @@ def run_benchmark(
         refuse_foreign(call.folder, call.config, _IDENTITY)
     classifiers: dict[str, Any] = {}
     for number, call in enumerate(calls, start=1):
-        done = is_done(call, classifiers.get(call.experiment))
+        done = is_done(call, classifiers.get(call.classifier))
         before = "done before: " if done else ""
         rank_zero_only(sys.stdout.write)(
             f"\n[{number}/{len(calls)}] {before}python -m lightning_gradood {shlex.join(call.words)}\n"
@@ -131,7 +143,7 @@ def run_benchmark(
         sys.stdout.flush()
         if not done:
             run_verb(call.words, [ProbeCosts(), ReportCallback(figures=False)])
-        classifiers.setdefault(call.experiment, Run.read(call.folder).provenance.get("network_digest"))
+        classifiers.setdefault(call.classifier, Run.read(call.folder).provenance.get("network_digest"))
     runs = {name: [Run.read(one.folder) for one in calls if one.experiment == name] for name in benchmark.experiments}
     _write(benchmark, runs, folder)
     return list(dict.fromkeys(one.detector for found in runs.values() for run in found for one in run.failures))
@@ -150,15 +162,21 @@ def calls_of(benchmark: Benchmark, folder: Path, configuration: Configuration) -
         common += [word for flag, value in experiment.flags.items() for word in (f"--{flag}", _text(value))]
         config = configuration(["fit", *common])
         data, model = config["data"]["init_args"], config["model"]["init_args"]
-        trains = bool(data.get("train")) and model.get("weights") is None and config.get("ckpt_path") is None
+        trains = (
+            not experiment.weights
+            and bool(data.get("train"))
+            and model.get("weights") is None
+            and config.get("ckpt_path") is None
+        )
         first = folder / name / f"seed_{benchmark.seeds[0]}"
-        for seed in benchmark.seeds:
-            run = folder / name / f"seed_{seed}"
+        for seed, (number, weights) in itertools.product(benchmark.seeds, enumerate(experiment.weights or [None])):
+            run = folder / name / f"{f'weights_{number}_' if weights else ''}seed_{seed}"
             own = ["--detection.seed", str(seed), "--data.split.seed", str(seed), "--run_dir", str(run)]
             words = ["fit" if trains and run == first else "detect", *common, *own]
             if trains and run != first:
                 words += ["--ckpt_path", str(first / CHECKPOINTS / "best.ckpt")]
-            calls.append(Call(name, run, words, configuration(words)))
+            words += ["--ckpt_path", weights] if weights else []
+            calls.append(Call(name, f"{name}/{number}", run, words, configuration(words)))
     known = {name: None for call in calls for name in call.config["data"]["init_args"]["anomalies"] or {}}
     for key, source in (("near", benchmark.tables.near), ("far", benchmark.tables.far)):
         if source not in (None, *known):
@@ -235,8 +253,10 @@ def _write(benchmark: Benchmark, runs: Mapping[str, Sequence[Run]], folder: Path
     for name, found in runs.items():
         for run in found:
             made = run.provenance.get("perturbations", {})
-            for source in dict.fromkeys(one.source for one in run.outcomes):
-                rows.setdefault((name, source), benchmark.experiments[name].row(source, source in made)).add(run)
+            single = {one.source: [one.source] for one in run.outcomes}
+            for source, members in {**single, **run.groups}.items():
+                row = benchmark.experiments[name].row(source, {*members} <= {*made}, members)
+                rows.setdefault((name, source), row).add(run)
     both = table_1([*rows.values()]), table_2([*rows.values()], benchmark.tables)
     tables = [table for table in both if table.lines]
     first = {name: found[0] for name, found in runs.items()}

@@ -11,7 +11,16 @@ from importlib import resources
 from typing import Any, NamedTuple
 
 from lightning_gradood.report.run import Run
-from lightning_gradood.report.tables import ABSENT, Cell, Table, not_transferred, percent, title
+from lightning_gradood.report.tables import (
+    ABSENT,
+    Cell,
+    Table,
+    by_detector,
+    mean_numbers,
+    not_transferred,
+    percent,
+    title,
+)
 
 METRICS = {  # the paper's columns: their titles, and ours; it does not say which side is positive in its AUPR
     "accuracy": ("Detection accuracy", "detection_accuracy"),
@@ -20,7 +29,10 @@ METRICS = {  # the paper's columns: their titles, and ours; it does not say whic
 }
 METHODS = ("baseline", "odin", "lid", "mahalanobis_v", "mahalanobis_p", "mahalanobis_fe", "mahalanobis_p_fe", "energy")
 AUDIT = "image_statistics"  # a baseline that reads no network; never counted as best
-NOTE = "Mean ± standard deviation over seeds, in %; best of each row in bold; [the paper's number, on its own images]."
+NOTE = (
+    "Mean ± standard deviation over seeds and checkpoints, in %; best of each row in bold; [the paper's number, on its own "
+    "images]."
+)
 _NUMBERS = {"mean": float, "spread": float, "seeds": int, "best": int, "paper": float}
 CSV_COLUMNS: dict[str, type] = {"table": str, "row": str, "detector": str, **_NUMBERS}
 _ATTACKS = {"fgsm": "FGSM", "bim": "BIM", "cw": "C&W", "pgd": "PGD", "iterll": "IterLL", "semantic": "Semantic"}
@@ -91,7 +103,8 @@ class OverSeeds(NamedTuple):
 class Row:
     """The numbers of all detectors on one source; `metrics` is detector to `test` metric to a value per seed.
 
-    `paper` is the data set and network under which the paper's numbers are looked up.
+    `paper` is the data set and network under which the paper's numbers are looked up; of a group, `members` are the sources
+    whose mean a row holds.
     """
 
     model: str
@@ -99,13 +112,15 @@ class Row:
     source: str
     perturbed: bool
     metrics: dict[str, dict[str, list[float]]] = field(default_factory=dict)
+    members: Sequence[str] = ()
 
     def add(self, run: Run) -> None:
-        """Add the numbers of one seed; detectors that were trained on one other source are not of the paper's protocol."""
-        for one in not_transferred(run.outcomes):
-            for metric, value in one.metrics["test"].items() if one.source == self.source else ():
+        """Add the numbers of one run; detectors that were trained on one other source are not of the paper's protocol."""
+        own = [one for one in not_transferred(run.outcomes) if one.source in (self.members or [self.source])]
+        for detector, outcomes in by_detector(own).items():
+            for metric, value in mean_numbers(outcomes)["test"].items():
                 if not math.isnan(value):
-                    self.metrics.setdefault(one.detector, {}).setdefault(metric, []).append(value)
+                    self.metrics.setdefault(detector, {}).setdefault(metric, []).append(value)
 
     def numbers(self, kind: str, same: Mapping[str, str]) -> dict[str, OverSeeds]:
         """A metric of each detector over seeds; `same` is source to the paper's name of it."""

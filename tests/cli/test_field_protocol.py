@@ -1,11 +1,16 @@
 """The field's protocol from the command line: named splits, statistics of training images, one source for validation, groups."""
 
+import csv
 import json
 from pathlib import Path
 
+import numpy as np
+import pytest
+import torch
 from tiny import detecting, printed, refused, results, table
 
 import lightning_gradood.detectors as detectors
+from lightning_gradood.networks import CifarResNet
 from lightning_gradood.records import read_columns
 
 
@@ -87,3 +92,34 @@ def test_without_a_source_for_validation_what_needs_anomalies_is_left_out_and_ot
         (["--data.groups", "{nine: [eight]}"], "`data.groups` should have names that no source has"),
     ]:
         assert sentence in refused([*detecting(run), "--run_dir", "none", *zero, *words], capsys)
+
+
+BENCH = """
+experiments:
+  tiny:
+    {config: tiny.yaml, dataset: digits, network: ResNet, weights: [a.pt, b.pt],
+     flags: {data.groups: {both: [nine, photographs]}}}
+seeds: [0]
+detectors: [Energy]
+"""
+
+
+def test_several_checkpoints_of_one_experiment_have_a_mean_and_a_deviation_over_weights(capsys):
+    for seed, name in enumerate(("a.pt", "b.pt")):
+        torch.manual_seed(seed)
+        torch.save(CifarResNet(1, 3).state_dict(), name)
+    Path("bench.yaml").write_text(BENCH)
+    printed(["benchmark", "--config", "bench.yaml", "--run_dir", "bench"], capsys)
+    runs = [results(f"bench/tiny/weights_{number}_seed_0") for number in range(2)]
+    assert len({run["provenance"]["network_digest"] for run in runs}) == 2
+    found = [
+        [one["metrics"]["test"]["auroc"] for one in run["outcomes"] if one["detector"] == "energy"] for run in runs
+    ]
+    rows = list(csv.DictReader(Path("bench/tables.csv").read_text().splitlines()))
+    both = [row for row in rows if row["row"] == "AUROC / digits (ResNet) / both" and row["detector"] == "energy"]
+    assert [(float(row["mean"]), float(row["spread"]), row["seeds"]) for row in both] == [
+        (pytest.approx(np.mean(found)), pytest.approx(np.std(np.mean(found, axis=1), ddof=1)), "2")
+    ]
+    assert "done before" in printed(["benchmark", "--config", "bench.yaml", "--run_dir", "bench"], capsys)
+    Path("bench.yaml").write_text(BENCH.replace("flags: {", "flags: {ckpt_path: a.pt, "))
+    assert "should leave the classifier to `weights`" in refused(["benchmark", "--config", "bench.yaml"], capsys)
