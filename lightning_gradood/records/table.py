@@ -159,7 +159,8 @@ class Records:
     def stored(self, name: str) -> np.ndarray:
         """As `probe`, in the type in which they are stored, such as float32, and without a copy."""
         self._refuse_unknown(name)
-        column = self.table[name].combine_chunks()
+        column = self.table[name]
+        column = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()  # which copies also one chunk
         return np.asarray(column.flatten().to_numpy()).reshape(len(self), column.type.list_size)
 
     def _refuse_unknown(self, name: str) -> None:

@@ -25,6 +25,7 @@ def test_parquet_gives_every_bit_and_the_names_back(tmp_path):
     assert read.probe("logits").tobytes() == EXACT[:, None].tobytes()
     assert (read.probe("short").dtype, read.probe("short")[0, 0]) == (np.float64, float(np.float32(0.1)))
     assert (read.stored("short").dtype, read.stored("norms").dtype) == (np.float32, np.float64)
+    assert np.shares_memory(read.stored("short"), read.keep(np.ones(6, bool)).stored("short"))  # no copies
     assert (read.names("norms"), read.names("logits")) == (["conv.weight", "conv.bias"], [])
     assert read.probes == ["norms", "logits", "short"]
     assert read.column("l2").tobytes() == EXACT.tobytes()
