@@ -97,8 +97,7 @@ def uncompiled(network: nn.Module) -> nn.Module:
     for module in bare.modules():
         if isinstance(module, torch.jit.ScriptModule):
             continue
-        found |= module._compiled_call_impl is not None
-        module._compiled_call_impl = None
+        found |= vars(module).pop("_compiled_call_impl", None) is not None  # left as a None, it would be in cache keys
         for name, child in module._modules.items():
             module._modules[name] = getattr(child, "_orig_mod", child)
             found |= module._modules[name] is not child

@@ -12,7 +12,7 @@ from torch import nn
 from lightning_gradood.core import Refusal, logits_in, uncompiled
 from lightning_gradood.detectors import OdinProbe
 from lightning_gradood.gradients import squared_gradient_norms, warm_up
-from lightning_gradood.networks import Logits, classifier
+from lightning_gradood.networks import Logits, architecture, classifier
 from lightning_gradood.perturbations import FGSM, PGD
 from lightning_gradood.probes import FeatureProbe, LogitsProbe, PenultimateProbe
 from lightning_gradood.tasks import ClassificationTask, check_network
@@ -264,6 +264,7 @@ def in_place():
 
 @pytest.mark.parametrize("compiled", [whole, part, in_place])
 def test_compiled_networks_are_read_as_they_were_and_a_task_says_that_it_unwraps_them(compiled, capsys):
+    assert architecture(uncompiled(plain())) == architecture(plain()), "cache keys stay"
     assert torch.equal(squared_gradient_norms(compiled(), IMAGES), squared_gradient_norms(plain(), IMAGES))
     assert torch.equal(PenultimateProbe()(compiled(), IMAGES), PenultimateProbe()(plain(), IMAGES))
     assert warm_up(compiled(), IMAGES.shape) == "closed forms"
