@@ -33,14 +33,19 @@ class Neighbours(Component):
     rank: int
 
     @classmethod
-    def of(cls, rows: np.ndarray, k: int | None, most: int) -> Neighbours:
-        """With k as rank, or the last where there are fewer; by default one in 16 of the rows, and `most` at most."""
-        if k is not None and 10 * k > len(rows):
+    def of(cls, rows: np.ndarray, k: int | None, most: int, number: int = 0) -> Neighbours:
+        """With k as rank, or the last where there are fewer; by default one in 16 of the rows, and `most` at most.
+
+        Where rows were drawn from a larger `number`, the rank is less in proportion.
+        """
+        number = number or len(rows)
+        if k is not None and 10 * k > number:
             say_once(
-                f"k = {k} is more than a tenth of the {len(rows)} images among which neighbours are sought: the k-th lies "
+                f"k = {k} is more than a tenth of the {number} images among which neighbours are sought: the k-th lies "
                 "far from any image. Take a smaller k, or more normal images."
             )
-        return cls(rows, min(k if k is not None else min(max(len(rows) // 16, 1), most), len(rows)))
+        rank = min(k if k is not None else min(max(number // 16, 1), most), number)
+        return cls(rows, max(round(rank * len(rows) / number), 1))
 
     def distance(self, values: np.ndarray) -> np.ndarray:
         """Euclidean distance of each row of values [n, D] to its neighbour of that rank, float64 [n]."""
@@ -69,8 +74,8 @@ class KNN(Detector):
 
     Args:
         k: which neighbour, at least 1; by default one in 16 of the normal `train` records, and at most the paper's 50.
-        megabytes: of normal features that are kept; where there are more, as many as fit are drawn by the seed, and k is
-            counted among these. The paper keeps 1 % of ImageNet's and divides k by 100.
+        megabytes: of normal features that are kept; where there are more, as many as fit are drawn by the seed, and k
+            is less in proportion, as in the paper, which keeps 1 % of ImageNet's and divides k by 100.
     """
 
     k: PositiveInt | None = None
@@ -89,7 +94,7 @@ class KNN(Detector):
         features = normal_training_records(records, self.fewest).stored(PenultimateProbe.name)
         kept = features[bank(features, self.megabytes, seed)]
         rows = unit_length(kept.astype(np.float64)).astype(np.result_type(kept, np.float32))
-        return FittedKNN(Neighbours.of(rows, self.k, _MOST_FEATURES))
+        return FittedKNN(Neighbours.of(rows, self.k, _MOST_FEATURES, len(features)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,7 +133,7 @@ class GradientKNN(OneClassOfGradients):
         gaussian = ClassGaussian.of(values, predictions, self.whitening)
         kept = bank(values, self.megabytes, seed)
         whitened = gaussian.whitened(values[kept], predictions[kept])
-        return FittedGradientKNN(columns, gaussian, Neighbours.of(whitened, self.k, _MOST_GRADIENTS))
+        return FittedGradientKNN(columns, gaussian, Neighbours.of(whitened, self.k, _MOST_GRADIENTS, len(values)))
 
 
 @dataclass(frozen=True, eq=False)
