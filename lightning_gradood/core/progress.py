@@ -11,6 +11,7 @@ from typing import Any, TextIO, TypeVar
 from tqdm.auto import tqdm
 
 Item = TypeVar("Item")
+_QUIET = 10.0  # seconds after which a line comes although less than a percent was done
 
 
 def say(line: str) -> None:
@@ -39,7 +40,7 @@ def progress(
 
 
 class ProgressLines:
-    """Write a line whenever another percent of a step is done, or without `total` its rate, at most one in `seconds`."""
+    """Write a line for each percent of a step and every ten seconds, or without `total` its rate, at most one in `seconds`."""
 
     def __init__(self, description: str, total: int | None, unit: str, stream: TextIO, seconds: float = 1.0) -> None:
         self.description, self.total, self.unit, self.stream, self.seconds = description, total, unit, stream, seconds
@@ -56,7 +57,7 @@ class ProgressLines:
             text = f"{self.description}: {self._done} {self.unit}, {rate:.0f} {self.unit}/s"
         else:
             percent = 100 * self._done // max(self.total, 1)
-            due = percent != self._percent and (due or self._done >= self.total)
+            due = (percent != self._percent and (due or self._done >= self.total)) or now >= self._last + _QUIET
             text = f"{self.description}: {percent} % ({self._done}/{self.total} {self.unit}), {passed:.0f} s"
         if due:
             self._percent, self._last = percent, now

@@ -3,6 +3,7 @@
 import io
 import re
 import sys
+import time
 
 import lightning.pytorch as pl
 import pytest
@@ -58,3 +59,12 @@ def test_lines_come_once_for_each_percent_and_not_more_often_than_asked():
             lines.advance(note="fast")
     assert [int(line.split()[2]) for line in quick.getvalue().splitlines()] == list(range(1, 101))
     assert re.fullmatch(r"reading x: 100 % \(1000/1000 images\), \d+ s, fast\n", slow.getvalue())
+
+
+def test_a_line_comes_every_ten_seconds_where_a_percent_takes_longer(monkeypatch):
+    now, stream = [0.0], io.StringIO()
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+    lines = ProgressLines("reading x", 100_000, "images", stream)
+    for now[0] in (4.0, 11.0, 15.0, 22.0):
+        lines.advance(9)
+    assert re.findall(r"0 % \((\d+)/100000 images\), (\d+) s", stream.getvalue()) == [("18", "11"), ("36", "22")]
