@@ -92,7 +92,8 @@ class GROOD(Detector):
         noise: what reads the features.
 
     Reference:
-        Vahidi et al., "GROOD: GRadient-aware Out-Of-Distribution detection"; OpenOOD's `grood`, which takes squares.
+        ElAraby, Sahoo, Pequignot, Novello, Paull 2025, "GROOD: GRadient-Aware Out-of-Distribution Detection"; OpenOOD's
+        `grood`, which takes squares.
     """
 
     noise: FromNoiseProbe = field(default_factory=FromNoiseProbe)

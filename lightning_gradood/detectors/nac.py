@@ -74,7 +74,7 @@ class NAC(Detector):
             z·∂KL/∂z differs by network, so let `Tuned` choose among powers of ten of the steepness.
 
     Reference:
-        Liu, Tian, Li, Ma, Chen 2024, "Neuron Activation Coverage", Eq. 4 to 7; ood_coverage, `nac_postprocessor.py`.
+        Liu, Tian, Li, Ma, Wang 2024, "Neuron Activation Coverage", Eq. 4 to 7; ood_coverage, `nac_postprocessor.py`.
     """
 
     layers: list[NeuronLayer] = field(default_factory=lambda: [NeuronLayer()])
