@@ -52,6 +52,7 @@ def figure_bytes(figure: Figure, kind: Format = "png") -> bytes:
 
 
 _WHITE = 2  # pixels between images
+_MOST_BARS = 8  # detectors whose AUROCs are drawn as bars; of more a map of numbers is drawn
 
 
 def image_rows(
@@ -209,7 +210,8 @@ _DRAWN: dict[str, Callable[[Any], Figure]] = {  # what is drawn of the arrays of
 def drawings(run: Run) -> dict[str, Callable[[], Figure]]:
     """What draws each figure that the run has data for, by name: of the whole run, and `<kind>_<detector>`."""
     aurocs = {pair: one for pair, (one,) in compared([run.outcomes]).items() if one}
-    calls: dict[str, Callable[[], Figure]] = {"aurocs": partial(scores.auroc_bars, aurocs)}
+    overview = scores.auroc_bars if len({name for _, name in aurocs}) <= _MOST_BARS else scores.auroc_map
+    calls: dict[str, Callable[[], Figure]] = {"aurocs": partial(overview, aurocs)}
     for detector, outcomes in by_detector(not_transferred(run.scored)).items():
         by_source = {title(one.source): one for one in outcomes}
         calls[f"roc_{detector}"] = partial(scores.roc_curves, f"ROC of {title(detector)}", by_source)

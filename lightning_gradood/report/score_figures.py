@@ -124,15 +124,32 @@ def score_histograms(outcomes: Sequence[Outcome]) -> Figure:
 def heat_map(detector: str, matrix: Table) -> Figure:
     """Draw the AUROC in % of one detector for each source of training (rows) and of testing (columns)."""
     names, aurocs = [title(str(row[0])) for row in matrix.rows], np.array([row[1:-1] for row in matrix.rows], float)
-    figure = Figure(figsize=(0.72 * len(names) + 2.4, 0.72 * len(names) + 2.0), layout="constrained")
-    axes = figure.subplots()
-    axes.imshow(aurocs, cmap="Blues", vmin=50, vmax=140)  # never so dark that black letters were hard to read
-    for row, column in np.ndindex(aurocs.shape):
-        axes.text(column, row, str(matrix.rows[row][column + 1]), ha="center", va="center")
-    axes.set_xticks(range(len(names)), names, rotation=35, ha="right")
-    axes.set_yticks(range(len(names)), names)
-    axes.set(xlabel="tested on", ylabel="trained on")
+    figure = _numbers(names, names, aurocs)
+    figure.axes[0].set(xlabel="tested on", ylabel="trained on")
     figure.suptitle(f"AUROC of {title(detector)} in %, test split", fontsize=11)
+    return figure
+
+
+def _numbers(rows: Sequence[str], columns: Sequence[str], aurocs: np.ndarray) -> Figure:
+    """A coloured cell with its number for each AUROC in %, [rows, columns]; NaN stays white."""
+    figure = Figure(figsize=(0.72 * len(columns) + 3.0, 0.36 * len(rows) + 2.0), layout="constrained")
+    axes = figure.subplots()
+    axes.imshow(aurocs, cmap="Blues", vmin=50, vmax=140, aspect="auto")  # never too dark for black letters
+    for row, column in zip(*np.nonzero(np.isfinite(aurocs)), strict=True):
+        axes.text(column, row, f"{aurocs[row, column]:.1f}", ha="center", va="center", fontsize=9)
+    axes.set_xticks(range(len(columns)), columns, rotation=35, ha="right")
+    axes.set_yticks(range(len(rows)), rows)
+    return figure
+
+
+def auroc_map(aurocs: Mapping[tuple[str, str], Auroc]) -> Figure:
+    """Draw the AUROC in % of every name (rows, the highest mean first) on every source, from source and name to AUROC."""
+    groups, names = (list(dict.fromkeys(part)) for part in zip(*aurocs, strict=True))
+    found = {pair: 100 * one.value for pair, one in aurocs.items()}
+    values = np.array([[found.get((group, name), np.nan) for group in groups] for name in names])
+    order = np.argsort(-np.nanmean(values, axis=1), kind="stable")
+    figure = _numbers([names[row] for row in order], groups, values[order])
+    figure.suptitle("AUROC in %, test split", fontsize=11)
     return figure
 
 

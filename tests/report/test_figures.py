@@ -174,6 +174,14 @@ def test_the_heat_map_writes_each_auroc_into_its_cell_in_letters_that_can_be_rea
     assert np.dot(image.cmap(image.norm(100.0))[:3], [0.299, 0.587, 0.114]) > 0.4
 
 
+def test_many_detectors_are_a_map_of_numbers_the_best_first_rather_than_bars():
+    found = [outcome(source, f"d{place}", gap=0.3 * place) for source in ("svhn", "bim") for place in range(1, 10)]
+    (axes,) = rendered(drawings(run(found, arrays={}))["aurocs"]()).axes
+    assert texts(axes.get_yticklabels()) == [f"d{place}" for place in range(9, 0, -1)]
+    best = {one.source: f"{100 * one.metrics['test']['auroc']:.1f}" for one in found if one.detector == "d9"}
+    assert texts(axes.texts)[:2] == [*best.values()]
+
+
 def test_what_a_run_has_is_drawn_and_nothing_global_is_touched():
     settings = dict(mpl.rcParams)
     arrays = {
