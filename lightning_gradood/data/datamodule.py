@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Subset
 from typing_extensions import override  # typing has it from Python 3.12 on
 
 from lightning_gradood.core import NonNegativeInt, PositiveInt, Refusal, as_float, named_seed
+from lightning_gradood.data.given_sources import Parts
 from lightning_gradood.data.loading import ImageBatch, Limits, LoadedSource
 from lightning_gradood.data.mixture import Perturbations, Sources
 from lightning_gradood.data.source import Source
@@ -54,8 +55,8 @@ class ImageDataModule(LightningDataModule):
 
     def __init__(
         self,
-        normal: Source | str | dict[str, Source | str],
-        anomalies: dict[str, Source | str | dict[str, Source | str]] | None = None,
+        normal: Source | str | Parts,
+        anomalies: dict[str, Source | str | Parts] | None = None,
         train: Source | str | None = None,
         classes: list[str | int] | PositiveInt | str | None = None,
         transform: Callable[[Any], Any] | None = None,

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,10 @@ from lightning_gradood.data.source import FolderSource, Listing, Source, class_o
 from lightning_gradood.data.splits import split_rows
 from lightning_gradood.records import NORMAL, SPLITS
 
-Given = Source | str | Mapping[str, Source | str]
+Parts = TypedDict(
+    "Parts", {"fit": Source | str, "val": Source | str, "test": Source | str, "fit+val": Source | str}, total=False
+)
+Given = Source | str | Parts
 """How a detection source is given: a source, a folder's path, or one of these for each part; see `PARTS`."""
 
 _LONGEST = 100  # letters of a source's name, which becomes a folder's and a file's
@@ -37,7 +40,7 @@ def given_parts(flag: str, given: Given) -> dict[str, Source | str]:
             f"`{flag}` should be a source, or one for each of some parts: {', '.join(PARTS)}. Got {[*given]}. "
             "Write e.g. {val: SOURCE, test: SOURCE}."
         )
-    return {f"{flag}.{part}": source for part, source in given.items()}
+    return {f"{flag}.{part}": cast(Source | str, source) for part, source in given.items()}
 
 
 @dataclass(frozen=True)

@@ -183,5 +183,5 @@ def test_help_names_every_verb_and_what_a_reader_needs_on_a_few_screens(capsys, 
         text = printed(words if len(words) > 1 else [*words, "--help"], capsys)
         assert [word for word in expected if word not in re.sub(r"\s+", " ", text)] == []
         if len(words) > 1:
-            assert len(text.splitlines()) < 150, "hundreds of known subclasses hide what a reader looks for"
+            assert len(text.splitlines()) < 180, "hundreds of known subclasses hide what a reader looks for"
             assert all(len(line) <= 130 for line in text.splitlines())
