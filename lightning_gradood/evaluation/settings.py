@@ -1,8 +1,9 @@
 """The settings of detection: what `--detection.*` sets."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, fields, is_dataclass, replace
+from functools import partial
 from typing import Literal, TypeVar
 
 from torch import Tensor, nn
@@ -160,14 +161,21 @@ class DetectionSettings:
         Raises:
             Refusal: if one of `detectors` does not apply.
         """
+        several = _PRESETS[self.preset] if self.preset == "post_hoc" else []
+        needed = any(one.needs_head for one in [*self.detectors, *several])
+        headless = _refusal(partial(linear_head, network, images)) if needed else ""
+
+        def misfit(one: Detector) -> str:
+            return (headless if one.needs_head else "") or _refusal(partial(try_probes, one.probes, network, images))
+
         for one in self.detectors:
-            if reason := _misfit(one, network, images):
+            if reason := misfit(one):
                 raise Refusal(f"`{one.name}` of --detection.detectors cannot be fitted to this network. {reason}")
         if self.preset != "post_hoc":
             return self
         kept = []
-        for one in _PRESETS[self.preset]:
-            reason = _misfit(one, network, images)
+        for one in several:
+            reason = misfit(one)
             if not has_train and any(probe.needs_preparation for probe in one.probes):
                 reason = "It learns from the classifier's training images. Give them as `data.train`."
             if reason:
@@ -248,13 +256,11 @@ class DetectionSettings:
             check_calibration((in_val + 1) // (2 if detector.needs_anomalies else 1), self.false_positive_rate)
 
 
-def _misfit(detector: Detector, network: nn.Module, images: Tensor) -> str:
-    """Why a detector does not apply to a network, or nothing."""
+def _refusal(call: Callable[[], object]) -> str:
+    """What a call refuses, or nothing."""
     try:
-        if detector.needs_head:
-            with suppress(NotFinite):  # handled where all images are read
-                linear_head(network, images)
-        try_probes(detector.probes, network, images)
+        with suppress(NotFinite):  # handled where all images are read
+            call()
     except Refusal as refusal:
         return str(refusal)
     return ""
