@@ -251,6 +251,13 @@ class TwoLogits(nn.Module):
         return two_logits(logits_in(self.network(images)))
 
 
+def bare(network: nn.Module) -> nn.Module:
+    """The user's own network, without the wrappers of this file."""
+    while isinstance(network, Normalized | Logits | TwoLogits):
+        network = network.network
+    return network
+
+
 def two_logits(logits: Tensor) -> Tensor:
     """Put a zero before a single logit, [N, 1] or [N] to [N, 2]; others stay as they are."""
     if isinstance(logits, Tensor) and logits.ndim == 1:

@@ -2,8 +2,11 @@
 
 import itertools
 import os
+import pickle
 import re
 import warnings
+import zipfile
+from collections import OrderedDict
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +17,22 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from lightning_gradood.core import Refusal
+from lightning_gradood.core import Refusal, say_once
+from lightning_gradood.networks.architectures import bare
 
 # attributes that hold the network in DistributedDataParallel, `Normalized`, tasks, torch.compile
 _WRAPPERS = frozenset({"module", "network", "model", "net", "_orig_mod"})
 _ROOT = '""'  # what stands for an empty prefix, as it is typed
+_MOST_LEFT_OUT = 100
+_OTHER_KINDS = {  # what is often saved or downloaded in place of weights, by first bytes or names in a zip archive
+    "is a Git LFS pointer, which `git lfs pull` replaces by the file": r"version https://git-lfs",
+    "is a web page": r"\s*<(!doctype|html|\?xml)",
+    "is compressed by gzip, which `gunzip` undoes": "\x1f\x8b",
+    "is a TorchScript archive, not a state dict": r"PK.* \S+/code/",
+    "is an exported program, not a state dict": r"PK.* \S+/archive_format",
+    "holds NumPy arrays": r"PK.*\.npy|\x93NUMPY",
+}
+_PROFILED = ("total_ops", "total_params")  # a profiler's counts beside each module's weights
 _COUNTER = "num_batches_tracked"  # BatchNorm's, unused with a fixed momentum, absent from files before torch 0.4.1
 
 
@@ -73,7 +87,7 @@ def load_weights(network: nn.Module, path: str | os.PathLike[str], prefix: str |
     if len(whole) > 1:
         listed = ", ".join(f"{fit.name} ({len(fit.found)} tensors)" for fit in whole)
         raise Refusal(
-            f"`path` should hold one network that fits this {type(network).__name__}, or a prefix should name one. Got "
+            f"`path` should hold one network that fits this {type(bare(network)).__name__}, or a prefix should name one. Got "
             f"`path = {path}` with {len(whole)}: {listed}. Pick one with --model.weights_prefix {whole[-1].name}."
         )
     if not whole:
@@ -81,7 +95,7 @@ def load_weights(network: nn.Module, path: str | os.PathLike[str], prefix: str |
         # the first among equals: the shortest prefix
         differing = min(fits, key=lambda fit: fit.differences).differs_in(expected)
         raise Refusal(
-            f"`path` should hold weights of this {type(network).__name__}. Got `path = {path}`, in which {differing}. "
+            f"`path` should hold weights of this {type(bare(network)).__name__}. Got `path = {path}`, in which {differing}. "
             f"Build the network that these weights were trained with, or name its own.{held}"
         )
     (fit,) = whole
@@ -95,22 +109,52 @@ def load_weights(network: nn.Module, path: str | os.PathLike[str], prefix: str |
     return [f"{choice} --model.weights_prefix names others."]
 
 
+class _LeftOut:
+    """Stands in a file of weights for an object that is neither a tensor nor a plain container: nothing of it is built."""
+
+    def __new__(cls, *args: object, **kwargs: object) -> Any:
+        return super().__new__(cls)
+
+    def __setstate__(self, state: object) -> None: ...
+
+
+class _LeftOutDict(_LeftOut):
+    """Stands for a subclass of dict, whose entries are kept."""
+
+    def __new__(cls, *args: object, **kwargs: object) -> Any:
+        return OrderedDict()
+
+
+class _LeftOutList(_LeftOut):
+    """Stands for a subclass of list, whose entries are kept."""
+
+    def __new__(cls, *args: object, **kwargs: object) -> Any:
+        return []
+
+
+_ASKED = {  # what torch's reader says where it does not know a class, or finds entries for a stand-in
+    r"Unsupported global: GLOBAL (\S+)": _LeftOut,
+    r"Can only SETITEMS? for dict.* got <class 'left_out\.(\S+)'>": _LeftOutDict,
+    r"Can only (?:append to|extend) lists, but got <class 'left_out\.(\S+)'>": _LeftOutList,
+}
+
+
 def _content(file: Path) -> Any:
-    """Whatever tensors and plain containers a file holds."""
+    """Whatever tensors and plain containers a file holds; `_LeftOut` in place of anything else."""
     if not file.is_file():
         raise Refusal(
             f"`path` should be a file of weights. Got `path = {file}`, "
             f"{'a folder' if file.is_dir() else 'which does not exist'}. Name a .pt, .pth, .ckpt or .safetensors file."
         )
+    left_out: dict[str, type[_LeftOut]] = {}
     try:
         if file.suffix.lower() != ".safetensors":
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of foreign files, before torch raises; the refusal says it better
-                return torch.load(file, map_location="cpu", weights_only=True)
-        found = safetensors.torch.load_file(file)
-        with safetensors.safe_open(file, framework="pt") as opened:
-            shared = opened.metadata() or {}  # names that `safetensors.torch.save_model` leaves out of tied weights
-        return {left_out: found[kept] for left_out, kept in shared.items() if kept in found} | found
+            found = _unpickled(file, left_out)
+        else:
+            found = safetensors.torch.load_file(file)
+            with safetensors.safe_open(file, framework="pt") as opened:
+                shared = opened.metadata() or {}  # names that `safetensors.torch.save_model` leaves out of tied weights
+            found = {name: found[kept] for name, kept in shared.items() if kept in found} | found
     except Exception as error:  # arbitrary bytes make the readers raise IndexError, KeyError, UnicodeDecodeError, ...
         if blocked := re.search(r"GLOBAL (\S+)", str(error)):
             raise Refusal(
@@ -120,11 +164,44 @@ def _content(file: Path) -> Any:
             ) from error
         # torch's advice, before what it says of its reader, would be to load unsafely
         said = str(error).rpartition("WeightsUnpickler error:")[2].strip().partition("\n")[0][:120]
+        reason = f"cannot be read as one ({type(error).__name__}: {said}): it is truncated, or of another kind"
+        start = file.read_bytes()[:300].decode("latin-1")
+        if zipfile.is_zipfile(file):
+            start = " ".join(["PK", *zipfile.ZipFile(file).namelist()])
+        kinds = (kind for kind, pattern in _OTHER_KINDS.items() if re.match(pattern, start, re.IGNORECASE))
+        reason = next(kinds, reason)
         raise Refusal(
-            f"`path` should be a file of weights. Got `path = {file}`, which cannot be read as one ({type(error).__name__}: "
-            f"{said}): it is truncated, or of another kind; nothing in it was executed. Copy it again, or save "
-            "`network.state_dict()` with `torch.save`."
+            f"`path` should be a file of weights. Got `path = {file}`, which {reason}; nothing in it was executed. Copy it "
+            "again, or save `network.state_dict()` with `torch.save`."
         ) from error
+    if isinstance(found, _LeftOut):
+        raise Refusal(
+            f"`path` should be a file of tensors, which loads without executing code. Got `path = {file}`, which asks for "
+            f"Python's {type(found).__name__}; nothing was executed. If you trust its source, load it there and save only "
+            "`network.state_dict()`."
+        )
+    if left_out:
+        say_once(f"{file}: left out all but tensors and plain values, as none of {', '.join(left_out)} is built.")
+    return found
+
+
+def _unpickled(file: Path, left_out: dict[str, type[_LeftOut]]) -> Any:
+    """What torch's own reader of weights makes of a file; `left_out` gets a stand-in for each class that it does not build."""
+    while True:
+        stand_ins: list[Any] = [(kind, name) for name, kind in left_out.items()]
+        try:
+            with warnings.catch_warnings(), torch.serialization.safe_globals(stand_ins):
+                warnings.simplefilter("ignore")  # of foreign files, before torch raises; the refusal says it better
+                return torch.load(file, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError as error:  # it names one class, or one use of a stand-in, at a time
+            asked = [(base, found) for words, base in _ASKED.items() if (found := re.search(words, str(error)))]
+            if not asked:
+                raise
+            ((base, match),) = asked
+            name = match[1] if "." in match[1] else f"builtins.{match[1]}"
+            if (name in left_out and left_out[name].__base__ is base) or len(left_out) == _MOST_LEFT_OUT:
+                raise
+            left_out[name] = type(name, (base,), {"__module__": "left_out"})
 
 
 def _groups(path: Path) -> dict[str, dict[str, Tensor]]:
@@ -148,7 +225,7 @@ def _groups_in(content: Any, name: str, depth: int) -> Iterator[tuple[str, dict[
     if not isinstance(content, Mapping) or not content or not all(isinstance(key, str) for key in content):
         return
     if all(isinstance(value, Tensor) for value in content.values()):
-        yield name, dict(content)
+        yield name, {key: part if part.layout == torch.strided else part.to_dense() for key, part in content.items()}
     elif depth:
         for key, value in content.items():
             yield from _groups_in(value, f"{name}.{key}" if name else key, depth - 1)
@@ -257,7 +334,7 @@ def _compare(
         start=start,
         found={name: part for name, part in found.items() if name in expected},
         missing=[key for key in expected if key not in found and not key.endswith(_COUNTER)],
-        unexpected=[key for key, name in names.items() if name not in expected],
+        unexpected=[key for key, name in names.items() if name not in expected and not key.endswith(_PROFILED)],
         reshaped=[key for key, value in expected.items() if key in found and found[key].shape != value.shape],
     )
 

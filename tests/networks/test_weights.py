@@ -1,14 +1,19 @@
 """Files of weights load whatever wrapped them, completely or not at all; none ever executes code or is chosen silently."""
 
+import argparse
+import gzip
 import itertools
 import os
 import pickle
 import re
+import zipfile
 from collections import OrderedDict
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from omegaconf import OmegaConf
 from torch import nn
 
 from lightning_gradood.core import Refusal
@@ -88,6 +93,77 @@ def test_reads_each_kind_of_file(tmp_path):
     checkpoint = {"epoch": 3, "state_dict": OrderedDict(OTHER), "hyper_parameters": {"lr": 0.1}, "loops": {}}
     assert load_weights(target, saved(checkpoint, tmp_path / "last.ckpt")) == []
     assert same(target, OTHER)
+
+
+class ConfigDict(dict):
+    pass
+
+
+class ConfigList(list):
+    pass
+
+
+class Sets:
+    def __init__(self, marker):
+        self.marker = marker
+
+    def __setstate__(self, state):
+        os.mkdir(state["marker"])
+
+
+class Calls(Executes):
+    def __reduce__(self):
+        return getattr, (str(self.marker), "upper")
+
+
+def test_what_training_checkpoints_carry_beside_tensors_is_left_out_and_never_built(tmp_path, capsys):
+    marker = tmp_path / "executed"
+    passengers = (
+        argparse.Namespace(lr=0.1, out=tmp_path), np.float64(3), np.ones(2), ConfigDict(a=ConfigDict(b=1)), ConfigList([1, 2]),
+        OmegaConf.create({"a": {"b": [1]}}), Sets(marker), Calls(marker), {"deep": [Sets(marker)]},
+    )  # fmt: skip
+    for passenger in passengers:
+        target = Net()
+        (note,) = load_weights(target, saved({"model": ONE, "args": passenger}, tmp_path / "train.pth"))
+        assert same(target, ONE)
+        assert "under model" in note
+        assert "left out" in "".join(capsys.readouterr()) or passenger is passengers[-1]  # said once for a class
+    load_weights(target, saved(ConfigDict(OTHER), tmp_path / "train.pth"))
+    assert same(target, OTHER), "a subclass of dict holds tensors as a dict does"
+    assert not marker.exists()
+    marker.mkdir()
+    with pytest.raises(FileExistsError):  # it would have
+        torch.load(saved([Sets(marker)], tmp_path / "sets.pt"), weights_only=False)
+
+
+def test_a_profilers_counts_and_sparse_tensors_are_no_other_architecture(tmp_path):
+    counts = {f"{module}total_{what}": torch.zeros(1) for module in ("", "conv.", "fc.") for what in ("ops", "params")}
+    for content in (ONE | counts, ONE | {"fc.weight": ONE["fc.weight"].to_sparse()}):
+        target = Net()
+        load_weights(target, saved(content, tmp_path / "weights.pt"))
+        assert same(target, ONE)
+
+
+def test_files_of_another_kind_are_called_what_they_are(tmp_path):
+    def archive(path, name):  # with the names that `torch.export.save` and `torch.jit.save` write
+        with zipfile.ZipFile(path, "w") as file:
+            file.writestr(f"net/{name}", "x")
+
+    for write, words in (
+        (lambda path: path.write_bytes(b"version https://git-lfs.github.com/spec/v1"), "is a Git LFS pointer"),
+        (lambda path: path.write_bytes(b"\n<!DOCTYPE html>"), "is a web page"),
+        (lambda path: path.write_bytes(gzip.compress(b"a")), "is compressed by gzip"),
+        (lambda path: path.write_bytes(b"\x93NUMPY"), "holds NumPy arrays"),
+        (
+            lambda path: np.savez(str(path.with_suffix(".npz")), a=np.ones(3)) or path.with_suffix(".npz").rename(path),
+            "holds NumPy arrays",
+        ),
+        (lambda path: archive(path, "archive_format"), "is an exported program"),
+        (lambda path: archive(path, "code/linear.py"), "is a TorchScript archive"),
+    ):
+        path = tmp_path / f"{len(words)}.pt2"
+        write(path)
+        assert_refused(rf"Got `path = \S+\.pt2`, which {words}", path)
 
 
 def test_a_pickle_that_would_execute_code_does_not(tmp_path):
@@ -176,7 +252,7 @@ ANOTHER = [
 def test_weights_of_another_architecture_or_kind_are_refused(tmp_path):
     path = tmp_path / "other.pt"
     for (stored, words), target in itertools.product(ANOTHER, (Net(), wrapped(Net()))):
-        start = rf"`path` should hold weights of this {type(target).__name__}\. Got `path = \S+other\.pt`, .*"
+        start = r"`path` should hold weights of this Net\. Got `path = \S+other\.pt`, .*"
         assert_refused(start + words, saved(stored, path), target)
     weight = ONE["fc.weight"]
     quantised = torch.quantize_per_tensor(weight, 0.1, 0, torch.qint8)
