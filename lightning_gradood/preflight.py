@@ -9,7 +9,6 @@ from lightning_gradood.data import ImageDataModule
 from lightning_gradood.evaluation import DetectionSettings, refuse_empty_splits, refuse_single, trials_of
 from lightning_gradood.extraction import refuse_unfit_trainer
 from lightning_gradood.networks import TwoLogits
-from lightning_gradood.probes import try_probes
 from lightning_gradood.records import NORMAL
 from lightning_gradood.tasks import ClassificationTask, check_network
 
@@ -48,8 +47,7 @@ def preflight(
         sys.stdout.write(f"{note}\n")
     if settings is not None:
         network = TwoLogits(task.network) if outputs == 1 else task.network
-        settings = settings.for_network(network, images, sources.has_train)
-        try_probes(settings.probes(sources.knows_anomalies), network, images)
+        settings = settings.for_network(network, images, sources.has_train, sources.knows_anomalies)
         if detecting is not None:
             known, counts = sources.knows_anomalies, sources.manifest.counts
             if (

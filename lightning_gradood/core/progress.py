@@ -40,11 +40,11 @@ def progress(
 
 
 class ProgressLines:
-    """Write a line for each percent of a step and every ten seconds, or without `total` its rate, at most one in `seconds`."""
+    """Write a line at once, for each percent and every ten seconds, or without `total` its rate, at most one in `seconds`."""
 
     def __init__(self, description: str, total: int | None, unit: str, stream: TextIO, seconds: float = 1.0) -> None:
         self.description, self.total, self.unit, self.stream, self.seconds = description, total, unit, stream, seconds
-        self._done = self._percent = 0
+        self._done, self._percent = 0, -1
         self._start = self._last = time.perf_counter()
 
     def advance(self, number: int = 1, note: str = "") -> None:

@@ -60,19 +60,7 @@ class ReAct(LastLayerDetector):
     @override
     def fit(self, records: Records, seed: int) -> Fitted:
         features = normal_training_records(records).stored(PenultimateProbe.name)
-        return FittedReAct(records.head, float(np.percentile(features, self.percentile)))
-
-
-@dataclass(frozen=True, eq=False)
-class FittedReAct(Fitted):
-    """A head, and the value at which features are clipped."""
-
-    head: LinearHead
-    ceiling: float
-
-    @override
-    def score(self, records: Records) -> np.ndarray:
-        return energy(self.head, np.minimum(records.probe(PenultimateProbe.name), self.ceiling))
+        return FittedActivations(records.head, ceiling=float(np.percentile(features, self.percentile)))
 
 
 @dataclass(frozen=True)
@@ -93,18 +81,7 @@ class DICE(LastLayerDetector):
         features, head = normal_training_records(records).stored(PenultimateProbe.name), records.head
         contributions = features.mean(axis=0, dtype=np.float64) * head.weight
         kept = contributions > np.percentile(contributions, self.percentile)
-        return FittedDICE(LinearHead(head.weight * kept, head.bias))
-
-
-@dataclass(frozen=True, eq=False)
-class FittedDICE(Fitted):
-    """The sparse head."""
-
-    head: LinearHead
-
-    @override
-    def score(self, records: Records) -> np.ndarray:
-        return energy(self.head, records.probe(PenultimateProbe.name))
+        return FittedActivations(LinearHead(head.weight * kept, head.bias))
 
 
 class Shaping(LastLayerDetector):
@@ -116,19 +93,23 @@ class Shaping(LastLayerDetector):
 
     @override
     def fit(self, records: Records, seed: int) -> Fitted:
-        return FittedShaping(records.head, self)
+        return FittedActivations(records.head, self)
 
 
 @dataclass(frozen=True, eq=False)
-class FittedShaping(Fitted):
-    """A head, and the settings of what is done before it."""
+class FittedActivations(Fitted):
+    """A head, and what is done to features before it: `shaping`, or clipping at `ceiling`."""
 
     head: LinearHead
-    shaping: Shaping
+    shaping: Shaping | None = None
+    ceiling: float | None = None
 
     @override
     def score(self, records: Records) -> np.ndarray:
-        return energy(self.head, self.shaping.shaped(records.probe(PenultimateProbe.name)))
+        features = records.probe(PenultimateProbe.name)
+        if self.ceiling is not None:
+            features = np.minimum(features, self.ceiling)
+        return energy(self.head, features if self.shaping is None else self.shaping.shaped(features))
 
 
 @dataclass(frozen=True)

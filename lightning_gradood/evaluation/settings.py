@@ -150,39 +150,52 @@ class DetectionSettings:
         _refuse_names([detector.name for detector in found])
         return found
 
-    def for_network(self, network: nn.Module, images: Tensor, has_train: bool = True) -> "DetectionSettings":
-        """These settings with the members of `post_hoc` that apply to a network; a line says which others do not, and why.
+    def for_network(
+        self, network: nn.Module, images: Tensor, has_train: bool = True, anomalies: bool = True
+    ) -> "DetectionSettings":
+        """These settings with the members of `post_hoc` that apply to a network; lines say which others do not, and why.
+
+        Each probe is tried once.
 
         Args:
             network: pixels in, logits out, with its weights; left as it was found.
             images: two or so, on which every detector's probes are tried, pixels in [0, 1], [N, C, H, W].
             has_train: whether the classifier's training images are given, with which some probes are prepared.
+            anomalies: whether anomalies are known, see `probes`.
 
         Raises:
-            Refusal: if one of `detectors` does not apply.
+            Refusal: if one of `detectors`, or another probe, does not apply.
         """
         several = _PRESETS[self.preset] if self.preset == "post_hoc" else []
         needed = any(one.needs_head for one in [*self.detectors, *several])
         headless = _refusal(partial(linear_head, network, images)) if needed else ""
+        tried = dict[str, str]()  # digest of a probe to what it refuses
 
         def misfit(one: Detector) -> str:
-            return (headless if one.needs_head else "") or _refusal(partial(try_probes, one.probes, network, images))
+            if one.needs_head and headless:
+                return headless
+            for probe in one.probes:
+                if (key := digest(probe)) not in tried:
+                    tried[key] = _refusal(partial(try_probes, [probe], network, images))
+            return next(filter(None, (tried[digest(probe)] for probe in one.probes)), "")
 
         for one in self.detectors:
             if reason := misfit(one):
                 raise Refusal(f"`{one.name}` of --detection.detectors cannot be fitted to this network. {reason}")
-        if self.preset != "post_hoc":
-            return self
-        kept = []
+        fitting, left_out = list[Detector](), dict[str, list[str]]()
         for one in several:
             reason = misfit(one)
             if not has_train and any(probe.needs_preparation for probe in one.probes):
-                reason = "It learns from the classifier's training images. Give them as `data.train`."
+                reason = "They learn from the classifier's training images. Give these as `data.train`."
             if reason:
-                say(f"`{one.name}` of --detection.preset {self.preset} is left out. {reason}")
+                left_out.setdefault(reason, []).append(one.name)
             else:
-                kept.append(one)
-        return replace(self, preset="paper", detectors=[*kept, *self.detectors])
+                fitting.append(one)
+        for reason, names in left_out.items():
+            say(f"Left out of --detection.preset {self.preset}: {', '.join(names)}. {reason}")
+        kept = replace(self, preset="paper", detectors=[*fitting, *self.detectors]) if several else self
+        try_probes([one for one in kept.probes(anomalies) if digest(one) not in tried], network, images)
+        return kept
 
     def detectors_for(self, anomalies: bool = True) -> list[Detector]:
         """The detectors that are fitted: all of them, or where no anomalies may be known those that need none."""

@@ -152,7 +152,7 @@ def test_a_folder_of_normal_images_is_enough(run, capsys):
 
 def test_a_method_of_the_preset_post_hoc_guards_with_the_head_it_was_fitted_with(run, capsys):
     folder = detect(run, "post_hoc", "--detection.preset", "post_hoc", "--detection.guard", "adascale", *ALONE)
-    assert "left out" not in capsys.readouterr().err
+    assert "Left out" not in capsys.readouterr().err
     guard = Guard.load(folder / "guard")
     assert (guard.about.detector_name, guard.about.trained_on) == ("adascale", "normal")
     images = write_digits(Path("again"), [0, 1, 2])

@@ -49,7 +49,7 @@ def test_a_run_with_too_little_memory_goes_on_with_smaller_batches_and_gives_the
         return read(probes, network, images)
 
     monkeypatch.setattr(reading, "read_probes", starved)
-    monkeypatch.setattr("lightning_gradood.preflight.try_probes", lambda *_: None)
+    monkeypatch.setattr("lightning_gradood.evaluation.settings.try_probes", lambda *_: None)
     _, out, err = called([*words, "--run_dir", "starved", "--cache_dir", "starved_records"], capsys)
     assert table(out) == table(expected)
     assert "Out of memory with 20 images at once (" in err

@@ -1,9 +1,12 @@
 """Stage two's settings: sensible by default, refused where nothing could come of them."""
 
+import re
+
 import torch
 from asserts import assert_refused, random_states
 from torch import nn
 
+import lightning_gradood.evaluation.settings as chosen
 from lightning_gradood.detectors import MLP, ODIN, Combined, Energy, Mahalanobis, ReAct, SyntheticOutliers, Tuned
 from lightning_gradood.evaluation import DetectionSettings
 from lightning_gradood.gradients import AllOnes, AllZeros, Uniform
@@ -51,12 +54,12 @@ def test_settings_without_meaning_are_refused():
     )
 
 
-def test_post_hoc_leaves_out_what_does_not_apply_to_the_network_and_what_the_user_names_is_refused(capsys):
+def test_post_hoc_leaves_out_what_does_not_apply_to_the_network_and_what_the_user_names_is_refused(capsys, monkeypatch):
     body, images = [nn.Flatten(), nn.Linear(27, 8), nn.ReLU(), nn.Linear(8, 4)], torch.rand(2, 3, 3, 3)
     linear, other = nn.Sequential(*body), nn.Sequential(*body, nn.LogSoftmax(dim=1))
     before, settings = random_states(), DetectionSettings(preset="post_hoc", detectors=[ODIN()])
     assert names(settings.for_network(linear, images).build()) == names(settings.build())
-    assert "left out" not in capsys.readouterr().err
+    assert "Left out" not in capsys.readouterr().err
     found = settings.for_network(other, images)
     left_out = [one for one in settings.build() if one.needs_head] + [
         one for one in settings.build() if one.name == "gradnorm"
@@ -67,17 +70,20 @@ def test_post_hoc_leaves_out_what_does_not_apply_to_the_network_and_what_the_use
         >= {"react", "dice", "adascale"}
     )
     assert random_states() == before
-    said = [line for line in capsys.readouterr().err.splitlines() if "left out" in line]
-    assert sorted(line.split("`")[1] for line in said) == sorted(names(left_out))
-    assert (
-        "`react` of --detection.preset post_hoc is left out. The network should end in one linear layer"
-        in "\n".join(said)
-    )
+    said = re.findall(r"^Left out of --detection.preset post_hoc: ([^.]+)\. (.*)", capsys.readouterr().err, re.M)
+    assert sorted(", ".join(line for line, _ in said).split(", ")) == sorted(names(left_out))
+    ((together, reason),) = [one for one in said if "react" in one[0]]  # one line for all that fail for one reason
+    assert "react, ash, scale" in together
+    assert "The network should end in one linear layer" in reason
     without = settings.for_network(linear, images, has_train=False)
     assert set(names(settings.build())) - set(names(without.build())) == {"grood", "gradpca"}
-    assert "`grood` of --detection.preset post_hoc is left out. It learns from the class" in capsys.readouterr().err
+    assert "post_hoc: grood, gradpca. They learn from the class" in capsys.readouterr().err
     tuned = DetectionSettings(detectors=[Tuned([Energy(), ReAct()])])
     assert_refused(
         (lambda: tuned.for_network(other, images), "`tuned` of --detection.detectors cannot be .* one linear layer")
     )
     assert tuned.for_network(linear, images) is tuned
+    looked = []
+    monkeypatch.setattr(chosen, "try_probes", lambda probes, *_: looked.extend(names(probes)))
+    settings.for_network(linear, images)
+    assert sorted(looked) == sorted(names(settings.probes()))
