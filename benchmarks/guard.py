@@ -22,7 +22,7 @@ from benchmarks.networks import NETWORKS as CLASSIFIERS
 from lightning_gradood.detectors import MLP, Detector, Energy, GradientKNN, SavedDetector, score_in_blocks
 from lightning_gradood.evaluation import DetectionSettings
 from lightning_gradood.gradients import AllOnes, Predicted, Uniform, parameter_names
-from lightning_gradood.guard import Description, Guard, mean_readings
+from lightning_gradood.guard import Description, Guard, KnownImages, mean_readings
 from lightning_gradood.networks import MLPSettings, resnet20
 from lightning_gradood.probes import LogitsProbe, read_probes
 from lightning_gradood.records import NORMAL, SYNTHETIC, Records, normal_records
@@ -114,7 +114,8 @@ def fitted(network: nn.Module, detector: Detector, images: Tensor, number: int) 
         trained_on="normal", counts={}, calibration=np.sort(learnt.score(normal)).tolist(),
         baseline=mean_readings(normal, detector.probes), false_positive_rate=0.05, threshold=0.0, metrics={}, batch_size=64,
     )  # fmt: skip
-    return Guard(network, SavedDetector(detector, learnt, 0.0, {}), detector.probes, None, about)
+    known = KnownImages.of(normal, [probe.name for probe in detector.probes], {})
+    return Guard(network, SavedDetector(detector, learnt, 0.0, {}), detector.probes, None, about, known)
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ class Calibrated:
         trained_on: `normal`, or the anomaly sources it was fitted on, joined by `+`.
         calibration: its scores of normal `val` images, none of which it was fitted on or selected by, float64 [n],
             ascending.
+        calibrating: the records of those images.
         threshold: conformal, for `false_positive_rate`, the share of normal images that it may flag.
         counts: `train` and `calibration` to their numbers of records.
         metrics: anomaly source to `val/auroc`, `test/auroc` and `test/flagged`; `normal` to `test/flagged` with the
@@ -35,6 +36,7 @@ class Calibrated:
     fitted: Fitted
     trained_on: str
     calibration: np.ndarray
+    calibrating: Records
     threshold: float
     false_positive_rate: float
     counts: dict[str, dict[str, int]]
@@ -110,6 +112,7 @@ def _calibrated(
         fitted=fitted,
         trained_on="+".join(sources) if detector.needs_anomalies else NORMAL,
         calibration=calibration,
+        calibrating=calibrating,
         threshold=conformal_threshold(calibration, settings.false_positive_rate),
         false_positive_rate=settings.false_positive_rate,
         counts={"train": counts_of(train), "calibration": {"normal": len(calibration)}},

@@ -35,8 +35,10 @@ from lightning_gradood.core import (
 )
 from lightning_gradood.detectors import SavedDetector, load_detector, score_in_blocks
 from lightning_gradood.gradients import parameter_names
+from lightning_gradood.guard.known_images import KnownImages
 from lightning_gradood.guard.saving import (
     DETECTOR,
+    KNOWN,
     NETWORK,
     PROBES,
     Description,
@@ -85,13 +87,20 @@ class Guard:
         probes: those that it reads, prepared where they need it.
         transform: of a picture; None for none.
         about: everything else.
+        known: images whose readings it keeps, to be refitted with, see `refit`.
     """
 
     def __init__(
-        self, network: nn.Module, saved: SavedDetector, probes: Sequence[Probe], transform: Any, about: Description
+        self,
+        network: nn.Module,
+        saved: SavedDetector,
+        probes: Sequence[Probe],
+        transform: Any,
+        about: Description,
+        known: KnownImages,
     ) -> None:
         self.network, self.saved, self.fitted, self.probes = network, saved, saved.fitted, list(probes)
-        self.transform, self.about = transform, about
+        self.transform, self.about, self.known = transform, about, known
         self.threshold = about.threshold
         self.calibration = np.array(about.calibration)
         self._lock = threading.RLock()
@@ -120,14 +129,17 @@ class Guard:
             about = read_description(place)
             network, transform = _network(place, about, trust), decode(about.transform, trust)
             saved, probes = load_detector(place / DETECTOR, trust), unpack(place / PROBES, trust)
+            known = unpack(place / KNOWN, trust)
             if [one.name for one in probes] != [one.name for one in saved.detector.probes]:
                 raise ValueError("other probes than the detector's")
+            if not isinstance(known, KnownImages) or [*known.values] != [one.name for one in probes]:
+                raise ValueError("images that other probes have read")
         except Refusal:
             raise
         except _UNFIT as error:  # the files are whole, but do not belong together or may not be read
             why = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
             raise damaged(place, f"parts that do not fit together ({why})") from error
-        return cls(network, saved, probes, transform, about).to(device)
+        return cls(network, saved, probes, transform, about, known).to(device)
 
     def __call__(self, images: Tensor) -> Verdict:
         """Score images that are ready for the network, as `read` makes them.
@@ -257,7 +269,7 @@ def save_guard(
     network: nn.Module,
     saved: SavedDetector,
     probes: Sequence[Probe],
-    records: Records,
+    known: KnownImages,
     images: Tensor,
 ) -> Guard:
     """Save a guard, load it again, and compare the scores; an existing folder is replaced whole, or stays as it was.
@@ -266,7 +278,7 @@ def save_guard(
         network: pixels in [0, 1] in, logits out, with its normalisation.
         saved: the detector with what it has learnt.
         probes: those it reads, prepared where they need it.
-        records: of some images that the detector was not fitted on; its first rows are those of `images`.
+        known: what the guard keeps; its last rows are those of `images`.
         images: float in [0, 1] or uint8, [N, C, H, W].
 
     Raises:
@@ -276,15 +288,15 @@ def save_guard(
     bare: Any = network
     for _ in range(bool(about.one_logit) + bool(about.normalize) + (about.outputs != "logits")):
         bare = bare.network
-    parts = {NETWORK: pack(bare.state_dict()), DETECTOR: pack(saved), PROBES: pack(list(probes))}
+    parts = {NETWORK: pack(bare.state_dict()), DETECTOR: pack(saved), PROBES: pack(list(probes)), KNOWN: pack(known)}
     trust = packages_of([about.network, about.transform, encode([saved, list(probes)], {})])
     trial, old = (folder.with_name(f".{folder.name}.{name}") for name in ("trial", "old"))
     try:
         write_folder(trial, about, parts)
         guard = Guard.load(trial, trust, device)
-        expected, found = score_in_blocks(saved.fitted, records), guard(images).scores
+        expected, found = score_in_blocks(saved.fitted, known.records), guard(images).scores
         spread = max(float(np.ptp(expected)), 1e-12)
-        if not np.allclose(found, expected[: len(found)], rtol=1e-6, atol=_TOLERANCE * spread):
+        if not np.allclose(found, expected[-len(found) :], rtol=1e-6, atol=_TOLERANCE * spread):
             raise Refusal(
                 "A guard should give the scores that `detect` gave. Got others from the network that its class path and "
                 "arguments build. Let its constructor's arguments decide all that is not in its weights."

@@ -15,6 +15,7 @@ from lightning_gradood.networks import Outputs
 from lightning_gradood.records import entry_key
 
 GUARD, NETWORK, DETECTOR, PROBES = "guard.json", "network.safetensors", "detector.safetensors", "probes.safetensors"
+KNOWN = "known.safetensors"
 _DIGEST = "digest"  # of guard.json itself, without this entry
 _VERSIONS = ("torch", "torchvision", "numpy", "scikit-learn", "timm")
 

@@ -76,21 +76,22 @@ class Records:
         cls,
         ids: Sequence[str],
         *,
-        source: str,
+        source: str | Sequence[str],
         values: Mapping[str, np.ndarray],
         names: Mapping[str, Sequence[str]] | None = None,
         **columns: Sequence[Any],
     ) -> Records:
-        """Make records of one source from arrays.
+        """Make records from arrays.
 
         Args:
             ids: of n images.
+            source: of all of them, or of each.
             values: probe name to array [n, width]; uint8, float16 and float32 are kept as they are, all else as float64.
             names: probe name to what its columns are (parameter or layer names); kept in the file's metadata.
             **columns: any of `origin_id` (default: the ids), `attack`, `label`, `prediction`, `success`, `target_hit`,
                 `l2`, `linf`.
         """
-        given: dict[str, Any] = {"id": ids, "origin_id": ids, "source": [source] * len(ids)} | columns
+        given: dict[str, Any] = {"id": ids, "origin_id": ids, "source": _each(source, ids)} | columns
         table = pa.table(
             {name: pa.array(given.get(name, [value] * len(ids)), kind) for name, (kind, value) in _COLUMNS.items()}
         )
@@ -233,6 +234,10 @@ class Records:
         for name, value in equal.items():
             table = table.filter(pc.equal(table[name], value))
         return Records(table)
+
+
+def _each(source: str | Sequence[str], ids: Sequence[str]) -> Sequence[str]:
+    return [source] * len(ids) if isinstance(source, str) else source
 
 
 def _fixed_size_lists(array: np.ndarray) -> pa.Array:

@@ -31,7 +31,7 @@ from lightning_gradood.evaluation import (
 )
 from lightning_gradood.extraction import CacheEntry
 from lightning_gradood.gradients import parameter_names
-from lightning_gradood.guard import Description, Recipe, mean_readings, save_guard
+from lightning_gradood.guard import Description, KnownImages, Recipe, drawn_images, mean_readings, save_guard
 from lightning_gradood.networks import TwoLogits, state_digest
 from lightning_gradood.probes import GradientProbe, Probe
 from lightning_gradood.records import NORMAL, Records
@@ -169,14 +169,18 @@ def keep_guard(
     folder: Path, place: Workplace, chosen: Calibrated | Refusal, normal: Records, probes: Sequence[Probe]
 ) -> GuardSummary:
     """Save a guard with its probes as they read, and return its summary, which tells of an older one if it is refused."""
-    source, held = place.datamodule.sources.normal, normal.where(split="val")
+    source = place.datamodule.sources.normal
     rows = {name: row for row, name in enumerate(source.ids)}
     try:
         if isinstance(chosen, Refusal):
             raise chosen
-        images = source.images([rows[name] for name in held.ids[: place.datamodule.probe_batch_size]])
-        saved = SavedDetector.of(chosen.detector, chosen.fitted, chosen.threshold, held, trained_on=chosen.trained_on)
-        save_guard(folder, _description(place, chosen, normal), place.model.network, saved, probes, held, images)
+        own = (normal.column("split") == "train") | np.isin(normal.ids, chosen.calibrating.ids)
+        kept = drawn_images(normal.keep(own), names := [one.name for one in probes])
+        files = {name: os.path.abspath(path) for name in kept.ids if (path := source.path(rows[name]))}
+        images = source.images([rows[name] for name in kept.ids[-place.datamodule.probe_batch_size :]])
+        saved = SavedDetector.of(chosen.detector, chosen.fitted, chosen.threshold, kept, trained_on=chosen.trained_on)
+        about, keeps = _description(place, chosen, normal), KnownImages.of(kept, names, files)
+        save_guard(folder, about, place.model.network, saved, probes, keeps, images)
     except Unwritable:
         raise
     except Refusal as refusal:

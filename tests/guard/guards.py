@@ -7,7 +7,7 @@ import torch
 
 from lightning_gradood import detectors as d
 from lightning_gradood.gradients import AllOnes, KHot, Predicted, Uniform, parameter_names
-from lightning_gradood.guard import Description, mean_readings, save_guard
+from lightning_gradood.guard import Description, KnownImages, mean_readings, save_guard
 from lightning_gradood.metrics import conformal_threshold
 from lightning_gradood.networks import CifarResNet, MLPSettings, Normalized
 from lightning_gradood.perturbations import Blur, PatchShuffle, SurerSteps
@@ -95,7 +95,10 @@ def save(folder, name, net=None, **changes):
         "calibration": calibration.tolist(), "threshold": conformal_threshold(calibration, 0.1),
         "false_positive_rate": 0.1, "batch_size": BATCH,
     }  # fmt: skip
-    shown = normal[[int(name.rpartition("/")[2]) for name in held.ids[:BATCH]]]
+    known = normal_records(records)
+    known = Records.concatenate([known.where(split="train"), held])
+    shown = normal[[int(name.rpartition("/")[2]) for name in held.ids[-BATCH:]]]
     kept = d.SavedDetector.of(detector, fitted, about["threshold"], held)
-    guard = save_guard(folder / "guard", Description(**about | changes), net, kept, probes, held, shown)
+    keeps = KnownImages.of(known, [probe.name for probe in probes], {})
+    guard = save_guard(folder / "guard", Description(**about | changes), net, kept, probes, keeps, shown)
     return guard, fitted, records

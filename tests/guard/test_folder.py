@@ -17,7 +17,7 @@ from lightning_gradood.guard import Guard, read_description
 from lightning_gradood.probes import LogitsProbe
 from lightning_gradood.records import entry_key
 
-FILES = ("network.safetensors", "detector.safetensors", "probes.safetensors")
+FILES = ("network.safetensors", "detector.safetensors", "probes.safetensors", "known.safetensors")
 
 
 @pytest.fixture(scope="module")
@@ -120,13 +120,14 @@ def test_a_class_that_is_not_trusted_is_neither_imported_nor_built(saved, folder
 
 
 def test_parts_that_do_not_belong_together_are_refused(saved, folder):
-    network, detector, probes = FILES
+    network, detector, probes, known = FILES
     other, words = NETWORK | {"init_args": {"blocks_per_stage": 2, "num_classes": 4}}, "parts that do not fit together "
     rows = [
         ("network", other, f"{words}(RuntimeError: Error(s) in loading"),
         ("parameters", ["conv1.weight"], f"{words}(ValueError: other parameters than the guard was fitted on"),
         (network, [1], f"{words}(TypeError: "),
         (detector, LogitsProbe(), "detector.safetensors should be a detector that `detect` has saved"),
+        (known, [1], f"{words}(ValueError: images that other probes have read"),
         (probes, [LogitsProbe()], f"{words}(ValueError: other probes than the detector's)"),
     ]
     for name, part, words in rows:
