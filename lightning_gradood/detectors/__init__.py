@@ -67,6 +67,7 @@ from lightning_gradood.detectors.output_scores import (
 )
 from lightning_gradood.detectors.pytorch_ood_adapter import PytorchOOD, PytorchOODProbe
 from lightning_gradood.detectors.synthetic_outliers import SyntheticOutliers
+from lightning_gradood.detectors.tensor_scores import TensorReadings, tensor_score
 
 __all__ = [
     "ASH", "DICE", "FDBD", "GEN", "GROOD", "KNN", "LID", "MLP", "NAC", "NCI", "ODIN", "RMDS", "RMDSPP", "SCALE",
@@ -75,6 +76,6 @@ __all__ = [
     "GradientKNN", "ImageStatistics", "ImageStatisticsProbe", "KLMatching", "Mahalanobis", "MahalanobisPP",
     "MahalanobisPPPaper", "MahalanobisProbe", "MaxLogit", "NNGuide", "NeuronLayer", "NeuronProbe", "OdinProbe",
     "PerturbedFeaturesProbe", "PytorchOOD", "PytorchOODProbe", "ReAct", "SavedDetector", "SyntheticOutliers",
-    "TrainedDetector", "Tuned", "UntrainedMLP", "ViM", "ViewsProbe", "classes_of", "fit_all", "load_detector",
-    "normal_training_records", "save_detector", "score_in_blocks",
+    "TensorReadings", "TrainedDetector", "Tuned", "UntrainedMLP", "ViM", "ViewsProbe", "classes_of", "fit_all", "load_detector",
+    "normal_training_records", "save_detector", "score_in_blocks", "tensor_score",
 ]  # fmt: skip

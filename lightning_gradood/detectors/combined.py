@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import ClassVar, Literal, Self
 
 import numpy as np
@@ -19,7 +20,7 @@ from lightning_gradood.probes import Probe
 from lightning_gradood.records import SYNTHETIC, Records, normal_records
 
 Rule = Literal["fisher", "squares"]
-_TAIL = 0.9  # quantile above which the distribution of normal scores is continued by an exponential
+TAIL = 0.9  # quantile above which the distribution of normal scores is continued by an exponential
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,14 +32,19 @@ class EmpiricalTail(Component):
 
     normal: np.ndarray
 
-    def surprise(self, scores: np.ndarray) -> np.ndarray:
-        """−log p of each score, float64 [n], at least 0."""
-        start = float(np.quantile(self.normal, _TAIL))
+    @cached_property
+    def exponential(self) -> tuple[float, float]:
+        """Where the exponential tail starts, and its scale."""
+        start = float(np.quantile(self.normal, TAIL))
         above = self.normal[self.normal > start] - start
         smallest = 1e-6 * (float(np.ptp(self.normal)) or 1.0)
-        scale = max(float(above.mean()) if len(above) else 0.0, smallest)
-        tail = -np.log(1.0 - _TAIL) + (scores - start) / scale
-        p_values = np.maximum(conformal_p_values(self.normal, scores), 1.0 - _TAIL)
+        return start, max(float(above.mean()) if len(above) else 0.0, smallest)
+
+    def surprise(self, scores: np.ndarray) -> np.ndarray:
+        """−log p of each score, float64 [n], at least 0."""
+        start, scale = self.exponential
+        tail = -np.log(1.0 - TAIL) + (scores - start) / scale
+        p_values = np.maximum(conformal_p_values(self.normal, scores), 1.0 - TAIL)
         return np.asarray(np.where(scores > start, tail, -np.log(p_values)))
 
 

@@ -41,14 +41,16 @@ class ViewsProbe(SharedLogitsProbe):
     def from_logits(self, network: nn.Module, images: Tensor, logits: Tensor) -> Tensor:
         with exact_arithmetic(), frozen_network(network), torch.no_grad():
             padded = F.pad(images, (0, 1, 0, 1), mode="replicate")
-            seen = torch.cat([images.flip(3), F.avg_pool2d(padded, kernel_size=2, stride=1)])
-            # views of few images in one batch, those of many in batches of as many images as there are
-            batches = torch.split(seen, max(len(images), _SMALL_BATCH))
-            changed = torch.cat([network(batch) for batch in batches])
+            views = [images.flip(3), F.avg_pool2d(padded, kernel_size=2, stride=1)]
+            if (
+                not torch.compiler.is_compiling() and len(images) < _SMALL_BATCH
+            ):  # torch.export knows no number of images
+                views = list(torch.split(torch.cat(views), _SMALL_BATCH))
+            changed = torch.cat([network(view) for view in views])
         check_finite_rows(changed, "The network's logits of a view")
         own = to_float64(logits.detach())
         order = own.argsort(dim=1, descending=True, stable=True)
-        changes = [to_float64(part) - own for part in changed.chunk(2)]
+        changes = to_float64(changed).reshape(2, *own.shape) - own
         return torch.cat([_summary(change.gather(1, order)) for change in changes], dim=1)
 
 

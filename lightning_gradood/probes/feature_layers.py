@@ -107,7 +107,7 @@ def feature_layer_moments(
             for handle in handles:
                 stack.callback(handle.remove)
         logits = network(images)
-    return logits, [_only(name, found[name], len(images)) for name in names]
+    return logits, [_only(name, found[name], images.shape[0]) for name in names]
 
 
 def feature_layer_output(network: nn.Module, images: Tensor, name: str) -> Tensor:
@@ -356,7 +356,7 @@ def _channels_last(module: nn.Module, shape: torch.Size) -> bool:
 
 
 def _only(name: str, kept: list[_Moments], images: int) -> _Moments:
-    rows = [len(average) for average, _ in kept]
+    rows = [average.shape[0] for average, _ in kept]  # `len` would fix the number where torch.export runs this
     if rows != [images]:
         raise Refusal(
             f"`layers` should be modules that run once on a batch and give a row for each of its {images} images; "
