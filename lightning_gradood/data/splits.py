@@ -1,7 +1,8 @@
 """Stratified, grouped, seeded splits of exact size, and the manifest of them.
 
 Sizes follow the largest remainder, for the whole first and then for the classes: 26,032 images at 40/40/20 give
-10,413/10,413/5,206 whatever their classes, and every class has within one image of its share in every split.
+10,413/10,413/5,206 whatever their classes, and every class has within one image of its share in every split. Classes too
+small to have an image in every split are dealt out one after the other, so that each of their images has the same chance.
 """
 
 import json
@@ -66,9 +67,16 @@ def split_rows(
     _, first, origin_of = np.unique(origins, return_index=True, return_inverse=True)
     classes, counts = np.unique(labels[first], return_counts=True)
     part_of = np.empty(len(first), dtype=np.int64)
-    shuffle = np.random.default_rng(seed)
-    for label, seats in zip(classes, allocate(counts.tolist(), shares), strict=True):
-        part_of[shuffle.permutation(np.flatnonzero(labels[first] == label))] = np.repeat(np.arange(len(shares)), seats)
+    shuffle, number, large = np.random.default_rng(seed), np.arange(len(shares)), counts * float(min(shares)) >= 1
+    *seats, rest = allocate([*counts[large].tolist(), int(counts[~large].sum())], shares)
+    for label, own in zip(classes[large], seats, strict=True):
+        part_of[shuffle.permutation(np.flatnonzero(labels[first] == label))] = np.repeat(number, own)
+    turns = np.concatenate([(np.arange(own) + 0.5) / max(own, 1) for own in rest])  # each part's evenly spread
+    dealt = np.repeat(number, rest)[np.argsort(turns, kind="stable")]
+    place = shuffle.permutation(len(classes))[np.searchsorted(classes, labels[first])]  # of the class
+    small = np.flatnonzero(~large[np.searchsorted(classes, labels[first])])
+    small = small[np.lexsort((shuffle.permutation(len(small)), place[small]))]
+    part_of[small] = np.roll(dealt, shuffle.integers(len(small) + 1))
     return [np.flatnonzero(part_of[origin_of] == part) for part in range(len(shares))]
 
 

@@ -35,6 +35,18 @@ def test_every_row_is_in_one_part_and_every_class_within_one_image_of_its_share(
                 assert abs((labels[part] == label).sum() - share * (labels == label).sum()) < 1
 
 
+def test_images_of_classes_too_small_for_every_part_have_the_same_chance_and_are_spread_over_the_classes():
+    counts = np.random.default_rng(0).integers(1, 8, 150)
+    labels, taken = np.repeat(np.arange(150), counts), 60
+    chosen = np.zeros(len(labels))
+    for seed in range(300):
+        rows = split_rows(labels, [taken / len(labels), 1 - taken / len(labels)], seed)[0]
+        assert (len(rows), np.bincount(labels[rows]).max()) == (taken, 1)
+        chosen[rows] += 1
+    for some in (labels < 50, labels >= 100, counts[labels] < 3, counts[labels] > 5):
+        assert abs(chosen[some].mean() / 300 - taken / len(labels)) < 0.01
+
+
 def test_seats_keep_both_margins_for_any_counts():
     random = np.random.default_rng(0)
     for _ in range(500):
