@@ -1,7 +1,7 @@
 """NAC: how many normal images have had a neuron in the state in which an image has it."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from typing_extensions import override  # typing has it from Python 3.12 on
 
 from lightning_gradood.core import Component, FinitePositive, PositiveInt, exact_arithmetic, frozen_network
-from lightning_gradood.detectors.detector import Detector, Fitted, normal_training_records
+from lightning_gradood.detectors.detector import Detector, Fitted, float64_blocks, normal_training_records
 from lightning_gradood.gradients import Uniform
 from lightning_gradood.probes import PENULTIMATE, Probe, feature_layer_gradient
 from lightning_gradood.records import Records
@@ -77,23 +77,30 @@ class NAC(Detector):
         Liu, Tian, Li, Ma, Wang 2024, "Neuron Activation Coverage", Eq. 4 to 7; ood_coverage, `nac_postprocessor.py`.
     """
 
-    layers: list[NeuronLayer] = field(default_factory=lambda: [NeuronLayer()])
+    layers: list[NeuronLayer] | None = None
     name: str = "nac"
     needs_anomalies: ClassVar[bool] = False
 
     @cached_property
     @override
     def probes(self) -> Sequence[Probe]:
-        return [NeuronProbe(one.layer) for one in self.layers]
+        return [NeuronProbe(one.layer) for one in self.counted]
+
+    @property
+    def counted(self) -> Sequence[NeuronLayer]:
+        """The layers, or the default one."""
+        return self.layers or [NeuronLayer()]
 
     @override
     def fit(self, records: Records, seed: int) -> Fitted:
         normal, found = normal_training_records(records), list[Coverage]()
-        for one, probe in zip(self.layers, self.probes, strict=True):
-            values = normal.probe(probe.name)
+        for one, probe in zip(self.counted, self.probes, strict=True):
+            values = normal.stored(probe.name)
             empty = Coverage(probe.name, one.steepness, np.zeros((values.shape[1], len(ends(one.bins)) - 1)))
-            counts = np.bincount(empty.cells(values).ravel(), minlength=empty.covered.size).reshape(empty.covered.shape)
-            found.append(Coverage(probe.name, one.steepness, np.minimum(counts / one.enough, 1.0)))
+            cells = (empty.cells(block).ravel() for _, block in float64_blocks(values))
+            counts = sum(np.bincount(some, minlength=empty.covered.size) for some in cells)
+            covered = np.minimum(counts / one.enough, 1.0).reshape(empty.covered.shape)
+            found.append(Coverage(probe.name, one.steepness, covered))
         return FittedNAC(found)
 
 

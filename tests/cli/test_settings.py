@@ -9,6 +9,8 @@ import yaml
 from parsed import check, verdict
 from tiny import FILE, printed, resolved
 
+from lightning_gradood.evaluation import DetectionSettings
+
 ONLY_KNOWN = "should hold only keys that it knows."
 MISSPELT = [
     (["--trainer.max_epoch", "3"], "Got `trainer.max_epoch`. Did you mean `max_epochs`?"),
@@ -89,6 +91,12 @@ def test_detectors_of_pytorch_ood_stand_beside_ours_by_their_own_class_paths():
     Path("theirs.yaml").write_text(f"detection: {{detectors: {json.dumps(values[:1])}}}")
     (one,) = verdict("--config", "theirs.yaml").detection.detectors
     assert one.init_args.settings == {"tailsize": 20}
+
+
+def test_every_detector_of_ours_that_needs_no_settings_is_given_by_its_name():
+    names = [type(one).__name__ for one in DetectionSettings(preset="post_hoc").build()]
+    found = verdict("--detection.detectors", json.dumps(names[1:])).detection.detectors
+    assert [one.class_path.rpartition(".")[2] for one in found] == names[1:]
 
 
 LAUGHS = "\n".join(
