@@ -73,7 +73,7 @@ class KLMatching(Detector):
     def fit(self, records: Records, seed: int) -> Fitted:
         logits = normal_training_records(records).stored(LogitsProbe.name)
         predictions = logits.argmax(axis=1)
-        rows = [logits[predictions == one].astype(np.float64) for one in np.unique(predictions)]
+        rows = (logits[predictions == one].astype(np.float64) for one in np.unique(predictions))  # of a class at a time
         return FittedKLMatching(
             np.stack([logsumexp(log_softmax(one, axis=1), axis=0) - np.log(len(one)) for one in rows])
         )

@@ -160,9 +160,9 @@ def score_in_blocks(fitted: Fitted, records: Records) -> np.ndarray:
     Matrix products of other sizes are summed in another order and differ in the last bit; in blocks an image gets the
     same bits alone, as from a guard, as among thousands.
     """
-    number = len(records)
-    rows = np.minimum(np.arange(-(-number // _BLOCK) * _BLOCK), number - 1)  # the last one fills the last block
-    blocks = (Records(records.table.take(rows[start : start + _BLOCK])) for start in range(0, len(rows), _BLOCK))
+    number, row = len(records), np.arange(_BLOCK)  # the last one fills the last block
+    parts = ((records.table.slice(start, _BLOCK), number - 1 - start) for start in range(0, number, _BLOCK))
+    blocks = (Records(part.take(np.minimum(row, last))) for part, last in parts)
     return np.concatenate([np.empty(0), *(fitted.score(block) for block in blocks)])[:number]
 
 

@@ -13,8 +13,8 @@ from torchvision.transforms import GaussianBlur
 from typing_extensions import override  # typing has it from Python 3.12 on
 
 from lightning_gradood.core import PositiveInt, Seed, exact_arithmetic, frozen_network
-from lightning_gradood.detectors.detector import Detector, Fitted, classes_of, normal_training_records
-from lightning_gradood.detectors.neighbours import Neighbours
+from lightning_gradood.detectors.detector import Detector, Fitted, classes_of, float64_blocks, normal_training_records
+from lightning_gradood.detectors.neighbours import BANK, Neighbours, bank
 from lightning_gradood.probes import PENULTIMATE, PenultimateProbe, Probe, feature_layer_outputs
 from lightning_gradood.records import Records
 
@@ -90,6 +90,7 @@ class GROOD(Detector):
 
     Args:
         noise: what reads the features.
+        megabytes: of neighbours that are kept, drawn by the seed where there are more.
 
     Reference:
         ElAraby, Sahoo, Pequignot, Novello, Paull 2025, "GROOD: GRadient-Aware Out-of-Distribution Detection"; OpenOOD's
@@ -97,6 +98,7 @@ class GROOD(Detector):
     """
 
     noise: FromNoiseProbe = field(default_factory=FromNoiseProbe)
+    megabytes: PositiveInt = BANK
     name: str = "grood"
     needs_anomalies: ClassVar[bool] = False
 
@@ -108,12 +110,14 @@ class GROOD(Detector):
     @override
     def fit(self, records: Records, seed: int) -> Fitted:
         normal = normal_training_records(records)
-        features, classes = normal.probe(self.noise.name), classes_of(normal)
-        prototypes = np.stack([features[classes == one].mean(axis=0) for one in np.unique(classes)])
-        label, prediction = normal.column("label"), normal.column("prediction")
-        right = (label < 0) | (label == prediction)
-        rows = prototype_gradient(features[right if right.any() else ...], prototypes)
-        return FittedGROOD(self.noise.name, prototypes, Neighbours(rows, 1))
+        features, classes = normal.stored(self.noise.name), classes_of(normal)
+        known = np.unique(classes)
+        prototypes = np.stack([features[classes == one].mean(axis=0, dtype=np.float64) for one in known])
+        label = normal.column("label")
+        right = np.flatnonzero((label < 0) | (label == normal.column("prediction")))
+        kept = features[bank(features, self.megabytes, seed, right if len(right) else None)]
+        rows = np.concatenate([prototype_gradient(block, prototypes) for _, block in float64_blocks(kept)])
+        return FittedGROOD(self.noise.name, prototypes, Neighbours(rows.astype(np.result_type(kept, np.float32)), 1))
 
 
 @dataclass(frozen=True, eq=False)

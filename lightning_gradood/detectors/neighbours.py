@@ -20,7 +20,7 @@ from lightning_gradood.metrics import auroc
 from lightning_gradood.probes import FeatureProbe, PenultimateProbe, Probe, columns_by_layer
 from lightning_gradood.records import Records
 
-_BANK = 400  # megabytes, by default
+BANK = 400  # megabytes, by default
 _MEGABYTES = 256  # of distances at a time
 _MOST_FEATURES, _MOST_GRADIENTS = 50, 10  # the default rank at most: the paper's; chosen on validation data
 
@@ -63,9 +63,10 @@ class Neighbours(Component):
         return np.asarray(np.einsum("md,md->m", self.rows, self.rows))
 
 
-def bank(values: np.ndarray, megabytes: int, seed: int) -> np.ndarray:
-    """Indices of rows that fit into so many megabytes, drawn by the seed, or of all if they do."""
-    return drawn(len(values), max(megabytes * 1_000_000 // values[:1].nbytes, 1), seed)
+def bank(values: np.ndarray, megabytes: int, seed: int, among: np.ndarray | None = None) -> np.ndarray:
+    """Indices of rows, all or those `among` which to choose, that fit into so many megabytes, drawn by the seed."""
+    rows = np.arange(len(values)) if among is None else among
+    return np.asarray(rows[drawn(len(rows), max(megabytes * 1_000_000 // values[:1].nbytes, 1), seed)])
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ class KNN(Detector):
     """
 
     k: PositiveInt | None = None
-    megabytes: PositiveInt = _BANK
+    megabytes: PositiveInt = BANK
     name: str = "knn"
     needs_anomalies: ClassVar[bool] = False
     probes: ClassVar[Sequence[Probe]] = (PenultimateProbe(),)
@@ -122,7 +123,7 @@ class GradientKNN(OneClassOfGradients):
     """
 
     k: PositiveInt | None = None
-    megabytes: PositiveInt = _BANK
+    megabytes: PositiveInt = BANK
     whitening: ClosedUnitInterval = 0.5
     name: str = "gradient_knn"
 
@@ -182,7 +183,7 @@ class Neighbourhoods(Component):
     ids: Sequence[str]
 
     @classmethod
-    def build(cls, features: np.ndarray, ids: Sequence[str], seed: int, megabytes: int = _BANK) -> Neighbourhoods:
+    def build(cls, features: np.ndarray, ids: Sequence[str], seed: int, megabytes: int = BANK) -> Neighbourhoods:
         """Shuffle clean images, float [n, width], into batches of 100, or one if fewer, as many as fit into the megabytes."""
         size = min(_BATCH, len(ids))
         count = max(min(len(ids), megabytes * 1_000_000 // features[:1].nbytes) // size, 1)
@@ -245,7 +246,7 @@ class LID(Detector):
 
     neighbours: Sequence[PositiveInt] = (10, 20, 30, 40, 50, 60, 70, 80, 90)
     layers: list[str] | None = None
-    megabytes: PositiveInt = _BANK
+    megabytes: PositiveInt = BANK
     name: str = "lid"
 
     @property

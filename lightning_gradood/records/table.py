@@ -103,8 +103,8 @@ class Records:
 
     @classmethod
     def concatenate(cls, parts: Sequence[Records]) -> Records:
-        """Put records with the same columns one after the other."""
-        return cls(pa.concat_tables([part.table for part in parts]).combine_chunks())
+        """Put records with the same columns one after the other, without a copy of their values."""
+        return cls(pa.concat_tables([part.table for part in parts]))
 
     def __len__(self) -> int:
         return int(self.table.num_rows)
@@ -138,8 +138,10 @@ class Records:
         return Records(self.table.take(pa.array(list(rows), pa.int64())))
 
     def keep(self, rows: np.ndarray) -> Records:
-        """Keep some rows, bool [n], without a copy where they are all."""
-        return self if rows.all() else Records(self.table.filter(rows))
+        """Keep some rows, bool [n], without a copy where they are neighbours, such as all of them."""
+        first, last = (int(rows.argmax()), len(rows) - int(rows[::-1].argmax())) if rows.any() else (0, 0)
+        neighbours = last - first == np.count_nonzero(rows)
+        return Records(self.table.slice(first, last - first) if neighbours else self.table.filter(rows))
 
     def only(self, probes: Sequence[str]) -> Records:
         """Keep the columns of these probes alone, in this order; a missing one is refused."""
@@ -230,10 +232,10 @@ class Records:
 
     def where(self, **equal: str) -> Records:
         """Keep the rows whose columns have the given values, e.g. `where(source="normal", split="train")`."""
-        table = self.table
+        found = self
         for name, value in equal.items():
-            table = table.filter(pc.equal(table[name], value))
-        return Records(table)
+            found = found.keep(pc.fill_null(pc.equal(found.table[name], value), False).to_numpy())
+        return found
 
 
 def _each(source: str | Sequence[str], ids: Sequence[str]) -> Sequence[str]:

@@ -72,6 +72,20 @@ def test_rows_are_kept_that_agree_in_every_column_and_only_clean_ones_of_the_nor
     assert (anomalous.tolist(), anomalous.dtype) == ([0, 1, 1], np.int64)
 
 
+def test_rows_that_are_neighbours_are_taken_without_a_copy_and_others_with_one():
+    one, two = table_of([f"a/{n}" for n in range(6)], source="a"), table_of(["b/0", "b/1"], source="b")
+    values, both = one.stored("norms"), Records.concatenate([one, two])
+    for found, rows in (
+        (both.where(source="a"), slice(0, 6)), (both.keep(np.arange(8) < 4), slice(0, 4)),
+        (one.keep(np.isin(np.arange(6), [2, 3])), slice(2, 4)), (one.keep(np.ones(6, bool)), slice(0, 6)),
+    ):  # fmt: skip
+        assert np.shares_memory(found.stored("norms"), values)
+        np.testing.assert_array_equal(found.stored("norms"), values[rows])
+    apart = one.keep(np.isin(np.arange(6), [0, 2]))
+    assert (apart.ids, np.shares_memory(apart.stored("norms"), values)) == (["a/0", "a/2"], False)
+    assert (len(one.keep(np.zeros(6, bool))), both.stored("norms").shape) == (0, (8, 2))
+
+
 def test_what_does_not_fit_is_refused():
     one, two = table_of(["a"]), table_of(["a", "b"])
     assert_refused(
