@@ -38,9 +38,9 @@ WRITING = {
 }  # fmt: skip
 # Lines of a room. A commit that needs more raises the number here, and says why.
 BUDGET = {
-    "__init__": 7, "__main__": 3, "cli": 1627, "core": 1654, "data": 1939, "detectors": 3728, "evaluation": 1046,
+    "__init__": 7, "__main__": 3, "cli": 1627, "core": 1654, "data": 1947, "detectors": 3740, "evaluation": 1046,
     "extraction": 811, "gradients": 3089, "guard": 953, "metrics": 679, "networks": 1046, "perturbations": 1701,
-    "preflight": 67, "probes": 751, "records": 631, "report": 2663, "tasks": 650, "trainer": 267,
+    "preflight": 67, "probes": 751, "records": 633, "report": 2663, "tasks": 650, "trainer": 267,
 }  # fmt: skip
 
 
