@@ -9,7 +9,7 @@ from importlib import import_module
 
 from lightning_gradood import __version__
 from lightning_gradood.cli.stopping import stopping
-from lightning_gradood.cli.verbs import ALONE, OVERVIEW, Ended
+from lightning_gradood.cli.verbs import ALONE, OVERVIEW, VERBS, Ended
 
 _SIGPIPE = 141  # exit code, as of other programs in a pipe
 # glibc's M_MMAP_MAX, M_TRIM_THRESHOLD and M_TOP_PAD keep large blocks for the next operation; by default the system takes
@@ -32,6 +32,8 @@ def main(args: Sequence[str] | None = None) -> None:
             for variable, option in _KEEP_BLOCKS.items():
                 if variable not in os.environ:
                     ctypes.CDLL(None).mallopt(*option)
+    if args is None and "" not in sys.path:
+        sys.path.insert(0, "")  # `python -m` finds modules of the current folder, and so does `gradood`
     if args is None and "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # else torch's threads keep cores busy while they wait
     try:
@@ -49,6 +51,10 @@ def _run(words: list[str]) -> None:
         sys.stdout.write(f"lightning_gradood {__version__}\n" if words == ["--version"] else OVERVIEW)
         sys.exit(0)
     try:
+        if words and words[0] not in VERBS and not words[0].startswith("--trust"):
+            from lightning_gradood.cli.plain import unknown_verb
+
+            raise Ended(unknown_verb(words[0]))
         if words and words[0] in ALONE:
             if code := getattr(import_module(f"lightning_gradood.cli.{ALONE[words[0]]}"), words[0])(words[1:]):
                 sys.exit(code)
@@ -60,7 +66,7 @@ def _run(words: list[str]) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(_SIGPIPE)
     except ValueError as error:
-        from lightning_gradood.core import Refusal  # imports torch, which `--help` does without
+        from lightning_gradood.core import Refusal
 
         if isinstance(error, Refusal):
             raise Ended(str(error)) from error

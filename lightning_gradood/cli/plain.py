@@ -85,6 +85,14 @@ def refuse_existing(flag: str, path: Path, overwrite: bool) -> None:
         raise Refusal(f"`{flag}` should be a new file. Got `{flag} {path}`, which exists. Add --overwrite.")
 
 
+def unknown_verb(word: str) -> str:
+    """Say that a word, or none, stands where a verb should."""
+    if not word or word.startswith("-"):
+        got = f"`{word}`" if word else "none"
+        return f"A verb should come first, e.g. `fit --config digits`. Got {got}. `--help` lists the verbs."
+    return f"A verb should be one of {', '.join(VERBS)}. Got `{word}`. {_hint(word, dict.fromkeys(VERBS, ''))}"
+
+
 def one_sentence(message: str, known: Mapping[str, str], flag: str = "") -> str:
     """Shorten a message of the argument parser to the key, what is wrong with it, and the nearest known name for an unknown one.
 
@@ -95,10 +103,7 @@ def one_sentence(message: str, known: Mapping[str, str], flag: str = "") -> str:
         'The configuration should hold only keys that it knows. Got `trainer.max_epoch`. Did you mean `max_epochs`?'
     """
     if match := _VERB.search(message):
-        if match[1] is None:
-            return "A verb should come first, e.g. `fit --config digits`. Got none. `--help` lists the verbs."
-        hint = _hint(match[1], dict.fromkeys(VERBS, ""))
-        return f"A verb should be one of {', '.join(VERBS)}. Got `{match[1]}`. {hint}"
+        return unknown_verb(match[1] or "")
     lines = [line.strip().removeprefix("- ") for line in message.splitlines()]
     keys = list(dict.fromkeys(key for line in lines for found in _KEY.findall(line) for key in found if key))
     where = f"`{flag}{'.'.join(keys)}`: " if keys else ""
@@ -115,7 +120,7 @@ def one_sentence(message: str, known: Mapping[str, str], flag: str = "") -> str:
 
 def _hint(word: str, known: Mapping[str, str]) -> str:
     """Name the nearest of the known names to the first part of a dotted word that is none of them."""
-    from lightning_gradood.core import did_you_mean  # imports torch, which `--help` does without
+    from lightning_gradood.core import did_you_mean
 
     part = next((part for part in word.split(".") if part not in known), word.rpartition(".")[2])
     if part in known:  # a class that has to be named with its path, or a key in the wrong place

@@ -13,7 +13,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from lightning_gradood.core.errors import Refusal
-from lightning_gradood.core.progress import say
+from lightning_gradood.core.progress_lines import say
 
 Result = TypeVar("Result")
 _WITHOUT_FLOAT64 = {"mps"}  # types of devices on which a float64 tensor cannot exist

@@ -24,7 +24,7 @@ from torch.nn.utils import parametrize
 from torch.overrides import TorchFunctionMode
 
 from lightning_gradood.core.errors import Refusal
-from lightning_gradood.core.progress import say
+from lightning_gradood.core.progress_lines import say
 
 HALF = (torch.float16, torch.bfloat16)
 BATCH_NORMS = {F.batch_norm, torch.batch_norm, torch.native_batch_norm, F.instance_norm, torch.instance_norm}

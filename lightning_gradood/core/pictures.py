@@ -11,10 +11,10 @@ from functools import cache
 from importlib import import_module
 from typing import Any, BinaryIO, Literal, Protocol
 
+import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
-from torchvision.transforms.functional import pil_to_tensor
 
 from lightning_gradood.core.errors import Refusal
 
@@ -225,7 +225,8 @@ def to_pixels(image: Picture, transform: Transform | None, name: str) -> Tensor:
             "Correct its settings; or, if others pass, remove that image."
         ) from error
     if isinstance(result, Image.Image):
-        result = pil_to_tensor(result)
+        values = torch.from_numpy(np.array(result))  # as torchvision does, which takes as long to import as torch
+        result = values.view(result.height, result.width, -1).permute(2, 0, 1).contiguous()
     is_image = isinstance(result, Tensor) and result.ndim == 3
     if not is_image or not (result.dtype == torch.uint8 or result.is_floating_point()):
         shown = f"{result.dtype} {list(result.shape)}" if isinstance(result, Tensor) else type(result).__name__

@@ -9,7 +9,6 @@ import torch
 from scipy.spatial.distance import cdist
 from scipy.special import softmax
 from torch import Tensor, nn
-from torchvision.transforms import GaussianBlur
 from typing_extensions import override  # typing has it from Python 3.12 on
 
 from lightning_gradood.core import PositiveInt, Seed, exact_arithmetic, frozen_network
@@ -44,6 +43,8 @@ class FromNoiseProbe(PenultimateProbe):
 
     @override
     def prepare(self, network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> Probe:
+        from torchvision.transforms import GaussianBlur  # takes as long to import as torch
+
         (some, _), found = next(iter(batches)), list[Tensor]()
         with exact_arithmetic(), frozen_network(network), torch.no_grad(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)

@@ -18,7 +18,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.stats import binomtest, ks_2samp, mannwhitneyu
 
 from lightning_gradood.core import Refusal
 
@@ -70,6 +69,8 @@ def binomial_interval(count: int, number: int) -> tuple[float, float]:
     """Clopper and Pearson's 95 % interval of the share `count` / `number`; [0, 1] for a number of 0."""
     if number == 0:
         return 0.0, 1.0
+    from scipy.stats import binomtest  # slow to import
+
     found = binomtest(count, number).proportion_ci(method="exact")
     return float(found.low), float(found.high)
 
@@ -124,6 +125,8 @@ def score_drift(
         raise Refusal(
             f"Both tables should hold scored images. Got {len(reference)} in the reference and {len(new)} new ones."
         )
+    from scipy.stats import ks_2samp, mannwhitneyu  # slow to import
+
     test = ks_2samp(reference, new)
     wins = float(mannwhitneyu(new, reference, alternative="two-sided").statistic)
     count = int(new_flagged.sum())

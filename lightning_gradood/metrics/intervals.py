@@ -12,8 +12,6 @@ from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.optimize import brentq
-from scipy.stats import norm
 
 from lightning_gradood.metrics.curves import Integers, auroc, validated
 
@@ -85,7 +83,9 @@ def newcombe_interval(area: float, normal: int, anomalous: int) -> tuple[float, 
         Newcombe 2006, "Confidence intervals for an effect size measure based on the Mann-Whitney statistic. Part 2",
         Statistics in Medicine 25, method 5.
     """
-    z = float(norm.ppf(0.975))
+    from scipy.special import ndtri
+
+    z = float(ndtri(0.975))
     return _lowest(area, normal, anomalous, z), 1 - _lowest(1 - area, normal, anomalous, z)  # alike for 1 − θ
 
 
@@ -98,6 +98,8 @@ def _lowest(area: float, m: int, n: int, z: float) -> float:
         N = (m + n) / 2 - 1
         spread = z * z * theta * (1 + N * (1 - theta) / (2 - theta) + N * theta / (1 + theta)) / (m * n)
         return 1 - theta - spread if area == 1 else (area - theta) ** 2 - (1 - theta) * spread
+
+    from scipy.optimize import brentq  # slow to import
 
     return float(brentq(beyond, 0.0, area, xtol=1e-12))
 

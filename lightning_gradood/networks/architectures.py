@@ -6,8 +6,6 @@ from typing import Literal, TypeAlias
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.models.densenet import DenseNet
-from torchvision.models.resnet import BasicBlock, ResNet
 from typing_extensions import override  # typing has it from Python 3.12 on
 
 from lightning_gradood.core import HALF, PositiveInt, Refusal, logits_in, uncompiled
@@ -16,7 +14,7 @@ Outputs: TypeAlias = Literal["logits", "log_softmax", "softmax", "sigmoid"]
 """What a network's outputs are."""
 
 
-def densenet_bc_100_12(num_classes: PositiveInt = 10, channels: PositiveInt = 3) -> DenseNet:
+def densenet_bc_100_12(num_classes: PositiveInt = 10, channels: PositiveInt = 3) -> nn.Module:
     """Build DenseNet-BC-100-12 for small images: 299 parameter tensors, 0.77 million parameters.
 
     Three blocks of 16 layers with bottlenecks, a stem of one 3×3 convolution to 24 channels, no dropout. From normalised
@@ -25,12 +23,15 @@ def densenet_bc_100_12(num_classes: PositiveInt = 10, channels: PositiveInt = 3)
     Reference:
         Huang et al., Densely Connected Convolutional Networks, 2017, section 4.2.
     """
+    from torchvision.models import DenseNet  # takes as long to import as torch, and guards of other networks do without
+
     network = DenseNet(growth_rate=12, block_config=(16, 16, 16), num_init_features=24, num_classes=num_classes)
     stem = nn.Conv2d(channels, 24, kernel_size=3, stride=1, padding=1, bias=False)
     nn.init.kaiming_normal_(stem.weight)  # as torchvision's own convolutions
     network.features.conv0 = stem
     del network.features.norm0, network.features.relu0, network.features.pool0
-    return network
+    built: nn.Module = network
+    return built
 
 
 def efficientnet_lite0(num_classes: PositiveInt = 1000) -> nn.Module:
@@ -52,7 +53,7 @@ def efficientnet_lite0(num_classes: PositiveInt = 1000) -> nn.Module:
     return network
 
 
-def resnet18(num_classes: PositiveInt = 10, channels: PositiveInt = 3) -> ResNet:
+def resnet18(num_classes: PositiveInt = 10, channels: PositiveInt = 3) -> nn.Module:
     """Build ResNet-18 for small images: 62 parameter tensors, 11.2 million parameters, randomly initialised.
 
     Reference:
@@ -61,14 +62,16 @@ def resnet18(num_classes: PositiveInt = 10, channels: PositiveInt = 3) -> ResNet
     return _small_image_resnet([2, 2, 2, 2], num_classes, channels)
 
 
-def resnet34(num_classes: PositiveInt = 10, channels: PositiveInt = 3) -> ResNet:
+def resnet34(num_classes: PositiveInt = 10, channels: PositiveInt = 3) -> nn.Module:
     """Build ResNet-34 for small images, as `resnet18`: 110 parameter tensors, 21.3 million parameters."""
     return _small_image_resnet([3, 4, 6, 3], num_classes, channels)
 
 
-def _small_image_resnet(blocks: list[int], num_classes: int, channels: int) -> ResNet:
+def _small_image_resnet(blocks: list[int], num_classes: int, channels: int) -> nn.Module:
     """Exchange the stem for one that keeps the resolution: 3×3, stride 1, no max-pool."""
-    network = ResNet(BasicBlock, blocks, num_classes=num_classes)
+    from torchvision.models.resnet import BasicBlock, ResNet
+
+    network: nn.Module = ResNet(BasicBlock, blocks, num_classes=num_classes)
     network.conv1 = nn.Conv2d(channels, 64, kernel_size=3, stride=1, padding=1, bias=False)
     # as torchvision's own convolutions
     nn.init.kaiming_normal_(network.conv1.weight, mode="fan_out", nonlinearity="relu")

@@ -14,9 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torchvision.models import WeightsEnum
-from torchvision.transforms import CenterCrop, Resize
-from torchvision.transforms._presets import ImageClassification
 
 from lightning_gradood.core import Refusal, did_you_mean, say
 
@@ -60,7 +57,7 @@ def trained_network(class_path: str, arguments: Mapping[str, Any], weights: str 
             identifier.
     """
     given = dict(arguments)
-    if class_path.startswith("torchvision.models.") and isinstance(given.get("weights"), WeightsEnum):
+    if class_path.startswith("torchvision.models.") and given.get("weights") is not None:
         return _of_torchvision(class_path, given, weights)
     if class_path.startswith("timm.") and given.get("pretrained"):
         return _of_timm(class_path, given, weights)
@@ -70,7 +67,11 @@ def trained_network(class_path: str, arguments: Mapping[str, Any], weights: str 
 
 
 def _of_torchvision(class_path: str, given: dict[str, Any], file: str | None) -> TrainedNetwork | None:
-    named, preset = given["weights"], given["weights"].transforms()
+    from torchvision.models import WeightsEnum
+    from torchvision.transforms._presets import ImageClassification
+
+    named = given["weights"]
+    preset = named.transforms() if isinstance(named, WeightsEnum) else None
     if not isinstance(preset, ImageClassification):
         return None
     if class_path.endswith((".googlenet", ".inception_v3")):
@@ -82,6 +83,8 @@ def _of_torchvision(class_path: str, given: dict[str, Any], file: str | None) ->
 
 
 def _of_timm(class_path: str, given: dict[str, Any], file: str | None) -> TrainedNetwork | None:
+    from torchvision.transforms import CenterCrop, Resize
+
     timm = import_module("timm")
     config = timm.models.get_pretrained_cfg(given.get("model_name") or class_path.rpartition(".")[2])
     if config is None or not str(config.hf_hub_id).startswith("timm/") or config.hf_hub_filename:

@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as PillowImage
 from scipy.ndimage import affine_transform, gaussian_filter, map_coordinates
-from scipy.signal import fftconvolve
 
 Image = NDArray[np.float64]
 """[H, W, 3] in [0, 1]; a result may lie outside, and is clipped by the caller."""
@@ -96,6 +95,8 @@ def defocus_kernel(radius: float, alias: float) -> Image:
 
 def defocus_blur(image: Image, generator: np.random.Generator, radius: float, alias: float) -> Image:
     """Convolve with the softened disc of `defocus_kernel`; the image is mirrored at its borders."""
+    from scipy.signal import fftconvolve  # slow to import, which whoever corrupts nothing does without
+
     kernel = defocus_kernel(radius, alias)
     reach = (len(kernel) // 2,) * 2
     padded = np.pad(image, (reach, reach, (0, 0)), mode="reflect")

@@ -130,6 +130,14 @@ def test_large_blocks_are_kept_for_the_next_operation_unless_the_user_says_other
         assert ended.stdout.splitlines()[-1] == kept, variables
 
 
+def test_the_program_finds_modules_of_the_current_folder(tmp_path):
+    (tmp_path / "network_of_mine.py").write_text("print('found')")
+    script = "import contextlib, sys\nsys.argv = ['gradood', '--version']\nfrom lightning_gradood.cli import main\n"
+    script += "with contextlib.suppress(SystemExit): main()\nimport network_of_mine"
+    command = [sys.executable, "-P", "-c", script]  # as for the installed program, the folder is not on the path
+    assert "found" in subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+
+
 def test_threads_sleep_soon_while_they_wait_unless_the_user_says_otherwise():
     script = (  # libgomp reads the variable when torch is loaded
         "import atexit, os, sys\nsys.argv = ['gradood', '--version']\nfrom lightning_gradood.cli import main\n"
