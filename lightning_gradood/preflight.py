@@ -4,7 +4,7 @@ import sys
 
 import lightning.pytorch as pl
 
-from lightning_gradood.core import Refusal, as_float
+from lightning_gradood.core import Refusal, as_float, say
 from lightning_gradood.data import ImageDataModule
 from lightning_gradood.evaluation import DetectionSettings, refuse_empty_splits, refuse_single, trials_of
 from lightning_gradood.extraction import refuse_unfit_trainer
@@ -27,6 +27,7 @@ def preflight(
     if settings is not None:
         refuse_unfit_trainer(trainer)
         sources.try_built_in_probes()
+        sources.take(settings.sizes(sources.knows_anomalies))
     if detecting is not None:
         detecting.guarding(sources.knows_anomalies)
         refuse_single(sources.anomaly_names, detecting.protocol, detecting.validation)
@@ -63,5 +64,7 @@ def preflight(
             detectors = settings.detectors_for(known)
             trials = trials_of(detectors, sources.anomaly_names, settings.protocol, settings.validation)
             refuse_empty_splits(counts, trials, settings.protocol)
+            if taken := sources.left_out:
+                say(f"Budget `{settings.budget}`: {taken}; all with --detection.budget thorough.")
             settings.check_images(counts[NORMAL]["train"], counts[NORMAL]["val"], known, training)
     return settings

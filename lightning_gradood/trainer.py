@@ -27,7 +27,7 @@ from lightning_gradood.evaluation import (
     notes_on,
     trials_of,
 )
-from lightning_gradood.extraction import CacheEntry, ProbeCallback, leave_out_bad, prepare, read_records
+from lightning_gradood.extraction import CacheEntry, ProbeCallback, ids_of, leave_out_bad, prepare, read_records
 from lightning_gradood.guard import Recipe
 from lightning_gradood.preflight import preflight
 from lightning_gradood.probes import PixelProbe, linear_head
@@ -143,7 +143,7 @@ class Trainer(pl.Trainer):
             if datamodule.sources.training_probes:
                 split_of = split_of | dict.fromkeys(datamodule.sources.fitting.ids, "train")
             every = {
-                source: read_records(cache, entries, source).with_splits(split_of)
+                source: read_records(cache, entries, source, ids_of(datamodule, source)).with_splits(split_of)
                 for source in dict.fromkeys(entry.source for entry in entries)
             }
             records, left_out = leave_out_bad(every, settings.on_bad_image)

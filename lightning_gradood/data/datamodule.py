@@ -17,7 +17,8 @@ from typing_extensions import override  # typing has it from Python 3.12 on
 from lightning_gradood.core import NonNegativeInt, PositiveInt, Refusal, as_float, named_seed
 from lightning_gradood.data.given_sources import Parts
 from lightning_gradood.data.loading import ImageBatch, Limits, LoadedSource
-from lightning_gradood.data.mixture import Perturbations, Sources
+from lightning_gradood.data.mixture import Sources
+from lightning_gradood.data.perturbed import Perturbations
 from lightning_gradood.data.source import Source
 from lightning_gradood.data.splits import Rows, Split, split_rows
 

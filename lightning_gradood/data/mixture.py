@@ -1,10 +1,8 @@
 """The sources of an experiment: opened at first use, compared with each other, limited, perturbed and split."""
 
 import dataclasses
-import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
@@ -12,7 +10,7 @@ import numpy as np
 from lightning.pytorch.utilities import rank_zero_info
 from numpy.typing import NDArray
 
-from lightning_gradood.core import PixelLimit, Refusal, Transform, did_you_mean, encode, named_seed, refused_as
+from lightning_gradood.core import PixelLimit, Refusal, Transform, did_you_mean, named_seed, refused_as
 from lightning_gradood.data.given_sources import (
     PARTS,
     Given,
@@ -25,62 +23,23 @@ from lightning_gradood.data.given_sources import (
 )
 from lightning_gradood.data.loading import GIB, Limits, LoadedSource
 from lightning_gradood.data.output_names import Outputs, fit_to_outputs, relabelled
+from lightning_gradood.data.perturbed import Perturbations, PerturbedSource, share_of
 from lightning_gradood.data.source import FolderListing, FolderSource, Listing, Source
-from lightning_gradood.data.splits import Manifest, Rows, Split, allocate, exact_shares, make_manifest, split_rows
-from lightning_gradood.perturbations import FGSM, KINDS, PGD, Perturbation, Semantic, Severity, corruptions_at, preset
+from lightning_gradood.data.splits import (
+    Budget,
+    Manifest,
+    Rows,
+    Split,
+    exact_shares,
+    in_proportion,
+    make_manifest,
+    split_rows,
+)
+from lightning_gradood.perturbations import FGSM, KINDS, PGD, Perturbation, Semantic, corruptions_at, preset
 from lightning_gradood.records import NORMAL, SPLITS
 
 BUILT_IN = "builtin_"
 """What the names of built-in probes start with, in every table, figure and file."""
-
-Preset = Literal["paper", "modern", "pilot"]
-_FEWEST_SYNTHETIC = 200  # synthetic outliers of a kind; of more than four times as many images a quarter,
-_MOST_SYNTHETIC = 1000  # up to this
-
-
-@dataclass(frozen=True)
-class Perturbations:
-    """Attacks and corruptions of the normal images, and how their images are treated.
-
-    Args:
-        attacks: Attacks by name, or the name of a preset.
-        corruptions: Corruptions by name, or a severity 1 … 5 at which all fifteen are taken.
-        keep: Which attacked images are detected: `all`, or only the `successful` ones, whose image was classified
-            correctly before; then the normal side is those images too (Lee et al. 2018).
-        noise_control: Put a copy of each attacked image with Gaussian noise of the attack's L2 norm on the normal side.
-        eight_bit: Round attacked and corrupted images to 8 bits a channel, as a file would.
-    """
-
-    attacks: dict[str, Perturbation] | Preset | None = None
-    corruptions: dict[str, Perturbation] | Severity | None = None
-    keep: Literal["all", "successful"] = "all"
-    noise_control: bool = False
-    eight_bit: bool = False
-
-
-@dataclass(frozen=True)
-class PerturbedSource:
-    """One perturbation of some normal images: a source whose images are made while probing."""
-
-    name: str
-    attack: Perturbation
-    rows: list[int]  # of the normal source, ascending
-    origins: list[str]  # ids of the images they are made from; a perturbed image is in the split of its origin
-    adversarial: bool  # whether the classifier is to be misled; `keep` leaves others as they are
-    eight_bit: bool = False
-    noise: bool = False  # whether these are normal images, with noise of the attack's L2 norm, rather than anomalies
-    probes: frozenset[str] | None = None  # that are read of them; None for all
-
-    @cached_property
-    def ids(self) -> list[str]:
-        """`<name>/<key>` of each image."""
-        return [f"{self.name}/{origin.removeprefix(f'{NORMAL}/')}" for origin in self.origins]
-
-    def recipe(self) -> dict[str, object]:
-        """JSON-able text of what makes the images from their origins; part of the cache key."""
-        ids = hashlib.sha256("\0".join(self.ids).encode()).hexdigest()
-        made = {"attack": encode(self.attack), "version": self.attack.version}
-        return {**made, "eight_bit": self.eight_bit, "noise": self.noise, "ids": ids}
 
 
 def open_source(
@@ -124,6 +83,12 @@ def _listing(name: str, flag: str, source: Source | str, limits: Limits) -> List
     return listing
 
 
+_FEWEST_SYNTHETIC = 200  # synthetic outliers of a kind; of more than four times as many images a quarter,
+_MOST_SYNTHETIC = 1000  # up to this; those of `train` are made,
+_WITH_SYNTHETIC = 1000  # and of the images that a budget takes first, so many of each split
+_OF_LABELS = ("_whole", "_ordered", "manifest", "perturbed")  # what depends on labels
+
+
 class Sources:
     """The sources of an experiment: `train`, the clean ones (`normal` first), and the perturbed ones.
 
@@ -152,6 +117,8 @@ class Sources:
         self.training_probes: frozenset[str] = frozenset()
         """What is read of training images; nothing where no detector is fitted on them."""
         self._per_class: int | None = None
+        self.budget = Budget()
+        """How many images are read; all, unless `take` was told otherwise."""
         self.has_train = train is not None
         self.knows_anomalies = True
         """Whether the anomalous sources are the user's, rather than built-in probes."""
@@ -239,14 +206,15 @@ class Sources:
         splits = np.array([settled[name] for name in self.normal.ids])
         for name, attack in {**self.attacks, **self.corruptions, **self.synthetic}.items():
             rows = self._rows(name, splits)
-            origins = [self.normal.ids[row] for row in rows]
             if name in (self.limits.sources or {}):
-                counts = Counter(self.manifest.split_of[origin] for origin in origins)
+                counts = Counter(self.manifest.split_of[self.normal.ids[row]] for row in rows)
                 if counts.keys() < set(splits):
                     raise Refusal(
                         f"`limits.sources.{name}` should leave images in every split. "
                         f"Got `limits.sources.{name} = {len(rows)}`, which gives {dict(counts)}. Raise it."
                     )
+            rows = self._affordable(name, rows)
+            origins = [self.normal.ids[row] for row in rows]
             rounded, adversarial = self._perturbations.eight_bit, name in self.attacks
             probes = self._synthetic_probes if name in self.synthetic else None
             made = PerturbedSource(name, attack, rows, origins, adversarial, rounded, probes=probes)
@@ -256,23 +224,69 @@ class Sources:
         return found
 
     def _rows(self, name: str, splits: NDArray[np.str_]) -> list[int]:
-        """The normal images that a perturbation changes: of a limit each split and class gives its share."""
-        normal, limit = self.normal, (self.limits.sources or {}).get(name, len(self.normal))
+        """The normal images that a perturbation changes if the budget allows it."""
+        normal, pool = self.normal, self.rows_of(NORMAL)
+        limit = (self.limits.sources or {}).get(name, len(pool))
         if name in self.synthetic:
-            limit = min(max(_FEWEST_SYNTHETIC, len(normal) // 4), _MOST_SYNTHETIC)
-        if limit >= len(normal):
-            return list(range(len(normal)))
-        shares = exact_shares([limit / len(normal), 1 - limit / len(normal)])
-        seed, chosen = named_seed(self.limits.seed, f"limit/{name}"), list[int]()
-        parts = [np.flatnonzero(splits == split) for split in SPLITS]
-        for part, (taken, _) in zip(parts, allocate([len(part) for part in parts], shares), strict=True):
-            if 0 < taken < len(part):
-                part = part[split_rows(normal.labels[part], [taken / len(part), 1 - taken / len(part)], seed)[0]]
-            chosen += part.tolist() if taken else []
-        return sorted(chosen)
+            known = {one for ids in self._ordered[NORMAL].values() for one in ids[:_WITH_SYNTHETIC]}
+            pool = np.array([row for row, one in enumerate(normal.ids) if one in known])
+            limit = min(max(_FEWEST_SYNTHETIC, len(pool) // 4), _MOST_SYNTHETIC)
+        return share_of(pool, limit, splits, normal.labels, named_seed(self.limits.seed, f"limit/{name}"))
+
+    def _affordable(self, name: str, rows: Sequence[int]) -> list[int]:
+        """Those of the rows that are made: for synthetic outliers `train`'s alone, for built-in probes no `train`'s."""
+        most = self.budget.perturbed
+        if name in self.synthetic:
+            most = (self.budget.outliers, 0, 0)
+        elif not self.knows_anomalies and not self.noise_of(name) and self.keep_of(name) == "all":
+            most = (0, *most[1:])
+        row_of, taken = {self.normal.ids[row]: row for row in rows}, list[int]()
+        for ids, images, made in zip(self._ordered[NORMAL].values(), self.budget.images, most, strict=True):
+            taken += [row_of[one] for one in ids[:images] if one in row_of][:made]
+        return sorted(taken)
+
+    def take(self, budget: Budget) -> None:
+        """Read no more images than a budget allows, in place of those asked for before."""
+        self.budget = budget
+        for kept in ("manifest", "perturbed"):
+            vars(self).pop(kept, None)
+
+    @property
+    def left_out(self) -> str:
+        """How many normal images the budget takes; nothing where it takes all."""
+        taken, there = (one.counts[NORMAL] for one in (self.manifest, self._whole))
+        fit, val, test = (f"{taken[split]:,} of {there[split]:,}" for split in SPLITS)
+        return "" if taken == there else f"{fit} normal images fit detectors, {val} calibrate them and {test} test them"
+
+    def rows_of(self, source: str) -> Rows:
+        """The rows of a loaded source that are read, int64, ascending: those in a split, and all training images."""
+        known, ids = self.manifest.split_of, self.loaded[source].ids
+        return np.array([row for row, one in enumerate(ids) if source == "train" or one in known], dtype=np.int64)
 
     @cached_property
     def manifest(self) -> Manifest:
+        """The split of every clean source's images that the budget takes."""
+        taken = [
+            ids[:most]
+            for parts in self._ordered.values()
+            for ids, most in zip(parts.values(), self.budget.images, strict=True)
+        ]
+        return self._whole.of({one for ids in taken for one in ids})
+
+    @cached_property
+    def _ordered(self) -> dict[str, dict[str, list[str]]]:
+        """Ids of each source and split, so that every beginning has the classes in proportion."""
+        labels = {name: dict(zip(one.ids, one.labels.tolist(), strict=True)) for name, one in self.clean.items()}
+        return {
+            name: {
+                split: in_proportion(ids, labels[name], named_seed(self.limits.seed, f"budget/{name}"))
+                for split, ids in parts.items()
+            }
+            for name, parts in self._whole.sources.items()
+        }
+
+    @cached_property
+    def _whole(self) -> Manifest:
         """The split of every clean source's images; copies of an image stay together, and are said."""
         groups = {name: source.groups for name, source in self.clean.items()}
         for name, source in self.clean.items():
@@ -379,6 +393,6 @@ class Sources:
         self.outputs, before = outputs, self.num_classes
         notes = fit_to_outputs(self._classified, outputs, self.output_names)
         if self.num_classes != before:
-            for kept in ("manifest", "perturbed"):  # which depend on labels
+            for kept in _OF_LABELS:
                 vars(self).pop(kept, None)
         return notes

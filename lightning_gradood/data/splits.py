@@ -7,7 +7,7 @@ small to have an image in every split are dealt out one after the other, so that
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from functools import cached_property
@@ -40,6 +40,23 @@ class Split:
     seed: Seed = 0
     validation: OpenUnitInterval = 0.1
     manifest: str | None = None
+
+
+@dataclass(frozen=True)
+class Budget:
+    """The most images that `train`, `val` and `test` have, chosen at random with classes in proportion; None for all.
+
+    A smaller budget's images are among those of a larger one.
+
+    Args:
+        images: Of each detection source.
+        perturbed: Made of normal ones by each attack and corruption.
+        outliers: Normal `train` images of which a synthetic outlier of each kind is made.
+    """
+
+    images: tuple[int | None, int | None, int | None] = (None, None, None)
+    perturbed: tuple[int | None, int | None, int | None] = (None, None, None)
+    outliers: int | None = None
 
 
 def split_rows(
@@ -78,6 +95,17 @@ def split_rows(
     small = small[np.lexsort((shuffle.permutation(len(small)), place[small]))]
     part_of[small] = np.roll(dealt, shuffle.integers(len(small) + 1))
     return [np.flatnonzero(part_of[origin_of] == part) for part in range(len(shares))]
+
+
+def in_proportion(ids: Sequence[str], label_of: Mapping[str, int], seed: int) -> list[str]:
+    """Order ids at random so that every beginning has each class in proportion."""
+    random = np.random.default_rng(seed)
+    rows = random.permutation(len(ids))
+    _, class_of, counts = np.unique([label_of[ids[row]] for row in rows], return_inverse=True, return_counts=True)
+    place = np.empty(len(rows))
+    place[np.argsort(class_of, kind="stable")] = np.concatenate([[], *map(np.arange, counts)])
+    due = (place + random.random(len(counts))[class_of]) / counts[class_of]
+    return [ids[row] for row in rows[np.argsort(due, kind="stable")]]
 
 
 def allocate(counts: Sequence[int], shares: Sequence[Fraction]) -> list[list[int]]:
@@ -139,6 +167,14 @@ class Manifest:
     def counts(self) -> dict[str, dict[str, int]]:
         """The number of images of each source in each split."""
         return {source: {split: len(ids) for split, ids in parts.items()} for source, parts in self.sources.items()}
+
+    def of(self, ids: Collection[str]) -> "Manifest":
+        """The manifest of these images alone."""
+        kept = {
+            source: {split: [one for one in names if one in ids] for split, names in parts.items()}
+            for source, parts in self.sources.items()
+        }
+        return Manifest(self.seed, self.fractions, kept)
 
     @classmethod
     def read(cls, path: str) -> "Manifest":

@@ -4,11 +4,13 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import partial
+from math import ceil
 from typing import Literal, TypeVar
 
 from torch import Tensor, nn
 
 from lightning_gradood.core import NotFinite, OpenUnitInterval, PositiveInt, Refusal, Seed, digest, say
+from lightning_gradood.data import Budget
 from lightning_gradood.detectors import (
     ASH,
     DICE,
@@ -97,6 +99,8 @@ class DetectionSettings:
         metrics: conventions whose arithmetic is reported too, under `<convention>/<metric>`, to compare with their
             tables.
         leaderboard: the benchmark of OpenOOD whose published numbers stand beside those of the groups `near` and `far`.
+        budget: how many images are read, see `sizes`: `quick`, few, for a first guard; `standard`, without known anomalies
+            up to 1,000 of each split, else all; `thorough`, all. What one has read the others use again.
         false_positive_rate: share of normal images that a detector without known anomalies may flag: its threshold is a
             split-conformal quantile of the scores of the normal `val` images.
         guard: name of the detector that guards new images, see `score`; by default the best on `val` of those that need
@@ -117,6 +121,7 @@ class DetectionSettings:
     limit_per_class: PositiveInt | None = None
     metrics: list[Literal["lee2018", "odin", "openood", "energy"]] = field(default_factory=list)
     leaderboard: Literal["cifar10", "cifar100", "imagenet200", "imagenet"] | None = None
+    budget: Literal["quick", "standard", "thorough"] = "standard"
     false_positive_rate: OpenUnitInterval = 0.05
     guard: str | None = None
     resamples: PositiveInt = 1000
@@ -223,13 +228,31 @@ class DetectionSettings:
         """
         named = [detector for detector in self.build() if not detector.needs_anomalies]
         cheap: list[Detector] = [GradientGaussian(), GradientKNN(), Baseline(), Energy()]
-        usual = cheap if known else [_NO_ANOMALIES, GradientKNN(), Energy()]
+        compared = [Energy()] if self.budget == "quick" else [GradientKNN(), Energy()]  # gradients cost most
+        usual = cheap if known else [_NO_ANOMALIES, *compared]
         return named or [detector.with_label_designs(self.label_designs) for detector in usual]
 
     def probes(self, anomalies: bool = True) -> list[Probe]:
         """The probes of all detectors, each once, and logits, which cost nothing and give the predictions."""
         probes = [probe for detector in self.detectors_for(anomalies) for probe in detector.probes]
         return list(_by_name([*probes, LogitsProbe()]).values())
+
+    def sizes(self, anomalies: bool = True) -> Budget:
+        """The most images of `train`, `val` and `test`; as many calibrate as the false-positive rate needs.
+
+        `quick` takes 400, 200 and 100 of each source, and of what each attack makes 100 of each split, or, where no
+        anomalies are known, 20 of `val` and 30 of `test`; and synthetic outliers of 40 images.
+        """
+        fit, calibrate = (
+            max((one.fewest for one in self.detectors_for(anomalies)), default=0),
+            10 / self.false_positive_rate,
+        )
+        if self.budget == "quick":
+            made = (100, 100, 100) if anomalies else (0, 20, 30)
+            return Budget((max(400, fit), max(200, ceil(calibrate)), 100), made, outliers=40)
+        if self.budget == "thorough" or anomalies:
+            return Budget()
+        return Budget((max(1000, fit), max(1000, ceil(calibrate)), 1000), (0, 400, 400))
 
     def outliers(self, anomalies: bool = True) -> tuple[dict[str, SyntheticOutlier], list[str]]:
         """The detectors' synthetic outliers by the names of their sources, and the probes that are read of them."""

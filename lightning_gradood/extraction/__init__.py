@@ -16,9 +16,9 @@ from lightning_gradood.extraction.callbacks import (
     ProbeCallback,
     refuse_unfit_trainer,
 )
-from lightning_gradood.extraction.entries import CacheEntry, prepare, read_records
+from lightning_gradood.extraction.entries import CacheEntry, ids_of, prepare, read_records
 
 __all__ = [
-    "CacheEntry", "ImageProgressBar", "PredictionWriter", "ProbeCallback", "leave_out_bad", "prepare",
+    "CacheEntry", "ImageProgressBar", "PredictionWriter", "ProbeCallback", "ids_of", "leave_out_bad", "prepare",
     "read_records", "refuse_unfit_trainer",
 ]  # fmt: skip

@@ -76,7 +76,7 @@ class ProbeCallback(pl.Callback):
 
     def records(self, source: str) -> Records:
         """Read the records, with all probes and without splits, of a detection or perturbed source of `datamodule`."""
-        return read_records(self.cache, self.entries, source)
+        return read_records(self.cache, self.entries, source, ids_of(self.reader.data, source))
 
     @override
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:

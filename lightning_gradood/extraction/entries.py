@@ -58,6 +58,10 @@ class Plan:
         """Entries that are not complete."""
         return [entry for entry in self.entries if entry.key in self.rows]
 
+    def probes_of(self, source: str) -> frozenset[str]:
+        """Names of the probes that are to be read of a source."""
+        return frozenset(entry.probe for entry in self.missing if entry.source == source)
+
     @property
     def rows_of_source(self) -> dict[str, NDArray[np.int64]]:
         """Rows of the origin to read, ascending, by the name of the source that is read."""
@@ -86,9 +90,9 @@ def _union(named: Iterator[tuple[str, NDArray[np.int64]]]) -> dict[str, NDArray[
 def make_plan(network: nn.Module, data: ImageDataModule, probes: Sequence[Probe], cache: RecordCache) -> Plan:
     """Find out what is missing, after damaged files are removed; weights and images are hashed once.
 
-    The key of an entry covers weights and buffers, the network's structure and plain settings, the images as the
-    network sees them with their ids, the perturbation with its settings, the probe with its version and settings, and
-    the dtype; for a probe that is prepared on the training images, those too.
+    The key of an entry covers weights and buffers, the network's structure and plain settings, all images of the
+    source as the network sees them with their ids, however few are read, the perturbation with its settings, the probe
+    with its version and settings, and the dtype; for a probe that is prepared on the training images, those too.
     """
     network_key: dict[str, object] = {"weights": state_digest(network), "network": architecture(network)}
     images = {name: source.digest() for name, source in data.sources.loaded.items()}
@@ -123,25 +127,29 @@ def make_plan(network: nn.Module, data: ImageDataModule, probes: Sequence[Probe]
     ]
     pixels = {source: entry(source, PIXELS).key for source in made}
     cache.mend([*(one.key for one in entries), *pixels.values()])
-    rows = {one.key: _rows_to_read(one, data, cache) for one in entries if not cache.has(one.key)}
-    return Plan(entries, rows, {source: key for source, key in pixels.items() if cache.has(key)})
+    ids = {source: ids_of(data, source) for source in (*images, *made)}
+    rows = {one.key: _rows_to_read(one, data, cache) for one in entries if not cache.has(one.key, ids[one.source])}
+    return Plan(entries, rows, {source: key for source, key in pixels.items() if cache.has(key, ids[source])})
 
 
 def _rows_to_read(entry: CacheEntry, data: ImageDataModule, cache: RecordCache) -> NDArray[np.int64]:
     done, ids, made = cache.done(entry.key), ids_of(data, entry.source), data.sources.perturbed.get(entry.source)
-    rows = range(len(ids)) if made is None else made.rows
+    rows = data.sources.rows_of(entry.source) if made is None else made.rows
     return np.fromiter((row for row, name in zip(rows, ids, strict=True) if name not in done), dtype=np.int64)
 
 
 def ids_of(data: ImageDataModule, source: str) -> list[str]:
     """Ids of a source's records, whether its images are loaded or made."""
-    made = data.sources.perturbed.get(source)
-    return data.sources.loaded[source].ids if made is None else made.ids
+    if made := data.sources.perturbed.get(source):
+        return made.ids
+    return [data.sources.loaded[source].ids[row] for row in data.sources.rows_of(source)]
 
 
-def read_records(cache: RecordCache, entries: Sequence[CacheEntry], source: str) -> Records:
-    """Read all probes of one source, joined."""
-    return reduce(Records.join, (cache.read(entry.key) for entry in entries if entry.source == source))
+def read_records(
+    cache: RecordCache, entries: Sequence[CacheEntry], source: str, ids: Sequence[str] | None = None
+) -> Records:
+    """Read all probes of one source, joined; of `ids` alone, where the cache holds more."""
+    return reduce(Records.join, (cache.read(entry.key, ids) for entry in entries if entry.source == source))
 
 
 def prepare(

@@ -14,6 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -61,8 +62,9 @@ def entry_key(ingredients: Mapping[str, object]) -> str:
 class RecordCache:
     """Entries of records by key: `<folder>/<key>/`, holding Parquet shards, and `entry.json` once they are complete.
 
-    An interrupted run finds its shards again (`done`) and probes only the missing images. Several processes and runs
-    may write the same entry: rows written twice are equal and read once. `mend` removes what is damaged, so that its
+    An interrupted run finds its shards again (`done`) and probes only the missing images, and so does one that wants more
+    images than another. Several processes and runs may write the same entry: rows written twice are equal and read
+    once. `mend` removes what is damaged, so that its
     images are probed again. What a probe learnt from the training images is one safetensors file, under a key of its own.
     """
 
@@ -70,13 +72,17 @@ class RecordCache:
         self.folder = Path(folder)
         self._checked: set[tuple[object, ...]] = set()  # files that were compared, as they were then
 
-    def has(self, key: str) -> bool:
-        """Whether the entry is complete."""
-        return (self.folder / key / _ENTRY).is_file()
+    def has(self, key: str, ids: Collection[str] = ()) -> bool:
+        """Whether the entry is complete, and holds these images."""
+        if not (self.folder / key / _ENTRY).is_file():
+            return False
+        tables = (self._table(path, key, columns=["id"]) for path in self._listed(key)) if ids else ()
+        return {*ids} <= set[str]().union(*(table["id"].to_pylist() for table in tables))
 
-    def read(self, key: str) -> Records:
-        """Read a complete entry, sorted by id; a missing or damaged one is refused."""
-        return Records.concatenate([Records(self._table(path, key)) for path in self._listed(key)]).by_id()
+    def read(self, key: str, ids: Collection[str] | None = None) -> Records:
+        """Read a complete entry, or of it the records of `ids`, sorted by id; a missing or damaged one is refused."""
+        found = Records.concatenate([Records(self._table(path, key)) for path in self._listed(key)]).by_id()
+        return found if ids is None or len(ids) == len(found) else found.keep(np.isin(found.column("id"), [*ids]))
 
     def rows(self, key: str, ids: Sequence[str]) -> Records:
         """Read the records of some images of a complete entry, in the order of `ids`, without loading all of it."""
@@ -97,13 +103,13 @@ class RecordCache:
         self._write_sealed(key, memoryview(content.getvalue()), ".parquet")
 
     def commit(self, key: str, ids: Sequence[str], description: Mapping[str, object]) -> None:
-        """Make the entry complete; called by one process once all have written their shards.
+        """Make the entry complete, or larger; called by one process once all have written their shards.
 
         Args:
             ids: the images it must hold; a missing one is refused.
             description: JSON-able text of what the entry was computed from.
         """
-        if self.has(key):
+        if self.has(key, ids):
             return
         shards = self._intact(key)
         missing = set(ids).difference(*shards.values())
@@ -112,7 +118,12 @@ class RecordCache:
                 f"The records in {self.folder / key} should hold all {len(ids)} images. Got none for {len(missing)} of "
                 f"them, such as {min(missing)}. Run the same command again: it probes only those."
             )
-        about = {"format": _FORMAT, "key": key, "rows": len(ids), "description": dict(description)}
+        about = {
+            "format": _FORMAT,
+            "key": key,
+            "rows": len(set[str]().union(*shards.values())),
+            "description": dict(description),
+        }
         about["shards"] = list(shards)
         with atomic_write(self.folder / key / _ENTRY, _FLAG) as file:
             file.write(json.dumps(about | {_DIGEST: entry_key(about)}, indent=1, sort_keys=True).encode())

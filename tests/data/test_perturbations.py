@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 from asserts import assert_refused
 
-from lightning_gradood.data import DigitsSource, Limits, Perturbations, PhotoPatches, Sources, Split
+from lightning_gradood.data import Budget, DigitsSource, Limits, Perturbations, PhotoPatches, Sources, Split
 from lightning_gradood.perturbations import FGSM, Blur, Corruption, Semantic
 
 FOG = {"fog": Corruption("fog")}
@@ -91,14 +91,56 @@ def test_what_cannot_be_is_refused_before_anything_is_opened_or_attacked():
     assert_refused((lambda: few.perturbed, "should leave images in every split. Got `limits.sources.cw = 2`"))
 
 
-def test_synthetic_outliers_are_a_share_of_the_normal_images_and_no_anomalies():
-    for limit, made in ((50, 50), (400, 200), (4800, 1000)):
+def test_synthetic_outliers_are_of_a_share_of_the_normal_train_images_and_no_anomalies():
+    for limit, made in ((50, 20), (400, 80), (2500, 250), (4800, 240)):  # of 4,800, as of 1,000 of each split
         normal = PhotoPatches(size=6) if limit > 400 else DigitsSource(list(range(10)), "all")
         sources = data(images=limit, anomalies={}, normal=normal)
         sources.make_synthetic({"synthetic_blur": Blur()}, ["logits"])
         (blur,) = [one for one in sources.perturbed.values() if one.name == "synthetic_blur"]
-        assert (len(blur.rows), blur.probes, blur.adversarial) == (made, {"logits"}, False)
-        splits = Counter(sources.manifest.split_of[origin] for origin in blur.origins)
-        assert splits["train"] == pytest.approx(0.4 * made, abs=1)
+        assert (len(blur.rows), blur.probes, blur.adversarial) == (pytest.approx(made, abs=20), {"logits"}, False)
+        assert {sources.manifest.split_of[origin] for origin in blur.origins} == {"train"}
         sources.make_synthetic({}, [])
         assert "synthetic_blur" not in sources.perturbed
+
+
+def test_a_budget_takes_of_each_split_and_class_its_share_and_a_larger_one_the_same_images_and_more():
+    sources, before = data(images=180, corruptions=FOG, attacks={"mine": FGSM()}), []
+    whole = sources.manifest
+    for normal, attacked, outliers in ((12, 3, 2), (12, 12, 8), (30, 20, 20), (None, None, None)):
+        sources.take(Budget((normal, normal, normal), (attacked, attacked, attacked), outliers))
+        sources.make_synthetic({"synthetic_blur": Blur()}, ["logits"])
+        split_of, labels = sources.manifest.split_of, dict(zip(sources.normal.ids, sources.normal.labels, strict=True))
+        for name, parts in sources.manifest.sources.items():
+            there = whole.counts[name]
+            assert sources.manifest.counts[name] == {split: min(there[split], normal or 999) for split in parts}
+            assert [sources.loaded[name].ids[row] for row in sources.rows_of(name)] == sorted(
+                (one for ids in parts.values() for one in ids), key=sources.loaded[name].ids.index
+            )
+        classes = Counter(labels[one] for one in sources.manifest.sources["normal"]["val"])
+        assert max(classes.values()) - min(classes.values()) <= 2
+        made = {name: Counter(split_of[one] for one in spec.origins) for name, spec in sources.perturbed.items()}
+        assert (
+            made["mine"]
+            == made["fog"]
+            == {split: min(attacked or 999, normal or 999, n) for split, n in whole.counts["normal"].items()}
+        )
+        assert (set(made["synthetic_blur"]), made["synthetic_blur"]["train"]) == (
+            {"train"},
+            min(outliers or 99, normal or 99, 72),
+        )
+        taken = [set(split_of), *(set(one.ids) for one in sources.perturbed.values())]
+        assert all(less <= more for less, more in zip(before, taken, strict=False)), (
+            "a larger budget's are the same and more"
+        )
+        before = taken
+        assert ("normal images fit" in sources.left_out) is (normal is not None)
+
+
+def test_built_in_probes_are_made_of_no_train_image_unless_noise_makes_those_normal():
+    for noise, splits in ((False, {"val", "test"}), (True, {"train", "val", "test"})):
+        sources = data(anomalies={}, noise_control=noise)
+        sources.try_built_in_probes()
+        made = {
+            name: {sources.manifest.split_of[one] for one in spec.origins} for name, spec in sources.perturbed.items()
+        }
+        assert (made["builtin_fgsm"], made["builtin_fog"]) == (splits, {"val", "test"})

@@ -1,16 +1,34 @@
 """Stage two's settings: sensible by default, refused where nothing could come of them."""
 
 import re
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from asserts import assert_refused, random_states
 from torch import nn
 
 import lightning_gradood.evaluation.settings as chosen
-from lightning_gradood.detectors import MLP, ODIN, Combined, Energy, Mahalanobis, ReAct, SyntheticOutliers, Tuned
+from lightning_gradood.data import Budget
+from lightning_gradood.detectors import (
+    MLP,
+    ODIN,
+    Baseline,
+    Combined,
+    Energy,
+    Mahalanobis,
+    ReAct,
+    SyntheticOutliers,
+    Tuned,
+)
 from lightning_gradood.evaluation import DetectionSettings
 from lightning_gradood.gradients import AllOnes, AllZeros, Uniform
 from lightning_gradood.tasks import MLPSettings
+
+
+@dataclass(frozen=True)
+class NeedsMany(Baseline):
+    fewest: ClassVar[int] = 700
 
 
 def names(things):
@@ -87,3 +105,19 @@ def test_post_hoc_leaves_out_what_does_not_apply_to_the_network_and_what_the_use
     monkeypatch.setattr(chosen, "try_probes", lambda probes, *_: looked.extend(names(probes)))
     settings.for_network(linear, images)
     assert sorted(looked) == sorted(names(settings.probes()))
+
+
+def test_a_budget_takes_fewer_images_but_as_many_as_the_false_positive_rate_and_the_detectors_need():
+    for settings, known, expected in (
+        ({}, True, Budget()),
+        ({}, False, Budget((1000, 1000, 1000), (0, 400, 400))),
+        ({"false_positive_rate": 0.001}, False, Budget((1000, 10_000, 1000), (0, 400, 400))),
+        ({"budget": "thorough"}, False, Budget()),
+        ({"budget": "quick"}, True, Budget((400, 200, 100), (100, 100, 100), 40)),
+        ({"budget": "quick", "false_positive_rate": 0.01}, False, Budget((400, 1000, 100), (0, 20, 30), 40)),
+    ):
+        assert DetectionSettings(**settings).sizes(known) == expected
+    needy = DetectionSettings(budget="quick", detectors=[NeedsMany()])
+    assert needy.sizes(False).images[0] == 700
+    assert "gradient_knn" in names(DetectionSettings().detectors_for(False))
+    assert names(DetectionSettings(budget="quick").detectors_for(False)) == ["no_anomalies", "energy"]

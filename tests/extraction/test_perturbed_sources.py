@@ -9,6 +9,7 @@ import torch
 from small_experiment import data, probe, probes, tables, task
 
 from lightning_gradood.core import as_float
+from lightning_gradood.data import Budget
 from lightning_gradood.extraction import callbacks
 from lightning_gradood.gradients import AllOnes, squared_gradient_norms
 from lightning_gradood.perturbations import FGSM, Corruption
@@ -102,7 +103,7 @@ def test_the_key_names_what_makes_the_images(tmp_path, monkeypatch):
         ({"attacks": {"up": up(0.2)}}, {"up"}),
         ({"corruptions": {"speckled": Corruption("gaussian_noise", seed=1)}}, {"speckled"}),
         ({"eight_bit": True}, {"up", "speckled"}),
-        ({"limits": {"up": 9, "speckled": 9}}, {"up", "speckled"}),
+        ({"limits": {"up": 9, "speckled": 9}}, set()),
     ]:
         assert {source for source, _ in before - keys(**settings)} == expected, settings
     monkeypatch.setattr(FGSM, "version", 2)
@@ -158,3 +159,27 @@ def test_images_that_were_kept_exactly_and_no_others_are_not_crafted_again(tmp_p
     crafted_ids.clear()
     probe(tmp_path / "others", task(), attacked())
     assert len(crafted_ids) == 12
+
+
+def test_what_a_smaller_budget_has_read_is_used_again_and_never_more_than_one_allows(tmp_path, probed):
+    def read(folder, *most):
+        probed.clear()
+        sources = attacked(limit=30)
+        sources.sources.take(Budget(most, most))
+        found = probe(folder, task(), sources, only_missing=True)
+        return Counter(source for source, ids in probed for _ in ids), {
+            name: found.records(name).by_id() for name in ("normal", "nine", "up", "speckled")
+        }
+
+    few, small = read(tmp_path / "cache", 4, 3, 2)
+    more, large = read(tmp_path / "cache", None, None, None)
+    assert few == dict.fromkeys(small, 9)
+    assert more == dict.fromkeys(small, 21)
+    none, again = read(tmp_path / "cache", 4, 3, 2)
+    assert none == {}
+    _, alone = read(tmp_path / "other", None, None, None)
+    for name in small:
+        assert (len(small[name]), len(large[name])) == (9, 30)
+        assert again[name].table.equals(small[name].table)
+        assert alone[name].ids == large[name].ids
+        assert alone[name].probe("logits") == pytest.approx(large[name].probe("logits"), rel=1e-5)
