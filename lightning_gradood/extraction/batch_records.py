@@ -99,13 +99,18 @@ class BatchReader:
 
     def parts(self, batch: ImageBatch) -> Iterator[ImageBatch]:
         """Cut a batch into parts whose activations take little memory, however large network and images are."""
+        at_once = self.at_once(batch.images)
+        for parts in zip(*(torch.split(column, at_once) for column in batch), strict=True):
+            yield ImageBatch(*parts)
+
+    def at_once(self, images: Tensor) -> int:
+        """Count the images like these that are read at once."""
         if not self._at_once:
-            self._at_once = len(batch.images)
+            self._at_once = self.data.probe_batch_size
             with suppress(Exception):  # a network that takes no single image
                 if self.plan.missing:
-                    self._at_once = images_at_once(self.network, batch.images[:1])
-        for parts in zip(*(torch.split(column, self._at_once) for column in batch), strict=True):
-            yield ImageBatch(*parts)
+                    self._at_once = images_at_once(self.network, images[:1])
+        return self._at_once
 
     def number_of(self, origin: str) -> int:
         """Count the images to read, unchanged or perturbed, for which those of `origin` are loaded."""
@@ -123,10 +128,11 @@ class BatchReader:
             part = _chosen(batch, self._rows.get(spec.name))
             if part:
                 with self.profiler.profile(f"gradood: making {spec.name}"):
-                    perturbed = self._perturbed(spec, part)
+                    perturbed = self.perturbed(spec, part)
                 yield perturbed
 
-    def _perturbed(self, spec: PerturbedSource, batch: ImageBatch) -> SourceImages:
+    def perturbed(self, spec: PerturbedSource, batch: ImageBatch) -> SourceImages:
+        """Make the images of a perturbed source of normal images, or take them from an earlier run."""
         places = np.searchsorted(self._made_of[spec.name], batch.rows.cpu().numpy()).tolist()
         ids, origins = [spec.ids[index] for index in places], [spec.origins[index] for index in places]
         labels, key = batch.labels.tolist(), self.plan.pixels.get(spec.name)

@@ -19,6 +19,7 @@ from lightning_gradood.core import LOG, ProgressLines, Refusal, as_float, check_
 from lightning_gradood.data import ImageBatch, ImageDataModule, class_name
 from lightning_gradood.extraction.batch_records import BatchReader, OnBadImage, SourceImages
 from lightning_gradood.extraction.entries import CacheEntry, Plan, ids_of, make_plan, prepare, read_records
+from lightning_gradood.extraction.estimates import say_estimate
 from lightning_gradood.gradients import way_taken
 from lightning_gradood.networks import TwoLogits
 from lightning_gradood.probes import Probe
@@ -120,6 +121,8 @@ class ProbeCallback(pl.Callback):
         wanted = {entry.probe for entry in self.reader.plan.missing}
         probes, reader = [probe for probe in self.probes if probe.name in wanted], self.reader
         self._prepared = prepare(probes, reader.network, reader.data, self.entries, self.cache, trainer)
+        if trainer.is_global_zero:
+            say_estimate(reader, self._prepared, trainer)
 
     @override
     def on_predict_batch_start(

@@ -4,13 +4,16 @@ import io
 import re
 import sys
 import time
+from types import SimpleNamespace
 
 import lightning.pytorch as pl
 import pytest
-from small_experiment import data, probe, task, trained_data
+from small_experiment import data, probe, tables, task, trained_data
 
 from lightning_gradood.core import ProgressLines
-from lightning_gradood.extraction import ImageProgressBar
+from lightning_gradood.extraction import ImageProgressBar, estimates
+from lightning_gradood.perturbations import FGSM
+from lightning_gradood.probes import LogitsProbe
 
 
 def test_a_terminal_is_shown_each_source_and_a_pipe_a_line_for_each_unless_it_is_switched_off(
@@ -68,3 +71,23 @@ def test_a_line_comes_every_ten_seconds_where_a_percent_takes_longer(monkeypatch
     for now[0] in (0.5, 4.0, 11.0, 15.0, 22.0):
         lines.advance(9)
     assert re.findall(r"0 % \((\d+)/100000 images\), (\d+) s", stream.getvalue()) == [("18", "4"), ("36", "15")]
+
+
+def test_how_long_reading_takes_is_told_before_it_begins_unless_there_is_little(tmp_path, monkeypatch, capsys):
+    now, model = [0.0], task()
+    monkeypatch.setattr(estimates, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    model.network.register_forward_pre_hook(lambda _, images: now.__setitem__(0, now[0] + len(images[0])))
+    for name, attacks, limit, said in (
+        ("few", None, 20, []),
+        ("clean", None, 60, ["about 2 minutes of reading: 120 images (50 % of it for normal)."]),  # a second for each
+        (
+            "made",
+            {"up": FGSM()},
+            50,
+            ["about 3 minutes of reading: 100 images and 50 made of normal ones (50 % of it for up)."],
+        ),
+        ("made", {"up": FGSM()}, 50, []),  # all is there
+    ):
+        callback = probe(tmp_path / name, model, data(limit=limit, attacks=attacks), [LogitsProbe()])
+        assert [line for line in capsys.readouterr().err.splitlines() if line.startswith("about")] == said
+        assert all(len(records) == limit for records in tables(callback).values())
