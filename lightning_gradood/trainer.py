@@ -25,6 +25,7 @@ from lightning_gradood.evaluation import (
     fit_side_by_side,
     gather,
     notes_on,
+    remarks_on,
     trials_of,
 )
 from lightning_gradood.extraction import CacheEntry, ProbeCallback, ids_of, leave_out_bad, prepare, read_records
@@ -156,7 +157,8 @@ class Trainer(pl.Trainer):
             with stage("fitting detectors", self):
                 outcomes, fits = self._fit_detectors(settings, datasets, datamodule)
             if self.is_global_zero:
-                for note in notes_on(records, outcomes, left_out):
+                remarks = remarks_on(fits)
+                for note in [*notes_on(records, outcomes, left_out), *remarks.values()]:
                     sys.stdout.write(f"Note: {note}\n")
                     LOG.warning(note)
                 about = {
@@ -165,6 +167,7 @@ class Trainer(pl.Trainer):
                     "device": str(self.strategy.root_device),
                     "checkpoint": ckpt_path or model.weights,
                     "probes": self.probe_costs,
+                    "remarks": remarks,
                 }
                 with stage("writing results", self):
                     write_run(folder, place, entries, records, outcomes, self.failures, about)
@@ -250,7 +253,9 @@ class Trainer(pl.Trainer):
                     counts["val"] = counts["val"] | {"anomalous": 0}  # which the threshold does not depend on
                 about = {"trained_on": found[0].trained_on, "counts": counts}
                 normal = datasets.records[NORMAL]
-                save_detector(path, SavedDetector.of(trial.detector, fitted, found[0].threshold, normal, **about))
+                save_detector(
+                    path, SavedDetector.of(trial.detector.kept(fitted), fitted, found[0].threshold, normal, **about)
+                )
                 saved.add(path)
         outcomes, self.failures = gather(outcomes, failures, detectors, sources)
         return outcomes, fits

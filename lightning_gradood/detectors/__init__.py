@@ -23,7 +23,7 @@ over the images, and are measured on the same records:
   distances of features (`KNN`, `MahalanobisPP`, `MahalanobisPPPaper`, `RMDS`, `RMDSPP`; with the last layer's weights
   `ViM`, `FDBD`, `NNGuide`, `NCI`) and of gradient representations (`GradientGaussian`, `GradientKNN`),
   `Consistency` (views of the image), `SyntheticOutliers` (a model that tells normal images from outliers made of them)
-  and `Combined` (p-values of several); the preset `no_anomalies` holds some of these;
+  and `Combined` (p-values of several) or `Weighted` (those of the useful ones); the preset `no_anomalies` holds some of these;
 - gradients of layers: `GROOD` (by an outlier prototype), `NAC` (of neurons), `GradPCA` (between classes' mean gradients);
 - any detector of pytorch-ood, through `PytorchOOD`, named by its own class path;
 - `ImageStatistics`, an audit that does not run the network: where it does well, a source is easy for a reason other
@@ -68,6 +68,7 @@ from lightning_gradood.detectors.output_scores import (
 from lightning_gradood.detectors.pytorch_ood_adapter import PytorchOOD, PytorchOODProbe
 from lightning_gradood.detectors.synthetic_outliers import SyntheticOutliers
 from lightning_gradood.detectors.tensor_scores import TensorReadings, tensor_score
+from lightning_gradood.detectors.weighted import Weighted
 
 __all__ = [
     "ASH", "DICE", "FDBD", "GEN", "GROOD", "KNN", "LID", "MLP", "NAC", "NCI", "ODIN", "RMDS", "RMDSPP", "SCALE",
@@ -76,6 +77,6 @@ __all__ = [
     "GradientKNN", "ImageStatistics", "ImageStatisticsProbe", "KLMatching", "Mahalanobis", "MahalanobisPP",
     "MahalanobisPPPaper", "MahalanobisProbe", "MaxLogit", "NNGuide", "NeuronLayer", "NeuronProbe", "OdinProbe",
     "PerturbedFeaturesProbe", "PytorchOOD", "PytorchOODProbe", "ReAct", "SavedDetector", "SyntheticOutliers",
-    "TensorReadings", "TrainedDetector", "Tuned", "UntrainedMLP", "ViM", "ViewsProbe", "classes_of", "fit_all", "load_detector",
-    "normal_training_records", "save_detector", "score_in_blocks", "tensor_score",
+    "TensorReadings", "TrainedDetector", "Tuned", "UntrainedMLP", "ViM", "ViewsProbe", "Weighted", "classes_of",
+    "fit_all", "load_detector", "normal_training_records", "save_detector", "score_in_blocks", "tensor_score",
 ]  # fmt: skip

@@ -99,13 +99,14 @@ class Combined(_OfSeveral):
     folds: int = 5
     name: str = "combined"
     needs_anomalies: ClassVar[bool] = False
+    _least: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
         names = [one.name for one in self.detectors]
         needy = [one.name for one in self.detectors if one.needs_anomalies]
-        if len(names) < 2 or len(set(names)) < len(names) or needy:
+        if len(names) < self._least or len(set(names)) < len(names) or needy:
             raise Refusal(
-                "`detectors` should be two or more with different names that need no anomalies. "
+                f"`detectors` should be {('one', 'two')[self._least - 1]} or more with different names that need no anomalies. "
                 f"Got {names}{f', of which {needy} need some' if needy else ''}. Name others."
             )
         if self.folds < 2:
@@ -119,39 +120,50 @@ class Combined(_OfSeveral):
 
     @override
     def fit(self, records: Records, seed: int) -> Fitted:
-        plain = normal_training_records(records.only([]), self.fewest)
-        folds = dict(zip(plain.ids, np.random.default_rng(seed).permutation(len(plain)) % self.folds, strict=True))
-        train, anomalous = records.column("split") == "train", records.anomalous == 1
-        synthetic = np.char.startswith(records.column("attack").astype(str), SYNTHETIC)
+        fold_of, synthetic = self._folds(records, seed)
+        train = (records.column("split") == "train") & ((records.anomalous == 0) | synthetic)
         members, tails = list[Fitted](), list[EmpiricalTail]()
         for one in self.detectors:
             # each gets the columns it reads: with a thousand classes copies of all fill the memory
-            read = records.only([probe.name for probe in one.probes])
-            read = read.keep(train & (~anomalous | (synthetic if one.needed_outliers else False)))
-            # an outlier is in the fold of its image
-            fold_of = np.array([folds.get(origin, -1) for origin in read.column("origin_id")])
+            rows = train if one.needed_outliers else train & ~synthetic
+            read, fold = records.only([probe.name for probe in one.probes]).keep(rows), fold_of[rows]
             scores = list[np.ndarray]()
-            for fold in range(self.folds):
-                fitted = one.fit(read.keep(fold_of != fold), seed)
-                scores.append(score_in_blocks(fitted, normal_records(read.keep(fold_of == fold))))
+            for number in range(self.folds):
+                fitted = one.fit(read.keep(fold != number), seed)
+                scores.append(score_in_blocks(fitted, normal_records(read.keep(fold == number))))
             tails.append(EmpiricalTail(np.sort(np.concatenate(scores))))
             members.append(one.fit(read, seed))
-        return FittedCombined(self.rule, members, tails)
+        return FittedCombined(self.rule, members, tails, np.ones(len(members)))
+
+    def _folds(self, records: Records, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        """The fold of each record, int64 [n], an outlier in that of its image; and which are synthetic outliers, bool [n]."""
+        plain = normal_training_records(records.only([]), self.fewest)
+        folds = dict(zip(plain.ids, np.random.default_rng(seed).permutation(len(plain)) % self.folds, strict=True))
+        fold_of = np.array([folds.get(origin, -1) for origin in records.column("origin_id")])
+        return fold_of, np.char.startswith(records.column("attack").astype(str), SYNTHETIC)
 
 
 @dataclass(frozen=True, eq=False)
 class FittedCombined(Fitted):
-    """What each detector has learnt, and its scores of normal images that it was not fitted on."""
+    """What each detector has learnt, its scores of normal images that it was not fitted on, and its weight, float64 [m]."""
 
     rule: Rule
     members: Sequence[Fitted]
     tails: Sequence[EmpiricalTail]
+    weights: np.ndarray
+    names: Sequence[str] = ()
+    remark: str = ""
 
     @override
     def score(self, records: Records) -> np.ndarray:
         pairs = zip(self.members, self.tails, strict=True)
         surprises = np.stack([tail.surprise(one.score(records)) for one, tail in pairs])
-        return np.asarray((surprises if self.rule == "fisher" else np.square(surprises)).sum(axis=0))
+        return np.asarray((self.weights[:, None] * by_rule(surprises, self.rule)).sum(axis=0))
+
+
+def by_rule(surprises: np.ndarray, rule: Rule) -> np.ndarray:
+    """What is added up of surprises −log p, of any shape: these, or their squares."""
+    return surprises if rule == "fisher" else np.square(surprises)
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,11 @@ class Fitted(Component, ABC):
         """Training curves: for each epoch `epoch` and any number of metrics; empty if nothing is trained."""
         return ()
 
+    @property
+    def remark(self) -> str:
+        """One line for the user about what was learnt, such as what was chosen and why; empty where there is nothing to say."""
+        return ""
+
     @abstractmethod
     def score(self, records: Records) -> np.ndarray:
         """Scores float64 [n], any range, higher = more anomalous."""
@@ -94,6 +99,10 @@ class Detector(Component, ABC):
                 `needed_outliers`; rows of other splits are never looked at.
             seed: fixes everything random.
         """
+
+    def kept(self, fitted: Fitted) -> Detector:
+        """The detector without what `fitted` does not use, which is what is saved; it reads fewer probes."""
+        return self
 
 
 class FixedDetector(Detector, Fitted):

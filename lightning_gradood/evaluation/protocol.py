@@ -280,3 +280,9 @@ def notes_on(
         if len(np.unique(np.concatenate([part.scores for part in one.scores.values()]))) == 1:
             notes.append(f"{one.source}: `{one.detector}` gives every image the same score; its AUROC says nothing.")
     return notes
+
+
+def remarks_on(fits: Mapping[Key, Learnt]) -> dict[str, str]:
+    """What detectors say of their fits on all normal images, by their names; those that say nothing are left out."""
+    learnt = {name: one.result for (owner, name), one in fits.items() if owner == NORMAL}
+    return {name: one.remark for name, one in learnt.items() if isinstance(one, Fitted) and one.remark}

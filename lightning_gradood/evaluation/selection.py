@@ -108,7 +108,7 @@ def _calibrated(
     parts = {source: datasets.of(source).where(split="val") for source in sources}
     vals = {source: scores_of(fitted, part) for source, part in parts.items() if part.anomalous.any()}
     return Calibrated(
-        detector=detector,
+        detector=detector.kept(fitted),
         fitted=fitted,
         trained_on="+".join(sources) if detector.needs_anomalies else NORMAL,
         calibration=calibration,

@@ -44,6 +44,7 @@ from lightning_gradood.detectors import (
     ReAct,
     SyntheticOutliers,
     ViM,
+    Weighted,
 )
 from lightning_gradood.gradients import AllOnes, LabelDesign
 from lightning_gradood.metrics import check_calibration
@@ -57,7 +58,7 @@ Named = TypeVar("Named", Probe, SyntheticOutlier)
 _LONGEST = 100  # letters of a detector's name
 
 
-_NO_ANOMALIES = Combined([Baseline(), MahalanobisPP(), Consistency(), SyntheticOutliers()], name="no_anomalies")
+_NO_ANOMALIES = Weighted([Baseline(), MahalanobisPP(), Consistency(), SyntheticOutliers()], name="no_anomalies")
 _ON_SYNTHETIC = SyntheticOutliers(["norms"], model="mlp", name="mlp_on_synthetic")  # the paper's MLP
 _EVERY = SyntheticOutliers(["features", "confidence", "norms"])
 _MEMBERS = [Baseline(), MahalanobisPP(), _EVERY, _ON_SYNTHETIC, GradientGaussian()]

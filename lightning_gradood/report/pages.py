@@ -82,7 +82,13 @@ def findings(run: Run) -> list[str]:
         f"AUROC of {', '.join(easy)} %. Images that were enlarged or compressed otherwise are so; other detectors' numbers "
         "there say little."
     )
-    return [*classifier_sentences(run.provenance), *run.provenance.get("files", []), *([audit] if easy else [])]
+    remarks = run.provenance.get("remarks", {}).values()
+    return [
+        *classifier_sentences(run.provenance),
+        *run.provenance.get("files", []),
+        *([audit] if easy else []),
+        *remarks,
+    ]
 
 
 def classifier_sentences(about: Mapping[str, Any]) -> list[str]:

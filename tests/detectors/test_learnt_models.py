@@ -10,7 +10,15 @@ from sklearn.metrics import roc_auc_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from lightning_gradood.detectors import MLP, Combined, GradientGaussian, SyntheticOutliers
+from lightning_gradood.detectors import (
+    MLP,
+    Combined,
+    Consistency,
+    GradientGaussian,
+    MahalanobisPP,
+    SyntheticOutliers,
+    Weighted,
+)
 from lightning_gradood.detectors.mlp import Inputs, confidence
 from lightning_gradood.gradients import AllOnes, AllZeros
 from lightning_gradood.metrics import auroc
@@ -75,6 +83,33 @@ def test_folds_keep_an_outlier_with_its_image():
         assert not origins & held_out
         assert (kinds, plain) == ({"", "synthetic_blur"}, {""})
     assert last[0] == set().union(*(held_out for held_out, _ in scored))
+
+
+def test_weights_are_learnt_on_kinds_of_outliers_and_folds_that_the_fits_have_not_seen():
+    kinds, member = ["blur", "zoom", "rotation"], Spy(needs_anomalies=False, outliers=[Blur(), Zoom(), Rotation()])
+    learnt(Weighted([GradientGaussian(), member], folds=3), with_outliers(records(), *kinds))
+    *known, last = [(set(part.column("origin_id")), sorted(set(part.column("attack")) - {""})) for part in member.fits]
+    blocks = np.array_split(np.arange(len(member.scored)), len(known))
+    held = [set().union(*(member.scored[one].column("origin_id") for one in block)) for block in blocks]
+    assert not any(origins & apart for (origins, _), apart in zip(known, held, strict=True))
+    halves = [[f"synthetic_{kind}" for kind in part] for part in (sorted(kinds), ["zoom"], ["blur", "rotation"])]
+    assert [seen for _, seen in known] == 3 * halves
+    assert last == (held[0] | held[3] | held[6], halves[0])
+
+
+def test_a_detector_that_adds_nothing_gets_no_weight_and_its_probe_is_not_read():
+    table = with_outliers(feature_records(), "blur", "zoom")
+    noise = np.random.default_rng(5).normal(size=(len(table), 10))
+    members = [MahalanobisPP(), Consistency(), SyntheticOutliers(["features"], outliers=KINDS)]
+    detector = Weighted(members, name="several")
+    fitted = learnt(detector, changed(table, probes={"views/mirror+blur": noise}))
+    kept = detector.kept(fitted)
+    assert [one.name for one in kept.detectors] == list(fitted.names) == ["mahalanobis_pp", "synthetic_outliers"]
+    assert [probe.name for probe in kept.probes] == ["features/penultimate", "features/layers+spread"]
+    np.testing.assert_allclose(fitted.weights.sum(), 2)
+    assert fitted.remark.startswith("`several` weighs mahalanobis_pp ")
+    assert fitted.remark.endswith("add nothing clear: consistency.")
+    assert len(learnt(detector, table).names) == 3
 
 
 def test_confidence_is_what_the_formulas_say_for_any_number_of_classes():
