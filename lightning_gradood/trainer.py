@@ -8,7 +8,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import lightning.pytorch as pl
-from lightning.pytorch.utilities import rank_zero_warn
 
 from lightning_gradood.core import LOG, Refusal, as_float, progress, refused_as, stage
 from lightning_gradood.data import ImageDataModule
@@ -29,7 +28,7 @@ from lightning_gradood.evaluation import (
     trials_of,
 )
 from lightning_gradood.extraction import CacheEntry, ProbeCallback, ids_of, leave_out_bad, prepare, read_records
-from lightning_gradood.guard import Recipe
+from lightning_gradood.guard import Guard, Recipe
 from lightning_gradood.preflight import preflight
 from lightning_gradood.probes import PixelProbe, linear_head
 from lightning_gradood.records import NORMAL, RecordCache
@@ -55,11 +54,13 @@ class Trainer(pl.Trainer):
     Attributes:
         experiment: name of the experiment in reports and guards; by default that of the folder above the run's.
         failures: detectors that `detect` could not fit or test, each with the reason.
+        guard: what `detect` has chosen and calibrated, on the first process.
         probe_costs: probe to its time and memory an image, where a callback has measured them.
     """
 
     experiment: str | None = None
     failures: Sequence[Failure] = ()
+    guard: Guard | None = None
     probe_costs: Mapping[str, Mapping[str, float]] = {}
     _looked_at: tuple[object, ...] = ()
     _found: DetectionSettings | None = None
@@ -122,7 +123,7 @@ class Trainer(pl.Trainer):
 
         Args:
             model, datamodule, ckpt_path, settings, cache_dir: as for `extract`.
-            recipe: how network and transform are built again; without it no guard is saved.
+            recipe: how network and transform are built again; without it the guard is in memory alone, see `guard`.
 
         Returns:
             One outcome per anomaly source and detector, under `detection.protocol = cross` also per source of training,
@@ -213,11 +214,6 @@ class Trainer(pl.Trainer):
     def load(self, model: ClassificationTask, ckpt_path: str | None) -> None:
         """Load a classifier's weights, never executing code; see `extract`."""
         if ckpt_path is None:
-            if model.weights is None and self.state.fn is None:
-                rank_zero_warn(
-                    "NO WEIGHTS: neither a checkpoint nor --model.weights is named, so the network is probed as it was built. "
-                    "Unless its own constructor loads trained weights, every number below is that of an untrained network."
-                )
             model.load_initial_weights()
             return
         with refused_as(path="ckpt_path"):
@@ -269,4 +265,5 @@ class Trainer(pl.Trainer):
         probes = self.strategy.broadcast([] if isinstance(chosen, Refusal) else chosen.detector.probes)
         network = place.model.network.to(self.strategy.root_device)
         ready = prepare(probes, network, place.datamodule, self._entries, RecordCache(place.cache_dir), self)
-        return keep_guard(folder, place, chosen, datasets.records[NORMAL], ready)
+        summary, self.guard = keep_guard(folder, place, chosen, datasets.records[NORMAL], ready)
+        return summary

@@ -16,7 +16,7 @@ import yaml
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from lightning_gradood.cli import defaults, parsing
 from lightning_gradood.cli.stopping import share_signals
@@ -163,6 +163,11 @@ class Command(LightningCLI):
                 _check_resumable(checkpoint, self.model)
             self.model.load_initial_weights()
         else:
+            if self._weights() is None and self.model.weights is None:
+                rank_zero_warn(
+                    "NO WEIGHTS: neither a checkpoint nor --model.weights is named, so the network is probed as it was built. "
+                    "Unless its own constructor loads trained weights, every number below is that of an untrained network."
+                )
             self.trainer.load(self.model, self._weights())
         probes = verb in ("fit", "extract", "detect")
         self.trainer.preflight(verb, self.model, self.datamodule, self.detection if probes else None)

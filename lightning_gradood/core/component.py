@@ -57,7 +57,8 @@ def check_import(path: str) -> None:
 def encode(value: Any, arrays: MutableMapping[str, Tensor] | None = None, place: str = "") -> Any:
     """Describe a component, or a list or mapping of components and plain values, in JSON types.
 
-    Mappings with a `class_path` are components as an experiment file names them; arguments that fetch weights or name
+    Transforms of torchvision are components too. Mappings with a `class_path` are components as an experiment file names
+    them; arguments that fetch weights or name
     files are left out of these, and functions and classes that are defaults. Refuses anything else, such as a module.
 
     Args:
@@ -103,7 +104,8 @@ def encode(value: Any, arrays: MutableMapping[str, Tensor] | None = None, place:
             return {"class_path": path, "init_args": kept}
         case Mapping():
             return {str(name): part(name, inner) for name, inner in value.items()}
-    if isinstance(value, Component) or (is_dataclass(value) and not isinstance(value, type)):
+    ours = isinstance(value, Component) or (is_dataclass(value) and not isinstance(value, type))
+    if ours or type(value).__module__.startswith("torchvision.transforms."):
         given = {name: part(name, inner) for name, inner in arguments_of(value).items()}
         return {"class_path": class_path(type(value)), "init_args": given}
     raise Refusal(

@@ -15,11 +15,14 @@ files:
 from lightning_gradood.guard.explain import Explanation, explain, mean_readings, reading_names
 from lightning_gradood.guard.guard import Guard, save_guard
 from lightning_gradood.guard.known_images import KnownImages, drawn_images
-from lightning_gradood.guard.saving import Description, Recipe, read_description
+from lightning_gradood.guard.recipe import Recipe, recipe_of
+from lightning_gradood.guard.saving import Description, read_description
 from lightning_gradood.guard.scoring import FileVerdict, ImageBytes, image_paths, score_files_on_processes
+from lightning_gradood.guard.showing import GuardReport
+from lightning_gradood.guard.verdict import Verdict
 
 __all__ = [
-    "Description", "Explanation", "FileVerdict", "Guard", "ImageBytes", "KnownImages", "Recipe", "drawn_images",
-    "explain", "image_paths", "mean_readings", "read_description", "reading_names", "save_guard",
+    "Description", "Explanation", "FileVerdict", "Guard", "GuardReport", "ImageBytes", "KnownImages", "Recipe", "Verdict",
+    "drawn_images", "explain", "image_paths", "mean_readings", "read_description", "reading_names", "recipe_of", "save_guard",
     "score_files_on_processes",
 ]  # fmt: skip

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import copy
 import os
-import shutil
 import threading
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from lightning_gradood.core import (
@@ -24,62 +24,65 @@ from lightning_gradood.core import (
     as_float,
     check_images,
     decode,
-    encode,
-    pack,
-    packages_of,
+    eight_bit,
+    printable,
+    read_picture,
     to_pixels,
     uncompiled,
     unpack,
     upright,
-    writing_refused,
 )
 from lightning_gradood.detectors import SavedDetector, load_detector, score_in_blocks
 from lightning_gradood.gradients import parameter_names
 from lightning_gradood.guard.known_images import KnownImages
+from lightning_gradood.guard.recipe import recipe_of
 from lightning_gradood.guard.saving import (
     DETECTOR,
+    GUARD,
     KNOWN,
     NETWORK,
     PROBES,
     Description,
     damaged,
     read_description,
-    write_folder,
+    write_guard,
 )
-from lightning_gradood.guard.scoring import FileVerdict, ImageFile, score_files
+from lightning_gradood.guard.scoring import FileVerdict, ImageFiles, score_files
+from lightning_gradood.guard.showing import GuardReport, facts, table_html
+from lightning_gradood.guard.verdict import Verdict
 from lightning_gradood.metrics import conformal_p_values, conformal_threshold
 from lightning_gradood.networks import TwoLogits, classifier
 from lightning_gradood.probes import Probe, read_probes
 from lightning_gradood.records import NORMAL, Records
 
-_TOLERANCE = 1e-3  # of the scores' spread; another network or transform is off by far more, another batch size by less
 _UNFIT = (ArithmeticError, AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError)
 
+Images = Tensor | Picture | str | os.PathLike[str] | Sequence[Picture | str | os.PathLike[str]]
+"""A batch that is ready for the network; or one picture or path of an image file, or several, which `Guard.read` prepares."""
 
-@dataclass(frozen=True)
-class Verdict:
-    """What a guard says of N images.
 
-    `scores` float64, higher = more anomalous; `p_values` float64 in (0, 1], the share of normal images, the calibration
-    images and the image itself, that score at least as high; `flagged` bool, whether the score is above the threshold;
-    `predictions` int64, the classifier's; `probabilities` float64, the largest of the softmax.
-    """
+class _Lock:
+    """A reentrant lock; a pickled or deep copy is a new one."""
 
-    scores: np.ndarray
-    p_values: np.ndarray
-    flagged: np.ndarray
-    predictions: np.ndarray
-    probabilities: np.ndarray
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
 
-    def __len__(self) -> int:
-        return len(self.scores)
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(self, *error: object) -> None:
+        self._lock.release()
+
+    def __reduce__(self) -> tuple[type[_Lock], tuple[()]]:
+        return _Lock, ()
 
 
 class Guard:
     """A classifier with a fitted detector and a threshold; make it with `Guard.load`.
 
     Calls are thread-safe: one at a time reads the network. They work inside `torch.no_grad`, `torch.inference_mode` and
-    autocast; the network is read in float32 with the gradients that it needs.
+    autocast; the network is read in float32 with the gradients that it needs. Guards can be pickled and deep-copied, if
+    their network can, and show themselves as a table in a notebook.
 
     Args:
         network: pixels in [0, 1] in, logits out.
@@ -103,7 +106,7 @@ class Guard:
         self.transform, self.about, self.known = transform, about, known
         self.threshold = about.threshold
         self.calibration = np.array(about.calibration)
-        self._lock = threading.RLock()
+        self._lock = _Lock()
         self._portions = Portions()
 
     @classmethod
@@ -141,38 +144,51 @@ class Guard:
             raise damaged(place, f"parts that do not fit together ({why})") from error
         return cls(network, saved, probes, transform, about, known).to(device)
 
-    def __call__(self, images: Tensor) -> Verdict:
-        """Score images that are ready for the network, as `read` makes them.
+    def __call__(self, images: Images) -> Verdict:
+        """Score images, all in memory at once; see `score_files` for many.
 
         Args:
-            images: pixels in [0, 1], float [N, C, H, W] (or uint8, 0 … 255), on any device.
+            images: a batch that is ready for the network, pixels in [0, 1], float [N, C, H, W] (or uint8, 0 … 255), on any
+                device; or a PIL image, the path of an image file, or a list of pictures and paths, which `read` prepares.
 
         Raises:
-            Refusal: they have another shape or range, or give logits that are not finite.
+            Refusal: they have another shape or range, cannot be read, or give logits that are not finite.
         """
+        images = self._batch(images)
         self._check(images)
         if not len(images):
-            return Verdict(*(np.empty(0, kind) for kind in (float, float, bool, np.int64, float)))
+            none: Any = [np.empty(0, kind) for kind in (float, float, bool, np.int64, float)]
+            return Verdict(*none)
         blocks = torch.split(images, self.about.batch_size)
         parts = [found for block in blocks for found in self._portions.run(partial(self._read, block), len(block))]
         records, probabilities = zip(*parts, strict=True)
         table = Records.concatenate(list(records))
         scores, predictions = score_in_blocks(self.fitted, table), table.column("prediction").astype(np.int64)
-        p_values = conformal_p_values(self.calibration, scores)
-        return Verdict(scores, p_values, scores > self.threshold, predictions, np.concatenate(probabilities))
+        p_values, largest = conformal_p_values(self.calibration, scores), np.concatenate(probabilities)
+        return Verdict(scores, p_values, scores > self.threshold, predictions, largest, self.about.classes)
 
-    def read(self, picture: Picture, name: str = "picture") -> Tensor:
+    def read(self, picture: Picture | str | os.PathLike[str], name: str = "picture") -> Tensor:
         """Convert a picture to the network's input: uint8, or float32 in [0, 1], [C, H, W].
 
         Args:
-            picture: a PIL image, which is turned as its EXIF orientation says, or a tensor [C, H, W]; see
-                `core.read_picture` for files.
+            picture: a PIL image, which is turned as its EXIF orientation says, a tensor [C, H, W], or the path of an image
+                file.
             name: for the message.
 
         Raises:
-            Refusal: it has another size than the images that the guard was fitted on.
+            Refusal: it is something else, or has another size than the images that the guard was fitted on.
         """
-        pixels = to_pixels(picture if isinstance(picture, Tensor) else upright(picture), self.transform, name)
+        if isinstance(picture, str | os.PathLike):
+            name = printable(os.fspath(picture))
+            picture = read_picture(picture, self.about.picture)
+        elif isinstance(picture, Image.Image):
+            picture = upright(eight_bit(picture, name)).convert(self.about.picture)
+        elif not isinstance(picture, Tensor):
+            raise Refusal(
+                f"`{name}` should be a PIL image, a tensor [C, H, W] or the path of an image file. Got a "
+                f"{type(picture).__name__}. Convert an array with PIL.Image.fromarray or torch.from_numpy."
+            )
+        pixels = to_pixels(picture, self.transform, name)
         if list(pixels.shape) != self.about.image_shape:
             expected, got = (f"{height} × {width}" for _, height, width in (self.about.image_shape, pixels.shape))
             raise Refusal(
@@ -183,7 +199,7 @@ class Guard:
         return pixels
 
     def score_files(
-        self, paths: Iterable[ImageFile], batch_size: int | None = None, megapixels: float = MEGAPIXELS
+        self, paths: ImageFiles, batch_size: int | None = None, megapixels: float = MEGAPIXELS
     ) -> Iterator[FileVerdict]:
         """Score image files in their order, holding a few batches in memory; yields a verdict for each.
 
@@ -191,12 +207,44 @@ class Guard:
         transform, have an `error`.
 
         Args:
-            paths: of files, or files in memory; see `image_paths` for folders and patterns.
+            paths: of files, or files in memory; one alone may be a folder or a pattern too, see `image_paths`.
             batch_size: files whose images are read from the network together; by default as many as when the guard was
                 calibrated.
             megapixels: larger images are not decoded.
         """
         return score_files(self, paths, batch_size, megapixels)
+
+    def report(self, images: Images, most: int = 8) -> GuardReport:
+        """Score images as `__call__` does, and show their scores beside the normal ones, and the most anomalous of them."""
+        batch = self._batch(images)
+        names = [f"image {row}" for row in range(len(batch))]
+        if not isinstance(images, Tensor):
+            several = images if isinstance(images, list | tuple) else [images]
+            names = [
+                str(one) if isinstance(one, str | os.PathLike) else name
+                for one, name in zip(several, names, strict=True)
+            ]
+        return GuardReport.of(self, batch, self(batch).rows(), names, most)
+
+    def save(self, folder: str | Path) -> None:
+        """Save the guard, load it again and compare the scores of random images; an older guard there is replaced whole.
+
+        A network that came from memory is built again as `recipe_of` finds.
+
+        Raises:
+            Refusal: the folder holds something else; or the network cannot be built again, or gives other scores then.
+        """
+        place, about = Path(folder).expanduser().resolve(), replace(self.about, threshold=self.threshold)
+        if place.exists() and not (place / GUARD).is_file() and (not place.is_dir() or any(place.iterdir())):
+            raise Refusal(
+                f"`folder` should be new, empty, or that of an older guard. Got `{folder}`, which holds something else. "
+                "Name another."
+            )
+        if not about.network:
+            recipe = recipe_of(self.bare_network, self.transform)
+            about = replace(about, network=recipe.network, transform=recipe.transform)
+        noise = torch.rand(4, *about.image_shape, generator=torch.Generator().manual_seed(0))
+        write_guard(self, place, about, noise, self(noise).scores, "folder")
 
     def records(self, images: Tensor) -> Records:
         """Read the detector's probes, as `__call__` does; for `explain`."""
@@ -225,6 +273,29 @@ class Guard:
     def device(self) -> torch.device:
         """Where the network is."""
         return next((one.device for one in self.network.parameters()), torch.device("cpu"))
+
+    @property
+    def bare_network(self) -> nn.Module:
+        """The network without what the guard puts around it: normalisation, logits of probabilities, a second logit."""
+        bare: Any = self.network
+        for _ in range(bool(self.about.one_logit) + bool(self.about.normalize) + (self.about.outputs != "logits")):
+            bare = bare.network
+        return bare  # type: ignore[no-any-return]
+
+    def __repr__(self) -> str:
+        return f"Guard({', '.join(f'{name}: {value}' for name, value in facts(self).items())})"
+
+    def _repr_html_(self) -> str:
+        return table_html(facts(self))
+
+    def _batch(self, images: Images) -> Tensor:
+        if isinstance(images, Tensor):
+            return images
+        several: Any = images if isinstance(images, list | tuple) else [images]
+        found = [self.read(one) for one in several]
+        if len({one.dtype for one in found}) > 1:
+            found = [as_float(one) for one in found]
+        return torch.stack(found) if found else torch.empty(0, *self.about.image_shape)
 
     def _check(self, images: Tensor) -> None:
         if list(images.shape[1:]) != self.about.image_shape:
@@ -284,28 +355,6 @@ def save_guard(
     Raises:
         Refusal: the network cannot be built again from class path and arguments, or gives other scores then.
     """
-    device = next(network.parameters()).device
-    bare: Any = network
-    for _ in range(bool(about.one_logit) + bool(about.normalize) + (about.outputs != "logits")):
-        bare = bare.network
-    parts = {NETWORK: pack(bare.state_dict()), DETECTOR: pack(saved), PROBES: pack(list(probes)), KNOWN: pack(known)}
-    trust = packages_of([about.network, about.transform, encode([saved, list(probes)], {})])
-    trial, old = (folder.with_name(f".{folder.name}.{name}") for name in ("trial", "old"))
-    try:
-        write_folder(trial, about, parts)
-        guard = Guard.load(trial, trust, device)
-        expected, found = score_in_blocks(saved.fitted, known.records), guard(images).scores
-        spread = max(float(np.ptp(expected)), 1e-12)
-        if not np.allclose(found, expected[-len(found) :], rtol=1e-6, atol=_TOLERANCE * spread):
-            raise Refusal(
-                "A guard should give the scores that `detect` gave. Got others from the network that its class path and "
-                "arguments build. Let its constructor's arguments decide all that is not in its weights."
-            )
-        with writing_refused(folder, "--run_dir", trial, old):
-            if folder.exists():
-                os.replace(folder, old)
-            os.replace(trial, folder)
-    finally:
-        shutil.rmtree(trial, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
-    return guard
+    guard = Guard(network, saved, probes, None, about, known)
+    expected = score_in_blocks(saved.fitted, known.records)[-len(images) :]
+    return write_guard(guard, folder, about, images, expected, "--run_dir")

@@ -1,22 +1,33 @@
 """A guard's folder: weights, detector and probes as safetensors, all else in `guard.json` with a hash of each file."""
 
+from __future__ import annotations
+
 import hashlib
 import json
+import os
+import shutil
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Literal, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, get_type_hints
+
+import numpy as np
+from torch import Tensor
 
 import lightning_gradood
-from lightning_gradood.core import PACKAGES, Refusal, atomic_write, fits, packages_of, read_json
+from lightning_gradood.core import Refusal, atomic_write, encode, fits, pack, packages_of, read_json, writing_refused
 from lightning_gradood.networks import Outputs
 from lightning_gradood.records import entry_key
+
+if TYPE_CHECKING:  # `Guard` imports this file
+    from lightning_gradood.guard.guard import Guard
 
 GUARD, NETWORK, DETECTOR, PROBES = "guard.json", "network.safetensors", "detector.safetensors", "probes.safetensors"
 KNOWN = "known.safetensors"
 _DIGEST = "digest"  # of guard.json itself, without this entry
+_TOLERANCE = 1e-3  # of the scores' spread; another network or transform is off by far more, another batch size by less
 _VERSIONS = ("torch", "torchvision", "numpy", "scikit-learn", "timm")
 
 
@@ -75,19 +86,6 @@ class Description:
     files: dict[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """How a guard's network, without its normalisation, and the transform are built again, as `core.encode` says it."""
-
-    network: dict[str, Any]
-    transform: dict[str, Any] | None = None
-
-    @property
-    def packages(self) -> list[str]:
-        """Packages that must be trusted by name to load the guard."""
-        return sorted(packages_of([self.network, self.transform]) - set(PACKAGES))
-
-
 def write_folder(folder: Path, about: Description, parts: Mapping[str, bytes]) -> None:
     """Write a guard's files: `guard.json`, and those in `parts` by name."""
     told = asdict(replace(about, files={name: hashlib.sha256(part).hexdigest() for name, part in parts.items()}))
@@ -95,6 +93,33 @@ def write_folder(folder: Path, about: Description, parts: Mapping[str, bytes]) -
     for name, content in {**parts, GUARD: text.encode()}.items():
         with atomic_write(folder / name) as file:
             file.write(content)
+
+
+def write_guard(
+    guard: Guard, folder: Path, about: Description, images: Tensor, expected: np.ndarray, flag: str
+) -> Guard:
+    """Save a guard and return what is loaded from there, if that gives the images their scores, [n]."""
+    weights, probes = guard.bare_network.state_dict(), guard.probes
+    parts = {NETWORK: weights, DETECTOR: guard.saved, PROBES: probes, KNOWN: guard.known}
+    trust = packages_of([about.network, about.transform, encode([guard.saved, probes], {})])
+    trial, old = (folder.with_name(f".{folder.name}.{name}") for name in ("trial", "old"))
+    try:
+        write_folder(trial, about, {name: pack(part) for name, part in parts.items()})
+        loaded = guard.load(trial, trust, guard.device)
+        spread = max(float(np.ptp(guard.calibration)), 1e-12)
+        if not np.allclose(loaded(images).scores, expected, rtol=1e-6, atol=_TOLERANCE * spread):
+            raise Refusal(
+                "A guard should give the scores that `detect` gave. Got others from the network that its class path and "
+                "arguments build. Let its constructor's arguments decide all that is not in its weights."
+            )
+        with writing_refused(folder, flag, trial, old):
+            if folder.exists():
+                os.replace(folder, old)
+            os.replace(trial, folder)
+    finally:
+        shutil.rmtree(trial, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+    return loaded
 
 
 def read_description(folder: Path) -> Description:

@@ -76,36 +76,37 @@ class ImageBytes:
 
 
 ImageFile = str | Path | ImageBytes
+ImageFiles = ImageFile | Iterable[ImageFile]
 
 
-def image_paths(places: Iterable[str], passed: PassedOver | None = None) -> Iterator[str]:
+def image_paths(places: str | Iterable[str], passed: PassedOver | None = None) -> Iterator[str]:
     """Find image files, one place after the other.
 
     Args:
-        places: files, whatever their suffix; folders, whose image files are taken recursively by name; patterns with
-            `*`, `?` or `[...]`, where `**` stands for any folders. A missing file is passed on, so that it gets a
-            verdict with an error.
+        places: one or several: files, whatever their suffix; folders, whose image files are taken recursively by name;
+            patterns with `*`, `?` or `[...]`, where `**` stands for any folders. A missing file is passed on, so that it
+            gets a verdict with an error.
         passed: counts other files in folders; see `core.find_image_files`.
     """
     passed = PassedOver() if passed is None else passed
-    for place in places:
+    for place in [places] if isinstance(places, str) else places:
         path = os.path.expanduser(place)
         if os.path.isdir(path):
             yield from find_image_files(path, passed)
         elif glob.has_magic(path) and not os.path.lexists(path):
             found = sorted(glob.glob(path, recursive=True))
-            yield from image_paths(found, passed) if found else [place]
+            yield from image_paths(found, passed) if found else [path]
         else:
             yield path
 
 
 def score_files(
-    guard: Guard, paths: Iterable[ImageFile], batch_size: int | None = None, megapixels: float = MEGAPIXELS
+    guard: Guard, paths: ImageFiles, batch_size: int | None = None, megapixels: float = MEGAPIXELS
 ) -> Iterator[FileVerdict]:
     """Score image files in their order, see `Guard.score_files`."""
     limit, size = PixelLimit(megapixels), batch_size or guard.about.batch_size
     with ThreadPoolExecutor(_THREADS, thread_name_prefix="decode") as pool:
-        tasks = (pool.submit(_decode, guard, path, limit) for path in paths)
+        tasks = (pool.submit(_decode, guard, path, limit) for path in _files(paths))
         with closing(_results(tasks, _AHEAD * size)) as files:
             while batch := list(itertools.islice(files, size)):
                 yield from _scored(guard, batch)
@@ -113,7 +114,7 @@ def score_files(
 
 def score_files_on_processes(
     guard: Guard,
-    paths: Iterable[ImageFile],
+    paths: ImageFiles,
     load: Callable[[str], Guard],
     devices: Sequence[str],
     batch_size: int | None = None,
@@ -127,7 +128,7 @@ def score_files_on_processes(
 
     Args:
         guard: whose threshold and batch size are used.
-        paths: of files, or files in memory.
+        paths: as for `Guard.score_files`.
         load: loads the same guard onto a device, such as `functools.partial(Guard.load, folder, trust)`.
         devices: one for each process of this machine. Threads of the CPU are divided among them.
         batch_size: files whose images are read together; by default as many as when the guard was calibrated.
@@ -140,7 +141,7 @@ def score_files_on_processes(
     queue: SimpleQueue[str] = context.SimpleQueue()
     for device in devices:
         queue.put(device)
-    stream, size, number = iter(paths), batch_size or guard.about.batch_size, len(devices)
+    stream, size, number = iter(_files(paths)), batch_size or guard.about.batch_size, len(devices)
     batches = iter(lambda: list(itertools.islice(stream, size)), [])
     with ProcessPoolExecutor(number, context, _begin, (load, queue, number, guard.threshold)) as pool:
         tasks = (pool.submit(_score, batch, megapixels) for batch in batches)
@@ -152,6 +153,13 @@ def score_files_on_processes(
                     f"`--processes {number}` should be processes that load the guard and score images. Got one that has "
                     "ended, perhaps for lack of memory. Take fewer."
                 ) from error
+
+
+def _files(paths: ImageFiles) -> Iterable[ImageFile]:
+    """The files of one path, which may be a folder or a pattern, or those given."""
+    if isinstance(paths, str | Path):
+        return image_paths(str(paths))
+    return [paths] if isinstance(paths, ImageBytes) else paths
 
 
 def _results(tasks: Iterator[Future[Result]], ahead: int) -> Generator[Result]:
@@ -179,18 +187,16 @@ def _decode(guard: Guard, given: ImageFile, limit: PixelLimit) -> tuple[str, Ten
 
 def _scored(guard: Guard, files: Sequence[tuple[str, Tensor | Refusal]]) -> list[FileVerdict]:
     """Score images together; where that is refused, one after the other, so that only the bad ones are lost."""
-    images, classes = [got for _, got in files if isinstance(got, Tensor)], guard.about.classes
+    images = [got for _, got in files if isinstance(got, Tensor)]
     try:
         found = guard(torch.stack(images) if images else torch.empty(0, *guard.about.image_shape))
     except Refusal as refusal:
         if len(files) == 1:
             return [FileVerdict(files[0][0], error=str(refusal))]
         return [one for file in files for one in _scored(guard, [file])]
-    names = [classes[one] if classes else str(one) for one in found.predictions.tolist()]
-    arrays = (found.probabilities, found.scores, found.p_values, found.flagged)
-    rows = zip(names, *(array.tolist() for array in arrays), strict=True)
+    rows = iter(found.rows())
     return [
-        FileVerdict(path, *next(rows)) if isinstance(got, Tensor) else FileVerdict(path, error=str(got))
+        FileVerdict(path, **next(rows)) if isinstance(got, Tensor) else FileVerdict(path, error=str(got))
         for path, got in files
     ]
 

@@ -168,7 +168,7 @@ class WandbCallback(Callback):
             mean, flagged = sum(aurocs) / max(len(aurocs), 1), guard.metrics[NORMAL]["test/flagged"]
             facts = dict(zip(_GUARD, (mean, flagged, guard.false_positive_rate), strict=True))
             sent.summary.update({f"guard/{key}": value for key, value in facts.items()})
-        if guard.metrics and self.settings.artifacts != "none":
+        if guard.metrics and guard.saved and self.settings.artifacts != "none":
             described = facts | {"detector": guard.detector, "run_folder": str(run.folder)}
             artifact = wandb.Artifact(f"guard-{name}", type="guard", metadata=described)
             artifact.add_dir(str(run.folder / "guard"), policy="immutable")  # not copied: no run changes it

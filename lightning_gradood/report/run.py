@@ -93,7 +93,10 @@ def curve_rows(outcomes: Iterable[Outcome]) -> list[tuple[int, dict[str, float]]
 
 @dataclass(frozen=True)
 class GuardSummary:
-    """What is told of a run's guard; `metrics`, by source, see `evaluation.Calibrated`, are empty where there is none."""
+    """What is told of a run's guard; `metrics`, by source, see `evaluation.Calibrated`, are empty where there is none.
+
+    A guard that is not `saved` is in memory alone.
+    """
 
     sentence: str = "No guard is saved: the run ended before."
     heading: str = ""
@@ -101,6 +104,7 @@ class GuardSummary:
     detector: str = ""
     false_positive_rate: float = 0.0
     packages: Sequence[str] = ()
+    saved: bool = True
 
     def command(self, folder: Path) -> str:
         """The command that scores images with the guard of a run folder."""
@@ -121,7 +125,10 @@ class GuardSummary:
         """The summary as lines for a terminal."""
         if not self.metrics:
             return self.sentence
-        return f"Guard: {self.sentence}\n\n{self.table.text()}\n\nIt scores any image:\n  {self.command(folder)}"
+        use = "It is in memory; `save` writes it to a folder."
+        if self.saved:
+            use = f"It scores any image:\n  {self.command(folder)}"
+        return f"Guard: {self.sentence}\n\n{self.table.text()}\n\n{use}"
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ from lightning_gradood.evaluation import (
 )
 from lightning_gradood.extraction import CacheEntry
 from lightning_gradood.gradients import parameter_names
-from lightning_gradood.guard import Description, KnownImages, Recipe, drawn_images, mean_readings, save_guard
+from lightning_gradood.guard import Description, Guard, KnownImages, Recipe, drawn_images, mean_readings, save_guard
 from lightning_gradood.networks import TwoLogits, state_digest
 from lightning_gradood.probes import GradientProbe, Probe
 from lightning_gradood.records import NORMAL, Records
@@ -43,7 +43,7 @@ from lightning_gradood.tasks import ClassificationTask
 
 @dataclass(frozen=True)
 class Workplace:
-    """What a run is about; without a `recipe` to build network and transform again, no guard can be saved."""
+    """What a run is about; without a `recipe` to build network and transform again, the guard stays in memory."""
 
     experiment: str
     model: ClassificationTask
@@ -155,8 +155,6 @@ def choose_guard(
     fits: Mapping[Key, Learnt] = {},
 ) -> Calibrated | Refusal:
     """The guard's detector among those that have not failed, fitted and calibrated, or why there is none."""
-    if place.recipe is None:
-        return Refusal("a network and a transform are named by class path on the command line, or given as `recipe`.")
     sources = place.datamodule.sources
     candidates = settings.guarding(sources.knows_anomalies)
     try:
@@ -167,8 +165,11 @@ def choose_guard(
 
 def keep_guard(
     folder: Path, place: Workplace, chosen: Calibrated | Refusal, normal: Records, probes: Sequence[Probe]
-) -> GuardSummary:
-    """Save a guard with its probes as they read, and return its summary, which tells of an older one if it is refused."""
+) -> tuple[GuardSummary, Guard | None]:
+    """Make a guard with its probes as they read, and save it where there is a recipe for its network.
+
+    Returns its summary, which tells of an older one if it is refused, and the guard.
+    """
     source = place.datamodule.sources.normal
     rows = {name: row for row, name in enumerate(source.ids)}
     try:
@@ -180,19 +181,21 @@ def keep_guard(
         images = source.images([rows[name] for name in kept.ids[-place.datamodule.probe_batch_size :]])
         saved = SavedDetector.of(chosen.detector, chosen.fitted, chosen.threshold, kept, trained_on=chosen.trained_on)
         about, keeps = _description(place, chosen, normal), KnownImages.of(kept, names, files)
-        save_guard(folder, about, place.model.network, saved, probes, keeps, images)
+        guard = Guard(place.model.network, saved, probes, source.transform, about, keeps)
+        if place.recipe is not None:
+            save_guard(folder, about, place.model.network, saved, probes, keeps, images)
     except Unwritable:
         raise
     except Refusal as refusal:
         left = f" The guard in {folder} is that of an earlier run." if folder.exists() else ""
-        return GuardSummary(f"No guard is saved: {refusal}{left}")
+        return GuardSummary(f"No guard is saved: {refusal}{left}"), None
     measured, known = chosen.metrics[NORMAL], place.datamodule.sources.knows_anomalies
     tried, heading = ("anomalies", "images") if known else ("built-in probes", "images (built-in probes)")
     fitted = "normal images alone" if chosen.trained_on == NORMAL else chosen.trained_on
     found = f"mean AUROC {percent(chosen.val_auroc)} % on the {tried} of `val`"
     if math.isnan(chosen.val_auroc):
         found = "the first that was named, as no anomalies are in `val`"
-    return GuardSummary(
+    summary = GuardSummary(
         sentence=f"`{chosen.detector.name}`, fitted on {fitted} ({found}). It may flag "
         f"{100 * chosen.false_positive_rate:.3g} % of normal images; of {measured['test/images']:.0f} in `test` it flags "
         f"{100 * measured['test/flagged']:.1f} % {brackets(measured['low'], measured['high'])}.",
@@ -201,7 +204,9 @@ def keep_guard(
         detector=chosen.detector.name,
         false_positive_rate=chosen.false_positive_rate,
         packages=place.recipe.packages if place.recipe else [],
+        saved=place.recipe is not None,
     )
+    return summary, guard
 
 
 def _description(place: Workplace, chosen: Calibrated, normal: Records) -> Description:

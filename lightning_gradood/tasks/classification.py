@@ -132,7 +132,8 @@ class ClassificationTask(LightningModule):
 
     Args:
         network: images in, logits [N, classes] out; any `nn.Module` or a function that returns one.
-        normalize: channel statistics applied inside the network, or null for a network that normalises by itself.
+        normalize: channel statistics applied inside the network, in Python also as a dict, or null for a network that
+            normalises by itself.
         weights: file with initial weights of the plain network (state dict, Lightning checkpoint or safetensors).
         weights_prefix: what the names of the network's tensors start with in a file that holds several networks, such
             as `student` or `model_ema`.
@@ -156,6 +157,8 @@ class ClassificationTask(LightningModule):
         outputs: Outputs = "logits",
     ) -> None:
         super().__init__()
+        if isinstance(normalize, Mapping):  # as in experiment files
+            normalize = Normalization(**normalize)
         self.network, self.outputs = classifier(network, vars(normalize) if normalize else None, outputs), outputs
         self.normalize, self.weights, self.weights_prefix = normalize, weights, weights_prefix
         self.logits_read: Tensor | None = None

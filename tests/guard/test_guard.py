@@ -1,24 +1,30 @@
 """A guard of every kind of detector gives the scores that `detect` gave, in another process too; calls, thresholds, reasons."""
 
+import copy
 import dataclasses
 import json
+import pickle
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from asserts import assert_refused, state_of
-from guards import DETECTORS, images, readings, save
+from guards import BATCH, DETECTORS, images, readings, save
+from PIL import Image
+from torchvision.transforms.functional import to_pil_image
 
 from lightning_gradood import detectors
 from lightning_gradood.core import LOG_FLOOR
 from lightning_gradood.detectors import Detector, score_in_blocks
-from lightning_gradood.guard import Guard, explain, reading_names
+from lightning_gradood.guard import Guard, explain, reading_names, recipe_of
 from lightning_gradood.guard.explain import mlp_contributions, shapley_values
 from lightning_gradood.metrics import conformal_p_values, conformal_threshold
+from lightning_gradood.networks import CifarResNet, densenet_bc_100_12, resnet18
 from lightning_gradood.records import normal_records
 
 ROUNDED = dict.fromkeys(("consistency", "combined", "synthetic_outliers", "mahalanobis_v"), 1e-5)
@@ -54,6 +60,9 @@ def test_scores_equal_those_of_detect_and_are_explained(name, saved):
         assert verdict.scores.tobytes() == expected.tobytes()
     rows = [row for row, split in enumerate(normal.column("split")) if split != "train"]
     assert [one for one in rows if verdict.scores[one] != expected[one]] == []
+    for other in (copy.deepcopy(guard), pickle.loads(pickle.dumps(guard))):
+        assert other(pixels[:BATCH]).scores.tobytes() == verdict.scores[:BATCH].tobytes()
+        assert other._lock is not guard._lock
     assert (verdict.predictions == normal.column("prediction")).all()
     assert (verdict.flagged == (verdict.scores > guard.threshold)).all()
     assert guard.calibration.tolist() == sorted(score_in_blocks(fitted, normal.where(split="val")))
@@ -126,7 +135,7 @@ def test_modes_and_threads_of_the_caller_change_nothing_and_the_guard_stays_as_i
 def test_thresholds_are_conformal_or_given_and_what_lies_on_one_is_not_flagged(guard):
     other, pixels = guard.with_false_positive_rate(0.25), images(30, seed=11)
     assert other.threshold == conformal_threshold(guard.calibration, 0.25)
-    assert other.network is guard.network
+    assert (other.network, other._lock) == (guard.network, guard._lock)
     verdict = other(pixels)
     assert verdict.flagged.tolist() == (verdict.p_values <= 0.25).tolist()
     assert (guard.about.false_positive_rate, other.about.false_positive_rate) == (0.1, 0.25)
@@ -192,3 +201,58 @@ def test_where_there_is_no_heat_map_it_is_said_why_and_the_baseline_is_the_mean_
     normal = records.where(source="normal", split="train").probe(probe.name)
     expected = np.exp(np.log(normal + LOG_FLOOR).mean(axis=0))
     np.testing.assert_allclose(guard.about.baseline[probe.name], expected)
+
+
+def test_pictures_paths_and_lists_of_them_get_the_verdicts_of_their_pixels_in_plain_values(guard, tmp_path):
+    pixels = (images(3, seed=8) * 255).round().byte()
+    pictures, files = [to_pil_image(one) for one in pixels], [tmp_path / f"{row}.png" for row in range(3)]
+    for picture, file in zip(pictures, files, strict=True):
+        picture.save(file)
+    expected = guard(pixels)
+    given = [pictures, files, list(pixels), tuple(map(str, files)), [pictures[0], pixels[1] / 255, files[2]]]
+    assert {guard(one).scores.tobytes() for one in given} == {expected.scores.tobytes()}
+    alone = [guard(one).rows() for one in (pictures[0], files[0], str(files[0]), pictures[0].convert("RGBA"))]
+    assert alone == [guard(pixels[:1]).rows()] * 4
+    assert json.loads(json.dumps(expected.rows())) == expected.rows()
+    assert [row["prediction"] for row in expected.rows()] == [guard.about.classes[one] for one in expected.predictions]
+    verdicts = [list(guard.score_files(one)) for one in (str(files[0]), files[0], tmp_path, str(tmp_path / "*.png"))]
+    assert [[one.path for one in found] for found in verdicts] == [[str(files[0])]] * 2 + [[*map(str, files)]] * 2
+    assert {name: value for name, value in vars(verdicts[0][0]).items() if name in expected.rows()[0]} == alone[0][0]
+    assert_refused(
+        (lambda: guard(tmp_path / "none.png"), "none.png` should be an image file. Got none"),
+        (lambda: guard(Image.new("RGB", (8, 8))), "`picture` should be an image of 16 × 16 pixels"),
+        (lambda: guard([np.zeros((16, 16, 3))]), "`picture` should be a PIL image, a tensor [C, H, W] or the path"),
+    )
+
+
+def test_a_guard_and_its_report_show_themselves(guard, tmp_path):
+    facts = ["CifarResNet, 4 classes", "3 × 16 × 16", "gradient_knn", "at most 9.52 % of normal images exceed"]
+    assert [one for one in facts if one not in repr(guard) or f"{one}" not in guard._repr_html_()] == []
+    pixels = torch.cat([images(5, seed=3), images(5, seed=4) * 0.1])
+    report, scores = guard.report(pixels, most=3), guard(pixels).scores
+    assert [row["score"] for row in report.rows] == scores.tolist()
+    report.save(tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text()
+    assert report._repr_html_() in page
+    shown = [f'alt="image {row}"' for row in np.argsort(-scores)[:3]]
+    assert [page.index(one) for one in shown] == sorted(page.index(one) for one in shown)
+    assert (page.count("<figure"), page.count("<svg")) == (3, 1)
+
+
+def test_a_guard_is_saved_with_its_threshold_and_a_network_of_memory_by_what_builds_it(guard, tmp_path):
+    guard.with_threshold(0.5).save(tmp_path / "new")
+    guard.save(tmp_path / "new")  # takes the older one's place
+    unnamed = copy.copy(guard)
+    unnamed.about = dataclasses.replace(guard.about, network={})
+    assert_refused(
+        (lambda: unnamed.save(tmp_path / "other"), "should be built again by its class, which keeps its arguments")
+    )
+    (tmp_path / "mine").mkdir()
+    Path(tmp_path, "mine", "diary.txt").write_text("kept")
+    assert_refused((lambda: guard.save(tmp_path / "mine"), "`folder` should be new, empty, or that of an older guard"))
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["mine", "new"]
+    assert Guard.load(tmp_path / "new").threshold == guard.threshold
+    built = [recipe_of(one(num_classes=5, channels=1)).network for one in (resnet18, densenet_bc_100_12)]
+    assert [one["class_path"].rpartition(".")[2] for one in built] == ["resnet18", "densenet_bc_100_12"]
+    local = type("Local", (CifarResNet,), {"__module__": "__main__"})
+    assert_refused((lambda: recipe_of(local(1)), "should stand in a module. Got Local, of a notebook"))
