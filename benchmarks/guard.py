@@ -112,6 +112,7 @@ def fitted(network: nn.Module, detector: Detector, images: Tensor, number: int) 
         experiment="benchmark", network={}, normalize=None, transform=None, picture="RGB", image_shape=list(images.shape[1:]),
         classes=[], parameters=parameter_names(network), detector_name=detector.name, label_designs=[],
         trained_on="normal", counts={}, calibration=np.sort(learnt.score(normal)).tolist(),
+        calibration_classes=normal.column("prediction").tolist(),
         baseline=mean_readings(normal, detector.probes), false_positive_rate=0.05, threshold=0.0, metrics={}, batch_size=64,
     )  # fmt: skip
     known = KnownImages.of(normal, [probe.name for probe in detector.probes], {})

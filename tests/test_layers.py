@@ -38,9 +38,9 @@ WRITING = {
 }  # fmt: skip
 # Lines of a room. A commit that needs more raises the number here, and says why.
 BUDGET = {
-    "__init__": 7, "__main__": 3, "cli": 1643, "core": 1681, "data": 2078, "detectors": 3914, "evaluation": 1077,
-    "extraction": 915, "gradients": 3089, "guard": 1295, "metrics": 684, "networks": 1052, "perturbations": 1702,
-    "preflight": 70, "probes": 751, "records": 644, "report": 2681, "tasks": 653, "trainer": 269,
+    "__init__": 7, "__main__": 3, "cli": 1696, "core": 1681, "data": 2078, "detectors": 3914, "evaluation": 1104,
+    "extraction": 915, "gradients": 3089, "guard": 1329, "metrics": 763, "networks": 1052, "perturbations": 1702,
+    "preflight": 70, "probes": 751, "records": 644, "report": 2699, "tasks": 653, "trainer": 269,
 }  # fmt: skip
 
 

@@ -7,8 +7,8 @@ import math
 import os
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, fields
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +29,7 @@ UNREADABLE = 3
 SPELLING: dict[str, dict[str, Any]] = {
     "images": {"nargs": "*", "type": str, "default": []},
     "overwrite": SWITCH,
+    "by_class": SWITCH,
     "explain": {"nargs": "?", "const": 8, "type": NonNegativeInt, "metavar": "N"},
     "threshold": {"type": restricted_number_type("Score", float, (">=", -math.inf))},  # also infinite, no NaN
     "trust": {"action": "append", "type": str},
@@ -49,6 +50,8 @@ def score(
     output: str | None = None,
     overwrite: bool = False,
     false_positive_rate: OpenUnitInterval | None = None,
+    false_discovery_rate: OpenUnitInterval | None = None,
+    by_class: bool = False,
     explain: NonNegativeInt | None = None,
     threshold: float | None = None,
     batch_size: PositiveInt | None = None,
@@ -65,6 +68,10 @@ def score(
         output: a .parquet, .csv or .jsonl file; by default CSV on standard output.
         overwrite: replace the output if it exists.
         false_positive_rate: share of normal images that may be flagged.
+        false_discovery_rate: share of the flagged images that may be normal, in the mean over calls with normal images like
+            the calibration's; all images are scored before the first row is written.
+        by_class: keep the false-positive rate for each predicted class that has enough calibration images, and for the
+            others together.
         explain: add what each reading contributes to the score as columns, and with --output figures of the first N images
             (default: 8) in a folder beside it.
         threshold: flag images that score above this.
@@ -80,8 +87,14 @@ def score(
     from lightning_gradood.guard import FileVerdict, Guard, score_files_on_processes
     from lightning_gradood.records import ENDINGS, write_rows
 
-    if false_positive_rate is not None and threshold is not None:
-        raise Refusal("`--false_positive_rate` and `--threshold` should not be given together. Got both. Remove one.")
+    first = "by_class" if by_class else "false_positive_rate"
+    rules = {
+        first: by_class or false_positive_rate,
+        "false_discovery_rate": false_discovery_rate,
+        "threshold": threshold,
+    }
+    if len(given := [f"`--{name}`" for name, value in rules.items() if value not in (None, False)]) > 1:
+        raise Refusal(f"{given[0]} and {given[1]} should not be given together. Got both. Remove one.")
     if output and Path(output).suffix.lower() not in ENDINGS:
         raise Refusal(f"`--output` should end in {', '.join(ENDINGS)}. Got `--output {output}`. Name the format so.")
     figures = Path(output).with_suffix("") if output and explain else None
@@ -93,7 +106,9 @@ def score(
         loaded = loaded.with_threshold(threshold)
     if false_positive_rate is not None:
         loaded = loaded.with_false_positive_rate(false_positive_rate)
-    passed, counts = PassedOver(), Counter[str]()
+    if by_class:
+        loaded = loaded.with_class_thresholds()
+    passed, counts, found = PassedOver(), Counter[str](), Counter[tuple[str | None, bool]]()
     paths, again = itertools.tee(_paths(images, passed))
     if processes == 1:
         verdicts = loaded.score_files(paths, batch_size, max_megapixels)
@@ -102,13 +117,17 @@ def score(
         devices = [each.format(number % max(torch.cuda.device_count(), 1)) for number in range(processes)]
         load = partial(Guard.load, guard, trust or ())
         verdicts = score_files_on_processes(loaded, paths, load, devices, batch_size, max_megapixels)
+    verdicts = progress(verdicts, "scoring", None, "images")
+    if false_discovery_rate is not None:
+        verdicts = _discovered(verdicts, false_discovery_rate)
     columns = dict(zip((one.name for one in fields(FileVerdict)), _TYPES, strict=True))
     more, explained = ([], None) if explain is None else _explaining(loaded, explain, max_megapixels, figures)
     columns |= dict.fromkeys(more, float)
 
     def rows() -> Iterator[dict[str, Any]]:
-        for verdict, path in zip(progress(verdicts, "scoring", None, "images"), again, strict=True):
+        for verdict, path in zip(verdicts, again, strict=True):
             counts.update(files=1, unreadable=int(verdict.error is not None), flagged=int(bool(verdict.flagged)))
+            found[verdict.prediction, bool(verdict.flagged)] += 1
             yield asdict(verdict) | (explained(verdict, path) if explained else {})
         if not counts["files"]:  # raised inside, so that no empty file takes an older one's place
             places = "standard input" if images in _LISTED else ", ".join(map(printable, images))
@@ -117,7 +136,8 @@ def score(
 
     with writing_refused(Path("standard output"), "--output"):  # a file has its own sentence
         write_rows(rows(), columns, Path(output) if output else None)
-    lines = (_summary(counts, loaded), passed.sentence("folders"), output and f"scores: {output}")
+    told = [_summary(counts, loaded, false_discovery_rate), *_class_lines(found, loaded)]
+    lines = (*told, passed.sentence("folders"), output and f"scores: {output}")
     sys.stderr.writelines(f"{line}\n" for line in lines if line)
     return UNREADABLE if counts["unreadable"] else 0
 
@@ -142,15 +162,48 @@ def _paths(images: list[str], passed: "PassedOver") -> Iterator[str]:
     return image_paths(images, passed)
 
 
-def _summary(counts: Counter[str], guard: "Guard") -> str:
+def _discovered(verdicts: Iterable["FileVerdict"], rate: float) -> Iterator["FileVerdict"]:
+    """The verdicts, of which those are flagged that Benjamini and Hochberg choose among all."""
+    from lightning_gradood.metrics import discoveries
+
+    found = list(verdicts)
+    flags = iter(discoveries([one.p_value for one in found if one.p_value is not None], rate).tolist())
+    for one in found:
+        yield one if one.p_value is None else replace(one, flagged=next(flags))
+
+
+def _class_lines(found: Counter[tuple[str | None, bool]], guard: "Guard") -> list[str]:
+    """For each predicted class: images, how many are flagged, the threshold, and on how many images it is calibrated."""
+    thresholds, classes, lines = guard.class_thresholds, guard.about.classes, []
+    if thresholds is None:
+        return []
+    for name in sorted({one for one, _ in found if one}):
+        group = thresholds.group(number := classes.index(name) if classes else int(name))
+        others = f" with {len(group) - 1} other classes" if len(group) > 1 else ""
+        calibrated = f"{thresholds.of(number):.4g}, of {sum(thresholds.counts[one] for one in group)} images{others}"
+        flagged, left = found[name, True], found[name, False]
+        lines.append(f"  predicted {name}: {flagged} of {flagged + left} flagged, threshold {calibrated}")
+    return lines
+
+
+def _summary(counts: Counter[str], guard: "Guard", discovery: float | None = None) -> str:
     """How many were flagged, with a binomial 95 % interval, and how many would be if all were normal."""
     from lightning_gradood.metrics import binomial_interval
 
     number = counts["files"] - counts["unreadable"]
     low, high = (100 * bound for bound in binomial_interval(counts["flagged"], number))
     share = 100 * counts["flagged"] / number if number else 0.0
-    expected = float((guard.calibration > guard.threshold).sum() + 1) / (len(guard.calibration) + 1)
     left = f", {counts['unreadable']} could not be scored" if counts["unreadable"] else ""
+    if discovery is not None:
+        least = math.ceil(number / (discovery * (len(guard.calibration) + 1)) - 1e-9)
+        chance = f" With {len(guard.calibration)} calibration images, fewer than {least} are not told from chance."
+        return (
+            f"{number} images scored{left}: {counts['flagged']} flagged, of which at most {100 * discovery:.3g} % are expected "
+            f"to be normal.{chance if least > 1 else ''}"
+        )
+    expected = float((guard.calibration > guard.threshold).sum() + 1) / (len(guard.calibration) + 1)
+    if guard.class_thresholds:
+        expected = guard.class_thresholds.false_positive_rate
     return (
         f"{number} images scored{left}: {counts['flagged']} flagged, {share:.1f} % [{low:.1f}, {high:.1f}]; of normal "
         f"images at most {expected * number:.0f}, {100 * expected:.3g} %, are expected."

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
@@ -12,7 +12,7 @@ from lightning_gradood.detectors import Detector, Fitted, score_in_blocks
 from lightning_gradood.evaluation.protocol import DetectionDatasets, Failure, Key, attempt, fitting_seed
 from lightning_gradood.evaluation.settings import DetectionSettings
 from lightning_gradood.evaluation.trials import Learnt, counts_of, fitting_records, scores_of
-from lightning_gradood.metrics import auroc, binomial_interval, conformal_threshold
+from lightning_gradood.metrics import ClassThresholds, auroc, binomial_interval, conformal_threshold
 from lightning_gradood.records import NORMAL, Records, normal_records
 
 
@@ -25,9 +25,12 @@ class Calibrated:
         trained_on: `normal`, or the anomaly sources it was fitted on, joined by `+`.
         calibration: its scores of normal `val` images, none of which it was fitted on or selected by, float64 [n],
             ascending.
+        calibration_classes: predicted for them, int64 [n].
         calibrating: the records of those images.
         threshold: conformal, for `false_positive_rate`, the share of normal images that it may flag.
         counts: `train` and `calibration` to their numbers of records.
+        classes: predicted class that has enough images for a threshold of its own, or −1 for all others, to `calibration` and
+            `test`, numbers of normal images, and `common` and `own`, shares of the latter that are above either threshold.
         metrics: anomaly source to `val/auroc`, `test/auroc` and `test/flagged`; `normal` to `test/flagged` with the
             bounds of its binomial 95 % interval, `low` and `high`.
     """
@@ -36,11 +39,13 @@ class Calibrated:
     fitted: Fitted
     trained_on: str
     calibration: np.ndarray
+    calibration_classes: np.ndarray
     calibrating: Records
     threshold: float
     false_positive_rate: float
     counts: dict[str, dict[str, int]]
     metrics: dict[str, dict[str, float]]
+    classes: dict[int, dict[str, float]] = field(default_factory=dict)
 
     @property
     def val_auroc(self) -> float:
@@ -80,7 +85,9 @@ def best_calibrated(
         reasons = {reason: name for name, (_, reason) in tried.items()}  # each once, with one that has it
         raise Refusal(" ".join(f"`{name}` cannot be one: {reason}" for reason, name in reasons.items()))
     best = max(found, key=lambda one: one.val_auroc)
-    return replace(best, metrics=_tested(best, datasets, tested))
+    test = datasets.records[NORMAL].where(split="test")
+    scores = score_in_blocks(best.fitted, test)
+    return replace(best, metrics=_tested(best, datasets, tested, scores), classes=_by_class(best, test, scores))
 
 
 def _calibrated(
@@ -104,7 +111,8 @@ def _calibrated(
     else:
         records = fitting_records(detector, [train, selecting], datasets.beside(detector))
         fitted = detector.fit(records, fitting_seed(detector, "guard", settings.seed))
-    calibration = np.sort(score_in_blocks(fitted, calibrating))
+    scores = score_in_blocks(fitted, calibrating)
+    calibration, order = np.sort(scores), np.argsort(scores, kind="stable")
     parts = {source: datasets.of(source).where(split="val") for source in sources}
     vals = {source: scores_of(fitted, part) for source, part in parts.items() if part.anomalous.any()}
     return Calibrated(
@@ -112,6 +120,7 @@ def _calibrated(
         fitted=fitted,
         trained_on="+".join(sources) if detector.needs_anomalies else NORMAL,
         calibration=calibration,
+        calibration_classes=calibrating.column("prediction")[order],
         calibrating=calibrating,
         threshold=conformal_threshold(calibration, settings.false_positive_rate),
         false_positive_rate=settings.false_positive_rate,
@@ -120,15 +129,33 @@ def _calibrated(
     )
 
 
-def _tested(chosen: Calibrated, datasets: DetectionDatasets, sources: Sequence[str]) -> dict[str, dict[str, float]]:
+def _tested(
+    chosen: Calibrated, datasets: DetectionDatasets, sources: Sequence[str], normal: np.ndarray
+) -> dict[str, dict[str, float]]:
     found = dict(chosen.metrics)
     for source in sources:
         test = scores_of(chosen.fitted, datasets.of(source).where(split="test"))
         flagged = float(np.mean(test.scores[test.labels == 1] > chosen.threshold))
         about = {"test/auroc": auroc(test.scores, test.labels), "test/flagged": flagged}
         found[source] = found.get(source, {}) | about
-    normal = score_in_blocks(chosen.fitted, datasets.records[NORMAL].where(split="test"))
     count = int((normal > chosen.threshold).sum())
     low, high = binomial_interval(count, len(normal))
     about = {"test/flagged": count / len(normal), "low": low, "high": high, "test/images": float(len(normal))}
     return found | {NORMAL: about}
+
+
+def _by_class(chosen: Calibrated, test: Records, scores: np.ndarray) -> dict[int, dict[str, float]]:
+    """`Calibrated.classes` from normal test images and their scores."""
+    thresholds = ClassThresholds(chosen.calibration, chosen.calibration_classes, chosen.false_positive_rate)
+    predictions = test.column("prediction")
+    above, own = scores > chosen.threshold, scores > thresholds(predictions)
+    large = [one for one in sorted(thresholds.counts) if thresholds.group(one) == [one]]
+    found = {}
+    for one in [*large, -1] if large else []:
+        calibrated, rows = (
+            values == one if one >= 0 else ~np.isin(values, large)
+            for values in (chosen.calibration_classes, predictions)
+        )
+        shares = {"common": above[rows].mean(), "own": own[rows].mean()} if rows.any() else {}
+        found[one] = {"calibration": float(calibrated.sum()), "test": float(rows.sum()), **shares}
+    return found

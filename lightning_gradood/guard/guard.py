@@ -50,7 +50,7 @@ from lightning_gradood.guard.saving import (
 from lightning_gradood.guard.scoring import FileVerdict, ImageFiles, score_files
 from lightning_gradood.guard.showing import GuardReport, facts, table_html
 from lightning_gradood.guard.verdict import Verdict
-from lightning_gradood.metrics import conformal_p_values, conformal_threshold
+from lightning_gradood.metrics import ClassThresholds, conformal_p_values, conformal_threshold, needed_images
 from lightning_gradood.networks import TwoLogits, classifier
 from lightning_gradood.probes import Probe, read_probes
 from lightning_gradood.records import NORMAL, Records
@@ -106,6 +106,7 @@ class Guard:
         self.transform, self.about, self.known = transform, about, known
         self.threshold = about.threshold
         self.calibration = np.array(about.calibration)
+        self.class_thresholds: ClassThresholds | None = None
         self._lock = _Lock()
         self._portions = Portions()
 
@@ -165,7 +166,8 @@ class Guard:
         table = Records.concatenate(list(records))
         scores, predictions = score_in_blocks(self.fitted, table), table.column("prediction").astype(np.int64)
         p_values, largest = conformal_p_values(self.calibration, scores), np.concatenate(probabilities)
-        return Verdict(scores, p_values, scores > self.threshold, predictions, largest, self.about.classes)
+        thresholds = self.class_thresholds(predictions) if self.class_thresholds else self.threshold
+        return Verdict(scores, p_values, scores > thresholds, predictions, largest, self.about.classes)
 
     def read(self, picture: Picture | str | os.PathLike[str], name: str = "picture") -> Tensor:
         """Convert a picture to the network's input: uint8, or float32 in [0, 1], [C, H, W].
@@ -258,15 +260,31 @@ class Guard:
         return self
 
     def with_threshold(self, threshold: float) -> Guard:
-        """The same guard with another threshold; the network is shared."""
+        """The same guard with another threshold, for all classes; the network is shared."""
         other = copy.copy(self)
-        other.threshold = float(threshold)
+        other.threshold, other.class_thresholds = float(threshold), None
         return other
 
     def with_false_positive_rate(self, rate: float) -> Guard:
         """The same guard flagging another share of normal images, in (0, 1), as calibration images allow."""
         other = self.with_threshold(conformal_threshold(self.calibration, rate, flag="--false_positive_rate"))
         other.about = replace(self.about, false_positive_rate=rate)
+        return other.with_class_thresholds() if self.class_thresholds else other
+
+    def with_class_thresholds(self) -> Guard:
+        """The same guard that keeps its rate for each predicted class, see `metrics.ClassThresholds`; p-values stay."""
+        found = ClassThresholds(
+            self.calibration, np.array(self.about.calibration_classes), self.about.false_positive_rate
+        )
+        needed, most = needed_images(found.false_positive_rate), max(found.counts.values())
+        if most < needed:
+            raise Refusal(
+                f"`--by_class` should have at least {needed} calibration images of a predicted class for a rate of "
+                f"{found.false_positive_rate:g}. Got at most {most}. Calibrate with more images, or choose "
+                f"`--false_positive_rate` of at least 1/{most + 1}."
+            )
+        other = copy.copy(self)
+        other.class_thresholds = found
         return other
 
     @property

@@ -52,6 +52,7 @@ class Description:
         trained_on: `normal` for a detector that needs no anomalies, else the anomaly sources it was fitted on.
         counts: number of records it was fitted and calibrated on.
         calibration: scores of normal images that it was not fitted on, ascending.
+        calibration_classes: the predicted class of each of them.
         baseline: probe to the mean of what it reads of normal images, from which `explain` measures contributions.
         metrics: what was measured, by source; see `results.parquet`.
         batch_size: images in a batch when the calibration images were read.
@@ -74,6 +75,7 @@ class Description:
     trained_on: str
     counts: dict[str, dict[str, int]]
     calibration: list[float]
+    calibration_classes: list[int]
     baseline: dict[str, list[float]]
     false_positive_rate: float
     threshold: float
@@ -139,7 +141,11 @@ def read_description(folder: Path) -> Description:
         raise damaged(path, "content that differs from its own hash")
     kinds = get_type_hints(Description)
     wrong = [name for name, kind in kinds.items() if name not in told or not fits(told[name], kind)]
-    if not wrong and (not told["calibration"] or told["batch_size"] < 1 or len(told["image_shape"]) != 3):
+    if not wrong and (
+        not 0 < len(told["calibration"]) == len(told["calibration_classes"])
+        or told["batch_size"] < 1
+        or len(told["image_shape"]) != 3
+    ):
         wrong = ["calibration`, `batch_size` or `image_shape"]
     if wrong:
         raise damaged(path, f"something else under `{wrong[0]}`")

@@ -36,6 +36,7 @@ from lightning_gradood.core import (
 
 if TYPE_CHECKING:  # `Guard.score_files` imports this file
     from lightning_gradood.guard.guard import Guard
+    from lightning_gradood.metrics import ClassThresholds
 
 Result = TypeVar("Result")
 _THREADS = 4  # that decode
@@ -51,7 +52,7 @@ class FileVerdict:
         probability: the largest softmax probability.
         score: higher = more anomalous.
         p_value: share of normal images, the calibration images and the image itself, that score at least as high.
-        flagged: whether the score is above the threshold.
+        flagged: whether the score is above the threshold, see `Verdict`.
         error: why the file could not be scored, in a sentence.
     """
 
@@ -143,7 +144,9 @@ def score_files_on_processes(
         queue.put(device)
     stream, size, number = iter(_files(paths)), batch_size or guard.about.batch_size, len(devices)
     batches = iter(lambda: list(itertools.islice(stream, size)), [])
-    with ProcessPoolExecutor(number, context, _begin, (load, queue, number, guard.threshold)) as pool:
+    with ProcessPoolExecutor(
+        number, context, _begin, (load, queue, number, guard.threshold, guard.class_thresholds)
+    ) as pool:
         tasks = (pool.submit(_score, batch, megapixels) for batch in batches)
         with closing(_results(tasks, _AHEAD * number)) as verdicts:
             try:
@@ -204,7 +207,13 @@ def _scored(guard: Guard, files: Sequence[tuple[str, Tensor | Refusal]]) -> list
 _guard: Guard  # of a process that scores, from when it has begun
 
 
-def _begin(load: Callable[[str], Guard], devices: SimpleQueue[str], processes: int, threshold: float) -> None:
+def _begin(
+    load: Callable[[str], Guard],
+    devices: SimpleQueue[str],
+    processes: int,
+    threshold: float,
+    class_thresholds: ClassThresholds | None,
+) -> None:
     global _guard
     for number in (signal.SIGINT, signal.SIGHUP):  # the first process ends the others
         signal.signal(number, signal.SIG_IGN)
@@ -213,6 +222,7 @@ def _begin(load: Callable[[str], Guard], devices: SimpleQueue[str], processes: i
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # shown by the first process
         _guard = load(devices.get()).with_threshold(threshold)
+    _guard.class_thresholds = class_thresholds
 
 
 def _end_with_parent() -> None:

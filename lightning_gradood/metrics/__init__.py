@@ -6,7 +6,7 @@ share every threshold. What has no number (a single class, NaN, an empty set) is
 functions of NumPy arrays. `auroc_interval` takes a formula for few images and AUROCs near 0 or 1, where a bootstrap is
 too narrow. `conventional_metrics` repeats the arithmetic of four published codebases, whose numbers of one name differ:
 use it only to compare with their tables. `conformal_threshold` and `conformal_p_values` need normal scores alone, and
-guarantee how many normal images are flagged.
+guarantee how many normal images are flagged, `discoveries` how many of those that are flagged in a batch are normal.
 
     >>> from lightning_gradood.metrics import bootstrap_auroc, detection_metrics
     >>> scores, labels = [-3.0, 0.5, 0.5, 1e9], [0, 0, 1, 1]
@@ -17,11 +17,14 @@ guarantee how many normal images are flagged.
 """
 
 from lightning_gradood.metrics.calibration import (
+    ClassThresholds,
     ScoreDrift,
     binomial_interval,
     check_calibration,
     conformal_p_values,
     conformal_threshold,
+    discoveries,
+    needed_images,
     score_drift,
 )
 from lightning_gradood.metrics.conventions import CONVENTIONS, conventional_metrics
@@ -29,7 +32,7 @@ from lightning_gradood.metrics.curves import accuracy_at, auroc, best_balanced_t
 from lightning_gradood.metrics.intervals import auroc_interval, bootstrap_auroc
 
 __all__ = [
-    "CONVENTIONS", "ScoreDrift", "accuracy_at", "auroc", "auroc_interval", "best_balanced_threshold",
+    "CONVENTIONS", "ClassThresholds", "ScoreDrift", "accuracy_at", "auroc", "auroc_interval", "best_balanced_threshold",
     "binomial_interval", "bootstrap_auroc", "check_calibration", "conformal_p_values", "conformal_threshold",
-    "conventional_metrics", "detection_metrics", "score_drift",
+    "conventional_metrics", "detection_metrics", "discoveries", "needed_images", "score_drift",
 ]  # fmt: skip

@@ -7,14 +7,16 @@ calibration sets; with one set the share flagged is Beta(n + 1 − k, k) distrib
 between 1.6 and 9.9 % in 95 of 100 cases.
 
 Reference:
-    Vovk, Gammerman and Shafer 2005, "Algorithmic Learning in a Random World"; Bates et al. 2023, "Testing for outliers
-    with conformal p-values", Section 2.
+    Vovk, Gammerman and Shafer 2005, "Algorithmic Learning in a Random World", Section 4.5 for thresholds by class; Bates
+    et al. 2023, "Testing for outliers with conformal p-values", Section 2.
 """
 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -65,6 +67,75 @@ def conformal_p_values(normal_scores: ArrayLike, scores: ArrayLike) -> np.ndarra
     return np.asarray((1.0 + at_least) / (len(ordered) + 1.0))
 
 
+def discoveries(p_values: ArrayLike, false_discovery_rate: float) -> np.ndarray:
+    """Benjamini and Hochberg's choice among m p-values, bool [m]: the k smallest, for the largest k that are ≤ k · rate / m.
+
+    The expected share of normal images among the chosen ones is at most the rate, in (0, 1), also where all p-values come
+    from the same calibration images. No p-value of n of them is below 1 / (n + 1): fewer than m / (rate · (n + 1))
+    anomalous images are never found.
+
+    Reference:
+        Benjamini and Hochberg 1995; Bates et al. 2023, Theorem 2.
+
+    Example:
+        >>> discoveries([0.01, 0.5, 0.04, 0.8], 0.1).tolist()
+        [True, False, True, False]
+    """
+    values = np.asarray(p_values, dtype=np.float64)
+    ordered, places = np.sort(values), np.arange(1, len(values) + 1)
+    chosen = np.flatnonzero(ordered * len(values) <= places * false_discovery_rate * (1 + _ROUNDING))
+    return np.asarray(values <= (ordered[chosen[-1]] if len(chosen) else 0.0))
+
+
+@dataclass(frozen=True, eq=False)
+class ClassThresholds:
+    """Conformal thresholds by predicted class: of normal images of each group of classes at most the same share is flagged.
+
+    A class with enough images has a threshold of its own. The others share one, calibrated on the images of them all and,
+    where these are too few as well, of the smallest classes with enough; at worst it is the common threshold. Groups are
+    made as if the image to be judged were one of the n + 1 that are counted, so that in each all are exchangeable.
+
+    Args:
+        scores: of n normal images that the detector was not fitted on, float [n]; higher = more anomalous.
+        classes: predicted for them, int [n].
+        false_positive_rate: in (0, 1).
+    """
+
+    scores: np.ndarray
+    classes: np.ndarray
+    false_positive_rate: float
+
+    @cached_property
+    def counts(self) -> Counter[int]:
+        """Number of images of each class that has any."""
+        return Counter(self.classes.tolist())
+
+    @cached_property
+    def _found(self) -> dict[int, float]:
+        return {}
+
+    def group(self, predicted: int) -> list[int]:
+        """Classes whose images calibrate the threshold of a predicted class."""
+        needed, counts = needed_images(self.false_positive_rate), self.counts + Counter([predicted])
+        ordered = sorted(counts, key=lambda one: (counts[one], one))
+        sizes = np.array([counts[one] for one in ordered])
+        small, enough = (int(np.searchsorted(values, needed, side="right")) for values in (sizes, np.cumsum(sizes)))
+        shared = ordered[: max(small, enough + 1)] if small else []
+        return shared if predicted in shared else [predicted]
+
+    def of(self, predicted: int) -> float:
+        """The threshold of a predicted class; a Refusal where there are too few images in all."""
+        if predicted not in self._found:
+            scores = self.scores[np.isin(self.classes, self.group(predicted))]
+            self._found[predicted] = conformal_threshold(scores, self.false_positive_rate)
+        return self._found[predicted]
+
+    def __call__(self, predictions: np.ndarray) -> np.ndarray:
+        """Thresholds, float64 [m], of images with these predicted classes, int [m]."""
+        names, rows = np.unique(predictions, return_inverse=True)
+        return np.array([self.of(one) for one in names.tolist()], dtype=np.float64)[rows]
+
+
 def binomial_interval(count: int, number: int) -> tuple[float, float]:
     """Clopper and Pearson's 95 % interval of the share `count` / `number`; [0, 1] for a number of 0."""
     if number == 0:
@@ -75,11 +146,16 @@ def binomial_interval(count: int, number: int) -> tuple[float, float]:
     return float(found.low), float(found.high)
 
 
+def needed_images(false_positive_rate: float) -> int:
+    """Smallest number of calibration images that can keep a rate in (0, 1): 1 / rate − 1, rounded up."""
+    return math.ceil(1 / false_positive_rate - 1 - _ROUNDING)
+
+
 def check_calibration(number: int, false_positive_rate: float, flag: str = RATE) -> None:
     """Refuse a rate outside of (0, 1), or one that `number` < 1 / rate − 1 calibration images cannot keep."""
     if not 0 < false_positive_rate < 1:
         raise Refusal(f"`{flag}` should be between 0 and 1, e.g. 0.05. Got `{flag} = {false_positive_rate}`.")
-    needed = math.ceil(1 / false_positive_rate - 1 - _ROUNDING)
+    needed = needed_images(false_positive_rate)
     if number < needed:
         raise Refusal(
             f"`data.normal` should have at least {needed} images in `val` for `{flag} = {false_positive_rate:g}`. "

@@ -91,9 +91,12 @@ def curve_rows(outcomes: Iterable[Outcome]) -> list[tuple[int, dict[str, float]]
     return sorted(rows.items())
 
 
+_BOTH = ("common", "own")  # thresholds, see `evaluation.Calibrated.classes`
+
+
 @dataclass(frozen=True)
 class GuardSummary:
-    """What is told of a run's guard; `metrics`, by source, see `evaluation.Calibrated`, are empty where there is none.
+    """What is told of a run's guard; `metrics` and `classes`, by name, see `evaluation.Calibrated`; empty if there is none.
 
     A guard that is not `saved` is in memory alone.
     """
@@ -105,6 +108,7 @@ class GuardSummary:
     false_positive_rate: float = 0.0
     packages: Sequence[str] = ()
     saved: bool = True
+    classes: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     def command(self, folder: Path) -> str:
         """The command that scores images with the guard of a run folder."""
@@ -120,6 +124,16 @@ class GuardSummary:
             if "test/flagged" in one
         ]
         return Table([self.heading, "AUROC", "flagged, %"], rows)
+
+    @property
+    def class_table(self) -> Table:
+        """How many normal `test` images of a predicted class are flagged, at most 20 rows: first those with the most."""
+        chosen = sorted(self.classes.items(), key=lambda one: -one[1].get("common", 0.0))[:20]
+        rows = [
+            [name, *(f"{one[key]:.0f}" for key in ("calibration", "test")), *(percent(one.get(key)) for key in _BOTH)]
+            for name, one in chosen
+        ]
+        return Table(["predicted class", "calibrated on", "tested on", "flagged, %", "with --by_class, %"], rows)
 
     def text(self, folder: Path) -> str:
         """The summary as lines for a terminal."""

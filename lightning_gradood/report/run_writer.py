@@ -205,6 +205,9 @@ def keep_guard(
         false_positive_rate=chosen.false_positive_rate,
         packages=place.recipe.packages if place.recipe else [],
         saved=place.recipe is not None,
+        classes={
+            class_name(one, place.datamodule.sources.classes) or "all others": n for one, n in chosen.classes.items()
+        },
     )
     return summary, guard
 
@@ -226,6 +229,7 @@ def _description(place: Workplace, chosen: Calibrated, normal: Records) -> Descr
         trained_on=chosen.trained_on,
         counts=chosen.counts,
         calibration=chosen.calibration.tolist(),
+        calibration_classes=chosen.calibration_classes.tolist(),
         baseline=mean_readings(fitting if len(fitting) else normal.where(split="val"), chosen.detector.probes),
         false_positive_rate=chosen.false_positive_rate,
         threshold=chosen.threshold,

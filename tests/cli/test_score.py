@@ -3,7 +3,9 @@
 import csv
 import io
 import json
+import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,6 +18,8 @@ from PIL import Image
 from programs import Program
 from tiny import all_refused, called, write_digits
 
+from lightning_gradood.guard import Guard
+from lightning_gradood.metrics import discoveries
 from lightning_gradood.records import read_columns, read_rows
 
 PLAIN = ["score", "drift", "compare", "configs", "dashboard"]
@@ -83,6 +87,27 @@ def test_the_summary_counts_and_says_what_chance_would_give(score, capsys):
     assert f"{len(rows)} flagged, 100.0 %" in called([*score, "photos", "--threshold=-inf"], capsys)[2]
 
 
+def test_alarms_are_bounded_by_class_or_among_the_flagged(score, capsys):
+    expected = list(csv.DictReader(io.StringIO(called([*score, "photos", "--false_positive_rate", "0.4"], capsys)[1])))
+    code, out, err = called([*score, "photos", "--false_positive_rate", "0.4", "--by_class"], capsys)
+    assert code == 0, err
+    rows = list(csv.DictReader(io.StringIO(out)))
+    guard = Guard.load(score[-1]).with_false_positive_rate(0.4).with_class_thresholds()
+    cuts = [guard.class_thresholds.of(int(row["prediction"])) for row in rows]
+    assert [row["flagged"] for row in rows] == [
+        str(float(row["score"]) > cut) for row, cut in zip(rows, cuts, strict=True)
+    ]
+    assert [row["p_value"] for row in rows] == [row["p_value"] for row in expected]
+    assert re.findall(r"predicted \d: \d+ of \d+ flagged, threshold .*, of \d images", err)
+    code, out, err = called([*score, "photos", "--false_discovery_rate", "0.3"], capsys)
+    rows = list(csv.DictReader(io.StringIO(out)))
+    chosen = discoveries([float(row["p_value"]) for row in rows], 0.3).tolist()
+    assert [row["flagged"] for row in rows] == [str(one) for one in chosen]
+    least = math.ceil(len(rows) / (0.3 * 9))
+    assert f"{sum(chosen)} flagged, of which at most 30 % are expected to be normal. With 8 " in err
+    assert f"fewer than {least} are not told from chance" in err
+
+
 def test_what_cannot_be_done_is_refused_in_a_sentence(score, capsys):
     Path("notes").mkdir()
     Path("notes/a.txt").touch()
@@ -92,6 +117,8 @@ def test_what_cannot_be_done_is_refused_in_a_sentence(score, capsys):
         (["notes"], "`score` should find image files. Got none in notes. There: passed over 1 .txt. Name others."),
         (["photos", "--false_positive_rate", "1.5"], "`--false_positive_rate`: Not of type OpenUnitInterval"),
         (["photos", "--false_positive_rate", "0.001"], "should have at least 999 images"),
+        (["photos", "--by_class"], "`--by_class` should have at least 4 calibration images of a predicted class"),
+        (["photos", "--by_class", "--threshold", "1"], "`--by_class` and `--threshold` should not be given together."),
         (["photos", "--device", "cuda:77"], "should be a device of this machine. Got `--device cuda:77`"),
         (["photos", "--processes", "0"], "`--processes`: Not of type PositiveInt: 0 does not conform"),
         (["photos", "--output", "scores.txt"], "should end in .parquet, .csv, .jsonl. Got `--output scores.txt`."),
@@ -155,7 +182,7 @@ def write_many(number):
 
 def test_verdicts_are_those_of_one_process(score, capsys):
     expected = write_many(23)
-    words = [*score, "many", "--batch_size", "4"]
+    words = [*score, "many", "--batch_size", "4", "--false_positive_rate", "0.4", "--by_class"]
     alone, together = (called([*words, "--processes", str(one)], capsys) for one in (1, 2))
     assert alone[0] == together[0] == 3
     assert together[2].splitlines()[-1] == alone[2].splitlines()[-1]  # the summary

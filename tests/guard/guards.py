@@ -85,15 +85,16 @@ def save(folder, name, net=None, **changes):
     records = records.with_splits({one: ("train", "val", "test")[row % 3] for row, one in origins})
     fitted = detector.fit(records, seed=0)
     held = normal_records(records).where(split="val")
-    calibration = np.sort(d.score_in_blocks(fitted, held))
+    scores = d.score_in_blocks(fitted, held)
+    calibration, order = np.sort(scores), np.argsort(scores, kind="stable")
     about = {
         "experiment": "made_up", "network": NETWORK, "normalize": {"mean": [0.5] * 3, "std": [0.25] * 3},
         "transform": None, "picture": "RGB", "image_shape": [3, 16, 16], "classes": CLASSES,
         "parameters": parameter_names(net),
         "detector_name": detector.name, "label_designs": [], "trained_on": "normal", "counts": {}, "metrics": {},
         "baseline": mean_readings(normal_records(records).where(split="train"), detector.probes),
-        "calibration": calibration.tolist(), "threshold": conformal_threshold(calibration, 0.1),
-        "false_positive_rate": 0.1, "batch_size": BATCH,
+        "calibration": calibration.tolist(), "calibration_classes": held.column("prediction")[order].tolist(),
+        "threshold": conformal_threshold(calibration, 0.1), "false_positive_rate": 0.1, "batch_size": BATCH,
     }  # fmt: skip
     known = normal_records(records)
     known = Records.concatenate([known.where(split="train"), held])

@@ -6,10 +6,10 @@ from fractions import Fraction
 import numpy as np
 import pytest
 from asserts import assert_refused
-from scipy.stats import binom, kstest, rankdata
+from scipy.stats import binom, false_discovery_control, kstest, rankdata
 
 from lightning_gradood.core import Refusal
-from lightning_gradood.metrics import conformal_p_values, conformal_threshold, score_drift
+from lightning_gradood.metrics import ClassThresholds, conformal_p_values, conformal_threshold, discoveries, score_drift
 
 DRAWS = {
     "normal": lambda rng, size: rng.normal(size=size),
@@ -61,6 +61,45 @@ def test_rates_that_cannot_be_kept_are_refused_with_numbers_that_work():
     words, scores = "`detection.false_positive_rate` should be between 0 and 1, e.g. 0.05. Got", np.arange(99.0)
     rates = (0.0, 1.0, -0.1, 5.0, float("nan"))
     assert_refused(*((lambda rate=rate: conformal_threshold(scores, rate), words) for rate in rates))
+
+
+def test_discoveries_are_scipys_and_their_normal_share_is_bounded_in_the_mean():
+    rng = np.random.default_rng(2)
+    for _ in range(200):
+        p_values, rate = rng.integers(1, 30, rng.integers(1, 40)) / 30, rng.choice([0.05, 0.1, 0.3])
+        assert (discoveries(p_values, rate) == (false_discovery_control(p_values) <= rate + 1e-9)).all()
+    assert len(discoveries([], 0.1)) == 0
+    shares, found = [], 0
+    for _ in range(2000):  # 99 calibration scores, 40 normal and 10 anomalous images; the bound is 40 / 50 of the rate
+        normal, anomalous = rng.normal(size=139), rng.normal(3, size=10)
+        flags = discoveries(conformal_p_values(normal[:99], np.concatenate([normal[99:], anomalous])), 0.25)
+        shares.append(flags[:40].sum() / max(flags.sum(), 1))
+        found += flags[40:].sum()
+    assert 0.15 < np.mean(shares) <= 0.2 + 4 * np.std(shares) / 2000**0.5
+    assert found > 12_000
+
+
+@pytest.mark.parametrize(
+    ("counts", "alone"),
+    [((40, 40, 40), {0, 1, 2}), ((60, 9, 8, 1), {}), ((100, 19, 20, 3), {0, 2}), ((25, 18), {}), ((10,) * 6, {})],
+)
+def test_of_images_judged_by_all_others_at_most_the_rate_is_flagged_in_all_and_in_classes_of_their_own(counts, alone):
+    """Exact counts, without chance, as exchangeability gives them; falling back to the common threshold breaks them."""
+    rng, rate, classes = np.random.default_rng(3), 0.05, np.repeat(np.arange(len(counts)), counts)
+    for shift, ties in ((0, False), (1, False), (2, False), (1, True)):
+        scores = rng.normal(size=len(classes)) + shift * np.array([0, 3, -2, 9, 1, 5])[classes]
+        scores = scores.round() if ties else scores
+        flagged, own = np.zeros(len(classes), dtype=bool), set()
+        for row, predicted in enumerate(classes.tolist()):
+            others = np.arange(len(classes)) != row
+            thresholds = ClassThresholds(scores[others], classes[others], rate)
+            flagged[row] = scores[row] > thresholds(classes[row : row + 1])[0]
+            own |= {predicted} if thresholds.group(predicted) == [predicted] else set()
+        assert own == set(alone)
+        assert flagged.sum() <= rate * len(classes)
+        assert [one for one in own if flagged[classes == one].sum() > rate * counts[one]] == []
+    whole = ClassThresholds(scores, classes, rate)
+    assert {one for one, count in enumerate(counts) if count < 20} < set(whole.group(77))  # which no image had
 
 
 @pytest.mark.parametrize("ties", [False, True])

@@ -16,7 +16,13 @@ from lightning_gradood.report.tables import compared, printed_rows
 from .examples import SAMPLES, crossed, outcome, run, written
 
 METRICS = {"digit": {"test/auroc": 0.9123, "test/flagged": 0.5}, "normal": {"test/flagged": 0.023}}
-GUARD = GuardSummary("`mlp`, fitted on digit. It may flag 5 % of normal images.", "images", METRICS, "mlp", 0.05)
+CLASSES = {
+    "cat": {"calibration": 40.0, "test": 20.0, "common": 0.15, "own": 0.05},
+    "all others": {"calibration": 9.0, "test": 0.0},
+}
+GUARD = GuardSummary(
+    "`mlp`, fitted on digit. It may flag 5 % of normal images.", "images", METRICS, "mlp", 0.05, classes=CLASSES
+)
 
 
 def words(page):
@@ -56,6 +62,7 @@ def test_every_number_of_the_printed_table_the_guard_and_attacks_is_on_the_page_
     assert [note for note in notes if note.replace("'", "&#39;") not in shown] == []
     assert "mlp , fitted on digit. It may flag 5 % of normal images." in shown
     assert "images AUROC flagged, % digit 91.23 50.0 normal - 2.3" in shown
+    assert "with --by_class, % cat 40 20 15.00 5.00 all others 9 0 - -" in shown
     assert f"lightning_gradood score --guard {found.folder}/guard FOLDER" in shown
     sometimes = {"What attacks did", "Trained on one source, tested on another"}
     assert not sometimes & set(headings(page))
