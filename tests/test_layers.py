@@ -22,6 +22,7 @@ LEVELS = [
     {"evaluation", "extraction", "guard"},
     {"report", "preflight"},
     {"trainer"},
+    {"fitting"},
     {"cli"},
     {"__main__"},
 ]
@@ -38,9 +39,10 @@ WRITING = {
 }  # fmt: skip
 # Lines of a room. A commit that needs more raises the number here, and says why.
 BUDGET = {
-    "__init__": 7, "__main__": 3, "cli": 1696, "core": 1681, "data": 2078, "detectors": 3914, "evaluation": 1104,
-    "extraction": 915, "gradients": 3089, "guard": 1329, "metrics": 763, "networks": 1052, "perturbations": 1702,
-    "preflight": 70, "probes": 751, "records": 644, "report": 2699, "tasks": 653, "trainer": 269,
+    "__init__": 27, "__main__": 3, "cli": 1696, "core": 1681, "data": 2078, "detectors": 3914, "evaluation": 1104,
+    "extraction": 915, "fitting": 212, "gradients": 3089, "guard": 1329, "metrics": 763, "networks": 1052,
+    "perturbations": 1702, "preflight": 70, "probes": 751, "records": 644, "report": 2699, "tasks": 653,
+    "trainer": 269,
 }  # fmt: skip
 
 
@@ -111,7 +113,7 @@ def test_rooms_for_plain_torch_do_not_bring_lightning_along():
 
 def test_a_front_door_lists_all_that_it_imports_shows_an_example_and_every_name_says_what_it_is():
     wrong = []
-    for room in set().union(*LEVELS) - {"preflight", "trainer", "__main__"}:
+    for room in set().union(*LEVELS) - {"preflight", "trainer", "fitting", "__main__"}:
         module = importlib.import_module(f"lightning_gradood.{room}")
         nodes = [one for one in ast.walk(TREES[PACKAGE / room / "__init__.py"]) if isinstance(one, ast.ImportFrom)]
         nodes = [node for node in nodes if node.module.startswith("lightning_gradood")]

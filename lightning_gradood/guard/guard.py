@@ -78,7 +78,7 @@ class _Lock:
 
 
 class Guard:
-    """A classifier with a fitted detector and a threshold; make it with `Guard.load`.
+    """A classifier with a fitted detector and a threshold; make it with `fit_guard` or `Guard.load`.
 
     Calls are thread-safe: one at a time reads the network. They work inside `torch.no_grad`, `torch.inference_mode` and
     autocast; the network is read in float32 with the gradients that it needs. Guards can be pickled and deep-copied, if
