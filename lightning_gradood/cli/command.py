@@ -84,9 +84,11 @@ class Command(LightningCLI):
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
-        """Verbs, each with the arguments that the configuration gives elsewhere."""
+        """Verbs, each with the arguments that are no keys, so that any verb takes the configuration of any other."""
         ours = {"model", "datamodule", "settings", "cache_dir", "recipe"}
-        return {**LightningCLI.subcommands(), "extract": ours, "detect": ours}
+        fixed = {"weights_only", "return_predictions", "verbose"}
+        lightnings = {verb: set(skipped) | fixed for verb, skipped in LightningCLI.subcommands().items()}
+        return {**lightnings, "extract": ours, "detect": ours}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Keys that every verb knows, so that one file serves all."""

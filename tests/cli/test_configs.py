@@ -40,16 +40,19 @@ def test_each_file_parses_for_every_verb_and_starts_with_the_command_that_runs_i
     openood = [f"openood_{name}" for name in ("cifar10", "cifar100", "imagenet", "imagenet200")]
     paper = ["cifar_adversarial", "cifar_densenet", "cifar_resnet", "svhn_densenet", "svhn_resnet"]
     assert set(FILES) == {*paper, *openood, "digits", "folders", "imagenet_lite", "tables_digits", "tables_folders"}
+    keys = set()  # one set for all verbs: what one verb's run leaves as its configuration is any other's file
     for name, path in CONFIGS.items():
         for verb in Command.subcommands() if path == RESNET else ("fit", "detect"):  # the others read what `fit` reads
             found = verdict(verb=verb, file=str(path))
             assert not isinstance(found, str), f"{verb} {name}: {found}"
+            keys.add(frozenset(vars(found)) - {"config"})
             assert set(yaml.safe_load(path.read_text())) <= vars(found).keys()
             assert found.model.init_args.network.class_path.startswith(
                 ("lightning_gradood.networks.", "torchvision.models.")
             )
         usual = "detect" if name in ("folders", "imagenet_lite", *openood) else "fit"
         assert f"#   python -m lightning_gradood {usual} --config configs/{path.name}" in path.read_text()
+    assert len(keys) == 1
 
 
 def test_what_is_missing_is_named_before_training_with_where_and_how_to_get_it(
