@@ -57,7 +57,7 @@ def main() -> None:
     for name in given.detectors:
         rows = []
         for count in given.records:
-            with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
+            with ProcessPoolExecutor(1, mp_context=get_context("fork")) as process:
                 seconds, peak, each, size = process.submit(
                     measured, name, count, given.features, given.classes
                 ).result()
@@ -97,7 +97,7 @@ def made_up(
     centres = np.random.default_rng(0).gamma(0.5, 1.0, size=(classes, features)).astype(np.float32)
     head = LinearHead((centres - centres.mean(axis=0)).astype(np.float64) / 20, np.zeros(classes))
     labels, weight = chance.integers(0, classes, count), head.weight.astype(np.float32).T
-    centres += 0.3 * (source != NORMAL)
+    centres += np.float32(0.3 * (source != NORMAL))
     layers = {**LAYERS, "penultimate": features}
     widths = {"logits": classes, "views/mirror+blur": VIEWS, "features/layers": sum(layers.values())}
     values, names = {}, {}
@@ -108,10 +108,11 @@ def made_up(
         names["features/layers"] = [f"{layer}.{channel}" for layer, wide in layers.items() for channel in range(wide)]
     for start in range(0, count, 2000):
         rows = slice(start, start + 2000)
-        drawn = np.maximum(centres[labels[rows]] + chance.normal(size=(len(labels[rows]), features), scale=0.3), 0)
+        noise = chance.standard_normal((len(labels[rows]), features), np.float32)
+        drawn = np.maximum(centres[labels[rows]] + np.float32(0.3) * noise, 0)
         for name, column in values.items():
             if name == "logits":
-                column[rows] = drawn.astype(np.float32) @ weight
+                column[rows] = drawn @ weight
             elif name.startswith("neurons/"):
                 column[rows] = (drawn - drawn.mean()) / 1000
             elif name.startswith("features/"):

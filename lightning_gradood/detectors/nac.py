@@ -62,6 +62,9 @@ class NeuronLayer(Component):
     enough: PositiveInt = 50
 
 
+_LAYERS = [NeuronLayer()]
+
+
 @dataclass(frozen=True)
 class NAC(Detector):
     """Minus the mean coverage of an image's neuron states, averaged over neurons, then layers, in [−1, 0].
@@ -84,17 +87,12 @@ class NAC(Detector):
     @cached_property
     @override
     def probes(self) -> Sequence[Probe]:
-        return [NeuronProbe(one.layer) for one in self.counted]
-
-    @property
-    def counted(self) -> Sequence[NeuronLayer]:
-        """The layers, or the default one."""
-        return self.layers or [NeuronLayer()]
+        return [NeuronProbe(one.layer) for one in self.layers or _LAYERS]
 
     @override
     def fit(self, records: Records, seed: int) -> Fitted:
         normal, found = normal_training_records(records), list[Coverage]()
-        for one, probe in zip(self.counted, self.probes, strict=True):
+        for one, probe in zip(self.layers or _LAYERS, self.probes, strict=True):
             values = normal.stored(probe.name)
             empty = Coverage(probe.name, one.steepness, np.zeros((values.shape[1], len(ends(one.bins)) - 1)))
             cells = (empty.cells(block).ravel() for _, block in float64_blocks(values))
