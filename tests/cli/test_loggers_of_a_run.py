@@ -19,14 +19,17 @@ LOGGED = ["--trainer.logger", "WandbLogger"]
 
 
 def test_a_run_with_wandb_and_no_account_says_one_line_and_keeps_everything_offline(no_account, caplog):
-    main(["fit", *FILE, *WITH_FIGURES, *LOGGED, "--run_dir", "logged", "--report.formats", "[pdf]"])
+    groups = ["--data.groups", "{both: [nine, photographs], near: [nine]}"]
+    main(["fit", *FILE, *WITH_FIGURES, *LOGGED, *groups, "--run_dir", "logged", "--report.formats", "[pdf]"])
     wandb.finish()
     (line,) = [line for line in caplog.messages if "no account is configured" in line]
     assert "offline in logged/wandb/offline-run-*" in line
     assert "`wandb sync logged/wandb/offline-run-*`" in line
     assert not Path("wandb").exists()
     run, document = read_offline_run(Path("logged")), results("logged")
-    assert run.summary["detection/mean/mlp/val/auroc"] == document["mean"]["mlp"]["val"]["auroc"]
+    for group in ("mean", "both"):
+        assert run.summary[f"detection/{group}/mlp/val/auroc"] == document["mean"]["mlp"]["val"]["auroc"]
+    assert run.summary["detection/near/mlp/test/auroc"] == run.summary["detection/nine/mlp/test/auroc"]
     assert len(run.values("train/loss")) == 2
     assert len(run.values("detector/nine/mlp/val/auroc")) == 3
     assert run.config["detection"]["mlp"]["width"] == 128

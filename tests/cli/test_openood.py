@@ -1,6 +1,8 @@
 """OpenOOD's benchmarks: our files name its lists, folders and groups, and run on tiny copies of its layout."""
 
+import csv
 import re
+from importlib import resources
 from pathlib import Path
 
 import pytest
@@ -8,6 +10,7 @@ import torch
 from parsed import verdict
 from PIL import Image
 from tiny import only_run, refused
+from torchvision import models
 
 from lightning_gradood.cli import main
 from lightning_gradood.core import experiment_file
@@ -23,6 +26,22 @@ GROUPS = {  # of OpenOOD's `openood/evaluation_api/datasets.py`
     "imagenet200": LARGE | {"shifted": ["imagenet_v2", "imagenet_r"]},
     "imagenet": LARGE | {"shifted": ["imagenet_v2", "imagenet_r", "imagenet_es"]},
 }
+
+
+def theirs(classes):
+    """Weights as OpenOOD names them."""
+    return {name.replace("downsample", "shortcut"): tensor for name, tensor in resnet18(classes).state_dict().items()}
+
+
+CHECKPOINTS = {
+    "cifar10": (lambda: theirs(10), "cifar10_resnet18_32x32_base_e100_lr0.1_default/s0/best.ckpt"),
+    "cifar100": (lambda: theirs(100), "cifar100_resnet18_32x32_base_e100_lr0.1_default/s0/best.ckpt"),
+    "imagenet200": (
+        lambda: models.resnet18(num_classes=200).state_dict(),
+        "imagenet200_resnet18_224x224_base_e90_lr0.1_default/s0/best.ckpt",
+    ),
+    "imagenet": (lambda: models.resnet50().state_dict(), "resnet50-0676ba61.pth"),  # torchvision's, among torch.hub's
+}
 LIST = re.compile(r'root: "\$\{[^}]*\}/(images_\w+)", list: "\$\{[^}]*\}/benchmark_imglist/(\w+)/(\w+)\.txt"')
 
 
@@ -31,7 +50,7 @@ def place(benchmark, classes=10, images=10, size=(40, 36)):
     found = LIST.findall(Path(experiment_file(f"openood_{benchmark}")).read_text())
     for folder, of, name in found:
         own, lines = re.search(f"_{of}(_|$)", name), []
-        for row in range(2 * images if own else images):
+        for row in range(2 * images if own or name.startswith("val") else images):
             path = Path(name.partition("_")[2], name.partition("_")[0], f"{row:04d}.png")
             Path("data", folder, path).parent.mkdir(parents=True, exist_ok=True)
             colour = 20 * (row % classes) if own else 255 - 3 * row
@@ -41,10 +60,10 @@ def place(benchmark, classes=10, images=10, size=(40, 36)):
             lines.append(f"{path.as_posix()} {row % classes if own else -1}\n")
         Path("data", "benchmark_imglist", of).mkdir(parents=True, exist_ok=True)
         Path("data", "benchmark_imglist", of, f"{name}.txt").write_text("".join(lines))
-    weights = {name.replace("downsample", "shortcut"): tensor for name, tensor in resnet18().state_dict().items()}
-    checkpoint = Path("results/cifar10_resnet18_32x32_base_e100_lr0.1_default/s0/best.ckpt")
+    build, path = CHECKPOINTS[benchmark]
+    checkpoint = Path("results" if path.startswith(benchmark) else "torch/hub/checkpoints", path)
     checkpoint.parent.mkdir(parents=True)
-    torch.save(weights, checkpoint)
+    torch.save(build(), checkpoint)
 
 
 @pytest.mark.parametrize("benchmark", GROUPS)
@@ -78,21 +97,27 @@ def test_missing_archives_are_named_before_anything_is_read(capsys, workplace):
 
 
 @pytest.mark.slow
-def test_a_benchmark_runs_from_its_checkpoint_to_a_table_with_the_leaderboard(capsys, workplace):
-    place("cifar10")
-    flags = [
-        "--trainer.accelerator=cpu",
-        "--trainer.logger=false",
-        "--detection.resamples=20",
-        "--detection.preset=paper",
-    ]
-    main(
-        ["detect", "--config", "openood_cifar10", *flags, "--detection.false_positive_rate=0.2", "--data.num_workers=0"]
-    )
-    run, printed = Run.read(only_run("openood_cifar10")), capsys.readouterr().out
+@pytest.mark.parametrize("benchmark", GROUPS)
+def test_a_benchmark_runs_from_its_checkpoint_to_a_table_with_the_leaderboard(
+    benchmark, capsys, workplace, monkeypatch
+):
+    monkeypatch.setenv("TORCH_HOME", str(workplace / "torch"))
+    large = benchmark.startswith("imagenet")
+    place(benchmark, images=5)
+    flags = ["--trainer.accelerator=cpu", "--trainer.logger=false", "--data.num_workers=0", "--detection.resamples=20"]
+    flags += ["--detection.preset=paper", "--detection.false_positive_rate=0.2"]
+    flags += ["--trainer.callbacks", "[{class_path: ReportCallback, init_args: {figures: false}}]"]
+    flags += ["--data.transform", "{class_path: torchvision.transforms.v2.Resize, init_args: {size: [32, 32]}}"] * large
+    main(["detect", "--config", f"openood_{benchmark}", *flags])
+    run, printed = Run.read(only_run(f"openood_{benchmark}")), capsys.readouterr().out
     assert run.failures == []
-    assert {one.source for one in run.outcomes} == {"cifar100", "tin", *SMALL_FAR}
+    assert {one.source for one in run.outcomes} == {name for names in GROUPS[benchmark].values() for name in names}
     assert {"mlp", "mdsens", "odin", "mahalanobis_v", "image_statistics"} == {one.detector for one in run.outcomes}
-    (near,) = (line for line in printed.splitlines() if re.match(r"near +odin ", line))
-    assert "82.87 ± 1.85" in near
+    published = csv.DictReader(
+        resources.files("lightning_gradood.report").joinpath("openood_leaderboard.csv").read_text().splitlines()
+    )
+    (odin,) = (row for row in published if (row["benchmark"], row["detector"]) == (benchmark, "odin"))
+    for group in ("near", "far"):
+        (row,) = (line for line in printed.splitlines() if re.match(rf"{group} +odin ", line))
+        assert odin[group] in row
     assert "OpenOOD = AUROC of its leaderboard" in printed

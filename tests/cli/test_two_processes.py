@@ -15,7 +15,7 @@ import torch
 from programs import run_program
 from tiny import FILE, IMAGES, all_refused, numbers, results, table
 
-from lightning_gradood.cli import defaults
+from lightning_gradood.cli import defaults, main
 from lightning_gradood.core import hold
 
 PROGRAM = [sys.executable, "-m", "lightning_gradood"]
@@ -74,10 +74,24 @@ def test_detect_reads_each_image_once_and_gives_the_numbers_of_one_process(run):
     assert_each_image_has_one_record("new")
 
 
-def test_methods_that_do_not_apply_to_the_network_are_left_out_on_both_processes_and_said_once(run, module):
+def test_under_protocol_openood_two_processes_give_the_numbers_of_one_and_leave_out_the_same_methods(module):
     module("own_network", DOUBLED)
-    words = ["--model.network", "own_network.Doubled", "--data.limits.images", "60", "--detection.preset", "post_hoc"]
-    said = launched(["fit", *FILE, *words, "--run_dir", "doubled"])
+    words = [
+        *FILE,
+        "--model.network",
+        "own_network.Doubled",
+        "--data.limits.images",
+        "60",
+        "--detection.preset",
+        "post_hoc",
+    ]
+    words += ["--detection.protocol", "openood", "--detection.validation", "six", "--detection.fit_on", "train"]
+    words += ["--data.anomalies.six", "{class_path: DigitsSource, init_args: {digits: [6]}}"]
+    words += ["--data.groups", "{near: [nine], far: [photographs]}"]
+    said = launched(["fit", *words, "--run_dir", "doubled"])
+    main(["detect", *words, "--ckpt_path", "doubled/checkpoints/best.ckpt", "--run_dir", "alone", "--cache_dir", "new"])
+    assert_equal_but_for_rounding(numbers("doubled"), numbers("alone"))
+    assert {one["trained_on"] for one in numbers("alone")} == {"validation", "normal"}
     found = {one["detector"] for one in results("doubled")["outcomes"]}
     assert {"mlp", "baseline", "maxlogit", "gen", "energy", "klm", "she", "knn"} <= found
     for name in ("gradnorm", "react", "ash", "scale", "adascale", "dice", "vim"):
