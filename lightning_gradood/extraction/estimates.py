@@ -1,20 +1,23 @@
 """How long reading will take, from a few images of each source."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
+from math import ceil
 
 import lightning.pytorch as pl
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from lightning_gradood.core import as_float, give_back_memory, progress, say
-from lightning_gradood.data import ImageBatch, PerturbedSource
+from lightning_gradood.data import ImageBatch, LoadedSource, PerturbedSource
 from lightning_gradood.extraction.batch_records import BatchReader
 from lightning_gradood.probes import Probe, read_probes
 from lightning_gradood.records import NORMAL
 
-_MEASURED = 0.2  # seconds that are long enough to tell a rate from
-_FEWEST = 32  # images of a source on average, below which all are read before a few of each were timed
+_MEASURED = 0.1  # seconds that are long enough to tell a rate from
+_FEWEST = 24  # images of a source on average, below which all are read before a few of each were timed
 
 
 def say_estimate(reader: BatchReader, probes: Sequence[Probe], trainer: pl.Trainer) -> None:
@@ -37,48 +40,41 @@ def say_estimate(reader: BatchReader, probes: Sequence[Probe], trainer: pl.Train
 
 def _seconds(reader: BatchReader, probes: Sequence[Probe], device: torch.device) -> dict[str, float]:
     """Seconds of each source on this process alone."""
-    plan, data = reader.plan, reader.data
-    rows_of, loaded = plan.rows_of_source, plan.rows_to_load(1)
-    rates, found = dict[object, float](), dict[str, float]()
+    rows_of, loaded, found = reader.plan.rows_of_source, reader.plan.rows_to_load(1), dict[str, float]()
     for source, rows in progress(rows_of.items(), "timing a few images", len(rows_of), "sources"):
-        spec = data.sources.perturbed.get(source)
-        origin = data.sources.loaded[NORMAL if spec else source]
-        start = time.perf_counter()
-        first = as_float(origin.images(rows[:1].tolist()).to(device))
-        loading = 0.0 if spec or origin.in_memory else (time.perf_counter() - start) / max(data.num_workers, 1)
-        portion = min(reader.at_once(first), data.probe_batch_size) * len(rows) / len(loaded[origin.name])
-        images, labels, index = origin.__getitems__(rows[: max(1, round(portion))].tolist())
-        batch = ImageBatch(as_float(images.to(device)), labels.to(device), index)
-        making = _rate(partial(_make, reader, spec, batch), len(index)) if spec else 0.0
-        key = plan.probes_of(source), len(index).bit_length()
-        if key not in rates:
-            read = partial(_read, reader, [one for one in probes if one.name in key[0]], batch)
-            read(1)  # the first call prepares, and compares gradients
-            rates[key] = _rate(read, len(index))
-        found[source] = len(rows) * (loading + making + rates[key])
+        spec = reader.data.sources.perturbed.get(source)
+        origin = reader.data.sources.loaded[NORMAL if spec else source]
+        wanted = [one for one in probes if one.name in reader.plan.probes_of(source)]
+        timed = partial(_timed, reader, wanted, spec, origin, device)
+        if not found:  # what the first call prepares and compares takes longer
+            timed(rows[:1])
+        at_once = reader.at_once(as_float(origin.images([int(rows[0])]).to(device)))
+        most = ceil(min(at_once, reader.data.probe_batch_size) * len(rows) / len(loaded[origin.name]))
+        number, seconds = 1, timed(rows[:1])
+        while seconds < _MEASURED and number < most:
+            number = min(2 * number, most)
+            seconds = timed(rows[:number])
+        found[source] = len(rows) * seconds / number
         give_back_memory()
     return found
 
 
-def _make(reader: BatchReader, spec: PerturbedSource, batch: ImageBatch, number: int) -> None:
-    reader.perturbed(spec, ImageBatch(*(column[:number] for column in batch))).images.cpu()
-
-
-def _read(reader: BatchReader, probes: Sequence[Probe], batch: ImageBatch, number: int) -> None:
-    for values in read_probes(probes, reader.network, batch.images[:number]).values.values():
+def _timed(
+    reader: BatchReader,
+    probes: Sequence[Probe],
+    spec: PerturbedSource | None,
+    origin: LoadedSource,
+    device: torch.device,
+    rows: NDArray[np.int64],
+) -> float:
+    """Seconds to load, make and read these rows."""
+    start = time.perf_counter()
+    images, labels, index = origin.__getitems__(rows.tolist())
+    batch = ImageBatch(as_float(images.to(device)), labels.to(device), index)
+    made = reader.perturbed(spec, batch).images if spec else batch.images
+    for values in read_probes(probes, reader.network, made).values.values():
         values.cpu()
-
-
-def _rate(work: Callable[[int], object], most: int) -> float:
-    """Seconds an image, of so many at once as take long enough to be measured, at most `most`."""
-    number = 1
-    while True:
-        start = time.perf_counter()
-        work(number)
-        passed = time.perf_counter() - start
-        if passed > _MEASURED or number >= most:
-            return passed / number
-        number = min(2 * number, most)
+    return time.perf_counter() - start
 
 
 def _in_words(seconds: float) -> str:

@@ -10,6 +10,8 @@ from tiny import called, detect, detecting, refused, results, table, write_digit
 import lightning_gradood.detectors as detectors
 from lightning_gradood.cli import main
 from lightning_gradood.core import Refusal
+from lightning_gradood.data import Budget
+from lightning_gradood.evaluation import DetectionSettings
 from lightning_gradood.guard import Guard
 from lightning_gradood.records import read_columns
 
@@ -126,9 +128,10 @@ def test_leave_one_out_trains_on_the_others_and_cross_shows_every_source_against
     assert [name for name in names if not (drawn / f"drawn/detectors/{name}/mlp.safetensors").is_file()] == []
 
 
-def test_a_folder_of_normal_images_is_enough(run, capsys):
+def test_a_folder_of_normal_images_is_enough_and_a_budget_reads_few_of_them(run, capsys, monkeypatch):
     write_digits(Path("photos"), [0, 1, 2])
     capsys.readouterr()
+    monkeypatch.setattr(DetectionSettings, "sizes", lambda self, known: Budget((20, 20, 10), (0, 3, 4)))
     detect(run, "alone", *ALONE, "--data.train", "null", "--data.normal", "photos", "--data.limits.images", "60")
     output = capsys.readouterr()
     said = output.out + output.err
@@ -137,6 +140,15 @@ def test_a_folder_of_normal_images_is_enough(run, capsys):
     outcomes = results("alone")["outcomes"]
     assert list(dict.fromkeys(one["source"] for one in outcomes)) == BUILT_IN
     assert {one["trained_on"] for one in outcomes} == {"normal"}
+    assert "Budget `standard`: 20 of 24 normal images fit detectors, 20 of 24 calibrate them and 10 of 12 test" in said
+    counts = {"train": (20, 0), "val": (20, 3), "test": (10, 4)}
+    assert [one["counts"] for one in outcomes] == len(outcomes) * [
+        {split: dict(zip(("normal", "anomalous"), numbers, strict=True)) for split, numbers in counts.items()}
+    ]
+    assert {len(ids) for ids in json.loads(Path("alone/splits.json").read_text())["sources"]["normal"].values()} == {
+        20,
+        10,
+    }
     about = json.loads(Path("alone/guard/guard.json").read_text())
     assert about["built_in"] is True
     assert set(about["metrics"]) == {*BUILT_IN, "normal"}
