@@ -1,4 +1,4 @@
-"""Verbs on what runs have left, each a function whose parameters are its flags: `compare`, `drift`, `dashboard`, `configs`."""
+"""Verbs on what runs have left, each a function whose parameters are its flags: `compare`, `dashboard`, `configs`."""
 
 from __future__ import annotations
 
@@ -8,10 +8,6 @@ from pathlib import Path
 
 from lightning_gradood.cli.plain import SWITCH, plain, refuse_existing
 
-ALARM = 4
-"""Exit code where the drift is beyond `--alarm`."""
-
-_SIGNIFICANT = 0.01  # an alarm needs a p-value below it, so that few images raise none by chance
 _DEFINITION = "dashboard.json"
 
 
@@ -40,43 +36,6 @@ def compare(runs: list[str], *, output: str | None = None, overwrite: bool = Fal
     with atomic_write(place, "--output") as file:
         file.write(page.encode())
     sys.stdout.write(f"{comparison_text(found)}\n{'Page' if own else 'Comparison'}: {place}\n")
-
-
-@plain("Exit code 4 if the distance is above --alarm and its p-value below 0.01.", overwrite=SWITCH)
-def drift(
-    reference: str,
-    new: str,
-    *,
-    alarm: float | None = None,
-    figure: str | None = None,
-    detector: str | None = None,
-    overwrite: bool = False,
-) -> int:
-    """Compare two tables of scores.
-
-    Args:
-        reference: scores of images as usual: written by `score`, or a run's scores.parquet.
-        new: scores of new images by the same guard, written by `score`.
-        alarm: largest distance of the two distributions that is no alarm, in [0, 1).
-        figure: a PNG file; by default NEW's name with _drift.png.
-        detector: whose scores, where a table is a run's scores.parquet: its normal test images.
-        overwrite: replace the figure if it exists.
-    """
-    from lightning_gradood.core import Refusal, atomic_write
-    from lightning_gradood.report import drift_report
-
-    if alarm is not None and not 0 <= alarm < 1:
-        raise Refusal(f"`--alarm` should be at least 0 and below 1. Got `--alarm {alarm}`. It is a distance.")
-    place = Path(figure or Path(new).with_name(f"{Path(new).stem}_drift.png"))
-    refuse_existing("--figure", place, overwrite)
-    overall, table, picture = drift_report(Path(reference), Path(new), detector)
-    with atomic_write(place, "--figure") as file:
-        file.write(picture)
-    sys.stdout.write(f"{table}\nfigure: {place}\n")
-    if alarm is None or overall.distance <= alarm or overall.p_value >= _SIGNIFICANT:
-        return 0
-    sys.stdout.write(f"ALARM: the distance {overall.distance:.3f} is above {alarm:g}.\n")
-    return ALARM
 
 
 @plain(

@@ -17,7 +17,7 @@ VERBS = {
     "dashboard": "Save a workspace and a report in W&B that show the runs of a project.",
     "benchmark": "Run several experiment files and seeds, write the paper's two tables and a page.",
 }
-ALONE = {"score": "score", **dict.fromkeys(("drift", "compare", "configs", "dashboard"), "small_verbs")}
+ALONE = {"score": "score", "drift": "drift", **dict.fromkeys(("compare", "configs", "dashboard"), "small_verbs")}
 """Verbs without an experiment, each with the module of its function."""
 
 _LINES = "\n".join(f"    {verb:<13}{text}" for verb, text in VERBS.items())

@@ -30,9 +30,10 @@ from lightning_gradood.metrics.calibration import (
 from lightning_gradood.metrics.conventions import CONVENTIONS, conventional_metrics
 from lightning_gradood.metrics.curves import accuracy_at, auroc, best_balanced_threshold, detection_metrics
 from lightning_gradood.metrics.intervals import auroc_interval, bootstrap_auroc
+from lightning_gradood.metrics.martingale import DriftTest
 
 __all__ = [
-    "CONVENTIONS", "ClassThresholds", "ScoreDrift", "accuracy_at", "auroc", "auroc_interval", "best_balanced_threshold",
-    "binomial_interval", "bootstrap_auroc", "check_calibration", "conformal_p_values", "conformal_threshold",
-    "conventional_metrics", "detection_metrics", "discoveries", "needed_images", "score_drift",
+    "CONVENTIONS", "ClassThresholds", "DriftTest", "ScoreDrift", "accuracy_at", "auroc", "auroc_interval",
+    "best_balanced_threshold", "binomial_interval", "bootstrap_auroc", "check_calibration", "conformal_p_values",
+    "conformal_threshold", "conventional_metrics", "detection_metrics", "discoveries", "needed_images", "score_drift",
 ]  # fmt: skip

@@ -39,10 +39,11 @@ from lightning_gradood.report.run_writer import (
     write_run,
 )
 from lightning_gradood.report.score_drift import drift_report
+from lightning_gradood.report.score_stream import DriftStream
 from lightning_gradood.report.tables import console_table
 
 __all__ = [
-    "FINISH_SECONDS", "PROJECT", "Benchmark", "Experiment", "GuardSummary", "LoggingSettings", "ReportCallback",
+    "FINISH_SECONDS", "PROJECT", "Benchmark", "DriftStream", "Experiment", "GuardSummary", "LoggingSettings", "ReportCallback",
     "ReportSettings", "Run", "TableSettings", "WandbCallback", "Workplace", "alert", "apply_dashboard",
     "choose_guard", "comparison_page", "comparison_text", "console_table", "dashboard_definition", "drift_report",
     "explanation_figure", "figure_bytes", "has_wandb_account", "keep_guard", "newest_run",

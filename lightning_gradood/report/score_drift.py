@@ -7,6 +7,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from lightning_gradood.core import Refusal
+from lightning_gradood.data import class_name
+from lightning_gradood.guard import read_description
 from lightning_gradood.metrics import ScoreDrift, score_drift
 from lightning_gradood.records import read_rows
 from lightning_gradood.report.figures import figure_bytes
@@ -30,7 +32,7 @@ _NOTES = (
 )
 
 
-class _Images(NamedTuple):
+class ScoredImages(NamedTuple):
     """Scores float64 [n], whether each is above the threshold, bool [n], and predicted classes' names, str [n]."""
 
     scores: np.ndarray
@@ -42,17 +44,19 @@ def drift_report(reference: Path, new: Path, detector: str | None) -> tuple[Scor
     """Compare the scores of all images, and of those of each predicted class that has at least 5 images in both.
 
     Args:
-        reference: a table that `score` has written, or of a run, `scores.parquet`.
+        reference: a table that `score` has written, of a run, `scores.parquet`, or a guard's folder.
         new: as `reference`.
         detector: whose scores of a run are meant: those of normal `test` images.
 
     Returns:
         The drift of all images, all as a table, and a figure as PNG.
     """
-    usual, other = _read(reference, detector), _read(new, detector)
+    usual, other = scored_images(reference, detector), scored_images(new, detector)
     found = {"all": score_drift(usual.scores, other.scores, usual.flagged, other.flagged)}
     for name in sorted(set(usual.predictions.tolist()) & set(other.predictions.tolist())):
-        one, two = (_Images(*(values[images.predictions == name] for values in images)) for images in (usual, other))
+        one, two = (
+            ScoredImages(*(values[images.predictions == name] for values in images)) for images in (usual, other)
+        )
         if min(len(one.scores), len(two.scores)) >= 5:
             found[f"predicted {name}"] = score_drift(one.scores, two.scores, one.flagged, two.flagged)
     rows = []
@@ -64,7 +68,13 @@ def drift_report(reference: Path, new: Path, detector: str | None) -> tuple[Scor
     return found["all"], f"{Table(_HEADS, rows).text()}\n{_NOTES}", figure_bytes(_figure(usual, other, found))
 
 
-def _read(path: Path, detector: str | None) -> _Images:
+def scored_images(path: Path, detector: str | None) -> ScoredImages:
+    """Images of a table, which have a score, or those that a guard is calibrated on."""
+    if path.is_dir():
+        about = read_description(path)
+        scores = np.array(about.calibration)
+        names = [class_name(one, about.classes) for one in about.calibration_classes]
+        return ScoredImages(scores, scores > about.threshold, np.array(names))
     table, types = read_rows(path), {"score": float, "flagged": bool, "prediction": str}
     for name in types:
         if name not in table:
@@ -82,10 +92,10 @@ def _read(path: Path, detector: str | None) -> _Images:
         keys = zip(*(table[name] for name in ("detector", "split", "anomalous")), strict=True)
         own = [row for row, key in enumerate(keys) if key == (detector, "test", 0)]
         rows = list({table["id"][row]: row for row in reversed(own)}.values())  # each image once
-    return _Images(*(np.array([table[name][row] for row in rows], kind) for name, kind in types.items()))
+    return ScoredImages(*(np.array([table[name][row] for row in rows], kind) for name, kind in types.items()))
 
 
-def _figure(reference: _Images, new: _Images, found: dict[str, ScoreDrift]) -> Figure:
+def _figure(reference: ScoredImages, new: ScoredImages, found: dict[str, ScoreDrift]) -> Figure:
     """The cumulative distributions of both, and the share flagged with its interval."""
     figure = Figure(figsize=(10, max(3.2, 0.28 * len(found) + 1.4)), layout="constrained")
     left, right = figure.subplots(1, 2)

@@ -1,12 +1,17 @@
 """The verb `drift`: a table, a figure, and exit code 4 beyond the alarm."""
 
+import csv
+import io
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
-from tiny import all_refused, called, refused
+from tiny import all_refused, called, refused, write_digits
 
+from lightning_gradood.guard import Guard
+from lightning_gradood.metrics import DriftTest
 from lightning_gradood.records import write_columns, write_rows
 
 TYPES = {"path": str, "prediction": str, "score": float, "flagged": bool, "error": str}
@@ -67,4 +72,66 @@ def test_what_cannot_be_compared_is_refused_in_a_sentence(capsys):
         (["usual.csv", "--figure", "old.png"], "Got `--figure old.png`, which exists. Add --overwrite."),
         (["usual.csv", "--figure", "old.png/a.png"], "`--figure` should be a place that can be written."),
     ]
-    all_refused([(["drift", "usual.csv", *words], sentence) for words, sentence in rows], capsys)
+    sequential = ["new.csv", "--sequential", "state.json"]
+    write("new.csv", range(5))
+    write("other.csv", range(11))
+    called(["drift", "usual.csv", *sequential], capsys)
+    Path("bad.json").write_text('{"reference": 1}')
+    rows += [
+        (["new.csv", "new.csv"], "Several tables, and `--false_alarm`, should stand with `--sequential STATE`."),
+        ([*sequential, "--alarm", "0.1"], "`--sequential` should stand without `--alarm` and `--figure`."),
+        (
+            [*sequential, "--false_alarm", "0.1"],
+            "should stay as the stream began. Got 0.1 for state.json, which began with 0.01",
+        ),
+        (
+            ["new.csv", "--sequential", "bad.json"],
+            "should be the state of a stream. Got bad.json: 'tables'. Name a new file",
+        ),
+        (["old.csv", *sequential], "`old.csv` should be a table of scores. Got no such file."),
+        (["text.csv", *sequential], "`text.csv` should be a table that `score` has written. Got 'score' in it."),
+    ]
+    rows = [("usual.csv", *row) for row in rows] + [
+        ("other.csv", sequential, "should go on with the scores it began with.")
+    ]
+    all_refused([(["drift", reference, *words], sentence) for reference, words, sentence in rows], capsys)
+
+
+def test_a_stream_is_followed_from_call_to_call_and_its_alarm_stays(capsys):
+    rng = np.random.default_rng(0)
+    for name, scores in (
+        ("usual", rng.normal(size=300)),
+        ("monday", rng.normal(size=80)),
+        ("tuesday", rng.normal(3, size=60)),
+    ):
+        write(f"{name}.csv", scores)
+    words = ["drift", "usual.csv", "--sequential", "state.json"]
+    code, out, _ = called([*words, "monday.csv", "--false_alarm", "0.001"], capsys)
+    assert (code, "80 new images, 80 in all, against 300 as usual" in out, "alarm at 10^3.00" in out) == (0, True, True)
+    code, out, _ = called([*words, "monday.csv", "tuesday.csv"], capsys)
+    alarm = json.loads(Path("state.json").read_text())["alarm"]
+    assert 80 < alarm < 120
+    assert (code, "taken before: monday.csv" in out, f"drifted, by image {alarm}." in out) == (4, True, True)
+    assert "60 new images, 140 in all" in out
+    code, out, _ = called([*words, "tuesday.csv"], capsys)
+    assert (code, "ALARM" in out, f"The alarm was raised at image {alarm}." in out) == (4, False, True)
+
+
+def test_a_guards_scores_are_followed_on_standard_input_until_the_guard_changes(run, capsys, monkeypatch):
+    guard = run / "guard"
+    write_digits(Path("photos"), [0, 1, 9], "all")
+    _, scored, _ = called(["score", "--guard", str(guard), "photos"], capsys)
+    words = ["drift", str(guard), "-", "--sequential", "state.json", "--false_alarm", "0.4"]
+    monkeypatch.setattr("sys.stdin", io.StringIO(scored))
+    code, out, _ = called(words, capsys)
+    state, number = json.loads(Path("state.json").read_text()), scored.count("\n") - 1
+    expected = DriftTest(Guard.load(guard).calibration, 0.4).after(
+        [float(row["score"]) for row in csv.DictReader(io.StringIO(scored))]
+    )
+    assert (state["images"], state["alarm"], state["largest"]) == (number, expected.alarm, expected.largest)
+    assert (code, out.startswith("ALARM")) == ((4, True) if expected.alarm else (0, False))
+    changed = [line.split(",") for line in scored.splitlines()]
+    changed[3][4] = "0.987"
+    monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(map(",".join, changed))))
+    assert "Got a p-value of 0.987 for the score" in refused(words, capsys)
+    assert json.loads(Path("state.json").read_text())["images"] == number + 2  # all before the other guard's

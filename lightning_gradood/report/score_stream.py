@@ -1,0 +1,141 @@
+"""A stream of scores that a sequential test follows from call to call; its state is a JSON file."""
+
+import csv
+import hashlib
+import json
+import math
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import numpy as np
+
+from lightning_gradood.core import Refusal, atomic_write, fits, read_json
+from lightning_gradood.metrics import DriftTest, conformal_p_values
+from lightning_gradood.records import read_rows
+from lightning_gradood.report.score_drift import scored_images
+
+_ROWS = 1000  # of standard input, after which the state is written
+_RATE = 0.01  # of false alarms, by default
+
+
+class DriftStream:
+    """New scores against those of a reference, see `metrics.DriftTest`.
+
+    Args:
+        reference: a guard's folder or a table, as for `drift_report`.
+        state: the file, which need not exist.
+        false_alarm: probability of an alarm at any time if nothing drifts, in (0, 1); by default the state's, or 0.01.
+        detector: whose scores of a run are meant.
+
+    Raises:
+        Refusal: the state is damaged, or of another reference or rate.
+    """
+
+    def __init__(
+        self, reference: Path, state: Path, false_alarm: float | None = None, detector: str | None = None
+    ) -> None:
+        scores = np.sort(scored_images(reference, detector).scores)
+        self.reference, self.state = reference, state
+        self.digest, self.tables = hashlib.sha256(scores.tobytes()).hexdigest(), dict[str, str]()
+        self.test = DriftTest(scores, false_alarm or _RATE)
+        if not state.exists():
+            return
+        fix = "Name a new file, and a stream begins there."
+        try:
+            told, kinds = dict(read_json(state)), get_type_hints(DriftTest)
+            digest, self.tables = told.pop("reference"), told.pop("tables")
+            if not all(fits(value, kinds[name]) for name, value in told.items()):
+                raise ValueError("values of another type")
+            self.test = DriftTest(scores, **told)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise Refusal(f"`--sequential` should be the state of a stream. Got {state}: {error}. {fix}") from error
+        if digest != self.digest:
+            raise Refusal(
+                f"`--sequential` should go on with the scores it began with. Got {state}, which began with others than those "
+                f"of {reference}: the guard was calibrated anew, or is another. {fix}"
+            )
+        if false_alarm not in (None, self.test.false_alarm):
+            raise Refusal(
+                f"`--false_alarm` should stay as the stream began. Got {false_alarm:g} for {state}, which began with "
+                f"{self.test.false_alarm:g}. Leave it out. {fix}"
+            )
+
+    def follow(self, tables: Sequence[str]) -> Iterator[str]:
+        """Take tables as `score` writes them, or with `-` rows of CSV on standard input; yields lines that say what is found.
+
+        The state is written when all tables have been taken; of standard input also at the alarm and every 1,000 rows.
+        """
+        before, passed = self.test, []
+        if list(tables) == ["-"]:
+            yield from self._follow_rows()
+        else:
+            for path in tables:
+                table = read_rows(Path(path))
+                digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()
+                if digest in self.tables:
+                    passed.append(path)
+                else:
+                    self._take(table, path)
+                    self.tables[digest] = path
+            self._save()
+            yield from self._alarm() if self.test.alarm > before.images else ()
+        test, tens = self.test, math.log(10)
+        if passed:
+            yield f"passed over, as they were taken before: {', '.join(passed)}"
+        yield (
+            f"{test.images - before.images} new images, {test.images} in all, against {len(test.reference)} as usual: "
+            f"evidence for drift 10^{test.evidence / tens:.2f}, at most 10^{test.largest / tens:.2f}; an alarm at "
+            f"10^{-math.log10(test.false_alarm):.2f}."
+        )
+        if 0 < test.alarm <= before.images:
+            yield f"The alarm was raised at image {test.alarm}. Once the cause is mended, name a new file."
+
+    def _follow_rows(self) -> Iterator[str]:
+        try:
+            for number, row in enumerate(csv.DictReader(sys.stdin), start=1):
+                before = self.test
+                self._take({name: [value] for name, value in row.items()}, "standard input")
+                if self.test.alarm > before.images or number % _ROWS == 0:
+                    self._save()
+                if self.test.alarm > before.images:
+                    yield from self._alarm()
+        finally:
+            self._save()
+
+    def _take(self, table: Mapping[str, Sequence[Any]], name: str) -> None:
+        """Continue the test with the scores of a table, whose p-values must be those of the guard."""
+        try:
+            rows = [row for row, score in enumerate(table["score"]) if score not in (None, "")]
+            columns = [table[column] for column in ("score", "p_value") if column in table]
+            scores, *told = (np.array([column[row] for row in rows], dtype=np.float64) for column in columns)
+        except (KeyError, ValueError) as error:
+            raise Refusal(
+                f"`{name}` should be a table that `score` has written. Got {error} in it. Name another table."
+            ) from error
+        if self.reference.is_dir() and told:
+            (p_values,) = told
+            expected = conformal_p_values(self.test.reference, scores)
+            if len(wrong := np.flatnonzero(np.abs(p_values - expected) > 1e-9)):
+                row = wrong[0]
+                raise Refusal(
+                    f"`{name}` should hold scores of the guard in {self.reference}. Got a p-value of {p_values[row]:.4g} for the "
+                    f"score {scores[row]:.6g}, for which that guard gives {expected[row]:.4g}: the guard has changed in "
+                    "between. Give the guard that wrote the table, and a new file to `--sequential`."
+                )
+        self.test = self.test.after(scores)
+
+    def _alarm(self) -> Iterator[str]:
+        rate = self.test.false_alarm
+        yield (
+            f"ALARM: the images have drifted, by image {self.test.alarm}. Images like those as usual ever raise this alarm "
+            f"with a probability of at most {rate:g}."
+        )
+
+    def _save(self) -> None:
+        told = {one.name: getattr(self.test, one.name) for one in fields(DriftTest) if one.name != "reference"}
+        text = json.dumps({"reference": self.digest, "tables": self.tables, **told}, allow_nan=False)
+        with atomic_write(self.state, "--sequential") as file:
+            file.write(f"{text}\n".encode())
