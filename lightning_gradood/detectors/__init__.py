@@ -22,8 +22,9 @@ over the images, and are measured on the same records:
 - fitted on normal images alone (`needs_anomalies` is false), with a quantile of normal `val` scores as threshold:
   distances of features (`KNN`, `MahalanobisPP`, `MahalanobisPPPaper`, `RMDS`, `RMDSPP`; with the last layer's weights
   `ViM`, `FDBD`, `NNGuide`, `NCI`) and of gradient representations (`GradientGaussian`, `GradientKNN`),
-  `Consistency` (views of the image), `SyntheticOutliers` (a model that tells normal images from outliers made of them)
-  and `Combined` (p-values of several) or `Weighted` (those of the useful ones); the preset `no_anomalies` holds some of these;
+  `Consistency` and `ViewsSoftmax` (views of the image), `SyntheticOutliers` (a model that tells normal images from
+  outliers made of them), `Combined` (p-values of several) and `Weighted` (those of the useful ones), which is the preset
+  `no_anomalies`;
 - gradients of layers: `GROOD` (by an outlier prototype), `NAC` (of neurons), `GradPCA` (between classes' mean gradients);
 - any detector of pytorch-ood, through `PytorchOOD`, named by its own class path;
 - `ImageStatistics`, an audit that does not run the network: where it does well, a source is easy for a reason other
@@ -34,7 +35,7 @@ from lightning_gradood.detectors.activations import ASH, DICE, SCALE, ReAct
 from lightning_gradood.detectors.adascale import AdaSCALE, PerturbedFeaturesProbe
 from lightning_gradood.detectors.class_patterns import SHE, KLMatching
 from lightning_gradood.detectors.combined import Combined, Tuned
-from lightning_gradood.detectors.consistency import Consistency, ViewsProbe
+from lightning_gradood.detectors.consistency import Consistency, ViewsProbe, ViewsSoftmax
 from lightning_gradood.detectors.detector import (
     Detector,
     Fitted,
@@ -77,6 +78,6 @@ __all__ = [
     "GradientKNN", "ImageStatistics", "ImageStatisticsProbe", "KLMatching", "Mahalanobis", "MahalanobisPP",
     "MahalanobisPPPaper", "MahalanobisProbe", "MaxLogit", "NNGuide", "NeuronLayer", "NeuronProbe", "OdinProbe",
     "PerturbedFeaturesProbe", "PytorchOOD", "PytorchOODProbe", "ReAct", "SavedDetector", "SyntheticOutliers",
-    "TensorReadings", "TrainedDetector", "Tuned", "UntrainedMLP", "ViM", "ViewsProbe", "Weighted", "classes_of",
+    "TensorReadings", "TrainedDetector", "Tuned", "UntrainedMLP", "ViM", "ViewsProbe", "ViewsSoftmax", "Weighted", "classes_of",
     "fit_all", "load_detector", "normal_training_records", "save_detector", "score_in_blocks", "tensor_score",
 ]  # fmt: skip

@@ -9,13 +9,14 @@ from typing import ClassVar
 import numpy as np
 import torch
 import torch.nn.functional as F
+from scipy.special import logsumexp
 from torch import Tensor, nn
 from typing_extensions import override  # typing has it from Python 3.12 on
 
 from lightning_gradood.core import check_finite_rows, exact_arithmetic, frozen_network, to_float64
-from lightning_gradood.detectors.detector import Detector, Fitted, normal_training_records
+from lightning_gradood.detectors.detector import Detector, Fitted, FixedDetector, normal_training_records
 from lightning_gradood.detectors.gaussians import ClassGaussian
-from lightning_gradood.probes import Probe, SharedLogitsProbe
+from lightning_gradood.probes import LogitsProbe, Probe, SharedLogitsProbe
 from lightning_gradood.records import Records
 
 _SMALL_BATCH = 32  # images that a CPU computes as fast, one by one, as fewer; with more than that it runs out of cache
@@ -60,6 +61,28 @@ def _summary(changes: Tensor) -> Tensor:
     if not others.shape[1]:
         return F.pad(top, (0, 2))
     return torch.cat([top, others.mean(1, keepdim=True), others.std(1, keepdim=True, correction=0)], dim=1)
+
+
+@dataclass(frozen=True)
+class ViewsSoftmax(FixedDetector):
+    """log(1 − p) of the image's class, p the softmax of logits that are averaged over the image and its two views.
+
+    The changes of all but the three largest logits count as their mean. C&W's images, which lie just behind a decision
+    boundary, and those that were moved far from one fall back in the average.
+
+    Reference:
+        Simonyan and Zisserman 2015, section 3.2, for averages over views; `Baseline` for the score.
+    """
+
+    name: str = "views_softmax"
+    probes: ClassVar[Sequence[Probe]] = (LogitsProbe(), ViewsProbe())
+
+    @override
+    def score(self, records: Records) -> np.ndarray:
+        logits, changes = -np.sort(-records.probe(LogitsProbe.name), axis=1), records.probe(ViewsProbe.name)
+        both = np.add(*np.split(changes, 2, axis=1))[:, np.minimum(np.arange(logits.shape[1]), _LARGEST)]
+        averaged = logits + both / 3
+        return np.asarray(logsumexp(averaged[:, 1:], axis=1) - logsumexp(averaged, axis=1))
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import ClassVar, Literal
 import numpy as np
 from typing_extensions import override  # typing has it from Python 3.12 on
 
-from lightning_gradood.core import PositiveFloat
+from lightning_gradood.core import Component, PositiveFloat
 from lightning_gradood.detectors.detector import Fitted, normal_training_records, outlier_training_records
 from lightning_gradood.detectors.logistic import Logistic, fit_balanced_logistic
 from lightning_gradood.detectors.mlp import Input, Inputs, TrainedDetector, UntrainedMLP
@@ -21,6 +21,8 @@ from lightning_gradood.probes import Probe
 from lightning_gradood.records import Records
 
 _HELD_OUT = 5  # every so many-th image, with its outliers, stops the MLP's training
+FARTHEST = 4.0  # standard deviations from the class' centre; what is farther counts as that
+_PRIOR = 5  # images at the mean of all by which a class' mean is shrunk
 _LARGEST = 6000  # records of either kind that a linear model is fitted on; more change nothing and take longer
 
 
@@ -33,7 +35,7 @@ class SyntheticOutliers(TrainedDetector):
 
     Args:
         inputs: what the model reads of an image, see `Inputs`.
-        model: `linear`, a logistic regression; `mlp`, the paper's two-layer MLP.
+        model: `linear`, a logistic regression on `Deviations`; `mlp`, the paper's two-layer MLP.
         label_designs: whose norms are read, where `inputs` has `norms`; by default those of the experiment.
         outliers: kinds of synthetic outliers, with different names; by default one of every kind.
         strength: C of the logistic regression, above 0; smaller ones shrink weights more.
@@ -48,7 +50,7 @@ class SyntheticOutliers(TrainedDetector):
     model: Literal["linear", "mlp"] = "linear"
     label_designs: list[LabelDesign] | None = None
     outliers: list[SyntheticOutlier] | None = None
-    strength: PositiveFloat = 0.1
+    strength: PositiveFloat = 0.01
     settings: MLPSettings | None = None
     name: str = "synthetic_outliers"
     needs_anomalies: ClassVar[bool] = False
@@ -77,7 +79,10 @@ class SyntheticOutliers(TrainedDetector):
         values = np.concatenate([self.read.values(part) for part in (normal, outliers)])
         labels = np.repeat([0, 1], [len(normal), len(outliers)])
         if self.model == "linear":
-            return FittedSyntheticOutliers(self.read, fit_balanced_logistic(values, labels, self.strength))
+            classes = np.concatenate([part.column("prediction") for part in (normal, outliers)])
+            deviations = Deviations.of(values[labels == 0], classes[labels == 0])
+            logistic = fit_balanced_logistic(deviations.of_values(values, classes), labels, self.strength)
+            return FittedSyntheticOutliers(self.read, deviations, logistic)
         held = _held_out([*normal.column("origin_id"), *outliers.column("origin_id")], seed)
         train, stop = ((values[rows], labels[rows]) for rows in (~held, held))
         # logarithms were taken where they belong
@@ -86,15 +91,51 @@ class SyntheticOutliers(TrainedDetector):
 
 
 @dataclass(frozen=True, eq=False)
+class Deviations(Component):
+    """Deviations of values from what is usual for the predicted class, and their sizes: unusual is either side of it.
+
+    Args:
+        mean, scale: of normal images, float64 [D]; the scale is the standard deviation, 1 where that is 0.
+        classes: predicted ones that occur among them, int64 [C].
+        centres: means of their standardised values, of few images near 0, float64 [C, D].
+    """
+
+    mean: np.ndarray
+    scale: np.ndarray
+    classes: np.ndarray
+    centres: np.ndarray
+
+    @classmethod
+    def of(cls, values: np.ndarray, predictions: np.ndarray) -> Deviations:
+        """Learn from values float64 [n, D] of normal images and their predicted classes, int [n]."""
+        mean, spread = values.mean(axis=0), values.std(axis=0)
+        scale = np.where(spread > 0, spread, 1.0)
+        classes, numbers = np.unique(predictions, return_inverse=True)
+        sums = np.zeros((len(classes), values.shape[1]))
+        np.add.at(sums, numbers, (values - mean) / scale)
+        return cls(mean, scale, classes, sums / (np.bincount(numbers) + _PRIOR)[:, None])
+
+    def of_values(self, values: np.ndarray, predictions: np.ndarray) -> np.ndarray:
+        """Standard deviations from the centre of the predicted class, at most 4 either way, and without sign, [n, 2D]."""
+        places = np.minimum(np.searchsorted(self.classes, predictions), len(self.classes) - 1)
+        known = self.classes[places] == predictions
+        centres = np.where(known[:, None], self.centres[places], 0.0)
+        found = np.clip((values - self.mean) / self.scale - centres, -FARTHEST, FARTHEST)
+        return np.concatenate([found, np.abs(found)], axis=1)
+
+
+@dataclass(frozen=True, eq=False)
 class FittedSyntheticOutliers(Fitted):
     """The linear model."""
 
     inputs: Inputs
+    deviations: Deviations
     logistic: Logistic
 
     @override
     def score(self, records: Records) -> np.ndarray:
-        return self.logistic.score(self.inputs.values(records))
+        values = self.deviations.of_values(self.inputs.values(records), records.column("prediction"))
+        return self.logistic.score(values)
 
 
 def _some(records: Records, random: np.random.Generator) -> Records:

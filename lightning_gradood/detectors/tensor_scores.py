@@ -19,7 +19,7 @@ from lightning_gradood.core import Refusal
 from lightning_gradood.detectors.activations import ASH, SCALE, FittedActivations, number_above
 from lightning_gradood.detectors.class_patterns import FittedKLMatching, FittedSHE
 from lightning_gradood.detectors.combined import TAIL, EmpiricalTail, FittedCombined
-from lightning_gradood.detectors.consistency import FittedConsistency, ViewsProbe
+from lightning_gradood.detectors.consistency import FittedConsistency, ViewsProbe, ViewsSoftmax
 from lightning_gradood.detectors.detector import Fitted
 from lightning_gradood.detectors.gaussians import ClassGaussian, FittedMahalanobisPP
 from lightning_gradood.detectors.last_layer import FittedFDBD, FittedNCI, FittedNNGuide, FittedViM
@@ -28,7 +28,7 @@ from lightning_gradood.detectors.mahalanobis import FittedMahalanobis, FittedRMD
 from lightning_gradood.detectors.mlp import FittedMLP, Inputs
 from lightning_gradood.detectors.neighbours import FittedKNN
 from lightning_gradood.detectors.output_scores import GEN, Baseline, Energy, GradNorm, GradNormProbe, MaxLogit
-from lightning_gradood.detectors.synthetic_outliers import FittedSyntheticOutliers
+from lightning_gradood.detectors.synthetic_outliers import FARTHEST, FittedSyntheticOutliers
 from lightning_gradood.probes import LogitsProbe, PenultimateProbe
 from lightning_gradood.records import LinearHead
 
@@ -106,6 +106,14 @@ def _(fitted: FittedConsistency, read: TensorReadings) -> Tensor:
 
 
 @tensor_score.register
+def _(fitted: ViewsSoftmax, read: TensorReadings) -> Tensor:
+    logits, changes = read.logits.sort(dim=1, descending=True).values, read.values[ViewsProbe.name]
+    mirror, blur = changes.chunk(2, dim=1)
+    averaged = logits + (mirror + blur)[:, torch.arange(logits.shape[1]).clamp_max(3)] / 3
+    return averaged[:, 1:].logsumexp(1) - averaged.logsumexp(1)
+
+
+@tensor_score.register
 def _(fitted: FittedRMDS, read: TensorReadings) -> Tensor:
     values = _unit_length(read.features) if fitted.directions else read.features
     distances = -2 * fitted.gaussian.confidence(values)
@@ -170,7 +178,10 @@ def _(fitted: FittedKLMatching, read: TensorReadings) -> Tensor:
 
 @tensor_score.register
 def _(fitted: FittedSyntheticOutliers, read: TensorReadings) -> Tensor:
-    return _logit(fitted.logistic, _values(fitted.inputs, read))
+    values, about = _values(fitted.inputs, read), fitted.deviations
+    centres = _of_class(about.classes, about.centres, np.zeros(about.centres.shape[1]), read.predictions)
+    found = ((values - _tensor(about.mean)) / _tensor(about.scale) - centres).clamp(-FARTHEST, FARTHEST)
+    return _logit(fitted.logistic, torch.cat([found, found.abs()], dim=1))
 
 
 @tensor_score.register
@@ -182,7 +193,7 @@ def _(fitted: FittedMLP, read: TensorReadings) -> Tensor:
 def _(fitted: FittedCombined, read: TensorReadings) -> Tensor:
     pairs = zip(fitted.members, fitted.tails, strict=True)
     surprises = torch.stack([_surprise(tail, tensor_score(one, read)) for one, tail in pairs])
-    return (surprises if fitted.rule == "fisher" else surprises.square()).sum(dim=0)
+    return _tensor(fitted.weights) @ (surprises if fitted.rule == "fisher" else surprises.square())
 
 
 def _refusal(got: str) -> Refusal:

@@ -15,6 +15,8 @@ from lightning_gradood.evaluation.trials import Learnt, counts_of, fitting_recor
 from lightning_gradood.metrics import ClassThresholds, auroc, binomial_interval, conformal_threshold
 from lightning_gradood.records import NORMAL, Records, normal_records
 
+_SPREAD = 0.05  # standard deviation of a detector's AUROCs over sources
+
 
 @dataclass(frozen=True)
 class Calibrated:
@@ -31,8 +33,8 @@ class Calibrated:
         counts: `train` and `calibration` to their numbers of records.
         classes: predicted class that has enough images for a threshold of its own, or −1 for all others, to `calibration` and
             `test`, numbers of normal images, and `common` and `own`, shares of the latter that are above either threshold.
-        metrics: anomaly source to `val/auroc`, `test/auroc` and `test/flagged`; `normal` to `test/flagged` with the
-            bounds of its binomial 95 % interval, `low` and `high`.
+        metrics: anomaly source to `val/auroc`, its `val/images`, `test/auroc` and `test/flagged`; `normal` to
+            `test/flagged` with the bounds of its binomial 95 % interval, `low` and `high`.
     """
 
     detector: Detector
@@ -49,9 +51,13 @@ class Calibrated:
 
     @property
     def val_auroc(self) -> float:
-        """Mean over anomaly sources that have images in `val`; NaN where none has."""
-        known = [found["val/auroc"] for found in self.metrics.values() if "val/auroc" in found]
-        return float(np.mean(known)) if known else math.nan
+        """Mean over anomaly sources that have images in `val`, those of few images weighing less; NaN where none has.
+
+        A weight is the inverse of a variance: that of an AUROC with n anomalies, at most 1/(4n), and `_SPREAD`² of sources.
+        """
+        known = [(one["val/auroc"], one["val/images"]) for one in self.metrics.values() if "val/auroc" in one]
+        weights = [1 / (_SPREAD**2 + 0.25 / images) for _, images in known]
+        return float(np.average([value for value, _ in known], weights=weights)) if known else math.nan
 
 
 def best_calibrated(
@@ -125,7 +131,10 @@ def _calibrated(
         threshold=conformal_threshold(calibration, settings.false_positive_rate),
         false_positive_rate=settings.false_positive_rate,
         counts={"train": counts_of(train), "calibration": {"normal": len(calibration)}},
-        metrics={source: {"val/auroc": auroc(one.scores, one.labels)} for source, one in vals.items()},
+        metrics={
+            source: {"val/auroc": auroc(one.scores, one.labels), "val/images": float(one.labels.sum())}
+            for source, one in vals.items()
+        },
     )
 
 

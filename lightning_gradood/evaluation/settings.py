@@ -43,12 +43,13 @@ from lightning_gradood.detectors import (
     NNGuide,
     ReAct,
     SyntheticOutliers,
+    ViewsSoftmax,
     ViM,
     Weighted,
 )
 from lightning_gradood.gradients import AllOnes, LabelDesign
 from lightning_gradood.metrics import check_calibration
-from lightning_gradood.perturbations import SyntheticOutlier
+from lightning_gradood.perturbations import WITH_GRADIENT, WITHOUT_NETWORK, SyntheticOutlier
 from lightning_gradood.probes import LogitsProbe, Probe, linear_head, try_probes
 from lightning_gradood.records import SYNTHETIC
 from lightning_gradood.tasks import MLPSettings
@@ -58,7 +59,11 @@ Named = TypeVar("Named", Probe, SyntheticOutlier)
 _LONGEST = 100  # letters of a detector's name
 
 
-_NO_ANOMALIES = Weighted([Baseline(), MahalanobisPP(), Consistency(), SyntheticOutliers()], name="no_anomalies")
+_NATURAL = SyntheticOutliers(outliers=[kind() for kind in WITHOUT_NETWORK], name="natural_outliers")
+_GRADIENT = SyntheticOutliers(outliers=[kind() for kind in WITH_GRADIENT], name="gradient_outliers")
+_NO_ANOMALIES = Weighted(
+    [Baseline(), ViewsSoftmax(), MahalanobisPP(), Consistency(), _NATURAL, _GRADIENT], name="no_anomalies"
+)
 _ON_SYNTHETIC = SyntheticOutliers(["norms"], model="mlp", name="mlp_on_synthetic")  # the paper's MLP
 _EVERY = SyntheticOutliers(["features", "confidence", "norms"])
 _MEMBERS = [Baseline(), MahalanobisPP(), _EVERY, _ON_SYNTHETIC, GradientGaussian()]

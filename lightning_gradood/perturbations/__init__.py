@@ -35,6 +35,7 @@ from lightning_gradood.perturbations.attacks_by_path import AdvertorchAttack, Fu
 from lightning_gradood.perturbations.corruption import KINDS, Corruption, Severity, corrupt, corruptions_at
 from lightning_gradood.perturbations.gradient_attacks import BIM, FGSM, PGD, CarliniWagner, IterLL, Semantic, preset
 from lightning_gradood.perturbations.gradient_outliers import (
+    WITH_GRADIENT,
     BoundarySteps,
     EuclideanSteps,
     GradientOutlier,
@@ -44,6 +45,7 @@ from lightning_gradood.perturbations.gradient_outliers import (
     default_outliers,
 )
 from lightning_gradood.perturbations.outliers import (
+    WITHOUT_NETWORK,
     Blur,
     ChannelPermutation,
     ColourField,
@@ -52,19 +54,25 @@ from lightning_gradood.perturbations.outliers import (
     GaussianNoise,
     Overlay,
     PatchShuffle,
+    Recolour,
     Rectangles,
     Rotation,
+    Sharpen,
     SignNoise,
     Solarise,
+    Surroundings,
     SyntheticOutlier,
+    Texture,
     Zoom,
+    ZoomOut,
 )
 from lightning_gradood.perturbations.perturbation import Crafted, Perturbation, Perturbed, noise_like
 
 __all__ = [
-    "BIM", "FGSM", "KINDS", "PGD", "AdvertorchAttack", "Blur", "BoundarySteps", "CarliniWagner",
-    "ChannelPermutation", "ColourField", "Corruption", "Crafted", "Draws", "Elastic", "EuclideanSteps",
-    "FunctionAttack", "GaussianNoise", "GradientOutlier", "IterLL", "Overlay", "PatchShuffle", "Perturbation",
-    "Perturbed", "Rectangles", "Rotation", "Semantic", "Severity", "SignNoise", "SignStep", "Solarise", "SurerSteps",
-    "SyntheticOutlier", "TargetSteps", "Zoom", "corrupt", "corruptions_at", "default_outliers", "noise_like", "preset",
+    "BIM", "FGSM", "KINDS", "PGD", "WITHOUT_NETWORK", "WITH_GRADIENT", "AdvertorchAttack", "Blur", "BoundarySteps",
+    "CarliniWagner", "ChannelPermutation", "ColourField", "Corruption", "Crafted", "Draws", "Elastic",
+    "EuclideanSteps", "FunctionAttack", "GaussianNoise", "GradientOutlier", "IterLL", "Overlay", "PatchShuffle",
+    "Perturbation", "Perturbed", "Recolour", "Rectangles", "Rotation", "Semantic", "Severity", "Sharpen", "SignNoise",
+    "SignStep", "Solarise", "SurerSteps", "Surroundings", "SyntheticOutlier", "TargetSteps", "Texture", "Zoom",
+    "ZoomOut", "corrupt", "corruptions_at", "default_outliers", "noise_like", "preset",
 ]  # fmt: skip

@@ -140,7 +140,15 @@ def _length(values: Tensor) -> Tensor:
     return length.clamp(min=_TINY).view(-1, 1, 1, 1)
 
 
+WITH_GRADIENT: tuple[type[SyntheticOutlier], ...] = (
+    SignStep,
+    TargetSteps,
+    BoundarySteps,
+    EuclideanSteps,
+    SurerSteps,
+)
+
+
 def default_outliers() -> list[SyntheticOutlier]:
     """Return one of every kind, those without gradients first."""
-    kinds: list[type[SyntheticOutlier]] = [SignStep, TargetSteps, BoundarySteps, EuclideanSteps, SurerSteps]
-    return [kind() for kind in [*WITHOUT_NETWORK, *kinds]]
+    return [kind() for kind in [*WITHOUT_NETWORK, *WITH_GRADIENT]]

@@ -260,7 +260,91 @@ class Rectangles(SyntheticOutlier):
         return F.avg_pool2d(F.pad(drawn, (1, 1, 1, 1), mode="replicate"), 3, 1)
 
 
+@dataclass(frozen=True)
+class ZoomOut(SyntheticOutlier):
+    """The image at a share of `low` to `high` of its size, and its mirror images around it."""
+
+    low: float = 0.3
+    high: float = 0.6
+
+    def _make(self, images: Tensor, draws: Draws) -> Tensor:
+        size, shares = images.shape[2:], draws.uniform(self.low, self.high).flatten().tolist()
+        small = [[max(2, round(share * side)) for side in size] for share in shares]
+        resized = [
+            F.interpolate(image[None], size=sides, mode="bilinear", antialias=True, align_corners=False)[0]
+            for image, sides in zip(images, small, strict=True)
+        ]
+        return torch.stack([_mirrored(one, size) for one in resized])
+
+
+@dataclass(frozen=True)
+class Texture(SyntheticOutlier):
+    """A piece from inside the image, its sides a share of `low` to `high` of the image's, and its mirror images around it."""
+
+    low: float = 0.2
+    high: float = 0.4
+
+    def _make(self, images: Tensor, draws: Draws) -> Tensor:
+        size, shares = images.shape[2:], draws.uniform(self.low, self.high).flatten().tolist()
+        made = []
+        for image, share, corner in zip(images, shares, draws.uniform(0, 1, 2).tolist(), strict=True):
+            sides = [max(2, round(share * side)) for side in size]
+            top, left = (round(place * (side - own)) for place, side, own in zip(corner, size, sides, strict=True))
+            made.append(_mirrored(image[:, top : top + sides[0], left : left + sides[1]], size))
+        return torch.stack(made)
+
+
+@dataclass(frozen=True)
+class Surroundings(SyntheticOutlier):
+    """The middle half of the image replaced by mirror images of what is at its sides, by which most objects are lost."""
+
+    def _make(self, images: Tensor, draws: Draws) -> Tensor:
+        for axis in (2, 3):
+            places, side = torch.arange(images.shape[axis], device=images.device), images.shape[axis]
+            quarter = max(1, side // 4)
+            near, far = (places >= quarter) & (places < side // 2), (places >= side // 2) & (places < side - quarter)
+            places = torch.where(near, (2 * quarter - 1 - places).clamp(min=0), places)
+            places = torch.where(far, (2 * (side - quarter) - 1 - places).clamp(max=side - 1), places)
+            images = images.index_select(axis, places)
+        return images
+
+
+@dataclass(frozen=True)
+class Sharpen(SyntheticOutlier):
+    """Differences to the mean of the 3×3 pixels around, `low` to `high` times, added to the pixels."""
+
+    low: float = 1.0
+    high: float = 4.0
+
+    def _make(self, images: Tensor, draws: Draws) -> Tensor:
+        means = F.avg_pool2d(F.pad(images, (1, 1, 1, 1), mode="replicate"), 3, 1)
+        return images + draws.uniform(self.low, self.high) * (images - means)
+
+
+@dataclass(frozen=True)
+class Recolour(SyntheticOutlier):
+    """Colours turned by a random linear map about the image's mean colour: the identity and `low` to `high` of a normal one."""
+
+    low: float = 0.3
+    high: float = 0.9
+
+    def _make(self, images: Tensor, draws: Draws) -> Tensor:
+        channels, mean = images.shape[1], images.mean((2, 3), keepdim=True)
+        turn = torch.eye(channels).to(images) + draws.uniform(self.low, self.high, 1, 1) * draws.normal(
+            channels, channels
+        )
+        return torch.einsum("nij,njhw->nihw", turn, images - mean) + mean + 0.1 * draws.normal(channels, 1, 1)
+
+
+def _mirrored(image: Tensor, size: Sequence[int]) -> Tensor:
+    """Repeat an image [C, h, w] with its mirror images until [C, H, W] is full."""
+    for axis, side in ((1, size[0]), (2, size[1])):
+        places = torch.arange(side, device=image.device) % (2 * image.shape[axis])
+        image = image.index_select(axis, torch.minimum(places, 2 * image.shape[axis] - 1 - places))
+    return image
+
+
 WITHOUT_NETWORK: tuple[type[SyntheticOutlier], ...] = (
     *(GaussianNoise, SignNoise, PatchShuffle, Overlay, Blur, ChannelPermutation, Solarise, Rotation, Zoom, Elastic),
-    *(ColourField, Rectangles),
+    *(ColourField, Rectangles, ZoomOut, Texture, Surroundings, Sharpen, Recolour),
 )

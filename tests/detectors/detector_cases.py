@@ -157,6 +157,7 @@ def cases():
             "gradnorm": detectors.GradNorm(), "image_statistics": detectors.ImageStatistics(),
             "knn": detectors.KNN(k=7), "lid": detectors.LID(neighbours=[5, 20]),
             "consistency": detectors.Consistency(), "mahalanobis_pp": detectors.MahalanobisPP(),
+            "views_softmax": detectors.ViewsSoftmax(),
         }),
         (head_records(), {
             "maxlogit": detectors.MaxLogit(), "gen": detectors.GEN(gamma=0.5, largest=3), "klm": detectors.KLMatching(),

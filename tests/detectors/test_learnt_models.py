@@ -17,6 +17,7 @@ from lightning_gradood.detectors import (
     GradientGaussian,
     MahalanobisPP,
     SyntheticOutliers,
+    ViewsSoftmax,
     Weighted,
 )
 from lightning_gradood.detectors.mlp import Inputs, confidence
@@ -49,15 +50,40 @@ def test_norms_are_read_as_they_are_by_the_paper_s_mlp_and_as_logarithms_with_ot
     np.testing.assert_allclose(Inputs(["norms"], [AllOnes()]).values(table), np.log(norms + 1e-30))
 
 
-def test_the_linear_model_is_scikit_learns():
+def test_the_linear_model_is_scikit_learns_on_deviations_from_shrunk_class_means_and_their_sizes():
     table = with_outliers(feature_records(), "blur", "zoom")
+    table = changed(table, prediction=np.arange(len(table)) % 4)
     detector = learnt(SyntheticOutliers(["features", "views"], outliers=KINDS, strength=0.3), table)
+    table = changed(table, prediction=np.arange(len(table)) % 5)  # one class of which nothing is known
     known = table.where(split="train", source="normal")
     probes = ("features/layers+spread", "views/mirror+blur")
     values = lambda rows: np.concatenate([rows.probe(name) for name in probes], axis=1)  # noqa: E731
+    labels = known.column("attack") != ""
+    rows, classes = values(known)[~labels], (np.arange(len(table)) % 4)[np.isin(table.ids, known.ids)]
+    own = (rows - rows.mean(axis=0)) / rows.std(axis=0)
+    centre = [sum(own[classes[~labels] == one]) / (sum(classes[~labels] == one) + 5) for one in range(4)] + [0 * own[0]]
+
+    def deviations(some, predicted):
+        found = (values(some) - rows.mean(axis=0)) / rows.std(axis=0) - np.stack(centre)[predicted]
+        return np.hstack([np.clip(found, -4, 4), np.abs(np.clip(found, -4, 4))])
+
     truth = make_pipeline(StandardScaler(), LogisticRegression(C=0.3, class_weight="balanced", max_iter=2000))
-    truth.fit(values(known), known.column("attack") != "")
-    np.testing.assert_allclose(detector.score(table), truth.decision_function(values(table)), rtol=1e-6, atol=1e-6)
+    truth.fit(deviations(known, classes), labels)
+    expected = truth.decision_function(deviations(table, table.column("prediction")))
+    np.testing.assert_allclose(detector.score(table), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_the_softmax_of_views_is_that_of_the_mean_logits():
+    logits, mirror, blur = np.random.default_rng(0).normal(size=(3, 50, 3))
+    order = np.argsort(-logits, axis=1)
+    changes = [np.take_along_axis(view - logits, order, axis=1) for view in (mirror, blur)]
+    views = np.hstack([np.pad(one, ((0, 0), (0, 2))) for one in changes])  # with three classes there are no others
+    table = Records.build(
+        [str(row) for row in range(50)], source="normal", values={"logits": logits, "views/mirror+blur": views}
+    )
+    mean = np.exp((logits + mirror + blur) / 3)
+    p = np.take_along_axis(mean / mean.sum(axis=1, keepdims=True), order, axis=1)[:, 0]
+    np.testing.assert_allclose(ViewsSoftmax().score(table), np.log(1 - p))
 
 
 def test_real_anomalies_other_kinds_and_outliers_that_equal_their_image_are_never_looked_at():

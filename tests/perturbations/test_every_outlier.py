@@ -13,7 +13,7 @@ from lightning_gradood.networks import CifarResNet, Normalized
 from lightning_gradood.perturbations import FGSM, SyntheticOutlier, default_outliers
 
 IDS = ["normal/a", "normal/b", "normal/c", "normal/d"]
-DRAWS_LITTLE = {"overlay", "boundary_steps", "rotation", "channel_permutation"}  # two seeds may agree
+DRAWS_LITTLE = {"overlay", "surroundings", "boundary_steps", "rotation", "channel_permutation"}  # two seeds may agree
 
 
 @pytest.fixture(scope="module")
