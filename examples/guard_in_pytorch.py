@@ -4,8 +4,7 @@ import sys
 
 import torch
 
-from lightning_gradood.core import as_float, read_picture
-from lightning_gradood.guard import Guard
+from lightning_gradood import Guard
 
 guard = Guard.load(sys.argv[1])
 print(f"{guard.about.detector_name}, flags at most {guard.about.false_positive_rate:.0%} of normal images")
@@ -16,6 +15,5 @@ for verdict in guard.score_files(sys.argv[2:]):  # any files: the guard's own tr
             f"{verdict.path}: {verdict.prediction}, p-value {verdict.p_value:.3f}{' FLAGGED' if verdict.flagged else ''}"
         )
 
-batch = torch.stack([as_float(guard.read(read_picture(path))) for path in sys.argv[2:]])
-with torch.inference_mode():  # as in a server of yours
-    print(guard(batch).flagged.tolist())
+with torch.inference_mode():  # as in a server of yours; paths, PIL images or a tensor [N, C, H, W]
+    print(guard(sys.argv[2:]).flagged.tolist())

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, cast
+from typing import Any, Literal, cast, get_args, get_origin, get_type_hints
 
 import torch
 from PIL import Image
@@ -71,6 +71,11 @@ def fit_guard(
         >>> guard = fit_guard(network, "photos/normal", false_positive_rate=0.01)  # doctest: +SKIP
         >>> guard("new.jpg").rows()  # doctest: +SKIP
     """
+    for name, kind in get_type_hints(DetectionSettings).items():
+        if get_origin(kind) is Literal and settings.get(name, get_args(kind)[0]) not in get_args(kind):
+            raise Refusal(
+                f"`{name}` should be one of {', '.join(get_args(kind))}. Got `{name} = {settings[name]}`. Choose one."
+            )
     chosen, generators, place = DetectionSettings(**settings), generator_states(), TemporaryDirectory()
     try:
         with place, _in_words_of_python(), torch.inference_mode(False), torch.enable_grad(), _quiet():

@@ -96,6 +96,7 @@ def test_images_in_every_form_arrive_as_they_are_and_others_are_refused():
         (fit(shown, anomalies={"far": 3}), "`anomalies['far']` should be a folder"),
         (fit("nowhere"), "`normal_images` should be a folder of images. Got `normal_images = nowhere`, which does not exist"),
         (fit(pixels(60), false_positive_rate=2.0), "`false_positive_rate` should be between 0 and 1"),
+        (fit(shown, budget="fast"), "`budget` should be one of quick, standard, thorough. Got `budget = fast`"),
         (fit(shown), "`normal_images` should have at least 20 images in `train` for .* name other detectors with `detectors`."),
     )  # fmt: skip
 
