@@ -122,7 +122,7 @@ def resolve_network(configuration: Namespace) -> None:
     if found is None:
         return
     model.network, model.weights = _named(found.class_path, found.arguments), found.weights
-    said = [f"Weights: {found.weights} for {found.arguments['num_classes']} outputs"]
+    said = [f"Weights: {found.weights} for {found.outputs} outputs"]
     if model.normalize is None:
         model.normalize = _namespace(mean=found.mean, std=found.std)
         said.append(f"normalised by mean {found.mean} and std {found.std}")

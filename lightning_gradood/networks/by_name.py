@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from lightning_gradood.core import Refusal, did_you_mean, say
+from lightning_gradood.core import Refusal, atomic_write, did_you_mean, say
 
 _V2 = "torchvision.transforms.v2"
 _AS_TRAINED = {"transform_input": True, "init_weights": False}  # what torchvision sets where it reads trained weights
@@ -27,6 +27,7 @@ class TrainedNetwork:
 
     Args:
         class_path, arguments: of the network, with as many outputs as were trained and without what fetches weights.
+        outputs: their number.
         weights: the file.
         mean, std: of each channel, pixels in [0, 1].
         transform: resizing and cropping to the network's images, as an experiment file names it.
@@ -34,6 +35,7 @@ class TrainedNetwork:
 
     class_path: str
     arguments: dict[str, Any]
+    outputs: int
     weights: str
     mean: list[float]
     std: list[float]
@@ -78,30 +80,59 @@ def _of_torchvision(class_path: str, given: dict[str, Any], file: str | None) ->
         given |= _AS_TRAINED
     file = file or _on_disk(named.url, os.path.basename(named.url))
     transform = _transform(preset.resize_size, preset.crop_size, preset.interpolation)
-    given |= {"weights": None, "num_classes": len(named.meta["categories"])}
-    return TrainedNetwork(class_path, given, file, preset.mean, preset.std, transform)
+    outputs = len(named.meta["categories"])
+    given |= {"weights": None, "num_classes": outputs}
+    return TrainedNetwork(class_path, given, outputs, file, preset.mean, preset.std, transform)
 
 
 def _of_timm(class_path: str, given: dict[str, Any], file: str | None) -> TrainedNetwork | None:
     from torchvision.transforms import CenterCrop, Resize
 
-    timm = import_module("timm")
-    config = timm.models.get_pretrained_cfg(given.get("model_name") or class_path.rpartition(".")[2])
-    if config is None or not str(config.hf_hub_id).startswith("timm/") or config.hf_hub_filename:
-        return None  # another's file, which timm itself converts
+    timm, name = import_module("timm"), given.get("model_name") or class_path.rpartition(".")[2]
+    config = timm.models.get_pretrained_cfg(name)
+    if config is None or not (config.hf_hub_id or config.url):
+        return None  # timm has no weights
     settings = timm.data.resolve_data_config(pretrained_cfg=config.to_dict())
     resize, crop, *_ = timm.data.create_transform(**settings).transforms
     if not (isinstance(resize, Resize) and isinstance(crop, CenterCrop)):
         return None
     if file is None:
-        name = "model.safetensors"
-        cached = import_module("huggingface_hub").try_to_load_from_cache(config.hf_hub_id, name)
-        url = f"https://huggingface.co/{config.hf_hub_id}/resolve/main/{name}"
-        file = cached if isinstance(cached, str) else _on_disk(url, f"{config.hf_hub_id[5:]}.safetensors")
+        own = str(config.hf_hub_id).startswith("timm/") and not config.hf_hub_filename
+        file = _file_of_timm(config) if own else _converted(timm, name, config)
     transform = _transform(resize.size, crop.size, resize.interpolation)
     mean, std = map(list, (settings["mean"], settings["std"]))
-    given |= {"pretrained": False, "num_classes": config.num_classes}
-    return TrainedNetwork(class_path, given, file, mean, std, transform)
+    given["pretrained"] = False
+    if "num_classes" in given:  # else timm's default, which the parser does not know as a keyword
+        given["num_classes"] = config.num_classes
+    return TrainedNetwork(class_path, given, config.num_classes, file, mean, std, transform)
+
+
+def _file_of_timm(config: Any) -> str:
+    repository, held = config.hf_hub_id, config.hf_hub_filename or "model.safetensors"
+    if not repository:
+        return _on_disk(config.url, os.path.basename(config.url))
+    cached = import_module("huggingface_hub").try_to_load_from_cache(repository, held)
+    url = f"https://huggingface.co/{repository}/resolve/main/{held}"
+    name = repository.removeprefix("timm/").replace("/", "_") + os.path.splitext(held)[1]
+    return cached if isinstance(cached, str) else _on_disk(url, name)
+
+
+def _converted(timm: Any, name: str, config: Any) -> str:
+    """Path of the weights of another's file under the network's own names, which timm gives them once."""
+    path = Path(torch.hub.get_dir(), "checkpoints", f"timm_{config.architecture}.{config.tag}.pt")
+    if not path.is_file():
+        file = _file_of_timm(config)
+        try:
+            network = timm.create_model(name, pretrained=True, pretrained_cfg_overlay={"file": file})
+        except Exception as error:  # of unpickling, of the keys, of timm's conversion
+            said = str(error).strip().partition("\n")[0]
+            raise Refusal(
+                f"`model.network` should have the weights that were published. Got {file}, which timm cannot read: {said}. "
+                "Remove it, to download it again, or name weights with --model.weights."
+            ) from error
+        with atomic_write(path) as opened:
+            torch.save(network.state_dict(), opened)
+    return str(path)
 
 
 def _of_pytorch_ood(identifier: str, file: str | None) -> TrainedNetwork | None:
@@ -117,7 +148,8 @@ def _of_pytorch_ood(identifier: str, file: str | None) -> TrainedNetwork | None:
     file = file or _on_disk(entry.url, entry.file_name, entry.sha256)
     transform = _transform(images.size, images.crop_size)
     mean, std = list(images.mean), list(images.std)
-    return TrainedNetwork(entry.arch_class, dict(entry.arch_kwargs), file, mean, std, transform)
+    given = dict(entry.arch_kwargs)
+    return TrainedNetwork(entry.arch_class, given, given["num_classes"], file, mean, std, transform)
 
 
 def _transform(size: int | Sequence[int], crop: Sequence[int] | None, interpolation: Any = None) -> dict[str, Any]:

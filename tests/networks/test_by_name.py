@@ -76,17 +76,50 @@ def test_pytorch_ood_s_registry_gives_architecture_images_and_the_published_file
     torch.testing.assert_close(normalised(found), pytorch_ood.model.load_transform(WRN)(PICTURE))
 
 
-def test_timm_s_configuration_becomes_transform_and_statistics(monkeypatch):
+def converting(name, pretrained, pretrained_cfg_overlay):
+    """What `timm.create_model` does with a file of another's."""
+    network = torch.nn.PReLU(2)
+    with open(pretrained_cfg_overlay["file"], "rb") as file:
+        network.weight.data = torch.load(file, weights_only=True)["theirs"]
+    return network
+
+
+def test_timm_s_configuration_becomes_transform_and_statistics_and_other_s_files_are_converted(
+    monkeypatch, checkpoints
+):
     config = SimpleNamespace(hf_hub_id="timm/resnet18.a1_in1k", hf_hub_filename=None, num_classes=9, to_dict=dict)
     made = SimpleNamespace(transforms=[Resize(235, InterpolationMode.BICUBIC), CenterCrop(224)])
     settings = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
     data = SimpleNamespace(resolve_data_config=lambda **_: settings, create_transform=lambda **_: made)
-    models = SimpleNamespace(get_pretrained_cfg={"resnet18": config}.get)
-    monkeypatch.setitem(sys.modules, "timm", SimpleNamespace(data=data, models=models))
-    monkeypatch.setitem(sys.modules, "huggingface_hub", SimpleNamespace(try_to_load_from_cache=lambda *_: "cached"))
+    other = {"architecture": "gcvit", "tag": "in1k", "hf_hub_id": None, "url": "https://there/gcvit_nvidia-00ff.pth"}
+    others = SimpleNamespace(**vars(config) | other)
+    hub = SimpleNamespace(**vars(config) | other | {"hf_hub_id": "naver-ai/rdnet", "architecture": "rdnet"})
+    models = SimpleNamespace(get_pretrained_cfg={"resnet18": config, "gcvit": others, "rdnet": hub}.get)
+    timm = SimpleNamespace(data=data, models=models, create_model=converting)
+    monkeypatch.setitem(sys.modules, "timm", timm)
+    monkeypatch.setitem(
+        sys.modules,
+        "huggingface_hub",
+        SimpleNamespace(try_to_load_from_cache=lambda one, _: "cached" if "timm" in one else None),
+    )
     given = {"model_name": "resnet18", "pretrained": True, "num_classes": 10}
     found = trained_network("timm.create_model", given)
     assert (found.weights, found.arguments) == ("cached", {**given, "pretrained": False, "num_classes": 9})
+    unsaid = trained_network("timm.create_model", {"model_name": "resnet18", "pretrained": True})
+    assert (unsaid.outputs, "num_classes" in unsaid.arguments) == (9, False)  # which the parser would refuse
     pixels = CenterCrop(224)(Resize(235, InterpolationMode.BICUBIC)(PICTURE))
     torch.testing.assert_close(normalised(found), pil_to_tensor(pixels) / 127.5 - 1)
     assert trained_network("timm.create_model", {**given, "model_name": "other"}) is None
+
+    for name, file in (("gcvit", "gcvit_nvidia-00ff.pth"), ("rdnet", "naver-ai_rdnet.safetensors")):
+        asked = ("timm.create_model", {**given, "model_name": name})
+        with pytest.raises(Refusal, match=f"Save that file as {checkpoints}/{file}, or name it with --model.w"):
+            trained_network(*asked)
+        (checkpoints / file).write_bytes(b"other")
+        with pytest.raises(Refusal, match=f"{file}, which timm cannot read: .*, to download it again"):
+            trained_network(*asked)
+        torch.save({"theirs": torch.ones(2)}, checkpoints / file)
+        found = trained_network(*asked).weights
+        assert torch.load(found, weights_only=True).keys() == {"weight"}
+        (checkpoints / file).unlink()
+        assert trained_network(*asked).weights == found  # converted once
