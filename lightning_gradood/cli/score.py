@@ -205,8 +205,8 @@ def _summary(counts: Counter[str], guard: "Guard", discovery: float | None = Non
     if guard.class_thresholds:
         expected = guard.class_thresholds.false_positive_rate
     return (
-        f"{number} images scored{left}: {counts['flagged']} flagged, {share:.1f} % [{low:.1f}, {high:.1f}]; of normal "
-        f"images at most {expected * number:.0f}, {100 * expected:.3g} %, are expected."
+        f"{number} images scored{left}: {counts['flagged']} flagged, {share:.1f} % [{low:.1f}, {high:.1f}]; if all "
+        f"were normal, expect at most {expected * number:.0f} false alarms, {100 * expected:.3g} %."
     )
 
 

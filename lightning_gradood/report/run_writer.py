@@ -142,8 +142,8 @@ def without_anomalies_sentence(detectors: Sequence[Detector]) -> str:
     """Name the detectors that are fitted where no anomalies are known, and what they are tested on."""
     return (
         f"No anomalies are named: {', '.join(one.name for one in detectors)} are fitted on normal images alone, and detectors "
-        f"that need anomalies are left out. The sources {BUILT_IN}* are built-in probes, made from the normal images; what "
-        "they say of anomalies of yours is little."
+        f"that need anomalies are left out. The sources {BUILT_IN}* are made from the normal images; they do not predict how "
+        "your own anomalies will be detected."
     )
 
 

@@ -27,7 +27,7 @@ _HEADS = (
     "effect",
 )
 _NOTES = (
-    "distance = Kolmogorov and Smirnov's, the largest difference of the two cumulative distributions of scores; p is its.\n"
+    "distance = Kolmogorov and Smirnov's, the largest difference of the two cumulative distributions of scores; p: its p-value.\n"
     "effect = P(new > reference) - P(new < reference): above 0 new images are more anomalous."
 )
 

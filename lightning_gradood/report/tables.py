@@ -198,7 +198,7 @@ _NOTES = [
     "In % on the test split; n = normal+anomalous images. AUPR-in, FPR95: normal is positive; AUPR-out: anomalous is.",
     "Accuracies: oracle = best balanced accuracy of any threshold; 0.5 = the MLP's own; val = threshold chosen on val.",
     "FPR(1%), FPR(5%) = share of normal test images flagged by conformal thresholds for these rates, from normal val images.",
-    "The interval is a bootstrap's, or Newcombe's (2006) where few images are on the wrong side: a bootstrap is too sure there.",
+    "Intervals: bootstrap, or Newcombe's (2006) where few images are on the wrong side and a bootstrap is too narrow.",
 ]
 
 

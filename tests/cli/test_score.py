@@ -83,7 +83,7 @@ def test_the_summary_counts_and_says_what_chance_would_give(score, capsys):
     flagged = sum(row["flagged"] == "True" for row in rows)
     assert flagged == sum(float(row["p_value"]) <= 0.34 for row in rows)
     assert f"{len(rows)} images scored: {flagged} flagged, {100 * flagged / len(rows):.1f} % [" in err
-    assert f"of normal images at most {len(rows) * 3 / 9:.0f}, 33.3 %, are expected." in err
+    assert f"if all were normal, expect at most {len(rows) * 3 / 9:.0f} false alarms, 33.3 %." in err
     assert f"{len(rows)} flagged, 100.0 %" in called([*score, "photos", "--threshold=-inf"], capsys)[2]
 
 
