@@ -31,6 +31,7 @@ LEVEL = {room: number for number, level in enumerate(LEVELS) for room in level}
 OUTSIDE = {
     "wandb": {"report"}, "matplotlib": {"report"}, "pyarrow": {"records"}, "omegaconf": {"cli"}, "torchmetrics": {"tasks"},
     "pytorch_ood": {"detectors"}, "advertorch": {"perturbations"},
+    "onnx": {"guard"}, "onnxruntime": {"guard"}, "onnxscript": {"guard"},
     "jsonargparse": {"cli", "core"},  # core: ranges for annotations
 }  # fmt: skip
 # Calls that write a file, unless it is an open one: a process may be killed meanwhile.
@@ -39,8 +40,8 @@ WRITING = {
 }  # fmt: skip
 # Lines of a room. A commit that needs more raises the number here, and says why.
 BUDGET = {
-    "__init__": 27, "__main__": 3, "cli": 1730, "core": 1681, "data": 2078, "detectors": 3989, "evaluation": 1118,
-    "extraction": 911, "fitting": 217, "gradients": 3089, "guard": 1329, "metrics": 863, "networks": 1084,
+    "__init__": 27, "__main__": 3, "cli": 1844, "core": 1681, "data": 2078, "detectors": 3989, "evaluation": 1118,
+    "extraction": 911, "fitting": 217, "gradients": 3089, "guard": 1632, "metrics": 863, "networks": 1084,
     "perturbations": 1802, "preflight": 70, "probes": 751, "records": 644, "report": 2851, "tasks": 653,
     "trainer": 269,
 }  # fmt: skip

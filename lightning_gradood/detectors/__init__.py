@@ -34,7 +34,7 @@ over the images, and are measured on the same records:
 from lightning_gradood.detectors.activations import ASH, DICE, SCALE, ReAct
 from lightning_gradood.detectors.adascale import AdaSCALE, PerturbedFeaturesProbe
 from lightning_gradood.detectors.class_patterns import SHE, KLMatching
-from lightning_gradood.detectors.combined import Combined, Tuned
+from lightning_gradood.detectors.combined import Combined, FittedCombined, Tuned
 from lightning_gradood.detectors.consistency import Consistency, ViewsProbe, ViewsSoftmax
 from lightning_gradood.detectors.detector import (
     Detector,
@@ -73,7 +73,7 @@ from lightning_gradood.detectors.weighted import Weighted
 
 __all__ = [
     "ASH", "DICE", "FDBD", "GEN", "GROOD", "KNN", "LID", "MLP", "NAC", "NCI", "ODIN", "RMDS", "RMDSPP", "SCALE",
-    "SHE", "AdaSCALE", "Baseline", "Combined", "Consistency", "Detector", "Energy", "Fitted", "FittedMLP",
+    "SHE", "AdaSCALE", "Baseline", "Combined", "Consistency", "Detector", "Energy", "Fitted", "FittedCombined", "FittedMLP",
     "FixedDetector", "FromNoiseProbe", "GradNorm", "GradNormProbe", "GradPCA", "GradPCAProbe", "GradientGaussian",
     "GradientKNN", "ImageStatistics", "ImageStatisticsProbe", "KLMatching", "Mahalanobis", "MahalanobisPP",
     "MahalanobisPPPaper", "MahalanobisProbe", "MaxLogit", "NNGuide", "NeuronLayer", "NeuronProbe", "OdinProbe",
