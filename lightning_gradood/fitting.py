@@ -24,7 +24,7 @@ from lightning_gradood.data import DatasetSource, ImageDataModule, Source
 from lightning_gradood.evaluation import DetectionSettings
 from lightning_gradood.extraction import ImageProgressBar
 from lightning_gradood.guard import Guard, recipe_of
-from lightning_gradood.networks import Normalized
+from lightning_gradood.networks import Logits, Normalized
 from lightning_gradood.report import Run
 from lightning_gradood.tasks import ClassificationTask, Normalization
 from lightning_gradood.trainer import Trainer
@@ -33,6 +33,13 @@ ImageSet = Tensor | DataLoader[Any] | Dataset[Any] | Sequence[Any] | Source | st
 """Images as `fit_guard` takes them."""
 
 _ADVERTISED = ("Tip: ", "GPU available", "TPU available", "HPU available")  # in Lightning's log at every start
+
+_WORDS = {  # of this function, where `detect` names its flags
+    r"`data\.normal": "`normal_images",
+    r"`(?:data|detection)\.": "`",
+    r"--(?:data|detection)\.(\w+)": r"`\1`",
+    r"write --model\.outputs (\w+)": r"give networks.Logits(network, '\1')",
+}
 
 
 def fit_guard(
@@ -85,11 +92,13 @@ def fit_guard(
             if normalize is None and type(bare) is Normalized:
                 normalize = {name: getattr(bare, name).flatten().tolist() for name in ("mean", "std")}
                 bare = bare.network
+            outputs = bare.outputs if type(bare) is Logits else "logits"
+            bare = bare.network if type(bare) is Logits else bare
             device = next((one.device for one in bare.parameters()), torch.device("cpu"))
             data = ImageDataModule(
                 _source("normal_images", normal_images),
                 {name: _source(f"anomalies[{name!r}]", given) for name, given in (anomalies or {}).items()},
-                classes=cast(Any, classes),
+                classes=cast(Any, list(classes) if isinstance(classes, tuple) else classes),
                 transform=transform,
             )
             trainer = Trainer(
@@ -102,7 +111,7 @@ def fit_guard(
                 enable_model_summary=False,
             )
             trainer.experiment = "fit_guard"
-            task = ClassificationTask(bare, cast(Any, normalize))
+            task = ClassificationTask(bare, cast(Any, normalize), outputs=outputs)
             trainer.detect(task, data, settings=chosen, cache_dir=str(cache_dir or Path(place.name, "records")))
             if trainer.guard is None:
                 raise Refusal(Run.read(Path(place.name)).guard.sentence)
@@ -190,14 +199,14 @@ def _images_of(loader: DataLoader[Any]) -> Dataset[Any]:
 
 @contextmanager
 def _in_words_of_python() -> Iterator[None]:
-    """Name this function's parameters in refusals, where `detect` names its flags."""
+    """Exchange flags in refusals."""
     try:
         yield
     except Refusal as refusal:
-        sentence = str(refusal).replace("`data.normal", "`normal_images")
-        raise type(refusal)(
-            re.sub(r"--(?:data|detection)\.(\w+)", r"`\1`", re.sub(r"`(?:data|detection)\.", "`", sentence))
-        ) from refusal
+        sentence = str(refusal)
+        for flag, word in _WORDS.items():
+            sentence = re.sub(flag, word, sentence)
+        raise type(refusal)(sentence) from refusal
 
 
 @contextmanager

@@ -17,8 +17,8 @@ from torchvision.transforms.functional import to_pil_image
 from lightning_gradood import Guard, fit_guard, fitting
 from lightning_gradood.cli import main
 from lightning_gradood.core import as_float, to_pixels
-from lightning_gradood.detectors import MahalanobisPP
-from lightning_gradood.networks import Normalized, resnet20
+from lightning_gradood.detectors import Energy, MahalanobisPP
+from lightning_gradood.networks import Logits, Normalized, resnet20
 
 HALF = {"mean": [0.5] * 3, "std": [0.25] * 3}
 CONFIG = """
@@ -60,6 +60,10 @@ def network():
     return resnet20(num_classes=4).train()
 
 
+def probabilities():
+    return nn.Sequential(nn.Flatten(), nn.Linear(192, 3), nn.Softmax(1))
+
+
 def opened(given):
     listing = fitting._source("normal_images", given).open()
     return [np.asarray(listing.read(row)) for row in range(len(listing.keys))], listing.labels
@@ -96,6 +100,7 @@ def test_images_in_every_form_arrive_as_they_are_and_others_are_refused():
         (fit(shown, anomalies={"far": 3}), "`anomalies['far']` should be a folder"),
         (fit("nowhere"), "`normal_images` should be a folder of images. Got `normal_images = nowhere`, which does not exist"),
         (fit(pixels(60), false_positive_rate=2.0), "`false_positive_rate` should be between 0 and 1"),
+        (lambda: fit_guard(probabilities(), pixels(60)), "Leave that layer out, or give networks.Logits(network, 'softmax')"),
         (fit(shown, budget="fast"), "`budget` should be one of quick, standard, thorough. Got `budget = fast`"),
         (fit(shown), "`normal_images` should have at least 20 images in `train` for .* name other detectors with `detectors`."),
     )  # fmt: skip
@@ -144,6 +149,11 @@ def test_a_network_that_nothing_builds_again_is_guarded_in_this_process_and_anom
         in capsys.readouterr().err
     )
     assert_refused((lambda: guard.save("nowhere"), "Got torch.nn.Sequential, of which this is not so"))
+    settings = {"detectors": [Energy()], "resamples": 5, "false_positive_rate": 0.1}
+    assert (
+        fit_guard(Normalized(Logits(probabilities(), "softmax"), **HALF), pixels(60), **settings).about.outputs
+        == "softmax"
+    )
     net[0].weight.data.zero_()  # of the caller's network, of which the guard has a copy
     assert guard.bare_network[0].weight.any()
 

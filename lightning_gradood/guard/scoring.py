@@ -80,7 +80,7 @@ ImageFile = str | Path | ImageBytes
 ImageFiles = ImageFile | Iterable[ImageFile]
 
 
-def image_paths(places: str | Iterable[str], passed: PassedOver | None = None) -> Iterator[str]:
+def image_paths(places: str | Path | Iterable[str | Path], passed: PassedOver | None = None) -> Iterator[str]:
     """Find image files, one place after the other.
 
     Args:
@@ -90,7 +90,7 @@ def image_paths(places: str | Iterable[str], passed: PassedOver | None = None) -
         passed: counts other files in folders; see `core.find_image_files`.
     """
     passed = PassedOver() if passed is None else passed
-    for place in [places] if isinstance(places, str) else places:
+    for place in [places] if isinstance(places, str | Path) else places:
         path = os.path.expanduser(place)
         if os.path.isdir(path):
             yield from find_image_files(path, passed)
@@ -161,7 +161,7 @@ def score_files_on_processes(
 def _files(paths: ImageFiles) -> Iterable[ImageFile]:
     """The files of one path, which may be a folder or a pattern, or those given."""
     if isinstance(paths, str | Path):
-        return image_paths(str(paths))
+        return image_paths(paths)
     return [paths] if isinstance(paths, ImageBytes) else paths
 
 
