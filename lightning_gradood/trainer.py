@@ -154,7 +154,9 @@ class Trainer(pl.Trainer):
                 head = linear_head(model.network.to(images.device), images)
                 records = {name: one.with_head(head) for name, one in records.items()}
             trained = records.pop("train").as_training(NORMAL) if "train" in records else None
-            datasets = DetectionDatasets(records, datamodule.sources.noise_of, datamodule.sources.keep_of, trained)
+            shifted = datamodule.sources.groups.get("shifted", [])
+            of = datamodule.sources.noise_of, datamodule.sources.keep_of
+            datasets = DetectionDatasets(records, *of, trained, shifted)
             with stage("fitting detectors", self):
                 outcomes, fits = self._fit_detectors(settings, datasets, datamodule)
             if self.is_global_zero:

@@ -48,6 +48,7 @@ class ImageDataModule(LightningDataModule):
         split: The detectors' train, val and test parts, and the classifier's validation part.
         limits: How many images are taken, and how large they may be.
         groups: Anomalous sources by group, e.g. {near: [cifar100], far: [svhn]}; the mean of each group is reported too.
+            Those of a group named `shifted` count as normal in the metrics `full_spectrum/*` of all others.
         keep_pixels: Keep the images themselves as records, for other tools, in this type.
         batch_size: Images per training, validation and test batch, on each process.
         probe_batch_size: Images per predict batch, on each process.

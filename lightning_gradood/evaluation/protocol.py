@@ -19,7 +19,9 @@ from lightning_gradood.evaluation.trials import (
     Outcome,
     fit,
     fitting_records,
+    full_spectrum,
     measure,
+    scores_of,
 )
 from lightning_gradood.records import NORMAL, SYNTHETIC, Records, detection_dataset
 
@@ -123,12 +125,14 @@ class DetectionDatasets:
         noise_of: source to that of its noise control, which is on the normal side.
         keep_of: which of a source's images are detected.
         training: training images, as normal records of `train`; None where detectors are fitted on normal images.
+        shifted: sources of the classifier's classes, which count as normal in the metrics `full_spectrum/*` of others.
     """
 
     records: Mapping[str, Records]
     noise_of: Callable[[str], str | None]
     keep_of: Callable[[str], Literal["all", "successful"]]
     training: Records | None = None
+    shifted: Sequence[str] = ()
 
     def beside(self, detector: Detector) -> Beside:
         """The synthetic outliers that a detector is fitted against, or the training images that one without them is."""
@@ -203,10 +207,13 @@ def run_trial(
     )
     if fits is not None and key[0] == NORMAL:
         fits[key] = Learnt(selected.fitted)
-    outcomes = []
+    outcomes, counted = [], [source for source in trial.tested_on if source not in datasets.shifted]
+    parts = [datasets.records[name].where(split="test") for name in datasets.shifted if counted]
+    shifted = np.concatenate([np.empty(0), *(scores_of(selected.fitted, part).scores for part in parts)])
     for source in trial.tested_on:
         own = named_seed(seed, source, bits=32)
-        outcomes.append(measure(selected, datasets.of(source), source, own, settings.resamples, settings.metrics))
+        found = measure(selected, datasets.of(source), source, own, settings.resamples, settings.metrics)
+        outcomes.append(full_spectrum(found, shifted) if len(shifted) and source in counted else found)
     return selected.fitted, outcomes
 
 

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -219,6 +219,19 @@ def measure(
         seconds=seconds,
         trained_on=selected.trained_on,
     )
+
+
+def full_spectrum(outcome: Outcome, shifted: np.ndarray) -> Outcome:
+    """Add metrics `full_spectrum/<metric>` of `test`, in OpenOOD's arithmetic, for which scores `shifted` [m] are normal.
+
+    Reference:
+        Yang, Zhou, Liu 2022, "Full-Spectrum Out-of-Distribution Detection"; OpenOOD 1.5's `fsood`.
+    """
+    test = outcome.scores["test"]
+    labels = np.concatenate([test.labels, np.zeros(len(shifted), dtype=np.int64)])
+    numbers = conventional_metrics(np.concatenate([test.scores, shifted]), labels, "openood")
+    found = outcome.metrics["test"] | {f"full_spectrum/{metric}": value for metric, value in numbers.items()}
+    return replace(outcome, metrics=outcome.metrics | {"test": found})
 
 
 def scores_of(fitted: Fitted, records: Records) -> SplitScores:

@@ -193,6 +193,7 @@ _COLUMNS = {  # of the printed table, to metrics of `test`
     **{f"FPR({100 * rate:.0f}%)": name for name, rate in FLAGGED.items()},
 }
 TEXT = ("source", "detector", "trained on")  # columns of words
+_SHIFTED = "full spectrum"
 FAILED = "failed"  # in place of the AUROC of a detector that could not be fitted or tested
 _NOTES = [
     "In % on the test split; n = normal+anomalous images. AUPR-in, FPR95: normal is positive; AUPR-out: anomalous is.",
@@ -211,8 +212,8 @@ def printed_rows(
     """Test results as text by column, and notes that define the columns.
 
     Rows are per source and detector, transferred ones left out; then per failure; then means per detector over each
-    group and, as source `mean`, over all of several sources. Columns `trained on` and `success` are there where they say
-    something, OpenOOD's numbers with its benchmark as `leaderboard`.
+    group and, as source `mean`, over all of several sources. Columns `trained on`, `success` and `full spectrum` are there where
+    they say something, OpenOOD's numbers with its benchmark as `leaderboard`.
     """
     own = by_detector(not_transferred(outcomes))
     rows = [
@@ -232,7 +233,11 @@ def printed_rows(
     if any(row["success"] != ABSENT for row in rows):
         notes.append("success = share of attacked or corrupted images that the classifier no longer gives their class.")
     notes += _NOTES
-    for column in ("trained on", "success"):
+    if any(row[_SHIFTED] != ABSENT for row in rows):
+        notes.append(
+            f"{_SHIFTED} = AUROC where test images of the group `shifted` count as normal, as OpenOOD's fsood."
+        )
+    for column in ("trained on", "success", _SHIFTED):
         if all(row[column] in (ABSENT, row["source"]) for row in rows):
             rows = [{name: text for name, text in row.items() if name != column} for row in rows]
     if leaderboard:
@@ -255,6 +260,7 @@ def _row(
         "success": percent(test.get("attack_success")) if outcome else ABSENT,
         "AUROC": percent(test.get("auroc")),
         "95 % interval": brackets(*outcome.auroc_interval) if outcome else ABSENT,
+        _SHIFTED: percent(test.get("full_spectrum/auroc")),
         **{column: percent(test.get(metric)) for column, metric in _COLUMNS.items()},
     }
 

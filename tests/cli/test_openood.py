@@ -121,3 +121,4 @@ def test_a_benchmark_runs_from_its_checkpoint_to_a_table_with_the_leaderboard(
         (row,) = (line for line in printed.splitlines() if re.match(rf"{group} +odin ", line))
         assert odin[group] in row
     assert "OpenOOD = AUROC of its leaderboard" in printed
+    assert ("full spectrum = AUROC" in printed) == large

@@ -27,6 +27,7 @@ from lightning_gradood.gradients import AllOnes, AllZeros
 from lightning_gradood.metrics import auroc_interval, conventional_metrics
 from lightning_gradood.networks import MLPSettings
 from lightning_gradood.records import SPLITS, Records
+from lightning_gradood.report.tables import console_table
 
 SOURCES = ["smoke", "fog", "rain"]
 PROTOCOLS = ("known", "leave_one_out", "cross")
@@ -200,6 +201,21 @@ def test_under_openood_only_the_source_for_validation_is_known_and_all_others_ar
         ),
         (lambda: DetectionSettings(validation="fog"), "named for `detection.protocol = openood` alone"),
     )
+
+
+def test_shifted_sources_count_as_normal_in_the_full_spectrum_of_the_others():
+    (trial,) = trials_of([Spy(needs_anomalies=False)], SOURCES, "openood")
+    _, outcomes = run_trial(trial, replace(DATASETS, shifted=["fog"]), DetectionSettings(resamples=10))
+    scores = {one.source: one.scores["test"] for one in outcomes}
+    found = {one.source: one.metrics["test"].get("full_spectrum/auroc") for one in outcomes}
+    for source in ("smoke", "rain"):
+        test, fog = scores[source], scores["fog"].scores[scores["fog"].labels == 1]
+        labels = [*test.labels, *[0] * len(fog)]
+        assert found[source] == pytest.approx(roc_auc_score(labels, [*test.scores, *fog]))
+    assert found["fog"] is None
+    printed = console_table(outcomes)
+    assert f"{100 * found['rain']:.2f}" in printed
+    assert "full spectrum = AUROC" in printed
 
 
 def test_training_images_take_the_place_of_normal_ones_where_neither_anomalies_nor_outliers_are_needed():
