@@ -40,7 +40,7 @@ WRITING = {
 }  # fmt: skip
 # Lines of a room. A commit that needs more raises the number here, and says why.
 BUDGET = {
-    "__init__": 27, "__main__": 3, "cli": 1844, "core": 1681, "data": 2079, "detectors": 3989, "evaluation": 1138,
+    "__init__": 27, "__main__": 3, "cli": 1844, "core": 1681, "data": 2079, "detectors": 3992, "evaluation": 1138,
     "extraction": 911, "fitting": 226, "gradients": 3089, "guard": 1632, "metrics": 863, "networks": 1084,
     "perturbations": 1802, "preflight": 70, "probes": 751, "records": 644, "report": 2857, "tasks": 653,
     "trainer": 271,

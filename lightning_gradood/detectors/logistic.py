@@ -1,5 +1,6 @@
 """Logistic regressions on a few numbers per record; scikit-learn takes half a second to import, which most runs do without."""
 
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,7 +40,9 @@ def fit_balanced_logistic(values: np.ndarray, labels: np.ndarray, strength: floa
 
     mean, scale, standardised = _standardised(values)
     model = LogisticRegression(C=strength, class_weight="balanced", max_iter=2000)
-    model.fit(standardised.astype(np.float32), labels)  # in half the time of float64
+    with warnings.catch_warnings():  # status 2: no step is better, as float32 has no digits left
+        warnings.filterwarnings("ignore", r"lbfgs failed to converge after \d+ iteration\(s\) \(status=2\)")
+        model.fit(standardised.astype(np.float32), labels)  # in half the time of float64
     return Logistic(mean, scale, model.coef_[0].astype(np.float64), float(model.intercept_[0]))
 
 
