@@ -8,7 +8,8 @@ and beside them a few normal and anomalous ones in `val` and `test`. Seconds and
 it: fit, scores of `val` and `test`, metrics. Memory is the peak above the records, those of the probes that the detector
 reads; a score is one of a block of 32, as `detect` and guards compute them; the file is what `save_detector` writes. LID,
 which knows anomalies, is fitted on records that are half of each kind. Each detector has a process of its own. The last line
-of a detector follows from the others, of which there must be two sizes: seconds, and memory, on a straight line.
+of a detector follows from the others, of which there must be two sizes: seconds and memory on a straight line, or the most
+that was measured if that falls.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ def main() -> None:
             rows.append((seconds, peak / 2**30))
             print(f"{name:<20}{count:>9}{seconds:>9.1f}{peak / 2**30:>7.2f}{each:>10.2f}{size / 1e6:>9.1f}", flush=True)
         if len({*given.records}) > 1:
-            seconds, peak = np.polyval(np.polyfit(given.records, rows, 1), IMAGENET)
+            seconds, peak = np.maximum(np.polyval(np.polyfit(given.records, rows, 1), IMAGENET), np.max(rows, axis=0))
             print(f"{name:<20}{IMAGENET:>9}{seconds:>9.0f}{peak:>7.1f}  by a straight line", flush=True)
 
 

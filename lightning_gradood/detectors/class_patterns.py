@@ -8,7 +8,7 @@ import numpy as np
 from scipy.special import log_softmax, logsumexp
 from typing_extensions import override  # typing has it from Python 3.12 on
 
-from lightning_gradood.detectors.detector import Detector, Fitted, classes_of, normal_training_records
+from lightning_gradood.detectors.detector import Detector, Fitted, classes_of, float64_blocks, normal_training_records
 from lightning_gradood.probes import LogitsProbe, PenultimateProbe, Probe
 from lightning_gradood.records import Records
 
@@ -72,7 +72,7 @@ class KLMatching(Detector):
     @override
     def fit(self, records: Records, seed: int) -> Fitted:
         logits = normal_training_records(records).stored(LogitsProbe.name)
-        predictions = logits.argmax(axis=1)
+        predictions = np.concatenate([some.argmax(axis=1) for _, some in float64_blocks(logits)])  # of all copies them
         rows = (logits[predictions == one].astype(np.float64) for one in np.unique(predictions))  # of a class at a time
         return FittedKLMatching(
             np.stack([logsumexp(log_softmax(one, axis=1), axis=0) - np.log(len(one)) for one in rows])
